@@ -1,0 +1,1 @@
+//! Who signed this request: Solana signatures and the agents' bearer tokens.

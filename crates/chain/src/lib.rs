@@ -1,0 +1,1 @@
+//! The only RPC: Solana token balances.

@@ -1,0 +1,1 @@
+//! Reconcilers: spawn, placement, orphans, balances, billing.

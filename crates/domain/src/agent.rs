@@ -1,0 +1,280 @@
+//! An agent's life.
+//!
+//! ```text
+//! reserved ─▶ placed ─▶ booting ⇄ ready
+//!     │          │         │        │
+//!     └──────────┴────┬────┴────────┘
+//!                     ▼
+//!               stopping(end) ─▶ stopped(reason) | failed(reason)
+//! ```
+//!
+//! Every way out leads through `stopping`: a wallet is free again only when the
+//! node has said that nothing of its agent runs any more. `end` says which of
+//! the two graves waits.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Why an agent was stopped on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// Its holder asked.
+    Requested,
+    /// The holder's balance stayed below the tier.
+    Balance,
+    /// The operator asked.
+    Operator,
+}
+
+/// Why an agent could not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FailReason {
+    /// Not ready within the deadline.
+    BootTimeout,
+    /// The guest or its agent died more often than allowed.
+    CrashLoop,
+    /// No node has room.
+    NoCapacity,
+    /// The node refused or could not start it.
+    NodeRefused,
+    /// The spawn was cut off before a node heard of it.
+    Interrupted,
+    /// The node no longer knows it.
+    Lost,
+}
+
+/// How a stopping agent will end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// On purpose.
+    Stopped(StopReason),
+    /// Not on purpose.
+    Failed(FailReason),
+}
+
+/// Where an agent is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Its wallet's slot is taken; nothing runs.
+    Reserved,
+    /// A node was chosen and told.
+    Placed,
+    /// The node has started it, or starts it again.
+    Booting,
+    /// It answers.
+    Ready,
+    /// It is being taken down, to this end.
+    Stopping(End),
+    /// Gone, on purpose.
+    Stopped(StopReason),
+    /// Gone, not on purpose.
+    Failed(FailReason),
+}
+
+/// A state's name alone, as the APIs and the database write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "named as the states above")]
+pub enum StateName {
+    Reserved,
+    Placed,
+    Booting,
+    Ready,
+    Stopping,
+    Stopped,
+    Failed,
+}
+
+impl StateName {
+    /// The name as the wire and the database write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reserved => "reserved",
+            Self::Placed => "placed",
+            Self::Booting => "booting",
+            Self::Ready => "ready",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// Whether the agent still holds its wallet's slot.
+    #[must_use]
+    pub const fn is_live(self) -> bool {
+        !matches!(self, Self::Stopped | Self::Failed)
+    }
+}
+
+impl fmt::Display for StateName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl State {
+    /// The state's name alone.
+    #[must_use]
+    pub const fn name(self) -> StateName {
+        match self {
+            Self::Reserved => StateName::Reserved,
+            Self::Placed => StateName::Placed,
+            Self::Booting => StateName::Booting,
+            Self::Ready => StateName::Ready,
+            Self::Stopping(_) => StateName::Stopping,
+            Self::Stopped(_) => StateName::Stopped,
+            Self::Failed(_) => StateName::Failed,
+        }
+    }
+
+    /// Whether the agent still holds its wallet's slot.
+    #[must_use]
+    pub const fn is_live(self) -> bool {
+        self.name().is_live()
+    }
+
+    /// How it ended or will end, if that is known.
+    #[must_use]
+    pub const fn end(self) -> Option<End> {
+        match self {
+            Self::Stopping(end) => Some(end),
+            Self::Stopped(reason) => Some(End::Stopped(reason)),
+            Self::Failed(reason) => Some(End::Failed(reason)),
+            Self::Reserved | Self::Placed | Self::Booting | Self::Ready => None,
+        }
+    }
+}
+
+/// What happened to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// Placement chose a node.
+    Placed,
+    /// The node starts it, for the first time or again.
+    Booting,
+    /// It answers.
+    Ready,
+    /// Somebody wants it gone, on purpose.
+    Stop(StopReason),
+    /// It cannot go on.
+    Fail(FailReason),
+    /// The node holds nothing of it any more.
+    Gone,
+}
+
+/// What has to be done because of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Tell the node to run it.
+    Create,
+    /// Tell the node to take it down.
+    Destroy,
+    /// The wallet may spawn again.
+    FreeWallet,
+}
+
+/// A step that the life of an agent does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an agent that is {state} cannot take the step {event:?}", state = .state.name())]
+pub struct Refusal {
+    /// The state it was in.
+    pub state: State,
+    /// What was refused.
+    pub event: Event,
+}
+
+/// Takes one step of an agent's life.
+///
+/// Steps that change nothing (a second `Ready`, a second `Stop`) are accepted
+/// with no action, so that every caller may repeat itself.
+///
+/// # Errors
+/// A [`Refusal`] for a step the diagram does not have.
+pub fn step(state: State, event: Event) -> Result<(State, &'static [Action]), Refusal> {
+    use State::{Booting, Failed, Placed, Ready, Reserved, Stopped, Stopping};
+    let to = |next: State, actions: &'static [Action]| Ok((next, actions));
+    match (state, event) {
+        (Reserved, Event::Placed) => to(Placed, &[Action::Create]),
+        (Placed, Event::Placed) => to(Placed, &[]),
+        (Placed | Booting | Ready, Event::Booting) => to(Booting, &[]),
+        (Placed | Booting | Ready, Event::Ready) => to(Ready, &[]),
+        (Reserved | Placed | Booting | Ready, Event::Stop(reason)) => {
+            to(Stopping(End::Stopped(reason)), &[Action::Destroy])
+        }
+        (Reserved | Placed | Booting | Ready, Event::Fail(reason)) => {
+            to(Stopping(End::Failed(reason)), &[Action::Destroy])
+        }
+        (Reserved | Placed | Booting | Ready, Event::Gone) => to(Failed(FailReason::Lost), &[Action::FreeWallet]),
+        // The first end stands: a stop during a failure does not rewrite it.
+        (Stopping(_), Event::Stop(_) | Event::Fail(_)) => to(state, &[]),
+        (Stopping(End::Stopped(reason)), Event::Gone) => to(Stopped(reason), &[Action::FreeWallet]),
+        (Stopping(End::Failed(reason)), Event::Gone) => to(Failed(reason), &[Action::FreeWallet]),
+        (Stopped(_) | Failed(_), Event::Stop(_) | Event::Fail(_) | Event::Gone) => to(state, &[]),
+        (Reserved, Event::Booting | Event::Ready)
+        | (Booting | Ready, Event::Placed)
+        | (Stopping(_) | Stopped(_) | Failed(_), Event::Placed | Event::Booting | Event::Ready) => {
+            Err(Refusal { state, event })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let one = prop_oneof![
+            Just(Event::Placed),
+            Just(Event::Booting),
+            Just(Event::Ready),
+            Just(Event::Stop(StopReason::Requested)),
+            Just(Event::Fail(FailReason::CrashLoop)),
+            Just(Event::Gone),
+        ];
+        proptest::collection::vec(one, 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn the_wallet_is_freed_exactly_once_and_only_at_the_grave(story in events()) {
+            let mut state = State::Reserved;
+            let mut freed = 0;
+            for event in story {
+                let Ok((next, actions)) = step(state, event) else { continue };
+                freed += actions.iter().filter(|a| **a == Action::FreeWallet).count();
+                prop_assert_eq!(freed == 1, !next.is_live());
+                prop_assert!(state.is_live() || state == next, "a grave was left: {:?} -> {:?}", state, next);
+                state = next;
+            }
+        }
+
+        #[test]
+        fn a_stop_always_works_and_then_gone_always_ends_it(story in events()) {
+            let mut state = State::Reserved;
+            for event in story {
+                if let Ok((next, _)) = step(state, event) { state = next; }
+            }
+            let (state, _) = step(state, Event::Stop(StopReason::Requested)).unwrap();
+            let (state, _) = step(state, Event::Gone).unwrap();
+            prop_assert!(!state.is_live());
+        }
+
+        #[test]
+        fn an_agent_is_created_at_most_once(story in events()) {
+            let mut state = State::Reserved;
+            let mut created = 0;
+            for event in story {
+                let Ok((next, actions)) = step(state, event) else { continue };
+                created += actions.iter().filter(|a| **a == Action::Create).count();
+                state = next;
+            }
+            prop_assert!(created <= 1);
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! One type for each kind of name, so that no two can be confused.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Why a text is not the id it claims to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Not the shape `xxxxxxxx-xxxx-xxxx` in lower-case hex.
+    #[error("an agent id looks like a1b2c3d4-e5f6-7890")]
+    Agent,
+    /// Not the base58 of exactly 32 bytes.
+    #[error("a wallet is the base58 of 32 bytes")]
+    Wallet,
+    /// Not `sha256:` and 64 lower-case hex digits.
+    #[error("an image digest looks like sha256:<64 hex digits>")]
+    Digest,
+}
+
+/// An agent's name for life: 64 random bits, printed as `a1b2c3d4-e5f6-7890`,
+/// the shape of Romulus's ids. It is also a DNS label.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AgentId(u64);
+
+impl AgentId {
+    /// The id made of these random bits.
+    #[must_use]
+    pub const fn from_random(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// The bits, for a database that stores integers.
+    #[must_use]
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for AgentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g, h, i] = self.0.to_be_bytes();
+        write!(f, "{a:02x}{b:02x}{c:02x}{d:02x}-{e:02x}{g:02x}-{h:02x}{i:02x}")
+    }
+}
+
+impl fmt::Debug for AgentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AgentId({self})")
+    }
+}
+
+impl FromStr for AgentId {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let bytes = text.as_bytes();
+        let shaped = bytes.len() == 18
+            && bytes.iter().enumerate().all(|(at, byte)| match at {
+                8 | 13 => *byte == b'-',
+                _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+            });
+        if !shaped {
+            return Err(IdError::Agent);
+        }
+        u64::from_str_radix(&text.replace('-', ""), 16).map(Self).map_err(|_| IdError::Agent)
+    }
+}
+
+/// A Solana wallet: an ed25519 public key, printed in base58.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Wallet(pub [u8; 32]);
+
+impl Wallet {
+    /// The longest base58 text of 32 bytes.
+    pub const MAX_TEXT: usize = 44;
+}
+
+impl fmt::Display for Wallet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&bs58::encode(self.0).into_string())
+    }
+}
+
+impl fmt::Debug for Wallet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Wallet({self})")
+    }
+}
+
+impl FromStr for Wallet {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        if text.len() > Self::MAX_TEXT {
+            return Err(IdError::Wallet);
+        }
+        let mut key = [0; 32];
+        match bs58::decode(text).onto(&mut key) {
+            Ok(32) => Ok(Self(key)),
+            _ => Err(IdError::Wallet),
+        }
+    }
+}
+
+/// The SHA-256 digest of an image's OCI manifest: the image's only identity.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageDigest(pub [u8; 32]);
+
+impl ImageDigest {
+    /// The digest without its `sha256:`, as file names use it.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        hex::encode(self.0)
+    }
+}
+
+impl fmt::Display for ImageDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.hex())
+    }
+}
+
+impl fmt::Debug for ImageDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ImageDigest({self})")
+    }
+}
+
+impl FromStr for ImageDigest {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let digits = text.strip_prefix("sha256:").ok_or(IdError::Digest)?;
+        if digits.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err(IdError::Digest);
+        }
+        let mut sum = [0; 32];
+        hex::decode_to_slice(digits, &mut sum).map_err(|_| IdError::Digest)?;
+        Ok(Self(sum))
+    }
+}
+
+/// How often the desired state of an agent was changed. A node refuses an older
+/// generation, and one that differs at the same generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(transparent)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The generation of a new agent.
+    pub const FIRST: Self = Self(1);
+
+    /// The generation after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+macro_rules! text_on_the_wire {
+    ($id:ty, $example:literal) => {
+        impl Serialize for $id {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $id {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+                text.parse().map_err(de::Error::custom)
+            }
+        }
+
+        impl utoipa::PartialSchema for $id {
+            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+                utoipa::openapi::ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::Type::String)
+                    .examples([$example])
+                    .into()
+            }
+        }
+
+        impl utoipa::ToSchema for $id {}
+    };
+}
+
+text_on_the_wire!(AgentId, "a1b2c3d4-e5f6-7890");
+text_on_the_wire!(Wallet, "4Nd1mYk3mVBrXzVtPpVnV6vWzjYwQbQ1tY5rP1u1n5o3");
+text_on_the_wire!(ImageDigest, "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn an_agent_id_survives_its_own_text(bits: u64) {
+            let id = AgentId::from_random(bits);
+            prop_assert_eq!(id.to_string().parse::<AgentId>(), Ok(id));
+        }
+
+        #[test]
+        fn a_wallet_survives_its_own_text(key: [u8; 32]) {
+            let wallet = Wallet(key);
+            let text = wallet.to_string();
+            prop_assert!(text.len() <= Wallet::MAX_TEXT);
+            prop_assert_eq!(text.parse::<Wallet>(), Ok(wallet));
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".{0,80}") {
+            let _ = text.parse::<AgentId>();
+            let _ = text.parse::<Wallet>();
+            let _ = text.parse::<ImageDigest>();
+        }
+    }
+
+    #[test]
+    fn an_id_with_upper_case_or_a_sign_is_refused() {
+        for text in ["A1b2c3d4-e5f6-7890", "+1b2c3d4-e5f6-7890", "a1b2c3d4-e5f67890-", "", "a1b2c3d4e5f67890"] {
+            assert_eq!(text.parse::<AgentId>(), Err(IdError::Agent), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wallet_of_31_or_33_bytes_is_refused() {
+        for length in [0, 31, 33] {
+            let text = bs58::encode(vec![7; length]).into_string();
+            assert_eq!(text.parse::<Wallet>(), Err(IdError::Wallet), "{length}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The rules of the house, pure: no IO, no clock, no randomness.
+//!
+//! Everything that decides is here and can be tried without a database, a
+//! network or a virtual machine; everything that acts is in the other crates.
+
+mod agent;
+mod id;
+mod metering;
+mod placement;
+mod tier;
+mod time;
+
+pub use agent::{Action, End, Event, FailReason, Refusal, State, StateName, StopReason, step};
+pub use id::{AgentId, Generation, IdError, ImageDigest, Wallet};
+pub use metering::{Mark, MarkKind, Meter, Usage};
+pub use placement::{Ask, NoRoom, NodeView, place};
+pub use tier::{Tier, TierError, TierName, Tiers, TokenAmount};
+pub use time::UnixMillis;

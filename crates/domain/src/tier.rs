@@ -1,0 +1,234 @@
+//! Tiers: what a holder's balance of the token buys.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// A raw token balance, in the mint's smallest unit. Always the sum over all of
+/// a wallet's accounts; never a float.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenAmount(pub u128);
+
+impl TokenAmount {
+    /// Whole tokens, rounded down, for people to read.
+    #[must_use]
+    pub fn whole(self, decimals: u8) -> u64 {
+        let unit = 10_u128.checked_pow(u32::from(decimals)).unwrap_or(u128::MAX);
+        u64::try_from(self.0 / unit).unwrap_or(u64::MAX)
+    }
+
+    /// The raw amount of `tokens` whole ones.
+    #[must_use]
+    pub fn from_whole(tokens: u64, decimals: u8) -> Self {
+        let unit = 10_u128.checked_pow(u32::from(decimals)).unwrap_or(u128::MAX);
+        Self(u128::from(tokens).saturating_mul(unit))
+    }
+}
+
+/// A tier's name: 1 to 32 lower-case letters, digits and dashes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "pro")]
+pub struct TierName(String);
+
+impl TierName {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for TierName {
+    type Error = TierError;
+
+    fn try_from(name: String) -> Result<Self, TierError> {
+        let shaped = (1..=32).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if shaped { Ok(Self(name)) } else { Err(TierError::Name(name)) }
+    }
+}
+
+impl From<TierName> for String {
+    fn from(name: TierName) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for TierName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What one tier asks for and gives. The three fields are Romulus's `tier_config`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tier {
+    /// Whole tokens a wallet must hold.
+    #[schema(example = 1_000_000)]
+    pub min: u64,
+    /// Virtual processors of the agent.
+    #[schema(example = 4)]
+    pub cores: u32,
+    /// Memory of the agent, in MiB.
+    #[schema(example = 4096)]
+    pub memory: u32,
+}
+
+/// Why a table of tiers is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TierError {
+    /// The table is empty.
+    #[error("at least one tier is needed")]
+    Empty,
+    /// A name of another shape.
+    #[error("tier name {0:?} is not 1 to 32 of a-z, 0-9 and '-'")]
+    Name(String),
+    /// The same name twice.
+    #[error("tier {0} is named twice")]
+    Twice(TierName),
+    /// A tier whose threshold does not rise above the one before.
+    #[error("tier {upper}: min {min} must be above the {below} of tier {lower}")]
+    Threshold {
+        /// The offending tier.
+        upper: TierName,
+        /// The one before it.
+        lower: TierName,
+        /// Its threshold.
+        min: u64,
+        /// The threshold before.
+        below: u64,
+    },
+    /// A tier that gives less than the one before, or nothing more.
+    #[error("tier {upper} must give more than tier {lower}: cores and memory may not fall, and one must rise")]
+    Resources {
+        /// The offending tier.
+        upper: TierName,
+        /// The one before it.
+        lower: TierName,
+    },
+    /// No cores, or too little memory to boot.
+    #[error("tier {0} needs at least 1 core and {min} MiB", min = Tiers::MIN_MEMORY_MIB)]
+    TooSmall(TierName),
+}
+
+/// The operator's table of tiers, in rising order; valid by construction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tiers(Vec<(TierName, Tier)>);
+
+impl Tiers {
+    /// The least memory a guest boots with, in MiB.
+    pub const MIN_MEMORY_MIB: u32 = 128;
+
+    /// Checks a table: names unique, thresholds and resources rising.
+    ///
+    /// # Errors
+    /// Names the first tier that breaks a rule.
+    pub fn new(mut rows: Vec<(TierName, Tier)>) -> Result<Self, TierError> {
+        rows.sort_by_key(|(_, tier)| tier.min);
+        for (at, (name, tier)) in rows.iter().enumerate() {
+            if tier.cores == 0 || tier.memory < Self::MIN_MEMORY_MIB {
+                return Err(TierError::TooSmall(name.clone()));
+            }
+            if rows[..at].iter().any(|(other, _)| other == name) {
+                return Err(TierError::Twice(name.clone()));
+            }
+        }
+        for pair in rows.windows(2) {
+            let [(lower, small), (upper, big)] = pair else { continue };
+            if big.min <= small.min {
+                return Err(TierError::Threshold {
+                    upper: upper.clone(),
+                    lower: lower.clone(),
+                    min: big.min,
+                    below: small.min,
+                });
+            }
+            let falls = big.cores < small.cores || big.memory < small.memory;
+            let same = big.cores == small.cores && big.memory == small.memory;
+            if falls || same {
+                return Err(TierError::Resources { upper: upper.clone(), lower: lower.clone() });
+            }
+        }
+        if rows.is_empty() { Err(TierError::Empty) } else { Ok(Self(rows)) }
+    }
+
+    /// The seed's table.
+    #[must_use]
+    pub fn romulus() -> Self {
+        let row = |name: &str, min, cores, memory| (TierName(name.to_owned()), Tier { min, cores, memory });
+        Self(vec![
+            row("basic", 100_000, 1, 1024),
+            row("standard", 500_000, 2, 2048),
+            row("pro", 1_000_000, 4, 4096),
+            row("power", 5_000_000, 8, 8192),
+        ])
+    }
+
+    /// The highest tier this balance reaches.
+    #[must_use]
+    pub fn reached_by(&self, balance: TokenAmount, decimals: u8) -> Option<(&TierName, &Tier)> {
+        self.0
+            .iter()
+            .rev()
+            .find(|(_, tier)| balance >= TokenAmount::from_whole(tier.min, decimals))
+            .map(|(name, tier)| (name, tier))
+    }
+
+    /// The lowest tier: what a holder needs at least.
+    #[must_use]
+    pub fn lowest(&self) -> (&TierName, &Tier) {
+        let (name, tier) = &self.0[0];
+        (name, tier)
+    }
+
+    /// All rows, rising.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&TierName, &Tier)> {
+        self.0.iter().map(|(name, tier)| (name, tier))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, min: u64, cores: u32, memory: u32) -> (TierName, Tier) {
+        (TierName::try_from(name.to_owned()).unwrap(), Tier { min, cores, memory })
+    }
+
+    #[test]
+    fn the_seeds_table_passes_its_own_rules() {
+        let rows = Tiers::romulus().0;
+        assert!(Tiers::new(rows).is_ok());
+    }
+
+    #[test]
+    fn a_balance_one_unit_short_reaches_the_tier_below() {
+        let tiers = Tiers::romulus();
+        let pro = TokenAmount::from_whole(1_000_000, 6);
+        let name = |raw| tiers.reached_by(TokenAmount(raw), 6).map(|(name, _)| name.to_string());
+        assert_eq!(name(pro.0).as_deref(), Some("pro"));
+        assert_eq!(name(pro.0 - 1).as_deref(), Some("standard"));
+        assert_eq!(name(0), None);
+        assert_eq!(name(u128::MAX).as_deref(), Some("power"));
+    }
+
+    #[test]
+    fn tables_that_do_not_rise_are_refused_by_name() {
+        let cases = [
+            (vec![], "at least one tier is needed"),
+            (vec![row("a", 1, 1, 128), row("a", 2, 2, 256)], "tier a is named twice"),
+            (vec![row("a", 1, 1, 128), row("b", 1, 2, 256)], "tier b: min 1 must be above the 1 of tier a"),
+            (
+                vec![row("a", 1, 2, 256), row("b", 2, 1, 512)],
+                "tier b must give more than tier a: cores and memory may not fall, and one must rise",
+            ),
+            (vec![row("a", 1, 1, 64)], "tier a needs at least 1 core and 128 MiB"),
+        ];
+        for (rows, said) in cases {
+            assert_eq!(Tiers::new(rows).unwrap_err().to_string(), said);
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Points in time, as the wire carries them.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Milliseconds since the Unix epoch. The domain never reads a clock: every
+/// instant is handed in by the edge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(transparent)]
+pub struct UnixMillis(pub u64);
+
+impl UnixMillis {
+    /// Milliseconds from `earlier` to `self`; zero if the clock went back.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// The instant `millis` later.
+    #[must_use]
+    pub const fn plus(self, millis: u64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+
+    /// Converts what a system clock says; `None` before 1970.
+    #[must_use]
+    pub fn from_system(at: std::time::SystemTime) -> Option<Self> {
+        let elapsed = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+        u64::try_from(elapsed.as_millis()).ok().map(Self)
+    }
+}
+
+impl std::fmt::Display for UnixMillis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}

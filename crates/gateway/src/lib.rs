@@ -1,0 +1,1 @@
+//! The public edge: authentication, routes, ingress, streaming, limits.

@@ -1,0 +1,1 @@
+//! The node daemon: one task owns one sandbox.

@@ -1,0 +1,1 @@
+//! OCI images to bootable disks, and the guest kernel.

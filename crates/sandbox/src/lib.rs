@@ -1,0 +1,1 @@
+//! What isolates an agent: the Runtime trait, its drivers, guest networks and disks.

@@ -1,0 +1,1 @@
+//! The only SQL: agents, spent messages, idempotency, usage.

@@ -1,0 +1,169 @@
+//! How every API of the house says no.
+
+use domain::{AgentId, IdError};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The body of every answer that is not a success. `error` and the optional
+/// fields are Romulus's; `code` is stable and made for programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Fault {
+    /// One sentence for people: what is wrong, and what to do.
+    pub error: String,
+    /// A stable name for programs.
+    pub code: Code,
+    /// The offending field, where one can be named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    /// 403 `insufficient_balance`: whole tokens the wallet holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<u64>,
+    /// 403 `insufficient_balance`: whole tokens it would need.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required: Option<u64>,
+    /// 409 `agent_exists`: the live agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_id: Option<AgentId>,
+    /// 400 `unknown_agent_type`: the names that are known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub known: Option<Vec<String>>,
+    /// 429 and 503: whole seconds to wait, as in `Retry-After`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<u64>,
+}
+
+impl Fault {
+    /// A fault of this code, in these words.
+    pub fn new(code: Code, error: impl Into<String>) -> Self {
+        Self {
+            error: error.into(),
+            code,
+            field: None,
+            balance: None,
+            required: None,
+            agent_id: None,
+            known: None,
+            retry_after: None,
+        }
+    }
+
+    /// Names the offending field.
+    #[must_use]
+    pub fn field(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub const fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.error, self.code.as_str())
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl From<IdError> for Fault {
+    fn from(error: IdError) -> Self {
+        Self::new(Code::InvalidRequest, error.to_string())
+    }
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal;)*) => {
+        /// Every stable code, with the HTTP status it travels under.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+        pub enum Code {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl Code {
+            /// The code as it is written.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The HTTP status it travels under.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+
+            /// All codes, for the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+codes! {
+    /// A field has the wrong shape.
+    InvalidRequest = "invalid_request", 400;
+    /// `agent_type` names no image.
+    UnknownAgentType = "unknown_agent_type", 400;
+    /// The environment is out of bounds.
+    InvalidEnvironment = "invalid_environment", 400;
+    /// A header of the signature is absent.
+    MissingSignature = "missing_signature", 401;
+    /// A header of the signature has the wrong shape.
+    MalformedSignature = "malformed_signature", 401;
+    /// Signed too long ago, or in the future.
+    ExpiredSignature = "expired_signature", 401;
+    /// The signature is of something else, or of someone else.
+    InvalidSignature = "invalid_signature", 401;
+    /// This message was used before.
+    ReplayedSignature = "replayed_signature", 401;
+    /// This gateway wants the bound form.
+    UnboundSignature = "unbound_signature", 401;
+    /// The agent's bearer token is absent or wrong.
+    InvalidToken = "invalid_token", 401;
+    /// The wallet holds too little of the token.
+    InsufficientBalance = "insufficient_balance", 403;
+    /// This tier may not bring its own image.
+    ImageRefused = "image_refused", 403;
+    /// No such thing, or not yours.
+    NotFound = "not_found", 404;
+    /// The path is known, the method is not.
+    MethodNotAllowed = "method_not_allowed", 405;
+    /// The wallet has a live agent.
+    AgentExists = "agent_exists", 409;
+    /// The desired state is older than, or differs from, the one held.
+    StaleGeneration = "stale_generation", 409;
+    /// The agent is not in a state that allows this.
+    WrongState = "wrong_state", 409;
+    /// The body is larger than allowed.
+    BodyTooLarge = "body_too_large", 413;
+    /// The body is not JSON.
+    UnsupportedMediaType = "unsupported_media_type", 415;
+    /// This `Idempotency-Key` was used with another request.
+    IdempotencyMismatch = "idempotency_mismatch", 422;
+    /// Too many requests.
+    RateLimited = "rate_limited", 429;
+    /// The headers are larger than allowed.
+    HeadersTooLarge = "headers_too_large", 431;
+    /// Our fault.
+    Internal = "internal", 500;
+    /// The guest does not answer.
+    AgentUnreachable = "agent_unreachable", 502;
+    /// The balance cannot be read just now.
+    BalanceUnknown = "balance_unknown", 503;
+    /// No node has room.
+    NoCapacity = "no_capacity", 503;
+    /// The node does not answer.
+    NodeUnavailable = "node_unavailable", 503;
+    /// The agent is not ready.
+    AgentNotReady = "agent_not_ready", 503;
+    /// This gateway is going down.
+    ShuttingDown = "shutting_down", 503;
+    /// The agent was not ready in time; its slot is free again.
+    SpawnTimeout = "spawn_timeout", 504;
+    /// The agent failed while it was starting; its slot is free again.
+    SpawnFailed = "spawn_failed", 502;
+}

@@ -1,0 +1,20 @@
+//! What crosses a wire: three APIs, one module each. Types only; no IO.
+//!
+//! | module | spoken between | over |
+//! |---|---|---|
+//! | [`public`] | anyone and the gateway | HTTP, TLS |
+//! | [`node`] | the gateway's control plane and `hypercore` | HTTP on a Unix socket |
+//! | [`pod`] | `hypercore` and `pod`, in the guest | HTTP on the guest's own link |
+
+pub mod fault;
+pub mod node;
+pub mod pod;
+pub mod public;
+
+mod secret;
+
+pub use secret::{Environment, EnvironmentError, Secret};
+
+/// The header that carries one trace id from the gateway through hypercore into
+/// `pod` (W3C Trace Context, level 1).
+pub const TRACEPARENT: &str = "traceparent";

@@ -1,0 +1,129 @@
+//! The pod API: what `hypercore` asks of PID 1 in a guest.
+//!
+//! HTTP/1.1 on the guest's own link, [`PORT`]. Before the identity is delivered
+//! nothing but `pod` runs in the guest and nobody but the node is on the link;
+//! whoever delivers it sets the token that every later call must carry as
+//! `Authorization: Bearer`.
+//!
+//! | call | does |
+//! |---|---|
+//! | `POST /v1/identity` [`Identity`] | once: 200 [`Status`]; again: 409 `wrong_state` |
+//! | `GET /v1/status?wait_ms=&until=ready` | [`Status`] |
+//! | `GET /v1/logs?after=&follow=` | [`LogLine`]s, one JSON a line |
+//! | `POST /v1/stop` [`Stop`] | stops the agent, syncs, powers off |
+//! | `GET /metrics` | Prometheus text |
+//! | `GET /health` | 204, without a token |
+//! | `POST /process.Process/{Start,SendInput,CloseStdin,SendSignal,List,Connect}` | E2B's process protocol (Connect, JSON) |
+
+use std::collections::BTreeMap;
+
+use domain::{AgentId, UnixMillis};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Environment, Secret};
+
+/// Where `pod` listens: the port of E2B's in-sandbox daemon.
+pub const PORT: u16 = 49_983;
+
+/// Who the guest is, delivered once per boot.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// The agent.
+    pub agent_id: AgentId,
+    /// What later calls must carry.
+    pub token: Secret,
+    /// The node's clock: nanoseconds since the Unix epoch.
+    pub clock_unix_ns: u64,
+    /// Base64 of 64 random bytes for the guest kernel's generator.
+    pub entropy: Secret,
+    /// Name servers, as addresses.
+    pub resolvers: Vec<String>,
+    /// What to run.
+    pub run: Run,
+    /// The holder's environment.
+    pub env: Environment,
+    /// W3C trace context of the spawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+}
+
+/// What an image says about how it is run: the image contract, from the OCI
+/// config and its `ai.palatine.*` labels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Run {
+    /// Entrypoint and arguments; never empty.
+    pub argv: Vec<String>,
+    /// The image's own environment.
+    pub env: BTreeMap<String, String>,
+    /// Working directory.
+    pub cwd: String,
+    /// `user`, `uid`, `user:group` or `uid:gid`; never root (empty means 1000:1000).
+    pub user: String,
+    /// The TCP port the agent serves.
+    pub port: u16,
+    /// The path that answers 2xx when the agent is usable.
+    pub ready_path: String,
+    /// The path that answers 2xx while it is alive.
+    pub health_path: String,
+    /// Where it keeps state; `/data` is linked or bound there.
+    pub state_dir: String,
+    /// The signal that asks it to end, such as `SIGTERM`.
+    pub stop_signal: String,
+}
+
+/// What `pod` says of itself and its agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Status {
+    /// Where it is.
+    pub phase: PodPhase,
+    /// How often the agent's process was started again in this boot.
+    pub restarts: u32,
+    /// Microseconds from PID 1's first instruction to its listening for the
+    /// identity (kernel modules and the network included).
+    pub listening_after_us: u64,
+    /// Microseconds spent in the steps of boot, by name, for the benchmark.
+    pub timings_us: BTreeMap<String, u64>,
+    /// The last exit of the agent's process, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<String>,
+}
+
+/// Where `pod` is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PodPhase {
+    /// Waits for its identity.
+    Waiting,
+    /// The agent's process is starting.
+    Starting,
+    /// The agent answers its ready path.
+    Ready,
+    /// The agent's process died and is started again after a pause.
+    Backoff,
+    /// The agent's process died too often.
+    Failed,
+    /// It is being taken down.
+    Stopping,
+}
+
+/// One line of the agent's output.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogLine {
+    /// Rises by one with each line of this boot.
+    pub seq: u64,
+    /// The guest's clock.
+    pub at: UnixMillis,
+    /// `stdout`, `stderr` or `pod`.
+    pub stream: String,
+    /// The line, without its end; cut at 16 KiB.
+    pub line: String,
+}
+
+/// `POST /v1/stop`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Stop {
+    /// Milliseconds between the stop signal and `SIGKILL`.
+    pub grace_ms: u64,
+}

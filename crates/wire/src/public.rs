@@ -1,0 +1,197 @@
+//! The public API: Romulus's routes and JSON, and what we add to them.
+//!
+//! Romulus's fields keep their names and types. What we add stands beside them.
+
+use std::collections::BTreeMap;
+
+use domain::{AgentId, FailReason, ImageDigest, StateName, StopReason, Tier, TierName, UnixMillis, Usage, Wallet};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Environment, Secret};
+
+/// Who signs: the wallet, in base58.
+pub const X_WALLET: &str = "x-wallet";
+/// The ed25519 signature, in base58.
+pub const X_SIGNATURE: &str = "x-signature";
+/// The signed instant: Unix milliseconds, 13 digits.
+pub const X_TIMESTAMP: &str = "x-timestamp";
+/// Makes a retry return the first answer.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// `POST /spawn`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SpawnRequest {
+    /// The name of an image the operator offers.
+    #[schema(example = "echo")]
+    pub agent_type: String,
+    /// The agent's environment: API keys and the like. Handed to the guest once;
+    /// never shown again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub env: Option<Environment>,
+    /// Whether the agent answers anyone, without its bearer token.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub public: bool,
+    /// An image of the caller's own, by digest; refused unless the operator lets
+    /// the caller's tier bring one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_ref: Option<String>,
+}
+
+/// The answer of `POST /spawn`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SpawnResponse {
+    /// Always `true`: a failure is a [`crate::fault::Fault`].
+    pub success: bool,
+    /// The new agent, with its bearer token.
+    pub agent: Agent,
+    /// What its tier gives.
+    pub tier_config: Tier,
+}
+
+/// An agent, as its holder sees it.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Agent {
+    /// Its name for life.
+    pub id: AgentId,
+    /// Where it answers.
+    #[schema(example = "http://a1b2c3d4-e5f6-7890.localhost:8080")]
+    pub url: String,
+    /// Its holder.
+    pub wallet: Wallet,
+    /// The tier at spawn.
+    pub tier: TierName,
+    /// When it was asked for.
+    pub spawned_at: UnixMillis,
+    /// Where it is in its life.
+    pub state: StateName,
+    /// Why it ended, once it has (or is about to).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The name it was spawned by.
+    pub agent_type: String,
+    /// What it boots.
+    pub image: ImageDigest,
+    /// What isolates it, as the node reports; absent until a node runs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// Whether it answers without its bearer token.
+    pub public: bool,
+    /// How often the node has had to start it again.
+    pub restarts: u32,
+    /// Its bearer token. Only in the answer of `POST /spawn`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+}
+
+/// Why an agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Reason {
+    /// On purpose.
+    Stopped(StopReason),
+    /// Not on purpose.
+    Failed(FailReason),
+}
+
+/// The answer of `POST /stop/{id}`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StopResponse {
+    /// Always `true`.
+    pub success: bool,
+    /// Milliseconds the agent was ready, over its whole life.
+    pub uptime_ms: u64,
+    /// `stopped`; `stopping` (with 202) while the node cannot be reached.
+    pub state: StateName,
+}
+
+/// The answer of `GET /status/{id}`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StatusResponse {
+    /// The agent, without its token.
+    pub agent: Agent,
+    /// Milliseconds the agent was ready.
+    pub uptime_ms: u64,
+}
+
+/// The answer of `GET /usage/{wallet}`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct UsageResponse {
+    /// Whose usage.
+    pub wallet: Wallet,
+    /// Totals over all agents the wallet ever had, the running one included.
+    pub stats: UsageStats,
+    /// The live agent; always `null` where totals are read without the wallet's
+    /// own signature.
+    pub active_agent: Option<Agent>,
+}
+
+/// Totals of a wallet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UsageStats {
+    /// Milliseconds ready.
+    pub total_uptime_ms: u64,
+    /// Agents that were ready at least once.
+    pub spawns: u64,
+    /// Ready seconds × cores, rounded down.
+    pub core_seconds: u64,
+    /// Ready seconds × GiB, rounded down.
+    pub gib_seconds: u64,
+}
+
+impl UsageStats {
+    /// The totals of this usage.
+    #[must_use]
+    pub const fn new(usage: &Usage, spawns: u64) -> Self {
+        Self {
+            total_uptime_ms: usage.uptime_ms,
+            spawns,
+            core_seconds: usage.core_seconds(),
+            gib_seconds: usage.gib_seconds(),
+        }
+    }
+}
+
+/// The answer of `GET /tiers`: Romulus's table, by name.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TiersResponse {
+    /// Thresholds in whole tokens, and what they give.
+    #[schema(value_type = std::collections::HashMap<String, Tier>)]
+    pub tiers: BTreeMap<String, Tier>,
+    /// The token's mint.
+    pub mint: String,
+    /// The images `agent_type` may name.
+    pub agent_types: Vec<String>,
+}
+
+/// The answer of `GET /agents`: one's own, newest first.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct AgentsResponse {
+    /// The agents, the ended ones included (at most 100).
+    pub agents: Vec<Agent>,
+}
+
+/// One change of an agent's state: the data of an SSE event on
+/// `GET /agents/{id}/events`, whose `event` is `state` and whose `id` is `seq`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StateChange {
+    /// Rises by one with each change of this agent.
+    pub seq: u64,
+    /// When the gateway recorded it.
+    pub at: UnixMillis,
+    /// The state entered.
+    pub state: StateName,
+    /// Why, where it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+}
+
+/// The answer of `GET /health` and `GET /ready`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct HealthResponse {
+    /// `ok`, or what is missing.
+    pub status: String,
+    /// The program's version.
+    pub version: String,
+}
