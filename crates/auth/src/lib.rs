@@ -1,1 +1,35 @@
 //! Who signed this request: Solana signatures and the agents' bearer tokens.
+//!
+//! Pure: texts in, verdicts out. The clock and all randomness are handed in.
+//!
+//! # What is signed
+//! | text | binds |
+//! |---|---|
+//! | `romulus:<unix-ms>` | the wallet and the instant: Romulus's own form |
+//! | `romulus:<unix-ms>:<METHOD>:<path>:<hex sha256 of the body>` | the request too: our clients' form |
+//!
+//! `<path>` is the request target as it was sent: the path **with its query
+//! string** (`/agents/a1b2c3d4-e5f6-7890/logs?follow=true`), never the host. The
+//! body of a request without one is empty. Both texts travel as the same three
+//! headers, and `X-Timestamp` is `<unix-ms>`; [`verify`] rebuilds either text
+//! from the request and sees which one was signed.
+//!
+//! Wallets wrap the text before they sign it; [`Form`] lists the three ways.
+//!
+//! # What a caller must still do
+//! Spend [`Signed::stamp_key`] in storage that outlives the process: a
+//! signature is good for one request. The key is made of wallet and text, never
+//! of the signature's bytes, so another wrapping of the same text is the same
+//! request again.
+
+mod keypair;
+mod message;
+mod token;
+mod verify;
+
+pub use keypair::{Headers, Keypair, KeypairError};
+pub use message::{Form, Request};
+pub use token::Tokens;
+pub use verify::{
+    AuthError, FUTURE_MS, Header, MAX_SIGNATURE_TEXT, PAST_MS, Policy, Presented, Signed, TIMESTAMP_DIGITS, verify,
+};

@@ -1,0 +1,86 @@
+//! The agents' bearer tokens: made of a key and the agent's id, so that nothing
+//! secret is stored and a retried spawn shows the same token again.
+
+use std::fmt;
+
+use domain::AgentId;
+use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretBox, SecretString};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+const PREFIX: &str = "plt_";
+const PURPOSE: &[u8] = b"palatine agent token v1";
+
+/// Makes and checks agents' tokens.
+#[derive(Clone)]
+pub struct Tokens(Hmac<Sha256>);
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tokens(..)")
+    }
+}
+
+impl Tokens {
+    /// The longest text a token can be: what a caller need look at.
+    pub const MAX_TEXT: usize = PREFIX.len() + 44;
+
+    /// With this key. Another key makes every token invalid.
+    #[must_use]
+    pub fn new(key: &SecretBox<[u8; 32]>) -> Self {
+        // HMAC's own rule for a key shorter than a block: zeros behind it.
+        let mut block = Zeroizing::new([0; 64]);
+        block[..32].copy_from_slice(key.expose_secret());
+        let keyed = <Hmac<Sha256> as KeyInit>::new((&*block).into());
+        Self(keyed.chain_update(PURPOSE))
+    }
+
+    /// The token of an agent: `plt_` and the base58 of
+    /// HMAC-SHA256(key, purpose ‖ id).
+    #[must_use]
+    pub fn token(&self, id: AgentId) -> SecretString {
+        let sum = self.0.clone().chain_update(id.bits().to_be_bytes()).finalize().into_bytes();
+        format!("{PREFIX}{}", bs58::encode(sum).into_string()).into()
+    }
+
+    /// Whether `presented` is this agent's token, in constant time.
+    #[must_use]
+    pub fn verify(&self, id: AgentId, presented: &str) -> bool {
+        let expected = self.token(id);
+        bool::from(expected.expose_secret().as_bytes().ct_eq(presented.as_bytes()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tokens(byte: u8) -> Tokens {
+        Tokens::new(&SecretBox::new(Box::new([byte; 32])))
+    }
+
+    #[test]
+    fn a_token_is_the_same_after_a_restart_and_never_prints() {
+        let id = AgentId::from_random(0xa1b2_c3d4_e5f6_7890);
+        let token = tokens(1).token(id);
+        assert_eq!(token.expose_secret(), tokens(1).token(id).expose_secret());
+        assert_eq!(token.expose_secret(), "plt_FEudUs4vz13vP2XgVGsqqNyZP58qZsSwDhVjPg3ckJbr");
+        assert!(!format!("{:?}{token:?}", tokens(1)).contains("plt_F"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_token_opens_its_own_agent_alone(one: u64, two: u64, noise in ".{0,60}") {
+            let (one, two) = (AgentId::from_random(one), AgentId::from_random(two));
+            let token = tokens(1).token(one);
+            prop_assert!(token.expose_secret().len() <= Tokens::MAX_TEXT);
+            prop_assert!(tokens(1).verify(one, token.expose_secret()));
+            prop_assert_eq!(tokens(1).verify(two, token.expose_secret()), one == two);
+            prop_assert!(!tokens(2).verify(one, token.expose_secret()));
+            prop_assert!(!tokens(1).verify(one, &noise));
+        }
+    }
+}

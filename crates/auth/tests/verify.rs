@@ -1,0 +1,257 @@
+//! What a signature proves, and each fault of the old gateway that lies here.
+
+use palatine_auth::{AuthError, Form, Header, Headers, Keypair, KeypairError, Policy, Presented, Request, Signed, verify};
+use domain::UnixMillis;
+use proptest::prelude::*;
+use secrecy::ExposeSecret;
+
+const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+const SPAWN: Request<'static> = Request { method: "POST", path: "/spawn", body: br#"{"agent_type":"echo"}"# };
+
+fn wallet() -> Keypair {
+    Keypair::generate(&[42; 32])
+}
+
+fn present(headers: &Headers) -> Presented<'_> {
+    Presented {
+        wallet: Some(&headers.wallet),
+        signature: Some(&headers.signature),
+        timestamp: Some(&headers.timestamp),
+    }
+}
+
+fn check(headers: &Headers, request: &Request<'_>, now: UnixMillis) -> Result<Signed, AuthError> {
+    verify(present(headers), request, Policy::default(), now)
+}
+
+fn bound(request: &Request<'_>, at: UnixMillis) -> Headers {
+    wallet().sign_request(request.method, request.path, request.body, at)
+}
+
+#[test]
+fn each_of_the_three_forms_of_romulus_text_is_accepted() {
+    for form in Form::ALL {
+        let signed = check(&wallet().sign_instant(form, NOW), &SPAWN, NOW).unwrap();
+        assert_eq!((signed.wallet, signed.form, signed.bound), (wallet().wallet(), form, false));
+    }
+}
+
+#[test]
+fn the_bound_form_is_accepted_for_its_own_request_alone() {
+    let headers = bound(&SPAWN, NOW);
+    assert!(check(&headers, &SPAWN, NOW).unwrap().bound);
+    let others = [
+        Request { method: "GET", ..SPAWN },
+        Request { path: "/spawn?wait=false", ..SPAWN },
+        Request { body: br#"{"agent_type":"coding"}"#, ..SPAWN },
+    ];
+    for other in others {
+        assert_eq!(check(&headers, &other, NOW), Err(AuthError::Invalid), "{other:?}");
+    }
+}
+
+#[test]
+fn a_gateway_that_wants_the_bound_form_refuses_the_others_by_that_name() {
+    let policy = Policy { require_bound: true };
+    for form in Form::ALL {
+        let headers = wallet().sign_instant(form, NOW);
+        assert_eq!(verify(present(&headers), &SPAWN, policy, NOW), Err(AuthError::Unbound));
+    }
+    assert!(verify(present(&bound(&SPAWN, NOW)), &SPAWN, policy, NOW).is_ok());
+}
+
+// Old gateway: parseInt("x") is NaN, and NaN > 300000 is false.
+#[test]
+fn a_timestamp_that_is_not_13_digits_is_refused_even_if_it_was_signed() {
+    let texts = ["x", "", "170000000000", "17000000000000", "1700000000000x", "+170000000000", "1.70000000000", "-1"];
+    let wide = "１７００００００００００００";
+    for text in texts.into_iter().chain([wide, " 1700000000000", "0x18bcfe56800"]) {
+        let mut headers = bound(&SPAWN, NOW);
+        headers.timestamp = text.to_owned();
+        assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(Header::Timestamp)), "{text}");
+    }
+}
+
+#[test]
+fn the_window_is_five_minutes_back_and_thirty_seconds_ahead_to_the_millisecond() {
+    let at = |ms: u64| check(&bound(&SPAWN, UnixMillis(ms)), &SPAWN, NOW).map(|_| ());
+    assert_eq!(at(NOW.0 - 300_000), Ok(()));
+    assert_eq!(at(NOW.0 - 300_001), Err(AuthError::Expired));
+    assert_eq!(at(NOW.0 + 30_000), Ok(()));
+    assert_eq!(at(NOW.0 + 30_001), Err(AuthError::Early));
+}
+
+#[test]
+fn a_signature_is_remembered_for_as_long_as_it_would_be_accepted() {
+    let signed = check(&bound(&SPAWN, NOW), &SPAWN, NOW).unwrap();
+    assert!(check(&bound(&SPAWN, NOW), &SPAWN, signed.expires_at).is_ok());
+    assert_eq!(check(&bound(&SPAWN, NOW), &SPAWN, signed.expires_at.plus(1)), Err(AuthError::Expired));
+}
+
+// Old gateway: no memory at all; and a cache on the signature's bytes would not
+// see that the same text was wrapped or signed another way.
+#[test]
+fn the_same_text_in_another_form_is_the_same_request_again() {
+    let key = |form| check(&wallet().sign_instant(form, NOW), &SPAWN, NOW).unwrap().stamp_key;
+    assert_eq!(key(Form::Raw), key(Form::Legacy));
+    assert_eq!(key(Form::Raw), key(Form::V0));
+}
+
+#[test]
+fn another_wallet_instant_or_request_is_another_stamp() {
+    let key = |pair: &Keypair, at: UnixMillis, path| {
+        let request = Request { path, ..SPAWN };
+        let headers = pair.sign_request(request.method, path, request.body, at);
+        check(&headers, &request, NOW).unwrap().stamp_key
+    };
+    let other = Keypair::generate(&[43; 32]);
+    let keys = [
+        key(&wallet(), NOW, "/spawn"),
+        key(&other, NOW, "/spawn"),
+        key(&wallet(), NOW.plus(1), "/spawn"),
+        key(&wallet(), NOW, "/stop"),
+    ];
+    for (at, one) in keys.iter().enumerate() {
+        assert!(!keys[..at].contains(one));
+    }
+}
+
+#[test]
+fn a_missing_header_is_named() {
+    let headers = bound(&SPAWN, NOW);
+    let whole = present(&headers);
+    let cases = [
+        (Presented { wallet: None, ..whole }, Header::Wallet),
+        (Presented { signature: None, ..whole }, Header::Signature),
+        (Presented { timestamp: None, ..whole }, Header::Timestamp),
+    ];
+    for (presented, header) in cases {
+        let said = verify(presented, &SPAWN, Policy::default(), NOW);
+        assert_eq!(said, Err(AuthError::Missing(header)));
+    }
+}
+
+#[test]
+fn keys_and_signatures_of_another_length_are_refused_before_they_are_decoded() {
+    let good = bound(&SPAWN, NOW);
+    for length in [0, 31, 33, 1_000_000] {
+        let headers = Headers { wallet: "1".repeat(length), ..good.clone() };
+        assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(Header::Wallet)), "{length}");
+    }
+    for length in [0, 63, 65, 1_000_000] {
+        let headers = Headers { signature: "1".repeat(length), ..good.clone() };
+        assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(Header::Signature)), "{length}");
+    }
+    let headers = Headers { wallet: format!("{}0", &good.wallet[1..]), ..good };
+    assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(Header::Wallet)));
+}
+
+/// The order of the base point, little-endian: adding it to a signature's `s`
+/// makes other bytes that sloppy verifiers accept for the same message.
+const ORDER: [u8; 32] = [
+    0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9, 0xde, 0x14, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10,
+];
+
+#[test]
+fn a_malleated_signature_is_refused() {
+    let mut headers = bound(&SPAWN, NOW);
+    let mut bytes = bs58::decode(&headers.signature).into_vec().unwrap();
+    let mut carry = 0;
+    for (byte, add) in bytes[32..].iter_mut().zip(ORDER) {
+        let sum = u16::from(*byte) + u16::from(add) + carry;
+        [*byte, _] = sum.to_le_bytes();
+        carry = sum >> 8;
+    }
+    headers.signature = bs58::encode(bytes).into_string();
+    assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Invalid));
+}
+
+// The point of order one, with R equal to it and s zero, satisfies the loose
+// equation for every message.
+#[test]
+fn a_key_of_small_order_signs_nothing() {
+    let mut identity = [0_u8; 32];
+    identity[0] = 1;
+    let mut signature = [0_u8; 64];
+    signature[0] = 1;
+    let headers = Headers {
+        wallet: bs58::encode(identity).into_string(),
+        signature: bs58::encode(signature).into_string(),
+        timestamp: NOW.to_string(),
+    };
+    assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Invalid));
+}
+
+#[test]
+fn a_keypair_file_goes_out_and_comes_back() {
+    let text = wallet().to_json();
+    let back = Keypair::from_json(text.expose_secret()).unwrap();
+    assert_eq!(back.wallet(), wallet().wallet());
+    assert!(!format!("{:?}", wallet()).contains("42"));
+}
+
+#[test]
+fn a_keypair_file_of_another_shape_is_refused_without_showing_it() {
+    let mut bytes: Vec<u8> = wallet().to_json().expose_secret()[1..]
+        .trim_end_matches(']')
+        .split(',')
+        .map(|number| number.parse().unwrap())
+        .collect();
+    bytes[63] ^= 1;
+    let mismatched = format!("{bytes:?}");
+    let short = "[1,2,3]".to_owned();
+    let huge = format!("[{}1]", "1,".repeat(100_000));
+    let wide = "[300]".to_owned();
+    assert_eq!(Keypair::from_json(&mismatched).unwrap_err(), KeypairError::Mismatch);
+    for text in [short, huge, wide, "{}".to_owned(), String::new()] {
+        assert_eq!(Keypair::from_json(&text).unwrap_err(), KeypairError::Shape);
+    }
+}
+
+/// Three signatures over one fixed request by one fixed key, so that a client in
+/// another language can check itself.
+#[test]
+fn the_published_vectors_hold() {
+    let pair = wallet();
+    assert_eq!(pair.wallet().to_string(), "3Jk1oWzWVWcKJ3RGAFUJCXKaFDYpZS4sMF2fAJ4A9y3Q");
+    for form in Form::ALL {
+        let headers = pair.sign_instant(form, NOW);
+        assert_eq!(headers.timestamp, "1700000000000");
+        assert_eq!(headers.signature, vector(form));
+    }
+    assert_eq!(bound(&SPAWN, NOW).signature, "?");
+}
+
+fn vector(form: Form) -> &'static str {
+    match form {
+        Form::Raw => "?",
+        Form::Legacy => "?",
+        Form::V0 => "?",
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn whatever_the_headers_hold_the_verifier_does_not_panic_and_lets_nobody_in(
+        wallet in ".{0,60}", signature in ".{0,100}", timestamp in ".{0,20}",
+    ) {
+        let headers = Headers { wallet, signature, timestamp };
+        prop_assert!(check(&headers, &SPAWN, NOW).is_err());
+    }
+
+    #[test]
+    fn a_signed_request_is_accepted_and_one_flipped_bit_is_not(
+        seed: [u8; 32], path in "/[!-~]{0,40}", body: Vec<u8>, byte in 0_usize..64, bit in 0_u8..8,
+    ) {
+        let request = Request { method: "POST", path: &path, body: &body };
+        let mut headers = Keypair::generate(&seed).sign_request("POST", &path, &body, NOW);
+        prop_assert!(check(&headers, &request, NOW).is_ok());
+        let mut bytes = bs58::decode(&headers.signature).into_vec().unwrap();
+        bytes[byte] ^= 1 << bit;
+        headers.signature = bs58::encode(bytes).into_string();
+        prop_assert_eq!(check(&headers, &request, NOW), Err(AuthError::Invalid));
+    }
+}
