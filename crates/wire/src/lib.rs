@@ -1,14 +1,17 @@
-//! What crosses a wire: three APIs, one module each. Types only; no IO.
+//! What crosses a wire: four APIs, one module each. Types only; no IO.
 //!
 //! | module | spoken between | over |
 //! |---|---|---|
 //! | [`public`] | anyone and the gateway | HTTP, TLS |
 //! | [`node`] | the gateway's control plane and `hypercore` | HTTP on a Unix socket |
 //! | [`pod`] | `hypercore` and `pod`, in the guest | HTTP on the guest's own link |
+//! | [`process`] | whoever runs commands in a guest, and `pod` | Connect's JSON, in [`connect`] envelopes |
 
+pub mod connect;
 pub mod fault;
 pub mod node;
 pub mod pod;
+pub mod process;
 pub mod public;
 
 mod secret;

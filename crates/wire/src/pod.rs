@@ -13,9 +13,10 @@
 //! | `POST /v1/stop` [`Stop`] | stops the agent, syncs, powers off |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /health` | 204, without a token |
-//! | `POST /process.Process/{Start,SendInput,CloseStdin,SendSignal,List,Connect}` | E2B's process protocol (Connect, JSON) |
+//! | `POST /process.Process/*` | E2B's process protocol: [`crate::process`] |
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use domain::{AgentId, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,17 @@ use crate::{Environment, Secret};
 
 /// Where `pod` listens: the port of E2B's in-sandbox daemon.
 pub const PORT: u16 = 49_983;
+/// Every guest's own address: each is alone in a network of its own.
+pub const GUEST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 2);
+/// The node's end of every guest's link, and the guest's only route.
+pub const GATEWAY_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 1);
+/// The length of that network's prefix.
+pub const PREFIX_LENGTH: u8 = 30;
+/// The word on the kernel's command line that makes `pod` print
+/// [`PROBE_ANSWER`] on the console and power off: how an accelerator is tried.
+pub const PROBE: &str = "palatine.probe";
+/// What `pod` prints then.
+pub const PROBE_ANSWER: &str = "palatine-probe-ok";
 
 /// Who the guest is, delivered once per boot.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]

@@ -1,0 +1,363 @@
+//! E2B's process protocol (`process.Process`), as JSON over the Connect protocol.
+//!
+//! | call | kind | request | answer |
+//! |---|---|---|---|
+//! | `Start` | stream | [`StartRequest`] | [`EventFrame`]s: `start`, `data`…, `end` |
+//! | `Connect` | stream | [`SelectRequest`] | the same, from the backlog on |
+//! | `List` | unary | `{}` | [`ListResponse`] |
+//! | `SendInput` | unary | [`SendInputRequest`] | `{}` |
+//! | `CloseStdin` | unary | [`SelectRequest`] | `{}` |
+//! | `SendSignal` | unary | [`SendSignalRequest`] | `{}` |
+//! | `Update` | unary | [`UpdateRequest`] | `{}` |
+//!
+//! Unary calls are plain `application/json`; a failure is an HTTP status with an
+//! [`RpcError`] as its body. Stream calls are `application/connect+json`: the
+//! request is one [`envelope`](crate::connect), the answer is always HTTP 200
+//! and a row of envelopes, the last of which carries the end-of-stream flag and
+//! an [`EndOfStream`].
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// The content type of stream calls.
+pub const STREAM_TYPE: &str = "application/connect+json";
+/// The content type of unary calls.
+pub const UNARY_TYPE: &str = "application/json";
+/// Milliseconds the call may take, as a decimal. On `Start` the process is
+/// killed when they are over.
+pub const TIMEOUT_HEADER: &str = "connect-timeout-ms";
+/// Seconds between `keepalive` events on a silent stream, as a decimal.
+pub const KEEPALIVE_HEADER: &str = "keepalive-ping-interval";
+
+/// Bytes on the wire: base64 in JSON, as protobuf's JSON mapping has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Base64(pub Vec<u8>);
+
+impl Serialize for Base64 {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&STANDARD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
+        STANDARD.decode(text.as_bytes()).map(Self).map_err(de::Error::custom)
+    }
+}
+
+/// What to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProcessConfig {
+    /// The program: a path, or a name looked up in `PATH`.
+    pub cmd: String,
+    /// Its arguments, without the program itself.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Variables on top of the agent's own environment.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub envs: BTreeMap<String, String>,
+    /// Working directory; the agent's own where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cwd: Option<String>,
+}
+
+/// A terminal for the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Pty {
+    /// Its size.
+    pub size: PtySize,
+}
+
+/// A terminal's size in characters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PtySize {
+    /// Columns.
+    pub cols: u16,
+    /// Rows.
+    pub rows: u16,
+}
+
+/// `Start`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StartRequest {
+    /// What to run.
+    pub process: ProcessConfig,
+    /// A terminal, if one is wanted: output then comes as `pty` data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pty: Option<Pty>,
+    /// A name to select it by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+    /// Whether standard input is kept open for `SendInput`; `true` where absent,
+    /// as older SDKs expect. `/dev/null` otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<bool>,
+}
+
+/// Which process: by number or by tag.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Selector {
+    /// By its process id.
+    Pid(u32),
+    /// By its tag.
+    Tag(String),
+}
+
+/// `Connect` and `CloseStdin`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelectRequest {
+    /// Which process.
+    pub process: Selector,
+}
+
+/// Input for a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProcessInput {
+    /// For standard input.
+    Stdin(Base64),
+    /// For the terminal.
+    Pty(Base64),
+}
+
+/// `SendInput`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendInputRequest {
+    /// Which process.
+    pub process: Selector,
+    /// What it reads.
+    pub input: ProcessInput,
+}
+
+/// A signal of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Signal {
+    /// Asks it to end.
+    #[serde(rename = "SIGNAL_SIGTERM")]
+    Term,
+    /// Ends it.
+    #[serde(rename = "SIGNAL_SIGKILL")]
+    Kill,
+}
+
+/// `SendSignal`: to the process and all of its group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendSignalRequest {
+    /// Which process.
+    pub process: Selector,
+    /// Which signal.
+    pub signal: Signal,
+}
+
+/// `Update`: the terminal's new size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateRequest {
+    /// Which process.
+    pub process: Selector,
+    /// The new terminal; nothing changes where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pty: Option<Pty>,
+}
+
+/// One process of a [`ListResponse`]. Its variables are not shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// What it runs.
+    pub config: ProcessConfig,
+    /// Its process id.
+    pub pid: u32,
+    /// Its tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+}
+
+/// The answer of `List`: what runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListResponse {
+    /// In the order of their process ids.
+    pub processes: Vec<ProcessInfo>,
+}
+
+/// One message of `Start` and `Connect`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventFrame {
+    /// What happened.
+    pub event: ProcessEvent,
+}
+
+/// What happened to a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProcessEvent {
+    /// Always the first.
+    Start(Started),
+    /// Output.
+    Data(Output),
+    /// Always the last.
+    End(Ended),
+    /// Nothing; the stream is alive.
+    Keepalive(Keepalive),
+}
+
+/// The process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Its process id.
+    pub pid: u32,
+}
+
+/// Output of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Output {
+    /// From standard output.
+    Stdout(Base64),
+    /// From standard error.
+    Stderr(Base64),
+    /// From the terminal.
+    Pty(Base64),
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ended {
+    /// Its exit code; -1 where a signal ended it.
+    pub exit_code: i32,
+    /// Whether it exited by itself.
+    pub exited: bool,
+    /// In words: `exit status 3`, `signal: killed`.
+    pub status: String,
+    /// The same words, where it did not end with 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// An empty message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keepalive {}
+
+/// The last envelope of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndOfStream {
+    /// Why the call failed, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<RpcError>,
+}
+
+/// A failure, as Connect writes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message} ({})", code.as_str())]
+pub struct RpcError {
+    /// For programs.
+    pub code: RpcCode,
+    /// For people.
+    #[serde(default)]
+    pub message: String,
+}
+
+macro_rules! rpc_codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal;)*) => {
+        /// Connect's codes, as far as the protocol uses them, with the HTTP
+        /// status of a unary failure.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum RpcCode {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl RpcCode {
+            /// The code as it is written.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The HTTP status of a unary failure.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+        }
+    };
+}
+
+rpc_codes! {
+    /// The caller went away.
+    Canceled = "canceled", 499;
+    /// The request makes no sense: no such program, directory or user.
+    InvalidArgument = "invalid_argument", 400;
+    /// The call's time is over.
+    DeadlineExceeded = "deadline_exceeded", 504;
+    /// No such process.
+    NotFound = "not_found", 404;
+    /// Refused: root, for instance.
+    PermissionDenied = "permission_denied", 403;
+    /// Too many processes, or a reader that is too slow.
+    ResourceExhausted = "resource_exhausted", 429;
+    /// The process is not in a state that allows this (stdin closed, no terminal).
+    FailedPrecondition = "failed_precondition", 400;
+    /// No such call.
+    Unimplemented = "unimplemented", 501;
+    /// Our fault.
+    Internal = "internal", 500;
+    /// The guest is going down, or has no identity yet.
+    Unavailable = "unavailable", 503;
+    /// The token is absent or wrong.
+    Unauthenticated = "unauthenticated", 401;
+    /// Something else, or a code we do not know.
+    #[serde(other)]
+    Unknown = "unknown", 500;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn same(message: impl Serialize, text: &str) {
+        assert_eq!(serde_json::to_string(&message).unwrap(), text);
+    }
+
+    #[test]
+    fn events_look_as_the_sdks_expect_them() {
+        let frame = |event| EventFrame { event };
+        same(frame(ProcessEvent::Start(Started { pid: 7 })), r#"{"event":{"start":{"pid":7}}}"#);
+        let hi = Output::Stdout(Base64(b"hi\n".to_vec()));
+        same(frame(ProcessEvent::Data(hi)), r#"{"event":{"data":{"stdout":"aGkK"}}}"#);
+        let end = Ended { exit_code: 0, exited: true, status: "exit status 0".to_owned(), error: None };
+        same(
+            frame(ProcessEvent::End(end)),
+            r#"{"event":{"end":{"exitCode":0,"exited":true,"status":"exit status 0"}}}"#,
+        );
+        same(frame(ProcessEvent::Keepalive(Keepalive {})), r#"{"event":{"keepalive":{}}}"#);
+        same(EndOfStream::default(), "{}");
+    }
+
+    #[test]
+    fn a_request_of_an_old_or_a_newer_sdk_is_understood() {
+        let text = r#"{"process":{"cmd":"/bin/bash","args":["-l","-c","echo hi"],"new":1},"stdin":false,"later":{}}"#;
+        let start: StartRequest = serde_json::from_str(text).unwrap();
+        assert_eq!(start.process.args, ["-l", "-c", "echo hi"]);
+        assert_eq!(start.stdin, Some(false));
+        let input: SendInputRequest =
+            serde_json::from_str(r#"{"process":{"pid":7},"input":{"stdin":"aGk="}}"#).unwrap();
+        assert_eq!(input.input, ProcessInput::Stdin(Base64(b"hi".to_vec())));
+        let select: SelectRequest = serde_json::from_str(r#"{"process":{"tag":"a"}}"#).unwrap();
+        assert_eq!(select.process, Selector::Tag("a".to_owned()));
+    }
+
+    #[test]
+    fn an_error_of_a_code_we_do_not_know_is_still_an_error() {
+        let error: RpcError = serde_json::from_str(r#"{"code":"data_loss","message":"x"}"#).unwrap();
+        assert_eq!(error.code, RpcCode::Unknown);
+    }
+}
