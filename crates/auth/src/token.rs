@@ -67,8 +67,8 @@ mod tests {
         let id = AgentId::from_random(0xa1b2_c3d4_e5f6_7890);
         let token = tokens(1).token(id);
         assert_eq!(token.expose_secret(), tokens(1).token(id).expose_secret());
-        assert_eq!(token.expose_secret(), "plt_FEudUs4vz13vP2XgVGsqqNyZP58qZsSwDhVjPg3ckJbr");
-        assert!(!format!("{:?}{token:?}", tokens(1)).contains("plt_F"));
+        assert_eq!(token.expose_secret(), "plt_ABwKtehmYfBVKh1zPPdWwfYqQZC9rXuUpqc1NPQzy3jj");
+        assert!(!format!("{:?}{token:?}", tokens(1)).contains("plt_A"));
     }
 
     proptest! {
