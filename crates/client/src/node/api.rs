@@ -1,0 +1,218 @@
+//! The calls whose answers are read whole.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domain::AgentId;
+use http::header::CONTENT_TYPE;
+use http::request::Builder;
+use http::{Method, Request};
+use http_body_util::Full;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use wire::TRACEPARENT;
+use wire::fault::Code;
+use wire::node::{Gone, Marks, NodeInfo, Phase, Sandbox, SandboxSpec, Sandboxes};
+
+use super::call::Call;
+use super::exchange::{Answer, send};
+use super::{Deadlines, NodeError};
+
+/// The longest wait asked of the node in one call; longer waits are several.
+const LONGEST_WAIT: Duration = Duration::from_secs(25);
+/// The pause before asking again when a node answers a wait before its time.
+const EARLY_ANSWER_PAUSE: Duration = Duration::from_millis(50);
+
+/// A client of one node. Cheap to clone; every call has its own connection.
+#[derive(Clone, Debug)]
+pub struct NodeClient {
+    pub(super) socket: Arc<Path>,
+    pub(super) deadlines: Deadlines,
+}
+
+impl NodeClient {
+    /// A client of the node behind this socket. Nothing is opened yet.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>) -> Self {
+        Self { socket: socket.into().into(), deadlines: Deadlines::default() }
+    }
+
+    /// The same client with other deadlines.
+    #[must_use]
+    pub const fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
+        self.deadlines = deadlines;
+        self
+    }
+
+    /// The node's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The node, as it describes itself.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn info(&self) -> Result<NodeInfo, NodeError> {
+        self.read("describe the node", "/v1/node").await
+    }
+
+    /// Whether the daemon answers at all.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn health(&self) -> Result<(), NodeError> {
+        let call = Call::new("check the node's health", self.deadlines.read);
+        call.within(async { self.ask(call, empty(Method::GET, "/health")).await?.accepted(call.operation).await })
+            .await?;
+        Ok(())
+    }
+
+    /// The node's own metrics, as Prometheus text.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn metrics(&self) -> Result<String, NodeError> {
+        let call = Call::new("read the node's metrics", self.deadlines.read);
+        call.within(async { self.ask(call, empty(Method::GET, "/metrics")).await?.text(call.operation).await }).await
+    }
+
+    /// The node's own OpenAPI document.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn openapi(&self) -> Result<serde_json::Value, NodeError> {
+        self.read("read the node's OpenAPI document", "/openapi.json").await
+    }
+
+    /// Makes a sandbox run. The same spec again changes nothing.
+    ///
+    /// # Errors
+    /// See [`NodeError`]; a stale generation is refused.
+    pub async fn create(
+        &self,
+        id: AgentId,
+        spec: &SandboxSpec,
+        traceparent: Option<&str>,
+    ) -> Result<Sandbox, NodeError> {
+        let call = Call::new("create the sandbox", self.deadlines.create);
+        let body = serde_json::to_vec(spec).map_err(|error| NodeError::protocol(call.operation, error.to_string()))?;
+        let mut request = builder(Method::PUT, &sandbox(id)).header(CONTENT_TYPE, "application/json");
+        if let Some(trace) = traceparent {
+            request = request.header(TRACEPARENT, trace);
+        }
+        self.json(call, whole(request, body.into(), call.operation)?).await
+    }
+
+    /// One sandbox; `None` if the node does not know it.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn get(&self, id: AgentId) -> Result<Option<Sandbox>, NodeError> {
+        found(self.read("read the sandbox", &sandbox(id)).await)
+    }
+
+    /// Waits until the sandbox is ready or has failed, at most for `timeout`;
+    /// then says how it is, whichever that is. `None` if the node does not know
+    /// it (any more).
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn wait_ready(&self, id: AgentId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
+        let end = Instant::now() + timeout;
+        loop {
+            let asked = Instant::now();
+            let wait = end.saturating_duration_since(asked).min(LONGEST_WAIT);
+            let Some(sandbox) = self.wait_once(id, wait).await? else { return Ok(None) };
+            let settled = match sandbox.phase {
+                Phase::Ready | Phase::Failed { .. } | Phase::Stopping => true,
+                Phase::Booting | Phase::Backoff { .. } => false,
+            };
+            if settled || Instant::now() >= end {
+                return Ok(Some(sandbox));
+            }
+            if asked.elapsed() < wait {
+                tokio::time::sleep(EARLY_ANSWER_PAUSE).await;
+            }
+        }
+    }
+
+    async fn wait_once(&self, id: AgentId, wait: Duration) -> Result<Option<Sandbox>, NodeError> {
+        let call = Call::new("wait for the sandbox", wait + self.deadlines.margin);
+        let path = format!("{}?until=ready&wait_ms={}", sandbox(id), wait.as_millis());
+        found(self.json(call, empty(Method::GET, &path)).await)
+    }
+
+    /// Takes a sandbox down, its agent having `grace` to end by itself. When this
+    /// returns, nothing of it is left on the node; unknown ids are gone already.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn delete(&self, id: AgentId, grace: Duration) -> Result<Gone, NodeError> {
+        let call = Call::new("delete the sandbox", grace + self.deadlines.margin);
+        let path = format!("{}?grace_ms={}", sandbox(id), grace.as_millis());
+        self.json(call, empty(Method::DELETE, &path)).await
+    }
+
+    /// All sandboxes of the node, in the order of their ids.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn list(&self) -> Result<Vec<Sandbox>, NodeError> {
+        let all: Sandboxes = self.read("list the sandboxes", "/v1/sandboxes").await?;
+        Ok(all.sandboxes)
+    }
+
+    /// Metering marks after number `after`, oldest first, waiting up to `wait`
+    /// for the first. This tells the node that 1 to `after` are kept.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn marks(&self, after: u64, wait: Duration) -> Result<Marks, NodeError> {
+        let wait = wait.min(LONGEST_WAIT);
+        let call = Call::new("read the metering marks", wait + self.deadlines.margin);
+        self.json(call, empty(Method::GET, &format!("/v1/marks?after={after}&wait_ms={}", wait.as_millis()))).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, operation: &'static str, path: &str) -> Result<T, NodeError> {
+        self.json(Call::new(operation, self.deadlines.read), empty(Method::GET, path)).await
+    }
+
+    async fn json<T: DeserializeOwned>(&self, call: Call, request: Request<Full<Bytes>>) -> Result<T, NodeError> {
+        call.within(async { self.ask(call, request).await?.json(call.operation).await }).await
+    }
+
+    async fn ask(&self, call: Call, request: Request<Full<Bytes>>) -> Result<Answer, NodeError> {
+        send(call.operation, &self.socket, request).await
+    }
+}
+
+/// A sandbox's path.
+pub(super) fn sandbox(id: AgentId) -> String {
+    format!("/v1/sandboxes/{id}")
+}
+
+/// The start of every request. HTTP wants a host; a socket has none.
+pub(super) fn builder(method: Method, path: &str) -> Builder {
+    Request::builder().method(method).uri(path).header(http::header::HOST, "node")
+}
+
+/// A request without a body. Its path is made of ids and integers alone.
+pub(super) fn empty(method: Method, path: &str) -> Request<Full<Bytes>> {
+    builder(method, path).body(Full::default()).expect("a path of ids and integers is a URI")
+}
+
+fn whole(request: Builder, body: Bytes, operation: &'static str) -> Result<Request<Full<Bytes>>, NodeError> {
+    request.body(Full::new(body)).map_err(|error| NodeError::protocol(operation, error.to_string()))
+}
+
+fn found<T>(answer: Result<T, NodeError>) -> Result<Option<T>, NodeError> {
+    match answer {
+        Ok(it) => Ok(Some(it)),
+        Err(NodeError::Refused(fault)) if fault.code == Code::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,14 @@
+//! The client of the node API.
+
+mod api;
+mod body;
+mod call;
+mod error;
+mod exchange;
+mod stream;
+
+pub use api::NodeClient;
+pub use body::NodeBody;
+pub use call::Deadlines;
+pub use error::NodeError;
+pub use stream::{LogSource, Tunnel};

@@ -1,0 +1,154 @@
+//! The calls whose answers are streams.
+
+use bytes::Bytes;
+use domain::AgentId;
+use http::header::{CONNECTION, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use hyper::body::Body;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use wire::node::TUNNEL;
+
+use super::api::{empty, sandbox};
+use super::call::Call;
+use super::exchange::{Answer, send};
+use super::{NodeBody, NodeClient, NodeError};
+
+/// Bytes to and from an agent's port.
+pub type Tunnel = TokioIo<Upgraded>;
+
+/// The routes of `pod` that the node passes on.
+const PROCESS_ROUTES: &str = "/process.Process/";
+
+/// Headers that belong to one connection and end with it.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
+    HOST,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Whose output to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogSource {
+    /// What the agent writes.
+    #[default]
+    Agent,
+    /// What the guest's kernel and `pod` write to the serial console.
+    Console,
+}
+
+impl LogSource {
+    /// The name as the wire writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Console => "console",
+        }
+    }
+}
+
+impl NodeClient {
+    /// The lines a sandbox wrote; with `follow`, those it goes on to write, for
+    /// as long as the stream is held. Without, silence ends it.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn logs(&self, id: AgentId, source: LogSource, follow: bool) -> Result<NodeBody, NodeError> {
+        let call = Call::new("read the logs", self.deadlines.stream);
+        let path = format!("{}/logs?follow={follow}&source={}", sandbox(id), source.as_str());
+        let answer = call
+            .within(async {
+                send(call.operation, &self.socket, empty(Method::GET, &path)).await?.accepted(call.operation).await
+            })
+            .await?;
+        let idle = (!follow).then_some(self.deadlines.idle);
+        Ok(NodeBody::new(call.operation, answer.response.into_body(), idle, answer.connection))
+    }
+
+    /// Opens a connection to the agent's port.
+    ///
+    /// # Errors
+    /// See [`NodeError`]; a guest that cannot be reached is refused with
+    /// `agent_unreachable`.
+    pub async fn tunnel(&self, id: AgentId) -> Result<Tunnel, NodeError> {
+        let call = Call::new("reach the agent's port", self.deadlines.tunnel);
+        call.within(self.upgrade(call.operation, id)).await
+    }
+
+    async fn upgrade(&self, operation: &'static str, id: AgentId) -> Result<Tunnel, NodeError> {
+        let mut request = empty(Method::GET, &format!("{}/tunnel", sandbox(id)));
+        request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        request.headers_mut().insert(UPGRADE, HeaderValue::from_static(TUNNEL));
+        let answer = send(operation, &self.socket, request).await?;
+        if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let status = answer.accepted(operation).await?.response.status();
+            return Err(NodeError::protocol(operation, format!("status {status} in place of 101")));
+        }
+        let Answer { response, connection } = answer;
+        if !response.headers().get(UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(TUNNEL.as_bytes())) {
+            return Err(NodeError::protocol(operation, "the node switched to another protocol"));
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(|error| NodeError::transport(operation, error))?;
+        drop(connection);
+        Ok(TokioIo::new(upgraded))
+    }
+
+    /// Passes a request to `pod`'s process routes and hands back its answer,
+    /// whatever its status, its body still flowing. `path` begins with
+    /// `/process.Process/`. The caller's own credentials must be gone from the
+    /// headers; those of one connection are taken away here.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn pass<B>(&self, id: AgentId, path: &str, request: Request<B>) -> Result<Response<NodeBody>, NodeError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let call = Call::new("pass the request to the guest", self.deadlines.stream);
+        let request = addressed(call.operation, id, path, request)?;
+        let answer = call.within(send(call.operation, &self.socket, request)).await?;
+        let (mut head, incoming) = answer.response.into_parts();
+        strip(&mut head.headers);
+        Ok(Response::from_parts(head, NodeBody::new(call.operation, incoming, None, answer.connection)))
+    }
+}
+
+fn addressed<B>(
+    operation: &'static str,
+    id: AgentId,
+    path: &str,
+    request: Request<B>,
+) -> Result<Request<B>, NodeError> {
+    let method = path.strip_prefix(PROCESS_ROUTES);
+    if !method.is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric())) {
+        return Err(NodeError::protocol(operation, "the path is not one of the process routes"));
+    }
+    let uri = Uri::try_from(format!("{}/pod{path}", sandbox(id)))
+        .map_err(|error| NodeError::protocol(operation, error.to_string()))?;
+    let (mut head, body) = request.into_parts();
+    strip(&mut head.headers);
+    head.headers.insert(HOST, HeaderValue::from_static("node"));
+    head.uri = uri;
+    head.version = http::Version::HTTP_11;
+    Ok(Request::from_parts(head, body))
+}
+
+fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}

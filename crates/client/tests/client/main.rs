@@ -1,0 +1,4 @@
+//! The clients against real servers on real sockets.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
+mod node;
