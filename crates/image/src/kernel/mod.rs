@@ -1,0 +1,17 @@
+//! The guest's kernel and its first root.
+//!
+//! The kernel is the distribution's own, as its package has it; nothing of it is
+//! installed on the host. The initramfs holds `/init` (which is `pod`), empty
+//! `/dev`, `/proc`, `/sys` and `/mnt`, and `/modules/NN-name.ko`, to be loaded in
+//! the order of their names.
+
+mod cpio;
+mod error;
+mod initramfs;
+mod modules;
+mod prepare;
+mod source;
+mod unpack;
+
+pub use error::KernelError;
+pub use prepare::{Kernel, fetch, prepare};

@@ -1,0 +1,182 @@
+//! Makes what a VMM boots, once for each kernel and each `pod`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::KernelError;
+use super::modules::{WANTED, load_order};
+use super::source::{self, Source};
+use super::{initramfs, unpack};
+use crate::{Config, Progress};
+
+/// Hex digits of a hash in a file's name.
+const KEY_DIGITS: usize = 24;
+
+/// What a VMM boots. The files stay as they are for ever: a new kernel or a new
+/// `pod` gets files of other names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// The kernel as an ELF file with a PVH entry, for QEMU's `-kernel`.
+    pub vmlinux: PathBuf,
+    /// The first root, for QEMU's `-initrd`.
+    pub initramfs: PathBuf,
+    /// The kernel's version, such as `6.1.0-56-cloud-amd64`.
+    pub version: String,
+}
+
+/// The kernel and the initramfs with `pod` as `/init`; made when they are not
+/// there. Downloads the distribution's kernel package the first time, unless
+/// `images.kernel` says where a kernel is.
+///
+/// Safe to call from several processes at once.
+///
+/// # Errors
+/// Says what is missing and what to do about it.
+pub fn prepare(config: &Config, pod: &Path, progress: &dyn Progress) -> Result<Kernel, KernelError> {
+    let place = Place::of(config)?;
+    let source = match &config.kernel {
+        Some(path) => place.given(path, progress)?,
+        None => match place.downloaded() {
+            Some(source) => source,
+            None => place.download(progress)?,
+        },
+    };
+    place.kernel(&source, pod, progress)
+}
+
+/// Downloads the distribution's newest kernel package. [`prepare`] uses it from
+/// then on; guests that run are not touched.
+///
+/// # Errors
+/// Says what is missing and what to do about it.
+pub fn fetch(config: &Config, progress: &dyn Progress) -> Result<String, KernelError> {
+    Ok(Place::of(config)?.download(progress)?.version)
+}
+
+/// `<store>/kernels`: `packages/<name>` are unpacked packages, the rest is what
+/// was made of them.
+struct Place(PathBuf);
+
+impl Place {
+    fn of(config: &Config) -> Result<Self, KernelError> {
+        let place = Self(config.store.join("kernels"));
+        let packages = place.packages();
+        fs::create_dir_all(&packages).map_err(|source| KernelError::file("create", &packages, source))?;
+        Ok(place)
+    }
+
+    fn packages(&self) -> PathBuf {
+        self.0.join("packages")
+    }
+
+    /// A directory beside the finished ones, for what is not finished.
+    fn scratch(&self) -> Result<tempfile::TempDir, KernelError> {
+        tempfile::Builder::new()
+            .prefix(".new-")
+            .tempdir_in(&self.0)
+            .map_err(|source| KernelError::file("create a directory in", &self.0, source))
+    }
+
+    /// The newest of the kernels that were downloaded before.
+    fn downloaded(&self) -> Option<Source> {
+        let packages = fs::read_dir(self.packages()).ok()?;
+        let version = packages.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        version
+            .filter(|name| name.starts_with("apt-"))
+            .filter_map(|name| source::find(&self.packages().join(name)).ok())
+            .max_by_key(|source| source::ordinal(&source.version))
+    }
+
+    fn download(&self, progress: &dyn Progress) -> Result<Source, KernelError> {
+        let scratch = self.scratch()?;
+        source::download(scratch.path(), progress)?;
+        self.unpack("apt", &source::packages_in(scratch.path())?, progress)
+    }
+
+    /// A kernel's tree, or a directory of packages, or one package.
+    fn given(&self, path: &Path, progress: &dyn Progress) -> Result<Source, KernelError> {
+        if let Ok(source) = source::find(path) {
+            return Ok(source);
+        }
+        let debs = if path.is_dir() { source::packages_in(path)? } else { vec![path.to_owned()] };
+        if debs.is_empty() {
+            return Err(KernelError::NoKernel(path.to_owned()));
+        }
+        self.unpack("given", &debs, progress)
+    }
+
+    fn unpack(&self, origin: &str, debs: &[PathBuf], progress: &dyn Progress) -> Result<Source, KernelError> {
+        let mut hash = Sha256::new();
+        for deb in debs {
+            hash.update(read(deb)?);
+        }
+        let root = self.packages().join(format!("{origin}-{}", key(hash)));
+        if !root.is_dir() {
+            let scratch = self.scratch()?;
+            let unpacked = scratch.path().join("root");
+            source::unpack(debs, &unpacked, progress)?;
+            source::find(&unpacked)?;
+            publish(&unpacked, &root)?;
+        }
+        source::find(&root)
+    }
+
+    fn kernel(&self, source: &Source, pod: &Path, progress: &dyn Progress) -> Result<Kernel, KernelError> {
+        Ok(Kernel {
+            vmlinux: self.vmlinux(source, progress)?,
+            initramfs: self.initramfs(source, pod, progress)?,
+            version: source.version.clone(),
+        })
+    }
+
+    fn vmlinux(&self, source: &Source, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
+        let packed = read(&source.vmlinuz)?;
+        let path = self.0.join(format!("vmlinux-{}", key(Sha256::new_with_prefix(&packed))));
+        if !path.is_file() {
+            progress.step("unpack the kernel", None);
+            self.write(&path, &unpack::vmlinux(packed)?)?;
+        }
+        Ok(path)
+    }
+
+    fn initramfs(&self, source: &Source, pod: &Path, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
+        let pod = read(pod)?;
+        let modules = load_order(&source.modules, &WANTED)?;
+        progress.step("write the initramfs", None);
+        let archive = initramfs::archive(&pod, &modules)?;
+        let path = self.0.join(format!("initramfs-{}", key(Sha256::new_with_prefix(&archive))));
+        if !path.is_file() {
+            self.write(&path, &archive)?;
+        }
+        Ok(path)
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), KernelError> {
+        let scratch = self.scratch()?;
+        let unfinished = scratch.path().join("file");
+        let written = fs::write(&unfinished, bytes).and_then(|()| fs::File::open(&unfinished)?.sync_all());
+        written.map_err(|source| KernelError::file("write", &unfinished, source))?;
+        publish(&unfinished, path)
+    }
+}
+
+/// Gives a finished file or directory its name. Whoever comes second finds the
+/// same bytes under it.
+fn publish(finished: &Path, name: &Path) -> Result<(), KernelError> {
+    match fs::rename(finished, name) {
+        Err(_) if name.exists() => Ok(()),
+        renamed => renamed.map_err(|source| KernelError::file("rename to", name, source)),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, KernelError> {
+    fs::read(path).map_err(|source| KernelError::file("read", path, source))
+}
+
+fn key(hash: Sha256) -> String {
+    let mut digits = hex::encode(hash.finalize());
+    digits.truncate(KEY_DIGITS);
+    digits
+}
