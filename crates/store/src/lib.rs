@@ -1,1 +1,41 @@
 //! The only SQL: agents, spent messages, idempotency, usage.
+//!
+//! One SQLite file, one process. All writes go through one thread that takes
+//! what is queued, runs it as one transaction, waits for one `fsync`, and only
+//! then answers everybody: what was answered survives `kill -9` and loss of
+//! power, and thousands of durable writes a second cost a few hundred syncs.
+//! Reads have connections of their own and never wait for a writer.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `handle` | [`Store`], what callers see |
+//! | `writer`, `reader` | the threads, and how an error is shared |
+//! | `admission` | spent messages, reservations, idempotency |
+//! | `life` | steps of an agent, and their history |
+//! | `billing` | marks, usage |
+//! | `prune` | what is forgotten, and when |
+//! | `schema`, `files`, `codec`, `row` | the stored form |
+
+mod admission;
+mod billing;
+mod codec;
+mod config;
+mod error;
+mod files;
+mod handle;
+mod life;
+mod prune;
+mod reader;
+mod record;
+mod row;
+mod schema;
+mod writer;
+
+pub use admission::{Admission, Idempotency, Reservation, Stamp};
+pub use billing::{Counted, Cursor};
+pub use config::{Config, ConfigError};
+pub use error::StoreError;
+pub use handle::Store;
+pub use life::{Advanced, Observation};
+pub use prune::Pruned;
+pub use record::{Below, Epoch, Record};

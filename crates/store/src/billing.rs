@@ -1,0 +1,215 @@
+//! From the nodes' journals to what a wallet used.
+//!
+//! A mark is named by (node, journal, seq). The cursor of a journal moves in the
+//! transaction that counts, so each mark counts once, whatever is sent again.
+
+use domain::{AgentId, Mark, Meter, Tier, UnixMillis, Usage, Wallet};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use wire::node::AgentMark;
+
+use crate::codec::{id_column, integer, millis, natural};
+use crate::error::StoreError;
+use crate::row::{ended, meter};
+use crate::writer::{Command, Tx};
+
+/// A journal that says nothing new is noted as heard at most this often.
+const HEARD_EVERY_MS: u64 = 1000;
+
+/// How far a node's journal is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The journal.
+    pub journal: String,
+    /// The last mark counted.
+    pub seq: u64,
+}
+
+/// What came of a stretch of marks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// The last mark counted, ever.
+    pub seq: u64,
+    /// Marks counted now.
+    pub new: u64,
+    /// Marks that were counted before.
+    pub repeated: u64,
+    /// Marks about agents that this store does not have on that node.
+    pub foreign: u64,
+    /// Marks that never came: their numbers were skipped.
+    pub missing: u64,
+}
+
+pub(crate) struct CountMarks {
+    pub(crate) node: String,
+    pub(crate) journal: String,
+    pub(crate) marks: Vec<AgentMark>,
+    pub(crate) now: UnixMillis,
+}
+
+impl Command for CountMarks {
+    type Answer = Counted;
+    const NAME: &'static str = "count marks";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<Counted, StoreError> {
+        self.count(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
+    }
+}
+
+struct Journal {
+    n: i64,
+    seq: u64,
+    heard_at: UnixMillis,
+}
+
+impl CountMarks {
+    fn count(&self, conn: &Connection) -> rusqlite::Result<Counted> {
+        let journal = match self.journal(conn)? {
+            Some(journal) => journal,
+            None => self.begin_journal(conn)?,
+        };
+        let mut counted = Counted { seq: journal.seq, ..Counted::default() };
+        for mark in &self.marks {
+            self.count_one(conn, journal.n, mark, &mut counted)?;
+        }
+        if counted.seq != journal.seq || self.now.since(journal.heard_at) >= HEARD_EVERY_MS {
+            conn.prepare_cached("UPDATE cursors SET seq = ?2, heard_at = max(heard_at, ?3) WHERE n = ?1")?
+                .execute((journal.n, integer(counted.seq), integer(self.now.0)))?;
+        }
+        Ok(counted)
+    }
+
+    fn journal(&self, conn: &Connection) -> rusqlite::Result<Option<Journal>> {
+        conn.prepare_cached("SELECT n, seq, heard_at FROM cursors WHERE node = ?1 AND journal = ?2")?
+            .query_row((&self.node, &self.journal), |row| {
+                Ok(Journal { n: row.get(0)?, seq: natural(row.get(1)?), heard_at: millis(row.get(2)?) })
+            })
+            .optional()
+    }
+
+    /// A journal nobody saw before: what the node's earlier ones left open ended
+    /// when they were last heard of. Nobody can say more, and nobody pays for it.
+    fn begin_journal(&self, conn: &Connection) -> rusqlite::Result<Journal> {
+        conn.prepare_cached(
+            "UPDATE agents SET closed_ms = closed_ms + max(0, c.heard_at - ready_since), ready_since = NULL \
+             FROM cursors c WHERE agents.mark_cursor = c.n AND c.node = ?1 AND ready_since IS NOT NULL",
+        )?
+        .execute((&self.node,))?;
+        conn.prepare_cached("INSERT INTO cursors (node, journal, seq, heard_at) VALUES (?1, ?2, 0, ?3)")?
+            .execute((&self.node, &self.journal, integer(self.now.0)))?;
+        Ok(Journal { n: conn.last_insert_rowid(), seq: 0, heard_at: self.now })
+    }
+
+    fn count_one(&self, conn: &Connection, cursor: i64, mark: &AgentMark, sum: &mut Counted) -> rusqlite::Result<()> {
+        if mark.mark.seq <= sum.seq {
+            sum.repeated += 1;
+            return Ok(());
+        }
+        sum.missing += mark.mark.seq - sum.seq - 1;
+        sum.seq = mark.mark.seq;
+        match self.bill(conn, cursor, mark.agent)? {
+            None => sum.foreign += 1,
+            Some((n, meter)) => {
+                sum.new += 1;
+                write(conn, n, cursor, meter.count(clamped(mark.mark)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bill of an agent of this node; its numbering starts again with a new
+    /// journal.
+    fn bill(&self, conn: &Connection, cursor: i64, agent: AgentId) -> rusqlite::Result<Option<(i64, Meter)>> {
+        conn.prepare_cached(
+            "SELECT n, closed_ms, ready_since, iif(mark_cursor = ?3, mark_seq, 0) FROM agents \
+             WHERE id = ?1 AND node = ?2",
+        )?
+        .query_row((id_column(agent), &self.node, cursor), |row| {
+            Ok((row.get(0)?, meter((row.get(1)?, row.get(2)?, row.get(3)?))))
+        })
+        .optional()
+    }
+}
+
+/// A clock past what the database can hold is held at its end.
+fn clamped(mark: Mark) -> Mark {
+    Mark { at: millis(integer(mark.at.0)), ..mark }
+}
+
+fn write(conn: &Connection, n: i64, cursor: i64, meter: Meter) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "UPDATE agents SET closed_ms = ?2, ready_since = ?3, mark_seq = ?4, mark_cursor = ?5, \
+         was_ready = was_ready OR ?3 IS NOT NULL WHERE n = ?1",
+    )?
+    .execute(params![
+        n,
+        integer(meter.closed_ms),
+        meter.ready_since.map(|at| integer(at.0)),
+        integer(meter.last_seq),
+        cursor
+    ])
+    .map(drop)
+}
+
+/// The journal last heard of a node, and how far it is counted.
+pub(crate) fn cursor(conn: &Connection, node: &str) -> Result<Option<Cursor>, StoreError> {
+    let read = |row: &Row<'_>| Ok(Cursor { journal: row.get(0)?, seq: natural(row.get(1)?) });
+    conn.prepare_cached("SELECT journal, seq FROM cursors WHERE node = ?1 ORDER BY heard_at DESC, n DESC LIMIT 1")
+        .and_then(|mut statement| statement.query_row((node,), read).optional())
+        .map_err(|error| StoreError::sql("read a node's cursor", error))
+}
+
+/// What a wallet used up to `now`, and how many of its agents were ever ready.
+pub(crate) fn usage(conn: &Connection, wallet: &Wallet, now: UnixMillis) -> Result<(Usage, u64), StoreError> {
+    let sql = |error| StoreError::sql("read a wallet's usage", error);
+    let (mut usage, mut spawns) = totals(conn, wallet).map_err(sql)?;
+    let mut statement = conn
+        .prepare_cached(
+            "SELECT closed_ms, ready_since, mark_seq, ended_at, was_ready, tier_min, cores, memory_mib FROM agents \
+             WHERE wallet = ?1 AND ended_at IS NULL UNION ALL \
+             SELECT closed_ms, ready_since, mark_seq, ended_at, was_ready, tier_min, cores, memory_mib FROM agents \
+             WHERE wallet = ?1 AND ended_at IS NOT NULL",
+        )
+        .map_err(sql)?;
+    let rows = statement.query_map((&wallet.0,), |row| bill_row(row, now)).map_err(sql)?;
+    for row in rows {
+        let (used, was_ready) = row.map_err(sql)?;
+        usage = usage.plus(used);
+        spawns += u64::from(was_ready);
+    }
+    Ok((usage, spawns))
+}
+
+fn bill_row(row: &Row<'_>, now: UnixMillis) -> rusqlite::Result<(Usage, bool)> {
+    let ended_at: Option<i64> = row.get(3)?;
+    let meter = ended(meter((row.get(0)?, row.get(1)?, row.get(2)?)), ended_at.map(millis));
+    let tier = Tier { min: natural(row.get(5)?), cores: row.get(6)?, memory: row.get(7)? };
+    Ok((Usage::of(&tier, meter.uptime_ms(now)), row.get(4)?))
+}
+
+fn totals(conn: &Connection, wallet: &Wallet) -> rusqlite::Result<(Usage, u64)> {
+    let read = |row: &Row<'_>| {
+        let (uptime, core, mib, spawns) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        Ok((Usage { uptime_ms: natural(uptime), core_ms: natural(core), mib_ms: natural(mib) }, natural(spawns)))
+    };
+    conn.prepare_cached("SELECT uptime_ms, core_ms, mib_ms, spawns FROM totals WHERE wallet = ?1")?
+        .query_row((&wallet.0,), read)
+        .optional()
+        .map(Option::unwrap_or_default)
+}
+
+/// Adds to what is kept of a wallet's forgotten agents.
+pub(crate) fn keep_total(conn: &Connection, wallet: &Wallet, used: Usage, was_ready: bool) -> rusqlite::Result<()> {
+    let (usage, spawns) = totals(conn, wallet)?;
+    let usage = usage.plus(used);
+    conn.prepare_cached(
+        "INSERT OR REPLACE INTO totals (wallet, uptime_ms, core_ms, mib_ms, spawns) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![
+        &wallet.0,
+        integer(usage.uptime_ms),
+        integer(usage.core_ms),
+        integer(usage.mib_ms),
+        integer(spawns + u64::from(was_ready))
+    ])
+    .map(drop)
+}

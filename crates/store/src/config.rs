@@ -1,0 +1,91 @@
+//! `[store]`: where the database lies and how much it keeps.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// `[store]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The directory of the database, made with mode 0700. Default
+    /// `/var/lib/palatine/store`.
+    pub directory: PathBuf,
+    /// Writes that may wait for the writer; one more waits with its caller.
+    /// Default 8192.
+    pub queue: usize,
+    /// Threads that read. Default 2.
+    pub readers: usize,
+    /// Milliseconds after which a caller is told that the database does not
+    /// answer. Default 10000.
+    pub timeout_ms: u64,
+    /// Days for which ended agents and their events are kept; their usage stays
+    /// in the wallet's totals for ever. Default 90, at least 2.
+    pub retention_days: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            directory: PathBuf::from("/var/lib/palatine/store"),
+            queue: 8192,
+            readers: 2,
+            timeout_ms: 10_000,
+            retention_days: 90,
+        }
+    }
+}
+
+/// Why `[store]` is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("[store] {key} must be from {least} to {most}, not {given}")]
+pub struct ConfigError {
+    /// The offending key.
+    pub key: &'static str,
+    /// What it was.
+    pub given: u64,
+    /// The least allowed.
+    pub least: u64,
+    /// The most allowed.
+    pub most: u64,
+}
+
+impl Config {
+    /// Checks the bounds.
+    ///
+    /// # Errors
+    /// Names the first key out of bounds.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        let bounds = [
+            ("queue", count(self.queue), 1, 1 << 20),
+            ("readers", count(self.readers), 1, 64),
+            ("timeout_ms", self.timeout_ms, 100, 3_600_000),
+            // Idempotency keys live a day and point at their agents.
+            ("retention_days", self.retention_days, 2, 36_500),
+        ];
+        for (key, given, least, most) in bounds {
+            if !(least..=most).contains(&given) {
+                return Err(ConfigError { key, given, least, most });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) const fn retention_ms(&self) -> u64 {
+        self.retention_days.saturating_mul(24 * 60 * 60 * 1000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_pass_and_values_out_of_bounds_are_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let said = Config { retention_days: 1, ..Config::default() }.check().unwrap_err().to_string();
+        assert_eq!(said, "[store] retention_days must be from 2 to 36500, not 1");
+        assert!(Config { readers: 0, ..Config::default() }.check().is_err());
+    }
+}

@@ -1,0 +1,188 @@
+//! Steps of an agent's life, taken in the transaction, and their history.
+
+use domain::{Action, AgentId, Event, State, UnixMillis, step};
+use rusqlite::{Connection, params};
+use wire::public::StateChange;
+
+use crate::codec::{change, first_change, id_column, integer, millis, natural, state_columns, state_of};
+use crate::error::StoreError;
+use crate::record::{Below, Record};
+use crate::row::{Stored, ended, find};
+use crate::writer::{Command, Tx};
+
+/// Changes of state kept of one agent: a flapping one forgets its oldest.
+const MAX_CHANGES: u64 = 1000;
+
+/// What a node said of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// What isolates it.
+    pub runtime: String,
+    /// How often it was started again.
+    pub restarts: u32,
+}
+
+/// What came of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advanced {
+    /// The agent after it.
+    pub record: Record,
+    /// What has to be done because of it.
+    pub actions: &'static [Action],
+    /// The change it made, if it made one.
+    pub change: Option<StateChange>,
+}
+
+/// One step, with what became known by it.
+pub(crate) struct Advance {
+    pub(crate) id: AgentId,
+    pub(crate) event: Event,
+    pub(crate) node: Option<String>,
+    pub(crate) seen: Option<Observation>,
+    pub(crate) now: UnixMillis,
+}
+
+impl Command for Advance {
+    type Answer = Advanced;
+    const NAME: &'static str = "take a step of an agent";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<Advanced, StoreError> {
+        let Stored { n, record: before } = find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        let (state, actions) = step(before.state, self.event)?;
+        let record = self.after(&before, state);
+        if record == before {
+            return Ok(Advanced { record, actions, change: None });
+        }
+        write(tx.conn, n, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
+        let change = (record.state != before.state).then(|| change(record.changes, self.now, state));
+        if let Some(change) = change {
+            keep(tx.conn, n, &change, state).map_err(|error| StoreError::sql(Self::NAME, error))?;
+            tx.announce(self.id, change);
+        }
+        Ok(Advanced { record, actions, change })
+    }
+}
+
+impl Advance {
+    fn after(&self, before: &Record, state: State) -> Record {
+        let mut record = before.clone();
+        record.state = state;
+        record.was_ready |= state == State::Ready;
+        if state != before.state {
+            record.changes += 1;
+        }
+        if matches!(state, State::Stopping(_)) && !matches!(before.state, State::Stopping(_)) {
+            record.generation = record.generation.next();
+        }
+        if before.state.is_live() && !state.is_live() {
+            record.ended_at = Some(self.now);
+            record.meter = ended(record.meter, record.ended_at);
+        }
+        if let Some(node) = &self.node {
+            record.node = Some(node.clone());
+        }
+        if let Some(seen) = &self.seen {
+            note(&mut record, seen);
+        }
+        record
+    }
+}
+
+fn note(record: &mut Record, seen: &Observation) {
+    if record.runtime.as_deref() != Some(&seen.runtime) {
+        record.runtime = Some(seen.runtime.clone());
+    }
+    record.restarts = record.restarts.max(seen.restarts);
+}
+
+/// Writes what a step can change. The bill is not among it: only marks change it.
+fn write(conn: &Connection, n: i64, record: &Record) -> rusqlite::Result<()> {
+    let (state, reason) = state_columns(record.state);
+    conn.prepare_cached(
+        "UPDATE agents SET state = ?2, reason = ?3, generation = ?4, ended_at = ?5, changes = ?6, node = ?7, \
+         runtime = ?8, restarts = ?9, was_ready = ?10 WHERE n = ?1",
+    )?
+    .execute(params![
+        n,
+        state,
+        reason,
+        integer(record.generation.0),
+        record.ended_at.map(|at| integer(at.0)),
+        integer(record.changes),
+        record.node,
+        record.runtime,
+        record.restarts,
+        record.was_ready,
+    ])
+    .map(drop)
+}
+
+fn keep(conn: &Connection, n: i64, change: &StateChange, state: State) -> rusqlite::Result<()> {
+    let (name, reason) = state_columns(state);
+    conn.prepare_cached("INSERT INTO changes (agent, seq, at, state, reason) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![n, integer(change.seq), integer(change.at.0), name, reason])?;
+    if let Some(oldest) = change.seq.checked_sub(MAX_CHANGES) {
+        conn.prepare_cached("DELETE FROM changes WHERE agent = ?1 AND seq <= ?2")?.execute((n, integer(oldest)))?;
+    }
+    Ok(())
+}
+
+pub(crate) struct Observe {
+    pub(crate) id: AgentId,
+    pub(crate) seen: Observation,
+}
+
+impl Command for Observe {
+    type Answer = Record;
+    const NAME: &'static str = "note what a node said";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<Record, StoreError> {
+        let Stored { n, record: before } = find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        let mut record = before.clone();
+        note(&mut record, &self.seen);
+        if record != before {
+            write(tx.conn, n, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
+        }
+        Ok(record)
+    }
+}
+
+pub(crate) struct NoteBalance {
+    pub(crate) id: AgentId,
+    pub(crate) below: Below,
+}
+
+impl Command for NoteBalance {
+    type Answer = ();
+    const NAME: &'static str = "note a balance";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        let sql = |error| StoreError::sql(Self::NAME, error);
+        let known = tx
+            .conn
+            .prepare_cached("UPDATE agents SET below_readings = ?2, below_since = ?3 WHERE id = ?1")
+            .map_err(sql)?
+            .execute((id_column(self.id), self.below.readings, self.below.since.map(|at| integer(at.0))))
+            .map_err(sql)?;
+        if known == 0 { Err(StoreError::Unknown(self.id)) } else { Ok(()) }
+    }
+}
+
+/// The changes of an agent after this one, oldest first.
+pub(crate) fn changes(conn: &Connection, id: AgentId, after: u64) -> Result<Vec<StateChange>, StoreError> {
+    const NAME: &str = "read an agent's changes";
+    let Stored { n, record } = find(conn, NAME, id)?.ok_or(StoreError::Unknown(id))?;
+    let first = (after == 0 && record.changes <= MAX_CHANGES).then(|| first_change(record.spawned_at));
+    let sql = |error| StoreError::sql(NAME, error);
+    let mut statement = conn
+        .prepare_cached("SELECT seq, at, state, reason FROM changes WHERE agent = ?1 AND seq > ?2 ORDER BY seq")
+        .map_err(sql)?;
+    let rows = statement
+        .query_map((n, integer(after)), |row| {
+            let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let (state, reason): (String, Option<String>) = (row.get(2)?, row.get(3)?);
+            Ok(state_of(&state, reason.as_deref()).map(|state| change(natural(seq), millis(at), state)))
+        })
+        .map_err(sql)?;
+    first.map(Ok).into_iter().chain(rows.map(|row| row.map_err(sql)?)).collect()
+}

@@ -1,0 +1,90 @@
+//! What is forgotten, and when. In small bites, so that nobody waits for long.
+
+use domain::{UnixMillis, Wallet};
+use rusqlite::{Connection, params};
+
+use crate::billing::keep_total;
+use crate::codec::integer;
+use crate::error::StoreError;
+use crate::row::{many, select_agents};
+use crate::writer::{Command, Tx};
+
+/// Rows of each kind forgotten in one transaction.
+const BITE: u32 = 500;
+/// A spent message is kept this much longer than anyone accepts it, should the
+/// clock be set back.
+const STAMP_SLACK_MS: u64 = 10 * 60 * 1000;
+
+/// What was forgotten.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pruned {
+    /// Spent messages that nobody would accept any more.
+    pub stamps: u64,
+    /// Idempotency keys past their day.
+    pub keys: u64,
+    /// Ended agents past their retention; their usage went into the totals.
+    pub agents: u64,
+    /// Whether there is more to forget.
+    pub more: bool,
+}
+
+pub(crate) struct Prune {
+    pub(crate) now: UnixMillis,
+    pub(crate) retention_ms: u64,
+}
+
+impl Command for Prune {
+    type Answer = Pruned;
+    const NAME: &'static str = "forget what is old";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<Pruned, StoreError> {
+        let sql = |error| StoreError::sql(Self::NAME, error);
+        let before = |age: u64| integer(self.now.0.saturating_sub(age));
+        let stamps = bite(
+            tx.conn,
+            "DELETE FROM spent WHERE key IN \
+             (SELECT key FROM spent WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)",
+            before(STAMP_SLACK_MS),
+        );
+        let keys = bite(
+            tx.conn,
+            "DELETE FROM idempotency WHERE (wallet, key) IN \
+             (SELECT wallet, key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
+            before(0),
+        );
+        let (stamps, keys) = (stamps.map_err(sql)?, keys.map_err(sql)?);
+        let agents = forget_agents(tx.conn, before(self.retention_ms))?;
+        let more = [stamps, keys, agents].iter().any(|count| *count >= u64::from(BITE));
+        Ok(Pruned { stamps, keys, agents, more })
+    }
+}
+
+fn bite(conn: &Connection, sql: &'static str, before: i64) -> rusqlite::Result<u64> {
+    let gone = conn.prepare_cached(sql)?.execute((before, BITE))?;
+    Ok(u64::try_from(gone).unwrap_or(u64::MAX))
+}
+
+fn forget_agents(conn: &Connection, before: i64) -> Result<u64, StoreError> {
+    let old = many(
+        conn,
+        Prune::NAME,
+        select_agents!("WHERE ended_at IS NOT NULL AND ended_at < ?1 ORDER BY ended_at LIMIT ?2"),
+        (before, BITE),
+    )?;
+    let mut forgotten = 0;
+    for agent in old {
+        let used = agent.record.usage(UnixMillis(0));
+        let wallet: Wallet = agent.record.wallet;
+        keep_total(conn, &wallet, used, agent.record.was_ready)
+            .and_then(|()| forget(conn, agent.n))
+            .map_err(|error| StoreError::sql(Prune::NAME, error))?;
+        forgotten += 1;
+    }
+    Ok(forgotten)
+}
+
+fn forget(conn: &Connection, n: i64) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM changes WHERE agent = ?1")?.execute(params![n])?;
+    conn.prepare_cached("DELETE FROM agents WHERE n = ?1")?.execute(params![n])?;
+    Ok(())
+}

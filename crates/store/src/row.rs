@@ -1,0 +1,156 @@
+//! One row of `agents`, and the record it makes.
+
+use domain::{AgentId, Generation, ImageDigest, Meter, Tier, TierName, UnixMillis, Wallet};
+use rusqlite::{Connection, OptionalExtension, Params, Row};
+
+use crate::codec::{id_column, id_of, millis, natural, state_of};
+use crate::error::StoreError;
+use crate::record::{Below, Epoch, Record};
+
+/// `SELECT` of whole agents, with what follows `FROM agents`.
+macro_rules! select_agents {
+    ($tail:literal) => {
+        concat!(
+            "SELECT n, id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, memory_mib, ",
+            "public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, closed_ms, ",
+            "ready_since, mark_seq, below_readings, below_since FROM agents ",
+            $tail
+        )
+    };
+}
+pub(crate) use select_agents;
+
+/// An agent with its row's number.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) n: i64,
+    pub(crate) record: Record,
+}
+
+/// The agent of this id.
+pub(crate) fn find(conn: &Connection, operation: &'static str, id: AgentId) -> Result<Option<Stored>, StoreError> {
+    one(conn, operation, select_agents!("WHERE id = ?1"), (id_column(id),))
+}
+
+/// The live agent of this wallet.
+pub(crate) fn find_live(
+    conn: &Connection,
+    operation: &'static str,
+    wallet: &Wallet,
+) -> Result<Option<Stored>, StoreError> {
+    one(conn, operation, select_agents!("WHERE wallet = ?1 AND ended_at IS NULL"), (wallet.0,))
+}
+
+/// At most one agent.
+pub(crate) fn one(
+    conn: &Connection,
+    operation: &'static str,
+    sql: &'static str,
+    params: impl Params,
+) -> Result<Option<Stored>, StoreError> {
+    let fail = |error| StoreError::sql(operation, error);
+    let row = conn.prepare_cached(sql).map_err(fail)?.query_row(params, |row| Ok(decode(row))).optional();
+    row.map_err(fail)?.transpose()
+}
+
+/// All agents that the statement names, in its order.
+pub(crate) fn many(
+    conn: &Connection,
+    operation: &'static str,
+    sql: &'static str,
+    params: impl Params,
+) -> Result<Vec<Stored>, StoreError> {
+    let fail = |error| StoreError::sql(operation, error);
+    let mut statement = conn.prepare_cached(sql).map_err(fail)?;
+    let rows = statement.query_map(params, |row| Ok(decode(row))).map_err(fail)?;
+    rows.map(|row| row.map_err(fail)?).collect()
+}
+
+fn decode(row: &Row<'_>) -> Result<Stored, StoreError> {
+    let wide = Columns::read(row).map_err(|error| StoreError::sql("read an agent", error))?;
+    wide.stored()
+}
+
+/// The row as SQLite types it.
+struct Columns {
+    n: i64,
+    id: i64,
+    wallet: [u8; 32],
+    generation: i64,
+    state: (String, Option<String>),
+    agent_type: String,
+    image: [u8; 32],
+    tier: (String, i64, u32, u32),
+    public: bool,
+    spawned_at: i64,
+    ended_at: Option<i64>,
+    epoch: i64,
+    changes: i64,
+    placed: (Option<String>, Option<String>, u32, bool),
+    meter: (i64, Option<i64>, i64),
+    below: (u32, Option<i64>),
+}
+
+impl Columns {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            n: row.get(0)?,
+            id: row.get(1)?,
+            wallet: row.get(2)?,
+            generation: row.get(3)?,
+            state: (row.get(4)?, row.get(5)?),
+            agent_type: row.get(6)?,
+            image: row.get(7)?,
+            tier: (row.get(8)?, row.get(9)?, row.get(10)?, row.get(11)?),
+            public: row.get(12)?,
+            spawned_at: row.get(13)?,
+            ended_at: row.get(14)?,
+            epoch: row.get(15)?,
+            changes: row.get(16)?,
+            placed: (row.get(17)?, row.get(18)?, row.get(19)?, row.get(20)?),
+            meter: (row.get(21)?, row.get(22)?, row.get(23)?),
+            below: (row.get(24)?, row.get(25)?),
+        })
+    }
+
+    fn stored(self) -> Result<Stored, StoreError> {
+        let (tier, min, cores, memory) = self.tier;
+        let (node, runtime, restarts, was_ready) = self.placed;
+        let ended_at = self.ended_at.map(millis);
+        let record = Record {
+            id: id_of(self.id),
+            wallet: Wallet(self.wallet),
+            generation: Generation(natural(self.generation)),
+            state: state_of(&self.state.0, self.state.1.as_deref())?,
+            agent_type: self.agent_type,
+            image: ImageDigest(self.image),
+            tier: TierName::try_from(tier).map_err(|_| StoreError::Value("a tier's name"))?,
+            tier_config: Tier { min: natural(min), cores, memory },
+            public: self.public,
+            spawned_at: millis(self.spawned_at),
+            ended_at,
+            node,
+            runtime,
+            restarts,
+            epoch: Epoch(self.epoch.cast_unsigned()),
+            meter: ended(meter(self.meter), ended_at),
+            was_ready,
+            below: Below { readings: self.below.0, since: self.below.1.map(millis) },
+            changes: natural(self.changes),
+        };
+        Ok(Stored { n: self.n, record })
+    }
+}
+
+pub(crate) fn meter((closed_ms, ready_since, seq): (i64, Option<i64>, i64)) -> Meter {
+    Meter { closed_ms: natural(closed_ms), ready_since: ready_since.map(millis), last_seq: natural(seq) }
+}
+
+/// The bill of an ended agent: a stretch that no mark has closed yet ends with
+/// it. The columns stay open, so that a mark that comes late is still exact.
+pub(crate) fn ended(meter: Meter, ended_at: Option<UnixMillis>) -> Meter {
+    match ended_at {
+        None => meter,
+        Some(end) => Meter { closed_ms: meter.uptime_ms(end), ready_since: None, last_seq: meter.last_seq },
+    }
+}

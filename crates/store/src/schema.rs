@@ -1,0 +1,59 @@
+//! The stored form, and how an older one becomes the newest.
+//!
+//! `user_version` counts the migrations that were run. A version only ever adds
+//! to the end of [`MIGRATIONS`]; a database that is ahead is refused.
+//!
+//! | table | key | holds |
+//! |---|---|---|
+//! | `agents` | `n`, by insertion | one row an agent; live while `ended_at` is null |
+//! | `changes` | agent, seq | its changes of state but the first, which is `spawned_at` |
+//! | `spent` | key | messages that were used, until nobody could accept them |
+//! | `idempotency` | wallet, key | which agent a key stands for |
+//! | `cursors` | node, journal | the last mark that was counted |
+//! | `totals` | wallet | usage of agents that were forgotten |
+//!
+//! `agents.n` rises, so that new rows land on the same few pages: only the small
+//! indexes are written at random places.
+
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::error::StoreError;
+
+/// "PLTN": so that no other program's database is taken for ours.
+const APPLICATION: i64 = 0x504C_544E;
+
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+
+/// The newest schema known here.
+pub(crate) fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// Brings the database to the newest schema.
+pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let sql = |error| StoreError::sql("read the schema", error);
+    let found: i64 = conn.query_row("PRAGMA user_version", (), |row| row.get(0)).map_err(sql)?;
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0)).map_err(sql)?;
+    let application: i64 = conn.query_row("PRAGMA application_id", (), |row| row.get(0)).map_err(sql)?;
+    if application != APPLICATION && tables > 0 {
+        return Err(StoreError::Foreign(path.to_owned()));
+    }
+    if !(0..=known()).contains(&found) {
+        return Err(StoreError::Newer { path: path.to_owned(), found, known: known() });
+    }
+    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+        run(conn, version, migration).map_err(|error| StoreError::sql("migrate the schema", error))?;
+        tracing::info!(version, "the store's schema was migrated");
+    }
+    Ok(())
+}
+
+fn run(conn: &mut Connection, version: i64, migration: &str) -> rusqlite::Result<()> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    tx.execute_batch(migration)?;
+    tx.pragma_update(None, "application_id", APPLICATION)?;
+    tx.pragma_update(None, "user_version", version)?;
+    tx.commit()
+}

@@ -1,0 +1,191 @@
+//! The one thread that writes.
+//!
+//! It takes what is queued, runs it in one transaction, commits (one `fsync`),
+//! and only then answers everybody. A command looks first and writes last: when
+//! it says no, it has written nothing. Should SQLite itself refuse one command,
+//! the transaction is rolled back and its commands are run again one by one, so
+//! that only the culprit fails; should the disk refuse, all of them are told so.
+
+use std::cell::RefCell;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use domain::AgentId;
+use rusqlite::Connection;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use wire::public::StateChange;
+
+use crate::error::StoreError;
+use crate::files::Files;
+use crate::record::Epoch;
+
+/// Commands in one transaction at most: bounds how long the first one waits.
+const MAX_BATCH: usize = 1024;
+/// Pages of the log after which the writer asks for a checkpoint.
+const CHECKPOINT_PAGES: u32 = 4096;
+
+/// What the writer does for one caller. Must be repeatable, and write nothing
+/// when it answers with an error of its own.
+pub(crate) trait Command: Send + 'static {
+    /// What the caller gets.
+    type Answer: Send + 'static;
+    /// Names the operation in errors.
+    const NAME: &'static str;
+    /// Runs inside the transaction.
+    fn apply(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError>;
+}
+
+/// A transaction, as commands see it.
+pub(crate) struct Tx<'a> {
+    pub(crate) conn: &'a Connection,
+    pub(crate) epoch: Epoch,
+    news: RefCell<Vec<(AgentId, StateChange)>>,
+}
+
+impl Tx<'_> {
+    /// Tells subscribers, once this is durable.
+    pub(crate) fn announce(&self, id: AgentId, change: StateChange) {
+        self.news.borrow_mut().push((id, change));
+    }
+}
+
+/// A command with its caller.
+pub(crate) trait Job: Send {
+    /// Runs it and keeps the answer. Errors only for what SQLite refused.
+    fn run(&mut self, tx: &Tx<'_>) -> Result<(), StoreError>;
+    /// Answers the caller: with what was kept, or with why nothing was done.
+    fn settle(self: Box<Self>, outcome: Result<(), StoreError>);
+}
+
+pub(crate) struct Request<C: Command> {
+    command: C,
+    answer: Option<Result<C::Answer, StoreError>>,
+    reply: oneshot::Sender<Result<C::Answer, StoreError>>,
+}
+
+impl<C: Command> Request<C> {
+    pub(crate) fn new(command: C) -> (Box<dyn Job>, oneshot::Receiver<Result<C::Answer, StoreError>>) {
+        let (reply, receiver) = oneshot::channel();
+        (Box::new(Self { command, answer: None, reply }), receiver)
+    }
+}
+
+impl<C: Command> Job for Request<C> {
+    fn run(&mut self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        let answer = self.command.apply(tx);
+        let refused = match &answer {
+            Err(error) if error.is_of_the_disk() || matches!(error, StoreError::Sql { .. }) => Err(error.clone()),
+            Ok(_) | Err(_) => Ok(()),
+        };
+        self.answer = Some(answer);
+        refused
+    }
+
+    fn settle(self: Box<Self>, outcome: Result<(), StoreError>) {
+        let answer = match outcome {
+            Ok(()) => self.answer.unwrap_or(Err(StoreError::Closed)),
+            Err(error) => Err(error),
+        };
+        // A caller that went away has still been served.
+        let _ = self.reply.send(answer);
+    }
+}
+
+pub(crate) type Queue = mpsc::Sender<Box<dyn Job>>;
+pub(crate) type News = broadcast::Sender<(AgentId, StateChange)>;
+
+/// The writer's state.
+pub(crate) struct Writer {
+    pub(crate) conn: Connection,
+    pub(crate) epoch: Epoch,
+    pub(crate) news: News,
+    pub(crate) files: Files,
+}
+
+impl Writer {
+    /// Starts the thread. It ends when the queue's last sender is gone, and lets
+    /// go of the files then.
+    pub(crate) fn start(self, queue: mpsc::Receiver<Box<dyn Job>>) -> std::io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || self.serve(queue))
+    }
+
+    fn serve(self, mut queue: mpsc::Receiver<Box<dyn Job>>) {
+        let mut batch = Vec::with_capacity(MAX_BATCH);
+        while queue.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
+            metrics::gauge!("palatine_store_queue_commands").set(gauge(queue.len()));
+            self.batch(&mut batch);
+            self.checkpoint_if_due();
+        }
+        if let Err((_, error)) = self.conn.close() {
+            tracing::warn!(%error, database = %self.files.database.display(), "the database did not close cleanly");
+        }
+    }
+
+    fn batch(&self, batch: &mut Vec<Box<dyn Job>>) {
+        metrics::histogram!("palatine_store_batch_commands").record(gauge(batch.len()));
+        match self.transact(batch) {
+            Ok(()) => batch.drain(..).for_each(|job| job.settle(Ok(()))),
+            Err(error) if error.is_of_the_disk() => fail(batch, &error),
+            Err(_) => self.one_by_one(batch),
+        }
+    }
+
+    fn one_by_one(&self, batch: &mut Vec<Box<dyn Job>>) {
+        for mut job in batch.drain(..) {
+            let outcome = self.transact(std::slice::from_mut(&mut job));
+            if let Err(error) = &outcome {
+                tracing::error!(%error, source = std::error::Error::source(error), "a write was refused");
+            }
+            job.settle(outcome);
+        }
+    }
+
+    /// All or nothing, and on the disk when it returns.
+    fn transact(&self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let sql = |operation| move |error| StoreError::sql(operation, error);
+        self.cached("BEGIN IMMEDIATE").map_err(sql("begin a transaction"))?;
+        let tx = Tx { conn: &self.conn, epoch: self.epoch, news: RefCell::default() };
+        let done = jobs
+            .iter_mut()
+            .try_for_each(|job| job.run(&tx))
+            .and_then(|()| self.cached("COMMIT").map_err(sql("commit a transaction")));
+        if done.is_err() {
+            self.roll_back();
+            return done;
+        }
+        metrics::histogram!("palatine_store_commit_seconds").record(began.elapsed().as_secs_f64());
+        for change in tx.news.into_inner() {
+            // Nobody listens: nobody is told.
+            let _ = self.news.send(change);
+        }
+        Ok(())
+    }
+
+    fn roll_back(&self) {
+        // SQLite rolls back by itself on some errors; a second time is one too many.
+        if self.conn.is_autocommit() {
+            return;
+        }
+        if let Err(error) = self.cached("ROLLBACK") {
+            tracing::error!(%error, "a transaction could not be rolled back");
+        }
+    }
+
+    fn cached(&self, sql: &'static str) -> rusqlite::Result<()> {
+        self.conn.prepare_cached(sql)?.execute(()).map(drop)
+    }
+
+    fn checkpoint_if_due(&self) {}
+}
+
+fn fail(batch: &mut Vec<Box<dyn Job>>, error: &StoreError) {
+    let callers = batch.len();
+    tracing::error!(%error, source = std::error::Error::source(error), callers, "a transaction failed: nothing of it was done");
+    metrics::counter!("palatine_store_failed_transactions_total").increment(1);
+    batch.drain(..).for_each(|job| job.settle(Err(error.clone())));
+}
+
+fn gauge(count: usize) -> f64 {
+    u32::try_from(count).map_or(f64::INFINITY, f64::from)
+}
