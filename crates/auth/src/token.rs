@@ -12,10 +12,14 @@ use zeroize::Zeroizing;
 
 const PREFIX: &str = "plt_";
 const PURPOSE: &[u8] = b"palatine agent token v1";
+const FINGERPRINT: &[u8] = b"palatine request fingerprint v1";
 
 /// Makes and checks agents' tokens.
 #[derive(Clone)]
-pub struct Tokens(Hmac<Sha256>);
+pub struct Tokens {
+    token: Hmac<Sha256>,
+    fingerprint: Hmac<Sha256>,
+}
 
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,15 +38,22 @@ impl Tokens {
         let mut block = Zeroizing::new([0; 64]);
         block[..32].copy_from_slice(key.expose_secret());
         let keyed = <Hmac<Sha256> as KeyInit>::new((&*block).into());
-        Self(keyed.chain_update(PURPOSE))
+        Self { token: keyed.clone().chain_update(PURPOSE), fingerprint: keyed.chain_update(FINGERPRINT) }
     }
 
     /// The token of an agent: `plt_` and the base58 of
     /// HMAC-SHA256(key, purpose ‖ id).
     #[must_use]
     pub fn token(&self, id: AgentId) -> SecretString {
-        let sum = self.0.clone().chain_update(id.bits().to_be_bytes()).finalize().into_bytes();
+        let sum = self.token.clone().chain_update(id.bits().to_be_bytes()).finalize().into_bytes();
         format!("{PREFIX}{}", bs58::encode(sum).into_string()).into()
+    }
+
+    /// A digest by which a request is known again. Keyed, since a request may
+    /// hold secrets that a plain digest would let be guessed.
+    #[must_use]
+    pub fn fingerprint(&self, request: &[u8]) -> [u8; 32] {
+        self.fingerprint.clone().chain_update(request).finalize().into_bytes().into()
     }
 
     /// Whether `presented` is this agent's token, in constant time.

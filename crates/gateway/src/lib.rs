@@ -1,1 +1,53 @@
 //! The public edge: authentication, routes, ingress, streaming, limits.
+//!
+//! A request comes in on one of our listeners ([`serve`]), is given a trace, and
+//! goes by its `Host` either to an agent (`ingress`) or to the API (`routes`).
+//!
+//! | file | holds |
+//! |---|---|
+//! | `serve`, `connection`, `tls` | listeners, connections, draining |
+//! | `entry` | what every request passes: trace, limits, host |
+//! | `routes`, `spawn`, `agents`, `logs`, `events`, `process`, `meta` | the API's handlers |
+//! | `ingress`, `headers` | the way to an agent |
+//! | `caller` | whose signature it is, spent once |
+//! | `refusal` | every error's answer: the only place that knows both |
+//! | `guests`, `images` | what is needed of the nodes, as narrow traits |
+//! | `config`, `limit`, `trace`, `openapi` | as named |
+//!
+//! # What a handler may rely on
+//! A handler that takes an [`caller::Owner`] runs only for a verified signature
+//! that was spent durably before; one that takes a [`caller::Verified`] must
+//! spend it itself, and only `spawn` does.
+
+mod agents;
+mod caller;
+mod config;
+mod connection;
+mod entry;
+mod events;
+mod guests;
+mod headers;
+mod images;
+mod ingress;
+mod limit;
+mod logs;
+mod meta;
+mod openapi;
+mod process;
+mod refusal;
+mod routes;
+mod serve;
+mod spawn;
+mod state;
+mod tls;
+mod token;
+mod trace;
+
+pub use config::{Config, ConfigError, Limits, Tls};
+pub use guests::{GuestError, Guests, Io, NodeGuests};
+pub use images::{Images, NodeImages, Table};
+pub use openapi::openapi;
+pub use serve::{Listeners, ServeError, serve};
+pub use state::Parts;
+pub use tls::TlsError;
+pub use token::{TokenKeyError, token_key};

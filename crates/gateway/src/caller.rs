@@ -1,0 +1,124 @@
+//! Whose signature a request carries. Each is good for one request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use auth::{Policy, Presented, Request as Bound};
+use axum::body::{Body, Bytes};
+use axum::extract::FromRequest;
+use domain::{UnixMillis, Wallet};
+use http::Request;
+use http::header::HeaderMap;
+use http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use store::Stamp;
+use wire::fault::Code;
+use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// A verified signature that is **not spent yet**: whoever takes this spends
+/// `stamp`, whatever the answer is.
+pub(crate) struct Verified {
+    pub(crate) wallet: Wallet,
+    pub(crate) stamp: Stamp,
+    pub(crate) body: Bytes,
+    pub(crate) now: UnixMillis,
+}
+
+/// A verified signature, spent durably.
+pub(crate) struct Owner {
+    pub(crate) wallet: Wallet,
+    pub(crate) body: Bytes,
+    pub(crate) now: UnixMillis,
+}
+
+/// An [`Owner`] who is let in however often the wallet has asked: stopping
+/// always works.
+pub(crate) struct Stopper(pub(crate) Owner);
+
+impl FromRequest<Arc<Gateway>> for Verified {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+        let verified = verify(gateway, request).await?;
+        gateway.rates.wallets.check(verified.wallet)?;
+        Ok(verified)
+    }
+}
+
+impl FromRequest<Arc<Gateway>> for Owner {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+        let verified = Verified::from_request(request, gateway).await?;
+        spend(gateway, verified).await
+    }
+}
+
+impl FromRequest<Arc<Gateway>> for Stopper {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+        let verified = verify(gateway, request).await?;
+        spend(gateway, verified).await.map(Self)
+    }
+}
+
+async fn spend(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> {
+    let Verified { wallet, stamp, body, now } = verified;
+    gateway.parts.store.spend(stamp).await?;
+    Ok(Owner { wallet, body, now })
+}
+
+async fn verify(gateway: &Gateway, request: Request<Body>) -> Result<Verified, Refusal> {
+    let (head, body) = request.into_parts();
+    // Nobody's body is read who does not even claim to be someone.
+    let presented = presented(&head.headers);
+    if presented.wallet.is_none() {
+        return Err(auth::AuthError::Missing(auth::Header::Wallet).into());
+    }
+    let body = read(gateway, body).await?;
+    let now = gateway.now();
+    let policy = Policy { require_bound: gateway.config.require_bound };
+    let signed = auth::verify(presented, &bound(&head, &body), policy, now)?;
+    tracing::debug!(form = signed.form.as_str(), bound = signed.bound, "a signature is good");
+    let stamp = Stamp { key: signed.stamp_key, expires_at: signed.expires_at };
+    Ok(Verified { wallet: signed.wallet, stamp, body, now })
+}
+
+/// What a bound signature of this request covers.
+fn bound<'a>(head: &'a Parts, body: &'a [u8]) -> Bound<'a> {
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    Bound { method: head.method.as_str(), path, body }
+}
+
+/// The signature's headers. One that is there twice, or is not text, is as
+/// malformed as an empty one.
+pub(crate) fn presented(headers: &HeaderMap) -> Presented<'_> {
+    let one = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        let first = values.next()?;
+        Some(if values.next().is_some() { "" } else { first.to_str().unwrap_or("") })
+    };
+    Presented { wallet: one(X_WALLET), signature: one(X_SIGNATURE), timestamp: one(X_TIMESTAMP) }
+}
+
+/// Reads a body, within its bounds of size and time.
+async fn read(gateway: &Gateway, body: Body) -> Result<Bytes, Refusal> {
+    let most = usize::try_from(gateway.limits.body_bytes).unwrap_or(usize::MAX);
+    let too_large = || Refusal::new(Code::BodyTooLarge, format!("the body is larger than {most} bytes"));
+    if axum::body::HttpBody::size_hint(&body).lower() > u64::from(gateway.limits.body_bytes) {
+        return Err(too_large());
+    }
+    let reading = Limited::new(body, most).collect();
+    let Ok(read) = tokio::time::timeout(Duration::from_millis(gateway.limits.body_ms), reading).await else {
+        return Err(Refusal::invalid("the body did not arrive in time"));
+    };
+    match read {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(Refusal::invalid("the body ended before it was whole")),
+    }
+}

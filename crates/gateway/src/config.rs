@@ -1,0 +1,321 @@
+//! The sections `[gateway]`, `[tls]` and `[limits]`, with their rules.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use domain::{AgentId, TierName};
+use serde::Deserialize;
+
+/// Why a section is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Nowhere to listen.
+    #[error("gateway.listen and tls.listen: at least one address is needed")]
+    NoListener,
+    /// Not a URL of an agent.
+    #[error("gateway.agent_url: expected http://{{id}}.<domain>[:port] or https://, not {0:?}")]
+    AgentUrl(String),
+    /// One half of a certificate.
+    #[error("tls: cert_file and key_file belong together, and tls.listen needs both")]
+    HalfTls,
+    /// A limit that lets nothing through.
+    #[error("limits.{0} must be at least {1}")]
+    TooSmall(&'static str, u64),
+}
+
+/// `[gateway]`: the public edge.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Addresses for plain HTTP. Default `["127.0.0.1:8080"]`.
+    pub listen: Vec<SocketAddr>,
+    /// Where agents answer: a URL with `{id}` as its first label. Requests for
+    /// that host go to the agent, as do those for `{id}.localhost`. Default
+    /// `http://{id}.localhost:<port of the first listener>`.
+    pub agent_url: Option<String>,
+    /// Accept only signatures that bind the request. Default `false`.
+    pub require_bound: bool,
+    /// Answer `/usage/{wallet}` with totals to anyone. Default `false`.
+    pub public_usage: bool,
+    /// Tiers whose holders may name an image by digest. Default none.
+    pub byo_image_tiers: BTreeSet<TierName>,
+    /// The key of the agents' tokens; made (mode 0600) if absent. Default
+    /// `/var/lib/palatine/gateway/token.key`.
+    pub token_key_file: PathBuf,
+    /// How often the nodes' images are read. Default `5000`.
+    pub images_refresh_ms: u64,
+    /// How long a shutdown waits for requests under way. Default `30000`.
+    pub drain_ms: u64,
+    /// Client addresses that may read `/metrics`; others get 404. Default the
+    /// loopback addresses.
+    pub metrics_addresses: BTreeSet<IpAddr>,
+    /// Proxies in front of the gateway, whose last `X-Forwarded-For` entry is
+    /// the client's address. Default none.
+    pub trusted_proxies: BTreeSet<IpAddr>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
+            agent_url: None,
+            require_bound: false,
+            public_usage: false,
+            byo_image_tiers: BTreeSet::new(),
+            token_key_file: PathBuf::from("/var/lib/palatine/gateway/token.key"),
+            images_refresh_ms: 5_000,
+            drain_ms: 30_000,
+            metrics_addresses: BTreeSet::from([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
+            trusted_proxies: BTreeSet::new(),
+        }
+    }
+}
+
+/// `[tls]`: certificates of one's own.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Addresses for HTTPS. Default none.
+    pub listen: Vec<SocketAddr>,
+    /// The certificate chain, PEM. Must cover the gateway's own name and
+    /// `*.<domain>`. Default none.
+    pub cert_file: Option<PathBuf>,
+    /// Its private key, PEM. Default none.
+    pub key_file: Option<PathBuf>,
+    /// How often the files are looked at; changed ones are taken over without a
+    /// restart. Default `60000`.
+    pub reload_ms: u64,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { listen: Vec::new(), cert_file: None, key_file: None, reload_ms: 60_000 }
+    }
+}
+
+/// `[limits]`: what one client may take.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections at once. Default `10000`.
+    pub connections: u32,
+    /// Connections at once from one address. Default `512`.
+    pub connections_per_address: u32,
+    /// Bytes of a request's headers. Default `16384`.
+    pub header_bytes: u32,
+    /// Time for the headers of a request to arrive, and for an idle connection
+    /// to stay open. Default `15000`.
+    pub header_ms: u64,
+    /// Bytes of an API request's body. Agents' bodies are streamed and not
+    /// limited. Default `262144`.
+    pub body_bytes: u32,
+    /// Time for an API request's body to arrive. Default `15000`.
+    pub body_ms: u64,
+    /// Age at which a connection is asked to end after its requests under way.
+    /// Default `3600000`.
+    pub connection_age_ms: u64,
+    /// API requests of one wallet per minute; as many at once. Stopping is not
+    /// counted. Default `120`.
+    pub wallet_per_minute: u32,
+    /// API requests of one address (IPv6: one /64) per second; twice as many at
+    /// once. Default `50`.
+    pub address_per_second: u32,
+    /// Requests of one address to agents per second; twice as many at once.
+    /// Default `500`.
+    pub ingress_per_second: u32,
+    /// Wallets and addresses that are told apart; beyond them, new ones share.
+    /// Default `100000`.
+    pub tracked: u32,
+    /// Time for an agent to take a connection. Default `2000`.
+    pub agent_connect_ms: u64,
+    /// Time for an agent to begin its answer. Default `300000`.
+    pub agent_answer_ms: u64,
+    /// Followed logs, event streams and upgraded connections at once. Default
+    /// `2000`.
+    pub streams: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            connections_per_address: 512,
+            header_bytes: 16 * 1024,
+            header_ms: 15_000,
+            body_bytes: 256 * 1024,
+            body_ms: 15_000,
+            connection_age_ms: 3_600_000,
+            wallet_per_minute: 120,
+            address_per_second: 50,
+            ingress_per_second: 500,
+            tracked: 100_000,
+            agent_connect_ms: 2_000,
+            agent_answer_ms: 300_000,
+            streams: 2_000,
+        }
+    }
+}
+
+impl Config {
+    /// Checks the sections that belong together.
+    ///
+    /// # Errors
+    /// Names the first key that breaks a rule.
+    pub fn check(&self, tls: &Tls, limits: &Limits) -> Result<(), ConfigError> {
+        if self.listen.is_empty() && tls.listen.is_empty() {
+            return Err(ConfigError::NoListener);
+        }
+        if let Some(text) = &self.agent_url {
+            AgentUrl::parse(text)?;
+        }
+        tls.check()?;
+        limits.check()
+    }
+}
+
+impl Tls {
+    /// The files, where TLS is configured.
+    #[must_use]
+    pub fn files(&self) -> Option<(&PathBuf, &PathBuf)> {
+        self.cert_file.as_ref().zip(self.key_file.as_ref())
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let halves = self.cert_file.is_some() != self.key_file.is_some();
+        let bare = !self.listen.is_empty() && self.files().is_none();
+        if halves || bare { Err(ConfigError::HalfTls) } else { Ok(()) }
+    }
+}
+
+impl Limits {
+    /// Headers below this would refuse ordinary clients.
+    const MIN_HEADER_BYTES: u32 = 4096;
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let counts = [
+            ("connections", self.connections),
+            ("connections_per_address", self.connections_per_address),
+            ("body_bytes", self.body_bytes),
+            ("wallet_per_minute", self.wallet_per_minute),
+            ("address_per_second", self.address_per_second),
+            ("ingress_per_second", self.ingress_per_second),
+            ("tracked", self.tracked),
+            ("streams", self.streams),
+        ];
+        let times = [
+            ("header_ms", self.header_ms),
+            ("body_ms", self.body_ms),
+            ("connection_age_ms", self.connection_age_ms),
+            ("agent_connect_ms", self.agent_connect_ms),
+            ("agent_answer_ms", self.agent_answer_ms),
+        ];
+        let counts = counts.into_iter().map(|(key, value)| (key, u64::from(value)));
+        if let Some((key, _)) = counts.chain(times).find(|(_, value)| *value == 0) {
+            return Err(ConfigError::TooSmall(key, 1));
+        }
+        if self.header_bytes < Self::MIN_HEADER_BYTES {
+            return Err(ConfigError::TooSmall("header_bytes", u64::from(Self::MIN_HEADER_BYTES)));
+        }
+        Ok(())
+    }
+}
+
+/// Where agents answer, taken apart once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AgentUrl {
+    /// `http://` or `https://`.
+    scheme: String,
+    /// `.domain[:port]`.
+    after_id: String,
+    /// `.domain`, without the port, in lower case.
+    suffix: String,
+}
+
+impl AgentUrl {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
+        let refused = || ConfigError::AgentUrl(text.to_owned());
+        let (scheme, after_id) = text.split_once("{id}").ok_or_else(refused)?;
+        let suffix = after_id.split_once(':').map_or(after_id, |(domain, _)| domain);
+        let shaped = matches!(scheme, "http://" | "https://")
+            && after_id.parse::<http::uri::Authority>().is_ok()
+            && suffix.strip_prefix('.').is_some_and(|domain| !domain.is_empty())
+            && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
+        if !shaped {
+            return Err(refused());
+        }
+        let (scheme, after_id) = (scheme.to_owned(), after_id.to_owned());
+        Ok(Self { scheme, suffix: suffix.to_ascii_lowercase(), after_id })
+    }
+
+    /// `{id}.localhost`, on this port.
+    pub(crate) fn localhost(port: u16) -> Self {
+        Self { scheme: "http://".to_owned(), after_id: format!(".localhost:{port}"), suffix: ".localhost".to_owned() }
+    }
+
+    /// An agent's URL.
+    pub(crate) fn of(&self, id: AgentId) -> String {
+        format!("{}{id}{}", self.scheme, self.after_id)
+    }
+
+    /// The agent that a `Host` names, if it is one of ours.
+    pub(crate) fn agent(&self, host: &str) -> Option<AgentId> {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let (label, suffix) = name.split_at_checked(name.find('.')?)?;
+        let ours = suffix.eq_ignore_ascii_case(&self.suffix) || suffix.eq_ignore_ascii_case(".localhost");
+        if ours { label.to_ascii_lowercase().parse().ok() } else { None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_pass_their_own_rules() {
+        assert_eq!(Config::default().check(&Tls::default(), &Limits::default()), Ok(()));
+    }
+
+    #[test]
+    fn a_section_that_cannot_work_is_refused_by_its_key() {
+        let check = |config: Config, tls: Tls, limits: Limits| config.check(&tls, &limits).unwrap_err().to_string();
+        let silent = Config { listen: vec![], ..Config::default() };
+        assert!(check(silent, Tls::default(), Limits::default()).starts_with("gateway.listen"));
+        for url in ["", "http://{id}", "ftp://{id}.a", "http://x{id}.a", "http://{id}.a/b", "http://{id}."] {
+            let config = Config { agent_url: Some(url.to_owned()), ..Config::default() };
+            assert!(check(config, Tls::default(), Limits::default()).starts_with("gateway.agent_url"), "{url}");
+        }
+        let half = Tls { cert_file: Some("a".into()), ..Tls::default() };
+        assert!(check(Config::default(), half, Limits::default()).starts_with("tls:"));
+        let shut = Limits { connections: 0, ..Limits::default() };
+        assert_eq!(check(Config::default(), Tls::default(), shut), "limits.connections must be at least 1");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused() {
+        let said = serde_json::from_str::<Limits>(r#"{"conections": 1}"#).unwrap_err().to_string();
+        assert!(said.contains("conections"), "{said}");
+    }
+
+    #[test]
+    fn an_agents_host_is_its_id_under_our_domain_and_nothing_else() {
+        let url = AgentUrl::parse("https://{id}.agents.example.com").unwrap();
+        let id: AgentId = "a1b2c3d4-e5f6-7890".parse().unwrap();
+        assert_eq!(url.of(id), "https://a1b2c3d4-e5f6-7890.agents.example.com");
+        for host in [
+            "a1b2c3d4-e5f6-7890.agents.example.com",
+            "A1B2C3D4-e5f6-7890.Agents.Example.COM:443",
+            "a1b2c3d4-e5f6-7890.agents.example.com.",
+            "a1b2c3d4-e5f6-7890.localhost:8080",
+        ] {
+            assert_eq!(url.agent(host), Some(id), "{host}");
+        }
+        for host in
+            ["agents.example.com", "localhost", "x.agents.example.com", "a1b2c3d4-e5f6-7890.example.com", "", ":"]
+        {
+            assert_eq!(url.agent(host), None, "{host}");
+        }
+        assert_eq!(AgentUrl::localhost(8080).of(id), "http://a1b2c3d4-e5f6-7890.localhost:8080");
+    }
+}

@@ -1,0 +1,123 @@
+//! One connection: its protocol, its bounds in time, its end.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+
+use crate::Limits;
+use crate::entry::{Peer, enter};
+use crate::state::Gateway;
+
+/// What hyper reads of a head before it gives up without a word of ours: enough
+/// for a head that we refuse by name.
+const HEAD_SLACK: usize = 4;
+/// Requests at once on one HTTP/2 connection.
+const STREAMS: u32 = 128;
+/// Bytes that wait to be sent on one HTTP/2 stream.
+const SEND_BUFFER: usize = 256 * 1024;
+/// Between two signs of life on an HTTP/2 connection, and the wait for each.
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// What all connections are served with.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) router: Router,
+    http: Builder<TokioExecutor>,
+    /// Ends connections that did not drain in time.
+    pub(crate) killed: CancellationToken,
+}
+
+impl Server {
+    pub(crate) fn new(gateway: Arc<Gateway>, router: Router) -> Self {
+        let http = builder(&gateway.limits);
+        Self { gateway, router, http, killed: CancellationToken::new() }
+    }
+
+    /// Serves a connection to its end. One that does not send a whole request
+    /// in time is dropped, whatever protocol it pretends to begin.
+    pub(crate) async fn run<I>(self, io: I, peer: Peer)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Self { gateway, router, http, killed } = self;
+        let visit = Arc::new(Visit { gateway: Arc::clone(&gateway), router, peer, seen: AtomicBool::new(false) });
+        let guest = Arc::clone(&visit);
+        let service = service_fn(move |request| answer(Arc::clone(&guest), request));
+        let connection = http.serve_connection_with_upgrades(TokioIo::new(io), service);
+        let limits = &gateway.limits;
+        let first = tokio::time::sleep(Duration::from_millis(limits.header_ms));
+        let age = tokio::time::sleep(Duration::from_millis(limits.connection_age_ms));
+        tokio::pin!(connection, first, age);
+        let (mut waiting, mut asked) = (true, false);
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a client's connection broke");
+                    }
+                    return;
+                }
+                () = first.as_mut(), if waiting => {
+                    waiting = false;
+                    if !visit.seen.load(Ordering::Relaxed) {
+                        return;
+                    }
+                }
+                () = age.as_mut(), if !asked => {
+                    asked = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = gateway.draining.cancelled(), if !asked => {
+                    asked = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = killed.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// One connection, as its requests see it.
+struct Visit {
+    gateway: Arc<Gateway>,
+    router: Router,
+    peer: Peer,
+    /// Whether a whole request has come.
+    seen: AtomicBool,
+}
+
+async fn answer(visit: Arc<Visit>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    visit.seen.store(true, Ordering::Relaxed);
+    Ok(enter(Arc::clone(&visit.gateway), visit.router.clone(), visit.peer, request).await)
+}
+
+fn builder(limits: &Limits) -> Builder<TokioExecutor> {
+    let head = usize::try_from(limits.header_bytes).unwrap_or(usize::MAX).saturating_mul(HEAD_SLACK);
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_millis(limits.header_ms))
+        .max_buf_size(head.max(8192));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(limits.header_bytes.saturating_mul(2))
+        .max_concurrent_streams(STREAMS)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_EVERY);
+    builder
+}

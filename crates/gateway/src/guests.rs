@@ -1,0 +1,106 @@
+//! What the gateway needs of the nodes: to reach an agent's port, to read its
+//! logs, to run a command in it.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use axum::body::Body;
+use bytes::Bytes;
+use client::{LogSource, NodeClient, NodeError};
+use domain::AgentId;
+use http::{Request, Response};
+use http_body_util::Full;
+use tokio::io::{AsyncRead, AsyncWrite};
+use wire::fault::{Code, Fault};
+
+/// A two-way stream of bytes.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Why a guest could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// The guest, or its agent, does not answer.
+    #[error("the guest does not answer")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The node does not answer, or not in a way we know.
+    #[error("the node does not answer")]
+    Node(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The node understood, and said no.
+    #[error("the node refused: {0}")]
+    Refused(Box<Fault>),
+    /// No node of that name is configured.
+    #[error("no node is called {0:?}")]
+    UnknownNode(String),
+}
+
+impl From<NodeError> for GuestError {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Refused(fault) if fault.code == Code::AgentUnreachable => Self::Unreachable(fault),
+            NodeError::Refused(fault) => Self::Refused(fault),
+            error @ (NodeError::Unavailable { .. } | NodeError::Protocol { .. } | NodeError::TimedOut { .. }) => {
+                Self::Node(error.into())
+            }
+        }
+    }
+}
+
+/// The way to the guests, whichever node runs them.
+#[async_trait]
+pub trait Guests: Send + Sync {
+    /// Opens a connection to the agent's port.
+    async fn tunnel(&self, node: &str, id: AgentId) -> Result<Box<dyn Io>, GuestError>;
+
+    /// The lines the agent (or, with `console`, its guest) wrote; with `follow`,
+    /// those it goes on to write.
+    async fn logs(&self, node: &str, id: AgentId, console: bool, follow: bool) -> Result<Body, GuestError>;
+
+    /// Passes a request to the process routes of the guest.
+    async fn pass(
+        &self,
+        node: &str,
+        id: AgentId,
+        path: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Body>, GuestError>;
+}
+
+/// The real way: the nodes' own clients, by the nodes' names.
+#[derive(Clone, Debug)]
+pub struct NodeGuests(HashMap<String, NodeClient>);
+
+impl NodeGuests {
+    /// Over these nodes.
+    #[must_use]
+    pub const fn new(nodes: HashMap<String, NodeClient>) -> Self {
+        Self(nodes)
+    }
+
+    fn node(&self, name: &str) -> Result<&NodeClient, GuestError> {
+        self.0.get(name).ok_or_else(|| GuestError::UnknownNode(name.to_owned()))
+    }
+}
+
+#[async_trait]
+impl Guests for NodeGuests {
+    async fn tunnel(&self, node: &str, id: AgentId) -> Result<Box<dyn Io>, GuestError> {
+        Ok(Box::new(self.node(node)?.tunnel(id).await?))
+    }
+
+    async fn logs(&self, node: &str, id: AgentId, console: bool, follow: bool) -> Result<Body, GuestError> {
+        let source = if console { LogSource::Console } else { LogSource::Agent };
+        Ok(Body::new(self.node(node)?.logs(id, source, follow).await?))
+    }
+
+    async fn pass(
+        &self,
+        node: &str,
+        id: AgentId,
+        path: &str,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Body>, GuestError> {
+        Ok(self.node(node)?.pass(id, path, request).await?.map(Body::new))
+    }
+}

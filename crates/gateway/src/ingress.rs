@@ -1,0 +1,185 @@
+//! The way to an agent: `{id}.<domain>` is passed to the agent's port as it
+//! comes, in both directions, without buffering.
+//!
+//! A private agent answers its bearer token alone, and nobody learns without it
+//! whether the agent exists. The token itself goes no further than here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use domain::{AgentId, State};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use store::Record;
+use wire::TRACEPARENT;
+use wire::fault::{Code, Fault};
+
+use crate::entry::Arrival;
+use crate::guests::{GuestError, Io};
+use crate::headers::{self, Forwarded};
+use crate::limit::client_key;
+use crate::logs::node_of;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// Passes a request to the agent it is for, and the answer back.
+pub(crate) async fn pass(
+    gateway: &Arc<Gateway>,
+    arrival: &Arrival,
+    id: AgentId,
+    host: &str,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Refusal> {
+    gateway.rates.ingress.check(client_key(arrival.client))?;
+    let held = headers::bearer(request.headers()).is_some_and(|token| gateway.parts.tokens.verify(id, token));
+    let record = gateway.open(id, held).await?;
+    let upgrade = wanted_upgrade(&request);
+    let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    let request = rewrite(request, arrival, host, held, upgrade)?;
+    let answer = gateway.ask(&record, request).await?;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return gateway.join(client, answer);
+    }
+    let (mut head, body) = answer.into_parts();
+    headers::strip_hop_by_hop(&mut head.headers);
+    Ok(Response::from_parts(head, Body::new(body)))
+}
+
+/// The protocol to change to, where the way the request came allows it.
+fn wanted_upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
+    let possible = request.version() == Version::HTTP_11 && request.method() == Method::GET;
+    if possible { headers::upgrade(request.headers()) } else { None }
+}
+
+/// The request as the agent sees it.
+fn rewrite(
+    request: Request<Incoming>,
+    arrival: &Arrival,
+    host: &str,
+    token_was_ours: bool,
+    upgrade: Option<HeaderValue>,
+) -> Result<Request<Incoming>, Refusal> {
+    if request.method() == Method::CONNECT {
+        return Err(Refusal::new(Code::MethodNotAllowed, "an agent is no proxy"));
+    }
+    let (mut head, body) = request.into_parts();
+    head.uri = head.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
+    head.version = Version::HTTP_11;
+    headers::strip_hop_by_hop(&mut head.headers);
+    headers::strip_ours(&mut head.headers, token_was_ours);
+    join_cookies(&mut head.headers);
+    let forwarded = Forwarded { client: arrival.client, host, tls: arrival.tls, trusted: arrival.trusted };
+    forwarded.write(&mut head.headers);
+    let host = HeaderValue::from_str(host).map_err(|_| Refusal::invalid("the host is not one"))?;
+    head.headers.insert(HOST, host);
+    if let Ok(trace) = arrival.trace.traceparent().parse() {
+        head.headers.insert(TRACEPARENT, trace);
+    }
+    if let Some(protocol) = upgrade {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        head.headers.insert(UPGRADE, protocol);
+    }
+    Ok(Request::from_parts(head, body))
+}
+
+/// HTTP/2 may split cookies over several headers; HTTP/1.1 may not.
+fn join_cookies(headers: &mut HeaderMap) {
+    let parts: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if parts.len() > 1
+        && let Ok(whole) = HeaderValue::from_bytes(&parts.join(&b"; "[..]))
+    {
+        headers.insert(COOKIE, whole);
+    }
+}
+
+impl Gateway {
+    /// The agent, if the caller may talk to it and it can answer.
+    async fn open(&self, id: AgentId, held: bool) -> Result<Record, Refusal> {
+        let record = self.parts.store.get(id).await?.filter(|record| held || record.public);
+        let Some(record) = record else {
+            if held {
+                return Err(Refusal::not_found());
+            }
+            return Err(Refusal::new(Code::InvalidToken, "send this agent's token as Authorization: Bearer"));
+        };
+        match record.state {
+            State::Ready => Ok(record),
+            // It is being started again: it may be back before we are told.
+            State::Booting if record.was_ready => Ok(record),
+            State::Reserved | State::Placed | State::Booting => {
+                Err(Fault::new(Code::AgentNotReady, "the agent is starting; try again").retry_after(1).into())
+            }
+            State::Stopping(_) | State::Stopped(_) | State::Failed(_) => {
+                Err(Refusal::new(Code::NotFound, "the agent has ended"))
+            }
+        }
+    }
+
+    /// Sends the request over a connection of its own, and waits for the head of
+    /// the answer.
+    async fn ask(&self, record: &Record, request: Request<Incoming>) -> Result<Response<Incoming>, Refusal> {
+        let io = self.tunnel(record).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(unreachable)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "a connection to an agent broke");
+            }
+        });
+        let within = Duration::from_millis(self.limits.agent_answer_ms);
+        match tokio::time::timeout(within, sender.send_request(request)).await {
+            Ok(answer) => answer.map_err(unreachable),
+            Err(late) => Err(unreachable(late)),
+        }
+    }
+
+    async fn tunnel(&self, record: &Record) -> Result<Box<dyn Io>, Refusal> {
+        let within = Duration::from_millis(self.limits.agent_connect_ms);
+        let opening = self.parts.guests.tunnel(node_of(record)?, record.id);
+        match tokio::time::timeout(within, opening).await {
+            Ok(io) => Ok(io?),
+            Err(late) => Err(unreachable(late)),
+        }
+    }
+
+    /// Joins the two halves of a connection whose protocol has changed.
+    fn join(&self, client: Option<OnUpgrade>, mut answer: Response<Incoming>) -> Result<Response<Body>, Refusal> {
+        let Some(client) = client else {
+            return Err(unreachable("the agent changed protocols unasked"));
+        };
+        let place = self.stream_place()?;
+        let guest = hyper::upgrade::on(&mut answer);
+        let draining = self.draining.clone();
+        self.tasks.spawn(async move {
+            let joined = async {
+                let (client, guest) = tokio::try_join!(client, guest)?;
+                let (mut client, mut guest) = (TokioIo::new(client), TokioIo::new(guest));
+                // Either side ends it by going away, as ends every connection.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut guest).await;
+                Ok::<_, hyper::Error>(())
+            };
+            tokio::select! {
+                () = draining.cancelled() => {}
+                Err(error) = joined => tracing::debug!(%error, "a change of protocol broke off"),
+                else => {}
+            }
+            drop(place);
+        });
+        let (mut head, _) = answer.into_parts();
+        let protocol = head.headers.get(UPGRADE).cloned();
+        headers::strip_hop_by_hop(&mut head.headers);
+        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        if let Some(protocol) = protocol {
+            head.headers.insert(UPGRADE, protocol);
+        }
+        Ok(Response::from_parts(head, Body::empty()))
+    }
+}
+
+fn unreachable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Refusal {
+    GuestError::Unreachable(error.into()).into()
+}

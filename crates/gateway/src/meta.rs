@@ -1,0 +1,73 @@
+//! What the gateway says of itself.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use wire::fault::Code;
+use wire::public::{HealthResponse, TiersResponse};
+
+use crate::entry::Arrival;
+use crate::refusal::Refusal;
+use crate::routes::json;
+use crate::state::Gateway;
+
+/// What a balance buys, and what can be spawned.
+pub(crate) async fn tiers(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+    let tiers = gateway.parts.tiers.iter().map(|(name, tier)| (name.to_string(), *tier)).collect();
+    let agent_types = gateway.parts.images.table().map(|table| table.keys().cloned().collect()).unwrap_or_default();
+    json(StatusCode::OK, &TiersResponse { tiers, mint: gateway.parts.balances.mint().to_owned(), agent_types })
+}
+
+/// Whether the process lives.
+pub(crate) async fn health() -> Result<Response<Body>, Refusal> {
+    state(StatusCode::OK, "ok")
+}
+
+/// Whether it can do its work; says what is missing.
+pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+    let missing = gateway.missing().await;
+    state(if missing.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }, missing.unwrap_or("ok"))
+}
+
+fn state(status: StatusCode, text: &str) -> Result<Response<Body>, Refusal> {
+    json(status, &HealthResponse { status: text.to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() })
+}
+
+/// Prometheus' text, for those the operator named.
+pub(crate) async fn metrics(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(arrival): Extension<Arrival>,
+) -> Result<Response<Body>, Refusal> {
+    let allowed = gateway.config.metrics_addresses.contains(&arrival.client.to_canonical());
+    let recorder = gateway.parts.metrics.as_ref().filter(|_| allowed);
+    let recorder = recorder.ok_or_else(|| Refusal::new(Code::NotFound, "there is nothing at this path for you"))?;
+    Ok(text("text/plain; version=0.0.4", recorder.render()))
+}
+
+/// This API, described.
+pub(crate) async fn openapi(State(gateway): State<Arc<Gateway>>) -> Response<Body> {
+    text("application/json", gateway.openapi.clone())
+}
+
+fn text(kind: &'static str, text: String) -> Response<Body> {
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+impl Gateway {
+    async fn missing(&self) -> Option<&'static str> {
+        if self.draining.is_cancelled() {
+            return Some("shutting down");
+        }
+        if self.parts.images.table().is_none() {
+            return Some("no node has answered yet");
+        }
+        let probe = domain::AgentId::from_random(0);
+        self.parts.store.get(probe).await.is_err().then_some("the store does not answer")
+    }
+}

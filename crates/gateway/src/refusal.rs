@@ -1,0 +1,213 @@
+//! How the gateway says no: every error that a handler can meet, and the one
+//! place that gives each its code. Internal text stays here, and in the log.
+
+use auth::AuthError;
+use axum::body::Body;
+use axum::response::IntoResponse;
+use chain::BalanceError;
+use control::{SpawnError, StopError};
+use domain::FailReason;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{Response, StatusCode};
+use store::StoreError;
+use wire::EnvironmentError;
+use wire::fault::{Code, Fault};
+
+use crate::guests::GuestError;
+use crate::limit::TooOften;
+
+/// Seconds after which a caller may try again what failed for want of something
+/// that comes back by itself.
+const SOON_S: u64 = 2;
+
+/// Why a request is not answered as it wished.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// A handler's own words.
+    Said(Box<Fault>),
+    Auth(AuthError),
+    TooOften(TooOften),
+    Environment(EnvironmentError),
+    Store(StoreError),
+    Balance(BalanceError),
+    Spawn(SpawnError),
+    Stop(StopError),
+    Guest(GuestError),
+    /// An agent that was asked for has failed meanwhile.
+    Failed(FailReason),
+}
+
+macro_rules! refusals {
+    ($($error:ty => $variant:ident;)*) => {
+        $(impl From<$error> for Refusal {
+            fn from(error: $error) -> Self {
+                Self::$variant(error)
+            }
+        })*
+    };
+}
+
+refusals! {
+    AuthError => Auth;
+    TooOften => TooOften;
+    EnvironmentError => Environment;
+    StoreError => Store;
+    BalanceError => Balance;
+    SpawnError => Spawn;
+    StopError => Stop;
+    GuestError => Guest;
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self::Said(Box::new(fault))
+    }
+}
+
+impl Refusal {
+    /// A handler's own words.
+    pub(crate) fn new(code: Code, error: impl Into<String>) -> Self {
+        Fault::new(code, error).into()
+    }
+
+    /// No such agent, or not the caller's: nobody is told which.
+    pub(crate) fn not_found() -> Self {
+        Self::new(Code::NotFound, "there is no such agent, or it is not yours")
+    }
+
+    /// A body, query or path of the wrong shape.
+    pub(crate) fn invalid(error: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, error)
+    }
+}
+
+impl From<Refusal> for Fault {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Said(fault) => *fault,
+            Refusal::Auth(error) => Self::new(auth_code(error), error.to_string()),
+            Refusal::TooOften(TooOften(seconds)) => {
+                Self::new(Code::RateLimited, "too many requests; wait, then go on more slowly").retry_after(seconds)
+            }
+            Refusal::Environment(error) => Self::new(Code::InvalidEnvironment, error.to_string()).field("env"),
+            Refusal::Store(error) => store_fault(&error),
+            Refusal::Balance(error) => balance_fault(&error),
+            Refusal::Spawn(error) => spawn_fault(&error),
+            Refusal::Stop(error) => stop_fault(error),
+            Refusal::Guest(error) => guest_fault(&error),
+            Refusal::Failed(reason) => failed_fault(reason),
+        }
+    }
+}
+
+const fn auth_code(error: AuthError) -> Code {
+    match error {
+        AuthError::Missing(_) => Code::MissingSignature,
+        AuthError::Malformed(_) => Code::MalformedSignature,
+        AuthError::Expired | AuthError::Early => Code::ExpiredSignature,
+        AuthError::Invalid => Code::InvalidSignature,
+        AuthError::Unbound => Code::UnboundSignature,
+    }
+}
+
+/// Our own fault: said so, and no more.
+fn internal(error: &(dyn std::error::Error + 'static)) -> Fault {
+    tracing::error!(error = %chain_of(error), "a request failed for a reason of ours");
+    Fault::new(Code::Internal, "something failed on our side; the operator's log says what")
+}
+
+/// An error with its sources, for the log.
+fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+fn store_fault(error: &StoreError) -> Fault {
+    match error {
+        StoreError::Replayed => Fault::new(Code::ReplayedSignature, "this signature was used before; sign again"),
+        StoreError::Unknown(_) => Fault::new(Code::NotFound, "there is no such agent, or it is not yours"),
+        StoreError::Refused(_) => Fault::new(Code::WrongState, "the agent is not in a state that allows this"),
+        error => internal(error),
+    }
+}
+
+fn balance_fault(error: &BalanceError) -> Fault {
+    tracing::warn!(error = %chain_of(error), "a balance is not known");
+    let BalanceError::Unknown { retry_after_s, .. } = error;
+    Fault::new(Code::BalanceUnknown, "the wallet's balance cannot be read just now; try again later")
+        .retry_after(*retry_after_s)
+}
+
+fn node_unavailable() -> Fault {
+    Fault::new(Code::NodeUnavailable, "the node does not answer just now; try again").retry_after(SOON_S)
+}
+
+fn spawn_fault(error: &SpawnError) -> Fault {
+    internal(error)
+}
+
+fn stop_fault(error: StopError) -> Fault {
+    internal(&error)
+}
+
+fn guest_fault(error: &GuestError) -> Fault {
+    match error {
+        GuestError::Unreachable(source) => {
+            tracing::info!(error = %chain_of(&**source), "an agent does not answer");
+            Fault::new(Code::AgentUnreachable, "the agent does not answer")
+        }
+        GuestError::Refused(fault) if fault.code == Code::NotFound => {
+            Fault::new(Code::AgentUnreachable, "the agent does not answer")
+        }
+        GuestError::Node(_) | GuestError::Refused(_) | GuestError::UnknownNode(_) => {
+            tracing::warn!(error = %chain_of(error), "a node does not answer as it should");
+            node_unavailable()
+        }
+    }
+}
+
+/// What is said of a spawn whose agent has failed.
+fn failed_fault(reason: FailReason) -> Fault {
+    match reason {
+        FailReason::BootTimeout => {
+            Fault::new(Code::SpawnTimeout, "the agent was not ready in time; its slot is free again")
+        }
+        FailReason::NoCapacity => {
+            Fault::new(Code::NoCapacity, "no node has room for an agent of this tier").retry_after(SOON_S)
+        }
+        FailReason::CrashLoop => {
+            Fault::new(Code::SpawnFailed, "the agent died again and again while starting; its slot is free again")
+        }
+        FailReason::NodeRefused | FailReason::Interrupted | FailReason::Lost => {
+            Fault::new(Code::SpawnFailed, "the agent could not be started; its slot is free again")
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response<Body> {
+        answer(&Fault::from(self))
+    }
+}
+
+/// A fault as it travels.
+pub(crate) fn answer(fault: &Fault) -> Response<Body> {
+    let body = serde_json::to_vec(fault).unwrap_or_default();
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = StatusCode::from_u16(fault.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = fault.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if fault.code == Code::InvalidToken {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}

@@ -1,0 +1,240 @@
+//! The gateway's life: listening, serving, draining.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::AgentUrl;
+use crate::connection::Server;
+use crate::entry::Peer;
+use crate::limit::{Crowd, Place, Rates};
+use crate::routes::router;
+use crate::state::{Gateway, Parts};
+use crate::tls::Certificates;
+use crate::{Config, ConfigError, Limits, Tls, TlsError};
+
+/// The pause after the system refuses to accept (out of descriptors, mostly).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// Between two rounds of a recorder's own upkeep.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// Why the gateway cannot serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A section of the configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address cannot be listened on.
+    #[error("listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A listener does not know its own address.
+    #[error("ask a listener for its address")]
+    Address(#[source] io::Error),
+}
+
+/// Sockets that listen already.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// For plain HTTP.
+    pub plain: Vec<TcpListener>,
+    /// For HTTPS.
+    pub tls: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Listens where the configuration says.
+    ///
+    /// # Errors
+    /// Names the first address that cannot be had.
+    pub async fn bind(config: &Config, tls: &Tls) -> Result<Self, ServeError> {
+        Ok(Self { plain: bind_all(&config.listen).await?, tls: bind_all(&tls.listen).await? })
+    }
+
+    /// The port that a URL of ours names by default.
+    fn port(&self) -> Result<u16, ServeError> {
+        match self.plain.iter().chain(&self.tls).next() {
+            Some(listener) => Ok(listener.local_addr().map_err(ServeError::Address)?.port()),
+            None => Err(ConfigError::NoListener.into()),
+        }
+    }
+}
+
+async fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, ServeError> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.map_err(|source| ServeError::Listen { address: *address, source })?);
+    }
+    Ok(listeners)
+}
+
+/// Serves until `shutdown`, then drains: no new connection is taken, requests
+/// under way are finished within `drain_ms`, streams end.
+///
+/// # Errors
+/// Only before the first connection is taken.
+pub async fn serve(
+    config: Config,
+    tls: Tls,
+    limits: Limits,
+    listeners: Listeners,
+    parts: Parts,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    config.check(&tls, &limits)?;
+    let certificates = tls.files().map(|(cert, key)| Certificates::load(cert, key)).transpose()?;
+    let agent_url = match &config.agent_url {
+        Some(text) => AgentUrl::parse(text)?,
+        None => AgentUrl::localhost(listeners.port()?),
+    };
+    let acceptor = certificates.as_ref().map(Certificates::acceptor).transpose()?;
+    if !listeners.tls.is_empty() && acceptor.is_none() {
+        return Err(ConfigError::HalfTls.into());
+    }
+    let drain = Duration::from_millis(config.drain_ms);
+    let gateway = Arc::new(Gateway::new(config, limits, agent_url, parts, shutdown.clone()));
+    let server = Server::new(Arc::clone(&gateway), router(Arc::clone(&gateway)));
+    gateway.parts.images.refresh().await;
+    let doors = Doors::new(&gateway.limits);
+    let plain = listeners.plain.into_iter().map(|listener| (listener, None));
+    let secure = listeners.tls.into_iter().map(|listener| (listener, acceptor.clone()));
+    for (listener, acceptor) in plain.chain(secure) {
+        gateway.tasks.spawn(accept(server.clone(), listener, acceptor, doors.clone()));
+    }
+    gateway.tasks.spawn(upkeep(Arc::clone(&gateway)));
+    if let Some(certificates) = certificates {
+        gateway.tasks.spawn(watch(certificates, Duration::from_millis(tls.reload_ms.max(1)), shutdown.clone()));
+    }
+    shutdown.cancelled().await;
+    gateway.tasks.close();
+    if tokio::time::timeout(drain, gateway.tasks.wait()).await.is_err() {
+        tracing::warn!(connections = gateway.tasks.len(), "not drained in time; ending what is left");
+        server.killed.cancel();
+        gateway.tasks.wait().await;
+    }
+    Ok(())
+}
+
+/// How many connections may be open.
+#[derive(Clone)]
+struct Doors {
+    all: Arc<Semaphore>,
+    crowd: Crowd,
+}
+
+impl Doors {
+    fn new(limits: &Limits) -> Self {
+        let all = usize::try_from(limits.connections).unwrap_or(Semaphore::MAX_PERMITS);
+        Self { all: Arc::new(Semaphore::new(all)), crowd: Crowd::new(limits.connections_per_address) }
+    }
+}
+
+async fn accept(server: Server, listener: TcpListener, acceptor: Option<TlsAcceptor>, doors: Doors) {
+    loop {
+        let next = async {
+            // Beyond the bound, clients wait in the system's own queue.
+            let place = Arc::clone(&doors.all).acquire_owned().await;
+            (listener.accept().await, place)
+        };
+        let (accepted, place) = tokio::select! {
+            next = next => next,
+            () = server.gateway.draining.cancelled() => return,
+        };
+        let Ok(place) = place else { return };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let trusted = server.gateway.config.trusted_proxies.contains(&address.ip().to_canonical());
+        let own = if trusted { None } else { doors.crowd.enter(address.ip()) };
+        if !trusted && own.is_none() {
+            metrics::counter!("palatine_gateway_connections_refused_total").increment(1);
+            continue;
+        }
+        let tasks = server.gateway.tasks.clone();
+        tasks.spawn(connect(server.clone(), stream, address, acceptor.clone(), (place, own)));
+    }
+}
+
+async fn connect(
+    server: Server,
+    stream: TcpStream,
+    address: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    places: (OwnedSemaphorePermit, Option<Place>),
+) {
+    // A socket that does not take the option is slower, not wrong.
+    let _ = stream.set_nodelay(true);
+    let peer = Peer { address: address.ip(), tls: acceptor.is_some() };
+    match acceptor {
+        None => server.run(stream, peer).await,
+        Some(acceptor) => {
+            let within = Duration::from_millis(server.gateway.limits.header_ms);
+            let greeting = tokio::time::timeout(within, acceptor.accept(stream));
+            tokio::select! {
+                greeted = greeting => match greeted {
+                    Ok(Ok(stream)) => server.run(stream, peer).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "a TLS greeting failed"),
+                    Err(_) => {}
+                },
+                () = server.gateway.draining.cancelled() => {}
+            }
+        }
+    }
+    drop(places);
+}
+
+/// What is done now and then: images are read, idle keys forgotten.
+async fn upkeep(gateway: Arc<Gateway>) {
+    let mut images = tokio::time::interval(Duration::from_millis(gateway.config.images_refresh_ms.max(1)));
+    let mut forget = tokio::time::interval(Rates::FORGET_EVERY);
+    let mut recorder = tokio::time::interval(METRICS_UPKEEP);
+    loop {
+        tokio::select! {
+            _ = images.tick() => gateway.parts.images.refresh().await,
+            _ = forget.tick() => gateway.rates.forget(),
+            _ = recorder.tick() => {
+                if let Some(recorder) = &gateway.parts.metrics {
+                    recorder.run_upkeep();
+                }
+            }
+            () = gateway.draining.cancelled() => return,
+        }
+    }
+}
+
+/// Takes a changed certificate over; a broken one is reported and not taken.
+async fn watch(certificates: Certificates, every: Duration, shutdown: CancellationToken) {
+    let certificates = Arc::new(certificates);
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = shutdown.cancelled() => return,
+        }
+        let reading = Arc::clone(&certificates);
+        match tokio::task::spawn_blocking(move || reading.reload()).await {
+            Ok(Ok(true)) => tracing::info!("a new certificate is in use"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the certificate files cannot be used; the old one stays"),
+            Err(error) => tracing::error!(%error, "reading the certificate files broke off"),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What all handlers share.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use auth::Tokens;
+use chain::Balances;
+use control::Control;
+use domain::{AgentId, End, Tiers, UnixMillis, Wallet};
+use metrics_exporter_prometheus::PrometheusHandle;
+use store::{Record, Store};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::Secret;
+use wire::public::{Agent, Reason};
+
+use crate::config::AgentUrl;
+use crate::guests::Guests;
+use crate::images::Images;
+use crate::limit::Rates;
+use crate::refusal::Refusal;
+use crate::{Config, Limits};
+
+/// The parts a gateway is made of.
+pub struct Parts {
+    /// What must last.
+    pub store: Store,
+    /// What places, starts and stops agents.
+    pub control: Control,
+    /// Who holds how much of the token.
+    pub balances: Arc<dyn Balances>,
+    /// What a balance buys.
+    pub tiers: Tiers,
+    /// The agents' bearer tokens.
+    pub tokens: Tokens,
+    /// The way to the guests.
+    pub guests: Arc<dyn Guests>,
+    /// The images that can be named.
+    pub images: Arc<dyn Images>,
+    /// Renders `/metrics`; without it there is no such route.
+    pub metrics: Option<PrometheusHandle>,
+    /// Joins a request's span to the trace its `traceparent` names.
+    pub follow: Option<fn(&tracing::Span, &str)>,
+}
+
+/// One gateway.
+pub(crate) struct Gateway {
+    pub(crate) parts: Parts,
+    pub(crate) config: Config,
+    pub(crate) limits: Limits,
+    pub(crate) agent_url: AgentUrl,
+    pub(crate) rates: Rates,
+    /// Places for answers that do not end by themselves.
+    pub(crate) streams: Arc<Semaphore>,
+    /// Everything that runs on behalf of a client.
+    pub(crate) tasks: TaskTracker,
+    /// Set when the gateway is going down.
+    pub(crate) draining: CancellationToken,
+    pub(crate) openapi: String,
+}
+
+impl Gateway {
+    pub(crate) fn new(
+        config: Config,
+        limits: Limits,
+        agent_url: AgentUrl,
+        parts: Parts,
+        draining: CancellationToken,
+    ) -> Self {
+        Self {
+            rates: Rates::new(&limits),
+            streams: Arc::new(Semaphore::new(usize::try_from(limits.streams).unwrap_or(Semaphore::MAX_PERMITS))),
+            tasks: TaskTracker::new(),
+            openapi: crate::openapi(),
+            parts,
+            config,
+            limits,
+            agent_url,
+            draining,
+        }
+    }
+
+    /// The edge's clock. A clock before 1970 makes every signature one of the
+    /// future, which is refused.
+    #[expect(clippy::unused_self, reason = "the clock belongs to the gateway")]
+    pub(crate) fn now(&self) -> UnixMillis {
+        UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
+    }
+
+    /// An agent, if it is this wallet's.
+    pub(crate) async fn owned(&self, id: AgentId, wallet: Wallet) -> Result<Record, Refusal> {
+        let record = self.parts.store.get(id).await?;
+        record.filter(|record| record.wallet == wallet).ok_or_else(Refusal::not_found)
+    }
+
+    /// An agent as its holder sees it.
+    pub(crate) fn view(&self, record: &Record) -> Agent {
+        Agent {
+            id: record.id,
+            url: self.agent_url.of(record.id),
+            wallet: record.wallet,
+            tier: record.tier.clone(),
+            spawned_at: record.spawned_at,
+            state: record.state.name(),
+            reason: record.state.end().map(reason),
+            agent_type: record.agent_type.clone(),
+            image: record.image,
+            runtime: record.runtime.clone(),
+            public: record.public,
+            restarts: record.restarts,
+            token: None,
+        }
+    }
+
+    /// The same with its bearer token: in the answer of a spawn alone.
+    pub(crate) fn view_with_token(&self, record: &Record) -> Agent {
+        Agent { token: Some(Secret(self.parts.tokens.token(record.id))), ..self.view(record) }
+    }
+}
+
+const fn reason(end: End) -> Reason {
+    match end {
+        End::Stopped(reason) => Reason::Stopped(reason),
+        End::Failed(reason) => Reason::Failed(reason),
+    }
+}

@@ -1,0 +1,115 @@
+//! The key of the agents' tokens, on disk.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecretMut, SecretBox};
+
+/// Permission bits that others than the owner hold.
+const FOREIGN: u32 = 0o077;
+
+/// Why the key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenKeyError {
+    /// It cannot be read or made.
+    #[error("{operation} {path}")]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Others may read it.
+    #[error("{0} can be read by others: chmod 600 it, and change the key if they may have")]
+    Readable(PathBuf),
+    /// Not 32 bytes.
+    #[error("{0} does not hold exactly 32 bytes")]
+    Length(PathBuf),
+}
+
+/// Reads the key, or makes one (mode 0600) where there is none.
+///
+/// # Errors
+/// [`TokenKeyError`] names the file.
+pub fn token_key(path: &Path) -> Result<SecretBox<[u8; 32]>, TokenKeyError> {
+    match read(path) {
+        Err(TokenKeyError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            make(path).or_else(|error| match error {
+                // Another process of ours was faster: its key is the key.
+                TokenKeyError::File { source, .. } if source.kind() == ErrorKind::AlreadyExists => read(path),
+                error => Err(error),
+            })
+        }
+        answer => answer,
+    }
+}
+
+fn read(path: &Path) -> Result<SecretBox<[u8; 32]>, TokenKeyError> {
+    let failed = |source| TokenKeyError::File { operation: "read the token key", path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let held = file.metadata().map_err(failed)?;
+    if held.permissions().mode() & FOREIGN != 0 {
+        return Err(TokenKeyError::Readable(path.to_owned()));
+    }
+    if held.len() != 32 {
+        return Err(TokenKeyError::Length(path.to_owned()));
+    }
+    let mut key = SecretBox::new(Box::new([0; 32]));
+    io::Read::read_exact(&mut &file, key.expose_secret_mut()).map_err(failed)?;
+    Ok(key)
+}
+
+/// Writes the key beside its place and links it there, so that nobody ever sees
+/// half a key, and an existing one is never replaced.
+fn make(path: &Path) -> Result<SecretBox<[u8; 32]>, TokenKeyError> {
+    let failed = |operation| move |source| TokenKeyError::File { operation, path: path.to_owned(), source };
+    let making = failed("make the token key");
+    let mut key = SecretBox::new(Box::new([0; 32]));
+    getrandom::fill(key.expose_secret_mut()).map_err(|error| making(io::Error::other(error)))?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(directory).map_err(&making)?;
+    let draft = path.with_extension(format!("{}.new", std::process::id()));
+    let written = write_new(&draft, key.expose_secret_mut()).and_then(|()| fs::hard_link(&draft, path));
+    let removed = fs::remove_file(&draft);
+    written.and(removed).map_err(&making)?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(&making)?;
+    Ok(key)
+}
+
+fn write_new(path: &Path, key: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(key)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    #[test]
+    fn a_key_is_made_once_for_its_owner_alone_and_read_ever_after() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("deep/token.key");
+        let first = token_key(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(first.expose_secret(), token_key(&path).unwrap().expose_secret());
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_or_that_is_cut_short_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("token.key");
+        fs::write(&path, [1; 32]).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(token_key(&path), Err(TokenKeyError::Readable(_))));
+        fs::write(&path, [1; 31]).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(matches!(token_key(&path), Err(TokenKeyError::Length(_))));
+    }
+}
