@@ -1,1 +1,32 @@
-//! What isolates an agent: the Runtime trait, its drivers, guest networks and disks.
+//! What isolates an agent: the [`Runtime`] trait, its drivers, guest networks
+//! and disks.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`runtime`] | the trait, in the order its calls come, and what passes through it |
+//! | [`qemu`] | the driver: one QEMU `microvm` for each sandbox, on KVM or emulated |
+//! | [`network`] | a network namespace for each guest, and the rules of its way out |
+//! | `disk`, `cgroup`, `process`, `command` | the driver's tools |
+//! | `conformance` (feature) | the suite that every driver runs |
+//! | `fake` (feature) | a runtime without guests, for tests |
+//!
+//! A driver keeps no list of its own: what runs is read from the machine, so a
+//! daemon that was killed finds everything again.
+
+mod cgroup;
+mod command;
+mod disk;
+mod error;
+mod files;
+mod process;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "fake")]
+pub mod fake;
+pub mod network;
+pub mod qemu;
+pub mod runtime;
+
+pub use error::{DriverError, Failure, Operation, Refusal, RuntimeError};
+pub use runtime::{About, Exit, Facts, Fate, Guest, Link, Runtime, Seat, Spec, Stats};

@@ -1,0 +1,118 @@
+//! A guest's own disks: sparse copies of empty filesystems that were made once.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{SeekFrom, ioctl_ficlone, seek, statvfs};
+use rustix::io::Errno;
+
+use crate::{Failure, command, files};
+
+const MIB: u64 = 1024 * 1024;
+/// How much is copied at once.
+const CHUNK: usize = 256 * 1024;
+/// Journal of an empty filesystem, in MiB: small, since every guest has two.
+const JOURNAL_MIB: u64 = 4;
+
+/// The empty filesystem of this size, made on first use.
+pub(crate) fn template(dir: &Path, mib: u64) -> Result<PathBuf, Failure> {
+    let path = dir.join(format!("empty-{mib}.ext4"));
+    if path.exists() {
+        return Ok(path);
+    }
+    files::private_dir(dir)?;
+    let half = dir.join(format!("empty-{mib}.half"));
+    files::remove(&half)?;
+    let file = half.to_string_lossy();
+    let journal = format!("size={JOURNAL_MIB}");
+    // The file is new: its blocks are zero, and nothing is left for the guest to initialise.
+    let extended = "assume_storage_prezeroed=1,lazy_itable_init=0,root_owner=0:0";
+    let size = format!("{mib}M");
+    command::run("mke2fs", &["-q", "-F", "-t", "ext4", "-m", "0", "-J", &journal, "-E", extended, &file, &size], "")?;
+    File::open(&half)?.sync_all()?;
+    fs::rename(&half, &path)?;
+    Ok(path)
+}
+
+/// Copies a template, holes included, unless the disk is there already.
+pub(crate) fn copy(template: &Path, to: &Path) -> io::Result<()> {
+    if to.exists() {
+        return Ok(());
+    }
+    let half = to.with_extension("half");
+    files::remove(&half)?;
+    let source = File::open(template)?;
+    let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half)?;
+    if ioctl_ficlone(&target, &source).is_err() {
+        copy_data(&source, &target)?;
+    }
+    fs::rename(&half, to)
+}
+
+fn copy_data(source: &File, target: &File) -> io::Result<()> {
+    let length = source.metadata()?.len();
+    target.set_len(length)?;
+    let mut at = 0;
+    while at < length {
+        let start = match seek(source, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // Only a hole is left.
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = seek(source, SeekFrom::Hole(start))?;
+        copy_range(source, target, start, end)?;
+        at = end;
+    }
+    Ok(())
+}
+
+fn copy_range(source: &File, target: &File, mut at: u64, end: u64) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+        let read = source.read_at(&mut buffer[..want], at)?;
+        if read == 0 {
+            break;
+        }
+        target.write_all_at(&buffer[..read], at)?;
+        at += read as u64;
+    }
+    Ok(())
+}
+
+/// Free space for unprivileged writers, in MiB.
+pub(crate) fn free_mib(path: &Path) -> io::Result<u64> {
+    let stat = statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize) / MIB)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_copy_has_the_data_and_the_holes_of_its_template() {
+        let dir = tempfile::tempdir().unwrap();
+        let template = template(dir.path(), 64).unwrap();
+        let disk = dir.path().join("layer");
+        copy(&template, &disk).unwrap();
+        assert!(fs::read(&template).unwrap() == fs::read(&disk).unwrap());
+        let meta = fs::metadata(&disk).unwrap();
+        assert_eq!(meta.mode() & 0o777, 0o600);
+        assert!(meta.blocks() * 512 < 8 * MIB, "{} bytes on disk", meta.blocks() * 512);
+    }
+
+    #[test]
+    fn a_disk_that_is_there_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("layer");
+        fs::write(&disk, "data of before").unwrap();
+        copy(&template(dir.path(), 64).unwrap(), &disk).unwrap();
+        assert_eq!(fs::read(&disk).unwrap(), b"data of before");
+    }
+}

@@ -1,0 +1,165 @@
+//! How a driver says no, and what went wrong when it tried.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use domain::AgentId;
+
+/// What was asked of a runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named as the calls of Runtime")]
+pub enum Operation {
+    Create,
+    Adopt,
+    Console,
+    Connect,
+    Stats,
+    Stop,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Create => "create",
+            Self::Adopt => "adopt",
+            Self::Console => "open the console of",
+            Self::Connect => "connect to",
+            Self::Stats => "measure",
+            Self::Stop => "stop",
+        })
+    }
+}
+
+/// Why a driver will not, although it could try.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `create` of what runs.
+    #[error("it runs already")]
+    Runs,
+    /// Something that needs a running guest.
+    #[error("it does not run here")]
+    NotRunning,
+    /// The disks would fill the machine.
+    #[error("{free_mib} MiB are free in {path} and {least_mib} MiB must stay free")]
+    DiskFull {
+        /// Where.
+        path: PathBuf,
+        /// What is free.
+        free_mib: u64,
+        /// What must stay free.
+        least_mib: u64,
+    },
+    /// The image's disk is not there.
+    #[error("the image's disk {0} is not there")]
+    NoBase(PathBuf),
+    /// The slot has no address.
+    #[error("slot {slot} is not one of this node's {slots}")]
+    NoSlot {
+        /// The slot asked for.
+        slot: u16,
+        /// How many there are.
+        slots: u16,
+    },
+}
+
+/// What went wrong below an operation.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The system said no.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A program of the host said no.
+    #[error("{program} said: {said}")]
+    Command {
+        /// Which.
+        program: &'static str,
+        /// Its first words on standard error.
+        said: String,
+    },
+    /// The VMM ended before it should.
+    #[error("the VMM ended at once and said: {0}")]
+    Vmm(String),
+    /// The VMM's control socket answered something else than was hoped for.
+    #[error("the VMM answered: {0}")]
+    Answer(String),
+    /// It took too long.
+    #[error("not done within {0:?}")]
+    Deadline(Duration),
+    /// The machine lacks something.
+    #[error("{0}")]
+    Missing(String),
+}
+
+impl From<rustix::io::Errno> for Failure {
+    fn from(errno: rustix::io::Errno) -> Self {
+        Self::Io(errno.into())
+    }
+}
+
+/// An operation on one sandbox that did not come about.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The driver will not.
+    #[error("{operation} sandbox {id}: {refusal}")]
+    Refused {
+        /// What was asked.
+        operation: Operation,
+        /// Of which sandbox.
+        id: AgentId,
+        /// Why not.
+        refusal: Refusal,
+    },
+    /// The driver tried.
+    #[error("{operation} sandbox {id}: {step}")]
+    Failed {
+        /// What was asked.
+        operation: Operation,
+        /// Of which sandbox.
+        id: AgentId,
+        /// How far it came.
+        step: &'static str,
+        /// What stood in the way.
+        source: Failure,
+    },
+}
+
+impl RuntimeError {
+    /// The refusal, if it is one.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused { refusal, .. } => Some(refusal),
+            Self::Failed { .. } => None,
+        }
+    }
+}
+
+/// A driver that cannot start, sweep or close.
+#[derive(Debug, thiserror::Error)]
+#[error("{step}")]
+pub struct DriverError {
+    /// How far it came.
+    pub step: &'static str,
+    /// What stood in the way.
+    pub source: Failure,
+}
+
+/// Names the step that failed.
+pub(crate) trait Step<T> {
+    /// For a step of the driver itself.
+    fn step(self, step: &'static str) -> Result<T, DriverError>;
+    /// For a step of an operation on one sandbox.
+    fn during(self, operation: Operation, id: AgentId, step: &'static str) -> Result<T, RuntimeError>;
+}
+
+impl<T, E: Into<Failure>> Step<T> for Result<T, E> {
+    fn step(self, step: &'static str) -> Result<T, DriverError> {
+        self.map_err(|source| DriverError { step, source: source.into() })
+    }
+
+    fn during(self, operation: Operation, id: AgentId, step: &'static str) -> Result<T, RuntimeError> {
+        self.map_err(|source| RuntimeError::Failed { operation, id, step, source: source.into() })
+    }
+}

@@ -1,0 +1,254 @@
+//! The `[network]` section.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use wire::pod::GATEWAY_ADDRESS;
+
+/// What guests may reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Egress {
+    /// Public addresses of the internet, over IPv4.
+    #[default]
+    Internet,
+    /// Nothing.
+    None,
+}
+
+/// How guests are connected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What our links (`<name>-<slot>`), namespaces (`<name>-<id>`), nftables table
+    /// and cgroups are called. Two nodes on one machine need two names. 1 to 9 of
+    /// a-z and 0-9. Default `palatine`.
+    pub name: Name,
+    /// `internet`: public addresses over IPv4. `none`: nothing. The host, other
+    /// guests, private, link-local and all other special-purpose addresses, and
+    /// IPv6, are closed in both. Default `internet`.
+    pub egress: Egress,
+    /// Name servers of the guests. Reachable on port 53 even where their address is
+    /// private, but never on the host itself. Default `["1.1.1.1", "9.9.9.9"]`.
+    pub resolvers: Vec<Ipv4Addr>,
+    /// Whether guests may send mail (TCP port 25). Default `false`.
+    pub smtp: bool,
+    /// The private range from which each guest's uplink takes four addresses, with a
+    /// prefix of 16 to 28. Must not be in use around this machine. Default
+    /// `10.201.0.0/16`.
+    pub range: Range,
+    /// Interfaces that lead to the internet; forwarding is switched on for these and
+    /// for our own links, for nothing else, and switched back when the last guest is
+    /// gone. Empty: those with a default route. Default `[]`.
+    pub uplinks: Vec<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: Name("palatine".to_owned()),
+            egress: Egress::Internet,
+            resolvers: vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(9, 9, 9, 9)],
+            smtp: false,
+            range: Range { base: Ipv4Addr::new(10, 201, 0, 0), prefix: 16 },
+            uplinks: Vec::new(),
+        }
+    }
+}
+
+/// Why a `[network]` section is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A name that cannot be part of an interface's.
+    #[error("network.name: {0:?} is not 1 to 9 of a-z and 0-9, a letter first")]
+    Name(String),
+    /// A range of another shape.
+    #[error("network.range: {0:?} is not a private IPv4 network such as 10.201.0.0/16, with a prefix of 16 to 28")]
+    Range(String),
+    /// A range that holds the guests' own link.
+    #[error("network.range: {0} holds {GATEWAY_ADDRESS}, the guests' own link")]
+    Overlap(Range),
+    /// A name server that cannot be one.
+    #[error("network.resolvers: {0} is not the address of a name server")]
+    Resolver(Ipv4Addr),
+    /// Too many name servers.
+    #[error("network.resolvers: at most {max} are used", max = Config::MAX_RESOLVERS)]
+    Resolvers,
+    /// A name no interface can have.
+    #[error("network.uplinks: {0:?} is not the name of an interface")]
+    Uplink(String),
+}
+
+impl Config {
+    /// Name servers at most: what a guest's resolver looks at.
+    pub const MAX_RESOLVERS: usize = 3;
+
+    /// Checks the section.
+    ///
+    /// # Errors
+    /// Names the key.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.range.holds(GATEWAY_ADDRESS) {
+            return Err(ConfigError::Overlap(self.range));
+        }
+        if self.resolvers.len() > Self::MAX_RESOLVERS {
+            return Err(ConfigError::Resolvers);
+        }
+        let unfit = |a: &&Ipv4Addr| a.is_loopback() || a.is_unspecified() || a.is_multicast() || a.is_link_local();
+        if let Some(address) = self.resolvers.iter().find(unfit) {
+            return Err(ConfigError::Resolver(*address));
+        }
+        let shaped = |name: &str| {
+            (1..=15).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'@'))
+        };
+        match self.uplinks.iter().find(|name| !shaped(name)) {
+            Some(name) => Err(ConfigError::Uplink(name.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What our things on the host are called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+impl Name {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = ConfigError;
+
+    fn try_from(name: String) -> Result<Self, ConfigError> {
+        let shaped = (1..=9).contains(&name.len())
+            && name.as_bytes()[0].is_ascii_lowercase()
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        if shaped { Ok(Self(name)) } else { Err(ConfigError::Name(name)) }
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A private network, cut into pieces of four addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Range {
+    base: Ipv4Addr,
+    prefix: u8,
+}
+
+impl Range {
+    /// Addresses of one piece: network, host's end, guest's end, broadcast.
+    const PIECE: u32 = 4;
+
+    /// How many pieces it has.
+    #[must_use]
+    pub fn slots(self) -> u16 {
+        u16::try_from((1_u32 << (32 - self.prefix)) / Self::PIECE).unwrap_or(u16::MAX)
+    }
+
+    /// The host's and the namespace's end of a piece.
+    #[must_use]
+    pub fn ends(self, slot: u16) -> (Ipv4Addr, Ipv4Addr) {
+        let first = self.base.to_bits() + u32::from(slot) * Self::PIECE;
+        (Ipv4Addr::from_bits(first + 1), Ipv4Addr::from_bits(first + 2))
+    }
+
+    /// Whether it shares an address with this network.
+    pub(super) fn meets(self, network: Ipv4Addr, mask: u32) -> bool {
+        let common = mask & (u32::MAX << (32 - self.prefix));
+        (network.to_bits() ^ self.base.to_bits()) & common == 0
+    }
+
+    fn holds(self, address: Ipv4Addr) -> bool {
+        let mask = u32::MAX << (32 - self.prefix);
+        address.to_bits() & mask == self.base.to_bits()
+    }
+}
+
+impl FromStr for Range {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let refuse = || ConfigError::Range(text.to_owned());
+        let (base, prefix) = text.split_once('/').ok_or_else(refuse)?;
+        let base: Ipv4Addr = base.parse().map_err(|_| refuse())?;
+        let prefix: u8 = prefix.parse().map_err(|_| refuse())?;
+        let aligned = (16..=28).contains(&prefix) && base.to_bits() & !(u32::MAX << (32 - prefix)) == 0;
+        let shared = base.octets()[0] == 100 && base.octets()[1] & 0xc0 == 64;
+        if aligned && (base.is_private() || shared) { Ok(Self { base, prefix }) } else { Err(refuse()) }
+    }
+}
+
+impl TryFrom<String> for Range {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        text.parse()
+    }
+}
+
+impl From<Range> for String {
+    fn from(range: Range) -> Self {
+        range.to_string()
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.base, self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_pass() {
+        assert_eq!(Config::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn ranges_that_are_public_or_crooked_are_refused() {
+        for text in ["8.8.0.0/16", "10.201.0.1/16", "10.0.0.0/8", "10.201.0.0/29", "10.201.0.0", "x/16"] {
+            assert_eq!(text.parse::<Range>(), Err(ConfigError::Range(text.to_owned())));
+        }
+        let config = Config { range: "10.200.0.0/16".parse().unwrap(), ..Config::default() };
+        assert!(matches!(config.check(), Err(ConfigError::Overlap(_))));
+    }
+
+    #[test]
+    fn every_slot_has_four_addresses_of_its_own() {
+        let range: Range = "10.201.0.0/16".parse().unwrap();
+        assert_eq!(range.slots(), 16_384);
+        assert_eq!(range.ends(0), ("10.201.0.1".parse().unwrap(), "10.201.0.2".parse().unwrap()));
+        assert_eq!(range.ends(16_383).1, "10.201.255.254".parse::<Ipv4Addr>().unwrap());
+    }
+
+    #[test]
+    fn a_name_fits_into_that_of_an_interface() {
+        for name in ["", "1a", "A", "a-b", "abcdefghij"] {
+            assert!(Name::try_from(name.to_owned()).is_err(), "{name}");
+        }
+        assert!(format!("{}-{}", "abcdefghi", u16::MAX).len() <= 15);
+    }
+}

@@ -1,0 +1,166 @@
+//! One guest's namespace and its way out: made, removed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use rustix::ioctl::{Updater, ioctl};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use wire::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS, PREFIX_LENGTH};
+
+use super::{Config, Egress, rules};
+use crate::{Failure, Seat, command};
+
+/// Where `ip netns` keeps its names.
+pub(super) const NAMESPACES: &str = "/run/netns";
+/// The guest's card; every link is alone, so all may have the same.
+const GUEST_MAC: &str = "02:00:0a:c8:00:02";
+const TAP: &[u8] = b"tap0";
+
+/// The host's end of a guest's card: a file that is handed to the VMM.
+pub(crate) struct Tap(pub(crate) OwnedFd);
+
+impl Tap {
+    /// The card's address, for the VMM.
+    pub(crate) const MAC: &str = GUEST_MAC;
+}
+
+/// The namespace of one guest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Namespace<'a> {
+    config: &'a Config,
+    seat: Seat,
+}
+
+impl<'a> Namespace<'a> {
+    pub(crate) const fn new(config: &'a Config, seat: Seat) -> Self {
+        Self { config, seat }
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("{}-{}", self.config.name, self.seat.id)
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        Path::new(NAMESPACES).join(self.name())
+    }
+
+    fn link(&self) -> String {
+        format!("{}-{}", self.config.name, self.seat.slot)
+    }
+
+    /// Makes the namespace, its links and its rules; what an earlier try left is
+    /// removed first. The rules stand before anything can run behind the link.
+    pub(crate) fn up(&self) -> Result<Tap, Failure> {
+        self.down()?;
+        command::run("ip", &["-batch", "-"], &self.outside())?;
+        if self.config.egress == Egress::Internet {
+            fs::write(format!("/proc/sys/net/ipv4/conf/{}/forwarding", self.link()), "1")?;
+        }
+        inside(&self.path(), || {
+            sysctls()?;
+            let tap = open_tap()?;
+            command::run("nft", &["-f", "-"], &rules::guest(self.config))?;
+            command::run("ip", &["-batch", "-"], &self.within())?;
+            Ok(tap)
+        })
+    }
+
+    /// Removes the namespace and the link, whatever is there of them.
+    pub(crate) fn down(&self) -> Result<(), Failure> {
+        let (name, link) = (self.name(), self.link());
+        let mut batch = String::new();
+        if link_exists(&link) {
+            batch.push_str(&format!("link del {link}\n"));
+        }
+        if self.path().exists() {
+            batch.push_str(&format!("netns del {name}\n"));
+        }
+        if batch.is_empty() { Ok(()) } else { command::run("ip", &["-batch", "-"], &batch) }
+    }
+
+    fn outside(&self) -> String {
+        let (name, link, (host, _)) = (self.name(), self.link(), self.config.range.ends(self.seat.slot));
+        let namespace = format!("netns add {name}\n");
+        match self.config.egress {
+            Egress::None => namespace,
+            Egress::Internet => format!(
+                "{namespace}link add {link} type veth peer name up0 netns {name}\n\
+                 link set {link} addrgenmode none\n\
+                 addr add {host}/30 dev {link}\n\
+                 link set {link} up\n"
+            ),
+        }
+    }
+
+    fn within(&self) -> String {
+        let tap = format!(
+            "link set lo up\n\
+             addr add {GATEWAY_ADDRESS}/{PREFIX_LENGTH} dev tap0\n\
+             link set tap0 up\n\
+             neigh replace {GUEST_ADDRESS} lladdr {GUEST_MAC} dev tap0 nud permanent\n"
+        );
+        let (host, here) = self.config.range.ends(self.seat.slot);
+        match self.config.egress {
+            Egress::None => tap,
+            Egress::Internet => {
+                format!("{tap}addr add {here}/30 dev up0\nlink set up0 up\nroute add default via {host}\n")
+            }
+        }
+    }
+}
+
+pub(super) fn link_exists(name: &str) -> bool {
+    Path::new("/sys/class/net").join(name).exists()
+}
+
+/// Runs something on a thread of its own that lives in a namespace and ends there.
+fn inside<T: Send>(namespace: &Path, act: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+    let namespace = File::open(namespace)?;
+    let work = || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        act()
+    };
+    thread::scope(|scope| scope.spawn(work).join())
+        .unwrap_or_else(|_| Err(Failure::Missing("the thread in the namespace is gone".to_owned())))
+}
+
+fn sysctls() -> io::Result<()> {
+    fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+    for scope in ["all", "default"] {
+        match fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1") {
+            // A kernel without IPv6 has nothing to switch off.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+/// `struct ifreq` with its flags.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; 16],
+    flags: u16,
+    rest: [u8; 22],
+}
+
+const TUNSETIFF: rustix::ioctl::Opcode = 0x4004_54ca;
+const IFF_TAP: u16 = 0x0002;
+const IFF_NO_PI: u16 = 0x1000;
+const IFF_VNET_HDR: u16 = 0x4000;
+
+/// Makes the card in the namespace of this thread. It lives as long as the file.
+#[expect(unsafe_code, reason = "rustix has no call for TUNSETIFF")]
+fn open_tap() -> Result<Tap, Failure> {
+    let tun = OpenOptions::new().read(true).write(true).open("/dev/net/tun").map_err(|error| {
+        Failure::Missing(format!("/dev/net/tun cannot be opened ({error}); is the kernel module tun loaded?"))
+    })?;
+    let mut request = InterfaceRequest { name: [0; 16], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
+    request.name[..TAP.len()].copy_from_slice(TAP);
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which is 40 bytes and laid out as above.
+    unsafe { ioctl(&tun, Updater::<TUNSETIFF, InterfaceRequest>::new(&mut request)) }?;
+    Ok(Tap(tun.into()))
+}

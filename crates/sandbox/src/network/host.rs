@@ -1,0 +1,182 @@
+//! The host's side: one table of rules, and forwarding for the links that need it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::guest::NAMESPACES;
+use super::{Config, Egress, rules};
+use crate::{Failure, command, files};
+
+/// What was changed on the host, and what it was before.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Before {
+    /// `net.ipv4.conf.<uplink>.forwarding`.
+    forwarding: BTreeMap<String, String>,
+}
+
+/// What the guests' networks need of the host.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    config: Config,
+    /// Remembers what was before, so that it survives a crash.
+    record: PathBuf,
+}
+
+impl Host {
+    pub(crate) fn new(config: Config, state: &Path) -> Self {
+        Self { config, record: state.join("network.json") }
+    }
+
+    /// Lays the rules and switches forwarding on. Repeats itself without harm.
+    pub(crate) fn open(&self) -> Result<(), Failure> {
+        if self.config.egress == Egress::None {
+            return self.close();
+        }
+        let routes = fs::read_to_string("/proc/net/route")?;
+        self.refuse_overlap(&routes)?;
+        let uplinks =
+            if self.config.uplinks.is_empty() { default_uplinks(&routes) } else { self.config.uplinks.clone() };
+        let mut before = self.before()?;
+        for uplink in &uplinks {
+            let now = fs::read_to_string(forwarding(uplink))
+                .map_err(|_| Failure::Missing(format!("network.uplinks: this machine has no interface {uplink}")))?;
+            before.forwarding.entry(uplink.clone()).or_insert_with(|| now.trim().to_owned());
+        }
+        self.remember(&before)?;
+        let guarded: Vec<String> =
+            before.forwarding.iter().filter(|(_, was)| *was == "0").map(|(name, _)| name.clone()).collect();
+        command::run("nft", &["-f", "-"], &rules::host(&self.config, &guarded))?;
+        // Only now: forwarding never stands without its guard.
+        for uplink in &uplinks {
+            fs::write(forwarding(uplink), "1")?;
+        }
+        Ok(())
+    }
+
+    /// Gives back what `open` took.
+    pub(crate) fn close(&self) -> Result<(), Failure> {
+        for (uplink, was) in self.before()?.forwarding {
+            match fs::write(forwarding(&uplink), was) {
+                // The interface is gone, and its setting with it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => done?,
+            }
+        }
+        files::remove(&self.record)?;
+        command::run("nft", &["-f", "-"], &rules::no_host(&self.config))
+    }
+
+    /// The sandboxes that have a namespace here.
+    pub(crate) fn namespaces(&self) -> io::Result<Vec<String>> {
+        self.ours(NAMESPACES)
+    }
+
+    /// The slots that have a link here.
+    pub(crate) fn slots(&self) -> io::Result<Vec<u16>> {
+        Ok(self.ours("/sys/class/net")?.iter().filter_map(|slot| slot.parse().ok()).collect())
+    }
+
+    /// Removes the link of a slot.
+    pub(crate) fn remove_link(&self, slot: u16) -> Result<(), Failure> {
+        let link = format!("{}-{slot}", self.config.name);
+        command::run("ip", &["link", "del", &link], "")
+    }
+
+    fn ours(&self, dir: &str) -> io::Result<Vec<String>> {
+        let prefix = format!("{}-", self.config.name);
+        Ok(files::names(Path::new(dir))?
+            .iter()
+            .filter_map(|name| name.strip_prefix(&prefix))
+            .map(str::to_owned)
+            .collect())
+    }
+
+    fn before(&self) -> Result<Before, Failure> {
+        match fs::read(&self.record) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|error| Failure::Missing(format!("{} cannot be read: {error}", self.record.display()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Before::default()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn remember(&self, before: &Before) -> Result<(), Failure> {
+        let half = self.record.with_extension("half");
+        fs::write(&half, serde_json::to_vec(before).map_err(io::Error::from)?)?;
+        Ok(fs::rename(&half, &self.record)?)
+    }
+
+    fn refuse_overlap(&self, routes: &str) -> Result<(), Failure> {
+        let prefix = format!("{}-", self.config.name);
+        let foreign = |route: &&Route| !route.link.starts_with(&prefix) && route.mask != 0;
+        match parse(routes).iter().filter(foreign).find(|route| self.config.range.meets(route.to, route.mask)) {
+            None => Ok(()),
+            Some(route) => Err(Failure::Missing(format!(
+                "network.range: {} is in use at {} ({}); choose another private range",
+                self.config.range, route.link, route.to
+            ))),
+        }
+    }
+}
+
+fn forwarding(link: &str) -> String {
+    format!("/proc/sys/net/ipv4/conf/{link}/forwarding")
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Route {
+    link: String,
+    to: Ipv4Addr,
+    mask: u32,
+}
+
+/// Reads `/proc/net/route`, whose addresses are hexadecimal and little-endian.
+fn parse(routes: &str) -> Vec<Route> {
+    let hex = |field: &str| u32::from_str_radix(field, 16).ok().map(u32::swap_bytes);
+    routes
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split('\t').map(str::trim).collect();
+            let (link, to, mask) = (*fields.first()?, hex(fields.get(1)?)?, hex(fields.get(7)?)?);
+            Some(Route { link: link.to_owned(), to: to.into(), mask })
+        })
+        .collect()
+}
+
+fn default_uplinks(routes: &str) -> Vec<String> {
+    let mut links: Vec<String> =
+        parse(routes).into_iter().filter(|route| route.mask == 0).map(|route| route.link).collect();
+    links.sort();
+    links.dedup();
+    links
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTES: &str = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n\
+        eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+        eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+        wg0\t0005C90A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+
+    #[test]
+    fn the_uplinks_are_the_links_with_a_default_route() {
+        assert_eq!(default_uplinks(ROUTES), ["eth0"]);
+    }
+
+    #[test]
+    fn a_range_that_is_in_use_is_refused_with_the_links_name() {
+        let host = Host::new(Config::default(), Path::new("/nowhere"));
+        let error = host.refuse_overlap(ROUTES).unwrap_err();
+        assert!(error.to_string().contains("wg0 (10.201.5.0)"), "{error}");
+        let other = Config { range: "172.30.0.0/16".parse().unwrap(), ..Config::default() };
+        assert!(Host::new(other, Path::new("/nowhere")).refuse_overlap(ROUTES).is_ok());
+    }
+}

@@ -1,0 +1,25 @@
+//! A network namespace for each guest.
+//!
+//! ```text
+//!  namespace <name>-<id>                        host
+//!  ┌────────────────────────────────────┐
+//!  │ tap0 10.200.0.1 ◀─▶ guest 10.200.0.2│
+//!  │ up0  <range>.+2  ─────────────────────▶ <name>-<slot> <range>.+1 ─▶ uplink
+//!  └────────────────────────────────────┘
+//! ```
+//!
+//! Every guest has the same addresses, since every link is alone in its
+//! namespace. Rules stand twice: in the namespace, and on the host in a table of
+//! our own. Either alone keeps a guest from the host, from other guests and from
+//! every address that is not the public internet's.
+
+mod config;
+mod dial;
+mod guest;
+mod host;
+mod rules;
+
+pub use config::{Config, ConfigError, Egress, Name, Range};
+pub(crate) use dial::Dialer;
+pub(crate) use guest::{Namespace, Tap};
+pub(crate) use host::Host;

@@ -1,0 +1,181 @@
+//! Which accelerator this machine really has.
+//!
+//! That `/dev/kvm` can be opened proves nothing: there are hosts on which a guest
+//! is made and then crawls for minutes. So a guest is booted, against the clock,
+//! the same way as every other guest. The verdict holds until the host is booted
+//! again or its QEMU or the guests' kernel changes.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use wire::node::RuntimeName;
+use wire::pod::PROBE_ANSWER;
+
+use super::Kernel;
+use crate::{Failure, process};
+
+const KVM: &str = "/dev/kvm";
+/// What a probe guest may say before it is taken for a babbler.
+const MAX_CONSOLE: u64 = 256 * 1024;
+
+/// What executes a guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// The processor.
+    Kvm,
+    /// QEMU's emulator.
+    Tcg,
+}
+
+impl Accelerator {
+    /// The runtime's name with this accelerator.
+    #[must_use]
+    pub const fn runtime(self) -> RuntimeName {
+        match self {
+            Self::Kvm => RuntimeName::QemuKvm,
+            Self::Tcg => RuntimeName::QemuTcg,
+        }
+    }
+}
+
+/// Which accelerator the operator wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Choice {
+    /// KVM where a probe guest boots on it, else emulation.
+    #[default]
+    Auto,
+    /// KVM, or the node does not start.
+    Kvm,
+    /// Emulation.
+    Tcg,
+}
+
+/// What was found out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Verdict {
+    /// For which machine, kernel and VMM.
+    key: String,
+    pub(super) accelerator: Accelerator,
+    /// Why, in one sentence.
+    pub(super) reason: String,
+    pub(super) tsc_khz: u64,
+}
+
+/// Where a verdict is kept and what it depends on.
+pub(super) struct Memory {
+    path: PathBuf,
+    key: String,
+}
+
+impl Memory {
+    pub(super) fn new(state: &Path, program: &Path, kernel: &Kernel, choice: Choice) -> Result<Self, Failure> {
+        let qemu = fs::metadata(program)?;
+        let (boot, version) = (process::boot_id()?, &kernel.version);
+        let device = fs::metadata(KVM).map(|kvm| format!("{:o}:{}", kvm.mode(), kvm.gid())).unwrap_or_default();
+        let key = format!("{choice:?} {boot} {version} {} {} {} {device}", program.display(), qemu.len(), qemu.mtime());
+        Ok(Self { path: state.join("accelerator.json"), key })
+    }
+
+    pub(super) fn recall(&self) -> Option<Verdict> {
+        let verdict: Verdict = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
+        (verdict.key == self.key).then_some(verdict)
+    }
+
+    pub(super) fn keep(&self, accelerator: Accelerator, reason: String, tsc_khz: u64) -> Result<Verdict, Failure> {
+        let verdict = Verdict { key: self.key.clone(), accelerator, reason, tsc_khz };
+        fs::write(&self.path, serde_json::to_vec_pretty(&verdict).map_err(std::io::Error::from)?)?;
+        Ok(verdict)
+    }
+}
+
+/// The groups through which an unprivileged VMM may open `/dev/kvm`; else why not.
+pub(super) fn kvm_groups() -> Result<Vec<u32>, String> {
+    let device = fs::metadata(KVM).map_err(|_| format!("there is no {KVM}"))?;
+    let (mode, group) = (device.mode() & 0o777, device.gid());
+    if mode & 0o006 == 0o006 {
+        return Ok(Vec::new());
+    }
+    if mode & 0o060 != 0o060 {
+        return Err(format!(
+            "{KVM} is closed to the guests' users: its mode is {mode:04o}, its group needs read and write"
+        ));
+    }
+    // The group of root is given to nobody.
+    if group == 0 {
+        Err(format!("{KVM} belongs to the group root; give it a group of its own"))
+    } else {
+        Ok(vec![group])
+    }
+}
+
+/// Listens on the probe guest's console for its answer.
+pub(super) async fn listen(console: &Path, deadline: Duration) -> Result<Duration, String> {
+    let since = Instant::now();
+    let said = timeout(deadline, async {
+        let stream = UnixStream::connect(console).await?;
+        heard(stream).await
+    });
+    match said.await {
+        Ok(Ok(true)) => Ok(since.elapsed()),
+        Ok(Ok(false)) => Err("the probe guest ended without an answer".to_owned()),
+        Ok(Err(error)) => Err(format!("the probe guest's console cannot be read: {error}")),
+        Err(_) => Err(format!("a probe guest on KVM gave no answer within {deadline:?}")),
+    }
+}
+
+async fn heard(stream: impl AsyncRead + Unpin) -> std::io::Result<bool> {
+    let (mut said, mut stream) = (Vec::new(), stream.take(MAX_CONSOLE));
+    let mut piece = [0; 4096];
+    loop {
+        let read = stream.read(&mut piece).await?;
+        if read == 0 {
+            return Ok(false);
+        }
+        said.extend_from_slice(&piece[..read]);
+        if said.windows(PROBE_ANSWER.len()).any(|words| words == PROBE_ANSWER.as_bytes()) {
+            return Ok(true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_answer_is_heard_across_two_pieces_and_amid_noise() {
+        let said = tokio_pieces(&["boot noise palatine-pro", "be-ok\r\n"]);
+        assert!(heard(said).await.unwrap());
+        assert!(!heard(tokio_pieces(&["kernel panic"])).await.unwrap());
+    }
+
+    fn tokio_pieces(pieces: &[&str]) -> tokio::io::DuplexStream {
+        let (mut guest, host) = tokio::io::duplex(8);
+        let pieces: Vec<String> = pieces.iter().map(|piece| (*piece).to_owned()).collect();
+        tokio::spawn(async move {
+            for piece in pieces {
+                tokio::io::AsyncWriteExt::write_all(&mut guest, piece.as_bytes()).await.unwrap();
+            }
+        });
+        host
+    }
+
+    #[test]
+    fn a_verdict_is_forgotten_when_the_kernel_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = |version: &str| Kernel { vmlinux: "/v".into(), initramfs: "/i".into(), version: version.into() };
+        let memory =
+            |version: &str| Memory::new(dir.path(), Path::new("/bin/sh"), &kernel(version), Choice::Auto).unwrap();
+        memory("1").keep(Accelerator::Tcg, "because".into(), 1).unwrap();
+        assert_eq!(memory("1").recall().unwrap().reason, "because");
+        assert_eq!(memory("2").recall(), None);
+    }
+}

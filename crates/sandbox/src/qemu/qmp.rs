@@ -1,0 +1,116 @@
+//! QEMU's control socket: one command at a time, bounded and with deadlines.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+use crate::Failure;
+
+/// How long any answer may take.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Bytes of one answer at most.
+const MAX_LINE: u64 = 64 * 1024;
+/// Events that may come before an answer.
+const MAX_EVENTS: usize = 64;
+
+#[derive(Debug, Deserialize)]
+struct Line {
+    #[serde(rename = "return")]
+    done: Option<Value>,
+    error: Option<Value>,
+}
+
+/// A connection to a VMM's control socket.
+pub(super) struct Qmp(BufReader<UnixStream>);
+
+impl Qmp {
+    /// Connects and leaves the negotiation behind.
+    pub(super) async fn connect(socket: &Path) -> Result<Self, Failure> {
+        let stream = within(async { Ok(UnixStream::connect(socket).await?) }).await?;
+        let mut qmp = Self(BufReader::new(stream));
+        within(qmp.line()).await?;
+        qmp.execute("qmp_capabilities").await?;
+        Ok(qmp)
+    }
+
+    /// The name the VMM was started with.
+    pub(super) async fn name(&mut self) -> Result<String, Failure> {
+        let answer = self.execute("query-name").await?;
+        Ok(answer.get("name").and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// Ends the VMM.
+    pub(super) async fn quit(&mut self) -> Result<(), Failure> {
+        self.execute("quit").await.map(drop)
+    }
+
+    async fn execute(&mut self, command: &'static str) -> Result<Value, Failure> {
+        within(async {
+            let text = format!("{}\n", json!({ "execute": command }));
+            self.0.get_mut().write_all(text.as_bytes()).await?;
+            for _ in 0..MAX_EVENTS {
+                let line: Line = serde_json::from_str(&self.line().await?).map_err(std::io::Error::from)?;
+                match line {
+                    Line { done: Some(answer), .. } => return Ok(answer),
+                    Line { error: Some(error), .. } => return Err(Failure::Answer(error.to_string())),
+                    // An event.
+                    Line { done: None, error: None } => {}
+                }
+            }
+            Err(Failure::Answer(format!("more than {MAX_EVENTS} events and no answer to {command}")))
+        })
+        .await
+    }
+
+    async fn line(&mut self) -> Result<String, Failure> {
+        let mut line = String::new();
+        (&mut self.0).take(MAX_LINE).read_line(&mut line).await?;
+        if line.ends_with('\n') { Ok(line) } else { Err(Failure::Answer("an unfinished line".to_owned())) }
+    }
+}
+
+async fn within<T>(act: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    timeout(DEADLINE, act).await.unwrap_or(Err(Failure::Deadline(DEADLINE)))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    async fn vmm(said: &'static str) -> Result<String, Failure> {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("qmp");
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(said.as_bytes()).await.unwrap();
+            let mut heard = Vec::new();
+            let _ = stream.read_to_end(&mut heard).await;
+        });
+        Qmp::connect(&socket).await?.name().await
+    }
+
+    #[tokio::test]
+    async fn events_between_question_and_answer_are_passed_over() {
+        let said = "{\"QMP\":{}}\n{\"return\":{}}\n{\"event\":\"RESUME\"}\n{\"return\":{\"name\":\"x\"}}\n";
+        assert_eq!(vmm(said).await.unwrap(), "x");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_vmm_that_says_nothing_is_left_after_the_deadline() {
+        assert!(matches!(vmm("").await, Err(Failure::Deadline(_))));
+    }
+
+    #[tokio::test]
+    async fn an_error_is_an_answer() {
+        let error = vmm("{\"QMP\":{}}\n{\"error\":{\"class\":\"x\"}}\n").await.unwrap_err();
+        assert!(matches!(error, Failure::Answer(_)), "{error}");
+    }
+}

@@ -1,0 +1,210 @@
+//! The seam between the node daemon and what isolates its agents.
+//!
+//! The order of calls for one sandbox:
+//!
+//! ```text
+//!            create ─▶ console, connect, stats … ─▶ stop(Keep) ─▶ create …   (a restart: the same disks)
+//!              ▲                    ▲       │
+//!   stop(Keep) │              adopt │       └─────▶ stop(Wipe)               (the end: nothing is left)
+//! ```
+//!
+//! - `create` runs to its end or cleans up after itself; the disks of an earlier
+//!   `create` are taken again.
+//! - After the daemon died, `adopt` is called with the [`Facts`] of the last
+//!   `create`. If it finds nothing, `stop(Keep)` and `create` follow.
+//! - `stop` may come at any time, also for what was never made or only half made,
+//!   and twice. After it nothing of the sandbox runs.
+//! - `sweep` comes once, before any other call, with every sandbox that still has
+//!   a right to exist; `close` comes last, when nothing runs or when the guests
+//!   are left to the next daemon.
+//! - Calls for different sandboxes may run at the same time; calls for one
+//!   sandbox that change it never do.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use domain::AgentId;
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use wire::node::RuntimeName;
+
+use crate::{DriverError, RuntimeError};
+
+/// Whom a sandbox is for, and its seat on the node: the number from which its
+/// addresses, its links and its user come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Seat {
+    /// The agent.
+    pub id: AgentId,
+    /// Unique among the live sandboxes of a node.
+    pub slot: u16,
+}
+
+/// What to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// Whom for, and where.
+    pub seat: Seat,
+    /// Virtual processors.
+    pub cores: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// The image's disk, read-only and shared.
+    pub base: PathBuf,
+}
+
+/// What must be remembered to find a guest again. A process id alone proves
+/// nothing: it is reused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The VMM's process.
+    pub pid: u32,
+    /// When it started, in clock ticks since the machine booted.
+    pub started: u64,
+    /// Which boot of the machine that was.
+    pub boot: String,
+}
+
+/// A guest that runs.
+#[derive(Debug)]
+pub struct Guest {
+    /// To find it again.
+    pub facts: Facts,
+    /// To hear of its death.
+    pub exit: Exit,
+}
+
+/// Tells when a guest's VMM is gone, and in words how it ended.
+#[derive(Clone, Debug)]
+pub struct Exit(watch::Receiver<Option<String>>);
+
+impl Exit {
+    /// An exit, and the means to announce it.
+    #[must_use]
+    pub fn channel() -> (watch::Sender<Option<String>>, Self) {
+        let (sender, receiver) = watch::channel(None);
+        (sender, Self(receiver))
+    }
+
+    /// Another listener to the same announcement.
+    #[must_use]
+    pub fn of(sender: &watch::Sender<Option<String>>) -> Self {
+        Self(sender.subscribe())
+    }
+
+    /// Waits for the end. Safe to drop and to call again.
+    pub async fn wait(&mut self) -> String {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(words) => words.clone().unwrap_or_default(),
+            Err(_) => "its watcher is gone".to_owned(),
+        }
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+}
+
+/// What becomes of a sandbox's disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// They are kept for the next `create`.
+    Keep,
+    /// They are removed: nothing is left.
+    Wipe,
+}
+
+/// What a guest uses of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Processor time of the VMM since it started, in microseconds.
+    pub cpu_us: u64,
+    /// Memory charged to it, page cache included.
+    pub memory_bytes: u64,
+    /// Memory of the VMM's process that is in RAM.
+    pub resident_bytes: u64,
+}
+
+/// What a runtime says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// What isolates, with its accelerator.
+    pub name: RuntimeName,
+    /// Why that accelerator, in one sentence.
+    pub reason: String,
+    /// Host memory that a guest takes beyond its own, in MiB.
+    pub overhead_mib: u64,
+    /// How many sandboxes have a seat.
+    pub slots: u16,
+}
+
+/// A stream of bytes to or from a guest.
+pub trait Link: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Link for T {}
+
+/// What isolates sandboxes. See the module for the order of calls.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// What it is.
+    fn about(&self) -> About;
+
+    /// Removes whatever is left of sandboxes that are not in `known`, and says
+    /// how many those were.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    async fn sweep(&self, known: &BTreeMap<AgentId, u16>) -> Result<usize, DriverError>;
+
+    /// Starts a sandbox: its disks unless they are there, its network, its VMM.
+    ///
+    /// # Errors
+    /// [`Refusal::Runs`](crate::Refusal::Runs) and the other refusals before
+    /// anything is touched; after a failure nothing runs.
+    async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError>;
+
+    /// Finds a guest that outlived the daemon; `None` when it is not there, or
+    /// when what is there does not prove to be it.
+    ///
+    /// # Errors
+    /// When the machine cannot be read.
+    async fn adopt(&self, spec: &Spec, facts: &Facts) -> Result<Option<Guest>, RuntimeError>;
+
+    /// Opens the serial console. One reader at a time; while there is none, what
+    /// the guest prints is lost and the guest does not wait.
+    ///
+    /// # Errors
+    /// [`Refusal::NotRunning`](crate::Refusal::NotRunning), or the VMM's socket.
+    async fn console(&self, id: AgentId) -> Result<Box<dyn Link>, RuntimeError>;
+
+    /// Opens a connection to one of the guest's own ports. May wait as long as
+    /// the guest's link is silent: the caller sets the deadline.
+    ///
+    /// # Errors
+    /// A refused connection is [`Failed`](RuntimeError::Failed) at once.
+    async fn connect(&self, id: AgentId, port: u16) -> Result<Box<dyn Link>, RuntimeError>;
+
+    /// Measures what the guest uses.
+    ///
+    /// # Errors
+    /// [`Refusal::NotRunning`](crate::Refusal::NotRunning).
+    async fn stats(&self, id: AgentId) -> Result<Stats, RuntimeError>;
+
+    /// Ends it, at once and by force if need be: VMM, network, limits, and the
+    /// disks as `fate` says. Asking the guest politely is done before, over its
+    /// own channel.
+    ///
+    /// # Errors
+    /// What could not be removed. A second call tries again.
+    async fn stop(&self, seat: Seat, fate: Fate) -> Result<(), RuntimeError>;
+
+    /// Gives the machine back what belongs to no sandbox, unless guests still run.
+    ///
+    /// # Errors
+    /// What could not be given back.
+    async fn close(&self) -> Result<(), DriverError>;
+}

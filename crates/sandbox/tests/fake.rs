@@ -1,0 +1,48 @@
+//! The fake passes the suite, so that tests on it mean something.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::AgentId;
+use palatine_sandbox::conformance::{self, Bench};
+use palatine_sandbox::fake::{Arrival, Machine};
+use palatine_sandbox::{Facts, Runtime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+struct OnFakes(Machine);
+
+#[async_trait]
+impl Bench for OnFakes {
+    async fn driver(&self) -> Arc<dyn Runtime> {
+        Arc::new(self.0.driver())
+    }
+
+    fn base(&self) -> PathBuf {
+        "/dev/null".into()
+    }
+
+    async fn crash(&self, id: AgentId, _facts: &Facts) {
+        self.0.crash(id);
+    }
+
+    fn boot_deadline(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
+fn healthy(arrival: Arrival) -> bool {
+    let mut stream = arrival.stream;
+    tokio::spawn(async move {
+        let mut request = [0; 16];
+        stream.read_exact(&mut request).await.expect("a request");
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.expect("somebody listens");
+    });
+    true
+}
+
+#[tokio::test]
+async fn the_fake_conforms() {
+    conformance::run(&OnFakes(Machine::new(healthy))).await.unwrap();
+}
