@@ -1,1 +1,23 @@
-//! The only RPC: Solana token balances.
+//! The only RPC: what a wallet holds of the operator's token on Solana.
+//!
+//! A balance is the sum over all of a wallet's accounts of one mint, in the
+//! mint's smallest unit. **Frozen accounts do not count**: their tokens can be
+//! neither moved nor sold. **Delegated amounts count**: they belong to the owner
+//! until the delegate moves them. Scaled and interest-bearing display figures do
+//! not count: only raw amounts do.
+//!
+//! Trouble is never a balance: whatever an endpoint does wrong (silence, a
+//! refusal, a body that is cut, endless or of another shape, an account of
+//! somebody else) makes the balance *unknown*, after every endpoint was tried.
+//! Unknown stops no running agent and admits no new one.
+
+#[cfg(feature = "fake")]
+pub mod fake;
+
+mod balances;
+mod config;
+mod solana;
+
+pub use balances::{BalanceError, Balances};
+pub use config::{Commitment, Config, ConfigError, Endpoint, Program};
+pub use solana::{ChainError, SolanaBalances};

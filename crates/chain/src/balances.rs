@@ -1,0 +1,31 @@
+//! What the rest of the house asks of a chain.
+
+use async_trait::async_trait;
+use domain::{TokenAmount, Wallet};
+
+/// Why there is no balance to decide by.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BalanceError {
+    /// No endpoint gave an answer that can be used. This says nothing about the
+    /// wallet.
+    #[error("the balance is unknown: {why}")]
+    Unknown {
+        /// What the last endpoint did; for the log, not for clients.
+        why: String,
+        /// Seconds after which asking again makes sense.
+        retry_after_s: u64,
+    },
+}
+
+/// Where balances come from.
+#[async_trait]
+pub trait Balances: Send + Sync {
+    /// The sum of a wallet's accounts, at most a few seconds old.
+    async fn balance(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError>;
+
+    /// The mint's decimals.
+    fn decimals(&self) -> u8;
+
+    /// The mint, in base58.
+    fn mint(&self) -> &str;
+}

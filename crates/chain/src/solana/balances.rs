@@ -1,0 +1,143 @@
+//! A wallet's balance: pinned mint, cache, single-flight, places.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::{TokenAmount, Wallet};
+use moka::future::Cache;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use super::answer::{self, Account, AtSlot, Held, Mint, MintInfo};
+use super::call::Fault;
+use super::endpoints::Endpoints;
+use super::lag::Newest;
+use crate::{BalanceError, Balances, Commitment, Config, ConfigError};
+
+/// What callers are told to wait when no endpoint says better.
+const RETRY_AFTER_S: u64 = 5;
+/// The longest wait an endpoint can make us tell callers.
+const MAX_RETRY_AFTER_S: u64 = 60;
+
+/// Why balances cannot be read at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// No HTTP client could be made.
+    #[error("make a client of the Solana endpoints")]
+    Client(#[source] reqwest::Error),
+    /// No endpoint told of the mint.
+    #[error("read the mint {mint} from Solana: {why}; set [solana] program and decimals to start without it")]
+    Mint {
+        /// The mint.
+        mint: String,
+        /// What the last endpoint did.
+        why: String,
+    },
+}
+
+/// Balances from Solana's JSON-RPC.
+#[derive(Debug)]
+pub struct SolanaBalances {
+    endpoints: Endpoints,
+    mint: Mint,
+    commitment: Commitment,
+    deadline: Duration,
+    cache: Cache<Wallet, TokenAmount>,
+    places: Semaphore,
+    newest: Newest,
+}
+
+impl SolanaBalances {
+    /// Reads the mint's program and decimals (unless the configuration pins
+    /// them) and keeps to them. A TLS provider must be installed.
+    ///
+    /// # Errors
+    /// [`ChainError`], when no endpoint knows the mint.
+    pub async fn connect(config: &Config) -> Result<Self, ChainError> {
+        config.check()?;
+        let endpoints = Endpoints::new(config).map_err(ChainError::Client)?;
+        let mint = match (config.program, config.decimals) {
+            (Some(program), Some(decimals)) => Mint { address: config.mint.clone(), program, decimals },
+            _ => read_mint(&endpoints, config).await?,
+        };
+        tracing::info!(mint = %mint.address, program = ?mint.program, decimals = mint.decimals, "the token");
+        Ok(Self {
+            endpoints,
+            mint,
+            commitment: config.commitment,
+            deadline: Duration::from_millis(config.deadline_ms),
+            cache: Cache::builder()
+                .max_capacity(config.cache_wallets)
+                .time_to_live(Duration::from_millis(config.cache_ms))
+                .build(),
+            places: Semaphore::new(usize::try_from(config.concurrency).unwrap_or(Semaphore::MAX_PERMITS)),
+            newest: Newest::new(config.max_lag_slots),
+        })
+    }
+
+    /// The token program that owns the mint.
+    #[must_use]
+    pub const fn program(&self) -> crate::Program {
+        self.mint.program
+    }
+
+    async fn read(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError> {
+        let late = || unknown(&Fault::TimedOut(self.deadline.as_millis()));
+        tokio::time::timeout(self.deadline, self.read_in_turn(wallet)).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn read_in_turn(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError> {
+        let Ok(_place) = self.places.acquire().await else {
+            return Err(unknown(&Fault::Unreachable("shutting down".to_owned())));
+        };
+        let params = json!([
+            wallet.to_string(),
+            {"mint": self.mint.address},
+            {"encoding": "jsonParsed", "commitment": self.commitment.as_str()},
+        ]);
+        let accept = |answer: AtSlot<Vec<Held>>| {
+            let total = answer::sum(&answer.value, &self.mint, wallet)?;
+            self.newest.check(answer.context.slot, Instant::now())?;
+            Ok(total)
+        };
+        let read = self.endpoints.ask("getTokenAccountsByOwner", &params, accept).await;
+        read.map_err(|fault| unknown(&fault))
+    }
+}
+
+fn unknown(fault: &Fault) -> BalanceError {
+    let asked = match fault {
+        Fault::Status { retry_after_s, .. } => *retry_after_s,
+        _ => None,
+    };
+    let retry_after_s = asked.unwrap_or(RETRY_AFTER_S).clamp(1, MAX_RETRY_AFTER_S);
+    BalanceError::Unknown { why: fault.to_string(), retry_after_s }
+}
+
+async fn read_mint(endpoints: &Endpoints, config: &Config) -> Result<Mint, ChainError> {
+    let params = json!([config.mint, {"encoding": "jsonParsed", "commitment": config.commitment.as_str()}]);
+    let accept = |answer: AtSlot<Option<Account<MintInfo>>>| Ok(answer::mint(&config.mint, answer.value.as_ref())?);
+    let read = endpoints.ask("getAccountInfo", &params, accept).await;
+    read.map_err(|fault| ChainError::Mint { mint: config.mint.clone(), why: fault.to_string() })
+}
+
+#[async_trait]
+impl Balances for SolanaBalances {
+    async fn balance(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError> {
+        let read = self.cache.try_get_with(*wallet, self.read(wallet)).await;
+        read.map_err(Arc::unwrap_or_clone)
+    }
+
+    fn decimals(&self) -> u8 {
+        self.mint.decimals
+    }
+
+    fn mint(&self) -> &str {
+        &self.mint.address
+    }
+}

@@ -1,0 +1,65 @@
+//! Endpoints that fell behind: their balances are of another day.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::call::Fault;
+
+/// How long an answer is held against older ones. Then the best that is left
+/// counts again, so that one wrong slot cannot blind us for good.
+const MEMORY: Duration = Duration::from_secs(600);
+
+/// The newest slot seen lately.
+#[derive(Debug)]
+pub(super) struct Newest {
+    max_lag: u64,
+    seen: Mutex<Option<(u64, Instant)>>,
+}
+
+impl Newest {
+    /// Zero never refuses.
+    pub(super) const fn new(max_lag: u64) -> Self {
+        Self { max_lag, seen: Mutex::new(None) }
+    }
+
+    /// Refuses a slot that is too far behind, and remembers one that is ahead.
+    pub(super) fn check(&self, slot: u64, now: Instant) -> Result<(), Fault> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match *seen {
+            Some((newest, at)) if slot < newest && now.duration_since(at) < MEMORY => {
+                let lag = newest - slot;
+                if self.max_lag > 0 && lag > self.max_lag { Err(Fault::Behind(lag)) } else { Ok(()) }
+            }
+            _ => {
+                *seen = Some((slot, now));
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_too_far_behind_is_refused_until_the_newest_is_forgotten() {
+        let newest = Newest::new(10);
+        let now = Instant::now();
+        assert_eq!(newest.check(100, now), Ok(()));
+        assert_eq!(newest.check(90, now), Ok(()));
+        assert_eq!(newest.check(89, now), Err(Fault::Behind(11)));
+        assert_eq!(newest.check(89, now + MEMORY), Ok(()));
+        assert_eq!(newest.check(90, now + MEMORY), Ok(()));
+    }
+
+    #[test]
+    fn zero_asks_nothing() {
+        let newest = Newest::new(0);
+        let now = Instant::now();
+        assert_eq!(newest.check(u64::MAX, now), Ok(()));
+        assert_eq!(newest.check(0, now), Ok(()));
+    }
+}

@@ -1,0 +1,7 @@
+//! Balances from endpoints that lie, fail and hang, and from a real Solana.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
+
+mod dev;
+mod endpoint;
+mod lies;
+mod surfpool;
