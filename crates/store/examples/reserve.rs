@@ -137,5 +137,8 @@ fn report(plan: &Plan, sorted: &[Duration]) {
     let count = f64::from(u32::try_from(sorted.len()).unwrap_or(u32::MAX));
     let at = |share: usize| sorted.get(sorted.len() * share / 1000).copied().unwrap_or_default();
     println!("{:.0} durable reservations/s on one core, {} callers", count / plan.lasts.as_secs_f64(), plan.callers);
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let micros = Duration::new(cpu.tv_sec.unsigned_abs(), u32::try_from(cpu.tv_nsec).unwrap_or(0)).as_secs_f64() * 1e6;
+    println!("{:.1} µs of processor time each: {:.0}/s on a core of one's own", micros / count, 1e6 * count / micros);
     println!("latency p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}", at(500), at(990), at(999), sorted.last().copied().unwrap_or_default());
 }

@@ -99,6 +99,9 @@ pub enum StoreError {
         /// What was tried.
         operation: &'static str,
     },
+    /// Opened outside of a runtime.
+    #[error("the store must be opened in a tokio runtime")]
+    NoRuntime,
     /// The store's threads are gone.
     #[error("the store is closed")]
     Closed,
@@ -143,6 +146,7 @@ impl StoreError {
             | Self::Sql { .. }
             | Self::Value(_)
             | Self::Timeout { .. }
+            | Self::NoRuntime
             | Self::Closed => false,
         }
     }
@@ -164,6 +168,7 @@ impl StoreError {
             | Self::Corrupt { .. }
             | Self::Sql { .. }
             | Self::Value(_)
+            | Self::NoRuntime
             | Self::Closed => false,
         }
     }

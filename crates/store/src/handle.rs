@@ -11,6 +11,7 @@ use wire::node::AgentMark;
 use wire::public::StateChange;
 
 use crate::admission::{Admission, Reservation, Spend, Stamp};
+use crate::checkpoint::Checkpoints;
 use crate::billing::{self, CountMarks, Counted, Cursor};
 use crate::config::Config;
 use crate::error::StoreError;
@@ -21,7 +22,7 @@ use crate::reader::Readers;
 use crate::record::{Below, Epoch, Record};
 use crate::row::{Stored, find, find_live, many, select_agents};
 use crate::schema;
-use crate::writer::{Command, News, Queue, Request, Writer};
+use crate::writer::{Answers, Command, News, Queue, Request, Writer};
 
 /// How long SQLite waits for another program's lock.
 pub(crate) const BUSY: Duration = Duration::from_secs(5);
@@ -73,6 +74,7 @@ impl Drop for Inner {
 
 impl Store {
     /// Opens the database, makes it if there is none, and brings its schema up.
+    /// Must be called in a tokio runtime.
     ///
     /// # Errors
     /// What stands in the way: another process, a newer schema, a damaged or
@@ -86,7 +88,7 @@ impl Store {
         let (news, _) = broadcast::channel(NEWS);
         let (queue, commands) = mpsc::channel(config.queue);
         let database = files.database.clone();
-        let writer = Writer { conn, epoch, news: news.clone(), files };
+        let writer = Writer { conn, epoch, news: news.clone(), answers: Answers::start()?, checkpoints: Checkpoints::start(&files.database)?, files };
         threads.push(writer.start(commands).map_err(|e| StoreError::file("start the writer of", database, e))?);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -299,7 +301,7 @@ fn connect(files: &files::Files) -> Result<Connection, StoreError> {
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     conn.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY; \
-         PRAGMA journal_size_limit = 67108864;",
+         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;",
     )
     .map_err(sql)?;
     schema::migrate(&mut conn, &files.database)?;

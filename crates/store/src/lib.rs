@@ -14,10 +14,12 @@
 //! | `life` | steps of an agent, and their history |
 //! | `billing` | marks, usage |
 //! | `prune` | what is forgotten, and when |
+//! | `checkpoint` | the log's way into the database file |
 //! | `schema`, `files`, `codec`, `row` | the stored form |
 
 mod admission;
 mod billing;
+mod checkpoint;
 mod codec;
 mod config;
 mod error;

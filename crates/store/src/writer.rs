@@ -12,17 +12,19 @@ use std::time::Instant;
 
 use domain::AgentId;
 use rusqlite::Connection;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use wire::public::StateChange;
 
+use crate::checkpoint::Checkpoints;
 use crate::error::StoreError;
 use crate::files::Files;
 use crate::record::Epoch;
 
 /// Commands in one transaction at most: bounds how long the first one waits.
 const MAX_BATCH: usize = 1024;
-/// Pages of the log after which the writer asks for a checkpoint.
-const CHECKPOINT_PAGES: u32 = 4096;
+/// Answered transactions on their way to the callers' runtime at most.
+const MAX_ANSWERS: usize = 16;
 
 /// What the writer does for one caller. Must be repeatable, and write nothing
 /// when it answers with an error of its own.
@@ -91,6 +93,36 @@ impl<C: Command> Job for Request<C> {
     }
 }
 
+/// Jobs that are on the disk. Whoever drops this answers their callers.
+pub(crate) struct Done(Vec<Box<dyn Job>>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(|job| job.settle(Ok(())));
+    }
+}
+
+/// Takes the answers to the callers' runtime in one go: waking each caller from
+/// the writer's thread would cost a switch of threads for every one of them.
+pub(crate) struct Answers(mpsc::Sender<Done>);
+
+impl Answers {
+    /// Starts the task that hands them out. Must be called in a runtime.
+    pub(crate) fn start() -> Result<Self, StoreError> {
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| StoreError::NoRuntime)?;
+        let (give, mut taken) = mpsc::channel::<Done>(MAX_ANSWERS);
+        runtime.spawn(async move { while taken.recv().await.is_some() {} });
+        Ok(Self(give))
+    }
+
+    /// Should the runtime be slow or gone, the answers are given from here.
+    fn give(&self, done: Done) {
+        if let Err(TrySendError::Full(done) | TrySendError::Closed(done)) = self.0.try_send(done) {
+            drop(done);
+        }
+    }
+}
+
 pub(crate) type Queue = mpsc::Sender<Box<dyn Job>>;
 pub(crate) type News = broadcast::Sender<(AgentId, StateChange)>;
 
@@ -99,6 +131,8 @@ pub(crate) struct Writer {
     pub(crate) conn: Connection,
     pub(crate) epoch: Epoch,
     pub(crate) news: News,
+    pub(crate) answers: Answers,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) files: Files,
 }
 
@@ -114,8 +148,9 @@ impl Writer {
         while queue.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
             metrics::gauge!("palatine_store_queue_commands").set(gauge(queue.len()));
             self.batch(&mut batch);
-            self.checkpoint_if_due();
+            self.checkpoints.look(&self.conn);
         }
+        self.checkpoints.end();
         if let Err((_, error)) = self.conn.close() {
             tracing::warn!(%error, database = %self.files.database.display(), "the database did not close cleanly");
         }
@@ -124,7 +159,7 @@ impl Writer {
     fn batch(&self, batch: &mut Vec<Box<dyn Job>>) {
         metrics::histogram!("palatine_store_batch_commands").record(gauge(batch.len()));
         match self.transact(batch) {
-            Ok(()) => batch.drain(..).for_each(|job| job.settle(Ok(()))),
+            Ok(()) => self.answers.give(Done(std::mem::replace(batch, Vec::with_capacity(MAX_BATCH)))),
             Err(error) if error.is_of_the_disk() => fail(batch, &error),
             Err(_) => self.one_by_one(batch),
         }
@@ -176,7 +211,6 @@ impl Writer {
         self.conn.prepare_cached(sql)?.execute(()).map(drop)
     }
 
-    fn checkpoint_if_due(&self) {}
 }
 
 fn fail(batch: &mut Vec<Box<dyn Job>>, error: &StoreError) {
