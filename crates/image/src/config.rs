@@ -53,6 +53,11 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Bytes an image may have when unpacked.
+    pub(crate) const fn max_image_bytes(&self) -> u64 {
+        self.max_image_mib.saturating_mul(1 << 20)
+    }
+
     /// Checks the section by itself.
     ///
     /// # Errors

@@ -2,13 +2,37 @@
 //!
 //! | module | does |
 //! |---|---|
+//! | [`ImageStore`] | takes images in, keeps them by digest, lists and removes them |
+//! | [`contract`] | what an image says about how it is run |
+//! | [`recipe`] | the local recipe, `image.toml` |
 //! | [`kernel`] | the distribution's kernel and an initramfs with `pod` as `/init` |
 
+mod assemble;
+mod blobs;
+mod build;
 mod config;
+mod digest;
+mod disk;
+mod document;
+mod error;
+mod image;
+mod layer;
+mod lock;
+mod plan;
 mod progress;
+mod source;
+mod store;
 mod tool;
 
+pub mod contract;
 pub mod kernel;
+pub mod recipe;
 
 pub use config::{Config, ConfigError};
+pub use error::ImageError;
+pub use image::{Image, Listed, Removed};
+pub use layer::LayerError;
 pub use progress::{Progress, Silent};
+pub use source::{Credentials, RegistryError};
+pub use store::ImageStore;
+pub use tool::ToolError;

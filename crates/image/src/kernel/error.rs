@@ -26,7 +26,7 @@ pub enum KernelError {
     #[error("the kernel has no PVH entry (it was built without CONFIG_PVH)")]
     NoPvh,
     /// A module the guest cannot do without.
-    #[error("the kernel has no module {name} (looked in {tree})", tree = tree.display())]
+    #[error("the kernel has no module {name} (looked in {tree})")]
     NoModule {
         /// Its name.
         name: String,
@@ -40,7 +40,7 @@ pub enum KernelError {
     #[error("a compressed kernel or module cannot be unpacked: {0}")]
     Unpack(String),
     /// A file could not be read or written.
-    #[error("cannot {what} {path}", path = path.display())]
+    #[error("cannot {what} {path}")]
     File {
         /// What was tried.
         what: &'static str,

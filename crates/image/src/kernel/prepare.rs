@@ -1,6 +1,7 @@
 //! Makes what a VMM boots, once for each kernel and each `pod`.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -9,6 +10,7 @@ use super::KernelError;
 use super::modules::{WANTED, load_order};
 use super::source::{self, Source};
 use super::{initramfs, unpack};
+use crate::blobs::settle;
 use crate::{Config, Progress};
 
 /// Hex digits of a hash in a file's name.
@@ -64,6 +66,9 @@ impl Place {
         let place = Self(config.store.join("kernels"));
         let packages = place.packages();
         fs::create_dir_all(&packages).map_err(|source| KernelError::file("create", &packages, source))?;
+        // A VMM that is nobody opens the kernel by itself.
+        let open = fs::set_permissions(&place.0, fs::Permissions::from_mode(0o755));
+        open.map_err(|source| KernelError::file("open to all", &place.0, source))?;
         Ok(place)
     }
 
@@ -156,7 +161,7 @@ impl Place {
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), KernelError> {
         let scratch = self.scratch()?;
         let unfinished = scratch.path().join("file");
-        let written = fs::write(&unfinished, bytes).and_then(|()| fs::File::open(&unfinished)?.sync_all());
+        let written = fs::write(&unfinished, bytes).and_then(|()| settle(&fs::File::open(&unfinished)?));
         written.map_err(|source| KernelError::file("write", &unfinished, source))?;
         publish(&unfinished, path)
     }

@@ -1,0 +1,112 @@
+//! The blobs of an image to a disk and a record.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use domain::ImageDigest;
+use oci_spec::image::{ImageConfiguration, ImageManifest};
+
+use crate::blobs::{Blobs, settle, sync_parent};
+use crate::contract::{self, Accounts};
+use crate::digest::{Sum, Summed};
+use crate::document;
+use crate::image::Record;
+use crate::layer::{Budget, LayerError, Root, apply, unpack};
+use crate::{Config, ImageError, Progress, disk};
+
+/// What a layer may have beyond its files' bytes: headers and padding.
+const OVERHEAD: u64 = 1 << 30;
+
+/// Unpacks the layers below `scratch`, makes the disk of them and gives it its
+/// name. The record is returned, not written.
+pub(crate) fn assemble(
+    manifest: Sum,
+    blobs: &Blobs,
+    scratch: &Path,
+    disk: &Path,
+    bounds: &Config,
+    to: &dyn Progress,
+) -> Result<Record, ImageError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(ImageError::NotRoot);
+    }
+    let image = Parts::read(manifest, blobs, bounds)?;
+    let path = scratch.join("root");
+    fs::create_dir(&path).map_err(|source| ImageError::file("create", &path, source))?;
+    let root = Root::open(&path).map_err(|source| ImageError::file("open", &path, source))?;
+    image.unpack(&root, blobs, bounds, to)?;
+    // Before the disk, which takes longer: most images that fail, fail here.
+    let accounts = Accounts::of(&root).map_err(|source| ImageError::file("read the accounts of", &path, source))?;
+    let run = contract::run(image.config.config().as_ref(), &accounts)?;
+    to.step("make the disk", None);
+    make_disk(&path, &scratch.join("disk"), disk, manifest)?;
+    image.record(run)
+}
+
+fn make_disk(root: &Path, unfinished: &Path, disk: &Path, image: Sum) -> Result<(), ImageError> {
+    disk::make(root, unfinished, image)?;
+    let failed = |source| ImageError::file("write", disk, source);
+    File::open(unfinished).and_then(|file| settle(&file)).map_err(failed)?;
+    fs::rename(unfinished, disk).map_err(failed)?;
+    sync_parent(disk).map_err(failed)
+}
+
+/// An image's documents.
+struct Parts {
+    manifest: ImageManifest,
+    config: ImageConfiguration,
+}
+
+impl Parts {
+    fn read(sum: Sum, blobs: &Blobs, bounds: &Config) -> Result<Self, ImageError> {
+        let manifest: ImageManifest = document::json("manifest", &blobs.document(sum)?)?;
+        document::check_layers(&manifest, bounds.max_layers)?;
+        let config = document::json("config", &blobs.document(Sum::named(manifest.config())?)?)?;
+        document::check_config(&config, &manifest)?;
+        Ok(Self { manifest, config })
+    }
+
+    fn unpack(&self, root: &Root, blobs: &Blobs, bounds: &Config, to: &dyn Progress) -> Result<(), ImageError> {
+        let mut budget =
+            Budget { entries: bounds.max_entries, max_entries: bounds.max_entries, bytes: bounds.max_image_bytes() };
+        let layers = self.manifest.layers().iter().zip(self.config.rootfs().diff_ids());
+        to.step("unpack the layers", Some(self.manifest.layers().iter().map(|layer| layer.size()).sum()));
+        for (at, (layer, diff_id)) in layers.enumerate() {
+            let expected = Sum::parse(diff_id)?;
+            let blob = blobs.open(Sum::named(layer)?)?;
+            let applied = one_layer(root, blob, expected, &mut budget);
+            applied.map_err(|source| match source {
+                LayerError::TooLarge => ImageError::TooLarge(bounds.max_image_mib),
+                LayerError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+                    ImageError::NoSpace(bounds.store.clone())
+                }
+                source => ImageError::Layer { number: at + 1, source },
+            })?;
+            to.advance(layer.size());
+        }
+        Ok(())
+    }
+
+    fn record(&self, run: wire::pod::Run) -> Result<Record, ImageError> {
+        let layers = self.manifest.layers();
+        let blobs = layers.iter().chain([self.manifest.config()]).map(|one| Ok(ImageDigest::from(Sum::named(one)?)));
+        Ok(Record {
+            run,
+            created: self.config.created().clone(),
+            blobs: blobs.collect::<Result<_, ImageError>>()?,
+            layers: layers.len(),
+        })
+    }
+}
+
+fn one_layer(root: &Root, blob: File, expected: Sum, budget: &mut Budget) -> Result<(), LayerError> {
+    let malformed = |error: std::io::Error| LayerError::Malformed(error.to_string());
+    let at_most = budget.bytes.saturating_add(OVERHEAD);
+    let mut plain = Summed::new(unpack(blob).map_err(malformed)?, at_most);
+    apply(root, &mut plain, budget)?;
+    let (found, _) = plain.finish().map_err(malformed)?;
+    if found == expected {
+        return Ok(());
+    }
+    Err(LayerError::DiffId { expected: expected.to_string(), found: found.to_string() })
+}

@@ -1,0 +1,91 @@
+//! Paths in archives: bytes without trust.
+
+use super::LayerError;
+use super::error::shown;
+
+/// Bytes of a path at most.
+const MAX_PATH: usize = 4095;
+/// Bytes of one name at most.
+const MAX_NAME: usize = 255;
+/// Directories below each other at most.
+pub(super) const MAX_DEPTH: usize = 128;
+
+/// A path below the root, in its parts; empty for the root itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Below {
+    parts: Vec<Vec<u8>>,
+}
+
+impl Below {
+    /// Takes an archive's path. A leading `/` or `./` means the root, as it does
+    /// to every other tool.
+    pub(super) fn parse(path: &[u8]) -> Result<Self, LayerError> {
+        let parts: Vec<_> = path.split(|b| *b == b'/').filter(|part| !matches!(*part, b"" | b".")).collect();
+        if parts.contains(&&b".."[..]) {
+            return Err(LayerError::Traversal(shown(path)));
+        }
+        let odd = path.len() > MAX_PATH
+            || path.contains(&0)
+            || parts.len() > MAX_DEPTH
+            || parts.iter().any(|part| part.len() > MAX_NAME);
+        if odd {
+            return Err(LayerError::Path(shown(path)));
+        }
+        Ok(Self { parts: parts.into_iter().map(<[u8]>::to_vec).collect() })
+    }
+
+    /// The directory and the name in it; nothing for the root.
+    pub(super) fn split(&self) -> Option<(Self, &[u8])> {
+        let (name, parent) = self.parts.split_last()?;
+        Some((Self { parts: parent.to_vec() }, name))
+    }
+
+    /// The directories from the root down to this one.
+    pub(super) fn prefixes(&self) -> impl Iterator<Item = Self> + '_ {
+        (1..=self.parts.len()).map(|n| Self { parts: self.parts[..n].to_vec() })
+    }
+
+    /// The path as the kernel takes it, relative to the root.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        if self.parts.is_empty() { b".".to_vec() } else { self.parts.join(&b'/') }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn leading_slashes_and_dots_mean_the_root() {
+        for path in ["a/b", "/a/b", "./a/b", "./a//b/", "a/./b"] {
+            assert_eq!(Below::parse(path.as_bytes()).unwrap().bytes(), b"a/b", "{path}");
+        }
+        assert!(Below::parse(b"./").unwrap().split().is_none());
+    }
+
+    #[test]
+    fn whatever_leads_upwards_is_refused() {
+        for path in ["..", "../etc/passwd", "a/../../b", "/..", "a/.."] {
+            assert!(matches!(Below::parse(path.as_bytes()), Err(LayerError::Traversal(_))), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_or_too_deep_is_refused() {
+        for path in ["a/".repeat(200), "a".repeat(256), "a/".repeat(3000), "a\0b".to_owned()] {
+            assert!(matches!(Below::parse(path.as_bytes()), Err(LayerError::Path(_))));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_a_path_that_leaves_the_root(path in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Ok(below) = Below::parse(&path) {
+                let bytes = below.bytes();
+                prop_assert!(!bytes.starts_with(b"/"));
+                prop_assert!(bytes.split(|b| *b == b'/').all(|part| part != b".."));
+            }
+        }
+    }
+}

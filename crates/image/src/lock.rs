@@ -1,0 +1,58 @@
+//! Locks between processes: on files, so that they end with their holder.
+
+use std::fs::{File, TryLockError};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::ImageError;
+
+/// How long somebody else's work is waited for: the longest import.
+const PATIENCE: Duration = Duration::from_secs(3600);
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A lock that is held; dropped, it is free.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Holds it together with others.
+    pub(crate) fn shared(path: &Path) -> Result<Self, ImageError> {
+        wait(path, File::try_lock_shared)
+    }
+
+    /// Holds it alone.
+    pub(crate) fn alone(path: &Path) -> Result<Self, ImageError> {
+        wait(path, File::try_lock)
+    }
+
+    /// Holds it alone, if nobody holds it now.
+    pub(crate) fn alone_now(path: &Path) -> Result<Self, ImageError> {
+        let file = open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(_) => Err(ImageError::Busy(path.to_owned())),
+        }
+    }
+}
+
+fn wait(path: &Path, try_lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<Lock, ImageError> {
+    let file = open(path)?;
+    let start = Instant::now();
+    loop {
+        match try_lock(&file) {
+            Ok(()) => return Ok(Lock { _file: file }),
+            Err(TryLockError::Error(source)) => return Err(ImageError::file("lock", path, source)),
+            Err(TryLockError::WouldBlock) if start.elapsed() > PATIENCE => {
+                return Err(ImageError::Busy(path.to_owned()));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, ImageError> {
+    let opened = File::options().create(true).truncate(false).read(true).write(true).open(path);
+    opened.map_err(|source| ImageError::file("open", path, source))
+}

@@ -1,0 +1,378 @@
+//! The image store: a directory that several processes may use at once.
+//!
+//! ```text
+//! blobs/sha256/<hex>    manifests, configs and layers, as they came
+//! disks/<hex>.erofs     one disk per image, by its manifest's digest
+//! images/<hex>.json     how the image is run; an image is there when this is
+//! names/<name>          the digest a name means
+//! tmp/                  what is not finished
+//! lock                  held shared while taking in, alone while removing
+//! ```
+//!
+//! Every file gets its name when it is complete and on the disk, in the order
+//! blobs, disk, record, name; removal goes the other way. So a process may die at
+//! any instruction, and readers need no lock.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use domain::ImageDigest;
+use tempfile::NamedTempFile;
+
+use crate::assemble::assemble;
+use crate::blobs::{Blobs, publish, settle, sync_parent};
+use crate::digest::Sum;
+use crate::image::{Image, Listed, Record, Removed};
+use crate::lock::Lock;
+use crate::recipe::{Recipe, SCRATCH};
+use crate::source::{self, Credentials, RegistrySource};
+use crate::{Config, ImageError, Progress, build};
+
+/// Characters of a name at most.
+const MAX_NAME: usize = 64;
+
+/// The store. Cloning it is cheap.
+#[derive(Clone, Debug)]
+pub struct ImageStore {
+    config: Arc<Config>,
+}
+
+impl ImageStore {
+    /// Opens the store, makes it if it is not there, and clears away what a
+    /// process left that died.
+    ///
+    /// # Errors
+    /// When its directory cannot be made.
+    pub fn open(config: &Config) -> Result<Self, ImageError> {
+        let store = Self { config: Arc::new(config.clone()) };
+        for dir in [store.blobs_dir(), store.dir("disks"), store.dir("images"), store.dir("names"), store.dir("tmp")] {
+            fs::create_dir_all(&dir).map_err(|source| ImageError::file("create", &dir, source))?;
+        }
+        store.keep_private();
+        store.clear();
+        Ok(store)
+    }
+
+    /// Takes in an OCI layout (a directory), or an archive of one (`docker save`,
+    /// `podman save`, `skopeo copy`), under a name. Blocks; needs root.
+    ///
+    /// # Errors
+    /// Says what is wrong with the image, or what is missing here.
+    pub fn import(&self, path: &Path, name: &str, to: &dyn Progress) -> Result<Image, ImageError> {
+        check_name(name)?;
+        let _lock = self.shared()?;
+        let scratch = self.scratch()?;
+        let manifest = source::import(path, name, &self.blobs(), scratch.path(), &self.config, to)?;
+        self.take(manifest, Some(name), to)
+    }
+
+    /// Pulls `<registry>/<name>@sha256:<hex>`, under a name if one is given. The
+    /// process must have installed a TLS provider.
+    ///
+    /// # Errors
+    /// Says what is wrong with the reference, the registry or the image.
+    pub async fn pull(
+        &self,
+        reference: &str,
+        name: Option<&str>,
+        credentials: Option<Credentials>,
+        to: Arc<dyn Progress>,
+    ) -> Result<Image, ImageError> {
+        name.map_or(Ok(()), check_name)?;
+        let store = self.clone();
+        let lock = blocking(move || store.shared()).await?;
+        let source = RegistrySource { reference: reference.to_owned(), credentials };
+        let manifest = source::pull(&source, &self.blobs(), &self.config, &*to).await?;
+        let (store, name) = (self.clone(), name.map(str::to_owned));
+        blocking(move || {
+            let image = store.take(manifest, name.as_deref(), &*to);
+            drop(lock);
+            image
+        })
+        .await
+    }
+
+    /// Builds the recipe at `path` (an `image.toml`, or the directory that holds
+    /// it) under a name. What it copies is looked for in `context`; by default
+    /// that is the recipe's own directory. Blocks; needs root.
+    ///
+    /// # Errors
+    /// Says what is wrong with the recipe, or what is missing here.
+    pub fn build(
+        &self,
+        path: &Path,
+        context: Option<&Path>,
+        name: &str,
+        to: &dyn Progress,
+    ) -> Result<Image, ImageError> {
+        check_name(name)?;
+        let recipe = Recipe::read(path)?;
+        let own = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        let _lock = self.shared()?;
+        let base = match recipe.from.as_str() {
+            SCRATCH => None,
+            below => Some(self.resolve(below)?.into()),
+        };
+        let scratch = self.scratch()?;
+        let context = context.unwrap_or(own);
+        let manifest = build::build(&recipe, context, base, &self.blobs(), scratch.path(), to)?;
+        self.take(manifest, Some(name), to)
+    }
+
+    /// All images, by digest.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn list(&self) -> Result<Vec<Listed>, ImageError> {
+        let names = self.names()?;
+        let listed = self.digests()?.into_iter().filter_map(|digest| {
+            // What another process removes meanwhile is not listed.
+            let image = self.get(&digest).ok()?;
+            let names = names.iter().filter(|(_, named)| **named == digest).map(|(name, _)| name.clone()).collect();
+            Some(Listed { names, image })
+        });
+        Ok(listed.collect())
+    }
+
+    /// The names and what they mean.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn names(&self) -> Result<BTreeMap<String, ImageDigest>, ImageError> {
+        let names = entries(&self.dir("names"))?.into_iter();
+        Ok(names.filter_map(|name| Some((name.clone(), self.read_name(&name)?))).collect())
+    }
+
+    /// The image a name means; a digest means itself.
+    ///
+    /// # Errors
+    /// When there is no such image.
+    pub fn resolve(&self, name: &str) -> Result<ImageDigest, ImageError> {
+        if let Ok(digest) = name.parse() {
+            return self.get(&digest).map(|image| image.digest);
+        }
+        check_name(name)?;
+        self.read_name(name).ok_or_else(|| ImageError::UnknownName(name.to_owned()))
+    }
+
+    /// One image.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn get(&self, digest: &ImageDigest) -> Result<Image, ImageError> {
+        let unknown = || ImageError::UnknownDigest(*digest);
+        let record = self.record(digest).ok_or_else(unknown)?;
+        let disk = self.disk(digest);
+        let disk_bytes = fs::metadata(&disk).map_err(|_| unknown())?.len();
+        Ok(Image { digest: *digest, disk, disk_bytes, run: record.run, created: record.created, layers: record.layers })
+    }
+
+    /// Removes a name; and the image with it, when no other name means it.
+    /// `in_use` are the images of the agents that this machine's node has.
+    ///
+    /// # Errors
+    /// When the image is in use, or the name is not known.
+    pub fn remove(&self, name: &str, in_use: &BTreeSet<ImageDigest>) -> Result<Removed, ImageError> {
+        let _lock = self.alone()?;
+        let digest = self.resolve(name)?;
+        let mut names: Vec<_> = self.names()?.into_iter().filter(|(_, d)| *d == digest).map(|(name, _)| name).collect();
+        if name.parse::<ImageDigest>().is_err() {
+            names.retain(|other| other != name);
+        } else {
+            names.clear();
+        }
+        if names.is_empty() && in_use.contains(&digest) {
+            return Err(ImageError::InUse(digest));
+        }
+        self.forget_names(name, &digest)?;
+        let freed_bytes = if names.is_empty() { self.forget(&[digest])? } else { 0 };
+        Ok(Removed { digest, gone: names.is_empty(), freed_bytes })
+    }
+
+    /// Removes all images that have no name and are not in use, and blobs that no
+    /// image needs. Returns the bytes freed.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn prune(&self, in_use: &BTreeSet<ImageDigest>) -> Result<u64, ImageError> {
+        let _lock = self.alone()?;
+        let named: BTreeSet<_> = self.names()?.into_values().collect();
+        let loose = self.digests()?.into_iter().filter(|digest| !named.contains(digest) && !in_use.contains(digest));
+        self.forget(&loose.collect::<Vec<_>>())
+    }
+
+    /// Makes the image of a manifest whose blobs are here, and gives it its name.
+    fn take(&self, manifest: Sum, name: Option<&str>, to: &dyn Progress) -> Result<Image, ImageError> {
+        let digest = ImageDigest::from(manifest);
+        // Two that take in the same image: the second finds the first one's work.
+        let _turn = Lock::alone(&self.dir("tmp").join(format!("{}.lock", digest.hex())))?;
+        if self.get(&digest).is_err() {
+            let scratch = self.scratch()?;
+            let record = assemble(manifest, &self.blobs(), scratch.path(), &self.disk(&digest), &self.config, to)?;
+            self.write(&self.record_path(&digest), &serde_json::to_vec_pretty(&record).unwrap_or_default())?;
+        }
+        if let Some(name) = name {
+            self.replace(&self.dir("names").join(name), digest.to_string().as_bytes())?;
+        }
+        self.get(&digest)
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+        publish(self.written(bytes)?, path)
+    }
+
+    /// Like `write`, for a file that may be there with other content.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+        let failed = |source| ImageError::file("write", path, source);
+        let file = self.written(bytes)?;
+        settle(file.as_file()).map_err(failed)?;
+        file.persist(path).map_err(|error| failed(error.error))?;
+        sync_parent(path).map_err(failed)
+    }
+
+    fn written(&self, bytes: &[u8]) -> Result<NamedTempFile, ImageError> {
+        let dir = self.dir("tmp");
+        let file = NamedTempFile::new_in(&dir).and_then(|mut file| file.write_all(bytes).map(|()| file));
+        file.map_err(|source| ImageError::file("write in", &dir, source))
+    }
+
+    fn forget_names(&self, name: &str, digest: &ImageDigest) -> Result<(), ImageError> {
+        let by_digest = name.parse::<ImageDigest>().is_ok();
+        for (other, named) in self.names()? {
+            if other == name || (by_digest && named == *digest) {
+                unlink(&self.dir("names").join(other))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes images, and blobs that no image needs any more. The bytes freed.
+    fn forget(&self, digests: &[ImageDigest]) -> Result<u64, ImageError> {
+        let mut freed = 0;
+        for digest in digests {
+            unlink(&self.record_path(digest))?;
+            freed += unlink(&self.disk(digest))?;
+        }
+        let mut needed = BTreeSet::new();
+        for digest in self.digests()? {
+            needed.insert(digest.hex());
+            needed.extend(self.record(&digest).into_iter().flat_map(|record| record.blobs).map(|blob| blob.hex()));
+        }
+        for blob in entries(&self.blobs_dir())? {
+            if !needed.contains(&blob) {
+                freed += unlink(&self.blobs_dir().join(blob))?;
+            }
+        }
+        Ok(freed)
+    }
+
+    /// Unpacked images lie in `tmp` with their own owners and modes: nobody else
+    /// may look in there. Whoever only reads the store cannot set that, and need not.
+    fn keep_private(&self) {
+        let private = fs::Permissions::from_mode(0o700);
+        if let Err(error) = fs::set_permissions(self.dir("tmp"), private) {
+            tracing::debug!(%error, "the store is only read");
+        }
+    }
+
+    /// Clears what dead processes left, if nobody is at work. Somebody who may
+    /// only read does not do it either.
+    fn clear(&self) {
+        let Ok(_lock) = Lock::alone_now(&self.lock_path()) else { return };
+        for name in entries(&self.dir("tmp")).unwrap_or_default() {
+            let path = self.dir("tmp").join(name);
+            let cleared = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            if let Err(error) = cleared {
+                tracing::warn!(path = %path.display(), %error, "cannot clear away what an import left");
+            }
+        }
+    }
+
+    fn digests(&self) -> Result<Vec<ImageDigest>, ImageError> {
+        let names = entries(&self.dir("images"))?.into_iter();
+        Ok(names.filter_map(|name| format!("sha256:{}", name.strip_suffix(".json")?).parse().ok()).collect())
+    }
+
+    fn record(&self, digest: &ImageDigest) -> Option<Record> {
+        serde_json::from_slice(&fs::read(self.record_path(digest)).ok()?).ok()
+    }
+
+    fn read_name(&self, name: &str) -> Option<ImageDigest> {
+        fs::read_to_string(self.dir("names").join(name)).ok()?.trim().parse().ok()
+    }
+
+    fn scratch(&self) -> Result<tempfile::TempDir, ImageError> {
+        let dir = self.dir("tmp");
+        tempfile::tempdir_in(&dir).map_err(|source| ImageError::file("create a directory in", &dir, source))
+    }
+
+    fn shared(&self) -> Result<Lock, ImageError> {
+        Lock::shared(&self.lock_path())
+    }
+
+    fn alone(&self) -> Result<Lock, ImageError> {
+        Lock::alone(&self.lock_path())
+    }
+
+    fn blobs(&self) -> Blobs {
+        Blobs::new(self.blobs_dir(), self.dir("tmp"))
+    }
+
+    fn blobs_dir(&self) -> PathBuf {
+        self.dir("blobs/sha256")
+    }
+
+    fn disk(&self, digest: &ImageDigest) -> PathBuf {
+        self.dir("disks").join(format!("{}.erofs", digest.hex()))
+    }
+
+    fn record_path(&self, digest: &ImageDigest) -> PathBuf {
+        self.dir("images").join(format!("{}.json", digest.hex()))
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.dir("lock")
+    }
+
+    fn dir(&self, name: &str) -> PathBuf {
+        self.config.store.join(name)
+    }
+}
+
+/// Refuses what is no name of an image.
+fn check_name(name: &str) -> Result<(), ImageError> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let shaped = name.len() <= MAX_NAME
+        && name.starts_with(plain)
+        && name.chars().all(|c| plain(c) || matches!(c, '.' | '_' | '-'));
+    if shaped { Ok(()) } else { Err(ImageError::Name(name.chars().take(MAX_NAME + 1).collect())) }
+}
+
+fn entries(dir: &Path) -> Result<Vec<String>, ImageError> {
+    let listed = fs::read_dir(dir).map_err(|source| ImageError::file("list", dir, source))?;
+    let mut names: Vec<_> = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Removes a file that may be gone already; its bytes.
+fn unlink(path: &Path) -> Result<u64, ImageError> {
+    let bytes = fs::metadata(path).map_or(0, |data| data.len());
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(ImageError::file("remove", path, source)),
+        _ => Ok(bytes),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+    }
+}
