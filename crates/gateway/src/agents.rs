@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request, State};
-use domain::{StopReason, UnixMillis, Wallet};
+use domain::{AgentId, StopReason, UnixMillis, Wallet};
 use http::{Response, StatusCode};
+use wire::fault::Fault;
 use wire::public::{AgentsResponse, StatusResponse, StopResponse, UsageResponse, UsageStats};
 
 use crate::caller::{Owner, Stopper, presented};
@@ -17,6 +18,17 @@ use crate::state::Gateway;
 const MAX_LISTED: u32 = 100;
 
 /// Stops an agent. Ownership is enough: the balance is not asked for.
+#[utoipa::path(
+    post,
+    path = "/stop/{id}",
+    params(("id" = AgentId, Path, description = "The agent")),
+    responses(
+        (status = 200, description = "It has ended", body = StopResponse),
+        (status = 202, description = "Its node does not answer; it will end", body = StopResponse),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
 pub(crate) async fn stop(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
@@ -30,6 +42,13 @@ pub(crate) async fn stop(
 }
 
 /// How one agent is.
+#[utoipa::path(
+    get,
+    path = "/status/{id}",
+    params(("id" = AgentId, Path, description = "The agent")),
+    responses((status = 200, description = "How it is", body = StatusResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
 pub(crate) async fn status(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
@@ -41,6 +60,12 @@ pub(crate) async fn status(
 }
 
 /// A holder's agents, newest first.
+#[utoipa::path(
+    get,
+    path = "/agents",
+    responses((status = 200, description = "One's own agents, newest first", body = AgentsResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
 pub(crate) async fn list(State(gateway): State<Arc<Gateway>>, owner: Owner) -> Result<Response<Body>, Refusal> {
     let records = gateway.parts.store.of(owner.wallet, MAX_LISTED).await?;
     json(StatusCode::OK, &AgentsResponse { agents: records.iter().map(|record| gateway.view(record)).collect() })
@@ -48,6 +73,13 @@ pub(crate) async fn list(State(gateway): State<Arc<Gateway>>, owner: Owner) -> R
 
 /// What a wallet used: to itself, all; to others, the totals, where the operator
 /// publishes them.
+#[utoipa::path(
+    get,
+    path = "/usage/{wallet}",
+    params(("wallet" = Wallet, Path, description = "Whose usage")),
+    responses((status = 200, description = "Totals, the running agent included", body = UsageResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
 pub(crate) async fn usage(
     State(gateway): State<Arc<Gateway>>,
     WalletOf(wallet): WalletOf,

@@ -17,6 +17,7 @@ use store::{Store, StoreError};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
+use wire::fault::Fault;
 use wire::public::StateChange;
 
 use crate::caller::Owner;
@@ -28,6 +29,17 @@ use crate::state::Gateway;
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Streams an agent's changes to its holder.
+#[utoipa::path(
+    get,
+    path = "/agents/{id}/events",
+    params(("id" = AgentId, Path, description = "The agent"), ("Last-Event-ID" = Option<u64>, Header, description = "Go on after this event")),
+    responses(
+        (status = 200, description = "One event `state` for each change; its data is a StateChange", body = StateChange,
+            content_type = "text/event-stream"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
 pub(crate) async fn events(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
+use domain::AgentId;
 use futures_util::StreamExt;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, Uri};
@@ -38,6 +39,17 @@ enum Source {
 }
 
 /// Streams an agent's lines to its holder.
+#[utoipa::path(
+    get,
+    path = "/agents/{id}/logs",
+    params(
+        ("id" = AgentId, Path, description = "The agent"),
+        ("follow" = Option<bool>, Query, description = "Go on with what it writes from now on"),
+        ("source" = Option<String>, Query, description = "`agent` (default) or `console`"),
+    ),
+    responses((status = 200, description = "Lines of text", body = String, content_type = "text/plain"), (status = "default", description = "What is wrong, by `code`", body = Fault)),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
 pub(crate) async fn logs(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,

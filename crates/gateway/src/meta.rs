@@ -16,6 +16,11 @@ use crate::routes::json;
 use crate::state::Gateway;
 
 /// What a balance buys, and what can be spawned.
+#[utoipa::path(
+    get,
+    path = "/tiers",
+    responses((status = 200, description = "Romulus's table", body = TiersResponse))
+)]
 pub(crate) async fn tiers(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
     let tiers = gateway.parts.tiers.iter().map(|(name, tier)| (name.to_string(), *tier)).collect();
     let agent_types = gateway.parts.images.table().map(|table| table.keys().cloned().collect()).unwrap_or_default();
@@ -23,11 +28,24 @@ pub(crate) async fn tiers(State(gateway): State<Arc<Gateway>>) -> Result<Respons
 }
 
 /// Whether the process lives.
+#[utoipa::path(
+    get,
+    path = "/health",
+    responses((status = 200, description = "It lives", body = HealthResponse))
+)]
 pub(crate) async fn health() -> Result<Response<Body>, Refusal> {
     state(StatusCode::OK, "ok")
 }
 
 /// Whether it can do its work; says what is missing.
+#[utoipa::path(
+    get,
+    path = "/ready",
+    responses(
+        (status = 200, description = "It can do its work", body = HealthResponse),
+        (status = "default", description = "What is missing", body = HealthResponse),
+    )
+)]
 pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
     let missing = gateway.missing().await;
     state(if missing.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }, missing.unwrap_or("ok"))
@@ -38,6 +56,11 @@ fn state(status: StatusCode, text: &str) -> Result<Response<Body>, Refusal> {
 }
 
 /// Prometheus' text, for those the operator named.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((status = 200, description = "Prometheus' text", body = String, content_type = "text/plain"))
+)]
 pub(crate) async fn metrics(
     State(gateway): State<Arc<Gateway>>,
     Extension(arrival): Extension<Arrival>,
@@ -49,6 +72,11 @@ pub(crate) async fn metrics(
 }
 
 /// This API, described.
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    responses((status = 200, description = "This document", body = String, content_type = "application/json"))
+)]
 pub(crate) async fn openapi(State(gateway): State<Arc<Gateway>>) -> Response<Body> {
     text("application/json", gateway.openapi.clone())
 }

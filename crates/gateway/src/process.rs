@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, State};
+use domain::AgentId;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HeaderMap};
 use http::{Method, Request, Response};
 use http_body_util::Full;
 use serde::Deserialize;
 use wire::TRACEPARENT;
+use wire::fault::Fault;
 use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::caller::Owner;
@@ -30,6 +32,21 @@ pub(crate) struct Segment {
 }
 
 /// Passes one call on to the guest, and its answer back as it comes.
+#[utoipa::path(
+    post,
+    path = "/agents/{id}/process.Process/{method}",
+    params(
+        ("id" = AgentId, Path, description = "The agent"),
+        ("method" = String, Path, description = "Start, SendInput, CloseStdin, SendSignal, List or Connect"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/connect+json"),
+    responses(
+        (status = 200, description = "E2B's process protocol, streamed", body = Vec<u8>,
+            content_type = "application/connect+json"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
 pub(crate) async fn pass(
     State(gateway): State<Arc<Gateway>>,
     Extension(arrival): Extension<Arrival>,

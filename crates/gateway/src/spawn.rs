@@ -56,6 +56,21 @@ struct Wish {
 }
 
 /// Gives a holder an agent.
+#[utoipa::path(
+    post,
+    path = "/spawn",
+    request_body = SpawnRequest,
+    params(
+        ("wait" = Option<bool>, Query, description = "Answer when the agent is usable (default), or at once"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes a retry, freshly signed, return the first answer"),
+    ),
+    responses(
+        (status = 200, description = "The agent is usable", body = SpawnResponse),
+        (status = 202, description = "The agent is starting", body = SpawnResponse),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
 pub(crate) async fn spawn(
     State(gateway): State<Arc<Gateway>>,
     Extension(arrival): Extension<Arrival>,

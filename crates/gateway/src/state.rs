@@ -83,7 +83,6 @@ impl Gateway {
 
     /// The edge's clock. A clock before 1970 makes every signature one of the
     /// future, which is refused.
-    #[expect(clippy::unused_self, reason = "the clock belongs to the gateway")]
     pub(crate) fn now(&self) -> UnixMillis {
         UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
     }

@@ -1,0 +1,203 @@
+//! Romulus's routes and JSON, and what we add to them.
+
+use auth::Form;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::edge::{Answer, Edge, Wish, holder, instant};
+
+#[tokio::test]
+async fn a_spawn_answers_with_the_seeds_json_and_ours_beside_it() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let answer = edge.spawn(&holder).await;
+    assert_eq!(answer.status, 200);
+    insta::assert_json_snapshot!("spawn", answer.masked());
+    let id = answer.body["agent"]["id"].as_str().unwrap();
+    assert_eq!(answer.body["agent"]["url"], format!("http://{id}.localhost:{}", edge.address.port()));
+    assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(answer.header("x-trace-id").len(), 32);
+}
+
+#[tokio::test]
+async fn romulus_own_form_spawns_in_each_of_its_three_wrappings() {
+    let edge = Edge::start().await;
+    for form in Form::ALL {
+        let headers = holder().sign_instant(form, instant());
+        let answer = Answer::of(edge.with(&headers, Method::POST, "/spawn", br#"{"agent_type": "coding"}"#)).await;
+        assert_eq!((answer.status, &answer.body["agent"]["agent_type"]), (200, &json!("coding")), "{form:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_spawn_that_does_not_wait_answers_202_at_reserved() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let answer = edge.post(&holder, "/spawn?wait=false", &json!({"agent_type": "echo"})).await;
+    assert_eq!(answer.status, 202);
+    insta::assert_json_snapshot!("spawn_detached", answer.masked());
+}
+
+#[tokio::test]
+async fn status_lists_and_second_spawns_show_the_live_agent() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    insta::assert_json_snapshot!("status", edge.get(&holder, &format!("/status/{id}")).await.masked());
+    insta::assert_json_snapshot!("agents", edge.get(&holder, "/agents").await.masked());
+    let busy = edge.spawn(&holder).await;
+    assert_eq!((busy.status, &busy.body["agent_id"]), (409, &json!(id)));
+    insta::assert_json_snapshot!("agent_exists", busy.masked());
+}
+
+#[tokio::test]
+async fn an_agent_that_was_stopped_frees_its_wallet_and_stays_in_the_list() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    let stop = format!("/stop/{id}");
+    assert_eq!(edge.post(&holder, &stop, &Value::Null).await.status, 200);
+    let again = edge.post(&holder, &stop, &Value::Null).await;
+    assert_eq!((again.status, &again.body["state"]), (200, &json!("stopped")));
+    edge.agent(&holder, false).await;
+    let agents = edge.get(&holder, "/agents").await;
+    let states: Vec<_> = agents.body["agents"].as_array().unwrap().iter().map(|agent| &agent["state"]).collect();
+    assert_eq!(states, ["ready", "stopped"]);
+    let logs = edge.get(&holder, &format!("/agents/{id}/logs")).await;
+    assert_eq!((logs.status, logs.code()), (409, "wrong_state"));
+}
+
+#[tokio::test]
+async fn what_is_no_id_is_not_found() {
+    let (edge, holder) = (Edge::start().await, holder());
+    for id in ["a1b2c3d4-e5f6-7890", "x", "..", "a1b2c3d4-e5f6-7890;drop", "%00"] {
+        let answer = edge.get(&holder, &format!("/status/{id}")).await;
+        assert_eq!((answer.status, answer.code()), (404, "not_found"), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_agent_type_is_answered_with_the_known_ones() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let answer = edge.post(&holder, "/spawn", &json!({"agent_type": "browser"})).await;
+    assert_eq!(answer.status, 400);
+    insta::assert_json_snapshot!("unknown_agent_type", answer.body);
+}
+
+#[tokio::test]
+async fn images_that_no_node_has_told_yet_are_503() {
+    let wish = Wish::default();
+    *wish.images.0.lock().unwrap() = None;
+    let (edge, holder) = (wish.start().await, holder());
+    let answer = edge.spawn(&holder).await;
+    assert_eq!((answer.status, answer.code()), (503, "node_unavailable"));
+    let ready = Answer::of(edge.client.get(edge.url("/ready"))).await;
+    assert_eq!((ready.status, &ready.body["status"]), (503, &json!("no node has answered yet")));
+}
+
+#[tokio::test]
+async fn a_retry_with_its_key_gets_the_first_answer_again() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let body = br#"{"agent_type":"echo"}"#;
+    let send = |key: &'static str, body: &'static [u8]| {
+        Answer::of(edge.signed(&holder, Method::POST, "/spawn", body).header("Idempotency-Key", key))
+    };
+    let first = send("one", body).await;
+    let second = send("one", body).await;
+    assert_eq!((second.status, &second.body["agent"]), (200, &first.body["agent"]));
+    let other = send("one", br#"{"agent_type":"coding"}"#).await;
+    assert_eq!((other.status, other.code()), (422, "idempotency_mismatch"));
+    let fresh = send("two", body).await;
+    assert_eq!((fresh.status, fresh.code()), (409, "agent_exists"));
+    let endless = Box::leak("k".repeat(300).into_boxed_str());
+    assert_eq!(send(endless, body).await.code(), "invalid_request");
+}
+
+#[tokio::test]
+async fn retries_at_once_with_one_key_all_get_the_one_agent() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let sends = (0..20).map(|_| {
+        let request = edge.signed(&holder, Method::POST, "/spawn", br#"{"agent_type":"echo"}"#);
+        Answer::of(request.header("Idempotency-Key", "same"))
+    });
+    let answers = futures_util::future::join_all(sends).await;
+    for answer in &answers {
+        assert_eq!((answer.status, &answer.body["agent"]), (200, &answers[0].body["agent"]));
+    }
+}
+
+#[tokio::test]
+async fn bodies_of_the_wrong_shape_are_named() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let cases: [(&[u8], &str, u16, &str); 6] = [
+        (b"{", "application/json", 400, "invalid_request"),
+        (b"", "application/json", 400, "invalid_request"),
+        (b"{}", "application/json; charset=utf-8", 400, "invalid_request"),
+        (br#"{"agent_type":"echo","cores":64}"#, "application/json", 400, "invalid_request"),
+        (br#"{"agent_type":"echo","env":{"A-B":"x"}}"#, "application/json", 400, "invalid_environment"),
+        (br#"{"agent_type":"echo"}"#, "text/plain", 415, "unsupported_media_type"),
+    ];
+    for (body, kind, status, code) in cases {
+        let headers = holder.sign_request("POST", "/spawn", body, instant());
+        let request = edge.with(&headers, Method::POST, "/spawn", body);
+        let mut request = request.build().unwrap();
+        request.headers_mut().insert("content-type", kind.parse().unwrap());
+        let answer = Answer::read(edge.client.execute(request).await.unwrap()).await;
+        assert_eq!((answer.status, answer.code()), (status, code), "{}", String::from_utf8_lossy(body));
+    }
+    let query = edge.post(&holder, "/spawn?wait=perhaps", &json!({"agent_type": "echo"})).await;
+    assert_eq!(query.code(), "invalid_request");
+}
+
+#[tokio::test]
+async fn tiers_health_and_the_document_are_open() {
+    let edge = Edge::start().await;
+    let get = |path: &'static str| Answer::of(edge.client.get(edge.url(path)));
+    insta::assert_json_snapshot!("tiers", get("/tiers").await.body);
+    insta::assert_json_snapshot!("health", get("/health").await.masked());
+    assert_eq!(get("/ready").await.status, 200);
+    let document = get("/openapi.json").await;
+    assert_eq!(document.body, serde_json::from_str::<Value>(&palatine_gateway::openapi()).unwrap());
+}
+
+#[tokio::test]
+async fn an_unknown_path_and_a_wrong_method_say_so_in_json() {
+    let edge = Edge::start().await;
+    let path = Answer::of(edge.client.get(edge.url("/nothing"))).await;
+    assert_eq!((path.status, path.code()), (404, "not_found"));
+    let method = Answer::of(edge.client.delete(edge.url("/spawn"))).await;
+    assert_eq!((method.status, method.code()), (405, "method_not_allowed"));
+    assert_eq!(method.header("content-type"), "application/json");
+}
+
+#[tokio::test]
+async fn a_callers_trace_comes_back_under_its_own_id() {
+    let edge = Edge::start().await;
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let answer = Answer::of(edge.client.get(edge.url("/health")).header("traceparent", trace)).await;
+    assert_eq!(answer.header("x-trace-id"), "4bf92f3577b34da6a3ce929d0e0e4736");
+}
+
+#[tokio::test]
+async fn a_command_for_ones_own_agent_goes_to_the_guest_without_the_signature() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    let path = format!("/agents/{id}/process.Process/Start");
+    let request = edge.signed(&holder, Method::POST, &path, b"frame").header("Keepalive-Ping-Interval", "50");
+    let answer = Answer::of(request.header("Authorization", "Bearer x")).await;
+    assert_eq!((answer.status, &answer.body), (200, &json!("frames")));
+    let passed = edge.wish.guests.passed.lock().unwrap();
+    let (to, headers, body) = &passed[0];
+    assert_eq!((to.as_str(), body.as_ref()), ("/process.Process/Start", b"frame".as_slice()));
+    assert_eq!(headers["keepalive-ping-interval"], "50");
+    assert!(headers.contains_key("traceparent"));
+    for gone in ["x-signature", "x-wallet", "x-timestamp", "authorization"] {
+        assert!(!headers.contains_key(gone), "{gone}");
+    }
+}
+
+#[tokio::test]
+async fn only_the_protocols_own_calls_go_to_the_guest() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    for call in ["Evil", "..", "start"] {
+        let answer = edge.post(&holder, &format!("/agents/{id}/process.Process/{call}"), &json!({})).await;
+        assert_eq!((answer.status, answer.code()), (404, "not_found"), "{call}");
+    }
+}

@@ -1,0 +1,255 @@
+//! A gateway to ask, and a holder who asks.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use auth::{Form, Headers, Keypair, Tokens};
+use chain::fake::FakeBalances;
+use domain::{AgentId, Tiers, UnixMillis};
+use gateway::{Config, Limits, Listeners, Parts, Tls, serve};
+use palatine_gateway as gateway;
+use reqwest::{Client, Method, RequestBuilder, Response};
+use secrecy::SecretBox;
+use serde_json::{Value, json};
+use store::Store;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::guest::{FakeGuests, FakeImages};
+
+/// The longest any condition is waited for.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a test wants otherwise than usual.
+pub(crate) struct Wish {
+    pub(crate) config: Config,
+    pub(crate) tls: Tls,
+    pub(crate) limits: Limits,
+    /// Where the store lies; kept over restarts.
+    pub(crate) home: Arc<TempDir>,
+    pub(crate) guests: Arc<FakeGuests>,
+    pub(crate) images: Arc<FakeImages>,
+    pub(crate) balances: Arc<FakeBalances>,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        let generous = Limits { address_per_second: 10_000, wallet_per_minute: 10_000, ..Limits::default() };
+        Self {
+            config: Config::default(),
+            tls: Tls::default(),
+            limits: generous,
+            home: Arc::new(TempDir::new().unwrap()),
+            guests: Arc::default(),
+            images: Arc::default(),
+            balances: Arc::new(FakeBalances::where_everybody_holds(2_000_000)),
+        }
+    }
+}
+
+impl Wish {
+    pub(crate) async fn start(self) -> Edge {
+        // Another test of this process may have installed it.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let port = || async { TcpListener::bind("127.0.0.1:0").await.unwrap() };
+        let plain = port().await;
+        let secure = if self.tls.cert_file.is_some() { vec![port().await] } else { vec![] };
+        let address = plain.local_addr().unwrap();
+        let tls_address = secure.first().map(|listener| listener.local_addr().unwrap());
+        let store = open(self.home.path().to_owned()).await;
+        let stop = CancellationToken::new();
+        let control = crate::edge::control(&store, &self, &stop);
+        let parts = Parts {
+            store: store.clone(),
+            control,
+            balances: self.balances.clone(),
+            tiers: Tiers::romulus(),
+            tokens: tokens(),
+            guests: self.guests.clone(),
+            images: self.images.clone(),
+            metrics: None,
+            follow: None,
+        };
+        let listeners = Listeners { plain: vec![plain], tls: secure };
+        let task = tokio::spawn(serve(
+            self.config.clone(),
+            self.tls.clone(),
+            self.limits.clone(),
+            listeners,
+            parts,
+            stop.clone(),
+        ));
+        Edge { wish: self, address, tls_address, store, stop, task, client: client().build().unwrap() }
+    }
+}
+
+/// The store, once a gateway that ran before has let go of it.
+async fn open(directory: PathBuf) -> Store {
+    let config = store::Config { directory, ..store::Config::default() };
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match Store::open(&config) {
+            Ok(store) => return store,
+            Err(error) if tokio::time::Instant::now() > deadline => panic!("{error}"),
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+fn control(store: &Store, _: &Wish, _: &CancellationToken) -> control::Control {
+    control::Control(store.clone())
+}
+
+/// The agents' tokens of every gateway here.
+pub(crate) fn tokens() -> Tokens {
+    Tokens::new(&SecretBox::new(Box::new([7; 32])))
+}
+
+pub(crate) fn client() -> reqwest::ClientBuilder {
+    Client::builder().no_proxy().timeout(PATIENCE)
+}
+
+/// A running gateway.
+pub(crate) struct Edge {
+    pub(crate) wish: Wish,
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) tls_address: Option<std::net::SocketAddr>,
+    pub(crate) store: Store,
+    pub(crate) stop: CancellationToken,
+    pub(crate) task: JoinHandle<Result<(), gateway::ServeError>>,
+    pub(crate) client: Client,
+}
+
+impl Edge {
+    pub(crate) async fn start() -> Self {
+        Wish::default().start().await
+    }
+
+    /// Goes down in good order, and comes up again over the same store.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { wish, store, stop, task, .. } = self;
+        stop.cancel();
+        task.await.unwrap().unwrap();
+        drop(store);
+        wish.start().await
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// A request with these headers of a signature.
+    pub(crate) fn with(&self, headers: &Headers, method: Method, path: &str, body: &[u8]) -> RequestBuilder {
+        self.client
+            .request(method, self.url(path))
+            .header("X-Wallet", &headers.wallet)
+            .header("X-Signature", &headers.signature)
+            .header("X-Timestamp", &headers.timestamp)
+            .header("Content-Type", "application/json")
+            .body(body.to_vec())
+    }
+
+    /// A request in our clients' form.
+    pub(crate) fn signed(&self, holder: &Keypair, method: Method, path: &str, body: &[u8]) -> RequestBuilder {
+        let headers = holder.sign_request(method.as_str(), path, body, instant());
+        self.with(&headers, method, path, body)
+    }
+
+    pub(crate) async fn get(&self, holder: &Keypair, path: &str) -> Answer {
+        Answer::of(self.signed(holder, Method::GET, path, b"")).await
+    }
+
+    pub(crate) async fn post(&self, holder: &Keypair, path: &str, body: &Value) -> Answer {
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        Answer::of(self.signed(holder, Method::POST, path, &body)).await
+    }
+
+    pub(crate) async fn spawn(&self, holder: &Keypair) -> Answer {
+        self.post(holder, "/spawn", &json!({"agent_type": "echo"})).await
+    }
+
+    /// A running agent: its id and its token.
+    pub(crate) async fn agent(&self, holder: &Keypair, public: bool) -> (AgentId, String) {
+        let answer = self.post(holder, "/spawn", &json!({"agent_type": "echo", "public": public})).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let agent = &answer.body["agent"];
+        (agent["id"].as_str().unwrap().parse().unwrap(), agent["token"].as_str().unwrap().to_owned())
+    }
+
+    /// A request to an agent's own URL.
+    pub(crate) fn to_agent(&self, id: AgentId, method: Method, path: &str) -> RequestBuilder {
+        let host = format!("{id}.localhost:{}", self.address.port());
+        self.client.request(method, self.url(path)).header("Host", host)
+    }
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    pub(crate) async fn of(request: RequestBuilder) -> Self {
+        Self::read(request.send().await.unwrap()).await
+    }
+
+    pub(crate) async fn read(response: Response) -> Self {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let bytes = response.bytes().await.unwrap();
+        let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into());
+        Self { status, headers, body }
+    }
+
+    pub(crate) fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or("")
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The body with what differs from run to run made the same.
+    pub(crate) fn masked(&self) -> Value {
+        masked(self.body.clone())
+    }
+}
+
+fn masked(value: Value) -> Value {
+    let mask = |key: &str, value: Value| match (key, &value) {
+        ("id" | "agent_id" | "url" | "token" | "wallet" | "version", Value::String(_)) => json!(format!("[{key}]")),
+        ("spawned_at" | "uptime_ms" | "total_uptime_ms" | "at", Value::Number(_)) => json!(format!("[{key}]")),
+        _ => masked(value),
+    };
+    match value {
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key.clone(), mask(&key, value))).collect(),
+        Value::Array(list) => list.into_iter().map(masked).collect(),
+        other => other,
+    }
+}
+
+/// Somebody new.
+pub(crate) fn holder() -> Keypair {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).unwrap();
+    Keypair::generate(&seed)
+}
+
+/// An instant that no other signature of this process carries.
+pub(crate) fn instant() -> UnixMillis {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let before = LAST.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(now.max(last + 1))).unwrap();
+    UnixMillis(now.max(before + 1))
+}
+
+/// Romulus's own text, in raw bytes.
+pub(crate) fn bare(holder: &Keypair) -> Headers {
+    holder.sign_instant(Form::Raw, instant())
+}

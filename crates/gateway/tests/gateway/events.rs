@@ -1,0 +1,123 @@
+//! Streams to a holder: events and logs.
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use reqwest::{Method, Response};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::edge::{Edge, PATIENCE, Wish, holder};
+
+/// Reads the next event of a stream: its id and data.
+async fn event(
+    stream: &mut (impl StreamExt<Item = reqwest::Result<Bytes>> + Unpin),
+    held: &mut String,
+) -> (u64, Value) {
+    loop {
+        if let Some((block, rest)) = held.split_once("\n\n") {
+            let (block, rest) = (block.to_owned(), rest.to_owned());
+            *held = rest;
+            if block.starts_with(':') {
+                continue;
+            }
+            let field = |name: &str| block.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
+            assert_eq!(field("event:"), "state");
+            return (field("id:").parse().unwrap(), serde_json::from_str(&field("data:")).unwrap());
+        }
+        let chunk = tokio::time::timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+        held.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
+}
+
+async fn ends(response: Response) -> bool {
+    tokio::time::timeout(PATIENCE, response.bytes()).await.is_ok()
+}
+
+#[tokio::test]
+async fn every_change_of_state_is_told_and_the_stream_ends_with_the_agent() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    let path = format!("/agents/{id}/events");
+    let response = edge.signed(&holder, Method::GET, &path, b"").send().await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut stream = response.bytes_stream();
+    let mut held = String::new();
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        told.push(event(&mut stream, &mut held).await);
+    }
+    edge.post(&holder, &format!("/stop/{id}"), &Value::Null).await;
+    told.push(event(&mut stream, &mut held).await);
+    told.push(event(&mut stream, &mut held).await);
+    let states: Vec<&str> = told.iter().map(|(_, data)| data["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["reserved", "placed", "booting", "ready", "stopping", "stopped"]);
+    let ids: Vec<u64> = told.iter().map(|(id, _)| *id).collect();
+    assert_eq!(ids, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(told[5].1["reason"], "requested");
+    assert!(tokio::time::timeout(PATIENCE, stream.next()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_reader_that_comes_back_misses_nothing_and_sees_nothing_twice() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    let request = edge.signed(&holder, Method::GET, &format!("/agents/{id}/events"), b"");
+    let mut stream = request.header("Last-Event-ID", "3").send().await.unwrap().bytes_stream();
+    let (seq, data) = event(&mut stream, &mut String::new()).await;
+    assert_eq!((seq, &data["state"]), (4, &json!("ready")));
+    edge.post(&holder, &format!("/stop/{id}"), &Value::Null).await;
+    let request = edge.signed(&holder, Method::GET, &format!("/agents/{id}/events"), b"");
+    let ended = request.header("Last-Event-ID", "6").send().await.unwrap();
+    assert_eq!(ended.status(), 200);
+    assert!(ends(ended).await);
+}
+
+#[tokio::test]
+async fn a_followed_log_arrives_line_by_line() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    let (lines, body) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
+    edge.wish.guests.logs.lock().unwrap().push_back(Body::from_stream(ReceiverStream::new(body)));
+    let path = format!("/agents/{id}/logs?follow=true");
+    lines.send(Ok("one\n".into())).await.unwrap();
+    let mut stream = edge.signed(&holder, Method::GET, &path, b"").send().await.unwrap().bytes_stream();
+    assert_eq!(stream.next().await.unwrap().unwrap(), "one\n");
+    lines.send(Ok("two\n".into())).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), "two\n");
+    drop(stream);
+    tokio::time::timeout(PATIENCE, lines.closed()).await.expect("the node is told that nobody reads any more");
+}
+
+#[tokio::test]
+async fn a_gateway_that_goes_down_ends_its_streams_and_finishes_its_requests() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    let events = edge.signed(&holder, Method::GET, &format!("/agents/{id}/events"), b"").send().await.unwrap();
+    edge.stop.cancel();
+    assert!(ends(events).await);
+    tokio::time::timeout(PATIENCE, edge.task).await.unwrap().unwrap().unwrap();
+    assert!(edge.client.get(format!("http://{}/health", edge.address)).send().await.is_err());
+}
+
+#[tokio::test]
+async fn streams_are_bounded() {
+    let mut wish = Wish::default();
+    wish.limits.streams = 1;
+    let (edge, holder) = (wish.start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    let path = format!("/agents/{id}/events");
+    let open = edge.signed(&holder, Method::GET, &path, b"").send().await.unwrap();
+    let second = edge.get(&holder, &path).await;
+    assert_eq!((second.status, second.code()), (429, "rate_limited"));
+    drop(open);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let again = edge.signed(&holder, Method::GET, &path, b"").send().await.unwrap();
+        if again.status() == 200 {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the place is never free again");
+    }
+}

@@ -1,0 +1,145 @@
+//! What one client may take.
+
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::edge::{Answer, Edge, PATIENCE, Wish, holder, instant};
+
+async fn hasty() -> Edge {
+    let mut wish = Wish::default();
+    (wish.limits.header_ms, wish.limits.body_ms) = (200, 200);
+    wish.start().await
+}
+
+/// Writes this and waits until the gateway hangs up; says what it wrote before.
+async fn until_hung_up(edge: &Edge, begin: &[u8]) -> String {
+    let mut stream = TcpStream::connect(edge.address).await.unwrap();
+    stream.write_all(begin).await.unwrap();
+    let mut said = Vec::new();
+    // A reset is as good as an end.
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("the gateway never hangs up");
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+#[tokio::test]
+async fn a_client_that_sends_its_headers_too_slowly_is_dropped() {
+    let edge = hasty().await;
+    for begin in ["", "GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ", "P", "PRI * HTTP/2.0\r\n\r\n"] {
+        until_hung_up(&edge, begin.as_bytes()).await;
+    }
+    let idle = until_hung_up(&edge, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(idle.starts_with("HTTP/1.1 200"), "{idle}");
+}
+
+#[tokio::test]
+async fn a_body_that_arrives_too_slowly_is_refused() {
+    let edge = hasty().await;
+    let headers = holder().sign_request("POST", "/spawn", b"", instant());
+    let head = format!(
+        "POST /spawn HTTP/1.1\r\nHost: x\r\nX-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {}\r\n\
+         Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{",
+        headers.wallet, headers.signature, headers.timestamp
+    );
+    let said = until_hung_up(&edge, head.as_bytes()).await;
+    assert!(said.starts_with("HTTP/1.1 400") && said.contains("did not arrive in time"), "{said}");
+}
+
+#[tokio::test]
+async fn headers_that_are_too_large_are_refused_by_name_and_endless_ones_at_all() {
+    let edge = Edge::start().await;
+    let large = edge.client.get(edge.url("/health")).header("X-Large", "x".repeat(20_000));
+    let answer = Answer::of(large).await;
+    assert_eq!((answer.status, answer.code()), (431, "headers_too_large"));
+    let endless = format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Endless: {}\r\n\r\n", "x".repeat(1_000_000));
+    let mut stream = TcpStream::connect(edge.address).await.unwrap();
+    // The gateway may hang up before all is written.
+    let _ = stream.write_all(endless.as_bytes()).await;
+    let mut said = [0; 12];
+    if timeout(PATIENCE, stream.read_exact(&mut said)).await.unwrap().is_ok() {
+        assert_eq!(&said, b"HTTP/1.1 431");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_refused_whether_it_says_so_or_not() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let body = vec![b' '; 300_000];
+    let told = Answer::of(edge.signed(&holder, Method::POST, "/spawn", &body)).await;
+    assert_eq!((told.status, told.code()), (413, "body_too_large"));
+    let headers = holder.sign_request("POST", "/spawn", &body, instant());
+    let chunks = futures_util::stream::iter(
+        body.chunks(10_000).map(|chunk| Ok::<_, String>(chunk.to_vec())).collect::<Vec<_>>(),
+    );
+    let request = edge.with(&headers, Method::POST, "/spawn", b"").body(reqwest::Body::wrap_stream(chunks));
+    let untold = Answer::of(request).await;
+    assert_eq!((untold.status, untold.code()), (413, "body_too_large"));
+}
+
+#[tokio::test]
+async fn a_wallet_that_asks_too_often_waits_but_can_always_stop() {
+    let mut wish = Wish::default();
+    wish.limits.wallet_per_minute = 3;
+    let (edge, holder) = (wish.start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    for _ in 0..2 {
+        assert_eq!(edge.get(&holder, "/agents").await.status, 200);
+    }
+    let refused = edge.get(&holder, "/agents").await;
+    assert_eq!((refused.status, refused.code()), (429, "rate_limited"));
+    let wait: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=20).contains(&wait) && refused.body["retry_after"] == json!(wait));
+    assert_eq!(edge.post(&holder, &format!("/stop/{id}"), &Value::Null).await.status, 200);
+    assert_eq!(edge.get(&crate::edge::holder(), "/agents").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_address_that_asks_too_often_waits_but_can_stop_and_be_watched() {
+    let mut wish = Wish::default();
+    wish.limits.address_per_second = 1;
+    let (edge, holder) = (wish.start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    let asks = (0..20).map(|_| Answer::of(edge.client.get(edge.url("/tiers"))));
+    let answers = futures_util::future::join_all(asks).await;
+    assert!(answers.iter().any(|answer| answer.code() == "rate_limited"));
+    assert_eq!(edge.post(&holder, &format!("/stop/{id}"), &Value::Null).await.status, 200);
+    assert_eq!(Answer::of(edge.client.get(edge.url("/health"))).await.status, 200);
+}
+
+#[tokio::test]
+async fn connections_of_one_address_are_bounded() {
+    let mut wish = Wish::default();
+    wish.limits.connections_per_address = 2;
+    let edge = wish.start().await;
+    let first = TcpStream::connect(edge.address).await.unwrap();
+    let _second = TcpStream::connect(edge.address).await.unwrap();
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let mut third = TcpStream::connect(edge.address).await.unwrap();
+    assert_eq!(timeout(PATIENCE, third.read(&mut [0; 1])).await.unwrap().unwrap_or(0), 0, "the third is let in");
+    drop(first);
+    while edge.client.get(edge.url("/health")).send().await.is_err() {
+        assert!(tokio::time::Instant::now() < deadline, "the place is never free again");
+    }
+}
+
+#[tokio::test]
+async fn two_host_headers_are_refused() {
+    let edge = Edge::start().await;
+    let said = until_hung_up(&edge, b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\nConnection: close\r\n\r\n").await;
+    assert!(said.starts_with("HTTP/1.1 400"), "{said}");
+}
+
+#[tokio::test]
+async fn an_old_connection_is_asked_to_end() {
+    let mut wish = Wish::default();
+    wish.limits.connection_age_ms = 100;
+    let edge = wish.start().await;
+    let said = timeout(PATIENCE, until_hung_up(&edge, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    let limit = Duration::from_millis(edge.wish.limits.header_ms);
+    assert!(limit > PATIENCE, "the age ended it, not the idle time");
+}

@@ -1,0 +1,13 @@
+//! The gateway, asked over loopback by real HTTP clients. Behind it: a real
+//! store on disk, the real control plane, and fakes of the chain and the node.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod api;
+mod edge;
+mod events;
+mod faults;
+mod guest;
+mod ingress;
+mod limits;
+mod tls;
