@@ -3,9 +3,14 @@
 //! | client | speaks | for |
 //! |---|---|---|
 //! | [`NodeClient`] | [`wire::node`], over a Unix socket | the control plane and the gateway |
+//! | [`Public`] | [`wire::public`], over HTTP; OpenAI's chat to an agent; E2B's process protocol into it | the CLI, and whoever writes programs against the gateway |
 //!
 //! Every call has a deadline and every answer a bound; both are named.
 
 mod node;
+mod public;
 
 pub use node::{Deadlines, LogSource, NodeBody, NodeClient, NodeError, Tunnel};
+pub use public::{
+    ClientError, Command, Door, Exit, Limits, Process, ProcessHandle, Public, Question, Refused, SpawnOptions,
+};

@@ -1,5 +1,7 @@
 //! The calls whose answers are streams.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use domain::AgentId;
 use http::header::{CONNECTION, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
@@ -8,6 +10,7 @@ use hyper::body::Body;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use wire::node::TUNNEL;
+use wire::process::TIMEOUT_HEADER;
 
 use super::api::{empty, sandbox};
 use super::call::Call;
@@ -19,6 +22,9 @@ pub type Tunnel = TokioIo<Upgraded>;
 
 /// The routes of `pod` that the node passes on.
 const PROCESS_ROUTES: &str = "/process.Process/";
+
+/// The longest a passed request may ask for.
+const LONGEST_PASS: Duration = Duration::from_secs(3600);
 
 /// Headers that belong to one connection and end with it.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -111,12 +117,21 @@ impl NodeClient {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let call = Call::new("pass the request to the guest", self.deadlines.stream);
+        let call = Call::new("pass the request to the guest", self.patience(request.headers()));
         let request = addressed(call.operation, id, path, request)?;
         let answer = call.within(send(call.operation, &self.socket, request)).await?;
         let (mut head, incoming) = answer.response.into_parts();
         strip(&mut head.headers);
         Ok(Response::from_parts(head, NodeBody::new(call.operation, incoming, None, answer.connection)))
+    }
+}
+
+impl NodeClient {
+    /// How long a passed request may take until it is answered.
+    fn patience(&self, headers: &HeaderMap) -> Duration {
+        let asked = headers.get(TIMEOUT_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let asked = asked.map(|millis| Duration::from_millis(millis).min(LONGEST_PASS) + self.deadlines.margin);
+        asked.unwrap_or_default().max(self.deadlines.pass)
     }
 }
 

@@ -1,4 +1,8 @@
 //! The clients against real servers on real sockets.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
+mod ask;
+mod exec;
+mod gateway;
 mod node;
+mod public;

@@ -79,7 +79,7 @@ fn bind() -> (TempDir, PathBuf, UnixListener) {
 /// Deadlines that a hung server runs into quickly, and a busy machine does not.
 fn short() -> Deadlines {
     let soon = Duration::from_millis(400);
-    Deadlines { read: soon, create: soon, tunnel: soon, stream: soon, idle: soon, margin: soon }
+    Deadlines { read: soon, create: soon, tunnel: soon, stream: soon, pass: soon, idle: soon, margin: soon }
 }
 
 fn one(phase: Phase) -> Sandbox {

@@ -1,0 +1,131 @@
+//! What can go wrong between a holder and the house.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use wire::fault::{Code, Fault};
+use wire::process::RpcError;
+
+/// A refusal. Its source is the [`Fault`].
+#[derive(Debug)]
+pub struct Refused {
+    operation: &'static str,
+    fault: Box<Fault>,
+}
+
+impl Refused {
+    pub(super) fn new(operation: &'static str, fault: Fault) -> Self {
+        Self { operation, fault: Box::new(fault) }
+    }
+
+    /// What the gateway said.
+    #[must_use]
+    pub const fn fault(&self) -> &Fault {
+        &self.fault
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.operation)
+    }
+}
+
+impl Error for Refused {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.fault)
+    }
+}
+
+/// Why a call has no answer that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The gateway's URL cannot be one.
+    #[error("{0:?} is not a gateway's URL: it looks like http://127.0.0.1:8080 and has no path")]
+    Gateway(String),
+    /// No HTTP client could be made.
+    #[error("make an HTTP client")]
+    Setup(#[source] Box<dyn Error + Send + Sync>),
+    /// The call must be signed, and no keypair was given.
+    #[error("{0}: needs a keypair to sign with")]
+    Unsigned(&'static str),
+    /// The gateway, or the agent's door, said no.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The agent itself said no.
+    #[error("the agent answered with status {status}: {message}")]
+    Agent {
+        /// The HTTP status.
+        status: u16,
+        /// The agent's own words, cut short.
+        message: String,
+    },
+    /// The process protocol said no.
+    #[error("run the command in the agent")]
+    Rpc(#[source] RpcError),
+    /// No connection, or one that broke before the answer was whole.
+    #[error("{operation}: no answer from {host}")]
+    Unreachable {
+        /// What was asked.
+        operation: &'static str,
+        /// Whom.
+        host: String,
+        /// What broke.
+        source: reqwest::Error,
+    },
+    /// No whole answer, or no further word of a stream, came in time.
+    #[error("{operation}: nothing was heard for {} s", .after.as_secs_f32())]
+    TimedOut {
+        /// What was asked.
+        operation: &'static str,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The stream ended before its end was told.
+    #[error("{0}: the answer broke off; the agent or the gateway may have died")]
+    BrokenOff(&'static str),
+    /// The answer is not one of this API.
+    #[error("{operation}: the answer cannot be used: {why}")]
+    Protocol {
+        /// What was asked.
+        operation: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Our own standard input or output failed.
+    #[error("{operation}")]
+    Local {
+        /// What was done.
+        operation: &'static str,
+        /// What broke.
+        source: io::Error,
+    },
+}
+
+impl ClientError {
+    /// What the gateway said, where it refused.
+    #[must_use]
+    pub const fn fault(&self) -> Option<&Fault> {
+        match self {
+            Self::Refused(refused) => Some(refused.fault()),
+            _ => None,
+        }
+    }
+
+    /// The gateway's code, where it refused.
+    #[must_use]
+    pub fn code(&self) -> Option<Code> {
+        self.fault().map(|fault| fault.code)
+    }
+
+    pub(super) fn protocol(operation: &'static str, why: impl fmt::Display) -> Self {
+        Self::Protocol { operation, why: why.to_string() }
+    }
+
+    pub(super) fn transport(operation: &'static str, error: reqwest::Error) -> Self {
+        let host = error.url().and_then(reqwest::Url::host_str).unwrap_or("the gateway").to_owned();
+        Self::Unreachable { operation, host, source: error.without_url() }
+    }
+}

@@ -1,0 +1,304 @@
+//! Signing, sending, and reading whole answers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use auth::Keypair;
+use bytes::Bytes;
+use domain::{UnixMillis, Wallet};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{Client, Method, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+use wire::fault::Fault;
+use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+
+use super::resolve::Resolver;
+use super::{ClientError, Refused};
+
+/// Bytes of an answer that is read whole, at most.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// The longest piece of an unexpected answer that is shown.
+const MAX_WORDS: usize = 200;
+
+/// How long calls may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Opening a connection.
+    pub connect: Duration,
+    /// Reading, and the head of every stream.
+    pub read: Duration,
+    /// Spawning: the agent boots before the answer comes.
+    pub spawn: Duration,
+    /// Stopping: the agent may take its time.
+    pub stop: Duration,
+    /// Silence in a followed stream of events; the gateway sends a comment every
+    /// 15 s.
+    pub events_idle: Duration,
+    /// Silence in an agent's answer: it may think.
+    pub answer_idle: Duration,
+    /// Silence in a command's stream, in which we ask for keep-alives.
+    pub exec_idle: Duration,
+    /// Silence in logs that are not followed. Followed logs may be silent.
+    pub logs_idle: Duration,
+    /// How long a command may take to read a piece of its input.
+    pub input: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            read: Duration::from_secs(20),
+            spawn: Duration::from_secs(300),
+            stop: Duration::from_secs(90),
+            events_idle: Duration::from_secs(60),
+            answer_idle: Duration::from_secs(300),
+            exec_idle: Duration::from_secs(30),
+            logs_idle: Duration::from_secs(20),
+            input: Duration::from_secs(600),
+        }
+    }
+}
+
+/// A client of one gateway. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Public {
+    pub(super) http: Client,
+    gateway: Url,
+    signer: Option<Arc<Signer>>,
+    pub(super) limits: Limits,
+}
+
+/// A keypair, and the last instant it signed.
+#[derive(Debug)]
+struct Signer {
+    keypair: Keypair,
+    last: AtomicU64,
+}
+
+impl Signer {
+    /// Now; but never the same instant twice, since a gateway takes each signed
+    /// text once.
+    fn instant(&self) -> UnixMillis {
+        let now = UnixMillis::from_system(SystemTime::now()).unwrap_or_default().0;
+        let next = |last: u64| now.max(last + 1);
+        let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        UnixMillis(next(last.unwrap_or_default()))
+    }
+}
+
+/// One call of the API.
+pub(super) struct Call {
+    pub(super) operation: &'static str,
+    pub(super) method: Method,
+    /// With its query, as it is signed and sent.
+    pub(super) path: String,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    pub(super) deadline: Duration,
+}
+
+impl Call {
+    pub(super) fn get(operation: &'static str, path: impl Into<String>, deadline: Duration) -> Self {
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        Self { operation, method: Method::GET, path: path.into(), headers, body, deadline }
+    }
+
+    pub(super) fn post(operation: &'static str, path: impl Into<String>, deadline: Duration) -> Self {
+        Self { method: Method::POST, ..Self::get(operation, path, deadline) }
+    }
+
+    /// With this body of this type.
+    pub(super) fn body(mut self, kind: &'static str, body: impl Into<Bytes>) -> Self {
+        self.headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        self.body = body.into();
+        self
+    }
+
+    pub(super) fn header(mut self, name: &'static str, value: &str) -> Result<Self, ClientError> {
+        let value = HeaderValue::from_str(value).map_err(|error| ClientError::protocol(self.operation, error))?;
+        self.headers.insert(name, value);
+        Ok(self)
+    }
+}
+
+impl Public {
+    /// A client of the gateway at this URL, such as `http://127.0.0.1:8080`. A
+    /// TLS provider must be installed.
+    ///
+    /// # Errors
+    /// When the URL is none, or no HTTP client can be made.
+    pub fn new(gateway: &str) -> Result<Self, ClientError> {
+        let url = Url::parse(gateway).ok().filter(is_gateway);
+        let url = url.ok_or_else(|| ClientError::Gateway(gateway.to_owned()))?;
+        if rustls::crypto::CryptoProvider::get_default().is_none() {
+            return Err(ClientError::Setup("no TLS provider is installed".into()));
+        }
+        let limits = Limits::default();
+        let resolver = Resolver::new(&url);
+        let builder = Client::builder().connect_timeout(limits.connect).redirect(Policy::none());
+        let builder = if resolver.is_here() { builder.no_proxy() } else { builder };
+        let http = builder
+            .dns_resolver(Arc::new(resolver))
+            .user_agent(concat!("palatine/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| ClientError::Setup(error.into()))?;
+        Ok(Self { http, gateway: url, signer: None, limits })
+    }
+
+    /// The same client, signing as this wallet, in the bound form.
+    #[must_use]
+    pub fn signed_by(mut self, keypair: Keypair) -> Self {
+        self.signer = Some(Arc::new(Signer { keypair, last: AtomicU64::new(0) }));
+        self
+    }
+
+    /// The same client with other limits (but for `connect`, which is fixed when
+    /// the client is made).
+    #[must_use]
+    pub const fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The wallet that signs, if one does.
+    #[must_use]
+    pub fn wallet(&self) -> Option<Wallet> {
+        self.signer.as_ref().map(|signer| signer.keypair.wallet())
+    }
+
+    /// Signs and sends a call and reads its whole answer.
+    pub(super) async fn signed<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        let (operation, deadline) = (call.operation, call.deadline);
+        within(operation, deadline, async { json(operation, self.send_signed(call).await?).await }).await
+    }
+
+    /// Sends a call that needs no signature and reads its whole answer.
+    pub(super) async fn open<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        let (operation, deadline) = (call.operation, call.deadline);
+        within(operation, deadline, async { json(operation, self.send(call).await?).await }).await
+    }
+
+    /// Signs and sends a call; the answer is a success whose body still flows.
+    pub(super) async fn streamed(&self, call: Call) -> Result<Response, ClientError> {
+        let (operation, deadline) = (call.operation, call.deadline);
+        within(operation, deadline, async { accepted(operation, self.send_signed(call).await?).await }).await
+    }
+
+    async fn send_signed(&self, mut call: Call) -> Result<Response, ClientError> {
+        let signer = self.signer.as_ref().ok_or(ClientError::Unsigned(call.operation))?;
+        let signed = signer.keypair.sign_request(call.method.as_str(), &call.path, &call.body, signer.instant());
+        call = call
+            .header(X_WALLET, &signed.wallet)?
+            .header(X_SIGNATURE, &signed.signature)?
+            .header(X_TIMESTAMP, &signed.timestamp)?;
+        self.send(call).await
+    }
+
+    async fn send(&self, call: Call) -> Result<Response, ClientError> {
+        let url = self.gateway.join(&call.path).map_err(|error| ClientError::protocol(call.operation, error))?;
+        let request = self.http.request(call.method, url).headers(call.headers).body(call.body);
+        request.send().await.map_err(|error| ClientError::transport(call.operation, error))
+    }
+}
+
+fn is_gateway(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https")
+        && url.has_host()
+        && url.path() == "/"
+        && url.query().is_none()
+        && url.username().is_empty()
+        && url.password().is_none()
+}
+
+/// Gives a piece of work its deadline.
+pub(super) async fn within<T>(
+    operation: &'static str,
+    after: Duration,
+    work: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    tokio::time::timeout(after, work).await.unwrap_or(Err(ClientError::TimedOut { operation, after }))
+}
+
+async fn json<T: DeserializeOwned>(operation: &'static str, response: Response) -> Result<T, ClientError> {
+    let body = whole(operation, accepted(operation, response).await?).await?;
+    serde_json::from_slice(&body).map_err(|error| ClientError::protocol(operation, error))
+}
+
+/// The answer if it is a success; the gateway's fault if it is not.
+pub(super) async fn accepted(operation: &'static str, response: Response) -> Result<Response, ClientError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = whole(operation, response).await?;
+    Err(refused(operation, &body).or_else(|| in_the_guest(&body)).unwrap_or_else(|| {
+        ClientError::protocol(operation, format!("status {status} and no fault, but {:?}", words(&body)))
+    }))
+}
+
+/// The process protocol's own failure in this body, if it is one.
+fn in_the_guest(body: &[u8]) -> Option<ClientError> {
+    // Any code is one of the protocol's, so the message must be there too.
+    let body: serde_json::Value = serde_json::from_slice(body).ok()?;
+    body.get("message")?;
+    serde_json::from_value(body).ok().map(ClientError::Rpc)
+}
+
+/// The fault in this body, if it is one.
+pub(super) fn refused(operation: &'static str, body: &[u8]) -> Option<ClientError> {
+    let fault: Fault = serde_json::from_slice(body).ok()?;
+    Some(Refused::new(operation, fault).into())
+}
+
+/// Reads the body, at most [`MAX_ANSWER`] bytes of it.
+pub(super) async fn whole(operation: &'static str, mut response: Response) -> Result<Vec<u8>, ClientError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| ClientError::transport(operation, error))? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Err(ClientError::protocol(operation, format!("it is larger than {MAX_ANSWER} bytes")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// The start of a body, for people.
+pub(super) fn words(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
+}
+
+/// Whether an answer says it is of this type.
+pub(super) fn is_of(response: &Response, kind: &str) -> bool {
+    let said = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    said.is_some_and(|said| said.split(';').next().is_some_and(|said| said.trim().eq_ignore_ascii_case(kind)))
+}
+
+/// A status as a number, for errors.
+pub(super) fn number(status: StatusCode) -> u16 {
+    status.as_u16()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_instant_is_signed_twice() {
+        let signer = Signer { keypair: Keypair::generate(&[7; 32]), last: AtomicU64::new(0) };
+        let instants: Vec<_> = (0..1000).map(|_| signer.instant()).collect();
+        assert!(instants.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn only_a_bare_http_url_is_a_gateway() {
+        for good in ["http://127.0.0.1:8080", "https://api.example/", "http://localhost"] {
+            assert!(is_gateway(&good.parse().unwrap()), "{good}");
+        }
+        for bad in ["http://x/api", "ftp://x", "http://u:p@x", "http://x/?a=b", "mailto:x"] {
+            assert!(!is_gateway(&bad.parse().unwrap()), "{bad}");
+        }
+    }
+}

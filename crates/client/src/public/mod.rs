@@ -1,0 +1,17 @@
+//! The client of the public API, of an agent's chat, and of commands inside it.
+
+mod api;
+mod ask;
+mod error;
+mod exec;
+mod http;
+mod pump;
+mod resolve;
+mod stream;
+
+pub use api::SpawnOptions;
+pub use ask::{Door, Question};
+pub use error::{ClientError, Refused};
+pub use exec::{Command, Process, ProcessHandle};
+pub use http::{Limits, Public};
+pub use pump::Exit;

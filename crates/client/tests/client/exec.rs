@@ -1,0 +1,248 @@
+//! Commands inside an agent: a guest of the test's own, over the process protocol.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Json, Router};
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use futures_util::stream;
+use palatine_client::{ClientError, Command, Exit};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, Empty};
+use tokio::sync::mpsc;
+use wire::connect::Envelope;
+use wire::fault::{Code, Fault};
+use wire::process::{RpcCode, Signal};
+
+use crate::gateway::{Gateway, ID, SOON, Then, fault, paced, start};
+
+/// What a test sees of the calls.
+#[derive(Clone, Default)]
+struct Guest {
+    seen: Arc<Mutex<Vec<(String, Value)>>>,
+    /// Where `cat`'s input goes.
+    cat: Arc<Mutex<Option<mpsc::Sender<Bytes>>>>,
+}
+
+fn envelope(end: bool, message: &Value) -> Bytes {
+    let mut bytes = BytesMut::new();
+    Envelope { end, message: message.to_string().into() }.encode(&mut bytes);
+    bytes.freeze()
+}
+
+fn event(event: &Value) -> Bytes {
+    envelope(false, &json!({"event": event}))
+}
+
+fn ended(code: i32) -> Bytes {
+    event(&json!({"end": {"exitCode": code, "exited": true, "status": format!("exit status {code}")}}))
+}
+
+fn stream_of(body: Body) -> Response {
+    ([("content-type", "application/connect+json")], body).into_response()
+}
+
+fn answers(frames: Vec<Bytes>, then: Then) -> Response {
+    let frames = paced(frames.into_iter().map(Ok).collect());
+    stream_of(Body::from_stream(frames.chain(then.stream())))
+}
+
+async fn call(
+    State(guest): State<Guest>,
+    Path((_, method)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let mut bytes = BytesMut::from(&body[..]);
+    let request: Value = if method == "Start" {
+        assert_eq!(headers["content-type"], "application/connect+json");
+        assert_eq!(headers["keepalive-ping-interval"], "1");
+        serde_json::from_slice(&Envelope::decode(&mut bytes).unwrap().unwrap().message).unwrap()
+    } else {
+        assert_eq!(headers["content-type"], "application/json");
+        serde_json::from_slice(&body).unwrap()
+    };
+    guest.seen.lock().unwrap().push((method.clone(), request.clone()));
+    match method.as_str() {
+        "Start" => run(&guest, &request),
+        "SendInput" => {
+            let to = guest.cat.lock().unwrap().clone();
+            let Some(to) = to else {
+                let error = json!({"code": "not_found", "message": "no such process"});
+                return (StatusCode::NOT_FOUND, Json(error)).into_response();
+            };
+            let data = event(&json!({"data": {"stdout": request["input"]["stdin"]}}));
+            to.send(data).await.unwrap();
+            Json(json!({})).into_response()
+        }
+        "CloseStdin" => {
+            guest.cat.lock().unwrap().take();
+            Json(json!({})).into_response()
+        }
+        _ => Json(json!({})).into_response(),
+    }
+}
+
+/// The guest's programs.
+fn run(guest: &Guest, request: &Value) -> Response {
+    let started = event(&json!({"start": {"pid": 7}}));
+    let out = event(&json!({"data": {"stdout": "aGkK"}}));
+    match request["process"]["cmd"].as_str().unwrap() {
+        "hi" => {
+            let err = event(&json!({"data": {"stderr": "b2gK"}}));
+            let alive = event(&json!({"keepalive": {}}));
+            answers(vec![started, out, alive, err, ended(3), envelope(true, &json!({}))], Then::Ends)
+        }
+        "cat" => {
+            let (to, from) = mpsc::channel(4);
+            *guest.cat.lock().unwrap() = Some(to);
+            let echoed = stream::unfold(from, |mut from| async { Some((from.recv().await?, from)) });
+            let frames = stream::iter([started]).chain(echoed).chain(stream::iter([ended(0)]));
+            stream_of(Body::from_stream(frames.map(Ok::<_, std::io::Error>)))
+        }
+        "killed" => {
+            let end = event(&json!({"end": {"exitCode": -1, "exited": false, "status": "signal: killed"}}));
+            answers(vec![started, end], Then::Hangs)
+        }
+        "none" => {
+            let error = json!({"error": {"code": "invalid_argument", "message": "no such program"}});
+            answers(vec![envelope(true, &error)], Then::Ends)
+        }
+        "dies" => answers(vec![started, out], Then::Ends),
+        "breaks" => answers(vec![started, out], Then::Breaks),
+        "hangs" => answers(vec![started, out], Then::Hangs),
+        "garbage" => answers(vec![Bytes::from("\x04garbage")], Then::Ends),
+        "html" => "<html>".into_response(),
+        "elsewhere" => fault(Fault::new(Code::AgentNotReady, "not yet")),
+        other => unreachable!("{other}"),
+    }
+}
+
+async fn guest() -> (Gateway, Guest) {
+    let guest = Guest::default();
+    let app = Router::new().route("/agents/{id}/process.Process/{method}", post(call)).with_state(guest.clone());
+    (start(app).await, guest)
+}
+
+fn command(program: &str) -> Command {
+    Command { argv: vec![program.to_owned(), "-x".to_owned()], ..Command::default() }
+}
+
+async fn outcome(gateway: &Gateway, program: &str) -> (Result<Exit, ClientError>, Vec<u8>, Vec<u8>) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let exit = match gateway.client.exec(ID, &command(program)).await {
+        Ok(process) => tokio::time::timeout(SOON, process.run(None::<Empty>, &mut out, &mut err)).await.unwrap(),
+        Err(error) => Err(error),
+    };
+    (exit, out, err)
+}
+
+#[tokio::test]
+async fn output_goes_where_it_belongs_and_the_exit_code_comes_back() {
+    let (gateway, guest) = guest().await;
+    let command = Command {
+        argv: vec!["hi".into(), "-x".into()],
+        cwd: Some("/data".into()),
+        envs: BTreeMap::from([("A".into(), "1".into())]),
+        stdin: false,
+    };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let process = gateway.client.exec(ID, &command).await.unwrap();
+    let exit = process.run(None::<Empty>, &mut out, &mut err).await.unwrap();
+    assert_eq!(exit, Exit { code: Some(3), status: "exit status 3".into() });
+    assert_eq!((out.as_slice(), err.as_slice()), (&b"hi\n"[..], &b"oh\n"[..]));
+    let process = json!({"cmd": "hi", "args": ["-x"], "envs": {"A": "1"}, "cwd": "/data"});
+    assert_eq!(guest.seen.lock().unwrap()[0].1, json!({"process": process, "stdin": false}));
+}
+
+#[tokio::test]
+async fn input_is_sent_in_pieces_and_closed_and_comes_back_whole() {
+    let (gateway, guest) = guest().await;
+    let sent: Vec<u8> = (0..100_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let process = gateway.client.exec(ID, &Command { stdin: true, ..command("cat") }).await.unwrap();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let input = std::io::Cursor::new(sent.clone());
+    let exit = tokio::time::timeout(SOON, process.run(Some(input), &mut out, &mut err)).await.unwrap().unwrap();
+    assert_eq!(exit.code, Some(0));
+    assert!(out == sent);
+    let methods: Vec<_> = guest.seen.lock().unwrap().iter().map(|(method, _)| method.clone()).collect();
+    assert_eq!(methods.last().unwrap(), "CloseStdin");
+    assert_eq!(methods.iter().filter(|method| *method == "SendInput").count(), 4);
+}
+
+#[tokio::test]
+async fn a_command_that_reads_none_of_its_input_ends_by_itself() {
+    let (gateway, _) = guest().await;
+    let process = gateway.client.exec(ID, &Command { stdin: true, ..command("hi") }).await.unwrap();
+    let endless = tokio::io::repeat(b'y').take(1 << 20);
+    let exit = tokio::time::timeout(SOON, process.run(Some(endless), Vec::new(), Vec::new())).await.unwrap().unwrap();
+    assert_eq!(exit.code, Some(3));
+}
+
+#[tokio::test]
+async fn a_process_that_a_signal_ended_has_no_exit_code() {
+    let (gateway, _) = guest().await;
+    let (exit, ..) = outcome(&gateway, "killed").await;
+    assert_eq!(exit.unwrap(), Exit { code: None, status: "signal: killed".into() });
+}
+
+#[tokio::test]
+async fn signals_reach_the_process_from_aside() {
+    let (gateway, guest) = guest().await;
+    let process = gateway.client.exec(ID, &command("hangs")).await.unwrap();
+    let handle = process.handle();
+    assert_eq!(handle.pid(), 7);
+    handle.signal(Signal::Term).await.unwrap();
+    let seen = guest.seen.lock().unwrap();
+    assert_eq!(seen[1], ("SendSignal".into(), json!({"process": {"pid": 7}, "signal": "SIGNAL_SIGTERM"})));
+}
+
+#[tokio::test]
+async fn a_program_that_is_not_there_is_the_guests_own_refusal() {
+    let (gateway, _) = guest().await;
+    let (exit, ..) = outcome(&gateway, "none").await;
+    let Err(ClientError::Rpc(error)) = exit else { panic!("{exit:?}") };
+    assert_eq!((error.code, error.message.as_str()), (RpcCode::InvalidArgument, "no such program"));
+    let process = gateway.client.exec(ID, &command("hi")).await.unwrap();
+    let error = process.handle().send_input(b"x").await.unwrap_err();
+    assert!(matches!(error, ClientError::Rpc(error) if error.code == RpcCode::NotFound));
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_hangs_or_lies_under_a_command_is_an_error_and_never_a_hang() {
+    let (gateway, _) = guest().await;
+    for (program, said, wrote) in [
+        ("dies", "broke off", true),
+        ("breaks", "no answer from", true),
+        ("hangs", "nothing was heard", true),
+        ("garbage", "unknown flags", false),
+        ("html", "of the type", false),
+    ] {
+        let (exit, out, _) = outcome(&gateway, program).await;
+        let error = exit.unwrap_err().to_string();
+        assert!(error.contains(said), "{program}: {error}");
+        assert_eq!(out == b"hi\n", wrote, "{program}");
+    }
+    let (exit, ..) = outcome(&gateway, "elsewhere").await;
+    assert_eq!(exit.unwrap_err().code(), Some(Code::AgentNotReady));
+    assert!(gateway.client.exec(ID, &Command::default()).await.is_err());
+}
+
+#[tokio::test]
+async fn output_is_written_as_it_comes() {
+    let (gateway, _) = guest().await;
+    let process = gateway.client.exec(ID, &command("hangs")).await.unwrap();
+    let (out, mut reader) = tokio::io::duplex(64);
+    let running = tokio::spawn(process.run(None::<Empty>, out, tokio::io::sink()));
+    let mut line = [0; 3];
+    tokio::time::timeout(Duration::from_millis(400), reader.read_exact(&mut line)).await.unwrap().unwrap();
+    assert_eq!(&line, b"hi\n");
+    running.abort();
+}

@@ -1,0 +1,126 @@
+//! A gateway that a test makes of its own routes. It lets only correctly signed,
+//! bound, unused requests pass, but for its open paths.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use auth::{Keypair, Policy, Presented};
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use domain::{AgentId, UnixMillis};
+use futures_util::stream::{self, Stream, StreamExt};
+use http::StatusCode;
+use http_body_util::BodyExt;
+use palatine_client::{Limits, Public};
+use tokio::net::TcpListener;
+use wire::fault::{Code, Fault};
+
+/// The agent of all tests.
+pub(crate) const ID: AgentId = AgentId::from_random(0xa1b2_c3d4_e5f6_7890);
+/// Longer than any test may take.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+type Used = Arc<Mutex<HashSet<[u8; 32]>>>;
+
+/// A running gateway; it ends with the test's runtime.
+pub(crate) struct Gateway {
+    pub(crate) port: u16,
+    pub(crate) client: Public,
+}
+
+pub(crate) async fn start(routes: Router) -> Gateway {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let app = routes.layer(from_fn_with_state(Used::default(), guard));
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    Gateway { port, client: client(&format!("http://127.0.0.1:{port}")) }
+}
+
+pub(crate) fn keypair() -> Keypair {
+    Keypair::generate(&[7; 32])
+}
+
+/// A client that loses its patience quickly.
+pub(crate) fn client(url: &str) -> Public {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let short = Duration::from_millis(500);
+    let limits = Limits {
+        connect: short,
+        read: short,
+        spawn: short,
+        stop: short,
+        events_idle: short,
+        answer_idle: short,
+        exec_idle: short,
+        logs_idle: short,
+        input: short,
+    };
+    Public::new(url).unwrap().signed_by(keypair()).with_limits(limits)
+}
+
+async fn guard(State(used): State<Used>, request: Request, next: Next) -> Response {
+    let path = request.uri().path_and_query().unwrap().as_str().to_owned();
+    if path.starts_with("/v1/") || path == "/tiers" || path == "/health" {
+        return next.run(request).await;
+    }
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.unwrap().to_bytes();
+    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let presented =
+        Presented { wallet: text("x-wallet"), signature: text("x-signature"), timestamp: text("x-timestamp") };
+    let signed = auth::Request { method: head.method.as_str(), path: &path, body: &body };
+    let now = UnixMillis::from_system(SystemTime::now()).unwrap();
+    match auth::verify(presented, &signed, Policy { require_bound: true }, now) {
+        Ok(signed) if used.lock().unwrap().insert(signed.stamp_key) => {
+            next.run(Request::from_parts(head, Body::from(body))).await
+        }
+        Ok(_) => fault(Fault::new(Code::ReplayedSignature, "replayed")),
+        Err(error) => fault(Fault::new(Code::InvalidSignature, error.to_string())),
+    }
+}
+
+pub(crate) fn fault(fault: Fault) -> Response {
+    (StatusCode::from_u16(fault.code.status()).unwrap(), axum::Json(fault)).into_response()
+}
+
+/// A body of these pieces, which then breaks, hangs or ends.
+pub(crate) fn body(pieces: &[&str], then: Then) -> Body {
+    let pieces: Vec<Result<Bytes, std::io::Error>> =
+        pieces.iter().map(|piece| Ok(Bytes::copy_from_slice(piece.as_bytes()))).collect();
+    Body::from_stream(paced(pieces).chain(then.stream()))
+}
+
+/// How a body goes on after its pieces.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Then {
+    Ends,
+    Breaks,
+    Hangs,
+}
+
+impl Then {
+    pub(crate) fn stream(self) -> stream::BoxStream<'static, Result<Bytes, std::io::Error>> {
+        match self {
+            Self::Ends => stream::empty().boxed(),
+            // A server that breaks off at once takes along what it has not yet sent.
+            Self::Breaks => stream::once(async {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                Err(std::io::Error::other("gone"))
+            })
+            .boxed(),
+            Self::Hangs => stream::pending().boxed(),
+        }
+    }
+}
+
+/// Each piece in a packet of its own.
+pub(crate) fn paced<T: Send + 'static>(pieces: Vec<T>) -> impl Stream<Item = T> + Send + 'static {
+    stream::iter(pieces).then(|piece| async {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        piece
+    })
+}
