@@ -1,0 +1,63 @@
+//! When the node last lived. A guest that died while the daemon was down is billed
+//! up to then and not further: nobody saw it longer.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use domain::UnixMillis;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::Clock;
+
+/// How often it is written. What a guest is billed after its last sign of life is
+/// less than this.
+pub(crate) const PERIOD: Duration = Duration::from_secs(1);
+/// Digits, so that one beat covers the other.
+const WIDTH: usize = 20;
+
+/// The file.
+pub(crate) struct Heartbeat(File);
+
+impl Heartbeat {
+    /// Opens it, and says when the daemon before last lived.
+    pub(crate) fn open(path: &Path) -> io::Result<(Self, Option<UnixMillis>)> {
+        let before = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).map(UnixMillis);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        Ok((Self(file), before))
+    }
+
+    fn beat(&self, now: UnixMillis) -> io::Result<()> {
+        self.0.write_all_at(format!("{now:WIDTH$}\n", now = now.0).as_bytes(), 0)
+    }
+
+    /// Beats for ever.
+    pub(crate) async fn run(self, clock: Clock) {
+        let mut ticks = interval(PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.beat(clock.now()) {
+                tracing::warn!(%error, "the heartbeat cannot be written");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_daemon_reads_the_last_beat() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("heartbeat");
+        let (heart, before) = Heartbeat::open(&path).unwrap();
+        assert_eq!(before, None);
+        heart.beat(UnixMillis(1_700_000_000_123)).unwrap();
+        heart.beat(UnixMillis(7)).unwrap();
+        assert_eq!(Heartbeat::open(&path).unwrap().1, Some(UnixMillis(7)));
+    }
+}

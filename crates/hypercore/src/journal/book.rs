@@ -1,0 +1,153 @@
+//! The journal's contents. Pure.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use domain::{AgentId, Mark, MarkKind, UnixMillis};
+use serde::{Deserialize, Serialize};
+use wire::node::AgentMark;
+
+/// The first line of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Head {
+    /// Which journal it is.
+    pub(super) journal: String,
+    /// Everything up to here was fetched and is not in the file any more.
+    pub(super) fetched: u64,
+    /// How those agents stood that are not gone.
+    pub(super) standing: BTreeMap<AgentId, MarkKind>,
+}
+
+/// The marks that nobody has fetched yet, and how each agent stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Book {
+    head: Head,
+    marks: VecDeque<AgentMark>,
+    standing: BTreeMap<AgentId, MarkKind>,
+}
+
+impl Book {
+    pub(super) fn new(head: Head) -> Self {
+        Self { standing: head.standing.clone(), head, marks: VecDeque::new() }
+    }
+
+    pub(super) fn journal(&self) -> &str {
+        &self.head.journal
+    }
+
+    /// The last number given.
+    pub(super) fn last(&self) -> u64 {
+        self.marks.back().map_or(self.head.fetched, |mark| mark.mark.seq)
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.marks.len()
+    }
+
+    pub(super) fn standing(&self, agent: AgentId) -> Option<MarkKind> {
+        self.standing.get(&agent).copied()
+    }
+
+    /// The mark that would record this, unless it says nothing new: then a daemon
+    /// that repeats itself after a crash changes nobody's bill.
+    pub(super) fn next(&self, agent: AgentId, kind: MarkKind, at: UnixMillis) -> Option<AgentMark> {
+        let news = match (self.standing(agent), kind) {
+            (None, MarkKind::Booting) => true,
+            (None, MarkKind::Ready | MarkKind::Unready | MarkKind::Gone) => false,
+            (Some(before), now) => before != now,
+        };
+        news.then_some(AgentMark { agent, mark: Mark { seq: self.last() + 1, at, kind } })
+    }
+
+    /// Takes a mark in; `false` if it is not the next one.
+    pub(super) fn take(&mut self, mark: AgentMark) -> bool {
+        if mark.mark.seq != self.last() + 1 {
+            return false;
+        }
+        match mark.mark.kind {
+            MarkKind::Gone => self.standing.remove(&mark.agent),
+            kind @ (MarkKind::Booting | MarkKind::Ready | MarkKind::Unready) => self.standing.insert(mark.agent, kind),
+        };
+        self.marks.push_back(mark);
+        true
+    }
+
+    /// Forgets what was fetched.
+    pub(super) fn fetched(&mut self, up_to: u64) {
+        while let Some(mark) = self.marks.front().copied().filter(|mark| mark.mark.seq <= up_to) {
+            self.marks.pop_front();
+            self.head.fetched = mark.mark.seq;
+            match mark.mark.kind {
+                MarkKind::Gone => self.head.standing.remove(&mark.agent),
+                kind @ (MarkKind::Booting | MarkKind::Ready | MarkKind::Unready) => {
+                    self.head.standing.insert(mark.agent, kind)
+                }
+            };
+        }
+    }
+
+    /// What comes after this number, at most so many.
+    pub(super) fn after(&self, after: u64, most: usize) -> Vec<AgentMark> {
+        self.marks.iter().filter(|mark| mark.mark.seq > after).take(most).copied().collect()
+    }
+
+    /// The file's lines, as if written anew.
+    pub(super) fn lines(&self) -> impl Iterator<Item = serde_json::Result<String>> + '_ {
+        std::iter::once(serde_json::to_string(&self.head)).chain(self.marks.iter().map(serde_json::to_string))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn book() -> Book {
+        Book::new(Head { journal: "j".to_owned(), fetched: 0, standing: BTreeMap::new() })
+    }
+
+    fn kind() -> impl Strategy<Value = MarkKind> {
+        prop_oneof![Just(MarkKind::Booting), Just(MarkKind::Ready), Just(MarkKind::Unready), Just(MarkKind::Gone)]
+    }
+
+    fn write(book: &mut Book, agent: u64, kind: MarkKind) {
+        if let Some(mark) = book.next(AgentId::from_random(agent), kind, UnixMillis(0)) {
+            assert!(book.take(mark));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_have_no_gaps_and_a_rewritten_file_stands_as_before(
+            story in proptest::collection::vec((0_u64..4, kind(), any::<bool>()), 0..80),
+        ) {
+            let mut book = book();
+            for (agent, kind, fetch) in story {
+                write(&mut book, agent, kind);
+                if fetch {
+                    book.fetched(book.last().saturating_sub(1));
+                }
+                let numbers: Vec<u64> = book.after(0, usize::MAX).iter().map(|mark| mark.mark.seq).collect();
+                prop_assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1));
+                let mut again = Book::new(book.head.clone());
+                for mark in &book.marks {
+                    prop_assert!(again.take(*mark));
+                }
+                prop_assert_eq!(&again, &book);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_known_already_gets_no_second_mark() {
+        let mut book = book();
+        for kind in [MarkKind::Gone, MarkKind::Ready, MarkKind::Booting, MarkKind::Booting, MarkKind::Ready, MarkKind::Ready] {
+            write(&mut book, 1, kind);
+        }
+        for _ in 0..2 {
+            write(&mut book, 1, MarkKind::Gone);
+        }
+        let kinds: Vec<MarkKind> = book.after(0, 9).iter().map(|mark| mark.mark.kind).collect();
+        assert_eq!(kinds, [MarkKind::Booting, MarkKind::Ready, MarkKind::Gone]);
+    }
+}

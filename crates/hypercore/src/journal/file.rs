@@ -1,0 +1,169 @@
+//! The journal's file.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use wire::node::AgentMark;
+
+use super::book::{Book, Head};
+use crate::ledger::{random, sync_parent};
+
+/// Bytes of a journal's name.
+const NAME_BYTES: usize = 8;
+
+/// The file, open at its end.
+pub(super) struct JournalFile {
+    path: PathBuf,
+    file: File,
+    /// How much of it is known to be good.
+    length: u64,
+}
+
+impl JournalFile {
+    /// Opens the journal, cuts off a torn end, or starts a new one.
+    pub(super) fn open(path: &Path) -> io::Result<(Self, Book)> {
+        let text = match std::fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::start(path),
+            Err(error) => return Err(error),
+        };
+        let Some((book, good)) = read(&text) else {
+            tracing::error!(path = %path.display(), "the metering journal cannot be read; a new one is begun");
+            std::fs::rename(path, path.with_extension("broken"))?;
+            return Self::start(path);
+        };
+        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+        if good < text.len() as u64 {
+            tracing::warn!(bytes = text.len() as u64 - good, "the metering journal had a torn end");
+            file.set_len(good)?;
+            file.sync_all()?;
+        }
+        file.seek(SeekFrom::Start(good))?;
+        Ok((Self { path: path.to_owned(), file, length: good }, book))
+    }
+
+    fn start(path: &Path) -> io::Result<(Self, Book)> {
+        let mut name = [0; NAME_BYTES];
+        random(&mut name)?;
+        let book = Book::new(Head { journal: hex::encode(name), fetched: 0, standing: BTreeMap::new() });
+        Ok((Self::write(path, &book)?, book))
+    }
+
+    fn write(path: &Path, book: &Book) -> io::Result<Self> {
+        let half = path.with_extension("half");
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&half)?;
+        let mut text = String::new();
+        for line in book.lines() {
+            text.push_str(&line?);
+            text.push('\n');
+        }
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&half, path)?;
+        sync_parent(path)?;
+        Ok(Self { path: path.to_owned(), file, length: text.len() as u64 })
+    }
+
+    /// Adds marks and waits for the disk. After a failure nothing was added.
+    pub(super) fn append(&mut self, marks: &[AgentMark]) -> io::Result<()> {
+        let mut text = String::new();
+        for mark in marks {
+            text.push_str(&serde_json::to_string(mark)?);
+            text.push('\n');
+        }
+        // Over whatever a failure has left behind the good part.
+        self.file.set_len(self.length)?;
+        self.file.seek(SeekFrom::Start(self.length))?;
+        self.file.write_all(text.as_bytes())?;
+        self.file.sync_data()?;
+        self.length += text.len() as u64;
+        Ok(())
+    }
+
+    /// Writes the file anew, without what was fetched.
+    pub(super) fn compact(&mut self, book: &Book) -> io::Result<()> {
+        *self = Self::write(&self.path, book)?;
+        Ok(())
+    }
+}
+
+/// The book, and how many bytes of the file are good. A line counts when it is
+/// finished, can be read, and has the next number; what was synced always does.
+fn read(text: &[u8]) -> Option<(Book, u64)> {
+    let mut lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let head = lines.next()?;
+    let mut book = Book::new(serde_json::from_slice(head).ok()?);
+    let mut good = head.len() as u64;
+    for line in lines {
+        match serde_json::from_slice::<AgentMark>(line) {
+            Ok(mark) if book.take(mark) => good += line.len() as u64,
+            _ => break,
+        }
+    }
+    Some((book, good))
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{AgentId, MarkKind, UnixMillis};
+
+    use super::*;
+
+    fn add(file: &mut JournalFile, book: &mut Book, kind: MarkKind) {
+        let mark = book.next(AgentId::from_random(7), kind, UnixMillis(9)).unwrap();
+        file.append(&[mark]).unwrap();
+        assert!(book.take(mark));
+    }
+
+    #[test]
+    fn a_file_cut_at_any_byte_gives_all_whole_marks_and_goes_on_without_a_gap() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks");
+        let (mut file, mut book) = JournalFile::open(&path).unwrap();
+        for kind in [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready] {
+            add(&mut file, &mut book, kind);
+        }
+        let whole = std::fs::read(&path).unwrap();
+        let head = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+        for cut in head..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let (mut file, mut book) = JournalFile::open(&path).unwrap();
+            let lines = whole[head..cut].iter().filter(|byte| **byte == b'\n').count() as u64;
+            assert_eq!(book.last(), lines);
+            let kind = if lines == 1 { MarkKind::Ready } else { MarkKind::Booting };
+            if book.next(AgentId::from_random(7), kind, UnixMillis(9)).is_some() {
+                add(&mut file, &mut book, kind);
+                assert_eq!(JournalFile::open(&path).unwrap().1, book);
+            }
+        }
+    }
+
+    #[test]
+    fn a_compacted_file_keeps_its_name_its_numbers_and_how_each_agent_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks");
+        let (mut file, mut book) = JournalFile::open(&path).unwrap();
+        add(&mut file, &mut book, MarkKind::Booting);
+        add(&mut file, &mut book, MarkKind::Ready);
+        book.fetched(2);
+        file.compact(&book).unwrap();
+        add(&mut file, &mut book, MarkKind::Unready);
+        let (_, again) = JournalFile::open(&path).unwrap();
+        assert_eq!(again, book);
+        assert_eq!((again.last(), again.standing(AgentId::from_random(7))), (3, Some(MarkKind::Unready)));
+    }
+
+    #[test]
+    fn a_file_that_is_no_journal_is_put_aside_for_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks");
+        let first = JournalFile::open(&path).unwrap().1;
+        std::fs::write(&path, "noise\n").unwrap();
+        let second = JournalFile::open(&path).unwrap().1;
+        assert_ne!(first.journal(), second.journal());
+        assert!(path.with_extension("broken").exists());
+    }
+}

@@ -1,0 +1,12 @@
+//! The metering journal: what the node saw, numbered without gaps, on disk before
+//! anybody is told.
+//!
+//! The file's first line says which journal it is, up to which number everything
+//! was fetched, and how each agent stood then; each further line is one mark. One
+//! thread writes; what waits at the same time is synced together.
+
+mod book;
+mod file;
+mod writer;
+
+pub(crate) use writer::{Journal, JournalError, MAX_WAIT};

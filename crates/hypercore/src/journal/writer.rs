@@ -1,0 +1,225 @@
+//! The journal's thread, and the handle on it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use domain::{AgentId, MarkKind, UnixMillis};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use wire::node::{AgentMark, Marks};
+
+use super::book::Book;
+use super::file::JournalFile;
+
+/// Marks that may wait to be written.
+const QUEUE: usize = 1024;
+/// Marks written with one sync, at most.
+const BATCH: usize = 256;
+/// Marks in one answer, at most.
+const PAGE: usize = 1_000;
+/// The file is written anew when so many of its marks were fetched.
+const COMPACT_AFTER: u64 = 256;
+/// Pause before writing again what the disk has refused.
+const RETRY: Duration = Duration::from_millis(500);
+/// The longest wait for news.
+pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Its file.
+    #[error("open the metering journal")]
+    Open(#[source] std::io::Error),
+    /// Its thread has ended.
+    #[error("write the metering journal: its writer is gone")]
+    Gone,
+}
+
+enum Command {
+    Mark { agent: AgentId, kind: MarkKind, at: UnixMillis, done: oneshot::Sender<()> },
+    Fetched(u64),
+}
+
+/// A handle on the journal.
+#[derive(Clone)]
+pub(crate) struct Journal {
+    commands: mpsc::Sender<Command>,
+    /// What is on the disk.
+    book: Arc<Mutex<Book>>,
+    last: watch::Receiver<u64>,
+    most: usize,
+}
+
+impl Journal {
+    /// Opens it. With `most` marks that nobody has fetched it is full.
+    pub(crate) fn open(path: &Path, most: usize) -> Result<Self, JournalError> {
+        let (file, book) = JournalFile::open(path).map_err(JournalError::Open)?;
+        let (tell, last) = watch::channel(book.last());
+        let (commands, inbox) = mpsc::channel(QUEUE);
+        let book = Arc::new(Mutex::new(book));
+        let writer = Writer { file, book: Arc::clone(&book), last: tell, stale: 0 };
+        let started = thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(inbox));
+        started.map_err(JournalError::Open)?;
+        Ok(Self { commands, book, last, most })
+    }
+
+    /// Records what was seen; returns when it is on the disk. While the disk refuses,
+    /// this waits: nobody is told what is not recorded.
+    pub(crate) async fn mark(&self, agent: AgentId, kind: MarkKind, at: UnixMillis) -> Result<(), JournalError> {
+        let (done, written) = oneshot::channel();
+        let command = Command::Mark { agent, kind, at, done };
+        self.commands.send(command).await.map_err(|_| JournalError::Gone)?;
+        written.await.map_err(|_| JournalError::Gone)
+    }
+
+    /// What comes after this number, waiting for the first. What comes before was
+    /// fetched and may be forgotten.
+    pub(crate) async fn after(&self, after: u64, wait: Duration) -> Marks {
+        if after > 0 {
+            // A full queue only means that it is forgotten later.
+            let _ = self.commands.try_send(Command::Fetched(after));
+        }
+        let mut last = self.last.clone();
+        let _ = timeout(wait.min(MAX_WAIT), last.wait_for(|last| *last > after)).await;
+        let book = self.book();
+        Marks { journal: book.journal().to_owned(), marks: book.after(after, PAGE) }
+    }
+
+    /// How an agent stands.
+    pub(crate) fn standing(&self, agent: AgentId) -> Option<MarkKind> {
+        self.book().standing(agent)
+    }
+
+    /// Whether so much waits to be fetched that nothing new should begin.
+    pub(crate) fn is_full(&self) -> bool {
+        self.book().waiting() >= self.most
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Writer {
+    file: JournalFile,
+    book: Arc<Mutex<Book>>,
+    last: watch::Sender<u64>,
+    /// Marks in the file that were fetched.
+    stale: u64,
+}
+
+impl Writer {
+    fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        let mut batch = Vec::new();
+        while inbox.blocking_recv_many(&mut batch, BATCH) > 0 {
+            self.work(std::mem::take(&mut batch));
+        }
+    }
+
+    fn work(&mut self, batch: Vec<Command>) {
+        // The lock is never held while the disk works.
+        let mut next = self.book.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (mut marks, mut waiting) = (Vec::new(), Vec::new());
+        for command in batch {
+            match command {
+                Command::Mark { agent, kind, at, done } => {
+                    if let Some(mark) = next.next(agent, kind, at).filter(|mark| next.take(*mark)) {
+                        marks.push(mark);
+                    }
+                    waiting.push(done);
+                }
+                Command::Fetched(up_to) => self.fetched(&mut next, up_to),
+            }
+        }
+        self.write(&marks);
+        let last = next.last();
+        *self.book.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        self.last.send_replace(last);
+        for done in waiting {
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        }
+        self.compact();
+    }
+
+    fn fetched(&mut self, book: &mut Book, up_to: u64) {
+        let before = book.waiting();
+        book.fetched(up_to);
+        self.stale += (before - book.waiting()) as u64;
+    }
+
+    fn write(&mut self, marks: &[AgentMark]) {
+        if marks.is_empty() {
+            return;
+        }
+        while let Err(error) = self.file.append(marks) {
+            tracing::error!(%error, "the metering journal cannot be written; the node waits for its disk");
+            thread::sleep(RETRY);
+        }
+    }
+
+    fn compact(&mut self) {
+        if self.stale < COMPACT_AFTER {
+            return;
+        }
+        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match self.file.compact(&book) {
+            Ok(()) => self.stale = 0,
+            // The old file is still whole and in use.
+            Err(error) => tracing::warn!(%error, "the metering journal cannot be shortened"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: AgentId = AgentId::from_random(1);
+
+    #[tokio::test]
+    async fn a_mark_is_on_the_disk_when_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks");
+        let journal = Journal::open(&path, 10).unwrap();
+        journal.mark(ONE, MarkKind::Booting, UnixMillis(1)).await.unwrap();
+        let (_, book) = JournalFile::open(&path).unwrap();
+        assert_eq!(book.last(), 1);
+        assert_eq!(journal.standing(ONE), Some(MarkKind::Booting));
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_of_the_next_mark_and_what_was_fetched_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&dir.path().join("marks"), 1).unwrap();
+        let waiting = tokio::spawn({
+            let journal = journal.clone();
+            async move { journal.after(0, Duration::from_secs(10)).await }
+        });
+        journal.mark(ONE, MarkKind::Booting, UnixMillis(1)).await.unwrap();
+        assert_eq!(waiting.await.unwrap().marks.len(), 1);
+        assert!(journal.is_full());
+        assert!(journal.after(1, Duration::ZERO).await.marks.is_empty());
+        journal.mark(ONE, MarkKind::Ready, UnixMillis(2)).await.unwrap();
+        assert_eq!(journal.after(0, Duration::ZERO).await.marks[0].mark.seq, 2);
+    }
+
+    #[tokio::test]
+    async fn hundreds_of_fetched_marks_leave_a_short_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks");
+        let journal = Journal::open(&path, 10_000).unwrap();
+        for at in 0..300 {
+            let kind = if at % 2 == 0 { MarkKind::Booting } else { MarkKind::Ready };
+            journal.mark(ONE, kind, UnixMillis(at)).await.unwrap();
+        }
+        journal.after(299, Duration::ZERO).await;
+        journal.mark(ONE, MarkKind::Unready, UnixMillis(300)).await.unwrap();
+        drop(journal);
+        let (_, book) = JournalFile::open(&path).unwrap();
+        assert_eq!(book.last(), 301);
+        assert!(std::fs::metadata(&path).unwrap().len() < 1_000);
+    }
+}

@@ -1,0 +1,24 @@
+//! What the node remembers of its sandboxes, on disk.
+//!
+//! ```text
+//! <state>/node.key                     seals the environments; root alone
+//! <state>/sandboxes/<id>/record.json   what is desired and what happened, without secrets
+//! <state>/sandboxes/<id>/secrets       the environment and pod's token, sealed
+//! <state>/sandboxes/<id>/*.log         the agent's lines, the guest's console
+//! ```
+//!
+//! A sandbox exists from the moment its record has its name until the folder is
+//! gone; a folder without a record is a creation that nobody was told of. Every
+//! file is written aside, synced and renamed, so a reader finds the old one or the
+//! new one.
+
+mod atomic;
+mod record;
+mod seal;
+mod shelf;
+
+pub(crate) use record::{Record, Wanted};
+pub(crate) use atomic::{sync_parent, write as write_file};
+pub(crate) use seal::{Secrets, Vault, random};
+pub(crate) use shelf::{Ledger, Shelf};
+pub use shelf::LedgerError;

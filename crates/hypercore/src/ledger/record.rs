@@ -1,0 +1,72 @@
+//! One sandbox, as it is written down.
+
+use domain::{AgentId, Ask, FailReason, UnixMillis};
+use sandbox::{Facts, Seat};
+use serde::{Deserialize, Serialize};
+
+use crate::policy::Desired;
+
+/// The form of a record that this program writes. It reads this one alone: a
+/// record of a later program is left alone and the node does not start.
+pub(crate) const VERSION: u32 = 1;
+
+/// What is to become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Wanted {
+    /// It shall run.
+    Run,
+    /// It shall be gone.
+    Gone,
+}
+
+/// All that is known of a sandbox but its secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) version: u32,
+    pub(crate) id: AgentId,
+    pub(crate) slot: u16,
+    pub(crate) desired: Desired,
+    pub(crate) wanted: Wanted,
+    pub(crate) created_at: UnixMillis,
+    /// How often it was started, the first time included. Numbers its boots.
+    pub(crate) starts: u32,
+    /// The deaths that still count.
+    pub(crate) deaths: Vec<UnixMillis>,
+    /// Why it was given up, if it was.
+    pub(crate) failed: Option<FailReason>,
+    pub(crate) ready_after_ms: Option<u64>,
+    /// The guest that runs, or ran last.
+    pub(crate) facts: Option<Facts>,
+}
+
+impl Record {
+    /// A sandbox that was just asked for.
+    pub(crate) const fn new(seat: Seat, desired: Desired, now: UnixMillis) -> Self {
+        Self {
+            version: VERSION,
+            id: seat.id,
+            slot: seat.slot,
+            desired,
+            wanted: Wanted::Run,
+            created_at: now,
+            starts: 0,
+            deaths: Vec::new(),
+            failed: None,
+            ready_after_ms: None,
+            facts: None,
+        }
+    }
+
+    pub(crate) const fn seat(&self) -> Seat {
+        Seat { id: self.id, slot: self.slot }
+    }
+
+    pub(crate) const fn ask(&self) -> Ask {
+        Ask { cores: self.desired.cores, memory_mib: self.desired.memory_mib }
+    }
+
+    pub(crate) const fn restarts(&self) -> u32 {
+        self.starts.saturating_sub(1)
+    }
+}

@@ -1,0 +1,10 @@
+//! What an agent and its guest's console have said: bounded files that many read
+//! while one writes.
+
+mod lines;
+mod reader;
+mod rotated;
+
+pub(crate) use lines::{AgentLog, Position};
+pub(crate) use reader::{Form, read};
+pub(crate) use rotated::RotatedLog;

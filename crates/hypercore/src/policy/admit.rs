@@ -1,0 +1,55 @@
+//! What to do with a spec that is offered again.
+
+use domain::{Generation, ImageDigest};
+use serde::{Deserialize, Serialize};
+use wire::node::SandboxSpec;
+
+/// A spec without its environment: what may be written down in the clear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Desired {
+    pub(crate) generation: Generation,
+    pub(crate) image: ImageDigest,
+    pub(crate) cores: u32,
+    pub(crate) memory_mib: u64,
+}
+
+impl From<&SandboxSpec> for Desired {
+    fn from(spec: &SandboxSpec) -> Self {
+        Self { generation: spec.generation, image: spec.image, cores: spec.cores, memory_mib: spec.memory_mib }
+    }
+}
+
+/// How an offered spec stands to the one that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// The same again: nothing to do.
+    Same,
+    /// Older, newer, or different at the same generation. A sandbox is not changed
+    /// in place: it is deleted and made again.
+    Stale,
+}
+
+/// Compares. `same_environment` is only asked when all else is equal, since the
+/// held environment has to be unsealed for it.
+pub(crate) fn offer(held: Desired, offered: Desired, same_environment: impl FnOnce() -> bool) -> Offer {
+    if held == offered && same_environment() { Offer::Same } else { Offer::Stale }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn desired(generation: u64, cores: u32) -> Desired {
+        Desired { generation: Generation(generation), image: ImageDigest([7; 32]), cores, memory_mib: 128 }
+    }
+
+    #[test]
+    fn only_the_very_same_spec_is_taken_again() {
+        let held = desired(2, 1);
+        assert_eq!(offer(held, desired(2, 1), || true), Offer::Same);
+        assert_eq!(offer(held, desired(2, 1), || false), Offer::Stale);
+        for other in [desired(1, 1), desired(3, 1), desired(2, 2)] {
+            assert_eq!(offer(held, other, || true), Offer::Stale);
+        }
+    }
+}

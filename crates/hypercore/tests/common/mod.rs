@@ -1,0 +1,90 @@
+//! What the tests with real guests share.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sandbox::network::{self, Egress};
+use sandbox::qemu::Kernel;
+
+/// Where `./dev` puts what runs in guests.
+pub fn assets() -> PathBuf {
+    std::env::var_os("PALATINE_ASSETS").expect("PALATINE_ASSETS is not set: run this by ./dev test").into()
+}
+
+/// The kernel with the real `pod`, made once for all tests.
+pub fn kernel() -> Kernel {
+    let store = std::env::temp_dir().join("palatine-hypercore-tests");
+    let config = image::Config { store, ..image::Config::default() };
+    let made = image::kernel::prepare(&config, &assets().join("pod"), &image::Silent).expect("a kernel for guests");
+    Kernel { vmlinux: made.vmlinux, initramfs: made.initramfs, version: made.version }
+}
+
+/// A network of this test's own.
+pub fn network(name: &str, range: &str) -> network::Config {
+    network::Config {
+        name: name.to_owned().try_into().expect("a name"),
+        range: range.parse().expect("a range"),
+        egress: Egress::Internet,
+        ..network::Config::default()
+    }
+}
+
+/// An image's disk with nothing on it but folders.
+pub fn base(dir: &Path) -> PathBuf {
+    let (root, disk) = (dir.join("root"), dir.join("base.erofs"));
+    for name in ["proc", "sys", "dev", "tmp", "run", "data", "etc"] {
+        std::fs::create_dir_all(root.join(name)).expect("a folder");
+    }
+    let made = Command::new("mkfs.erofs").arg("--quiet").arg(&disk).arg(&root).output().expect("mkfs.erofs is installed");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    disk
+}
+
+/// What a node of this name has on the machine outside of its own folder.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Residue(Vec<String>);
+
+impl Residue {
+    pub fn of(name: &str) -> Self {
+        let mut found = Vec::new();
+        for dir in ["/run/netns", "/sys/class/net"] {
+            found.extend(names(Path::new(dir)).into_iter().filter(|it| it.starts_with(name)));
+        }
+        for group in ["memory", "cpu", "cpuacct", "pids", "."] {
+            found.extend(names(&Path::new("/sys/fs/cgroup").join(group)).into_iter().filter(|it| it.starts_with(name)));
+        }
+        let tables = Command::new("nft").args(["list", "tables"]).output().expect("nft is installed");
+        let tables = String::from_utf8_lossy(&tables.stdout).into_owned();
+        found.extend(tables.lines().filter(|line| line.contains(&format!(" {name}"))).map(str::to_owned));
+        found.extend(mounts(name));
+        found.extend(processes(name));
+        for link in ["eth0", "all"] {
+            let file = format!("/proc/sys/net/ipv4/conf/{link}/forwarding");
+            found.push(format!("{file}={}", std::fs::read_to_string(&file).unwrap_or_default().trim()));
+        }
+        found.sort();
+        Self(found)
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+fn mounts(name: &str) -> Vec<String> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().filter(|line| line.contains(&format!("/{name}-"))).map(str::to_owned).collect()
+}
+
+/// VMMs whose network namespace or command line names the node.
+fn processes(name: &str) -> Vec<String> {
+    names(Path::new("/proc"))
+        .into_iter()
+        .filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter(|pid| {
+            let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+            cgroup.contains(&format!("/{name}/"))
+        })
+        .collect()
+}

@@ -1,0 +1,61 @@
+//! The QEMU driver passes the suite, with real guests that run the real `pod`.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::AgentId;
+use sandbox::conformance::{self, Bench};
+use sandbox::qemu::{Choice, Qemu, Settings};
+use sandbox::{Facts, Runtime};
+
+struct OnQemu {
+    state: tempfile::TempDir,
+    base: PathBuf,
+}
+
+fn settings(state: &Path) -> Settings {
+    Settings {
+        state: state.to_owned(),
+        kernel: common::kernel(),
+        accelerator: Choice::Auto,
+        probe_deadline: Duration::from_secs(5),
+        first_uid: 1_879_100_000,
+        layer_mib: 256,
+        data_mib: 64,
+        least_free_mib: 100,
+        network: common::network("pltq", "10.211.0.0/16"),
+    }
+}
+
+#[async_trait]
+impl Bench for OnQemu {
+    async fn driver(&self) -> Arc<dyn Runtime> {
+        Arc::new(Qemu::start(settings(self.state.path())).await.expect("the driver starts"))
+    }
+
+    fn base(&self) -> PathBuf {
+        self.base.clone()
+    }
+
+    async fn crash(&self, _id: AgentId, facts: &Facts) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(facts.pid).expect("a pid")).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the VMM runs");
+    }
+
+    fn boot_deadline(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+}
+
+#[tokio::test]
+async fn the_qemu_driver_conforms_and_leaves_nothing() {
+    let before = common::Residue::of("pltq");
+    let state = tempfile::tempdir().expect("a folder");
+    let base = common::base(state.path());
+    conformance::run(&OnQemu { state, base }).await.unwrap_or_else(|broken| panic!("{broken}"));
+    assert_eq!(common::Residue::of("pltq"), before);
+}
