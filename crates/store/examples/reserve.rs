@@ -55,8 +55,9 @@ fn pin() -> Result<(), Fault> {
 async fn run(plan: &Plan) -> Result<Vec<Duration>, Fault> {
     let store = Store::open(&Config { directory: plan.directory.clone(), ..Config::default() })?;
     let began = Instant::now();
-    let callers: Vec<_> =
-        (0..plan.callers).map(|caller| tokio::spawn(call(store.clone(), caller, began, pace(plan), plan.lasts))).collect();
+    let callers: Vec<_> = (0..plan.callers)
+        .map(|caller| tokio::spawn(call(store.clone(), caller, began, pace(plan), plan.lasts)))
+        .collect();
     let mut latencies = Vec::new();
     for caller in callers {
         latencies.extend(caller.await??);
@@ -140,5 +141,11 @@ fn report(plan: &Plan, sorted: &[Duration]) {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let micros = Duration::new(cpu.tv_sec.unsigned_abs(), u32::try_from(cpu.tv_nsec).unwrap_or(0)).as_secs_f64() * 1e6;
     println!("{:.1} µs of processor time each: {:.0}/s on a core of one's own", micros / count, 1e6 * count / micros);
-    println!("latency p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}", at(500), at(990), at(999), sorted.last().copied().unwrap_or_default());
+    println!(
+        "latency p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}",
+        at(500),
+        at(990),
+        at(999),
+        sorted.last().copied().unwrap_or_default()
+    );
 }

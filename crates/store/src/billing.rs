@@ -94,8 +94,11 @@ impl CountMarks {
              FROM cursors c WHERE agents.mark_cursor = c.n AND c.node = ?1 AND ready_since IS NOT NULL",
         )?
         .execute((&self.node,))?;
-        conn.prepare_cached("INSERT INTO cursors (node, journal, seq, heard_at) VALUES (?1, ?2, 0, ?3)")?
-            .execute((&self.node, &self.journal, integer(self.now.0)))?;
+        conn.prepare_cached("INSERT INTO cursors (node, journal, seq, heard_at) VALUES (?1, ?2, 0, ?3)")?.execute((
+            &self.node,
+            &self.journal,
+            integer(self.now.0),
+        ))?;
         Ok(Journal { n: conn.last_insert_rowid(), seq: 0, heard_at: self.now })
     }
 

@@ -11,8 +11,8 @@ use wire::node::AgentMark;
 use wire::public::StateChange;
 
 use crate::admission::{Admission, Reservation, Spend, Stamp};
-use crate::checkpoint::Checkpoints;
 use crate::billing::{self, CountMarks, Counted, Cursor};
+use crate::checkpoint::Checkpoints;
 use crate::config::Config;
 use crate::error::StoreError;
 use crate::files;
@@ -88,7 +88,14 @@ impl Store {
         let (news, _) = broadcast::channel(NEWS);
         let (queue, commands) = mpsc::channel(config.queue);
         let database = files.database.clone();
-        let writer = Writer { conn, epoch, news: news.clone(), answers: Answers::start()?, checkpoints: Checkpoints::start(&files.database)?, files };
+        let writer = Writer {
+            conn,
+            epoch,
+            news: news.clone(),
+            answers: Answers::start()?,
+            checkpoints: Checkpoints::start(&files.database)?,
+            files,
+        };
         threads.push(writer.start(commands).map_err(|e| StoreError::file("start the writer of", database, e))?);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -227,12 +234,7 @@ impl Store {
     pub async fn live(&self) -> Result<Vec<Record>, StoreError> {
         const NAME: &str = "list the live agents";
         self.read(NAME, |conn| {
-            let all = many(
-                conn,
-                NAME,
-                select_agents!("INDEXED BY agents_live WHERE ended_at IS NULL ORDER BY n"),
-                (),
-            );
+            let all = many(conn, NAME, select_agents!("INDEXED BY agents_live WHERE ended_at IS NULL ORDER BY n"), ());
             Ok(records(all?))
         })
         .await
@@ -272,7 +274,7 @@ impl Store {
     }
 
     async fn write<C: Command>(&self, command: C) -> Result<C::Answer, StoreError> {
-        let (job, answer) = Request::new(command);
+        let (job, answer) = Request::job(command);
         let channels = self.inner.channels.as_ref().ok_or(StoreError::Closed)?;
         let work = async {
             channels.writer.send(job).await.map_err(|_| StoreError::Closed)?;

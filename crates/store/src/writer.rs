@@ -59,6 +59,9 @@ pub(crate) trait Job: Send {
     fn settle(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
+/// Where the answer to a command comes.
+pub(crate) type Answer<C> = oneshot::Receiver<Result<<C as Command>::Answer, StoreError>>;
+
 pub(crate) struct Request<C: Command> {
     command: C,
     answer: Option<Result<C::Answer, StoreError>>,
@@ -66,7 +69,8 @@ pub(crate) struct Request<C: Command> {
 }
 
 impl<C: Command> Request<C> {
-    pub(crate) fn new(command: C) -> (Box<dyn Job>, oneshot::Receiver<Result<C::Answer, StoreError>>) {
+    /// The job, and where its answer comes.
+    pub(crate) fn job(command: C) -> (Box<dyn Job>, Answer<C>) {
         let (reply, receiver) = oneshot::channel();
         (Box::new(Self { command, answer: None, reply }), receiver)
     }
@@ -210,7 +214,6 @@ impl Writer {
     fn cached(&self, sql: &'static str) -> rusqlite::Result<()> {
         self.conn.prepare_cached(sql)?.execute(()).map(drop)
     }
-
 }
 
 fn fail(batch: &mut Vec<Box<dyn Job>>, error: &StoreError) {

@@ -1,0 +1,94 @@
+//! Which agents a task of this process is spawning.
+//!
+//! A look at the nodes takes time, and what it saw is old when it is compared
+//! with the store. Whoever was being spawned at any moment of that look is left
+//! to the task that spawns it.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use domain::AgentId;
+
+#[derive(Debug, Default)]
+struct Sets {
+    active: HashSet<AgentId>,
+    /// Active now, or at some moment since the look began.
+    touched: HashSet<AgentId>,
+}
+
+/// The agents being spawned.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Busy(Arc<Mutex<Sets>>);
+
+/// One agent is being spawned while this lives.
+#[derive(Debug)]
+pub(crate) struct Working {
+    busy: Busy,
+    id: AgentId,
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.busy.sets().active.remove(&self.id);
+    }
+}
+
+impl Busy {
+    fn sets(&self) -> MutexGuard<'_, Sets> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins work on an agent, unless `most` are being worked on.
+    pub(crate) fn enter(&self, id: AgentId, most: usize) -> Option<Working> {
+        let mut sets = self.sets();
+        if sets.active.len() >= most {
+            return None;
+        }
+        sets.active.insert(id);
+        sets.touched.insert(id);
+        Some(Working { busy: self.clone(), id })
+    }
+
+    /// Begins a look at the nodes.
+    pub(crate) fn look(&self) {
+        let mut sets = self.sets();
+        sets.touched = sets.active.clone();
+    }
+
+    /// Whoever was being spawned since the look began.
+    pub(crate) fn touched(&self) -> HashSet<AgentId> {
+        self.sets().touched.clone()
+    }
+
+    /// Whether it is being spawned now.
+    pub(crate) fn has(&self, id: AgentId) -> bool {
+        self.sets().active.contains(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_was_busy_during_a_look_is_remembered_until_the_next() {
+        let busy = Busy::default();
+        let [before, during, after] = [1, 2, 3].map(AgentId::from_random);
+        let first = busy.enter(before, 9);
+        busy.look();
+        drop(first);
+        drop(busy.enter(during, 9));
+        assert_eq!(busy.touched(), HashSet::from([before, during]));
+        busy.look();
+        assert!(busy.touched().is_empty());
+        drop(busy.enter(after, 9));
+        assert!(!busy.has(after));
+    }
+
+    #[test]
+    fn one_more_than_allowed_is_turned_away() {
+        let busy = Busy::default();
+        let _one = busy.enter(AgentId::from_random(1), 1).unwrap();
+        assert!(busy.enter(AgentId::from_random(2), 1).is_none());
+    }
+}

@@ -1,0 +1,126 @@
+//! `[control]`: deadlines and periods of the control plane.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// `[control]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Milliseconds in which a new agent must be ready. Default 60000.
+    pub spawn_timeout_ms: u64,
+    /// Milliseconds between the stop signal and force. Default 10000.
+    pub stop_grace_ms: u64,
+    /// Milliseconds in which a node must answer. Default 30000.
+    pub node_timeout_ms: u64,
+    /// Milliseconds between two looks at the nodes when nothing happens.
+    /// Default 2000.
+    pub reconcile_ms: u64,
+    /// Milliseconds for which a node must go on saying that it does not know a
+    /// running agent before the agent counts as lost. Default 10000.
+    pub lost_after_ms: u64,
+    /// Milliseconds for which a request to a node may be under way after its
+    /// sender has given up. Default 2000.
+    pub settle_ms: u64,
+    /// Milliseconds for which a node holds a question for new marks. Default 20000.
+    pub marks_wait_ms: u64,
+    /// Seconds between two readings of a running agent's holder. Default 300.
+    pub recheck_period_s: u64,
+    /// Readings below the tier, in a row, before an agent is stopped. Default 3.
+    pub below_readings: u32,
+    /// Seconds below the tier before an agent is stopped. Default 600.
+    pub below_grace_s: u64,
+    /// Seconds between two rounds of forgetting what is old. Default 60.
+    pub prune_period_s: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            spawn_timeout_ms: 60_000,
+            stop_grace_ms: 10_000,
+            node_timeout_ms: 30_000,
+            reconcile_ms: 2_000,
+            lost_after_ms: 10_000,
+            settle_ms: 2_000,
+            marks_wait_ms: 20_000,
+            recheck_period_s: 300,
+            below_readings: 3,
+            below_grace_s: 600,
+            prune_period_s: 60,
+        }
+    }
+}
+
+/// Why `[control]` is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("[control] {key} must be from {least} to {most}, not {given}")]
+pub struct ConfigError {
+    /// The offending key.
+    pub key: &'static str,
+    /// What it was.
+    pub given: u64,
+    /// The least allowed.
+    pub least: u64,
+    /// The most allowed.
+    pub most: u64,
+}
+
+impl Config {
+    /// Checks the bounds.
+    ///
+    /// # Errors
+    /// Names the first key out of bounds.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        const HOUR_MS: u64 = 3_600_000;
+        const DAY_S: u64 = 86_400;
+        let bounds = [
+            ("spawn_timeout_ms", self.spawn_timeout_ms, 100, HOUR_MS),
+            ("stop_grace_ms", self.stop_grace_ms, 0, HOUR_MS),
+            ("node_timeout_ms", self.node_timeout_ms, 100, HOUR_MS),
+            ("reconcile_ms", self.reconcile_ms, 50, HOUR_MS),
+            ("lost_after_ms", self.lost_after_ms, 0, HOUR_MS),
+            ("settle_ms", self.settle_ms, 0, HOUR_MS),
+            ("marks_wait_ms", self.marks_wait_ms, 0, 25_000),
+            ("recheck_period_s", self.recheck_period_s, 1, DAY_S),
+            ("below_readings", u64::from(self.below_readings), 1, 1000),
+            ("below_grace_s", self.below_grace_s, 0, 30 * DAY_S),
+            ("prune_period_s", self.prune_period_s, 1, DAY_S),
+        ];
+        for (key, given, least, most) in bounds {
+            if !(least..=most).contains(&given) {
+                return Err(ConfigError { key, given, least, most });
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) const fn spawn_timeout(&self) -> Duration {
+        Duration::from_millis(self.spawn_timeout_ms)
+    }
+
+    pub(crate) const fn stop_grace(&self) -> Duration {
+        Duration::from_millis(self.stop_grace_ms)
+    }
+
+    pub(crate) const fn node_timeout(&self) -> Duration {
+        Duration::from_millis(self.node_timeout_ms)
+    }
+
+    pub(crate) const fn settle(&self) -> Duration {
+        Duration::from_millis(self.settle_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_pass_and_values_out_of_bounds_are_named() {
+        assert_eq!(Config::default().check(), Ok(()));
+        let said = Config { below_readings: 0, ..Config::default() }.check().unwrap_err().to_string();
+        assert_eq!(said, "[control] below_readings must be from 1 to 1000, not 0");
+    }
+}

@@ -1,0 +1,54 @@
+//! Why an agent did not come to be, or could not be stopped.
+
+use client::NodeError;
+use domain::{FailReason, NoRoom, StopReason};
+use store::StoreError;
+
+/// Why a spawn gave no agent. Unless it is [`SpawnError::NodeUnavailable`] or
+/// [`SpawnError::Store`], the wallet is free again.
+#[derive(Debug, thiserror::Error)]
+pub enum SpawnError {
+    /// No node has room.
+    #[error("there is no room: {0}")]
+    NoCapacity(NoRoom),
+    /// Too many spawns at once.
+    #[error("{0} agents are being spawned already")]
+    TooMany(usize),
+    /// The node does not answer. What it may have begun is taken down as soon
+    /// as it answers again; the wallet is free then.
+    #[error("the node does not answer")]
+    NodeUnavailable(#[source] Option<NodeError>),
+    /// Not ready in time; taken down.
+    #[error("the agent was not ready within {after_ms} ms")]
+    Timeout {
+        /// The deadline.
+        after_ms: u64,
+    },
+    /// It failed while it was starting; taken down.
+    #[error("the agent failed while it was starting: {0:?}")]
+    Failed(FailReason),
+    /// Somebody stopped it while it was starting.
+    #[error("the agent was stopped while it was starting: {0:?}")]
+    Stopped(StopReason),
+    /// The control plane is going down.
+    #[error("the control plane is going down")]
+    ShuttingDown,
+    /// The store failed. Reconciliation does the rest.
+    #[error("the agent's record cannot be written")]
+    Store(#[from] StoreError),
+    /// A bug: the task that spawned it has panicked. Reconciliation does the rest.
+    #[error("the spawn was cut off")]
+    CutOff,
+}
+
+/// Why an agent could not be told to stop. Once it is told, it will end: a node
+/// that does not answer delays that, and is no error.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// Unknown agent, or a fault of the store.
+    #[error("the agent's record cannot be written")]
+    Store(#[from] StoreError),
+    /// A bug: the task that stopped it has panicked. Reconciliation does the rest.
+    #[error("the stop was cut off")]
+    CutOff,
+}

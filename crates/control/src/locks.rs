@@ -1,0 +1,99 @@
+//! One at a time for each agent: what is sent to a node about it goes in order,
+//! and what was sent without an answer is remembered until it cannot arrive.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use std::time::Duration;
+
+use domain::AgentId;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+
+type Turnstile = Arc<tokio::sync::Mutex<()>>;
+
+/// A lock for each agent that somebody works on.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Locks(Arc<Mutex<HashMap<AgentId, Turnstile>>>);
+
+/// It is one's turn while this lives.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    locks: Locks,
+    id: AgentId,
+    held: Option<OwnedMutexGuard<()>>,
+}
+
+impl Locks {
+    fn table(&self) -> MutexGuard<'_, HashMap<AgentId, Turnstile>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for one's turn.
+    pub(crate) async fn turn(&self, id: AgentId) -> Turn {
+        let lock = self.table().entry(id).or_default().clone();
+        // Made before waiting: who gives up waiting tidies up too.
+        let mut turn = Turn { locks: self.clone(), id, held: None };
+        turn.held = Some(lock.lock_owned().await);
+        turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.held = None;
+        let mut table = self.locks.table();
+        // Nobody can take another copy while the table is held.
+        if table.get(&self.id).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+            table.remove(&self.id);
+        }
+    }
+}
+
+/// Agents whose creation was sent and never answered, and when that was.
+#[derive(Debug, Default)]
+pub(crate) struct Unsettled(Mutex<HashMap<AgentId, Instant>>);
+
+impl Unsettled {
+    fn table(&self) -> MutexGuard<'_, HashMap<AgentId, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its creation may arrive at the node later than now.
+    pub(crate) fn note(&self, id: AgentId) {
+        self.table().insert(id, Instant::now());
+    }
+
+    /// How much longer its creation may be under way, if it still may.
+    pub(crate) fn rest(&self, id: AgentId, settle: Duration) -> Option<Duration> {
+        let noted = *self.table().get(&id)?;
+        settle.checked_sub(noted.elapsed()).filter(|rest| !rest.is_zero())
+    }
+
+    /// It has ended.
+    pub(crate) fn forget(&self, id: AgentId) {
+        self.table().remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn turns_are_taken_one_by_one_and_nothing_is_left_behind() {
+        let locks = Locks::default();
+        let id = AgentId::from_random(1);
+        let first = locks.turn(id).await;
+        let waiting = tokio::spawn({
+            let locks = locks.clone();
+            async move { drop(locks.turn(id).await) }
+        });
+        let given_up = tokio::time::timeout(Duration::from_millis(20), locks.turn(id)).await;
+        assert!(given_up.is_err());
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.await.unwrap();
+        assert!(locks.table().is_empty());
+    }
+}

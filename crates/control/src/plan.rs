@@ -1,0 +1,182 @@
+//! From what the nodes and the store say to the steps that are due. Pure.
+//!
+//! The nodes were asked *before* the store was read. So a sandbox whose agent is
+//! not live in the store has outlived it, and is removed: it cannot be one whose
+//! record is only about to be written, for a record is written first.
+
+use std::collections::{HashMap, HashSet};
+
+use domain::{AgentId, Event, FailReason, State, UnixMillis};
+use store::{Epoch, Observation, Record};
+use wire::node::{Phase, Sandbox};
+
+/// What one node said.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeSaid {
+    pub(crate) name: String,
+    /// `None`: it did not answer.
+    pub(crate) sandboxes: Option<Vec<Sandbox>>,
+}
+
+/// Since when a node says that it does not know a running agent.
+pub(crate) type Missing = HashMap<AgentId, UnixMillis>;
+
+/// Everything a plan rests on.
+#[derive(Debug)]
+pub(crate) struct Snapshot<'a> {
+    pub(crate) nodes: &'a [NodeSaid],
+    pub(crate) live: &'a [Record],
+    /// Agents that a task of this process was spawning at some moment since the
+    /// nodes were asked.
+    pub(crate) busy: &'a HashSet<AgentId>,
+    pub(crate) missing: &'a Missing,
+    pub(crate) epoch: Epoch,
+    pub(crate) started_at: UnixMillis,
+    pub(crate) now: UnixMillis,
+}
+
+/// How patient a plan is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Between a reservation and the task that spawns it.
+    pub(crate) reserve_ms: u64,
+    /// For what an earlier process may have sent just before it died.
+    pub(crate) settle_ms: u64,
+    /// For the first readiness, where no task waits for it.
+    pub(crate) boot_ms: u64,
+    /// For a running agent that its node does not know.
+    pub(crate) lost_ms: u64,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// A sandbox without a live agent on this node: it goes.
+    Remove { node: String, id: AgentId },
+    /// An agent that is to end: take it down and end its record.
+    TearDown { id: AgentId },
+    /// An agent that cannot go on.
+    Fail { id: AgentId, reason: FailReason },
+    /// An agent that is not as it was written down.
+    See { id: AgentId, event: Option<Event>, seen: Observation },
+}
+
+/// What is due, and what to remember until the next look.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) missing: Missing,
+}
+
+/// Plans.
+pub(crate) fn plan(look: &Snapshot<'_>, patience: Patience) -> Plan {
+    let live: HashMap<AgentId, &Record> = look.live.iter().map(|record| (record.id, record)).collect();
+    let answered: HashMap<&str, HashMap<AgentId, &Sandbox>> =
+        look.nodes.iter().filter_map(|node| Some((node.name.as_str(), by_id(node.sandboxes.as_deref()?)))).collect();
+    let mut plan = Plan::default();
+    for node in look.nodes {
+        for sandbox in node.sandboxes.iter().flatten() {
+            if is_orphan(look, &node.name, sandbox, live.get(&sandbox.id).copied()) {
+                plan.steps.push(Step::Remove { node: node.name.clone(), id: sandbox.id });
+            }
+        }
+    }
+    for record in look.live {
+        let known = record.node.as_deref().and_then(|node| answered.get(node));
+        let truth = match known {
+            None => Truth::Unknown,
+            Some(sandboxes) => sandboxes.get(&record.id).map_or(Truth::Absent, |sandbox| Truth::Here(sandbox)),
+        };
+        plan_one(look, patience, record, truth, &mut plan);
+    }
+    plan
+}
+
+/// What is known of an agent on its node.
+#[derive(Clone, Copy)]
+enum Truth<'a> {
+    Unknown,
+    Absent,
+    Here(&'a Sandbox),
+}
+
+fn by_id(sandboxes: &[Sandbox]) -> HashMap<AgentId, &Sandbox> {
+    sandboxes.iter().map(|sandbox| (sandbox.id, sandbox)).collect()
+}
+
+fn is_orphan(look: &Snapshot<'_>, node: &str, sandbox: &Sandbox, live: Option<&Record>) -> bool {
+    match live {
+        None => true,
+        Some(record) => record.node.as_deref() != Some(node) && !look.busy.contains(&sandbox.id),
+    }
+}
+
+fn plan_one(look: &Snapshot<'_>, patience: Patience, record: &Record, truth: Truth<'_>, plan: &mut Plan) {
+    let id = record.id;
+    if matches!(record.state, State::Stopping(_)) {
+        plan.steps.push(Step::TearDown { id });
+        return;
+    }
+    if look.busy.contains(&id) {
+        return;
+    }
+    let step = match (record.state, truth) {
+        (State::Reserved, _) => reserved(look, patience, record),
+        (State::Placed | State::Booting | State::Ready, Truth::Unknown) => {
+            // Not seen is not missing: the count goes on when the node answers.
+            plan.missing.extend(look.missing.get_key_value(&id));
+            None
+        }
+        (State::Placed | State::Booting | State::Ready, Truth::Here(sandbox)) => here(look, patience, record, sandbox),
+        (State::Placed, Truth::Absent) => placed_but_absent(look, patience, record),
+        (State::Booting | State::Ready, Truth::Absent) => {
+            let since = look.missing.get(&id).copied().unwrap_or(look.now);
+            plan.missing.insert(id, since);
+            let lost = look.now.since(since) >= patience.lost_ms;
+            lost.then_some(Step::Fail { id, reason: FailReason::Lost })
+        }
+        // Dealt with above, or not live.
+        (State::Stopping(_) | State::Stopped(_) | State::Failed(_), _) => None,
+    };
+    plan.steps.extend(step);
+}
+
+/// Nobody spawns it: its process is gone, or never came to it.
+fn reserved(look: &Snapshot<'_>, patience: Patience, record: &Record) -> Option<Step> {
+    let given_up = record.epoch != look.epoch || look.now.since(record.spawned_at) >= patience.reserve_ms;
+    given_up.then_some(Step::Fail { id: record.id, reason: FailReason::Interrupted })
+}
+
+/// The node was to be told, and does not know of it. What an earlier process
+/// sent may still be under way.
+fn placed_but_absent(look: &Snapshot<'_>, patience: Patience, record: &Record) -> Option<Step> {
+    let settled = record.epoch == look.epoch || look.now.since(look.started_at) >= patience.settle_ms;
+    settled.then_some(Step::Fail { id: record.id, reason: FailReason::Interrupted })
+}
+
+fn here(look: &Snapshot<'_>, patience: Patience, record: &Record, sandbox: &Sandbox) -> Option<Step> {
+    let id = record.id;
+    let wanted = match sandbox.phase {
+        Phase::Failed { reason } => return Some(Step::Fail { id, reason }),
+        // Somebody else's doing; what comes of it is seen when it is gone.
+        Phase::Stopping => return None,
+        Phase::Ready => State::Ready,
+        Phase::Booting | Phase::Backoff { .. } if overdue(look, patience, record) => {
+            return Some(Step::Fail { id, reason: FailReason::BootTimeout });
+        }
+        Phase::Booting | Phase::Backoff { .. } => State::Booting,
+    };
+    let event = (record.state != wanted).then_some(if wanted == State::Ready { Event::Ready } else { Event::Booting });
+    let seen = Observation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
+    let known = record.runtime.as_deref() == Some(&seen.runtime) && record.restarts >= seen.restarts;
+    (event.is_some() || !known).then_some(Step::See { id, event, seen })
+}
+
+/// Never ready, and no task of this process waits for it: an earlier one did.
+fn overdue(look: &Snapshot<'_>, patience: Patience, record: &Record) -> bool {
+    let asked = record.spawned_at.max(look.started_at);
+    !record.was_ready && look.now.since(asked) >= patience.boot_ms
+}
+
+#[cfg(test)]
+mod tests;

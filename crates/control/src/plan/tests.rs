@@ -1,0 +1,244 @@
+use domain::{End, Generation, ImageDigest, Meter, StopReason, Tier, TierName, Wallet};
+use proptest::prelude::*;
+use store::Below;
+use wire::node::RuntimeName;
+
+use super::*;
+
+const NODE: &str = "one";
+const EPOCH: Epoch = Epoch(7);
+const START: UnixMillis = UnixMillis(1_000_000);
+const PATIENCE: Patience = Patience { reserve_ms: 5_000, settle_ms: 2_000, boot_ms: 60_000, lost_ms: 10_000 };
+
+fn id(n: u64) -> AgentId {
+    AgentId::from_random(n)
+}
+
+fn record(n: u64, state: State) -> Record {
+    let placed = state != State::Reserved;
+    Record {
+        id: id(n),
+        wallet: Wallet([1; 32]),
+        generation: Generation::FIRST,
+        state,
+        agent_type: "echo".to_owned(),
+        image: ImageDigest([2; 32]),
+        tier: TierName::try_from("basic".to_owned()).unwrap(),
+        tier_config: Tier { min: 1, cores: 1, memory: 1024 },
+        public: false,
+        spawned_at: START,
+        ended_at: None,
+        node: placed.then(|| NODE.to_owned()),
+        runtime: placed.then(|| RuntimeName::QemuTcg.as_str().to_owned()),
+        restarts: 0,
+        epoch: EPOCH,
+        meter: Meter::default(),
+        was_ready: state == State::Ready,
+        below: Below::default(),
+        changes: 1,
+    }
+}
+
+fn sandbox(n: u64, phase: Phase) -> Sandbox {
+    Sandbox {
+        id: id(n),
+        generation: Generation::FIRST,
+        image: ImageDigest([2; 32]),
+        cores: 1,
+        memory_mib: 1024,
+        phase,
+        runtime: RuntimeName::QemuTcg,
+        restarts: 0,
+        created_at: START,
+        ready_after_ms: None,
+        pid: None,
+    }
+}
+
+fn said(sandboxes: Vec<Sandbox>) -> Vec<NodeSaid> {
+    vec![NodeSaid { name: NODE.to_owned(), sandboxes: Some(sandboxes) }]
+}
+
+struct Look {
+    nodes: Vec<NodeSaid>,
+    live: Vec<Record>,
+    busy: HashSet<AgentId>,
+    missing: Missing,
+    after_ms: u64,
+}
+
+impl Look {
+    fn at(nodes: Vec<NodeSaid>, live: Vec<Record>, after_ms: u64) -> Self {
+        Self { nodes, live, busy: HashSet::new(), missing: Missing::new(), after_ms }
+    }
+
+    fn plan(&self) -> Plan {
+        let look = Snapshot {
+            nodes: &self.nodes,
+            live: &self.live,
+            busy: &self.busy,
+            missing: &self.missing,
+            epoch: EPOCH,
+            started_at: START,
+            now: START.plus(self.after_ms),
+        };
+        plan(&look, PATIENCE)
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        self.plan().steps
+    }
+}
+
+fn fail(n: u64, reason: FailReason) -> Vec<Step> {
+    vec![Step::Fail { id: id(n), reason }]
+}
+
+#[test]
+fn a_sandbox_without_a_live_agent_is_removed_even_while_its_id_is_busy() {
+    let mut look = Look::at(said(vec![sandbox(1, Phase::Ready)]), vec![], 0);
+    let removed = vec![Step::Remove { node: NODE.to_owned(), id: id(1) }];
+    assert_eq!(look.steps(), removed);
+    look.busy.insert(id(1));
+    assert_eq!(look.steps(), removed);
+}
+
+#[test]
+fn a_sandbox_on_another_node_than_its_agents_is_removed_there_alone() {
+    let mut nodes = said(vec![sandbox(1, Phase::Ready)]);
+    nodes.push(NodeSaid { name: "two".to_owned(), sandboxes: Some(vec![sandbox(1, Phase::Ready)]) });
+    let look = Look::at(nodes, vec![record(1, State::Ready)], 0);
+    assert_eq!(look.steps(), vec![Step::Remove { node: "two".to_owned(), id: id(1) }]);
+}
+
+#[test]
+fn an_agent_that_is_as_written_down_needs_nothing() {
+    let look = Look::at(said(vec![sandbox(1, Phase::Ready)]), vec![record(1, State::Ready)], 0);
+    assert_eq!(look.steps(), vec![]);
+}
+
+#[test]
+fn a_reservation_of_an_earlier_run_fails_at_once_and_one_of_this_run_after_its_grace() {
+    let earlier = Record { epoch: Epoch(6), ..record(1, State::Reserved) };
+    assert_eq!(Look::at(said(vec![]), vec![earlier], 0).steps(), fail(1, FailReason::Interrupted));
+    let ours = record(1, State::Reserved);
+    assert_eq!(Look::at(said(vec![]), vec![ours.clone()], 4_999).steps(), vec![]);
+    assert_eq!(Look::at(said(vec![]), vec![ours.clone()], 5_000).steps(), fail(1, FailReason::Interrupted));
+    let mut busy = Look::at(said(vec![]), vec![ours], 5_000);
+    busy.busy.insert(id(1));
+    assert_eq!(busy.steps(), vec![]);
+}
+
+#[test]
+fn a_placed_agent_of_an_earlier_run_fails_once_what_was_sent_has_settled() {
+    let earlier = Record { epoch: Epoch(6), ..record(1, State::Placed) };
+    assert_eq!(Look::at(said(vec![]), vec![earlier.clone()], 1_999).steps(), vec![]);
+    assert_eq!(Look::at(said(vec![]), vec![earlier], 2_000).steps(), fail(1, FailReason::Interrupted));
+}
+
+#[test]
+fn a_placed_agent_that_its_node_runs_is_taken_over() {
+    let earlier = Record { epoch: Epoch(6), runtime: None, ..record(1, State::Placed) };
+    let seen = Observation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
+    let steps = Look::at(said(vec![sandbox(1, Phase::Ready)]), vec![earlier], 0).steps();
+    assert_eq!(steps, vec![Step::See { id: id(1), event: Some(Event::Ready), seen }]);
+}
+
+#[test]
+fn an_agent_taken_over_that_never_gets_ready_is_overdue() {
+    let booting = record(1, State::Booting);
+    assert_eq!(Look::at(said(vec![sandbox(1, Phase::Booting)]), vec![booting.clone()], 59_999).steps(), vec![]);
+    let late = Look::at(said(vec![sandbox(1, Phase::Booting)]), vec![booting], 60_000);
+    assert_eq!(late.steps(), fail(1, FailReason::BootTimeout));
+    let again = Record { was_ready: true, ..record(1, State::Booting) };
+    assert_eq!(Look::at(said(vec![sandbox(1, Phase::Booting)]), vec![again], 600_000).steps(), vec![]);
+}
+
+#[test]
+fn a_guest_that_died_is_seen_booting_with_its_restarts() {
+    let down = Sandbox { restarts: 3, ..sandbox(1, Phase::Backoff { at: START }) };
+    let seen = Observation { runtime: "qemu-tcg".to_owned(), restarts: 3 };
+    let steps = Look::at(said(vec![down]), vec![record(1, State::Ready)], 0).steps();
+    assert_eq!(steps, vec![Step::See { id: id(1), event: Some(Event::Booting), seen }]);
+}
+
+#[test]
+fn a_sandbox_that_failed_fails_its_agent_with_the_nodes_reason() {
+    let failed = sandbox(1, Phase::Failed { reason: FailReason::CrashLoop });
+    let look = Look::at(said(vec![failed]), vec![record(1, State::Ready)], 0);
+    assert_eq!(look.steps(), fail(1, FailReason::CrashLoop));
+}
+
+#[test]
+fn a_running_agent_is_lost_only_after_its_node_denied_it_long_enough() {
+    let mut look = Look::at(said(vec![]), vec![record(1, State::Ready)], 0);
+    look.missing = look.plan().missing;
+    assert_eq!(look.missing, Missing::from([(id(1), START)]));
+    look.after_ms = 9_999;
+    assert_eq!(look.steps(), vec![]);
+    look.after_ms = 10_000;
+    assert_eq!(look.steps(), fail(1, FailReason::Lost));
+    let back = Look { nodes: said(vec![sandbox(1, Phase::Ready)]), ..look };
+    assert!(back.plan().missing.is_empty());
+}
+
+#[test]
+fn a_node_that_does_not_answer_changes_nothing_but_what_is_to_end() {
+    let silent = vec![NodeSaid { name: NODE.to_owned(), sandboxes: None }];
+    let states = [State::Placed, State::Booting, State::Ready];
+    let live: Vec<Record> = (1..).zip(states).map(|(n, state)| record(n, state)).collect();
+    assert_eq!(Look::at(silent.clone(), live, 3_600_000).steps(), vec![]);
+    let stopping = record(1, State::Stopping(End::Stopped(StopReason::Requested)));
+    assert_eq!(Look::at(silent, vec![stopping], 0).steps(), vec![Step::TearDown { id: id(1) }]);
+}
+
+fn state() -> impl Strategy<Value = State> {
+    prop_oneof![
+        Just(State::Reserved),
+        Just(State::Placed),
+        Just(State::Booting),
+        Just(State::Ready),
+        Just(State::Stopping(End::Stopped(StopReason::Requested))),
+    ]
+}
+
+fn phase() -> impl Strategy<Value = Phase> {
+    prop_oneof![
+        Just(Phase::Booting),
+        Just(Phase::Ready),
+        Just(Phase::Backoff { at: START }),
+        Just(Phase::Stopping),
+        Just(Phase::Failed { reason: FailReason::CrashLoop }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_plan_never_harms_a_healthy_agent_and_never_spares_an_orphan(
+        agents in proptest::collection::btree_map(0_u64..20, (state(), 6_u64..8, any::<bool>()), 0..20),
+        held in proptest::collection::btree_map(0_u64..20, phase(), 0..20),
+        answers: bool, after_ms in 0_u64..100_000,
+    ) {
+        let live: Vec<Record> = agents.iter()
+            .map(|(n, (state, epoch, _))| Record { epoch: Epoch(*epoch), ..record(*n, *state) }).collect();
+        let sandboxes: Vec<Sandbox> = held.iter().map(|(n, phase)| sandbox(*n, *phase)).collect();
+        let nodes = vec![NodeSaid { name: NODE.to_owned(), sandboxes: answers.then_some(sandboxes) }];
+        let mut look = Look::at(nodes, live, after_ms);
+        look.busy = agents.iter().filter(|(_, (_, _, busy))| *busy).map(|(n, _)| id(*n)).collect();
+        let steps = look.steps();
+        for (n, phase) in held.iter().filter(|_| answers) {
+            let removed = steps.contains(&Step::Remove { node: NODE.to_owned(), id: id(*n) });
+            let placed = agents.get(n).map(|(state, _, busy)| *state != State::Reserved || *busy);
+            prop_assert_eq!(removed, !placed.unwrap_or(false), "{} {:?}", n, phase);
+        }
+        for step in &steps {
+            if let Step::Fail { id: failed, .. } = step {
+                prop_assert!(!look.busy.contains(failed));
+                let n = failed.bits();
+                let healthy = answers && matches!(held.get(&n), Some(Phase::Ready))
+                    && agents.get(&n).is_some_and(|(state, ..)| *state != State::Reserved);
+                prop_assert!(!healthy, "{:?}", step);
+            }
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! Has the store forget what is old.
+
+use std::time::Duration;
+
+use crate::service::Inner;
+
+/// Bites in one round at most; the next round goes on.
+const MAX_BITES: u32 = 1000;
+
+impl Inner {
+    pub(crate) async fn prune_for_ever(&self) {
+        loop {
+            self.prune().await;
+            tokio::time::sleep(Duration::from_secs(self.config.prune_period_s)).await;
+        }
+    }
+
+    /// Forgets until nothing old is left, in bites between which others write.
+    async fn prune(&self) {
+        for _ in 0..MAX_BITES {
+            match self.store.prune(self.clock.now()).await {
+                Ok(pruned) => {
+                    metrics::counter!("palatine_pruned_total", "what" => "stamps").increment(pruned.stamps);
+                    metrics::counter!("palatine_pruned_total", "what" => "keys").increment(pruned.keys);
+                    metrics::counter!("palatine_pruned_total", "what" => "agents").increment(pruned.agents);
+                    if !pruned.more {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "what is old cannot be forgotten");
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Looks at the nodes and the store, plans, and does what is due.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use domain::{AgentId, Event, FailReason};
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
+use store::{Observation, Record, StoreError};
+use tokio::time::Instant;
+
+use crate::node::within;
+use crate::plan::{NodeSaid, Patience, Snapshot, Step, plan};
+use crate::service::Inner;
+
+/// Steps taken at once.
+const AT_ONCE: usize = 32;
+/// How long a reservation may wait for the task that spawns it.
+const RESERVE_MS: u64 = 5_000;
+/// The least pause between two rounds, whoever asks for one.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+/// A round is followed by a pause of this many times its length at least: with
+/// many agents, reconciling takes a fifth of a core and no more.
+const REST: u32 = 4;
+
+impl Inner {
+    /// Rounds for ever: on a timer, and when somebody asks.
+    pub(crate) async fn reconcile_for_ever(&self) {
+        loop {
+            let began = Instant::now();
+            self.reconcile().await;
+            let took = began.elapsed();
+            metrics::histogram!("palatine_reconcile_seconds").record(took.as_secs_f64());
+            tokio::time::sleep(LEAST_PAUSE.max(took * REST)).await;
+            let pause = Duration::from_millis(self.config.reconcile_ms);
+            // A pause that ends is as good a reason as a signal.
+            let _ = tokio::time::timeout(pause, self.signal.notified()).await;
+        }
+    }
+
+    /// One round. Safe to repeat, and to cut off anywhere.
+    pub(crate) async fn reconcile(&self) {
+        self.busy.look();
+        let nodes = join_all(self.nodes.iter().map(|node| async move {
+            let list = within("list the sandboxes", self.config.node_timeout(), node.list()).await;
+            metrics::gauge!("palatine_node_up", "node" => node.name().to_owned())
+                .set(f64::from(u8::from(list.is_ok())));
+            if let Err(error) = &list {
+                tracing::warn!(node = node.name(), %error, "a node does not answer");
+            }
+            NodeSaid { name: node.name().to_owned(), sandboxes: list.ok() }
+        }))
+        .await;
+        // Only now: see `plan`.
+        let live = match self.store.live().await {
+            Ok(live) => live,
+            Err(error) => {
+                tracing::error!(%error, "the live agents cannot be listed");
+                return;
+            }
+        };
+        let steps = self.plan(&nodes, &live);
+        stream::iter(steps).for_each_concurrent(AT_ONCE, |step| self.take(step)).await;
+    }
+
+    fn plan(&self, nodes: &[NodeSaid], live: &[Record]) -> Vec<Step> {
+        let patience = Patience {
+            reserve_ms: RESERVE_MS,
+            settle_ms: self.config.settle_ms,
+            boot_ms: self.config.spawn_timeout_ms,
+            lost_ms: self.config.lost_after_ms,
+        };
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let look = Snapshot {
+            nodes,
+            live,
+            busy: &self.busy.touched(),
+            missing: &missing,
+            epoch: self.store.epoch(),
+            started_at: self.started_at,
+            now: self.clock.now(),
+        };
+        let plan = plan(&look, patience);
+        *missing = plan.missing;
+        metrics::gauge!("palatine_live_agents").set(u32::try_from(live.len()).map_or(f64::INFINITY, f64::from));
+        plan.steps
+    }
+
+    async fn take(&self, step: Step) {
+        let (name, id) = match &step {
+            Step::Remove { id, .. } => ("remove", *id),
+            Step::TearDown { id } => ("tear_down", *id),
+            Step::Fail { id, .. } => ("fail", *id),
+            Step::See { id, .. } => ("see", *id),
+        };
+        metrics::counter!("palatine_reconcile_steps_total", "step" => name).increment(1);
+        let done = match step {
+            Step::Remove { node, id } => self.remove(&node, id).await,
+            Step::TearDown { id } => self.tear_down(id).await.map(drop),
+            Step::Fail { id, reason } => self.fail(id, reason).await,
+            Step::See { id, event, seen } => self.note(id, event, seen).await,
+        };
+        match done {
+            // The agent went on meanwhile; the next look sees how it is then.
+            Ok(()) | Err(StoreError::Refused(_)) => {}
+            Err(error) => tracing::error!(agent = %id, step = name, %error, "a step of reconciliation failed"),
+        }
+    }
+
+    /// Removes a sandbox that has outlived its agent.
+    async fn remove(&self, node: &str, id: AgentId) -> Result<(), StoreError> {
+        let _turn = self.locks.turn(id).await;
+        let record = self.store.get(id).await?;
+        let owned = record.is_some_and(|record| record.state.is_live() && record.node.as_deref() == Some(node));
+        if owned || self.busy.has(id) {
+            return Ok(());
+        }
+        if let Some(node) = self.node(node)
+            && self.delete(node.as_ref(), id).await
+        {
+            tracing::warn!(agent = %id, node = node.name(), "a sandbox that nobody owned was removed");
+        }
+        Ok(())
+    }
+
+    async fn fail(&self, id: AgentId, reason: FailReason) -> Result<(), StoreError> {
+        self.store.advance(id, Event::Fail(reason), self.clock.now()).await?;
+        tracing::warn!(agent = %id, ?reason, "an agent cannot go on");
+        self.tear_down(id).await.map(drop)
+    }
+
+    async fn note(&self, id: AgentId, event: Option<Event>, seen: Observation) -> Result<(), StoreError> {
+        match event {
+            Some(event) => self.store.settle(id, event, seen, self.clock.now()).await.map(drop),
+            None => self.store.observe(id, seen).await.map(drop),
+        }
+    }
+}

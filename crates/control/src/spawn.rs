@@ -1,0 +1,230 @@
+//! Spawning: place, create, wait until ready; undo what did not come to be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::NodeError;
+use domain::{AgentId, End, Event, FailReason, NoRoom, NodeView, place};
+use futures_util::future::join_all;
+use store::{Observation, Record, StoreError};
+use tokio::time::Instant;
+use wire::Environment;
+use wire::fault::Code;
+use wire::node::{Phase, Sandbox, SandboxSpec};
+
+use crate::busy::Working;
+use crate::error::SpawnError;
+use crate::node::{Node, view, within};
+use crate::service::Inner;
+
+/// How long one question for readiness is held.
+const WAIT: Duration = Duration::from_secs(20);
+/// The pause before a node that did not answer is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What is to be spawned.
+pub(crate) struct Wish {
+    pub(crate) record: Record,
+    pub(crate) env: Environment,
+    pub(crate) traceparent: Option<String>,
+}
+
+/// Why it did not come to be, for the record and for the caller.
+struct Trouble {
+    reason: FailReason,
+    error: SpawnError,
+}
+
+impl Trouble {
+    const fn new(reason: FailReason, error: SpawnError) -> Self {
+        Self { reason, error }
+    }
+
+    /// It failed for this reason, and that is all there is to say.
+    const fn of(reason: FailReason) -> Self {
+        Self { reason, error: SpawnError::Failed(reason) }
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::new(FailReason::Interrupted, SpawnError::Store(error))
+    }
+}
+
+impl Inner {
+    /// Runs a spawn to its end: a ready agent, or one that is taken down.
+    pub(crate) async fn run_spawn(self: Arc<Self>, _working: Working, wish: Wish) -> Result<Record, SpawnError> {
+        let began = Instant::now();
+        let id = wish.record.id;
+        let outcome = match self.bring_up(wish).await {
+            Ok(record) => Ok(record),
+            Err(trouble) => Err(self.give_up(id, trouble).await),
+        };
+        let label = outcome.as_ref().map_or_else(label, |_| "ready");
+        metrics::counter!("palatine_spawns_total", "outcome" => label).increment(1);
+        metrics::histogram!("palatine_spawn_seconds", "outcome" => label).record(began.elapsed().as_secs_f64());
+        match &outcome {
+            Ok(_) => tracing::info!(agent = %id, took_ms = %began.elapsed().as_millis(), "the agent is ready"),
+            Err(error) => tracing::warn!(agent = %id, %error, "the agent was not spawned"),
+        }
+        outcome
+    }
+
+    /// Ends a reservation for which there is no hand free.
+    pub(crate) async fn turn_away(&self, id: AgentId, most: usize) -> Result<Record, SpawnError> {
+        let trouble = Trouble::new(FailReason::NoCapacity, SpawnError::TooMany(most));
+        Err(self.give_up(id, trouble).await)
+    }
+
+    async fn bring_up(&self, wish: Wish) -> Result<Record, Trouble> {
+        if self.stopping.is_cancelled() {
+            return Err(Trouble::new(FailReason::Interrupted, SpawnError::ShuttingDown));
+        }
+        let deadline = Instant::now() + self.config.spawn_timeout();
+        let id = wish.record.id;
+        let (node, sandbox) = {
+            // Until the node has answered, nobody may take the agent down: a
+            // deletion that overtakes a creation would leave an orphan.
+            let _turn = self.locks.turn(id).await;
+            self.place(wish).await?
+        };
+        if sandbox.phase != Phase::Ready {
+            self.see(id, Event::Booting, &sandbox).await?;
+        }
+        self.until_ready(node.as_ref(), id, sandbox, deadline).await
+    }
+
+    /// Finds a node that takes it. A node is written down before it is told.
+    async fn place(&self, wish: Wish) -> Result<(Arc<dyn Node>, Sandbox), Trouble> {
+        let Wish { record, env, traceparent } = wish;
+        let spec = SandboxSpec {
+            generation: record.generation,
+            image: record.image,
+            cores: record.tier_config.cores,
+            memory_mib: u64::from(record.tier_config.memory),
+            env,
+        };
+        let mut views = self.views().await?;
+        loop {
+            let chosen = place(&views, record.ask()).map_err(no_room)?.name.clone();
+            let node = self.node(&chosen).cloned().ok_or_else(|| no_room(NoRoom::NoNodes))?;
+            self.store.place(record.id, &chosen, self.clock.now()).await?;
+            let creation = node.create(record.id, &spec, traceparent.as_deref());
+            match within("create the sandbox", self.config.node_timeout(), creation).await {
+                Ok(sandbox) => return Ok((node, sandbox)),
+                // Others were quicker. Each turn leaves one node fewer.
+                Err(error) if error.code() == Some(Code::NoCapacity) => views.retain(|view| view.name != chosen),
+                Err(error) => return Err(self.not_created(record.id, &chosen, error)),
+            }
+            if views.is_empty() {
+                return Err(no_room(NoRoom::Full));
+            }
+        }
+    }
+
+    fn not_created(&self, id: AgentId, node: &str, error: NodeError) -> Trouble {
+        tracing::warn!(agent = %id, node, %error, "a sandbox was not created");
+        if error.is_ambiguous() {
+            self.unsettled.note(id);
+            return Trouble::new(FailReason::Interrupted, SpawnError::NodeUnavailable(Some(error)));
+        }
+        Trouble::of(FailReason::NodeRefused)
+    }
+
+    /// The nodes that answer, as placement sees them.
+    async fn views(&self) -> Result<Vec<NodeView>, Trouble> {
+        let asked = self.nodes.iter().map(|node| async move {
+            let info = within("describe the node", self.config.node_timeout(), node.info()).await;
+            info.map(|info| view(node.name(), &info))
+        });
+        let (views, silent): (Vec<_>, Vec<_>) = join_all(asked).await.into_iter().partition(Result::is_ok);
+        if views.is_empty()
+            && let Some(error) = silent.into_iter().find_map(Result::err)
+        {
+            return Err(Trouble::new(FailReason::Interrupted, SpawnError::NodeUnavailable(Some(error))));
+        }
+        Ok(views.into_iter().filter_map(Result::ok).collect())
+    }
+
+    async fn until_ready(
+        &self,
+        node: &dyn Node,
+        id: AgentId,
+        mut sandbox: Sandbox,
+        deadline: Instant,
+    ) -> Result<Record, Trouble> {
+        loop {
+            match sandbox.phase {
+                Phase::Ready => return self.see(id, Event::Ready, &sandbox).await,
+                Phase::Failed { reason } => return Err(Trouble::of(reason)),
+                Phase::Stopping => return Err(Trouble::of(FailReason::Lost)),
+                Phase::Booting | Phase::Backoff { .. } => {}
+            }
+            sandbox = self.ask_until(node, id, deadline).await?;
+        }
+    }
+
+    /// What the node says next; patient with one that does not answer, for its
+    /// guests outlive its daemon.
+    async fn ask_until(&self, node: &dyn Node, id: AgentId, deadline: Instant) -> Result<Sandbox, Trouble> {
+        loop {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                let after_ms = self.config.spawn_timeout_ms;
+                return Err(Trouble::new(FailReason::BootTimeout, SpawnError::Timeout { after_ms }));
+            }
+            let wait = rest.min(WAIT);
+            let limit = wait + self.config.node_timeout();
+            match within("wait for the sandbox", limit, node.wait_ready(id, wait)).await {
+                Ok(Some(sandbox)) => return Ok(sandbox),
+                Ok(None) => return Err(Trouble::of(FailReason::Lost)),
+                Err(error) => {
+                    tracing::debug!(agent = %id, node = node.name(), %error, "the node does not say how a sandbox is");
+                    tokio::time::sleep(ASK_AGAIN.min(rest)).await;
+                }
+            }
+        }
+    }
+
+    async fn see(&self, id: AgentId, event: Event, sandbox: &Sandbox) -> Result<Record, Trouble> {
+        let seen = Observation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
+        Ok(self.store.settle(id, event, seen, self.clock.now()).await?.record)
+    }
+
+    /// Ends what did not come to be. The first end stands: an agent that was
+    /// stopped meanwhile was stopped, whatever trouble that made here.
+    async fn give_up(&self, id: AgentId, trouble: Trouble) -> SpawnError {
+        let end = match self.store.advance(id, Event::Fail(trouble.reason), self.clock.now()).await {
+            Ok(advanced) => advanced.record.state.end(),
+            Err(error) => return SpawnError::Store(error),
+        };
+        let ended = match self.tear_down(id).await {
+            Ok(record) => !record.state.is_live(),
+            Err(error) => return SpawnError::Store(error),
+        };
+        match (end, trouble.error) {
+            (Some(End::Stopped(reason)), _) => SpawnError::Stopped(reason),
+            (_, error) if ended => error,
+            (_, error @ (SpawnError::NodeUnavailable(_) | SpawnError::Store(_))) => error,
+            (_, _) => SpawnError::NodeUnavailable(None),
+        }
+    }
+}
+
+fn no_room(why: NoRoom) -> Trouble {
+    Trouble::new(FailReason::NoCapacity, SpawnError::NoCapacity(why))
+}
+
+const fn label(error: &SpawnError) -> &'static str {
+    match error {
+        SpawnError::NoCapacity(_) | SpawnError::TooMany(_) => "no_capacity",
+        SpawnError::NodeUnavailable(_) => "node_unavailable",
+        SpawnError::Timeout { .. } => "timeout",
+        SpawnError::Failed(_) => "failed",
+        SpawnError::Stopped(_) => "stopped",
+        SpawnError::ShuttingDown => "shutting_down",
+        SpawnError::Store(_) => "store",
+        SpawnError::CutOff => "cut_off",
+    }
+}
