@@ -27,7 +27,7 @@ const LAYERS: [&str; 5] = [
 /// A document that is named by one digest: one image, or several to choose from.
 pub(crate) enum Document {
     Manifest(Box<ImageManifest>),
-    Index(ImageIndex),
+    Index(Box<ImageIndex>),
 }
 
 impl Document {
@@ -37,7 +37,7 @@ impl Document {
         let value: serde_json::Value = json("manifest", bytes)?;
         match (value.get("layers").is_some(), value.get("manifests").is_some()) {
             (true, false) => Ok(Self::Manifest(Box::new(json("manifest", bytes)?))),
-            (false, true) => Ok(Self::Index(json("index", bytes)?)),
+            (false, true) => Ok(Self::Index(Box::new(json("index", bytes)?))),
             _ => Err(ImageError::document("manifest", "it is neither a manifest nor an index")),
         }
     }

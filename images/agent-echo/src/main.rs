@@ -1,2 +1,36 @@
-//! Entry point.
-fn main() {}
+//! The reference agent: an OpenAI-compatible chat that forwards to a model when
+//! `OPENAI_BASE_URL` names one, and else gives every word back, always the same.
+//!
+//! ```text
+//! agent-echo                       serves on $PORT (8080), state in $STATE_DIR (/data)
+//! agent-echo probe tcp|udp|icmp <target>…   tries targets, one line each; 1 if one answered
+//! agent-echo signal <pid> <number>          sends a signal
+//! ```
+//! The last two are for `palatine exec`: the image holds no other program.
+
+mod chat;
+mod log;
+mod mirror;
+mod openai;
+mod probe;
+mod serve;
+mod signal;
+mod state;
+mod upstream;
+
+use std::process::ExitCode;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        [] | ["serve"] => serve::run().await,
+        ["probe", ref rest @ ..] => probe::run(rest),
+        ["signal", pid, number] => signal::run(pid, number),
+        _ => {
+            log::line("usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number>]");
+            ExitCode::from(2)
+        }
+    }
+}
