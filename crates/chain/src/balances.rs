@@ -23,7 +23,8 @@ pub trait Balances: Send + Sync {
     /// The sum of a wallet's accounts, at most a few seconds old.
     async fn balance(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError>;
 
-    /// The mint's decimals.
+    /// The mint's decimals: known as soon as a balance was read. Before that so
+    /// many that no amount reaches any tier.
     fn decimals(&self) -> u8;
 
     /// The mint, in base58.

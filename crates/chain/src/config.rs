@@ -18,11 +18,11 @@ pub struct Config {
     /// The token's mint. Default
     /// `5ruEtrHGgqxE3Zo1UdRAvVrdetLwq6SFJvLjgth6pump`.
     pub mint: String,
-    /// The mint's token program, `spl-token` or `token-2022`. With `decimals` it
-    /// lets the gateway start while no endpoint answers. Default: read at start.
+    /// The mint's token program, `spl-token` or `token-2022`. Default: read from
+    /// the chain once, then kept to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub program: Option<Program>,
-    /// The mint's decimals; goes with `program`. Default: read at start.
+    /// The mint's decimals; goes with `program`. Default: read with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decimals: Option<u8>,
     /// How sure of a block to be, `confirmed` or `finalized`. Default

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::Program;
 
-/// What is pinned of the mint at start.
+/// What is pinned of the mint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mint {
     pub(super) address: String,

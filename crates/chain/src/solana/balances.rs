@@ -7,17 +7,20 @@ use async_trait::async_trait;
 use domain::{TokenAmount, Wallet};
 use moka::future::Cache;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use super::answer::{self, Account, AtSlot, Held, Mint, MintInfo};
 use super::call::Fault;
 use super::endpoints::Endpoints;
 use super::lag::Newest;
-use crate::{BalanceError, Balances, Commitment, Config, ConfigError};
+use crate::{BalanceError, Balances, Commitment, Config, ConfigError, Program};
 
 /// What callers are told to wait when no endpoint says better.
 const RETRY_AFTER_S: u64 = 5;
+/// What the decimals are as long as the mint was not read: so many that no
+/// amount reaches any tier.
+const UNKNOWN_DECIMALS: u8 = u8::MAX;
 /// The longest wait an endpoint can make us tell callers.
 const MAX_RETRY_AFTER_S: u64 = 60;
 
@@ -44,7 +47,8 @@ pub enum ChainError {
 #[derive(Debug)]
 pub struct SolanaBalances {
     endpoints: Endpoints,
-    mint: Mint,
+    address: String,
+    mint: OnceCell<Mint>,
     commitment: Commitment,
     deadline: Duration,
     cache: Cache<Wallet, TokenAmount>,
@@ -53,22 +57,20 @@ pub struct SolanaBalances {
 }
 
 impl SolanaBalances {
-    /// Reads the mint's program and decimals (unless the configuration pins
-    /// them) and keeps to them. A TLS provider must be installed.
+    /// Balances of the configured mint. Nothing is asked yet: the mint's program
+    /// and decimals are read (unless the configuration pins them) with the first
+    /// balance, and kept to from then on. A TLS provider must be installed.
     ///
     /// # Errors
-    /// [`ChainError`], when no endpoint knows the mint.
-    pub async fn connect(config: &Config) -> Result<Self, ChainError> {
+    /// [`ChainError`], but never [`ChainError::Mint`].
+    pub fn new(config: &Config) -> Result<Self, ChainError> {
         config.check()?;
-        let endpoints = Endpoints::new(config).map_err(ChainError::Client)?;
-        let mint = match (config.program, config.decimals) {
-            (Some(program), Some(decimals)) => Mint { address: config.mint.clone(), program, decimals },
-            _ => read_mint(&endpoints, config).await?,
-        };
-        tracing::info!(mint = %mint.address, program = ?mint.program, decimals = mint.decimals, "the token");
+        let pinned = config.program.zip(config.decimals);
+        let mint = pinned.map(|(program, decimals)| Mint { address: config.mint.clone(), program, decimals });
         Ok(Self {
-            endpoints,
-            mint,
+            endpoints: Endpoints::new(config).map_err(ChainError::Client)?,
+            address: config.mint.clone(),
+            mint: OnceCell::new_with(mint),
             commitment: config.commitment,
             deadline: Duration::from_millis(config.deadline_ms),
             cache: Cache::builder()
@@ -80,10 +82,42 @@ impl SolanaBalances {
         })
     }
 
-    /// The token program that owns the mint.
+    /// The same, with the mint read at once.
+    ///
+    /// # Errors
+    /// [`ChainError`]; [`ChainError::Mint`] when no endpoint knows the mint.
+    pub async fn connect(config: &Config) -> Result<Self, ChainError> {
+        let balances = Self::new(config)?;
+        balances.pin().await?;
+        Ok(balances)
+    }
+
+    /// Reads the mint's program and decimals, if that was not done before.
+    ///
+    /// # Errors
+    /// [`ChainError::Mint`], when no endpoint knows the mint.
+    pub async fn pin(&self) -> Result<(), ChainError> {
+        let read = self.pinned().await;
+        read.map(drop).map_err(|fault| ChainError::Mint { mint: self.address.clone(), why: fault.to_string() })
+    }
+
+    /// The token program that owns the mint, once it is known.
     #[must_use]
-    pub const fn program(&self) -> crate::Program {
-        self.mint.program
+    pub fn program(&self) -> Option<Program> {
+        self.mint.get().map(|mint| mint.program)
+    }
+
+    async fn pinned(&self) -> Result<&Mint, Fault> {
+        self.mint.get_or_try_init(|| self.read_mint()).await
+    }
+
+    async fn read_mint(&self) -> Result<Mint, Fault> {
+        let params = json!([self.address, {"encoding": "jsonParsed", "commitment": self.commitment.as_str()}]);
+        let accept =
+            |answer: AtSlot<Option<Account<MintInfo>>>| Ok(answer::mint(&self.address, answer.value.as_ref())?);
+        let mint = self.endpoints.ask("getAccountInfo", &params, accept).await?;
+        tracing::info!(mint = %mint.address, program = ?mint.program, decimals = mint.decimals, "the token is pinned");
+        Ok(mint)
     }
 
     async fn read(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError> {
@@ -95,18 +129,22 @@ impl SolanaBalances {
         let Ok(_place) = self.places.acquire().await else {
             return Err(unknown(&Fault::Unreachable("shutting down".to_owned())));
         };
+        self.read_accounts(wallet).await.map_err(|fault| unknown(&fault))
+    }
+
+    async fn read_accounts(&self, wallet: &Wallet) -> Result<TokenAmount, Fault> {
+        let mint = self.pinned().await?;
         let params = json!([
             wallet.to_string(),
-            {"mint": self.mint.address},
+            {"mint": mint.address},
             {"encoding": "jsonParsed", "commitment": self.commitment.as_str()},
         ]);
         let accept = |answer: AtSlot<Vec<Held>>| {
-            let total = answer::sum(&answer.value, &self.mint, wallet)?;
+            let total = answer::sum(&answer.value, mint, wallet)?;
             self.newest.check(answer.context.slot, Instant::now())?;
             Ok(total)
         };
-        let read = self.endpoints.ask("getTokenAccountsByOwner", &params, accept).await;
-        read.map_err(|fault| unknown(&fault))
+        self.endpoints.ask("getTokenAccountsByOwner", &params, accept).await
     }
 }
 
@@ -119,13 +157,6 @@ fn unknown(fault: &Fault) -> BalanceError {
     BalanceError::Unknown { why: fault.to_string(), retry_after_s }
 }
 
-async fn read_mint(endpoints: &Endpoints, config: &Config) -> Result<Mint, ChainError> {
-    let params = json!([config.mint, {"encoding": "jsonParsed", "commitment": config.commitment.as_str()}]);
-    let accept = |answer: AtSlot<Option<Account<MintInfo>>>| Ok(answer::mint(&config.mint, answer.value.as_ref())?);
-    let read = endpoints.ask("getAccountInfo", &params, accept).await;
-    read.map_err(|fault| ChainError::Mint { mint: config.mint.clone(), why: fault.to_string() })
-}
-
 #[async_trait]
 impl Balances for SolanaBalances {
     async fn balance(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError> {
@@ -134,10 +165,10 @@ impl Balances for SolanaBalances {
     }
 
     fn decimals(&self) -> u8 {
-        self.mint.decimals
+        self.mint.get().map_or(UNKNOWN_DECIMALS, |mint| mint.decimals)
     }
 
     fn mint(&self) -> &str {
-        &self.mint.address
+        &self.address
     }
 }

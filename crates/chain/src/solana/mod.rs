@@ -6,7 +6,7 @@
 //! | `call` | one call to one endpoint: a deadline, a bound on the body |
 //! | `endpoints` | endpoints in order, those that failed lately last; rounds with backoff |
 //! | `lag` | pure: which slots are too old to go by |
-//! | `balances` | the mint pinned at start, the cache, single-flight, the places for calls |
+//! | `balances` | the mint pinned once, the cache, single-flight, the places for calls |
 
 mod answer;
 mod balances;

@@ -13,7 +13,7 @@ const SCRIPT: &str = "chain.mjs";
 
 /// A running chain; it ends when this is dropped, since its input closes.
 pub(crate) struct Dev {
-    _child: Child,
+    child: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
     pub(crate) rpc: String,
@@ -22,9 +22,14 @@ pub(crate) struct Dev {
 
 impl Dev {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub(crate) async fn start_with(arguments: &[&str]) -> Self {
         let script = installed().join(SCRIPT);
         let mut child = tokio::process::Command::new("node")
             .arg(&script)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -35,7 +40,7 @@ impl Dev {
         let line = output.next_line().await.unwrap().expect("the chain ended before it was up");
         let up: Value = serde_json::from_str(&line).unwrap();
         let text = |key: &str| up[key].as_str().unwrap().to_owned();
-        Self { _child: child, input, output, rpc: text("rpc"), mint: text("mint") }
+        Self { child, input, output, rpc: text("rpc"), mint: text("mint") }
     }
 
     /// One command, its answer, which must be a success.
@@ -45,6 +50,13 @@ impl Dev {
         let answer: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(answer["ok"], true, "{command}: {answer}");
         answer
+    }
+
+    /// Closes the chain's input, as the death of its starter does, and waits for
+    /// its end.
+    pub(crate) async fn end(mut self) {
+        drop(self.input);
+        assert!(self.child.wait().await.unwrap().success());
     }
 
     pub(crate) fn config(&self) -> Config {

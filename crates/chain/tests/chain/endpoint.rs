@@ -172,7 +172,7 @@ pub(crate) fn config(fakes: &[&Fake]) -> Config {
     Config {
         endpoints: fakes.iter().map(|fake| Endpoint(fake.url.clone())).collect(),
         mint: MINT.to_owned(),
-        timeout_ms: 300,
+        timeout_ms: 600,
         deadline_ms: 5000,
         backoff_ms: 10,
         ..Config::default()

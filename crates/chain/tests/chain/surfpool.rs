@@ -1,5 +1,7 @@
 //! A real Solana RPC with the real token programs.
 
+use std::time::{Duration, Instant};
+
 use domain::{TokenAmount, Wallet};
 use palatine_chain::{Balances, ChainError, Config, Program, SolanaBalances};
 use serde_json::json;
@@ -20,7 +22,7 @@ async fn connect(config: &Config) -> SolanaBalances {
 async fn minted_frozen_and_several_accounts_of_spl_token_add_up() {
     let mut dev = Dev::start().await;
     let balances = connect(&dev.config()).await;
-    assert_eq!((balances.program(), balances.decimals()), (Program::SplToken, 6));
+    assert_eq!((balances.program(), balances.decimals()), (Some(Program::SplToken), 6));
     let held = async || balances.balance(&HOLDER).await.unwrap().0;
     let holder = HOLDER.to_string();
 
@@ -44,7 +46,7 @@ async fn token_2022_is_read_the_same_way() {
     let minted = dev.tell(json!({"do": "mint", "program": "token-2022", "decimals": 9})).await;
     let mint = minted["mint"].as_str().unwrap().to_owned();
     let balances = connect(&Config { mint: mint.clone(), ..dev.config() }).await;
-    assert_eq!((balances.program(), balances.decimals()), (Program::Token2022, 9));
+    assert_eq!((balances.program(), balances.decimals()), (Some(Program::Token2022), 9));
     let holder = HOLDER.to_string();
     dev.tell(json!({"do": "fund", "wallet": holder, "amount": 2, "mint": mint})).await;
     dev.tell(json!({"do": "fund", "wallet": holder, "amount": 3, "mint": mint, "fresh": true})).await;
@@ -66,6 +68,20 @@ async fn a_holder_can_pass_tokens_on() {
     dev.tell(json!({"do": "transfer", "secret": secret, "to": OTHER.to_string(), "amount": 40})).await;
     assert_eq!(balances.balance(&wallet).await, Ok(TokenAmount(60 * UNIT)));
     assert_eq!(balances.balance(&OTHER).await, Ok(TokenAmount(40 * UNIT)));
+}
+
+#[tokio::test]
+async fn the_development_chain_keeps_its_mint_takes_its_port_and_ends_with_its_starter() {
+    let first = Dev::start().await;
+    let (mint, rpc) = (first.mint.clone(), first.rpc.clone());
+    let begun = Instant::now();
+    first.end().await;
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    let port = rpc.rsplit(':').next().unwrap();
+    let second = Dev::start_with(&["--port", port]).await;
+    assert_eq!((&second.mint, &second.rpc), (&mint, &rpc));
+    let balances = connect(&second.config()).await;
+    assert_eq!(balances.balance(&HOLDER).await, Ok(TokenAmount(0)));
 }
 
 #[tokio::test]

@@ -137,7 +137,7 @@ fn command(program: &str) -> Command {
 
 async fn outcome(gateway: &Gateway, program: &str) -> (Result<Exit, ClientError>, Vec<u8>, Vec<u8>) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let exit = match gateway.client.exec(ID, &command(program)).await {
+    let exit = match gateway.hasty.exec(ID, &command(program)).await {
         Ok(process) => tokio::time::timeout(SOON, process.run(None::<Empty>, &mut out, &mut err)).await.unwrap(),
         Err(error) => Err(error),
     };

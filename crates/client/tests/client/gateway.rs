@@ -30,6 +30,8 @@ type Used = Arc<Mutex<HashSet<[u8; 32]>>>;
 pub(crate) struct Gateway {
     pub(crate) port: u16,
     pub(crate) client: Public,
+    /// A client that a hung gateway costs little time.
+    pub(crate) hasty: Public,
 }
 
 pub(crate) async fn start(routes: Router) -> Gateway {
@@ -37,29 +39,33 @@ pub(crate) async fn start(routes: Router) -> Gateway {
     let port = listener.local_addr().unwrap().port();
     let app = routes.layer(from_fn_with_state(Used::default(), guard));
     tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-    Gateway { port, client: client(&format!("http://127.0.0.1:{port}")) }
+    let client = client(&format!("http://127.0.0.1:{port}"));
+    Gateway { port, hasty: client.clone().with_limits(limits(Duration::from_millis(500))), client }
 }
 
 pub(crate) fn keypair() -> Keypair {
     Keypair::generate(&[7; 32])
 }
 
-/// A client that loses its patience quickly.
+/// A client with the patience of a test.
 pub(crate) fn client(url: &str) -> Public {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let short = Duration::from_millis(500);
-    let limits = Limits {
-        connect: short,
-        read: short,
-        spawn: short,
-        stop: short,
-        events_idle: short,
-        answer_idle: short,
-        exec_idle: short,
-        logs_idle: short,
-        input: short,
-    };
+    let limits = Limits { exec_idle: Duration::from_secs(3), ..limits(SOON) };
     Public::new(url).unwrap().signed_by(keypair()).with_limits(limits)
+}
+
+fn limits(all: Duration) -> Limits {
+    Limits {
+        connect: all,
+        read: all,
+        spawn: all,
+        stop: all,
+        events_idle: all,
+        answer_idle: all,
+        exec_idle: all,
+        logs_idle: all,
+        input: all,
+    }
 }
 
 async fn guard(State(used): State<Used>, request: Request, next: Next) -> Response {

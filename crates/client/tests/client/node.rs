@@ -65,7 +65,12 @@ impl Server {
     }
 
     fn client(&self) -> NodeClient {
-        NodeClient::new(&self.socket).with_deadlines(short())
+        NodeClient::new(&self.socket)
+    }
+
+    /// A client that a hung server costs little time.
+    fn hasty(&self) -> NodeClient {
+        self.client().with_deadlines(short())
     }
 }
 
@@ -76,7 +81,6 @@ fn bind() -> (TempDir, PathBuf, UnixListener) {
     (dir, socket, listener)
 }
 
-/// Deadlines that a hung server runs into quickly, and a busy machine does not.
 fn short() -> Deadlines {
     let soon = Duration::from_millis(400);
     Deadlines { read: soon, create: soon, tunnel: soon, stream: soon, pass: soon, idle: soon, margin: soon }
@@ -232,7 +236,7 @@ async fn a_server_that_accepts_and_says_nothing_runs_into_every_deadline() {
         let _held = stream;
         std::future::pending::<()>().await;
     });
-    let client = server.client();
+    let client = server.hasty();
     let spec = spec();
     let empty = || Request::post("/").body(Full::<Bytes>::default()).unwrap();
     let (read, create, wait, delete, marks, logs, tunnel, pass) = tokio::join!(
@@ -271,7 +275,7 @@ async fn a_call_that_timed_out_lets_go_of_its_connection() {
             let _ = told.send(());
         }
     });
-    server.client().info().await.unwrap_err();
+    server.hasty().info().await.unwrap_err();
     tokio::time::timeout(SOON, closed.recv()).await.unwrap().unwrap();
 }
 
@@ -322,8 +326,7 @@ async fn an_endless_answer_is_cut_at_its_bound() {
         Body::from_stream(futures_util::stream::repeat_with(move || Ok::<_, std::io::Error>(chunk.clone())))
     };
     let server = Server::http(Router::new().route("/v1/sandboxes", get(endless)));
-    let client = NodeClient::new(&server.socket);
-    let error = client.list().await.unwrap_err();
+    let error = server.client().list().await.unwrap_err();
     assert!(matches!(error, NodeError::Protocol { .. }), "{error:?}");
 }
 
@@ -362,7 +365,7 @@ async fn logs_that_are_not_followed_may_not_fall_silent() {
         Body::from_stream(first.chain(futures_util::stream::pending()))
     };
     let server = Server::http(Router::new().route("/v1/sandboxes/{id}/logs", get(silent)));
-    let body = server.client().logs(ID, LogSource::Agent, false).await.unwrap();
+    let body = server.hasty().logs(ID, LogSource::Agent, false).await.unwrap();
     let error = tokio::time::timeout(SOON, body.collect()).await.unwrap().unwrap_err();
     assert!(matches!(error, NodeError::TimedOut { operation: "read the logs", .. }), "{error:?}");
 }

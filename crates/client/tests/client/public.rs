@@ -122,7 +122,7 @@ async fn an_endless_answer_is_cut_at_its_bound() {
 #[tokio::test]
 async fn a_gateway_that_hangs_or_is_not_there_is_said_to_be_that() {
     let hang = || async { std::future::pending::<()>().await };
-    let client = start(Router::new().route("/agents", get(hang))).await.client;
+    let client = start(Router::new().route("/agents", get(hang))).await.hasty;
     assert!(matches!(client.agents().await, Err(ClientError::TimedOut { operation: "list the agents", .. })));
     let nobody = self::client("http://127.0.0.1:1");
     let error = nobody.agents().await.unwrap_err();
@@ -145,7 +145,7 @@ async fn followed_output_comes_as_it_is_written() {
         assert_eq!(request.uri().query(), Some("follow=true&source=agent"));
         body(&["one\n", "two\n"], Then::Hangs)
     }
-    let client = start(Router::new().route("/agents/{id}/logs", get(logs))).await.client;
+    let client = start(Router::new().route("/agents/{id}/logs", get(logs))).await.hasty;
     let mut lines = client.logs(ID, LogSource::Agent, true).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 8 {
@@ -160,7 +160,7 @@ async fn followed_output_comes_as_it_is_written() {
 async fn output_that_breaks_off_or_falls_silent_is_an_error() {
     for then in [Then::Breaks, Then::Hangs] {
         let app = Router::new().route("/agents/{id}/logs", get(move || async move { body(&["one\n"], then) }));
-        let client = start(app).await.client;
+        let client = start(app).await.hasty;
         let lines: Vec<_> = client.logs(ID, LogSource::Console, false).await.unwrap().collect().await;
         let error = lines.last().unwrap().as_ref().unwrap_err();
         let fits = match then {
@@ -201,7 +201,7 @@ async fn changes_that_hang_flood_or_are_none_are_errors() {
     ];
     for (text, then, said) in cases {
         let events = move || async move { ([("content-type", "text/event-stream")], body(&[text.as_str()], then)) };
-        let client = start(Router::new().route("/agents/{id}/events", get(events))).await.client;
+        let client = start(Router::new().route("/agents/{id}/events", get(events))).await.hasty;
         let changes: Vec<_> = client.events(ID, 0).await.unwrap().collect().await;
         let error = changes.last().unwrap().as_ref().unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
