@@ -1,0 +1,121 @@
+use domain::{Action, End, Event, FailReason, Generation, State, StateName, StopReason};
+use palatine_store::{Below, Observation, StoreError};
+use wire::public::{Reason, StateChange};
+
+use crate::help::{NOW, id, open, reserved, room, wallet, wish};
+
+fn seen(restarts: u32) -> Observation {
+    Observation { runtime: "qemu-tcg".to_owned(), restarts }
+}
+
+fn change(seq: u64, after_ms: u64, state: StateName, reason: Option<Reason>) -> StateChange {
+    StateChange { seq, at: NOW.plus(after_ms), state, reason }
+}
+
+#[tokio::test]
+async fn a_life_is_kept_step_by_step_and_told_to_whoever_listens() {
+    let room = room();
+    let store = open(&room);
+    let mut news = store.subscribe();
+    reserved(&store, wish(1, 1)).await;
+    let placed = store.place(id(1), "one", NOW.plus(1)).await.unwrap();
+    assert_eq!((placed.record.node.as_deref(), placed.actions), (Some("one"), &[Action::Create][..]));
+    store.settle(id(1), Event::Booting, seen(0), NOW.plus(2)).await.unwrap();
+    let ready = store.settle(id(1), Event::Ready, seen(0), NOW.plus(3)).await.unwrap().record;
+    assert_eq!((ready.runtime.as_deref(), ready.was_ready), (Some("qemu-tcg"), true));
+    // A second time changes nothing, and is no change.
+    assert_eq!(store.settle(id(1), Event::Ready, seen(0), NOW.plus(4)).await.unwrap().change, None);
+    let stopping = store.advance(id(1), Event::Stop(StopReason::Balance), NOW.plus(5)).await.unwrap().record;
+    assert_eq!(stopping.generation, Generation::FIRST.next());
+    let gone = store.advance(id(1), Event::Gone, NOW.plus(6)).await.unwrap();
+    assert_eq!((gone.record.ended_at, gone.actions), (Some(NOW.plus(6)), &[Action::FreeWallet][..]));
+    let story = vec![
+        change(1, 0, StateName::Reserved, None),
+        change(2, 1, StateName::Placed, None),
+        change(3, 2, StateName::Booting, None),
+        change(4, 3, StateName::Ready, None),
+        change(5, 5, StateName::Stopping, Some(Reason::Stopped(StopReason::Balance))),
+        change(6, 6, StateName::Stopped, Some(Reason::Stopped(StopReason::Balance))),
+    ];
+    assert_eq!(store.changes(id(1), 0).await.unwrap(), story);
+    assert_eq!(store.changes(id(1), 4).await.unwrap(), story[4..]);
+    for told in &story {
+        assert_eq!(news.recv().await.unwrap(), (id(1), *told));
+    }
+    assert!(news.try_recv().is_err());
+    drop(store);
+    let store = open(&room);
+    assert_eq!(store.changes(id(1), 0).await.unwrap(), story);
+    assert_eq!(store.get(id(1)).await.unwrap().unwrap(), gone.record);
+}
+
+#[tokio::test]
+async fn a_wallet_is_busy_until_the_grave_and_free_from_then_on() {
+    let room = room();
+    let store = open(&room);
+    reserved(&store, wish(1, 1)).await;
+    store.place(id(1), "one", NOW).await.unwrap();
+    store.advance(id(1), Event::Fail(FailReason::BootTimeout), NOW).await.unwrap();
+    assert!(store.live_of(wallet(1)).await.unwrap().is_some());
+    let ended = store.advance(id(1), Event::Gone, NOW).await.unwrap().record;
+    assert_eq!(ended.state, State::Failed(FailReason::BootTimeout));
+    assert!(store.live_of(wallet(1)).await.unwrap().is_none());
+    reserved(&store, wish(1, 2)).await;
+    let order: Vec<_> = store.of(wallet(1), 10).await.unwrap().iter().map(|record| record.id).collect();
+    assert_eq!(order, [id(2), id(1)]);
+    assert_eq!(store.of(wallet(1), 1).await.unwrap()[0].id, id(2));
+}
+
+#[tokio::test]
+async fn a_step_that_life_does_not_know_is_refused_and_changes_nothing() {
+    let room = room();
+    let store = open(&room);
+    let before = reserved(&store, wish(1, 1)).await;
+    assert!(matches!(store.advance(id(1), Event::Ready, NOW).await, Err(StoreError::Refused(_))));
+    assert_eq!(store.get(id(1)).await.unwrap(), Some(before));
+    assert!(matches!(store.advance(id(9), Event::Ready, NOW).await, Err(StoreError::Unknown(who)) if who == id(9)));
+    assert!(matches!(store.changes(id(9), 0).await, Err(StoreError::Unknown(_))));
+}
+
+#[tokio::test]
+async fn a_stop_during_a_failure_does_not_rewrite_its_end() {
+    let room = room();
+    let store = open(&room);
+    reserved(&store, wish(1, 1)).await;
+    store.advance(id(1), Event::Fail(FailReason::Lost), NOW).await.unwrap();
+    let stopped = store.advance(id(1), Event::Stop(StopReason::Requested), NOW).await.unwrap();
+    assert_eq!(stopped.record.state, State::Stopping(End::Failed(FailReason::Lost)));
+    assert_eq!(stopped.change, None);
+}
+
+#[tokio::test]
+async fn a_flapping_agent_forgets_its_oldest_changes_and_no_more() {
+    let room = room();
+    let store = open(&room);
+    reserved(&store, wish(1, 1)).await;
+    store.place(id(1), "one", NOW).await.unwrap();
+    for turn in 0..600 {
+        store.settle(id(1), Event::Booting, seen(turn), NOW).await.unwrap();
+        store.settle(id(1), Event::Ready, seen(turn), NOW).await.unwrap();
+    }
+    let kept = store.changes(id(1), 0).await.unwrap();
+    assert_eq!(kept.len(), 1000);
+    assert_eq!(kept.first().map(|change| change.seq), Some(203));
+    assert_eq!(kept.last().map(|change| change.seq), Some(1202));
+    assert_eq!(store.get(id(1)).await.unwrap().unwrap().restarts, 599);
+}
+
+#[tokio::test]
+async fn what_was_seen_and_how_the_balance_stands_are_kept() {
+    let room = room();
+    let store = open(&room);
+    reserved(&store, wish(1, 1)).await;
+    store.observe(id(1), seen(2)).await.unwrap();
+    // An older answer that comes late takes no restart back.
+    assert_eq!(store.observe(id(1), seen(1)).await.unwrap().restarts, 2);
+    let below = Below { readings: 2, since: Some(NOW) };
+    store.note_balance(id(1), below).await.unwrap();
+    drop(store);
+    let record = open(&room).get(id(1)).await.unwrap().unwrap();
+    assert_eq!((record.restarts, record.below), (2, below));
+}

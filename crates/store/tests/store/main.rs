@@ -1,0 +1,12 @@
+//! The store from outside: what it promises, over races, crashes and full disks.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod admission;
+mod billing;
+mod child;
+mod disk;
+mod files;
+mod help;
+mod life;
+mod prune;
