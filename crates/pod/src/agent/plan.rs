@@ -1,0 +1,97 @@
+//! What it takes to start the agent's processes, and nothing more of the identity.
+
+use std::collections::BTreeMap;
+
+use domain::AgentId;
+use rustix::process::Signal;
+use wire::pod::Run;
+use wire::{Environment, Secret};
+
+use crate::launch::Launch;
+use crate::user::User;
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How the agent runs. Its environment stays in memory as long as the guest
+/// lives: the agent may have to be started again, and commands of its holder run
+/// with it. No other process can read this one's memory.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Whose guest this is.
+    pub(crate) agent: AgentId,
+    /// The image contract.
+    pub(crate) run: Run,
+    /// The signal that asks the agent to end.
+    pub(crate) stop_signal: Signal,
+    /// Who runs it.
+    pub(crate) user: User,
+    /// Everything its processes find in their environment.
+    pub(crate) env: BTreeMap<String, Secret>,
+}
+
+impl Plan {
+    /// The agent's own process.
+    pub(crate) fn launch(&self) -> Launch<'_> {
+        let (program, args) = self.run.argv.split_first().map_or(("", &[][..]), |(program, args)| (program, args));
+        Launch { program, args, env: &self.env, cwd: &self.run.cwd, user: &self.user }
+    }
+}
+
+/// The environment: what every program expects, the image's, the holder's, ours;
+/// each over the ones before.
+pub(crate) fn environment(
+    agent: AgentId,
+    run: &Run,
+    user: &User,
+    holder: Environment,
+    traceparent: Option<String>,
+) -> BTreeMap<String, Secret> {
+    let mut env = user_environment(user, &run.state_dir);
+    env.insert("PATH".to_owned(), DEFAULT_PATH.to_owned());
+    env.extend(run.env.clone());
+    let mut ours = vec![
+        ("PALATINE_AGENT_ID", agent.to_string()),
+        ("PALATINE_PORT", run.port.to_string()),
+        ("PALATINE_STATE_DIR", run.state_dir.clone()),
+    ];
+    ours.extend(traceparent.map(|parent| ("TRACEPARENT", parent)));
+    let mut env: BTreeMap<String, Secret> = env.into_iter().map(|(name, value)| (name, value.into())).collect();
+    env.extend(holder.0);
+    env.extend(ours.into_iter().map(|(name, value)| (name.to_owned(), value.into())));
+    env
+}
+
+/// What a user's programs expect to know of the user.
+pub(crate) fn user_environment(user: &User, state_dir: &str) -> BTreeMap<String, String> {
+    let name = user.name.clone().unwrap_or_else(|| user.uid.to_string());
+    let home = user.home.clone().unwrap_or_else(|| state_dir.to_owned());
+    [("HOME", home), ("USER", name.clone()), ("LOGNAME", name)].map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_overrides_the_image_and_nobody_overrides_the_house() {
+        let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        let run = Run {
+            argv: vec!["/agent".to_owned()],
+            env: pairs(&[("A", "image"), ("B", "image"), ("PALATINE_PORT", "1")]),
+            cwd: "/".to_owned(),
+            user: String::new(),
+            port: 8080,
+            ready_path: "/".to_owned(),
+            health_path: "/".to_owned(),
+            state_dir: "/data".to_owned(),
+            stop_signal: "SIGTERM".to_owned(),
+        };
+        let user = User { uid: 1000, gid: 1000, groups: vec![1000], name: None, home: None };
+        let holder = Environment([("B".to_owned(), Secret::from("holder".to_owned()))].into());
+        let env = environment(AgentId::from_random(1), &run, &user, holder, None);
+        let value = |name: &str| env[name].expose().to_owned();
+        assert_eq!((value("A"), value("B")), ("image".to_owned(), "holder".to_owned()));
+        assert_eq!((value("PALATINE_PORT"), value("HOME")), ("8080".to_owned(), "/data".to_owned()));
+        assert_eq!((value("PATH"), value("USER")), (DEFAULT_PATH.to_owned(), "1000".to_owned()));
+    }
+}

@@ -1,0 +1,76 @@
+//! Asking the agent whether it is ready, and whether it lives.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::header::{CONNECTION, HOST};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long one question may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The first pause between two questions to an agent that is starting.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The longest.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Asks `GET path` and says whether a 2xx came.
+pub(super) async fn answers(port: u16, path: &str) -> bool {
+    let asked = timeout(PATIENCE, ask(port, path)).await;
+    matches!(asked, Ok(Ok(status)) if status.is_success())
+}
+
+/// Waits until the agent answers.
+pub(super) async fn until_answers(port: u16, path: &str) {
+    let mut pause = FIRST_PAUSE;
+    while !answers(port, path).await {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn ask(port: u16, path: &str) -> anyhow::Result<http::StatusCode> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let request = http::Request::get(path)
+        .header(HOST, format!("127.0.0.1:{port}"))
+        .header(CONNECTION, "close")
+        .body(Empty::<Bytes>::new())?;
+    // Ends with the answer: the sender and the body are gone then.
+    tokio::spawn(connection);
+    Ok(sender.send_request(request).await?.status())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::routing::get;
+
+    async fn agent(status: u16) -> u16 {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let code = http::StatusCode::from_u16(status).unwrap();
+        let app = Router::new().route("/ready", get(move || async move { code }));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        port
+    }
+
+    #[tokio::test]
+    async fn only_a_2xx_is_an_answer() {
+        assert!(answers(agent(204).await, "/ready").await);
+        assert!(!answers(agent(503).await, "/ready").await);
+        assert!(!answers(agent(200).await, "/other").await);
+    }
+
+    #[tokio::test]
+    async fn a_port_where_nobody_listens_is_no_answer() {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        assert!(!answers(port, "/ready").await);
+    }
+}

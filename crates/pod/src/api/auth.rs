@@ -1,0 +1,29 @@
+//! Who may call: whoever holds the token that came with the identity.
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use wire::fault::Code;
+
+use super::fault::Refused;
+use crate::pod::Pod;
+
+/// E2B's header for the same token: its SDKs keep `Authorization` for the user.
+const ACCESS_TOKEN: &str = "x-access-token";
+
+/// Lets only the holder of the token through.
+pub(super) async fn token(State(pod): State<Pod>, request: Request, next: Next) -> Response {
+    let known = given(request.headers()).is_some_and(|token| pod.knows(token));
+    if known {
+        next.run(request).await
+    } else {
+        Refused::new(Code::InvalidToken, "the token is absent or wrong").into_response()
+    }
+}
+
+fn given(headers: &HeaderMap) -> Option<&str> {
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    text(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer ")).or_else(|| text(ACCESS_TOKEN))
+}

@@ -1,0 +1,52 @@
+//! Refusals as HTTP, and the reading of bodies.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use serde::de::DeserializeOwned;
+use wire::fault::{Code, Fault};
+
+/// A [`Fault`] on its way out.
+#[derive(Debug)]
+pub(super) struct Refused(pub(super) Box<Fault>);
+
+impl Refused {
+    /// A fault of this code, in these words.
+    pub(super) fn new(code: Code, words: impl Into<String>) -> Self {
+        Fault::new(code, words).into()
+    }
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        Self(Box::new(fault))
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(&*self.0)).into_response()
+    }
+}
+
+/// Reads a JSON body. What is wrong is told by place only: the text may hold
+/// secrets, and the parser would quote it.
+pub(super) fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Refused> {
+    let body = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Refused::new(Code::BodyTooLarge, "the body is too large"),
+        _ => Refused::new(Code::InvalidRequest, "the body did not arrive whole"),
+    })?;
+    serde_json::from_slice(&body).map_err(|error| Refused::new(Code::InvalidRequest, place(&error)))
+}
+
+/// Where a JSON text is wrong, without quoting it.
+pub(super) fn place(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Data => "has not the fields or types of this call",
+        _ => "is not JSON",
+    };
+    format!("the body {what}, at line {} column {}", error.line(), error.column())
+}

@@ -1,0 +1,132 @@
+//! Identity, status, logs, stop.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse as _, Response};
+use futures_util::stream::unfold;
+use http::header::CONTENT_TYPE;
+use serde::Deserialize;
+use tokio::time::timeout;
+use wire::fault::{Code, Fault};
+use wire::pod::{Identity, LogLine, PodPhase, Status, Stop};
+
+use super::fault::{Refused, read};
+use crate::identity::{AdoptError, IdentityError, adopt};
+use crate::pod::Pod;
+
+/// The longest a call may wait for the agent.
+const MAX_WAIT: Duration = Duration::from_mins(1);
+/// The longest an agent may take to end.
+const MAX_GRACE: Duration = Duration::from_mins(10);
+
+/// `POST /v1/identity`.
+pub(super) async fn identity(
+    State(pod): State<Pod>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Status>, Refused> {
+    if pod.has_owner() {
+        return Err(Refused::new(Code::WrongState, "this guest has its identity"));
+    }
+    let identity: Identity = read(body)?;
+    // From the look at the owner to here nothing else could run: no await between.
+    let (token, plan) = adopt(identity).map_err(refusal)?;
+    pod.own(token, plan);
+    Ok(Json(pod.status()))
+}
+
+fn refusal(error: AdoptError) -> Refused {
+    match error {
+        AdoptError::Wrong(error) => {
+            let code = match error {
+                IdentityError::Environment(_) => Code::InvalidEnvironment,
+                IdentityError::Field { .. } | IdentityError::User(_) => Code::InvalidRequest,
+            };
+            Fault::new(code, error.to_string()).field(error.field()).into()
+        }
+        AdoptError::Guest(error) => {
+            tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "the identity was not taken");
+            Refused::new(Code::Internal, "the guest cannot take its identity; its console says why")
+        }
+    }
+}
+
+/// `?wait_ms=&until=`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Wait {
+    wait_ms: u64,
+    until: Option<Until>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Until {
+    Ready,
+}
+
+/// `GET /v1/status`.
+pub(super) async fn status(
+    State(pod): State<Pod>,
+    wait: Result<Query<Wait>, QueryRejection>,
+) -> Result<Json<Status>, Refused> {
+    let Query(wait) = wait.map_err(|error| Refused::new(Code::InvalidRequest, error.body_text()))?;
+    if let Some(Until::Ready) = wait.until {
+        let patience = Duration::from_millis(wait.wait_ms).min(MAX_WAIT);
+        let mut changes = pod.watch();
+        // Not settled in time is an answer, too.
+        let _ = timeout(patience, changes.wait_for(|status| settled(status.phase))).await;
+    }
+    Ok(Json(pod.status()))
+}
+
+/// Whether waiting longer for `ready` makes no sense.
+const fn settled(phase: PodPhase) -> bool {
+    match phase {
+        PodPhase::Ready | PodPhase::Failed | PodPhase::Stopping => true,
+        PodPhase::Waiting | PodPhase::Starting | PodPhase::Backoff => false,
+    }
+}
+
+/// `?after=&follow=`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Lines {
+    after: u64,
+    follow: bool,
+}
+
+/// `GET /v1/logs`: one JSON a line.
+pub(super) async fn logs(
+    State(pod): State<Pod>,
+    lines: Result<Query<Lines>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let Query(lines) = lines.map_err(|error| Refused::new(Code::InvalidRequest, error.body_text()))?;
+    let reader = pod.logs().reader(lines.after, lines.follow);
+    let stream = unfold(reader, |mut reader| async move {
+        let lines = reader.next().await?;
+        Some((Ok::<_, Infallible>(text(&lines)), reader))
+    });
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream)).into_response())
+}
+
+fn text(lines: &[LogLine]) -> Bytes {
+    let mut text = Vec::new();
+    for line in lines {
+        // A line is numbers and texts: it always serialises.
+        text.extend(serde_json::to_vec(line).unwrap_or_default());
+        text.push(b'\n');
+    }
+    text.into()
+}
+
+/// `POST /v1/stop`: answers at once; the guest is gone when its machine is.
+pub(super) async fn stop(State(pod): State<Pod>, body: Result<Bytes, BytesRejection>) -> Result<Json<Status>, Refused> {
+    let stop: Stop = read(body)?;
+    pod.stop(Duration::from_millis(stop.grace_ms).min(MAX_GRACE));
+    Ok(Json(pod.status()))
+}

@@ -1,0 +1,85 @@
+//! The guest's disks, told apart by their serials.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::path::PathBuf;
+
+use rustix::mount::{MountFlags, mount, mount_remount};
+
+use super::mounts::{NEW_ROOT, make_dir};
+use super::{BootError, Context, Steps};
+
+const BASE: &str = "/mnt/base";
+const LAYER: &str = "/mnt/layer";
+/// Where the agent's own disk is, in the guest's final tree.
+pub(crate) const DATA: &str = "/data";
+
+const WRITABLE: MountFlags = MountFlags::NODEV.union(MountFlags::NOSUID).union(MountFlags::NOATIME);
+
+/// The rest of a disk stays as it is: zeroing it in the background would fill a
+/// sparse file on the node.
+const EXT4: Option<&CStr> = Some(c"noinit_itable");
+
+/// Handles on the writable disks: after the root is switched, the layer has no
+/// path any more.
+#[derive(Debug)]
+pub(crate) struct Disks {
+    layer: File,
+    data: File,
+}
+
+impl Disks {
+    /// Makes everything read-only, the overlay before the disk under it. Only
+    /// works once nothing writes any more.
+    ///
+    /// # Errors
+    /// The first one that is still written to; the others are done all the same.
+    pub(crate) fn seal(&self) -> Result<(), BootError> {
+        let seal = |path: &str| mount_remount(path, MountFlags::RDONLY, "").context(format_args!("seal {path}"));
+        let overlay = seal("/");
+        let layer = seal(&format!("/proc/self/fd/{}", self.layer.as_raw_fd()));
+        let data = seal(&format!("/proc/self/fd/{}", self.data.as_raw_fd()));
+        overlay.and(layer).and(data)
+    }
+}
+
+/// Mounts the three disks as one tree under [`NEW_ROOT`].
+pub(super) fn assemble(steps: &mut Steps) -> Result<Disks, BootError> {
+    for directory in [BASE, LAYER, NEW_ROOT] {
+        make_dir(directory)?;
+    }
+    let read_only = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
+    steps.time("disk.base", || attach("base", BASE, "erofs", read_only, None))?;
+    steps.time("disk.layer", || attach("layer", LAYER, "ext4", WRITABLE, EXT4))?;
+    let layer = File::open(LAYER).context("open the layer disk")?;
+    make_dir("/mnt/layer/upper")?;
+    make_dir("/mnt/layer/work")?;
+    let layers = c"lowerdir=/mnt/base,upperdir=/mnt/layer/upper,workdir=/mnt/layer/work";
+    mount("overlay", NEW_ROOT, "overlay", WRITABLE, layers).context("lay the layer over the base")?;
+    let data = format!("{NEW_ROOT}{DATA}");
+    make_dir(&data)?;
+    steps.time("disk.data", || attach("data", &data, "ext4", WRITABLE, EXT4))?;
+    let data = File::open(&data).context("open the data disk")?;
+    Ok(Disks { layer, data })
+}
+
+/// Mounts the disk with this serial.
+fn attach(
+    serial: &'static str,
+    at: &str,
+    kind: &str,
+    flags: MountFlags,
+    options: Option<&CStr>,
+) -> Result<(), BootError> {
+    mount(disk(serial)?, at, kind, flags, options).context(format_args!("mount the disk {serial:?}"))
+}
+
+/// The device with this serial.
+fn disk(serial: &'static str) -> Result<PathBuf, BootError> {
+    let devices = ["vda", "vdb", "vdc"].into_iter();
+    let mut named = devices.filter(|device| {
+        std::fs::read_to_string(format!("/sys/block/{device}/serial")).is_ok_and(|found| found.trim_end() == serial)
+    });
+    named.next().map(|device| PathBuf::from("/dev").join(device)).ok_or(BootError::Disk(serial))
+}

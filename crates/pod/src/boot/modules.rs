@@ -1,0 +1,91 @@
+//! Kernel modules: `/modules/NN-name.ko`, loaded in the order of their names.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::system::finit_module;
+
+use super::{BootError, Context, Steps};
+
+const DIRECTORY: &str = "/modules";
+
+/// What is still to be loaded.
+#[derive(Debug)]
+pub(super) struct Queue {
+    files: VecDeque<PathBuf>,
+    spent: Duration,
+}
+
+impl Queue {
+    /// Lists the modules the initramfs brought.
+    pub(super) fn read() -> Result<Self, BootError> {
+        let entries = std::fs::read_dir(DIRECTORY).context("list /modules")?;
+        let names = entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>();
+        Ok(Self { files: in_order(names.context("list /modules")?), spent: Duration::ZERO })
+    }
+
+    /// Loads until `enough`.
+    pub(super) fn load_until(&mut self, enough: impl Fn() -> bool, steps: &mut Steps) -> Result<(), BootError> {
+        while !enough() && self.load_next(steps)? {}
+        Ok(())
+    }
+
+    /// Loads all that is left, and notes the whole time.
+    pub(super) fn load_rest(mut self, steps: &mut Steps) -> Result<(), BootError> {
+        while self.load_next(steps)? {}
+        steps.note("modules", self.spent);
+        Ok(())
+    }
+
+    fn load_next(&mut self, steps: &mut Steps) -> Result<bool, BootError> {
+        let Some(file) = self.files.pop_front() else { return Ok(false) };
+        let before = Instant::now();
+        load(&file)?;
+        let took = before.elapsed();
+        self.spent += took;
+        steps.note(&format!("module.{}", plain_name(&file)), took);
+        Ok(true)
+    }
+}
+
+/// Loads one module and frees the memory its file takes.
+fn load(file: &Path) -> Result<(), BootError> {
+    let open = File::open(file).context(format_args!("open {}", file.display()))?;
+    match finit_module(&open, c"", 0) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error).context(format_args!("load {}", file.display())),
+    }
+    std::fs::remove_file(file).context(format_args!("free {}", file.display()))
+}
+
+fn in_order(mut files: Vec<PathBuf>) -> VecDeque<PathBuf> {
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "ko"));
+    files.sort();
+    files.into()
+}
+
+/// `virtio_net` of `/modules/07-virtio_net.ko`.
+fn plain_name(file: &Path) -> String {
+    let stem = file.file_stem().unwrap_or_default().to_string_lossy();
+    stem.trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_load_in_the_order_of_their_names_and_nothing_else_does() {
+        let listed = ["/m/10-overlay.ko", "/m/02-virtio.ko", "/m/readme", "/m/01-virtio_ring.ko"];
+        let order = in_order(listed.iter().map(PathBuf::from).collect());
+        assert_eq!(order, ["/m/01-virtio_ring.ko", "/m/02-virtio.ko", "/m/10-overlay.ko"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_modules_plain_name_has_neither_number_nor_ending() {
+        assert_eq!(plain_name(Path::new("/modules/07-virtio_net.ko")), "virtio_net");
+    }
+}

@@ -1,0 +1,151 @@
+//! One attached client's stream: envelopes, keepalives, a deadline.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{Stream, unfold};
+use serde::Serialize;
+use tokio::time::{Instant, sleep_until};
+use wire::connect::Envelope;
+use wire::process::{EndOfStream, EventFrame, Keepalive, ProcessEvent, RpcCode, RpcError, Started};
+
+use super::feed::{Reader, Taken};
+
+/// What the client's headers ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// The pause on a silent stream before a keepalive.
+    pub(crate) keepalive: Duration,
+    /// When the call is over.
+    pub(crate) deadline: Option<Instant>,
+}
+
+enum Place {
+    Head(u32),
+    Live,
+    Trailer(Option<RpcError>),
+    Done,
+}
+
+struct Client {
+    place: Place,
+    reader: Reader,
+    pace: Pace,
+}
+
+/// The stream of a process's events: `start`, output, `end`, end of stream.
+pub(crate) fn events(pid: u32, reader: Reader, pace: Pace) -> impl Stream<Item = Bytes> {
+    let client = Client { place: Place::Head(pid), reader, pace };
+    unfold(client, |mut client| async move { client.next().await.map(|bytes| (bytes, client)) })
+}
+
+/// The only message of a stream that failed before it began.
+pub(crate) fn refusal(error: RpcError) -> Bytes {
+    envelope(true, &EndOfStream { error: Some(error) })
+}
+
+impl Client {
+    async fn next(&mut self) -> Option<Bytes> {
+        match std::mem::replace(&mut self.place, Place::Live) {
+            Place::Head(pid) => Some(event(ProcessEvent::Start(Started { pid }))),
+            Place::Live => Some(self.live().await),
+            Place::Trailer(error) => {
+                self.place = Place::Done;
+                Some(envelope(true, &EndOfStream { error }))
+            }
+            Place::Done => {
+                self.place = Place::Done;
+                None
+            }
+        }
+    }
+
+    async fn live(&mut self) -> Bytes {
+        tokio::select! {
+            biased;
+            taken = self.reader.next() => self.taken(taken),
+            () = until(self.pace.deadline) => {
+                self.fail(RpcCode::DeadlineExceeded, "the call's time is over")
+            }
+            () = tokio::time::sleep(self.pace.keepalive) => event(ProcessEvent::Keepalive(Keepalive {})),
+        }
+    }
+
+    fn taken(&mut self, taken: Taken) -> Bytes {
+        match taken {
+            Taken::Piece(output) => event(ProcessEvent::Data((*output).clone())),
+            Taken::End(ended) => {
+                self.place = Place::Trailer(None);
+                event(ProcessEvent::End(ended))
+            }
+            Taken::Lost => self.fail(RpcCode::ResourceExhausted, "output was not read for too long; attach again"),
+        }
+    }
+
+    fn fail(&mut self, code: RpcCode, message: &str) -> Bytes {
+        self.place = Place::Done;
+        refusal(RpcError { code, message: message.to_owned() })
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn event(event: ProcessEvent) -> Bytes {
+    envelope(false, &EventFrame { event })
+}
+
+fn envelope(end: bool, message: &impl Serialize) -> Bytes {
+    // None of these messages has a map with keys that are no text: they always serialise.
+    let message = serde_json::to_vec(message).unwrap_or_default().into();
+    let mut bytes = BytesMut::new();
+    Envelope { end, message }.encode(&mut bytes);
+    bytes.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::feed::Feed;
+    use super::*;
+    use futures_util::StreamExt as _;
+    use wire::process::{Base64, Ended, Output};
+
+    async fn texts(stream: impl Stream<Item = Bytes>) -> Vec<(bool, String)> {
+        let all: Vec<Bytes> = stream.collect().await;
+        let mut bytes = BytesMut::from(&all.concat()[..]);
+        let envelopes = std::iter::from_fn(|| Envelope::decode(&mut bytes).unwrap());
+        envelopes.map(|one| (one.end, String::from_utf8(one.message.to_vec()).unwrap())).collect()
+    }
+
+    const SLOW: Pace = Pace { keepalive: Duration::from_secs(90), deadline: None };
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_is_start_output_end_and_the_end_of_stream() {
+        let feed = Feed::new();
+        feed.push(Output::Stdout(Base64(b"hi\n".to_vec()))).await;
+        feed.end(Ended { exited: true, status: "exit status 0".to_owned(), ..Ended::default() });
+        let seen = texts(events(7, feed.reader(), SLOW)).await;
+        let expected = [
+            (false, r#"{"event":{"start":{"pid":7}}}"#),
+            (false, r#"{"event":{"data":{"stdout":"aGkK"}}}"#),
+            (false, r#"{"event":{"end":{"exitCode":0,"exited":true,"status":"exit status 0"}}}"#),
+            (true, "{}"),
+        ];
+        assert_eq!(seen, expected.map(|(end, text)| (end, text.to_owned())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_shows_that_it_lives_and_ends_at_its_deadline() {
+        let feed = Feed::new();
+        let deadline = Some(Instant::now() + Duration::from_millis(2_500));
+        let seen = texts(events(7, feed.reader(), Pace { keepalive: Duration::from_secs(1), deadline })).await;
+        let keepalives = seen.iter().filter(|(_, text)| text == r#"{"event":{"keepalive":{}}}"#).count();
+        assert_eq!(keepalives, 2);
+        let (end, last) = seen.last().unwrap();
+        assert!(*end && last.contains("deadline_exceeded"), "{last}");
+    }
+}

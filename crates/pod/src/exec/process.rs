@@ -1,0 +1,145 @@
+//! One command that runs, or has just run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::termios::{Winsize, tcsetwinsize};
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
+use wire::process::{ProcessConfig, ProcessInfo, ProcessInput, PtySize, RpcCode, RpcError};
+
+use super::feed::{Feed, Reader};
+use crate::port::Port;
+
+/// A command of the holder's.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(super) pid: Pid,
+    pub(super) config: ProcessConfig,
+    pub(super) tag: Option<String>,
+    pub(super) feed: Arc<Feed>,
+    pub(super) input: Mutex<Input>,
+    pub(super) terminal: Option<Arc<Port>>,
+    /// Becomes `true` when it is buried.
+    pub(super) gone: watch::Sender<bool>,
+}
+
+/// Where its input goes.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// A pipe.
+    Pipe(Port),
+    /// Nowhere: never wanted, or closed.
+    Closed,
+}
+
+impl Process {
+    /// Its process id, as the protocol writes it.
+    pub(crate) fn number(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn runs(&self) -> bool {
+        !*self.gone.borrow()
+    }
+
+    /// As lists show it.
+    pub(crate) fn info(&self) -> ProcessInfo {
+        ProcessInfo { config: self.config.clone(), pid: self.number(), tag: self.tag.clone() }
+    }
+
+    /// Attaches to its output.
+    pub(crate) fn attach(&self) -> Reader {
+        self.feed.reader()
+    }
+
+    /// Signals it and all of its group.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), RpcError> {
+        if !self.runs() {
+            return Err(fault(RpcCode::NotFound, "the process has ended"));
+        }
+        match kill_process_group(self.pid, signal) {
+            Ok(()) => Ok(()),
+            Err(Errno::SRCH) => Err(fault(RpcCode::NotFound, "the process has ended")),
+            Err(error) => Err(fault(RpcCode::Internal, format!("cannot signal the process: {error}"))),
+        }
+    }
+
+    /// Writes its input, all of it, as fast as it reads.
+    ///
+    /// # Errors
+    /// It reads no more, or not within `patience`.
+    pub(crate) async fn write(&self, input: &ProcessInput, patience: Duration) -> Result<(), RpcError> {
+        let written = match input {
+            ProcessInput::Stdin(bytes) => timeout(patience, self.write_pipe(&bytes.0)).await,
+            ProcessInput::Pty(bytes) => timeout(patience, self.write_terminal(&bytes.0)).await,
+        };
+        written.unwrap_or_else(|_| Err(fault(RpcCode::DeadlineExceeded, "the process did not read all of its input")))
+    }
+
+    /// Ends its input.
+    ///
+    /// # Errors
+    /// It has a terminal, or is stuck in a write for longer than `patience`.
+    pub(crate) async fn close_input(&self, patience: Duration) -> Result<(), RpcError> {
+        if self.terminal.is_some() {
+            let message = "a terminal's input is not closed; send the byte 4 (Ctrl-D)";
+            return Err(fault(RpcCode::FailedPrecondition, message));
+        }
+        let stuck = |_| fault(RpcCode::DeadlineExceeded, "the process does not read what was sent before");
+        *timeout(patience, self.input.lock()).await.map_err(stuck)? = Input::Closed;
+        Ok(())
+    }
+
+    /// Tells it its terminal's new size.
+    ///
+    /// # Errors
+    /// It has none.
+    pub(crate) fn resize(&self, size: PtySize) -> Result<(), RpcError> {
+        let terminal = self.terminal.as_ref().ok_or_else(no_terminal)?;
+        set_size(terminal, size).map_err(|error| fault(RpcCode::Internal, format!("cannot resize: {error}")))
+    }
+
+    async fn write_pipe(&self, bytes: &[u8]) -> Result<(), RpcError> {
+        match &*self.input.lock().await {
+            Input::Pipe(pipe) => write_all(pipe, bytes).await,
+            Input::Closed => Err(fault(RpcCode::FailedPrecondition, "the process's input is closed")),
+        }
+    }
+
+    async fn write_terminal(&self, bytes: &[u8]) -> Result<(), RpcError> {
+        let terminal = self.terminal.as_ref().ok_or_else(no_terminal)?;
+        // One writer at a time, so that two inputs do not mix.
+        let _turn = self.input.lock().await;
+        write_all(terminal, bytes).await
+    }
+}
+
+/// Sets a terminal's size.
+pub(super) fn set_size(terminal: &Port, size: PtySize) -> rustix::io::Result<()> {
+    tcsetwinsize(terminal, Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 })
+}
+
+/// An error of the protocol.
+pub(super) fn fault(code: RpcCode, message: impl Into<String>) -> RpcError {
+    RpcError { code, message: message.into() }
+}
+
+fn no_terminal() -> RpcError {
+    fault(RpcCode::FailedPrecondition, "the process has no terminal")
+}
+
+async fn write_all(port: &Port, mut bytes: &[u8]) -> Result<(), RpcError> {
+    while !bytes.is_empty() {
+        let gone = |error| fault(RpcCode::FailedPrecondition, format!("the process reads no more: {error}"));
+        let written = port.write(bytes).await.map_err(gone)?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
