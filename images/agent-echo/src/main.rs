@@ -5,8 +5,10 @@
 //! agent-echo                       serves on $PORT (8080), state in $STATE_DIR (/data)
 //! agent-echo probe tcp|udp|icmp <target>…   tries targets, one line each; 1 if one answered
 //! agent-echo signal <pid> <number>          sends a signal
+//! agent-echo tell cores|memory|env <NAME>|exit <code>   what it is like inside
+//! agent-echo cat                            copies its input to its output
 //! ```
-//! The last two are for `palatine exec`: the image holds no other program.
+//! All but the first are for `palatine exec`: the image holds no other program.
 
 mod chat;
 mod log;
@@ -16,6 +18,7 @@ mod probe;
 mod serve;
 mod signal;
 mod state;
+mod tell;
 mod upstream;
 
 use std::process::ExitCode;
@@ -28,8 +31,10 @@ async fn main() -> ExitCode {
         [] | ["serve"] => serve::run().await,
         ["probe", ref rest @ ..] => probe::run(rest),
         ["signal", pid, number] => signal::run(pid, number),
+        ["tell", ref rest @ ..] => tell::run(rest),
+        ["cat"] => tell::cat(),
         _ => {
-            log::line("usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number>]");
+            log::line("usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number> | tell … | cat]");
             ExitCode::from(2)
         }
     }
