@@ -93,7 +93,7 @@ impl From<Refusal> for Fault {
             Refusal::Store(error) => store_fault(&error),
             Refusal::Balance(error) => balance_fault(&error),
             Refusal::Spawn(error) => spawn_fault(&error),
-            Refusal::Stop(error) => stop_fault(error),
+            Refusal::Stop(error) => stop_fault(&error),
             Refusal::Guest(error) => guest_fault(&error),
             Refusal::Failed(reason) => failed_fault(reason),
         }
@@ -149,11 +149,31 @@ fn node_unavailable() -> Fault {
 }
 
 fn spawn_fault(error: &SpawnError) -> Fault {
-    internal(error)
+    match error {
+        SpawnError::NoCapacity(_) => failed_fault(FailReason::NoCapacity),
+        SpawnError::TooMany(_) => {
+            Fault::new(Code::NoCapacity, "too many agents are being started; try again").retry_after(SOON_S)
+        }
+        SpawnError::NodeUnavailable(_) => {
+            tracing::warn!(error = %chain_of(error), "a spawn found no node that answers");
+            node_unavailable()
+        }
+        SpawnError::Timeout { .. } => failed_fault(FailReason::BootTimeout),
+        SpawnError::Failed(reason) => failed_fault(*reason),
+        SpawnError::Stopped(_) => Fault::new(Code::WrongState, "the agent was stopped while it was starting"),
+        SpawnError::ShuttingDown => {
+            Fault::new(Code::ShuttingDown, "this gateway is going down; try again").retry_after(SOON_S)
+        }
+        SpawnError::Store(error) => store_fault(error),
+        SpawnError::CutOff => internal(error),
+    }
 }
 
-fn stop_fault(error: StopError) -> Fault {
-    internal(&error)
+fn stop_fault(error: &StopError) -> Fault {
+    match error {
+        StopError::Store(error) => store_fault(error),
+        StopError::CutOff => internal(error),
+    }
 }
 
 fn guest_fault(error: &GuestError) -> Fault {

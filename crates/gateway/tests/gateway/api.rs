@@ -201,3 +201,61 @@ async fn only_the_protocols_own_calls_go_to_the_guest() {
         assert_eq!((answer.status, answer.code()), (404, "not_found"), "{call}");
     }
 }
+
+#[tokio::test]
+async fn an_agent_that_is_not_ready_in_time_is_504_and_its_slot_is_free() {
+    let mut wish = Wish::default();
+    wish.control.spawn_timeout_ms = 200;
+    wish.node.set_boot(None);
+    let (edge, holder) = (wish.start().await, holder());
+    let late = edge.spawn(&holder).await;
+    assert_eq!((late.status, late.code()), (504, "spawn_timeout"));
+    insta::assert_json_snapshot!("spawn_timeout", late.body);
+    assert_eq!(edge.wish.node.running(), []);
+    edge.wish.node.set_boot(Some(std::time::Duration::ZERO));
+    assert_eq!(edge.spawn(&holder).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_node_without_room_and_one_that_is_away_are_503() {
+    let wish = Wish::default();
+    let (edge, holder) = (wish.start().await, holder());
+    edge.wish.node.set_refusal(Some(wire::fault::Code::NoCapacity));
+    let full = edge.spawn(&holder).await;
+    assert_eq!((full.status, full.code(), full.header("retry-after")), (503, "no_capacity", "2"));
+    edge.wish.node.set_refusal(None);
+    edge.wish.node.set_down(true);
+    let away = edge.spawn(&holder).await;
+    assert_eq!((away.status, away.code()), (503, "node_unavailable"));
+    assert!(!away.body.to_string().contains("the test said so"), "internal text is shown");
+}
+
+#[tokio::test]
+async fn a_stop_whose_node_is_away_is_202_and_still_happens() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    edge.wish.node.set_down(true);
+    let stopping = edge.post(&holder, &format!("/stop/{id}"), &Value::Null).await;
+    assert_eq!((stopping.status, &stopping.body["state"]), (202, &json!("stopping")));
+    edge.wish.node.set_down(false);
+    let deadline = tokio::time::Instant::now() + crate::edge::PATIENCE;
+    while edge.store.get(id).await.unwrap().unwrap().state.is_live() {
+        assert!(tokio::time::Instant::now() < deadline, "it never ends");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(edge.wish.node.running(), []);
+}
+
+#[tokio::test]
+async fn a_retry_of_a_spawn_that_failed_says_so_again() {
+    let mut wish = Wish::default();
+    wish.control.spawn_timeout_ms = 200;
+    wish.node.set_boot(None);
+    let (edge, holder) = (wish.start().await, holder());
+    for _ in 0..2 {
+        let request = edge.signed(&holder, Method::POST, "/spawn", br#"{"agent_type":"echo"}"#);
+        let answer = Answer::of(request.header("Idempotency-Key", "one")).await;
+        assert_eq!((answer.status, answer.code()), (504, "spawn_timeout"));
+    }
+    assert_eq!(edge.wish.node.created(), 1);
+}

@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use auth::{Form, Headers, Keypair, Tokens};
 use chain::fake::FakeBalances;
+use control::fake::{Build, FakeNode};
+use control::{Control, Node, SystemClock};
 use domain::{AgentId, Tiers, UnixMillis};
 use gateway::{Config, Limits, Listeners, Parts, Tls, serve};
 use palatine_gateway as gateway;
@@ -34,6 +36,8 @@ pub(crate) struct Wish {
     pub(crate) guests: Arc<FakeGuests>,
     pub(crate) images: Arc<FakeImages>,
     pub(crate) balances: Arc<FakeBalances>,
+    pub(crate) control: control::Config,
+    pub(crate) node: FakeNode,
 }
 
 impl Default for Wish {
@@ -47,6 +51,8 @@ impl Default for Wish {
             guests: Arc::default(),
             images: Arc::default(),
             balances: Arc::new(FakeBalances::where_everybody_holds(2_000_000)),
+            control: control::Config::default(),
+            node: FakeNode::new("one", Arc::new(SystemClock), Build::default(), 1),
         }
     }
 }
@@ -62,10 +68,11 @@ impl Wish {
         let tls_address = secure.first().map(|listener| listener.local_addr().unwrap());
         let store = open(self.home.path().to_owned()).await;
         let stop = CancellationToken::new();
-        let control = crate::edge::control(&store, &self, &stop);
+        let control_stop = CancellationToken::new();
+        let control = control(&store, &self, control_stop.clone());
         let parts = Parts {
             store: store.clone(),
-            control,
+            control: control.clone(),
             balances: self.balances.clone(),
             tiers: Tiers::romulus(),
             tokens: tokens(),
@@ -83,7 +90,8 @@ impl Wish {
             parts,
             stop.clone(),
         ));
-        Edge { wish: self, address, tls_address, store, stop, task, client: client().build().unwrap() }
+        let client = client().build().unwrap();
+        Edge { wish: self, address, tls_address, store, control, control_stop, stop, task, client }
     }
 }
 
@@ -100,8 +108,10 @@ async fn open(directory: PathBuf) -> Store {
     }
 }
 
-fn control(store: &Store, _: &Wish, _: &CancellationToken) -> control::Control {
-    control::Control(store.clone())
+fn control(store: &Store, wish: &Wish, stop: CancellationToken) -> Control {
+    let node: Arc<dyn Node> = Arc::new(wish.node.clone());
+    let nodes = vec![node];
+    Control::start(wish.control.clone(), store.clone(), nodes, wish.balances.clone(), Tiers::romulus(), stop)
 }
 
 /// The agents' tokens of every gateway here.
@@ -119,6 +129,8 @@ pub(crate) struct Edge {
     pub(crate) address: std::net::SocketAddr,
     pub(crate) tls_address: Option<std::net::SocketAddr>,
     pub(crate) store: Store,
+    control: Control,
+    control_stop: CancellationToken,
     pub(crate) stop: CancellationToken,
     pub(crate) task: JoinHandle<Result<(), gateway::ServeError>>,
     pub(crate) client: Client,
@@ -131,10 +143,12 @@ impl Edge {
 
     /// Goes down in good order, and comes up again over the same store.
     pub(crate) async fn restart(self) -> Self {
-        let Self { wish, store, stop, task, .. } = self;
+        let Self { wish, store, control, control_stop, stop, task, .. } = self;
         stop.cancel();
         task.await.unwrap().unwrap();
-        drop(store);
+        control_stop.cancel();
+        control.closed().await;
+        drop((store, control));
         wish.start().await
     }
 
