@@ -42,7 +42,8 @@ pub struct Limits {
     pub exec_idle: Duration,
     /// Silence in logs that are not followed. Followed logs may be silent.
     pub logs_idle: Duration,
-    /// How long a command may take to read a piece of its input.
+    /// How long a command may take to read a piece of its input. Less than the
+    /// minute after which a node gives up on a guest.
     pub input: Duration,
 }
 
@@ -57,7 +58,7 @@ impl Default for Limits {
             answer_idle: Duration::from_secs(300),
             exec_idle: Duration::from_secs(30),
             logs_idle: Duration::from_secs(20),
-            input: Duration::from_secs(600),
+            input: Duration::from_secs(50),
         }
     }
 }

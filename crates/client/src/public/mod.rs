@@ -4,6 +4,7 @@ mod api;
 mod ask;
 mod error;
 mod exec;
+mod follow;
 mod http;
 mod pump;
 mod resolve;

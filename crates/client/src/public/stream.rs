@@ -36,11 +36,11 @@ impl Public {
         Ok(chunks(operation, response, idle))
     }
 
-    /// Every change of an agent's state after number `after`, until its end.
+    /// Every change of an agent's state after number `after`, over one connection.
     ///
     /// # Errors
-    /// See [`ClientError`]; a connection that breaks ends the stream with
-    /// [`ClientError::Unreachable`], and one may come back with the last `seq`.
+    /// See [`ClientError`]; a connection that breaks ends the stream, and one may
+    /// come back with the last `seq`, as [`Self::follow`] does by itself.
     pub async fn events(&self, id: AgentId, after: u64) -> Result<Flow<StateChange>, ClientError> {
         let operation = "follow the agent's changes";
         let call = Call::get(operation, format!("/agents/{id}/events"), self.limits.read)

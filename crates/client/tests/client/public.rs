@@ -1,10 +1,12 @@
 //! The public API.
 
 use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, Request};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -206,4 +208,36 @@ async fn changes_that_hang_flood_or_are_none_are_errors() {
         let error = changes.last().unwrap().as_ref().unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
     }
+}
+
+#[tokio::test]
+async fn following_goes_on_where_it_was_when_the_gateway_comes_back() {
+    async fn events(State(before): State<Arc<AtomicU64>>, headers: HeaderMap) -> Response {
+        let after: u64 = headers["last-event-id"].to_str().unwrap().parse().unwrap();
+        match before.fetch_add(1, Ordering::SeqCst) {
+            // A deployment in between.
+            1 => return fault(Fault::new(Code::ShuttingDown, "draining")),
+            2 => return change("", Then::Breaks),
+            _ => {}
+        }
+        let state = ["reserved", "placed", "booting", "stopped"][usize::try_from(after).unwrap()];
+        let text = format!("event: state\ndata: {{\"seq\":{},\"at\":7,\"state\":\"{state}\"}}\n\n", after + 1);
+        change(&text, Then::Ends)
+    }
+    fn change(text: &str, then: Then) -> Response {
+        ([("content-type", "text/event-stream")], body(&[text], then)).into_response()
+    }
+    let app = Router::new().route("/agents/{id}/events", get(events)).with_state(Arc::default());
+    let client = start(app).await.client;
+    let changes: Vec<_> = client.follow(ID, 0).map(|change| change.unwrap().seq).collect().await;
+    assert_eq!(changes, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn following_an_agent_of_somebody_else_ends_at_once() {
+    let app =
+        Router::new().route("/agents/{id}/events", get(|| async { fault(Fault::new(Code::NotFound, "not yours")) }));
+    let changes: Vec<_> = start(app).await.client.follow(ID, 0).collect().await;
+    assert_eq!(changes.len(), 1);
+    assert_eq!(changes[0].as_ref().unwrap_err().code(), Some(Code::NotFound));
 }

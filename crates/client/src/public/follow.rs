@@ -1,0 +1,108 @@
+//! An agent's changes to their end, over connections that come and go.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use domain::AgentId;
+use futures_util::stream::{StreamExt, unfold};
+use wire::public::StateChange;
+
+use super::stream::Flow;
+use super::{ClientError, Public};
+
+const OPERATION: &str = "follow the agent's changes";
+/// Connections in a row that may end without a change.
+const FRUITLESS: u32 = 20;
+/// Attempts to open one connection.
+const ATTEMPTS: usize = 8;
+/// The pause before a new connection, and the longest one.
+const PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A reader that comes back.
+struct Follower {
+    client: Public,
+    agent: AgentId,
+    after: u64,
+    flow: Option<Flow<StateChange>>,
+    fruitless: u32,
+    over: bool,
+}
+
+impl Public {
+    /// Every change of an agent's state after number `after`, until its end.
+    /// Where the gateway goes away or comes back, the stream goes on where it
+    /// was; it ends with an error when the gateway stays away.
+    #[must_use]
+    pub fn follow(&self, agent: AgentId, after: u64) -> Flow<StateChange> {
+        let client = self.clone();
+        let follower = Follower { client, agent, after, flow: None, fruitless: 0, over: false };
+        unfold(follower, |mut follower| async move { follower.next().await.map(|change| (change, follower)) }).boxed()
+    }
+}
+
+impl Follower {
+    async fn next(&mut self) -> Option<Result<StateChange, ClientError>> {
+        if self.over {
+            return None;
+        }
+        let change = self.change().await;
+        self.over = change.as_ref().map_or(true, |change| !change.state.is_live());
+        Some(change)
+    }
+
+    async fn change(&mut self) -> Result<StateChange, ClientError> {
+        loop {
+            match self.heard().await {
+                Ok(Some(change)) => {
+                    self.after = change.seq;
+                    self.fruitless = 0;
+                    return Ok(change);
+                }
+                Ok(None) => self.fruitless += 1,
+                Err(error) if may_pass(&error) => self.fruitless += 1,
+                Err(error) => return Err(error),
+            }
+            self.flow = None;
+            if self.fruitless > FRUITLESS {
+                return Err(ClientError::BrokenOff(OPERATION));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The next change of this connection; `None` at its end.
+    async fn heard(&mut self) -> Result<Option<StateChange>, ClientError> {
+        if self.flow.is_none() {
+            self.flow = Some(connect(&self.client, self.agent, self.after).await?);
+        }
+        match &mut self.flow {
+            Some(flow) => flow.next().await.transpose(),
+            None => Ok(None),
+        }
+    }
+}
+
+async fn connect(client: &Public, agent: AgentId, after: u64) -> Result<Flow<StateChange>, ClientError> {
+    let patience = ExponentialBuilder::default()
+        .with_min_delay(PAUSE)
+        .with_max_delay(LONGEST_PAUSE)
+        .with_max_times(ATTEMPTS)
+        .with_jitter();
+    (|| client.events(agent, after)).retry(patience).when(may_pass).await
+}
+
+/// Whether it may pass by itself: the gateway is restarted, say.
+fn may_pass(error: &ClientError) -> bool {
+    match error {
+        ClientError::Unreachable { .. } | ClientError::TimedOut { .. } | ClientError::BrokenOff(_) => true,
+        ClientError::Refused(refused) => refused.fault().retry_after.is_some() || refused.fault().code.status() == 503,
+        ClientError::Gateway(_)
+        | ClientError::Setup(_)
+        | ClientError::Unsigned(_)
+        | ClientError::Agent { .. }
+        | ClientError::Rpc(_)
+        | ClientError::Protocol { .. }
+        | ClientError::Local { .. } => false,
+    }
+}
