@@ -83,7 +83,10 @@ struct Guts {
     refuse: Option<Code>,
     sandboxes: BTreeMap<AgentId, Sandbox>,
     journal: String,
+    /// What nobody has said to have kept.
     marks: Vec<AgentMark>,
+    /// Every mark ever made, for tests to compare a bill with.
+    history: Vec<AgentMark>,
     last_seq: u64,
     created: u64,
     random: u64,
@@ -117,6 +120,7 @@ impl FakeNode {
             sandboxes: BTreeMap::new(),
             journal: "journal-1".to_owned(),
             marks: Vec::new(),
+            history: Vec::new(),
             last_seq: 0,
             created: 0,
             random: seed,
@@ -162,6 +166,12 @@ impl FakeNode {
         self.guts().created
     }
 
+    /// Every mark it ever made, also of journals it has lost.
+    #[must_use]
+    pub fn history(&self) -> Vec<AgentMark> {
+        self.guts().history.clone()
+    }
+
     /// How many questions it was asked.
     #[must_use]
     pub fn calls(&self) -> u64 {
@@ -181,6 +191,12 @@ impl FakeNode {
         }
         drop(guts);
         self.boot(id);
+        self.news.notify_waiters();
+    }
+
+    /// A guest that boots is ready.
+    pub fn make_ready(&self, id: AgentId) {
+        self.guts().ready(id, self.clock.now());
         self.news.notify_waiters();
     }
 
@@ -354,7 +370,9 @@ impl Guts {
 
     fn mark(&mut self, agent: AgentId, kind: MarkKind, at: UnixMillis) {
         self.last_seq += 1;
-        self.marks.push(AgentMark { agent, mark: Mark { seq: self.last_seq, at, kind } });
+        let mark = AgentMark { agent, mark: Mark { seq: self.last_seq, at, kind } };
+        self.marks.push(mark);
+        self.history.push(mark);
     }
 
     fn ready(&mut self, id: AgentId, now: UnixMillis) {

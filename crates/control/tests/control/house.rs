@@ -1,0 +1,216 @@
+//! A control plane on paused time.
+//!
+//! The store's threads know no paused time, so it is never left to run by
+//! itself: [`House::until`] moves it on by small steps, and lets everybody's
+//! reads and writes through between two of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chain::fake::FakeBalances;
+use domain::{AgentId, ImageDigest, State, Tier, TierName, Tiers, UnixMillis, Wallet};
+use palatine_control::fake::{Build, FakeNode, TokioClock};
+use palatine_control::{Clock, Config, Control, Node};
+use store::{Admission, Record, Reservation, Stamp, Store};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// How far time moves in one step.
+pub(crate) const STEP: Duration = Duration::from_millis(20);
+/// Real time after which a test has waited long enough.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A gateway's inside, its nodes and its chain.
+pub(crate) struct House {
+    pub(crate) store: Store,
+    pub(crate) control: Control,
+    pub(crate) nodes: Vec<FakeNode>,
+    pub(crate) balances: Arc<FakeBalances>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) stopping: CancellationToken,
+    spinner: tokio::task::JoinHandle<()>,
+}
+
+/// What a house is built of; outlives it.
+pub(crate) struct Ground {
+    pub(crate) room: TempDir,
+    pub(crate) config: Config,
+    pub(crate) builds: Vec<Build>,
+}
+
+impl Default for Ground {
+    fn default() -> Self {
+        Self { room: tempfile::tempdir().unwrap(), config: Config::default(), builds: vec![Build::default()] }
+    }
+}
+
+impl Ground {
+    pub(crate) fn booting_for(boot: Option<Duration>) -> Self {
+        Self { builds: vec![Build { boot, ..Build::default() }], ..Self::default() }
+    }
+
+    pub(crate) fn store(&self) -> Store {
+        // Paused time jumps; the store's deadline is on it too.
+        let (directory, timeout_ms) = (self.room.path().join("store"), 3_600_000);
+        Store::open(&store::Config { directory, timeout_ms, ..store::Config::default() }).unwrap()
+    }
+
+    pub(crate) fn nodes(&self, clock: &Arc<dyn Clock>) -> Vec<FakeNode> {
+        let builds = (1..).zip(&self.builds);
+        builds.map(|(n, build)| FakeNode::new(&format!("node-{n}"), Arc::clone(clock), *build, n)).collect()
+    }
+
+    /// Opens a house with nodes of its own. Time stands still from here on.
+    pub(crate) fn house(&self) -> House {
+        tokio::time::pause();
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
+        let nodes = self.nodes(&clock);
+        self.house_over(nodes, clock)
+    }
+
+    /// Opens a house over nodes that are there already.
+    pub(crate) fn house_over(&self, nodes: Vec<FakeNode>, clock: Arc<dyn Clock>) -> House {
+        // Time that nobody moves does not move: somebody is always awake.
+        let spinner = tokio::spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+        let store = self.store();
+        let balances = Arc::new(FakeBalances::where_everybody_holds(10_000_000));
+        let stopping = CancellationToken::new();
+        let control = Control::start_at(
+            self.config.clone(),
+            store.clone(),
+            nodes.iter().cloned().map(|node| Arc::new(node) as Arc<dyn Node>).collect(),
+            Arc::clone(&balances) as Arc<dyn chain::Balances>,
+            Tiers::romulus(),
+            stopping.clone(),
+            Arc::clone(&clock),
+        );
+        House { store, control, nodes, balances, clock, stopping, spinner }
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.stopping.cancel();
+        self.spinner.abort();
+    }
+}
+
+pub(crate) fn id(n: u64) -> AgentId {
+    AgentId::from_random(n)
+}
+
+pub(crate) fn wallet(n: u64) -> Wallet {
+    Wallet(bytes(n))
+}
+
+fn bytes(n: u64) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&n.to_be_bytes());
+    bytes
+}
+
+/// Agent `n` of wallet `holder`.
+pub(crate) fn wish(holder: u64, n: u64, now: UnixMillis) -> Reservation {
+    Reservation {
+        stamp: Stamp { key: bytes(n), expires_at: now.plus(330_000) },
+        id: id(n),
+        wallet: wallet(holder),
+        agent_type: "echo".to_owned(),
+        image: ImageDigest(bytes(77)),
+        tier: TierName::try_from("standard".to_owned()).unwrap(),
+        tier_config: Tier { min: 500_000, cores: 2, memory: 2048 },
+        public: false,
+        idempotency: None,
+        now,
+    }
+}
+
+impl House {
+    pub(crate) fn node(&self) -> &FakeNode {
+        &self.nodes[0]
+    }
+
+    pub(crate) fn now(&self) -> UnixMillis {
+        self.clock.now()
+    }
+
+    pub(crate) async fn reserve(&self, n: u64) -> Record {
+        match self.store.reserve(wish(n, n, self.now())).await.unwrap() {
+            Admission::Reserved(record) => record,
+            other => panic!("not reserved: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn state(&self, n: u64) -> State {
+        self.store.get(id(n)).await.unwrap().unwrap().state
+    }
+
+    pub(crate) async fn is_free(&self, n: u64) -> bool {
+        self.store.live_of(wallet(n)).await.unwrap().is_none()
+    }
+
+    /// What wallet `n` used, in milliseconds.
+    pub(crate) async fn uptime(&self, n: u64) -> u64 {
+        self.store.usage(wallet(n), self.now()).await.unwrap().0.uptime_ms
+    }
+
+    /// One step of time, with everybody's reads and writes before it.
+    pub(crate) async fn step(&self) {
+        for _ in 0..3 {
+            self.settle().await;
+        }
+        tokio::time::advance(STEP).await;
+        self.settle().await;
+    }
+
+    /// Lets everybody who can go on go on, the store's threads included.
+    async fn settle(&self) {
+        for _ in 0..32 {
+            tokio::task::yield_now().await;
+        }
+        // Behind whatever was asked before.
+        let _ = self.store.note_balance(AgentId::from_random(0), store::Below::default()).await;
+        let _ = self.store.get(AgentId::from_random(0)).await;
+        let _ = self.store.get(AgentId::from_random(0)).await;
+    }
+
+    /// Moves time until the future has come to its end.
+    pub(crate) async fn finish<T>(&self, work: impl Future<Output = T>) -> T {
+        let began = Instant::now();
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = self.step() => assert!(began.elapsed() < PATIENCE, "the work never ends"),
+            }
+        }
+    }
+
+    /// Moves time until it is so.
+    pub(crate) async fn until(&self, what: &str, is_so: impl AsyncFn(&Self) -> bool) {
+        let began = Instant::now();
+        while !is_so(self).await {
+            assert!(began.elapsed() < PATIENCE, "never so: {what}");
+            self.step().await;
+        }
+    }
+
+    /// Moves time on by this much.
+    pub(crate) async fn pass(&self, time: Duration) {
+        let end = tokio::time::Instant::now() + time;
+        while tokio::time::Instant::now() < end {
+            self.step().await;
+        }
+    }
+
+    /// Reserves and spawns, and must get a ready agent.
+    pub(crate) async fn spawned(&self, n: u64) -> Record {
+        let record = self.reserve(n).await;
+        self.finish(self.control.spawn(record, wire::Environment::default(), None)).await.unwrap()
+    }
+}

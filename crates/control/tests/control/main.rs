@@ -1,0 +1,12 @@
+//! The control plane with a real store, over a node that keeps its promises and
+//! breaks everything else.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod balance;
+mod chaos;
+mod crash;
+mod guests;
+mod house;
+mod spawn;
+mod stop;
