@@ -32,8 +32,7 @@ pub(crate) fn assemble(
     }
     let image = Parts::read(manifest, blobs, bounds)?;
     let path = scratch.join("root");
-    fs::create_dir(&path).map_err(|source| ImageError::file("create", &path, source))?;
-    let root = Root::open(&path).map_err(|source| ImageError::file("open", &path, source))?;
+    let root = Root::create(&path).map_err(|source| ImageError::file("create", &path, source))?;
     image.unpack(&root, blobs, bounds, to)?;
     // Before the disk, which takes longer: most images that fail, fail here.
     let accounts = Accounts::of(&root).map_err(|source| ImageError::file("read the accounts of", &path, source))?;

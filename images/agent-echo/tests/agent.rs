@@ -64,10 +64,10 @@ async fn ask(agent: &Agent, body: Value) -> reqwest::Response {
 
 /// The text of a streamed answer, and whether it ended as it should.
 fn streamed(body: &str) -> (String, bool) {
-    let data = body.lines().filter_map(|line| line.strip_prefix("data: "));
+    let mut data = body.lines().filter_map(|line| line.strip_prefix("data: "));
     let pieces = data.clone().filter_map(|data| serde_json::from_str::<Value>(data).ok());
     let text = pieces.filter_map(|piece| Some(piece["choices"][0]["delta"]["content"].as_str()?.to_owned()));
-    (text.collect(), data.last() == Some("[DONE]"))
+    (text.collect(), data.next_back() == Some("[DONE]"))
 }
 
 #[tokio::test]

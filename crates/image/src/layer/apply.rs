@@ -8,7 +8,7 @@ use super::LayerError;
 use super::entry::{Extended, Head, What};
 use super::error::shown;
 use super::path::Below;
-use super::root::{Attributes, Made, Root, set};
+use super::root::{Made, Root, set};
 
 /// The name before which a whiteout stands.
 const WHITEOUT: &[u8] = b".wh.";
@@ -42,7 +42,7 @@ impl Budget {
 
 /// Applies the archive to the root, over what lower layers left there.
 pub(crate) fn apply(root: &Root, archive: impl Read, budget: &mut Budget) -> Result<(), LayerError> {
-    let mut layer = Layer { root, made: Made::new(), directories: Vec::new() };
+    let mut layer = Layer { root, made: Made::new() };
     let mut extended = Extended::default();
     let mut archive = Archive::new(archive);
     for entry in archive.entries().map_err(malformed)?.raw(true) {
@@ -55,7 +55,7 @@ pub(crate) fn apply(root: &Root, archive: impl Read, budget: &mut Budget) -> Res
             layer.entry(&head, &mut entry)?;
         }
     }
-    layer.finish()
+    Ok(())
 }
 
 fn malformed(error: io::Error) -> LayerError {
@@ -65,8 +65,6 @@ fn malformed(error: io::Error) -> LayerError {
 struct Layer<'a> {
     root: &'a Root,
     made: Made,
-    /// Directories whose times are still to be set.
-    directories: Vec<(Below, Attributes)>,
 }
 
 impl Layer<'_> {
@@ -77,7 +75,7 @@ impl Layer<'_> {
             return self.whiteout(head, &path, &name);
         }
         match &head.what {
-            What::Directory => self.directory(head, path),
+            What::Directory => self.directory(head, &path),
             What::File => self.file(head, &path, content),
             What::Symlink(target) => self.symlink(head, &path, target),
             What::Hardlink(target) => self.hardlink(head, &path, target),
@@ -102,11 +100,9 @@ impl Layer<'_> {
         self.root.whiteout(&Below::parse(&target)?, &self.made).map_err(failed)
     }
 
-    fn directory(&mut self, head: &Head, path: Below) -> Result<(), LayerError> {
-        let made = self.root.directory(&path, head.attributes, &mut self.made);
-        made.map_err(|source| LayerError::io("make the directory", &head.path, source))?;
-        self.directories.push((path, head.attributes));
-        Ok(())
+    fn directory(&mut self, head: &Head, path: &Below) -> Result<(), LayerError> {
+        let made = self.root.directory(path, head.attributes, &mut self.made);
+        made.map_err(|source| LayerError::io("make the directory", &head.path, source))
     }
 
     fn file(&mut self, head: &Head, path: &Below, content: &mut impl Read) -> Result<(), LayerError> {
@@ -133,13 +129,5 @@ impl Layer<'_> {
             true => Ok(()),
             false => Err(LayerError::Link { path: shown(&head.path), target: shown(target) }),
         }
-    }
-
-    fn finish(self) -> Result<(), LayerError> {
-        for (path, attributes) in self.directories {
-            let touched = self.root.touch(&path, attributes);
-            touched.map_err(|source| LayerError::io("set the time of", &path.bytes(), source))?;
-        }
-        Ok(())
     }
 }

@@ -80,6 +80,7 @@ impl Extended {
 
     fn head<R: Read>(self, entry: &Entry<'_, R>) -> Result<Head, LayerError> {
         let header = entry.header();
+        let old = header.as_old();
         let path = self.path.unwrap_or_else(|| header.path_bytes().into_owned());
         let link = self.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
         let special = |kind| Err(LayerError::Special { path: super::error::shown(&path), kind });
@@ -98,15 +99,23 @@ impl Extended {
         };
         let kept = if what == What::Directory { DIRECTORY_MODE } else { FILE_MODE };
         let attributes = Attributes {
-            mode: header.mode().map_err(malformed)? & kept,
-            uid: id(self.uid.map_or_else(|| header.uid(), Ok).map_err(malformed)?)?,
-            gid: id(self.gid.map_or_else(|| header.gid(), Ok).map_err(malformed)?)?,
+            mode: field(&old.mode, header.mode())? & kept,
+            uid: id(self.uid.map_or_else(|| field(&old.uid, header.uid()), Ok)?)?,
+            gid: id(self.gid.map_or_else(|| field(&old.gid, header.gid()), Ok)?)?,
             mtime: match self.mtime {
                 Some(mtime) => mtime,
-                None => i64::try_from(header.mtime().map_err(malformed)?).map_err(malformed)?,
+                None => i64::try_from(field(&old.mtime, header.mtime())?).map_err(malformed)?,
             },
         };
         Ok(Head { path, what, attributes })
+    }
+}
+
+/// A number of a header. Left empty, it is zero, as to every other tool.
+fn field<T: Default>(raw: &[u8], read: std::io::Result<T>) -> Result<T, LayerError> {
+    match read {
+        Err(_) if raw.iter().all(|byte| matches!(byte, 0 | b' ')) => Ok(T::default()),
+        read => read.map_err(malformed),
     }
 }
 

@@ -35,7 +35,8 @@ pub(crate) struct Attributes {
 /// What an implied directory gets.
 const IMPLIED: Attributes = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: 0 };
 
-/// An image's root.
+/// An image's root. No operation changes the time of a directory by making or
+/// removing something in it: only an entry of its own does.
 #[derive(Debug)]
 pub(crate) struct Root(OwnedFd);
 
@@ -43,8 +44,12 @@ pub(crate) struct Root(OwnedFd);
 pub(super) type Made = HashSet<u64>;
 
 impl Root {
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(rustix::fs::open(path, DIRECTORY, Mode::empty())?))
+    /// Makes an empty root.
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        std::fs::create_dir(path)?;
+        let root = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
+        set(&root, IMPLIED)?;
+        Ok(Self(root))
     }
 
     /// A regular file's bytes, at most `at_most`; nothing if it is not there.
@@ -66,7 +71,7 @@ impl Root {
         let parent = self.parent(&parent, made)?;
         if kind(&parent, name)? != Some(FileType::Directory) {
             remove(&parent, name)?;
-            mkdirat(&parent, name, Mode::RWXU)?;
+            steady(&parent, || mkdirat(&parent, name, Mode::RWXU))?;
         }
         let directory = openat(&parent, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
         set(&directory, attributes)?;
@@ -77,7 +82,7 @@ impl Root {
     pub(super) fn file(&self, path: &Below, made: &mut Made) -> io::Result<File> {
         let (parent, name) = self.place(path, made)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&parent, &name[..], flags, Mode::RUSR | Mode::WUSR)?;
+        let file = steady(&parent, || openat(&parent, &name[..], flags, Mode::RUSR | Mode::WUSR))?;
         note(&file, made)?;
         Ok(File::from(file))
     }
@@ -86,7 +91,7 @@ impl Root {
     /// text here.
     pub(super) fn symlink(&self, path: &Below, target: &[u8], with: Attributes, made: &mut Made) -> io::Result<()> {
         let (parent, name) = self.place(path, made)?;
-        symlinkat(target, &parent, &name[..])?;
+        steady(&parent, || symlinkat(target, &parent, &name[..]))?;
         let (uid, gid) = owner(with);
         chownat(&parent, &name[..], Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
         utimensat(&parent, &name[..], &times(with), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -107,7 +112,7 @@ impl Root {
         let already = statat(&parent, &name[..], AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| stat.st_ino == inode);
         if !already {
             remove(&parent, &name)?;
-            linkat(&from, from_name, &parent, &name[..], AtFlags::empty())?;
+            steady(&parent, || linkat(&from, from_name, &parent, &name[..], AtFlags::empty()))?;
         }
         made.insert(inode);
         Ok(true)
@@ -127,12 +132,6 @@ impl Root {
             prune(&directory, name.to_bytes(), made, MAX_REMOVAL_DEPTH)?;
         }
         Ok(())
-    }
-
-    /// Sets attributes of a directory that is there. Directories get their times
-    /// last, since every entry made in them changes these.
-    pub(super) fn touch(&self, path: &Below, attributes: Attributes) -> io::Result<()> {
-        self.existing(path)?.map_or(Ok(()), |directory| Ok(futimens(&directory, &times(attributes))?))
     }
 
     /// The parent of a path and the name in it, which is free afterwards.
@@ -163,7 +162,7 @@ impl Root {
             }
             let Some((above, name)) = prefix.split() else { continue };
             let above = self.existing(&above)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotADirectory))?;
-            mkdirat(&above, name, Mode::RWXU)?;
+            steady(&above, || mkdirat(&above, name, Mode::RWXU))?;
             let directory = openat(&above, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
             set(&directory, IMPLIED)?;
             note(&directory, made)?;
@@ -201,6 +200,15 @@ const fn times(attributes: Attributes) -> Timestamps {
     Timestamps { last_access: at, last_modification: at }
 }
 
+/// Does something in a directory and gives the directory its time back.
+fn steady<T>(directory: &OwnedFd, work: impl FnOnce() -> rustix::io::Result<T>) -> io::Result<T> {
+    let before = rustix::fs::fstat(directory)?;
+    let done = work()?;
+    let mtime = Attributes { mtime: before.st_mtime, ..IMPLIED };
+    futimens(directory, &times(mtime))?;
+    Ok(done)
+}
+
 fn note(file: impl AsFd, made: &mut Made) -> io::Result<()> {
     made.insert(rustix::fs::fstat(file)?.st_ino);
     Ok(())
@@ -229,7 +237,7 @@ fn prune(parent: &OwnedFd, name: &[u8], spared: &Made, depth: usize) -> io::Resu
     let mut keeps = spared.contains(&stat.st_ino);
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         if !keeps {
-            unlinkat(parent, name, AtFlags::empty())?;
+            steady(parent, || unlinkat(parent, name, AtFlags::empty()))?;
         }
         return Ok(keeps);
     }
@@ -241,7 +249,7 @@ fn prune(parent: &OwnedFd, name: &[u8], spared: &Made, depth: usize) -> io::Resu
         keeps |= prune(&directory, below.to_bytes(), spared, depth - 1)?;
     }
     if !keeps {
-        unlinkat(parent, name, AtFlags::REMOVEDIR)?;
+        steady(parent, || unlinkat(parent, name, AtFlags::REMOVEDIR))?;
     }
     Ok(keeps)
 }

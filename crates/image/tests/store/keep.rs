@@ -1,0 +1,112 @@
+//! Names, lists, removal.
+
+use std::collections::BTreeSet;
+
+use palatine_image::{ImageError, ImageStore, Silent};
+
+use crate::fixture::{Made, Place, Tar, files};
+
+fn image(content: &[u8]) -> Made {
+    Made::of(vec![Tar::new().file("a", content).done()])
+}
+
+#[test]
+fn an_image_is_found_by_name_and_by_digest_also_by_another_process() {
+    let place = Place::new();
+    let taken = place.import(&image(b"1")).unwrap();
+    assert_eq!(taken.digest.to_string(), image(b"1").digest());
+    let other = ImageStore::open(&place.config).unwrap();
+    assert_eq!(other.resolve("test").unwrap(), taken.digest);
+    assert_eq!(other.resolve(&taken.digest.to_string()).unwrap(), taken.digest);
+    assert_eq!(other.get(&taken.digest).unwrap(), taken);
+    assert_eq!((taken.run.argv.clone(), taken.run.user.as_str()), (vec!["/agent".to_owned()], "7:8"));
+    let listed = other.list().unwrap();
+    assert_eq!((listed.len(), &listed[0].names[..]), (1, &["test".to_owned()][..]));
+}
+
+#[test]
+fn taking_in_an_image_twice_makes_its_disk_once() {
+    let place = Place::new();
+    let first = place.import(&image(b"1")).unwrap();
+    let made = std::fs::metadata(&first.disk).unwrap().modified().unwrap();
+    assert_eq!(place.import(&image(b"1")).unwrap(), first);
+    assert_eq!(std::fs::metadata(&first.disk).unwrap().modified().unwrap(), made);
+}
+
+#[test]
+fn a_name_moves_to_the_image_it_was_last_given_to() {
+    let place = Place::new();
+    let old = place.import(&image(b"1")).unwrap();
+    let new = place.import(&image(b"2")).unwrap();
+    assert_eq!(place.store.resolve("test").unwrap(), new.digest);
+    assert_eq!(place.store.get(&old.digest).unwrap(), old);
+    // The old image has no name now: nobody can spawn it, so it may go.
+    let kept = BTreeSet::from([old.digest]);
+    assert_eq!(place.store.prune(&kept).unwrap(), 0);
+    assert!(place.store.prune(&BTreeSet::new()).unwrap() > 0);
+    assert!(place.store.get(&old.digest).is_err());
+    assert!(place.store.get(&new.digest).is_ok());
+}
+
+#[test]
+fn removal_takes_the_disk_and_the_blobs_that_nobody_else_needs() {
+    let place = Place::new();
+    let shared = Tar::new().file("shared", b"1").done();
+    let one = Made::of(vec![shared.clone(), Tar::new().file("one", b"1").done()]);
+    let two = Made::of(vec![shared, Tar::new().file("two", b"1").done()]);
+    for (made, name) in [(&one, "one"), (&two, "two")] {
+        let dir = tempfile::tempdir().unwrap();
+        place.store.import(&made.layout(dir.path()), name, &Silent).unwrap();
+    }
+    let blobs = place.config.store.join("blobs/sha256");
+    assert_eq!(files(&blobs), 7);
+    let removed = place.store.remove("one", &BTreeSet::new()).unwrap();
+    assert!(removed.gone && removed.freed_bytes > 0);
+    assert_eq!((files(&blobs), files(&place.config.store.join("disks"))), (4, 1));
+    place.store.remove("two", &BTreeSet::new()).unwrap();
+    assert_eq!(files(&blobs), 0);
+    place.assert_no_image();
+}
+
+#[test]
+fn an_image_in_use_or_with_another_name_stays() {
+    let place = Place::new();
+    let taken = place.import(&image(b"1")).unwrap();
+    let used = BTreeSet::from([taken.digest]);
+    assert!(matches!(place.store.remove("test", &used), Err(ImageError::InUse(_))));
+    assert_eq!(place.store.resolve("test").unwrap(), taken.digest);
+    let dir = tempfile::tempdir().unwrap();
+    place.store.import(&image(b"1").layout(dir.path()), "other", &Silent).unwrap();
+    let removed = place.store.remove("test", &used).unwrap();
+    assert!(!removed.gone);
+    assert_eq!(place.store.resolve("other").unwrap(), taken.digest);
+    assert!(matches!(place.store.resolve("test"), Err(ImageError::UnknownName(_))));
+}
+
+#[test]
+fn names_that_could_be_paths_are_refused() {
+    let place = Place::new();
+    for name in ["", "../x", "a/b", ".hidden", "A", "a b", &"a".repeat(65)] {
+        assert!(matches!(place.store.resolve(name), Err(ImageError::Name(_))), "{name}");
+        let dir = tempfile::tempdir().unwrap();
+        let taken = place.store.import(&image(b"1").layout(dir.path()), name, &Silent);
+        assert!(matches!(taken, Err(ImageError::Name(_))), "{name}");
+    }
+}
+
+#[test]
+fn many_at_once_take_in_one_image_and_there_is_one() {
+    let place = Place::new();
+    let made = image(&vec![7; 1 << 20]);
+    let dir = tempfile::tempdir().unwrap();
+    let layout = made.layout(dir.path());
+    std::thread::scope(|scope| {
+        let work = (0..8).map(|_| {
+            let (config, layout) = (&place.config, &layout);
+            scope.spawn(move || ImageStore::open(config).unwrap().import(layout, "test", &Silent).unwrap())
+        });
+        let images: Vec<_> = work.collect::<Vec<_>>().into_iter().map(|one| one.join().unwrap()).collect();
+        assert!(images.iter().all(|image| *image == images[0]));
+    });
+    assert_eq!((files(&place.config.store.join("disks")), files(&place.config.store.join("images"))), (1, 1));
+}

@@ -1,0 +1,14 @@
+//! The image store from outside: what it takes in, refuses, keeps and survives.
+//!
+//! Needs root and the package `erofs-utils`.
+
+#![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
+
+mod archive;
+mod crash;
+mod disk;
+mod fixture;
+mod hostile;
+mod keep;
+mod recipe;
+mod registry;
