@@ -68,7 +68,7 @@ impl FromRequest<Arc<Gateway>> for Stopper {
 
 async fn spend(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> {
     let Verified { wallet, stamp, body, now } = verified;
-    gateway.parts.store.spend(stamp).await?;
+    gateway.spend(stamp).await?;
     Ok(Owner { wallet, body, now })
 }
 
@@ -84,6 +84,9 @@ async fn verify(gateway: &Gateway, request: Request<Body>) -> Result<Verified, R
     let policy = Policy { require_bound: gateway.config.require_bound };
     let signed = auth::verify(presented, &bound(&head, &body), policy, now)?;
     tracing::debug!(form = signed.form.as_str(), bound = signed.bound, "a signature is good");
+    if gateway.spent.knows(&signed.stamp_key) {
+        return Err(store::StoreError::Replayed.into());
+    }
     let stamp = Stamp { key: signed.stamp_key, expires_at: signed.expires_at };
     Ok(Verified { wallet: signed.wallet, stamp, body, now })
 }

@@ -124,7 +124,8 @@ pub struct Limits {
     /// Requests of one address to agents per second; twice as many at once.
     /// Default `500`.
     pub ingress_per_second: u32,
-    /// Wallets and addresses that are told apart; beyond them, new ones share.
+    /// Wallets and addresses that are told apart (beyond them, new ones share),
+    /// and spent signatures held in memory.
     /// Default `100000`.
     pub tracked: u32,
     /// Time for an agent to take a connection. Default `2000`.

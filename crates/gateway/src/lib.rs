@@ -9,7 +9,7 @@
 //! | `entry` | what every request passes: trace, limits, host |
 //! | `routes`, `spawn`, `agents`, `logs`, `events`, `process`, `meta` | the API's handlers |
 //! | `ingress`, `headers` | the way to an agent |
-//! | `caller` | whose signature it is, spent once |
+//! | `caller`, `spent` | whose signature it is, spent once |
 //! | `refusal` | every error's answer: the only place that knows both |
 //! | `guests`, `images` | what is needed of the nodes, as narrow traits |
 //! | `config`, `limit`, `trace`, `openapi` | as named |
@@ -38,6 +38,7 @@ mod refusal;
 mod routes;
 mod serve;
 mod spawn;
+mod spent;
 mod state;
 mod tls;
 mod token;

@@ -82,13 +82,15 @@ pub(crate) async fn spawn(
     let wish = match gateway.wish(&headers, &verified).await {
         Ok(wish) => wish,
         Err(refusal) => {
-            gateway.parts.store.spend(verified.stamp).await?;
+            gateway.spend(verified.stamp).await?;
             return Err(refusal);
         }
     };
     let (reservation, env) = wish.reservation(&verified)?;
     let traceparent = Some(arrival.trace.traceparent());
-    match gateway.parts.store.reserve(reservation).await? {
+    let admission = gateway.parts.store.reserve(reservation).await?;
+    gateway.spent.note(verified.stamp.key);
+    match admission {
         Admission::Reserved(record) if wait => {
             let record = gateway.parts.control.spawn(record, env, traceparent).await?;
             gateway.spawned(StatusCode::OK, &record)

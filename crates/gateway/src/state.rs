@@ -8,7 +8,7 @@ use chain::Balances;
 use control::Control;
 use domain::{AgentId, End, Tiers, UnixMillis, Wallet};
 use metrics_exporter_prometheus::PrometheusHandle;
-use store::{Record, Store};
+use store::{Record, Stamp, Store};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +20,7 @@ use crate::guests::Guests;
 use crate::images::Images;
 use crate::limit::Rates;
 use crate::refusal::Refusal;
+use crate::spent::Spent;
 use crate::{Config, Limits};
 
 /// The parts a gateway is made of.
@@ -51,6 +52,7 @@ pub(crate) struct Gateway {
     pub(crate) limits: Limits,
     pub(crate) agent_url: AgentUrl,
     pub(crate) rates: Rates,
+    pub(crate) spent: Spent,
     /// Places for answers that do not end by themselves.
     pub(crate) streams: Arc<Semaphore>,
     /// Everything that runs on behalf of a client.
@@ -70,6 +72,7 @@ impl Gateway {
     ) -> Self {
         Self {
             rates: Rates::new(&limits),
+            spent: Spent::new(limits.tracked),
             streams: Arc::new(Semaphore::new(usize::try_from(limits.streams).unwrap_or(Semaphore::MAX_PERMITS))),
             tasks: TaskTracker::new(),
             openapi: crate::openapi(),
@@ -85,6 +88,13 @@ impl Gateway {
     /// future, which is refused.
     pub(crate) fn now(&self) -> UnixMillis {
         UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
+    }
+
+    /// Spends a signature, durably.
+    pub(crate) async fn spend(&self, stamp: Stamp) -> Result<(), Refusal> {
+        self.parts.store.spend(stamp).await?;
+        self.spent.note(stamp.key);
+        Ok(())
     }
 
     /// An agent, if it is this wallet's.

@@ -259,3 +259,17 @@ async fn a_retry_of_a_spawn_that_failed_says_so_again() {
     }
     assert_eq!(edge.wish.node.created(), 1);
 }
+
+#[tokio::test]
+async fn metrics_are_for_those_the_operator_named() {
+    let handle = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
+    let wish = Wish { metrics: Some(handle.clone()), ..Wish::default() };
+    let edge = wish.start().await;
+    let seen = Answer::of(edge.client.get(edge.url("/metrics"))).await;
+    assert_eq!((seen.status, seen.header("content-type")), (200, "text/plain; version=0.0.4"));
+    let mut wish = Wish { metrics: Some(handle), ..Wish::default() };
+    wish.config.metrics_addresses = std::collections::BTreeSet::new();
+    let edge = wish.start().await;
+    let hidden = Answer::of(edge.client.get(edge.url("/metrics"))).await;
+    assert_eq!((hidden.status, hidden.code()), (404, "not_found"));
+}

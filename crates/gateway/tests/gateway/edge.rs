@@ -11,6 +11,7 @@ use control::fake::{Build, FakeNode};
 use control::{Control, Node, SystemClock};
 use domain::{AgentId, Tiers, UnixMillis};
 use gateway::{Config, Limits, Listeners, Parts, Tls, serve};
+use metrics_exporter_prometheus::PrometheusHandle;
 use palatine_gateway as gateway;
 use reqwest::{Client, Method, RequestBuilder, Response};
 use secrecy::SecretBox;
@@ -38,6 +39,7 @@ pub(crate) struct Wish {
     pub(crate) balances: Arc<FakeBalances>,
     pub(crate) control: control::Config,
     pub(crate) node: FakeNode,
+    pub(crate) metrics: Option<PrometheusHandle>,
 }
 
 impl Default for Wish {
@@ -53,6 +55,7 @@ impl Default for Wish {
             balances: Arc::new(FakeBalances::where_everybody_holds(2_000_000)),
             control: control::Config::default(),
             node: FakeNode::new("one", Arc::new(SystemClock), Build::default(), 1),
+            metrics: None,
         }
     }
 }
@@ -78,7 +81,7 @@ impl Wish {
             tokens: tokens(),
             guests: self.guests.clone(),
             images: self.images.clone(),
-            metrics: None,
+            metrics: self.metrics.clone(),
             follow: None,
         };
         let listeners = Listeners { plain: vec![plain], tls: secure };

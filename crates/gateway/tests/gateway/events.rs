@@ -1,10 +1,14 @@
 //! Streams to a holder: events and logs.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -122,4 +126,34 @@ async fn streams_are_bounded() {
         }
         assert!(tokio::time::Instant::now() < deadline, "the place is never free again");
     }
+}
+
+#[tokio::test]
+async fn a_spawn_under_way_is_answered_before_the_gateway_goes_down() {
+    let wish = Wish::default();
+    wish.node.set_boot(Some(Duration::from_millis(300)));
+    let (edge, holder) = (wish.start().await, holder());
+    let spawning = tokio::spawn(edge.signed(&holder, Method::POST, "/spawn", br#"{"agent_type":"echo"}"#).send());
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while edge.store.live_of(holder.wallet()).await.unwrap().is_none() {
+        assert!(tokio::time::Instant::now() < deadline, "the spawn never begins");
+    }
+    edge.stop.cancel();
+    let answer = spawning.await.unwrap().unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["connection"]), (200, &"close".parse().unwrap()));
+    edge.task.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_does_not_drain_in_time_is_ended() {
+    let mut wish = Wish::default();
+    wish.config.drain_ms = 100;
+    let edge = wish.start().await;
+    let mut stuck = TcpStream::connect(edge.address).await.unwrap();
+    let head = "POST /agents HTTP/1.1\r\nHost: x\r\nX-Wallet: x\r\nContent-Length: 9\r\n\r\n";
+    stuck.write_all(head.as_bytes()).await.unwrap();
+    // The gateway has it in hand once it has taken the connection after it.
+    assert_eq!(edge.client.get(edge.url("/health")).send().await.unwrap().status(), 200);
+    edge.stop.cancel();
+    tokio::time::timeout(PATIENCE, edge.task).await.unwrap().unwrap().unwrap();
 }

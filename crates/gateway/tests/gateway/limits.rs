@@ -143,3 +143,17 @@ async fn an_old_connection_is_asked_to_end() {
     let limit = Duration::from_millis(edge.wish.limits.header_ms);
     assert!(limit > PATIENCE, "the age ended it, not the idle time");
 }
+
+#[tokio::test]
+async fn a_replay_takes_nothing_of_its_wallets_share() {
+    let mut wish = Wish::default();
+    wish.limits.wallet_per_minute = 2;
+    let (edge, holder) = (wish.start().await, holder());
+    let headers = crate::edge::bare(&holder);
+    assert_eq!(Answer::of(edge.with(&headers, Method::GET, "/agents", b"")).await.status, 200);
+    for _ in 0..10 {
+        let replay = Answer::of(edge.with(&headers, Method::GET, "/agents", b"")).await;
+        assert_eq!((replay.status, replay.code()), (401, "replayed_signature"));
+    }
+    assert_eq!(edge.get(&holder, "/agents").await.status, 200);
+}
