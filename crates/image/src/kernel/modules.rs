@@ -25,6 +25,16 @@ pub(super) struct Module {
     pub(super) data: Vec<u8>,
 }
 
+/// Removes the modules of a kernel that are not in the list.
+pub(super) fn keep_only(root: &Path, modules: &[Module]) -> Result<(), KernelError> {
+    for (name, path) in Tree::read(root)?.files {
+        if !modules.iter().any(|module| module.name == name) {
+            std::fs::remove_file(&path).map_err(|source| KernelError::file("remove", &path, source))?;
+        }
+    }
+    Ok(())
+}
+
 /// The wanted modules that are not built in and all they depend on, in the
 /// order they load.
 pub(super) fn load_order(root: &Path, wanted: &[&str]) -> Result<Vec<Module>, KernelError> {

@@ -1,13 +1,14 @@
 //! Makes what a VMM boots, once for each kernel and each `pod`.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use super::KernelError;
-use super::modules::{WANTED, load_order};
+use super::modules::{WANTED, keep_only, load_order};
 use super::source::{self, Source};
 use super::{initramfs, unpack};
 use crate::blobs::settle;
@@ -16,8 +17,15 @@ use crate::{Config, Progress};
 /// Hex digits of a hash in a file's name.
 const KEY_DIGITS: usize = 24;
 
-/// What a VMM boots. The files stay as they are for ever: a new kernel or a new
-/// `pod` gets files of other names.
+/// Where an unpacked package came from.
+const DISTRIBUTION: &str = "apt";
+const GIVEN: &str = "given";
+/// Kernels and initramfs of earlier versions that are kept: a daemon that still
+/// runs may boot them again.
+const KEPT: usize = 6;
+
+/// What a VMM boots. A file never changes: a new kernel or a new `pod` gets
+/// files of other names, and only the oldest are removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// The kernel as an ELF file with a PVH entry, for QEMU's `-kernel`.
@@ -89,7 +97,7 @@ impl Place {
         let packages = fs::read_dir(self.packages()).ok()?;
         let version = packages.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         version
-            .filter(|name| name.starts_with("apt-"))
+            .filter(|name| name.starts_with(&prefix(DISTRIBUTION)))
             .filter_map(|name| source::find(&self.packages().join(name)).ok())
             .max_by_key(|source| source::ordinal(&source.version))
     }
@@ -97,7 +105,7 @@ impl Place {
     fn download(&self, progress: &dyn Progress) -> Result<Source, KernelError> {
         let scratch = self.scratch()?;
         source::download(scratch.path(), progress)?;
-        self.unpack("apt", &source::packages_in(scratch.path())?, progress)
+        self.unpack(DISTRIBUTION, &source::packages_in(scratch.path())?, progress)
     }
 
     /// A kernel's tree, or a directory of packages, or one package.
@@ -109,7 +117,7 @@ impl Place {
         if debs.is_empty() {
             return Err(KernelError::NoKernel(path.to_owned()));
         }
-        self.unpack("given", &debs, progress)
+        self.unpack(GIVEN, &debs, progress)
     }
 
     fn unpack(&self, origin: &str, debs: &[PathBuf], progress: &dyn Progress) -> Result<Source, KernelError> {
@@ -117,23 +125,29 @@ impl Place {
         for deb in debs {
             hash.update(read(deb)?);
         }
-        let root = self.packages().join(format!("{origin}-{}", key(hash)));
+        let root = self.packages().join(format!("{}{}", prefix(origin), key(hash)));
         if !root.is_dir() {
             let scratch = self.scratch()?;
             let unpacked = scratch.path().join("root");
             source::unpack(debs, &unpacked, progress)?;
-            source::find(&unpacked)?;
+            let modules = source::find(&unpacked)?.modules;
+            // The rest of the package, which is most of it, is of no use here.
+            keep_only(&modules, &load_order(&modules, &WANTED)?)?;
             publish(&unpacked, &root)?;
         }
         source::find(&root)
     }
 
     fn kernel(&self, source: &Source, pod: &Path, progress: &dyn Progress) -> Result<Kernel, KernelError> {
-        Ok(Kernel {
+        let kernel = Kernel {
             vmlinux: self.vmlinux(source, progress)?,
             initramfs: self.initramfs(source, pod, progress)?,
             version: source.version.clone(),
-        })
+        };
+        for (kind, used) in [("vmlinux-", &kernel.vmlinux), ("initramfs-", &kernel.initramfs)] {
+            self.retire(kind, used).map_err(|source| KernelError::file("clear", &self.0, source))?;
+        }
+        Ok(kernel)
     }
 
     fn vmlinux(&self, source: &Source, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
@@ -158,6 +172,21 @@ impl Place {
         Ok(path)
     }
 
+    /// Removes all files of a kind but the one in use and the newest.
+    fn retire(&self, kind: &str, used: &Path) -> io::Result<()> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            let named = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(kind));
+            if named && path != used {
+                files.push((fs::metadata(&path)?.modified()?, path));
+            }
+        }
+        files.sort();
+        let old = files.len().saturating_sub(KEPT);
+        files.iter().take(old).try_for_each(|(_, path)| fs::remove_file(path))
+    }
+
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), KernelError> {
         let scratch = self.scratch()?;
         let unfinished = scratch.path().join("file");
@@ -178,6 +207,11 @@ fn publish(finished: &Path, name: &Path) -> Result<(), KernelError> {
 
 fn read(path: &Path) -> Result<Vec<u8>, KernelError> {
     fs::read(path).map_err(|source| KernelError::file("read", path, source))
+}
+
+/// The beginning of an unpacked package's name: it says which modules were kept.
+fn prefix(origin: &str) -> String {
+    format!("{origin}-{}-", &key(Sha256::new_with_prefix(WANTED.join(",")))[..8])
 }
 
 fn key(hash: Sha256) -> String {
