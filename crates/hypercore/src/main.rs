@@ -1,2 +1,137 @@
-//! Entry point.
-fn main() {}
+//! `hypercore`: the node daemon.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use config::{Environment, File, FileFormat};
+use image::ImageStore;
+use palatine_hypercore::{Claim, Clock, Config, NetworkConfig, Parts, bind, serve};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sandbox::network::Egress;
+use sandbox::qemu::{Kernel, Qemu, Settings};
+use serde::Deserialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+/// Threads that serve; the work is in the guests.
+const WORKERS: usize = 2;
+/// Threads that wait for disks and for the host's programs.
+const BLOCKING: usize = 32;
+
+/// The node daemon of Palatine: runs agents in microVMs of their own. Needs root.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    /// The configuration: the sections [node], [network], [images] and [log] are used.
+    /// Variables named PALATINE__<SECTION>__<KEY> go before it.
+    #[arg(long, env = "PALATINE_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+/// The sections that concern a node; the others are other programs'.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Sections {
+    node: Config,
+    network: NetworkConfig,
+    images: image::Config,
+    log: telemetry::Config,
+}
+
+impl Sections {
+    fn load(options: &Options) -> Result<Self> {
+        let mut sources = config::Config::builder();
+        if let Some(path) = &options.config {
+            sources = sources.add_source(File::from(path.as_path()).format(FileFormat::Toml));
+        }
+        let variables = Environment::with_prefix("PALATINE").prefix_separator("__").separator("__").try_parsing(true);
+        let sections: Self = sources.add_source(variables).build()?.try_deserialize()?;
+        sections.node.check()?;
+        sections.network.check()?;
+        sections.images.check()?;
+        Ok(sections)
+    }
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let sections = Sections::load(&options).context("read the configuration")?;
+    // The daemon holds secrets: nothing of it is written to the disk by a crash.
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).context("switch core dumps off")?;
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).context("raise the limit of open files")?;
+    // A second provider cannot be there: this is the first line that needs one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let _telemetry = telemetry::init(&sections.log, "hypercore")?;
+    let metrics = telemetry::prometheus()?;
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .enable_all()
+        .build()
+        .context("start the runtime")?
+        .block_on(run(sections, metrics))
+}
+
+async fn run(sections: Sections, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<()> {
+    let closing = CancellationToken::new();
+    close_on_signal(&closing)?;
+    anyhow::ensure!(rustix::process::geteuid().is_root(), "hypercore makes virtual machines and networks: run it as root");
+    let claim = Claim::take(&sections.node)?;
+    let images = ImageStore::open(&sections.images).context("open the image store")?;
+    let kernel = prepare_kernel(&sections).await?;
+    let runtime = Qemu::start(settings(&sections, kernel)).await.context("start the QEMU driver")?;
+    let about = sandbox::Runtime::about(&runtime);
+    tracing::info!(runtime = about.name.as_str(), reason = about.reason, "guests run in {}", about.name.as_str());
+    let resolvers = match sections.network.egress {
+        Egress::Internet => sections.network.resolvers.clone(),
+        Egress::None => Vec::new(),
+    };
+    let parts =
+        Parts { claim, runtime: Arc::new(runtime), images: Arc::new(images), clock: Clock::system(), resolvers, metrics };
+    let listener = bind(&sections.node)?;
+    tracing::info!(socket = %sections.node.socket.display(), "serving");
+    let socket = sections.node.socket.clone();
+    serve(sections.node, parts, listener, closing).await?;
+    std::fs::remove_file(&socket).with_context(|| format!("remove {}", socket.display()))
+}
+
+async fn prepare_kernel(sections: &Sections) -> Result<Kernel> {
+    let (images, pod) = (sections.images.clone(), sections.node.pod.clone());
+    let made = spawn_blocking(move || image::kernel::prepare(&images, &pod, &image::Silent)).await?;
+    let made = made.context("prepare the guests' kernel")?;
+    Ok(Kernel { vmlinux: made.vmlinux, initramfs: made.initramfs, version: made.version })
+}
+
+fn settings(sections: &Sections, kernel: Kernel) -> Settings {
+    let node = &sections.node;
+    Settings {
+        state: node.state.clone(),
+        kernel,
+        accelerator: node.accelerator,
+        probe_deadline: Duration::from_millis(node.probe_deadline_ms),
+        first_uid: node.first_uid,
+        layer_mib: node.layer_mib,
+        data_mib: node.data_mib,
+        least_free_mib: node.disk_free_mib,
+        network: sections.network.clone(),
+    }
+}
+
+fn close_on_signal(closing: &CancellationToken) -> Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let closing = closing.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("ending");
+        closing.cancel();
+    });
+    Ok(())
+}

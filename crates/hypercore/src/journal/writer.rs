@@ -92,9 +92,14 @@ impl Journal {
         self.book().standing(agent)
     }
 
+    /// Marks that nobody has fetched.
+    pub(crate) fn waiting(&self) -> usize {
+        self.book().waiting()
+    }
+
     /// Whether so much waits to be fetched that nothing new should begin.
     pub(crate) fn is_full(&self) -> bool {
-        self.book().waiting() >= self.most
+        self.waiting() >= self.most
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {

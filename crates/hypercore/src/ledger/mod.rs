@@ -18,7 +18,7 @@ mod seal;
 mod shelf;
 
 pub(crate) use record::{Record, Wanted};
-pub(crate) use atomic::{sync_parent, write as write_file};
+pub(crate) use atomic::sync_parent;
 pub(crate) use seal::{Secrets, Vault, random};
 pub(crate) use shelf::{Ledger, Shelf};
 pub use shelf::LedgerError;

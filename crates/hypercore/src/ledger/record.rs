@@ -3,6 +3,7 @@
 use domain::{AgentId, Ask, FailReason, UnixMillis};
 use sandbox::{Facts, Seat};
 use serde::{Deserialize, Serialize};
+use wire::pod::Run;
 
 use crate::policy::Desired;
 
@@ -27,6 +28,8 @@ pub(crate) struct Record {
     pub(crate) id: AgentId,
     pub(crate) slot: u16,
     pub(crate) desired: Desired,
+    /// What the image said when the sandbox was made.
+    pub(crate) run: Run,
     pub(crate) wanted: Wanted,
     pub(crate) created_at: UnixMillis,
     /// How often it was started, the first time included. Numbers its boots.
@@ -42,12 +45,13 @@ pub(crate) struct Record {
 
 impl Record {
     /// A sandbox that was just asked for.
-    pub(crate) const fn new(seat: Seat, desired: Desired, now: UnixMillis) -> Self {
+    pub(crate) const fn new(seat: Seat, desired: Desired, run: Run, now: UnixMillis) -> Self {
         Self {
             version: VERSION,
             id: seat.id,
             slot: seat.slot,
             desired,
+            run,
             wanted: Wanted::Run,
             created_at: now,
             starts: 0,

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use domain::AgentId;
+use domain::{AgentId, Generation};
 
 use super::record::{Record, VERSION};
 use super::{Secrets, Vault, atomic};
@@ -109,11 +109,11 @@ impl Shelf {
     }
 
     /// Unseals the secrets.
-    pub(crate) fn unseal(&self, record: &Record) -> Result<Secrets, LedgerError> {
+    pub(crate) fn unseal(&self, id: AgentId, generation: Generation) -> Result<Secrets, LedgerError> {
         let path = self.secrets();
         let sealed = fs::read(&path);
         sealed
-            .and_then(|sealed| self.vault.unseal(record.id, record.desired.generation, &sealed))
+            .and_then(|sealed| self.vault.unseal(id, generation, &sealed))
             .map_err(|source| failed("unseal", &path, source))
     }
 
@@ -164,7 +164,7 @@ fn failed(operation: &'static str, path: &Path, source: io::Error) -> LedgerErro
 
 #[cfg(test)]
 mod tests {
-    use domain::{Generation, ImageDigest, UnixMillis};
+    use domain::{ImageDigest, UnixMillis};
     use sandbox::Seat;
     use wire::Environment;
 
@@ -173,7 +173,7 @@ mod tests {
 
     fn record(bits: u64) -> Record {
         let desired = Desired { generation: Generation(1), image: ImageDigest([1; 32]), cores: 1, memory_mib: 128 };
-        Record::new(Seat { id: AgentId::from_random(bits), slot: 3 }, desired, UnixMillis(5))
+        Record::new(Seat { id: AgentId::from_random(bits), slot: 3 }, desired, crate::tests::run(), UnixMillis(5))
     }
 
     fn secrets() -> Secrets {
@@ -187,7 +187,7 @@ mod tests {
         shelf.create(&record(1), &secrets()).unwrap();
         let next = Ledger::open(dir.path()).unwrap();
         assert_eq!(next.load().unwrap().records, [record(1)]);
-        assert_eq!(next.shelf(record(1).id).unseal(&record(1)).unwrap().env.0["KEY"].expose(), "hush-hush");
+        assert_eq!(next.shelf(record(1).id).unseal(record(1).id, Generation(1)).unwrap().env.0["KEY"].expose(), "hush-hush");
     }
 
     #[test]

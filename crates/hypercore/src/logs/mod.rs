@@ -5,6 +5,6 @@ mod lines;
 mod reader;
 mod rotated;
 
-pub(crate) use lines::{AgentLog, Position};
+pub(crate) use lines::AgentLog;
 pub(crate) use reader::{Form, read};
 pub(crate) use rotated::RotatedLog;

@@ -1,7 +1,6 @@
 //! QEMU's command line. Pure.
 
 use std::os::fd::RawFd;
-use std::path::Path;
 
 use super::probe::Accelerator;
 use crate::network::Tap;
@@ -24,8 +23,9 @@ pub(super) struct Machine<'a> {
     pub(super) accelerator: Accelerator,
     pub(super) cores: u32,
     pub(super) memory_mib: u64,
-    pub(super) vmlinux: &'a Path,
-    pub(super) initramfs: &'a Path,
+    /// Opened again by number: the folders above need not be open to the VMM's user.
+    pub(super) vmlinux: RawFd,
+    pub(super) initramfs: RawFd,
     /// The host's TSC, where the kernel cannot find out for itself.
     pub(super) tsc_khz: u64,
     /// Further words for the kernel.
@@ -81,9 +81,9 @@ impl Machine<'_> {
             "-sandbox",
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-kernel",
-            &self.vmlinux.to_string_lossy(),
+            &format!("/proc/self/fd/{}", self.vmlinux),
             "-initrd",
-            &self.initramfs.to_string_lossy(),
+            &format!("/proc/self/fd/{}", self.initramfs),
             "-append",
             &kernel,
             "-chardev",
@@ -145,8 +145,8 @@ mod tests {
             accelerator,
             cores: 2,
             memory_mib: 512,
-            vmlinux: Path::new("/k/vmlinux"),
-            initramfs: Path::new("/k/initramfs"),
+            vmlinux: 5,
+            initramfs: 6,
             tsc_khz: 2_000_000,
             words: "",
             disks: &[Disk { serial: "base", fd: 7, read_only: true }, Disk { serial: "data", fd: 8, read_only: false }],

@@ -365,6 +365,8 @@ impl Plan<'_> {
         groups: &[u32],
     ) -> Result<Started, Failure> {
         let dir = guest_dir(&self.settings.state, &hardware.name);
+        let kernel = &self.settings.kernel;
+        let (vmlinux, initramfs) = (File::open(&kernel.vmlinux)?, File::open(&kernel.initramfs)?);
         let (control, console) = (listener(&dir.join("control"))?, listener(&dir.join("console"))?);
         let disks: Vec<Disk> = hardware
             .disks
@@ -376,8 +378,8 @@ impl Plan<'_> {
             accelerator,
             cores: hardware.cores,
             memory_mib: hardware.memory_mib,
-            vmlinux: &self.settings.kernel.vmlinux,
-            initramfs: &self.settings.kernel.initramfs,
+            vmlinux: vmlinux.as_raw_fd(),
+            initramfs: initramfs.as_raw_fd(),
             tsc_khz,
             words: hardware.words,
             disks: &disks,

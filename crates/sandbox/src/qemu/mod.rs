@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use crate::network;
 
-/// The kernel that guests boot. The VMM opens both files as its own user: they
-/// must be readable by everybody.
+/// The kernel that guests boot. The VMM opens both files again as its own user: the
+/// files, though not the folders above them, must be readable by everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// The kernel.

@@ -1,0 +1,90 @@
+//! What the node says of itself.
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use wire::fault::Fault;
+use wire::node::{NodeInfo, Phase};
+
+use super::fault::{Refused, json};
+use super::routes::Api;
+
+/// The node.
+#[utoipa::path(
+    get,
+    path = "/v1/node",
+    responses(
+        (status = 200, description = "What it is and what it has left", body = NodeInfo),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn node(State(api): State<Api>) -> Result<Response, Refused> {
+    Ok(json(StatusCode::OK, &api.node.info().await?))
+}
+
+/// Whether the daemon lives.
+#[utoipa::path(get, path = "/health", responses((status = 204, description = "It lives")))]
+pub(crate) async fn health() -> StatusCode {
+    StatusCode::NO_CONTENT
+}
+
+/// Prometheus text.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses((status = 200, description = "Prometheus text", body = String, content_type = "text/plain"))
+)]
+pub(crate) async fn metrics(State(api): State<Api>) -> Response {
+    measure(&api).await;
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4");
+    ([(CONTENT_TYPE, kind)], api.metrics.render()).into_response()
+}
+
+/// This document.
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    responses((status = 200, description = "This document", body = String, content_type = "application/json"))
+)]
+pub(crate) async fn openapi() -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    ([(CONTENT_TYPE, kind)], super::document::openapi()).into_response()
+}
+
+/// What is only known when somebody asks.
+async fn measure(api: &Api) {
+    let shared = &api.node.shared;
+    let handles = shared.registry.all();
+    for phase in ["booting", "ready", "backoff", "stopping", "failed"] {
+        let count = handles.iter().filter(|handle| named(&handle.sandbox().phase) == phase).count();
+        metrics::gauge!("hypercore_sandboxes", "phase" => phase).set(gauge(count as u64));
+    }
+    let (mut cpu_us, mut memory, mut resident) = (0, 0, 0);
+    for handle in &handles {
+        if let Ok(stats) = shared.runtime.stats(handle.id()).await {
+            cpu_us += stats.cpu_us;
+            memory += stats.memory_bytes;
+            resident += stats.resident_bytes;
+        }
+    }
+    metrics::gauge!("hypercore_guests_cpu_seconds").set(gauge(cpu_us) / 1_000_000.0);
+    metrics::gauge!("hypercore_guests_memory_bytes").set(gauge(memory));
+    metrics::gauge!("hypercore_guests_resident_bytes").set(gauge(resident));
+    metrics::gauge!("hypercore_marks_waiting").set(gauge(shared.journal.waiting() as u64));
+}
+
+const fn named(phase: &Phase) -> &'static str {
+    match phase {
+        Phase::Booting => "booting",
+        Phase::Ready => "ready",
+        Phase::Backoff { .. } => "backoff",
+        Phase::Stopping => "stopping",
+        Phase::Failed { .. } => "failed",
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float, and a petabyte still is exact")]
+const fn gauge(value: u64) -> f64 {
+    value as f64
+}

@@ -1,0 +1,79 @@
+//! How the node says no.
+
+use axum::response::{IntoResponse, Response};
+use domain::AgentId;
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use wire::fault::{Code, Fault};
+
+use crate::node::CreateError;
+use crate::task::EndError;
+
+/// A fault on its way out.
+#[derive(Debug)]
+pub(crate) struct Refused(Fault);
+
+impl Refused {
+    pub(crate) fn new(code: Code, error: impl Into<String>) -> Self {
+        Self(Fault::new(code, error))
+    }
+
+    /// The sandbox is not there.
+    pub(crate) fn unknown(id: AgentId) -> Self {
+        Self::new(Code::NotFound, format!("this node has no sandbox {id}"))
+    }
+
+    /// Our fault: logged in full, told in brief.
+    pub(crate) fn internal(error: &(dyn std::error::Error + 'static), said: &str) -> Self {
+        tracing::error!(error, "{said}");
+        Self::new(Code::Internal, format!("{said}; the node's log says why"))
+    }
+
+    fn field(code: Code, error: &CreateError, field: &str) -> Self {
+        Self(Fault::new(code, error.to_string()).field(field))
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        metrics::counter!("hypercore_refusals_total", "code" => self.0.code.as_str()).increment(1);
+        json(status, &self.0)
+    }
+}
+
+impl From<CreateError> for Refused {
+    fn from(error: CreateError) -> Self {
+        let plain = |code| Self::new(code, error.to_string());
+        match &error {
+            CreateError::Cores => Self::field(Code::InvalidRequest, &error, "cores"),
+            CreateError::Memory => Self::field(Code::InvalidRequest, &error, "memory_mib"),
+            CreateError::NoImage(_) => Self::field(Code::InvalidRequest, &error, "image"),
+            CreateError::Environment(_) => plain(Code::InvalidEnvironment),
+            CreateError::NoRoom(_) | CreateError::DiskFull { .. } | CreateError::MarksFull => plain(Code::NoCapacity),
+            CreateError::Stale => plain(Code::StaleGeneration),
+            CreateError::Stopping => plain(Code::WrongState),
+            CreateError::Closing => plain(Code::ShuttingDown),
+            CreateError::Ledger(_) | CreateError::Images(_) | CreateError::Disk(_) => {
+                Self::internal(&error, "the sandbox could not be made")
+            }
+        }
+    }
+}
+
+impl From<EndError> for Refused {
+    fn from(error: EndError) -> Self {
+        Self::internal(&error, "the sandbox is not gone yet and is tried again")
+    }
+}
+
+/// An answer in JSON.
+pub(crate) fn json<T: serde::Serialize>(status: StatusCode, value: &T) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => {
+            let kind = HeaderValue::from_static("application/json");
+            (status, [(CONTENT_TYPE, kind)], body).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

@@ -1,0 +1,72 @@
+//! What an agent and its console have said.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use domain::AgentId;
+use futures_util::StreamExt;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use wire::fault::{Code, Fault};
+
+use super::fault::Refused;
+use super::routes::Api;
+use super::sandboxes::{id, query};
+use crate::logs::{Form, read};
+
+/// Which log.
+#[derive(Clone, Copy, Debug, Default, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Source {
+    /// What the agent printed.
+    #[default]
+    Agent,
+    /// What the guest's kernel and `pod` printed.
+    Console,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Which {
+    /// Whether to stay for what comes.
+    #[serde(default)]
+    follow: bool,
+    /// Which log.
+    #[serde(default)]
+    source: Source,
+}
+
+/// Text lines: what is kept, and what comes.
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes/{id}/logs",
+    params(("id" = AgentId, Path, description = "The agent"), Which),
+    responses(
+        (status = 200, description = "Lines", body = String, content_type = "text/plain"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn logs(
+    State(api): State<Api>, path: Result<Path<AgentId>, PathRejection>, which: Result<Query<Which>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let (id, which) = (id(path)?, query(which)?);
+    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
+    let permit = Arc::clone(&handle.streams).try_acquire_owned();
+    let permit = permit.map_err(|_| Refused::new(Code::RateLimited, "the sandbox has too many streams open"))?;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    let Some(logs) = handle.logs.get() else { return Ok(([(CONTENT_TYPE, kind)], "").into_response()) };
+    let (files, form) = match which.source {
+        Source::Agent => (Arc::clone(&logs.agent), Form::Text),
+        Source::Console => (Arc::clone(&logs.console), Form::Raw),
+    };
+    let lines = read(files, form, which.follow).map_err(|error| Refused::internal(&error, "the log cannot be read"))?;
+    let lines = lines.take_until(api.closing.clone().cancelled_owned()).map(move |piece| {
+        let _held = &permit;
+        piece
+    });
+    Ok(([(CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response())
+}

@@ -1,0 +1,49 @@
+//! Metering.
+
+use std::time::Duration;
+
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::response::Response;
+use http::StatusCode;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use wire::fault::Fault;
+use wire::node::Marks;
+
+use super::fault::{Refused, json};
+use super::routes::Api;
+use super::sandboxes::query;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct After {
+    /// The last number the caller keeps: up to it the node may forget.
+    #[serde(default)]
+    after: u64,
+    /// Milliseconds to wait for the first mark; no more than 60000 are waited.
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+/// What the node saw, oldest first.
+#[utoipa::path(
+    get,
+    path = "/v1/marks",
+    params(After),
+    responses(
+        (status = 200, description = "A stretch of the journal", body = Marks),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn marks(
+    State(api): State<Api>, after: Result<Query<After>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let after = query(after)?;
+    let journal = &api.node.shared.journal;
+    let marks = tokio::select! {
+        marks = journal.after(after.after, Duration::from_millis(after.wait_ms)) => marks,
+        () = api.closing.cancelled() => journal.after(after.after, Duration::ZERO).await,
+    };
+    Ok(json(StatusCode::OK, &marks))
+}

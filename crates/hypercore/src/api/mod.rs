@@ -1,0 +1,15 @@
+//! The node's HTTP API: what [`wire::node`] says, on a Unix socket. Whoever may open
+//! the socket may do everything.
+
+mod about;
+mod document;
+mod fault;
+mod logs;
+mod marks;
+mod process;
+mod routes;
+mod sandboxes;
+mod tunnel;
+
+pub use document::openapi;
+pub(crate) use routes::{Api, routes};

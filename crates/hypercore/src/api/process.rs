@@ -1,0 +1,118 @@
+//! Commands in a guest: passed to `pod` with the node's own credential.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use domain::AgentId;
+use futures_util::StreamExt;
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, COOKIE, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderValue};
+use wire::fault::{Code, Fault};
+use wire::node::Phase;
+
+use super::fault::Refused;
+use super::routes::Api;
+use super::sandboxes::id;
+use super::tunnel::not_ready;
+use crate::guest::{Line, Pod, PodError, bearer};
+use crate::task::Handle;
+
+/// How long `pod` may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long it may take to begin its answer: longer than any of its own deadlines.
+const BEGIN: Duration = Duration::from_secs(60);
+/// Headers that end at each hop, or are not the guest's business.
+const DROPPED: [HeaderName; 9] =
+    [AUTHORIZATION, CONNECTION, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, ACCEPT_ENCODING];
+/// Another way to show a credential to `pod`.
+const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
+
+/// One call of the process protocol, streamed both ways.
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/pod/process.Process/{method}",
+    params(
+        ("id" = AgentId, Path, description = "The agent"),
+        ("method" = String, Path, description = "Start, Connect, List, SendInput, CloseStdin, SendSignal, Update"),
+    ),
+    responses(
+        (status = 200, description = "What pod answers, as it comes"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn pass(
+    State(api): State<Api>, path: Result<Path<(AgentId, String)>, PathRejection>, request: Request,
+) -> Result<Response, Refused> {
+    let (path, method) = match path {
+        Ok(Path((id, method))) => (Ok(Path(id)), method),
+        Err(error) => (Err(error), String::new()),
+    };
+    let id = id(path)?;
+    if !method.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(Refused::new(Code::NotFound, "there is no such call"));
+    }
+    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
+    let permit = Arc::clone(&handle.streams).try_acquire_owned();
+    let permit = permit.map_err(|_| Refused::new(Code::RateLimited, "the agent has too many streams open"))?;
+    let mut line = reach(&handle).await?;
+    let (sender, pod) = (&mut line.0, &line.1);
+    let outgoing = outgoing(request, &method, pod)?;
+    let answer = sender.send(outgoing, BEGIN).await.map_err(|error| unreachable(&error))?;
+    let driver = line.0.into_driver();
+    let (mut head, body) = answer.into_parts();
+    strip(&mut head.headers);
+    let pieces = Body::new(body).into_data_stream().take_until(api.closing.clone().cancelled_owned());
+    let pieces = pieces.map(move |piece| {
+        let _held = (&driver, &permit);
+        piece
+    });
+    Ok(Response::from_parts(head, Body::from_stream(pieces)))
+}
+
+async fn reach(handle: &Handle) -> Result<(Line<Body>, Pod), Refused> {
+    let pod = handle.pod.get().cloned().ok_or_else(not_ready)?;
+    let ready = match handle.sandbox().phase {
+        Phase::Ready => true,
+        // While `pod` starts its agent again, commands help to find out why.
+        Phase::Booting => false,
+        Phase::Backoff { .. } | Phase::Stopping | Phase::Failed { .. } => return Err(not_ready()),
+    };
+    match pod.line(CONNECT).await {
+        Ok(line) => Ok((line, pod)),
+        Err(error) if ready => Err(unreachable(&error)),
+        Err(_) => Err(not_ready()),
+    }
+}
+
+fn outgoing(request: Request, method: &str, pod: &Pod) -> Result<Request, Refused> {
+    let (mut head, body) = request.into_parts();
+    strip(&mut head.headers);
+    head.headers.remove(ACCESS_TOKEN);
+    let token = bearer(pod.token()).map_err(|error| Refused::internal(&error, "the guest's credential is broken"))?;
+    head.headers.insert(AUTHORIZATION, token);
+    head.headers.insert(HOST, HeaderValue::from_static("pod"));
+    let mut outgoing = Request::new(body);
+    *outgoing.method_mut() = head.method;
+    *outgoing.headers_mut() = head.headers;
+    *outgoing.uri_mut() = format!("/process.Process/{method}")
+        .parse()
+        .map_err(|error: http::uri::InvalidUri| Refused::internal(&error, "the call's path is broken"))?;
+    Ok(outgoing)
+}
+
+fn strip(headers: &mut HeaderMap) {
+    for name in DROPPED {
+        headers.remove(name);
+    }
+}
+
+fn unreachable(error: &PodError) -> Refused {
+    tracing::debug!(error = error as &dyn std::error::Error, "pod is not reached");
+    Refused::new(Code::AgentUnreachable, "the guest does not answer")
+}

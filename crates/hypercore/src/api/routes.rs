@@ -1,0 +1,69 @@
+//! The table of routes.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{get, post};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use wire::TRACEPARENT;
+use wire::fault::Code;
+
+use super::fault::Refused;
+use super::{about, logs, marks, process, sandboxes, tunnel};
+use crate::node::Node;
+
+/// Bytes of a spec at most: an environment of 64 KiB, escaped.
+const MAX_SPEC: usize = 512 * 1024;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) node: Arc<Node>,
+    pub(crate) metrics: PrometheusHandle,
+    /// Ends what would otherwise stream for ever.
+    pub(crate) closing: CancellationToken,
+}
+
+/// All routes.
+pub(crate) fn routes(api: Api) -> Router {
+    let streams = Router::new()
+        .route("/v1/sandboxes/{id}/pod/process.Process/{method}", post(process::pass))
+        .layer(DefaultBodyLimit::disable());
+    Router::new()
+        .route("/v1/sandboxes", get(sandboxes::list))
+        .route("/v1/sandboxes/{id}", get(sandboxes::get).put(sandboxes::put).delete(sandboxes::delete))
+        .route("/v1/sandboxes/{id}/logs", get(logs::logs))
+        .route("/v1/sandboxes/{id}/tunnel", get(tunnel::tunnel))
+        .route("/v1/marks", get(marks::marks))
+        .route("/v1/node", get(about::node))
+        .route("/health", get(about::health))
+        .route("/metrics", get(about::metrics))
+        .route("/openapi.json", get(about::openapi))
+        .layer(DefaultBodyLimit::max(MAX_SPEC))
+        .merge(streams)
+        .fallback(async || Refused::new(Code::NotFound, "there is no such path"))
+        .method_not_allowed_fallback(async || Refused::new(Code::MethodNotAllowed, "the path has another method"))
+        .layer(from_fn_with_state((), observe))
+        .with_state(api)
+}
+
+/// Measures each call and ties it to its trace.
+async fn observe(State(()): State<()>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let route = path.as_ref().map_or("none", |path| path.as_str()).to_owned();
+    let span = tracing::info_span!("call", method = %request.method(), route);
+    if let Some(trace) = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()) {
+        telemetry::follow(&span, trace);
+    }
+    let since = Instant::now();
+    let response = next.run(request).instrument(span).await;
+    let status = response.status().as_str().to_owned();
+    metrics::histogram!("hypercore_request_seconds", "route" => route, "status" => status)
+        .record(since.elapsed().as_secs_f64());
+    response
+}

@@ -1,0 +1,143 @@
+//! Sandboxes: made, shown, deleted.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use domain::AgentId;
+use http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use utoipa::IntoParams;
+use wire::TRACEPARENT;
+use wire::fault::{Code, Fault};
+use wire::node::{Gone, Sandbox, SandboxSpec, Sandboxes};
+
+use super::fault::{Refused, json};
+use super::routes::Api;
+use crate::journal::MAX_WAIT;
+use crate::node::Created;
+
+/// What a reader waits for.
+#[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Until {
+    /// Ready, or never.
+    Ready,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Wait {
+    /// Milliseconds to wait at most; no more than 60000 are waited.
+    #[serde(default)]
+    wait_ms: u64,
+    /// What is waited for.
+    until: Option<Until>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Grace {
+    /// Milliseconds the agent may take to end by itself.
+    #[serde(default)]
+    grace_ms: u64,
+}
+
+/// Makes a sandbox run.
+#[utoipa::path(
+    put,
+    path = "/v1/sandboxes/{id}",
+    params(("id" = AgentId, Path, description = "The agent")),
+    request_body = SandboxSpec,
+    responses(
+        (status = 202, description = "It is in the ledger and will run", body = Sandbox),
+        (status = 200, description = "It was there, with the same spec", body = Sandbox),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn put(
+    State(api): State<Api>, path: Result<Path<AgentId>, PathRejection>, headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refused> {
+    let id = id(path)?;
+    let body = body.map_err(|_| Refused::new(Code::BodyTooLarge, "the spec is too large"))?;
+    // The text of a parser's error may repeat what it read; its place does not.
+    let spec: SandboxSpec = serde_json::from_slice(&body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        Refused::new(Code::InvalidRequest, format!("the body is not a spec (line {line}, column {column})"))
+    })?;
+    let trace = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    Ok(match api.node.create(id, spec, trace).await? {
+        Created::Now(sandbox) => json(StatusCode::ACCEPTED, &sandbox),
+        Created::Before(sandbox) => json(StatusCode::OK, &sandbox),
+    })
+}
+
+/// All sandboxes.
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes",
+    responses((status = 200, description = "In the order of their ids", body = Sandboxes))
+)]
+pub(crate) async fn list(State(api): State<Api>) -> Response {
+    let sandboxes = api.node.shared.registry.all().iter().map(|handle| handle.sandbox()).collect();
+    json(StatusCode::OK, &Sandboxes { sandboxes })
+}
+
+/// One sandbox, now or when it is ready.
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes/{id}",
+    params(("id" = AgentId, Path, description = "The agent"), Wait),
+    responses(
+        (status = 200, description = "How it is", body = Sandbox),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn get(
+    State(api): State<Api>, path: Result<Path<AgentId>, PathRejection>, wait: Result<Query<Wait>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let (id, wait) = (id(path)?, query(wait)?);
+    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
+    let sandbox = match wait.until {
+        None => handle.sandbox(),
+        Some(Until::Ready) => {
+            let most = Duration::from_millis(wait.wait_ms).min(MAX_WAIT);
+            tokio::select! {
+                sandbox = handle.settled(most) => sandbox,
+                () = api.closing.cancelled() => handle.sandbox(),
+            }
+        }
+    };
+    Ok(json(StatusCode::OK, &sandbox))
+}
+
+/// Takes a sandbox down.
+#[utoipa::path(
+    delete,
+    path = "/v1/sandboxes/{id}",
+    params(("id" = AgentId, Path, description = "The agent"), Grace),
+    responses(
+        (status = 200, description = "Nothing of it is left", body = Gone),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn delete(
+    State(api): State<Api>, path: Result<Path<AgentId>, PathRejection>, grace: Result<Query<Grace>, QueryRejection>,
+) -> Result<Response, Refused> {
+    let (id, grace) = (id(path)?, query(grace)?);
+    api.node.delete(id, Duration::from_millis(grace.grace_ms)).await?;
+    Ok(json(StatusCode::OK, &Gone { id }))
+}
+
+/// The id in a path.
+pub(crate) fn id(path: Result<Path<AgentId>, PathRejection>) -> Result<AgentId, Refused> {
+    path.map(|Path(id)| id).map_err(|_| Refused::new(Code::InvalidRequest, domain::IdError::Agent.to_string()))
+}
+
+/// The parameters of a path.
+pub(crate) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refused> {
+    query.map(|Query(query)| query).map_err(|error| Refused::new(Code::InvalidRequest, error.body_text()))
+}

@@ -1,0 +1,101 @@
+//! Bytes to and from an agent's port.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use domain::AgentId;
+use http::header::{CONNECTION, UPGRADE};
+use http::{HeaderMap, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use sandbox::Link;
+use tokio::io::copy_bidirectional_with_sizes;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use wire::fault::{Code, Fault};
+use wire::node::{Phase, TUNNEL};
+
+use super::fault::Refused;
+use super::routes::Api;
+use super::sandboxes::id;
+use crate::task::Handle;
+
+/// How long an agent may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Bytes held in each direction.
+const BUFFER: usize = 16 * 1024;
+
+/// A tunnel: after 101, bytes to and from the agent's port.
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes/{id}/tunnel",
+    params(("id" = AgentId, Path, description = "The agent")),
+    responses(
+        (status = 101, description = "`Upgrade: palatine-tunnel`"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn tunnel(
+    State(api): State<Api>, path: Result<Path<AgentId>, PathRejection>, mut request: Request,
+) -> Result<Response, Refused> {
+    let id = id(path)?;
+    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
+    if !wants_tunnel(request.headers()) {
+        return Err(Refused::new(Code::InvalidRequest, format!("a tunnel is asked for with Upgrade: {TUNNEL}")));
+    }
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let upgrade = upgrade.ok_or_else(|| Refused::new(Code::InvalidRequest, "the connection cannot be upgraded"))?;
+    let permit = Arc::clone(&handle.streams).try_acquire_owned();
+    let permit = permit.map_err(|_| Refused::new(Code::RateLimited, "the agent has too many streams open"))?;
+    let link = reach(&api, &handle).await?;
+    tokio::spawn(carry(upgrade, link, permit, api.closing.clone()));
+    let response = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(UPGRADE, TUNNEL)
+        .header(CONNECTION, "upgrade")
+        .body(Body::empty());
+    response.map_err(|error| Refused::internal(&error, "the tunnel's answer cannot be made"))
+}
+
+fn wants_tunnel(headers: &HeaderMap) -> bool {
+    headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(TUNNEL.as_bytes()))
+}
+
+async fn reach(api: &Api, handle: &Handle) -> Result<Box<dyn Link>, Refused> {
+    match handle.sandbox().phase {
+        Phase::Ready => {}
+        Phase::Booting | Phase::Backoff { .. } | Phase::Stopping | Phase::Failed { .. } => {
+            return Err(not_ready());
+        }
+    }
+    let gone = |why: String| Refused::new(Code::AgentUnreachable, why);
+    match timeout(CONNECT, api.node.shared.runtime.connect(handle.id(), handle.port)).await {
+        Ok(Ok(link)) => Ok(link),
+        Ok(Err(error)) => {
+            tracing::debug!(id = %handle.id(), error = &error as &dyn std::error::Error, "an agent is not reached");
+            Err(gone(format!("the agent does not listen on its port {}", handle.port)))
+        }
+        Err(_) => Err(gone(format!("the agent did not accept a connection within {CONNECT:?}"))),
+    }
+}
+
+/// The agent cannot be talked to now, but may be later.
+pub(super) fn not_ready() -> Refused {
+    Refused::new(Code::AgentNotReady, "the agent is not ready")
+}
+
+async fn carry(upgrade: OnUpgrade, mut link: Box<dyn Link>, permit: OwnedSemaphorePermit, closing: CancellationToken) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let mut upgraded = TokioIo::new(upgraded);
+    tokio::select! {
+        // Either side may hang up as it likes.
+        _ = copy_bidirectional_with_sizes(&mut upgraded, &mut link, BUFFER, BUFFER) => {}
+        () = closing.cancelled() => {}
+    }
+    drop(permit);
+}

@@ -1,0 +1,243 @@
+//! The `[node]` section.
+
+use std::path::PathBuf;
+
+use sandbox::qemu::Choice;
+use serde::{Deserialize, Serialize};
+
+use crate::policy::RestartPolicy;
+
+/// What becomes of the guests when the daemon is asked to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnShutdown {
+    /// They go on; the next daemon adopts them.
+    #[default]
+    Leave,
+    /// They are stopped; the next daemon starts them again.
+    Stop,
+}
+
+/// The node daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What the node is called, in answers and logs. Default: the machine's name.
+    pub name: String,
+    /// Where the node keeps its ledger, its journal and the guests' disks. Default
+    /// `/var/lib/palatine/node`.
+    pub state: PathBuf,
+    /// The Unix socket of its API, with mode 0660. Default
+    /// `/run/palatine/hypercore.sock`.
+    pub socket: PathBuf,
+    /// The group that may use the socket. Default: root's alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// The program that is PID 1 in guests, linked statically. Default
+    /// `/usr/lib/palatine/pod`.
+    pub pod: PathBuf,
+    /// `auto`: KVM where a probe guest boots on it, else emulation. `kvm`: KVM or the
+    /// node does not start. `tcg`: emulation. Default `auto`.
+    pub accelerator: Choice,
+    /// Milliseconds the probe guest may take. Default 5000.
+    pub probe_deadline_ms: u64,
+    /// Virtual processors given for each physical one. Default 4.
+    pub vcpus_per_core: u32,
+    /// Memory for guests and what runs them, in MiB; 0 means all but 1024 MiB of the
+    /// machine's. Default 0.
+    pub memory_mib: u64,
+    /// Percent of that memory that is given away: more than 100 overcommits, and a
+    /// guest may then be killed for want of memory. Default 100.
+    pub memory_percent: u32,
+    /// Size of each agent's writable layer, in MiB; takes only the space that is used.
+    /// Default 4096.
+    pub layer_mib: u64,
+    /// Size of each agent's `/data`, likewise. Default 4096.
+    pub data_mib: u64,
+    /// Disk space under `state` that must stay free, in MiB: below it nothing is
+    /// created. Default 1024.
+    pub disk_free_mib: u64,
+    /// The first user id for VMMs: each sandbox has one of its own. Default 1879048192,
+    /// the start of a range that Linux distributions leave alone.
+    pub first_uid: u32,
+    /// Milliseconds from a guest's start to its readiness, or it is started again.
+    /// Default 60000.
+    pub boot_deadline_ms: u64,
+    /// Milliseconds between two looks at an agent. Default 2000.
+    pub health_period_ms: u64,
+    /// Looks in a row that may fail before the guest is started again. Default 5.
+    pub health_failures: u32,
+    /// Starts after a death, at most, within `restart_window_s`; then it has failed.
+    /// Default 5.
+    pub restarts: u32,
+    /// The window, in seconds. Default 600.
+    pub restart_window_s: u64,
+    /// Milliseconds before the first of them; doubled each time. Default 500.
+    pub backoff_first_ms: u64,
+    /// Milliseconds before any of them at most. Default 30000.
+    pub backoff_longest_ms: u64,
+    /// Milliseconds an agent may take to end when it is asked, at most. Default 30000.
+    pub grace_longest_ms: u64,
+    /// Milliseconds a guest may take to switch itself off after that. Default 5000.
+    pub power_off_ms: u64,
+    /// What is kept of an agent's output, in KiB. Default 8192.
+    pub agent_log_kib: u64,
+    /// What is kept of a guest's console, in KiB. Default 512.
+    pub console_log_kib: u64,
+    /// Streams into one agent at the same time, at most. Default 256.
+    pub streams: u32,
+    /// Metering marks that nobody has fetched, at most: then nothing is created.
+    /// Default 100000.
+    pub marks: usize,
+    /// `leave`: guests outlive the daemon and are adopted by the next. `stop`: they are
+    /// stopped with it and started again by the next. Default `leave`.
+    pub on_shutdown: OnShutdown,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: machine_name(),
+            state: "/var/lib/palatine/node".into(),
+            socket: "/run/palatine/hypercore.sock".into(),
+            group: None,
+            pod: "/usr/lib/palatine/pod".into(),
+            accelerator: Choice::Auto,
+            probe_deadline_ms: 5_000,
+            vcpus_per_core: 4,
+            memory_mib: 0,
+            memory_percent: 100,
+            layer_mib: 4_096,
+            data_mib: 4_096,
+            disk_free_mib: 1_024,
+            first_uid: 1_879_048_192,
+            boot_deadline_ms: 60_000,
+            health_period_ms: 2_000,
+            health_failures: 5,
+            restarts: 5,
+            restart_window_s: 600,
+            backoff_first_ms: 500,
+            backoff_longest_ms: 30_000,
+            grace_longest_ms: 30_000,
+            power_off_ms: 5_000,
+            agent_log_kib: 8_192,
+            console_log_kib: 512,
+            streams: 256,
+            marks: 100_000,
+            on_shutdown: OnShutdown::Leave,
+        }
+    }
+}
+
+/// Why a `[node]` section is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A number of zero.
+    #[error("node.{0} must be at least 1")]
+    Zero(&'static str),
+    /// A disk on which no filesystem fits.
+    #[error("node.{0} must be at least {least} MiB", least = Config::MIN_DISK_MIB)]
+    Disk(&'static str),
+    /// A path that depends on where the program was started.
+    #[error("node.{0} must be an absolute path")]
+    Relative(&'static str),
+    /// A range of users that holds others.
+    #[error("node.first_uid must be at least {least} and leave room for 65536 more", least = Config::MIN_UID)]
+    Uid,
+    /// A name of another shape.
+    #[error("node.name must have 1 to 64 characters of a-z, A-Z, 0-9, '.', '-' and '_'")]
+    Name,
+}
+
+impl Config {
+    /// The smallest disk.
+    pub const MIN_DISK_MIB: u64 = 16;
+    /// Below are the machine's own users.
+    pub const MIN_UID: u32 = 65_536;
+    /// Memory that is left to the machine.
+    pub(crate) const MACHINE_MIB: u64 = 1_024;
+
+    /// Checks the section.
+    ///
+    /// # Errors
+    /// Names the key.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_numbers()?;
+        for (key, size) in [("layer_mib", self.layer_mib), ("data_mib", self.data_mib)] {
+            if size < Self::MIN_DISK_MIB {
+                return Err(ConfigError::Disk(key));
+            }
+        }
+        for (key, path) in [("state", &self.state), ("socket", &self.socket), ("pod", &self.pod)] {
+            if !path.is_absolute() {
+                return Err(ConfigError::Relative(key));
+            }
+        }
+        let named = (1..=64).contains(&self.name.len())
+            && self.name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'));
+        if !named {
+            return Err(ConfigError::Name);
+        }
+        let room = self.first_uid.checked_add(u32::from(u16::MAX) + 1).is_some();
+        if self.first_uid < Self::MIN_UID || !room { Err(ConfigError::Uid) } else { Ok(()) }
+    }
+
+    fn check_numbers(&self) -> Result<(), ConfigError> {
+        let numbers = [
+            ("probe_deadline_ms", self.probe_deadline_ms),
+            ("vcpus_per_core", self.vcpus_per_core.into()),
+            ("memory_percent", self.memory_percent.into()),
+            ("boot_deadline_ms", self.boot_deadline_ms),
+            ("health_period_ms", self.health_period_ms),
+            ("health_failures", self.health_failures.into()),
+            ("restart_window_s", self.restart_window_s),
+            ("backoff_first_ms", self.backoff_first_ms),
+            ("backoff_longest_ms", self.backoff_longest_ms),
+            ("power_off_ms", self.power_off_ms),
+            ("agent_log_kib", self.agent_log_kib),
+            ("console_log_kib", self.console_log_kib),
+            ("streams", self.streams.into()),
+            ("marks", self.marks as u64),
+        ];
+        numbers.iter().find(|(_, number)| *number == 0).map_or(Ok(()), |(key, _)| Err(ConfigError::Zero(key)))
+    }
+
+    pub(crate) const fn restart_policy(&self) -> RestartPolicy {
+        RestartPolicy {
+            most: self.restarts,
+            window_ms: self.restart_window_s * 1_000,
+            first_ms: self.backoff_first_ms,
+            longest_ms: self.backoff_longest_ms,
+        }
+    }
+}
+
+fn machine_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_pass() {
+        let config = Config { name: "node-1".to_owned(), ..Config::default() };
+        assert_eq!(config.check(), Ok(()));
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_refused_by_its_key() {
+        let cases = [
+            (Config { streams: 0, ..Config::default() }, ConfigError::Zero("streams")),
+            (Config { data_mib: 1, ..Config::default() }, ConfigError::Disk("data_mib")),
+            (Config { socket: "node.sock".into(), ..Config::default() }, ConfigError::Relative("socket")),
+            (Config { first_uid: 1_000, ..Config::default() }, ConfigError::Uid),
+            (Config { first_uid: u32::MAX, ..Config::default() }, ConfigError::Uid),
+            (Config { name: "a b".to_owned(), ..Config::default() }, ConfigError::Name),
+        ];
+        for (config, error) in cases {
+            assert_eq!(config.check(), Err(error));
+        }
+    }
+}

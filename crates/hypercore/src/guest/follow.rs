@@ -1,0 +1,61 @@
+//! Following the agent's output into the node's own log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::Method;
+use http_body_util::BodyExt;
+use tokio::sync::Mutex;
+use tokio::time::sleep;
+use wire::pod::LogLine;
+
+use super::line::{PodError, request};
+use super::pod::Pod;
+use crate::logs::AgentLog;
+
+/// Bytes of one line as JSON, at most: 16 KiB of text, each byte escaped.
+const MAX_LINE: usize = 128 * 1024;
+/// How long the stream may take to begin.
+const BEGIN: Duration = Duration::from_secs(5);
+/// Pause before it is opened again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Follows for ever: whoever started it ends it.
+pub(crate) async fn follow(pod: Pod, log: Arc<Mutex<AgentLog>>, boot: u32) {
+    let mut log = log.lock().await;
+    loop {
+        if let Err(error) = once(&pod, &mut log, boot).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "the agent's output is not followed");
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+async fn once(pod: &Pod, log: &mut AgentLog, boot: u32) -> Result<(), PodError> {
+    let mut line = pod.open().await?;
+    let path = format!("/v1/logs?follow=true&after={}", log.after(boot));
+    let answer = line.send(request(Method::GET, &path, Some(pod.token()), Bytes::new())?, BEGIN).await?;
+    let status = answer.status();
+    if !status.is_success() {
+        return Err(PodError::Refused { status, said: String::new() });
+    }
+    let mut body = answer.into_body();
+    let mut pending = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(PodError::Broken)?.into_data() else { continue };
+        pending.extend_from_slice(&data);
+        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+            take(&pending.split_to(end + 1), log, boot)?;
+        }
+        if pending.len() > MAX_LINE {
+            return Err(PodError::Unclear("a line without an end".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn take(text: &[u8], log: &mut AgentLog, boot: u32) -> Result<(), PodError> {
+    let line: LogLine = serde_json::from_slice(text).map_err(|error| PodError::Unclear(error.to_string()))?;
+    log.add(boot, &line).map_err(|error| PodError::Unclear(format!("the log cannot be written: {error}")))
+}

@@ -1,0 +1,118 @@
+//! `pod`'s own calls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use domain::AgentId;
+use http::{Method, StatusCode};
+use sandbox::Runtime;
+use serde::de::DeserializeOwned;
+use tokio::time::{sleep, timeout};
+use wire::Secret;
+use wire::pod::{Identity, PORT, Status, Stop};
+
+use super::line::{Line, PodError, request};
+
+/// How long a connection may take before it is tried anew. What is sent while the
+/// guest's card is not there waits for it, and is then answered at once.
+const CONNECT: Duration = Duration::from_millis(500);
+/// Pause before the next try.
+const RETRY: Duration = Duration::from_millis(5);
+/// How long an answer may take that needs no waiting.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long one question for readiness waits.
+const READY_WAIT: Duration = Duration::from_secs(10);
+
+/// What became of an identity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    /// It was taken.
+    Now,
+    /// One was there already.
+    Before,
+}
+
+/// `pod` in one guest.
+#[derive(Clone)]
+pub(crate) struct Pod {
+    runtime: Arc<dyn Runtime>,
+    id: AgentId,
+    token: Secret,
+}
+
+impl Pod {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, id: AgentId, token: Secret) -> Self {
+        Self { runtime, id, token }
+    }
+
+    pub(crate) const fn token(&self) -> &Secret {
+        &self.token
+    }
+
+    /// Opens a connection for one conversation.
+    pub(crate) async fn open(&self) -> Result<Line, PodError> {
+        self.line(CONNECT).await
+    }
+
+    /// Opens a connection that carries bodies of one's own.
+    pub(crate) async fn line<B>(&self, within: Duration) -> Result<Line<B>, PodError>
+    where
+        B: hyper::body::Body + Send + Unpin + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let link = timeout(within, self.runtime.connect(self.id, PORT)).await;
+        Line::over(link.map_err(|_| PodError::Late(within))?.map_err(PodError::Unreachable)?).await
+    }
+
+    /// Waits until `pod` listens and hands it the identity, which is made anew for
+    /// each try, since it tells the time. Ends only with an answer: the caller sets
+    /// the deadline.
+    pub(crate) async fn deliver(
+        &self, identity: impl Fn() -> Result<Identity, std::io::Error>,
+    ) -> Result<Delivered, PodError> {
+        loop {
+            let Ok(mut line) = self.open().await else {
+                sleep(RETRY).await;
+                continue;
+            };
+            let identity = identity().map_err(|error| PodError::Unclear(error.to_string()))?;
+            let body = json(&identity)?;
+            match line.ask(request(Method::POST, "/v1/identity", None, body)?, ANSWER).await {
+                Ok(_) => return Ok(Delivered::Now),
+                Err(PodError::Refused { status: StatusCode::CONFLICT, .. }) => return Ok(Delivered::Before),
+                Err(error @ (PodError::Refused { .. } | PodError::Unclear(_))) => return Err(error),
+                Err(PodError::Unreachable(_) | PodError::Broken(_) | PodError::Late(_)) => sleep(RETRY).await,
+            }
+        }
+    }
+
+    /// Asks how it is, over a connection that is kept.
+    pub(crate) async fn status(&self, line: &mut Line) -> Result<Status, PodError> {
+        self.get(line, "/v1/status", ANSWER).await
+    }
+
+    /// Asks how it is, waiting a while for readiness.
+    pub(crate) async fn when_ready(&self, line: &mut Line) -> Result<Status, PodError> {
+        let path = format!("/v1/status?until=ready&wait_ms={}", READY_WAIT.as_millis());
+        self.get(line, &path, READY_WAIT + ANSWER).await
+    }
+
+    /// Asks the guest to end.
+    pub(crate) async fn stop(&self, grace: Duration) -> Result<(), PodError> {
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        let body = json(&Stop { grace_ms })?;
+        let mut line = self.open().await?;
+        line.ask(request(Method::POST, "/v1/stop", Some(&self.token), body)?, ANSWER).await.map(drop)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, line: &mut Line, path: &str, within: Duration) -> Result<T, PodError> {
+        let body = line.ask(request(Method::GET, path, Some(&self.token), Bytes::new())?, within).await?;
+        serde_json::from_slice(&body).map_err(|error| PodError::Unclear(error.to_string()))
+    }
+}
+
+fn json<T: serde::Serialize>(value: &T) -> Result<Bytes, PodError> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| PodError::Unclear(error.to_string()))
+}

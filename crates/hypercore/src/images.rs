@@ -1,0 +1,46 @@
+//! What the node needs of the images.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use domain::ImageDigest;
+use image::{ImageError, ImageStore};
+use wire::pod::Run;
+
+/// An image, as far as a node needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Base {
+    /// Its disk.
+    pub disk: PathBuf,
+    /// How it is run.
+    pub run: Run,
+}
+
+/// Where images are found. Calls may read the disk.
+pub trait Images: Send + Sync + 'static {
+    /// One image; `None` if the node does not have it.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn find(&self, digest: &ImageDigest) -> Result<Option<Base>, ImageError>;
+
+    /// All images that have names.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn named(&self) -> Result<BTreeMap<String, ImageDigest>, ImageError>;
+}
+
+impl Images for ImageStore {
+    fn find(&self, digest: &ImageDigest) -> Result<Option<Base>, ImageError> {
+        match self.get(digest) {
+            Ok(image) => Ok(Some(Base { disk: image.disk, run: image.run })),
+            Err(ImageError::UnknownDigest(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn named(&self) -> Result<BTreeMap<String, ImageDigest>, ImageError> {
+        self.names()
+    }
+}

@@ -1,0 +1,280 @@
+//! The node: what its API asks of it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{AgentId, MarkKind, NoRoom, Tiers, UnixMillis};
+use sandbox::Seat;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+use wire::node::{NodeInfo, Phase, Sandbox, SandboxSpec};
+use wire::pod::Run;
+use wire::{Environment, EnvironmentError};
+
+use crate::ledger::{Ledger, LedgerError, Record, Secrets};
+use crate::policy::{Desired, Offer, offer};
+use crate::registry::Entry;
+use crate::task::{EndError, Handle, Order, Origin, Shared, Task};
+
+/// Orders that may wait for a task.
+const ORDERS: usize = 16;
+const MIB: u64 = 1024 * 1024;
+
+/// Why the node will not make a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CreateError {
+    #[error("cores must be at least 1")]
+    Cores,
+    #[error("memory_mib must be at least {least}", least = Tiers::MIN_MEMORY_MIB)]
+    Memory,
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    #[error("this node does not have the image {0}")]
+    NoImage(domain::ImageDigest),
+    #[error("{}", no_room(.0))]
+    NoRoom(NoRoom),
+    #[error("this node's disk is full: {free_mib} MiB are free in {} and {least_mib} MiB must stay free", .path.display())]
+    DiskFull { path: PathBuf, free_mib: u64, least_mib: u64 },
+    #[error("this node has metering marks that nobody fetches; it takes no more sandboxes until they are")]
+    MarksFull,
+    #[error("the sandbox is held with another spec, or at another generation")]
+    Stale,
+    #[error("the sandbox is being taken down")]
+    Stopping,
+    #[error("the node is going down")]
+    Closing,
+    #[error("write the ledger")]
+    Ledger(#[from] LedgerError),
+    #[error("read the image store")]
+    Images(#[from] image::ImageError),
+    #[error("work on the disk")]
+    Disk(#[source] std::io::Error),
+}
+
+/// What came of asking for a sandbox.
+pub(crate) enum Created {
+    /// It is new.
+    Now(Sandbox),
+    /// It was there.
+    Before(Sandbox),
+}
+
+/// The node.
+pub(crate) struct Node {
+    pub(crate) shared: Arc<Shared>,
+    ledger: Ledger,
+    tasks: TaskTracker,
+    /// Lets tasks go, and the guests be.
+    leave: CancellationToken,
+}
+
+impl Node {
+    pub(crate) fn new(shared: Arc<Shared>, ledger: Ledger) -> Self {
+        Self { shared, ledger, tasks: TaskTracker::new(), leave: CancellationToken::new() }
+    }
+
+    /// Takes up what the daemon before has left.
+    ///
+    /// # Errors
+    /// When the ledger or the machine cannot be read.
+    pub(crate) async fn take_up(&self, last_alive: Option<UnixMillis>) -> anyhow::Result<()> {
+        let ledger = self.ledger.clone();
+        let found = spawn_blocking(move || ledger.load()).await??;
+        let known = found.records.iter().map(|record| (record.id, record.slot)).collect();
+        let swept = self.shared.runtime.sweep(&known).await?;
+        if swept > 0 {
+            tracing::warn!(swept, "leftovers of sandboxes that are not in the ledger were removed");
+        }
+        for id in found.remains {
+            let at = last_alive.unwrap_or_else(|| self.shared.clock.now());
+            self.shared.journal.mark(id, MarkKind::Gone, at).await?;
+            let shelf = self.ledger.shelf(id);
+            spawn_blocking(move || shelf.remove()).await??;
+        }
+        for record in found.records {
+            let (handle, task) = self.prepare(record);
+            self.shared.registry.admit(handle);
+            self.spawn(task, Origin::Found { last_alive });
+        }
+        Ok(())
+    }
+
+    /// Makes a sandbox, or finds that it is there.
+    pub(crate) async fn create(
+        &self, id: AgentId, spec: SandboxSpec, trace: Option<String>,
+    ) -> Result<Created, CreateError> {
+        check(&spec)?;
+        if let Some(held) = self.shared.registry.get(id) {
+            return self.again(&held, &spec).await;
+        }
+        let run = self.room_for(&spec).await?;
+        let (desired, now) = (Desired::from(&spec), self.shared.clock.now());
+        let mut made = None;
+        let ask = domain::Ask { cores: spec.cores, memory_mib: spec.memory_mib };
+        let entry = self.shared.registry.enter(id, ask, |slot| {
+            let (handle, task) = self.prepare(Record::new(Seat { id, slot }, desired, run, now));
+            made = Some(task);
+            handle
+        });
+        match (entry.map_err(CreateError::NoRoom)?, made) {
+            (Entry::New(handle), Some(task)) => self.begin(&handle, task, spec.env, trace).await,
+            (Entry::New(handle) | Entry::Held(handle), _) => self.again(&handle, &spec).await,
+        }
+    }
+
+    async fn begin(
+        &self, handle: &Handle, task: Task, env: Environment, trace: Option<String>,
+    ) -> Result<Created, CreateError> {
+        let (written, in_ledger) = oneshot::channel();
+        let secrets = match Secrets::new(env) {
+            Ok(secrets) => secrets,
+            Err(error) => {
+                self.shared.registry.forget(handle.id());
+                return Err(CreateError::Disk(error));
+            }
+        };
+        self.spawn(task, Origin::Asked { secrets, written, trace });
+        in_ledger.await.map_err(|_| CreateError::Closing)??;
+        Ok(Created::Now(handle.sandbox()))
+    }
+
+    async fn again(&self, held: &Arc<Handle>, spec: &SandboxSpec) -> Result<Created, CreateError> {
+        let sandbox = held.sandbox();
+        if sandbox.phase == Phase::Stopping {
+            return Err(CreateError::Stopping);
+        }
+        let (shelf, env) = (held.shelf.clone(), spec.env.clone());
+        let (id, generation) = (held.id(), held.desired.generation);
+        let same = spawn_blocking(move || shelf.unseal(id, generation).is_ok_and(|secrets| same_environment(&secrets.env, &env)));
+        let same = same.await.map_err(|error| CreateError::Disk(std::io::Error::other(error)))?;
+        match offer(held.desired, spec.into(), || same) {
+            Offer::Same => Ok(Created::Before(sandbox)),
+            Offer::Stale => Err(CreateError::Stale),
+        }
+    }
+
+    /// Whether the machine has what a new sandbox needs besides cores and memory.
+    async fn room_for(&self, spec: &SandboxSpec) -> Result<Run, CreateError> {
+        if self.tasks.is_closed() {
+            return Err(CreateError::Closing);
+        }
+        if self.shared.journal.is_full() {
+            return Err(CreateError::MarksFull);
+        }
+        let (images, digest, state) = (self.shared.images.clone(), spec.image, self.shared.config.state.clone());
+        let looked = spawn_blocking(move || {
+            let stat = rustix::fs::statvfs(&state).map_err(|error| CreateError::Disk(error.into()))?;
+            Ok::<_, CreateError>((images.find(&digest)?, stat.f_bavail.saturating_mul(stat.f_frsize) / MIB))
+        });
+        let (base, free_mib) = looked.await.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
+        let (least_mib, path) = (self.shared.config.disk_free_mib, self.shared.config.state.clone());
+        if free_mib < least_mib {
+            return Err(CreateError::DiskFull { path, free_mib, least_mib });
+        }
+        Ok(base.ok_or(CreateError::NoImage(digest))?.run)
+    }
+
+    /// Takes a sandbox down. What is not there is gone already.
+    pub(crate) async fn delete(&self, id: AgentId, grace: Duration) -> Result<(), EndError> {
+        match self.shared.registry.get(id) {
+            Some(handle) => handle.delete(grace).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The node, as it describes itself.
+    pub(crate) async fn info(&self) -> Result<NodeInfo, CreateError> {
+        let images = self.shared.images.clone();
+        let named = spawn_blocking(move || images.named()).await;
+        let images = named.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
+        let (load, capacity, about) = (self.shared.registry.load(), self.shared.registry.capacity(), &self.shared.about);
+        Ok(NodeInfo {
+            name: self.shared.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            runtime: about.name,
+            runtime_reason: about.reason.clone(),
+            cores: capacity.cores,
+            free_cores: capacity.free_vcpus(load),
+            memory_mib: capacity.memory_mib,
+            free_memory_mib: capacity.free_memory_mib(load),
+            sandboxes: load.sandboxes,
+            images,
+        })
+    }
+
+    /// Ends all guests and waits for it; the next daemon starts them again.
+    pub(crate) async fn halt(&self) {
+        for handle in self.shared.registry.all() {
+            // A task that has ended has nothing to halt.
+            let _ = handle.orders.send(Order::Halt).await;
+        }
+        self.close();
+        self.tasks.wait().await;
+    }
+
+    /// Leaves the guests to the next daemon.
+    pub(crate) async fn leave(&self) {
+        self.close();
+        self.leave.cancel();
+        self.tasks.wait().await;
+    }
+
+    /// Takes no more sandboxes.
+    pub(crate) fn close(&self) {
+        self.tasks.close();
+    }
+
+    fn prepare(&self, record: Record) -> (Arc<Handle>, Task) {
+        let (orders, inbox) = mpsc::channel(ORDERS);
+        let (view, shown) = watch::channel(Task::show(&self.shared, &record, Phase::Booting));
+        let shelf = self.ledger.shelf(record.id);
+        let handle = Arc::new(Handle {
+            seat: record.seat(),
+            desired: record.desired,
+            port: record.run.port,
+            shelf: shelf.clone(),
+            view: shown,
+            orders,
+            logs: std::sync::OnceLock::new(),
+            pod: std::sync::OnceLock::new(),
+            streams: Arc::new(Semaphore::new(self.shared.config.streams as usize)),
+        });
+        let task = Task::new(Arc::clone(&self.shared), record, shelf, inbox, view, Arc::clone(&handle));
+        (handle, task)
+    }
+
+    fn spawn(&self, task: Task, origin: Origin) {
+        let span = tracing::info_span!("sandbox", id = %task.id());
+        if let Origin::Asked { trace: Some(trace), .. } = &origin {
+            telemetry::follow(&span, trace);
+        }
+        let leave = self.leave.clone();
+        self.tasks.spawn(async move { leave.run_until_cancelled(task.run(origin)).await }.instrument(span));
+    }
+}
+
+fn no_room(why: &NoRoom) -> String {
+    match why {
+        NoRoom::TooLarge(cores) => format!("this node does not have {cores} cores"),
+        NoRoom::Full | NoRoom::NoNodes => "this node has no room left: not enough free memory, cores or seats".to_owned(),
+    }
+}
+
+fn check(spec: &SandboxSpec) -> Result<(), CreateError> {
+    if spec.cores == 0 {
+        return Err(CreateError::Cores);
+    }
+    if spec.memory_mib < u64::from(Tiers::MIN_MEMORY_MIB) {
+        return Err(CreateError::Memory);
+    }
+    Ok(spec.env.check()?)
+}
+
+fn same_environment(held: &Environment, offered: &Environment) -> bool {
+    let pairs = |env: &Environment| env.0.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect::<Vec<_>>();
+    pairs(held) == pairs(offered)
+}

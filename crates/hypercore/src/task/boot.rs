@@ -1,0 +1,173 @@
+//! From nothing to ready.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use domain::MarkKind;
+use sandbox::{Fate, Operation, Refusal, RuntimeError};
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep, timeout};
+use wire::node::Phase;
+use wire::pod::{Identity, PodPhase};
+
+use super::handle::Order;
+use super::live::Live;
+use super::machine::{Broken, Death, Shared, Stage, Task};
+use crate::guest::{Delivered, Pod, PodError};
+use crate::ledger::{Record, Secrets, random};
+
+/// Bytes for the guest kernel's generator.
+const ENTROPY_BYTES: usize = 64;
+/// Pause after an answer that came before its time.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Task {
+    /// Makes a guest. Runs to its end: a guest that is half made cannot be let go.
+    pub(super) async fn start(&mut self) -> Result<Stage, Broken> {
+        self.open().await?;
+        self.record.starts += 1;
+        self.record.facts = None;
+        self.save().await?;
+        self.mark(MarkKind::Booting).await?;
+        self.publish(Phase::Booting);
+        metrics::counter!("hypercore_guest_starts_total").increment(1);
+        let since = Instant::now();
+        match self.create().await {
+            Ok(guest) => {
+                metrics::histogram!("hypercore_guest_create_seconds").record(since.elapsed().as_secs_f64());
+                self.record.facts = Some(guest.facts.clone());
+                let live = self.live(guest)?;
+                self.save().await?;
+                self.publish(Phase::Booting);
+                Ok(Stage::Boot(live))
+            }
+            Err(error) => self.died(&Death::Create(error), self.shared.clock.now()).await,
+        }
+    }
+
+    async fn create(&self) -> Result<sandbox::Guest, RuntimeError> {
+        let base = self.base().await?;
+        let runtime = &self.shared.runtime;
+        // Whatever an earlier start has left: the driver refuses what runs.
+        if self.record.starts > 1 {
+            runtime.stop(self.record.seat(), Fate::Keep).await?;
+        }
+        runtime.create(&self.spec(base)).await
+    }
+
+    async fn base(&self) -> Result<PathBuf, RuntimeError> {
+        let (images, digest) = (self.shared.images.clone(), self.record.desired.image);
+        let found = spawn_blocking(move || images.find(&digest)).await;
+        match found {
+            Ok(Ok(Some(base))) => Ok(base.disk),
+            Ok(Ok(None) | Err(_)) | Err(_) => Err(RuntimeError::Refused {
+                operation: Operation::Create,
+                id: self.record.id,
+                refusal: Refusal::NoBase(PathBuf::from(digest.to_string())),
+            }),
+        }
+    }
+
+    /// Waits until a guest that runs is ready.
+    pub(super) async fn boot(&mut self, mut live: Live) -> Result<Stage, Broken> {
+        let (pod, secrets) = (self.pod()?, self.secrets().await?);
+        let (deadline, since) = (Duration::from_millis(self.shared.config.boot_deadline_ms), Instant::now());
+        let told = {
+            let Self { shared, record, trace, orders, .. } = self;
+            tokio::select! {
+                biased;
+                order = orders.recv() => return Ok(Stage::End(Some(live), order.unwrap_or(Order::Halt))),
+                words = live.end() => Err(Death::Guest(words)),
+                told = timeout(deadline, pod.deliver(|| identity(shared, record, &secrets, trace))) => outcome(told, deadline),
+            }
+        };
+        drop(secrets);
+        if let Err(death) = told {
+            return self.died(&death, self.shared.clock.now()).await;
+        }
+        self.attach(&mut live)?;
+        let left = deadline.saturating_sub(since.elapsed());
+        let ready = tokio::select! {
+            biased;
+            order = self.orders.recv() => return Ok(Stage::End(Some(live), order.unwrap_or(Order::Halt))),
+            words = live.end() => Err(Death::Guest(words)),
+            ready = timeout(left, until_ready(&pod)) => ready.unwrap_or(Err(Death::Boot(deadline))),
+        };
+        match ready {
+            Ok(()) => self.ready(live).await,
+            Err(death) => self.died(&death, self.shared.clock.now()).await,
+        }
+    }
+
+    async fn ready(&mut self, live: Live) -> Result<Stage, Broken> {
+        let now = self.shared.clock.now();
+        self.shared.journal.mark(self.record.id, MarkKind::Ready, now).await?;
+        if self.record.ready_after_ms.is_none() {
+            let took = now.since(self.record.created_at);
+            metrics::histogram!("hypercore_ready_seconds").record(Duration::from_millis(took).as_secs_f64());
+            self.record.ready_after_ms = Some(took);
+            self.save().await?;
+        }
+        tracing::info!(boot = self.record.starts, "ready");
+        self.publish(Phase::Ready);
+        Ok(Stage::Watch(live))
+    }
+}
+
+fn identity(
+    shared: &Shared, record: &Record, secrets: &Secrets, trace: &Option<String>,
+) -> Result<Identity, std::io::Error> {
+    let mut entropy = [0; ENTROPY_BYTES];
+    random(&mut entropy)?;
+    Ok(Identity {
+        agent_id: record.id,
+        token: secrets.token.clone(),
+        clock_unix_ns: unix_ns(),
+        entropy: STANDARD.encode(entropy).into(),
+        resolvers: shared.resolvers.clone(),
+        run: record.run.clone(),
+        env: secrets.env.clone(),
+        traceparent: trace.clone(),
+    })
+}
+
+fn unix_ns() -> u64 {
+    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn outcome(
+    told: Result<Result<Delivered, PodError>, tokio::time::error::Elapsed>, deadline: Duration,
+) -> Result<(), Death> {
+    match told {
+        Ok(Ok(Delivered::Now | Delivered::Before)) => Ok(()),
+        Ok(Err(error)) => Err(Death::Pod(format!("it refused its identity: {error}"))),
+        Err(_) => Err(Death::Boot(deadline)),
+    }
+}
+
+/// Asks until `pod` says ready. Only the deadline and the guest's end stop it, and
+/// `pod` itself when it has given its agent up.
+async fn until_ready(pod: &Pod) -> Result<(), Death> {
+    loop {
+        let Ok(mut line) = pod.open().await else {
+            sleep(PAUSE).await;
+            continue;
+        };
+        while let Ok(status) = pod.when_ready(&mut line).await {
+            match status.phase {
+                PodPhase::Ready => return Ok(()),
+                PodPhase::Failed => return Err(gave_up(status.last_exit.as_deref())),
+                PodPhase::Waiting | PodPhase::Starting | PodPhase::Backoff | PodPhase::Stopping => sleep(PAUSE).await,
+            }
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// `pod` restarts its agent by itself until it has no hope left.
+pub(super) fn gave_up(last_exit: Option<&str>) -> Death {
+    Death::Pod(format!("its agent died too often, last: {}", last_exit.unwrap_or("unknown")))
+}

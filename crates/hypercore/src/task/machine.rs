@@ -1,0 +1,363 @@
+//! The task's stages, and what it holds.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{AgentId, FailReason, MarkKind, UnixMillis};
+use sandbox::{About, Fate, Guest, Runtime, RuntimeError, Spec};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use wire::node::{Phase, Sandbox};
+
+use super::handle::{Handle, Logs, Order, Origin};
+use super::live::Live;
+use crate::guest::Pod;
+use crate::journal::{Journal, JournalError};
+use crate::ledger::{LedgerError, Record, Secrets, Shelf, Wanted};
+use crate::logs::{AgentLog, RotatedLog};
+use crate::policy::Next;
+use crate::registry::Registry;
+use crate::{Clock, Config, Images};
+
+/// What all sandboxes of a node have in common.
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) about: About,
+    pub(crate) images: Arc<dyn Images>,
+    pub(crate) journal: Journal,
+    pub(crate) clock: Clock,
+    /// Name servers of the guests.
+    pub(crate) resolvers: Vec<String>,
+    /// The sandboxes there are.
+    pub(crate) registry: Registry,
+}
+
+/// Where a sandbox's task is.
+pub(super) enum Stage {
+    /// A guest is to be made.
+    Start,
+    /// It runs and is not ready.
+    Boot(Live),
+    /// It is ready.
+    Watch(Live),
+    /// It died; another is made then.
+    Pause(UnixMillis),
+    /// It was given up.
+    Failed,
+    /// It ends.
+    End(Option<Live>, Order),
+}
+
+/// Why a guest is no more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Death {
+    /// It could not be made.
+    #[error("it could not be started")]
+    Create(#[source] RuntimeError),
+    /// It, or its agent, was not ready in time.
+    #[error("it was not ready within {0:?}")]
+    Boot(Duration),
+    /// The VMM ended.
+    #[error("{0}")]
+    Guest(String),
+    /// `pod` said so, or said nothing.
+    #[error("{0}")]
+    Pod(String),
+    /// It died while no daemon looked.
+    #[error("it was gone when the daemon came back")]
+    Unseen,
+}
+
+impl Death {
+    const fn reason(&self) -> FailReason {
+        match self {
+            Self::Create(_) => FailReason::NodeRefused,
+            Self::Boot(_) => FailReason::BootTimeout,
+            Self::Guest(_) | Self::Pod(_) | Self::Unseen => FailReason::CrashLoop,
+        }
+    }
+
+    const fn label(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Boot(_) => "boot_timeout",
+            Self::Guest(_) => "guest",
+            Self::Pod(_) => "pod",
+            Self::Unseen => "unseen",
+        }
+    }
+}
+
+/// What stops a task from going on: its own books.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error("open a log")]
+    Log(#[source] std::io::Error),
+    #[error("work on the disk")]
+    Blocking(#[source] tokio::task::JoinError),
+    #[error("its logs and its token are not open")]
+    Closed,
+}
+
+/// The task that owns a sandbox.
+pub(crate) struct Task {
+    pub(super) shared: Arc<Shared>,
+    pub(super) record: Record,
+    pub(super) shelf: Shelf,
+    pub(super) view: watch::Sender<Sandbox>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) handle: Arc<Handle>,
+    /// What the first boot is told to trace.
+    pub(super) trace: Option<String>,
+    pub(super) agent_log: Option<Arc<Mutex<AgentLog>>>,
+}
+
+/// Pause before a task whose books are broken looks again.
+const BROKEN_PAUSE: Duration = Duration::from_secs(5);
+
+impl Task {
+    /// A task for this record, shown before it begins.
+    pub(crate) fn new(
+        shared: Arc<Shared>, record: Record, shelf: Shelf, orders: mpsc::Receiver<Order>, view: watch::Sender<Sandbox>,
+        handle: Arc<Handle>,
+    ) -> Self {
+        Self { shared, record, shelf, view, orders, handle, trace: None, agent_log: None }
+    }
+
+    pub(crate) const fn id(&self) -> AgentId {
+        self.record.id
+    }
+
+    /// What is shown of a record.
+    pub(crate) fn show(shared: &Shared, record: &Record, phase: Phase) -> Sandbox {
+        Sandbox {
+            id: record.id,
+            generation: record.desired.generation,
+            image: record.desired.image,
+            cores: record.desired.cores,
+            memory_mib: record.desired.memory_mib,
+            phase,
+            runtime: shared.about.name,
+            restarts: record.restarts(),
+            created_at: record.created_at,
+            ready_after_ms: record.ready_after_ms,
+            pid: record.facts.as_ref().map(|facts| facts.pid),
+        }
+    }
+
+    /// Runs until the sandbox is gone or the daemon ends.
+    pub(crate) async fn run(mut self, origin: Origin) {
+        let mut stage = match self.begin(origin).await {
+            Ok(Some(stage)) => stage,
+            Ok(None) => return,
+            Err(broken) => self.broken(&broken).await,
+        };
+        loop {
+            stage = match stage {
+                Stage::End(live, order) => match self.end(live, order).await {
+                    Some(again) => again,
+                    None => return,
+                },
+                other => match self.step(other).await {
+                    Ok(next) => next,
+                    Err(broken) => self.broken(&broken).await,
+                },
+            };
+        }
+    }
+
+    async fn step(&mut self, stage: Stage) -> Result<Stage, Broken> {
+        match stage {
+            Stage::Start => self.start().await,
+            Stage::Boot(live) => self.boot(live).await,
+            Stage::Watch(live) => self.watch(live).await,
+            Stage::Pause(until) => Ok(self.pause(until).await),
+            Stage::Failed => Ok(Stage::End(None, self.order().await)),
+            Stage::End(live, order) => Ok(Stage::End(live, order)),
+        }
+    }
+
+    /// The books cannot be written: nothing may be claimed, so nothing may run. The
+    /// guest, if there is one, is ended, and made again when the disk is well.
+    async fn broken(&mut self, broken: &Broken) -> Stage {
+        tracing::error!(error = broken as &dyn std::error::Error, "the node's books on a sandbox cannot be written");
+        let at = self.shared.clock.now().plus(u64::try_from(BROKEN_PAUSE.as_millis()).unwrap_or(0));
+        if let Err(error) = self.shared.runtime.stop(self.record.seat(), Fate::Keep).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "its guest cannot be ended");
+        }
+        if let Err(error) = self.unready(self.shared.clock.now()).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "its billing cannot be ended");
+        }
+        self.publish(Phase::Backoff { at });
+        Stage::Pause(at)
+    }
+
+    async fn pause(&mut self, until: UnixMillis) -> Stage {
+        let wait = Duration::from_millis(until.since(self.shared.clock.now()));
+        tokio::select! {
+            biased;
+            order = self.orders.recv() => Stage::End(None, order.unwrap_or(Order::Halt)),
+            () = sleep(wait) => Stage::Start,
+        }
+    }
+
+    /// The next order. Handles are dropped only with the daemon.
+    pub(super) async fn order(&mut self) -> Order {
+        self.orders.recv().await.unwrap_or(Order::Halt)
+    }
+
+    /// A guest is dead, or must not live on: what follows.
+    pub(super) async fn died(&mut self, death: &Death, at: UnixMillis) -> Result<Stage, Broken> {
+        tracing::warn!(error = death as &dyn std::error::Error, "a guest died");
+        metrics::counter!("hypercore_guest_deaths_total", "cause" => death.label()).increment(1);
+        self.unready(at).await?;
+        if let Err(error) = self.shared.runtime.stop(self.record.seat(), Fate::Keep).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "what is left of a guest cannot be removed");
+        }
+        self.record.facts = None;
+        let now = self.shared.clock.now();
+        let next = self.shared.config.restart_policy().after_death(&mut self.record.deaths, now);
+        let (phase, stage) = match next {
+            Next::StartAt(at) => (Phase::Backoff { at }, Stage::Pause(at)),
+            Next::GiveUp => {
+                let reason = death.reason();
+                self.record.failed = Some(reason);
+                (Phase::Failed { reason }, Stage::Failed)
+            }
+        };
+        self.save().await?;
+        self.publish(phase);
+        Ok(stage)
+    }
+
+    /// Ends the billing, if it is on.
+    pub(super) async fn unready(&self, at: UnixMillis) -> Result<(), JournalError> {
+        match self.shared.journal.standing(self.record.id) {
+            Some(MarkKind::Ready) => self.shared.journal.mark(self.record.id, MarkKind::Unready, at).await,
+            Some(MarkKind::Booting | MarkKind::Unready | MarkKind::Gone) | None => Ok(()),
+        }
+    }
+
+    pub(super) async fn mark(&self, kind: MarkKind) -> Result<(), JournalError> {
+        self.shared.journal.mark(self.record.id, kind, self.shared.clock.now()).await
+    }
+
+    /// Writes the record down.
+    pub(super) async fn save(&self) -> Result<(), Broken> {
+        let (shelf, record) = (self.shelf.clone(), self.record.clone());
+        Ok(spawn_blocking(move || shelf.write(&record)).await.map_err(Broken::Blocking)??)
+    }
+
+    pub(super) fn publish(&self, phase: Phase) {
+        self.view.send_replace(Self::show(&self.shared, &self.record, phase));
+    }
+
+    pub(super) fn pod(&self) -> Result<Pod, Broken> {
+        self.handle.pod.get().cloned().ok_or(Broken::Closed)
+    }
+
+    async fn begin(&mut self, origin: Origin) -> Result<Option<Stage>, Broken> {
+        match origin {
+            Origin::Asked { secrets, written, trace } => {
+                self.trace = trace;
+                let (shelf, record) = (self.shelf.clone(), self.record.clone());
+                let made = spawn_blocking(move || shelf.create(&record, &secrets)).await.map_err(Broken::Blocking)?;
+                let failed = made.is_err();
+                if failed {
+                    self.shared.registry.forget(self.record.id);
+                }
+                // Whoever asked may have gone; the sandbox is wanted all the same.
+                let _ = written.send(made);
+                Ok((!failed).then_some(Stage::Start))
+            }
+            Origin::Found { last_alive } => {
+                let last_alive = last_alive.unwrap_or_else(|| self.shared.clock.now());
+                self.found(last_alive).await.map(Some)
+            }
+        }
+    }
+
+    /// Opens what belongs to a sandbox that is in the ledger, unless it is open.
+    pub(super) async fn open(&mut self) -> Result<(), Broken> {
+        if self.agent_log.is_some() {
+            return Ok(());
+        }
+        let token = self.secrets().await?.token;
+        let (dir, config) = (self.shelf.dir(), &self.shared.config);
+        let agent = AgentLog::open(dir, config.agent_log_kib * 1024).map_err(Broken::Log)?;
+        let console = RotatedLog::open(dir, "console", config.console_log_kib * 1024, false).map_err(Broken::Log)?;
+        let logs = Logs { agent: agent.files(), console: Arc::new(console) };
+        self.agent_log = Some(Arc::new(Mutex::new(agent)));
+        // Both are set once, here.
+        let _ = self.handle.logs.set(logs);
+        let _ = self.handle.pod.set(Pod::new(Arc::clone(&self.shared.runtime), self.record.id, token));
+        Ok(())
+    }
+
+    /// What a guest is told. Not kept longer than that.
+    pub(super) async fn secrets(&self) -> Result<Secrets, Broken> {
+        let (shelf, id, generation) = (self.shelf.clone(), self.record.id, self.record.desired.generation);
+        Ok(spawn_blocking(move || shelf.unseal(id, generation)).await.map_err(Broken::Blocking)??)
+    }
+
+    async fn found(&mut self, last_alive: UnixMillis) -> Result<Stage, Broken> {
+        if self.record.wanted == Wanted::Gone {
+            let (done, _) = tokio::sync::oneshot::channel();
+            return Ok(Stage::End(None, Order::Delete { grace: Duration::ZERO, done }));
+        }
+        self.open().await?;
+        if self.record.failed.is_some() {
+            return Ok(Stage::Failed);
+        }
+        let Some(facts) = self.record.facts.clone() else {
+            // Cut off while it was made, or halted: what there is of it goes first.
+            self.unready(last_alive).await?;
+            return Ok(Stage::Start);
+        };
+        match self.shared.runtime.adopt(&self.spec(PathBuf::new()), &facts).await {
+            Ok(Some(guest)) => self.adopted(guest),
+            Ok(None) => self.died(&Death::Unseen, last_alive).await,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a guest cannot be adopted");
+                self.died(&Death::Unseen, last_alive).await
+            }
+        }
+    }
+
+    fn adopted(&mut self, guest: Guest) -> Result<Stage, Broken> {
+        tracing::info!(pid = guest.facts.pid, "a guest was adopted");
+        let mut live = self.live(guest)?;
+        match self.shared.journal.standing(self.record.id) {
+            Some(MarkKind::Ready) => {
+                self.attach(&mut live)?;
+                self.publish(Phase::Ready);
+                Ok(Stage::Watch(live))
+            }
+            Some(MarkKind::Booting | MarkKind::Unready | MarkKind::Gone) | None => Ok(Stage::Boot(live)),
+        }
+    }
+
+    pub(super) fn live(&self, guest: Guest) -> Result<Live, Broken> {
+        let console = Arc::clone(&self.handle.logs.get().ok_or(Broken::Closed)?.console);
+        Ok(Live::new(guest, Arc::clone(&self.shared.runtime), self.record.id, console))
+    }
+
+    /// Follows the agent's output: `pod` has its identity.
+    pub(super) fn attach(&self, live: &mut Live) -> Result<(), Broken> {
+        let log = self.agent_log.clone().ok_or(Broken::Closed)?;
+        live.follow(self.pod()?, log, self.record.starts);
+        Ok(())
+    }
+
+    pub(super) fn spec(&self, base: PathBuf) -> Spec {
+        let Record { desired, .. } = &self.record;
+        Spec { seat: self.record.seat(), cores: desired.cores, memory_mib: desired.memory_mib, base }
+    }
+}

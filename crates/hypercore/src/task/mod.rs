@@ -1,0 +1,23 @@
+//! One task owns one sandbox.
+//!
+//! ```text
+//!            ┌────────────────────────────┐
+//!            ▼                            │
+//!  Adopt ▶ Start ▶ Boot ⇄ Watch ▶ (death) ▶ Pause
+//!    │       │      │       │               │  └▶ Failed
+//!    └───────┴──────┴───────┴───────────────┴──────┴──▶ End (deleted, or halted)
+//! ```
+//!
+//! Everybody else sends it orders and looks at what it shows. An order is heard in
+//! every stage but `Start`, which runs to its end because a guest that is half made
+//! cannot be let go. Nothing is shown before it is in the ledger and the journal.
+
+mod boot;
+mod end;
+mod handle;
+mod live;
+mod machine;
+mod watch;
+
+pub(crate) use handle::{EndError, Handle, Order, Origin};
+pub(crate) use machine::{Shared, Task};
