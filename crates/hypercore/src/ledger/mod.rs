@@ -20,5 +20,5 @@ mod shelf;
 pub(crate) use record::{Record, Wanted};
 pub(crate) use atomic::sync_parent;
 pub(crate) use seal::{Secrets, Vault, random};
-pub(crate) use shelf::{Ledger, Shelf};
-pub use shelf::LedgerError;
+pub(crate) use shelf::{Ledger, LedgerError, Shelf};
+

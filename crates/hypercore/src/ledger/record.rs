@@ -1,6 +1,6 @@
 //! One sandbox, as it is written down.
 
-use domain::{AgentId, Ask, FailReason, UnixMillis};
+use domain::{AgentId, FailReason, UnixMillis};
 use sandbox::{Facts, Seat};
 use serde::{Deserialize, Serialize};
 use wire::pod::Run;
@@ -64,10 +64,6 @@ impl Record {
 
     pub(crate) const fn seat(&self) -> Seat {
         Seat { id: self.id, slot: self.slot }
-    }
-
-    pub(crate) const fn ask(&self) -> Ask {
-        Ask { cores: self.desired.cores, memory_mib: self.desired.memory_mib }
     }
 
     pub(crate) const fn restarts(&self) -> u32 {

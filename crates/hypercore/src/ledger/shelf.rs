@@ -11,7 +11,7 @@ use super::{Secrets, Vault, atomic};
 
 /// What went wrong with the ledger.
 #[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
+pub(crate) enum LedgerError {
     /// A file of the ledger.
     #[error("{operation} {}", .path.display())]
     File {

@@ -1,18 +1,9 @@
-//! The node on fakes.
+//! The node on fakes: a runtime without guests and a `pod` that does what it is told.
 
-use wire::pod::Run;
+mod adopt;
+mod api;
+mod house;
+mod life;
+mod pod;
 
-/// An image's word on how it is run.
-pub(crate) fn run() -> Run {
-    Run {
-        argv: vec!["/agent".to_owned()],
-        env: std::collections::BTreeMap::new(),
-        cwd: "/".to_owned(),
-        user: String::new(),
-        port: 8080,
-        ready_path: "/ready".to_owned(),
-        health_path: "/health".to_owned(),
-        state_dir: "/data".to_owned(),
-        stop_signal: "SIGTERM".to_owned(),
-    }
-}
+pub(crate) use pod::run;

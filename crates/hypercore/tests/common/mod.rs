@@ -7,12 +7,12 @@ use sandbox::network::{self, Egress};
 use sandbox::qemu::Kernel;
 
 /// Where `./dev` puts what runs in guests.
-pub fn assets() -> PathBuf {
+pub(crate) fn assets() -> PathBuf {
     std::env::var_os("PALATINE_ASSETS").expect("PALATINE_ASSETS is not set: run this by ./dev test").into()
 }
 
 /// The kernel with the real `pod`, made once for all tests.
-pub fn kernel() -> Kernel {
+pub(crate) fn kernel() -> Kernel {
     let store = std::env::temp_dir().join("palatine-hypercore-tests");
     let config = image::Config { store, ..image::Config::default() };
     let made = image::kernel::prepare(&config, &assets().join("pod"), &image::Silent).expect("a kernel for guests");
@@ -20,7 +20,7 @@ pub fn kernel() -> Kernel {
 }
 
 /// A network of this test's own.
-pub fn network(name: &str, range: &str) -> network::Config {
+pub(crate) fn network(name: &str, range: &str) -> network::Config {
     network::Config {
         name: name.to_owned().try_into().expect("a name"),
         range: range.parse().expect("a range"),
@@ -30,7 +30,7 @@ pub fn network(name: &str, range: &str) -> network::Config {
 }
 
 /// An image's disk with nothing on it but folders.
-pub fn base(dir: &Path) -> PathBuf {
+pub(crate) fn base(dir: &Path) -> PathBuf {
     let (root, disk) = (dir.join("root"), dir.join("base.erofs"));
     for name in ["proc", "sys", "dev", "tmp", "run", "data", "etc"] {
         std::fs::create_dir_all(root.join(name)).expect("a folder");
@@ -42,10 +42,10 @@ pub fn base(dir: &Path) -> PathBuf {
 
 /// What a node of this name has on the machine outside of its own folder.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Residue(Vec<String>);
+pub(crate) struct Residue(Vec<String>);
 
 impl Residue {
-    pub fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         let mut found = Vec::new();
         for dir in ["/run/netns", "/sys/class/net"] {
             found.extend(names(Path::new(dir)).into_iter().filter(|it| it.starts_with(name)));

@@ -1,0 +1,143 @@
+//! What the next daemon makes of it.
+
+use std::time::Duration;
+
+use domain::{MarkKind, UnixMillis};
+use sandbox::{Fate, Runtime, Seat};
+use wire::node::Phase;
+
+use super::house::{House, eventually, id};
+use super::pod::Manner;
+
+#[tokio::test]
+async fn three_guests_outlive_their_daemon_and_nothing_is_restarted() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    let mut before = Vec::new();
+    for bits in 1..=3 {
+        daemon.create(id(bits)).await;
+        before.push(daemon.ready(id(bits)).await);
+    }
+    daemon.kill().await;
+    let next = house.daemon().await;
+    for (bits, before) in (1..).zip(&before) {
+        assert_eq!(&next.ready(id(bits)).await, before);
+        assert_eq!(next.kinds(id(bits)).await, [MarkKind::Booting, MarkKind::Ready]);
+        house.guests.with(id(bits), |guest| assert_eq!(guest.identities.len(), 1));
+    }
+    house.machine.crash(id(2));
+    assert_eq!(next.until(id(2), |sandbox| sandbox.restarts == 1 && sandbox.phase == Phase::Ready).await.restarts, 1);
+}
+
+#[tokio::test]
+async fn a_guest_that_died_unseen_is_billed_to_the_last_heartbeat_and_started_again() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    daemon.kill().await;
+    house.last_alive(UnixMillis(4_242_424_242_424));
+    house.machine.crash(id(1));
+    let next = house.daemon().await;
+    next.until(id(1), |sandbox| sandbox.restarts == 1 && sandbox.phase == Phase::Ready).await;
+    let marks = next.marks(id(1)).await;
+    assert_eq!(marks[2].mark.kind, MarkKind::Unready);
+    assert_eq!(marks[2].mark.at, UnixMillis(4_242_424_242_424));
+}
+
+#[tokio::test]
+async fn a_guest_that_was_booting_goes_on_booting() {
+    let house = House::new(Manner::Slow);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    eventually("an identity", || house.guests.with(id(1), |guest| !guest.identities.is_empty())).await;
+    let pid = daemon.until(id(1), |sandbox| sandbox.pid.is_some()).await.pid;
+    daemon.kill().await;
+    house.guests.with(id(1), |guest| guest.phase = Some(wire::pod::PodPhase::Ready));
+    let next = house.daemon().await;
+    let ready = next.ready(id(1)).await;
+    assert_eq!((ready.pid, ready.restarts), (pid, 0));
+    house.guests.with(id(1), |guest| assert_eq!(guest.identities.len(), 1));
+}
+
+#[tokio::test]
+async fn a_deletion_that_was_cut_off_is_finished() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    daemon.kill().await;
+    let path = house.state().join("sandboxes").join(id(1).to_string()).join("record.json");
+    let record = std::fs::read_to_string(&path).unwrap().replace("\"wanted\": \"run\"", "\"wanted\": \"gone\"");
+    std::fs::write(&path, record).unwrap();
+    let next = house.daemon().await;
+    eventually("gone", || next.sandbox(id(1)).is_none()).await;
+    assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
+    let kinds = next.kinds(id(1)).await;
+    assert_eq!(kinds.last(), Some(&MarkKind::Gone));
+}
+
+#[tokio::test]
+async fn what_is_in_no_ledger_is_removed_and_what_has_no_record_too() {
+    let house = House::new(Manner::Good);
+    let spec = sandbox::Spec { seat: Seat { id: id(9), slot: 9 }, cores: 1, memory_mib: 128, base: "/dev/null".into() };
+    house.machine.driver().create(&spec).await.unwrap();
+    std::fs::create_dir_all(house.state().join("sandboxes").join(id(8).to_string())).unwrap();
+    let daemon = house.daemon().await;
+    assert!(house.machine.running().is_empty());
+    assert!(!house.state().join("sandboxes").join(id(8).to_string()).exists());
+    assert!(daemon.sandbox(id(8)).is_none());
+}
+
+#[tokio::test]
+async fn a_start_that_was_cut_off_is_made_anew() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    daemon.kill().await;
+    // The VMM ran, and the ledger had not heard of it.
+    let path = house.state().join("sandboxes").join(id(1).to_string()).join("record.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    record["facts"] = serde_json::Value::Null;
+    std::fs::write(&path, record.to_string()).unwrap();
+    let next = house.daemon().await;
+    next.until(id(1), |sandbox| sandbox.restarts == 1 && sandbox.phase == Phase::Ready).await;
+    assert_eq!(house.machine.running().len(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_stops_its_guests_starts_them_again_next_time() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    tokio::time::timeout(Duration::from_secs(10), daemon.node.halt()).await.unwrap();
+    assert!(house.machine.running().is_empty());
+    assert_eq!(house.machine.disks().len(), 1);
+    let next = house.daemon().await;
+    let again = next.ready(id(1)).await;
+    assert_eq!(again.restarts, 1);
+    let kinds = [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Booting, MarkKind::Ready];
+    assert_eq!(next.kinds(id(1)).await, kinds);
+    house.machine.driver().stop(Seat { id: id(1), slot: 0 }, Fate::Keep).await.unwrap();
+}
+
+#[tokio::test]
+async fn lines_are_neither_lost_nor_doubled_over_two_daemons() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    let written = || {
+        let path = house.state().join("sandboxes").join(id(1).to_string()).join("agent.0.log");
+        std::fs::read_to_string(path).unwrap_or_default()
+    };
+    house.guests.with(id(1), |guest| guest.lines.extend(["one", "two"].map(str::to_owned)));
+    eventually("two lines", || written().ends_with("two\n")).await;
+    daemon.kill().await;
+    house.guests.with(id(1), |guest| guest.lines.extend(["three", "four"].map(str::to_owned)));
+    let _next = house.daemon().await;
+    eventually("four lines", || written().ends_with("four\n")).await;
+    assert_eq!(written(), "1 1 one\n1 2 two\n1 3 three\n1 4 four\n");
+}

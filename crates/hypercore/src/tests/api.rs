@@ -1,0 +1,185 @@
+//! The API, as its callers see it.
+
+use axum::body::{Body, to_bytes};
+use axum::http::{Method, Request, StatusCode};
+use axum::response::Response;
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tower::ServiceExt;
+use wire::node::{AgentMark, Marks, SandboxSpec};
+
+use super::house::{Daemon, House, id, spec};
+use super::pod::Manner;
+
+async fn call(daemon: &Daemon, method: Method, path: &str, body: impl Into<Body>) -> Response {
+    let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
+    daemon.router().oneshot(request).await.unwrap()
+}
+
+async fn json(response: Response) -> (StatusCode, Value) {
+    let status = response.status();
+    let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+fn put(spec: &SandboxSpec) -> String {
+    serde_json::to_string(spec).unwrap()
+}
+
+const ONE: &str = "/v1/sandboxes/00000000-0000-0001";
+
+#[tokio::test]
+async fn a_put_is_202_the_same_again_200_another_409() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    assert_eq!(json(call(&daemon, Method::PUT, ONE, put(&spec())).await).await.0, StatusCode::ACCEPTED);
+    assert_eq!(json(call(&daemon, Method::PUT, ONE, put(&spec())).await).await.0, StatusCode::OK);
+    let other = SandboxSpec { cores: 2, ..spec() };
+    let (status, fault) = json(call(&daemon, Method::PUT, ONE, put(&other)).await).await;
+    assert_eq!((status, fault["code"].as_str()), (StatusCode::CONFLICT, Some("stale_generation")));
+}
+
+#[tokio::test]
+async fn a_reader_may_wait_for_readiness_and_no_answer_shows_the_environment() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    let (status, sandbox) = json(call(&daemon, Method::GET, &format!("{ONE}?until=ready&wait_ms=5000"), "").await).await;
+    assert_eq!((status, sandbox["phase"]["name"].as_str()), (StatusCode::OK, Some("ready")));
+    let (_, all) = json(call(&daemon, Method::GET, "/v1/sandboxes", "").await).await;
+    assert_eq!(all["sandboxes"][0], sandbox);
+    assert!(!all.to_string().contains("hush"));
+    let (_, node) = json(call(&daemon, Method::GET, "/v1/node", "").await).await;
+    assert_eq!(node["sandboxes"], 1);
+    assert_eq!(node["free_memory_mib"], 4_096 - 128 - 2 * 16);
+}
+
+#[tokio::test]
+async fn requests_of_another_shape_are_refused_by_code_and_never_repeated() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    let unknown = SandboxSpec { image: domain::ImageDigest([9; 32]), ..spec() };
+    let cases = [
+        (Method::PUT, ONE, "{\"env\":{\"KEY\":hush-hush".to_owned(), "invalid_request"),
+        (Method::PUT, ONE, put(&unknown), "invalid_request"),
+        (Method::PUT, ONE, put(&SandboxSpec { cores: 0, ..spec() }), "invalid_request"),
+        (Method::PUT, ONE, put(&SandboxSpec { cores: 99, ..spec() }), "no_capacity"),
+        (Method::PUT, "/v1/sandboxes/x", put(&spec()), "invalid_request"),
+        (Method::GET, ONE, String::new(), "not_found"),
+        (Method::GET, "/v1/sandboxes/00000000-0000-0001/logs", String::new(), "not_found"),
+        (Method::GET, "/v1/marks?after=-1", String::new(), "invalid_request"),
+        (Method::POST, ONE, String::new(), "method_not_allowed"),
+        (Method::GET, "/v1/else", String::new(), "not_found"),
+        (Method::PUT, ONE, "x".repeat(600 * 1024), "body_too_large"),
+    ];
+    for (method, path, body, code) in cases {
+        let (status, fault) = json(call(&daemon, method.clone(), path, body).await).await;
+        assert_eq!(fault["code"], code, "{method} {path}: {status} {fault}");
+        assert!(!fault.to_string().contains("hush"));
+    }
+    let (status, _) = json(call(&daemon, Method::DELETE, ONE, "").await).await;
+    assert_eq!(status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_journal_is_handed_out_once_it_is_asked_for_and_forgets_what_was_kept() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    daemon.ready(id(1)).await;
+    let (_, marks) = json(call(&daemon, Method::GET, "/v1/marks", "").await).await;
+    let marks: Marks = serde_json::from_value(marks).unwrap();
+    let numbers: Vec<u64> = marks.marks.iter().map(|AgentMark { mark, .. }| mark.seq).collect();
+    assert_eq!(numbers, [1, 2]);
+    let (_, rest) = json(call(&daemon, Method::GET, "/v1/marks?after=2", "").await).await;
+    assert_eq!(rest["marks"], Value::Array(vec![]));
+    assert_eq!(rest["journal"], marks.journal);
+}
+
+#[tokio::test]
+async fn commands_go_to_pod_with_the_nodes_credential_and_nobody_elses() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    daemon.ready(id(1)).await;
+    let path = format!("{ONE}/pod/process.Process/Start");
+    let request = Request::post(&path).header("authorization", "Bearer mine").header("cookie", "mine");
+    let response = daemon.router().oneshot(request.body(Body::from("said")).unwrap()).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "/process.Process/Start false\nsaid");
+    for other in ["pod/v1/stop", "pod/process.Process/../v1", "pod/process.Other/Start"] {
+        let response = call(&daemon, Method::POST, &format!("{ONE}/{other}"), "").await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND, "{other}");
+    }
+}
+
+async fn tunnel(daemon: &Daemon) -> hyper::Response<hyper::body::Incoming> {
+    let (client, server) = tokio::io::duplex(4_096);
+    let service = hyper_util::service::TowerToHyperService::new(daemon.router());
+    let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(server), service);
+    tokio::spawn(serving.with_upgrades());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(client)).await.unwrap();
+    tokio::spawn(connection.with_upgrades());
+    let request = Request::get(format!("{ONE}/tunnel"))
+        .header("host", "node")
+        .header("connection", "upgrade")
+        .header("upgrade", "palatine-tunnel")
+        .body(Body::empty());
+    sender.send_request(request.unwrap()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_tunnel_carries_bytes_to_the_agents_port_and_back() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    daemon.ready(id(1)).await;
+    let response = tunnel(&daemon).await;
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    stream.write_all(b"hello").await.unwrap();
+    let mut heard = [0; 5];
+    stream.read_exact(&mut heard).await.unwrap();
+    assert_eq!(&heard, b"hello");
+}
+
+#[tokio::test]
+async fn a_tunnel_to_an_agent_that_is_not_ready_or_not_there_is_refused_at_once() {
+    let house = House::new(Manner::Slow);
+    let daemon = house.daemon().await;
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    assert_eq!(tunnel(&daemon).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    house.guests.with(id(1), |guest| guest.phase = Some(wire::pod::PodPhase::Ready));
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    daemon.ready(id(1)).await;
+    house.guests.behave(Manner::Mute);
+    assert_eq!(tunnel(&daemon).await.status(), StatusCode::BAD_GATEWAY);
+}
+
+#[tokio::test]
+async fn streams_are_bounded_for_each_agent() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    daemon.ready(id(1)).await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        open.push(call(&daemon, Method::GET, &format!("{ONE}/logs?follow=true"), "").await);
+    }
+    let (status, _) = json(call(&daemon, Method::GET, &format!("{ONE}/logs"), "").await).await;
+    assert_eq!(status, StatusCode::TOO_MANY_REQUESTS);
+    drop(open);
+    assert_eq!(call(&daemon, Method::GET, &format!("{ONE}/logs"), "").await.status(), StatusCode::OK);
+}
+
+#[test]
+fn the_golden_document_is_the_one_that_is_served() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../openapi/node.json");
+    let golden = std::fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(golden.trim_end(), crate::openapi().trim_end(), "run ./dev openapi and look at the change");
+}

@@ -1,0 +1,181 @@
+//! A node in a test: started, asked, killed, started again.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{AgentId, Generation, ImageDigest, MarkKind, UnixMillis};
+use image::ImageError;
+use metrics_exporter_prometheus::PrometheusBuilder;
+use sandbox::fake::Machine;
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+use wire::node::{AgentMark, Phase, Sandbox, SandboxSpec};
+use wire::{Environment, Secret};
+
+use super::pod::{Guests, Manner, run};
+use crate::api::{Api, routes};
+use crate::heartbeat::Heartbeat;
+use crate::images::{Base, Images};
+use crate::journal::Journal;
+use crate::ledger::Ledger;
+use crate::node::{CreateError, Created, Node};
+use crate::policy::Capacity;
+use crate::registry::Registry;
+use crate::task::Shared;
+use crate::{Clock, Config};
+
+/// The one image there is.
+pub(super) const IMAGE: ImageDigest = ImageDigest([7; 32]);
+/// How long a test waits for what must come.
+pub(super) const SOON: Duration = Duration::from_secs(20);
+
+struct OneImage;
+
+impl Images for OneImage {
+    fn find(&self, digest: &ImageDigest) -> Result<Option<Base>, ImageError> {
+        Ok((*digest == IMAGE).then(|| Base { disk: "/dev/null".into(), run: run() }))
+    }
+
+    fn named(&self) -> Result<BTreeMap<String, ImageDigest>, ImageError> {
+        Ok(BTreeMap::from([("echo".to_owned(), IMAGE)]))
+    }
+}
+
+/// The machine, the disk and the guests, which outlive a daemon.
+pub(super) struct House {
+    pub(super) dir: TempDir,
+    pub(super) machine: Machine,
+    pub(super) guests: Guests,
+    pub(super) config: Config,
+}
+
+impl House {
+    pub(super) fn new(manner: Manner) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (guests, machine) = Guests::new(manner);
+        let config = Config {
+            name: "test".to_owned(),
+            state: dir.path().to_owned(),
+            disk_free_mib: 0,
+            boot_deadline_ms: 1_000,
+            health_period_ms: 30,
+            health_failures: 3,
+            restarts: 2,
+            backoff_first_ms: 10,
+            backoff_longest_ms: 20,
+            power_off_ms: 500,
+            streams: 4,
+            ..Config::default()
+        };
+        Self { dir, machine, guests, config }
+    }
+
+    pub(super) fn state(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A daemon on this machine and this disk.
+    pub(super) async fn daemon(&self) -> Daemon {
+        let state = self.state();
+        let (heartbeat, last_alive) = Heartbeat::open(&state.join("heartbeat")).expect("a heartbeat");
+        let runtime: Arc<dyn sandbox::Runtime> = Arc::new(self.machine.driver());
+        let about = runtime.about();
+        let capacity =
+            Capacity { cores: 2, vcpus: 8, memory_mib: 4_096, overhead_mib: about.overhead_mib, slots: about.slots };
+        let shared = Arc::new(Shared {
+            config: self.config.clone(),
+            runtime,
+            about,
+            images: Arc::new(OneImage),
+            journal: Journal::open(&state.join("marks"), self.config.marks).expect("a journal"),
+            clock: Clock::system(),
+            resolvers: vec!["9.9.9.9".to_owned()],
+            registry: Registry::new(capacity),
+        });
+        let node = Arc::new(Node::new(shared, Ledger::open(state).expect("a ledger")));
+        node.take_up(last_alive).await.expect("what is there");
+        drop(heartbeat);
+        Daemon { node }
+    }
+
+    /// Says when the daemon last lived.
+    pub(super) fn last_alive(&self, at: UnixMillis) {
+        std::fs::write(self.state().join("heartbeat"), at.0.to_string()).expect("a heartbeat");
+    }
+}
+
+/// A daemon.
+pub(super) struct Daemon {
+    pub(super) node: Arc<Node>,
+}
+
+impl Daemon {
+    /// Ends it as `kill -9` does, for all that the disk and the guests can tell.
+    pub(super) async fn kill(self) {
+        self.node.leave().await;
+    }
+
+    pub(super) fn router(&self) -> axum::Router {
+        let metrics = PrometheusBuilder::new().build_recorder().handle();
+        routes(Api { node: Arc::clone(&self.node), metrics, closing: tokio_util::sync::CancellationToken::new() })
+    }
+
+    pub(super) async fn create(&self, id: AgentId) -> Sandbox {
+        match self.offer(id, &spec()).await {
+            Ok(Created::Now(sandbox) | Created::Before(sandbox)) => sandbox,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    pub(super) async fn offer(&self, id: AgentId, spec: &SandboxSpec) -> Result<Created, CreateError> {
+        self.node.create(id, spec.clone(), None).await
+    }
+
+    pub(super) fn sandbox(&self, id: AgentId) -> Option<Sandbox> {
+        self.node.shared.registry.get(id).map(|handle| handle.sandbox())
+    }
+
+    /// Waits for a phase.
+    pub(super) async fn until(&self, id: AgentId, wanted: impl Fn(&Sandbox) -> bool) -> Sandbox {
+        let mut view = self.node.shared.registry.get(id).expect("a sandbox").view.clone();
+        let found = timeout(SOON, view.wait_for(&wanted)).await;
+        let found = found.unwrap_or_else(|_| panic!("still {:?}", self.sandbox(id)));
+        found.expect("a task").clone()
+    }
+
+    pub(super) async fn ready(&self, id: AgentId) -> Sandbox {
+        self.until(id, |sandbox| sandbox.phase == Phase::Ready).await
+    }
+
+    /// What the journal says of one agent.
+    pub(super) async fn marks(&self, id: AgentId) -> Vec<AgentMark> {
+        let marks = self.node.shared.journal.after(0, Duration::ZERO).await.marks;
+        marks.into_iter().filter(|mark| mark.agent == id).collect()
+    }
+
+    pub(super) async fn kinds(&self, id: AgentId) -> Vec<MarkKind> {
+        self.marks(id).await.iter().map(|mark| mark.mark.kind).collect()
+    }
+}
+
+/// A spec of the smallest guest, with a secret.
+pub(super) fn spec() -> SandboxSpec {
+    let env = Environment([("API_KEY".to_owned(), Secret::from("hush-hush".to_owned()))].into());
+    SandboxSpec { generation: Generation::FIRST, image: IMAGE, cores: 1, memory_mib: 128, env }
+}
+
+pub(super) const fn id(bits: u64) -> AgentId {
+    AgentId::from_random(bits)
+}
+
+/// Waits until something holds.
+pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(SOON, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}

@@ -1,0 +1,223 @@
+//! A sandbox's life on one daemon.
+
+use std::time::Duration;
+
+use domain::{FailReason, Generation, MarkKind, NoRoom};
+use sandbox::Refusal;
+use tokio::time::timeout;
+use wire::node::Phase;
+use wire::pod::PodPhase;
+
+use super::house::{House, SOON, eventually, id, spec};
+use super::pod::Manner;
+use crate::node::{CreateError, Created};
+
+const GRACE: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_spawn_becomes_ready_and_a_delete_leaves_nothing() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    assert_eq!(daemon.create(id(1)).await.phase, Phase::Booting);
+    let ready = daemon.ready(id(1)).await;
+    assert!(ready.ready_after_ms.is_some() && ready.pid.is_some());
+    daemon.node.delete(id(1), GRACE).await.unwrap();
+    assert!(daemon.sandbox(id(1)).is_none());
+    assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
+    assert_eq!(std::fs::read_dir(house.state().join("sandboxes")).unwrap().count(), 0);
+    assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Gone]);
+}
+
+#[tokio::test]
+async fn the_guest_is_told_its_secrets_once_and_the_disk_never_holds_them() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    house.guests.with(id(1), |guest| {
+        assert_eq!(guest.identities.len(), 1);
+        assert_eq!(guest.identities[0].env.0["API_KEY"].expose(), "hush-hush");
+        assert_eq!(guest.identities[0].resolvers, ["9.9.9.9"]);
+    });
+    let canary = b"hush-hush";
+    let mut folders = vec![house.state().to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                let bytes = std::fs::read(&path).unwrap();
+                assert!(!bytes.windows(canary.len()).any(|word| word == canary), "{}", path.display());
+            }
+        }
+    }
+    assert!(!format!("{:?}", daemon.sandbox(id(1))).contains("hush-hush"));
+}
+
+#[tokio::test]
+async fn the_same_spec_again_changes_nothing_and_another_is_refused() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    assert!(matches!(daemon.offer(id(1), &spec()).await, Ok(Created::Before(_))));
+    let mut other = spec();
+    other.env.0.insert("API_KEY".to_owned(), "another".to_owned().into());
+    assert!(matches!(daemon.offer(id(1), &other).await, Err(CreateError::Stale)));
+    for generation in [0, 2] {
+        let other = wire::node::SandboxSpec { generation: Generation(generation), ..spec() };
+        assert!(matches!(daemon.offer(id(1), &other).await, Err(CreateError::Stale)));
+    }
+    daemon.ready(id(1)).await;
+    assert_eq!(house.machine.running().len(), 1);
+}
+
+#[tokio::test]
+async fn twenty_at_once_for_one_agent_make_one_guest() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    let spec = spec();
+    let offers = (0..20).map(|_| daemon.offer(id(1), &spec));
+    let made = futures_util::future::join_all(offers).await;
+    let new = made.iter().filter(|made| matches!(made, Ok(Created::Now(_)))).count();
+    assert_eq!(new, 1);
+    daemon.ready(id(1)).await;
+    assert_eq!(house.machine.running().len(), 1);
+}
+
+#[tokio::test]
+async fn a_guest_that_dies_is_started_again_under_its_id_and_not_billed_between() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    let first = daemon.ready(id(1)).await;
+    house.machine.crash(id(1));
+    let again = daemon.until(id(1), |sandbox| sandbox.phase == Phase::Ready && sandbox.restarts == 1).await;
+    assert_ne!(again.pid, first.pid);
+    assert_eq!(again.ready_after_ms, first.ready_after_ms);
+    let kinds = [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Booting, MarkKind::Ready];
+    assert_eq!(daemon.kinds(id(1)).await, kinds);
+    house.guests.with(id(1), |guest| {
+        assert_eq!(guest.identities[0].token.expose(), guest.identities[1].token.expose());
+    });
+}
+
+#[tokio::test]
+async fn a_guest_that_dies_too_often_has_failed_and_keeps_its_place_until_it_is_deleted() {
+    let house = House::new(Manner::Hopeless);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    let failed = Phase::Failed { reason: FailReason::CrashLoop };
+    let sandbox = daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
+    assert_eq!(sandbox.restarts, house.config.restarts);
+    assert!(house.machine.running().is_empty());
+    daemon.node.delete(id(1), GRACE).await.unwrap();
+    assert!(daemon.sandbox(id(1)).is_none());
+    assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Gone]);
+}
+
+#[tokio::test]
+async fn a_guest_that_never_gets_ready_is_given_up_for_that_reason() {
+    for manner in [Manner::Mute, Manner::Slow, Manner::Hostile] {
+        let mut house = House::new(manner);
+        house.config.restarts = 0;
+        house.config.boot_deadline_ms = 200;
+        let daemon = house.daemon().await;
+        daemon.create(id(1)).await;
+        let settled = daemon.until(id(1), |sandbox| matches!(sandbox.phase, Phase::Failed { .. })).await;
+        let allowed = [FailReason::BootTimeout, FailReason::CrashLoop].map(|reason| Phase::Failed { reason });
+        assert!(allowed.contains(&settled.phase), "{manner:?}: {:?}", settled.phase);
+        assert!(!daemon.kinds(id(1)).await.contains(&MarkKind::Ready));
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_cannot_be_made_is_tried_again() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    house.machine.fail_next(Refusal::NoBase("/gone".into()));
+    daemon.create(id(1)).await;
+    assert_eq!(daemon.ready(id(1)).await.restarts, 1);
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_inside_its_guest_is_not_billed_until_pod_has_it_back() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    let first = daemon.ready(id(1)).await;
+    house.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Backoff));
+    daemon.until(id(1), |sandbox| sandbox.phase == Phase::Booting).await;
+    house.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
+    let again = daemon.ready(id(1)).await;
+    assert_eq!((again.restarts, again.pid), (0, first.pid));
+    assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Ready]);
+}
+
+#[tokio::test]
+async fn a_pod_that_falls_silent_costs_its_guest() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    // Every connection from now on gets an endless answer.
+    house.guests.behave(Manner::Hostile);
+    house.guests.with(id(1), |guest| guest.identities.clear());
+    daemon.until(id(1), |sandbox| matches!(sandbox.phase, Phase::Backoff { .. })).await;
+    house.guests.behave(Manner::Good);
+    assert_eq!(daemon.ready(id(1)).await.restarts > 0, true);
+}
+
+#[tokio::test]
+async fn a_delete_in_the_middle_of_a_boot_works_at_once() {
+    let mut house = House::new(Manner::Mute);
+    house.config.boot_deadline_ms = 60_000;
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    eventually("a guest", || !house.machine.running().is_empty()).await;
+    timeout(Duration::from_secs(2), daemon.node.delete(id(1), Duration::from_secs(30))).await.unwrap().unwrap();
+    assert!(house.machine.running().is_empty());
+}
+
+#[tokio::test]
+async fn deletes_at_the_same_time_all_hear_of_the_end() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    let deletes = (0..8).map(|_| daemon.node.delete(id(1), GRACE));
+    let ended = timeout(SOON, futures_util::future::join_all(deletes)).await.unwrap();
+    assert!(ended.iter().all(Result::is_ok));
+    assert!(daemon.sandbox(id(1)).is_none());
+    daemon.node.delete(id(99), GRACE).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_machine_cannot_hold_is_refused_and_a_delete_makes_room() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    let large = wire::node::SandboxSpec { memory_mib: 2_000, ..spec() };
+    assert!(daemon.offer(id(1), &large).await.is_ok());
+    assert!(daemon.offer(id(2), &large).await.is_ok());
+    let refused = daemon.offer(id(3), &large).await;
+    assert!(matches!(refused, Err(CreateError::NoRoom(NoRoom::Full))));
+    daemon.node.delete(id(1), Duration::ZERO).await.unwrap();
+    assert!(daemon.offer(id(3), &large).await.is_ok());
+    let wide = wire::node::SandboxSpec { cores: 4, ..spec() };
+    assert!(matches!(daemon.offer(id(4), &wide).await, Err(CreateError::NoRoom(NoRoom::TooLarge(4)))));
+    let unknown = wire::node::SandboxSpec { image: domain::ImageDigest([1; 32]), ..spec() };
+    assert!(matches!(daemon.offer(id(5), &unknown).await, Err(CreateError::NoImage(_))));
+}
+
+#[tokio::test]
+async fn a_node_whose_marks_nobody_fetches_takes_no_more() {
+    let mut house = House::new(Manner::Good);
+    house.config.marks = 2;
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    assert!(matches!(daemon.offer(id(2), &spec()).await, Err(CreateError::MarksFull)));
+    daemon.node.shared.journal.after(2, Duration::ZERO).await;
+    eventually("the marks are forgotten", || !daemon.node.shared.journal.is_full()).await;
+    daemon.create(id(2)).await;
+}

@@ -1,0 +1,240 @@
+//! A `pod` that does what the test tells it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use domain::{AgentId, UnixMillis};
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use sandbox::fake::{Arrival, Machine};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep};
+use wire::pod::{Identity, LogLine, PORT, PodPhase, Run, Status};
+
+/// How a guest behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// Ready as soon as it is told.
+    Good,
+    /// Takes its identity and never gets ready.
+    Slow,
+    /// Listens on nothing.
+    Mute,
+    /// Its agent dies too often.
+    Hopeless,
+    /// Answers everything with a stream that never ends.
+    Hostile,
+}
+
+/// An image's word on how it is run.
+pub(crate) fn run() -> Run {
+    Run {
+        argv: vec!["/agent".to_owned()],
+        env: BTreeMap::new(),
+        cwd: "/".to_owned(),
+        user: String::new(),
+        port: 8080,
+        ready_path: "/ready".to_owned(),
+        health_path: "/health".to_owned(),
+        state_dir: "/data".to_owned(),
+        stop_signal: "SIGTERM".to_owned(),
+    }
+}
+
+/// One guest's `pod`.
+#[derive(Default)]
+pub(crate) struct Guest {
+    pub(crate) identities: Vec<Identity>,
+    pub(crate) phase: Option<PodPhase>,
+    /// The boot it is in; another one forgets the identity.
+    boot: u32,
+    pub(crate) lines: Vec<String>,
+    told: bool,
+}
+
+/// All guests of a test.
+#[derive(Clone)]
+pub(crate) struct Guests(Arc<Inner>);
+
+struct Inner {
+    manner: Mutex<Manner>,
+    guests: Mutex<HashMap<AgentId, Guest>>,
+    machine: Mutex<Option<Machine>>,
+}
+
+impl Guests {
+    pub(crate) fn new(manner: Manner) -> (Self, Machine) {
+        let inner = Inner { manner: Mutex::new(manner), guests: Mutex::default(), machine: Mutex::default() };
+        let guests = Self(Arc::new(inner));
+        let serving = guests.clone();
+        let machine = Machine::new(move |arrival| serving.serve(arrival));
+        *lock(&guests.0.machine) = Some(machine.clone());
+        (guests, machine)
+    }
+
+    pub(crate) fn behave(&self, manner: Manner) {
+        *lock(&self.0.manner) = manner;
+    }
+
+    pub(crate) fn with<T>(&self, id: AgentId, act: impl FnOnce(&mut Guest) -> T) -> T {
+        act(lock(&self.0.guests).entry(id).or_default())
+    }
+
+    fn serve(&self, arrival: Arrival) -> bool {
+        let manner = *lock(&self.0.manner);
+        if manner == Manner::Mute {
+            return false;
+        }
+        self.with(arrival.id, |guest| {
+            if guest.boot != arrival.boot {
+                (guest.boot, guest.told, guest.phase) = (arrival.boot, false, None);
+            }
+        });
+        if manner == Manner::Hostile {
+            tokio::spawn(babble(arrival.stream));
+            return true;
+        }
+        if arrival.port != PORT {
+            tokio::spawn(echo(arrival.stream));
+            return true;
+        }
+        let router = Router::new()
+            .route("/v1/identity", post(identity))
+            .route("/v1/status", get(status))
+            .route("/v1/logs", get(logs))
+            .route("/v1/stop", post(stop))
+            .route("/process.Process/{method}", post(process))
+            .with_state(Pod { guests: self.clone(), id: arrival.id, manner });
+        let io = TokioIo::new(arrival.stream);
+        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, TowerToHyperService::new(router)));
+        true
+    }
+}
+
+async fn echo(mut stream: tokio::io::DuplexStream) {
+    let mut piece = [0; 1024];
+    while let Ok(read @ 1..) = stream.read(&mut piece).await {
+        if stream.write_all(&piece[..read]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn babble(mut stream: tokio::io::DuplexStream) {
+    let head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n";
+    if stream.write_all(head).await.is_ok() {
+        while stream.write_all(&[b'['; 4096]).await.is_ok() {}
+    }
+}
+
+#[derive(Clone)]
+struct Pod {
+    guests: Guests,
+    id: AgentId,
+    manner: Manner,
+}
+
+impl Pod {
+    fn allows(&self, headers: &HeaderMap) -> bool {
+        let shown = headers.get("authorization").and_then(|value| value.to_str().ok());
+        self.guests.with(self.id, |guest| {
+            let token = guest.identities.last().map(|identity| format!("Bearer {}", identity.token.expose()));
+            guest.told && token.as_deref() == shown
+        })
+    }
+}
+
+async fn identity(State(pod): State<Pod>, body: Bytes) -> StatusCode {
+    let identity: Identity = serde_json::from_slice(&body).expect("an identity");
+    pod.guests.with(pod.id, |guest| {
+        if guest.told {
+            return StatusCode::CONFLICT;
+        }
+        guest.told = true;
+        guest.identities.push(identity);
+        guest.phase = Some(match pod.manner {
+            Manner::Good => PodPhase::Ready,
+            Manner::Hopeless => PodPhase::Failed,
+            Manner::Slow | Manner::Mute | Manner::Hostile => PodPhase::Starting,
+        });
+        StatusCode::OK
+    })
+}
+
+async fn status(State(pod): State<Pod>, Query(query): Query<HashMap<String, String>>, headers: HeaderMap) -> Response {
+    if !pod.allows(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let wait = query.get("wait_ms").and_then(|wait| wait.parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
+    let until = Instant::now() + wait;
+    loop {
+        let phase = pod.guests.with(pod.id, |guest| guest.phase).unwrap_or(PodPhase::Waiting);
+        let settled = matches!(phase, PodPhase::Ready | PodPhase::Failed | PodPhase::Stopping);
+        if settled || Instant::now() >= until {
+            let status = Status {
+                phase,
+                restarts: 0,
+                listening_after_us: 1,
+                timings_us: BTreeMap::new(),
+                last_exit: Some("exit status 1".to_owned()),
+            };
+            return serde_json::to_vec(&status).expect("JSON").into_response();
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn logs(State(pod): State<Pod>, Query(query): Query<HashMap<String, String>>, headers: HeaderMap) -> Response {
+    if !pod.allows(&headers) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let after: usize = query.get("after").and_then(|after| after.parse().ok()).unwrap_or(0);
+    let stream = futures_util::stream::unfold((pod, after), |(pod, at)| async move {
+        loop {
+            if let Some(line) = pod.guests.with(pod.id, |guest| guest.lines.get(at).cloned()) {
+                let line = LogLine { seq: at as u64 + 1, at: UnixMillis(0), stream: "stdout".to_owned(), line };
+                let text = format!("{}\n", serde_json::to_string(&line).expect("JSON"));
+                return Some((Ok::<_, std::io::Error>(text), (pod, at + 1)));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    });
+    Body::from_stream(stream).into_response()
+}
+
+async fn stop(State(pod): State<Pod>, headers: HeaderMap) -> StatusCode {
+    if !pod.allows(&headers) {
+        return StatusCode::UNAUTHORIZED;
+    }
+    let machine = lock(&pod.guests.0.machine).clone();
+    pod.guests.with(pod.id, |guest| guest.phase = Some(PodPhase::Stopping));
+    tokio::spawn(async move {
+        sleep(Duration::from_millis(50)).await;
+        if let Some(machine) = machine {
+            machine.crash(pod.id);
+        }
+    });
+    StatusCode::OK
+}
+
+async fn process(State(pod): State<Pod>, request: Request) -> Response {
+    if !pod.allows(request.headers()) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let method = request.uri().path().to_owned();
+    let leaked = request.headers().contains_key("cookie");
+    let head = futures_util::stream::once(async move { Ok(Bytes::from(format!("{method} {leaked}\n"))) });
+    let echoed = futures_util::StreamExt::chain(head, request.into_body().into_data_stream());
+    Body::from_stream(echoed).into_response()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
