@@ -18,6 +18,8 @@ use wire::node::{AgentMark, Marks, NodeInfo, Phase, RuntimeName, Sandbox, Sandbo
 use crate::clock::Clock;
 use crate::node::Node;
 
+const CREATE: &str = "create the sandbox";
+
 /// A clock that follows tokio's, so that paused tests command it.
 #[derive(Clone, Copy, Debug)]
 pub struct TokioClock {
@@ -56,6 +58,19 @@ pub struct Chaos {
     pub slow: Duration,
 }
 
+/// What becomes of one question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is done and answered.
+    Good,
+    /// It never arrives.
+    QuestionLost,
+    /// It is done, and its answer never arrives.
+    AnswerLost,
+    /// Its caller is told that nothing arrived, and it is done this much later.
+    Late(Duration),
+}
+
 /// What a fake node can hold and how its guests are.
 #[derive(Clone, Copy, Debug)]
 pub struct Build {
@@ -81,6 +96,7 @@ struct Guts {
     chaos: Chaos,
     down: bool,
     refuse: Option<Code>,
+    next_creation: Option<Fate>,
     sandboxes: BTreeMap<AgentId, Sandbox>,
     journal: String,
     /// What nobody has said to have kept.
@@ -117,6 +133,7 @@ impl FakeNode {
             chaos: Chaos::default(),
             down: false,
             refuse: None,
+            next_creation: None,
             sandboxes: BTreeMap::new(),
             journal: "journal-1".to_owned(),
             marks: Vec::new(),
@@ -152,6 +169,11 @@ impl FakeNode {
     /// Makes it refuse every creation with this code, or none.
     pub fn set_refusal(&self, code: Option<Code>) {
         self.guts().refuse = code;
+    }
+
+    /// Decides what becomes of the next creation.
+    pub fn set_next_creation(&self, fate: Fate) {
+        self.guts().next_creation = Some(fate);
     }
 
     /// What really runs here.
@@ -258,16 +280,17 @@ impl FakeNode {
         }
         let luck = {
             let mut guts = self.guts();
-            if guts.down { Luck::QuestionLost } else { guts.luck() }
+            let fate = if operation == CREATE { guts.next_creation.take() } else { None };
+            if guts.down { Fate::QuestionLost } else { fate.unwrap_or_else(|| guts.luck()) }
         };
         match luck {
-            Luck::Good => Ok(work(self)),
-            Luck::QuestionLost => Err(unavailable(operation)),
-            Luck::AnswerLost => {
+            Fate::Good => Ok(work(self)),
+            Fate::QuestionLost => Err(unavailable(operation)),
+            Fate::AnswerLost => {
                 work(self);
                 Err(unavailable(operation))
             }
-            Luck::Late(late) => {
+            Fate::Late(late) => {
                 let (node, work) = (self.clone(), work.clone());
                 tokio::spawn(async move {
                     tokio::time::sleep(late).await;
@@ -296,7 +319,7 @@ impl FakeNode {
         }
         self.boot(id);
         self.news.notify_waiters();
-        self.guts().sandboxes.get(&id).cloned().ok_or_else(|| unavailable("create the sandbox"))
+        self.guts().sandboxes.get(&id).cloned().ok_or_else(|| unavailable(CREATE))
     }
 
     fn delete_now(&self, id: AgentId) {
@@ -336,28 +359,21 @@ impl FakeNode {
     }
 }
 
-enum Luck {
-    Good,
-    QuestionLost,
-    AnswerLost,
-    Late(Duration),
-}
-
 impl Guts {
-    fn luck(&mut self) -> Luck {
+    fn luck(&mut self) -> Fate {
         let Chaos { lose_question, lose_answer, arrive_late, late, .. } = self.chaos;
         if lose_question + lose_answer + arrive_late == 0 {
-            return Luck::Good;
+            return Fate::Good;
         }
         // SplitMix64.
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         match (z ^ (z >> 31)) % 1000 {
-            roll if roll < lose_question => Luck::QuestionLost,
-            roll if roll < lose_question + lose_answer => Luck::AnswerLost,
-            roll if roll < lose_question + lose_answer + arrive_late => Luck::Late(late),
-            _ => Luck::Good,
+            roll if roll < lose_question => Fate::QuestionLost,
+            roll if roll < lose_question + lose_answer => Fate::AnswerLost,
+            roll if roll < lose_question + lose_answer + arrive_late => Fate::Late(late),
+            _ => Fate::Good,
         }
     }
 
@@ -433,7 +449,7 @@ impl Node for FakeNode {
 
     async fn create(&self, id: AgentId, spec: &SandboxSpec, _traceparent: Option<&str>) -> Result<Sandbox, NodeError> {
         let spec = spec.clone();
-        self.ask("create the sandbox", move |node| node.create_now(id, &spec)).await?
+        self.ask(CREATE, move |node| node.create_now(id, &spec)).await?
     }
 
     async fn get(&self, id: AgentId) -> Result<Option<Sandbox>, NodeError> {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{FailReason, State};
-use palatine_control::Clock;
 use palatine_control::fake::{Build, FakeNode};
+use palatine_control::{Clock, Config};
 use wire::Environment;
 
 use crate::house::{Ground, House, id};
@@ -30,7 +30,9 @@ impl World {
     fn new(build: Build) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(WallClock(std::time::Instant::now()));
         let node = FakeNode::new("node-1", Arc::clone(&clock), build, 1);
-        Self { ground: Ground::default(), clock, node }
+        // Its patience is on the wall clock here.
+        let config = Config { settle_ms: 50, ..Config::default() };
+        Self { ground: Ground { config, ..Ground::default() }, clock, node }
     }
 
     /// One gateway's life, which ends wherever it is when `story` returns.
@@ -63,7 +65,6 @@ fn dying_after_placement_and_before_creation_frees_the_wallet() {
         house.store.place(id(1), "node-1", house.now()).await.unwrap();
     });
     world.gateway(async |house| {
-        // The patience for what may still be under way is on the wall clock here.
         house.until("the wallet is free", async |house| house.is_free(1).await).await;
         assert_eq!(house.state(1).await, State::Failed(FailReason::Interrupted));
     });
@@ -92,7 +93,9 @@ fn dying_at_any_step_of_a_spawn_leaves_a_ready_agent_or_a_free_wallet_and_no_orp
         world.gateway(async |house| {
             let record = house.reserve(1).await;
             house.control.spawn_detached(record, Environment::default(), None);
-            for _ in 0..steps * 8 {
+            // The writer's thread is on real time: so is this death.
+            let dies = std::time::Instant::now() + Duration::from_micros(500) * steps;
+            while std::time::Instant::now() < dies {
                 tokio::task::yield_now().await;
             }
         });

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use domain::{FailReason, NoRoom, State};
 use palatine_control::SpawnError;
-use palatine_control::fake::{Build, Chaos};
+use palatine_control::fake::{Build, Fate};
 use wire::Environment;
 use wire::fault::Code;
 
@@ -129,53 +129,45 @@ async fn a_spawn_goes_on_when_its_caller_goes_away() {
     house.until("it is ready", async |house| house.state(1).await == State::Ready).await;
 }
 
-#[tokio::test]
-async fn a_creation_whose_answer_is_lost_is_undone_before_the_wallet_is_free() {
+/// Whatever became of the creation: the wallet is free only when nothing runs,
+/// and nothing comes later.
+async fn undone_before_the_wallet_is_free(fate: Fate) {
     let ground = Ground::default();
     let house = ground.house();
+    house.node().set_next_creation(fate);
     let record = house.reserve(1).await;
-    // Everything is lost, until something has been created.
-    house.node().set_chaos(Chaos { lose_answer: 700, ..Chaos::default() });
-    let spawning = house.control.spawn(record, Environment::default(), None);
-    let outcome = house.finish(spawning).await;
-    house.node().set_chaos(Chaos::default());
-    match outcome {
-        Ok(record) => assert_eq!(record.state, State::Ready),
-        Err(error) => {
-            assert!(matches!(error, SpawnError::NodeUnavailable(_)), "{error}");
-            house.until("the wallet is free", async |house| house.is_free(1).await).await;
-            assert!(house.node().running().is_empty());
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_creation_that_arrives_late_never_meets_a_free_wallet() {
-    let ground = Ground::default();
-    let house = ground.house();
-    let late = Chaos { arrive_late: 1_000, late: Duration::from_millis(1_500), ..Chaos::default() };
-    let record = house.reserve(1).await;
-    // The first question is asked in peace: placement must find the node.
-    let spawning = tokio::spawn({
-        let control = house.control.clone();
-        async move { control.spawn(record, Environment::default(), None).await }
-    });
-    house
-        .until("it is placed", async |house| house.state(1).await != State::Reserved || house.node().calls() > 9)
-        .await;
-    house.node().set_chaos(late);
-    let outcome = house.finish(spawning).await.unwrap();
-    house.node().set_chaos(Chaos::default());
-    if outcome.is_ok() {
-        // The creation was quicker than this test.
-        return;
-    }
-    for _ in 0..500 {
+    house.control.spawn_detached(record, Environment::default(), None);
+    for _ in 0..80 {
         let free = house.is_free(1).await;
         assert!(!free || house.node().running().is_empty(), "a free wallet's agent runs");
         house.step().await;
     }
-    assert!(house.is_free(1).await);
+    assert_eq!(house.state(1).await, State::Failed(FailReason::Interrupted));
+    assert_eq!(house.node().created(), u64::from(fate != Fate::QuestionLost));
+}
+
+#[tokio::test]
+async fn a_creation_that_is_lost_frees_the_wallet() {
+    undone_before_the_wallet_is_free(Fate::QuestionLost).await;
+}
+
+#[tokio::test]
+async fn a_creation_whose_answer_is_lost_is_undone_before_the_wallet_is_free() {
+    undone_before_the_wallet_is_free(Fate::AnswerLost).await;
+}
+
+#[tokio::test]
+async fn a_creation_that_arrives_late_is_undone_before_the_wallet_is_free() {
+    undone_before_the_wallet_is_free(Fate::Late(Duration::from_millis(1_500))).await;
+}
+
+#[tokio::test]
+async fn whoever_waits_for_a_creation_without_an_answer_is_told_of_the_node() {
+    let ground = Ground::default();
+    let house = ground.house();
+    house.node().set_next_creation(Fate::AnswerLost);
+    let refused = spawn(&house, 1).await.unwrap_err();
+    assert!(matches!(refused, SpawnError::NodeUnavailable(Some(_))), "{refused}");
 }
 
 #[tokio::test]
