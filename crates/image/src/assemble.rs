@@ -1,6 +1,7 @@
 //! The blobs of an image to a disk and a record.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::path::Path;
 
 use domain::ImageDigest;
@@ -12,6 +13,7 @@ use crate::digest::{Sum, Summed};
 use crate::document;
 use crate::image::Record;
 use crate::layer::{Budget, LayerError, Root, apply, unpack};
+use crate::progress::Counted;
 use crate::{Config, ImageError, Progress, disk};
 
 /// What a layer may have beyond its files' bytes: headers and padding.
@@ -73,7 +75,7 @@ impl Parts {
         for (at, (layer, diff_id)) in layers.enumerate() {
             let expected = Sum::parse(diff_id)?;
             let blob = blobs.open(Sum::named(layer)?)?;
-            let applied = one_layer(root, blob, expected, &mut budget);
+            let applied = one_layer(root, Counted::new(blob, to), expected, &mut budget);
             applied.map_err(|source| match source {
                 LayerError::TooLarge => ImageError::TooLarge(bounds.max_image_mib),
                 LayerError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
@@ -81,7 +83,6 @@ impl Parts {
                 }
                 source => ImageError::Layer { number: at + 1, source },
             })?;
-            to.advance(layer.size());
         }
         Ok(())
     }
@@ -98,7 +99,7 @@ impl Parts {
     }
 }
 
-fn one_layer(root: &Root, blob: File, expected: Sum, budget: &mut Budget) -> Result<(), LayerError> {
+fn one_layer(root: &Root, blob: impl Read, expected: Sum, budget: &mut Budget) -> Result<(), LayerError> {
     let malformed = |error: std::io::Error| LayerError::Malformed(error.to_string());
     let at_most = budget.bytes.saturating_add(OVERHEAD);
     let mut plain = Summed::new(unpack(blob).map_err(malformed)?, at_most);

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use crate::ImageError;
 use crate::digest::Sum;
-use crate::tool::Tool;
+use crate::tool::{Tool, ToolError};
 
 /// An image of many gigabytes on a slow disk.
 const DEADLINE: Duration = Duration::from_secs(3600);
 const MKFS: Tool = Tool { name: "mkfs.erofs", package: "erofs-utils", deadline: DEADLINE };
 
+/// What the tool says when the disk is full.
+const NO_SPACE: &str = "No space left on device";
 /// Where the superblock begins, and in it: its checksum, its features, the size
 /// of a block (as a power of two), and when it was made (seconds, nanoseconds).
 const SUPERBLOCK: usize = 1024;
@@ -33,7 +35,11 @@ const SANE_BLOCK_BITS: RangeInclusive<u8> = 9..=16;
 /// attributes: none may come from an image.
 pub(crate) fn make(root: &Path, disk: &Path, image: Sum) -> Result<(), ImageError> {
     let uuid = format!("-U{}", uuid(image));
-    MKFS.run(|c| c.args(["--preserve-mtime", "-x-1", &uuid]).arg(disk).arg(root))?;
+    let made = MKFS.run(|c| c.args(["--preserve-mtime", "-x-1", &uuid]).arg(disk).arg(root));
+    made.map_err(|error| match error {
+        ToolError::Failed { said, .. } if said.contains(NO_SPACE) => ImageError::NoSpace(disk.to_owned()),
+        error => error.into(),
+    })?;
     forget_time(disk).map_err(|source| ImageError::file("finish", disk, source))
 }
 

@@ -97,9 +97,9 @@ pub enum ImageError {
     /// Unpacking needs root.
     #[error("an image's files keep their owners, so unpacking needs root: run this with sudo")]
     NotRoot,
-    /// Somebody else is at work and does not end.
-    #[error("the image store is busy: another import or removal holds {0}")]
-    Busy(PathBuf),
+    /// Somebody else is at work, or the store may not be written.
+    #[error(transparent)]
+    Lock(#[from] crate::lock::LockError),
     /// The disk is full.
     #[error("no space is left for {0}: free some, or move images.store")]
     NoSpace(PathBuf),

@@ -32,6 +32,7 @@ pub use config::{Config, ConfigError};
 pub use error::ImageError;
 pub use image::{Image, Listed, Removed};
 pub use layer::LayerError;
+pub use lock::LockError;
 pub use progress::{Progress, Silent};
 pub use source::{Credentials, RegistryError};
 pub use store::ImageStore;

@@ -1,14 +1,29 @@
 //! Locks between processes: on files, so that they end with their holder.
 
 use std::fs::{File, TryLockError};
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-use crate::ImageError;
 
 /// How long somebody else's work is waited for: the longest import.
 const PATIENCE: Duration = Duration::from_secs(3600);
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// Why a lock is not held.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody else is at work and does not end.
+    #[error("the image store is busy: another import, pull or removal holds {0}")]
+    Busy(PathBuf),
+    /// The file cannot be opened or locked.
+    #[error("cannot lock {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
 
 /// A lock that is held; dropped, it is free.
 #[derive(Debug)]
@@ -18,41 +33,41 @@ pub(crate) struct Lock {
 
 impl Lock {
     /// Holds it together with others.
-    pub(crate) fn shared(path: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn shared(path: &Path) -> Result<Self, LockError> {
         wait(path, File::try_lock_shared)
     }
 
     /// Holds it alone.
-    pub(crate) fn alone(path: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn alone(path: &Path) -> Result<Self, LockError> {
         wait(path, File::try_lock)
     }
 
     /// Holds it alone, if nobody holds it now.
-    pub(crate) fn alone_now(path: &Path) -> Result<Self, ImageError> {
+    pub(crate) fn alone_now(path: &Path) -> Result<Self, LockError> {
         let file = open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
-            Err(_) => Err(ImageError::Busy(path.to_owned())),
+            Err(_) => Err(LockError::Busy(path.to_owned())),
         }
     }
 }
 
-fn wait(path: &Path, try_lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<Lock, ImageError> {
+fn wait(path: &Path, try_lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<Lock, LockError> {
     let file = open(path)?;
     let start = Instant::now();
     loop {
         match try_lock(&file) {
             Ok(()) => return Ok(Lock { _file: file }),
-            Err(TryLockError::Error(source)) => return Err(ImageError::file("lock", path, source)),
+            Err(TryLockError::Error(source)) => return Err(LockError::Io { path: path.to_owned(), source }),
             Err(TryLockError::WouldBlock) if start.elapsed() > PATIENCE => {
-                return Err(ImageError::Busy(path.to_owned()));
+                return Err(LockError::Busy(path.to_owned()));
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
         }
     }
 }
 
-fn open(path: &Path) -> Result<File, ImageError> {
+fn open(path: &Path) -> Result<File, LockError> {
     let opened = File::options().create(true).truncate(false).read(true).write(true).open(path);
-    opened.map_err(|source| ImageError::file("open", path, source))
+    opened.map_err(|source| LockError::Io { path: path.to_owned(), source })
 }

@@ -1,5 +1,7 @@
 //! What a long step tells whoever waits for it.
 
+use std::io::{self, Read};
+
 /// Receives the progress of an import, a pull, a build or a kernel's
 /// preparation. Called from whichever thread does the work.
 pub trait Progress: Send + Sync {
@@ -17,4 +19,24 @@ pub struct Silent;
 impl Progress for Silent {
     fn step(&self, _: &str, _: Option<u64>) {}
     fn advance(&self, _: u64) {}
+}
+
+/// A reader that tells how much of it has been read.
+pub(crate) struct Counted<'a, R> {
+    from: R,
+    to: &'a dyn Progress,
+}
+
+impl<'a, R: Read> Counted<'a, R> {
+    pub(crate) fn new(from: R, to: &'a dyn Progress) -> Self {
+        Self { from, to }
+    }
+}
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(into)?;
+        self.to.advance(read as u64);
+        Ok(read)
+    }
 }

@@ -311,11 +311,11 @@ impl ImageStore {
     }
 
     fn shared(&self) -> Result<Lock, ImageError> {
-        Lock::shared(&self.lock_path())
+        Ok(Lock::shared(&self.lock_path())?)
     }
 
     fn alone(&self) -> Result<Lock, ImageError> {
-        Lock::alone(&self.lock_path())
+        Ok(Lock::alone(&self.lock_path())?)
     }
 
     fn blobs(&self) -> Blobs {

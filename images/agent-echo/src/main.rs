@@ -34,7 +34,9 @@ async fn main() -> ExitCode {
         ["tell", ref rest @ ..] => tell::run(rest),
         ["cat"] => tell::cat(),
         _ => {
-            log::line("usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number> | tell … | cat]");
+            log::line(
+                "usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number> | tell … | cat]",
+            );
             ExitCode::from(2)
         }
     }

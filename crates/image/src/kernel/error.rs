@@ -49,6 +49,9 @@ pub enum KernelError {
         /// What the system said.
         source: io::Error,
     },
+    /// Somebody else is at work, or the store may not be written.
+    #[error(transparent)]
+    Lock(#[from] crate::lock::LockError),
     /// A tool of the distribution failed.
     #[error(transparent)]
     Tool(#[from] ToolError),

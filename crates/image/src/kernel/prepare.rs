@@ -12,11 +12,14 @@ use super::modules::{WANTED, keep_only, load_order};
 use super::source::{self, Source};
 use super::{initramfs, unpack};
 use crate::blobs::settle;
+use crate::lock::Lock;
 use crate::{Config, Progress};
 
 /// Hex digits of a hash in a file's name.
 const KEY_DIGITS: usize = 24;
 
+/// How the names of unfinished directories begin.
+const UNFINISHED: &str = ".new-";
 /// Where an unpacked package came from.
 const DISTRIBUTION: &str = "apt";
 const GIVEN: &str = "given";
@@ -67,29 +70,47 @@ pub fn fetch(config: &Config, progress: &dyn Progress) -> Result<String, KernelE
 
 /// `<store>/kernels`: `packages/<name>` are unpacked packages, the rest is what
 /// was made of them.
-struct Place(PathBuf);
+/// One process at a time works here: nobody downloads what another is
+/// downloading.
+struct Place {
+    dir: PathBuf,
+    _lock: Lock,
+}
 
 impl Place {
     fn of(config: &Config) -> Result<Self, KernelError> {
-        let place = Self(config.store.join("kernels"));
-        let packages = place.packages();
+        let dir = config.store.join("kernels");
+        let packages = dir.join("packages");
         fs::create_dir_all(&packages).map_err(|source| KernelError::file("create", &packages, source))?;
+        let place = Self { _lock: Lock::alone(&dir.join("lock"))?, dir };
+        place.clear().map_err(|source| KernelError::file("clear", &place.dir, source))?;
         // A VMM that is nobody opens the kernel by itself.
-        let open = fs::set_permissions(&place.0, fs::Permissions::from_mode(0o755));
-        open.map_err(|source| KernelError::file("open to all", &place.0, source))?;
+        let open = fs::set_permissions(&place.dir, fs::Permissions::from_mode(0o755));
+        open.map_err(|source| KernelError::file("open to all", &place.dir, source))?;
         Ok(place)
     }
 
     fn packages(&self) -> PathBuf {
-        self.0.join("packages")
+        self.dir.join("packages")
+    }
+
+    /// Removes what a process left that died at work.
+    fn clear(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// A directory beside the finished ones, for what is not finished.
     fn scratch(&self) -> Result<tempfile::TempDir, KernelError> {
         tempfile::Builder::new()
-            .prefix(".new-")
-            .tempdir_in(&self.0)
-            .map_err(|source| KernelError::file("create a directory in", &self.0, source))
+            .prefix(UNFINISHED)
+            .tempdir_in(&self.dir)
+            .map_err(|source| KernelError::file("create a directory in", &self.dir, source))
     }
 
     /// The newest of the kernels that were downloaded before.
@@ -145,14 +166,14 @@ impl Place {
             version: source.version.clone(),
         };
         for (kind, used) in [("vmlinux-", &kernel.vmlinux), ("initramfs-", &kernel.initramfs)] {
-            self.retire(kind, used).map_err(|source| KernelError::file("clear", &self.0, source))?;
+            self.retire(kind, used).map_err(|source| KernelError::file("clear", &self.dir, source))?;
         }
         Ok(kernel)
     }
 
     fn vmlinux(&self, source: &Source, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
         let packed = read(&source.vmlinuz)?;
-        let path = self.0.join(format!("vmlinux-{}", key(Sha256::new_with_prefix(&packed))));
+        let path = self.dir.join(format!("vmlinux-{}", key(Sha256::new_with_prefix(&packed))));
         if !path.is_file() {
             progress.step("unpack the kernel", None);
             self.write(&path, &unpack::vmlinux(packed)?)?;
@@ -165,7 +186,7 @@ impl Place {
         let modules = load_order(&source.modules, &WANTED)?;
         progress.step("write the initramfs", None);
         let archive = initramfs::archive(&pod, &modules)?;
-        let path = self.0.join(format!("initramfs-{}", key(Sha256::new_with_prefix(&archive))));
+        let path = self.dir.join(format!("initramfs-{}", key(Sha256::new_with_prefix(&archive))));
         if !path.is_file() {
             self.write(&path, &archive)?;
         }
@@ -175,7 +196,7 @@ impl Place {
     /// Removes all files of a kind but the one in use and the newest.
     fn retire(&self, kind: &str, used: &Path) -> io::Result<()> {
         let mut files = Vec::new();
-        for entry in fs::read_dir(&self.0)? {
+        for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             let named = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(kind));
             if named && path != used {

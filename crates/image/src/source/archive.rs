@@ -10,6 +10,7 @@ use tar::EntryType;
 use crate::digest::Summed;
 use crate::error::passed_bound;
 use crate::layer::unpack;
+use crate::progress::Counted;
 use crate::{ImageError, Progress};
 
 /// Entries of an archive at most: a blob each, and a few documents.
@@ -32,7 +33,7 @@ impl Files {
         let failed = |source| ImageError::file("read", archive, source);
         let file = File::open(archive).map_err(failed)?;
         to.step("read the archive", file.metadata().ok().map(|data| data.len()));
-        let plain = unpack(Counted { file, to }).map_err(failed)?;
+        let plain = unpack(Counted::new(file, to)).map_err(failed)?;
         Self::read(Summed::new(plain, at_most), dir).map_err(|source| match source {
             ReadError::Archive(error) if passed_bound(&error) => ImageError::TooLarge(at_most >> 20),
             ReadError::Archive(_) => ImageError::NotAnImage(archive.to_owned()),
@@ -124,20 +125,6 @@ fn resolved(link: &str, target: &[u8]) -> Option<String> {
         }
     }
     name(parts.join("/").as_bytes())
-}
-
-/// Tells how much of the archive has been read.
-struct Counted<'a> {
-    file: File,
-    to: &'a dyn Progress,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read(into)?;
-        self.to.advance(read as u64);
-        Ok(read)
-    }
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use crate::digest::Sum;
 use crate::document::{self, Document};
 use crate::{ImageError, Progress};
 
-/// The annotation by which layouts name their images.
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The annotations by which layouts name their images: the whole name where
+/// there is one (docker), else whatever the specification's own holds.
+const NAMES: [&str; 2] = ["io.containerd.image.name", "org.opencontainers.image.ref.name"];
 /// Indexes in indexes at most.
 const MAX_INDEXES: usize = 4;
 
@@ -122,7 +123,10 @@ fn choose<'a>(index: &'a ImageIndex, name: &str) -> Result<&'a Descriptor, Image
         [only] => Ok(only),
         [first, ref rest @ ..] if rest.iter().all(|one| one.digest() == first.digest()) => Ok(first),
         _ => {
-            let named = |descriptor: &Descriptor| Some(descriptor.annotations().as_ref()?.get(REF_NAME)?.clone());
+            let named = |descriptor: &Descriptor| {
+                let annotations = descriptor.annotations().as_ref()?;
+                NAMES.iter().find_map(|name| annotations.get(*name).cloned())
+            };
             let found = ours.iter().find(|one| named(one).is_some_and(|full| docker::is_named(&full, name)));
             let names: Vec<_> = ours.iter().filter_map(|one| named(one)).collect();
             found.copied().ok_or_else(|| ImageError::Several(names.join(", ")))

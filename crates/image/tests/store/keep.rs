@@ -110,3 +110,55 @@ fn many_at_once_take_in_one_image_and_there_is_one() {
     });
     assert_eq!((files(&place.config.store.join("disks")), files(&place.config.store.join("images"))), (1, 1));
 }
+
+/// A file system of a few megabytes; dropped, it is unmounted.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn of(mib: u32) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = std::ffi::CString::new(format!("size={mib}m")).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("palatine-test", dir.path(), "tmpfs", flags, options.as_c_str()).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk_is_a_sentence_that_says_what_to_do_and_leaves_nothing() {
+    // Full at the blob, at the unpacked file, and at the disk.
+    for mib in [3, 7, 11] {
+        let small = Small::of(mib);
+        let place = Place::with(|config| config.store = small.0.path().join("store"));
+        let error = place.import(&image(&vec![9; 4 << 20])).unwrap_err();
+        assert!(matches!(error, ImageError::NoSpace(_)), "{mib} MiB: {}", crate::fixture::story(&error));
+        assert!(error.to_string().contains("images.store"));
+        place.assert_no_image();
+    }
+}
+
+#[test]
+fn progress_tells_the_steps_and_counts_every_byte_that_it_announced() {
+    #[derive(Default)]
+    struct Heard(std::sync::Mutex<Vec<(String, Option<u64>, u64)>>);
+    impl palatine_image::Progress for Heard {
+        fn step(&self, name: &str, total: Option<u64>) {
+            self.0.lock().unwrap().push((name.to_owned(), total, 0));
+        }
+        fn advance(&self, bytes: u64) {
+            self.0.lock().unwrap().last_mut().unwrap().2 += bytes;
+        }
+    }
+    let (place, heard, dir) = (Place::new(), Heard::default(), tempfile::tempdir().unwrap());
+    place.store.import(&image(&vec![9; 1 << 20]).layout(dir.path()), "test", &heard).unwrap();
+    let heard = heard.0.into_inner().unwrap();
+    let names: Vec<_> = heard.iter().map(|(name, _, _)| name.as_str()).collect();
+    assert_eq!(names, ["copy the layers", "unpack the layers", "make the disk"]);
+    assert!(heard.iter().all(|(_, total, done)| total.is_none_or(|total| total == *done)), "{heard:?}");
+}
