@@ -76,11 +76,9 @@ fn probe() -> anyhow::Result<()> {
 }
 
 async fn run(booted: Booted) -> anyhow::Result<()> {
-    let Booted { listener, disks, mut steps } = booted;
-    steps.reached("t.runtime");
+    let Booted { listener, disks, steps } = booted;
     let logs = Logs::new();
     logs::install(logs.clone())?;
-    steps.reached("t.tracing");
     let reaper = Reaper::default();
     tokio::spawn(reaper.run().context("cannot hear signals")?);
     let listener = tokio::net::TcpListener::from_std(listener).context("cannot listen")?;

@@ -53,7 +53,6 @@ impl Errand {
 /// # Errors
 /// The step that failed.
 pub(crate) fn begin(steps: &mut Steps) -> Result<Errand, BootError> {
-    steps.reached("t.begin");
     steps.time("mounts", mounts::kernel_file_systems)?;
     let command_line = std::fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")?;
     Ok(Errand::of(&command_line))
@@ -65,17 +64,11 @@ pub(crate) fn begin(steps: &mut Steps) -> Result<Errand, BootError> {
 /// The step that failed; the guest is of no use then.
 pub(crate) fn complete(mut steps: Steps) -> Result<Booted, BootError> {
     let mut modules = modules::Queue::read()?;
-    steps.reached("t.queue");
     modules.load_until(net::link_exists, &mut steps)?;
-    steps.reached("t.netmods");
     let listener = steps.time("network", net::up)?;
-    steps.reached("t.net");
     modules.load_rest(&mut steps)?;
-    steps.reached("t.allmods");
     let disks = disks::assemble(&mut steps)?;
-    steps.reached("t.disks");
     steps.time("switch_root", mounts::switch_root)?;
-    steps.reached("t.root");
     Ok(Booted { listener, disks, steps })
 }
 

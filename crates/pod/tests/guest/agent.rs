@@ -78,7 +78,11 @@ fn see() {
     println!("write_root={:?}", fs::write("/written", "x").is_ok());
     println!("write_data={:?}", fs::write("/data/written", "x").is_ok());
     let pod = TcpStream::connect_timeout(&"10.200.0.2:49983".parse().unwrap(), Duration::from_secs(2));
-    println!("pod_from_inside={}", pod.map_or_else(|error| error.kind().to_string(), |_| "open".to_owned()));
+    let answer = pod.and_then(|mut stream| {
+        stream.write_all(b"GET /health HTTP/1.1\r\nhost: pod\r\n\r\n")?;
+        stream.read(&mut [0; 64])
+    });
+    println!("pod_from_inside={}", if matches!(answer, Ok(1..)) { "open" } else { "shut" });
     println!("cwd={}", std::env::current_dir().unwrap().display());
 }
 
