@@ -1,2 +1,75 @@
-//! Entry point.
-fn main() {}
+//! The command line of Palatine: the gateway, the house on one machine, and the
+//! client.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to people")]
+
+mod cli;
+mod commands;
+mod config;
+mod failure;
+mod keypair;
+mod output;
+mod serve;
+mod tokens;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser};
+
+use cli::{Cli, Command, ConfigCommand};
+use failure::Exit;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        eprintln!("error: another TLS provider is installed in this process");
+        return Exit::Other.into();
+    }
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => failure::report(&error),
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    let Cli { target, command } = cli;
+    let rooms = || up::Rooms::at(target.state.as_deref());
+    match command {
+        Command::Up(options) => up::up(&rooms()?, &options, target.json)?,
+        Command::Down => up::down(&rooms()?)?,
+        Command::Status { id: None } => up::status(&rooms()?, target.json)?,
+        Command::Serve(file) => serve::serve(&config::Config::load(file.config.as_deref())?)?,
+        Command::Keygen { outfile } => {
+            println!("{}", keypair::make(&outfile)?.wallet());
+        }
+        Command::Config { config, command: ConfigCommand::Check } => {
+            let read = config::Config::load(config.config.as_deref())?;
+            let tiers = read.tiers()?;
+            println!("The configuration can be used ({} tiers).", tiers.iter().len());
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "palatine", &mut std::io::stdout());
+        }
+        Command::Image { config, command } => commands::image::run(&config, command, target.json)?,
+        Command::Sign(request) => commands::sign::run(&target, &request)?,
+        remote @ (Command::Tiers
+        | Command::Spawn(_)
+        | Command::Ls
+        | Command::Status { id: Some(_) }
+        | Command::Logs(_)
+        | Command::Events { .. }
+        | Command::Exec(_)
+        | Command::Ask(_)
+        | Command::Stop { .. }
+        | Command::Usage) => {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+            let outcome = runtime.block_on(commands::remote::run(&target, &rooms()?, remote));
+            // A read of our standard input that is still under way is not waited for.
+            runtime.shutdown_background();
+            return outcome;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

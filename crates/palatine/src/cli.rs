@@ -1,0 +1,284 @@
+//! The words of the command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use domain::AgentId;
+
+/// The self-hosted cloud for sovereign AI agents.
+#[derive(Debug, Parser)]
+#[command(name = "palatine", version, arg_required_else_help = true, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Whom to talk to, and as whom.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Target {
+    /// The gateway's URL [default: the one `palatine up` runs here, else http://127.0.0.1:8080]
+    #[arg(long, global = true, env = "PALATINE_GATEWAY", value_hint = ValueHint::Url)]
+    pub(crate) gateway: Option<String>,
+    /// A Solana keypair file [default: the dev holder of `palatine up`, else ~/.config/solana/id.json]
+    #[arg(long, short, global = true, env = "PALATINE_KEYPAIR", value_hint = ValueHint::FilePath)]
+    pub(crate) keypair: Option<PathBuf>,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Where `palatine up` keeps its state [default: ~/.local/state/palatine]
+    #[arg(long, global = true, env = "PALATINE_STATE", value_hint = ValueHint::DirPath)]
+    pub(crate) state: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything on this machine, for development
+    Up(Up),
+    /// Stop what `palatine up` started
+    Down,
+    /// Run the gateway and the control plane
+    Serve(ConfigFile),
+    /// Show the tiers and the known agent types
+    Tiers,
+    /// Start an agent
+    Spawn(Spawn),
+    /// List your agents
+    Ls,
+    /// Show one agent; without an id, what `palatine up` runs here
+    Status {
+        /// The agent
+        id: Option<AgentId>,
+    },
+    /// Show an agent's output
+    Logs(Logs),
+    /// Follow an agent's changes of state
+    Events {
+        /// The agent
+        id: AgentId,
+    },
+    /// Run a command inside an agent; its exit code becomes ours
+    Exec(Exec),
+    /// Ask an agent something; the answer streams
+    Ask(Ask),
+    /// Stop an agent
+    Stop {
+        /// The agent
+        id: AgentId,
+    },
+    /// Show what your wallet used
+    Usage,
+    /// Manage the images of this node
+    Image {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(subcommand)]
+        command: Image,
+    },
+    /// Make a Solana keypair file
+    Keygen {
+        /// Where to write it (never over an existing file)
+        #[arg(value_hint = ValueHint::FilePath)]
+        outfile: PathBuf,
+    },
+    /// Print the headers that sign a request, one `Name: value` a line, for cURL
+    Sign(Sign),
+    /// Look at the configuration
+    Config {
+        #[command(flatten)]
+        config: ConfigFile,
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Print a completion script for your shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration [default: ./palatine.toml or /etc/palatine/palatine.toml, if there is one]
+    #[arg(long, short, env = "PALATINE_CONFIG", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Up {
+    /// Return when everything is ready
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// The gateway's address
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    pub(crate) listen: std::net::SocketAddr,
+    /// A configuration to start from
+    #[command(flatten)]
+    pub(crate) config: ConfigFile,
+    /// Where the guest programs and image recipes lie, as `./dev` builds them
+    #[arg(long, env = "PALATINE_ASSETS", value_hint = ValueHint::DirPath)]
+    pub(crate) assets: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Spawn {
+    /// The agent type: a name that `palatine tiers` lists
+    #[arg(long = "type", short = 't')]
+    pub(crate) agent_type: String,
+    /// A variable of the agent's environment; without a value it is taken from yours
+    #[arg(long, short, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<EnvEntry>,
+    /// Read variables from a file of NAME=VALUE lines
+    #[arg(long, value_hint = ValueHint::FilePath)]
+    pub(crate) env_file: Option<PathBuf>,
+    /// Let the agent answer anyone, without its token
+    #[arg(long)]
+    pub(crate) public: bool,
+    /// Return when the agent is reserved, before it is ready
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// An image of your own, by digest, where the operator lets your tier bring one
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) image: Option<String>,
+    /// Makes a repeated spawn return the first answer
+    #[arg(long)]
+    pub(crate) idempotency_key: Option<String>,
+}
+
+/// `NAME=VALUE`, or `NAME` to pass our own on. Secrets are better passed by name:
+/// a command line can be read by others.
+#[derive(Clone, Debug)]
+pub(crate) struct EnvEntry {
+    pub(crate) name: String,
+    pub(crate) value: Option<wire::Secret>,
+}
+
+impl FromStr for EnvEntry {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(wire::Secret::from(value.to_owned()))),
+            None => (text, None),
+        };
+        if name.is_empty() {
+            return Err("expected NAME or NAME=VALUE".to_owned());
+        }
+        Ok(Self { name: name.to_owned(), value })
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// The agent
+    pub(crate) id: AgentId,
+    /// Go on as it writes
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// The guest's console instead: kernel and pod
+    #[arg(long)]
+    pub(crate) console: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Exec {
+    /// The agent
+    pub(crate) id: AgentId,
+    /// Send our standard input
+    #[arg(long, short = 'i')]
+    pub(crate) stdin: bool,
+    /// The working directory
+    #[arg(long, short = 'w')]
+    pub(crate) cwd: Option<String>,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) argv: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ask {
+    /// The agent
+    pub(crate) id: AgentId,
+    /// What to ask
+    pub(crate) question: String,
+    /// The agent's token [default: the one kept when it was spawned from here]
+    #[arg(long, env = "PALATINE_AGENT_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// Its URL, if it is not one of your own
+    #[arg(long, value_hint = ValueHint::Url)]
+    pub(crate) url: Option<String>,
+    /// The model to name in the request
+    #[arg(long, default_value = "default")]
+    pub(crate) model: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sign {
+    /// The method
+    pub(crate) method: String,
+    /// The path with its query, such as /spawn?wait=false
+    pub(crate) path: String,
+    /// The body
+    #[arg(default_value = "")]
+    pub(crate) body: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Image {
+    /// Take an image from an OCI layout or archive (docker save, podman, skopeo)
+    Import {
+        /// The layout's folder or the archive
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: PathBuf,
+        /// Its name: what `agent_type` will say
+        name: String,
+    },
+    /// Take an image from a registry, by digest
+    Pull {
+        /// Such as registry.example/agents/chat@sha256:…
+        reference: String,
+        /// Its name
+        name: String,
+    },
+    /// Make an image from a recipe
+    Build {
+        /// The folder with its image.toml
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: PathBuf,
+        /// Its name
+        name: String,
+    },
+    /// List the images
+    Ls,
+    /// Remove an image
+    Rm {
+        /// Its name
+        name: String,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say whether the configuration can be used
+    Check,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_variable_is_a_name_or_a_name_with_a_value() {
+        assert!("=x".parse::<EnvEntry>().is_err());
+        assert_eq!("A=b=c".parse::<EnvEntry>().unwrap().value.unwrap().expose(), "b=c");
+        assert!("A".parse::<EnvEntry>().unwrap().value.is_none());
+    }
+}

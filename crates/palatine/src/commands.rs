@@ -1,0 +1,40 @@
+//! What the commands do.
+
+pub(crate) mod image;
+pub(crate) mod remote;
+pub(crate) mod sign;
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use auth::Keypair;
+use domain::UnixMillis;
+
+use crate::cli::Target;
+use crate::keypair;
+use crate::up::Rooms;
+
+/// The gateway if nothing else is known.
+const DEFAULT_GATEWAY: &str = "http://127.0.0.1:8080";
+
+/// The gateway that is meant: named, or the one that runs here, or the usual one.
+pub(crate) fn gateway(target: &Target, rooms: &Rooms) -> String {
+    let named = target.gateway.clone().or_else(|| rooms.running().map(|house| house.gateway));
+    named.unwrap_or_else(|| DEFAULT_GATEWAY.to_owned())
+}
+
+/// The keypair that is meant: named, or the development holder of the house that
+/// runs here, or the Solana command line's own.
+pub(crate) fn signer(target: &Target, rooms: &Rooms) -> Result<Keypair> {
+    let solana = || Some(std::env::home_dir()?.join(".config/solana/id.json"));
+    let here = || rooms.running().map(|house| house.holder_keypair);
+    let path: Option<PathBuf> = target.keypair.clone().or_else(here).or_else(|| solana().filter(|path| path.is_file()));
+    let path = path.context("no keypair: pass --keypair FILE, or make one with: palatine keygen FILE")?;
+    keypair::read(&path)
+}
+
+/// This machine's clock.
+pub(crate) fn now() -> Result<UnixMillis> {
+    UnixMillis::from_system(SystemTime::now()).context("read the clock: it says a time before 1970")
+}

@@ -1,0 +1,198 @@
+//! The commands that talk to a gateway.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use client::{Door, LogSource, Public, Question, SpawnOptions};
+use domain::AgentId;
+use futures_util::StreamExt;
+use wire::public::{AgentsResponse, SpawnRequest};
+use wire::{Environment, Secret};
+
+use super::{gateway, now, signer};
+use crate::cli::{Ask, Command, EnvEntry, Exec, Logs, Spawn, Target};
+use crate::failure::Exit;
+use crate::output::{self, show};
+use crate::tokens::Keyring;
+use crate::up::Rooms;
+
+/// One run of a command.
+struct Session {
+    client: Public,
+    tokens: Keyring,
+    json: bool,
+}
+
+pub(crate) async fn run(target: &Target, rooms: &Rooms, command: Command) -> Result<ExitCode> {
+    let client = Public::new(&gateway(target, rooms))?;
+    let unsigned = matches!(command, Command::Tiers);
+    let client = if unsigned { client } else { client.signed_by(signer(target, rooms)?) };
+    let session = Session { client, tokens: Keyring::at(rooms.tokens()), json: target.json };
+    match command {
+        Command::Tiers => show(session.json, &session.client.tiers().await?, output::tiers)?,
+        Command::Spawn(options) => session.spawn(options).await?,
+        Command::Ls => session.list().await?,
+        Command::Status { id: Some(id) } => show(session.json, &session.client.status(id).await?, output::status)?,
+        Command::Logs(options) => session.logs(&options).await?,
+        Command::Events { id } => session.events(id).await?,
+        Command::Exec(options) => return session.exec(options).await,
+        Command::Ask(options) => session.ask(options).await?,
+        Command::Stop { id } => session.stop(id).await?,
+        Command::Usage => show(session.json, &session.client.usage().await?, output::usage)?,
+        Command::Up(_)
+        | Command::Down
+        | Command::Serve(_)
+        | Command::Status { id: None }
+        | Command::Image { .. }
+        | Command::Keygen { .. }
+        | Command::Sign(_)
+        | Command::Config { .. }
+        | Command::Completions { .. } => unreachable!("these commands need no gateway and are not passed here"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Session {
+    async fn spawn(&self, options: Spawn) -> Result<()> {
+        let env = environment(options.env, options.env_file.as_deref())?;
+        let request = SpawnRequest {
+            agent_type: options.agent_type,
+            env: (!env.0.is_empty()).then_some(env),
+            public: options.public,
+            image_ref: options.image,
+        };
+        let how = SpawnOptions { detached: options.no_wait, idempotency_key: options.idempotency_key };
+        let answer = self.client.spawn(&request, &how).await?;
+        if let Some(token) = &answer.agent.token {
+            self.tokens.keep(answer.agent.id, token).context("keep the agent's token")?;
+        }
+        Ok(show(self.json, &answer, output::spawned)?)
+    }
+
+    async fn list(&self) -> Result<()> {
+        let answer = AgentsResponse { agents: self.client.agents().await? };
+        let now = now()?;
+        Ok(show(self.json, &answer, |answer| output::agents(&answer.agents, now))?)
+    }
+
+    async fn logs(&self, options: &Logs) -> Result<()> {
+        let source = if options.console { LogSource::Console } else { LogSource::Agent };
+        let mut lines = self.client.logs(options.id, source, options.follow).await?;
+        let mut out = std::io::stdout();
+        while let Some(bytes) = lines.next().await {
+            out.write_all(&bytes?)?;
+            out.flush()?;
+        }
+        Ok(())
+    }
+
+    async fn events(&self, id: AgentId) -> Result<()> {
+        let mut changes = self.client.follow(id, 0);
+        while let Some(change) = changes.next().await {
+            show(self.json, &change?, output::change)?;
+        }
+        Ok(())
+    }
+
+    async fn exec(&self, options: Exec) -> Result<ExitCode> {
+        let command =
+            client::Command { argv: options.argv, cwd: options.cwd, envs: BTreeMap::new(), stdin: options.stdin };
+        let process = self.client.exec(options.id, &command).await?;
+        let input = options.stdin.then(|| own(&std::io::stdin())).transpose()?;
+        let (out, err) = (own(&std::io::stdout())?, own(&std::io::stderr())?);
+        let handle = process.handle();
+        let exit = tokio::select! {
+            exit = process.run(input, out, err) => exit?,
+            interrupted = tokio::signal::ctrl_c() => {
+                interrupted.context("listen for Ctrl-C")?;
+                handle.signal(wire::process::Signal::Term).await.context("stop the command in the agent")?;
+                return Ok(ExitCode::from(130));
+            }
+        };
+        match exit.code.and_then(|code| u8::try_from(code).ok()) {
+            Some(code) => Ok(code.into()),
+            None => {
+                eprintln!("error: the command ended: {}", exit.status);
+                Ok(Exit::Other.into())
+            }
+        }
+    }
+
+    async fn ask(&self, options: Ask) -> Result<()> {
+        let url = match options.url {
+            Some(url) => url,
+            None => self.client.status(options.id).await?.agent.url,
+        };
+        let token = options.token.map(Secret::from).or_else(|| self.tokens.find(options.id));
+        let question = Question { model: options.model, text: options.question };
+        let mut words = self.client.ask(&Door { url, token }, &question).await?;
+        let mut out = std::io::stdout();
+        while let Some(word) = words.next().await {
+            out.write_all(word?.as_bytes())?;
+            out.flush()?;
+        }
+        Ok(writeln!(out)?)
+    }
+
+    async fn stop(&self, id: AgentId) -> Result<()> {
+        let answer = self.client.stop(id).await?;
+        self.tokens.forget(id).context("forget the agent's token")?;
+        Ok(show(self.json, &answer, output::stopped)?)
+    }
+}
+
+/// One of our own streams, for tokio.
+fn own(stream: &impl AsFd) -> Result<tokio::fs::File> {
+    let copy = stream.as_fd().try_clone_to_owned().context("take our own input or output")?;
+    Ok(tokio::fs::File::from_std(copy.into()))
+}
+
+/// The agent's environment: the file's variables, then those of the command line,
+/// where a bare name takes our own value.
+fn environment(entries: Vec<EnvEntry>, file: Option<&Path>) -> Result<Environment> {
+    let mut all = BTreeMap::new();
+    if let Some(path) = file {
+        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
+        for (number, line) in (1..).zip(text.lines()) {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, value) =
+                line.split_once('=').with_context(|| format!("{}:{number}: expected NAME=VALUE", path.display()))?;
+            all.insert(name.to_owned(), Secret::from(value.to_owned()));
+        }
+    }
+    for EnvEntry { name, value } in entries {
+        let value = match value {
+            Some(value) => value,
+            None => Secret::from(std::env::var(&name).with_context(|| format!("--env {name}: it is not set here"))?),
+        };
+        all.insert(name, value);
+    }
+    let env = Environment(all);
+    env.check()?;
+    Ok(env)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_the_command_line_win_over_the_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("env");
+        std::fs::write(&file, "# keys\nA=1\n\nB=x=y\n").unwrap();
+        let env = environment(vec!["A=2".parse().unwrap(), "PATH".parse().unwrap()], Some(&file)).unwrap();
+        let value = |name: &str| env.0[name].expose().to_owned();
+        assert_eq!((value("A"), value("B")), ("2".to_owned(), "x=y".to_owned()));
+        assert_eq!(value("PATH"), std::env::var("PATH").unwrap());
+        std::fs::write(&file, "A\n").unwrap();
+        assert!(environment(vec![], Some(&file)).unwrap_err().to_string().contains(":1: expected NAME=VALUE"));
+    }
+}

@@ -1,0 +1,126 @@
+//! `palatine.toml`: one file, a section for each part, each with its own type.
+//!
+//! Sources, the later over the earlier: the defaults, the file, and variables
+//! named `PALATINE__<SECTION>__<KEY>`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use ::config::{Environment, File, FileFormat};
+use domain::{Tier, TierName, Tiers};
+use serde::Deserialize;
+
+/// Where a configuration is looked for, if none is named.
+const PLACES: [&str; 2] = ["palatine.toml", "/etc/palatine/palatine.toml"];
+
+/// The prefix of variables that override keys.
+const PREFIX: &str = "PALATINE";
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// The public edge.
+    pub(crate) gateway: gateway::Config,
+    /// Certificates.
+    pub(crate) tls: gateway::Tls,
+    /// What one client may take.
+    pub(crate) limits: gateway::Limits,
+    /// The tiers, by name. Default: Romulus's four.
+    pub(crate) tiers: BTreeMap<TierName, Tier>,
+    /// The token, and where balances are read.
+    pub(crate) solana: chain::Config,
+    /// Spawning and the reconcilers.
+    pub(crate) control: control::Config,
+    /// The database.
+    pub(crate) store: store::Config,
+    /// The node daemon.
+    pub(crate) node: hypercore::Config,
+    /// The guests' networks.
+    pub(crate) network: hypercore::NetworkConfig,
+    /// Images and kernels.
+    pub(crate) images: image::Config,
+    /// Logs and traces.
+    pub(crate) log: telemetry::Config,
+}
+
+impl Config {
+    /// Reads the configuration and checks every section.
+    pub(crate) fn load(named: Option<&Path>) -> Result<Self> {
+        let file = Self::find(named);
+        let mut sources = ::config::Config::builder();
+        if let Some(path) = &file {
+            sources = sources.add_source(File::from(path.as_path()).format(FileFormat::Toml));
+        }
+        let variables = Environment::with_prefix(PREFIX).prefix_separator("__").separator("__").try_parsing(true);
+        let read = || -> Result<Self> {
+            let config: Self = sources.add_source(variables).build()?.try_deserialize()?;
+            config.check()?;
+            Ok(config)
+        };
+        let name = file.as_deref().map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string());
+        read().with_context(|| format!("read {name}"))
+    }
+
+    /// The file that `load` reads, if there is one.
+    pub(crate) fn find(named: Option<&Path>) -> Option<PathBuf> {
+        named.map(PathBuf::from).or_else(|| PLACES.map(PathBuf::from).into_iter().find(|path| path.is_file()))
+    }
+
+    fn check(&self) -> Result<()> {
+        self.gateway.check(&self.tls, &self.limits)?;
+        self.tiers()?;
+        self.solana.check()?;
+        self.control.check()?;
+        self.store.check()?;
+        self.node.check()?;
+        self.network.check()?;
+        self.images.check()?;
+        self.log.check()?;
+        Ok(())
+    }
+
+    /// The tiers: those of the file, or the seed's.
+    pub(crate) fn tiers(&self) -> Result<Tiers> {
+        if self.tiers.is_empty() {
+            return Ok(Tiers::romulus());
+        }
+        let rows = self.tiers.iter().map(|(name, tier)| (name.clone(), *tier)).collect();
+        Tiers::new(rows).context("[tiers]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("palatine.toml");
+        std::fs::write(&path, text).unwrap();
+        Config::load(Some(&path))
+    }
+
+    #[test]
+    fn an_empty_file_is_the_defaults() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        assert_eq!(load("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_section_or_key_is_refused_by_name() {
+        for (text, word) in [("[gatway]\n", "gatway"), ("[store]\nqueu = 1\n", "queu"), ("[tiers.pro]\nmin = 1\n", "cores")] {
+            let said = format!("{:#}", load(text).unwrap_err());
+            assert!(said.contains(word), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_refused_by_its_key() {
+        let said = format!("{:#}", load("[store]\nreaders = 0\n").unwrap_err());
+        assert!(said.contains("[store] readers"), "{said}");
+        let said = format!("{:#}", load("[tiers.a]\nmin = 1\ncores = 1\nmemory = 1\n").unwrap_err());
+        assert!(said.contains("tier a needs"), "{said}");
+    }
+}

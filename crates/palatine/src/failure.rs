@@ -1,0 +1,117 @@
+//! How a command ends badly: one sentence, what to do next, an exit code.
+
+use std::process::ExitCode;
+
+use wire::fault::{Code, Fault};
+
+/// Exit codes, stable for scripts. `exec` returns the command's own instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    /// Something else.
+    Other = 1,
+    /// The request is wrong (clap uses the same).
+    Usage = 2,
+    /// The wallet or the token may not do this.
+    Denied = 3,
+    /// No such agent or image.
+    NotFound = 4,
+    /// It conflicts with what is there.
+    Conflict = 5,
+    /// It may work later.
+    Unavailable = 6,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Which exit code a fault of the gateway becomes.
+pub(crate) const fn exit_of(code: Code) -> Exit {
+    match code {
+        Code::InvalidRequest
+        | Code::UnknownAgentType
+        | Code::InvalidEnvironment
+        | Code::MethodNotAllowed
+        | Code::BodyTooLarge
+        | Code::UnsupportedMediaType
+        | Code::HeadersTooLarge => Exit::Usage,
+        Code::MissingSignature
+        | Code::MalformedSignature
+        | Code::ExpiredSignature
+        | Code::InvalidSignature
+        | Code::ReplayedSignature
+        | Code::UnboundSignature
+        | Code::InvalidToken
+        | Code::InsufficientBalance
+        | Code::ImageRefused => Exit::Denied,
+        Code::NotFound => Exit::NotFound,
+        Code::AgentExists | Code::StaleGeneration | Code::WrongState | Code::IdempotencyMismatch => Exit::Conflict,
+        Code::RateLimited
+        | Code::AgentUnreachable
+        | Code::BalanceUnknown
+        | Code::NoCapacity
+        | Code::NodeUnavailable
+        | Code::AgentNotReady
+        | Code::ShuttingDown
+        | Code::SpawnTimeout
+        | Code::SpawnFailed => Exit::Unavailable,
+        Code::Internal => Exit::Other,
+    }
+}
+
+/// What a person can do about a fault, where the fault's own words do not say.
+pub(crate) fn advice(fault: &Fault) -> Option<String> {
+    let words = match fault.code {
+        Code::UnknownAgentType => format!("try one of: {}", fault.known.as_deref().unwrap_or_default().join(", ")),
+        Code::ExpiredSignature => "check this machine's clock: it must be within 5 minutes of the gateway's".to_owned(),
+        Code::InvalidSignature => "check that --keypair is the wallet you mean".to_owned(),
+        Code::InvalidToken => "pass the agent's token with --token; it was shown once, when the agent was spawned".to_owned(),
+        Code::InsufficientBalance => "see what the tiers need: palatine tiers".to_owned(),
+        Code::AgentExists => {
+            let id = fault.agent_id.map(|id| id.to_string()).unwrap_or_default();
+            format!("stop it first: palatine stop {id}")
+        }
+        Code::NotFound => "list yours: palatine ls".to_owned(),
+        Code::AgentUnreachable | Code::AgentNotReady | Code::SpawnFailed => {
+            "see its state and output: palatine ls, palatine logs <id>".to_owned()
+        }
+        Code::BalanceUnknown | Code::RateLimited | Code::NoCapacity | Code::NodeUnavailable | Code::ShuttingDown => {
+            format!("try again in {} s", fault.retry_after.unwrap_or(5))
+        }
+        Code::SpawnTimeout => "its slot is free again: try once more, or look at the node's log".to_owned(),
+        Code::Internal => "the gateway's log says more".to_owned(),
+        Code::InvalidRequest
+        | Code::InvalidEnvironment
+        | Code::MissingSignature
+        | Code::MalformedSignature
+        | Code::ReplayedSignature
+        | Code::UnboundSignature
+        | Code::ImageRefused
+        | Code::MethodNotAllowed
+        | Code::StaleGeneration
+        | Code::WrongState
+        | Code::BodyTooLarge
+        | Code::UnsupportedMediaType
+        | Code::IdempotencyMismatch
+        | Code::HeadersTooLarge => return None,
+    };
+    Some(words)
+}
+
+/// Says what went wrong and what to do, and returns the exit code.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let fault = error.chain().find_map(|cause| cause.downcast_ref::<Fault>());
+    eprintln!("error: {error:#}");
+    match fault {
+        Some(fault) => {
+            if let Some(advice) = advice(fault) {
+                eprintln!("  {advice}");
+            }
+            exit_of(fault.code).into()
+        }
+        None => Exit::Other.into(),
+    }
+}

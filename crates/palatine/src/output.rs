@@ -1,0 +1,181 @@
+//! What people read: tables and sentences. Programs get the wire's own JSON.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+use domain::UnixMillis;
+use serde::Serialize;
+use wire::public::{
+    Agent, Reason, SpawnResponse, StateChange, StatusResponse, StopResponse, TiersResponse, UsageResponse,
+};
+
+use crate::commands::image::Shown;
+
+/// Prints `value` as JSON on one line, or what `people` writes of it.
+pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, value)?;
+        writeln!(out)
+    } else {
+        writeln!(out, "{}", people(value).trim_end())
+    }
+}
+
+fn table<const N: usize>(head: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(head);
+    table
+}
+
+pub(crate) fn spawned(answer: &SpawnResponse) -> String {
+    let agent = &answer.agent;
+    let tier = &answer.tier_config;
+    let mut text = format!(
+        "{} is {} ({}, {}, {} cores, {} MiB{})\n{}\n",
+        agent.id,
+        agent.state,
+        agent.agent_type,
+        agent.tier,
+        tier.cores,
+        tier.memory,
+        agent.runtime.as_deref().map(|runtime| format!(", {runtime}")).unwrap_or_default(),
+        agent.url,
+    );
+    if let Some(token) = &agent.token {
+        text.push_str(&format!("token {} (shown once; kept for `palatine ask`)\n", token.expose()));
+    }
+    text
+}
+
+pub(crate) fn agents(list: &[Agent], now: UnixMillis) -> String {
+    if list.is_empty() {
+        return "No agents. Start one: palatine spawn --type echo".to_owned();
+    }
+    let mut table = table(["ID", "TYPE", "TIER", "STATE", "AGE", "RESTARTS", "URL"]);
+    for agent in list {
+        table.add_row([
+            agent.id.to_string(),
+            agent.agent_type.clone(),
+            agent.tier.to_string(),
+            state(agent),
+            duration(now.since(agent.spawned_at)),
+            agent.restarts.to_string(),
+            if agent.state.is_live() { agent.url.clone() } else { "-".to_owned() },
+        ]);
+    }
+    table.to_string()
+}
+
+fn state(agent: &Agent) -> String {
+    match agent.reason {
+        Some(reason) => format!("{} ({})", agent.state, reason_name(reason)),
+        None => agent.state.to_string(),
+    }
+}
+
+/// The reason as the wire writes it.
+fn reason_name(reason: Reason) -> String {
+    let value = serde_json::to_value(reason).unwrap_or_default();
+    value.as_str().unwrap_or_default().replace('_', " ")
+}
+
+pub(crate) fn status(answer: &StatusResponse) -> String {
+    let agent = &answer.agent;
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    let mut row = |name: &str, value: String| {
+        table.add_row([name.to_owned(), value]);
+    };
+    row("id", agent.id.to_string());
+    row("state", state(agent));
+    row("url", agent.url.clone());
+    row("type", agent.agent_type.clone());
+    row("tier", agent.tier.to_string());
+    row("runtime", agent.runtime.clone().unwrap_or_else(|| "not running yet".to_owned()));
+    row("image", agent.image.to_string());
+    row("public", if agent.public { "yes" } else { "no" }.to_owned());
+    row("restarts", agent.restarts.to_string());
+    row("uptime", duration(answer.uptime_ms));
+    table.to_string()
+}
+
+pub(crate) fn stopped(answer: &StopResponse) -> String {
+    format!("{} after {} of uptime", answer.state, duration(answer.uptime_ms))
+}
+
+pub(crate) fn usage(answer: &UsageResponse) -> String {
+    let stats = &answer.stats;
+    let mut table = table(["UPTIME", "SPAWNS", "CORE-SECONDS", "GIB-SECONDS", "ACTIVE AGENT"]);
+    let active = answer.active_agent.as_ref().map_or_else(|| "-".to_owned(), |agent| agent.id.to_string());
+    table.add_row([
+        duration(stats.total_uptime_ms),
+        stats.spawns.to_string(),
+        stats.core_seconds.to_string(),
+        stats.gib_seconds.to_string(),
+        active,
+    ]);
+    table.to_string()
+}
+
+pub(crate) fn tiers(answer: &TiersResponse) -> String {
+    let mut rows: Vec<_> = answer.tiers.iter().collect();
+    rows.sort_by_key(|(_, tier)| tier.min);
+    let mut table = table(["TIER", "TOKENS", "CORES", "MEMORY"]);
+    for (name, tier) in rows {
+        table.add_row([name.clone(), tier.min.to_string(), tier.cores.to_string(), format!("{} MiB", tier.memory)]);
+    }
+    for column in 1..4 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    format!("{table}\n\nToken: {}\nAgent types: {}", answer.mint, answer.agent_types.join(", "))
+}
+
+pub(crate) fn change(change: &StateChange) -> String {
+    let reason = change.reason.map(|reason| format!(" ({})", reason_name(reason))).unwrap_or_default();
+    format!("{} {}{reason}", change.at, change.state)
+}
+
+pub(crate) fn images(list: &[Shown]) -> String {
+    let mut table = table(["NAME", "DISK", "PORT", "DIGEST"]);
+    for image in list {
+        let names = if image.names.is_empty() { "-".to_owned() } else { image.names.join(" ") };
+        let disk = format!("{} MiB", image.disk_bytes.div_ceil(1024 * 1024));
+        table.add_row([names, disk, image.port.to_string(), image.digest.to_string()]);
+    }
+    table.to_string()
+}
+
+/// The two largest units of a time, such as `3h 12m`.
+fn duration(millis: u64) -> String {
+    let seconds = Duration::from_millis(millis).as_secs();
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, s) => format!("{s}.{}s", millis % 1000 / 100),
+        (0, 0, m, s) => format!("{m}m {s}s"),
+        (0, h, m, _) => format!("{h}h {m}m"),
+        (d, h, _, _) => format!("{d}d {h}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_told_in_its_two_largest_units() {
+        let cases = [(0, "0.0s"), (1_900, "1.9s"), (61_000, "1m 1s"), (3_660_000, "1h 1m"), (90_000_000, "1d 1h")];
+        for (millis, told) in cases {
+            assert_eq!(duration(millis), told);
+        }
+    }
+
+    #[test]
+    fn a_reason_reads_as_words() {
+        assert_eq!(reason_name(Reason::Failed(domain::FailReason::CrashLoop)), "crash loop");
+        assert_eq!(reason_name(Reason::Stopped(domain::StopReason::Requested)), "requested");
+    }
+}

@@ -1,0 +1,75 @@
+//! `palatine serve`: the gateway and the control plane, wired from the
+//! configuration.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use auth::Tokens;
+use chain::SolanaBalances;
+use client::NodeClient;
+use control::Control;
+use gateway::{Listeners, NodeGuests, NodeImages, Parts};
+use store::Store;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+
+/// The name of the one node.
+const NODE: &str = "local";
+
+/// Serves until a signal asks for the end, then drains.
+pub(crate) fn serve(config: &Config) -> Result<()> {
+    let _telemetry = telemetry::init(&config.log, "palatine")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(run(config))
+}
+
+async fn run(config: &Config) -> Result<()> {
+    let shutdown = CancellationToken::new();
+    tokio::spawn(end_on_signal(shutdown.clone())?);
+    let metrics = telemetry::prometheus()?;
+    // Listening first: a taken port is said before anything else is touched.
+    let listeners = Listeners::bind(&config.gateway, &config.tls).await?;
+    let store = Store::open(&config.store).context("open the database")?;
+    // Nothing is asked of the chain yet: while no endpoint answers, stopping must work.
+    let balances = Arc::new(SolanaBalances::new(&config.solana).context("[solana]")?);
+    let node = NodeClient::new(&config.node.socket);
+    let tiers = config.tiers()?;
+    let control = Control::start(
+        config.control.clone(),
+        store.clone(),
+        vec![Arc::new(control::RemoteNode::new(NODE, node.clone()))],
+        balances.clone(),
+        tiers.clone(),
+        shutdown.clone(),
+    );
+    let parts = Parts {
+        store,
+        control,
+        balances,
+        tiers,
+        tokens: Tokens::new(&gateway::token_key(&config.gateway.token_key_file)?),
+        guests: Arc::new(NodeGuests::new(HashMap::from([(NODE.to_owned(), node.clone())]))),
+        images: Arc::new(NodeImages::new(vec![node])),
+        metrics: Some(metrics),
+        follow: Some(telemetry::follow),
+    };
+    gateway::serve(config.gateway.clone(), config.tls.clone(), config.limits.clone(), listeners, parts, shutdown).await?;
+    Ok(())
+}
+
+/// The first signal asks; a second one is not waited for.
+fn end_on_signal(shutdown: CancellationToken) -> Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for signals")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("ending: requests under way are finished first");
+        shutdown.cancel();
+    })
+}

@@ -1,0 +1,63 @@
+//! The agents' tokens, as this user was shown them: one file each, 0600, so that
+//! `palatine ask` works after `palatine spawn`.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::PathBuf;
+
+use domain::AgentId;
+use wire::Secret;
+
+/// The folder of tokens.
+#[derive(Clone, Debug)]
+pub(crate) struct Keyring {
+    dir: PathBuf,
+}
+
+impl Keyring {
+    pub(crate) fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Keeps a token.
+    pub(crate) fn keep(&self, id: AgentId, token: &Secret) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        let path = self.dir.join(id.to_string());
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        file.write_all(token.expose().as_bytes())
+    }
+
+    /// The token of an agent, if it was spawned from here.
+    pub(crate) fn find(&self, id: AgentId) -> Option<Secret> {
+        fs::read_to_string(self.dir.join(id.to_string())).ok().map(Secret::from)
+    }
+
+    /// Forgets the token of an agent that is gone.
+    pub(crate) fn forget(&self, id: AgentId) -> io::Result<()> {
+        match fs::remove_file(self.dir.join(id.to_string())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_kept_token_is_found_by_its_owner_alone_until_it_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let ring = Keyring::at(dir.path().join("tokens"));
+        let id = AgentId::from_random(7);
+        ring.keep(id, &Secret::from("plt_x".to_owned())).unwrap();
+        assert_eq!(ring.find(id).unwrap().expose(), "plt_x");
+        let mode = fs::metadata(dir.path().join("tokens").join(id.to_string())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        ring.forget(id).unwrap();
+        ring.forget(id).unwrap();
+        assert!(ring.find(id).is_none());
+    }
+}

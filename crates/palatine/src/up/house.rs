@@ -1,0 +1,167 @@
+//! Where a house on this machine keeps its things, and what is known of a
+//! running one.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use domain::Wallet;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, test_kill_process};
+use serde::{Deserialize, Serialize};
+
+/// What a running house tells programs: the answer of `palatine status --json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct House {
+    /// The gateway's URL.
+    pub(crate) gateway: String,
+    /// A keypair file of a funded development holder.
+    pub(crate) holder_keypair: PathBuf,
+    /// The wallet in that file.
+    pub(crate) holder: Wallet,
+    /// The local Solana's JSON-RPC.
+    pub(crate) solana_rpc: String,
+    /// The token's mint on it.
+    pub(crate) mint: String,
+    /// The node's socket.
+    pub(crate) node_socket: PathBuf,
+    /// The configuration the parts run with.
+    pub(crate) config: PathBuf,
+    /// Where the parts log to.
+    pub(crate) logs: PathBuf,
+    /// The process that keeps the parts; ending it ends them.
+    pub(crate) pid: i32,
+}
+
+/// The folder of a house. The same one is used again by the next `up`.
+#[derive(Clone, Debug)]
+pub(crate) struct Rooms {
+    root: PathBuf,
+}
+
+impl Rooms {
+    /// The rooms at `root`, else at `$XDG_STATE_HOME/palatine`, else at
+    /// `~/.local/state/palatine`.
+    pub(crate) fn at(root: Option<&Path>) -> Result<Self> {
+        if let Some(root) = root {
+            return Ok(Self { root: std::path::absolute(root)? });
+        }
+        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let home = || std::env::home_dir().map(|home| home.join(".local/state"));
+        let base = state.or_else(home).context("find a folder for state: set HOME, or pass --state")?;
+        Ok(Self { root: base.join("palatine") })
+    }
+
+    /// Makes the folders.
+    pub(crate) fn build(&self) -> Result<()> {
+        for dir in [&self.root, &self.logs()] {
+            fs::create_dir_all(dir).with_context(|| format!("make the folder {}", dir.display()))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    pub(crate) fn holder(&self) -> PathBuf {
+        self.root.join("holder.json")
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.root.join("palatine.toml")
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.root.join("node.sock")
+    }
+
+    /// Where `palatine spawn` keeps the agents' tokens it was shown.
+    pub(crate) fn tokens(&self) -> PathBuf {
+        self.root.join("tokens")
+    }
+
+    fn note(&self) -> PathBuf {
+        self.root.join("up.json")
+    }
+
+    /// Takes the house for this process; `None` if another has it. The lock goes
+    /// with the returned file, so no crash leaves it behind.
+    pub(crate) fn take(&self) -> Result<Option<File>> {
+        let path = self.root.join("lock");
+        let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("lock {}", path.display())),
+        }
+    }
+
+    /// The running house, if there is one.
+    pub(crate) fn running(&self) -> Option<House> {
+        let note = fs::read(self.note()).ok()?;
+        let house: House = serde_json::from_slice(&note).ok()?;
+        let pid = Pid::from_raw(house.pid)?;
+        test_kill_process(pid).is_ok().then_some(house)
+    }
+
+    /// Leaves a note of the running house for the other commands.
+    pub(crate) fn announce(&self, house: &House) -> Result<()> {
+        let text = serde_json::to_vec_pretty(house)?;
+        let draft = self.root.join("up.json.new");
+        fs::write(&draft, text).and_then(|()| fs::rename(&draft, self.note())).context("write up.json")
+    }
+
+    /// Takes the note away.
+    pub(crate) fn forget(&self) -> io::Result<()> {
+        match fs::remove_file(self.note()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_house_is_taken_by_one_process_and_free_again_when_it_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let rooms = Rooms::at(Some(dir.path())).unwrap();
+        let lock = rooms.take().unwrap();
+        assert!(lock.is_some());
+        assert!(rooms.take().unwrap().is_none());
+        drop(lock);
+        assert!(rooms.take().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_note_of_a_house_whose_keeper_died_is_not_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let rooms = Rooms::at(Some(dir.path())).unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        child.wait().unwrap();
+        let mut house = House {
+            gateway: "http://127.0.0.1:1".to_owned(),
+            holder_keypair: rooms.holder(),
+            holder: Wallet([1; 32]),
+            solana_rpc: String::new(),
+            mint: String::new(),
+            node_socket: rooms.socket(),
+            config: rooms.config(),
+            logs: rooms.logs(),
+            pid: i32::try_from(child.id()).unwrap(),
+        };
+        rooms.announce(&house).unwrap();
+        assert!(rooms.running().is_none());
+        house.pid = i32::try_from(std::process::id()).unwrap();
+        rooms.announce(&house).unwrap();
+        assert!(rooms.running().is_some());
+    }
+}

@@ -1,0 +1,93 @@
+//! What the house needs before it starts: room, a kernel, an image, a holder and
+//! a configuration. All of it is kept for the next time.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use domain::Wallet;
+use toml::{Table, Value};
+
+use super::house::Rooms;
+use super::progress::Step;
+use super::solana::Place;
+use crate::{cli, keypair};
+
+/// Free disk that a house needs: images, and some agents' disks.
+const MIN_FREE_MIB: u64 = 1024;
+/// Where the reference agent's recipe lies among the assets.
+const ECHO: &str = "images/agent-echo";
+
+/// What every start of the parts needs.
+pub(super) struct Prepared {
+    pub(super) holder: Wallet,
+}
+
+impl Prepared {
+    /// Makes what is missing.
+    pub(super) fn make(rooms: &Rooms, options: &cli::Up) -> Result<Self> {
+        let images = image::Config { store: rooms.root().join("images"), ..image::Config::default() };
+        let step = Step::start("Preparing the guest kernel");
+        image::kernel::prepare(&images, &options.assets.join("pod"), &step).context("prepare the guest kernel")?;
+        step.done();
+        let step = Step::start("Building the image of agent-echo");
+        image::ImageStore::open(&images)?.build(&options.assets.join(ECHO), None, "echo", &step)?;
+        step.done();
+        Ok(Self { holder: holder(rooms)? })
+    }
+}
+
+/// Refuses a disk without room, before anything is written.
+pub(super) fn check_space(rooms: &Rooms) -> Result<()> {
+    let there = rooms.root().ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    let disk = rustix::fs::statvfs(there).with_context(|| format!("look at the disk of {}", there.display()))?;
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize) / (1024 * 1024);
+    if free < MIN_FREE_MIB {
+        bail!(
+            "{} has {free} MiB left, and the house needs {MIN_FREE_MIB}: free some, or pass --state on a roomier disk",
+            there.display()
+        );
+    }
+    Ok(())
+}
+
+/// The development holder's wallet; its keypair is made the first time.
+fn holder(rooms: &Rooms) -> Result<Wallet> {
+    let path = rooms.holder();
+    if !path.exists() {
+        keypair::make(&path)?;
+    }
+    Ok(keypair::read(&path)?.wallet())
+}
+
+/// Writes the configuration of the parts: the operator's own file, if one is
+/// given, with what must be so here laid over it.
+pub(super) fn write_config(rooms: &Rooms, options: &cli::Up, solana: &Place) -> Result<()> {
+    let mut config: Table = match crate::config::Config::find(options.config.config.as_deref()) {
+        Some(path) => fs::read_to_string(&path)
+            .map_err(anyhow::Error::from)
+            .and_then(|text| Ok(toml::from_str(&text)?))
+            .with_context(|| format!("read {}", path.display()))?,
+        None => Table::new(),
+    };
+    let path = |name: &str| Value::from(rooms.root().join(name).to_string_lossy().into_owned());
+    let asset = |name: &str| Value::from(options.assets.join(name).to_string_lossy().into_owned());
+    let settings: [(&str, &str, Value); 10] = [
+        ("gateway", "listen", vec![options.listen.to_string()].into()),
+        ("gateway", "token_key_file", path("gateway/token.key")),
+        ("store", "directory", path("gateway/store")),
+        ("solana", "endpoints", vec![solana.rpc.clone()].into()),
+        ("solana", "mint", solana.mint.clone().into()),
+        ("node", "state", path("node")),
+        ("node", "socket", path("node.sock")),
+        ("node", "pod", asset("pod")),
+        ("node", "on_shutdown", "stop".into()),
+        ("images", "store", path("images")),
+    ];
+    for (section, key, value) in settings {
+        let section = config.entry(section).or_insert_with(|| Table::new().into());
+        let section = section.as_table_mut().context("read the configuration: a section is not a table")?;
+        section.insert(key.to_owned(), value);
+    }
+    fs::write(rooms.config(), toml::to_string(&config)?).context("write the configuration")
+}

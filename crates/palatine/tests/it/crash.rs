@@ -1,0 +1,200 @@
+//! Programs that die at any instant. Each scenario runs `PALATINE_ROUNDS` times
+//! (2 if unset) with random timing; `./dev soak` runs twenty.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use client::NodeClient;
+use domain::AgentId;
+use reqwest::{Method, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use wire::node::Sandbox;
+
+use crate::house::{Holder, House, SMALL, until};
+
+/// Quick restarts and reconciling, so that a round takes seconds.
+const QUICK: &str = "[control]\nreconcile_ms = 500\n[node]\nbackoff_first_ms = 100\nrestarts = 50\n";
+
+fn rounds() -> u32 {
+    std::env::var("PALATINE_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap())
+}
+
+fn random_below(limit: Duration) -> Duration {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).unwrap();
+    limit.mul_f64(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))
+}
+
+/// A running agent of a test, with the instants that bound its bill.
+struct Running {
+    holder: Holder,
+    agent: Value,
+    asked: Instant,
+    ready: Instant,
+}
+
+impl Running {
+    async fn spawn(house: &mut House) -> Self {
+        let holder = house.holder(SMALL);
+        let asked = Instant::now();
+        let agent = house.spawn(&holder).await.expect(200)["agent"].clone();
+        Self { holder, agent, asked, ready: Instant::now() }
+    }
+
+    fn id(&self) -> &str {
+        self.agent["id"].as_str().unwrap()
+    }
+
+    async fn answers(&self, house: &House) -> bool {
+        let answer = house.agent(Method::GET, &self.agent, "/health").send().await;
+        answer.is_ok_and(|answer| answer.status().is_success())
+    }
+
+    /// Stops it; the bill must lie between the shortest and the longest time it
+    /// can have been ready, less `down`.
+    async fn stop(self, house: &House, down: Duration) -> u64 {
+        let sure = self.ready.elapsed().saturating_sub(down);
+        let uptime = house.stop(&self.holder, self.id()).await.expect(200)["uptime_ms"].as_u64().unwrap();
+        let most = self.asked.elapsed();
+        let billed = Duration::from_millis(uptime);
+        assert!(billed + Duration::from_millis(50) >= sure && billed <= most, "{billed:?} is not in {sure:?}..{most:?}");
+        let path = format!("/usage/{}", self.holder.wallet());
+        let usage = house.ask(&self.holder, Method::GET, &path, Value::Null).await.expect(200);
+        assert_eq!(usage["stats"]["total_uptime_ms"], uptime);
+        assert_eq!(usage["stats"]["spawns"], 1);
+        uptime
+    }
+}
+
+async fn sandboxes(node: &NodeClient) -> Vec<Sandbox> {
+    node.list().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_killed_daemon_comes_back_to_the_same_guests() {
+    let mut house = House::start(QUICK).await;
+    let mut guests = Vec::new();
+    for _ in 0..3 {
+        guests.push(Running::spawn(&mut house).await);
+    }
+    let node = house.node_client();
+    let before = sandboxes(&node).await;
+    for _ in 0..rounds() {
+        tokio::time::sleep(random_below(Duration::from_millis(1500))).await;
+        house.kill_node();
+        tokio::time::sleep(random_below(Duration::from_millis(800))).await;
+        house.start_node().await;
+        for guest in &guests {
+            until("the guest answers through the new daemon", async || guest.answers(&house).await.then_some(())).await;
+        }
+        assert_eq!(sandboxes(&node).await, before, "an id, a process or a restart count changed");
+    }
+    for guest in guests {
+        guest.stop(&house, Duration::ZERO).await;
+    }
+    assert!(sandboxes(&node).await.is_empty());
+    house.end();
+}
+
+#[tokio::test]
+async fn a_guest_that_dies_is_started_again_under_its_id_and_url_and_not_billed_meanwhile() {
+    let mut house = House::start(QUICK).await;
+    let guest = Running::spawn(&mut house).await;
+    let node = house.node_client();
+    let mut down = Duration::ZERO;
+    for round in 1..=rounds() {
+        tokio::time::sleep(random_below(Duration::from_millis(1500))).await;
+        let pid = sandboxes(&node).await[0].pid.unwrap();
+        let died = Instant::now();
+        kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
+        let status = until("the guest is ready again", async || {
+            let status = house.status(&guest.holder, guest.id()).await.expect(200);
+            (status["agent"]["restarts"] == round && status["agent"]["state"] == "ready").then_some(status)
+        })
+        .await;
+        assert_eq!((&status["agent"]["id"], &status["agent"]["url"]), (&guest.agent["id"], &guest.agent["url"]));
+        assert!(guest.answers(&house).await);
+        down += died.elapsed();
+    }
+    let whole = guest.asked.elapsed();
+    let uptime = guest.stop(&house, down).await;
+    // Each restart boots for a second at least, and none of that is billed.
+    let billed = Duration::from_millis(uptime);
+    assert!(billed + Duration::from_secs(1) * rounds() <= whole, "{billed:?} of {whole:?}");
+    house.end();
+}
+
+#[tokio::test]
+async fn a_guest_that_keeps_dying_fails_with_the_reason_and_frees_its_wallet() {
+    let strict = "[control]\nreconcile_ms = 500\n[node]\nbackoff_first_ms = 50\nrestarts = 1\n";
+    let mut house = House::start(strict).await;
+    let guest = Running::spawn(&mut house).await;
+    let node = house.node_client();
+    let status = until("the agent has failed", async || {
+        if let Some(pid) = sandboxes(&node).await.first().and_then(|sandbox| sandbox.pid) {
+            kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).ok();
+        }
+        let status = house.status(&guest.holder, guest.id()).await.expect(200);
+        (status["agent"]["state"] == "failed").then_some(status)
+    })
+    .await;
+    assert_eq!(status["agent"]["reason"], "crash_loop");
+    assert!(sandboxes(&node).await.is_empty());
+    house.spawn(&guest.holder).await.expect(200);
+    house.end();
+}
+
+#[tokio::test]
+async fn a_gateway_killed_in_the_middle_of_a_spawn_leaves_a_ready_agent_or_a_free_wallet() {
+    let mut house = House::start(QUICK).await;
+    let node = house.node_client();
+    for _ in 0..rounds() {
+        let holder = house.holder(SMALL);
+        let request = house.signed(&holder, Method::POST, "/spawn", &json!({"agent_type": "echo"}));
+        let spawn = tokio::spawn(request.send());
+        tokio::time::sleep(random_below(Duration::from_secs(4))).await;
+        house.kill_gateway();
+        let answered = spawn.await.unwrap().is_ok_and(|answer| answer.status() == StatusCode::OK);
+        house.start_gateway().await;
+        let live = settled(&house, &holder).await;
+        assert!(live.is_some() || !answered, "an agent that was promised is gone");
+        assert_same(&node, live).await;
+        match live {
+            Some(id) => house.stop(&holder, &id.to_string()).await.expect(200),
+            None => house.spawn(&holder).await.expect(200),
+        };
+        if live.is_none() {
+            let id = settled(&house, &holder).await.unwrap();
+            house.stop(&holder, &id.to_string()).await.expect(200);
+        }
+        assert_same(&node, None).await;
+    }
+    house.end();
+}
+
+/// Waits until the wallet's agents are ready or over; the live one, if any.
+async fn settled(house: &House, holder: &Holder) -> Option<AgentId> {
+    until("the wallet's agent is ready or gone", async || {
+        let agents = house.ask(holder, Method::GET, "/agents", Value::Null).await.expect(200);
+        let agents = agents["agents"].as_array().unwrap().clone();
+        let live: Vec<_> = agents.iter().filter(|agent| agent["state"] != "stopped" && agent["state"] != "failed").collect();
+        match live.as_slice() {
+            [] => Some(None),
+            [agent] if agent["state"] == "ready" => Some(Some(agent["id"].as_str().unwrap().parse().unwrap())),
+            [_] => None,
+            more => panic!("more than one live agent: {more:?}"),
+        }
+    })
+    .await
+}
+
+/// Waits until the node runs these agents and no others.
+async fn assert_same(node: &NodeClient, live: Option<AgentId>) {
+    let live: BTreeSet<AgentId> = live.into_iter().collect();
+    until("the node runs what the gateway knows, and nothing else", async || {
+        let there: BTreeSet<AgentId> = sandboxes(node).await.iter().map(|sandbox| sandbox.id).collect();
+        (there == live).then_some(())
+    })
+    .await;
+}

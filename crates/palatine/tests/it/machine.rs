@@ -1,0 +1,96 @@
+//! What of this machine a house may change while it runs, and must give back.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// How long a condition may take to become true.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Everything of the machine that a house touches, as lines that can be compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Inventory(BTreeSet<String>);
+
+impl Inventory {
+    pub(crate) fn take() -> Self {
+        let mut all = BTreeSet::new();
+        let mut add = |kind: &str, lines: Vec<String>| all.extend(lines.into_iter().map(|line| format!("{kind}: {line}")));
+        add("process", processes());
+        add("link", links());
+        add("namespace", names("/run/netns"));
+        add("rules", output("nft", &["list", "ruleset"]));
+        add("route", output("ip", &["route", "show", "table", "all"]));
+        add("mount", mounts());
+        add("cgroup", cgroups());
+        add("sysctl", sysctls());
+        Self(all)
+    }
+
+    /// What is there now and was not before, and the other way round.
+    pub(crate) fn changes(&self, now: &Self) -> Vec<String> {
+        let gone = self.0.difference(&now.0).map(|line| format!("- {line}"));
+        let new = now.0.difference(&self.0).map(|line| format!("+ {line}"));
+        gone.chain(new).collect()
+    }
+
+    /// Waits until the machine is again as it was.
+    #[track_caller]
+    pub(crate) fn comes_back(&self) {
+        let mut changes = Vec::new();
+        let limit = Instant::now() + PATIENCE;
+        while Instant::now() < limit {
+            changes = self.changes(&Self::take());
+            if changes.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("the machine is not as it was:\n{}", changes.join("\n"));
+    }
+}
+
+fn output(program: &str, arguments: &[&str]) -> Vec<String> {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+/// Programs that belong to a house, by their names and ids.
+fn processes() -> Vec<String> {
+    let ours = ["qemu-system", "hypercore", "palatine", "node"];
+    let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let pids = all.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    let named = pids.filter_map(|pid| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let name = status.lines().next()?.strip_prefix("Name:\t")?.to_owned();
+        let dead = status.lines().any(|line| line.starts_with("State:\tZ"));
+        (!dead && ours.iter().any(|ours| name.starts_with(ours))).then(|| format!("{name} {pid}"))
+    });
+    named.collect()
+}
+
+/// Links by name alone: their counters and flags change by themselves.
+fn links() -> Vec<String> {
+    names("/sys/class/net")
+}
+
+fn names(dir: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+}
+
+fn mounts() -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    mounts.lines().map(str::to_owned).collect()
+}
+
+fn cgroups() -> Vec<String> {
+    output("find", &["/sys/fs/cgroup", "-type", "d", "-ipath", "*palatine*"])
+}
+
+fn sysctls() -> Vec<String> {
+    let keys = ["net/ipv4/ip_forward", "net/ipv4/conf/all/forwarding", "net/ipv6/conf/all/forwarding"];
+    let read = |key: &&str| Some(format!("{key}={}", fs::read_to_string(format!("/proc/sys/{key}")).ok()?.trim()));
+    keys.iter().filter_map(read).collect()
+}

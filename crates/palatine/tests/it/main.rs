@@ -1,0 +1,14 @@
+//! The whole product, on real parts: QEMU guests, a real OCI image, a Solana
+//! JSON-RPC with the real SPL Token program. They need root and what `./dev`
+//! installs, and run one after another.
+
+mod api;
+mod crash;
+mod house;
+mod imports;
+mod isolation;
+mod machine;
+mod residue;
+mod secrets;
+mod spawn;
+mod terminal;

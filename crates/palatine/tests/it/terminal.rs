@@ -1,0 +1,87 @@
+//! The command line, as people and programs use it.
+
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+
+use crate::house::{House, PLAIN, SMALL};
+
+#[track_caller]
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn the_commands_of_the_readme_work_for_people_and_for_programs() {
+    let mut house = House::start(PLAIN).await;
+    let holder = house.holder(SMALL);
+    let run = |words: &[&str]| house.palatine(&holder, words).output().unwrap();
+    let json = |words: &[&str]| serde_json::from_str::<Value>(&text(&run(words))).unwrap();
+
+    assert!(text(&run(&["ls"])).contains("No agents"));
+    let spawned = json(&["spawn", "--type", "echo", "--json"]);
+    let id = spawned["agent"]["id"].as_str().unwrap();
+    assert!(text(&run(&["ls"])).contains(id));
+    assert_eq!(json(&["ls", "--json"])["agents"][0]["id"], id);
+    assert!(text(&run(&["status", id])).contains("ready"));
+    assert!(text(&run(&["tiers"])).contains("small"));
+    // The token was kept when the agent was spawned from here.
+    assert!(text(&run(&["ask", id, "what is your name?"])).contains("what is your name?"));
+    assert!(json(&["logs", id, "--json"]).is_string() || text(&run(&["logs", id])).contains("agent-echo"));
+    assert_eq!(json(&["usage", "--json"])["active_agent"]["id"], id);
+
+    let again = run(&["spawn", "--type", "echo"]);
+    assert_eq!(again.status.code(), Some(5));
+    assert!(String::from_utf8_lossy(&again.stderr).contains(&format!("palatine stop {id}")));
+    let unknown = run(&["spawn", "--type", "nonsense"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("echo"));
+
+    assert!(text(&run(&["stop", id])).contains("stopped"));
+    assert_eq!(run(&["status", "00000000-0000-0000"]).status.code(), Some(4));
+    house.end();
+}
+
+#[tokio::test]
+async fn exec_streams_both_ways_and_returns_the_commands_exit_code() {
+    let mut house = House::start(PLAIN).await;
+    let holder = house.holder(SMALL);
+    let spawned = house.spawn(&holder).await.expect(200);
+    let id = spawned["agent"]["id"].as_str().unwrap();
+
+    let mut command = house.palatine(&holder, &["exec", "--stdin", id, "--", "/usr/bin/agent-echo", "cat"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let large = "0123456789abcdef\n".repeat(20_000);
+    let sent = large.clone();
+    let feeder = std::thread::spawn(move || input.write_all(sent.as_bytes()).unwrap());
+    let output = child.wait_with_output().unwrap();
+    feeder.join().unwrap();
+    assert!(text(&output) == large, "{} of {} bytes came back", output.stdout.len(), large.len());
+
+    let failed = house.palatine(&holder, &["exec", id, "--", "/usr/bin/agent-echo", "tell", "exit", "42"]).output().unwrap();
+    assert_eq!(failed.status.code(), Some(42));
+    let missing = house.palatine(&holder, &["exec", id, "--", "/no/such/program"]).output().unwrap();
+    assert!(!missing.status.success());
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such/program"));
+    house.end();
+}
+
+#[tokio::test]
+async fn another_wallet_sees_nothing_of_an_agent() {
+    let mut house = House::start(PLAIN).await;
+    let (owner, stranger) = (house.holder(SMALL), house.holder(SMALL));
+    let spawned = house.spawn(&owner).await.expect(200);
+    let id = spawned["agent"]["id"].as_str().unwrap();
+    for words in [vec!["status", id], vec!["logs", id], vec!["stop", id], vec!["exec", id, "--", "/usr/bin/agent-echo"]] {
+        let output = house.palatine(&stranger, &words).output().unwrap();
+        assert_eq!(output.status.code(), Some(4), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let url = spawned["agent"]["url"].as_str().unwrap();
+    let bare = house.palatine(&stranger, &["ask", id, "hello", "--url", url, "--token", "plt_wrong"]).output().unwrap();
+    assert_eq!(bare.status.code(), Some(3));
+    assert_eq!(house.status(&owner, id).await.expect(200)["agent"]["state"], "ready");
+    house.end();
+}

@@ -1,0 +1,193 @@
+//! How many spawns one gateway on one core admits, each reservation durable.
+//!
+//! The gateway is a process of its own on processor 0, the load on processor 1.
+//! Every request is a spawn of another wallet, signed beforehand in the bound
+//! form our clients use, over kept-alive connections. Behind the gateway a fake
+//! chain says that everybody holds enough, and a fake node starts every agent at
+//! once; the database is the real one, on a real disk.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use auth::Keypair;
+use bytes::Bytes;
+use domain::UnixMillis;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio::sync::mpsc;
+
+use super::figures::{Figure, percentile};
+use super::machine::pin;
+
+/// Spawns of the run that finds the peak.
+const PEAK_SPAWNS: usize = 60_000;
+/// Spawns of the run at half of it.
+const HALF_SPAWNS: usize = 25_000;
+/// Spawns nobody counts.
+const WARM_SPAWNS: usize = 3_000;
+/// Connections of the load.
+const CONNECTIONS: usize = 64;
+/// The seed's public gateway on Express: admissions per second, as seen.
+const SEED_PER_SECOND: f64 = 81.0;
+
+const BODY: &[u8] = br#"{"agent_type":"echo"}"#;
+const PATH: &str = "/spawn?wait=false";
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// Measures, and returns the figures.
+pub(super) fn run() -> Result<Vec<Figure>> {
+    let dir = tempfile::TempDir::with_prefix_in("palatine-bench-", super::scratch())?;
+    let mut server = Server::start(dir.path())?;
+    pin(1)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(load(server.port));
+    server.end()?;
+    outcome
+}
+
+async fn load(port: u16) -> Result<Vec<Figure>> {
+    let mut idle = Vec::new();
+    for _ in 0..CONNECTIONS {
+        idle.push(connect(port).await?);
+    }
+    let mut at = 0;
+    let mut take = |count: usize| {
+        let requests = requests(port, at, count);
+        at += count;
+        requests
+    };
+    closed(&mut idle, take(WARM_SPAWNS)?).await?;
+
+    let since = Instant::now();
+    let latencies = closed(&mut idle, take(PEAK_SPAWNS)?).await?;
+    let peak = count(latencies.len()) / since.elapsed().as_secs_f64();
+
+    let half = open(idle, take(HALF_SPAWNS)?, peak / 2.0).await?;
+    Ok(vec![
+        Figure::new("admissions per second, one core", peak, "1/s").against(SEED_PER_SECOND * 100.0, "at least"),
+        Figure::new("… as a multiple of the seed's 81 per second", peak / SEED_PER_SECOND, "×").against(100.0, "at least"),
+        Figure::new("… p99 at the peak, 64 connections", millis(percentile(&latencies, 0.99)), "ms"),
+        Figure::new("… p50 at half of the peak", millis(percentile(&half, 0.5)), "ms"),
+        Figure::new("… p99 at half of the peak", millis(percentile(&half, 0.99)), "ms").against(5.0, "at most"),
+    ])
+}
+
+/// Each connection sends the next request when its last was answered.
+async fn closed(idle: &mut [Sender], requests: Vec<Request<Full<Bytes>>>) -> Result<Vec<Duration>> {
+    let queue = Arc::new(Mutex::new(requests.into_iter()));
+    let runs = idle.iter_mut().map(|sender| {
+        let queue = queue.clone();
+        async move {
+            let mut latencies = Vec::new();
+            loop {
+                let Some(request) = queue.lock().await.next() else { break anyhow::Ok(latencies) };
+                let since = Instant::now();
+                admit(sender, request).await?;
+                latencies.push(since.elapsed());
+            }
+        }
+    });
+    let runs = futures_util::future::try_join_all(runs).await?;
+    Ok(runs.into_iter().flatten().collect())
+}
+
+/// Requests are sent when they are due, whatever became of the ones before; a
+/// latency is counted from the moment its request was due.
+async fn open(idle: Vec<Sender>, requests: Vec<Request<Full<Bytes>>>, rate: f64) -> Result<Vec<Duration>> {
+    let (free, mut idle_ones) = mpsc::unbounded_channel();
+    for sender in idle {
+        free.send(sender).ok().context("queue a connection")?;
+    }
+    let start = tokio::time::Instant::now();
+    let mut running = tokio::task::JoinSet::new();
+    for (at, request) in requests.into_iter().enumerate() {
+        let due = start + Duration::from_secs_f64(count(at) / rate);
+        tokio::time::sleep_until(due).await;
+        let mut sender: Sender = idle_ones.recv().await.context("every connection broke")?;
+        let free = free.clone();
+        running.spawn(async move {
+            admit(&mut sender, request).await?;
+            let latency = due.elapsed();
+            free.send(sender).ok();
+            anyhow::Ok(latency)
+        });
+    }
+    let mut latencies = Vec::new();
+    while let Some(done) = running.join_next().await {
+        latencies.push(done??);
+    }
+    Ok(latencies)
+}
+
+async fn admit(sender: &mut Sender, request: Request<Full<Bytes>>) -> Result<()> {
+    sender.ready().await?;
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    let body = answer.into_body().collect().await?.to_bytes();
+    ensure!(status == 202, "{status}: {}", String::from_utf8_lossy(&body));
+    Ok(())
+}
+
+async fn connect(port: u16) -> Result<Sender> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = handshake(hyper_util::rt::TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
+}
+
+/// Signed spawns of wallets `from..from + count`.
+fn requests(port: u16, from: usize, count: usize) -> Result<Vec<Request<Full<Bytes>>>> {
+    let now = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
+    let signed = (from..from + count).map(|wallet| {
+        let mut seed = [0x5e; 32];
+        seed[..8].copy_from_slice(&u64::try_from(wallet)?.to_le_bytes());
+        let headers = Keypair::generate(&seed).sign_request("POST", PATH, BODY, now);
+        let request = Request::post(PATH)
+            .header("host", format!("127.0.0.1:{port}"))
+            .header("content-type", "application/json")
+            .header("x-wallet", headers.wallet)
+            .header("x-signature", headers.signature)
+            .header("x-timestamp", headers.timestamp);
+        Ok(request.body(Full::new(Bytes::from_static(BODY)))?)
+    });
+    signed.collect()
+}
+
+fn millis(latency: Duration) -> f64 {
+    latency.as_secs_f64() * 1000.0
+}
+
+fn count(n: usize) -> f64 {
+    f64::from(u32::try_from(n).unwrap_or(u32::MAX))
+}
+
+/// The gateway under test.
+struct Server {
+    child: Child,
+    port: u16,
+}
+
+impl Server {
+    fn start(dir: &std::path::Path) -> Result<Self> {
+        let own = std::env::current_exe()?;
+        let mut child = Command::new(own).arg("bench-gateway").arg(dir).stdout(Stdio::piped()).spawn()?;
+        let mut line = String::new();
+        let stdout = child.stdout.take().context("read the gateway's port")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        Ok(Self { child, port: line.trim().parse().context("read the gateway's port")? })
+    }
+
+    fn end(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! The floor of a cold start: the same QEMU, kernel, disks and network as the
+//! product's, started by hand, to the same userspace.
+//!
+//! Runs inside a network namespace with a `tap0`; everything that can be made
+//! beforehand is.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+
+/// How long a start may take.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How often the guest's port is tried.
+const TRY_EVERY: Duration = Duration::from_millis(2);
+
+/// What is started.
+#[derive(Debug, Args)]
+pub(crate) struct Bare {
+    /// The arguments of a running guest of the product, one a line: kernel,
+    /// memory and processors are taken from there
+    #[arg(long)]
+    like: PathBuf,
+    /// The disks: base, layer, data
+    #[arg(long, num_args = 3)]
+    disks: Vec<PathBuf>,
+    /// How the image is run, as the image store has it
+    #[arg(long)]
+    run: PathBuf,
+}
+
+/// Starts it, waits until the agent is ready, and prints the milliseconds that
+/// took and what `pod` measured of itself.
+pub(crate) fn run(bare: &Bare) -> Result<()> {
+    let run: Value = serde_json::from_slice(&fs::read(&bare.run)?)?;
+    let identity = identity(run)?;
+    let mut qemu = command(bare)?;
+    let web = reqwest::blocking::Client::builder().no_proxy().timeout(LIMIT).build()?;
+    let since = Instant::now();
+    let mut child = qemu.spawn().context("start QEMU")?;
+    let outcome = ready(&web, &identity, &mut child);
+    let took = since.elapsed();
+    child.kill().ok();
+    child.wait()?;
+    println!("{}", json!({"ready_ms": took.as_secs_f64() * 1000.0, "status": outcome?}));
+    Ok(())
+}
+
+fn ready(web: &reqwest::blocking::Client, identity: &Value, child: &mut Child) -> Result<Value> {
+    let pod = format!("http://{}:{}", wire::pod::GUEST_ADDRESS, wire::pod::PORT);
+    let limit = Instant::now() + LIMIT;
+    let patient = web.post(format!("{pod}/v1/identity"));
+    loop {
+        let attempt = patient.try_clone().context("repeat the request")?.timeout(Duration::from_millis(500));
+        match attempt.json(identity).send() {
+            Ok(answer) if answer.status().is_success() => break,
+            Ok(answer) => bail!("pod refused its identity: {}", answer.text()?),
+            Err(_) if Instant::now() < limit => std::thread::sleep(TRY_EVERY),
+            Err(error) => return Err(error).context("deliver the identity"),
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("QEMU ended: {status}");
+        }
+    }
+    let status = web.get(format!("{pod}/v1/status?wait_ms=60000&until=ready")).bearer_auth("bench").send()?;
+    let status: Value = status.json()?;
+    if status["phase"] != "ready" {
+        bail!("the agent is not ready: {status}");
+    }
+    Ok(status)
+}
+
+fn identity(run: Value) -> Result<Value> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    Ok(json!({
+        "agent_id": "00000000-0000-0001",
+        "token": "bench",
+        "clock_unix_ns": u64::try_from(now.as_nanos())?,
+        // Base64 of 64 zero bytes: a benchmark has no secrets.
+        "entropy": format!("{}==", "A".repeat(86)),
+        "resolvers": ["1.1.1.1"],
+        "run": run,
+        "env": {},
+    }))
+}
+
+/// The product's own command line, with files and a tap of ours in place of the
+/// open ones it was handed.
+fn command(bare: &Bare) -> Result<Command> {
+    let text = fs::read_to_string(&bare.like)?;
+    let words: Vec<&str> = text.lines().collect();
+    let mut command = Command::new(words.first().context("read the product's command line")?);
+    let mut serials = ["base", "layer", "data"].iter().zip(&bare.disks);
+    let mut pairs = words[1..].chunks(1).map(|word| word[0]).peekable();
+    while let Some(word) = pairs.next() {
+        match (word, pairs.peek().copied()) {
+            ("-add-fd" | "-mon", Some(_)) => drop(pairs.next()),
+            ("-chardev", Some(value)) => {
+                pairs.next();
+                if value.contains("id=console") {
+                    command.args(["-chardev", "null,id=console"]);
+                }
+            }
+            ("-netdev", Some(_)) => {
+                pairs.next();
+                command.args(["-netdev", "tap,id=net,ifname=tap0,script=no,downscript=no"]);
+            }
+            ("-blockdev", Some(value)) => {
+                pairs.next();
+                let (serial, path) = serials.next().context("more disks than base, layer and data")?;
+                let access = if value.contains("read-only=on") { "read-only=on" } else { "discard=unmap" };
+                let file = format!("file.driver=file,file.filename={},file.locking=off", path.display());
+                command.args(["-blockdev", &format!("driver=raw,node-name={serial},{access},{file}")]);
+            }
+            _ => drop(command.arg(word)),
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    Ok(command)
+}

@@ -1,0 +1,83 @@
+//! The gateway under test: the real one, the real database; behind it a chain on
+//! which everybody holds enough, and a node whose guests are ready at once.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use auth::Tokens;
+use chain::fake::FakeBalances;
+use control::fake::{Build, FakeNode};
+use control::{Control, SystemClock};
+use domain::{ImageDigest, Tiers};
+use gateway::{Images, Limits, Listeners, NodeGuests, Parts, Table, Tls};
+use store::Store;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::machine::pin;
+
+/// Whole tokens of everybody: the third tier of the seed's table.
+const TOKENS: u64 = 1_000_000;
+/// The reconcilers look at all agents; with a hundred thousand on one node that
+/// is another figure than this one.
+const SELDOM_MS: u64 = 600_000;
+
+/// Serves until it is killed. Prints its port first.
+pub(crate) fn run(dir: &Path) -> Result<()> {
+    pin(0)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(dir))
+}
+
+async fn serve(dir: &Path) -> Result<()> {
+    let shutdown = CancellationToken::new();
+    let store = Store::open(&store::Config { directory: dir.join("store"), ..store::Config::default() })?;
+    let balances = Arc::new(FakeBalances::where_everybody_holds(TOKENS));
+    let node = FakeNode::new("local", Arc::new(SystemClock), Build::default(), 1);
+    let control = Control::start(
+        control::Config { reconcile_ms: SELDOM_MS, ..control::Config::default() },
+        store.clone(),
+        vec![Arc::new(node)],
+        balances.clone(),
+        Tiers::romulus(),
+        shutdown.clone(),
+    );
+    let parts = Parts {
+        store,
+        control,
+        balances,
+        tiers: Tiers::romulus(),
+        tokens: Tokens::new(gateway::token_key(&dir.join("token.key"))?),
+        guests: Arc::new(NodeGuests::new([])),
+        images: Arc::new(Known::default()),
+        metrics: None,
+        follow: None,
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listen")?;
+    println!("{}", listener.local_addr()?.port());
+    let limits = Limits { address_per_second: 10_000_000, ..Limits::default() };
+    let listeners = Listeners { plain: vec![listener], tls: vec![] };
+    gateway::serve(gateway::Config::default(), Tls::default(), limits, listeners, parts, shutdown).await?;
+    Ok(())
+}
+
+/// One image, always known.
+struct Known(Arc<Table>);
+
+impl Default for Known {
+    fn default() -> Self {
+        Self(Arc::new(BTreeMap::from([("echo".to_owned(), ImageDigest([0x11; 32]))])))
+    }
+}
+
+#[async_trait::async_trait]
+impl Images for Known {
+    fn table(&self) -> Option<Arc<Table>> {
+        Some(self.0.clone())
+    }
+
+    async fn refresh(&self) {}
+}
