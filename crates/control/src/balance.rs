@@ -3,10 +3,11 @@
 //! A reading that fails is no reading. Below the tier for long enough, and seen
 //! so often enough, the agent is stopped; one reading at or above forgives all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chain::BalanceError;
-use domain::{State, StopReason, Tiers, TokenAmount, UnixMillis};
+use domain::{Event, State, StopReason, Tiers, TokenAmount, UnixMillis};
 use futures_util::{StreamExt, stream};
 use store::{Below, Record};
 
@@ -43,7 +44,7 @@ fn needed(record: &Record, tiers: &Tiers) -> u64 {
 }
 
 impl Inner {
-    pub(crate) async fn recheck_for_ever(&self) {
+    pub(crate) async fn recheck_for_ever(self: &Arc<Self>) {
         loop {
             self.recheck().await;
             tokio::time::sleep(Duration::from_secs(self.config.recheck_period_s)).await;
@@ -51,7 +52,7 @@ impl Inner {
     }
 
     /// Reads every running agent's holder once.
-    async fn recheck(&self) {
+    async fn recheck(self: &Arc<Self>) {
         let live = match self.store.live().await {
             Ok(live) => live,
             Err(error) => {
@@ -63,7 +64,7 @@ impl Inner {
         stream::iter(running).for_each_concurrent(AT_ONCE, |record| self.recheck_one(record)).await;
     }
 
-    async fn recheck_one(&self, record: Record) {
+    async fn recheck_one(self: &Arc<Self>, record: Record) {
         let outcome = match self.balances.balance(&record.wallet).await {
             Ok(balance) => self.judge_one(&record, balance).await,
             Err(BalanceError::Unknown { why, .. }) => {
@@ -74,7 +75,7 @@ impl Inner {
         metrics::counter!("palatine_balance_checks_total", "outcome" => outcome).increment(1);
     }
 
-    async fn judge_one(&self, record: &Record, balance: TokenAmount) -> &'static str {
+    async fn judge_one(self: &Arc<Self>, record: &Record, balance: TokenAmount) -> &'static str {
         let enough = balance >= TokenAmount::from_whole(needed(record, &self.tiers), self.balances.decimals());
         let (below, outcome) = match judge(record.below, enough, self.clock.now(), &self.config) {
             Verdict::Keep(below) => (below, if enough { "enough" } else { "below" }),
@@ -88,8 +89,9 @@ impl Inner {
         }
         if outcome == "stop" {
             tracing::info!(agent = %record.id, readings = below.readings, "the holder stayed below the tier: stopped");
-            if let Err(error) = self.stop(record.id, StopReason::Balance).await {
-                tracing::error!(agent = %record.id, %error, "an agent below its tier cannot be stopped");
+            match self.store.advance(record.id, Event::Stop(StopReason::Balance), self.clock.now()).await {
+                Ok(_) => self.tear_down_later(record.id),
+                Err(error) => tracing::error!(agent = %record.id, %error, "an agent below its tier cannot be stopped"),
             }
         }
         outcome

@@ -1,4 +1,4 @@
-//! Which agents a task of this process is spawning.
+//! Which agents a task of this process is working on.
 //!
 //! A look at the nodes takes time, and what it saw is old when it is compared
 //! with the store. Whoever was being spawned at any moment of that look is left
@@ -16,15 +16,24 @@ struct Sets {
     touched: HashSet<AgentId>,
 }
 
-/// The agents being spawned.
+/// The agents being worked on.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Busy(Arc<Mutex<Sets>>);
 
-/// One agent is being spawned while this lives.
+/// One agent is being worked on while this lives.
 #[derive(Debug)]
 pub(crate) struct Working {
     busy: Busy,
     id: AgentId,
+}
+
+/// Why work was not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turned {
+    /// Somebody works on it.
+    Already,
+    /// All hands are full.
+    TooMany,
 }
 
 impl Drop for Working {
@@ -38,15 +47,18 @@ impl Busy {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins work on an agent, unless `most` are being worked on.
-    pub(crate) fn enter(&self, id: AgentId, most: usize) -> Option<Working> {
+    /// Begins work on an agent, unless it is being worked on or `most` are.
+    pub(crate) fn enter(&self, id: AgentId, most: usize) -> Result<Working, Turned> {
         let mut sets = self.sets();
+        if sets.active.contains(&id) {
+            return Err(Turned::Already);
+        }
         if sets.active.len() >= most {
-            return None;
+            return Err(Turned::TooMany);
         }
         sets.active.insert(id);
         sets.touched.insert(id);
-        Some(Working { busy: self.clone(), id })
+        Ok(Working { busy: self.clone(), id })
     }
 
     /// Begins a look at the nodes.
@@ -55,12 +67,12 @@ impl Busy {
         sets.touched = sets.active.clone();
     }
 
-    /// Whoever was being spawned since the look began.
+    /// Whoever was being worked on since the look began.
     pub(crate) fn touched(&self) -> HashSet<AgentId> {
         self.sets().touched.clone()
     }
 
-    /// Whether it is being spawned now.
+    /// Whether it is being worked on now.
     pub(crate) fn has(&self, id: AgentId) -> bool {
         self.sets().active.contains(&id)
     }
@@ -89,6 +101,7 @@ mod tests {
     fn one_more_than_allowed_is_turned_away() {
         let busy = Busy::default();
         let _one = busy.enter(AgentId::from_random(1), 1).unwrap();
-        assert!(busy.enter(AgentId::from_random(2), 1).is_none());
+        assert_eq!(busy.enter(AgentId::from_random(2), 1).unwrap_err(), Turned::TooMany);
+        assert_eq!(busy.enter(AgentId::from_random(1), 9).unwrap_err(), Turned::Already);
     }
 }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// The longest wait for how a node is.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// `[control]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -106,6 +109,12 @@ impl Config {
 
     pub(crate) const fn node_timeout(&self) -> Duration {
         Duration::from_millis(self.node_timeout_ms)
+    }
+
+    /// For a question that a node answers out of its memory: one that hangs must
+    /// not hold up what concerns the others.
+    pub(crate) fn look(&self) -> Duration {
+        self.node_timeout().min(LOOK)
     }
 
     pub(crate) const fn settle(&self) -> Duration {

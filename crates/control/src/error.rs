@@ -36,7 +36,8 @@ pub enum SpawnError {
     /// The store failed. Reconciliation does the rest.
     #[error("the agent's record cannot be written")]
     Store(#[from] StoreError),
-    /// A bug: the task that spawned it has panicked. Reconciliation does the rest.
+    /// A bug: it is spawned twice, or the task that spawned it has panicked.
+    /// Reconciliation does the rest.
     #[error("the spawn was cut off")]
     CutOff,
 }

@@ -67,6 +67,8 @@ pub enum Fate {
     QuestionLost,
     /// It is done, and its answer never arrives.
     AnswerLost,
+    /// It is done and answered, but only after this long.
+    Slow(Duration),
     /// Its caller is told that nothing arrived, and it is done this much later.
     Late(Duration),
 }
@@ -285,6 +287,10 @@ impl FakeNode {
         };
         match luck {
             Fate::Good => Ok(work(self)),
+            Fate::Slow(time) => {
+                tokio::time::sleep(time).await;
+                Ok(work(self))
+            }
             Fate::QuestionLost => Err(unavailable(operation)),
             Fate::AnswerLost => {
                 work(self);

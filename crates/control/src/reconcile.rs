@@ -1,6 +1,6 @@
 //! Looks at the nodes and the store, plans, and does what is due.
 
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use domain::{AgentId, Event, FailReason};
@@ -25,11 +25,9 @@ const REST: u32 = 4;
 
 impl Inner {
     /// Rounds for ever: on a timer, and when somebody asks.
-    pub(crate) async fn reconcile_for_ever(&self) {
+    pub(crate) async fn reconcile_for_ever(self: &Arc<Self>) {
         loop {
-            let began = Instant::now();
-            self.reconcile().await;
-            let took = began.elapsed();
+            let took = self.reconcile().await;
             metrics::histogram!("palatine_reconcile_seconds").record(took.as_secs_f64());
             tokio::time::sleep(LEAST_PAUSE.max(took * REST)).await;
             let pause = Duration::from_millis(self.config.reconcile_ms);
@@ -38,11 +36,12 @@ impl Inner {
         }
     }
 
-    /// One round. Safe to repeat, and to cut off anywhere.
-    pub(crate) async fn reconcile(&self) {
+    /// One round. Safe to repeat, and to cut off anywhere. Says how long it was at
+    /// work itself, once the nodes had answered.
+    async fn reconcile(self: &Arc<Self>) -> Duration {
         self.busy.look();
         let nodes = join_all(self.nodes.iter().map(|node| async move {
-            let list = within("list the sandboxes", self.config.node_timeout(), node.list()).await;
+            let list = within("list the sandboxes", self.config.look(), node.list()).await;
             metrics::gauge!("palatine_node_up", "node" => node.name().to_owned())
                 .set(f64::from(u8::from(list.is_ok())));
             if let Err(error) = &list {
@@ -51,16 +50,18 @@ impl Inner {
             NodeSaid { name: node.name().to_owned(), sandboxes: list.ok() }
         }))
         .await;
+        let began = Instant::now();
         // Only now: see `plan`.
         let live = match self.store.live().await {
             Ok(live) => live,
             Err(error) => {
                 tracing::error!(%error, "the live agents cannot be listed");
-                return;
+                return began.elapsed();
             }
         };
         let steps = self.plan(&nodes, &live);
         stream::iter(steps).for_each_concurrent(AT_ONCE, |step| self.take(step)).await;
+        began.elapsed()
     }
 
     fn plan(&self, nodes: &[NodeSaid], live: &[Record]) -> Vec<Step> {
@@ -86,7 +87,9 @@ impl Inner {
         plan.steps
     }
 
-    async fn take(&self, step: Step) {
+    /// Writes down what is due; what waits for a node is left to tasks, so that one
+    /// node that hangs holds up nobody else.
+    async fn take(self: &Arc<Self>, step: Step) {
         let (name, id) = match &step {
             Step::Remove { id, .. } => ("remove", *id),
             Step::TearDown { id } => ("tear_down", *id),
@@ -95,8 +98,14 @@ impl Inner {
         };
         metrics::counter!("palatine_reconcile_steps_total", "step" => name).increment(1);
         let done = match step {
-            Step::Remove { node, id } => self.remove(&node, id).await,
-            Step::TearDown { id } => self.tear_down(id).await.map(drop),
+            Step::Remove { node, id } => {
+                self.later(id, |inner| async move { inner.remove(&node, id).await });
+                Ok(())
+            }
+            Step::TearDown { id } => {
+                self.tear_down_later(id);
+                Ok(())
+            }
             Step::Fail { id, reason } => self.fail(id, reason).await,
             Step::See { id, event, seen } => self.note(id, event, seen).await,
         };
@@ -108,25 +117,31 @@ impl Inner {
     }
 
     /// Removes a sandbox that has outlived its agent.
-    async fn remove(&self, node: &str, id: AgentId) -> Result<(), StoreError> {
+    async fn remove(&self, node: &str, id: AgentId) {
         let _turn = self.locks.turn(id).await;
-        let record = self.store.get(id).await?;
+        let record = match self.store.get(id).await {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::error!(agent = %id, %error, "whether a sandbox is owned cannot be read");
+                return;
+            }
+        };
         let owned = record.is_some_and(|record| record.state.is_live() && record.node.as_deref() == Some(node));
         if owned || self.busy.has(id) {
-            return Ok(());
+            return;
         }
         if let Some(node) = self.node(node)
             && self.delete(node.as_ref(), id).await
         {
             tracing::warn!(agent = %id, node = node.name(), "a sandbox that nobody owned was removed");
         }
-        Ok(())
     }
 
-    async fn fail(&self, id: AgentId, reason: FailReason) -> Result<(), StoreError> {
+    async fn fail(self: &Arc<Self>, id: AgentId, reason: FailReason) -> Result<(), StoreError> {
         self.store.advance(id, Event::Fail(reason), self.clock.now()).await?;
         tracing::warn!(agent = %id, ?reason, "an agent cannot go on");
-        self.tear_down(id).await.map(drop)
+        self.tear_down_later(id);
+        Ok(())
     }
 
     async fn note(&self, id: AgentId, event: Option<Event>, seen: Observation) -> Result<(), StoreError> {

@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use wire::Environment;
 
-use crate::busy::Busy;
+use crate::busy::{Busy, Turned};
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::error::{SpawnError, StopError};
@@ -50,13 +50,16 @@ pub(crate) struct Inner {
     pub(crate) tiers: Tiers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) started_at: UnixMillis,
+    /// Being spawned.
     pub(crate) busy: Busy,
+    /// Being taken down on reconciliation's behalf.
+    pub(crate) leaving: Busy,
     pub(crate) locks: Locks,
     pub(crate) unsettled: Unsettled,
     pub(crate) missing: Mutex<Missing>,
     pub(crate) signal: Notify,
     pub(crate) stopping: CancellationToken,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Inner {
@@ -105,6 +108,7 @@ impl Control {
             tiers,
             clock,
             busy: Busy::default(),
+            leaving: Busy::default(),
             locks: Locks::default(),
             unsettled: Unsettled::default(),
             missing: Mutex::default(),
@@ -167,15 +171,17 @@ impl Control {
         let wish = Wish { record, env, traceparent };
         let work = async move {
             match working {
-                Some(working) => inner.run_spawn(working, wish).await,
-                None => inner.turn_away(wish.record.id, MAX_SPAWNS).await,
+                Ok(working) => inner.run_spawn(working, wish).await,
+                Err(Turned::TooMany) => inner.turn_away(wish.record.id, MAX_SPAWNS).await,
+                Err(Turned::Already) => Err(SpawnError::CutOff),
             }
         };
         self.inner.tasks.spawn(work.in_current_span())
     }
 
     /// Stops an agent: the wish is durable first, then the node is told. The
-    /// record is still `stopping` when its node did not answer; it will end.
+    /// record is still `stopping` when its node did not answer in time; it will
+    /// end.
     /// Runs to its end even if the caller goes away.
     ///
     /// # Errors

@@ -72,7 +72,7 @@ impl Inner {
     }
 
     /// Ends a reservation for which there is no hand free.
-    pub(crate) async fn turn_away(&self, id: AgentId, most: usize) -> Result<Record, SpawnError> {
+    pub(crate) async fn turn_away(self: &Arc<Self>, id: AgentId, most: usize) -> Result<Record, SpawnError> {
         let trouble = Trouble::new(FailReason::NoCapacity, SpawnError::TooMany(most));
         Err(self.give_up(id, trouble).await)
     }
@@ -135,7 +135,7 @@ impl Inner {
     /// The nodes that answer, as placement sees them.
     async fn views(&self) -> Result<Vec<NodeView>, Trouble> {
         let asked = self.nodes.iter().map(|node| async move {
-            let info = within("describe the node", self.config.node_timeout(), node.info()).await;
+            let info = within("describe the node", self.config.look(), node.info()).await;
             info.map(|info| view(node.name(), &info))
         });
         let (views, silent): (Vec<_>, Vec<_>) = join_all(asked).await.into_iter().partition(Result::is_ok);
@@ -194,12 +194,12 @@ impl Inner {
 
     /// Ends what did not come to be. The first end stands: an agent that was
     /// stopped meanwhile was stopped, whatever trouble that made here.
-    async fn give_up(&self, id: AgentId, trouble: Trouble) -> SpawnError {
+    async fn give_up(self: &Arc<Self>, id: AgentId, trouble: Trouble) -> SpawnError {
         let end = match self.store.advance(id, Event::Fail(trouble.reason), self.clock.now()).await {
             Ok(advanced) => advanced.record.state.end(),
             Err(error) => return SpawnError::Store(error),
         };
-        let ended = match self.tear_down(id).await {
+        let ended = match self.tear_down_in_time(id).await {
             Ok(record) => !record.state.is_live(),
             Err(error) => return SpawnError::Store(error),
         };

@@ -3,24 +3,70 @@
 //! Its record is ended by the node's word alone. What was sent to the node and
 //! may still be under way is waited for, and taken down again.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use domain::{AgentId, Event, State, StopReason};
 use store::{Record, StoreError};
+use tracing::Instrument;
 
 use crate::node::{Node, within};
 use crate::service::Inner;
 
+/// How much longer than the grace of a stop its caller waits for the node.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Agents taken down on reconciliation's behalf at once.
+const LEAVING: usize = 64;
+
 impl Inner {
     /// Writes down that the agent is to end, then takes it down. If its node
     /// does not answer, the record stays `stopping`, and reconciliation goes on.
-    pub(crate) async fn stop(&self, id: AgentId, reason: StopReason) -> Result<Record, StoreError> {
+    pub(crate) async fn stop(self: &Arc<Self>, id: AgentId, reason: StopReason) -> Result<Record, StoreError> {
         let advanced = self.store.advance(id, Event::Stop(reason), self.clock.now()).await?;
         if !advanced.record.state.is_live() {
             return Ok(advanced.record);
         }
-        let record = self.tear_down(id).await?;
+        let record = self.tear_down_in_time(id).await?;
         let outcome = if record.state.is_live() { "delayed" } else { "done" };
         metrics::counter!("palatine_stops_total", "outcome" => outcome).increment(1);
         Ok(record)
+    }
+
+    /// Takes an agent down, and says how it is after a time that a caller can
+    /// wait. A node that takes longer is waited for by a task of its own.
+    pub(crate) async fn tear_down_in_time(self: &Arc<Self>, id: AgentId) -> Result<Record, StoreError> {
+        let inner = Arc::clone(self);
+        let work = async move { inner.tear_down(id).await };
+        let work = self.tasks.spawn(work.in_current_span());
+        match tokio::time::timeout(self.config.stop_grace() + ANSWER, work).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) | Err(_) => self.store.get(id).await?.ok_or(StoreError::Unknown(id)),
+        }
+    }
+
+    /// Has this done by a task of its own, unless one is at that agent already or
+    /// too many are at others: the next look asks again.
+    pub(crate) fn later<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        id: AgentId,
+        work: impl FnOnce(Arc<Self>) -> F,
+    ) {
+        if let Ok(leaving) = self.leaving.enter(id, LEAVING) {
+            let work = work(Arc::clone(self));
+            self.tasks.spawn(async move {
+                work.await;
+                drop(leaving);
+            });
+        }
+    }
+
+    /// Takes an agent down, by and by.
+    pub(crate) fn tear_down_later(self: &Arc<Self>, id: AgentId) {
+        self.later(id, |inner| async move {
+            if let Err(error) = inner.tear_down(id).await {
+                tracing::error!(agent = %id, %error, "an agent cannot be taken down");
+            }
+        });
     }
 
     /// Takes down an agent that is to end, and ends its record if its node says

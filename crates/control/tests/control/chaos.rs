@@ -118,7 +118,7 @@ async fn rest(house: &House, past: &Past) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 16, max_shrink_iters: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, max_shrink_iters: 64, ..ProptestConfig::default() })]
 
     #[test]
     fn whatever_a_node_loses_nothing_runs_unowned_and_bills_are_exact(

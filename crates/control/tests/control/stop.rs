@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use domain::{End, State, StopReason};
+use palatine_control::fake::{Build, Chaos, Fate};
 use palatine_control::{SpawnError, StopError};
 use store::StoreError;
 use wire::Environment;
@@ -80,6 +81,49 @@ async fn a_stop_before_the_spawn_has_begun_leaves_nothing_to_spawn() {
     let refused = house.finish(house.control.spawn(record, Environment::default(), None)).await.unwrap_err();
     assert!(matches!(refused, SpawnError::Stopped(REQUESTED)), "{refused}");
     assert_eq!(house.node().created(), 0);
+}
+
+#[tokio::test]
+async fn a_stop_that_overtakes_a_creation_waits_for_it() {
+    let ground = Ground::default();
+    let house = ground.house();
+    house.node().set_next_creation(Fate::Slow(Duration::from_secs(3)));
+    let record = house.reserve(1).await;
+    house.control.spawn_detached(record, Environment::default(), None);
+    house.until("it is placed", async |house| house.state(1).await == State::Placed).await;
+    let control = house.control.clone();
+    tokio::spawn(async move { control.stop(id(1), REQUESTED).await });
+    for _ in 0..80 {
+        let free = house.is_free(1).await;
+        assert!(!free || house.node().running().is_empty(), "a free wallet's agent runs");
+        house.step().await;
+    }
+    assert_eq!(house.state(1).await, State::Stopped(REQUESTED));
+    assert_eq!(house.node().created(), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_holds_up_neither_the_callers_nor_other_nodes() {
+    let ground = Ground { builds: vec![Build { cores: 2, ..Build::default() }, Build::default()], ..Ground::default() };
+    let house = ground.house();
+    house.spawned(1).await;
+    house.spawned(2).await;
+    assert_eq!((house.nodes[0].running(), house.nodes[1].running()), (vec![id(1)], vec![id(2)]));
+    house.nodes[0].set_chaos(Chaos { slow: Duration::from_secs(3_000), ..Chaos::default() });
+    let began = house.now();
+    let record = house.finish(house.control.stop(id(1), REQUESTED)).await.unwrap();
+    assert_eq!(record.state, State::Stopping(End::Stopped(REQUESTED)));
+    assert!(house.now().since(began) < 20_000);
+    house.nodes[1].crash(id(2));
+    house
+        .until("the other's restart is seen", async |house| {
+            house.store.get(id(2)).await.unwrap().unwrap().restarts == 1
+        })
+        .await;
+    assert!(house.now().since(began) < 15_000);
+    house.nodes[0].set_chaos(Chaos::default());
+    house.until("the wallet is free", async |house| house.is_free(1).await).await;
+    assert!(house.nodes[0].running().is_empty());
 }
 
 #[tokio::test]
