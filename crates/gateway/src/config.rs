@@ -32,7 +32,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// Where agents answer: a URL with `{id}` as its first label. Requests for
     /// that host go to the agent, as do those for `{id}.localhost`. Default
-    /// `http://{id}.localhost:<port of the first listener>`.
+    /// `http://{id}.localhost:<port of the first listener>` (`https://` if that
+    /// listener speaks TLS).
     pub agent_url: Option<String>,
     /// Accept only signatures that bind the request. Default `false`.
     pub require_bound: bool,
@@ -250,8 +251,12 @@ impl AgentUrl {
     }
 
     /// `{id}.localhost`, on this port.
-    pub(crate) fn localhost(port: u16) -> Self {
-        Self { scheme: "http://".to_owned(), after_id: format!(".localhost:{port}"), suffix: ".localhost".to_owned() }
+    pub(crate) fn localhost(port: u16, tls: bool) -> Self {
+        Self {
+            scheme: if tls { "https://" } else { "http://" }.to_owned(),
+            after_id: format!(".localhost:{port}"),
+            suffix: ".localhost".to_owned(),
+        }
     }
 
     /// An agent's URL.
@@ -317,6 +322,6 @@ mod tests {
         {
             assert_eq!(url.agent(host), None, "{host}");
         }
-        assert_eq!(AgentUrl::localhost(8080).of(id), "http://a1b2c3d4-e5f6-7890.localhost:8080");
+        assert_eq!(AgentUrl::localhost(8080, false).of(id), "http://a1b2c3d4-e5f6-7890.localhost:8080");
     }
 }

@@ -64,12 +64,11 @@ impl Listeners {
         Ok(Self { plain: bind_all(&config.listen).await?, tls: bind_all(&tls.listen).await? })
     }
 
-    /// The port that a URL of ours names by default.
-    fn port(&self) -> Result<u16, ServeError> {
-        match self.plain.iter().chain(&self.tls).next() {
-            Some(listener) => Ok(listener.local_addr().map_err(ServeError::Address)?.port()),
-            None => Err(ConfigError::NoListener.into()),
-        }
+    /// Where agents answer unless the configuration says otherwise.
+    fn agent_url(&self) -> Result<AgentUrl, ServeError> {
+        let first = self.plain.iter().chain(&self.tls).next().ok_or(ConfigError::NoListener)?;
+        let port = first.local_addr().map_err(ServeError::Address)?.port();
+        Ok(AgentUrl::localhost(port, self.plain.is_empty()))
     }
 }
 
@@ -99,7 +98,7 @@ pub async fn serve(
     let certificates = tls.files().map(|(cert, key)| Certificates::load(cert, key)).transpose()?;
     let agent_url = match &config.agent_url {
         Some(text) => AgentUrl::parse(text)?,
-        None => AgentUrl::localhost(listeners.port()?),
+        None => listeners.agent_url()?,
     };
     let acceptor = certificates.as_ref().map(Certificates::acceptor).transpose()?;
     if !listeners.tls.is_empty() && acceptor.is_none() {
