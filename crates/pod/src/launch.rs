@@ -31,6 +31,27 @@ pub(crate) struct Launch<'a> {
     pub(crate) cwd: &'a str,
     /// Its user.
     pub(crate) user: &'a User,
+    /// How readily it is ended when memory runs out.
+    pub(crate) spare: Spare,
+}
+
+/// Who goes first when memory runs out. PID 1 never does.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Spare {
+    /// The agent.
+    Later,
+    /// A command beside it.
+    Sooner,
+}
+
+impl Spare {
+    /// The kernel's `oom_score_adj`.
+    const fn score(self) -> &'static [u8] {
+        match self {
+            Self::Later => b"100",
+            Self::Sooner => b"500",
+        }
+    }
 }
 
 /// What a process reads and writes.
@@ -56,7 +77,7 @@ impl Launch<'_> {
         command.args(self.args).current_dir(self.cwd).env_clear();
         command.envs(self.env.iter().map(|(name, value)| (name, value.expose())));
         command.stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);
-        let confine = Confinement::new(self.user, streams.terminal);
+        let confine = Confinement::new(self, streams.terminal);
         // SAFETY: the closure makes system calls and nothing else: it allocates
         // nothing and takes no lock, and this process has a single thread.
         unsafe { command.pre_exec(move || confine.apply().map_err(io::Error::from)) };
@@ -68,13 +89,15 @@ struct Confinement {
     uid: Uid,
     gid: Gid,
     groups: Vec<Gid>,
+    spare: Spare,
     terminal: bool,
 }
 
 impl Confinement {
-    fn new(user: &User, terminal: bool) -> Self {
+    fn new(launch: &Launch<'_>, terminal: bool) -> Self {
+        let user = launch.user;
         let groups = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-        Self { uid: Uid::from_raw(user.uid), gid: Gid::from_raw(user.gid), groups, terminal }
+        Self { uid: Uid::from_raw(user.uid), gid: Gid::from_raw(user.gid), groups, spare: launch.spare, terminal }
     }
 
     /// Runs in the child. The order matters: the bounding set and the groups
@@ -87,7 +110,7 @@ impl Confinement {
         let none = Rlimit { current: Some(0), maximum: Some(0) };
         setrlimit(Resource::Core, none)?;
         setrlimit(Resource::Nofile, Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) })?;
-        first_to_die()?;
+        rank(self.spare)?;
         drop_bounding_set()?;
         set_thread_groups(&self.groups)?;
         set_thread_res_gid(self.gid, self.gid, self.gid)?;
@@ -96,11 +119,9 @@ impl Confinement {
     }
 }
 
-/// Takes back the protection from the kernel's out-of-memory killer that `pod`
-/// has and its children inherit.
-fn first_to_die() -> rustix::io::Result<()> {
+fn rank(spare: Spare) -> rustix::io::Result<()> {
     let file = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::io::write(&file, b"100").map(|_| ())
+    rustix::io::write(&file, spare.score()).map(|_| ())
 }
 
 fn drop_bounding_set() -> rustix::io::Result<()> {

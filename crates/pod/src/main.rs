@@ -26,6 +26,7 @@ use anyhow::Context as _;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 use zeroizing_alloc::ZeroAlloc;
 
 use crate::boot::{Booted, Errand, Steps};
@@ -96,6 +97,10 @@ async fn live(pod: &Pod) {
         plan = pod.identified() => plan,
         _ = pod.stop_asked() => return,
     };
-    tracing::info!(agent = %plan.agent, "identity taken");
-    agent::supervise(pod, &plan).await;
+    let span = tracing::info_span!("agent", trace_id = plan.trace_id);
+    let life = async {
+        tracing::info!(agent = %plan.agent, "identity taken");
+        agent::supervise(pod, &plan).await;
+    };
+    life.instrument(span).await;
 }

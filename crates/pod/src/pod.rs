@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret as _;
 use subtle::ConstantTimeEq as _;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use wire::Secret;
 use wire::pod::{PodPhase, Status};
 
@@ -14,6 +14,9 @@ use crate::boot::Steps;
 use crate::exec::Table;
 use crate::logs::Logs;
 use crate::reap::Reaper;
+
+/// Answers that may last, at the same time.
+const MAX_STREAMS: usize = 64;
 
 /// The guest. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -27,6 +30,7 @@ struct Shared {
     steps: Mutex<Steps>,
     status: watch::Sender<Status>,
     owner: watch::Sender<Option<Owner>>,
+    streams: Arc<Semaphore>,
     stop: watch::Sender<Option<Duration>>,
 }
 
@@ -55,6 +59,7 @@ impl Pod {
             steps: Mutex::new(steps),
             status: watch::Sender::new(status),
             owner: watch::Sender::new(None),
+            streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             stop: watch::Sender::new(None),
         }))
     }
@@ -72,6 +77,12 @@ impl Pod {
     /// The commands that run beside the agent.
     pub(crate) fn table(&self) -> &Table {
         &self.0.table
+    }
+
+    /// A place for an answer that may last: fewer than there are connections, so
+    /// that the node's own short calls always find one.
+    pub(crate) fn stream_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.streams).try_acquire_owned().ok()
     }
 
     /// Since when this program runs.

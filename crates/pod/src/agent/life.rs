@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::{Plan, health};
@@ -16,6 +17,8 @@ use crate::port::Port;
 
 /// How long the kernel may take to bury a killed process.
 const BURIAL: Duration = Duration::from_secs(10);
+/// How long the output of a dead agent is listened to.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Bytes of output read at once.
 const PIECE: usize = 16 * 1024;
 
@@ -36,7 +39,7 @@ pub(super) enum Life {
 pub(super) async fn live(pod: &Pod, plan: &Plan) -> Life {
     let born = Instant::now();
     let of = match start(pod, plan) {
-        Ok((pid, mut exit)) => {
+        Ok((pid, mut exit, ears)) => {
             let died = tokio::select! {
                 exit = &mut exit => words(exit.ok()),
                 why = health::watch(&plan.run, || pod.ready()) => end(pid, exit, why).await,
@@ -47,6 +50,7 @@ pub(super) async fn live(pod: &Pod, plan: &Plan) -> Life {
             };
             // What it left behind in its group must not meet its successor.
             let _ = kill_process_group(pid, Signal::KILL);
+            let _ = timeout(LAST_WORDS, ears.join_all()).await;
             died
         }
         Err(error) => format!("cannot start {}: {error}", plan.run.argv.join(" ")),
@@ -54,23 +58,31 @@ pub(super) async fn live(pod: &Pod, plan: &Plan) -> Life {
     Life::Died { of, lived: born.elapsed() }
 }
 
-fn start(pod: &Pod, plan: &Plan) -> std::io::Result<(Pid, oneshot::Receiver<Exit>)> {
+fn start(pod: &Pod, plan: &Plan) -> std::io::Result<(Pid, oneshot::Receiver<Exit>, Ears)> {
     let streams = Streams { stdin: Stdio::null(), stdout: Stdio::piped(), stderr: Stdio::piped(), terminal: false };
     let mut child = plan.launch().start(streams)?;
     let pid = Pid::from_child(&child);
     let exit = pod.reaper().expect(pid);
-    listen(&mut child, pod.logs())?;
-    Ok((pid, exit))
+    let heard = listen(&mut child, pod.logs());
+    if heard.is_err() {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+    heard.map(|ears| (pid, exit, ears))
 }
 
-fn listen(child: &mut Child, logs: &Logs) -> std::io::Result<()> {
+/// What listens to a process; dropped, it closes the pipes, whoever still holds
+/// their other ends.
+type Ears = JoinSet<()>;
+
+fn listen(child: &mut Child, logs: &Logs) -> std::io::Result<Ears> {
+    let mut ears = JoinSet::new();
     if let Some(stdout) = child.stdout.take() {
-        tokio::spawn(keep(Port::new(stdout)?, "stdout", logs.clone()));
+        ears.spawn(keep(Port::new(stdout)?, "stdout", logs.clone()));
     }
     if let Some(stderr) = child.stderr.take() {
-        tokio::spawn(keep(Port::new(stderr)?, "stderr", logs.clone()));
+        ears.spawn(keep(Port::new(stderr)?, "stderr", logs.clone()));
     }
-    Ok(())
+    Ok(ears)
 }
 
 /// Keeps every line until the last holder of the pipe has closed it.

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use wire::pod::Run;
 use wire::{Environment, Secret};
 
-use crate::launch::Launch;
+use crate::launch::{Launch, Spare};
 use crate::user::User;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -21,6 +21,8 @@ pub(crate) struct Plan {
     pub(crate) agent: AgentId,
     /// The image contract.
     pub(crate) run: Run,
+    /// The trace of the spawn, to find its lines among others.
+    pub(crate) trace_id: String,
     /// The signal that asks the agent to end.
     pub(crate) stop_signal: Signal,
     /// Who runs it.
@@ -33,7 +35,7 @@ impl Plan {
     /// The agent's own process.
     pub(crate) fn launch(&self) -> Launch<'_> {
         let (program, args) = self.run.argv.split_first().map_or(("", &[][..]), |(program, args)| (program, args));
-        Launch { program, args, env: &self.env, cwd: &self.run.cwd, user: &self.user }
+        Launch { program, args, env: &self.env, cwd: &self.run.cwd, user: &self.user, spare: Spare::Later }
     }
 }
 

@@ -1,8 +1,6 @@
 //! Refusals as HTTP, and the reading of bodies.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use serde::de::DeserializeOwned;
@@ -34,12 +32,8 @@ impl IntoResponse for Refused {
 
 /// Reads a JSON body. What is wrong is told by place only: the text may hold
 /// secrets, and the parser would quote it.
-pub(super) fn read<T: DeserializeOwned>(body: Result<Bytes, BytesRejection>) -> Result<T, Refused> {
-    let body = body.map_err(|error| match error.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Refused::new(Code::BodyTooLarge, "the body is too large"),
-        _ => Refused::new(Code::InvalidRequest, "the body did not arrive whole"),
-    })?;
-    serde_json::from_slice(&body).map_err(|error| Refused::new(Code::InvalidRequest, place(&error)))
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body).map_err(|error| Refused::new(Code::InvalidRequest, place(&error)))
 }
 
 /// Where a JSON text is wrong, without quoting it.

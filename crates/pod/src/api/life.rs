@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::stream::unfold;
@@ -25,14 +25,11 @@ const MAX_WAIT: Duration = Duration::from_mins(1);
 const MAX_GRACE: Duration = Duration::from_mins(10);
 
 /// `POST /v1/identity`.
-pub(super) async fn identity(
-    State(pod): State<Pod>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Json<Status>, Refused> {
+pub(super) async fn identity(State(pod): State<Pod>, body: Bytes) -> Result<Json<Status>, Refused> {
     if pod.has_owner() {
         return Err(Refused::new(Code::WrongState, "this guest has its identity"));
     }
-    let identity: Identity = read(body)?;
+    let identity: Identity = read(&body)?;
     // From the look at the owner to here nothing else could run: no await between.
     let (token, plan) = adopt(identity).map_err(refusal)?;
     pod.own(token, plan);
@@ -106,10 +103,11 @@ pub(super) async fn logs(
     lines: Result<Query<Lines>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let Query(lines) = lines.map_err(|error| Refused::new(Code::InvalidRequest, error.body_text()))?;
+    let place = pod.stream_place().ok_or_else(|| Refused::new(Code::RateLimited, "too many streams are open"))?;
     let reader = pod.logs().reader(lines.after, lines.follow);
-    let stream = unfold(reader, |mut reader| async move {
+    let stream = unfold((reader, place), |(mut reader, place)| async move {
         let lines = reader.next().await?;
-        Some((Ok::<_, Infallible>(text(&lines)), reader))
+        Some((Ok::<_, Infallible>(text(&lines)), (reader, place)))
     });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(stream)).into_response())
 }
@@ -125,8 +123,8 @@ fn text(lines: &[LogLine]) -> Bytes {
 }
 
 /// `POST /v1/stop`: answers at once; the guest is gone when its machine is.
-pub(super) async fn stop(State(pod): State<Pod>, body: Result<Bytes, BytesRejection>) -> Result<Json<Status>, Refused> {
-    let stop: Stop = read(body)?;
+pub(super) async fn stop(State(pod): State<Pod>, body: Bytes) -> Result<Json<Status>, Refused> {
+    let stop: Stop = read(&body)?;
     pod.stop(Duration::from_millis(stop.grace_ms).min(MAX_GRACE));
     Ok(Json(pod.status()))
 }

@@ -1,6 +1,7 @@
 //! The pod API (`wire::pod`), over HTTP on the guest's link.
 
 mod auth;
+mod body;
 mod fault;
 mod life;
 mod metrics;

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use rustix::process::Signal;
@@ -22,7 +21,7 @@ use tokio::time::Instant;
 use wire::connect::Envelope;
 use wire::process::{
     KEEPALIVE_HEADER, RpcCode, RpcError, STREAM_TYPE, SelectRequest, SendInputRequest, SendSignalRequest, StartRequest,
-    TIMEOUT_HEADER, UpdateRequest,
+    TIMEOUT_HEADER, UNARY_TYPE, UpdateRequest,
 };
 
 use super::fault::place;
@@ -43,13 +42,12 @@ pub(super) async fn process(
     State(pod): State<Pod>,
     Path(call): Path<String>,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    body: Bytes,
 ) -> Response {
-    let body = body.map_err(|_| fault(RpcCode::ResourceExhausted, "the body is too large or was cut off"));
     let caller = Caller { pod, headers };
     match call.as_str() {
-        "Start" | "Connect" => caller.stream(&call, body),
-        _ => caller.unary(&call, body).await,
+        "Start" | "Connect" => caller.stream(&call, &body),
+        _ => caller.unary(&call, &body).await,
     }
 }
 
@@ -59,31 +57,33 @@ struct Caller {
 }
 
 impl Caller {
-    fn stream(&self, call: &str, body: Call<Bytes>) -> Response {
+    fn stream(&self, call: &str, body: &Bytes) -> Response {
         if !self.has_type(STREAM_TYPE) {
             return unsupported(STREAM_TYPE);
         }
-        let begun = body.and_then(|body| {
-            let pace = self.pace()?;
-            let process = match call {
-                "Start" => self.start(unwrap(&body)?, pace.deadline)?,
-                _ => self.pod.table().find(&unwrap::<SelectRequest>(&body)?.process)?,
-            };
-            Ok(events(process.number(), process.attach(), pace).left_stream())
-        });
-        let bytes = begun.unwrap_or_else(|error| stream::iter([refusal(error)]).right_stream());
+        let bytes = match self.begin(call, body) {
+            Ok(events) => events.left_stream(),
+            Err(error) => stream::iter([refusal(error)]).right_stream(),
+        };
         ([(CONTENT_TYPE, STREAM_TYPE)], Body::from_stream(bytes.map(Ok::<_, Infallible>))).into_response()
     }
 
-    async fn unary(&self, call: &str, body: Call<Bytes>) -> Response {
-        if !self.has_type("application/json") {
-            return unsupported("application/json");
-        }
-        let done = match body {
-            Ok(body) => self.answer(call, &body).await,
-            Err(error) => Err(error),
+    fn begin(&self, call: &str, body: &Bytes) -> Call<impl Stream<Item = Bytes> + Send + use<>> {
+        let full = || fault(RpcCode::ResourceExhausted, "too many streams are open");
+        let place = self.pod.stream_place().ok_or_else(full)?;
+        let pace = self.pace()?;
+        let process = match call {
+            "Start" => self.start(unwrap(body)?, pace.deadline)?,
+            _ => self.pod.table().find(&unwrap::<SelectRequest>(body)?.process)?,
         };
-        done.unwrap_or_else(|error| failure(&error))
+        Ok(events(process.number(), process.attach(), pace, place))
+    }
+
+    async fn unary(&self, call: &str, body: &Bytes) -> Response {
+        if !self.has_type(UNARY_TYPE) {
+            return unsupported(UNARY_TYPE);
+        }
+        self.answer(call, body).await.unwrap_or_else(|error| failure(&error))
     }
 
     async fn answer(&self, call: &str, body: &Bytes) -> Call<Response> {

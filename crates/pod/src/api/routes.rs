@@ -2,18 +2,16 @@
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use http::StatusCode;
 use wire::fault::Code;
 
 use super::auth::token;
+use super::body::whole;
 use super::fault::Refused;
 use super::{life, metrics, process};
 use crate::pod::Pod;
-
-/// Bytes of a body: an environment of 64 KiB, escaped, twice; 128 KiB of input in base64.
-const BODY_LIMIT: usize = 512 * 1024;
 
 /// Everything `pod` answers.
 pub(crate) fn routes(pod: Pod) -> Router {
@@ -28,6 +26,143 @@ pub(crate) fn routes(pod: Pod) -> Router {
         .route("/health", get(async || StatusCode::NO_CONTENT))
         .fallback(async || Refused::new(Code::NotFound, "there is no such path"))
         .method_not_allowed_fallback(async || Refused::new(Code::MethodNotAllowed, "not with this method"))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn(whole))
+        .layer(DefaultBodyLimit::disable())
         .with_state(pod)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::Plan;
+    use crate::boot::Steps;
+    use crate::logs::Logs;
+    use crate::reap::Reaper;
+    use crate::user::Accounts;
+    use axum::body::{Body, to_bytes};
+    use axum::extract::Request;
+    use serde_json::json;
+    use tower::ServiceExt as _;
+    use wire::pod::PodPhase;
+
+    const TOKEN: &str = "a-token-of-some-length";
+
+    fn pod() -> Pod {
+        Pod::new(Logs::new(), Reaper::default(), Steps::start())
+    }
+
+    fn owned() -> Pod {
+        let run = json!({
+            "argv": ["/agent"], "env": {}, "cwd": "/", "user": "", "port": 8080, "ready_path": "/", "health_path": "/",
+            "state_dir": "/data", "stop_signal": "SIGTERM",
+        });
+        let plan = Plan {
+            agent: domain::AgentId::from_random(1),
+            run: serde_json::from_value(run).unwrap(),
+            trace_id: String::new(),
+            stop_signal: rustix::process::Signal::TERM,
+            user: Accounts::default().resolve("").unwrap(),
+            env: [].into(),
+        };
+        let pod = pod();
+        pod.own(TOKEN.to_owned().into(), plan);
+        pod
+    }
+
+    async fn ask(pod: &Pod, call: &str, header: (&str, &str), body: impl Into<Body>) -> (u16, String) {
+        let (method, path) = call.split_once(' ').unwrap();
+        let request = Request::builder().method(method).uri(path).header(header.0, header.1);
+        let answer = routes(pod.clone()).oneshot(request.body(body.into()).unwrap()).await.unwrap();
+        let status = answer.status().as_u16();
+        let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    const CALLS: [&str; 7] = [
+        "GET /v1/status",
+        "GET /v1/logs",
+        "POST /v1/stop",
+        "GET /metrics",
+        "POST /process.Process/Start",
+        "POST /process.Process/List",
+        "POST /process.Process/Anything",
+    ];
+
+    #[tokio::test]
+    async fn before_the_identity_no_token_opens_anything() {
+        for call in CALLS {
+            for token in ["Bearer ", "Bearer x", "Basic eDp5"] {
+                let (status, body) = ask(&pod(), call, ("authorization", token), "").await;
+                assert_eq!((status, body.contains("invalid_token")), (401, true), "{call} {body}");
+            }
+        }
+        assert_eq!(ask(&pod(), "GET /health", ("x", ""), "").await.0, 204);
+    }
+
+    #[tokio::test]
+    async fn after_it_only_its_token_does_in_either_header() {
+        let pod = owned();
+        for call in CALLS {
+            for wrong in ["Bearer", "Bearer a-token-of-some-lengtH", "Bearer a-token-of-some-length ", TOKEN] {
+                assert_eq!(ask(&pod, call, ("authorization", wrong), "").await.0, 401, "{call} {wrong}");
+            }
+        }
+        let bearer = format!("Bearer {TOKEN}");
+        assert_eq!(ask(&pod, "GET /v1/status", ("authorization", &bearer), "").await.0, 200);
+        assert_eq!(ask(&pod, "GET /v1/status", ("x-access-token", TOKEN), "").await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_identity_is_refused_without_being_quoted_and_may_be_sent_again() {
+        let pod = pod();
+        for body in ["{\"token\":\"hush", "{\"token\":7,\"env\":\"hush\"}", "[\"hush\"]", ""] {
+            let (status, said) = ask(&pod, "POST /v1/identity", ("x", ""), body).await;
+            assert_eq!((status, said.contains("hush")), (400, false), "{said}");
+        }
+        let (status, said) = ask(&pod, "POST /v1/identity", ("x", ""), vec![b' '; 1024 * 1024]).await;
+        assert_eq!((status, said.contains("body_too_large")), (413, true), "{said}");
+        assert_eq!(pod.status().phase, PodPhase::Waiting);
+        let (status, said) = ask(&owned(), "POST /v1/identity", ("x", ""), "").await;
+        assert_eq!((status, said.contains("wrong_state")), (409, true), "{said}");
+    }
+
+    #[tokio::test]
+    async fn unknown_paths_methods_and_parameters_are_faults() {
+        let pod = owned();
+        assert_eq!(ask(&pod, "GET /nothing", ("x-access-token", TOKEN), "").await.0, 404);
+        assert_eq!(ask(&pod, "GET /v1/stop", ("x-access-token", TOKEN), "").await.0, 405);
+        for call in ["GET /v1/status?until=never", "GET /v1/logs?after=x", "GET /v1/logs?later=1"] {
+            let (status, body) = ask(&pod, call, ("x-access-token", TOKEN), "").await;
+            assert_eq!((status, body.contains("invalid_request")), (400, true), "{call} {body}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_for_readiness_ends_with_it_with_its_time_or_with_a_stop() {
+        let call = "GET /v1/status?until=ready&wait_ms=30000";
+        let late = ask(&owned(), call, ("x-access-token", TOKEN), "").await;
+        assert!(late.1.contains("\"starting\""), "{late:?}");
+        for (act, phase) in [
+            ((|pod| pod.ready()) as fn(&Pod), "\"ready\""),
+            (|pod| pod.died(PodPhase::Failed, "exit status 1"), "\"failed\""),
+            (|pod| pod.stop(std::time::Duration::ZERO), "\"stopping\""),
+        ] {
+            let pod = owned();
+            let waiting = ask(&pod, call, ("x-access-token", TOKEN), "");
+            let acting = async { act(&pod) };
+            let ((_, body), ()) = tokio::join!(waiting, acting);
+            assert!(body.contains(phase), "{body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_stops_says_so_for_good_and_starts_nothing() {
+        let pod = owned();
+        let token = ("x-access-token", TOKEN);
+        assert_eq!(ask(&pod, "POST /v1/stop", token, "{\"grace_ms\":1}").await.0, 200);
+        pod.ready();
+        pod.restarting();
+        let (_, body) = ask(&pod, "GET /v1/status", token, "").await;
+        assert!(body.contains("\"stopping\""), "{body}");
+    }
 }

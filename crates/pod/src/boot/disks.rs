@@ -53,15 +53,20 @@ pub(super) fn assemble(steps: &mut Steps) -> Result<Disks, BootError> {
     steps.time("disk.base", || attach("base", BASE, "erofs", read_only, None))?;
     steps.time("disk.layer", || attach("layer", LAYER, "ext4", WRITABLE, EXT4))?;
     let layer = File::open(LAYER).context("open the layer disk")?;
-    make_dir("/mnt/layer/upper")?;
-    make_dir("/mnt/layer/work")?;
-    let layers = c"lowerdir=/mnt/base,upperdir=/mnt/layer/upper,workdir=/mnt/layer/work";
-    mount("overlay", NEW_ROOT, "overlay", WRITABLE, layers).context("lay the layer over the base")?;
+    steps.time("disk.overlay", overlay)?;
     let data = format!("{NEW_ROOT}{DATA}");
     make_dir(&data)?;
     steps.time("disk.data", || attach("data", &data, "ext4", WRITABLE, EXT4))?;
     let data = File::open(&data).context("open the data disk")?;
     Ok(Disks { layer, data })
+}
+
+/// Lays the layer over the base.
+fn overlay() -> Result<(), BootError> {
+    make_dir("/mnt/layer/upper")?;
+    make_dir("/mnt/layer/work")?;
+    let layers = c"lowerdir=/mnt/base,upperdir=/mnt/layer/upper,workdir=/mnt/layer/work";
+    mount("overlay", NEW_ROOT, "overlay", WRITABLE, layers).context("lay the layer over the base")
 }
 
 /// Mounts the disk with this serial.

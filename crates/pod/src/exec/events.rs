@@ -27,15 +27,18 @@ enum Place {
     Done,
 }
 
-struct Client {
+struct Client<K> {
     place: Place,
     reader: Reader,
     pace: Pace,
+    /// Given back when the stream ends.
+    _kept: K,
 }
 
 /// The stream of a process's events: `start`, output, `end`, end of stream.
-pub(crate) fn events(pid: u32, reader: Reader, pace: Pace) -> impl Stream<Item = Bytes> {
-    let client = Client { place: Place::Head(pid), reader, pace };
+/// It keeps `kept` as long as it lives.
+pub(crate) fn events<K>(pid: u32, reader: Reader, pace: Pace, kept: K) -> impl Stream<Item = Bytes> + use<K> {
+    let client = Client { place: Place::Head(pid), reader, pace, _kept: kept };
     unfold(client, |mut client| async move { client.next().await.map(|bytes| (bytes, client)) })
 }
 
@@ -44,7 +47,7 @@ pub(crate) fn refusal(error: RpcError) -> Bytes {
     envelope(true, &EndOfStream { error: Some(error) })
 }
 
-impl Client {
+impl<K> Client<K> {
     async fn next(&mut self) -> Option<Bytes> {
         match std::mem::replace(&mut self.place, Place::Live) {
             Place::Head(pid) => Some(event(ProcessEvent::Start(Started { pid }))),
@@ -128,7 +131,7 @@ mod tests {
         let feed = Feed::new();
         feed.push(Output::Stdout(Base64(b"hi\n".to_vec()))).await;
         feed.end(Ended { exited: true, status: "exit status 0".to_owned(), ..Ended::default() });
-        let seen = texts(events(7, feed.reader(), SLOW)).await;
+        let seen = texts(events(7, feed.reader(), SLOW, ())).await;
         let expected = [
             (false, r#"{"event":{"start":{"pid":7}}}"#),
             (false, r#"{"event":{"data":{"stdout":"aGkK"}}}"#),
@@ -142,7 +145,7 @@ mod tests {
     async fn a_silent_stream_shows_that_it_lives_and_ends_at_its_deadline() {
         let feed = Feed::new();
         let deadline = Some(Instant::now() + Duration::from_millis(2_500));
-        let seen = texts(events(7, feed.reader(), Pace { keepalive: Duration::from_secs(1), deadline })).await;
+        let seen = texts(events(7, feed.reader(), Pace { keepalive: Duration::from_secs(1), deadline }, ())).await;
         let keepalives = seen.iter().filter(|(_, text)| text == r#"{"event":{"keepalive":{}}}"#).count();
         assert_eq!(keepalives, 2);
         let (end, last) = seen.last().unwrap();

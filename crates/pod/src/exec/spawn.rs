@@ -1,12 +1,13 @@
 //! Starting a command and following it to its end.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 
 use rustix::fs::{Gid, Uid, fchown};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -16,7 +17,7 @@ use wire::process::{Base64, Output, PtySize, RpcCode, RpcError, StartRequest};
 use super::feed::Feed;
 use super::process::{Input, Process, fault, set_size};
 use crate::exit::Exit;
-use crate::launch::{Launch, Streams};
+use crate::launch::{Launch, Spare, Streams};
 use crate::port::Port;
 use crate::reap::Reaper;
 use crate::user::User;
@@ -95,7 +96,14 @@ pub(super) fn spawn<F: FnOnce(&Process) + Send + 'static>(
 
 fn start(order: &Order, cwd: &str, reaper: &Reaper) -> std::io::Result<Started> {
     let config = &order.request.process;
-    let launch = Launch { program: &config.cmd, args: &config.args, env: &order.env, cwd, user: &order.user };
+    let launch = Launch {
+        program: &config.cmd,
+        args: &config.args,
+        env: &order.env,
+        cwd,
+        user: &order.user,
+        spare: Spare::Sooner,
+    };
     match order.request.pty {
         Some(pty) => on_terminal(&launch, pty.size, reaper),
         None => on_pipes(&launch, order.request.stdin.unwrap_or(true), reaper),
@@ -108,6 +116,17 @@ fn on_pipes(launch: &Launch<'_>, stdin: bool, reaper: &Reaper) -> std::io::Resul
     let mut child = launch.start(streams)?;
     let pid = Pid::from_child(&child);
     let exit = reaper.expect(pid);
+    match pipes(&mut child) {
+        Ok((input, outputs)) => Ok(Started { pid, exit, input, outputs, terminal: None }),
+        Err(error) => {
+            // Nobody could hear it. It is buried as an orphan.
+            let _ = kill_process_group(pid, Signal::KILL);
+            Err(error)
+        }
+    }
+}
+
+fn pipes(child: &mut Child) -> std::io::Result<(Input, Vec<Pipe>)> {
     let input = child.stdin.take().map(Port::new).transpose()?.map_or(Input::Closed, Input::Pipe);
     let mut outputs: Vec<Pipe> = Vec::new();
     if let Some(stdout) = child.stdout.take() {
@@ -116,18 +135,11 @@ fn on_pipes(launch: &Launch<'_>, stdin: bool, reaper: &Reaper) -> std::io::Resul
     if let Some(stderr) = child.stderr.take() {
         outputs.push((Arc::new(Port::new(stderr)?), Output::Stderr));
     }
-    Ok(Started { pid, exit, input, outputs, terminal: None })
+    Ok((input, outputs))
 }
 
 fn on_terminal(launch: &Launch<'_>, size: PtySize, reaper: &Reaper) -> std::io::Result<Started> {
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let ours = openpt(flags)?;
-    grantpt(&ours)?;
-    unlockpt(&ours)?;
-    let theirs = ioctl_tiocgptpeer(&ours, flags)?;
-    fchown(&theirs, Some(Uid::from_raw(launch.user.uid)), Some(Gid::from_raw(launch.user.gid)))?;
-    let terminal = Arc::new(Port::new(ours)?);
-    set_size(&terminal, size)?;
+    let (terminal, theirs) = open_terminal(launch.user, size)?;
     let streams = Streams {
         stdin: theirs.try_clone()?.into(),
         stdout: theirs.try_clone()?.into(),
@@ -139,6 +151,19 @@ fn on_terminal(launch: &Launch<'_>, size: PtySize, reaper: &Reaper) -> std::io::
     let exit = reaper.expect(pid);
     let outputs: Vec<Pipe> = vec![(Arc::clone(&terminal), Output::Pty)];
     Ok(Started { pid, exit, input: Input::Closed, outputs, terminal: Some(terminal) })
+}
+
+/// A terminal of this size: our end, and the one that the user owns.
+fn open_terminal(user: &User, size: PtySize) -> std::io::Result<(Arc<Port>, OwnedFd)> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let ours = openpt(flags)?;
+    grantpt(&ours)?;
+    unlockpt(&ours)?;
+    let theirs = ioctl_tiocgptpeer(&ours, flags)?;
+    fchown(&theirs, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
+    let terminal = Arc::new(Port::new(ours)?);
+    set_size(&terminal, size)?;
+    Ok((terminal, theirs))
 }
 
 /// Stays with the process until it is buried and its output is told.

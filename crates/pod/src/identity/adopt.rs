@@ -45,8 +45,15 @@ pub(crate) fn adopt(identity: Identity) -> Result<(Secret, Plan), AdoptError> {
     open_directories(&identity, &checked.user)?;
     let Identity { agent_id, token, run, env, traceparent, .. } = identity;
     let Checked { user, stop_signal, .. } = checked;
+    let trace_id = trace_id(traceparent.as_deref()).to_owned();
     let env = environment(agent_id, &run, &user, env, traceparent);
-    Ok((token, Plan { agent: agent_id, run, stop_signal, user, env }))
+    Ok((token, Plan { agent: agent_id, run, trace_id, stop_signal, user, env }))
+}
+
+/// The trace id of a W3C `traceparent`: `version-trace-parent-flags`.
+fn trace_id(traceparent: Option<&str>) -> &str {
+    let id = traceparent.and_then(|text| text.split('-').nth(1)).unwrap_or_default();
+    if id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) { id } else { "" }
 }
 
 fn set_clock(unix_ns: u64) -> io::Result<()> {
@@ -115,4 +122,18 @@ fn open_directories(identity: &Identity, user: &User) -> Result<(), BootError> {
         bind(DATA, &identity.run.state_dir)?;
     }
     make_dir(&identity.run.cwd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_id_is_taken_from_a_traceparent_and_from_nothing_else() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(trace_id(Some(good)), "0af7651916cd43dd8448eb211c80319c");
+        for other in [None, Some(""), Some("00-short-x-01"), Some("nonsense")] {
+            assert_eq!(trace_id(other), "");
+        }
+    }
 }

@@ -50,7 +50,8 @@ impl Logs {
 
     /// Reads from after this line on.
     pub(crate) fn reader(&self, after: u64, follow: bool) -> Reader {
-        Reader { changed: self.0.closed.subscribe(), logs: self.clone(), at: after, follow }
+        let until = if follow { u64::MAX } else { self.ring().newest() };
+        Reader { changed: self.0.closed.subscribe(), logs: self.clone(), at: after, until }
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -65,7 +66,9 @@ pub(crate) struct Reader {
     logs: Logs,
     changed: watch::Receiver<bool>,
     at: u64,
-    follow: bool,
+    /// The last line it wants: without that, who only wants what there is would
+    /// stay for ever with an agent that never stops talking.
+    until: u64,
 }
 
 impl Reader {
@@ -77,7 +80,7 @@ impl Reader {
             if !lines.is_empty() {
                 return Some(lines);
             }
-            if closed || !self.follow || self.changed.changed().await.is_err() {
+            if closed || self.until < u64::MAX || self.changed.changed().await.is_err() {
                 return None;
             }
         }
@@ -87,7 +90,8 @@ impl Reader {
         let ring = self.logs.ring();
         // A number of an earlier boot says nothing here.
         let after = if self.at > ring.newest() { 0 } else { self.at };
-        let lines: Vec<LogLine> = ring.after(after, PIECE_BYTES).cloned().collect();
+        let wanted = ring.after(after, PIECE_BYTES).take_while(|line| line.seq <= self.until);
+        let lines: Vec<LogLine> = wanted.cloned().collect();
         drop(ring);
         if let Some(last) = lines.last() {
             self.at = last.seq;
@@ -117,8 +121,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_does_not_follow_ends_at_once() {
+    async fn a_reader_that_does_not_follow_gets_what_there_is_and_ends() {
         assert_eq!(Logs::new().reader(0, false).next().await, None);
+        let logs = Logs::new();
+        logs.push("stdout", "before".to_owned());
+        let mut reader = logs.reader(0, false);
+        assert_eq!(reader.next().await.unwrap().len(), 1);
+        logs.push("stdout", "after".to_owned());
+        assert_eq!(reader.next().await, None);
     }
 
     #[tokio::test]

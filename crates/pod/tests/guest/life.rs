@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::client::Client;
 use crate::machine::{Disks, Machine, PATIENCE};
-use crate::{CANARY, TOKEN, exec, identity, now_ms};
+use crate::{CANARY, TOKEN, TRACE, exec, identity, now_ms};
 
 /// What PID 1 may take.
 const MAX_RESIDENT: u64 = 12 << 20;
@@ -105,7 +105,7 @@ async fn confines_its_agent(pod: Client) {
         ("env.PALATINE_AGENT_ID", "a1b2c3d4-e5f6-7890"),
         ("env.HOLDERS_KEY", CANARY),
         ("cwd", "/work"),
-        ("oom", "100"),
+        ("oom", "500"),
         ("write_root", "false"),
         ("write_data", "true"),
         // Its own process and the agent's, and no other.
@@ -141,6 +141,7 @@ async fn tells_what_was_said(pod: Client) {
         lines.iter().any(|line| line["stream"] == stream && line["line"].as_str().unwrap().contains(text))
     };
     assert!(said("stdout", "serving on 8080") && said("stderr", "this goes to stderr"), "{logs}");
+    assert!(said("pod", TRACE), "{logs}");
     assert!(said("pod", "exit status 7") && !logs.contains(CANARY), "{logs}");
     let last = lines.last().unwrap()["seq"].as_u64().unwrap();
     assert_eq!(last, lines.len() as u64, "lines are numbered without a gap");

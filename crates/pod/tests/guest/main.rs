@@ -23,6 +23,9 @@ const TOKEN: &str = "the-token-of-this-guest-0123456789";
 /// A secret of the holder's that may be nowhere but in the agent's environment.
 const CANARY: &str = "canary-4f1d";
 
+/// The trace of the spawn.
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
 /// An identity that runs the test's agent with these arguments.
 fn identity(arguments: &[&str]) -> Value {
     let argv: Vec<&str> = std::iter::once("/bin/agent").chain(arguments.iter().copied()).collect();
@@ -33,6 +36,7 @@ fn identity(arguments: &[&str]) -> Value {
         "entropy": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==",
         "resolvers": ["10.200.0.1"],
         "env": {"HOLDERS_KEY": CANARY},
+        "traceparent": format!("00-{TRACE}-b7ad6b7169203331-01"),
         "run": {
             "argv": argv, "env": {"FROM_IMAGE": "yes"}, "cwd": "/work", "user": "", "port": 8080,
             "ready_path": "/ready", "health_path": "/health", "state_dir": "/state", "stop_signal": "SIGTERM",
