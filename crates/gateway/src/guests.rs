@@ -74,8 +74,8 @@ pub struct NodeGuests(HashMap<String, NodeClient>);
 impl NodeGuests {
     /// Over these nodes.
     #[must_use]
-    pub const fn new(nodes: HashMap<String, NodeClient>) -> Self {
-        Self(nodes)
+    pub fn new(nodes: impl IntoIterator<Item = (String, NodeClient)>) -> Self {
+        Self(nodes.into_iter().collect())
     }
 
     fn node(&self, name: &str) -> Result<&NodeClient, GuestError> {

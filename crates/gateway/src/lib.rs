@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `serve`, `connection`, `tls` | listeners, connections, draining |
 //! | `entry` | what every request passes: trace, limits, host |
-//! | `routes`, `spawn`, `agents`, `logs`, `events`, `process`, `meta` | the API's handlers |
+//! | `routes`, `spawn` (and `wish`), `agents`, `logs`, `events`, `process`, `meta` | the API's handlers |
 //! | `ingress`, `headers` | the way to an agent |
 //! | `caller`, `spent` | whose signature it is, spent once |
 //! | `refusal` | every error's answer: the only place that knows both |
@@ -43,6 +43,7 @@ mod state;
 mod tls;
 mod token;
 mod trace;
+mod wish;
 
 pub use config::{Config, ConfigError, Limits, Tls};
 pub use guests::{GuestError, Guests, Io, NodeGuests};

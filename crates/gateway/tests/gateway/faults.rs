@@ -6,8 +6,10 @@ use auth::{Form, Headers, Keypair};
 use domain::UnixMillis;
 use reqwest::Method;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
-use crate::edge::{Answer, Edge, Wish, bare, holder, instant};
+use crate::edge::{Answer, Edge, PATIENCE, Wish, bare, holder, instant};
 use crate::guest::ECHO;
 
 const ECHO_BODY: &[u8] = br#"{"agent_type":"echo"}"#;
@@ -263,5 +265,38 @@ async fn a_canary_in_the_environment_is_in_no_answer() {
         let refused = edge.post(&other, "/spawn", &json!({"agent_type": "echo", "env": env})).await;
         assert_eq!(refused.status, 400);
         assert!(!refused.body.to_string().contains(canary), "{refused:?}");
+    }
+}
+
+// Beyond the old gateway's: a caller that hangs up between the two halves.
+#[tokio::test]
+async fn a_caller_that_hangs_up_leaves_no_half_made_agent() {
+    let edge = Edge::start().await;
+    let holders: Vec<Keypair> = (0..50).map(|_| holder()).collect();
+    for (at, holder) in holders.iter().enumerate() {
+        let headers = holder.sign_request("POST", "/spawn", ECHO_BODY, instant());
+        let request = format!(
+            "POST /spawn HTTP/1.1\r\nHost: x\r\nX-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            headers.wallet,
+            headers.signature,
+            headers.timestamp,
+            ECHO_BODY.len()
+        );
+        let mut stream = TcpStream::connect(edge.address).await.unwrap();
+        stream.write_all(&[request.as_bytes(), ECHO_BODY].concat()).await.unwrap();
+        for _ in 0..at {
+            tokio::task::yield_now().await;
+        }
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    for holder in &holders {
+        let settled = async || match edge.store.live_of(holder.wallet()).await.unwrap() {
+            None => true,
+            Some(record) => record.state == domain::State::Ready,
+        };
+        while !settled().await {
+            assert!(tokio::time::Instant::now() < deadline, "a reservation that nobody completes");
+        }
     }
 }

@@ -1,0 +1,212 @@
+//! What a spawn asks for, and whether it may be granted: everything that can be
+//! refused before the database is asked.
+
+use std::sync::Arc;
+
+use domain::{AgentId, ImageDigest, Tier, TierName};
+use http::header::{CONTENT_TYPE, HeaderMap};
+use store::{Idempotency, Reservation};
+use wire::Environment;
+use wire::fault::{Code, Fault};
+use wire::public::{IDEMPOTENCY_KEY, SpawnRequest};
+
+use crate::caller::Verified;
+use crate::images::Table;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// The longest `agent_type`.
+const MAX_TYPE: usize = 64;
+/// The longest `Idempotency-Key`.
+const MAX_KEY: usize = 255;
+/// The longest text of ours that is repeated to the caller.
+const MAX_QUOTED: usize = 128;
+
+/// A wish that may be granted.
+pub(crate) struct Wish {
+    agent_type: String,
+    env: Environment,
+    public: bool,
+    image: ImageDigest,
+    tier: TierName,
+    tier_config: Tier,
+    idempotency: Option<Idempotency>,
+}
+
+impl Gateway {
+    /// Reads the wish and sees whether it may be granted.
+    pub(crate) async fn wish(&self, headers: &HeaderMap, verified: &Verified) -> Result<Wish, Refusal> {
+        let request = parse(headers, &verified.body)?;
+        let env = request.env.unwrap_or_default();
+        env.check()?;
+        let idempotency = self.idempotency(headers, &verified.body)?;
+        let table = self.images().await?;
+        let named = match &request.image_ref {
+            None => Some(self.named(table.clone(), &request.agent_type).await?),
+            Some(_) => None,
+        };
+        let (tier, tier_config) = self.tier(verified).await?;
+        let image = match (named, &request.image_ref) {
+            (Some(image), _) => image,
+            (None, reference) => self.brought(&table, reference.as_deref().unwrap_or(""), &tier)?,
+        };
+        Ok(Wish { agent_type: request.agent_type, env, public: request.public, image, tier, tier_config, idempotency })
+    }
+
+    /// The caller's promise that a retry is the same request. The request is
+    /// kept as a keyed digest: it may hold secrets.
+    fn idempotency(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, Refusal> {
+        let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+        let key = value.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
+        let Some(key) = key else {
+            let said = format!("Idempotency-Key is not 1 to {MAX_KEY} printable characters");
+            return Err(Fault::new(Code::InvalidRequest, said).field("Idempotency-Key").into());
+        };
+        Ok(Some(Idempotency { key: key.to_owned(), request: self.parts.tokens.fingerprint(body) }))
+    }
+
+    async fn images(&self) -> Result<Arc<Table>, Refusal> {
+        if let Some(table) = self.parts.images.table() {
+            return Ok(table);
+        }
+        self.parts.images.refresh().await;
+        self.parts.images.table().ok_or_else(|| {
+            Fault::new(Code::NodeUnavailable, "no node has said yet which images it holds").retry_after(1).into()
+        })
+    }
+
+    /// The image of this name. One that was imported a moment ago is looked for
+    /// again before it is unknown.
+    async fn named(&self, mut table: Arc<Table>, name: &str) -> Result<ImageDigest, Refusal> {
+        if let Some(digest) = table.get(name) {
+            return Ok(*digest);
+        }
+        self.parts.images.refresh().await;
+        table = self.parts.images.table().unwrap_or(table);
+        table.get(name).copied().ok_or_else(|| {
+            let said = format!("agent_type {:?} names no image", shortened(name));
+            let mut fault = Fault::new(Code::UnknownAgentType, said).field("agent_type");
+            fault.known = Some(table.keys().cloned().collect());
+            fault.into()
+        })
+    }
+
+    /// The image that the caller brings, if its tier may.
+    fn brought(&self, table: &Table, reference: &str, tier: &TierName) -> Result<ImageDigest, Refusal> {
+        let refused = |code, said: &str| Refusal::from(Fault::new(code, said).field("image_ref"));
+        if !self.config.byo_image_tiers.contains(tier) {
+            return Err(refused(Code::ImageRefused, "your tier may not bring its own image; name one by agent_type"));
+        }
+        let digest: ImageDigest =
+            reference.parse().map_err(|_| refused(Code::InvalidRequest, "image_ref is not sha256:<64 hex digits>"))?;
+        if table.values().any(|held| *held == digest) {
+            return Ok(digest);
+        }
+        Err(refused(Code::ImageRefused, "no node holds this image; ask the operator to pull it"))
+    }
+
+    /// The highest tier the wallet's balance reaches.
+    async fn tier(&self, verified: &Verified) -> Result<(TierName, Tier), Refusal> {
+        let balances = &self.parts.balances;
+        let balance = balances.balance(&verified.wallet).await?;
+        if let Some((name, tier)) = self.parts.tiers.reached_by(balance, balances.decimals()) {
+            return Ok((name.clone(), *tier));
+        }
+        let (_, lowest) = self.parts.tiers.lowest();
+        let mut fault = Fault::new(Code::InsufficientBalance, "the wallet holds too little of the token");
+        fault.balance = Some(balance.whole(balances.decimals()));
+        fault.required = Some(lowest.min);
+        Err(fault.into())
+    }
+}
+
+impl Wish {
+    /// What is asked of the store, and what it must not see.
+    pub(crate) fn reservation(self, verified: &Verified) -> Result<(Reservation, Environment), Refusal> {
+        let id = getrandom::u64().map_err(|error| {
+            tracing::error!(%error, "no random numbers from the system");
+            Refusal::new(Code::Internal, "something failed on our side; try again")
+        })?;
+        let reservation = Reservation {
+            stamp: verified.stamp,
+            id: AgentId::from_random(id),
+            wallet: verified.wallet,
+            agent_type: self.agent_type,
+            image: self.image,
+            tier: self.tier,
+            tier_config: self.tier_config,
+            public: self.public,
+            idempotency: self.idempotency,
+            now: verified.now,
+        };
+        Ok((reservation, self.env))
+    }
+}
+
+fn parse(headers: &HeaderMap, body: &[u8]) -> Result<SpawnRequest, Refusal> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = kind.split(';').next().unwrap_or("").trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(Refusal::new(Code::UnsupportedMediaType, "send the body as Content-Type: application/json"));
+    }
+    let request: SpawnRequest = serde_json::from_slice(body).map_err(|error| misread(&error))?;
+    if !(1..=MAX_TYPE).contains(&request.agent_type.len()) {
+        let said = format!("agent_type is not 1 to {MAX_TYPE} bytes");
+        return Err(Fault::new(Code::InvalidRequest, said).field("agent_type").into());
+    }
+    Ok(request)
+}
+
+/// What is wrong with a body. serde's own words may quote a value, and a value
+/// may be a secret: only those that name a field are passed on.
+fn misread(error: &serde_json::Error) -> Refusal {
+    let said = error.to_string();
+    let field = said.split('`').nth(1).map(shortened).unwrap_or_default();
+    let known = "it may hold agent_type, env, public and image_ref";
+    let fault = |text: String| Fault::new(Code::InvalidRequest, text);
+    let fault = if said.starts_with("missing field") {
+        fault(format!("the body lacks {field}")).field(field)
+    } else if said.starts_with("duplicate field") {
+        fault(format!("the body holds {field} twice")).field(field)
+    } else if said.starts_with("unknown field") {
+        fault(format!("the body's field {field:?} is not known; {known}")).field(field)
+    } else {
+        fault(format!("the body is not the JSON of a spawn: line {}, column {}", error.line(), error.column()))
+    };
+    fault.into()
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(MAX_QUOTED).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(body: &str) -> Fault {
+        misread(&serde_json::from_str::<SpawnRequest>(body).unwrap_err()).into()
+    }
+
+    #[test]
+    fn a_misread_body_names_the_field_and_never_a_value() {
+        assert_eq!(said("{}").field.as_deref(), Some("agent_type"));
+        assert_eq!(said(r#"{"agent_type": "a", "cores": 64}"#).field.as_deref(), Some("cores"));
+        assert_eq!(said(r#"{"agent_type": "a", "agent_type": "a"}"#).field.as_deref(), Some("agent_type"));
+        for body in [
+            r#"{"agent_type": "a", "env": "hush"}"#,
+            r#"{"agent_type": "a", "env": {"KEY": ["hush"]}}"#,
+            r#"{"agent_type": "a", "public": "hush"}"#,
+            r#"hush"#,
+        ] {
+            let fault = said(body);
+            assert!(!fault.to_string().contains("hush"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn an_endless_field_name_is_cut() {
+        let fault = said(&format!(r#"{{"{}": 1}}"#, "x".repeat(10_000)));
+        assert!(fault.error.len() < 300, "{}", fault.error.len());
+    }
+}
