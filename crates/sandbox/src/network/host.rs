@@ -1,35 +1,25 @@
 //! The host's side: one table of rules, and forwarding for the links that need it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-
+use super::forwarding::Forwarding;
 use super::guest::NAMESPACES;
 use super::{Config, Egress, rules};
 use crate::{Failure, command, files};
-
-/// What was changed on the host, and what it was before.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Before {
-    /// `net.ipv4.conf.<uplink>.forwarding`.
-    forwarding: BTreeMap<String, String>,
-}
 
 /// What the guests' networks need of the host.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     config: Config,
-    /// Remembers what was before, so that it survives a crash.
-    record: PathBuf,
+    forwarding: Forwarding,
 }
 
 impl Host {
-    pub(crate) fn new(config: Config, state: &Path) -> Self {
-        Self { config, record: state.join("network.json") }
+    pub(crate) fn new(config: Config) -> Self {
+        Self { config, forwarding: Forwarding::of_machine() }
     }
 
     /// Lays the rules and switches forwarding on. Repeats itself without harm.
@@ -39,35 +29,15 @@ impl Host {
         }
         let routes = fs::read_to_string("/proc/net/route")?;
         self.refuse_overlap(&routes)?;
-        let uplinks =
-            if self.config.uplinks.is_empty() { default_uplinks(&routes) } else { self.config.uplinks.clone() };
-        let mut before = self.before()?;
-        for uplink in &uplinks {
-            let now = fs::read_to_string(forwarding(uplink))
-                .map_err(|_| Failure::Missing(format!("network.uplinks: this machine has no interface {uplink}")))?;
-            before.forwarding.entry(uplink.clone()).or_insert_with(|| now.trim().to_owned());
-        }
-        self.remember(&before)?;
-        let guarded: Vec<String> =
-            before.forwarding.iter().filter(|(_, was)| *was == "0").map(|(name, _)| name.clone()).collect();
-        command::run("nft", &["-f", "-"], &rules::host(&self.config, &guarded))?;
-        // Only now: forwarding never stands without its guard.
-        for uplink in &uplinks {
-            fs::write(forwarding(uplink), "1")?;
-        }
-        Ok(())
+        let uplinks = if self.config.uplinks.is_empty() { default_uplinks(&routes) } else { self.config.uplinks.clone() };
+        self.forwarding.open(self.config.name.as_str(), &uplinks, |guarded| {
+            command::run("nft", &["-f", "-"], &rules::host(&self.config, guarded))
+        })
     }
 
     /// Gives back what `open` took.
     pub(crate) fn close(&self) -> Result<(), Failure> {
-        for (uplink, was) in self.before()?.forwarding {
-            match fs::write(forwarding(&uplink), was) {
-                // The interface is gone, and its setting with it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                done => done?,
-            }
-        }
-        files::remove(&self.record)?;
+        self.forwarding.close(self.config.name.as_str())?;
         command::run("nft", &["-f", "-"], &rules::no_host(&self.config))
     }
 
@@ -96,21 +66,6 @@ impl Host {
             .collect())
     }
 
-    fn before(&self) -> Result<Before, Failure> {
-        match fs::read(&self.record) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map_err(|error| Failure::Missing(format!("{} cannot be read: {error}", self.record.display()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Before::default()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn remember(&self, before: &Before) -> Result<(), Failure> {
-        let half = self.record.with_extension("half");
-        fs::write(&half, serde_json::to_vec(before).map_err(io::Error::from)?)?;
-        Ok(fs::rename(&half, &self.record)?)
-    }
-
     fn refuse_overlap(&self, routes: &str) -> Result<(), Failure> {
         let prefix = format!("{}-", self.config.name);
         let foreign = |route: &&Route| !route.link.starts_with(&prefix) && route.mask != 0;
@@ -122,10 +77,6 @@ impl Host {
             ))),
         }
     }
-}
-
-fn forwarding(link: &str) -> String {
-    format!("/proc/sys/net/ipv4/conf/{link}/forwarding")
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -173,10 +124,10 @@ mod tests {
 
     #[test]
     fn a_range_that_is_in_use_is_refused_with_the_links_name() {
-        let host = Host::new(Config::default(), Path::new("/nowhere"));
+        let host = Host::new(Config::default());
         let error = host.refuse_overlap(ROUTES).unwrap_err();
         assert!(error.to_string().contains("wg0 (10.201.5.0)"), "{error}");
         let other = Config { range: "172.30.0.0/16".parse().unwrap(), ..Config::default() };
-        assert!(Host::new(other, Path::new("/nowhere")).refuse_overlap(ROUTES).is_ok());
+        assert!(Host::new(other).refuse_overlap(ROUTES).is_ok());
     }
 }

@@ -15,6 +15,7 @@
 
 mod config;
 mod dial;
+mod forwarding;
 mod guest;
 mod host;
 mod rules;

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::arguments::{Disk, Machine};
 use super::launch::{Launch, Started};
-use super::probe::{self, Accelerator, Choice, Memory, Verdict};
+use super::probe::{self, Accelerator, Choice, KVM, Memory, Silence, Verdict};
 use super::qmp::Qmp;
 use super::{Settings, clock};
 use crate::cgroup::{Cgroups, Limits};
@@ -65,7 +65,7 @@ impl Qemu {
         let program = find_program().step("find QEMU")?;
         let cgroups = Cgroups::detect(settings.network.name.as_str()).step("find the cgroups")?;
         let (verdict, groups) = choose(&settings, &program, &cgroups).await.step("choose the accelerator")?;
-        let host = Host::new(settings.network.clone(), &settings.state);
+        let host = Host::new(settings.network.clone());
         let dialer = Dialer::start().step("start the dialer")?;
         let inner = Inner { settings, program, verdict, groups, cgroups, host, dialer };
         let driver = Self(Arc::new(inner));
@@ -400,7 +400,7 @@ impl Plan<'_> {
                 .into_iter()
                 .map(|(_, _, file)| file)
                 .chain(hardware.tap)
-                .chain([control, console])
+                .chain([control, console, vmlinux.into(), initramfs.into()])
                 .collect(),
         };
         Ok(launch.start()?)
@@ -448,11 +448,18 @@ async fn try_kvm(plan: &Plan<'_>, groups: &[u32]) -> Result<Result<Duration, Str
         namespace: None,
         uid: plan.settings.first_uid + u32::from(plan.settings.network.range.slots()),
     };
-    let exit = plan.start(hardware, Accelerator::Kvm, 0, groups)?.watch()?;
+    let mut exit = plan.start(hardware, Accelerator::Kvm, 0, groups)?.watch()?;
     let found = probe::listen(&dir.join("console"), plan.settings.probe_deadline).await;
     let found = match found {
-        Err(why) if exit.has_ended() => Err(format!("{why}: {}", exit.clone().wait().await)),
-        found => found,
+        Ok(took) => Ok(took),
+        Err(Silence::Deadline) => Err(format!(
+            "{KVM} opens, but a probe guest on it gave no answer within {:?}",
+            plan.settings.probe_deadline
+        )),
+        Err(Silence::End) => {
+            let words = timeout(QUIT_DEADLINE, exit.wait()).await;
+            Err(format!("a probe guest on {KVM} gave no answer: {}", words.unwrap_or_default()))
+        }
     };
     let (settings, cgroups) = (plan.settings.clone(), plan.cgroups.clone());
     spawn_blocking(move || remove_probe(&settings, &cgroups)).await.map_err(io::Error::other)??;

@@ -20,7 +20,7 @@ use wire::pod::PROBE_ANSWER;
 use super::Kernel;
 use crate::{Failure, process};
 
-const KVM: &str = "/dev/kvm";
+pub(super) const KVM: &str = "/dev/kvm";
 /// What a probe guest may say before it is taken for a babbler.
 const MAX_CONSOLE: u64 = 256 * 1024;
 
@@ -116,18 +116,23 @@ pub(super) fn kvm_groups() -> Result<Vec<u32>, String> {
     }
 }
 
+/// Why a probe guest is not believed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// It took too long.
+    Deadline,
+    /// It, or its VMM, ended.
+    End,
+}
+
 /// Listens on the probe guest's console for its answer.
-pub(super) async fn listen(console: &Path, deadline: Duration) -> Result<Duration, String> {
+pub(super) async fn listen(console: &Path, deadline: Duration) -> Result<Duration, Silence> {
     let since = Instant::now();
-    let said = timeout(deadline, async {
-        let stream = UnixStream::connect(console).await?;
-        heard(stream).await
-    });
+    let said = timeout(deadline, async { heard(UnixStream::connect(console).await?).await });
     match said.await {
         Ok(Ok(true)) => Ok(since.elapsed()),
-        Ok(Ok(false)) => Err("the probe guest ended without an answer".to_owned()),
-        Ok(Err(error)) => Err(format!("the probe guest's console cannot be read: {error}")),
-        Err(_) => Err(format!("a probe guest on KVM gave no answer within {deadline:?}")),
+        Ok(Ok(false) | Err(_)) => Err(Silence::End),
+        Err(_) => Err(Silence::Deadline),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use domain::ImageDigest;
 use sandbox::network::{self, Egress};
 use sandbox::qemu::Kernel;
 
@@ -19,12 +20,45 @@ pub(crate) fn kernel() -> Kernel {
     Kernel { vmlinux: made.vmlinux, initramfs: made.initramfs, version: made.version }
 }
 
+/// The reference agent, taken in once for all tests.
+pub(crate) fn echo() -> (PathBuf, ImageDigest) {
+    let store = std::env::temp_dir().join("palatine-hypercore-tests");
+    let config = image::Config { store: store.clone(), ..image::Config::default() };
+    let images = image::ImageStore::open(&config).expect("an image store");
+    let recipe = assets().join("images/agent-echo");
+    let made = images.build(&recipe, None, "echo", &image::Silent).expect("the reference agent's image");
+    (store, made.digest)
+}
+
+/// Ends the VMMs of a node whose test has failed, and removes what they stood on.
+pub(crate) fn sweep(name: &str) {
+    for pid in processes(name) {
+        let pid = pid.parse().ok().and_then(rustix::process::Pid::from_raw);
+        if let Some(pid) = pid {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    for space in names(Path::new("/run/netns")).iter().filter(|it| it.starts_with(&format!("{name}-"))) {
+        let _ = Command::new("ip").args(["netns", "del", space]).status();
+    }
+    let script = format!("table inet {name} {{\n}}\ndelete table inet {name}\n");
+    let _ = Command::new("sh").args(["-c", &format!("printf '{script}' | nft -f -")]).status();
+    for group in ["memory", "cpu", "cpuacct", "pids", "."] {
+        let parent = Path::new("/sys/fs/cgroup").join(group).join(name);
+        for child in names(&parent) {
+            let _ = std::fs::remove_dir(parent.join(child));
+        }
+        let _ = std::fs::remove_dir(parent);
+    }
+}
+
 /// A network of this test's own.
 pub(crate) fn network(name: &str, range: &str) -> network::Config {
     network::Config {
         name: name.to_owned().try_into().expect("a name"),
         range: range.parse().expect("a range"),
         egress: Egress::Internet,
+        uplinks: vec!["lo".to_owned()],
         ..network::Config::default()
     }
 }
@@ -46,6 +80,7 @@ pub(crate) struct Residue(Vec<String>);
 
 impl Residue {
     pub(crate) fn of(name: &str) -> Self {
+        let forwarding = std::fs::read_to_string("/run/palatine-forwarding.json").unwrap_or_default();
         let mut found = Vec::new();
         for dir in ["/run/netns", "/sys/class/net"] {
             found.extend(names(Path::new(dir)).into_iter().filter(|it| it.starts_with(name)));
@@ -58,10 +93,7 @@ impl Residue {
         found.extend(tables.lines().filter(|line| line.contains(&format!(" {name}"))).map(str::to_owned));
         found.extend(mounts(name));
         found.extend(processes(name));
-        for link in ["eth0", "all"] {
-            let file = format!("/proc/sys/net/ipv4/conf/{link}/forwarding");
-            found.push(format!("{file}={}", std::fs::read_to_string(&file).unwrap_or_default().trim()));
-        }
+        found.extend(forwarding.contains(&format!("\"{name}\"")).then(|| "forwarding".to_owned()));
         found.sort();
         Self(found)
     }

@@ -1,7 +1,5 @@
 //! The QEMU driver passes the suite, with real guests that run the real `pod`.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +10,8 @@ use sandbox::conformance::{self, Bench};
 use sandbox::qemu::{Choice, Qemu, Settings};
 use sandbox::{Facts, Runtime};
 
+use crate::machine;
+
 struct OnQemu {
     state: tempfile::TempDir,
     base: PathBuf,
@@ -20,14 +20,14 @@ struct OnQemu {
 fn settings(state: &Path) -> Settings {
     Settings {
         state: state.to_owned(),
-        kernel: common::kernel(),
+        kernel: machine::kernel(),
         accelerator: Choice::Auto,
         probe_deadline: Duration::from_secs(5),
         first_uid: 1_879_100_000,
         layer_mib: 256,
         data_mib: 64,
         least_free_mib: 100,
-        network: common::network("pltq", "10.211.0.0/16"),
+        network: machine::network("pltq", "10.211.0.0/16"),
     }
 }
 
@@ -53,9 +53,9 @@ impl Bench for OnQemu {
 
 #[tokio::test]
 async fn the_qemu_driver_conforms_and_leaves_nothing() {
-    let before = common::Residue::of("pltq");
+    let before = machine::Residue::of("pltq");
     let state = tempfile::tempdir().expect("a folder");
-    let base = common::base(state.path());
+    let base = machine::base(state.path());
     conformance::run(&OnQemu { state, base }).await.unwrap_or_else(|broken| panic!("{broken}"));
-    assert_eq!(common::Residue::of("pltq"), before);
+    assert_eq!(machine::Residue::of("pltq"), before);
 }

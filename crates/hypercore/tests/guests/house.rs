@@ -1,0 +1,191 @@
+//! A node in a process of its own, which a test may kill.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use client::{LogSource, NodeClient};
+use domain::{AgentId, Generation, ImageDigest};
+use http_body_util::{BodyExt, Full};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+use wire::connect::Envelope;
+use wire::node::{Phase, Sandbox, SandboxSpec};
+use wire::process::{EventFrame, STREAM_TYPE};
+use wire::{Environment, Secret};
+
+use crate::machine;
+
+/// How long a guest may take to be ready, on a machine that does other things too.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A node of this test alone.
+pub(crate) struct House {
+    pub(crate) name: &'static str,
+    pub(crate) dir: TempDir,
+    pub(crate) image: ImageDigest,
+    daemon: Option<Child>,
+}
+
+impl House {
+    /// A node named so, with the tenth `number` of addresses and users.
+    pub(crate) async fn new(name: &'static str, number: u32, more: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (images, image) = machine::echo();
+        let (state, socket, pod) = (dir.path().join("node"), dir.path().join("socket"), machine::assets().join("pod"));
+        let config = format!(
+            "[node]\nname = \"{name}\"\nstate = {state:?}\nsocket = {socket:?}\npod = {pod:?}\naccelerator = \"tcg\"\n\
+             memory_mib = 4096\nlayer_mib = 128\ndata_mib = 64\ndisk_free_mib = 64\nfirst_uid = {}\nrestarts = 3\n\
+             health_period_ms = 500\nvcpus_per_core = 8\n{more}\n\
+             [network]\nname = \"{name}\"\nrange = \"10.{}.0.0/24\"\nresolvers = [\"9.9.9.9\"]\nuplinks = [\"lo\"]\n\
+             [images]\nstore = {images:?}\n[log]\nfilter = \"info\"\n",
+            1_879_048_192 + number * 100_000,
+            220 + number,
+        );
+        std::fs::write(dir.path().join("palatine.toml"), config).expect("a file");
+        let mut house = Self { name, dir, image, daemon: None };
+        house.start().await;
+        house
+    }
+
+    pub(crate) fn client(&self) -> NodeClient {
+        NodeClient::new(self.dir.path().join("socket"))
+    }
+
+    /// Starts the daemon and waits until it answers.
+    pub(crate) async fn start(&mut self) {
+        self.start_by(&[]).await;
+    }
+
+    /// The same through other programs, which end by becoming the daemon.
+    pub(crate) async fn start_by(&mut self, entry: &[&str]) {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("log")).expect("a log");
+        let words: Vec<&str> = entry.iter().copied().chain([env!("CARGO_BIN_EXE_hypercore"), "--config"]).collect();
+        let daemon = Command::new(words[0])
+            .args(&words[1..])
+            .arg(self.dir.path().join("palatine.toml"))
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn();
+        self.daemon = Some(daemon.expect("the daemon"));
+        let until = Instant::now() + PATIENCE;
+        while self.client().health().await.is_err() {
+            let ended = self.daemon.as_mut().expect("a daemon").try_wait().expect("a child");
+            assert!(ended.is_none() && Instant::now() < until, "the daemon does not answer: {}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// `kill -9`, at this instant.
+    pub(crate) fn kill(&mut self) {
+        let mut daemon = self.daemon.take().expect("a daemon");
+        daemon.kill().expect("it lives");
+        daemon.wait().expect("a child");
+    }
+
+    /// Asks it to end, and waits.
+    pub(crate) fn stop(&mut self) {
+        let mut daemon = self.daemon.take().expect("a daemon");
+        let pid = rustix::process::Pid::from_child(&daemon);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it lives");
+        assert!(daemon.wait().expect("a child").success(), "{}", self.log());
+    }
+
+    pub(crate) fn daemon_pid(&self) -> u32 {
+        self.daemon.as_ref().expect("a daemon").id()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    pub(crate) fn spec(&self) -> SandboxSpec {
+        let env = Environment([("CANARY".to_owned(), Secret::from(CANARY.to_owned()))].into());
+        SandboxSpec { generation: Generation::FIRST, image: self.image, cores: 1, memory_mib: 128, env }
+    }
+
+    pub(crate) async fn create(&self, id: AgentId) -> Sandbox {
+        self.client().create(id, &self.spec(), None).await.unwrap_or_else(|error| panic!("{error}: {}", self.log()))
+    }
+
+    pub(crate) async fn ready(&self, id: AgentId) -> Sandbox {
+        self.until(id, |sandbox| sandbox.phase == Phase::Ready).await
+    }
+
+    pub(crate) async fn until(&self, id: AgentId, holds: impl Fn(&Sandbox) -> bool) -> Sandbox {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let sandbox = self.client().get(id).await.expect("an answer").expect("a sandbox");
+            if holds(&sandbox) {
+                return sandbox;
+            }
+            if Instant::now() > until {
+                let console = self.said(id, LogSource::Console).await;
+                panic!("still {sandbox:?}\n--- console\n{console}\n--- node\n{}", self.log());
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub(crate) async fn delete(&self, id: AgentId) {
+        let grace = Duration::from_secs(5);
+        self.client().delete(id, grace).await.unwrap_or_else(|error| panic!("{error}: {}", self.log()));
+    }
+
+    /// What an agent or its console has said so far.
+    pub(crate) async fn said(&self, id: AgentId, source: LogSource) -> String {
+        let body = self.client().logs(id, source, false).await.expect("logs");
+        String::from_utf8_lossy(&body.collect().await.expect("lines").to_bytes()).into_owned()
+    }
+
+    /// Runs a command in the guest; what it printed.
+    pub(crate) async fn run(&self, id: AgentId, words: &[&str]) -> String {
+        let request = json!({ "process": { "cmd": words[0], "args": words[1..], "envs": {} }, "stdin": false });
+        let mut body = BytesMut::new();
+        Envelope { end: false, message: Bytes::from(request.to_string()) }.encode(&mut body);
+        let request = http::Request::post("/").header("content-type", STREAM_TYPE).body(Full::new(body.freeze()));
+        let answer = self.client().pass(id, "/process.Process/Start", request.expect("a request")).await.expect("pod");
+        let mut said = BytesMut::from(&answer.into_body().collect().await.expect("a stream").to_bytes()[..]);
+        let mut printed = String::new();
+        while let Ok(Some(envelope)) = Envelope::decode(&mut said) {
+            if let Ok(frame) = serde_json::from_slice::<EventFrame>(&envelope.message) {
+                printed.push_str(&output(&frame));
+            }
+        }
+        printed
+    }
+
+    /// Ends everything and checks that nothing is left.
+    pub(crate) fn end(mut self, before: &machine::Residue) {
+        self.stop();
+        assert_eq!(&machine::Residue::of(self.name), before);
+    }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let pid = rustix::process::Pid::from_child(&daemon);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            let _ = daemon.wait();
+        }
+        // A test that failed leaves its guests to nobody.
+        machine::sweep(self.name);
+    }
+}
+
+/// What must be nowhere.
+pub(crate) const CANARY: &str = "canary-4242-hush";
+
+fn output(frame: &EventFrame) -> String {
+    use base64::Engine as _;
+    let value = serde_json::to_value(frame).expect("JSON");
+    let data = &value["event"]["data"];
+    let text = |kind: &str| data[kind].as_str().and_then(|it| base64::engine::general_purpose::STANDARD.decode(it).ok());
+    ["stdout", "stderr"].iter().filter_map(|kind| text(kind)).map(|it| String::from_utf8_lossy(&it).into_owned()).collect()
+}
+
+pub(crate) const fn id(bits: u64) -> AgentId {
+    AgentId::from_random(bits)
+}

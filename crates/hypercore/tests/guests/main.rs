@@ -1,0 +1,11 @@
+//! Real guests: real QEMU, the real `pod`, the real reference agent. Needs root and
+//! what `./dev` prepares.
+
+mod crash;
+mod cycles;
+mod driver;
+mod house;
+mod machine;
+mod network;
+mod probe;
+mod spawn;

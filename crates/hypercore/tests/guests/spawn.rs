@@ -1,0 +1,68 @@
+//! One agent from its first to its last breath.
+
+use std::time::Duration;
+
+use client::LogSource;
+use domain::MarkKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::house::{CANARY, House, id};
+use crate::machine::Residue;
+
+#[tokio::test]
+async fn an_agent_is_spawned_reached_asked_and_gone_without_a_trace() {
+    let before = Residue::of("plta");
+    let house = House::new("plta", 0, "").await;
+    house.create(id(1)).await;
+    let ready = house.ready(id(1)).await;
+    println!("ready after {:?} ms", ready.ready_after_ms);
+
+    let mut tunnel = house.client().tunnel(id(1)).await.unwrap();
+    tunnel.write_all(b"GET /ready HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut said = String::new();
+    tunnel.read_to_string(&mut said).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 2"), "{said}");
+
+    assert_eq!(house.run(id(1), &["/usr/bin/agent-echo", "tell", "cores"]).await.trim(), "1");
+    assert_eq!(house.run(id(1), &["/usr/bin/agent-echo", "tell", "env", "CANARY"]).await.trim(), CANARY);
+    assert!(!house.said(id(1), LogSource::Agent).await.is_empty(), "{}", house.log());
+    the_canary_is_nowhere(&house, ready.pid.unwrap());
+
+    house.delete(id(1)).await;
+    assert_eq!(house.client().list().await.unwrap(), []);
+    let marks = house.client().marks(0, Duration::ZERO).await.unwrap().marks;
+    let kinds: Vec<MarkKind> = marks.iter().map(|mark| mark.mark.kind).collect();
+    assert_eq!(kinds, [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Gone]);
+    assert_eq!(std::fs::read_dir(house.dir.path().join("node/guests")).unwrap().count(), 0);
+    house.end(&before);
+}
+
+/// In no file of the node, nor on the VMM's or the daemon's command line. The
+/// guest's own disks hold it only if its agent puts it there.
+fn the_canary_is_nowhere(house: &House, vmm: u32) {
+    let mut folders = vec![house.dir.path().to_owned()];
+    for pid in [vmm, house.daemon_pid()] {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        assert!(!holds(&line), "the command line of {pid}");
+    }
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.is_file() {
+                assert!(!holds(&std::fs::read(&path).unwrap()), "{}", path.display());
+            }
+        }
+    }
+}
+
+/// Looks into pages that are not empty, and across their borders.
+fn holds(bytes: &[u8]) -> bool {
+    const PAGE: usize = 4096;
+    let full = |at: &usize| bytes[*at..(*at + PAGE).min(bytes.len())] != [0; PAGE][..PAGE.min(bytes.len() - *at)];
+    (0..bytes.len()).step_by(PAGE).filter(full).any(|at| {
+        let end = (at + PAGE + CANARY.len()).min(bytes.len());
+        bytes[at.saturating_sub(CANARY.len())..end].windows(CANARY.len()).any(|word| word == CANARY.as_bytes())
+    })
+}
