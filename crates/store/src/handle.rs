@@ -273,7 +273,7 @@ impl Store {
         self.read("read a wallet's usage", move |conn| billing::usage(conn, &wallet, now)).await
     }
 
-    async fn write<C: Command>(&self, command: C) -> Result<C::Answer, StoreError> {
+    pub(crate) async fn write<C: Command>(&self, command: C) -> Result<C::Answer, StoreError> {
         let (job, answer) = Request::job(command);
         let channels = self.inner.channels.as_ref().ok_or(StoreError::Closed)?;
         let work = async {

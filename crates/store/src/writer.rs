@@ -226,3 +226,81 @@ fn fail(batch: &mut Vec<Box<dyn Job>>, error: &StoreError) {
 fn gauge(count: usize) -> f64 {
     u32::try_from(count).map_or(f64::INFINITY, f64::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::{Config, Store};
+
+    /// Keeps the writer busy, so that what comes next is one transaction.
+    struct Hold(Mutex<Receiver<()>>);
+
+    impl Command for Hold {
+        type Answer = ();
+        const NAME: &'static str = "hold the writer";
+
+        fn apply(&self, _: &Tx<'_>) -> Result<(), StoreError> {
+            let _ = self.0.lock().map(|held| held.recv());
+            Ok(())
+        }
+    }
+
+    /// Writes a message, and then again if it is to fail.
+    struct Twice(u8, bool);
+
+    impl Command for Twice {
+        type Answer = ();
+        const NAME: &'static str = "write twice";
+
+        fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+            for _ in 0..=u8::from(self.1) {
+                tx.conn
+                    .execute("INSERT INTO spent (key, expires_at) VALUES (?1, 0)", ([self.0],))
+                    .map_err(|error| StoreError::sql(Self::NAME, error))?;
+            }
+            Ok(())
+        }
+    }
+
+    struct Count;
+
+    impl Command for Count {
+        type Answer = Vec<Vec<u8>>;
+        const NAME: &'static str = "read what is written";
+
+        fn apply(&self, tx: &Tx<'_>) -> Result<Vec<Vec<u8>>, StoreError> {
+            let sql = |error| StoreError::sql(Self::NAME, error);
+            let mut all = tx.conn.prepare("SELECT key FROM spent ORDER BY key").map_err(sql)?;
+            let rows = all.query_map((), |row| row.get(0)).map_err(sql)?;
+            rows.collect::<Result<_, _>>().map_err(sql)
+        }
+    }
+
+    #[tokio::test]
+    async fn of_a_transaction_in_which_one_command_fails_all_others_are_kept() {
+        let room = tempfile::tempdir().unwrap();
+        let config = Config { directory: room.path().join("store"), ..Config::default() };
+        let store = Store::open(&config).unwrap();
+        let (release, held) = channel();
+        let ask = |command| {
+            let store = store.clone();
+            async move { store.write(command).await }
+        };
+        let hold = store.write(Hold(Mutex::new(held)));
+        let three = async {
+            // All three are queued before the writer is let go.
+            let (first, second, third) = (ask(Twice(1, false)), ask(Twice(2, true)), ask(Twice(3, false)));
+            let (first, second, third, ()) = tokio::join!(first, second, third, async move {
+                drop(release);
+            });
+            (first, second, third)
+        };
+        let (held, (first, second, third)) = tokio::join!(hold, three);
+        assert!(held.is_ok() && first.is_ok() && third.is_ok());
+        assert!(matches!(second, Err(StoreError::Sql { operation: "write twice", .. })), "{second:?}");
+        assert_eq!(store.write(Count).await.unwrap(), [[1], [3]]);
+    }
+}
