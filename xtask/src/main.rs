@@ -45,7 +45,7 @@ fn root() -> &'static Path {
 }
 
 fn openapi() -> Result<()> {
-    for (name, document) in [("public", gateway::openapi())] {
+    for (name, document) in [("public", gateway::openapi()), ("node", hypercore::openapi())] {
         let path = root().join("openapi").join(format!("{name}.json"));
         fs::write(&path, document.trim_end().to_owned() + "\n").with_context(|| format!("write {}", path.display()))?;
         println!("{}", path.display());

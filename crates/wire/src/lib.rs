@@ -21,3 +21,11 @@ pub use secret::{Environment, EnvironmentError, Secret};
 /// The header that carries one trace id from the gateway through hypercore into
 /// `pod` (W3C Trace Context, level 1).
 pub const TRACEPARENT: &str = "traceparent";
+
+/// The trace id in a `traceparent`, for logs; empty where it names none.
+#[must_use]
+pub fn trace_id(traceparent: &str) -> &str {
+    let id = traceparent.split('-').nth(1).unwrap_or_default();
+    let shaped = id.len() == 32 && id.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if shaped { id } else { "" }
+}

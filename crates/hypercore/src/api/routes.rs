@@ -56,9 +56,10 @@ pub(crate) fn routes(api: Api) -> Router {
 /// Measures each call and ties it to its trace.
 async fn observe(State(()): State<()>, path: Option<MatchedPath>, request: Request, next: Next) -> Response {
     let route = path.as_ref().map_or("none", |path| path.as_str()).to_owned();
-    let span = tracing::info_span!("call", method = %request.method(), route);
+    let span = tracing::info_span!("call", trace_id = tracing::field::Empty, method = %request.method(), route);
     if let Some(trace) = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()) {
         telemetry::follow(&span, trace);
+        span.record("trace_id", wire::trace_id(trace));
     }
     let since = Instant::now();
     let response = next.run(request).instrument(span).await;

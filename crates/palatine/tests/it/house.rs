@@ -92,7 +92,9 @@ impl House {
         let config = config(dir.path(), &solana, port, extra);
         fs::write(dir.path().join("palatine.toml"), config).unwrap();
         offer_echo(dir.path());
-        let web = reqwest::Client::builder().no_proxy().timeout(PATIENCE * 2).build().unwrap();
+        let web = reqwest::Client::builder().no_proxy().timeout(PATIENCE * 2);
+        // A connection that idled while a test did something slow may be closing.
+        let web = web.pool_max_idle_per_host(0).build().unwrap();
         let url = format!("http://127.0.0.1:{port}");
         let mut house = Self { dir, url, solana, node: None, gateway: None, web };
         house.start_node().await;
@@ -353,6 +355,8 @@ fn config(dir: &Path, solana: &Solana, port: u16, extra: &str) -> String {
         pod = "{pod}"
         accelerator = "tcg"
         on_shutdown = "stop"
+        layer_mib = 256
+        data_mib = 128
         [images]
         store = "{images}"
         [log]

@@ -65,8 +65,16 @@ async fn up_and_down_leave_nothing_and_the_second_up_is_quick() {
         let id = spawned["agent"]["id"].as_str().unwrap();
         let said = palatine(&["ask", id, "are you there?"]);
         assert!(said.contains("are you there?"), "{said}");
-        // The agent is left running: `down` takes it along.
+        // An agent that is left running goes down with the house, and comes back with it.
+        if round == 0 {
+            palatine(&["stop", id]);
+        }
         palatine(&["down"]);
         untouched.comes_back();
     }
+    palatine(&["up", "--detach", "--listen", "127.0.0.1:18473"]);
+    let agents: Value = serde_json::from_str(&palatine(&["ls", "--json"])).unwrap();
+    assert!(agents["agents"][0]["state"] == "ready" || agents["agents"][0]["state"] == "booting", "{agents}");
+    palatine(&["down"]);
+    untouched.comes_back();
 }

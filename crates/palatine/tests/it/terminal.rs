@@ -29,7 +29,8 @@ async fn the_commands_of_the_readme_work_for_people_and_for_programs() {
     assert!(text(&run(&["tiers"])).contains("small"));
     // The token was kept when the agent was spawned from here.
     assert!(text(&run(&["ask", id, "what is your name?"])).contains("what is your name?"));
-    assert!(json(&["logs", id, "--json"]).is_string() || text(&run(&["logs", id])).contains("agent-echo"));
+    assert!(text(&run(&["logs", id])).contains("agent-echo"));
+    assert!(text(&run(&["logs", id, "--console"])).contains("pod"));
     assert_eq!(json(&["usage", "--json"])["active_agent"]["id"], id);
 
     let again = run(&["spawn", "--type", "echo"]);
