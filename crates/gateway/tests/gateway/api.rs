@@ -125,7 +125,9 @@ async fn retries_at_once_with_one_key_all_get_the_one_agent() {
 #[tokio::test]
 async fn bodies_of_the_wrong_shape_are_named() {
     let (edge, holder) = (Edge::start().await, holder());
-    let cases: [(&[u8], &str, u16, &str); 6] = [
+    let endless = format!(r#"{{"agent_type":"{}"}}"#, "x".repeat(65));
+    let cases: [(&[u8], &str, u16, &str); 7] = [
+        (endless.as_bytes(), "application/json", 400, "invalid_request"),
         (b"{", "application/json", 400, "invalid_request"),
         (b"", "application/json", 400, "invalid_request"),
         (b"{}", "application/json; charset=utf-8", 400, "invalid_request"),

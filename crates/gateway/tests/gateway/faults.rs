@@ -291,9 +291,11 @@ async fn a_caller_that_hangs_up_leaves_no_half_made_agent() {
     }
     let deadline = tokio::time::Instant::now() + PATIENCE;
     for holder in &holders {
-        let settled = async || match edge.store.live_of(holder.wallet()).await.unwrap() {
-            None => true,
-            Some(record) => record.state == domain::State::Ready,
+        // None yet is one that was never begun: the caller was gone too early.
+        let settled = async || {
+            let agents = edge.store.of(holder.wallet(), 10).await.unwrap();
+            assert!(agents.iter().all(|agent| agent.state.is_live()), "it was given up: {agents:?}");
+            agents.iter().all(|agent| agent.state == domain::State::Ready)
         };
         while !settled().await {
             assert!(tokio::time::Instant::now() < deadline, "a reservation that nobody completes");
