@@ -80,7 +80,10 @@ fn main() -> Result<()> {
 async fn run(sections: Sections, metrics: metrics_exporter_prometheus::PrometheusHandle) -> Result<()> {
     let closing = CancellationToken::new();
     close_on_signal(&closing)?;
-    anyhow::ensure!(rustix::process::geteuid().is_root(), "hypercore makes virtual machines and networks: run it as root");
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "hypercore makes virtual machines and networks: run it as root"
+    );
     let claim = Claim::take(&sections.node)?;
     let images = ImageStore::open(&sections.images).context("open the image store")?;
     let kernel = prepare_kernel(&sections).await?;
@@ -91,8 +94,14 @@ async fn run(sections: Sections, metrics: metrics_exporter_prometheus::Prometheu
         Egress::Internet => sections.network.resolvers.clone(),
         Egress::None => Vec::new(),
     };
-    let parts =
-        Parts { claim, runtime: Arc::new(runtime), images: Arc::new(images), clock: Clock::system(), resolvers, metrics };
+    let parts = Parts {
+        claim,
+        runtime: Arc::new(runtime),
+        images: Arc::new(images),
+        clock: Clock::system(),
+        resolvers,
+        metrics,
+    };
     let listener = bind(&sections.node)?;
     tracing::info!(socket = %sections.node.socket.display(), "serving");
     let socket = sections.node.socket.clone();

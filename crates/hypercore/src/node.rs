@@ -105,7 +105,10 @@ impl Node {
 
     /// Makes a sandbox, or finds that it is there.
     pub(crate) async fn create(
-        &self, id: AgentId, spec: SandboxSpec, trace: Option<String>,
+        &self,
+        id: AgentId,
+        spec: SandboxSpec,
+        trace: Option<String>,
     ) -> Result<Created, CreateError> {
         check(&spec)?;
         if let Some(held) = self.shared.registry.get(id) {
@@ -127,7 +130,11 @@ impl Node {
     }
 
     async fn begin(
-        &self, handle: &Handle, task: Task, env: Environment, trace: Option<String>,
+        &self,
+        handle: &Handle,
+        task: Task,
+        env: Environment,
+        trace: Option<String>,
     ) -> Result<Created, CreateError> {
         let (written, in_ledger) = oneshot::channel();
         let secrets = match Secrets::new(env) {
@@ -149,7 +156,9 @@ impl Node {
         }
         let (shelf, env) = (held.shelf.clone(), spec.env.clone());
         let (id, generation) = (held.id(), held.desired.generation);
-        let same = spawn_blocking(move || shelf.unseal(id, generation).is_ok_and(|secrets| same_environment(&secrets.env, &env)));
+        let same = spawn_blocking(move || {
+            shelf.unseal(id, generation).is_ok_and(|secrets| same_environment(&secrets.env, &env))
+        });
         let same = same.await.map_err(|error| CreateError::Disk(std::io::Error::other(error)))?;
         match offer(held.desired, spec.into(), || same) {
             Offer::Same => Ok(Created::Before(sandbox)),
@@ -191,7 +200,8 @@ impl Node {
         let images = self.shared.images.clone();
         let named = spawn_blocking(move || images.named()).await;
         let images = named.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
-        let (load, capacity, about) = (self.shared.registry.load(), self.shared.registry.capacity(), &self.shared.about);
+        let (load, capacity, about) =
+            (self.shared.registry.load(), self.shared.registry.capacity(), &self.shared.about);
         Ok(NodeInfo {
             name: self.shared.config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -260,7 +270,9 @@ impl Node {
 fn no_room(why: &NoRoom) -> String {
     match why {
         NoRoom::TooLarge(cores) => format!("this node does not have {cores} cores"),
-        NoRoom::Full | NoRoom::NoNodes => "this node has no room left: not enough free memory, cores or seats".to_owned(),
+        NoRoom::Full | NoRoom::NoNodes => {
+            "this node has no room left: not enough free memory, cores or seats".to_owned()
+        }
     }
 }
 
@@ -275,6 +287,8 @@ fn check(spec: &SandboxSpec) -> Result<(), CreateError> {
 }
 
 fn same_environment(held: &Environment, offered: &Environment) -> bool {
-    let pairs = |env: &Environment| env.0.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect::<Vec<_>>();
+    let pairs = |env: &Environment| {
+        env.0.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect::<Vec<_>>()
+    };
     pairs(held) == pairs(offered)
 }

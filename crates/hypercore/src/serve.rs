@@ -75,7 +75,8 @@ impl Claim {
         fs::create_dir_all(&config.state).map_err(failed)?;
         fs::set_permissions(&config.state, fs::Permissions::from_mode(0o700)).map_err(failed)?;
         let path = config.state.join("lock");
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+        let lock =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self(lock)),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Taken(state)),
@@ -137,12 +138,15 @@ fn find_group(name: &str) -> Option<u32> {
 /// # Errors
 /// What keeps it from starting.
 pub async fn serve(
-    config: Config, parts: Parts, listener: UnixListener, closing: CancellationToken,
+    config: Config,
+    parts: Parts,
+    listener: UnixListener,
+    closing: CancellationToken,
 ) -> Result<(), ServeError> {
     let state = config.state.clone();
     let failed = |error: anyhow::Error| ServeError::TakeUp(error);
-    let (heartbeat, last_alive) =
-        Heartbeat::open(&state.join("heartbeat")).map_err(|error| ServeError::State(state.display().to_string(), error))?;
+    let (heartbeat, last_alive) = Heartbeat::open(&state.join("heartbeat"))
+        .map_err(|error| ServeError::State(state.display().to_string(), error))?;
     let journal = Journal::open(&state.join("marks"), config.marks).map_err(|error| failed(error.into()))?;
     let ledger = Ledger::open(&state).map_err(|error| failed(error.into()))?;
     let about = parts.runtime.about();

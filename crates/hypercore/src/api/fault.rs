@@ -11,11 +11,11 @@ use crate::task::EndError;
 
 /// A fault on its way out.
 #[derive(Debug)]
-pub(crate) struct Refused(Fault);
+pub(crate) struct Refused(Box<Fault>);
 
 impl Refused {
     pub(crate) fn new(code: Code, error: impl Into<String>) -> Self {
-        Self(Fault::new(code, error))
+        Self(Box::new(Fault::new(code, error)))
     }
 
     /// The sandbox is not there.
@@ -30,7 +30,7 @@ impl Refused {
     }
 
     fn field(code: Code, error: &CreateError, field: &str) -> Self {
-        Self(Fault::new(code, error.to_string()).field(field))
+        Self(Box::new(Fault::new(code, error.to_string()).field(field)))
     }
 }
 
@@ -38,7 +38,7 @@ impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         metrics::counter!("hypercore_refusals_total", "code" => self.0.code.as_str()).increment(1);
-        json(status, &self.0)
+        json(status, &*self.0)
     }
 }
 

@@ -51,7 +51,9 @@ pub(crate) struct Which {
     )
 )]
 pub(crate) async fn logs(
-    State(api): State<Api>, path: Result<Path<AgentId>, PathRejection>, which: Result<Query<Which>, QueryRejection>,
+    State(api): State<Api>,
+    path: Result<Path<AgentId>, PathRejection>,
+    which: Result<Query<Which>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let (id, which) = (id(path)?, query(which)?);
     let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;

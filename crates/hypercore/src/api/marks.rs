@@ -37,7 +37,8 @@ pub(crate) struct After {
     )
 )]
 pub(crate) async fn marks(
-    State(api): State<Api>, after: Result<Query<After>, QueryRejection>,
+    State(api): State<Api>,
+    after: Result<Query<After>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let after = query(after)?;
     let journal = &api.node.shared.journal;

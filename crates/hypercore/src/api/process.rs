@@ -47,7 +47,9 @@ const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
     )
 )]
 pub(crate) async fn pass(
-    State(api): State<Api>, path: Result<Path<(AgentId, String)>, PathRejection>, request: Request,
+    State(api): State<Api>,
+    path: Result<Path<(AgentId, String)>, PathRejection>,
+    request: Request,
 ) -> Result<Response, Refused> {
     let (path, method) = match path {
         Ok(Path((id, method))) => (Ok(Path(id)), method),

@@ -58,7 +58,9 @@ pub(crate) struct Grace {
     )
 )]
 pub(crate) async fn put(
-    State(api): State<Api>, path: Result<Path<AgentId>, PathRejection>, headers: HeaderMap,
+    State(api): State<Api>,
+    path: Result<Path<AgentId>, PathRejection>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refused> {
     let id = id(path)?;
@@ -97,7 +99,9 @@ pub(crate) async fn list(State(api): State<Api>) -> Response {
     )
 )]
 pub(crate) async fn get(
-    State(api): State<Api>, path: Result<Path<AgentId>, PathRejection>, wait: Result<Query<Wait>, QueryRejection>,
+    State(api): State<Api>,
+    path: Result<Path<AgentId>, PathRejection>,
+    wait: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let (id, wait) = (id(path)?, query(wait)?);
     let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
@@ -125,7 +129,9 @@ pub(crate) async fn get(
     )
 )]
 pub(crate) async fn delete(
-    State(api): State<Api>, path: Result<Path<AgentId>, PathRejection>, grace: Result<Query<Grace>, QueryRejection>,
+    State(api): State<Api>,
+    path: Result<Path<AgentId>, PathRejection>,
+    grace: Result<Query<Grace>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let (id, grace) = (id(path)?, query(grace)?);
     api.node.delete(id, Duration::from_millis(grace.grace_ms)).await?;

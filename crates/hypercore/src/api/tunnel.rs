@@ -41,7 +41,9 @@ const BUFFER: usize = 16 * 1024;
     )
 )]
 pub(crate) async fn tunnel(
-    State(api): State<Api>, path: Result<Path<AgentId>, PathRejection>, mut request: Request,
+    State(api): State<Api>,
+    path: Result<Path<AgentId>, PathRejection>,
+    mut request: Request,
 ) -> Result<Response, Refused> {
     let id = id(path)?;
     let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;

@@ -97,7 +97,12 @@ impl Line {
 }
 
 /// A request to `pod`, with the node's credential.
-pub(crate) fn request(method: Method, path: &str, token: Option<&Secret>, body: Bytes) -> Result<Request<Full<Bytes>>, PodError> {
+pub(crate) fn request(
+    method: Method,
+    path: &str,
+    token: Option<&Secret>,
+    body: Bytes,
+) -> Result<Request<Full<Bytes>>, PodError> {
     let mut builder = Request::builder().method(method).uri(path).header(HOST, "pod");
     if let Some(token) = token {
         builder = builder.header(AUTHORIZATION, bearer(token)?);

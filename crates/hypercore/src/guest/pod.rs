@@ -70,7 +70,8 @@ impl Pod {
     /// each try, since it tells the time. Ends only with an answer: the caller sets
     /// the deadline.
     pub(crate) async fn deliver(
-        &self, identity: impl Fn() -> Result<Identity, std::io::Error>,
+        &self,
+        identity: impl Fn() -> Result<Identity, std::io::Error>,
     ) -> Result<Delivered, PodError> {
         loop {
             let Ok(mut line) = self.open().await else {

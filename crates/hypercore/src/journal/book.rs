@@ -141,7 +141,9 @@ mod tests {
     #[test]
     fn what_is_known_already_gets_no_second_mark() {
         let mut book = book();
-        for kind in [MarkKind::Gone, MarkKind::Ready, MarkKind::Booting, MarkKind::Booting, MarkKind::Ready, MarkKind::Ready] {
+        for kind in
+            [MarkKind::Gone, MarkKind::Ready, MarkKind::Booting, MarkKind::Booting, MarkKind::Ready, MarkKind::Ready]
+        {
             write(&mut book, 1, kind);
         }
         for _ in 0..2 {

@@ -17,8 +17,7 @@ mod record;
 mod seal;
 mod shelf;
 
-pub(crate) use record::{Record, Wanted};
 pub(crate) use atomic::sync_parent;
+pub(crate) use record::{Record, Wanted};
 pub(crate) use seal::{Secrets, Vault, random};
 pub(crate) use shelf::{Ledger, LedgerError, Shelf};
-

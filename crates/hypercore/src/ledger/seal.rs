@@ -53,7 +53,8 @@ impl Vault {
             Err(error) if error.kind() == io::ErrorKind::NotFound => make(path)?,
             Err(error) => return Err(error),
         };
-        let cipher = XChaCha20Poly1305::new_from_slice(&key).map_err(|_| broken("the node's key has another length"))?;
+        let cipher =
+            XChaCha20Poly1305::new_from_slice(&key).map_err(|_| broken("the node's key has another length"))?;
         Ok(Self(cipher))
     }
 
@@ -71,7 +72,8 @@ impl Vault {
             sealed.split_first_chunk::<NONCE_BYTES>().ok_or_else(|| broken("the sealed file is cut off"))?;
         let payload = Payload { msg: sealed, aad: &bound_to(id, generation) };
         let clear = self.0.decrypt(&XNonce::from(*nonce), payload);
-        let clear = Zeroizing::new(clear.map_err(|_| broken("the sealed file is not of this key, agent and generation"))?);
+        let clear =
+            Zeroizing::new(clear.map_err(|_| broken("the sealed file is not of this key, agent and generation"))?);
         serde_json::from_slice(&clear).map_err(|_| broken("the sealed file holds something else"))
     }
 }

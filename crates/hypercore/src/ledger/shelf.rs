@@ -138,7 +138,8 @@ impl Shelf {
             }
             Err(source) => return Err(failed("read", &path, source)),
         };
-        let version = serde_json::from_slice::<serde_json::Value>(&text).ok().and_then(|it| it.get("version")?.as_u64());
+        let version =
+            serde_json::from_slice::<serde_json::Value>(&text).ok().and_then(|it| it.get("version")?.as_u64());
         match (version, serde_json::from_slice(&text)) {
             (Some(found), _) if found > u64::from(VERSION) => Err(LedgerError::Later { path, found }),
             (_, Ok(record)) => Ok(Some(record)),
@@ -187,7 +188,10 @@ mod tests {
         shelf.create(&record(1), &secrets()).unwrap();
         let next = Ledger::open(dir.path()).unwrap();
         assert_eq!(next.load().unwrap().records, [record(1)]);
-        assert_eq!(next.shelf(record(1).id).unseal(record(1).id, Generation(1)).unwrap().env.0["KEY"].expose(), "hush-hush");
+        assert_eq!(
+            next.shelf(record(1).id).unseal(record(1).id, Generation(1)).unwrap().env.0["KEY"].expose(),
+            "hush-hush"
+        );
     }
 
     #[test]

@@ -2,7 +2,6 @@
 //! The last line says where to go on, so a line is neither lost nor doubled
 //! whenever the daemon dies.
 
-
 use std::io;
 use std::path::Path;
 use std::sync::Arc;

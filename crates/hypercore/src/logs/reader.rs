@@ -40,7 +40,9 @@ struct Reader {
 
 /// All that the log still holds, and if `follow` all that comes, until it is closed.
 pub(crate) fn read(
-    log: Arc<RotatedLog>, form: Form, follow: bool,
+    log: Arc<RotatedLog>,
+    form: Form,
+    follow: bool,
 ) -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send> {
     let end = log.watch();
     let number = log.oldest()?;

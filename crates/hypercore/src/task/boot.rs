@@ -117,7 +117,10 @@ impl Task {
 }
 
 fn identity(
-    shared: &Shared, record: &Record, secrets: &Secrets, trace: &Option<String>,
+    shared: &Shared,
+    record: &Record,
+    secrets: &Secrets,
+    trace: &Option<String>,
 ) -> Result<Identity, std::io::Error> {
     let mut entropy = [0; ENTROPY_BYTES];
     random(&mut entropy)?;
@@ -139,7 +142,8 @@ fn unix_ns() -> u64 {
 }
 
 fn outcome(
-    told: Result<Result<Delivered, PodError>, tokio::time::error::Elapsed>, deadline: Duration,
+    told: Result<Result<Delivered, PodError>, tokio::time::error::Elapsed>,
+    deadline: Duration,
 ) -> Result<(), Death> {
     match told {
         Ok(Ok(Delivered::Now | Delivered::Before)) => Ok(()),

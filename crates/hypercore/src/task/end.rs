@@ -41,7 +41,10 @@ impl Task {
     }
 
     async fn delete(
-        &mut self, live: Option<Live>, grace: Duration, done: oneshot::Sender<Result<(), EndError>>,
+        &mut self,
+        live: Option<Live>,
+        grace: Duration,
+        done: oneshot::Sender<Result<(), EndError>>,
     ) -> Option<Stage> {
         self.publish(Phase::Stopping);
         let mut waiting = vec![done];

@@ -125,7 +125,11 @@ const BROKEN_PAUSE: Duration = Duration::from_secs(5);
 impl Task {
     /// A task for this record, shown before it begins.
     pub(crate) fn new(
-        shared: Arc<Shared>, record: Record, shelf: Shelf, orders: mpsc::Receiver<Order>, view: watch::Sender<Sandbox>,
+        shared: Arc<Shared>,
+        record: Record,
+        shelf: Shelf,
+        orders: mpsc::Receiver<Order>,
+        view: watch::Sender<Sandbox>,
         handle: Arc<Handle>,
     ) -> Self {
         Self { shared, record, shelf, view, orders, handle, trace: None, agent_log: None }

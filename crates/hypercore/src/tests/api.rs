@@ -46,7 +46,8 @@ async fn a_reader_may_wait_for_readiness_and_no_answer_shows_the_environment() {
     let house = House::new(Manner::Good);
     let daemon = house.daemon().await;
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
-    let (status, sandbox) = json(call(&daemon, Method::GET, &format!("{ONE}?until=ready&wait_ms=5000"), "").await).await;
+    let (status, sandbox) =
+        json(call(&daemon, Method::GET, &format!("{ONE}?until=ready&wait_ms=5000"), "").await).await;
     assert_eq!((status, sandbox["phase"]["name"].as_str()), (StatusCode::OK, Some("ready")));
     let (_, all) = json(call(&daemon, Method::GET, "/v1/sandboxes", "").await).await;
     assert_eq!(all["sandboxes"][0], sandbox);

@@ -182,8 +182,13 @@ fn output(frame: &EventFrame) -> String {
     use base64::Engine as _;
     let value = serde_json::to_value(frame).expect("JSON");
     let data = &value["event"]["data"];
-    let text = |kind: &str| data[kind].as_str().and_then(|it| base64::engine::general_purpose::STANDARD.decode(it).ok());
-    ["stdout", "stderr"].iter().filter_map(|kind| text(kind)).map(|it| String::from_utf8_lossy(&it).into_owned()).collect()
+    let text =
+        |kind: &str| data[kind].as_str().and_then(|it| base64::engine::general_purpose::STANDARD.decode(it).ok());
+    ["stdout", "stderr"]
+        .iter()
+        .filter_map(|kind| text(kind))
+        .map(|it| String::from_utf8_lossy(&it).into_owned())
+        .collect()
 }
 
 pub(crate) const fn id(bits: u64) -> AgentId {

@@ -69,7 +69,8 @@ pub(crate) fn base(dir: &Path) -> PathBuf {
     for name in ["proc", "sys", "dev", "tmp", "run", "data", "etc"] {
         std::fs::create_dir_all(root.join(name)).expect("a folder");
     }
-    let made = Command::new("mkfs.erofs").arg("--quiet").arg(&disk).arg(&root).output().expect("mkfs.erofs is installed");
+    let made =
+        Command::new("mkfs.erofs").arg("--quiet").arg(&disk).arg(&root).output().expect("mkfs.erofs is installed");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     disk
 }

@@ -22,7 +22,7 @@ impl Internet {
         );
         Self::remove();
         for line in setup.lines() {
-            assert!(Command::new("sh").args(["-c", line]).status().unwrap().success(), "{line}");
+            assert!(Command::new("sh").args(["-c", line]).status().expect("a shell").success(), "{line}");
         }
         Self
     }
@@ -42,8 +42,8 @@ impl Drop for Internet {
 
 /// A server on the host that answers to all.
 fn listen(address: &str) -> u16 {
-    let listener = TcpListener::bind((address, 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = TcpListener::bind((address, 0)).expect("a port");
+    let port = listener.local_addr().expect("bound").port();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let mut stream = stream;
@@ -72,13 +72,26 @@ async fn a_guest_reaches_the_internet_and_nothing_else() {
 
     let (host, udp) = (listen("0.0.0.0"), UdpSocket::bind("0.0.0.0:0").unwrap());
     let mut closed: Vec<String> = Vec::new();
-    for address in ["10.200.0.1", "10.224.0.1", "10.224.0.5", "11.22.33.1", "192.0.2.2", "127.0.0.1", "169.254.169.254"] {
+    for address in ["10.200.0.1", "10.224.0.1", "10.224.0.5", "11.22.33.1", "192.0.2.2", "127.0.0.1", "169.254.169.254"]
+    {
         closed.extend(["tcp".to_owned(), format!("{address}:{host}"), "icmp".to_owned(), address.to_owned()]);
         closed.extend(["udp".to_owned(), format!("{address}:{}", udp.local_addr().unwrap().port())]);
     }
     // The neighbour, by each name it could have; private, shared, special and IPv6 addresses.
-    for address in ["10.224.0.6:8080", "10.224.0.6:49983", "192.168.0.1:80", "172.16.0.1:80", "100.64.0.1:80", "224.0.0.1:80",
-        "255.255.255.255:80", "[fe80::1]:80", "[fd00::2]:80", "[2606:4700::1111]:53", "[::ffff:11.22.33.1]:80", "11.22.33.44:25"] {
+    for address in [
+        "10.224.0.6:8080",
+        "10.224.0.6:49983",
+        "192.168.0.1:80",
+        "172.16.0.1:80",
+        "100.64.0.1:80",
+        "224.0.0.1:80",
+        "255.255.255.255:80",
+        "[fe80::1]:80",
+        "[fd00::2]:80",
+        "[2606:4700::1111]:53",
+        "[::ffff:11.22.33.1]:80",
+        "11.22.33.44:25",
+    ] {
         closed.extend(["tcp".to_owned(), address.to_owned()]);
     }
     let mut words = vec!["/usr/bin/agent-echo", "probe"];
@@ -86,7 +99,10 @@ async fn a_guest_reaches_the_internet_and_nothing_else() {
     let said = house.run(id(1), &words).await;
     println!("{said}");
     assert!(said.lines().count() >= 30 && !said.contains("answered"), "{said}");
-    assert!(udp.set_nonblocking(true).is_ok() && udp.recv(&mut [0; 9]).is_err(), "a datagram of the guest reached the host");
+    assert!(
+        udp.set_nonblocking(true).is_ok() && udp.recv(&mut [0; 9]).is_err(),
+        "a datagram of the guest reached the host"
+    );
 
     // A public address answers: an echo of the site's own kernel.
     let said = house.run(id(1), &["/usr/bin/agent-echo", "probe", "icmp", SITE, "tcp", "11.22.33.44:81"]).await;

@@ -39,9 +39,8 @@ async fn a_device_that_is_open_to_guests_is_tried_with_a_guest() {
     std::fs::remove_file(node.path()).unwrap();
     let path = node.path().display().to_string();
     // The device with the rights it has on a distribution, for the daemon alone.
-    let entry = format!(
-        "test -c /dev/kvm && mknod -m 666 {path} c 10 232 && mount --bind {path} /dev/kvm; exec \"$0\" \"$@\""
-    );
+    let entry =
+        format!("test -c /dev/kvm && mknod -m 666 {path} c 10 232 && mount --bind {path} /dev/kvm; exec \"$0\" \"$@\"");
     let mut house = House::new("pltf", 5, "probe_deadline_ms = 2500").await;
     let config = house.dir.path().join("palatine.toml");
     let text = std::fs::read_to_string(&config).unwrap().replace("accelerator = \"tcg\"", "accelerator = \"auto\"");

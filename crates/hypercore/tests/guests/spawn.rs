@@ -42,16 +42,16 @@ async fn an_agent_is_spawned_reached_asked_and_gone_without_a_trace() {
 fn the_canary_is_nowhere(house: &House, vmm: u32) {
     let mut folders = vec![house.dir.path().to_owned()];
     for pid in [vmm, house.daemon_pid()] {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).expect("it lives");
         assert!(!holds(&line), "the command line of {pid}");
     }
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.is_file() {
-                assert!(!holds(&std::fs::read(&path).unwrap()), "{}", path.display());
+                assert!(!holds(&std::fs::read(&path).expect("a file")), "{}", path.display());
             }
         }
     }

@@ -50,7 +50,10 @@ impl Forwarding {
     /// Switches forwarding on for a node. `guard` is told which of its uplinks do
     /// not forward by themselves, and stands before they do.
     pub(super) fn open(
-        &self, node: &str, uplinks: &[String], guard: impl FnOnce(&[String]) -> Result<(), Failure>,
+        &self,
+        node: &str,
+        uplinks: &[String],
+        guard: impl FnOnce(&[String]) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut file = self.lock()?;
         let mut record = read(&mut file)?;

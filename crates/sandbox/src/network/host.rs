@@ -29,7 +29,8 @@ impl Host {
         }
         let routes = fs::read_to_string("/proc/net/route")?;
         self.refuse_overlap(&routes)?;
-        let uplinks = if self.config.uplinks.is_empty() { default_uplinks(&routes) } else { self.config.uplinks.clone() };
+        let uplinks =
+            if self.config.uplinks.is_empty() { default_uplinks(&routes) } else { self.config.uplinks.clone() };
         self.forwarding.open(self.config.name.as_str(), &uplinks, |guarded| {
             command::run("nft", &["-f", "-"], &rules::host(&self.config, guarded))
         })

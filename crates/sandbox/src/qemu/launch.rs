@@ -163,8 +163,6 @@ fn last_words(words: &File) -> String {
     let read = words.read_at(&mut bytes, 0).unwrap_or(0);
     let said = bytes[..read].split(|byte| *byte == 0).next().unwrap_or_default();
     let said = &said[said.len().saturating_sub(LAST_WORDS)..];
-    match String::from_utf8_lossy(said).trim() {
-        "" => String::new(),
-        said => format!(" and said: {said}"),
-    }
+    let said = String::from_utf8_lossy(said).trim().replace('\n', "; ");
+    if said.is_empty() { String::new() } else { format!(" and said: {said}") }
 }

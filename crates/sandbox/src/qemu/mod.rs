@@ -7,11 +7,14 @@
 //! firmware, and write none.
 
 mod arguments;
+mod choice;
 mod clock;
 mod driver;
 mod launch;
+mod plan;
 mod probe;
 mod qmp;
+mod work;
 
 pub use driver::Qemu;
 pub use probe::{Accelerator, Choice};

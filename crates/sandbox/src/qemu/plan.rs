@@ -1,0 +1,107 @@
+//! From hardware to a VMM that runs: the same way for a probe as for an agent.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use super::Settings;
+use super::arguments::{Disk, Machine};
+use super::launch::{Launch, Started};
+use super::probe::Accelerator;
+use crate::cgroup::{Cgroups, Limits};
+use crate::{Failure, files};
+
+/// What a guest's VMM takes beyond the guest's memory: QEMU itself, its threads, and
+/// under emulation its translations. Measured; the cgroup's limit is set with it.
+const KVM_OVERHEAD_MIB: u64 = 64;
+const TCG_OVERHEAD_MIB: u64 = 192;
+
+/// What one VMM gets.
+pub(super) struct Hardware {
+    pub(super) name: String,
+    pub(super) cores: u32,
+    pub(super) memory_mib: u64,
+    pub(super) words: &'static str,
+    pub(super) disks: Vec<(&'static str, bool, OwnedFd)>,
+    pub(super) tap: Option<OwnedFd>,
+    pub(super) namespace: Option<PathBuf>,
+    pub(super) uid: u32,
+}
+
+/// How VMMs are started: the same way for a probe as for an agent.
+pub(super) struct Plan<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) program: &'a Path,
+    pub(super) cgroups: &'a Cgroups,
+}
+
+impl Plan<'_> {
+    pub(super) fn start(
+        &self,
+        hardware: Hardware,
+        accelerator: Accelerator,
+        tsc_khz: u64,
+        groups: &[u32],
+    ) -> Result<Started, Failure> {
+        let dir = guest_dir(&self.settings.state, &hardware.name);
+        let kernel = &self.settings.kernel;
+        let (vmlinux, initramfs) = (File::open(&kernel.vmlinux)?, File::open(&kernel.initramfs)?);
+        let (control, console) = (listener(&dir.join("control"))?, listener(&dir.join("console"))?);
+        let disks: Vec<Disk> = hardware
+            .disks
+            .iter()
+            .map(|(serial, read_only, file)| Disk { serial, fd: file.as_raw_fd(), read_only: *read_only })
+            .collect();
+        let machine = Machine {
+            name: &hardware.name,
+            accelerator,
+            cores: hardware.cores,
+            memory_mib: hardware.memory_mib,
+            vmlinux: vmlinux.as_raw_fd(),
+            initramfs: initramfs.as_raw_fd(),
+            tsc_khz,
+            words: hardware.words,
+            disks: &disks,
+            tap: hardware.tap.as_ref().map(AsRawFd::as_raw_fd),
+            control: control.as_raw_fd(),
+            console: console.as_raw_fd(),
+        };
+        let limits = Limits { cores: hardware.cores, memory_mib: hardware.memory_mib + overhead_mib(accelerator) };
+        let launch = Launch {
+            program: self.program,
+            arguments: &machine.arguments(),
+            uid: hardware.uid,
+            groups,
+            namespace: hardware.namespace.as_deref(),
+            cgroup: self.cgroups.create(&hardware.name, limits)?,
+            files: hardware
+                .disks
+                .into_iter()
+                .map(|(_, _, file)| file)
+                .chain(hardware.tap)
+                .chain([control, console, vmlinux.into(), initramfs.into()])
+                .collect(),
+        };
+        Ok(launch.start()?)
+    }
+}
+
+/// Where a guest has its disks and sockets.
+pub(super) fn guest_dir(state: &Path, name: &str) -> PathBuf {
+    state.join("guests").join(name)
+}
+
+fn listener(path: &Path) -> io::Result<OwnedFd> {
+    files::remove(path)?;
+    Ok(UnixListener::bind(path)?.into())
+}
+
+/// Memory of the host that a guest takes beyond its own.
+pub(super) const fn overhead_mib(accelerator: Accelerator) -> u64 {
+    match accelerator {
+        Accelerator::Kvm => KVM_OVERHEAD_MIB,
+        Accelerator::Tcg => TCG_OVERHEAD_MIB,
+    }
+}

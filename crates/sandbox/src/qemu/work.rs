@@ -1,0 +1,192 @@
+//! What the driver does with its hands: blocking, one call after the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use domain::AgentId;
+
+use super::Settings;
+use super::choice::remove_probe;
+use super::launch::Started;
+use super::plan::{Hardware, Plan, guest_dir};
+use super::probe::Verdict;
+use crate::cgroup::Cgroups;
+use crate::error::Step;
+use crate::network::{Dialer, Host, Namespace};
+use crate::runtime::{Fate, Seat, Spec};
+use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, disk, files};
+
+/// How long a VMM may take to end by itself when it was told to.
+pub(super) const QUIT_DEADLINE: Duration = Duration::from_millis(500);
+/// Pause between two looks at it.
+const QUIT_PAUSE: Duration = Duration::from_millis(2);
+
+/// All that the driver holds.
+pub(super) struct Inner {
+    pub(super) settings: Settings,
+    pub(super) program: PathBuf,
+    pub(super) verdict: Verdict,
+    pub(super) groups: Vec<u32>,
+    pub(super) cgroups: Cgroups,
+    pub(super) host: Host,
+    pub(super) dialer: Dialer,
+}
+
+impl Inner {
+    pub(super) fn guest_dir(&self, id: AgentId) -> PathBuf {
+        guest_dir(&self.settings.state, &id.to_string())
+    }
+
+    fn templates(&self) -> PathBuf {
+        self.settings.state.join("templates")
+    }
+
+    pub(super) fn prepare(&self) -> Result<(), DriverError> {
+        let Settings { layer_mib, data_mib, .. } = self.settings;
+        for mib in BTreeSet::from([layer_mib, data_mib]) {
+            disk::template(&self.templates(), mib).step("make the empty disks")?;
+        }
+        self.host.open().step("open the host's network")
+    }
+
+    pub(super) fn sweep(&self, known: &BTreeMap<AgentId, u16>) -> Result<usize, DriverError> {
+        let mut found: BTreeSet<String> = BTreeSet::new();
+        found.extend(files::names(&self.settings.state.join("guests")).step("list the guests' folders")?);
+        found.extend(self.host.namespaces().step("list the guests' namespaces")?);
+        found.extend(self.cgroups.ids().step("list the guests' cgroups")?);
+        let unknown: Vec<AgentId> =
+            found.iter().filter_map(|name| name.parse().ok()).filter(|id| !known.contains_key(id)).collect();
+        for id in &unknown {
+            self.remove(*id, None, Fate::Wipe).step("remove a sandbox that nobody knows")?;
+        }
+        let seated: BTreeSet<u16> = known.values().copied().collect();
+        for slot in self.host.slots().step("list the guests' links")? {
+            if !seated.contains(&slot) {
+                self.host.remove_link(slot).step("remove a link that nobody knows")?;
+            }
+        }
+        remove_probe(&self.settings, &self.cgroups).step("remove the probe guest")?;
+        Ok(unknown.len())
+    }
+
+    pub(super) fn create(&self, spec: &Spec) -> Result<Started, RuntimeError> {
+        let id = spec.seat.id;
+        self.refuse(spec)?;
+        let started = self.try_create(spec);
+        if started.is_err() {
+            self.remove(id, Some(spec.seat.slot), Fate::Keep).during(
+                Operation::Stop,
+                id,
+                "clean up after a failure",
+            )?;
+        }
+        started
+    }
+
+    fn refuse(&self, spec: &Spec) -> Result<(), RuntimeError> {
+        let id = spec.seat.id;
+        let no = |refusal| Err(refused(Operation::Create, id, refusal));
+        let slots = self.settings.network.range.slots();
+        if spec.seat.slot >= slots {
+            return no(Refusal::NoSlot { slot: spec.seat.slot, slots });
+        }
+        if !self.cgroups.pids(&id.to_string()).during(Operation::Create, id, "read its cgroup")?.is_empty() {
+            return no(Refusal::Runs);
+        }
+        if !spec.base.is_file() {
+            return no(Refusal::NoBase(spec.base.clone()));
+        }
+        let free_mib = disk::free_mib(&self.settings.state).during(Operation::Create, id, "look at the free space")?;
+        let least_mib = self.settings.least_free_mib;
+        if free_mib < least_mib {
+            return no(Refusal::DiskFull { path: self.settings.state.clone(), free_mib, least_mib });
+        }
+        Ok(())
+    }
+
+    fn try_create(&self, spec: &Spec) -> Result<Started, RuntimeError> {
+        let id = spec.seat.id;
+        let during =
+            |step| move |error: Failure| RuntimeError::Failed { operation: Operation::Create, id, step, source: error };
+        let namespace = Namespace::new(&self.settings.network, spec.seat);
+        let dir = self.guest_dir(id);
+        let (disks, tap) = std::thread::scope(|scope| {
+            let tap = scope.spawn(|| namespace.up());
+            (self.disks(&dir, spec), tap.join())
+        });
+        let disks = disks.map_err(during("make its disks"))?;
+        let tap = tap
+            .unwrap_or_else(|_| Err(Failure::Missing("the network's thread is gone".to_owned())))
+            .map_err(during("make its network"))?;
+        let hardware = Hardware {
+            name: id.to_string(),
+            cores: spec.cores,
+            memory_mib: spec.memory_mib,
+            words: "",
+            disks,
+            tap: Some(tap.0),
+            namespace: Some(namespace.path()),
+            uid: self.uid(spec.seat.slot),
+        };
+        let plan = Plan { settings: &self.settings, program: &self.program, cgroups: &self.cgroups };
+        plan.start(hardware, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups)
+            .map_err(during("start the VMM"))
+    }
+
+    fn uid(&self, slot: u16) -> u32 {
+        self.settings.first_uid + u32::from(slot)
+    }
+
+    fn disks(&self, dir: &Path, spec: &Spec) -> Result<Vec<(&'static str, bool, OwnedFd)>, Failure> {
+        files::private_dir(dir)?;
+        let mut disks = vec![("base", true, File::open(&spec.base)?.into())];
+        for (serial, mib) in [("layer", self.settings.layer_mib), ("data", self.settings.data_mib)] {
+            let path = dir.join(format!("{serial}.ext4"));
+            disk::copy(&disk::template(&self.templates(), mib)?, &path)?;
+            disks.push((serial, false, OpenOptions::new().read(true).write(true).open(&path)?.into()));
+        }
+        Ok(disks)
+    }
+
+    pub(super) fn stop(&self, seat: Seat, fate: Fate) -> Result<(), RuntimeError> {
+        let gone = wait_empty(&self.cgroups, &seat.id.to_string());
+        gone.and_then(|()| self.remove(seat.id, Some(seat.slot), fate)).during(Operation::Stop, seat.id, "remove it")
+    }
+
+    /// Kills and removes whatever is there, in the order in which one thing needs the
+    /// other: the VMM, its network, its limits, its files.
+    fn remove(&self, id: AgentId, slot: Option<u16>, fate: Fate) -> Result<(), Failure> {
+        let name = id.to_string();
+        self.cgroups.kill(&name)?;
+        // Without a slot the link goes with the namespace that holds its other end.
+        let seat = Seat { id, slot: slot.unwrap_or(u16::MAX) };
+        Namespace::new(&self.settings.network, seat).down()?;
+        self.cgroups.remove(&name)?;
+        let dir = self.guest_dir(id);
+        match fate {
+            Fate::Wipe => files::remove_dir(&dir)?,
+            Fate::Keep => {
+                files::remove(&dir.join("control"))?;
+                files::remove(&dir.join("console"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives a VMM that was told to quit the time to do so.
+fn wait_empty(cgroups: &Cgroups, name: &str) -> Result<(), Failure> {
+    let until = Instant::now() + QUIT_DEADLINE;
+    while Instant::now() < until && !cgroups.pids(name)?.is_empty() {
+        thread::sleep(QUIT_PAUSE);
+    }
+    Ok(())
+}
+
+pub(super) fn refused(operation: Operation, id: AgentId, refusal: Refusal) -> RuntimeError {
+    RuntimeError::Refused { operation, id, refusal }
+}
