@@ -33,6 +33,15 @@ async fn spawns_and_stops_leave_the_host_as_it_was() {
     untouched.comes_back();
 }
 
+/// Takes the house down even where the test ends early.
+struct Down(Command);
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        self.0.output().ok();
+    }
+}
+
 /// The files of the node, without those that are written all the time.
 fn files(house: &House) -> Vec<String> {
     let output = Command::new("find").arg(house.path("node")).args(["-mindepth", "1"]).output().unwrap();
@@ -47,10 +56,15 @@ async fn up_and_down_leave_nothing_and_the_second_up_is_quick() {
     let dir = tempfile::TempDir::with_prefix("palatine-").unwrap();
     let config = dir.path().join("extra.toml");
     std::fs::write(&config, "[node]\naccelerator = \"tcg\"\n").unwrap();
-    let palatine = |words: &[&str]| {
+    let command = |words: &[&str]| {
         let mut command = Command::new(program("palatine"));
         command.args(words).env("PALATINE_STATE", dir.path().join("state")).env("PALATINE_ASSETS", assets());
-        let output = command.env("PALATINE_CONFIG", &config).output().unwrap();
+        command.env("PALATINE_CONFIG", &config);
+        command
+    };
+    let _down = Down(command(&["down"]));
+    let palatine = |words: &[&str]| {
+        let output = command(words).output().unwrap();
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
