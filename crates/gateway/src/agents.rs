@@ -20,6 +20,8 @@ const MAX_LISTED: u32 = 100;
 /// Stops an agent. Ownership is enough: the balance is not asked for.
 #[utoipa::path(
     post,
+    operation_id = "stop",
+    tag = "agents",
     path = "/stop/{id}",
     params(("id" = AgentId, Path, description = "The agent")),
     responses(
@@ -44,6 +46,8 @@ pub(crate) async fn stop(
 /// How one agent is.
 #[utoipa::path(
     get,
+    operation_id = "status",
+    tag = "agents",
     path = "/status/{id}",
     params(("id" = AgentId, Path, description = "The agent")),
     responses((status = 200, description = "How it is", body = StatusResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
@@ -62,6 +66,8 @@ pub(crate) async fn status(
 /// A holder's agents, newest first.
 #[utoipa::path(
     get,
+    operation_id = "listAgents",
+    tag = "agents",
     path = "/agents",
     responses((status = 200, description = "One's own agents, newest first", body = AgentsResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(("wallet" = [], "signature" = [], "timestamp" = []))
@@ -75,6 +81,8 @@ pub(crate) async fn list(State(gateway): State<Arc<Gateway>>, owner: Owner) -> R
 /// publishes them.
 #[utoipa::path(
     get,
+    operation_id = "usage",
+    tag = "agents",
     path = "/usage/{wallet}",
     params(("wallet" = Wallet, Path, description = "Whose usage")),
     responses((status = 200, description = "Totals, the running agent included", body = UsageResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),

@@ -31,6 +31,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Streams an agent's changes to its holder.
 #[utoipa::path(
     get,
+    operation_id = "events",
+    tag = "agents",
     path = "/agents/{id}/events",
     params(("id" = AgentId, Path, description = "The agent"), ("Last-Event-ID" = Option<u64>, Header, description = "Go on after this event")),
     responses(

@@ -41,6 +41,8 @@ enum Source {
 /// Streams an agent's lines to its holder.
 #[utoipa::path(
     get,
+    operation_id = "logs",
+    tag = "agents",
     path = "/agents/{id}/logs",
     params(
         ("id" = AgentId, Path, description = "The agent"),

@@ -18,6 +18,8 @@ use crate::state::Gateway;
 /// What a balance buys, and what can be spawned.
 #[utoipa::path(
     get,
+    operation_id = "tiers",
+    tag = "gateway",
     path = "/tiers",
     responses((status = 200, description = "Romulus's table", body = TiersResponse))
 )]
@@ -30,6 +32,8 @@ pub(crate) async fn tiers(State(gateway): State<Arc<Gateway>>) -> Result<Respons
 /// Whether the process lives.
 #[utoipa::path(
     get,
+    operation_id = "health",
+    tag = "gateway",
     path = "/health",
     responses((status = 200, description = "It lives", body = HealthResponse))
 )]
@@ -40,6 +44,8 @@ pub(crate) async fn health() -> Result<Response<Body>, Refusal> {
 /// Whether it can do its work; says what is missing.
 #[utoipa::path(
     get,
+    operation_id = "ready",
+    tag = "gateway",
     path = "/ready",
     responses(
         (status = 200, description = "It can do its work", body = HealthResponse),
@@ -58,6 +64,8 @@ fn state(status: StatusCode, text: &str) -> Result<Response<Body>, Refusal> {
 /// Prometheus' text, for those the operator named.
 #[utoipa::path(
     get,
+    operation_id = "metrics",
+    tag = "gateway",
     path = "/metrics",
     responses((status = 200, description = "Prometheus' text", body = String, content_type = "text/plain"))
 )]
@@ -74,6 +82,8 @@ pub(crate) async fn metrics(
 /// This API, described.
 #[utoipa::path(
     get,
+    operation_id = "openapi",
+    tag = "gateway",
     path = "/openapi.json",
     responses((status = 200, description = "This document", body = String, content_type = "application/json"))
 )]

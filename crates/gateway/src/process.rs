@@ -24,7 +24,7 @@ use crate::state::Gateway;
 use axum::Extension;
 
 /// The calls the guest knows.
-const CALLS: [&str; 6] = ["Start", "SendInput", "CloseStdin", "SendSignal", "List", "Connect"];
+const CALLS: [&str; 7] = ["Start", "Connect", "List", "SendInput", "CloseStdin", "SendSignal", "Update"];
 
 #[derive(Deserialize)]
 pub(crate) struct Segment {
@@ -34,14 +34,20 @@ pub(crate) struct Segment {
 /// Passes one call on to the guest, and its answer back as it comes.
 #[utoipa::path(
     post,
+    operation_id = "process",
+    tag = "agents",
     path = "/agents/{id}/process.Process/{method}",
     params(
         ("id" = AgentId, Path, description = "The agent"),
-        ("method" = String, Path, description = "Start, SendInput, CloseStdin, SendSignal, List or Connect"),
+        ("method" = String, Path, description = "Start, Connect, List, SendInput, CloseStdin, SendSignal or Update"),
     ),
-    request_body(content = Vec<u8>, content_type = "application/connect+json"),
+    request_body(
+        content = String,
+        content_type = "application/connect+json",
+        description = "Enveloped JSON; unary calls are application/json"
+    ),
     responses(
-        (status = 200, description = "E2B's process protocol, streamed", body = Vec<u8>,
+        (status = 200, description = "What the guest answers, as it comes", body = String,
             content_type = "application/connect+json"),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     ),

@@ -44,6 +44,8 @@ const fn yes() -> bool {
 /// Gives a holder an agent.
 #[utoipa::path(
     post,
+    operation_id = "spawn",
+    tag = "agents",
     path = "/spawn",
     request_body = SpawnRequest,
     params(
