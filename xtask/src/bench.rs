@@ -49,7 +49,8 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
     let dir = crate::root().join("bench/results");
     fs::create_dir_all(&dir)?;
     let path = dir.join(only.map_or_else(|| "latest.json".to_owned(), |only| format!("{only}.json")));
-    fs::write(&path, serde_json::to_string_pretty(&report)? + "\n").with_context(|| format!("write {}", path.display()))?;
+    fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")
+        .with_context(|| format!("write {}", path.display()))?;
     println!("written to {}", path.display());
     Ok(())
 }

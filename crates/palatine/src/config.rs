@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
 use ::config::{Environment, File, FileFormat};
+use anyhow::{Context, Result};
 use domain::{Tier, TierName, Tiers};
 use serde::Deserialize;
 
@@ -110,7 +110,9 @@ mod tests {
 
     #[test]
     fn an_unknown_section_or_key_is_refused_by_name() {
-        for (text, word) in [("[gatway]\n", "gatway"), ("[store]\nqueu = 1\n", "queu"), ("[tiers.pro]\nmin = 1\n", "cores")] {
+        for (text, word) in
+            [("[gatway]\n", "gatway"), ("[store]\nqueu = 1\n", "queu"), ("[tiers.pro]\nmin = 1\n", "cores")]
+        {
             let said = format!("{:#}", load(text).unwrap_err());
             assert!(said.contains(word), "{said}");
         }

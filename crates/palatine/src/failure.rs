@@ -68,7 +68,9 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         Code::UnknownAgentType => format!("try one of: {}", fault.known.as_deref().unwrap_or_default().join(", ")),
         Code::ExpiredSignature => "check this machine's clock: it must be within 5 minutes of the gateway's".to_owned(),
         Code::InvalidSignature => "check that --keypair is the wallet you mean".to_owned(),
-        Code::InvalidToken => "pass the agent's token with --token; it was shown once, when the agent was spawned".to_owned(),
+        Code::InvalidToken => {
+            "pass the agent's token with --token; it was shown once, when the agent was spawned".to_owned()
+        }
         Code::InsufficientBalance => "see what the tiers need: palatine tiers".to_owned(),
         Code::AgentExists => {
             let id = fault.agent_id.map(|id| id.to_string()).unwrap_or_default();

@@ -56,7 +56,8 @@ async fn run(config: &Config) -> Result<()> {
         metrics: Some(metrics),
         follow: Some(telemetry::follow),
     };
-    gateway::serve(config.gateway.clone(), config.tls.clone(), config.limits.clone(), listeners, parts, shutdown).await?;
+    gateway::serve(config.gateway.clone(), config.tls.clone(), config.limits.clone(), listeners, parts, shutdown)
+        .await?;
     Ok(())
 }
 

@@ -99,7 +99,10 @@ fn check_machine(rooms: &Rooms, options: &cli::Up) -> Result<()> {
     }
     if options.listen.port() != 0 {
         TcpListener::bind(options.listen).with_context(|| {
-            format!("{} is taken or not ours: stop what listens there, or pass --listen 127.0.0.1:<port>", options.listen)
+            format!(
+                "{} is taken or not ours: stop what listens there, or pass --listen 127.0.0.1:<port>",
+                options.listen
+            )
         })?;
     }
     prepare::check_space(rooms)

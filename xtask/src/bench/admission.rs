@@ -72,7 +72,8 @@ async fn load(port: u16) -> Result<Vec<Figure>> {
     let half = open(idle, take(HALF_SPAWNS)?, peak / 2.0).await?;
     Ok(vec![
         Figure::new("admissions per second, one core", peak, "1/s").against(SEED_PER_SECOND * 100.0, "at least"),
-        Figure::new("… as a multiple of the seed's 81 per second", peak / SEED_PER_SECOND, "×").against(100.0, "at least"),
+        Figure::new("… as a multiple of the seed's 81 per second", peak / SEED_PER_SECOND, "×")
+            .against(100.0, "at least"),
         Figure::new("… p99 at the peak, 64 connections", millis(percentile(&latencies, 0.99)), "ms"),
         Figure::new("… p50 at half of the peak", millis(percentile(&half, 0.5)), "ms"),
         Figure::new("… p99 at half of the peak", millis(percentile(&half, 0.99)), "ms").against(5.0, "at most"),

@@ -47,7 +47,10 @@ pub(super) fn run() -> Result<Vec<Figure>> {
 
 fn ratio(product: &[Duration], bare: &[ByHand]) -> Vec<Figure> {
     let starts: Vec<Duration> = bare.iter().map(|start| start.took).collect();
-    let pairs = product.iter().zip(&starts).map(|(ours, floor)| Duration::from_secs_f64(ours.as_secs_f64() / floor.as_secs_f64()));
+    let pairs = product
+        .iter()
+        .zip(&starts)
+        .map(|(ours, floor)| Duration::from_secs_f64(ours.as_secs_f64() / floor.as_secs_f64()));
     let ratios: Vec<Duration> = pairs.collect();
     let mut figures = vec![
         Figure::new("cold spawn to ready, signed request to answer, median", millis(percentile(product, 0.5)), "ms"),
@@ -168,7 +171,8 @@ impl House {
         let headers = self.holder.sign_request(method, path, body.as_bytes(), now);
         let request = self.web.request(method.parse()?, format!("http://{LISTEN}{path}")).body(body.to_owned());
         let request = request.header("content-type", "application/json").header("x-wallet", headers.wallet);
-        let answer = request.header("x-signature", headers.signature).header("x-timestamp", headers.timestamp).send()?;
+        let answer =
+            request.header("x-signature", headers.signature).header("x-timestamp", headers.timestamp).send()?;
         let status = answer.status();
         let text = answer.text()?;
         ensure!(status.is_success(), "{method} {path}: {status}: {text}");
@@ -200,7 +204,8 @@ impl House {
     /// Resident memory of `pod`, as its own metrics say.
     fn pod_memory(&self, _id: &str) -> Result<u64> {
         let metrics = self.node(async |node| Ok(node.metrics().await?))?;
-        let line = metrics.lines().find(|line| line.starts_with("pod_resident_bytes")).context("find pod_resident_bytes")?;
+        let line =
+            metrics.lines().find(|line| line.starts_with("pod_resident_bytes")).context("find pod_resident_bytes")?;
         let value = line.rsplit(' ').next().context("read pod_resident_bytes")?;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes, written as a float")]
         Ok(value.parse::<f64>()? as u64)

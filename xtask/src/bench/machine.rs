@@ -64,5 +64,6 @@ pub(super) fn unpin() -> Result<()> {
 }
 
 fn num_processors() -> usize {
-    fs::read_to_string("/proc/cpuinfo").map_or(1, |text| text.lines().filter(|line| line.starts_with("processor")).count())
+    fs::read_to_string("/proc/cpuinfo")
+        .map_or(1, |text| text.lines().filter(|line| line.starts_with("processor")).count())
 }

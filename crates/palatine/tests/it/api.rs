@@ -77,7 +77,11 @@ async fn the_served_documents_are_the_golden_ones() {
         let path = format!("{}/../../openapi/{name}.json", env!("CARGO_MANIFEST_DIR"));
         serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))).unwrap()
     };
-    assert_eq!(house.get("/openapi.json").await.expect(200), golden("public"), "run ./dev openapi and look at the change");
+    assert_eq!(
+        house.get("/openapi.json").await.expect(200),
+        golden("public"),
+        "run ./dev openapi and look at the change"
+    );
     let node = house.node_client().openapi().await.unwrap();
     assert_eq!(node, golden("node"), "run ./dev openapi and look at the change");
     house.end();

@@ -58,7 +58,10 @@ impl Running {
         let uptime = house.stop(&self.holder, self.id()).await.expect(200)["uptime_ms"].as_u64().unwrap();
         let most = self.asked.elapsed();
         let billed = Duration::from_millis(uptime);
-        assert!(billed + Duration::from_millis(50) >= sure && billed <= most, "{billed:?} is not in {sure:?}..{most:?}");
+        assert!(
+            billed + Duration::from_millis(50) >= sure && billed <= most,
+            "{billed:?} is not in {sure:?}..{most:?}"
+        );
         let path = format!("/usage/{}", self.holder.wallet());
         let usage = house.ask(&self.holder, Method::GET, &path, Value::Null).await.expect(200);
         assert_eq!(usage["stats"]["total_uptime_ms"], uptime);
@@ -178,7 +181,8 @@ async fn settled(house: &House, holder: &Holder) -> Option<AgentId> {
     until("the wallet's agent is ready or gone", async || {
         let agents = house.ask(holder, Method::GET, "/agents", Value::Null).await.expect(200);
         let agents = agents["agents"].as_array().unwrap().clone();
-        let live: Vec<_> = agents.iter().filter(|agent| agent["state"] != "stopped" && agent["state"] != "failed").collect();
+        let live: Vec<_> =
+            agents.iter().filter(|agent| agent["state"] != "stopped" && agent["state"] != "failed").collect();
         match live.as_slice() {
             [] => Some(None),
             [agent] if agent["state"] == "ready" => Some(Some(agent["id"].as_str().unwrap().parse().unwrap())),

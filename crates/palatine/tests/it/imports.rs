@@ -46,7 +46,8 @@ fn imports() -> BTreeMap<String, BTreeSet<String>> {
         let shipped = all.filter(|dependency| dependency["kind"].is_null());
         shipped.filter_map(|dependency| short(dependency["name"].as_str()?)).map(str::to_owned).collect()
     };
-    let ours = packages.iter().filter_map(|package| Some((short(package["name"].as_str()?)?.to_owned(), linked(package))));
+    let ours =
+        packages.iter().filter_map(|package| Some((short(package["name"].as_str()?)?.to_owned(), linked(package))));
     ours.collect()
 }
 
@@ -67,7 +68,8 @@ fn every_crate_imports_only_what_the_table_lets_it() {
 fn the_node_and_the_guest_carry_no_database_and_no_chain_client() {
     for (name, foreign) in FOREIGN {
         let package = format!("palatine-{name}");
-        let tree = cargo(&["tree", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}", "-p", &package]);
+        let tree =
+            cargo(&["tree", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}", "-p", &package]);
         let tree = String::from_utf8(tree).unwrap();
         for line in tree.lines() {
             let crate_name = line.split(' ').next().unwrap_or_default();

@@ -12,7 +12,8 @@ const WORLD: &str = "11.22.33.2";
 const WORLD_GATEWAY: &str = "11.22.33.1";
 const WORLD_PORT: u16 = 8099;
 /// The same machine's private address behind the same route.
-const PRIVATE: [&str; 6] = ["10.77.0.2", "172.16.77.2", "192.168.77.2", "100.64.77.2", "169.254.169.254", "198.18.77.2"];
+const PRIVATE: [&str; 6] =
+    ["10.77.0.2", "172.16.77.2", "192.168.77.2", "100.64.77.2", "169.254.169.254", "198.18.77.2"];
 
 struct World {
     server: Child,
@@ -29,7 +30,9 @@ impl World {
         batch(&["-n", "palatine-test-world"], &inside);
         let routes: String = PRIVATE.iter().map(|address| format!("route add {address}/32 via {WORLD}\n")).collect();
         batch(&[], &routes);
-        let script = format!("require('net').createServer(s => s.end('hello')).listen({WORLD_PORT}, '::', () => console.log('up'))");
+        let script = format!(
+            "require('net').createServer(s => s.end('hello')).listen({WORLD_PORT}, '::', () => console.log('up'))"
+        );
         let mut command = Command::new("ip");
         command.args(["netns", "exec", "palatine-test-world", "node", "-e", &script]).stdout(Stdio::piped());
         let mut server = command.spawn().unwrap();
@@ -113,7 +116,13 @@ async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_no
         if address.starts_with("fe80") { format!("[{address}%2]:{port6}") } else { format!("[{address}]:{port6}") }
     });
     let mut targets: Vec<String> = scoped.collect();
-    let known = ["[fd00:ec2::254]:80", "[ff02::1%2]:80", "[2001:db8::1]:80", "[::ffff:10.200.0.1]:8080", "[64:ff9b::a9fe:a9fe]:80"];
+    let known = [
+        "[fd00:ec2::254]:80",
+        "[ff02::1%2]:80",
+        "[2001:db8::1]:80",
+        "[::ffff:10.200.0.1]:8080",
+        "[64:ff9b::a9fe:a9fe]:80",
+    ];
     targets.extend(known.map(str::to_owned));
     for (target, how) in probe(&house, &one, &id, &targets) {
         assert_ne!(how, "answered", "{target}");

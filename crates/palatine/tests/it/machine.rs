@@ -15,7 +15,8 @@ pub(crate) struct Inventory(BTreeSet<String>);
 impl Inventory {
     pub(crate) fn take() -> Self {
         let mut all = BTreeSet::new();
-        let mut add = |kind: &str, lines: Vec<String>| all.extend(lines.into_iter().map(|line| format!("{kind}: {line}")));
+        let mut add =
+            |kind: &str, lines: Vec<String>| all.extend(lines.into_iter().map(|line| format!("{kind}: {line}")));
         add("process", processes());
         add("link", links());
         add("namespace", names("/run/netns"));

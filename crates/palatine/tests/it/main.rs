@@ -4,6 +4,7 @@
 
 mod api;
 mod crash;
+mod documents;
 mod house;
 mod imports;
 mod isolation;

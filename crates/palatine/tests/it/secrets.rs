@@ -21,7 +21,8 @@ async fn a_holders_secret_is_in_no_answer_log_list_command_line_or_file() {
     let id = answer["agent"]["id"].as_str().unwrap();
 
     // The agent has it, or the rest of this test would prove nothing.
-    let inside = house.palatine(&holder, &["exec", id, "--", "/usr/bin/agent-echo", "tell", "env", "CANARY"]).output().unwrap();
+    let inside =
+        house.palatine(&holder, &["exec", id, "--", "/usr/bin/agent-echo", "tell", "env", "CANARY"]).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&inside.stdout).trim(), CANARY, "{inside:?}");
 
     // A crash while it runs: what is kept for the restart is sealed, and no core is written.
@@ -49,7 +50,8 @@ fn search(house: &House, words: &[&str]) {
         let files = String::from_utf8_lossy(&found.stdout).into_owned();
         assert!(files.is_empty(), "{word} is in:\n{files}");
         // `grep` itself has ended; what runs now has no reason to name it.
-        let lines = fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+        let lines =
+            fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
         for line in lines {
             assert!(!String::from_utf8_lossy(&line).contains(word), "{word} is on a command line");
         }

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::house::{Answer, House, Holder, LARGE, PLAIN, SMALL, until};
+use crate::house::{Answer, Holder, House, LARGE, PLAIN, SMALL, until};
 
 #[tokio::test]
 async fn a_holder_gets_an_agent_talks_to_it_sees_its_use_and_stops_it() {
@@ -103,7 +103,8 @@ async fn an_agents_cores_and_memory_are_its_tiers() {
     let tier: Tier = serde_json::from_value(answer["tier_config"].clone()).unwrap();
     let id = answer["agent"]["id"].as_str().unwrap();
     let inside = |command: &str| {
-        let output = house.palatine(&holder, &["exec", id, "--", "/usr/bin/agent-echo", "tell", command]).output().unwrap();
+        let output =
+            house.palatine(&holder, &["exec", id, "--", "/usr/bin/agent-echo", "tell", command]).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap().trim().parse::<u64>().unwrap()
     };

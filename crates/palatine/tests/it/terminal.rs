@@ -62,7 +62,8 @@ async fn exec_streams_both_ways_and_returns_the_commands_exit_code() {
     feeder.join().unwrap();
     assert!(text(&output) == large, "{} of {} bytes came back", output.stdout.len(), large.len());
 
-    let failed = house.palatine(&holder, &["exec", id, "--", "/usr/bin/agent-echo", "tell", "exit", "42"]).output().unwrap();
+    let failed =
+        house.palatine(&holder, &["exec", id, "--", "/usr/bin/agent-echo", "tell", "exit", "42"]).output().unwrap();
     assert_eq!(failed.status.code(), Some(42));
     let missing = house.palatine(&holder, &["exec", id, "--", "/no/such/program"]).output().unwrap();
     assert!(!missing.status.success());
@@ -76,7 +77,8 @@ async fn another_wallet_sees_nothing_of_an_agent() {
     let (owner, stranger) = (house.holder(SMALL), house.holder(SMALL));
     let spawned = house.spawn(&owner).await.expect(200);
     let id = spawned["agent"]["id"].as_str().unwrap();
-    for words in [vec!["status", id], vec!["logs", id], vec!["stop", id], vec!["exec", id, "--", "/usr/bin/agent-echo"]] {
+    for words in [vec!["status", id], vec!["logs", id], vec!["stop", id], vec!["exec", id, "--", "/usr/bin/agent-echo"]]
+    {
         let output = house.palatine(&stranger, &words).output().unwrap();
         assert_eq!(output.status.code(), Some(4), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
     }
