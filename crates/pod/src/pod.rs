@@ -160,6 +160,11 @@ impl Pod {
         }
     }
 
+    /// The agent's process runs.
+    pub(crate) fn started_agent(&self) {
+        self.milestone("started", PodPhase::Starting);
+    }
+
     /// The agent answers.
     pub(crate) fn ready(&self) {
         self.milestone("ready", PodPhase::Ready);

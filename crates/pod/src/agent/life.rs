@@ -38,24 +38,32 @@ pub(super) enum Life {
 /// Starts the agent and stays until its end.
 pub(super) async fn live(pod: &Pod, plan: &Plan) -> Life {
     let born = Instant::now();
-    let of = match start(pod, plan) {
-        Ok((pid, mut exit, ears)) => {
-            let died = tokio::select! {
-                exit = &mut exit => words(exit.ok()),
-                why = health::watch(&plan.run, || pod.ready()) => end(pid, exit, why).await,
-                grace = pod.stop_asked() => {
-                    terminate(pid, exit, plan.stop_signal, grace).await;
-                    return Life::Stopped;
-                }
-            };
-            // What it left behind in its group must not meet its successor.
-            let _ = kill_process_group(pid, Signal::KILL);
-            let _ = timeout(LAST_WORDS, ears.join_all()).await;
-            died
+    let (pid, exit, ears) = match start(pod, plan) {
+        Ok(started) => started,
+        Err(error) => {
+            let of = format!("cannot start {}: {error}", plan.run.argv.join(" "));
+            return Life::Died { of, lived: born.elapsed() };
         }
-        Err(error) => format!("cannot start {}: {error}", plan.run.argv.join(" ")),
     };
-    Life::Died { of, lived: born.elapsed() }
+    pod.started_agent();
+    let died = accompany(pod, plan, pid, exit).await;
+    let lived = born.elapsed();
+    // What it left behind in its group must not meet its successor.
+    let _ = kill_process_group(pid, Signal::KILL);
+    let _ = timeout(LAST_WORDS, ears.join_all()).await;
+    died.map_or(Life::Stopped, |of| Life::Died { of, lived })
+}
+
+/// Stays until the process has ended, and says of what; `None` if it was asked to.
+async fn accompany(pod: &Pod, plan: &Plan, pid: Pid, mut exit: oneshot::Receiver<Exit>) -> Option<String> {
+    tokio::select! {
+        exit = &mut exit => Some(words(exit.ok())),
+        why = health::watch(&plan.run, || pod.ready()) => Some(end(pid, exit, why).await),
+        grace = pod.stop_asked() => {
+            terminate(pid, exit, plan.stop_signal, grace).await;
+            None
+        }
+    }
 }
 
 fn start(pod: &Pod, plan: &Plan) -> std::io::Result<(Pid, oneshot::Receiver<Exit>, Ears)> {

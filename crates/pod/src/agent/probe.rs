@@ -8,14 +8,17 @@ use hyper::body::Bytes;
 use hyper::header::{CONNECTION, HOST};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 /// How long one question may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The first pause between two questions to an agent that is starting.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The shortest pause between two questions to an agent that is starting.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// The longest.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// Between them, a pause is this part of the time waited so far: nobody waits
+/// longer than a sixteenth more than needed.
+const PAUSES: u32 = 16;
 
 /// Asks `GET path` and says whether a 2xx came.
 pub(super) async fn answers(port: u16, path: &str) -> bool {
@@ -25,10 +28,9 @@ pub(super) async fn answers(port: u16, path: &str) -> bool {
 
 /// Waits until the agent answers.
 pub(super) async fn until_answers(port: u16, path: &str) {
-    let mut pause = FIRST_PAUSE;
+    let since = Instant::now();
     while !answers(port, path).await {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+        sleep((since.elapsed() / PAUSES).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
     }
 }
 
