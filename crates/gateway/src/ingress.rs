@@ -141,6 +141,8 @@ impl Gateway {
         let within = Duration::from_millis(self.limits.agent_connect_ms);
         let opening = self.parts.guests.tunnel(node_of(record)?, record.id);
         match tokio::time::timeout(within, opening).await {
+            // It was ready once, so its guest has died, whatever the node makes of that.
+            Ok(Err(GuestError::Refused(fault))) if fault.code == Code::AgentNotReady => Err(unreachable(fault)),
             Ok(io) => Ok(io?),
             Err(late) => Err(unreachable(late)),
         }

@@ -182,6 +182,12 @@ fn guest_fault(error: &GuestError) -> Fault {
             tracing::info!(error = %chain_of(&**source), "an agent does not answer");
             Fault::new(Code::AgentUnreachable, "the agent does not answer")
         }
+        GuestError::Refused(fault) if fault.code == Code::AgentNotReady => {
+            Fault::new(Code::AgentNotReady, "the agent is starting; try again").retry_after(1)
+        }
+        GuestError::Refused(fault) if fault.code == Code::RateLimited => {
+            Fault::new(Code::RateLimited, "too many streams of this agent are open").retry_after(1)
+        }
         GuestError::Refused(fault) if fault.code == Code::NotFound => {
             Fault::new(Code::AgentUnreachable, "the agent does not answer")
         }

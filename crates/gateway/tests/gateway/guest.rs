@@ -13,12 +13,15 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use palatine_gateway as gateway;
 use tokio::net::{TcpListener, TcpStream};
+use wire::fault::{Code, Fault};
 
 /// One agent, at an address of the test's choice, that answers for every id.
 #[derive(Default)]
 pub(crate) struct FakeGuests {
     /// Where the agent listens; nowhere is a dead guest.
     pub(crate) address: Mutex<Option<SocketAddr>>,
+    /// What the node says of every tunnel.
+    pub(crate) refusal: Mutex<Option<Code>>,
     /// What the next readings of logs answer.
     pub(crate) logs: Mutex<VecDeque<Body>>,
     /// The calls that were passed on: path, headers, body.
@@ -41,6 +44,9 @@ impl FakeGuests {
 #[async_trait]
 impl Guests for FakeGuests {
     async fn tunnel(&self, _: &str, _: AgentId) -> Result<Box<dyn Io>, GuestError> {
+        if let Some(code) = *self.refusal.lock().unwrap() {
+            return Err(GuestError::Refused(Box::new(Fault::new(code, "internal words of the node"))));
+        }
         let dead = || GuestError::Unreachable("nobody is there".into());
         let address = self.address.lock().unwrap().ok_or_else(dead)?;
         let stream = TcpStream::connect(address).await.map_err(|error| GuestError::Unreachable(error.into()))?;

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use wire::fault::Code;
 
 use crate::edge::{Answer, Edge, PATIENCE, Wish, holder};
 
@@ -288,4 +289,22 @@ async fn requests_of_one_address_to_agents_are_bounded() {
     assert!(answers.iter().any(|answer| answer.status == 200));
     let refused = answers.iter().find(|answer| answer.status == 429).unwrap();
     assert_eq!((refused.code(), refused.header("retry-after")), ("rate_limited", "1"));
+}
+
+#[tokio::test]
+async fn what_a_node_says_of_a_guest_is_said_in_our_words() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let (id, token) = edge.agent(&holder, false).await;
+    let cases = [
+        (Code::AgentNotReady, 502, "agent_unreachable"),
+        (Code::NotFound, 502, "agent_unreachable"),
+        (Code::RateLimited, 429, "rate_limited"),
+        (Code::Internal, 503, "node_unavailable"),
+    ];
+    for (said, status, code) in cases {
+        *edge.wish.guests.refusal.lock().unwrap() = Some(said);
+        let answer = Answer::of(edge.to_agent(id, Method::GET, "/").bearer_auth(&token)).await;
+        assert_eq!((answer.status, answer.code()), (status, code), "{said:?}");
+        assert!(!answer.body.to_string().contains("internal words"), "{answer:?}");
+    }
 }
