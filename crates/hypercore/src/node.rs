@@ -8,6 +8,7 @@ use domain::{AgentId, MarkKind, NoRoom, Tiers, UnixMillis};
 use sandbox::Seat;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -22,6 +23,8 @@ use crate::task::{EndError, Handle, Order, Origin, Shared, Task};
 
 /// Orders that may wait for a task.
 const ORDERS: usize = 16;
+/// Pause before a task that does not end is asked again.
+const HALT_AGAIN: Duration = Duration::from_secs(1);
 const MIB: u64 = 1024 * 1024;
 
 /// Why the node will not make a sandbox.
@@ -218,12 +221,16 @@ impl Node {
 
     /// Ends all guests and waits for it; the next daemon starts them again.
     pub(crate) async fn halt(&self) {
-        for handle in self.shared.registry.all() {
-            // A task that has ended has nothing to halt.
-            let _ = handle.orders.send(Order::Halt).await;
-        }
         self.close();
-        self.tasks.wait().await;
+        loop {
+            for handle in self.shared.registry.all() {
+                // A full queue is asked again; a task that has ended needs no asking.
+                let _ = handle.orders.try_send(Order::Halt);
+            }
+            if timeout(HALT_AGAIN, self.tasks.wait()).await.is_ok() {
+                return;
+            }
+        }
     }
 
     /// Leaves the guests to the next daemon.

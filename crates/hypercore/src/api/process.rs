@@ -25,8 +25,9 @@ use crate::task::Handle;
 
 /// How long `pod` may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long it may take to begin its answer: longer than any of its own deadlines.
-const BEGIN: Duration = Duration::from_secs(60);
+/// How long it may take to begin its answer. It has deadlines of its own, which its
+/// callers may set; this one is for a guest that has none.
+const BEGIN: Duration = Duration::from_secs(600);
 /// Headers that end at each hop, or are not the guest's business.
 const DROPPED: [HeaderName; 9] =
     [AUTHORIZATION, CONNECTION, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, ACCEPT_ENCODING];

@@ -5,20 +5,24 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domain::AgentId;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::{Method, StatusCode};
 use sandbox::Runtime;
 use serde::de::DeserializeOwned;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use wire::Secret;
 use wire::pod::{Identity, PORT, Status, Stop};
 
 use super::line::{Line, PodError, request};
 
-/// How long a connection may take before it is tried anew. What is sent while the
-/// guest's card is not there waits for it, and is then answered at once.
-const CONNECT: Duration = Duration::from_millis(500);
-/// Pause before the next try.
-const RETRY: Duration = Duration::from_millis(5);
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_millis(1_000);
+/// How often a guest that is booting is knocked at. What comes before it has its
+/// address is lost, so one try with patience would often wait in vain.
+const KNOCK: Duration = Duration::from_millis(15);
+/// Knocks at the same time, at most.
+const KNOCKS: usize = 80;
 /// How long an answer may take that needs no waiting.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long one question for readiness waits.
@@ -74,17 +78,27 @@ impl Pod {
         identity: impl Fn() -> Result<Identity, std::io::Error>,
     ) -> Result<Delivered, PodError> {
         loop {
-            let Ok(mut line) = self.open().await else {
-                sleep(RETRY).await;
-                continue;
-            };
+            let mut line = self.knock().await;
             let identity = identity().map_err(|error| PodError::Unclear(error.to_string()))?;
             let body = json(&identity)?;
             match line.ask(request(Method::POST, "/v1/identity", None, body)?, ANSWER).await {
                 Ok(_) => return Ok(Delivered::Now),
                 Err(PodError::Refused { status: StatusCode::CONFLICT, .. }) => return Ok(Delivered::Before),
                 Err(error @ (PodError::Refused { .. } | PodError::Unclear(_))) => return Err(error),
-                Err(PodError::Unreachable(_) | PodError::Broken(_) | PodError::Late(_)) => sleep(RETRY).await,
+                Err(PodError::Unreachable(_) | PodError::Broken(_) | PodError::Late(_)) => sleep(KNOCK).await,
+            }
+        }
+    }
+
+    /// Knocks until somebody opens.
+    async fn knock(&self) -> Line {
+        let (mut tries, mut ticks) = (FuturesUnordered::new(), interval(KNOCK));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                Some(opened) = tries.next() => if let Ok(line) = opened { return line },
+                _ = ticks.tick(), if tries.len() < KNOCKS => tries.push(self.open()),
             }
         }
     }

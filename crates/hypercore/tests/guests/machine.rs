@@ -81,7 +81,7 @@ pub(crate) struct Residue(Vec<String>);
 
 impl Residue {
     pub(crate) fn of(name: &str) -> Self {
-        let forwarding = std::fs::read_to_string("/run/palatine-forwarding.json").unwrap_or_default();
+        let forwarding = std::fs::read_to_string("/run/palatine-network.json").unwrap_or_default();
         let mut found = Vec::new();
         for dir in ["/run/netns", "/sys/class/net"] {
             found.extend(names(Path::new(dir)).into_iter().filter(|it| it.starts_with(name)));

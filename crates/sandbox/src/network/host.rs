@@ -5,8 +5,8 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use super::forwarding::Forwarding;
 use super::guest::NAMESPACES;
+use super::machine::Machine;
 use super::{Config, Egress, rules};
 use crate::{Failure, command, files};
 
@@ -14,31 +14,32 @@ use crate::{Failure, command, files};
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
     config: Config,
-    forwarding: Forwarding,
+    machine: Machine,
 }
 
 impl Host {
     pub(crate) fn new(config: Config) -> Self {
-        Self { config, forwarding: Forwarding::of_machine() }
+        Self { config, machine: Machine::this() }
     }
 
     /// Lays the rules and switches forwarding on. Repeats itself without harm.
     pub(crate) fn open(&self) -> Result<(), Failure> {
         if self.config.egress == Egress::None {
-            return self.close();
+            self.close()?;
+            return self.machine.open(self.config.name.as_str(), &[], |_| Ok(()));
         }
         let routes = fs::read_to_string("/proc/net/route")?;
         self.refuse_overlap(&routes)?;
         let uplinks =
             if self.config.uplinks.is_empty() { default_uplinks(&routes) } else { self.config.uplinks.clone() };
-        self.forwarding.open(self.config.name.as_str(), &uplinks, |guarded| {
+        self.machine.open(self.config.name.as_str(), &uplinks, |guarded| {
             command::run("nft", &["-f", "-"], &rules::host(&self.config, guarded))
         })
     }
 
     /// Gives back what `open` took.
     pub(crate) fn close(&self) -> Result<(), Failure> {
-        self.forwarding.close(self.config.name.as_str())?;
+        self.machine.close(self.config.name.as_str())?;
         command::run("nft", &["-f", "-"], &rules::no_host(&self.config))
     }
 

@@ -15,9 +15,9 @@
 
 mod config;
 mod dial;
-mod forwarding;
 mod guest;
 mod host;
+mod machine;
 mod rules;
 
 pub use config::{Config, ConfigError, Egress, Name, Range};

@@ -1,8 +1,9 @@
-//! Forwarding on the interfaces that lead to the internet: on for us, and as it was
-//! before when the last node of this machine has gone.
+//! What is changed on the machine itself, for all nodes on it together: forwarding on
+//! the interfaces that lead to the internet, and the place of the namespaces' names.
+//! Both are as before when the last node has gone.
 //!
-//! What was before, and for whom it was changed, is kept where the setting itself
-//! is: until the machine is booted again.
+//! What was before, and for whom it was changed, is kept where the change itself is:
+//! until the machine is booted again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -11,11 +12,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::mount::{UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
+use super::guest::NAMESPACES;
 use crate::{Failure, files};
 
-const RECORD: &str = "/run/palatine-forwarding.json";
+const RECORD: &str = "/run/palatine-network.json";
 const SETTINGS: &str = "/proc/sys/net/ipv4/conf";
 /// The record may be removed between its opening and its locking.
 const TRIES: usize = 100;
@@ -25,6 +28,9 @@ const TRIES: usize = 100;
 struct Record {
     /// By interface.
     uplinks: BTreeMap<String, Uplink>,
+    /// The nodes for which `ip netns` has made its place; absent if it was there.
+    #[serde(default)]
+    place: Option<BTreeSet<String>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -35,16 +41,17 @@ struct Uplink {
     nodes: BTreeSet<String>,
 }
 
-/// The settings of a machine.
+/// The machine.
 #[derive(Clone, Debug)]
-pub(super) struct Forwarding {
+pub(super) struct Machine {
     record: PathBuf,
     settings: PathBuf,
+    place: PathBuf,
 }
 
-impl Forwarding {
-    pub(super) fn of_machine() -> Self {
-        Self { record: RECORD.into(), settings: SETTINGS.into() }
+impl Machine {
+    pub(super) fn this() -> Self {
+        Self { record: RECORD.into(), settings: SETTINGS.into(), place: NAMESPACES.into() }
     }
 
     /// Switches forwarding on for a node. `guard` is told which of its uplinks do
@@ -65,6 +72,9 @@ impl Forwarding {
                 now.trim().clone_into(&mut uplink.before);
             }
             uplink.nodes.insert(node.to_owned());
+        }
+        if record.place.is_some() || !is_mount(&self.place)? {
+            record.place.get_or_insert_default().insert(node.to_owned());
         }
         write(&mut file, &record)?;
         let guarded: Vec<String> = uplinks.iter().filter(|name| record.uplinks[*name].before == "0").cloned().collect();
@@ -92,7 +102,27 @@ impl Forwarding {
             }
         }
         record.uplinks.retain(|_, uplink| !uplink.nodes.is_empty());
-        if record.uplinks.is_empty() { Ok(files::remove(&self.record)?) } else { write(&mut file, &record) }
+        if let Some(nodes) = &mut record.place {
+            nodes.remove(node);
+        }
+        if record.place.as_ref().is_some_and(BTreeSet::is_empty) {
+            self.remove_place()?;
+            record.place = None;
+        }
+        let unchanged = record.uplinks.is_empty() && record.place.is_none();
+        if unchanged { Ok(files::remove(&self.record)?) } else { write(&mut file, &record) }
+    }
+
+    /// Unless somebody else has put a namespace there meanwhile.
+    fn remove_place(&self) -> Result<(), Failure> {
+        if !files::names(&self.place)?.is_empty() {
+            return Ok(());
+        }
+        let removed = if is_mount(&self.place)? { unmount(&self.place, UnmountFlags::empty()) } else { Ok(()) };
+        match removed.map_err(io::Error::from).and_then(|()| fs::remove_dir(&self.place)) {
+            Err(error) if !in_use(&error) && error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     fn setting(&self, link: &str) -> PathBuf {
@@ -110,6 +140,15 @@ impl Forwarding {
         }
         Err(Failure::Missing(format!("{} is always in use", self.record.display())))
     }
+}
+
+fn in_use(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty)
+}
+
+fn is_mount(path: &Path) -> io::Result<bool> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    Ok(mounts.lines().any(|line| line.split(' ').nth(1).is_some_and(|at| Path::new(at) == path)))
 }
 
 fn same(file: &File, path: &Path) -> io::Result<bool> {
@@ -140,23 +179,25 @@ fn write(file: &mut File, record: &Record) -> Result<(), Failure> {
 mod tests {
     use super::*;
 
-    fn machine(links: &[(&str, &str)]) -> (tempfile::TempDir, Forwarding) {
+    fn machine(links: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
         let dir = tempfile::tempdir().unwrap();
         for (name, value) in links {
             fs::create_dir(dir.path().join(name)).unwrap();
             fs::write(dir.path().join(name).join("forwarding"), format!("{value}\n")).unwrap();
         }
-        let forwarding = Forwarding { record: dir.path().join("record"), settings: dir.path().to_owned() };
-        (dir, forwarding)
+        // A place that is mounted, as on a machine that knows namespaces already.
+        let machine =
+            Machine { record: dir.path().join("record"), settings: dir.path().to_owned(), place: "/proc".into() };
+        (dir, machine)
     }
 
-    fn open(forwarding: &Forwarding, node: &str, link: &str) -> Vec<String> {
+    fn open(machine: &Machine, node: &str, link: &str) -> Vec<String> {
         let mut seen = Vec::new();
         let guard = |guarded: &[String]| {
             seen.extend_from_slice(guarded);
             Ok(())
         };
-        forwarding.open(node, &[link.to_owned()], guard).unwrap();
+        machine.open(node, &[link.to_owned()], guard).unwrap();
         seen
     }
 
