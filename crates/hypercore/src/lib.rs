@@ -1,4 +1,24 @@
 //! The node daemon: one task owns one sandbox.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `serve` | the parts put together; the socket; the way back down |
+//! | `api` | the HTTP API of [`wire::node`] |
+//! | `node`, `registry` | which sandboxes there are, and whether another fits |
+//! | `task` | the one task that owns a sandbox, stage by stage |
+//! | `policy` | what is decided, pure: room, restarts, the same spec again |
+//! | `guest` | talking to `pod`, which is hostile until proven otherwise |
+//! | `ledger` | what is remembered of sandboxes; environments, sealed |
+//! | `journal`, `heartbeat` | what was seen, for the bill; when the node last lived |
+//! | `logs` | what agents and consoles have said, bounded |
+//!
+//! What must hold, whenever the daemon is killed:
+//! - A sandbox exists from its record's first write to its folder's end. What runs
+//!   without a record is ended at the next start; what has a record and does not run
+//!   is started, or its end is finished.
+//! - Nothing is told that is not in the ledger and the journal.
+//! - A guest is billed from a mark to a mark; one that died unseen, to the last
+//!   heartbeat before: at most a second less than it lived, never more.
 
 mod api;
 mod clock;

@@ -27,14 +27,17 @@ impl Task {
     /// Makes a guest. Runs to its end: a guest that is half made cannot be let go.
     pub(super) async fn start(&mut self) -> Result<Stage, Broken> {
         self.open().await?;
-        self.record.starts += 1;
-        self.record.facts = None;
-        self.save().await?;
-        self.mark(MarkKind::Booting).await?;
-        self.publish(Phase::Booting);
+        if !std::mem::take(&mut self.counted) {
+            self.record.starts += 1;
+            self.record.facts = None;
+            self.save().await?;
+        }
         metrics::counter!("hypercore_guest_starts_total").increment(1);
         let since = Instant::now();
-        match self.create().await {
+        let (marked, created) = tokio::join!(self.mark(MarkKind::Booting), self.create());
+        marked?;
+        self.publish(Phase::Booting);
+        match created {
             Ok(guest) => {
                 metrics::histogram!("hypercore_guest_create_seconds").record(since.elapsed().as_secs_f64());
                 self.record.facts = Some(guest.facts.clone());

@@ -117,6 +117,8 @@ pub(crate) struct Task {
     /// What the first boot is told to trace.
     pub(super) trace: Option<String>,
     pub(super) agent_log: Option<Arc<Mutex<AgentLog>>>,
+    /// The next start is in the record already.
+    pub(super) counted: bool,
 }
 
 /// Pause before a task whose books are broken looks again.
@@ -132,7 +134,7 @@ impl Task {
         view: watch::Sender<Sandbox>,
         handle: Arc<Handle>,
     ) -> Self {
-        Self { shared, record, shelf, view, orders, handle, trace: None, agent_log: None }
+        Self { shared, record, shelf, view, orders, handle, trace: None, agent_log: None, counted: false }
     }
 
     pub(crate) const fn id(&self) -> AgentId {
@@ -271,6 +273,8 @@ impl Task {
         match origin {
             Origin::Asked { secrets, written, trace } => {
                 self.trace = trace;
+                // One write of the record for both the sandbox and its first start.
+                (self.record.starts, self.counted) = (1, true);
                 let (shelf, record) = (self.shelf.clone(), self.record.clone());
                 let made = spawn_blocking(move || shelf.create(&record, &secrets)).await.map_err(Broken::Blocking)?;
                 let failed = made.is_err();
