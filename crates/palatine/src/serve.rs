@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use auth::Tokens;
@@ -12,6 +13,7 @@ use control::Control;
 use gateway::{Listeners, NodeGuests, NodeImages, Parts};
 use store::Store;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -37,17 +39,19 @@ async fn run(config: &Config) -> Result<()> {
     let balances = Arc::new(SolanaBalances::new(&config.solana).context("[solana]")?);
     let node = NodeClient::new(&config.node.socket);
     let tiers = config.tiers()?;
+    // The control plane ends after the gateway: requests that drain still need it.
+    let control_ends = CancellationToken::new();
     let control = Control::start(
         config.control.clone(),
         store.clone(),
         vec![Arc::new(control::RemoteNode::new(NODE, node.clone()))],
         balances.clone(),
         tiers.clone(),
-        shutdown.clone(),
+        control_ends.clone(),
     );
     let parts = Parts {
         store,
-        control,
+        control: control.clone(),
         balances,
         tiers,
         tokens: Tokens::new(&gateway::token_key(&config.gateway.token_key_file)?),
@@ -56,8 +60,14 @@ async fn run(config: &Config) -> Result<()> {
         metrics: Some(metrics),
         follow: Some(telemetry::follow),
     };
-    gateway::serve(config.gateway.clone(), config.tls.clone(), config.limits.clone(), listeners, parts, shutdown)
-        .await?;
+    let (edge, tls, limits) = (config.gateway.clone(), config.tls.clone(), config.limits.clone());
+    let served = gateway::serve(edge, tls, limits, listeners, parts, shutdown).await;
+    control_ends.cancel();
+    let patience = Duration::from_millis(config.gateway.drain_ms);
+    if timeout(patience, control.closed()).await.is_err() {
+        tracing::warn!(?patience, "spawns were still under way; the next start finishes or undoes them");
+    }
+    served?;
     Ok(())
 }
 
