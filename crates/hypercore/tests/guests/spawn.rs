@@ -27,6 +27,7 @@ async fn an_agent_is_spawned_reached_asked_and_gone_without_a_trace() {
     assert_eq!(house.run(id(1), &["/usr/bin/agent-echo", "tell", "env", "CANARY"]).await.trim(), CANARY);
     assert!(!house.said(id(1), LogSource::Agent).await.is_empty(), "{}", house.log());
     the_canary_is_nowhere(&house, ready.pid.unwrap());
+    the_vmm_is_confined(ready.pid.unwrap());
 
     house.delete(id(1)).await;
     assert_eq!(house.client().list().await.unwrap(), []);
@@ -35,6 +36,34 @@ async fn an_agent_is_spawned_reached_asked_and_gone_without_a_trace() {
     assert_eq!(kinds, [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Gone]);
     assert_eq!(std::fs::read_dir(house.dir.path().join("node/guests")).unwrap().count(), 0);
     house.end(&before);
+}
+
+/// A user of its own, no new privileges, a system call filter, no core dumps, a
+/// network and a cgroup of its own.
+fn the_vmm_is_confined(vmm: u32) {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{vmm}/{file}")).expect("it lives");
+    let status = read("status");
+    for line in [
+        "Uid:\t1879048192\t1879048192",
+        "Gid:\t1879048192\t1879048192",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+        "CapEff:\t0000000000000000",
+    ] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    assert!(status.lines().any(|line| line.trim_end() == "Groups:"), "{status}");
+    let limits = read("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+    assert_eq!(core.split_whitespace().nth(4), Some("0"), "{core}");
+    let network = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).expect("a namespace");
+    assert_ne!(network(&vmm.to_string()), network("self"));
+    let groups = read("cgroup");
+    let limit = ["memory/", "."].iter().zip(["memory.limit_in_bytes", "memory.max"]).find_map(|(root, file)| {
+        let group = groups.lines().find_map(|line| line.rsplit_once(":/plta/").map(|(_, id)| id))?;
+        std::fs::read_to_string(format!("/sys/fs/cgroup/{root}/plta/{group}/{file}")).ok()
+    });
+    assert_eq!(limit.as_deref().map(str::trim), Some(((128 + 192) * 1024 * 1024).to_string().as_str()), "{groups}");
 }
 
 /// In no file of the node, nor on the VMM's or the daemon's command line. The
