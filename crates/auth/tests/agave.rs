@@ -2,8 +2,8 @@
 //! `solana sign-offchain-message "romulus:1700000000000"`, with the keypair of
 //! 32 bytes of 7. Ed25519 signatures are deterministic.
 
-use palatine_auth::{Form, Policy, Presented, Request, verify};
 use domain::UnixMillis;
+use palatine_auth::{Form, Policy, Presented, Request, verify};
 
 const SIGNATURE: &str = "7eu5hwg4hGDsmgR2YTConkYSZ56tZPbmesXkdUDSFtn5cXSbi7FN5iPuvdiGYyULPXUQ7jkMBFofz8Ny3DBvW1E";
 

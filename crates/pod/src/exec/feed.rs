@@ -2,8 +2,9 @@
 //!
 //! Nobody attached misses a byte: the process waits for the slowest of them, as
 //! it would for any pipe. That wait has a bound; who takes nothing for that long
-//! is cut off. With nobody attached the process goes on and the oldest output
-//! is forgotten.
+//! is cut off, and much sooner where another one waits for output: a connection
+//! that died unseen must not hold up who has attached again. With nobody attached
+//! the process goes on and the oldest output is forgotten.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,8 @@ use super::backlog::Backlog;
 const BACKLOG_BYTES: usize = 64 * 1024;
 /// How long a process waits for an attached reader that takes nothing.
 const SLOW_READER: Duration = Duration::from_mins(5);
+/// The same, while another reader is waiting.
+const SLOW_AMONG_OTHERS: Duration = Duration::from_secs(5);
 
 /// The output of one process.
 #[derive(Debug)]
@@ -62,10 +65,11 @@ impl Feed {
 
     /// Adds output, once every attached reader has what it displaces.
     pub(super) async fn push(&self, piece: Output) {
-        let patience = Instant::now() + SLOW_READER;
+        let since = Instant::now();
         let mut moved = self.moved.subscribe();
-        while self.state().awaits_reader(&piece) {
-            let waited = timeout_at(patience, moved.changed()).await;
+        loop {
+            let Some(patience) = self.state().patience(&piece) else { break };
+            let waited = timeout_at(since + patience, moved.changed()).await;
             if waited.is_err() {
                 self.state().drop_slow(&piece);
             }
@@ -97,9 +101,15 @@ impl Feed {
 }
 
 impl State {
-    fn awaits_reader(&self, piece: &Output) -> bool {
+    /// How long this output may have to wait for readers; `None` if it need not.
+    fn patience(&self, piece: &Output) -> Option<Duration> {
         let first = self.backlog.first_after(piece);
-        self.readers.values().any(|next| *next < first)
+        let slow = self.readers.values().filter(|next| **next < first).count();
+        match slow {
+            0 => None,
+            all if all == self.readers.len() => Some(SLOW_READER),
+            _ => Some(SLOW_AMONG_OTHERS),
+        }
     }
 
     fn drop_slow(&mut self, piece: &Output) {
@@ -192,6 +202,27 @@ mod tests {
         }
         assert!(before.elapsed() >= SLOW_READER && before.elapsed() < SLOW_READER * 2);
         assert_eq!(stuck.next().await, Taken::Lost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_reader_does_not_hold_up_who_attached_again() {
+        let feed = Feed::of(20);
+        let mut dead = feed.reader();
+        let mut again = feed.reader();
+        let writer = Arc::clone(&feed);
+        tokio::spawn(async move {
+            for byte in 0..10 {
+                writer.push(piece(byte)).await;
+            }
+            writer.end(ended());
+        });
+        let before = Instant::now();
+        for byte in 0..10 {
+            assert_eq!(again.next().await, Taken::Piece(Arc::new(piece(byte))));
+        }
+        assert_eq!(again.next().await, Taken::End(ended()));
+        assert!(before.elapsed() < SLOW_AMONG_OTHERS * 2, "{:?}", before.elapsed());
+        assert_eq!(dead.next().await, Taken::Lost);
     }
 
     #[tokio::test(start_paused = true)]
