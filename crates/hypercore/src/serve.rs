@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -77,12 +77,21 @@ impl Claim {
         let path = config.state.join("lock");
         let lock =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self(lock)),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(ServeError::Taken(state)),
-            Err(error) => Err(failed(error.into())),
+        let limit = Instant::now() + Self::PATIENCE;
+        loop {
+            match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self(lock)),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < limit => std::thread::sleep(Self::PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(ServeError::Taken(state)),
+                Err(error) => return Err(failed(error.into())),
+            }
         }
     }
+
+    /// A daemon that was killed in the middle of starting a program leaves a copy
+    /// of its lock in the half of the fork that has not yet become the program.
+    const PATIENCE: Duration = Duration::from_secs(3);
+    const PAUSE: Duration = Duration::from_millis(20);
 }
 
 /// What a node is made of.
