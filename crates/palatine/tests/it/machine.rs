@@ -66,7 +66,10 @@ fn processes() -> Vec<String> {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let name = status.lines().next()?.strip_prefix("Name:\t")?.to_owned();
         let dead = status.lines().any(|line| line.starts_with("State:\tZ"));
-        (!dead && ours.iter().any(|ours| name.starts_with(ours))).then(|| format!("{name} {pid}"))
+        // Only the guests of a node have names.
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        let other = name.starts_with("qemu-system") && !words.contains("\0-name\0");
+        (!dead && !other && ours.iter().any(|ours| name.starts_with(ours))).then(|| format!("{name} {pid}"))
     });
     named.collect()
 }
