@@ -59,9 +59,11 @@ async fn serve() -> Result<(), String> {
     let listener = TcpListener::bind(("0.0.0.0", port)).await;
     let listener = listener.map_err(|error| format!("cannot listen on port {port}: {error}"))?;
     let port = listener.local_addr().map_err(|error| error.to_string())?.port();
+    // Whoever reads the line may ask for the end at once.
+    let end = asked_to_end()?;
     log::line(&format!("agent-echo listens on port {port}, {mode} (start {starts})"));
     let agent = Arc::new(Agent { upstream, state: Mutex::new(state) });
-    let served = axum::serve(listener, router(agent)).with_graceful_shutdown(asked_to_end()?);
+    let served = axum::serve(listener, router(agent)).with_graceful_shutdown(end);
     served.await.map_err(|error| error.to_string())
 }
 

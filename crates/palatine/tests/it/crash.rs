@@ -14,7 +14,8 @@ use wire::node::Sandbox;
 use crate::house::{Holder, House, SMALL, until};
 
 /// Quick restarts and reconciling, so that a round takes seconds.
-const QUICK: &str = "[control]\nreconcile_ms = 500\n[node]\nbackoff_first_ms = 100\nrestarts = 50\n";
+const QUICK: &str =
+    "[control]\nreconcile_ms = 500\n[node]\nbackoff_first_ms = 100\nbackoff_longest_ms = 400\nrestarts = 50\n";
 
 fn rounds() -> u32 {
     std::env::var("PALATINE_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap())
