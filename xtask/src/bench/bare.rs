@@ -18,6 +18,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// How often the guest's port is tried.
 const TRY_EVERY: Duration = Duration::from_millis(2);
 
+/// What `pod` is spoken to with: a benchmark has no secrets.
+const TOKEN: &str = "0123456789abcdef";
+
 /// What is started.
 #[derive(Debug, Args)]
 pub(crate) struct Bare {
@@ -66,7 +69,7 @@ fn ready(web: &reqwest::blocking::Client, identity: &Value, child: &mut Child) -
             bail!("QEMU ended: {status}");
         }
     }
-    let status = web.get(format!("{pod}/v1/status?wait_ms=60000&until=ready")).bearer_auth("bench").send()?;
+    let status = web.get(format!("{pod}/v1/status?wait_ms=60000&until=ready")).bearer_auth(TOKEN).send()?;
     let status: Value = status.json()?;
     if status["phase"] != "ready" {
         bail!("the agent is not ready: {status}");
@@ -78,9 +81,9 @@ fn identity(run: Value) -> Result<Value> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
     Ok(json!({
         "agent_id": "00000000-0000-0001",
-        "token": "bench",
+        "token": TOKEN,
         "clock_unix_ns": u64::try_from(now.as_nanos())?,
-        // Base64 of 64 zero bytes: a benchmark has no secrets.
+        // Base64 of 64 zero bytes.
         "entropy": format!("{}==", "A".repeat(86)),
         "resolvers": ["1.1.1.1"],
         "run": run,

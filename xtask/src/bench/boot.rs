@@ -24,7 +24,7 @@ const NAMESPACE: &str = "palatine-bench";
 
 /// Measures, and returns the figures.
 pub(super) fn run() -> Result<Vec<Figure>> {
-    let house = House::start()?;
+    let mut house = House::start()?;
     let link = Link::make()?;
     let mut product = Vec::new();
     let mut bare = Vec::new();
@@ -93,7 +93,7 @@ fn by_hand(house: &House, like: &Path) -> Result<ByHand> {
     let (base, run) = house.image()?;
     let disks: Vec<PathBuf> = ["layer", "data"].iter().map(|name| scratch.path().join(name)).collect();
     for disk in &disks {
-        let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-F"]).arg(disk).arg("1G").status()?;
+        let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-F"]).arg(disk).arg("1G").stdout(Stdio::null()).status()?;
         ensure!(made.success(), "mke2fs: {made}");
     }
     let mut command = Command::new("ip");
@@ -144,6 +144,7 @@ fn ip(words: &str) -> Result<()> {
 /// The product, as `palatine up` runs it.
 struct House {
     dir: TempDir,
+    up: bool,
     web: reqwest::blocking::Client,
     holder: Keypair,
 }
@@ -159,10 +160,11 @@ impl House {
         palatine(&dir, &["up", "--detach", "--listen", LISTEN])?;
         let holder = fs::read_to_string(dir.path().join("holder.json"))?;
         let web = reqwest::blocking::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build()?;
-        Ok(Self { dir, web, holder: Keypair::from_json(&holder)? })
+        Ok(Self { dir, up: true, web, holder: Keypair::from_json(&holder)? })
     }
 
-    fn end(self) -> Result<()> {
+    fn end(&mut self) -> Result<()> {
+        self.up = false;
         palatine(&self.dir, &["down"])
     }
 
@@ -195,15 +197,17 @@ impl House {
     fn guest_command(&self) -> Result<PathBuf> {
         let pid = self.node(async |node| Ok(node.list().await?))?;
         let pid = pid.first().and_then(|sandbox| sandbox.pid).context("find the guest's process")?;
-        let words = fs::read(format!("/proc/{pid}/cmdline"))?;
+        let words = String::from_utf8(fs::read(format!("/proc/{pid}/cmdline"))?)?;
+        let words: Vec<String> = words.trim_end_matches('\0').split('\0').map(|word| opened(pid, word)).collect();
         let path = self.dir.path().join("guest-command");
-        fs::write(&path, String::from_utf8(words)?.trim_end_matches('\0').replace('\0', "\n"))?;
+        fs::write(&path, words.join("\n"))?;
         Ok(path)
     }
 
     /// Resident memory of `pod`, as its own metrics say.
-    fn pod_memory(&self, _id: &str) -> Result<u64> {
-        let metrics = self.node(async |node| Ok(node.metrics().await?))?;
+    fn pod_memory(&self, id: &str) -> Result<u64> {
+        let id = id.parse()?;
+        let metrics = self.node(async |node| Ok(node.guest_metrics(id).await?))?;
         let line =
             metrics.lines().find(|line| line.starts_with("pod_resident_bytes")).context("find pod_resident_bytes")?;
         let value = line.rsplit(' ').next().context("read pod_resident_bytes")?;
@@ -225,6 +229,22 @@ impl House {
         fs::write(&run, serde_json::to_vec(&image.run)?)?;
         Ok((image.disk, run))
     }
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        if self.up
+            && let Err(error) = self.end()
+        {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// A word of a command line; a file that was handed over open gets its name back.
+fn opened(pid: u32, word: &str) -> String {
+    let file = word.strip_prefix("/proc/self/fd/").and_then(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok());
+    file.map_or_else(|| word.to_owned(), |path| path.display().to_string())
 }
 
 fn palatine(dir: &TempDir, words: &[&str]) -> Result<()> {

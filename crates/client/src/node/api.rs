@@ -80,6 +80,16 @@ impl NodeClient {
         call.within(async { self.ask(call, empty(Method::GET, "/metrics")).await?.text(call.operation).await }).await
     }
 
+    /// What a guest's `pod` counts, in its own text: it may be anything.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn guest_metrics(&self, id: AgentId) -> Result<String, NodeError> {
+        let call = Call::new("read the guest's metrics", self.deadlines.read);
+        let request = empty(Method::GET, &format!("{}/metrics", sandbox(id)));
+        call.within(async { self.ask(call, request).await?.text(call.operation).await }).await
+    }
+
     /// The node's own OpenAPI document.
     ///
     /// # Errors

@@ -178,6 +178,7 @@ async fn the_list_the_node_itself_and_its_marks_are_read() {
         .route("/v1/node", get(|| async move { Json(node) }))
         .route("/v1/marks", get(marks))
         .route("/metrics", get(|| async { "guests 3\n" }))
+        .route("/v1/sandboxes/{id}/metrics", get(|| async { "pod_processes 1\n" }))
         .route("/openapi.json", get(|| async { Json(json!({"openapi": "3.1.0"})) }))
         .route("/health", get(|| async { StatusCode::NO_CONTENT }))
         .with_state(mark);
@@ -187,6 +188,7 @@ async fn the_list_the_node_itself_and_its_marks_are_read() {
     assert_eq!(client.info().await.unwrap().runtime, RuntimeName::QemuTcg);
     assert_eq!(client.marks(7, Duration::from_millis(20)).await.unwrap().marks, [mark]);
     assert_eq!(client.metrics().await.unwrap(), "guests 3\n");
+    assert_eq!(client.guest_metrics(ID).await.unwrap(), "pod_processes 1\n");
     assert_eq!(client.openapi().await.unwrap()["openapi"], "3.1.0");
     client.health().await.unwrap();
 }

@@ -21,6 +21,7 @@ pub fn openapi() -> String {
         super::sandboxes::list,
         super::sandboxes::get,
         super::sandboxes::delete,
+        super::sandboxes::metrics,
         super::logs::logs,
         super::tunnel::tunnel,
         super::process::pass,

@@ -115,7 +115,8 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-fn unreachable(error: &PodError) -> Refused {
+/// The guest gave no answer.
+pub(crate) fn unreachable(error: &PodError) -> Refused {
     tracing::debug!(error = error as &dyn std::error::Error, "pod is not reached");
     Refused::new(Code::AgentUnreachable, "the guest does not answer")
 }

@@ -38,6 +38,7 @@ pub(crate) fn routes(api: Api) -> Router {
     Router::new()
         .route("/v1/sandboxes", get(sandboxes::list))
         .route("/v1/sandboxes/{id}", get(sandboxes::get).put(sandboxes::put).delete(sandboxes::delete))
+        .route("/v1/sandboxes/{id}/metrics", get(sandboxes::metrics))
         .route("/v1/sandboxes/{id}/logs", get(logs::logs))
         .route("/v1/sandboxes/{id}/tunnel", get(tunnel::tunnel))
         .route("/v1/marks", get(marks::marks))

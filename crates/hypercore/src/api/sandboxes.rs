@@ -5,8 +5,9 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use domain::AgentId;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -15,7 +16,9 @@ use wire::fault::{Code, Fault};
 use wire::node::{Gone, Sandbox, SandboxSpec, Sandboxes};
 
 use super::fault::{Refused, json};
+use super::process::unreachable;
 use super::routes::Api;
+use super::tunnel::not_ready;
 use crate::journal::MAX_WAIT;
 use crate::node::Created;
 
@@ -136,6 +139,28 @@ pub(crate) async fn delete(
     let (id, grace) = (id(path)?, query(grace)?);
     api.node.delete(id, Duration::from_millis(grace.grace_ms)).await?;
     Ok(json(StatusCode::OK, &Gone { id }))
+}
+
+/// What a guest's `pod` counts.
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes/{id}/metrics",
+    params(("id" = AgentId, Path, description = "The agent")),
+    responses(
+        (status = 200, description = "OpenMetrics text, as the guest wrote it", body = String, content_type = "text/plain"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn metrics(
+    State(api): State<Api>,
+    path: Result<Path<AgentId>, PathRejection>,
+) -> Result<Response, Refused> {
+    let id = id(path)?;
+    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
+    let pod = handle.pod.get().cloned().ok_or_else(not_ready)?;
+    let text = pod.metrics().await.map_err(|error| unreachable(&error))?;
+    // The guest may write anything: a reader is not to take it for more than text.
+    Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
 }
 
 /// The id in a path.

@@ -114,6 +114,12 @@ impl Pod {
         self.get(line, &path, READY_WAIT + ANSWER).await
     }
 
+    /// What it counts, in its own text.
+    pub(crate) async fn metrics(&self) -> Result<Bytes, PodError> {
+        let mut line = self.open().await?;
+        line.ask(request(Method::GET, "/metrics", Some(&self.token), Bytes::new())?, ANSWER).await
+    }
+
     /// Asks the guest to end.
     pub(crate) async fn stop(&self, grace: Duration) -> Result<(), PodError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);

@@ -117,6 +117,21 @@ async fn commands_go_to_pod_with_the_nodes_credential_and_nobody_elses() {
     }
 }
 
+#[tokio::test]
+async fn a_guests_metrics_are_passed_on_as_text_and_a_guest_that_babbles_is_cut_off() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    let path = format!("{ONE}/metrics");
+    assert_eq!(json(call(&daemon, Method::GET, &path, "").await).await.1["code"], "not_found");
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    daemon.ready(id(1)).await;
+    let response = call(&daemon, Method::GET, &path, "").await;
+    assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
+    assert_eq!(to_bytes(response.into_body(), 100).await.unwrap(), "pod_processes 1\n");
+    house.guests.behave(Manner::Hostile);
+    assert_eq!(json(call(&daemon, Method::GET, &path, "").await).await.1["code"], "agent_unreachable");
+}
+
 async fn tunnel(daemon: &Daemon) -> hyper::Response<hyper::body::Incoming> {
     let (client, server) = tokio::io::duplex(4_096);
     let service = hyper_util::service::TowerToHyperService::new(daemon.router());

@@ -110,6 +110,7 @@ impl Guests {
             .route("/v1/status", get(status))
             .route("/v1/logs", get(logs))
             .route("/v1/stop", post(stop))
+            .route("/metrics", get(async || "pod_processes 1\n"))
             .route("/process.Process/{method}", post(process))
             .with_state(Pod { guests: self.clone(), id: arrival.id, manner });
         let io = TokioIo::new(arrival.stream);
