@@ -42,8 +42,8 @@ impl Command for Prune {
         let before = |age: u64| integer(self.now.0.saturating_sub(age));
         let stamps = bite(
             tx.conn,
-            "DELETE FROM spent WHERE key IN \
-             (SELECT key FROM spent WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)",
+            "DELETE FROM spent WHERE (expires_at, key) IN \
+             (SELECT expires_at, key FROM spent WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)",
             before(STAMP_SLACK_MS),
         );
         let keys = bite(

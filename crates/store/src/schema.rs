@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `agents` | `n`, by insertion | one row an agent; live while `ended_at` is null |
 //! | `changes` | agent, seq | its changes of state but the first, which is `spawned_at` |
-//! | `spent` | key | messages that were used, until nobody could accept them |
+//! | `spent` | expiry, key | messages that were used, until nobody could accept them |
 //! | `idempotency` | wallet, key | which agent a key stands for |
 //! | `cursors` | node, journal | the last mark that was counted |
 //! | `totals` | wallet | usage of agents that were forgotten |
@@ -24,7 +24,7 @@ use crate::error::StoreError;
 /// "PLTN": so that no other program's database is taken for ours.
 const APPLICATION: i64 = 0x504C_544E;
 
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 
 /// The newest schema known here.
 pub(crate) fn known() -> i64 {

@@ -5,6 +5,7 @@
 //! beforehand is.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,8 +16,8 @@ use serde_json::{Value, json};
 
 /// How long a start may take.
 const LIMIT: Duration = Duration::from_secs(60);
-/// How often the guest's port is tried.
-const TRY_EVERY: Duration = Duration::from_millis(2);
+/// How long one try of the guest's port lasts.
+const TRY: Duration = Duration::from_millis(25);
 
 /// What `pod` is spoken to with: a benchmark has no secrets.
 const TOKEN: &str = "0123456789abcdef";
@@ -54,20 +55,12 @@ pub(crate) fn run(bare: &Bare) -> Result<()> {
 }
 
 fn ready(web: &reqwest::blocking::Client, identity: &Value, child: &mut Child) -> Result<Value> {
-    let pod = format!("http://{}:{}", wire::pod::GUEST_ADDRESS, wire::pod::PORT);
-    let limit = Instant::now() + LIMIT;
-    let patient = web.post(format!("{pod}/v1/identity"));
-    loop {
-        let attempt = patient.try_clone().context("repeat the request")?.timeout(Duration::from_millis(500));
-        match attempt.json(identity).send() {
-            Ok(answer) if answer.status().is_success() => break,
-            Ok(answer) => bail!("pod refused its identity: {}", answer.text()?),
-            Err(_) if Instant::now() < limit => std::thread::sleep(TRY_EVERY),
-            Err(error) => return Err(error).context("deliver the identity"),
-        }
-        if let Some(status) = child.try_wait()? {
-            bail!("QEMU ended: {status}");
-        }
+    let address = SocketAddr::from((wire::pod::GUEST_ADDRESS, wire::pod::PORT));
+    knock(address, child)?;
+    let pod = format!("http://{address}");
+    let answer = web.post(format!("{pod}/v1/identity")).json(identity).send().context("deliver the identity")?;
+    if !answer.status().is_success() {
+        bail!("pod refused its identity: {}", answer.text()?);
     }
     let status = web.get(format!("{pod}/v1/status?wait_ms=60000&until=ready")).bearer_auth(TOKEN).send()?;
     let status: Value = status.json()?;
@@ -75,6 +68,21 @@ fn ready(web: &reqwest::blocking::Client, identity: &Value, child: &mut Child) -
         bail!("the agent is not ready: {status}");
     }
     Ok(status)
+}
+
+/// Waits until the port is open. What comes before the guest has its address is
+/// lost, and the kernel repeats it only after a second: so many short tries.
+fn knock(address: SocketAddr, child: &mut Child) -> Result<()> {
+    let limit = Instant::now() + LIMIT;
+    while let Err(error) = TcpStream::connect_timeout(&address, TRY) {
+        if Instant::now() > limit {
+            return Err(error).context("reach pod");
+        }
+        if let Some(status) = child.try_wait()? {
+            bail!("QEMU ended: {status}");
+        }
+    }
+    Ok(())
 }
 
 fn identity(run: Value) -> Result<Value> {
