@@ -30,6 +30,10 @@ enum Task {
     BenchBare(bench::bare::Bare),
 }
 
+/// Thousands of small pieces a second come and go with the requests.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<()> {
     rustls::crypto::ring::default_provider().install_default().ok().context("install the TLS provider")?;
     match Task::parse() {

@@ -69,14 +69,11 @@ pub(crate) async fn enter(
 
 fn arrive(gateway: &Gateway, peer: Peer, request: &Request<Incoming>) -> Arrival {
     let trusted = gateway.config.trusted_proxies.contains(&peer.address.to_canonical());
-    let mut random = [0; 24];
-    // A trace id that repeats harms nobody: no randomness is no reason to refuse.
-    let _ = getrandom::fill(&mut random);
     Arrival {
         client: headers::client_address(peer.address, trusted, request.headers()),
         trusted,
         tls: peer.tls,
-        trace: Trace::of(request.headers(), random),
+        trace: Trace::of(request.headers(), rand::random()),
     }
 }
 

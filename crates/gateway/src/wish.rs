@@ -122,14 +122,10 @@ impl Gateway {
 
 impl Wish {
     /// What is asked of the store, and what it must not see.
-    pub(crate) fn reservation(self, verified: &Verified) -> Result<(Reservation, Environment), Refusal> {
-        let id = getrandom::u64().map_err(|error| {
-            tracing::error!(%error, "no random numbers from the system");
-            Refusal::new(Code::Internal, "something failed on our side; try again")
-        })?;
+    pub(crate) fn reservation(self, verified: &Verified) -> (Reservation, Environment) {
         let reservation = Reservation {
             stamp: verified.stamp,
-            id: AgentId::from_random(id),
+            id: AgentId::from_random(rand::random()),
             wallet: verified.wallet,
             agent_type: self.agent_type,
             image: self.image,
@@ -139,7 +135,7 @@ impl Wish {
             idempotency: self.idempotency,
             now: verified.now,
         };
-        Ok((reservation, self.env))
+        (reservation, self.env)
     }
 }
 

@@ -20,6 +20,10 @@ use clap::{CommandFactory, Parser};
 use cli::{Cli, Command, ConfigCommand};
 use failure::Exit;
 
+/// Thousands of small pieces a second come and go with the requests.
+#[global_allocator]
+static MEMORY: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if rustls::crypto::ring::default_provider().install_default().is_err() {

@@ -98,9 +98,11 @@ impl Command for Reservation {
         if !self.insert(tx)? {
             return self.conflict(tx.conn);
         }
+        let (n, record) = (tx.conn.last_insert_rowid(), self.record(tx));
         self.remember_key(tx.conn)?;
+        tx.rows.keep(n, &record);
         tx.announce(self.id, first_change(self.now));
-        Ok(Admission::Reserved(self.record(tx)))
+        Ok(Admission::Reserved(record))
     }
 }
 

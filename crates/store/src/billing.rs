@@ -51,7 +51,7 @@ impl Command for CountMarks {
     const NAME: &'static str = "count marks";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Counted, StoreError> {
-        self.count(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
+        self.count(tx).map_err(|error| StoreError::sql(Self::NAME, error))
     }
 }
 
@@ -62,14 +62,15 @@ struct Journal {
 }
 
 impl CountMarks {
-    fn count(&self, conn: &Connection) -> rusqlite::Result<Counted> {
+    fn count(&self, tx: &Tx<'_>) -> rusqlite::Result<Counted> {
+        let conn = tx.conn;
         let journal = match self.journal(conn)? {
             Some(journal) => journal,
-            None => self.begin_journal(conn)?,
+            None => self.begin_journal(tx)?,
         };
         let mut counted = Counted { seq: journal.seq, ..Counted::default() };
         for mark in &self.marks {
-            self.count_one(conn, journal.n, mark, &mut counted)?;
+            self.count_one(tx, journal.n, mark, &mut counted)?;
         }
         if counted.seq != journal.seq || self.now.since(journal.heard_at) >= HEARD_EVERY_MS {
             conn.prepare_cached("UPDATE cursors SET seq = ?2, heard_at = max(heard_at, ?3) WHERE n = ?1")?
@@ -88,7 +89,9 @@ impl CountMarks {
 
     /// A journal nobody saw before: what the node's earlier ones left open ended
     /// when they were last heard of. Nobody can say more, and nobody pays for it.
-    fn begin_journal(&self, conn: &Connection) -> rusqlite::Result<Journal> {
+    fn begin_journal(&self, tx: &Tx<'_>) -> rusqlite::Result<Journal> {
+        let conn = tx.conn;
+        tx.rows.forget_all();
         conn.prepare_cached(
             "UPDATE agents SET closed_ms = closed_ms + max(0, c.heard_at - ready_since), ready_since = NULL \
              FROM cursors c WHERE agents.mark_cursor = c.n AND c.node = ?1 AND ready_since IS NOT NULL",
@@ -102,18 +105,19 @@ impl CountMarks {
         Ok(Journal { n: conn.last_insert_rowid(), seq: 0, heard_at: self.now })
     }
 
-    fn count_one(&self, conn: &Connection, cursor: i64, mark: &AgentMark, sum: &mut Counted) -> rusqlite::Result<()> {
+    fn count_one(&self, tx: &Tx<'_>, cursor: i64, mark: &AgentMark, sum: &mut Counted) -> rusqlite::Result<()> {
         if mark.mark.seq <= sum.seq {
             sum.repeated += 1;
             return Ok(());
         }
         sum.missing += mark.mark.seq - sum.seq - 1;
         sum.seq = mark.mark.seq;
-        match self.bill(conn, cursor, mark.agent)? {
+        match self.bill(tx.conn, cursor, mark.agent)? {
             None => sum.foreign += 1,
             Some((n, meter)) => {
                 sum.new += 1;
-                write(conn, n, cursor, meter.count(clamped(mark.mark)))?;
+                tx.rows.forget(mark.agent);
+                write(tx.conn, n, cursor, meter.count(clamped(mark.mark)))?;
             }
         }
         Ok(())

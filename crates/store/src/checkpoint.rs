@@ -1,9 +1,10 @@
 //! The log's way into the database file.
 //!
-//! A checkpoint of a long log takes tens of milliseconds: a thread of its own
-//! does the bulk of it while commits go on, and the writer, between two commits,
-//! does the short rest, so that the log starts again from its beginning instead
-//! of growing for ever.
+//! A checkpoint of a long log takes tens of milliseconds, and commits wait for the
+//! disk as long: a thread of its own copies it in slices while commits go on. When
+//! the log is long and nearly all of it is copied, the writer does the rest between
+//! two commits, so that the log starts again from its beginning instead of growing
+//! for ever.
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -14,11 +15,15 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags};
 
 use crate::error::StoreError;
 
-/// Pages of log (4 KiB each) from which on it is worth a checkpoint: long enough
-/// that a page which is written again and again is copied once.
+/// Pages of log (4 KiB each) that are worth a slice: enough that a page which is
+/// written again and again is copied once, and few enough for the disk.
+const SLICE: i32 = 1024;
+/// Pages from which on the log is to start again.
 const LONG: i32 = 8192;
 /// Pages that the writer copies itself: less than a commit takes.
-const SHORT: i32 = 1024;
+const SHORT: i32 = 64;
+/// Pages from which on the writer waits for no thread: 256 MiB.
+const TOO_LONG: i32 = 65_536;
 
 /// The thread, and the writer's way to wake it.
 pub(crate) struct Checkpoints {
@@ -40,15 +45,19 @@ impl Checkpoints {
         Ok(Self { wake, thread })
     }
 
-    /// After a commit: does the short rest, or has the bulk done.
+    /// After a commit: does the short rest, or has a slice done.
     pub(crate) fn look(&self, writer: &Connection) {
         let Some((pages, copied)) = run(writer, CheckpointMode::NOOP) else { return };
-        if pages < LONG {
+        let rest = pages - copied;
+        let again = pages >= LONG;
+        if again && rest <= SHORT || pages > TOO_LONG {
+            run(writer, CheckpointMode::PASSIVE);
             return;
         }
-        if pages - copied <= SHORT {
-            run(writer, CheckpointMode::PASSIVE);
-        } else if let Err(TrySendError::Disconnected(())) = self.wake.try_send(()) {
+        if rest < SLICE && !again {
+            return;
+        }
+        if let Err(TrySendError::Disconnected(())) = self.wake.try_send(()) {
             // Without the thread the log must still not grow for ever.
             run(writer, CheckpointMode::PASSIVE);
         }

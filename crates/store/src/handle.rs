@@ -21,6 +21,7 @@ use crate::prune::{Prune, Pruned};
 use crate::reader::Readers;
 use crate::record::{Below, Epoch, Record};
 use crate::row::{Stored, find, find_live, many, select_agents};
+use crate::rows::Rows;
 use crate::schema;
 use crate::writer::{Answers, Command, News, Queue, Request, Writer};
 
@@ -91,6 +92,7 @@ impl Store {
         let writer = Writer {
             conn,
             epoch,
+            rows: Rows::default(),
             news: news.clone(),
             answers: Answers::start()?,
             checkpoints: Checkpoints::start(&files.database)?,

@@ -16,6 +16,7 @@
 //! | `prune` | what is forgotten, and when |
 //! | `checkpoint` | the log's way into the database file |
 //! | `schema`, `files`, `codec`, `row` | the stored form |
+//! | `rows` | what the writer need not look up |
 
 mod admission;
 mod billing;
@@ -30,6 +31,7 @@ mod prune;
 mod reader;
 mod record;
 mod row;
+mod rows;
 mod schema;
 mod writer;
 

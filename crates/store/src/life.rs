@@ -47,13 +47,13 @@ impl Command for Advance {
     const NAME: &'static str = "take a step of an agent";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Advanced, StoreError> {
-        let Stored { n, record: before } = find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        let Stored { n, record: before } = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
         let (state, actions) = step(before.state, self.event)?;
         let record = self.after(&before, state);
         if record == before {
             return Ok(Advanced { record, actions, change: None });
         }
-        write(tx.conn, n, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
+        write(tx, n, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
         let change = (record.state != before.state).then(|| change(record.changes, self.now, state));
         if let Some(change) = change {
             keep(tx.conn, n, &change, state).map_err(|error| StoreError::sql(Self::NAME, error))?;
@@ -96,25 +96,32 @@ fn note(record: &mut Record, seen: &Observation) {
 }
 
 /// Writes what a step can change. The bill is not among it: only marks change it.
-fn write(conn: &Connection, n: i64, record: &Record) -> rusqlite::Result<()> {
+fn write(tx: &Tx<'_>, n: i64, record: &Record) -> rusqlite::Result<()> {
     let (state, reason) = state_columns(record.state);
-    conn.prepare_cached(
-        "UPDATE agents SET state = ?2, reason = ?3, generation = ?4, ended_at = ?5, changes = ?6, node = ?7, \
-         runtime = ?8, restarts = ?9, was_ready = ?10 WHERE n = ?1",
+    tx.rows.keep(n, record);
+    tx.conn.prepare_cached(
+        "UPDATE agents SET state = ?2, reason = ?3, generation = ?4, changes = ?5, node = ?6, runtime = ?7, \
+         restarts = ?8, was_ready = ?9 WHERE n = ?1",
     )?
     .execute(params![
         n,
         state,
         reason,
         integer(record.generation.0),
-        record.ended_at.map(|at| integer(at.0)),
         integer(record.changes),
         record.node,
         record.runtime,
         record.restarts,
         record.was_ready,
-    ])
-    .map(drop)
+    ])?;
+    record.ended_at.map_or(Ok(()), |at| end(tx.conn, n, at))
+}
+
+/// Frees the wallet. Apart from the other columns, because naming this one has
+/// SQLite write every index of live agents anew, changed or not.
+fn end(conn: &Connection, n: i64, at: UnixMillis) -> rusqlite::Result<()> {
+    let mut update = conn.prepare_cached("UPDATE agents SET ended_at = ?2 WHERE n = ?1")?;
+    update.execute((n, integer(at.0))).map(drop)
 }
 
 fn keep(conn: &Connection, n: i64, change: &StateChange, state: State) -> rusqlite::Result<()> {
@@ -137,11 +144,11 @@ impl Command for Observe {
     const NAME: &'static str = "note what a node said";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Record, StoreError> {
-        let Stored { n, record: before } = find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        let Stored { n, record: before } = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
         let mut record = before.clone();
         note(&mut record, &self.seen);
         if record != before {
-            write(tx.conn, n, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
+            write(tx, n, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
         }
         Ok(record)
     }
@@ -158,6 +165,7 @@ impl Command for NoteBalance {
 
     fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
         let sql = |error| StoreError::sql(Self::NAME, error);
+        tx.rows.forget(self.id);
         let known = tx
             .conn
             .prepare_cached("UPDATE agents SET below_readings = ?2, below_since = ?3 WHERE id = ?1")

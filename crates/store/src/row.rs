@@ -21,7 +21,7 @@ macro_rules! select_agents {
 pub(crate) use select_agents;
 
 /// An agent with its row's number.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stored {
     pub(crate) n: i64,
     pub(crate) record: Record,

@@ -20,6 +20,7 @@ use crate::checkpoint::Checkpoints;
 use crate::error::StoreError;
 use crate::files::Files;
 use crate::record::Epoch;
+use crate::rows::Rows;
 
 /// Commands in one transaction at most: bounds how long the first one waits.
 const MAX_BATCH: usize = 1024;
@@ -41,6 +42,7 @@ pub(crate) trait Command: Send + 'static {
 pub(crate) struct Tx<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) epoch: Epoch,
+    pub(crate) rows: &'a Rows,
     news: RefCell<Vec<(AgentId, StateChange)>>,
 }
 
@@ -134,6 +136,7 @@ pub(crate) type News = broadcast::Sender<(AgentId, StateChange)>;
 pub(crate) struct Writer {
     pub(crate) conn: Connection,
     pub(crate) epoch: Epoch,
+    pub(crate) rows: Rows,
     pub(crate) news: News,
     pub(crate) answers: Answers,
     pub(crate) checkpoints: Checkpoints,
@@ -184,7 +187,7 @@ impl Writer {
         let began = Instant::now();
         let sql = |operation| move |error| StoreError::sql(operation, error);
         self.cached("BEGIN IMMEDIATE").map_err(sql("begin a transaction"))?;
-        let tx = Tx { conn: &self.conn, epoch: self.epoch, news: RefCell::default() };
+        let tx = Tx { conn: &self.conn, epoch: self.epoch, rows: &self.rows, news: RefCell::default() };
         let done = jobs
             .iter_mut()
             .try_for_each(|job| job.run(&tx))
@@ -202,6 +205,7 @@ impl Writer {
     }
 
     fn roll_back(&self) {
+        self.rows.forget_all();
         // SQLite rolls back by itself on some errors; a second time is one too many.
         if self.conn.is_autocommit() {
             return;
