@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::message::{Form, Request, bare_text, bound_text};
+use crate::verify::MAX_SIGNATURE_TEXT;
 
 /// The longest keypair file that is read: 64 numbers, generously spaced.
 const MAX_JSON: usize = 1024;
@@ -101,8 +102,14 @@ impl Keypair {
         debug_assert!(carried, "a text that a request can carry fits every form");
         Headers {
             wallet: wallet.to_string(),
-            signature: bs58::encode(self.0.sign(&bytes).to_bytes()).into_string(),
+            signature: base58(&self.0.sign(&bytes).to_bytes()),
             timestamp: format!("{now:0>13}"),
         }
     }
+}
+
+fn base58(signature: &[u8; 64]) -> String {
+    let mut text = [0; MAX_SIGNATURE_TEXT];
+    let length = five8::encode_64(signature, &mut text);
+    String::from_utf8_lossy(&text[..usize::from(length)]).into_owned()
 }

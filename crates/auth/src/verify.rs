@@ -1,9 +1,11 @@
 //! From three header texts to the wallet that signed.
 
 use std::fmt;
+use std::sync::LazyLock;
 
+use curve25519_dalek::constants::EIGHT_TORSION;
 use domain::{UnixMillis, Wallet};
-use ed25519_dalek::{Signature, VerifyingKey};
+use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 use sha2::{Digest, Sha256};
 
 use crate::message::{Form, Request, bare_text, bound_text};
@@ -143,12 +145,20 @@ fn which_text(
     let mut bytes = Vec::with_capacity(256);
     for form in Form::ALL {
         for (text, bound) in &texts {
-            if form.write(key.as_bytes(), text, &mut bytes) && key.verify_strict(&bytes, signature).is_ok() {
+            if form.write(key.as_bytes(), text, &mut bytes) && strict(key, &bytes, signature) {
                 return Some((text.clone(), form, *bound));
             }
         }
     }
     None
+}
+
+/// What `VerifyingKey::verify_strict` says, for one square root less: the plain check
+/// compares `R` with the canonical encoding of the point it computes, so an `R` that
+/// passes is canonical, and of small order only if it is one of these eight.
+fn strict(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
+    static SMALL: LazyLock<[[u8; 32]; 8]> = LazyLock::new(|| EIGHT_TORSION.map(|point| point.compress().to_bytes()));
+    !key.is_weak() && !SMALL.contains(signature.r_bytes()) && key.verify(message, signature).is_ok()
 }
 
 fn parse_timestamp(text: &str) -> Result<UnixMillis, AuthError> {
@@ -170,12 +180,90 @@ fn parse_signature(text: &str) -> Result<Signature, AuthError> {
         return Err(malformed);
     }
     let mut bytes = [0; 64];
-    match bs58::decode(text).onto(&mut bytes) {
-        Ok(64) => Ok(Signature::from_bytes(&bytes)),
-        _ => Err(malformed),
-    }
+    five8::decode_64(text, &mut bytes).map_err(|_| malformed)?;
+    Ok(Signature::from_bytes(&bytes))
 }
 
 fn stamp_key(wallet: &Wallet, text: &str) -> [u8; 32] {
     Sha256::new().chain_update(wallet.0).chain_update(text).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
+    use curve25519_dalek::scalar::Scalar;
+    use ed25519_dalek::{Signer, SigningKey};
+    use proptest::prelude::*;
+    use sha2::Sha512;
+
+    use super::*;
+
+    const MESSAGE: &[u8] = b"romulus:1795000000000";
+
+    fn agree(key: [u8; 32], signature: [u8; 64]) -> bool {
+        let signature = Signature::from_bytes(&signature);
+        let Ok(key) = VerifyingKey::from_bytes(&key) else { return false };
+        let theirs = key.verify_strict(MESSAGE, &signature).is_ok();
+        assert_eq!(strict(&key, MESSAGE, &signature), theirs, "{key:?} {signature:?}");
+        theirs
+    }
+
+    /// A signature by the scalar whose `R` is this point: it satisfies the plain
+    /// equation if `r` is the point's logarithm.
+    fn signed(scalar: Scalar, key: EdwardsPoint, r: Scalar, point: CompressedEdwardsY) -> ([u8; 32], [u8; 64]) {
+        let key = key.compress().to_bytes();
+        let hash = Sha512::new().chain_update(point.as_bytes()).chain_update(key).chain_update(MESSAGE).finalize();
+        let k = Scalar::from_bytes_mod_order_wide(&hash.into());
+        let mut signature = [0; 64];
+        signature[..32].copy_from_slice(point.as_bytes());
+        signature[32..].copy_from_slice((r + k * scalar).as_bytes());
+        (key, signature)
+    }
+
+    #[test]
+    fn points_of_small_order_are_refused_as_the_library_refuses_them() {
+        let scalar = Scalar::from(7_u64);
+        let key = EdwardsPoint::mul_base(&scalar);
+        let (honest, r) = (EdwardsPoint::mul_base(&Scalar::from(9_u64)).compress(), Scalar::from(9_u64));
+        let (bytes, signature) = signed(scalar, key, r, honest);
+        assert!(agree(bytes, signature));
+        for torsion in EIGHT_TORSION {
+            let small = torsion.compress();
+            for (key, r, point) in [(key, Scalar::ZERO, small), (torsion, Scalar::ZERO, small), (torsion, r, honest)] {
+                let (bytes, signature) = signed(scalar, key, r, point);
+                assert!(!agree(bytes, signature));
+            }
+            // A key of mixed order is nobody's but its maker's: as the library says.
+            let (bytes, signature) = signed(scalar, key + torsion, r, honest);
+            agree(bytes, signature);
+        }
+    }
+
+    #[test]
+    fn encodings_of_small_points_that_are_not_canonical_are_refused() {
+        // y = 1 and y = 0, each plus p; and y = 1 with the sign of a zero set.
+        let mut one = [0xff; 32];
+        (one[0], one[31]) = (0xee, 0x7f);
+        let mut zero = one;
+        zero[0] = 0xed;
+        let mut minus = [0; 32];
+        (minus[0], minus[31]) = (1, 0x80);
+        let key = EdwardsPoint::mul_base(&Scalar::from(7_u64));
+        for text in [one, zero, minus] {
+            let (bytes, signature) = signed(Scalar::from(7_u64), key, Scalar::ZERO, CompressedEdwardsY(text));
+            assert!(!agree(bytes, signature));
+            assert!(!agree(text, signature));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_signature_with_any_byte_changed_has_the_librarys_verdict(seed: [u8; 32], at in 0..96_usize, flip: u8) {
+            let signing = SigningKey::from_bytes(&seed);
+            let mut key = signing.verifying_key().to_bytes();
+            let mut signature = signing.sign(MESSAGE).to_bytes();
+            if at < 64 { signature[at] ^= flip } else { key[at - 64] ^= flip }
+            prop_assert_eq!(agree(key, signature), flip == 0);
+        }
+    }
 }

@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn whoever_was_busy_during_a_look_is_remembered_until_the_next() {
         let busy = Busy::default();
-        let [before, during, after] = [1, 2, 3].map(AgentId::from_random);
+        let [before, during, after] = [1, 2, 3].map(AgentId::from_bits);
         let first = busy.enter(before, 9);
         busy.look();
         drop(first);
@@ -100,8 +100,8 @@ mod tests {
     #[test]
     fn one_more_than_allowed_is_turned_away() {
         let busy = Busy::default();
-        let _one = busy.enter(AgentId::from_random(1), 1).unwrap();
-        assert_eq!(busy.enter(AgentId::from_random(2), 1).unwrap_err(), Turned::TooMany);
-        assert_eq!(busy.enter(AgentId::from_random(1), 9).unwrap_err(), Turned::Already);
+        let _one = busy.enter(AgentId::from_bits(1), 1).unwrap();
+        assert_eq!(busy.enter(AgentId::from_bits(2), 1).unwrap_err(), Turned::TooMany);
+        assert_eq!(busy.enter(AgentId::from_bits(1), 9).unwrap_err(), Turned::Already);
     }
 }

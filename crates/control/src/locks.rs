@@ -83,7 +83,7 @@ mod tests {
     #[tokio::test]
     async fn turns_are_taken_one_by_one_and_nothing_is_left_behind() {
         let locks = Locks::default();
-        let id = AgentId::from_random(1);
+        let id = AgentId::from_bits(1);
         let first = locks.turn(id).await;
         let waiting = tokio::spawn({
             let locks = locks.clone();

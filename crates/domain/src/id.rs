@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::UnixMillis;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Why a text is not the id it claims to be.
@@ -19,16 +20,29 @@ pub enum IdError {
     Digest,
 }
 
-/// An agent's name for life: 64 random bits, printed as `a1b2c3d4-e5f6-7890`,
-/// the shape of Romulus's ids. It is also a DNS label.
+/// An agent's name for life, printed as `a1b2c3d4-e5f6-7890`, the shape of
+/// Romulus's ids. It is also a DNS label. No secret: who knows it can do nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AgentId(u64);
 
 impl AgentId {
-    /// The id made of these random bits.
+    /// Where the time in an id begins: 2025-01-01, in Unix milliseconds.
+    const EPOCH_MS: u64 = 1_735_689_600_000;
+    /// Bits of an id that are random.
+    const RANDOM_BITS: u32 = 22;
+
+    /// The id of these bits.
     #[must_use]
-    pub const fn from_random(bits: u64) -> Self {
+    pub const fn from_bits(bits: u64) -> Self {
         Self(bits)
+    }
+
+    /// An id for an agent asked for at `now`: 42 bits of time and 22 random ones, so
+    /// that ids rise, and what is stored by them lies together.
+    #[must_use]
+    pub const fn at(now: UnixMillis, random: u64) -> Self {
+        let time = now.0.saturating_sub(Self::EPOCH_MS) << Self::RANDOM_BITS;
+        Self(time | random >> (u64::BITS - Self::RANDOM_BITS))
     }
 
     /// The bits, for a database that stores integers.
@@ -79,7 +93,9 @@ impl Wallet {
 
 impl fmt::Display for Wallet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&bs58::encode(self.0).into_string())
+        let mut text = [0; Self::MAX_TEXT];
+        let length = five8::encode_32(&self.0, &mut text);
+        f.write_str(str::from_utf8(&text[..usize::from(length)]).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -97,10 +113,8 @@ impl FromStr for Wallet {
             return Err(IdError::Wallet);
         }
         let mut key = [0; 32];
-        match bs58::decode(text).onto(&mut key) {
-            Ok(32) => Ok(Self(key)),
-            _ => Err(IdError::Wallet),
-        }
+        five8::decode_32(text, &mut key).map_err(|_| IdError::Wallet)?;
+        Ok(Self(key))
     }
 }
 
@@ -199,7 +213,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_agent_id_survives_its_own_text(bits: u64) {
-            let id = AgentId::from_random(bits);
+            let id = AgentId::from_bits(bits);
             prop_assert_eq!(id.to_string().parse::<AgentId>(), Ok(id));
         }
 
@@ -208,6 +222,7 @@ mod tests {
             let wallet = Wallet(key);
             let text = wallet.to_string();
             prop_assert!(text.len() <= Wallet::MAX_TEXT);
+            prop_assert_eq!(&text, &bs58::encode(key).into_string());
             prop_assert_eq!(text.parse::<Wallet>(), Ok(wallet));
         }
 
@@ -223,6 +238,25 @@ mod tests {
     fn an_id_with_upper_case_or_a_sign_is_refused() {
         for text in ["A1b2c3d4-e5f6-7890", "+1b2c3d4-e5f6-7890", "a1b2c3d4-e5f67890-", "", "a1b2c3d4e5f67890"] {
             assert_eq!(text.parse::<AgentId>(), Err(IdError::Agent), "{text}");
+        }
+    }
+
+    #[test]
+    fn ids_rise_with_the_time_whatever_is_random() {
+        let now = UnixMillis(1_795_000_000_000);
+        assert!(AgentId::at(now, u64::MAX) < AgentId::at(now.plus(1), 0));
+        assert_ne!(AgentId::at(now, u64::MAX), AgentId::at(now, 0));
+        assert_eq!(AgentId::at(UnixMillis(0), 0), AgentId::from_bits(0));
+    }
+
+    #[test]
+    fn zeros_in_front_count() {
+        let mut key = [0; 32];
+        key[31] = 1;
+        for key in [[0; 32], key] {
+            assert_eq!(Wallet(key).to_string(), bs58::encode(key).into_string());
+            assert_eq!(Wallet(key).to_string().parse(), Ok(Wallet(key)));
+            assert_eq!(Wallet(key).to_string()[1..].parse::<Wallet>(), Err(IdError::Wallet));
         }
     }
 

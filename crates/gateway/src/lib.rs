@@ -10,6 +10,7 @@
 //! | `routes`, `spawn` (and `wish`), `agents`, `logs`, `events`, `process`, `meta` | the API's handlers |
 //! | `ingress`, `headers` | the way to an agent |
 //! | `caller`, `spent` | whose signature it is, spent once |
+//! | `ids` | the agents' ids |
 //! | `refusal` | every error's answer: the only place that knows both |
 //! | `guests`, `images` | what is needed of the nodes, as narrow traits |
 //! | `config`, `limit`, `trace`, `openapi` | as named |
@@ -27,6 +28,7 @@ mod entry;
 mod events;
 mod guests;
 mod headers;
+mod ids;
 mod images;
 mod ingress;
 mod limit;

@@ -105,7 +105,7 @@ impl Gateway {
         if self.parts.images.table().is_none() {
             return Some("no node has answered yet");
         }
-        let probe = domain::AgentId::from_random(0);
+        let probe = domain::AgentId::from_bits(0);
         self.parts.store.get(probe).await.is_err().then_some("the store does not answer")
     }
 }

@@ -77,7 +77,8 @@ pub(crate) async fn spawn(
             return Err(refusal);
         }
     };
-    let (reservation, env) = wish.reservation(&verified);
+    let id = gateway.ids.next(verified.now, rand::random());
+    let (reservation, env) = wish.reservation(id, &verified);
     let traceparent = Some(arrival.trace.traceparent());
     // A caller that goes away now must not leave a reservation that nobody completes.
     let beginning = begin(Arc::clone(&gateway), reservation, env, traceparent, wait);

@@ -17,6 +17,7 @@ use wire::public::{Agent, Reason};
 
 use crate::config::AgentUrl;
 use crate::guests::Guests;
+use crate::ids::Ids;
 use crate::images::Images;
 use crate::limit::Rates;
 use crate::refusal::Refusal;
@@ -53,6 +54,7 @@ pub(crate) struct Gateway {
     pub(crate) agent_url: AgentUrl,
     pub(crate) rates: Rates,
     pub(crate) spent: Spent,
+    pub(crate) ids: Ids,
     /// Places for answers that do not end by themselves.
     pub(crate) streams: Arc<Semaphore>,
     /// Everything that runs on behalf of a client.
@@ -73,6 +75,7 @@ impl Gateway {
         Self {
             rates: Rates::new(&limits),
             spent: Spent::new(limits.tracked),
+            ids: Ids::default(),
             streams: Arc::new(Semaphore::new(usize::try_from(limits.streams).unwrap_or(Semaphore::MAX_PERMITS))),
             tasks: TaskTracker::new(),
             openapi: crate::openapi(),

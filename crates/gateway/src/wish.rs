@@ -122,10 +122,10 @@ impl Gateway {
 
 impl Wish {
     /// What is asked of the store, and what it must not see.
-    pub(crate) fn reservation(self, verified: &Verified) -> (Reservation, Environment) {
+    pub(crate) fn reservation(self, id: AgentId, verified: &Verified) -> (Reservation, Environment) {
         let reservation = Reservation {
             stamp: verified.stamp,
-            id: AgentId::from_random(rand::random()),
+            id,
             wallet: verified.wallet,
             agent_type: self.agent_type,
             image: self.image,

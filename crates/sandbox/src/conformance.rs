@@ -39,7 +39,7 @@ pub type Verdict = Result<(), String>;
 pub async fn run(bench: &dyn Bench) -> Verdict {
     let driver = bench.driver().await;
     let spec = |bits, slot| Spec {
-        seat: Seat { id: AgentId::from_random(bits), slot },
+        seat: Seat { id: AgentId::from_bits(bits), slot },
         cores: 1,
         memory_mib: 128,
         base: bench.base(),
@@ -130,7 +130,7 @@ async fn a_guest_is_adopted_by_its_own_facts_only(driver: &dyn Runtime, spec: &S
             return Err(format!("adopt: {lie:?} was taken for {facts:?}"));
         }
     }
-    let stranger = Spec { seat: Seat { id: AgentId::from_random(0x0c0f_0003), ..spec.seat }, ..spec.clone() };
+    let stranger = Spec { seat: Seat { id: AgentId::from_bits(0x0c0f_0003), ..spec.seat }, ..spec.clone() };
     match done("adopt", driver.adopt(&stranger, facts).await)? {
         Some(_) => Err("adopt: one sandbox was given another's guest".to_owned()),
         None => Ok(()),

@@ -114,7 +114,7 @@ fn reservation(caller: u64, turn: u64) -> Result<Reservation, Fault> {
     let now = UnixMillis::from_system(std::time::SystemTime::now()).ok_or("the clock is before 1970")?;
     Ok(Reservation {
         stamp: Stamp { key, expires_at: now.plus(330_000) },
-        id: AgentId::from_random(seed),
+        id: AgentId::from_bits(seed),
         wallet: Wallet(wallet),
         agent_type: "echo".to_owned(),
         image: ImageDigest([7; 32]),

@@ -98,9 +98,9 @@ impl Command for Reservation {
         if !self.insert(tx)? {
             return self.conflict(tx.conn);
         }
-        let (n, record) = (tx.conn.last_insert_rowid(), self.record(tx));
         self.remember_key(tx.conn)?;
-        tx.rows.keep(n, &record);
+        let record = self.record(tx);
+        tx.rows.keep(&record);
         tx.announce(self.id, first_change(self.now));
         Ok(Admission::Reserved(record))
     }
@@ -132,7 +132,7 @@ impl Reservation {
             return Ok(Some(Admission::Mismatch));
         }
         let agent = find(conn, Self::NAME, id_of(agent))?.ok_or(StoreError::Value("a key without its agent"))?;
-        Ok(Some(Admission::Repeated(agent.record)))
+        Ok(Some(Admission::Repeated(agent)))
     }
 
     /// Whether the slot and the id were free. They are taken from here on.
@@ -165,7 +165,7 @@ impl Reservation {
 
     fn conflict(&self, conn: &Connection) -> Result<Admission, StoreError> {
         match find_live(conn, Self::NAME, &self.wallet)? {
-            Some(live) => Ok(Admission::Busy(live.record.id)),
+            Some(live) => Ok(Admission::Busy(live.id)),
             None => Err(StoreError::IdTaken(self.id)),
         }
     }

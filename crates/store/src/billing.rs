@@ -114,10 +114,10 @@ impl CountMarks {
         sum.seq = mark.mark.seq;
         match self.bill(tx.conn, cursor, mark.agent)? {
             None => sum.foreign += 1,
-            Some((n, meter)) => {
+            Some(meter) => {
                 sum.new += 1;
                 tx.rows.forget(mark.agent);
-                write(tx.conn, n, cursor, meter.count(clamped(mark.mark)))?;
+                write(tx.conn, mark.agent, cursor, meter.count(clamped(mark.mark)))?;
             }
         }
         Ok(())
@@ -125,14 +125,12 @@ impl CountMarks {
 
     /// The bill of an agent of this node; its numbering starts again with a new
     /// journal.
-    fn bill(&self, conn: &Connection, cursor: i64, agent: AgentId) -> rusqlite::Result<Option<(i64, Meter)>> {
+    fn bill(&self, conn: &Connection, cursor: i64, agent: AgentId) -> rusqlite::Result<Option<Meter>> {
         conn.prepare_cached(
-            "SELECT n, closed_ms, ready_since, iif(mark_cursor = ?3, mark_seq, 0) FROM agents \
+            "SELECT closed_ms, ready_since, iif(mark_cursor = ?3, mark_seq, 0) FROM agents \
              WHERE id = ?1 AND node = ?2",
         )?
-        .query_row((id_column(agent), &self.node, cursor), |row| {
-            Ok((row.get(0)?, meter((row.get(1)?, row.get(2)?, row.get(3)?))))
-        })
+        .query_row((id_column(agent), &self.node, cursor), |row| Ok(meter((row.get(0)?, row.get(1)?, row.get(2)?))))
         .optional()
     }
 }
@@ -142,13 +140,13 @@ fn clamped(mark: Mark) -> Mark {
     Mark { at: millis(integer(mark.at.0)), ..mark }
 }
 
-fn write(conn: &Connection, n: i64, cursor: i64, meter: Meter) -> rusqlite::Result<()> {
+fn write(conn: &Connection, agent: AgentId, cursor: i64, meter: Meter) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "UPDATE agents SET closed_ms = ?2, ready_since = ?3, mark_seq = ?4, mark_cursor = ?5, \
-         was_ready = was_ready OR ?3 IS NOT NULL WHERE n = ?1",
+         was_ready = was_ready OR ?3 IS NOT NULL WHERE id = ?1",
     )?
     .execute(params![
-        n,
+        id_column(agent),
         integer(meter.closed_ms),
         meter.ready_since.map(|at| integer(at.0)),
         integer(meter.last_seq),

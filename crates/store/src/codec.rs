@@ -20,7 +20,7 @@ pub(crate) const fn id_column(id: AgentId) -> i64 {
 }
 
 pub(crate) const fn id_of(column: i64) -> AgentId {
-    AgentId::from_random(column.cast_unsigned())
+    AgentId::from_bits(column.cast_unsigned())
 }
 
 pub(crate) fn millis(column: i64) -> UnixMillis {

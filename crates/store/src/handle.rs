@@ -20,7 +20,7 @@ use crate::life::{self, Advance, Advanced, NoteBalance, Observation, Observe};
 use crate::prune::{Prune, Pruned};
 use crate::reader::Readers;
 use crate::record::{Below, Epoch, Record};
-use crate::row::{Stored, find, find_live, many, select_agents};
+use crate::row::{find, find_live, many, select_agents};
 use crate::rows::Rows;
 use crate::schema;
 use crate::writer::{Answers, Command, News, Queue, Request, Writer};
@@ -209,7 +209,7 @@ impl Store {
     /// Faults of the store.
     pub async fn get(&self, id: AgentId) -> Result<Option<Record>, StoreError> {
         const NAME: &str = "read an agent";
-        self.read(NAME, move |conn| Ok(find(conn, NAME, id)?.map(|stored| stored.record))).await
+        self.read(NAME, move |conn| find(conn, NAME, id)).await
     }
 
     /// The agents of a wallet, newest first, the ended ones included.
@@ -226,7 +226,7 @@ impl Store {
     /// Faults of the store.
     pub async fn live_of(&self, wallet: Wallet) -> Result<Option<Record>, StoreError> {
         const NAME: &str = "read a wallet's live agent";
-        self.read(NAME, move |conn| Ok(find_live(conn, NAME, &wallet)?.map(|stored| stored.record))).await
+        self.read(NAME, move |conn| find_live(conn, NAME, &wallet)).await
     }
 
     /// All live agents, oldest first.
@@ -236,8 +236,7 @@ impl Store {
     pub async fn live(&self) -> Result<Vec<Record>, StoreError> {
         const NAME: &str = "list the live agents";
         self.read(NAME, |conn| {
-            let all = many(conn, NAME, select_agents!("INDEXED BY agents_live WHERE ended_at IS NULL ORDER BY n"), ());
-            Ok(records(all?))
+            many(conn, NAME, select_agents!("INDEXED BY agents_live WHERE ended_at IS NULL ORDER BY id"), ())
         })
         .await
     }
@@ -318,13 +317,9 @@ fn of(conn: &Connection, wallet: &Wallet, limit: u32) -> Result<Vec<Record>, Sto
     agents.extend(many(
         conn,
         NAME,
-        select_agents!("WHERE wallet = ?1 AND ended_at IS NOT NULL ORDER BY n DESC LIMIT ?2"),
+        select_agents!("WHERE wallet = ?1 AND ended_at IS NOT NULL ORDER BY id DESC LIMIT ?2"),
         (wallet.0, limit),
     )?);
     agents.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(records(agents))
-}
-
-fn records(agents: Vec<Stored>) -> Vec<Record> {
-    agents.into_iter().map(|stored| stored.record).collect()
+    Ok(agents)
 }

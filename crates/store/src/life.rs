@@ -7,7 +7,7 @@ use wire::public::StateChange;
 use crate::codec::{change, first_change, id_column, integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
 use crate::record::{Below, Record};
-use crate::row::{Stored, ended, find};
+use crate::row::{ended, find};
 use crate::writer::{Command, Tx};
 
 /// Changes of state kept of one agent: a flapping one forgets its oldest.
@@ -47,16 +47,16 @@ impl Command for Advance {
     const NAME: &'static str = "take a step of an agent";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Advanced, StoreError> {
-        let Stored { n, record: before } = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
         let (state, actions) = step(before.state, self.event)?;
         let record = self.after(&before, state);
         if record == before {
             return Ok(Advanced { record, actions, change: None });
         }
-        write(tx, n, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
+        write(tx, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
         let change = (record.state != before.state).then(|| change(record.changes, self.now, state));
         if let Some(change) = change {
-            keep(tx.conn, n, &change, state).map_err(|error| StoreError::sql(Self::NAME, error))?;
+            keep(tx.conn, self.id, &change, state).map_err(|error| StoreError::sql(Self::NAME, error))?;
             tx.announce(self.id, change);
         }
         Ok(Advanced { record, actions, change })
@@ -96,40 +96,42 @@ fn note(record: &mut Record, seen: &Observation) {
 }
 
 /// Writes what a step can change. The bill is not among it: only marks change it.
-fn write(tx: &Tx<'_>, n: i64, record: &Record) -> rusqlite::Result<()> {
+fn write(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
     let (state, reason) = state_columns(record.state);
-    tx.rows.keep(n, record);
-    tx.conn.prepare_cached(
-        "UPDATE agents SET state = ?2, reason = ?3, generation = ?4, changes = ?5, node = ?6, runtime = ?7, \
-         restarts = ?8, was_ready = ?9 WHERE n = ?1",
-    )?
-    .execute(params![
-        n,
-        state,
-        reason,
-        integer(record.generation.0),
-        integer(record.changes),
-        record.node,
-        record.runtime,
-        record.restarts,
-        record.was_ready,
-    ])?;
-    record.ended_at.map_or(Ok(()), |at| end(tx.conn, n, at))
+    tx.rows.keep(record);
+    tx.conn
+        .prepare_cached(
+            "UPDATE agents SET state = ?2, reason = ?3, generation = ?4, changes = ?5, node = ?6, runtime = ?7, \
+         restarts = ?8, was_ready = ?9 WHERE id = ?1",
+        )?
+        .execute(params![
+            id_column(record.id),
+            state,
+            reason,
+            integer(record.generation.0),
+            integer(record.changes),
+            record.node,
+            record.runtime,
+            record.restarts,
+            record.was_ready,
+        ])?;
+    record.ended_at.map_or(Ok(()), |at| end(tx.conn, record.id, at))
 }
 
 /// Frees the wallet. Apart from the other columns, because naming this one has
 /// SQLite write every index of live agents anew, changed or not.
-fn end(conn: &Connection, n: i64, at: UnixMillis) -> rusqlite::Result<()> {
-    let mut update = conn.prepare_cached("UPDATE agents SET ended_at = ?2 WHERE n = ?1")?;
-    update.execute((n, integer(at.0))).map(drop)
+fn end(conn: &Connection, id: AgentId, at: UnixMillis) -> rusqlite::Result<()> {
+    let mut update = conn.prepare_cached("UPDATE agents SET ended_at = ?2 WHERE id = ?1")?;
+    update.execute((id_column(id), integer(at.0))).map(drop)
 }
 
-fn keep(conn: &Connection, n: i64, change: &StateChange, state: State) -> rusqlite::Result<()> {
+fn keep(conn: &Connection, id: AgentId, change: &StateChange, state: State) -> rusqlite::Result<()> {
     let (name, reason) = state_columns(state);
     conn.prepare_cached("INSERT INTO changes (agent, seq, at, state, reason) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![n, integer(change.seq), integer(change.at.0), name, reason])?;
+        .execute(params![id_column(id), integer(change.seq), integer(change.at.0), name, reason])?;
     if let Some(oldest) = change.seq.checked_sub(MAX_CHANGES) {
-        conn.prepare_cached("DELETE FROM changes WHERE agent = ?1 AND seq <= ?2")?.execute((n, integer(oldest)))?;
+        conn.prepare_cached("DELETE FROM changes WHERE agent = ?1 AND seq <= ?2")?
+            .execute((id_column(id), integer(oldest)))?;
     }
     Ok(())
 }
@@ -144,11 +146,11 @@ impl Command for Observe {
     const NAME: &'static str = "note what a node said";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Record, StoreError> {
-        let Stored { n, record: before } = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
         let mut record = before.clone();
         note(&mut record, &self.seen);
         if record != before {
-            write(tx, n, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
+            write(tx, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
         }
         Ok(record)
     }
@@ -179,14 +181,14 @@ impl Command for NoteBalance {
 /// The changes of an agent after this one, oldest first.
 pub(crate) fn changes(conn: &Connection, id: AgentId, after: u64) -> Result<Vec<StateChange>, StoreError> {
     const NAME: &str = "read an agent's changes";
-    let Stored { n, record } = find(conn, NAME, id)?.ok_or(StoreError::Unknown(id))?;
+    let record = find(conn, NAME, id)?.ok_or(StoreError::Unknown(id))?;
     let first = (after == 0 && record.changes <= MAX_CHANGES).then(|| first_change(record.spawned_at));
     let sql = |error| StoreError::sql(NAME, error);
     let mut statement = conn
         .prepare_cached("SELECT seq, at, state, reason FROM changes WHERE agent = ?1 AND seq > ?2 ORDER BY seq")
         .map_err(sql)?;
     let rows = statement
-        .query_map((n, integer(after)), |row| {
+        .query_map((id_column(id), integer(after)), |row| {
             let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
             let (state, reason): (String, Option<String>) = (row.get(2)?, row.get(3)?);
             Ok(state_of(&state, reason.as_deref()).map(|state| change(natural(seq), millis(at), state)))

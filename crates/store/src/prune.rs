@@ -1,10 +1,10 @@
 //! What is forgotten, and when. In small bites, so that nobody waits for long.
 
-use domain::{UnixMillis, Wallet};
-use rusqlite::{Connection, params};
+use domain::{AgentId, UnixMillis, Wallet};
+use rusqlite::Connection;
 
 use crate::billing::keep_total;
-use crate::codec::integer;
+use crate::codec::{id_column, integer};
 use crate::error::StoreError;
 use crate::row::{many, select_agents};
 use crate::writer::{Command, Tx};
@@ -73,18 +73,18 @@ fn forget_agents(conn: &Connection, before: i64) -> Result<u64, StoreError> {
     )?;
     let mut forgotten = 0;
     for agent in old {
-        let used = agent.record.usage(UnixMillis(0));
-        let wallet: Wallet = agent.record.wallet;
-        keep_total(conn, &wallet, used, agent.record.was_ready)
-            .and_then(|()| forget(conn, agent.n))
+        let used = agent.usage(UnixMillis(0));
+        let wallet: Wallet = agent.wallet;
+        keep_total(conn, &wallet, used, agent.was_ready)
+            .and_then(|()| forget(conn, agent.id))
             .map_err(|error| StoreError::sql(Prune::NAME, error))?;
         forgotten += 1;
     }
     Ok(forgotten)
 }
 
-fn forget(conn: &Connection, n: i64) -> rusqlite::Result<()> {
-    conn.prepare_cached("DELETE FROM changes WHERE agent = ?1")?.execute(params![n])?;
-    conn.prepare_cached("DELETE FROM agents WHERE n = ?1")?.execute(params![n])?;
+fn forget(conn: &Connection, id: AgentId) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM changes WHERE agent = ?1")?.execute((id_column(id),))?;
+    conn.prepare_cached("DELETE FROM agents WHERE id = ?1")?.execute((id_column(id),))?;
     Ok(())
 }

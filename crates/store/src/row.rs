@@ -11,7 +11,7 @@ use crate::record::{Below, Epoch, Record};
 macro_rules! select_agents {
     ($tail:literal) => {
         concat!(
-            "SELECT n, id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, memory_mib, ",
+            "SELECT id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, memory_mib, ",
             "public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, closed_ms, ",
             "ready_since, mark_seq, below_readings, below_since FROM agents ",
             $tail
@@ -20,15 +20,8 @@ macro_rules! select_agents {
 }
 pub(crate) use select_agents;
 
-/// An agent with its row's number.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Stored {
-    pub(crate) n: i64,
-    pub(crate) record: Record,
-}
-
 /// The agent of this id.
-pub(crate) fn find(conn: &Connection, operation: &'static str, id: AgentId) -> Result<Option<Stored>, StoreError> {
+pub(crate) fn find(conn: &Connection, operation: &'static str, id: AgentId) -> Result<Option<Record>, StoreError> {
     one(conn, operation, select_agents!("WHERE id = ?1"), (id_column(id),))
 }
 
@@ -37,7 +30,7 @@ pub(crate) fn find_live(
     conn: &Connection,
     operation: &'static str,
     wallet: &Wallet,
-) -> Result<Option<Stored>, StoreError> {
+) -> Result<Option<Record>, StoreError> {
     one(conn, operation, select_agents!("WHERE wallet = ?1 AND ended_at IS NULL"), (wallet.0,))
 }
 
@@ -47,7 +40,7 @@ pub(crate) fn one(
     operation: &'static str,
     sql: &'static str,
     params: impl Params,
-) -> Result<Option<Stored>, StoreError> {
+) -> Result<Option<Record>, StoreError> {
     let fail = |error| StoreError::sql(operation, error);
     let row = conn.prepare_cached(sql).map_err(fail)?.query_row(params, |row| Ok(decode(row))).optional();
     row.map_err(fail)?.transpose()
@@ -59,21 +52,20 @@ pub(crate) fn many(
     operation: &'static str,
     sql: &'static str,
     params: impl Params,
-) -> Result<Vec<Stored>, StoreError> {
+) -> Result<Vec<Record>, StoreError> {
     let fail = |error| StoreError::sql(operation, error);
     let mut statement = conn.prepare_cached(sql).map_err(fail)?;
     let rows = statement.query_map(params, |row| Ok(decode(row))).map_err(fail)?;
     rows.map(|row| row.map_err(fail)?).collect()
 }
 
-fn decode(row: &Row<'_>) -> Result<Stored, StoreError> {
+fn decode(row: &Row<'_>) -> Result<Record, StoreError> {
     let wide = Columns::read(row).map_err(|error| StoreError::sql("read an agent", error))?;
-    wide.stored()
+    wide.record()
 }
 
 /// The row as SQLite types it.
 struct Columns {
-    n: i64,
     id: i64,
     wallet: [u8; 32],
     generation: i64,
@@ -94,30 +86,29 @@ struct Columns {
 impl Columns {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
-            n: row.get(0)?,
-            id: row.get(1)?,
-            wallet: row.get(2)?,
-            generation: row.get(3)?,
-            state: (row.get(4)?, row.get(5)?),
-            agent_type: row.get(6)?,
-            image: row.get(7)?,
-            tier: (row.get(8)?, row.get(9)?, row.get(10)?, row.get(11)?),
-            public: row.get(12)?,
-            spawned_at: row.get(13)?,
-            ended_at: row.get(14)?,
-            epoch: row.get(15)?,
-            changes: row.get(16)?,
-            placed: (row.get(17)?, row.get(18)?, row.get(19)?, row.get(20)?),
-            meter: (row.get(21)?, row.get(22)?, row.get(23)?),
-            below: (row.get(24)?, row.get(25)?),
+            id: row.get(0)?,
+            wallet: row.get(1)?,
+            generation: row.get(2)?,
+            state: (row.get(3)?, row.get(4)?),
+            agent_type: row.get(5)?,
+            image: row.get(6)?,
+            tier: (row.get(7)?, row.get(8)?, row.get(9)?, row.get(10)?),
+            public: row.get(11)?,
+            spawned_at: row.get(12)?,
+            ended_at: row.get(13)?,
+            epoch: row.get(14)?,
+            changes: row.get(15)?,
+            placed: (row.get(16)?, row.get(17)?, row.get(18)?, row.get(19)?),
+            meter: (row.get(20)?, row.get(21)?, row.get(22)?),
+            below: (row.get(23)?, row.get(24)?),
         })
     }
 
-    fn stored(self) -> Result<Stored, StoreError> {
+    fn record(self) -> Result<Record, StoreError> {
         let (tier, min, cores, memory) = self.tier;
         let (node, runtime, restarts, was_ready) = self.placed;
         let ended_at = self.ended_at.map(millis);
-        let record = Record {
+        Ok(Record {
             id: id_of(self.id),
             wallet: Wallet(self.wallet),
             generation: Generation(natural(self.generation)),
@@ -137,8 +128,7 @@ impl Columns {
             was_ready,
             below: Below { readings: self.below.0, since: self.below.1.map(millis) },
             changes: natural(self.changes),
-        };
-        Ok(Stored { n: self.n, record })
+        })
     }
 }
 

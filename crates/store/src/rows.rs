@@ -13,12 +13,12 @@ use rusqlite::Connection;
 
 use crate::error::StoreError;
 use crate::record::Record;
-use crate::row::{Stored, find};
+use crate::row::find;
 
 /// Agents remembered: about 2 MiB.
 const MOST: usize = 4096;
 
-pub(crate) struct Rows(RefCell<LruCache<AgentId, Stored>>);
+pub(crate) struct Rows(RefCell<LruCache<AgentId, Record>>);
 
 impl Default for Rows {
     fn default() -> Self {
@@ -33,7 +33,7 @@ impl Rows {
         conn: &Connection,
         operation: &'static str,
         id: AgentId,
-    ) -> Result<Option<Stored>, StoreError> {
+    ) -> Result<Option<Record>, StoreError> {
         let known = self.0.borrow_mut().get(&id).cloned();
         match known {
             None => find(conn, operation, id),
@@ -45,9 +45,9 @@ impl Rows {
     }
 
     /// Remembers what was written. Whoever has ended changes no more.
-    pub(crate) fn keep(&self, n: i64, record: &Record) {
+    pub(crate) fn keep(&self, record: &Record) {
         if record.state.is_live() {
-            self.0.borrow_mut().insert(record.id, Stored { n, record: record.clone() });
+            self.0.borrow_mut().insert(record.id, record.clone());
         } else {
             self.forget(record.id);
         }

@@ -5,15 +5,15 @@
 //!
 //! | table | key | holds |
 //! |---|---|---|
-//! | `agents` | `n`, by insertion | one row an agent; live while `ended_at` is null |
+//! | `agents` | id | one row an agent; live while `ended_at` is null |
 //! | `changes` | agent, seq | its changes of state but the first, which is `spawned_at` |
 //! | `spent` | expiry, key | messages that were used, until nobody could accept them |
 //! | `idempotency` | wallet, key | which agent a key stands for |
 //! | `cursors` | node, journal | the last mark that was counted |
 //! | `totals` | wallet | usage of agents that were forgotten |
 //!
-//! `agents.n` rises, so that new rows land on the same few pages: only the small
-//! indexes are written at random places.
+//! Ids and expiries rise, so that new rows land on the same few pages: only the index
+//! of live wallets is written at random places.
 
 use std::path::Path;
 

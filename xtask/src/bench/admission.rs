@@ -80,7 +80,11 @@ async fn load(server: &Server) -> Result<Vec<Figure>> {
         Figure::new("… as a multiple of the seed's 81 per second", peak / SEED_PER_SECOND, "×")
             .against(100.0, "at least"),
         Figure::new("… processor time of the gateway for each", each, "µs"),
-        Figure::new(format!("… p99 at the peak, {CONNECTIONS} connections"), millis(percentile(&latencies, 0.99)), "ms"),
+        Figure::new(
+            format!("… p99 at the peak, {CONNECTIONS} connections"),
+            millis(percentile(&latencies, 0.99)),
+            "ms",
+        ),
         Figure::new("… p50 at half of the peak", millis(percentile(&half, 0.5)), "ms"),
         Figure::new("… p99 at half of the peak", millis(percentile(&half, 0.99)), "ms").against(5.0, "at most"),
     ])

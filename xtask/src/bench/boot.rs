@@ -93,7 +93,12 @@ fn by_hand(house: &House, like: &Path) -> Result<ByHand> {
     let (base, run) = house.image()?;
     let disks: Vec<PathBuf> = ["layer", "data"].iter().map(|name| scratch.path().join(name)).collect();
     for disk in &disks {
-        let made = Command::new("mke2fs").args(["-q", "-t", "ext4", "-F"]).arg(disk).arg("1G").stdout(Stdio::null()).status()?;
+        let made = Command::new("mke2fs")
+            .args(["-q", "-t", "ext4", "-F"])
+            .arg(disk)
+            .arg("1G")
+            .stdout(Stdio::null())
+            .status()?;
         ensure!(made.success(), "mke2fs: {made}");
     }
     let mut command = Command::new("ip");

@@ -83,7 +83,7 @@ impl Node {
         let image = *info.images.get("echo").context("find the image")?;
         let idle = self.resident()?;
         for guest in 0..GUESTS {
-            let id = AgentId::from_random(u64::from(guest));
+            let id = AgentId::from_bits(u64::from(guest));
             let spec = SandboxSpec {
                 generation: Generation::FIRST,
                 image,

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use wire::fault::{Code, Fault};
 
 /// The agent of all tests.
-pub(crate) const ID: AgentId = AgentId::from_random(0xa1b2_c3d4_e5f6_7890);
+pub(crate) const ID: AgentId = AgentId::from_bits(0xa1b2_c3d4_e5f6_7890);
 /// Longer than any test may take.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 

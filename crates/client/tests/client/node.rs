@@ -26,7 +26,7 @@ use wire::fault::{Code, Fault};
 use wire::node::{AgentMark, Gone, Marks, Phase, RuntimeName, Sandbox, SandboxSpec, TUNNEL};
 use wire::{Environment, Secret};
 
-const ID: AgentId = AgentId::from_random(0xa1b2_c3d4_e5f6_7890);
+const ID: AgentId = AgentId::from_bits(0xa1b2_c3d4_e5f6_7890);
 /// Longer than any test may take.
 const SOON: Duration = Duration::from_secs(10);
 

@@ -11,7 +11,7 @@ const START: UnixMillis = UnixMillis(1_000_000);
 const PATIENCE: Patience = Patience { reserve_ms: 5_000, settle_ms: 2_000, boot_ms: 60_000, lost_ms: 10_000 };
 
 fn id(n: u64) -> AgentId {
-    AgentId::from_random(n)
+    AgentId::from_bits(n)
 }
 
 fn record(n: u64, state: State) -> Record {

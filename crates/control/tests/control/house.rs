@@ -100,7 +100,7 @@ impl Drop for House {
 }
 
 pub(crate) fn id(n: u64) -> AgentId {
-    AgentId::from_random(n)
+    AgentId::from_bits(n)
 }
 
 pub(crate) fn wallet(n: u64) -> Wallet {
@@ -171,7 +171,7 @@ impl House {
             tokio::task::yield_now().await;
         }
         // Answered behind whatever was asked before.
-        let nobody = AgentId::from_random(0);
+        let nobody = AgentId::from_bits(0);
         let _ = tokio::join!(self.store.note_balance(nobody, store::Below::default()), self.store.get(nobody));
     }
 

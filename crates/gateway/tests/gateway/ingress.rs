@@ -136,7 +136,7 @@ async fn an_agent_that_has_ended_is_not_found_and_one_that_starts_says_so() {
 /// An agent that nobody starts.
 async fn reserved(edge: &Edge) -> (domain::AgentId, String) {
     use secrecy::ExposeSecret;
-    let id = domain::AgentId::from_random(42);
+    let id = domain::AgentId::from_bits(42);
     let tiers = domain::Tiers::romulus();
     let (tier, tier_config) = tiers.lowest();
     let reservation = store::Reservation {

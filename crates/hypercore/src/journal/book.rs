@@ -111,7 +111,7 @@ mod tests {
     }
 
     fn write(book: &mut Book, agent: u64, kind: MarkKind) {
-        if let Some(mark) = book.next(AgentId::from_random(agent), kind, UnixMillis(0)) {
+        if let Some(mark) = book.next(AgentId::from_bits(agent), kind, UnixMillis(0)) {
             assert!(book.take(mark));
         }
     }

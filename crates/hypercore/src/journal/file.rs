@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     fn add(file: &mut JournalFile, book: &mut Book, kind: MarkKind) {
-        let mark = book.next(AgentId::from_random(7), kind, UnixMillis(9)).unwrap();
+        let mark = book.next(AgentId::from_bits(7), kind, UnixMillis(9)).unwrap();
         file.append(&[mark]).unwrap();
         assert!(book.take(mark));
     }
@@ -134,7 +134,7 @@ mod tests {
             let lines = whole[head..cut].iter().filter(|byte| **byte == b'\n').count() as u64;
             assert_eq!(book.last(), lines);
             let kind = if lines == 1 { MarkKind::Ready } else { MarkKind::Booting };
-            if book.next(AgentId::from_random(7), kind, UnixMillis(9)).is_some() {
+            if book.next(AgentId::from_bits(7), kind, UnixMillis(9)).is_some() {
                 add(&mut file, &mut book, kind);
                 assert_eq!(JournalFile::open(&path).unwrap().1, book);
             }
@@ -153,7 +153,7 @@ mod tests {
         add(&mut file, &mut book, MarkKind::Unready);
         let (_, again) = JournalFile::open(&path).unwrap();
         assert_eq!(again, book);
-        assert_eq!((again.last(), again.standing(AgentId::from_random(7))), (3, Some(MarkKind::Unready)));
+        assert_eq!((again.last(), again.standing(AgentId::from_bits(7))), (3, Some(MarkKind::Unready)));
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl Writer {
 mod tests {
     use super::*;
 
-    const ONE: AgentId = AgentId::from_random(1);
+    const ONE: AgentId = AgentId::from_bits(1);
 
     #[tokio::test]
     async fn a_mark_is_on_the_disk_when_it_is_told() {

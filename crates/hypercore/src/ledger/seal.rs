@@ -106,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    const ID: AgentId = AgentId::from_random(7);
+    const ID: AgentId = AgentId::from_bits(7);
 
     fn vault(dir: &Path) -> Vault {
         Vault::open(&dir.join("node.key")).unwrap()
@@ -130,7 +130,7 @@ mod tests {
     fn it_belongs_to_one_agent_and_one_generation() {
         let dir = tempfile::tempdir().unwrap();
         let sealed = vault(dir.path()).seal(ID, Generation(1), &secrets()).unwrap();
-        assert!(vault(dir.path()).unseal(AgentId::from_random(8), Generation(1), &sealed).is_err());
+        assert!(vault(dir.path()).unseal(AgentId::from_bits(8), Generation(1), &sealed).is_err());
         assert!(vault(dir.path()).unseal(ID, Generation(2), &sealed).is_err());
         assert!(vault(dir.path()).unseal(ID, Generation(1), &sealed[..10]).is_err());
     }

@@ -174,7 +174,7 @@ mod tests {
 
     fn record(bits: u64) -> Record {
         let desired = Desired { generation: Generation(1), image: ImageDigest([1; 32]), cores: 1, memory_mib: 128 };
-        Record::new(Seat { id: AgentId::from_random(bits), slot: 3 }, desired, crate::tests::run(), UnixMillis(5))
+        Record::new(Seat { id: AgentId::from_bits(bits), slot: 3 }, desired, crate::tests::run(), UnixMillis(5))
     }
 
     fn secrets() -> Secrets {

@@ -167,7 +167,7 @@ pub(super) fn spec() -> SandboxSpec {
 }
 
 pub(super) const fn id(bits: u64) -> AgentId {
-    AgentId::from_random(bits)
+    AgentId::from_bits(bits)
 }
 
 /// Waits until something holds.

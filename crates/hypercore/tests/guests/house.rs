@@ -192,5 +192,5 @@ fn output(frame: &EventFrame) -> String {
 }
 
 pub(crate) const fn id(bits: u64) -> AgentId {
-    AgentId::from_random(bits)
+    AgentId::from_bits(bits)
 }

@@ -90,7 +90,7 @@ mod tests {
         };
         let user = User { uid: 1000, gid: 1000, groups: vec![1000], name: None, home: None };
         let holder = Environment([("B".to_owned(), Secret::from("holder".to_owned()))].into());
-        let env = environment(AgentId::from_random(1), &run, &user, holder, None);
+        let env = environment(AgentId::from_bits(1), &run, &user, holder, None);
         let value = |name: &str| env[name].expose().to_owned();
         assert_eq!((value("A"), value("B")), ("image".to_owned(), "holder".to_owned()));
         assert_eq!((value("PALATINE_PORT"), value("HOME")), ("8080".to_owned(), "/data".to_owned()));

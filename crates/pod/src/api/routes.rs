@@ -57,7 +57,7 @@ mod tests {
             "state_dir": "/data", "stop_signal": "SIGTERM",
         });
         let plan = Plan {
-            agent: domain::AgentId::from_random(1),
+            agent: domain::AgentId::from_bits(1),
             run: serde_json::from_value(run).unwrap(),
             trace_id: String::new(),
             stop_signal: rustix::process::Signal::TERM,

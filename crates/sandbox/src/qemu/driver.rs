@@ -178,7 +178,7 @@ fn find_program() -> Result<PathBuf, Failure> {
 }
 
 fn check_socket_path(state: &Path) -> Result<(), Failure> {
-    let longest = guest_dir(state, &AgentId::from_random(0).to_string()).join("console");
+    let longest = guest_dir(state, &AgentId::from_bits(0).to_string()).join("console");
     if longest.as_os_str().len() <= MAX_SOCKET_PATH {
         return Ok(());
     }

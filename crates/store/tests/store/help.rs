@@ -30,7 +30,7 @@ pub(crate) fn wallet(n: u64) -> Wallet {
 }
 
 pub(crate) fn id(n: u64) -> AgentId {
-    AgentId::from_random(n)
+    AgentId::from_bits(n)
 }
 
 pub(crate) fn stamp(n: u64) -> Stamp {

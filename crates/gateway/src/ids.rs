@@ -1,0 +1,41 @@
+//! The agents' ids: no two of a gateway are equal, and each is larger than the last.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use domain::{AgentId, UnixMillis};
+
+#[derive(Default)]
+pub(crate) struct Ids {
+    last: AtomicU64,
+}
+
+impl Ids {
+    /// The id of an agent asked for at `now`. Should the clock stand still or go
+    /// back, the ids count on.
+    pub(crate) fn next(&self, now: UnixMillis, random: u64) -> AgentId {
+        let fresh = AgentId::at(now, random).bits();
+        let mut id = fresh;
+        self.last
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+                id = fresh.max(last.saturating_add(1));
+                Some(id)
+            })
+            .ok();
+        AgentId::from_bits(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_rise_even_when_the_clock_goes_back() {
+        let ids = Ids::default();
+        let now = UnixMillis(1_795_000_000_000);
+        let first = ids.next(now, u64::MAX);
+        let all = [first, ids.next(now, 0), ids.next(UnixMillis(0), 7), ids.next(now.plus(1), 0)];
+        assert!(all.is_sorted_by(|a, b| a < b), "{all:?}");
+        assert_eq!((all[0], all[3]), (AgentId::at(now, u64::MAX), AgentId::at(now.plus(1), 0).max(all[3])));
+    }
+}
