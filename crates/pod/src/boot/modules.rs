@@ -14,12 +14,12 @@ const DIRECTORY: &str = "/modules";
 
 /// What is still to be loaded.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Modules {
     files: VecDeque<PathBuf>,
     spent: Duration,
 }
 
-impl Queue {
+impl Modules {
     /// Lists the modules the initramfs brought.
     pub(super) fn read() -> Result<Self, BootError> {
         let entries = std::fs::read_dir(DIRECTORY).context("list /modules")?;
@@ -27,20 +27,13 @@ impl Queue {
         Ok(Self { files: in_order(names.context("list /modules")?), spent: Duration::ZERO })
     }
 
-    /// Loads until `enough`.
-    pub(super) fn load_until(&mut self, enough: impl Fn() -> bool, steps: &mut Steps) -> Result<(), BootError> {
-        while !enough() && self.load_next(steps)? {}
-        Ok(())
+    /// How long all loading took so far.
+    pub(super) const fn spent(&self) -> Duration {
+        self.spent
     }
 
-    /// Loads all that is left, and notes the whole time.
-    pub(super) fn load_rest(mut self, steps: &mut Steps) -> Result<(), BootError> {
-        while self.load_next(steps)? {}
-        steps.note("modules", self.spent);
-        Ok(())
-    }
-
-    fn load_next(&mut self, steps: &mut Steps) -> Result<bool, BootError> {
+    /// Loads the next one; says whether there was one.
+    pub(super) fn load_next(&mut self, steps: &mut Steps) -> Result<bool, BootError> {
         let Some(file) = self.files.pop_front() else { return Ok(false) };
         let before = Instant::now();
         load(&file)?;
