@@ -78,12 +78,13 @@ pub(crate) fn reach(steps: &mut Steps) -> Result<Reachable, BootError> {
 /// # Errors
 /// The step that failed; the guest is of no use then.
 pub(crate) async fn furnish(mut modules: Modules, steps: &mut Steps) -> Result<Disks, BootError> {
-    while modules.load_next(steps)? {
+    while modules.load_next_ahead(steps)? {
         yield_now().await;
     }
     steps.note("modules", modules.spent());
     let disks = disks::assemble(steps).await?;
     steps.time("switch_root", mounts::switch_root)?;
+    steps.reached("furnished");
     Ok(disks)
 }
 

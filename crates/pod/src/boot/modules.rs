@@ -1,6 +1,7 @@
 //! Kernel modules: `/modules/NN-name.ko`, loaded in the order of their names.
 
 use std::collections::VecDeque;
+use std::ffi::CStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,11 +33,21 @@ impl Modules {
         self.spent
     }
 
-    /// Loads the next one; says whether there was one.
+    /// Loads the next one, whose driver takes its devices; says whether there was one.
     pub(super) fn load_next(&mut self, steps: &mut Steps) -> Result<bool, BootError> {
+        self.load(c"", steps)
+    }
+
+    /// The same, but a driver takes its devices while further modules load. The
+    /// kernel waits for all of them at the end of the last one.
+    pub(super) fn load_next_ahead(&mut self, steps: &mut Steps) -> Result<bool, BootError> {
+        self.load(if self.files.len() > 1 { c"async_probe" } else { c"" }, steps)
+    }
+
+    fn load(&mut self, parameters: &CStr, steps: &mut Steps) -> Result<bool, BootError> {
         let Some(file) = self.files.pop_front() else { return Ok(false) };
         let before = Instant::now();
-        load(&file)?;
+        load(&file, parameters)?;
         let took = before.elapsed();
         self.spent += took;
         steps.note(&format!("module.{}", plain_name(&file)), took);
@@ -45,9 +56,9 @@ impl Modules {
 }
 
 /// Loads one module and frees the memory its file takes.
-fn load(file: &Path) -> Result<(), BootError> {
+fn load(file: &Path, parameters: &CStr) -> Result<(), BootError> {
     let open = File::open(file).context(format_args!("open {}", file.display()))?;
-    match finit_module(&open, c"", 0) {
+    match finit_module(&open, parameters, 0) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error).context(format_args!("load {}", file.display())),
     }
