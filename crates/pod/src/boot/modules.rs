@@ -38,10 +38,9 @@ impl Modules {
         self.load(c"", steps)
     }
 
-    /// The same, but a driver takes its devices while further modules load. The
-    /// kernel waits for all of them at the end of the last one.
+    /// The same, but a driver takes its devices while further modules load.
     pub(super) fn load_next_ahead(&mut self, steps: &mut Steps) -> Result<bool, BootError> {
-        self.load(if self.files.len() > 1 { c"async_probe" } else { c"" }, steps)
+        self.load(ahead(self.files.len()), steps)
     }
 
     fn load(&mut self, parameters: &CStr, steps: &mut Steps) -> Result<bool, BootError> {
@@ -65,6 +64,13 @@ fn load(file: &Path, parameters: &CStr) -> Result<(), BootError> {
     std::fs::remove_file(file).context(format_args!("free {}", file.display()))
 }
 
+/// What lets a driver take its devices in the background. The last module that is
+/// left goes without it: at the end of such a load the kernel waits for all
+/// drivers, so that every device is there then.
+const fn ahead(left: usize) -> &'static CStr {
+    if left > 1 { c"async_probe" } else { c"" }
+}
+
 fn in_order(mut files: Vec<PathBuf>) -> VecDeque<PathBuf> {
     files.retain(|file| file.extension().is_some_and(|extension| extension == "ko"));
     files.sort();
@@ -86,6 +92,11 @@ mod tests {
         let listed = ["/m/10-overlay.ko", "/m/02-virtio.ko", "/m/readme", "/m/01-virtio_ring.ko"];
         let order = in_order(listed.iter().map(PathBuf::from).collect());
         assert_eq!(order, ["/m/01-virtio_ring.ko", "/m/02-virtio.ko", "/m/10-overlay.ko"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn the_last_modules_load_waits_for_the_devices_of_all() {
+        assert_eq!([3, 2, 1].map(ahead), [c"async_probe", c"async_probe", c""]);
     }
 
     #[test]
