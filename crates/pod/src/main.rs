@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 use zeroizing_alloc::ZeroAlloc;
 
-use crate::boot::{Booted, Errand, Steps};
+use crate::boot::{BootError, Disks, Errand, Modules, Reachable, Steps};
 use crate::logs::Logs;
 use crate::pod::Pod;
 use crate::reap::Reaper;
@@ -60,9 +60,9 @@ fn guest(mut steps: Steps) -> anyhow::Result<()> {
     match boot::begin(&mut steps)? {
         Errand::Probe => probe()?,
         Errand::Guest => {
-            let booted = boot::complete(steps)?;
+            let reachable = boot::reach(&mut steps)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.context("cannot start the runtime")?.block_on(run(booted))?;
+            runtime.context("cannot start the runtime")?.block_on(run(reachable, steps))?;
         }
     }
     power::off().context("cannot power off")
@@ -76,8 +76,8 @@ fn probe() -> anyhow::Result<()> {
     rustix::termios::tcdrain(&console).context("cannot drain the console")
 }
 
-async fn run(booted: Booted) -> anyhow::Result<()> {
-    let Booted { listener, disks, steps } = booted;
+async fn run(reachable: Reachable, steps: Steps) -> anyhow::Result<()> {
+    let Reachable { listener, modules } = reachable;
     let logs = Logs::new();
     logs::install(logs.clone())?;
     let reaper = Reaper::default();
@@ -86,9 +86,18 @@ async fn run(booted: Booted) -> anyhow::Result<()> {
     let pod = Pod::new(logs, reaper, steps);
     let (tasks, closing) = (TaskTracker::new(), CancellationToken::new());
     tokio::spawn(api::serve(listener, api::routes(pod.clone()), tasks.clone(), closing.clone()));
+    let disks = furnish(modules, &pod).await?;
     live(&pod).await;
     power::down(&pod, &disks, &closing, &tasks).await;
     Ok(())
+}
+
+/// Gives the guest its disks, without which it takes no identity.
+async fn furnish(modules: Modules, pod: &Pod) -> Result<Disks, BootError> {
+    let mut steps = pod.steps();
+    let disks = boot::furnish(modules, &mut steps).await?;
+    pod.furnished(steps);
+    Ok(disks)
 }
 
 /// From the wait for the identity to the end of the agent.

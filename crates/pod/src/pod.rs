@@ -1,6 +1,6 @@
 //! What the guest's parts share.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret as _;
@@ -28,6 +28,7 @@ struct Shared {
     reaper: Reaper,
     table: Table,
     steps: Mutex<Steps>,
+    furnished: watch::Sender<bool>,
     status: watch::Sender<Status>,
     owner: watch::Sender<Option<Owner>>,
     streams: Arc<Semaphore>,
@@ -42,7 +43,7 @@ struct Owner {
 }
 
 impl Pod {
-    /// A guest that listens and waits for its identity.
+    /// A guest that listens, and has neither disks nor an identity.
     pub(crate) fn new(logs: Logs, reaper: Reaper, mut steps: Steps) -> Self {
         let listening_after_us = steps.reached("listening");
         let status = Status {
@@ -57,6 +58,7 @@ impl Pod {
             logs,
             reaper,
             steps: Mutex::new(steps),
+            furnished: watch::Sender::new(false),
             status: watch::Sender::new(status),
             owner: watch::Sender::new(None),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
@@ -87,7 +89,25 @@ impl Pod {
 
     /// Since when this program runs.
     pub(crate) fn started(&self) -> Instant {
-        self.0.steps.lock().unwrap_or_else(PoisonError::into_inner).started()
+        self.lock_steps().started()
+    }
+
+    /// How long the steps took that are done.
+    pub(crate) fn steps(&self) -> Steps {
+        self.lock_steps().clone()
+    }
+
+    /// The guest stands on its disks, after these steps.
+    pub(crate) fn furnished(&self, steps: Steps) {
+        self.0.status.send_modify(|status| status.timings_us = steps.micros());
+        *self.lock_steps() = steps;
+        self.0.furnished.send_replace(true);
+    }
+
+    /// Waits until the guest stands on its disks.
+    pub(crate) async fn has_disks(&self) {
+        // The sender lives as long as this value: the wait cannot fail.
+        let _ = self.0.furnished.subscribe().wait_for(|furnished| *furnished).await;
     }
 
     /// Its state.
@@ -182,6 +202,10 @@ impl Pod {
         self.enter(PodPhase::Starting);
     }
 
+    fn lock_steps(&self) -> MutexGuard<'_, Steps> {
+        self.0.steps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Nothing leaves `stopping`.
     fn enter(&self, phase: PodPhase) {
         self.0.status.send_if_modified(|status| {
@@ -196,7 +220,7 @@ impl Pod {
     /// Notes the time of the first arrival at a phase.
     fn milestone(&self, name: &str, phase: PodPhase) {
         if !self.0.status.borrow().timings_us.contains_key(name) {
-            let since = self.0.steps.lock().unwrap_or_else(PoisonError::into_inner).reached(name);
+            let since = self.lock_steps().reached(name);
             self.0.status.send_modify(|status| status.timings_us.extend([(name.to_owned(), since)]));
         }
         self.enter(phase);

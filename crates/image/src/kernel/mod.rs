@@ -11,6 +11,7 @@ mod initramfs;
 mod modules;
 mod prepare;
 mod source;
+mod strip;
 mod unpack;
 
 pub use error::KernelError;

@@ -16,6 +16,10 @@ use super::unpack::unpack;
 /// What the guest needs: its bus, disks, network and file systems.
 pub(super) const WANTED: [&str; 6] = ["virtio_pci", "virtio_blk", "virtio_net", "erofs", "overlay", "ext4"];
 
+/// What of it is loaded before the rest: `pod` listens as soon as the guest has a
+/// network card, and loads the rest then.
+const FIRST: [&str; 2] = ["virtio_pci", "virtio_net"];
+
 /// Directories below each other at most under `lib/modules/<version>`.
 const MAX_DEPTH: usize = 16;
 
@@ -36,10 +40,10 @@ pub(super) fn keep_only(root: &Path, modules: &[Module]) -> Result<(), KernelErr
 }
 
 /// The wanted modules that are not built in and all they depend on, in the
-/// order they load.
+/// order they load: the network's first.
 pub(super) fn load_order(root: &Path, wanted: &[&str]) -> Result<Vec<Module>, KernelError> {
     let mut order = Order { tree: Tree::read(root)?, seen: BTreeSet::new(), modules: Vec::new() };
-    for name in wanted {
+    for name in FIRST.iter().filter(|name| wanted.contains(name)).chain(wanted) {
         order.require(name)?;
     }
     Ok(order.modules)

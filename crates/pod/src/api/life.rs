@@ -24,8 +24,9 @@ const MAX_WAIT: Duration = Duration::from_mins(1);
 /// The longest an agent may take to end.
 const MAX_GRACE: Duration = Duration::from_mins(10);
 
-/// `POST /v1/identity`.
+/// `POST /v1/identity`: may come before the disks are there, and waits for them.
 pub(super) async fn identity(State(pod): State<Pod>, body: Bytes) -> Result<Json<Status>, Refused> {
+    pod.has_disks().await;
     if pod.has_owner() {
         return Err(Refused::new(Code::WrongState, "this guest has its identity"));
     }

@@ -39,16 +39,25 @@ mod tests {
     use crate::logs::Logs;
     use crate::reap::Reaper;
     use crate::user::Accounts;
+    use std::time::Duration;
+
     use axum::body::{Body, to_bytes};
     use axum::extract::Request;
     use serde_json::json;
+    use tokio::time::timeout;
     use tower::ServiceExt as _;
     use wire::pod::PodPhase;
 
     const TOKEN: &str = "a-token-of-some-length";
 
-    fn pod() -> Pod {
+    fn unfurnished() -> Pod {
         Pod::new(Logs::new(), Reaper::default(), Steps::start())
+    }
+
+    fn pod() -> Pod {
+        let pod = unfurnished();
+        pod.furnished(pod.steps());
+        pod
     }
 
     fn owned() -> Pod {
@@ -126,6 +135,31 @@ mod tests {
         assert_eq!((status, said.contains("wrong_state")), (409, true), "{said}");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_identity_that_comes_before_the_disks_waits_for_them_and_the_rest_does_not() {
+        let pod = unfurnished();
+        let call = ask(&pod, "POST /v1/identity", ("x", ""), "");
+        tokio::pin!(call);
+        assert!(timeout(Duration::from_secs(5), call.as_mut()).await.is_err());
+        assert_eq!(ask(&pod, "GET /health", ("x", ""), "").await.0, 204);
+        assert_eq!(ask(&pod, "GET /v1/status", ("x-access-token", TOKEN), "").await.0, 401);
+        assert!(timeout(Duration::from_secs(5), call.as_mut()).await.is_err());
+        pod.furnished(pod.steps());
+        assert_eq!(call.await.0, 400, "its body is looked at now");
+    }
+
+    #[test]
+    fn the_steps_of_the_disks_are_told_beside_those_before_them() {
+        let mut steps = Steps::start();
+        steps.note("network", Duration::from_millis(1));
+        let pod = Pod::new(Logs::new(), Reaper::default(), steps);
+        let mut steps = pod.steps();
+        steps.note("disk.base", Duration::from_millis(2));
+        pod.furnished(steps);
+        let told = pod.status().timings_us;
+        assert!(["network", "listening", "disk.base"].iter().all(|step| told.contains_key(*step)), "{told:?}");
+    }
+
     #[tokio::test]
     async fn unknown_paths_methods_and_parameters_are_faults() {
         let pod = owned();
@@ -145,7 +179,7 @@ mod tests {
         for (act, phase) in [
             ((|pod| pod.ready()) as fn(&Pod), "\"ready\""),
             (|pod| pod.died(PodPhase::Failed, "exit status 1"), "\"failed\""),
-            (|pod| pod.stop(std::time::Duration::ZERO), "\"stopping\""),
+            (|pod| pod.stop(Duration::ZERO), "\"stopping\""),
         ] {
             let pod = owned();
             let waiting = ask(&pod, call, ("x-access-token", TOKEN), "");

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 
 use rustix::mount::{MountFlags, mount, mount_remount};
+use tokio::task::yield_now;
 
 use super::mounts::{NEW_ROOT, make_dir};
 use super::{BootError, Context, Steps};
@@ -45,19 +46,23 @@ impl Disks {
 }
 
 /// Mounts the three disks as one tree under [`NEW_ROOT`].
-pub(super) fn assemble(steps: &mut Steps) -> Result<Disks, BootError> {
+pub(super) async fn assemble(steps: &mut Steps) -> Result<Disks, BootError> {
     for directory in [BASE, LAYER, NEW_ROOT] {
         make_dir(directory)?;
     }
     let read_only = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
     steps.time("disk.base", || attach("base", BASE, "erofs", read_only, None))?;
+    yield_now().await;
     steps.time("disk.layer", || attach("layer", LAYER, "ext4", WRITABLE, EXT4))?;
     let layer = File::open(LAYER).context("open the layer disk")?;
+    yield_now().await;
     steps.time("disk.overlay", overlay)?;
+    yield_now().await;
     let data = format!("{NEW_ROOT}{DATA}");
     make_dir(&data)?;
     steps.time("disk.data", || attach("data", &data, "ext4", WRITABLE, EXT4))?;
     let data = File::open(&data).context("open the data disk")?;
+    yield_now().await;
     Ok(Disks { layer, data })
 }
 

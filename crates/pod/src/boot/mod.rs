@@ -1,8 +1,10 @@
 //! From the kernel's hand-over to a guest that is reachable and has its disks.
 //!
 //! The cheapest order, measured under emulation: only what the network needs
-//! comes before the link is up and the port listens, so that the node's first
-//! connection waits in the kernel's queue while the disks are put together.
+//! comes before the link is up and the port listens. The disks are put together
+//! while the node delivers the identity, by the same single thread: no process of
+//! this program's is started before the root is switched, and no thread is left
+//! with another root than the rest.
 
 mod disks;
 mod error;
@@ -13,20 +15,21 @@ mod steps;
 
 use std::net::TcpListener;
 
+use tokio::task::yield_now;
+
 pub(crate) use disks::{DATA, Disks};
 pub(crate) use error::{BootError, Context};
+pub(crate) use modules::Modules;
 pub(crate) use mounts::{bind, make_dir};
 pub(crate) use steps::Steps;
 
-/// What boot hands over.
+/// A guest that can be reached, and has no disks yet.
 #[derive(Debug)]
-pub(crate) struct Booted {
+pub(crate) struct Reachable {
     /// Listens on the guest's link, and there alone.
     pub(crate) listener: TcpListener,
-    /// The writable disks, for the end.
-    pub(crate) disks: Disks,
-    /// How long each step took.
-    pub(crate) steps: Steps,
+    /// What the disks need.
+    pub(crate) modules: Modules,
 }
 
 /// What the kernel's command line asks for.
@@ -58,18 +61,31 @@ pub(crate) fn begin(steps: &mut Steps) -> Result<Errand, BootError> {
     Ok(Errand::of(&command_line))
 }
 
-/// Makes the guest reachable, then puts its disks together and moves onto them.
+/// Makes the guest reachable.
 ///
 /// # Errors
 /// The step that failed; the guest is of no use then.
-pub(crate) fn complete(mut steps: Steps) -> Result<Booted, BootError> {
-    let mut modules = modules::Queue::read()?;
-    modules.load_until(net::link_exists, &mut steps)?;
+pub(crate) fn reach(steps: &mut Steps) -> Result<Reachable, BootError> {
+    let mut modules = Modules::read()?;
+    while !net::link_exists() && modules.load_next(steps)? {}
     let listener = steps.time("network", net::up)?;
-    modules.load_rest(&mut steps)?;
-    let disks = disks::assemble(&mut steps)?;
+    Ok(Reachable { listener, modules })
+}
+
+/// Puts the disks together and moves onto them. Lets others run between its
+/// steps: whoever connects meanwhile is heard.
+///
+/// # Errors
+/// The step that failed; the guest is of no use then.
+pub(crate) async fn furnish(mut modules: Modules, steps: &mut Steps) -> Result<Disks, BootError> {
+    while modules.load_next_ahead(steps)? {
+        yield_now().await;
+    }
+    steps.note("modules", modules.spent());
+    let disks = disks::assemble(steps).await?;
     steps.time("switch_root", mounts::switch_root)?;
-    Ok(Booted { listener, disks, steps })
+    steps.reached("furnished");
+    Ok(disks)
 }
 
 #[cfg(test)]

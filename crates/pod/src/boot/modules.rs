@@ -1,6 +1,7 @@
 //! Kernel modules: `/modules/NN-name.ko`, loaded in the order of their names.
 
 use std::collections::VecDeque;
+use std::ffi::CStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -14,12 +15,12 @@ const DIRECTORY: &str = "/modules";
 
 /// What is still to be loaded.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Modules {
     files: VecDeque<PathBuf>,
     spent: Duration,
 }
 
-impl Queue {
+impl Modules {
     /// Lists the modules the initramfs brought.
     pub(super) fn read() -> Result<Self, BootError> {
         let entries = std::fs::read_dir(DIRECTORY).context("list /modules")?;
@@ -27,23 +28,25 @@ impl Queue {
         Ok(Self { files: in_order(names.context("list /modules")?), spent: Duration::ZERO })
     }
 
-    /// Loads until `enough`.
-    pub(super) fn load_until(&mut self, enough: impl Fn() -> bool, steps: &mut Steps) -> Result<(), BootError> {
-        while !enough() && self.load_next(steps)? {}
-        Ok(())
+    /// How long all loading took so far.
+    pub(super) const fn spent(&self) -> Duration {
+        self.spent
     }
 
-    /// Loads all that is left, and notes the whole time.
-    pub(super) fn load_rest(mut self, steps: &mut Steps) -> Result<(), BootError> {
-        while self.load_next(steps)? {}
-        steps.note("modules", self.spent);
-        Ok(())
+    /// Loads the next one, whose driver takes its devices; says whether there was one.
+    pub(super) fn load_next(&mut self, steps: &mut Steps) -> Result<bool, BootError> {
+        self.load(c"", steps)
     }
 
-    fn load_next(&mut self, steps: &mut Steps) -> Result<bool, BootError> {
+    /// The same, but a driver takes its devices while further modules load.
+    pub(super) fn load_next_ahead(&mut self, steps: &mut Steps) -> Result<bool, BootError> {
+        self.load(ahead(self.files.len()), steps)
+    }
+
+    fn load(&mut self, parameters: &CStr, steps: &mut Steps) -> Result<bool, BootError> {
         let Some(file) = self.files.pop_front() else { return Ok(false) };
         let before = Instant::now();
-        load(&file)?;
+        load(&file, parameters)?;
         let took = before.elapsed();
         self.spent += took;
         steps.note(&format!("module.{}", plain_name(&file)), took);
@@ -52,13 +55,20 @@ impl Queue {
 }
 
 /// Loads one module and frees the memory its file takes.
-fn load(file: &Path) -> Result<(), BootError> {
+fn load(file: &Path, parameters: &CStr) -> Result<(), BootError> {
     let open = File::open(file).context(format_args!("open {}", file.display()))?;
-    match finit_module(&open, c"", 0) {
+    match finit_module(&open, parameters, 0) {
         Ok(()) | Err(Errno::EXIST) => {}
         Err(error) => return Err(error).context(format_args!("load {}", file.display())),
     }
     std::fs::remove_file(file).context(format_args!("free {}", file.display()))
+}
+
+/// What lets a driver take its devices in the background. The last module that is
+/// left goes without it: at the end of such a load the kernel waits for all
+/// drivers, so that every device is there then.
+const fn ahead(left: usize) -> &'static CStr {
+    if left > 1 { c"async_probe" } else { c"" }
 }
 
 fn in_order(mut files: Vec<PathBuf>) -> VecDeque<PathBuf> {
@@ -82,6 +92,11 @@ mod tests {
         let listed = ["/m/10-overlay.ko", "/m/02-virtio.ko", "/m/readme", "/m/01-virtio_ring.ko"];
         let order = in_order(listed.iter().map(PathBuf::from).collect());
         assert_eq!(order, ["/m/01-virtio_ring.ko", "/m/02-virtio.ko", "/m/10-overlay.ko"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn the_last_modules_load_waits_for_the_devices_of_all() {
+        assert_eq!([3, 2, 1].map(ahead), [c"async_probe", c"async_probe", c""]);
     }
 
     #[test]
