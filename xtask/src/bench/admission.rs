@@ -33,6 +33,8 @@ const HALF_SPAWNS: usize = 25_000;
 const WARM_SPAWNS: usize = 3_000;
 /// Connections of the load.
 const CONNECTIONS: usize = 256;
+/// Verifications with nothing around them.
+const BARE: u32 = 20_000;
 /// How long before the run the first of its requests was signed.
 const SIGNED_BEFORE_MS: u64 = 20_000;
 /// The seed's public gateway on Express: admissions per second, as seen.
@@ -74,12 +76,14 @@ async fn load(server: &Server) -> Result<Vec<Figure>> {
     let peak = count(latencies.len()) / since.elapsed().as_secs_f64();
     let each = (server.processor_time()? - worked).as_secs_f64() * 1e6 / count(latencies.len());
 
+    let bare = bare_verification()?;
     let half = open(idle, take(HALF_SPAWNS)?, peak / 2.0).await?;
     Ok(vec![
         Figure::new("admissions per second, one core", peak, "1/s").against(SEED_PER_SECOND * 100.0, "at least"),
         Figure::new("… as a multiple of the seed's 81 per second", peak / SEED_PER_SECOND, "×")
             .against(100.0, "at least"),
         Figure::new("… processor time of the gateway for each", each, "µs"),
+        Figure::new("… one signature verified by itself, on the other core", bare, "µs"),
         Figure::new(
             format!("… p99 at the peak, {CONNECTIONS} connections"),
             millis(percentile(&latencies, 0.99)),
@@ -172,6 +176,24 @@ fn requests(port: u16, from: usize, count: usize) -> Result<Vec<Request<Full<Byt
         Ok(request.body(Full::new(Bytes::from_static(BODY)))?)
     });
     signed.collect()
+}
+
+/// Microseconds of one verification with nothing around it: how quick the machine is
+/// at the moment.
+fn bare_verification() -> Result<f64> {
+    let now = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
+    let headers = Keypair::generate(&[0x5e; 32]).sign_request("POST", PATH, BODY, now);
+    let presented = auth::Presented {
+        wallet: Some(&headers.wallet),
+        signature: Some(&headers.signature),
+        timestamp: Some(&headers.timestamp),
+    };
+    let request = auth::Request { method: "POST", path: PATH, body: BODY };
+    let since = Instant::now();
+    for _ in 0..BARE {
+        auth::verify(presented, &request, auth::Policy::default(), now)?;
+    }
+    Ok(since.elapsed().as_secs_f64() * 1e6 / f64::from(BARE))
 }
 
 fn millis(latency: Duration) -> f64 {
