@@ -16,6 +16,12 @@ pub enum KernelError {
     /// The package manager does not list the package.
     #[error("the package {0} is not known here: run `apt-get update`, or set images.kernel")]
     NoPackage(String),
+    /// The package could not be fetched.
+    #[error(
+        "{0} could not be downloaded: is there a network? Run `apt-get update` and try again, or set images.kernel to a \
+         directory with boot/vmlinuz-* and lib/modules/*"
+    )]
+    Download(String, #[source] ToolError),
     /// No version has both a kernel and modules.
     #[error("{0} holds no boot/vmlinuz-* with its lib/modules/*, and no kernel package")]
     NoKernel(PathBuf),

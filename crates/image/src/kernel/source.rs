@@ -77,12 +77,12 @@ pub(super) fn download(dir: &Path, progress: &dyn Progress) -> Result<(), Kernel
     let text = fs::read_to_string(release).map_err(|source| KernelError::file("read", release, source))?;
     let packages = resolve(kernel_package(&text)?, &|name| show(name))?;
     progress.step("download the kernel package", None);
-    APT_GET.run(|c| {
+    let fetched = APT_GET.run(|c| {
         c.current_dir(dir).args(["download", "--quiet", "-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=30"]);
         // Without this, root's apt asks to write as another user, who may not.
         c.args(["-o", "APT::Sandbox::User=root"]).args(&packages)
-    })?;
-    Ok(())
+    });
+    fetched.map(drop).map_err(|error| KernelError::Download(packages.join(", "), error))
 }
 
 /// The package by which a distribution names its newest kernel for guests.
