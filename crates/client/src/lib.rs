@@ -7,9 +7,11 @@
 //!
 //! Every call has a deadline and every answer a bound; both are named.
 
+mod hop;
 mod node;
 mod public;
 
+pub use hop::strip_hop_by_hop;
 pub use node::{Deadlines, LogSource, NodeBody, NodeClient, NodeError, Tunnel};
 pub use public::{
     ClientError, Command, Door, Exit, Limits, Process, ProcessHandle, Public, Question, Refused, SpawnOptions,

@@ -46,7 +46,7 @@ pub(crate) async fn pass(
         return gateway.join(client, answer);
     }
     let (mut head, body) = answer.into_parts();
-    headers::strip_hop_by_hop(&mut head.headers);
+    client::strip_hop_by_hop(&mut head.headers);
     Ok(Response::from_parts(head, Body::new(body)))
 }
 
@@ -70,7 +70,7 @@ fn rewrite(
     let (mut head, body) = request.into_parts();
     head.uri = head.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
     head.version = Version::HTTP_11;
-    headers::strip_hop_by_hop(&mut head.headers);
+    client::strip_hop_by_hop(&mut head.headers);
     headers::strip_ours(&mut head.headers, token_was_ours);
     join_cookies(&mut head.headers);
     let forwarded = Forwarded { client: arrival.client, host, tls: arrival.tls, trusted: arrival.trusted };
@@ -173,7 +173,7 @@ impl Gateway {
         });
         let (mut head, _) = answer.into_parts();
         let protocol = head.headers.get(UPGRADE).cloned();
-        headers::strip_hop_by_hop(&mut head.headers);
+        client::strip_hop_by_hop(&mut head.headers);
         head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         if let Some(protocol) = protocol {
             head.headers.insert(UPGRADE, protocol);

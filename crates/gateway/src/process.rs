@@ -16,12 +16,12 @@ use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::caller::Owner;
 use crate::entry::Arrival;
-use crate::headers::strip_hop_by_hop;
 use crate::logs::node_of;
 use crate::refusal::Refusal;
 use crate::routes::Id;
 use crate::state::Gateway;
 use axum::Extension;
+use client::strip_hop_by_hop;
 
 /// The calls the guest knows.
 const CALLS: [&str; 7] = ["Start", "Connect", "List", "SendInput", "CloseStdin", "SendSignal", "Update"];

@@ -59,7 +59,10 @@ fn ratio(product: &[Duration], bare: &[ByHand]) -> Vec<Figure> {
     ];
     let listening = bare.iter().map(|start| start.pod("listening_after_us"));
     let listening: Vec<Duration> = listening.collect();
-    figures.push(Figure::new("pod: first instruction to listening, median", millis(percentile(&listening, 0.5)), "ms"));
+    figures.push(
+        Figure::new("pod: first instruction to listening, median", millis(percentile(&listening, 0.5)), "ms")
+            .against(20.0, "at most"),
+    );
     let steps = bare.first().and_then(|start| start.status["timings_us"].as_object());
     for step in steps.into_iter().flat_map(|steps| steps.keys()) {
         let times: Vec<Duration> = bare.iter().map(|start| start.step(step)).collect();

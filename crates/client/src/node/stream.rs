@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use domain::AgentId;
-use http::header::{CONNECTION, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::header::{CONNECTION, HOST, UPGRADE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Body;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -16,6 +16,7 @@ use super::api::{empty, sandbox};
 use super::call::Call;
 use super::exchange::{Answer, send};
 use super::{NodeBody, NodeClient, NodeError};
+use crate::hop::strip_hop_by_hop;
 
 /// Bytes to and from an agent's port.
 pub type Tunnel = TokioIo<Upgraded>;
@@ -25,18 +26,6 @@ const PROCESS_ROUTES: &str = "/process.Process/";
 
 /// The longest a passed request may ask for.
 const LONGEST_PASS: Duration = Duration::from_secs(3600);
-
-/// Headers that belong to one connection and end with it.
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    HOST,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
 
 /// Whose output to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,7 +110,7 @@ impl NodeClient {
         let request = addressed(call.operation, id, path, request)?;
         let answer = call.within(send(call.operation, &self.socket, request)).await?;
         let (mut head, incoming) = answer.response.into_parts();
-        strip(&mut head.headers);
+        strip_hop_by_hop(&mut head.headers);
         Ok(Response::from_parts(head, NodeBody::new(call.operation, incoming, None, answer.connection)))
     }
 }
@@ -148,22 +137,9 @@ fn addressed<B>(
     let uri = Uri::try_from(format!("{}/pod{path}", sandbox(id)))
         .map_err(|error| NodeError::protocol(operation, error.to_string()))?;
     let (mut head, body) = request.into_parts();
-    strip(&mut head.headers);
+    strip_hop_by_hop(&mut head.headers);
     head.headers.insert(HOST, HeaderValue::from_static("node"));
     head.uri = uri;
     head.version = http::Version::HTTP_11;
     Ok(Request::from_parts(head, body))
-}
-
-fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
 }
