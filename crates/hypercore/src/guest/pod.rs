@@ -25,6 +25,8 @@ const KNOCK: Duration = Duration::from_millis(15);
 const KNOCKS: usize = 80;
 /// How long an answer may take that needs no waiting.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long the answer to an identity may take: it waits for the guest's disks.
+const TAKE: Duration = Duration::from_secs(30);
 /// How long one question for readiness waits.
 const READY_WAIT: Duration = Duration::from_secs(10);
 
@@ -81,7 +83,7 @@ impl Pod {
             let mut line = self.knock().await;
             let identity = identity().map_err(|error| PodError::Unclear(error.to_string()))?;
             let body = json(&identity)?;
-            match line.ask(request(Method::POST, "/v1/identity", None, body)?, ANSWER).await {
+            match line.ask(request(Method::POST, "/v1/identity", None, body)?, TAKE).await {
                 Ok(_) => return Ok(Delivered::Now),
                 Err(PodError::Refused { status: StatusCode::CONFLICT, .. }) => return Ok(Delivered::Before),
                 Err(error @ (PodError::Refused { .. } | PodError::Unclear(_))) => return Err(error),
