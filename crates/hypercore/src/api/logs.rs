@@ -30,6 +30,7 @@ pub(crate) enum Source {
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Which {
     /// Whether to stay for what comes.

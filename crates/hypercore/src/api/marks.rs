@@ -16,6 +16,7 @@ use super::routes::Api;
 use super::sandboxes::query;
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct After {
     /// The last number the caller keeps: up to it the node may forget.

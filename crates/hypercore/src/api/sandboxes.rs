@@ -31,6 +31,7 @@ pub(crate) enum Until {
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Wait {
     /// Milliseconds to wait at most; no more than 60000 are waited.
@@ -41,6 +42,7 @@ pub(crate) struct Wait {
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Grace {
     /// Milliseconds the agent may take to end by itself.

@@ -199,3 +199,19 @@ fn the_golden_document_is_the_one_that_is_served() {
     let golden = std::fs::read_to_string(path).unwrap_or_default();
     assert_eq!(golden.trim_end(), crate::openapi().trim_end(), "run ./dev openapi and look at the change");
 }
+
+#[test]
+fn the_document_tells_parameters_of_the_path_from_those_of_the_query() {
+    let document: Value = serde_json::from_str(&crate::openapi()).unwrap();
+    let mut seen = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let calls = methods.as_object().unwrap().values();
+        for parameter in calls.filter_map(|call| call["parameters"].as_array()).flatten() {
+            let in_path = path.contains(&format!("{{{}}}", parameter["name"].as_str().unwrap()));
+            let place = if in_path { "path" } else { "query" };
+            assert_eq!((parameter["in"].as_str(), parameter["required"] == true), (Some(place), in_path), "{path}");
+            seen += usize::from(!in_path);
+        }
+    }
+    assert_eq!(seen, 7, "after, wait_ms twice, until, grace_ms, follow, source");
+}
