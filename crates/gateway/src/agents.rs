@@ -11,7 +11,7 @@ use wire::public::{AgentsResponse, StatusResponse, StopResponse, UsageResponse, 
 
 use crate::caller::{Owner, Stopper, presented};
 use crate::refusal::Refusal;
-use crate::routes::{Id, WalletOf, json};
+use crate::shape::{Id, WalletOf, json};
 use crate::state::Gateway;
 
 /// Agents in one list at most.

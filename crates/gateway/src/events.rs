@@ -22,7 +22,7 @@ use wire::public::StateChange;
 
 use crate::caller::Owner;
 use crate::refusal::Refusal;
-use crate::routes::Id;
+use crate::shape::Id;
 use crate::state::Gateway;
 
 /// Silence after which a comment is sent, so that proxies keep the connection.

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `serve`, `connection`, `tls` | listeners, connections, draining |
 //! | `entry` | what every request passes: trace, limits, host |
-//! | `routes`, `spawn` (and `wish`), `agents`, `logs`, `events`, `process`, `meta` | the API's handlers |
+//! | `routes`, `spawn` (and `wish`), `agents`, `logs`, `events`, `process`, `meta` | the API's handlers, and `shape`, what they take and give |
 //! | `ingress`, `headers` | the way to an agent |
 //! | `caller`, `spent` | whose signature it is, spent once |
 //! | `ids` | the agents' ids |
@@ -39,6 +39,7 @@ mod process;
 mod refusal;
 mod routes;
 mod serve;
+mod shape;
 mod spawn;
 mod spent;
 mod state;

@@ -15,7 +15,7 @@ use wire::fault::{Code, Fault};
 
 use crate::caller::Owner;
 use crate::refusal::Refusal;
-use crate::routes::{Id, query};
+use crate::shape::{Id, query};
 use crate::state::Gateway;
 
 /// `?follow=&source=`.

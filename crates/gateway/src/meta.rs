@@ -12,7 +12,7 @@ use wire::public::{HealthResponse, TiersResponse};
 
 use crate::entry::Arrival;
 use crate::refusal::Refusal;
-use crate::routes::json;
+use crate::shape::json;
 use crate::state::Gateway;
 
 /// What a balance buys, and what can be spawned.

@@ -18,7 +18,7 @@ use crate::caller::Owner;
 use crate::entry::Arrival;
 use crate::logs::node_of;
 use crate::refusal::Refusal;
-use crate::routes::Id;
+use crate::shape::Id;
 use crate::state::Gateway;
 use axum::Extension;
 use client::strip_hop_by_hop;

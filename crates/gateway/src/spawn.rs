@@ -25,7 +25,7 @@ use wire::public::{SpawnRequest, SpawnResponse};
 use crate::caller::Verified;
 use crate::entry::Arrival;
 use crate::refusal::Refusal;
-use crate::routes::{json, query};
+use crate::shape::{json, query};
 use crate::state::Gateway;
 
 /// `?wait=`.

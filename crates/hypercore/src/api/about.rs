@@ -8,7 +8,7 @@ use wire::fault::Fault;
 use wire::node::{NodeInfo, Phase};
 
 use super::fault::{Refused, json};
-use super::routes::Api;
+use super::state::Api;
 
 /// The node.
 #[utoipa::path(

@@ -6,6 +6,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use wire::fault::{Code, Fault};
 
+use crate::guest::PodError;
 use crate::node::CreateError;
 use crate::task::EndError;
 
@@ -21,6 +22,17 @@ impl Refused {
     /// The sandbox is not there.
     pub(crate) fn unknown(id: AgentId) -> Self {
         Self::new(Code::NotFound, format!("this node has no sandbox {id}"))
+    }
+
+    /// The agent is there, and answers nobody yet.
+    pub(crate) fn not_ready() -> Self {
+        Self::new(Code::AgentNotReady, "the agent is not ready")
+    }
+
+    /// The guest gave no answer.
+    pub(crate) fn unreachable(error: &PodError) -> Self {
+        tracing::debug!(error = error as &dyn std::error::Error, "pod is not reached");
+        Self::new(Code::AgentUnreachable, "the guest does not answer")
     }
 
     /// Our fault: logged in full, told in brief.

@@ -14,8 +14,7 @@ use utoipa::IntoParams;
 use wire::fault::{Code, Fault};
 
 use super::fault::Refused;
-use super::routes::Api;
-use super::sandboxes::{id, query};
+use super::state::{Api, id, query};
 use crate::logs::{Form, read};
 
 /// Which log.

@@ -12,8 +12,7 @@ use wire::fault::Fault;
 use wire::node::Marks;
 
 use super::fault::{Refused, json};
-use super::routes::Api;
-use super::sandboxes::query;
+use super::state::{Api, query};
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]

@@ -9,7 +9,9 @@ mod marks;
 mod process;
 mod routes;
 mod sandboxes;
+mod state;
 mod tunnel;
 
 pub use document::openapi;
-pub(crate) use routes::{Api, routes};
+pub(crate) use routes::routes;
+pub(crate) use state::Api;

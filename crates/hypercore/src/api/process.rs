@@ -17,10 +17,8 @@ use wire::fault::{Code, Fault};
 use wire::node::Phase;
 
 use super::fault::Refused;
-use super::routes::Api;
-use super::sandboxes::id;
-use super::tunnel::not_ready;
-use crate::guest::{Line, Pod, PodError, bearer};
+use super::state::{Api, id};
+use crate::guest::{Line, Pod, bearer};
 use crate::task::Handle;
 
 /// How long `pod` may take to accept a connection.
@@ -66,7 +64,7 @@ pub(crate) async fn pass(
     let mut line = reach(&handle).await?;
     let (sender, pod) = (&mut line.0, &line.1);
     let outgoing = outgoing(request, &method, pod)?;
-    let answer = sender.send(outgoing, BEGIN).await.map_err(|error| unreachable(&error))?;
+    let answer = sender.send(outgoing, BEGIN).await.map_err(|error| Refused::unreachable(&error))?;
     let driver = line.0.into_driver();
     let (mut head, body) = answer.into_parts();
     strip(&mut head.headers);
@@ -79,17 +77,17 @@ pub(crate) async fn pass(
 }
 
 async fn reach(handle: &Handle) -> Result<(Line<Body>, Pod), Refused> {
-    let pod = handle.pod.get().cloned().ok_or_else(not_ready)?;
+    let pod = handle.pod.get().cloned().ok_or_else(Refused::not_ready)?;
     let ready = match handle.sandbox().phase {
         Phase::Ready => true,
         // While `pod` starts its agent again, commands help to find out why.
         Phase::Booting => false,
-        Phase::Backoff { .. } | Phase::Stopping | Phase::Failed { .. } => return Err(not_ready()),
+        Phase::Backoff { .. } | Phase::Stopping | Phase::Failed { .. } => return Err(Refused::not_ready()),
     };
     match pod.line(CONNECT).await {
         Ok(line) => Ok((line, pod)),
-        Err(error) if ready => Err(unreachable(&error)),
-        Err(_) => Err(not_ready()),
+        Err(error) if ready => Err(Refused::unreachable(&error)),
+        Err(_) => Err(Refused::not_ready()),
     }
 }
 
@@ -113,10 +111,4 @@ fn strip(headers: &mut HeaderMap) {
     for name in DROPPED {
         headers.remove(name);
     }
-}
-
-/// The guest gave no answer.
-pub(crate) fn unreachable(error: &PodError) -> Refused {
-    tracing::debug!(error = error as &dyn std::error::Error, "pod is not reached");
-    Refused::new(Code::AgentUnreachable, "the guest does not answer")
 }

@@ -1,34 +1,21 @@
 //! The table of routes.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use wire::TRACEPARENT;
 use wire::fault::Code;
 
 use super::fault::Refused;
+use super::state::Api;
 use super::{about, logs, marks, process, sandboxes, tunnel};
-use crate::node::Node;
 
 /// Bytes of a spec at most: an environment of 64 KiB, escaped.
 const MAX_SPEC: usize = 512 * 1024;
-
-/// What the handlers share.
-#[derive(Clone)]
-pub(crate) struct Api {
-    pub(crate) node: Arc<Node>,
-    pub(crate) metrics: PrometheusHandle,
-    /// Ends what would otherwise stream for ever.
-    pub(crate) closing: CancellationToken,
-}
 
 /// All routes.
 pub(crate) fn routes(api: Api) -> Router {

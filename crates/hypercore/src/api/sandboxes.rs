@@ -16,9 +16,7 @@ use wire::fault::{Code, Fault};
 use wire::node::{Gone, Sandbox, SandboxSpec, Sandboxes};
 
 use super::fault::{Refused, json};
-use super::process::unreachable;
-use super::routes::Api;
-use super::tunnel::not_ready;
+use super::state::{Api, id, query};
 use crate::journal::MAX_WAIT;
 use crate::node::Created;
 
@@ -159,18 +157,8 @@ pub(crate) async fn metrics(
 ) -> Result<Response, Refused> {
     let id = id(path)?;
     let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
-    let pod = handle.pod.get().cloned().ok_or_else(not_ready)?;
-    let text = pod.metrics().await.map_err(|error| unreachable(&error))?;
+    let pod = handle.pod.get().cloned().ok_or_else(Refused::not_ready)?;
+    let text = pod.metrics().await.map_err(|error| Refused::unreachable(&error))?;
     // The guest may write anything: a reader is not to take it for more than text.
     Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
-}
-
-/// The id in a path.
-pub(crate) fn id(path: Result<Path<AgentId>, PathRejection>) -> Result<AgentId, Refused> {
-    path.map(|Path(id)| id).map_err(|_| Refused::new(Code::InvalidRequest, domain::IdError::Agent.to_string()))
-}
-
-/// The parameters of a path.
-pub(crate) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refused> {
-    query.map(|Query(query)| query).map_err(|error| Refused::new(Code::InvalidRequest, error.body_text()))
 }

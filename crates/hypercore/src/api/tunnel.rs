@@ -21,8 +21,7 @@ use wire::fault::{Code, Fault};
 use wire::node::{Phase, TUNNEL};
 
 use super::fault::Refused;
-use super::routes::Api;
-use super::sandboxes::id;
+use super::state::{Api, id};
 use crate::task::Handle;
 
 /// How long an agent may take to accept a connection.
@@ -72,7 +71,7 @@ async fn reach(api: &Api, handle: &Handle) -> Result<Box<dyn Link>, Refused> {
     match handle.sandbox().phase {
         Phase::Ready => {}
         Phase::Booting | Phase::Backoff { .. } | Phase::Stopping | Phase::Failed { .. } => {
-            return Err(not_ready());
+            return Err(Refused::not_ready());
         }
     }
     let gone = |why: String| Refused::new(Code::AgentUnreachable, why);
@@ -87,10 +86,6 @@ async fn reach(api: &Api, handle: &Handle) -> Result<Box<dyn Link>, Refused> {
 }
 
 /// The agent cannot be talked to now, but may be later.
-pub(super) fn not_ready() -> Refused {
-    Refused::new(Code::AgentNotReady, "the agent is not ready")
-}
-
 async fn carry(upgrade: OnUpgrade, mut link: Box<dyn Link>, permit: OwnedSemaphorePermit, closing: CancellationToken) {
     let Ok(upgraded) = upgrade.await else { return };
     let mut upgraded = TokioIo::new(upgraded);

@@ -1,10 +1,11 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use palatine_store::{Config, Store, StoreError};
-use rusqlite::Connection;
+use domain::{State, StopReason};
+use palatine_store::{Admission, Config, Store, StoreError};
+use rusqlite::{Connection, params};
 
-use crate::help::{config, id, open, reserved, room, wish};
+use crate::help::{NOW, bytes, config, id, keyed, open, reserved, room, wallet, wish};
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -114,4 +115,46 @@ async fn a_directory_that_cannot_be_made_is_named() {
     let refused = Store::open(&Config { directory: file.join("store"), ..Config::default() }).unwrap_err();
     assert!(refused.to_string().contains("file/store"), "{refused}");
     assert!(matches!(refused, StoreError::File { .. }));
+}
+
+/// A database as version 1 left it: agent 7 live and ready, agent -2 ended, message
+/// 1 spent, a key that stands for agent 7.
+fn first_version(directory: &Path) {
+    std::fs::create_dir(directory).unwrap();
+    let conn = Connection::open(directory.join("palatine.db")).unwrap();
+    conn.execute_batch(include_str!("../../src/schema/1.sql")).unwrap();
+    conn.pragma_update(None, "application_id", 0x504C_544E).unwrap();
+    conn.pragma_update(None, "user_version", 1).unwrap();
+    let agent = "INSERT INTO agents (id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, \
+                 memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, closed_ms, \
+                 ready_since, mark_seq) VALUES (?1, ?2, 1, ?3, ?4, 'echo', ?5, 'standard', 500000, 2, 2048, 0, ?6, ?7, \
+                 5, 2, 'local', 'qemu-tcg', 3, 1, 4000, ?8, 9)";
+    let (now, none) = (i64::try_from(NOW.0).unwrap(), None::<i64>);
+    conn.execute(agent, params![7, bytes(1), "ready", None::<&str>, bytes(77), now, none, now]).unwrap();
+    conn.execute(agent, params![-2, bytes(1), "stopped", "requested", bytes(77), now - 9, now - 5, none]).unwrap();
+    let change = "INSERT INTO changes (agent, seq, at, state) VALUES (?1, 2, ?2, ?3)";
+    conn.execute(change, params![1, now + 1, "ready"]).unwrap();
+    conn.execute("INSERT INTO spent (key, expires_at) VALUES (?1, ?2)", params![bytes(1), now + 330_000]).unwrap();
+    let key = "INSERT INTO idempotency (wallet, key, request, agent, expires_at) VALUES (?1, 'k', ?2, 7, ?3)";
+    conn.execute(key, params![bytes(1), bytes(5), now + 1]).unwrap();
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
+    let room = room();
+    first_version(&config(&room).directory);
+    let store = open(&room);
+    let all = store.of(wallet(1), 10).await.unwrap();
+    assert_eq!(all.iter().map(|agent| agent.id).collect::<Vec<_>>(), [id(7), id(u64::MAX - 1)]);
+    assert_eq!(all[0].state, State::Ready);
+    assert_eq!((all[0].restarts, all[0].changes, all[0].meter.closed_ms, all[0].meter.last_seq), (3, 2, 4000, 9));
+    assert_eq!(all[1].state, State::Stopped(StopReason::Requested));
+    let changes = store.changes(id(7), 0).await.unwrap();
+    assert_eq!(changes.iter().map(|change| (change.seq, change.at)).collect::<Vec<_>>(), [(1, NOW), (2, NOW.plus(1))]);
+    assert_eq!(store.usage(wallet(1), NOW.plus(500)).await.unwrap().0.uptime_ms, 8500);
+    assert_eq!(store.reserve(wish(2, 1)).await.unwrap(), Admission::Replayed);
+    assert!(
+        matches!(store.reserve(keyed(1, 3, "k", 5)).await.unwrap(), Admission::Repeated(agent) if agent.id == id(7))
+    );
+    assert_eq!(store.reserve(wish(1, 4)).await.unwrap(), Admission::Busy(id(7)));
 }

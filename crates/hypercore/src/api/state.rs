@@ -1,0 +1,32 @@
+//! What the handlers share, and how they read a path and a query.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query};
+use domain::AgentId;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
+use wire::fault::Code;
+
+use super::fault::Refused;
+use crate::node::Node;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) node: Arc<Node>,
+    pub(crate) metrics: PrometheusHandle,
+    /// Ends what would otherwise stream for ever.
+    pub(crate) closing: CancellationToken,
+}
+
+/// The id in a path.
+pub(crate) fn id(path: Result<Path<AgentId>, PathRejection>) -> Result<AgentId, Refused> {
+    path.map(|Path(id)| id).map_err(|_| Refused::new(Code::InvalidRequest, domain::IdError::Agent.to_string()))
+}
+
+/// The parameters of a path.
+pub(crate) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refused> {
+    query.map(|Query(query)| query).map_err(|error| Refused::new(Code::InvalidRequest, error.body_text()))
+}
