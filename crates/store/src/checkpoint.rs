@@ -49,12 +49,12 @@ impl Checkpoints {
     pub(crate) fn look(&self, writer: &Connection) {
         let Some((pages, copied)) = run(writer, CheckpointMode::NOOP) else { return };
         let rest = pages - copied;
-        let again = pages >= LONG;
-        if again && rest <= SHORT || pages > TOO_LONG {
+        let long = pages >= LONG;
+        if long && rest <= SHORT || pages > TOO_LONG {
             run(writer, CheckpointMode::PASSIVE);
             return;
         }
-        if rest < SLICE && !again {
+        if rest < SLICE && !long {
             return;
         }
         if let Err(TrySendError::Disconnected(())) = self.wake.try_send(()) {

@@ -98,7 +98,8 @@ fn note(record: &mut Record, seen: &Observation) {
 /// Writes what a step can change. The bill is not among it: only marks change it.
 fn write(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
     let (state, reason) = state_columns(record.state);
-    tx.rows.keep(record);
+    // Should one of the two statements fail, what is remembered may be neither.
+    tx.rows.forget(record.id);
     tx.conn
         .prepare_cached(
             "UPDATE agents SET state = ?2, reason = ?3, generation = ?4, changes = ?5, node = ?6, runtime = ?7, \
@@ -115,7 +116,9 @@ fn write(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
             record.restarts,
             record.was_ready,
         ])?;
-    record.ended_at.map_or(Ok(()), |at| end(tx.conn, record.id, at))
+    record.ended_at.map_or(Ok(()), |at| end(tx.conn, record.id, at))?;
+    tx.rows.keep(record);
+    Ok(())
 }
 
 /// Frees the wallet. Apart from the other columns, because naming this one has
