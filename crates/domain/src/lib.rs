@@ -6,13 +6,16 @@
 mod agent;
 mod id;
 mod metering;
+mod money;
 mod placement;
 mod tier;
 mod time;
 
 pub use agent::{Action, End, Event, FailReason, Refusal, State, StateName, StopReason, step};
+pub use alloy_primitives::{Address, B256, U256};
 pub use id::{AgentId, Generation, IdError, ImageDigest, Wallet};
 pub use metering::{Mark, MarkKind, Meter, Usage};
+pub use money::{MoneyError, Usdc};
 pub use placement::{Ask, NoRoom, NodeView, place};
 pub use tier::{Tier, TierError, TierName, Tiers, TokenAmount};
 pub use time::UnixMillis;

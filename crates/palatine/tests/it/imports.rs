@@ -14,13 +14,16 @@ const TABLE: &[(&str, &[&str])] = &[
     ("auth", &["domain"]),
     ("store", &["domain", "wire"]),
     ("chain", &["domain"]),
+    ("identity", &["domain"]),
+    ("relay", &["domain", "wire", "chain"]),
+    ("x402", &["domain"]),
     ("image", &["domain", "wire"]),
     ("sandbox", &["domain", "wire"]),
     ("hypercore", &["domain", "wire", "sandbox", "image", "telemetry"]),
     ("pod", &["domain", "wire"]),
     ("client", &["domain", "wire", "auth"]),
-    ("control", &["domain", "wire", "store", "chain", "client"]),
-    ("gateway", &["domain", "wire", "auth", "store", "chain", "control", "client"]),
+    ("control", &["domain", "wire", "store", "chain", "identity", "relay", "x402", "client"]),
+    ("gateway", &["domain", "wire", "auth", "store", "chain", "relay", "x402", "control", "client"]),
 ];
 
 /// What the node daemon and the guest must not even carry.

@@ -1,0 +1,1 @@
+//! The gasless relayer, and a client for another one.

@@ -1,0 +1,1 @@
+//! Pay per request: x402 in its three dialects.
