@@ -60,7 +60,7 @@ pub(crate) async fn status(
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, owner.wallet).await?;
     let uptime_ms = record.meter.uptime_ms(owner.now);
-    json(StatusCode::OK, &StatusResponse { agent: gateway.view(&record), uptime_ms })
+    json(StatusCode::OK, &StatusResponse { agent: gateway.view(&record), uptime_ms, vault: None })
 }
 
 /// A holder's agents, newest first.

@@ -46,9 +46,18 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::UnboundSignature
         | Code::InvalidToken
         | Code::InsufficientBalance
+        | Code::PaymentRequired
+        | Code::InvalidPayment
+        | Code::NotLinked
+        | Code::InvalidEvmSignature
+        | Code::CallRefused
         | Code::ImageRefused => Exit::Denied,
         Code::NotFound => Exit::NotFound,
-        Code::AgentExists | Code::StaleGeneration | Code::WrongState | Code::IdempotencyMismatch => Exit::Conflict,
+        Code::AgentExists
+        | Code::StaleGeneration
+        | Code::WrongState
+        | Code::WouldRevert
+        | Code::IdempotencyMismatch => Exit::Conflict,
         Code::RateLimited
         | Code::AgentUnreachable
         | Code::BalanceUnknown
@@ -57,7 +66,9 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::AgentNotReady
         | Code::ShuttingDown
         | Code::SpawnTimeout
-        | Code::SpawnFailed => Exit::Unavailable,
+        | Code::SpawnFailed
+        | Code::NoChain
+        | Code::ChainUnavailable => Exit::Unavailable,
         Code::Internal => Exit::Other,
     }
 }
@@ -80,9 +91,17 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         Code::AgentUnreachable | Code::AgentNotReady | Code::SpawnFailed => {
             "see its state and output: palatine ls, palatine logs <id>".to_owned()
         }
-        Code::BalanceUnknown | Code::RateLimited | Code::NoCapacity | Code::NodeUnavailable | Code::ShuttingDown => {
+        Code::BalanceUnknown
+        | Code::ChainUnavailable
+        | Code::RateLimited
+        | Code::NoCapacity
+        | Code::NodeUnavailable
+        | Code::ShuttingDown => {
             format!("try again in {} s", fault.retry_after.unwrap_or(5))
         }
+        Code::PaymentRequired => "say what you would pay at most: --pay-up-to 0.50".to_owned(),
+        Code::NotLinked => "link it to an owner: palatine wallet link".to_owned(),
+        Code::NoChain => "everything but vaults and payments works; the operator sets [evm] to have a chain".to_owned(),
         Code::SpawnTimeout => "its slot is free again: try once more, or look at the node's log".to_owned(),
         Code::Internal => "the gateway's log says more".to_owned(),
         Code::InvalidRequest
@@ -92,6 +111,10 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         | Code::ReplayedSignature
         | Code::UnboundSignature
         | Code::ImageRefused
+        | Code::InvalidPayment
+        | Code::InvalidEvmSignature
+        | Code::CallRefused
+        | Code::WouldRevert
         | Code::MethodNotAllowed
         | Code::StaleGeneration
         | Code::WrongState

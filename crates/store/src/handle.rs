@@ -285,7 +285,7 @@ impl Store {
         tokio::time::timeout(self.inner.timeout, work).await.unwrap_or(Err(late))
     }
 
-    async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         operation: &'static str,
         question: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,

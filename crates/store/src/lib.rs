@@ -13,6 +13,7 @@
 //! | `admission` | spent messages, reservations, idempotency |
 //! | `life` | steps of an agent, and their history |
 //! | `billing` | marks, usage |
+//! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
 //! | `prune` | what is forgotten, and when |
 //! | `checkpoint` | the log's way into the database file |
 //! | `schema`, `files`, `codec`, `row` | the stored form |
@@ -23,10 +24,13 @@ mod billing;
 mod checkpoint;
 mod codec;
 mod config;
+mod deploys;
 mod error;
 mod files;
 mod handle;
 mod life;
+mod links;
+mod prices;
 mod prune;
 mod reader;
 mod record;
@@ -38,8 +42,11 @@ mod writer;
 pub use admission::{Admission, Idempotency, Reservation, Stamp};
 pub use billing::{Counted, Cursor};
 pub use config::{Config, ConfigError};
+pub use deploys::{Consent, Deploy};
 pub use error::StoreError;
 pub use handle::Store;
 pub use life::{Advanced, Observation};
+pub use links::Link;
+pub use prices::Prices;
 pub use prune::Pruned;
 pub use record::{Below, Epoch, Record};

@@ -11,6 +11,9 @@
 //! | `idempotency` | wallet, key | which agent a key stands for |
 //! | `cursors` | node, journal | the last mark that was counted |
 //! | `totals` | wallet | usage of agents that were forgotten |
+//! | `links` | holder | which owner a holder belongs to |
+//! | `prices` | agent, path | what requests cost |
+//! | `deploys` | agent | vaults that agents are to have |
 //!
 //! Ids and expiries rise, so that new rows land on the same few pages: only the index
 //! of live wallets is written at random places.
@@ -24,7 +27,7 @@ use crate::error::StoreError;
 /// "PLTN": so that no other program's database is taken for ours.
 const APPLICATION: i64 = 0x504C_544E;
 
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
 
 /// The newest schema known here.
 pub(crate) fn known() -> i64 {

@@ -124,6 +124,16 @@ codes! {
     UnboundSignature = "unbound_signature", 401;
     /// The agent's bearer token is absent or wrong.
     InvalidToken = "invalid_token", 401;
+    /// The answer has a price; the terms are beside this fault.
+    PaymentRequired = "payment_required", 402;
+    /// The payment is not what was asked for.
+    InvalidPayment = "invalid_payment", 402;
+    /// The wallet is linked to no owner.
+    NotLinked = "not_linked", 403;
+    /// A signature of the EVM is of something else, or of someone else.
+    InvalidEvmSignature = "invalid_evm_signature", 403;
+    /// The relayer does not carry this call.
+    CallRefused = "call_refused", 403;
     /// The wallet holds too little of the token.
     InsufficientBalance = "insufficient_balance", 403;
     /// This tier may not bring its own image.
@@ -132,6 +142,8 @@ codes! {
     NotFound = "not_found", 404;
     /// The path is known, the method is not.
     MethodNotAllowed = "method_not_allowed", 405;
+    /// The call would fail on the chain; the words say why.
+    WouldRevert = "would_revert", 409;
     /// The wallet has a live agent.
     AgentExists = "agent_exists", 409;
     /// The desired state is older than, or differs from, the one held.
@@ -152,6 +164,10 @@ codes! {
     Internal = "internal", 500;
     /// The guest does not answer.
     AgentUnreachable = "agent_unreachable", 502;
+    /// No chain is configured here.
+    NoChain = "no_chain", 501;
+    /// The chain does not answer just now, or its endpoints disagree.
+    ChainUnavailable = "chain_unavailable", 503;
     /// The balance cannot be read just now.
     BalanceUnknown = "balance_unknown", 503;
     /// No node has room.

@@ -1,11 +1,13 @@
-//! What crosses a wire: four APIs, one module each. Types only; no IO.
+//! What crosses a wire: the APIs, one module each. Types only; no IO.
 //!
 //! | module | spoken between | over |
 //! |---|---|---|
 //! | [`public`] | anyone and the gateway | HTTP, TLS |
+//! | [`vault`] | the same: the financial layer | HTTP, TLS |
 //! | [`node`] | the gateway's control plane and `hypercore` | HTTP on a Unix socket |
 //! | [`pod`] | `hypercore` and `pod`, in the guest | HTTP on the guest's own link |
 //! | [`process`] | whoever runs commands in a guest, and `pod` | Connect's JSON, in [`connect`] envelopes |
+//! | [`relay`] | anyone and the gasless relayer | HTTP, TLS |
 
 pub mod connect;
 pub mod fault;
@@ -13,6 +15,8 @@ pub mod node;
 pub mod pod;
 pub mod process;
 pub mod public;
+pub mod relay;
+pub mod vault;
 
 mod secret;
 

@@ -8,6 +8,7 @@ use domain::{AgentId, FailReason, ImageDigest, StateName, StopReason, Tier, Tier
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::vault::AgentVault;
 use crate::{Environment, Secret};
 
 /// Who signs: the wallet, in base58.
@@ -113,6 +114,10 @@ pub struct StatusResponse {
     pub agent: Agent,
     /// Milliseconds the agent was ready.
     pub uptime_ms: u64,
+    /// Its vault; absent while the holder is linked to no owner, or where the
+    /// gateway has no chain configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vault: Option<AgentVault>,
 }
 
 /// The answer of `GET /usage/{wallet}`.

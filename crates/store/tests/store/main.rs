@@ -7,6 +7,7 @@ mod billing;
 mod child;
 mod disk;
 mod files;
+mod finance;
 mod help;
 mod life;
 mod prune;

@@ -1,0 +1,74 @@
+//! Links, prices and vaults to be.
+
+use domain::{Address, B256, UnixMillis, Usdc};
+use palatine_store::{Consent, Deploy, Link};
+use wire::vault::VaultState;
+
+use crate::help::{NOW, bytes, id, open, room, wallet};
+
+fn owner(n: u8) -> Address {
+    Address::repeat_byte(n)
+}
+
+fn link(by: u8, signed_at: UnixMillis) -> Link {
+    Link {
+        holder: wallet(1),
+        owner: owner(by),
+        text: "both".to_owned(),
+        holder_signature: "h".to_owned(),
+        owner_signature: "o".to_owned(),
+        signed_at,
+    }
+}
+
+#[tokio::test]
+async fn the_newest_link_of_a_holder_counts_and_an_older_one_is_not_replayed() {
+    let room = room();
+    let store = open(&room);
+    assert_eq!(store.link_of(wallet(1)).await.unwrap(), None);
+    assert!(store.keep_link(link(1, NOW)).await.unwrap());
+    assert!(store.keep_link(link(2, NOW.plus(1))).await.unwrap());
+    assert!(!store.keep_link(link(1, NOW)).await.unwrap());
+    assert!(!store.keep_link(link(3, NOW.plus(1))).await.unwrap());
+    drop(store);
+    assert_eq!(open(&room).link_of(wallet(1)).await.unwrap(), Some(link(2, NOW.plus(1))));
+}
+
+#[tokio::test]
+async fn prices_are_set_whole() {
+    let room = room();
+    let store = open(&room);
+    let first = [("/v1".to_owned(), Usdc(10)), ("/v2".to_owned(), Usdc(20))].into();
+    let second = [("/v1".to_owned(), Usdc(u64::from(u32::MAX)))].into();
+    store.set_prices(id(1), first).await.unwrap();
+    store.set_prices(id(2), [("/".to_owned(), Usdc(1))].into()).await.unwrap();
+    store.set_prices(id(1), second).await.unwrap();
+    assert_eq!(store.prices_of(id(1)).await.unwrap(), [("/v1".to_owned(), Usdc(u64::from(u32::MAX)))].into());
+    assert_eq!(store.prices_of(id(2)).await.unwrap().len(), 1);
+    assert!(store.prices_of(id(3)).await.unwrap().is_empty());
+}
+
+fn deploy(state: VaultState) -> Deploy {
+    Deploy {
+        agent: id(1),
+        owner: owner(1),
+        agent_wallet: owner(2),
+        address: owner(3),
+        state,
+        consent: Some(Consent { deadline: 1_700_000_000, signature: vec![1; 65] }),
+        tx: Some(B256::from(bytes(9))),
+        reason: None,
+    }
+}
+
+#[tokio::test]
+async fn a_vault_that_is_deployed_stays_so_whatever_a_slower_writer_believes() {
+    let room = room();
+    let store = open(&room);
+    store.put_deploy(deploy(VaultState::Deploying), NOW).await.unwrap();
+    assert_eq!(store.deploying().await.unwrap(), [deploy(VaultState::Deploying)]);
+    store.put_deploy(deploy(VaultState::Deployed), NOW).await.unwrap();
+    store.put_deploy(deploy(VaultState::Failed), NOW).await.unwrap();
+    assert_eq!(store.deploy_of(id(1)).await.unwrap(), Some(deploy(VaultState::Deployed)));
+    assert!(store.deploying().await.unwrap().is_empty());
+}
