@@ -1,0 +1,77 @@
+//! What is asked of a chain: to make a transfer, and what became of it.
+
+use async_trait::async_trait;
+use domain::{Address, B256, Usdc};
+
+use crate::{Authorization, Signed};
+
+/// A transfer that is on the chain, as deep as the settler waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The transaction.
+    pub tx: B256,
+}
+
+/// Why a transfer was not made, or is not known to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SettleError {
+    /// The token refused it, when simulated or on the chain: this attempt moved
+    /// nothing.
+    #[error("the token refused the transfer: {0}")]
+    Refused(String),
+    /// It may or may not be on the chain, now or later.
+    #[error("it is not known whether the transfer was made: {0}")]
+    Unknown(String),
+    /// Nothing was sent: no endpoint, no gas, no quota.
+    #[error("the transfer cannot be sent now: {0}")]
+    Unavailable(String),
+}
+
+/// Who makes transfers.
+#[async_trait]
+pub trait Settlement: Send + Sync {
+    /// Calls `transferWithAuthorization` and waits until it is confirmed.
+    ///
+    /// It may be called again with the same payment after an error: a token
+    /// takes a nonce once, so nothing is paid twice. It never answers `Ok` for
+    /// anything but this transfer: success is read from a receipt, by
+    /// [`crate::pays`] or a check as strict.
+    async fn settle(&self, payment: &Signed) -> Result<Settled, SettleError>;
+}
+
+/// What became of an authorization.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spent {
+    /// Not used up to a block of this time (Unix seconds), the newest that is
+    /// deep enough.
+    Unused {
+        /// The block's time.
+        as_of: u64,
+    },
+    /// Used for exactly this transfer, whoever sent it.
+    Paid {
+        /// The transaction.
+        tx: B256,
+    },
+    /// Its nonce is used up without this transfer: cancelled, or spent on
+    /// another one.
+    Elsewhere,
+}
+
+/// Why the chain could not be read. Says nothing about the payment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the token could not be read: {0}")]
+pub struct Unread(pub String);
+
+/// What a token says of payments.
+#[async_trait]
+pub trait Authorizations: Send + Sync {
+    /// Whether an authorization was used, and what for. `authorizationState` is
+    /// not enough: it is also true after `cancelAuthorization`, and after any
+    /// other transfer with the same nonce. `Paid` needs the receipt: see
+    /// [`crate::pays`].
+    async fn state(&self, authorization: &Authorization) -> Result<Spent, Unread>;
+
+    /// `balanceOf(owner)`.
+    async fn balance(&self, chain_id: u64, asset: Address, owner: Address) -> Result<Usdc, Unread>;
+}
