@@ -142,7 +142,7 @@ contract TestUSDC is ERC3009, Nonces, IERC20Permit, IERC3009Bytes {
         return 6;
     }
 
-    function _update(address from, address to, uint256 value) internal override {
+    function _update(address from, address to, uint256 value) internal virtual override {
         if (paused) revert TokenPaused();
         if (isBlacklisted[from]) revert Blacklisted(from);
         if (isBlacklisted[to]) revert Blacklisted(to);
