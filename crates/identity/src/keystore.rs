@@ -1,0 +1,304 @@
+//! Web3 Secret Storage, version 3: a key in JSON under a password.
+//!
+//! Source: <https://ethereum.org/developers/docs/data-structures-and-encoding/web3-secret-storage/>.
+//! Of it: `aes-128-ctr`, `scrypt` and `pbkdf2` with `hmac-sha256`, 32 derived bytes, a
+//! MAC of Keccak-256 over derived\[16..32\] ‖ ciphertext.
+//!
+//! The MAC does not cover the `iv`: with another one, the right password gives another
+//! key. Only `address` tells, so we always write it and a key file must have it.
+//!
+//! A password is its UTF-8 bytes as they are, as geth takes it; a tool that normalises
+//! (ethers: NFKC) derives another key from a password outside ASCII.
+
+use aes::Aes128;
+use alloy_primitives::keccak256;
+use ctr::Ctr128BE;
+use ctr::cipher::{KeyIvInit, StreamCipher};
+use domain::Address;
+use secrecy::SecretString;
+use serde_json::error::Category;
+use serde_json::{Value, json};
+use subtle::ConstantTimeEq;
+use uuid::{Builder, Uuid};
+use zeroize::Zeroizing;
+
+use crate::fields::{Fields, unsupported};
+use crate::kdf::{Cost, Kdf};
+use crate::{Identity, InvalidKey};
+
+/// The longest keystore that is read, in bytes. They have about 500.
+pub const MAX_TEXT: usize = 16 << 10;
+
+const VERSION: u64 = 3;
+const CIPHER: &str = "aes-128-ctr";
+const PRF: &str = "hmac-sha256";
+const DERIVED: u64 = 32;
+
+/// Why a keystore does not give its key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeystoreError {
+    /// Longer than [`MAX_TEXT`].
+    #[error("longer than {MAX_TEXT} bytes, and so no keystore")]
+    TooLarge,
+    /// Ends before its JSON does.
+    #[error("empty, or cut off before the end of its JSON")]
+    Truncated,
+    /// No JSON.
+    #[error("not JSON")]
+    NotJson,
+    /// JSON, but nothing that a keystore has.
+    #[error("JSON, but not a Web3 keystore")]
+    Foreign,
+    /// A field is absent.
+    #[error("a keystore without `{0}`")]
+    Missing(&'static str),
+    /// A field has another shape than version 3 gives it.
+    #[error("a keystore whose `{0}` is not what version 3 has there")]
+    Malformed(&'static str),
+    /// A kind of keystore that we do not read.
+    #[error("a keystore whose `{field}` is {found}, which is not supported")]
+    Unsupported {
+        /// The field that says so.
+        field: &'static str,
+        /// What it says.
+        found: String,
+    },
+    /// It asks for more of this machine than any honest keystore.
+    #[error("a keystore that asks for {asked} {what}; at most {allowed} are given")]
+    TooCostly {
+        /// Of what.
+        what: &'static str,
+        /// How much.
+        asked: u128,
+        /// How much there may be.
+        allowed: u64,
+    },
+    /// The MAC differs.
+    #[error("the password is wrong, or the keystore was altered: its MAC does not match")]
+    Password,
+    /// It opened, and holds another key than it says.
+    #[error("the keystore says that it holds the key of {stated}, and holds that of {actual}: it was altered")]
+    Address {
+        /// Its `address`.
+        stated: Address,
+        /// The address of the key inside.
+        actual: Address,
+    },
+    /// It opened, and holds no key.
+    #[error("the keystore opened, but what it holds is no secp256k1 key")]
+    NoKey(#[from] InvalidKey),
+}
+
+/// The random bytes of one sealing. For one use: a second one would give the same
+/// keystream.
+#[derive(Clone, Copy)]
+pub struct Chance {
+    /// Salt of the key derivation.
+    pub salt: [u8; 32],
+    /// First counter block of the cipher.
+    pub iv: [u8; 16],
+    /// The keystore's `id`, a UUID of version 4 once its fixed bits are set.
+    pub id: [u8; 16],
+}
+
+/// A key under a password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keystore {
+    id: Option<Uuid>,
+    address: Option<Address>,
+    kdf: Kdf,
+    iv: [u8; 16],
+    ciphertext: [u8; 32],
+    mac: [u8; 32],
+}
+
+impl Keystore {
+    /// Puts this key under this password. As slow as `cost` says.
+    ///
+    /// # Errors
+    /// None that a [`Cost`] of this crate causes.
+    pub fn seal(
+        identity: &Identity,
+        password: &SecretString,
+        cost: Cost,
+        chance: &Chance,
+    ) -> Result<Self, KeystoreError> {
+        let kdf = cost.salted(&chance.salt);
+        let derived = kdf.derive(password)?;
+        let mut ciphertext = *identity.secret();
+        apply_cipher(&derived, &chance.iv, &mut ciphertext);
+        Ok(Self {
+            id: Some(Builder::from_random_bytes(chance.id).into_uuid()),
+            address: Some(identity.address()),
+            mac: mac(&derived, &ciphertext),
+            kdf,
+            iv: chance.iv,
+            ciphertext,
+        })
+    }
+
+    /// Reads a keystore's JSON; does not open it.
+    ///
+    /// # Errors
+    /// [`KeystoreError`], with none of the text but the names of what is not supported.
+    pub fn parse(text: &[u8]) -> Result<Self, KeystoreError> {
+        if text.len() > MAX_TEXT {
+            return Err(KeystoreError::TooLarge);
+        }
+        let value: Value = serde_json::from_slice(text).map_err(|error| not_json(&error))?;
+        let fields = Fields::of(&value).ok_or(KeystoreError::Foreign)?;
+        let crypto = if fields.has("Crypto") && !fields.has("crypto") { "Crypto" } else { "crypto" };
+        if !fields.has("version") && !fields.has(crypto) {
+            return Err(KeystoreError::Foreign);
+        }
+        check_version(fields.value("version")?)?;
+        Self::of(fields, fields.object(crypto)?)
+    }
+
+    fn of(fields: Fields<'_>, crypto: Fields<'_>) -> Result<Self, KeystoreError> {
+        crypto.must_say("cipher", CIPHER)?;
+        Ok(Self {
+            id: optional(fields, "id", read_id)?,
+            address: optional(fields, "address", |fields, name| fields.exact(name).map(Address::new))?,
+            kdf: read_kdf(crypto)?,
+            iv: crypto.object("cipherparams")?.exact("iv")?,
+            ciphertext: crypto.exact("ciphertext")?,
+            mac: crypto.exact("mac")?,
+        })
+    }
+
+    /// The address it says it holds the key of: a claim, until it is opened.
+    #[must_use]
+    pub const fn address(&self) -> Option<Address> {
+        self.address
+    }
+
+    /// Takes the key out. As slow as the keystore says, within this crate's bounds.
+    ///
+    /// # Errors
+    /// [`KeystoreError`] says whether the password, the cost or the content is at fault.
+    pub fn open(&self, password: &SecretString) -> Result<Identity, KeystoreError> {
+        let derived = self.kdf.derive(password)?;
+        if !bool::from(mac(&derived, &self.ciphertext).ct_eq(&self.mac)) {
+            return Err(KeystoreError::Password);
+        }
+        let mut secret = Zeroizing::new(self.ciphertext);
+        apply_cipher(&derived, &self.iv, &mut secret);
+        let identity = Identity::from_secret(&secret)?;
+        match self.address {
+            Some(stated) if stated != identity.address() => {
+                Err(KeystoreError::Address { stated, actual: identity.address() })
+            }
+            Some(_) | None => Ok(identity),
+        }
+    }
+
+    /// The JSON that any Web3 wallet reads.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        let (kdf, kdfparams) = write_kdf(&self.kdf);
+        let mut whole = json!({
+            "version": VERSION,
+            "crypto": {
+                "cipher": CIPHER,
+                "cipherparams": { "iv": hex::encode(self.iv) },
+                "ciphertext": hex::encode(self.ciphertext),
+                "kdf": kdf,
+                "kdfparams": kdfparams,
+                "mac": hex::encode(self.mac),
+            },
+        });
+        if let Some(id) = self.id {
+            whole["id"] = json!(id.hyphenated().to_string());
+        }
+        if let Some(address) = self.address {
+            whole["address"] = json!(hex::encode(address));
+        }
+        whole.to_string()
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> KeystoreError {
+    match error.classify() {
+        Category::Eof => KeystoreError::Truncated,
+        Category::Syntax | Category::Data | Category::Io => KeystoreError::NotJson,
+    }
+}
+
+fn check_version(version: &Value) -> Result<(), KeystoreError> {
+    match version {
+        Value::Number(number) if number.as_u64() == Some(VERSION) => Ok(()),
+        // The first version wrote its number as a text.
+        Value::Number(_) => Err(unsupported("version", &version.to_string())),
+        Value::String(text) => Err(unsupported("version", text)),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => Err(KeystoreError::Malformed("version")),
+    }
+}
+
+/// What some tools leave out; there, it must be good.
+fn optional<T>(
+    fields: Fields<'_>,
+    name: &'static str,
+    read: impl FnOnce(Fields<'_>, &'static str) -> Result<T, KeystoreError>,
+) -> Result<Option<T>, KeystoreError> {
+    fields.has(name).then(|| read(fields, name)).transpose()
+}
+
+fn read_id(fields: Fields<'_>, name: &'static str) -> Result<Uuid, KeystoreError> {
+    Uuid::try_parse(fields.text(name)?).map_err(|_| KeystoreError::Malformed(name))
+}
+
+fn read_kdf(crypto: Fields<'_>) -> Result<Kdf, KeystoreError> {
+    let name = crypto.text("kdf")?;
+    let params = crypto.object("kdfparams");
+    match name {
+        "scrypt" => read_scrypt(params?),
+        "pbkdf2" => read_pbkdf2(params?),
+        other => Err(unsupported("kdf", other)),
+    }
+}
+
+fn read_scrypt(params: Fields<'_>) -> Result<Kdf, KeystoreError> {
+    check_length(params)?;
+    let (n, r, p) = (params.integer("n")?, params.small("r")?, params.small("p")?);
+    Ok(Kdf::Scrypt { n, r, p, salt: params.bytes("salt")? })
+}
+
+fn read_pbkdf2(params: Fields<'_>) -> Result<Kdf, KeystoreError> {
+    check_length(params)?;
+    params.must_say("prf", PRF)?;
+    Ok(Kdf::Pbkdf2 { iterations: params.integer("c")?, salt: params.bytes("salt")? })
+}
+
+fn check_length(params: Fields<'_>) -> Result<(), KeystoreError> {
+    match params.integer("dklen")? {
+        DERIVED => Ok(()),
+        other => Err(unsupported("dklen", &other.to_string())),
+    }
+}
+
+fn write_kdf(kdf: &Kdf) -> (&'static str, Value) {
+    match kdf {
+        Kdf::Scrypt { n, r, p, salt } => {
+            ("scrypt", json!({ "dklen": DERIVED, "n": n, "r": r, "p": p, "salt": hex::encode(salt) }))
+        }
+        Kdf::Pbkdf2 { iterations, salt } => {
+            ("pbkdf2", json!({ "dklen": DERIVED, "c": iterations, "prf": PRF, "salt": hex::encode(salt) }))
+        }
+    }
+}
+
+/// Encrypts, and decrypts again, with the first half of what was derived.
+fn apply_cipher(derived: &[u8; 32], iv: &[u8; 16], bytes: &mut [u8; 32]) {
+    let mut key = Zeroizing::new([0; 16]);
+    key.copy_from_slice(&derived[..16]);
+    Ctr128BE::<Aes128>::new((&*key).into(), iv.into()).apply_keystream(bytes);
+}
+
+/// Over the second half of what was derived, and the ciphertext.
+fn mac(derived: &[u8; 32], ciphertext: &[u8; 32]) -> [u8; 32] {
+    let mut input = Zeroizing::new([0; 48]);
+    input[..16].copy_from_slice(&derived[16..]);
+    input[16..].copy_from_slice(ciphertext);
+    keccak256(&*input).0
+}
