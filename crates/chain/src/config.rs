@@ -1,11 +1,12 @@
 //! `[solana]`: where balances are read, and how patiently.
 
-use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use domain::Wallet;
 use serde::{Deserialize, Serialize};
+
+use crate::Endpoint;
 
 /// `[solana]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,33 +71,6 @@ impl Default for Config {
             concurrency: 8,
             max_lag_slots: 150,
         }
-    }
-}
-
-/// An endpoint's URL. Its path and query may be a key, so it prints its host
-/// alone.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Endpoint(pub String);
-
-impl Endpoint {
-    /// The host and port, which may be shown.
-    #[must_use]
-    pub fn host(&self) -> String {
-        let url = self.url().ok();
-        let host = url.as_ref().and_then(|url| Some((url.host_str()?, url.port_or_known_default()?)));
-        host.map_or_else(|| "not a URL".to_owned(), |(host, port)| format!("{host}:{port}"))
-    }
-
-    fn url(&self) -> Result<reqwest::Url, ConfigError> {
-        let url = reqwest::Url::parse(&self.0).ok();
-        url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()).ok_or(ConfigError::Endpoint)
-    }
-}
-
-impl fmt::Debug for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Endpoint({})", self.host())
     }
 }
 
@@ -190,8 +164,8 @@ impl Config {
         if !(1..=Self::MAX_ENDPOINTS).contains(&self.endpoints.len()) {
             return Err(ConfigError::Endpoints(self.endpoints.len()));
         }
-        for endpoint in &self.endpoints {
-            endpoint.url()?;
+        if !self.endpoints.iter().all(Endpoint::is_sound) {
+            return Err(ConfigError::Endpoint);
         }
         Wallet::from_str(&self.mint).map_err(|_| ConfigError::Mint(self.mint.clone()))?;
         if self.program.is_some() != self.decimals.is_some() {

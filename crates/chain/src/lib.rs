@@ -1,4 +1,14 @@
-//! The only RPC: what a wallet holds of the operator's token on Solana.
+//! The only RPC: what a wallet holds of the operator's token on Solana, and the
+//! vaults on an EVM chain.
+//!
+//! | part | does |
+//! |---|---|
+//! | `balances`, `config`, `solana` | a wallet's balance of one mint; `[solana]` |
+//! | [`evm`] | vaults: typed calls, durable transactions, the index of their events; `[evm]` |
+//! | `endpoint` | an RPC's URL, of which only the host is ever shown |
+//! | `fake` | the same in memory, for the tests of other crates |
+//!
+//! # Solana
 //!
 //! A balance is the sum over all of a wallet's accounts of one mint, in the
 //! mint's smallest unit. **Frozen accounts do not count**: their tokens can be
@@ -14,10 +24,15 @@
 #[cfg(feature = "fake")]
 pub mod fake;
 
+pub mod evm;
+
 mod balances;
 mod config;
+mod endpoint;
 mod solana;
 
 pub use balances::{BalanceError, Balances};
-pub use config::{Commitment, Config, ConfigError, Endpoint, Program};
+pub use config::{Commitment, Config, ConfigError, Program};
+pub use endpoint::Endpoint;
+pub use evm::{EvmConfig, EvmConfigError};
 pub use solana::{ChainError, SolanaBalances};

@@ -4,15 +4,17 @@
 //! network or a virtual machine; everything that acts is in the other crates.
 
 mod agent;
+pub mod evm;
 mod id;
 mod metering;
 mod money;
 mod placement;
 mod tier;
 mod time;
+pub mod vault;
 
 pub use agent::{Action, End, Event, FailReason, Refusal, State, StateName, StopReason, step};
-pub use alloy_primitives::{Address, B256, U256};
+pub use alloy_primitives::{Address, B256, Bytes, U256};
 pub use id::{AgentId, Generation, IdError, ImageDigest, Wallet};
 pub use metering::{Mark, MarkKind, Meter, Usage};
 pub use money::{MoneyError, Usdc};

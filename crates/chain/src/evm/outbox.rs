@@ -1,0 +1,62 @@
+//! What is written down before a transaction is broadcast.
+
+use async_trait::async_trait;
+use domain::evm::{Account, Attempt, Entry, IntentKey, Settlement};
+
+/// Why an outbox does not take what it is given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutboxError {
+    /// The key or the nonce is taken already, or the entry is not what it is taken
+    /// for: another process sends from the same account.
+    #[error("the outbox has another entry there: another process sends from this account")]
+    Conflict,
+    /// The storage failed. For the log, not for clients.
+    #[error("the outbox's storage failed: {0}")]
+    Unavailable(String),
+}
+
+/// The transactions of our own accounts. Every call is one transaction of the
+/// storage; what it has answered is durable. Unique: (account, key), (account,
+/// nonce).
+///
+/// Order of calls, for one entry: `write`, any number of `add` and `renumber`,
+/// `settle`. Nothing is broadcast that was not written first.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// The entry of a key, whatever its state.
+    async fn find(&self, account: &Account, key: &IntentKey) -> Result<Option<Entry>, OutboxError>;
+
+    /// All entries that are pending, by nonce. Bounded by
+    /// [`MAX_PENDING`](super::MAX_PENDING): no more are ever written.
+    async fn pending(&self, account: &Account) -> Result<Vec<Entry>, OutboxError>;
+
+    /// The highest nonce of any entry, whatever its state.
+    async fn highest_nonce(&self, account: &Account) -> Result<Option<u64>, OutboxError>;
+
+    /// Writes a new entry, pending.
+    ///
+    /// # Errors
+    /// [`OutboxError::Conflict`] when its key or its nonce is taken.
+    async fn write(&self, entry: &Entry) -> Result<(), OutboxError>;
+
+    /// Adds an attempt to a pending entry.
+    ///
+    /// # Errors
+    /// [`OutboxError::Conflict`] when no pending entry has this nonce.
+    async fn add(&self, account: &Account, nonce: u64, attempt: &Attempt) -> Result<(), OutboxError>;
+
+    /// Gives a pending entry another, higher nonce, another gas limit and a first
+    /// attempt, its older attempts dropped: its nonce was used by a transaction that
+    /// is not ours.
+    ///
+    /// # Errors
+    /// [`OutboxError::Conflict`] when `old_nonce` is not that of the pending entry
+    /// with this key, or the new one is taken.
+    async fn renumber(&self, old_nonce: u64, entry: &Entry) -> Result<(), OutboxError>;
+
+    /// Ends a pending entry. Its attempts' raw bytes may be dropped.
+    ///
+    /// # Errors
+    /// [`OutboxError::Conflict`] when no pending entry has this nonce.
+    async fn settle(&self, account: &Account, nonce: u64, settlement: &Settlement) -> Result<(), OutboxError>;
+}
