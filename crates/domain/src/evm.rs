@@ -103,9 +103,9 @@ pub struct Attempt {
     pub tip: u128,
 }
 
-/// How an entry ended, at the depth that was asked for.
+/// A transaction in a block, at the depth that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settlement {
+pub struct Mined {
     /// The attempt that was mined.
     pub hash: B256,
     /// Where.
@@ -118,6 +118,20 @@ pub struct Settlement {
     pub gas_price: u128,
 }
 
+/// How an entry ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// One of its attempts was mined.
+    Mined(Mined),
+    /// Its nonce was used by a transaction that is not ours: none of its attempts
+    /// can ever be mined. Asking again takes another key.
+    Lost {
+        /// The block at which that was sure.
+        at: BlockRef,
+    },
+}
+
 /// Where an entry stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -125,7 +139,7 @@ pub enum EntryState {
     /// One of its attempts may be mined, or has been but not deep enough.
     Pending,
     /// It is over.
-    Settled(Settlement),
+    Settled(Outcome),
 }
 
 /// A transaction as it is written down before anybody hears of it.

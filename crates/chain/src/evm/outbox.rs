@@ -1,7 +1,7 @@
 //! What is written down before a transaction is broadcast.
 
 use async_trait::async_trait;
-use domain::evm::{Account, Attempt, Entry, IntentKey, Settlement};
+use domain::evm::{Account, Attempt, Entry, IntentKey, Outcome};
 
 /// Why an outbox does not take what it is given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,8 +19,7 @@ pub enum OutboxError {
 /// storage; what it has answered is durable. Unique: (account, key), (account,
 /// nonce).
 ///
-/// Order of calls, for one entry: `write`, any number of `add` and `renumber`,
-/// `settle`. Nothing is broadcast that was not written first.
+/// Order of calls, for one entry: `write`, any number of `add`, `settle`. Nothing is broadcast that was not written first.
 #[async_trait]
 pub trait Outbox: Send + Sync {
     /// The entry of a key, whatever its state.
@@ -45,18 +44,9 @@ pub trait Outbox: Send + Sync {
     /// [`OutboxError::Conflict`] when no pending entry has this nonce.
     async fn add(&self, account: &Account, nonce: u64, attempt: &Attempt) -> Result<(), OutboxError>;
 
-    /// Gives a pending entry another, higher nonce, another gas limit and a first
-    /// attempt, its older attempts dropped: its nonce was used by a transaction that
-    /// is not ours.
-    ///
-    /// # Errors
-    /// [`OutboxError::Conflict`] when `old_nonce` is not that of the pending entry
-    /// with this key, or the new one is taken.
-    async fn renumber(&self, old_nonce: u64, entry: &Entry) -> Result<(), OutboxError>;
-
     /// Ends a pending entry. Its attempts' raw bytes may be dropped.
     ///
     /// # Errors
     /// [`OutboxError::Conflict`] when no pending entry has this nonce.
-    async fn settle(&self, account: &Account, nonce: u64, settlement: &Settlement) -> Result<(), OutboxError>;
+    async fn settle(&self, account: &Account, nonce: u64, outcome: &Outcome) -> Result<(), OutboxError>;
 }
