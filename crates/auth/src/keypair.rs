@@ -96,19 +96,22 @@ impl Keypair {
     }
 
     fn sign_text(&self, text: &str, form: Form, now: UnixMillis) -> Headers {
-        let wallet = self.wallet();
-        let mut bytes = Vec::new();
-        let carried = form.write(&wallet.0, text, &mut bytes);
-        debug_assert!(carried, "a text that a request can carry fits every form");
         Headers {
-            wallet: wallet.to_string(),
-            signature: base58(&self.0.sign(&bytes).to_bytes()),
+            wallet: self.wallet().to_string(),
+            signature: base58(&self.sign_bytes(text, form)),
             timestamp: format!("{now:0>13}"),
         }
     }
+
+    pub(crate) fn sign_bytes(&self, text: &str, form: Form) -> [u8; 64] {
+        let mut bytes = Vec::new();
+        let carried = form.write(&self.wallet().0, text, &mut bytes);
+        debug_assert!(carried, "a text that a request can carry fits every form");
+        self.0.sign(&bytes).to_bytes()
+    }
 }
 
-fn base58(signature: &[u8; 64]) -> String {
+pub(crate) fn base58(signature: &[u8; 64]) -> String {
     let mut text = [0; MAX_SIGNATURE_TEXT];
     let length = five8::encode_64(signature, &mut text);
     String::from_utf8_lossy(&text[..usize::from(length)]).into_owned()

@@ -1,4 +1,4 @@
-//! Who signed this request: Solana signatures and the agents' bearer tokens.
+//! Who signed this: Solana and EVM signatures, and the agents' bearer tokens.
 //!
 //! Pure: texts in, verdicts out. The clock and all randomness are handed in.
 //!
@@ -16,18 +16,27 @@
 //!
 //! Wallets wrap the text before they sign it; [`Form`] lists the three ways.
 //!
+//! A [`Link`] is a text of its own, which a holder and an owner sign both: its form
+//! stands at the head of `link.rs`, and [`LinkTerms::text`] writes it.
+//!
 //! # What a caller must still do
 //! Spend [`Signed::stamp_key`] in storage that outlives the process: a
 //! signature is good for one request. The key is made of wallet and text, never
 //! of the signature's bytes, so another wrapping of the same text is the same
 //! request again.
 
+mod evm;
 mod keypair;
+mod link;
 mod message;
 mod token;
 mod verify;
 
+pub use evm::{EvmError, EvmSignature};
 pub use keypair::{Headers, Keypair, KeypairError};
+pub use link::{
+    Asked, GatewayName, HolderSignature, Line, Link, LinkError, LinkTerms, MAX_GATEWAY, MAX_LIFETIME_MS, MAX_LINK_TEXT,
+};
 pub use message::{Form, Request};
 pub use token::Tokens;
 pub use verify::{

@@ -156,7 +156,7 @@ fn which_text(
 /// What `VerifyingKey::verify_strict` says, for one square root less: the plain check
 /// compares `R` with the canonical encoding of the point it computes, so an `R` that
 /// passes is canonical, and of small order only if it is one of these eight.
-fn strict(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
+pub(crate) fn strict(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
     static SMALL: LazyLock<[[u8; 32]; 8]> = LazyLock::new(|| EIGHT_TORSION.map(|point| point.compress().to_bytes()));
     !key.is_weak() && !SMALL.contains(signature.r_bytes()) && key.verify(message, signature).is_ok()
 }
@@ -184,7 +184,7 @@ fn parse_signature(text: &str) -> Result<Signature, AuthError> {
     Ok(Signature::from_bytes(&bytes))
 }
 
-fn stamp_key(wallet: &Wallet, text: &str) -> [u8; 32] {
+pub(crate) fn stamp_key(wallet: &Wallet, text: &str) -> [u8; 32] {
     Sha256::new().chain_update(wallet.0).chain_update(text).finalize().into()
 }
 
