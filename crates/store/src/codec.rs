@@ -1,6 +1,10 @@
 //! How the domain's values lie in SQLite's columns.
 
 use domain::{AgentId, End, FailReason, State, StateName, StopReason, UnixMillis};
+use rusqlite::Row;
+use rusqlite::types::Type;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use wire::public::{Reason, StateChange};
 
 use crate::error::StoreError;
@@ -25,6 +29,18 @@ pub(crate) const fn id_of(column: i64) -> AgentId {
 
 pub(crate) fn millis(column: i64) -> UnixMillis {
     UnixMillis(natural(column))
+}
+
+/// A value as JSON text.
+pub(crate) fn to_json(value: &impl Serialize) -> rusqlite::Result<String> {
+    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// A column of JSON text.
+pub(crate) fn parse_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    serde_json::from_str(&text)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
 
 const fn stop_text(reason: StopReason) -> &'static str {

@@ -14,6 +14,9 @@
 //! | `life` | steps of an agent, and their history |
 //! | `billing` | marks, usage |
 //! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
+//! | `payments` | what was paid for requests |
+//! | `books` | the vaults' books |
+//! | `outbox` | transactions of our own accounts |
 //! | `prune` | what is forgotten, and when |
 //! | `checkpoint` | the log's way into the database file |
 //! | `schema`, `files`, `codec`, `row` | the stored form |
@@ -21,6 +24,7 @@
 
 mod admission;
 mod billing;
+mod books;
 mod checkpoint;
 mod codec;
 mod config;
@@ -30,6 +34,8 @@ mod files;
 mod handle;
 mod life;
 mod links;
+mod outbox;
+mod payments;
 mod prices;
 mod prune;
 mod reader;
@@ -41,12 +47,15 @@ mod writer;
 
 pub use admission::{Admission, Idempotency, Reservation, Stamp};
 pub use billing::{Counted, Cursor};
+pub use books::{BookBatch, BookId, BookRefusal, VaultBooks};
 pub use config::{Config, ConfigError};
 pub use deploys::{Consent, Deploy};
 pub use error::StoreError;
 pub use handle::Store;
 pub use life::{Advanced, Observation};
 pub use links::Link;
+pub use outbox::Posted;
+pub use payments::{Payment, PaymentClaim, PaymentKey, PaymentMet, PaymentMove, PaymentStage};
 pub use prices::Prices;
 pub use prune::Pruned;
 pub use record::{Below, Epoch, Record};

@@ -14,6 +14,7 @@
 //! | `links` | holder | which owner a holder belongs to |
 //! | `prices` | agent, path | what requests cost |
 //! | `deploys` | agent | vaults that agents are to have |
+//! | `payments` | chain, token, payer, number | what was paid for requests |
 //!
 //! Ids and expiries rise, so that new rows land on the same few pages: only the index
 //! of live wallets is written at random places.

@@ -32,3 +32,100 @@ CREATE TABLE deploys (
   changed_at   INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX deploys_on_their_way ON deploys (changed_at) WHERE state = 'deploying';
+
+-- Payments: unique by what makes one itself. `stage` is reserved, settled, answered
+-- or failed; `outcome` the transaction, or why it failed.
+CREATE TABLE payments (
+  chain_id     INTEGER NOT NULL,
+  asset        BLOB NOT NULL,
+  payer        BLOB NOT NULL,
+  nonce        BLOB NOT NULL,
+  payee        BLOB NOT NULL,
+  value        INTEGER NOT NULL,
+  valid_after  INTEGER NOT NULL,
+  valid_before INTEGER NOT NULL,
+  signature    BLOB NOT NULL,
+  request      BLOB NOT NULL,
+  resource     TEXT NOT NULL,
+  seen_at      INTEGER NOT NULL,
+  stage        TEXT NOT NULL,
+  tx           BLOB,
+  reason       TEXT,
+  claim        INTEGER,
+  claim_until  INTEGER,
+  PRIMARY KEY (chain_id, asset, payer, nonce)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX payments_open ON payments (seen_at) WHERE stage = 'reserved';
+CREATE INDEX payments_old ON payments (valid_before);
+
+-- The books of all vaults of one factory on one chain, and how far they are read.
+-- Bodies are JSON of the domain's types; what is asked for has columns of its own.
+CREATE TABLE books (
+  id       INTEGER PRIMARY KEY,
+  chain_id INTEGER NOT NULL,
+  factory  BLOB NOT NULL,
+  number   INTEGER,
+  hash     BLOB,
+  time     INTEGER,
+  UNIQUE (chain_id, factory)
+) STRICT;
+
+CREATE TABLE book_blocks (
+  book   INTEGER NOT NULL,
+  number INTEGER NOT NULL,
+  hash   BLOB NOT NULL,
+  time   INTEGER NOT NULL,
+  PRIMARY KEY (book, number)
+) STRICT, WITHOUT ROWID;
+
+-- Events, with what they changed as it was before: a roll-back puts it back.
+CREATE TABLE book_events (
+  book      INTEGER NOT NULL,
+  block     INTEGER NOT NULL,
+  log_index INTEGER NOT NULL,
+  vault     BLOB NOT NULL,
+  task      BLOB,
+  body      TEXT NOT NULL,
+  undo      TEXT NOT NULL,
+  PRIMARY KEY (book, block, log_index)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX book_events_of_vault ON book_events (book, vault, block, log_index);
+
+CREATE TABLE vaults (
+  book    INTEGER NOT NULL,
+  address BLOB NOT NULL,
+  body    TEXT NOT NULL,
+  PRIMARY KEY (book, address)
+) STRICT, WITHOUT ROWID;
+
+-- `n` is the order of creation.
+CREATE TABLE tasks (
+  book  INTEGER NOT NULL,
+  vault BLOB NOT NULL,
+  task  BLOB NOT NULL,
+  n     INTEGER NOT NULL,
+  body  TEXT NOT NULL,
+  PRIMARY KEY (book, vault, task)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tasks_in_order ON tasks (book, vault, n);
+
+CREATE TABLE credits (
+  book    INTEGER NOT NULL,
+  vault   BLOB NOT NULL,
+  account BLOB NOT NULL,
+  amount  INTEGER NOT NULL,
+  PRIMARY KEY (book, vault, account)
+) STRICT, WITHOUT ROWID;
+
+-- Transactions of our own accounts, written before anybody hears of them.
+CREATE TABLE outbox (
+  chain_id INTEGER NOT NULL,
+  account  BLOB NOT NULL,
+  nonce    INTEGER NOT NULL,
+  key      TEXT NOT NULL,
+  pending  INTEGER NOT NULL,
+  body     TEXT NOT NULL,
+  PRIMARY KEY (chain_id, account, nonce),
+  UNIQUE (chain_id, account, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX outbox_pending ON outbox (chain_id, account, nonce) WHERE pending = 1;

@@ -4,10 +4,13 @@
 
 mod admission;
 mod billing;
+mod books;
 mod child;
 mod disk;
 mod files;
 mod finance;
 mod help;
 mod life;
+mod outbox;
+mod payments;
 mod prune;

@@ -1,0 +1,169 @@
+//! The vaults' books: posted, taken back, and never half written.
+
+use domain::evm::BlockRef;
+use domain::vault::{Books, Impossible, Logged, TaskId, Terms, VaultEvent};
+use domain::{Address, B256, Usdc};
+use palatine_store::{BookBatch, BookId, BookRefusal, Store};
+
+use crate::help::{open, room};
+
+const FACTORY: Address = Address::repeat_byte(0xfa);
+const VAULT: Address = Address::repeat_byte(0x0a);
+const OTHER: Address = Address::repeat_byte(0x0b);
+const CREATOR: Address = Address::repeat_byte(0x0c);
+
+fn block(number: u64) -> BlockRef {
+    fork(number, 0)
+}
+
+/// The block at this height of another branch.
+fn fork(number: u64, branch: u8) -> BlockRef {
+    let mut hash = B256::repeat_byte(branch);
+    hash[..8].copy_from_slice(&number.to_be_bytes());
+    BlockRef { number, hash, time: number * 5 }
+}
+
+fn terms(salt: u8) -> Terms {
+    Terms {
+        creator: CREATOR,
+        evaluator: Address::ZERO,
+        arbiter: Address::ZERO,
+        fee_recipient: Address::ZERO,
+        amount: Usdc(100),
+        min_paid: Usdc(1),
+        submit_by: 1000,
+        review_period: 10,
+        arbiter_period: 10,
+        default_agent_bps: 5000,
+        fee_bps: 0,
+        metadata_hash: B256::ZERO,
+        salt: B256::repeat_byte(salt),
+    }
+}
+
+/// The life of a vault with two tasks, in blocks: one completed in part and drawn,
+/// one refunded.
+fn life() -> Vec<Vec<VaultEvent>> {
+    let (one, two) = (TaskId(B256::repeat_byte(1)), TaskId(B256::repeat_byte(2)));
+    let begun = |task, salt| {
+        [
+            VaultEvent::TaskCreated { task, amount: Usdc(100), creator: CREATOR },
+            VaultEvent::TaskTerms { task, terms: terms(salt), metadata: "do it".to_owned() },
+        ]
+    };
+    let credited = |task, amount| VaultEvent::Credited { account: CREATOR, amount: Usdc(amount), task };
+    let handed = VaultEvent::TaskSubmitted { task: one, submitter: CREATOR, result_hash: B256::ZERO, review_by: 90 };
+    vec![
+        vec![VaultEvent::VaultCreated { owner: OTHER, agent_wallet: OTHER, pod_id: "pod".to_owned() }],
+        begun(one, 1).to_vec(),
+        [begun(two, 2).to_vec(), vec![handed]].concat(),
+        vec![VaultEvent::TaskCompleted { task: one, amount: Usdc(60) }, credited(one, 40)],
+        vec![VaultEvent::TaskRefunded { task: two, amount: Usdc(100) }, credited(two, 100)],
+        vec![VaultEvent::EarningsWithdrawn { amount: Usdc(60), recipient: OTHER }],
+        vec![VaultEvent::CreditWithdrawn { account: CREATOR, amount: Usdc(140), recipient: CREATOR }],
+    ]
+}
+
+fn logged(at: BlockRef, vault: Address, events: &[VaultEvent]) -> Vec<Logged> {
+    let log = |(index, event): (u64, &VaultEvent)| Logged {
+        block: at,
+        log_index: index,
+        transaction: B256::ZERO,
+        vault,
+        event: event.clone(),
+    };
+    (0..).zip(events).map(log).collect()
+}
+
+fn batch(after: Option<BlockRef>, cursor: BlockRef, events: Vec<Logged>) -> BookBatch {
+    BookBatch { after, cursor, blocks: vec![cursor], forget_below: 0, events }
+}
+
+async fn post(store: &Store, book: BookId, after: Option<BlockRef>, at: BlockRef, events: &[VaultEvent]) {
+    store.post_batch(book, batch(after, at, logged(at, VAULT, events))).await.unwrap().unwrap();
+}
+
+/// What the books say equals the fold over the first `blocks` of the life.
+async fn equal(store: &Store, book: BookId, blocks: usize) {
+    let all: Vec<VaultEvent> = life().into_iter().take(blocks).flatten().collect();
+    let books = Books::of(&all).unwrap();
+    let kept = store.vault(book, VAULT).await.unwrap();
+    assert_eq!(kept.as_ref().map(|kept| &kept.vault), books.vault());
+    let tasks: Vec<_> = store.tasks(book, VAULT).await.unwrap().into_iter().rev().collect();
+    let expected: Vec<_> = books.tasks().iter().map(|(id, task)| (*id, task.clone())).collect();
+    assert_eq!(tasks, expected);
+    let credits = kept.map(|kept| kept.credits).unwrap_or_default();
+    let owed = books.credits().iter().filter(|(_, amount)| **amount > Usdc::ZERO);
+    assert_eq!(credits, owed.map(|(who, amount)| (*who, *amount)).collect());
+    let events = store.vault_events(book, VAULT, None).await.unwrap();
+    assert_eq!(events.into_iter().map(|logged| logged.event).collect::<Vec<_>>(), all);
+}
+
+#[tokio::test]
+async fn a_vaults_books_equal_the_fold_over_its_events_after_every_block_and_every_way_back() {
+    let room = room();
+    let store = open(&room);
+    let book = store.book(338, FACTORY).await.unwrap();
+    for back in (0..life().len()).rev() {
+        let mut cursor = store.book_cursor(book).await.unwrap();
+        let known = cursor.map_or(0, |cursor| usize::try_from(cursor.number).unwrap() + 1);
+        for (number, events) in (0..).zip(life()).skip(known) {
+            post(&store, book, cursor, block(number), &events).await;
+            cursor = Some(block(number));
+            equal(&store, book, usize::try_from(number).unwrap() + 1).await;
+        }
+        let to = u64::try_from(back).unwrap().checked_sub(1).map(block);
+        store.roll_back(book, to).await.unwrap().unwrap();
+        assert_eq!(store.book_cursor(book).await.unwrap(), to);
+        equal(&store, book, back).await;
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_cannot_be_changes_nothing() {
+    let room = room();
+    let store = open(&room);
+    let book = store.book(338, FACTORY).await.unwrap();
+    post(&store, book, None, block(0), &life()[0]).await;
+    // The second event is of a task that was never created.
+    let task = TaskId(B256::repeat_byte(9));
+    let paused = VaultEvent::CreationPaused { paused: true };
+    let made_up = VaultEvent::TaskCompleted { task, amount: Usdc(1) };
+    let events = logged(block(1), VAULT, &[paused, made_up]);
+    let refusal = store.post_batch(book, batch(Some(block(0)), block(1), events)).await.unwrap().unwrap_err();
+    let why = Impossible::NoTask("TaskCompleted");
+    assert_eq!(refusal, BookRefusal::Impossible { block: 1, log_index: 1, vault: VAULT, why });
+    assert_eq!(store.book_cursor(book).await.unwrap(), Some(block(0)));
+    equal(&store, book, 1).await;
+}
+
+#[tokio::test]
+async fn a_batch_that_was_posted_before_or_follows_another_block_is_refused() {
+    let room = room();
+    let store = open(&room);
+    let book = store.book(338, FACTORY).await.unwrap();
+    let first = batch(None, block(0), logged(block(0), VAULT, &life()[0]));
+    store.post_batch(book, first.clone()).await.unwrap().unwrap();
+    assert_eq!(store.post_batch(book, first).await.unwrap(), Err(BookRefusal::Moved));
+    let second = batch(Some(fork(0, 7)), block(1), Vec::new());
+    assert_eq!(store.post_batch(book, second).await.unwrap(), Err(BookRefusal::Moved));
+    assert_eq!(store.roll_back(book, Some(fork(0, 7))).await.unwrap(), Err(BookRefusal::Moved));
+}
+
+#[tokio::test]
+async fn the_books_of_two_factories_and_two_chains_are_apart() {
+    let room = room();
+    let store = open(&room);
+    let book = store.book(338, FACTORY).await.unwrap();
+    post(&store, book, None, block(0), &life()[0]).await;
+    for (chain, factory) in [(25, FACTORY), (338, OTHER)] {
+        let other = store.book(chain, factory).await.unwrap();
+        assert_eq!(store.book_cursor(other).await.unwrap(), None);
+        assert!(store.vault(other, VAULT).await.unwrap().is_none());
+        assert!(store.vaults(other).await.unwrap().is_empty());
+    }
+    drop(store);
+    let store = open(&room);
+    assert_eq!(store.book(338, FACTORY).await.unwrap(), book);
+    assert_eq!(store.vaults(book).await.unwrap(), [VAULT]);
+}

@@ -1,0 +1,61 @@
+//! Transactions of our own accounts.
+
+use domain::evm::{Account, Attempt, BlockRef, Call, Entry, EntryState, Outcome};
+use domain::{Address, B256, U256};
+use palatine_store::Posted;
+
+use crate::help::{open, room};
+
+fn account(n: u8) -> Account {
+    Account { chain_id: 338, address: Address::repeat_byte(n) }
+}
+
+fn attempt(n: u8) -> Attempt {
+    Attempt { hash: B256::repeat_byte(n), raw: vec![n].into(), max_fee: u128::MAX, tip: 1 }
+}
+
+fn entry(key: &str, nonce: u64) -> Entry {
+    Entry {
+        key: key.parse().unwrap(),
+        account: account(1),
+        nonce,
+        call: Call { to: Address::ZERO, data: vec![1].into(), value: U256::MAX },
+        gas_limit: 21_000,
+        attempts: vec![attempt(1)],
+        state: EntryState::Pending,
+    }
+}
+
+const LOST: Outcome = Outcome::Lost { at: BlockRef { number: 9, hash: B256::ZERO, time: 9 } };
+
+#[tokio::test]
+async fn a_key_and_a_nonce_are_taken_once_by_each_account() {
+    let room = room();
+    let store = open(&room);
+    assert_eq!(store.outbox_write(entry("a", 0)).await.unwrap(), Posted::Done);
+    assert_eq!(store.outbox_write(entry("a", 1)).await.unwrap(), Posted::Conflict);
+    assert_eq!(store.outbox_write(entry("b", 0)).await.unwrap(), Posted::Conflict);
+    let elsewhere = Entry { account: account(2), ..entry("a", 0) };
+    assert_eq!(store.outbox_write(elsewhere).await.unwrap(), Posted::Done);
+    assert_eq!(store.outbox_pending(account(1)).await.unwrap(), [entry("a", 0)]);
+}
+
+#[tokio::test]
+async fn an_entry_takes_attempts_until_it_is_settled_and_is_found_after_a_restart() {
+    let room = room();
+    let store = open(&room);
+    store.outbox_write(entry("a", 7)).await.unwrap();
+    store.outbox_write(entry("b", 3)).await.unwrap();
+    assert_eq!(store.outbox_add(account(1), 7, attempt(2)).await.unwrap(), Posted::Done);
+    assert_eq!(store.outbox_add(account(1), 8, attempt(2)).await.unwrap(), Posted::Conflict);
+    assert_eq!(store.outbox_settle(account(1), 7, LOST).await.unwrap(), Posted::Done);
+    assert_eq!(store.outbox_settle(account(1), 7, LOST).await.unwrap(), Posted::Conflict);
+    assert_eq!(store.outbox_add(account(1), 7, attempt(3)).await.unwrap(), Posted::Conflict);
+    drop(store);
+    let store = open(&room);
+    let settled = Entry { attempts: vec![attempt(1), attempt(2)], state: EntryState::Settled(LOST), ..entry("a", 7) };
+    assert_eq!(store.outbox_find(account(1), "a".parse().unwrap()).await.unwrap(), Some(settled));
+    assert_eq!(store.outbox_pending(account(1)).await.unwrap(), [entry("b", 3)]);
+    assert_eq!(store.outbox_highest(account(1)).await.unwrap(), Some(7));
+    assert_eq!(store.outbox_highest(account(2)).await.unwrap(), None);
+}
