@@ -30,9 +30,12 @@ contract HostileToken is TestUSDC {
     }
 
     /// @notice What to call, and whom, when the trick is to re-enter.
-    function setReentry(address target_, bytes[] calldata calls_) external {
+    function setReentry(address target_, bytes[] memory calls_) external {
         target = target_;
-        calls = calls_;
+        delete calls;
+        for (uint256 i = 0; i < calls_.length; ++i) {
+            calls.push(calls_[i]);
+        }
     }
 
     function transfer(address to, uint256 value) public override returns (bool) {
