@@ -66,7 +66,7 @@ contract GasTest is VaultFixture {
         vm.assertLe(10 * (create + submit + complete), 13 * (seedCreate + seedComplete), "with the result handed in");
     }
 
-    function test_creation_without_a_fee_or_by_signature() public {
+    function test_creation_by_signature() public {
         IPODVault.Terms memory terms = someTerms();
         bytes memory signature = authorizationBy(creatorKey, terms);
         vm.prank(stranger);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
+
 import {TestUSDC} from "../../src/testing/TestUSDC.sol";
 
 /// @title A token that does what a token must not
@@ -20,8 +22,10 @@ contract HostileToken is TestUSDC {
     Trick public trick;
     address public target;
     bytes[] public calls;
+
+    /// @notice How often the vault was called back, and how often its guard refused that.
     uint256 public attempts;
-    uint256 public successes;
+    uint256 public refusals;
 
     constructor(address minter_) TestUSDC("1", minter_) {}
 
@@ -75,9 +79,9 @@ contract HostileToken is TestUSDC {
 
     function _reenter() private {
         for (uint256 i = 0; i < calls.length; ++i) {
-            (bool success,) = target.call(calls[i]);
+            (bool success, bytes memory reason) = target.call(calls[i]);
             ++attempts;
-            if (success) ++successes;
+            if (!success && bytes4(reason) == ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector) ++refusals;
         }
     }
 }
