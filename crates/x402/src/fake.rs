@@ -1,0 +1,332 @@
+//! A record and a token in memory, for tests.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use alloy_primitives::keccak256;
+use async_trait::async_trait;
+use domain::{Address, B256, UnixMillis, Usdc};
+
+use crate::{
+    Authorization, Authorizations, Claim, PaymentKey, PaymentState, Payments, RecordError, Reservation, Reserved,
+    SettleError, Settled, Settlement, Signed, Spent, Unread,
+};
+
+/// A record in memory. It is as strict as one on disk.
+#[derive(Debug, Default)]
+pub struct FakePayments {
+    rows: Mutex<Rows>,
+}
+
+#[derive(Debug, Default)]
+struct Rows {
+    rows: BTreeMap<PaymentKey, Row>,
+    broken: bool,
+}
+
+#[derive(Debug)]
+struct Row {
+    reservation: Reservation,
+    state: PaymentState,
+    claim: Option<Claim>,
+}
+
+impl Row {
+    fn meet(&mut self, reservation: &Reservation, claim: Claim, now: UnixMillis) -> Reserved {
+        let same = self.reservation.payment.authorization == reservation.payment.authorization
+            && self.reservation.request == reservation.request
+            && self.reservation.resource == reservation.resource;
+        if !same {
+            return Reserved::Other;
+        }
+        match &self.state {
+            PaymentState::Answered { tx } => return Reserved::Answered { tx: *tx },
+            PaymentState::Failed { reason } => return Reserved::Failed { reason: reason.clone() },
+            PaymentState::Reserved | PaymentState::Settled { .. } => {}
+        }
+        if self.claim.is_some_and(|held| held.until > now) {
+            return Reserved::InFlight;
+        }
+        self.claim = Some(claim);
+        match self.state {
+            PaymentState::Settled { tx } => Reserved::Paid { tx },
+            _ => Reserved::Resumed,
+        }
+    }
+}
+
+impl FakePayments {
+    /// Makes every call fail, or work again.
+    pub fn break_down(&self, broken: bool) {
+        self.with(|rows| rows.broken = broken);
+    }
+
+    /// How many payments are recorded.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.with(|rows| rows.rows.len())
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Rows) -> T) -> T {
+        work(&mut self.rows.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn working<T>(&self, work: impl FnOnce(&mut BTreeMap<PaymentKey, Row>) -> T) -> Result<T, RecordError> {
+        self.with(|rows| {
+            if rows.broken {
+                Err(RecordError::Unavailable("the test said so".into()))
+            } else {
+                Ok(work(&mut rows.rows))
+            }
+        })
+    }
+
+    fn step(
+        &self,
+        key: &PaymentKey,
+        wanted: &'static str,
+        step: impl FnOnce(&mut Row) -> bool,
+    ) -> Result<(), RecordError> {
+        let taken = self.working(|rows| rows.get_mut(key).is_some_and(step))?;
+        if taken { Ok(()) } else { Err(RecordError::Step { key: Box::new(*key), wanted }) }
+    }
+}
+
+#[async_trait]
+impl Payments for FakePayments {
+    async fn reserve(&self, reservation: &Reservation, claim: Claim, now: UnixMillis) -> Result<Reserved, RecordError> {
+        self.working(|rows| {
+            if let Some(row) = rows.get_mut(&reservation.key()) {
+                return row.meet(reservation, claim, now);
+            }
+            let row = Row { reservation: reservation.clone(), state: PaymentState::Reserved, claim: Some(claim) };
+            rows.insert(reservation.key(), row);
+            Reserved::New
+        })
+    }
+
+    async fn settled(&self, key: &PaymentKey, tx: B256) -> Result<(), RecordError> {
+        self.step(key, "settled", |row| match row.state {
+            PaymentState::Reserved => {
+                row.state = PaymentState::Settled { tx };
+                true
+            }
+            PaymentState::Settled { tx: known } | PaymentState::Answered { tx: known } => known == tx,
+            PaymentState::Failed { .. } => false,
+        })
+    }
+
+    async fn failed(&self, key: &PaymentKey, reason: &str) -> Result<(), RecordError> {
+        self.step(key, "failed", |row| match row.state {
+            PaymentState::Reserved => {
+                row.state = PaymentState::Failed { reason: reason.to_owned() };
+                true
+            }
+            PaymentState::Failed { .. } => true,
+            PaymentState::Settled { .. } | PaymentState::Answered { .. } => false,
+        })
+    }
+
+    async fn answered(&self, key: &PaymentKey, claim: u64) -> Result<bool, RecordError> {
+        self.working(|rows| {
+            let Some(row) = rows.get_mut(key) else { return false };
+            match (&row.state, row.claim) {
+                (PaymentState::Settled { tx }, Some(held)) if held.id == claim => {
+                    row.state = PaymentState::Answered { tx: *tx };
+                    true
+                }
+                _ => false,
+            }
+        })
+    }
+
+    async fn release(&self, key: &PaymentKey, claim: u64) -> Result<(), RecordError> {
+        self.working(|rows| {
+            if let Some(row) = rows.get_mut(key)
+                && row.claim.is_some_and(|held| held.id == claim)
+            {
+                row.claim = None;
+            }
+        })
+    }
+
+    async fn find(&self, key: &PaymentKey) -> Result<Option<(Reservation, PaymentState)>, RecordError> {
+        self.working(|rows| rows.get(key).map(|row| (row.reservation.clone(), row.state.clone())))
+    }
+
+    async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Reservation>, RecordError> {
+        self.working(|rows| {
+            let open = rows
+                .values()
+                .filter(|row| row.state == PaymentState::Reserved && !row.claim.is_some_and(|held| held.until > now));
+            let mut open: Vec<_> = open.map(|row| row.reservation.clone()).collect();
+            open.sort_by_key(|reservation| reservation.at);
+            open.truncate(limit);
+            open
+        })
+    }
+}
+
+/// What the fake's settlement does next.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Weather {
+    /// It settles and says so.
+    #[default]
+    Fair,
+    /// It settles, and then never answers.
+    SettlesInSilence,
+    /// It settles nothing and never answers.
+    Silence,
+    /// It says that it settled, and did not.
+    Lies,
+    /// It sends nothing.
+    Down,
+    /// It settles nothing, and does not know.
+    Unknown,
+}
+
+/// A token in memory with balances and used nonces, and whoever settles on it.
+#[derive(Debug, Default)]
+pub struct FakeChain {
+    state: Mutex<Ledger>,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    balances: HashMap<(Address, Address), Usdc>,
+    paid: HashMap<PaymentKey, (Authorization, B256)>,
+    cancelled: HashSet<PaymentKey>,
+    weather: Weather,
+    time: u64,
+    settlements: usize,
+    unreadable: bool,
+}
+
+impl FakeChain {
+    /// Gives an account so much of a token.
+    pub fn give(&self, asset: Address, owner: Address, amount: Usdc) {
+        self.with(|ledger| ledger.balances.insert((asset, owner), amount));
+    }
+
+    /// What an account holds.
+    #[must_use]
+    pub fn holds(&self, asset: Address, owner: Address) -> Usdc {
+        self.with(|ledger| ledger.held(asset, owner))
+    }
+
+    /// Sets what the settlement does from now on.
+    pub fn weather(&self, weather: Weather) {
+        self.with(|ledger| ledger.weather = weather);
+    }
+
+    /// Sets the newest block's time, in Unix seconds.
+    pub fn set_time(&self, seconds: u64) {
+        self.with(|ledger| ledger.time = seconds);
+    }
+
+    /// Makes reading fail, or work again.
+    pub fn hide(&self, unreadable: bool) {
+        self.with(|ledger| ledger.unreadable = unreadable);
+    }
+
+    /// Uses a payment's nonce up without paying, as its payer can.
+    pub fn cancel(&self, key: PaymentKey) {
+        self.with(|ledger| ledger.cancelled.insert(key));
+    }
+
+    /// Makes the transfer, as anybody can who has seen the signature.
+    ///
+    /// # Errors
+    /// As the token refuses it.
+    pub fn execute(&self, authorization: &Authorization) -> Result<B256, SettleError> {
+        self.with(|ledger| ledger.execute(authorization))
+    }
+
+    /// How many transfers were asked for.
+    #[must_use]
+    pub fn settlements(&self) -> usize {
+        self.with(|ledger| ledger.settlements)
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Ledger {
+    fn held(&self, asset: Address, owner: Address) -> Usdc {
+        self.balances.get(&(asset, owner)).copied().unwrap_or_default()
+    }
+
+    fn execute(&mut self, authorization: &Authorization) -> Result<B256, SettleError> {
+        let refused = |why: &str| Err(SettleError::Refused(why.to_owned()));
+        let Authorization { asset, from, to, value, .. } = *authorization;
+        let key = authorization.key();
+        if self.paid.contains_key(&key) || self.cancelled.contains(&key) {
+            return refused("authorization is used or canceled");
+        }
+        let Some(rest) = self.held(asset, from).checked_sub(value) else {
+            return refused("transfer amount exceeds balance");
+        };
+        self.balances.insert((asset, from), rest);
+        let sum = Usdc(self.held(asset, to).0 + value.0);
+        self.balances.insert((asset, to), sum);
+        let tx = keccak256(key.to_string());
+        self.paid.insert(key, (*authorization, tx));
+        Ok(tx)
+    }
+
+    fn spent(&self, authorization: &Authorization) -> Spent {
+        let key = authorization.key();
+        match self.paid.get(&key) {
+            Some((made, tx)) if made == authorization => Spent::Paid { tx: *tx },
+            Some(_) => Spent::Elsewhere,
+            None if self.cancelled.contains(&key) => Spent::Elsewhere,
+            None => Spent::Unused { as_of: self.time },
+        }
+    }
+}
+
+#[async_trait]
+impl Settlement for FakeChain {
+    async fn settle(&self, payment: &Signed) -> Result<Settled, SettleError> {
+        let weather = self.with(|ledger| {
+            ledger.settlements += 1;
+            ledger.weather.clone()
+        });
+        // A real one answers later: copies get their chance to race.
+        tokio::task::yield_now().await;
+        match weather {
+            Weather::Fair => self.execute(&payment.authorization).map(|tx| Settled { tx }),
+            Weather::SettlesInSilence => {
+                self.execute(&payment.authorization)?;
+                std::future::pending().await
+            }
+            Weather::Silence => std::future::pending().await,
+            Weather::Lies => Ok(Settled { tx: B256::repeat_byte(0xfa) }),
+            Weather::Down => Err(SettleError::Unavailable("the test said so".into())),
+            Weather::Unknown => Err(SettleError::Unknown("the test said so".into())),
+        }
+    }
+}
+
+#[async_trait]
+impl Authorizations for FakeChain {
+    async fn state(&self, authorization: &Authorization) -> Result<Spent, Unread> {
+        self.with(|ledger| {
+            if ledger.unreadable { Err(Unread("the test said so".into())) } else { Ok(ledger.spent(authorization)) }
+        })
+    }
+
+    async fn balance(&self, _chain_id: u64, asset: Address, owner: Address) -> Result<Usdc, Unread> {
+        self.with(|ledger| {
+            if ledger.unreadable { Err(Unread("the test said so".into())) } else { Ok(ledger.held(asset, owner)) }
+        })
+    }
+}

@@ -1,0 +1,251 @@
+//! Where money is taken, once per payment: reserve, settle, reconcile.
+//!
+//! ```text
+//!            ┌─ seen by the token before it was seen here ─▶ refused, no row
+//! verified ──┤
+//!            └─▶ Reserved ──settle──▶ Settled ──first byte leaves──▶ Answered
+//!                  │  ▲                  ▲
+//!                  │  └─ not known: the claim is let go; whoever comes next
+//!                  │     (the payer's retry, or `reconcile`) asks the token first
+//!                  └─ nonce spent elsewhere, or expired unused ─▶ Failed
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{B256, UnixMillis};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::{
+    Authorization, Authorizations, Claim, PaymentKey, Payments, Reason, RecordError, Reservation, Reserved,
+    SettleError, Settled, Settlement, Signed, Spent, Unread,
+};
+
+/// What bounds the taking of money.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How long one settlement may take before the token is asked about it.
+    pub settle_timeout: Duration,
+    /// Settlements under way at once; more are refused, not queued.
+    pub max_settling: usize,
+}
+
+/// Where money is taken. A seller and a facilitator that settle to the same
+/// payees share one.
+pub struct Till {
+    payments: Arc<dyn Payments>,
+    settlement: Arc<dyn Settlement>,
+    chain: Arc<dyn Authorizations>,
+    settle_timeout: Duration,
+    places: Arc<Semaphore>,
+}
+
+/// What became of a payment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It is paid, not answered, and the claim is the caller's.
+    Paid(B256),
+    /// It is paid and has bought its answer.
+    Answered(B256),
+    /// Somebody else is at work on it.
+    InFlight,
+    /// It will never be taken.
+    Refused(Reason),
+    /// It is not taken now, and may be later: the row stays.
+    Open(Reason),
+}
+
+/// Why nothing can be said of a payment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TillError {
+    /// The record does not work.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// The token cannot be read.
+    #[error(transparent)]
+    Unread(#[from] Unread),
+    /// [`Limits::max_settling`] is reached.
+    #[error("too many settlements are under way")]
+    Busy,
+}
+
+/// What a pass over what was left open has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Found to be paid.
+    pub settled: usize,
+    /// Found never to be paid.
+    pub failed: usize,
+    /// Still open.
+    pub open: usize,
+}
+
+/// What the token says of a payment that was sent, or may have been.
+enum Fate {
+    Paid(B256),
+    Dead(Reason),
+    Open,
+}
+
+impl Till {
+    /// A till over a record, whoever makes transfers, and the token.
+    #[must_use]
+    pub fn new(
+        payments: Arc<dyn Payments>,
+        settlement: Arc<dyn Settlement>,
+        chain: Arc<dyn Authorizations>,
+        limits: Limits,
+    ) -> Self {
+        let places = Arc::new(Semaphore::new(limits.max_settling));
+        Self { payments, settlement, chain, settle_timeout: limits.settle_timeout, places }
+    }
+
+    pub(crate) fn payments(&self) -> &Arc<dyn Payments> {
+        &self.payments
+    }
+
+    pub(crate) fn chain(&self) -> &dyn Authorizations {
+        self.chain.as_ref()
+    }
+
+    /// Takes a verified payment for its request, or says what it met.
+    pub(crate) async fn take(self: &Arc<Self>, reservation: Reservation, claim: Claim) -> Result<Taken, TillError> {
+        if self.used_before(&reservation).await? {
+            return Ok(Taken::Refused(Reason::Used));
+        }
+        let resumed = match self.payments.reserve(&reservation, claim, reservation.at).await? {
+            Reserved::New => false,
+            Reserved::Resumed => true,
+            Reserved::Paid { tx } => return Ok(Taken::Paid(tx)),
+            Reserved::InFlight => return Ok(Taken::InFlight),
+            Reserved::Answered { tx } => return Ok(Taken::Answered(tx)),
+            Reserved::Failed { .. } | Reserved::Other => return Ok(Taken::Refused(Reason::Used)),
+        };
+        self.collect(reservation.payment, claim, resumed).await
+    }
+
+    /// Whether the token knows a payment that is not in the record: it was spent
+    /// elsewhere, and buys nothing here.
+    async fn used_before(&self, reservation: &Reservation) -> Result<bool, TillError> {
+        let key = reservation.key();
+        if self.payments.find(&key).await?.is_some() {
+            return Ok(false);
+        }
+        if matches!(self.chain.state(&reservation.payment.authorization).await?, Spent::Unused { .. }) {
+            return Ok(false);
+        }
+        // A copy of the same request may have settled it meanwhile.
+        Ok(self.payments.find(&key).await?.is_none())
+    }
+
+    /// Settles what is reserved. In a task of its own: a payer who hangs up must
+    /// not leave a transfer that nobody waits for.
+    async fn collect(self: &Arc<Self>, payment: Signed, claim: Claim, resumed: bool) -> Result<Taken, TillError> {
+        let key = payment.authorization.key();
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.payments.release(&key, claim.id).await?;
+            return Err(TillError::Busy);
+        };
+        let till = Arc::clone(self);
+        let work = tokio::spawn(async move {
+            let _place = place;
+            till.settle(&payment, claim, resumed).await
+        });
+        // A task that died says nothing: the claim runs out by itself.
+        work.await.unwrap_or(Ok(Taken::Open(Reason::Unsettled)))
+    }
+
+    async fn settle(&self, payment: &Signed, claim: Claim, resumed: bool) -> Result<Taken, TillError> {
+        let key = payment.authorization.key();
+        let (fate, sent) = self.send(payment, resumed).await;
+        match fate {
+            Fate::Open => {
+                self.payments.release(&key, claim.id).await?;
+                Ok(Taken::Open(self.why(&payment.authorization, sent).await))
+            }
+            decided => self.note(&key, &decided).await,
+        }
+    }
+
+    /// Makes the transfer and says what became of it. What was tried before is
+    /// looked up first.
+    async fn send(&self, payment: &Signed, resumed: bool) -> (Fate, Option<SettleError>) {
+        let authorization = &payment.authorization;
+        if resumed {
+            match self.fate(authorization).await {
+                Ok(Fate::Open) => {}
+                Ok(decided) => return (decided, None),
+                Err(_) => return (Fate::Open, None),
+            }
+        }
+        let sent = match timeout(self.settle_timeout, self.settlement.settle(payment)).await {
+            Ok(Ok(Settled { tx })) => return (Fate::Paid(tx), None),
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        tracing::info!(payment = %authorization.key(), error = ?sent, "a transfer was not confirmed; asking the token");
+        (self.fate(authorization).await.unwrap_or(Fate::Open), sent)
+    }
+
+    async fn fate(&self, authorization: &Authorization) -> Result<Fate, Unread> {
+        Ok(match self.chain.state(authorization).await? {
+            Spent::Paid { tx } => Fate::Paid(tx),
+            Spent::Elsewhere => Fate::Dead(Reason::Used),
+            Spent::Unused { as_of } if as_of >= authorization.valid_before => Fate::Dead(Reason::ValidBefore),
+            Spent::Unused { .. } => Fate::Open,
+        })
+    }
+
+    async fn note(&self, key: &PaymentKey, fate: &Fate) -> Result<Taken, TillError> {
+        match fate {
+            Fate::Paid(tx) => {
+                self.payments.settled(key, *tx).await?;
+                Ok(Taken::Paid(*tx))
+            }
+            Fate::Dead(reason) => {
+                self.payments.failed(key, reason.code(crate::Dialect::V2)).await?;
+                Ok(Taken::Refused(*reason))
+            }
+            Fate::Open => Ok(Taken::Open(Reason::Unsettled)),
+        }
+    }
+
+    /// Why the token refused: for want of money, or for a reason of its own.
+    async fn why(&self, authorization: &Authorization, sent: Option<SettleError>) -> Reason {
+        let Authorization { chain_id, asset, from, value, .. } = *authorization;
+        match sent {
+            Some(SettleError::Refused(_)) => match self.chain.balance(chain_id, asset, from).await {
+                Ok(held) if held < value => Reason::Funds,
+                _ => Reason::Transfer,
+            },
+            Some(SettleError::Unknown(_) | SettleError::Unavailable(_)) | None => Reason::Unsettled,
+        }
+    }
+
+    /// Looks at payments that were reserved and left: by a crash, a time-out, a
+    /// payer who never came back. Sends nothing; to be called at start and then
+    /// every few seconds.
+    ///
+    /// # Errors
+    /// When the record does not work. A token that cannot be read leaves its
+    /// payments open.
+    pub async fn reconcile(&self, now: UnixMillis, limit: usize) -> Result<Reconciled, RecordError> {
+        let mut done = Reconciled::default();
+        for reservation in self.payments.pending(now, limit).await? {
+            let key = reservation.key();
+            match self.fate(&reservation.payment.authorization).await.unwrap_or(Fate::Open) {
+                Fate::Paid(tx) => {
+                    self.payments.settled(&key, tx).await?;
+                    done.settled += 1;
+                }
+                Fate::Dead(reason) => {
+                    self.payments.failed(&key, reason.code(crate::Dialect::V2)).await?;
+                    done.failed += 1;
+                }
+                Fate::Open => done.open += 1,
+            }
+        }
+        Ok(done)
+    }
+}

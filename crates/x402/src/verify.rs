@@ -1,0 +1,136 @@
+//! Is this payment good? Pure: no clock, no chain.
+
+use std::sync::LazyLock;
+
+use alloy_primitives::{Keccak256, keccak256};
+use alloy_sol_types::SolValue;
+use domain::{Address, B256};
+
+use crate::presented::{Accepted, Presented};
+use crate::wire::v2_extra;
+use crate::{Authorization, Offer, Quote, Reason, Signed, Token};
+
+/// The type that EIP-3009 has payers sign.
+static TYPE_HASH: LazyLock<B256> = LazyLock::new(|| {
+    keccak256(
+        "TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)",
+    )
+});
+
+/// The hash that is signed for a transfer (EIP-712 over EIP-3009's
+/// `TransferWithAuthorization`, in the token's domain).
+#[must_use]
+pub fn digest(token: &Token, authorization: &Authorization) -> B256 {
+    let Authorization { from, to, value, valid_after, valid_before, nonce, .. } = *authorization;
+    let encoded = (*TYPE_HASH, from, to, value.to_u256(), valid_after, valid_before, nonce).abi_encode();
+    let mut hasher = Keccak256::new();
+    hasher.update([0x19, 0x01]);
+    hasher.update(token.separator());
+    hasher.update(keccak256(encoded));
+    hasher.finalize()
+}
+
+/// The time, and how far clocks may be apart. Unix seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Our clock.
+    pub now: u64,
+    /// Seconds that must be left for the settlement.
+    pub settle_margin_s: u64,
+    /// Seconds by which the payer's clock may be ahead of ours.
+    pub clock_skew_s: u64,
+}
+
+/// Everything but the time: is this payment for one of these offers, and signed
+/// by its payer?
+///
+/// # Errors
+/// The first thing that is wrong. The signature is looked at last: it costs the
+/// most.
+pub fn authentic(quote: &Quote, presented: &Presented) -> Result<(Offer, Signed), Reason> {
+    if presented.url.as_ref().is_some_and(|url| *url != quote.resource.url) {
+        return Err(Reason::Requirements);
+    }
+    let mut reason = Reason::Network;
+    for offer in quote.offers.iter().take(Quote::MAX_OFFERS) {
+        match held_against(offer, presented) {
+            Ok(signed) => return Ok((offer.clone(), signed)),
+            Err(Reason::Network) => {}
+            // The offer that was accepted says best what is wrong.
+            Err(found) if matches!(reason, Reason::Network | Reason::Requirements) => reason = found,
+            Err(_) => {}
+        }
+    }
+    Err(reason)
+}
+
+/// Holds a payment against one offer.
+pub(crate) fn held_against(offer: &Offer, presented: &Presented) -> Result<Signed, Reason> {
+    let Presented { chain_id, asset, transfer, accepted, .. } = presented;
+    if *chain_id != offer.token.chain_id() {
+        return Err(Reason::Network);
+    }
+    if asset.is_some_and(|asset| asset != offer.token.address()) {
+        return Err(Reason::Requirements);
+    }
+    if accepted.as_ref().is_some_and(|accepted| *accepted != terms_of(offer)) {
+        return Err(Reason::Requirements);
+    }
+    if transfer.to != offer.pay_to {
+        return Err(Reason::Recipient);
+    }
+    if transfer.value != offer.amount {
+        return Err(Reason::Value);
+    }
+    let signed =
+        Signed { authorization: presented.authorization(offer.token.address()), signature: transfer.signature };
+    if signed_by(&offer.token, &signed) != Some(transfer.from) {
+        return Err(Reason::Signature);
+    }
+    Ok(signed)
+}
+
+fn terms_of(offer: &Offer) -> Accepted {
+    Accepted {
+        asset: offer.token.address(),
+        pay_to: offer.pay_to,
+        amount: offer.amount,
+        max_timeout_s: offer.max_timeout_s,
+        extra: Some(v2_extra(&offer.token)),
+    }
+}
+
+/// Who signed, if anybody. The zero address signs nothing: it is what a failed
+/// recovery gives on the EVM.
+fn signed_by(token: &Token, signed: &Signed) -> Option<Address> {
+    let hash = digest(token, &signed.authorization);
+    let signer = signed.signature.recover_address_from_prehash(&hash).ok()?;
+    (signer != Address::ZERO).then_some(signer)
+}
+
+/// Is it valid now, for long enough to settle, and for no longer than was asked?
+///
+/// # Errors
+/// [`Reason::ValidAfter`] or [`Reason::ValidBefore`].
+pub const fn timely(authorization: &Authorization, max_timeout_s: u64, window: &Window) -> Result<(), Reason> {
+    let Window { now, settle_margin_s, clock_skew_s } = *window;
+    if authorization.valid_after >= now {
+        return Err(Reason::ValidAfter);
+    }
+    // Records of longer ones would have to be kept for longer.
+    let latest = now.saturating_add(max_timeout_s).saturating_add(clock_skew_s);
+    if authorization.valid_before <= now.saturating_add(settle_margin_s) || authorization.valid_before > latest {
+        return Err(Reason::ValidBefore);
+    }
+    Ok(())
+}
+
+/// Both: [`authentic`] and [`timely`].
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn verify(quote: &Quote, presented: &Presented, window: &Window) -> Result<(Offer, Signed), Reason> {
+    let (offer, signed) = authentic(quote, presented)?;
+    timely(&signed.authorization, offer.max_timeout_s, window)?;
+    Ok((offer, signed))
+}

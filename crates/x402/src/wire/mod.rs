@@ -1,0 +1,22 @@
+//! The dialects: each is parsed, whole and strictly, into one internal type, and
+//! written from it.
+
+mod cronos;
+mod facilitator;
+mod header;
+mod number;
+mod payload;
+mod rca;
+mod settled;
+mod terms;
+mod v1;
+mod v2;
+
+pub(crate) use cronos::{CronosRequest, CronosVerdict, settled_by_cronos};
+pub(crate) use facilitator::{Asked, parse_request};
+pub(crate) use header::{MAX_HEADER, to_base64};
+use rca::rca_terms;
+pub(crate) use settled::{SettleAnswer, read_receipt};
+pub(crate) use terms::{Stated, Way, read_terms};
+pub(crate) use v1::{v1_header, v1_payment, v1_required};
+pub(crate) use v2::{v2_extra, v2_header, v2_payment, v2_required};

@@ -1,0 +1,83 @@
+//! The signed part of a payment, the same in versions 1 and 2: the scheme
+//! `exact` on EVM chains.
+
+use serde::{Deserialize, Serialize};
+
+use super::number::{address, amount, decimal, signature, word};
+use crate::presented::Transfer;
+use crate::{Reason, Signed};
+
+/// The one scheme.
+pub(super) const SCHEME: &str = "exact";
+
+/// `payload`, as the specification of `exact` on EVM has it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExactPayload {
+    signature: String,
+    authorization: ExactAuthorization,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ExactAuthorization {
+    from: String,
+    to: String,
+    value: String,
+    valid_after: String,
+    valid_before: String,
+    nonce: String,
+}
+
+impl ExactPayload {
+    pub(super) fn transfer(&self) -> Result<Transfer, Reason> {
+        let signed = &self.authorization;
+        Ok(Transfer {
+            from: address(&signed.from)?,
+            to: address(&signed.to)?,
+            value: amount(&signed.value)?,
+            valid_after: decimal(&signed.valid_after)?,
+            valid_before: decimal(&signed.valid_before)?,
+            nonce: word(&signed.nonce)?,
+            signature: signature(&self.signature)?,
+        })
+    }
+}
+
+impl From<&Signed> for ExactPayload {
+    fn from(payment: &Signed) -> Self {
+        let signed = &payment.authorization;
+        Self {
+            signature: format!("0x{}", alloy_primitives::hex::encode(payment.signature.as_bytes())),
+            authorization: ExactAuthorization {
+                from: signed.from.to_string(),
+                to: signed.to.to_string(),
+                value: signed.value.0.to_string(),
+                valid_after: signed.valid_after.to_string(),
+                valid_before: signed.valid_before.to_string(),
+                nonce: signed.nonce.to_string(),
+            },
+        }
+    }
+}
+
+/// Whether the scheme is the one that is supported.
+pub(super) fn exact(scheme: &str) -> Result<(), Reason> {
+    if scheme == SCHEME { Ok(()) } else { Err(Reason::Scheme) }
+}
+
+/// JSON into a type, its troubles being the message's.
+pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Reason> {
+    serde_json::from_slice(json).map_err(|_| Reason::Payload)
+}
+
+/// Says that the version is this one, before anything else is read.
+pub(super) fn version(json: &[u8], wanted: u8) -> Result<(), Reason> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Versioned {
+        x402_version: u8,
+    }
+    let found: Versioned = parse(json)?;
+    if found.x402_version == wanted { Ok(()) } else { Err(Reason::Version) }
+}

@@ -1,0 +1,97 @@
+//! What a seller's 402 says, for a buyer.
+
+use domain::{Address, Usdc};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use x402_types::proto::v1;
+use x402_types::proto::v2::{self, PaymentRequired, PaymentRequirements, ResourceInfo};
+
+use super::header::from_base64;
+use super::payload::version;
+use super::rca_terms;
+use super::v1::v1_accepted;
+use super::v2::accepted;
+use crate::Tokens;
+use crate::presented::Accepted;
+
+/// Offers that are looked at, of one 402.
+const MAX_ACCEPTS: usize = 32;
+/// Bytes of a 402's body that are read as terms.
+const MAX_BODY: usize = 64 * 1024;
+
+/// How an offer is accepted.
+#[derive(Clone, Debug)]
+pub(crate) enum Way {
+    /// By `PAYMENT-SIGNATURE`, which repeats the terms.
+    V2 {
+        /// The terms, as they came.
+        terms: Value,
+        /// What is sold, as it came.
+        resource: Option<ResourceInfo>,
+    },
+    /// By `X-PAYMENT`.
+    V1 {
+        /// The network, as it came.
+        network: String,
+    },
+}
+
+/// An offer as a seller stated it, on a chain that is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Stated {
+    pub(crate) chain_id: u64,
+    pub(crate) asset: Address,
+    pub(crate) pay_to: Address,
+    pub(crate) amount: Usdc,
+    pub(crate) max_timeout_s: u64,
+    pub(crate) extra: Option<Value>,
+    pub(crate) way: Way,
+}
+
+impl Stated {
+    fn new((chain_id, terms): (u64, Accepted), way: Way) -> Self {
+        let Accepted { asset, pay_to, amount, max_timeout_s, extra } = terms;
+        Self { chain_id, asset, pay_to, amount, max_timeout_s, extra, way }
+    }
+}
+
+/// The offers of a 402 that could be read. What is of another scheme, chain or
+/// shape is left out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Terms(pub(crate) Vec<Stated>);
+
+/// Reads a 402's `PAYMENT-REQUIRED` header, or else its body; none if it states
+/// no terms in any dialect.
+pub(crate) fn read_terms(header: Option<&[u8]>, body: &[u8], tokens: &Tokens, default_timeout_s: u64) -> Option<Terms> {
+    if let Some(header) = header {
+        let json = from_base64(header).ok()?;
+        let stated = v2_terms(&json, tokens).or_else(|| rca_terms(&json, tokens, default_timeout_s));
+        return stated.map(Terms);
+    }
+    if body.len() > MAX_BODY {
+        return None;
+    }
+    v1_terms(body, tokens).map(Terms)
+}
+
+fn v2_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<Stated>> {
+    version(json, v2::X402Version2::VALUE).ok()?;
+    let required: PaymentRequired<Box<RawValue>> = serde_json::from_slice(json).ok()?;
+    let read = |raw: &RawValue| {
+        let terms: PaymentRequirements = serde_json::from_str(raw.get()).ok()?;
+        let way = Way::V2 { terms: serde_json::from_str(raw.get()).ok()?, resource: required.resource.clone() };
+        Some(Stated::new(accepted(&terms, tokens).ok()?, way))
+    };
+    Some(required.accepts.iter().take(MAX_ACCEPTS).filter_map(|raw| read(raw)).collect())
+}
+
+fn v1_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<Stated>> {
+    version(json, v1::X402Version1::VALUE).ok()?;
+    let required: v1::PaymentRequired<Box<RawValue>> = serde_json::from_slice(json).ok()?;
+    let read = |raw: &RawValue| {
+        let terms: v1::PaymentRequirements = serde_json::from_str(raw.get()).ok()?;
+        let way = Way::V1 { network: terms.network.clone() };
+        Some(Stated::new(v1_accepted(&terms, tokens).ok()?, way))
+    };
+    Some(required.accepts.iter().take(MAX_ACCEPTS).filter_map(|raw| read(raw)).collect())
+}
