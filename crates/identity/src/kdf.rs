@@ -92,3 +92,36 @@ fn pbkdf2_rounds(iterations: u64) -> Result<u32, KeystoreError> {
 fn within(what: &'static str, asked: u128, allowed: u64) -> Result<(), KeystoreError> {
     if asked <= u128::from(allowed) { Ok(()) } else { Err(KeystoreError::TooCostly { what, asked, allowed }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_costs_that_are_written_can_be_read() {
+        for Cost { n, r, p } in [Cost::STANDARD, Cost::LIGHT, Cost::NONE] {
+            assert!(scrypt_params(n, r, p).is_ok());
+        }
+    }
+
+    #[test]
+    fn the_bound_on_memory_is_half_a_gibibyte_and_what_scrypt_needs_beside_its_table() {
+        let memory = |asked| KeystoreError::TooCostly { what: "bytes of memory", asked, allowed: MAX_MEMORY };
+        assert!(scrypt_params(1 << 18, 8, 8).is_ok());
+        assert_eq!(scrypt_params(1 << 19, 8, 1), Err(memory((512 << 20) + 3 * 1024)));
+        // Many inputs take memory too, though the table is small.
+        assert_eq!(scrypt_params(2, 1, 1 << 23), Err(memory(128 * ((1 << 23) + 4))));
+    }
+
+    proptest! {
+        #[test]
+        fn no_parameters_make_the_check_panic(n: u64, shift in 0_u32..64, r: u32, p: u32, rounds: u64) {
+            let _ = scrypt_params(n, r, p);
+            let _ = scrypt_params(1 << shift, r, p);
+            let _ = scrypt_params(1 << shift, r >> (shift / 2), p >> (shift / 2));
+            let _ = pbkdf2_rounds(rounds);
+        }
+    }
+}

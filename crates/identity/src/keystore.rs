@@ -300,5 +300,157 @@ fn mac(derived: &[u8; 32], ciphertext: &[u8; 32]) -> [u8; 32] {
     let mut input = Zeroizing::new([0; 48]);
     input[..16].copy_from_slice(&derived[16..]);
     input[16..].copy_from_slice(ciphertext);
-    keccak256(&*input).0
+    keccak256(input.as_slice()).0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+
+    const CHANCE: Chance = Chance { salt: [1; 32], iv: [2; 16], id: [3; 16] };
+
+    fn identity() -> Identity {
+        Identity::from_secret(&[0x46; 32]).unwrap()
+    }
+
+    fn password() -> SecretString {
+        SecretString::from("correct horse")
+    }
+
+    fn sealed() -> Keystore {
+        Keystore::seal(&identity(), &password(), Cost::NONE, &CHANCE).unwrap()
+    }
+
+    /// What a key file's reader does with a text.
+    fn opened(text: &[u8]) -> Option<Address> {
+        let keystore = Keystore::parse(text).ok()?;
+        keystore.address()?;
+        keystore.open(&password()).ok().map(|identity| identity.address())
+    }
+
+    /// A keystore that opens, and holds this.
+    fn holding(secret: [u8; 32]) -> Keystore {
+        let keystore = Keystore { address: None, ..sealed() };
+        let derived = keystore.kdf.derive(&password()).unwrap();
+        let mut ciphertext = secret;
+        apply_cipher(&derived, &keystore.iv, &mut ciphertext);
+        Keystore { ciphertext, mac: mac(&derived, &ciphertext), ..keystore }
+    }
+
+    /// Opened by hand with ethers 6 and eth-account 0.14.
+    #[test]
+    fn what_is_written_is_what_other_wallets_read() {
+        let light = Keystore::seal(&identity(), &password(), Cost::LIGHT, &CHANCE).unwrap();
+        assert_eq!(light.to_json(), include_str!("../tests/identity/keystores/ours.json").trim_end());
+    }
+
+    #[test]
+    fn the_id_is_a_random_uuid() {
+        let id = sealed().id.unwrap();
+        assert_eq!((id.get_version_num(), id.get_variant()), (4, uuid::Variant::RFC4122));
+    }
+
+    #[test]
+    fn an_altered_iv_would_be_another_key_and_only_the_address_tells() {
+        let altered = Keystore { iv: [9; 16], ..sealed() };
+        assert!(matches!(altered.open(&password()), Err(KeystoreError::Address { .. })));
+        let silent = Keystore { address: None, ..altered };
+        assert_ne!(silent.open(&password()).unwrap().address(), identity().address());
+    }
+
+    #[test]
+    fn a_keystore_of_no_key_is_called_that() {
+        for secret in [[0; 32], [255; 32]] {
+            assert_eq!(holding(secret).open(&password()).unwrap_err(), KeystoreError::NoKey(InvalidKey));
+        }
+        assert_eq!(holding([0x46; 32]).open(&password()).unwrap().address(), identity().address());
+    }
+
+    #[test]
+    fn nothing_that_is_shown_of_a_keystore_is_its_key() {
+        let shown = format!("{:?} {}", sealed(), sealed().to_json());
+        assert!(!shown.contains("70, 70, 70") && !shown.contains("464646") && !shown.contains("horse"));
+    }
+
+    /// One change of a text's bytes.
+    #[derive(Clone, Debug)]
+    enum Change {
+        Put(Index, u8),
+        Insert(Index, u8),
+        Remove(Index),
+        Cut(Index),
+        Swap(Index, Index),
+        Double(Index, Index),
+    }
+
+    impl Change {
+        fn apply(&self, text: &mut Vec<u8>) {
+            let length = text.len();
+            match self {
+                _ if length == 0 => {}
+                Self::Put(at, byte) => text[at.index(length)] = *byte,
+                Self::Insert(at, byte) => text.insert(at.index(length), *byte),
+                Self::Remove(at) => drop(text.remove(at.index(length))),
+                Self::Cut(at) => text.truncate(at.index(length)),
+                Self::Swap(one, two) => text.swap(one.index(length), two.index(length)),
+                Self::Double(from, length_of) => {
+                    let from = from.index(length);
+                    let part = text[from..from + length_of.index(length - from)].to_vec();
+                    text.splice(from..from, part);
+                }
+            }
+        }
+    }
+
+    fn any_change() -> impl Strategy<Value = Change> {
+        let byte = prop_oneof![any::<u8>(), prop::sample::select(b"0123456789abcdef\"{}[],:".to_vec())];
+        prop_oneof![
+            (any::<Index>(), byte.clone()).prop_map(|(at, byte)| Change::Put(at, byte)),
+            (any::<Index>(), byte).prop_map(|(at, byte)| Change::Insert(at, byte)),
+            any::<Index>().prop_map(Change::Remove),
+            any::<Index>().prop_map(Change::Cut),
+            any::<(Index, Index)>().prop_map(|(one, two)| Change::Swap(one, two)),
+            any::<(Index, Index)>().prop_map(|(from, length)| Change::Double(from, length)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2048))]
+
+        #[test]
+        fn no_change_of_a_keystores_bytes_gives_another_key(changes in prop::collection::vec(any_change(), 1..4)) {
+            let mut text = sealed().to_json().into_bytes();
+            for change in &changes {
+                change.apply(&mut text);
+            }
+            prop_assert!(opened(&text).is_none_or(|address| address == identity().address()));
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(text: Vec<u8>) {
+            prop_assert!(Keystore::parse(&text).is_err());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_is_sealed_opens_with_its_password_alone(
+            secret: [u8; 32], salt: [u8; 32], iv: [u8; 16], id: [u8; 16], word in "\\PC{1,40}", other in "\\PC{0,40}",
+        ) {
+            let Ok(identity) = Identity::from_secret(&secret) else { return Ok(()) };
+            let chance = Chance { salt, iv, id };
+            let keystore = Keystore::seal(&identity, &word.clone().into(), Cost::NONE, &chance).unwrap();
+            let back = Keystore::parse(keystore.to_json().as_bytes()).unwrap();
+            prop_assert_eq!(&back, &keystore);
+            prop_assert_eq!(back.open(&word.clone().into()).unwrap().address(), identity.address());
+            if other != word {
+                prop_assert_eq!(back.open(&other.into()).unwrap_err(), KeystoreError::Password);
+            }
+        }
+    }
 }
