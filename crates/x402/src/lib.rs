@@ -3,6 +3,10 @@
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 
+mod buyer;
+mod config;
+mod facilitator;
+mod hosted;
 mod offer;
 mod payment;
 mod presented;
@@ -16,6 +20,10 @@ mod token;
 mod verify;
 mod wire;
 
+pub use buyer::{BuyError, Buyer, Paying, SignError, SignHash, receipt};
+pub use config::{Config, ConfigError, Serve, Settler, TokenConfig};
+pub use facilitator::{Answer, Facilitator, Payees, Policy};
+pub use hosted::{Hosted, HostedError};
 pub use offer::{Offer, Quote, Resource};
 pub use payment::{Authorization, Dialect, PaymentKey, RequestHash, Signed};
 pub use presented::{PAYMENT_SIGNATURE, Presented, X_PAYMENT};

@@ -55,23 +55,23 @@ impl Stated {
     }
 }
 
-/// The offers of a 402 that could be read. What is of another scheme, chain or
-/// shape is left out.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Terms(pub(crate) Vec<Stated>);
-
 /// Reads a 402's `PAYMENT-REQUIRED` header, or else its body; none if it states
-/// no terms in any dialect.
-pub(crate) fn read_terms(header: Option<&[u8]>, body: &[u8], tokens: &Tokens, default_timeout_s: u64) -> Option<Terms> {
+/// no terms in any dialect. Offers of another scheme, chain or shape are left
+/// out.
+pub(crate) fn read_terms(
+    header: Option<&[u8]>,
+    body: &[u8],
+    tokens: &Tokens,
+    default_timeout_s: u64,
+) -> Option<Vec<Stated>> {
     if let Some(header) = header {
         let json = from_base64(header).ok()?;
-        let stated = v2_terms(&json, tokens).or_else(|| rca_terms(&json, tokens, default_timeout_s));
-        return stated.map(Terms);
+        return v2_terms(&json, tokens).or_else(|| rca_terms(&json, tokens, default_timeout_s));
     }
     if body.len() > MAX_BODY {
         return None;
     }
-    v1_terms(body, tokens).map(Terms)
+    v1_terms(body, tokens)
 }
 
 fn v2_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<Stated>> {

@@ -1,0 +1,249 @@
+//! A facilitator's endpoints for other sellers: `/supported`, `/verify` and
+//! `/settle`, bytes in, status and JSON out.
+//!
+//! One payment gets one `success: true`, whatever is asked how often: a copy that
+//! comes later is told `duplicate_settlement` and the transaction. Were it told
+//! `success` again, a seller who verifies and settles without a record of his own
+//! would serve each of many copies (arXiv 2605.30998, duplicate settlement). A
+//! repeated call whose first answer was never made (it crashed) does get it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use domain::{Address, B256, UnixMillis, Usdc};
+use serde_json::{Value, json};
+use x402_types::proto::{SupportedPaymentKind, v1::VerifyResponse};
+
+use crate::seller::Terms;
+use crate::till::{Taken, Till, TillError};
+use crate::verify::{held_against, timely};
+use crate::wire::{Asked, SettleAnswer, parse_request, settled_by_cronos};
+use crate::{Claim, Dialect, Offer, Reason, RequestHash, Reservation, Signed, Spent, Tokens};
+
+/// For whom and what is settled. Each settlement costs us gas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Payees that are settled for.
+    pub payees: Payees,
+    /// The smallest payment.
+    pub least: Usdc,
+    /// The largest payment.
+    pub most: Usdc,
+    /// Seconds of `maxTimeoutSeconds` at most.
+    pub max_timeout_s: u64,
+}
+
+/// Payees that are settled for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payees {
+    /// All.
+    Anyone,
+    /// These.
+    Only(BTreeSet<Address>),
+}
+
+impl Policy {
+    fn allows(&self, offer: &Offer) -> bool {
+        let payee = match &self.payees {
+            Payees::Anyone => true,
+            Payees::Only(payees) => payees.contains(&offer.pay_to),
+        };
+        payee && (self.least..=self.most).contains(&offer.amount) && offer.max_timeout_s <= self.max_timeout_s
+    }
+}
+
+/// An answer: a status and a JSON body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// 200 for whatever was decided, good or bad; 400 for what is no request; 409
+    /// while a copy is at work; 503 when nothing can be decided.
+    pub status: u16,
+    /// JSON.
+    pub body: Vec<u8>,
+}
+
+/// Settles for other sellers.
+pub struct Facilitator {
+    till: Arc<Till>,
+    tokens: Arc<Tokens>,
+    terms: Terms,
+    policy: Policy,
+}
+
+/// How a settlement is told.
+struct Outcome {
+    status: u16,
+    tx: Result<B256, Reason>,
+    /// The transaction of what was settled before.
+    known: Option<B256>,
+}
+
+impl Facilitator {
+    /// A facilitator for these tokens.
+    #[must_use]
+    pub const fn new(till: Arc<Till>, tokens: Arc<Tokens>, terms: Terms, policy: Policy) -> Self {
+        Self { till, tokens, terms, policy }
+    }
+
+    /// `GET /supported`: each chain once in each version.
+    #[must_use]
+    pub fn supported(&self) -> Answer {
+        let mut kinds: Vec<SupportedPaymentKind> = Vec::new();
+        for token in self.tokens.iter() {
+            for (x402_version, network) in [(2, token.caip2()), (1, token.network().to_owned())] {
+                if !kinds.iter().any(|kind| kind.network == network) {
+                    kinds.push(SupportedPaymentKind { x402_version, scheme: "exact".into(), network, extra: None });
+                }
+            }
+        }
+        answer(200, &json!({ "kinds": kinds, "extensions": [], "signers": {} }))
+    }
+
+    /// `POST /verify`: would it be settled? Sends nothing.
+    pub async fn verify(&self, body: &[u8], now: UnixMillis) -> Answer {
+        let asked = match parse_request(body, &self.tokens) {
+            Ok(asked) => asked,
+            Err((dialect, reason)) => return verified(400, dialect, None, Err(reason)),
+        };
+        let (dialect, payer) = (asked.presented.dialect(), Some(asked.presented.payer()));
+        let checked = match self.check(&asked, now) {
+            Ok((_, signed)) => self.promising(&signed).await,
+            Err(reason) => Ok(Err(reason)),
+        };
+        match checked {
+            Ok(verdict) => verified(200, dialect, payer, verdict),
+            Err(error) => {
+                tracing::warn!(%error, "a payment cannot be verified at the moment");
+                verified(503, dialect, payer, Err(Reason::Unsettled))
+            }
+        }
+    }
+
+    /// `POST /settle`: settles it. `claim` is a random number of this call alone.
+    pub async fn settle(&self, body: &[u8], now: UnixMillis, claim: u64) -> Answer {
+        let asked = match parse_request(body, &self.tokens) {
+            Ok(asked) => asked,
+            Err((dialect, reason)) => {
+                return settled(None, dialect, "", Outcome { status: 400, tx: Err(reason), known: None });
+            }
+        };
+        let network = self.network(&asked);
+        let outcome = match self.check(&asked, now) {
+            Ok((offer, signed)) => self.take(&offer, signed, now, claim).await,
+            Err(reason) => Ok(Outcome { status: 200, tx: Err(reason), known: None }),
+        };
+        let outcome = outcome.unwrap_or_else(|error| {
+            tracing::warn!(%error, "a payment cannot be settled at the moment");
+            Outcome { status: 503, tx: Err(Reason::Unsettled), known: None }
+        });
+        settled(Some(&asked), asked.presented.dialect(), &network, outcome)
+    }
+
+    fn network(&self, asked: &Asked) -> String {
+        let chain_id = asked.presented.chain_id;
+        let token = self.tokens.iter().find(|token| token.chain_id() == chain_id);
+        token.map_or_else(String::new, |token| match asked.presented.dialect() {
+            Dialect::V2 => token.caip2(),
+            Dialect::V1 | Dialect::Cronos => token.network().to_owned(),
+        })
+    }
+
+    /// Everything that needs no chain.
+    fn check(&self, asked: &Asked, now: UnixMillis) -> Result<(Offer, Signed), Reason> {
+        let offer = self.offer(asked)?;
+        // What the payer accepted is what he is held against, to the letter.
+        if asked.presented.accepted.as_ref().is_some_and(|accepted| *accepted != asked.terms) {
+            return Err(Reason::Requirements);
+        }
+        let mut presented = asked.presented.clone();
+        presented.accepted = None;
+        let signed = held_against(&offer, &presented)?;
+        timely(&signed.authorization, offer.max_timeout_s, &self.terms.window(now))?;
+        Ok((offer, signed))
+    }
+
+    fn offer(&self, asked: &Asked) -> Result<Offer, Reason> {
+        let terms = &asked.terms;
+        let token = self.tokens.at(asked.presented.chain_id, terms.asset).ok_or(Reason::Requirements)?;
+        if !domain_agrees(terms.extra.as_ref(), token.name(), token.version()) {
+            return Err(Reason::Requirements);
+        }
+        let offer = Offer {
+            token: Arc::clone(token),
+            pay_to: terms.pay_to,
+            amount: terms.amount,
+            max_timeout_s: terms.max_timeout_s,
+        };
+        if self.policy.allows(&offer) { Ok(offer) } else { Err(Reason::Policy) }
+    }
+
+    /// Not used before, and the payer holds enough.
+    async fn promising(&self, signed: &Signed) -> Result<Result<(), Reason>, TillError> {
+        let authorization = &signed.authorization;
+        let chain = self.till.chain();
+        let known = self.till.payments().find(&authorization.key()).await?.is_some();
+        if known || !matches!(chain.state(authorization).await?, Spent::Unused { .. }) {
+            return Ok(Err(Reason::Used));
+        }
+        let held = chain.balance(authorization.chain_id, authorization.asset, authorization.from).await?;
+        Ok(if held < authorization.value { Err(Reason::Funds) } else { Ok(()) })
+    }
+
+    async fn take(&self, offer: &Offer, payment: Signed, now: UnixMillis, claim: u64) -> Result<Outcome, TillError> {
+        let key = payment.authorization.key();
+        let request = RequestHash::of(Reservation::FACILITATOR, &key.to_string(), offer.pay_to.as_slice());
+        let resource = Reservation::FACILITATOR.to_owned();
+        let reservation = Reservation { payment, request, resource, at: now };
+        let claimed = Claim { id: claim, until: now.plus(self.terms.claim_ms) };
+        let told = |status, tx, known| Outcome { status, tx, known };
+        Ok(match self.till.take(reservation, claimed).await? {
+            Taken::Paid(tx) if self.till.payments().answered(&key, claim).await? => told(200, Ok(tx), None),
+            Taken::Paid(tx) | Taken::Answered(tx) => told(200, Err(Reason::Used), Some(tx)),
+            Taken::InFlight => told(409, Err(Reason::Used), None),
+            Taken::Open(Reason::Unsettled) => told(503, Err(Reason::Unsettled), None),
+            Taken::Refused(reason) | Taken::Open(reason) => told(200, Err(reason), None),
+        })
+    }
+}
+
+/// Terms may leave the token's domain out, but not state another one.
+pub(crate) fn domain_agrees(extra: Option<&Value>, name: &str, version: &str) -> bool {
+    let says = |key: &str, ours: &str| match extra.and_then(|extra| extra.get(key)) {
+        None | Some(Value::Null) => true,
+        Some(theirs) => theirs.as_str() == Some(ours),
+    };
+    says("name", name) && says("version", version)
+}
+
+fn verified(status: u16, dialect: Dialect, payer: Option<Address>, verdict: Result<(), Reason>) -> Answer {
+    let payer = payer.map(|payer| payer.to_string());
+    answer(
+        status,
+        &match (verdict, payer) {
+            (Ok(()), Some(payer)) => VerifyResponse::valid(payer),
+            (Ok(()), None) => VerifyResponse::invalid(None, Reason::Payload.code(dialect).to_owned()),
+            (Err(reason), payer) => VerifyResponse::invalid(payer, reason.code(dialect).to_owned()),
+        },
+    )
+}
+
+fn settled(asked: Option<&Asked>, dialect: Dialect, network: &str, outcome: Outcome) -> Answer {
+    let code = outcome.tx.map_err(|reason| reason.code(dialect));
+    let transfer = asked.map(|asked| &asked.presented.transfer);
+    let body = match dialect {
+        Dialect::Cronos => Value::Object(settled_by_cronos(network, transfer, code)),
+        Dialect::V2 | Dialect::V1 => {
+            let payer = transfer.map(|transfer| transfer.from);
+            json!(match (code, payer) {
+                (Ok(tx), Some(payer)) => SettleAnswer::settled(tx, network.to_owned(), payer),
+                (Ok(tx), None) => SettleAnswer::failed("invalid_payload", Some(tx), network.to_owned(), None),
+                (Err(code), payer) => SettleAnswer::failed(code, outcome.known, network.to_owned(), payer),
+            })
+        }
+    };
+    answer(outcome.status, &body)
+}
+
+fn answer(status: u16, body: &impl serde::Serialize) -> Answer {
+    Answer { status, body: serde_json::to_vec(body).unwrap_or_default() }
+}

@@ -1,0 +1,126 @@
+//! The hosted Cronos facilitator as a [`Settlement`].
+//!
+//! Its word is not taken: what it says it has settled is looked up in the token
+//! before anything is served.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reqwest::{Client, Response, StatusCode, Url};
+
+use crate::wire::{CronosRequest, CronosVerdict};
+use crate::{Authorizations, SettleError, Settled, Settlement, Signed, Spent, Tokens};
+
+/// Bytes of an answer that are read.
+const MAX_ANSWER: usize = 64 * 1024;
+/// How long an endpoint may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client of the hosted facilitator.
+pub struct Hosted {
+    client: Client,
+    settle: Url,
+    tokens: Arc<Tokens>,
+    chain: Arc<dyn Authorizations>,
+    max_timeout_s: u64,
+}
+
+/// Why there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum HostedError {
+    /// Not an HTTP URL.
+    #[error("the facilitator's address is not a URL like https://host/v2/x402")]
+    Url,
+    /// TLS is not set up.
+    #[error("the facilitator's client cannot be built")]
+    Client(#[source] reqwest::Error),
+}
+
+impl Hosted {
+    /// A client of the facilitator whose routes begin at `base` (with
+    /// `/v2/x402`). `timeout` bounds one call, its body included.
+    ///
+    /// # Errors
+    /// A base that is no HTTP URL; a process without a TLS provider.
+    pub fn new(
+        base: &str,
+        timeout: Duration,
+        max_timeout_s: u64,
+        tokens: Arc<Tokens>,
+        chain: Arc<dyn Authorizations>,
+    ) -> Result<Self, HostedError> {
+        let settle = Url::parse(&format!("{}/settle", base.trim_end_matches('/'))).map_err(|_| HostedError::Url)?;
+        if !matches!(settle.scheme(), "http" | "https") || !settle.has_host() {
+            return Err(HostedError::Url);
+        }
+        let client = Client::builder()
+            .timeout(timeout)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .map_err(HostedError::Client)?;
+        Ok(Self { client, settle, tokens, chain, max_timeout_s })
+    }
+
+    async fn ask(&self, payment: &Signed) -> Result<CronosVerdict, SettleError> {
+        let authorization = &payment.authorization;
+        let token = self
+            .tokens
+            .at(authorization.chain_id, authorization.asset)
+            .ok_or_else(|| SettleError::Unavailable("the token is not known".into()))?;
+        let body = serde_json::to_vec(&CronosRequest::new(token, payment, self.max_timeout_s)).unwrap_or_default();
+        let request = self
+            .client
+            .post(self.settle.clone())
+            .header("content-type", "application/json")
+            .header("x402-version", "1")
+            .body(body);
+        let response = request.send().await.map_err(sending)?;
+        read(response).await
+    }
+}
+
+/// A connection that was never made has sent nothing; whatever else fails may
+/// have settled.
+fn sending(error: reqwest::Error) -> SettleError {
+    let error = error.without_url();
+    if error.is_connect() {
+        SettleError::Unavailable(error.to_string())
+    } else {
+        SettleError::Unknown(error.to_string())
+    }
+}
+
+async fn read(mut response: Response) -> Result<CronosVerdict, SettleError> {
+    let status = response.status();
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        return Err(SettleError::Unavailable("the facilitator's quota is used up".into()));
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(sending)? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Err(SettleError::Unknown("the facilitator's answer is too long".into()));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    CronosVerdict::parse(&body)
+        .ok_or_else(|| SettleError::Unknown(format!("the facilitator answered {status} in no known shape")))
+}
+
+#[async_trait]
+impl Settlement for Hosted {
+    async fn settle(&self, payment: &Signed) -> Result<Settled, SettleError> {
+        let verdict = self.ask(payment).await?;
+        let state =
+            self.chain.state(&payment.authorization).await.map_err(|error| SettleError::Unknown(error.to_string()))?;
+        match (state, verdict) {
+            (Spent::Paid { tx }, _) => Ok(Settled { tx }),
+            (Spent::Elsewhere, _) => Err(SettleError::Refused("the nonce is used up".into())),
+            (Spent::Unused { .. }, CronosVerdict::Failed(error)) => Err(SettleError::Refused(error)),
+            (Spent::Unused { .. }, CronosVerdict::Settled(tx)) => {
+                Err(SettleError::Unknown(format!("the facilitator says {tx} settled it; the token does not")))
+            }
+        }
+    }
+}
