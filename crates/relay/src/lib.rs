@@ -1,1 +1,58 @@
 //! The gasless relayer, and a client for another one.
+//!
+//! Two ways lead through it. A **forward request** (ERC-2771, OpenZeppelin's
+//! forwarder) is signed by somebody without CRO and calls a contract in his name.
+//! A **sponsored call** carries its own signature, or needs none: the relayer only
+//! pays for it. Besides, it passes on whole transactions whose signer pays himself.
+//! Routes and JSON are CroGas's; see [`wire::relay`].
+//!
+//! What holds: a request is tried before it is sent, and refused with the reason if
+//! it would fail; it is written down before it is sent, and has one effect and one
+//! answer whatever crashes; `success` is what the chain says of the call itself; a
+//! fee is taken before the call, once, and told of whatever becomes of the call.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `relayer` | [`Relayer`]: a method for each route |
+//! | `prepare` | from a body to work that may be taken on: rules, simulation, price |
+//! | `drive` | one task carries one entry to its end |
+//! | `answer` | from entries to the wire |
+//! | `status` | what `/estimate`, `/health`, `/meta/domain` tell |
+//! | `raw` | whole transactions of others |
+//! | `request`, `payment`, `allow`, `price`, `reason`, `verdict`, `text` | pure: checks and meanings |
+//! | `chain`, `journal`, `clock` | the traits: what is needed from outside |
+//! | `config`, `error` | `[relayer]`; refusals |
+//! | `client` | a relayer elsewhere |
+//! | `fake`, `conformance` | for tests: chain and journal in memory; what every journal must do |
+
+mod abi;
+mod allow;
+mod answer;
+pub mod chain;
+pub mod client;
+mod clock;
+mod config;
+#[cfg(feature = "fake")]
+pub mod conformance;
+mod drive;
+mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
+pub mod journal;
+pub mod payment;
+mod prepare;
+mod price;
+mod raw;
+pub mod reason;
+mod relayer;
+pub mod request;
+mod status;
+pub mod text;
+mod verdict;
+
+pub use chain::{Chain, ChainError, Facts};
+pub use clock::{Clock, SystemClock};
+pub use config::{Config, ConfigError, FeePolicy, Target};
+pub use error::{Error, ErrorBody};
+pub use journal::{Journal, JournalError};
+pub use relayer::{Answer, Relayer};

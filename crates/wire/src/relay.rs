@@ -162,15 +162,13 @@ pub enum Status {
     Executed,
     /// It is on the chain, and the called contract refused. The nonce is spent.
     Reverted,
-    /// It is on the chain or was given up, without effect. The nonce is not spent.
+    /// It had no effect: undone on the chain, given up, or never sent. The nonce is
+    /// not spent.
     Failed,
     /// Another transaction used the nonce first; what that one did is not known.
     Superseded,
     /// Not known yet: ask again with the same request.
     Pending,
-    /// It was never sent, because an earlier request of its signer was not carried
-    /// out (only in a batch).
-    Unsent,
 }
 
 /// The answer to a relayed call: 200, or 202 while it is pending.

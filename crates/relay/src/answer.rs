@@ -1,0 +1,104 @@
+//! From entries to the wire. Pure.
+
+use wire::relay::{BatchAnswer, BatchResult, Priority, RelayAnswer, Status};
+
+use crate::drive::Progress;
+use crate::error::Error;
+use crate::journal::{Fee, State, Verdict};
+use crate::payment::PaymentError;
+use crate::relayer::Answer;
+use crate::request::Request;
+
+/// Everything is known.
+const OK: u16 = 200;
+/// Something is not known yet.
+const ACCEPTED: u16 = 202;
+
+/// The answer for one entry.
+///
+/// # Errors
+/// When its fee could not be collected.
+pub(crate) fn single(progress: &Progress, priority: Option<Priority>) -> Result<Answer<RelayAnswer>, Error> {
+    let body = match &progress.entry.state {
+        State::Unpaid { why } => return Err(unpaid(why)),
+        State::Paying => pending(None, None),
+        State::Sending { fee } => pending(*fee, progress.tx.map(|tx| tx.to_string())),
+        State::Done { fee, verdict } => done(*fee, verdict),
+    };
+    let status = if body.status == Status::Pending { ACCEPTED } else { OK };
+    Ok(Answer { status, body: RelayAnswer { priority, ..body } })
+}
+
+/// The answer for a batch.
+///
+/// # Errors
+/// When its fee could not be collected.
+pub(crate) fn batch(
+    requests: &[Request],
+    ended: &[Progress],
+    priority: Priority,
+) -> Result<Answer<BatchAnswer>, Error> {
+    let answers = ended.iter().map(|it| single(it, None)).collect::<Result<Vec<_>, _>>()?;
+    let status = answers.iter().map(|it| it.status).max().unwrap_or(OK);
+    let success_count = answers.iter().filter(|it| it.body.success).count();
+    let paid = answers.iter().find(|it| it.body.fee_taken.is_some()).map(|it| it.body.clone());
+    let results = requests.iter().zip(answers).map(|(request, answer)| BatchResult {
+        success: answer.body.success,
+        status: answer.body.status,
+        tx_hash: answer.body.tx_hash,
+        error: answer.body.reason,
+        to: request.to.to_string(),
+    });
+    let body = BatchAnswer {
+        success: success_count == requests.len(),
+        success_count,
+        total_count: requests.len(),
+        payment_tx_hash: paid.as_ref().and_then(|it| it.payment_tx_hash.clone()),
+        fee_taken: paid.and_then(|it| it.fee_taken),
+        results: results.collect(),
+        priority,
+    };
+    Ok(Answer { status, body })
+}
+
+fn unpaid(why: &str) -> Error {
+    Error::Payment(PaymentError::Failed(why.to_owned()), None)
+}
+
+fn pending(fee: Option<Fee>, tx_hash: Option<String>) -> RelayAnswer {
+    let why = "not on the chain yet; ask again with the same request";
+    with_fee(fee, RelayAnswer { tx_hash, reason: Some(why.to_owned()), ..empty(Status::Pending) })
+}
+
+fn done(fee: Option<Fee>, verdict: &Verdict) -> RelayAnswer {
+    let answer = RelayAnswer {
+        tx_hash: verdict.tx.map(|tx| tx.to_string()),
+        reason: verdict.reason.clone(),
+        block_number: verdict.block,
+        gas_used: verdict.gas_used.map(|gas| gas.to_string()),
+        effective_gas_price: verdict.gas_price.map(|price| price.to_string()),
+        ..empty(verdict.status.status())
+    };
+    with_fee(fee, answer)
+}
+
+fn with_fee(fee: Option<Fee>, answer: RelayAnswer) -> RelayAnswer {
+    let payment_tx_hash = fee.map(|fee| fee.tx.to_string());
+    RelayAnswer { payment_tx_hash, fee_taken: fee.map(|fee| fee.amount.0.to_string()), ..answer }
+}
+
+/// `success` is true of what was executed, and of nothing else.
+pub(crate) fn empty(status: Status) -> RelayAnswer {
+    RelayAnswer {
+        success: status == Status::Executed,
+        status,
+        tx_hash: None,
+        payment_tx_hash: None,
+        fee_taken: None,
+        reason: None,
+        block_number: None,
+        gas_used: None,
+        effective_gas_price: None,
+        priority: None,
+    }
+}

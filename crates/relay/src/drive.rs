@@ -1,0 +1,279 @@
+//! One task carries one entry to its end, whatever the chain does meanwhile.
+//!
+//! Each step is written down before it is done, and doing it again under the same
+//! key changes nothing: a task that dies with the process is taken up by the next.
+
+use std::collections::hash_map::Entry as Slot;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use alloy_primitives::B256;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::chain::{ChainError, Intent, Mined, Outcome, Simulation};
+use crate::error::Error;
+use crate::journal::{Charge, End, Entry, Fee, State, Verdict, Work};
+use crate::reason::{printable, reason};
+use crate::relayer::Inner;
+use crate::request::Request;
+use crate::verdict;
+
+/// How long the chain is asked to wait for a transaction at a time.
+const LOOK: Duration = Duration::from_secs(30);
+/// The first pause after trouble; doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest pause after trouble.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Troubles in a row after which a task gives up. Its entry stays open, and is
+/// taken up again by the next look or the same request.
+const MAX_TROUBLES: u32 = 360;
+
+/// How far an entry is.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    pub(crate) entry: Entry,
+    /// The newest transaction that carries it, while it is not mined.
+    pub(crate) tx: Option<B256>,
+}
+
+/// Why a step could not be taken just now.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    #[error(transparent)]
+    Journal(#[from] crate::journal::JournalError),
+    #[error("the entry before it is gone")]
+    Gone,
+    #[error("the chain does not know what it was given")]
+    Lost,
+}
+
+impl Inner {
+    /// The progress of an entry that stands in the journal.
+    pub(crate) fn watch(self: &Arc<Self>, entry: Entry) -> watch::Receiver<Progress> {
+        if entry.state.is_open() {
+            return Self::start(self, entry, None);
+        }
+        watch::channel(Progress { entry, tx: None }).1
+    }
+
+    /// Starts an entry's task, unless it has one.
+    pub(crate) fn start(
+        inner: &Arc<Self>,
+        entry: Entry,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> watch::Receiver<Progress> {
+        let id = entry.id;
+        let mut running = inner.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = match running.entry(id) {
+            Slot::Occupied(slot) => return slot.get().clone(),
+            Slot::Vacant(slot) => slot,
+        };
+        let (sender, receiver) = watch::channel(Progress { entry: entry.clone(), tx: None });
+        slot.insert(receiver.clone());
+        let inner = Arc::clone(inner);
+        tokio::spawn(async move {
+            inner.carry(entry, &sender).await;
+            inner.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            drop(permit);
+        });
+        receiver
+    }
+
+    /// Waits until an entry has ended, as long as answers may take.
+    pub(crate) async fn wait(&self, progress: watch::Receiver<Progress>) -> Progress {
+        self.wait_until(progress, Instant::now() + Duration::from_millis(self.config.wait_ms)).await
+    }
+
+    /// The same for many, all together.
+    pub(crate) async fn wait_all(&self, all: Vec<watch::Receiver<Progress>>) -> Vec<Progress> {
+        let until = Instant::now() + Duration::from_millis(self.config.wait_ms);
+        let mut ended = Vec::with_capacity(all.len());
+        for progress in all {
+            ended.push(self.wait_until(progress, until).await);
+        }
+        ended
+    }
+
+    async fn wait_until(&self, mut progress: watch::Receiver<Progress>, until: Instant) -> Progress {
+        let over = |it: &Progress| !it.entry.state.is_open();
+        // Both a task that gave up and a time-out leave the newest state behind.
+        let _ = timeout_at(until, progress.wait_for(over)).await;
+        let newest = progress.borrow();
+        newest.clone()
+    }
+
+    async fn carry(self: &Arc<Self>, mut entry: Entry, progress: &watch::Sender<Progress>) {
+        let mut troubles = 0;
+        while entry.state.is_open() && troubles < MAX_TROUBLES {
+            match self.step(&entry, progress).await {
+                Ok(next) => {
+                    (entry, troubles) = (next, 0);
+                    progress.send_modify(|it| it.entry = entry.clone());
+                }
+                Err(trouble) => {
+                    tracing::warn!(id = %entry.id, %trouble, "a relayed call waits");
+                    sleep(pause(troubles)).await;
+                    troubles += 1;
+                }
+            }
+        }
+        self.note(&entry);
+    }
+
+    async fn step(self: &Arc<Self>, entry: &Entry, progress: &watch::Sender<Progress>) -> Result<Entry, Trouble> {
+        let next = match &entry.state {
+            State::Paying => self.collect(entry, progress).await?,
+            State::Sending { fee } => {
+                let verdict = self.send(entry, progress).await?;
+                verdict.map(|verdict| State::Done { fee: *fee, verdict })
+            }
+            State::Done { .. } | State::Unpaid { .. } => None,
+        };
+        match next {
+            Some(next) => Ok(self.journal.step(entry.id, &next).await?),
+            None => Ok(entry.clone()),
+        }
+    }
+
+    /// Collects the fee. `None` while that is not known.
+    async fn collect(&self, entry: &Entry, progress: &watch::Sender<Progress>) -> Result<Option<State>, Trouble> {
+        let Some(charge) = &entry.payment else { return Ok(Some(unpaid("no payment is written down"))) };
+        let work = Work {
+            to: charge.payment.token,
+            value: alloy_primitives::U256::ZERO,
+            data: charge.payment.call(),
+            gas: charge.gas,
+        };
+        let state = match self.carry_out(charge.payment.key(), &work).await? {
+            Outcome::Pending(tx) => {
+                progress.send_modify(|it| it.tx = tx);
+                return Ok(None);
+            }
+            Outcome::Mined(mined) if mined.succeeded && charge.payment.moved_in(&mined.logs) => paid(charge, mined.tx),
+            Outcome::Unknown => return Err(Trouble::Lost),
+            Outcome::Mined(_) => self.paid_otherwise(charge, "the token refused it").await?,
+            Outcome::Dropped(why) => self.paid_otherwise(charge, &why).await?,
+        };
+        Ok(Some(state))
+    }
+
+    /// Anyone can have sent the authorization before us; then we are paid all the
+    /// same.
+    async fn paid_otherwise(&self, charge: &Charge, why: &str) -> Result<State, Trouble> {
+        let moved = self.chain.moved(&charge.payment.authorization).await?;
+        Ok(moved.map_or_else(|| unpaid(why), |tx| paid(charge, tx)))
+    }
+
+    /// Sends the call. `None` while its fate is not known.
+    async fn send(
+        self: &Arc<Self>,
+        entry: &Entry,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Option<Verdict>, Trouble> {
+        if let Some(before) = entry.after
+            && let Some(verdict) = self.take_turn(entry, before).await?
+        {
+            return Ok(Some(verdict));
+        }
+        match self.carry_out(entry.key(), &entry.work).await? {
+            Outcome::Pending(tx) => {
+                progress.send_modify(|it| it.tx = tx);
+                Ok(None)
+            }
+            Outcome::Mined(mined) => self.judge(entry, &mined).await.map(Some),
+            Outcome::Unknown => Err(Trouble::Lost),
+            Outcome::Dropped(why) => Ok(Some(verdict::never(&printable(&why)))),
+        }
+    }
+
+    /// Waits for the entry before; a verdict if this one must not be sent then.
+    async fn take_turn(self: &Arc<Self>, entry: &Entry, before: B256) -> Result<Option<Verdict>, Trouble> {
+        let before = self.journal.find(before).await?.ok_or(Trouble::Gone)?;
+        let mut before = self.watch(before);
+        let over = |it: &Progress| !it.entry.state.is_open();
+        let state = before.wait_for(over).await.map_err(|_| Trouble::Gone)?.entry.state.clone();
+        if !matches!(&state, State::Done { verdict, .. } if verdict.status.spends()) {
+            return Ok(Some(verdict::never(
+                "an earlier request of this signer was not carried out; this one was not sent",
+            )));
+        }
+        self.try_again(entry).await
+    }
+
+    /// Tries a request right before it is sent, unless it was handed over before.
+    async fn try_again(&self, entry: &Entry) -> Result<Option<Verdict>, Trouble> {
+        let Some(request) = Request::restore(entry) else { return Ok(None) };
+        if self.chain.outcome(entry.key(), Duration::ZERO).await? != Outcome::Unknown {
+            return Ok(None);
+        }
+        match self.try_out(&request).await {
+            Ok(_) => Ok(None),
+            Err(Error::Chain(error)) => Err(error.into()),
+            Err(refusal) => Ok(Some(verdict::never(&printable(&refusal.to_string())))),
+        }
+    }
+
+    async fn judge(&self, entry: &Entry, mined: &Mined) -> Result<Verdict, Trouble> {
+        let Some(lane) = &entry.lane else { return Ok(verdict::of_call(mined)) };
+        let Some(mut verdict) = verdict::of_request(mined, lane) else {
+            return Ok(verdict::skipped(mined, self.chain.nonce(lane.from).await? > lane.nonce));
+        };
+        if verdict.status == End::Reverted {
+            verdict.reason = self.why(entry).await.or(verdict.reason);
+        }
+        Ok(verdict)
+    }
+
+    /// What the called contract says when it is asked once more; the forwarder keeps
+    /// no reasons.
+    async fn why(&self, entry: &Entry) -> Option<String> {
+        let request = Request::restore(entry)?;
+        match self.chain.simulate(&self.inner_call(&request)).await {
+            Ok(Simulation::Reverted(data)) => Some(format!("the called contract reverted: {}", reason(&data))),
+            Ok(Simulation::Done(_)) | Err(_) => None,
+        }
+    }
+
+    /// Hands a transaction to the chain, and asks what became of it.
+    async fn carry_out(&self, key: B256, work: &Work) -> Result<Outcome, Trouble> {
+        let intent = Intent { key, to: work.to, value: work.value, data: work.data.clone(), gas: work.gas };
+        match self.chain.submit(&intent).await {
+            Ok(()) => Ok(self.chain.outcome(key, LOOK).await?),
+            Err(ChainError::Refused(why)) => Ok(Outcome::Dropped(why)),
+            Err(error @ ChainError::Unavailable(_)) => Err(error.into()),
+        }
+    }
+
+    fn note(&self, entry: &Entry) {
+        let outcome = match &entry.state {
+            State::Paying | State::Sending { .. } => "waits",
+            State::Unpaid { .. } => "unpaid",
+            State::Done { verdict, .. } => match verdict.status {
+                End::Executed => "executed",
+                End::Reverted => "reverted",
+                End::Failed => "failed",
+                End::Superseded => "superseded",
+            },
+        };
+        let millis = self.clock.now().since(entry.at);
+        self.latency.note(millis);
+        metrics::counter!("palatine_relayed_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("palatine_relay_seconds").record(Duration::from_millis(millis).as_secs_f64());
+        tracing::info!(id = %entry.id, outcome, millis, "a relayed call");
+    }
+}
+
+fn pause(troubles: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << troubles.min(16)).min(LONGEST_PAUSE)
+}
+
+const fn paid(charge: &Charge, tx: B256) -> State {
+    State::Sending { fee: Some(Fee { amount: charge.payment.authorization.value, tx }) }
+}
+
+fn unpaid(why: &str) -> State {
+    State::Unpaid { why: printable(why) }
+}

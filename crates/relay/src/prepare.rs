@@ -1,0 +1,292 @@
+//! From a request to work that may be taken on: the rules, a trial, a price.
+
+use std::net::IpAddr;
+
+use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
+use alloy_sol_types::SolError;
+use domain::UnixMillis;
+use wire::relay::{CallRequest, MAX_BATCH, Priority, SignedRequest};
+
+use crate::abi::ERC2771Forwarder::ERC2771ForwarderInvalidSigner;
+use crate::allow::Rule;
+use crate::chain::{Call, Simulation};
+use crate::config::FeePolicy;
+use crate::error::Error;
+use crate::journal::{Charge, Entry, Lane, Quota, State, Work};
+use crate::payment::{PaymentError, SignedPayment};
+use crate::price::COLLECTING_GAS;
+use crate::reason::reason;
+use crate::relayer::{Inner, subject};
+use crate::request::Request;
+use crate::text;
+
+/// What every transaction costs before it does anything.
+const INTRINSIC_GAS: u64 = 21_000;
+/// Gas per byte of a transaction's data at most (EIP-7623).
+const DATA_GAS: u64 = 40;
+/// Gas of the forwarder's own work for one request, generously.
+const FORWARDER_GAS: u64 = 120_000;
+/// What `executeBatch` costs beyond `execute`.
+const BATCH_GAS: u64 = 8_000;
+/// Seconds in a day.
+const DAY_S: u64 = 86_400;
+
+/// Work that may be taken on.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    pub(crate) id: B256,
+    lane: Option<Lane>,
+    work: Work,
+    after: Option<B256>,
+    attempt: u32,
+}
+
+impl Prepared {
+    pub(crate) fn into_entry(self, payment: Option<Charge>, state: State, at: UnixMillis) -> Entry {
+        let Self { id, lane, work, after, attempt } = self;
+        Entry { id, lane, work, payment, state, after, attempt, at }
+    }
+}
+
+impl Inner {
+    /// Checks a request against the rules and tries it. One that follows another
+    /// (`after`) is tried when its turn comes.
+    pub(crate) async fn prepare(
+        &self,
+        request: &Request,
+        after: Option<B256>,
+        before: Option<&Entry>,
+    ) -> Result<Prepared, Error> {
+        let facts = self.chain.facts();
+        self.allow(self.rules.forwarded(request.to, request.selector()), request.to).await?;
+        let data = request.execution(facts);
+        let most = ceiling(request.gas, data.len());
+        let gas = match after {
+            Some(_) => most,
+            None => self.try_out(request).await?.min(most),
+        };
+        let work = Work { to: facts.forwarder, value: request.value, data, gas };
+        let lane = Some(request.lane(facts));
+        Ok(Prepared { id: request.digest, lane, work, after, attempt: next_attempt(before) })
+    }
+
+    /// The gas limit for a request, if it would succeed now.
+    pub(crate) async fn try_out(&self, request: &Request) -> Result<u64, Error> {
+        match self.chain.estimate(&request.trial(self.chain.facts())).await? {
+            Simulation::Done(gas) => Ok(with_margin(gas).saturating_add(BATCH_GAS)),
+            Simulation::Reverted(data) => Err(self.explain(request, &data).await?),
+        }
+    }
+
+    /// The forwarder's revert data says little: a wrong nonce looks like a wrong
+    /// signature, and the inner call's reason is swallowed.
+    async fn explain(&self, request: &Request, data: &Bytes) -> Result<Error, Error> {
+        if ERC2771ForwarderInvalidSigner::abi_decode(data).is_ok() {
+            let expected = self.chain.nonce(request.from).await?;
+            if expected != request.nonce {
+                return Ok(Error::Nonce { from: request.from, expected, given: request.nonce });
+            }
+        }
+        let why = match self.chain.simulate(&self.inner_call(request)).await? {
+            Simulation::Reverted(inner) if !inner.is_empty() => reason(&inner),
+            Simulation::Reverted(_) | Simulation::Done(_) => reason(data),
+        };
+        Ok(Error::WouldRevert(why))
+    }
+
+    /// The call as the target gets it, with what a transaction costs on top.
+    pub(crate) fn inner_call(&self, request: &Request) -> Call {
+        let call = request.inner(self.chain.facts());
+        Call { gas: Some(ceiling(request.gas, call.data.len())), ..call }
+    }
+
+    async fn allow(&self, rule: Rule, to: Address) -> Result<(), Error> {
+        match rule {
+            Rule::Allowed => Ok(()),
+            Rule::NoSuchCall => Err(Error::Target(to)),
+            Rule::IfVault if self.vaults.contains_key(&to) => Ok(()),
+            Rule::IfVault if self.chain.is_vault(to).await? => {
+                self.vaults.insert(to, ()).await;
+                Ok(())
+            }
+            Rule::IfVault => Err(Error::Target(to)),
+        }
+    }
+
+    /// The rules for a transaction of somebody else.
+    pub(crate) async fn allow_broadcast(&self, to: Address, data: &[u8]) -> Result<(), Error> {
+        self.allow(self.rules.broadcast(to, data.first_chunk().copied()), to).await
+    }
+
+    pub(crate) fn read_call(&self, request: &CallRequest) -> Result<Call, Error> {
+        let to = text::address(&request.to).map_err(|error| Error::Field { field: "to", error })?;
+        let data = text::bytes(&request.data).map_err(|error| Error::Field { field: "data", error })?;
+        let most = self.bounds().max_data;
+        if data.len() > most {
+            return Err(crate::request::RequestError::Data(data.len(), most).into());
+        }
+        Ok(Call { from: self.chain.facts().relayer, to, value: U256::ZERO, data, gas: None })
+    }
+
+    /// The name of a sponsored call.
+    pub(crate) fn call_id(&self, call: &Call) -> B256 {
+        let chain = self.chain.facts().chain_id.to_be_bytes();
+        keccak256([b"call".as_slice(), &chain, call.to.as_slice(), &call.data].concat())
+    }
+
+    /// Checks a sponsored call against the rules and tries it.
+    pub(crate) async fn prepare_call(&self, call: &Call, before: Option<&Entry>) -> Result<Prepared, Error> {
+        let selector = call.data.first_chunk().copied();
+        self.allow(self.rules.sponsored(call.to, selector), call.to).await?;
+        let gas = match self.chain.estimate(call).await? {
+            Simulation::Done(gas) => with_margin(gas),
+            Simulation::Reverted(data) => return Err(Error::WouldRevert(reason(&data))),
+        };
+        let most = ceiling(self.config.max_gas, call.data.len());
+        if gas > most {
+            return Err(Error::TooMuchGas(gas, most));
+        }
+        let work = Work { to: call.to, value: call.value, data: call.data.clone(), gas };
+        Ok(Prepared { id: self.call_id(call), lane: None, work, after: None, attempt: next_attempt(before) })
+    }
+
+    /// Checks the shape and the signature of every request of a batch, and that
+    /// those of one signer follow each other.
+    pub(crate) fn read_batch(&self, signed: &[SignedRequest]) -> Result<Vec<Request>, Error> {
+        if !(1..=MAX_BATCH).contains(&signed.len()) {
+            return Err(Error::Batch(signed.len()));
+        }
+        let (facts, bounds, now) = (self.chain.facts(), self.bounds(), self.now_s());
+        let read = |(index, signed)| Request::read(signed, facts, &bounds, now).map_err(|e| Error::from(e).at(index));
+        let requests = signed.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+        for request in &requests {
+            if !follow(&requests, request.from) {
+                return Err(Error::Sequence(request.from));
+            }
+        }
+        Ok(requests)
+    }
+
+    /// For each request, in order, the entry that stands already (`Ok`) or what may
+    /// be taken on (`Err`).
+    pub(crate) async fn prepare_batch(&self, requests: &[Request]) -> Result<Vec<Result<Entry, Prepared>>, Error> {
+        let mut members = Vec::with_capacity(requests.len());
+        for (index, request) in requests.iter().enumerate() {
+            let member = self.prepare_member(requests, request).await;
+            members.push(member.map_err(|error| error.at(index))?);
+        }
+        Ok(members)
+    }
+
+    async fn prepare_member(&self, all: &[Request], request: &Request) -> Result<Result<Entry, Prepared>, Error> {
+        let found = self.journal.find(request.digest).await?;
+        if let Some(entry) = found.as_ref().filter(|entry| !entry.gives_way()) {
+            return Ok(Ok(entry.clone()));
+        }
+        let is_before =
+            |it: &&Request| it.from == request.from && it.nonce.checked_add(U256::ONE) == Some(request.nonce);
+        let after = all.iter().find(is_before).map(|it| it.digest);
+        self.prepare(request, after, found.as_ref()).await.map(Err)
+    }
+
+    /// What one request, or one call, counts for.
+    pub(crate) fn quotas(&self, sender: Option<Address>, client: IpAddr, fresh: &[&Prepared]) -> Vec<Quota> {
+        let senders: Vec<Address> = sender.into_iter().collect();
+        self.count(&senders, client, fresh)
+    }
+
+    /// What those of a batch that are new count for.
+    pub(crate) fn batch_quotas(&self, requests: &[Request], client: IpAddr, fresh: &[&Prepared]) -> Vec<Quota> {
+        let is_fresh = |request: &&Request| fresh.iter().any(|it| it.id == request.digest);
+        let senders: Vec<Address> = requests.iter().filter(is_fresh).map(|request| request.from).collect();
+        self.count(&senders, client, fresh)
+    }
+
+    fn count(&self, senders: &[Address], client: IpAddr, fresh: &[&Prepared]) -> Vec<Quota> {
+        let day = self.now_s() / DAY_S;
+        let quota = |subject: String, add: u64, limit: u64| Quota { subject, day, add, limit };
+        let gas = fresh.iter().map(|it| it.work.gas).sum();
+        let mut quotas = vec![
+            quota(subject(client), count(fresh.len()), self.config.per_client_day),
+            quota("gas".to_owned(), gas, self.config.gas_per_day),
+        ];
+        let mut seen: Vec<Address> = senders.to_vec();
+        seen.sort_unstable();
+        seen.dedup();
+        quotas.extend(seen.into_iter().map(|sender| {
+            let asked = senders.iter().filter(|it| **it == sender).count();
+            quota(format!("sender:{sender}"), count(asked), self.config.per_sender_day)
+        }));
+        quotas
+    }
+
+    /// The payment for these, checked; `None` where calls cost nothing.
+    pub(crate) async fn charge(
+        &self,
+        fresh: &[Prepared],
+        header: Option<&str>,
+        priority: Priority,
+    ) -> Result<Option<Charge>, Error> {
+        if self.config.fee == FeePolicy::Waived {
+            return Ok(None);
+        }
+        let group = group(fresh);
+        let gas: Vec<u64> = fresh.iter().map(|it| it.work.gas).collect();
+        let price = self.price(group, &gas).await?;
+        let Some(header) = header else {
+            return Err(Error::PaymentRequired(Box::new(self.terms(&price, &gas, priority))));
+        };
+        let refused = |error| Error::Payment(error, Some(Box::new(self.terms(&price, &gas, priority))));
+        let payment = SignedPayment::read(header, self.chain.facts()).map_err(refused)?;
+        payment.check(self.chain.facts(), self.payee, price.fee, self.now_s()).map_err(refused)?;
+        let gas = self.try_payment(&payment).await?.map_err(refused)?;
+        Ok(Some(Charge { group, payment, gas }))
+    }
+
+    /// The gas limit of the transaction that collects a payment.
+    async fn try_payment(&self, payment: &SignedPayment) -> Result<Result<u64, PaymentError>, Error> {
+        let facts = self.chain.facts();
+        if self.chain.spent(payment.authorization.from, payment.authorization.nonce).await? {
+            return Ok(Err(PaymentError::Spent));
+        }
+        let call = Call { from: facts.relayer, to: facts.token, value: U256::ZERO, data: payment.call(), gas: None };
+        Ok(match self.chain.estimate(&call).await? {
+            Simulation::Done(gas) => Ok(with_margin(gas).min(2 * COLLECTING_GAS)),
+            Simulation::Reverted(data) => Err(PaymentError::Refused(reason(&data))),
+        })
+    }
+}
+
+/// The name of all that one payment buys.
+pub(crate) fn group(fresh: &[Prepared]) -> B256 {
+    let ids: Vec<u8> = fresh.iter().flat_map(|it| it.id.0).collect();
+    keccak256([b"group".as_slice(), &ids].concat())
+}
+
+/// The gas limit that is surely enough for a call with this much gas through the
+/// forwarder: a 64th stays with the caller (EIP-150).
+fn ceiling(gas: u64, data: usize) -> u64 {
+    let data = u64::try_from(data).unwrap_or(u64::MAX).saturating_mul(DATA_GAS);
+    let call = gas.saturating_add(gas / 63);
+    call.saturating_add(data).saturating_add(INTRINSIC_GAS + FORWARDER_GAS)
+}
+
+/// A sixth more than estimated: state changes until a transaction is mined.
+const fn with_margin(gas: u64) -> u64 {
+    gas.saturating_add(gas / 6)
+}
+
+fn next_attempt(before: Option<&Entry>) -> u32 {
+    before.map_or(0, |entry| entry.attempt.saturating_add(1))
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+/// Whether the nonces of one signer follow each other, in any order.
+fn follow(requests: &[Request], from: Address) -> bool {
+    let mut nonces: Vec<U256> = requests.iter().filter(|it| it.from == from).map(|it| it.nonce).collect();
+    nonces.sort_unstable();
+    nonces.windows(2).all(|pair| pair[0].checked_add(U256::ONE) == Some(pair[1]))
+}
