@@ -423,8 +423,9 @@ contract PODVault is IPODVault, ERC2771Context, EIP712, ReentrancyGuardTransient
     /// @dev A permit is public once sent, so another may have used it first; then the allowance is there without it.
     function _permit(Terms calldata terms, uint256 deadline, bytes calldata signature) private {
         (uint8 v, bytes32 r, bytes32 s) = ECDSA.parseCalldata(signature);
+        IERC20Permit token = IERC20Permit(address(usdc));
         // solhint-disable-next-line no-empty-blocks
-        try IERC20Permit(address(usdc)).permit(terms.creator, address(this), terms.amount, deadline, v, r, s) {} catch {}
+        try token.permit(terms.creator, address(this), terms.amount, deadline, v, r, s) {} catch {}
     }
 
     function _receiveWithAuthorization(
@@ -435,15 +436,17 @@ contract PODVault is IPODVault, ERC2771Context, EIP712, ReentrancyGuardTransient
         bytes calldata signature
     ) private {
         if (signature.length != ECDSA_SIGNATURE_LENGTH) {
-            IERC3009Bytes(address(usdc)).receiveWithAuthorization(
-                terms.creator, address(this), terms.amount, validAfter, validBefore, nonce, signature
-            );
+            IERC3009Bytes(address(usdc))
+                .receiveWithAuthorization(
+                    terms.creator, address(this), terms.amount, validAfter, validBefore, nonce, signature
+                );
             return;
         }
         (uint8 v, bytes32 r, bytes32 s) = ECDSA.parseCalldata(signature);
-        IERC3009(address(usdc)).receiveWithAuthorization(
-            terms.creator, address(this), terms.amount, validAfter, validBefore, nonce, v, r, s
-        );
+        IERC3009(address(usdc))
+            .receiveWithAuthorization(
+                terms.creator, address(this), terms.amount, validAfter, validBefore, nonce, v, r, s
+            );
     }
 
     // ----------------------------------------------------------------------------------------- how a task moves on

@@ -3,8 +3,8 @@ pragma solidity 0.8.37;
 
 import {IERC20Errors} from "@openzeppelin/contracts/interfaces/draft-IERC6093.sol";
 import {ERC2771Forwarder} from "@openzeppelin/contracts/metatx/ERC2771Forwarder.sol";
-import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 import {ERC3009} from "@openzeppelin/contracts/token/ERC20/extensions/draft-ERC3009.sol";
+import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
 
 import {PODVault} from "../src/PODVault.sol";
 import {IPODVault} from "../src/interfaces/IPODVault.sol";
@@ -194,8 +194,7 @@ contract AttacksTest is VaultFixture {
     }
 
     function test_forged_sender_the_vault_cannot_be_made_to_call_itself() public {
-        (bool success,) =
-            address(vault).call(abi.encodeWithSignature("multicall(bytes[])", new bytes[](1)));
+        (bool success,) = address(vault).call(abi.encodeWithSignature("multicall(bytes[])", new bytes[](1)));
         vm.assertFalse(success, "there is no multicall");
     }
 

@@ -39,9 +39,7 @@ contract FactoryTest is VaultFixture {
     function test_an_owner_that_is_a_contract_signs_too() public {
         ContractAccount safe = new ContractAccount();
         bytes32 structHash = keccak256(
-            abi.encode(
-                factory.CREATE_VAULT_TYPEHASH(), keccak256(bytes(OTHER_POD)), address(safe), agent, uint256(NOW)
-            )
+            abi.encode(factory.CREATE_VAULT_TYPEHASH(), keccak256(bytes(OTHER_POD)), address(safe), agent, uint256(NOW))
         );
         safe.accept(typedDigest(domainOf("PODVaultFactory", "1", CRONOS, address(factory)), structHash), "yes");
         vm.prank(stranger);

@@ -88,9 +88,8 @@ contract FuzzTest is VaultFixture {
             address(vault).call(abi.encodeCall(IPODVault.createTaskWithPermit, (terms, METADATA, NOW, forged, forged)));
         vm.assertFalse(success, "by permit");
         vm.prank(sender);
-        (success,) = address(vault).call(
-            abi.encodeCall(IPODVault.createTaskWithAuthorization, (terms, METADATA, 0, NOW + 1 hours, forged))
-        );
+        (success,) = address(vault)
+            .call(abi.encodeCall(IPODVault.createTaskWithAuthorization, (terms, METADATA, 0, NOW + 1 hours, forged)));
         vm.assertFalse(success, "by authorization");
         vm.assertEq(usdc.balanceOf(creator), 1_000_000e6, "balance");
     }
@@ -137,9 +136,7 @@ contract FuzzTest is VaultFixture {
         terms.feeBps = uint16(within(feeBps, 0, 1_000));
         usdc.mint(creator, terms.amount);
         vm.prank(owner);
-        vault.setSettings(
-            IPODVault.Settings({arbiter: arbiter, feeRecipient: feeRecipient, feeBps: terms.feeBps})
-        );
+        vault.setSettings(IPODVault.Settings({arbiter: arbiter, feeRecipient: feeRecipient, feeBps: terms.feeBps}));
     }
 
     function assertPaidOut(IPODVault.Terms memory terms, uint256 paid) private view {

@@ -3,7 +3,6 @@ pragma solidity 0.8.37;
 
 import {ERC2771Forwarder} from "@openzeppelin/contracts/metatx/ERC2771Forwarder.sol";
 
-import {PODVault} from "../src/PODVault.sol";
 import {IPODVault} from "../src/interfaces/IPODVault.sol";
 import {SeedPODVault} from "./baseline/SeedPODVault.sol";
 import {VaultFixture} from "./utils/VaultFixture.sol";

@@ -98,9 +98,8 @@ contract TestUSDCTest is VaultFixture {
     }
 
     function receiveDigest() private view returns (bytes32) {
-        bytes32 structHash = keccak256(
-            abi.encode(RECEIVE_TYPEHASH, creator, stranger, uint256(7), uint256(0), uint256(NOW + 1), NONCE)
-        );
+        bytes32 structHash =
+            keccak256(abi.encode(RECEIVE_TYPEHASH, creator, stranger, uint256(7), uint256(0), uint256(NOW + 1), NONCE));
         return typedDigest(usdc.DOMAIN_SEPARATOR(), structHash);
     }
 

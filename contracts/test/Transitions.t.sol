@@ -418,9 +418,7 @@ contract TransitionsTest is VaultFixture {
     }
 
     function expectDeadlinePassed(bytes32 taskId, uint256 deadline) private {
-        vm.expectRevert(
-            abi.encodeWithSelector(IPODVault.DeadlinePassed.selector, taskId, deadline, block.timestamp)
-        );
+        vm.expectRevert(abi.encodeWithSelector(IPODVault.DeadlinePassed.selector, taskId, deadline, block.timestamp));
     }
 
     function expectDeadlineNotReached(bytes32 taskId, uint256 deadline) private {

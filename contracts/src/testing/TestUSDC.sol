@@ -99,8 +99,9 @@ contract TestUSDC is ERC3009, Nonces, IERC20Permit, IERC3009Bytes {
         bytes32 nonce,
         bytes memory signature
     ) public {
-        bytes32 structHash =
-            keccak256(abi.encode(RECEIVE_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce));
+        bytes32 structHash = keccak256(
+            abi.encode(RECEIVE_WITH_AUTHORIZATION_TYPEHASH, from, to, value, validAfter, validBefore, nonce)
+        );
         if (!_isSignedBy(from, structHash, signature)) revert ERC3009InvalidSignature();
         if (to != msg.sender) revert ERC20InvalidReceiver(to);
         _transferWithAuthorization(from, to, value, validAfter, validBefore, nonce);

@@ -81,7 +81,9 @@ contract HostileToken is TestUSDC {
         for (uint256 i = 0; i < calls.length; ++i) {
             (bool success, bytes memory reason) = target.call(calls[i]);
             ++attempts;
-            if (!success && bytes4(reason) == ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector) ++refusals;
+            if (!success && bytes4(reason) == ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector) {
+                ++refusals;
+            }
         }
     }
 }

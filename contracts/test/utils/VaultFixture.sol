@@ -114,11 +114,14 @@ abstract contract VaultFixture is TestBase {
 
     // ----------------------------------------------------------------------------------------------- signatures
 
-    function permitBy(uint256 key, IPODVault.Terms memory terms, uint256 deadline) internal view returns (bytes memory) {
+    function permitBy(uint256 key, IPODVault.Terms memory terms, uint256 deadline)
+        internal
+        view
+        returns (bytes memory)
+    {
         address payer = vm.addr(key);
-        bytes32 structHash = keccak256(
-            abi.encode(PERMIT_TYPEHASH, payer, address(vault), terms.amount, usdc.nonces(payer), deadline)
-        );
+        bytes32 structHash =
+            keccak256(abi.encode(PERMIT_TYPEHASH, payer, address(vault), terms.amount, usdc.nonces(payer), deadline));
         return signed(key, typedDigest(usdc.DOMAIN_SEPARATOR(), structHash));
     }
 
