@@ -66,7 +66,7 @@ contract PODVaultFactory is IPODVaultFactory, EIP712 {
 
         vault = vaultOf(podId, owner);
         if (vault.code.length != 0) revert VaultExists(vault);
-        Clones.cloneDeterministicWithImmutableArgs(implementation, _args(podId, owner), SALT);
+        vault = Clones.cloneDeterministicWithImmutableArgs(implementation, _args(podId, owner), SALT);
         emit VaultCreated(vault, owner, agentWallet, podId);
         PODVault(vault).initialize(owner, agentWallet);
     }
