@@ -6,6 +6,8 @@
 //! | `balances`, `config`, `solana` | a wallet's balance of one mint; `[solana]` |
 //! | [`evm`] | vaults: typed calls, durable transactions, the index of their events; `[evm]` |
 //! | `endpoint` | an RPC's URL, of which only the host is ever shown |
+//! | `rpc` | one call to one endpoint: a deadline, a bound on the body; endpoints that failed lately last |
+//! | `lag` | pure: which endpoints are too far behind to go by |
 //! | `fake` | the same in memory, for the tests of other crates |
 //!
 //! # Solana
@@ -29,6 +31,8 @@ pub mod evm;
 mod balances;
 mod config;
 mod endpoint;
+mod lag;
+mod rpc;
 mod solana;
 
 pub use balances::{BalanceError, Balances};

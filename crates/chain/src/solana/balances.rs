@@ -11,9 +11,9 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use super::answer::{self, Account, AtSlot, Held, Mint, MintInfo};
-use super::call::Fault;
-use super::endpoints::Endpoints;
-use super::lag::Newest;
+use super::endpoints::{Endpoints, Fault};
+use crate::lag::Newest;
+use crate::rpc;
 use crate::{BalanceError, Balances, Commitment, Config, ConfigError, Program};
 
 /// What callers are told to wait when no endpoint says better.
@@ -121,13 +121,13 @@ impl SolanaBalances {
     }
 
     async fn read(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError> {
-        let late = || unknown(&Fault::TimedOut(self.deadline.as_millis()));
+        let late = || unknown(&Fault::Call(rpc::Fault::TimedOut(self.deadline.as_millis())));
         tokio::time::timeout(self.deadline, self.read_in_turn(wallet)).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn read_in_turn(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError> {
         let Ok(_place) = self.places.acquire().await else {
-            return Err(unknown(&Fault::Unreachable("shutting down".to_owned())));
+            return Err(unknown(&Fault::Ending));
         };
         self.read_accounts(wallet).await.map_err(|fault| unknown(&fault))
     }
@@ -141,7 +141,7 @@ impl SolanaBalances {
         ]);
         let accept = |answer: AtSlot<Vec<Held>>| {
             let total = answer::sum(&answer.value, mint, wallet)?;
-            self.newest.check(answer.context.slot, Instant::now())?;
+            self.newest.check(answer.context.slot, Instant::now()).map_err(Fault::Behind)?;
             Ok(total)
         };
         self.endpoints.ask("getTokenAccountsByOwner", &params, accept).await
@@ -150,7 +150,7 @@ impl SolanaBalances {
 
 fn unknown(fault: &Fault) -> BalanceError {
     let asked = match fault {
-        Fault::Status { retry_after_s, .. } => *retry_after_s,
+        Fault::Call(rpc::Fault::Status { retry_after_s, .. }) => *retry_after_s,
         _ => None,
     };
     let retry_after_s = asked.unwrap_or(RETRY_AFTER_S).clamp(1, MAX_RETRY_AFTER_S);

@@ -1,36 +1,35 @@
-//! Endpoints that fell behind: their balances are of another day.
+//! Endpoints that fell behind: what they say is of another day.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::call::Fault;
-
 /// How long an answer is held against older ones. Then the best that is left
 /// counts again, so that one wrong slot cannot blind us for good.
 const MEMORY: Duration = Duration::from_secs(600);
 
-/// The newest slot seen lately.
+/// The newest slot, or block, seen lately.
 #[derive(Debug)]
-pub(super) struct Newest {
+pub(crate) struct Newest {
     max_lag: u64,
     seen: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Newest {
     /// Zero never refuses.
-    pub(super) const fn new(max_lag: u64) -> Self {
+    pub(crate) const fn new(max_lag: u64) -> Self {
         Self { max_lag, seen: Mutex::new(None) }
     }
 
-    /// Refuses a slot that is too far behind, and remembers one that is ahead.
-    pub(super) fn check(&self, slot: u64, now: Instant) -> Result<(), Fault> {
+    /// Refuses a slot that is too far behind, by telling how far, and remembers one
+    /// that is ahead.
+    pub(crate) fn check(&self, slot: u64, now: Instant) -> Result<(), u64> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match *seen {
             Some((newest, at)) if slot < newest && now.duration_since(at) < MEMORY => {
                 let lag = newest - slot;
-                if self.max_lag > 0 && lag > self.max_lag { Err(Fault::Behind(lag)) } else { Ok(()) }
+                if self.max_lag > 0 && lag > self.max_lag { Err(lag) } else { Ok(()) }
             }
             _ => {
                 *seen = Some((slot, now));
@@ -50,7 +49,7 @@ mod tests {
         let now = Instant::now();
         assert_eq!(newest.check(100, now), Ok(()));
         assert_eq!(newest.check(90, now), Ok(()));
-        assert_eq!(newest.check(89, now), Err(Fault::Behind(11)));
+        assert_eq!(newest.check(89, now), Err(11));
         assert_eq!(newest.check(89, now + MEMORY), Ok(()));
         assert_eq!(newest.check(90, now + MEMORY), Ok(()));
     }

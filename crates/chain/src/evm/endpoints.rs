@@ -1,0 +1,409 @@
+//! Several endpoints of one chain as one, none of which is trusted.
+//!
+//! An endpoint says which chain it serves before it is asked anything, and again
+//! after each failure. A question whose answer decides about money is asked of
+//! several, and an answer that another endpoint contradicts is no answer.
+
+use std::time::Duration;
+
+use backon::Retryable;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::answer::Block;
+use super::{EvmConfig, EvmError};
+use crate::lag::Newest;
+use crate::rpc::{self, Manners, Pool, RpcError, Seat};
+
+/// Bytes of an answer at most: the logs of some 5,000 tasks.
+const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// What an endpoint did wrong. Never holds its URL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("{host}: {fault}")]
+    Call { host: String, fault: rpc::Fault },
+    #[error("{host} serves chain {is}, not {wanted}")]
+    OtherChain { host: String, is: u64, wanted: u64 },
+    #[error("{host} is {blocks} blocks behind")]
+    Behind { host: String, blocks: u64 },
+    #[error("{host}: {what}")]
+    Nonsense { host: String, what: &'static str },
+    #[error("{said} of the {wanted} endpoints that must agree have answered; the last failure: {last}")]
+    TooFew { said: usize, wanted: usize, last: String },
+    #[error("{one} and {other} contradict each other")]
+    Disagreement { one: String, other: String },
+    #[error("no answer within {0} ms")]
+    Late(u128),
+}
+
+impl Fault {
+    /// A bounded name, for metrics.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Call { fault, .. } => fault.name(),
+            Self::OtherChain { .. } => "other_chain",
+            Self::Behind { .. } => "behind",
+            Self::Nonsense { .. } => "nonsense",
+            Self::TooFew { .. } => "too_few",
+            Self::Disagreement { .. } => "disagreement",
+            Self::Late(_) => "late",
+        }
+    }
+
+    fn about(self, method: &'static str) -> EvmError {
+        match self {
+            Self::Disagreement { one, other } => EvmError::Disagreement { method, one, other },
+            Self::Call { host, fault: fault @ rpc::Fault::Rpc(_) } if method == "eth_getLogs" => {
+                EvmError::TooMany { why: format!("{host}: {fault}") }
+            }
+            other => EvmError::Unknown { method, why: other.to_string() },
+        }
+    }
+}
+
+/// A question, and which refusals are its answers.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    method: &'static str,
+    params: Value,
+    is_answer: fn(&RpcError) -> bool,
+    needs: u64,
+}
+
+impl Question {
+    /// One that no refusal answers.
+    pub(super) fn new(method: &'static str, params: Value) -> Self {
+        Self { method, params, is_answer: |_| false, needs: 0 }
+    }
+
+    /// Only endpoints that have this height can answer it.
+    pub(super) fn needs(self, height: u64) -> Self {
+        Self { needs: height, ..self }
+    }
+
+    /// Refusals of this kind are answers, and no failures of an endpoint.
+    pub(super) fn answered_by(self, is_answer: fn(&RpcError) -> bool) -> Self {
+        Self { is_answer, ..self }
+    }
+}
+
+/// An answer, or a refusal that is one.
+pub(super) type Said<T> = Result<T, RpcError>;
+
+/// All endpoints.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    pool: Pool,
+    chain_id: u64,
+    quorum: usize,
+    deadline: Duration,
+    newest: Newest,
+}
+
+impl Endpoints {
+    /// # Errors
+    /// When the machine has no TLS roots, for instance.
+    pub(super) fn new(config: &EvmConfig) -> Result<Self, reqwest::Error> {
+        let manners = Manners {
+            timeout: Duration::from_millis(config.timeout_ms),
+            bench: Duration::from_millis(config.bench_ms),
+            rounds: config.attempts,
+            backoff: Duration::from_millis(config.backoff_ms),
+            max_answer: MAX_ANSWER,
+        };
+        Ok(Self {
+            pool: Pool::new(&config.endpoints, manners)?,
+            chain_id: config.chain_id,
+            quorum: config.quorum(),
+            deadline: Duration::from_millis(config.deadline_ms),
+            newest: Newest::new(config.max_lag_blocks),
+        })
+    }
+
+    /// The first answer that any endpoint gives.
+    pub(super) async fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<Said<T>, EvmError> {
+        let rounds = || async {
+            let mut last = none_left();
+            for seat in self.pool.order() {
+                match self.put::<T>(seat, question).await {
+                    Ok(said) => return Ok(said),
+                    Err(fault) => last = fault,
+                }
+            }
+            Err(last)
+        };
+        self.in_time(question.method, rounds.retry(self.pool.manners().pauses())).await
+    }
+
+    /// The answer in which as many endpoints agree as must; `None` when they agree
+    /// that there is none, or too few know of it yet.
+    pub(super) async fn agree<T: DeserializeOwned + PartialEq>(
+        &self,
+        question: &Question,
+    ) -> Result<Option<T>, EvmError> {
+        let rounds = || self.poll(question);
+        let retried = rounds
+            .retry(self.pool.manners().pauses())
+            .when(|fault| !matches!(fault, Fault::Disagreement { .. } | Fault::Call { .. }));
+        self.in_time(question.method, retried).await
+    }
+
+    async fn poll<T: DeserializeOwned + PartialEq>(&self, question: &Question) -> Result<Option<T>, Fault> {
+        let mut poll = Poll::new(self.quorum);
+        for seat in self.pool.order() {
+            match self.put_high::<T>(seat, question).await {
+                Ok(Ok(said)) => poll.count(seat.host(), said)?,
+                Ok(Err(refusal)) => {
+                    return Err(Fault::Call { host: seat.host(), fault: rpc::Fault::Rpc(refusal) });
+                }
+                Err(fault) => poll.fail(&fault),
+            }
+            if poll.is_decided() {
+                break;
+            }
+        }
+        poll.result()
+    }
+
+    /// The newest block, from an endpoint that is not too far behind.
+    pub(super) async fn head(&self) -> Result<Block, EvmError> {
+        let question = Question::new("eth_getBlockByNumber", json!(["latest", false]));
+        let rounds = || async {
+            let mut last = none_left();
+            for seat in self.pool.order() {
+                match self.head_of(seat, &question).await {
+                    Ok(block) => return Ok(block),
+                    Err(fault) => last = fault,
+                }
+            }
+            Err(last)
+        };
+        self.in_time(question.method, rounds.retry(self.pool.manners().pauses())).await
+    }
+
+    async fn head_of(&self, seat: &Seat, question: &Question) -> Result<Block, Fault> {
+        let host = || seat.host();
+        let said = self.put::<Option<Block>>(seat, question).await?;
+        let block = said.ok().flatten().ok_or_else(|| Fault::Nonsense { host: host(), what: "it has no blocks" })?;
+        let fresh = self.newest.check(block.number, Instant::now());
+        if let Err(blocks) = fresh {
+            self.pool.judge(seat, true);
+            return Err(Fault::Behind { host: host(), blocks });
+        }
+        Ok(block)
+    }
+
+    /// The height that as many endpoints have reached as must agree.
+    pub(super) async fn reach(&self) -> Result<u64, EvmError> {
+        let question = height();
+        let rounds = || async {
+            let mut heights = Vec::new();
+            let mut last = none_left();
+            for seat in self.pool.order() {
+                match self.height_of(seat, &question).await {
+                    Ok(height) => heights.push(height),
+                    Err(fault) => last = fault,
+                }
+            }
+            reached(heights, self.quorum).map_err(|said| too_few(said, self.quorum, &last))
+        };
+        self.in_time(question.method, rounds.retry(self.pool.manners().pauses())).await
+    }
+
+    async fn height_of(&self, seat: &Seat, question: &Question) -> Result<u64, Fault> {
+        let said = self.put::<Quantity>(seat, question).await?;
+        let height = said.map_err(|_| Fault::Nonsense { host: seat.host(), what: "no height" })?.0;
+        seat.reached(height);
+        Ok(height)
+    }
+
+    /// Asks one endpoint, unless it is not as far: then it knows of nothing.
+    async fn put_high<T: DeserializeOwned>(&self, seat: &Seat, question: &Question) -> Result<Said<Option<T>>, Fault> {
+        let is_low = seat.height() < question.needs;
+        if is_low && self.height_of(seat, &height()).await? < question.needs {
+            return Ok(Ok(None));
+        }
+        self.put(seat, question).await
+    }
+
+    /// The answers of all endpoints, by host.
+    pub(super) async fn each<T: DeserializeOwned>(&self, question: &Question) -> Vec<(String, Result<Said<T>, Fault>)> {
+        let mut answers = Vec::new();
+        for seat in self.pool.order() {
+            answers.push((seat.host(), self.put(seat, question).await));
+        }
+        answers
+    }
+
+    /// Endpoints in the order in which they are tried.
+    pub(super) fn seats(&self) -> Vec<&Seat> {
+        self.pool.order()
+    }
+
+    pub(super) const fn quorum(&self) -> usize {
+        self.quorum
+    }
+
+    /// Asks one endpoint.
+    pub(super) async fn put<T: DeserializeOwned>(&self, seat: &Seat, question: &Question) -> Result<Said<T>, Fault> {
+        let begun = Instant::now();
+        let answer = self.put_unjudged(seat, question).await;
+        let outcome = answer.as_ref().map_or_else(Fault::name, |_| "ok");
+        metrics::counter!("palatine_evm_calls_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("palatine_evm_call_seconds").record(begun.elapsed().as_secs_f64());
+        if let Err(fault) = &answer {
+            tracing::warn!(method = question.method, %fault, "an EVM endpoint failed");
+        }
+        self.pool.judge(seat, answer.is_err());
+        answer
+    }
+
+    async fn put_unjudged<T: DeserializeOwned>(&self, seat: &Seat, question: &Question) -> Result<Said<T>, Fault> {
+        if !seat.is_known() {
+            self.greet(seat).await?;
+        }
+        match self.pool.call(seat, question.method, &question.params).await {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(rpc::Fault::Rpc(refusal)) if (question.is_answer)(&refusal) => Ok(Err(refusal)),
+            Err(fault) => Err(Fault::Call { host: seat.host(), fault }),
+        }
+    }
+
+    async fn greet(&self, seat: &Seat) -> Result<(), Fault> {
+        let said = self.pool.call::<Quantity>(seat, "eth_chainId", &json!([])).await;
+        let is = said.map_err(|fault| Fault::Call { host: seat.host(), fault })?.0;
+        if is != self.chain_id {
+            return Err(Fault::OtherChain { host: seat.host(), is, wanted: self.chain_id });
+        }
+        seat.know();
+        Ok(())
+    }
+
+    async fn in_time<T>(
+        &self,
+        method: &'static str,
+        work: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, EvmError> {
+        let late = || Err(Fault::Late(self.deadline.as_millis()));
+        let done = tokio::time::timeout(self.deadline, work).await.unwrap_or_else(|_| late());
+        done.map_err(|fault| {
+            if matches!(fault, Fault::Disagreement { .. }) {
+                metrics::counter!("palatine_evm_disagreements_total").increment(1);
+                tracing::error!(method, %fault, "EVM endpoints contradict each other");
+            }
+            fault.about(method)
+        })
+    }
+}
+
+/// A number as JSON-RPC writes it.
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+#[serde(transparent)]
+pub(super) struct Quantity(#[serde(with = "alloy::serde::quantity")] pub(super) u64);
+
+/// How far an endpoint is.
+pub(super) fn height() -> Question {
+    Question::new("eth_blockNumber", json!([]))
+}
+
+fn none_left() -> Fault {
+    Fault::Nonsense { host: "nobody".to_owned(), what: "there is no endpoint" }
+}
+
+fn too_few(said: usize, wanted: usize, last: &Fault) -> Fault {
+    Fault::TooFew { said, wanted, last: last.to_string() }
+}
+
+/// The height that `quorum` of them have; else how many there are.
+fn reached(mut heights: Vec<u64>, quorum: usize) -> Result<u64, usize> {
+    heights.sort_unstable_by(|one, other| other.cmp(one));
+    heights.get(quorum.saturating_sub(1)).copied().ok_or(heights.len())
+}
+
+/// Counts who says what.
+#[derive(Debug)]
+struct Poll<T> {
+    quorum: usize,
+    said: Option<(String, T, usize)>,
+    silent: usize,
+    last: Option<String>,
+}
+
+impl<T: PartialEq> Poll<T> {
+    const fn new(quorum: usize) -> Self {
+        Self { quorum, said: None, silent: 0, last: None }
+    }
+
+    fn count(&mut self, host: String, answer: Option<T>) -> Result<(), Fault> {
+        match (&mut self.said, answer) {
+            (_, None) => self.silent += 1,
+            (Some((_, first, votes)), Some(answer)) if *first == answer => *votes += 1,
+            (Some((one, ..)), Some(_)) => return Err(Fault::Disagreement { one: one.clone(), other: host }),
+            (None, Some(answer)) => self.said = Some((host, answer, 1)),
+        }
+        Ok(())
+    }
+
+    fn fail(&mut self, fault: &Fault) {
+        self.last = Some(fault.to_string());
+    }
+
+    fn votes(&self) -> usize {
+        self.said.as_ref().map_or(0, |(_, _, votes)| *votes)
+    }
+
+    fn is_decided(&self) -> bool {
+        self.votes() >= self.quorum
+    }
+
+    fn result(self) -> Result<Option<T>, Fault> {
+        let (votes, quorum) = (self.votes(), self.quorum);
+        if votes >= quorum {
+            return Ok(self.said.map(|(_, answer, _)| answer));
+        }
+        if votes + self.silent >= quorum {
+            return Ok(None);
+        }
+        let last = self.last.unwrap_or_else(|| "none".to_owned());
+        Err(Fault::TooFew { said: votes + self.silent, wanted: quorum, last })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn poll(quorum: usize, answers: &[Option<u8>]) -> Result<Option<u8>, Fault> {
+        let mut poll = Poll::new(quorum);
+        for (n, answer) in answers.iter().enumerate() {
+            poll.count(n.to_string(), *answer)?;
+        }
+        poll.result()
+    }
+
+    #[test]
+    fn an_answer_needs_as_many_voices_as_it_must_have() {
+        assert_eq!(poll(1, &[Some(7)]), Ok(Some(7)));
+        assert_eq!(poll(2, &[Some(7), Some(7)]), Ok(Some(7)));
+        assert_eq!(poll(2, &[Some(7), None]), Ok(None));
+        assert_eq!(poll(2, &[None, None]), Ok(None));
+        assert_eq!(poll(2, &[Some(7), None, Some(7)]), Ok(Some(7)));
+        assert!(matches!(poll(2, &[Some(7)]), Err(Fault::TooFew { said: 1, wanted: 2, .. })));
+    }
+
+    #[test]
+    fn one_contradiction_spoils_it_whoever_is_in_the_majority() {
+        for answers in [[Some(7), Some(8), Some(7)], [Some(7), None, Some(8)]] {
+            assert!(matches!(poll(2, &answers), Err(Fault::Disagreement { .. })), "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn a_height_counts_once_enough_endpoints_have_it() {
+        assert_eq!(reached(vec![5, 9, 7], 2), Ok(7));
+        assert_eq!(reached(vec![5], 1), Ok(5));
+        assert_eq!(reached(vec![5], 2), Err(1));
+    }
+}
