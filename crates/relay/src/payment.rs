@@ -193,6 +193,19 @@ impl SignedPayment {
 }
 
 impl Authorization {
+    /// As JSON has it.
+    #[must_use]
+    pub fn to_wire(&self) -> wire::relay::Authorization {
+        wire::relay::Authorization {
+            from: self.from.to_string(),
+            to: self.to.to_string(),
+            value: self.value.0.to_string(),
+            valid_after: self.valid_after.to_string(),
+            valid_before: self.valid_before.to_string(),
+            nonce: self.nonce.to_string(),
+        }
+    }
+
     /// What its payer signs.
     #[must_use]
     pub fn digest(&self, facts: &Facts) -> B256 {

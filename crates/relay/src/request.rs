@@ -3,7 +3,7 @@
 use alloy_primitives::aliases::U48;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{Eip712Domain, SolCall, SolStruct};
-use wire::relay::SignedRequest;
+use wire::relay::{ForwardRequest as ForwardRequestText, SignedRequest};
 
 use crate::abi::{ERC2771Forwarder, ForwardRequest};
 use crate::chain::{Call, Facts};
@@ -152,6 +152,20 @@ impl Request {
         })
     }
 
+    /// As JSON has it, without the signature.
+    #[must_use]
+    pub fn to_wire(&self) -> ForwardRequestText {
+        ForwardRequestText {
+            from: self.from.to_string(),
+            to: self.to.to_string(),
+            value: self.value.to_string(),
+            gas: self.gas.to_string(),
+            nonce: self.nonce.to_string(),
+            deadline: self.deadline.to_string(),
+            data: self.data.to_string(),
+        }
+    }
+
     fn data(&self) -> ERC2771Forwarder::ForwardRequestData {
         ERC2771Forwarder::ForwardRequestData {
             from: self.from,
@@ -164,7 +178,9 @@ impl Request {
         }
     }
 
-    fn digest(&self, facts: &Facts) -> Option<B256> {
+    /// What its signer signs; `None` if the deadline has more than 48 bits.
+    #[must_use]
+    pub fn digest(&self, facts: &Facts) -> Option<B256> {
         let signed = ForwardRequest {
             from: self.from,
             to: self.to,

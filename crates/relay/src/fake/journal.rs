@@ -1,0 +1,142 @@
+//! The journal's rules over plain maps.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use alloy_primitives::B256;
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::journal::{Admission, Counts, End, Entry, Journal, JournalError, Quota, State};
+
+/// The journal's rules, and all it holds.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Books {
+    entries: HashMap<B256, Entry>,
+    payments: HashMap<B256, B256>,
+    counts: HashMap<String, u64>,
+}
+
+impl Books {
+    /// See [`Journal::admit`].
+    pub fn admit(&mut self, entries: &[Entry], quotas: &[Quota]) -> Admission {
+        if let Some(known) = entries.iter().find_map(|entry| self.in_the_way(entry)) {
+            return Admission::Known(Box::new(known.clone()));
+        }
+        if let Some(lane) = entries.iter().filter_map(|entry| entry.lane).find(|lane| self.holds(lane, entries)) {
+            return Admission::LaneTaken(lane);
+        }
+        let charges = || entries.iter().filter_map(|entry| entry.payment.as_ref());
+        if charges().any(|it| self.payments.get(&it.payment.key()).is_some_and(|group| *group != it.group)) {
+            return Admission::PaymentUsed;
+        }
+        let over = |quota: &&Quota| self.counts.get(&name(quota)).unwrap_or(&0).saturating_add(quota.add) > quota.limit;
+        if let Some(quota) = quotas.iter().find(over) {
+            return Admission::OverQuota(quota.subject.clone());
+        }
+        self.payments.extend(charges().map(|it| (it.payment.key(), it.group)));
+        self.entries.extend(entries.iter().map(|entry| (entry.id, entry.clone())));
+        for quota in quotas {
+            *self.counts.entry(name(quota)).or_default() += quota.add;
+        }
+        Admission::New
+    }
+
+    fn in_the_way(&self, new: &Entry) -> Option<&Entry> {
+        let old = self.entries.get(&new.id)?;
+        let replaced = old.gives_way() && Some(new.attempt) == old.attempt.checked_add(1);
+        (!replaced).then_some(old)
+    }
+
+    fn holds(&self, lane: &crate::journal::Lane, new: &[Entry]) -> bool {
+        let others = self.entries.values().filter(|it| new.iter().all(|entry| entry.id != it.id));
+        others.filter(|it| it.state.holds()).any(|it| it.lane.as_ref() == Some(lane))
+    }
+
+    /// See [`Journal::step`].
+    pub fn step(&mut self, id: B256, next: &State) -> Option<Entry> {
+        let entry = self.entries.get_mut(&id)?;
+        if entry.state.may_become(next) {
+            entry.state = next.clone();
+        }
+        Some(entry.clone())
+    }
+
+    /// See [`Journal::find`].
+    #[must_use]
+    pub fn find(&self, id: B256) -> Option<Entry> {
+        self.entries.get(&id).cloned()
+    }
+
+    /// See [`Journal::open`].
+    #[must_use]
+    pub fn open(&self, limit: usize) -> Vec<Entry> {
+        let mut open: Vec<Entry> = self.entries.values().filter(|it| it.state.is_open()).cloned().collect();
+        open.sort_by_key(|entry| entry.at);
+        open.truncate(limit);
+        open
+    }
+
+    /// See [`Journal::counts`].
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let count = |is: &dyn Fn(&State) -> bool| {
+            u64::try_from(self.entries.values().filter(|it| is(&it.state)).count()).unwrap_or(u64::MAX)
+        };
+        let executed = |it: &State| matches!(it, State::Done { verdict, .. } if verdict.status == End::Executed);
+        Counts {
+            pending: count(&State::is_open),
+            executed: count(&executed),
+            failed: count(&|it| !it.is_open() && !executed(it) && !matches!(it, State::Unpaid { .. })),
+        }
+    }
+}
+
+fn name(quota: &Quota) -> String {
+    format!("{} {}", quota.day, quota.subject)
+}
+
+/// A journal that forgets all when the process ends.
+#[derive(Debug, Default)]
+pub struct MemoryJournal(Mutex<Books>);
+
+impl MemoryJournal {
+    /// A journal that holds this already.
+    #[must_use]
+    pub fn with(books: Books) -> Self {
+        Self(Mutex::new(books))
+    }
+
+    /// All it holds: what a journal would find after a crash right now.
+    #[must_use]
+    pub fn books(&self) -> Books {
+        self.locked(|books| books.clone())
+    }
+
+    fn locked<T>(&self, work: impl FnOnce(&mut Books) -> T) -> T {
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[async_trait]
+impl Journal for MemoryJournal {
+    async fn admit(&self, entries: &[Entry], quotas: &[Quota]) -> Result<Admission, JournalError> {
+        Ok(self.locked(|books| books.admit(entries, quotas)))
+    }
+
+    async fn find(&self, id: B256) -> Result<Option<Entry>, JournalError> {
+        Ok(self.locked(|books| books.find(id)))
+    }
+
+    async fn step(&self, id: B256, next: &State) -> Result<Entry, JournalError> {
+        self.locked(|books| books.step(id, next)).ok_or_else(|| JournalError("no such entry".to_owned()))
+    }
+
+    async fn open(&self, limit: usize) -> Result<Vec<Entry>, JournalError> {
+        Ok(self.locked(|books| books.open(limit)))
+    }
+
+    async fn counts(&self) -> Result<Counts, JournalError> {
+        Ok(self.locked(|books| books.counts()))
+    }
+}

@@ -1,0 +1,314 @@
+//! What must not get through.
+
+use alloy_primitives::{Address, Bytes, U256};
+use palatine_relay::Config;
+use palatine_relay::chain::Facts;
+use palatine_relay::fake::{Ask, EPOCH_S, Effect, Manner, Wallet};
+use palatine_relay::reason::MAX_REASON;
+use serde_json::json;
+use wire::relay::{SignedRequest, Status};
+
+use crate::bench::{Bench, CALL, HERE, VAULT, ask, body, code, refusal};
+
+#[tokio::test]
+async fn a_request_signed_by_another_key_is_refused() {
+    let bench = Bench::default();
+    let forged = Wallet::new(1).ask_as(Wallet::new(2).address(), bench.facts(), &ask(0));
+    let (status, said) = refusal(bench.relay(&forged).await);
+    assert_eq!((status, said["error"].as_str()), (400, Some("INVALID_SIGNATURE")));
+    assert_eq!(bench.chain.transactions(), 0);
+}
+
+#[tokio::test]
+async fn a_sender_appended_to_the_data_is_not_the_sender() {
+    let bench = Bench::default();
+    let (attacker, victim) = (Wallet::new(1), Wallet::new(2).address());
+    let data: Bytes = [CALL.as_slice(), victim.as_slice()].concat().into();
+    let signed = attacker.ask(bench.facts(), &Ask { data: data.clone(), ..ask(0) });
+    assert!(bench.relay(&signed).await.unwrap().body.success);
+    assert_eq!(bench.chain.effects(), [Effect { from: attacker.address(), to: VAULT, data }]);
+}
+
+#[tokio::test]
+async fn an_appended_sender_gets_no_sponsored_call_through_that_asks_who_sends() {
+    let bench = Bench::default();
+    let data: Bytes = [CALL.as_slice(), Wallet::new(2).address().as_slice()].concat().into();
+    let call = json!({"to": VAULT, "data": data}).to_string();
+    assert_eq!(code(bench.relayer.call(call.as_bytes(), None, HERE).await), "CALL_NOT_ALLOWED");
+}
+
+async fn signed_for(change: impl FnOnce(&mut Facts)) -> &'static str {
+    let bench = Bench::default();
+    let mut facts = bench.facts().clone();
+    change(&mut facts);
+    code(bench.relay(&Wallet::new(1).ask(&facts, &ask(0))).await)
+}
+
+#[tokio::test]
+async fn a_signature_for_another_chain_forwarder_or_name_is_refused() {
+    assert_eq!(signed_for(|facts| facts.chain_id = 25).await, "INVALID_SIGNATURE");
+    assert_eq!(signed_for(|facts| facts.forwarder = Address::repeat_byte(0xf1)).await, "INVALID_SIGNATURE");
+    assert_eq!(signed_for(|facts| facts.forwarder_name = "MinimalForwarder".into()).await, "INVALID_SIGNATURE");
+}
+
+#[tokio::test]
+async fn every_field_is_bound_by_the_signature() {
+    let bench = Bench::default();
+    let signed = bench.signed(&Wallet::new(1), 0);
+    type Change = fn(&mut SignedRequest);
+    let changes: [Change; 6] = [
+        |it| it.request.to = alloy_primitives::Address::with_last_byte(1).to_string(),
+        |it| it.request.gas = "200001".into(),
+        |it| it.request.nonce = "1".into(),
+        |it| it.request.deadline = (EPOCH_S + 3601).to_string(),
+        |it| it.request.data.push_str("00"),
+        |it| it.signature.replace_range(2..4, "00"),
+    ];
+    for change in changes {
+        let mut changed = signed.clone();
+        change(&mut changed);
+        assert_eq!(code(bench.relay(&changed).await), "INVALID_SIGNATURE", "{changed:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_other_s_of_a_signature_and_other_forms_of_v_are_refused() {
+    let bench = Bench::default();
+    let signed = bench.signed(&Wallet::new(1), 0);
+    let bytes: Bytes = signed.signature.parse().unwrap();
+    let order = U256::from_str_radix("fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141", 16).unwrap();
+    let high = order - U256::from_be_slice(&bytes[32..64]);
+    let malleable = [&bytes[..32], &high.to_be_bytes::<32>(), &[55 - bytes[64]]].concat();
+    let short_v = [&bytes[..64], &[bytes[64] - 27]].concat();
+    for other in [malleable, short_v, bytes[..64].to_vec(), [&bytes[..], &[0]].concat(), vec![]] {
+        let other = SignedRequest { signature: Bytes::from(other).to_string(), ..signed.clone() };
+        assert_eq!(code(bench.relay(&other).await), "INVALID_SIGNATURE", "{}", other.signature);
+    }
+}
+
+#[tokio::test]
+async fn a_replay_answers_the_same_and_sends_nothing() {
+    let bench = Bench::default();
+    let signed = bench.signed(&Wallet::new(1), 0);
+    let first = bench.relay(&signed).await.unwrap();
+    assert_eq!(bench.relay(&signed).await.unwrap(), first);
+    assert_eq!((bench.chain.transactions(), bench.chain.effects().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn fifty_copies_at_once_are_sent_once() {
+    let bench = Bench::new(Config { per_client_minute: 100, wait_ms: 5000, ..Config::default() });
+    let signed = bench.signed(&Wallet::new(1), 0);
+    let copies = (0..50).map(|_| {
+        let (relayer, body) = (bench.relayer.clone(), body(&signed));
+        tokio::spawn(async move { relayer.relay(&body, None, HERE).await })
+    });
+    let mut answers = Vec::new();
+    for copy in copies.collect::<Vec<_>>() {
+        answers.push(copy.await.unwrap().unwrap());
+    }
+    assert!(answers.iter().all(|answer| answer == &answers[0] && answer.body.success));
+    assert_eq!((bench.chain.transactions(), bench.chain.effects().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_gap_in_the_nonces_is_refused_with_the_expected_one() {
+    let bench = Bench::default();
+    let (status, said) = refusal(bench.relay(&bench.signed(&Wallet::new(1), 1)).await);
+    assert_eq!((status, said["error"].as_str()), (409, Some("NONCE_MISMATCH")));
+    assert!(said["message"].as_str().unwrap().contains("is 0, not 1"), "{said}");
+}
+
+#[tokio::test]
+async fn two_requests_with_one_nonce_are_not_both_taken_on() {
+    let bench = Bench::new(Config { wait_ms: 0, ..Config::default() });
+    let wallet = Wallet::new(1);
+    bench.chain.hold(true);
+    assert_eq!(bench.relay(&bench.signed(&wallet, 0)).await.unwrap().status, 202);
+    let other = wallet.ask(bench.facts(), &Ask { gas: 200_001, ..ask(0) });
+    assert_eq!(code(bench.relay(&other).await), "NONCE_IN_USE");
+}
+
+#[tokio::test]
+async fn other_functions_are_refused() {
+    let bench = Bench::default();
+    for data in ["", "0x", "0x79ba50", "0xa9059cbb", "0x485cc955"] {
+        let data: Bytes = data.parse().unwrap_or_default();
+        let signed = Wallet::new(1).ask(bench.facts(), &Ask { data: data.clone(), ..ask(0) });
+        assert_eq!(code(bench.relay(&signed).await), "CALL_NOT_ALLOWED", "{data}");
+    }
+}
+
+#[tokio::test]
+async fn other_targets_are_refused_the_forwarder_the_token_and_the_relayer_too() {
+    let bench = Bench::default();
+    let facts = bench.facts().clone();
+    for to in [Address::repeat_byte(1), facts.forwarder, facts.token, facts.factory, facts.relayer, Address::ZERO] {
+        let signed = Wallet::new(1).ask(&facts, &Ask { to, ..ask(0) });
+        assert_eq!(code(bench.relay(&signed).await), "CALL_NOT_ALLOWED", "{to}");
+        let call = json!({"to": to, "data": "0x39509351"}).to_string();
+        assert_eq!(code(bench.relayer.call(call.as_bytes(), None, HERE).await), "CALL_NOT_ALLOWED", "{to}");
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_trust_the_forwarder_is_refused_unsent() {
+    let bench = Bench::default();
+    bench.chain.set_manner(VAULT, Manner::Distrusts);
+    let (status, said) = refusal(bench.relay(&bench.signed(&Wallet::new(1), 0)).await);
+    assert_eq!((status, said["error"].as_str()), (400, Some("TX_SIMULATION_FAILED")));
+    assert!(said["message"].as_str().unwrap().contains("ERC2771UntrustfulTarget"), "{said}");
+    assert_eq!(bench.chain.transactions(), 0);
+}
+
+#[tokio::test]
+async fn a_gas_bomb_is_refused() {
+    let bench = Bench::default();
+    let signed = |gas| Wallet::new(1).ask(bench.facts(), &Ask { gas, ..ask(0) });
+    assert_eq!(code(bench.relay(&signed(1_000_001)).await), "GAS_TOO_HIGH");
+    assert_eq!(code(bench.relay(&signed(u64::MAX)).await), "GAS_TOO_HIGH");
+    let mut more = signed(1);
+    more.request.gas = U256::MAX.to_string();
+    assert_eq!(code(bench.relay(&more).await), "INVALID_REQUEST");
+}
+
+#[tokio::test]
+async fn a_return_bomb_is_refused_in_few_words() {
+    let bench = Bench::default();
+    bench.chain.set_manner(VAULT, Manner::Reverts(vec![0x41; 5_000_000].into()));
+    let (status, said) = refusal(bench.relay(&bench.signed(&Wallet::new(1), 0)).await);
+    assert_eq!(status, 400);
+    assert!(said.to_string().len() < MAX_REASON + 200, "{said}");
+}
+
+#[tokio::test]
+async fn value_of_the_relayers_own_is_not_given_away() {
+    let bench = Bench::default();
+    let signed = Wallet::new(1).ask(bench.facts(), &Ask { value: U256::from(1), ..ask(0) });
+    assert_eq!(code(bench.relay(&signed).await), "INVALID_REQUEST");
+}
+
+#[tokio::test]
+async fn a_deadline_in_the_past_about_to_pass_or_years_ahead_is_refused() {
+    let bench = Bench::default();
+    for deadline in [0, EPOCH_S - 1, EPOCH_S, EPOCH_S + 29, EPOCH_S + 86_401, (1 << 48) - 1, 1 << 48] {
+        let signed = Wallet::new(1).ask(bench.facts(), &Ask { deadline, ..ask(0) });
+        assert_eq!(code(bench.relay(&signed).await), "INVALID_DEADLINE", "{deadline}");
+    }
+}
+
+#[tokio::test]
+async fn numbers_that_are_not_digits_are_refused() {
+    let bench = Bench::default();
+    for text in ["0x0", "-0", "1e3", " 0", "", "0.0"] {
+        let mut signed = bench.signed(&Wallet::new(1), 0);
+        signed.request.value = text.to_owned();
+        assert_eq!(code(bench.relay(&signed).await), "INVALID_REQUEST", "{text:?}");
+    }
+    let unquoted =
+        r#"{"request":{"from":"0x","to":"0x","value":0,"gas":1,"nonce":0,"deadline":1,"data":"0x"},"signature":"0x"}"#;
+    assert_eq!(code(bench.relayer.relay(unquoted.as_bytes(), None, HERE).await), "INVALID_REQUEST");
+}
+
+#[tokio::test]
+async fn a_batch_of_eleven_of_none_and_of_too_many_bytes_is_refused() {
+    let bench = Bench::default();
+    let many: Vec<SignedRequest> = (0..11).map(|nonce| bench.signed(&Wallet::new(1), nonce)).collect();
+    assert_eq!(code(bench.batch(&many).await), "INVALID_REQUEST");
+    assert_eq!(code(bench.batch(&[]).await), "INVALID_REQUEST");
+    let huge = vec![b' '; bench.relayer.max_body() + 1];
+    assert_eq!(refusal(bench.relayer.batch(&huge, None, HERE).await).0, 413);
+}
+
+#[tokio::test]
+async fn one_bad_request_refuses_its_batch_before_anything_is_sent() {
+    let bench = Bench::default();
+    let (one, two) = (Wallet::new(1), Wallet::new(2));
+    let forged = one.ask_as(two.address(), bench.facts(), &ask(0));
+    let (status, said) = refusal(bench.batch(&[bench.signed(&one, 0), forged]).await);
+    assert_eq!((status, said["error"].as_str(), said["index"].as_u64()), (400, Some("INVALID_SIGNATURE"), Some(1)));
+    assert_eq!(bench.chain.transactions(), 0);
+    for nonces in [[0, 2], [0, 0], [1, 3]] {
+        let requests = nonces.map(|nonce| bench.signed(&one, nonce));
+        assert_eq!(code(bench.batch(&requests).await), "INVALID_REQUEST", "{nonces:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_sender_and_a_client_have_so_many_requests_a_day() {
+    let bench = Bench::new(Config { per_sender_day: 2, per_client_day: 3, ..Config::default() });
+    let (one, two, three) = (Wallet::new(1), Wallet::new(2), Wallet::new(3));
+    for nonce in 0..2 {
+        bench.relay(&bench.signed(&one, nonce)).await.unwrap();
+    }
+    assert_eq!(refusal(bench.relay(&bench.signed(&one, 2)).await).0, 429);
+    bench.relay(&bench.signed(&two, 0)).await.unwrap();
+    assert_eq!(code(bench.relay(&bench.signed(&three, 0)).await), "QUOTA_EXCEEDED");
+    bench.relay(&bench.signed(&one, 0)).await.expect("a known request counts for nothing");
+    bench.clock.pass(3000);
+    assert_eq!(code(bench.relay(&bench.signed(&three, 0)).await), "QUOTA_EXCEEDED");
+    bench.clock.pass(86_400);
+    let tomorrow = three.ask(bench.facts(), &Ask { deadline: EPOCH_S + 90_000, ..ask(0) });
+    bench.relay(&tomorrow).await.unwrap();
+}
+
+#[tokio::test]
+async fn gas_per_day_is_bounded_over_all() {
+    let bench = Bench::new(Config { gas_per_day: 1_000_000, ..Config::default() });
+    let mut taken = 0;
+    for number in 1..=10 {
+        taken += u32::from(bench.relay(&bench.signed(&Wallet::new(number), 0)).await.is_ok());
+    }
+    assert_eq!(taken, 5);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_too_often_is_told_when_to_come_back() {
+    let bench = Bench::new(Config { per_client_minute: 2, ..Config::default() });
+    let signed = bench.signed(&Wallet::new(1), 0);
+    bench.relay(&signed).await.unwrap();
+    bench.relay(&signed).await.unwrap();
+    let (status, said) = refusal(bench.relay(&signed).await);
+    assert_eq!((status, said["error"].as_str()), (429, Some("RATE_LIMITED")));
+    assert!(said["retryAfter"].as_u64().is_some_and(|seconds| seconds > 0));
+    let neighbour = "2001:db8::1".parse().unwrap();
+    let same_network = "2001:db8::2".parse().unwrap();
+    for client in [neighbour, same_network] {
+        bench.relayer.relay(&body(&signed), None, client).await.unwrap();
+    }
+    assert_eq!(code(bench.relayer.relay(&body(&signed), None, neighbour).await), "RATE_LIMITED");
+}
+
+#[tokio::test]
+async fn no_more_is_under_way_than_the_queue_holds() {
+    let bench = Bench::new(Config { queue: 2, wait_ms: 0, ..Config::default() });
+    bench.chain.hold(true);
+    for number in 1..=2 {
+        assert_eq!(bench.relay(&bench.signed(&Wallet::new(number), 0)).await.unwrap().status, 202);
+    }
+    assert_eq!(refusal(bench.relay(&bench.signed(&Wallet::new(3), 0)).await).0, 503);
+}
+
+#[tokio::test]
+async fn a_front_runner_is_not_taken_for_us() {
+    let bench = Bench::new(Config { wait_ms: 0, ..Config::default() });
+    let (wallet, signed) = (Wallet::new(1), bench.signed(&Wallet::new(1), 0));
+    bench.chain.hold(true);
+    assert_eq!(bench.relay(&signed).await.unwrap().body.status, Status::Pending);
+    bench.chain.use_nonce(wallet.address());
+    bench.chain.hold(false);
+    let answer = crate::cases::settled(&bench, &signed).await;
+    assert_eq!((answer.success, answer.status), (false, Status::Superseded));
+    assert!(bench.chain.effects().is_empty());
+}
+
+#[tokio::test]
+async fn what_endpoints_say_in_their_own_words_reaches_no_client() {
+    let bench = Bench::default();
+    bench.chain.go_down(true);
+    let (status, said) = refusal(bench.relay(&bench.signed(&Wallet::new(1), 0)).await);
+    assert_eq!((status, said["error"].as_str()), (503, Some("CHAIN_UNAVAILABLE")));
+    let (code, health) = bench.relayer.health().await;
+    let health = serde_json::to_string(&health).unwrap();
+    assert!(code == 503 && !format!("{said}{health}").contains("key@host"), "{said} {health}");
+}

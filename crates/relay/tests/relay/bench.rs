@@ -1,0 +1,111 @@
+//! A relayer on a chain in memory.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use domain::Address;
+use palatine_relay::chain::{Chain, Facts};
+use palatine_relay::fake::{Ask, FakeChain, FakeClock, MemoryJournal, Wallet};
+use palatine_relay::journal::Journal;
+use palatine_relay::{Answer, Config, Error, FeePolicy, Relayer};
+use serde_json::{Value, json};
+use wire::relay::{BatchAnswer, PaymentRequired, RelayAnswer, SignedRequest};
+
+/// A vault of ours.
+pub(crate) const VAULT: Address = Address::repeat_byte(0x7a);
+/// Where clients are.
+pub(crate) const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+/// `acceptOwnership()`.
+pub(crate) const CALL: [u8; 4] = [0x79, 0xba, 0x50, 0x97];
+
+pub(crate) struct Bench {
+    pub(crate) chain: Arc<FakeChain>,
+    pub(crate) journal: Arc<MemoryJournal>,
+    pub(crate) clock: Arc<FakeClock>,
+    pub(crate) relayer: Relayer,
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new(Config { wait_ms: 2000, ..Config::default() })
+    }
+}
+
+impl Bench {
+    pub(crate) fn new(config: Config) -> Self {
+        let chain = Arc::new(FakeChain::default());
+        chain.add_vault(VAULT);
+        Self::over(config, chain, Arc::default())
+    }
+
+    pub(crate) fn charging() -> Self {
+        Self::new(Config { fee: FeePolicy::Charged, wait_ms: 2000, ..Config::default() })
+    }
+
+    pub(crate) fn over(config: Config, chain: Arc<FakeChain>, journal: Arc<MemoryJournal>) -> Self {
+        let clock = Arc::new(FakeClock::default());
+        let parts: (Arc<dyn Chain>, Arc<dyn Journal>) = (chain.clone(), journal.clone());
+        let relayer = Relayer::new(config, parts.0, parts.1, clock.clone()).unwrap();
+        Self { chain, journal, clock, relayer }
+    }
+
+    pub(crate) fn facts(&self) -> &Facts {
+        self.chain.facts()
+    }
+
+    pub(crate) fn signed(&self, wallet: &Wallet, nonce: u64) -> SignedRequest {
+        wallet.ask(self.facts(), &ask(nonce))
+    }
+
+    pub(crate) async fn relay(&self, signed: &SignedRequest) -> Result<Answer<RelayAnswer>, Error> {
+        self.relay_paid(signed, None).await
+    }
+
+    pub(crate) async fn relay_paid(
+        &self,
+        signed: &SignedRequest,
+        payment: Option<&str>,
+    ) -> Result<Answer<RelayAnswer>, Error> {
+        self.relayer.relay(&body(signed), payment, HERE).await
+    }
+
+    pub(crate) async fn batch(&self, requests: &[SignedRequest]) -> Result<Answer<BatchAnswer>, Error> {
+        self.batch_paid(requests, None).await
+    }
+
+    pub(crate) async fn batch_paid(
+        &self,
+        requests: &[SignedRequest],
+        payment: Option<&str>,
+    ) -> Result<Answer<BatchAnswer>, Error> {
+        self.relayer.batch(json!({ "requests": requests }).to_string().as_bytes(), payment, HERE).await
+    }
+
+    /// The terms of a request that comes without a payment.
+    pub(crate) async fn terms(&self, signed: &SignedRequest) -> PaymentRequired {
+        match self.relay(signed).await {
+            Err(Error::PaymentRequired(terms)) => *terms,
+            other => panic!("no terms: {other:?}"),
+        }
+    }
+}
+
+/// What most tests ask for.
+pub(crate) fn ask(nonce: u64) -> Ask {
+    Ask { to: VAULT, data: CALL.into(), nonce, ..Ask::default() }
+}
+
+pub(crate) fn body(signed: &SignedRequest) -> Vec<u8> {
+    serde_json::to_vec(signed).unwrap()
+}
+
+/// Status and body of a refusal, as the wire has them.
+pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, Error>) -> (u16, Value) {
+    let error = answer.unwrap_err();
+    (error.status(), serde_json::to_value(error.body()).unwrap())
+}
+
+/// The code of a refusal.
+pub(crate) fn code<T: std::fmt::Debug>(answer: Result<T, Error>) -> &'static str {
+    answer.unwrap_err().code()
+}
