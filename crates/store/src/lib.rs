@@ -16,7 +16,7 @@
 //! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
 //! | `payments` | what was paid for requests |
 //! | `books` | the vaults' books |
-//! | `outbox` | transactions of our own accounts |
+//! | `outbox`, `relays` | transactions of our own accounts; what the relayer took on |
 //! | `prune` | what is forgotten, and when |
 //! | `checkpoint` | the log's way into the database file |
 //! | `schema`, `files`, `codec`, `row` | the stored form |
@@ -40,6 +40,7 @@ mod prices;
 mod prune;
 mod reader;
 mod record;
+mod relays;
 mod row;
 mod rows;
 mod schema;
@@ -59,3 +60,4 @@ pub use payments::{Payment, PaymentClaim, PaymentKey, PaymentMet, PaymentMove, P
 pub use prices::Prices;
 pub use prune::Pruned;
 pub use record::{Below, Epoch, Record};
+pub use relays::{RelayCounts, RelayMet, RelayPayment, RelayProgress, RelayQuota, RelayRow, RelayWish};

@@ -15,6 +15,10 @@
 //! | `prices` | agent, path | what requests cost |
 //! | `deploys` | agent | vaults that agents are to have |
 //! | `payments` | chain, token, payer, number | what was paid for requests |
+//! | `books`, `book_blocks`, `book_events` | chain, factory, block, log | what was read of a chain |
+//! | `vaults`, `tasks`, `credits` | address | what follows from that |
+//! | `outbox` | account, nonce | transactions of our own |
+//! | `relays`, `relay_payments`, `relay_quotas` | name | what the relayer took on |
 //!
 //! Ids and expiries rise, so that new rows land on the same few pages: only the index
 //! of live wallets is written at random places.

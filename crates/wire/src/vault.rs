@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use domain::vault::Terms;
 use domain::{Address, AgentId, B256, Usdc, Wallet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -141,7 +142,8 @@ pub struct Task {
     #[schema(value_type = String)]
     pub creator: Address,
     /// All its terms, as the contract has them: what every later call repeats.
-    pub terms: TaskTerms,
+    #[schema(value_type = Object)]
+    pub terms: Terms,
     /// What is to be done, as the creator wrote it.
     pub metadata: String,
     /// Hash of what the agent delivered.
@@ -151,45 +153,6 @@ pub struct Task {
     /// Unix seconds at which the present state may be left by anyone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<u64>,
-}
-
-/// What the parties of a task agreed on. See `IPODVault.Terms`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct TaskTerms {
-    /// Who pays.
-    #[schema(value_type = String)]
-    pub creator: Address,
-    /// Who may complete beside the creator; zero for nobody.
-    #[schema(value_type = String)]
-    pub evaluator: Address,
-    /// Who decides a dispute; zero for nobody.
-    #[schema(value_type = String)]
-    pub arbiter: Address,
-    /// Who gets the fee; zero for nobody.
-    #[schema(value_type = String)]
-    pub fee_recipient: Address,
-    /// What is paid in.
-    #[schema(value_type = String)]
-    pub amount: Usdc,
-    /// The least that completion pays the agent.
-    #[schema(value_type = String)]
-    pub min_paid: Usdc,
-    /// Unix seconds before which the agent must submit.
-    pub submit_by: u64,
-    /// Seconds after submission in which the creator may dispute.
-    pub review_period: u32,
-    /// Seconds after a dispute in which the arbiter may decide.
-    pub arbiter_period: u32,
-    /// The agent's share in hundredths of a percent if no arbiter decides.
-    pub default_agent_bps: u16,
-    /// The fee in hundredths of a percent of what the agent gets.
-    pub fee_bps: u16,
-    /// keccak256 of the metadata.
-    #[schema(value_type = String)]
-    pub metadata_hash: B256,
-    /// Makes two equal tasks two.
-    #[schema(value_type = String)]
-    pub salt: B256,
 }
 
 /// The answer of `GET /vaults/{address}`.

@@ -129,3 +129,33 @@ CREATE TABLE outbox (
   UNIQUE (chain_id, account, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX outbox_pending ON outbox (chain_id, account, nonce) WHERE pending = 1;
+
+-- What the relayer took on. `lane` is a forwarder's nonce: no two entries that
+-- hold one share it. The rest of an entry is the relayer's own, in JSON.
+CREATE TABLE relays (
+  id        BLOB PRIMARY KEY,
+  attempt   INTEGER NOT NULL,
+  at        INTEGER NOT NULL,
+  lane      BLOB,
+  holds     INTEGER NOT NULL,
+  gives_way INTEGER NOT NULL,
+  progress  TEXT NOT NULL,
+  body      TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX relays_lane ON relays (lane) WHERE holds = 1 AND lane IS NOT NULL;
+CREATE INDEX relays_open ON relays (at) WHERE progress = 'open';
+CREATE INDEX relays_progress ON relays (progress);
+
+-- Payments of fees, each with the group of entries that it is for, for ever.
+CREATE TABLE relay_payments (
+  name  BLOB PRIMARY KEY,
+  "group" BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- How much each asked for on a day.
+CREATE TABLE relay_quotas (
+  day     INTEGER NOT NULL,
+  subject TEXT NOT NULL,
+  count   INTEGER NOT NULL,
+  PRIMARY KEY (day, subject)
+) STRICT, WITHOUT ROWID;
