@@ -164,7 +164,7 @@ impl Payments for FakePayments {
         self.working(|rows| {
             let open = rows
                 .values()
-                .filter(|row| row.state == PaymentState::Reserved && !row.claim.is_some_and(|held| held.until > now));
+                .filter(|row| row.state == PaymentState::Reserved && row.claim.is_none_or(|held| held.until <= now));
             let mut open: Vec<_> = open.map(|row| row.reservation.clone()).collect();
             open.sort_by_key(|reservation| reservation.at);
             open.truncate(limit);

@@ -2,6 +2,8 @@
 //! `exact` on EVM chains.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::number::{address, amount, decimal, signature, word};
 use crate::presented::Transfer;
@@ -15,7 +17,7 @@ pub(super) const SCHEME: &str = "exact";
 #[serde(deny_unknown_fields)]
 pub(super) struct ExactPayload {
     signature: String,
-    authorization: ExactAuthorization,
+    authorization: Box<RawValue>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,7 +33,7 @@ struct ExactAuthorization {
 
 impl ExactPayload {
     pub(super) fn transfer(&self) -> Result<Transfer, Reason> {
-        let signed = &self.authorization;
+        let signed: ExactAuthorization = parse(self.authorization.get().as_bytes())?;
         Ok(Transfer {
             from: address(&signed.from)?,
             to: address(&signed.to)?,
@@ -44,21 +46,19 @@ impl ExactPayload {
     }
 }
 
-impl From<&Signed> for ExactPayload {
-    fn from(payment: &Signed) -> Self {
-        let signed = &payment.authorization;
-        Self {
-            signature: format!("0x{}", alloy_primitives::hex::encode(payment.signature.as_bytes())),
-            authorization: ExactAuthorization {
-                from: signed.from.to_string(),
-                to: signed.to.to_string(),
-                value: signed.value.0.to_string(),
-                valid_after: signed.valid_after.to_string(),
-                valid_before: signed.valid_before.to_string(),
-                nonce: signed.nonce.to_string(),
-            },
-        }
-    }
+/// `payload` of a payment of ours.
+pub(super) fn payload_of(payment: &Signed) -> Value {
+    let signed = &payment.authorization;
+    let authorization = ExactAuthorization {
+        from: signed.from.to_string(),
+        to: signed.to.to_string(),
+        value: signed.value.0.to_string(),
+        valid_after: signed.valid_after.to_string(),
+        valid_before: signed.valid_before.to_string(),
+        nonce: signed.nonce.to_string(),
+    };
+    let signature = format!("0x{}", alloy_primitives::hex::encode(payment.signature.as_bytes()));
+    json!({ "signature": signature, "authorization": authorization })
 }
 
 /// Whether the scheme is the one that is supported.
@@ -66,8 +66,12 @@ pub(super) fn exact(scheme: &str) -> Result<(), Reason> {
     if scheme == SCHEME { Ok(()) } else { Err(Reason::Scheme) }
 }
 
-/// JSON into a type, its troubles being the message's.
+/// A JSON object into a type, its troubles being the message's. Only an object:
+/// serde would take an array for the fields in their order.
 pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Reason> {
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Reason::Payload);
+    }
     serde_json::from_slice(json).map_err(|_| Reason::Payload)
 }
 

@@ -7,7 +7,7 @@ use domain::Usdc;
 use serde::Deserialize;
 
 use super::number::address;
-use super::payload::exact;
+use super::payload::{exact, parse};
 use super::terms::{Stated, Way};
 use crate::Tokens;
 
@@ -31,7 +31,7 @@ pub(crate) fn rca_terms(json: &[u8], tokens: &Tokens, max_timeout_s: u64) -> Opt
         max_amount_required: String,
         beneficiary: String,
     }
-    let challenge: Challenge = serde_json::from_slice(json).ok()?;
+    let challenge: Challenge = parse(json).ok()?;
     let read = |terms: &RcaTerms| {
         exact(&terms.scheme).ok()?;
         Some(Stated {

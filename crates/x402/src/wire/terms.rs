@@ -7,7 +7,7 @@ use x402_types::proto::v1;
 use x402_types::proto::v2::{self, PaymentRequired, PaymentRequirements, ResourceInfo};
 
 use super::header::from_base64;
-use super::payload::version;
+use super::payload::{parse, version};
 use super::rca_terms;
 use super::v1::v1_accepted;
 use super::v2::accepted;
@@ -76,10 +76,10 @@ pub(crate) fn read_terms(
 
 fn v2_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<Stated>> {
     version(json, v2::X402Version2::VALUE).ok()?;
-    let required: PaymentRequired<Box<RawValue>> = serde_json::from_slice(json).ok()?;
+    let required: PaymentRequired<Box<RawValue>> = parse(json).ok()?;
     let read = |raw: &RawValue| {
-        let terms: PaymentRequirements = serde_json::from_str(raw.get()).ok()?;
-        let way = Way::V2 { terms: serde_json::from_str(raw.get()).ok()?, resource: required.resource.clone() };
+        let terms: PaymentRequirements = parse(raw.get().as_bytes()).ok()?;
+        let way = Way::V2 { terms: parse(raw.get().as_bytes()).ok()?, resource: required.resource.clone() };
         Some(Stated::new(accepted(&terms, tokens).ok()?, way))
     };
     Some(required.accepts.iter().take(MAX_ACCEPTS).filter_map(|raw| read(raw)).collect())
@@ -87,9 +87,9 @@ fn v2_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<Stated>> {
 
 fn v1_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<Stated>> {
     version(json, v1::X402Version1::VALUE).ok()?;
-    let required: v1::PaymentRequired<Box<RawValue>> = serde_json::from_slice(json).ok()?;
+    let required: v1::PaymentRequired<Box<RawValue>> = parse(json).ok()?;
     let read = |raw: &RawValue| {
-        let terms: v1::PaymentRequirements = serde_json::from_str(raw.get()).ok()?;
+        let terms: v1::PaymentRequirements = parse(raw.get().as_bytes()).ok()?;
         let way = Way::V1 { network: terms.network.clone() };
         Some(Stated::new(v1_accepted(&terms, tokens).ok()?, way))
     };

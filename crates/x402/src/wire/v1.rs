@@ -9,7 +9,7 @@ use x402_types::proto::v1::{PaymentPayload, PaymentRequired, PaymentRequirements
 use super::cronos::CronosPayload;
 use super::header::{from_base64, to_base64};
 use super::number::{address, amount};
-use super::payload::{ExactPayload, SCHEME, exact, parse, version};
+use super::payload::{ExactPayload, SCHEME, exact, parse, payload_of, version};
 use super::v2::v2_extra;
 use crate::presented::{Accepted, Presented};
 use crate::{Dialect, Offer, Quote, Reason, Signed, Tokens};
@@ -91,6 +91,6 @@ pub(crate) fn v1_header(network: &str, payment: &Signed) -> String {
         x402_version: X402Version1,
         scheme: SCHEME.to_owned(),
         network: network.to_owned(),
-        payload: serde_json::to_value(ExactPayload::from(payment)).unwrap_or_default(),
+        payload: payload_of(payment),
     })
 }

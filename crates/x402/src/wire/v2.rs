@@ -1,18 +1,19 @@
 //! Version 2: everything in headers, chains in CAIP-2. The types are those of
 //! `x402-types`.
 
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use x402_types::chain::ChainId;
 use x402_types::proto::v2::{PaymentPayload, PaymentRequired, PaymentRequirements, ResourceInfo, X402Version2};
 
 use super::header::{from_base64, to_base64};
 use super::number::{address, amount};
-use super::payload::{ExactPayload, SCHEME, exact, parse, version};
+use super::payload::{ExactPayload, SCHEME, exact, parse, payload_of, version};
 use crate::presented::{Accepted, Presented};
 use crate::{Dialect, Offer, Quote, Reason, Signed, Token, Tokens};
 
-type Payload = PaymentPayload<PaymentRequirements, ExactPayload>;
-type Echo = PaymentPayload<Value, ExactPayload>;
+/// Terms and payload are objects of their own, each read as strictly as this one.
+type Outer = PaymentPayload<Box<RawValue>, Box<RawValue>>;
 
 /// Reads the value of `PAYMENT-SIGNATURE`.
 pub(crate) fn v2_payment(value: &[u8], tokens: &Tokens) -> Result<Presented, Reason> {
@@ -22,15 +23,17 @@ pub(crate) fn v2_payment(value: &[u8], tokens: &Tokens) -> Result<Presented, Rea
 /// Reads a payment that is not wrapped in base64, as facilitators are sent it.
 pub(super) fn v2_payload(json: &[u8], tokens: &Tokens) -> Result<Presented, Reason> {
     version(json, X402Version2::VALUE)?;
-    let payload: Payload = parse(json)?;
-    let (chain_id, accepted) = accepted(&payload.accepted, tokens)?;
+    let outer: Outer = parse(json)?;
+    let terms: PaymentRequirements = parse(outer.accepted.get().as_bytes())?;
+    let payload: ExactPayload = parse(outer.payload.get().as_bytes())?;
+    let (chain_id, accepted) = accepted(&terms, tokens)?;
     Ok(Presented {
         dialect: Dialect::V2,
         chain_id,
         asset: Some(accepted.asset),
-        transfer: payload.payload.transfer()?,
+        transfer: payload.transfer()?,
         accepted: Some(accepted),
-        url: payload.resource.map(|resource| resource.url),
+        url: outer.resource.map(|resource| resource.url),
     })
 }
 
@@ -82,9 +85,9 @@ pub(crate) fn v2_required(quote: &Quote, error: &str) -> String {
 
 /// The value of `PAYMENT-SIGNATURE`: terms and resource go back as they came.
 pub(crate) fn v2_header(terms: &Value, resource: Option<&ResourceInfo>, payment: &Signed) -> String {
-    to_base64(&Echo {
+    to_base64(&PaymentPayload {
         accepted: terms.clone(),
-        payload: payment.into(),
+        payload: payload_of(payment),
         resource: resource.cloned(),
         x402_version: X402Version2,
         extensions: Default::default(),

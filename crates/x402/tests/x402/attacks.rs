@@ -1,0 +1,472 @@
+//! Those who want an answer without paying for it, or two for one payment; and
+//! what fails at the worst moment. (See arXiv 2605.11781 and 2605.30998.)
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_primitives::U256;
+use domain::{Address, B256, UnixMillis, Usdc};
+use http::header::CACHE_CONTROL;
+use http::{HeaderMap, StatusCode};
+use palatine_x402::fake::{FakeChain, Weather};
+use palatine_x402::*;
+use serde_json::json;
+
+use crate::common::*;
+
+#[tokio::test]
+async fn a_paid_request_is_answered_once_and_its_payee_has_the_money() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let headers = shop.buy(&signs_for(&payer, &authorization(&payer))).await.unwrap();
+    assert!(receipt(&headers).is_some());
+    assert_eq!(shop.chain.holds(ASSET, PAYEE), PRICE);
+}
+
+#[tokio::test]
+async fn who_brings_no_payment_gets_the_terms_in_both_versions() {
+    let shop = Shop::new();
+    let refusal = shop.buy(&HeaderMap::new()).await.unwrap_err();
+    assert_eq!(refusal.status(), StatusCode::PAYMENT_REQUIRED);
+    assert!(refusal.headers().contains_key(PAYMENT_REQUIRED));
+    let body: serde_json::Value = serde_json::from_slice(refusal.body()).unwrap();
+    assert_eq!((&body["x402Version"], &body["accepts"][0]["network"]), (&json!(1), &json!("cronos-testnet")));
+    assert!(shop.payments.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_hundred_concurrent_copies_of_one_payment_buy_one_answer() {
+    let shop = Arc::new(Shop::new());
+    let headers = {
+        let payer = rich(&shop);
+        signs_for(&payer, &authorization(&payer))
+    };
+    let copies = (0..100).map(|_| {
+        let (shop, headers) = (shop.clone(), headers.clone());
+        tokio::spawn(async move { shop.buy(&headers).await })
+    });
+    let mut answers = 0;
+    for copy in copies.collect::<Vec<_>>() {
+        match copy.await.unwrap() {
+            Ok(_) => answers += 1,
+            Err(refusal) => {
+                assert!([StatusCode::PAYMENT_REQUIRED, StatusCode::CONFLICT].contains(&refusal.status()));
+            }
+        }
+    }
+    assert_eq!((answers, shop.chain.settlements()), (1, 1));
+    assert_eq!(shop.chain.holds(ASSET, PAYEE), PRICE);
+}
+
+#[tokio::test]
+async fn a_payment_that_bought_its_answer_buys_no_other() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let headers = signs_for(&payer, &authorization(&payer));
+    shop.buy(&headers).await.unwrap();
+    refused_for(Reason::Used, shop.buy(&headers).await);
+    // Nor when the record is asked after the payment has expired.
+    let late = UnixMillis((NOW + 1000) * 1000);
+    refused_for(Reason::ValidBefore, answer(shop.ask_for("hello", &headers, late).await).await);
+}
+
+#[tokio::test]
+async fn a_payment_is_bound_to_the_request_it_came_with() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let headers = signs_for(&payer, &authorization(&payer));
+    // Settled, and not yet answered.
+    let Sale::Serve(ticket) = shop.ask_for("hello", &headers, now()).await else { panic!("paid") };
+    refused_for(Reason::Used, answer(shop.ask_for("another question", &headers, now()).await).await);
+    refused_for(Reason::Used, answer(shop.ask(&shop.quote, "agent-2", "hello", &headers, now()).await).await);
+    ticket.answer().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_payment_for_one_resource_does_not_pay_for_another() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let elsewhere = quote_at("https://agent.example/v1/dearer");
+    let headers = signs_for(&payer, &authorization(&payer));
+    refused_for(Reason::Requirements, answer(shop.ask(&elsewhere, "agent-1", "", &headers, now()).await).await);
+    assert_eq!(shop.chain.settlements(), 0);
+}
+
+#[tokio::test]
+async fn terms_that_were_not_offered_are_not_accepted() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    for (field, value) in [
+        ("amount", json!("1")),
+        ("amount", json!("010000")),
+        ("payTo", json!(payer.address())),
+        ("asset", json!(Address::repeat_byte(0xbb))),
+        ("maxTimeoutSeconds", json!(100_000)),
+        ("extra", json!({ "name": NAME, "version": "2" })),
+        ("extra", json!(null)),
+    ] {
+        let signed = authorization(&payer);
+        let mut payment = v2(&signed, &sign_here(&payer, &signed));
+        payment["accepted"][field] = value;
+        let refusal = shop.buy(&header(&PAYMENT_SIGNATURE, &payment)).await.unwrap_err();
+        assert_eq!(refusal.status(), StatusCode::PAYMENT_REQUIRED, "{field}");
+    }
+    assert_eq!((shop.chain.settlements(), shop.payments.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn neither_more_nor_less_than_the_price_is_taken() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    for value in [Usdc(0), Usdc(PRICE.0 - 1), Usdc(PRICE.0 + 1), Usdc(u64::MAX)] {
+        let signed = Authorization { value, ..authorization(&payer) };
+        refused_for(Reason::Value, shop.buy(&signs_for(&payer, &signed)).await);
+    }
+}
+
+#[tokio::test]
+async fn a_payment_to_somebody_else_is_not_taken() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let signed = Authorization { to: payer.address(), ..authorization(&payer) };
+    refused_for(Reason::Recipient, shop.buy(&signs_for(&payer, &signed)).await);
+}
+
+#[tokio::test]
+async fn a_forged_signature_is_not_taken() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let thief = Payer(alloy::signers::local::PrivateKeySigner::from_bytes(&B256::repeat_byte(0x66)).unwrap());
+    let signed = authorization(&payer);
+    let forged = header(&PAYMENT_SIGNATURE, &v2(&signed, &sign_here(&thief, &signed)));
+    refused_for(Reason::Signature, shop.buy(&forged).await);
+    for rs in [(U256::ZERO, U256::ZERO), (U256::MAX, U256::from(1)), (U256::from(1), U256::from(1))] {
+        let nonsense = alloy_primitives::Signature::new(rs.0, rs.1, false);
+        refused_for(Reason::Signature, shop.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &nonsense))).await);
+    }
+}
+
+#[tokio::test]
+async fn the_other_form_of_a_signature_is_no_second_payment() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let signed = authorization(&payer);
+    let signature = sign_here(&payer, &signed);
+    shop.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &signature))).await.unwrap();
+    let order = U256::from_str_radix("fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141", 16).unwrap();
+    let other = alloy_primitives::Signature::new(signature.r(), order - signature.s(), !signature.v());
+    refused_for(Reason::Signature, shop.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &other))).await);
+}
+
+#[tokio::test]
+async fn a_payment_is_valid_in_its_time_only() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let with = |valid_after, valid_before| Authorization { valid_after, valid_before, ..authorization(&payer) };
+    for (signed, reason) in [
+        (with(NOW, NOW + 300), Reason::ValidAfter),
+        (with(NOW + 10, NOW + 300), Reason::ValidAfter),
+        (with(0, NOW - 1), Reason::ValidBefore),
+        (with(0, NOW + 10), Reason::ValidBefore),
+        (with(0, NOW + 331), Reason::ValidBefore),
+        (with(0, u64::MAX), Reason::ValidBefore),
+    ] {
+        refused_for(reason, shop.buy(&signs_for(&payer, &signed)).await);
+    }
+    shop.buy(&signs_for(&payer, &with(NOW - 1, NOW + 11))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_signature_for_another_chain_is_not_taken() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let signed = authorization(&payer);
+    let mainnet = Token::new(25, "cronos-mainnet", ASSET, NAME, "1");
+    let abroad = sign(&payer, &mainnet, &signed);
+    refused_for(Reason::Signature, shop.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &abroad))).await);
+    let mut payment = v2(&signed, &abroad);
+    payment["accepted"]["network"] = json!("eip155:25");
+    refused_for(Reason::Network, shop.buy(&header(&PAYMENT_SIGNATURE, &payment)).await);
+    for network in ["eip155:0338", "eip155:1", "EIP155:338", "solana:338", "eip155:", ""] {
+        payment["accepted"]["network"] = json!(network);
+        let refusal = shop.buy(&header(&PAYMENT_SIGNATURE, &payment)).await.unwrap_err();
+        assert_eq!(refusal.status(), StatusCode::PAYMENT_REQUIRED, "{network}");
+    }
+    assert_eq!(shop.chain.settlements(), 0);
+}
+
+#[tokio::test]
+async fn another_token_with_the_same_name_is_not_taken() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let twin = Token::new(338, "cronos-testnet", Address::repeat_byte(0xcc), NAME, "1");
+    let signed = Authorization { asset: twin.address(), ..authorization(&payer) };
+    let mut payment = v2(&signed, &sign(&payer, &twin, &signed));
+    refused_for(Reason::Signature, shop.buy(&header(&PAYMENT_SIGNATURE, &payment)).await);
+    payment["accepted"]["asset"] = json!(twin.address());
+    refused_for(Reason::Requirements, shop.buy(&header(&PAYMENT_SIGNATURE, &payment)).await);
+}
+
+#[tokio::test]
+async fn two_payment_headers_are_refused_whatever_they_say() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let signed = authorization(&payer);
+    let signature = sign_here(&payer, &signed);
+    let good = header(&PAYMENT_SIGNATURE, &v2(&signed, &signature));
+    let mut both = good.clone();
+    both.extend(header(&X_PAYMENT, &v1(&signed, &signature)));
+    let mut twice = good.clone();
+    twice.append(PAYMENT_SIGNATURE, good[PAYMENT_SIGNATURE].clone());
+    for headers in [both, twice] {
+        refused_for(Reason::Payload, shop.buy(&headers).await);
+    }
+    shop.buy(&good).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_paid_for_is_kept_out_of_shared_caches() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let headers = shop.buy(&signs_for(&payer, &authorization(&payer))).await.unwrap();
+    assert_eq!(headers[CACHE_CONTROL], "private, no-store");
+    assert_eq!(shop.buy(&HeaderMap::new()).await.unwrap_err().headers()[CACHE_CONTROL], "no-store");
+}
+
+#[tokio::test]
+async fn money_for_one_answer_buys_one_of_ten() {
+    let shop = Shop::new();
+    let payer = payer();
+    shop.chain.give(ASSET, payer.address(), PRICE);
+    let mut answers = 0;
+    for n in 1..=10 {
+        let signed = Authorization { nonce: B256::repeat_byte(n), ..authorization(&payer) };
+        match answer(shop.ask_for(&n.to_string(), &signs_for(&payer, &signed), now()).await).await {
+            Ok(_) => answers += 1,
+            outcome => refused_for(Reason::Funds, outcome),
+        }
+    }
+    assert_eq!((answers, shop.chain.holds(ASSET, PAYEE)), (1, PRICE));
+}
+
+#[tokio::test]
+async fn a_payer_who_lacked_money_may_send_the_same_payment_again() {
+    let shop = Shop::new();
+    let payer = payer();
+    let headers = signs_for(&payer, &authorization(&payer));
+    refused_for(Reason::Funds, shop.buy(&headers).await);
+    shop.chain.give(ASSET, payer.address(), PRICE);
+    shop.buy(&headers).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_nonce_that_was_cancelled_or_spent_elsewhere_buys_nothing_and_leaves_no_row() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let cancelled = Authorization { nonce: B256::repeat_byte(1), ..authorization(&payer) };
+    shop.chain.cancel(cancelled.key());
+    refused_for(Reason::Used, shop.buy(&signs_for(&payer, &cancelled)).await);
+    // Paid to this very payee, but for an answer of another gateway.
+    let elsewhere = Authorization { nonce: B256::repeat_byte(2), ..authorization(&payer) };
+    shop.chain.execute(&elsewhere).unwrap();
+    refused_for(Reason::Used, shop.buy(&signs_for(&payer, &elsewhere)).await);
+    assert_eq!((shop.payments.len(), shop.chain.settlements()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_nonce_spent_on_oneself_while_it_settles_buys_nothing() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let signed = authorization(&payer);
+    let headers = signs_for(&payer, &signed);
+    shop.chain.weather(Weather::Unknown);
+    assert_eq!(shop.buy(&headers).await.unwrap_err().status(), StatusCode::SERVICE_UNAVAILABLE);
+    shop.chain.execute(&Authorization { to: payer.address(), ..signed }).unwrap();
+    shop.chain.weather(Weather::Fair);
+    refused_for(Reason::Used, shop.buy(&headers).await);
+    assert_eq!(shop.chain.holds(ASSET, PAYEE), Usdc(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payment_that_somebody_else_puts_on_the_chain_first_is_paid_all_the_same() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let signed = authorization(&payer);
+    shop.chain.weather(Weather::Silence);
+    let buying = shop.buy_in_the_background(signs_for(&payer, &signed));
+    shop.until_settling().await;
+    shop.chain.execute(&signed).unwrap();
+    buying.await.unwrap().unwrap();
+    assert_eq!(shop.chain.holds(ASSET, PAYEE), PRICE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settlement_that_times_out_and_succeeded_is_found_on_the_chain() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    shop.chain.weather(Weather::SettlesInSilence);
+    shop.buy(&signs_for(&payer, &authorization(&payer))).await.unwrap();
+    assert_eq!((shop.chain.settlements(), shop.chain.holds(ASSET, PAYEE)), (1, PRICE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settlement_that_times_out_and_failed_serves_nobody_and_ends_as_failed() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let signed = authorization(&payer);
+    let headers = signs_for(&payer, &signed);
+    shop.chain.weather(Weather::Silence);
+    let refusal = shop.buy(&headers).await.unwrap_err();
+    assert_eq!(refusal.status(), StatusCode::SERVICE_UNAVAILABLE);
+    shop.chain.set_time(NOW + 100);
+    assert_eq!(shop.till.reconcile(now(), 10).await.unwrap(), Reconciled { open: 1, ..Reconciled::default() });
+    shop.chain.set_time(NOW + 300);
+    assert_eq!(shop.till.reconcile(now(), 10).await.unwrap(), Reconciled { failed: 1, ..Reconciled::default() });
+    shop.chain.weather(Weather::Fair);
+    refused_for(Reason::Used, shop.buy(&headers).await);
+    assert_eq!((shop.chain.settlements(), shop.chain.holds(ASSET, PAYEE)), (1, Usdc(0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settlement_whose_end_nobody_saw_is_served_to_the_retry_even_after_it_expired() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let signed = authorization(&payer);
+    let headers = signs_for(&payer, &signed);
+    shop.chain.weather(Weather::SettlesInSilence);
+    // The chain settles, and cannot be read when the time-out comes.
+    let buying = shop.buy_in_the_background(headers.clone());
+    shop.until_settling().await;
+    shop.chain.hide(true);
+    assert_eq!(buying.await.unwrap().unwrap_err().status(), StatusCode::SERVICE_UNAVAILABLE);
+    shop.chain.hide(false);
+    assert_eq!(shop.till.reconcile(now(), 10).await.unwrap(), Reconciled { settled: 1, ..Reconciled::default() });
+    let late = UnixMillis((NOW + 5000) * 1000);
+    answer(shop.ask_for("hello", &headers, late).await).await.unwrap();
+    refused_for(Reason::ValidBefore, answer(shop.ask_for("hello", &headers, late).await).await);
+    assert_eq!(shop.chain.settlements(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_payer_who_hangs_up_while_it_settles_is_served_when_he_comes_back() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let headers = signs_for(&payer, &authorization(&payer));
+    shop.chain.weather(Weather::SettlesInSilence);
+    let buying = shop.buy_in_the_background(headers.clone());
+    shop.until_settling().await;
+    buying.abort();
+    tokio::time::advance(Duration::from_secs(5)).await;
+    let key = authorization(&payer).key();
+    until(async || matches!(shop.payments.find(&key).await, Ok(Some((_, PaymentState::Settled { .. }))))).await;
+    // The dead request's claim still holds; then it does not.
+    assert_eq!(shop.buy(&headers).await.unwrap_err().status(), StatusCode::CONFLICT);
+    let later = now().plus(TERMS.claim_ms);
+    answer(shop.ask_for("hello", &headers, later).await).await.unwrap();
+    assert_eq!(shop.chain.settlements(), 1);
+}
+
+#[tokio::test]
+async fn a_crash_between_reserving_and_settling_serves_the_retry_once_and_charges_once() {
+    let before = Shop::new();
+    let payer = rich(&before);
+    let signed = authorization(&payer);
+    let payment = Signed { authorization: signed, signature: sign_here(&payer, &signed) };
+    for sent in [false, true] {
+        let (payments, chain) = (Arc::default(), Arc::new(FakeChain::default()));
+        chain.give(ASSET, payer.address(), Usdc(1_000_000));
+        let shop = Shop::over(chain.clone(), payments);
+        let request = RequestHash::of("POST", URL, b"hello");
+        let reservation = Reservation { payment, request, resource: "agent-1".into(), at: now() };
+        // What the dead process has done: reserved, and perhaps sent.
+        shop.payments.reserve(&reservation, Claim { id: 1, until: now().plus(500) }, now()).await.unwrap();
+        if sent {
+            chain.execute(&signed).unwrap();
+        }
+        let headers = signs_for(&payer, &signed);
+        assert_eq!(shop.buy(&headers).await.unwrap_err().status(), StatusCode::CONFLICT);
+        answer(shop.ask_for("hello", &headers, now().plus(500)).await).await.unwrap();
+        refused_for(Reason::Used, answer(shop.ask_for("hello", &headers, now().plus(500)).await).await);
+        assert_eq!((chain.holds(ASSET, PAYEE), chain.settlements()), (PRICE, usize::from(!sent)));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_whose_payment_was_taken_over_does_not_leave() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let headers = signs_for(&payer, &authorization(&payer));
+    let Sale::Serve(slow) = shop.ask_for("hello", &headers, now()).await else { panic!("paid") };
+    let Sale::Serve(quick) = shop.ask_for("hello", &headers, now().plus(TERMS.claim_ms)).await else { panic!("paid") };
+    assert_eq!(slow.answer().await.unwrap_err(), NoAnswer::Lost);
+    quick.answer().await.unwrap();
+    assert_eq!(shop.chain.settlements(), 1);
+}
+
+#[tokio::test]
+async fn an_agent_that_failed_to_answer_owes_the_answer_still() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let headers = signs_for(&payer, &authorization(&payer));
+    let Sale::Serve(ticket) = shop.ask_for("hello", &headers, now()).await else { panic!("paid") };
+    ticket.give_back().await.unwrap();
+    shop.buy(&headers).await.unwrap();
+    refused_for(Reason::Used, shop.buy(&headers).await);
+    assert_eq!(shop.chain.settlements(), 1);
+}
+
+#[tokio::test]
+async fn with_the_record_out_of_order_nothing_is_charged() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    shop.payments.break_down(true);
+    let refusal = shop.buy(&signs_for(&payer, &authorization(&payer))).await.unwrap_err();
+    assert_eq!((refusal.status(), shop.chain.settlements()), (StatusCode::SERVICE_UNAVAILABLE, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_settlements_than_there_are_places_are_refused_not_queued() {
+    let (chain, payments) = (Arc::new(FakeChain::default()), Arc::<palatine_x402::fake::FakePayments>::default());
+    let limits = Limits { settle_timeout: Duration::from_secs(5), max_settling: 1 };
+    let till = Arc::new(Till::new(payments.clone(), chain.clone(), chain.clone(), limits));
+    let seller = Seller::new(till.clone(), tokens(), TERMS);
+    let shop = Shop { chain, payments, till, seller, quote: quote_at(URL) };
+    let payer = rich(&shop);
+    shop.chain.weather(Weather::Silence);
+    let first = shop.buy_in_the_background(signs_for(&payer, &authorization(&payer)));
+    shop.until_settling().await;
+    let second = Authorization { nonce: B256::repeat_byte(2), ..authorization(&payer) };
+    let refusal = shop.buy(&signs_for(&payer, &second)).await.unwrap_err();
+    assert_eq!((refusal.status(), shop.chain.settlements()), (StatusCode::SERVICE_UNAVAILABLE, 1));
+    first.abort();
+}
+
+impl Shop {
+    fn buy_in_the_background(
+        &self,
+        headers: HeaderMap,
+    ) -> tokio::task::JoinHandle<Result<HeaderMap, http::Response<Vec<u8>>>> {
+        let seller = Seller::new(self.till.clone(), tokens(), TERMS);
+        let quote = self.quote.clone();
+        tokio::spawn(async move {
+            let request = RequestHash::of("POST", &quote.resource.url, b"hello");
+            let order = Order { quote: &quote, request, resource: "agent-1", now: now(), claim: claim() };
+            answer(seller.sell(order, &headers).await).await
+        })
+    }
+
+    async fn until_settling(&self) {
+        until(async || self.chain.settlements() > 0).await;
+    }
+}
+
+/// Waits for a condition, for as long as tasks have something to do.
+async fn until(condition: impl AsyncFn() -> bool) {
+    for _ in 0..1000 {
+        if condition().await {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it never came about");
+}

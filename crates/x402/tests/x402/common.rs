@@ -1,0 +1,232 @@
+//! A shop with a record and a token in memory, and people who pay.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use alloy::signers::SignerSync;
+use alloy::signers::local::PrivateKeySigner;
+use alloy_primitives::{Signature, hex};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use domain::{Address, B256, UnixMillis, Usdc};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use palatine_x402::fake::{FakeChain, FakePayments};
+use palatine_x402::*;
+use serde_json::{Value, json};
+
+/// The tests' clock, in Unix seconds.
+pub(crate) const NOW: u64 = 1_800_000_000;
+/// The price.
+pub(crate) const PRICE: Usdc = Usdc(10_000);
+/// The testnet's token.
+pub(crate) const ASSET: Address = Address::repeat_byte(0xaa);
+/// Who is paid.
+pub(crate) const PAYEE: Address = Address::repeat_byte(0xee);
+/// Where one asks.
+pub(crate) const URL: &str = "https://agent.example/v1/chat?x=1";
+/// The name in the token's domain.
+pub(crate) const NAME: &str = "Bridged USDC (Stargate)";
+
+static CLAIMS: AtomicU64 = AtomicU64::new(1);
+
+pub(crate) fn claim() -> u64 {
+    CLAIMS.fetch_add(1, Ordering::SeqCst)
+}
+
+pub(crate) fn tokens() -> Arc<Tokens> {
+    Arc::new(
+        [
+            Token::new(338, "cronos-testnet", ASSET, NAME, "1"),
+            Token::new(25, "cronos-mainnet", Address::repeat_byte(0xbb), NAME, "1"),
+        ]
+        .into_iter()
+        .collect(),
+    )
+}
+
+pub(crate) fn offer_of(token: &Arc<Token>) -> Offer {
+    Offer { token: Arc::clone(token), pay_to: PAYEE, amount: PRICE, max_timeout_s: 300 }
+}
+
+pub(crate) fn quote_at(url: &str) -> Quote {
+    let tokens = tokens();
+    let resource = Resource { url: url.into(), description: "an answer".into(), mime_type: "text/plain".into() };
+    Quote { resource, offers: vec![offer_of(tokens.at(338, ASSET).unwrap())] }
+}
+
+pub(crate) const TERMS: Terms = Terms { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
+
+/// A shop.
+pub(crate) struct Shop {
+    pub(crate) chain: Arc<FakeChain>,
+    pub(crate) payments: Arc<FakePayments>,
+    pub(crate) till: Arc<Till>,
+    pub(crate) seller: Seller,
+    pub(crate) quote: Quote,
+}
+
+impl Shop {
+    pub(crate) fn new() -> Self {
+        Self::over(Arc::default(), Arc::default())
+    }
+
+    /// A shop whose predecessor left this record and this chain behind.
+    pub(crate) fn over(chain: Arc<FakeChain>, payments: Arc<FakePayments>) -> Self {
+        let limits = Limits { settle_timeout: Duration::from_secs(5), max_settling: 200 };
+        let till = Arc::new(Till::new(payments.clone(), chain.clone(), chain.clone(), limits));
+        let seller = Seller::new(till.clone(), tokens(), TERMS);
+        Self { chain, payments, till, seller, quote: quote_at(URL) }
+    }
+
+    /// Asks for [`URL`] with this body.
+    pub(crate) async fn ask_for(&self, body: &str, headers: &HeaderMap, at: UnixMillis) -> Sale {
+        self.ask(&self.quote, "agent-1", body, headers, at).await
+    }
+
+    pub(crate) async fn ask(
+        &self,
+        quote: &Quote,
+        resource: &str,
+        body: &str,
+        headers: &HeaderMap,
+        at: UnixMillis,
+    ) -> Sale {
+        let request = RequestHash::of("POST", &quote.resource.url, body.as_bytes());
+        self.seller.sell(Order { quote, request, resource, now: at, claim: claim() }, headers).await
+    }
+
+    /// Asks once, now, for the usual thing, and has the answer leave.
+    pub(crate) async fn buy(&self, headers: &HeaderMap) -> Result<HeaderMap, Response<Vec<u8>>> {
+        answer(self.ask_for("hello", headers, now()).await).await
+    }
+}
+
+/// Lets the answer leave.
+pub(crate) async fn answer(sale: Sale) -> Result<HeaderMap, Response<Vec<u8>>> {
+    match sale {
+        Sale::Serve(ticket) => Ok(ticket.answer().await.unwrap()),
+        Sale::Refused(response) => Err(response),
+    }
+}
+
+pub(crate) fn now() -> UnixMillis {
+    UnixMillis(NOW * 1000)
+}
+
+/// Somebody who pays.
+pub(crate) struct Payer(pub(crate) PrivateKeySigner);
+
+impl SignHash for Payer {
+    fn address(&self) -> Address {
+        self.0.address()
+    }
+
+    fn sign(&self, hash: &B256) -> Result<Signature, SignError> {
+        self.0.sign_hash_sync(hash).map_err(|error| SignError(error.to_string()))
+    }
+}
+
+pub(crate) fn payer() -> Payer {
+    Payer(PrivateKeySigner::from_bytes(&B256::repeat_byte(0x42)).unwrap())
+}
+
+/// A payer with money.
+pub(crate) fn rich(shop: &Shop) -> Payer {
+    let payer = payer();
+    shop.chain.give(ASSET, payer.address(), Usdc(1_000_000));
+    payer
+}
+
+/// What an honest client signs for the shop's offer.
+pub(crate) fn authorization(payer: &Payer) -> Authorization {
+    Authorization {
+        chain_id: 338,
+        asset: ASSET,
+        from: payer.address(),
+        to: PAYEE,
+        value: PRICE,
+        valid_after: NOW - 600,
+        valid_before: NOW + 300,
+        nonce: B256::repeat_byte(9),
+    }
+}
+
+pub(crate) fn sign(payer: &Payer, token: &Token, authorization: &Authorization) -> Signature {
+    payer.sign(&digest(token, authorization)).unwrap()
+}
+
+pub(crate) fn sign_here(payer: &Payer, authorization: &Authorization) -> Signature {
+    sign(payer, tokens().at(338, ASSET).unwrap(), authorization)
+}
+
+/// `accepted` as the shop offers it.
+pub(crate) fn accepted() -> Value {
+    json!({
+        "scheme": "exact", "network": "eip155:338", "amount": PRICE.0.to_string(), "asset": ASSET, "payTo": PAYEE,
+        "maxTimeoutSeconds": 300, "extra": { "name": NAME, "version": "1" },
+    })
+}
+
+pub(crate) fn exact(authorization: &Authorization, signature: &Signature) -> Value {
+    json!({
+        "signature": format!("0x{}", hex::encode(signature.as_bytes())),
+        "authorization": {
+            "from": authorization.from, "to": authorization.to, "value": authorization.value,
+            "validAfter": authorization.valid_after.to_string(), "validBefore": authorization.valid_before.to_string(),
+            "nonce": authorization.nonce,
+        },
+    })
+}
+
+pub(crate) fn v2(authorization: &Authorization, signature: &Signature) -> Value {
+    json!({
+        "x402Version": 2, "accepted": accepted(), "payload": exact(authorization, signature),
+        "resource": { "url": URL, "description": "an answer", "mimeType": "text/plain" },
+    })
+}
+
+pub(crate) fn v1(authorization: &Authorization, signature: &Signature) -> Value {
+    json!({
+        "x402Version": 1, "scheme": "exact", "network": "cronos-testnet", "payload": exact(authorization, signature),
+    })
+}
+
+pub(crate) fn cronos(authorization: &Authorization, signature: &Signature) -> Value {
+    json!({
+        "x402Version": 1, "scheme": "exact", "network": "cronos-testnet", "payload": {
+            "from": authorization.from, "to": authorization.to, "value": authorization.value,
+            "validAfter": authorization.valid_after, "validBefore": authorization.valid_before,
+            "nonce": authorization.nonce, "signature": format!("0x{}", hex::encode(signature.as_bytes())),
+            "asset": authorization.asset,
+        },
+    })
+}
+
+pub(crate) fn base64(json: &Value) -> String {
+    STANDARD.encode(json.to_string())
+}
+
+pub(crate) fn header(name: &HeaderName, json: &Value) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(name, HeaderValue::try_from(base64(json)).unwrap());
+    headers
+}
+
+/// The header of version 2 for this authorization, signed as it must be.
+pub(crate) fn signs_for(payer: &Payer, authorization: &Authorization) -> HeaderMap {
+    header(&PAYMENT_SIGNATURE, &v2(authorization, &sign_here(payer, authorization)))
+}
+
+/// The error that a refusal states.
+pub(crate) fn error(refusal: &Response<Vec<u8>>) -> String {
+    let body: Value = serde_json::from_slice(refusal.body()).unwrap();
+    body["error"].as_str().unwrap().to_owned()
+}
+
+/// Expects a 402 that states this.
+pub(crate) fn refused_for(reason: Reason, outcome: Result<HeaderMap, Response<Vec<u8>>>) {
+    let refusal = outcome.unwrap_err();
+    assert_eq!((refusal.status(), error(&refusal).as_str()), (StatusCode::PAYMENT_REQUIRED, reason.code(Dialect::V2)));
+    assert!(refusal.headers().contains_key(PAYMENT_REQUIRED), "a 402 states its terms");
+}
