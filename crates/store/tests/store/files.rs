@@ -85,12 +85,13 @@ async fn a_page_that_rots_is_an_error_of_who_reads_it_and_not_a_wrong_answer() {
     }
     drop(store);
     let database = config(&room).directory.join("palatine.db");
-    let root: usize = {
+    let root: u32 = {
         let conn = Connection::open(&database).unwrap();
         conn.query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'agents'", (), |row| row.get(0)).unwrap()
     };
     let mut pages = std::fs::read(&database).unwrap();
-    pages[(root - 1) * 4096..root * 4096].fill(0x5A);
+    let end = usize::try_from(root).unwrap() * 4096;
+    pages[end - 4096..end].fill(0x5A);
     std::fs::write(&database, pages).unwrap();
     let store = open(&room);
     assert!(matches!(store.get(id(1)).await, Err(StoreError::Corrupt { .. })));
