@@ -1,0 +1,85 @@
+//! Payments verified per second on one core: from a request's header to a payer
+//! who is known. `cargo run --release -p palatine-x402 --example verifications`
+
+#![expect(clippy::print_stdout, reason = "this prints a figure")]
+#![expect(clippy::unwrap_used, reason = "what is measured is made here")]
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use alloy::signers::SignerSync;
+use alloy::signers::local::PrivateKeySigner;
+use domain::{Address, B256, UnixMillis, Usdc};
+use http::{HeaderMap, HeaderName};
+use palatine_x402::{
+    Buyer, Offer, PAYMENT_REQUIRED, Presented, Quote, Resource, SignError, SignHash, Terms, Token, Tokens, terms_of,
+    verify,
+};
+
+const NOW: u64 = 1_800_000_000;
+/// How long each dialect is measured.
+const SPAN: Duration = Duration::from_secs(3);
+/// Different payments that are gone through.
+const PAYMENTS: u8 = 64;
+
+struct Key(PrivateKeySigner);
+
+impl SignHash for Key {
+    fn address(&self) -> Address {
+        self.0.address()
+    }
+
+    fn sign(&self, hash: &B256) -> Result<alloy_primitives::Signature, SignError> {
+        self.0.sign_hash_sync(hash).map_err(|error| SignError(error.to_string()))
+    }
+}
+
+fn main() {
+    let tokens: std::sync::Arc<Tokens> = std::sync::Arc::new(
+        [Token::new(338, "cronos-testnet", Address::repeat_byte(0xaa), "Bridged USDC (Stargate)", "1")]
+            .into_iter()
+            .collect(),
+    );
+    let offer = Offer {
+        token: tokens.iter().next().unwrap().clone(),
+        pay_to: Address::repeat_byte(0xee),
+        amount: Usdc(10_000),
+        max_timeout_s: 300,
+    };
+    let resource = Resource {
+        url: "https://agent.example/v1/chat/completions".into(),
+        description: "one answer".into(),
+        mime_type: "application/json".into(),
+    };
+    let quote = Quote { resource, offers: vec![offer] };
+    for (dialect, drop) in [("v2", None), ("v1", Some(PAYMENT_REQUIRED))] {
+        let rate = measure(&tokens, &quote, drop.as_ref());
+        println!("{dialect}: {rate:.0} payments verified per second on one core");
+    }
+}
+
+fn measure(tokens: &std::sync::Arc<Tokens>, quote: &Quote, drop: Option<&HeaderName>) -> f64 {
+    let payments = payments(tokens, quote, drop);
+    let terms = Terms { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
+    let window = terms.window(UnixMillis(NOW * 1000));
+    let (begun, mut count) = (Instant::now(), 0_u32);
+    while begun.elapsed() < SPAN {
+        for headers in &payments {
+            let presented = Presented::from_headers(black_box(headers), tokens).unwrap().unwrap();
+            black_box(verify(quote, &presented, &window).unwrap());
+            count += 1;
+        }
+    }
+    f64::from(count) / begun.elapsed().as_secs_f64()
+}
+
+fn payments(tokens: &std::sync::Arc<Tokens>, quote: &Quote, drop: Option<&HeaderName>) -> Vec<HeaderMap> {
+    let key = Key(PrivateKeySigner::from_bytes(&B256::repeat_byte(0x42)).unwrap());
+    let buyer = Buyer::new(key, tokens.clone(), 600);
+    let mut asked = terms_of(quote, "payment required");
+    if let Some(name) = drop {
+        asked.headers_mut().remove(name);
+    }
+    let pay = |nonce| buyer.pay(asked.headers(), asked.body(), Usdc(10_000), NOW, B256::repeat_byte(nonce)).unwrap();
+    (0..PAYMENTS).map(|nonce| HeaderMap::from_iter([pay(nonce).header])).collect()
+}

@@ -1,0 +1,249 @@
+//! The same with real money, as far as a test has any: the contracts' own token
+//! on a local chain.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_primitives::{Bytes, Log, hex, keccak256};
+use alloy_sol_types::{SolCall, SolValue, sol};
+use async_trait::async_trait;
+use domain::{Address, B256, U256, Usdc};
+use palatine_x402::fake::FakePayments;
+use palatine_x402::*;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::common::{NAME, PAYEE, PRICE};
+use crate::npm::{Front, buys, customer, express, pay_by_hand};
+
+const CHAIN_ID: u64 = 338;
+/// How long the chain may take to start, or to answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Anvil's second account: it mints and settles.
+const WORKER: Address = alloy_primitives::address!("70997970C51812dc3A010C7d01b50e0d17dc79C8");
+
+sol! {
+    function mint(address to, uint256 amount);
+    function balanceOf(address owner) returns (uint256);
+    function DOMAIN_SEPARATOR() returns (bytes32);
+    function authorizationState(address authorizer, bytes32 nonce) returns (bool);
+    function transferWithAuthorization(
+        address from, address to, uint256 value, uint256 validAfter, uint256 validBefore, bytes32 nonce,
+        uint8 v, bytes32 r, bytes32 s
+    );
+}
+
+/// A local chain with the token on it, ended when dropped.
+struct Chain {
+    _anvil: Child,
+    http: reqwest::Client,
+    url: String,
+    asset: Address,
+}
+
+type Refused = String;
+
+impl Chain {
+    async fn start() -> Self {
+        let assets = std::env::var("PALATINE_ASSETS").expect("PALATINE_ASSETS names the assets; ./dev test sets it");
+        let program = PathBuf::from(assets).join("evm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
+        assert!(program.is_file(), "anvil is not installed at {}: ./dev test installs it", program.display());
+        let mut anvil = Command::new(program)
+            .args(["--host", "127.0.0.1", "--port", "0", "--chain-id", &CHAIN_ID.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(anvil.stdout.take().unwrap()).lines();
+        let listening = async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("anvil says where it listens");
+                if let Some(place) = line.trim().strip_prefix("Listening on ") {
+                    return format!("http://{place}");
+                }
+            }
+        };
+        let url = timeout(PATIENCE, listening).await.expect("anvil starts");
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut chain = Self { _anvil: anvil, http: reqwest::Client::new(), url, asset: Address::ZERO };
+        chain.asset = chain.deploy().await;
+        chain
+    }
+
+    async fn ask(&self, method: &str, params: Value) -> Result<Value, Refused> {
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        let answer = self.http.post(&self.url).timeout(PATIENCE).json(&body).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        match answer.get("error") {
+            Some(error) => Err(error["message"].as_str().unwrap_or_default().to_owned()),
+            None => Ok(answer["result"].clone()),
+        }
+    }
+
+    /// Sends from the worker's account; anvil mines it at once.
+    async fn send(&self, to: Option<Address>, data: &[u8]) -> Result<Value, Refused> {
+        let transaction = json!({ "from": WORKER, "to": to, "data": Bytes::copy_from_slice(data) });
+        let hash = self.ask("eth_sendTransaction", json!([transaction])).await?;
+        let receipt = timeout(PATIENCE, async {
+            loop {
+                let receipt = self.ask("eth_getTransactionReceipt", json!([hash])).await.unwrap();
+                if !receipt.is_null() {
+                    return receipt;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        Ok(receipt.await.expect("a transaction is mined"))
+    }
+
+    async fn deploy(&self) -> Address {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../contracts/abi/TestUSDC.json");
+        let artifact: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let mut code = hex::decode(artifact["bytecode"].as_str().unwrap()).unwrap();
+        code.extend(("1".to_owned(), WORKER).abi_encode_params());
+        let receipt = self.send(None, &code).await.unwrap();
+        receipt["contractAddress"].as_str().unwrap().parse().unwrap()
+    }
+
+    async fn call<C: SolCall>(&self, call: C) -> C::Return {
+        let data = Bytes::from(call.abi_encode());
+        let answer = self.ask("eth_call", json!([{ "to": self.asset, "data": data }, "latest"])).await.unwrap();
+        C::abi_decode_returns(&hex::decode(answer.as_str().unwrap()).unwrap()).unwrap()
+    }
+
+    async fn mint(&self, to: Address, amount: Usdc) {
+        let data = mintCall { to, amount: amount.to_u256() }.abi_encode();
+        assert_eq!(self.send(Some(self.asset), &data).await.unwrap()["status"], "0x1");
+    }
+
+    async fn holds(&self, owner: Address) -> Usdc {
+        Usdc::try_from(self.call(balanceOfCall { owner }).await).unwrap()
+    }
+
+    fn token(&self) -> Token {
+        Token::new(CHAIN_ID, "cronos-testnet", self.asset, NAME, "1")
+    }
+}
+
+fn logs(receipt: &Value) -> Vec<Log> {
+    serde_json::from_value(receipt["logs"].clone()).unwrap()
+}
+
+fn hash(value: &Value) -> B256 {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+#[async_trait]
+impl Settlement for Chain {
+    async fn settle(&self, payment: &Signed) -> Result<Settled, SettleError> {
+        let it = &payment.authorization;
+        let call = transferWithAuthorizationCall {
+            from: it.from,
+            to: it.to,
+            value: it.value.to_u256(),
+            validAfter: U256::from(it.valid_after),
+            validBefore: U256::from(it.valid_before),
+            nonce: it.nonce,
+            v: 27 + u8::from(payment.signature.v()),
+            r: payment.signature.r().into(),
+            s: payment.signature.s().into(),
+        };
+        let receipt = self.send(Some(it.asset), &call.abi_encode()).await.map_err(SettleError::Refused)?;
+        if receipt["status"] != "0x1" || !palatine_x402::pays(&logs(&receipt), it) {
+            return Err(SettleError::Refused("it reverted".into()));
+        }
+        Ok(Settled { tx: hash(&receipt["transactionHash"]) })
+    }
+}
+
+#[async_trait]
+impl Authorizations for Chain {
+    async fn state(&self, it: &Authorization) -> Result<Spent, Unread> {
+        if !self.call(authorizationStateCall { authorizer: it.from, nonce: it.nonce }).await {
+            let block = self.ask("eth_getBlockByNumber", json!(["latest", false])).await.map_err(Unread)?;
+            let time = block["timestamp"].as_str().unwrap().trim_start_matches("0x").to_owned();
+            return Ok(Spent::Unused { as_of: u64::from_str_radix(&time, 16).unwrap() });
+        }
+        let used = keccak256("AuthorizationUsed(address,bytes32)");
+        let filter =
+            json!([{ "address": it.asset, "fromBlock": "0x0", "topics": [used, it.from.into_word(), it.nonce] }]);
+        let found = self.ask("eth_getLogs", filter).await.map_err(Unread)?;
+        let Some(tx) = found.get(0).map(|log| hash(&log["transactionHash"])) else { return Ok(Spent::Elsewhere) };
+        let receipt = self.ask("eth_getTransactionReceipt", json!([tx])).await.map_err(Unread)?;
+        Ok(if palatine_x402::pays(&logs(&receipt), it) { Spent::Paid { tx } } else { Spent::Elsewhere })
+    }
+
+    async fn balance(&self, _chain_id: u64, _asset: Address, owner: Address) -> Result<Usdc, Unread> {
+        Ok(self.holds(owner).await)
+    }
+}
+
+/// A shop on the chain: where it is, and the chain.
+async fn shop() -> (String, Arc<Chain>, Arc<Tokens>) {
+    let chain = Arc::new(Chain::start().await);
+    chain.mint(customer().address(), Usdc(1_000_000)).await;
+    let tokens: Arc<Tokens> = Arc::new([chain.token()].into_iter().collect());
+    let limits = Limits { settle_timeout: PATIENCE, max_settling: 8 };
+    let till = Arc::new(Till::new(Arc::<FakePayments>::default(), chain.clone(), chain.clone(), limits));
+    let token = tokens.at(CHAIN_ID, chain.asset).unwrap();
+    (Front::new(&till, &tokens, token).open().await, chain, tokens)
+}
+
+#[tokio::test]
+async fn the_domain_that_is_signed_in_is_the_tokens_own() {
+    let chain = Chain::start().await;
+    assert_eq!(chain.call(DOMAIN_SEPARATORCall {}).await, chain.token().separator());
+}
+
+#[tokio::test]
+async fn an_unmodified_client_pays_us_on_a_real_chain_to_the_last_unit() {
+    let (base, chain, _) = shop().await;
+    for paid in 1..=2 {
+        let said = buys("fetch-v2.mjs", &base, chain.asset).await;
+        assert_eq!((&said["status"], &said["body"]), (&200.into(), &"the answer".into()), "{said}");
+        let receipt = chain.ask("eth_getTransactionReceipt", json!([said["receipt"]["transaction"]])).await.unwrap();
+        assert_eq!(receipt["status"], "0x1");
+        assert_eq!(chain.holds(PAYEE).await, Usdc(paid * PRICE.0));
+        assert_eq!(chain.holds(customer().address()).await, Usdc(1_000_000 - paid * PRICE.0));
+    }
+}
+
+#[tokio::test]
+async fn we_pay_an_unmodified_server_on_a_real_chain() {
+    let (base, chain, tokens) = shop().await;
+    let server = express(&base, chain.asset).await;
+    let answers = pay_by_hand(&format!("{}/paid", server.base), tokens, 2).await;
+    assert_eq!((answers[0].0, answers[0].2.as_str()), (200, "their answer"), "{answers:?}");
+    assert_eq!(answers[1].0, 402, "a copy is not served: {answers:?}");
+    assert_eq!(chain.holds(PAYEE).await, PRICE);
+}
+
+#[tokio::test]
+async fn the_chain_tells_a_payment_from_a_nonce_that_was_used_up_otherwise() {
+    let chain = Chain::start().await;
+    let payer = customer();
+    chain.mint(payer.address(), Usdc(1_000_000)).await;
+    let honest = Authorization {
+        chain_id: CHAIN_ID,
+        asset: chain.asset,
+        valid_before: u64::MAX,
+        ..crate::common::authorization(&payer)
+    };
+    let honest = Authorization { valid_after: 0, ..honest };
+    let selfish = Authorization { to: payer.address(), ..honest };
+    let signed = |authorization| Signed {
+        authorization,
+        signature: crate::common::sign(&payer, &chain.token(), &authorization),
+    };
+    assert!(matches!(chain.state(&honest).await.unwrap(), Spent::Unused { as_of } if as_of > 0));
+    let Settled { tx } = chain.settle(&signed(selfish)).await.unwrap();
+    assert_eq!(chain.state(&honest).await.unwrap(), Spent::Elsewhere);
+    assert_eq!(chain.state(&selfish).await.unwrap(), Spent::Paid { tx });
+    assert!(matches!(chain.settle(&signed(honest)).await, Err(SettleError::Refused(_))));
+}
