@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use backon::Retryable;
+use futures_util::future::join_all;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -228,13 +229,10 @@ impl Endpoints {
         self.put(seat, question).await
     }
 
-    /// The answers of all endpoints, by host.
+    /// The answers of all endpoints, by host; they are asked at once.
     pub(super) async fn each<T: DeserializeOwned>(&self, question: &Question) -> Vec<(String, Result<Said<T>, Fault>)> {
-        let mut answers = Vec::new();
-        for seat in self.pool.order() {
-            answers.push((seat.host(), self.put(seat, question).await));
-        }
-        answers
+        let asked = self.pool.order().into_iter().map(async |seat| (seat.host(), self.put(seat, question).await));
+        join_all(asked).await
     }
 
     /// Endpoints in the order in which they are tried.

@@ -4,7 +4,7 @@ use alloy::primitives::{Log as RawLog, LogData};
 use alloy::sol_types::SolCall;
 use domain::evm::{BlockRef, Call, Mined};
 use domain::{Address, B256, Bytes, U256};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::answer::{Block, Log, Receipt};
 use super::endpoints::{Endpoints, Quantity, Question, Said, height};
@@ -128,18 +128,22 @@ impl Evm {
         unless_reverted(self.endpoints.ask(&question.answered_by(is_revert)).await?)
     }
 
-    /// Reads a contract by a function of its ABI.
+    /// Reads a contract by a function of its ABI: at a block's end as enough
+    /// endpoints say alike, at the newest as one says.
     ///
     /// # Errors
     /// As [`Evm::call`].
     pub async fn read<C: SolCall + Sync>(&self, to: Address, function: &C, at: At) -> Result<C::Return, EvmError> {
+        if let At::Block(_) = at {
+            return self.read_agreed(to, function, at).await;
+        }
         let call = Call { to, data: function.abi_encode().into(), value: U256::ZERO };
         let data = self.call(&call, None, at).await?;
         decoded::<C>(&data)
     }
 
     /// The same, as enough endpoints say alike: for what never changes, or at a
-    /// block that is deep enough.
+    /// block's end.
     pub(super) async fn read_agreed<C: SolCall + Sync>(
         &self,
         to: Address,
@@ -262,24 +266,23 @@ impl Evm {
         Ok(deep.first().map_or(Sighting::Absent, |block| Sighting::Deep(landed(&claim, block))))
     }
 
-    /// The first receipt that an endpoint claims, and the endpoint's host.
+    /// The first receipt that an endpoint claims, and the endpoint's host; `None`
+    /// when as many endpoints as must agree know of none.
     async fn claim(&self, hash: B256) -> Result<Option<(String, Receipt)>, EvmError> {
         let question = Question::new(RECEIPT, json!([hash]));
-        let mut heard = Err(EvmError::Unknown { method: RECEIPT, why: "no endpoint".to_owned() });
+        let mut silent = 0;
+        let mut why = "too few endpoints answer".to_owned();
         for seat in self.endpoints.seats() {
             match self.endpoints.put::<Option<Receipt>>(seat, &question).await {
                 Ok(Ok(Some(receipt))) if receipt.transaction_hash != hash => {
                     return Err(EvmError::Inconsistent { method: RECEIPT, what: "a receipt of another transaction" });
                 }
                 Ok(Ok(Some(receipt))) => return Ok(Some((seat.host(), receipt))),
-                Ok(_) => heard = Ok(None),
-                Err(fault) if heard.is_err() => {
-                    heard = Err(EvmError::Unknown { method: RECEIPT, why: fault.to_string() });
-                }
-                Err(_) => {}
+                Ok(_) => silent += 1,
+                Err(fault) => why = fault.to_string(),
             }
         }
-        heard
+        if silent >= self.endpoints.quorum() { Ok(None) } else { Err(EvmError::Unknown { method: RECEIPT, why }) }
     }
 
     async fn statement(&self, seat: &Seat, claim: &Receipt) -> Result<Statement, super::endpoints::Fault> {
@@ -293,25 +296,58 @@ impl Evm {
         })
     }
 
-    /// Logs of some contracts in a range of blocks, both ends included, as enough
-    /// endpoints say alike.
-    pub(super) async fn logs(&self, of: &[Address], from: u64, to: u64) -> Result<Vec<Log>, EvmError> {
-        let range = json!([{"address": of, "fromBlock": format!("{from:#x}"), "toBlock": format!("{to:#x}")}]);
-        let logs = self.agreed_logs(range, to).await?;
+    /// Logs in a range of blocks, both ends included, as enough endpoints say alike.
+    pub(super) async fn logs(&self, of: &Source<'_>, from: u64, to: u64) -> Result<Vec<Log>, EvmError> {
+        let mut filter = of.filter();
+        filter.extend([("fromBlock".to_owned(), hex(from)), ("toBlock".to_owned(), hex(to))]);
+        let logs = self.agreed_logs(json!([filter]), to).await?;
         sound_logs(of, logs, |log| (from..=to).contains(&log.block_number))
     }
 
     /// The same in one block, which no re-organisation can exchange meanwhile.
-    pub(super) async fn logs_in(&self, of: &[Address], block: B256) -> Result<Vec<Log>, EvmError> {
-        let logs = self.agreed_logs(json!([{"address": of, "blockHash": block}]), 0).await?;
-        sound_logs(of, logs, |log| log.block_hash == block)
+    pub(super) async fn logs_in(&self, of: &Source<'_>, block: BlockRef) -> Result<Vec<Log>, EvmError> {
+        let mut filter = of.filter();
+        filter.extend([("blockHash".to_owned(), json!(block.hash))]);
+        let logs = self.agreed_logs(json!([filter]), block.number).await?;
+        sound_logs(of, logs, |log| log.block_hash == block.hash)
     }
 
-    async fn agreed_logs(&self, filter: Value, needs: u64) -> Result<Vec<Log>, EvmError> {
+    /// Logs as they come, of a filter that ends at a height.
+    pub(super) async fn agreed_logs(&self, filter: Value, needs: u64) -> Result<Vec<Log>, EvmError> {
         let question = Question::new(LOGS, filter).answered_by(is_too_many).needs(needs);
         let unknown = || EvmError::Unknown { method: LOGS, why: "no endpoint has these blocks".to_owned() };
         self.endpoints.agree(&question).await?.ok_or_else(unknown)
     }
+}
+
+/// Whose logs are asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    /// Of these contracts.
+    Contracts(&'a [Address]),
+    /// Of anybody, with one of these first topics.
+    Topics(&'a [B256]),
+}
+
+impl Source<'_> {
+    fn filter(&self) -> Map<String, Value> {
+        let (key, value) = match self {
+            Self::Contracts(contracts) => ("address", json!(contracts)),
+            Self::Topics(topics) => ("topics", json!([topics])),
+        };
+        Map::from_iter([(key.to_owned(), value)])
+    }
+
+    fn has(&self, log: &Log) -> bool {
+        match self {
+            Self::Contracts(contracts) => contracts.contains(&log.address),
+            Self::Topics(topics) => log.topics.first().is_some_and(|topic| topics.contains(topic)),
+        }
+    }
+}
+
+fn hex(number: u64) -> Value {
+    json!(format!("{number:#x}"))
 }
 
 const RECEIPT: &str = "eth_getTransactionReceipt";
@@ -409,11 +445,10 @@ fn landed(receipt: &Receipt, block: &Block) -> Landed {
     Landed { mined: witness::mined(receipt, block), logs: receipt.logs.iter().map(raw).collect() }
 }
 
-/// In order, without gaps in trust: what was asked for, nothing else, nothing
-/// twice.
-fn sound_logs(of: &[Address], mut logs: Vec<Log>, belongs: impl Fn(&Log) -> bool) -> Result<Vec<Log>, EvmError> {
+/// In order: what was asked for, nothing else, nothing twice.
+fn sound_logs(of: &Source<'_>, mut logs: Vec<Log>, belongs: impl Fn(&Log) -> bool) -> Result<Vec<Log>, EvmError> {
     let refuse = |what| Err(EvmError::Inconsistent { method: LOGS, what });
-    if logs.iter().any(|log| log.removed || !belongs(log) || !of.contains(&log.address)) {
+    if logs.iter().any(|log| log.removed || !belongs(log) || !of.has(log)) {
         return refuse("a log that was not asked for");
     }
     logs.sort_by_key(|log| (log.block_number, log.log_index));

@@ -3,7 +3,7 @@
 use alloy::sol_types::Eip712Domain;
 use domain::{Address, B256};
 
-use super::abi::{PODVaultFactory as Factory, TestUSDC as Token};
+use super::abi::{ERC2771Forwarder as Forwarder, PODVaultFactory as Factory, TestUSDC as Token};
 use super::endpoints::{Fault, Quantity, Question};
 use super::node::At;
 use super::{Evm, EvmConfig, EvmConfigError, EvmError, typed};
@@ -59,6 +59,14 @@ pub enum StartError {
         /// What the token says.
         tokens: B256,
     },
+    /// The forwarder's domain is not one that its requests could be signed in.
+    #[error("[evm] forwarder: it says that its domain is of chain {chain_id} and contract {contract}")]
+    Forwarder {
+        /// The chain it names.
+        chain_id: u64,
+        /// The contract it names.
+        contract: Address,
+    },
     /// The factory was made with other contracts.
     #[error("[evm] {key}: {configured} is configured, and the factory has {is}")]
     Factory {
@@ -78,8 +86,10 @@ pub struct Chain {
     pub evm: Evm,
     /// The code behind the vaults.
     pub implementation: Address,
-    /// The token's EIP-712 domain, which is the token's own.
+    /// The token's EIP-712 domain, as the token's own separator proves.
     pub usdc_domain: Eip712Domain,
+    /// The forwarder's EIP-712 domain, its name as it says.
+    pub forwarder_domain: Eip712Domain,
 }
 
 impl Chain {
@@ -98,8 +108,9 @@ impl Chain {
         check_code(&evm).await?;
         let usdc_domain = check_token(&evm).await?;
         let implementation = check_factory(&evm).await?;
+        let forwarder_domain = check_forwarder(&evm).await?;
         tracing::info!(chain_id = config.chain_id, factory = %config.factory, "the EVM chain is checked");
-        Ok(Self { evm, implementation, usdc_domain })
+        Ok(Self { evm, implementation, usdc_domain, forwarder_domain })
     }
 }
 
@@ -157,4 +168,14 @@ async fn check_factory(evm: &Evm) -> Result<Address, StartError> {
     let implementation = evm.read_agreed(factory, &Factory::implementationCall {}, At::Latest).await?;
     same("implementation", config.implementation.unwrap_or(implementation), implementation)?;
     Ok(implementation)
+}
+
+async fn check_forwarder(evm: &Evm) -> Result<Eip712Domain, StartError> {
+    let config = evm.config();
+    let said = evm.read_agreed(config.forwarder, &Forwarder::eip712DomainCall {}, At::Latest).await?;
+    let chain_id = said.chainId.saturating_to();
+    if chain_id != config.chain_id || said.verifyingContract != config.forwarder {
+        return Err(StartError::Forwarder { chain_id, contract: said.verifyingContract });
+    }
+    Ok(typed::forwarder_domain(config, &said.name, &said.version))
 }

@@ -136,9 +136,9 @@ pub const fn vault_domain(config: &EvmConfig, vault: Address) -> Eip712Domain {
 
 /// The domain of `[evm] forwarder`. Its name is what it was deployed with.
 #[must_use]
-pub fn forwarder_domain(config: &EvmConfig, name: &str) -> Eip712Domain {
-    let name = name.to_owned();
-    eip712_domain!(name: name, version: "1", chain_id: config.chain_id, verifying_contract: config.forwarder,)
+pub fn forwarder_domain(config: &EvmConfig, name: &str, version: &str) -> Eip712Domain {
+    let (name, version) = (name.to_owned(), version.to_owned());
+    eip712_domain!(name: name, version: version, chain_id: config.chain_id, verifying_contract: config.forwarder,)
 }
 
 /// A task's id: the digest of its terms in its vault's domain. The creator signs
