@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes, Log, U256};
 use async_trait::async_trait;
+use chain::evm::Revert;
 
 use crate::payment::Authorization;
 
@@ -59,8 +60,8 @@ pub struct Call {
 pub enum Simulation<T> {
     /// It would succeed.
     Done(T),
-    /// It would revert, with this data.
-    Reverted(Bytes),
+    /// It would revert, for this reason.
+    Reverted(Revert),
 }
 
 /// A transaction of the relayer's own, to be sent once.
@@ -76,7 +77,8 @@ pub struct Intent {
     pub value: U256,
     /// The call.
     pub data: Bytes,
-    /// The transaction's gas limit.
+    /// Gas it is expected to need. The sender's own estimate, right before it is
+    /// sent, is what counts.
     pub gas: u64,
 }
 
@@ -134,7 +136,7 @@ pub trait Chain: Send + Sync {
     /// `eth_call`, at the newest block.
     async fn simulate(&self, call: &Call) -> Result<Simulation<Bytes>, ChainError>;
 
-    /// `eth_estimateGas`: the gas limit a transaction needs.
+    /// `eth_estimateGas`, with a margin: the limit of such a transaction.
     async fn estimate(&self, call: &Call) -> Result<Simulation<u64>, ChainError>;
 
     /// Wei per gas that a transaction sent now would pay at most.

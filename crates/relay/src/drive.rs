@@ -14,9 +14,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::chain::{ChainError, Intent, Mined, Outcome, Simulation};
 use crate::error::Error;
 use crate::journal::{Charge, End, Entry, Fee, State, Verdict, Work};
-use crate::reason::{printable, reason};
 use crate::relayer::Inner;
 use crate::request::Request;
+use crate::text::printable;
 use crate::verdict;
 
 /// How long the chain is asked to wait for a transaction at a time.
@@ -152,7 +152,11 @@ impl Inner {
                 progress.send_modify(|it| it.tx = tx);
                 return Ok(None);
             }
-            Outcome::Mined(mined) if mined.succeeded && charge.payment.moved_in(&mined.logs) => paid(charge, mined.tx),
+            Outcome::Mined(mined)
+                if mined.succeeded && charge.payment.authorization.moved_in(charge.payment.token, &mined.logs) =>
+            {
+                paid(charge, mined.tx)
+            }
             Outcome::Unknown => return Err(Trouble::Lost),
             Outcome::Mined(_) => self.paid_otherwise(charge, "the token refused it").await?,
             Outcome::Dropped(why) => self.paid_otherwise(charge, &why).await?,
@@ -232,7 +236,7 @@ impl Inner {
     async fn why(&self, entry: &Entry) -> Option<String> {
         let request = Request::restore(entry)?;
         match self.chain.simulate(&self.inner_call(&request)).await {
-            Ok(Simulation::Reverted(data)) => Some(format!("the called contract reverted: {}", reason(&data))),
+            Ok(Simulation::Reverted(why)) => Some(printable(&format!("the called contract reverted: {why}"))),
             Ok(Simulation::Done(_)) | Err(_) => None,
         }
     }

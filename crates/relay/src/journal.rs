@@ -80,7 +80,7 @@ pub struct Work {
     pub value: U256,
     /// The call.
     pub data: Bytes,
-    /// The transaction's gas limit.
+    /// Gas it is expected to need.
     pub gas: u64,
 }
 
@@ -92,7 +92,7 @@ pub struct Charge {
     pub group: B256,
     /// The signed authorization.
     pub payment: SignedPayment,
-    /// The gas limit of the transaction that collects it.
+    /// Gas that collecting it is expected to need.
     pub gas: u64,
 }
 

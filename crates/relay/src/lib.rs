@@ -19,8 +19,9 @@
 //! | `answer` | from entries to the wire |
 //! | `status` | what `/estimate`, `/health`, `/meta/domain` tell |
 //! | `raw` | whole transactions of others |
-//! | `request`, `payment`, `allow`, `price`, `reason`, `verdict`, `text` | pure: checks and meanings |
+//! | `request`, `payment`, `allow`, `price`, `verdict`, `text` | pure: checks and meanings |
 //! | `chain`, `journal`, `clock` | the traits: what is needed from outside |
+//! | `evm` | [`EvmChain`]: the chain, over `chain::evm` |
 //! | `config`, `error` | `[relayer]`; refusals |
 //! | `client` | a relayer elsewhere |
 //! | `fake`, `conformance` | for tests: chain and journal in memory; what every journal must do |
@@ -36,6 +37,7 @@ mod config;
 pub mod conformance;
 mod drive;
 mod error;
+mod evm;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod journal;
@@ -43,7 +45,6 @@ pub mod payment;
 mod prepare;
 mod price;
 mod raw;
-pub mod reason;
 mod relayer;
 pub mod request;
 mod status;
@@ -54,5 +55,6 @@ pub use chain::{Chain, ChainError, Facts};
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, ConfigError, FeePolicy, Target};
 pub use error::{Error, ErrorBody};
+pub use evm::{EvmChain, facts};
 pub use journal::{Journal, JournalError};
 pub use relayer::{Answer, Relayer};

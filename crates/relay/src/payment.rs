@@ -176,23 +176,22 @@ impl SignedPayment {
         call.abi_encode().into()
     }
 
-    /// Whether these logs show that it moved.
-    #[must_use]
-    pub fn moved_in(&self, logs: &[Log]) -> bool {
-        let Authorization { from, to, value, .. } = &self.authorization;
-        let is_it = |log: &Log| {
-            let transfer = TestUSDC::Transfer::decode_log(log).ok();
-            transfer.is_some_and(|it| it.from == *from && it.to == *to && it.value == value.to_u256())
-        };
-        logs.iter().filter(|log| log.address == self.token).any(is_it)
-    }
-
     fn word(&self, at: usize) -> B256 {
         self.signature.get(at..at + 32).map(B256::from_slice).unwrap_or_default()
     }
 }
 
 impl Authorization {
+    /// Whether these logs show that it moved its whole value.
+    #[must_use]
+    pub fn moved_in(&self, token: Address, logs: &[Log]) -> bool {
+        let is_it = |log: &Log| {
+            let transfer = TestUSDC::Transfer::decode_log(log).ok();
+            transfer.is_some_and(|it| it.from == self.from && it.to == self.to && it.value == self.value.to_u256())
+        };
+        logs.iter().filter(|log| log.address == token).any(is_it)
+    }
+
     /// As JSON has it.
     #[must_use]
     pub fn to_wire(&self) -> wire::relay::Authorization {

@@ -2,12 +2,11 @@
 
 use std::net::IpAddr;
 
-use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
-use alloy_sol_types::SolError;
+use alloy_primitives::{Address, B256, U256, keccak256};
+use chain::evm::Revert;
 use domain::UnixMillis;
 use wire::relay::{CallRequest, MAX_BATCH, Priority, SignedRequest};
 
-use crate::abi::ERC2771Forwarder::ERC2771ForwarderInvalidSigner;
 use crate::allow::Rule;
 use crate::chain::{Call, Simulation};
 use crate::config::FeePolicy;
@@ -15,10 +14,9 @@ use crate::error::Error;
 use crate::journal::{Charge, Entry, Lane, Quota, State, Work};
 use crate::payment::{PaymentError, SignedPayment};
 use crate::price::COLLECTING_GAS;
-use crate::reason::reason;
 use crate::relayer::{Inner, subject};
 use crate::request::Request;
-use crate::text;
+use crate::text::{self, printable};
 
 /// What every transaction costs before it does anything.
 const INTRINSIC_GAS: u64 = 21_000;
@@ -73,25 +71,28 @@ impl Inner {
     /// The gas limit for a request, if it would succeed now.
     pub(crate) async fn try_out(&self, request: &Request) -> Result<u64, Error> {
         match self.chain.estimate(&request.trial(self.chain.facts())).await? {
-            Simulation::Done(gas) => Ok(with_margin(gas).saturating_add(BATCH_GAS)),
-            Simulation::Reverted(data) => Err(self.explain(request, &data).await?),
+            Simulation::Done(gas) => Ok(gas.saturating_add(BATCH_GAS)),
+            Simulation::Reverted(why) => Err(self.explain(request, why).await?),
         }
     }
 
     /// The forwarder's revert data says little: a wrong nonce looks like a wrong
     /// signature, and the inner call's reason is swallowed.
-    async fn explain(&self, request: &Request, data: &Bytes) -> Result<Error, Error> {
-        if ERC2771ForwarderInvalidSigner::abi_decode(data).is_ok() {
+    async fn explain(&self, request: &Request, why: Revert) -> Result<Error, Error> {
+        if matches!(why, Revert::RequestSigner { .. }) {
             let expected = self.chain.nonce(request.from).await?;
             if expected != request.nonce {
                 return Ok(Error::Nonce { from: request.from, expected, given: request.nonce });
             }
         }
-        let why = match self.chain.simulate(&self.inner_call(request)).await? {
-            Simulation::Reverted(inner) if !inner.is_empty() => reason(&inner),
-            Simulation::Reverted(_) | Simulation::Done(_) => reason(data),
-        };
-        Ok(Error::WouldRevert(why))
+        if why != Revert::ForwardedCallFailed {
+            return Ok(would_revert(&why));
+        }
+        match self.chain.simulate(&self.inner_call(request)).await? {
+            Simulation::Reverted(inner) => Ok(would_revert(&inner)),
+            // The call works with more gas than the request gives it.
+            Simulation::Done(_) => Ok(Error::WouldRevert("the request's gas does not suffice".to_owned())),
+        }
     }
 
     /// The call as the target gets it, with what a transaction costs on top.
@@ -139,8 +140,8 @@ impl Inner {
         let selector = call.data.first_chunk().copied();
         self.allow(self.rules.sponsored(call.to, selector), call.to).await?;
         let gas = match self.chain.estimate(call).await? {
-            Simulation::Done(gas) => with_margin(gas),
-            Simulation::Reverted(data) => return Err(Error::WouldRevert(reason(&data))),
+            Simulation::Done(gas) => gas,
+            Simulation::Reverted(why) => return Err(would_revert(&why)),
         };
         let most = ceiling(self.config.max_gas, call.data.len());
         if gas > most {
@@ -251,10 +252,14 @@ impl Inner {
         }
         let call = Call { from: facts.relayer, to: facts.token, value: U256::ZERO, data: payment.call(), gas: None };
         Ok(match self.chain.estimate(&call).await? {
-            Simulation::Done(gas) => Ok(with_margin(gas).min(2 * COLLECTING_GAS)),
-            Simulation::Reverted(data) => Err(PaymentError::Refused(reason(&data))),
+            Simulation::Done(gas) => Ok(gas.min(2 * COLLECTING_GAS)),
+            Simulation::Reverted(why) => Err(PaymentError::Refused(printable(&why.to_string()))),
         })
     }
+}
+
+pub(crate) fn would_revert(why: &Revert) -> Error {
+    Error::WouldRevert(printable(&why.to_string()))
 }
 
 /// The name of all that one payment buys.
@@ -269,11 +274,6 @@ fn ceiling(gas: u64, data: usize) -> u64 {
     let data = u64::try_from(data).unwrap_or(u64::MAX).saturating_mul(DATA_GAS);
     let call = gas.saturating_add(gas / 63);
     call.saturating_add(data).saturating_add(INTRINSIC_GAS + FORWARDER_GAS)
-}
-
-/// A sixth more than estimated: state changes until a transaction is mined.
-const fn with_margin(gas: u64) -> u64 {
-    gas.saturating_add(gas / 6)
 }
 
 fn next_attempt(before: Option<&Entry>) -> u32 {

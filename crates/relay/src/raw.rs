@@ -11,9 +11,10 @@ use wire::relay::{RawOptions, RawRequest, RelayAnswer, Status};
 use crate::answer::empty;
 use crate::chain::{Call, ChainError, Mined, Simulation};
 use crate::error::Error;
-use crate::reason::{printable, reason};
+use crate::prepare::would_revert;
 use crate::relayer::{Answer, Inner};
 use crate::text;
+use crate::text::printable;
 
 /// Blocks that `confirmations` may ask for.
 const MAX_CONFIRMATIONS: u64 = 12;
@@ -36,7 +37,7 @@ impl Inner {
     async fn try_raw(&self, call: &Call) -> Result<(), Error> {
         match self.chain.simulate(call).await? {
             Simulation::Done(_) => Ok(()),
-            Simulation::Reverted(data) => Err(Error::WouldRevert(reason(&data))),
+            Simulation::Reverted(why) => Err(would_revert(&why)),
         }
     }
 

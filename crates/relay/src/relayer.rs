@@ -240,7 +240,7 @@ impl Relayer {
         if body.len() > self.max_body() {
             return Err(Error::TooLarge(self.max_body()));
         }
-        serde_json::from_slice(body).map_err(|error| Error::Body(crate::reason::printable(&error.to_string())))
+        serde_json::from_slice(body).map_err(|error| Error::Body(crate::text::printable(&error.to_string())))
     }
 }
 

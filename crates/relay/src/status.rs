@@ -18,8 +18,8 @@ use crate::config::FeePolicy;
 use crate::error::Error;
 use crate::journal::Counts;
 use crate::payment::{SCHEME, network};
+use crate::prepare::would_revert;
 use crate::price::{COLLECTING_GAS, units};
-use crate::reason::reason;
 use crate::relayer::{Inner, Relayer};
 use crate::request::DOMAIN_VERSION;
 use crate::text;
@@ -99,7 +99,7 @@ impl Relayer {
         let call = inner.estimated_call(query)?;
         let gas = match inner.chain.estimate(&call).await? {
             Simulation::Done(gas) => gas,
-            Simulation::Reverted(data) => return Err(Error::WouldRevert(reason(&data))),
+            Simulation::Reverted(why) => return Err(would_revert(&why)),
         };
         let price = inner.fresh_price(&[gas]).await?;
         Ok(inner.estimate_answer(gas, &price, query.priority))

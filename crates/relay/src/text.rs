@@ -56,6 +56,14 @@ pub(crate) fn bytes(text: &str) -> Result<Bytes, TextError> {
     alloy_primitives::hex::decode(digits).map(Bytes::from).map_err(|_| TextError::Bytes)
 }
 
+/// Characters of others' words that are kept.
+pub const MAX_WORDS: usize = 300;
+
+/// Others' words: no control characters, bounded.
+pub(crate) fn printable(words: &str) -> String {
+    words.chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

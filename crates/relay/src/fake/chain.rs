@@ -5,8 +5,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes, Log, U256, keccak256};
-use alloy_sol_types::{SolCall, SolError, SolEvent};
+use alloy_sol_types::{SolCall, SolEvent};
 use async_trait::async_trait;
+use chain::evm::Revert;
 
 use super::EPOCH_S;
 use crate::abi::{ERC2771Forwarder, TestUSDC};
@@ -25,8 +26,8 @@ pub enum Manner {
     /// Every call works.
     #[default]
     Works,
-    /// Every call reverts, with this data.
-    Reverts(Bytes),
+    /// Every call reverts, for this reason.
+    Reverts(Revert),
     /// Trials work; what is mined reverts.
     RevertsWhenMined,
     /// It does not trust the forwarder.
@@ -195,13 +196,12 @@ impl World {
 
     /// What the forwarder would say against this request; `Ok` is the digest's
     /// owner.
-    fn validate(&self, facts: &Facts, it: &ERC2771Forwarder::ForwardRequestData) -> Result<(), Bytes> {
+    fn validate(&self, facts: &Facts, it: &ERC2771Forwarder::ForwardRequestData) -> Result<(), Revert> {
         if matches!(self.manner(it.to), Manner::Distrusts) {
-            let error = ERC2771Forwarder::ERC2771UntrustfulTarget { target: it.to, forwarder: facts.forwarder };
-            return Err(error.abi_encode().into());
+            return Err(Revert::UntrustfulTarget { target: it.to, forwarder: facts.forwarder });
         }
         if it.deadline.saturating_to::<u64>() < self.time {
-            return Err(ERC2771Forwarder::ERC2771ForwarderExpiredRequest { deadline: it.deadline }.abi_encode().into());
+            return Err(Revert::RequestExpired { deadline: it.deadline.saturating_to() });
         }
         let request = Request {
             from: it.from,
@@ -218,30 +218,28 @@ impl World {
         if signer == it.from {
             return Ok(());
         }
-        Err(ERC2771Forwarder::ERC2771ForwarderInvalidSigner { signer, from: it.from }.abi_encode().into())
+        Err(Revert::RequestSigner { signer, from: it.from })
     }
 
     fn try_call(&self, facts: &Facts, call: &Call) -> Simulation<Bytes> {
         if call.to == facts.forwarder {
             let Ok(execute) = ERC2771Forwarder::executeCall::abi_decode(&call.data) else {
-                return Simulation::Reverted(Bytes::new());
+                return Simulation::Reverted(Revert::Silent);
             };
-            if let Err(data) = self.validate(facts, &execute.request) {
-                return Simulation::Reverted(data);
+            if let Err(why) = self.validate(facts, &execute.request) {
+                return Simulation::Reverted(why);
             }
             return match self.manner(execute.request.to) {
                 Manner::Works | Manner::RevertsWhenMined => Simulation::Done(Bytes::new()),
-                Manner::Reverts(_) | Manner::Distrusts => {
-                    Simulation::Reverted(ERC2771Forwarder::FailedCall {}.abi_encode().into())
-                }
+                Manner::Reverts(_) | Manner::Distrusts => Simulation::Reverted(Revert::ForwardedCallFailed),
             };
         }
         if call.to == facts.token {
             let fits = authorization(&call.data).is_some_and(|it| self.can_move(&it));
-            return if fits { Simulation::Done(Bytes::new()) } else { Simulation::Reverted(Bytes::new()) };
+            return if fits { Simulation::Done(Bytes::new()) } else { Simulation::Reverted(Revert::Silent) };
         }
         match self.manner(call.to) {
-            Manner::Reverts(data) => Simulation::Reverted(data),
+            Manner::Reverts(why) => Simulation::Reverted(why),
             Manner::Works | Manner::RevertsWhenMined | Manner::Distrusts => Simulation::Done(Bytes::new()),
         }
     }
@@ -348,7 +346,7 @@ impl Chain for FakeChain {
     async fn estimate(&self, call: &Call) -> Result<Simulation<u64>, ChainError> {
         self.up(|world| match world.try_call(&self.facts, call) {
             Simulation::Done(_) => Simulation::Done(GAS),
-            Simulation::Reverted(data) => Simulation::Reverted(data),
+            Simulation::Reverted(why) => Simulation::Reverted(why),
         })
     }
 

@@ -81,10 +81,10 @@ async fn a_402_is_crogass_down_to_its_quote() {
     assert_eq!(
         said["quote"],
         json!({
-            "gasEstimate": "183000",
+            "gasEstimate": "158000",
             "gasPriceGwei": "5000.0",
             "croPrice": 0.1,
-            "priceUSDC": "0.181800",
+            "priceUSDC": "0.166800",
             "priority": "normal",
             "priorityEmoji": "🚗",
             "estimatedTime": "not measured yet",

@@ -1,0 +1,274 @@
+//! A method for each route.
+
+use std::time::Duration;
+
+use alloy_primitives::{Address, B256, Bytes, U256};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use domain::Usdc;
+use serde::{Deserialize, Serialize};
+use wire::relay::{
+    BatchRequest, DomainAnswer, EstimateAnswer, EstimateQuery, Health, MAX_BATCH, NonceAnswer, Payment, PaymentPayload,
+    PaymentRequired, Priority, RelayRequest, SignedRequest, Status, X402_VERSION,
+};
+
+use super::http::{Heard, Server};
+use super::terms::{Form, check_domain, choose};
+use super::{ClientError, Party, Purse, Relayed, Wish};
+use crate::chain::{Chain, Facts};
+use crate::journal::Lane;
+use crate::payment::{Authorization, SCHEME, network};
+use crate::request::Request;
+use crate::text;
+use crate::text::printable;
+
+/// Seconds for which a payment is good: the relayer has to mine it.
+const PAYMENT_S: u64 = 600;
+/// Seconds by which a relayer's clock may be behind ours.
+const BACKDATED_S: u64 = 60;
+/// How long the chain is asked for a transaction that a relayer names.
+const PROOF: Duration = Duration::from_secs(60);
+
+/// Where a relayer is, and what is expected of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteConfig {
+    /// Its address: `https://host`, or a path on a host.
+    pub url: String,
+    /// How long one exchange may take. A relayer answers when the chain did.
+    pub timeout: Duration,
+    /// Its forwarder.
+    pub form: Form,
+    /// The chain, the forwarder and the token we expect; its factory and relayer
+    /// are not looked at.
+    pub facts: Facts,
+}
+
+/// A relayer elsewhere.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    server: Server,
+    form: Form,
+    facts: Facts,
+}
+
+/// What a relayer, ours or another, says of a call.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Said {
+    success: bool,
+    status: Option<Status>,
+    tx_hash: Option<String>,
+    payment_tx_hash: Option<String>,
+    #[serde(alias = "error")]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BatchSaid {
+    payment_tx_hash: Option<String>,
+    results: Vec<Said>,
+}
+
+impl Remote {
+    /// A relayer. Nothing is asked yet; a TLS provider must be installed.
+    ///
+    /// # Errors
+    /// When the address is no URL, or no HTTP client can be made.
+    pub fn new(config: RemoteConfig) -> Result<Self, ClientError> {
+        let RemoteConfig { url, timeout, form, facts } = config;
+        Ok(Self { server: Server::new(&url, timeout)?, form, facts })
+    }
+
+    /// `GET /meta/domain`, held against what is expected.
+    ///
+    /// # Errors
+    /// [`ClientError::OtherDomain`] when it is another one.
+    pub async fn domain(&self) -> Result<DomainAnswer, ClientError> {
+        let said: DomainAnswer = self.server.get("/meta/domain", &[]).await?.success()?;
+        check_domain(&said, &self.facts, self.form)?;
+        Ok(said)
+    }
+
+    /// `GET /meta/nonce/{address}`.
+    ///
+    /// # Errors
+    /// When the relayer does not answer, or not with a number.
+    pub async fn nonce(&self, of: Address) -> Result<U256, ClientError> {
+        let said: NonceAnswer = self.server.get(&format!("/meta/nonce/{of}"), &[]).await?.success()?;
+        text::number(&said.nonce).map_err(|_| ClientError::Garbage("the nonce is no number".to_owned()))
+    }
+
+    /// `GET /estimate`.
+    ///
+    /// # Errors
+    /// When the relayer refuses or does not answer.
+    pub async fn estimate(&self, query: &EstimateQuery) -> Result<EstimateAnswer, ClientError> {
+        let mut pairs = vec![("to", query.to.clone())];
+        pairs.extend(query.data.clone().map(|data| ("data", data)));
+        pairs.extend(query.value.clone().map(|value| ("value", value)));
+        pairs.extend(query.priority.map(|priority| ("priority", priority.label().to_lowercase())));
+        self.server.get("/estimate", &pairs).await?.success()
+    }
+
+    /// `GET /health`, whether healthy or not.
+    ///
+    /// # Errors
+    /// When the relayer does not answer.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        self.server.get("/health", &[]).await?.read()
+    }
+
+    /// Has a call relayed: `POST /meta/relay`, once more with a payment if it is
+    /// asked for and the purse allows it. Where a chain is given, the relayer's
+    /// word is held against it.
+    ///
+    /// # Errors
+    /// [`ClientError`] says what was signed or paid by then.
+    pub async fn relay(
+        &self,
+        party: Party<'_>,
+        wish: &Wish,
+        purse: &Purse,
+        chain: Option<&dyn Chain>,
+    ) -> Result<Relayed, ClientError> {
+        self.domain().await?;
+        let nonce = self.nonce(party.address).await?;
+        let signed = self.sign(party, wish, nonce)?;
+        let body = RelayRequest { signed, priority: Priority::Normal };
+        let (heard, paid) = self.post(party, "/meta/relay", &body, purse).await?;
+        let relayed = relayed(heard.success()?, paid);
+        self.prove(relayed, self.lane(party, nonce), wish.to, chain).await
+    }
+
+    /// Has up to ten calls of one party relayed for one payment: `POST
+    /// /meta/batch`. CroGas's own servers take one of each party only.
+    ///
+    /// # Errors
+    /// As [`Remote::relay`].
+    pub async fn batch(
+        &self,
+        party: Party<'_>,
+        wishes: &[Wish],
+        purse: &Purse,
+        chain: Option<&dyn Chain>,
+    ) -> Result<Vec<Relayed>, ClientError> {
+        let wishes = &wishes[..wishes.len().min(MAX_BATCH)];
+        self.domain().await?;
+        let first = self.nonce(party.address).await?;
+        let nonces = (0..wishes.len()).map(|step| first.saturating_add(U256::from(step)));
+        let signed = wishes.iter().zip(nonces.clone()).map(|(wish, nonce)| self.sign(party, wish, nonce));
+        let body = BatchRequest { requests: signed.collect::<Result<_, _>>()?, priority: Priority::Normal };
+        let (heard, paid) = self.post(party, "/meta/batch", &body, purse).await?;
+        let said: BatchSaid = heard.success()?;
+        if said.results.len() != wishes.len() {
+            return Err(ClientError::Garbage("a batch with another number of results".to_owned()));
+        }
+        let mut all = Vec::with_capacity(wishes.len());
+        for ((result, wish), nonce) in said.results.into_iter().zip(wishes).zip(nonces) {
+            let result = Said { payment_tx_hash: said.payment_tx_hash.clone(), ..result };
+            all.push(self.prove(relayed(result, paid), self.lane(party, nonce), wish.to, chain).await?);
+        }
+        Ok(all)
+    }
+
+    fn lane(&self, party: Party<'_>, nonce: U256) -> Lane {
+        Lane { forwarder: self.facts.forwarder, from: party.address, nonce }
+    }
+
+    /// Signs for the expected domain: never for one that the relayer names.
+    fn sign(&self, party: Party<'_>, wish: &Wish, nonce: U256) -> Result<SignedRequest, ClientError> {
+        let request = Request {
+            from: party.address,
+            to: wish.to,
+            value: wish.value,
+            gas: wish.gas,
+            nonce,
+            deadline: wish.deadline,
+            data: wish.data.clone(),
+            signature: Bytes::new(),
+            digest: B256::ZERO,
+        };
+        let digest = self.form.digest(&request, &self.facts);
+        let digest = digest.ok_or_else(|| ClientError::Signing("the deadline is too large".to_owned()))?;
+        Ok(SignedRequest { request: request.to_wire(), signature: signature(party, digest)? })
+    }
+
+    /// Posts, and pays if that is asked for.
+    async fn post(
+        &self,
+        party: Party<'_>,
+        path: &str,
+        body: &(impl Serialize + Sync),
+        purse: &Purse,
+    ) -> Result<(Heard, Option<Usdc>), ClientError> {
+        let heard = self.server.post(path, body, None).await?;
+        if heard.status != 402 {
+            return Ok((heard, None));
+        }
+        let (payee, price) = choose(&heard.read::<PaymentRequired>()?, &self.facts, purse.most)?;
+        let payment = self.payment(party, payee, price, purse)?;
+        match self.server.post(path, body, Some(&payment)).await {
+            Ok(heard) => Ok((heard, Some(price))),
+            Err(ClientError::Unreachable { why, .. }) => Err(ClientError::Unreachable { why, paid: Some(price) }),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn payment(&self, party: Party<'_>, payee: Address, price: Usdc, purse: &Purse) -> Result<String, ClientError> {
+        let authorization = Authorization {
+            from: party.address,
+            to: payee,
+            value: price,
+            valid_after: U256::from(purse.now_s.saturating_sub(BACKDATED_S)),
+            valid_before: U256::from(purse.now_s.saturating_add(PAYMENT_S)),
+            nonce: purse.nonce,
+        };
+        let signature = signature(party, authorization.digest(&self.facts))?;
+        let payment = Payment {
+            version: X402_VERSION,
+            scheme: SCHEME.to_owned(),
+            network: network(self.facts.chain_id),
+            payload: PaymentPayload { signature, authorization: authorization.to_wire() },
+        };
+        let json = serde_json::to_vec(&payment).map_err(|error| ClientError::Signing(error.to_string()))?;
+        Ok(STANDARD.encode(json))
+    }
+
+    /// Holds a relayer's word against the chain. A success that the chain does not
+    /// show is an error; so is a failure that it shows to be a success put right.
+    async fn prove(
+        &self,
+        relayed: Relayed,
+        lane: Lane,
+        to: Address,
+        chain: Option<&dyn Chain>,
+    ) -> Result<Relayed, ClientError> {
+        let (Some(chain), Some(tx)) = (chain, relayed.tx) else { return Ok(relayed) };
+        let mined = chain.mined(tx, 1, if relayed.success { PROOF } else { Duration::ZERO }).await?;
+        let proven = mined.as_ref().map(|mined| self.form.proves(mined, &lane, to));
+        match proven {
+            Some(success) if success || !relayed.success => Ok(Relayed { success, proven: true, ..relayed }),
+            None if !relayed.success => Ok(relayed),
+            Some(_) | None => Err(ClientError::Disproved { tx }),
+        }
+    }
+}
+
+fn relayed(said: Said, paid: Option<Usdc>) -> Relayed {
+    let hash = |text: Option<String>| text.and_then(|text| text::word(&text).ok());
+    Relayed {
+        success: said.success,
+        status: said.status,
+        tx: hash(said.tx_hash),
+        paid,
+        payment_tx: hash(said.payment_tx_hash),
+        reason: said.reason.map(|words| printable(&words)),
+        proven: false,
+    }
+}
+
+fn signature(party: Party<'_>, digest: B256) -> Result<String, ClientError> {
+    let signature = party.key.sign_hash_sync(&digest).map_err(|error| ClientError::Signing(error.to_string()))?;
+    Ok(Bytes::from(signature.as_bytes().to_vec()).to_string())
+}
