@@ -7,6 +7,7 @@ import {Clones} from "@openzeppelin/contracts/proxy/Clones.sol";
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 import {IERC20Permit} from "@openzeppelin/contracts/token/ERC20/extensions/IERC20Permit.sol";
 import {SafeERC20} from "@openzeppelin/contracts/token/ERC20/utils/SafeERC20.sol";
+import {Bytes} from "@openzeppelin/contracts/utils/Bytes.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
@@ -359,12 +360,7 @@ contract PODVault is IPODVault, ERC2771Context, EIP712, ReentrancyGuardTransient
     /// @inheritdoc IPODVault
     function podId() external view returns (string memory) {
         if (address(this) == _implementation) revert NotAVault();
-        bytes memory args = Clones.fetchCloneArgs(address(this));
-        bytes memory name = new bytes(args.length - POD_ID_OFFSET);
-        for (uint256 i = 0; i < name.length; ++i) {
-            name[i] = args[POD_ID_OFFSET + i];
-        }
-        return string(name);
+        return string(Bytes.slice(Clones.fetchCloneArgs(address(this)), POD_ID_OFFSET));
     }
 
     /// @inheritdoc IPODVault
