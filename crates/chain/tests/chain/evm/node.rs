@@ -1,0 +1,254 @@
+//! A development chain of the test's own, our contracts on it, and people.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy::primitives::keccak256;
+use alloy::signers::SignerSync;
+use alloy::signers::local::PrivateKeySigner;
+use domain::evm::{Call, Outcome};
+use domain::vault::Terms;
+use domain::{Address, B256, Bytes, Usdc};
+use palatine_chain::Endpoint;
+use palatine_chain::evm::fake::MemoryOutbox;
+use palatine_chain::evm::{Chain, Deployed, EvmConfig, Key, SendError, Sender, calls, deploy_local, typed};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+pub(crate) const CHAIN_ID: u64 = 338;
+/// How long anything may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// What everybody has at first.
+pub(crate) const FUNDS: Usdc = Usdc(1_000_000_000);
+
+/// A running anvil; it ends when dropped.
+pub(crate) struct Anvil {
+    _child: Child,
+    http: reqwest::Client,
+    pub(crate) url: String,
+}
+
+impl Anvil {
+    pub(crate) async fn start() -> Self {
+        crate::endpoint::tls();
+        let mut child = Command::new(program())
+            .args(["--host", "127.0.0.1", "--port", "0", "--chain-id", &CHAIN_ID.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let listening = async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("anvil says where it listens");
+                if let Some(place) = line.trim().strip_prefix("Listening on ") {
+                    return format!("http://{place}");
+                }
+            }
+        };
+        let url = timeout(PATIENCE, listening).await.expect("anvil starts");
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { _child: child, http: reqwest::Client::new(), url }
+    }
+
+    pub(crate) fn endpoint(&self) -> Endpoint {
+        Endpoint(self.url.clone())
+    }
+
+    /// A call of the RPC, which must succeed.
+    pub(crate) async fn tell(&self, method: &str, params: Value) -> Value {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let answer = self.http.post(&self.url).timeout(PATIENCE).json(&body).send().await.unwrap();
+        let mut answer: Value = answer.json().await.unwrap();
+        assert!(answer.get("error").is_none(), "{method}: {answer}");
+        answer["result"].take()
+    }
+
+    pub(crate) async fn mine(&self, blocks: u64) {
+        self.tell("anvil_mine", json!([format!("{blocks:#x}")])).await;
+    }
+
+    pub(crate) async fn automine(&self, on: bool) {
+        self.tell("evm_setAutomine", json!([on])).await;
+    }
+
+    /// Makes the chain's time pass.
+    pub(crate) async fn wait(&self, seconds: u64) {
+        self.tell("evm_increaseTime", json!([seconds])).await;
+        self.mine(1).await;
+    }
+
+    pub(crate) async fn now(&self) -> u64 {
+        let block = self.tell("eth_getBlockByNumber", json!(["latest", false])).await;
+        number(&block["timestamp"])
+    }
+
+    pub(crate) async fn height(&self) -> u64 {
+        number(&self.tell("eth_blockNumber", json!([])).await)
+    }
+
+    pub(crate) async fn give_coins(&self, to: Address) {
+        self.tell("anvil_setBalance", json!([to, "0xde0b6b3a7640000"])).await;
+    }
+}
+
+pub(crate) fn number(value: &Value) -> u64 {
+    u64::from_str_radix(value.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
+}
+
+fn program() -> PathBuf {
+    let assets = std::env::var("PALATINE_ASSETS").expect("PALATINE_ASSETS names the assets; ./dev test sets it");
+    let program = PathBuf::from(assets).join("evm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
+    assert!(program.is_file(), "anvil is not installed at {}: ./dev test installs it", program.display());
+    program
+}
+
+/// Somebody with a key.
+#[derive(Clone)]
+pub(crate) struct Person {
+    signer: PrivateKeySigner,
+}
+
+impl Person {
+    pub(crate) fn new(name: &str) -> Self {
+        Self { signer: PrivateKeySigner::from_bytes(&keccak256(name)).unwrap() }
+    }
+
+    pub(crate) fn address(&self) -> Address {
+        self.signer.address()
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        Key::new(self.signer.clone())
+    }
+
+    pub(crate) fn sign(&self, hash: B256) -> Bytes {
+        self.signer.sign_hash_sync(&hash).unwrap().as_bytes().to_vec().into()
+    }
+}
+
+/// A chain with our contracts, and a person who pays for gas.
+pub(crate) struct World {
+    pub(crate) anvil: Anvil,
+    pub(crate) deployed: Deployed,
+    pub(crate) chain: Arc<Chain>,
+    pub(crate) boss: Person,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|config| config).await
+    }
+
+    pub(crate) async fn start_with(set: impl FnOnce(EvmConfig) -> EvmConfig) -> Self {
+        let anvil = Anvil::start().await;
+        let boss = Person::new("boss");
+        anvil.give_coins(boss.address()).await;
+        let deployed = deploy(&anvil, &boss, boss.address()).await;
+        let config = set(config(&deployed, vec![anvil.endpoint()]));
+        let chain = Arc::new(Chain::connect(&config).await.unwrap());
+        Self { anvil, deployed, chain, boss }
+    }
+
+    /// The same contracts through other endpoints.
+    pub(crate) async fn through(&self, endpoints: Vec<Endpoint>) -> Arc<Chain> {
+        Arc::new(Chain::connect(&config(&self.deployed, endpoints)).await.unwrap())
+    }
+
+    /// Somebody with test USDC and coins.
+    pub(crate) async fn person(&self, name: &str) -> Person {
+        let person = Person::new(name);
+        self.anvil.give_coins(person.address()).await;
+        deploy(&self.anvil, &self.boss, person.address()).await;
+        person
+    }
+
+    pub(crate) async fn sender(&self, person: &Person) -> Sender {
+        Sender::start(Arc::clone(&self.chain), Arc::new(MemoryOutbox::default()), person.key()).await.unwrap()
+    }
+
+    /// Sends a call and waits for it; it must take effect.
+    pub(crate) async fn does(&self, person: &Person, call: &Call) {
+        let outcome = self.tries(person, call).await.unwrap();
+        assert!(matches!(outcome, Outcome::Mined(mined) if mined.success), "{outcome:?}");
+    }
+
+    /// Sends a call and waits for its end.
+    pub(crate) async fn tries(&self, person: &Person, call: &Call) -> Result<Outcome, SendError> {
+        let key = "once".parse().unwrap();
+        let sender = self.sender(person).await;
+        timeout(PATIENCE, sender.execute(&key, call)).await.expect("a transaction ends")
+    }
+
+    /// A vault of this pod, made by the boss with the owner's signature.
+    pub(crate) async fn vault(&self, pod_id: &str, owner: &Person, agent: &Person) -> Address {
+        let deadline = self.anvil.now().await + 3600;
+        let consent = consent(&self.chain, pod_id, owner, agent, deadline);
+        let call = calls::create_vault(self.deployed.factory, pod_id, owner.address(), agent.address(), Some(&consent));
+        self.does(&self.boss, &call).await;
+        self.chain.vault_of(pod_id, owner.address()).await.unwrap()
+    }
+
+    /// Terms of a task that is worth a few USDC.
+    pub(crate) async fn terms(&self, creator: &Person, salt: u8) -> Terms {
+        Terms {
+            creator: creator.address(),
+            evaluator: Address::ZERO,
+            arbiter: Address::ZERO,
+            fee_recipient: Address::ZERO,
+            amount: Usdc(5_000_000),
+            min_paid: Usdc(1_000_000),
+            submit_by: self.anvil.now().await + 3600,
+            review_period: 600,
+            arbiter_period: 900,
+            default_agent_bps: 2_500,
+            fee_bps: 0,
+            metadata_hash: keccak256(METADATA),
+            salt: B256::with_last_byte(salt),
+        }
+    }
+
+    /// The call that creates a task by signature alone; anyone may send it.
+    pub(crate) async fn funded(&self, vault: Address, creator: &Person, terms: &Terms) -> Call {
+        let window = typed::Window { after: 0, before: self.anvil.now().await + 3600 };
+        let payment = typed::task_payment(self.chain.evm.config(), vault, terms, window);
+        let signature = creator.sign(typed::digest(&payment, &self.chain.usdc_domain));
+        calls::create_task_with_authorization(vault, terms, METADATA, window, signature)
+    }
+}
+
+pub(crate) const METADATA: &str = "translate this";
+
+pub(crate) fn consent(chain: &Chain, pod_id: &str, owner: &Person, agent: &Person, deadline: u64) -> calls::Consent {
+    let message = typed::CreateVault {
+        podId: pod_id.to_owned(),
+        owner: owner.address(),
+        agentWallet: agent.address(),
+        deadline: domain::U256::from(deadline),
+    };
+    let domain = typed::factory_domain(chain.evm.config());
+    calls::Consent { deadline, signature: owner.sign(typed::digest(&message, &domain)) }
+}
+
+pub(crate) async fn deploy(anvil: &Anvil, boss: &Person, holder: Address) -> Deployed {
+    deploy_local(anvil.endpoint(), CHAIN_ID, &boss.key(), holder, FUNDS).await.unwrap()
+}
+
+/// Impatient settings over these endpoints.
+pub(crate) fn config(deployed: &Deployed, endpoints: Vec<Endpoint>) -> EvmConfig {
+    let first = endpoints[0].clone();
+    EvmConfig {
+        endpoints,
+        poll_ms: 20,
+        timeout_ms: 2000,
+        deadline_ms: 8000,
+        backoff_ms: 10,
+        bench_ms: 0,
+        ..deployed.config(first, CHAIN_ID)
+    }
+}
