@@ -60,7 +60,11 @@ pub(crate) async fn status(
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, owner.wallet).await?;
     let uptime_ms = record.meter.uptime_ms(owner.now);
-    json(StatusCode::OK, &StatusResponse { agent: gateway.view(&record), uptime_ms, vault: None })
+    let vault = match &gateway.parts.treasury {
+        Some(treasury) => treasury.known_vault(record.id).await?,
+        None => None,
+    };
+    json(StatusCode::OK, &StatusResponse { agent: gateway.view(&record), uptime_ms, vault })
 }
 
 /// A holder's agents, newest first.

@@ -108,15 +108,24 @@ pub(crate) fn presented(headers: &HeaderMap) -> Presented<'_> {
     Presented { wallet: one(X_WALLET), signature: one(X_SIGNATURE), timestamp: one(X_TIMESTAMP) }
 }
 
-/// Reads a body, within its bounds of size and time.
+/// Reads a body, within the bounds of the API.
 async fn read(gateway: &Gateway, body: Body) -> Result<Bytes, Refusal> {
     let most = usize::try_from(gateway.limits.body_bytes).unwrap_or(usize::MAX);
+    read_at_most(body, most, gateway.limits.body_ms).await
+}
+
+/// Reads a body, within these bounds of size and time.
+pub(crate) async fn read_at_most<B>(body: B, most: usize, within_ms: u64) -> Result<Bytes, Refusal>
+where
+    B: axum::body::HttpBody<Data = Bytes>,
+    B::Error: Into<axum::BoxError>,
+{
     let too_large = || Refusal::new(Code::BodyTooLarge, format!("the body is larger than {most} bytes"));
-    if axum::body::HttpBody::size_hint(&body).lower() > u64::from(gateway.limits.body_bytes) {
+    if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > most {
         return Err(too_large());
     }
     let reading = Limited::new(body, most).collect();
-    let Ok(read) = tokio::time::timeout(Duration::from_millis(gateway.limits.body_ms), reading).await else {
+    let Ok(read) = tokio::time::timeout(Duration::from_millis(within_ms), reading).await else {
         return Err(Refusal::invalid("the body did not arrive in time"));
     };
     match read {

@@ -16,6 +16,9 @@ pub enum ConfigError {
     /// Not a URL of an agent.
     #[error("gateway.agent_url: expected http://{{id}}.<domain>[:port] or https://, not {0:?}")]
     AgentUrl(String),
+    /// An address that links of wallets cannot name.
+    #[error("gateway.name: {0} cannot be a gateway's name; set one")]
+    Name(SocketAddr),
     /// One half of a certificate.
     #[error("tls: cert_file and key_file belong together, and tls.listen needs both")]
     HalfTls,
@@ -35,6 +38,9 @@ pub struct Config {
     /// `http://{id}.localhost:<port of the first listener>` (`https://` if that
     /// listener speaks TLS).
     pub agent_url: Option<String>,
+    /// What links of wallets name: the public host, with its port unless that is the
+    /// scheme's own. Default the first address it listens on.
+    pub name: Option<auth::GatewayName>,
     /// Accept only signatures that bind the request. Default `false`.
     pub require_bound: bool,
     /// Answer `/usage/{wallet}` with totals to anyone. Default `false`.
@@ -61,6 +67,7 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             agent_url: None,
+            name: None,
             require_bound: false,
             public_usage: false,
             byo_image_tiers: BTreeSet::new(),
@@ -111,6 +118,9 @@ pub struct Limits {
     /// Bytes of an API request's body. Agents' bodies are streamed and not
     /// limited. Default `262144`.
     pub body_bytes: u32,
+    /// Bytes of the body of a request that is paid for: it is read whole before it
+    /// goes on. Default `4194304`.
+    pub paid_body_bytes: u32,
     /// Time for an API request's body to arrive. Default `15000`.
     pub body_ms: u64,
     /// Age at which a connection is asked to end after its requests under way.
@@ -146,6 +156,7 @@ impl Default for Limits {
             header_bytes: 16 * 1024,
             header_ms: 15_000,
             body_bytes: 256 * 1024,
+            paid_body_bytes: 4 * 1024 * 1024,
             body_ms: 15_000,
             connection_age_ms: 3_600_000,
             wallet_per_minute: 120,
@@ -199,6 +210,7 @@ impl Limits {
             ("connections", self.connections),
             ("connections_per_address", self.connections_per_address),
             ("body_bytes", self.body_bytes),
+            ("paid_body_bytes", self.paid_body_bytes),
             ("wallet_per_minute", self.wallet_per_minute),
             ("address_per_second", self.address_per_second),
             ("ingress_per_second", self.ingress_per_second),

@@ -135,8 +135,28 @@ fn admit(gateway: &Gateway, arrival: &Arrival, route: &str) -> Result<(), Refusa
 
 /// A route's name, for metrics: one of a few, whatever a client sends.
 fn route(path: &str) -> &'static str {
-    const ROUTES: [&str; 10] =
-        ["spawn", "stop", "status", "usage", "tiers", "agents", "health", "ready", "metrics", "openapi.json"];
+    const ROUTES: [&str; 20] = [
+        "spawn",
+        "stop",
+        "status",
+        "usage",
+        "tiers",
+        "agents",
+        "health",
+        "ready",
+        "metrics",
+        "openapi.json",
+        "chain",
+        "links",
+        "vaults",
+        "meta",
+        "relay",
+        "estimate",
+        "supported",
+        "verify",
+        "settle",
+        "v2",
+    ];
     let first = path.trim_start_matches('/').split('/').next().unwrap_or("");
     ROUTES.into_iter().find(|route| *route == first).unwrap_or("other")
 }

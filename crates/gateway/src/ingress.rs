@@ -10,6 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use domain::{AgentId, State};
 use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -26,6 +27,7 @@ use crate::limit::client_key;
 use crate::logs::node_of;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
+use crate::toll::{Passed, Toll, redeem};
 
 /// Passes a request to the agent it is for, and the answer back.
 pub(crate) async fn pass(
@@ -37,16 +39,35 @@ pub(crate) async fn pass(
 ) -> Result<Response<Body>, Refusal> {
     gateway.rates.ingress.check(client_key(arrival.client))?;
     let held = headers::bearer(request.headers()).is_some_and(|token| gateway.parts.tokens.verify(id, token));
-    let record = gateway.open(id, held).await?;
+    let toll = if held { None } else { gateway.toll_of(id, request.uri().path()).await? };
+    // A price opens what is private to whoever pays it.
+    let record = gateway.open(id, held || toll.is_some()).await?;
     let upgrade = wanted_upgrade(&request);
     let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let request = rewrite(request, arrival, host, held, upgrade)?;
-    let answer = gateway.ask(&record, request).await?;
+    let (head, body) = request.into_parts();
+    let passed = match toll {
+        None => Passed { body: Body::new(body), ticket: None },
+        Some(price) => match gateway.take_toll(&record, price, &head, body).await? {
+            Toll::Pass(passed) => passed,
+            Toll::Stop(response) => return Ok(response),
+        },
+    };
+    let request = rewrite(head, passed.body, arrival, host, held, upgrade);
+    let answer = match request {
+        Ok(request) => gateway.ask(&record, request).await,
+        Err(refusal) => Err(refusal),
+    };
+    let receipt = match passed.ticket {
+        Some(ticket) => redeem(ticket, answer.as_ref().ok().map(Response::status)).await?,
+        None => HeaderMap::new(),
+    };
+    let answer = answer?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         return gateway.join(client, answer);
     }
     let (mut head, body) = answer.into_parts();
     client::strip_hop_by_hop(&mut head.headers);
+    head.headers.extend(receipt);
     Ok(Response::from_parts(head, Body::new(body)))
 }
 
@@ -58,16 +79,16 @@ fn wanted_upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
 
 /// The request as the agent sees it.
 fn rewrite(
-    request: Request<Incoming>,
+    mut head: Parts,
+    body: Body,
     arrival: &Arrival,
     host: &str,
     token_was_ours: bool,
     upgrade: Option<HeaderValue>,
-) -> Result<Request<Incoming>, Refusal> {
-    if request.method() == Method::CONNECT {
+) -> Result<Request<Body>, Refusal> {
+    if head.method == Method::CONNECT {
         return Err(Refusal::new(Code::MethodNotAllowed, "an agent is no proxy"));
     }
-    let (mut head, body) = request.into_parts();
     head.uri = head.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
     head.version = Version::HTTP_11;
     client::strip_hop_by_hop(&mut head.headers);
@@ -122,7 +143,7 @@ impl Gateway {
 
     /// Sends the request over a connection of its own, and waits for the head of
     /// the answer.
-    async fn ask(&self, record: &Record, request: Request<Incoming>) -> Result<Response<Incoming>, Refusal> {
+    async fn ask(&self, record: &Record, request: Request<Body>) -> Result<Response<Incoming>, Refusal> {
         let io = self.tunnel(record).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(unreachable)?;
         tokio::spawn(async move {

@@ -8,7 +8,8 @@
 //! | `serve`, `connection`, `tls` | listeners, connections, draining |
 //! | `entry` | what every request passes: trace, limits, host |
 //! | `routes`, `spawn` (and `wish`), `agents`, `logs`, `events`, `process`, `meta` | the API's handlers, and `shape`, what they take and give |
-//! | `ingress`, `headers` | the way to an agent |
+//! | `vaults`, `links`, `prices`, `relay`, `facilitator` | the handlers of the financial layer |
+//! | `ingress`, `headers`, `toll` | the way to an agent, and what is taken on it |
 //! | `caller`, `spent` | whose signature it is, spent once |
 //! | `ids` | the agents' ids |
 //! | `refusal` | every error's answer: the only place that knows both |
@@ -26,17 +27,21 @@ mod config;
 mod connection;
 mod entry;
 mod events;
+mod facilitator;
 mod guests;
 mod headers;
 mod ids;
 mod images;
 mod ingress;
 mod limit;
+mod links;
 mod logs;
 mod meta;
 mod openapi;
+mod prices;
 mod process;
 mod refusal;
+mod relay;
 mod routes;
 mod serve;
 mod shape;
@@ -45,7 +50,9 @@ mod spent;
 mod state;
 mod tls;
 mod token;
+mod toll;
 mod trace;
+mod vaults;
 mod wish;
 
 pub use config::{Config, ConfigError, Limits, Tls};

@@ -10,6 +10,7 @@ use domain::FailReason;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use store::StoreError;
+use treasury::TreasuryError;
 use wire::EnvironmentError;
 use wire::fault::{Code, Fault};
 
@@ -33,6 +34,7 @@ pub(crate) enum Refusal {
     Spawn(SpawnError),
     Stop(StopError),
     Guest(GuestError),
+    Treasury(TreasuryError),
     /// An agent that was asked for has failed meanwhile.
     Failed(FailReason),
 }
@@ -56,6 +58,7 @@ refusals! {
     SpawnError => Spawn;
     StopError => Stop;
     GuestError => Guest;
+    TreasuryError => Treasury;
 }
 
 impl From<Fault> for Refusal {
@@ -73,6 +76,11 @@ impl Refusal {
     /// No such agent, or not the caller's: nobody is told which.
     pub(crate) fn not_found() -> Self {
         Self::new(Code::NotFound, "there is no such agent, or it is not yours")
+    }
+
+    /// The wallet is linked to no owner.
+    pub(crate) fn not_linked() -> Self {
+        Self::new(Code::NotLinked, "your wallet is linked to no owner")
     }
 
     /// A body, query or path of the wrong shape.
@@ -95,6 +103,7 @@ impl From<Refusal> for Fault {
             Refusal::Spawn(error) => spawn_fault(&error),
             Refusal::Stop(error) => stop_fault(&error),
             Refusal::Guest(error) => guest_fault(&error),
+            Refusal::Treasury(error) => treasury_fault(&error),
             Refusal::Failed(reason) => failed_fault(reason),
         }
     }
@@ -195,6 +204,25 @@ fn guest_fault(error: &GuestError) -> Fault {
             tracing::warn!(error = %chain_of(error), "a node does not answer as it should");
             node_unavailable()
         }
+    }
+}
+
+fn treasury_fault(error: &TreasuryError) -> Fault {
+    match error {
+        TreasuryError::Unavailable(_) => {
+            tracing::warn!(error = %chain_of(error), "the chain cannot be asked");
+            Fault::new(Code::ChainUnavailable, "the chain does not answer just now").retry_after(SOON_S)
+        }
+        TreasuryError::NoRelayer => Fault::new(Code::NoChain, error.to_string()),
+        TreasuryError::NotLinked => Fault::new(Code::NotLinked, "the agent's holder is linked to no owner"),
+        TreasuryError::UnknownVault | TreasuryError::UnknownTask => Fault::new(Code::NotFound, error.to_string()),
+        TreasuryError::Signature => Fault::new(Code::InvalidEvmSignature, error.to_string()).field("signature"),
+        TreasuryError::Deadline { .. } => Fault::new(Code::InvalidRequest, error.to_string()).field("deadline"),
+        TreasuryError::Malformed(_) => Fault::new(Code::InvalidRequest, error.to_string()).field("signature"),
+        TreasuryError::Underway(_) => Fault::new(Code::WrongState, error.to_string()),
+        TreasuryError::Reverts(_) => Fault::new(Code::WouldRevert, error.to_string()),
+        TreasuryError::Store(error) => store_fault(error),
+        TreasuryError::Identity(_) | TreasuryError::Config(_) => internal(error),
     }
 }
 

@@ -8,7 +8,7 @@ use wire::fault::Code;
 
 use crate::refusal::Refusal;
 use crate::state::Gateway;
-use crate::{agents, events, logs, meta, process, spawn};
+use crate::{agents, events, facilitator, links, logs, meta, prices, process, relay, spawn, vaults};
 
 /// The API.
 pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
@@ -22,6 +22,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/agents/{id}/logs", get(logs::logs))
         .route("/agents/{id}/events", get(events::events))
         .route("/agents/{id}/process.Process/{method}", post(process::pass))
+        .merge(payments())
         .route("/health", get(meta::health))
         .route("/ready", get(meta::ready))
         .route("/metrics", get(meta::metrics))
@@ -29,6 +30,33 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         .with_state(gateway)
+}
+
+/// Vaults, the relayer (CroGas's routes) and the facilitator (x402's).
+fn payments() -> Router<Arc<Gateway>> {
+    Router::new()
+        .route("/chain", get(vaults::chain))
+        .route("/links", get(links::my_link).post(links::link))
+        .route("/agents/{id}/vault", get(vaults::agent_vault).post(vaults::deploy))
+        .route("/agents/{id}/prices", get(prices::prices).put(prices::set_prices))
+        .route("/agents/{id}/tasks/{task}/submit", post(vaults::submit))
+        .route("/agents/{id}/tasks/{task}/decline", post(vaults::decline))
+        .route("/vaults/{address}", get(vaults::vault))
+        .route("/vaults/{address}/tasks", get(vaults::tasks))
+        .route("/meta/relay", post(relay::relay))
+        .route("/meta/batch", post(relay::batch))
+        .route("/meta/call", post(relay::call))
+        .route("/meta/nonce/{address}", get(relay::nonce))
+        .route("/meta/domain", get(relay::domain))
+        .route("/relay", post(relay::raw))
+        .route("/estimate", get(relay::estimate))
+        .route("/supported", get(facilitator::supported))
+        .route("/verify", post(facilitator::verify))
+        .route("/settle", post(facilitator::settle))
+        // The hosted Cronos facilitator's paths.
+        .route("/v2/x402/supported", get(facilitator::supported))
+        .route("/v2/x402/verify", post(facilitator::verify))
+        .route("/v2/x402/settle", post(facilitator::settle))
 }
 
 async fn unknown() -> Refusal {

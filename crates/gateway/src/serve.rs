@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use auth::GatewayName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -66,9 +67,19 @@ impl Listeners {
 
     /// Where agents answer unless the configuration says otherwise.
     fn agent_url(&self) -> Result<AgentUrl, ServeError> {
+        Ok(AgentUrl::localhost(self.first()?.port(), self.plain.is_empty()))
+    }
+
+    /// What links name this gateway by unless the configuration says otherwise.
+    fn name(&self) -> Result<GatewayName, ServeError> {
+        let address = self.first()?;
+        let name = address.to_string().parse();
+        name.map_err(|_| ConfigError::Name(address).into())
+    }
+
+    fn first(&self) -> Result<SocketAddr, ServeError> {
         let first = self.plain.iter().chain(&self.tls).next().ok_or(ConfigError::NoListener)?;
-        let port = first.local_addr().map_err(ServeError::Address)?.port();
-        Ok(AgentUrl::localhost(port, self.plain.is_empty()))
+        first.local_addr().map_err(ServeError::Address)
     }
 }
 
@@ -100,12 +111,16 @@ pub async fn serve(
         Some(text) => AgentUrl::parse(text)?,
         None => listeners.agent_url()?,
     };
+    let name = match &config.name {
+        Some(name) => name.clone(),
+        None => listeners.name()?,
+    };
     let acceptor = certificates.as_ref().map(Certificates::acceptor).transpose()?;
     if !listeners.tls.is_empty() && acceptor.is_none() {
         return Err(ConfigError::HalfTls.into());
     }
     let drain = Duration::from_millis(config.drain_ms);
-    let gateway = Arc::new(Gateway::new(config, limits, agent_url, parts, shutdown.clone()));
+    let gateway = Arc::new(Gateway::new(config, limits, agent_url, name, parts, shutdown.clone()));
     let server = Server::new(Arc::clone(&gateway), router(Arc::clone(&gateway)));
     gateway.parts.images.refresh().await;
     let doors = Doors::new(&gateway.limits);

@@ -9,9 +9,12 @@ use http::request::Parts;
 use http::{Response, StatusCode, Uri};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wire::fault::Code;
+use wire::fault::{Code, Fault};
 
 use crate::refusal::Refusal;
+
+/// The longest text of a caller's that is repeated to it.
+const MAX_QUOTED: usize = 128;
 
 /// A JSON answer.
 pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Result<Response<Body>, Refusal> {
@@ -57,5 +60,67 @@ impl<S: Send + Sync> FromRequestParts<S> for WalletOf {
     async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let found: Result<Path<Wallet>, PathRejection> = Path::from_request_parts(head, state).await;
         found.map(|Path(wallet)| Self(wallet)).map_err(|_| Refusal::invalid("a wallet is the base58 of 32 bytes"))
+    }
+}
+
+/// A body of this shape.
+pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| misread(&error))
+}
+
+/// What is wrong with a body. serde's own words may quote a value, and a value
+/// may be a secret: only those that name a field are passed on.
+fn misread(error: &serde_json::Error) -> Refusal {
+    let said = error.to_string();
+    let field = said.split('`').nth(1).map(shortened).unwrap_or_default();
+    // What is expected there are names of ours.
+    let known = said.split(", expected ").nth(1).and_then(|rest| rest.split(" at line").next()).unwrap_or("less");
+    let fault = |text: String| Fault::new(Code::InvalidRequest, text);
+    let fault = if said.starts_with("missing field") {
+        fault(format!("the body lacks {field}")).field(field)
+    } else if said.starts_with("duplicate field") {
+        fault(format!("the body holds {field} twice")).field(field)
+    } else if said.starts_with("unknown field") {
+        fault(format!("the body's field {field:?} is not known; expected {known}")).field(field)
+    } else {
+        fault(format!("the body is not the JSON of this path: line {}, column {}", error.line(), error.column()))
+    };
+    fault.into()
+}
+
+pub(crate) fn shortened(text: &str) -> String {
+    text.chars().take(MAX_QUOTED).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::public::SpawnRequest;
+
+    use super::*;
+
+    fn said(body: &str) -> Fault {
+        misread(&serde_json::from_str::<SpawnRequest>(body).unwrap_err()).into()
+    }
+
+    #[test]
+    fn a_misread_body_names_the_field_and_never_a_value() {
+        assert_eq!(said("{}").field.as_deref(), Some("agent_type"));
+        assert_eq!(said(r#"{"agent_type": "a", "cores": 64}"#).field.as_deref(), Some("cores"));
+        assert_eq!(said(r#"{"agent_type": "a", "agent_type": "a"}"#).field.as_deref(), Some("agent_type"));
+        for body in [
+            r#"{"agent_type": "a", "env": "hush"}"#,
+            r#"{"agent_type": "a", "env": {"KEY": ["hush"]}}"#,
+            r#"{"agent_type": "a", "public": "hush"}"#,
+            r#"hush"#,
+        ] {
+            let fault = said(body);
+            assert!(!fault.to_string().contains("hush"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn an_endless_field_name_is_cut() {
+        let fault = said(&format!(r#"{{"{}": 1}}"#, "x".repeat(10_000)));
+        assert!(fault.error.len() < 300, "{}", fault.error.len());
     }
 }

@@ -113,6 +113,9 @@ async fn begin(
     let stamp = reservation.stamp;
     let admission = gateway.parts.store.reserve(reservation).await?;
     gateway.spent.note(stamp.key);
+    if let (Admission::Reserved(record), Some(treasury)) = (&admission, &gateway.parts.treasury) {
+        treasury.prepare(record.id, record.wallet);
+    }
     match admission {
         Admission::Reserved(record) if wait => {
             let control = gateway.parts.control.clone();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use auth::Tokens;
+use auth::{GatewayName, Tokens};
 use chain::Balances;
 use control::Control;
 use domain::{AgentId, End, Tiers, UnixMillis, Wallet};
@@ -12,7 +12,9 @@ use store::{Record, Stamp, Store};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use treasury::Treasury;
 use wire::Secret;
+use wire::fault::Code;
 use wire::public::{Agent, Reason};
 
 use crate::config::AgentUrl;
@@ -22,6 +24,7 @@ use crate::images::Images;
 use crate::limit::Rates;
 use crate::refusal::Refusal;
 use crate::spent::Spent;
+use crate::toll::Tariff;
 use crate::{Config, Limits};
 
 /// The parts a gateway is made of.
@@ -40,6 +43,8 @@ pub struct Parts {
     pub guests: Arc<dyn Guests>,
     /// The images that can be named.
     pub images: Arc<dyn Images>,
+    /// Vaults and payments; absent where no chain is configured.
+    pub treasury: Option<Treasury>,
     /// Renders `/metrics`; without it there is no such route.
     pub metrics: Option<PrometheusHandle>,
     /// Joins a request's span to the trace its `traceparent` names.
@@ -55,6 +60,9 @@ pub(crate) struct Gateway {
     pub(crate) rates: Rates,
     pub(crate) spent: Spent,
     pub(crate) ids: Ids,
+    pub(crate) tariff: Tariff,
+    /// What links of wallets name.
+    pub(crate) name: GatewayName,
     /// Places for answers that do not end by themselves.
     pub(crate) streams: Arc<Semaphore>,
     /// Everything that runs on behalf of a client.
@@ -69,6 +77,7 @@ impl Gateway {
         config: Config,
         limits: Limits,
         agent_url: AgentUrl,
+        name: GatewayName,
         parts: Parts,
         draining: CancellationToken,
     ) -> Self {
@@ -76,6 +85,8 @@ impl Gateway {
             rates: Rates::new(&limits),
             spent: Spent::new(limits.tracked),
             ids: Ids::default(),
+            tariff: Tariff::new(),
+            name,
             streams: Arc::new(Semaphore::new(usize::try_from(limits.streams).unwrap_or(Semaphore::MAX_PERMITS))),
             tasks: TaskTracker::new(),
             openapi: crate::openapi(),
@@ -98,6 +109,16 @@ impl Gateway {
         self.parts.store.spend(stamp).await?;
         self.spent.note(stamp.key);
         Ok(())
+    }
+
+    /// The financial layer, if there is one.
+    pub(crate) fn treasury(&self) -> Result<&Treasury, Refusal> {
+        self.parts.treasury.as_ref().ok_or_else(|| {
+            Refusal::new(
+                Code::NoChain,
+                "this gateway has no chain configured; everything but vaults and payments works",
+            )
+        })
     }
 
     /// An agent, if it is this wallet's.

@@ -13,14 +13,13 @@ use wire::public::{IDEMPOTENCY_KEY, SpawnRequest};
 use crate::caller::Verified;
 use crate::images::Table;
 use crate::refusal::Refusal;
+use crate::shape::{parse_json, shortened};
 use crate::state::Gateway;
 
 /// The longest `agent_type`.
 const MAX_TYPE: usize = 64;
 /// The longest `Idempotency-Key`.
 const MAX_KEY: usize = 255;
-/// The longest text of ours that is repeated to the caller.
-const MAX_QUOTED: usize = 128;
 
 /// A wish that may be granted.
 pub(crate) struct Wish {
@@ -145,64 +144,10 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Result<SpawnRequest, Refusal> {
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(Refusal::new(Code::UnsupportedMediaType, "send the body as Content-Type: application/json"));
     }
-    let request: SpawnRequest = serde_json::from_slice(body).map_err(|error| misread(&error))?;
+    let request: SpawnRequest = parse_json(body)?;
     if !(1..=MAX_TYPE).contains(&request.agent_type.len()) {
         let said = format!("agent_type is not 1 to {MAX_TYPE} bytes");
         return Err(Fault::new(Code::InvalidRequest, said).field("agent_type").into());
     }
     Ok(request)
-}
-
-/// What is wrong with a body. serde's own words may quote a value, and a value
-/// may be a secret: only those that name a field are passed on.
-fn misread(error: &serde_json::Error) -> Refusal {
-    let said = error.to_string();
-    let field = said.split('`').nth(1).map(shortened).unwrap_or_default();
-    let known = "it may hold agent_type, env, public and image_ref";
-    let fault = |text: String| Fault::new(Code::InvalidRequest, text);
-    let fault = if said.starts_with("missing field") {
-        fault(format!("the body lacks {field}")).field(field)
-    } else if said.starts_with("duplicate field") {
-        fault(format!("the body holds {field} twice")).field(field)
-    } else if said.starts_with("unknown field") {
-        fault(format!("the body's field {field:?} is not known; {known}")).field(field)
-    } else {
-        fault(format!("the body is not the JSON of a spawn: line {}, column {}", error.line(), error.column()))
-    };
-    fault.into()
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(MAX_QUOTED).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn said(body: &str) -> Fault {
-        misread(&serde_json::from_str::<SpawnRequest>(body).unwrap_err()).into()
-    }
-
-    #[test]
-    fn a_misread_body_names_the_field_and_never_a_value() {
-        assert_eq!(said("{}").field.as_deref(), Some("agent_type"));
-        assert_eq!(said(r#"{"agent_type": "a", "cores": 64}"#).field.as_deref(), Some("cores"));
-        assert_eq!(said(r#"{"agent_type": "a", "agent_type": "a"}"#).field.as_deref(), Some("agent_type"));
-        for body in [
-            r#"{"agent_type": "a", "env": "hush"}"#,
-            r#"{"agent_type": "a", "env": {"KEY": ["hush"]}}"#,
-            r#"{"agent_type": "a", "public": "hush"}"#,
-            r#"hush"#,
-        ] {
-            let fault = said(body);
-            assert!(!fault.to_string().contains("hush"), "{fault}");
-        }
-    }
-
-    #[test]
-    fn an_endless_field_name_is_cut() {
-        let fault = said(&format!(r#"{{"{}": 1}}"#, "x".repeat(10_000)));
-        assert!(fault.error.len() < 300, "{}", fault.error.len());
-    }
 }

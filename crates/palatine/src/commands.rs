@@ -1,8 +1,11 @@
 //! What the commands do.
 
 pub(crate) mod image;
+pub(crate) mod pay;
 pub(crate) mod remote;
 pub(crate) mod sign;
+pub(crate) mod vault;
+pub(crate) mod wallet;
 
 use std::path::PathBuf;
 use std::time::SystemTime;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ::config::{Environment, File, FileFormat};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use domain::{Tier, TierName, Tiers};
 use serde::Deserialize;
 
@@ -31,6 +31,14 @@ pub(crate) struct Config {
     pub(crate) tiers: BTreeMap<TierName, Tier>,
     /// The token, and where balances are read.
     pub(crate) solana: chain::Config,
+    /// The chain of the vaults; without it there are no vaults and no payments.
+    pub(crate) evm: Option<chain::EvmConfig>,
+    /// The agents' keys.
+    pub(crate) treasury: treasury::Config,
+    /// The gasless relayer.
+    pub(crate) relayer: relay::Config,
+    /// Pay per request.
+    pub(crate) x402: x402::Config,
     /// Spawning and the reconcilers.
     pub(crate) control: control::Config,
     /// The database.
@@ -72,6 +80,12 @@ impl Config {
         self.gateway.check(&self.tls, &self.limits)?;
         self.tiers()?;
         self.solana.check()?;
+        self.evm.as_ref().map_or(Ok(()), chain::EvmConfig::check)?;
+        self.relayer.check()?;
+        self.x402.check()?;
+        if self.relayer.enabled && self.evm.is_none() {
+            bail!("[relayer] is enabled, and [evm] names no chain");
+        }
         self.control.check()?;
         self.store.check()?;
         self.node.check()?;

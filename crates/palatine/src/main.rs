@@ -9,6 +9,7 @@ mod failure;
 mod keypair;
 mod output;
 mod serve;
+mod signer;
 mod tokens;
 mod up;
 
@@ -57,6 +58,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Image { config, command } => commands::image::run(&config, command, target.json)?,
         Command::Sign(request) => commands::sign::run(&target, &request)?,
+        Command::Wallet { signer, command } => {
+            return block_on(commands::wallet::run(&target, &rooms()?, &signer, command));
+        }
+        Command::Vault { signer, command } => {
+            return block_on(commands::vault::run(&target, &rooms()?, &signer, command));
+        }
         remote @ (Command::Tiers
         | Command::Spawn(_)
         | Command::Ls
@@ -66,14 +73,16 @@ fn run(cli: Cli) -> Result<ExitCode> {
         | Command::Exec(_)
         | Command::Ask(_)
         | Command::Stop { .. }
-        | Command::Usage) => {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-            let outcome = runtime.block_on(commands::remote::run(&target, &rooms()?, remote));
-            // A read of our standard input that is still under way is not waited for.
-            runtime.shutdown_background();
-            return outcome;
-        }
+        | Command::Price(_)
+        | Command::Usage) => return block_on(commands::remote::run(&target, &rooms()?, remote)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn block_on(work: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let outcome = runtime.block_on(work);
+    // A read of our standard input that is still under way is not waited for.
+    runtime.shutdown_background();
+    outcome
 }

@@ -11,7 +11,11 @@ use wire::public::{
     Agent, Reason, SpawnResponse, StateChange, StatusResponse, StopResponse, TiersResponse, UsageResponse,
 };
 
+use wire::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
+
 use crate::commands::image::Shown;
+use crate::commands::vault::Done;
+use crate::commands::wallet::Shown as Wallet;
 
 /// Prints `value` as JSON on one line, or what `people` writes of it.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
@@ -99,6 +103,84 @@ pub(crate) fn status(answer: &StatusResponse) -> String {
     row("public", if agent.public { "yes" } else { "no" }.to_owned());
     row("restarts", agent.restarts.to_string());
     row("uptime", duration(answer.uptime_ms));
+    if let Some(vault) = &answer.vault {
+        row("vault", format!("{} ({})", vault.address, vault.state.as_str()));
+        row("owner", vault.owner.to_string());
+    }
+    table.to_string()
+}
+
+/// Rows of a name and a value.
+fn sheet<const N: usize>(rows: [(&str, String); N]) -> String {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    for (name, value) in rows {
+        table.add_row([name.to_owned(), value]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn wallet(shown: &Wallet) -> String {
+    sheet([("address", shown.address.clone()), ("keystore", shown.keystore.display().to_string())])
+}
+
+pub(crate) fn link(link: &LinkResponse) -> String {
+    format!("{} and {} are linked. Both have signed:\n\n{}", link.holder, link.owner, link.text)
+}
+
+pub(crate) fn agent_vault(vault: &AgentVault) -> String {
+    sheet([
+        ("vault", vault.address.to_string()),
+        ("state", vault.state.as_str().to_owned()),
+        ("owner", vault.owner.to_string()),
+        ("agent wallet", vault.agent_wallet.to_string()),
+        ("transaction", vault.tx.map_or_else(|| "-".to_owned(), |tx| tx.to_string())),
+    ])
+}
+
+pub(crate) fn vault(vault: &VaultResponse) -> String {
+    let credits: Vec<String> = vault.credits.iter().map(|(who, amount)| format!("{amount} to {who}")).collect();
+    sheet([
+        ("vault", vault.address.to_string()),
+        ("agent", vault.pod_id.clone()),
+        ("owner", vault.owner.to_string()),
+        ("agent wallet", vault.agent_wallet.to_string()),
+        ("earned, to withdraw", format!("{} USDC", vault.available_balance)),
+        ("earned in all", format!("{} USDC in {} tasks", vault.total_earnings, vault.total_tasks)),
+        ("locked in tasks", format!("{} USDC", vault.locked)),
+        ("owed back", if credits.is_empty() { "nothing".to_owned() } else { credits.join(", ") }),
+        ("new tasks", if vault.paused { "refused" } else { "taken" }.to_owned()),
+        ("as of block", vault.block.to_string()),
+    ])
+}
+
+pub(crate) fn tasks(answer: &TasksResponse) -> String {
+    if answer.tasks.is_empty() {
+        return "No tasks.".to_owned();
+    }
+    let mut table = table(["TASK", "STATE", "USDC", "CREATOR", "WHAT"]);
+    for task in &answer.tasks {
+        let what: String = task.metadata.chars().filter(|c| !c.is_control()).take(60).collect();
+        let row = [task.id.to_string(), task.state.clone(), task.amount.to_string(), task.creator.to_string(), what];
+        table.add_row(row);
+    }
+    table.to_string()
+}
+
+pub(crate) fn done(done: &Done) -> String {
+    let task = done.task.map(|task| format!(" {task}")).unwrap_or_default();
+    let tx = done.tx.map(|tx| format!(" in {tx}")).unwrap_or_default();
+    format!("{}{task}{tx}", done.what)
+}
+
+pub(crate) fn prices(prices: &Prices) -> String {
+    if prices.prices.is_empty() {
+        return "Everything is free. Set a price: palatine price <id> /v1/chat/completions=0.01".to_owned();
+    }
+    let mut table = table(["PATH", "USDC"]);
+    for (path, price) in &prices.prices {
+        table.add_row([path.clone(), price.to_string()]);
+    }
     table.to_string()
 }
 

@@ -11,10 +11,12 @@ use chain::SolanaBalances;
 use client::NodeClient;
 use control::Control;
 use gateway::{Listeners, NodeGuests, NodeImages, Parts};
+use identity::Identity;
 use store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use treasury::{Options, Treasury};
 
 use crate::config::Config;
 
@@ -49,6 +51,7 @@ async fn run(config: &Config) -> Result<()> {
         tiers.clone(),
         control_ends.clone(),
     );
+    let treasury = treasury(config, &store, control_ends.clone()).await?;
     let parts = Parts {
         store,
         control: control.clone(),
@@ -57,6 +60,7 @@ async fn run(config: &Config) -> Result<()> {
         tokens: Tokens::new(&gateway::token_key(&config.gateway.token_key_file)?),
         guests: Arc::new(NodeGuests::new(HashMap::from([(NODE.to_owned(), node.clone())]))),
         images: Arc::new(NodeImages::new(vec![node])),
+        treasury: treasury.clone(),
         metrics: Some(metrics),
         follow: Some(telemetry::follow),
     };
@@ -64,11 +68,40 @@ async fn run(config: &Config) -> Result<()> {
     let served = gateway::serve(edge, tls, limits, listeners, parts, shutdown).await;
     control_ends.cancel();
     let patience = Duration::from_millis(config.gateway.drain_ms);
-    if timeout(patience, control.closed()).await.is_err() {
-        tracing::warn!(?patience, "spawns were still under way; the next start finishes or undoes them");
+    let closed = async {
+        control.closed().await;
+        if let Some(treasury) = &treasury {
+            treasury.closed().await;
+        }
+    };
+    if timeout(patience, closed).await.is_err() {
+        tracing::warn!(?patience, "work was still under way; the next start finishes or undoes it");
     }
     served?;
     Ok(())
+}
+
+/// The financial layer, where a chain is configured. The chain need not answer yet.
+async fn treasury(config: &Config, store: &Store, ends: CancellationToken) -> Result<Option<Treasury>> {
+    let Some(evm) = config.evm.clone() else {
+        tracing::info!("no [evm]: there are no vaults and no payments");
+        return Ok(None);
+    };
+    let relayer = if config.relayer.enabled { Some(relayer_key(&config.relayer).await?) } else { None };
+    let key = gateway::token_key(&config.treasury.key_file)?;
+    let options =
+        Options { treasury: config.treasury.clone(), relayer: config.relayer.clone(), x402: config.x402.clone() };
+    Ok(Some(Treasury::start(options, evm, store.clone(), &key, relayer, ends).await?))
+}
+
+/// The relayer's key. Opening it takes a core for a while.
+async fn relayer_key(config: &relay::Config) -> Result<Identity> {
+    let (keystore, file) = (config.key.clone(), config.password_file.clone());
+    let open = move || -> Result<Identity> {
+        let password = crate::signer::password(Some(&file), &keystore)?;
+        Ok(Identity::load(&keystore, &password)?)
+    };
+    tokio::task::spawn_blocking(open).await?.context("[relayer] key")
 }
 
 /// The first signal asks; a second one is not waited for.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! up ─┬─ solana     a local Solana with the token and a funded holder
+//!     ├─ evm        a local EVM chain with USDC, the vaults' factory and a funded owner
 //!     ├─ hypercore  the node
 //!     └─ serve      the gateway
 //! ```
@@ -9,7 +10,9 @@
 //! The parts are children that the kernel ends with us, so that no crash of ours
 //! leaves one behind; hypercore takes its guests down when it is ended.
 
+mod evm;
 mod house;
+mod keys;
 mod parts;
 mod prepare;
 mod process;
@@ -144,11 +147,15 @@ fn detach(rooms: &Rooms) -> Result<House> {
 
 fn welcome(house: &House) -> String {
     format!(
-        "\nPalatine is ready at {}\nA funded holder: {} ({})\nLogs: {}\n\nTry:\n  palatine spawn --type echo\n  palatine \
-         ask <id> \"are you there?\"\n  palatine stop <id>\n",
+        "\nPalatine is ready at {}\nA funded holder: {} ({})\nAn owner with test USDC: {} ({})\nThe local chain: {} (id \
+         338)\nLogs: {}\n\nTry:\n  palatine wallet link\n  palatine spawn --type echo\n  palatine ask <id> \"are you \
+         there?\"\n  palatine stop <id>\n",
         house.gateway,
         house.holder,
         house.holder_keypair.display(),
+        house.owner,
+        house.owner_keystore.display(),
+        house.evm_rpc,
         house.logs.display(),
     )
 }

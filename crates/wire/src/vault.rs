@@ -20,12 +20,18 @@ pub struct ChainResponse {
     /// The token that tasks and requests are paid in.
     #[schema(value_type = String)]
     pub usdc: Address,
+    /// The name in its EIP-712 domain.
+    pub usdc_name: String,
+    /// The version in its EIP-712 domain.
+    pub usdc_version: String,
     /// The factory of vaults.
     #[schema(value_type = String)]
     pub factory: Address,
     /// The ERC-2771 forwarder that vaults trust.
     #[schema(value_type = String)]
     pub forwarder: Address,
+    /// The name in its EIP-712 domain; the version is `1`.
+    pub forwarder_name: String,
     /// Blocks on top of one before it counts.
     pub confirmations: u64,
     /// Who pays the gas of signed calls; absent where nobody does.

@@ -1,8 +1,10 @@
 //! Talking to an agent: OpenAI's chat completions, streamed.
 
+use std::error::Error;
+
 use futures_util::stream::{StreamExt, once, unfold};
-use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Response, Url};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Request, Response, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use wire::Secret;
 
@@ -21,6 +23,19 @@ pub struct Door {
     pub url: String,
     /// Its bearer token; a public agent needs none.
     pub token: Option<Secret>,
+}
+
+/// Somebody who pays for an answer that has a price.
+pub trait Payer: Send + Sync {
+    /// Pays what a 402 asks for, with these headers and this body: gives the header
+    /// to send the same request again with.
+    ///
+    /// # Errors
+    /// Why not; nothing is sent then.
+    fn pay(&self, headers: &HeaderMap, body: &[u8]) -> Result<(HeaderName, HeaderValue), Box<dyn Error + Send + Sync>>;
+
+    /// Hears the headers of the answer that was paid for.
+    fn paid(&self, headers: &HeaderMap);
 }
 
 /// What to ask.
@@ -73,12 +88,13 @@ struct AgentError {
 }
 
 impl Public {
-    /// Asks an agent; its words come as it says them.
+    /// Asks an agent; its words come as it says them. An answer that has a price is
+    /// paid for once.
     ///
     /// # Errors
     /// See [`ClientError`]; an agent that cannot be reached is refused with
     /// `agent_unreachable`, one that says no itself is [`ClientError::Agent`].
-    pub async fn ask(&self, door: &Door, question: &Question) -> Result<Flow<String>, ClientError> {
+    pub async fn ask(&self, door: &Door, question: &Question, payer: &dyn Payer) -> Result<Flow<String>, ClientError> {
         let url = chat_url(&door.url)?;
         let content = Message { role: "user", content: &question.text };
         let body = ChatRequest { model: &question.model, stream: true, messages: [content] };
@@ -88,11 +104,8 @@ impl Public {
             request = request.bearer_auth(token.expose());
         }
         let idle = self.limits.answer_idle;
-        let sent = async {
-            let response = request.body(body).send().await.map_err(|error| ClientError::transport(OPERATION, error))?;
-            willing(response).await
-        };
-        let response = within(OPERATION, idle, sent).await?;
+        let request = request.body(body).build().map_err(|error| ClientError::transport(OPERATION, error))?;
+        let response = within(OPERATION, idle, self.paying(request, payer)).await?;
         if is_of(&response, EVENT_STREAM) {
             return Ok(said(events(OPERATION, response, idle)));
         }
@@ -100,6 +113,25 @@ impl Public {
         let body = within(OPERATION, idle, whole(OPERATION, response)).await?;
         let text = parse(&String::from_utf8_lossy(&body))?.words;
         Ok(once(async { Ok(text) }).boxed())
+    }
+}
+
+impl Public {
+    /// Sends a request, and once more with a payment if one is asked for.
+    async fn paying(&self, request: Request, payer: &dyn Payer) -> Result<Response, ClientError> {
+        let again = request.try_clone();
+        let broken = |error| ClientError::transport(OPERATION, error);
+        let response = self.http.execute(request).await.map_err(broken)?;
+        let (StatusCode::PAYMENT_REQUIRED, Some(mut again)) = (response.status(), again) else {
+            return willing(response).await;
+        };
+        let headers = response.headers().clone();
+        let terms = whole(OPERATION, response).await?;
+        let (name, value) = payer.pay(&headers, &terms).map_err(ClientError::Payment)?;
+        again.headers_mut().insert(name, value);
+        let response = willing(self.http.execute(again).await.map_err(broken)?).await?;
+        payer.paid(response.headers());
+        Ok(response)
     }
 }
 

@@ -62,6 +62,9 @@ pub enum ClientError {
         /// The agent's own words, cut short.
         message: String,
     },
+    /// The answer has a price, and was not paid for.
+    #[error("pay for the answer")]
+    Payment(#[source] Box<dyn Error + Send + Sync>),
     /// The process protocol said no.
     #[error("run the command in the agent")]
     Rpc(#[source] RpcError),

@@ -102,6 +102,7 @@ fn may_pass(error: &ClientError) -> bool {
         | ClientError::Unsigned(_)
         | ClientError::Agent { .. }
         | ClientError::Rpc(_)
+        | ClientError::Payment(_)
         | ClientError::Protocol { .. }
         | ClientError::Local { .. } => false,
     }

@@ -9,9 +9,10 @@ mod http;
 mod pump;
 mod resolve;
 mod stream;
+mod vault;
 
 pub use api::SpawnOptions;
-pub use ask::{Door, Question};
+pub use ask::{Door, Payer, Question};
 pub use error::{ClientError, Refused};
 pub use exec::{Command, Process, ProcessHandle};
 pub use http::{Limits, Public};

@@ -7,21 +7,27 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use client::{Door, LogSource, Public, Question, SpawnOptions};
+use client::{ClientError, Door, LogSource, Public, Question, SpawnOptions};
 use domain::AgentId;
 use futures_util::StreamExt;
+use wire::fault::Code;
 use wire::public::{AgentsResponse, SpawnRequest};
+use wire::vault::Prices;
 use wire::{Environment, Secret};
 
+use super::pay::Purse;
 use super::{gateway, now, signer};
-use crate::cli::{Ask, Command, EnvEntry, Exec, Logs, Spawn, Target};
+use crate::cli::{Ask, Command, EnvEntry, Exec, Logs, Price, Signer, Spawn, Target};
 use crate::failure::Exit;
 use crate::output::{self, show};
+use crate::signer::KeyPlace;
 use crate::tokens::Keyring;
 use crate::up::Rooms;
 
 /// One run of a command.
-struct Session {
+struct Session<'a> {
+    target: &'a Target,
+    rooms: &'a Rooms,
     client: Public,
     tokens: Keyring,
     json: bool,
@@ -31,7 +37,7 @@ pub(crate) async fn run(target: &Target, rooms: &Rooms, command: Command) -> Res
     let client = Public::new(&gateway(target, rooms))?;
     let unsigned = matches!(command, Command::Tiers);
     let client = if unsigned { client } else { client.signed_by(signer(target, rooms)?) };
-    let session = Session { client, tokens: Keyring::at(rooms.tokens()), json: target.json };
+    let session = Session { target, rooms, client, tokens: Keyring::at(rooms.tokens()), json: target.json };
     match command {
         Command::Tiers => show(session.json, &session.client.tiers().await?, output::tiers)?,
         Command::Spawn(options) => session.spawn(options).await?,
@@ -42,12 +48,15 @@ pub(crate) async fn run(target: &Target, rooms: &Rooms, command: Command) -> Res
         Command::Exec(options) => return session.exec(options).await,
         Command::Ask(options) => session.ask(options).await?,
         Command::Stop { id } => session.stop(id).await?,
+        Command::Price(options) => session.price(options).await?,
         Command::Usage => show(session.json, &session.client.usage().await?, output::usage)?,
         Command::Up(_)
         | Command::Down
         | Command::Serve(_)
         | Command::Status { id: None }
         | Command::Image { .. }
+        | Command::Vault { .. }
+        | Command::Wallet { .. }
         | Command::Keygen { .. }
         | Command::Sign(_)
         | Command::Config { .. }
@@ -56,7 +65,7 @@ pub(crate) async fn run(target: &Target, rooms: &Rooms, command: Command) -> Res
     Ok(ExitCode::SUCCESS)
 }
 
-impl Session {
+impl Session<'_> {
     async fn spawn(&self, options: Spawn) -> Result<()> {
         let env = environment(options.env, options.env_file.as_deref())?;
         let request = SpawnRequest {
@@ -70,7 +79,35 @@ impl Session {
         if let Some(token) = &answer.agent.token {
             self.tokens.keep(answer.agent.id, token).context("keep the agent's token")?;
         }
-        Ok(show(self.json, &answer, output::spawned)?)
+        show(self.json, &answer, output::spawned)?;
+        self.give_vault(answer.agent.id, options.no_vault, &options.signer).await
+    }
+
+    /// Has the new agent's vault deployed, where a chain is configured, the wallet is
+    /// linked to an owner and the owner's key is at hand. The agent works without.
+    async fn give_vault(&self, agent: AgentId, unwanted: bool, signer: &Signer) -> Result<()> {
+        if unwanted || KeyPlace::find(signer, self.rooms).is_none() {
+            return Ok(());
+        }
+        match self.client.my_link().await {
+            Ok(_) => {}
+            Err(ClientError::Refused(refused)) if matches!(refused.fault().code, Code::NoChain | Code::NotLinked) => {
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        super::vault::deploy_after_spawn(self.target, self.rooms, signer, agent).await.with_context(|| {
+            format!("the agent runs, and its vault is not deployed; try again: palatine vault deploy {agent}")
+        })
+    }
+
+    async fn price(&self, options: Price) -> Result<()> {
+        if options.prices.is_empty() && !options.clear {
+            return Ok(show(self.json, &self.client.prices(options.id).await?, output::prices)?);
+        }
+        let prices = options.prices.into_iter().map(|price| (price.path, price.amount)).collect();
+        let prices = self.client.set_prices(options.id, &Prices { prices }).await?;
+        Ok(show(self.json, &prices, output::prices)?)
     }
 
     async fn list(&self) -> Result<()> {
@@ -129,7 +166,8 @@ impl Session {
         };
         let token = options.token.map(Secret::from).or_else(|| self.tokens.find(options.id));
         let question = Question { model: options.model, text: options.question };
-        let mut words = self.client.ask(&Door { url, token }, &question).await?;
+        let purse = Purse::new(&options.signer, self.rooms, options.pay_up_to);
+        let mut words = self.client.ask(&Door { url, token }, &question, &purse).await?;
         let mut out = std::io::stdout();
         while let Some(word) = words.next().await {
             out.write_all(word?.as_bytes())?;

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use domain::Wallet;
+use domain::{Address, Wallet};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, test_kill_process};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,20 @@ pub(crate) struct House {
     pub(crate) solana_rpc: String,
     /// The token's mint on it.
     pub(crate) mint: String,
+    /// The local EVM chain's JSON-RPC.
+    pub(crate) evm_rpc: String,
+    /// USDC on it: a test token like the real one.
+    pub(crate) usdc: Address,
+    /// The factory of vaults on it.
+    pub(crate) factory: Address,
+    /// The forwarder that those vaults trust.
+    pub(crate) forwarder: Address,
+    /// A key file of a development owner, who has USDC there and no coin for gas.
+    pub(crate) owner_keystore: PathBuf,
+    /// The file with its password.
+    pub(crate) owner_password_file: PathBuf,
+    /// The address of that key.
+    pub(crate) owner: Address,
     /// The node's socket.
     pub(crate) node_socket: PathBuf,
     /// The configuration the parts run with.
@@ -38,6 +52,13 @@ pub(crate) struct House {
 #[derive(Clone, Debug)]
 pub(crate) struct Rooms {
     root: PathBuf,
+}
+
+impl House {
+    /// The local chain's token, as payments know it.
+    pub(crate) fn token(&self) -> x402::TokenConfig {
+        super::evm::token(self.usdc)
+    }
 }
 
 impl Rooms {
@@ -55,7 +76,7 @@ impl Rooms {
 
     /// Makes the folders.
     pub(crate) fn build(&self) -> Result<()> {
-        for dir in [&self.root, &self.logs()] {
+        for dir in [&self.root, &self.logs(), &self.evm()] {
             fs::create_dir_all(dir).with_context(|| format!("make the folder {}", dir.display()))?;
         }
         Ok(())
@@ -71,6 +92,11 @@ impl Rooms {
 
     pub(crate) fn holder(&self) -> PathBuf {
         self.root.join("holder.json")
+    }
+
+    /// The local EVM chain, and the keys that work on it.
+    pub(crate) fn evm(&self) -> PathBuf {
+        self.root.join("evm")
     }
 
     pub(crate) fn config(&self) -> PathBuf {
@@ -153,6 +179,13 @@ mod tests {
             holder: Wallet([1; 32]),
             solana_rpc: String::new(),
             mint: String::new(),
+            evm_rpc: String::new(),
+            usdc: Address::ZERO,
+            factory: Address::ZERO,
+            forwarder: Address::ZERO,
+            owner_keystore: PathBuf::new(),
+            owner_password_file: PathBuf::new(),
+            owner: Address::ZERO,
             node_socket: rooms.socket(),
             config: rooms.config(),
             logs: rooms.logs(),

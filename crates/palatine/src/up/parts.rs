@@ -10,6 +10,7 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
+use super::evm::{Contracts, Evm, EvmKeys};
 use super::house::{House, Rooms};
 use super::prepare::{self, Prepared};
 use super::process::Part;
@@ -19,6 +20,8 @@ use crate::cli;
 
 /// Whole tokens of the development holder: the second tier of the seed's table.
 const HOLDER_TOKENS: u64 = 500_000;
+/// Three contracts and some money.
+const CONTRACTS_LIMIT: Duration = Duration::from_secs(60);
 /// The first start of a node tries its accelerator with a guest.
 const NODE_LIMIT: Duration = Duration::from_secs(60);
 const GATEWAY_LIMIT: Duration = Duration::from_secs(20);
@@ -64,6 +67,7 @@ pub(super) async fn run(
 #[derive(Default)]
 struct Running {
     solana: Option<Solana>,
+    evm: Option<Evm>,
     node: Option<Part>,
     gateway: Option<Part>,
 }
@@ -73,8 +77,15 @@ impl Running {
         let step = Step::start("Starting the local Solana");
         let solana = self.solana.insert(Solana::start(&options.assets, &rooms.logs()).await?);
         solana.fund(prepared.holder, HOLDER_TOKENS).await?;
-        prepare::write_config(rooms, options, &solana.place)?;
-        let (solana_rpc, mint) = (solana.place.rpc.clone(), solana.place.mint.clone());
+        let place = solana.place.clone();
+        step.done();
+
+        let step = Step::start("Starting the local EVM chain");
+        let keys = EvmKeys::at(&rooms.evm())?;
+        let evm = self.evm.insert(Evm::start(&options.assets, &rooms.logs(), &keys.chain).await?);
+        let evm_rpc = evm.rpc.clone();
+        let contracts = evm.part.until(CONTRACTS_LIMIT, Contracts::deploy(&evm_rpc, &keys)).await??;
+        prepare::write_config(rooms, options, &place, &contracts)?;
         step.done();
 
         let step = Step::start("Starting the node");
@@ -109,8 +120,15 @@ impl Running {
             gateway,
             holder_keypair: rooms.holder(),
             holder: prepared.holder,
-            solana_rpc,
-            mint,
+            solana_rpc: place.rpc,
+            mint: place.mint,
+            evm_rpc,
+            usdc: contracts.deployed.usdc,
+            factory: contracts.deployed.factory,
+            forwarder: contracts.deployed.forwarder,
+            owner_keystore: keys.owner.keystore.clone(),
+            owner_password_file: keys.owner.password_file.clone(),
+            owner: contracts.owner,
             node_socket: rooms.socket(),
             config: rooms.config(),
             logs: rooms.logs(),
@@ -120,11 +138,12 @@ impl Running {
 
     /// Waits until a part has died, and says which.
     async fn first_death(&mut self) -> anyhow::Error {
-        let (Some(solana), Some(node), Some(gateway)) = (&mut self.solana, &mut self.node, &mut self.gateway) else {
+        let Self { solana: Some(solana), evm: Some(evm), node: Some(node), gateway: Some(gateway) } = self else {
             return anyhow::anyhow!("a part was never started");
         };
         tokio::select! {
             death = solana.part.died() => death,
+            death = evm.part.died() => death,
             death = node.died() => death,
             death = gateway.died() => death,
         }
@@ -132,9 +151,10 @@ impl Running {
 
     /// Ends what runs, the last first; every part is asked, whatever the others do.
     async fn end(self) -> Result<()> {
-        let parts = [self.gateway, self.node, self.solana.map(|solana| solana.part)];
+        let chains = [self.evm.map(|evm| evm.part), self.solana.map(|solana| solana.part)];
+        let parts = [self.gateway, self.node].into_iter().chain(chains);
         let mut failures = Vec::new();
-        for part in parts.into_iter().flatten() {
+        for part in parts.flatten() {
             if let Err(error) = part.end(END_GRACE).await {
                 failures.push(format!("{error:#}"));
             }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use domain::Wallet;
 use toml::{Table, Value};
 
+use super::evm::Contracts;
 use super::house::Rooms;
 use super::progress::Step;
 use super::solana::Place;
@@ -15,6 +16,10 @@ use crate::{cli, keypair};
 
 /// Free disk that a house needs: images, and some agents' disks.
 const MIN_FREE_MIB: u64 = 1024;
+/// How often the local chain is looked at.
+const POLL_MS: i64 = 200;
+/// Calls relayed for one client a minute: everybody here is one client.
+const RELAYED_PER_MINUTE: i64 = 600;
 /// Where the reference agent's recipe lies among the assets.
 const ECHO: &str = "images/agent-echo";
 
@@ -62,7 +67,7 @@ fn holder(rooms: &Rooms) -> Result<Wallet> {
 
 /// Writes the configuration of the parts: the operator's own file, if one is
 /// given, with what must be so here laid over it.
-pub(super) fn write_config(rooms: &Rooms, options: &cli::Up, solana: &Place) -> Result<()> {
+pub(super) fn write_config(rooms: &Rooms, options: &cli::Up, solana: &Place, evm: &Contracts) -> Result<()> {
     let mut config: Table = match crate::config::Config::find(options.config.config.as_deref()) {
         Some(path) => fs::read_to_string(&path)
             .map_err(anyhow::Error::from)
@@ -72,7 +77,9 @@ pub(super) fn write_config(rooms: &Rooms, options: &cli::Up, solana: &Place) -> 
     };
     let path = |name: &str| Value::from(rooms.root().join(name).to_string_lossy().into_owned());
     let asset = |name: &str| Value::from(options.assets.join(name).to_string_lossy().into_owned());
-    let settings: [(&str, &str, Value); 10] = [
+    let relayer = evm.relayer();
+    let text = |path: &Path| Value::from(path.to_string_lossy().into_owned());
+    let settings: [(&str, &str, Value); 26] = [
         ("gateway", "listen", vec![options.listen.to_string()].into()),
         ("gateway", "token_key_file", path("gateway/token.key")),
         ("store", "directory", path("gateway/store")),
@@ -83,6 +90,23 @@ pub(super) fn write_config(rooms: &Rooms, options: &cli::Up, solana: &Place) -> 
         ("node", "pod", asset("pod")),
         ("node", "on_shutdown", "stop".into()),
         ("images", "store", path("images")),
+        ("evm", "endpoints", vec![evm.rpc.clone()].into()),
+        ("evm", "chain_id", i64::try_from(super::evm::CHAIN_ID)?.into()),
+        ("evm", "usdc", evm.deployed.usdc.to_string().into()),
+        ("evm", "factory", evm.deployed.factory.to_string().into()),
+        ("evm", "forwarder", evm.deployed.forwarder.to_string().into()),
+        // This chain makes a block for each transaction, and none otherwise.
+        ("evm", "confirmations", 1.into()),
+        ("evm", "poll_ms", POLL_MS.into()),
+        ("treasury", "identities", path("gateway/identities")),
+        ("treasury", "key_file", path("gateway/identities.key")),
+        ("relayer", "enabled", true.into()),
+        ("relayer", "key", text(&relayer.keystore)),
+        ("relayer", "password_file", text(&relayer.password_file)),
+        ("relayer", "per_client_minute", RELAYED_PER_MINUTE.into()),
+        ("x402", "tokens", Value::Array(vec![Value::Table(evm.token()?)])),
+        ("x402", "facilitator", "own".into()),
+        ("x402", "serve", Value::Table([("anyone".to_owned(), true.into())].into_iter().collect())),
     ];
     for (section, key, value) in settings {
         let section = config.entry(section).or_insert_with(|| Table::new().into());

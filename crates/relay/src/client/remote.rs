@@ -6,10 +6,11 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::Usdc;
+use domain::evm::Call;
 use serde::{Deserialize, Serialize};
 use wire::relay::{
-    BatchRequest, DomainAnswer, EstimateAnswer, EstimateQuery, Health, MAX_BATCH, NonceAnswer, Payment, PaymentPayload,
-    PaymentRequired, Priority, RelayRequest, SignedRequest, Status, X402_VERSION,
+    BatchRequest, CallRequest, DomainAnswer, EstimateAnswer, EstimateQuery, Health, MAX_BATCH, NonceAnswer, Payment,
+    PaymentPayload, PaymentRequired, Priority, RelayRequest, SignedRequest, Status, X402_VERSION,
 };
 
 use super::http::{Heard, Server};
@@ -139,6 +140,19 @@ impl Remote {
         let (heard, paid) = self.post(party, "/meta/relay", &body, purse).await?;
         let relayed = relayed(heard.success()?, paid);
         self.prove(relayed, self.lane(party, nonce), wish.to, chain).await
+    }
+
+    /// Has the gas of a call paid that carries a signature of its own, or needs none:
+    /// `POST /meta/call`. The party pays the fee, if one is asked for and the purse
+    /// allows it. Ours alone has this route.
+    ///
+    /// # Errors
+    /// As [`Remote::relay`].
+    pub async fn call(&self, party: Party<'_>, call: &Call, purse: &Purse) -> Result<Relayed, ClientError> {
+        self.domain().await?;
+        let body = CallRequest { to: call.to.to_string(), data: call.data.to_string() };
+        let (heard, paid) = self.post(party, "/meta/call", &body, purse).await?;
+        Ok(relayed(heard.success()?, paid))
     }
 
     /// Has up to ten calls of one party relayed for one payment: `POST

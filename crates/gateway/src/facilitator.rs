@@ -1,0 +1,74 @@
+//! The x402 facilitator's routes: payments that other sellers take, settled by us.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Request, Response, StatusCode};
+use wire::fault::Fault;
+use x402::Answer;
+
+use crate::caller::read_at_most;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// What is settled here: schemes, networks, versions.
+#[utoipa::path(
+    get,
+    operation_id = "supported",
+    tag = "facilitator",
+    path = "/supported",
+    responses((status = 200, description = "x402's list of kinds", body = Object), (status = "default", description = "What is wrong, by `code`", body = Fault))
+)]
+pub(crate) async fn supported(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+    told(gateway.treasury()?.facilitator()?.supported())
+}
+
+/// Whether a payment would be settled. Sends nothing.
+#[utoipa::path(
+    post,
+    operation_id = "verify",
+    tag = "facilitator",
+    path = "/verify",
+    request_body = Object,
+    responses((status = 200, description = "x402's verdict", body = Object), (status = "default", description = "What is wrong", body = Fault))
+)]
+pub(crate) async fn verify(
+    State(gateway): State<Arc<Gateway>>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    let body = gateway.asked(request).await?;
+    told(gateway.treasury()?.facilitator()?.verify(&body, gateway.now()).await)
+}
+
+/// Settles a payment, once.
+#[utoipa::path(
+    post,
+    operation_id = "settle",
+    tag = "facilitator",
+    path = "/settle",
+    request_body = Object,
+    responses((status = 200, description = "x402's receipt", body = Object), (status = "default", description = "What is wrong", body = Fault))
+)]
+pub(crate) async fn settle(
+    State(gateway): State<Arc<Gateway>>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    let body = gateway.asked(request).await?;
+    told(gateway.treasury()?.facilitator()?.settle(&body, gateway.now(), rand::random()).await)
+}
+
+impl Gateway {
+    async fn asked(&self, request: Request<Body>) -> Result<Vec<u8>, Refusal> {
+        let most = usize::try_from(self.limits.body_bytes).unwrap_or(usize::MAX);
+        Ok(read_at_most(request.into_body(), most, self.limits.body_ms).await?.to_vec())
+    }
+}
+
+fn told(answer: Answer) -> Result<Response<Body>, Refusal> {
+    let mut response = Response::new(Body::from(answer.body));
+    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}

@@ -1,0 +1,176 @@
+//! The chain, the vaults and their tasks.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use domain::vault::TaskId;
+use domain::{Address, AgentId};
+use http::{Response, StatusCode};
+use wire::fault::Fault;
+use wire::vault::{
+    AgentVault, ChainResponse, DeployRequest, SubmitRequest, TasksResponse, TxResponse, VaultResponse, VaultState,
+};
+
+use crate::caller::Owner;
+use crate::refusal::Refusal;
+use crate::shape::{Id, json, parse_json};
+use crate::state::Gateway;
+
+/// The chain this gateway works on.
+#[utoipa::path(
+    get,
+    operation_id = "chain",
+    tag = "payments",
+    path = "/chain",
+    responses((status = 200, description = "What a signature must be made for", body = ChainResponse), (status = "default", description = "What is wrong, by `code`", body = Fault))
+)]
+pub(crate) async fn chain(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+    json(StatusCode::OK, &gateway.treasury()?.chain()?)
+}
+
+/// An agent's vault: where it is or will be, and how far it is.
+#[utoipa::path(
+    get,
+    operation_id = "agentVault",
+    tag = "payments",
+    path = "/agents/{id}/vault",
+    params(("id" = AgentId, Path, description = "The agent")),
+    responses((status = 200, description = "Its vault", body = AgentVault), (status = "default", description = "What is wrong, by `code`", body = Fault)),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
+pub(crate) async fn agent_vault(
+    State(gateway): State<Arc<Gateway>>,
+    Id(id): Id,
+    owner: Owner,
+) -> Result<Response<Body>, Refusal> {
+    let record = gateway.owned(id, owner.wallet).await?;
+    let vault = gateway.treasury()?.agent_vault(record.id, record.wallet).await?;
+    json(StatusCode::OK, &vault.ok_or_else(Refusal::not_linked)?)
+}
+
+/// Deploys an agent's vault by its owner's signature. The gateway pays the gas,
+/// and goes on when this has answered.
+#[utoipa::path(
+    post,
+    operation_id = "deployVault",
+    tag = "payments",
+    path = "/agents/{id}/vault",
+    params(("id" = AgentId, Path, description = "The agent")),
+    request_body = DeployRequest,
+    responses(
+        (status = 200, description = "It is on the chain already", body = AgentVault),
+        (status = 202, description = "It is on its way; the agent's status tells how far", body = AgentVault),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
+pub(crate) async fn deploy(
+    State(gateway): State<Arc<Gateway>>,
+    Id(id): Id,
+    owner: Owner,
+) -> Result<Response<Body>, Refusal> {
+    let record = gateway.owned(id, owner.wallet).await?;
+    let wish: DeployRequest = parse_json(&owner.body)?;
+    let vault = gateway.treasury()?.deploy(record.id, record.wallet, &wish, owner.now).await?;
+    let status = if vault.state == VaultState::Deployed { StatusCode::OK } else { StatusCode::ACCEPTED };
+    json(status, &vault)
+}
+
+/// A vault's books, as far as the chain was read.
+#[utoipa::path(
+    get,
+    operation_id = "vault",
+    tag = "payments",
+    path = "/vaults/{address}",
+    params(("address" = String, Path, description = "The vault")),
+    responses((status = 200, description = "Its books", body = VaultResponse), (status = "default", description = "What is wrong, by `code`", body = Fault))
+)]
+pub(crate) async fn vault(
+    State(gateway): State<Arc<Gateway>>,
+    Path(address): Path<String>,
+) -> Result<Response<Body>, Refusal> {
+    json(StatusCode::OK, &gateway.treasury()?.vault(read_address(&address)?).await?)
+}
+
+/// A vault's tasks, newest first, at most 500.
+#[utoipa::path(
+    get,
+    operation_id = "tasks",
+    tag = "payments",
+    path = "/vaults/{address}/tasks",
+    params(("address" = String, Path, description = "The vault")),
+    responses((status = 200, description = "Its tasks", body = TasksResponse), (status = "default", description = "What is wrong, by `code`", body = Fault))
+)]
+pub(crate) async fn tasks(
+    State(gateway): State<Arc<Gateway>>,
+    Path(address): Path<String>,
+) -> Result<Response<Body>, Refusal> {
+    json(StatusCode::OK, &gateway.treasury()?.tasks(read_address(&address)?).await?)
+}
+
+/// Hands in the result of a task, signed with the agent's key.
+#[utoipa::path(
+    post,
+    operation_id = "submit",
+    tag = "payments",
+    path = "/agents/{id}/tasks/{task}/submit",
+    params(("id" = AgentId, Path, description = "The agent"), ("task" = String, Path, description = "The task")),
+    request_body = SubmitRequest,
+    responses(
+        (status = 200, description = "The chain has it", body = TxResponse),
+        (status = 202, description = "It is on its way", body = TxResponse),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
+pub(crate) async fn submit(
+    State(gateway): State<Arc<Gateway>>,
+    Path((id, task)): Path<(String, String)>,
+    owner: Owner,
+) -> Result<Response<Body>, Refusal> {
+    let (id, task) = read_task(&id, &task)?;
+    gateway.owned(id, owner.wallet).await?;
+    let work: SubmitRequest = parse_json(&owner.body)?;
+    told(&gateway.treasury()?.submit(id, task, work.result_hash, owner.now).await?)
+}
+
+/// Turns a task down, signed with the agent's key: its creator is credited with
+/// all of it.
+#[utoipa::path(
+    post,
+    operation_id = "decline",
+    tag = "payments",
+    path = "/agents/{id}/tasks/{task}/decline",
+    params(("id" = AgentId, Path, description = "The agent"), ("task" = String, Path, description = "The task")),
+    responses(
+        (status = 200, description = "The chain has it", body = TxResponse),
+        (status = 202, description = "It is on its way", body = TxResponse),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = []))
+)]
+pub(crate) async fn decline(
+    State(gateway): State<Arc<Gateway>>,
+    Path((id, task)): Path<(String, String)>,
+    owner: Owner,
+) -> Result<Response<Body>, Refusal> {
+    let (id, task) = read_task(&id, &task)?;
+    gateway.owned(id, owner.wallet).await?;
+    told(&gateway.treasury()?.decline(id, task, owner.now).await?)
+}
+
+fn told(answer: &TxResponse) -> Result<Response<Body>, Refusal> {
+    json(if answer.success { StatusCode::OK } else { StatusCode::ACCEPTED }, answer)
+}
+
+fn read_address(text: &str) -> Result<Address, Refusal> {
+    let address = text.parse().ok().filter(|_| text.starts_with("0x"));
+    address.ok_or_else(|| Refusal::invalid("a vault's address is 0x and 40 hexadecimal digits"))
+}
+
+fn read_task(id: &str, task: &str) -> Result<(AgentId, TaskId), Refusal> {
+    let id = id.parse().map_err(|_| Refusal::not_found())?;
+    let task = task.parse().map_err(|error: domain::vault::TaskIdError| Refusal::invalid(error.to_string()))?;
+    Ok((id, task))
+}

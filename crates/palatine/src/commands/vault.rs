@@ -1,0 +1,392 @@
+//! Vaults and their tasks. What needs the owner's or the creator's word is signed
+//! here and carried by the gateway, which pays the gas.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use alloy_primitives::keccak256;
+use anyhow::{Context, Result, bail};
+use chain::evm::typed::{CreateVault, Window, digest, factory_domain, task_id, task_payment};
+use chain::evm::{EvmConfig, calls};
+use client::Public;
+use domain::evm::Call;
+use domain::vault::{TaskId, Terms};
+use domain::{Address, AgentId, B256, Bytes, U256, Usdc};
+use identity::{Identity, SignerSync};
+use relay::client::{Form, Party, Purse, Relayed, Remote, RemoteConfig, Wish};
+use serde::Serialize;
+use wire::vault::{ChainResponse, DeployRequest, SubmitRequest, Task, VaultResponse, VaultState, pod_id};
+
+use super::{gateway, now, signer as holder};
+use crate::cli::{CreateTask, Signer, Target, TaskName, Vault, VaultName};
+use crate::output::{self, show};
+use crate::signer::open;
+use crate::up::{House, Rooms};
+
+/// Gas for a vault's own work in a relayed call.
+const GAS: u64 = 300_000;
+/// Seconds for which what is signed here is good.
+const WINDOW_S: u64 = 15 * 60;
+/// Seconds by which the chain's clock may be behind ours.
+const BACKDATED_S: u64 = 60;
+/// How long a relayed call may take.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// How often a vault on its way is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long a vault may be on its way before we say so.
+const DEPLOY_LIMIT: Duration = Duration::from_secs(120);
+/// The largest result that is hashed.
+const MAX_RESULT: u64 = 64 * 1024 * 1024;
+
+/// What came of a call.
+#[derive(Debug, Serialize)]
+pub(crate) struct Done {
+    /// What was done.
+    pub(crate) what: &'static str,
+    /// The task, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) task: Option<TaskId>,
+    /// The transaction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tx: Option<B256>,
+}
+
+/// One run of a command.
+struct Desk<'a> {
+    target: &'a Target,
+    rooms: &'a Rooms,
+    signer: &'a Signer,
+    url: String,
+    client: Public,
+}
+
+pub(crate) async fn run(target: &Target, rooms: &Rooms, signer: &Signer, command: Vault) -> Result<ExitCode> {
+    let url = gateway(target, rooms);
+    let desk = Desk { client: Public::new(&url)?, target, rooms, signer, url };
+    desk.run(command).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Has the vault of an agent that was just spawned deployed, if a key is known.
+pub(crate) async fn deploy_after_spawn(target: &Target, rooms: &Rooms, signer: &Signer, agent: AgentId) -> Result<()> {
+    let url = gateway(target, rooms);
+    let desk = Desk { client: Public::new(&url)?, target, rooms, signer, url };
+    let vault = desk.sign_for(agent).await?;
+    eprintln!("vault {} ({})", vault.address, vault.state.as_str());
+    Ok(())
+}
+
+impl Desk<'_> {
+    async fn run(&self, command: Vault) -> Result<()> {
+        let json = self.target.json;
+        match command {
+            Vault::Deploy { agent } => self.deploy(agent).await,
+            Vault::Show { vault } => Ok(show(json, &self.vault(vault).await?, output::vault)?),
+            Vault::Tasks { vault } => {
+                let tasks = self.client.tasks(self.address(vault).await?).await?;
+                Ok(show(json, &tasks, output::tasks)?)
+            }
+            Vault::Create(wish) => self.create(&wish).await,
+            Vault::Submit { task, result } => self.submit(&task, result.as_deref()).await,
+            Vault::Decline { task } => self.decline(&task).await,
+            Vault::Complete { task, pay } => self.complete(&task, pay).await,
+            Vault::Dispute { task, reason } => {
+                let (vault, found) = self.task(&task).await?;
+                let call = calls::dispute(vault, &found.terms, keccak256(reason.as_bytes()));
+                self.as_signer("disputed", Some(task.task), &call).await
+            }
+            Vault::Resolve { task, agent } => {
+                let (vault, found) = self.task(&task).await?;
+                self.as_signer("resolved", Some(task.task), &calls::resolve(vault, &found.terms, agent)).await
+            }
+            Vault::Refund { task } => {
+                let (vault, found) = self.task(&task).await?;
+                self.as_anyone("refunded", task.task, &calls::refund(vault, &found.terms)).await
+            }
+            Vault::Claim { task } => {
+                let (vault, found) = self.task(&task).await?;
+                self.as_anyone("claimed", task.task, &calls::claim(vault, &found.terms)).await
+            }
+            Vault::DefaultResolve { task } => {
+                let (vault, found) = self.task(&task).await?;
+                self.as_anyone("resolved by default", task.task, &calls::default_resolve(vault, &found.terms)).await
+            }
+            Vault::Withdraw { vault, amount, to, credit } => self.withdraw(vault, amount, to, credit).await,
+        }
+    }
+
+    /// The gateway's client, signing as the holder.
+    fn holder(&self) -> Result<Public> {
+        Ok(self.client.clone().signed_by(holder(self.target, self.rooms)?))
+    }
+
+    async fn address(&self, vault: VaultName) -> Result<Address> {
+        match vault {
+            VaultName::Address(address) => Ok(address),
+            VaultName::Agent(agent) => Ok(self.holder()?.agent_vault(agent).await?.address),
+        }
+    }
+
+    async fn vault(&self, vault: VaultName) -> Result<VaultResponse> {
+        Ok(self.client.vault(self.address(vault).await?).await?)
+    }
+
+    async fn task(&self, name: &TaskName) -> Result<(Address, Task)> {
+        let vault = self.address(name.vault).await?;
+        let tasks = self.client.tasks(vault).await?.tasks;
+        let found = tasks.into_iter().find(|task| task.id == name.task.0);
+        Ok((vault, found.with_context(|| format!("the vault {vault} has no task {}", name.task))?))
+    }
+
+    /// The chain, once we have seen that its token is one we know.
+    async fn chain(&self) -> Result<ChainResponse> {
+        let chain = self.client.chain().await?;
+        known_token(&chain, self.rooms.running().as_ref())?;
+        Ok(chain)
+    }
+
+    async fn deploy(&self, agent: AgentId) -> Result<()> {
+        let mut vault = self.sign_for(agent).await?;
+        let holder = self.holder()?;
+        let limit = tokio::time::Instant::now() + DEPLOY_LIMIT;
+        while vault.state == VaultState::Deploying && tokio::time::Instant::now() < limit {
+            tokio::time::sleep(LOOK_EVERY).await;
+            vault = holder.agent_vault(agent).await?;
+        }
+        show(self.target.json, &vault, output::agent_vault)?;
+        if vault.state == VaultState::Failed {
+            bail!("the vault was not deployed: {}", vault.reason.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Signs for an agent's vault as its owner, unless it is there or on its way.
+    async fn sign_for(&self, agent: AgentId) -> Result<wire::vault::AgentVault> {
+        let holder = self.holder()?;
+        let vault = holder.agent_vault(agent).await?;
+        if matches!(vault.state, VaultState::Deployed | VaultState::Deploying) {
+            return Ok(vault);
+        }
+        let owner = open(self.signer, self.rooms)?;
+        if owner.address() != vault.owner {
+            bail!("your wallet is linked to {}, and the key is {}'s: pass --keystore", vault.owner, owner.address());
+        }
+        let evm = config(&self.chain().await?);
+        let deadline = self.now_s()? + WINDOW_S;
+        let message = CreateVault {
+            podId: pod_id(agent),
+            owner: vault.owner,
+            agentWallet: vault.agent_wallet,
+            deadline: U256::from(deadline),
+        };
+        let signature = owner.sign_hash_sync(&digest(&message, &factory_domain(&evm))).context("sign for the vault")?;
+        let wish = DeployRequest { deadline, signature: Bytes::from(signature.as_bytes()).to_string() };
+        Ok(holder.deploy_vault(agent, &wish).await?)
+    }
+
+    async fn create(&self, wish: &CreateTask) -> Result<()> {
+        let chain = self.chain().await?;
+        let vault = self.vault(wish.vault).await?;
+        let creator = open(self.signer, self.rooms)?;
+        let evm = config(&chain);
+        let now = self.now_s()?;
+        let terms = terms(wish, &vault, creator.address(), now, random()?);
+        let window = Window { after: now.saturating_sub(BACKDATED_S), before: now + WINDOW_S };
+        let payment = task_payment(&evm, vault.address, &terms, window);
+        let domain = chain::evm::typed::token_domain(&evm, &chain.usdc_version);
+        let signature = creator.sign_hash_sync(&digest(&payment, &domain)).context("sign the payment")?;
+        let call = calls::create_task_with_authorization(
+            vault.address,
+            &terms,
+            &wish.metadata,
+            window,
+            Bytes::from(signature.as_bytes()),
+        );
+        let id = task_id(&evm, vault.address, &terms);
+        let relayed = self.remote(&chain)?.call(party(&creator), &call, &self.purse()?).await?;
+        self.tell("created", Some(id), relayed)
+    }
+
+    async fn submit(&self, name: &TaskName, result: Option<&Path>) -> Result<()> {
+        let work = SubmitRequest { result_hash: hash_of(result)? };
+        let done = self.holder()?.submit(self.agent_of(name).await?, name.task, &work).await?;
+        self.told("submitted", name.task, &done)
+    }
+
+    async fn decline(&self, name: &TaskName) -> Result<()> {
+        let done = self.holder()?.decline(self.agent_of(name).await?, name.task).await?;
+        self.told("declined", name.task, &done)
+    }
+
+    /// The agent whose vault is meant: its name is the vault's.
+    async fn agent_of(&self, name: &TaskName) -> Result<AgentId> {
+        match name.vault {
+            VaultName::Agent(agent) => Ok(agent),
+            VaultName::Address(address) => {
+                self.client.vault(address).await?.pod_id.parse().context("the vault is of no agent of this gateway")
+            }
+        }
+    }
+
+    async fn complete(&self, name: &TaskName, pay: Option<Usdc>) -> Result<()> {
+        let (vault, task) = self.task(name).await?;
+        let call = calls::complete(vault, &task.terms, pay.unwrap_or(task.amount));
+        self.as_signer("completed", Some(name.task), &call).await
+    }
+
+    async fn withdraw(&self, vault: VaultName, amount: Option<Usdc>, to: Option<Address>, credit: bool) -> Result<()> {
+        let vault = self.vault(vault).await?;
+        let signer = open(self.signer, self.rooms)?;
+        let own = signer.address();
+        let owed = vault.credits.get(&own).copied().unwrap_or_default();
+        let amount = amount.unwrap_or(if credit { owed } else { vault.available_balance });
+        if amount == Usdc::ZERO {
+            bail!("there is nothing to withdraw: {} earned, {owed} owed to {own}", vault.available_balance);
+        }
+        let to = to.unwrap_or(own);
+        let call = if credit {
+            calls::withdraw_credit(vault.address, to, amount)
+        } else {
+            calls::withdraw(vault.address, to, amount)
+        };
+        let chain = self.chain().await?;
+        let relayed = self.relay(&chain, &signer, &call).await?;
+        self.tell("withdrawn", None, relayed)
+    }
+
+    /// A call that must be the signer's own.
+    async fn as_signer(&self, what: &'static str, task: Option<TaskId>, call: &Call) -> Result<()> {
+        let chain = self.chain().await?;
+        let signer = open(self.signer, self.rooms)?;
+        let relayed = self.relay(&chain, &signer, call).await?;
+        self.tell(what, task, relayed)
+    }
+
+    /// A call that anyone may make; the key would only pay a fee, if one is asked.
+    async fn as_anyone(&self, what: &'static str, task: TaskId, call: &Call) -> Result<()> {
+        let chain = self.chain().await?;
+        let signer = open(self.signer, self.rooms)?;
+        let relayed = self.remote(&chain)?.call(party(&signer), call, &self.purse()?).await?;
+        self.tell(what, Some(task), relayed)
+    }
+
+    async fn relay(&self, chain: &ChainResponse, signer: &Identity, call: &Call) -> Result<Relayed> {
+        let wish = Wish {
+            to: call.to,
+            data: call.data.clone(),
+            value: call.value,
+            gas: GAS,
+            deadline: self.now_s()? + WINDOW_S,
+        };
+        Ok(self.remote(chain)?.relay(party(signer), &wish, &self.purse()?, None).await?)
+    }
+
+    fn remote(&self, chain: &ChainResponse) -> Result<Remote> {
+        if chain.relayer.is_none() {
+            bail!("this gateway relays nothing: its operator has not enabled [relayer]");
+        }
+        let facts = relay::Facts {
+            chain_id: chain.chain_id,
+            forwarder: chain.forwarder,
+            forwarder_name: chain.forwarder_name.clone(),
+            factory: chain.factory,
+            token: chain.usdc,
+            token_name: chain.usdc_name.clone(),
+            token_version: chain.usdc_version.clone(),
+            relayer: chain.relayer.unwrap_or_default(),
+        };
+        let config = RemoteConfig { url: self.url.clone(), timeout: PATIENCE, form: Form::Openzeppelin, facts };
+        Ok(Remote::new(config)?)
+    }
+
+    /// Nothing is paid for relaying unless somebody says so.
+    fn purse(&self) -> Result<Purse> {
+        Ok(Purse { most: self.signer.fee_up_to.unwrap_or_default(), nonce: random()?, now_s: self.now_s()? })
+    }
+
+    fn now_s(&self) -> Result<u64> {
+        Ok(now()?.0 / 1000)
+    }
+
+    fn told(&self, what: &'static str, task: TaskId, done: &wire::vault::TxResponse) -> Result<()> {
+        if !done.success {
+            eprintln!("It is on its way, and not confirmed yet.");
+        }
+        Ok(show(self.target.json, &Done { what, task: Some(task), tx: Some(done.tx) }, output::done)?)
+    }
+
+    fn tell(&self, what: &'static str, task: Option<TaskId>, relayed: Relayed) -> Result<()> {
+        match relayed.status {
+            Some(wire::relay::Status::Pending) => eprintln!("It is on its way, and not confirmed yet."),
+            _ if relayed.success => {}
+            _ => bail!("the call did not succeed: {}", relayed.reason.unwrap_or_else(|| "no reason given".to_owned())),
+        }
+        if let Some(paid) = relayed.paid {
+            eprintln!("{paid} USDC were paid for relaying it.");
+        }
+        Ok(show(self.target.json, &Done { what, task, tx: relayed.tx }, output::done)?)
+    }
+}
+
+const fn party(identity: &Identity) -> Party<'_> {
+    Party { address: identity.address(), key: identity }
+}
+
+/// The token must be one that we know by ourselves: what we sign moves it.
+fn known_token(chain: &ChainResponse, house: Option<&House>) -> Result<()> {
+    let known = x402::Config::default().tokens();
+    let real = known.at(chain.chain_id, chain.usdc).is_some();
+    let local = house.is_some_and(|house| (house.usdc, house.factory) == (chain.usdc, chain.factory));
+    if real || local {
+        return Ok(());
+    }
+    bail!(
+        "the gateway's token {} is no USDC that is known here on chain {}; nothing was signed",
+        chain.usdc,
+        chain.chain_id
+    )
+}
+
+/// What is signed for on this chain.
+fn config(chain: &ChainResponse) -> EvmConfig {
+    let mut config = EvmConfig::new(Vec::new(), chain.chain_id, chain.usdc, chain.factory, chain.forwarder);
+    config.usdc_name = chain.usdc_name.clone();
+    config
+}
+
+fn terms(wish: &CreateTask, vault: &VaultResponse, creator: Address, now: u64, salt: B256) -> Terms {
+    Terms {
+        creator,
+        evaluator: wish.evaluator.unwrap_or_default(),
+        arbiter: vault.arbiter,
+        fee_recipient: vault.fee_recipient,
+        amount: wish.amount,
+        min_paid: wish.at_least.unwrap_or(wish.amount),
+        submit_by: now + u64::from(wish.submit_within.seconds),
+        review_period: wish.review.seconds,
+        arbiter_period: wish.arbitration.seconds,
+        default_agent_bps: wish.default_agent_bps,
+        fee_bps: vault.fee_bps,
+        metadata_hash: keccak256(wish.metadata.as_bytes()),
+        salt,
+    }
+}
+
+fn hash_of(result: Option<&Path>) -> Result<B256> {
+    let mut bytes = Vec::new();
+    let read = match result {
+        Some(path) => std::fs::File::open(path).and_then(|file| file.take(MAX_RESULT + 1).read_to_end(&mut bytes)),
+        None => std::io::stdin().take(MAX_RESULT + 1).read_to_end(&mut bytes),
+    };
+    read.context("read the result")?;
+    anyhow::ensure!(bytes.len() as u64 <= MAX_RESULT, "the result is larger than {MAX_RESULT} bytes");
+    Ok(keccak256(&bytes))
+}
+
+fn random() -> Result<B256> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).context("gather randomness")?;
+    Ok(B256::from(bytes))
+}

@@ -1,0 +1,104 @@
+//! Who signs for the EVM: a key file, and where its password comes from. Never
+//! from the command line.
+
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use identity::Identity;
+use secrecy::SecretString;
+
+use crate::cli::Signer;
+use crate::up::Rooms;
+
+/// The variable that may hold the password, for machines.
+const PASSWORD: &str = "PALATINE_PASSWORD";
+/// The longest password file.
+const MAX_PASSWORD: u64 = 4096;
+
+/// Where the key and its password lie.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyPlace {
+    pub(crate) keystore: PathBuf,
+    password_file: Option<PathBuf>,
+}
+
+impl KeyPlace {
+    /// The place that is meant: named, or the development owner of the house that
+    /// runs here.
+    pub(crate) fn find(signer: &Signer, rooms: &Rooms) -> Option<Self> {
+        if let Some(keystore) = &signer.keystore {
+            return Some(Self { keystore: keystore.clone(), password_file: signer.password_file.clone() });
+        }
+        let house = rooms.running()?;
+        Some(Self { keystore: house.owner_keystore, password_file: Some(house.owner_password_file) })
+    }
+
+    /// The key.
+    pub(crate) fn open(&self) -> Result<Identity> {
+        let password = password(self.password_file.as_deref(), &self.keystore)?;
+        Identity::load(&self.keystore, &password).with_context(|| format!("open {}", self.keystore.display()))
+    }
+}
+
+/// The key that is meant.
+pub(crate) fn open(signer: &Signer, rooms: &Rooms) -> Result<Identity> {
+    let place = KeyPlace::find(signer, rooms);
+    place.context("no EVM key: pass --keystore FILE, or make one with: palatine wallet new FILE")?.open()
+}
+
+/// The password: from the file, the variable, or whoever sits there.
+pub(crate) fn password(file: Option<&Path>, keystore: &Path) -> Result<SecretString> {
+    if let Some(file) = file {
+        return from_file(file);
+    }
+    if let Some(password) = std::env::var_os(PASSWORD) {
+        return Ok(SecretString::from(password.into_string().ok().with_context(|| format!("{PASSWORD} is no text"))?));
+    }
+    if !std::io::stdin().is_terminal() {
+        bail!("the password of {} is needed: pass --password-file FILE, or set {PASSWORD}", keystore.display());
+    }
+    let asked = rpassword::prompt_password(format!("Password of {}: ", keystore.display()));
+    Ok(SecretString::from(asked.context("read the password")?))
+}
+
+/// A new password, asked for twice where somebody sits there.
+pub(crate) fn new_password(file: Option<&Path>, keystore: &Path) -> Result<SecretString> {
+    let first = password(file, keystore)?;
+    let asked = file.is_none() && std::env::var_os(PASSWORD).is_none();
+    if asked {
+        let second = rpassword::prompt_password("The same again: ").context("read the password")?;
+        if secrecy::ExposeSecret::expose_secret(&first) != second {
+            bail!("the two passwords differ; nothing was written");
+        }
+    }
+    Ok(first)
+}
+
+fn from_file(path: &Path) -> Result<SecretString> {
+    let name = || format!("read the password file {}", path.display());
+    let length = fs::metadata(path).with_context(name)?.len();
+    anyhow::ensure!(length <= MAX_PASSWORD, "{} is no password file: it has {length} bytes", path.display());
+    let mut text = fs::read_to_string(path).with_context(name)?;
+    // The line's end is the editor's, not the password's.
+    text.truncate(text.trim_end_matches(['\n', '\r']).len());
+    Ok(SecretString::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    #[test]
+    fn a_password_file_is_read_without_its_line_end_and_never_without_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("password");
+        fs::write(&path, " a b \r\n").unwrap();
+        assert_eq!(from_file(&path).unwrap().expose_secret(), " a b ");
+        fs::write(&path, vec![b'x'; 5000]).unwrap();
+        assert!(from_file(&path).unwrap_err().to_string().contains("5000 bytes"));
+    }
+}

@@ -1,0 +1,188 @@
+//! The agents' vaults: where each will be, its owner's consent, its way onto the
+//! chain. Every step is written down before it is taken and may be taken again.
+
+use std::time::Duration;
+
+use alloy_primitives::Signature;
+use chain::evm::calls::{self, Consent as Signed};
+use chain::evm::{At, Chain, EvmError, SendError, Sender};
+use domain::evm::{IntentKey, Outcome};
+use domain::{Address, AgentId, Bytes, UnixMillis, Wallet};
+use relay::Clock;
+use store::{Consent, Deploy};
+use wire::vault::{AgentVault, DeployRequest, VaultState, pod_id};
+
+use crate::desk::Desk;
+use crate::error::TreasuryError;
+use crate::identities::Missing;
+use crate::service::Inner;
+use crate::view;
+
+/// An owner's signature must still be good for so long.
+const MIN_WINDOW_S: u64 = 60;
+/// An owner's signature is not taken for longer than this.
+const MAX_WINDOW_S: u64 = 7 * 24 * 60 * 60;
+/// How often what is on its way is looked at, without a signal.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+impl Inner {
+    /// An agent's vault, as far as it is known without asking anybody.
+    pub(crate) async fn known(&self, agent: AgentId) -> Result<Option<AgentVault>, TreasuryError> {
+        let deploy = self.store.deploy_of(agent).await?;
+        Ok(deploy.map(|deploy| view::deploy(self.evm.chain_id, deploy)))
+    }
+
+    /// An agent's vault; `None` while its holder is linked to no owner. The first
+    /// time, this makes the agent's key and asks the chain for the address.
+    pub(crate) async fn ensure(
+        &self,
+        agent: AgentId,
+        holder: Wallet,
+        now: UnixMillis,
+    ) -> Result<Option<Deploy>, TreasuryError> {
+        let known = self.store.deploy_of(agent).await?;
+        let Some(link) = self.store.link_of(holder).await? else { return Ok(known) };
+        // Until the owner has signed, the holder's newest link counts.
+        let settled = |known: &Deploy| known.state != VaultState::Unsigned || known.owner == link.owner;
+        if let Some(known) = known.as_ref().filter(|known| settled(known)) {
+            return Ok(Some(known.clone()));
+        }
+        let desk = self.desk()?;
+        let missing = if known.is_some() { Missing::Refuse } else { Missing::Make };
+        let agent_wallet = self.identities.of(agent, missing).await?.address();
+        let address = desk.chain.vault_of(&pod_id(agent), link.owner).await.map_err(unanswered)?;
+        let state = VaultState::Unsigned;
+        let deploy =
+            Deploy { agent, owner: link.owner, agent_wallet, address, state, consent: None, tx: None, reason: None };
+        let deploy = found(&desk.chain, deploy).await?;
+        self.store.put_deploy(deploy.clone(), now).await?;
+        Ok(Some(deploy))
+    }
+
+    /// Takes an owner's consent, and has the vault deployed.
+    pub(crate) async fn consent(
+        &self,
+        agent: AgentId,
+        holder: Wallet,
+        wish: &DeployRequest,
+        now: UnixMillis,
+    ) -> Result<AgentVault, TreasuryError> {
+        let deploy = self.ensure(agent, holder, now).await?.ok_or(TreasuryError::NotLinked)?;
+        match deploy.state {
+            VaultState::Deployed => return Ok(view::deploy(self.evm.chain_id, deploy)),
+            VaultState::Deploying => return Err(TreasuryError::Underway(VaultState::Deploying.as_str())),
+            VaultState::Unsigned | VaultState::Failed => {}
+        }
+        let consent = read_consent(wish, now)?;
+        let desk = self.desk()?;
+        let sender = desk.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
+        let deploy = Deploy { state: VaultState::Deploying, consent: Some(consent), tx: None, reason: None, ..deploy };
+        let call = call(self.evm.factory, &deploy).ok_or(TreasuryError::Signature)?;
+        // Tried first: what the factory would refuse is refused here, with its reason.
+        desk.chain.evm.call(&call, Some(sender.account().address), At::Latest).await.map_err(refused)?;
+        self.store.put_deploy(deploy.clone(), now).await?;
+        self.signal.notify_one();
+        Ok(view::deploy(self.evm.chain_id, deploy))
+    }
+
+    /// Carries what is on its way, for ever.
+    pub(crate) async fn carry_deploys(&self) {
+        loop {
+            if let Err(error) = self.carry_all().await {
+                tracing::warn!(%error, "vaults are not deployed for now");
+            }
+            let _ = tokio::time::timeout(LOOK_EVERY, self.signal.notified()).await;
+        }
+    }
+
+    async fn carry_all(&self) -> Result<(), TreasuryError> {
+        let under_way = self.store.deploying().await?;
+        if under_way.is_empty() {
+            return Ok(());
+        }
+        let desk = self.desk()?;
+        for deploy in under_way {
+            let agent = deploy.agent;
+            let carried = self.carry(&desk, deploy).await?;
+            tracing::info!(%agent, vault = %carried.address, state = carried.state.as_str(), "a vault is carried on");
+        }
+        Ok(())
+    }
+
+    async fn carry(&self, desk: &Desk, deploy: Deploy) -> Result<Deploy, TreasuryError> {
+        let sender = desk.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
+        let mut next = found(&desk.chain, deploy).await?;
+        if next.state == VaultState::Deploying {
+            next = deployed(self.evm.factory, sender, next).await?;
+        }
+        self.store.put_deploy(next.clone(), self.clock.now()).await?;
+        Ok(next)
+    }
+}
+
+/// Sends the deployment, once, and waits for its end.
+async fn deployed(factory: Address, sender: &Sender, deploy: Deploy) -> Result<Deploy, TreasuryError> {
+    let (Some(call), Some(key)) = (call(factory, &deploy), key(&deploy)) else {
+        return Ok(failed(deploy, "its owner's signature is lost".to_owned()));
+    };
+    match sender.execute(&key, &call).await {
+        Ok(Outcome::Mined(mined)) if mined.success => {
+            Ok(Deploy { state: VaultState::Deployed, tx: Some(mined.hash), ..deploy })
+        }
+        Ok(Outcome::Mined(mined)) => {
+            Ok(failed(Deploy { tx: Some(mined.hash), ..deploy }, "the chain reverted it".to_owned()))
+        }
+        Ok(Outcome::Lost { .. }) => Ok(failed(deploy, "the relayer's account sent something else".to_owned())),
+        Err(SendError::Evm(EvmError::Reverted(revert))) => Ok(failed(deploy, revert.to_string())),
+        Err(error) => Err(TreasuryError::Unavailable(error.to_string())),
+    }
+}
+
+/// What is on the chain already, whoever put it there.
+async fn found(chain: &Chain, deploy: Deploy) -> Result<Deploy, TreasuryError> {
+    if !chain.is_vault(deploy.address).await.map_err(unanswered)? {
+        return Ok(deploy);
+    }
+    let vault = chain.vault(deploy.address, At::Latest).await.map_err(unanswered)?;
+    if vault.agent_wallet == deploy.agent_wallet {
+        return Ok(Deploy { state: VaultState::Deployed, ..deploy });
+    }
+    let said = format!("the vault has another agent wallet: {}", vault.agent_wallet);
+    Ok(failed(deploy, said))
+}
+
+fn failed(deploy: Deploy, reason: String) -> Deploy {
+    Deploy { state: VaultState::Failed, reason: Some(reason), ..deploy }
+}
+
+fn call(factory: Address, deploy: &Deploy) -> Option<domain::evm::Call> {
+    let consent = deploy.consent.as_ref()?;
+    let signed = Signed { deadline: consent.deadline, signature: Bytes::from(consent.signature.clone()) };
+    Some(calls::create_vault(factory, &pod_id(deploy.agent), deploy.owner, deploy.agent_wallet, Some(&signed)))
+}
+
+/// One intent a consent: a new signature is a new try.
+fn key(deploy: &Deploy) -> Option<IntentKey> {
+    let deadline = deploy.consent.as_ref()?.deadline;
+    format!("vault:{}:{}:{deadline}", deploy.agent, deploy.owner).parse().ok()
+}
+
+fn read_consent(wish: &DeployRequest, now: UnixMillis) -> Result<Consent, TreasuryError> {
+    let ahead = wish.deadline.saturating_sub(now.0 / 1000);
+    if !(MIN_WINDOW_S..=MAX_WINDOW_S).contains(&ahead) {
+        return Err(TreasuryError::Deadline { least: MIN_WINDOW_S, most: MAX_WINDOW_S });
+    }
+    let signature: Signature = wish.signature.parse().map_err(|error| TreasuryError::Malformed(format!("{error}")))?;
+    Ok(Consent { deadline: wish.deadline, signature: signature.as_bytes().to_vec() })
+}
+
+fn unanswered(error: EvmError) -> TreasuryError {
+    TreasuryError::Unavailable(error.to_string())
+}
+
+fn refused(error: EvmError) -> TreasuryError {
+    match error {
+        EvmError::Reverted(revert) => TreasuryError::Reverts(revert.to_string()),
+        error => unanswered(error),
+    }
+}

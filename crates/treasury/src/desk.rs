@@ -1,0 +1,126 @@
+//! What there is once the chain has answered: everything that needs it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chain::evm::{Chain, EvmConfig, Key, Outbox, Sender};
+use identity::Identity;
+use relay::Relayer;
+use store::Store;
+use x402::{Facilitator, Hosted, Limits, Payments, Seller, Settler, Till, Tokens};
+
+use crate::config::Options;
+use crate::error::TreasuryError;
+use crate::journal::StoreJournal;
+use crate::outbox::StoreOutbox;
+use crate::payments::StorePayments;
+use crate::settle::{OwnSettlement, TokenReader};
+
+/// The chain, and what works on it.
+pub(crate) struct Desk {
+    pub(crate) chain: Arc<Chain>,
+    /// Our own account, where the relayer is enabled.
+    pub(crate) sender: Option<Sender>,
+    pub(crate) relayer: Option<Relayer>,
+    /// Where somebody settles.
+    pub(crate) counter: Option<Counter>,
+}
+
+/// Where payments are taken.
+pub(crate) struct Counter {
+    pub(crate) till: Arc<Till>,
+    pub(crate) seller: Seller,
+    /// Where we settle ourselves.
+    pub(crate) facilitator: Option<Arc<Facilitator>>,
+    pub(crate) tokens: Arc<Tokens>,
+}
+
+impl Desk {
+    /// Asks the chain, checks what is on it, and sets everything up.
+    pub(crate) async fn open(
+        options: &Options,
+        evm: &EvmConfig,
+        store: &Store,
+        key: Option<&Identity>,
+    ) -> Result<Self, TreasuryError> {
+        let unavailable = |error: &dyn std::fmt::Display| TreasuryError::Unavailable(error.to_string());
+        let chain = Arc::new(Chain::connect(evm).await.map_err(|error| unavailable(&error))?);
+        let outbox: Arc<dyn Outbox> = Arc::new(StoreOutbox(store.clone()));
+        let sender = match key {
+            None => None,
+            Some(identity) => {
+                let key = Key::new(identity.clone());
+                Some(Sender::start(Arc::clone(&chain), outbox, key).await.map_err(|error| unavailable(&error))?)
+            }
+        };
+        let relayer = match &sender {
+            None => None,
+            Some(sender) => Some(relayer(options, &chain, sender, store).await?),
+        };
+        let counter = counter(options, &chain, sender.as_ref(), store)?;
+        Ok(Self { chain, sender, relayer, counter })
+    }
+}
+
+async fn relayer(
+    options: &Options,
+    chain: &Arc<Chain>,
+    sender: &Sender,
+    store: &Store,
+) -> Result<Relayer, TreasuryError> {
+    let unavailable = |error: &dyn std::fmt::Display| TreasuryError::Unavailable(error.to_string());
+    let chain = relay::EvmChain::new(Arc::clone(chain), sender.clone());
+    let journal = Arc::new(StoreJournal(store.clone()));
+    let relayer = Relayer::new(options.relayer.clone(), Arc::new(chain), journal, Arc::new(relay::SystemClock));
+    let relayer = relayer.map_err(|error| TreasuryError::Config(error.to_string()))?;
+    relayer.resume().await.map_err(|error| unavailable(&error))?;
+    Ok(relayer)
+}
+
+fn counter(
+    options: &Options,
+    chain: &Arc<Chain>,
+    sender: Option<&Sender>,
+    store: &Store,
+) -> Result<Option<Counter>, TreasuryError> {
+    let refused = |error: &dyn std::fmt::Display| TreasuryError::Config(error.to_string());
+    let config = &options.x402;
+    let payments: Arc<dyn Payments> = Arc::new(StorePayments(store.clone()));
+    let reader = Arc::new(TokenReader(Arc::clone(chain)));
+    let limits: Limits = config.limits();
+    let tokens = Arc::new(config.tokens());
+    check_token(&tokens, chain)?;
+    let (till, own) = match (config.settler().map_err(|error| refused(&error))?, sender) {
+        (Settler::Own, None) => return Ok(None),
+        (Settler::Own, Some(sender)) => {
+            let settlement = OwnSettlement { chain: Arc::clone(chain), sender: sender.clone() };
+            (Till::new(payments, Arc::new(settlement), reader, limits), true)
+        }
+        (Settler::Hosted(url), _) => {
+            let patience = Duration::from_millis(config.settle_timeout_ms);
+            let hosted = Hosted::new(&url, patience, config.max_timeout_s, Arc::clone(&tokens), reader.clone());
+            (Till::new(payments, Arc::new(hosted.map_err(|error| refused(&error))?), reader, limits), false)
+        }
+    };
+    let till = Arc::new(till);
+    let seller = Seller::new(Arc::clone(&till), Arc::clone(&tokens), config.terms());
+    let policy = config.policy([]).map_err(|error| refused(&error))?;
+    let facilitate = || Arc::new(Facilitator::new(Arc::clone(&till), Arc::clone(&tokens), config.terms(), policy));
+    let facilitator = own.then(facilitate);
+    Ok(Some(Counter { till, seller, facilitator, tokens }))
+}
+
+/// The chain's token must be one that payments are taken in, in its own domain.
+fn check_token(tokens: &Tokens, chain: &Chain) -> Result<(), TreasuryError> {
+    let evm = chain.evm.config();
+    let Some(token) = tokens.at(evm.chain_id, evm.usdc) else {
+        return Err(TreasuryError::Config(format!("[[x402.tokens]] lacks {} of chain {}", evm.usdc, evm.chain_id)));
+    };
+    if token.separator() != chain.usdc_domain.separator() {
+        return Err(TreasuryError::Config(format!(
+            "[[x402.tokens]] {}: the token has another EIP-712 domain",
+            evm.usdc
+        )));
+    }
+    Ok(())
+}

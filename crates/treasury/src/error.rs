@@ -1,0 +1,54 @@
+//! Why the treasury says no.
+
+use store::StoreError;
+
+use crate::identities::IdentityError;
+
+/// Why a wish is not granted.
+#[derive(Debug, thiserror::Error)]
+pub enum TreasuryError {
+    /// No endpoint gives an answer that can be used just now.
+    #[error("the chain does not answer: {0}")]
+    Unavailable(String),
+    /// Nobody here pays for gas.
+    #[error("this gateway relays nothing: [relayer] is not enabled")]
+    NoRelayer,
+    /// No such vault of this factory.
+    #[error("no vault of this gateway's factory is at this address, as far as the chain was read")]
+    UnknownVault,
+    /// No such task of this vault.
+    #[error("the vault has no such task, as far as the chain was read")]
+    UnknownTask,
+    /// The owner's signature.
+    #[error("the signature is not the owner's, or is of something else")]
+    Signature,
+    /// The owner's signature is no signature.
+    #[error("the signature is not 0x and 65 bytes of hexadecimal digits: {0}")]
+    Malformed(String),
+    /// The owner's signature ends too soon, or too late.
+    #[error("the deadline must be from {least} to {most} seconds ahead")]
+    Deadline {
+        /// The least.
+        least: u64,
+        /// The most.
+        most: u64,
+    },
+    /// The agent's holder has not said whom its earnings belong to.
+    #[error("the agent's holder is linked to no owner")]
+    NotLinked,
+    /// The vault is there already, or on its way.
+    #[error("the vault is {0} already")]
+    Underway(&'static str),
+    /// The chain would refuse it.
+    #[error("{0}")]
+    Reverts(String),
+    /// A section of the configuration.
+    #[error("{0}")]
+    Config(String),
+    /// The agent's key.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

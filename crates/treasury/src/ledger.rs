@@ -1,0 +1,57 @@
+//! The indexer's ledger, over the store.
+
+use async_trait::async_trait;
+use chain::evm::{Batch, Ledger, LedgerError};
+use domain::Address;
+use domain::evm::BlockRef;
+use store::{BookBatch, BookId, BookRefusal, Store, StoreError};
+
+/// The books of one factory on one chain.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreLedger {
+    pub(crate) store: Store,
+    pub(crate) book: BookId,
+}
+
+#[async_trait]
+impl Ledger for StoreLedger {
+    async fn cursor(&self) -> Result<Option<BlockRef>, LedgerError> {
+        self.store.book_cursor(self.book).await.map_err(unavailable)
+    }
+
+    async fn remembered(&self) -> Result<Vec<BlockRef>, LedgerError> {
+        self.store.book_blocks(self.book).await.map_err(unavailable)
+    }
+
+    async fn vaults(&self) -> Result<Vec<Address>, LedgerError> {
+        self.store.vaults(self.book).await.map_err(unavailable)
+    }
+
+    async fn apply(&self, batch: &Batch) -> Result<(), LedgerError> {
+        let batch = BookBatch {
+            after: batch.after,
+            cursor: batch.cursor,
+            blocks: batch.blocks.clone(),
+            forget_below: batch.forget_below,
+            events: batch.events.clone(),
+        };
+        self.store.post_batch(self.book, batch).await.map_err(unavailable)?.map_err(refused)
+    }
+
+    async fn roll_back(&self, to: Option<&BlockRef>) -> Result<(), LedgerError> {
+        self.store.roll_back(self.book, to.copied()).await.map_err(unavailable)?.map_err(refused)
+    }
+}
+
+fn unavailable(error: StoreError) -> LedgerError {
+    LedgerError::Unavailable(error.to_string())
+}
+
+fn refused(refusal: BookRefusal) -> LedgerError {
+    match refusal {
+        BookRefusal::Moved => LedgerError::Moved,
+        BookRefusal::Impossible { block, log_index, vault, why } => {
+            LedgerError::Impossible { block, log_index, vault, why }
+        }
+    }
+}

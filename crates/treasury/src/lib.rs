@@ -1,0 +1,33 @@
+//! What agents are paid: vaults, the relayer, payments for requests, over one store
+//! and one chain.
+//!
+//! | file | does |
+//! |---|---|
+//! | `service` | [`Treasury`]: what the gateway calls; asks the chain until it answers, then keeps the loops |
+//! | `desk` | everything that needs the chain, set up once it has answered |
+//! | `deploys` | the agents' vaults on their way onto the chain |
+//! | `tasks` | what an agent does with a task |
+//! | `identities` | the agents' keys |
+//! | `settle` | payments onto the chain, and what became of them |
+//! | `ledger`, `outbox`, `journal`, `payments` | the traits of `chain`, `relay` and `x402`, over the store |
+//! | `view` | pure: from the books to the wire |
+//! | `config`, `error` | `[treasury]`; why not |
+
+mod config;
+mod deploys;
+mod desk;
+mod error;
+mod identities;
+mod journal;
+mod ledger;
+mod outbox;
+mod payments;
+mod service;
+mod settle;
+mod tasks;
+mod view;
+
+pub use config::{Config, Options};
+pub use error::TreasuryError;
+pub use identities::IdentityError;
+pub use service::Treasury;

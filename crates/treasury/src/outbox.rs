@@ -1,0 +1,48 @@
+//! The senders' outbox, over the store.
+
+use async_trait::async_trait;
+use chain::evm::{Outbox, OutboxError};
+use domain::evm::{Account, Attempt, Entry, IntentKey, Outcome};
+use store::{Posted, Store, StoreError};
+
+/// All accounts' transactions.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreOutbox(pub(crate) Store);
+
+#[async_trait]
+impl Outbox for StoreOutbox {
+    async fn find(&self, account: &Account, key: &IntentKey) -> Result<Option<Entry>, OutboxError> {
+        self.0.outbox_find(*account, key.clone()).await.map_err(unavailable)
+    }
+
+    async fn pending(&self, account: &Account) -> Result<Vec<Entry>, OutboxError> {
+        self.0.outbox_pending(*account).await.map_err(unavailable)
+    }
+
+    async fn highest_nonce(&self, account: &Account) -> Result<Option<u64>, OutboxError> {
+        self.0.outbox_highest(*account).await.map_err(unavailable)
+    }
+
+    async fn write(&self, entry: &Entry) -> Result<(), OutboxError> {
+        posted(self.0.outbox_write(entry.clone()).await)
+    }
+
+    async fn add(&self, account: &Account, nonce: u64, attempt: &Attempt) -> Result<(), OutboxError> {
+        posted(self.0.outbox_add(*account, nonce, attempt.clone()).await)
+    }
+
+    async fn settle(&self, account: &Account, nonce: u64, outcome: &Outcome) -> Result<(), OutboxError> {
+        posted(self.0.outbox_settle(*account, nonce, *outcome).await)
+    }
+}
+
+fn unavailable(error: StoreError) -> OutboxError {
+    OutboxError::Unavailable(error.to_string())
+}
+
+fn posted(answer: Result<Posted, StoreError>) -> Result<(), OutboxError> {
+    match answer.map_err(unavailable)? {
+        Posted::Done => Ok(()),
+        Posted::Conflict => Err(OutboxError::Conflict),
+    }
+}

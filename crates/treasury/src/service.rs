@@ -1,0 +1,352 @@
+//! [`Treasury`]: what the gateway calls, and the loops behind it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alloy_primitives::hex;
+use chain::EvmConfig;
+use chain::evm::Indexer;
+use domain::vault::TaskId;
+use domain::{Address, AgentId, B256, UnixMillis, Usdc, Wallet};
+use identity::Identity;
+use relay::{Clock, Relayer, SystemClock};
+use secrecy::{ExposeSecret, SecretBox, SecretString};
+use store::{BookId, Store};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::vault::{AgentVault, ChainResponse, DeployRequest, TasksResponse, TxResponse, VaultResponse};
+use x402::{Facilitator, Offer, Order, Quote, Resource, Sale};
+
+use crate::config::Options;
+use crate::desk::{Counter, Desk};
+use crate::error::TreasuryError;
+use crate::identities::Identities;
+use crate::ledger::StoreLedger;
+use crate::view;
+
+/// The first pause after the chain did not answer at start; doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// How often what was left open is looked at: relayed calls, payments.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// Payments looked at in one go.
+const MAX_TIDIED: usize = 256;
+
+/// The financial layer: a handle that is cheap to clone.
+#[derive(Clone)]
+pub struct Treasury(Arc<Inner>);
+
+impl std::fmt::Debug for Treasury {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Treasury").field("chain_id", &self.0.evm.chain_id).finish_non_exhaustive()
+    }
+}
+
+/// What there is of the chain.
+enum Link {
+    /// It has not answered yet; why.
+    Waiting(String),
+    /// It has.
+    Open(Arc<Desk>),
+}
+
+pub(crate) struct Inner {
+    pub(crate) options: Options,
+    pub(crate) evm: EvmConfig,
+    pub(crate) store: Store,
+    pub(crate) book: BookId,
+    pub(crate) identities: Identities,
+    pub(crate) clock: SystemClock,
+    /// There is something to deploy.
+    pub(crate) signal: Notify,
+    link: watch::Sender<Link>,
+    relayer: Option<Identity>,
+    ends: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Treasury {
+    /// Starts the loops. The chain may be silent: everything that needs it says so
+    /// until it answers. `key` is the password of the agents' keys, `relayer` our own
+    /// account's key.
+    ///
+    /// # Errors
+    /// Faults of the store.
+    pub async fn start(
+        options: Options,
+        evm: EvmConfig,
+        store: Store,
+        key: &SecretBox<[u8; 32]>,
+        relayer: Option<Identity>,
+        ends: CancellationToken,
+    ) -> Result<Self, TreasuryError> {
+        let book = store.book(evm.chain_id, evm.factory).await?;
+        let password = SecretString::from(hex::encode(key.expose_secret()));
+        let inner = Inner {
+            identities: Identities::new(&options.treasury.identities, password),
+            options,
+            evm,
+            store,
+            book,
+            clock: SystemClock,
+            signal: Notify::new(),
+            link: watch::Sender::new(Link::Waiting("it was not asked yet".to_owned())),
+            relayer,
+            ends,
+            tasks: TaskTracker::new(),
+        };
+        let treasury = Self(Arc::new(inner));
+        treasury.run(|inner| async move { inner.connect_and_tidy().await });
+        treasury.run(|inner| async move { inner.carry_deploys().await });
+        Ok(treasury)
+    }
+
+    /// Runs a loop until the treasury goes down.
+    fn run<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Inner>) -> F) {
+        let ends = self.0.ends.clone();
+        let work = work(Arc::clone(&self.0));
+        self.0.tasks.spawn(async move {
+            ends.run_until_cancelled(work).await;
+        });
+    }
+
+    /// After the token given to [`Treasury::start`] is cancelled: returns when the
+    /// loops have ended.
+    pub async fn closed(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// What a signature must be made for.
+    ///
+    /// # Errors
+    /// [`TreasuryError::Unavailable`]: some of it is the chain's to say.
+    pub fn chain(&self) -> Result<ChainResponse, TreasuryError> {
+        let evm = &self.0.evm;
+        let desk = self.0.desk()?;
+        let token = &desk.chain.usdc_domain;
+        Ok(ChainResponse {
+            chain_id: evm.chain_id,
+            usdc: evm.usdc,
+            usdc_name: token.name.clone().unwrap_or_default().into_owned(),
+            usdc_version: token.version.clone().unwrap_or_default().into_owned(),
+            factory: evm.factory,
+            forwarder: evm.forwarder,
+            forwarder_name: desk.chain.forwarder_domain.name.clone().unwrap_or_default().into_owned(),
+            confirmations: evm.confirmations,
+            relayer: self.0.relayer.as_ref().map(Identity::address),
+        })
+    }
+
+    /// The chain's number.
+    #[must_use]
+    pub fn chain_id(&self) -> u64 {
+        self.0.evm.chain_id
+    }
+
+    /// An agent's vault, without asking anybody.
+    ///
+    /// # Errors
+    /// Faults of the store.
+    pub async fn known_vault(&self, agent: AgentId) -> Result<Option<AgentVault>, TreasuryError> {
+        self.0.known(agent).await
+    }
+
+    /// Prepares the vault of an agent that was just asked for, if its holder is
+    /// linked to an owner. Returns at once.
+    pub fn prepare(&self, agent: AgentId, holder: Wallet) {
+        self.run(move |inner| async move {
+            let prepared = inner.ensure(agent, holder, inner.clock.now()).await;
+            if let Err(error) = prepared {
+                tracing::warn!(%agent, %error, "an agent's vault is not prepared; it is when somebody asks for it");
+            }
+        });
+    }
+
+    /// An agent's vault; `None` while its holder is linked to no owner.
+    ///
+    /// # Errors
+    /// [`TreasuryError`].
+    pub async fn agent_vault(&self, agent: AgentId, holder: Wallet) -> Result<Option<AgentVault>, TreasuryError> {
+        let deploy = self.0.ensure(agent, holder, self.0.clock.now()).await?;
+        Ok(deploy.map(|deploy| view::deploy(self.0.evm.chain_id, deploy)))
+    }
+
+    /// Takes the owner's signature for an agent's vault, and has it deployed.
+    ///
+    /// # Errors
+    /// [`TreasuryError`].
+    pub async fn deploy(
+        &self,
+        agent: AgentId,
+        holder: Wallet,
+        wish: &DeployRequest,
+        now: UnixMillis,
+    ) -> Result<AgentVault, TreasuryError> {
+        self.0.consent(agent, holder, wish, now).await
+    }
+
+    /// A vault's books.
+    ///
+    /// # Errors
+    /// [`TreasuryError::UnknownVault`], faults of the store.
+    pub async fn vault(&self, address: Address) -> Result<VaultResponse, TreasuryError> {
+        let books = self.0.store.vault(self.0.book, address).await?;
+        books.map(|books| view::vault(address, books)).ok_or(TreasuryError::UnknownVault)
+    }
+
+    /// A vault's tasks, newest first.
+    ///
+    /// # Errors
+    /// [`TreasuryError::UnknownVault`], faults of the store.
+    pub async fn tasks(&self, vault: Address) -> Result<TasksResponse, TreasuryError> {
+        self.vault(vault).await?;
+        let tasks = self.0.store.tasks(self.0.book, vault).await?;
+        Ok(TasksResponse { tasks: tasks.into_iter().filter_map(|(id, task)| view::task(id, task)).collect() })
+    }
+
+    /// Hands in an agent's result.
+    ///
+    /// # Errors
+    /// [`TreasuryError`].
+    pub async fn submit(
+        &self,
+        agent: AgentId,
+        task: TaskId,
+        result_hash: B256,
+        now: UnixMillis,
+    ) -> Result<TxResponse, TreasuryError> {
+        self.0.submit(agent, task, result_hash, now).await
+    }
+
+    /// Turns an agent's task down.
+    ///
+    /// # Errors
+    /// [`TreasuryError`].
+    pub async fn decline(&self, agent: AgentId, task: TaskId, now: UnixMillis) -> Result<TxResponse, TreasuryError> {
+        self.0.decline(agent, task, now).await
+    }
+
+    /// The relayer.
+    ///
+    /// # Errors
+    /// [`TreasuryError::NoRelayer`], [`TreasuryError::Unavailable`].
+    pub fn relayer(&self) -> Result<Relayer, TreasuryError> {
+        if self.0.relayer.is_none() {
+            return Err(TreasuryError::NoRelayer);
+        }
+        self.0.desk()?.relayer.clone().ok_or(TreasuryError::NoRelayer)
+    }
+
+    /// Whether there is a relayer at all, whatever the chain does.
+    #[must_use]
+    pub fn relays(&self) -> bool {
+        self.0.relayer.is_some()
+    }
+
+    /// Who is paid for requests to a holder's agents.
+    ///
+    /// # Errors
+    /// [`TreasuryError::NotLinked`] when it is nobody.
+    pub async fn payee(&self, holder: Wallet) -> Result<Address, TreasuryError> {
+        let link = self.0.store.link_of(holder).await?;
+        let owner = link.map(|link| link.owner);
+        owner.or(self.0.options.x402.pay_to).ok_or(TreasuryError::NotLinked)
+    }
+
+    /// The terms of a request that costs this.
+    ///
+    /// # Errors
+    /// [`TreasuryError`].
+    pub async fn quote(&self, holder: Wallet, url: &str, price: Usdc) -> Result<Quote, TreasuryError> {
+        let desk = self.0.desk()?;
+        let token = counter(&desk)?.tokens.at(self.0.evm.chain_id, self.0.evm.usdc).cloned();
+        let token = token.ok_or_else(|| TreasuryError::Config("the token is not one of [[x402.tokens]]".to_owned()))?;
+        let pay_to = self.payee(holder).await?;
+        let offer = Offer { token, pay_to, amount: price, max_timeout_s: self.0.options.x402.max_timeout_s };
+        let resource =
+            Resource { url: url.to_owned(), description: "a request to an agent".to_owned(), mime_type: String::new() };
+        Ok(Quote { resource, offers: vec![offer] })
+    }
+
+    /// Takes the payment for a request.
+    ///
+    /// # Errors
+    /// When nobody takes payments.
+    pub async fn sell(&self, order: Order<'_>, headers: &http::HeaderMap) -> Result<Sale, TreasuryError> {
+        let desk = self.0.desk()?;
+        Ok(counter(&desk)?.seller.sell(order, headers).await)
+    }
+
+    /// Who settles for other sellers.
+    ///
+    /// # Errors
+    /// [`TreasuryError::NoRelayer`] when we settle for nobody.
+    pub fn facilitator(&self) -> Result<Arc<Facilitator>, TreasuryError> {
+        let desk = self.0.desk()?;
+        counter(&desk)?.facilitator.clone().ok_or(TreasuryError::NoRelayer)
+    }
+}
+
+fn counter(desk: &Desk) -> Result<&Counter, TreasuryError> {
+    desk.counter.as_ref().ok_or(TreasuryError::NoRelayer)
+}
+
+impl Inner {
+    /// What needs the chain, once it has answered.
+    pub(crate) fn desk(&self) -> Result<Arc<Desk>, TreasuryError> {
+        match &*self.link.borrow() {
+            Link::Open(desk) => Ok(Arc::clone(desk)),
+            Link::Waiting(why) => Err(TreasuryError::Unavailable(why.clone())),
+        }
+    }
+
+    /// Asks the chain until it answers, then reads it and tidies up for ever.
+    async fn connect_and_tidy(self: Arc<Self>) {
+        let desk = self.connect().await;
+        tokio::join!(self.index(&desk), self.tidy(&desk));
+    }
+
+    async fn connect(&self) -> Arc<Desk> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match Desk::open(&self.options, &self.evm, &self.store, self.relayer.as_ref()).await {
+                Ok(desk) => {
+                    let desk = Arc::new(desk);
+                    self.link.send_replace(Link::Open(Arc::clone(&desk)));
+                    tracing::info!(chain_id = self.evm.chain_id, relays = desk.relayer.is_some(), "the chain answers");
+                    return desk;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, ?pause, "the chain cannot be used for now; vaults and payments wait");
+                    self.link.send_replace(Link::Waiting(error.to_string()));
+                }
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn index(&self, desk: &Desk) {
+        let ledger = Arc::new(StoreLedger { store: self.store.clone(), book: self.book });
+        Indexer::new(Arc::clone(&desk.chain), ledger).run().await;
+    }
+
+    async fn tidy(&self, desk: &Desk) {
+        loop {
+            if let Some(relayer) = &desk.relayer
+                && let Err(error) = relayer.resume().await
+            {
+                tracing::warn!(%error, "relayed calls are not looked at for now");
+            }
+            if let Some(counter) = &desk.counter
+                && let Err(error) = counter.till.reconcile(self.clock.now(), MAX_TIDIED).await
+            {
+                tracing::warn!(%error, "payments are not looked at for now");
+            }
+            tokio::time::sleep(TIDY_EVERY).await;
+        }
+    }
+}

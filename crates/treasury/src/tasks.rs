@@ -1,0 +1,123 @@
+//! What an agent does with a task: hand in a result, or turn it down. Its key signs
+//! here, and our account carries it onto the chain.
+
+use std::time::Duration;
+
+use alloy_primitives::Log;
+use alloy_sol_types::SolEvent;
+use chain::evm::abi::ERC2771Forwarder::ExecutedForwardRequest;
+use chain::evm::typed::digest;
+use chain::evm::{EvmError, SendError, Sighting, calls};
+use domain::evm::{Call, IntentKey, Outcome};
+use domain::vault::{TaskId, Terms};
+use domain::{Address, AgentId, B256, Bytes, UnixMillis};
+use identity::SignerSync;
+use wire::vault::{TxResponse, VaultState};
+
+use crate::desk::Desk;
+use crate::error::TreasuryError;
+use crate::identities::Missing;
+use crate::service::Inner;
+
+/// Gas for the vault's own work in a forwarded call.
+const INNER_GAS: u64 = 250_000;
+/// Seconds for which an agent's request is good.
+const WINDOW_S: u64 = 60 * 60;
+/// How long an answer waits for the chain before it says that it is on its way.
+const WAIT: Duration = Duration::from_secs(45);
+
+impl Inner {
+    /// Hands in a result.
+    pub(crate) async fn submit(
+        &self,
+        agent: AgentId,
+        task: TaskId,
+        result_hash: B256,
+        now: UnixMillis,
+    ) -> Result<TxResponse, TreasuryError> {
+        let (vault, terms) = self.task_of(agent, task).await?;
+        let call = calls::submit(vault, &terms, result_hash);
+        self.as_agent(agent, &format!("submit:{task}"), &call, now).await
+    }
+
+    /// Turns a task down.
+    pub(crate) async fn decline(
+        &self,
+        agent: AgentId,
+        task: TaskId,
+        now: UnixMillis,
+    ) -> Result<TxResponse, TreasuryError> {
+        let (vault, terms) = self.task_of(agent, task).await?;
+        self.as_agent(agent, &format!("decline:{task}"), &calls::decline(vault, &terms), now).await
+    }
+
+    async fn task_of(&self, agent: AgentId, task: TaskId) -> Result<(Address, Terms), TreasuryError> {
+        let deploy = self.store.deploy_of(agent).await?;
+        let vault = deploy.filter(|deploy| deploy.state == VaultState::Deployed).ok_or(TreasuryError::UnknownVault)?;
+        let task = self.store.task(self.book, vault.address, task).await?.ok_or(TreasuryError::UnknownTask)?;
+        Ok((vault.address, task.terms.ok_or(TreasuryError::UnknownTask)?))
+    }
+
+    /// Sends a call as the agent, through the forwarder.
+    async fn as_agent(
+        &self,
+        agent: AgentId,
+        name: &str,
+        call: &Call,
+        now: UnixMillis,
+    ) -> Result<TxResponse, TreasuryError> {
+        let desk = self.desk()?;
+        let sender = desk.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
+        let identity = self.identities.of(agent, Missing::Refuse).await?;
+        // Simulated as the agent: the forwarder hides why an inner call fails.
+        desk.chain.evm.call(call, Some(identity.address()), chain::evm::At::Latest).await.map_err(refused)?;
+        let nonce = desk.chain.forwarder_nonce(identity.address()).await.map_err(refused)?;
+        let request = calls::request(identity.address(), call, INNER_GAS, nonce, now.0 / 1000 + WINDOW_S);
+        let signature = identity.sign_hash_sync(&digest(&request, &desk.chain.forwarder_domain));
+        let signature = signature.map_err(|error| TreasuryError::Unavailable(error.to_string()))?;
+        let forwarded = calls::forward(self.evm.forwarder, &request, Bytes::from(signature.as_bytes()));
+        let key = format!("{name}:{nonce}").parse::<IntentKey>();
+        let key = key.map_err(|error| TreasuryError::Unavailable(error.to_string()))?;
+        let entry = sender.send(&key, &forwarded).await.map_err(unsent)?;
+        let newest = entry.attempts.last().map(|attempt| attempt.hash).unwrap_or_default();
+        match tokio::time::timeout(WAIT, sender.settled(&key)).await {
+            Ok(outcome) => ended(&desk, outcome.map_err(unsent)?).await,
+            Err(_) => Ok(TxResponse { success: false, tx: newest }),
+        }
+    }
+}
+
+/// Whether the inner call took effect: the outer one ends well either way.
+async fn ended(desk: &Desk, outcome: Outcome) -> Result<TxResponse, TreasuryError> {
+    let Outcome::Mined(mined) = outcome else {
+        return Err(TreasuryError::Unavailable("the relayer's account sent something else".to_owned()));
+    };
+    let sighting = desk.chain.evm.sighting(mined.hash).await.map_err(refused)?;
+    match sighting {
+        Sighting::Deep(landed) if mined.success && executed(&landed.logs) => {
+            Ok(TxResponse { success: true, tx: mined.hash })
+        }
+        Sighting::Deep(_) => Err(TreasuryError::Reverts(format!("the vault refused it in {}", mined.hash))),
+        Sighting::Absent | Sighting::Shallow { .. } => Ok(TxResponse { success: false, tx: mined.hash }),
+    }
+}
+
+/// What the forwarder says of the one call in the transaction.
+fn executed(logs: &[Log]) -> bool {
+    let mut told = logs.iter().filter_map(|log| ExecutedForwardRequest::decode_log(log).ok());
+    told.next().is_some_and(|event| event.success)
+}
+
+fn refused(error: EvmError) -> TreasuryError {
+    match error {
+        EvmError::Reverted(revert) => TreasuryError::Reverts(revert.to_string()),
+        error => TreasuryError::Unavailable(error.to_string()),
+    }
+}
+
+fn unsent(error: SendError) -> TreasuryError {
+    match error {
+        SendError::Evm(error) => refused(error),
+        error => TreasuryError::Unavailable(error.to_string()),
+    }
+}
