@@ -98,11 +98,10 @@ contract PODVault is IPODVault, ERC2771Context, EIP712, ReentrancyGuardTransient
     /// @inheritdoc IPODVault
     address public pendingAgentWallet;
 
-    // Beside the arbiter, in one word with it: a creation reads both.
+    // In this order the settings and `paused` take two words, which is what a creation reads.
+    address private _arbiter;
     /// @inheritdoc IPODVault
     bool public paused;
-    address private _arbiter;
-
     address private _feeRecipient;
     uint16 private _feeBps;
 
