@@ -17,8 +17,11 @@ use x402_types::proto::{SupportedPaymentKind, v1::VerifyResponse};
 use crate::seller::Terms;
 use crate::till::{Taken, Till, TillError};
 use crate::verify::{held_against, timely};
+use crate::wire::to_json;
 use crate::wire::{Asked, SettleAnswer, parse_request, settled_by_cronos};
-use crate::{Claim, Dialect, Offer, Reason, RequestHash, Reservation, Signed, Spent, Tokens};
+use crate::{
+    Authorization, Claim, Dialect, Offer, PaymentState, Reason, RequestHash, Reservation, Signed, Spent, Tokens,
+};
 
 /// For whom and what is settled. Each settlement costs us gas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,16 +180,25 @@ impl Facilitator {
         if self.policy.allows(&offer) { Ok(offer) } else { Err(Reason::Policy) }
     }
 
-    /// Not used before, and the payer holds enough.
+    /// Not used before, and the payer holds enough. What this facilitator has
+    /// begun to settle and not answered may be asked for again.
     async fn promising(&self, signed: &Signed) -> Result<Result<(), Reason>, TillError> {
         let authorization = &signed.authorization;
-        let chain = self.till.chain();
-        let known = self.till.payments().find(&authorization.key()).await?.is_some();
-        if known || !matches!(chain.state(authorization).await?, Spent::Unused { .. }) {
-            return Ok(Err(Reason::Used));
+        match self.till.payments().find(&authorization.key()).await? {
+            Some((begun, state)) if begun.resource == Reservation::FACILITATOR && begun.payment == *signed => {
+                match state {
+                    PaymentState::Settled { .. } => return Ok(Ok(())),
+                    PaymentState::Reserved => {}
+                    PaymentState::Answered { .. } | PaymentState::Failed { .. } => return Ok(Err(Reason::Used)),
+                }
+            }
+            Some(_) => return Ok(Err(Reason::Used)),
+            None if matches!(self.till.chain().state(authorization).await?, Spent::Unused { .. }) => {}
+            None => return Ok(Err(Reason::Used)),
         }
-        let held = chain.balance(authorization.chain_id, authorization.asset, authorization.from).await?;
-        Ok(if held < authorization.value { Err(Reason::Funds) } else { Ok(()) })
+        let Authorization { chain_id, asset, from, value, .. } = *authorization;
+        let held = self.till.chain().balance(chain_id, asset, from).await?;
+        Ok(if held < value { Err(Reason::Funds) } else { Ok(()) })
     }
 
     async fn take(&self, offer: &Offer, payment: Signed, now: UnixMillis, claim: u64) -> Result<Outcome, TillError> {
@@ -245,5 +257,5 @@ fn settled(asked: Option<&Asked>, dialect: Dialect, network: &str, outcome: Outc
 }
 
 fn answer(status: u16, body: &impl serde::Serialize) -> Answer {
-    Answer { status, body: serde_json::to_vec(body).unwrap_or_default() }
+    Answer { status, body: to_json(body) }
 }

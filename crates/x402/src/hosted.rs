@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use reqwest::{Client, Response, StatusCode, Url};
 
-use crate::wire::{CronosRequest, CronosVerdict};
+use crate::wire::{CronosRequest, CronosVerdict, to_json};
 use crate::{Authorizations, SettleError, Settled, Settlement, Signed, Spent, Tokens};
 
 /// Bytes of an answer that are read.
@@ -69,7 +69,7 @@ impl Hosted {
             .tokens
             .at(authorization.chain_id, authorization.asset)
             .ok_or_else(|| SettleError::Unavailable("the token is not known".into()))?;
-        let body = serde_json::to_vec(&CronosRequest::new(token, payment, self.max_timeout_s)).unwrap_or_default();
+        let body = to_json(&CronosRequest::new(token, payment, self.max_timeout_s));
         let request = self
             .client
             .post(self.settle.clone())

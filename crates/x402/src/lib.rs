@@ -1,5 +1,40 @@
 //! Pay per request: x402 in its three dialects, as seller, buyer and facilitator.
+//!
+//! One payment buys one answer, whatever races, retries or dies: it is verified
+//! without IO, reserved on disk, settled, and only then served; see [`Seller`] for
+//! what a payer can count on. This crate does no SQL and no RPC: it asks
+//! [`Payments`], [`Settlement`] and [`Authorizations`], whose fakes are in `fake`
+//! and whose contract is in `conformance`.
+//!
+//! | file | is |
+//! |---|---|
+//! | `token`, `offer`, `payment` | what is paid with, what is asked, what is paid |
+//! | `wire/` | the dialects, parsed strictly into `presented`, and written |
+//! | `verify`, `recover` | is it good: EIP-712 over EIP-3009, pure |
+//! | `record`, `settle`, `receipt` | what is asked of a database and of a chain |
+//! | `till` | reserve, settle, reconcile: money is taken here alone |
+//! | `seller`, `facilitator`, `buyer` | the three sides |
+//! | `hosted` | the hosted Cronos facilitator, whose word is checked |
+//! | `reason`, `config` | why not; `[x402]` |
+//!
+//! # What is taken from the maintained crates, and what is not
+//!
+//! `x402-types` 2.0.2 has the messages of both versions, and they are used
+//! wherever they are the specification's; `wire::settled` says where they are not.
+//! Of its companions:
+//!
+//! - `x402-axum` asks a facilitator to verify and settle for each request and
+//!   keeps no record: copies of a payment race, a payment is bound to no request,
+//!   and a settlement that timed out is a failure. These are the attacks of arXiv
+//!   2605.11781 and 2605.30998.
+//! - `x402-chain-eip155` signs in the EIP-712 domain that the *seller* states, on
+//!   any token and for any time; does not know Cronos in version 1; reads the clock
+//!   itself; takes payments above the price; and its client turns `traceparent`
+//!   and OpenTelemetry on in alloy's transport for the whole program.
+//! - `x402-reqwest` pays by it, at once and without a record of what was signed.
 
+#[cfg(feature = "fake")]
+pub mod conformance;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 
@@ -13,6 +48,7 @@ mod presented;
 mod reason;
 mod receipt;
 mod record;
+mod recover;
 mod seller;
 mod settle;
 mod till;

@@ -21,7 +21,7 @@ use http::{Response, StatusCode};
 use crate::presented::Presented;
 use crate::till::{Taken, Till, TillError};
 use crate::verify::{Window, authentic, timely};
-use crate::wire::{SettleAnswer, to_base64, v1_required, v2_required};
+use crate::wire::{SettleAnswer, to_base64, to_json, v1_required, v2_required};
 use crate::{
     Claim, Dialect, Offer, PaymentKey, PaymentState, Payments, Quote, Reason, RecordError, RequestHash, Reservation,
     Signed, Tokens,
@@ -285,7 +285,7 @@ impl Receipt {
 /// A 402 in both versions at once: version 2's header, version 1's body.
 #[must_use]
 pub fn terms_of(quote: &Quote, error: &str) -> Response<Vec<u8>> {
-    let body = serde_json::to_vec(&v1_required(quote, error)).unwrap_or_default();
+    let body = to_json(&v1_required(quote, error));
     let mut response = json(StatusCode::PAYMENT_REQUIRED, body);
     set(response.headers_mut(), PAYMENT_REQUIRED, &v2_required(quote, error));
     response

@@ -7,6 +7,7 @@ use alloy_sol_types::SolValue;
 use domain::{Address, B256};
 
 use crate::presented::{Accepted, Presented};
+use crate::recover::signer;
 use crate::wire::v2_extra;
 use crate::{Authorization, Offer, Quote, Reason, Signed, Token};
 
@@ -103,8 +104,7 @@ fn terms_of(offer: &Offer) -> Accepted {
 /// Who signed, if anybody. The zero address signs nothing: it is what a failed
 /// recovery gives on the EVM.
 fn signed_by(token: &Token, signed: &Signed) -> Option<Address> {
-    let hash = digest(token, &signed.authorization);
-    let signer = signed.signature.recover_address_from_prehash(&hash).ok()?;
+    let signer = signer(&signed.signature, &digest(token, &signed.authorization))?;
     (signer != Address::ZERO).then_some(signer)
 }
 

@@ -27,5 +27,11 @@ pub(crate) fn from_base64(value: &[u8]) -> Result<Vec<u8>, Reason> {
 
 /// A header's value with this JSON.
 pub(crate) fn to_base64(json: &impl serde::Serialize) -> String {
-    general_purpose::STANDARD.encode(serde_json::to_vec(json).unwrap_or_default())
+    general_purpose::STANDARD.encode(to_json(json))
+}
+
+/// JSON of a message of ours.
+#[expect(clippy::expect_used, reason = "messages are structs of text and numbers, which JSON has")]
+pub(crate) fn to_json(message: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(message).expect("a message of ours is JSON")
 }

@@ -14,7 +14,7 @@ mod v2;
 
 pub(crate) use cronos::{CronosRequest, CronosVerdict, settled_by_cronos};
 pub(crate) use facilitator::{Asked, parse_request};
-pub(crate) use header::{MAX_HEADER, to_base64};
+pub(crate) use header::{MAX_HEADER, to_base64, to_json};
 use rca::rca_terms;
 pub(crate) use settled::{SettleAnswer, read_receipt};
 pub(crate) use terms::{Stated, Way, read_terms};

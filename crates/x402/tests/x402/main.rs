@@ -10,4 +10,5 @@ mod common;
 mod facilitator;
 mod hosted;
 mod npm;
+mod record;
 mod wire;
