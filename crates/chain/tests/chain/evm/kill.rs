@@ -1,0 +1,136 @@
+//! `kill -9` of a process that indexes, at random instants.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use domain::Address;
+use domain::evm::BlockRef;
+use domain::vault::Logged;
+use palatine_chain::Endpoint;
+use palatine_chain::evm::fake::Pages;
+use palatine_chain::evm::{Batch, Chain, Deployed, Indexer, Ledger, LedgerError};
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::TestRunner;
+use serde_json::{Value, json};
+
+use super::books::{Pod, equals_the_chain};
+use super::node::{PATIENCE, World, config};
+
+/// Names the child's chain and ledger.
+const ORDER: &str = "PALATINE_TEST_INDEX";
+const KILLS: u64 = 20;
+
+/// A ledger in a file, replaced as a whole by each call.
+struct FileLedger(PathBuf);
+
+impl FileLedger {
+    fn read(&self) -> Pages {
+        let Ok(text) = fs::read(&self.0) else { return Pages::default() };
+        let (blocks, events): (Vec<BlockRef>, Vec<Logged>) =
+            serde_json::from_slice(&text).expect("whole or not at all");
+        Pages { blocks, events }
+    }
+
+    fn replace(&self, pages: &Pages) {
+        let next = self.0.with_extension("next");
+        fs::write(&next, serde_json::to_vec(&(&pages.blocks, &pages.events)).unwrap()).unwrap();
+        fs::rename(next, &self.0).unwrap();
+    }
+}
+
+#[async_trait]
+impl Ledger for FileLedger {
+    async fn cursor(&self) -> Result<Option<BlockRef>, LedgerError> {
+        Ok(self.read().cursor())
+    }
+
+    async fn remembered(&self) -> Result<Vec<BlockRef>, LedgerError> {
+        Ok(self.read().blocks.into_iter().rev().collect())
+    }
+
+    async fn vaults(&self) -> Result<Vec<Address>, LedgerError> {
+        Ok(self.read().books()?.into_keys().collect())
+    }
+
+    async fn apply(&self, batch: &Batch) -> Result<(), LedgerError> {
+        self.replace(&self.read().after(batch)?);
+        Ok(())
+    }
+
+    async fn roll_back(&self, to: Option<&BlockRef>) -> Result<(), LedgerError> {
+        self.replace(&self.read().before(to));
+        Ok(())
+    }
+}
+
+/// Not a test of its own: what the killed process runs.
+#[tokio::test]
+async fn the_process_that_indexes() {
+    let Ok(order) = std::env::var(ORDER) else { return };
+    crate::endpoint::tls();
+    let order: Value = serde_json::from_str(&order).unwrap();
+    let address = |key: &str| serde_json::from_value::<Address>(order[key].clone()).unwrap();
+    let deployed = Deployed {
+        usdc: address("usdc"),
+        forwarder: address("forwarder"),
+        factory: address("factory"),
+        implementation: address("implementation"),
+    };
+    let endpoint = Endpoint(order["url"].as_str().unwrap().to_owned());
+    let chain = Arc::new(Chain::connect(&config(&deployed, vec![endpoint])).await.unwrap());
+    let ledger = Arc::new(FileLedger(order["file"].as_str().unwrap().into()));
+    Indexer::new(chain, ledger).run().await;
+}
+
+fn start(world: &World, file: &Path) -> Child {
+    let order = json!({
+        "url": world.anvil.url, "file": file, "usdc": world.deployed.usdc, "forwarder": world.deployed.forwarder,
+        "factory": world.deployed.factory, "implementation": world.deployed.implementation,
+    });
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "evm::kill::the_process_that_indexes"])
+        .env(ORDER, order.to_string())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn killed_at_20_random_instants_while_the_chain_goes_on_and_back_the_ledger_equals_it() {
+    let world = World::start().await;
+    let pod = Pod::new(&world, "pod").await;
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ledger-{}.json", std::process::id()));
+    let mut random = TestRunner::deterministic();
+    for kill in 0..KILLS {
+        let mut child = start(&world, &file);
+        let instant = (0_u64..250).new_tree(&mut random).unwrap().current();
+        let work = async {
+            pod.works(&world, u8::try_from(kill).unwrap()).await;
+            if kill % 5 == 4 {
+                world.anvil.tell("anvil_reorg", json!([3, []])).await;
+            }
+        };
+        tokio::join!(work, tokio::time::sleep(Duration::from_millis(instant)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    world.anvil.mine(1).await;
+    let mut child = start(&world, &file);
+    let head = world.anvil.height().await;
+    let ledger = FileLedger(file.clone());
+    let there = async {
+        while ledger.read().cursor().is_none_or(|cursor| cursor.number < head) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, there).await.expect("the ledger arrives at the head");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    equals_the_chain(&world.chain, &ledger.read()).await;
+    assert!(!ledger.read().events.is_empty());
+    fs::remove_file(file).unwrap();
+}
