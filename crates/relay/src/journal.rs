@@ -99,7 +99,7 @@ pub struct Charge {
 /// Where an entry is. `Paying → Sending → Done`, or `Paying → Unpaid`; without a
 /// fee it begins at `Sending`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "state")]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// The fee is being collected.
     Paying,

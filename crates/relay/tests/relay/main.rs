@@ -2,11 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test may panic")]
 
+mod anvil;
 mod attacks;
 mod bench;
 mod cases;
 mod fees;
+mod files;
 mod journal;
+mod kill;
+mod real;
 mod recovery;
 mod remote;
 mod routes;

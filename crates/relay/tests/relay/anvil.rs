@@ -1,0 +1,183 @@
+//! A local chain with our contracts on it, and a relayer whose account is anvil's
+//! second one.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use alloy::signers::local::PrivateKeySigner;
+use alloy_primitives::{Address, B256, U256};
+use chain::Endpoint;
+use chain::evm::fake::MemoryOutbox;
+use chain::evm::{At, Deployed, EvmConfig, Key, Outbox, Sender, calls, deploy_local, typed};
+use domain::Usdc;
+use palatine_relay::fake::{Ask, MemoryJournal, Wallet};
+use palatine_relay::journal::Journal;
+use palatine_relay::{Answer, Config, Error, EvmChain, Relayer, SystemClock};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+use wire::relay::RelayAnswer;
+
+use crate::bench::{HERE, body};
+
+pub(crate) const CHAIN_ID: u64 = 338;
+/// How long the chain may take to start, or to answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Anvil's first two keys, the same everywhere: one deploys, one relays.
+const DEPLOYER: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+const RELAYER: &str = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
+
+pub(crate) fn deployer() -> PrivateKeySigner {
+    DEPLOYER.parse().unwrap()
+}
+
+pub(crate) fn relayer_key() -> PrivateKeySigner {
+    RELAYER.parse().unwrap()
+}
+
+pub(crate) fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A running chain, ended when dropped.
+pub(crate) struct Anvil {
+    _child: Child,
+    http: reqwest::Client,
+    pub(crate) url: String,
+}
+
+impl Anvil {
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
+        let assets = std::env::var("PALATINE_ASSETS").expect("PALATINE_ASSETS names the assets; ./dev test sets it");
+        let program = PathBuf::from(assets).join("evm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
+        assert!(program.is_file(), "anvil is not installed at {}: ./dev test installs it", program.display());
+        let mut child = Command::new(program)
+            .args(["--host", "127.0.0.1", "--port", "0", "--chain-id", &CHAIN_ID.to_string()])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let listening = async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("anvil says where it listens");
+                if let Some(place) = line.trim().strip_prefix("Listening on ") {
+                    return format!("http://{place}");
+                }
+            }
+        };
+        let url = timeout(PATIENCE, listening).await.expect("anvil starts");
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Self { _child: child, http: reqwest::Client::new(), url }
+    }
+
+    pub(crate) async fn ask(&self, method: &str, params: Value) -> Value {
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        let answer = self.http.post(&self.url).timeout(PATIENCE).json(&body).send().await.unwrap();
+        let answer: Value = answer.json().await.unwrap();
+        assert!(answer["error"].is_null(), "{method}: {answer}");
+        answer["result"].clone()
+    }
+
+    /// Our contracts, and this much USDC for each of these.
+    pub(crate) async fn deploy(&self, holders: &[Address], funds: Usdc) -> EvmConfig {
+        let key = Key::new(deployer());
+        let mut deployed: Option<Deployed> = None;
+        for holder in holders {
+            let endpoint = Endpoint(self.url.clone());
+            deployed = Some(deploy_local(endpoint, CHAIN_ID, &key, *holder, funds).await.unwrap());
+        }
+        deployed.unwrap().config(Endpoint(self.url.clone()), CHAIN_ID)
+    }
+}
+
+/// A relayer on a chain, over this outbox and journal.
+pub(crate) async fn relayer(
+    evm: &EvmConfig,
+    config: Config,
+    outbox: Arc<dyn Outbox>,
+    journal: Arc<dyn Journal>,
+) -> (Relayer, Arc<EvmChain>) {
+    let chain = Arc::new(chain::evm::Chain::connect(evm).await.unwrap());
+    let sender = Sender::start(Arc::clone(&chain), outbox, Key::new(relayer_key())).await.unwrap();
+    let chain = Arc::new(EvmChain::new(chain, sender));
+    let relayer = Relayer::new(config, Arc::clone(&chain) as _, journal, Arc::new(SystemClock)).unwrap();
+    (relayer, chain)
+}
+
+/// A relayer on a chain of its own, with two vaults of two owners.
+pub(crate) struct Town {
+    pub(crate) anvil: Anvil,
+    pub(crate) evm: EvmConfig,
+    pub(crate) chain: chain::evm::Chain,
+    pub(crate) relayer: Relayer,
+    pub(crate) facts: palatine_relay::Facts,
+}
+
+impl Town {
+    pub(crate) async fn start(config: Config, holders: &[Address]) -> Self {
+        let anvil = Anvil::start(&[]).await;
+        let evm = anvil.deploy(holders, Usdc(1_000_000_000)).await;
+        let evm = EvmConfig { poll_ms: 50, ..evm };
+        let (outbox, journal): (Arc<MemoryOutbox>, Arc<MemoryJournal>) = Default::default();
+        let (relayer, _) = relayer(&evm, config, outbox, journal).await;
+        let chain = chain::evm::Chain::connect(&evm).await.unwrap();
+        let facts = palatine_relay::facts(&chain, relayer_key().address());
+        Self { anvil, evm, chain, relayer, facts }
+    }
+
+    /// Deploys a vault by its owner's signature alone.
+    pub(crate) async fn vault(&self, pod: &str, owner: &Wallet, agent: Address) -> Address {
+        let call = vault_call(&self.evm, pod, owner, agent);
+        let answer = self.call(&call).await.unwrap();
+        assert!(answer.body.success, "{answer:?}");
+        self.chain.vault_of(pod, owner.address()).await.unwrap()
+    }
+
+    pub(crate) async fn call(&self, call: &domain::evm::Call) -> Result<Answer<RelayAnswer>, Error> {
+        let body = json!({"to": call.to, "data": call.data}).to_string();
+        self.relayer.call(body.as_bytes(), None, HERE).await
+    }
+
+    /// Has a call relayed in a wallet's name, at its next nonce.
+    pub(crate) async fn relay(&self, wallet: &Wallet, call: &domain::evm::Call) -> Result<Answer<RelayAnswer>, Error> {
+        let signed = wallet.ask(&self.facts, &self.ask(wallet.address(), call).await);
+        self.relayer.relay(&body(&signed), None, HERE).await
+    }
+
+    pub(crate) async fn ask(&self, from: Address, call: &domain::evm::Call) -> Ask {
+        let nonce = self.chain.forwarder_nonce(from).await.unwrap().to();
+        Ask { to: call.to, data: call.data.clone(), nonce, gas: 300_000, value: U256::ZERO, deadline: now_s() + 3600 }
+    }
+
+    pub(crate) async fn usdc(&self, of: Address) -> u64 {
+        self.chain.usdc_of(of, At::Latest).await.unwrap().0
+    }
+
+    pub(crate) async fn coins(&self, of: Address) -> U256 {
+        self.chain.evm.coins(of).await.unwrap()
+    }
+}
+
+/// `createPODVault`, signed by its owner.
+pub(crate) fn vault_call(evm: &EvmConfig, pod: &str, owner: &Wallet, agent: Address) -> domain::evm::Call {
+    let deadline = now_s() + 3600;
+    let consent = typed::CreateVault {
+        podId: pod.to_owned(),
+        owner: owner.address(),
+        agentWallet: agent,
+        deadline: U256::from(deadline),
+    };
+    let signature = owner.sign(typed::digest(&consent, &typed::factory_domain(evm))).parse().unwrap();
+    calls::create_vault(evm.factory, pod, owner.address(), agent, Some(&calls::Consent { deadline, signature }))
+}
+
+pub(crate) fn word(number: u8) -> B256 {
+    B256::repeat_byte(number)
+}

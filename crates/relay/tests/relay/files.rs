@@ -1,0 +1,162 @@
+//! A journal and an outbox in files: what the killed process leaves behind.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use alloy_primitives::B256;
+use async_trait::async_trait;
+use chain::evm::{Outbox, OutboxError};
+use domain::evm::{Account, Attempt, BlockRef, Entry as Sent, EntryState, IntentKey, Mined, Outcome};
+use palatine_relay::fake::Books;
+use palatine_relay::journal::{Admission, Counts, Entry, Journal, JournalError, Quota, State};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// A value in a file: replaced whole, by renaming, after each change.
+struct Kept<T> {
+    path: PathBuf,
+    value: Mutex<T>,
+}
+
+impl<T: Serialize + DeserializeOwned + Default> Kept<T> {
+    fn open(path: PathBuf) -> Self {
+        let value = fs::read(&path).map(|text| serde_json::from_slice(&text).unwrap()).unwrap_or_default();
+        Self { path, value: Mutex::new(value) }
+    }
+
+    fn read<U>(&self, look: impl FnOnce(&T) -> U) -> U {
+        look(&self.value.lock().unwrap())
+    }
+
+    fn change<U>(&self, work: impl FnOnce(&mut T) -> U) -> U {
+        let mut value = self.value.lock().unwrap();
+        let done = work(&mut value);
+        let next = self.path.with_extension("next");
+        let mut file = File::create(&next).unwrap();
+        file.write_all(&serde_json::to_vec(&*value).unwrap()).unwrap();
+        file.sync_all().unwrap();
+        fs::rename(next, &self.path).unwrap();
+        done
+    }
+}
+
+pub(crate) struct FileJournal(Kept<Books>);
+
+impl FileJournal {
+    pub(crate) fn open(folder: &Path) -> Self {
+        Self(Kept::open(folder.join("journal.json")))
+    }
+}
+
+#[async_trait]
+impl Journal for FileJournal {
+    async fn admit(&self, entries: &[Entry], quotas: &[Quota]) -> Result<Admission, JournalError> {
+        Ok(self.0.change(|books| books.admit(entries, quotas)))
+    }
+
+    async fn find(&self, id: B256) -> Result<Option<Entry>, JournalError> {
+        Ok(self.0.read(|books| books.find(id)))
+    }
+
+    async fn step(&self, id: B256, next: &State) -> Result<Entry, JournalError> {
+        self.0.change(|books| books.step(id, next)).ok_or_else(|| JournalError("no such entry".to_owned()))
+    }
+
+    async fn open(&self, limit: usize) -> Result<Vec<Entry>, JournalError> {
+        Ok(self.0.read(|books| books.open(limit)))
+    }
+
+    async fn counts(&self) -> Result<Counts, JournalError> {
+        Ok(self.0.read(Books::counts))
+    }
+}
+
+/// An outbox of one account.
+pub(crate) struct FileOutbox(Kept<HashMap<u64, Line>>);
+
+/// An entry, its end kept apart from it.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    pending: Sent,
+    end: Option<End>,
+}
+
+/// [`Outcome`] as JSON can hold it: serde's tagged enums know no 128-bit numbers.
+#[derive(Serialize, Deserialize)]
+enum End {
+    Mined(Mined),
+    Lost(BlockRef),
+}
+
+impl Line {
+    fn entry(&self) -> Sent {
+        let state = match &self.end {
+            None => EntryState::Pending,
+            Some(End::Mined(mined)) => EntryState::Settled(Outcome::Mined(*mined)),
+            Some(End::Lost(at)) => EntryState::Settled(Outcome::Lost { at: *at }),
+        };
+        Sent { state, ..self.pending.clone() }
+    }
+}
+
+impl FileOutbox {
+    pub(crate) fn open(folder: &Path) -> Self {
+        Self(Kept::open(folder.join("outbox.json")))
+    }
+
+    fn change_pending(&self, nonce: u64, work: impl FnOnce(&mut Line)) -> Result<(), OutboxError> {
+        self.0.change(|lines| {
+            let pending = lines.get_mut(&nonce).filter(|line| line.end.is_none());
+            pending.map(work).ok_or(OutboxError::Conflict)
+        })
+    }
+}
+
+#[async_trait]
+impl Outbox for FileOutbox {
+    async fn find(&self, _account: &Account, key: &IntentKey) -> Result<Option<Sent>, OutboxError> {
+        Ok(self.0.read(|lines| lines.values().find(|line| line.pending.key == *key).map(Line::entry)))
+    }
+
+    async fn pending(&self, _account: &Account) -> Result<Vec<Sent>, OutboxError> {
+        let pending = |line: &&Line| line.end.is_none();
+        let mut all: Vec<Sent> = self.0.read(|lines| lines.values().filter(pending).map(Line::entry).collect());
+        all.sort_by_key(|entry| entry.nonce);
+        Ok(all)
+    }
+
+    async fn highest_nonce(&self, _account: &Account) -> Result<Option<u64>, OutboxError> {
+        Ok(self.0.read(|lines| lines.keys().max().copied()))
+    }
+
+    async fn write(&self, entry: &Sent) -> Result<(), OutboxError> {
+        self.0.change(|lines| {
+            if lines.values().any(|line| line.pending.key == entry.key || line.pending.nonce == entry.nonce) {
+                return Err(OutboxError::Conflict);
+            }
+            lines.insert(entry.nonce, Line { pending: entry.clone(), end: None });
+            Ok(())
+        })
+    }
+
+    async fn add(&self, _account: &Account, nonce: u64, attempt: &Attempt) -> Result<(), OutboxError> {
+        self.change_pending(nonce, |line| line.pending.attempts.push(attempt.clone()))
+    }
+
+    async fn settle(&self, _account: &Account, nonce: u64, outcome: &Outcome) -> Result<(), OutboxError> {
+        let end = match outcome {
+            Outcome::Mined(mined) => End::Mined(*mined),
+            Outcome::Lost { at } => End::Lost(*at),
+        };
+        self.change_pending(nonce, |line| line.end = Some(end))
+    }
+}
+
+#[tokio::test]
+async fn the_journal_in_a_file_keeps_the_rules() {
+    let folder = tempfile::tempdir().unwrap();
+    palatine_relay::conformance::run(&FileJournal::open(folder.path())).await.unwrap();
+}
