@@ -9,6 +9,7 @@ mod buyer;
 mod common;
 mod facilitator;
 mod hosted;
+mod life;
 mod npm;
 mod record;
 mod wire;
