@@ -233,7 +233,7 @@ impl Indexer {
                 return self.roll_back_to(cursor, Some(known)).await;
             }
         }
-        if config.start_block >= deepest && config.start_block > 0 || deepest == 0 {
+        if deepest <= config.start_block {
             return self.roll_back_to(cursor, None).await;
         }
         Err(IndexError::TooDeep { cursor: cursor.number, depth: config.reorg_depth })

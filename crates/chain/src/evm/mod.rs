@@ -1,9 +1,24 @@
 //! The EVM chain of the vaults.
 //!
+//! No endpoint is trusted. What decides about money (a receipt, a block's hash, the
+//! logs of a range, a nonce, whether an address is a vault) is believed when as many
+//! endpoints as `[evm] quorum` say the same; a contradiction is an error, whoever is
+//! in the majority. What is read at the newest block comes from one endpoint, and is
+//! for showing.
+//!
 //! | part | does |
 //! |---|---|
-//! | `config` | `[evm]` |
-//! | `ledger`, `outbox` | traits: where events and transactions are written down |
+//! | `config`, `start` | `[evm]`; what is checked of a chain before it is used: [`Chain::connect`] |
+//! | [`abi`], `terms` | the contracts, from their checked-in ABI; their events in the domain's words |
+//! | [`calls`], [`typed`] | pure: every call as plain data; what is signed, and the hashes |
+//! | `revert`, `error` | why a contract refuses; why there is no answer |
+//! | `answer`, `endpoints`, `node`, `views`, `uses` | asking: the RPC's JSON, endpoints that must agree, typed questions |
+//! | `witness` | pure: what a receipt is worth |
+//! | `fees`, `sign` | pure: what is paid for gas; from a call to signed bytes |
+//! | `outbox`, `sender`, `worker` | transactions: written down, sent, replaced, believed |
+//! | `ledger`, `indexer`, `reconcile` | events: range by range into the ledger; the ledger against the chain |
+//! | `local` | our contracts on a development chain |
+//! | `fake`, `suite` | a ledger and an outbox in memory; what every one of them must do |
 
 pub mod abi;
 

@@ -96,7 +96,7 @@ impl Worker {
         }
         let entries = self.outbox.pending(&self.account).await?;
         let highest = self.outbox.highest_nonce(&self.account).await?;
-        let count = self.chain.evm.nonce(self.account.address).await?;
+        let count = self.count().await?;
         self.next = follow(self.account, count, highest, &entries)?;
         let now = Instant::now();
         self.pending = entries.into_iter().map(|entry| Pending { entry, offered: now, traceless: 0 }).collect();
@@ -253,25 +253,42 @@ impl Worker {
 
     async fn look_once(&mut self) -> Result<(), SendError> {
         self.be_sure().await?;
-        let count = self.chain.evm.nonce(self.account.address).await?;
+        let count = self.count().await?;
         self.next = self.next.max(count);
-        let stuck = Duration::from_millis(self.chain.evm.config().stuck_ms);
-        let mut n = 0;
-        while let Some(pending) = self.pending.get(n) {
-            let (nonce, is_stuck) = (pending.entry.nonce, pending.offered.elapsed() >= stuck);
-            let found = if nonce < count || is_stuck { self.find(n, count).await? } else { Found::Nowhere };
-            match found {
-                Found::Ended(outcome) => {
-                    self.settle(n, outcome).await?;
-                    continue;
-                }
-                Found::Nowhere if is_stuck && nonce == count => self.raise(n).await?,
-                Found::Nowhere if is_stuck => self.offer(n).await,
-                Found::InBlock | Found::Nowhere => {}
-            }
-            n += 1;
+        let nonces: Vec<u64> = self.pending.iter().map(|pending| pending.entry.nonce).collect();
+        let mut done = Ok(());
+        for nonce in nonces {
+            let Some(n) = self.pending.iter().position(|pending| pending.entry.nonce == nonce) else { continue };
+            done = self.look_after(n, count).await.and(done);
         }
-        Ok(())
+        done
+    }
+
+    /// One entry; what goes wrong with it holds up no other.
+    async fn look_after(&mut self, n: usize, count: u64) -> Result<(), SendError> {
+        let stuck = Duration::from_millis(self.chain.evm.config().stuck_ms);
+        let Some(pending) = self.pending.get(n) else { return Ok(()) };
+        let (nonce, is_stuck) = (pending.entry.nonce, pending.offered.elapsed() >= stuck);
+        let found = if nonce < count || is_stuck { self.find(n, count).await? } else { Found::Nowhere };
+        match found {
+            Found::Ended(outcome) => self.settle(n, outcome).await,
+            Found::Nowhere if is_stuck && nonce == count => self.raise(n).await,
+            Found::Nowhere if is_stuck => {
+                self.offer(n).await;
+                Ok(())
+            }
+            Found::InBlock | Found::Nowhere => Ok(()),
+        }
+    }
+
+    /// Transactions that the account has in blocks, as enough endpoints say alike: a
+    /// nonce that is too high would hold up everything after it.
+    async fn count(&self) -> Result<u64, SendError> {
+        let evm = &self.chain.evm;
+        let count = evm.nonce_at(self.account.address, evm.reach().await?).await?;
+        let unknown =
+            || EvmError::Unknown { method: "eth_getTransactionCount", why: "too few endpoints know".to_owned() };
+        Ok(count.ok_or_else(unknown)?)
     }
 
     /// Where one of an entry's attempts is, the newest first.

@@ -14,6 +14,8 @@
 mod books;
 mod event;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub use books::{Books, Found, Impossible, Posting, Vault, post};
 pub use event::{Logged, Settings, TaskId, TaskIdError, Terms, VaultEvent};

@@ -86,17 +86,27 @@ async fn the_process_that_indexes() {
     Indexer::new(chain, ledger).run().await;
 }
 
-fn start(world: &World, file: &Path) -> Child {
+/// A process that ends with its test.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(world: &World, file: &Path) -> Process {
     let order = json!({
         "url": world.anvil.url, "file": file, "usdc": world.deployed.usdc, "forwarder": world.deployed.forwarder,
         "factory": world.deployed.factory, "implementation": world.deployed.implementation,
     });
-    Command::new(std::env::current_exe().unwrap())
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "evm::kill::the_process_that_indexes"])
         .env(ORDER, order.to_string())
         .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
+        .spawn();
+    Process(child.unwrap())
 }
 
 #[tokio::test]
@@ -106,7 +116,7 @@ async fn killed_at_20_random_instants_while_the_chain_goes_on_and_back_the_ledge
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ledger-{}.json", std::process::id()));
     let mut random = TestRunner::deterministic();
     for kill in 0..KILLS {
-        let mut child = start(&world, &file);
+        let child = start(&world, &file);
         let instant = (0_u64..250).new_tree(&mut random).unwrap().current();
         let work = async {
             pod.works(&world, u8::try_from(kill).unwrap()).await;
@@ -115,11 +125,10 @@ async fn killed_at_20_random_instants_while_the_chain_goes_on_and_back_the_ledge
             }
         };
         tokio::join!(work, tokio::time::sleep(Duration::from_millis(instant)));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        drop(child);
     }
     world.anvil.mine(1).await;
-    let mut child = start(&world, &file);
+    let child = start(&world, &file);
     let head = world.anvil.height().await;
     let ledger = FileLedger(file.clone());
     let there = async {
@@ -128,8 +137,7 @@ async fn killed_at_20_random_instants_while_the_chain_goes_on_and_back_the_ledge
         }
     };
     tokio::time::timeout(PATIENCE, there).await.expect("the ledger arrives at the head");
-    child.kill().unwrap();
-    child.wait().unwrap();
+    drop(child);
     equals_the_chain(&world.chain, &ledger.read()).await;
     assert!(!ledger.read().events.is_empty());
     fs::remove_file(file).unwrap();
