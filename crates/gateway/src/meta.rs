@@ -7,8 +7,10 @@ use axum::body::Body;
 use axum::extract::State;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
+use serde::Serialize;
 use wire::fault::Code;
 use wire::public::{HealthResponse, TiersResponse};
+use wire::relay::Health;
 
 use crate::entry::Arrival;
 use crate::refusal::Refusal;
@@ -29,7 +31,9 @@ pub(crate) async fn tiers(State(gateway): State<Arc<Gateway>>) -> Result<Respons
     json(StatusCode::OK, &TiersResponse { tiers, mint: gateway.parts.balances.mint().to_owned(), agent_types })
 }
 
-/// Whether the process lives.
+/// Whether the process lives. With a relayer, how that is, as CroGas tells it; a
+/// relayer that is out of order is `degraded` here, and the process lives all the
+/// same.
 #[utoipa::path(
     get,
     operation_id = "health",
@@ -37,8 +41,20 @@ pub(crate) async fn tiers(State(gateway): State<Arc<Gateway>>) -> Result<Respons
     path = "/health",
     responses((status = 200, description = "It lives", body = HealthResponse))
 )]
-pub(crate) async fn health() -> Result<Response<Body>, Refusal> {
-    state(StatusCode::OK, "ok")
+pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+    let relayer = gateway.parts.treasury.as_ref().and_then(|treasury| treasury.relayer().ok());
+    let Some(relayer) = relayer else { return state(StatusCode::OK, "ok") };
+    // The chain is asked for it, and anybody may ask us: not more often than this.
+    let relayer = gateway.relayer_health.get_with((), async { Arc::new(relayer.health().await.1) }).await;
+    json(StatusCode::OK, &RelayerHealth { relayer: &relayer, version: env!("CARGO_PKG_VERSION") })
+}
+
+/// CroGas's fields, and ours beside them.
+#[derive(Serialize)]
+struct RelayerHealth<'a> {
+    #[serde(flatten)]
+    relayer: &'a Health,
+    version: &'static str,
 }
 
 /// Whether it can do its work; says what is missing.

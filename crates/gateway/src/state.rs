@@ -1,13 +1,14 @@
 //! What all handlers share.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use auth::{GatewayName, Tokens};
 use chain::Balances;
 use control::Control;
 use domain::{AgentId, End, Tiers, UnixMillis, Wallet};
 use metrics_exporter_prometheus::PrometheusHandle;
+use moka::future::Cache;
 use store::{Record, Stamp, Store};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +17,7 @@ use treasury::Treasury;
 use wire::Secret;
 use wire::fault::Code;
 use wire::public::{Agent, Reason};
+use wire::relay::Health;
 
 use crate::config::AgentUrl;
 use crate::guests::Guests;
@@ -26,6 +28,9 @@ use crate::refusal::Refusal;
 use crate::spent::Spent;
 use crate::toll::Tariff;
 use crate::{Config, Limits};
+
+/// How long what was found of the relayer's health stands.
+const HEALTH_LASTS: Duration = Duration::from_secs(2);
 
 /// The parts a gateway is made of.
 pub struct Parts {
@@ -61,6 +66,8 @@ pub(crate) struct Gateway {
     pub(crate) spent: Spent,
     pub(crate) ids: Ids,
     pub(crate) tariff: Tariff,
+    /// How the relayer is, as was found a moment ago.
+    pub(crate) relayer_health: Cache<(), Arc<Health>>,
     /// What links of wallets name.
     pub(crate) name: GatewayName,
     /// Places for answers that do not end by themselves.
@@ -86,6 +93,7 @@ impl Gateway {
             spent: Spent::new(limits.tracked),
             ids: Ids::default(),
             tariff: Tariff::new(),
+            relayer_health: Cache::builder().max_capacity(1).time_to_live(HEALTH_LASTS).build(),
             name,
             streams: Arc::new(Semaphore::new(usize::try_from(limits.streams).unwrap_or(Semaphore::MAX_PERMITS))),
             tasks: TaskTracker::new(),

@@ -53,6 +53,7 @@ async fn serve(dir: &Path) -> Result<()> {
         tokens: Tokens::new(&gateway::token_key(&dir.join("token.key"))?),
         guests: Arc::new(NodeGuests::new(std::collections::HashMap::new())),
         images: Arc::new(Known::default()),
+        treasury: None,
         metrics: None,
         follow: None,
     };

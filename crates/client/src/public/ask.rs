@@ -94,7 +94,12 @@ impl Public {
     /// # Errors
     /// See [`ClientError`]; an agent that cannot be reached is refused with
     /// `agent_unreachable`, one that says no itself is [`ClientError::Agent`].
-    pub async fn ask(&self, door: &Door, question: &Question, payer: &dyn Payer) -> Result<Flow<String>, ClientError> {
+    pub async fn ask(
+        &self,
+        door: &Door,
+        question: &Question,
+        payer: Option<&dyn Payer>,
+    ) -> Result<Flow<String>, ClientError> {
         let url = chat_url(&door.url)?;
         let content = Message { role: "user", content: &question.text };
         let body = ChatRequest { model: &question.model, stream: true, messages: [content] };
@@ -118,11 +123,11 @@ impl Public {
 
 impl Public {
     /// Sends a request, and once more with a payment if one is asked for.
-    async fn paying(&self, request: Request, payer: &dyn Payer) -> Result<Response, ClientError> {
+    async fn paying(&self, request: Request, payer: Option<&dyn Payer>) -> Result<Response, ClientError> {
         let again = request.try_clone();
         let broken = |error| ClientError::transport(OPERATION, error);
         let response = self.http.execute(request).await.map_err(broken)?;
-        let (StatusCode::PAYMENT_REQUIRED, Some(mut again)) = (response.status(), again) else {
+        let (StatusCode::PAYMENT_REQUIRED, Some(mut again), Some(payer)) = (response.status(), again, payer) else {
             return willing(response).await;
         };
         let headers = response.headers().clone();

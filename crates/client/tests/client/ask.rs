@@ -16,7 +16,7 @@ async fn heard(gateway: &Gateway) -> Vec<Result<String, ClientError>> {
     let url = format!("http://{ID}.localhost:{}", gateway.port);
     let door = Door { url, token: Some("plt_hush".to_owned().into()) };
     let question = Question { model: "default".into(), text: "hi".into() };
-    match gateway.hasty.ask(&door, &question).await {
+    match gateway.hasty.ask(&door, &question, None).await {
         Ok(words) => words.collect().await,
         Err(error) => vec![Err(error)],
     }

@@ -81,6 +81,7 @@ impl Wish {
             tokens: tokens(),
             guests: self.guests.clone(),
             images: self.images.clone(),
+            treasury: None,
             metrics: self.metrics.clone(),
             follow: None,
         };

@@ -167,7 +167,7 @@ impl Session<'_> {
         let token = options.token.map(Secret::from).or_else(|| self.tokens.find(options.id));
         let question = Question { model: options.model, text: options.question };
         let purse = Purse::new(&options.signer, self.rooms, options.pay_up_to);
-        let mut words = self.client.ask(&Door { url, token }, &question, &purse).await?;
+        let mut words = self.client.ask(&Door { url, token }, &question, Some(&purse)).await?;
         let mut out = std::io::stdout();
         while let Some(word) = words.next().await {
             out.write_all(word?.as_bytes())?;
