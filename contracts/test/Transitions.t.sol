@@ -121,6 +121,16 @@ contract TransitionsTest is VaultFixture {
         assertBalances(39e6, 60e6, 1e6);
     }
 
+    function test_a_credit_of_nothing_is_not_spoken_of() public {
+        IPODVault.Terms memory terms = someTerms();
+        terms.amount = terms.minPaid = 1;
+        submitted(terms);
+        vm.recordLogs();
+        vm.prank(creator);
+        vault.completeTask(terms, 1);
+        vm.assertEq(vm.getRecordedLogs().length, 1, "TaskCompleted alone: no fee of one unit, no rest");
+    }
+
     function test_a_completion_after_the_review_is_as_good() public {
         IPODVault.Terms memory terms = someTerms();
         bytes32 taskId = submitted(terms);
