@@ -270,7 +270,7 @@ pub(crate) fn group(fresh: &[Prepared]) -> B256 {
 
 /// The gas limit that is surely enough for a call with this much gas through the
 /// forwarder: a 64th stays with the caller (EIP-150).
-fn ceiling(gas: u64, data: usize) -> u64 {
+pub(crate) fn ceiling(gas: u64, data: usize) -> u64 {
     let data = u64::try_from(data).unwrap_or(u64::MAX).saturating_mul(DATA_GAS);
     let call = gas.saturating_add(gas / 63);
     call.saturating_add(data).saturating_add(INTRINSIC_GAS + FORWARDER_GAS)

@@ -18,7 +18,7 @@ use crate::config::FeePolicy;
 use crate::error::Error;
 use crate::journal::Counts;
 use crate::payment::{SCHEME, network};
-use crate::prepare::would_revert;
+use crate::prepare::ceiling;
 use crate::price::{COLLECTING_GAS, units};
 use crate::relayer::{Inner, Relayer};
 use crate::request::DOMAIN_VERSION;
@@ -26,6 +26,8 @@ use crate::text;
 
 /// Calls whose duration is remembered.
 const REMEMBERED: usize = 64;
+/// Gas that CroGas's clients ask for where their caller names none.
+const UNTRIED_GAS: u64 = 100_000;
 /// Decimals of CRO.
 const CRO_DECIMALS: usize = 18;
 /// Decimals of USDC.
@@ -90,19 +92,20 @@ impl Relayer {
         DomainAnswer { domain, types: types(), forwarder_address }
     }
 
-    /// `GET /estimate`: what a call would cost, made by the relayer itself.
+    /// `GET /estimate`: what a call would cost. It is tried in the relayer's own name,
+    /// since nobody has signed it.
     ///
     /// # Errors
-    /// When the query is wrong, the call would revert, or the chain does not answer.
+    /// When the query is wrong, or the chain does not answer.
     pub async fn estimate(&self, query: &EstimateQuery) -> Result<EstimateAnswer, Error> {
         let inner = &self.0;
         let call = inner.estimated_call(query)?;
-        let gas = match inner.chain.estimate(&call).await? {
-            Simulation::Done(gas) => gas,
-            Simulation::Reverted(why) => return Err(would_revert(&why)),
+        let (gas, simulated) = match inner.chain.estimate(&call).await? {
+            Simulation::Done(gas) => (gas, true),
+            Simulation::Reverted(_) => (ceiling(UNTRIED_GAS, call.data.len()), false),
         };
         let price = inner.fresh_price(&[gas]).await?;
-        Ok(inner.estimate_answer(gas, &price, query.priority))
+        Ok(EstimateAnswer { simulated, ..inner.estimate_answer(gas, &price, query.priority) })
     }
 
     /// `GET /health`: the status, 200 or 503, and the body.
@@ -220,6 +223,7 @@ impl Inner {
         let pricing = || Pricing { slow: at(Priority::Slow), normal: at(Priority::Normal), fast: at(Priority::Fast) };
         EstimateAnswer {
             gas_estimate: gas.to_string(),
+            simulated: true,
             gas_price_gwei: gwei(price.gas_price),
             cro_price: self.rates.dollars(),
             price_usdc: usdc(price.fee),

@@ -452,6 +452,10 @@ pub struct EstimateQuery {
 pub struct EstimateAnswer {
     /// Gas of the whole transaction.
     pub gas_estimate: String,
+    /// Whether that was measured by a trial. A call that asks who sends it reverts in
+    /// the relayer's own name: then it is what a request of 100,000 gas costs at most.
+    #[serde(default)]
+    pub simulated: bool,
     /// Gwei per gas.
     #[serde(default)]
     pub gas_price_gwei: String,

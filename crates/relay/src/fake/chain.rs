@@ -144,9 +144,9 @@ impl FakeChain {
         self.with(|world| world.token_fails = fails);
     }
 
-    /// Moves the chain's clock on.
-    pub fn pass(&self, seconds: u64) {
-        self.with(|world| world.time += seconds);
+    /// Sets the chain's clock, in Unix seconds.
+    pub fn set_time(&self, seconds: u64) {
+        self.with(|world| world.time = seconds);
     }
 
     /// Uses up a nonce by another transaction.

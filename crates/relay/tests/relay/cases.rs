@@ -116,7 +116,7 @@ async fn a_request_that_expires_before_it_is_mined_has_failed_and_frees_its_nonc
     let signed = bench.signed(&Wallet::new(1), 0);
     bench.chain.hold(true);
     bench.relay(&signed).await.unwrap();
-    bench.chain.pass(7200);
+    bench.chain.set_time(EPOCH_S + 7200);
     bench.chain.hold(false);
     let answer = settled(&bench, &signed).await;
     assert_eq!((answer.success, answer.status), (false, Status::Failed));

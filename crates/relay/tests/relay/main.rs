@@ -10,6 +10,7 @@ mod fees;
 mod files;
 mod journal;
 mod kill;
+mod latency;
 mod real;
 mod recovery;
 mod remote;

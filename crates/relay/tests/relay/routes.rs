@@ -110,6 +110,7 @@ async fn an_estimate_has_the_flat_fields_and_the_tiers() {
         serde_json::from_value(json!({"to": VAULT, "data": "0x", "value": "0", "priority": priority})).unwrap()
     };
     let said = serde_json::to_value(bench.relayer.estimate(&query(Value::Null)).await.unwrap()).unwrap();
+    assert_eq!(said["simulated"], true);
     assert_eq!((&said["gasEstimate"], &said["priceUSDC"]), (&json!("150000"), &json!("0.162000")));
     assert_eq!(
         (&said["croPrice"], &said["validFor"], &said["recommended"]),
@@ -118,6 +119,9 @@ async fn an_estimate_has_the_flat_fields_and_the_tiers() {
     assert_eq!(keys(&said["pricing"]["slow"]), ["emoji", "estimatedTime", "label", "priceUSDC"]);
     let said = serde_json::to_value(bench.relayer.estimate(&query(json!("slow"))).await.unwrap()).unwrap();
     assert!(said["pricing"].is_null() && said["priority"] == "slow");
+    bench.chain.set_manner(VAULT, palatine_relay::fake::Manner::Reverts(chain::evm::Revert::Silent));
+    let said = serde_json::to_value(bench.relayer.estimate(&query(Value::Null)).await.unwrap()).unwrap();
+    assert_eq!((&said["simulated"], &said["gasEstimate"]), (&json!(false), &json!("242587")));
     let wrong: EstimateQuery = serde_json::from_value(json!({"to": "0x"})).unwrap();
     assert_eq!(refusal(bench.relayer.estimate(&wrong).await).0, 400);
 }
