@@ -203,7 +203,7 @@ impl Config {
             ("max_data_bytes", self.max_data_bytes, 4..=131_072),
             ("max_value_wei", self.max_value_wei, 0..=u64::MAX),
             ("min_window_s", self.min_window_s, 1..=3600),
-            ("max_window_s", self.max_window_s, self.min_window_s + 60..=31_536_000),
+            ("max_window_s", self.max_window_s, self.min_window_s.saturating_add(60)..=31_536_000),
             ("per_sender_day", self.per_sender_day, 1..=1_000_000),
             ("per_client_day", self.per_client_day, 1..=10_000_000),
             ("gas_per_day", self.gas_per_day, self.max_gas..=u64::MAX),

@@ -110,9 +110,18 @@ impl Chain for EvmChain {
     async fn moved(&self, authorization: &Authorization) -> Result<Option<B256>, ChainError> {
         let Authorization { from, nonce, .. } = authorization;
         let used = self.chain.authorization_use(*from, *nonce).await.map_err(unavailable)?;
-        let AuthorizationUse::Used { tx: Some(tx) } = used else { return Ok(None) };
-        let landed = self.landed(tx).await?;
-        Ok(landed.filter(|landed| authorization.moved_in(self.facts.token, &landed.logs)).map(|_| tx))
+        let shallow =
+            || ChainError::Unavailable("an authorization was used in a block that is not deep enough".to_owned());
+        match used {
+            AuthorizationUse::Used { tx: Some(tx) } => {
+                let landed = self.landed(tx).await?.ok_or_else(shallow)?;
+                Ok(authorization.moved_in(self.facts.token, &landed.logs).then_some(tx))
+            }
+            AuthorizationUse::Used { tx: None } => Ok(None),
+            // Used since then: whoever says now that it did not move may be wrong soon.
+            AuthorizationUse::Unused { .. } if self.spent(*from, *nonce).await? => Err(shallow()),
+            AuthorizationUse::Unused { .. } => Ok(None),
+        }
     }
 
     async fn submit(&self, intent: &Intent) -> Result<(), ChainError> {
