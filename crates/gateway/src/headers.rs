@@ -72,6 +72,12 @@ pub(crate) fn strip_ours(headers: &mut HeaderMap, token_was_ours: bool) {
     }
 }
 
+/// A payment that was taken here is nothing for the agent.
+pub(crate) fn strip_payment(headers: &mut HeaderMap) {
+    headers.remove(x402::PAYMENT_SIGNATURE);
+    headers.remove(x402::X_PAYMENT);
+}
+
 /// Bytes of all headers.
 pub(crate) fn size(headers: &HeaderMap) -> usize {
     headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()

@@ -44,7 +44,7 @@ pub(crate) async fn pass(
     let record = gateway.open(id, held || toll.is_some()).await?;
     let upgrade = wanted_upgrade(&request);
     let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let passed = match toll {
         None => Passed { body: Body::new(body), ticket: None },
         Some(price) => match gateway.take_toll(&record, price, &head, body).await? {
@@ -52,6 +52,9 @@ pub(crate) async fn pass(
             Toll::Stop(response) => return Ok(response),
         },
     };
+    if passed.ticket.is_some() {
+        headers::strip_payment(&mut head.headers);
+    }
     let request = rewrite(head, passed.body, arrival, host, held, upgrade);
     let answer = match request {
         Ok(request) => gateway.ask(&record, request).await,

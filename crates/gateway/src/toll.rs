@@ -19,8 +19,8 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use moka::future::Cache;
 use store::{Record, Store, StoreError};
-use wire::fault::Code;
-use x402::{Order, RequestHash, Sale, Ticket};
+use wire::fault::{Code, Fault};
+use x402::{NoAnswer, Order, RequestHash, Sale, Ticket};
 
 use crate::caller::read_at_most;
 use crate::refusal::Refusal;
@@ -160,7 +160,11 @@ pub(crate) async fn redeem(ticket: Ticket, answered: Option<StatusCode>) -> Resu
     }
     ticket.answer().await.map_err(|error| {
         tracing::warn!(%error, "an answer that was paid for must not leave");
-        Refusal::new(Code::ChainUnavailable, "the payment cannot be booked just now; send the same request again")
+        let said = "the payment cannot be booked just now; send the same request again";
+        match error {
+            NoAnswer::Lost => Refusal::new(Code::WrongState, "another copy of this request answers it"),
+            NoAnswer::Record(_) => Fault::new(Code::ChainUnavailable, said).retry_after(1).into(),
+        }
     })
 }
 

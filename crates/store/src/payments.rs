@@ -158,9 +158,9 @@ impl Reserve {
             key.payer.0.0,
             key.nonce.0,
             self.payment.payee.0.0,
-            integer(self.payment.value.0),
-            integer(self.payment.valid_after),
-            integer(self.payment.valid_before),
+            self.payment.value.0.cast_signed(),
+            self.payment.valid_after.cast_signed(),
+            self.payment.valid_before.cast_signed(),
             self.payment.signature,
             self.payment.request.0,
             self.payment.resource,
@@ -228,6 +228,19 @@ impl Move {
     }
 }
 
+struct ReleaseAll;
+
+impl Command for ReleaseAll {
+    type Answer = ();
+    const NAME: &'static str = "let go of all payments";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        let sql = "UPDATE payments SET claim = NULL, claim_until = NULL WHERE claim IS NOT NULL";
+        let done = tx.conn.execute(sql, ());
+        done.map(drop).map_err(|error| StoreError::sql(Self::NAME, error))
+    }
+}
+
 struct Release {
     key: PaymentKey,
     claim: u64,
@@ -280,6 +293,15 @@ impl Store {
     /// Faults of the store.
     pub async fn release_payment(&self, key: PaymentKey, claim: u64) -> Result<(), StoreError> {
         self.write(Release { key, claim }).await
+    }
+
+    /// Takes all claims off: whoever had them has ended, since one process at a time
+    /// has this store.
+    ///
+    /// # Errors
+    /// Faults of the store.
+    pub async fn release_payments(&self) -> Result<(), StoreError> {
+        self.write(ReleaseAll).await
     }
 
     /// A payment, and where it stands.
@@ -341,13 +363,15 @@ fn pending(conn: &Connection, now: UnixMillis, limit: u32) -> rusqlite::Result<V
 fn decode(row: &Row<'_>) -> rusqlite::Result<Known> {
     let address = |column| row.get::<_, [u8; 20]>(column).map(Address::from);
     let hash = |column| row.get::<_, [u8; 32]>(column).map(B256::from);
+    // All 64 bits of these are the payer's to choose.
+    let whole = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
     let key = PaymentKey { chain_id: natural(row.get(0)?), asset: address(1)?, payer: address(2)?, nonce: hash(3)? };
     let payment = Payment {
         key,
         payee: address(4)?,
-        value: Usdc(natural(row.get(5)?)),
-        valid_after: natural(row.get(6)?),
-        valid_before: natural(row.get(7)?),
+        value: Usdc(whole(5)?),
+        valid_after: whole(6)?,
+        valid_before: whole(7)?,
         signature: row.get(8)?,
         request: hash(9)?,
         resource: row.get(10)?,

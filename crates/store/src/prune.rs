@@ -24,6 +24,8 @@ pub struct Pruned {
     pub keys: u64,
     /// Ended agents past their retention; their usage went into the totals.
     pub agents: u64,
+    /// Payments whose authorizations no token takes any more, and that are over.
+    pub payments: u64,
     /// Whether there is more to forget.
     pub more: bool,
 }
@@ -52,10 +54,17 @@ impl Command for Prune {
              (SELECT wallet, key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
             before(0),
         );
-        let (stamps, keys) = (stamps.map_err(sql)?, keys.map_err(sql)?);
+        let payments = bite(
+            tx.conn,
+            "DELETE FROM payments WHERE (chain_id, asset, payer, nonce) IN \
+             (SELECT chain_id, asset, payer, nonce FROM payments \
+              WHERE valid_before BETWEEN 0 AND ?1 AND stage IN ('answered', 'failed') ORDER BY valid_before LIMIT ?2)",
+            before(self.retention_ms) / 1000,
+        );
+        let (stamps, keys, payments) = (stamps.map_err(sql)?, keys.map_err(sql)?, payments.map_err(sql)?);
         let agents = forget_agents(tx.conn, before(self.retention_ms))?;
-        let more = [stamps, keys, agents].iter().any(|count| *count >= u64::from(BITE));
-        Ok(Pruned { stamps, keys, agents, more })
+        let more = [stamps, keys, payments, agents].iter().any(|count| *count >= u64::from(BITE));
+        Ok(Pruned { stamps, keys, agents, payments, more })
     }
 }
 

@@ -120,3 +120,18 @@ fn state(stage: PaymentStage) -> PaymentState {
         PaymentStage::Failed(reason) => PaymentState::Failed { reason },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_record_over_the_store_does_what_every_record_must() {
+        let room = tempfile::tempdir().unwrap();
+        let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
+        let store = Store::open(&config).unwrap();
+        x402::conformance::record(Arc::new(StorePayments(store))).await;
+    }
+}

@@ -83,6 +83,7 @@ impl Treasury {
         ends: CancellationToken,
     ) -> Result<Self, TreasuryError> {
         let book = store.book(evm.chain_id, evm.factory).await?;
+        store.release_payments().await?;
         let password = SecretString::from(hex::encode(key.expose_secret()));
         let inner = Inner {
             identities: Identities::new(&options.treasury.identities, password),
