@@ -252,7 +252,6 @@ async fn a_call_that_reverts_in_its_block_is_told_as_it_is() {
     world.anvil.automine(false).await;
     let sender = world.sender(&pod.agent).await;
     sender.send(&key(0), &calls::submit(pod.vault, &terms, domain::B256::ZERO)).await.unwrap();
-    world.anvil.automine(true).await;
     world.anvil.wait(4000).await;
     assert!(matches!(ends(&sender, &key(0)).await, Outcome::Mined(mined) if !mined.success));
 }
