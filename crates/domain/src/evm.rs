@@ -120,7 +120,7 @@ pub struct Mined {
 
 /// How an entry ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "outcome", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// One of its attempts was mined.
     Mined(Mined),

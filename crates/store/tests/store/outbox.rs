@@ -1,6 +1,6 @@
 //! Transactions of our own accounts.
 
-use domain::evm::{Account, Attempt, BlockRef, Call, Entry, EntryState, Outcome};
+use domain::evm::{Account, Attempt, BlockRef, Call, Entry, EntryState, Mined, Outcome};
 use domain::{Address, B256, U256};
 use palatine_store::Posted;
 
@@ -26,7 +26,10 @@ fn entry(key: &str, nonce: u64) -> Entry {
     }
 }
 
-const LOST: Outcome = Outcome::Lost { at: BlockRef { number: 9, hash: B256::ZERO, time: 9 } };
+const AT: BlockRef = BlockRef { number: 9, hash: B256::ZERO, time: 9 };
+const LOST: Outcome = Outcome::Lost { at: AT };
+const MINED: Outcome =
+    Outcome::Mined(Mined { hash: B256::ZERO, block: AT, success: true, gas_used: u64::MAX, gas_price: u128::MAX });
 
 #[tokio::test]
 async fn a_key_and_a_nonce_are_taken_once_by_each_account() {
@@ -46,6 +49,8 @@ async fn an_entry_takes_attempts_until_it_is_settled_and_is_found_after_a_restar
     let store = open(&room);
     store.outbox_write(entry("a", 7)).await.unwrap();
     store.outbox_write(entry("b", 3)).await.unwrap();
+    store.outbox_write(entry("c", 4)).await.unwrap();
+    assert_eq!(store.outbox_settle(account(1), 4, MINED).await.unwrap(), Posted::Done);
     assert_eq!(store.outbox_add(account(1), 7, attempt(2)).await.unwrap(), Posted::Done);
     assert_eq!(store.outbox_add(account(1), 8, attempt(2)).await.unwrap(), Posted::Conflict);
     assert_eq!(store.outbox_settle(account(1), 7, LOST).await.unwrap(), Posted::Done);
@@ -55,6 +60,8 @@ async fn an_entry_takes_attempts_until_it_is_settled_and_is_found_after_a_restar
     let store = open(&room);
     let settled = Entry { attempts: vec![attempt(1), attempt(2)], state: EntryState::Settled(LOST), ..entry("a", 7) };
     assert_eq!(store.outbox_find(account(1), "a".parse().unwrap()).await.unwrap(), Some(settled));
+    let mined = store.outbox_find(account(1), "c".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(mined.state, EntryState::Settled(MINED));
     assert_eq!(store.outbox_pending(account(1)).await.unwrap(), [entry("b", 3)]);
     assert_eq!(store.outbox_highest(account(1)).await.unwrap(), Some(7));
     assert_eq!(store.outbox_highest(account(2)).await.unwrap(), None);
