@@ -269,6 +269,26 @@ pub(crate) enum Vault {
         #[command(flatten)]
         task: TaskName,
     },
+    /// Set who decides disputes of new tasks, what fee they pay, and whether there are any
+    Set {
+        /// The vault's address, or its agent
+        vault: VaultName,
+        /// Who decides disputes; zero for nobody
+        #[arg(long)]
+        arbiter: Option<Address>,
+        /// Who gets the fee; zero for nobody
+        #[arg(long)]
+        fee_recipient: Option<Address>,
+        /// The fee, in hundredths of a percent of what the agent gets
+        #[arg(long)]
+        fee_bps: Option<u16>,
+        /// Take no new tasks
+        #[arg(long, conflicts_with = "resume")]
+        pause: bool,
+        /// Take new tasks again
+        #[arg(long)]
+        resume: bool,
+    },
     /// Draw what the vault has earned, or what it owes you back
     Withdraw {
         /// The vault's address, or its agent

@@ -1,5 +1,7 @@
 //! The relayer's journal, over the store.
 
+use std::sync::Arc;
+
 use alloy_primitives::B256;
 use async_trait::async_trait;
 use relay::journal::{Admission, Charge, Counts, End, Entry, Journal, JournalError, Lane, Quota, State};
@@ -7,6 +9,12 @@ use store::{RelayMet, RelayPayment, RelayProgress, RelayQuota, RelayRow, RelayWi
 
 /// Tries to step an entry that others step at the same time.
 const MAX_TRIES: usize = 16;
+
+/// The relayer's journal.
+#[must_use]
+pub fn journal(store: &Store) -> Arc<dyn Journal> {
+    Arc::new(StoreJournal(store.clone()))
+}
 
 /// All entries.
 #[derive(Clone, Debug)]

@@ -1,10 +1,21 @@
 //! The indexer's ledger, over the store.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use chain::evm::{Batch, Ledger, LedgerError};
 use domain::Address;
 use domain::evm::BlockRef;
 use store::{BookBatch, BookId, BookRefusal, Store, StoreError};
+
+/// The indexer's ledger of one factory on one chain.
+///
+/// # Errors
+/// Faults of the store.
+pub async fn ledger(store: &Store, chain_id: u64, factory: Address) -> Result<Arc<dyn Ledger>, StoreError> {
+    let book = store.book(chain_id, factory).await?;
+    Ok(Arc::new(StoreLedger { store: store.clone(), book }))
+}
 
 /// The books of one factory on one chain.
 #[derive(Clone, Debug)]
@@ -53,5 +64,19 @@ fn refused(refusal: BookRefusal) -> LedgerError {
         BookRefusal::Impossible { block, log_index, vault, why } => {
             LedgerError::Impossible { block, log_index, vault, why }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_ledger_over_the_store_does_what_every_ledger_must() {
+        let room = tempfile::tempdir().unwrap();
+        let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
+        let store = Store::open(&config).unwrap();
+        let book = store.book(338, Address::ZERO).await.unwrap();
+        chain::evm::suite::ledger(&StoreLedger { store, book }).await;
     }
 }

@@ -30,4 +30,7 @@ mod view;
 pub use config::{Config, Options};
 pub use error::TreasuryError;
 pub use identities::IdentityError;
+pub use journal::journal;
+pub use ledger::ledger;
+pub use outbox::outbox;
 pub use service::Treasury;

@@ -1,9 +1,17 @@
 //! The senders' outbox, over the store.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use chain::evm::{Outbox, OutboxError};
 use domain::evm::{Account, Attempt, Entry, IntentKey, Outcome};
 use store::{Posted, Store, StoreError};
+
+/// The senders' outbox.
+#[must_use]
+pub fn outbox(store: &Store) -> Arc<dyn Outbox> {
+    Arc::new(StoreOutbox(store.clone()))
+}
 
 /// All accounts' transactions.
 #[derive(Clone, Debug)]
@@ -44,5 +52,17 @@ fn posted(answer: Result<Posted, StoreError>) -> Result<(), OutboxError> {
     match answer.map_err(unavailable)? {
         Posted::Done => Ok(()),
         Posted::Conflict => Err(OutboxError::Conflict),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_outbox_over_the_store_does_what_every_outbox_must() {
+        let room = tempfile::tempdir().unwrap();
+        let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
+        chain::evm::suite::outbox(&StoreOutbox(Store::open(&config).unwrap())).await;
     }
 }

@@ -4,19 +4,20 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use alloy_primitives::keccak256;
 use anyhow::{Context, Result, bail};
 use chain::evm::typed::{CreateVault, Window, digest, factory_domain, task_id, task_payment};
 use chain::evm::{EvmConfig, calls};
-use client::Public;
+use client::{ClientError, Public};
 use domain::evm::Call;
-use domain::vault::{TaskId, Terms};
+use domain::vault::{Settings, TaskId, Terms};
 use domain::{Address, AgentId, B256, Bytes, U256, Usdc};
 use identity::{Identity, SignerSync};
 use relay::client::{Form, Party, Purse, Relayed, Remote, RemoteConfig, Wish};
 use serde::Serialize;
+use wire::fault::Code;
 use wire::vault::{ChainResponse, DeployRequest, SubmitRequest, Task, VaultResponse, VaultState, pod_id};
 
 use super::{gateway, now, signer as holder};
@@ -35,6 +36,8 @@ const BACKDATED_S: u64 = 60;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How often a vault on its way is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How long what is on the chain may be unknown to the gateway's books.
+const HEARD_LIMIT: Duration = Duration::from_secs(15);
 /// How long a vault may be on its way before we say so.
 const DEPLOY_LIMIT: Duration = Duration::from_secs(120);
 /// The largest result that is hashed.
@@ -113,6 +116,21 @@ impl Desk<'_> {
                 let (vault, found) = self.task(&task).await?;
                 self.as_anyone("resolved by default", task.task, &calls::default_resolve(vault, &found.terms)).await
             }
+            Vault::Set { vault, arbiter, fee_recipient, fee_bps, pause, resume } => {
+                let vault = self.vault(vault).await?;
+                if pause || resume {
+                    self.as_signer("set", None, &calls::set_paused(vault.address, pause)).await?;
+                }
+                if arbiter.is_none() && fee_recipient.is_none() && fee_bps.is_none() {
+                    return Ok(());
+                }
+                let settings = Settings {
+                    arbiter: arbiter.unwrap_or(vault.arbiter),
+                    fee_recipient: fee_recipient.unwrap_or(vault.fee_recipient),
+                    fee_bps: fee_bps.unwrap_or(vault.fee_bps),
+                };
+                self.as_signer("set", None, &calls::set_settings(vault.address, &settings)).await
+            }
             Vault::Withdraw { vault, amount, to, credit } => self.withdraw(vault, amount, to, credit).await,
         }
     }
@@ -135,9 +153,35 @@ impl Desk<'_> {
 
     async fn task(&self, name: &TaskName) -> Result<(Address, Task)> {
         let vault = self.address(name.vault).await?;
-        let tasks = self.client.tasks(vault).await?.tasks;
-        let found = tasks.into_iter().find(|task| task.id == name.task.0);
+        let find = async || -> Result<Option<Task>> {
+            Ok(self.client.tasks(vault).await?.tasks.into_iter().find(|task| task.id == name.task.0))
+        };
+        let limit = Instant::now() + HEARD_LIMIT;
+        let mut found = find().await?;
+        while found.is_none() && Instant::now() < limit {
+            tokio::time::sleep(LOOK_EVERY).await;
+            found = find().await?;
+        }
         Ok((vault, found.with_context(|| format!("the vault {vault} has no task {}", name.task))?))
+    }
+
+    /// Asks until the gateway has read the chain so far; what is new there is not in
+    /// its books at once.
+    async fn heard<T, F>(&self, ask: impl Fn() -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        let limit = Instant::now() + HEARD_LIMIT;
+        loop {
+            match ask().await {
+                Err(ClientError::Refused(refused))
+                    if refused.fault().code == Code::NotFound && Instant::now() < limit =>
+                {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// The chain, once we have seen that its token is one we know.
@@ -150,10 +194,13 @@ impl Desk<'_> {
     async fn deploy(&self, agent: AgentId) -> Result<()> {
         let mut vault = self.sign_for(agent).await?;
         let holder = self.holder()?;
-        let limit = tokio::time::Instant::now() + DEPLOY_LIMIT;
-        while vault.state == VaultState::Deploying && tokio::time::Instant::now() < limit {
+        let limit = Instant::now() + DEPLOY_LIMIT;
+        while vault.state == VaultState::Deploying && Instant::now() < limit {
             tokio::time::sleep(LOOK_EVERY).await;
             vault = holder.agent_vault(agent).await?;
+        }
+        if vault.state == VaultState::Deployed {
+            self.heard(|| self.client.vault(vault.address)).await?;
         }
         show(self.target.json, &vault, output::agent_vault)?;
         if vault.state == VaultState::Failed {

@@ -17,11 +17,11 @@ use crate::house::{Holder, House, SMALL, until};
 const QUICK: &str =
     "[control]\nreconcile_ms = 500\n[node]\nbackoff_first_ms = 100\nbackoff_longest_ms = 400\nrestarts = 50\n";
 
-fn rounds() -> u32 {
+pub(crate) fn rounds() -> u32 {
     std::env::var("PALATINE_ROUNDS").map_or(2, |rounds| rounds.parse().unwrap())
 }
 
-fn random_below(limit: Duration) -> Duration {
+pub(crate) fn random_below(limit: Duration) -> Duration {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).unwrap();
     limit.mul_f64(f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX))

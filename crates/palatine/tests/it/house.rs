@@ -148,6 +148,11 @@ impl House {
         Answer::of(self.web.get(format!("{}{path}", self.url)).send().await.unwrap()).await
     }
 
+    /// A request without a signature, that may find nobody.
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> reqwest::Result<Response> {
+        self.web.post(format!("{}{path}", self.url)).json(body).send().await
+    }
+
     /// A signed request in the bound form, not yet sent.
     pub(crate) fn signed(&self, holder: &Holder, method: Method, path: &str, body: &Value) -> reqwest::RequestBuilder {
         let body = if body.is_null() { Vec::new() } else { serde_json::to_vec(body).unwrap() };
@@ -308,7 +313,7 @@ pub(crate) fn program(name: &str) -> PathBuf {
     Path::new(env!("CARGO_BIN_EXE_palatine")).with_file_name(name)
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 

@@ -22,8 +22,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("hypercore", &["domain", "wire", "sandbox", "image", "telemetry"]),
     ("pod", &["domain", "wire"]),
     ("client", &["domain", "wire", "auth"]),
-    ("control", &["domain", "wire", "store", "chain", "identity", "relay", "x402", "client"]),
-    ("gateway", &["domain", "wire", "auth", "store", "chain", "relay", "x402", "control", "client"]),
+    ("control", &["domain", "wire", "store", "chain", "client"]),
+    ("treasury", &["domain", "wire", "store", "chain", "identity", "relay", "x402"]),
+    ("gateway", &["domain", "wire", "auth", "store", "chain", "relay", "x402", "treasury", "control", "client"]),
 ];
 
 /// What the node daemon and the guest must not even carry.

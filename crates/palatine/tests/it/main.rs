@@ -10,6 +10,7 @@ mod house;
 mod imports;
 mod isolation;
 mod machine;
+mod money;
 mod residue;
 mod secrets;
 mod spawn;
