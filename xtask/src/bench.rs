@@ -5,8 +5,12 @@ mod admission;
 pub(crate) mod bare;
 mod boot;
 mod figures;
+mod indexing;
+mod local;
 mod machine;
 mod memory;
+mod payments;
+mod relaying;
 pub(crate) mod server;
 
 use std::fs;
@@ -21,7 +25,13 @@ use machine::Machine;
 /// A group of figures that are measured together.
 type Group = (&'static str, fn() -> Result<Vec<Figure>>);
 
-const GROUPS: [Group; 2] = [("admission", admission::run), ("boot", boot::run)];
+const GROUPS: [Group; 5] = [
+    ("admission", admission::run),
+    ("boot", boot::run),
+    ("payments", payments::run),
+    ("indexing", indexing::run),
+    ("relaying", relaying::run),
+];
 
 #[derive(Serialize)]
 struct Report {
