@@ -16,9 +16,10 @@ pub struct Config {
     /// Whether to relay at all. Default false.
     pub enabled: bool,
     /// The relayer's own key: a Web3 keystore, v3. Needs CRO, and no other rights.
-    /// Default `relayer.json`.
+    /// Default `/var/lib/palatine/gateway/relayer.json`.
     pub key: PathBuf,
-    /// The file that holds the keystore's password. Default `relayer.password`.
+    /// The file that holds the keystore's password. Default
+    /// `/var/lib/palatine/gateway/relayer.password`.
     pub password_file: PathBuf,
     /// Functions of our vaults that a forward request may call, by name. Default:
     /// all that a creator, owner, agent or arbiter calls.
@@ -97,8 +98,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             enabled: false,
-            key: "relayer.json".into(),
-            password_file: "relayer.password".into(),
+            key: "/var/lib/palatine/gateway/relayer.json".into(),
+            password_file: "/var/lib/palatine/gateway/relayer.password".into(),
             vault_calls: names(allow::VAULT_CALLS),
             sponsored_calls: names(allow::SPONSORED_BY_DEFAULT),
             targets: Vec::new(),
