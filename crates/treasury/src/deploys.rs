@@ -33,7 +33,8 @@ impl Inner {
     }
 
     /// An agent's vault; `None` while its holder is linked to no owner. The first
-    /// time, this makes the agent's key and asks the chain for the address.
+    /// time, this makes the agent's key and asks the chain for the address. A vault
+    /// that somebody else has deployed is found.
     pub(crate) async fn ensure(
         &self,
         agent: AgentId,
@@ -41,22 +42,29 @@ impl Inner {
         now: UnixMillis,
     ) -> Result<Option<Deploy>, TreasuryError> {
         let known = self.store.deploy_of(agent).await?;
+        let under_way = |known: &Deploy| matches!(known.state, VaultState::Deploying | VaultState::Deployed);
+        if known.as_ref().is_some_and(under_way) {
+            return Ok(known);
+        }
         let Some(link) = self.store.link_of(holder).await? else { return Ok(known) };
         // Until the owner has signed, the holder's newest link counts.
-        let settled = |known: &Deploy| known.state != VaultState::Unsigned || known.owner == link.owner;
-        if let Some(known) = known.as_ref().filter(|known| settled(known)) {
-            return Ok(Some(known.clone()));
-        }
-        let desk = self.desk()?;
-        let missing = if known.is_some() { Missing::Refuse } else { Missing::Make };
-        let agent_wallet = self.identities.of(agent, missing).await?.address();
-        let address = desk.chain.vault_of(&pod_id(agent), link.owner).await.map_err(unanswered)?;
-        let state = VaultState::Unsigned;
-        let deploy =
-            Deploy { agent, owner: link.owner, agent_wallet, address, state, consent: None, tx: None, reason: None };
-        let deploy = found(&desk.chain, deploy).await?;
+        let before = match known {
+            Some(known) if known.owner == link.owner => known,
+            known => self.draft(agent, link.owner, known.is_some()).await?,
+        };
+        let deploy = found(&self.desk()?.chain, before).await?;
         self.store.put_deploy(deploy.clone(), now).await?;
         Ok(Some(deploy))
+    }
+
+    /// Where an agent's vault will be. An agent that has a key gets no other one.
+    async fn draft(&self, agent: AgentId, owner: Address, has_key: bool) -> Result<Deploy, TreasuryError> {
+        let missing = if has_key { Missing::Refuse } else { Missing::Make };
+        let desk = self.desk()?;
+        let agent_wallet = self.identities.of(agent, missing).await?.address();
+        let address = desk.chain.vault_of(&pod_id(agent), owner).await.map_err(unanswered)?;
+        let state = VaultState::Unsigned;
+        Ok(Deploy { agent, owner, agent_wallet, address, state, consent: None, tx: None, reason: None })
     }
 
     /// Takes an owner's consent, and has the vault deployed.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use domain::evm::{Account, Attempt, Call, Entry, EntryState, IntentKey, Outcome};
 use domain::{B256, U256};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 
 use super::sender::same_call;
 use super::sign::{Frame, attempt};
@@ -15,6 +15,8 @@ use super::{Broadcast, Chain, EvmError, Key, MAX_PENDING, Outbox, OutboxError, P
 
 /// Attempts of one entry at most: 1.125¹⁵ is a price six times the first.
 const MAX_ATTEMPTS: usize = 16;
+/// The first pause after something was sent; doubles up to `[evm] poll_ms`.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
 /// Looks that must find no trace of an entry whose nonce is used, before it is
 /// lost: an endpoint may know a block before it knows its receipts.
 const LOST_LOOKS: u32 = 3;
@@ -64,6 +66,9 @@ pub(super) struct Worker {
     /// A write failed, and may have happened all the same: what is held here is
     /// read again before anything else is done.
     unsure: bool,
+    /// The present look came soon after something was sent: an endpoint may need
+    /// longer than that to know all of a block, so it finds nothing lost.
+    hasty: bool,
     waiting: HashMap<IntentKey, Vec<Answer<Outcome>>>,
     trouble: watch::Sender<Option<String>>,
 }
@@ -84,7 +89,8 @@ impl Worker {
         trouble: watch::Sender<Option<String>>,
     ) -> Result<Self, SendError> {
         let (next, pending, waiting) = (0, Vec::new(), HashMap::new());
-        let mut worker = Self { chain, outbox, key, account, next, pending, unsure: true, waiting, trouble };
+        let mut worker =
+            Self { chain, outbox, key, account, next, pending, unsure: true, hasty: false, waiting, trouble };
         worker.be_sure().await?;
         Ok(worker)
     }
@@ -128,15 +134,28 @@ impl Worker {
 
     /// Until the last handle is gone.
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
-        let mut looks = interval(Duration::from_millis(self.chain.evm.config().poll_ms));
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let longest = Duration::from_millis(self.chain.evm.config().poll_ms);
+        let mut pause = longest;
+        let mut next_look = Instant::now();
         loop {
             tokio::select! {
                 request = inbox.recv() => match request {
-                    Some(request) => self.serve(request).await,
+                    Some(request) => {
+                        // What was just sent is looked for soon, then ever more rarely.
+                        if matches!(request, Ask::Send { .. }) {
+                            pause = FIRST_LOOK.min(longest);
+                            next_look = next_look.min(Instant::now() + pause);
+                        }
+                        self.serve(request).await;
+                    }
                     None => return,
                 },
-                _ = looks.tick() => self.look().await,
+                () = sleep_until(next_look) => {
+                    self.hasty = pause < longest;
+                    self.look().await;
+                    pause = (pause * 2).min(longest);
+                    next_look = Instant::now() + pause;
+                }
             }
         }
     }
@@ -305,7 +324,7 @@ impl Worker {
         }
         let used = if nonce < count { self.used(nonce).await? } else { None };
         let Some(pending) = self.pending.get_mut(n) else { return Ok(Found::Nowhere) };
-        pending.traceless = if used.is_some() { pending.traceless + 1 } else { 0 };
+        pending.traceless = if used.is_some() { pending.traceless + u32::from(!self.hasty) } else { 0 };
         Ok(used.filter(|_| pending.traceless >= LOST_LOOKS).map_or(Found::Nowhere, Found::Ended))
     }
 

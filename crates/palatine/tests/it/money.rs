@@ -599,6 +599,61 @@ impl x402::SignHash for Buyer {
 }
 
 #[tokio::test]
+async fn a_link_needs_both_and_a_vault_that_somebody_else_deployed_is_found() {
+    let evm = Evm::start().await;
+    let mut house = House::start(&evm.sections()).await;
+    until("the chain answers", async || (house.get("/chain").await.status == 200).then_some(())).await;
+    let holder = house.holder(crate::house::SMALL);
+    let (owner, stranger) = (evm.payer().await, evm.payer().await);
+    let agent = house.spawn(&holder).await.expect(200)["agent"]["id"].as_str().unwrap().to_owned();
+    let path = format!("/agents/{agent}/vault");
+    assert_eq!(house.ask(&holder, reqwest::Method::GET, &path, Value::Null).await.expect(403)["code"], "not_linked");
+
+    let terms = auth::LinkTerms {
+        gateway: house.url.strip_prefix("http://").unwrap().parse().unwrap(),
+        holder: holder.wallet(),
+        owner: owner.address(),
+        chain_id: CHAIN_ID,
+        nonce: alloy_primitives::B128::repeat_byte(7),
+        issued_at: holder.instant(),
+        expires_at: holder.instant().plus(60_000),
+    };
+    let link = |signer: &Identity| {
+        let text = terms.text();
+        let owners = auth::EvmSignature::try_from(signer.sign_message_sync(text.as_bytes()).unwrap()).unwrap();
+        let holders = holder.keypair.sign_link(&terms, auth::Form::Raw);
+        json!({"text": text, "holder_signature": holders.to_string(), "owner_signature": owners.to_string()})
+    };
+    let links = async |body| house.ask(&holder, reqwest::Method::POST, "/links", body).await;
+    assert_eq!(links(link(&stranger)).await.expect(403)["code"], "invalid_evm_signature");
+    assert_eq!(links(link(&owner)).await.expect(200)["owner"], json!(owner.address()));
+    assert_eq!(links(link(&owner)).await.expect(401)["code"], "replayed_signature");
+
+    let vault = house.ask(&holder, reqwest::Method::GET, &path, Value::Null).await.expect(200);
+    assert_eq!((&vault["state"], &vault["owner"]), (&json!("unsigned"), &json!(owner.address())));
+    let deadline = now_s() + 3600;
+    let message = CreateVault {
+        podId: agent.clone(),
+        owner: owner.address(),
+        agentWallet: vault["agent_wallet"].as_str().unwrap().parse().unwrap(),
+        deadline: U256::from(deadline),
+    };
+    let hash = digest(&message, &factory_domain(&evm.config()));
+    // Only the owner's own signature deploys it.
+    let wish = json!({"deadline": deadline, "signature": sign(&stranger, hash)});
+    let refused = house.ask(&holder, reqwest::Method::POST, &path, wish).await.expect(409);
+    assert!(refused["code"] == "would_revert" && refused["error"].as_str().unwrap().contains("owner"), "{refused}");
+    let consent = calls::Consent { deadline, signature: sign(&owner, hash) };
+    let call =
+        calls::create_vault(evm.deployed.factory, &agent, message.owner, message.agentWallet, Some(&consent));
+    assert_eq!(carry(&house, &call).await.unwrap()["success"], true);
+    let found = house.ask(&holder, reqwest::Method::GET, &path, Value::Null).await.expect(200);
+    assert_eq!((&found["state"], &found["address"]), (&json!("deployed"), &vault["address"]));
+    assert_eq!(house.status(&holder, &agent).await.expect(200)["vault"]["state"], "deployed");
+    house.end();
+}
+
+#[tokio::test]
 async fn without_a_chain_everything_else_works_and_says_so() {
     let mut house = House::start(crate::house::PLAIN).await;
     let holder = house.holder(crate::house::SMALL);
