@@ -644,8 +644,7 @@ async fn a_link_needs_both_and_a_vault_that_somebody_else_deployed_is_found() {
     let refused = house.ask(&holder, reqwest::Method::POST, &path, wish).await.expect(409);
     assert!(refused["code"] == "would_revert" && refused["error"].as_str().unwrap().contains("owner"), "{refused}");
     let consent = calls::Consent { deadline, signature: sign(&owner, hash) };
-    let call =
-        calls::create_vault(evm.deployed.factory, &agent, message.owner, message.agentWallet, Some(&consent));
+    let call = calls::create_vault(evm.deployed.factory, &agent, message.owner, message.agentWallet, Some(&consent));
     assert_eq!(carry(&house, &call).await.unwrap()["success"], true);
     let found = house.ask(&holder, reqwest::Method::GET, &path, Value::Null).await.expect(200);
     assert_eq!((&found["state"], &found["address"]), (&json!("deployed"), &vault["address"]));
