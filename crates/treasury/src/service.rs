@@ -9,10 +9,11 @@ use chain::evm::Indexer;
 use domain::vault::TaskId;
 use domain::{Address, AgentId, B256, UnixMillis, Usdc, Wallet};
 use identity::Identity;
+use moka::future::Cache;
 use relay::{Clock, Relayer, SystemClock};
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use store::{BookId, Store};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::vault::{AgentVault, ChainResponse, DeployRequest, TasksResponse, TxResponse, VaultResponse};
@@ -31,6 +32,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How often what was left open is looked at: relayed calls, payments.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// Agents that are told apart while they act.
+const MAX_ACTING: u64 = 10_000;
 /// Payments looked at in one go.
 const MAX_TIDIED: usize = 256;
 
@@ -59,6 +62,8 @@ pub(crate) struct Inner {
     pub(crate) book: BookId,
     pub(crate) identities: Identities,
     pub(crate) clock: SystemClock,
+    /// Agents that act: one call at a time each.
+    pub(crate) turns: Cache<AgentId, Arc<Mutex<()>>>,
     /// There is something to deploy.
     pub(crate) signal: Notify,
     link: watch::Sender<Link>,
@@ -92,6 +97,7 @@ impl Treasury {
             store,
             book,
             clock: SystemClock,
+            turns: Cache::new(MAX_ACTING),
             signal: Notify::new(),
             link: watch::Sender::new(Link::Waiting("it was not asked yet".to_owned())),
             relayer,

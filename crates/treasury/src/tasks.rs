@@ -1,6 +1,7 @@
 //! What an agent does with a task: hand in a result, or turn it down. Its key signs
 //! here, and our account carries it onto the chain.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use alloy_primitives::Log;
@@ -69,6 +70,9 @@ impl Inner {
         let desk = self.desk()?;
         let sender = desk.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
         let identity = self.identities.of(agent, Missing::Refuse).await?;
+        // Two calls at once would take the same nonce of the forwarder.
+        let turn = self.turns.get_with(agent, async { Arc::default() }).await;
+        let _turn = turn.lock().await;
         // Simulated as the agent: the forwarder hides why an inner call fails.
         desk.chain.evm.call(call, Some(identity.address()), chain::evm::At::Latest).await.map_err(refused)?;
         let nonce = desk.chain.forwarder_nonce(identity.address()).await.map_err(refused)?;

@@ -40,7 +40,7 @@ pub struct Config {
     /// The tokens that are taken and paid. Default the Stargate USDC of Cronos
     /// and of its testnet. Their EIP-712 domains are compared with the chain's.
     pub tokens: Vec<TokenConfig>,
-    /// `[x402.serve]`: whom the facilitator's endpoints settle for.
+    /// `[x402.serve]`: whom the facilitator's endpoints settle for. Default: ourselves.
     pub serve: Serve,
 }
 

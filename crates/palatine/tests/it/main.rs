@@ -5,7 +5,9 @@
 
 mod api;
 mod crash;
+mod deal;
 mod documents;
+mod evm;
 mod house;
 mod imports;
 mod isolation;

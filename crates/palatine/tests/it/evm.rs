@@ -1,0 +1,157 @@
+//! A local chain with the real contracts, for tests.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+
+use chain::Endpoint;
+use chain::evm::{Chain, Deployed, EvmConfig, Key, deploy_local};
+use domain::{Address, B256, Bytes, Usdc};
+use identity::{Cost, Identity, SignerSync};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::house::assets;
+
+pub(crate) const CHAIN_ID: u64 = 338;
+pub(crate) const TOKEN_VERSION: &str = "2";
+/// What a payer of a test begins with.
+pub(crate) const FUNDS: Usdc = Usdc(1_000_000_000);
+
+/// A local chain of a test, with the contracts on it.
+pub(crate) struct Evm {
+    pub(crate) child: Child,
+    rpc: String,
+    deployer: Identity,
+    relayer: Identity,
+    pub(crate) deployed: Deployed,
+    dir: TempDir,
+}
+
+impl Evm {
+    pub(crate) async fn start() -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let anvil = assets().join("evm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
+        let mut child = Command::new(anvil)
+            .args(["--port", "0", "--chain-id", &CHAIN_ID.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let rpc = format!("http://{}", listening(&mut child));
+        let (deployer, relayer) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        for who in [&deployer, &relayer] {
+            call_rpc(&rpc, "anvil_setBalance", json!([who.address(), "0x21e19e0c9bab2400000"])).await;
+        }
+        let key = Key::new(deployer.clone());
+        let deployed = deploy_local(Endpoint(rpc.clone()), CHAIN_ID, &key, deployer.address(), Usdc(0)).await.unwrap();
+        Self { child, rpc, deployer, relayer, deployed, dir: TempDir::new().unwrap() }
+    }
+
+    pub(crate) fn config(&self) -> EvmConfig {
+        let mut config = self.deployed.config(Endpoint(self.rpc.clone()), CHAIN_ID);
+        config.usdc_version = Some(TOKEN_VERSION.to_owned());
+        config
+    }
+
+    pub(crate) async fn chain(&self) -> Chain {
+        Chain::connect(&self.config()).await.unwrap()
+    }
+
+    /// A payer with test USDC, and without a coin for gas.
+    pub(crate) async fn payer(&self) -> Identity {
+        let payer = Identity::generate().unwrap();
+        fund(&self.rpc, self.deployer.clone(), payer.address()).await;
+        payer
+    }
+
+    /// The sections that a house needs to work on this chain.
+    pub(crate) fn sections(&self) -> String {
+        let password = SecretString::from("of a test");
+        let keystore = self.dir.path().join("relayer.json");
+        self.relayer.save(&keystore, &password, Cost::LIGHT).unwrap();
+        let file = self.dir.path().join("relayer.password");
+        std::fs::write(&file, "of a test").unwrap();
+        let Deployed { usdc, factory, forwarder, .. } = self.deployed;
+        format!(
+            r#"
+            [evm]
+            endpoints = ["{rpc}"]
+            chain_id = {CHAIN_ID}
+            usdc = "{usdc}"
+            factory = "{factory}"
+            forwarder = "{forwarder}"
+            confirmations = 1
+            poll_ms = 50
+            [treasury]
+            identities = "{dir}/identities"
+            key_file = "{dir}/identities.key"
+            [relayer]
+            enabled = true
+            key = "{keystore}"
+            password_file = "{file}"
+            per_client_minute = 100000
+            per_client_day = 100000
+            queue = 1000
+            [x402]
+            pay_to = "{payee}"
+            tokens = [{{ chain_id = {CHAIN_ID}, network = "cronos-testnet", address = "{usdc}", name = "Bridged USDC (Stargate)", version = "{TOKEN_VERSION}" }}]
+            "#,
+            rpc = self.rpc,
+            dir = self.dir.path().display(),
+            keystore = keystore.display(),
+            file = file.display(),
+            payee = PAYEE,
+        )
+    }
+}
+
+impl Drop for Evm {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Who is paid for requests in these tests.
+pub(crate) const PAYEE: Address = Address::repeat_byte(0x77);
+
+/// Where a chain that was just started listens, as it says itself.
+fn listening(child: &mut Child) -> String {
+    let mut stdout = child.stdout.take().unwrap();
+    let mut said = Vec::new();
+    let place = loop {
+        let mut byte = [0];
+        stdout.read_exact(&mut byte).unwrap();
+        said.push(byte[0]);
+        let text = String::from_utf8_lossy(&said);
+        if let Some((_, rest)) = text.split_once("Listening on ")
+            && let Some((place, _)) = rest.split_once('\n')
+        {
+            break place.trim().to_owned();
+        }
+    };
+    // A full pipe would stop it.
+    std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+    place
+}
+
+pub(crate) async fn call_rpc(rpc: &str, method: &str, params: Value) -> Value {
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    let answer = reqwest::Client::new().post(rpc).json(&body).send().await.unwrap();
+    let answer: Value = answer.json().await.unwrap();
+    assert!(answer.get("error").is_none(), "{method}: {answer}");
+    answer["result"].clone()
+}
+
+/// Sees to it that somebody has test USDC.
+pub(crate) async fn fund(rpc: &str, deployer: Identity, who: Address) {
+    deploy_local(Endpoint(rpc.to_owned()), CHAIN_ID, &Key::new(deployer), who, FUNDS).await.unwrap();
+}
+
+pub(crate) fn sign(who: &Identity, hash: B256) -> Bytes {
+    Bytes::from(who.sign_hash_sync(&hash).unwrap().as_bytes())
+}
+
+pub(crate) fn now_s() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
