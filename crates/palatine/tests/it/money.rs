@@ -89,7 +89,7 @@ async fn whatever_kills_the_gateway_each_signed_task_is_created_once_and_the_boo
         let tasks: Vec<Signed> =
             (0..4).map(|n| signed_task(&evm, vault, &payer, Usdc(1 + round * 10 + n), round * 10 + n)).collect();
         let sending = join_all(tasks.iter().map(|task| carry(&house, &task.call)));
-        let instant = crate::crash::random_below(Duration::from_millis(600));
+        let instant = crate::crash::random_below(Duration::from_millis(150));
         tokio::time::timeout(instant, sending).await.ok();
         house.kill_gateway();
         house.start_gateway().await;
