@@ -7,7 +7,7 @@ use chain::evm::{Chain, EvmConfig, Key, Outbox, Sender};
 use identity::Identity;
 use relay::Relayer;
 use store::Store;
-use x402::{Facilitator, Hosted, Limits, Payments, Seller, Settler, Till, Tokens};
+use x402::{Facilitator, Hosted, Limits, Payments, Seller, Settler, Till, Token, Tokens};
 
 use crate::config::Options;
 use crate::error::TreasuryError;
@@ -88,7 +88,9 @@ fn counter(
     let payments: Arc<dyn Payments> = Arc::new(StorePayments(store.clone()));
     let reader = Arc::new(TokenReader(Arc::clone(chain)));
     let limits: Limits = config.limits();
-    let tokens = Arc::new(config.tokens());
+    // One chain is worked on here: what is on others is neither sold for nor settled.
+    let here = |token: &&Arc<Token>| token.chain_id() == chain.evm.config().chain_id;
+    let tokens: Arc<Tokens> = Arc::new(config.tokens().iter().filter(here).map(|token| Token::clone(token)).collect());
     check_token(&tokens, chain)?;
     let (till, own) = match (config.settler().map_err(|error| refused(&error))?, sender) {
         (Settler::Own, None) => return Ok(None),

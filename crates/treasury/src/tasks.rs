@@ -10,7 +10,7 @@ use chain::evm::abi::ERC2771Forwarder::ExecutedForwardRequest;
 use chain::evm::typed::digest;
 use chain::evm::{EvmError, SendError, Sighting, calls};
 use domain::evm::{Call, IntentKey, Outcome};
-use domain::vault::{TaskId, Terms};
+use domain::vault::{TaskId, Terms, Vault};
 use domain::{Address, AgentId, B256, Bytes, UnixMillis};
 use identity::SignerSync;
 use wire::vault::{TxResponse, VaultState};
@@ -36,9 +36,9 @@ impl Inner {
         result_hash: B256,
         now: UnixMillis,
     ) -> Result<TxResponse, TreasuryError> {
-        let (vault, terms) = self.task_of(agent, task).await?;
-        let call = calls::submit(vault, &terms, result_hash);
-        self.as_agent(agent, &format!("submit:{task}"), &call, now).await
+        let (books, terms) = self.task_of(agent, task).await?;
+        let call = calls::submit(books.0, &terms, result_hash);
+        self.as_agent(agent, &books.1, &format!("submit:{task}"), &call, now).await
     }
 
     /// Turns a task down.
@@ -48,21 +48,25 @@ impl Inner {
         task: TaskId,
         now: UnixMillis,
     ) -> Result<TxResponse, TreasuryError> {
-        let (vault, terms) = self.task_of(agent, task).await?;
-        self.as_agent(agent, &format!("decline:{task}"), &calls::decline(vault, &terms), now).await
+        let (books, terms) = self.task_of(agent, task).await?;
+        let call = calls::decline(books.0, &terms);
+        self.as_agent(agent, &books.1, &format!("decline:{task}"), &call, now).await
     }
 
-    async fn task_of(&self, agent: AgentId, task: TaskId) -> Result<(Address, Terms), TreasuryError> {
+    /// An agent's vault and one of its tasks, as the books have them.
+    async fn task_of(&self, agent: AgentId, task: TaskId) -> Result<((Address, Vault), Terms), TreasuryError> {
         let deploy = self.store.deploy_of(agent).await?;
-        let vault = deploy.filter(|deploy| deploy.state == VaultState::Deployed).ok_or(TreasuryError::UnknownVault)?;
-        let task = self.store.task(self.book, vault.address, task).await?.ok_or(TreasuryError::UnknownTask)?;
-        Ok((vault.address, task.terms.ok_or(TreasuryError::UnknownTask)?))
+        let deploy = deploy.filter(|deploy| deploy.state == VaultState::Deployed).ok_or(TreasuryError::UnknownVault)?;
+        let books = self.store.vault(self.book, deploy.address).await?.ok_or(TreasuryError::UnknownVault)?;
+        let task = self.store.task(self.book, deploy.address, task).await?.ok_or(TreasuryError::UnknownTask)?;
+        Ok(((deploy.address, books.vault), task.terms.ok_or(TreasuryError::UnknownTask)?))
     }
 
     /// Sends a call as the agent, through the forwarder.
     async fn as_agent(
         &self,
         agent: AgentId,
+        vault: &Vault,
         name: &str,
         call: &Call,
         now: UnixMillis,
@@ -70,6 +74,7 @@ impl Inner {
         let desk = self.desk()?;
         let sender = desk.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
         let identity = self.identities.of(agent, Missing::Refuse).await?;
+        identity.verify_ownership(vault.agent_wallet).map_err(|error| TreasuryError::Reverts(error.to_string()))?;
         // Two calls at once would take the same nonce of the forwarder.
         let turn = self.turns.get_with(agent, async { Arc::default() }).await;
         let _turn = turn.lock().await;

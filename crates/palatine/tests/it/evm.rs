@@ -59,7 +59,14 @@ impl Evm {
 
     /// A payer with test USDC, and without a coin for gas.
     pub(crate) async fn payer(&self) -> Identity {
-        let payer = Identity::generate().unwrap();
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).unwrap();
+        self.payer_of(&secret).await
+    }
+
+    /// The payer with this key.
+    pub(crate) async fn payer_of(&self, secret: &[u8; 32]) -> Identity {
+        let payer = Identity::from_secret(secret).unwrap();
         fund(&self.rpc, self.deployer.clone(), payer.address()).await;
         payer
     }

@@ -192,6 +192,44 @@ async fn a_hundred_copies_of_one_payment_buy_one_answer_and_one_for_another_path
     house.end();
 }
 
+#[tokio::test]
+async fn an_unmodified_client_from_npm_pays_one_of_our_agents() {
+    let evm = Evm::start().await;
+    let chain = evm.chain().await;
+    let mut house = House::start(&evm.sections()).await;
+    until("the chain answers", async || (house.get("/chain").await.status == 200).then_some(())).await;
+    let secret = [0x51; 32];
+    let payer = evm.payer_of(&secret).await;
+    let holder = house.holder(crate::house::SMALL);
+    let agent = house.spawn(&holder).await.expect(200)["agent"].clone();
+    let path = format!("/agents/{}/prices", agent["id"].as_str().unwrap());
+    let prices = json!({"prices": {"/echo": "2000000"}});
+    house.ask(&holder, reqwest::Method::PUT, &path, prices).await.expect(200);
+
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let script = here.join("../x402/tests/npm/fetch-v2.mjs");
+    let url = format!("{}/echo", agent["url"].as_str().unwrap());
+    let output = tokio::process::Command::new("node")
+        .current_dir(crate::house::assets().join("x402"))
+        .arg("--import")
+        .arg(here.join("tests/npm/localhost.mjs"))
+        .args(["--input-type=module", "-", &url, &format!("0x{}", hex::encode(secret))])
+        .arg(evm.deployed.usdc.to_string())
+        .stdin(std::fs::File::open(script).unwrap())
+        .output()
+        .await
+        .unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!(said["status"], 200, "{said}");
+    assert!(said["body"].as_str().unwrap().contains("hello"), "{said}");
+    assert_eq!(said["receipt"]["success"], true, "{said}");
+    assert_eq!(said["receipt"]["payer"].as_str().unwrap().parse(), Ok(payer.address()));
+    assert_eq!(chain.usdc_of(PAYEE, At::Latest).await.unwrap(), whole(2));
+    assert_eq!(chain.usdc_of(payer.address(), At::Latest).await.unwrap(), Usdc(FUNDS.0 - whole(2).0));
+    house.end();
+}
+
 /// Signs payments.
 struct Buyer(Identity);
 
