@@ -253,6 +253,12 @@ impl Desk<'_> {
         );
         let id = task_id(&evm, vault.address, &terms);
         let relayed = self.remote(&chain)?.call(party(&creator), &call, &self.purse()?).await?;
+        if relayed.success
+            && let Err(error) = self.task(&TaskName { vault: wish.vault, task: id }).await
+        {
+            // Created it is; only the next command may not find it yet.
+            eprintln!("The gateway has not read it from the chain yet: {error:#}");
+        }
         self.tell("created", Some(id), relayed)
     }
 
