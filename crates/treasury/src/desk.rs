@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::evm::{Chain, EvmConfig, Key, Outbox, Sender};
+use chain::evm::{Chain, EvmConfig, Key, Sender};
 use identity::Identity;
 use relay::Relayer;
 use store::Store;
@@ -11,8 +11,8 @@ use x402::{Facilitator, Hosted, Limits, Payments, Seller, Settler, Till, Token, 
 
 use crate::config::Options;
 use crate::error::TreasuryError;
-use crate::journal::StoreJournal;
-use crate::outbox::StoreOutbox;
+use crate::journal::journal;
+use crate::outbox::outbox;
 use crate::payments::StorePayments;
 use crate::settle::{OwnSettlement, TokenReader};
 
@@ -45,12 +45,11 @@ impl Desk {
     ) -> Result<Self, TreasuryError> {
         let unavailable = |error: &dyn std::fmt::Display| TreasuryError::Unavailable(error.to_string());
         let chain = Arc::new(Chain::connect(evm).await.map_err(|error| unavailable(&error))?);
-        let outbox: Arc<dyn Outbox> = Arc::new(StoreOutbox(store.clone()));
         let sender = match key {
             None => None,
             Some(identity) => {
                 let key = Key::new(identity.clone());
-                Some(Sender::start(Arc::clone(&chain), outbox, key).await.map_err(|error| unavailable(&error))?)
+                Some(Sender::start(Arc::clone(&chain), outbox(store), key).await.map_err(|error| unavailable(&error))?)
             }
         };
         let relayer = match &sender {
@@ -70,8 +69,7 @@ async fn relayer(
 ) -> Result<Relayer, TreasuryError> {
     let unavailable = |error: &dyn std::fmt::Display| TreasuryError::Unavailable(error.to_string());
     let chain = relay::EvmChain::new(Arc::clone(chain), sender.clone());
-    let journal = Arc::new(StoreJournal(store.clone()));
-    let relayer = Relayer::new(options.relayer.clone(), Arc::new(chain), journal, Arc::new(relay::SystemClock));
+    let relayer = Relayer::new(options.relayer.clone(), Arc::new(chain), journal(store), Arc::new(relay::SystemClock));
     let relayer = relayer.map_err(|error| TreasuryError::Config(error.to_string()))?;
     relayer.resume().await.map_err(|error| unavailable(&error))?;
     Ok(relayer)

@@ -10,7 +10,6 @@ mod fees;
 mod files;
 mod journal;
 mod kill;
-mod latency;
 mod real;
 mod recovery;
 mod remote;
