@@ -1,0 +1,64 @@
+# What is built, and the folder of assets that the programs and their tests find beside them.
+# shellcheck shell=bash
+
+programs() { # profile folder (debug | release)
+    local flag=()
+    [ "$1" = release ] && flag=(--release)
+    say "Building palatine and hypercore ($1)"
+    cargo build --locked "${flag[@]}" -p palatine-palatine -p palatine-hypercore --bins \
+        || fail "The build failed. Without a network, cargo needs its crates from an earlier build."
+}
+
+guests() {
+    say "Building what runs inside the guests"
+    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile guest --target "$TRIPLE" \
+        --target-dir "$CACHE/guest" -p palatine-pod -p agent-echo || fail "The guest programs could not be built."
+    assets
+}
+
+# One folder with all that `palatine up` needs beside the binaries.
+assets() {
+    mkdir -p "$ASSETS/images"
+    fresh "$CACHE/guest/$TRIPLE/guest/pod" "$ASSETS/pod"
+    local recipe
+    for recipe in images/*/image.toml; do
+        mkdir -p "$ASSETS/$(dirname "$recipe")"
+        fresh "$recipe" "$ASSETS/$recipe"
+    done
+    fresh "$CACHE/guest/$TRIPLE/guest/agent-echo" "$ASSETS/images/agent-echo/agent-echo"
+    packages solana "the local Solana" deploy/dev/solana
+    packages evm "the local EVM chain" deploy/dev/evm
+}
+
+# Installs the npm packages of a folder into one of the same kind among the assets.
+packages() { # name, what it is, folder, npm's further words
+    local what=$2 from=$3 file into=$ASSETS/$1
+    shift 3
+    mkdir -p "$into"
+    for file in "$from"/*.mjs "$from"/package*.json "$from"/absent/package.json; do
+        [ -e "$file" ] || continue
+        mkdir -p "$(dirname "$into/${file#"$from"/}")"
+        fresh "$file" "$into/${file#"$from"/}"
+    done
+    cmp -s "$into/package-lock.json" "$into/node_modules/.installed" && return
+    say "Installing $what"
+    npm ci --prefix "$into" --ignore-scripts --no-audit --no-fund --silent "$@" >&2 \
+        || fail "npm could not install $what. Is there a network?"
+    cp "$into/package-lock.json" "$into/node_modules/.installed"
+}
+
+# What only the tests need: the compiler of the contracts, and x402's other sides.
+test_assets() {
+    packages contracts "the contracts' tools" contracts
+    packages x402 "x402's clients and servers" crates/x402/tests/npm --omit=optional --omit=peer
+}
+
+# Builds the contracts and holds them to what they promise, with what is built kept in the cache.
+contracts() {
+    mkdir -p "$CACHE/contracts"
+    PALATINE_CONTRACTS_MODULES=$ASSETS/contracts/node_modules FOUNDRY_OUT=$CACHE/contracts/out \
+        FOUNDRY_CACHE_PATH=$CACHE/contracts/cache contracts/check "$@"
+}
+
+# Copies only what changed, so that what depends on it stays cached.
+fresh() { cmp -s "$1" "$2" || install -m "$(stat -c %a "$1")" "$1" "$2"; }

@@ -1,0 +1,118 @@
+# What must be there before anything runs: packages, room, tools, and a PATH of the declared programs alone.
+# shellcheck shell=bash
+
+# Where programs are looked for before they are linked into one folder.
+SEARCHED="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin"
+
+# Rows of dev.d/needs for these levels: program, package, why.
+needs() {
+    local program package level why
+    while read -r program package level why; do
+        [[ -n $program && $program != '#'* && " $* " == *" $level "* ]] && printf '%s\t%s\t%s\n' "$program" "$package" "$why"
+    done < dev.d/needs
+    return 0
+}
+
+missing() {
+    local program package why
+    while IFS=$'\t' read -r program package why; do
+        found "$program" >/dev/null || printf '%s\t%s\t%s\n' "$program" "$package" "$why"
+    done < <(needs "$@")
+}
+
+found() { PATH=$SEARCHED type -P "$1"; }
+
+# Asks for what is missing and installs it; then nothing else is in reach.
+prepare() { # levels…
+    install_missing "$@"
+    narrow "$@"
+}
+
+install_missing() { # levels…
+    found cargo >/dev/null || fail "Rust is missing: install it from https://rustup.rs, then run this again."
+    local rows packages answer program package why
+    rows=$(missing "$@")
+    [ -n "$rows" ] || return 0
+    say "Missing on this machine:"
+    while IFS=$'\t' read -r program package why; do
+        printf '  %-20s from %-18s %s\n' "$program" "$package" "$why" >&2
+    done <<<"$rows"
+    packages=$(cut -f2 <<<"$rows" | sort -u)
+    packages=${packages//$'\n'/ }
+    found apt-get >/dev/null || fail "This is not Debian or Ubuntu: install the packages above by your own means, then run this again."
+    if [ "$YES" != yes ]; then
+        [ -t 0 ] || fail "Nothing was installed. Run it with --yes, or: apt-get install $packages"
+        read -rp "Install $packages? [y/N] " answer
+        [[ $answer == [yY]* ]] || fail "Nothing was installed. Later: apt-get install $packages"
+    fi
+    need_root "install packages"
+    # shellcheck disable=SC2086
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages; } >/dev/null \
+        || fail "apt-get could not install $packages. Is there a network? Nothing else was changed."
+    rows=$(missing "$@")
+    [ -z "$rows" ] || fail "Still missing after apt-get: ${rows//$'\t'/ }"
+}
+
+# Makes PATH one folder of links: to the declared programs of these levels, and to Rust's own without rustup's
+# proxies, which would bring all of ~/.cargo/bin along.
+narrow() { # levels…
+    local dir=$CACHE/path/${!#} program sysroot
+    local -A kept=()
+    mkdir -p "$dir"
+    while IFS=$'\t' read -r program _; do
+        kept[$program]=$(found "$program" || true)
+    done < <(needs "$@")
+    # Version managers put scripts in its place that want a shell's whole PATH.
+    [ -z "${kept[python3]:-}" ] || kept[python3]=$(PATH=$SEARCHED python3 -c 'import sys; print(sys.executable)')
+    sysroot=$(PATH=$SEARCHED rustc --print sysroot)
+    for program in "$sysroot"/bin/{cargo,rustc,rustdoc,cargo-fmt,rustfmt,cargo-clippy,clippy-driver} "$TOOLS"/bin/*; do
+        [ ! -x "$program" ] || kept[${program##*/}]=$program
+    done
+    for program in "${!kept[@]}"; do
+        [ -z "${kept[$program]}" ] || link "${kept[$program]}" "$dir/$program"
+    done
+    for program in "$dir"/*; do
+        [[ -n ${kept[${program##*/}]:-} && -e $program ]] || rm -f "$program"
+    done
+    export PATH=$dir
+}
+
+# A program found through an earlier folder of links stays what that link means.
+link() { [ "$1" -ef "$2" ] || ln -sfn "$1" "$2"; }
+
+# The tools of dev.d/wheels.txt: fetched once, by hash, never compiled.
+prebuilt() {
+    local sum wheel
+    sum=$(sha256sum dev.d/wheels.txt | cut -c1-16)
+    if [ ! -e "$TOOLS/$sum" ]; then
+        say "Fetching the tools of dev.d/wheels.txt"
+        python3 -m pip --version >/dev/null 2>&1 || fail "$(found python3) has no pip: install python3-pip for it."
+        rm -rf "$TOOLS" && mkdir -p "$TOOLS/wheels" "$TOOLS/bin"
+        python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+            --dest "$TOOLS/wheels" --requirement dev.d/wheels.txt \
+            || fail "pip could not fetch the tools of dev.d/wheels.txt. Is there a network? Nothing is compiled instead."
+        for wheel in "$TOOLS"/wheels/*.whl; do
+            python3 -m zipfile -e "$wheel" "$TOOLS/unpacked"
+        done
+        install -m 755 "$TOOLS"/unpacked/*.data/scripts/* "$TOOLS/bin/"
+        rm -rf "$TOOLS/wheels" "$TOOLS/unpacked"
+        touch "$TOOLS/$sum"
+    fi
+    for wheel in "$TOOLS"/bin/*; do
+        link "$wheel" "$PATH/${wheel##*/}"
+    done
+}
+
+need_root() {
+    [ "$(id -u)" = 0 ] || fail "Only root can $1: run this with sudo -E, so that your Rust stays in reach."
+}
+
+need_space() { # profile
+    local free
+    mkdir -p "$CACHE"
+    free=$(df -Pm "$CACHE" | { read -r _; read -r _ _ _ free _; printf %s "$free"; })
+    [ "$free" -ge "$MIN_FREE_MB" ] && return
+    # A cache that is full already needs no more room.
+    [ -x "$TARGET/$1/palatine" ] && [ "$free" -ge 1500 ] && return
+    fail "$CACHE has $free MB left; builds and images need $MIN_FREE_MB. Free some, or set PALATINE_CACHE to a roomier disk."
+}
