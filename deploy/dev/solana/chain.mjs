@@ -1,7 +1,15 @@
 // A Solana on this machine, for development and tests: surfpool, offline, with
 // the real SPL Token and Token-2022 programs, and a token of our own on it.
 //
-//   node chain.mjs [--port N]       (N = 0, the default: any free one; loopback only)
+//   node chain.mjs [--port N] [--journal FILE] [--slot-ms N]
+//
+//   --port     where it answers, on loopback (0, the default: any free port)
+//   --journal  every command that changed something is written there before it is
+//              answered; the next start with that file does them again, and so has
+//              the same mints, accounts and balances. A chain that hangs can be
+//              killed and started anew: nobody has to ask it for what it held.
+//   --slot-ms  a slot for every so many milliseconds, whether or not there is a
+//              transaction: a test sees hours of slots in seconds
 //
 // When it is up it prints one line: {"rpc", "mint", "decimals", "program"}. Then
 // each line on standard input is one command, and each gets one line in answer,
@@ -20,6 +28,7 @@
 // so it writes the account behind the program's back.
 
 import { createHash, randomBytes } from 'node:crypto';
+import { closeSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { createServer, connect } from 'node:net';
 import { createInterface } from 'node:readline';
@@ -42,22 +51,28 @@ const LONGEST_LINE = 64 * 1024;
 const CONFIRM_MS = 10_000;
 const POLL_MS = 10;
 const MAX_U64 = 2n ** 64n - 1n;
+// surfpool tells of each slot and each transaction through a channel that holds
+// 1,024 events, and stops for good when it is full. It fills in 81 seconds.
+const DRAIN_MS = 100;
+// Commands in a journal at most: doing them again takes some 10 ms each.
+const JOURNAL_MOST = 1000;
+// Connections at once to a port of our choosing.
+const CONNECTIONS_MOST = 256;
 
 // The same at each start, so that configurations may name the mint. Worth nothing.
 const devKey = (name) => new Uint8Array(createHash('sha256').update(`palatine dev ${name}`).digest());
 const newKey = () => new Uint8Array(randomBytes(32));
 
 class Chain {
-  constructor() {
-    this.surfnet = Surfnet.startWithConfig({
-      offline: true,
-      blockProductionMode: 'transaction',
-      airdropSol: PAYER_LAMPORTS,
-    });
+  constructor(slotMs) {
+    const slots = slotMs ? { blockProductionMode: 'clock', slotTimeMs: slotMs } : { blockProductionMode: 'transaction' };
+    this.payerKey = devKey('payer');
+    this.payer = sol.getAddress(this.payerKey);
+    const payerSecretKey = [...this.payerKey, ...base58.decode(this.payer)];
+    this.surfnet = Surfnet.startWithConfig({ offline: true, airdropSol: PAYER_LAMPORTS, payerSecretKey, ...slots });
     this.rpc = this.surfnet.rpcUrl;
-    this.payerKey = Uint8Array.from(this.surfnet.payerSecretKey).slice(0, 32);
-    this.payer = this.surfnet.payer;
     this.mints = new Map();
+    setInterval(() => this.surfnet.drainEvents(), DRAIN_MS);
   }
 
   async call(method, params = []) {
@@ -93,7 +108,8 @@ class Chain {
     return sol.sys.createAccount({ source: this.payer, newAccount, lamports, space: BigInt(space), owner: program });
   }
 
-  async mint({ program = 'spl-token', decimals = DECIMALS }, key = newKey()) {
+  async mint({ program = 'spl-token', decimals = DECIMALS, key: given }) {
+    const key = Uint8Array.from(given);
     if (!PROGRAMS[program]) throw new Error(`program is one of ${Object.keys(PROGRAMS).join(', ')}`);
     const mint = sol.getAddress(key);
     const token = { mint, decimals, program: PROGRAMS[program] };
@@ -118,8 +134,8 @@ class Chain {
     return { account, instructions: value ? [] : [under(token, create)], keys: [] };
   }
 
-  async freshAccount(token, wallet) {
-    const key = newKey();
+  async freshAccount(token, wallet, given) {
+    const key = Uint8Array.from(given);
     const account = sol.getAddress(key);
     const create = await this.allocate(key, ACCOUNT_BYTES, token.program);
     const initialize = under(token, sol.token.initializeAccount({ account, mint: token.mint, owner: wallet }));
@@ -130,7 +146,7 @@ class Chain {
     const token = this.token(command);
     const wallet = address(command.wallet);
     const amount = raw(command.amount, token.decimals);
-    const { account, instructions, keys } = await this[command.fresh ? 'freshAccount' : 'account'](token, wallet);
+    const { account, instructions, keys } = await this[command.fresh ? 'freshAccount' : 'account'](token, wallet, command.key);
     const mintTo = under(token, sol.token.mintTo({ mint: token.mint, dest: account, authority: this.payer, amount }));
     await this.send([...instructions, mintTo], keys);
     return { account };
@@ -166,6 +182,36 @@ class Chain {
     return {};
   }
 }
+
+// What set the chain up: one command a line, in their order.
+class Journal {
+  constructor(path) {
+    this.file = openSync(path, 'a+', 0o600);
+    const text = readFileSync(path, 'utf8');
+    // A kill may have cut the last line: nobody was told that it was done.
+    const whole = text.slice(0, text.lastIndexOf('\n') + 1);
+    ftruncateSync(this.file, Buffer.byteLength(whole));
+    this.commands = whole.split('\n').slice(0, -1).map((line) => JSON.parse(line));
+    this.length = this.commands.length;
+  }
+
+  check() {
+    if (this.length >= JOURNAL_MOST) throw new Error(`the journal is full (${JOURNAL_MOST} commands): start with a new one`);
+  }
+
+  note(command) {
+    writeSync(this.file, `${JSON.stringify(command)}\n`);
+    fsyncSync(this.file);
+    this.length += 1;
+  }
+
+  close() {
+    closeSync(this.file);
+  }
+}
+
+// Keys that a command makes are part of it, so that it can be done again.
+const pinned = (command) => ({ key: [...newKey()], ...command });
 
 const COMMANDS = ['mint', 'fund', 'transfer', 'freeze', 'thaw', 'set'];
 
@@ -204,17 +250,21 @@ function listen(port, url) {
     const far = connect(to);
     for (const [one, other] of [[near, far], [far, near]]) one.on('error', () => other.destroy()).pipe(other);
   });
+  server.maxConnections = CONNECTIONS_MOST;
   return new Promise((done, failed) => {
     server.on('error', failed).listen(port, '127.0.0.1', () => done(`http://127.0.0.1:${port}`));
   });
 }
 
-async function answer(chain, line) {
+async function answer(chain, journal, line) {
   try {
     if (line.length > LONGEST_LINE) throw new Error('the command is too long');
-    const command = JSON.parse(line);
+    const command = pinned(JSON.parse(line));
     if (!COMMANDS.includes(command.do)) throw new Error(`do is one of ${COMMANDS.join(', ')}`);
-    return { ok: true, ...(await chain[command.do](command)) };
+    journal?.check();
+    const done = await chain[command.do](command);
+    journal?.note(command);
+    return { ok: true, ...done };
   } catch (error) {
     return { ok: false, error: error.message };
   }
@@ -222,13 +272,25 @@ async function answer(chain, line) {
 
 const say = (it) => process.stdout.write(`${JSON.stringify(it)}\n`);
 
+function number(values, name, most) {
+  const value = Number(values[name]);
+  if (!/^\d+$/.test(values[name]) || value > most) throw new Error(`--${name} is a number from 0 to ${most}`);
+  return value;
+}
+
 async function main() {
-  const { values } = parseArgs({ options: { port: { type: 'string', default: '0' } } });
-  const port = Number(values.port);
-  const chain = new Chain();
+  const text = (value) => ({ type: 'string', default: value });
+  const { values } = parseArgs({ options: { port: text('0'), 'slot-ms': text('0'), journal: { type: 'string' } } });
+  const port = number(values, 'port', 65_535);
+  const chain = new Chain(number(values, 'slot-ms', 60_000));
+  const journal = values.journal === undefined ? undefined : new Journal(values.journal);
+  const first = await chain.mint({ key: devKey('mint') });
+  for (const command of journal?.commands ?? []) await chain[command.do](command);
+  // Nobody is let in before all is as it was.
   const rpc = port === 0 ? chain.rpc : await listen(port, chain.rpc);
-  say({ rpc, ...(await chain.mint({}, devKey('mint'))) });
-  for await (const line of createInterface({ input: process.stdin })) say(await answer(chain, line));
+  say({ rpc, ...first });
+  for await (const line of createInterface({ input: process.stdin })) say(await answer(chain, journal, line));
+  journal?.close();
 }
 
 main().then(

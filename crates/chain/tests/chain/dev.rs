@@ -52,6 +52,17 @@ impl Dev {
         answer
     }
 
+    /// The process, for signals.
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        let id = i32::try_from(self.child.id().unwrap()).unwrap();
+        rustix::process::Pid::from_raw(id).unwrap()
+    }
+
+    /// `kill -9`, whatever state it is in.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
     /// Closes the chain's input, as the death of its starter does, and waits for
     /// its end.
     pub(crate) async fn end(mut self) {

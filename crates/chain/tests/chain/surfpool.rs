@@ -11,6 +11,7 @@ use crate::endpoint::tls;
 
 const HOLDER: Wallet = Wallet([3; 32]);
 const OTHER: Wallet = Wallet([4; 32]);
+const WALLET_SET: Wallet = Wallet([5; 32]);
 const UNIT: u128 = 1_000_000;
 
 async fn connect(config: &Config) -> SolanaBalances {
@@ -93,4 +94,89 @@ async fn a_mint_that_is_none_is_refused_at_start() {
         let error = SolanaBalances::connect(&Config { mint, ..dev.config() }).await.unwrap_err();
         assert!(matches!(error, ChainError::Mint { .. }), "{error:?}");
     }
+}
+
+/// surfpool's channel of events, which stops it for good when it is full.
+const EVENTS: u64 = 1024;
+/// Milliseconds of a slot, so that a test sees many.
+const FAST: &str = "4";
+
+#[tokio::test]
+async fn fault_1_0_the_local_chain_lives_past_its_channel_of_events_idle_and_busy() {
+    let mut dev = Dev::start_with(&["--slot-ms", FAST]).await;
+    let holder = HOLDER.to_string();
+    dev.tell(json!({"do": "fund", "wallet": holder, "amount": 1})).await;
+    let balances = connect(&Config { timeout_ms: 2000, deadline_ms: 4000, attempts: 1, ..dev.config() }).await;
+    let limit = Instant::now() + Duration::from_secs(120);
+    // Idle: nobody asks anything but which slot it is.
+    while slot(&dev.rpc).await < EVENTS + 100 {
+        assert!(Instant::now() < limit, "the slots stand still");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(balances.balance(&HOLDER).await, Ok(TokenAmount(UNIT)));
+    // Busy: transactions all the while, as many events again.
+    let mut tokens = 1;
+    while slot(&dev.rpc).await < 2 * EVENTS + 200 {
+        assert!(Instant::now() < limit, "the slots stand still");
+        dev.tell(json!({"do": "fund", "wallet": holder, "amount": 1})).await;
+        tokens += 1;
+    }
+    assert_eq!(balances.balance(&HOLDER).await, Ok(TokenAmount(tokens * UNIT)));
+}
+
+#[tokio::test]
+async fn fault_1_0_a_hung_chain_is_started_again_with_its_mints_accounts_and_balances() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = dir.path().join("journal").display().to_string();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let arguments = ["--journal", &journal, "--port", &port];
+    let mut dev = Dev::start_with(&arguments).await;
+    let (holder, other) = (HOLDER.to_string(), OTHER.to_string());
+    let minted = dev.tell(json!({"do": "mint", "program": "token-2022", "decimals": 9})).await;
+    let second = minted["mint"].as_str().unwrap().to_owned();
+    let accounts = [
+        dev.tell(json!({"do": "fund", "wallet": holder, "amount": 7})).await,
+        dev.tell(json!({"do": "fund", "wallet": holder, "amount": "0.5", "fresh": true})).await,
+        dev.tell(json!({"do": "fund", "wallet": holder, "amount": 3, "mint": second})).await,
+    ];
+    dev.tell(json!({"do": "fund", "wallet": other, "amount": 9})).await;
+    dev.tell(json!({"do": "freeze", "wallet": other})).await;
+    dev.tell(json!({"do": "fund", "wallet": WALLET_SET.to_string(), "amount": 1})).await;
+    dev.tell(json!({"do": "set", "wallet": WALLET_SET.to_string(), "amount": 10})).await;
+    let (rpc, mint) = (dev.rpc.clone(), dev.mint.clone());
+    // It hangs: it answers neither a request nor an export. Then it is killed, in the middle of a line.
+    rustix::process::kill_process(dev.pid(), rustix::process::Signal::STOP).unwrap();
+    dev.kill().await;
+    let torn = std::fs::read_to_string(&journal).unwrap() + r#"{"do": "fund", "wall"#;
+    std::fs::write(&journal, torn).unwrap();
+
+    let mut dev = Dev::start_with(&arguments).await;
+    assert_eq!((&dev.rpc, &dev.mint), (&rpc, &mint));
+    let balances = connect(&dev.config()).await;
+    assert_eq!(balances.balance(&HOLDER).await, Ok(TokenAmount(7_500_000)));
+    assert_eq!(balances.balance(&OTHER).await, Ok(TokenAmount(0)), "it is still frozen");
+    assert_eq!(balances.balance(&WALLET_SET).await, Ok(TokenAmount(10 * UNIT)));
+    let of_second = connect(&Config { mint: second, ..dev.config() }).await;
+    assert_eq!(of_second.balance(&HOLDER).await, Ok(TokenAmount(3_000_000_000)));
+    for account in accounts {
+        let found = call(&rpc, "getAccountInfo", &json!([account["account"], {"encoding": "jsonParsed"}])).await;
+        assert_eq!(found["value"]["data"]["parsed"]["info"]["owner"], holder, "{account}");
+    }
+    // And it goes on: what is done now is in the journal as well.
+    dev.tell(json!({"do": "thaw", "wallet": other})).await;
+    dev.kill().await;
+    let dev = Dev::start_with(&arguments).await;
+    assert_eq!(connect(&dev.config()).await.balance(&OTHER).await, Ok(TokenAmount(9 * UNIT)));
+}
+
+async fn slot(rpc: &str) -> u64 {
+    call(rpc, "getSlot", &json!([])).await.as_u64().unwrap()
+}
+
+async fn call(rpc: &str, method: &str, params: &serde_json::Value) -> serde_json::Value {
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
+    let answer = client.post(rpc).header("content-type", "application/json").body(body.to_string());
+    let answer = answer.send().await.unwrap().bytes().await.unwrap();
+    serde_json::from_slice::<serde_json::Value>(&answer).unwrap()["result"].clone()
 }
