@@ -84,8 +84,11 @@ pub struct Config {
     pub agent_log_kib: u64,
     /// What is kept of a guest's console, in KiB. Default 512.
     pub console_log_kib: u64,
-    /// Streams into one agent at the same time, at most. Default 256.
+    /// Connections to one agent's port at the same time, at most. Default 256.
     pub streams: u32,
+    /// Commands in one agent and readers of its logs at the same time, at most: its
+    /// holder's own. Default 64.
+    pub calls: u32,
     /// Metering marks that nobody has fetched, at most: then nothing is created.
     /// Default 100000.
     pub marks: usize,
@@ -123,6 +126,7 @@ impl Default for Config {
             agent_log_kib: 8_192,
             console_log_kib: 512,
             streams: 256,
+            calls: 64,
             marks: 100_000,
             on_shutdown: OnShutdown::Leave,
         }
@@ -197,6 +201,7 @@ impl Config {
             ("agent_log_kib", self.agent_log_kib),
             ("console_log_kib", self.console_log_kib),
             ("streams", self.streams.into()),
+            ("calls", self.calls.into()),
             ("marks", self.marks as u64),
         ];
         numbers.iter().find(|(_, number)| *number == 0).map_or(Ok(()), |(key, _)| Err(ConfigError::Zero(key)))

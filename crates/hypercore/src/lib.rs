@@ -11,6 +11,7 @@
 //! | `ledger` | what is remembered of sandboxes; environments, sealed |
 //! | `journal`, `heartbeat` | what was seen, for the bill; when the node last lived |
 //! | `logs` | what agents and consoles have said, bounded |
+//! | `streams` | how many streams into an agent may be open |
 //!
 //! What must hold, whenever the daemon is killed:
 //! - A sandbox exists from its record's first write to its folder's end. What runs
@@ -33,6 +34,7 @@ mod node;
 mod policy;
 mod registry;
 mod serve;
+mod streams;
 mod task;
 #[cfg(test)]
 mod tests;

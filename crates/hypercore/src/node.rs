@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::{AgentId, MarkKind, NoRoom, Tiers, UnixMillis};
 use sandbox::Seat;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,7 @@ use wire::{Environment, EnvironmentError};
 use crate::ledger::{Ledger, LedgerError, Record, Secrets};
 use crate::policy::{Desired, Offer, offer};
 use crate::registry::Entry;
+use crate::streams::Streams;
 use crate::task::{EndError, Handle, Order, Origin, Shared, Task};
 
 /// Orders that may wait for a task.
@@ -258,7 +259,7 @@ impl Node {
             orders,
             logs: std::sync::OnceLock::new(),
             pod: std::sync::OnceLock::new(),
-            streams: Arc::new(Semaphore::new(self.shared.config.streams as usize)),
+            streams: Streams::new(&self.shared.config),
         });
         let task = Task::new(Arc::clone(&self.shared), record, shelf, inbox, view, Arc::clone(&handle));
         (handle, task)

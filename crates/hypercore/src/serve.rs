@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -16,10 +18,11 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use rustix::fs::{FlockOperation, flock};
 use sandbox::Runtime;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tower::ServiceExt;
 
 use crate::api::{Api, routes};
 use crate::heartbeat::Heartbeat;
@@ -28,10 +31,11 @@ use crate::ledger::Ledger;
 use crate::node::Node;
 use crate::policy::Capacity;
 use crate::registry::Registry;
+use crate::streams::ConnectionPermit;
 use crate::task::Shared;
 use crate::{Clock, Config, Images, OnShutdown};
 
-/// Connections at most.
+/// Connections at most that carry no stream of an agent; those count for the agent.
 const CONNECTIONS: usize = 4_096;
 /// How long a request's head may take.
 const HEAD: Duration = Duration::from_secs(10);
@@ -196,7 +200,7 @@ async fn accept(listener: UnixListener, api: Api, closing: &CancellationToken) {
         tokio::select! {
             () = closing.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => converse(stream, permit, &router, &graceful),
+                Ok((stream, _)) => converse(stream, ConnectionPermit::of(permit), &router, &graceful),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -210,8 +214,12 @@ async fn accept(listener: UnixListener, api: Api, closing: &CancellationToken) {
     }
 }
 
-fn converse(stream: UnixStream, permit: OwnedSemaphorePermit, router: &axum::Router, graceful: &GracefulShutdown) {
-    let service = TowerToHyperService::new(router.clone());
+fn converse(stream: UnixStream, permit: ConnectionPermit, router: &axum::Router, graceful: &GracefulShutdown) {
+    let theirs = permit.clone();
+    let service = TowerToHyperService::new(router.clone().map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(theirs.clone());
+        request
+    }));
     let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
     let connection = server.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
@@ -220,7 +228,7 @@ fn converse(stream: UnixStream, permit: OwnedSemaphorePermit, router: &axum::Rou
         if let Err(error) = connection.await {
             tracing::debug!(error = &*error, "a connection broke");
         }
-        drop(permit);
+        permit.free();
     });
 }
 

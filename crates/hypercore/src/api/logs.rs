@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -16,6 +17,7 @@ use wire::fault::{Code, Fault};
 use super::fault::Refused;
 use super::state::{Api, id, query};
 use crate::logs::{Form, read};
+use crate::streams::ConnectionPermit;
 
 /// Which log.
 #[derive(Clone, Copy, Debug, Default, Deserialize, utoipa::ToSchema)]
@@ -54,11 +56,12 @@ pub(crate) async fn logs(
     State(api): State<Api>,
     path: Result<Path<AgentId>, PathRejection>,
     which: Result<Query<Which>, QueryRejection>,
+    connection: Option<Extension<ConnectionPermit>>,
 ) -> Result<Response, Refused> {
     let (id, which) = (id(path)?, query(which)?);
     let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
-    let permit = Arc::clone(&handle.streams).try_acquire_owned();
-    let permit = permit.map_err(|_| Refused::new(Code::RateLimited, "the sandbox has too many streams open"))?;
+    let permit = handle.streams.call(connection.as_deref());
+    let permit = permit.ok_or_else(|| Refused::new(Code::RateLimited, "too many calls of the agent are open"))?;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     let Some(logs) = handle.logs.get() else { return Ok(([(CONTENT_TYPE, kind)], "").into_response()) };
     let (files, form) = match which.source {

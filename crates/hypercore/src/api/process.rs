@@ -1,6 +1,5 @@
 //! Commands in a guest: passed to `pod` with the node's own credential.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -59,8 +58,8 @@ pub(crate) async fn pass(
         return Err(Refused::new(Code::NotFound, "there is no such call"));
     }
     let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
-    let permit = Arc::clone(&handle.streams).try_acquire_owned();
-    let permit = permit.map_err(|_| Refused::new(Code::RateLimited, "the agent has too many streams open"))?;
+    let permit = handle.streams.call(request.extensions().get());
+    let permit = permit.ok_or_else(|| Refused::new(Code::RateLimited, "too many calls of the agent are open"))?;
     let mut line = reach(&handle).await?;
     let (sender, pod) = (&mut line.0, &line.1);
     let outgoing = outgoing(request, &method, pod)?;

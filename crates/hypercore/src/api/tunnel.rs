@@ -1,6 +1,5 @@
 //! Bytes to and from an agent's port.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -14,7 +13,6 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use sandbox::Link;
 use tokio::io::copy_bidirectional_with_sizes;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::fault::{Code, Fault};
@@ -22,6 +20,7 @@ use wire::node::{Phase, TUNNEL};
 
 use super::fault::Refused;
 use super::state::{Api, id};
+use crate::streams::StreamPermit;
 use crate::task::Handle;
 
 /// How long an agent may take to accept a connection.
@@ -51,8 +50,8 @@ pub(crate) async fn tunnel(
     }
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let upgrade = upgrade.ok_or_else(|| Refused::new(Code::InvalidRequest, "the connection cannot be upgraded"))?;
-    let permit = Arc::clone(&handle.streams).try_acquire_owned();
-    let permit = permit.map_err(|_| Refused::new(Code::RateLimited, "the agent has too many streams open"))?;
+    let permit = handle.streams.tunnel(request.extensions().get());
+    let permit = permit.ok_or_else(|| Refused::new(Code::RateLimited, "too many connections to the agent are open"))?;
     let link = reach(&api, &handle).await?;
     tokio::spawn(carry(upgrade, link, permit, api.closing.clone()));
     let response = Response::builder()
@@ -86,7 +85,7 @@ async fn reach(api: &Api, handle: &Handle) -> Result<Box<dyn Link>, Refused> {
 }
 
 /// The agent cannot be talked to now, but may be later.
-async fn carry(upgrade: OnUpgrade, mut link: Box<dyn Link>, permit: OwnedSemaphorePermit, closing: CancellationToken) {
+async fn carry(upgrade: OnUpgrade, mut link: Box<dyn Link>, permit: StreamPermit, closing: CancellationToken) {
     let Ok(upgraded) = upgrade.await else { return };
     let mut upgraded = TokioIo::new(upgraded);
     tokio::select! {

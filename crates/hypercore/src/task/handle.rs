@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::{AgentId, Ask};
 use sandbox::Seat;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use wire::node::{Phase, Sandbox};
 
@@ -13,6 +13,7 @@ use crate::guest::Pod;
 use crate::ledger::{LedgerError, Shelf};
 use crate::logs::RotatedLog;
 use crate::policy::Desired;
+use crate::streams::Streams;
 
 /// What a task is told.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ pub(crate) struct Handle {
     pub(crate) logs: OnceLock<Logs>,
     pub(crate) pod: OnceLock<Pod>,
     /// Streams into the agent that may be open.
-    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) streams: Streams,
 }
 
 /// A sandbox's logs.

@@ -193,6 +193,24 @@ async fn streams_are_bounded_for_each_agent() {
     assert_eq!(call(&daemon, Method::GET, &format!("{ONE}/logs"), "").await.status(), StatusCode::OK);
 }
 
+#[tokio::test]
+async fn fault_2_4_those_who_talk_to_an_agent_leave_its_holders_places_free() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    daemon.ready(id(1)).await;
+    let mut open = Vec::new();
+    for _ in 0..house.config.streams {
+        let opened = tunnel(&daemon).await;
+        assert_eq!(opened.status(), StatusCode::SWITCHING_PROTOCOLS);
+        open.push(hyper::upgrade::on(opened).await.unwrap());
+    }
+    assert_eq!(tunnel(&daemon).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(call(&daemon, Method::GET, &format!("{ONE}/logs"), "").await.status(), StatusCode::OK);
+    let command = call(&daemon, Method::POST, &format!("{ONE}/pod/process.Process/Start"), "").await;
+    assert_eq!(command.status(), StatusCode::OK);
+}
+
 #[test]
 fn the_golden_document_is_the_one_that_is_served() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../openapi/node.json");

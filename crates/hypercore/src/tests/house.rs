@@ -67,6 +67,7 @@ impl House {
             backoff_longest_ms: 20,
             power_off_ms: 500,
             streams: 4,
+            calls: 4,
             ..Config::default()
         };
         Self { dir, machine, guests, config }
