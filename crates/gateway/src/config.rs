@@ -25,6 +25,9 @@ pub enum ConfigError {
     /// A limit that lets nothing through.
     #[error("limits.{0} must be at least {1}")]
     TooSmall(&'static str, u64),
+    /// A limit that lets too much through, or leaves too little.
+    #[error("limits.{0} must be at most {1}")]
+    TooLarge(&'static str, u64),
 }
 
 /// `[gateway]`: the public edge.
@@ -143,9 +146,31 @@ pub struct Limits {
     pub agent_connect_ms: u64,
     /// Time for an agent to begin its answer. Default `300000`.
     pub agent_answer_ms: u64,
-    /// Followed logs, event streams and upgraded connections at once. Default
-    /// `2000`.
+    /// Connections to one agent at once; they are kept and used again. Default `64`.
+    pub agent_connections: u32,
+    /// Requests that wait for a connection to one agent: its token's holders and
+    /// all others have so many each. Default `512`.
+    pub agent_waiting: u32,
+    /// How long they wait. Default `10000`.
+    pub agent_wait_ms: u64,
+    /// How long a connection to an agent is kept that nobody uses: less than agents
+    /// keep theirs. Default `1500`.
+    pub agent_idle_ms: u64,
+    /// Followed logs, event streams, commands and upgraded connections at once.
+    /// Default `2000`.
     pub streams: u32,
+    /// Upgraded connections to one agent at once. Default `128`.
+    pub streams_per_agent: u32,
+    /// Upgraded connections of one address at once, without the agents' tokens.
+    /// Default `64`.
+    pub streams_per_address: u32,
+    /// Followed logs, event streams and commands of one wallet at once. Default `64`.
+    pub streams_per_wallet: u32,
+    /// How long an upgraded connection, or an answer, may be silent. Default `900000`.
+    pub stream_idle_ms: u64,
+    /// Percent of the streams, and of each agent's connections, that are left to
+    /// holders: who comes without the agent's token cannot take them. Default `25`.
+    pub owner_percent: u32,
 }
 
 impl Default for Limits {
@@ -165,7 +190,16 @@ impl Default for Limits {
             tracked: 100_000,
             agent_connect_ms: 2_000,
             agent_answer_ms: 300_000,
+            agent_connections: 64,
+            agent_waiting: 512,
+            agent_wait_ms: 10_000,
+            agent_idle_ms: 1_500,
             streams: 2_000,
+            streams_per_agent: 128,
+            streams_per_address: 64,
+            streams_per_wallet: 64,
+            stream_idle_ms: 900_000,
+            owner_percent: 25,
         }
     }
 }
@@ -204,6 +238,14 @@ impl Tls {
 impl Limits {
     /// Headers below this would refuse ordinary clients.
     const MIN_HEADER_BYTES: u32 = 4096;
+    /// Above this, who comes without a token finds no place.
+    const MAX_OWNER_PERCENT: u32 = 90;
+
+    /// What visitors may take of so many places: never all, unless there is one alone.
+    pub(crate) fn for_visitors(&self, places: u32) -> u32 {
+        let kept = (u64::from(places) * u64::from(self.owner_percent)).div_ceil(100);
+        places.saturating_sub(u32::try_from(kept).unwrap_or(u32::MAX)).max(1)
+    }
 
     fn check(&self) -> Result<(), ConfigError> {
         let counts = [
@@ -215,7 +257,12 @@ impl Limits {
             ("address_per_second", self.address_per_second),
             ("ingress_per_second", self.ingress_per_second),
             ("tracked", self.tracked),
+            ("agent_connections", self.agent_connections),
+            ("agent_waiting", self.agent_waiting),
             ("streams", self.streams),
+            ("streams_per_agent", self.streams_per_agent),
+            ("streams_per_address", self.streams_per_address),
+            ("streams_per_wallet", self.streams_per_wallet),
         ];
         let times = [
             ("header_ms", self.header_ms),
@@ -223,6 +270,9 @@ impl Limits {
             ("connection_age_ms", self.connection_age_ms),
             ("agent_connect_ms", self.agent_connect_ms),
             ("agent_answer_ms", self.agent_answer_ms),
+            ("agent_wait_ms", self.agent_wait_ms),
+            ("agent_idle_ms", self.agent_idle_ms),
+            ("stream_idle_ms", self.stream_idle_ms),
         ];
         let counts = counts.into_iter().map(|(key, value)| (key, u64::from(value)));
         if let Some((key, _)) = counts.chain(times).find(|(_, value)| *value == 0) {
@@ -230,6 +280,9 @@ impl Limits {
         }
         if self.header_bytes < Self::MIN_HEADER_BYTES {
             return Err(ConfigError::TooSmall("header_bytes", u64::from(Self::MIN_HEADER_BYTES)));
+        }
+        if self.owner_percent > Self::MAX_OWNER_PERCENT {
+            return Err(ConfigError::TooLarge("owner_percent", u64::from(Self::MAX_OWNER_PERCENT)));
         }
         Ok(())
     }

@@ -14,7 +14,6 @@ use futures_util::StreamExt;
 use futures_util::stream::{Stream, unfold};
 use http::header::HeaderMap;
 use store::{Store, StoreError};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use wire::fault::Fault;
@@ -24,6 +23,7 @@ use crate::caller::Owner;
 use crate::refusal::Refusal;
 use crate::shape::Id;
 use crate::state::Gateway;
+use crate::streams::StreamPlace;
 
 /// Silence after which a comment is sent, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -50,7 +50,7 @@ pub(crate) async fn events(
 ) -> Result<Response, Refusal> {
     let after = last_seen(&headers)?;
     gateway.owned(id, owner.wallet).await?;
-    let place = gateway.stream_place()?;
+    let place = gateway.streams.for_wallet(owner.wallet)?;
     let store = gateway.parts.store.clone();
     // Listening begins before reading: what happens in between is heard.
     let news = store.subscribe();
@@ -74,7 +74,7 @@ struct Feed {
     after: u64,
     pending: VecDeque<StateChange>,
     ended: bool,
-    _place: OwnedSemaphorePermit,
+    _place: StreamPlace,
 }
 
 impl Feed {

@@ -13,7 +13,6 @@ use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderValue, UPGRADE};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use store::Record;
@@ -21,12 +20,13 @@ use wire::TRACEPARENT;
 use wire::fault::{Code, Fault};
 
 use crate::entry::Arrival;
-use crate::guests::{GuestError, Io};
 use crate::headers::{self, Forwarded};
 use crate::limit::client_key;
-use crate::logs::node_of;
+use crate::pool::unreachable;
+use crate::pulse::Pulse;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
+use crate::streams::{Asker, StreamPlace};
 use crate::toll::{Passed, Toll, redeem};
 
 /// Passes a request to the agent it is for, and the answer back.
@@ -44,6 +44,10 @@ pub(crate) async fn pass(
     let record = gateway.open(id, held || toll.is_some()).await?;
     let upgrade = wanted_upgrade(&request);
     let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    // Every place is taken before the money.
+    let asker = if held { Asker::Holder } else { Asker::Visitor(client_key(arrival.client)) };
+    let place = upgrade.is_some().then(|| gateway.streams.to_agent(id, asker)).transpose()?;
+    let lease = gateway.pools.lease(&record, asker).await?;
     let (mut head, body) = request.into_parts();
     let passed = match toll {
         None => Passed { body: Body::new(body), ticket: None },
@@ -57,7 +61,7 @@ pub(crate) async fn pass(
     }
     let request = rewrite(head, passed.body, arrival, host, held, upgrade);
     let answer = match request {
-        Ok(request) => gateway.ask(&record, request).await,
+        Ok(request) => lease.send(request).await,
         Err(refusal) => Err(refusal),
     };
     let receipt = match passed.ticket {
@@ -66,12 +70,13 @@ pub(crate) async fn pass(
     };
     let answer = answer?;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return gateway.join(client, answer);
+        let asked = client.zip(place).ok_or_else(|| unreachable("the agent changed protocols unasked"))?;
+        return Ok(gateway.join(asked, answer));
     }
     let (mut head, body) = answer.into_parts();
     client::strip_hop_by_hop(&mut head.headers);
     head.headers.extend(receipt);
-    Ok(Response::from_parts(head, Body::new(body)))
+    Ok(Response::from_parts(head, body))
 }
 
 /// The protocol to change to, where the way the request came allows it.
@@ -144,54 +149,28 @@ impl Gateway {
         }
     }
 
-    /// Sends the request over a connection of its own, and waits for the head of
-    /// the answer.
-    async fn ask(&self, record: &Record, request: Request<Body>) -> Result<Response<Incoming>, Refusal> {
-        let io = self.tunnel(record).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(io)).await.map_err(unreachable)?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection to an agent broke");
-            }
-        });
-        let within = Duration::from_millis(self.limits.agent_answer_ms);
-        match tokio::time::timeout(within, sender.send_request(request)).await {
-            Ok(answer) => answer.map_err(unreachable),
-            Err(late) => Err(unreachable(late)),
-        }
-    }
-
-    async fn tunnel(&self, record: &Record) -> Result<Box<dyn Io>, Refusal> {
-        let within = Duration::from_millis(self.limits.agent_connect_ms);
-        let opening = self.parts.guests.tunnel(node_of(record)?, record.id);
-        match tokio::time::timeout(within, opening).await {
-            // It was ready once, so its guest has died, whatever the node makes of that.
-            Ok(Err(GuestError::Refused(fault))) if fault.code == Code::AgentNotReady => Err(unreachable(fault)),
-            Ok(io) => Ok(io?),
-            Err(late) => Err(unreachable(late)),
-        }
-    }
-
     /// Joins the two halves of a connection whose protocol has changed.
-    fn join(&self, client: Option<OnUpgrade>, mut answer: Response<Incoming>) -> Result<Response<Body>, Refusal> {
-        let Some(client) = client else {
-            return Err(unreachable("the agent changed protocols unasked"));
-        };
-        let place = self.stream_place()?;
+    fn join(&self, (client, place): (OnUpgrade, StreamPlace), mut answer: Response<Body>) -> Response<Body> {
         let guest = hyper::upgrade::on(&mut answer);
         let draining = self.draining.clone();
+        let silence = Duration::from_millis(self.limits.stream_idle_ms);
         self.tasks.spawn(async move {
+            let pulse = Pulse::new();
             let joined = async {
                 let (client, guest) = tokio::try_join!(client, guest)?;
-                let (mut client, mut guest) = (TokioIo::new(client), TokioIo::new(guest));
+                let (mut client, mut guest) = (pulse.of(TokioIo::new(client)), pulse.of(TokioIo::new(guest)));
                 // Either side ends it by going away, as ends every connection.
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut guest).await;
                 Ok::<_, hyper::Error>(())
             };
             tokio::select! {
                 () = draining.cancelled() => {}
-                Err(error) = joined => tracing::debug!(%error, "a change of protocol broke off"),
-                else => {}
+                () = pulse.silent(silence) => tracing::debug!("a changed protocol fell silent and is ended"),
+                joined = joined => {
+                    if let Err(error) = joined {
+                        tracing::debug!(%error, "a change of protocol broke off");
+                    }
+                }
             }
             drop(place);
         });
@@ -202,10 +181,6 @@ impl Gateway {
         if let Some(protocol) = protocol {
             head.headers.insert(UPGRADE, protocol);
         }
-        Ok(Response::from_parts(head, Body::empty()))
+        Response::from_parts(head, Body::empty())
     }
-}
-
-fn unreachable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Refusal {
-    GuestError::Unreachable(error.into()).into()
 }

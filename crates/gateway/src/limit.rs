@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Checks between two looks at how many keys are held: so many more than the
 /// configured number there can be at most.
@@ -127,46 +128,69 @@ pub(crate) fn client_key(address: IpAddr) -> u128 {
     }
 }
 
-/// Connections at once, by address.
-#[derive(Clone, Debug)]
-pub(crate) struct Crowd {
-    held: Arc<Mutex<HashMap<u128, u32>>>,
-    most: u32,
+/// Places: so many at once for each key, whatever the others hold.
+#[derive(Debug)]
+pub(crate) struct Crowd<K> {
+    held: Arc<Mutex<HashMap<K, Arc<Semaphore>>>>,
+    most: usize,
 }
 
-impl Crowd {
+impl<K> Clone for Crowd<K> {
+    fn clone(&self) -> Self {
+        Self { held: Arc::clone(&self.held), most: self.most }
+    }
+}
+
+impl<K: Clone + Eq + Hash> Crowd<K> {
     pub(crate) fn new(most: u32) -> Self {
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         Self { held: Arc::default(), most }
     }
 
-    /// A place for one more connection of this address.
-    pub(crate) fn enter(&self, address: IpAddr) -> Option<Place> {
-        let key = client_key(address);
+    /// A place for one more of this key, if one is free.
+    pub(crate) fn enter(&self, key: K) -> Option<Place<K>> {
+        let mention = self.mention(key);
+        let permit = Arc::clone(&mention.places).try_acquire_owned().ok()?;
+        Some(Place { _permit: permit, _mention: mention })
+    }
+
+    /// Waits for a place for one more of this key, in the order of coming.
+    pub(crate) async fn wait(&self, key: K) -> Option<Place<K>> {
+        let mention = self.mention(key);
+        let permit = Arc::clone(&mention.places).acquire_owned().await.ok()?;
+        Some(Place { _permit: permit, _mention: mention })
+    }
+
+    fn mention(&self, key: K) -> Mention<K> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(key).or_insert(0);
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(Place { crowd: self.clone(), key })
+        let places = held.entry(key.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.most)));
+        Mention { held: Arc::clone(&self.held), places: Arc::clone(places), key }
     }
 }
 
-/// A connection's place; freed when dropped.
+/// A place; freed when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
-    crowd: Crowd,
-    key: u128,
+pub(crate) struct Place<K: Eq + Hash> {
+    // Dropped in this order: the last mention finds the permit gone.
+    _permit: OwnedSemaphorePermit,
+    _mention: Mention<K>,
 }
 
-impl Drop for Place {
+/// Keeps a key's row while somebody has a place there, or waits for one.
+#[derive(Debug)]
+struct Mention<K: Eq + Hash> {
+    held: Arc<Mutex<HashMap<K, Arc<Semaphore>>>>,
+    places: Arc<Semaphore>,
+    key: K,
+}
+
+impl<K: Eq + Hash> Drop for Mention<K> {
     fn drop(&mut self) {
-        let mut held = self.crowd.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = held.get(&self.key).map_or(0, |count| count.saturating_sub(1));
-        if left == 0 {
+        /// The row's own, and this one.
+        const LAST: usize = 2;
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::strong_count(&self.places) == LAST {
             held.remove(&self.key);
-        } else {
-            held.insert(self.key, left);
         }
     }
 }
@@ -214,13 +238,19 @@ mod tests {
         assert_ne!(key("::"), key("0.0.0.0"));
     }
 
-    #[test]
-    fn a_place_is_free_again_when_its_connection_ends() {
-        let (crowd, here) = (Crowd::new(1), IpAddr::from([127, 0, 0, 1]));
-        let first = crowd.enter(here).unwrap();
-        assert!(crowd.enter(here).is_none());
+    #[tokio::test]
+    async fn a_place_is_free_again_when_its_holder_ends_and_nothing_is_kept_of_a_key() {
+        let crowd = Crowd::new(1);
+        let first = crowd.enter("a").unwrap();
+        assert!(crowd.enter("a").is_none() && crowd.enter("b").is_some());
+        let waiting = crowd.wait("a");
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
         drop(first);
-        assert!(crowd.enter(here).is_some());
+        let second = waiting.await.unwrap();
+        // One that gives up waiting leaves nothing behind.
+        assert!(tokio::time::timeout(Duration::from_millis(1), crowd.wait("a")).await.is_err());
+        drop(second);
         assert!(crowd.held.lock().unwrap().is_empty());
     }
 }

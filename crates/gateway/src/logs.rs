@@ -10,13 +10,13 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, Uri};
 use serde::Deserialize;
 use store::Record;
-use tokio::sync::OwnedSemaphorePermit;
 use wire::fault::{Code, Fault};
 
 use crate::caller::Owner;
 use crate::refusal::Refusal;
 use crate::shape::{Id, query};
 use crate::state::Gateway;
+use crate::streams::StreamPlace;
 
 /// `?follow=&source=`.
 #[derive(Debug, Deserialize)]
@@ -61,7 +61,7 @@ pub(crate) async fn logs(
     let LogsQuery { follow, source } = query(&uri)?;
     let record = gateway.owned(id, owner.wallet).await?;
     let node = node_of(&record)?;
-    let place = gateway.stream_place()?;
+    let place = gateway.streams.for_wallet(owner.wallet)?;
     let lines = gateway.parts.guests.logs(node, id, source == Source::Console, follow).await?;
     let mut response = Response::new(gateway.until_drained(lines, place));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -80,16 +80,9 @@ pub(crate) fn node_of(record: &Record) -> Result<&str, Refusal> {
 }
 
 impl Gateway {
-    /// A place for an answer that does not end by itself.
-    pub(crate) fn stream_place(&self) -> Result<OwnedSemaphorePermit, Refusal> {
-        self.streams.clone().try_acquire_owned().map_err(|_| {
-            Fault::new(Code::RateLimited, "too many streams are open on this gateway").retry_after(1).into()
-        })
-    }
-
     /// The same body, which ends when the gateway goes down and holds its place
     /// until then.
-    pub(crate) fn until_drained(&self, body: Body, place: OwnedSemaphorePermit) -> Body {
+    pub(crate) fn until_drained(&self, body: Body, place: StreamPlace) -> Body {
         let draining = self.draining.clone().cancelled_owned();
         let held = body.into_data_stream().map(move |chunk| {
             let _ = &place;

@@ -66,7 +66,7 @@ pub(crate) async fn pass(
     }
     let record = gateway.owned(id, owner.wallet).await?;
     let node = node_of(&record)?;
-    let place = gateway.stream_place()?;
+    let place = gateway.streams.for_wallet(owner.wallet)?;
     strip_hop_by_hop(&mut headers);
     for ours in [X_WALLET, X_SIGNATURE, X_TIMESTAMP, AUTHORIZATION.as_str(), COOKIE.as_str(), CONTENT_LENGTH.as_str()] {
         headers.remove(ours);

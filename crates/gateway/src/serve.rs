@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::AgentUrl;
 use crate::connection::Server;
 use crate::entry::Peer;
-use crate::limit::{Crowd, Place, Rates};
+use crate::limit::{Crowd, Place, Rates, client_key};
+use crate::pool::Pools;
 use crate::routes::router;
 use crate::state::{Gateway, Parts};
 use crate::tls::Certificates;
@@ -147,7 +148,7 @@ pub async fn serve(
 #[derive(Clone)]
 struct Doors {
     all: Arc<Semaphore>,
-    crowd: Crowd,
+    crowd: Crowd<u128>,
 }
 
 impl Doors {
@@ -178,7 +179,7 @@ async fn accept(server: Server, listener: TcpListener, acceptor: Option<TlsAccep
             }
         };
         let trusted = server.gateway.config.trusted_proxies.contains(&address.ip().to_canonical());
-        let own = if trusted { None } else { doors.crowd.enter(address.ip()) };
+        let own = if trusted { None } else { doors.crowd.enter(client_key(address.ip())) };
         if !trusted && own.is_none() {
             metrics::counter!("palatine_gateway_connections_refused_total").increment(1);
             continue;
@@ -193,7 +194,7 @@ async fn connect(
     stream: TcpStream,
     address: SocketAddr,
     acceptor: Option<TlsAcceptor>,
-    places: (OwnedSemaphorePermit, Option<Place>),
+    places: (OwnedSemaphorePermit, Option<Place<u128>>),
 ) {
     // A socket that does not take the option is slower, not wrong.
     let _ = stream.set_nodelay(true);
@@ -216,14 +217,17 @@ async fn connect(
     drop(places);
 }
 
-/// What is done now and then: images are read, idle keys forgotten.
+/// What is done now and then: images are read, idle connections closed, idle keys
+/// forgotten.
 async fn upkeep(gateway: Arc<Gateway>) {
     let mut images = tokio::time::interval(Duration::from_millis(gateway.config.images_refresh_ms.max(1)));
     let mut forget = tokio::time::interval(Rates::FORGET_EVERY);
     let mut recorder = tokio::time::interval(METRICS_UPKEEP);
+    let mut pools = tokio::time::interval(Pools::SWEEP_EVERY);
     loop {
         tokio::select! {
             _ = images.tick() => gateway.parts.images.refresh().await,
+            _ = pools.tick() => gateway.pools.sweep(),
             _ = forget.tick() => gateway.rates.forget(),
             _ = recorder.tick() => {
                 if let Some(recorder) = &gateway.parts.metrics {

@@ -10,7 +10,6 @@ use domain::{AgentId, End, Tiers, UnixMillis, Wallet};
 use metrics_exporter_prometheus::PrometheusHandle;
 use moka::future::Cache;
 use store::{Record, Stamp, Store};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use treasury::Treasury;
@@ -24,8 +23,10 @@ use crate::guests::Guests;
 use crate::ids::Ids;
 use crate::images::Images;
 use crate::limit::Rates;
+use crate::pool::Pools;
 use crate::refusal::Refusal;
 use crate::spent::Spent;
+use crate::streams::Streams;
 use crate::toll::Tariff;
 use crate::{Config, Limits};
 
@@ -71,7 +72,9 @@ pub(crate) struct Gateway {
     /// What links of wallets name.
     pub(crate) name: GatewayName,
     /// Places for answers that do not end by themselves.
-    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) streams: Streams,
+    /// Connections to the agents.
+    pub(crate) pools: Pools,
     /// Everything that runs on behalf of a client.
     pub(crate) tasks: TaskTracker,
     /// Set when the gateway is going down.
@@ -95,7 +98,8 @@ impl Gateway {
             tariff: Tariff::new(),
             relayer_health: Cache::builder().max_capacity(1).time_to_live(HEALTH_LASTS).build(),
             name,
-            streams: Arc::new(Semaphore::new(usize::try_from(limits.streams).unwrap_or(Semaphore::MAX_PERMITS))),
+            streams: Streams::new(&limits),
+            pools: Pools::new(Arc::clone(&parts.guests), &limits),
             tasks: TaskTracker::new(),
             openapi: crate::openapi(),
             parts,

@@ -63,6 +63,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::BalanceUnknown
         | Code::NoCapacity
         | Code::NodeUnavailable
+        | Code::AgentBusy
         | Code::AgentNotReady
         | Code::ShuttingDown
         | Code::SpawnTimeout
@@ -96,6 +97,7 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         | Code::RateLimited
         | Code::NoCapacity
         | Code::NodeUnavailable
+        | Code::AgentBusy
         | Code::ShuttingDown => {
             format!("try again in {} s", fault.retry_after.unwrap_or(5))
         }

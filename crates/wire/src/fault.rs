@@ -174,6 +174,8 @@ codes! {
     NoCapacity = "no_capacity", 503;
     /// The node does not answer.
     NodeUnavailable = "node_unavailable", 503;
+    /// The agent has as many requests as it may.
+    AgentBusy = "agent_busy", 503;
     /// The agent is not ready.
     AgentNotReady = "agent_not_ready", 503;
     /// This gateway is going down.

@@ -3,7 +3,9 @@
 //! A connection to a Unix socket costs some tens of microseconds, and one that
 //! nobody shares cannot be held up, poisoned or reused after its server died.
 
+use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -20,6 +22,8 @@ use super::NodeError;
 
 /// Bytes of an answer that is read whole, at most.
 pub(super) const MAX_ANSWER: usize = 16 * 1024 * 1024;
+/// The pause before a node is knocked at again whose queue of connections is full.
+const KNOCK_AGAIN: Duration = Duration::from_millis(5);
 
 /// An answer whose body still flows. Dropping it ends the connection.
 pub(super) struct Answer {
@@ -33,7 +37,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let stream = UnixStream::connect(socket).await.map_err(|error| NodeError::unreachable(operation, error))?;
+    let stream = connect(socket).await.map_err(|error| NodeError::unreachable(operation, error))?;
     let broken = |error| NodeError::transport(operation, error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let connection = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -43,6 +47,17 @@ where
     }));
     let response = sender.send_request(request).await.map_err(broken)?;
     Ok(Answer { response, connection })
+}
+
+/// Opens a connection. A node that has more waiting than its system lets wait is
+/// knocked at again; the call's deadline ends that.
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(KNOCK_AGAIN).await,
+            done => return done,
+        }
+    }
 }
 
 impl Answer {

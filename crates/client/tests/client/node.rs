@@ -440,3 +440,19 @@ fn no_error_or_client_shows_a_secret() {
     let client = NodeClient::new("/run/node.sock");
     assert!(!format!("{client:?} {:?}", spec()).contains("hush-hush"));
 }
+
+#[tokio::test]
+async fn fault_2_12_a_node_with_a_full_queue_of_connections_is_knocked_at_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.sock");
+    let socket = tokio::net::UnixSocket::new_stream().unwrap();
+    socket.bind(&path).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let client = NodeClient::new(&path);
+    let mut calls = Box::pin(futures_util::future::join_all((0..40).map(|_| client.health())));
+    // All have knocked before anybody opens.
+    assert!(futures_util::poll!(&mut calls).is_pending());
+    tokio::spawn(async move { axum::serve(listener, Router::new().route("/health", get(async || "ok"))).await });
+    let failed: Vec<_> = calls.await.into_iter().filter_map(Result::err).collect();
+    assert!(failed.is_empty(), "{} of 40, {:?}", failed.len(), failed[0]);
+}

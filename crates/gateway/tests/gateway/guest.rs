@@ -1,8 +1,13 @@
 //! Guests and images that a test sets.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::body::Body;
@@ -12,6 +17,7 @@ use gateway::{GuestError, Guests, Images, Io, Table};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use palatine_gateway as gateway;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use wire::fault::{Code, Fault};
 
@@ -22,6 +28,8 @@ pub(crate) struct FakeGuests {
     pub(crate) address: Mutex<Option<SocketAddr>>,
     /// What the node says of every tunnel.
     pub(crate) refusal: Mutex<Option<Code>>,
+    /// How the tunnels are: by whom, and how many.
+    pub(crate) tunnels: Arc<Tunnels>,
     /// What the next readings of logs answer.
     pub(crate) logs: Mutex<VecDeque<Body>>,
     /// The calls that were passed on: path, headers, body.
@@ -41,16 +49,96 @@ impl FakeGuests {
     }
 }
 
+/// Counts tunnels as a node does that can open few at the same time.
+#[derive(Default)]
+pub(crate) struct Tunnels {
+    /// The agents whose tunnels were opened, in order.
+    pub(crate) opened: Mutex<Vec<AgentId>>,
+    opening: AtomicUsize,
+    open: Mutex<BTreeMap<AgentId, usize>>,
+    /// The most that were open to one agent.
+    pub(crate) most: AtomicUsize,
+    /// How long opening takes.
+    pub(crate) slow: Mutex<Duration>,
+}
+
+impl Tunnels {
+    /// A node that is asked for more at the same time refuses.
+    const QUEUE: usize = 64;
+
+    async fn open(self: Arc<Self>, id: AgentId, address: SocketAddr) -> Result<Tunnel, GuestError> {
+        let waiting = self.opening.fetch_add(1, Ordering::SeqCst);
+        let slow = *self.slow.lock().unwrap();
+        tokio::time::sleep(slow).await;
+        let stream = TcpStream::connect(address).await;
+        self.opening.fetch_sub(1, Ordering::SeqCst);
+        if waiting >= Self::QUEUE {
+            return Err(GuestError::Unreachable("the node's queue is full".into()));
+        }
+        let stream = stream.map_err(|error| GuestError::Unreachable(error.into()))?;
+        self.opened.lock().unwrap().push(id);
+        let now = {
+            let mut open = self.open.lock().unwrap();
+            let now = open.entry(id).or_insert(0);
+            *now += 1;
+            *now
+        };
+        self.most.fetch_max(now, Ordering::SeqCst);
+        Ok(Tunnel { stream, open: Open { tunnels: self, id } })
+    }
+
+    /// How many are open to this agent.
+    pub(crate) fn now(&self, id: AgentId) -> usize {
+        self.open.lock().unwrap().get(&id).copied().unwrap_or(0)
+    }
+}
+
+struct Tunnel {
+    stream: TcpStream,
+    #[expect(dead_code, reason = "counted until it is dropped")]
+    open: Open,
+}
+
+struct Open {
+    tunnels: Arc<Tunnels>,
+    id: AgentId,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        *self.tunnels.open.lock().unwrap().get_mut(&self.id).unwrap() -= 1;
+    }
+}
+
+impl AsyncRead for Tunnel {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, to)
+    }
+}
+
+impl AsyncWrite for Tunnel {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 #[async_trait]
 impl Guests for FakeGuests {
-    async fn tunnel(&self, _: &str, _: AgentId) -> Result<Box<dyn Io>, GuestError> {
+    async fn tunnel(&self, _: &str, id: AgentId) -> Result<Box<dyn Io>, GuestError> {
         if let Some(code) = *self.refusal.lock().unwrap() {
             return Err(GuestError::Refused(Box::new(Fault::new(code, "internal words of the node"))));
         }
         let dead = || GuestError::Unreachable("nobody is there".into());
         let address = self.address.lock().unwrap().ok_or_else(dead)?;
-        let stream = TcpStream::connect(address).await.map_err(|error| GuestError::Unreachable(error.into()))?;
-        Ok(Box::new(stream))
+        Ok(Box::new(Arc::clone(&self.tunnels).open(id, address).await?))
     }
 
     async fn logs(&self, _: &str, _: AgentId, _: bool, _: bool) -> Result<Body, GuestError> {

@@ -10,4 +10,6 @@ mod faults;
 mod guest;
 mod ingress;
 mod limits;
+mod pool;
+mod streams;
 mod tls;
