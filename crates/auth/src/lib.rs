@@ -40,5 +40,6 @@ pub use link::{
 pub use message::{Form, Request};
 pub use token::Tokens;
 pub use verify::{
-    AuthError, FUTURE_MS, Header, MAX_SIGNATURE_TEXT, PAST_MS, Policy, Presented, Signed, TIMESTAMP_DIGITS, verify,
+    AuthError, FUTURE_MS, Header, MAX_SIGNATURE_TEXT, PAST_MS, Policy, Presented, Signed, TIMESTAMP_DIGITS,
+    check_headers, verify,
 };

@@ -116,13 +116,7 @@ pub fn verify(
     policy: Policy,
     now: UnixMillis,
 ) -> Result<Signed, AuthError> {
-    let wallet = presented.wallet.ok_or(AuthError::Missing(Header::Wallet))?;
-    let signature = presented.signature.ok_or(AuthError::Missing(Header::Signature))?;
-    let timestamp = presented.timestamp.ok_or(AuthError::Missing(Header::Timestamp))?;
-    let at = parse_timestamp(timestamp)?;
-    check_window(at, now)?;
-    let wallet: Wallet = wallet.parse().map_err(|_| AuthError::Malformed(Header::Wallet))?;
-    let signature = parse_signature(signature)?;
+    let Claim { wallet, signature, at } = claim(presented, now)?;
     let key = VerifyingKey::from_bytes(&wallet.0).map_err(|_| AuthError::Malformed(Header::Wallet))?;
     let Some((text, form, bound)) = which_text(&key, &signature, request, at) else {
         return Err(AuthError::Invalid);
@@ -131,6 +125,33 @@ pub fn verify(
         return Err(AuthError::Unbound);
     }
     Ok(Signed { wallet, form, bound, stamp_key: stamp_key(&wallet, &text), expires_at: at.plus(PAST_MS) })
+}
+
+/// Whether a body is worth reading: refuses what [`verify`] would refuse whatever
+/// the body is, as far as that takes no work on the curve.
+///
+/// # Errors
+/// As [`verify`] of the same headers.
+pub fn check_headers(presented: Presented<'_>, now: UnixMillis) -> Result<(), AuthError> {
+    claim(presented, now).map(drop)
+}
+
+/// What the headers claim.
+struct Claim {
+    wallet: Wallet,
+    signature: Signature,
+    at: UnixMillis,
+}
+
+fn claim(presented: Presented<'_>, now: UnixMillis) -> Result<Claim, AuthError> {
+    let wallet = presented.wallet.ok_or(AuthError::Missing(Header::Wallet))?;
+    let signature = presented.signature.ok_or(AuthError::Missing(Header::Signature))?;
+    let timestamp = presented.timestamp.ok_or(AuthError::Missing(Header::Timestamp))?;
+    let at = parse_timestamp(timestamp)?;
+    check_window(at, now)?;
+    let wallet: Wallet = wallet.parse().map_err(|_| AuthError::Malformed(Header::Wallet))?;
+    let signature = parse_signature(signature)?;
+    Ok(Claim { wallet, signature, at })
 }
 
 /// Finds the text that was signed. The raw forms come first: nearly every

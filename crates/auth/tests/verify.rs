@@ -2,7 +2,7 @@
 
 use domain::UnixMillis;
 use palatine_auth::{
-    AuthError, Form, Header, Headers, Keypair, KeypairError, Policy, Presented, Request, Signed, verify,
+    AuthError, Form, Header, Headers, Keypair, KeypairError, Policy, Presented, Request, Signed, check_headers, verify,
 };
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
@@ -259,4 +259,20 @@ proptest! {
         headers.signature = bs58::encode(bytes).into_string();
         prop_assert_eq!(check(&headers, &request, NOW), Err(AuthError::Invalid));
     }
+}
+
+#[test]
+fn fault_2_2_headers_that_no_body_could_save_are_refused_without_it() {
+    let headers = bound(&SPAWN, NOW);
+    let whole = present(&headers);
+    assert_eq!(check_headers(whole, NOW), Ok(()));
+    let of = |wallet, signature, timestamp| check_headers(Presented { wallet, signature, timestamp }, NOW);
+    let Presented { wallet, signature, timestamp } = whole;
+    assert_eq!(of(None, signature, timestamp), Err(AuthError::Missing(Header::Wallet)));
+    assert_eq!(of(wallet, None, timestamp), Err(AuthError::Missing(Header::Signature)));
+    assert_eq!(of(wallet, signature, None), Err(AuthError::Missing(Header::Timestamp)));
+    assert_eq!(of(Some("x"), signature, timestamp), Err(AuthError::Malformed(Header::Wallet)));
+    assert_eq!(of(wallet, Some("x"), timestamp), Err(AuthError::Malformed(Header::Signature)));
+    assert_eq!(of(wallet, signature, Some("1")), Err(AuthError::Malformed(Header::Timestamp)));
+    assert_eq!(check_headers(whole, NOW.plus(palatine_auth::PAST_MS + 1)), Err(AuthError::Expired));
 }

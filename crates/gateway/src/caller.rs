@@ -74,11 +74,9 @@ async fn spend(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> 
 
 async fn verify(gateway: &Gateway, request: Request<Body>) -> Result<Verified, Refusal> {
     let (head, body) = request.into_parts();
-    // Nobody's body is read who does not even claim to be someone.
+    // Nobody's body is read whose headers are refused whatever it is.
     let presented = presented(&head.headers);
-    if presented.wallet.is_none() {
-        return Err(auth::AuthError::Missing(auth::Header::Wallet).into());
-    }
+    auth::check_headers(presented, gateway.now())?;
     let body = read(gateway, body).await?;
     let now = gateway.now();
     let policy = Policy { require_bound: gateway.config.require_bound };

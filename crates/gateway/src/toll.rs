@@ -133,12 +133,16 @@ impl Gateway {
         body: Incoming,
     ) -> Result<Toll, Refusal> {
         let treasury = self.treasury()?;
-        // What a payment is bound to is read whole first.
-        let most = usize::try_from(self.limits.paid_body_bytes).unwrap_or(usize::MAX);
-        let body = read_at_most(body, most, self.limits.body_ms).await?;
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let url = format!("{}{path}", self.agent_url.of(record.id));
         let quote = treasury.quote(record.wallet, &url, price).await?;
+        // Nothing is held for who brings nothing.
+        if let Some(response) = treasury.turn_away(&quote, &head.headers)? {
+            return Ok(Toll::Stop(response.map(Body::from)));
+        }
+        // What a payment is bound to is read whole first.
+        let most = usize::try_from(self.limits.paid_body_bytes).unwrap_or(usize::MAX);
+        let body = read_at_most(body, most, self.limits.body_ms).await?;
         let request = RequestHash::of(head.method.as_str(), &url, &body);
         let resource = record.id.to_string();
         let order = Order { quote: &quote, request, resource: &resource, now: self.now(), claim: rand::random() };

@@ -287,6 +287,20 @@ impl Treasury {
         Ok(counter(&desk)?.seller.sell(order, headers).await)
     }
 
+    /// What is said, before its body is read, to a request that brings no payment
+    /// that could be taken; see [`x402::Seller::turn_away`].
+    ///
+    /// # Errors
+    /// When nobody takes payments.
+    pub fn turn_away(
+        &self,
+        quote: &Quote,
+        headers: &http::HeaderMap,
+    ) -> Result<Option<http::Response<Vec<u8>>>, TreasuryError> {
+        let desk = self.0.desk()?;
+        Ok(counter(&desk)?.seller.turn_away(quote, headers))
+    }
+
     /// Who settles for other sellers.
     ///
     /// # Errors

@@ -101,12 +101,32 @@ impl Seller {
         Self { till, tokens, terms }
     }
 
+    /// What is said to who brings no payment that could be taken, as far as can be
+    /// known before the request's body is read. The payment is not taken here.
+    #[must_use]
+    pub fn turn_away(&self, quote: &Quote, headers: &HeaderMap) -> Option<Response<Vec<u8>>> {
+        let presented = match self.presented(quote, headers) {
+            Ok(presented) => presented,
+            Err(response) => return Some(response),
+        };
+        let reason = authentic(quote, &presented).err()?;
+        Some(terms_of(quote, reason.code(presented.dialect())))
+    }
+
+    /// The payment among a request's headers, read but not believed.
+    fn presented(&self, quote: &Quote, headers: &HeaderMap) -> Result<Presented, Response<Vec<u8>>> {
+        match Presented::from_headers(headers, &self.tokens) {
+            Ok(Some(presented)) => Ok(presented),
+            Ok(None) => Err(terms_of(quote, NO_PAYMENT)),
+            Err((dialect, reason)) => Err(terms_of(quote, reason.code(dialect))),
+        }
+    }
+
     /// Takes the payment among a request's headers, or says why not.
     pub async fn sell(&self, order: Order<'_>, headers: &HeaderMap) -> Sale {
-        let presented = match Presented::from_headers(headers, &self.tokens) {
-            Ok(Some(presented)) => presented,
-            Ok(None) => return Sale::Refused(terms_of(order.quote, NO_PAYMENT)),
-            Err((dialect, reason)) => return Sale::Refused(terms_of(order.quote, reason.code(dialect))),
+        let presented = match self.presented(order.quote, headers) {
+            Ok(presented) => presented,
+            Err(response) => return Sale::Refused(response),
         };
         match self.take(order, &presented).await {
             Ok((offer, signed, taken)) => self.outcome(order, presented.dialect(), &offer, &signed, taken),

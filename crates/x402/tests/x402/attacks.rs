@@ -470,3 +470,19 @@ async fn until(condition: impl AsyncFn() -> bool) {
     }
     panic!("it never came about");
 }
+
+#[tokio::test]
+async fn fault_2_2_who_brings_no_payment_or_a_forged_one_is_turned_away_before_the_body() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let refused = |headers: &HeaderMap| shop.seller.turn_away(&shop.quote, headers);
+    let terms = refused(&HeaderMap::new()).unwrap();
+    assert_eq!(terms.status(), StatusCode::PAYMENT_REQUIRED);
+    assert!(terms.headers().contains_key(PAYMENT_REQUIRED));
+    let authorization = authorization(&payer);
+    let other = Authorization { nonce: B256::repeat_byte(8), ..authorization.clone() };
+    let forged = header(&PAYMENT_SIGNATURE, &v2(&authorization, &sign_here(&payer, &other)));
+    refused_for(Reason::Signature, refused(&forged).map_or(Ok(HeaderMap::new()), Err));
+    assert!(refused(&signs_for(&payer, &authorization)).is_none());
+    assert!(shop.payments.is_empty(), "nothing is taken yet");
+}
