@@ -1,7 +1,8 @@
 //! Headers that end with a connection.
 
 use http::header::{
-    CONNECTION, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
 };
 
 /// Headers that belong to one connection and end with it.
@@ -18,8 +19,12 @@ const HOP_BY_HOP: [HeaderName; 9] = [
 ];
 
 /// Takes away what belongs to one connection alone, the headers that
-/// `Connection` names included.
+/// `Connection` names included. A length beside a transfer coding counts for
+/// nothing and goes with it (RFC 9112, 6.3).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
@@ -47,9 +52,13 @@ mod tests {
             ("te", "trailers"),
             ("transfer-encoding", "chunked"),
             ("proxy-authorization", "Basic x"),
+            ("content-length", "3"),
             ("x-kept", "1"),
         ]);
         strip_hop_by_hop(&mut map);
         assert_eq!(map, headers(&[("x-kept", "1")]));
+        let mut whole = headers(&[("content-length", "3")]);
+        strip_hop_by_hop(&mut whole);
+        assert_eq!(whole, headers(&[("content-length", "3")]), "a length alone is the body's");
     }
 }
