@@ -1,6 +1,7 @@
 //! `hypercore`: the node daemon.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,9 +58,21 @@ impl Sections {
     }
 }
 
-fn main() -> Result<()> {
-    let options = Options::parse();
-    let sections = Sections::load(&options).context("read the configuration")?;
+/// An error is told with its causes, whatever the environment says of backtraces:
+/// without symbols these would bury it.
+#[expect(clippy::print_stderr, reason = "there may be no log yet")]
+fn main() -> ExitCode {
+    match start(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: &Options) -> Result<()> {
+    let sections = Sections::load(options).context("read the configuration")?;
     // The daemon holds secrets: nothing of it is written to the disk by a crash.
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).context("switch core dumps off")?;
     let files = getrlimit(Resource::Nofile);
