@@ -414,6 +414,7 @@ fn sandbox(id: AgentId, spec: &SandboxSpec, now: UnixMillis) -> Sandbox {
         image: spec.image,
         cores: spec.cores,
         memory_mib: spec.memory_mib,
+        port: 8080,
         phase: Phase::Booting,
         runtime: RuntimeName::QemuTcg,
         restarts: 0,

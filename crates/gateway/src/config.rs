@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use domain::{AgentId, TierName};
+use domain::TierName;
 use serde::Deserialize;
+
+use crate::hosts::{Host, Origin};
+use crate::urls::{AgentUrl, PathUrl};
 
 /// Why a section is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +19,15 @@ pub enum ConfigError {
     /// Not a URL of an agent.
     #[error("gateway.agent_url: expected http://{{id}}.<domain>[:port] or https://, not {0:?}")]
     AgentUrl(String),
+    /// Not the URL of an agent's path.
+    #[error("gateway.path_url: expected http://<host>[:port]/{{id}} or https://, not {0:?}")]
+    PathUrl(String),
+    /// Agents under paths, where no client could be told.
+    #[error("gateway.path_url: agents cannot be told to be at {0}; set it to http://<host>[:port]/{{id}}")]
+    NoPathUrl(SocketAddr),
+    /// A path's URL without a listener.
+    #[error("gateway.path_url: nothing listens for it; set gateway.path_listen")]
+    NoPathListener,
     /// An address that links of wallets cannot name.
     #[error("gateway.name: {0} cannot be a gateway's name; set one")]
     Name(SocketAddr),
@@ -41,6 +53,22 @@ pub struct Config {
     /// `http://{id}.localhost:<port of the first listener>` (`https://` if that
     /// listener speaks TLS).
     pub agent_url: Option<String>,
+    /// Addresses for plain HTTP where an agent is the path that begins with its id:
+    /// `http://127.0.0.1:8081/{id}/…`, for clients that cannot resolve the hosts of
+    /// `agent_url`. All agents share one origin there, so no page of one is kept
+    /// from another's: not for browsers. Default: where nothing is public (`listen`
+    /// is loopback addresses, `agent_url` is under localhost, there is no TLS), the
+    /// first of `listen` with the next port; else none.
+    pub path_listen: Option<Vec<SocketAddr>>,
+    /// What clients are told of that: a URL with `{id}` as its last segment, for
+    /// a proxy before it. Default `http://<first of path_listen>/{id}`.
+    pub path_url: Option<String>,
+    /// Names that the API is asked by, beside addresses, `localhost`, `name` and the
+    /// domain of `agent_url`. A request for any other host is refused. Default none.
+    pub hosts: BTreeSet<Host>,
+    /// Origins whose pages may call the API: `https://app.example.com`, or `*`.
+    /// Default none.
+    pub cors_origins: BTreeSet<Origin>,
     /// What links of wallets name: the public host, with its port unless that is the
     /// scheme's own. Default the first address it listens on.
     pub name: Option<auth::GatewayName>,
@@ -57,9 +85,11 @@ pub struct Config {
     pub images_refresh_ms: u64,
     /// How long a shutdown waits for requests under way. Default `30000`.
     pub drain_ms: u64,
-    /// Client addresses that may read `/metrics`; others get 404. Default the
-    /// loopback addresses.
-    pub metrics_addresses: BTreeSet<IpAddr>,
+    /// Client addresses that may read `/metrics`; others get 404, and so does
+    /// what a proxy that is not trusted passes on. Default the loopback addresses,
+    /// unless `agent_url` names a public domain: then a proxy on this machine may
+    /// be what asks, and the default is none.
+    pub metrics_addresses: Option<BTreeSet<IpAddr>>,
     /// Proxies in front of the gateway, whose last `X-Forwarded-For` entry is
     /// the client's address. Default none.
     pub trusted_proxies: BTreeSet<IpAddr>,
@@ -70,6 +100,10 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))],
             agent_url: None,
+            path_listen: None,
+            path_url: None,
+            hosts: BTreeSet::new(),
+            cors_origins: BTreeSet::new(),
             name: None,
             require_bound: false,
             public_usage: false,
@@ -77,7 +111,7 @@ impl Default for Config {
             token_key_file: PathBuf::from("/var/lib/palatine/gateway/token.key"),
             images_refresh_ms: 5_000,
             drain_ms: 30_000,
-            metrics_addresses: BTreeSet::from([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
+            metrics_addresses: None,
             trusted_proxies: BTreeSet::new(),
         }
     }
@@ -216,8 +250,44 @@ impl Config {
         if let Some(text) = &self.agent_url {
             AgentUrl::parse(text)?;
         }
+        if let Some(text) = &self.path_url {
+            PathUrl::parse(text)?;
+            if self.paths(tls).is_empty() {
+                return Err(ConfigError::NoPathListener);
+            }
+        }
         tls.check()?;
         limits.check()
+    }
+
+    /// Whether agents answer in public, by a domain of the operator's.
+    fn is_public(&self) -> bool {
+        let domain = self.agent_url.as_deref().map(AgentUrl::parse);
+        domain.is_some_and(|url| url.is_ok_and(|url| url.domain() != "localhost"))
+    }
+
+    /// Who may read `/metrics`.
+    pub(crate) fn watchers(&self) -> BTreeSet<IpAddr> {
+        match &self.metrics_addresses {
+            Some(addresses) => addresses.clone(),
+            None if self.is_public() => BTreeSet::new(),
+            None => BTreeSet::from([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]),
+        }
+    }
+
+    /// Where agents are paths.
+    pub(crate) fn paths(&self, tls: &Tls) -> Vec<SocketAddr> {
+        let loopback = self.listen.iter().all(|address| address.ip().is_loopback());
+        let local = loopback && tls.listen.is_empty() && !self.is_public();
+        let behind = |first: &SocketAddr| {
+            let port = if first.port() == 0 { 0 } else { first.port().checked_add(1).unwrap_or(u16::MAX - 1) };
+            SocketAddr::new(first.ip(), port)
+        };
+        match &self.path_listen {
+            Some(addresses) => addresses.clone(),
+            None if local => self.listen.first().map(behind).into_iter().collect(),
+            None => Vec::new(),
+        }
     }
 }
 
@@ -288,57 +358,6 @@ impl Limits {
     }
 }
 
-/// Where agents answer, taken apart once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct AgentUrl {
-    /// `http://` or `https://`.
-    scheme: String,
-    /// `.domain[:port]`.
-    after_id: String,
-    /// `.domain`, without the port, in lower case.
-    suffix: String,
-}
-
-impl AgentUrl {
-    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
-        let refused = || ConfigError::AgentUrl(text.to_owned());
-        let (scheme, after_id) = text.split_once("{id}").ok_or_else(refused)?;
-        let suffix = after_id.split_once(':').map_or(after_id, |(domain, _)| domain);
-        let shaped = matches!(scheme, "http://" | "https://")
-            && after_id.parse::<http::uri::Authority>().is_ok()
-            && suffix.strip_prefix('.').is_some_and(|domain| !domain.is_empty())
-            && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
-        if !shaped {
-            return Err(refused());
-        }
-        let (scheme, after_id) = (scheme.to_owned(), after_id.to_owned());
-        Ok(Self { scheme, suffix: suffix.to_ascii_lowercase(), after_id })
-    }
-
-    /// `{id}.localhost`, on this port.
-    pub(crate) fn localhost(port: u16, tls: bool) -> Self {
-        Self {
-            scheme: if tls { "https://" } else { "http://" }.to_owned(),
-            after_id: format!(".localhost:{port}"),
-            suffix: ".localhost".to_owned(),
-        }
-    }
-
-    /// An agent's URL.
-    pub(crate) fn of(&self, id: AgentId) -> String {
-        format!("{}{id}{}", self.scheme, self.after_id)
-    }
-
-    /// The agent that a `Host` names, if it is one of ours.
-    pub(crate) fn agent(&self, host: &str) -> Option<AgentId> {
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        let name = name.strip_suffix('.').unwrap_or(name);
-        let (label, suffix) = name.split_at_checked(name.find('.')?)?;
-        let ours = suffix.eq_ignore_ascii_case(&self.suffix) || suffix.eq_ignore_ascii_case(".localhost");
-        if ours { label.to_ascii_lowercase().parse().ok() } else { None }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,26 +386,5 @@ mod tests {
     fn an_unknown_key_is_refused() {
         let said = serde_json::from_str::<Limits>(r#"{"conections": 1}"#).unwrap_err().to_string();
         assert!(said.contains("conections"), "{said}");
-    }
-
-    #[test]
-    fn an_agents_host_is_its_id_under_our_domain_and_nothing_else() {
-        let url = AgentUrl::parse("https://{id}.agents.example.com").unwrap();
-        let id: AgentId = "a1b2c3d4-e5f6-7890".parse().unwrap();
-        assert_eq!(url.of(id), "https://a1b2c3d4-e5f6-7890.agents.example.com");
-        for host in [
-            "a1b2c3d4-e5f6-7890.agents.example.com",
-            "A1B2C3D4-e5f6-7890.Agents.Example.COM:443",
-            "a1b2c3d4-e5f6-7890.agents.example.com.",
-            "a1b2c3d4-e5f6-7890.localhost:8080",
-        ] {
-            assert_eq!(url.agent(host), Some(id), "{host}");
-        }
-        for host in
-            ["agents.example.com", "localhost", "x.agents.example.com", "a1b2c3d4-e5f6-7890.example.com", "", ":"]
-        {
-            assert_eq!(url.agent(host), None, "{host}");
-        }
-        assert_eq!(AgentUrl::localhost(8080, false).of(id), "http://a1b2c3d4-e5f6-7890.localhost:8080");
     }
 }

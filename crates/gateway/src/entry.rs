@@ -8,6 +8,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use http::header::{CACHE_CONTROL, HOST, HeaderName, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::uri::Authority;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tower::ServiceExt;
@@ -19,11 +20,12 @@ use crate::ingress;
 use crate::limit::client_key;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
+use crate::target::{Listener, Target};
 use crate::trace::Trace;
 use axum::response::IntoResponse;
 
 /// The trace's id, so that a caller can name it to the operator.
-const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
+pub(crate) const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
 /// Where a request comes from.
 #[derive(Clone, Debug)]
@@ -42,6 +44,7 @@ pub(crate) struct Arrival {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
+    pub(crate) listener: Listener,
     pub(crate) tls: bool,
 }
 
@@ -59,7 +62,8 @@ pub(crate) async fn enter(
     if let Some(follow) = gateway.parts.follow {
         follow(&span, &arrival.trace.traceparent());
     }
-    let (route, mut response) = dispatch(gateway, router, arrival, request).instrument(span.clone()).await;
+    let answering = dispatch(gateway, router, arrival, peer.listener, request);
+    let (route, mut response) = answering.instrument(span.clone()).await;
     if let Ok(value) = HeaderValue::from_str(&trace_id) {
         response.headers_mut().insert(X_TRACE_ID, value);
     }
@@ -81,16 +85,21 @@ async fn dispatch(
     gateway: Arc<Gateway>,
     router: Router,
     arrival: Arrival,
-    request: Request<Incoming>,
+    listener: Listener,
+    mut request: Request<Incoming>,
 ) -> (&'static str, Response<Body>) {
     let host = match check(&gateway, &request) {
         Ok(host) => host,
         Err(refusal) => return ("refused", refusal.into_response()),
     };
-    if let Some(id) = host.as_deref().and_then(|host| gateway.agent_url.agent(host)) {
-        let host = host.unwrap_or_default();
-        let answer = ingress::pass(&gateway, &arrival, id, &host, request).await;
-        return ("ingress", answer.unwrap_or_else(IntoResponse::into_response));
+    match Target::of(&gateway, listener, host.as_deref(), &mut request) {
+        Ok(Target::Api) => {}
+        Ok(Target::Agent(named)) => {
+            let answer = ingress::pass(&gateway, &arrival, &named, &host.unwrap_or_default(), request).await;
+            return ("ingress", answer.unwrap_or_else(IntoResponse::into_response));
+        }
+        Ok(Target::Elsewhere(response)) => return ("ingress", response),
+        Err(refusal) => return ("refused", refusal.into_response()),
     }
     let route = route(request.uri().path());
     if let Err(refusal) = admit(&gateway, &arrival, route) {
@@ -111,15 +120,18 @@ fn check(gateway: &Gateway, request: &Request<Incoming>) -> Result<Option<String
     if headers::size(request.headers()) > most {
         return Err(Refusal::new(Code::HeadersTooLarge, format!("the headers are larger than {most} bytes")));
     }
-    if let Some(authority) = request.uri().authority() {
-        return Ok(Some(authority.as_str().to_owned()));
-    }
     let mut hosts = request.headers().get_all(HOST).iter();
-    let host = hosts.next();
+    let host = hosts.next().map(|host| host.to_str().map_err(|_| Refusal::invalid("Host is not text"))).transpose()?;
     if hosts.next().is_some() {
         return Err(Refusal::invalid("there is more than one Host header"));
     }
-    Ok(host.and_then(|host| host.to_str().ok()).map(str::to_owned))
+    let authority = request.uri().authority().map(Authority::as_str);
+    if let (Some(host), Some(authority)) = (host, authority)
+        && !host.eq_ignore_ascii_case(authority)
+    {
+        return Err(Refusal::invalid("the request's target and its Host header name two hosts"));
+    }
+    Ok(authority.or(host).map(str::to_owned))
 }
 
 /// Counts a request of the API against its address.

@@ -50,6 +50,9 @@ impl From<NodeError> for GuestError {
 /// The way to the guests, whichever node runs them.
 #[async_trait]
 pub trait Guests: Send + Sync {
+    /// The port that the agent serves.
+    async fn port(&self, node: &str, id: AgentId) -> Result<u16, GuestError>;
+
     /// Opens a connection to the agent's port.
     async fn tunnel(&self, node: &str, id: AgentId) -> Result<Box<dyn Io>, GuestError>;
 
@@ -85,6 +88,11 @@ impl NodeGuests {
 
 #[async_trait]
 impl Guests for NodeGuests {
+    async fn port(&self, node: &str, id: AgentId) -> Result<u16, GuestError> {
+        let sandbox = self.node(node)?.get(id).await?;
+        Ok(sandbox.ok_or_else(|| GuestError::Unreachable("the node does not run it".into()))?.port)
+    }
+
     async fn tunnel(&self, node: &str, id: AgentId) -> Result<Box<dyn Io>, GuestError> {
         Ok(Box::new(self.node(node)?.tunnel(id).await?))
     }

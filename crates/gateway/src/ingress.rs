@@ -1,5 +1,5 @@
-//! The way to an agent: `{id}.<domain>` is passed to the agent's port as it
-//! comes, in both directions, without buffering.
+//! The way to an agent: a request is passed to the agent's port as it comes, in
+//! both directions, without buffering.
 //!
 //! A private agent answers its bearer token alone, and nobody learns without it
 //! whether the agent exists. The token itself goes no further than here.
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use domain::{AgentId, State};
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::header::{COOKIE, HOST, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -19,36 +19,43 @@ use store::Record;
 use wire::TRACEPARENT;
 use wire::fault::{Code, Fault};
 
+use crate::answer::confine;
 use crate::entry::Arrival;
 use crate::headers::{self, Forwarded};
 use crate::limit::client_key;
+use crate::logs::node_of;
 use crate::pool::unreachable;
 use crate::pulse::Pulse;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 use crate::streams::{Asker, StreamPlace};
+use crate::target::{Named, Way};
 use crate::toll::{Passed, Toll, redeem};
+use crate::upgrade;
 
 /// Passes a request to the agent it is for, and the answer back.
 pub(crate) async fn pass(
     gateway: &Arc<Gateway>,
     arrival: &Arrival,
-    id: AgentId,
+    named: &Named,
     host: &str,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
     gateway.rates.ingress.check(client_key(arrival.client))?;
-    let held = headers::bearer(request.headers()).is_some_and(|token| gateway.parts.tokens.verify(id, token));
+    let id = named.id;
+    let socket = upgrade::is_wanted(&request);
+    let held = presented(request.headers(), socket).any(|token| gateway.parts.tokens.verify(id, token));
     let toll = if held { None } else { gateway.toll_of(id, request.uri().path()).await? };
     // A price opens what is private to whoever pays it.
     let record = gateway.open(id, held || toll.is_some()).await?;
-    let upgrade = wanted_upgrade(&request);
-    let client = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+    gateway.check_port(&record, named.port).await?;
+    let client = socket.then(|| hyper::upgrade::on(&mut request));
     // Every place is taken before the money.
     let asker = if held { Asker::Holder } else { Asker::Visitor(client_key(arrival.client)) };
-    let place = upgrade.is_some().then(|| gateway.streams.to_agent(id, asker)).transpose()?;
+    let place = socket.then(|| gateway.streams.to_agent(id, asker)).transpose()?;
     let lease = gateway.pools.lease(&record, asker).await?;
     let (mut head, body) = request.into_parts();
+    let subprotocol = if socket { upgrade::take_token(&mut head.headers) } else { None };
     let passed = match toll {
         None => Passed { body: Body::new(body), ticket: None },
         Some(price) => match gateway.take_toll(&record, price, &head, body).await? {
@@ -59,7 +66,9 @@ pub(crate) async fn pass(
     if passed.ticket.is_some() {
         headers::strip_payment(&mut head.headers);
     }
-    let request = rewrite(head, passed.body, arrival, host, held, upgrade);
+    let prefix = if let Way::Path(prefix) = &named.way { Some(prefix.as_str()) } else { None };
+    let told = Forwarded { client: arrival.client, host, prefix, tls: arrival.tls, trusted: arrival.trusted };
+    let request = rewrite(head, passed.body, arrival, &told, held, socket);
     let answer = match request {
         Ok(request) => lease.send(request).await,
         Err(refusal) => Err(refusal),
@@ -68,9 +77,14 @@ pub(crate) async fn pass(
         Some(ticket) => redeem(ticket, answer.as_ref().ok().map(Response::status)).await?,
         None => HeaderMap::new(),
     };
-    let answer = answer?;
+    let mut answer = answer?;
+    confine(answer.headers_mut(), &named.way, host);
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let asked = client.zip(place).ok_or_else(|| unreachable("the agent changed protocols unasked"))?;
+        let asked = client.zip(place).filter(|_| upgrade::is_granted(answer.headers()));
+        let asked = asked.ok_or_else(|| unreachable("the agent changed to a protocol that nobody asked for"))?;
+        if let Some(token) = subprotocol {
+            upgrade::choose(answer.headers_mut(), token);
+        }
         return Ok(gateway.join(asked, answer));
     }
     let (mut head, body) = answer.into_parts();
@@ -79,10 +93,10 @@ pub(crate) async fn pass(
     Ok(Response::from_parts(head, body))
 }
 
-/// The protocol to change to, where the way the request came allows it.
-fn wanted_upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
-    let possible = request.version() == Version::HTTP_11 && request.method() == Method::GET;
-    if possible { headers::upgrade(request.headers()) } else { None }
+/// What may be the agent's token.
+fn presented(headers: &HeaderMap, socket: bool) -> impl Iterator<Item = &str> {
+    let subprotocol = if socket { upgrade::token(headers) } else { None };
+    headers::bearer(headers).into_iter().chain(subprotocol)
 }
 
 /// The request as the agent sees it.
@@ -90,9 +104,9 @@ fn rewrite(
     mut head: Parts,
     body: Body,
     arrival: &Arrival,
-    host: &str,
+    told: &Forwarded<'_>,
     token_was_ours: bool,
-    upgrade: Option<HeaderValue>,
+    socket: bool,
 ) -> Result<Request<Body>, Refusal> {
     if head.method == Method::CONNECT {
         return Err(Refusal::new(Code::MethodNotAllowed, "an agent is no proxy"));
@@ -102,16 +116,14 @@ fn rewrite(
     client::strip_hop_by_hop(&mut head.headers);
     headers::strip_ours(&mut head.headers, token_was_ours);
     join_cookies(&mut head.headers);
-    let forwarded = Forwarded { client: arrival.client, host, tls: arrival.tls, trusted: arrival.trusted };
-    forwarded.write(&mut head.headers);
-    let host = HeaderValue::from_str(host).map_err(|_| Refusal::invalid("the host is not one"))?;
+    told.write(&mut head.headers);
+    let host = HeaderValue::from_str(told.host).map_err(|_| Refusal::invalid("the host is not one"))?;
     head.headers.insert(HOST, host);
     if let Ok(trace) = arrival.trace.traceparent().parse() {
         head.headers.insert(TRACEPARENT, trace);
     }
-    if let Some(protocol) = upgrade {
-        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(UPGRADE, protocol);
+    if socket {
+        upgrade::write(&mut head.headers);
     }
     Ok(Request::from_parts(head, body))
 }
@@ -149,6 +161,18 @@ impl Gateway {
         }
     }
 
+    /// Refuses a port that is not the agent's: a guest has no other that can be
+    /// reached.
+    async fn check_port(&self, record: &Record, asked: Option<u16>) -> Result<(), Refusal> {
+        let Some(asked) = asked else { return Ok(()) };
+        let port = self.parts.guests.port(node_of(record)?, record.id).await?;
+        if asked == port {
+            return Ok(());
+        }
+        let said = format!("this agent serves port {port}, and no other can be reached from outside");
+        Err(Fault::new(Code::InvalidRequest, said).field("E2b-Sandbox-Port").into())
+    }
+
     /// Joins the two halves of a connection whose protocol has changed.
     fn join(&self, (client, place): (OnUpgrade, StreamPlace), mut answer: Response<Body>) -> Response<Body> {
         let guest = hyper::upgrade::on(&mut answer);
@@ -175,12 +199,8 @@ impl Gateway {
             drop(place);
         });
         let (mut head, _) = answer.into_parts();
-        let protocol = head.headers.get(UPGRADE).cloned();
         client::strip_hop_by_hop(&mut head.headers);
-        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        if let Some(protocol) = protocol {
-            head.headers.insert(UPGRADE, protocol);
-        }
+        upgrade::write(&mut head.headers);
         Response::from_parts(head, Body::empty())
     }
 }

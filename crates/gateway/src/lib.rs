@@ -1,15 +1,18 @@
 //! The public edge: authentication, routes, ingress, streaming, limits.
 //!
 //! A request comes in on one of our listeners ([`serve`]), is given a trace, and
-//! goes by its `Host` either to an agent (`ingress`) or to the API (`routes`).
+//! goes by its host, path or a header either to an agent (`ingress`) or to the API
+//! (`routes`).
 //!
 //! | file | holds |
 //! |---|---|
 //! | `serve`, `connection`, `tls` | listeners, connections, draining |
-//! | `entry` | what every request passes: trace, limits, host |
+//! | `entry`, `target`, `hosts` | what every request passes: trace, limits, the names we answer to, and whom it is for |
 //! | `routes`, `spawn` (and `wish`), `agents`, `logs`, `events`, `process`, `meta` | the API's handlers, and `shape`, what they take and give |
 //! | `vaults`, `links`, `prices`, `relay`, `facilitator` | the handlers of the financial layer |
-//! | `ingress`, `headers`, `toll` | the way to an agent, and what is taken on it |
+//! | `ingress`, `headers`, `upgrade`, `answer`, `toll` | the way to an agent and back, and what is taken on it |
+//! | `pages` | what pages of browsers may ask the API for |
+//! | `urls` | where agents answer |
 //! | `caller`, `spent` | whose signature it is, spent once |
 //! | `ids` | the agents' ids |
 //! | `refusal` | every error's answer: the only place that knows both |
@@ -22,6 +25,7 @@
 //! spend it itself, and only `spawn` does.
 
 mod agents;
+mod answer;
 mod caller;
 mod config;
 mod connection;
@@ -30,6 +34,7 @@ mod events;
 mod facilitator;
 mod guests;
 mod headers;
+mod hosts;
 mod ids;
 mod images;
 mod ingress;
@@ -38,6 +43,7 @@ mod links;
 mod logs;
 mod meta;
 mod openapi;
+mod pages;
 mod pool;
 mod prices;
 mod process;
@@ -52,15 +58,19 @@ mod spawn;
 mod spent;
 mod state;
 mod streams;
+mod target;
 mod tls;
 mod token;
 mod toll;
 mod trace;
+mod upgrade;
+mod urls;
 mod vaults;
 mod wish;
 
 pub use config::{Config, ConfigError, Limits, Tls};
 pub use guests::{GuestError, Guests, Io, NodeGuests};
+pub use hosts::{Host, NameError, Origin};
 pub use images::{Images, NodeImages, Table};
 pub use openapi::openapi;
 pub use serve::{Listeners, ServeError, serve};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use serde::Serialize;
 use wire::fault::Code;
@@ -13,6 +13,7 @@ use wire::public::{HealthResponse, TiersResponse};
 use wire::relay::Health;
 
 use crate::entry::Arrival;
+use crate::headers;
 use crate::refusal::Refusal;
 use crate::shape::json;
 use crate::state::Gateway;
@@ -88,8 +89,10 @@ fn state(status: StatusCode, text: &str) -> Result<Response<Body>, Refusal> {
 pub(crate) async fn metrics(
     State(gateway): State<Arc<Gateway>>,
     Extension(arrival): Extension<Arrival>,
+    headers: HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
-    let allowed = gateway.config.metrics_addresses.contains(&arrival.client.to_canonical());
+    let direct = arrival.trusted || !headers::passed_on(&headers);
+    let allowed = direct && gateway.config.watchers().contains(&arrival.client.to_canonical());
     let recorder = gateway.parts.metrics.as_ref().filter(|_| allowed);
     let recorder = recorder.ok_or_else(|| Refusal::new(Code::NotFound, "there is nothing at this path for you"))?;
     Ok(text("text/plain; version=0.0.4", recorder.render()))

@@ -8,11 +8,12 @@ use wire::fault::Code;
 
 use crate::refusal::Refusal;
 use crate::state::Gateway;
-use crate::{agents, events, facilitator, links, logs, meta, prices, process, relay, spawn, vaults};
+use crate::{agents, events, facilitator, links, logs, meta, pages, prices, process, relay, spawn, vaults};
 
 /// The API.
 pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
-    Router::new()
+    let origins = gateway.config.cors_origins.clone();
+    let router = Router::new()
         .route("/spawn", post(spawn::spawn))
         .route("/stop/{id}", post(agents::stop))
         .route("/status/{id}", get(agents::status))
@@ -29,7 +30,9 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/openapi.json", get(meta::openapi))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .with_state(gateway)
+        .layer(axum::middleware::from_fn(pages::json_bodies))
+        .with_state(gateway);
+    if origins.is_empty() { router } else { router.layer(pages::cors(&origins)) }
 }
 
 /// Vaults, the relayer (CroGas's routes) and the facilitator (x402's).

@@ -11,14 +11,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::AgentUrl;
 use crate::connection::Server;
 use crate::entry::Peer;
 use crate::limit::{Crowd, Place, Rates, client_key};
 use crate::pool::Pools;
 use crate::routes::router;
 use crate::state::{Gateway, Parts};
+use crate::target::Listener;
 use crate::tls::Certificates;
+use crate::urls::{AgentUrl, PathUrl};
 use crate::{Config, ConfigError, Limits, Tls, TlsError};
 
 /// The pause after the system refuses to accept (out of descriptors, mostly).
@@ -55,6 +56,8 @@ pub struct Listeners {
     pub plain: Vec<TcpListener>,
     /// For HTTPS.
     pub tls: Vec<TcpListener>,
+    /// For agents under paths, in plain HTTP.
+    pub paths: Vec<TcpListener>,
 }
 
 impl Listeners {
@@ -63,12 +66,22 @@ impl Listeners {
     /// # Errors
     /// Names the first address that cannot be had.
     pub async fn bind(config: &Config, tls: &Tls) -> Result<Self, ServeError> {
-        Ok(Self { plain: bind_all(&config.listen).await?, tls: bind_all(&tls.listen).await? })
+        Ok(Self {
+            plain: bind_all(&config.listen).await?,
+            tls: bind_all(&tls.listen).await?,
+            paths: bind_all(&config.paths(tls)).await?,
+        })
     }
 
     /// Where agents answer unless the configuration says otherwise.
     fn agent_url(&self) -> Result<AgentUrl, ServeError> {
         Ok(AgentUrl::localhost(self.first()?.port(), self.plain.is_empty()))
+    }
+
+    /// Where agents are paths unless the configuration says otherwise.
+    fn path_url(&self) -> Result<Option<PathUrl>, ServeError> {
+        let Some(first) = self.paths.first() else { return Ok(None) };
+        Ok(Some(PathUrl::at(first.local_addr().map_err(ServeError::Address)?)?))
     }
 
     /// What links name this gateway by unless the configuration says otherwise.
@@ -112,6 +125,10 @@ pub async fn serve(
         Some(text) => AgentUrl::parse(text)?,
         None => listeners.agent_url()?,
     };
+    let path_url = match &config.path_url {
+        Some(text) => Some(PathUrl::parse(text)?),
+        None => listeners.path_url()?,
+    };
     let name = match &config.name {
         Some(name) => name.clone(),
         None => listeners.name()?,
@@ -121,14 +138,15 @@ pub async fn serve(
         return Err(ConfigError::HalfTls.into());
     }
     let drain = Duration::from_millis(config.drain_ms);
-    let gateway = Arc::new(Gateway::new(config, limits, agent_url, name, parts, shutdown.clone()));
+    let gateway = Arc::new(Gateway::new(config, limits, (agent_url, path_url), name, parts, shutdown.clone()));
     let server = Server::new(Arc::clone(&gateway), router(Arc::clone(&gateway)));
     gateway.parts.images.refresh().await;
     let doors = Doors::new(&gateway.limits);
-    let plain = listeners.plain.into_iter().map(|listener| (listener, None));
-    let secure = listeners.tls.into_iter().map(|listener| (listener, acceptor.clone()));
-    for (listener, acceptor) in plain.chain(secure) {
-        gateway.tasks.spawn(accept(server.clone(), listener, acceptor, doors.clone()));
+    let plain = listeners.plain.into_iter().map(|listener| (listener, Listener::Hosts, None));
+    let secure = listeners.tls.into_iter().map(|listener| (listener, Listener::Hosts, acceptor.clone()));
+    let paths = listeners.paths.into_iter().map(|listener| (listener, Listener::Paths, None));
+    for (listener, kind, acceptor) in plain.chain(secure).chain(paths) {
+        gateway.tasks.spawn(accept(server.clone(), listener, kind, acceptor, doors.clone()));
     }
     gateway.tasks.spawn(upkeep(Arc::clone(&gateway)));
     if let Some(certificates) = certificates {
@@ -158,7 +176,7 @@ impl Doors {
     }
 }
 
-async fn accept(server: Server, listener: TcpListener, acceptor: Option<TlsAcceptor>, doors: Doors) {
+async fn accept(server: Server, listener: TcpListener, kind: Listener, acceptor: Option<TlsAcceptor>, doors: Doors) {
     loop {
         let next = async {
             // Beyond the bound, clients wait in the system's own queue.
@@ -185,20 +203,20 @@ async fn accept(server: Server, listener: TcpListener, acceptor: Option<TlsAccep
             continue;
         }
         let tasks = server.gateway.tasks.clone();
-        tasks.spawn(connect(server.clone(), stream, address, acceptor.clone(), (place, own)));
+        let peer = Peer { address: address.ip(), listener: kind, tls: acceptor.is_some() };
+        tasks.spawn(connect(server.clone(), stream, peer, acceptor.clone(), (place, own)));
     }
 }
 
 async fn connect(
     server: Server,
     stream: TcpStream,
-    address: SocketAddr,
+    peer: Peer,
     acceptor: Option<TlsAcceptor>,
     places: (OwnedSemaphorePermit, Option<Place<u128>>),
 ) {
     // A socket that does not take the option is slower, not wrong.
     let _ = stream.set_nodelay(true);
-    let peer = Peer { address: address.ip(), tls: acceptor.is_some() };
     match acceptor {
         None => server.run(stream, peer).await,
         Some(acceptor) => {

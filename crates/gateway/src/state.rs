@@ -18,8 +18,8 @@ use wire::fault::Code;
 use wire::public::{Agent, Reason};
 use wire::relay::Health;
 
-use crate::config::AgentUrl;
 use crate::guests::Guests;
+use crate::hosts::Hosts;
 use crate::ids::Ids;
 use crate::images::Images;
 use crate::limit::Rates;
@@ -28,6 +28,7 @@ use crate::refusal::Refusal;
 use crate::spent::Spent;
 use crate::streams::Streams;
 use crate::toll::Tariff;
+use crate::urls::{AgentUrl, PathUrl};
 use crate::{Config, Limits};
 
 /// How long what was found of the relayer's health stands.
@@ -63,6 +64,10 @@ pub(crate) struct Gateway {
     pub(crate) config: Config,
     pub(crate) limits: Limits,
     pub(crate) agent_url: AgentUrl,
+    /// Agents under paths, where there are such.
+    pub(crate) path_url: Option<PathUrl>,
+    /// The hosts by which the API is asked.
+    pub(crate) hosts: Hosts,
     pub(crate) rates: Rates,
     pub(crate) spent: Spent,
     pub(crate) ids: Ids,
@@ -86,12 +91,16 @@ impl Gateway {
     pub(crate) fn new(
         config: Config,
         limits: Limits,
-        agent_url: AgentUrl,
+        urls: (AgentUrl, Option<PathUrl>),
         name: GatewayName,
         parts: Parts,
         draining: CancellationToken,
     ) -> Self {
+        let (agent_url, path_url) = urls;
+        let ours = [name.to_string(), agent_url.domain().to_owned()];
+        let ours = ours.iter().map(String::as_str).chain(path_url.as_ref().map(PathUrl::authority));
         Self {
+            hosts: Hosts::new(&config.hosts, ours),
             rates: Rates::new(&limits),
             spent: Spent::new(limits.tracked),
             ids: Ids::default(),
@@ -106,6 +115,7 @@ impl Gateway {
             config,
             limits,
             agent_url,
+            path_url,
             draining,
         }
     }
@@ -144,6 +154,8 @@ impl Gateway {
         Agent {
             id: record.id,
             url: self.agent_url.of(record.id),
+            host: self.agent_url.host(record.id),
+            path_url: self.path_url.as_ref().map(|url| url.of(record.id)),
             wallet: record.wallet,
             tier: record.tier.clone(),
             spawned_at: record.spawned_at,

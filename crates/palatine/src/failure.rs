@@ -37,6 +37,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::MethodNotAllowed
         | Code::BodyTooLarge
         | Code::UnsupportedMediaType
+        | Code::UnknownHost
         | Code::HeadersTooLarge => Exit::Usage,
         Code::MissingSignature
         | Code::MalformedSignature
@@ -106,6 +107,7 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         Code::NoChain => "everything but vaults and payments works; the operator sets [evm] to have a chain".to_owned(),
         Code::SpawnTimeout => "its slot is free again: try once more, or look at the node's log".to_owned(),
         Code::Internal => "the gateway's log says more".to_owned(),
+        Code::UnknownHost => "ask it by its address, or by a name in its [gateway] hosts".to_owned(),
         Code::InvalidRequest
         | Code::InvalidEnvironment
         | Code::MissingSignature

@@ -48,6 +48,9 @@ pub(crate) fn spawned(answer: &SpawnResponse) -> String {
         agent.runtime.as_deref().map(|runtime| format!(", {runtime}")).unwrap_or_default(),
         agent.url,
     );
+    if let Some(url) = &agent.path_url {
+        text.push_str(&format!("{url} (the same, for clients that do not resolve that host)\n"));
+    }
     if let Some(token) = &agent.token {
         text.push_str(&format!("token {} (shown once; kept for `palatine ask`)\n", token.expose()));
     }
@@ -58,7 +61,7 @@ pub(crate) fn agents(list: &[Agent], now: UnixMillis) -> String {
     if list.is_empty() {
         return "No agents. Start one: palatine spawn --type echo".to_owned();
     }
-    let mut table = table(["ID", "TYPE", "TIER", "STATE", "AGE", "RESTARTS", "URL"]);
+    let mut table = table(["ID", "TYPE", "TIER", "STATE", "AGE", "RESTARTS", "URL", "URL WITHOUT A NAME"]);
     for agent in list {
         table.add_row([
             agent.id.to_string(),
@@ -68,6 +71,7 @@ pub(crate) fn agents(list: &[Agent], now: UnixMillis) -> String {
             duration(now.since(agent.spawned_at)),
             agent.restarts.to_string(),
             if agent.state.is_live() { agent.url.clone() } else { "-".to_owned() },
+            agent.path_url.clone().filter(|_| agent.state.is_live()).unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     table.to_string()
@@ -96,6 +100,9 @@ pub(crate) fn status(answer: &StatusResponse) -> String {
     row("id", agent.id.to_string());
     row("state", state(agent));
     row("url", agent.url.clone());
+    if let Some(url) = &agent.path_url {
+        row("url without a name", url.clone());
+    }
     row("type", agent.agent_type.clone());
     row("tier", agent.tier.to_string());
     row("runtime", agent.runtime.clone().unwrap_or_else(|| "not running yet".to_owned()));

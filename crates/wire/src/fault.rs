@@ -154,6 +154,8 @@ codes! {
     BodyTooLarge = "body_too_large", 413;
     /// The body is not JSON.
     UnsupportedMediaType = "unsupported_media_type", 415;
+    /// The host that the request is for is none of this gateway's.
+    UnknownHost = "unknown_host", 421;
     /// This `Idempotency-Key` was used with another request.
     IdempotencyMismatch = "idempotency_mismatch", 422;
     /// Too many requests.

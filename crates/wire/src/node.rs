@@ -53,6 +53,8 @@ pub struct Sandbox {
     pub cores: u32,
     /// Memory, in MiB.
     pub memory_mib: u64,
+    /// The TCP port that its agent serves.
+    pub port: u16,
     /// Where it is.
     pub phase: Phase,
     /// What isolates it, with its accelerator.

@@ -59,6 +59,15 @@ pub struct Agent {
     /// Where it answers.
     #[schema(example = "http://a1b2c3d4-e5f6-7890.localhost:8080")]
     pub url: String,
+    /// The host of `url`: what Romulus calls its URL.
+    #[serde(default)]
+    #[schema(example = "a1b2c3d4-e5f6-7890.localhost:8080")]
+    pub host: String,
+    /// Where it answers clients that cannot resolve that host: its root under a
+    /// path. Absent where the operator does not offer it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "http://127.0.0.1:8081/a1b2c3d4-e5f6-7890")]
+    pub path_url: Option<String>,
     /// Its holder.
     pub wallet: Wallet,
     /// The tier at spawn.

@@ -60,7 +60,7 @@ async fn serve(dir: &Path) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("listen")?;
     println!("{}", listener.local_addr()?.port());
     let limits = Limits { address_per_second: 10_000_000, ..Limits::default() };
-    let listeners = Listeners { plain: vec![listener], tls: vec![] };
+    let listeners = Listeners { plain: vec![listener], ..Listeners::default() };
     gateway::serve(gateway::Config::default(), Tls::default(), limits, listeners, parts, shutdown).await?;
     Ok(())
 }

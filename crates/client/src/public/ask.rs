@@ -142,7 +142,7 @@ impl Public {
 
 fn chat_url(agent: &str) -> Result<Url, ClientError> {
     let agent = if agent.contains("://") { agent.to_owned() } else { format!("https://{agent}") };
-    let url = Url::parse(&agent).and_then(|url| url.join("/v1/chat/completions"));
+    let url = Url::parse(&format!("{}/v1/chat/completions", agent.trim_end_matches('/')));
     url.map_err(|_| ClientError::protocol(OPERATION, format!("{agent:?} is not an agent's URL")))
 }
 
@@ -257,5 +257,7 @@ mod tests {
         let url = |agent| chat_url(agent).unwrap().to_string();
         assert_eq!(url("a1b2c3d4-e5f6-7890.romulus.ai"), "https://a1b2c3d4-e5f6-7890.romulus.ai/v1/chat/completions");
         assert_eq!(url("http://x.localhost:8080"), "http://x.localhost:8080/v1/chat/completions");
+        // An agent's root may be a path.
+        assert_eq!(url("http://127.0.0.1:8081/an-id/"), "http://127.0.0.1:8081/an-id/v1/chat/completions");
     }
 }

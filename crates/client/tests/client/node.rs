@@ -93,6 +93,7 @@ fn one(phase: Phase) -> Sandbox {
         image: ImageDigest([7; 32]),
         cores: 2,
         memory_mib: 2048,
+        port: 8080,
         phase,
         runtime: RuntimeName::QemuTcg,
         restarts: 0,

@@ -46,6 +46,7 @@ fn sandbox(n: u64, phase: Phase) -> Sandbox {
         image: ImageDigest([2; 32]),
         cores: 1,
         memory_mib: 1024,
+        port: 8080,
         phase,
         runtime: RuntimeName::QemuTcg,
         restarts: 0,

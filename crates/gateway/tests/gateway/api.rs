@@ -270,7 +270,7 @@ async fn metrics_are_for_those_the_operator_named() {
     let seen = Answer::of(edge.client.get(edge.url("/metrics"))).await;
     assert_eq!((seen.status, seen.header("content-type")), (200, "text/plain; version=0.0.4"));
     let mut wish = Wish { metrics: Some(handle), ..Wish::default() };
-    wish.config.metrics_addresses = std::collections::BTreeSet::new();
+    wish.config.metrics_addresses = Some(std::collections::BTreeSet::new());
     let edge = wish.start().await;
     let hidden = Answer::of(edge.client.get(edge.url("/metrics"))).await;
     assert_eq!((hidden.status, hidden.code()), (404, "not_found"));

@@ -85,7 +85,9 @@ impl Wish {
             metrics: self.metrics.clone(),
             follow: None,
         };
-        let listeners = Listeners { plain: vec![plain], tls: secure };
+        let paths = port().await;
+        let paths_address = paths.local_addr().unwrap();
+        let listeners = Listeners { plain: vec![plain], tls: secure, paths: vec![paths] };
         let task = tokio::spawn(serve(
             self.config.clone(),
             self.tls.clone(),
@@ -95,7 +97,7 @@ impl Wish {
             stop.clone(),
         ));
         let client = client().build().unwrap();
-        Edge { wish: self, address, tls_address, store, control, control_stop, stop, task, client }
+        Edge { wish: self, address, tls_address, paths_address, store, control, control_stop, stop, task, client }
     }
 }
 
@@ -132,6 +134,8 @@ pub(crate) struct Edge {
     pub(crate) wish: Wish,
     pub(crate) address: std::net::SocketAddr,
     pub(crate) tls_address: Option<std::net::SocketAddr>,
+    /// Where agents are paths.
+    pub(crate) paths_address: std::net::SocketAddr,
     pub(crate) store: Store,
     control: Control,
     control_stop: CancellationToken,
@@ -241,7 +245,9 @@ impl Answer {
 
 fn masked(value: Value) -> Value {
     let mask = |key: &str, value: Value| match (key, &value) {
-        ("id" | "agent_id" | "url" | "token" | "wallet" | "version", Value::String(_)) => json!(format!("[{key}]")),
+        ("id" | "agent_id" | "url" | "host" | "path_url" | "token" | "wallet" | "version", Value::String(_)) => {
+            json!(format!("[{key}]"))
+        }
         ("spawned_at" | "uptime_ms" | "total_uptime_ms" | "at", Value::Number(_)) => json!(format!("[{key}]")),
         _ => masked(value),
     };

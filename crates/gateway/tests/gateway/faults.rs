@@ -39,7 +39,9 @@ async fn a_signature_that_is_too_old_or_of_the_future_is_refused() {
 #[tokio::test]
 async fn a_missing_header_is_said_to_be_missing() {
     let edge = Edge::start().await;
-    let answer = Answer::of(edge.client.post(edge.url("/spawn")).body(ECHO_BODY)).await;
+    let answer =
+        Answer::of(edge.client.post(edge.url("/spawn")).header("Content-Type", "application/json").body(ECHO_BODY))
+            .await;
     assert_eq!((answer.status, answer.code()), (401, "missing_signature"));
     insta::assert_json_snapshot!("missing_signature", answer.body);
 }

@@ -132,6 +132,10 @@ impl AsyncWrite for Tunnel {
 
 #[async_trait]
 impl Guests for FakeGuests {
+    async fn port(&self, _: &str, _: AgentId) -> Result<u16, GuestError> {
+        Ok(8080)
+    }
+
     async fn tunnel(&self, _: &str, id: AgentId) -> Result<Box<dyn Io>, GuestError> {
         if let Some(code) = *self.refusal.lock().unwrap() {
             return Err(GuestError::Refused(Box::new(Fault::new(code, "internal words of the node"))));

@@ -25,7 +25,7 @@ use wire::fault::Code;
 use crate::edge::{Answer, Edge, PATIENCE, Wish, holder};
 
 /// An agent that says what it was asked.
-async fn mirror(request: Request) -> axum::Json<Value> {
+pub(crate) async fn mirror(request: Request) -> axum::Json<Value> {
     let (head, body) = request.into_parts();
     let headers: serde_json::Map<String, Value> =
         head.headers.iter().map(|(name, value)| (name.to_string(), json!(value.to_str().unwrap()))).collect();

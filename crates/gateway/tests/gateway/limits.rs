@@ -29,10 +29,10 @@ async fn until_hung_up(edge: &Edge, begin: &[u8]) -> String {
 #[tokio::test]
 async fn a_client_that_sends_its_headers_too_slowly_is_dropped() {
     let edge = hasty().await;
-    for begin in ["", "GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ", "P", "PRI * HTTP/2.0\r\n\r\n"] {
+    for begin in ["", "GET /health HTTP/1.1\r\nHost: localhost\r\nX-Slow: ", "P", "PRI * HTTP/2.0\r\n\r\n"] {
         until_hung_up(&edge, begin.as_bytes()).await;
     }
-    let idle = until_hung_up(&edge, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let idle = until_hung_up(&edge, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert!(idle.starts_with("HTTP/1.1 200"), "{idle}");
 }
 
@@ -41,7 +41,7 @@ async fn a_body_that_arrives_too_slowly_is_refused() {
     let edge = hasty().await;
     let headers = holder().sign_request("POST", "/spawn", b"", instant());
     let head = format!(
-        "POST /spawn HTTP/1.1\r\nHost: x\r\nX-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {}\r\n\
+        "POST /spawn HTTP/1.1\r\nHost: localhost\r\nX-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {}\r\n\
          Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{",
         headers.wallet, headers.signature, headers.timestamp
     );
@@ -55,7 +55,7 @@ async fn headers_that_are_too_large_are_refused_by_name_and_endless_ones_at_all(
     let large = edge.client.get(edge.url("/health")).header("X-Large", "x".repeat(20_000));
     let answer = Answer::of(large).await;
     assert_eq!((answer.status, answer.code()), (431, "headers_too_large"));
-    let endless = format!("GET /health HTTP/1.1\r\nHost: x\r\nX-Endless: {}\r\n\r\n", "x".repeat(1_000_000));
+    let endless = format!("GET /health HTTP/1.1\r\nHost: localhost\r\nX-Endless: {}\r\n\r\n", "x".repeat(1_000_000));
     let mut stream = TcpStream::connect(edge.address).await.unwrap();
     // The gateway may hang up before all is written.
     let _ = stream.write_all(endless.as_bytes()).await;
@@ -138,7 +138,8 @@ async fn an_old_connection_is_asked_to_end() {
     let mut wish = Wish::default();
     wish.limits.connection_age_ms = 100;
     let edge = wish.start().await;
-    let said = timeout(PATIENCE, until_hung_up(&edge, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")).await.unwrap();
+    let said =
+        timeout(PATIENCE, until_hung_up(&edge, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.unwrap();
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
     let limit = Duration::from_millis(edge.wish.limits.header_ms);
     assert!(limit > PATIENCE, "the age ended it, not the idle time");
@@ -156,4 +157,39 @@ async fn a_replay_takes_nothing_of_its_wallets_share() {
         assert_eq!((replay.status, replay.code()), (401, "replayed_signature"));
     }
     assert_eq!(edge.get(&holder, "/agents").await.status, 200);
+}
+
+#[tokio::test]
+async fn fault_2_2_who_is_refused_by_the_head_of_a_request_is_not_waited_for() {
+    let mut wish = Wish::default();
+    wish.limits.ingress_per_second = 2;
+    let (edge, holder) = (wish.start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    let signed = holder.sign_request("POST", "/spawn", b"", instant());
+    let old = holder.sign_request("POST", "/spawn", b"", domain::UnixMillis(1_700_000_000_000));
+    let signature = |headers: &auth::Headers, timestamp: &str| {
+        format!("X-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {timestamp}\r\n", headers.wallet, headers.signature)
+    };
+    let json = "Content-Type: application/json\r\n";
+    let agent = format!("{id}.localhost");
+    for (path, host, words, status) in [
+        ("/spawn", "localhost", json.to_owned(), 401),
+        ("/spawn", "localhost", format!("{json}{}", signature(&signed, "now")), 401),
+        ("/spawn", "localhost", format!("{json}{}", signature(&old, &old.timestamp)), 401),
+        ("/spawn", "localhost", signature(&signed, &signed.timestamp), 415),
+        ("/nothing", "localhost", json.to_owned(), 404),
+        ("/spawn", "evil.example", json.to_owned(), 421),
+        ("/v1", agent.as_str(), json.to_owned(), 401),
+    ] {
+        // What is announced never comes, and nobody says that it may.
+        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{words}Content-Length: 4000000\r\n");
+        let text = format!("{head}Expect: 100-continue\r\n\r\n");
+        let answer = crate::raw::head(&mut crate::raw::send(&edge, &text).await).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {host} {words}: {answer}");
+    }
+    let text = format!("POST / HTTP/1.1\r\nHost: {agent}\r\nContent-Length: 4000000\r\n\r\n");
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !crate::raw::head(&mut crate::raw::send(&edge, &text).await).await.starts_with("HTTP/1.1 429 ") {
+        assert!(tokio::time::Instant::now() < deadline, "the limit never shows");
+    }
 }

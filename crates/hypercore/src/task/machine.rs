@@ -149,6 +149,7 @@ impl Task {
             image: record.desired.image,
             cores: record.desired.cores,
             memory_mib: record.desired.memory_mib,
+            port: record.run.port,
             phase,
             runtime: shared.about.name,
             restarts: record.restarts(),

@@ -2,6 +2,7 @@
 //! a configuration. All of it is kept for the next time.
 
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,8 @@ use crate::{cli, keypair};
 const MIN_FREE_MIB: u64 = 1024;
 /// How often the local chain is looked at.
 const POLL_MS: i64 = 200;
+/// Ports behind the gateway's that are tried for the agents' paths.
+const PATH_PORTS: u16 = 20;
 /// Calls relayed for one client a minute: everybody here is one client.
 const RELAYED_PER_MINUTE: i64 = 600;
 /// Where the reference agent's recipe lies among the assets.
@@ -63,6 +66,14 @@ fn holder(rooms: &Rooms) -> Result<Wallet> {
         keypair::make(&path)?;
     }
     Ok(keypair::read(&path)?.wallet())
+}
+
+/// Where agents are paths: the first port behind the gateway's that is free. With
+/// none, the gateway says which one it wanted.
+fn paths(gateway: SocketAddr) -> Option<SocketAddr> {
+    let ports = gateway.port().checked_add(1)?..=gateway.port().saturating_add(PATH_PORTS);
+    let mut addresses = ports.map(|port| SocketAddr::new(gateway.ip(), port));
+    addresses.find(|address| TcpListener::bind(address).is_ok())
 }
 
 /// Writes the configuration of the parts: the operator's own file, if one is
@@ -112,6 +123,13 @@ pub(super) fn write_config(rooms: &Rooms, options: &cli::Up, solana: &Place, evm
         let section = config.entry(section).or_insert_with(|| Table::new().into());
         let section = section.as_table_mut().context("read the configuration: a section is not a table")?;
         section.insert(key.to_owned(), value);
+    }
+    if options.listen.ip().is_loopback()
+        && let Some(gateway) = config.get_mut("gateway").and_then(Value::as_table_mut)
+        && let Some(address) = paths(options.listen)
+    {
+        // The operator's own word stands.
+        gateway.entry("path_listen").or_insert_with(|| vec![address.to_string()].into());
     }
     fs::write(rooms.config(), toml::to_string(&config)?).context("write the configuration")
 }

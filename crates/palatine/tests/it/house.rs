@@ -91,7 +91,7 @@ impl House {
         let port = free_port();
         let config = config(dir.path(), &solana, port, extra);
         fs::write(dir.path().join("palatine.toml"), config).unwrap();
-        offer_echo(dir.path());
+        offer(dir.path(), "echo");
         let web = reqwest::Client::builder().no_proxy().timeout(PATIENCE * 2);
         // A connection that idled while a test did something slow may be closing.
         let web = web.pool_max_idle_per_host(0).build().unwrap();
@@ -100,6 +100,17 @@ impl House {
         house.start_node().await;
         house.start_gateway().await;
         house
+    }
+
+    /// Offers the reference agent by another name. The gateway may take a while to
+    /// know it; a spawn looks again.
+    pub(crate) fn offer(&self, name: &str) {
+        offer(self.dir.path(), name);
+    }
+
+    /// Writes a holder's key as Solana's programs do.
+    pub(crate) fn write_keypair(&self, holder: &Holder, file: &Path) {
+        secrecy_free_write(file, holder);
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -322,10 +333,11 @@ fn images() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("images")
 }
 
-fn offer_echo(dir: &Path) {
+/// Offers the reference agent by this name.
+fn offer(dir: &Path, name: &str) {
     let recipe = assets().join("images/agent-echo");
     let mut command = Command::new(program("palatine"));
-    command.args(["image", "--config"]).arg(dir.join("palatine.toml")).arg("build").arg(recipe).arg("echo");
+    command.args(["image", "--config"]).arg(dir.join("palatine.toml")).arg("build").arg(recipe).arg(name);
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -336,6 +348,7 @@ fn config(dir: &Path, solana: &Solana, port: u16, extra: &str) -> String {
         r#"
         [gateway]
         listen = ["127.0.0.1:{port}"]
+        path_listen = ["127.0.0.1:{paths}"]
         token_key_file = "{key}"
         [limits]
         wallet_per_minute = 6000
@@ -367,6 +380,7 @@ fn config(dir: &Path, solana: &Solana, port: u16, extra: &str) -> String {
         [log]
         filter = "debug,hyper=info,h2=info,reqwest=info"
         "#,
+        paths = free_port(),
         key = path("gateway/token.key"),
         store = path("gateway/store"),
         rpc = solana.rpc,

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on ends, and shows the logs")]
 
 mod api;
+mod clients;
 mod crash;
 mod deal;
 mod documents;

@@ -88,3 +88,23 @@ async fn another_wallet_sees_nothing_of_an_agent() {
     assert_eq!(house.status(&owner, id).await.expect(200)["agent"]["state"], "ready");
     house.end();
 }
+
+#[test]
+fn fault_2_10_errors_are_told_with_their_causes_and_without_a_stack() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("bad.toml");
+    std::fs::write(&bad, "[node]\nno_such_key = 1\n[gateway]\nno_such_key = 1\n").unwrap();
+    let bad = bad.to_str().unwrap();
+    let nowhere = ["--gateway", "http://127.0.0.1:1", "tiers"];
+    for (name, words, cause) in [
+        ("hypercore", &["--config", bad][..], "no_such_key"),
+        ("palatine", &["serve", "--config", bad], "no_such_key"),
+        ("palatine", &nowhere, "refused"),
+    ] {
+        let mut command = std::process::Command::new(crate::house::program(name));
+        let output = command.args(words).env("RUST_BACKTRACE", "1").output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.starts_with("error: ") && said.contains(cause), "{name}: {said}");
+        assert!(said.lines().count() <= 3 && !said.contains("stack") && !said.contains("<unknown>"), "{name}: {said}");
+    }
+}

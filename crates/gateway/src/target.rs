@@ -1,0 +1,186 @@
+//! Whom a request is for: the API, or an agent, in one of the three ways to name
+//! one. What follows (token, price, limits) is the same whichever way it was.
+//!
+//! | way | where |
+//! |---|---|
+//! | `{id}.<domain>` | the listeners, by the host |
+//! | `/{id}/…` | the listeners for paths, which have no API |
+//! | `E2b-Sandbox-Id: {id}` | the listeners, at the API's own hosts |
+
+use axum::body::Body;
+use domain::AgentId;
+use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::uri::PathAndQuery;
+use http::{Request, Response, StatusCode, Uri};
+use wire::fault::{Code, Fault};
+
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// E2B's headers, which its SDKs send with every call into a sandbox.
+pub(crate) const SANDBOX_ID: HeaderName = HeaderName::from_static("e2b-sandbox-id");
+pub(crate) const SANDBOX_PORT: HeaderName = HeaderName::from_static("e2b-sandbox-port");
+
+/// What a listener is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listener {
+    /// The API, and agents by their hosts.
+    Hosts,
+    /// Agents by paths.
+    Paths,
+}
+
+/// Whom a request is for.
+#[derive(Debug)]
+pub(crate) enum Target {
+    Api,
+    Agent(Named),
+    /// Nobody yet: the client is sent on.
+    Elsewhere(Response<Body>),
+}
+
+/// An agent, and how it was named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) id: AgentId,
+    pub(crate) way: Way,
+    /// The port that was asked for, where one was: it must be the agent's.
+    pub(crate) port: Option<u16>,
+}
+
+/// How an agent was named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a host of its own.
+    Host,
+    /// By this beginning of a path.
+    Path(String),
+    /// By a header, at the API's host.
+    Header,
+}
+
+impl Target {
+    /// Finds out, and gives a request to a path the target that its agent knows.
+    pub(crate) fn of<B>(
+        gateway: &Gateway,
+        listener: Listener,
+        host: Option<&str>,
+        request: &mut Request<B>,
+    ) -> Result<Self, Refusal> {
+        let agent = host.and_then(|host| gateway.agent_url.agent(host));
+        let (asked, port) = (one(request.headers(), &SANDBOX_ID)?, port(request.headers())?);
+        let asked = asked.map(|text| text.parse::<AgentId>().map_err(|_| no_agent())).transpose()?;
+        let (id, way) = match (listener, agent, asked) {
+            (Listener::Hosts, Some(id), _) => (id, Way::Host),
+            (Listener::Hosts, None, _) | (Listener::Paths, None, _) if !gateway.knows(host) => return Err(astray()),
+            (Listener::Hosts, None, Some(id)) => (id, Way::Header),
+            (Listener::Hosts, None, None) => return Ok(Self::Api),
+            // An agent's own host has no other agents under it.
+            (Listener::Paths, Some(_), _) => return Err(astray()),
+            (Listener::Paths, None, _) => match split(request.uri())? {
+                Split::Whole(id, rest) => {
+                    *request.uri_mut() = rest;
+                    (id, Way::Path(gateway.prefix(id)))
+                }
+                Split::Bare(id) => return slash(id, request.uri()).map(Self::Elsewhere),
+            },
+        };
+        if asked.is_some_and(|asked| asked != id) {
+            return Err(Refusal::invalid("E2b-Sandbox-Id names another agent than the URL"));
+        }
+        Ok(Self::Agent(Named { id, way, port }))
+    }
+}
+
+impl Gateway {
+    /// Whether this host is ours. A client that names none is no browser.
+    fn knows(&self, host: Option<&str>) -> bool {
+        host.is_none_or(|host| self.hosts.know(host))
+    }
+
+    fn prefix(&self, id: AgentId) -> String {
+        self.path_url.as_ref().map_or_else(|| format!("/{id}"), |url| url.prefix(id))
+    }
+}
+
+fn astray() -> Refusal {
+    Fault::new(Code::UnknownHost, "this gateway does not answer to that host; its operator lists those it does")
+        .field("Host")
+        .into()
+}
+
+fn no_agent() -> Refusal {
+    Refusal::new(Code::NotFound, "no agent is named: expected an id like a1b2c3d4-e5f6-7890")
+}
+
+/// A path, taken apart.
+enum Split {
+    /// The agent, and its part of the target.
+    Whole(AgentId, Uri),
+    /// The agent, without so much as a slash behind it.
+    Bare(AgentId),
+}
+
+fn split(uri: &Uri) -> Result<Split, Refusal> {
+    let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let text = target.strip_prefix('/').ok_or_else(no_agent)?;
+    let end = text.find(['/', '?']).unwrap_or(text.len());
+    let (id, rest) = text.split_at_checked(end).ok_or_else(no_agent)?;
+    let id = id.parse().map_err(|_| no_agent())?;
+    if !rest.starts_with('/') {
+        return Ok(Split::Bare(id));
+    }
+    // Without an authority, even `//x` is a path.
+    let rest: PathAndQuery = rest.parse().map_err(|_| Refusal::invalid("the path is not one"))?;
+    Ok(Split::Whole(id, Uri::from(rest)))
+}
+
+/// Links that an agent's page writes lead under its root only if the root ends with
+/// a slash. The way there is relative: a proxy may have taken a beginning away.
+fn slash(id: AgentId, uri: &Uri) -> Result<Response<Body>, Refusal> {
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let there = HeaderValue::try_from(format!("{id}/{query}")).map_err(|_| Refusal::invalid("the path is not one"))?;
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(LOCATION, there);
+    Ok(response)
+}
+
+fn port(headers: &HeaderMap) -> Result<Option<u16>, Refusal> {
+    let text = one(headers, &SANDBOX_PORT)?;
+    let port = text.map(|text| text.parse().map_err(|_| Refusal::invalid("E2b-Sandbox-Port is not a port")));
+    port.transpose()
+}
+
+/// A header that must not be there twice: a proxy might read the other one.
+fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(Refusal::invalid(format!("there is more than one {name}")));
+    }
+    first.map(|value| value.to_str().map_err(|_| Refusal::invalid(format!("{name} is not text")))).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_an_agents_id_and_the_target_that_the_agent_knows() {
+        let whole = |text: &str| match split(&text.parse().unwrap()) {
+            Ok(Split::Whole(id, rest)) => Some((id.to_string(), rest.to_string())),
+            _ => None,
+        };
+        let is = |rest: &str| Some(("a1b2c3d4-e5f6-7890".to_owned(), rest.to_owned()));
+        assert_eq!(whole("/a1b2c3d4-e5f6-7890/"), is("/"));
+        assert_eq!(whole("/a1b2c3d4-e5f6-7890/v1/chat?x=/y"), is("/v1/chat?x=/y"));
+        assert_eq!(whole("/a1b2c3d4-e5f6-7890//evil.example/x"), is("//evil.example/x"));
+        for other in ["/", "/health", "//a1b2c3d4-e5f6-7890/", "/%611b2c3d4-e5f6-7890/", "/../a1b2c3d4-e5f6-7890/"] {
+            assert!(split(&other.parse().unwrap()).is_err(), "{other}");
+        }
+        let bare = "/a1b2c3d4-e5f6-7890?x=1".parse().unwrap();
+        let Ok(Split::Bare(id)) = split(&bare) else { panic!("it has no slash") };
+        assert_eq!(slash(id, &bare).unwrap().headers()[LOCATION], "a1b2c3d4-e5f6-7890/?x=1");
+    }
+}

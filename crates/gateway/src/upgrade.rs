@@ -1,0 +1,123 @@
+//! What a connection to an agent may change to: WebSocket, and nothing else.
+//!
+//! Any other protocol could carry requests of its own (h2c does), which would
+//! reach the agent past the gateway's tokens, prices and limits. A wish for
+//! another one is passed over, as HTTP lets a server do: the request goes on in
+//! the protocol it came in.
+
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
+use http::{Method, Request, Version};
+
+/// The one protocol.
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// Whether the request asks for a WebSocket, in a way that can be granted.
+pub(crate) fn is_wanted<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11
+        && request.method() == Method::GET
+        && names(request.headers(), &CONNECTION, "upgrade")
+        && names(request.headers(), &UPGRADE, "websocket")
+}
+
+/// Whether an agent that changes protocols changes to that one.
+pub(crate) fn is_granted(answer: &HeaderMap) -> bool {
+    names(answer, &UPGRADE, "websocket")
+}
+
+/// Asks for a WebSocket, or grants one.
+pub(crate) fn write(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, WEBSOCKET);
+}
+
+/// What a subprotocol that carries an agent's token begins with. It is how a page
+/// brings the token, which can set no header of a WebSocket:
+/// `new WebSocket(url, ["palatine.token.plt_…"])`. A page of somebody else has no
+/// token to bring, so nothing need be asked of its origin.
+const TOKEN: &str = "palatine.token.";
+
+/// The token among the subprotocols of a WebSocket that is asked for.
+pub(crate) fn token(headers: &HeaderMap) -> Option<&str> {
+    list(headers, &SEC_WEBSOCKET_PROTOCOL).find_map(|name| name.strip_prefix(TOKEN))
+}
+
+/// Takes the token from among the subprotocols: an agent does not see it.
+pub(crate) fn take_token(headers: &mut HeaderMap) -> Option<HeaderValue> {
+    let token = list(headers, &SEC_WEBSOCKET_PROTOCOL).find(|name| name.starts_with(TOKEN))?.parse().ok()?;
+    let others: Vec<&str> = list(headers, &SEC_WEBSOCKET_PROTOCOL).filter(|name| !name.starts_with(TOKEN)).collect();
+    match HeaderValue::try_from(others.join(", ")) {
+        Ok(others) if !others.is_empty() => headers.insert(SEC_WEBSOCKET_PROTOCOL, others),
+        _ => headers.remove(SEC_WEBSOCKET_PROTOCOL),
+    };
+    Some(token)
+}
+
+/// Answers with the subprotocol that the agent chose, or else with the token's: a
+/// browser ends a WebSocket for which it offered some and none was chosen.
+pub(crate) fn choose(answer: &mut HeaderMap, token: HeaderValue) {
+    answer.entry(SEC_WEBSOCKET_PROTOCOL).or_insert(token);
+}
+
+/// The words of a header's list.
+fn list<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// Whether a header's list holds this word.
+fn names(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
+    list(headers, name).any(|found| found.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asks(version: Version, method: Method, headers: &[(&str, &str)]) -> bool {
+        let mut request = Request::builder().version(version).method(method);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        is_wanted(&request.body(()).unwrap())
+    }
+
+    #[test]
+    fn a_web_socket_is_wanted_where_both_headers_of_a_get_say_so() {
+        let both = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")];
+        assert!(asks(Version::HTTP_11, Method::GET, &both));
+        assert!(asks(Version::HTTP_11, Method::GET, &[("connection", "upgrade"), ("upgrade", "h2c, websocket")]));
+        assert!(!asks(Version::HTTP_11, Method::POST, &both));
+        assert!(!asks(Version::HTTP_10, Method::GET, &both));
+        assert!(!asks(Version::HTTP_11, Method::GET, &both[1..]));
+        assert!(!asks(Version::HTTP_11, Method::GET, &both[..1]));
+    }
+
+    #[test]
+    fn a_token_among_the_subprotocols_is_read_and_taken_away_and_chosen_if_no_other_is() {
+        let of = |values: &[&str]| -> HeaderMap {
+            values.iter().map(|value| (SEC_WEBSOCKET_PROTOCOL, value.parse().unwrap())).collect()
+        };
+        let mut headers = of(&["chat.v2, palatine.token.plt_abc", "chat.v1"]);
+        assert_eq!(token(&headers), Some("plt_abc"));
+        let taken = take_token(&mut headers).unwrap();
+        assert_eq!((taken.to_str().unwrap(), &headers), ("palatine.token.plt_abc", &of(&["chat.v2, chat.v1"])));
+        let mut alone = of(&["palatine.token.plt_abc"]);
+        assert!(take_token(&mut alone).is_some() && alone.is_empty());
+        assert_eq!((token(&of(&["chat"])), take_token(&mut of(&["chat"]))), (None, None));
+        let mut chosen = of(&["chat.v2"]);
+        choose(&mut chosen, taken.clone());
+        assert_eq!(chosen, of(&["chat.v2"]));
+        let mut none = HeaderMap::new();
+        choose(&mut none, taken);
+        assert_eq!(none, of(&["palatine.token.plt_abc"]));
+    }
+
+    #[test]
+    fn fault_2_1_no_other_protocol_is_wanted_or_granted() {
+        for other in ["h2c", "h2", "TLS/1.0", "HTTP/2.0", "IRC/6.9", "connect-udp", "websocket2", ""] {
+            assert!(!asks(Version::HTTP_11, Method::GET, &[("connection", "upgrade"), ("upgrade", other)]), "{other}");
+            let answer = HeaderMap::from_iter([(UPGRADE, other.parse().unwrap())]);
+            assert!(!is_granted(&answer), "{other}");
+        }
+    }
+}

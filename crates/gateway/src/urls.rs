@@ -1,0 +1,170 @@
+//! Where agents answer: by a host name of their own, and by a path of a listener
+//! of their own, for clients that cannot resolve such names.
+
+use std::net::SocketAddr;
+
+use domain::AgentId;
+use http::uri::Authority;
+
+use crate::ConfigError;
+
+/// An agent's own host, taken apart once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AgentUrl {
+    /// `http://` or `https://`.
+    scheme: String,
+    /// `.domain[:port]`.
+    after_id: String,
+    /// `.domain`, without the port, in lower case.
+    suffix: String,
+}
+
+impl AgentUrl {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
+        let refused = || ConfigError::AgentUrl(text.to_owned());
+        let (scheme, after_id) = text.split_once("{id}").ok_or_else(refused)?;
+        let suffix = after_id.split_once(':').map_or(after_id, |(domain, _)| domain);
+        let shaped = matches!(scheme, "http://" | "https://")
+            && after_id.parse::<Authority>().is_ok()
+            && suffix.strip_prefix('.').is_some_and(|domain| !domain.is_empty())
+            && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
+        if !shaped {
+            return Err(refused());
+        }
+        let (scheme, after_id) = (scheme.to_owned(), after_id.to_owned());
+        Ok(Self { scheme, suffix: suffix.to_ascii_lowercase(), after_id })
+    }
+
+    /// `{id}.localhost`, on this port.
+    pub(crate) fn localhost(port: u16, tls: bool) -> Self {
+        Self {
+            scheme: if tls { "https://" } else { "http://" }.to_owned(),
+            after_id: format!(".localhost:{port}"),
+            suffix: ".localhost".to_owned(),
+        }
+    }
+
+    /// An agent's URL.
+    pub(crate) fn of(&self, id: AgentId) -> String {
+        format!("{}{id}{}", self.scheme, self.after_id)
+    }
+
+    /// The host of that URL, with its port unless it is the scheme's own.
+    pub(crate) fn host(&self, id: AgentId) -> String {
+        format!("{id}{}", self.after_id)
+    }
+
+    /// The domain that the agents' hosts lie under.
+    pub(crate) fn domain(&self) -> &str {
+        self.suffix.trim_start_matches('.')
+    }
+
+    /// The agent that a `Host` names, if it is one of ours.
+    pub(crate) fn agent(&self, host: &str) -> Option<AgentId> {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let (label, suffix) = name.split_at_checked(name.find('.')?)?;
+        let ours = suffix.eq_ignore_ascii_case(&self.suffix) || suffix.eq_ignore_ascii_case(".localhost");
+        if ours { label.to_ascii_lowercase().parse().ok() } else { None }
+    }
+}
+
+/// Agents under paths: `<base>/{id}`, taken apart once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PathUrl {
+    /// `http://` or `https://`, and the host.
+    origin: String,
+    /// The host, with its port if it has one.
+    authority: String,
+    /// What stands before the id in a path, `/` at its end.
+    before_id: String,
+}
+
+impl PathUrl {
+    pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
+        let refused = || ConfigError::PathUrl(text.to_owned());
+        let base = text.strip_suffix("{id}").ok_or_else(refused)?;
+        let (scheme, rest) = base.split_once("://").ok_or_else(refused)?;
+        let (authority, path) = rest.split_at_checked(rest.find('/').ok_or_else(refused)?).ok_or_else(refused)?;
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'-' | b'.' | b'_' | b'~');
+        let shaped = matches!(scheme, "http" | "https")
+            && authority.parse::<Authority>().is_ok_and(|authority| !authority.as_str().contains('@'))
+            && path.ends_with('/')
+            && path.bytes().all(plain);
+        if !shaped {
+            return Err(refused());
+        }
+        let origin = format!("{scheme}://{authority}");
+        Ok(Self { origin, authority: authority.to_owned(), before_id: path.to_owned() })
+    }
+
+    /// On this address, which must be one that a client can ask.
+    pub(crate) fn at(address: SocketAddr) -> Result<Self, ConfigError> {
+        if address.ip().is_unspecified() {
+            return Err(ConfigError::NoPathUrl(address));
+        }
+        Self::parse(&format!("http://{address}/{{id}}"))
+    }
+
+    /// An agent's URL, without a slash at its end.
+    pub(crate) fn of(&self, id: AgentId) -> String {
+        format!("{}{}", self.origin, self.prefix(id))
+    }
+
+    /// The path that is an agent's root, without a slash at its end.
+    pub(crate) fn prefix(&self, id: AgentId) -> String {
+        format!("{}{id}", self.before_id)
+    }
+
+    /// The host, with its port if it has one.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> AgentId {
+        "a1b2c3d4-e5f6-7890".parse().unwrap()
+    }
+
+    #[test]
+    fn an_agents_host_is_its_id_under_our_domain_and_nothing_else() {
+        let url = AgentUrl::parse("https://{id}.agents.example.com").unwrap();
+        assert_eq!(url.of(id()), "https://a1b2c3d4-e5f6-7890.agents.example.com");
+        assert_eq!(url.host(id()), "a1b2c3d4-e5f6-7890.agents.example.com");
+        assert_eq!(url.domain(), "agents.example.com");
+        for host in [
+            "a1b2c3d4-e5f6-7890.agents.example.com",
+            "A1B2C3D4-e5f6-7890.Agents.Example.COM:443",
+            "a1b2c3d4-e5f6-7890.agents.example.com.",
+            "a1b2c3d4-e5f6-7890.localhost:8080",
+        ] {
+            assert_eq!(url.agent(host), Some(id()), "{host}");
+        }
+        for host in
+            ["agents.example.com", "localhost", "x.agents.example.com", "a1b2c3d4-e5f6-7890.example.com", "", ":"]
+        {
+            assert_eq!(url.agent(host), None, "{host}");
+        }
+        assert_eq!(AgentUrl::localhost(8080, false).of(id()), "http://a1b2c3d4-e5f6-7890.localhost:8080");
+    }
+
+    #[test]
+    fn an_agents_path_begins_with_its_id_behind_whatever_a_proxy_takes_away() {
+        let here = PathUrl::at("127.0.0.1:8081".parse().unwrap()).unwrap();
+        assert_eq!(here.of(id()), "http://127.0.0.1:8081/a1b2c3d4-e5f6-7890");
+        assert_eq!((here.prefix(id()).as_str(), here.authority()), ("/a1b2c3d4-e5f6-7890", "127.0.0.1:8081"));
+        let behind = PathUrl::parse("https://example.com/agents/{id}").unwrap();
+        assert_eq!(behind.of(id()), "https://example.com/agents/a1b2c3d4-e5f6-7890");
+        assert_eq!(behind.prefix(id()), "/agents/a1b2c3d4-e5f6-7890");
+        for text in ["", "{id}", "http://a{id}", "http://a/{id}/", "ftp://a/{id}", "http://u@a/{id}", "http://a/?{id}"]
+        {
+            assert_eq!(PathUrl::parse(text), Err(ConfigError::PathUrl(text.to_owned())), "{text}");
+        }
+        let everywhere = "0.0.0.0:8081".parse().unwrap();
+        assert_eq!(PathUrl::at(everywhere), Err(ConfigError::NoPathUrl(everywhere)));
+    }
+}

@@ -1,0 +1,211 @@
+//! The three ways to name an agent: its host, a path, a header.
+
+use axum::Router;
+use axum::extract::Request;
+use axum::response::Response;
+use axum::routing::any;
+use domain::AgentId;
+use http_body_util::BodyExt;
+use reqwest::{Method, RequestBuilder};
+use serde_json::json;
+
+use crate::edge::{Answer, Edge, holder};
+use crate::ingress::mirror;
+use crate::raw;
+
+async fn with_mirror() -> Edge {
+    let edge = Edge::start().await;
+    edge.wish.guests.serves(Router::new().fallback(any(mirror))).await;
+    edge
+}
+
+/// The same request, in each way.
+fn ways(edge: &Edge, id: AgentId, method: &Method, path: &str) -> [(&'static str, RequestBuilder); 3] {
+    let ask = |url: String| edge.client.request(method.clone(), url);
+    [
+        ("host", edge.to_agent(id, method.clone(), path)),
+        ("path", ask(format!("http://{}/{id}{path}", edge.paths_address))),
+        ("header", ask(edge.url(path)).header("E2b-Sandbox-Id", id.to_string())),
+    ]
+}
+
+#[tokio::test]
+async fn fault_2_11_an_agent_is_the_same_whichever_way_it_is_named() {
+    let (edge, holder) = (with_mirror().await, holder());
+    let (id, token) = edge.agent(&holder, false).await;
+    let mut seen = Vec::new();
+    for (way, request) in ways(&edge, id, &Method::POST, "/v1/chat?x=%2F") {
+        let answer = Answer::of(request.bearer_auth(&token).body("hello")).await;
+        assert_eq!((answer.status, &answer.body["path"]), (200, &json!("/v1/chat?x=%2F")), "{way}: {answer:?}");
+        let mut asked = answer.body;
+        let headers = asked["headers"].as_object_mut().unwrap();
+        let prefix = headers.remove("x-forwarded-prefix");
+        assert_eq!(prefix, (way == "path").then(|| json!(format!("/{id}"))), "{way}");
+        let host = match way {
+            "host" => format!("{id}.localhost:{}", edge.address.port()),
+            "path" => edge.paths_address.to_string(),
+            _ => edge.address.to_string(),
+        };
+        assert_eq!((&headers["host"], &headers["x-forwarded-host"]), (&json!(host), &json!(host)), "{way}");
+        for differs in ["host", "x-forwarded-host", "traceparent"] {
+            headers.remove(differs);
+        }
+        seen.push(asked);
+    }
+    assert!(seen.iter().all(|asked| *asked == seen[0]), "{seen:#?}");
+}
+
+#[tokio::test]
+async fn fault_2_11_no_way_to_an_agent_is_open_without_its_token() {
+    let (edge, holder) = (with_mirror().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    let (_, others) = edge.agent(&crate::edge::holder(), false).await;
+    let nobody: AgentId = "00000000-0000-0001".parse().unwrap();
+    let mut refusals = Vec::new();
+    for id in [id, nobody] {
+        for (_, request) in ways(&edge, id, &Method::GET, "/") {
+            refusals.push(Answer::of(request).await);
+        }
+        for (_, request) in ways(&edge, id, &Method::GET, "/") {
+            refusals.push(Answer::of(request.bearer_auth(&others)).await);
+        }
+    }
+    for refusal in &refusals {
+        assert_eq!((refusal.status, refusal.code(), &refusal.body), (401, "invalid_token", &refusals[0].body));
+    }
+}
+
+#[tokio::test]
+async fn fault_2_11_an_agents_addresses_are_told_and_lead_to_it() {
+    let (edge, holder) = (with_mirror().await, holder());
+    let spawned = edge.post(&holder, "/spawn", &json!({"agent_type": "echo", "public": true})).await;
+    let agent = &spawned.body["agent"];
+    let id = agent["id"].as_str().unwrap();
+    assert_eq!(agent["host"], format!("{id}.localhost:{}", edge.address.port()));
+    assert_eq!(agent["url"], format!("http://{}", agent["host"].as_str().unwrap()));
+    assert_eq!(agent["path_url"], format!("http://{}/{id}", edge.paths_address));
+    let listed = edge.get(&holder, "/agents").await.body["agents"][0].clone();
+    let status = edge.get(&holder, &format!("/status/{id}")).await.body["agent"].clone();
+    for told in [&listed, &status] {
+        assert_eq!((&told["host"], &told["path_url"]), (&agent["host"], &agent["path_url"]));
+    }
+    let answer = Answer::of(edge.client.get(format!("{}/x", agent["path_url"].as_str().unwrap()))).await;
+    assert_eq!((answer.status, &answer.body["path"]), (200, &json!("/x")));
+}
+
+#[tokio::test]
+async fn fault_2_11_a_listener_for_paths_has_agents_alone() {
+    let (edge, holder) = (with_mirror().await, holder());
+    let (id, _) = edge.agent(&holder, true).await;
+    let ask = |path: String| Answer::of(edge.client.get(format!("http://{}{path}", edge.paths_address)));
+    for path in ["/", "/health", "/metrics", "/openapi.json", "/agents"] {
+        let answer = ask(path.to_owned()).await;
+        assert_eq!((answer.status, answer.code()), (404, "not_found"), "{path}");
+    }
+    // A root without a slash would have relative links lead elsewhere.
+    let bare = raw::exchange_at(
+        edge.paths_address,
+        &format!("GET /{id}?x=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+    )
+    .await;
+    assert!(bare.starts_with("HTTP/1.1 308") && bare.contains(&format!("location: {id}/?x=1\r\n")), "{bare}");
+    let (there, followed) = (format!("/{id}"), format!("/{id}?x=1"));
+    assert_eq!((ask(there).await.body["path"].clone(), ask(followed).await.body["path"].clone()), {
+        (json!("/"), json!("/?x=1"))
+    });
+    // An agent's own host has no other agents under it, and other names are not ours.
+    for host in [format!("{id}.localhost"), "evil.example".to_owned()] {
+        let request = format!("GET /{id}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = raw::exchange_at(edge.paths_address, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 421"), "{host}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn fault_2_11_a_header_chooses_an_agent_at_the_port_that_it_serves() {
+    let (edge, holder) = (with_mirror().await, holder());
+    let (id, token) = edge.agent(&holder, false).await;
+    let other = "00000000-0000-0001";
+    let ask = |id: String, port: &'static str| {
+        let request = edge.client.get(edge.url("/x")).header("E2b-Sandbox-Id", id);
+        let request = if port.is_empty() { request } else { request.header("E2b-Sandbox-Port", port) };
+        Answer::of(request.bearer_auth(&token))
+    };
+    for port in ["", "8080"] {
+        let answer = ask(id.to_string(), port).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert!(!answer.body["headers"].to_string().contains("e2b"), "{answer:?}");
+    }
+    for port in ["49983", "80", "0", "x", "-1", "65536"] {
+        let answer = ask(id.to_string(), port).await;
+        assert_eq!((answer.status, answer.code()), (400, "invalid_request"), "{port}");
+    }
+    let wrong = ask(id.to_string(), "49983").await;
+    assert_eq!(wrong.body["field"], "E2b-Sandbox-Port");
+    assert!(wrong.body["error"].as_str().unwrap().contains("8080"), "{wrong:?}");
+    assert_eq!(ask("not-an-id".to_owned(), "").await.status, 404);
+    // Who has no token learns no port.
+    let stranger = edge.client.get(edge.url("/x")).header("E2b-Sandbox-Id", id.to_string());
+    assert_eq!(Answer::of(stranger.header("E2b-Sandbox-Port", "80")).await.status, 401);
+    // Two names of which a proxy might read the other one.
+    let two = edge.to_agent(id, Method::GET, "/x").bearer_auth(&token);
+    assert_eq!(Answer::of(two.header("E2b-Sandbox-Id", other)).await.status, 400);
+    let two = edge.client.get(edge.url("/x")).bearer_auth(&token).header("E2b-Sandbox-Id", id.to_string());
+    assert_eq!(Answer::of(two.header("E2b-Sandbox-Id", other)).await.status, 400);
+    let same = edge.to_agent(id, Method::GET, "/x").bearer_auth(&token).header("E2b-Sandbox-Id", id.to_string());
+    assert_eq!(Answer::of(same).await.status, 200);
+}
+
+/// An agent that sends its clients on, and gives them cookies.
+async fn wanderer(request: Request) -> Response {
+    let uri = request.uri().to_string();
+    let _ = request.into_body().collect().await;
+    let response = Response::builder().status(302).header("Location", "/login").header("X-Path", uri);
+    let response = response.header("Set-Cookie", "a=1; Domain=localhost; Path=/; HttpOnly");
+    response.header("Set-Cookie", "__Host-b=2; Secure; Path=/").body("".into()).unwrap()
+}
+
+#[tokio::test]
+async fn fault_2_7_what_an_agent_sets_and_where_it_sends_clients_stays_with_it() {
+    let (edge, holder) = (Edge::start().await, holder());
+    edge.wish.guests.serves(Router::new().fallback(any(wanderer))).await;
+    let (id, _) = edge.agent(&holder, true).await;
+    let client = crate::edge::client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    for (way, request) in ways(&edge, id, &Method::GET, "/") {
+        let response = client.execute(request.build().unwrap()).await.unwrap();
+        let all = |name: &str| -> Vec<String> {
+            response.headers().get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+        };
+        let (cookies, there): (Vec<&str>, String) = match way {
+            "host" => (vec!["a=1; Path=/; HttpOnly", "__Host-b=2; Secure; Path=/"], "/login".to_owned()),
+            "path" => (vec![], format!("/{id}/login")),
+            _ => (vec![], "/login".to_owned()),
+        };
+        let of_path = format!("a=1; HttpOnly; Path=/{id}/");
+        let cookies = if way == "path" { vec![of_path.as_str()] } else { cookies };
+        assert_eq!(
+            (all("set-cookie"), all("location")),
+            (cookies.iter().map(ToString::to_string).collect(), vec![there]),
+            "{way}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn fault_2_11_where_there_is_no_listener_for_paths_none_is_told() {
+    let config = palatine_gateway::Config { listen: vec!["0.0.0.0:0".parse().unwrap()], ..Default::default() };
+    let listeners = palatine_gateway::Listeners::bind(&config, &Default::default()).await.unwrap();
+    assert!(listeners.paths.is_empty());
+    let public = palatine_gateway::Config {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        agent_url: Some("https://{id}.agents.example.com".to_owned()),
+        ..Default::default()
+    };
+    let listeners = palatine_gateway::Listeners::bind(&public, &Default::default()).await.unwrap();
+    assert!(listeners.paths.is_empty());
+    let local = palatine_gateway::Config { agent_url: None, ..public };
+    let listeners = palatine_gateway::Listeners::bind(&local, &Default::default()).await.unwrap();
+    assert_eq!(listeners.paths.len(), 1);
+    let off = palatine_gateway::Config { path_listen: Some(vec![]), ..local };
+    assert!(palatine_gateway::Listeners::bind(&off, &Default::default()).await.unwrap().paths.is_empty());
+}
