@@ -47,10 +47,25 @@ packages() { # name, what it is, folder, npm's further words
     cp "$into/package-lock.json" "$into/node_modules/.installed"
 }
 
-# What only the tests need: the compiler of the contracts, and x402's other sides.
+# Installs what a file of pinned hashes names, for the Python that runs the tests.
+python_packages() { # file
+    local into=$ASSETS/python stamp
+    stamp="$(python3 --version) $(sha256sum <"$1")"
+    [ "$(cat "$into/.installed" 2>/dev/null)" = "$stamp" ] && return
+    say "Installing OpenAI's client for Python, and Hypercorn"
+    rm -rf "$into"
+    python3 -m pip install --quiet --disable-pip-version-check --root-user-action ignore --target "$into" \
+        --no-deps --only-binary :all: --require-hashes --requirement "$1" >&2 \
+        || fail "pip could not install them. Is there a network?"
+    printf '%s' "$stamp" >"$into/.installed"
+}
+
+# What only the tests need: the compiler of the contracts, x402's other sides, others' clients and servers.
 test_assets() {
     packages contracts "the contracts' tools" contracts
     packages x402 "x402's clients and servers" crates/x402/tests/npm --omit=optional --omit=peer
+    packages clients "others' clients for Node" crates/palatine/tests/npm
+    python_packages crates/palatine/tests/python/requirements.txt
 }
 
 # Builds the contracts and holds them to what they promise, with what is built kept in the cache.

@@ -18,3 +18,4 @@ mod residue;
 mod secrets;
 mod spawn;
 mod terminal;
+mod ways;

@@ -231,7 +231,7 @@ async fn an_unmodified_client_from_npm_pays_one_of_our_agents() {
 }
 
 /// Signs payments.
-struct Buyer(Identity);
+pub(crate) struct Buyer(pub(crate) Identity);
 
 impl x402::SignHash for Buyer {
     fn address(&self) -> Address {

@@ -1,0 +1,118 @@
+//! The paywall and the token, over each of the ways to name an agent.
+
+use chain::evm::At;
+use domain::{B256, Usdc};
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::evm::{CHAIN_ID, Evm, PAYEE, TOKEN_VERSION, now_s};
+use crate::house::{Answer, House, SMALL, until};
+use crate::machine::PATIENCE;
+use crate::money::Buyer;
+
+const PRICE: Usdc = Usdc(1_000_000);
+
+/// One way: where it is asked, and with what besides.
+struct Way {
+    name: &'static str,
+    address: String,
+    prefix: String,
+    headers: Vec<(&'static str, String)>,
+}
+
+impl Way {
+    fn all(house: &House, agent: &Value) -> [Self; 3] {
+        let gateway = house.url.strip_prefix("http://").unwrap().to_owned();
+        let (text, id) = (|key: &str| agent[key].as_str().unwrap().to_owned(), agent["id"].as_str().unwrap());
+        let paths = text("path_url");
+        let paths = paths.strip_prefix("http://").and_then(|url| url.split_once('/')).unwrap().0.to_owned();
+        let way = |name, address, prefix, headers| Self { name, address, prefix, headers };
+        [
+            way("host", gateway.clone(), String::new(), vec![("host", text("host"))]),
+            way("path", paths, format!("/{id}"), vec![]),
+            way("header", gateway, String::new(), vec![("e2b-sandbox-id", id.to_owned())]),
+        ]
+    }
+
+    fn ask(&self, web: &reqwest::Client, path: &str, body: &Value) -> RequestBuilder {
+        let request = web.request(Method::POST, format!("http://{}{}{path}", self.address, self.prefix)).json(body);
+        self.headers.iter().fold(request, |request, (name, value)| request.header(*name, value))
+    }
+
+    /// The status of a request whose body is announced and never sent.
+    async fn announced(&self, path: &str, headers: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).await.unwrap();
+        let host = if self.name == "host" { "" } else { "host: localhost\r\n" };
+        let own: String = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("POST {}{path} HTTP/1.1\r\n{host}{own}{headers}", self.prefix);
+        stream.write_all(format!("{head}content-length: 4000000\r\n\r\n").as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        timeout(PATIENCE, stream.read_exact(&mut status)).await.expect("the body is waited for").unwrap();
+        String::from_utf8_lossy(&status).into_owned()
+    }
+}
+
+#[tokio::test]
+async fn fault_2_11_and_2_2_each_way_to_an_agent_has_the_same_paywall_before_the_body() {
+    let evm = Evm::start().await;
+    let chain = evm.chain().await;
+    // A body that is waited for would be waited for longer than the test waits.
+    let mut house = House::start(&format!("{}\n[limits]\nbody_ms = 600000\n", evm.sections())).await;
+    until("the chain answers", async || (house.get("/chain").await.status == 200).then_some(())).await;
+    let payer = evm.payer().await;
+    let holder = house.holder(SMALL);
+    let agent = house.spawn(&holder).await.expect(200)["agent"].clone();
+    let id = agent["id"].as_str().unwrap();
+    let prices = json!({"prices": {"/echo/paid": PRICE.0.to_string()}});
+    house.ask(&holder, Method::PUT, &format!("/agents/{id}/prices"), prices).await.expect(200);
+    let web = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+    let ways = Way::all(&house, &agent);
+    let body = json!({"for": "money"});
+
+    let mut terms = Vec::new();
+    for way in &ways {
+        // Nothing is read of what is not paid for, nor of what nobody may ask.
+        assert_eq!(way.announced("/echo/paid", "").await, "HTTP/1.1 402", "{}", way.name);
+        assert_eq!(way.announced("/echo/free", "").await, "HTTP/1.1 401", "{}", way.name);
+        assert_eq!(way.announced("/echo/free", "authorization: Bearer plt_x\r\n").await, "HTTP/1.1 401", "{}", way.name);
+        // No other writing of the path is free, and no other protocol.
+        for path in ["//echo/paid", "/echo/../echo/paid", "/%65cho/paid", "/echo/paid;x"] {
+            let status = way.announced(path, "").await;
+            assert!(["HTTP/1.1 400", "HTTP/1.1 401"].contains(&status.as_str()), "{} {path}: {status}", way.name);
+        }
+        let upgrade = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n";
+        assert_eq!(way.announced("/echo/paid", upgrade).await, "HTTP/1.1 402", "{}", way.name);
+        let free = way.ask(&web, "/echo/paid", &body).bearer_auth(agent["token"].as_str().unwrap());
+        assert_eq!(Answer::of(free.send().await.unwrap()).await.expect(200)["path"], "/echo/paid", "{}", way.name);
+        let asked = way.ask(&web, "/echo/paid", &body).send().await.unwrap();
+        terms.push((asked.headers()["payment-required"].clone(), Answer::of(asked).await.expect(402)));
+    }
+    assert!(terms.iter().all(|other| *other == terms[0]), "{terms:?}");
+
+    // One payment buys one answer, whichever way it is shown.
+    let tokens = std::sync::Arc::new(x402::Tokens::from_iter([x402::Token::new(
+        CHAIN_ID,
+        "cronos-testnet",
+        evm.deployed.usdc,
+        "Bridged USDC (Stargate)",
+        TOKEN_VERSION,
+    )]));
+    let buyer = x402::Buyer::new(Buyer(payer), tokens, 300);
+    for (n, paid) in (1_u8..).zip(&ways) {
+        let asked = paid.ask(&web, "/echo/paid", &body).send().await.unwrap();
+        let (headers, wanted) = (asked.headers().clone(), asked.bytes().await.unwrap());
+        let paying = buyer.pay(&headers, &wanted, PRICE, now_s(), B256::repeat_byte(n)).unwrap();
+        let (name, value) = paying.header;
+        let bought = paid.ask(&web, "/echo/paid", &body).header(&name, &value).send().await.unwrap();
+        Answer::of(bought).await.expect(200);
+        for way in &ways {
+            let again = way.ask(&web, "/echo/paid", &body).header(&name, &value).send().await.unwrap();
+            assert_eq!(again.status(), 402, "paid by {}, shown by {}", paid.name, way.name);
+        }
+        assert_eq!(chain.usdc_of(PAYEE, At::Latest).await.unwrap(), Usdc(PRICE.0 * u64::from(n)));
+    }
+    house.end();
+}
