@@ -77,7 +77,12 @@ async fn fault_2_11_and_2_2_each_way_to_an_agent_has_the_same_paywall_before_the
         // Nothing is read of what is not paid for, nor of what nobody may ask.
         assert_eq!(way.announced("/echo/paid", "").await, "HTTP/1.1 402", "{}", way.name);
         assert_eq!(way.announced("/echo/free", "").await, "HTTP/1.1 401", "{}", way.name);
-        assert_eq!(way.announced("/echo/free", "authorization: Bearer plt_x\r\n").await, "HTTP/1.1 401", "{}", way.name);
+        assert_eq!(
+            way.announced("/echo/free", "authorization: Bearer plt_x\r\n").await,
+            "HTTP/1.1 401",
+            "{}",
+            way.name
+        );
         // No other writing of the path is free, and no other protocol.
         for path in ["//echo/paid", "/echo/../echo/paid", "/%65cho/paid", "/echo/paid;x"] {
             let status = way.announced(path, "").await;
