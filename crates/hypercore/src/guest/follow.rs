@@ -3,19 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::Method;
 use http_body_util::BodyExt;
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use wire::pod::LogLine;
 
 use super::line::{PodError, request};
+use super::lines::{Lines, Pace};
 use super::pod::Pod;
 use crate::logs::AgentLog;
 
 /// Bytes of one line as JSON, at most: 16 KiB of text, each byte escaped.
 const MAX_LINE: usize = 128 * 1024;
+/// Bytes per second that are followed; an agent that prints more loses lines.
+const BYTES_PER_SECOND: u32 = 1024 * 1024;
+/// Bytes that may come at once.
+const BURST_BYTES: u32 = 4 * 1024 * 1024;
 /// How long the stream may take to begin.
 const BEGIN: Duration = Duration::from_secs(5);
 /// Pause before it is opened again.
@@ -24,15 +29,16 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Follows for ever: whoever started it ends it.
 pub(crate) async fn follow(pod: Pod, log: Arc<Mutex<AgentLog>>, boot: u32) {
     let mut log = log.lock().await;
+    let mut pace = Pace::new(BYTES_PER_SECOND, BURST_BYTES);
     loop {
-        if let Err(error) = once(&pod, &mut log, boot).await {
+        if let Err(error) = once(&pod, &mut log, boot, &mut pace).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "the agent's output is not followed");
         }
         sleep(PAUSE).await;
     }
 }
 
-async fn once(pod: &Pod, log: &mut AgentLog, boot: u32) -> Result<(), PodError> {
+async fn once(pod: &Pod, log: &mut AgentLog, boot: u32, pace: &mut Pace) -> Result<(), PodError> {
     let mut line = pod.open().await?;
     let path = format!("/v1/logs?follow=true&after={}", log.after(boot));
     let answer = line.send(request(Method::GET, &path, Some(pod.token()), Bytes::new())?, BEGIN).await?;
@@ -41,16 +47,18 @@ async fn once(pod: &Pod, log: &mut AgentLog, boot: u32) -> Result<(), PodError> 
         return Err(PodError::Refused { status, said: String::new() });
     }
     let mut body = answer.into_body();
-    let mut pending = BytesMut::new();
+    let mut lines = Lines::default();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(PodError::Broken)?.into_data() else { continue };
-        pending.extend_from_slice(&data);
-        while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-            take(&pending.split_to(end + 1), log, boot)?;
+        lines.push(&data);
+        while let Some(line) = lines.next() {
+            take(&line, log, boot)?;
         }
-        if pending.len() > MAX_LINE {
+        if lines.unfinished() > MAX_LINE {
             return Err(PodError::Unclear("a line without an end".to_owned()));
         }
+        let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        sleep(pace.take(bytes, Instant::now())).await;
     }
     Ok(())
 }

@@ -46,7 +46,9 @@ impl AgentLog {
 
     /// Writes a line down, unless it is there already.
     pub(crate) fn add(&mut self, boot: u32, line: &LogLine) -> io::Result<()> {
-        let expected = self.after(boot) + 1;
+        let numbered = self.after(boot).checked_add(1);
+        let expected =
+            numbered.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its lines have no more numbers"))?;
         if line.seq < expected {
             return Ok(());
         }
@@ -144,6 +146,17 @@ mod tests {
         let mut log = AgentLog::open(dir.path(), 1_000).unwrap();
         log.add(1, &line(1, "a\n9 9 forged")).unwrap();
         assert_eq!(AgentLog::open(dir.path(), 1_000).unwrap().after(1), 1);
+    }
+
+    #[test]
+    fn fault_1_9_a_guest_that_uses_up_the_numbers_is_refused_and_nothing_is_written_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = AgentLog::open(dir.path(), 1_000).unwrap();
+        log.add(1, &line(u64::MAX, "last")).unwrap();
+        let before = stored(dir.path());
+        assert_eq!(log.add(1, &line(1, "again")).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(stored(dir.path()), before);
+        log.add(2, &line(1, "the next boot")).unwrap();
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::ledger::{Record, Secrets, random};
 
 /// Bytes for the guest kernel's generator.
 const ENTROPY_BYTES: usize = 64;
+/// How much of a guest's words on its agent's end is repeated.
+const LAST_EXIT_CHARS: usize = 200;
 /// Pause after an answer that came before its time.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -99,13 +101,30 @@ impl Task {
             ready = timeout(left, until_ready(&pod)) => ready.unwrap_or(Err(Death::Boot(deadline))),
         };
         match ready {
-            Ok(()) => self.ready(live).await,
+            Ok(()) => match self.readiness.held_ms(self.shared.clock.now()) {
+                None => self.ready(live).await,
+                Some(wait_ms) => self.hold(live, Duration::from_millis(wait_ms)).await,
+            },
             Err(death) => self.died(&death, self.shared.clock.now()).await,
+        }
+    }
+
+    /// It was ready, and not, too often: it is not shown as ready, nor billed, until it
+    /// may be, and then only if it still is.
+    async fn hold(&mut self, mut live: Live, wait: Duration) -> Result<Stage, Broken> {
+        tracing::warn!(?wait, "a guest becomes ready and unready too often and is not believed for a while");
+        metrics::counter!("hypercore_readiness_held_total").increment(1);
+        tokio::select! {
+            biased;
+            order = self.orders.recv() => Ok(Stage::End(Some(live), order.unwrap_or(Order::Halt))),
+            words = live.end() => self.died(&Death::Guest(words), self.shared.clock.now()).await,
+            () = sleep(wait) => Ok(Stage::Boot(live)),
         }
     }
 
     async fn ready(&mut self, live: Live) -> Result<Stage, Broken> {
         let now = self.shared.clock.now();
+        self.readiness.note(now);
         self.shared.journal.mark(self.record.id, MarkKind::Ready, now).await?;
         if self.record.ready_after_ms.is_none() {
             let took = now.since(self.record.created_at);
@@ -176,5 +195,6 @@ async fn until_ready(pod: &Pod) -> Result<(), Death> {
 
 /// `pod` restarts its agent by itself until it has no hope left.
 pub(super) fn gave_up(last_exit: Option<&str>) -> Death {
-    Death::Pod(format!("its agent died too often, last: {}", last_exit.unwrap_or("unknown")))
+    let said: String = last_exit.unwrap_or("unknown").chars().take(LAST_EXIT_CHARS).collect();
+    Death::Pod(format!("its agent died too often, last: {said:?}"))
 }

@@ -7,14 +7,18 @@ use domain::AgentId;
 use sandbox::{Guest, Runtime};
 use tokio::io::AsyncReadExt;
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::guest::{Pod, follow};
+use crate::guest::{Pace, Pod, follow};
 use crate::logs::{AgentLog, RotatedLog};
 
 /// Bytes of the console read at once.
 const PIECE: usize = 2 * 1024;
+/// Bytes per second of a console that are written down; a guest that prints more waits.
+const BYTES_PER_SECOND: u32 = 256 * 1024;
+/// Bytes that may come at once: a boot with all its messages.
+const BURST_BYTES: u32 = 1024 * 1024;
 /// Pause before a console is opened again.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long what the guest said last may take to arrive after its end.
@@ -53,15 +57,17 @@ impl Live {
     }
 }
 
-/// Reads the console as long as it lives: a guest never waits for us.
+/// Reads the console as long as it lives: a guest waits for us only if it babbles.
 async fn pump(runtime: Arc<dyn Runtime>, id: AgentId, log: Arc<RotatedLog>) {
-    let mut piece = vec![0; PIECE];
+    let (mut piece, mut pace) = (vec![0; PIECE], Pace::new(BYTES_PER_SECOND, BURST_BYTES));
     loop {
         if let Ok(mut console) = runtime.console(id).await {
             while let Ok(read @ 1..) = console.read(&mut piece).await {
                 if let Err(error) = log.append(&piece[..read]) {
                     tracing::debug!(%error, "a piece of the console is lost");
                 }
+                let bytes = u32::try_from(read).unwrap_or(u32::MAX);
+                sleep(pace.take(bytes, Instant::now())).await;
             }
         }
         sleep(PAUSE).await;

@@ -17,7 +17,7 @@ use crate::guest::Pod;
 use crate::journal::{Journal, JournalError};
 use crate::ledger::{LedgerError, Record, Secrets, Shelf, Wanted};
 use crate::logs::{AgentLog, RotatedLog};
-use crate::policy::Next;
+use crate::policy::{Next, Readiness};
 use crate::registry::Registry;
 use crate::{Clock, Config, Images};
 
@@ -119,6 +119,8 @@ pub(crate) struct Task {
     pub(super) agent_log: Option<Arc<Mutex<AgentLog>>>,
     /// The next start is in the record already.
     pub(super) counted: bool,
+    /// When the guest became ready lately.
+    pub(super) readiness: Readiness,
 }
 
 /// Pause before a task whose books are broken looks again.
@@ -134,7 +136,18 @@ impl Task {
         view: watch::Sender<Sandbox>,
         handle: Arc<Handle>,
     ) -> Self {
-        Self { shared, record, shelf, view, orders, handle, trace: None, agent_log: None, counted: false }
+        Self {
+            shared,
+            record,
+            shelf,
+            view,
+            orders,
+            handle,
+            trace: None,
+            agent_log: None,
+            counted: false,
+            readiness: Readiness::default(),
+        }
     }
 
     pub(crate) const fn id(&self) -> AgentId {

@@ -11,6 +11,7 @@ use wire::pod::PodPhase;
 use super::house::{House, SOON, eventually, id, spec};
 use super::pod::Manner;
 use crate::node::{CreateError, Created};
+use crate::policy::Readiness;
 
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -152,6 +153,27 @@ async fn an_agent_that_dies_inside_its_guest_is_not_billed_until_pod_has_it_back
     let again = daemon.ready(id(1)).await;
     assert_eq!((again.restarts, again.pid), (0, first.pid));
     assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Ready]);
+}
+
+#[tokio::test]
+async fn fault_1_9_a_guest_that_flaps_writes_no_more_marks_than_its_share_and_is_not_billed_between() {
+    let house = House::new(Manner::Flapping);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    let most = 1 + 2 * Readiness::MOST;
+    let filled = || daemon.node.shared.journal.waiting() >= most;
+    eventually("it has used its share up", filled).await;
+    let more = async {
+        while daemon.node.shared.journal.waiting() == most {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(1), more).await.is_err(), "{:?}", daemon.kinds(id(1)).await);
+    assert_eq!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Unready));
+    assert_eq!(daemon.sandbox(id(1)).unwrap().phase, Phase::Booting);
+    // It is heard all the same.
+    timeout(SOON, daemon.node.delete(id(1), Duration::ZERO)).await.unwrap().unwrap();
+    assert!(house.machine.running().is_empty());
 }
 
 #[tokio::test]

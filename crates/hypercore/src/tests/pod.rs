@@ -29,6 +29,8 @@ pub(crate) enum Manner {
     Mute,
     /// Its agent dies too often.
     Hopeless,
+    /// Says something else at each look.
+    Flapping,
     /// Answers everything with a stream that never ends.
     Hostile,
 }
@@ -161,7 +163,7 @@ async fn identity(State(pod): State<Pod>, body: Bytes) -> StatusCode {
         guest.told = true;
         guest.identities.push(identity);
         guest.phase = Some(match pod.manner {
-            Manner::Good => PodPhase::Ready,
+            Manner::Good | Manner::Flapping => PodPhase::Ready,
             Manner::Hopeless => PodPhase::Failed,
             Manner::Slow | Manner::Mute | Manner::Hostile => PodPhase::Starting,
         });
@@ -177,6 +179,8 @@ async fn status(State(pod): State<Pod>, Query(query): Query<HashMap<String, Stri
     let until = Instant::now() + wait;
     loop {
         let phase = pod.guests.with(pod.id, |guest| guest.phase).unwrap_or(PodPhase::Waiting);
+        let flaps = pod.manner == Manner::Flapping;
+        let phase = if flaps && wait.is_zero() { PodPhase::Backoff } else { phase };
         let settled = matches!(phase, PodPhase::Ready | PodPhase::Failed | PodPhase::Stopping);
         if settled || Instant::now() >= until {
             let status = Status {
