@@ -166,6 +166,12 @@ impl Cgroups {
         Ok(pids)
     }
 
+    /// How many processes run in the groups of a node of this name.
+    pub(crate) fn running(&self, node: &str) -> io::Result<usize> {
+        let theirs = Self { layout: self.layout.clone(), parent: node.to_owned() };
+        theirs.ids()?.iter().map(|id| Ok(theirs.pids(id)?.len())).sum()
+    }
+
     /// Kills all that is in the group and waits until it is empty.
     pub(crate) fn kill(&self, id: &str) -> Result<(), Failure> {
         let until = Instant::now() + KILL_DEADLINE;

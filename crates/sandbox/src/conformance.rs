@@ -52,6 +52,8 @@ pub async fn run(bench: &dyn Bench) -> Verdict {
     a_guest_is_made_once(&*driver, &one).await?;
     answers(&*driver, one.seat.id, bench.boot_deadline()).await?;
     a_running_guest_can_be_measured(&*driver, &one).await?;
+    // A daemon ends before the next one begins.
+    drop(driver);
     let next = bench.driver().await;
     a_guest_is_adopted_by_its_own_facts_only(&*next, &one, &guest.facts).await?;
     a_sweep_spares_the_known(&*next, &one).await?;

@@ -90,6 +90,9 @@ pub enum Failure {
     /// The machine lacks something.
     #[error("{0}")]
     Missing(String),
+    /// Another node of this machine has it.
+    #[error("{0}")]
+    Taken(String),
 }
 
 impl From<rustix::io::Errno> for Failure {

@@ -182,7 +182,7 @@ impl Runtime for Fake {
 
     async fn stats(&self, id: AgentId) -> Result<Stats, RuntimeError> {
         if self.0.state().running.contains_key(&id) {
-            Ok(Stats { cpu_us: 1, memory_bytes: 1, resident_bytes: 1 })
+            Ok(Stats { cpu_us: 1, memory_bytes: 1, resident_bytes: 1, ..Stats::default() })
         } else {
             Err(refused(Operation::Stats, id, Refusal::NotRunning))
         }

@@ -30,6 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use wire::node::RuntimeName;
 
+use crate::network::Limited;
 use crate::{DriverError, RuntimeError};
 
 /// Whom a sandbox is for, and its seat on the node: the number from which its
@@ -127,6 +128,8 @@ pub struct Stats {
     pub memory_bytes: u64,
     /// Memory of the VMM's process that is in RAM.
     pub resident_bytes: u64,
+    /// What it sent beyond its share.
+    pub limited: Limited,
 }
 
 /// What a runtime says of itself.

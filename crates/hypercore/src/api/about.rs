@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
+use sandbox::network::Limited;
 use wire::fault::Fault;
 use wire::node::{NodeInfo, Phase};
 
@@ -61,16 +62,24 @@ async fn measure(api: &Api) {
         metrics::gauge!("hypercore_sandboxes", "phase" => phase).set(gauge(count as u64));
     }
     let (mut cpu_us, mut memory, mut resident) = (0, 0, 0);
+    let mut limited = [("packets_per_second", 0), ("connections_per_second", 0), ("connections", 0)];
     for handle in &handles {
         if let Ok(stats) = shared.runtime.stats(handle.id()).await {
             cpu_us += stats.cpu_us;
             memory += stats.memory_bytes;
             resident += stats.resident_bytes;
+            let Limited { packets, connection_rate, connections } = stats.limited;
+            for ((_, sum), dropped) in limited.iter_mut().zip([packets, connection_rate, connections]) {
+                *sum += dropped;
+            }
         }
     }
     metrics::gauge!("hypercore_guests_cpu_seconds").set(gauge(cpu_us) / 1_000_000.0);
     metrics::gauge!("hypercore_guests_memory_bytes").set(gauge(memory));
     metrics::gauge!("hypercore_guests_resident_bytes").set(gauge(resident));
+    for (limit, sum) in limited {
+        metrics::gauge!("hypercore_guests_limited_packets", "limit" => limit).set(gauge(sum));
+    }
     metrics::gauge!("hypercore_marks_waiting").set(gauge(shared.journal.waiting() as u64));
 }
 

@@ -18,7 +18,7 @@ use wire::{Environment, Secret};
 use crate::machine;
 
 /// How long a guest may take to be ready, on a machine that does other things too.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A node of this test alone.
 pub(crate) struct House {
@@ -31,22 +31,44 @@ pub(crate) struct House {
 impl House {
     /// A node named so, with the tenth `number` of addresses and users.
     pub(crate) async fn new(name: &'static str, number: u32, more: &str) -> Self {
+        let mut house = Self::plan(name, number, more, "uplinks = [\"lo\"]");
+        house.start().await;
+        house
+    }
+
+    /// The same, not yet started, with more in its sections `[node]` and `[network]`.
+    pub(crate) fn plan(name: &'static str, number: u32, more: &str, network: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let (images, image) = machine::echo();
         let (state, socket, pod) = (dir.path().join("node"), dir.path().join("socket"), machine::assets().join("pod"));
         let config = format!(
             "[node]\nname = \"{name}\"\nstate = {state:?}\nsocket = {socket:?}\npod = {pod:?}\naccelerator = \"tcg\"\n\
              memory_mib = 4096\nlayer_mib = 128\ndata_mib = 64\ndisk_free_mib = 64\nfirst_uid = {}\nrestarts = 3\n\
-             health_period_ms = 500\nvcpus_per_core = 8\n{more}\n\
-             [network]\nname = \"{name}\"\nrange = \"10.{}.0.0/24\"\nresolvers = [\"9.9.9.9\"]\nuplinks = [\"lo\"]\n\
+             health_period_ms = 500\nboot_deadline_ms = 150000\nvcpus_per_core = 8\n{more}\n\
+             [network]\nname = \"{name}\"\nrange = \"10.{}.0.0/24\"\nresolvers = [\"9.9.9.9\"]\n{network}\n\
              [images]\nstore = {images:?}\n[log]\nfilter = \"info\"\n",
             1_879_048_192 + number * 100_000,
             220 + number,
         );
         std::fs::write(dir.path().join("palatine.toml"), config).expect("a file");
-        let mut house = Self { name, dir, image, daemon: None };
-        house.start().await;
-        house
+        Self { name, dir, image, daemon: None }
+    }
+
+    /// Starts the daemon, which must not come up, and gives what it said.
+    pub(crate) async fn refused(&mut self) -> String {
+        let mut daemon = self.spawn(&[]);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = daemon.try_wait().expect("a child") {
+                assert!(!status.success());
+                return self.log();
+            }
+            if self.client().health().await.is_ok() || Instant::now() > until {
+                self.daemon = Some(daemon);
+                panic!("it came up: {}", self.log());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 
     pub(crate) fn client(&self) -> NodeClient {
@@ -60,6 +82,16 @@ impl House {
 
     /// The same through other programs, which end by becoming the daemon.
     pub(crate) async fn start_by(&mut self, entry: &[&str]) {
+        self.daemon = Some(self.spawn(entry));
+        let until = Instant::now() + PATIENCE;
+        while self.client().health().await.is_err() {
+            let ended = self.daemon.as_mut().expect("a daemon").try_wait().expect("a child");
+            assert!(ended.is_none() && Instant::now() < until, "the daemon does not answer: {}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn spawn(&self, entry: &[&str]) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("log")).expect("a log");
         let words: Vec<&str> = entry.iter().copied().chain([env!("CARGO_BIN_EXE_hypercore"), "--config"]).collect();
         let daemon = Command::new(words[0])
@@ -68,13 +100,7 @@ impl House {
             .stdin(Stdio::null())
             .stderr(log)
             .spawn();
-        self.daemon = Some(daemon.expect("the daemon"));
-        let until = Instant::now() + PATIENCE;
-        while self.client().health().await.is_err() {
-            let ended = self.daemon.as_mut().expect("a daemon").try_wait().expect("a child");
-            assert!(ended.is_none() && Instant::now() < until, "the daemon does not answer: {}", self.log());
-            sleep(Duration::from_millis(20)).await;
-        }
+        daemon.expect("the daemon")
     }
 
     /// `kill -9`, at this instant.

@@ -7,5 +7,7 @@ mod driver;
 mod house;
 mod machine;
 mod network;
+mod nodes;
 mod probe;
+mod shares;
 mod spawn;

@@ -8,27 +8,48 @@ use crate::house::{House, id};
 use crate::machine::Residue;
 
 /// A machine of the internet, in a namespace of the test's own behind a link.
-struct Internet;
-
-const SITE: &str = "11.22.33.44";
+pub(crate) struct Internet {
+    name: &'static str,
+    /// Its network is 11.22.`third`.0/24.
+    third: u8,
+}
 
 impl Internet {
-    fn new() -> Self {
+    /// The namespace is called so, and the link to it is `<name>0`.
+    pub(crate) fn new(name: &'static str, third: u8) -> Self {
+        let internet = Self { name, third };
         let setup = format!(
-            "ip netns add plteweb\n\
-             ip link add plteweb0 type veth peer name web0 netns plteweb\n\
-             ip addr add 11.22.33.1/24 dev plteweb0 && ip link set plteweb0 up\n\
-             ip -n plteweb addr add {SITE}/24 dev web0 && ip -n plteweb link set web0 up && ip -n plteweb link set lo up"
+            "ip netns add {name}\n\
+             ip link add {name}0 type veth peer name web0 netns {name}\n\
+             ip addr add 11.22.{third}.1/24 dev {name}0 && ip link set {name}0 up\n\
+             ip -n {name} addr add {site}/24 dev web0 && ip -n {name} link set web0 up && ip -n {name} link set lo up",
+            site = internet.site()
         );
-        Self::remove();
+        internet.remove();
         for line in setup.lines() {
             assert!(Command::new("sh").args(["-c", line]).status().expect("a shell").success(), "{line}");
         }
-        Self
+        internet
     }
 
-    fn remove() {
-        for words in [["link", "del", "plteweb0"], ["netns", "del", "plteweb"]] {
+    /// Its address.
+    pub(crate) fn site(&self) -> String {
+        format!("11.22.{}.44", self.third)
+    }
+
+    /// What a node says in `[network]` to reach it.
+    pub(crate) fn uplink(&self) -> String {
+        format!("uplinks = [\"{}0\"]", self.name)
+    }
+
+    /// Whether this machine forwards what comes from it.
+    pub(crate) fn forwarding(&self) -> bool {
+        let file = format!("/proc/sys/net/ipv4/conf/{}0/forwarding", self.name);
+        std::fs::read_to_string(file).expect("its link").trim() == "1"
+    }
+
+    fn remove(&self) {
+        for words in [["link", "del", &format!("{}0", self.name)], ["netns", "del", self.name]] {
             let _ = Command::new("ip").args(words).stderr(std::process::Stdio::null()).status();
         }
     }
@@ -36,7 +57,7 @@ impl Internet {
 
 impl Drop for Internet {
     fn drop(&mut self) {
-        Self::remove();
+        self.remove();
     }
 }
 
@@ -57,12 +78,8 @@ fn listen(address: &str) -> u16 {
 #[tokio::test]
 async fn a_guest_reaches_the_internet_and_nothing_else() {
     let before = Residue::of("plte");
-    let internet = Internet::new();
-    let mut house = House::new("plte", 4, "").await;
-    let config = house.dir.path().join("palatine.toml");
-    let text = std::fs::read_to_string(&config).unwrap().replace("\"lo\"", "\"plteweb0\"");
-    house.stop();
-    std::fs::write(&config, text).unwrap();
+    let internet = Internet::new("plteweb", 33);
+    let mut house = House::plan("plte", 4, "", &internet.uplink());
     house.start().await;
     for bits in 1..=2 {
         house.create(id(bits)).await;
@@ -105,16 +122,16 @@ async fn a_guest_reaches_the_internet_and_nothing_else() {
     );
 
     // A public address answers: an echo of the site's own kernel.
-    let said = house.run(id(1), &["/usr/bin/agent-echo", "probe", "icmp", SITE, "tcp", "11.22.33.44:81"]).await;
+    let said =
+        house.run(id(1), &["/usr/bin/agent-echo", "probe", "icmp", "11.22.33.44", "tcp", "11.22.33.44:81"]).await;
     println!("{said}");
     assert!(said.contains("refused"), "{said}");
     for bits in 1..=2 {
         house.delete(id(bits)).await;
     }
-    let forwarding = || std::fs::read_to_string("/proc/sys/net/ipv4/conf/plteweb0/forwarding").unwrap();
-    assert_eq!(forwarding().trim(), "1");
+    assert!(internet.forwarding());
     house.stop();
-    assert_eq!(forwarding().trim(), "0");
+    assert!(!internet.forwarding());
     drop(internet);
     assert_eq!(Residue::of("plte"), before);
 }

@@ -328,6 +328,12 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Which of the tests that run at the same time on this machine this one is: its
+/// node's name, range and users are its own.
+fn slot() -> u32 {
+    std::env::var("NEXTEST_TEST_GROUP_SLOT").ok().and_then(|slot| slot.parse().ok()).map_or(0, |slot: u32| slot % 4)
+}
+
 /// Images and kernels are the same for all tests: they are made once.
 fn images() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("images")
@@ -375,6 +381,10 @@ fn config(dir: &Path, solana: &Solana, port: u16, extra: &str) -> String {
         on_shutdown = "stop"
         layer_mib = 256
         data_mib = 128
+        first_uid = {first_uid}
+        [network]
+        name = "palatine{slot}"
+        range = "10.202.{third}.0/18"
         [images]
         store = "{images}"
         [log]
@@ -389,6 +399,9 @@ fn config(dir: &Path, solana: &Solana, port: u16, extra: &str) -> String {
         socket = path("node.sock"),
         pod = assets().join("pod").display(),
         images = images().display(),
+        slot = slot(),
+        third = 64 * slot(),
+        first_uid = 1_879_048_192 + 20_000 * slot(),
     );
     let mut config: toml::Table = base.parse().unwrap();
     let extra: toml::Table = extra.parse().unwrap();

@@ -23,8 +23,8 @@ pub enum Egress {
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// What our links (`<name>-<slot>`), namespaces (`<name>-<id>`), nftables table
-    /// and cgroups are called. Two nodes on one machine need two names. 1 to 9 of
-    /// a-z and 0-9. Default `palatine`.
+    /// and cgroups are called. A machine-wide lock: a second node of the same name on
+    /// one machine does not start. 1 to 9 of a-z and 0-9. Default `palatine`.
     pub name: Name,
     /// `internet`: public addresses over IPv4. `none`: nothing. The host, other
     /// guests, private, link-local and all other special-purpose addresses, and
@@ -36,13 +36,22 @@ pub struct Config {
     /// Whether guests may send mail (TCP port 25). Default `false`.
     pub smtp: bool,
     /// The private range from which each guest's uplink takes four addresses, with a
-    /// prefix of 16 to 28. Must not be in use around this machine. Default
-    /// `10.201.0.0/16`.
+    /// prefix of 16 to 28. Must not be in use around this machine, nor meet that of
+    /// another node on it. Default `10.201.0.0/16`.
     pub range: Range,
     /// Interfaces that lead to the internet; forwarding is switched on for these and
     /// for our own links, for nothing else, and switched back when the last guest is
     /// gone. Empty: those with a default route. Default `[]`.
     pub uplinks: Vec<String>,
+    /// Connections of one guest, at most, that the host remembers at the same time: TCP,
+    /// UDP and all others. A further one is dropped until an older one is forgotten.
+    /// Default 4096.
+    pub connections: u32,
+    /// New connections of one guest per second, at most; twice as many at once.
+    /// Default 256.
+    pub connections_per_second: u32,
+    /// Packets that one guest may send per second, at most, and at once. Default 50000.
+    pub packets_per_second: u32,
 }
 
 impl Default for Config {
@@ -54,6 +63,9 @@ impl Default for Config {
             smtp: false,
             range: Range { base: Ipv4Addr::new(10, 201, 0, 0), prefix: 16 },
             uplinks: Vec::new(),
+            connections: 4_096,
+            connections_per_second: 256,
+            packets_per_second: 50_000,
         }
     }
 }
@@ -76,6 +88,9 @@ pub enum ConfigError {
     /// Too many name servers.
     #[error("network.resolvers: at most {max} are used", max = Config::MAX_RESOLVERS)]
     Resolvers,
+    /// A limit that lets nothing through.
+    #[error("network.{0} must be 1 to {most}", most = Config::MAX_LIMIT)]
+    Limit(&'static str),
     /// A name no interface can have.
     #[error("network.uplinks: {0:?} is not the name of an interface")]
     Uplink(String),
@@ -84,6 +99,8 @@ pub enum ConfigError {
 impl Config {
     /// Name servers at most: what a guest's resolver looks at.
     pub const MAX_RESOLVERS: usize = 3;
+    /// The largest limit: more is none.
+    pub const MAX_LIMIT: u32 = 100_000_000;
 
     /// Checks the section.
     ///
@@ -99,6 +116,14 @@ impl Config {
         let unfit = |a: &&Ipv4Addr| a.is_loopback() || a.is_unspecified() || a.is_multicast() || a.is_link_local();
         if let Some(address) = self.resolvers.iter().find(unfit) {
             return Err(ConfigError::Resolver(*address));
+        }
+        let limits = [
+            ("connections", self.connections),
+            ("connections_per_second", self.connections_per_second),
+            ("packets_per_second", self.packets_per_second),
+        ];
+        if let Some((key, _)) = limits.iter().find(|(_, limit)| !(1..=Self::MAX_LIMIT).contains(limit)) {
+            return Err(ConfigError::Limit(key));
         }
         let shaped = |name: &str| {
             (1..=15).contains(&name.len())
@@ -178,6 +203,11 @@ impl Range {
         (network.to_bits() ^ self.base.to_bits()) & common == 0
     }
 
+    /// Whether it shares an address with another range.
+    pub(super) fn overlaps(self, other: Self) -> bool {
+        self.meets(other.base, u32::MAX << (32 - other.prefix))
+    }
+
     fn holds(self, address: Ipv4Addr) -> bool {
         let mask = u32::MAX << (32 - self.prefix);
         address.to_bits() & mask == self.base.to_bits()
@@ -234,6 +264,12 @@ mod tests {
         }
         let config = Config { range: "10.200.0.0/16".parse().unwrap(), ..Config::default() };
         assert!(matches!(config.check(), Err(ConfigError::Overlap(_))));
+    }
+
+    #[test]
+    fn a_limit_of_nothing_is_refused_by_its_key() {
+        let config = Config { connections_per_second: 0, ..Config::default() };
+        assert_eq!(config.check(), Err(ConfigError::Limit("connections_per_second")));
     }
 
     #[test]

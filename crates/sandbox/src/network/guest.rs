@@ -10,6 +10,7 @@ use rustix::ioctl::{Updater, ioctl};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use wire::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS, PREFIX_LENGTH};
 
+use super::netlink::{Netfilter, link_alias};
 use super::{Config, Egress, rules};
 use crate::{Failure, Seat, command};
 
@@ -27,16 +28,29 @@ impl Tap {
     pub(crate) const MAC: &str = GUEST_MAC;
 }
 
+/// Packets of a guest that were dropped because it had used up its share.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limited {
+    /// More than `network.packets_per_second`.
+    pub packets: u64,
+    /// Of connections beyond `network.connections_per_second`.
+    pub connection_rate: u64,
+    /// Of connections beyond `network.connections`.
+    pub connections: u64,
+}
+
 /// The namespace of one guest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Namespace<'a> {
     config: &'a Config,
+    /// What the node's links bear.
+    mark: &'a str,
     seat: Seat,
 }
 
 impl<'a> Namespace<'a> {
-    pub(crate) const fn new(config: &'a Config, seat: Seat) -> Self {
-        Self { config, seat }
+    pub(crate) const fn new(config: &'a Config, mark: &'a str, seat: Seat) -> Self {
+        Self { config, mark, seat }
     }
 
     pub(crate) fn name(&self) -> String {
@@ -55,6 +69,9 @@ impl<'a> Namespace<'a> {
     /// removed first. The rules stand before anything can run behind the link.
     pub(crate) fn up(&self) -> Result<Tap, Failure> {
         self.down()?;
+        if link_alias(&self.link())?.is_some() {
+            return Err(Failure::Taken(format!("the link {} is there and is not this node's", self.link())));
+        }
         command::run("ip", &["-batch", "-"], &self.outside())?;
         if self.config.egress == Egress::Internet {
             fs::write(format!("/proc/sys/net/ipv4/conf/{}/forwarding", self.link()), "1")?;
@@ -68,27 +85,59 @@ impl<'a> Namespace<'a> {
         })
     }
 
-    /// Removes the namespace and the link, whatever is there of them.
+    /// Removes the namespace and the link, whatever is there of them and this node's.
     pub(crate) fn down(&self) -> Result<(), Failure> {
         let (name, link) = (self.name(), self.link());
         let mut batch = String::new();
-        if link_exists(&link) {
+        if link_alias(&link)?.as_deref() == Some(self.mark) {
             batch.push_str(&format!("link del {link}\n"));
         }
         if self.path().exists() {
             batch.push_str(&format!("netns del {name}\n"));
         }
-        if batch.is_empty() { Ok(()) } else { command::run("ip", &["-batch", "-"], &batch) }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        command::run("ip", &["-batch", "-"], &batch)?;
+        if batch.starts_with("link") {
+            self.forget_connections();
+        }
+        Ok(())
+    }
+
+    /// The host would remember them for days: they would fill its table one guest after
+    /// the other, and count against the next one with this address.
+    fn forget_connections(&self) {
+        let (_, here) = self.config.range.ends(self.seat.slot);
+        let forgotten = Netfilter::open().and_then(|filter| filter.forget_connections_of(here));
+        if let Err(error) = forgotten {
+            tracing::warn!(%error, "the connections of a guest that ended stay in the host's table");
+        }
+    }
+
+    /// What was dropped so far.
+    pub(crate) fn limited(&self) -> Result<Limited, Failure> {
+        inside(&self.path(), || {
+            let filter = Netfilter::open()?;
+            let [packets, connection_rate, connections] = rules::COUNTERS;
+            let counted = |name| filter.counted(rules::TABLE, name);
+            Ok(Limited {
+                packets: counted(packets)?,
+                connection_rate: counted(connection_rate)?,
+                connections: counted(connections)?,
+            })
+        })
     }
 
     fn outside(&self) -> String {
-        let (name, link, (host, _)) = (self.name(), self.link(), self.config.range.ends(self.seat.slot));
+        let (name, link, mark) = (self.name(), self.link(), self.mark);
+        let (host, _) = self.config.range.ends(self.seat.slot);
         let namespace = format!("netns add {name}\n");
         match self.config.egress {
             Egress::None => namespace,
             Egress::Internet => format!(
                 "{namespace}link add {link} type veth peer name up0 netns {name}\n\
-                 link set {link} addrgenmode none\n\
+                 link set {link} addrgenmode none alias {mark}\n\
                  addr add {host}/30 dev {link}\n\
                  link set {link} up\n"
             ),
@@ -110,10 +159,6 @@ impl<'a> Namespace<'a> {
             }
         }
     }
-}
-
-pub(super) fn link_exists(name: &str) -> bool {
-    Path::new("/sys/class/net").join(name).exists()
 }
 
 /// Runs something on a thread of its own that lives in a namespace and ends there.

@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use super::guest::NAMESPACES;
-use super::machine::Machine;
+use super::machine::{Guarded, Machine};
+use super::netlink::link_alias;
 use super::{Config, Egress, rules};
 use crate::{Failure, command, files};
 
@@ -24,48 +25,63 @@ impl Host {
 
     /// Lays the rules and switches forwarding on. Repeats itself without harm.
     pub(crate) fn open(&self) -> Result<(), Failure> {
+        let name = self.config.name.as_str();
         if self.config.egress == Egress::None {
-            self.close()?;
-            return self.machine.open(self.config.name.as_str(), &[], |_| Ok(()));
+            let alone = |guarded: &Guarded| nft(&[rules::no_host(&self.config), rules::uplinks(guarded)]);
+            return self.machine.open(name, &[], alone);
         }
         let routes = fs::read_to_string("/proc/net/route")?;
         self.refuse_overlap(&routes)?;
         let uplinks =
             if self.config.uplinks.is_empty() { default_uplinks(&routes) } else { self.config.uplinks.clone() };
-        self.machine.open(self.config.name.as_str(), &uplinks, |guarded| {
-            command::run("nft", &["-f", "-"], &rules::host(&self.config, guarded))
-        })
+        let guard = |guarded: &Guarded| nft(&[rules::host(&self.config), rules::uplinks(guarded)]);
+        self.machine.open(name, &uplinks, guard)
     }
 
     /// Gives back what `open` took.
     pub(crate) fn close(&self) -> Result<(), Failure> {
-        self.machine.close(self.config.name.as_str())?;
-        command::run("nft", &["-f", "-"], &rules::no_host(&self.config))
+        let guard = |guarded: &Guarded| nft(&[rules::no_host(&self.config), rules::uplinks(guarded)]);
+        self.machine.close(self.config.name.as_str(), guard)
     }
 
     /// The sandboxes that have a namespace here.
     pub(crate) fn namespaces(&self) -> io::Result<Vec<String>> {
-        self.ours(NAMESPACES)
+        Ok(self.ours(&files::names(Path::new(NAMESPACES))?))
     }
 
-    /// The slots that have a link here.
-    pub(crate) fn slots(&self) -> io::Result<Vec<u16>> {
-        Ok(self.ours("/sys/class/net")?.iter().filter_map(|slot| slot.parse().ok()).collect())
+    /// The slots that have a link with this mark here.
+    pub(crate) fn slots(&self, mark: &str) -> io::Result<Vec<u16>> {
+        let mut slots = Vec::new();
+        for slot in self.links()? {
+            let bears = link_alias(&format!("{}-{slot}", self.config.name))?.as_deref() == Some(mark);
+            slots.extend(slot.parse::<u16>().ok().filter(|_| bears));
+        }
+        Ok(slots)
+    }
+
+    /// All slots that have a link here.
+    pub(crate) fn links(&self) -> io::Result<Vec<String>> {
+        let table = fs::read_to_string("/proc/net/dev")?;
+        let names: Vec<String> =
+            table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect();
+        Ok(self.ours(&names))
     }
 
     /// Removes the link of a slot.
-    pub(crate) fn remove_link(&self, slot: u16) -> Result<(), Failure> {
+    pub(crate) fn remove_link(&self, slot: &str) -> Result<(), Failure> {
         let link = format!("{}-{slot}", self.config.name);
         command::run("ip", &["link", "del", &link], "")
     }
 
-    fn ours(&self, dir: &str) -> io::Result<Vec<String>> {
+    /// Removes the name of a namespace.
+    pub(crate) fn remove_namespace(&self, id: &str) -> Result<(), Failure> {
+        let namespace = format!("{}-{id}", self.config.name);
+        command::run("ip", &["netns", "del", &namespace], "")
+    }
+
+    fn ours(&self, names: &[String]) -> Vec<String> {
         let prefix = format!("{}-", self.config.name);
-        Ok(files::names(Path::new(dir))?
-            .iter()
-            .filter_map(|name| name.strip_prefix(&prefix))
-            .map(str::to_owned)
-            .collect())
+        names.iter().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect()
     }
 
     fn refuse_overlap(&self, routes: &str) -> Result<(), Failure> {
@@ -79,6 +95,11 @@ impl Host {
             ))),
         }
     }
+}
+
+/// Lays rules in one transaction.
+fn nft(rules: &[String]) -> Result<(), Failure> {
+    command::run("nft", &["-f", "-"], &rules.concat())
 }
 
 #[derive(Debug, PartialEq, Eq)]

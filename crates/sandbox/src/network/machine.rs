@@ -1,6 +1,7 @@
 //! What is changed on the machine itself, for all nodes on it together: forwarding on
-//! the interfaces that lead to the internet, and the place of the namespaces' names.
-//! Both are as before when the last node has gone.
+//! the interfaces that lead to the internet, the rules that keep it to the nodes'
+//! guests, and the place of the namespaces' names. All are as before when the last
+//! node has gone.
 //!
 //! What was before, and for whom it was changed, is kept where the change itself is:
 //! until the machine is booted again.
@@ -15,6 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
+use super::claim::Node;
 use super::guest::NAMESPACES;
 use crate::{Failure, files};
 
@@ -25,7 +27,10 @@ const TRIES: usize = 100;
 
 /// What was changed.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Record {
+pub(super) struct Record {
+    /// The nodes, by name.
+    #[serde(default)]
+    pub(super) nodes: BTreeMap<String, Node>,
     /// By interface.
     uplinks: BTreeMap<String, Uplink>,
     /// The nodes for which `ip netns` has made its place; absent if it was there.
@@ -41,6 +46,9 @@ struct Uplink {
     nodes: BTreeSet<String>,
 }
 
+/// Interfaces, and the nodes whose guests' packets go through each.
+pub(super) type Guarded = BTreeMap<String, BTreeSet<String>>;
+
 /// The machine.
 #[derive(Clone, Debug)]
 pub(super) struct Machine {
@@ -54,13 +62,14 @@ impl Machine {
         Self { record: RECORD.into(), settings: SETTINGS.into(), place: NAMESPACES.into() }
     }
 
-    /// Switches forwarding on for a node. `guard` is told which of its uplinks do
-    /// not forward by themselves, and stands before they do.
+    /// Switches forwarding on for a node, on these interfaces and on no other. `guard`
+    /// is told which interfaces forward only because of nodes, and of which nodes; its
+    /// rules stand before forwarding is on.
     pub(super) fn open(
         &self,
         node: &str,
         uplinks: &[String],
-        guard: impl FnOnce(&[String]) -> Result<(), Failure>,
+        guard: impl FnOnce(&Guarded) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut file = self.lock()?;
         let mut record = read(&mut file)?;
@@ -77,22 +86,35 @@ impl Machine {
             record.place.get_or_insert_default().insert(node.to_owned());
         }
         write(&mut file, &record)?;
-        let guarded: Vec<String> = uplinks.iter().filter(|name| record.uplinks[*name].before == "0").cloned().collect();
-        guard(&guarded)?;
+        self.release(&mut record, node, uplinks)?;
+        guard(&record.guarded())?;
         for name in uplinks {
             fs::write(self.setting(name), "1")?;
         }
-        Ok(())
+        write(&mut file, &record)
     }
 
-    /// Gives back what no other node needs.
-    pub(super) fn close(&self, node: &str) -> Result<(), Failure> {
-        if !self.record.exists() {
-            return Ok(());
-        }
+    /// Gives back what no other node needs. `guard` lays the rules for those who stay.
+    pub(super) fn close(&self, node: &str, guard: impl FnOnce(&Guarded) -> Result<(), Failure>) -> Result<(), Failure> {
         let mut file = self.lock()?;
         let mut record = read(&mut file)?;
-        for (name, uplink) in &mut record.uplinks {
+        self.release(&mut record, node, &[])?;
+        guard(&record.guarded())?;
+        if let Some(nodes) = &mut record.place {
+            nodes.remove(node);
+        }
+        if record.place.as_ref().is_some_and(BTreeSet::is_empty) {
+            self.remove_place()?;
+            record.place = None;
+        }
+        record.nodes.remove(node);
+        let unchanged = record.uplinks.is_empty() && record.place.is_none() && record.nodes.is_empty();
+        if unchanged { Ok(files::remove(&self.record)?) } else { write(&mut file, &record) }
+    }
+
+    /// Lets go of the node's interfaces but `kept`; the last node switches back.
+    fn release(&self, record: &mut Record, node: &str, kept: &[String]) -> Result<(), Failure> {
+        for (name, uplink) in record.uplinks.iter_mut().filter(|(name, _)| !kept.contains(name)) {
             if uplink.nodes.remove(node) && uplink.nodes.is_empty() {
                 match fs::write(self.setting(name), &uplink.before) {
                     // The interface is gone, and its setting with it.
@@ -102,15 +124,7 @@ impl Machine {
             }
         }
         record.uplinks.retain(|_, uplink| !uplink.nodes.is_empty());
-        if let Some(nodes) = &mut record.place {
-            nodes.remove(node);
-        }
-        if record.place.as_ref().is_some_and(BTreeSet::is_empty) {
-            self.remove_place()?;
-            record.place = None;
-        }
-        let unchanged = record.uplinks.is_empty() && record.place.is_none();
-        if unchanged { Ok(files::remove(&self.record)?) } else { write(&mut file, &record) }
+        Ok(())
     }
 
     /// Unless somebody else has put a namespace there meanwhile.
@@ -129,10 +143,15 @@ impl Machine {
         self.settings.join(link).join("forwarding")
     }
 
+    /// What a node of this name holds as long as it lives.
+    pub(super) fn claim_path(&self, name: &str) -> PathBuf {
+        self.record.with_extension(name)
+    }
+
     /// The record, for us alone.
-    fn lock(&self) -> Result<File, Failure> {
+    pub(super) fn lock(&self) -> Result<File, Failure> {
         for _ in 0..TRIES {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.record)?;
+            let file = open_named(&self.record)?;
             flock(&file, FlockOperation::LockExclusive)?;
             if same(&file, &self.record)? {
                 return Ok(file);
@@ -140,6 +159,18 @@ impl Machine {
         }
         Err(Failure::Missing(format!("{} is always in use", self.record.display())))
     }
+}
+
+impl Record {
+    /// The interfaces that would not forward by themselves, each with its nodes.
+    fn guarded(&self) -> Guarded {
+        let ours = self.uplinks.iter().filter(|(_, uplink)| uplink.before == "0");
+        ours.map(|(name, uplink)| (name.clone(), uplink.nodes.clone())).collect()
+    }
+}
+
+pub(super) fn open_named(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 fn in_use(error: &io::Error) -> bool {
@@ -151,7 +182,8 @@ fn is_mount(path: &Path) -> io::Result<bool> {
     Ok(mounts.lines().any(|line| line.split(' ').nth(1).is_some_and(|at| Path::new(at) == path)))
 }
 
-fn same(file: &File, path: &Path) -> io::Result<bool> {
+/// Whether a file still has its name.
+pub(super) fn same(file: &File, path: &Path) -> io::Result<bool> {
     match fs::metadata(path) {
         Ok(named) => Ok(named.ino() == file.metadata()?.ino()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -159,20 +191,31 @@ fn same(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-fn read(file: &mut File) -> Result<Record, Failure> {
+pub(super) fn read(file: &mut File) -> Result<Record, Failure> {
     let mut text = String::new();
     file.read_to_string(&mut text)?;
-    if text.is_empty() {
-        return Ok(Record::default());
+    // What a longer record has left behind a shorter one, when its writer was killed
+    // before it could cut it off, is not looked at.
+    match serde_json::Deserializer::from_str(&text).into_iter().next() {
+        None => Ok(Record::default()),
+        Some(record) => record.map_err(|error| Failure::Missing(format!("{RECORD} cannot be read: {error}"))),
     }
-    serde_json::from_str(&text).map_err(|error| Failure::Missing(format!("{RECORD} cannot be read: {error}")))
 }
 
-fn write(file: &mut File, record: &Record) -> Result<(), Failure> {
+pub(super) fn write(file: &mut File, record: &Record) -> Result<(), Failure> {
     let text = serde_json::to_vec(record).map_err(io::Error::from)?;
     file.rewind()?;
     file.write_all(&text)?;
     Ok(file.set_len(text.len() as u64)?)
+}
+
+#[cfg(test)]
+impl Machine {
+    /// One whose settings and record lie in a folder, and whose place is mounted, as
+    /// on a machine that knows namespaces already.
+    pub(super) fn of_test(dir: &Path) -> Self {
+        Self { record: dir.join("record.json"), settings: dir.to_owned(), place: "/proc".into() }
+    }
 }
 
 #[cfg(test)]
@@ -185,44 +228,68 @@ mod tests {
             fs::create_dir(dir.path().join(name)).unwrap();
             fs::write(dir.path().join(name).join("forwarding"), format!("{value}\n")).unwrap();
         }
-        // A place that is mounted, as on a machine that knows namespaces already.
-        let machine =
-            Machine { record: dir.path().join("record"), settings: dir.path().to_owned(), place: "/proc".into() };
+        let machine = Machine::of_test(dir.path());
         (dir, machine)
     }
 
+    /// What is guarded then, as `uplink: nodes`.
     fn open(machine: &Machine, node: &str, link: &str) -> Vec<String> {
         let mut seen = Vec::new();
-        let guard = |guarded: &[String]| {
-            seen.extend_from_slice(guarded);
+        let guard = |guarded: &Guarded| {
+            seen = told(guarded);
             Ok(())
         };
         machine.open(node, &[link.to_owned()], guard).unwrap();
         seen
     }
 
+    fn close(machine: &Machine, node: &str) -> Vec<String> {
+        let mut seen = Vec::new();
+        let guard = |guarded: &Guarded| {
+            seen = told(guarded);
+            Ok(())
+        };
+        machine.close(node, guard).unwrap();
+        seen
+    }
+
+    fn told(guarded: &Guarded) -> Vec<String> {
+        guarded.iter().map(|(link, nodes)| format!("{link}: {}", Vec::from_iter(nodes.clone()).join(" "))).collect()
+    }
+
+    fn now(machine: &Machine, link: &str) -> String {
+        fs::read_to_string(machine.setting(link)).unwrap()
+    }
+
     #[test]
     fn it_is_as_before_when_the_last_of_two_nodes_has_gone() {
         let (_dir, machine) = machine(&[("eth0", "0")]);
-        assert_eq!(open(&machine, "a", "eth0"), ["eth0"]);
-        assert_eq!(open(&machine, "b", "eth0"), ["eth0"]);
+        assert_eq!(open(&machine, "a", "eth0"), ["eth0: a"]);
+        assert_eq!(open(&machine, "b", "eth0"), ["eth0: a b"]);
         // A daemon that comes back after a crash changes nothing.
-        assert_eq!(open(&machine, "a", "eth0"), ["eth0"]);
-        let now = || fs::read_to_string(machine.setting("eth0")).unwrap();
-        machine.close("a").unwrap();
-        assert_eq!(now(), "1");
-        machine.close("b").unwrap();
-        machine.close("b").unwrap();
-        assert_eq!(now(), "0");
+        assert_eq!(open(&machine, "a", "eth0"), ["eth0: a b"]);
+        assert_eq!(close(&machine, "a"), ["eth0: b"]);
+        assert_eq!(now(&machine, "eth0"), "1");
+        assert!(close(&machine, "b").is_empty());
+        close(&machine, "b");
+        assert_eq!(now(&machine, "eth0"), "0");
         assert!(!machine.record.exists());
+    }
+
+    #[test]
+    fn a_node_with_another_uplink_gives_the_first_one_back() {
+        let (_dir, machine) = machine(&[("eth0", "0"), ("eth1", "0")]);
+        open(&machine, "a", "eth0");
+        assert_eq!(open(&machine, "a", "eth1"), ["eth1: a"]);
+        assert_eq!((now(&machine, "eth0"), now(&machine, "eth1")), ("0".to_owned(), "1".to_owned()));
     }
 
     #[test]
     fn a_machine_that_forwards_by_itself_is_not_guarded_and_goes_on() {
         let (_dir, machine) = machine(&[("eth0", "1")]);
         assert!(open(&machine, "a", "eth0").is_empty());
-        machine.close("a").unwrap();
-        assert_eq!(fs::read_to_string(machine.setting("eth0")).unwrap(), "1");
+        close(&machine, "a");
+        assert_eq!(now(&machine, "eth0"), "1");
     }
 
     #[test]
@@ -230,5 +297,14 @@ mod tests {
         let (_dir, machine) = machine(&[]);
         let error = machine.open("a", &["eth9".to_owned()], |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("eth9"), "{error}");
+    }
+
+    #[test]
+    fn a_record_whose_writer_was_killed_before_it_cut_off_the_old_end_is_read() {
+        let (_dir, machine) = machine(&[("eth0", "0")]);
+        open(&machine, "a", "eth0");
+        let whole = fs::read_to_string(&machine.record).unwrap();
+        fs::write(&machine.record, format!("{whole}\"}}}}")).unwrap();
+        assert_eq!(open(&machine, "b", "eth0"), ["eth0: a b"]);
     }
 }

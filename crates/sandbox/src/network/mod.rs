@@ -12,15 +12,23 @@
 //! namespace. Rules stand twice: in the namespace, and on the host in a table of
 //! our own. Either alone keeps a guest from the host, from other guests and from
 //! every address that is not the public internet's.
+//!
+//! What a guest sends costs the host: memory for each connection, time for each
+//! packet. Each guest has a share of both ([`Config`]); what is over it is dropped in
+//! the guest's namespace, before it becomes the host's, and counted ([`Limited`]).
 
+mod claim;
 mod config;
 mod dial;
 mod guest;
 mod host;
 mod machine;
+mod netlink;
 mod rules;
 
+pub(crate) use claim::Claim;
 pub use config::{Config, ConfigError, Egress, Name, Range};
 pub(crate) use dial::Dialer;
+pub use guest::Limited;
 pub(crate) use guest::{Namespace, Tap};
 pub(crate) use host::Host;

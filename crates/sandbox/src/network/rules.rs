@@ -6,6 +6,10 @@ use std::net::Ipv4Addr;
 use wire::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS};
 
 use super::Config;
+use super::machine::Guarded;
+
+/// The table of all nodes. No node can be called so.
+const UPLINKS: &str = "node_uplinks";
 
 /// Every IPv4 block that is not the public internet: the special-purpose registry
 /// (RFC 6890 and its updates), multicast and the reserved rest; and the one public
@@ -31,17 +35,25 @@ pub(super) const CLOSED: [&str; 18] = [
     "224.0.0.0/3",
 ];
 
+/// What the table in a guest's namespace is called.
+pub(super) const TABLE: &str = "palatine";
+/// What was dropped because of `packets_per_second`, `connections_per_second` and
+/// `connections`.
+pub(super) const COUNTERS: [&str; 3] = ["over_packets", "over_rate", "over_connections"];
+
 /// The table in a guest's namespace.
 pub(super) fn guest(config: &Config) -> String {
     let closed = closed_set();
     let resolvers = resolvers(config, "tap0");
+    let limits = Limits::of(config);
     let smtp = if config.smtp { "" } else { "    iifname \"tap0\" tcp dport 25 drop\n" };
     format!(
-        "table inet palatine {{
-{closed}  chain arrive {{
+        "table inet {TABLE} {{
+{counters}{closed}  chain arrive {{
     type filter hook prerouting priority raw; policy accept
     iifname \"lo\" accept
     meta nfproto ipv6 drop
+    iifname \"tap0\" {packets}
     iifname \"tap0\" ip saddr != {GUEST_ADDRESS} drop
     iifname \"tap0\" ip daddr {GATEWAY_ADDRESS} accept
 {resolvers}    iifname \"tap0\" ip daddr @closed drop
@@ -53,7 +65,9 @@ pub(super) fn guest(config: &Config) -> String {
   }}
   chain forward {{
     type filter hook forward priority filter; policy drop
-{smtp}    iifname \"tap0\" oifname \"up0\" accept
+{smtp}    iifname \"tap0\" oifname \"up0\" ct status & confirmed == 0 {rate}
+    iifname \"tap0\" oifname \"up0\" ct status & confirmed == 0 {connections}
+    iifname \"tap0\" oifname \"up0\" accept
     iifname \"up0\" oifname \"tap0\" ct state established,related accept
   }}
   chain output {{
@@ -68,21 +82,42 @@ pub(super) fn guest(config: &Config) -> String {
     oifname \"up0\" masquerade
   }}
 }}
-"
+",
+        counters = limits.counters,
+        packets = limits.packets,
+        rate = limits.rate,
+        connections = limits.connections,
     )
 }
 
+/// A guest's share of the host. A packet whose connection is not confirmed is the one
+/// that would have it remembered: what is dropped here takes no place in any table.
+struct Limits {
+    counters: String,
+    packets: String,
+    rate: String,
+    connections: String,
+}
+
+impl Limits {
+    fn of(config: &Config) -> Self {
+        let (packets, rate, most) = (config.packets_per_second, config.connections_per_second, config.connections);
+        let burst = rate.saturating_mul(2);
+        let counter = |name: &str| format!("counter name \"{name}\" drop");
+        Self {
+            counters: COUNTERS.iter().map(|name| format!("  counter {name} {{\n  }}\n")).collect(),
+            packets: format!("limit rate over {packets}/second burst {packets} packets {}", counter(COUNTERS[0])),
+            rate: format!("limit rate over {rate}/second burst {burst} packets {}", counter(COUNTERS[1])),
+            connections: format!("ct count over {most} {}", counter(COUNTERS[2])),
+        }
+    }
+}
+
 /// The table on the host; replaces the one of before in one transaction.
-/// `guarded` are the uplinks for which forwarding is on only because of us.
-pub(super) fn host(config: &Config, guarded: &[String]) -> String {
+pub(super) fn host(config: &Config) -> String {
     let (name, range, closed) = (&config.name, config.range, closed_set());
     let ours = format!("\"{name}-*\"");
     let resolvers = resolvers(config, &format!("{name}-*"));
-    let mut strangers = String::new();
-    for uplink in guarded {
-        // Forwarding for us makes the machine no router for others.
-        let _ = writeln!(strangers, "    iifname \"{uplink}\" drop");
-    }
     format!(
         "table inet {name} {{
 }}
@@ -106,7 +141,7 @@ table inet {name} {{
     iifname {ours} accept
     oifname {ours} ct state established,related accept
     oifname {ours} drop
-{strangers}  }}
+  }}
   chain output {{
     type filter hook output priority -10; policy accept
     oifname {ours} ct state related accept
@@ -125,6 +160,27 @@ table inet {name} {{
 pub(super) fn no_host(config: &Config) -> String {
     let name = &config.name;
     format!("table inet {name} {{\n}}\ndelete table inet {name}\n")
+}
+
+/// The table that all nodes of a machine share: what forwards only because of them is
+/// no router for others. Absent where there is nothing to guard.
+pub(super) fn uplinks(guarded: &Guarded) -> String {
+    let mut table = format!("table inet {UPLINKS} {{\n}}\ndelete table inet {UPLINKS}\n");
+    if guarded.is_empty() {
+        return table;
+    }
+    let _ = write!(
+        table,
+        "table inet {UPLINKS} {{\n  chain forward {{\n    type filter hook forward priority -9; policy accept\n"
+    );
+    for (uplink, nodes) in guarded {
+        for node in nodes {
+            let _ = writeln!(table, "    iifname \"{uplink}\" oifname \"{node}-*\" accept");
+        }
+        let _ = writeln!(table, "    iifname \"{uplink}\" drop");
+    }
+    table.push_str("  }\n}\n");
+    table
 }
 
 fn closed_set() -> String {
@@ -186,9 +242,27 @@ mod tests {
     }
 
     #[test]
-    fn only_uplinks_we_opened_are_guarded() {
-        let rules = host(&Config::default(), &["eth7".to_owned()]);
-        assert!(rules.contains("iifname \"eth7\" drop"));
-        assert!(!host(&Config::default(), &[]).contains("eth"));
+    fn fault_1_7_a_new_connection_meets_both_limits_before_it_is_let_through() {
+        let rules =
+            guest(&Config { connections: 7, connections_per_second: 5, packets_per_second: 9, ..Config::default() });
+        let order = [
+            "limit rate over 9/second burst 9 packets counter name \"over_packets\" drop",
+            "ip daddr 10.200.0.1 accept",
+            "limit rate over 5/second burst 10 packets counter name \"over_rate\" drop",
+            "ct count over 7 counter name \"over_connections\" drop",
+            "oifname \"up0\" accept",
+        ];
+        let found: Vec<usize> = order.iter().map(|rule| rules.find(rule).unwrap_or_else(|| panic!("{rule}"))).collect();
+        assert!(found.is_sorted(), "{rules}");
+    }
+
+    #[test]
+    fn fault_1_3_what_comes_back_to_any_nodes_guests_passes_and_nothing_else() {
+        let guarded = Guarded::from([("eth7".to_owned(), ["a".to_owned(), "b".to_owned()].into())]);
+        let rules = uplinks(&guarded);
+        let order = ["oifname \"a-*\" accept", "oifname \"b-*\" accept", "iifname \"eth7\" drop"];
+        let found: Vec<usize> = order.iter().map(|rule| rules.find(rule).unwrap()).collect();
+        assert!(found.is_sorted(), "{rules}");
+        assert!(!uplinks(&Guarded::new()).contains("chain"));
     }
 }

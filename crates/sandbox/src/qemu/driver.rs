@@ -19,7 +19,7 @@ use super::qmp::Qmp;
 use super::work::{Inner, QUIT_DEADLINE, refused};
 use crate::cgroup::Cgroups;
 use crate::error::Step;
-use crate::network::{Dialer, Host, Namespace};
+use crate::network::{Claim, Dialer, Host};
 use crate::runtime::{About, Facts, Fate, Guest, Link, Runtime, Seat, Spec, Stats};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, files, process};
 
@@ -41,10 +41,11 @@ impl Qemu {
         check_socket_path(&settings.state).step("check the driver's folder")?;
         let program = find_program().step("find QEMU")?;
         let cgroups = Cgroups::detect(settings.network.name.as_str()).step("find the cgroups")?;
+        let claim = claim(&settings, &cgroups).await.step("claim the node's name and range")?;
         let (verdict, groups) = choose(&settings, &program, &cgroups).await.step("choose the accelerator")?;
         let host = Host::new(settings.network.clone());
         let dialer = Dialer::start().step("start the dialer")?;
-        let inner = Inner { settings, program, verdict, groups, cgroups, host, dialer };
+        let inner = Inner { settings, program, verdict, groups, cgroups, claim, host, dialer };
         let driver = Self(Arc::new(inner));
         driver.blocking(Inner::prepare).await?;
         Ok(driver)
@@ -132,7 +133,7 @@ impl Runtime for Qemu {
 
     async fn connect(&self, id: AgentId, port: u16) -> Result<Box<dyn Link>, RuntimeError> {
         let seat = Seat { id, slot: 0 };
-        let path = Namespace::new(&self.0.settings.network, seat).path();
+        let path = self.0.namespace(seat).path();
         match self.0.dialer.connect(path, port).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -148,7 +149,10 @@ impl Runtime for Qemu {
         let Some(pid) = pids.first() else { return Err(refused(Operation::Stats, id, Refusal::NotRunning)) };
         let (cpu_us, memory_bytes) = self.0.cgroups.usage(&name).during(Operation::Stats, id, "read its cgroup")?;
         let resident_bytes = process::resident_bytes(*pid).during(Operation::Stats, id, "read its memory")?;
-        Ok(Stats { cpu_us, memory_bytes, resident_bytes })
+        let seat = Seat { id, slot: 0 };
+        let limited = self.blocking(move |inner| inner.namespace(seat).limited()).await;
+        let limited = limited.during(Operation::Stats, id, "read what its network has dropped")?;
+        Ok(Stats { cpu_us, memory_bytes, resident_bytes, limited })
     }
 
     async fn stop(&self, seat: Seat, fate: Fate) -> Result<(), RuntimeError> {
@@ -162,10 +166,20 @@ impl Runtime for Qemu {
     async fn close(&self) -> Result<(), DriverError> {
         self.blocking(|inner| {
             let running = inner.cgroups.ids().step("list the guests")?;
-            if running.is_empty() { inner.host.close().step("close the host's network") } else { Ok(()) }
+            if !running.is_empty() {
+                return Ok(());
+            }
+            inner.host.close().step("close the host's network")?;
+            inner.claim.forget().step("give the node's name back")
         })
         .await
     }
+}
+
+async fn claim(settings: &Settings, cgroups: &Cgroups) -> Result<Claim, Failure> {
+    let (network, state, cgroups) = (settings.network.clone(), settings.state.clone(), cgroups.clone());
+    let taken = spawn_blocking(move || Claim::take(&network, &state, |name| cgroups.running(name)));
+    taken.await.map_err(io::Error::other)?
 }
 
 fn find_program() -> Result<PathBuf, Failure> {

@@ -16,7 +16,7 @@ use super::plan::{Hardware, Plan, guest_dir};
 use super::probe::Verdict;
 use crate::cgroup::Cgroups;
 use crate::error::Step;
-use crate::network::{Dialer, Host, Namespace};
+use crate::network::{Claim, Dialer, Host, Namespace};
 use crate::runtime::{Fate, Seat, Spec};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, disk, files};
 
@@ -32,6 +32,7 @@ pub(super) struct Inner {
     pub(super) verdict: Verdict,
     pub(super) groups: Vec<u32>,
     pub(super) cgroups: Cgroups,
+    pub(super) claim: Claim,
     pub(super) host: Host,
     pub(super) dialer: Dialer,
 }
@@ -39,6 +40,10 @@ pub(super) struct Inner {
 impl Inner {
     pub(super) fn guest_dir(&self, id: AgentId) -> PathBuf {
         guest_dir(&self.settings.state, &id.to_string())
+    }
+
+    pub(super) fn namespace(&self, seat: Seat) -> Namespace<'_> {
+        Namespace::new(&self.settings.network, self.claim.mark(), seat)
     }
 
     fn templates(&self) -> PathBuf {
@@ -50,23 +55,42 @@ impl Inner {
         for mib in BTreeSet::from([layer_mib, data_mib]) {
             disk::template(&self.templates(), mib).step("make the empty disks")?;
         }
+        if self.claim.inherited {
+            self.clear_inherited().step("clear away what the name's last node has left")?;
+        }
         self.host.open().step("open the host's network")
     }
 
+    /// The name was another node's, and nothing runs under it any more.
+    fn clear_inherited(&self) -> Result<(), Failure> {
+        for id in self.host.namespaces()? {
+            self.host.remove_namespace(&id)?;
+        }
+        for slot in self.host.links()? {
+            // Goes with its namespace, though not at once.
+            if let Err(error) = self.host.remove_link(&slot) {
+                tracing::debug!(%error, slot, "a link of the name's last node is gone already");
+            }
+        }
+        for id in self.cgroups.ids()? {
+            self.cgroups.remove(&id)?;
+        }
+        Ok(())
+    }
+
     pub(super) fn sweep(&self, known: &BTreeMap<AgentId, u16>) -> Result<usize, DriverError> {
-        let mut found: BTreeSet<String> = BTreeSet::new();
-        found.extend(files::names(&self.settings.state.join("guests")).step("list the guests' folders")?);
-        found.extend(self.host.namespaces().step("list the guests' namespaces")?);
-        found.extend(self.cgroups.ids().step("list the guests' cgroups")?);
+        // The folder is a sandbox's mark: it is made first and removed last, so what has
+        // none here is not this node's.
+        let found = files::names(&self.settings.state.join("guests")).step("list the guests' folders")?;
         let unknown: Vec<AgentId> =
             found.iter().filter_map(|name| name.parse().ok()).filter(|id| !known.contains_key(id)).collect();
         for id in &unknown {
             self.remove(*id, None, Fate::Wipe).step("remove a sandbox that nobody knows")?;
         }
         let seated: BTreeSet<u16> = known.values().copied().collect();
-        for slot in self.host.slots().step("list the guests' links")? {
+        for slot in self.host.slots(self.claim.mark()).step("list the guests' links")? {
             if !seated.contains(&slot) {
-                self.host.remove_link(slot).step("remove a link that nobody knows")?;
+                self.host.remove_link(&slot.to_string()).step("remove a link that nobody knows")?;
             }
         }
         remove_probe(&self.settings, &self.cgroups).step("remove the probe guest")?;
@@ -112,8 +136,9 @@ impl Inner {
         let id = spec.seat.id;
         let during =
             |step| move |error: Failure| RuntimeError::Failed { operation: Operation::Create, id, step, source: error };
-        let namespace = Namespace::new(&self.settings.network, spec.seat);
+        let namespace = self.namespace(spec.seat);
         let dir = self.guest_dir(id);
+        files::private_dir(&dir).map_err(|error| during("make its folder")(error.into()))?;
         let (disks, tap) = std::thread::scope(|scope| {
             let tap = scope.spawn(|| namespace.up());
             (self.disks(&dir, spec), tap.join())
@@ -142,7 +167,6 @@ impl Inner {
     }
 
     fn disks(&self, dir: &Path, spec: &Spec) -> Result<Vec<(&'static str, bool, OwnedFd)>, Failure> {
-        files::private_dir(dir)?;
         let mut disks = vec![("base", true, File::open(&spec.base)?.into())];
         for (serial, mib) in [("layer", self.settings.layer_mib), ("data", self.settings.data_mib)] {
             let path = dir.join(format!("{serial}.ext4"));
@@ -164,7 +188,7 @@ impl Inner {
         self.cgroups.kill(&name)?;
         // Without a slot the link goes with the namespace that holds its other end.
         let seat = Seat { id, slot: slot.unwrap_or(u16::MAX) };
-        Namespace::new(&self.settings.network, seat).down()?;
+        self.namespace(seat).down()?;
         self.cgroups.remove(&name)?;
         let dir = self.guest_dir(id);
         match fate {

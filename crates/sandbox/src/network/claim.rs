@@ -1,0 +1,240 @@
+//! The right of a node to its name and its range, on this machine, alone.
+//!
+//! What a node makes outside of its state folder is called after its name, so two
+//! nodes of one name would take each other's guests for leftovers. A name is free
+//! when no daemon holds its lock and nothing runs under it: guests outlive their
+//! daemon, and with them lives its claim.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::machine::{self, Machine, Record};
+use super::{Config, Range};
+use crate::{Failure, files};
+
+/// A daemon that was killed in the middle of starting a program leaves a copy of its
+/// locks in the half of the fork that has not yet become the program.
+const PATIENCE: Duration = Duration::from_secs(3);
+const PAUSE: Duration = Duration::from_millis(20);
+/// What a node is recognised by, in its state folder.
+const MARK: &str = "node.mark";
+
+/// A node, as others on its machine know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Node {
+    mark: String,
+    state: PathBuf,
+    range: Range,
+}
+
+/// A name and a range that are held until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    #[expect(dead_code, reason = "holding it open holds the lock")]
+    lock: File,
+    path: PathBuf,
+    mark: String,
+    /// The name was another node's, of which nothing runs any more.
+    pub(crate) inherited: bool,
+}
+
+impl Claim {
+    /// Claims what the section says for the node with this state folder. `running`
+    /// tells how many processes run under a name.
+    pub(crate) fn take(
+        config: &Config,
+        state: &Path,
+        running: impl Fn(&str) -> io::Result<usize>,
+    ) -> Result<Self, Failure> {
+        let node = Node { mark: mark(state)?, state: state.to_owned(), range: config.range };
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match Machine::this().claim(config.name.as_str(), &node, &running)? {
+                Ok(claim) => return Ok(claim),
+                Err(_) if Instant::now() < until => thread::sleep(PAUSE),
+                Err(taken) => return Err(Failure::Taken(taken)),
+            }
+        }
+    }
+
+    /// What is this node's bears this.
+    pub(crate) fn mark(&self) -> &str {
+        &self.mark
+    }
+
+    /// Leaves no file behind. The lock holds until the claim is dropped.
+    pub(crate) fn forget(&self) -> io::Result<()> {
+        files::remove(&self.path)
+    }
+}
+
+impl Machine {
+    /// The inner error is a sentence that says who has it.
+    fn claim(
+        &self,
+        name: &str,
+        node: &Node,
+        running: &impl Fn(&str) -> io::Result<usize>,
+    ) -> Result<Result<Claim, String>, Failure> {
+        let mut file = self.lock()?;
+        let mut record = machine::read(&mut file)?;
+        if let Some(taken) = self.overlap(&record, name, node, running)? {
+            return Ok(Err(taken));
+        }
+        let before = record.nodes.get(name);
+        let path = self.claim_path(name);
+        let lock = machine::open_named(&path)?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) if !machine::same(&lock, &path)? => return Ok(Err(format!("{} is being removed", path.display()))),
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Err(taken(name, before))),
+            Err(error) => return Err(error.into()),
+        }
+        let inherited = before.is_some_and(|before| before.mark != node.mark);
+        if inherited && running(name)? > 0 {
+            return Ok(Err(taken(name, before)));
+        }
+        record.nodes.insert(name.to_owned(), node.clone());
+        machine::write(&mut file, &record)?;
+        Ok(Ok(Claim { lock, path, mark: node.mark.clone(), inherited }))
+    }
+
+    fn overlap(
+        &self,
+        record: &Record,
+        name: &str,
+        node: &Node,
+        running: &impl Fn(&str) -> io::Result<usize>,
+    ) -> Result<Option<String>, Failure> {
+        for (other, their) in record.nodes.iter().filter(|(other, _)| *other != name) {
+            if their.range.overlaps(node.range) && (self.is_held(other)? || running(other)? > 0) {
+                return Ok(Some(format!(
+                    "network.range: {} meets {}, the range of the node {other} with its state in {}; \
+                     give this node another range",
+                    node.range,
+                    their.range,
+                    their.state.display()
+                )));
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_held(&self, name: &str) -> io::Result<bool> {
+        let lock = match File::open(self.claim_path(name)) {
+            Ok(lock) => lock,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn taken(name: &str, holder: Option<&Node>) -> String {
+    let whose = holder.map_or_else(
+        || "another node".to_owned(),
+        |node| format!("the node with its state in {}", node.state.display()),
+    );
+    format!(
+        "network.name: {name} is in use on this machine by {whose}, which runs or has left guests running; \
+         give this node another name and another range"
+    )
+}
+
+/// The node's mark, made on first use.
+fn mark(state: &Path) -> io::Result<String> {
+    let path = state.join(MARK);
+    match fs::read_to_string(&path) {
+        Ok(mark) if !mark.trim().is_empty() => return Ok(mark.trim().to_owned()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(_) | Err(_) => {}
+    }
+    let mark = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+    let half = path.with_extension("half");
+    let mut file = File::create(&half)?;
+    file.write_all(mark.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&half, &path)?;
+    File::open(state)?.sync_all()?;
+    Ok(mark.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place {
+        dir: tempfile::TempDir,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap() }
+        }
+
+        fn node(&self, state: &str, range: &str) -> Node {
+            let state = self.dir.path().join(state);
+            fs::create_dir_all(&state).unwrap();
+            Node { mark: mark(&state).unwrap(), state, range: range.parse().unwrap() }
+        }
+
+        fn claim(&self, name: &str, node: &Node, running: usize) -> Result<Claim, String> {
+            Machine::of_test(self.dir.path()).claim(name, node, &|_: &str| Ok(running)).unwrap()
+        }
+    }
+
+    #[test]
+    fn fault_1_3_a_name_belongs_to_one_daemon_at_a_time() {
+        let place = Place::new();
+        let (one, two) = (place.node("one", "10.1.0.0/16"), place.node("two", "10.2.0.0/16"));
+        let held = place.claim("a", &one, 0).unwrap();
+        let refused = place.claim("a", &two, 0).unwrap_err();
+        assert!(refused.starts_with("network.name: a is in use") && refused.contains("/one,"), "{refused}");
+        place.claim("b", &two, 0).unwrap();
+        drop(held);
+        assert!(place.claim("a", &two, 0).unwrap().inherited);
+    }
+
+    #[test]
+    fn fault_1_3_guests_keep_the_name_of_a_daemon_that_died() {
+        let place = Place::new();
+        let (one, two) = (place.node("one", "10.1.0.0/16"), place.node("two", "10.2.0.0/16"));
+        drop(place.claim("a", &one, 1).unwrap());
+        assert!(place.claim("a", &two, 1).unwrap_err().contains("left guests running"));
+        // Its own daemon comes back, also with its folder under another path.
+        let moved = Node { state: "/elsewhere".into(), ..one };
+        assert!(!place.claim("a", &moved, 1).unwrap().inherited);
+    }
+
+    #[test]
+    fn fault_1_3_ranges_of_two_nodes_that_live_never_meet() {
+        let place = Place::new();
+        let (one, two) = (place.node("one", "10.1.0.0/16"), place.node("two", "10.1.7.0/24"));
+        let held = place.claim("a", &one, 0).unwrap();
+        let refused = place.claim("b", &two, 0).unwrap_err();
+        assert!(refused.starts_with("network.range: 10.1.7.0/24 meets 10.1.0.0/16"), "{refused}");
+        drop(held);
+        assert!(place.claim("b", &two, 1).is_err(), "its guests still use it");
+        place.claim("b", &two, 0).unwrap();
+    }
+
+    #[test]
+    fn a_claim_that_was_forgotten_leaves_nothing_and_still_holds() {
+        let place = Place::new();
+        let one = place.node("one", "10.1.0.0/16");
+        let held = place.claim("a", &one, 0).unwrap();
+        held.forget().unwrap();
+        assert!(!held.path.exists());
+        assert_eq!(held.mark(), one.mark);
+    }
+}
