@@ -54,6 +54,10 @@ pub struct Config {
     pub layer_mib: u64,
     /// Size of each agent's `/data`, likewise. Default 4096.
     pub data_mib: u64,
+    /// MiB per second that each of an agent's cores may read from the disk of `state`,
+    /// and as many that it may write; 0: as many as the disk gives. Larger tiers have
+    /// larger shares of a busy disk in any case. Default 0.
+    pub disk_mib_per_second: u64,
     /// Disk space under `state` that must stay free, in MiB: below it nothing is
     /// created. Default 1024.
     pub disk_free_mib: u64,
@@ -112,6 +116,7 @@ impl Default for Config {
             memory_percent: 100,
             layer_mib: 4_096,
             data_mib: 4_096,
+            disk_mib_per_second: 0,
             disk_free_mib: 1_024,
             first_uid: 1_879_048_192,
             boot_deadline_ms: 60_000,

@@ -139,6 +139,7 @@ fn settings(sections: &Sections, kernel: Kernel) -> Settings {
         first_uid: node.first_uid,
         layer_mib: node.layer_mib,
         data_mib: node.data_mib,
+        disk_mib_per_second: node.disk_mib_per_second,
         least_free_mib: node.disk_free_mib,
         network: sections.network.clone(),
     }

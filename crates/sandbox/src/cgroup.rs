@@ -8,6 +8,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,10 @@ use crate::{Failure, files};
 const ROOT: &str = "/sys/fs/cgroup";
 /// The period over which processor time is counted.
 const PERIOD_US: u64 = 100_000;
+/// A sandbox's weight at the disk, for each core; 100 is what a group has by itself.
+const WEIGHT_PER_CORE: u64 = 100;
+/// The largest that every kernel takes.
+const MAX_WEIGHT: u64 = 1_000;
 /// Threads of a VMM beside its processors: main loop, block workers, RCU.
 const SPARE_THREADS: u32 = 128;
 /// How long a killed group may take to be empty.
@@ -33,6 +38,42 @@ const CREATE_TRIES: usize = 5;
 pub(crate) struct Limits {
     pub(crate) cores: u32,
     pub(crate) memory_mib: u64,
+    /// Of the disk, if it is limited.
+    pub(crate) disk: Option<DiskRate>,
+}
+
+/// How fast a sandbox may read, and write, a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DiskRate {
+    pub(crate) device: Device,
+    pub(crate) bytes_per_second: u64,
+}
+
+/// A disk, by its numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    major: u32,
+    minor: u32,
+}
+
+impl Device {
+    /// The disk on which this folder lies; of a part of one, the whole.
+    pub(crate) fn of(folder: &Path) -> Result<Self, Failure> {
+        let number = fs::metadata(folder)?.dev();
+        let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
+        let block = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).map_err(|_| {
+            Failure::Missing(format!(
+                "node.disk_mib_per_second: {} lies on no block device of this machine, whose use could be limited",
+                folder.display()
+            ))
+        })?;
+        let whole = if block.join("partition").exists() { block.join("../dev") } else { block.join("dev") };
+        let text = fs::read_to_string(whole)?;
+        let parsed =
+            text.trim().split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        let (major, minor) = parsed.ok_or_else(|| Failure::Missing(format!("{text:?} is not a disk's number")))?;
+        Ok(Self { major, minor })
+    }
 }
 
 /// The hierarchies of this host in which our groups stand.
@@ -45,7 +86,7 @@ pub(crate) struct Cgroups {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Layout {
     /// One folder for each mounted hierarchy, by the controller we want from it.
-    V1 { memory: PathBuf, cpu: PathBuf, cpuacct: PathBuf, pids: PathBuf },
+    V1 { memory: PathBuf, cpu: PathBuf, cpuacct: PathBuf, pids: PathBuf, blkio: Option<PathBuf> },
     /// The one hierarchy.
     V2(PathBuf),
 }
@@ -95,8 +136,13 @@ impl Cgroups {
         match self.layout {
             Layout::V1 { .. } => Ok(()),
             Layout::V2(_) => {
-                write(&root.join("cgroup.subtree_control"), "+memory +cpu +pids")?;
-                write(&root.join(&self.parent).join("cgroup.subtree_control"), "+memory +cpu +pids")
+                let parent = root.join(&self.parent);
+                for group in [root, &parent] {
+                    write(&group.join("cgroup.subtree_control"), "+memory +cpu +pids")?;
+                    // Without it a limit of the disk is refused when it is set.
+                    let _ = write(&group.join("cgroup.subtree_control"), "+io");
+                }
+                Ok(())
             }
         }
     }
@@ -105,9 +151,11 @@ impl Cgroups {
         let bytes = (limits.memory_mib * 1024 * 1024).to_string();
         let quota = u64::from(limits.cores) * PERIOD_US;
         let threads = (limits.cores + SPARE_THREADS).to_string();
+        // A larger tier has a larger share of a busy disk.
+        let weight = u64::from(limits.cores).saturating_mul(WEIGHT_PER_CORE).clamp(1, MAX_WEIGHT).to_string();
         let at = |dir: &PathBuf, file: &str| dir.join(&self.parent).join(id).join(file);
         match &self.layout {
-            Layout::V1 { memory, cpu, pids, .. } => {
+            Layout::V1 { memory, cpu, pids, blkio, .. } => {
                 let mut settings = vec![
                     (at(memory, "memory.limit_in_bytes"), bytes.clone()),
                     (at(cpu, "cpu.cfs_period_us"), PERIOD_US.to_string()),
@@ -118,6 +166,14 @@ impl Cgroups {
                 let swap = at(memory, "memory.memsw.limit_in_bytes");
                 if swap.exists() {
                     settings.push((swap, bytes));
+                }
+                if let Some(blkio) = blkio {
+                    settings.extend(existing(at(blkio, "blkio.bfq.weight"), weight));
+                    if let Some(DiskRate { device: Device { major, minor }, bytes_per_second }) = limits.disk {
+                        let rate = format!("{major}:{minor} {bytes_per_second}");
+                        settings.push((at(blkio, "blkio.throttle.read_bps_device"), rate.clone()));
+                        settings.push((at(blkio, "blkio.throttle.write_bps_device"), rate));
+                    }
                 }
                 settings
             }
@@ -130,6 +186,10 @@ impl Cgroups {
                 let swap = at(root, "memory.swap.max");
                 if swap.exists() {
                     settings.push((swap, "0".to_owned()));
+                }
+                settings.extend(existing(at(root, "io.weight"), weight));
+                if let Some(DiskRate { device: Device { major, minor }, bytes_per_second: rate }) = limits.disk {
+                    settings.push((at(root, "io.max"), format!("{major}:{minor} rbps={rate} wbps={rate}")));
                 }
                 settings
             }
@@ -223,8 +283,9 @@ impl Layout {
     fn roots(&self) -> Vec<&PathBuf> {
         match self {
             Self::V2(root) => vec![root],
-            Self::V1 { memory, cpu, cpuacct, pids } => {
+            Self::V1 { memory, cpu, cpuacct, pids, blkio } => {
                 let mut roots = vec![memory, cpu, cpuacct, pids];
+                roots.extend(blkio);
                 roots.sort();
                 roots.dedup();
                 roots
@@ -234,7 +295,7 @@ impl Layout {
 }
 
 fn v1(mounts: &str) -> Result<Layout, Failure> {
-    let find = |controller: &str| {
+    let mounted = |controller: &str| {
         mounts
             .lines()
             .filter_map(|line| {
@@ -243,13 +304,26 @@ fn v1(mounts: &str) -> Result<Layout, Failure> {
                 (kind == "cgroup" && options.split(',').any(|option| option == controller)).then(|| path.into())
             })
             .next()
-            .ok_or_else(|| {
-                Failure::Missing(format!(
-                    "no cgroup hierarchy has the controller {controller}; guests could not be limited"
-                ))
-            })
     };
-    Ok(Layout::V1 { memory: find("memory")?, cpu: find("cpu")?, cpuacct: find("cpuacct")?, pids: find("pids")? })
+    let find = |controller: &str| {
+        mounted(controller).ok_or_else(|| {
+            Failure::Missing(format!(
+                "no cgroup hierarchy has the controller {controller}; guests could not be limited"
+            ))
+        })
+    };
+    Ok(Layout::V1 {
+        memory: find("memory")?,
+        cpu: find("cpu")?,
+        cpuacct: find("cpuacct")?,
+        pids: find("pids")?,
+        blkio: mounted("blkio"),
+    })
+}
+
+/// A setting that not every kernel has.
+fn existing(file: PathBuf, value: String) -> Option<(PathBuf, String)> {
+    file.exists().then_some((file, value))
 }
 
 fn remove_group(dir: &Path) -> io::Result<()> {
@@ -294,8 +368,10 @@ mod tests {
     #[test]
     fn version_2_is_limited_with_its_own_names() {
         let groups = Cgroups { layout: Layout::V2("/c".into()), parent: "p".into() };
-        let settings = groups.settings("x", Limits { cores: 2, memory_mib: 1 });
+        let disk = Some(DiskRate { device: Device { major: 8, minor: 16 }, bytes_per_second: 5 });
+        let settings = groups.settings("x", Limits { cores: 2, memory_mib: 1, disk });
         assert!(settings.contains(&("/c/p/x/memory.max".into(), "1048576".into())));
         assert!(settings.contains(&("/c/p/x/cpu.max".into(), "200000 100000".into())));
+        assert!(settings.contains(&("/c/p/x/io.max".into(), "8:16 rbps=5 wbps=5".into())));
     }
 }

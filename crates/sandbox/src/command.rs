@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,26 @@ pub(crate) fn run(program: &'static str, arguments: &[&str], input: &str) -> Res
     if status.success() { Ok(()) } else { Err(Failure::Command { program, said: said(child) }) }
 }
 
-fn missing(program: &'static str, error: &std::io::Error) -> Failure {
+/// Runs a program that only looks, with no environment but this, and gives what it
+/// says: at most what fits into a pipe.
+pub(crate) fn read(program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<String, Failure> {
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(environment.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().map_err(|error| missing(&program.to_string_lossy(), &error))?;
+    wait(&mut child)?;
+    let mut bytes = Vec::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout.read_to_end(&mut bytes)?;
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        return Err(Failure::Missing(format!("{} {} ended with {status}", program.display(), arguments.join(" "))));
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn missing(program: &str, error: &std::io::Error) -> Failure {
     Failure::Missing(format!("the program {program} cannot be run ({error}); is its package installed?"))
 }
 

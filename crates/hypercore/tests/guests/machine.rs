@@ -43,7 +43,7 @@ pub(crate) fn sweep(name: &str) {
     }
     let script = format!("table inet {name} {{\n}}\ndelete table inet {name}\n");
     let _ = Command::new("sh").args(["-c", &format!("printf '{script}' | nft -f -")]).status();
-    for group in ["memory", "cpu", "cpuacct", "pids", "."] {
+    for group in ["memory", "cpu", "cpuacct", "pids", "blkio", "."] {
         let parent = Path::new("/sys/fs/cgroup").join(group).join(name);
         for child in names(&parent) {
             let _ = std::fs::remove_dir(parent.join(child));
@@ -86,7 +86,7 @@ impl Residue {
         for dir in ["/run/netns", "/sys/class/net"] {
             found.extend(names(Path::new(dir)).into_iter().filter(|it| it.starts_with(name)));
         }
-        for group in ["memory", "cpu", "cpuacct", "pids", "."] {
+        for group in ["memory", "cpu", "cpuacct", "pids", "blkio", "."] {
             found.extend(names(&Path::new("/sys/fs/cgroup").join(group)).into_iter().filter(|it| it.starts_with(name)));
         }
         let tables = Command::new("nft").args(["list", "tables"]).output().expect("nft is installed");

@@ -1,6 +1,7 @@
 //! Real guests: real QEMU, the real `pod`, the real reference agent. Needs root and
 //! what `./dev` prepares.
 
+mod confined;
 mod crash;
 mod cycles;
 mod driver;

@@ -52,6 +52,9 @@ pub struct Config {
     pub connections_per_second: u32,
     /// Packets that one guest may send per second, at most, and at once. Default 50000.
     pub packets_per_second: u32,
+    /// Megabits per second that one guest may send to the internet, and as many that it
+    /// may receive; 0: as many as there are. Default 0.
+    pub mbit_per_second: u32,
 }
 
 impl Default for Config {
@@ -66,6 +69,7 @@ impl Default for Config {
             connections: 4_096,
             connections_per_second: 256,
             packets_per_second: 50_000,
+            mbit_per_second: 0,
         }
     }
 }
@@ -91,6 +95,9 @@ pub enum ConfigError {
     /// A limit that lets nothing through.
     #[error("network.{0} must be 1 to {most}", most = Config::MAX_LIMIT)]
     Limit(&'static str),
+    /// A rate beyond all links.
+    #[error("network.mbit_per_second: {0} is more than {max}", max = Config::MAX_MBIT)]
+    Rate(u32),
     /// A name no interface can have.
     #[error("network.uplinks: {0:?} is not the name of an interface")]
     Uplink(String),
@@ -99,6 +106,8 @@ pub enum ConfigError {
 impl Config {
     /// Name servers at most: what a guest's resolver looks at.
     pub const MAX_RESOLVERS: usize = 3;
+    /// The largest rate that is shaped.
+    pub const MAX_MBIT: u32 = 400_000;
     /// The largest limit: more is none.
     pub const MAX_LIMIT: u32 = 100_000_000;
 
@@ -124,6 +133,9 @@ impl Config {
         ];
         if let Some((key, _)) = limits.iter().find(|(_, limit)| !(1..=Self::MAX_LIMIT).contains(limit)) {
             return Err(ConfigError::Limit(key));
+        }
+        if self.mbit_per_second > Self::MAX_MBIT {
+            return Err(ConfigError::Rate(self.mbit_per_second));
         }
         let shaped = |name: &str| {
             (1..=15).contains(&name.len())

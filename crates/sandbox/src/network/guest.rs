@@ -19,6 +19,10 @@ pub(super) const NAMESPACES: &str = "/run/netns";
 /// The guest's card; every link is alone, so all may have the same.
 const GUEST_MAC: &str = "02:00:0a:c8:00:02";
 const TAP: &[u8] = b"tap0";
+/// Bytes that a shaped link lets through at once, at least.
+const BURST_BYTES: u64 = 128 * 1024;
+/// How long what is over its rate may wait before it is dropped.
+const QUEUE: &str = "50ms";
 
 /// The host's end of a guest's card: a file that is handed to the VMM.
 pub(crate) struct Tap(pub(crate) OwnedFd);
@@ -76,13 +80,28 @@ impl<'a> Namespace<'a> {
         if self.config.egress == Egress::Internet {
             fs::write(format!("/proc/sys/net/ipv4/conf/{}/forwarding", self.link()), "1")?;
         }
+        self.shape(&self.link())?;
         inside(&self.path(), || {
             sysctls()?;
             let tap = open_tap()?;
             command::run("nft", &["-f", "-"], &rules::guest(self.config))?;
             command::run("ip", &["-batch", "-"], &self.within())?;
+            self.shape("up0")?;
             Ok(tap)
         })
+    }
+
+    /// Bounds what leaves by a link of this thread's namespace: at the host's end that
+    /// is what the guest receives, at the other what it sends.
+    fn shape(&self, link: &str) -> Result<(), Failure> {
+        let rate = self.config.mbit_per_second;
+        if rate == 0 || self.config.egress == Egress::None {
+            return Ok(());
+        }
+        // What passes in ten milliseconds, and at least the largest packet twice.
+        let burst = (u64::from(rate) * 1_250).max(BURST_BYTES);
+        let words = format!("qdisc replace dev {link} root tbf rate {rate}mbit burst {burst} latency {QUEUE}\n");
+        command::run("tc", &["-batch", "-"], &words)
     }
 
     /// Removes the namespace and the link, whatever is there of them and this node's.

@@ -2,6 +2,7 @@
 
 use std::os::fd::RawFd;
 
+use super::confine::{INITRAMFS, VMLINUX};
 use super::probe::Accelerator;
 use crate::network::Tap;
 
@@ -23,9 +24,6 @@ pub(super) struct Machine<'a> {
     pub(super) accelerator: Accelerator,
     pub(super) cores: u32,
     pub(super) memory_mib: u64,
-    /// Opened again by number: the folders above need not be open to the VMM's user.
-    pub(super) vmlinux: RawFd,
-    pub(super) initramfs: RawFd,
     /// The host's TSC, where the kernel cannot find out for itself.
     pub(super) tsc_khz: u64,
     /// Further words for the kernel.
@@ -68,7 +66,8 @@ impl Machine<'_> {
             "-accel",
             &accelerator,
             "-cpu",
-            "max",
+            // What a guest could use to run guests of its own is the host's most complex code.
+            "max,-vmx,-svm",
             "-smp",
             &self.cores.to_string(),
             "-m",
@@ -81,9 +80,9 @@ impl Machine<'_> {
             "-sandbox",
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
             "-kernel",
-            &format!("/proc/self/fd/{}", self.vmlinux),
+            VMLINUX,
             "-initrd",
-            &format!("/proc/self/fd/{}", self.initramfs),
+            INITRAMFS,
             "-append",
             &kernel,
             "-chardev",
@@ -145,8 +144,6 @@ mod tests {
             accelerator,
             cores: 2,
             memory_mib: 512,
-            vmlinux: 5,
-            initramfs: 6,
             tsc_khz: 2_000_000,
             words: "",
             disks: &[Disk { serial: "base", fd: 7, read_only: true }, Disk { serial: "data", fd: 8, read_only: false }],
@@ -167,6 +164,13 @@ mod tests {
     fn only_an_emulated_guest_is_told_the_hosts_clock_rate() {
         assert!(machine(Accelerator::Tcg).arguments().join(" ").contains("tsc_early_khz=2000000"));
         assert!(!machine(Accelerator::Kvm).arguments().join(" ").contains("tsc"));
+    }
+
+    #[test]
+    fn fault_1_8_no_guest_is_offered_to_run_guests_of_its_own() {
+        for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
+            assert!(machine(accelerator).arguments().contains(&"max,-vmx,-svm".to_owned()));
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::confine::Confinement;
 use super::plan::{Hardware, Plan, guest_dir};
 use super::probe::{self, Accelerator, Choice, KVM, Memory, Silence, Verdict};
 use super::{Settings, clock};
@@ -29,14 +30,16 @@ pub(super) async fn choose(
     let groups = probe::kvm_groups();
     let memory = Memory::new(&settings.state, program, &settings.kernel, settings.accelerator)?;
     if let Some(verdict) = memory.recall() {
-        return Ok((verdict, groups.unwrap_or_default()));
+        let groups = groups_for(verdict.accelerator, groups);
+        return Ok((verdict, groups));
     }
     let tsc = spawn_blocking(clock::tsc_khz);
     let found = match (settings.accelerator, &groups) {
         (Choice::Tcg, _) => Err("node.accelerator asks for it".to_owned()),
         (Choice::Auto | Choice::Kvm, Err(why)) => Err(why.clone()),
         (Choice::Auto | Choice::Kvm, Ok(groups)) => {
-            let plan = Plan { settings, program, cgroups };
+            let confinement = confine(settings, program, Accelerator::Kvm).await?;
+            let plan = Plan { settings, program, cgroups, confinement: &confinement };
             try_kvm(&plan, groups).await?
         }
     };
@@ -48,7 +51,27 @@ pub(super) async fn choose(
         }
         (Err(why), Choice::Auto | Choice::Tcg) => (Accelerator::Tcg, format!("emulation: {why}")),
     };
-    Ok((memory.keep(accelerator, reason, tsc_khz)?, groups.unwrap_or_default()))
+    Ok((memory.keep(accelerator, reason, tsc_khz)?, groups_for(accelerator, groups)))
+}
+
+/// What VMMs with this accelerator are shut into.
+pub(super) async fn confine(
+    settings: &Settings,
+    program: &Path,
+    accelerator: Accelerator,
+) -> Result<Confinement, Failure> {
+    let (kernel, program) = (settings.kernel.clone(), program.to_owned());
+    let folder = settings.state.join("root");
+    let made = spawn_blocking(move || Confinement::prepare(&program, &kernel, accelerator, &folder));
+    made.await.map_err(io::Error::other)?
+}
+
+/// The groups that a VMM needs for its accelerator, and no others.
+fn groups_for(accelerator: Accelerator, groups: Result<Vec<u32>, String>) -> Vec<u32> {
+    match accelerator {
+        Accelerator::Kvm => groups.unwrap_or_default(),
+        Accelerator::Tcg => Vec::new(),
+    }
 }
 
 /// Boots a guest on KVM against the clock. The inner result is the verdict.

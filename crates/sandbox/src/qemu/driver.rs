@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::Settings;
-use super::choice::choose;
+use super::choice::{choose, confine};
 use super::launch::Started;
 use super::plan::{guest_dir, overhead_mib};
 use super::qmp::Qmp;
@@ -43,9 +43,11 @@ impl Qemu {
         let cgroups = Cgroups::detect(settings.network.name.as_str()).step("find the cgroups")?;
         let claim = claim(&settings, &cgroups).await.step("claim the node's name and range")?;
         let (verdict, groups) = choose(&settings, &program, &cgroups).await.step("choose the accelerator")?;
+        let shut_in = confine(&settings, &program, verdict.accelerator).await;
+        let confinement = shut_in.step("prepare what VMMs are shut into")?;
         let host = Host::new(settings.network.clone());
         let dialer = Dialer::start().step("start the dialer")?;
-        let inner = Inner { settings, program, verdict, groups, cgroups, claim, host, dialer };
+        let inner = Inner { settings, program, verdict, groups, cgroups, claim, confinement, host, dialer };
         let driver = Self(Arc::new(inner));
         driver.blocking(Inner::prepare).await?;
         Ok(driver)

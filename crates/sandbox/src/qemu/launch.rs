@@ -2,22 +2,19 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit, setsid, umask};
-use rustix::thread::{
-    Gid, LinkNameSpaceType, Uid, move_into_link_name_space, set_no_new_privs, set_thread_gid, set_thread_groups,
-    set_thread_uid,
-};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::thread::{Gid, UnshareFlags, unshare_unsafe};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
+use super::confine::{Confinement, Entry, Handles, before_exec};
 use crate::runtime::Exit;
 
 /// Bytes a VMM may say on its standard output and error: the place is full then.
@@ -34,6 +31,9 @@ pub(super) struct Launch<'a> {
     /// Further groups.
     pub(super) groups: &'a [u32],
     pub(super) namespace: Option<&'a Path>,
+    pub(super) confinement: &'a Confinement,
+    /// Bytes of its largest disk.
+    pub(super) file_bytes: u64,
     /// The `cgroup.procs` it enters.
     pub(super) cgroup: Vec<File>,
     /// What it inherits, under the same numbers.
@@ -59,62 +59,37 @@ impl Launch<'_> {
         let entry = Entry {
             cgroup: cgroup.iter().map(AsRawFd::as_raw_fd).collect(),
             files: files.iter().map(AsRawFd::as_raw_fd).collect(),
-            namespace: self.namespace.map(File::open).transpose()?,
-            uid: Uid::from_raw(self.uid),
-            gid: Gid::from_raw(self.uid),
+            network: self.namespace.map(File::open).transpose()?,
             groups: self.groups.iter().copied().map(Gid::from_raw).collect(),
+            file_bytes: self.file_bytes.max(WORDS_BYTES),
+            uid: self.uid,
+            confinement: Handles::of(self.confinement),
+            identity: format!("{0} {0} 1\n", self.uid),
         };
         before_exec(&mut command, entry);
-        let child = command.spawn()?;
+        let child = born_first(&mut command).map_err(|error| explained(error, &words))?;
         drop(files);
         let handle = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         Ok(Started { pid: child.id(), child: Some(child), handle, words })
     }
 }
 
-/// What the new process does between its birth and the VMM.
-struct Entry {
-    cgroup: Vec<RawFd>,
-    files: Vec<RawFd>,
-    namespace: Option<File>,
-    uid: Uid,
-    gid: Gid,
-    groups: Vec<Gid>,
+/// Starts a process that is number 1 where it lives: of its thread's children the
+/// kernel makes the first that of a namespace.
+#[expect(unsafe_code, reason = "unsharing files could surprise other code; process ids surprise nobody")]
+fn born_first(command: &mut Command) -> io::Result<Child> {
+    let birth = || {
+        // SAFETY: touches no file descriptor; the thread ends here.
+        unsafe { unshare_unsafe(UnshareFlags::NEWPID) }?;
+        command.spawn()
+    };
+    thread::scope(|scope| scope.spawn(birth).join()).unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
 }
 
-impl Entry {
-    /// Only system calls: no allocation, no locks.
-    fn enter(&self) -> io::Result<()> {
-        for file in &self.cgroup {
-            rustix::io::write(borrow(*file), b"0")?;
-        }
-        if let Some(namespace) = &self.namespace {
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-        }
-        setsid()?;
-        umask(rustix::fs::Mode::from_raw_mode(0o077));
-        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-        for file in &self.files {
-            fcntl_setfd(borrow(*file), FdFlags::empty())?;
-        }
-        set_thread_groups(&self.groups)?;
-        set_thread_gid(self.gid)?;
-        set_thread_uid(self.uid)?;
-        set_no_new_privs(true)?;
-        Ok(())
-    }
-}
-
-#[expect(unsafe_code, reason = "the files live in the parent until the child has replaced itself")]
-fn borrow(file: RawFd) -> std::os::fd::BorrowedFd<'static> {
-    // SAFETY: used only in `enter`, on numbers of files that `start` keeps open past `spawn`.
-    unsafe { std::os::fd::BorrowedFd::borrow_raw(file) }
-}
-
-#[expect(unsafe_code, reason = "a child cannot be moved into a namespace, a session and a cgroup from outside")]
-fn before_exec(command: &mut Command, entry: Entry) {
-    // SAFETY: `enter` makes system calls only, on memory that was allocated before the fork.
-    unsafe { command.pre_exec(move || entry.enter()) };
+/// What it said before it could become the VMM goes into the error.
+fn explained(error: io::Error, words: &File) -> io::Error {
+    let said = last_words(words);
+    if said.is_empty() { error } else { io::Error::new(error.kind(), format!("{error}{said}")) }
 }
 
 /// A place of fixed size for what the VMM says: it outlives us and never grows.

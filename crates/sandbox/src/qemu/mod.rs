@@ -1,14 +1,13 @@
 //! The driver for QEMU's `microvm` machine.
 //!
 //! What the VMM is given is opened before and handed over as files: its disks, its
-//! card, its two sockets. It runs as a user of its own, in the guest's network
-//! namespace and in a cgroup of its own, without new privileges, behind QEMU's own
-//! system call filter; of the host's files it can read the kernel and QEMU's
-//! firmware, and write none.
+//! card, its two sockets. It runs as a user of its own, in a cgroup of its own, shut
+//! into namespaces and lists of what it may do (`confine`).
 
 mod arguments;
 mod choice;
 mod clock;
+mod confine;
 mod driver;
 mod launch;
 mod plan;
@@ -24,8 +23,8 @@ use std::time::Duration;
 
 use crate::network;
 
-/// The kernel that guests boot. The VMM opens both files again as its own user: the
-/// files, though not the folders above them, must be readable by everybody.
+/// The kernel that guests boot. The VMM opens both files as its own user: the files,
+/// though not the folders above them, must be readable by everybody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// The kernel.
@@ -53,6 +52,9 @@ pub struct Settings {
     pub layer_mib: u64,
     /// Size of a guest's `/data`.
     pub data_mib: u64,
+    /// MiB per second that each of a guest's cores may read from the disk of `state`,
+    /// and as many that it may write; 0 is no limit.
+    pub disk_mib_per_second: u64,
     /// Disk space that must stay free on the host.
     pub least_free_mib: u64,
     /// The guests' networks.

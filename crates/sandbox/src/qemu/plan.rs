@@ -1,6 +1,5 @@
 //! From hardware to a VMM that runs: the same way for a probe as for an agent.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -8,15 +7,18 @@ use std::path::{Path, PathBuf};
 
 use super::Settings;
 use super::arguments::{Disk, Machine};
+use super::confine::Confinement;
 use super::launch::{Launch, Started};
 use super::probe::Accelerator;
-use crate::cgroup::{Cgroups, Limits};
+use crate::cgroup::{Cgroups, Device, DiskRate, Limits};
 use crate::{Failure, files};
 
 /// What a guest's VMM takes beyond the guest's memory: QEMU itself, its threads, and
 /// under emulation its translations. Measured; the cgroup's limit is set with it.
 const KVM_OVERHEAD_MIB: u64 = 64;
 const TCG_OVERHEAD_MIB: u64 = 192;
+
+const MIB: u64 = 1024 * 1024;
 
 /// What one VMM gets.
 pub(super) struct Hardware {
@@ -35,6 +37,7 @@ pub(super) struct Plan<'a> {
     pub(super) settings: &'a Settings,
     pub(super) program: &'a Path,
     pub(super) cgroups: &'a Cgroups,
+    pub(super) confinement: &'a Confinement,
 }
 
 impl Plan<'_> {
@@ -46,8 +49,6 @@ impl Plan<'_> {
         groups: &[u32],
     ) -> Result<Started, Failure> {
         let dir = guest_dir(&self.settings.state, &hardware.name);
-        let kernel = &self.settings.kernel;
-        let (vmlinux, initramfs) = (File::open(&kernel.vmlinux)?, File::open(&kernel.initramfs)?);
         let (control, console) = (listener(&dir.join("control"))?, listener(&dir.join("console"))?);
         let disks: Vec<Disk> = hardware
             .disks
@@ -59,8 +60,6 @@ impl Plan<'_> {
             accelerator,
             cores: hardware.cores,
             memory_mib: hardware.memory_mib,
-            vmlinux: vmlinux.as_raw_fd(),
-            initramfs: initramfs.as_raw_fd(),
             tsc_khz,
             words: hardware.words,
             disks: &disks,
@@ -68,23 +67,38 @@ impl Plan<'_> {
             control: control.as_raw_fd(),
             console: console.as_raw_fd(),
         };
-        let limits = Limits { cores: hardware.cores, memory_mib: hardware.memory_mib + overhead_mib(accelerator) };
+        let limits = Limits {
+            cores: hardware.cores,
+            memory_mib: hardware.memory_mib + overhead_mib(accelerator),
+            disk: self.disk_rate(hardware.cores)?,
+        };
         let launch = Launch {
             program: self.program,
             arguments: &machine.arguments(),
             uid: hardware.uid,
             groups,
             namespace: hardware.namespace.as_deref(),
+            confinement: self.confinement,
+            file_bytes: self.settings.layer_mib.max(self.settings.data_mib) * MIB,
             cgroup: self.cgroups.create(&hardware.name, limits)?,
             files: hardware
                 .disks
                 .into_iter()
                 .map(|(_, _, file)| file)
                 .chain(hardware.tap)
-                .chain([control, console, vmlinux.into(), initramfs.into()])
+                .chain([control, console])
                 .collect(),
         };
         Ok(launch.start()?)
+    }
+
+    fn disk_rate(&self, cores: u32) -> Result<Option<DiskRate>, Failure> {
+        let Settings { state, disk_mib_per_second, .. } = self.settings;
+        if *disk_mib_per_second == 0 {
+            return Ok(None);
+        }
+        let bytes_per_second = disk_mib_per_second * MIB * u64::from(cores);
+        Ok(Some(DiskRate { device: Device::of(state)?, bytes_per_second }))
     }
 }
 

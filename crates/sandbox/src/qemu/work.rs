@@ -11,6 +11,7 @@ use domain::AgentId;
 
 use super::Settings;
 use super::choice::remove_probe;
+use super::confine::Confinement;
 use super::launch::Started;
 use super::plan::{Hardware, Plan, guest_dir};
 use super::probe::Verdict;
@@ -33,6 +34,7 @@ pub(super) struct Inner {
     pub(super) groups: Vec<u32>,
     pub(super) cgroups: Cgroups,
     pub(super) claim: Claim,
+    pub(super) confinement: Confinement,
     pub(super) host: Host,
     pub(super) dialer: Dialer,
 }
@@ -157,7 +159,8 @@ impl Inner {
             namespace: Some(namespace.path()),
             uid: self.uid(spec.seat.slot),
         };
-        let plan = Plan { settings: &self.settings, program: &self.program, cgroups: &self.cgroups };
+        let Self { settings, program, cgroups, confinement, .. } = self;
+        let plan = Plan { settings, program, cgroups, confinement };
         plan.start(hardware, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups)
             .map_err(during("start the VMM"))
     }
