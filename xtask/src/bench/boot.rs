@@ -216,10 +216,18 @@ impl House {
         let pid = self.node(async |node| Ok(node.list().await?))?;
         let pid = pid.first().and_then(|sandbox| sandbox.pid).context("find the guest's process")?;
         let words = String::from_utf8(fs::read(format!("/proc/{pid}/cmdline"))?)?;
-        let words: Vec<String> = words.trim_end_matches('\0').split('\0').map(|word| opened(pid, word)).collect();
+        let words: Result<Vec<String>> = words.trim_end_matches('\0').split('\0').map(|word| self.seen(pid, word)).collect();
         let path = self.dir.path().join("guest-command");
-        fs::write(&path, words.join("\n"))?;
+        fs::write(&path, words?.join("\n"))?;
         Ok(path)
+    }
+
+    /// A word of a command line; a file of the guest's own root gets a copy outside.
+    fn seen(&self, pid: u32, word: &str) -> Result<String> {
+        let Some(name) = word.strip_prefix("/kernel/") else { return Ok(word.to_owned()) };
+        let copy = self.dir.path().join(name);
+        fs::copy(format!("/proc/{pid}/root{word}"), &copy).with_context(|| format!("copy the guest's {name}"))?;
+        Ok(copy.display().to_string())
     }
 
     /// Resident memory of `pod`, as its own metrics say.
@@ -257,12 +265,6 @@ impl Drop for House {
             eprintln!("{error:#}");
         }
     }
-}
-
-/// A word of a command line; a file that was handed over open gets its name back.
-fn opened(pid: u32, word: &str) -> String {
-    let file = word.strip_prefix("/proc/self/fd/").and_then(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok());
-    file.map_or_else(|| word.to_owned(), |path| path.display().to_string())
 }
 
 fn palatine(dir: &TempDir, words: &[&str]) -> Result<()> {

@@ -186,11 +186,14 @@ async fn claim(settings: &Settings, cgroups: &Cgroups) -> Result<Claim, Failure>
 
 fn find_program() -> Result<PathBuf, Failure> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|dir| dir.join(PROGRAM)).find(|file| file.is_file()).ok_or_else(|| {
+    let found = std::env::split_paths(&path).map(|dir| dir.join(PROGRAM)).find(|file| file.is_file());
+    let found = found.ok_or_else(|| {
         Failure::Missing(format!(
             "the program {PROGRAM} is not installed (Debian and Ubuntu: the package qemu-system-x86)"
         ))
-    })
+    })?;
+    // It looks for its firmware beside itself, not beside a link to it.
+    Ok(std::fs::canonicalize(found)?)
 }
 
 fn check_socket_path(state: &Path) -> Result<(), Failure> {

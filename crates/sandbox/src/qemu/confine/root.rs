@@ -13,10 +13,11 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, PathFdError, Ruleset, RulesetAttr, RulesetCreated,
     RulesetCreatedAttr, RulesetError, Scope,
 };
+use rustix::fs::Mode;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, mount_remount, unmount,
 };
-use rustix::process::{chdir, pivot_root};
+use rustix::process::{chdir, pivot_root, umask};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::super::Kernel;
@@ -74,6 +75,8 @@ pub(super) fn build(
 /// it is seen on the host.
 fn enter(folder: &Path, contents: &BTreeSet<Shared>) -> Result<File, Failure> {
     own_mounts()?;
+    // Of this thread alone, since its root is: whoever has no name here must get through.
+    umask(Mode::from_raw_mode(0o022));
     let namespace = File::open("/proc/thread-self/ns/mnt")?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     mount("tmpfs", folder, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, ROOM)?;
