@@ -14,7 +14,7 @@
 //! | `life` | steps of an agent, and their history |
 //! | `billing` | marks, usage |
 //! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
-//! | `payments` | what was paid for requests |
+//! | `payments`, `purposes` | what was paid for requests; what each authorization pays for |
 //! | `books` | the vaults' books |
 //! | `outbox`, `relays` | transactions of our own accounts; what the relayer took on |
 //! | `prune` | what is forgotten, and when |
@@ -38,6 +38,7 @@ mod outbox;
 mod payments;
 mod prices;
 mod prune;
+mod purposes;
 mod reader;
 mod record;
 mod relays;

@@ -2,7 +2,8 @@
 //!
 //! A row is named by chain, token, payer and the payer's number, and goes
 //! `reserved → settled → answered`, or `reserved → failed`. A claim keeps copies
-//! of one payment apart while one of them is worked on.
+//! of one payment apart while one of them is worked on. That its authorization pays
+//! for nothing else stands in `purposes`.
 
 use domain::{Address, B256, UnixMillis, Usdc};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -10,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::codec::{integer, millis, natural};
 use crate::error::StoreError;
 use crate::handle::Store;
+use crate::purposes::{self, Purpose};
 use crate::writer::{Command, Tx};
 
 /// What makes a payment itself and no other.
@@ -100,7 +102,7 @@ pub enum PaymentMet {
     Known(PaymentStage),
     /// The same, and somebody is at work on it.
     Claimed,
-    /// The same payment for something else.
+    /// The same authorization for something else, here or at the relayer.
     Other,
 }
 
@@ -131,6 +133,10 @@ impl Command for Reserve {
 impl Reserve {
     fn meet(&self, conn: &Connection) -> rusqlite::Result<PaymentMet> {
         let Some(known) = find(conn, &self.payment.key)? else {
+            if purposes::is_other(conn, &self.payment.key, Purpose::Request)? {
+                return Ok(PaymentMet::Other);
+            }
+            purposes::note(conn, &self.payment.key, Purpose::Request, self.payment.valid_before)?;
             self.insert(conn)?;
             return Ok(PaymentMet::New);
         };
@@ -150,8 +156,8 @@ impl Reserve {
     fn insert(&self, conn: &Connection) -> rusqlite::Result<()> {
         let Payment { key, .. } = &self.payment;
         let sql = "INSERT INTO payments (chain_id, asset, payer, nonce, payee, value, valid_after, valid_before, \
-                   signature, request, resource, seen_at, stage, claim, claim_until) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 'reserved', ?13, ?14)";
+                   signature, request, resource, seen_at, looked_at, stage, claim, claim_until) \
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, 'reserved', ?13, ?14)";
         conn.prepare_cached(sql)?.execute(params![
             integer(key.chain_id),
             key.asset.0.0,
@@ -224,6 +230,31 @@ impl Move {
                    WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4";
         let row = params![integer(chain_id), asset.0.0, payer.0.0, nonce.0, self.to.name(), tx, reason];
         conn.prepare_cached(sql)?.execute(row)?;
+        Ok(())
+    }
+}
+
+struct Looked {
+    at: UnixMillis,
+    keys: Vec<PaymentKey>,
+}
+
+impl Command for Looked {
+    type Answer = ();
+    const NAME: &'static str = "note which payments were looked at";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        self.write(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
+    }
+}
+
+impl Looked {
+    fn write(&self, conn: &Connection) -> rusqlite::Result<()> {
+        let sql = "UPDATE payments SET looked_at = ?5 WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4";
+        let mut update = conn.prepare_cached(sql)?;
+        for PaymentKey { chain_id, asset, payer, nonce } in &self.keys {
+            update.execute((integer(*chain_id), asset.0.0, payer.0.0, nonce.0, integer(self.at.0)))?;
+        }
         Ok(())
     }
 }
@@ -314,14 +345,19 @@ impl Store {
         Ok(self.read(NAME, found).await?.map(|known| (known.payment, known.stage)))
     }
 
-    /// Payments that are not known to be paid and that nobody works on, the
-    /// oldest first.
+    /// Payments that are not known to be paid and that nobody works on, those first
+    /// that this has not given for longest: however many stay open, each has its turn.
     ///
     /// # Errors
     /// Faults of the store.
     pub async fn open_payments(&self, now: UnixMillis, limit: u32) -> Result<Vec<Payment>, StoreError> {
         const NAME: &str = "list open payments";
-        self.read(NAME, move |conn| pending(conn, now, limit).map_err(|error| StoreError::sql(NAME, error))).await
+        let open = move |conn: &Connection| pending(conn, now, limit).map_err(|error| StoreError::sql(NAME, error));
+        let open = self.read(NAME, open).await?;
+        if !open.is_empty() {
+            self.write(Looked { at: now, keys: open.iter().map(|payment| payment.key).collect() }).await?;
+        }
+        Ok(open)
     }
 }
 
@@ -355,7 +391,7 @@ fn find(conn: &Connection, key: &PaymentKey) -> rusqlite::Result<Option<Known>> 
 
 fn pending(conn: &Connection, now: UnixMillis, limit: u32) -> rusqlite::Result<Vec<Payment>> {
     let mut rows = conn.prepare_cached(select_payments!(
-        "WHERE stage = 'reserved' AND coalesce(claim_until, 0) <= ?1 ORDER BY seen_at LIMIT ?2"
+        "WHERE stage = 'reserved' AND coalesce(claim_until, 0) <= ?1 ORDER BY looked_at, seen_at LIMIT ?2"
     ))?;
     rows.query_map((integer(now.0), limit), |row| Ok(decode(row)?.payment))?.collect()
 }

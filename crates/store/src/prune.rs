@@ -26,6 +26,8 @@ pub struct Pruned {
     pub agents: u64,
     /// Payments whose authorizations no token takes any more, and that are over.
     pub payments: u64,
+    /// What authorizations paid for that no token takes any more.
+    pub purposes: u64,
     /// Whether there is more to forget.
     pub more: bool,
 }
@@ -61,10 +63,18 @@ impl Command for Prune {
               WHERE valid_before BETWEEN 0 AND ?1 AND stage IN ('answered', 'failed') ORDER BY valid_before LIMIT ?2)",
             before(self.retention_ms) / 1000,
         );
+        let purposes = bite(
+            tx.conn,
+            "DELETE FROM spent_payments WHERE (chain_id, asset, payer, nonce) IN \
+             (SELECT chain_id, asset, payer, nonce FROM spent_payments \
+              WHERE valid_before <= ?1 ORDER BY valid_before LIMIT ?2)",
+            before(self.retention_ms) / 1000,
+        );
         let (stamps, keys, payments) = (stamps.map_err(sql)?, keys.map_err(sql)?, payments.map_err(sql)?);
+        let purposes = purposes.map_err(sql)?;
         let agents = forget_agents(tx.conn, before(self.retention_ms))?;
-        let more = [stamps, keys, payments, agents].iter().any(|count| *count >= u64::from(BITE));
-        Ok(Pruned { stamps, keys, agents, payments, more })
+        let more = [stamps, keys, payments, purposes, agents].iter().any(|count| *count >= u64::from(BITE));
+        Ok(Pruned { stamps, keys, agents, payments, purposes, more })
     }
 }
 

@@ -1,5 +1,5 @@
 //! What the relayer took on: unique names, lanes with one holder, payments with
-//! one purpose, daily quotas. What an entry means is the relayer's business.
+//! one purpose (see `purposes`), daily quotas. What an entry means is the relayer's business.
 
 use domain::{B256, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -7,6 +7,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use crate::codec::{integer, millis, natural};
 use crate::error::StoreError;
 use crate::handle::Store;
+use crate::payments::PaymentKey;
+use crate::purposes::{self, Purpose};
 use crate::writer::{Command, Tx};
 
 /// Days for which quotas are kept.
@@ -63,9 +65,11 @@ pub struct RelayRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayPayment {
     /// What makes it itself.
-    pub name: Vec<u8>,
+    pub key: PaymentKey,
     /// What it buys.
     pub group: B256,
+    /// Unix seconds from which no token takes it any more.
+    pub valid_before: u64,
 }
 
 /// A daily count that must not be passed.
@@ -101,7 +105,7 @@ pub enum RelayMet {
     Known(RelayRow),
     /// The wish's entry at this place asks for a lane that another holds.
     LaneTaken(usize),
-    /// A payment was presented for something else.
+    /// A payment was presented for something else, here or for a request.
     PaymentUsed,
     /// The wish's quota at this place would be passed.
     OverQuota(usize),
@@ -170,10 +174,10 @@ impl Admit {
     }
 
     fn used(&self, conn: &Connection) -> rusqlite::Result<bool> {
-        let mut other = conn.prepare_cached("SELECT 1 FROM relay_payments WHERE name = ?1 AND \"group\" <> ?2")?;
         for (at, payment) in self.0.payments.iter().enumerate() {
-            let clash = |earlier: &RelayPayment| earlier.name == payment.name && earlier.group != payment.group;
-            if self.0.payments[..at].iter().any(clash) || other.exists((&payment.name, payment.group.0))? {
+            let clash = |earlier: &RelayPayment| earlier.key == payment.key && earlier.group != payment.group;
+            let earlier = self.0.payments[..at].iter().any(clash);
+            if earlier || purposes::is_other(conn, &payment.key, Purpose::Fee(payment.group))? {
                 return Ok(true);
             }
         }
@@ -195,10 +199,8 @@ impl Admit {
         for row in &self.0.rows {
             put(conn, row)?;
         }
-        let mut pay =
-            conn.prepare_cached("INSERT INTO relay_payments (name, \"group\") VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
         for payment in &self.0.payments {
-            pay.execute((&payment.name, payment.group.0))?;
+            purposes::note(conn, &payment.key, Purpose::Fee(payment.group), payment.valid_before)?;
         }
         let mut count = conn.prepare_cached(
             "INSERT INTO relay_quotas (day, subject, count) VALUES (?1, ?2, ?3) \

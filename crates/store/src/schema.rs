@@ -15,10 +15,11 @@
 //! | `prices` | agent, path | what requests cost |
 //! | `deploys` | agent | vaults that agents are to have |
 //! | `payments` | chain, token, payer, number | what was paid for requests |
+//! | `spent_payments` | chain, token, payer, number | what each authorization pays for |
 //! | `books`, `book_blocks`, `book_events` | chain, factory, block, log | what was read of a chain |
 //! | `vaults`, `tasks`, `credits` | address | what follows from that |
 //! | `outbox` | account, nonce | transactions of our own |
-//! | `relays`, `relay_payments`, `relay_quotas` | name | what the relayer took on |
+//! | `relays`, `relay_quotas` | name | what the relayer took on |
 //!
 //! Ids and expiries rise, so that new rows land on the same few pages: only the index
 //! of live wallets is written at random places.
@@ -32,7 +33,12 @@ use crate::error::StoreError;
 /// "PLTN": so that no other program's database is taken for ours.
 const APPLICATION: i64 = 0x504C_544E;
 
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/1.sql"),
+    include_str!("schema/2.sql"),
+    include_str!("schema/3.sql"),
+    include_str!("schema/4.sql"),
+];
 
 /// The newest schema known here.
 pub(crate) fn known() -> i64 {

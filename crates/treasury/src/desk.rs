@@ -29,7 +29,7 @@ pub(crate) struct Desk {
 /// Where payments are taken.
 pub(crate) struct Counter {
     pub(crate) till: Arc<Till>,
-    pub(crate) seller: Seller,
+    pub(crate) seller: Arc<Seller>,
     /// Where we settle ourselves.
     pub(crate) facilitator: Option<Arc<Facilitator>>,
     pub(crate) tokens: Arc<Tokens>,
@@ -68,8 +68,10 @@ async fn relayer(
     store: &Store,
 ) -> Result<Relayer, TreasuryError> {
     let unavailable = |error: &dyn std::fmt::Display| TreasuryError::Unavailable(error.to_string());
+    let chain_id = chain.evm.config().chain_id;
     let chain = relay::EvmChain::new(Arc::clone(chain), sender.clone());
-    let relayer = Relayer::new(options.relayer.clone(), Arc::new(chain), journal(store), Arc::new(relay::SystemClock));
+    let relayer =
+        Relayer::new(options.relayer.clone(), Arc::new(chain), journal(store, chain_id), Arc::new(relay::SystemClock));
     let relayer = relayer.map_err(|error| TreasuryError::Config(error.to_string()))?;
     relayer.resume().await.map_err(|error| unavailable(&error))?;
     Ok(relayer)
@@ -103,7 +105,7 @@ fn counter(
         }
     };
     let till = Arc::new(till);
-    let seller = Seller::new(Arc::clone(&till), Arc::clone(&tokens), config.terms());
+    let seller = Arc::new(Seller::new(Arc::clone(&till), Arc::clone(&tokens), config.terms()));
     let policy = config.policy([]).map_err(|error| refused(&error))?;
     let facilitate = || Arc::new(Facilitator::new(Arc::clone(&till), Arc::clone(&tokens), config.terms(), policy));
     let facilitator = own.then(facilitate);

@@ -224,7 +224,7 @@ async fn relayer(evm: &EvmConfig, dir: &Path) -> Result<Relayer> {
     let sender = Sender::start(Arc::clone(&chain), treasury::outbox(&store), key).await?;
     let config = relay::Config { per_client_minute: MANY, ..relay::Config::default() };
     let chain = Arc::new(EvmChain::new(chain, sender));
-    Ok(Relayer::new(config, chain, treasury::journal(&store), Arc::new(SystemClock))?)
+    Ok(Relayer::new(config, chain, treasury::journal(&store, evm.chain_id), Arc::new(SystemClock))?)
 }
 
 /// From the signed request to the relayer's answer.

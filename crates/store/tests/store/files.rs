@@ -1,8 +1,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use domain::{State, StopReason};
-use palatine_store::{Admission, Config, Store, StoreError};
+use domain::{Address, B256, State, StopReason};
+use palatine_store::{Admission, Config, PaymentKey, Pruned, RelayMet, RelayPayment, RelayWish, Store, StoreError};
 use rusqlite::{Connection, params};
 
 use crate::help::{NOW, bytes, config, id, keyed, open, reserved, room, wallet, wish};
@@ -161,4 +161,47 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
         matches!(store.reserve(keyed(1, 3, "k", 5)).await.unwrap(), Admission::Repeated(agent) if agent.id == id(7))
     );
     assert_eq!(store.reserve(wish(1, 4)).await.unwrap(), Admission::Busy(id(7)));
+}
+
+/// A database as version 3 left it: a payment for a request, and one of a fee.
+fn third_version(directory: &Path) {
+    std::fs::create_dir(directory).unwrap();
+    let conn = Connection::open(directory.join("palatine.db")).unwrap();
+    for sql in [
+        include_str!("../../src/schema/1.sql"),
+        include_str!("../../src/schema/2.sql"),
+        include_str!("../../src/schema/3.sql"),
+    ] {
+        conn.execute_batch(sql).unwrap();
+    }
+    conn.pragma_update(None, "application_id", 0x504C_544E).unwrap();
+    conn.pragma_update(None, "user_version", 3).unwrap();
+    conn.execute("INSERT INTO books (chain_id, factory) VALUES (338, ?1)", params![[1_u8; 20]]).unwrap();
+    let payment = "INSERT INTO payments (chain_id, asset, payer, nonce, payee, value, valid_after, valid_before, \
+                   signature, request, resource, seen_at, stage) \
+                   VALUES (338, ?1, ?2, ?3, ?1, 1, 1, -1, ?3, ?3, 'agent', 1, 'reserved')";
+    conn.execute(payment, params![[1_u8; 20], [2_u8; 20], bytes(3)]).unwrap();
+    let name = [&[1_u8; 20][..], &[2; 20], &bytes(4)].concat();
+    conn.execute("INSERT INTO relay_payments (name, \"group\") VALUES (?1, ?2)", params![name, bytes(9)]).unwrap();
+}
+
+#[tokio::test]
+async fn fault_2_9_what_an_older_database_knows_as_paid_stays_so() {
+    let room = room();
+    third_version(&config(&room).directory);
+    let store = open(&room);
+    assert_eq!(store.prune(NOW.plus(1 << 50)).await.unwrap(), Pruned::default());
+    let key = |nonce| PaymentKey {
+        chain_id: 338,
+        asset: Address::repeat_byte(1),
+        payer: Address::repeat_byte(2),
+        nonce: B256::from(bytes(nonce)),
+    };
+    let fee = |nonce, group| RelayWish {
+        payments: vec![RelayPayment { key: key(nonce), group: B256::from(bytes(group)), valid_before: 2 }],
+        ..RelayWish::default()
+    };
+    assert_eq!(store.relay_admit(fee(3, 9)).await.unwrap(), RelayMet::PaymentUsed);
+    assert_eq!(store.relay_admit(fee(4, 8)).await.unwrap(), RelayMet::PaymentUsed);
+    assert_eq!(store.relay_admit(fee(4, 9)).await.unwrap(), RelayMet::New, "the group that it pays for");
 }

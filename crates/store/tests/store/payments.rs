@@ -1,7 +1,10 @@
 //! Payments: each buys one thing once.
 
 use domain::{Address, B256, Usdc};
-use palatine_store::{Payment, PaymentClaim, PaymentKey, PaymentMet, PaymentMove, PaymentStage, Store};
+use palatine_store::{
+    Payment, PaymentClaim, PaymentKey, PaymentMet, PaymentMove, PaymentStage, RelayMet, RelayPayment, RelayProgress,
+    RelayRow, RelayWish, Store,
+};
 
 use crate::help::{NOW, open, room};
 
@@ -110,4 +113,68 @@ async fn stages_go_one_way_and_the_answer_needs_the_claim() {
     let store = open(&room);
     assert_eq!(reserve(&store, 9).await, PaymentMet::Known(PaymentStage::Answered(TX)));
     assert_eq!(store.payment(key()).await.unwrap(), Some((payment(), PaymentStage::Answered(TX))));
+}
+
+/// A relayed call whose fee this authorization pays.
+fn call(id: u8, key: PaymentKey, group: u8) -> RelayWish {
+    let row = RelayRow {
+        id: B256::repeat_byte(id),
+        attempt: 0,
+        at: NOW,
+        lane: None,
+        holds: false,
+        gives_way: false,
+        progress: RelayProgress::Open,
+        body: String::new(),
+    };
+    let payment = RelayPayment { key, group: B256::repeat_byte(group), valid_before: 2 };
+    RelayWish { rows: vec![row], payments: vec![payment], quotas: Vec::new() }
+}
+
+#[tokio::test]
+async fn fault_2_9_an_authorization_that_pays_a_fee_buys_no_request_and_the_other_way_round() {
+    let room = room();
+    let store = open(&room);
+    let fee = PaymentKey { nonce: B256::repeat_byte(8), ..key() };
+    reserve(&store, 1).await;
+    assert_eq!(store.relay_admit(call(1, key(), 1)).await.unwrap(), RelayMet::PaymentUsed);
+    assert_eq!(store.relay_find(B256::repeat_byte(1)).await.unwrap(), None, "nothing was taken on");
+    assert_eq!(store.relay_admit(call(1, fee, 1)).await.unwrap(), RelayMet::New);
+    let bought = Payment { key: fee, ..payment() };
+    assert_eq!(store.reserve_payment(bought, claim(2), NOW).await.unwrap(), PaymentMet::Other);
+    assert_eq!(store.payment(fee).await.unwrap(), None, "no row was reserved");
+    // Other chains and tokens have numbers of their own.
+    let abroad = PaymentKey { chain_id: 25, ..key() };
+    assert_eq!(store.relay_admit(call(2, abroad, 2)).await.unwrap(), RelayMet::New);
+    let elsewhere = PaymentKey { asset: Address::repeat_byte(9), ..fee };
+    let bought = Payment { key: elsewhere, ..payment() };
+    assert_eq!(store.reserve_payment(bought, claim(3), NOW).await.unwrap(), PaymentMet::New);
+}
+
+#[tokio::test]
+async fn fault_2_9_of_both_at_once_one_takes_the_authorization() {
+    let room = room();
+    let store = open(&room);
+    for n in 0..50 {
+        let key = PaymentKey { nonce: B256::repeat_byte(n), ..key() };
+        let (bought, paid) = tokio::join!(
+            store.reserve_payment(Payment { key, ..payment() }, claim(1), NOW),
+            store.relay_admit(call(n, key, n)),
+        );
+        let taken = (bought.unwrap() == PaymentMet::New, paid.unwrap() == RelayMet::New);
+        assert!(taken.0 != taken.1, "{taken:?}");
+    }
+}
+
+#[tokio::test]
+async fn fault_2_9_what_was_paid_is_known_after_a_restart_and_until_no_token_takes_it() {
+    let room = room();
+    let store = open(&room);
+    reserve(&store, 1).await;
+    assert_eq!(store.relay_admit(call(1, PaymentKey { chain_id: 25, ..key() }, 1)).await.unwrap(), RelayMet::New);
+    drop(store);
+    let store = open(&room);
+    assert_eq!(store.relay_admit(call(2, key(), 2)).await.unwrap(), RelayMet::PaymentUsed);
+    assert_eq!(store.prune(NOW).await.unwrap().purposes, 2, "both ended at second 2");
+    assert_eq!(reserve(&store, 2).await, PaymentMet::Claimed, "its own row says so all the same");
 }
