@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
 use wire::fault::Fault;
-use x402::Answer;
+use x402::{Answer, Client};
 
 use crate::caller::read_at_most;
+use crate::entry::Arrival;
+use crate::limit::client_key;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -36,10 +39,11 @@ pub(crate) async fn supported(State(gateway): State<Arc<Gateway>>) -> Result<Res
 )]
 pub(crate) async fn verify(
     State(gateway): State<Arc<Gateway>>,
+    Extension(arrival): Extension<Arrival>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let body = gateway.asked(request).await?;
-    told(gateway.treasury()?.facilitator()?.verify(&body, gateway.now()).await)
+    told(gateway.treasury()?.facilitator()?.verify(&body, gateway.now(), client_of(&arrival)).await)
 }
 
 /// Settles a payment, once.
@@ -53,10 +57,11 @@ pub(crate) async fn verify(
 )]
 pub(crate) async fn settle(
     State(gateway): State<Arc<Gateway>>,
+    Extension(arrival): Extension<Arrival>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let body = gateway.asked(request).await?;
-    told(gateway.treasury()?.facilitator()?.settle(&body, gateway.now(), rand::random()).await)
+    told(gateway.treasury()?.facilitator()?.settle(&body, gateway.now(), rand::random(), client_of(&arrival)).await)
 }
 
 impl Gateway {
@@ -64,6 +69,11 @@ impl Gateway {
         let most = usize::try_from(self.limits.body_bytes).unwrap_or(usize::MAX);
         Ok(read_at_most(request.into_body(), most, self.limits.body_ms).await?.to_vec())
     }
+}
+
+/// Whom places are counted by.
+fn client_of(arrival: &Arrival) -> Client {
+    Client(client_key(arrival.client))
 }
 
 fn told(answer: Answer) -> Result<Response<Body>, Refusal> {

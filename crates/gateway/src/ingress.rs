@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use store::Record;
+use tokio::time::Instant;
 use wire::TRACEPARENT;
 use wire::fault::{Code, Fault};
 
@@ -24,13 +25,13 @@ use crate::entry::Arrival;
 use crate::headers::{self, Forwarded};
 use crate::limit::client_key;
 use crate::logs::node_of;
-use crate::pool::unreachable;
+use crate::pool::{Lease, unreachable};
 use crate::pulse::Pulse;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 use crate::streams::{Asker, StreamPlace};
 use crate::target::{Named, Way};
-use crate::toll::{Passed, Toll, redeem};
+use crate::toll::redeem;
 use crate::upgrade;
 
 /// Passes a request to the agent it is for, and the answer back.
@@ -50,47 +51,53 @@ pub(crate) async fn pass(
     let record = gateway.open(id, held || toll.is_some()).await?;
     gateway.check_port(&record, named.port).await?;
     let client = socket.then(|| hyper::upgrade::on(&mut request));
-    // Every place is taken before the money.
     let asker = if held { Asker::Holder } else { Asker::Visitor(client_key(arrival.client)) };
-    let place = socket.then(|| gateway.streams.to_agent(id, asker)).transpose()?;
-    let lease = gateway.pools.lease(&record, asker).await?;
     let (mut head, body) = request.into_parts();
     let subprotocol = if socket { upgrade::take_token(&mut head.headers) } else { None };
-    let passed = match toll {
-        None => Passed { body: Body::new(body), ticket: None },
-        Some(price) => match gateway.take_toll(&record, price, &head, body).await? {
-            Toll::Pass(passed) => passed,
-            Toll::Stop(response) => return Ok(response),
-        },
-    };
-    if passed.ticket.is_some() {
-        headers::strip_payment(&mut head.headers);
-    }
     let prefix = if let Way::Path(prefix) = &named.way { Some(prefix.as_str()) } else { None };
     let told = Forwarded { client: arrival.client, host, prefix, tls: arrival.tls, trusted: arrival.trusted };
-    let request = rewrite(head, passed.body, arrival, &told, held, socket);
-    let answer = match request {
-        Ok(request) => lease.send(request).await,
-        Err(refusal) => Err(refusal),
+    let back = Back { named, host, subprotocol };
+    let Some(price) = toll else {
+        let request = rewrite(head, Body::new(body), arrival, &told, held, socket)?;
+        let places = gateway.places(&record, asker, client).await?;
+        return gateway.answered(places, back, request).await;
     };
-    let receipt = match passed.ticket {
-        Some(ticket) => redeem(ticket, answer.as_ref().ok().map(Response::status)).await?,
-        None => HeaderMap::new(),
-    };
-    let mut answer = answer?;
-    confine(answer.headers_mut(), &named.way, host);
-    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let asked = client.zip(place).filter(|_| upgrade::is_granted(answer.headers()));
-        let asked = asked.ok_or_else(|| unreachable("the agent changed to a protocol that nobody asked for"))?;
-        if let Some(token) = subprotocol {
-            upgrade::choose(answer.headers_mut(), token);
-        }
-        return Ok(gateway.join(asked, answer));
+    let counter = gateway.counter(&record, price, &head, arrival.client).await?;
+    // Nothing is held for who brings nothing.
+    if let Err(response) = counter.turn_away(&head) {
+        return Ok(response);
     }
-    let (mut head, body) = answer.into_parts();
-    client::strip_hop_by_hop(&mut head.headers);
-    head.headers.extend(receipt);
-    Ok(Response::from_parts(head, body))
+    let body = gateway.paid_body(body).await?;
+    let payable = match counter.check(&head, &body, gateway.now()).await {
+        Ok(payable) => payable,
+        Err(response) => return Ok(response),
+    };
+    // Whatever can refuse the request does so before the money is taken.
+    headers::strip_payment(&mut head.headers);
+    let request = rewrite(head, Body::from(body), arrival, &told, held, socket)?;
+    let places = gateway.places(&record, asker, client).await?;
+    match payable.pay().await {
+        Ok(ticket) => {
+            let places = gateway.renewed(places);
+            Ok(redeem(ticket, gateway.answered(places, back, request).await).await)
+        }
+        Err(response) => Ok(response),
+    }
+}
+
+/// What a request needs of us to be answered, secured.
+struct Places {
+    lease: Lease,
+    /// Where the protocol may change.
+    stream: Option<(OnUpgrade, StreamPlace)>,
+}
+
+/// The way back of an answer.
+struct Back<'a> {
+    named: &'a Named,
+    host: &'a str,
+    /// What the client takes the agent's token for.
+    subprotocol: Option<HeaderValue>,
 }
 
 /// What may be the agent's token.
@@ -171,6 +178,45 @@ impl Gateway {
         }
         let said = format!("this agent serves port {port}, and no other can be reached from outside");
         Err(Fault::new(Code::InvalidRequest, said).field("E2b-Sandbox-Port").into())
+    }
+
+    /// A place for the stream that the request may become, and a connection to the
+    /// agent.
+    async fn places(&self, record: &Record, asker: Asker, client: Option<OnUpgrade>) -> Result<Places, Refusal> {
+        let stream = match client {
+            Some(client) => Some((client, self.streams.to_agent(record.id, asker)?)),
+            None => None,
+        };
+        Ok(Places { lease: self.pools.lease(record, asker).await?, stream })
+    }
+
+    /// The same places after a payment was settled, with the time that a request has.
+    fn renewed(&self, places: Places) -> Places {
+        let until = Instant::now() + Duration::from_millis(self.limits.agent_wait_ms);
+        Places { lease: places.lease.until(until), ..places }
+    }
+
+    /// Has the agent answer.
+    async fn answered(
+        &self,
+        places: Places,
+        back: Back<'_>,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, Refusal> {
+        let Places { lease, stream } = places;
+        let mut answer = lease.send(request).await?;
+        confine(answer.headers_mut(), &back.named.way, back.host);
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let asked = stream.filter(|_| upgrade::is_granted(answer.headers()));
+            let asked = asked.ok_or_else(|| unreachable("the agent changed to a protocol that nobody asked for"))?;
+            if let Some(token) = back.subprotocol {
+                upgrade::choose(answer.headers_mut(), token);
+            }
+            return Ok(self.join(asked, answer));
+        }
+        let (mut head, body) = answer.into_parts();
+        client::strip_hop_by_hop(&mut head.headers);
+        Ok(Response::from_parts(head, body))
     }
 
     /// Joins the two halves of a connection whose protocol has changed.

@@ -59,6 +59,7 @@ mod spent;
 mod state;
 mod streams;
 mod target;
+mod tariff;
 mod tls;
 mod token;
 mod toll;

@@ -200,6 +200,12 @@ struct Lost {
 }
 
 impl Lease {
+    /// The same, with a connection waited for until then: a payment that was settled
+    /// meanwhile must not cost the time.
+    pub(crate) fn until(self, until: Instant) -> Self {
+        Self { until, ..self }
+    }
+
     /// Asks the agent, and waits for the head of its answer. A connection that the
     /// agent closed while it was idle costs a second try, over a new one, where the
     /// first cannot have had an effect.

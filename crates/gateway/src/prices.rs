@@ -57,9 +57,23 @@ pub(crate) async fn set_prices(
         // Somebody must be there to be paid.
         gateway.treasury()?.payee(owner.wallet).await?;
     }
-    gateway.parts.store.set_prices(id, wish.prices.clone()).await?;
-    gateway.tariff.forget(id).await;
+    gateway.change_prices(id, wish.prices.clone()).await?;
     json(StatusCode::OK, &wish)
+}
+
+impl Gateway {
+    /// Changes prices. A caller who hangs up meanwhile stops nothing: whoever asks
+    /// after the change must not be told the old ones.
+    async fn change_prices(self: &Arc<Self>, id: AgentId, prices: store::Prices) -> Result<(), Refusal> {
+        let gateway = Arc::clone(self);
+        let change = self.tasks.spawn(async move {
+            let changed = gateway.parts.store.set_prices(id, prices).await;
+            // Also when it is not known whether they did.
+            gateway.tariff.changed(id);
+            changed
+        });
+        Ok(change.await.map_err(|_| Refusal::new(Code::Internal, "the prices' change broke off; set them again"))??)
+    }
 }
 
 fn check(wish: &Prices) -> Result<(), Refusal> {

@@ -27,7 +27,7 @@ use crate::pool::Pools;
 use crate::refusal::Refusal;
 use crate::spent::Spent;
 use crate::streams::Streams;
-use crate::toll::Tariff;
+use crate::tariff::Tariff;
 use crate::urls::{AgentUrl, PathUrl};
 use crate::{Config, Limits};
 

@@ -7,54 +7,34 @@
 //! The price of a path must not be evaded by another writing of it, which an agent
 //! might read as the same: an agent with prices takes plain paths alone.
 
-use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use axum::body::Body;
-use domain::{AgentId, Usdc};
+use axum::body::{Body, Bytes};
+use axum::response::IntoResponse;
+use domain::{AgentId, UnixMillis, Usdc};
+use http::Response;
 use http::header::HeaderMap;
 use http::request::Parts;
-use http::{Response, StatusCode};
-use http_body_util::Full;
 use hyper::body::Incoming;
-use moka::future::Cache;
-use store::{Record, Store, StoreError};
+use store::Record;
 use wire::fault::{Code, Fault};
-use x402::{NoAnswer, Order, RequestHash, Sale, Ticket};
+use x402::{Checked, Client, NoAnswer, Order, Quote, RequestHash, Seller, Ticket, TillError, Unsold};
 
 use crate::caller::read_at_most;
-use crate::refusal::Refusal;
+use crate::limit::client_key;
+use crate::refusal::{Refusal, answer};
 use crate::state::Gateway;
+use crate::tariff::Prices;
 
-/// Agents whose prices are held in memory.
-const HELD: u64 = 10_000;
+/// Seconds after which a copy of a payment that is at work may ask again.
+const SOON_S: u64 = 1;
+/// Seconds after which one may ask again when payments are out of order.
+const LATER_S: u64 = 5;
 /// Prices of one agent at most.
 pub(crate) const MAX_PRICES: usize = 64;
 /// Bytes of a price's path at most.
 pub(crate) const MAX_PATH: usize = 256;
-
-/// Prices by the beginning of a path.
-pub(crate) type Prices = BTreeMap<String, Usdc>;
-
-/// What requests cost, as read from the store.
-pub(crate) struct Tariff(Cache<AgentId, Arc<Prices>>);
-
-impl Tariff {
-    pub(crate) fn new() -> Self {
-        Self(Cache::new(HELD))
-    }
-
-    /// An agent's prices.
-    pub(crate) async fn of(&self, store: &Store, agent: AgentId) -> Result<Arc<Prices>, StoreError> {
-        let reading = async { store.prices_of(agent).await.map(Arc::new) };
-        self.0.try_get_with(agent, reading).await.map_err(|error| (*error).clone())
-    }
-
-    /// Forgets what was read: it has changed.
-    pub(crate) async fn forget(&self, agent: AgentId) {
-        self.0.invalidate(&agent).await;
-    }
-}
 
 /// What a path costs: the price of the longest beginning that ends where a segment
 /// does. Letters count as equal in both cases, as some agents take them.
@@ -95,20 +75,26 @@ fn is_encoded_plainly(path: &str) -> bool {
     true
 }
 
-/// A request that may go on.
-pub(crate) struct Passed {
-    /// Its body, whole where it was paid for.
-    pub(crate) body: Body,
-    /// What is owed to the payer, where it was paid for.
-    pub(crate) ticket: Option<Ticket>,
+/// A request whose payment is good: what else it needs is secured next, and then the
+/// payment is taken. Nothing was charged yet, and nothing is when it is dropped.
+pub(crate) struct Payable<'a> {
+    seller: &'a Seller,
+    payment: Checked<'a>,
 }
 
-/// What becomes of a request at the toll.
-pub(crate) enum Toll {
-    /// It goes on.
-    Pass(Passed),
-    /// It is answered here: terms, or why the payment is not taken.
-    Stop(Response<Body>),
+impl Payable<'_> {
+    /// Takes the payment.
+    pub(crate) async fn pay(self) -> Result<Ticket, Response<Body>> {
+        self.seller.take(self.payment).await.map_err(told)
+    }
+}
+
+/// What a payment is held against: kept beside [`Payable`], which borrows from it.
+pub(crate) struct Counter {
+    seller: Arc<Seller>,
+    quote: Quote,
+    resource: String,
+    client: Client,
 }
 
 impl Gateway {
@@ -117,57 +103,118 @@ impl Gateway {
         if self.parts.treasury.is_none() {
             return Ok(None);
         }
-        let prices = self.tariff.of(&self.parts.store, agent).await?;
+        let prices = self.tariff.of(agent, self.parts.store.prices_of(agent)).await?;
         if !prices.is_empty() && !is_plain(path) {
             return Err(Refusal::invalid("this agent takes plain paths alone: no empty, dotted or encoded segments"));
         }
         Ok(price(&prices, path))
     }
 
-    /// Takes the payment for a request whose path has a price.
-    pub(crate) async fn take_toll(
+    /// Where a request to this agent is paid.
+    pub(crate) async fn counter(
         &self,
         record: &Record,
         price: Usdc,
         head: &Parts,
-        body: Incoming,
-    ) -> Result<Toll, Refusal> {
+        client: IpAddr,
+    ) -> Result<Counter, Refusal> {
         let treasury = self.treasury()?;
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let url = format!("{}{path}", self.agent_url.of(record.id));
-        let quote = treasury.quote(record.wallet, &url, price).await?;
-        // Nothing is held for who brings nothing.
-        if let Some(response) = treasury.turn_away(&quote, &head.headers)? {
-            return Ok(Toll::Stop(response.map(Body::from)));
-        }
-        // What a payment is bound to is read whole first.
-        let most = usize::try_from(self.limits.paid_body_bytes).unwrap_or(usize::MAX);
-        let body = read_at_most(body, most, self.limits.body_ms).await?;
-        let request = RequestHash::of(head.method.as_str(), &url, &body);
-        let resource = record.id.to_string();
-        let order = Order { quote: &quote, request, resource: &resource, now: self.now(), claim: rand::random() };
-        Ok(match treasury.sell(order, &head.headers).await? {
-            Sale::Refused(response) => Toll::Stop(response.map(Body::from)),
-            Sale::Serve(ticket) => Toll::Pass(Passed { body: Body::new(Full::new(body)), ticket: Some(ticket) }),
+        Ok(Counter {
+            seller: treasury.seller()?,
+            quote: treasury.quote(record.wallet, &url, price).await?,
+            resource: record.id.to_string(),
+            client: Client(client_key(client)),
         })
+    }
+
+    /// The whole body of a request that is paid for: its payment is bound to it.
+    pub(crate) async fn paid_body(&self, body: Incoming) -> Result<Bytes, Refusal> {
+        let most = usize::try_from(self.limits.paid_body_bytes).unwrap_or(usize::MAX);
+        Ok(read_at_most(body, most, self.limits.body_ms).await?)
     }
 }
 
+impl Counter {
+    /// Turns away who brings no payment, before anything is held for him.
+    pub(crate) fn turn_away(&self, head: &Parts) -> Result<(), Response<Body>> {
+        self.seller.turn_away(&self.quote, &head.headers).map_err(told)
+    }
+
+    /// Checks the payment that came with this request.
+    pub(crate) async fn check(
+        &self,
+        head: &Parts,
+        body: &[u8],
+        now: UnixMillis,
+    ) -> Result<Payable<'_>, Response<Body>> {
+        let Self { seller, quote, resource, client } = self;
+        let request = RequestHash::of(head.method.as_str(), &quote.resource.url, body);
+        let order = Order { quote, request, resource, now, claim: rand::random(), client: *client };
+        let payment = seller.check(order, &head.headers).await.map_err(told)?;
+        Ok(Payable { seller, payment })
+    }
+}
+
+/// How a payment that is not taken is answered.
+fn told(unsold: Unsold) -> Response<Body> {
+    let may_be_sent = "the payment may be on its way: send the same request with the same payment again, not a new one";
+    let pending = || Fault::new(Code::SettlementPending, may_be_sent).retry_after(LATER_S);
+    match unsold {
+        Unsold::Terms(response) => response.map(Body::from),
+        Unsold::Malformed(header) => {
+            let said = "this header holds no payment that can be read: it is base64 of x402's JSON, and there is one";
+            answer(&Fault::new(Code::MalformedPayment, said).field(header.as_str()))
+        }
+        Unsold::InFlight => {
+            let said = "this payment is being settled or answered for another copy of the request";
+            answer(&Fault::new(Code::PaymentInFlight, said).retry_after(SOON_S))
+        }
+        Unsold::Pending(receipt) => with_headers(answer(&pending()), receipt),
+        Unsold::Unsettled => answer(&pending()),
+        Unsold::Unavailable(error) => {
+            tracing::warn!(%error, "a payment cannot be taken at the moment");
+            let code = match error {
+                TillError::Unread(_) => Code::ChainUnavailable,
+                TillError::Record(_) | TillError::Busy => Code::PaymentsUnavailable,
+            };
+            let said = "payments cannot be taken just now; nothing was charged by this request";
+            answer(&Fault::new(code, said).retry_after(LATER_S))
+        }
+    }
+}
+
+fn with_headers(mut response: Response<Body>, headers: HeaderMap) -> Response<Body> {
+    response.headers_mut().extend(headers);
+    response
+}
+
 /// Settles with the payer: an agent that said nothing, or failed, owes the answer
-/// still; every other answer is the one that was bought.
-pub(crate) async fn redeem(ticket: Ticket, answered: Option<StatusCode>) -> Result<HeaderMap, Refusal> {
-    if answered.is_none_or(|status| status.is_server_error()) {
+/// still; every other answer is the one that was bought. The receipt goes with all of
+/// them.
+pub(crate) async fn redeem(ticket: Ticket, answered: Result<Response<Body>, Refusal>) -> Response<Body> {
+    let receipt = ticket.headers();
+    let is_answer = answered.as_ref().is_ok_and(|response| !response.status().is_server_error());
+    let booked = if is_answer {
+        book(ticket).await
+    } else {
         if let Err(error) = ticket.give_back().await {
             tracing::warn!(%error, "a payment is not given back at once; it is when its claim ends");
         }
-        return Ok(HeaderMap::new());
-    }
-    ticket.answer().await.map_err(|error| {
+        Ok(())
+    };
+    let response = booked.and(answered).unwrap_or_else(IntoResponse::into_response);
+    with_headers(response, receipt)
+}
+
+async fn book(ticket: Ticket) -> Result<(), Refusal> {
+    ticket.answer().await.map(drop).map_err(|error| {
         tracing::warn!(%error, "an answer that was paid for must not leave");
         let said = "the payment cannot be booked just now; send the same request again";
         match error {
-            NoAnswer::Lost => Refusal::new(Code::WrongState, "another copy of this request answers it"),
-            NoAnswer::Record(_) => Fault::new(Code::ChainUnavailable, said).retry_after(1).into(),
+            NoAnswer::Lost => Refusal::new(Code::PaymentInFlight, "another copy of this request answers it"),
+            NoAnswer::Record(_) => Fault::new(Code::PaymentsUnavailable, said).retry_after(SOON_S).into(),
         }
     })
 }

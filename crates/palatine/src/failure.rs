@@ -49,12 +49,14 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::InsufficientBalance
         | Code::PaymentRequired
         | Code::InvalidPayment
+        | Code::MalformedPayment
         | Code::NotLinked
         | Code::InvalidEvmSignature
         | Code::CallRefused
         | Code::ImageRefused => Exit::Denied,
         Code::NotFound => Exit::NotFound,
         Code::AgentExists
+        | Code::PaymentInFlight
         | Code::StaleGeneration
         | Code::WrongState
         | Code::WouldRevert
@@ -62,6 +64,8 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         Code::RateLimited
         | Code::AgentUnreachable
         | Code::BalanceUnknown
+        | Code::SettlementPending
+        | Code::PaymentsUnavailable
         | Code::NoCapacity
         | Code::NodeUnavailable
         | Code::AgentBusy
@@ -94,6 +98,8 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
             "see its state and output: palatine ls, palatine logs <id>".to_owned()
         }
         Code::BalanceUnknown
+        | Code::PaymentInFlight
+        | Code::PaymentsUnavailable
         | Code::ChainUnavailable
         | Code::RateLimited
         | Code::NoCapacity
@@ -116,6 +122,8 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         | Code::UnboundSignature
         | Code::ImageRefused
         | Code::InvalidPayment
+        | Code::MalformedPayment
+        | Code::SettlementPending
         | Code::InvalidEvmSignature
         | Code::CallRefused
         | Code::WouldRevert

@@ -122,7 +122,7 @@ impl SignedPayment {
         if payment.network != network(facts.chain_id) {
             return Err(PaymentError::Network(network(facts.chain_id)));
         }
-        let signature = field("signature", text::bytes(&payment.payload.signature))?;
+        let signature = field("signature", text::signature(&payment.payload.signature))?;
         let authorization = authorization(&payment.payload.authorization)?;
         Ok(Self { token: facts.token, authorization, signature })
     }
@@ -239,8 +239,8 @@ fn token_domain(facts: &Facts) -> Eip712Domain {
     )
 }
 
-/// Who made this signature: 65 bytes, `v` 27 or 28, `s` in the lower half, as
-/// OpenZeppelin and USDC take them.
+/// Who made this signature: 65 bytes, `v` 27 or 28 (see [`text::signature`]), `s` in
+/// the lower half, as OpenZeppelin and USDC take them.
 #[must_use]
 pub fn recover(signature: &[u8], digest: B256) -> Option<Address> {
     let bytes: &[u8; 65] = signature.try_into().ok()?;

@@ -238,7 +238,7 @@ fn parse(signed: &SignedRequest) -> Result<Request, RequestError> {
         nonce: field("nonce", text::number(&wire.nonce))?,
         deadline: field("deadline", text::small(&wire.deadline))?,
         data: field("data", text::bytes(&wire.data))?,
-        signature: field("signature", text::bytes(&signed.signature))?,
+        signature: field("signature", text::signature(&signed.signature))?,
         digest: B256::ZERO,
     })
 }

@@ -4,6 +4,8 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 
 /// Digits of the largest 256-bit number.
 const MAX_DIGITS: usize = 78;
+/// Bytes of a signature: r, s, v.
+const SIGNATURE: usize = 65;
 
 /// What a text should have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +56,18 @@ pub(crate) fn bytes(text: &str) -> Result<Bytes, TextError> {
         return Err(TextError::Bytes);
     }
     alloy_primitives::hex::decode(digits).map(Bytes::from).map_err(|_| TextError::Bytes)
+}
+
+/// A signature of 65 bytes ends in 27 or 28, which is what contracts take; 0 and 1, as
+/// hardware wallets write the same, are read as these.
+pub(crate) fn signature(text: &str) -> Result<Bytes, TextError> {
+    let mut bytes = bytes(text)?.to_vec();
+    if bytes.len() == SIGNATURE
+        && let Some(v @ (0 | 1)) = bytes.last_mut()
+    {
+        *v += 27;
+    }
+    Ok(bytes.into())
 }
 
 /// Characters of others' words that are kept.

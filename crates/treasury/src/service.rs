@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::vault::{AgentVault, ChainResponse, DeployRequest, TasksResponse, TxResponse, VaultResponse};
-use x402::{Facilitator, Offer, Order, Quote, Resource, Sale};
+use x402::{Facilitator, Offer, Quote, Resource, Seller};
 
 use crate::config::Options;
 use crate::desk::{Counter, Desk};
@@ -278,27 +278,13 @@ impl Treasury {
         Ok(Quote { resource, offers: vec![offer] })
     }
 
-    /// Takes the payment for a request.
+    /// Who takes payments for requests.
     ///
     /// # Errors
-    /// When nobody takes payments.
-    pub async fn sell(&self, order: Order<'_>, headers: &http::HeaderMap) -> Result<Sale, TreasuryError> {
+    /// When nobody does.
+    pub fn seller(&self) -> Result<Arc<Seller>, TreasuryError> {
         let desk = self.0.desk()?;
-        Ok(counter(&desk)?.seller.sell(order, headers).await)
-    }
-
-    /// What is said, before its body is read, to a request that brings no payment
-    /// that could be taken; see [`x402::Seller::turn_away`].
-    ///
-    /// # Errors
-    /// When nobody takes payments.
-    pub fn turn_away(
-        &self,
-        quote: &Quote,
-        headers: &http::HeaderMap,
-    ) -> Result<Option<http::Response<Vec<u8>>>, TreasuryError> {
-        let desk = self.0.desk()?;
-        Ok(counter(&desk)?.seller.turn_away(quote, headers))
+        Ok(Arc::clone(&counter(&desk)?.seller))
     }
 
     /// Who settles for other sellers.

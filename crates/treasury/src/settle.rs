@@ -36,6 +36,12 @@ impl Settlement for OwnSettlement {
             Outcome::Lost { .. } => Err(SettleError::Unknown("our transaction was replaced by another".to_owned())),
         }
     }
+
+    async fn sent(&self, payment: &Signed) -> Option<B256> {
+        let key = key(&payment.authorization).ok()?;
+        let entry = self.sender.find(&key).await.ok().flatten()?;
+        entry.attempts.last().map(|attempt| attempt.hash)
+    }
 }
 
 impl OwnSettlement {

@@ -124,6 +124,8 @@ codes! {
     UnboundSignature = "unbound_signature", 401;
     /// The agent's bearer token is absent or wrong.
     InvalidToken = "invalid_token", 401;
+    /// A payment's header holds no payment that can be read.
+    MalformedPayment = "malformed_payment", 400;
     /// The answer has a price; the terms are beside this fault.
     PaymentRequired = "payment_required", 402;
     /// The payment is not what was asked for.
@@ -146,6 +148,8 @@ codes! {
     WouldRevert = "would_revert", 409;
     /// The wallet has a live agent.
     AgentExists = "agent_exists", 409;
+    /// The payment is being settled or answered for another copy of the request.
+    PaymentInFlight = "payment_in_flight", 409;
     /// The desired state is older than, or differs from, the one held.
     StaleGeneration = "stale_generation", 409;
     /// The agent is not in a state that allows this.
@@ -170,6 +174,11 @@ codes! {
     NoChain = "no_chain", 501;
     /// The chain does not answer just now, or its endpoints disagree.
     ChainUnavailable = "chain_unavailable", 503;
+    /// The payment may be on its way: the same request with the same payment is
+    /// answered once it is known to be made.
+    SettlementPending = "settlement_pending", 503;
+    /// Payments cannot be taken just now; nothing was charged.
+    PaymentsUnavailable = "payments_unavailable", 503;
     /// The balance cannot be read just now.
     BalanceUnknown = "balance_unknown", 503;
     /// No node has room.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use domain::{Address, Usdc};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::{Limits, Payees, Policy, Terms, Token, Tokens};
 
@@ -35,8 +36,14 @@ pub struct Config {
     /// Milliseconds from a settled payment to the answer's first byte. Default
     /// 120000.
     pub answer_timeout_ms: u64,
-    /// Settlements under way at once. Default 64.
+    /// Payments that are looked at or settled at once; more wait their turn. Default
+    /// 64.
     pub max_settling: u64,
+    /// Of these, those that one client address (of an IPv6 /64) has brought. Default
+    /// 16.
+    pub settling_per_client: u64,
+    /// Of these, those of one payer. Default 8.
+    pub settling_per_payer: u64,
     /// The tokens that are taken and paid. Default the Stargate USDC of Cronos
     /// and of its testnet. Their EIP-712 domains are compared with the chain's.
     pub tokens: Vec<TokenConfig>,
@@ -86,6 +93,8 @@ impl Default for Config {
             settle_timeout_ms: 60_000,
             answer_timeout_ms: 120_000,
             max_settling: 64,
+            settling_per_client: 16,
+            settling_per_payer: 8,
             tokens: cronos(),
             serve: Serve::default(),
         }
@@ -200,6 +209,8 @@ impl Config {
             ("settle_timeout_ms", self.settle_timeout_ms, 1000..=600_000),
             ("answer_timeout_ms", self.answer_timeout_ms, 1000..=3_600_000),
             ("max_settling", self.max_settling, 1..=10_000),
+            ("settling_per_client", self.settling_per_client, 1..=10_000),
+            ("settling_per_payer", self.settling_per_payer, 1..=10_000),
         ]
         .into_iter()
     }
@@ -230,9 +241,12 @@ impl Config {
     /// What bounds a till.
     #[must_use]
     pub fn limits(&self) -> Limits {
+        let places = |count: u64| usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS);
         Limits {
             settle_timeout: Duration::from_millis(self.settle_timeout_ms),
-            max_settling: usize::try_from(self.max_settling).unwrap_or(usize::MAX),
+            max_settling: places(self.max_settling),
+            per_client: places(self.settling_per_client),
+            per_payer: places(self.settling_per_payer),
         }
     }
 

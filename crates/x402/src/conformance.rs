@@ -161,6 +161,10 @@ async fn what_is_left_open_is_found_oldest_first(record: &dyn Payments) {
     assert_eq!(record.pending(NOW, 10).await.unwrap(), [], "somebody is at work on them");
     assert_eq!(record.pending(later(), 10).await.unwrap(), [older.clone(), newer.clone()]);
     assert_eq!(record.pending(later(), 1).await.unwrap(), std::slice::from_ref(&older));
+    // Whoever was given waits until the others were.
+    for (ms, next) in [(1, &older), (2, &newer), (3, &older)] {
+        assert_eq!(record.pending(later().plus(ms), 1).await.unwrap(), std::slice::from_ref(next));
+    }
     record.settled(&older.key(), TX).await.unwrap();
     record.release(&newer.key(), 1).await.unwrap();
     assert_eq!(record.pending(NOW, 10).await.unwrap(), [newer]);

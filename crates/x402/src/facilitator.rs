@@ -19,9 +19,7 @@ use crate::till::{Taken, Till, TillError};
 use crate::verify::{held_against, timely};
 use crate::wire::to_json;
 use crate::wire::{Asked, SettleAnswer, parse_request, settled_by_cronos};
-use crate::{
-    Authorization, Claim, Dialect, Offer, PaymentState, Reason, RequestHash, Reservation, Signed, Spent, Tokens,
-};
+use crate::{Claim, Client, Dialect, Offer, PaymentState, Reason, RequestHash, Reservation, Signed, Tokens};
 
 /// For whom and what is settled. Each settlement costs us gas.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,14 +101,14 @@ impl Facilitator {
     }
 
     /// `POST /verify`: would it be settled? Sends nothing.
-    pub async fn verify(&self, body: &[u8], now: UnixMillis) -> Answer {
+    pub async fn verify(&self, body: &[u8], now: UnixMillis, client: Client) -> Answer {
         let asked = match parse_request(body, &self.tokens) {
             Ok(asked) => asked,
             Err((dialect, reason)) => return verified(400, dialect, None, Err(reason)),
         };
         let (dialect, payer) = (asked.presented.dialect(), Some(asked.presented.payer()));
         let checked = match self.check(&asked, now) {
-            Ok((_, signed)) => self.promising(&signed).await,
+            Ok((_, signed)) => self.promising(&signed, client).await,
             Err(reason) => Ok(Err(reason)),
         };
         match checked {
@@ -123,7 +121,7 @@ impl Facilitator {
     }
 
     /// `POST /settle`: settles it. `claim` is a random number of this call alone.
-    pub async fn settle(&self, body: &[u8], now: UnixMillis, claim: u64) -> Answer {
+    pub async fn settle(&self, body: &[u8], now: UnixMillis, claim: u64, client: Client) -> Answer {
         let asked = match parse_request(body, &self.tokens) {
             Ok(asked) => asked,
             Err((dialect, reason)) => {
@@ -132,7 +130,7 @@ impl Facilitator {
         };
         let network = self.network(&asked);
         let outcome = match self.check(&asked, now) {
-            Ok((offer, signed)) => self.take(&offer, signed, now, claim).await,
+            Ok((offer, signed)) => self.take(&offer, signed, (now, claim), client).await,
             Err(reason) => Ok(Outcome { status: 200, tx: Err(reason), known: None }),
         };
         let outcome = outcome.unwrap_or_else(|error| {
@@ -182,7 +180,8 @@ impl Facilitator {
 
     /// Not used before, and the payer holds enough. What this facilitator has
     /// begun to settle and not answered may be asked for again.
-    async fn promising(&self, signed: &Signed) -> Result<Result<(), Reason>, TillError> {
+    async fn promising(&self, signed: &Signed, client: Client) -> Result<Result<(), Reason>, TillError> {
+        let _place = self.till.enter(client, signed).await?;
         let authorization = &signed.authorization;
         match self.till.payments().find(&authorization.key()).await? {
             Some((begun, state)) if begun.resource == Reservation::FACILITATOR && begun.payment == *signed => {
@@ -193,25 +192,34 @@ impl Facilitator {
                 }
             }
             Some(_) => return Ok(Err(Reason::Used)),
-            None if matches!(self.till.chain().state(authorization).await?, Spent::Unused { .. }) => {}
-            None => return Ok(Err(Reason::Used)),
+            None => {}
         }
-        let Authorization { chain_id, asset, from, value, .. } = *authorization;
-        let held = self.till.chain().balance(chain_id, asset, from).await?;
-        Ok(if held < value { Err(Reason::Funds) } else { Ok(()) })
+        self.till.promises(authorization).await
     }
 
-    async fn take(&self, offer: &Offer, payment: Signed, now: UnixMillis, claim: u64) -> Result<Outcome, TillError> {
+    async fn take(
+        &self,
+        offer: &Offer,
+        payment: Signed,
+        (now, claim): (UnixMillis, u64),
+        client: Client,
+    ) -> Result<Outcome, TillError> {
+        let told = |status, tx, known| Outcome { status, tx, known };
+        let place = self.till.enter(client, &payment).await?;
+        if let Err(reason) = self.till.look(&payment).await? {
+            return Ok(told(200, Err(reason), None));
+        }
         let key = payment.authorization.key();
         let request = RequestHash::of(Reservation::FACILITATOR, &key.to_string(), offer.pay_to.as_slice());
         let resource = Reservation::FACILITATOR.to_owned();
         let reservation = Reservation { payment, request, resource, at: now };
         let claimed = Claim { id: claim, until: now.plus(self.terms.claim_ms) };
-        let told = |status, tx, known| Outcome { status, tx, known };
-        Ok(match self.till.take(reservation, claimed).await? {
+        Ok(match self.till.take(reservation, claimed, place).await? {
             Taken::Paid(tx) if self.till.payments().answered(&key, claim).await? => told(200, Ok(tx), None),
             Taken::Paid(tx) | Taken::Answered(tx) => told(200, Err(Reason::Used), Some(tx)),
             Taken::InFlight => told(409, Err(Reason::Used), None),
+            // 200, or unmodified clients do not read it: they ask once more, and then wait.
+            Taken::Pending(tx) => told(200, Err(Reason::Pending), Some(tx)),
             Taken::Open(Reason::Unsettled) => told(503, Err(Reason::Unsettled), None),
             Taken::Refused(reason) | Taken::Open(reason) => told(200, Err(reason), None),
         })
@@ -243,7 +251,9 @@ fn settled(asked: Option<&Asked>, dialect: Dialect, network: &str, outcome: Outc
     let code = outcome.tx.map_err(|reason| reason.code(dialect));
     let transfer = asked.map(|asked| &asked.presented.transfer);
     let body = match dialect {
-        Dialect::Cronos => Value::Object(settled_by_cronos(network, transfer, code)),
+        Dialect::Cronos => {
+            Value::Object(settled_by_cronos(network, transfer, code.map_err(|code| (code, outcome.known))))
+        }
         Dialect::V2 | Dialect::V1 => {
             let payer = transfer.map(|transfer| transfer.from);
             json!(match (code, payer) {

@@ -29,6 +29,7 @@ struct Row {
     reservation: Reservation,
     state: PaymentState,
     claim: Option<Claim>,
+    looked_at: UnixMillis,
 }
 
 impl Row {
@@ -105,7 +106,12 @@ impl Payments for FakePayments {
             if let Some(row) = rows.get_mut(&reservation.key()) {
                 return row.meet(reservation, claim, now);
             }
-            let row = Row { reservation: reservation.clone(), state: PaymentState::Reserved, claim: Some(claim) };
+            let row = Row {
+                reservation: reservation.clone(),
+                state: PaymentState::Reserved,
+                claim: Some(claim),
+                looked_at: reservation.at,
+            };
             rows.insert(reservation.key(), row);
             Reserved::New
         })
@@ -162,13 +168,13 @@ impl Payments for FakePayments {
 
     async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Reservation>, RecordError> {
         self.working(|rows| {
-            let open = rows
-                .values()
-                .filter(|row| row.state == PaymentState::Reserved && row.claim.is_none_or(|held| held.until <= now));
-            let mut open: Vec<_> = open.map(|row| row.reservation.clone()).collect();
-            open.sort_by_key(|reservation| reservation.at);
+            let is_open =
+                |row: &&mut Row| row.state == PaymentState::Reserved && row.claim.is_none_or(|held| held.until <= now);
+            let mut open: Vec<_> = rows.values_mut().filter(is_open).collect();
+            open.sort_by_key(|row| (row.looked_at, row.reservation.at));
             open.truncate(limit);
-            open
+            open.iter_mut().for_each(|row| row.looked_at = now);
+            open.iter().map(|row| row.reservation.clone()).collect()
         })
     }
 }
@@ -189,6 +195,8 @@ pub enum Weather {
     Down,
     /// It settles nothing, and does not know.
     Unknown,
+    /// It has sent the transfer, and nothing mines it.
+    Pending,
 }
 
 /// A token in memory with balances and used nonces, and whoever settles on it.
@@ -205,6 +213,7 @@ struct Ledger {
     weather: Weather,
     time: u64,
     settlements: usize,
+    readings: usize,
     unreadable: bool,
 }
 
@@ -254,9 +263,27 @@ impl FakeChain {
         self.with(|ledger| ledger.settlements)
     }
 
+    /// How often the token was asked anything.
+    #[must_use]
+    pub fn readings(&self) -> usize {
+        self.with(|ledger| ledger.readings)
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&Ledger) -> T) -> Result<T, Unread> {
+        self.with(|ledger| {
+            ledger.readings += 1;
+            if ledger.unreadable { Err(Unread("the test said so".into())) } else { Ok(work(ledger)) }
+        })
+    }
+
     fn with<T>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// The transaction that makes a payment.
+fn tx_of(key: &PaymentKey) -> B256 {
+    keccak256(key.to_string())
 }
 
 impl Ledger {
@@ -277,7 +304,7 @@ impl Ledger {
         self.balances.insert((asset, from), rest);
         let sum = Usdc(self.held(asset, to).0 + value.0);
         self.balances.insert((asset, to), sum);
-        let tx = keccak256(key.to_string());
+        let tx = tx_of(&key);
         self.paid.insert(key, (*authorization, tx));
         Ok(tx)
     }
@@ -308,25 +335,31 @@ impl Settlement for FakeChain {
                 self.execute(&payment.authorization)?;
                 std::future::pending().await
             }
-            Weather::Silence => std::future::pending().await,
+            Weather::Silence | Weather::Pending => std::future::pending().await,
             Weather::Lies => Ok(Settled { tx: B256::repeat_byte(0xfa) }),
             Weather::Down => Err(SettleError::Unavailable("the test said so".into())),
             Weather::Unknown => Err(SettleError::Unknown("the test said so".into())),
         }
+    }
+
+    async fn sent(&self, payment: &Signed) -> Option<B256> {
+        self.with(|ledger| match ledger.weather {
+            Weather::Pending => Some(tx_of(&payment.authorization.key())),
+            _ => None,
+        })
     }
 }
 
 #[async_trait]
 impl Authorizations for FakeChain {
     async fn state(&self, authorization: &Authorization) -> Result<Spent, Unread> {
-        self.with(|ledger| {
-            if ledger.unreadable { Err(Unread("the test said so".into())) } else { Ok(ledger.spent(authorization)) }
-        })
+        // A real one answers later.
+        tokio::task::yield_now().await;
+        self.read(|ledger| ledger.spent(authorization))
     }
 
     async fn balance(&self, _chain_id: u64, asset: Address, owner: Address) -> Result<Usdc, Unread> {
-        self.with(|ledger| {
-            if ledger.unreadable { Err(Unread("the test said so".into())) } else { Ok(ledger.held(asset, owner)) }
-        })
+        tokio::task::yield_now().await;
+        self.read(|ledger| ledger.held(asset, owner))
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use domain::B256;
 use reqwest::{Client, Response, StatusCode, Url};
 
 use crate::wire::{CronosRequest, CronosVerdict, to_json};
@@ -122,5 +123,10 @@ impl Settlement for Hosted {
                 Err(SettleError::Unknown(format!("the facilitator says {tx} settled it; the token does not")))
             }
         }
+    }
+
+    /// It does not tell what it sends before that is settled.
+    async fn sent(&self, _: &Signed) -> Option<B256> {
+        None
     }
 }

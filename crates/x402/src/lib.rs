@@ -13,6 +13,7 @@
 //! | `verify`, `recover` | is it good: EIP-712 over EIP-3009, pure |
 //! | `record`, `settle`, `receipt` | what is asked of a database and of a chain |
 //! | `till` | reserve, settle, reconcile: money is taken here alone |
+//! | `places`, `funds` | how many pay at once, each with his share; what the token said of a payer a moment ago |
 //! | `seller`, `facilitator`, `buyer` | the three sides |
 //! | `hosted` | the hosted Cronos facilitator, whose word is checked |
 //! | `reason`, `config` | why not; `[x402]` |
@@ -41,9 +42,11 @@ pub mod fake;
 mod buyer;
 mod config;
 mod facilitator;
+mod funds;
 mod hosted;
 mod offer;
 mod payment;
+mod places;
 mod presented;
 mod reason;
 mod receipt;
@@ -62,13 +65,14 @@ pub use facilitator::{Answer, Facilitator, Payees, Policy};
 pub use hosted::{Hosted, HostedError};
 pub use offer::{Offer, Quote, Resource};
 pub use payment::{Authorization, Dialect, PaymentKey, RequestHash, Signed};
+pub use places::Client;
 pub use presented::{PAYMENT_SIGNATURE, Presented, X_PAYMENT};
 pub use reason::Reason;
 pub use receipt::pays;
 pub use record::{Claim, PaymentState, Payments, RecordError, Reservation, Reserved};
 pub use seller::{
-    NoAnswer, Order, PAYMENT_REQUIRED, PAYMENT_RESPONSE, Purchase, Sale, Seller, Terms, Ticket, X_PAYMENT_RESPONSE,
-    terms_of,
+    Checked, NoAnswer, Order, PAYMENT_REQUIRED, PAYMENT_RESPONSE, Purchase, Seller, Terms, Ticket, Unsold,
+    X_PAYMENT_RESPONSE, terms_of,
 };
 pub use settle::{Authorizations, SettleError, Settled, Settlement, Spent, Unread};
 pub use till::{Limits, Reconciled, Till, TillError};

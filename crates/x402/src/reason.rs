@@ -48,6 +48,9 @@ pub enum Reason {
     /// Whether it was settled is not known at the moment.
     #[error("the settlement is not known to have succeeded")]
     Unsettled,
+    /// Its transfer was sent, and is not confirmed yet.
+    #[error("the transfer was sent and is not confirmed yet")]
+    Pending,
     /// The facilitator does not settle for this payee or this amount.
     #[error("this is not settled here")]
     Policy,
@@ -75,6 +78,7 @@ impl Reason {
             Self::Used => "duplicate_settlement",
             Self::Transfer => "invalid_transaction_state",
             Self::Unsettled => "unexpected_settle_error",
+            Self::Pending => "settlement_pending",
         }
     }
 }

@@ -144,6 +144,7 @@ pub trait Payments: Send + Sync {
     async fn find(&self, key: &PaymentKey) -> Result<Option<(Reservation, PaymentState)>, RecordError>;
 
     /// At most `limit` payments that are `Reserved` and that nobody has a claim
-    /// on at `now`, the oldest first.
+    /// on at `now`: those first that this has not given for longest, so that each
+    /// has its turn however many stay open; of those never given, the oldest.
     async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Reservation>, RecordError>;
 }

@@ -1,6 +1,8 @@
 //! Selling one answer for one payment.
 //!
-//! The order is: parse, verify, reserve on disk, settle, and only then serve.
+//! The order is: parse, verify, look at the payer's funds, secure whatever else the
+//! request needs ([`Seller::check`] ends before that), reserve on disk, settle, and
+//! only then serve.
 //! What a payer gets, whatever dies in between:
 //!
 //! - A payment is bound to the first request it comes with ([`RequestHash`]).
@@ -10,21 +12,23 @@
 //!   is on disk before the first byte leaves. Whoever dies before it has sold
 //!   nothing, and the payer's retry is served; whoever dies after it has
 //!   answered, and a retry is told that the payment was used.
-//! - Copies that come while one is at work get 409 and may ask again.
+//! - Copies that come while one is at work are told so, and may ask again.
+//! - The receipt goes with every answer that a settled payment gets.
 
 use std::sync::Arc;
 
 use domain::{Address, B256, UnixMillis, Usdc};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
-use crate::presented::Presented;
+use crate::places::Place;
+use crate::presented::{PAYMENT_SIGNATURE, Presented, X_PAYMENT};
 use crate::till::{Taken, Till, TillError};
 use crate::verify::{Window, authentic, timely};
 use crate::wire::{SettleAnswer, to_base64, to_json, v1_required, v2_required};
 use crate::{
-    Claim, Dialect, Offer, PaymentKey, PaymentState, Payments, Quote, Reason, RecordError, RequestHash, Reservation,
-    Signed, Tokens,
+    Claim, Client, Dialect, Offer, PaymentKey, PaymentState, Payments, Quote, Reason, RecordError, RequestHash,
+    Reservation, Signed, Tokens,
 };
 
 /// Version 2's header for terms.
@@ -34,11 +38,6 @@ pub const PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("payment-respon
 /// Version 1's header for a settlement's result.
 pub const X_PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("x-payment-response");
 
-/// Seconds after which a copy of a payment that is at work may ask again.
-const SOON_S: u64 = 1;
-/// Seconds after which one may ask again when the chain or the record is out of
-/// order.
-const LATER_S: u64 = 5;
 /// What is said to who brings no payment.
 const NO_PAYMENT: &str = "payment required";
 
@@ -75,16 +74,37 @@ pub struct Order<'a> {
     pub now: UnixMillis,
     /// A random number of this request alone.
     pub claim: u64,
+    /// Who brought it.
+    pub client: Client,
 }
 
-/// What is done with a request.
+/// Why a request is not served.
 #[derive(Debug)]
-pub enum Sale {
-    /// It is answered with this, and not served: 402 with terms, 409 or 503.
-    Refused(Response<Vec<u8>>),
-    /// It is paid: serve it, and call [`Ticket::answer`] before the first byte of
-    /// the answer leaves.
-    Serve(Ticket),
+pub enum Unsold {
+    /// It must be paid, or paid otherwise: 402 with terms.
+    Terms(Response<Vec<u8>>),
+    /// This header holds no payment that could be read.
+    Malformed(HeaderName),
+    /// The payment is being settled or answered for another copy of the request.
+    InFlight,
+    /// The payment's transfer was sent and is not confirmed yet: the same request
+    /// with the same payment is served once it is. These headers say so.
+    Pending(HeaderMap),
+    /// The payment may be on its way: as with [`Unsold::Pending`], but no transaction
+    /// is known.
+    Unsettled,
+    /// Nothing can be said of the payment just now, and nothing was charged.
+    Unavailable(TillError),
+}
+
+/// A payment that was found good, and has a place to be taken from. Nothing was
+/// reserved yet, and nothing is when it is dropped.
+pub struct Checked<'a> {
+    order: Order<'a>,
+    dialect: Dialect,
+    offer: Offer,
+    payment: Signed,
+    place: Place,
 }
 
 /// Sells answers.
@@ -103,53 +123,83 @@ impl Seller {
 
     /// What is said to who brings no payment that could be taken, as far as can be
     /// known before the request's body is read. The payment is not taken here.
-    #[must_use]
-    pub fn turn_away(&self, quote: &Quote, headers: &HeaderMap) -> Option<Response<Vec<u8>>> {
-        let presented = match self.presented(quote, headers) {
-            Ok(presented) => presented,
-            Err(response) => return Some(response),
-        };
-        let reason = authentic(quote, &presented).err()?;
-        Some(terms_of(quote, reason.code(presented.dialect())))
+    ///
+    /// # Errors
+    /// Why it would not be.
+    pub fn turn_away(&self, quote: &Quote, headers: &HeaderMap) -> Result<(), Unsold> {
+        let presented = self.presented(quote, headers)?;
+        let refused = |reason: Reason| Unsold::Terms(terms_of(quote, reason.code(presented.dialect())));
+        authentic(quote, &presented).map(drop).map_err(refused)
     }
 
     /// The payment among a request's headers, read but not believed.
-    fn presented(&self, quote: &Quote, headers: &HeaderMap) -> Result<Presented, Response<Vec<u8>>> {
+    fn presented(&self, quote: &Quote, headers: &HeaderMap) -> Result<Presented, Unsold> {
         match Presented::from_headers(headers, &self.tokens) {
             Ok(Some(presented)) => Ok(presented),
-            Ok(None) => Err(terms_of(quote, NO_PAYMENT)),
-            Err((dialect, reason)) => Err(terms_of(quote, reason.code(dialect))),
+            Ok(None) => Err(Unsold::Terms(terms_of(quote, NO_PAYMENT))),
+            Err((dialect, Reason::Payload)) => Err(Unsold::Malformed(header_of(dialect))),
+            Err((dialect, reason)) => Err(Unsold::Terms(terms_of(quote, reason.code(dialect)))),
         }
     }
 
-    /// Takes the payment among a request's headers, or says why not.
-    pub async fn sell(&self, order: Order<'_>, headers: &HeaderMap) -> Sale {
-        let presented = match self.presented(order.quote, headers) {
-            Ok(presented) => presented,
-            Err(response) => return Sale::Refused(response),
-        };
-        match self.take(order, &presented).await {
-            Ok((offer, signed, taken)) => self.outcome(order, presented.dialect(), &offer, &signed, taken),
-            Err(Stop::Reason(reason)) => Sale::Refused(terms_of(order.quote, reason.code(presented.dialect()))),
-            Err(Stop::Trouble(error)) => {
-                tracing::warn!(%error, "a payment cannot be taken at the moment");
-                Sale::Refused(later("payments cannot be taken at the moment; nothing was charged by this request"))
-            }
-        }
-    }
-
-    async fn take(&self, order: Order<'_>, presented: &Presented) -> Result<(Offer, Signed, Taken), Stop> {
-        let (offer, signed) = authentic(order.quote, presented)?;
-        if let Err(reason) = timely(&signed.authorization, offer.max_timeout_s, &self.terms.window(order.now))
-            && !self.paid_already(&signed.authorization.key()).await?
+    /// Looks at the payment among a request's headers, without taking it: whatever
+    /// else the request needs is secured next, and then it is taken.
+    ///
+    /// # Errors
+    /// Why it would not be taken.
+    pub async fn check<'a>(&self, order: Order<'a>, headers: &HeaderMap) -> Result<Checked<'a>, Unsold> {
+        let presented = self.presented(order.quote, headers)?;
+        let dialect = presented.dialect();
+        let refused = |reason: Reason| Unsold::Terms(terms_of(order.quote, reason.code(dialect)));
+        let (offer, payment) = authentic(order.quote, &presented).map_err(refused)?;
+        let timely = timely(&payment.authorization, offer.max_timeout_s, &self.terms.window(order.now));
+        if let Err(reason) = timely
+            && !self.paid_already(&payment.authorization.key()).await?
         {
-            return Err(reason.into());
+            return Err(refused(reason));
         }
+        let place = self.till.enter(order.client, &payment).await?;
+        match self.till.look(&payment).await? {
+            Ok(()) => Ok(Checked { order, dialect, offer, payment, place }),
+            Err(reason) => Err(declined(order, dialect, &offer, &payment, reason, None)),
+        }
+    }
+
+    /// Takes a payment that was checked.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub async fn take(&self, checked: Checked<'_>) -> Result<Ticket, Unsold> {
+        let Checked { order, dialect, offer, payment, place } = checked;
         let claim = Claim { id: order.claim, until: order.now.plus(self.terms.claim_ms) };
-        let reservation =
-            Reservation { payment: signed, request: order.request, resource: order.resource.to_owned(), at: order.now };
-        let taken = self.till.take(reservation, claim).await?;
-        Ok((offer, signed, taken))
+        let resource = order.resource.to_owned();
+        let reservation = Reservation { payment, request: order.request, resource, at: order.now };
+        let declined = |reason, tx| Err(declined(order, dialect, &offer, &payment, reason, tx));
+        match self.till.take(reservation, claim, place).await? {
+            Taken::Paid(tx) => Ok(Ticket {
+                payments: Arc::clone(self.till.payments()),
+                claim: order.claim,
+                receipt: Receipt::new(dialect, &offer, &payment, Ok(tx)),
+                purchase: Purchase { key: payment.authorization.key(), amount: offer.amount, payee: offer.pay_to, tx },
+            }),
+            Taken::InFlight => Err(Unsold::InFlight),
+            Taken::Answered(tx) => declined(Reason::Used, Some(tx)),
+            Taken::Pending(tx) => {
+                let receipt = Receipt::new(dialect, &offer, &payment, Err((Reason::Pending, Some(tx))));
+                Err(Unsold::Pending(receipt.headers()))
+            }
+            Taken::Open(Reason::Unsettled) => Err(Unsold::Unsettled),
+            Taken::Refused(reason) | Taken::Open(reason) => declined(reason, None),
+        }
+    }
+
+    /// Both: [`Seller::check`] and [`Seller::take`].
+    ///
+    /// # Errors
+    /// Why the request is not served.
+    pub async fn sell(&self, order: Order<'_>, headers: &HeaderMap) -> Result<Ticket, Unsold> {
+        let checked = self.check(order, headers).await?;
+        self.take(checked).await
     }
 
     /// Who has paid in time gets the answer when he comes back late.
@@ -157,46 +207,31 @@ impl Seller {
         let found = self.till.payments().find(key).await?;
         Ok(matches!(found, Some((_, PaymentState::Settled { .. }))))
     }
-
-    fn outcome(&self, order: Order<'_>, dialect: Dialect, offer: &Offer, signed: &Signed, taken: Taken) -> Sale {
-        let receipt = |tx: Result<B256, Reason>| Receipt::new(dialect, offer, signed, tx);
-        match taken {
-            Taken::Paid(tx) => Sale::Serve(Ticket {
-                payments: Arc::clone(self.till.payments()),
-                claim: order.claim,
-                receipt: receipt(Ok(tx)),
-                purchase: Purchase { key: signed.authorization.key(), amount: offer.amount, payee: offer.pay_to, tx },
-            }),
-            Taken::InFlight => {
-                Sale::Refused(said(StatusCode::CONFLICT, SOON_S, "this payment is being settled or answered"))
-            }
-            Taken::Answered(_) => Sale::Refused(terms_of(order.quote, Reason::Used.code(dialect))),
-            Taken::Open(Reason::Unsettled) => Sale::Refused(later(
-                "the payment may be on its way: send the same request with the same payment again, not with a new one",
-            )),
-            Taken::Refused(reason) | Taken::Open(reason) => {
-                let mut response = terms_of(order.quote, reason.code(dialect));
-                receipt(Err(reason)).write(response.headers_mut());
-                Sale::Refused(response)
-            }
-        }
-    }
 }
 
-enum Stop {
-    Reason(Reason),
-    Trouble(TillError),
+/// Terms, with what became of the payment that came.
+fn declined(
+    order: Order<'_>,
+    dialect: Dialect,
+    offer: &Offer,
+    payment: &Signed,
+    reason: Reason,
+    tx: Option<B256>,
+) -> Unsold {
+    let mut response = terms_of(order.quote, reason.code(dialect));
+    response.headers_mut().extend(Receipt::new(dialect, offer, payment, Err((reason, tx))).headers());
+    Unsold::Terms(response)
 }
 
-impl From<Reason> for Stop {
-    fn from(reason: Reason) -> Self {
-        Self::Reason(reason)
-    }
-}
-
-impl From<TillError> for Stop {
+impl From<TillError> for Unsold {
     fn from(error: TillError) -> Self {
-        Self::Trouble(error)
+        Self::Unavailable(error)
+    }
+}
+
+impl From<RecordError> for Unsold {
+    fn from(error: RecordError) -> Self {
+        Self::Unavailable(error.into())
     }
 }
 
@@ -247,8 +282,16 @@ impl Ticket {
         &self.purchase
     }
 
-    /// Records that the answer leaves now, and gives the headers that go with it:
-    /// the receipt, and that nobody may cache what was paid for.
+    /// The headers that go with whatever this request is answered, an error or a
+    /// change of protocol too: the receipt, and that nobody may cache it.
+    #[must_use]
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = self.receipt.headers();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+        headers
+    }
+
+    /// Records that the answer leaves now, with [`Ticket::headers`].
     ///
     /// # Errors
     /// The answer must not leave: it is answered with 409 or 503, and the payer
@@ -257,10 +300,7 @@ impl Ticket {
         if !self.payments.answered(&self.purchase.key, self.claim).await? {
             return Err(NoAnswer::Lost);
         }
-        let mut headers = HeaderMap::new();
-        self.receipt.write(&mut headers);
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-        Ok(headers)
+        Ok(self.headers())
     }
 
     /// Gives the payment back unanswered, at once: the agent could not be reached
@@ -280,7 +320,7 @@ struct Receipt {
 }
 
 impl Receipt {
-    fn new(dialect: Dialect, offer: &Offer, signed: &Signed, tx: Result<B256, Reason>) -> Self {
+    fn new(dialect: Dialect, offer: &Offer, signed: &Signed, tx: Result<B256, (Reason, Option<B256>)>) -> Self {
         let payer = signed.authorization.from;
         let network = match dialect {
             Dialect::V2 => offer.token.caip2(),
@@ -288,17 +328,19 @@ impl Receipt {
         };
         let answer = match tx {
             Ok(tx) => SettleAnswer::settled(tx, network, payer),
-            Err(reason) => SettleAnswer::failed(reason.code(dialect), None, network, Some(payer)),
+            Err((reason, tx)) => SettleAnswer::failed(reason.code(dialect), tx, network, Some(payer)),
         };
         Self { dialect, answer }
     }
 
-    fn write(&self, headers: &mut HeaderMap) {
+    fn headers(&self) -> HeaderMap {
         let name = match self.dialect {
             Dialect::V2 => PAYMENT_RESPONSE,
             Dialect::V1 | Dialect::Cronos => X_PAYMENT_RESPONSE,
         };
-        set(headers, name, &to_base64(&self.answer));
+        let mut headers = HeaderMap::new();
+        set(&mut headers, name, &to_base64(&self.answer));
+        headers
     }
 }
 
@@ -311,14 +353,12 @@ pub fn terms_of(quote: &Quote, error: &str) -> Response<Vec<u8>> {
     response
 }
 
-fn later(error: &str) -> Response<Vec<u8>> {
-    said(StatusCode::SERVICE_UNAVAILABLE, LATER_S, error)
-}
-
-fn said(status: StatusCode, retry_after_s: u64, error: &str) -> Response<Vec<u8>> {
-    let mut response = json(status, serde_json::json!({ "error": error }).to_string().into_bytes());
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(retry_after_s));
-    response
+/// The header that a payment in this dialect comes in.
+const fn header_of(dialect: Dialect) -> HeaderName {
+    match dialect {
+        Dialect::V2 => PAYMENT_SIGNATURE,
+        Dialect::V1 | Dialect::Cronos => X_PAYMENT,
+    }
 }
 
 fn json(status: StatusCode, body: Vec<u8>) -> Response<Vec<u8>> {

@@ -37,6 +37,10 @@ pub trait Settlement: Send + Sync {
     /// anything but this transfer: success is read from a receipt, by
     /// [`crate::pays`] or a check as strict.
     async fn settle(&self, payment: &Signed) -> Result<Settled, SettleError>;
+
+    /// The newest transaction that was sent for this payment, if one was: it may be
+    /// on its way. `None` where that is not known.
+    async fn sent(&self, payment: &Signed) -> Option<B256>;
 }
 
 /// What became of an authorization.

@@ -1,7 +1,7 @@
 //! Where money is taken, once per payment: reserve, settle, reconcile.
 //!
 //! ```text
-//!            ┌─ seen by the token before it was seen here ─▶ refused, no row
+//!            ┌─ seen by the token before it was seen here, or not covered ─▶ refused, no row
 //! verified ──┤
 //!            └─▶ Reserved ──settle──▶ Settled ──first byte leaves──▶ Answered
 //!                  │  ▲                  ▲
@@ -14,11 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{B256, UnixMillis};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use crate::funds::Funds;
+use crate::places::{Place, Places, Room};
 use crate::{
-    Authorization, Authorizations, Claim, PaymentKey, Payments, Reason, RecordError, Reservation, Reserved,
+    Authorization, Authorizations, Claim, Client, PaymentKey, Payments, Reason, RecordError, Reservation, Reserved,
     SettleError, Settled, Settlement, Signed, Spent, Unread,
 };
 
@@ -27,8 +28,12 @@ use crate::{
 pub struct Limits {
     /// How long one settlement may take before the token is asked about it.
     pub settle_timeout: Duration,
-    /// Settlements under way at once; more are refused, not queued.
+    /// Payments that are checked or settled at once.
     pub max_settling: usize,
+    /// Of these, those that one client has brought.
+    pub per_client: usize,
+    /// Of these, those of one payer.
+    pub per_payer: usize,
 }
 
 /// Where money is taken. A seller and a facilitator that settle to the same
@@ -38,7 +43,8 @@ pub struct Till {
     settlement: Arc<dyn Settlement>,
     chain: Arc<dyn Authorizations>,
     settle_timeout: Duration,
-    places: Arc<Semaphore>,
+    funds: Funds,
+    places: Places,
 }
 
 /// What became of a payment.
@@ -52,6 +58,8 @@ pub(crate) enum Taken {
     InFlight,
     /// It will never be taken.
     Refused(Reason),
+    /// Its transfer was sent by this transaction and is not confirmed yet.
+    Pending(B256),
     /// It is not taken now, and may be later: the row stays.
     Open(Reason),
 }
@@ -65,8 +73,8 @@ pub enum TillError {
     /// The token cannot be read.
     #[error(transparent)]
     Unread(#[from] Unread),
-    /// [`Limits::max_settling`] is reached.
-    #[error("too many settlements are under way")]
+    /// [`Limits`] are reached, and no place came free in time.
+    #[error("too many payments are under way")]
     Busy,
 }
 
@@ -97,23 +105,58 @@ impl Till {
         chain: Arc<dyn Authorizations>,
         limits: Limits,
     ) -> Self {
-        let places = Arc::new(Semaphore::new(limits.max_settling));
-        Self { payments, settlement, chain, settle_timeout: limits.settle_timeout, places }
+        let Limits { settle_timeout, max_settling, per_client, per_payer } = limits;
+        let places = Places::new(Room { all: max_settling, per_client, per_payer });
+        let funds = Funds::new(Arc::clone(&chain));
+        Self { payments, settlement, chain, settle_timeout, funds, places }
     }
 
     pub(crate) fn payments(&self) -> &Arc<dyn Payments> {
         &self.payments
     }
 
-    pub(crate) fn chain(&self) -> &dyn Authorizations {
-        self.chain.as_ref()
+    /// A place for a verified payment.
+    pub(crate) async fn enter(&self, client: Client, payment: &Signed) -> Result<Place, TillError> {
+        self.places.enter(client, payment.authorization.from).await.ok_or(TillError::Busy)
     }
 
-    /// Takes a verified payment for its request, or says what it met.
-    pub(crate) async fn take(self: &Arc<Self>, reservation: Reservation, claim: Claim) -> Result<Taken, TillError> {
-        if self.used_before(&reservation).await? {
-            return Ok(Taken::Refused(Reason::Used));
+    /// Looks at a verified payment before it costs anything: one that is not in the
+    /// record must be unused, since one that was spent elsewhere buys nothing here,
+    /// and its payer must hold enough.
+    pub(crate) async fn look(&self, payment: &Signed) -> Result<Result<(), Reason>, TillError> {
+        let authorization = &payment.authorization;
+        if self.is_recorded(authorization).await? {
+            return Ok(Ok(()));
         }
+        match self.promises(authorization).await? {
+            // A copy of the same request may have settled it meanwhile.
+            Err(_) if self.is_recorded(authorization).await? => Ok(Ok(())),
+            promised => Ok(promised),
+        }
+    }
+
+    /// Whether the token would take an authorization, as far as it said a moment ago.
+    pub(crate) async fn promises(&self, authorization: &Authorization) -> Result<Result<(), Reason>, TillError> {
+        Ok(if self.funds.is_used(authorization).await? {
+            Err(Reason::Used)
+        } else if self.funds.covers(authorization).await? {
+            Ok(())
+        } else {
+            Err(Reason::Funds)
+        })
+    }
+
+    async fn is_recorded(&self, authorization: &Authorization) -> Result<bool, RecordError> {
+        Ok(self.payments.find(&authorization.key()).await?.is_some())
+    }
+
+    /// Takes a payment that was looked at for its request, or says what it met.
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        reservation: Reservation,
+        claim: Claim,
+        place: Place,
+    ) -> Result<Taken, TillError> {
         let resumed = match self.payments.reserve(&reservation, claim, reservation.at).await? {
             Reserved::New => false,
             Reserved::Resumed => true,
@@ -122,31 +165,18 @@ impl Till {
             Reserved::Answered { tx } => return Ok(Taken::Answered(tx)),
             Reserved::Failed { .. } | Reserved::Other => return Ok(Taken::Refused(Reason::Used)),
         };
-        self.collect(reservation.payment, claim, resumed).await
-    }
-
-    /// Whether the token knows a payment that is not in the record: it was spent
-    /// elsewhere, and buys nothing here.
-    async fn used_before(&self, reservation: &Reservation) -> Result<bool, TillError> {
-        let key = reservation.key();
-        if self.payments.find(&key).await?.is_some() {
-            return Ok(false);
-        }
-        if matches!(self.chain.state(&reservation.payment.authorization).await?, Spent::Unused { .. }) {
-            return Ok(false);
-        }
-        // A copy of the same request may have settled it meanwhile.
-        Ok(self.payments.find(&key).await?.is_none())
+        self.collect(reservation.payment, claim, place, resumed).await
     }
 
     /// Settles what is reserved. In a task of its own: a payer who hangs up must
     /// not leave a transfer that nobody waits for.
-    async fn collect(self: &Arc<Self>, payment: Signed, claim: Claim, resumed: bool) -> Result<Taken, TillError> {
-        let key = payment.authorization.key();
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            self.payments.release(&key, claim.id).await?;
-            return Err(TillError::Busy);
-        };
+    async fn collect(
+        self: &Arc<Self>,
+        payment: Signed,
+        claim: Claim,
+        place: Place,
+        resumed: bool,
+    ) -> Result<Taken, TillError> {
         let till = Arc::clone(self);
         let work = tokio::spawn(async move {
             let _place = place;
@@ -162,7 +192,12 @@ impl Till {
         match fate {
             Fate::Open => {
                 self.payments.release(&key, claim.id).await?;
-                Ok(Taken::Open(self.why(&payment.authorization, sent).await))
+                Ok(match self.why(&payment.authorization, sent).await {
+                    Reason::Unsettled => {
+                        self.settlement.sent(payment).await.map_or(Taken::Open(Reason::Unsettled), Taken::Pending)
+                    }
+                    reason => Taken::Open(reason),
+                })
             }
             decided => self.note(&key, &decided).await,
         }

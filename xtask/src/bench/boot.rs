@@ -216,7 +216,8 @@ impl House {
         let pid = self.node(async |node| Ok(node.list().await?))?;
         let pid = pid.first().and_then(|sandbox| sandbox.pid).context("find the guest's process")?;
         let words = String::from_utf8(fs::read(format!("/proc/{pid}/cmdline"))?)?;
-        let words: Result<Vec<String>> = words.trim_end_matches('\0').split('\0').map(|word| self.seen(pid, word)).collect();
+        let words: Result<Vec<String>> =
+            words.trim_end_matches('\0').split('\0').map(|word| self.seen(pid, word)).collect();
         let path = self.dir.path().join("guest-command");
         fs::write(&path, words?.join("\n"))?;
         Ok(path)

@@ -73,17 +73,29 @@ async fn every_field_is_bound_by_the_signature() {
 }
 
 #[tokio::test]
-async fn the_other_s_of_a_signature_and_other_forms_of_v_are_refused() {
+async fn the_other_s_of_a_signature_and_what_is_no_signature_are_refused() {
     let bench = Bench::default();
     let signed = bench.signed(&Wallet::new(1), 0);
     let bytes: Bytes = signed.signature.parse().unwrap();
     let order = U256::from_str_radix("fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141", 16).unwrap();
     let high = order - U256::from_be_slice(&bytes[32..64]);
     let malleable = [&bytes[..32], &high.to_be_bytes::<32>(), &[55 - bytes[64]]].concat();
-    let short_v = [&bytes[..64], &[bytes[64] - 27]].concat();
-    for other in [malleable, short_v, bytes[..64].to_vec(), [&bytes[..], &[0]].concat(), vec![]] {
+    let other_v = [&bytes[..64], &[bytes[64] - 25]].concat();
+    for other in [malleable, other_v, bytes[..64].to_vec(), [&bytes[..], &[0]].concat(), vec![]] {
         let other = SignedRequest { signature: Bytes::from(other).to_string(), ..signed.clone() };
         assert_eq!(code(bench.relay(&other).await), "INVALID_SIGNATURE", "{}", other.signature);
+    }
+}
+
+#[tokio::test]
+async fn case_v_0_1_a_signature_that_ends_in_0_or_1_is_taken_and_sent_as_contracts_take_it() {
+    let bench = Bench::default();
+    for nonce in 0..4 {
+        let signed = bench.signed(&Wallet::new(1), nonce);
+        let bytes: Bytes = signed.signature.parse().unwrap();
+        let short = Bytes::from([&bytes[..64], &[bytes[64] - 27]].concat());
+        let signed = SignedRequest { signature: short.to_string(), ..signed };
+        assert!(bench.relay(&signed).await.unwrap().body.success, "nonce {nonce}");
     }
 }
 

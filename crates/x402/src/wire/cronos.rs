@@ -148,7 +148,7 @@ impl CronosVerdict {
 pub(crate) fn settled_by_cronos(
     network: &str,
     payment: Option<&Transfer>,
-    outcome: Result<B256, &str>,
+    outcome: Result<B256, (&str, Option<B256>)>,
 ) -> serde_json::Map<String, Value> {
     let mut answer = serde_json::Map::new();
     let mut put = |key: &str, value: Value| answer.insert(key.to_owned(), value);
@@ -164,9 +164,12 @@ pub(crate) fn settled_by_cronos(
             put("event", json!("payment.settled"));
             put("txHash", json!(tx));
         }
-        Err(error) => {
+        Err((error, tx)) => {
             put("event", json!("payment.failed"));
             put("error", json!(error));
+            if let Some(tx) = tx {
+                put("txHash", json!(tx));
+            }
         }
     }
     answer

@@ -36,8 +36,8 @@ pub(crate) fn word(text: &str) -> Result<B256, Reason> {
     bytes::<32>(text).map(B256::from)
 }
 
-/// 65 bytes in hexadecimal after `0x`, in the only form a token takes: `s` in
-/// the lower half, `v` 27 or 28. So a payment has no second signature.
+/// 65 bytes in hexadecimal after `0x`: `s` in the lower half, `v` 27 or 28, which is
+/// what a token takes, or 0 or 1, as hardware wallets write the same.
 pub(crate) fn signature(text: &str) -> Result<Signature, Reason> {
     let raw = bytes::<65>(text).map_err(|_| Reason::Signature)?;
     let (r, s) = (U256::from_be_slice(&raw[..32]), U256::from_be_slice(&raw[32..64]));
@@ -45,8 +45,8 @@ pub(crate) fn signature(text: &str) -> Result<Signature, Reason> {
         return Err(Reason::Signature);
     }
     match raw[64] {
-        27 => Ok(Signature::new(r, s, false)),
-        28 => Ok(Signature::new(r, s, true)),
+        0 | 27 => Ok(Signature::new(r, s, false)),
+        1 | 28 => Ok(Signature::new(r, s, true)),
         _ => Err(Reason::Signature),
     }
 }
@@ -82,11 +82,15 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_has_a_low_s_and_a_v_of_27_or_28() {
+    fn case_v_0_1_a_signature_has_a_low_s_and_a_v_of_27_or_28_or_0_or_1() {
         let text = |s: U256, v: u8| format!("0x{}{}{v:02x}", "11".repeat(32), hex::encode(s.to_be_bytes::<32>()));
         assert!(signature(&text(HALF_ORDER, 27)).is_ok());
         assert_eq!(signature(&text(HALF_ORDER + U256::from(1), 27)), Err(Reason::Signature));
-        for v in [0, 1, 26, 29, 35] {
+        for (v, same) in [(0, 27), (1, 28)] {
+            assert_eq!(signature(&text(HALF_ORDER, v)), signature(&text(HALF_ORDER, same)));
+            assert!(signature(&text(HALF_ORDER, v)).is_ok());
+        }
+        for v in [2, 26, 29, 35] {
             assert_eq!(signature(&text(HALF_ORDER, v)), Err(Reason::Signature), "{v}");
         }
     }

@@ -3,10 +3,11 @@ import { decodePaymentResponseHeader, wrapFetchWithPayment, x402Client } from '@
 import { ExactEvmScheme } from '@x402/evm/exact/client';
 import { privateKeyToAccount } from 'viem/accounts';
 
-const [url, key, asset] = process.argv.slice(2);
+const [url, key, asset, maxAmountPerPayment] = process.argv.slice(2);
 const client = new x402Client().register('eip155:*', new ExactEvmScheme(privateKeyToAccount(key)));
-// Whoever pays in a token that the packages do not know by heart must name it.
-client.setSpendControls({ allowedAssets: [{ network: 'eip155:338', asset }] });
+// Whoever pays in a token that the packages do not know by heart must name it, and may
+// cap what one request costs.
+if (asset) client.setSpendControls({ allowedAssets: [{ network: 'eip155:338', asset, maxAmountPerPayment }] });
 const response = await wrapFetchWithPayment(fetch, client)(url, { method: 'POST', body: 'hello' });
 const receipt = response.headers.get('payment-response');
 console.log(

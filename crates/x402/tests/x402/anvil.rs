@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::common::{NAME, PAYEE, PRICE};
+use crate::common::{NAME, PAYEE, PRICE, limits};
 use crate::npm::{Front, buys, customer, express, pay_by_hand};
 
 const CHAIN_ID: u64 = 338;
@@ -160,6 +160,10 @@ impl Settlement for Chain {
         }
         Ok(Settled { tx: hash(&receipt["transactionHash"]) })
     }
+
+    async fn sent(&self, _: &Signed) -> Option<B256> {
+        None
+    }
 }
 
 #[async_trait]
@@ -189,7 +193,7 @@ async fn shop() -> (String, Arc<Chain>, Arc<Tokens>) {
     let chain = Arc::new(Chain::start().await);
     chain.mint(customer().address(), Usdc(1_000_000)).await;
     let tokens: Arc<Tokens> = Arc::new([chain.token()].into_iter().collect());
-    let limits = Limits { settle_timeout: PATIENCE, max_settling: 8 };
+    let limits = Limits { settle_timeout: PATIENCE, ..limits(8) };
     let till = Arc::new(Till::new(Arc::<FakePayments>::default(), chain.clone(), chain.clone(), limits));
     let token = tokens.at(CHAIN_ID, chain.asset).unwrap();
     (Front::new(&till, &tokens, token).open().await, chain, tokens)

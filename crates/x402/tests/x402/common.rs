@@ -73,14 +73,22 @@ impl Shop {
 
     /// A shop whose predecessor left this record and this chain behind.
     pub(crate) fn over(chain: Arc<FakeChain>, payments: Arc<FakePayments>) -> Self {
-        let limits = Limits { settle_timeout: Duration::from_secs(5), max_settling: 200 };
-        let till = Arc::new(Till::new(payments.clone(), chain.clone(), chain.clone(), limits));
+        Self::of(chain, payments, 200)
+    }
+
+    /// A shop with so many places.
+    pub(crate) fn with_places(places: usize) -> Self {
+        Self::of(Arc::default(), Arc::default(), places)
+    }
+
+    fn of(chain: Arc<FakeChain>, payments: Arc<FakePayments>, places: usize) -> Self {
+        let till = Arc::new(Till::new(payments.clone(), chain.clone(), chain.clone(), limits(places)));
         let seller = Seller::new(till.clone(), tokens(), TERMS);
         Self { chain, payments, till, seller, quote: quote_at(URL) }
     }
 
     /// Asks for [`URL`] with this body.
-    pub(crate) async fn ask_for(&self, body: &str, headers: &HeaderMap, at: UnixMillis) -> Sale {
+    pub(crate) async fn ask_for(&self, body: &str, headers: &HeaderMap, at: UnixMillis) -> Result<Ticket, Unsold> {
         self.ask(&self.quote, "agent-1", body, headers, at).await
     }
 
@@ -91,9 +99,9 @@ impl Shop {
         body: &str,
         headers: &HeaderMap,
         at: UnixMillis,
-    ) -> Sale {
+    ) -> Result<Ticket, Unsold> {
         let request = RequestHash::of("POST", &quote.resource.url, body.as_bytes());
-        self.seller.sell(Order { quote, request, resource, now: at, claim: claim() }, headers).await
+        self.seller.sell(Order { quote, request, resource, now: at, claim: claim(), client: CLIENT }, headers).await
     }
 
     /// Asks once, now, for the usual thing, and has the answer leave.
@@ -103,12 +111,33 @@ impl Shop {
 }
 
 /// Lets the answer leave.
-pub(crate) async fn answer(sale: Sale) -> Result<HeaderMap, Response<Vec<u8>>> {
+pub(crate) async fn answer(sale: Result<Ticket, Unsold>) -> Result<HeaderMap, Response<Vec<u8>>> {
     match sale {
-        Sale::Serve(ticket) => Ok(ticket.answer().await.unwrap()),
-        Sale::Refused(response) => Err(response),
+        Ok(ticket) => Ok(ticket.answer().await.unwrap()),
+        Err(unsold) => Err(told(unsold)),
     }
 }
+
+/// A refusal as a shop might tell it.
+pub(crate) fn told(unsold: Unsold) -> Response<Vec<u8>> {
+    let mut response = Response::new(json!({ "error": format!("{unsold:?}") }).to_string().into_bytes());
+    *response.status_mut() = match unsold {
+        Unsold::Terms(response) => return response,
+        Unsold::Malformed(_) => StatusCode::BAD_REQUEST,
+        Unsold::InFlight => StatusCode::CONFLICT,
+        Unsold::Pending(_) | Unsold::Unsettled | Unsold::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    response
+}
+
+/// The limits of a shop with so many places, which one client and one payer may have
+/// to himself.
+pub(crate) fn limits(places: usize) -> Limits {
+    Limits { settle_timeout: Duration::from_secs(5), max_settling: places, per_client: places, per_payer: places }
+}
+
+/// Who asks.
+pub(crate) const CLIENT: Client = Client(1);
 
 pub(crate) fn now() -> UnixMillis {
     UnixMillis(NOW * 1000)
@@ -205,6 +234,11 @@ pub(crate) fn cronos(authorization: &Authorization, signature: &Signature) -> Va
 
 pub(crate) fn base64(json: &Value) -> String {
     STANDARD.encode(json.to_string())
+}
+
+/// The JSON in a header's value.
+pub(crate) fn base64_json(value: &HeaderValue) -> Value {
+    serde_json::from_slice(&STANDARD.decode(value.as_bytes()).unwrap()).unwrap()
 }
 
 pub(crate) fn header(name: &HeaderName, json: &Value) -> HeaderMap {

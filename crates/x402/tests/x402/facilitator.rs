@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain::{Address, Usdc};
+use domain::{Address, B256, Usdc};
 use palatine_x402::fake::Weather;
 use palatine_x402::*;
 use serde_json::{Value, json};
@@ -45,12 +45,12 @@ fn read(answer: &Answer) -> Value {
 }
 
 async fn settle(facilitator: &Facilitator, request: &Value) -> (u16, Value) {
-    let answer = facilitator.settle(request.to_string().as_bytes(), now(), claim()).await;
+    let answer = facilitator.settle(request.to_string().as_bytes(), now(), claim(), CLIENT).await;
     (answer.status, read(&answer))
 }
 
 async fn verify(facilitator: &Facilitator, request: &Value) -> (u16, Value) {
-    let answer = facilitator.verify(request.to_string().as_bytes(), now()).await;
+    let answer = facilitator.verify(request.to_string().as_bytes(), now(), CLIENT).await;
     (answer.status, read(&answer))
 }
 
@@ -187,7 +187,10 @@ async fn what_cannot_be_decided_is_503_and_what_is_no_request_400() {
     // The same may be asked again, and goes on where it was left.
     assert_eq!(verify(&facilitator, &shapes(&payer)[0].1).await.1["isValid"], true);
     shop.chain.hide(true);
-    assert_eq!(verify(&facilitator, &shapes(&payer)[0].1).await.0, 503);
+    let other = Authorization { nonce: B256::repeat_byte(2), ..authorization(&payer) };
+    let mut unread = shapes(&payer)[0].1.clone();
+    unread["paymentPayload"] = v2(&other, &sign_here(&payer, &other));
+    assert_eq!(verify(&facilitator, &unread).await.0, 503);
     shop.chain.hide(false);
     shop.chain.weather(Weather::Fair);
     assert_eq!(settle(&facilitator, &shapes(&payer)[0].1).await.1["success"], true);
@@ -196,5 +199,29 @@ async fn what_cannot_be_decided_is_503_and_what_is_no_request_400() {
     for request in [json!({}), json!([]), json!({ "x402Version": 3 }), both, json!("x".repeat(70_000))] {
         assert_eq!(settle(&facilitator, &request).await.0, 400);
         assert_eq!(verify(&facilitator, &request).await.0, 400);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn case_settle_pending_what_was_sent_and_is_not_mined_is_told_with_its_transaction() {
+    for (at, (dialect, request)) in shapes(&payer()).into_iter().enumerate() {
+        let shop = Shop::new();
+        let payer = rich(&shop);
+        let facilitator = facilitator(&shop, Payees::Anyone);
+        shop.chain.weather(Weather::Pending);
+        let (status, said) = settle(&facilitator, &request).await;
+        // Unmodified sellers read `settlement_pending` in a 200 alone, and ask once more.
+        let (reason, tx) = match dialect {
+            Dialect::Cronos => (&said["error"], &said["txHash"]),
+            Dialect::V2 | Dialect::V1 => (&said["errorReason"], &said["transaction"]),
+        };
+        assert_eq!((status, reason), (200, &json!("settlement_pending")), "{at}: {said}");
+        let tx: B256 = tx.as_str().unwrap().parse().unwrap();
+        assert_eq!(settle(&facilitator, &request).await.1, said, "a second call says the same");
+        assert_eq!(shop.chain.execute(&authorization(&payer)).unwrap(), tx);
+        let (status, said) = settle(&facilitator, &request).await;
+        let settled = said["success"] == true || said["event"] == "payment.settled";
+        assert!(status == 200 && settled, "{at}: {said}");
+        assert_eq!(shop.chain.holds(ASSET, PAYEE), PRICE, "one payment");
     }
 }

@@ -71,7 +71,7 @@ async fn it_is_asked_in_its_own_shape() {
     let shop = Shop::new();
     shop.chain.give(ASSET, payment.authorization.from, Usdc(1_000_000));
     let ours = Facilitator::new(shop.till.clone(), tokens(), TERMS, policy);
-    let answer = ours.verify(body.to_string().as_bytes(), now()).await;
+    let answer = ours.verify(body.to_string().as_bytes(), now(), CLIENT).await;
     assert!(String::from_utf8_lossy(&answer.body).contains("\"isValid\":true"));
 }
 
@@ -82,11 +82,11 @@ async fn a_facilitator_that_lies_about_success_sells_nothing() {
     let (base, _) = facilitator(200, settled()).await;
     let lying = Arc::new(hosted(&base, &chain));
     assert!(matches!(lying.settle(&payment).await, Err(SettleError::Unknown(_))));
-    let limits = Limits { settle_timeout: Duration::from_secs(5), max_settling: 8 };
-    let till = Arc::new(Till::new(Arc::<fake::FakePayments>::default(), lying, chain.clone(), limits));
+    let till = Arc::new(Till::new(Arc::<fake::FakePayments>::default(), lying, chain.clone(), limits(8)));
     let seller = Seller::new(till, tokens(), TERMS);
     let quote = quote_at(URL);
-    let order = Order { quote: &quote, request: RequestHash::of("GET", URL, b""), resource: "a", now: now(), claim: 1 };
+    let request = RequestHash::of("GET", URL, b"");
+    let order = Order { quote: &quote, request, resource: "a", now: now(), claim: 1, client: CLIENT };
     let headers = signs_for(&payer(), &payment.authorization);
     let refusal = answer(seller.sell(order, &headers).await).await.unwrap_err();
     assert_eq!(refusal.status(), 503);

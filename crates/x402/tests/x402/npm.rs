@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::common::{NAME, PAYEE, PRICE, Payer, Shop, TERMS, claim, tokens};
+use crate::common::{CLIENT, NAME, PAYEE, PRICE, Payer, Shop, TERMS, claim, tokens};
 
 /// How long a script may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,10 +73,10 @@ async fn sell(State((front, base)): Shared, method: Method, uri: Uri, headers: H
     let resource = Resource { url: url.clone(), description: "an answer".into(), mime_type: "text/plain".into() };
     let quote = Quote { resource, offers: vec![front.offer.clone()] };
     let request = RequestHash::of(method.as_str(), &url, &body);
-    let order = Order { quote: &quote, request, resource: "agent-1", now: clock(), claim: claim() };
+    let order = Order { quote: &quote, request, resource: "agent-1", now: clock(), claim: claim(), client: CLIENT };
     match front.seller.sell(order, &headers).await {
-        Sale::Refused(response) => response.map(Body::from),
-        Sale::Serve(ticket) => {
+        Err(unsold) => crate::common::told(unsold).map(Body::from),
+        Ok(ticket) => {
             let mut response = Response::new(Body::from("the answer"));
             response.headers_mut().extend(ticket.answer().await.unwrap());
             response
@@ -89,11 +89,11 @@ async fn supported(State((front, _)): Shared) -> Response {
 }
 
 async fn verify(State((front, _)): Shared, body: Bytes) -> Response {
-    told(front.facilitator.verify(&body, clock()).await)
+    told(front.facilitator.verify(&body, clock(), CLIENT).await)
 }
 
 async fn settle(State((front, _)): Shared, body: Bytes) -> Response {
-    told(front.facilitator.settle(&body, clock(), claim()).await)
+    told(front.facilitator.settle(&body, clock(), claim(), CLIENT).await)
 }
 
 fn told(answer: Answer) -> Response {
@@ -162,6 +162,31 @@ async fn sells_to(script: &str, token: Arc<Token>) {
 
 #[tokio::test]
 async fn an_unmodified_client_of_version_2_pays_us_on_cronos() {
+    sells_to("fetch-v2.mjs", cronos()).await;
+}
+
+/// What an unmodified client says that pays nothing.
+async fn refuses(allowed: &[&str]) -> String {
+    let shop = Shop::new();
+    let token = cronos();
+    shop.chain.give(token.address(), customer().address(), Usdc(1_000_000));
+    let tokens = Arc::new([Token::clone(&token)].into_iter().collect());
+    let base = Front::new(&shop.till, &tokens, &token).open().await;
+    let url = format!("{base}/paid");
+    let output = node("fetch-v2.mjs", &[&[url.as_str(), PAYER_KEY], allowed].concat()).output();
+    let output = timeout(PATIENCE, output).await.expect("the script ends").unwrap();
+    assert!(!output.status.success());
+    assert_eq!((shop.chain.settlements(), shop.payments.len()), (0, 0));
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What README tells buyers to allow: without it they refuse, and say why.
+#[tokio::test]
+async fn case_x402_spend_controls_a_buyer_must_allow_our_token_and_may_cap_it() {
+    let asset = cronos().address().to_string();
+    assert!(refuses(&[]).await.contains("spendControls.allowedAssets"));
+    let cap = (PRICE.0 - 1).to_string();
+    assert!(refuses(&[&asset, &cap]).await.contains("maxAmountPerPayment"));
     sells_to("fetch-v2.mjs", cronos()).await;
 }
 

@@ -1,0 +1,126 @@
+//! What requests cost, held in memory: never older than the last change that was
+//! answered, and read again now and then.
+//!
+//! A reading may be under way while prices change, and end after it. So each is held
+//! under the count of changes from before it: whoever asks after a change asks for
+//! another count, and what was read before is nobody's any more.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use domain::{AgentId, Usdc};
+use moka::future::Cache;
+use store::StoreError;
+
+/// Agents whose prices are held.
+const HELD: u64 = 10_000;
+/// How long prices are held at most.
+const LASTS: Duration = Duration::from_secs(30);
+/// Counts of changes, each shared by the agents that fall on it.
+const COUNTS: u64 = 1024;
+/// Prices by the beginning of a path.
+pub(crate) type Prices = BTreeMap<String, Usdc>;
+
+/// All agents' prices, as far as they are held.
+pub(crate) struct Tariff {
+    held: Cache<(AgentId, u64), Arc<Prices>>,
+    changes: Vec<AtomicU64>,
+}
+
+impl Tariff {
+    pub(crate) fn new() -> Self {
+        Self {
+            held: Cache::builder().max_capacity(HELD).time_to_live(LASTS).build(),
+            changes: (0..COUNTS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    /// An agent's prices. Whoever asks at the same time waits for the same reading.
+    pub(crate) async fn of(
+        &self,
+        agent: AgentId,
+        read: impl Future<Output = Result<Prices, StoreError>>,
+    ) -> Result<Arc<Prices>, StoreError> {
+        let changes = self.count(agent).load(Ordering::SeqCst);
+        let reading = async { read.await.map(Arc::new) };
+        self.held.try_get_with((agent, changes), reading).await.map_err(|error| (*error).clone())
+    }
+
+    /// Says that an agent's prices have changed, once they have.
+    pub(crate) fn changed(&self, agent: AgentId) {
+        self.count(agent).fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// An id's last bits are random.
+    fn count(&self, agent: AgentId) -> &AtomicU64 {
+        &self.changes[usize::try_from(agent.bits() % COUNTS).unwrap_or_default()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicUsize;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    const AGENT: AgentId = AgentId::from_bits(7);
+
+    /// A store whose readings take what is in it when they begin, and end when they
+    /// are let.
+    struct SlowStore {
+        price: Mutex<u64>,
+        begun: AtomicUsize,
+        ends: Semaphore,
+    }
+
+    impl SlowStore {
+        fn new() -> Self {
+            Self { price: Mutex::new(1), begun: AtomicUsize::new(0), ends: Semaphore::new(0) }
+        }
+
+        async fn read(&self) -> Result<Prices, StoreError> {
+            let price = *self.price.lock().unwrap();
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            self.ends.acquire().await.unwrap().forget();
+            Ok([("/".to_owned(), Usdc(price))].into())
+        }
+
+        fn set(&self, price: u64, tariff: &Tariff) {
+            *self.price.lock().unwrap() = price;
+            tariff.changed(AGENT);
+        }
+    }
+
+    async fn ask(tariff: &Tariff, store: &SlowStore) -> Usdc {
+        tariff.of(AGENT, store.read()).await.unwrap()["/"]
+    }
+
+    #[tokio::test]
+    async fn fault_2_10_a_reading_that_a_change_overtakes_is_not_held() {
+        let (tariff, store) = (Tariff::new(), SlowStore::new());
+        let change = async {
+            while store.begun.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            store.set(2, &tariff);
+            store.ends.add_permits(1);
+        };
+        // The reading ends after the change, with what was before it.
+        let (early, ()) = tokio::join!(ask(&tariff, &store), change);
+        assert_eq!(early, Usdc(1));
+        store.ends.add_permits(1);
+        let (one, two) = tokio::join!(ask(&tariff, &store), ask(&tariff, &store));
+        assert_eq!((one, two, ask(&tariff, &store).await), (Usdc(2), Usdc(2), Usdc(2)));
+        assert_eq!(store.begun.load(Ordering::SeqCst), 2, "read once after the change, and held");
+    }
+
+    #[test]
+    fn fault_2_10_prices_are_held_for_a_time_only() {
+        assert_eq!(Tariff::new().held.policy().time_to_live(), Some(LASTS));
+    }
+}

@@ -1,0 +1,193 @@
+//! Places for payments that are checked or settled: so many in all, and a share of
+//! them for each client and each payer. Whoever finds none waits for his turn, for a
+//! while.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use domain::Address;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+/// Payments that wait for a place at once; more are refused.
+const MAX_WAITING: usize = 1024;
+/// How long one waits for a place.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whom places are counted by: one client's address, or network, in the caller's own
+/// writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Client(pub u128);
+
+/// How many places there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) all: usize,
+    pub(crate) per_client: usize,
+    pub(crate) per_payer: usize,
+}
+
+/// All places.
+pub(crate) struct Places {
+    all: Arc<Semaphore>,
+    clients: Arc<Shares<Client>>,
+    payers: Arc<Shares<Address>>,
+    waiting: AtomicUsize,
+}
+
+/// One payment's place; free again when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _payer: Share<Address>,
+    _client: Share<Client>,
+    _all: OwnedSemaphorePermit,
+}
+
+impl Places {
+    pub(crate) fn new(room: Room) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(room.all)),
+            clients: Arc::new(Shares::new(room.per_client)),
+            payers: Arc::new(Shares::new(room.per_payer)),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// A place for a payment of this payer, which this client has brought; none if
+    /// too many wait, or it does not come free in time.
+    pub(crate) async fn enter(&self, client: Client, payer: Address) -> Option<Place> {
+        let _queued = Queued::join(&self.waiting)?;
+        // His own shares first: who waits for them holds nobody up.
+        let taking = async {
+            let client = self.clients.take(client).await?;
+            let payer = self.payers.take(payer).await?;
+            let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
+            Some(Place { _payer: payer, _client: client, _all: all })
+        };
+        timeout(PATIENCE, taking).await.ok().flatten()
+    }
+}
+
+/// A seat among those who wait.
+struct Queued<'a>(&'a AtomicUsize);
+
+impl<'a> Queued<'a> {
+    fn join(waiting: &'a AtomicUsize) -> Option<Self> {
+        let more = |count: usize| (count < MAX_WAITING).then_some(count + 1);
+        waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self(waiting))
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The same number of places for each key. A key that nobody uses takes no memory.
+#[derive(Debug)]
+struct Shares<K> {
+    each: usize,
+    held: Mutex<HashMap<K, Shared>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    places: Arc<Semaphore>,
+    users: usize,
+}
+
+/// One of a key's places.
+#[derive(Debug)]
+struct Share<K: Hash + Eq + Copy> {
+    _place: OwnedSemaphorePermit,
+    _user: User<K>,
+}
+
+/// Somebody who has a place of a key, or waits for one.
+#[derive(Debug)]
+struct User<K: Hash + Eq + Copy> {
+    shares: Arc<Shares<K>>,
+    key: K,
+}
+
+impl<K: Hash + Eq + Copy> Shares<K> {
+    fn new(each: usize) -> Self {
+        Self { each, held: Mutex::default() }
+    }
+
+    async fn take(self: &Arc<Self>, key: K) -> Option<Share<K>> {
+        let (places, user) = self.enlist(key);
+        let place = places.acquire_owned().await.ok()?;
+        Some(Share { _place: place, _user: user })
+    }
+
+    fn enlist(self: &Arc<Self>, key: K) -> (Arc<Semaphore>, User<K>) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Shared { places: Arc::new(Semaphore::new(self.each)), users: 0 };
+        let shared = held.entry(key).or_insert_with(fresh);
+        shared.users += 1;
+        (Arc::clone(&shared.places), User { shares: Arc::clone(self), key })
+    }
+}
+
+impl<K: Hash + Eq + Copy> Drop for User<K> {
+    fn drop(&mut self) {
+        let mut held = self.shares.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(shared) = held.get_mut(&self.key) {
+            shared.users -= 1;
+            if shared.users == 0 {
+                held.remove(&self.key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn payer(n: u8) -> Address {
+        Address::repeat_byte(n)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fault_2_3_neither_a_client_nor_a_payer_has_more_than_its_share() {
+        let places = Places::new(Room { all: 100, per_client: 2, per_payer: 1 });
+        let first = places.enter(Client(1), payer(1)).await.unwrap();
+        let second = places.enter(Client(1), payer(2)).await.unwrap();
+        assert!(places.enter(Client(1), payer(3)).now_or_never().is_none(), "the client's share is used up");
+        assert!(places.enter(Client(2), payer(1)).now_or_never().is_none(), "the payer's share is used up");
+        let other = places.enter(Client(2), payer(3)).await.unwrap();
+        assert!(places.enter(Client(1), payer(4)).await.is_none(), "nobody made room in time");
+        drop(first);
+        drop(places.enter(Client(1), payer(4)).await.unwrap());
+        drop((second, other));
+        assert!(places.clients.held.lock().unwrap().is_empty() && places.payers.held.lock().unwrap().is_empty());
+        assert_eq!((places.all.available_permits(), places.waiting.load(Ordering::Relaxed)), (100, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_wait_than_may() {
+        let places = Arc::new(Places::new(Room { all: 1, per_client: 1, per_payer: 1 }));
+        let held = places.enter(Client(1), payer(1)).await.unwrap();
+        let wait = |_| {
+            let places = Arc::clone(&places);
+            tokio::spawn(async move { places.enter(Client(1), payer(1)).await.is_some() })
+        };
+        let waiting: Vec<_> = (0..MAX_WAITING).map(wait).collect();
+        while places.waiting.load(Ordering::Relaxed) < MAX_WAITING {
+            tokio::task::yield_now().await;
+        }
+        assert!(places.enter(Client(2), payer(2)).now_or_never().is_some_and(|place| place.is_none()));
+        drop(held);
+        for waiter in waiting {
+            assert!(waiter.await.unwrap());
+        }
+    }
+}
