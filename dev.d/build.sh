@@ -72,7 +72,7 @@ test_assets() {
 contracts() {
     mkdir -p "$CACHE/contracts"
     PALATINE_CONTRACTS_MODULES=$ASSETS/contracts/node_modules FOUNDRY_OUT=$CACHE/contracts/out \
-        FOUNDRY_CACHE_PATH=$CACHE/contracts/cache contracts/check "$@"
+        FOUNDRY_CACHE_PATH=$CACHE/contracts/cache contracts/check 2>&1 | tee "$RUN/contracts.log"
 }
 
 # Copies only what changed, so that what depends on it stays cached.

@@ -38,6 +38,7 @@ impl House {
 
     /// The same, not yet started, with more in its sections `[node]` and `[network]`.
     pub(crate) fn plan(name: &'static str, number: u32, more: &str, network: &str) -> Self {
+        needs::needs!(root, network, tun, cgroups);
         let dir = tempfile::tempdir().expect("a folder");
         let (images, image) = machine::echo();
         let (state, socket, pod) = (dir.path().join("node"), dir.path().join("socket"), machine::assets().join("pod"));

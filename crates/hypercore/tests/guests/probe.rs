@@ -4,7 +4,7 @@ use std::process::Command;
 
 use wire::node::RuntimeName;
 
-use crate::house::House;
+use crate::house::{House, id};
 use crate::machine::Residue;
 
 #[tokio::test]
@@ -28,6 +28,23 @@ async fn the_choice_of_accelerator_is_a_verdict_with_a_reason_and_remembered() {
     house.end(&before);
     let left = Command::new("ip").args(["netns", "list"]).output().unwrap();
     assert!(!String::from_utf8_lossy(&left.stdout).contains("pltd"));
+}
+
+#[tokio::test]
+async fn on_kvm_that_works_a_guest_runs_on_kvm() {
+    needs::needs!(kvm, root, network, tun, cgroups);
+    let before = Residue::of("pltk");
+    let mut house = House::new("pltk", 6, "").await;
+    let config = house.dir.path().join("palatine.toml");
+    let text = std::fs::read_to_string(&config).unwrap().replace("accelerator = \"tcg\"", "accelerator = \"kvm\"");
+    house.stop();
+    std::fs::write(&config, text).unwrap();
+    house.start().await;
+    assert_eq!(house.client().info().await.unwrap().runtime, RuntimeName::QemuKvm);
+    house.create(id(61)).await;
+    house.ready(id(61)).await;
+    house.delete(id(61)).await;
+    house.end(&before);
 }
 
 /// On a machine whose KVM is a trap this takes the whole deadline; on one whose KVM

@@ -135,7 +135,7 @@ impl Place {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
-        assert!(rustix::process::geteuid().is_root(), "these tests unpack files with owners: run them as root");
+        needs::needs!(root); // Files are unpacked with their owners.
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config { store: dir.path().join("store"), ..Config::default() };
         change(&mut config);

@@ -85,6 +85,7 @@ impl House {
     /// Builds a house and waits until it answers. `extra` is TOML over the tests'
     /// own defaults.
     pub(crate) async fn start(extra: &str) -> Self {
+        needs::needs!(root, network, tun, cgroups);
         rustls::crypto::ring::default_provider().install_default().ok();
         let dir = TempDir::with_prefix("palatine-").unwrap();
         let solana = Solana::start();

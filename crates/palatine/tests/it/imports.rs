@@ -9,6 +9,7 @@ use serde_json::Value;
 /// A crate of ours and the crates of ours it may link.
 const TABLE: &[(&str, &[&str])] = &[
     ("domain", &[]),
+    ("needs", &[]),
     ("telemetry", &[]),
     ("wire", &["domain"]),
     ("auth", &["domain"]),

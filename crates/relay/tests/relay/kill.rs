@@ -63,6 +63,7 @@ fn config() -> Config {
 /// The killed process: takes up what is left, asks for every batch, and says what
 /// came of it.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "a child process of other tests"]
 async fn the_process_that_is_killed() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -98,7 +99,7 @@ struct Life {
 impl Life {
     async fn begin(folder: &Path) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "kill::the_process_that_is_killed", "--nocapture", "--test-threads", "1"])
+            .args(["--exact", "kill::the_process_that_is_killed", "--ignored", "--nocapture", "--test-threads", "1"])
             .env(FOLDER, folder)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -69,6 +69,7 @@ impl Ledger for FileLedger {
 
 /// Not a test of its own: what the killed process runs.
 #[tokio::test]
+#[ignore = "a child process of other tests"]
 async fn the_process_that_indexes() {
     let Ok(order) = std::env::var(ORDER) else { return };
     crate::endpoint::tls();
@@ -102,7 +103,7 @@ fn start(world: &World, file: &Path) -> Process {
         "factory": world.deployed.factory, "implementation": world.deployed.implementation,
     });
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "evm::kill::the_process_that_indexes"])
+        .args(["--exact", "--ignored", "evm::kill::the_process_that_indexes"])
         .env(ORDER, order.to_string())
         .stdout(Stdio::null())
         .spawn();

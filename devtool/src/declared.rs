@@ -1,0 +1,62 @@
+//! Every program that the sources start is declared in `dev.d/needs`.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// How a program is named where one is started.
+const STARTS: [&str; 5] =
+    ["Command::new(\"", "command::run(\"", "Tool { name: \"", "const QEMU: &str = \"", "first_line(\""];
+
+fn declared() -> BTreeSet<String> {
+    let table = std::fs::read_to_string(crate::root().join("dev.d/needs")).unwrap();
+    let rows = table.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    rows.map(|row| row.split_whitespace().next().unwrap().to_owned()).collect()
+}
+
+fn sources(dir: &Path, into: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        match (path.is_dir(), path.extension().is_some_and(|it| it == "rs")) {
+            (true, _) => sources(&path, into),
+            (false, true) => into.push(path),
+            (false, false) => {}
+        }
+    }
+}
+
+/// The programs that a source names as such, found in `$PATH` when they are started.
+fn started(text: &str) -> impl Iterator<Item = &str> {
+    STARTS.iter().flat_map(|start| text.split(start).skip(1)).filter_map(|rest| rest.split('"').next())
+}
+
+#[test]
+fn fault_3_3_every_program_that_is_started_is_declared() {
+    // Rust's own are linked beside the declared ones.
+    let mut known = declared();
+    known.extend(["cargo", "no-such-program", "no-such-tool"].map(str::to_owned));
+    let mut files = Vec::new();
+    for dir in ["crates", "devtool", "images", "xtask"] {
+        sources(&crate::root().join(dir), &mut files);
+    }
+    files.retain(|file| !file.ends_with("devtool/src/declared.rs"));
+    let mut seen = 0;
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for program in started(&text).filter(|program| !program.contains('/')) {
+            seen += 1;
+            assert!(known.contains(program), "{}: {program:?} is not in dev.d/needs", file.display());
+        }
+    }
+    assert!(seen > 20, "only {seen} programs were found: how are they started now?");
+}
+
+#[test]
+fn a_program_is_declared_once_with_its_package_its_level_and_why() {
+    let table = std::fs::read_to_string(crate::root().join("dev.d/needs")).unwrap();
+    let mut seen = BTreeSet::new();
+    for row in table.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let fields: Vec<&str> = row.split_whitespace().collect();
+        assert!(fields.len() > 3 && ["run", "build", "test"].contains(&fields[2]), "{row}");
+        assert!(seen.insert(fields[0]), "{} is declared twice", fields[0]);
+    }
+}

@@ -1,0 +1,56 @@
+//! What `./dev` does beside cargo: needs probed, results counted, shards of the soak. It links none of the product,
+//! so that it is built in seconds.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for people")]
+
+#[cfg(test)]
+mod declared;
+mod facts;
+mod report;
+mod shards;
+mod skips;
+mod soak;
+mod tally;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// What ./dev does beside cargo.
+#[derive(Debug, Parser)]
+enum Task {
+    /// Find out what this machine has of what tests need
+    Probe {
+        /// The file of facts to write
+        facts: PathBuf,
+    },
+    /// Count what a run did; its last line says it
+    Report(report::Report),
+    /// List the shards of the soak, and when they last ran here
+    Shards {
+        /// Where their last runs are written down
+        #[arg(long)]
+        record: PathBuf,
+    },
+    /// Run one shard
+    Soak(soak::Soak),
+    /// Name the shard whose files the change touches most
+    Touched,
+}
+
+fn main() -> Result<ExitCode> {
+    match Task::parse() {
+        Task::Probe { facts } => facts::probe(&facts)?,
+        Task::Report(report) => return report.run(),
+        Task::Shards { record } => shards::list(&record)?,
+        Task::Soak(soak) => return soak.run(),
+        Task::Touched => shards::touched()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The folder of the repository.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}

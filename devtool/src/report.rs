@@ -1,0 +1,179 @@
+//! The end of a run: what failed, what was skipped and why, and the count as its last line.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::skips::Skips;
+use crate::tally::{self, Tally, TestList, TestRun};
+
+/// Where a run left what it did.
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// The run's folder, with its steps, the list of tests, the skips and what the contracts' tests said
+    run: PathBuf,
+    /// Nextest's own report of what ran
+    #[arg(long)]
+    junit: PathBuf,
+    /// All tests were asked for, not those of a filter
+    #[arg(long)]
+    whole: bool,
+}
+
+/// One step of a run: its name, and whether it ended well.
+#[derive(Debug, PartialEq, Eq)]
+struct Step {
+    name: String,
+    passed: bool,
+    seconds: u64,
+}
+
+impl Report {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let steps = steps(&read(&self.run.join("steps"))?)?;
+        let mut tally = Tally::default();
+        for step in &steps {
+            tally.add(self.tally_of(step)?);
+        }
+        say(&steps, &tally);
+        Ok(if tally.good() && !steps.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// A step counts as what it counted itself, if it did, else as one.
+    fn tally_of(&self, step: &Step) -> Result<Tally> {
+        let mut tally = match step.name.as_str() {
+            "contracts" => contracts(&read(&self.run.join("contracts.log"))?),
+            "tests" | "soak" => self.tests()?,
+            _ => Tally::default(),
+        };
+        if step.passed && tally == Tally::default() {
+            tally.passed = 1;
+        }
+        if !step.passed && tally.good() {
+            tally.failures.push(step.name.clone());
+        }
+        Ok(tally)
+    }
+
+    fn tests(&self) -> Result<Tally> {
+        // A shard may be something else than tests; without a list nothing was built, and the step that failed says so.
+        let Ok(list) = fs::read_to_string(self.run.join("tests.json")) else { return Ok(Tally::default()) };
+        let list: TestList = serde_json::from_str(&list).context("read the list of tests")?;
+        let ran = if self.junit.exists() { ran(&read(&self.junit)?)? } else { BTreeMap::new() };
+        let lacking = lacking(&fs::read_to_string(self.run.join("skips")).unwrap_or_default())?;
+        let run = TestRun { list: &list, ran: &ran, lacking: &lacking, whole: self.whole };
+        Ok(tally::count(&run, &Skips::read()?))
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+}
+
+/// Lines of name, tab, exit status, tab, seconds.
+fn steps(text: &str) -> Result<Vec<Step>> {
+    let step = |line: &str| {
+        let mut fields = line.split('\t');
+        let (name, status, seconds) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(Step { name: name.to_owned(), passed: status == "0", seconds: seconds.parse().ok()? })
+    };
+    text.lines().map(|line| step(line).with_context(|| format!("no step: {line:?}"))).collect()
+}
+
+/// What ran, and whether it passed, of nextest's report.
+fn ran(junit: &str) -> Result<BTreeMap<String, bool>> {
+    let report = quick_junit::Report::deserialize_from_str(junit).context("read nextest's report")?;
+    let cases = report.test_suites.iter().flat_map(|suite| {
+        suite.test_cases.iter().map(move |case| {
+            let passed = matches!(case.status, quick_junit::TestCaseStatus::Success { .. });
+            (format!("{} {}", suite.name.as_str(), case.name.as_str()), passed)
+        })
+    });
+    Ok(cases.collect())
+}
+
+/// Tests that said what they lack.
+fn lacking(skips: &str) -> Result<BTreeMap<String, String>> {
+    let skip = |line: &str| {
+        let mut fields = line.split('\t');
+        let (suite, test, need) = (fields.next()?, fields.next()?, fields.next()?);
+        Some((format!("{suite} {test}"), need.to_owned()))
+    };
+    skips.lines().map(|line| skip(line).with_context(|| format!("no skip: {line:?}"))).collect()
+}
+
+/// What forge counted: `Ran 9 test suites in 3s: 118 tests passed, 0 failed, 0 skipped (118 total tests)`.
+fn contracts(log: &str) -> Tally {
+    let mut tally = Tally::default();
+    for line in log.lines().filter(|line| line.starts_with("Ran ") && line.contains(" test suites in ")) {
+        let number = |unit: &str| -> usize {
+            let before = line.split(unit).next().filter(|before| before.len() < line.len());
+            before.and_then(|before| before.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+        };
+        tally.passed += number(" tests passed");
+        tally.failures.extend((0..number(" failed")).map(|_| "contracts: a test of forge's".to_owned()));
+        for _ in 0..number(" skipped") {
+            tally.skipped.push("contracts: a test of forge's".to_owned());
+            tally.faults.push("forge skipped a test".to_owned());
+        }
+    }
+    if tally.passed == 0 {
+        tally.faults.push("forge ran no test".to_owned());
+    }
+    tally
+}
+
+fn say(steps: &[Step], tally: &Tally) {
+    let heading = |title: &str, lines: &[String]| {
+        if !lines.is_empty() {
+            println!("{title}:");
+            lines.iter().for_each(|line| println!("  {line}"));
+        }
+    };
+    let times: Vec<_> = steps.iter().map(|step| format!("{} {} s", step.name, step.seconds)).collect();
+    println!("took: {}", times.join(", "));
+    heading("skipped", &tally.skipped);
+    heading("failed", &tally.failures);
+    heading("and what fails the run by itself", &tally.faults);
+    println!("{tally}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forge_is_believed_by_its_numbers() {
+        let log = "[PASS] a()\nRan 9 test suites in 3.2s (4.1s CPU time): 118 tests passed, 0 failed, 0 skipped (118 total tests)\n";
+        assert_eq!(contracts(log), Tally { passed: 118, ..Tally::default() });
+        let log = "Ran 2 test suites in 1s: 3 tests passed, 2 failed, 1 skipped (6 total tests)\n";
+        assert_eq!(contracts(log).to_string(), "3 passed, 3 failed, 1 skipped");
+        assert!(!contracts("Error: no forge here\n").good());
+    }
+
+    #[test]
+    fn nextests_report_is_read_by_suite_and_test() {
+        let junit = r#"<?xml version="1.0" encoding="UTF-8"?>
+            <testsuites name="nextest-run" tests="2" failures="1" errors="0" time="1.0">
+            <testsuite name="a::it" tests="2" disabled="0" errors="0" failures="1">
+            <testcase name="starts" classname="a::it" time="0.1"></testcase>
+            <testcase name="ends" classname="a::it" time="0.1"><failure type="test failure"/></testcase>
+            </testsuite></testsuites>"#;
+        let ran = ran(junit).unwrap();
+        assert_eq!(ran.into_iter().collect::<Vec<_>>(), [("a::it ends".into(), false), ("a::it starts".into(), true)]);
+    }
+
+    #[test]
+    fn a_step_that_failed_before_it_counted_is_one_failure() {
+        let run = tempfile::tempdir().unwrap();
+        fs::write(run.path().join("steps"), "formatting\t0\t2\ntests\t101\t30\n").unwrap();
+        let report = Report { run: run.path().into(), junit: run.path().join("junit.xml"), whole: true };
+        let steps = steps(&read(&run.path().join("steps")).unwrap()).unwrap();
+        let texts: Vec<_> = steps.iter().map(|step| report.tally_of(step).unwrap().to_string()).collect();
+        assert_eq!(texts, ["1 passed, 0 failed, 0 skipped", "0 passed, 1 failed, 0 skipped"]);
+    }
+}
