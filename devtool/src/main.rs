@@ -1,15 +1,19 @@
-//! What `./dev` does beside cargo: needs probed, results counted, shards of the soak. It links none of the product,
+//! What `./dev` does beside cargo: needs probed, results counted, shards of the soak, bills of materials and
+//! pictures. It links none of the product,
 //! so that it is built in seconds.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for people")]
 
 #[cfg(test)]
 mod declared;
 mod facts;
+mod figures;
 mod report;
+mod sbom;
 mod shards;
 mod skips;
 mod soak;
 mod tally;
+mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,6 +39,12 @@ enum Task {
     },
     /// Run one shard
     Soak(soak::Soak),
+    /// Write the bill of materials of a package
+    Sbom(sbom::Sbom),
+    /// Plot the bench's figures and write README's table of them
+    Figures(figures::Figures),
+    /// Make a picture of a terminal's text
+    Terminal(terminal::Terminal),
     /// Name the shard whose files the change touches most
     Touched,
 }
@@ -45,6 +55,9 @@ fn main() -> Result<ExitCode> {
         Task::Report(report) => return report.run(),
         Task::Shards { record } => shards::list(&record)?,
         Task::Soak(soak) => return soak.run(),
+        Task::Sbom(sbom) => sbom.run()?,
+        Task::Figures(figures) => figures.run()?,
+        Task::Terminal(terminal) => terminal.run()?,
         Task::Touched => shards::touched()?,
     }
     Ok(ExitCode::SUCCESS)

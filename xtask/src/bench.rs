@@ -62,6 +62,9 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
     fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")
         .with_context(|| format!("write {}", path.display()))?;
     println!("written to {}", path.display());
+    let missed: Vec<&str> =
+        report.figures.iter().filter(|figure| figure.missed()).map(|figure| &*figure.name).collect();
+    anyhow::ensure!(missed.is_empty(), "{} bars are missed: {}", missed.len(), missed.join("; "));
     Ok(())
 }
 

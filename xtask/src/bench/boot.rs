@@ -55,7 +55,12 @@ fn ratio(product: &[Duration], bare: &[ByHand]) -> Vec<Figure> {
     let mut figures = vec![
         Figure::new("cold spawn to ready, signed request to answer, median", millis(percentile(product, 0.5)), "ms"),
         Figure::new("the same QEMU by hand to the same userspace, median", millis(percentile(&starts, 0.5)), "ms"),
-        Figure::new("… ratio, median of pairs", percentile(&ratios, 0.5).as_secs_f64(), "×").against(1.15, "at most"),
+        Figure::new(
+            "cold spawn to ready over the same QEMU by hand, median of pairs",
+            percentile(&ratios, 0.5).as_secs_f64(),
+            "×",
+        )
+        .against(1.15, "at most"),
     ];
     let listening = bare.iter().map(|start| start.pod("listening_after_us"));
     let listening: Vec<Duration> = listening.collect();

@@ -33,6 +33,11 @@ impl Figure {
         self.bar = Some(Bar { is, value: bar, met });
         self
     }
+
+    /// Whether it is held to a bar that it does not reach.
+    pub(super) fn missed(&self) -> bool {
+        self.bar.as_ref().is_some_and(|bar| !bar.met)
+    }
 }
 
 impl std::fmt::Display for Figure {
@@ -58,6 +63,14 @@ pub(super) fn percentile(values: &[Duration], share: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fault_3_3_a_bar_that_is_not_reached_is_missed() {
+        let figure = Figure::new("x", 7.0, "ms");
+        assert!(!figure.missed());
+        assert!(figure.clone().against(8.0, "at least").missed() && !figure.clone().against(7.0, "at least").missed());
+        assert!(figure.clone().against(5.0, "at most").missed() && !figure.against(7.0, "at most").missed());
+    }
 
     #[test]
     fn a_percentile_is_the_nearest_rank() {

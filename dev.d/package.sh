@@ -1,0 +1,104 @@
+# `./dev package`: a tarball and a .deb of programs that need no library of the machine, with checksums and a bill of
+# materials. The same commit gives the same bytes wherever it is built.
+# shellcheck shell=bash
+
+PACKAGES=$CACHE/packages
+VERSION=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"$/\1/p' Cargo.toml)
+PACKAGED=(-p palatine-palatine -p palatine-hypercore)
+
+package() {
+    flags "$@"
+    local profile=${ARGS[0]:-release}
+    need_space release
+    prepare run build test
+    devtool
+    SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
+    export SOURCE_DATE_EPOCH
+    static "$profile"
+    guests
+    rm -rf "$PACKAGES" && mkdir -p "$PACKAGES"
+    say "A bill of materials"
+    "$DEVTOOL" sbom --version "$VERSION" --epoch "$SOURCE_DATE_EPOCH" --target "$TRIPLE" > "$PACKAGES/palatine-$VERSION.cdx.json"
+    say "A tarball"
+    tarball
+    say "A .deb"
+    debian
+    (cd "$PACKAGES" && sha256sum -- *.* > SHA256SUMS && cat SHA256SUMS)
+    say "In $PACKAGES"
+}
+
+# Linked without a library of the machine, and without its paths: those of the checkout, cargo and Rust are replaced.
+static() { # profile
+    local here=$PWD home=${CARGO_HOME:-$HOME/.cargo} words=() flags='"-C", "target-feature=+crt-static"' pair
+    for pair in "$here=/palatine" "$home=/cargo" "$(rustc --print sysroot)=/rust"; do
+        flags+=", \"--remap-path-prefix=$pair\""
+        words+=("-ffile-prefix-map=$pair")
+    done
+    say "Building palatine and hypercore, static ($1)"
+    CFLAGS="${words[*]}" cargo build --locked --profile "$1" --target "$TRIPLE" --target-dir "$CACHE/static" \
+        --config "build.rustflags=[$flags]" "${PACKAGED[@]}" --bins || fail "The static programs could not be built."
+    [ "$1" = dev ] && set -- debug
+    STATIC=$CACHE/static/$TRIPLE/$1
+    ! readelf -d "$STATIC/palatine" "$STATIC/hypercore" | grep -q NEEDED || fail "The programs still want the machine's libraries."
+}
+
+# What both packages hold, under a prefix: programs, what they find beside them, documents.
+lay() { # root, prefix
+    local to=$1/$2 file
+    install -d "$to/bin" "$to/lib" "$to/share/doc/palatine"
+    install -m 755 "$STATIC/palatine" "$STATIC/hypercore" "$to/bin/"
+    install -d "$to/lib/palatine"
+    cp -R "$ASSETS/pod" "$ASSETS/images" "$ASSETS/solana" "$ASSETS/evm" "$to/lib/palatine/"
+    for file in deploy/systemd/server.md docs/configuration.md README.md LICENSE "$PACKAGES/palatine-$VERSION.cdx.json"; do
+        install -m 644 "$file" "$to/share/doc/palatine/"
+    done
+}
+
+tarball() {
+    local name=palatine-$VERSION-x86_64-linux work=$PACKAGES/work
+    lay "$work" "$name"
+    install -d "$work/$name/share/systemd"
+    install -m 644 deploy/systemd/*.service "$work/$name/share/systemd/"
+    even "$work"
+    tar --sort=name --format=gnu --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -C "$work" -cf - "$name" \
+        | gzip -9n > "$PACKAGES/$name.tar.gz"
+    rm -rf "$work"
+}
+
+debian() {
+    local work=$PACKAGES/work depends unit
+    lay "$work" usr
+    for unit in deploy/systemd/*.service; do
+        install -d "$work/lib/systemd/system"
+        sed 's|/usr/local/|/usr/|g' "$unit" > "$work/lib/systemd/system/${unit##*/}"
+    done
+    # Those of dev.d/needs that no Debian is without are left out.
+    depends=$(needs run | cut -f2 | sort -u | grep -vxE 'apt|dpkg|tar' | tr '\n' ',' | sed 's/,$//; s/,/, /g')
+    install -d "$work/DEBIAN"
+    cat > "$work/DEBIAN/control" <<CONTROL
+Package: palatine
+Version: $VERSION
+Architecture: amd64
+Maintainer: Palatine <https://github.com/palatine-cloud/palatine>
+Section: admin
+Priority: optional
+Depends: $depends
+Homepage: https://github.com/palatine-cloud/palatine
+Description: a self-hosted cloud for AI agents in microVMs of their own
+ Whoever holds the operator's token signs one request with a Solana wallet and
+ gets an agent in a microVM: with its own URL and credential, disk, memory and
+ network, metered, and gone without a trace when it is stopped.
+CONTROL
+    even "$work"
+    dpkg-deb --root-owner-group -Zxz --threads-max=1 --build "$work" "$PACKAGES/palatine_${VERSION}_amd64.deb" >/dev/null
+    rm -rf "$work"
+}
+
+# One mode for all files of a kind, one time: what the builder's umask and clock say is nobody's matter.
+even() { # root
+    find "$1" -name .installed -delete
+    find "$1" -type d -exec chmod 755 {} +
+    find "$1" -type f -perm /111 -exec chmod 755 {} +
+    find "$1" -type f ! -perm /111 -exec chmod 644 {} +
+    find "$1" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
+}
