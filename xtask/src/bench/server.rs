@@ -97,6 +97,7 @@ impl Node for Instant {
             image: spec.image,
             cores: spec.cores,
             memory_mib: spec.memory_mib,
+            port: 8_080,
             phase: Phase::Ready,
             runtime: RuntimeName::QemuTcg,
             restarts: 0,

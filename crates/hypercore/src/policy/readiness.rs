@@ -41,12 +41,9 @@ mod tests {
             let (mut readiness, mut now, mut times) = (Readiness::default(), UnixMillis(0), Vec::new());
             for gap in gaps {
                 now = now.plus(gap);
-                match readiness.held_ms(now) {
-                    Some(wait) => {
-                        now = now.plus(wait);
-                        prop_assert_eq!(readiness.held_ms(now), None, "a wait of {} ms was not enough", wait);
-                    }
-                    None => {}
+                if let Some(wait) = readiness.held_ms(now) {
+                    now = now.plus(wait);
+                    prop_assert_eq!(readiness.held_ms(now), None, "a wait of {} ms was not enough", wait);
                 }
                 readiness.note(now);
                 times.push(now);

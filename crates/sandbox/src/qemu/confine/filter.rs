@@ -125,13 +125,13 @@ const ALLOWED: &[c_long] = &[
 ];
 
 /// The settings of itself that a process may change.
-const PRCTL: [libc::c_int; 6] = [
-    libc::PR_SET_NAME,
-    libc::PR_GET_NAME,
-    libc::PR_SET_NO_NEW_PRIVS,
-    libc::PR_SET_SECCOMP,
-    libc::PR_SET_TIMERSLACK,
-    libc::PR_MCE_KILL,
+const PRCTL: [u32; 6] = [
+    libc::PR_SET_NAME.unsigned_abs(),
+    libc::PR_GET_NAME.unsigned_abs(),
+    libc::PR_SET_NO_NEW_PRIVS.unsigned_abs(),
+    libc::PR_SET_SECCOMP.unsigned_abs(),
+    libc::PR_SET_TIMERSLACK.unsigned_abs(),
+    libc::PR_MCE_KILL.unsigned_abs(),
 ];
 /// `_IOC_TYPE` and the upper two bits of `_IOC_NR`: of the calls of type `T` this leaves
 /// those of tun devices and none of terminals.
@@ -149,9 +149,9 @@ pub(super) fn program(accelerator: Accelerator) -> Result<BpfProgram, Failure> {
 
 fn compile(accelerator: Accelerator) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
-    let thread = libc::CLONE_THREAD as u64;
+    let thread = libc::CLONE_THREAD.unsigned_abs().into();
     rules.insert(libc::SYS_clone, vec![masked(0, thread, thread)?]);
-    let own_settings: Result<_, _> = PRCTL.iter().map(|option| masked(0, u64::MAX, *option as u64)).collect();
+    let own_settings: Result<_, _> = PRCTL.iter().map(|option| masked(0, u64::MAX, (*option).into())).collect();
     rules.insert(libc::SYS_prctl, own_settings?);
     // Limits may be read.
     rules.insert(libc::SYS_prlimit64, vec![masked(2, u64::MAX, 0)?]);
@@ -167,4 +167,94 @@ fn compile(accelerator: Accelerator) -> Result<BpfProgram, seccompiler::BackendE
 fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompRule, seccompiler::BackendError> {
     let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)?;
     SeccompRule::new(vec![condition])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+    use std::thread;
+
+    use rustix::io::Errno;
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+    use super::*;
+
+    /// What a thread is told behind the list: the list is that thread's alone.
+    fn behind(
+        accelerator: Accelerator,
+        tries: fn() -> Vec<(&'static str, io::Result<()>)>,
+    ) -> Vec<(&'static str, Option<i32>)> {
+        let list = program(accelerator).unwrap();
+        let tried = thread::spawn(move || {
+            seccompiler::apply_filter(&list).unwrap();
+            tries()
+        });
+        tried
+            .join()
+            .unwrap()
+            .into_iter()
+            .map(|(what, done)| (what, done.err().and_then(|error| error.raw_os_error())))
+            .collect()
+    }
+
+    #[expect(unsafe_code, reason = "the call is refused, which is what is tried")]
+    fn forbidden() -> Vec<(&'static str, io::Result<()>)> {
+        let raw = |number: c_long, first: usize, second: usize| {
+            // SAFETY: none of these calls is made with an address.
+            let done = unsafe { libc::syscall(number, first, second, 0, 0, 0) };
+            if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        };
+        vec![
+            ("a socket of the internet", TcpListener::bind("127.0.0.1:0").map(drop)),
+            ("a socket of the machine", UnixStream::pair().map(drop)),
+            // SAFETY: the call is refused.
+            ("a user namespace", unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }.map_err(Into::into)),
+            ("another program", Command::new("/bin/true").spawn().map(drop)),
+            ("a mount", rustix::mount::unmount("/nowhere", rustix::mount::UnmountFlags::empty()).map_err(Into::into)),
+            ("another process's memory", raw(libc::SYS_ptrace, 0, 0)),
+            ("a signal to another process", raw(libc::SYS_kill, 1, 0)),
+            ("a key", raw(libc::SYS_keyctl, 0, 0)),
+            ("a ring of calls", raw(libc::SYS_io_uring_setup, 1, 0)),
+            ("a program for the kernel", raw(libc::SYS_bpf, 0, 0)),
+            ("a memory file", raw(libc::SYS_memfd_create, 0, 0)),
+            ("its own limits", raw(libc::SYS_setpriority, 0, 0)),
+            ("a call to a terminal", raw(libc::SYS_ioctl, 0, 0x5412)),
+            ("a call to KVM", raw(libc::SYS_ioctl, usize::MAX, 0xae00)),
+            ("a core scheduling group", raw(libc::SYS_prctl, 62, 0)),
+        ]
+    }
+
+    #[test]
+    fn fault_1_8_what_is_not_on_the_list_is_not_there() {
+        for (what, error) in behind(Accelerator::Tcg, forbidden) {
+            assert_eq!(error, Some(Errno::NOSYS.raw_os_error()), "{what}");
+        }
+    }
+
+    #[test]
+    fn what_a_vmm_needs_is_there() {
+        let tries = || {
+            let thread = || thread::Builder::new().spawn(|| ()).map(|thread| thread.join().unwrap());
+            vec![
+                ("a file", File::open("/etc/hostname").map(drop)),
+                ("a thread", thread()),
+                ("a pipe", io::pipe().map(drop)),
+            ]
+        };
+        for (what, error) in behind(Accelerator::Tcg, tries) {
+            assert_eq!(error, None, "{what}");
+        }
+        let kvm = || {
+            // SAFETY: no file has this number.
+            #[expect(unsafe_code, reason = "there is no safe call for what is not there")]
+            let done = unsafe { libc::syscall(libc::SYS_ioctl, -1, 0xae00, 0) };
+            vec![("KVM", if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) })]
+        };
+        // The kernel itself answers: there is no such file.
+        assert_eq!(behind(Accelerator::Kvm, kvm), [("KVM", Some(Errno::BADF.raw_os_error()))]);
+    }
 }

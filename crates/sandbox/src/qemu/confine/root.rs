@@ -189,6 +189,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn fault_1_8_landlock_lets_a_vmm_read_and_do_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (written, made) = (dir.path().join("file"), dir.path().join("new"));
+        fs::write(&written, "before").unwrap();
+        let loader = Path::new("/lib64/ld-linux-x86-64.so.2");
+        let rules = allow([Path::new("/bin/true"), loader].into_iter(), None).unwrap();
+        let tried = thread::spawn(move || {
+            if rules.restrict_self().unwrap().ruleset == landlock::RulesetStatus::NotEnforced {
+                return None;
+            }
+            let kind = |done: io::Result<()>| done.map_err(|error| error.kind());
+            let run = |program: &str| kind(std::process::Command::new(program).status().map(drop));
+            Some([
+                kind(fs::read(&written).map(drop)),
+                run("/bin/true"),
+                kind(fs::write(&written, "after")),
+                kind(fs::write(&made, "")),
+                kind(fs::remove_file(&written)),
+                run("/bin/false"),
+                kind(std::net::TcpStream::connect("127.0.0.1:9").map(drop)),
+            ])
+        });
+        // A kernel without Landlock enforces nothing, and there is nothing to try.
+        let Some(done) = tried.join().unwrap() else { return };
+        let no = Err(io::ErrorKind::PermissionDenied);
+        assert_eq!(done, [Ok(()), Ok(()), no, no, no, no, no]);
+    }
+
+    #[test]
     fn only_paths_are_taken_from_what_the_loader_says() {
         let said = "\tlinux-vdso.so.1 (0x00007ffe)\n\tlibx.so.1 => /etc/passwd (0x00007f)\n\t/etc/hostname (0x00)\n\
                     \tliby.so => not found\n\tlibz.so => /no/such/file (0x0)\n";
