@@ -1,0 +1,146 @@
+//! Writing, making and wiping files.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::failpoint;
+
+/// Writes a file that only its owner can read, over whatever is there: a reader
+/// finds the old one or the new one, and after the return the new one for ever.
+///
+/// # Errors
+/// When the disk or the folder will not; the old file is there then.
+pub fn replace(what: &str, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = draft(path);
+    write(what, &draft, bytes)?;
+    move_to(what, &draft, path)
+}
+
+/// Makes a file that only its owner can read, where there is none: an existing one
+/// is never replaced, and nobody ever finds half of one. What a maker that was
+/// killed has left behind is in nobody's way.
+///
+/// # Errors
+/// [`ErrorKind::AlreadyExists`] when the file is there: another maker was faster.
+/// Others when the disk or the folder will not.
+pub fn create(what: &str, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    create_from(what, path, |draft| draft.write_all(bytes))
+}
+
+/// Like [`create`], with what `fill` writes.
+///
+/// # Errors
+/// As [`create`], and what `fill` says.
+pub fn create_from(what: &str, path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    if path.symlink_metadata().is_ok() {
+        return Err(ErrorKind::AlreadyExists.into());
+    }
+    let draft = private_draft(path)?;
+    let made = write_draft(what, &draft, fill).and_then(|()| fs::hard_link(&draft, path));
+    failpoint(what, "linked");
+    let removed = fs::remove_file(&draft);
+    made.and(removed)?;
+    failpoint(what, "tidied");
+    sync_parent(path)
+}
+
+/// Gives a finished and synced file its name, over whatever has it.
+///
+/// # Errors
+/// When the folder will not.
+pub fn move_to(what: &str, draft: &Path, path: &Path) -> io::Result<()> {
+    fs::rename(draft, path)?;
+    failpoint(what, "renamed");
+    sync_parent(path)
+}
+
+/// Makes a folder, and those above it, that only its owner can enter.
+///
+/// # Errors
+/// When the disk or the folder above will not.
+pub fn make_dir(what: &str, path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists()).collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    failpoint(what, "made");
+    missing.into_iter().try_for_each(sync_parent)
+}
+
+/// Overwrites a file with zeros, then removes it. One that is not there is wiped.
+///
+/// # Errors
+/// When the disk or the folder will not; call it again.
+pub fn wipe(what: &str, path: &Path) -> io::Result<()> {
+    let mut file = match OpenOptions::new().write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let length = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    file.write_all(&vec![0; length])?;
+    failpoint(what, "zeroed");
+    file.sync_all()?;
+    fs::remove_file(path)?;
+    failpoint(what, "unlinked");
+    sync_parent(path)
+}
+
+/// Makes what happened to the names in a file's folder last.
+///
+/// # Errors
+/// When the disk will not.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
+    File::open(parent(path))?.sync_all()
+}
+
+/// The folder of a path; that of a bare name is where we are.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        None => path,
+    }
+}
+
+/// Where a file is written before it has its name. One writer has the right to the
+/// file, so one draft is enough, and what a killed writer left is written over.
+fn draft(path: &Path) -> PathBuf {
+    path.with_extension("half")
+}
+
+/// A draft of this process alone: several may make one file at once.
+fn private_draft(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?.to_string_lossy();
+    let draft = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    // Its writer had our number, and is gone.
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(draft),
+    }
+}
+
+fn write(what: &str, draft: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
+    fill_draft(what, file, |file| {
+        // In two halves, so that a test finds one of them.
+        let (first, second) = bytes.split_at(bytes.len() / 2);
+        file.write_all(first)?;
+        failpoint(what, "torn");
+        file.write_all(second)
+    })
+}
+
+fn write_draft(what: &str, draft: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
+    fill_draft(what, file, fill)
+}
+
+fn fill_draft(what: &str, mut file: File, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    failpoint(what, "opened");
+    fill(&mut file)?;
+    failpoint(what, "written");
+    file.sync_all()?;
+    failpoint(what, "synced");
+    Ok(())
+}

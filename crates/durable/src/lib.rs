@@ -1,0 +1,12 @@
+//! Files that are there whole or not at all, whenever their writer is killed.
+//!
+//! Every file that must survive is written by one of these functions, under the
+//! name of what it is (`node.key`, `record`). Each step of a write is a failpoint
+//! of that name (`node.key.written`), at which tests kill the program: see
+//! [`failpoint`].
+
+mod failpoint;
+mod file;
+
+pub use failpoint::{AT, SEEN, failpoint};
+pub use file::{create, create_from, make_dir, move_to, replace, sync_parent, wipe};
