@@ -95,7 +95,8 @@ pub fn sync_parent(path: &Path) -> io::Result<()> {
 }
 
 /// The folder of a path; that of a bare name is where we are.
-fn parent(path: &Path) -> &Path {
+#[must_use]
+pub fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         Some(_) => Path::new("."),

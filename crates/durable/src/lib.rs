@@ -9,4 +9,4 @@ mod failpoint;
 mod file;
 
 pub use failpoint::{AT, SEEN, failpoint};
-pub use file::{create, create_from, make_dir, move_to, replace, sync_parent, wipe};
+pub use file::{create, create_from, make_dir, move_to, parent, replace, sync_parent, wipe};

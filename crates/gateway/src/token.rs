@@ -1,11 +1,11 @@
 //! The key of the agents' tokens, on disk.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use secrecy::{ExposeSecretMut, SecretBox};
+use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 
 /// Permission bits that others than the owner hold.
 const FOREIGN: u32 = 0o077;
@@ -63,33 +63,21 @@ fn read(path: &Path) -> Result<SecretBox<[u8; 32]>, TokenKeyError> {
     Ok(key)
 }
 
-/// Writes the key beside its place and links it there, so that nobody ever sees
-/// half a key, and an existing one is never replaced.
 fn make(path: &Path) -> Result<SecretBox<[u8; 32]>, TokenKeyError> {
     let failed = |operation| move |source| TokenKeyError::File { operation, path: path.to_owned(), source };
     let making = failed("make the token key");
     let mut key = SecretBox::new(Box::new([0; 32]));
     getrandom::fill(key.expose_secret_mut()).map_err(|error| making(io::Error::other(error)))?;
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(directory).map_err(&making)?;
-    let draft = path.with_extension(format!("{}.new", std::process::id()));
-    let written = write_new(&draft, key.expose_secret_mut()).and_then(|()| fs::hard_link(&draft, path));
-    let removed = fs::remove_file(&draft);
-    written.and(removed).map_err(&making)?;
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(&making)?;
+    durable::make_dir("token.key folder", durable::parent(path)).map_err(&making)?;
+    durable::create("token.key", path, key.expose_secret()).map_err(&making)?;
     Ok(key)
-}
-
-fn write_new(path: &Path, key: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(key)?;
-    file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
-    use secrecy::ExposeSecret;
 
     #[test]
     fn a_key_is_made_once_for_its_owner_alone_and_read_ever_after() {

@@ -4,9 +4,9 @@
 //! replacing anything: of two that race, one wins, and the other opens what won. A file
 //! that others may read is refused, not mended: they may have read it.
 
-use std::fs::{DirBuilder, File};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -21,8 +21,6 @@ use crate::{Cost, Identity};
 
 /// Permission bits that others than the owner hold.
 const FOREIGN: u32 = 0o077;
-/// The mode of the directories that are made.
-const PRIVATE_DIRECTORY: u32 = 0o700;
 /// Anybody may write here.
 const WORLD_WRITABLE: u32 = 0o002;
 /// What one writes here, others cannot take away.
@@ -234,23 +232,14 @@ fn check_directory(path: &Path) -> Result<(), KeyFileError> {
 
 /// Makes the directory and those above it that are missing, and their names durable.
 fn make_directory(directory: &Path) -> Result<(), KeyFileError> {
-    let missing: Vec<&Path> =
-        directory.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists()).collect();
-    let made = DirBuilder::new().recursive(true).mode(PRIVATE_DIRECTORY).create(directory);
-    made.map_err(failed("make the key's directory", directory))?;
-    missing.into_iter().try_for_each(|made| sync_directory(parent(made)))
+    durable::make_dir("keystore folder", directory).map_err(failed("make the key's directory", directory))
 }
 
-/// All of it under its name, or nothing: a draft (which `tempfile` makes with mode 0600)
-/// is written through to the disk, then takes the name if it is free.
+/// All of it under its name, or nothing, and only if the name is free.
 fn write_new(path: &Path, text: &str) -> Result<(), KeyFileError> {
-    let writing = failed("write the key file", path);
-    let mut draft = tempfile::Builder::new().prefix(".key-").tempfile_in(parent(path)).map_err(&writing)?;
-    draft.write_all(text.as_bytes()).and_then(|()| draft.as_file().sync_all()).map_err(&writing)?;
-    match draft.persist_noclobber(path) {
-        Ok(_) => Ok(()),
-        Err(refused) if refused.error.kind() == ErrorKind::AlreadyExists => Err(KeyFileError::Exists(path.to_owned())),
-        Err(refused) => Err(writing(refused.error)),
+    match durable::create("keystore", path, text.as_bytes()) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(KeyFileError::Exists(path.to_owned())),
+        written => written.map_err(failed("write the key file", path)),
     }
 }
 

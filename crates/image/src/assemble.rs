@@ -1,13 +1,13 @@
 //! The blobs of an image to a disk and a record.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use domain::ImageDigest;
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 
-use crate::blobs::{Blobs, settle, sync_parent};
+use crate::blobs::{Blobs, settle};
 use crate::contract::{self, Accounts};
 use crate::digest::{Sum, Summed};
 use crate::document;
@@ -48,8 +48,8 @@ fn make_disk(root: &Path, unfinished: &Path, disk: &Path, image: Sum) -> Result<
     disk::make(root, unfinished, image)?;
     let failed = |source| ImageError::file("write", disk, source);
     File::open(unfinished).and_then(|file| settle(&file)).map_err(failed)?;
-    fs::rename(unfinished, disk).map_err(failed)?;
-    sync_parent(disk).map_err(failed)
+    durable::failpoint("image disk", "synced");
+    durable::move_to("image disk", unfinished, disk).map_err(failed)
 }
 
 /// An image's documents.

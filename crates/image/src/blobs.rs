@@ -125,10 +125,14 @@ impl Incoming {
 pub(crate) fn publish(file: NamedTempFile, path: &Path) -> Result<(), ImageError> {
     let failed = |source| ImageError::file("write", path, source);
     settle(file.as_file()).map_err(failed)?;
+    durable::failpoint("image file", "synced");
     match file.persist_noclobber(path) {
         Err(error) if error.error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(failed(error.error)),
-        Ok(_) => sync_parent(path).map_err(failed),
+        Ok(_) => {
+            durable::failpoint("image file", "named");
+            durable::sync_parent(path).map_err(failed)
+        }
     }
 }
 
@@ -136,11 +140,6 @@ pub(crate) fn publish(file: NamedTempFile, path: &Path) -> Result<(), ImageError
 pub(crate) fn settle(file: &File) -> std::io::Result<()> {
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
     file.sync_all()
-}
-
-/// Makes a name in a directory survive a loss of power.
-pub(crate) fn sync_parent(path: &Path) -> std::io::Result<()> {
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 #[cfg(test)]

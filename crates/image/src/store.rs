@@ -24,7 +24,7 @@ use domain::ImageDigest;
 use tempfile::NamedTempFile;
 
 use crate::assemble::assemble;
-use crate::blobs::{Blobs, publish, settle, sync_parent};
+use crate::blobs::{Blobs, publish, settle};
 use crate::digest::Sum;
 use crate::image::{Image, Listed, Record, Removed};
 use crate::lock::Lock;
@@ -230,8 +230,10 @@ impl ImageStore {
         let failed = |source| ImageError::file("write", path, source);
         let file = self.written(bytes)?;
         settle(file.as_file()).map_err(failed)?;
+        durable::failpoint("image name", "synced");
         file.persist(path).map_err(|error| failed(error.error))?;
-        sync_parent(path).map_err(failed)
+        durable::failpoint("image name", "named");
+        durable::sync_parent(path).map_err(failed)
     }
 
     fn written(&self, bytes: &[u8]) -> Result<NamedTempFile, ImageError> {

@@ -1,8 +1,6 @@
 //! Keypair files, as the Solana command line writes them.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -26,13 +24,8 @@ pub(crate) fn make(path: &Path) -> Result<Keypair> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).context("gather randomness")?;
     let keypair = Keypair::generate(&random);
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
+    durable::create("keypair", path, keypair.to_json().expose_secret().as_bytes())
         .with_context(|| format!("make {} (an existing file is never replaced)", path.display()))?;
-    file.write_all(keypair.to_json().expose_secret().as_bytes()).and_then(|()| file.sync_all()).context("write it")?;
     Ok(keypair)
 }
 

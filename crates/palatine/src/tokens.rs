@@ -1,9 +1,8 @@
 //! The agents' tokens, as this user was shown them: one file each, 0600, so that
 //! `palatine ask` works after `palatine spawn`.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
 use std::path::PathBuf;
 
 use domain::AgentId;
@@ -22,10 +21,8 @@ impl Keyring {
 
     /// Keeps a token.
     pub(crate) fn keep(&self, id: AgentId, token: &Secret) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
-        let path = self.dir.join(id.to_string());
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-        file.write_all(token.expose().as_bytes())
+        durable::make_dir("tokens", &self.dir)?;
+        durable::replace("token", &self.dir.join(id.to_string()), token.expose().as_bytes())
     }
 
     /// The token of an agent, if it was spawned from here.

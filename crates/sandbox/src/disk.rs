@@ -1,6 +1,6 @@
 //! A guest's own disks: sparse copies of empty filesystems that were made once.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -31,8 +31,9 @@ pub(crate) fn template(dir: &Path, mib: u64) -> Result<PathBuf, Failure> {
     let extended = "assume_storage_prezeroed=1,lazy_itable_init=0,root_owner=0:0";
     let size = format!("{mib}M");
     command::run("mke2fs", &["-q", "-F", "-t", "ext4", "-m", "0", "-J", &journal, "-E", extended, &file, &size], "")?;
+    durable::failpoint("empty disk", "made");
     File::open(&half)?.sync_all()?;
-    fs::rename(&half, &path)?;
+    durable::move_to("empty disk", &half, &path)?;
     Ok(path)
 }
 
@@ -48,7 +49,8 @@ pub(crate) fn copy(template: &Path, to: &Path) -> io::Result<()> {
     if ioctl_ficlone(&target, &source).is_err() {
         copy_data(&source, &target)?;
     }
-    fs::rename(&half, to)
+    durable::failpoint("disk", "copied");
+    durable::move_to("disk", &half, to)
 }
 
 fn copy_data(source: &File, target: &File) -> io::Result<()> {

@@ -55,6 +55,8 @@ impl Tx<'_> {
 
 /// A command with its caller.
 pub(crate) trait Job: Send {
+    /// Names the operation.
+    fn name(&self) -> &'static str;
     /// Runs it and keeps the answer. Errors only for what SQLite refused.
     fn run(&mut self, tx: &Tx<'_>) -> Result<(), StoreError>;
     /// Answers the caller: with what was kept, or with why nothing was done.
@@ -79,6 +81,10 @@ impl<C: Command> Request<C> {
 }
 
 impl<C: Command> Job for Request<C> {
+    fn name(&self) -> &'static str {
+        C::NAME
+    }
+
     fn run(&mut self, tx: &Tx<'_>) -> Result<(), StoreError> {
         let answer = self.command.apply(tx);
         let refused = match &answer {
@@ -191,11 +197,13 @@ impl Writer {
         let done = jobs
             .iter_mut()
             .try_for_each(|job| job.run(&tx))
+            .inspect(|()| pass(jobs, "committing"))
             .and_then(|()| self.cached("COMMIT").map_err(sql("commit a transaction")));
         if done.is_err() {
             self.roll_back();
             return done;
         }
+        pass(jobs, "committed");
         metrics::histogram!("palatine_store_commit_seconds").record(began.elapsed().as_secs_f64());
         for change in tx.news.into_inner() {
             // Nobody listens: nobody is told.
@@ -217,6 +225,13 @@ impl Writer {
 
     fn cached(&self, sql: &'static str) -> rusqlite::Result<()> {
         self.conn.prepare_cached(sql)?.execute(()).map(drop)
+    }
+}
+
+/// A failpoint for each kind of write there is.
+fn pass(jobs: &[Box<dyn Job>], step: &str) {
+    if cfg!(debug_assertions) {
+        jobs.iter().for_each(|job| durable::failpoint(job.name(), step));
     }
 }
 

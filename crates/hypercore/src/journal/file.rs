@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use wire::node::AgentMark;
 
 use super::book::{Book, Head};
-use crate::ledger::{random, sync_parent};
+use crate::ledger::random;
 
 /// Bytes of a journal's name.
 const NAME_BYTES: usize = 8;
@@ -60,10 +60,12 @@ impl JournalFile {
             text.push_str(&line?);
             text.push('\n');
         }
+        durable::failpoint("marks", "opened");
         file.write_all(text.as_bytes())?;
+        durable::failpoint("marks", "written");
         file.sync_all()?;
-        std::fs::rename(&half, path)?;
-        sync_parent(path)?;
+        durable::failpoint("marks", "synced");
+        durable::move_to("marks", &half, path)?;
         Ok(Self { path: path.to_owned(), file, length: text.len() as u64 })
     }
 
@@ -77,8 +79,14 @@ impl JournalFile {
         // Over whatever a failure has left behind the good part.
         self.file.set_len(self.length)?;
         self.file.seek(SeekFrom::Start(self.length))?;
-        self.file.write_all(text.as_bytes())?;
+        // In two halves, so that a test finds one of them.
+        let (first, second) = text.as_bytes().split_at(text.len() / 2);
+        self.file.write_all(first)?;
+        durable::failpoint("marks", "torn");
+        self.file.write_all(second)?;
+        durable::failpoint("marks", "added");
         self.file.sync_data()?;
+        durable::failpoint("marks", "kept");
         self.length += text.len() as u64;
         Ok(())
     }

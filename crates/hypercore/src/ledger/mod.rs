@@ -12,12 +12,10 @@
 //! file is written aside, synced and renamed, so a reader finds the old one or the
 //! new one.
 
-mod atomic;
 mod record;
 mod seal;
 mod shelf;
 
-pub(crate) use atomic::sync_parent;
 pub(crate) use record::{Record, Wanted};
 pub(crate) use seal::{Secrets, Vault, random};
 pub(crate) use shelf::{Ledger, LedgerError, Shelf};

@@ -1,9 +1,8 @@
 //! Environments, sealed: what is on the disk is of no use without the node's key,
 //! and each is bound to its agent and generation.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
@@ -12,8 +11,6 @@ use domain::{AgentId, Generation};
 use serde::{Deserialize, Serialize};
 use wire::{Environment, Secret};
 use zeroize::Zeroizing;
-
-use super::atomic;
 
 const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
@@ -81,11 +78,7 @@ impl Vault {
 fn make(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut key = Zeroizing::new(vec![0; KEY_BYTES]);
     random(&mut key)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path.with_extension("half"))?;
-    file.write_all(&key)?;
-    file.sync_all()?;
-    fs::rename(path.with_extension("half"), path)?;
-    atomic::sync_parent(path)?;
+    durable::create("node.key", path, &key)?;
     Ok(key)
 }
 

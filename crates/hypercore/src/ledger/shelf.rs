@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use domain::{AgentId, Generation};
 
 use super::record::{Record, VERSION};
-use super::{Secrets, Vault, atomic};
+use super::{Secrets, Vault};
 
 /// What went wrong with the ledger.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ impl Ledger {
     /// Opens the ledger under the node's state folder.
     pub(crate) fn open(state: &Path) -> Result<Self, LedgerError> {
         let root = state.join("sandboxes");
-        atomic::make_dir(&root).map_err(|source| failed("make", &root, source))?;
+        durable::make_dir("ledger", &root).map_err(|source| failed("make", &root, source))?;
         let key = state.join("node.key");
         let vault = Vault::open(&key).map_err(|source| failed("open the node's key", &key, source))?;
         Ok(Self { root, vault })
@@ -95,9 +95,9 @@ impl Shelf {
     /// Makes the sandbox exist. The record comes last.
     pub(crate) fn create(&self, record: &Record, secrets: &Secrets) -> Result<(), LedgerError> {
         let path = self.secrets();
-        atomic::make_dir(&self.dir).map_err(|source| failed("make", &self.dir, source))?;
+        durable::make_dir("sandbox", &self.dir).map_err(|source| failed("make", &self.dir, source))?;
         let sealed = self.vault.seal(record.id, record.desired.generation, secrets);
-        sealed.and_then(|sealed| atomic::write(&path, &sealed)).map_err(|source| failed("write", &path, source))?;
+        sealed.and_then(|sealed| durable::replace("secrets", &path, &sealed)).map_err(|source| failed("write", &path, source))?;
         self.write(record)
     }
 
@@ -105,7 +105,7 @@ impl Shelf {
     pub(crate) fn write(&self, record: &Record) -> Result<(), LedgerError> {
         let path = self.record();
         let text = serde_json::to_vec_pretty(record).map_err(io::Error::other);
-        text.and_then(|text| atomic::write(&path, &text)).map_err(|source| failed("write", &path, source))
+        text.and_then(|text| durable::replace("record", &path, &text)).map_err(|source| failed("write", &path, source))
     }
 
     /// Unseals the secrets.
@@ -121,10 +121,13 @@ impl Shelf {
     /// record with it.
     pub(crate) fn remove(&self) -> Result<(), LedgerError> {
         let path = self.secrets();
-        atomic::wipe(&path).map_err(|source| failed("wipe", &path, source))?;
+        durable::wipe("secrets", &path).map_err(|source| failed("wipe", &path, source))?;
         let removed = match fs::remove_dir_all(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.and_then(|()| atomic::sync_parent(&self.dir)),
+            other => other.and_then(|()| {
+                durable::failpoint("sandbox", "removed");
+                durable::sync_parent(&self.dir)
+            }),
         };
         removed.map_err(|source| failed("remove", &self.dir, source))
     }
@@ -199,7 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
         let shelf = ledger.shelf(record(1).id);
-        atomic::make_dir(&shelf.dir).unwrap();
+        durable::make_dir("sandbox", &shelf.dir).unwrap();
         assert_eq!(ledger.load().unwrap().remains, [record(1).id]);
         fs::write(shelf.dir.join("secrets.half"), b"xx").unwrap();
         assert_eq!(ledger.load().unwrap().remains, [record(1).id]);

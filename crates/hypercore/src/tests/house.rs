@@ -1,7 +1,7 @@
 //! A node in a test: started, asked, killed, started again.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ impl Images for OneImage {
 
 /// The machine, the disk and the guests, which outlive a daemon.
 pub(super) struct House {
-    pub(super) dir: TempDir,
+    pub(super) dir: PathBuf,
+    _own: Option<TempDir>,
     pub(super) machine: Machine,
     pub(super) guests: Guests,
     pub(super) config: Config,
@@ -53,11 +54,17 @@ pub(super) struct House {
 
 impl House {
     pub(super) fn new(manner: Manner) -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
+        let own = tempfile::tempdir().expect("a folder");
+        let house = Self::at(own.path(), manner);
+        Self { _own: Some(own), ..house }
+    }
+
+    /// With the disk of another one.
+    pub(super) fn at(dir: &Path, manner: Manner) -> Self {
         let (guests, machine) = Guests::new(manner);
         let config = Config {
             name: "test".to_owned(),
-            state: dir.path().to_owned(),
+            state: dir.to_owned(),
             disk_free_mib: 0,
             boot_deadline_ms: 1_000,
             health_period_ms: 30,
@@ -70,11 +77,11 @@ impl House {
             calls: 4,
             ..Config::default()
         };
-        Self { dir, machine, guests, config }
+        Self { dir: dir.to_owned(), _own: None, machine, guests, config }
     }
 
     pub(super) fn state(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// A daemon on this machine and this disk.

@@ -3,6 +3,7 @@
 mod adopt;
 mod api;
 mod house;
+mod kill;
 mod life;
 mod pod;
 

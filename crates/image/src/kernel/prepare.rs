@@ -220,6 +220,7 @@ impl Place {
 /// Gives a finished file or directory its name. Whoever comes second finds the
 /// same bytes under it.
 fn publish(finished: &Path, name: &Path) -> Result<(), KernelError> {
+    durable::failpoint("kernel", "synced");
     match fs::rename(finished, name) {
         Err(_) if name.exists() => Ok(()),
         renamed => renamed.map_err(|source| KernelError::file("rename to", name, source)),

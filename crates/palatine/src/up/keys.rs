@@ -1,9 +1,7 @@
 //! The keys of the local EVM chain: each a keystore with its password beside it.
 //! They are worth nothing anywhere else, so guessing at them need not be slow.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -49,9 +47,7 @@ impl DevKey {
         if !path.exists() {
             let mut random = [0; PASSWORD_BYTES];
             getrandom::fill(&mut random).context("gather randomness")?;
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            file.write_all(hex::encode(random).as_bytes())
-                .and_then(|()| file.sync_all())
+            durable::create("password", path, hex::encode(random).as_bytes())
                 .with_context(|| format!("write {}", path.display()))?;
         }
         let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
