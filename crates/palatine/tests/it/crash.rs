@@ -14,7 +14,7 @@ use wire::node::Sandbox;
 use crate::house::{Holder, House, SMALL, until};
 
 /// Quick restarts and reconciling, so that a round takes seconds.
-const QUICK: &str =
+pub(crate) const QUICK: &str =
     "[control]\nreconcile_ms = 500\n[node]\nbackoff_first_ms = 100\nbackoff_longest_ms = 400\nrestarts = 50\n";
 
 pub(crate) fn rounds() -> u32 {
@@ -178,7 +178,7 @@ async fn a_gateway_killed_in_the_middle_of_a_spawn_leaves_a_ready_agent_or_a_fre
 }
 
 /// Waits until the wallet's agents are ready or over; the live one, if any.
-async fn settled(house: &House, holder: &Holder) -> Option<AgentId> {
+pub(crate) async fn settled(house: &House, holder: &Holder) -> Option<AgentId> {
     until("the wallet's agent is ready or gone", async || {
         let agents = house.ask(holder, Method::GET, "/agents", Value::Null).await.expect(200);
         let agents = agents["agents"].as_array().unwrap().clone();
@@ -195,7 +195,7 @@ async fn settled(house: &House, holder: &Holder) -> Option<AgentId> {
 }
 
 /// Waits until the node runs these agents and no others.
-async fn assert_same(node: &NodeClient, live: Option<AgentId>) {
+pub(crate) async fn assert_same(node: &NodeClient, live: Option<AgentId>) {
     let live: BTreeSet<AgentId> = live.into_iter().collect();
     until("the node runs what the gateway knows, and nothing else", async || {
         let there: BTreeSet<AgentId> = sandboxes(node).await.iter().map(|sandbox| sandbox.id).collect();

@@ -31,6 +31,17 @@ pub(crate) struct House {
     node: Option<Child>,
     gateway: Option<Child>,
     web: reqwest::Client,
+    /// Which program is told what by its environment.
+    failpoint: Option<Failpoint>,
+}
+
+/// What a program is told of its failpoints.
+#[derive(Clone)]
+pub(crate) struct Failpoint {
+    pub(crate) program: &'static str,
+    /// [`durable::AT`] or [`durable::SEEN`].
+    pub(crate) variable: &'static str,
+    pub(crate) value: String,
 }
 
 /// A wallet of a test. Each signature is of its own instant: two of the same
@@ -85,6 +96,14 @@ impl House {
     /// Builds a house and waits until it answers. `extra` is TOML over the tests'
     /// own defaults.
     pub(crate) async fn start(extra: &str) -> Self {
+        let mut house = Self::prepare(extra);
+        house.start_node().await;
+        house.start_gateway().await;
+        house
+    }
+
+    /// A house in which nothing of ours runs yet.
+    pub(crate) fn prepare(extra: &str) -> Self {
         needs::needs!(root, network, tun, cgroups);
         rustls::crypto::ring::default_provider().install_default().ok();
         let dir = TempDir::with_prefix("palatine-").unwrap();
@@ -97,10 +116,40 @@ impl House {
         // A connection that idled while a test did something slow may be closing.
         let web = web.pool_max_idle_per_host(0).build().unwrap();
         let url = format!("http://127.0.0.1:{port}");
-        let mut house = Self { dir, url, solana, node: None, gateway: None, web };
-        house.start_node().await;
-        house.start_gateway().await;
-        house
+        Self { dir, url, solana, node: None, gateway: None, web, failpoint: None }
+    }
+
+    /// Starts what does not run, with `failpoint`; says whether all of it lives and answers.
+    pub(crate) async fn come_up(&mut self, failpoint: Option<Failpoint>) -> bool {
+        self.failpoint = failpoint;
+        self.bury();
+        if self.node.is_none() {
+            self.node = Some(self.program("hypercore", &[]));
+        }
+        if self.gateway.is_none() {
+            self.gateway = Some(self.program("palatine", &["serve"]));
+        }
+        let (node, ready) = (self.node_client(), format!("{}/ready", self.url));
+        until("the programs answer, or one has died", async || {
+            if self.bury() {
+                return Some(false);
+            }
+            let answer = self.web.get(&ready).send().await.ok()?;
+            (answer.status().is_success() && node.info().await.is_ok()).then_some(true)
+        })
+        .await
+    }
+
+    /// Forgets the programs that died; says whether one has.
+    pub(crate) fn bury(&mut self) -> bool {
+        let mut died = false;
+        for part in [&mut self.node, &mut self.gateway] {
+            if part.as_mut().is_some_and(|child| child.try_wait().unwrap().is_some()) {
+                *part = None;
+                died = true;
+            }
+        }
+        died
     }
 
     /// Offers the reference agent by another name. The gateway may take a while to
@@ -232,6 +281,9 @@ impl House {
         let log = File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).unwrap();
         let mut command = Command::new(program(name));
         command.args(words).arg("--config").arg(self.path("palatine.toml"));
+        if let Some(failpoint) = self.failpoint.as_ref().filter(|failpoint| failpoint.program == name) {
+            command.env(failpoint.variable, &failpoint.value);
+        }
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap()
     }
 }

@@ -9,6 +9,7 @@ mod crash;
 mod deal;
 mod documents;
 mod evm;
+mod failpoints;
 mod house;
 mod imports;
 mod isolation;

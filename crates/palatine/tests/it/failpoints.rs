@@ -1,0 +1,101 @@
+//! `kill -9` of gateway and node at their durable writes, each by its name. A plain
+//! run takes some of them; a soak takes all.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::crash::{QUICK, assert_same, rounds, settled};
+use crate::house::{Failpoint, Holder, House, SMALL};
+
+/// From so many rounds on, every point is taken.
+const ALL: u32 = 20;
+
+/// An agent's life: spawned and stopped. `None` when a program died on the way.
+async fn live(house: &mut House, holder: &Holder) -> Option<()> {
+    let agent = answered(house, holder, Method::POST, "/spawn", json!({"agent_type": "echo"})).await?["agent"].clone();
+    let id = agent["id"].as_str()?;
+    answered(house, holder, Method::POST, &format!("/stop/{id}"), Value::Null).await?;
+    Some(())
+}
+
+async fn answered(house: &mut House, holder: &Holder, method: Method, path: &str, body: Value) -> Option<Value> {
+    let answer = house.signed(holder, method, path, &body).send().await;
+    let whole = match answer {
+        Ok(answer) if answer.status().is_success() => answer.json().await.ok(),
+        Ok(answer) => {
+            let (status, said) = (answer.status(), answer.text().await.unwrap_or_default());
+            assert!(house.bury(), "{path}: {status} {said}, and nobody died");
+            None
+        }
+        Err(_) => None,
+    };
+    if whole.is_none() {
+        crate::house::until("the killed program is gone", async || house.bury().then_some(())).await;
+    }
+    whole
+}
+
+/// The points that a program passes in such a life.
+async fn points(program: &'static str) -> Vec<String> {
+    let mut house = House::prepare(QUICK);
+    let list = house.path("points");
+    let seen = Failpoint { program, variable: durable::SEEN, value: list.display().to_string() };
+    assert!(house.come_up(Some(seen)).await);
+    let holder = house.holder(SMALL);
+    live(&mut house, &holder).await.expect("nobody is killed");
+    assert_same(&house.node_client(), None).await;
+    house.end();
+    let points: BTreeSet<_> = fs::read_to_string(list).unwrap().lines().map(str::to_owned).collect();
+    points.into_iter().collect()
+}
+
+/// Kills the program there; then nothing is lost, doubled or stuck.
+async fn survive(program: &'static str, point: String) {
+    let mut house = House::prepare(QUICK);
+    let holder = house.holder(SMALL);
+    let at = Failpoint { program, variable: durable::AT, value: point.clone() };
+    let mut died = !house.come_up(Some(at)).await;
+    if !died {
+        died = live(&mut house, &holder).await.is_none();
+    }
+    assert!(died || house.bury(), "{program} was not killed at {point}");
+    assert!(house.come_up(None).await, "{program} does not start after {point}");
+    if let Some(id) = settled(&house, &holder).await {
+        assert_same(&house.node_client(), Some(id)).await;
+        house.stop(&holder, &id.to_string()).await.expect(200);
+    }
+    live(&mut house, &holder).await.unwrap_or_else(|| panic!("a second life dies after {point}"));
+    assert_same(&house.node_client(), None).await;
+    let agents = house.ask(&holder, Method::GET, "/agents", Value::Null).await.expect(200);
+    let known = agents["agents"].as_array().unwrap().len();
+    let usage = house.ask(&holder, Method::GET, &format!("/usage/{}", holder.wallet()), Value::Null).await.expect(200);
+    assert!((1..=2).contains(&known), "{point}: {agents}");
+    assert!(usage["stats"]["spawns"].as_u64().is_some_and(|spawns| spawns <= 2), "{point}: {usage}");
+    house.end();
+}
+
+async fn each(program: &'static str, needed: &[&str]) {
+    let points = points(program).await;
+    for point in needed {
+        assert!(points.iter().any(|passed| passed == point), "{program} does not pass {point}: {points:?}");
+    }
+    let some = if rounds() < ALL { rounds() as usize } else { points.len() };
+    let stride = (points.len() / some.max(1)).max(1);
+    for point in points.into_iter().step_by(stride).take(some) {
+        eprintln!("{program}: {point}");
+        survive(program, point).await;
+    }
+}
+
+#[tokio::test]
+async fn fault_1_4_a_node_killed_at_a_durable_write_comes_back_with_the_same_agent() {
+    each("hypercore", &["node.key.written", "record.torn", "marks.kept", "disk.copied"]).await;
+}
+
+#[tokio::test]
+async fn fault_1_4_a_gateway_killed_at_a_durable_write_comes_back_with_the_same_agent() {
+    each("palatine", &["token.key.written", "reserve an agent.committing"]).await;
+}
