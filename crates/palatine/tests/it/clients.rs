@@ -57,7 +57,8 @@ async fn fault_2_11_openais_clients_talk_to_an_agent_by_the_url_that_is_printed(
         .args([&base, &token])
         .env("PYTHONPATH", assets().join("python"))
         .output();
-    let (python, node) = tokio::join!(python, node("openai.mjs", &[&base, &token]));
+    let words = [base.as_str(), token.as_str()];
+    let (python, node) = tokio::join!(python, node("openai.mjs", &words));
     for (client, output) in [("python", python.unwrap()), ("node", node)] {
         let said: Value = serde_json::from_str(&printed(&output)).unwrap();
         for how in ["whole", "streamed"] {
