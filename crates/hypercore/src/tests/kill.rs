@@ -21,6 +21,7 @@ const STATE: &str = "PALATINE_TEST_NODE_STATE";
 
 /// A sandbox's whole life, from wherever the daemon before was killed.
 #[tokio::test]
+#[ignore = "a child process of other tests"]
 async fn the_daemon_that_is_killed() {
     let Some(state) = std::env::var_os(STATE).map(PathBuf::from) else { return };
     let house = House::at(&state, Manner::Good);
@@ -42,7 +43,7 @@ async fn the_daemon_that_is_killed() {
 /// Runs that life in a process of its own; says whether it was killed.
 fn live(state: &Path, variable: &str, value: &str) -> bool {
     let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "tests::kill::the_daemon_that_is_killed", "--nocapture"])
+        .args(["--exact", "--ignored", "tests::kill::the_daemon_that_is_killed", "--nocapture"])
         .env(STATE, state)
         .env(variable, value)
         .output()
