@@ -1,7 +1,7 @@
 //! Why an agent did not come to be, or could not be stopped.
 
 use client::NodeError;
-use domain::{FailReason, NoRoom, StopReason};
+use domain::{FailReason, ImageDigest, NoRoom, StopReason};
 use store::StoreError;
 
 /// Why a spawn gave no agent. Unless it is [`SpawnError::NodeUnavailable`] or
@@ -11,6 +11,9 @@ pub enum SpawnError {
     /// No node has room.
     #[error("there is no room: {0}")]
     NoCapacity(NoRoom),
+    /// No node that could hold it has its image.
+    #[error("no node has the image {0}")]
+    NoImage(ImageDigest),
     /// Too many spawns at once.
     #[error("{0} agents are being spawned already")]
     TooMany(usize),

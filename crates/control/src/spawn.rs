@@ -106,6 +106,7 @@ impl Inner {
             env,
         };
         let mut views = self.views().await?;
+        let mut full = false;
         loop {
             let chosen = place(&views, record.ask()).map_err(no_room)?.name.clone();
             let node = self.node(&chosen).cloned().ok_or_else(|| no_room(NoRoom::NoNodes))?;
@@ -114,11 +115,22 @@ impl Inner {
             match within("create the sandbox", self.config.node_timeout(), creation).await {
                 Ok(sandbox) => return Ok((node, sandbox)),
                 // Others were quicker. Each turn leaves one node fewer.
-                Err(error) if error.code() == Some(Code::NoCapacity) => views.retain(|view| view.name != chosen),
+                Err(error) if error.code() == Some(Code::NoCapacity) => {
+                    full = true;
+                    views.retain(|view| view.name != chosen);
+                }
+                // Another may have what this one lacks.
+                Err(error) if error.code() == Some(Code::NoImage) => {
+                    tracing::warn!(agent = %record.id, node = chosen, image = %record.image, "a node lacks an image");
+                    views.retain(|view| view.name != chosen);
+                }
                 Err(error) => return Err(self.not_created(record.id, &chosen, error)),
             }
-            if views.is_empty() {
+            if views.is_empty() && full {
                 return Err(no_room(NoRoom::Full));
+            }
+            if views.is_empty() {
+                return Err(Trouble::new(FailReason::NodeRefused, SpawnError::NoImage(record.image)));
             }
         }
     }
@@ -219,6 +231,7 @@ fn no_room(why: NoRoom) -> Trouble {
 const fn label(error: &SpawnError) -> &'static str {
     match error {
         SpawnError::NoCapacity(_) | SpawnError::TooMany(_) => "no_capacity",
+        SpawnError::NoImage(_) => "no_image",
         SpawnError::NodeUnavailable(_) => "node_unavailable",
         SpawnError::Timeout { .. } => "timeout",
         SpawnError::Failed(_) => "failed",

@@ -4,14 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use auth::{Policy, Presented, Request as Bound};
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::FromRequest;
+use bytes::BytesMut;
 use domain::{UnixMillis, Wallet};
+use futures_util::StreamExt;
 use http::Request;
 use http::header::HeaderMap;
 use http::request::Parts;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use store::Stamp;
+use wire::connect::Envelope;
 use wire::fault::Code;
 use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
@@ -75,12 +78,45 @@ async fn spend(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> 
 async fn verify(gateway: &Gateway, request: Request<Body>) -> Result<Verified, Refusal> {
     let (head, body) = request.into_parts();
     // Nobody's body is read whose headers are refused whatever it is.
-    let presented = presented(&head.headers);
-    auth::check_headers(presented, gateway.now())?;
+    auth::check_headers(presented(&head.headers), gateway.now())?;
     let body = read(gateway, body).await?;
+    verify_over(gateway, &head, body)
+}
+
+/// The signer of a request whose body goes on, in Connect's envelopes: what is signed
+/// of the body is its first envelope alone. The body comes back whole.
+pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Result<(Wallet, Body), Refusal> {
+    let (head, body) = request.into_parts();
+    auth::check_headers(presented(&head.headers), gateway.now())?;
+    let mut rest = body.into_data_stream();
+    let within = Duration::from_millis(gateway.limits.body_ms);
+    let begun = tokio::time::timeout(within, first_envelope(&mut rest)).await;
+    let (first, more) = begun.map_err(|_| Refusal::invalid("the body did not begin in time"))??;
+    let verified = verify_over(gateway, &head, first.clone())?;
+    gateway.rates.wallets.check(verified.wallet)?;
+    let owner = spend(gateway, verified).await?;
+    let begin = futures_util::stream::iter([first, more].map(Ok));
+    Ok((owner.wallet, Body::from_stream(begin.chain(rest))))
+}
+
+/// The bytes of a body's first envelope, and what came with them.
+async fn first_envelope(body: &mut BodyDataStream) -> Result<(Bytes, Bytes), Refusal> {
+    let mut all = BytesMut::new();
+    loop {
+        let length = Envelope::length(&all).map_err(|error| Refusal::invalid(error.to_string()))?;
+        if let Some(length) = length.filter(|length| all.len() >= *length) {
+            let more = all.split_off(length);
+            return Ok((all.freeze(), more.freeze()));
+        }
+        let bytes = body.next().await.transpose().ok().flatten();
+        all.extend_from_slice(&bytes.ok_or_else(|| Refusal::invalid("the body ended before its first message"))?);
+    }
+}
+
+fn verify_over(gateway: &Gateway, head: &Parts, body: Bytes) -> Result<Verified, Refusal> {
     let now = gateway.now();
     let policy = Policy { require_bound: gateway.config.require_bound };
-    let signed = auth::verify(presented, &bound(&head, &body), policy, now)?;
+    let signed = auth::verify(presented(&head.headers), &bound(head, &body), policy, now)?;
     tracing::debug!(form = signed.form.as_str(), bound = signed.bound, "a signature is good");
     if gateway.spent.knows(&signed.stamp_key) {
         return Err(store::StoreError::Replayed.into());

@@ -5,11 +5,9 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use axum::body::Body;
-use bytes::Bytes;
 use client::{LogSource, NodeClient, NodeError};
 use domain::AgentId;
 use http::{Request, Response};
-use http_body_util::Full;
 use tokio::io::{AsyncRead, AsyncWrite};
 use wire::fault::{Code, Fault};
 
@@ -66,7 +64,7 @@ pub trait Guests: Send + Sync {
         node: &str,
         id: AgentId,
         path: &str,
-        request: Request<Full<Bytes>>,
+        request: Request<Body>,
     ) -> Result<Response<Body>, GuestError>;
 }
 
@@ -107,7 +105,7 @@ impl Guests for NodeGuests {
         node: &str,
         id: AgentId,
         path: &str,
-        request: Request<Full<Bytes>>,
+        request: Request<Body>,
     ) -> Result<Response<Body>, GuestError> {
         Ok(self.node(node)?.pass(id, path, request).await?.map(Body::new))
     }

@@ -2,21 +2,23 @@
 //! E2B's process protocol. Only the holder's signature opens it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequest, Path, State};
 use domain::AgentId;
-use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HeaderMap};
+use futures_util::StreamExt;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE};
 use http::{Method, Request, Response};
-use http_body_util::Full;
 use serde::Deserialize;
 use wire::TRACEPARENT;
 use wire::fault::Fault;
 use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
-use crate::caller::Owner;
+use crate::caller::{self, Owner};
 use crate::entry::Arrival;
 use crate::logs::node_of;
+use crate::pulse::Pulse;
 use crate::refusal::Refusal;
 use crate::shape::Id;
 use crate::state::Gateway;
@@ -24,7 +26,9 @@ use axum::Extension;
 use client::strip_hop_by_hop;
 
 /// The calls the guest knows.
-const CALLS: [&str; 7] = ["Start", "Connect", "List", "SendInput", "CloseStdin", "SendSignal", "Update"];
+const CALLS: [&str; 8] = ["Start", "Connect", "List", "SendInput", STREAM_INPUT, "CloseStdin", "SendSignal", "Update"];
+/// The one whose request goes on: its first message is what is signed of it.
+const STREAM_INPUT: &str = "StreamInput";
 
 #[derive(Deserialize)]
 pub(crate) struct Segment {
@@ -39,7 +43,7 @@ pub(crate) struct Segment {
     path = "/agents/{id}/process.Process/{method}",
     params(
         ("id" = AgentId, Path, description = "The agent"),
-        ("method" = String, Path, description = "Start, Connect, List, SendInput, CloseStdin, SendSignal or Update"),
+        ("method" = String, Path, description = "Start, Connect, List, SendInput, StreamInput, CloseStdin, SendSignal or Update"),
     ),
     request_body(
         content = String,
@@ -58,15 +62,21 @@ pub(crate) async fn pass(
     Extension(arrival): Extension<Arrival>,
     Id(id): Id,
     Path(Segment { method }): Path<Segment>,
-    mut headers: HeaderMap,
-    owner: Owner,
+    request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     if !CALLS.contains(&method.as_str()) {
         return Err(Refusal::not_found());
     }
-    let record = gateway.owned(id, owner.wallet).await?;
+    let mut headers = request.headers().clone();
+    let (wallet, body) = if method == STREAM_INPUT {
+        caller::of_stream(&gateway, request).await?
+    } else {
+        let owner = Owner::from_request(request, &gateway).await?;
+        (owner.wallet, Body::from(owner.body))
+    };
+    let record = gateway.owned(id, wallet).await?;
     let node = node_of(&record)?;
-    let place = gateway.streams.for_wallet(owner.wallet)?;
+    let place = gateway.streams.for_wallet(wallet)?;
     strip_hop_by_hop(&mut headers);
     for ours in [X_WALLET, X_SIGNATURE, X_TIMESTAMP, AUTHORIZATION.as_str(), COOKIE.as_str(), CONTENT_LENGTH.as_str()] {
         headers.remove(ours);
@@ -74,11 +84,19 @@ pub(crate) async fn pass(
     if let Ok(trace) = arrival.trace.traceparent().parse() {
         headers.insert(TRACEPARENT, trace);
     }
-    let mut request = Request::new(Full::new(owner.body));
+    let pulse = Pulse::new();
+    let mut request = Request::new(Body::new(pulse.of(body)));
     *request.method_mut() = Method::POST;
     *request.headers_mut() = headers;
     let answer = gateway.parts.guests.pass(node, id, &format!("/process.Process/{method}"), request).await?;
     let (mut head, body) = answer.into_parts();
     strip_hop_by_hop(&mut head.headers);
-    Ok(Response::from_parts(head, gateway.until_drained(body, place)))
+    let body = gateway.until_drained(body, place);
+    if method != STREAM_INPUT {
+        return Ok(Response::from_parts(head, body));
+    }
+    // Nobody holds a command's input open without a word.
+    let silence = Duration::from_millis(gateway.limits.stream_idle_ms);
+    let silent = async move { pulse.silent(silence).await };
+    Ok(Response::from_parts(head, Body::from_stream(body.into_data_stream().take_until(Box::pin(silent)))))
 }

@@ -160,6 +160,9 @@ fn node_unavailable() -> Fault {
 fn spawn_fault(error: &SpawnError) -> Fault {
     match error {
         SpawnError::NoCapacity(_) => failed_fault(FailReason::NoCapacity),
+        SpawnError::NoImage(image) => {
+            Fault::new(Code::NoImage, format!("no node has the image {image}; its operator must import it"))
+        }
         SpawnError::TooMany(_) => {
             Fault::new(Code::NoCapacity, "too many agents are being started; try again").retry_after(SOON_S)
         }

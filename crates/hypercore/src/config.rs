@@ -91,7 +91,7 @@ pub struct Config {
     /// Connections to one agent's port at the same time, at most. Default 256.
     pub streams: u32,
     /// Commands in one agent and readers of its logs at the same time, at most: its
-    /// holder's own. Default 64.
+    /// holder's own. Default 48.
     pub calls: u32,
     /// Metering marks that nobody has fetched, at most: then nothing is created.
     /// Default 100000.
@@ -131,7 +131,7 @@ impl Default for Config {
             agent_log_kib: 8_192,
             console_log_kib: 512,
             streams: 256,
-            calls: 64,
+            calls: 48,
             marks: 100_000,
             on_shutdown: OnShutdown::Leave,
         }

@@ -68,6 +68,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::PaymentsUnavailable
         | Code::NoCapacity
         | Code::NodeUnavailable
+        | Code::NoImage
         | Code::AgentBusy
         | Code::AgentNotReady
         | Code::ShuttingDown

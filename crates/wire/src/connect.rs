@@ -53,11 +53,12 @@ impl Envelope {
         to.put_slice(&self.message);
     }
 
-    /// Takes the first envelope off `from`; `None` while it is not whole.
+    /// How many bytes the first envelope of `from` has in all; `None` while its head is
+    /// not whole.
     ///
     /// # Errors
     /// [`EnvelopeError`], after which the stream cannot be read on.
-    pub fn decode(from: &mut BytesMut) -> Result<Option<Self>, EnvelopeError> {
+    pub fn length(from: &[u8]) -> Result<Option<usize>, EnvelopeError> {
         let [flags, a, b, c, d, ..] = from[..] else { return Ok(None) };
         if flags & COMPRESSED != 0 {
             return Err(EnvelopeError::Compressed);
@@ -69,11 +70,18 @@ impl Envelope {
         if length > Self::MAX_MESSAGE {
             return Err(EnvelopeError::TooLarge { length, limit: Self::MAX_MESSAGE });
         }
-        if from.len() < HEAD + length {
-            return Ok(None);
-        }
+        Ok(Some(HEAD + length))
+    }
+
+    /// Takes the first envelope off `from`; `None` while it is not whole.
+    ///
+    /// # Errors
+    /// [`EnvelopeError`], after which the stream cannot be read on.
+    pub fn decode(from: &mut BytesMut) -> Result<Option<Self>, EnvelopeError> {
+        let Some(length) = Self::length(from)?.filter(|length| from.len() >= *length) else { return Ok(None) };
+        let end = from[0] & END != 0;
         from.advance(HEAD);
-        Ok(Some(Self { end: flags & END != 0, message: from.split_to(length).freeze() }))
+        Ok(Some(Self { end, message: from.split_to(length - HEAD).freeze() }))
     }
 }
 

@@ -183,6 +183,8 @@ codes! {
     BalanceUnknown = "balance_unknown", 503;
     /// No node has room.
     NoCapacity = "no_capacity", 503;
+    /// No node has the image.
+    NoImage = "no_image", 503;
     /// The node does not answer.
     NodeUnavailable = "node_unavailable", 503;
     /// The agent has as many requests as it may.

@@ -6,6 +6,7 @@
 //! | `Connect` | stream | [`SelectRequest`] | the same, from the backlog on |
 //! | `List` | unary | `{}` | [`ListResponse`] |
 //! | `SendInput` | unary | [`SendInputRequest`] | `{}` |
+//! | `StreamInput` | client stream | [`StreamInputRequest`]s: `start`, `data`… | `{}`, when all is written |
 //! | `CloseStdin` | unary | [`SelectRequest`] | `{}` |
 //! | `SendSignal` | unary | [`SendSignalRequest`] | `{}` |
 //! | `Update` | unary | [`UpdateRequest`] | `{}` |
@@ -14,7 +15,9 @@
 //! [`RpcError`] as its body. Stream calls are `application/connect+json`: the
 //! request is one [`envelope`](crate::connect), the answer is always HTTP 200
 //! and a row of envelopes, the last of which carries the end-of-stream flag and
-//! an [`EndOfStream`].
+//! an [`EndOfStream`]. `StreamInput` is one too, but its request goes on: the answer
+//! begins at once and ends when the process has taken all of it. One that breaks off
+//! takes its process with it, which would otherwise believe that its input was whole.
 
 use std::collections::BTreeMap;
 
@@ -138,6 +141,25 @@ pub struct SendInputRequest {
     pub input: ProcessInput,
 }
 
+/// One message of `StreamInput`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StreamInputRequest {
+    /// Always the first: which process.
+    Start(SelectRequest),
+    /// What it reads next.
+    Data(InputPiece),
+    /// Nothing; the stream is alive.
+    Keepalive(Keepalive),
+}
+
+/// A piece of a process's input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputPiece {
+    /// The bytes, and where they go.
+    pub input: ProcessInput,
+}
+
 /// A signal of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Signal {
@@ -241,6 +263,57 @@ pub struct Ended {
     /// The same words, where it did not end with 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// What a status says of a process that a signal ended.
+const BY_SIGNAL: &str = "signal: ";
+
+/// Signals that have words, by their numbers.
+const SIGNALS: [(i32, &str); 15] = [
+    (1, "hangup"),
+    (2, "interrupt"),
+    (3, "quit"),
+    (4, "illegal instruction"),
+    (5, "trace/breakpoint trap"),
+    (6, "aborted"),
+    (7, "bus error"),
+    (8, "floating point exception"),
+    (9, "killed"),
+    (10, "user defined signal 1"),
+    (11, "segmentation fault"),
+    (12, "user defined signal 2"),
+    (13, "broken pipe"),
+    (14, "alarm clock"),
+    (15, "terminated"),
+];
+
+impl Ended {
+    /// An exit with this code.
+    #[must_use]
+    pub fn by_itself(code: i32) -> Self {
+        let status = format!("exit status {code}");
+        let error = (code != 0).then(|| status.clone());
+        Self { exit_code: code, exited: true, status, error }
+    }
+
+    /// An end by this signal.
+    #[must_use]
+    pub fn by_signal(number: i32) -> Self {
+        let words = SIGNALS.iter().find(|(known, _)| *known == number);
+        let words = words.map_or_else(|| format!("signal {number}"), |(_, words)| (*words).to_owned());
+        let status = format!("{BY_SIGNAL}{words}");
+        Self { exit_code: -1, exited: false, error: Some(status.clone()), status }
+    }
+
+    /// The signal that ended it, if one did.
+    #[must_use]
+    pub fn signal(&self) -> Option<i32> {
+        let words = self.status.strip_prefix(BY_SIGNAL).filter(|_| !self.exited)?;
+        // A core dump changes nothing.
+        let words = words.strip_suffix(" (core dumped)").unwrap_or(words);
+        let known = SIGNALS.iter().find(|(_, known)| *known == words).map(|(number, _)| *number);
+        known.or_else(|| words.strip_prefix("signal ")?.parse().ok())
+    }
 }
 
 /// An empty message.
@@ -353,6 +426,26 @@ mod tests {
         assert_eq!(input.input, ProcessInput::Stdin(Base64(b"hi".to_vec())));
         let select: SelectRequest = serde_json::from_str(r#"{"process":{"tag":"a"}}"#).unwrap();
         assert_eq!(select.process, Selector::Tag("a".to_owned()));
+    }
+
+    #[test]
+    fn case_exit_code_the_signal_is_read_back_from_the_words() {
+        for number in 1..=64 {
+            assert_eq!(Ended::by_signal(number).signal(), Some(number));
+        }
+        assert_eq!(Ended::by_itself(3).signal(), None);
+        let dumped = Ended { status: "signal: segmentation fault (core dumped)".to_owned(), ..Ended::default() };
+        assert_eq!(dumped.signal(), Some(11));
+        assert_eq!(Ended { status: "signal: unheard of".to_owned(), ..Ended::default() }.signal(), None);
+    }
+
+    #[test]
+    fn streamed_input_looks_as_the_protocol_has_it() {
+        let start = StreamInputRequest::Start(SelectRequest { process: Selector::Pid(7) });
+        same(start, r#"{"start":{"process":{"pid":7}}}"#);
+        let data = InputPiece { input: ProcessInput::Stdin(Base64(b"hi".to_vec())) };
+        same(StreamInputRequest::Data(data), r#"{"data":{"input":{"stdin":"aGk="}}}"#);
+        same(StreamInputRequest::Keepalive(Keepalive {}), r#"{"keepalive":{}}"#);
     }
 
     #[test]

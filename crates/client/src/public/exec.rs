@@ -1,18 +1,24 @@
 //! A command inside an agent, over E2B's process protocol.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use domain::AgentId;
 use futures_util::StreamExt;
+use futures_util::stream::{once, unfold};
+use reqwest::Body;
 use reqwest::header::CONTENT_TYPE;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 use wire::connect::{Envelope, EnvelopeError};
 use wire::process::{
     Base64, EndOfStream, EventFrame, KEEPALIVE_HEADER, ProcessConfig, ProcessEvent, ProcessInput, STREAM_TYPE,
-    SelectRequest, Selector, SendInputRequest, SendSignalRequest, Signal, StartRequest, TIMEOUT_HEADER, UNARY_TYPE,
+    SelectRequest, Selector, SendInputRequest, SendSignalRequest, Signal, StartRequest, StreamInputRequest,
+    TIMEOUT_HEADER, UNARY_TYPE,
 };
 
 use super::http::{Call, is_of};
@@ -41,8 +47,7 @@ pub struct Command {
 
 /// A process that was started here: its output and its end.
 pub struct Process {
-    flow: Flow<Bytes>,
-    buffer: BytesMut,
+    answers: Answers,
     ended: bool,
     handle: ProcessHandle,
 }
@@ -72,7 +77,7 @@ impl Public {
         };
         let start = StartRequest { process, stdin: Some(command.stdin), ..StartRequest::default() };
         let handle = ProcessHandle { client: self.clone(), agent, pid: 0 };
-        let mut process = Process { flow: handle.open(&start).await?, buffer: BytesMut::new(), ended: false, handle };
+        let mut process = Process { answers: handle.open(&start).await?, ended: false, handle };
         match process.next().await.transpose()? {
             Some(ProcessEvent::Start(started)) => process.handle.pid = started.pid,
             _ => return Err(ClientError::protocol(OPERATION, "it does not begin with a start")),
@@ -99,9 +104,21 @@ impl Process {
     }
 
     async fn event(&mut self) -> Result<ProcessEvent, ClientError> {
+        message(&self.answers.next().await?)
+    }
+}
+
+/// The envelopes of an answer that goes on.
+struct Answers {
+    flow: Flow<Bytes>,
+    buffer: BytesMut,
+}
+
+impl Answers {
+    async fn next(&mut self) -> Result<Envelope, ClientError> {
         loop {
             if let Some(envelope) = Envelope::decode(&mut self.buffer).map_err(unreadable)? {
-                return message(&envelope);
+                return Ok(envelope);
             }
             match self.flow.next().await.transpose()? {
                 Some(bytes) => self.buffer.extend_from_slice(&bytes),
@@ -109,6 +126,17 @@ impl Process {
             }
         }
     }
+}
+
+/// A piece of a request that goes on, or why it goes on no more.
+pub(super) type Piece = io::Result<Bytes>;
+
+/// A message in its envelope.
+pub(super) fn framed(message: &impl Serialize) -> Result<Bytes, ClientError> {
+    let message = serde_json::to_vec(message).map_err(|error| ClientError::protocol(OPERATION, error))?;
+    let mut bytes = BytesMut::new();
+    Envelope { end: false, message: message.into() }.encode(&mut bytes);
+    Ok(bytes.freeze())
 }
 
 fn unreadable(error: EnvelopeError) -> ClientError {
@@ -143,6 +171,52 @@ impl ProcessHandle {
             self.unary("SendInput", &SendInputRequest { process: self.selector(), input }, patience).await?;
         }
         Ok(())
+    }
+
+    /// Sends it input over one call, for as long as pieces come; returns when it has
+    /// taken all of them, or takes no more.
+    pub(super) async fn stream_input(&self, pieces: mpsc::Receiver<Piece>) -> Result<(), ClientError> {
+        let process = StreamInputRequest::Start(SelectRequest { process: self.selector() });
+        let start = framed(&process)?;
+        let begun = Ok::<_, io::Error>(start.clone());
+        let rest = unfold(pieces, |mut pieces| async move { Some((pieces.recv().await?, pieces)) });
+        let mut call = Call::post(OPERATION, self.path("StreamInput"), self.client.limits.read)
+            .body(STREAM_TYPE, start)
+            .header("connect-protocol-version", "1")?;
+        call.stream = Some(Body::wrap_stream(once(async { begun }).chain(rest)));
+        let response = self.client.streamed(call).await?;
+        let mut answers = Answers { flow: chunks(OPERATION, response, None), buffer: BytesMut::new() };
+        loop {
+            let envelope = answers.next().await?;
+            if envelope.end {
+                let end: EndOfStream = serde_json::from_slice(&envelope.message)
+                    .map_err(|error| ClientError::protocol(OPERATION, error))?;
+                return end.error.map_or(Ok(()), |error| Err(ClientError::Rpc(error)));
+            }
+        }
+    }
+
+    /// Asks it to end, and ends it by force where it does not. Takes three times
+    /// [`Limits::end`](super::Limits) at most; it may be gone before.
+    pub(super) async fn end(&self) {
+        let limit = self.client.limits.end;
+        let _ = timeout(limit, self.signal(Signal::Term)).await;
+        sleep(limit).await;
+        self.kill().await;
+    }
+
+    /// Ends it by force, as far as that can be done in a short time.
+    pub(super) async fn kill(&self) {
+        let _ = timeout(self.client.limits.end, self.signal(Signal::Kill)).await;
+    }
+
+    pub(super) const fn input_idle(&self) -> Duration {
+        self.client.limits.input_idle
+    }
+
+    /// How long it may take to end, and to be ended.
+    pub(super) const fn patience(&self) -> Duration {
+        self.client.limits.end
     }
 
     /// Tells it that no more input comes.
@@ -180,13 +254,10 @@ impl ProcessHandle {
         self.client.signed::<Value>(call).await.map(drop)
     }
 
-    async fn open(&self, start: &StartRequest) -> Result<Flow<Bytes>, ClientError> {
-        let message = serde_json::to_vec(start).map_err(|error| ClientError::protocol(OPERATION, error))?;
-        let mut body = BytesMut::new();
-        Envelope { end: false, message: message.into() }.encode(&mut body);
+    async fn open(&self, start: &StartRequest) -> Result<Answers, ClientError> {
         let silence = self.client.limits.exec_idle;
         let call = Call::post(OPERATION, self.path("Start"), self.client.limits.read)
-            .body(STREAM_TYPE, body.freeze())
+            .body(STREAM_TYPE, framed(start)?)
             .header(KEEPALIVE_HEADER, &ping(silence).to_string())?
             .header("connect-protocol-version", "1")?;
         let response = self.client.streamed(call).await?;
@@ -194,7 +265,7 @@ impl ProcessHandle {
             let kind = response.headers().get(CONTENT_TYPE).cloned();
             return Err(ClientError::protocol(OPERATION, format!("it is of the type {kind:?}")));
         }
-        Ok(chunks(OPERATION, response, Some(silence)))
+        Ok(Answers { flow: chunks(OPERATION, response, Some(silence)), buffer: BytesMut::new() })
     }
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use domain::{UnixMillis, Wallet};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Client, Method, Response, StatusCode, Url};
+use reqwest::{Body, Client, Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use wire::fault::Fault;
 use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
@@ -45,6 +45,10 @@ pub struct Limits {
     /// How long a command may take to read a piece of its input. Less than the
     /// minute after which a node gives up on a guest.
     pub input: Duration,
+    /// Silence in a command's input, in which we send a sign of life.
+    pub input_idle: Duration,
+    /// How long a command may take to end when it is asked, and ending it by force.
+    pub end: Duration,
 }
 
 impl Default for Limits {
@@ -59,6 +63,8 @@ impl Default for Limits {
             exec_idle: Duration::from_secs(30),
             logs_idle: Duration::from_secs(20),
             input: Duration::from_secs(50),
+            input_idle: Duration::from_secs(30),
+            end: Duration::from_secs(5),
         }
     }
 }
@@ -97,14 +103,17 @@ pub(super) struct Call {
     /// With its query, as it is signed and sent.
     pub(super) path: String,
     pub(super) headers: HeaderMap,
+    /// What is signed, and sent unless there is more.
     pub(super) body: Bytes,
+    /// What is sent in its place: it begins with what is signed, and goes on.
+    pub(super) stream: Option<Body>,
     pub(super) deadline: Duration,
 }
 
 impl Call {
     pub(super) fn get(operation: &'static str, path: impl Into<String>, deadline: Duration) -> Self {
         let (headers, body) = (HeaderMap::new(), Bytes::new());
-        Self { operation, method: Method::GET, path: path.into(), headers, body, deadline }
+        Self { operation, method: Method::GET, path: path.into(), headers, body, stream: None, deadline }
     }
 
     pub(super) fn post(operation: &'static str, path: impl Into<String>, deadline: Duration) -> Self {
@@ -200,7 +209,8 @@ impl Public {
 
     async fn send(&self, call: Call) -> Result<Response, ClientError> {
         let url = self.gateway.join(&call.path).map_err(|error| ClientError::protocol(call.operation, error))?;
-        let request = self.http.request(call.method, url).headers(call.headers).body(call.body);
+        let body = call.stream.unwrap_or_else(|| call.body.into());
+        let request = self.http.request(call.method, url).headers(call.headers).body(body);
         request.send().await.map_err(|error| ClientError::transport(call.operation, error))
     }
 }

@@ -1,10 +1,11 @@
 //! Commands inside an agent: a guest of the test's own, over the process protocol.
 
 use std::collections::BTreeMap;
+use std::future::{pending, ready};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -58,8 +59,13 @@ async fn call(
     State(guest): State<Guest>,
     Path((_, method)): Path<(String, String)>,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Response {
+    if method == "StreamInput" {
+        assert_eq!(headers["content-type"], "application/connect+json");
+        return take(guest, body);
+    }
+    let body = to_bytes(body, 1 << 20).await.unwrap();
     let mut bytes = BytesMut::from(&body[..]);
     let request: Value = if method == "Start" {
         assert_eq!(headers["content-type"], "application/connect+json");
@@ -73,14 +79,8 @@ async fn call(
     match method.as_str() {
         "Start" => run(&guest, &request),
         "SendInput" => {
-            let to = guest.cat.lock().unwrap().clone();
-            let Some(to) = to else {
-                let error = json!({"code": "not_found", "message": "no such process"});
-                return (StatusCode::NOT_FOUND, Json(error)).into_response();
-            };
-            let data = event(&json!({"data": {"stdout": request["input"]["stdin"]}}));
-            to.send(data).await.unwrap();
-            Json(json!({})).into_response()
+            let error = json!({"code": "not_found", "message": "no such process"});
+            (StatusCode::NOT_FOUND, Json(error)).into_response()
         }
         "CloseStdin" => {
             guest.cat.lock().unwrap().take();
@@ -88,6 +88,36 @@ async fn call(
         }
         _ => Json(json!({})).into_response(),
     }
+}
+
+/// Takes input as it comes, into `cat` where it runs.
+fn take(guest: Guest, body: Body) -> Response {
+    let answer = stream::once(async move {
+        let (mut body, mut bytes, mut count) = (body.into_data_stream(), BytesMut::new(), 0);
+        while let Some(piece) = body.next().await {
+            let Ok(piece) = piece else {
+                guest.seen.lock().unwrap().push(("StreamInput".into(), json!("broken")));
+                return Err(std::io::Error::other("broken"));
+            };
+            bytes.extend_from_slice(&piece);
+            while let Some(one) = Envelope::decode(&mut bytes).unwrap() {
+                let message: Value = serde_json::from_slice(&one.message).unwrap();
+                count += 1;
+                let to = guest.cat.lock().unwrap().clone();
+                match (&message["data"]["input"]["stdin"], to) {
+                    (Value::Null, _) => {}
+                    (data, Some(to)) => to.send(event(&json!({"data": {"stdout": data}}))).await.unwrap(),
+                    (_, None) => {
+                        let error = json!({"error": {"code": "not_found", "message": "no such process"}});
+                        return Ok(envelope(true, &error));
+                    }
+                }
+            }
+        }
+        guest.seen.lock().unwrap().push(("StreamInput".into(), json!(count)));
+        Ok([envelope(false, &json!({})), envelope(true, &json!({}))].concat().into())
+    });
+    stream_of(Body::from_stream(answer.map(|bytes: Result<Bytes, _>| bytes)))
 }
 
 /// The guest's programs.
@@ -138,7 +168,9 @@ fn command(program: &str) -> Command {
 async fn outcome(gateway: &Gateway, program: &str) -> (Result<Exit, ClientError>, Vec<u8>, Vec<u8>) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let exit = match gateway.hasty.exec(ID, &command(program)).await {
-        Ok(process) => tokio::time::timeout(SOON, process.run(None::<Empty>, &mut out, &mut err)).await.unwrap(),
+        Ok(process) => {
+            tokio::time::timeout(SOON, process.run(None::<Empty>, &mut out, &mut err, pending())).await.unwrap()
+        }
         Err(error) => Err(error),
     };
     (exit, out, err)
@@ -155,26 +187,63 @@ async fn output_goes_where_it_belongs_and_the_exit_code_comes_back() {
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let process = gateway.client.exec(ID, &command).await.unwrap();
-    let exit = process.run(None::<Empty>, &mut out, &mut err).await.unwrap();
-    assert_eq!(exit, Exit { code: Some(3), status: "exit status 3".into() });
+    let exit = process.run(None::<Empty>, &mut out, &mut err, pending()).await.unwrap();
+    assert_eq!(exit, Exit { code: Some(3), signal: None, status: "exit status 3".into() });
     assert_eq!((out.as_slice(), err.as_slice()), (&b"hi\n"[..], &b"oh\n"[..]));
     let process = json!({"cmd": "hi", "args": ["-x"], "envs": {"A": "1"}, "cwd": "/data"});
     assert_eq!(guest.seen.lock().unwrap()[0].1, json!({"process": process, "stdin": false}));
 }
 
 #[tokio::test]
-async fn input_is_sent_in_pieces_and_closed_and_comes_back_whole() {
+async fn case_exec_stdin_input_goes_over_one_signed_call_and_comes_back_whole() {
     let (gateway, guest) = guest().await;
-    let sent: Vec<u8> = (0..100_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let sent: Vec<u8> = (0..2_500_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
     let process = gateway.client.exec(ID, &Command { stdin: true, ..command("cat") }).await.unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let input = std::io::Cursor::new(sent.clone());
-    let exit = tokio::time::timeout(SOON, process.run(Some(input), &mut out, &mut err)).await.unwrap().unwrap();
+    let run = process.run(Some(input), &mut out, &mut err, pending());
+    let exit = tokio::time::timeout(SOON, run).await.unwrap().unwrap();
     assert_eq!(exit.code, Some(0));
     assert!(out == sent);
     let methods: Vec<_> = guest.seen.lock().unwrap().iter().map(|(method, _)| method.clone()).collect();
-    assert_eq!(methods.last().unwrap(), "CloseStdin");
-    assert_eq!(methods.iter().filter(|method| *method == "SendInput").count(), 4);
+    assert_eq!(methods, ["Start", "StreamInput", "CloseStdin"]);
+}
+
+/// Input that comes to no end, by itself or by an error.
+struct Torn;
+
+impl tokio::io::AsyncRead for Torn {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Err(std::io::Error::other("torn")))
+    }
+}
+
+#[tokio::test]
+async fn case_exec_stdin_a_run_that_fails_ends_its_command() {
+    let (gateway, guest) = guest().await;
+    let process = gateway.client.exec(ID, &Command { stdin: true, ..command("hangs") }).await.unwrap();
+    let failed = process.run(Some(Torn), Vec::new(), Vec::new(), pending()).await.unwrap_err();
+    assert!(matches!(failed, ClientError::Local { .. }), "{failed}");
+    let seen = guest.seen.lock().unwrap().clone();
+    let kill = ("SendSignal".into(), json!({"process": {"pid": 7}, "signal": "SIGNAL_SIGKILL"}));
+    assert!(seen.contains(&kill), "{seen:?}");
+}
+
+#[tokio::test]
+async fn case_exec_stdin_a_run_that_is_interrupted_ends_its_command() {
+    let (gateway, guest) = guest().await;
+    let process = gateway.hasty.exec(ID, &command("hangs")).await.unwrap();
+    let run = process.run(None::<Empty>, Vec::new(), Vec::new(), ready(()));
+    assert!(tokio::time::timeout(SOON, run).await.unwrap().is_err());
+    let seen = guest.seen.lock().unwrap();
+    let signals: Vec<_> =
+        seen.iter().filter(|(method, _)| method == "SendSignal").map(|(_, it)| &it["signal"]).collect();
+    assert_eq!(signals[0], "SIGNAL_SIGTERM");
+    assert!(signals[1..].iter().all(|signal| *signal == "SIGNAL_SIGKILL") && signals.len() > 1, "{signals:?}");
 }
 
 #[tokio::test]
@@ -182,15 +251,18 @@ async fn a_command_that_reads_none_of_its_input_ends_by_itself() {
     let (gateway, _) = guest().await;
     let process = gateway.client.exec(ID, &Command { stdin: true, ..command("hi") }).await.unwrap();
     let endless = tokio::io::repeat(b'y').take(1 << 20);
-    let exit = tokio::time::timeout(SOON, process.run(Some(endless), Vec::new(), Vec::new())).await.unwrap().unwrap();
+    let exit = tokio::time::timeout(SOON, process.run(Some(endless), Vec::new(), Vec::new(), pending()))
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(exit.code, Some(3));
 }
 
 #[tokio::test]
-async fn a_process_that_a_signal_ended_has_no_exit_code() {
+async fn case_exit_code_a_process_that_a_signal_ended_has_the_code_that_shells_give_it() {
     let (gateway, _) = guest().await;
     let (exit, ..) = outcome(&gateway, "killed").await;
-    assert_eq!(exit.unwrap(), Exit { code: None, status: "signal: killed".into() });
+    assert_eq!(exit.unwrap(), Exit { code: Some(137), signal: Some(9), status: "signal: killed".into() });
 }
 
 #[tokio::test]
@@ -240,7 +312,7 @@ async fn output_is_written_as_it_comes() {
     let (gateway, _) = guest().await;
     let process = gateway.client.exec(ID, &command("hangs")).await.unwrap();
     let (out, mut reader) = tokio::io::duplex(64);
-    let running = tokio::spawn(process.run(None::<Empty>, out, tokio::io::sink()));
+    let running = tokio::spawn(process.run(None::<Empty>, out, tokio::io::sink(), pending()));
     let mut line = [0; 3];
     tokio::time::timeout(Duration::from_millis(400), reader.read_exact(&mut line)).await.unwrap().unwrap();
     assert_eq!(&line, b"hi\n");

@@ -11,12 +11,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
 use domain::{AgentId, UnixMillis};
 use futures_util::stream::{self, Stream, StreamExt};
 use http::StatusCode;
 use http_body_util::BodyExt;
 use palatine_client::{Limits, Public};
 use tokio::net::TcpListener;
+use wire::connect::Envelope;
 use wire::fault::{Code, Fault};
 
 /// The agent of all tests.
@@ -65,6 +67,8 @@ fn limits(all: Duration) -> Limits {
         exec_idle: all,
         logs_idle: all,
         input: all,
+        input_idle: all,
+        end: all,
     }
 }
 
@@ -74,7 +78,12 @@ async fn guard(State(used): State<Used>, request: Request, next: Next) -> Respon
         return next.run(request).await;
     }
     let (head, body) = request.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
+    let (body, passed) = if path.ends_with("/StreamInput") {
+        begun(body).await
+    } else {
+        let whole = body.collect().await.unwrap().to_bytes();
+        (whole.clone(), Body::from(whole))
+    };
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let presented =
         Presented { wallet: text("x-wallet"), signature: text("x-signature"), timestamp: text("x-timestamp") };
@@ -82,11 +91,21 @@ async fn guard(State(used): State<Used>, request: Request, next: Next) -> Respon
     let now = UnixMillis::from_system(SystemTime::now()).unwrap();
     match auth::verify(presented, &signed, Policy { require_bound: true }, now) {
         Ok(signed) if used.lock().unwrap().insert(signed.stamp_key) => {
-            next.run(Request::from_parts(head, Body::from(body))).await
+            next.run(Request::from_parts(head, passed)).await
         }
         Ok(_) => fault(Fault::new(Code::ReplayedSignature, "replayed")),
         Err(error) => fault(Fault::new(Code::InvalidSignature, error.to_string())),
     }
+}
+
+/// The first envelope of a body that goes on, and all of it.
+async fn begun(body: Body) -> (Bytes, Body) {
+    let (mut rest, mut all) = (body.into_data_stream(), BytesMut::new());
+    while Envelope::length(&all).unwrap().is_none_or(|length| all.len() < length) {
+        all.extend_from_slice(&rest.next().await.unwrap().unwrap());
+    }
+    let first = all.clone().split_to(Envelope::length(&all).unwrap().unwrap()).freeze();
+    (first, Body::from_stream(stream::iter([Ok(all.freeze())]).chain(rest)))
 }
 
 pub(crate) fn fault(fault: Fault) -> Response {

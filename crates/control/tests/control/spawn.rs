@@ -53,6 +53,28 @@ async fn a_node_that_is_full_after_all_leaves_it_to_the_next() {
 }
 
 #[tokio::test]
+async fn fault_1_10_a_node_without_the_image_leaves_it_to_the_next() {
+    let fuller = Build { memory_mib: 4_096, ..Build::default() };
+    let ground = Ground { builds: vec![fuller, Build::default()], ..Ground::default() };
+    let house = ground.house();
+    house.nodes[0].set_refusal(Some(Code::NoImage));
+    let record = spawn(&house, 1).await.unwrap();
+    assert_eq!(record.node.as_deref(), Some("node-2"));
+    // Which of two that both will not take it was asked last changes nothing.
+    for (n, first, second) in [(2, Code::NoImage, Code::NoCapacity), (4, Code::NoCapacity, Code::NoImage)] {
+        house.nodes[0].set_refusal(Some(first));
+        house.nodes[1].set_refusal(Some(second));
+        let refused = spawn(&house, n).await.unwrap_err();
+        assert!(matches!(refused, SpawnError::NoCapacity(NoRoom::Full)), "{refused}");
+    }
+    house.nodes[0].set_refusal(Some(Code::NoImage));
+    house.nodes[1].set_refusal(Some(Code::NoImage));
+    let refused = spawn(&house, 3).await.unwrap_err();
+    assert!(matches!(refused, SpawnError::NoImage(_)), "{refused}");
+    assert!(house.is_free(3).await);
+}
+
+#[tokio::test]
 async fn a_node_that_refuses_fails_the_spawn_and_frees_the_wallet() {
     let ground = Ground::default();
     let house = ground.house();

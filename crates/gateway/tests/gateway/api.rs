@@ -195,6 +195,36 @@ async fn a_command_for_ones_own_agent_goes_to_the_guest_without_the_signature() 
 }
 
 #[tokio::test]
+async fn case_exec_stdin_input_streams_to_the_guest_under_the_signature_of_its_beginning() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let (id, _) = edge.agent(&holder, false).await;
+    let path = format!("/agents/{id}/process.Process/StreamInput");
+    let envelope = |message: &[u8]| {
+        let mut bytes = bytes::BytesMut::new();
+        wire::connect::Envelope { end: false, message: message.to_vec().into() }.encode(&mut bytes);
+        bytes.freeze()
+    };
+    let start = envelope(br#"{"start":{"process":{"pid":7}}}"#);
+    let headers = holder.sign_request("POST", &path, &start, instant());
+    let ask = |pieces: Vec<bytes::Bytes>| {
+        let pieces = futures_util::stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>));
+        Answer::of(edge.with(&headers, Method::POST, &path, b"").body(reqwest::Body::wrap_stream(pieces)))
+    };
+    let other = ask(vec![envelope(br#"{"start":{"process":{"pid":1}}}"#)]).await;
+    assert_eq!((other.status, other.code()), (401, "invalid_signature"));
+    let none = ask(vec![start.slice(..9)]).await;
+    assert_eq!((none.status, none.code()), (400, "invalid_request"));
+    // More than the body of any other call may have, and the head is cut in two.
+    let mut pieces = vec![start.slice(..9), start.slice(9..)];
+    pieces.extend((0..40).map(|_| envelope(&[b'x'; 64 * 1024])));
+    let whole = pieces.concat();
+    assert_eq!(ask(pieces).await.status, 200);
+    let passed = edge.wish.guests.passed.lock().unwrap();
+    assert_eq!((passed.len(), passed[0].0.as_str()), (1, "/process.Process/StreamInput"));
+    assert!(passed[0].2 == whole);
+}
+
+#[tokio::test]
 async fn only_the_protocols_own_calls_go_to_the_guest() {
     let (edge, holder) = (Edge::start().await, holder());
     let (id, _) = edge.agent(&holder, false).await;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use domain::{AgentId, ImageDigest};
 use gateway::{GuestError, Guests, Images, Io, Table};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use palatine_gateway as gateway;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -154,7 +154,7 @@ impl Guests for FakeGuests {
         _: &str,
         _: AgentId,
         path: &str,
-        request: Request<Full<Bytes>>,
+        request: Request<Body>,
     ) -> Result<Response<Body>, GuestError> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();

@@ -60,7 +60,7 @@ impl From<CreateError> for Refused {
         match &error {
             CreateError::Cores => Self::field(Code::InvalidRequest, &error, "cores"),
             CreateError::Memory => Self::field(Code::InvalidRequest, &error, "memory_mib"),
-            CreateError::NoImage(_) => Self::field(Code::InvalidRequest, &error, "image"),
+            CreateError::NoImage(_) => Self::field(Code::NoImage, &error, "image"),
             CreateError::Environment(_) => plain(Code::InvalidEnvironment),
             CreateError::NoRoom(_) | CreateError::DiskFull { .. } | CreateError::MarksFull => plain(Code::NoCapacity),
             CreateError::Stale => plain(Code::StaleGeneration),

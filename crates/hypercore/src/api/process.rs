@@ -37,7 +37,7 @@ const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
     path = "/v1/sandboxes/{id}/pod/process.Process/{method}",
     params(
         ("id" = AgentId, Path, description = "The agent"),
-        ("method" = String, Path, description = "Start, Connect, List, SendInput, CloseStdin, SendSignal, Update"),
+        ("method" = String, Path, description = "Start, Connect, List, SendInput, StreamInput, CloseStdin, SendSignal, Update"),
     ),
     responses(
         (status = 200, description = "What pod answers, as it comes"),

@@ -64,7 +64,7 @@ async fn requests_of_another_shape_are_refused_by_code_and_never_repeated() {
     let unknown = SandboxSpec { image: domain::ImageDigest([9; 32]), ..spec() };
     let cases = [
         (Method::PUT, ONE, "{\"env\":{\"KEY\":hush-hush".to_owned(), "invalid_request"),
-        (Method::PUT, ONE, put(&unknown), "invalid_request"),
+        (Method::PUT, ONE, put(&unknown), "no_image"),
         (Method::PUT, ONE, put(&SandboxSpec { cores: 0, ..spec() }), "invalid_request"),
         (Method::PUT, ONE, put(&SandboxSpec { cores: 99, ..spec() }), "no_capacity"),
         (Method::PUT, "/v1/sandboxes/x", put(&spec()), "invalid_request"),

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use client::{ClientError, Door, LogSource, Public, Question, SpawnOptions};
 use domain::AgentId;
 use futures_util::StreamExt;
+use tokio::signal::unix::{SignalKind, signal};
 use wire::fault::Code;
 use wire::public::{AgentsResponse, SpawnRequest};
 use wire::vault::Prices;
@@ -138,25 +139,15 @@ impl Session<'_> {
     async fn exec(&self, options: Exec) -> Result<ExitCode> {
         let command =
             client::Command { argv: options.argv, cwd: options.cwd, envs: BTreeMap::new(), stdin: options.stdin };
+        let interrupted = interrupted()?;
         let process = self.client.exec(options.id, &command).await?;
         let input = options.stdin.then(|| own(&std::io::stdin())).transpose()?;
         let (out, err) = (own(&std::io::stdout())?, own(&std::io::stderr())?);
-        let handle = process.handle();
-        let exit = tokio::select! {
-            exit = process.run(input, out, err) => exit?,
-            interrupted = tokio::signal::ctrl_c() => {
-                interrupted.context("listen for Ctrl-C")?;
-                handle.signal(wire::process::Signal::Term).await.context("stop the command in the agent")?;
-                return Ok(ExitCode::from(130));
-            }
-        };
-        match exit.code.and_then(|code| u8::try_from(code).ok()) {
-            Some(code) => Ok(code.into()),
-            None => {
-                eprintln!("error: the command ended: {}", exit.status);
-                Ok(Exit::Other.into())
-            }
+        let exit = process.run(input, out, err, interrupted).await?;
+        if exit.signal.is_some() || exit.code.is_none() {
+            eprintln!("error: the command ended: {}", exit.status);
         }
+        Ok(exit.code.and_then(|code| u8::try_from(code).ok()).map_or(Exit::Other.into(), ExitCode::from))
     }
 
     async fn ask(&self, options: Ask) -> Result<()> {
@@ -181,6 +172,16 @@ impl Session<'_> {
         self.tokens.forget(id).context("forget the agent's token")?;
         Ok(show(self.json, &answer, output::stopped)?)
     }
+}
+
+/// Comes when we are asked to end, by the keyboard, by a lost terminal or by name.
+fn interrupted() -> Result<impl Future<Output = ()>> {
+    let kinds = [SignalKind::interrupt(), SignalKind::hangup(), SignalKind::terminate()];
+    let heard = kinds.map(signal).into_iter().collect::<Result<Vec<_>, _>>().context("listen for signals")?;
+    Ok(async move {
+        let each = heard.into_iter().map(|mut kind| Box::pin(async move { kind.recv().await }));
+        futures_util::future::select_all(each).await;
+    })
 }
 
 /// One of our own streams, for tokio.

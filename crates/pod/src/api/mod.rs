@@ -3,6 +3,7 @@
 mod auth;
 mod body;
 mod fault;
+mod input;
 mod life;
 mod metrics;
 mod process;

@@ -35,7 +35,7 @@ const KEEPALIVE: Duration = Duration::from_secs(90);
 /// How long a process may take to read its input, unless the client says.
 const INPUT_PATIENCE: Duration = Duration::from_secs(30);
 
-type Call<T> = Result<T, RpcError>;
+pub(super) type Call<T> = Result<T, RpcError>;
 
 /// `POST /process.Process/{call}`.
 pub(super) async fn process(
@@ -51,9 +51,9 @@ pub(super) async fn process(
     }
 }
 
-struct Caller {
-    pod: Pod,
-    headers: HeaderMap,
+pub(super) struct Caller {
+    pub(super) pod: Pod,
+    pub(super) headers: HeaderMap,
 }
 
 impl Caller {
@@ -151,7 +151,7 @@ impl Caller {
     }
 
     /// The call's time; 0 is none, as in E2B.
-    fn timeout(&self) -> Call<Option<Duration>> {
+    pub(super) fn timeout(&self) -> Call<Option<Duration>> {
         Ok(self.number(TIMEOUT_HEADER)?.filter(|millis| *millis > 0).map(Duration::from_millis))
     }
 
@@ -162,14 +162,14 @@ impl Caller {
         number.map(Some).ok_or_else(|| fault(RpcCode::InvalidArgument, format!("{header} is not a number")))
     }
 
-    fn has_type(&self, wanted: &str) -> bool {
+    pub(super) fn has_type(&self, wanted: &str) -> bool {
         let given = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         given.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted))
     }
 }
 
 #[derive(Serialize)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
 /// The one message of a stream call's request.
 fn unwrap<T: DeserializeOwned>(body: &Bytes) -> Call<T> {
@@ -179,7 +179,7 @@ fn unwrap<T: DeserializeOwned>(body: &Bytes) -> Call<T> {
     parse(&envelope.message)
 }
 
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Call<T> {
+pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> Call<T> {
     serde_json::from_slice(body).map_err(|error| fault(RpcCode::InvalidArgument, place(&error)))
 }
 
@@ -189,7 +189,7 @@ fn basic_user(headers: &HeaderMap) -> Option<String> {
     text.split(':').next().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
-fn unsupported(wanted: &'static str) -> Response {
+pub(super) fn unsupported(wanted: &'static str) -> Response {
     (StatusCode::UNSUPPORTED_MEDIA_TYPE, [("accept-post", wanted)]).into_response()
 }
 
@@ -198,6 +198,6 @@ fn failure(error: &RpcError) -> Response {
     (status, Json(error)).into_response()
 }
 
-fn fault(code: RpcCode, message: impl Into<String>) -> RpcError {
+pub(super) fn fault(code: RpcCode, message: impl Into<String>) -> RpcError {
     RpcError { code, message: message.into() }
 }

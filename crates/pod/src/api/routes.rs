@@ -10,11 +10,15 @@ use wire::fault::Code;
 use super::auth::token;
 use super::body::whole;
 use super::fault::Refused;
-use super::{life, metrics, process};
+use super::{input, life, metrics, process};
 use crate::pod::Pod;
 
 /// Everything `pod` answers.
 pub(crate) fn routes(pod: Pod) -> Router {
+    // Its body goes on as long as it likes; all others come whole.
+    let streams = Router::new()
+        .route("/process.Process/StreamInput", post(input::stream_input))
+        .route_layer(from_fn_with_state(pod.clone(), token));
     Router::new()
         .route("/v1/status", get(life::status))
         .route("/v1/logs", get(life::logs))
@@ -27,6 +31,7 @@ pub(crate) fn routes(pod: Pod) -> Router {
         .fallback(async || Refused::new(Code::NotFound, "there is no such path"))
         .method_not_allowed_fallback(async || Refused::new(Code::MethodNotAllowed, "not with this method"))
         .layer(from_fn(whole))
+        .merge(streams)
         .layer(DefaultBodyLimit::disable())
         .with_state(pod)
 }

@@ -102,7 +102,8 @@ fn event(event: ProcessEvent) -> Bytes {
     envelope(false, &EventFrame { event })
 }
 
-fn envelope(end: bool, message: &impl Serialize) -> Bytes {
+/// An envelope around this message.
+pub(crate) fn envelope(end: bool, message: &impl Serialize) -> Bytes {
     // None of these messages has a map with keys that are no text: they always serialise.
     let message = serde_json::to_vec(message).unwrap_or_default().into();
     let mut bytes = BytesMut::new();

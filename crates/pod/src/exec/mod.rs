@@ -7,7 +7,7 @@ mod process;
 mod spawn;
 mod table;
 
-pub(crate) use events::{Pace, events, refusal};
+pub(crate) use events::{Pace, envelope, events, refusal};
 pub(crate) use process::Process;
 pub(crate) use spawn::Order;
 pub(crate) use table::Table;

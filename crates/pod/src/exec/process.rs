@@ -13,6 +13,9 @@ use wire::process::{ProcessConfig, ProcessInfo, ProcessInput, PtySize, RpcCode, 
 use super::feed::{Feed, Reader};
 use crate::port::Port;
 
+/// How long a process may take to end when its line is lost.
+const HANG_UP: Duration = Duration::from_secs(5);
+
 /// A command of the holder's.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -81,6 +84,32 @@ impl Process {
             ProcessInput::Pty(bytes) => timeout(patience, self.write_terminal(&bytes.0)).await,
         };
         written.unwrap_or_else(|_| Err(fault(RpcCode::DeadlineExceeded, "the process did not read all of its input")))
+    }
+
+    /// The same without a bound of its own: until it has read all, or has ended.
+    ///
+    /// # Errors
+    /// It reads no more.
+    pub(crate) async fn feed(&self, input: &ProcessInput) -> Result<(), RpcError> {
+        tokio::select! {
+            written = self.write(input, Duration::MAX) => written,
+            ended = self.ended() => Err(ended),
+        }
+    }
+
+    /// Waits until it has ended, which is what it says then.
+    pub(crate) async fn ended(&self) -> RpcError {
+        let _ = self.gone.subscribe().wait_for(|gone| *gone).await;
+        fault(RpcCode::NotFound, "the process has ended")
+    }
+
+    /// Ends it, as a terminal does whose line was lost; by force where that does not
+    /// help.
+    pub(crate) async fn hang_up(&self) {
+        if self.signal(Signal::HUP).is_ok() && timeout(HANG_UP, self.ended()).await.is_err() {
+            // Gone in this very moment is as good.
+            let _ = self.signal(Signal::KILL);
+        }
     }
 
     /// Ends its input.

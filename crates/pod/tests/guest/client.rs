@@ -1,14 +1,17 @@
 //! Calls to a guest.
 
+use std::io;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::unfold;
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::time::{Duration, sleep, timeout};
 use wire::connect::Envelope;
 
@@ -106,6 +109,30 @@ impl Client {
         let answer = self.send(Method::POST, &format!("/process.Process/{call}"), &all, body.freeze()).await.unwrap();
         assert_eq!(answer.status(), 200);
         Stream { body: answer.into_body(), bytes: BytesMut::new() }
+    }
+
+    /// A stream call whose request goes on: what is sent into the channel.
+    pub(crate) async fn upload(self, call: &str) -> (mpsc::Sender<io::Result<Value>>, Stream) {
+        let (messages, pieces) = mpsc::channel::<io::Result<Value>>(1);
+        let frames = unfold(pieces, |mut pieces| async move {
+            let frame = pieces.recv().await?.map(|message| {
+                let mut bytes = BytesMut::new();
+                Envelope { end: false, message: message.to_string().into() }.encode(&mut bytes);
+                Frame::data(bytes.freeze())
+            });
+            Some((frame, pieces))
+        });
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request = Request::post(format!("/process.Process/{call}"))
+            .header("host", "guest")
+            .header("content-type", wire::process::STREAM_TYPE)
+            .header("authorization", format!("Bearer {}", self.token.unwrap()));
+        let request = request.body(StreamBody::new(Box::pin(frames))).unwrap();
+        let answer = timeout(PATIENCE, sender.send_request(request)).await.expect("the answer begins at once").unwrap();
+        assert_eq!(answer.status(), 200);
+        (messages, Stream { body: answer.into_body(), bytes: BytesMut::new() })
     }
 
     /// A unary call of the process protocol.

@@ -18,6 +18,8 @@ pub(crate) async fn run(pod: Client, arguments: &[&str]) -> String {
 pub(crate) async fn runs_commands(pod: Client) {
     exit_codes_arrive(pod).await;
     input_is_read_as_it_is_sent(pod).await;
+    case_exec_stdin_input_goes_over_one_call_as_fast_as_it_is_read(pod).await;
+    case_exec_stdin_a_process_whose_input_breaks_off_is_ended(pod).await;
     what_cannot_be_started_is_refused(pod).await;
     commands_can_be_killed_by_signal_and_by_deadline(pod).await;
     a_command_that_leaves_a_child_behind_ends_all_the_same(pod).await;
@@ -65,6 +67,50 @@ async fn input_is_read_as_it_is_sent(pod: Client) {
     assert_eq!((rest.text().len(), &rest.end["exitCode"]), (large.len(), &json!(0)));
     let (status, error) = pod.unary("SendInput", &send("late")).await;
     assert_eq!((status.as_u16(), &error["code"]), (400, &json!("failed_precondition")), "{error}");
+}
+
+fn data(bytes: &[u8]) -> Value {
+    json!({"data": {"input": {"stdin": STANDARD.encode(bytes)}}})
+}
+
+async fn case_exec_stdin_input_goes_over_one_call_as_fast_as_it_is_read(pod: Client) {
+    const PIECE: usize = 32 * 1024;
+    let (pid, mut stream) = start(pod, &["cat"], &json!({"stdin": true})).await;
+    let reading = tokio::spawn(async move { stream.rest().await });
+    let (messages, mut answer) = pod.upload("StreamInput").await;
+    messages.send(Ok(json!({"start": {"process": {"pid": pid}}}))).await.unwrap();
+    messages.send(Ok(json!({"keepalive": {}}))).await.unwrap();
+    for _ in 0..80 {
+        messages.send(Ok(data(&[7; PIECE]))).await.unwrap();
+    }
+    drop(messages);
+    assert_eq!((answer.next().await, answer.next().await), (Some((false, json!({}))), Some((true, json!({})))));
+    assert_eq!(pod.unary("CloseStdin", &json!({"process": {"pid": pid}})).await.0, 200);
+    let rest = reading.await.unwrap();
+    assert_eq!((rest.output.len(), &rest.end["exitCode"]), (80 * PIECE, &json!(0)));
+    // One that reads nothing holds its sender back, and lets it go when it ends.
+    let (pid, mut stream) = start(pod, &["sleep", "3600"], &json!({"stdin": true})).await;
+    let (messages, mut answer) = pod.upload("StreamInput").await;
+    messages.send(Ok(json!({"start": {"process": {"pid": pid}}}))).await.unwrap();
+    let mut sent = 0;
+    while tokio::time::timeout(Duration::from_secs(2), messages.send(Ok(data(&[7; PIECE])))).await.is_ok() {
+        sent += PIECE;
+        assert!(sent < 1 << 26, "nothing holds the sender back");
+    }
+    assert_eq!(pod.unary("SendSignal", &json!({"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"})).await.0, 200);
+    let end = answer.next().await.unwrap();
+    assert!(end.0 && end.1["error"]["code"] == "not_found", "{end:?}");
+    assert_eq!(stream.rest().await.end["status"], "signal: killed");
+}
+
+async fn case_exec_stdin_a_process_whose_input_breaks_off_is_ended(pod: Client) {
+    let (pid, mut stream) = start(pod, &["cat"], &json!({"stdin": true})).await;
+    let (messages, _answer) = pod.upload("StreamInput").await;
+    messages.send(Ok(json!({"start": {"process": {"pid": pid}}}))).await.unwrap();
+    messages.send(Ok(data(b"half"))).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().1["event"]["data"]["stdout"], STANDARD.encode("half"));
+    messages.send(Err(std::io::ErrorKind::BrokenPipe.into())).await.unwrap();
+    assert_eq!(stream.rest().await.end["status"], "signal: hangup");
 }
 
 async fn what_cannot_be_started_is_refused(pod: Client) {
