@@ -122,5 +122,5 @@ async fn terminate(pid: Pid, mut exit: oneshot::Receiver<Exit>, ask: Signal, gra
 }
 
 fn words(exit: Option<Exit>) -> String {
-    exit.map_or_else(|| "unknown".to_owned(), Exit::words)
+    exit.map_or_else(|| "unknown".to_owned(), |exit| exit.ended().status)
 }
