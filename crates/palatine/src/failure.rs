@@ -122,6 +122,7 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         | Code::ReplayedSignature
         | Code::UnboundSignature
         | Code::ImageRefused
+        | Code::NoImage
         | Code::InvalidPayment
         | Code::MalformedPayment
         | Code::SettlementPending
