@@ -9,6 +9,7 @@ PACKAGED=(-p palatine-palatine -p palatine-hypercore)
 package() {
     flags "$@"
     local profile=${ARGS[0]:-release}
+    [ "$profile" != try ] || profile=dev
     need_space release
     prepare run build test
     devtool
@@ -25,6 +26,28 @@ package() {
     debian
     (cd "$PACKAGES" && sha256sum -- *.* > SHA256SUMS && cat SHA256SUMS)
     say "In $PACKAGES"
+    [ "${ARGS[0]:-}" != try ] || try_package
+}
+
+# The main job by the tarball's programs, with a PATH of what the package depends on: no Rust, no compiler.
+try_package() {
+    need_root "make virtual machines' networks"
+    local work bare=$CACHE/path/bare program id
+    rm -rf "$bare" && mkdir -p "$bare"
+    while IFS=$'\t' read -r program _; do
+        link "$(found "$program")" "$bare/$program"
+    done < <(needs run)
+    work=$(mktemp -d)
+    tar -xzf "$PACKAGES"/palatine-*.tar.gz -C "$work"
+    packaged() { env -i PATH="$bare" HOME="$work" PALATINE_STATE="$work/state" "$work"/palatine-*/bin/palatine "$@"; }
+    trap 'packaged down; rm -rf "$work"' EXIT
+    say "The main job, without Rust"
+    packaged up --detach --listen 127.0.0.1:8098
+    packaged spawn --type echo
+    id=$(packaged ls --json | sed -n 's/^ *"id": "\(.*\)",\{0,1\}$/\1/p')
+    packaged ask "$id" "are you there?" | grep "are you there?"
+    packaged stop "$id"
+    say "Works"
 }
 
 # Linked without a library of the machine, and without its paths: those of the checkout, cargo and Rust are replaced.

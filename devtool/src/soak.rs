@@ -35,6 +35,9 @@ pub(crate) struct Soak {
     /// Where the list of its tests goes
     #[arg(long)]
     list: PathBuf,
+    /// Nextest's configuration
+    #[arg(long)]
+    nextest: PathBuf,
 }
 
 impl Soak {
@@ -49,7 +52,7 @@ impl Soak {
         self.build(&shard)?;
         eprintln!("shard {}: {}; {} minutes at most", shard.name, shard.covers, shard.minutes);
         let since = Instant::now();
-        let status = command(&shard).status().context("run timeout")?;
+        let status = self.command(&shard).status().context("run timeout")?;
         let took = since.elapsed();
         shards::remember(&self.record, &shard.name, status.success(), took)?;
         if matches!(status.code(), Some(ENDED | KILLED)) {
@@ -63,31 +66,36 @@ impl Soak {
     fn build(&self, shard: &Shard) -> Result<()> {
         let Work::Tests(filter) = &shard.work else { return Ok(()) };
         let mut cargo = Command::new("cargo");
-        cargo.args(nextest("list", filter)).args(["--message-format", "json"]).current_dir(crate::root());
+        cargo
+            .args(nextest("list", filter))
+            .arg("--config-file")
+            .arg(&self.nextest)
+            .args(["--message-format", "json"])
+            .current_dir(crate::root());
         cargo.stdout(File::create(&self.list).with_context(|| format!("write {}", self.list.display()))?);
         let status = cargo.status().context("run cargo")?;
         anyhow::ensure!(status.success(), "the tests of shard {} could not be built", shard.name);
         Ok(())
+    }
+
+    /// `timeout` ends the whole group of processes, and kills what does not end.
+    fn command(&self, shard: &Shard) -> Command {
+        let bound = Duration::from_secs(60 * shard.minutes).as_secs().to_string();
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after", "60", &bound]).current_dir(crate::root()).envs(&shard.env);
+        match &shard.work {
+            Work::Tests(filter) => {
+                command.arg("cargo").args(nextest("run", filter)).arg("--config-file").arg(&self.nextest);
+            }
+            Work::Command(words) => {
+                command.args(words);
+            }
+        }
+        command
     }
 }
 
 /// The words of a nextest command over a shard's tests.
 fn nextest<'a>(verb: &'a str, filter: &'a str) -> [&'a str; 8] {
     ["nextest", verb, "--locked", "--workspace", "--profile", "soak", "-E", filter]
-}
-
-/// `timeout` ends the whole group of processes, and kills what does not end.
-fn command(shard: &Shard) -> Command {
-    let bound = Duration::from_secs(60 * shard.minutes).as_secs().to_string();
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after", "60", &bound]).current_dir(crate::root()).envs(&shard.env);
-    match &shard.work {
-        Work::Tests(filter) => {
-            command.arg("cargo").args(nextest("run", filter));
-        }
-        Work::Command(words) => {
-            command.args(words);
-        }
-    }
-    command
 }

@@ -33,8 +33,8 @@ async fn the_choice_of_accelerator_is_a_verdict_with_a_reason_and_remembered() {
 #[tokio::test]
 async fn on_kvm_that_works_a_guest_runs_on_kvm() {
     needs::needs!(kvm, root, network, tun, cgroups);
-    let before = Residue::of("pltk");
-    let mut house = House::new("pltk", 6, "").await;
+    let before = Residue::of("pltv");
+    let mut house = House::new("pltv", 12, "").await;
     let config = house.dir.path().join("palatine.toml");
     let text = std::fs::read_to_string(&config).unwrap().replace("accelerator = \"tcg\"", "accelerator = \"kvm\"");
     house.stop();
