@@ -61,8 +61,9 @@ pub struct Config {
     /// Disk space under `state` that must stay free, in MiB: below it nothing is
     /// created. Default 1024.
     pub disk_free_mib: u64,
-    /// The first user id for VMMs: each sandbox has one of its own. Default 1879048192,
-    /// the start of a range that Linux distributions leave alone.
+    /// The first user id for VMMs: each sandbox has one of its own, also among the nodes
+    /// of one machine. Default 1879048192, the start of a range that Linux distributions
+    /// leave alone.
     pub first_uid: u32,
     /// Milliseconds from a guest's start to its readiness, or it is started again.
     /// Default 60000.

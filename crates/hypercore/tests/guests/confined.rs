@@ -16,8 +16,8 @@ use rustix::thread::{
 use crate::house::{House, id};
 use crate::machine::Residue;
 
-/// The tenth 11 of users.
-const UID: u32 = 1_879_048_192 + 11 * 100_000;
+/// The first user of the house with number 11.
+const UID: u32 = 1_879_148_192 + 11 * 100_000;
 
 #[tokio::test]
 async fn fault_1_8_a_vmm_is_shut_in() {

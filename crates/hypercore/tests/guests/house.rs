@@ -48,7 +48,7 @@ impl House {
              health_period_ms = 500\nboot_deadline_ms = 150000\nvcpus_per_core = 8\n{more}\n\
              [network]\nname = \"{name}\"\nrange = \"10.{}.0.0/24\"\nresolvers = [\"9.9.9.9\"]\n{network}\n\
              [images]\nstore = {images:?}\n[log]\nfilter = \"info\"\n",
-            1_879_048_192 + number * 100_000,
+            1_879_148_192 + number * 100_000,
             220 + number,
         );
         std::fs::write(dir.path().join("palatine.toml"), config).expect("a file");

@@ -44,8 +44,8 @@ fn the_vmm_is_confined(vmm: u32) {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{vmm}/{file}")).expect("it lives");
     let status = read("status");
     for line in [
-        "Uid:\t1879048192\t1879048192",
-        "Gid:\t1879048192\t1879048192",
+        "Uid:\t1879148192\t1879148192",
+        "Gid:\t1879148192\t1879148192",
         "NoNewPrivs:\t1",
         "Seccomp:\t2",
         "CapEff:\t0000000000000000",

@@ -454,7 +454,7 @@ fn config(dir: &Path, solana: &Solana, port: u16, extra: &str) -> String {
         images = images().display(),
         slot = slot(),
         third = 64 * slot(),
-        first_uid = 1_879_048_192 + 20_000 * slot(),
+        first_uid = 1_900_000_000 + 20_000 * slot(),
     );
     let mut config: toml::Table = base.parse().unwrap();
     let extra: toml::Table = extra.parse().unwrap();

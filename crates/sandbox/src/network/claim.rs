@@ -1,4 +1,4 @@
-//! The right of a node to its name and its range, on this machine, alone.
+//! The right of a node to its name, its range and its users, on this machine, alone.
 //!
 //! What a node makes outside of its state folder is called after its name, so two
 //! nodes of one name would take each other's guests for leftovers. A name is free
@@ -31,6 +31,18 @@ pub(super) struct Node {
     mark: String,
     state: PathBuf,
     range: Range,
+    /// The user of slot 0.
+    #[serde(default)]
+    first_uid: u32,
+}
+
+impl Node {
+    /// A user for each slot, and one for the probe guest.
+    fn meets(&self, other: &Self) -> bool {
+        let (one, two) = (self.first_uid, other.first_uid);
+        one <= two.saturating_add(u32::from(other.range.slots()))
+            && two <= one.saturating_add(u32::from(self.range.slots()))
+    }
 }
 
 /// A name and a range that are held until this is dropped.
@@ -45,14 +57,15 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Claims what the section says for the node with this state folder. `running`
-    /// tells how many processes run under a name.
+    /// Claims what the section says, and the users from this one on, for the node with
+    /// this state folder. `running` tells how many processes run under a name.
     pub(crate) fn take(
         config: &Config,
         state: &Path,
+        first_uid: u32,
         running: impl Fn(&str) -> io::Result<usize>,
     ) -> Result<Self, Failure> {
-        let node = Node { mark: mark(state)?, state: state.to_owned(), range: config.range };
+        let node = Node { mark: mark(state)?, state: state.to_owned(), range: config.range, first_uid };
         let until = Instant::now() + PATIENCE;
         loop {
             match Machine::this().claim(config.name.as_str(), &node, &running)? {
@@ -113,15 +126,20 @@ impl Machine {
         running: &impl Fn(&str) -> io::Result<usize>,
     ) -> Result<Option<String>, Failure> {
         for (other, their) in record.nodes.iter().filter(|(other, _)| *other != name) {
-            if their.range.overlaps(node.range) && (self.is_held(other)? || running(other)? > 0) {
-                return Ok(Some(format!(
-                    "network.range: {} meets {}, the range of the node {other} with its state in {}; \
-                     give this node another range",
-                    node.range,
-                    their.range,
-                    their.state.display()
-                )));
+            let (addresses, users) = (their.range.overlaps(node.range), their.meets(node));
+            if !(addresses || users) || !(self.is_held(other)? || running(other)? > 0) {
+                continue;
             }
+            let whose = format!("of the node {other} with its state in {}", their.state.display());
+            return Ok(Some(if addresses {
+                let (ours, theirs) = (node.range, their.range);
+                format!("network.range: {ours} meets {theirs}, the range {whose}; give this node another range")
+            } else {
+                let (ours, theirs) = (node.first_uid, their.first_uid);
+                format!(
+                    "node.first_uid: the users from {ours} on meet those from {theirs} on, {whose}; give this node others"
+                )
+            }));
         }
         Ok(None)
     }
@@ -185,7 +203,10 @@ mod tests {
         fn node(&self, state: &str, range: &str) -> Node {
             let state = self.dir.path().join(state);
             fs::create_dir_all(&state).unwrap();
-            Node { mark: mark(&state).unwrap(), state, range: range.parse().unwrap() }
+            let range: Range = range.parse().unwrap();
+            // More users than any range has slots.
+            let first_uid = 100_000 + u32::from(range.ends(0).0.octets()[1]) * 20_000;
+            Node { mark: mark(&state).unwrap(), state, range, first_uid }
         }
 
         fn claim(&self, name: &str, node: &Node, running: usize) -> Result<Claim, String> {
@@ -226,6 +247,17 @@ mod tests {
         drop(held);
         assert!(place.claim("b", &two, 1).is_err(), "its guests still use it");
         place.claim("b", &two, 0).unwrap();
+    }
+
+    #[test]
+    fn fault_1_3_no_user_runs_the_guests_of_two_nodes() {
+        let place = Place::new();
+        let one = place.node("one", "10.1.0.0/24");
+        let two = Node { first_uid: one.first_uid + 64, ..place.node("two", "10.2.0.0/24") };
+        let _held = place.claim("a", &one, 0).unwrap();
+        let refused = place.claim("b", &two, 0).unwrap_err();
+        assert!(refused.starts_with("node.first_uid: the users from 120064 on meet those from 120000 on"), "{refused}");
+        place.claim("b", &Node { first_uid: two.first_uid + 1, ..two }, 0).unwrap();
     }
 
     #[test]

@@ -179,8 +179,11 @@ impl Runtime for Qemu {
 }
 
 async fn claim(settings: &Settings, cgroups: &Cgroups) -> Result<Claim, Failure> {
-    let (network, state, cgroups) = (settings.network.clone(), settings.state.clone(), cgroups.clone());
-    let taken = spawn_blocking(move || Claim::take(&network, &state, |name| cgroups.running(name)));
+    let (settings, cgroups) = (settings.clone(), cgroups.clone());
+    let taken = spawn_blocking(move || {
+        let Settings { network, state, first_uid, .. } = &settings;
+        Claim::take(network, state, *first_uid, |name| cgroups.running(name))
+    });
     taken.await.map_err(io::Error::other)?
 }
 
