@@ -6,7 +6,7 @@
 //! daemon, and with them lives its claim.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -178,12 +178,7 @@ fn mark(state: &Path) -> io::Result<String> {
         Ok(_) | Err(_) => {}
     }
     let mark = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
-    let half = path.with_extension("half");
-    let mut file = File::create(&half)?;
-    file.write_all(mark.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&half, &path)?;
-    File::open(state)?.sync_all()?;
+    durable::replace(MARK, &path, mark.as_bytes())?;
     Ok(mark.trim().to_owned())
 }
 
