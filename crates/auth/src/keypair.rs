@@ -8,6 +8,7 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::message::{Form, Request, bare_text, bound_text};
+use crate::name::GatewayName;
 use crate::verify::MAX_SIGNATURE_TEXT;
 
 /// The longest keypair file that is read: 64 numbers, generously spaced.
@@ -24,7 +25,7 @@ pub enum KeypairError {
     Mismatch,
 }
 
-/// The three headers of a signed request.
+/// The headers of a signed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Headers {
     /// `X-Wallet`.
@@ -33,6 +34,8 @@ pub struct Headers {
     pub signature: String,
     /// `X-Timestamp`.
     pub timestamp: String,
+    /// `X-Audience`: of the bound form alone.
+    pub audience: Option<GatewayName>,
 }
 
 /// A wallet that can sign. Wiped from memory when dropped.
@@ -80,15 +83,16 @@ impl Keypair {
         Wallet(self.0.verifying_key().to_bytes())
     }
 
-    /// Signs one request in the bound form. `path` carries the query string as
-    /// it will be sent. Two equal requests in one millisecond are one request to
-    /// the gateway: sign each with an instant of its own.
+    /// Signs one request to this gateway in the bound form. Two equal requests in
+    /// one millisecond are one request to the gateway: sign each with an instant of
+    /// its own.
     #[must_use]
-    pub fn sign_request(&self, method: &str, path: &str, body: &[u8], now: UnixMillis) -> Headers {
-        self.sign_text(&bound_text(now, &Request { method, path, body }), Form::Raw, now)
+    pub fn sign_request(&self, gateway: &GatewayName, request: &Request<'_>, now: UnixMillis) -> Headers {
+        let signed = self.sign_text(&bound_text(now, gateway, request), Form::Raw, now);
+        Headers { audience: Some(gateway.clone()), ..signed }
     }
 
-    /// Signs Romulus's own text in this form. It binds no request; prefer
+    /// Signs Romulus's own text in this form. It binds no request and no gateway; prefer
     /// [`Self::sign_request`].
     #[must_use]
     pub fn sign_instant(&self, form: Form, now: UnixMillis) -> Headers {
@@ -100,6 +104,7 @@ impl Keypair {
             wallet: self.wallet().to_string(),
             signature: base58(&self.sign_bytes(text, form)),
             timestamp: format!("{now:0>13}"),
+            audience: None,
         }
     }
 

@@ -6,15 +6,19 @@
 //! | text | binds |
 //! |---|---|
 //! | `romulus:<unix-ms>` | the wallet and the instant: Romulus's own form |
-//! | `romulus:<unix-ms>:<METHOD>:<path>:<hex sha256 of the body>` | the request too: our clients' form |
+//! | `romulus:<unix-ms>:<METHOD>:<host[:port]><path>:<hex sha256 of the body>` | the gateway and the request too: our clients' form |
 //!
+//! `<host[:port]>` is a [`GatewayName`]: that of the URL the client was given. It
+//! travels as `X-Audience`, and the gateway takes it if its operator listed it.
 //! `<path>` is the request target as it was sent: the path **with its query
-//! string** (`/agents/a1b2c3d4-e5f6-7890/logs?follow=true`), never the host. The
-//! body of a request without one is empty. Both texts travel as the same three
-//! headers, and `X-Timestamp` is `<unix-ms>`; [`verify`] rebuilds either text
-//! from the request and sees which one was signed.
+//! string** (`/agents/a1b2c3d4-e5f6-7890/logs?follow=true`). The body of a request
+//! without one is empty. `X-Timestamp` is `<unix-ms>`; [`verify`] rebuilds the text
+//! from the request, that of the second form where there is an audience.
 //!
-//! Wallets wrap the text before they sign it; [`Form`] lists the three ways.
+//! Romulus's own form can be replayed at any other gateway for five minutes: a
+//! caller lets it open no more than it must ([`Policy::require_bound`]).
+//!
+//! Wallets wrap the text before they sign it; [`Form`] lists the ways.
 //!
 //! A [`Link`] is a text of its own, which a holder and an owner sign both: its form
 //! stands at the head of `link.rs`, and [`LinkTerms::text`] writes it.
@@ -29,15 +33,15 @@ mod evm;
 mod keypair;
 mod link;
 mod message;
+mod name;
 mod token;
 mod verify;
 
 pub use evm::{EvmError, EvmSignature};
 pub use keypair::{Headers, Keypair, KeypairError};
-pub use link::{
-    Asked, GatewayName, HolderSignature, Line, Link, LinkError, LinkTerms, MAX_GATEWAY, MAX_LIFETIME_MS, MAX_LINK_TEXT,
-};
-pub use message::{Form, Request};
+pub use link::{Asked, HolderSignature, Line, Link, LinkError, LinkTerms, MAX_LIFETIME_MS, MAX_LINK_TEXT};
+pub use message::{Form, Format, Request};
+pub use name::{GatewayName, GatewayNameError};
 pub use token::Tokens;
 pub use verify::{
     AuthError, FUTURE_MS, Header, MAX_SIGNATURE_TEXT, PAST_MS, Policy, Presented, Signed, TIMESTAMP_DIGITS,

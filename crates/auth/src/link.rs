@@ -31,12 +31,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::evm::EvmSignature;
 use crate::keypair::{Keypair, base58};
 use crate::message::Form;
-use crate::verify::{FUTURE_MS, MAX_SIGNATURE_TEXT, stamp_key, strict};
+use crate::name::GatewayName;
+use crate::verify::{FUTURE_MS, MAX_SIGNATURE_TEXT, form_of, stamp_key};
 
 /// How long a text may wait for its two signatures: two people may have to meet.
 pub const MAX_LIFETIME_MS: u64 = 24 * 60 * 60 * 1000;
-/// The longest name of a gateway: a DNS name and a port.
-pub const MAX_GATEWAY: usize = 253 + 6;
 /// The longest text of a link.
 pub const MAX_LINK_TEXT: usize = 1024;
 
@@ -97,14 +96,11 @@ pub enum LinkError {
     /// It says the same in other bytes.
     #[error("the text is a link's, but not written as a link is: check-sum, digits, spaces, or something at its end")]
     NotCanonical,
-    /// Not the name of a gateway.
-    #[error("a gateway's name is at most {MAX_GATEWAY} of a-z, 0-9, '.', '-', ':', '[' and ']'")]
-    GatewayName,
     /// Not the base58 of 64 bytes.
     #[error("a holder's signature is the base58 of 64 bytes")]
     HolderShape,
     /// Meant for another gateway.
-    #[error("the link is for {named}, not for this gateway")]
+    #[error("the link is for {named}, which is no name of this gateway")]
     OtherGateway {
         /// The gateway it names.
         named: GatewayName,
@@ -138,49 +134,6 @@ pub enum LinkError {
     /// Not the owner's.
     #[error("the owner's signature is not this account's for this text")]
     OwnerSignature,
-}
-
-/// What a gateway calls itself: its public host, with the port if it has one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct GatewayName(String);
-
-impl GatewayName {
-    /// The name as a text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for GatewayName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl TryFrom<String> for GatewayName {
-    type Error = LinkError;
-
-    fn try_from(name: String) -> Result<Self, LinkError> {
-        let shown = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b':' | b'[' | b']');
-        let good = (1..=MAX_GATEWAY).contains(&name.len()) && name.bytes().all(shown);
-        if good { Ok(Self(name)) } else { Err(LinkError::GatewayName) }
-    }
-}
-
-impl FromStr for GatewayName {
-    type Err = LinkError;
-
-    fn from_str(name: &str) -> Result<Self, LinkError> {
-        name.to_owned().try_into()
-    }
-}
-
-impl From<GatewayName> for String {
-    fn from(name: GatewayName) -> Self {
-        name.0
-    }
 }
 
 /// What both sides sign.
@@ -256,7 +209,7 @@ impl LinkTerms {
     }
 
     fn check(&self, asked: &Asked<'_>, at: UnixMillis) -> Result<(), LinkError> {
-        if self.gateway != *asked.gateway {
+        if !asked.gateways.contains(&self.gateway) {
             return Err(LinkError::OtherGateway { named: self.gateway.clone() });
         }
         if self.chain_id != asked.chain_id {
@@ -333,8 +286,8 @@ impl<'de> Deserialize<'de> for HolderSignature {
 /// What the one who accepts a link knows without it.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// The gateway's own name.
-    pub gateway: &'a GatewayName,
+    /// The names that the operator gave the gateway.
+    pub gateways: &'a [GatewayName],
     /// The chain of its vaults.
     pub chain_id: u64,
     /// The wallet that signed the request, or whose link was stored.
@@ -381,9 +334,7 @@ impl Link {
         let holder = &self.terms.holder.0;
         let key = VerifyingKey::from_bytes(holder).map_err(|_| LinkError::HolderSignature)?;
         let signature = Signature::from_bytes(&self.holder_signature.0);
-        let mut bytes = Vec::with_capacity(MAX_LINK_TEXT);
-        let signed = |form: Form| form.write(holder, text, &mut bytes) && strict(&key, &bytes, &signature);
-        if Form::ALL.into_iter().any(signed) { Ok(()) } else { Err(LinkError::HolderSignature) }
+        if form_of(&key, &signature, text).is_some() { Ok(()) } else { Err(LinkError::HolderSignature) }
     }
 }
 

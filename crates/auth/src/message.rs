@@ -3,14 +3,16 @@
 use domain::UnixMillis;
 use sha2::{Digest, Sha256};
 
+use crate::name::GatewayName;
+
 /// What every off-chain message of Solana begins with.
 const SIGNING_DOMAIN: &[u8; 16] = b"\xffsolana offchain";
-/// The only version of the off-chain header.
-const HEADER_VERSION: u8 = 0;
 /// Bytes of a whole message that a hardware wallet shows: a Solana packet.
 const MAX_SHOWN: usize = 1232;
 /// Bytes of a whole message at most.
 const MAX_MESSAGE: usize = u16::MAX as usize;
+/// Signers of a message: the wallet alone.
+const SIGNERS: u8 = 1;
 
 /// The request that a bound signature covers.
 #[derive(Clone, Copy, Debug)]
@@ -31,14 +33,49 @@ pub enum Form {
     /// `FF "solana offchain" 00`, format, length, text: Agave's
     /// `solana sign-offchain-message`.
     Legacy,
+    /// The specification's version 1, with the wallet as only signer:
+    /// `@solana/offchain-messages`, and what is built on it.
+    V1,
     /// The specification's version 0, with an application domain of zeros and
     /// the wallet as only signer: the Ledger app.
-    V0,
+    V0(Format),
+}
+
+/// What a message of version 0 says of its text. A signer may name any that its
+/// text fits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Printable ASCII, the whole message no longer than a packet.
+    Ascii,
+    /// UTF-8, the whole message no longer than a packet.
+    Utf8,
+    /// UTF-8 of any length that the header can write.
+    Long,
+}
+
+impl Format {
+    const fn byte(self) -> u8 {
+        match self {
+            Self::Ascii => 0,
+            Self::Utf8 => 1,
+            Self::Long => 2,
+        }
+    }
+
+    /// Whether a message of so many bytes with this text may be of this format.
+    fn fits(self, text: &str, whole: usize) -> bool {
+        match self {
+            Self::Ascii => whole <= MAX_SHOWN && text.bytes().all(|byte| (0x20..=0x7e).contains(&byte)),
+            Self::Utf8 => whole <= MAX_SHOWN,
+            Self::Long => whole <= MAX_MESSAGE,
+        }
+    }
 }
 
 impl Form {
     /// Every form, in the order in which they are tried.
-    pub const ALL: [Self; 3] = [Self::Raw, Self::Legacy, Self::V0];
+    pub const ALL: [Self; 6] =
+        [Self::Raw, Self::Legacy, Self::V1, Self::V0(Format::Ascii), Self::V0(Format::Utf8), Self::V0(Format::Long)];
 
     /// A name for logs.
     #[must_use]
@@ -46,7 +83,8 @@ impl Form {
         match self {
             Self::Raw => "raw",
             Self::Legacy => "legacy",
-            Self::V0 => "v0",
+            Self::V1 => "v1",
+            Self::V0(_) => "v0",
         }
     }
 
@@ -54,52 +92,56 @@ impl Form {
     /// cannot carry it.
     pub(crate) fn write(self, signer: &[u8; 32], text: &str, out: &mut Vec<u8>) -> bool {
         out.clear();
-        match self {
-            Self::Raw => {
-                out.extend_from_slice(text.as_bytes());
-                true
-            }
-            Self::Legacy => write_legacy(text, out),
-            Self::V0 => write_v0(signer, text, out),
+        if self != Self::Raw && text.is_empty() {
+            return false;
         }
+        let carried = match self {
+            Self::Raw => true,
+            Self::Legacy => write_legacy_head(text, out),
+            Self::V1 => write_v1_head(signer, out),
+            Self::V0(format) => write_v0_head(signer, format, text, out),
+        };
+        out.extend_from_slice(text.as_bytes());
+        carried
     }
 }
 
-fn write_legacy(text: &str, out: &mut Vec<u8>) -> bool {
+/// The legacy header has one format for each text: the first that it fits.
+fn write_legacy_head(text: &str, out: &mut Vec<u8>) -> bool {
     const HEADER: usize = SIGNING_DOMAIN.len() + 1 + 1 + 2;
-    let Some((format, length)) = format_of(text, HEADER) else { return false };
+    let formats = [Format::Ascii, Format::Utf8, Format::Long];
+    let Some(format) = formats.into_iter().find(|format| format.fits(text, HEADER + text.len())) else { return false };
     out.extend_from_slice(SIGNING_DOMAIN);
-    out.extend_from_slice(&[HEADER_VERSION, format]);
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
-    true
+    out.extend_from_slice(&[0, format.byte()]);
+    write_length(text, out)
 }
 
-fn write_v0(signer: &[u8; 32], text: &str, out: &mut Vec<u8>) -> bool {
+fn write_v0_head(signer: &[u8; 32], format: Format, text: &str, out: &mut Vec<u8>) -> bool {
     const APPLICATION_DOMAIN: [u8; 32] = [0; 32];
-    const SIGNERS: u8 = 1;
     const HEADER: usize = SIGNING_DOMAIN.len() + 1 + 32 + 1 + 1 + 32 + 2;
-    let Some((format, length)) = format_of(text, HEADER) else { return false };
+    if !format.fits(text, HEADER + text.len()) {
+        return false;
+    }
     out.extend_from_slice(SIGNING_DOMAIN);
-    out.push(HEADER_VERSION);
+    out.push(0);
     out.extend_from_slice(&APPLICATION_DOMAIN);
-    out.extend_from_slice(&[format, SIGNERS]);
+    out.extend_from_slice(&[format.byte(), SIGNERS]);
     out.extend_from_slice(signer);
-    out.extend_from_slice(&length.to_le_bytes());
-    out.extend_from_slice(text.as_bytes());
+    write_length(text, out)
+}
+
+/// Version 1 says neither domain nor format nor length: its text goes to the end.
+fn write_v1_head(signer: &[u8; 32], out: &mut Vec<u8>) -> bool {
+    out.extend_from_slice(SIGNING_DOMAIN);
+    out.extend_from_slice(&[1, SIGNERS]);
+    out.extend_from_slice(signer);
     true
 }
 
-/// The format byte that belongs to a text of this length and alphabet, and the
-/// length as the header writes it.
-fn format_of(text: &str, header: usize) -> Option<(u8, u16)> {
-    let whole = text.len() + header;
-    if text.is_empty() || whole > MAX_MESSAGE {
-        return None;
-    }
-    let length = u16::try_from(text.len()).ok()?;
-    let format = if whole > MAX_SHOWN { 2 } else { u8::from(!text.bytes().all(|byte| (0x20..=0x7e).contains(&byte))) };
-    Some((format, length))
+fn write_length(text: &str, out: &mut Vec<u8>) -> bool {
+    let Ok(length) = u16::try_from(text.len()) else { return false };
+    out.extend_from_slice(&length.to_le_bytes());
+    true
 }
 
 /// `romulus:<unix-ms>`.
@@ -107,13 +149,18 @@ pub(crate) fn bare_text(at: UnixMillis) -> String {
     format!("romulus:{at}")
 }
 
-/// `romulus:<unix-ms>:<METHOD>:<path>:<hex sha256 of the body>`.
-pub(crate) fn bound_text(at: UnixMillis, request: &Request<'_>) -> String {
-    let mut sum = [0; 64];
-    let written = hex::encode_to_slice(Sha256::digest(request.body), &mut sum);
-    debug_assert!(written.is_ok(), "64 digits hold 32 bytes");
-    let sum = std::str::from_utf8(&sum).unwrap_or_default();
-    format!("romulus:{at}:{}:{}:{sum}", request.method, request.path)
+/// `romulus:<unix-ms>:<METHOD>:<host[:port]><path>:<hex sha256 of the body>`.
+///
+/// No two requests share a text: a method has no `:` and a gateway's name no `/`,
+/// with which every path begins.
+pub(crate) fn bound_text(at: UnixMillis, gateway: &GatewayName, request: &Request<'_>) -> String {
+    format!("romulus:{at}:{}:{gateway}{}:{}", request.method, request.path, hex::encode(Sha256::digest(request.body)))
+}
+
+/// What our clients signed before gateways had names in it. Good nowhere; known so
+/// that it can be said what is wrong with it.
+pub(crate) fn nameless_text(at: UnixMillis, request: &Request<'_>) -> String {
+    format!("romulus:{at}:{}:{}:{}", request.method, request.path, hex::encode(Sha256::digest(request.body)))
 }
 
 #[cfg(test)]
@@ -140,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_v0_form_of_a_21_byte_text_has_106_bytes() {
-        let written = bytes(Form::V0, "romulus:1700000000000");
+        let written = bytes(Form::V0(Format::Ascii), "romulus:1700000000000");
         let mut expected = b"\xffsolana offchain\x00".to_vec();
         expected.extend_from_slice(&[0; 32]);
         expected.extend_from_slice(&[0, 1]);
@@ -155,9 +202,20 @@ mod tests {
         let fits = "a".repeat(1212);
         assert_eq!(bytes(Form::Legacy, &fits)[17], 0);
         assert_eq!(bytes(Form::Legacy, &format!("{fits}a"))[17], 2);
-        assert_eq!(bytes(Form::V0, &"a".repeat(1147))[49], 0);
-        assert_eq!(bytes(Form::V0, &"a".repeat(1148))[49], 2);
-        assert_eq!(bytes(Form::V0, "é")[49], 1);
+    }
+
+    #[test]
+    fn a_message_of_version_0_has_any_format_that_its_text_fits() {
+        let fitting = |text: &str| -> Vec<u8> {
+            let formats = [Format::Ascii, Format::Utf8, Format::Long];
+            let mut out = Vec::new();
+            let mut written = |format| Form::V0(format).write(&SIGNER, text, &mut out).then(|| out[49]);
+            formats.into_iter().filter_map(&mut written).collect()
+        };
+        assert_eq!(fitting(&"a".repeat(1147)), [0, 1, 2]);
+        assert_eq!(fitting(&"a".repeat(1148)), [2]);
+        assert_eq!(fitting("é"), [1, 2]);
+        assert_eq!(fitting("a\nb"), [1, 2]);
     }
 
     #[test]
@@ -165,8 +223,8 @@ mod tests {
         let long = "a".repeat(65_536);
         let mut out = Vec::new();
         assert!(!Form::Legacy.write(&SIGNER, &long, &mut out));
-        assert!(!Form::V0.write(&SIGNER, &long, &mut out));
-        assert!(!Form::V0.write(&SIGNER, "", &mut out));
+        assert!(!Form::V0(Format::Long).write(&SIGNER, &long, &mut out));
+        assert!(Form::ALL.into_iter().all(|form| form == Form::Raw || !form.write(&SIGNER, "", &mut out)));
     }
 
     proptest! {
@@ -178,11 +236,11 @@ mod tests {
 
         #[test]
         fn two_requests_never_share_a_text(
-            one in ("[A-Z]{1,7}", "/[!-~]{0,30}", any::<Vec<u8>>()),
-            two in ("[A-Z]{1,7}", "/[!-~]{0,30}", any::<Vec<u8>>()),
+            one in ("[A-Z]{1,7}", "[a-z]{1,3}(:[1-9]{1,4})?", "/[!-~]{0,30}", any::<Vec<u8>>()),
+            two in ("[A-Z]{1,7}", "[a-z]{1,3}(:[1-9]{1,4})?", "/[!-~]{0,30}", any::<Vec<u8>>()),
         ) {
-            let text = |(method, path, body): &(String, String, Vec<u8>)| {
-                bound_text(UnixMillis(1_700_000_000_000), &Request { method, path, body })
+            let text = |(method, gateway, path, body): &(String, String, String, Vec<u8>)| {
+                bound_text(UnixMillis(1_700_000_000_000), &gateway.parse().unwrap(), &Request { method, path, body })
             };
             prop_assert_eq!(one == two, text(&one) == text(&two));
             prop_assert_ne!(text(&one), bare_text(UnixMillis(1_700_000_000_000)));

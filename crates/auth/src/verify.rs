@@ -1,4 +1,4 @@
-//! From three header texts to the wallet that signed.
+//! From the headers' texts to the wallet that signed.
 
 use std::fmt;
 use std::sync::LazyLock;
@@ -8,7 +8,8 @@ use domain::{UnixMillis, Wallet};
 use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 use sha2::{Digest, Sha256};
 
-use crate::message::{Form, Request, bare_text, bound_text};
+use crate::message::{Form, Request, bare_text, bound_text, nameless_text};
+use crate::name::GatewayName;
 
 /// How long a signature is good.
 pub const PAST_MS: u64 = 5 * 60 * 1000;
@@ -28,12 +29,16 @@ pub struct Presented<'a> {
     pub signature: Option<&'a str>,
     /// `X-Timestamp`.
     pub timestamp: Option<&'a str>,
+    /// `X-Audience`: makes it the bound form.
+    pub audience: Option<&'a str>,
 }
 
-/// What the operator accepts.
+/// What is accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// Refuse Romulus's own form, which binds no request.
+pub struct Policy<'a> {
+    /// The names of the gateway, as its operator listed them.
+    pub audiences: &'a [GatewayName],
+    /// Refuse Romulus's own form, which binds neither request nor gateway.
     pub require_bound: bool,
 }
 
@@ -44,6 +49,7 @@ pub enum Header {
     Wallet,
     Signature,
     Timestamp,
+    Audience,
 }
 
 impl fmt::Display for Header {
@@ -52,12 +58,13 @@ impl fmt::Display for Header {
             Self::Wallet => "X-Wallet",
             Self::Signature => "X-Signature",
             Self::Timestamp => "X-Timestamp",
+            Self::Audience => "X-Audience",
         })
     }
 }
 
 /// Why a signature is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// A header is absent.
     #[error("the header {0} is missing")]
@@ -74,9 +81,26 @@ pub enum AuthError {
     /// Not this wallet's signature of any text this request may carry.
     #[error("the signature is not this wallet's for this request")]
     Invalid,
-    /// A good signature that binds no request, where one is wanted.
-    #[error("this gateway wants romulus:<unix-ms>:<METHOD>:<path>:<hex sha256 of the body> to be signed")]
+    /// Meant for another gateway.
+    #[error("the signature is for {named}, which is no name of this gateway ([gateway] audiences lists them)")]
+    OtherGateway {
+        /// The gateway it names.
+        named: GatewayName,
+    },
+    /// Nothing that could bind the request to a gateway, where that is wanted.
+    #[error("{}", wanted("this needs a signature that names the gateway"))]
     Unbound,
+    /// A good signature that binds the request, and names no gateway.
+    #[error("{}", wanted("the signed text names no gateway"))]
+    Nameless,
+}
+
+/// What is wrong with a text, and which is wanted.
+fn wanted(wrong: &str) -> String {
+    format!(
+        "{wrong}; sign romulus:<unix-ms>:<METHOD>:<host[:port]><path>:<hex sha256 of the body> with the host and port \
+         of the gateway's URL as you were given it, and send those as X-Audience too"
+    )
 }
 
 const fn shape(header: Header) -> &'static str {
@@ -84,6 +108,7 @@ const fn shape(header: Header) -> &'static str {
         Header::Wallet => "the base58 of 32 bytes",
         Header::Signature => "the base58 of 64 bytes",
         Header::Timestamp => "13 digits of Unix milliseconds",
+        Header::Audience => "the host of a gateway's URL, with its port unless that is the scheme's own",
     }
 }
 
@@ -105,25 +130,28 @@ pub struct Signed {
 /// Verifies the headers of a request.
 ///
 /// The cheap checks come first; lengths are capped before anything is decoded.
-/// A request whose signature is good costs one curve operation in our client's
-/// form, two in Romulus's own; a bad one costs six.
+/// A request whose signature is good costs one curve operation for raw bytes; a bad
+/// one costs one for each [`Form`], without an audience two.
 ///
 /// # Errors
 /// [`AuthError`] says which header is at fault and how.
 pub fn verify(
     presented: Presented<'_>,
     request: &Request<'_>,
-    policy: Policy,
+    policy: Policy<'_>,
     now: UnixMillis,
 ) -> Result<Signed, AuthError> {
-    let Claim { wallet, signature, at } = claim(presented, now)?;
+    let Claim { wallet, signature, at, audience } = claim(presented, policy, now)?;
     let key = VerifyingKey::from_bytes(&wallet.0).map_err(|_| AuthError::Malformed(Header::Wallet))?;
-    let Some((text, form, bound)) = which_text(&key, &signature, request, at) else {
-        return Err(AuthError::Invalid);
+    let wrapped = |text: &str| form_of(&key, &signature, text);
+    let (text, bound) = match audience {
+        Some(gateway) => (bound_text(at, gateway, request), true),
+        None => (bare_text(at), false),
     };
-    if policy.require_bound && !bound {
-        return Err(AuthError::Unbound);
-    }
+    let Some(form) = wrapped(&text) else {
+        let nameless = !bound && wrapped(&nameless_text(at, request)).is_some();
+        return Err(if nameless { AuthError::Nameless } else { AuthError::Invalid });
+    };
     Ok(Signed { wallet, form, bound, stamp_key: stamp_key(&wallet, &text), expires_at: at.plus(PAST_MS) })
 }
 
@@ -132,52 +160,51 @@ pub fn verify(
 ///
 /// # Errors
 /// As [`verify`] of the same headers.
-pub fn check_headers(presented: Presented<'_>, now: UnixMillis) -> Result<(), AuthError> {
-    claim(presented, now).map(drop)
+pub fn check_headers(presented: Presented<'_>, policy: Policy<'_>, now: UnixMillis) -> Result<(), AuthError> {
+    claim(presented, policy, now).map(drop)
 }
 
 /// What the headers claim.
-struct Claim {
+struct Claim<'a> {
     wallet: Wallet,
     signature: Signature,
     at: UnixMillis,
+    audience: Option<&'a GatewayName>,
 }
 
-fn claim(presented: Presented<'_>, now: UnixMillis) -> Result<Claim, AuthError> {
+fn claim<'a>(presented: Presented<'_>, policy: Policy<'a>, now: UnixMillis) -> Result<Claim<'a>, AuthError> {
     let wallet = presented.wallet.ok_or(AuthError::Missing(Header::Wallet))?;
     let signature = presented.signature.ok_or(AuthError::Missing(Header::Signature))?;
     let timestamp = presented.timestamp.ok_or(AuthError::Missing(Header::Timestamp))?;
     let at = parse_timestamp(timestamp)?;
     check_window(at, now)?;
+    let audience = presented.audience.map(|named| find_audience(named, policy.audiences)).transpose()?;
+    if policy.require_bound && audience.is_none() {
+        return Err(AuthError::Unbound);
+    }
     let wallet: Wallet = wallet.parse().map_err(|_| AuthError::Malformed(Header::Wallet))?;
     let signature = parse_signature(signature)?;
-    Ok(Claim { wallet, signature, at })
+    Ok(Claim { wallet, signature, at, audience })
 }
 
-/// Finds the text that was signed. The raw forms come first: nearly every
-/// request is one of those two.
-fn which_text(
-    key: &VerifyingKey,
-    signature: &Signature,
-    request: &Request<'_>,
-    at: UnixMillis,
-) -> Option<(String, Form, bool)> {
-    let texts = [(bound_text(at, request), true), (bare_text(at), false)];
+/// Finds the form in which this text was signed, if it was.
+pub(crate) fn form_of(key: &VerifyingKey, signature: &Signature, text: &str) -> Option<Form> {
     let mut bytes = Vec::with_capacity(256);
-    for form in Form::ALL {
-        for (text, bound) in &texts {
-            if form.write(key.as_bytes(), text, &mut bytes) && strict(key, &bytes, signature) {
-                return Some((text.clone(), form, *bound));
-            }
-        }
-    }
-    None
+    let signed = |form: &Form| form.write(key.as_bytes(), text, &mut bytes) && strict(key, &bytes, signature);
+    Form::ALL.into_iter().find(signed)
+}
+
+fn find_audience<'a>(text: &str, ours: &'a [GatewayName]) -> Result<&'a GatewayName, AuthError> {
+    ours.iter().find(|name| name.as_str() == text).ok_or_else(|| match text.parse() {
+        Ok(named) => AuthError::OtherGateway { named },
+        Err(_) => AuthError::Malformed(Header::Audience),
+    })
 }
 
 /// What `VerifyingKey::verify_strict` says, for one square root less: the plain check
 /// compares `R` with the canonical encoding of the point it computes, so an `R` that
 /// passes is canonical, and of small order only if it is one of these eight.
-pub(crate) fn strict(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
+fn strict(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
     static SMALL: LazyLock<[[u8; 32]; 8]> = LazyLock::new(|| EIGHT_TORSION.map(|point| point.compress().to_bytes()));
     !key.is_weak() && !SMALL.contains(signature.r_bytes()) && key.verify(message, signature).is_ok()
 }

@@ -13,6 +13,7 @@ fn a_signature_of_the_solana_command_line_is_taken_in_its_legacy_form() {
         wallet: Some("GmaDrppBC7P5ARKV8g3djiwP89vz1jLK23V2GBjuAEGB"),
         signature: Some(SIGNATURE),
         timestamp: Some("1700000000000"),
+        audience: None,
     };
     let request = Request { method: "POST", path: "/spawn", body: b"{}" };
     let signed = verify(presented, &request, Policy::default(), UnixMillis(1_700_000_000_500)).unwrap();

@@ -2,7 +2,8 @@
 
 use domain::UnixMillis;
 use palatine_auth::{
-    AuthError, Form, Header, Headers, Keypair, KeypairError, Policy, Presented, Request, Signed, check_headers, verify,
+    AuthError, Form, Format, GatewayName, Header, Headers, Keypair, KeypairError, Policy, Presented, Request, Signed,
+    check_headers, verify,
 };
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
@@ -19,19 +20,26 @@ fn present(headers: &Headers) -> Presented<'_> {
         wallet: Some(&headers.wallet),
         signature: Some(&headers.signature),
         timestamp: Some(&headers.timestamp),
+        audience: headers.audience.as_ref().map(GatewayName::as_str),
     }
 }
 
+/// The gateway of these tests, and another name of it.
+fn names() -> [GatewayName; 2] {
+    ["palatine.example:8443", "127.0.0.1:8080"].map(|name| name.parse().unwrap())
+}
+
 fn check(headers: &Headers, request: &Request<'_>, now: UnixMillis) -> Result<Signed, AuthError> {
-    verify(present(headers), request, Policy::default(), now)
+    let policy = Policy { audiences: &names(), require_bound: false };
+    verify(present(headers), request, policy, now)
 }
 
 fn bound(request: &Request<'_>, at: UnixMillis) -> Headers {
-    wallet().sign_request(request.method, request.path, request.body, at)
+    wallet().sign_request(&names()[0], request, at)
 }
 
 #[test]
-fn each_of_the_three_forms_of_romulus_text_is_accepted() {
+fn each_form_of_romulus_text_is_accepted() {
     for form in Form::ALL {
         let signed = check(&wallet().sign_instant(form, NOW), &SPAWN, NOW).unwrap();
         assert_eq!((signed.wallet, signed.form, signed.bound), (wallet().wallet(), form, false));
@@ -54,12 +62,66 @@ fn the_bound_form_is_accepted_for_its_own_request_alone() {
 
 #[test]
 fn a_gateway_that_wants_the_bound_form_refuses_the_others_by_that_name() {
-    let policy = Policy { require_bound: true };
+    let policy = Policy { audiences: &names(), require_bound: true };
     for form in Form::ALL {
         let headers = wallet().sign_instant(form, NOW);
         assert_eq!(verify(present(&headers), &SPAWN, policy, NOW), Err(AuthError::Unbound));
     }
     assert!(verify(present(&bound(&SPAWN, NOW)), &SPAWN, policy, NOW).is_ok());
+}
+
+#[test]
+fn fault_2_5_a_bound_signature_is_good_at_the_gateway_it_names_alone() {
+    let headers = bound(&SPAWN, NOW);
+    let at = |names: &[GatewayName]| {
+        verify(present(&headers), &SPAWN, Policy { audiences: names, require_bound: false }, NOW)
+    };
+    assert!(at(&names()).unwrap().bound);
+    let other: GatewayName = "other.example".parse().unwrap();
+    assert_eq!(at(std::slice::from_ref(&other)), Err(AuthError::OtherGateway { named: names()[0].clone() }));
+    assert_eq!(at(&[]), Err(AuthError::OtherGateway { named: names()[0].clone() }));
+    // Whoever passes it on cannot give it another name, not even one of the same gateway's.
+    let renamed = |name: &str| {
+        verify(
+            Presented { audience: Some(name), ..present(&headers) },
+            &SPAWN,
+            policy(&[other.clone(), names()[1].clone()]),
+            NOW,
+        )
+    };
+    assert_eq!(renamed("other.example"), Err(AuthError::Invalid));
+    assert_eq!(renamed("127.0.0.1:8080"), Err(AuthError::Invalid));
+    let unnamed = verify(Presented { audience: None, ..present(&headers) }, &SPAWN, policy(&names()), NOW);
+    assert_eq!(unnamed, Err(AuthError::Invalid));
+}
+
+fn policy(audiences: &[GatewayName]) -> Policy<'_> {
+    Policy { audiences, require_bound: false }
+}
+
+#[test]
+fn fault_2_5_a_name_that_no_url_has_is_malformed() {
+    let headers = bound(&SPAWN, NOW);
+    for name in ["", "Palatine.example:8443", "palatine.example:8443/", "https://palatine.example", "palatine.example:"]
+    {
+        let said = verify(Presented { audience: Some(name), ..present(&headers) }, &SPAWN, policy(&names()), NOW);
+        assert_eq!(said, Err(AuthError::Malformed(Header::Audience)), "{name}");
+    }
+}
+
+/// The bound form as it was before gateways had names: `romulus:<ms>:<METHOD>:<path>:<sha>`,
+/// signed by OpenSSL.
+#[test]
+fn fault_2_5_the_form_without_a_gateway_is_refused_in_words_that_tell_the_new_one() {
+    let headers = Headers {
+        signature: "5W2NJj9WnQBKTGeACcEFjJrZknhxQwmcbvq8ScFES94Q1pffJbYUiZ835rqVFeZ1eXb5wcrXQ5gEPtZiVx1ear9Q"
+            .to_owned(),
+        ..wallet().sign_instant(Form::Raw, NOW)
+    };
+    let error = check(&headers, &SPAWN, NOW).unwrap_err();
+    assert_eq!(error, AuthError::Nameless);
+    let said = error.to_string();
+    assert!(said.contains("<METHOD>:<host[:port]><path>:") && said.contains("X-Audience"), "{said}");
 }
 
 // Old gateway: parseInt("x") is NaN, and NaN > 300000 is false.
@@ -95,15 +157,14 @@ fn a_signature_is_remembered_for_as_long_as_it_would_be_accepted() {
 #[test]
 fn the_same_text_in_another_form_is_the_same_request_again() {
     let key = |form| check(&wallet().sign_instant(form, NOW), &SPAWN, NOW).unwrap().stamp_key;
-    assert_eq!(key(Form::Raw), key(Form::Legacy));
-    assert_eq!(key(Form::Raw), key(Form::V0));
+    assert!(Form::ALL.into_iter().all(|form| key(form) == key(Form::Raw)));
 }
 
 #[test]
 fn another_wallet_instant_or_request_is_another_stamp() {
     let key = |pair: &Keypair, at: UnixMillis, path| {
         let request = Request { path, ..SPAWN };
-        let headers = pair.sign_request(request.method, path, request.body, at);
+        let headers = pair.sign_request(&names()[0], &request, at);
         check(&headers, &request, NOW).unwrap().stamp_key
     };
     let other = Keypair::generate(&[43; 32]);
@@ -181,6 +242,7 @@ fn a_key_of_small_order_signs_nothing() {
         wallet: bs58::encode(identity).into_string(),
         signature: bs58::encode(signature).into_string(),
         timestamp: NOW.to_string(),
+        audience: None,
     };
     assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Invalid));
 }
@@ -211,8 +273,9 @@ fn a_keypair_file_of_another_shape_is_refused_without_showing_it() {
     }
 }
 
-/// Signatures of one fixed key, made by OpenSSL from the bytes as the forms'
-/// specifications give them.
+/// Signatures of one fixed key. Made by OpenSSL from the bytes as the forms'
+/// specifications give them; those of versions 0 and 1 by `@solana/offchain-messages`
+/// 8.4 from npm.
 #[test]
 fn the_published_vectors_hold() {
     let pair = wallet();
@@ -224,7 +287,7 @@ fn the_published_vectors_hold() {
     }
     assert_eq!(
         bound(&SPAWN, NOW).signature,
-        "5W2NJj9WnQBKTGeACcEFjJrZknhxQwmcbvq8ScFES94Q1pffJbYUiZ835rqVFeZ1eXb5wcrXQ5gEPtZiVx1ear9Q"
+        "2kjdeDncvcDy83ks2xEBwXujwAkGo4RNcYMmbVvfUyNMLo5eja2Mbh8cpVvK6JoWxrvSGEJiuyVhQZq9gkYDXBaL"
     );
 }
 
@@ -232,8 +295,35 @@ fn vector(form: Form) -> &'static str {
     match form {
         Form::Raw => "3xmpT9cZUx2YmPZDQQnZbLa1pjP57CvroHv4o9jePf5cH3oVUzuWvp4XSbCvKxc7DGiXcp7rq7tPGUFqyAqgDouz",
         Form::Legacy => "45dHPyrvgBpJDsGM565nVQiAie66cXruEdd6PBzcXuDwzVrTADrtSLkckSVFMBoAyhbZzFxr1gpUSMPZ7kcJRzRc",
-        Form::V0 => "2ugbHHQ7xo8S69yL92QWZCbNKJGzgQo9p7ugdK6npD9bS8yTiL8Xu1itwx8cZpgF3cCoHzjh1edVJaGHEQBzgGpT",
+        Form::V1 => "2ZAUHnZpZ4aT7wFMssKyVAP3A98ZESTAdHuwJreqTegyca2j5cNyDTUNDP9CceKjhV5nb9Ln3GMfWowV9Udwk7Dg",
+        Form::V0(Format::Utf8) => {
+            "3tAAbRqoyza9bHKTV6stbwVpMTeeBS4VLsUXH5TDrLBNR9FqtAzYFhwhkReM7WqkVqpzfFfXgszFNdcvDdx2v4ua"
+        }
+        Form::V0(Format::Long) => {
+            "2X66Lxk9r28vY755ahyBxuN95XYJYVKACX2THct16LkXew1N54RfxVBoSmzHyrnu74LmheyXvvcxGe5mMxT7bnEB"
+        }
+        Form::V0(Format::Ascii) => {
+            "2ugbHHQ7xo8S69yL92QWZCbNKJGzgQo9p7ugdK6npD9bS8yTiL8Xu1itwx8cZpgF3cCoHzjh1edVJaGHEQBzgGpT"
+        }
     }
+}
+
+#[test]
+fn case_offchain_v1_is_taken_as_its_package_makes_it() {
+    for form in [Form::V1, Form::V0(Format::Utf8), Form::V0(Format::Long), Form::V0(Format::Ascii)] {
+        let headers = Headers { signature: vector(form).to_owned(), ..wallet().sign_instant(Form::Raw, NOW) };
+        let signed = check(&headers, &SPAWN, NOW).unwrap();
+        assert_eq!((signed.wallet, signed.form, signed.bound), (wallet().wallet(), form, false));
+    }
+}
+
+/// The same wallet's signature, of a message that a second wallet must sign too.
+#[test]
+fn case_offchain_v1_with_a_second_signer_is_nobodys_word_yet() {
+    let signature =
+        "5tjdv2LvFSkSirbjwVGSTkGvxh33RFtxpwKV3fno1J3Xg2GeLotswhXEPFLvHProsNYogztUVz7oiKehbC3zMggE".to_owned();
+    let headers = Headers { signature, ..wallet().sign_instant(Form::Raw, NOW) };
+    assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Invalid));
 }
 
 proptest! {
@@ -243,7 +333,7 @@ proptest! {
     fn whatever_the_headers_hold_the_verifier_does_not_panic_and_lets_nobody_in(
         wallet in ".{0,60}", signature in ".{0,100}", timestamp in ".{0,20}",
     ) {
-        let headers = Headers { wallet, signature, timestamp };
+        let headers = Headers { wallet, signature, timestamp, audience: None };
         prop_assert!(check(&headers, &SPAWN, NOW).is_err());
     }
 
@@ -252,7 +342,7 @@ proptest! {
         seed: [u8; 32], path in "/[!-~]{0,40}", body: Vec<u8>, byte in 0_usize..64, bit in 0_u8..8,
     ) {
         let request = Request { method: "POST", path: &path, body: &body };
-        let mut headers = Keypair::generate(&seed).sign_request("POST", &path, &body, NOW);
+        let mut headers = Keypair::generate(&seed).sign_request(&names()[0], &request, NOW);
         prop_assert!(check(&headers, &request, NOW).is_ok());
         let mut bytes = bs58::decode(&headers.signature).into_vec().unwrap();
         bytes[byte] ^= 1 << bit;
@@ -265,14 +355,16 @@ proptest! {
 fn fault_2_2_headers_that_no_body_could_save_are_refused_without_it() {
     let headers = bound(&SPAWN, NOW);
     let whole = present(&headers);
-    assert_eq!(check_headers(whole, NOW), Ok(()));
-    let of = |wallet, signature, timestamp| check_headers(Presented { wallet, signature, timestamp }, NOW);
-    let Presented { wallet, signature, timestamp } = whole;
+    assert_eq!(check_headers(whole, policy(&names()), NOW), Ok(()));
+    let of = |wallet, signature, timestamp| {
+        check_headers(Presented { wallet, signature, timestamp, ..whole }, policy(&names()), NOW)
+    };
+    let Presented { wallet, signature, timestamp, .. } = whole;
     assert_eq!(of(None, signature, timestamp), Err(AuthError::Missing(Header::Wallet)));
     assert_eq!(of(wallet, None, timestamp), Err(AuthError::Missing(Header::Signature)));
     assert_eq!(of(wallet, signature, None), Err(AuthError::Missing(Header::Timestamp)));
     assert_eq!(of(Some("x"), signature, timestamp), Err(AuthError::Malformed(Header::Wallet)));
     assert_eq!(of(wallet, Some("x"), timestamp), Err(AuthError::Malformed(Header::Signature)));
     assert_eq!(of(wallet, signature, Some("1")), Err(AuthError::Malformed(Header::Timestamp)));
-    assert_eq!(check_headers(whole, NOW.plus(palatine_auth::PAST_MS + 1)), Err(AuthError::Expired));
+    assert_eq!(check_headers(whole, policy(&names()), NOW.plus(palatine_auth::PAST_MS + 1)), Err(AuthError::Expired));
 }

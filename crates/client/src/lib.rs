@@ -15,4 +15,5 @@ pub use hop::strip_hop_by_hop;
 pub use node::{Deadlines, LogSource, NodeBody, NodeClient, NodeError, Tunnel};
 pub use public::{
     ClientError, Command, Door, Exit, Limits, Payer, Process, ProcessHandle, Public, Question, Refused, SpawnOptions,
+    gateway_name,
 };

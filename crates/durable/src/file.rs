@@ -61,7 +61,8 @@ pub fn move_to(what: &str, draft: &Path, path: &Path) -> io::Result<()> {
 /// # Errors
 /// When the disk or the folder above will not.
 pub fn make_dir(what: &str, path: &Path) -> io::Result<()> {
-    let missing: Vec<&Path> = path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists()).collect();
+    let missing: Vec<&Path> =
+        path.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists()).collect();
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     failpoint(what, "made");
     missing.into_iter().try_for_each(sync_parent)

@@ -76,30 +76,41 @@ fn killed_everywhere(operation: &str, least: usize, start: impl Fn(&Path), check
 
 #[test]
 fn fault_1_4_a_file_that_is_made_is_there_whole_or_not_at_all_and_is_made_the_next_time() {
-    killed_everywhere("create", 5, |_| {}, |point, file| {
-        match fs::read(file) {
+    killed_everywhere(
+        "create",
+        5,
+        |_| {},
+        |point, file| match fs::read(file) {
             Ok(bytes) => assert_eq!(bytes, NEW, "{point}"),
             Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{point}"),
-        }
-    });
+        },
+    );
 }
 
 #[test]
 fn fault_1_4_a_file_that_is_replaced_is_the_old_one_or_the_new_one() {
-    killed_everywhere("replace", 5, |file| fs::write(file, OLD).unwrap(), |point, file| {
-        let bytes = fs::read(file).unwrap();
-        assert!(bytes == OLD || bytes == NEW, "{point}: {bytes:?}");
-    });
+    killed_everywhere(
+        "replace",
+        5,
+        |file| fs::write(file, OLD).unwrap(),
+        |point, file| {
+            let bytes = fs::read(file).unwrap();
+            assert!(bytes == OLD || bytes == NEW, "{point}: {bytes:?}");
+        },
+    );
 }
 
 #[test]
 fn fault_1_4_a_file_that_is_wiped_is_never_found_half() {
-    killed_everywhere("wipe", 2, |file| fs::write(file, OLD).unwrap(), |point, file| {
-        match fs::read(file) {
+    killed_everywhere(
+        "wipe",
+        2,
+        |file| fs::write(file, OLD).unwrap(),
+        |point, file| match fs::read(file) {
             Ok(bytes) => assert_eq!(bytes, [0; OLD.len()], "{point}"),
             Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{point}"),
-        }
-    });
+        },
+    );
     killed_everywhere("make_dir", 1, |_| {}, |_, _| {});
 }
 

@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 use wire::fault::Fault;
 use wire::public::{AgentsResponse, StatusResponse, StopResponse, UsageResponse, UsageStats};
 
-use crate::caller::{Owner, Stopper, presented};
+use crate::caller::{Reader, Stopper, presented};
 use crate::refusal::Refusal;
 use crate::shape::{Id, WalletOf, json};
 use crate::state::Gateway;
@@ -29,7 +29,10 @@ const MAX_LISTED: u32 = 100;
         (status = 202, description = "Its node does not answer; it will end", body = StopResponse),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     ),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
 )]
 pub(crate) async fn stop(
     State(gateway): State<Arc<Gateway>>,
@@ -51,12 +54,15 @@ pub(crate) async fn stop(
     path = "/status/{id}",
     params(("id" = AgentId, Path, description = "The agent")),
     responses((status = 200, description = "How it is", body = StatusResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
 )]
 pub(crate) async fn status(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
-    owner: Owner,
+    Reader(owner): Reader,
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, owner.wallet).await?;
     let uptime_ms = record.meter.uptime_ms(owner.now);
@@ -74,9 +80,15 @@ pub(crate) async fn status(
     tag = "agents",
     path = "/agents",
     responses((status = 200, description = "One's own agents, newest first", body = AgentsResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
 )]
-pub(crate) async fn list(State(gateway): State<Arc<Gateway>>, owner: Owner) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn list(
+    State(gateway): State<Arc<Gateway>>,
+    Reader(owner): Reader,
+) -> Result<Response<Body>, Refusal> {
     let records = gateway.parts.store.of(owner.wallet, MAX_LISTED).await?;
     json(StatusCode::OK, &AgentsResponse { agents: records.iter().map(|record| gateway.view(record)).collect() })
 }
@@ -90,7 +102,10 @@ pub(crate) async fn list(State(gateway): State<Arc<Gateway>>, owner: Owner) -> R
     path = "/usage/{wallet}",
     params(("wallet" = Wallet, Path, description = "Whose usage")),
     responses((status = 200, description = "Totals, the running agent included", body = UsageResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
 )]
 pub(crate) async fn usage(
     State(gateway): State<Arc<Gateway>>,
@@ -101,7 +116,7 @@ pub(crate) async fn usage(
     if unsigned && gateway.config.public_usage {
         return gateway.totals(wallet, gateway.now(), false).await;
     }
-    let owner = Owner::from_request(request, &gateway).await?;
+    let Reader(owner) = Reader::from_request(request, &gateway).await?;
     if owner.wallet != wallet {
         return Err(Refusal::not_found());
     }

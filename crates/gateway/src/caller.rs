@@ -16,13 +16,13 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use store::Stamp;
 use wire::connect::Envelope;
 use wire::fault::Code;
-use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
-/// A verified signature that is **not spent yet**: whoever takes this spends
-/// `stamp`, whatever the answer is.
+/// A verified signature of a spawn that is **not spent yet**: whoever takes this
+/// spends `stamp`, whatever the answer is. It may be Romulus's own text.
 pub(crate) struct Verified {
     pub(crate) wallet: Wallet,
     pub(crate) stamp: Stamp,
@@ -30,24 +30,43 @@ pub(crate) struct Verified {
     pub(crate) now: UnixMillis,
 }
 
-/// A verified signature, spent durably.
+/// A verified signature that binds the request and this gateway, spent durably.
 pub(crate) struct Owner {
     pub(crate) wallet: Wallet,
     pub(crate) body: Bytes,
     pub(crate) now: UnixMillis,
 }
 
-/// An [`Owner`] who is let in however often the wallet has asked: stopping
-/// always works.
+/// An [`Owner`] who only reads what is its own, and may have signed Romulus's own
+/// text.
+pub(crate) struct Reader(pub(crate) Owner);
+
+/// An [`Owner`] who is let in however often the wallet has asked, and may have
+/// signed Romulus's own text: stopping always works.
 pub(crate) struct Stopper(pub(crate) Owner);
+
+/// Which texts open a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opens {
+    /// Romulus's own too: its five routes, and reading.
+    EitherText,
+    /// Those alone that bind the request and this gateway: an operator who gets
+    /// another can replay it at every other gateway.
+    BoundText,
+}
+
+impl Opens {
+    fn policy(self, gateway: &Gateway) -> Policy<'_> {
+        let require_bound = gateway.config.require_bound || self == Self::BoundText;
+        Policy { audiences: &gateway.audiences, require_bound }
+    }
+}
 
 impl FromRequest<Arc<Gateway>> for Verified {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        let verified = verify(gateway, request).await?;
-        gateway.rates.wallets.check(verified.wallet)?;
-        Ok(verified)
+        verify_counted(gateway, request, Opens::EitherText).await
     }
 }
 
@@ -55,8 +74,15 @@ impl FromRequest<Arc<Gateway>> for Owner {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        let verified = Verified::from_request(request, gateway).await?;
-        spend(gateway, verified).await
+        spend(gateway, verify_counted(gateway, request, Opens::BoundText).await?).await
+    }
+}
+
+impl FromRequest<Arc<Gateway>> for Reader {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+        spend(gateway, verify_counted(gateway, request, Opens::EitherText).await?).await.map(Self)
     }
 }
 
@@ -64,8 +90,7 @@ impl FromRequest<Arc<Gateway>> for Stopper {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        let verified = verify(gateway, request).await?;
-        spend(gateway, verified).await.map(Self)
+        spend(gateway, verify(gateway, request, Opens::EitherText).await?).await.map(Self)
     }
 }
 
@@ -75,24 +100,33 @@ async fn spend(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> 
     Ok(Owner { wallet, body, now })
 }
 
-async fn verify(gateway: &Gateway, request: Request<Body>) -> Result<Verified, Refusal> {
+/// Verifies, and counts the request against its wallet.
+async fn verify_counted(gateway: &Gateway, request: Request<Body>, opens: Opens) -> Result<Verified, Refusal> {
+    let verified = verify(gateway, request, opens).await?;
+    gateway.rates.wallets.check(verified.wallet)?;
+    Ok(verified)
+}
+
+async fn verify(gateway: &Gateway, request: Request<Body>, opens: Opens) -> Result<Verified, Refusal> {
     let (head, body) = request.into_parts();
     // Nobody's body is read whose headers are refused whatever it is.
-    auth::check_headers(presented(&head.headers), gateway.now())?;
+    let policy = opens.policy(gateway);
+    auth::check_headers(presented(&head.headers), policy, gateway.now())?;
     let body = read(gateway, body).await?;
-    verify_over(gateway, &head, body)
+    verify_over(gateway, policy, &head, body)
 }
 
 /// The signer of a request whose body goes on, in Connect's envelopes: what is signed
 /// of the body is its first envelope alone. The body comes back whole.
 pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Result<(Wallet, Body), Refusal> {
     let (head, body) = request.into_parts();
-    auth::check_headers(presented(&head.headers), gateway.now())?;
+    let policy = Opens::BoundText.policy(gateway);
+    auth::check_headers(presented(&head.headers), policy, gateway.now())?;
     let mut rest = body.into_data_stream();
     let within = Duration::from_millis(gateway.limits.body_ms);
     let begun = tokio::time::timeout(within, first_envelope(&mut rest)).await;
     let (first, more) = begun.map_err(|_| Refusal::invalid("the body did not begin in time"))??;
-    let verified = verify_over(gateway, &head, first.clone())?;
+    let verified = verify_over(gateway, policy, &head, first.clone())?;
     gateway.rates.wallets.check(verified.wallet)?;
     let owner = spend(gateway, verified).await?;
     let begin = futures_util::stream::iter([first, more].map(Ok));
@@ -113,9 +147,8 @@ async fn first_envelope(body: &mut BodyDataStream) -> Result<(Bytes, Bytes), Ref
     }
 }
 
-fn verify_over(gateway: &Gateway, head: &Parts, body: Bytes) -> Result<Verified, Refusal> {
+fn verify_over(gateway: &Gateway, policy: Policy<'_>, head: &Parts, body: Bytes) -> Result<Verified, Refusal> {
     let now = gateway.now();
-    let policy = Policy { require_bound: gateway.config.require_bound };
     let signed = auth::verify(presented(&head.headers), &bound(head, &body), policy, now)?;
     tracing::debug!(form = signed.form.as_str(), bound = signed.bound, "a signature is good");
     if gateway.spent.knows(&signed.stamp_key) {
@@ -139,7 +172,12 @@ pub(crate) fn presented(headers: &HeaderMap) -> Presented<'_> {
         let first = values.next()?;
         Some(if values.next().is_some() { "" } else { first.to_str().unwrap_or("") })
     };
-    Presented { wallet: one(X_WALLET), signature: one(X_SIGNATURE), timestamp: one(X_TIMESTAMP) }
+    Presented {
+        wallet: one(X_WALLET),
+        signature: one(X_SIGNATURE),
+        timestamp: one(X_TIMESTAMP),
+        audience: one(X_AUDIENCE),
+    }
 }
 
 /// Reads a body, within the bounds of the API.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
+use auth::GatewayName;
 use domain::TierName;
 use serde::Deserialize;
 
@@ -28,9 +29,9 @@ pub enum ConfigError {
     /// A path's URL without a listener.
     #[error("gateway.path_url: nothing listens for it; set gateway.path_listen")]
     NoPathListener,
-    /// An address that links of wallets cannot name.
-    #[error("gateway.name: {0} cannot be a gateway's name; set one")]
-    Name(SocketAddr),
+    /// A domain that signatures cannot name.
+    #[error("gateway.audiences: the domain of agent_url, {0:?}, cannot be a gateway's name; list them")]
+    NoAudience(String),
     /// One half of a certificate.
     #[error("tls: cert_file and key_file belong together, and tls.listen needs both")]
     HalfTls,
@@ -63,16 +64,25 @@ pub struct Config {
     /// What clients are told of that: a URL with `{id}` as its last segment, for
     /// a proxy before it. Default `http://<first of path_listen>/{id}`.
     pub path_url: Option<String>,
-    /// Names that the API is asked by, beside addresses, `localhost`, `name` and the
-    /// domain of `agent_url`. A request for any other host is refused. Default none.
+    /// Names that the API is asked by, beside addresses, `localhost`, `audiences` and
+    /// the domain of `agent_url`. A request for any other host is refused. Default none.
     pub hosts: BTreeSet<Host>,
     /// Origins whose pages may call the API: `https://app.example.com`, or `*`.
     /// Default none.
     pub cors_origins: BTreeSet<Origin>,
-    /// What links of wallets name: the public host, with its port unless that is the
-    /// scheme's own. Default the first address it listens on.
-    pub name: Option<auth::GatewayName>,
-    /// Accept only signatures that bind the request. Default `false`.
+    /// The public host, with its port unless that is the scheme's own: one of
+    /// `audiences`. Default none.
+    pub name: Option<GatewayName>,
+    /// The hosts of this gateway's URL as clients are given it, each with its port
+    /// unless that is the scheme's own. Signatures and links must name one of them,
+    /// so that none can be replayed at another operator's gateway. Default `name`, the
+    /// domain of `agent_url`, and the addresses listened on, for loopback with
+    /// `localhost`.
+    pub audiences: Vec<GatewayName>,
+    /// Accept only signatures that bind request and gateway, on every route. Default
+    /// `false`: Romulus's own routes, and reading one's own agents, take
+    /// `romulus:<unix-ms>` too, which whoever gets it can replay at another gateway
+    /// for five minutes.
     pub require_bound: bool,
     /// Answer `/usage/{wallet}` with totals to anyone. Default `false`.
     pub public_usage: bool,
@@ -105,6 +115,7 @@ impl Default for Config {
             hosts: BTreeSet::new(),
             cors_origins: BTreeSet::new(),
             name: None,
+            audiences: Vec::new(),
             require_bound: false,
             public_usage: false,
             byo_image_tiers: BTreeSet::new(),

@@ -19,7 +19,7 @@ use tokio::sync::broadcast::error::RecvError;
 use wire::fault::Fault;
 use wire::public::StateChange;
 
-use crate::caller::Owner;
+use crate::caller::Reader;
 use crate::refusal::Refusal;
 use crate::shape::Id;
 use crate::state::Gateway;
@@ -40,13 +40,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
             content_type = "text/event-stream"),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     ),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
 )]
 pub(crate) async fn events(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
     headers: HeaderMap,
-    owner: Owner,
+    Reader(owner): Reader,
 ) -> Result<Response, Refusal> {
     let after = last_seen(&headers)?;
     gateway.owned(id, owner.wallet).await?;

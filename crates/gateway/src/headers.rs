@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::header::{AUTHORIZATION, EXPECT, HeaderMap, HeaderName, HeaderValue};
-use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -92,6 +92,7 @@ fn strip_not_believed(headers: &mut HeaderMap) {
     if headers.remove(X_WALLET).is_some() {
         headers.remove(X_SIGNATURE);
         headers.remove(X_TIMESTAMP);
+        headers.remove(X_AUDIENCE);
     }
 }
 
@@ -172,7 +173,7 @@ mod tests {
         }
         strip_not_believed(&mut map);
         assert_eq!(map, kept);
-        let mut signed = headers(&[("x-wallet", "w"), ("x-signature", "s"), ("x-timestamp", "1")]);
+        let mut signed = headers(&[("x-wallet", "w"), ("x-signature", "s"), ("x-timestamp", "1"), ("x-audience", "a")]);
         strip_not_believed(&mut signed);
         assert_eq!(signed, HeaderMap::new());
     }

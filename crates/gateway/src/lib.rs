@@ -13,7 +13,7 @@
 //! | `ingress`, `headers`, `upgrade`, `answer`, `toll` | the way to an agent and back, and what is taken on it |
 //! | `pages` | what pages of browsers may ask the API for |
 //! | `urls` | where agents answer |
-//! | `caller`, `spent` | whose signature it is, spent once |
+//! | `caller`, `names`, `spent` | whose signature it is, for which gateway, spent once |
 //! | `ids` | the agents' ids |
 //! | `refusal` | every error's answer: the only place that knows both |
 //! | `guests`, `images` | what is needed of the nodes, as narrow traits |
@@ -21,8 +21,9 @@
 //!
 //! # What a handler may rely on
 //! A handler that takes an [`caller::Owner`] runs only for a verified signature
-//! that was spent durably before; one that takes a [`caller::Verified`] must
-//! spend it itself, and only `spawn` does.
+//! that binds the request and this gateway, and was spent durably before. One that
+//! takes a [`caller::Reader`], a [`caller::Stopper`] or a [`caller::Verified`] may
+//! run for Romulus's own text; the last must spend it itself, and only `spawn` does.
 
 mod agents;
 mod answer;
@@ -42,6 +43,7 @@ mod limit;
 mod links;
 mod logs;
 mod meta;
+mod names;
 mod openapi;
 mod pages;
 mod pool;

@@ -24,13 +24,13 @@ use crate::state::Gateway;
     path = "/links",
     request_body = LinkRequest,
     responses((status = 200, description = "They are linked", body = LinkResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
 pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, owner: Owner) -> Result<Response<Body>, Refusal> {
     let chain_id = gateway.treasury()?.chain_id();
     let request: LinkRequest = parse_json(&owner.body)?;
     let link = signed(&request)?;
-    let asked = Asked { gateway: &gateway.name, chain_id, holder: owner.wallet };
+    let asked = Asked { gateways: &gateway.audiences, chain_id, holder: owner.wallet };
     link.verify(&asked, owner.now).map_err(|error| refused(&error.to_string()))?;
     // Each text is good once, like every signed message.
     gateway.spend(Stamp { key: link.terms.stamp_key(), expires_at: link.terms.expires_at }).await?;
@@ -55,7 +55,7 @@ pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, owner: Owner) -> R
     tag = "payments",
     path = "/links",
     responses((status = 200, description = "The link, with both signatures", body = LinkResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
 pub(crate) async fn my_link(State(gateway): State<Arc<Gateway>>, owner: Owner) -> Result<Response<Body>, Refusal> {
     let link = gateway.parts.store.link_of(owner.wallet).await?;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use store::Record;
 use wire::fault::{Code, Fault};
 
-use crate::caller::Owner;
+use crate::caller::Reader;
 use crate::refusal::Refusal;
 use crate::shape::{Id, query};
 use crate::state::Gateway;
@@ -50,13 +50,16 @@ enum Source {
         ("source" = Option<String>, Query, description = "`agent` (default) or `console`"),
     ),
     responses((status = 200, description = "Lines of text", body = String, content_type = "text/plain"), (status = "default", description = "What is wrong, by `code`", body = Fault)),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
 )]
 pub(crate) async fn logs(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
     uri: Uri,
-    owner: Owner,
+    Reader(owner): Reader,
 ) -> Result<Response<Body>, Refusal> {
     let LogsQuery { follow, source } = query(&uri)?;
     let record = gateway.owned(id, owner.wallet).await?;

@@ -2,7 +2,7 @@
 
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa::{Modify, OpenApi};
-use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 /// The OpenAPI document of this gateway, as pretty JSON.
 #[must_use]
@@ -15,10 +15,13 @@ pub fn openapi() -> String {
     info(
         title = "Palatine",
         description = "A holder of the operator's token signs a request and has an agent in a virtual machine of \
-        its own.\n\nEvery request of a holder carries `X-Wallet`, `X-Signature` and `X-Timestamp`. Signed is either \
-        `romulus:<unix-ms>` or `romulus:<unix-ms>:<METHOD>:<path>:<hex sha256 of the body>`, where `<path>` is the \
-        path with its query string as sent, as raw bytes or as a Solana off-chain message. `X-Timestamp` is \
-        `<unix-ms>`, 13 digits. Each signature is good once, for five minutes.",
+        its own.\n\nEvery request of a holder carries `X-Wallet`, `X-Signature` and `X-Timestamp`. Signed is \
+        `romulus:<unix-ms>:<METHOD>:<host[:port]><path>:<hex sha256 of the body>`, where `<host[:port]>` is that of the \
+        gateway's URL as the client was given it (without the port if it is the scheme's own), which goes as \
+        `X-Audience` too, and `<path>` is the path with its query string as sent. Where a route takes requests without \
+        `X-Audience`, `romulus:<unix-ms>` will do, unless the operator closed that. A text is signed as raw bytes or as \
+        a Solana off-chain message of version 0 or 1. `X-Timestamp` is `<unix-ms>`, 13 digits. Each signature is good \
+        once, for five minutes.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     paths(
@@ -62,7 +65,7 @@ pub fn openapi() -> String {
 )]
 struct Document;
 
-/// The three headers of a signature, as security schemes.
+/// The headers of a signature, as security schemes.
 struct Signature;
 
 impl Modify for Signature {
@@ -72,6 +75,7 @@ impl Modify for Signature {
             ("wallet", X_WALLET, "The wallet, base58 of 32 bytes."),
             ("signature", X_SIGNATURE, "The ed25519 signature, base58 of 64 bytes."),
             ("timestamp", X_TIMESTAMP, "The signed instant: Unix milliseconds, 13 digits."),
+            ("audience", X_AUDIENCE, "The host of the gateway's URL, with its port unless that is the scheme's own."),
         ] {
             let value = ApiKeyValue::with_description(header, said);
             components.add_security_scheme(name, SecurityScheme::ApiKey(ApiKey::Header(value)));

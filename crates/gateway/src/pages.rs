@@ -16,7 +16,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVal
 use http::{Method, Response};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use wire::fault::Code;
-use wire::public::{IDEMPOTENCY_KEY, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+use wire::public::{IDEMPOTENCY_KEY, X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::entry::X_TRACE_ID;
 use crate::hosts::Origin;
@@ -49,7 +49,7 @@ pub(crate) fn cors(origins: &BTreeSet<Origin>) -> CorsLayer {
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::try_from(origin.to_string()).ok()))
     };
-    let asked = [X_WALLET, X_SIGNATURE, X_TIMESTAMP, IDEMPOTENCY_KEY, "connect-protocol-version"];
+    let asked = [X_WALLET, X_SIGNATURE, X_TIMESTAMP, X_AUDIENCE, IDEMPOTENCY_KEY, "connect-protocol-version"];
     let asked = asked.map(HeaderName::from_static).into_iter();
     let asked = asked.chain([CONTENT_TYPE, AUTHORIZATION, x402::PAYMENT_SIGNATURE, x402::X_PAYMENT]);
     let told = [X_TRACE_ID, RETRY_AFTER, x402::PAYMENT_REQUIRED, x402::PAYMENT_RESPONSE, x402::X_PAYMENT_RESPONSE];

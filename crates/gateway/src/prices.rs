@@ -9,7 +9,7 @@ use http::{Response, StatusCode};
 use wire::fault::{Code, Fault};
 use wire::vault::Prices;
 
-use crate::caller::Owner;
+use crate::caller::{Owner, Reader};
 use crate::refusal::Refusal;
 use crate::shape::{Id, json, parse_json};
 use crate::state::Gateway;
@@ -23,12 +23,15 @@ use crate::toll::{MAX_PATH, MAX_PRICES, is_plain};
     path = "/agents/{id}/prices",
     params(("id" = AgentId, Path, description = "The agent")),
     responses((status = 200, description = "Its prices", body = Prices), (status = "default", description = "What is wrong, by `code`", body = Fault)),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
 )]
 pub(crate) async fn prices(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
-    owner: Owner,
+    Reader(owner): Reader,
 ) -> Result<Response<Body>, Refusal> {
     gateway.owned(id, owner.wallet).await?;
     json(StatusCode::OK, &Prices { prices: gateway.parts.store.prices_of(id).await? })
@@ -43,7 +46,7 @@ pub(crate) async fn prices(
     params(("id" = AgentId, Path, description = "The agent")),
     request_body = Prices,
     responses((status = 200, description = "Its prices", body = Prices), (status = "default", description = "What is wrong, by `code`", body = Fault)),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
 pub(crate) async fn set_prices(
     State(gateway): State<Arc<Gateway>>,

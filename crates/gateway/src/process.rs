@@ -13,7 +13,7 @@ use http::{Method, Request, Response};
 use serde::Deserialize;
 use wire::TRACEPARENT;
 use wire::fault::Fault;
-use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::caller::{self, Owner};
 use crate::entry::Arrival;
@@ -55,7 +55,7 @@ pub(crate) struct Segment {
             content_type = "application/connect+json"),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     ),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
 pub(crate) async fn pass(
     State(gateway): State<Arc<Gateway>>,
@@ -78,7 +78,8 @@ pub(crate) async fn pass(
     let node = node_of(&record)?;
     let place = gateway.streams.for_wallet(wallet)?;
     strip_hop_by_hop(&mut headers);
-    for ours in [X_WALLET, X_SIGNATURE, X_TIMESTAMP, AUTHORIZATION.as_str(), COOKIE.as_str(), CONTENT_LENGTH.as_str()] {
+    let signature = [X_WALLET, X_SIGNATURE, X_TIMESTAMP, X_AUDIENCE];
+    for ours in signature.into_iter().chain([AUTHORIZATION.as_str(), COOKIE.as_str(), CONTENT_LENGTH.as_str()]) {
         headers.remove(ours);
     }
     if let Ok(trace) = arrival.trace.traceparent().parse() {

@@ -93,7 +93,7 @@ impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Said(fault) => *fault,
-            Refusal::Auth(error) => Self::new(auth_code(error), error.to_string()),
+            Refusal::Auth(error) => Self::new(auth_code(&error), error.to_string()),
             Refusal::TooOften(TooOften(seconds)) => {
                 Self::new(Code::RateLimited, "too many requests; wait, then go on more slowly").retry_after(seconds)
             }
@@ -109,13 +109,14 @@ impl From<Refusal> for Fault {
     }
 }
 
-const fn auth_code(error: AuthError) -> Code {
+const fn auth_code(error: &AuthError) -> Code {
     match error {
         AuthError::Missing(_) => Code::MissingSignature,
         AuthError::Malformed(_) => Code::MalformedSignature,
         AuthError::Expired | AuthError::Early => Code::ExpiredSignature,
         AuthError::Invalid => Code::InvalidSignature,
-        AuthError::Unbound => Code::UnboundSignature,
+        AuthError::OtherGateway { .. } => Code::OtherGateway,
+        AuthError::Unbound | AuthError::Nameless => Code::UnboundSignature,
     }
 }
 

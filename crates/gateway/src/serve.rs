@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use auth::GatewayName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -14,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::Server;
 use crate::entry::Peer;
 use crate::limit::{Crowd, Place, Rates, client_key};
+use crate::names::{self, Listening};
 use crate::pool::Pools;
 use crate::routes::router;
 use crate::state::{Gateway, Parts};
@@ -84,11 +84,14 @@ impl Listeners {
         Ok(Some(PathUrl::at(first.local_addr().map_err(ServeError::Address)?)?))
     }
 
-    /// What links name this gateway by unless the configuration says otherwise.
-    fn name(&self) -> Result<GatewayName, ServeError> {
-        let address = self.first()?;
-        let name = address.to_string().parse();
-        name.map_err(|_| ConfigError::Name(address).into())
+    /// The addresses, and which speak TLS.
+    fn listening(&self) -> Result<Vec<Listening>, ServeError> {
+        let plain = self.plain.iter().map(|listener| (listener, false));
+        let secure = self.tls.iter().map(|listener| (listener, true));
+        plain
+            .chain(secure)
+            .map(|(listener, tls)| Ok((listener.local_addr().map_err(ServeError::Address)?, tls)))
+            .collect()
     }
 
     fn first(&self) -> Result<SocketAddr, ServeError> {
@@ -129,16 +132,13 @@ pub async fn serve(
         Some(text) => Some(PathUrl::parse(text)?),
         None => listeners.path_url()?,
     };
-    let name = match &config.name {
-        Some(name) => name.clone(),
-        None => listeners.name()?,
-    };
+    let audiences = names::audiences(&config, &agent_url, &listeners.listening()?)?;
     let acceptor = certificates.as_ref().map(Certificates::acceptor).transpose()?;
     if !listeners.tls.is_empty() && acceptor.is_none() {
         return Err(ConfigError::HalfTls.into());
     }
     let drain = Duration::from_millis(config.drain_ms);
-    let gateway = Arc::new(Gateway::new(config, limits, (agent_url, path_url), name, parts, shutdown.clone()));
+    let gateway = Arc::new(Gateway::new(config, limits, (agent_url, path_url), audiences, parts, shutdown.clone()));
     let server = Server::new(Arc::clone(&gateway), router(Arc::clone(&gateway)));
     gateway.parts.images.refresh().await;
     let doors = Doors::new(&gateway.limits);

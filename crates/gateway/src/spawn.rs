@@ -57,7 +57,10 @@ const fn yes() -> bool {
         (status = 202, description = "The agent is starting", body = SpawnResponse),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     ),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
 )]
 pub(crate) async fn spawn(
     State(gateway): State<Arc<Gateway>>,

@@ -74,8 +74,8 @@ pub(crate) struct Gateway {
     pub(crate) tariff: Tariff,
     /// How the relayer is, as was found a moment ago.
     pub(crate) relayer_health: Cache<(), Arc<Health>>,
-    /// What links of wallets name.
-    pub(crate) name: GatewayName,
+    /// What signatures and links may name.
+    pub(crate) audiences: Vec<GatewayName>,
     /// Places for answers that do not end by themselves.
     pub(crate) streams: Streams,
     /// Connections to the agents.
@@ -92,13 +92,13 @@ impl Gateway {
         config: Config,
         limits: Limits,
         urls: (AgentUrl, Option<PathUrl>),
-        name: GatewayName,
+        audiences: Vec<GatewayName>,
         parts: Parts,
         draining: CancellationToken,
     ) -> Self {
         let (agent_url, path_url) = urls;
-        let ours = [name.to_string(), agent_url.domain().to_owned()];
-        let ours = ours.iter().map(String::as_str).chain(path_url.as_ref().map(PathUrl::authority));
+        let ours = audiences.iter().map(GatewayName::as_str).chain([agent_url.domain()]);
+        let ours = ours.chain(path_url.as_ref().map(PathUrl::authority));
         Self {
             hosts: Hosts::new(&config.hosts, ours),
             rates: Rates::new(&limits),
@@ -106,7 +106,7 @@ impl Gateway {
             ids: Ids::default(),
             tariff: Tariff::new(),
             relayer_health: Cache::builder().max_capacity(1).time_to_live(HEALTH_LASTS).build(),
-            name,
+            audiences,
             streams: Streams::new(&limits),
             pools: Pools::new(Arc::clone(&parts.guests), &limits),
             tasks: TaskTracker::new(),

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use auth::GatewayName;
 use domain::AgentId;
 use http::uri::Authority;
 
@@ -52,6 +53,11 @@ impl AgentUrl {
     /// The host of that URL, with its port unless it is the scheme's own.
     pub(crate) fn host(&self, id: AgentId) -> String {
         format!("{id}{}", self.after_id)
+    }
+
+    /// The host that the agents' lie under, with its port, if signatures can name it.
+    pub(crate) fn parent(&self) -> Option<GatewayName> {
+        self.after_id.strip_prefix('.').and_then(|host| host.to_ascii_lowercase().parse().ok())
     }
 
     /// The domain that the agents' hosts lie under.

@@ -12,7 +12,7 @@ use wire::vault::{
     AgentVault, ChainResponse, DeployRequest, SubmitRequest, TasksResponse, TxResponse, VaultResponse, VaultState,
 };
 
-use crate::caller::Owner;
+use crate::caller::{Owner, Reader};
 use crate::refusal::Refusal;
 use crate::shape::{Id, json, parse_json};
 use crate::state::Gateway;
@@ -37,12 +37,15 @@ pub(crate) async fn chain(State(gateway): State<Arc<Gateway>>) -> Result<Respons
     path = "/agents/{id}/vault",
     params(("id" = AgentId, Path, description = "The agent")),
     responses((status = 200, description = "Its vault", body = AgentVault), (status = "default", description = "What is wrong, by `code`", body = Fault)),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
 )]
 pub(crate) async fn agent_vault(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
-    owner: Owner,
+    Reader(owner): Reader,
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, owner.wallet).await?;
     let vault = gateway.treasury()?.agent_vault(record.id, record.wallet).await?;
@@ -63,7 +66,7 @@ pub(crate) async fn agent_vault(
         (status = 202, description = "It is on its way; the agent's status tells how far", body = AgentVault),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     ),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
 pub(crate) async fn deploy(
     State(gateway): State<Arc<Gateway>>,
@@ -122,7 +125,7 @@ pub(crate) async fn tasks(
         (status = 202, description = "It is on its way", body = TxResponse),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     ),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
 pub(crate) async fn submit(
     State(gateway): State<Arc<Gateway>>,
@@ -148,7 +151,7 @@ pub(crate) async fn submit(
         (status = 202, description = "It is on its way", body = TxResponse),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     ),
-    security(("wallet" = [], "signature" = [], "timestamp" = []))
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
 pub(crate) async fn decline(
     State(gateway): State<Arc<Gateway>>,

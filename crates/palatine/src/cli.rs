@@ -487,8 +487,9 @@ pub(crate) struct Ask {
 pub(crate) struct Sign {
     /// The method
     pub(crate) method: String,
-    /// The path with its query, such as /spawn?wait=false
-    pub(crate) path: String,
+    /// The URL, such as http://127.0.0.1:8080/spawn?wait=false, or its path: then at the gateway's URL
+    #[arg(value_hint = ValueHint::Url)]
+    pub(crate) url: String,
     /// The body
     #[arg(default_value = "")]
     pub(crate) body: String,

@@ -45,6 +45,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::InvalidSignature
         | Code::ReplayedSignature
         | Code::UnboundSignature
+        | Code::OtherGateway
         | Code::InvalidToken
         | Code::InsufficientBalance
         | Code::PaymentRequired
@@ -86,6 +87,7 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         Code::UnknownAgentType => format!("try one of: {}", fault.known.as_deref().unwrap_or_default().join(", ")),
         Code::ExpiredSignature => "check this machine's clock: it must be within 5 minutes of the gateway's".to_owned(),
         Code::InvalidSignature => "check that --keypair is the wallet you mean".to_owned(),
+        Code::OtherGateway => "check that --gateway is the URL its operator gave you".to_owned(),
         Code::InvalidToken => {
             "pass the agent's token with --token; it was shown once, when the agent was spawned".to_owned()
         }

@@ -120,8 +120,10 @@ codes! {
     InvalidSignature = "invalid_signature", 401;
     /// This message was used before.
     ReplayedSignature = "replayed_signature", 401;
-    /// This gateway wants the bound form.
+    /// This needs a signature that binds request and gateway.
     UnboundSignature = "unbound_signature", 401;
+    /// The signature is for another gateway.
+    OtherGateway = "other_gateway", 401;
     /// The agent's bearer token is absent or wrong.
     InvalidToken = "invalid_token", 401;
     /// A payment's header holds no payment that can be read.

@@ -17,6 +17,9 @@ pub const X_WALLET: &str = "x-wallet";
 pub const X_SIGNATURE: &str = "x-signature";
 /// The signed instant: Unix milliseconds, 13 digits.
 pub const X_TIMESTAMP: &str = "x-timestamp";
+/// Which gateway the signature is for: the host of the URL that the client was
+/// given, with its port unless that is the scheme's own.
+pub const X_AUDIENCE: &str = "x-audience";
 /// Makes a retry return the first answer.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 

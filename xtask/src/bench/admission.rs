@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, ensure};
-use auth::Keypair;
+use auth::{GatewayName, Keypair};
 use bytes::Bytes;
 use domain::UnixMillis;
 use http_body_util::{BodyExt, Full};
@@ -42,6 +42,7 @@ const SEED_PER_SECOND: f64 = 81.0;
 
 const BODY: &[u8] = br#"{"agent_type":"echo"}"#;
 const PATH: &str = "/spawn?wait=false";
+const SPAWN: auth::Request<'static> = auth::Request { method: "POST", path: PATH, body: BODY };
 
 type Sender = SendRequest<Full<Bytes>>;
 
@@ -160,19 +161,21 @@ async fn connect(port: u16) -> Result<Sender> {
 
 /// Signed spawns of wallets `from..from + count`.
 fn requests(port: u16, from: usize, count: usize) -> Result<Vec<Request<Full<Bytes>>>> {
+    let gateway: GatewayName = format!("127.0.0.1:{port}").parse()?;
     // Clients sign when they send: their instants rise, five of them a millisecond.
     let start = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
     let signed = (from..from + count).map(|wallet| {
         let now = UnixMillis(start.0 - SIGNED_BEFORE_MS + u64::try_from(wallet - from)? / 5);
         let mut seed = [0x5e; 32];
         seed[..8].copy_from_slice(&u64::try_from(wallet)?.to_le_bytes());
-        let headers = Keypair::generate(&seed).sign_request("POST", PATH, BODY, now);
+        let headers = Keypair::generate(&seed).sign_request(&gateway, &SPAWN, now);
         let request = Request::post(PATH)
-            .header("host", format!("127.0.0.1:{port}"))
+            .header("host", gateway.as_str())
             .header("content-type", "application/json")
             .header("x-wallet", headers.wallet)
             .header("x-signature", headers.signature)
-            .header("x-timestamp", headers.timestamp);
+            .header("x-timestamp", headers.timestamp)
+            .header("x-audience", gateway.as_str());
         Ok(request.body(Full::new(Bytes::from_static(BODY)))?)
     });
     signed.collect()
@@ -182,16 +185,18 @@ fn requests(port: u16, from: usize, count: usize) -> Result<Vec<Request<Full<Byt
 /// at the moment.
 fn bare_verification() -> Result<f64> {
     let now = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
-    let headers = Keypair::generate(&[0x5e; 32]).sign_request("POST", PATH, BODY, now);
+    let gateway: GatewayName = "127.0.0.1:8080".parse()?;
+    let headers = Keypair::generate(&[0x5e; 32]).sign_request(&gateway, &SPAWN, now);
     let presented = auth::Presented {
         wallet: Some(&headers.wallet),
         signature: Some(&headers.signature),
         timestamp: Some(&headers.timestamp),
+        audience: Some(gateway.as_str()),
     };
-    let request = auth::Request { method: "POST", path: PATH, body: BODY };
+    let policy = auth::Policy { audiences: std::slice::from_ref(&gateway), require_bound: false };
     let since = Instant::now();
     for _ in 0..BARE {
-        auth::verify(presented, &request, auth::Policy::default(), now)?;
+        auth::verify(presented, &SPAWN, policy, now)?;
     }
     Ok(since.elapsed().as_secs_f64() * 1e6 / f64::from(BARE))
 }

@@ -193,11 +193,12 @@ impl House {
 
     fn ask(&self, method: &str, path: &str, body: &str) -> Result<Value> {
         let now = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
-        let headers = self.holder.sign_request(method, path, body.as_bytes(), now);
+        let signed = auth::Request { method, path, body: body.as_bytes() };
+        let headers = self.holder.sign_request(&LISTEN.parse()?, &signed, now);
         let request = self.web.request(method.parse()?, format!("http://{LISTEN}{path}")).body(body.to_owned());
         let request = request.header("content-type", "application/json").header("x-wallet", headers.wallet);
-        let answer =
-            request.header("x-signature", headers.signature).header("x-timestamp", headers.timestamp).send()?;
+        let request = request.header("x-signature", headers.signature).header("x-timestamp", headers.timestamp);
+        let answer = request.header("x-audience", LISTEN).send()?;
         let status = answer.status();
         let text = answer.text()?;
         ensure!(status.is_success(), "{method} {path}: {status}: {text}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use auth::Keypair;
+use auth::{GatewayName, Keypair};
 use bytes::Bytes;
 use domain::{UnixMillis, Wallet};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -12,7 +12,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Body, Client, Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use wire::fault::Fault;
-use wire::public::{X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use super::resolve::Resolver;
 use super::{ClientError, Refused};
@@ -74,6 +74,8 @@ impl Default for Limits {
 pub struct Public {
     pub(super) http: Client,
     gateway: Url,
+    /// What signatures name: the host of that URL, and of no answer.
+    name: GatewayName,
     signer: Option<Arc<Signer>>,
     pub(super) limits: Limits,
 }
@@ -141,8 +143,7 @@ impl Public {
     /// # Errors
     /// When the URL is none, or no HTTP client can be made.
     pub fn new(gateway: &str) -> Result<Self, ClientError> {
-        let url = Url::parse(gateway).ok().filter(is_gateway);
-        let url = url.ok_or_else(|| ClientError::Gateway(gateway.to_owned()))?;
+        let (url, name) = named(gateway)?;
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(ClientError::Setup("no TLS provider is installed".into()));
         }
@@ -155,7 +156,7 @@ impl Public {
             .user_agent(concat!("palatine/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| ClientError::Setup(error.into()))?;
-        Ok(Self { http, gateway: url, signer: None, limits })
+        Ok(Self { http, gateway: url, name, signer: None, limits })
     }
 
     /// The same client, signing as this wallet, in the bound form.
@@ -199,11 +200,13 @@ impl Public {
 
     async fn send_signed(&self, mut call: Call) -> Result<Response, ClientError> {
         let signer = self.signer.as_ref().ok_or(ClientError::Unsigned(call.operation))?;
-        let signed = signer.keypair.sign_request(call.method.as_str(), &call.path, &call.body, signer.instant());
+        let request = auth::Request { method: call.method.as_str(), path: &call.path, body: &call.body };
+        let signed = signer.keypair.sign_request(&self.name, &request, signer.instant());
         call = call
             .header(X_WALLET, &signed.wallet)?
             .header(X_SIGNATURE, &signed.signature)?
-            .header(X_TIMESTAMP, &signed.timestamp)?;
+            .header(X_TIMESTAMP, &signed.timestamp)?
+            .header(X_AUDIENCE, self.name.as_str())?;
         self.send(call).await
     }
 
@@ -222,6 +225,22 @@ fn is_gateway(url: &Url) -> bool {
         && url.query().is_none()
         && url.username().is_empty()
         && url.password().is_none()
+}
+
+/// What signatures and links call the gateway at this URL: its host. No gateway is
+/// asked for it, so that none can have a text signed that is meant for another.
+///
+/// # Errors
+/// When the URL is none of a gateway.
+pub fn gateway_name(gateway: &str) -> Result<GatewayName, ClientError> {
+    named(gateway).map(|(_, name)| name)
+}
+
+fn named(gateway: &str) -> Result<(Url, GatewayName), ClientError> {
+    let url = Url::parse(gateway).ok().filter(is_gateway);
+    // `Url` leaves out the scheme's own port.
+    let name = |url: Url| GatewayName::new(url.host_str()?, url.port()).ok().map(|name| (url, name));
+    url.and_then(name).ok_or_else(|| ClientError::Gateway(gateway.to_owned()))
 }
 
 /// Gives a piece of work its deadline.
@@ -301,6 +320,21 @@ mod tests {
         let signer = Signer { keypair: Keypair::generate(&[7; 32]), last: AtomicU64::new(0) };
         let instants: Vec<_> = (0..1000).map(|_| signer.instant()).collect();
         assert!(instants.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn fault_2_5_a_gateways_name_is_the_host_we_go_to() {
+        let cases = [
+            ("http://127.0.0.1:8080", "127.0.0.1:8080"),
+            ("https://Api.Example./", "api.example"),
+            ("https://api.example:443", "api.example"),
+            ("http://api.example:443", "api.example:443"),
+            ("http://[::1]:80", "[::1]"),
+        ];
+        for (url, name) in cases {
+            assert_eq!(gateway_name(url).unwrap().as_str(), name, "{url}");
+        }
+        assert!(gateway_name("http://a!b").is_err());
     }
 
     #[test]

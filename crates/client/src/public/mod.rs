@@ -15,5 +15,5 @@ pub use api::SpawnOptions;
 pub use ask::{Door, Payer, Question};
 pub use error::{ClientError, Refused};
 pub use exec::{Command, Process, ProcessHandle};
-pub use http::{Limits, Public};
+pub use http::{Limits, Public, gateway_name};
 pub use pump::Exit;

@@ -85,11 +85,18 @@ async fn guard(State(used): State<Used>, request: Request, next: Next) -> Respon
         (whole.clone(), Body::from(whole))
     };
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    let presented =
-        Presented { wallet: text("x-wallet"), signature: text("x-signature"), timestamp: text("x-timestamp") };
+    let presented = Presented {
+        wallet: text("x-wallet"),
+        signature: text("x-signature"),
+        timestamp: text("x-timestamp"),
+        audience: text("x-audience"),
+    };
     let signed = auth::Request { method: head.method.as_str(), path: &path, body: &body };
     let now = UnixMillis::from_system(SystemTime::now()).unwrap();
-    match auth::verify(presented, &signed, Policy { require_bound: true }, now) {
+    // Whoever the client's URL names, is meant.
+    let named = [text("host").unwrap().parse().unwrap()];
+    let policy = Policy { audiences: &named, require_bound: true };
+    match auth::verify(presented, &signed, policy, now) {
         Ok(signed) if used.lock().unwrap().insert(signed.stamp_key) => {
             next.run(Request::from_parts(head, passed)).await
         }

@@ -136,7 +136,7 @@ async fn bodies_of_the_wrong_shape_are_named() {
         (br#"{"agent_type":"echo"}"#, "text/plain", 415, "unsupported_media_type"),
     ];
     for (body, kind, status, code) in cases {
-        let headers = holder.sign_request("POST", "/spawn", body, instant());
+        let headers = edge.sign(&holder, "POST", "/spawn", body);
         let request = edge.with(&headers, Method::POST, "/spawn", body);
         let mut request = request.build().unwrap();
         request.headers_mut().insert("content-type", kind.parse().unwrap());
@@ -189,7 +189,7 @@ async fn a_command_for_ones_own_agent_goes_to_the_guest_without_the_signature() 
     assert_eq!((to.as_str(), body.as_ref()), ("/process.Process/Start", b"frame".as_slice()));
     assert_eq!(headers["keepalive-ping-interval"], "50");
     assert!(headers.contains_key("traceparent"));
-    for gone in ["x-signature", "x-wallet", "x-timestamp", "authorization"] {
+    for gone in ["x-signature", "x-wallet", "x-timestamp", "x-audience", "authorization"] {
         assert!(!headers.contains_key(gone), "{gone}");
     }
 }
@@ -205,7 +205,7 @@ async fn case_exec_stdin_input_streams_to_the_guest_under_the_signature_of_its_b
         bytes.freeze()
     };
     let start = envelope(br#"{"start":{"process":{"pid":7}}}"#);
-    let headers = holder.sign_request("POST", &path, &start, instant());
+    let headers = edge.sign(&holder, "POST", &path, &start);
     let ask = |pieces: Vec<bytes::Bytes>| {
         let pieces = futures_util::stream::iter(pieces.into_iter().map(Ok::<_, std::io::Error>));
         Answer::of(edge.with(&headers, Method::POST, &path, b"").body(reqwest::Body::wrap_stream(pieces)))

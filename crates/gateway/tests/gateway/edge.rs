@@ -166,8 +166,11 @@ impl Edge {
 
     /// A request with these headers of a signature.
     pub(crate) fn with(&self, headers: &Headers, method: Method, path: &str, body: &[u8]) -> RequestBuilder {
-        self.client
-            .request(method, self.url(path))
+        let mut request = self.client.request(method, self.url(path));
+        if let Some(gateway) = &headers.audience {
+            request = request.header("X-Audience", gateway.as_str());
+        }
+        request
             .header("X-Wallet", &headers.wallet)
             .header("X-Signature", &headers.signature)
             .header("X-Timestamp", &headers.timestamp)
@@ -177,8 +180,14 @@ impl Edge {
 
     /// A request in our clients' form.
     pub(crate) fn signed(&self, holder: &Keypair, method: Method, path: &str, body: &[u8]) -> RequestBuilder {
-        let headers = holder.sign_request(method.as_str(), path, body, instant());
+        let headers = self.sign(holder, method.as_str(), path, body);
         self.with(&headers, method, path, body)
+    }
+
+    /// Signs in our clients' form.
+    pub(crate) fn sign(&self, holder: &Keypair, method: &str, path: &str, body: &[u8]) -> Headers {
+        let gateway = self.address.to_string().parse().unwrap();
+        holder.sign_request(&gateway, &auth::Request { method, path, body }, instant())
     }
 
     pub(crate) async fn get(&self, holder: &Keypair, path: &str) -> Answer {

@@ -9,6 +9,8 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use palatine_gateway as gateway;
+
 use crate::edge::{Answer, Edge, PATIENCE, Wish, bare, holder, instant};
 use crate::guest::ECHO;
 
@@ -61,10 +63,10 @@ async fn a_captured_status_does_not_replay_as_a_spawn() {
 #[tokio::test]
 async fn a_bound_signature_opens_its_own_request_alone() {
     let (edge, holder) = (Edge::start().await, holder());
-    let headers = holder.sign_request("GET", "/agents", b"", instant());
+    let headers = edge.sign(&holder, "GET", "/agents", b"");
     let spawn = Answer::of(edge.with(&headers, Method::POST, "/spawn", ECHO_BODY)).await;
     assert_eq!((spawn.status, spawn.code()), (401, "invalid_signature"));
-    let headers = holder.sign_request("POST", "/spawn", ECHO_BODY, instant());
+    let headers = edge.sign(&holder, "POST", "/spawn", ECHO_BODY);
     let other = Answer::of(edge.with(&headers, Method::POST, "/spawn", br#"{"agent_type":"coding"}"#)).await;
     assert_eq!((other.status, other.code()), (401, "invalid_signature"));
     assert_eq!(Answer::of(edge.with(&headers, Method::POST, "/spawn", ECHO_BODY)).await.status, 200);
@@ -74,7 +76,7 @@ async fn a_bound_signature_opens_its_own_request_alone() {
 async fn the_same_text_in_another_wrapping_is_the_same_request_again() {
     let (edge, holder) = (Edge::start().await, holder());
     let at = instant();
-    for (form, code) in [(Form::Legacy, ""), (Form::Raw, "replayed_signature"), (Form::V0, "replayed_signature")] {
+    for (form, code) in [(Form::Legacy, ""), (Form::Raw, "replayed_signature"), (Form::V1, "replayed_signature")] {
         let headers = holder.sign_instant(form, at);
         assert_eq!(Answer::of(edge.with(&headers, Method::GET, "/agents", b"")).await.code(), code, "{form:?}");
     }
@@ -276,13 +278,14 @@ async fn a_caller_that_hangs_up_leaves_no_half_made_agent() {
     let edge = Edge::start().await;
     let holders: Vec<Keypair> = (0..50).map(|_| holder()).collect();
     for (at, holder) in holders.iter().enumerate() {
-        let headers = holder.sign_request("POST", "/spawn", ECHO_BODY, instant());
+        let headers = edge.sign(holder, "POST", "/spawn", ECHO_BODY);
         let request = format!(
-            "POST /spawn HTTP/1.1\r\nHost: x\r\nX-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {}\r\n\
+            "POST /spawn HTTP/1.1\r\nHost: x\r\nX-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {}\r\nX-Audience: {}\r\n\
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             headers.wallet,
             headers.signature,
             headers.timestamp,
+            edge.address,
             ECHO_BODY.len()
         );
         let mut stream = TcpStream::connect(edge.address).await.unwrap();
@@ -303,4 +306,56 @@ async fn a_caller_that_hangs_up_leaves_no_half_made_agent() {
             assert!(tokio::time::Instant::now() < deadline, "a reservation that nobody completes");
         }
     }
+}
+
+/// Two operators. What a holder signs for one is worth nothing at the other.
+#[tokio::test]
+async fn fault_2_5_an_operator_cannot_replay_a_spawn_at_another() {
+    let (here, there, holder) = (Edge::start().await, Edge::start().await, holder());
+    let headers = here.sign(&holder, "POST", "/spawn", ECHO_BODY);
+    let replayed = Answer::of(there.with(&headers, Method::POST, "/spawn", ECHO_BODY)).await;
+    assert_eq!((replayed.status, replayed.code()), (401, "other_gateway"), "{replayed:?}");
+    // Nor by giving it the other's name.
+    let renamed = Headers { audience: Some(there.address.to_string().parse().unwrap()), ..headers.clone() };
+    let replayed = Answer::of(there.with(&renamed, Method::POST, "/spawn", ECHO_BODY)).await;
+    assert_eq!((replayed.status, replayed.code()), (401, "invalid_signature"));
+    assert!(there.store.of(holder.wallet(), 10).await.unwrap().is_empty());
+    assert_eq!(Answer::of(here.with(&headers, Method::POST, "/spawn", ECHO_BODY)).await.status, 200);
+}
+
+/// Romulus's own text opens its routes and reading, as the document says, and nothing
+/// else; and not even that where the operator closed it.
+#[tokio::test]
+async fn fault_2_5_the_bare_text_opens_what_the_document_says_and_nothing_else() {
+    let mut closed = Wish::default();
+    closed.config.require_bound = true;
+    let (edge, closed) = (Edge::start().await, closed.start().await);
+    let document: serde_json::Value = serde_json::from_str(&gateway::openapi()).unwrap();
+    let mut open = Vec::new();
+    for (template, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let Some(ways) = operation["security"].as_array() else { continue };
+            assert!(ways.iter().all(|way| way["wallet"].is_array()), "{template}");
+            let (method, path): (Method, _) = (method.to_uppercase().parse().unwrap(), filled(template));
+            let told = ways.iter().any(|way| way["audience"].is_null());
+            let body = if method == Method::GET { b"" } else { ECHO_BODY };
+            let answer = Answer::of(edge.with(&bare(&holder()), method.clone(), &path, body)).await;
+            assert_eq!(answer.code() != "unbound_signature", told, "{method} {path}: {answer:?}");
+            let answer = Answer::of(closed.with(&bare(&holder()), method.clone(), &path, body)).await;
+            assert_eq!((answer.status, answer.code()), (401, "unbound_signature"), "{method} {path}");
+            if told {
+                open.push(format!("{method} {template}"));
+            }
+        }
+    }
+    insta::assert_json_snapshot!("opened_by_the_bare_text", open);
+}
+
+/// A path of this template, of somebody's who is not there.
+fn filled(template: &str) -> String {
+    template
+        .replace("{id}", "a1b2c3d4-e5f6-7890")
+        .replace("{wallet}", "2iXtA8oeZqUU5pofxK971TCEvFGfems2AcDRaZHKD2pQ")
+        .replace("{task}", &format!("0x{}", "11".repeat(32)))
+        .replace("{method}", "List")
 }

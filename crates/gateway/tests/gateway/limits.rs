@@ -1,5 +1,6 @@
 //! What one client may take.
 
+use auth::Form;
 use std::time::Duration;
 
 use reqwest::Method;
@@ -39,11 +40,11 @@ async fn a_client_that_sends_its_headers_too_slowly_is_dropped() {
 #[tokio::test]
 async fn a_body_that_arrives_too_slowly_is_refused() {
     let edge = hasty().await;
-    let headers = holder().sign_request("POST", "/spawn", b"", instant());
+    let headers = edge.sign(&holder(), "POST", "/spawn", b"");
     let head = format!(
-        "POST /spawn HTTP/1.1\r\nHost: localhost\r\nX-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {}\r\n\
+        "POST /spawn HTTP/1.1\r\nHost: localhost\r\nX-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {}\r\nX-Audience: {}\r\n\
          Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{",
-        headers.wallet, headers.signature, headers.timestamp
+        headers.wallet, headers.signature, headers.timestamp, edge.address
     );
     let said = until_hung_up(&edge, head.as_bytes()).await;
     assert!(said.starts_with("HTTP/1.1 400") && said.contains("did not arrive in time"), "{said}");
@@ -71,7 +72,7 @@ async fn a_body_that_is_too_large_is_refused_whether_it_says_so_or_not() {
     let body = vec![b' '; 300_000];
     let told = Answer::of(edge.signed(&holder, Method::POST, "/spawn", &body)).await;
     assert_eq!((told.status, told.code()), (413, "body_too_large"));
-    let headers = holder.sign_request("POST", "/spawn", &body, instant());
+    let headers = edge.sign(&holder, "POST", "/spawn", &body);
     let chunks = futures_util::stream::iter(
         body.chunks(10_000).map(|chunk| Ok::<_, String>(chunk.to_vec())).collect::<Vec<_>>(),
     );
@@ -165,8 +166,8 @@ async fn fault_2_2_who_is_refused_by_the_head_of_a_request_is_not_waited_for() {
     wish.limits.ingress_per_second = 2;
     let (edge, holder) = (wish.start().await, holder());
     let (id, _) = edge.agent(&holder, false).await;
-    let signed = holder.sign_request("POST", "/spawn", b"", instant());
-    let old = holder.sign_request("POST", "/spawn", b"", domain::UnixMillis(1_700_000_000_000));
+    let signed = holder.sign_instant(Form::Raw, instant());
+    let old = holder.sign_instant(Form::Raw, domain::UnixMillis(1_700_000_000_000));
     let signature = |headers: &auth::Headers, timestamp: &str| {
         format!("X-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {timestamp}\r\n", headers.wallet, headers.signature)
     };

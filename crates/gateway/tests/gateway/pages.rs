@@ -59,7 +59,7 @@ async fn fault_2_7_a_body_that_a_page_can_send_unasked_is_refused() {
     for path in ["/spawn", "/meta/call", "/links", "/settle", "/relay", "/v2/x402/verify"] {
         for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/json"]
         {
-            let headers = holder.sign_request("POST", path, body.as_bytes(), crate::edge::instant());
+            let headers = edge.sign(&holder, "POST", path, body.as_bytes());
             let request = edge.with(&headers, Method::POST, path, b"").body(body.clone());
             let mut request = request.build().unwrap();
             request.headers_mut().insert("content-type", kind.parse().unwrap());
@@ -77,7 +77,10 @@ async fn fault_2_7_pages_of_the_configured_origins_alone_may_call() {
     let preflight = |edge: &Edge, origin: &'static str| {
         let request = edge.client.request(Method::OPTIONS, edge.url("/spawn")).header("Origin", origin);
         let request = request.header("Access-Control-Request-Method", "POST");
-        Answer::of(request.header("Access-Control-Request-Headers", "content-type,x-wallet,x-signature,x-timestamp"))
+        Answer::of(
+            request
+                .header("Access-Control-Request-Headers", "content-type,x-wallet,x-signature,x-timestamp,x-audience"),
+        )
     };
     let closed = Edge::start().await;
     assert_eq!(preflight(&closed, "https://app.example").await.header("access-control-allow-origin"), "");

@@ -97,7 +97,9 @@ impl Shelf {
         let path = self.secrets();
         durable::make_dir("sandbox", &self.dir).map_err(|source| failed("make", &self.dir, source))?;
         let sealed = self.vault.seal(record.id, record.desired.generation, secrets);
-        sealed.and_then(|sealed| durable::replace("secrets", &path, &sealed)).map_err(|source| failed("write", &path, source))?;
+        sealed
+            .and_then(|sealed| durable::replace("secrets", &path, &sealed))
+            .map_err(|source| failed("write", &path, source))?;
         self.write(record)
     }
 

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use alloy_primitives::B128;
 use anyhow::{Context, Result};
-use auth::{EvmSignature, Form, GatewayName, LinkTerms, MAX_LIFETIME_MS};
-use client::Public;
+use auth::{EvmSignature, Form, LinkTerms, MAX_LIFETIME_MS};
+use client::{Public, gateway_name};
 use identity::{Cost, Identity, Keystore, SignerSync};
 use serde::Serialize;
 use wire::vault::LinkRequest;
@@ -54,7 +54,7 @@ async fn link(target: &Target, rooms: &Rooms, signer: &Signer) -> Result<()> {
     let owner = open(signer, rooms)?;
     let issued_at = now()?;
     let terms = LinkTerms {
-        gateway: name_of(&url)?,
+        gateway: gateway_name(&url)?,
         holder: holder.wallet(),
         owner: owner.address(),
         chain_id: chain.chain_id,
@@ -72,29 +72,8 @@ async fn link(target: &Target, rooms: &Rooms, signer: &Signer) -> Result<()> {
     Ok(show(target.json, &client.link(&request).await?, output::link)?)
 }
 
-/// What the gateway is called: the host of the URL that we ourselves go to, so that
-/// no gateway can have a text signed that is meant for another.
-fn name_of(gateway: &str) -> Result<GatewayName> {
-    let url = reqwest::Url::parse(gateway).context("read the gateway's URL")?;
-    let host = url.host_str().context("the gateway's URL has no host")?;
-    let name = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-    name.to_ascii_lowercase().parse().context("the gateway's host cannot be named in a link")
-}
-
 fn random() -> Result<[u8; 16]> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).context("gather randomness")?;
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_gateways_name_is_the_host_we_go_to() {
-        assert_eq!(name_of("http://127.0.0.1:8080").unwrap().as_str(), "127.0.0.1:8080");
-        assert_eq!(name_of("https://Api.Example/").unwrap().as_str(), "api.example");
-        assert_eq!(name_of("http://[::1]:80").unwrap().as_str(), "[::1]");
-    }
 }

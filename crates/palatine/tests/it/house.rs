@@ -217,12 +217,15 @@ impl House {
     /// A signed request in the bound form, not yet sent.
     pub(crate) fn signed(&self, holder: &Holder, method: Method, path: &str, body: &Value) -> reqwest::RequestBuilder {
         let body = if body.is_null() { Vec::new() } else { serde_json::to_vec(body).unwrap() };
-        let headers = holder.keypair.sign_request(method.as_str(), path, &body, holder.instant());
+        let gateway = self.url.strip_prefix("http://").unwrap().parse().unwrap();
+        let signed = auth::Request { method: method.as_str(), path, body: &body };
+        let headers = holder.keypair.sign_request(&gateway, &signed, holder.instant());
         let request = self.web.request(method, format!("{}{path}", self.url));
         request
             .header("x-wallet", headers.wallet)
             .header("x-signature", headers.signature)
             .header("x-timestamp", headers.timestamp)
+            .header("x-audience", gateway.as_str())
             .header("content-type", "application/json")
             .body(body)
     }

@@ -26,7 +26,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("client", &["domain", "wire", "auth"]),
     ("control", &["domain", "wire", "store", "chain", "client"]),
     ("treasury", &["domain", "wire", "store", "chain", "identity", "relay", "x402"]),
-    ("gateway", &["domain", "durable", "wire", "auth", "store", "chain", "relay", "x402", "treasury", "control", "client"]),
+    (
+        "gateway",
+        &["domain", "durable", "wire", "auth", "store", "chain", "relay", "x402", "treasury", "control", "client"],
+    ),
 ];
 
 /// What the node daemon and the guest must not even carry.
