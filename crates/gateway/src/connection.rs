@@ -117,6 +117,7 @@ fn builder(limits: &Limits) -> Builder<TokioExecutor> {
         .max_header_list_size(limits.header_bytes.saturating_mul(2))
         .max_concurrent_streams(STREAMS)
         .max_send_buf_size(SEND_BUFFER)
+        .enable_connect_protocol()
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_EVERY);
     builder

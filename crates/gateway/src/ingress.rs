@@ -32,7 +32,7 @@ use crate::state::Gateway;
 use crate::streams::{Asker, StreamPlace};
 use crate::target::{Named, Way};
 use crate::toll::redeem;
-use crate::upgrade;
+use crate::upgrade::{self, Socket};
 
 /// Passes a request to the agent it is for, and the answer back.
 pub(crate) async fn pass(
@@ -44,16 +44,16 @@ pub(crate) async fn pass(
 ) -> Result<Response<Body>, Refusal> {
     gateway.rates.ingress.check(client_key(arrival.client))?;
     let id = named.id;
-    let socket = upgrade::is_wanted(&request);
+    let socket = Socket::wanted(&mut request);
     let held = presented(request.headers(), socket).any(|token| gateway.parts.tokens.verify(id, token));
     let toll = if held { None } else { gateway.toll_of(id, request.uri().path()).await? };
     // A price opens what is private to whoever pays it.
     let record = gateway.open(id, held || toll.is_some()).await?;
     gateway.check_port(&record, named.port).await?;
-    let client = socket.then(|| hyper::upgrade::on(&mut request));
+    let client = socket.map(|socket| (socket, hyper::upgrade::on(&mut request)));
     let asker = if held { Asker::Holder } else { Asker::Visitor(client_key(arrival.client)) };
     let (mut head, body) = request.into_parts();
-    let subprotocol = if socket { upgrade::take_token(&mut head.headers) } else { None };
+    let subprotocol = socket.and_then(|_| upgrade::take_token(&mut head.headers));
     let prefix = if let Way::Path(prefix) = &named.way { Some(prefix.as_str()) } else { None };
     let told = Forwarded { client: arrival.client, host, prefix, tls: arrival.tls, trusted: arrival.trusted };
     let back = Back { named, host, subprotocol };
@@ -89,8 +89,11 @@ pub(crate) async fn pass(
 struct Places {
     lease: Lease,
     /// Where the protocol may change.
-    stream: Option<(OnUpgrade, StreamPlace)>,
+    stream: Option<(Client, StreamPlace)>,
 }
+
+/// A client that asks for a WebSocket, and how.
+type Client = (Socket, OnUpgrade);
 
 /// The way back of an answer.
 struct Back<'a> {
@@ -101,8 +104,8 @@ struct Back<'a> {
 }
 
 /// What may be the agent's token.
-fn presented(headers: &HeaderMap, socket: bool) -> impl Iterator<Item = &str> {
-    let subprotocol = if socket { upgrade::token(headers) } else { None };
+fn presented(headers: &HeaderMap, socket: Option<Socket>) -> impl Iterator<Item = &str> {
+    let subprotocol = socket.and_then(|_| upgrade::token(headers));
     headers::bearer(headers).into_iter().chain(subprotocol)
 }
 
@@ -113,7 +116,7 @@ fn rewrite(
     arrival: &Arrival,
     told: &Forwarded<'_>,
     token_was_ours: bool,
-    socket: bool,
+    socket: Option<Socket>,
 ) -> Result<Request<Body>, Refusal> {
     if head.method == Method::CONNECT {
         return Err(Refusal::new(Code::MethodNotAllowed, "an agent is no proxy"));
@@ -129,8 +132,8 @@ fn rewrite(
     if let Ok(trace) = arrival.trace.traceparent().parse() {
         head.headers.insert(TRACEPARENT, trace);
     }
-    if socket {
-        upgrade::write(&mut head.headers);
+    if let Some(socket) = socket {
+        socket.ask(&mut head.headers, rand::random());
     }
     Ok(Request::from_parts(head, body))
 }
@@ -182,7 +185,7 @@ impl Gateway {
 
     /// A place for the stream that the request may become, and a connection to the
     /// agent.
-    async fn places(&self, record: &Record, asker: Asker, client: Option<OnUpgrade>) -> Result<Places, Refusal> {
+    async fn places(&self, record: &Record, asker: Asker, client: Option<Client>) -> Result<Places, Refusal> {
         let stream = match client {
             Some(client) => Some((client, self.streams.to_agent(record.id, asker)?)),
             None => None,
@@ -220,7 +223,7 @@ impl Gateway {
     }
 
     /// Joins the two halves of a connection whose protocol has changed.
-    fn join(&self, (client, place): (OnUpgrade, StreamPlace), mut answer: Response<Body>) -> Response<Body> {
+    fn join(&self, ((socket, client), place): (Client, StreamPlace), mut answer: Response<Body>) -> Response<Body> {
         let guest = hyper::upgrade::on(&mut answer);
         let draining = self.draining.clone();
         let silence = Duration::from_millis(self.limits.stream_idle_ms);
@@ -246,7 +249,8 @@ impl Gateway {
         });
         let (mut head, _) = answer.into_parts();
         client::strip_hop_by_hop(&mut head.headers);
-        upgrade::write(&mut head.headers);
-        Response::from_parts(head, Body::empty())
+        let mut granted = Response::from_parts(head, Body::empty());
+        socket.grant(&mut granted);
+        granted
     }
 }

@@ -5,18 +5,65 @@
 //! another one is passed over, as HTTP lets a server do: the request goes on in
 //! the protocol it came in.
 
-use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
-use http::{Method, Request, Version};
+use axum::body::Body;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::header::{
+    CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    UPGRADE,
+};
+use http::{Method, Request, Response, StatusCode, Version};
+use hyper::ext::Protocol;
 
 /// The one protocol.
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
-/// Whether the request asks for a WebSocket, in a way that can be granted.
-pub(crate) fn is_wanted<B>(request: &Request<B>) -> bool {
-    request.version() == Version::HTTP_11
-        && request.method() == Method::GET
-        && names(request.headers(), &CONNECTION, "upgrade")
-        && names(request.headers(), &UPGRADE, "websocket")
+/// How a WebSocket is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Socket {
+    /// By an upgrade of HTTP/1.1.
+    Upgrade,
+    /// By an extended CONNECT of HTTP/2 (RFC 8441).
+    Connect,
+}
+
+impl Socket {
+    /// Whether the request asks for a WebSocket, in a way that can be granted. An
+    /// extended CONNECT becomes the GET that it stands for.
+    pub(crate) fn wanted<B>(request: &mut Request<B>) -> Option<Self> {
+        let protocol = request.extensions().get::<Protocol>();
+        if request.method() == Method::CONNECT && protocol.is_some_and(|protocol| protocol.as_str() == "websocket") {
+            *request.method_mut() = Method::GET;
+            return Some(Self::Connect);
+        }
+        let upgrade = request.version() == Version::HTTP_11
+            && request.method() == Method::GET
+            && names(request.headers(), &CONNECTION, "upgrade")
+            && names(request.headers(), &UPGRADE, "websocket");
+        upgrade.then_some(Self::Upgrade)
+    }
+
+    /// Asks an agent for it, always by an upgrade.
+    pub(crate) fn ask(self, headers: &mut HeaderMap, nonce: [u8; 16]) {
+        write(headers);
+        if self == Self::Connect {
+            // HTTP/2 has no use for a key; an upgrade needs one.
+            if let Ok(key) = STANDARD.encode(nonce).parse() {
+                headers.insert(SEC_WEBSOCKET_KEY, key);
+            }
+        }
+    }
+
+    /// Grants it to the client that asked.
+    pub(crate) fn grant(self, answer: &mut Response<Body>) {
+        match self {
+            Self::Upgrade => write(answer.headers_mut()),
+            Self::Connect => {
+                *answer.status_mut() = StatusCode::OK;
+                answer.headers_mut().remove(SEC_WEBSOCKET_ACCEPT);
+            }
+        }
+    }
 }
 
 /// Whether an agent that changes protocols changes to that one.
@@ -24,8 +71,7 @@ pub(crate) fn is_granted(answer: &HeaderMap) -> bool {
     names(answer, &UPGRADE, "websocket")
 }
 
-/// Asks for a WebSocket, or grants one.
-pub(crate) fn write(headers: &mut HeaderMap) {
+fn write(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, WEBSOCKET);
 }
@@ -78,7 +124,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        is_wanted(&request.body(()).unwrap())
+        Socket::wanted(&mut request.body(()).unwrap()) == Some(Socket::Upgrade)
     }
 
     #[test]

@@ -2,7 +2,12 @@
 
 use axum::Router;
 use axum::routing::any;
+use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper::ext::Protocol;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::Method;
 use serde_json::json;
@@ -10,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::edge::{Answer, Edge, Wish, holder};
 use crate::ingress::mirror;
@@ -197,4 +203,45 @@ async fn case_ws_browser_a_subprotocol_opens_no_other_agent_and_nothing_but_a_we
         let head = ask(id, upgrade, token).await;
         assert!(head.starts_with("HTTP/1.1 401"), "{head}");
     }
+}
+
+#[tokio::test]
+async fn case_ws_browser_a_web_socket_is_opened_over_http_2() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { continue };
+            while let Some(Ok(message)) = socket.next().await {
+                let _ = socket.send(message).await;
+            }
+        }
+    });
+    let (id, token) = edge.agent(&holder, false).await;
+    let stream = TcpStream::connect(edge.address).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    // The first answer has brought the gateway's settings: it takes extended CONNECT.
+    let health = http::Request::get("http://localhost/health").body(Empty::<Bytes>::new()).unwrap();
+    assert_eq!(sender.send_request(health).await.unwrap().status(), 200);
+    let ask = |protocol: &'static str, token: &str| {
+        http::Request::connect(format!("http://{id}.localhost/socket"))
+            .extension(Protocol::from_static(protocol))
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-protocol", format!("palatine.token.{token}"))
+            .body(Empty::<Bytes>::new())
+            .unwrap()
+    };
+    let refused = sender.send_request(ask("websocket", "plt_x")).await.unwrap();
+    assert_eq!(refused.status(), 401);
+    let other = sender.send_request(ask("connect-udp", &token)).await.unwrap();
+    assert!(other.status().is_client_error(), "{other:?}");
+    let granted = sender.send_request(ask("websocket", &token)).await.unwrap();
+    assert_eq!(granted.status(), 200, "{granted:?}");
+    assert_eq!(granted.headers()["sec-websocket-protocol"], format!("palatine.token.{token}"));
+    let io = TokioIo::new(hyper::upgrade::on(granted).await.unwrap());
+    let mut socket = tokio_tungstenite::WebSocketStream::from_raw_socket(io, Role::Client, None).await;
+    socket.send(Message::text("over streams")).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap(), Message::text("over streams"));
 }
