@@ -224,6 +224,9 @@ fn treasury_fault(error: &TreasuryError) -> Fault {
         TreasuryError::Deadline { .. } => Fault::new(Code::InvalidRequest, error.to_string()).field("deadline"),
         TreasuryError::Malformed(_) => Fault::new(Code::InvalidRequest, error.to_string()).field("signature"),
         TreasuryError::Underway(_) => Fault::new(Code::WrongState, error.to_string()),
+        TreasuryError::OverQuota { retry_after_s, .. } => {
+            Fault::new(Code::RateLimited, error.to_string()).retry_after(*retry_after_s)
+        }
         TreasuryError::Reverts(_) => Fault::new(Code::WouldRevert, error.to_string()),
         TreasuryError::Store(error) => store_fault(error),
         TreasuryError::Identity(_) | TreasuryError::Config(_) => internal(error),

@@ -2,17 +2,19 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use domain::vault::TaskId;
 use domain::{Address, AgentId};
 use http::{Response, StatusCode};
-use wire::fault::Fault;
+use wire::fault::{Code, Fault};
 use wire::vault::{
     AgentVault, ChainResponse, DeployRequest, SubmitRequest, TasksResponse, TxResponse, VaultResponse, VaultState,
 };
 
 use crate::caller::{Owner, Reader};
+use crate::entry::Arrival;
 use crate::refusal::Refusal;
 use crate::shape::{Id, json, parse_json};
 use crate::state::Gateway;
@@ -71,11 +73,16 @@ pub(crate) async fn agent_vault(
 pub(crate) async fn deploy(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
+    Extension(arrival): Extension<Arrival>,
     owner: Owner,
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, owner.wallet).await?;
     let wish: DeployRequest = parse_json(&owner.body)?;
-    let vault = gateway.treasury()?.deploy(record.id, record.wallet, &wish, owner.now).await?;
+    if !record.state.is_live() {
+        return Err(Refusal::new(Code::WrongState, "the agent has ended: vaults are deployed for those that live"));
+    }
+    let treasury = gateway.treasury()?;
+    let vault = treasury.deploy(record.id, record.wallet, &wish, arrival.client, owner.now).await?;
     let status = if vault.state == VaultState::Deployed { StatusCode::OK } else { StatusCode::ACCEPTED };
     json(status, &vault)
 }

@@ -6,6 +6,7 @@ use alloy_primitives::{Address, keccak256};
 
 use crate::abi::{PODVault, PODVaultFactory, TestUSDC};
 use crate::chain::Facts;
+use crate::class::Class;
 use crate::config::Config;
 
 /// Functions of a vault that can be let through: those that ask who sends.
@@ -113,6 +114,18 @@ impl Rules {
         } else {
             Rule::NoSuchCall
         }
+    }
+
+    /// What a call of this contract is for.
+    pub(crate) fn class(&self, to: Address, data: &[u8]) -> Class {
+        if to == self.factory {
+            return Class::Deploy;
+        }
+        if to == self.token {
+            return Class::Settle;
+        }
+        let vault = Class::of_vault(data).filter(|_| !self.listed.contains_key(&to));
+        vault.unwrap_or(Class::Forward)
     }
 
     /// For a transaction that its own signer pays: whatever is let through one way

@@ -8,6 +8,7 @@ use domain::{Address, Usdc};
 use serde::{Deserialize, Serialize};
 
 use crate::allow;
+use crate::budget::Budgets;
 
 /// `[relayer]`. It needs `[evm]`, which names the chain and its contracts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,12 +56,15 @@ pub struct Config {
     pub min_window_s: u64,
     /// Seconds that a request may be good for at most. Default 86400.
     pub max_window_s: u64,
-    /// Requests of one signer per day (UTC). Default 200.
+    /// Requests of one wallet per day (UTC), in each class of calls. Default 200.
     pub per_sender_day: u64,
-    /// Requests of one client address (of an IPv6 /64) per day. Default 1000.
+    /// Vaults of one owner that are deployed per day (UTC). Default 8.
+    pub deploys_per_owner_day: u64,
+    /// Requests of one client address (of an IPv6 /64) per day, in each class of
+    /// calls. Default 1000.
     pub per_client_day: u64,
-    /// Gas of all requests per day. Default 200000000.
-    pub gas_per_day: u64,
+    /// `[relayer.budgets]`: what each class of calls may cost a day.
+    pub budgets: Budgets,
     /// Requests of one client address per minute. Default 30.
     pub per_client_minute: u64,
     /// Calls under way at once; more are refused. Default 16.
@@ -115,8 +119,9 @@ impl Default for Config {
             min_window_s: 30,
             max_window_s: 86_400,
             per_sender_day: 200,
+            deploys_per_owner_day: 8,
             per_client_day: 1000,
-            gas_per_day: 200_000_000,
+            budgets: Budgets::default(),
             per_client_minute: 30,
             queue: 16,
             wait_ms: 30_000,
@@ -207,7 +212,7 @@ impl Config {
             ("max_window_s", self.max_window_s, self.min_window_s.saturating_add(60)..=31_536_000),
             ("per_sender_day", self.per_sender_day, 1..=1_000_000),
             ("per_client_day", self.per_client_day, 1..=10_000_000),
-            ("gas_per_day", self.gas_per_day, self.max_gas..=u64::MAX),
+            ("deploys_per_owner_day", self.deploys_per_owner_day, 0..=1_000_000),
             ("per_client_minute", self.per_client_minute, 1..=100_000),
             ("queue", self.queue, 1..=1024),
             ("wait_ms", self.wait_ms, 0..=300_000),

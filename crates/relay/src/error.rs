@@ -40,6 +40,12 @@ pub enum Error {
     /// This relayer does not call that contract.
     #[error("this relayer makes no such call to {0}")]
     Target(Address),
+    /// Nobody pays for this vault: it is not that of a live agent whose holder is
+    /// linked to its owner.
+    #[error(
+        "vaults are deployed for agents that are live or being created, whose holder is linked to the vault's owner; ask for it by POST /agents/{{id}}/vault"
+    )]
+    NotSponsored,
     /// The forwarder's nonce is another one.
     #[error("the forwarder's nonce of {from} is {expected}, not {given}")]
     Nonce {
@@ -68,9 +74,15 @@ pub enum Error {
     /// No price can be named.
     #[error("no price can be named for this much gas")]
     NoPrice,
-    /// Asked too often today.
-    #[error("no more is relayed for {0} today")]
-    OverQuota(String),
+    /// Asked too often today, or what calls of this class may cost is used up.
+    #[error("no more is relayed for {subject} today")]
+    OverQuota {
+        /// Who asked too often, by class: `task:sender:0x…`, `deploy:client:…`; or the
+        /// class whose budget is used up: `deploy:budget`.
+        subject: String,
+        /// Seconds until the next day.
+        retry_after_s: u64,
+    },
     /// Asked too often just now.
     #[error("too many requests; try again in {0} seconds")]
     TooOften(u64),
@@ -141,10 +153,10 @@ impl Error {
             | Self::Broadcast(_) => 400,
             Self::Payment(PaymentError::Shape | PaymentError::Field { .. }, _) => 400,
             Self::PaymentRequired(_) | Self::Payment(..) => 402,
-            Self::Target(_) => 403,
+            Self::Target(_) | Self::NotSponsored => 403,
             Self::Nonce { .. } | Self::NonceInUse(_) => 409,
             Self::TooLarge(_) => 413,
-            Self::OverQuota(_) | Self::TooOften(_) => 429,
+            Self::OverQuota { .. } | Self::TooOften(_) => 429,
             Self::Journal(_) => 500,
             Self::Busy | Self::Chain(_) => 503,
             Self::At { error, .. } => error.status(),
@@ -162,6 +174,7 @@ impl Error {
             Self::Request(RequestError::Gas(..)) | Self::TooMuchGas(..) => "GAS_TOO_HIGH",
             Self::Request(_) => "INVALID_REQUEST",
             Self::Target(_) => "CALL_NOT_ALLOWED",
+            Self::NotSponsored => "DEPLOYMENT_NOT_SPONSORED",
             Self::Nonce { .. } => "NONCE_MISMATCH",
             Self::NonceInUse(_) => "NONCE_IN_USE",
             Self::WouldRevert(_) => "TX_SIMULATION_FAILED",
@@ -170,7 +183,7 @@ impl Error {
             Self::Payment(PaymentError::Failed(_), _) => "PAYMENT_FAILED",
             Self::Payment(..) => "PAYMENT_INVALID",
             Self::NoPrice => "NO_PRICE",
-            Self::OverQuota(_) => "QUOTA_EXCEEDED",
+            Self::OverQuota { .. } => "QUOTA_EXCEEDED",
             Self::TooOften(_) => "RATE_LIMITED",
             Self::Busy => "BUSY",
             Self::Transaction(_) => "TX_INVALID_SIGNATURE",
@@ -209,7 +222,7 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::TooOften(seconds) => Some(*seconds),
+            Self::TooOften(seconds) | Self::OverQuota { retry_after_s: seconds, .. } => Some(*seconds),
             Self::Busy | Self::Chain(_) | Self::Journal(_) => Some(RETRY_AFTER_S),
             Self::At { error, .. } => error.retry_after(),
             _ => None,

@@ -217,7 +217,8 @@ impl End {
 /// A daily count that must not be passed. Days are UTC's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// Who is counted: `sender:0x…`, `client:…`, `all`.
+    /// Who is counted, by the class of the call: `task:sender:0x…`, `task:client:…`,
+    /// `task:budget`.
     pub subject: String,
     /// Days since 1970.
     pub day: u64,
@@ -271,6 +272,10 @@ pub trait Journal: Send + Sync {
     /// Then the entries are written, in place of those that gave way, and the quotas
     /// counted.
     async fn admit(&self, entries: &[Entry], quotas: &[Quota]) -> Result<Admission, JournalError>;
+
+    /// Counts, all or none, what is done without an entry; answers whose quota would
+    /// be passed, if one's would.
+    async fn count(&self, quotas: &[Quota]) -> Result<Option<String>, JournalError>;
 
     /// The entry of this id.
     async fn find(&self, id: B256) -> Result<Option<Entry>, JournalError>;

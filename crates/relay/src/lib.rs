@@ -19,6 +19,7 @@
 //! | `answer` | from entries to the wire |
 //! | `status` | what `/estimate`, `/health`, `/meta/domain` tell |
 //! | `raw` | whole transactions of others |
+//! | `class`, `sponsor`, `budget` | what a call is for; for whom vaults are deployed; `[relayer.budgets]` |
 //! | `request`, `payment`, `allow`, `price`, `verdict`, `text` | pure: checks and meanings |
 //! | `chain`, `journal`, `clock` | the traits: what is needed from outside |
 //! | `evm` | [`EvmChain`]: the chain, over `chain::evm` |
@@ -29,7 +30,9 @@
 mod abi;
 mod allow;
 mod answer;
+mod budget;
 pub mod chain;
+mod class;
 pub mod client;
 mod clock;
 mod config;
@@ -47,14 +50,20 @@ mod price;
 mod raw;
 mod relayer;
 pub mod request;
+mod sponsor;
 mod status;
 pub mod text;
 mod verdict;
 
+pub use budget::{Budgets, Unit};
 pub use chain::{Chain, ChainError, Facts};
+pub use class::{Class, Deployment};
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, ConfigError, FeePolicy, Target};
 pub use error::{Error, ErrorBody};
 pub use evm::{EvmChain, facts};
 pub use journal::{Journal, JournalError};
 pub use relayer::{Answer, Relayer};
+#[cfg(feature = "fake")]
+pub use sponsor::Anybody;
+pub use sponsor::Sponsor;

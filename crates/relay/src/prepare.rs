@@ -8,7 +8,9 @@ use domain::UnixMillis;
 use wire::relay::{CallRequest, MAX_BATCH, Priority, SignedRequest};
 
 use crate::allow::Rule;
+use crate::budget::Unit;
 use crate::chain::{Call, Simulation};
+use crate::class::{Class, Deployment, caller};
 use crate::config::FeePolicy;
 use crate::error::Error;
 use crate::journal::{Charge, Entry, Lane, Quota, State, Work};
@@ -29,11 +31,18 @@ const BATCH_GAS: u64 = 8_000;
 /// Seconds in a day.
 const DAY_S: u64 = 86_400;
 
+/// What is counted of a call: its class, whose wallet, and its gas.
+pub(crate) type Spend = (Class, Address, u64);
+
 /// Work that may be taken on.
 #[derive(Clone, Debug)]
 pub(crate) struct Prepared {
     pub(crate) id: B256,
     lane: Option<Lane>,
+    /// What it is for.
+    class: Class,
+    /// Who has it made.
+    wallet: Address,
     work: Work,
     after: Option<B256>,
     attempt: u32,
@@ -41,7 +50,7 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     pub(crate) fn into_entry(self, payment: Option<Charge>, state: State, at: UnixMillis) -> Entry {
-        let Self { id, lane, work, after, attempt } = self;
+        let Self { id, lane, work, after, attempt, .. } = self;
         Entry { id, lane, work, payment, state, after, attempt, at }
     }
 }
@@ -56,7 +65,13 @@ impl Inner {
         before: Option<&Entry>,
     ) -> Result<Prepared, Error> {
         let facts = self.chain.facts();
-        self.allow(self.rules.forwarded(request.to, request.selector()), request.to).await?;
+        let class = self.rules.class(request.to, &request.data);
+        let rule = self.rules.forwarded(request.to, request.selector());
+        // A vault is asked for otherwise, by whoever may have one.
+        if class == Class::Deploy && self.rules.sponsored(request.to, request.selector()) == Rule::Allowed {
+            return Err(Error::NotSponsored);
+        }
+        self.allow(rule, request.to).await?;
         let data = request.execution(facts);
         let most = ceiling(request.gas, data.len());
         let gas = match after {
@@ -65,7 +80,8 @@ impl Inner {
         };
         let work = Work { to: facts.forwarder, value: request.value, data, gas };
         let lane = Some(request.lane(facts));
-        Ok(Prepared { id: request.digest, lane, work, after, attempt: next_attempt(before) })
+        let (id, wallet) = (request.digest, request.from);
+        Ok(Prepared { id, lane, class, wallet, work, after, attempt: next_attempt(before) })
     }
 
     /// The gas limit for a request, if it would succeed now.
@@ -139,6 +155,8 @@ impl Inner {
     pub(crate) async fn prepare_call(&self, call: &Call, before: Option<&Entry>) -> Result<Prepared, Error> {
         let selector = call.data.first_chunk().copied();
         self.allow(self.rules.sponsored(call.to, selector), call.to).await?;
+        let class = self.rules.class(call.to, &call.data);
+        let wallet = self.sponsored(class, call).await?;
         let gas = match self.chain.estimate(call).await? {
             Simulation::Done(gas) => gas,
             Simulation::Reverted(why) => return Err(would_revert(&why)),
@@ -148,7 +166,21 @@ impl Inner {
             return Err(Error::TooMuchGas(gas, most));
         }
         let work = Work { to: call.to, value: call.value, data: call.data.clone(), gas };
-        Ok(Prepared { id: self.call_id(call), lane: None, work, after: None, attempt: next_attempt(before) })
+        let (id, attempt) = (self.call_id(call), next_attempt(before));
+        Ok(Prepared { id, lane: None, class, wallet, work, after: None, attempt })
+    }
+
+    /// Who has a sponsored call made, if it is made for him.
+    async fn sponsored(&self, class: Class, call: &Call) -> Result<Address, Error> {
+        if class != Class::Deploy {
+            return Ok(caller(call.to, &call.data));
+        }
+        let vault = Deployment::read(&call.data).ok_or(Error::NotSponsored)?;
+        // Whoever pays the fee costs the operator nothing.
+        if self.config.fee == FeePolicy::Waived && !self.sponsor.sponsors(&vault).await? {
+            return Err(Error::NotSponsored);
+        }
+        Ok(vault.owner)
     }
 
     /// Checks the shape and the signature of every request of a batch, and that
@@ -190,35 +222,59 @@ impl Inner {
         self.prepare(request, after, found.as_ref()).await.map(Err)
     }
 
-    /// What one request, or one call, counts for.
-    pub(crate) fn quotas(&self, sender: Option<Address>, client: IpAddr, fresh: &[&Prepared]) -> Vec<Quota> {
-        let senders: Vec<Address> = sender.into_iter().collect();
-        self.count(&senders, client, fresh)
+    /// What these count for: for each class, whose wallets', the client's, and what
+    /// they may cost.
+    pub(crate) async fn quotas(&self, client: IpAddr, fresh: &[&Prepared]) -> Result<Vec<Quota>, Error> {
+        let spends: Vec<Spend> = fresh.iter().map(|it| (it.class, it.wallet, it.work.gas)).collect();
+        self.count(&spends, Some(client)).await
     }
 
-    /// What those of a batch that are new count for.
-    pub(crate) fn batch_quotas(&self, requests: &[Request], client: IpAddr, fresh: &[&Prepared]) -> Vec<Quota> {
-        let is_fresh = |request: &&Request| fresh.iter().any(|it| it.id == request.digest);
-        let senders: Vec<Address> = requests.iter().filter(is_fresh).map(|request| request.from).collect();
-        self.count(&senders, client, fresh)
-    }
-
-    fn count(&self, senders: &[Address], client: IpAddr, fresh: &[&Prepared]) -> Vec<Quota> {
+    pub(crate) async fn count(&self, spends: &[Spend], client: Option<IpAddr>) -> Result<Vec<Quota>, Error> {
+        let gas_price = match self.config.budgets.unit {
+            Unit::Gas => 0,
+            Unit::Gwei => self.chain.gas_price().await?,
+        };
         let day = self.now_s() / DAY_S;
         let quota = |subject: String, add: u64, limit: u64| Quota { subject, day, add, limit };
-        let gas = fresh.iter().map(|it| it.work.gas).sum();
-        let mut quotas = vec![
-            quota(subject(client), count(fresh.len()), self.config.per_client_day),
-            quota("gas".to_owned(), gas, self.config.gas_per_day),
-        ];
-        let mut seen: Vec<Address> = senders.to_vec();
-        seen.sort_unstable();
-        seen.dedup();
-        quotas.extend(seen.into_iter().map(|sender| {
-            let asked = senders.iter().filter(|it| **it == sender).count();
-            quota(format!("sender:{sender}"), count(asked), self.config.per_sender_day)
-        }));
-        quotas
+        let mut quotas = Vec::new();
+        for class in Class::ALL {
+            let of_class: Vec<&Spend> = spends.iter().filter(|(of, ..)| *of == class).collect();
+            if of_class.is_empty() {
+                continue;
+            }
+            let name = class.name();
+            let gas = of_class.iter().fold(0, |sum: u64, (_, _, gas)| sum.saturating_add(*gas));
+            let cost = self.config.budgets.unit.cost(gas, gas_price);
+            if let Some(client) = client {
+                quotas.push(quota(
+                    format!("{name}:{}", subject(client)),
+                    count(of_class.len()),
+                    self.config.per_client_day,
+                ));
+            }
+            let mut wallets: Vec<Address> = of_class.iter().map(|(_, wallet, _)| *wallet).collect();
+            wallets.sort_unstable();
+            for same in wallets.chunk_by(|one, other| one == other) {
+                let most = self.per_wallet(class);
+                quotas.extend(most.map(|most| quota(format!("{name}:sender:{}", same[0]), count(same.len()), most)));
+            }
+            quotas.push(quota(format!("{name}:budget"), cost, self.config.budgets.of(class)));
+        }
+        Ok(quotas)
+    }
+
+    /// Calls of one wallet a day. Payments are bounded by their budget, and by what
+    /// their payers hold.
+    const fn per_wallet(&self, class: Class) -> Option<u64> {
+        match class {
+            Class::Deploy => Some(self.config.deploys_per_owner_day),
+            Class::Task | Class::Withdraw | Class::Manage | Class::Forward => Some(self.config.per_sender_day),
+            Class::Settle => None,
+        }
+    }
+
+    pub(crate) fn over_quota(&self, subject: String) -> Error {
+        Error::OverQuota { subject, retry_after_s: DAY_S - self.now_s() % DAY_S }
     }
 
     /// The payment for these, checked; `None` where calls cost nothing.

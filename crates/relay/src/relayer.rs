@@ -19,6 +19,7 @@ use wire::relay::{BatchAnswer, BatchRequest, CallRequest, MAX_BATCH, RawRequest,
 use crate::allow::Rules;
 use crate::answer;
 use crate::chain::Chain;
+use crate::class::Class;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::drive::Progress;
@@ -27,6 +28,7 @@ use crate::journal::{Admission, Entry, Journal, State};
 use crate::prepare::Prepared;
 use crate::price::Rates;
 use crate::request::{Bounds, Request};
+use crate::sponsor::{Nobody, Sponsor};
 use crate::status::{Latency, Price};
 
 /// Groups of client addresses that are counted per minute.
@@ -62,6 +64,7 @@ pub(crate) struct Inner {
     pub(crate) chain: Arc<dyn Chain>,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) sponsor: Arc<dyn Sponsor>,
     pub(crate) quotes: Cache<B256, Price>,
     pub(crate) vaults: Cache<Address, ()>,
     pub(crate) running: Mutex<HashMap<B256, watch::Receiver<Progress>>>,
@@ -78,8 +81,8 @@ impl std::fmt::Debug for Relayer {
 }
 
 impl Relayer {
-    /// A relayer on this chain. Nothing is asked or sent yet; call
-    /// [`Relayer::resume`] next.
+    /// A relayer on this chain, which deploys nobody's vault for nothing. Nothing is
+    /// asked or sent yet; call [`Relayer::resume`] next.
     ///
     /// # Errors
     /// When the configuration is wrong.
@@ -88,6 +91,20 @@ impl Relayer {
         chain: Arc<dyn Chain>,
         journal: Arc<dyn Journal>,
         clock: Arc<dyn Clock>,
+    ) -> Result<Self, ConfigError> {
+        Self::sponsoring(config, chain, journal, clock, Arc::new(Nobody))
+    }
+
+    /// The same, with somebody who says whose vaults are deployed for nothing.
+    ///
+    /// # Errors
+    /// When the configuration is wrong.
+    pub fn sponsoring(
+        config: Config,
+        chain: Arc<dyn Chain>,
+        journal: Arc<dyn Journal>,
+        clock: Arc<dyn Clock>,
+        sponsor: Arc<dyn Sponsor>,
     ) -> Result<Self, ConfigError> {
         config.check()?;
         let per_minute = u32::try_from(config.per_client_minute).ok().and_then(NonZeroU32::new);
@@ -107,6 +124,7 @@ impl Relayer {
             chain,
             journal,
             clock,
+            sponsor,
         })))
     }
 
@@ -158,7 +176,7 @@ impl Relayer {
             inner.watch(entry.clone())
         } else {
             let prepared = inner.prepare(&request, None, found.as_ref()).await?;
-            let quotas = inner.quotas(Some(request.from), client, &[&prepared]);
+            let quotas = inner.quotas(client, &[&prepared]).await?;
             let mut all = inner.take_on(vec![prepared], quotas, payment, priority).await?;
             all.pop().ok_or(Error::Busy)?
         };
@@ -188,7 +206,7 @@ impl Relayer {
         let requests = inner.read_batch(&requests)?;
         let members = inner.prepare_batch(&requests).await?;
         let fresh: Vec<&Prepared> = members.iter().filter_map(|member| member.as_ref().err()).collect();
-        let quotas = inner.batch_quotas(&requests, client, &fresh);
+        let quotas = inner.quotas(client, &fresh).await?;
         let fresh = fresh.into_iter().cloned().collect();
         let mut started = inner.take_on(fresh, quotas, payment, priority).await?.into_iter();
         let mut all = Vec::with_capacity(members.len());
@@ -217,7 +235,7 @@ impl Relayer {
             inner.watch(entry.clone())
         } else {
             let prepared = inner.prepare_call(&call, found.as_ref()).await?;
-            let quotas = inner.quotas(None, client, &[&prepared]);
+            let quotas = inner.quotas(client, &[&prepared]).await?;
             let mut all = inner.take_on(vec![prepared], quotas, payment, wire::relay::Priority::Normal).await?;
             all.pop().ok_or(Error::Busy)?
         };
@@ -234,6 +252,19 @@ impl Relayer {
         self.0.admit_client(client)?;
         let request: RawRequest = self.read(body)?;
         self.0.pass_on(&request).await
+    }
+
+    /// Counts a call that this operator makes for somebody elsewhere than here, before
+    /// it is sent: whose wallet, and whose address where one asked for it.
+    ///
+    /// # Errors
+    /// [`Error::OverQuota`], or the chain or the journal does not answer.
+    pub async fn spend(&self, class: Class, wallet: Address, client: Option<IpAddr>, gas: u64) -> Result<(), Error> {
+        let quotas = self.0.count(&[(class, wallet, gas)], client).await?;
+        match self.0.journal.count(&quotas).await? {
+            None => Ok(()),
+            Some(subject) => Err(self.0.over_quota(subject)),
+        }
     }
 
     fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Error> {
@@ -291,7 +322,7 @@ impl Inner {
             Admission::Known(_) => return Err(Error::Busy),
             Admission::LaneTaken(lane) => return Err(Error::NonceInUse(lane.from)),
             Admission::PaymentUsed => return Err(Error::Payment(crate::payment::PaymentError::Reused, None)),
-            Admission::OverQuota(subject) => return Err(Error::OverQuota(subject)),
+            Admission::OverQuota(subject) => return Err(self.over_quota(subject)),
         }
         Ok(entries.into_iter().zip(permits).map(|(entry, permit)| Self::start(self, entry, Some(permit))).collect())
     }

@@ -144,7 +144,7 @@ impl Admit {
         if self.used(conn)? {
             return Ok(RelayMet::PaymentUsed);
         }
-        if let Some(at) = self.over(conn)? {
+        if let Some(at) = over(conn, &self.0.quotas)? {
             return Ok(RelayMet::OverQuota(at));
         }
         self.write(conn).map(|()| RelayMet::New)
@@ -184,17 +184,6 @@ impl Admit {
         Ok(false)
     }
 
-    fn over(&self, conn: &Connection) -> rusqlite::Result<Option<usize>> {
-        for (at, quota) in self.0.quotas.iter().enumerate() {
-            let same = |other: &&RelayQuota| (&other.subject, other.day) == (&quota.subject, quota.day);
-            let added = self.0.quotas[..=at].iter().filter(same).fold(0, |sum: u64, q| sum.saturating_add(q.add));
-            if count(conn, quota)?.saturating_add(added) > quota.limit {
-                return Ok(Some(at));
-            }
-        }
-        Ok(None)
-    }
-
     fn write(&self, conn: &Connection) -> rusqlite::Result<()> {
         for row in &self.0.rows {
             put(conn, row)?;
@@ -202,16 +191,22 @@ impl Admit {
         for payment in &self.0.payments {
             purposes::note(conn, &payment.key, Purpose::Fee(payment.group), payment.valid_before)?;
         }
-        let mut count = conn.prepare_cached(
-            "INSERT INTO relay_quotas (day, subject, count) VALUES (?1, ?2, ?3) \
-             ON CONFLICT DO UPDATE SET count = count + ?3",
-        )?;
-        let mut forget = conn.prepare_cached("DELETE FROM relay_quotas WHERE day < ?1")?;
-        for quota in &self.0.quotas {
-            count.execute((integer(quota.day), &quota.subject, integer(quota.add)))?;
-            forget.execute((integer(quota.day.saturating_sub(QUOTA_DAYS)),))?;
-        }
-        Ok(())
+        add(conn, &self.0.quotas)
+    }
+}
+
+struct Count(Vec<RelayQuota>);
+
+impl Command for Count {
+    type Answer = Option<usize>;
+    const NAME: &'static str = "count calls";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<Option<usize>, StoreError> {
+        let counted = || match over(tx.conn, &self.0)? {
+            Some(at) => Ok(Some(at)),
+            None => add(tx.conn, &self.0).map(|()| None),
+        };
+        counted().map_err(|error| StoreError::sql(Self::NAME, error))
     }
 }
 
@@ -240,6 +235,15 @@ impl Store {
     /// Faults of the store.
     pub async fn relay_admit(&self, wish: RelayWish) -> Result<RelayMet, StoreError> {
         self.write(Admit(wish)).await
+    }
+
+    /// Counts, all or none; answers with the place of the first quota that would be
+    /// passed.
+    ///
+    /// # Errors
+    /// Faults of the store.
+    pub async fn relay_count(&self, quotas: Vec<RelayQuota>) -> Result<Option<usize>, StoreError> {
+        self.write(Count(quotas)).await
     }
 
     /// Puts `to` in the place of `from`, if that still stands there as it is.
@@ -281,6 +285,31 @@ impl Store {
         const NAME: &str = "read what was taken on";
         self.read(NAME, move |conn| question(conn).map_err(|error| StoreError::sql(NAME, error))).await
     }
+}
+
+/// The first quota that would be passed.
+fn over(conn: &Connection, quotas: &[RelayQuota]) -> rusqlite::Result<Option<usize>> {
+    for (at, quota) in quotas.iter().enumerate() {
+        let same = |other: &&RelayQuota| (&other.subject, other.day) == (&quota.subject, quota.day);
+        let added = quotas[..=at].iter().filter(same).fold(0, |sum: u64, q| sum.saturating_add(q.add));
+        if count(conn, quota)?.saturating_add(added) > quota.limit {
+            return Ok(Some(at));
+        }
+    }
+    Ok(None)
+}
+
+fn add(conn: &Connection, quotas: &[RelayQuota]) -> rusqlite::Result<()> {
+    let mut count = conn.prepare_cached(
+        "INSERT INTO relay_quotas (day, subject, count) VALUES (?1, ?2, ?3) \
+         ON CONFLICT DO UPDATE SET count = count + ?3",
+    )?;
+    let mut forget = conn.prepare_cached("DELETE FROM relay_quotas WHERE day < ?1")?;
+    for quota in quotas {
+        count.execute((integer(quota.day), &quota.subject, integer(quota.add)))?;
+        forget.execute((integer(quota.day.saturating_sub(QUOTA_DAYS)),))?;
+    }
+    Ok(())
 }
 
 fn count(conn: &Connection, quota: &RelayQuota) -> rusqlite::Result<u64> {

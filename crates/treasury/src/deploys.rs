@@ -1,6 +1,7 @@
 //! The agents' vaults: where each will be, its owner's consent, its way onto the
 //! chain. Every step is written down before it is taken and may be taken again.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use alloy_primitives::Signature;
@@ -8,7 +9,7 @@ use chain::evm::calls::{self, Consent as Signed};
 use chain::evm::{At, Chain, EvmError, SendError, Sender};
 use domain::evm::{IntentKey, Outcome};
 use domain::{Address, AgentId, Bytes, UnixMillis, Wallet};
-use relay::Clock;
+use relay::{Class, Clock};
 use store::{Consent, Deploy};
 use wire::vault::{AgentVault, DeployRequest, VaultState, pod_id};
 
@@ -73,6 +74,7 @@ impl Inner {
         agent: AgentId,
         holder: Wallet,
         wish: &DeployRequest,
+        client: IpAddr,
         now: UnixMillis,
     ) -> Result<AgentVault, TreasuryError> {
         let deploy = self.ensure(agent, holder, now).await?.ok_or(TreasuryError::NotLinked)?;
@@ -88,6 +90,9 @@ impl Inner {
         let call = call(self.evm.factory, &deploy).ok_or(TreasuryError::Signature)?;
         // Tried first: what the factory would refuse is refused here, with its reason.
         desk.chain.evm.call(&call, Some(sender.account().address), At::Latest).await.map_err(refused)?;
+        let gas = desk.chain.evm.gas_limit(&call, sender.account().address).await.map_err(refused)?;
+        let relayer = desk.relayer.as_ref().ok_or(TreasuryError::NoRelayer)?;
+        relayer.spend(Class::Deploy, deploy.owner, Some(client), gas).await?;
         self.store.put_deploy(deploy.clone(), now).await?;
         self.signal.notify_one();
         Ok(view::deploy(self.evm.chain_id, deploy))

@@ -15,6 +15,7 @@ use crate::journal::journal;
 use crate::outbox::outbox;
 use crate::payments::StorePayments;
 use crate::settle::{OwnSettlement, TokenReader};
+use crate::sponsor::StoreSponsor;
 
 /// The chain, and what works on it.
 pub(crate) struct Desk {
@@ -56,7 +57,7 @@ impl Desk {
             None => None,
             Some(sender) => Some(relayer(options, &chain, sender, store).await?),
         };
-        let counter = counter(options, &chain, sender.as_ref(), store)?;
+        let counter = counter(options, &chain, sender.as_ref().zip(relayer.as_ref()), store)?;
         Ok(Self { chain, sender, relayer, counter })
     }
 }
@@ -70,8 +71,9 @@ async fn relayer(
     let unavailable = |error: &dyn std::fmt::Display| TreasuryError::Unavailable(error.to_string());
     let chain_id = chain.evm.config().chain_id;
     let chain = relay::EvmChain::new(Arc::clone(chain), sender.clone());
-    let relayer =
-        Relayer::new(options.relayer.clone(), Arc::new(chain), journal(store, chain_id), Arc::new(relay::SystemClock));
+    let sponsor = Arc::new(StoreSponsor(store.clone()));
+    let (chain, journal, clock) = (Arc::new(chain), journal(store, chain_id), Arc::new(relay::SystemClock));
+    let relayer = Relayer::sponsoring(options.relayer.clone(), chain, journal, clock, sponsor);
     let relayer = relayer.map_err(|error| TreasuryError::Config(error.to_string()))?;
     relayer.resume().await.map_err(|error| unavailable(&error))?;
     Ok(relayer)
@@ -80,7 +82,7 @@ async fn relayer(
 fn counter(
     options: &Options,
     chain: &Arc<Chain>,
-    sender: Option<&Sender>,
+    own: Option<(&Sender, &Relayer)>,
     store: &Store,
 ) -> Result<Option<Counter>, TreasuryError> {
     let refused = |error: &dyn std::fmt::Display| TreasuryError::Config(error.to_string());
@@ -92,10 +94,11 @@ fn counter(
     let here = |token: &&Arc<Token>| token.chain_id() == chain.evm.config().chain_id;
     let tokens: Arc<Tokens> = Arc::new(config.tokens().iter().filter(here).map(|token| Token::clone(token)).collect());
     check_token(&tokens, chain)?;
-    let (till, own) = match (config.settler().map_err(|error| refused(&error))?, sender) {
+    let (till, own) = match (config.settler().map_err(|error| refused(&error))?, own) {
         (Settler::Own, None) => return Ok(None),
-        (Settler::Own, Some(sender)) => {
-            let settlement = OwnSettlement { chain: Arc::clone(chain), sender: sender.clone() };
+        (Settler::Own, Some((sender, relayer))) => {
+            let (sender, relayer) = (sender.clone(), relayer.clone());
+            let settlement = OwnSettlement { chain: Arc::clone(chain), sender, relayer };
             (Till::new(payments, Arc::new(settlement), reader, limits), true)
         }
         (Settler::Hosted(url), _) => {

@@ -1,5 +1,6 @@
 //! Why the treasury says no.
 
+use relay::Error;
 use store::StoreError;
 
 use crate::identities::IdentityError;
@@ -39,6 +40,14 @@ pub enum TreasuryError {
     /// The vault is there already, or on its way.
     #[error("the vault is {0} already")]
     Underway(&'static str),
+    /// What the operator pays for today is used up.
+    #[error("no more is paid for {subject} today")]
+    OverQuota {
+        /// Whose quota, or which budget.
+        subject: String,
+        /// Seconds until the next day.
+        retry_after_s: u64,
+    },
     /// The chain would refuse it.
     #[error("{0}")]
     Reverts(String),
@@ -51,4 +60,13 @@ pub enum TreasuryError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<Error> for TreasuryError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::OverQuota { subject, retry_after_s } => Self::OverQuota { subject, retry_after_s },
+            error => Self::Unavailable(error.to_string()),
+        }
+    }
 }

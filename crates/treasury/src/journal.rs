@@ -50,6 +50,11 @@ impl Journal for StoreJournal {
         })
     }
 
+    async fn count(&self, quotas: &[Quota]) -> Result<Option<String>, JournalError> {
+        let over = self.store.relay_count(quotas.iter().map(quota).collect()).await.map_err(unavailable)?;
+        Ok(over.map(|at| quotas.get(at).map(|quota| quota.subject.clone()).unwrap_or_default()))
+    }
+
     async fn find(&self, id: B256) -> Result<Option<Entry>, JournalError> {
         self.store.relay_find(id).await.map_err(unavailable)?.as_ref().map(entry).transpose()
     }

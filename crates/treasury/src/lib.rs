@@ -9,6 +9,7 @@
 //! | `tasks` | what an agent does with a task |
 //! | `identities` | the agents' keys |
 //! | `settle` | payments onto the chain, and what became of them |
+//! | `sponsor` | for whom vaults are deployed |
 //! | `ledger`, `outbox`, `journal`, `payments` | the traits of `chain`, `relay` and `x402`, over the store |
 //! | `view` | pure: from the books to the wire |
 //! | `config`, `error` | `[treasury]`; why not |
@@ -24,6 +25,7 @@ mod outbox;
 mod payments;
 mod service;
 mod settle;
+mod sponsor;
 mod tasks;
 mod view;
 

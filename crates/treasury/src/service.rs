@@ -1,5 +1,6 @@
 //! [`Treasury`]: what the gateway calls, and the loops behind it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -181,7 +182,8 @@ impl Treasury {
         Ok(deploy.map(|deploy| view::deploy(self.0.evm.chain_id, deploy)))
     }
 
-    /// Takes the owner's signature for an agent's vault, and has it deployed.
+    /// Takes the owner's signature for an agent's vault, and has it deployed, for
+    /// `client`.
     ///
     /// # Errors
     /// [`TreasuryError`].
@@ -190,9 +192,10 @@ impl Treasury {
         agent: AgentId,
         holder: Wallet,
         wish: &DeployRequest,
+        client: IpAddr,
         now: UnixMillis,
     ) -> Result<AgentVault, TreasuryError> {
-        self.0.consent(agent, holder, wish, now).await
+        self.0.consent(agent, holder, wish, client, now).await
     }
 
     /// A vault's books.

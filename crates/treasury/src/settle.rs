@@ -8,6 +8,7 @@ use chain::evm::typed::{Window, transfer};
 use chain::evm::{At, AuthorizationUse, Chain, EvmError, SendError, Sender, Sighting, calls};
 use domain::evm::{IntentKey, Outcome};
 use domain::{Address, B256, Usdc};
+use relay::{Class, Relayer};
 use x402::{Authorization, Authorizations, SettleError, Settled, Settlement, Signed, Spent, Unread, pays};
 
 /// Our own account makes the transfers.
@@ -15,7 +16,12 @@ use x402::{Authorization, Authorizations, SettleError, Settled, Settlement, Sign
 pub(crate) struct OwnSettlement {
     pub(crate) chain: Arc<Chain>,
     pub(crate) sender: Sender,
+    /// Who counts what it costs.
+    pub(crate) relayer: Relayer,
 }
+
+/// Gas of a transfer, as it is counted.
+const TRANSFER_GAS: u64 = 120_000;
 
 #[async_trait]
 impl Settlement for OwnSettlement {
@@ -29,7 +35,11 @@ impl Settlement for OwnSettlement {
         let Authorization { from, to, value, nonce, .. } = *authorization;
         let message = transfer(from, to, value, window, nonce);
         let call = calls::transfer_with_authorization(token, &message, &payment.signature.as_bytes());
-        let outcome = self.sender.execute(&key(authorization)?, &call).await.map_err(send_error)?;
+        let key = key(authorization)?;
+        if self.sender.find(&key).await.map_err(send_error)?.is_none() {
+            self.count(to).await?;
+        }
+        let outcome = self.sender.execute(&key, &call).await.map_err(send_error)?;
         match outcome {
             Outcome::Mined(mined) if mined.success => self.receipt(authorization, mined.hash).await,
             Outcome::Mined(_) => Err(SettleError::Refused("the transfer was reverted".to_owned())),
@@ -45,6 +55,12 @@ impl Settlement for OwnSettlement {
 }
 
 impl OwnSettlement {
+    /// Counts one more transfer, before it is sent first.
+    async fn count(&self, payee: Address) -> Result<(), SettleError> {
+        let counted = self.relayer.spend(Class::Settle, payee, None, TRANSFER_GAS).await;
+        counted.map_err(|error| SettleError::Unavailable(error.to_string()))
+    }
+
     /// The transfer, as its own receipt tells it.
     async fn receipt(&self, authorization: &Authorization, tx: B256) -> Result<Settled, SettleError> {
         match self.chain.evm.sighting(tx).await {

@@ -13,6 +13,7 @@ use domain::evm::{Call, IntentKey, Outcome};
 use domain::vault::{TaskId, Terms, Vault};
 use domain::{Address, AgentId, B256, Bytes, UnixMillis};
 use identity::SignerSync;
+use relay::Class;
 use wire::vault::{TxResponse, VaultState};
 
 use crate::desk::Desk;
@@ -87,6 +88,8 @@ impl Inner {
         let forwarded = calls::forward(self.evm.forwarder, &request, Bytes::from(signature.as_bytes()));
         let key = format!("{name}:{nonce}").parse::<IntentKey>();
         let key = key.map_err(|error| TreasuryError::Unavailable(error.to_string()))?;
+        let relayer = desk.relayer.as_ref().ok_or(TreasuryError::NoRelayer)?;
+        relayer.spend(Class::Task, identity.address(), None, INNER_GAS).await?;
         let entry = sender.send(&key, &forwarded).await.map_err(unsent)?;
         let newest = entry.attempts.last().map(|attempt| attempt.hash).unwrap_or_default();
         match tokio::time::timeout(WAIT, sender.settled(&key)).await {

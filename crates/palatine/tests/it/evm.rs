@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use chain::Endpoint;
 use chain::evm::{Chain, Deployed, EvmConfig, Key, deploy_local};
+use domain::evm::Call;
 use domain::{Address, B256, Bytes, Usdc};
 use identity::{Cost, Identity, SignerSync};
 use secrecy::SecretString;
@@ -69,6 +70,15 @@ impl Evm {
         let payer = Identity::from_secret(secret).unwrap();
         fund(&self.rpc, self.deployer.clone(), payer.address()).await;
         payer
+    }
+
+    /// Makes a call at somebody's own cost.
+    pub(crate) async fn pay(&self, call: &Call) {
+        let accounts = call_rpc(&self.rpc, "eth_accounts", json!([])).await;
+        let tx = json!([{"from": accounts[0], "to": call.to, "data": call.data}]);
+        let hash = call_rpc(&self.rpc, "eth_sendTransaction", tx).await;
+        let receipt = call_rpc(&self.rpc, "eth_getTransactionReceipt", json!([hash])).await;
+        assert_eq!(receipt["status"], "0x1", "{receipt}");
     }
 
     /// The sections that a house needs to work on this chain.

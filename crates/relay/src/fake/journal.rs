@@ -30,16 +30,25 @@ impl Books {
         if charges().any(|it| self.payments.get(&it.payment.key()).is_some_and(|group| *group != it.group)) {
             return Admission::PaymentUsed;
         }
+        let charges: Vec<_> = charges().map(|it| (it.payment.key(), it.group)).collect();
+        if let Some(subject) = self.count(quotas) {
+            return Admission::OverQuota(subject);
+        }
+        self.payments.extend(charges);
+        self.entries.extend(entries.iter().map(|entry| (entry.id, entry.clone())));
+        Admission::New
+    }
+
+    /// See [`Journal::count`].
+    pub fn count(&mut self, quotas: &[Quota]) -> Option<String> {
         let over = |quota: &&Quota| self.counts.get(&name(quota)).unwrap_or(&0).saturating_add(quota.add) > quota.limit;
         if let Some(quota) = quotas.iter().find(over) {
-            return Admission::OverQuota(quota.subject.clone());
+            return Some(quota.subject.clone());
         }
-        self.payments.extend(charges().map(|it| (it.payment.key(), it.group)));
-        self.entries.extend(entries.iter().map(|entry| (entry.id, entry.clone())));
         for quota in quotas {
             *self.counts.entry(name(quota)).or_default() += quota.add;
         }
-        Admission::New
+        None
     }
 
     fn in_the_way(&self, new: &Entry) -> Option<&Entry> {
@@ -122,6 +131,10 @@ impl MemoryJournal {
 impl Journal for MemoryJournal {
     async fn admit(&self, entries: &[Entry], quotas: &[Quota]) -> Result<Admission, JournalError> {
         Ok(self.locked(|books| books.admit(entries, quotas)))
+    }
+
+    async fn count(&self, quotas: &[Quota]) -> Result<Option<String>, JournalError> {
+        Ok(self.locked(|books| books.count(quotas)))
     }
 
     async fn find(&self, id: B256) -> Result<Option<Entry>, JournalError> {

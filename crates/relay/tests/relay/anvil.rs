@@ -14,7 +14,7 @@ use chain::evm::{At, Deployed, EvmConfig, Key, Outbox, Sender, calls, deploy_loc
 use domain::Usdc;
 use palatine_relay::fake::{Ask, MemoryJournal, Wallet};
 use palatine_relay::journal::Journal;
-use palatine_relay::{Answer, Config, Error, EvmChain, Relayer, SystemClock};
+use palatine_relay::{Answer, Anybody, Config, Error, EvmChain, Relayer, SystemClock};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -107,7 +107,8 @@ pub(crate) async fn relayer(
     let chain = Arc::new(chain::evm::Chain::connect(evm).await.unwrap());
     let sender = Sender::start(Arc::clone(&chain), outbox, Key::new(relayer_key())).await.unwrap();
     let chain = Arc::new(EvmChain::new(chain, sender));
-    let relayer = Relayer::new(config, Arc::clone(&chain) as _, journal, Arc::new(SystemClock)).unwrap();
+    let (on, clock) = (Arc::clone(&chain) as _, Arc::new(SystemClock));
+    let relayer = Relayer::sponsoring(config, on, journal, clock, Arc::new(Anybody)).unwrap();
     (relayer, chain)
 }
 

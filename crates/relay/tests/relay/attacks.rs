@@ -1,11 +1,14 @@
 //! What must not get through.
 
+use std::sync::Arc;
+
 use alloy_primitives::{Address, Bytes, U256};
-use chain::evm::Revert;
-use palatine_relay::Config;
-use palatine_relay::chain::Facts;
-use palatine_relay::fake::{Ask, EPOCH_S, Effect, Manner, Wallet};
+use chain::evm::{Revert, calls};
+use palatine_relay::chain::{Chain, Facts};
+use palatine_relay::fake::{Ask, EPOCH_S, Effect, Manner, MemoryJournal, Wallet, selector};
+use palatine_relay::journal::Journal;
 use palatine_relay::text::MAX_WORDS;
+use palatine_relay::{Budgets, Config, Relayer, Unit};
 use serde_json::json;
 use wire::relay::{SignedRequest, Status};
 
@@ -266,13 +269,82 @@ async fn a_sender_and_a_client_have_so_many_requests_a_day() {
 }
 
 #[tokio::test]
-async fn gas_per_day_is_bounded_over_all() {
-    let bench = Bench::new(Config { gas_per_day: 1_000_000, max_gas: 1_000_000, ..Config::default() });
+async fn fault_2_6_one_class_of_calls_cannot_end_the_day_for_the_others() {
+    let budgets = Budgets { manage: 1_000_000, ..Budgets::default() };
+    let bench = Bench::new(Config { budgets, ..Config::default() });
     let mut taken = 0;
     for number in 1..=10 {
         taken += u32::from(bench.relay(&bench.signed(&Wallet::new(number), 0)).await.is_ok());
     }
     assert_eq!(taken, 6);
+    let (status, said) = refusal(bench.relay(&bench.signed(&Wallet::new(11), 0)).await);
+    assert_eq!((status, said["error"].as_str()), (429, Some("QUOTA_EXCEEDED")));
+    assert!(said["message"].as_str().unwrap().contains("manage:budget"), "{said}");
+    assert!(said["retryAfter"].as_u64().is_some_and(|seconds| (1..=86_400).contains(&seconds)), "{said}");
+    // Whoever wants his money gets it all the same.
+    let withdraw = Ask { data: selector("withdraw(address,uint256)"), ..ask(0) };
+    bench.relay(&Wallet::new(12).ask(bench.facts(), &withdraw)).await.unwrap();
+    // The count outlives the process.
+    let journal = Arc::new(MemoryJournal::with(bench.journal.books()));
+    let again = Bench::over(bench.relayer.config().clone(), bench.chain.clone(), journal);
+    assert_eq!(code(again.relay(&again.signed(&Wallet::new(13), 0)).await), "QUOTA_EXCEEDED");
+    again.clock.pass(86_400);
+    let tomorrow = Wallet::new(13).ask(again.facts(), &Ask { deadline: EPOCH_S + 90_000, ..ask(0) });
+    again.relay(&tomorrow).await.unwrap();
+}
+
+#[tokio::test]
+async fn fault_2_6_budgets_are_counted_in_what_gas_costs_if_the_operator_says_so() {
+    // A call of 158,000 gas at 5,000 gwei each is 790,000,000 gwei.
+    let budgets = Budgets { unit: Unit::Gwei, manage: 1_600_000_000, ..Budgets::default() };
+    let bench = Bench::new(Config { budgets, ..Config::default() });
+    for number in 1..=2 {
+        bench.relay(&bench.signed(&Wallet::new(number), 0)).await.unwrap();
+    }
+    assert_eq!(code(bench.relay(&bench.signed(&Wallet::new(3), 0)).await), "QUOTA_EXCEEDED");
+}
+
+/// `createPODVault` for this owner.
+fn deployment(bench: &Bench, owner: Address, pod: &str) -> String {
+    let deadline = EPOCH_S + 600;
+    let consent = calls::Consent { deadline, signature: Bytes::from([7; 65]) };
+    let call = calls::create_vault(bench.facts().factory, pod, owner, Address::repeat_byte(0xa9), Some(&consent));
+    json!({"to": call.to, "data": call.data}).to_string()
+}
+
+#[tokio::test]
+async fn fault_2_6_nobody_deploys_vaults_for_throwaway_keys_at_the_operators_cost() {
+    let bench = Bench::default();
+    let parts: (Arc<dyn Chain>, Arc<dyn Journal>) = (bench.chain.clone(), bench.journal.clone());
+    let strict = Relayer::new(Config::default(), parts.0, parts.1, bench.clock.clone()).unwrap();
+    for number in 1..=4 {
+        let wish = deployment(&bench, Wallet::new(number).address(), &format!("pod-{number}"));
+        let (status, said) = refusal(strict.call(wish.as_bytes(), None, HERE).await);
+        assert_eq!((status, said["error"].as_str()), (403, Some("DEPLOYMENT_NOT_SPONSORED")), "{said}");
+        let data = selector("createPODVault(string,address,address,uint256,bytes)");
+        let forwarded = Ask { to: bench.facts().factory, data, ..ask(0) };
+        let forwarded = body(&Wallet::new(number).ask(bench.facts(), &forwarded));
+        assert_eq!(code(strict.relay(&forwarded, None, HERE).await), "DEPLOYMENT_NOT_SPONSORED");
+    }
+    assert_eq!(bench.chain.transactions(), 0);
+}
+
+#[tokio::test]
+async fn fault_2_6_an_owner_has_so_many_vaults_a_day_and_other_classes_are_not_counted_for_it() {
+    let bench = Bench::new(Config { deploys_per_owner_day: 2, per_client_day: 5, ..Config::default() });
+    let (one, two) = (Wallet::new(1), Wallet::new(2));
+    let deploy = async |owner: &Wallet, pod: &str| {
+        let wish = deployment(&bench, owner.address(), pod);
+        bench.relayer.call(wish.as_bytes(), None, HERE).await
+    };
+    deploy(&one, "a").await.unwrap();
+    deploy(&one, "b").await.unwrap();
+    assert_eq!(code(deploy(&one, "c").await), "QUOTA_EXCEEDED");
+    deploy(&two, "d").await.unwrap();
+    deploy(&two, "e").await.unwrap();
+    deploy(&Wallet::new(3), "f").await.unwrap();
+    assert_eq!(code(deploy(&Wallet::new(4), "g").await), "QUOTA_EXCEEDED", "this address has had its share");
+    bench.relay(&bench.signed(&one, 0)).await.expect("another class");
 }
 
 #[tokio::test]

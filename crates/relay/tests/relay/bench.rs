@@ -7,7 +7,7 @@ use domain::Address;
 use palatine_relay::chain::{Chain, Facts};
 use palatine_relay::fake::{Ask, FakeChain, FakeClock, MemoryJournal, Wallet};
 use palatine_relay::journal::Journal;
-use palatine_relay::{Answer, Config, Error, FeePolicy, Relayer};
+use palatine_relay::{Answer, Anybody, Config, Error, FeePolicy, Relayer};
 use serde_json::{Value, json};
 use wire::relay::{BatchAnswer, PaymentRequired, RelayAnswer, SignedRequest};
 
@@ -45,7 +45,7 @@ impl Bench {
     pub(crate) fn over(config: Config, chain: Arc<FakeChain>, journal: Arc<MemoryJournal>) -> Self {
         let clock = Arc::new(FakeClock::default());
         let parts: (Arc<dyn Chain>, Arc<dyn Journal>) = (chain.clone(), journal.clone());
-        let relayer = Relayer::new(config, parts.0, parts.1, clock.clone()).unwrap();
+        let relayer = Relayer::sponsoring(config, parts.0, parts.1, clock.clone(), Arc::new(Anybody)).unwrap();
         Self { chain, journal, clock, relayer }
     }
 

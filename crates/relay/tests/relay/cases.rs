@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chain::evm::Revert;
+use chain::evm::{Revert, calls};
 use palatine_relay::Config;
 use palatine_relay::fake::{Ask, EPOCH_S, Manner, Wallet};
 use serde_json::json;
@@ -197,8 +197,9 @@ async fn a_sponsored_call_that_would_revert_is_refused_unsent() {
     let bench = Bench::default();
     let factory = bench.facts().factory;
     bench.chain.set_manner(factory, Manner::Reverts(Revert::Silent));
-    let create = palatine_relay::fake::selector("createPODVault(string,address,address,uint256,bytes)");
-    let call = json!({"to": factory, "data": create}).to_string();
+    let consent = calls::Consent { deadline: 1, signature: [7; 65].into() };
+    let create = calls::create_vault(factory, "pod", VAULT, VAULT, Some(&consent));
+    let call = json!({"to": factory, "data": create.data}).to_string();
     assert_eq!(code(bench.relayer.call(call.as_bytes(), None, HERE).await), "TX_SIMULATION_FAILED");
     let transfer = "transferWithAuthorization(address,address,uint256,uint256,uint256,bytes32,uint8,bytes32,bytes32)";
     let call = json!({"to": bench.facts().token, "data": palatine_relay::fake::selector(transfer)}).to_string();

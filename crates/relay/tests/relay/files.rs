@@ -57,6 +57,10 @@ impl Journal for FileJournal {
         Ok(self.0.change(|books| books.admit(entries, quotas)))
     }
 
+    async fn count(&self, quotas: &[Quota]) -> Result<Option<String>, JournalError> {
+        Ok(self.0.change(|books| books.count(quotas)))
+    }
+
     async fn find(&self, id: B256) -> Result<Option<Entry>, JournalError> {
         Ok(self.0.read(|books| books.find(id)))
     }

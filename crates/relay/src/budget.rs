@@ -1,0 +1,82 @@
+//! `[relayer.budgets]`: what each class of calls may cost the operator a day.
+
+use serde::{Deserialize, Serialize};
+
+use crate::class::Class;
+
+/// `[relayer.budgets]`. A class whose budget is used up waits for the next day (UTC);
+/// the others go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Budgets {
+    /// What is counted: `gas`, or `gwei`, which is gas times its price at that moment.
+    /// Default `gas`.
+    pub unit: Unit,
+    /// Vaults. Default 27000000: some 200.
+    pub deploy: u64,
+    /// Tasks: paid for, worked on, decided. Default 100000000.
+    pub task: u64,
+    /// Money that leaves vaults. Default 30000000.
+    pub withdraw: u64,
+    /// Vaults' settings. Default 30000000.
+    pub manage: u64,
+    /// Calls of `targets`. Default 40000000.
+    pub forward: u64,
+    /// Payments for requests, and those that `/settle` makes. Default 1000000000.
+    pub settle: u64,
+}
+
+/// What budgets are counted in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Gas, whatever it costs.
+    #[default]
+    Gas,
+    /// Billionths of a CRO: gas times its price.
+    Gwei,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self {
+            unit: Unit::Gas,
+            deploy: 27_000_000,
+            task: 100_000_000,
+            withdraw: 30_000_000,
+            manage: 30_000_000,
+            forward: 40_000_000,
+            settle: 1_000_000_000,
+        }
+    }
+}
+
+impl Budgets {
+    /// The budget of one class.
+    #[must_use]
+    pub const fn of(&self, class: Class) -> u64 {
+        match class {
+            Class::Deploy => self.deploy,
+            Class::Task => self.task,
+            Class::Withdraw => self.withdraw,
+            Class::Manage => self.manage,
+            Class::Forward => self.forward,
+            Class::Settle => self.settle,
+        }
+    }
+}
+
+impl Unit {
+    /// So much gas at so many wei each, rounded up.
+    pub(crate) fn cost(self, gas: u64, wei_per_gas: u128) -> u64 {
+        match self {
+            Self::Gas => gas,
+            Self::Gwei => {
+                let wei = u128::from(gas).saturating_mul(wei_per_gas);
+                u64::try_from(wei.div_ceil(WEI_PER_GWEI)).unwrap_or(u64::MAX)
+            }
+        }
+    }
+}
+
+const WEI_PER_GWEI: u128 = 1_000_000_000;
