@@ -17,6 +17,7 @@ pub(crate) struct Internet {
 impl Internet {
     /// The namespace is called so, and the link to it is `<name>0`.
     pub(crate) fn new(name: &'static str, third: u8) -> Self {
+        needs::needs!(root, network);
         let internet = Self { name, third };
         let setup = format!(
             "ip netns add {name}\n\

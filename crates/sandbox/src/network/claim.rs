@@ -262,6 +262,8 @@ mod tests {
         let held = place.claim("a", &one, 0).unwrap();
         held.forget().unwrap();
         assert!(!held.path.exists());
+        // Whatever a node is called, its lock is not the record.
+        place.claim("json", &place.node("two", "10.2.0.0/16"), 0).unwrap();
         assert_eq!(held.mark(), one.mark);
     }
 }

@@ -145,7 +145,7 @@ impl Machine {
 
     /// What a node of this name holds as long as it lives.
     pub(super) fn claim_path(&self, name: &str) -> PathBuf {
-        self.record.with_extension(name)
+        self.record.with_extension(format!("{name}.lock"))
     }
 
     /// The record, for us alone.
