@@ -23,6 +23,10 @@ pub trait Balances: Send + Sync {
     /// The sum of a wallet's accounts, at most a few seconds old.
     async fn balance(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError>;
 
+    /// Whether balances can be read at all: reads one from the chain, whatever is
+    /// remembered, and in nobody's turn.
+    async fn probe(&self) -> Result<(), BalanceError>;
+
     /// The mint's decimals: known as soon as a balance was read. Before that so
     /// many that no amount reaches any tier.
     fn decimals(&self) -> u8;

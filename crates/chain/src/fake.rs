@@ -78,6 +78,15 @@ impl Balances for FakeBalances {
         })
     }
 
+    async fn probe(&self) -> Result<(), BalanceError> {
+        self.with(|held| {
+            if held.failing {
+                return Err(BalanceError::Unknown { why: "the test said so".into(), retry_after_s: RETRY_AFTER_S });
+            }
+            Ok(())
+        })
+    }
+
     fn decimals(&self) -> u8 {
         DECIMALS
     }

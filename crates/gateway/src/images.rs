@@ -19,8 +19,8 @@ pub trait Images: Send + Sync {
     /// What is known; `None` before anything was read.
     fn table(&self) -> Option<Arc<Table>>;
 
-    /// Reads again. Cheap to call often.
-    async fn refresh(&self);
+    /// Reads again; whether any node answered. Cheap to call often.
+    async fn refresh(&self) -> bool;
 }
 
 /// The images of the nodes. A node that does not answer keeps what it last said.
@@ -35,6 +35,7 @@ pub struct NodeImages {
 struct Last {
     read_at: Option<Instant>,
     by_node: Vec<Option<Table>>,
+    answered: bool,
 }
 
 impl NodeImages {
@@ -45,7 +46,7 @@ impl NodeImages {
     #[must_use]
     pub fn new(nodes: Vec<NodeClient>) -> Self {
         let by_node = vec![None; nodes.len()];
-        Self { nodes, table: RwLock::new(None), last: Mutex::new(Last { read_at: None, by_node }) }
+        Self { nodes, table: RwLock::new(None), last: Mutex::new(Last { read_at: None, by_node, answered: false }) }
     }
 }
 
@@ -55,21 +56,27 @@ impl Images for NodeImages {
         self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn refresh(&self) {
+    async fn refresh(&self) -> bool {
         let mut last = self.last.lock().await;
         if last.read_at.is_some_and(|at| at.elapsed() < Self::AT_MOST_EVERY) {
-            return;
+            return last.answered;
         }
+        let mut answered = false;
         for (node, held) in self.nodes.iter().zip(&mut last.by_node) {
             match node.info().await {
-                Ok(info) => *held = Some(info.images),
+                Ok(info) => {
+                    *held = Some(info.images);
+                    answered = true;
+                }
                 Err(error) => tracing::debug!(%error, "read a node's images"),
             }
         }
         last.read_at = Some(Instant::now());
+        last.answered = answered;
         if last.by_node.iter().any(Option::is_some) {
             let merged: Table = last.by_node.iter().rev().flatten().flatten().map(|(n, d)| (n.clone(), *d)).collect();
             *self.table.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(merged));
         }
+        answered
     }
 }

@@ -14,6 +14,7 @@
 //! | `pages` | what pages of browsers may ask the API for |
 //! | `urls` | where agents answer |
 //! | `caller`, `names`, `spent` | whose signature it is, for which gateway, spent once |
+//! | `health` | whether what the gateway works with works: `/ready` |
 //! | `ids` | the agents' ids |
 //! | `refusal` | every error's answer: the only place that knows both |
 //! | `guests`, `images` | what is needed of the nodes, as narrow traits |
@@ -35,6 +36,7 @@ mod events;
 mod facilitator;
 mod guests;
 mod headers;
+mod health;
 mod hosts;
 mod ids;
 mod images;

@@ -9,7 +9,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use serde::Serialize;
 use wire::fault::Code;
-use wire::public::{HealthResponse, TiersResponse};
+use wire::public::{HealthResponse, ReadyResponse, TiersResponse};
 use wire::relay::Health;
 
 use crate::entry::Arrival;
@@ -65,13 +65,13 @@ struct RelayerHealth<'a> {
     tag = "gateway",
     path = "/ready",
     responses(
-        (status = 200, description = "It can do its work", body = HealthResponse),
-        (status = "default", description = "What is missing", body = HealthResponse),
+        (status = 200, description = "It can do its work", body = ReadyResponse),
+        (status = "default", description = "What is missing", body = ReadyResponse),
     )
 )]
 pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
-    let missing = gateway.missing().await;
-    state(if missing.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }, missing.unwrap_or("ok"))
+    let (status, answer) = gateway.readiness().await;
+    json(status, &answer)
 }
 
 fn state(status: StatusCode, text: &str) -> Result<Response<Body>, Refusal> {
@@ -114,17 +114,4 @@ fn text(kind: &'static str, text: String) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
-}
-
-impl Gateway {
-    async fn missing(&self) -> Option<&'static str> {
-        if self.draining.is_cancelled() {
-            return Some("shutting down");
-        }
-        if self.parts.images.table().is_none() {
-            return Some("no node has answered yet");
-        }
-        let probe = domain::AgentId::from_bits(0);
-        self.parts.store.get(probe).await.is_err().then_some("the store does not answer")
-    }
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection::Server;
 use crate::entry::Peer;
+use crate::health;
 use crate::limit::{Crowd, Place, Rates, client_key};
 use crate::names::{self, Listening};
 use crate::pool::Pools;
@@ -149,6 +150,7 @@ pub async fn serve(
         gateway.tasks.spawn(accept(server.clone(), listener, kind, acceptor, doors.clone()));
     }
     gateway.tasks.spawn(upkeep(Arc::clone(&gateway)));
+    gateway.tasks.spawn(health::watch(Arc::clone(&gateway)));
     if let Some(certificates) = certificates {
         gateway.tasks.spawn(watch(certificates, Duration::from_millis(tls.reload_ms.max(1)), shutdown.clone()));
     }
@@ -244,7 +246,7 @@ async fn upkeep(gateway: Arc<Gateway>) {
     let mut pools = tokio::time::interval(Pools::SWEEP_EVERY);
     loop {
         tokio::select! {
-            _ = images.tick() => gateway.parts.images.refresh().await,
+            _ = images.tick() => drop(gateway.parts.images.refresh().await),
             _ = pools.tick() => gateway.pools.sweep(),
             _ = forget.tick() => gateway.rates.forget(),
             _ = recorder.tick() => {

@@ -19,6 +19,7 @@ use wire::public::{Agent, Reason};
 use wire::relay::Health;
 
 use crate::guests::Guests;
+use crate::health::Vitals;
 use crate::hosts::Hosts;
 use crate::ids::Ids;
 use crate::images::Images;
@@ -76,6 +77,8 @@ pub(crate) struct Gateway {
     pub(crate) relayer_health: Cache<(), Arc<Health>>,
     /// What signatures and links may name.
     pub(crate) audiences: Vec<GatewayName>,
+    /// How what we work with was, when it was last asked.
+    pub(crate) vitals: Vitals,
     /// Places for answers that do not end by themselves.
     pub(crate) streams: Streams,
     /// Connections to the agents.
@@ -107,6 +110,7 @@ impl Gateway {
             tariff: Tariff::new(),
             relayer_health: Cache::builder().max_capacity(1).time_to_live(HEALTH_LASTS).build(),
             audiences,
+            vitals: Vitals::new(parts.treasury.is_some()),
             streams: Streams::new(&limits),
             pools: Pools::new(Arc::clone(&parts.guests), &limits),
             tasks: TaskTracker::new(),

@@ -148,6 +148,15 @@ impl Treasury {
         })
     }
 
+    /// Whether the chain answers: asks for its newest block.
+    ///
+    /// # Errors
+    /// [`TreasuryError`].
+    pub async fn probe(&self) -> Result<(), TreasuryError> {
+        let head = self.0.desk()?.chain.evm.head().await;
+        head.map(drop).map_err(|error| TreasuryError::Unavailable(error.to_string()))
+    }
+
     /// The chain's number.
     #[must_use]
     pub fn chain_id(&self) -> u64 {

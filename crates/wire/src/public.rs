@@ -204,7 +204,70 @@ pub struct StateChange {
     pub reason: Option<Reason>,
 }
 
-/// The answer of `GET /health` and `GET /ready`.
+/// What a gateway works with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Part {
+    /// The database.
+    Store,
+    /// The nodes that run agents.
+    Node,
+    /// Solana's JSON-RPC: the balances.
+    Solana,
+    /// The EVM chain's JSON-RPC: vaults and payments.
+    Evm,
+}
+
+impl Part {
+    /// The name, as it is written.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Store => "store",
+            Self::Node => "node",
+            Self::Solana => "solana",
+            Self::Evm => "evm",
+        }
+    }
+}
+
+/// Whether a part does what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PartState {
+    /// It did, when it was last asked.
+    Ok,
+    /// It did not.
+    Failing,
+}
+
+/// How a part was when it was last asked.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct PartReport {
+    /// Which.
+    pub part: Part,
+    /// How it was.
+    pub state: PartState,
+    /// Since when.
+    pub since: UnixMillis,
+    /// What it does not do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// The answer of `GET /ready`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ReadyResponse {
+    /// `ok`, or what is missing.
+    pub status: String,
+    /// The program's version.
+    pub version: String,
+    /// What the gateway works with. While `evm` alone is failing, agents work and
+    /// vaults and payments do not: that is said here, with status 200.
+    pub parts: Vec<PartReport>,
+}
+
+/// The answer of `GET /health`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct HealthResponse {
     /// `ok`, or what is missing.

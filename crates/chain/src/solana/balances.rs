@@ -48,6 +48,8 @@ pub enum ChainError {
 pub struct SolanaBalances {
     endpoints: Endpoints,
     address: String,
+    /// Whose balance a probe reads: the mint's own address, which holds little.
+    probed: Wallet,
     mint: OnceCell<Mint>,
     commitment: Commitment,
     deadline: Duration,
@@ -70,6 +72,7 @@ impl SolanaBalances {
         Ok(Self {
             endpoints: Endpoints::new(config).map_err(ChainError::Client)?,
             address: config.mint.clone(),
+            probed: config.mint.parse().map_err(|_| ConfigError::Mint(config.mint.clone()))?,
             mint: OnceCell::new_with(mint),
             commitment: config.commitment,
             deadline: Duration::from_millis(config.deadline_ms),
@@ -121,8 +124,12 @@ impl SolanaBalances {
     }
 
     async fn read(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError> {
+        self.in_time(self.read_in_turn(wallet)).await
+    }
+
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T, BalanceError>>) -> Result<T, BalanceError> {
         let late = || unknown(&Fault::Call(rpc::Fault::TimedOut(self.deadline.as_millis())));
-        tokio::time::timeout(self.deadline, self.read_in_turn(wallet)).await.unwrap_or_else(|_| Err(late()))
+        tokio::time::timeout(self.deadline, work).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn read_in_turn(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError> {
@@ -162,6 +169,11 @@ impl Balances for SolanaBalances {
     async fn balance(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError> {
         let read = self.cache.try_get_with(*wallet, self.read(wallet)).await;
         read.map_err(Arc::unwrap_or_clone)
+    }
+
+    async fn probe(&self) -> Result<(), BalanceError> {
+        let read = async { self.read_accounts(&self.probed).await.map_err(|fault| unknown(&fault)) };
+        self.in_time(read).await.map(drop)
     }
 
     fn decimals(&self) -> u8 {

@@ -4,7 +4,9 @@ use auth::Form;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::edge::{Answer, Edge, Wish, holder, instant};
+use palatine_gateway::Config;
+
+use crate::edge::{Answer, Edge, PATIENCE, Wish, holder, instant};
 
 #[tokio::test]
 async fn a_spawn_answers_with_the_seeds_json_and_ours_beside_it() {
@@ -304,4 +306,37 @@ async fn metrics_are_for_those_the_operator_named() {
     let edge = wish.start().await;
     let hidden = Answer::of(edge.client.get(edge.url("/metrics"))).await;
     assert_eq!((hidden.status, hidden.code()), (404, "not_found"));
+}
+
+#[tokio::test]
+async fn fault_1_0_ready_says_which_part_fails_and_since_when() {
+    let config = Config { probe_ms: 20, ..Config::default() };
+    let edge = Wish { config, ..Wish::default() }.start().await;
+    let ready = async |status: u16, what: &str| {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let answer = Answer::of(edge.client.get(edge.url("/ready"))).await;
+            if answer.status == status {
+                return answer.body;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{what}: {} {}", answer.status, answer.body);
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    let part = |body: &Value, name: &str| {
+        let parts = body["parts"].as_array().unwrap().clone();
+        parts.into_iter().find(|part| part["part"] == name).unwrap()
+    };
+    let well = ready(200, "all parts answer").await;
+    assert_eq!((&well["status"], &part(&well, "solana")["state"]), (&json!("ok"), &json!("ok")));
+    // The chain hangs: nobody spawns anything, and yet it is noticed.
+    edge.wish.balances.fail(true);
+    let sick = ready(503, "a chain that does not answer is noticed").await;
+    assert_eq!(sick["status"], "solana: no Solana endpoint gives a balance");
+    let since = part(&sick, "solana")["since"].as_u64().unwrap();
+    assert!(since >= part(&well, "solana")["since"].as_u64().unwrap());
+    assert_eq!(part(&ready(503, "it stays so").await, "solana")["since"], since, "the first sight is what counts");
+    assert_eq!(part(&sick, "store")["state"], "ok");
+    edge.wish.balances.fail(false);
+    assert_eq!(ready(200, "it answers again").await["status"], "ok");
 }

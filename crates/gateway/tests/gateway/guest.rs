@@ -182,5 +182,7 @@ impl Images for FakeImages {
         self.0.lock().unwrap().clone()
     }
 
-    async fn refresh(&self) {}
+    async fn refresh(&self) -> bool {
+        self.0.lock().unwrap().is_some()
+    }
 }

@@ -1,0 +1,161 @@
+//! Whether what the gateway works with works: each part is asked, now and then,
+//! for what it is for. `/ready` tells what was found, and asks nobody but the
+//! store: anybody may call it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use domain::{AgentId, UnixMillis};
+use http::StatusCode;
+use tokio::time::MissedTickBehavior;
+use wire::public::{Part, PartReport, PartState, ReadyResponse};
+
+use crate::state::Gateway;
+
+/// What is said of a part before its first answer.
+const NOT_ASKED: &str = "it was not asked yet";
+
+/// How the parts were when they were last asked.
+#[derive(Debug)]
+pub(crate) struct Vitals(Mutex<BTreeMap<Part, Found>>);
+
+/// How a part was, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    since: UnixMillis,
+    trouble: Option<&'static str>,
+}
+
+impl Vitals {
+    pub(crate) fn new(with_evm: bool) -> Self {
+        let parts = [Part::Store, Part::Node, Part::Solana].into_iter().chain(with_evm.then_some(Part::Evm));
+        let fresh = Found { since: UnixMillis(0), trouble: Some(NOT_ASKED) };
+        Self(Mutex::new(parts.map(|part| (part, fresh)).collect()))
+    }
+
+    /// Notes how a part is. A change is logged, with the part's own words.
+    fn note(&self, part: Part, outcome: Result<(), String>, now: UnixMillis) {
+        let trouble = outcome.is_err().then(|| trouble_of(part));
+        metrics::gauge!("palatine_part_up", "part" => part.name()).set(if outcome.is_ok() { 1.0 } else { 0.0 });
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(found) = all.get_mut(&part) else { return };
+        if found.trouble == trouble {
+            return;
+        }
+        *found = Found { since: now, trouble };
+        match outcome {
+            Ok(()) => tracing::info!(part = part.name(), "a part does what it is for"),
+            Err(why) => tracing::error!(part = part.name(), why, "a part does not do what it is for"),
+        }
+    }
+
+    fn reports(&self) -> Vec<PartReport> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = |(part, found): (&Part, &Found)| PartReport {
+            part: *part,
+            state: if found.trouble.is_some() { PartState::Failing } else { PartState::Ok },
+            since: found.since,
+            why: found.trouble.map(str::to_owned),
+        };
+        all.iter().map(report).collect()
+    }
+}
+
+/// What a part does not do, as everybody may read it.
+const fn trouble_of(part: Part) -> &'static str {
+    match part {
+        Part::Store => "the store does not answer",
+        Part::Node => "no node answers",
+        Part::Solana => "no Solana endpoint gives a balance",
+        Part::Evm => "no EVM endpoint gives a block",
+    }
+}
+
+/// Whether nothing can be spawned without it.
+const fn is_needed(part: Part) -> bool {
+    match part {
+        Part::Store | Part::Node | Part::Solana => true,
+        Part::Evm => false,
+    }
+}
+
+/// Asks the parts until the gateway goes down.
+pub(crate) async fn watch(gateway: Arc<Gateway>) {
+    let mut turn = tokio::time::interval(Duration::from_millis(gateway.config.probe_ms.max(1)));
+    turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let rounds = async {
+        loop {
+            turn.tick().await;
+            gateway.probe().await;
+        }
+    };
+    gateway.draining.run_until_cancelled(rounds).await;
+}
+
+impl Gateway {
+    /// Asks each part for what it is for, all at once.
+    async fn probe(&self) {
+        let note = |part, outcome| self.vitals.note(part, outcome, self.now());
+        let node = async {
+            let answers = self.parts.images.refresh().await;
+            note(Part::Node, if answers { Ok(()) } else { Err("no node answered".to_owned()) });
+        };
+        let solana = async {
+            let read = self.parts.balances.probe().await;
+            note(Part::Solana, read.map_err(|error| error.to_string()));
+        };
+        let evm = async {
+            if let Some(treasury) = &self.parts.treasury {
+                note(Part::Evm, treasury.probe().await.map_err(|error| error.to_string()));
+            }
+        };
+        tokio::join!(node, solana, evm);
+    }
+
+    /// What `/ready` says.
+    pub(crate) async fn readiness(&self) -> (StatusCode, ReadyResponse) {
+        let stored = self.parts.store.get(AgentId::from_bits(0)).await;
+        self.vitals.note(Part::Store, stored.map(drop).map_err(|error| error.to_string()), self.now());
+        let parts = self.vitals.reports();
+        let failing = |report: &&PartReport| report.state == PartState::Failing;
+        let missing = parts.iter().filter(failing).any(|report| is_needed(report.part));
+        let ready = !missing && !self.draining.is_cancelled();
+        let status = if self.draining.is_cancelled() {
+            "shutting down".to_owned()
+        } else {
+            // What is needed is named first.
+            let mut troubles: Vec<_> = parts.iter().filter(failing).collect();
+            troubles.sort_by_key(|report| !is_needed(report.part));
+            troubles.first().map_or_else(|| "ok".to_owned(), |report| sentence(report))
+        };
+        let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (code, ReadyResponse { status, version: env!("CARGO_PKG_VERSION").to_owned(), parts })
+    }
+}
+
+fn sentence(report: &PartReport) -> String {
+    format!("{}: {}", report.part.name(), report.why.as_deref().unwrap_or("failing"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_is_dated_by_its_first_sight_and_ends_with_the_first_answer() {
+        let vitals = Vitals::new(false);
+        let solana = || vitals.reports().into_iter().find(|report| report.part == Part::Solana).unwrap();
+        assert_eq!((solana().state, solana().why.as_deref()), (PartState::Failing, Some(NOT_ASKED)));
+        vitals.note(Part::Solana, Ok(()), UnixMillis(1));
+        vitals.note(Part::Solana, Err("silence".to_owned()), UnixMillis(2));
+        vitals.note(Part::Solana, Err("another silence".to_owned()), UnixMillis(3));
+        assert_eq!((solana().state, solana().since), (PartState::Failing, UnixMillis(2)));
+        assert_eq!(solana().why.as_deref(), Some("no Solana endpoint gives a balance"));
+        vitals.note(Part::Solana, Ok(()), UnixMillis(4));
+        assert_eq!((solana().state, solana().since), (PartState::Ok, UnixMillis(4)));
+        // Without a chain of vaults nothing is said of one.
+        vitals.note(Part::Evm, Ok(()), UnixMillis(5));
+        assert!(vitals.reports().iter().all(|report| report.part != Part::Evm));
+    }
+}
