@@ -139,4 +139,58 @@ mod tests {
         let said = format!("{:#}", load("[tiers.a]\nmin = 1\ncores = 1\nmemory = 1\n").unwrap_err());
         assert!(said.contains("tier a needs"), "{said}");
     }
+
+    const GATEWAY_UNIT: &str = include_str!("../../../deploy/systemd/palatine.service");
+    const NODE_UNIT: &str = include_str!("../../../deploy/systemd/hypercore.service");
+    const SERVER: &str = include_str!("../../../deploy/systemd/server.md");
+
+    /// The values of a key of a unit.
+    fn unit<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_default().split(' ').filter(|value| !value.is_empty()).collect()
+    }
+
+    /// Whether systemd lets a service with these state directories write there.
+    fn may_write(unit_text: &str, path: &Path) -> bool {
+        unit(unit_text, "StateDirectory").iter().any(|dir| path.starts_with(Path::new("/var/lib").join(dir)))
+    }
+
+    #[test]
+    fn fault_2_14_the_units_may_write_where_the_defaults_lie() {
+        let config = Config::default();
+        assert!(!unit(GATEWAY_UNIT, "StateDirectory").contains(&"palatine"), "that is the node's as well");
+        for path in [
+            &config.store.directory,
+            &config.gateway.token_key_file,
+            &config.treasury.identities,
+            &config.treasury.key_file,
+            &config.relayer.key,
+            &config.relayer.password_file,
+        ] {
+            assert!(may_write(GATEWAY_UNIT, path), "{}", path.display());
+        }
+        for path in [&config.node.state, &config.images.store] {
+            assert!(may_write(NODE_UNIT, path), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn fault_2_14_both_units_have_a_bound_on_their_memory() {
+        for text in [GATEWAY_UNIT, NODE_UNIT] {
+            assert_eq!(unit(text, "MemoryMax").len(), 1);
+            assert_eq!(unit(text, "MemoryHigh").len(), 1);
+        }
+    }
+
+    #[test]
+    fn fault_2_14_the_configuration_of_the_server_page_is_one_and_names_the_public_domain() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let (_, block) = SERVER.split_once("```toml\n").unwrap();
+        let (text, _) = block.split_once("```").unwrap();
+        // The provider's URL and the mint are the reader's own.
+        let text = text.replace("/…", "").replace("mint = \"…\"", "");
+        let config = load(&text).unwrap();
+        assert_eq!(config.gateway.agent_url.as_deref(), Some("https://{id}.agents.example.com"));
+        assert!(config.tls.listen.iter().all(|address| address.ip().is_unspecified()));
+    }
 }
