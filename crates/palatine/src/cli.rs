@@ -87,10 +87,10 @@ pub(crate) enum Command {
     },
     /// Show or set what requests to an agent cost
     Price(Price),
-    /// Manage the images of this node
+    /// Manage the images of this machine's node
     Image {
         #[command(flatten)]
-        config: ConfigFile,
+        store: Store,
         #[command(subcommand)]
         command: Image,
     },
@@ -119,8 +119,19 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConfigFile {
     /// The configuration [default: ./palatine.toml or /etc/palatine/palatine.toml, if there is one]
-    #[arg(long, short, env = "PALATINE_CONFIG", value_hint = ValueHint::FilePath)]
+    #[arg(long, short, global = true, env = "PALATINE_CONFIG", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
+}
+
+/// Which image store is meant.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Store {
+    /// The store of the node with this configuration [default: of what `palatine up` runs here]
+    #[arg(long, short, global = true, env = "PALATINE_CONFIG", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// The store in this folder, whatever the configuration says; nobody need serve it
+    #[arg(long, global = true, value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -128,6 +139,9 @@ pub(crate) struct Up {
     /// Return when everything is ready
     #[arg(long)]
     pub(crate) detach: bool,
+    /// Leave out the trial at the end: an agent that is spawned, asked and stopped
+    #[arg(long)]
+    pub(crate) no_agent: bool,
     /// The gateway's address
     #[arg(long, default_value = "127.0.0.1:8080")]
     pub(crate) listen: std::net::SocketAddr,

@@ -43,7 +43,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
     match command {
         Command::Up(options) => up::up(&rooms()?, &options, target.json)?,
         Command::Down => up::down(&rooms()?)?,
-        Command::Status { id: None } => up::status(&rooms()?, target.json)?,
+        Command::Status { id: None } => return up::status(&rooms()?, target.json),
         Command::Serve(file) => serve::serve(&config::Config::load(file.config.as_deref())?)?,
         Command::Keygen { outfile } => {
             println!("{}", keypair::make(&outfile)?.wallet());
@@ -56,7 +56,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "palatine", &mut std::io::stdout());
         }
-        Command::Image { config, command } => commands::image::run(&config, command, target.json)?,
+        Command::Image { store, command } => commands::image::run(&rooms()?, &store, command, target.json)?,
         Command::Sign(request) => commands::sign::run(&target, &request)?,
         Command::Wallet { signer, command } => {
             return block_on(commands::wallet::run(&target, &rooms()?, &signer, command));

@@ -6,7 +6,8 @@
 //! | [`runtime`] | the trait, in the order its calls come, and what passes through it |
 //! | [`qemu`] | the driver: one QEMU `microvm` for each sandbox, on KVM or emulated |
 //! | [`network`] | a network namespace for each guest, and the rules of its way out |
-//! | `disk`, `cgroup`, `process`, `command` | the driver's tools |
+//! | [`process`] | processes by id and start time, so that a reused id is never taken for them |
+//! | `disk`, `cgroup`, `command` | the driver's tools |
 //! | `conformance` (feature) | the suite that every driver runs |
 //! | `fake` (feature) | a runtime without guests, for tests |
 //!
@@ -18,13 +19,13 @@ mod command;
 mod disk;
 mod error;
 mod files;
-mod process;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod network;
+pub mod process;
 pub mod qemu;
 pub mod runtime;
 

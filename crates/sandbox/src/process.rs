@@ -17,12 +17,18 @@ pub(crate) fn boot_id() -> io::Result<String> {
 }
 
 /// What identifies a process that is known to run.
-pub(crate) fn facts(pid: u32) -> io::Result<Facts> {
+///
+/// # Errors
+/// When it does not run.
+pub fn facts(pid: u32) -> io::Result<Facts> {
     Ok(Facts { pid, started: started(pid)?, boot: boot_id()? })
 }
 
 /// A handle on exactly the process of these facts, if it still runs.
-pub(crate) fn find(facts: &Facts) -> io::Result<Option<OwnedFd>> {
+///
+/// # Errors
+/// When the machine does not tell of its boot.
+pub fn find(facts: &Facts) -> io::Result<Option<OwnedFd>> {
     if boot_id()? != facts.boot {
         return Ok(None);
     }

@@ -9,7 +9,8 @@
 //              the same mints, accounts and balances. A chain that hangs can be
 //              killed and started anew: nobody has to ask it for what it held.
 //   --slot-ms  a slot for every so many milliseconds, whether or not there is a
-//              transaction: a test sees hours of slots in seconds
+//              transaction: a test sees hours of slots in seconds (also as the
+//              variable PALATINE_SOLANA_SLOT_MS, through who starts this)
 //
 // When it is up it prints one line: {"rpc", "mint", "decimals", "program"}. Then
 // each line on standard input is one command, and each gets one line in answer,
@@ -280,7 +281,8 @@ function number(values, name, most) {
 
 async function main() {
   const text = (value) => ({ type: 'string', default: value });
-  const { values } = parseArgs({ options: { port: text('0'), 'slot-ms': text('0'), journal: { type: 'string' } } });
+  const slotMs = text(process.env.PALATINE_SOLANA_SLOT_MS ?? '0');
+  const { values } = parseArgs({ options: { port: text('0'), 'slot-ms': slotMs, journal: { type: 'string' } } });
   const port = number(values, 'port', 65_535);
   const chain = new Chain(number(values, 'slot-ms', 60_000));
   const journal = values.journal === undefined ? undefined : new Journal(values.journal);

@@ -1,18 +1,19 @@
 //! `palatine image`: the images of this machine's node.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use client::NodeClient;
 use domain::ImageDigest;
 use image::{ImageStore, Listed};
 use serde::Serialize;
 
-use crate::cli::{ConfigFile, Image};
+use crate::cli::{Image, Store};
 use crate::config::Config;
 use crate::output::{self, show};
-use crate::up::Step;
+use crate::up::{Rooms, Step};
 
 /// An image, as `--json` shows it.
 #[derive(Serialize)]
@@ -30,9 +31,10 @@ impl From<&Listed> for Shown {
     }
 }
 
-pub(crate) fn run(file: &ConfigFile, command: Image, json: bool) -> Result<()> {
-    let config = Config::load(file.config.as_deref())?;
-    let store = ImageStore::open(&config.images).context("open the image store (root keeps it)")?;
+pub(crate) fn run(rooms: &Rooms, named: &Store, command: Image, json: bool) -> Result<()> {
+    let place = Place::find(rooms, named)?;
+    eprintln!("The image store: {}", place.images.store.display());
+    let store = ImageStore::open(&place.images).context("open the image store (root keeps it)")?;
     let taken = |name: String, image: image::Image| {
         let shown = Shown::from(&Listed { names: vec![name], image });
         show(json, &shown, |shown| format!("{} {}", shown.names.join(" "), shown.digest))
@@ -62,18 +64,84 @@ pub(crate) fn run(file: &ConfigFile, command: Image, json: bool) -> Result<()> {
             show(json, &shown, |shown| output::images(shown))?;
         }
         Image::Rm { name } => {
-            let removed = store.remove(&name, &in_use(&config)?)?;
+            let removed = store.remove(&name, &place.in_use()?)?;
             println!("{name} ({}): {} MiB freed", removed.digest, removed.freed_bytes / (1024 * 1024));
         }
     }
     Ok(())
 }
 
-/// The images of the agents that the node has. While it does not answer, nobody
-/// can tell, and nothing is removed.
-fn in_use(config: &Config) -> Result<BTreeSet<ImageDigest>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let list = runtime.block_on(NodeClient::new(&config.node.socket).list());
-    let sandboxes = list.context("ask the node which images are in use; start hypercore first")?;
-    Ok(sandboxes.iter().map(|sandbox| sandbox.image).collect())
+/// Which store is meant, and who may use its images.
+struct Place {
+    images: image::Config,
+    /// The socket of the node that serves it; nobody's when only a folder was named.
+    node: Option<PathBuf>,
+}
+
+impl Place {
+    /// The store that was named; else that of the house which runs here, to which
+    /// `spawn` goes as well; else that of the machine's own configuration. There is no
+    /// other: an image in a store that nobody serves cannot be spawned.
+    fn find(rooms: &Rooms, named: &Store) -> Result<Self> {
+        if let Some(dir) = &named.store {
+            let store = std::path::absolute(dir).with_context(|| format!("find {}", dir.display()))?;
+            return Ok(Self { images: image::Config { store, ..image::Config::default() }, node: None });
+        }
+        let running = || rooms.running().map(|house| house.config);
+        let Some(file) = named.config.clone().or_else(running).or_else(|| Config::find(None)) else {
+            bail!(
+                "nothing runs here, and there is no configuration: start it (./dev up), or say which store is meant \
+                 with --config FILE or --store DIR"
+            )
+        };
+        let config = Config::load(Some(&file))?;
+        Ok(Self { images: config.images, node: Some(config.node.socket) })
+    }
+
+    /// The images of the agents that the node has. While it does not answer, nobody
+    /// can tell, and nothing is removed.
+    fn in_use(&self) -> Result<BTreeSet<ImageDigest>> {
+        let Some(socket) = &self.node else { return Ok(BTreeSet::new()) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let list = runtime.block_on(NodeClient::new(socket).list());
+        let sandboxes = list.context("ask the node which images are in use; start hypercore first")?;
+        Ok(sandboxes.iter().map(|sandbox| sandbox.image).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn named(words: &[&str]) -> Store {
+        let words = ["palatine", "image"].iter().chain(words);
+        let Command::Image { store, .. } = Cli::try_parse_from(words).unwrap().command else { unreachable!() };
+        store
+    }
+
+    #[test]
+    fn case_image_store_a_store_is_named_before_and_after_the_verb() {
+        for words in [["-c", "a.toml", "ls"], ["ls", "-c", "a.toml"]] {
+            assert_eq!(named(&words).config, Some(PathBuf::from("a.toml")));
+        }
+        for words in [["--store", "dir", "ls"], ["ls", "--store", "dir"]] {
+            assert_eq!(named(&words).store, Some(PathBuf::from("dir")));
+        }
+    }
+
+    #[test]
+    fn case_image_store_a_named_store_is_the_one_that_is_meant() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let dir = tempfile::tempdir().unwrap();
+        let rooms = Rooms::at(Some(&dir.path().join("state"))).unwrap();
+        let store = |words: &[&str]| Place::find(&rooms, &named(words)).unwrap().images.store;
+        let folder = dir.path().join("images");
+        assert_eq!(store(&["ls", "--store", folder.to_str().unwrap()]), folder);
+        let file = dir.path().join("palatine.toml");
+        std::fs::write(&file, format!("[images]\nstore = \"{}\"", dir.path().join("other").display())).unwrap();
+        assert_eq!(store(&["ls", "-c", file.to_str().unwrap()]), dir.path().join("other"));
+    }
 }

@@ -1,11 +1,13 @@
 //! The local EVM chain: anvil, with the chain id of Cronos' testnet. What was on
 //! it is there again at the next start.
 
+use std::cell::Cell;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use chain::Endpoint;
 use chain::evm::{Deployed, Key, deploy_local};
 use domain::{Address, Usdc};
@@ -15,8 +17,11 @@ use tokio::process::{ChildStdout, Command};
 use toml::Table;
 use x402::TokenConfig;
 
+use super::health::{Board, PartName};
+use super::house::Rooms;
 use super::keys::DevKey;
-use super::process::Part;
+use super::process::{Part, free_port};
+use super::supervise::Service;
 
 /// The program, as npm installs it among the assets.
 const ANVIL: &str = "evm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil";
@@ -31,37 +36,95 @@ const TOKEN_VERSION: &str = "2";
 const OWNER_USDC: Usdc = Usdc(10_000_000_000);
 /// Wei that who sends transactions has: 10000 coins.
 const COINS: &str = "0x21e19e0c9bab2400000";
-/// How often the chain is written to disk, beside the time it ends.
-const SAVE_EVERY_S: u64 = 10;
+/// How often the chain is written to disk, beside the time it ends: as much is lost
+/// when it is killed.
+const SAVE_EVERY_S: u64 = 2;
+/// How often what was written is looked at, and kept beside it if it is whole.
+const KEEP_EVERY: Duration = Duration::from_secs(20);
+/// States of past blocks that are held in memory; none is written to disk. Without a
+/// bound there would be one more for each transaction, for ever.
+const STATES: &str = "128";
+/// Three contracts and some money.
+const CONTRACTS_LIMIT: Duration = Duration::from_secs(60);
+/// How long an answer may take.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// `balanceOf(address)`.
+const BALANCE_OF: &str = "0x70a08231";
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// How the program says where it listens.
 const LISTENING: &str = "Listening on ";
 
-/// The running chain.
+/// The chain: what it is started with, each time.
 #[derive(Debug)]
-pub(crate) struct Evm {
-    pub(crate) part: Part,
-    /// Where its JSON-RPC answers.
-    pub(crate) rpc: String,
-    /// Its output is read for as long as it runs: a full pipe would stop it.
-    _output: tokio::task::JoinHandle<()>,
+pub(super) struct Evm {
+    program: PathBuf,
+    logs: PathBuf,
+    /// The same at each start, so that what was told of it stays true.
+    port: u16,
+    pub(super) keys: EvmKeys,
+    contracts: Option<Contracts>,
+    kept: Cell<Option<Instant>>,
 }
 
 impl Evm {
-    /// Starts it, with the chain of `state` if there is one.
-    pub(crate) async fn start(assets: &Path, logs: &Path, state: &Path) -> Result<Self> {
-        let mut command = Command::new(assets.join(ANVIL));
-        command.args(["--host", "127.0.0.1", "--port", "0"]);
+    /// The chain of this house, if there is one, else a new one.
+    pub(super) fn new(assets: &Path, rooms: &Rooms) -> Result<Self> {
+        let (program, logs) = (assets.join(ANVIL), rooms.logs());
+        let keys = EvmKeys::at(&rooms.evm())?;
+        Ok(Self { program, logs, port: free_port()?, keys, contracts: None, kept: Cell::new(None) })
+    }
+
+    /// What stands on it, once it was started.
+    pub(super) fn contracts(&self) -> Result<&Contracts> {
+        self.contracts.as_ref().context("the local EVM chain was never started")
+    }
+}
+
+impl Service for Evm {
+    const NAME: PartName = PartName::Evm;
+    const ENDS_WHEN_HUNG: bool = true;
+
+    async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
+        self.keys.mend_chain()?;
+        let mut command = Command::new(&self.program);
+        command.args(["--host", "127.0.0.1", "--port", &self.port.to_string(), "--prune-history", STATES]);
         command.args(["--chain-id", &CHAIN_ID.to_string(), "--state-interval", &SAVE_EVERY_S.to_string()]);
-        command.arg("--state").arg(state).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.arg("--state").arg(&self.keys.chain).stdin(Stdio::null()).stdout(Stdio::piped());
         // A Ctrl-C is for us alone: we end the parts in their order.
         command.process_group(0);
-        let mut part = Part::start("evm", logs, command)?;
+        let part = part.insert(Part::start(Self::NAME.as_str(), &self.logs, command)?);
+        board.spawned(Self::NAME, part.facts());
         let stdout = part.child().stdout.take().context("take its standard output")?;
         let mut lines = BufReader::new(stdout).lines();
         let place = part.until(START_LIMIT, place(&mut lines)).await??;
-        let output = tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self { part, rpc: format!("http://{place}"), _output: output })
+        // It is read for as long as it runs: a full pipe would stop it.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let rpc = format!("http://{place}");
+        let contracts = part.until(CONTRACTS_LIMIT, Contracts::deploy(&rpc, &self.keys)).await??;
+        if let Some(before) = &self.contracts {
+            let same = before.rpc == contracts.rpc && before.deployed == contracts.deployed;
+            ensure!(same, "the local EVM chain came back as another: {:?}", contracts.deployed);
+        }
+        self.contracts = Some(contracts);
+        Ok(())
+    }
+
+    /// Calls a contract at the newest block.
+    async fn probe(&self) -> Result<()> {
+        let contracts = self.contracts()?;
+        let owner = contracts.owner.to_string();
+        let data = format!("{BALANCE_OF}{:0>64}", owner.trim_start_matches("0x").to_lowercase());
+        let params = json!([{"to": contracts.deployed.usdc, "data": data}, "latest"]);
+        let answer = call(&contracts.rpc, "eth_call", &params).await?;
+        ensure!(
+            answer.as_str().is_some_and(|word| word.len() == 66),
+            "it answers {answer} where a balance is asked for"
+        );
+        if self.kept.get().is_none_or(|at| at.elapsed() >= KEEP_EVERY) {
+            self.kept.set(Some(Instant::now()));
+            self.keys.keep_chain()?;
+        }
+        Ok(())
     }
 }
 
@@ -87,10 +150,37 @@ impl EvmKeys {
             relayer: key("relayer"),
             owner: key("owner"),
         };
-        if !keys.chain.exists() {
+        if !keys.chain.exists() && !keys.whole().exists() {
             keys.deployer.forget()?;
         }
         Ok(keys)
+    }
+
+    /// A copy of the chain's file that is known to be whole.
+    fn whole(&self) -> PathBuf {
+        self.chain.with_extension("whole.json")
+    }
+
+    /// Keeps a copy of the chain's file, if it is whole: a kill may cut the next
+    /// writing of it.
+    fn keep_chain(&self) -> Result<()> {
+        if is_whole(&self.chain) {
+            let draft = self.chain.with_extension("new.json");
+            fs::copy(&self.chain, &draft)
+                .and_then(|_| fs::rename(&draft, self.whole()))
+                .context("keep a copy of the local EVM chain")?;
+        }
+        Ok(())
+    }
+
+    /// Puts the copy in the place of a file that is cut or gone.
+    fn mend_chain(&self) -> Result<()> {
+        let whole = self.whole();
+        if is_whole(&self.chain) || !whole.exists() {
+            return Ok(());
+        }
+        eprintln!("! {} is not whole: the copy beside it is taken", self.chain.display());
+        fs::copy(&whole, &self.chain).map(drop).with_context(|| format!("copy {}", whole.display()))
     }
 }
 
@@ -144,14 +234,19 @@ pub(crate) fn token(usdc: Address) -> TokenConfig {
 
 /// Sets an account's coins, as this chain lets anybody do.
 async fn give_coins(rpc: &str, account: Address) -> Result<()> {
-    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "anvil_setBalance", "params": [account, COINS]});
-    let body = serde_json::to_vec(&body)?;
-    let request = reqwest::Client::new().post(rpc).header("content-type", "application/json").body(body);
-    let answer = request.send().await.context("give coins on the local chain")?.bytes().await?;
-    let answer: Value = serde_json::from_slice(&answer).context("read the local chain's answer")?;
+    let given = call(rpc, "anvil_setBalance", &json!([account, COINS])).await;
+    given.map(drop).with_context(|| format!("give {account} coins"))
+}
+
+async fn call(rpc: &str, method: &str, params: &Value) -> Result<Value> {
+    let body = serde_json::to_vec(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))?;
+    let client = reqwest::Client::builder().no_proxy().timeout(CALL_LIMIT).build()?;
+    let request = client.post(rpc).header("content-type", "application/json").body(body);
+    let answer = request.send().await.context("ask the local EVM chain")?.bytes().await?;
+    let mut answer: Value = serde_json::from_slice(&answer).context("read the local EVM chain's answer")?;
     match answer.get("error") {
-        None => Ok(()),
-        Some(error) => bail!("the local chain gives {account} no coins: {error}"),
+        None => Ok(answer["result"].take()),
+        Some(error) => bail!("the local EVM chain refuses {method}: {error}"),
     }
 }
 
@@ -163,4 +258,31 @@ async fn place(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<String> {
         }
     }
     bail!("the local chain did not say where it answers")
+}
+
+/// Whether a file holds a whole JSON text.
+fn is_whole(path: &Path) -> bool {
+    fs::read(path).is_ok_and(|text| serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_1_0_a_chain_whose_file_was_cut_comes_back_from_the_last_whole_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = EvmKeys::at(dir.path()).unwrap();
+        keys.mend_chain().unwrap();
+        assert!(!keys.chain.exists());
+        fs::write(&keys.chain, r#"{"block": 7}"#).unwrap();
+        keys.keep_chain().unwrap();
+        fs::write(&keys.chain, r#"{"block": "#).unwrap();
+        keys.keep_chain().unwrap();
+        keys.mend_chain().unwrap();
+        assert_eq!(fs::read_to_string(&keys.chain).unwrap(), r#"{"block": 7}"#);
+        fs::remove_file(&keys.chain).unwrap();
+        EvmKeys::at(dir.path()).unwrap().mend_chain().unwrap();
+        assert!(keys.chain.exists());
+    }
 }

@@ -1,14 +1,15 @@
 //! Where a house on this machine keeps its things, and what is known of a
 //! running one.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use domain::{Address, Wallet};
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Pid, test_kill_process};
+use sandbox::{Facts, process};
 use serde::{Deserialize, Serialize};
 
 /// What a running house tells programs: the answer of `palatine status --json`.
@@ -44,8 +45,12 @@ pub(crate) struct House {
     pub(crate) config: PathBuf,
     /// Where the parts log to.
     pub(crate) logs: PathBuf,
+    /// A keypair file of a second funded holder, who tries the main job.
+    pub(crate) visitor_keypair: PathBuf,
     /// The process that keeps the parts; ending it ends them.
-    pub(crate) pid: i32,
+    pub(crate) pid: u32,
+    /// The same, with when it was started: a process id alone proves nothing.
+    pub(crate) process: Facts,
 }
 
 /// The folder of a house. The same one is used again by the next `up`.
@@ -94,6 +99,25 @@ impl Rooms {
         self.root.join("holder.json")
     }
 
+    pub(crate) fn visitor(&self) -> PathBuf {
+        self.root.join("visitor.json")
+    }
+
+    /// What set the local Solana up.
+    pub(crate) fn solana_journal(&self) -> PathBuf {
+        self.root.join("solana.journal")
+    }
+
+    /// How the parts are.
+    pub(crate) fn parts(&self) -> PathBuf {
+        self.root.join("parts.json")
+    }
+
+    /// What this house calls its own on the machine.
+    pub(crate) fn network(&self) -> PathBuf {
+        self.root.join("network.json")
+    }
+
     /// The local EVM chain, and the keys that work on it.
     pub(crate) fn evm(&self) -> PathBuf {
         self.root.join("evm")
@@ -117,23 +141,37 @@ impl Rooms {
     }
 
     /// Takes the house for this process; `None` if another has it. The lock goes
-    /// with the returned file, so no crash leaves it behind.
+    /// with the returned file, so no crash leaves it behind. Who has it is written in it.
     pub(crate) fn take(&self) -> Result<Option<File>> {
-        let path = self.root.join("lock");
-        let file = File::create(&path).with_context(|| format!("open {}", path.display()))?;
+        let path = self.lock();
+        let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let mut file = open.with_context(|| format!("open {}", path.display()))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(file)),
+            Ok(()) => {
+                let facts = serde_json::to_vec(&process::facts(std::process::id())?)?;
+                file.set_len(0).and_then(|()| file.write_all(&facts)).context("write down who has the house")?;
+                Ok(Some(file))
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("lock {}", path.display())),
         }
+    }
+
+    /// The process that has the house, whether it is up, starting or ending.
+    pub(crate) fn keeper(&self) -> Option<OwnedFd> {
+        let facts: Facts = serde_json::from_slice(&fs::read(self.lock()).ok()?).ok()?;
+        process::find(&facts).ok()?
     }
 
     /// The running house, if there is one.
     pub(crate) fn running(&self) -> Option<House> {
         let note = fs::read(self.note()).ok()?;
         let house: House = serde_json::from_slice(&note).ok()?;
-        let pid = Pid::from_raw(house.pid)?;
-        test_kill_process(pid).is_ok().then_some(house)
+        process::find(&house.process).ok()?.map(|_| house)
+    }
+
+    fn lock(&self) -> PathBuf {
+        self.root.join("lock")
     }
 
     /// Leaves a note of the running house for the other commands.
@@ -168,11 +206,11 @@ mod tests {
     }
 
     #[test]
-    fn a_note_of_a_house_whose_keeper_died_is_not_believed() {
+    fn fault_1_5_a_note_of_a_house_is_believed_by_the_start_time_of_its_keeper() {
         let dir = tempfile::tempdir().unwrap();
         let rooms = Rooms::at(Some(dir.path())).unwrap();
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        child.wait().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = process::facts(child.id()).unwrap();
         let mut house = House {
             gateway: "http://127.0.0.1:1".to_owned(),
             holder_keypair: rooms.holder(),
@@ -189,12 +227,18 @@ mod tests {
             node_socket: rooms.socket(),
             config: rooms.config(),
             logs: rooms.logs(),
-            pid: i32::try_from(child.id()).unwrap(),
+            visitor_keypair: rooms.visitor(),
+            pid: child.id(),
+            process: process.clone(),
         };
         rooms.announce(&house).unwrap();
-        assert!(rooms.running().is_none());
-        house.pid = i32::try_from(std::process::id()).unwrap();
-        rooms.announce(&house).unwrap();
         assert!(rooms.running().is_some());
+        // Another process that has the same id by now is not the house.
+        house.process = Facts { started: process.started + 1, ..process };
+        rooms.announce(&house).unwrap();
+        std::fs::write(rooms.lock(), serde_json::to_vec(&house.process).unwrap()).unwrap();
+        assert!(rooms.running().is_none() && rooms.keeper().is_none());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 }

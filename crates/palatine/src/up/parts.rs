@@ -1,7 +1,9 @@
-//! The parts, started in the order in which they need each other, and ended in
-//! the other.
+//! The parts, started in the order in which they need each other, kept while the
+//! house stands, and ended in the other order.
 
+use std::convert::Infallible;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -10,35 +12,43 @@ use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
-use super::evm::{Contracts, Evm, EvmKeys};
+use super::evm::Evm;
+use super::health::{Board, PartName};
 use super::house::{House, Rooms};
+use super::network::Corner;
 use super::prepare::{self, Prepared};
-use super::process::Part;
+use super::process::{self, Part};
 use super::progress::Step;
 use super::solana::Solana;
+use super::supervise::{Service, Supervised};
 use crate::cli;
 
-/// Whole tokens of the development holder: the second tier of the seed's table.
+/// Whole tokens of the development holders: the second tier of the seed's table.
 const HOLDER_TOKENS: u64 = 500_000;
-/// Three contracts and some money.
-const CONTRACTS_LIMIT: Duration = Duration::from_secs(60);
 /// The first start of a node tries its accelerator with a guest.
 const NODE_LIMIT: Duration = Duration::from_secs(60);
-const GATEWAY_LIMIT: Duration = Duration::from_secs(20);
+const GATEWAY_LIMIT: Duration = Duration::from_secs(30);
+/// How often the length of our own log is looked at.
+const OWN_LOG_EVERY: Duration = Duration::from_secs(60);
 /// How often a part that starts is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 /// How long a part may take to end: the node asks its guests first.
 const END_GRACE: Duration = Duration::from_secs(30);
 
-/// Runs the parts until a signal, or until one of them dies.
+/// Runs the parts until a signal, and meanwhile, once, what `first` does with the
+/// house that stands; what `before_end` does comes before the parts end. A part that dies is started again; only at the start it is a
+/// reason to end.
 pub(super) async fn run(
     rooms: &Rooms,
     options: &cli::Up,
     prepared: &Prepared,
-    ready: impl FnOnce(&House) -> Result<()>,
+    corner: &Corner,
+    first: impl AsyncFnOnce(&House) -> Result<()>,
+    before_end: impl AsyncFnOnce() -> Result<()>,
 ) -> Result<()> {
     // Listened for before anything starts, so that Ctrl-C during the start ends it as well.
     let mut ends = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
+    let board = Board::new(rooms.parts());
     let mut running = Running::default();
     let [interrupt, terminate, hangup] = &mut ends;
     let asked = async {
@@ -49,16 +59,19 @@ pub(super) async fn run(
         }
     };
     let life = async {
-        let house = running.start(rooms, options, prepared).await?;
+        let house = running.start(rooms, options, prepared, corner, &board).await?;
         rooms.announce(&house)?;
-        ready(&house)?;
-        Err(running.first_death().await)
+        let ((), never, _) = tokio::try_join!(first(&house), running.keep(&board), bound_own_log(rooms))?;
+        match never {}
     };
     let outcome = tokio::select! {
         outcome = life => outcome,
         () = asked => Ok(()),
     };
+    let outcome = outcome.and(before_end().await);
+    let step = Step::start("Stopping: agents are asked first");
     let ended = running.end().await;
+    step.done();
     rooms.forget().context("remove up.json")?;
     outcome.and(ended)
 }
@@ -66,63 +79,55 @@ pub(super) async fn run(
 /// What runs, in the order of its start.
 #[derive(Default)]
 struct Running {
-    solana: Option<Solana>,
-    evm: Option<Evm>,
-    node: Option<Part>,
-    gateway: Option<Part>,
+    solana: Option<Supervised<Solana>>,
+    evm: Option<Supervised<Evm>>,
+    node: Option<Supervised<Node>>,
+    gateway: Option<Supervised<Gateway>>,
 }
 
 impl Running {
-    async fn start(&mut self, rooms: &Rooms, options: &cli::Up, prepared: &Prepared) -> Result<House> {
+    async fn start(
+        &mut self,
+        rooms: &Rooms,
+        options: &cli::Up,
+        prepared: &Prepared,
+        corner: &Corner,
+        board: &Board,
+    ) -> Result<House> {
         let step = Step::start("Starting the local Solana");
-        let solana = self.solana.insert(Solana::start(&options.assets, &rooms.logs()).await?);
-        solana.fund(prepared.holder, HOLDER_TOKENS).await?;
-        let place = solana.place.clone();
+        let funded = [prepared.holder, prepared.visitor].map(|wallet| (wallet, HOLDER_TOKENS)).to_vec();
+        let solana = self.solana.insert(Supervised::new(Solana::new(&options.assets, rooms, funded)?));
+        solana.start(board).await?;
+        let place = solana.service().place()?;
         step.done();
 
         let step = Step::start("Starting the local EVM chain");
-        let keys = EvmKeys::at(&rooms.evm())?;
-        let evm = self.evm.insert(Evm::start(&options.assets, &rooms.logs(), &keys.chain).await?);
-        let evm_rpc = evm.rpc.clone();
-        let contracts = evm.part.until(CONTRACTS_LIMIT, Contracts::deploy(&evm_rpc, &keys)).await??;
-        prepare::write_config(rooms, options, &place, &contracts)?;
+        let evm = self.evm.insert(Supervised::new(Evm::new(&options.assets, rooms)?));
+        evm.start(board).await?;
+        let (keys, contracts) = (evm.service().keys.clone(), evm.service().contracts()?.clone());
+        prepare::write_config(rooms, options, &place, &contracts, corner)?;
         step.done();
 
         let step = Step::start("Starting the node");
-        let node = NodeClient::new(rooms.socket());
-        let part = self.node.insert(start("hypercore", rooms, &[])?);
-        let info = part
-            .until(NODE_LIMIT, async {
-                loop {
-                    match node.info().await {
-                        Ok(info) => break info,
-                        Err(_) => sleep(ASK_EVERY).await,
-                    }
-                }
-            })
-            .await?;
+        self.node.insert(Supervised::new(Node::new(rooms))).start(board).await?;
         step.done();
+        let info = NodeClient::new(rooms.socket()).info().await.context("ask the node what it is")?;
         eprintln!("  agents run in {}: {}", info.runtime.as_str(), info.runtime_reason);
 
         let step = Step::start("Starting the gateway");
-        let part = self.gateway.insert(start("palatine", rooms, &["serve"])?);
-        let gateway = format!("http://{}", options.listen);
-        let ready = format!("{gateway}/ready");
-        part.until(GATEWAY_LIMIT, async {
-            while !reqwest::get(&ready).await.is_ok_and(|answer| answer.status().is_success()) {
-                sleep(ASK_EVERY).await;
-            }
-        })
-        .await?;
+        let gateway = Gateway { rooms: rooms.clone(), url: format!("http://{}", options.listen) };
+        let url = gateway.url.clone();
+        self.gateway.insert(Supervised::new(gateway)).start(board).await?;
         step.done();
 
+        let process = sandbox::process::facts(std::process::id()).context("read when we were started")?;
         Ok(House {
-            gateway,
+            gateway: url,
             holder_keypair: rooms.holder(),
             holder: prepared.holder,
             solana_rpc: place.rpc,
             mint: place.mint,
-            evm_rpc,
+            evm_rpc: contracts.rpc.clone(),
             usdc: contracts.deployed.usdc,
             factory: contracts.deployed.factory,
             forwarder: contracts.deployed.forwarder,
@@ -132,29 +137,27 @@ impl Running {
             node_socket: rooms.socket(),
             config: rooms.config(),
             logs: rooms.logs(),
-            pid: i32::try_from(std::process::id()).context("read our own process id")?,
+            visitor_keypair: rooms.visitor(),
+            pid: process.pid,
+            process,
         })
     }
 
-    /// Waits until a part has died, and says which.
-    async fn first_death(&mut self) -> anyhow::Error {
+    /// Keeps the parts, until this is dropped.
+    async fn keep(&mut self, board: &Board) -> Result<Infallible> {
         let Self { solana: Some(solana), evm: Some(evm), node: Some(node), gateway: Some(gateway) } = self else {
-            return anyhow::anyhow!("a part was never started");
+            bail!("a part was never started");
         };
-        tokio::select! {
-            death = solana.part.died() => death,
-            death = evm.part.died() => death,
-            death = node.died() => death,
-            death = gateway.died() => death,
-        }
+        let (never, ..) = tokio::join!(solana.keep(board), evm.keep(board), node.keep(board), gateway.keep(board));
+        match never {}
     }
 
     /// Ends what runs, the last first; every part is asked, whatever the others do.
     async fn end(self) -> Result<()> {
-        let chains = [self.evm.map(|evm| evm.part), self.solana.map(|solana| solana.part)];
-        let parts = [self.gateway, self.node].into_iter().chain(chains);
+        let ours = [self.gateway.and_then(Supervised::into_part), self.node.and_then(Supervised::into_part)];
+        let chains = [self.evm.and_then(Supervised::into_part), self.solana.and_then(Supervised::into_part)];
         let mut failures = Vec::new();
-        for part in parts.flatten() {
+        for part in ours.into_iter().chain(chains).flatten() {
             if let Err(error) = part.end(END_GRACE).await {
                 failures.push(format!("{error:#}"));
             }
@@ -163,14 +166,95 @@ impl Running {
     }
 }
 
+/// The node. One that hangs is only told of: its guests go on, and it may come back.
+pub(super) struct Node {
+    rooms: Rooms,
+}
+
+impl Node {
+    pub(super) fn new(rooms: &Rooms) -> Self {
+        Self { rooms: rooms.clone() }
+    }
+}
+
+impl Service for Node {
+    const NAME: PartName = PartName::Hypercore;
+    const ENDS_WHEN_HUNG: bool = false;
+
+    async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
+        let part = part.insert(start(Self::NAME, "hypercore", &self.rooms, &[])?);
+        board.spawned(Self::NAME, part.facts());
+        part.until(NODE_LIMIT, async {
+            while self.probe().await.is_err() {
+                sleep(ASK_EVERY).await;
+            }
+        })
+        .await
+    }
+
+    async fn probe(&self) -> Result<()> {
+        let info = NodeClient::new(self.rooms.socket()).info().await;
+        info.map(drop).context("ask the node what it is")
+    }
+}
+
+/// The gateway.
+struct Gateway {
+    rooms: Rooms,
+    url: String,
+}
+
+impl Service for Gateway {
+    const NAME: PartName = PartName::Gateway;
+    const ENDS_WHEN_HUNG: bool = false;
+
+    async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
+        let part = part.insert(start(Self::NAME, "palatine", &self.rooms, &["serve"])?);
+        board.spawned(Self::NAME, part.facts());
+        part.until(GATEWAY_LIMIT, async {
+            while self.probe().await.is_err() {
+                sleep(ASK_EVERY).await;
+            }
+        })
+        .await
+    }
+
+    /// `/ready` knows of the gateway and of what it works with.
+    async fn probe(&self) -> Result<()> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        let answer = client.get(format!("{}/ready", self.url)).send().await.context("ask the gateway")?;
+        let status = answer.status();
+        let said: wire::public::ReadyResponse = answer.json().await.context("read the gateway's answer")?;
+        if status.is_success() { Ok(()) } else { bail!("{}", said.status) }
+    }
+}
+
 /// Starts a program of ours, which lies beside our own.
-fn start(program: &'static str, rooms: &Rooms, words: &[&str]) -> Result<Part> {
+fn start(name: PartName, program: &str, rooms: &Rooms, words: &[&str]) -> Result<Part> {
     let own = std::env::current_exe().context("find our own program")?;
     let path = own.parent().unwrap_or(Path::new("/")).join(program);
     let mut command = Command::new(path);
     command.args(words).arg("--config").arg(rooms.config());
-    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null());
     // A Ctrl-C is for us alone: we end the parts in their order.
     command.process_group(0);
-    Part::start(if program == "palatine" { "gateway" } else { program }, &rooms.logs(), command)
+    Part::start(name.as_str(), &rooms.logs(), command)
+}
+
+/// Keeps what we say ourselves, when nobody looks at it, within its bound.
+async fn bound_own_log(rooms: &Rooms) -> Result<Infallible> {
+    loop {
+        sleep(OWN_LOG_EVERY).await;
+        if let Err(error) = process::bound(&rooms.logs().join("up.log")) {
+            eprintln!("! up.log cannot be kept within its bound: {error}");
+        }
+    }
+}
+
+/// Empties the logs: they are of this start.
+pub(super) fn empty_logs(rooms: &Rooms) -> Result<()> {
+    for part in [PartName::Solana, PartName::Evm, PartName::Hypercore, PartName::Gateway] {
+        process::empty(&rooms.logs().join(format!("{}.log", part.as_str())))?;
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use toml::{Table, Value};
 
 use super::evm::Contracts;
 use super::house::Rooms;
+use super::network::Corner;
 use super::progress::Step;
 use super::solana::Place;
 use crate::{cli, keypair};
@@ -21,6 +22,8 @@ const MIN_FREE_MIB: u64 = 1024;
 const POLL_MS: i64 = 200;
 /// Ports behind the gateway's that are tried for the agents' paths.
 const PATH_PORTS: u16 = 20;
+/// How often the gateway asks the parts it works with.
+const PROBE_MS: i64 = 2000;
 /// Calls relayed for one client a minute: everybody here is one client.
 const RELAYED_PER_MINUTE: i64 = 600;
 /// Where the reference agent's recipe lies among the assets.
@@ -29,19 +32,21 @@ const ECHO: &str = "images/agent-echo";
 /// What every start of the parts needs.
 pub(super) struct Prepared {
     pub(super) holder: Wallet,
+    pub(super) visitor: Wallet,
 }
 
 impl Prepared {
     /// Makes what is missing.
     pub(super) fn make(rooms: &Rooms, options: &cli::Up) -> Result<Self> {
-        let images = image::Config { store: rooms.root().join("images"), ..image::Config::default() };
+        let wanted = crate::config::Config::load(options.config.config.as_deref())?;
+        let images = image::Config { store: rooms.root().join("images"), ..wanted.images };
         let step = Step::start("Preparing the guest kernel");
         image::kernel::prepare(&images, &options.assets.join("pod"), &step).context("prepare the guest kernel")?;
         step.done();
         let step = Step::start("Building the image of agent-echo");
         image::ImageStore::open(&images)?.build(&options.assets.join(ECHO), None, "echo", &step)?;
         step.done();
-        Ok(Self { holder: holder(rooms)? })
+        Ok(Self { holder: wallet(&rooms.holder())?, visitor: wallet(&rooms.visitor())? })
     }
 }
 
@@ -59,13 +64,12 @@ pub(super) fn check_space(rooms: &Rooms) -> Result<()> {
     Ok(())
 }
 
-/// The development holder's wallet; its keypair is made the first time.
-fn holder(rooms: &Rooms) -> Result<Wallet> {
-    let path = rooms.holder();
+/// A development wallet; its keypair is made the first time.
+fn wallet(path: &Path) -> Result<Wallet> {
     if !path.exists() {
-        keypair::make(&path)?;
+        keypair::make(path)?;
     }
-    Ok(keypair::read(&path)?.wallet())
+    Ok(keypair::read(path)?.wallet())
 }
 
 /// Where agents are paths: the first port behind the gateway's that is free. With
@@ -78,7 +82,13 @@ fn paths(gateway: SocketAddr) -> Option<SocketAddr> {
 
 /// Writes the configuration of the parts: the operator's own file, if one is
 /// given, with what must be so here laid over it.
-pub(super) fn write_config(rooms: &Rooms, options: &cli::Up, solana: &Place, evm: &Contracts) -> Result<()> {
+pub(super) fn write_config(
+    rooms: &Rooms,
+    options: &cli::Up,
+    solana: &Place,
+    evm: &Contracts,
+    corner: &Corner,
+) -> Result<()> {
     let mut config: Table = match crate::config::Config::find(options.config.config.as_deref()) {
         Some(path) => fs::read_to_string(&path)
             .map_err(anyhow::Error::from)
@@ -90,12 +100,15 @@ pub(super) fn write_config(rooms: &Rooms, options: &cli::Up, solana: &Place, evm
     let asset = |name: &str| Value::from(options.assets.join(name).to_string_lossy().into_owned());
     let relayer = evm.relayer();
     let text = |path: &Path| Value::from(path.to_string_lossy().into_owned());
-    let settings: [(&str, &str, Value); 26] = [
+    let settings: [(&str, &str, Value); 28] = [
         ("gateway", "listen", vec![options.listen.to_string()].into()),
         ("gateway", "token_key_file", path("gateway/token.key")),
         ("store", "directory", path("gateway/store")),
         ("solana", "endpoints", vec![solana.rpc.clone()].into()),
         ("solana", "mint", solana.mint.clone().into()),
+        // A chain that was started again counts its slots from the first.
+        ("solana", "max_lag_slots", 0.into()),
+        ("gateway", "probe_ms", PROBE_MS.into()),
         ("node", "state", path("node")),
         ("node", "socket", path("node.sock")),
         ("node", "pod", asset("pod")),
@@ -119,10 +132,19 @@ pub(super) fn write_config(rooms: &Rooms, options: &cli::Up, solana: &Place, evm
         ("x402", "facilitator", "own".into()),
         ("x402", "serve", Value::Table([("anyone".to_owned(), true.into())].into_iter().collect())),
     ];
-    for (section, key, value) in settings {
+    // What the operator says of these goes before what this house chose.
+    let chosen: [(&str, &str, Value); 3] = [
+        ("network", "name", corner.name.clone().into()),
+        ("network", "range", corner.range.clone().into()),
+        ("node", "first_uid", i64::from(corner.first_uid).into()),
+    ];
+    let laid_over = settings.into_iter().map(|setting| (setting, true));
+    for ((section, key, value), over) in laid_over.chain(chosen.map(|setting| (setting, false))) {
         let section = config.entry(section).or_insert_with(|| Table::new().into());
         let section = section.as_table_mut().context("read the configuration: a section is not a table")?;
-        section.insert(key.to_owned(), value);
+        if over || !section.contains_key(key) {
+            section.insert(key.to_owned(), value);
+        }
     }
     if options.listen.ip().is_loopback()
         && let Some(gateway) = config.get_mut("gateway").and_then(Value::as_table_mut)

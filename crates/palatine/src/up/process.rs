@@ -9,11 +9,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use sandbox::Facts;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 /// How much of a dead part's log is shown.
 const TAIL_BYTES: u64 = 2048;
+/// Bytes of a log at most. What is older lies in one more file, as large at most.
+const LOG_BYTES: u64 = 16 * 1024 * 1024;
+/// How long a killed part may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// One running part. Ends with us, whatever happens to us.
 #[derive(Debug)]
@@ -24,10 +29,11 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Starts `command` with its output in `<logs>/<name>.log`.
+    /// Starts `command` with its output at the end of `<logs>/<name>.log`.
     pub(crate) fn start(name: &'static str, logs: &Path, mut command: Command) -> Result<Self> {
         let log = logs.join(format!("{name}.log"));
-        let output = OpenOptions::new().create(true).write(true).truncate(true).open(&log);
+        // At its end, whatever happens to what is there: it may be cut meanwhile.
+        let output = OpenOptions::new().create(true).append(true).open(&log);
         let output = output.with_context(|| format!("open {}", log.display()))?;
         command.stderr(Stdio::from(output)).kill_on_drop(true);
         end_with_parent(command.as_std_mut());
@@ -37,6 +43,25 @@ impl Part {
 
     pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
+    }
+
+    /// What tells its process from any other; nothing when it is dead and reaped.
+    pub(crate) fn facts(&self) -> Option<Facts> {
+        sandbox::process::facts(self.child.id()?).ok()
+    }
+
+    /// Keeps its log within its bound.
+    pub(crate) fn bound_log(&self) {
+        if let Err(error) = bound(&self.log) {
+            eprintln!("! {} cannot be kept within its bound: {error}", self.log.display());
+        }
+    }
+
+    /// Kills it, if it still runs.
+    pub(crate) async fn kill(mut self) {
+        if let Ok(Err(error)) = timeout(KILL_LIMIT, self.child.kill()).await {
+            eprintln!("! {} cannot be killed: {error}", self.name);
+        }
     }
 
     /// Waits until the part has died, and says what it said last.
@@ -65,8 +90,6 @@ impl Part {
         let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else {
             return Ok(()); // dead and reaped already
         };
-        // A closed standard input is how a part without signal handling is asked.
-        drop(self.child.stdin.take());
         kill_process(pid, Signal::TERM).with_context(|| format!("ask {} to end", self.name))?;
         if timeout(grace, self.child.wait()).await.is_ok() {
             return Ok(());
@@ -83,6 +106,32 @@ pub(crate) fn end_with_parent(command: &mut std::process::Command) {
     let ask = || set_parent_process_death_signal(Some(Signal::TERM)).map_err(Into::into);
     // SAFETY: the closure makes one prctl system call and allocates nothing.
     unsafe { command.pre_exec(ask) };
+}
+
+/// A port of this machine that nobody listens on just now.
+pub(crate) fn free_port() -> Result<u16> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    Ok(listener.local_addr().context("find a free port")?.port())
+}
+
+/// Makes a log empty.
+pub(crate) fn empty(log: &Path) -> Result<()> {
+    std::fs::write(log, "").with_context(|| format!("empty {}", log.display()))
+}
+
+/// Moves what is in a log that has grown too long into the one before it.
+pub(crate) fn bound(log: &Path) -> std::io::Result<()> {
+    let length = match std::fs::metadata(log) {
+        Ok(found) => found.len(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if length <= LOG_BYTES {
+        return Ok(());
+    }
+    // Whoever writes it holds it open: it is copied and cut, not moved.
+    std::fs::copy(log, log.with_extension("log.1"))?;
+    OpenOptions::new().write(true).open(log)?.set_len(0)
 }
 
 fn tail(log: &Path) -> std::io::Result<String> {
@@ -110,6 +159,26 @@ mod tests {
         let mut part = Part::start("mayfly", dir.path(), shell("echo no such luck >&2; exit 3")).unwrap();
         let error = part.until(Duration::from_secs(10), std::future::pending::<()>()).await.unwrap_err().to_string();
         assert!(error.contains("exit status: 3") && error.contains("no such luck"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn fault_1_0_a_log_has_a_bound_and_goes_on_at_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("talker.log");
+        std::fs::write(&log, vec![b'x'; usize::try_from(LOG_BYTES).unwrap()]).unwrap();
+        let mut command = shell("echo one >&2; read -r go; echo two >&2");
+        command.stdin(Stdio::piped());
+        let mut part = Part::start("talker", dir.path(), command).unwrap();
+        let input = part.child().stdin.take();
+        while !tail(&log).unwrap().ends_with("one\n") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        part.bound_log();
+        assert_eq!(std::fs::metadata(&log).unwrap().len(), 0);
+        assert!(tail(&dir.path().join("talker.log.1")).unwrap().ends_with("one\n"));
+        drop(input);
+        part.died().await;
+        assert_eq!(std::fs::read_to_string(&log).unwrap(), "two\n");
     }
 
     #[tokio::test]

@@ -1,61 +1,125 @@
 //! The local Solana: a real validator of the JSON-RPC with the real SPL Token
 //! program, a mint, and balances that we hand out.
 
-use std::path::Path;
+use std::fs;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use domain::Wallet;
+use anyhow::{Context, Result, bail, ensure};
+use chain::{Balances, Endpoint, SolanaBalances};
+use domain::{TokenAmount, Wallet};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{ChildStdin, ChildStdout, Command};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{ChildStdin, Command};
 
-use super::process::Part;
+use super::health::{Board, PartName};
+use super::house::Rooms;
+use super::process::{Part, free_port};
+use super::supervise::Service;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// Milliseconds a probe's call may take.
+const CALL_MS: u64 = 4000;
 
 /// Where it answers, and the token's mint.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(crate) struct Place {
     pub(crate) rpc: String,
     pub(crate) mint: String,
 }
 
-/// The running chain.
+/// The chain: what it is started with, each time.
 #[derive(Debug)]
-pub(crate) struct Solana {
-    pub(crate) part: Part,
-    pub(crate) place: Place,
-    commands: ChildStdin,
-    answers: Lines<BufReader<ChildStdout>>,
+pub(super) struct Solana {
+    program: PathBuf,
+    logs: PathBuf,
+    journal: PathBuf,
+    /// The same at each start, so that what was told of it stays true.
+    port: u16,
+    /// Who has tokens, and how many whole ones.
+    funded: Vec<(Wallet, u64)>,
+    place: Option<Place>,
+    /// Its standard input: it ends when that is closed.
+    input: Option<ChildStdin>,
 }
 
 impl Solana {
-    /// Starts it; `assets/solana` holds its program.
-    pub(crate) async fn start(assets: &Path, logs: &Path) -> Result<Self> {
+    /// A new chain, on which these wallets have so many whole tokens; `assets/solana`
+    /// holds its program.
+    pub(super) fn new(assets: &std::path::Path, rooms: &Rooms, funded: Vec<(Wallet, u64)>) -> Result<Self> {
+        let journal = rooms.solana_journal();
+        match fs::remove_file(&journal) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("remove {}", journal.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let (program, logs) = (assets.join("solana"), rooms.logs());
+        Ok(Self { program, logs, journal, port: free_port()?, funded, place: None, input: None })
+    }
+
+    /// Where it answers, once it was started.
+    pub(super) fn place(&self) -> Result<Place> {
+        self.place.clone().context("the local Solana was never started")
+    }
+}
+
+impl Service for Solana {
+    const NAME: PartName = PartName::Solana;
+    const ENDS_WHEN_HUNG: bool = true;
+
+    async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
         let mut command = Command::new("node");
-        command.arg("chain.mjs").current_dir(assets.join("solana")).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut part = Part::start("solana", logs, command)?;
-        let commands = part.child().stdin.take().context("take its standard input")?;
+        command.args(["chain.mjs", "--port", &self.port.to_string(), "--journal"]).arg(&self.journal);
+        command.current_dir(&self.program).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // A Ctrl-C is for us alone: we end the parts in their order.
+        command.process_group(0);
+        let part = part.insert(Part::start(Self::NAME.as_str(), &self.logs, command)?);
+        board.spawned(Self::NAME, part.facts());
+        // Taken at once: whoever waits for a child closes what it still has.
+        let mut input = part.child().stdin.take().context("take its standard input")?;
         let stdout = part.child().stdout.take().context("take its standard output")?;
         let mut answers = BufReader::new(stdout).lines();
         let line = part.until(START_LIMIT, answers.next_line()).await??.context("read where it answers")?;
-        let place = serde_json::from_str(&line).with_context(|| format!("understand {line:?}"))?;
-        Ok(Self { part, place, commands, answers })
+        let place: Place = serde_json::from_str(&line).with_context(|| format!("understand {line:?}"))?;
+        match &self.place {
+            // What is on it again is what its journal says.
+            Some(before) => ensure!(*before == place, "the local Solana came back as another: {place:?}"),
+            None => {
+                for (wallet, tokens) in &self.funded {
+                    let command = json!({"do": "fund", "wallet": wallet, "amount": tokens});
+                    input.write_all(format!("{command}\n").as_bytes()).await.context("ask it for tokens")?;
+                    let answer = part.until(START_LIMIT, answers.next_line()).await??.context("read its answer")?;
+                    let answer: Value =
+                        serde_json::from_str(&answer).with_context(|| format!("understand {answer:?}"))?;
+                    if answer["ok"] != true {
+                        bail!("the local Solana could not fund {wallet}: {}", answer["error"]);
+                    }
+                }
+                self.place = Some(place);
+            }
+        }
+        self.input = Some(input);
+        Ok(())
     }
 
-    /// Gives a wallet so many whole tokens.
-    pub(crate) async fn fund(&mut self, wallet: Wallet, tokens: u64) -> Result<()> {
-        let mut command = serde_json::to_vec(&json!({"do": "fund", "wallet": wallet, "amount": tokens}))?;
-        command.push(b'\n');
-        self.commands.write_all(&command).await.context("ask the local Solana for tokens")?;
-        let answer = self.part.until(START_LIMIT, self.answers.next_line()).await??.context("read its answer")?;
-        let answer: Value = serde_json::from_str(&answer).with_context(|| format!("understand {answer:?}"))?;
-        if answer["ok"] != true {
-            bail!("the local Solana could not fund {wallet}: {}", answer["error"]);
-        }
+    /// Reads a balance, past all that only says that the program lives.
+    async fn probe(&self) -> Result<()> {
+        let place = self.place()?;
+        let config = chain::Config {
+            endpoints: vec![Endpoint(place.rpc)],
+            mint: place.mint,
+            timeout_ms: CALL_MS,
+            deadline_ms: CALL_MS,
+            attempts: 1,
+            cache_ms: 0,
+            ..chain::Config::default()
+        };
+        let (holder, _) = self.funded.first().context("nobody has tokens")?;
+        let held = SolanaBalances::new(&config)?.balance(holder).await?;
+        ensure!(held > TokenAmount(0), "{holder} holds nothing any more");
         Ok(())
     }
 }

@@ -391,7 +391,7 @@ fn slot() -> u32 {
 }
 
 /// Images and kernels are the same for all tests: they are made once.
-fn images() -> PathBuf {
+pub(crate) fn images() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("images")
 }
 

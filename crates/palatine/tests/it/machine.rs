@@ -59,7 +59,7 @@ fn output(program: &str, arguments: &[&str]) -> Vec<String> {
 
 /// Programs that belong to a house, by their names and ids.
 fn processes() -> Vec<String> {
-    let ours = ["qemu-system", "hypercore", "palatine", "node"];
+    let ours = ["qemu-system", "hypercore", "palatine", "node", "anvil"];
     let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let pids = all.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
     let named = pids.filter_map(|pid| {
@@ -90,7 +90,9 @@ fn mounts() -> Vec<String> {
 }
 
 fn cgroups() -> Vec<String> {
-    output("find", &["/sys/fs/cgroup", "-type", "d", "-ipath", "*palatine*"])
+    // A node that was set up by hand, and those of `palatine up`.
+    let ours = r".*/\(palatine\|up[0-9a-z]\{7\}\)\(/.*\)?";
+    output("find", &["/sys/fs/cgroup", "-type", "d", "-regex", ours])
 }
 
 fn sysctls() -> Vec<String> {

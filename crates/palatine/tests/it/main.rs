@@ -19,4 +19,5 @@ mod residue;
 mod secrets;
 mod spawn;
 mod terminal;
+mod up;
 mod ways;

@@ -70,7 +70,7 @@ async fn up_and_down_leave_nothing_and_the_second_up_is_quick() {
     };
     for round in 0..2 {
         let since = std::time::Instant::now();
-        palatine(&["up", "--detach", "--listen", "127.0.0.1:18473"]);
+        palatine(&["up", "--detach", "--no-agent", "--listen", "127.0.0.1:18473"]);
         assert!(round == 0 || since.elapsed().as_secs() < 5, "the second up took {:?}", since.elapsed());
         let house: Value = serde_json::from_str(&palatine(&["status", "--json"])).unwrap();
         assert_eq!(house["gateway"], "http://127.0.0.1:18473");
@@ -86,7 +86,7 @@ async fn up_and_down_leave_nothing_and_the_second_up_is_quick() {
         palatine(&["down"]);
         untouched.comes_back();
     }
-    palatine(&["up", "--detach", "--listen", "127.0.0.1:18473"]);
+    palatine(&["up", "--detach", "--no-agent", "--listen", "127.0.0.1:18473"]);
     let agents: Value = serde_json::from_str(&palatine(&["ls", "--json"])).unwrap();
     assert!(agents["agents"][0]["state"] == "ready" || agents["agents"][0]["state"] == "booting", "{agents}");
     palatine(&["down"]);

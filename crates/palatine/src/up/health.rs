@@ -1,0 +1,224 @@
+//! How the parts are. A change is said on the terminal; `palatine status` reads it
+//! all from a file.
+
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use domain::UnixMillis;
+use sandbox::Facts;
+use serde::{Deserialize, Serialize};
+
+/// A part of a house.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PartName {
+    /// The local Solana.
+    Solana,
+    /// The local EVM chain.
+    Evm,
+    /// The node.
+    Hypercore,
+    /// The gateway.
+    Gateway,
+}
+
+impl PartName {
+    /// As it is written, also in the name of its log.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Solana => "solana",
+            Self::Evm => "evm",
+            Self::Hypercore => "hypercore",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// How a part is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum State {
+    /// It is being started.
+    Starting,
+    /// It does what it is for.
+    Ok,
+    /// It runs, and does not do what it is for.
+    Sick,
+    /// It does not run; it is started again.
+    Down,
+}
+
+/// One part, as it was last seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) part: PartName,
+    pub(crate) state: State,
+    /// Since when it is so.
+    pub(crate) since: UnixMillis,
+    /// What it does not do, or how it ended and what it said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<String>,
+    /// How often it was started again.
+    pub(crate) restarts: u32,
+    /// Its process: an id and the time it was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<Facts>,
+}
+
+/// All parts, as they were last seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Health {
+    /// When they were last looked at.
+    pub(crate) looked_at: UnixMillis,
+    pub(crate) parts: Vec<Report>,
+}
+
+impl Health {
+    /// Reads what was last seen; nothing if nobody ever looked.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        match fs::read(path) {
+            Ok(text) => serde_json::from_slice(&text).with_context(|| format!("read {}", path.display())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+        }
+    }
+
+    /// Whether all parts did what they are for.
+    pub(crate) fn is_ok(&self) -> bool {
+        self.parts.iter().all(|report| report.state == State::Ok)
+    }
+
+    /// The parts that do not, a line each and what they said last below it.
+    pub(crate) fn troubles(&self) -> impl Iterator<Item = String> {
+        self.parts.iter().filter(|report| report.state != State::Ok).map(sentence)
+    }
+}
+
+/// Keeps what is seen of the parts.
+#[derive(Debug)]
+pub(crate) struct Board {
+    path: PathBuf,
+    health: RefCell<Health>,
+}
+
+impl Board {
+    /// Starts anew: what was seen before is of other processes.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, health: RefCell::default() }
+    }
+
+    /// Notes how a part is.
+    pub(crate) fn note(&self, part: PartName, state: State, why: Option<String>) {
+        let now = now();
+        self.change(part, |report| {
+            if report.state != state {
+                report.since = now;
+                let (before, restarts) = (report.state, report.restarts);
+                (report.state, report.why) = (state, why);
+                say(report, before, restarts);
+            } else if why.is_some() {
+                report.why = why;
+            }
+        });
+        self.health.borrow_mut().looked_at = now;
+        self.write();
+    }
+
+    /// Notes a part's new process.
+    pub(crate) fn spawned(&self, part: PartName, process: Option<Facts>) {
+        self.change(part, |report| {
+            if report.process.is_some() {
+                report.restarts = report.restarts.saturating_add(1);
+            }
+            report.process = process;
+        });
+        self.write();
+    }
+
+    fn change(&self, part: PartName, change: impl FnOnce(&mut Report)) {
+        let mut health = self.health.borrow_mut();
+        let at = health.parts.iter().position(|report| report.part == part).unwrap_or_else(|| {
+            let (state, since) = (State::Starting, now());
+            health.parts.push(Report { part, state, since, why: None, restarts: 0, process: None });
+            health.parts.len() - 1
+        });
+        if let Some(report) = health.parts.get_mut(at) {
+            change(report);
+        }
+    }
+
+    /// A file that cannot be written is said, and the parts go on: `palatine status`
+    /// tells how old what it reads is.
+    fn write(&self) {
+        let draft = self.path.with_extension("json.new");
+        let text = serde_json::to_vec_pretty(&*self.health.borrow()).unwrap_or_default();
+        if let Err(error) = fs::write(&draft, text).and_then(|()| fs::rename(&draft, &self.path)) {
+            eprintln!("! {} cannot be written: {error}", self.path.display());
+        }
+    }
+}
+
+/// The start is said elsewhere: here is only what goes wrong later, and its end.
+fn say(report: &Report, before: State, restarts: u32) {
+    match (before, report.state) {
+        (_, State::Sick | State::Down) => eprintln!("✗ {}", sentence(report)),
+        (State::Sick, State::Ok) => eprintln!("✓ {} does what it is for again", report.part.as_str()),
+        (State::Starting | State::Down, State::Ok) if restarts > 0 => {
+            eprintln!("✓ {} runs again", report.part.as_str());
+        }
+        (_, State::Ok | State::Starting) => {}
+    }
+}
+
+fn sentence(report: &Report) -> String {
+    let how = match report.state {
+        State::Starting => "is starting",
+        State::Ok => "is ok",
+        State::Sick => "is sick",
+        State::Down => "is down",
+    };
+    let why = report.why.as_ref().map(|why| format!(": {}", why.trim_end())).unwrap_or_default();
+    format!("{} {how} since {}{why}", report.part.as_str(), clock(report.since))
+}
+
+/// The time of day, in UTC.
+pub(crate) fn clock(at: UnixMillis) -> String {
+    let seconds = at.0 / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+pub(crate) fn now() -> UnixMillis {
+    UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trouble_keeps_its_first_instant_and_ends_with_the_part_being_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("parts.json");
+        let board = Board::new(path.clone());
+        let seen = || Health::read(&path).unwrap();
+        assert_eq!(seen(), Health::default());
+        board.spawned(PartName::Solana, None);
+        board.note(PartName::Solana, State::Ok, None);
+        assert!(seen().is_ok());
+        board.note(PartName::Solana, State::Sick, Some("silence".to_owned()));
+        let since = seen().parts[0].since;
+        board.note(PartName::Solana, State::Sick, Some("still silence".to_owned()));
+        assert_eq!((seen().parts[0].since, seen().parts[0].why.as_deref()), (since, Some("still silence")));
+        assert!(seen().troubles().next().unwrap().starts_with("solana is sick since "));
+        board.note(PartName::Solana, State::Ok, None);
+        assert_eq!((seen().is_ok(), seen().parts[0].why.as_deref()), (true, None));
+    }
+
+    #[test]
+    fn the_time_of_day_is_utc() {
+        assert_eq!(clock(UnixMillis(1_707_022_560_000)), "04:56:00 UTC");
+    }
+}

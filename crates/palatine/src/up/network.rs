@@ -1,0 +1,218 @@
+//! What a house calls its own on the machine: the name of its links, namespaces,
+//! rules and cgroups, a private range, a range of users. Each state folder has its
+//! own, so that two houses live side by side; it is chosen once, and kept.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use alloy_primitives::keccak256;
+use anyhow::{Context, Result, bail};
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::house::Rooms;
+
+/// Where the houses of this machine tell what each calls its own; until it is booted
+/// again.
+const CLAIMS: &str = "/run/palatine-up";
+/// The range of which each house has a piece, `10.128.0.0/9`.
+const RANGE: u32 = 0x0a80_0000;
+/// A piece: room for 1,024 guests.
+const PREFIX: u32 = 20;
+const PIECES: u32 = 1 << (PREFIX - 9);
+/// The first user of all houses, and how many each has.
+const FIRST_UID: u32 = 1_879_048_192;
+const UIDS: u32 = 4096;
+/// How many choices are tried before none is found.
+const TRIES: u32 = 1000;
+
+/// What is one house's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Corner {
+    /// The state folder that it is of: a copy of the folder is another house.
+    state: PathBuf,
+    /// `[network] name`.
+    pub(super) name: String,
+    /// `[network] range`.
+    pub(super) range: String,
+    /// `[node] first_uid`.
+    pub(super) first_uid: u32,
+}
+
+impl Corner {
+    /// The choice of this number for a folder.
+    fn choice(state: &Path, number: u32) -> Self {
+        let mut text = state.as_os_str().as_encoded_bytes().to_vec();
+        text.extend_from_slice(&number.to_be_bytes());
+        let hash = keccak256(text);
+        let digit = |byte: &u8| char::from_digit(u32::from(byte % 36), 36).unwrap_or('0');
+        let piece = u32::from_be_bytes([hash[8], hash[9], hash[10], hash[11]]) % PIECES;
+        let base = std::net::Ipv4Addr::from_bits(RANGE | (piece << (32 - PREFIX)));
+        Self {
+            state: state.to_owned(),
+            name: format!("up{}", hash[..7].iter().map(digit).collect::<String>()),
+            range: format!("{base}/{PREFIX}"),
+            // Behind the range of a node that was set up by hand.
+            first_uid: FIRST_UID + (piece + 1) * UIDS,
+        }
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        let apart = self.first_uid.abs_diff(other.first_uid) >= UIDS;
+        self.state != other.state && (self.name == other.name || self.range == other.range || !apart)
+    }
+
+    /// Whether the machine uses the name or the range already. `routes` is
+    /// `/proc/net/route`.
+    fn is_taken(&self, links: &BTreeSet<String>, routes: &str) -> bool {
+        let prefix = format!("{}-", self.name);
+        let network = self.range.split('/').next().and_then(|base| base.parse::<std::net::Ipv4Addr>().ok());
+        let base = network.map_or(0, std::net::Ipv4Addr::to_bits);
+        let hex = |field: &str| u32::from_str_radix(field, 16).ok().map(u32::swap_bytes);
+        let met = routes.lines().skip(1).any(|line| {
+            let fields: Vec<&str> = line.split('\t').map(str::trim).collect();
+            let route = fields.get(1).and_then(|to| hex(to)).zip(fields.get(7).and_then(|mask| hex(mask)));
+            let ours = fields.first().is_some_and(|link| link.starts_with(&prefix));
+            let common = |mask: u32| mask & (u32::MAX << (32 - PREFIX));
+            !ours && route.is_some_and(|(to, mask)| mask != 0 && (to ^ base) & common(mask) == 0)
+        });
+        met || links.iter().any(|link| link.starts_with(&prefix))
+    }
+}
+
+/// What is this house's own: as it was chosen before, else chosen now.
+pub(super) fn take(rooms: &Rooms) -> Result<Corner> {
+    let state = fs::canonicalize(rooms.root()).with_context(|| format!("find {}", rooms.root().display()))?;
+    let kept = kept(rooms).filter(|corner| corner.state == state);
+    let _lock = lock(Path::new(CLAIMS))?;
+    let others = claims(Path::new(CLAIMS), &state)?;
+    let free = |corner: &Corner| !others.iter().any(|other| corner.meets(other));
+    let corner = match kept.filter(free) {
+        Some(corner) => corner,
+        None => {
+            let links = names("/sys/class/net").into_iter().chain(names("/run/netns")).collect();
+            let routes = fs::read_to_string("/proc/net/route").context("read the machine's routes")?;
+            let choices = (0..TRIES).map(|number| Corner::choice(&state, number));
+            let found = choices.filter(free).find(|corner| !corner.is_taken(&links, &routes));
+            let Some(found) = found else { bail!("no private range of 10.128.0.0/9 is free on this machine") };
+            write(&rooms.network(), &found)?;
+            found
+        }
+    };
+    write(&claim(Path::new(CLAIMS), &corner.name), &corner)?;
+    Ok(corner)
+}
+
+/// Gives the claim back; the choice stays.
+pub(super) fn give_back(rooms: &Rooms) -> Result<()> {
+    let Some(corner) = kept(rooms) else { return Ok(()) };
+    let _lock = lock(Path::new(CLAIMS))?;
+    match fs::remove_file(claim(Path::new(CLAIMS), &corner.name)) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("give the name back"),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// What was chosen before, if it can be read.
+pub(super) fn kept(rooms: &Rooms) -> Option<Corner> {
+    serde_json::from_slice(&fs::read(rooms.network()).ok()?).ok()
+}
+
+fn claim(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.json"))
+}
+
+/// What the other houses of this machine call their own. A claim of a folder that is
+/// gone is dropped.
+fn claims(dir: &Path, own: &Path) -> Result<Vec<Corner>> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
+        let path = entry?.path();
+        let claim = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Corner>(&text).ok());
+        match claim {
+            Some(corner) if corner.state == own => {}
+            Some(corner) if corner.state.is_dir() => all.push(corner),
+            Some(_) => fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?,
+            None => {}
+        }
+    }
+    Ok(all)
+}
+
+fn lock(dir: &Path) -> Result<File> {
+    fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
+    let path = dir.join("lock");
+    let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = open.with_context(|| format!("open {}", path.display()))?;
+    flock(&file, FlockOperation::LockExclusive).with_context(|| format!("lock {}", path.display()))?;
+    Ok(file)
+}
+
+fn write(path: &Path, corner: &Corner) -> Result<()> {
+    let draft = path.with_extension("new");
+    fs::write(&draft, serde_json::to_vec_pretty(corner)?)
+        .and_then(|()| fs::rename(&draft, path))
+        .with_context(|| format!("write {}", path.display()))
+}
+
+/// The names in a folder; none if there is no such folder.
+pub(super) fn names(dir: &str) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_1_3_each_state_folder_has_a_name_a_range_and_users_that_a_node_takes() {
+        let mut names = BTreeSet::new();
+        for folder in 0..200 {
+            let corner = Corner::choice(Path::new(&format!("/home/{folder}")), 0);
+            assert_eq!(corner, Corner::choice(&corner.state, 0), "it is the same each time");
+            let text = format!("name = '{}'\nrange = '{}'", corner.name, corner.range);
+            toml::from_str::<hypercore::NetworkConfig>(&text).unwrap().check().unwrap();
+            let node = hypercore::Config { first_uid: corner.first_uid, ..hypercore::Config::default() };
+            node.check().unwrap();
+            names.insert(corner.name);
+        }
+        assert_eq!(names.len(), 200);
+    }
+
+    #[test]
+    fn fault_1_3_what_another_house_or_the_machine_has_is_not_taken() {
+        let (one, other) = (Corner::choice(Path::new("/a"), 0), Corner::choice(Path::new("/b"), 0));
+        assert!(!one.meets(&other) && !one.meets(&one));
+        for met in [
+            Corner { name: one.name.clone(), ..other.clone() },
+            Corner { range: one.range.clone(), ..other.clone() },
+            Corner { first_uid: one.first_uid + 1, ..other.clone() },
+        ] {
+            assert!(one.meets(&met), "{met:?}");
+        }
+        let head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n";
+        let free = BTreeSet::new();
+        let corner = Corner { range: "10.130.16.0/20".to_owned(), ..one.clone() };
+        assert!(!corner.is_taken(&free, &format!("{head}eth0\t00000000\t010200C0\t3\t0\t0\t0\t00000000\n")));
+        assert!(corner.is_taken(&free, &format!("{head}wg0\t0010820A\t00000000\t1\t0\t0\t0\t00F0FFFF\n")));
+        assert!(corner.is_taken(&free, &format!("{head}vpn0\t0000000A\t00000000\t1\t0\t0\t0\t000000FF\n")));
+        assert!(corner.is_taken(&BTreeSet::from([format!("{}-0", corner.name)]), head));
+    }
+
+    #[test]
+    fn fault_1_3_a_claim_lasts_as_long_as_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (claims_dir, house) = (dir.path().join("claims"), dir.path().join("house"));
+        fs::create_dir(&house).unwrap();
+        let _lock = lock(&claims_dir).unwrap();
+        let corner = Corner::choice(&house, 0);
+        write(&claim(&claims_dir, &corner.name), &corner).unwrap();
+        assert_eq!(claims(&claims_dir, Path::new("/other")).unwrap(), std::slice::from_ref(&corner));
+        assert!(claims(&claims_dir, &house).unwrap().is_empty(), "its own is no other's");
+        fs::remove_dir(&house).unwrap();
+        assert!(claims(&claims_dir, Path::new("/other")).unwrap().is_empty());
+        assert!(!claim(&claims_dir, &corner.name).exists());
+    }
+}

@@ -1,0 +1,315 @@
+//! `palatine up`: parts that hang or die, houses that are killed, two of them side by
+//! side, and the main job done once.
+
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::house::{assets, free_port, images, program, until};
+use crate::machine::Inventory;
+
+/// The channel of events that once stopped the local Solana.
+const EVENTS: u64 = 1024;
+
+/// A house of `palatine up`, with a state folder of its own.
+struct Stack {
+    dir: TempDir,
+    listen: String,
+    slot_ms: Option<&'static str>,
+}
+
+impl Stack {
+    fn new() -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let dir = TempDir::with_prefix("palatine-").unwrap();
+        std::fs::write(dir.path().join("extra.toml"), "[node]\naccelerator = \"tcg\"\n").unwrap();
+        // The guests' kernel is the same for all tests: it is made once.
+        let made = images().join("kernels");
+        if made.is_dir() {
+            let own = dir.path().join("state/images");
+            std::fs::create_dir_all(&own).unwrap();
+            assert!(Command::new("cp").arg("-a").arg(made).arg(own).status().unwrap().success());
+        }
+        Self { dir, listen: format!("127.0.0.1:{}", free_port()), slot_ms: None }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(program("palatine"));
+        command.args(words).env("PALATINE_STATE", self.dir.path().join("state")).env("PALATINE_ASSETS", assets());
+        for other in ["PALATINE_GATEWAY", "PALATINE_KEYPAIR", "PALATINE_CONFIG"] {
+            command.env_remove(other);
+        }
+        if let Some(slot_ms) = self.slot_ms {
+            command.env("PALATINE_SOLANA_SLOT_MS", slot_ms);
+        }
+        command
+    }
+
+    #[track_caller]
+    fn run(&self, words: &[&str]) -> Output {
+        let output = self.command(words).output().unwrap();
+        assert!(output.status.success(), "{words:?}: {}{}", text(&output.stdout), text(&output.stderr));
+        output
+    }
+
+    #[track_caller]
+    fn json(&self, words: &[&str]) -> Value {
+        serde_json::from_slice(&self.run(words).stdout).unwrap()
+    }
+
+    #[track_caller]
+    fn up(&self, more: &[&str]) -> Output {
+        let config = self.dir.path().join("extra.toml").display().to_string();
+        let words = ["up", "--detach", "--listen", &self.listen, "--config", &config];
+        self.run(&[&words[..], more].concat())
+    }
+
+    /// What is known of the house, sick or not.
+    fn status(&self) -> Option<Value> {
+        serde_json::from_slice(&self.command(&["status", "--json"]).output().unwrap().stdout).ok()
+    }
+
+    fn part(&self, name: &str) -> Option<Value> {
+        let parts = self.status()?["parts"].as_array()?.clone();
+        parts.into_iter().find(|part| part["part"] == name)
+    }
+
+    #[track_caller]
+    fn signal(&self, name: &str, signal: Signal) {
+        let pid = self.part(name).unwrap()["process"]["pid"].as_i64().unwrap();
+        kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
+    }
+
+    /// Waits until all parts do what they are for, this one after a new start.
+    async fn is_well_again(&self, name: &str, restarts: u64) -> Value {
+        until(&format!("{name} runs again"), async || {
+            let part = self.part(name)?;
+            let again = part["state"] == "ok" && part["restarts"].as_u64()? > restarts;
+            (again && self.status()?["ok"] == true).then_some(part)
+        })
+        .await
+    }
+
+    async fn ready(&self) -> Option<(u16, Value)> {
+        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
+        let answer = client.get(format!("http://{}/ready", self.listen)).send().await.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, serde_json::from_slice(&answer.bytes().await.ok()?).ok()?))
+    }
+
+    #[track_caller]
+    fn spawn(&self, agent_type: &str) -> String {
+        let spawned = self.json(&["spawn", "--type", agent_type, "--json"]);
+        spawned["agent"]["id"].as_str().unwrap().to_owned()
+    }
+
+    fn answers(&self, id: &str) -> bool {
+        let output = self.command(&["ask", id, "are you there?"]).output().unwrap();
+        output.status.success() && text(&output.stdout).contains("are you there?")
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for log in ["up", "solana", "evm", "hypercore", "gateway"] {
+                let path = self.dir.path().join(format!("state/logs/{log}.log"));
+                let said = std::fs::read_to_string(path).unwrap_or_default();
+                let tail: Vec<_> = said.lines().rev().take(25).collect();
+                eprintln!("--- {log}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            }
+        }
+        self.command(&["down"]).output().ok();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+async fn slot(rpc: &str) -> Option<u64> {
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "getSlot", "params": []}).to_string();
+    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
+    let answer = client.post(rpc).header("content-type", "application/json").body(body).send().await.ok()?;
+    serde_json::from_slice::<Value>(&answer.bytes().await.ok()?).ok()?["result"].as_u64()
+}
+
+/// In a soak the slots come as they do for everybody: that takes 90 seconds.
+#[tokio::test]
+async fn case_local_chain_80s_and_fault_1_0_a_stack_outlives_its_chains_channel_of_events() {
+    let soak = std::env::var_os("PALATINE_ROUNDS").is_some();
+    let mut stack = Stack::new();
+    stack.slot_ms = (!soak).then_some("4");
+    stack.up(&["--no-agent"]);
+    let rpc = stack.status().unwrap()["solana_rpc"].as_str().unwrap().to_owned();
+    let limit = Instant::now() + Duration::from_secs(200);
+    while slot(&rpc).await.unwrap() < EVENTS + 100 {
+        assert!(Instant::now() < limit, "the slots stand still");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // It was idle; now it works.
+    let id = stack.spawn("echo");
+    assert!(stack.answers(&id));
+    stack.run(&["stop", &id]);
+    let status = stack.json(&["status", "--json"]);
+    assert_eq!(status["ok"], true, "{status}");
+    assert!(status["parts"].as_array().unwrap().iter().all(|part| part["restarts"] == 0), "{status}");
+}
+
+#[tokio::test]
+async fn fault_1_0_a_hung_solana_is_told_of_everywhere_and_started_anew_with_what_was_on_it() {
+    let stack = Stack::new();
+    stack.up(&["--no-agent"]);
+    let before = stack.status().unwrap();
+    assert_eq!(stack.ready().await.unwrap().0, 200);
+    stack.signal("solana", Signal::STOP);
+    let told = until("/ready says so", async || stack.ready().await.filter(|(status, _)| *status == 503)).await.1;
+    assert_eq!(told["status"], "solana: no Solana endpoint gives a balance", "{told}");
+    let sick = until("status says so", async || stack.part("solana").filter(|part| part["state"] != "ok")).await;
+    assert!(sick["why"].as_str().is_some() && sick["since"].as_u64() > Some(0), "{sick}");
+    assert_eq!(stack.command(&["status"]).output().unwrap().status.code(), Some(6));
+    stack.is_well_again("solana", 0).await;
+    let now = stack.status().unwrap();
+    for same in ["solana_rpc", "mint", "holder"] {
+        assert_eq!(now[same], before[same]);
+    }
+    assert_eq!(stack.ready().await.unwrap().0, 200);
+    // The holder still has what was funded before; a death is mended as well.
+    stack.signal("solana", Signal::KILL);
+    stack.is_well_again("solana", 1).await;
+    let id = stack.spawn("echo");
+    assert!(stack.answers(&id));
+    let said = std::fs::read_to_string(stack.dir.path().join("state/logs/up.log")).unwrap();
+    assert!(said.contains("solana is sick since ") && said.contains("solana runs again"), "{said}");
+}
+
+#[tokio::test]
+async fn fault_1_5_a_part_that_dies_is_started_again_and_one_that_cannot_be_is_named() {
+    let stack = Stack::new();
+    stack.up(&["--no-agent"]);
+    let before = stack.status().unwrap();
+    let id = stack.spawn("echo");
+    for part in ["hypercore", "gateway", "evm"] {
+        stack.signal(part, Signal::KILL);
+        stack.is_well_again(part, 0).await;
+        assert!(stack.answers(&id), "after the death of {part}");
+    }
+    assert_eq!(stack.status().unwrap()["evm_rpc"], before["evm_rpc"]);
+    assert_eq!(stack.json(&["status", &id, "--json"])["agent"]["restarts"], 0, "the guest outlived the node");
+    // A node that cannot start says why, and is tried again.
+    let config = stack.dir.path().join("state/palatine.toml");
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, "[node]\nno_such_key = 1\n").unwrap();
+    stack.signal("hypercore", Signal::KILL);
+    let down = until("it is named", async || {
+        let part = stack.part("hypercore")?;
+        part["why"].as_str()?.contains("no_such_key").then_some(part)
+    })
+    .await;
+    assert_eq!(down["state"], "down");
+    std::fs::write(&config, good).unwrap();
+    stack.is_well_again("hypercore", 1).await;
+    assert!(stack.answers(&id));
+}
+
+#[tokio::test]
+async fn fault_1_5_down_and_the_next_up_clear_what_a_killed_up_left() {
+    let untouched = Inventory::take();
+    let stack = Stack::new();
+    let kill_all = |stack: &Stack| {
+        let up = Pid::from_raw(i32::try_from(stack.status().unwrap()["pid"].as_i64().unwrap()).unwrap()).unwrap();
+        let node = stack.part("hypercore").unwrap()["process"]["pid"].as_i64().unwrap();
+        let node = Pid::from_raw(i32::try_from(node).unwrap()).unwrap();
+        // The node cannot hear that its keeper died.
+        kill_process(node, Signal::STOP).unwrap();
+        kill_process(up, Signal::KILL).unwrap();
+        node
+    };
+    // Everything is killed: guests, links and rules are left without anybody.
+    stack.up(&["--no-agent"]);
+    let id = stack.spawn("echo");
+    let node = kill_all(&stack);
+    kill_process(node, Signal::KILL).unwrap();
+    until("the house is gone", async || stack.status().is_none().then_some(())).await;
+    let left = untouched.changes(&Inventory::take()).join("\n");
+    assert!(left.contains("qemu-system") && left.contains("rules: "), "{left}");
+    stack.run(&["down"]);
+    untouched.comes_back();
+    // The node hangs: the next `up` ends it, and the agent comes back.
+    stack.up(&["--no-agent"]);
+    let back = |stack: &Stack| stack.answers(&id).then_some(());
+    until("the agent is back", async || back(&stack)).await;
+    kill_all(&stack);
+    until("the house is gone", async || stack.status().is_none().then_some(())).await;
+    stack.up(&["--no-agent"]);
+    until("the agent is back", async || back(&stack)).await;
+    stack.run(&["down"]);
+    untouched.comes_back();
+}
+
+#[tokio::test]
+async fn fault_1_3_two_houses_live_side_by_side() {
+    let (one, other) = (Stack::new(), Stack::new());
+    one.up(&["--no-agent"]);
+    let first = one.spawn("echo");
+    other.up(&["--no-agent"]);
+    assert!(one.answers(&first), "the second house left the first one's guest alone");
+    let second = other.spawn("echo");
+    other.run(&["down"]);
+    other.up(&["--no-agent"]);
+    assert!(one.answers(&first));
+    until("the other's agent is back", async || other.answers(&second).then_some(())).await;
+    one.run(&["down"]);
+    assert!(other.answers(&second));
+    let network = |stack: &Stack| {
+        let text = std::fs::read_to_string(stack.dir.path().join("state/palatine.toml")).unwrap();
+        text.parse::<toml::Table>().unwrap()["network"].clone()
+    };
+    for key in ["name", "range"] {
+        assert_ne!(network(&one)[key], network(&other)[key]);
+    }
+}
+
+#[tokio::test]
+async fn fault_3_1_up_ends_by_doing_the_main_job_once_and_the_holders_spawn_stays_free() {
+    let stack = Stack::new();
+    let up = stack.up(&[]);
+    let said = text(&up.stderr);
+    let url = said.find(".localhost:").expect("the agent's URL is shown");
+    let question = said.find("> are you there?").expect("the question is shown");
+    let answer = said.find("< ").expect("the answer is shown");
+    let stopped = said.find("The agent is stopped").expect("it is stopped");
+    assert!(url < question && question < answer && answer < stopped, "{said}");
+    assert!(said[answer..stopped].contains("are you there?"), "{said}");
+    assert!(text(&up.stdout).contains("palatine spawn --type echo"), "what to type next");
+    let visitor = stack.status().unwrap()["visitor_keypair"].as_str().unwrap().to_owned();
+    let agents = stack.json(&["ls", "--json", "--keypair", &visitor])["agents"].as_array().unwrap().clone();
+    assert!(agents.iter().all(|agent| agent["state"] == "stopped"), "{agents:?}");
+    // The holder has no agent yet.
+    assert!(text(&stack.run(&["ls"]).stdout).contains("No agents"));
+    let id = stack.spawn("echo");
+    assert!(stack.answers(&id));
+}
+
+#[tokio::test]
+async fn case_image_store_an_image_goes_to_the_store_of_what_runs() {
+    let stack = Stack::new();
+    stack.up(&["--no-agent"]);
+    let recipe = assets().join("images/agent-echo").display().to_string();
+    let built = stack.run(&["image", "build", &recipe, "other"]);
+    assert!(text(&built.stderr).contains(&stack.dir.path().join("state/images").display().to_string()));
+    let id = stack.spawn("other");
+    assert!(stack.answers(&id));
+    stack.run(&["stop", &id]);
+    // A store that nobody serves is named, before the verb or after it.
+    let aside = stack.dir.path().join("aside").display().to_string();
+    stack.run(&["image", "build", &recipe, "aside", "--store", &aside]);
+    assert!(text(&stack.run(&["image", "--store", &aside, "ls"]).stdout).contains("aside"));
+    assert!(!text(&stack.run(&["image", "ls"]).stdout).contains("aside"));
+    stack.run(&["down"]);
+    let lost = stack.command(&["image", "ls"]).current_dir(stack.dir.path()).output().unwrap();
+    assert!(!lost.status.success() && text(&lost.stderr).contains("--store DIR"), "{}", text(&lost.stderr));
+}
