@@ -15,7 +15,7 @@ pictures() {
     PALATINE_STATE=$(mktemp -d)
     export PALATINE_STATE
     trap 'palatine down; rm -rf "$PALATINE_STATE"' EXIT
-    palatine up --detach --listen 127.0.0.1:8099 --assets "$ASSETS" >&2
+    palatine up --detach --no-agent --listen 127.0.0.1:8099 --assets "$ASSETS" >&2
     session | "$DEVTOOL" terminal $PICTURES/terminal.svg
     say "In $PICTURES, and README's table of figures"
 }

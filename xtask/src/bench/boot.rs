@@ -180,7 +180,7 @@ struct Spawned {
 impl House {
     fn start() -> Result<Self> {
         let dir = TempDir::with_prefix_in("palatine-bench-", scratch())?;
-        palatine(&dir, &["up", "--detach", "--listen", LISTEN])?;
+        palatine(&dir, &["up", "--detach", "--no-agent", "--listen", LISTEN])?;
         let holder = fs::read_to_string(dir.path().join("holder.json"))?;
         let web = reqwest::blocking::Client::builder().no_proxy().timeout(Duration::from_secs(120)).build()?;
         Ok(Self { dir, up: true, web, holder: Keypair::from_json(&holder)? })

@@ -143,5 +143,7 @@ impl Images for Known {
         Some(self.0.clone())
     }
 
-    async fn refresh(&self) {}
+    async fn refresh(&self) -> bool {
+        true
+    }
 }
