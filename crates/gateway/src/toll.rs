@@ -213,7 +213,9 @@ async fn book(ticket: Ticket) -> Result<(), Refusal> {
         tracing::warn!(%error, "an answer that was paid for must not leave");
         let said = "the payment cannot be booked just now; send the same request again";
         match error {
-            NoAnswer::Lost => Refusal::new(Code::PaymentInFlight, "another copy of this request answers it"),
+            NoAnswer::Lost => {
+                Fault::new(Code::PaymentInFlight, "another copy of this request answers it").retry_after(SOON_S).into()
+            }
             NoAnswer::Record(_) => Fault::new(Code::PaymentsUnavailable, said).retry_after(SOON_S).into(),
         }
     })

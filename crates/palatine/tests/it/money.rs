@@ -164,6 +164,11 @@ async fn a_hundred_copies_of_one_payment_buy_one_answer_and_one_for_another_path
     assert_eq!((paying.amount, paying.payee), (whole(1), PAYEE));
     let (name, value) = paying.header;
 
+    let unread = asked(path).header(&name, "!").send().await.unwrap();
+    assert_eq!(unread.status(), StatusCode::BAD_REQUEST, "x402-bad-header");
+    let said: Value = unread.json().await.unwrap();
+    assert_eq!((&said["code"], &said["field"]), (&json!("malformed_payment"), &json!(name.as_str())));
+
     let copies = (0..100).map(|_| asked(path).header(&name, &value).send());
     let answers = join_all(copies).await;
     let mut served = 0;
@@ -175,7 +180,11 @@ async fn a_hundred_copies_of_one_payment_buy_one_answer_and_one_for_another_path
                 assert!(answer.text().await.unwrap().contains("for money"));
                 served += 1;
             }
-            402 | 409 | 503 => {}
+            402 => {}
+            409 | 503 => {
+                let said: Value = answer.json().await.unwrap();
+                assert!(said["code"].is_string() && said["retry_after"].is_u64(), "503-code: {said}");
+            }
             other => panic!("{other}"),
         }
     }
