@@ -75,7 +75,7 @@ impl Parts {
         for (at, (layer, diff_id)) in layers.enumerate() {
             let expected = Sum::parse(diff_id)?;
             let blob = blobs.open(Sum::named(layer)?)?;
-            let applied = one_layer(root, Counted::new(blob, to), expected, &mut budget);
+            let applied = one_layer(root, Counted::new(blob, to), expected, &mut budget, to);
             applied.map_err(|source| match source {
                 LayerError::TooLarge => ImageError::TooLarge(bounds.max_image_mib),
                 LayerError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
@@ -99,11 +99,17 @@ impl Parts {
     }
 }
 
-fn one_layer(root: &Root, blob: impl Read, expected: Sum, budget: &mut Budget) -> Result<(), LayerError> {
+fn one_layer(
+    root: &Root,
+    blob: impl Read,
+    expected: Sum,
+    budget: &mut Budget,
+    to: &dyn Progress,
+) -> Result<(), LayerError> {
     let malformed = |error: std::io::Error| LayerError::Malformed(error.to_string());
     let at_most = budget.bytes.saturating_add(OVERHEAD);
     let mut plain = Summed::new(unpack(blob).map_err(malformed)?, at_most);
-    apply(root, &mut plain, budget)?;
+    apply(root, &mut plain, budget, to)?;
     let (found, _) = plain.finish().map_err(malformed)?;
     if found == expected {
         return Ok(());

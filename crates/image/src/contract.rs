@@ -44,7 +44,8 @@ const MAX_PATH: usize = 1024;
 /// Bytes of `/etc/passwd` and `/etc/group` that are read.
 const MAX_ACCOUNTS: u64 = 1 << 20;
 
-/// Signals an image may ask to be stopped by, with their numbers.
+/// Signals an image may ask to be stopped by, with their numbers; those of real time
+/// beside.
 const SIGNALS: [(&str, u8); 8] = [
     ("SIGHUP", 1),
     ("SIGINT", 2),
@@ -217,10 +218,24 @@ fn path(what: &'static str, value: String) -> Result<String, ContractError> {
 
 /// The signal's full name, whichever way the image writes it.
 fn signal(text: &str) -> Result<String, ContractError> {
-    let long = format!("SIG{text}");
-    let number = text.parse::<u8>().ok();
-    let found = SIGNALS.iter().find(|(name, n)| *name == text || *name == long || Some(*n) == number);
+    let short = text.strip_prefix("SIG").unwrap_or(text);
+    let number = text.parse::<u8>().ok().or_else(|| real_time(short));
+    if let Some(above) = number.and_then(|number| number.checked_sub(wire::pod::SIGRTMIN))
+        && above <= wire::pod::SIGRTMAX - wire::pod::SIGRTMIN
+    {
+        return Ok(format!("SIGRTMIN+{above}"));
+    }
+    let found = SIGNALS.iter().find(|(name, n)| name[3..] == *short || Some(*n) == number);
     found.map(|(name, _)| (*name).to_owned()).ok_or_else(|| ContractError::Signal(text.chars().take(100).collect()))
+}
+
+/// The number of `RTMIN`, `RTMIN+n`, `RTMAX` or `RTMAX-n`.
+fn real_time(short: &str) -> Option<u8> {
+    let offset = |text: &str, sign| if text.is_empty() { Some(0) } else { text.strip_prefix(sign)?.parse::<u8>().ok() };
+    if let Some(above) = short.strip_prefix("RTMIN") {
+        return wire::pod::SIGRTMIN.checked_add(offset(above, '+')?);
+    }
+    wire::pod::SIGRTMAX.checked_sub(offset(short.strip_prefix("RTMAX")?, '-')?)
 }
 
 #[cfg(test)]
@@ -301,7 +316,10 @@ mod tests {
             running(json!({"Cmd": ["a"], "Labels": {READY: "/a\r\nb"}})),
             Err(ContractError::Path { .. })
         ));
-        assert!(matches!(running(json!({"Cmd": ["a"], "StopSignal": "SIGFOO"})), Err(ContractError::Signal(_))));
+        for signal in ["SIGFOO", "", "SIG", "SIGRTMIN+31", "SIGRTMIN-1", "RTMAX+1", "33", "65", "0", "SIGRTMIN+x"] {
+            let said = running(json!({"Cmd": ["a"], "StopSignal": signal}));
+            assert!(matches!(said, Err(ContractError::Signal(_))), "{signal}");
+        }
         assert!(matches!(running(json!({"Cmd": ["a"], "Env": ["novalue"]})), Err(ContractError::Env(_))));
         let long = "x".repeat(MAX_BYTES);
         assert_eq!(running(json!({"Cmd": ["a", long]})), Err(ContractError::TooLarge));

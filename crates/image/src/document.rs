@@ -16,12 +16,13 @@ pub(crate) const ACCEPTED: [&str; 4] = [
     DOCKER_LIST,
 ];
 /// The layer types we unpack; what packs them is found out from their bytes.
-const LAYERS: [&str; 5] = [
+const LAYERS: [&str; 6] = [
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.v1.tar+gzip",
     "application/vnd.oci.image.layer.v1.tar+zstd",
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
 ];
 
 /// A document that is named by one digest: one image, or several to choose from.

@@ -10,6 +10,8 @@ pub trait Progress: Send + Sync {
     fn step(&self, name: &str, total: Option<u64>);
     /// So many more bytes of the step are done.
     fn advance(&self, bytes: u64);
+    /// Something is otherwise than whoever made the image may expect.
+    fn warn(&self, said: &str);
 }
 
 /// Tells nobody.
@@ -19,6 +21,7 @@ pub struct Silent;
 impl Progress for Silent {
     fn step(&self, _: &str, _: Option<u64>) {}
     fn advance(&self, _: u64) {}
+    fn warn(&self, _: &str) {}
 }
 
 /// A reader that tells how much of it has been read.

@@ -24,6 +24,12 @@ use utoipa::ToSchema;
 
 use crate::{Environment, Secret};
 
+/// The lowest signal of real time, as C libraries on Linux count: the two below it
+/// are their own.
+pub const SIGRTMIN: u8 = 34;
+/// The highest.
+pub const SIGRTMAX: u8 = 64;
+
 /// Where `pod` listens: the port of E2B's in-sandbox daemon.
 pub const PORT: u16 = 49_983;
 /// Every guest's own address: each is alone in a network of its own.
@@ -81,7 +87,7 @@ pub struct Run {
     pub health_path: String,
     /// Where it keeps state; `/data` is linked or bound there.
     pub state_dir: String,
-    /// The signal that asks it to end, such as `SIGTERM`.
+    /// The signal that asks it to end, such as `SIGTERM` or `SIGRTMIN+3`.
     pub stop_signal: String,
 }
 

@@ -1,14 +1,16 @@
 //! Applies one layer's archive to a root.
 
-use std::io::{self, Read};
-
-use tar::Archive;
+use std::collections::HashSet;
+use std::io::{self, Read, Seek, SeekFrom};
 
 use super::LayerError;
+use super::archive::Archive;
 use super::entry::{Extended, Head, What};
 use super::error::shown;
 use super::path::Below;
 use super::root::{Made, Root, set};
+use super::sparse::Sparse;
+use crate::Progress;
 
 /// The name before which a whiteout stands.
 const WHITEOUT: &[u8] = b".wh.";
@@ -18,6 +20,8 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const PRIVATE: &[u8] = b".wh..wh.";
 /// Bytes of a symlink's target at most.
 const MAX_TARGET: usize = 4095;
+/// Devices of one layer that are named in warnings.
+const MAX_WARNINGS: usize = 16;
 
 /// What all layers of an image may have together.
 #[derive(Clone, Copy, Debug)]
@@ -41,30 +45,31 @@ impl Budget {
 }
 
 /// Applies the archive to the root, over what lower layers left there.
-pub(crate) fn apply(root: &Root, archive: impl Read, budget: &mut Budget) -> Result<(), LayerError> {
-    let mut layer = Layer { root, made: Made::new() };
+pub(crate) fn apply(root: &Root, archive: impl Read, budget: &mut Budget, to: &dyn Progress) -> Result<(), LayerError> {
+    let mut layer = Layer { root, made: Made::new(), left_out: HashSet::new(), to };
     let mut extended = Extended::default();
     let mut archive = Archive::new(archive);
-    for entry in archive.entries().map_err(malformed)?.raw(true) {
-        let mut entry = entry.map_err(malformed)?;
+    while let Some(header) = archive.next().map_err(|error| super::error::read(&error))? {
         budget.entry()?;
-        if let Some(head) = extended.take(&mut entry)? {
-            if head.what == What::File {
-                budget.spend(entry.size())?;
+        if let Some(head) = extended.take(&header, &mut archive)? {
+            match &head.what {
+                What::File => budget.spend(archive.left())?,
+                // The disk holds its holes too.
+                What::Holes(sparse) => budget.spend(sparse.size)?,
+                What::Directory | What::Symlink(_) | What::Hardlink(_) | What::Device(_) => {}
             }
-            layer.entry(&head, &mut entry)?;
+            layer.entry(&head, &mut archive)?;
         }
     }
     Ok(())
 }
 
-fn malformed(error: io::Error) -> LayerError {
-    if crate::error::passed_bound(&error) { LayerError::TooLarge } else { LayerError::Malformed(error.to_string()) }
-}
-
 struct Layer<'a> {
     root: &'a Root,
     made: Made,
+    /// Devices of this layer.
+    left_out: HashSet<Vec<u8>>,
+    to: &'a dyn Progress,
 }
 
 impl Layer<'_> {
@@ -76,10 +81,22 @@ impl Layer<'_> {
         }
         match &head.what {
             What::Directory => self.directory(head, &path),
-            What::File => self.file(head, &path, content),
+            What::File => self.file(head, &path, None, content),
+            What::Holes(sparse) => self.file(head, &path, Some(sparse), content),
             What::Symlink(target) => self.symlink(head, &path, target),
             What::Hardlink(target) => self.hardlink(head, &path, target),
+            What::Device(kind) => self.leave_out(head, &path, kind),
         }
+    }
+
+    /// What a lower layer has at a device's path is hidden by it, as by anything else.
+    fn leave_out(&mut self, head: &Head, path: &Below, kind: &str) -> Result<(), LayerError> {
+        if self.left_out.len() < MAX_WARNINGS {
+            self.to.warn(&format!("{:?} is a {kind}: left out, a guest has its own", shown(&head.path)));
+        }
+        self.left_out.insert(path.bytes());
+        let hidden = self.root.whiteout(path, &self.made);
+        hidden.map_err(|source| LayerError::io("hide what was at", &head.path, source))
     }
 
     fn whiteout(&self, head: &Head, path: &Below, name: &[u8]) -> Result<(), LayerError> {
@@ -105,13 +122,30 @@ impl Layer<'_> {
         made.map_err(|source| LayerError::io("make the directory", &head.path, source))
     }
 
-    fn file(&mut self, head: &Head, path: &Below, content: &mut impl Read) -> Result<(), LayerError> {
-        let failed = |source: io::Error| match crate::error::passed_bound(&source) {
-            true => LayerError::TooLarge,
-            false => LayerError::io("write", &head.path, source),
+    fn file(
+        &mut self,
+        head: &Head,
+        path: &Below,
+        sparse: Option<&Sparse>,
+        content: &mut impl Read,
+    ) -> Result<(), LayerError> {
+        let failed = |source: io::Error| match source.kind() {
+            _ if crate::error::passed_bound(&source) => LayerError::TooLarge,
+            // Only a reader says so.
+            io::ErrorKind::UnexpectedEof => super::error::read(&source),
+            _ => LayerError::io("write", &head.path, source),
         };
         let mut file = self.root.file(path, &mut self.made).map_err(failed)?;
-        io::copy(content, &mut file).map_err(failed)?;
+        match sparse {
+            None => drop(io::copy(content, &mut file).map_err(failed)?),
+            Some(sparse) => {
+                for (offset, length) in &sparse.pieces {
+                    file.seek(SeekFrom::Start(*offset)).map_err(failed)?;
+                    io::copy(&mut content.take(*length), &mut file).map_err(failed)?;
+                }
+                file.set_len(sparse.size).map_err(failed)?;
+            }
+        }
         set(&file, head.attributes).map_err(failed)
     }
 
@@ -125,7 +159,11 @@ impl Layer<'_> {
 
     fn hardlink(&mut self, head: &Head, path: &Below, target: &[u8]) -> Result<(), LayerError> {
         let failed = |source: io::Error| LayerError::io("make the link", &head.path, source);
-        match self.root.link(path, &Below::parse(target)?, &mut self.made).map_err(failed)? {
+        let named = Below::parse(target)?;
+        if self.left_out.contains(&named.bytes()) {
+            return self.leave_out(head, path, "link to a device");
+        }
+        match self.root.link(path, &named, &mut self.made).map_err(failed)? {
             true => Ok(()),
             false => Err(LayerError::Link { path: shown(&head.path), target: shown(target) }),
         }

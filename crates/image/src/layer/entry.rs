@@ -1,14 +1,18 @@
 //! One entry of an archive, with its extended headers read under our bounds.
 //!
-//! The archive library reads extended headers of any size into memory, so it is
-//! asked for raw entries, and the headers are put together here.
+//! As containers' own tools read them: a later record counts, an extended header's
+//! size is the entry's, and links, directories and devices have no bytes whatever
+//! their size says.
 
 use std::io::Read;
 
-use tar::{Entry, EntryType, PaxExtensions};
+use tar::{EntryType, Header, PaxExtensions};
 
 use super::LayerError;
+use super::archive::Archive;
+use super::error::shown;
 use super::root::Attributes;
+use super::sparse::{self, Sparse};
 
 /// Bytes of the extended headers of one entry at most.
 const MAX_EXTENDED: u64 = 1 << 20;
@@ -20,9 +24,13 @@ const DIRECTORY_MODE: u32 = 0o3777;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum What {
     File,
+    /// A file with holes.
+    Holes(Sparse),
     Directory,
     Symlink(Vec<u8>),
     Hardlink(Vec<u8>),
+    /// What no image may put into a guest.
+    Device(&'static str),
 }
 
 /// An entry's head.
@@ -41,19 +49,25 @@ pub(super) struct Extended {
     uid: Option<u64>,
     gid: Option<u64>,
     mtime: Option<i64>,
+    size: Option<u64>,
+    sparse: sparse::Records,
 }
 
 impl Extended {
-    /// Takes a raw entry: an extended header is remembered, any other entry's
-    /// head is returned.
-    pub(super) fn take<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<Option<Head>, LayerError> {
-        match entry.header().entry_type() {
-            EntryType::GNULongName => self.path = Some(long_name(entry)?),
-            EntryType::GNULongLink => self.link = Some(long_name(entry)?),
-            EntryType::XHeader => self.records(&bytes(entry)?)?,
+    /// Takes an entry: an extended header is remembered, any other entry's head is
+    /// returned, and its bytes are opened.
+    pub(super) fn take<R: Read>(
+        &mut self,
+        header: &Header,
+        archive: &mut Archive<R>,
+    ) -> Result<Option<Head>, LayerError> {
+        match header.entry_type() {
+            EntryType::GNULongName => self.path = Some(long_name(header, archive)?),
+            EntryType::GNULongLink => self.link = Some(long_name(header, archive)?),
+            EntryType::XHeader => self.records(&bytes(header, archive)?)?,
             // Global headers hold comments (git writes its commit here).
-            EntryType::XGlobalHeader => drop(bytes(entry)?),
-            _ => return std::mem::take(self).head(entry).map(Some),
+            EntryType::XGlobalHeader => drop(bytes(header, archive)?),
+            _ => return std::mem::take(self).head(header, archive).map(Some),
         }
         Ok(None)
     }
@@ -68,34 +82,38 @@ impl Extended {
                 b"uid" => self.uid = Some(number(value)?),
                 b"gid" => self.gid = Some(number(value)?),
                 b"mtime" => self.mtime = Some(seconds(value)?),
-                // The raw entry is as long as its plain header says; another
-                // length here would make two readers see two archives.
-                b"size" => return Err(LayerError::Malformed("a size in an extended header".into())),
-                key if key.starts_with(b"GNU.sparse.") => return Err(LayerError::Malformed("a sparse file".into())),
-                _ => {}
+                b"size" => self.size = Some(number(value)?),
+                key => {
+                    if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+                        self.sparse.take(key, value)?;
+                    }
+                }
             }
         }
         Ok(())
     }
 
-    fn head<R: Read>(self, entry: &Entry<'_, R>) -> Result<Head, LayerError> {
-        let header = entry.header();
+    fn head<R: Read>(mut self, header: &Header, archive: &mut Archive<R>) -> Result<Head, LayerError> {
         let old = header.as_old();
-        let path = self.path.unwrap_or_else(|| header.path_bytes().into_owned());
-        let link = self.link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
-        let special = |kind| Err(LayerError::Special { path: super::error::shown(&path), kind });
+        let path = self.sparse.name.take().or(self.path.take());
+        let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = self.link.take();
+        let link = link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
         let what = match header.entry_type() {
             // Archives older than directories' own type mark them by a slash.
             EntryType::Regular if path.ends_with(b"/") => What::Directory,
-            EntryType::Regular | EntryType::Continuous => What::File,
+            EntryType::Regular | EntryType::Continuous => {
+                archive.open(self.stored(header)?).map_err(read)?;
+                std::mem::take(&mut self.sparse).map(archive)?.map_or(What::File, What::Holes)
+            }
+            EntryType::GNUSparse => What::Holes(sparse::map_of(header, self.stored(header)?, archive)?),
             EntryType::Directory => What::Directory,
             EntryType::Symlink => What::Symlink(link),
             EntryType::Link => What::Hardlink(link),
-            EntryType::Char => return special("character device"),
-            EntryType::Block => return special("block device"),
-            EntryType::Fifo => return special("fifo"),
-            EntryType::GNUSparse => return special("sparse file"),
-            _ => return special("entry of unknown type"),
+            EntryType::Char => What::Device("character device"),
+            EntryType::Block => What::Device("block device"),
+            EntryType::Fifo => What::Device("fifo"),
+            kind => return Err(LayerError::Unknown { path: shown(&path), kind: char::from(kind.as_byte()) }),
         };
         let kept = if what == What::Directory { DIRECTORY_MODE } else { FILE_MODE };
         let attributes = Attributes {
@@ -109,6 +127,11 @@ impl Extended {
         };
         Ok(Head { path, what, attributes })
     }
+
+    /// How many bytes the archive holds of a file.
+    fn stored(&self, header: &Header) -> Result<u64, LayerError> {
+        self.size.map_or_else(|| field(&header.as_old().size, header.entry_size()), Ok)
+    }
 }
 
 /// A number of a header. Left empty, it is zero, as to every other tool.
@@ -119,21 +142,27 @@ fn field<T: Default>(raw: &[u8], read: std::io::Result<T>) -> Result<T, LayerErr
     }
 }
 
-fn bytes<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<u8>, LayerError> {
-    if entry.size() > MAX_EXTENDED {
+fn bytes<R: Read>(header: &Header, archive: &mut Archive<R>) -> Result<Vec<u8>, LayerError> {
+    let size = header.entry_size().map_err(read)?;
+    if size > MAX_EXTENDED {
         return Err(LayerError::Malformed("an extended header of more than 1 MiB".into()));
     }
+    archive.open(size).map_err(read)?;
     let mut bytes = Vec::new();
-    entry.read_to_end(&mut bytes).map_err(malformed)?;
+    archive.read_to_end(&mut bytes).map_err(read)?;
     Ok(bytes)
 }
 
-fn long_name<R: Read>(entry: &mut Entry<'_, R>) -> Result<Vec<u8>, LayerError> {
-    let mut name = bytes(entry)?;
+fn long_name<R: Read>(header: &Header, archive: &mut Archive<R>) -> Result<Vec<u8>, LayerError> {
+    let mut name = bytes(header, archive)?;
     if name.last() == Some(&0) {
         name.pop();
     }
     Ok(name)
+}
+
+fn read(error: std::io::Error) -> LayerError {
+    super::error::read(&error)
 }
 
 fn malformed(why: impl ToString) -> LayerError {

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::path::MAX_NAME;
+
 /// Why a layer cannot be unpacked. Paths are as the archive has them.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -11,13 +13,16 @@ pub enum LayerError {
     /// A path that is too long or too deep.
     #[error("{0:?} is too long or too deep")]
     Path(String),
-    /// A device node or a fifo.
-    #[error("{path:?} is a {kind}, which images may not hold")]
-    Special {
+    /// A name that the disk's file system has no room for.
+    #[error("{0:?} has a name of more than {MAX_NAME} bytes, which an image's disk cannot hold")]
+    Name(String),
+    /// An entry that is neither file, directory, link nor device.
+    #[error("{path:?} is an entry of the type {kind:?}, which is not known")]
+    Unknown {
         /// Where.
         path: String,
-        /// What.
-        kind: &'static str,
+        /// What the header says.
+        kind: char,
     },
     /// A link to something that is not there or may not be linked.
     #[error("{path:?} links to {target:?}, which is no file of the image")]
@@ -60,6 +65,11 @@ impl LayerError {
     pub(super) fn io(what: &'static str, path: &[u8], source: impl Into<io::Error>) -> Self {
         Self::Io { what, path: shown(path), source: source.into() }
     }
+}
+
+/// Why an archive cannot be read on.
+pub(super) fn read(error: &io::Error) -> LayerError {
+    if crate::error::passed_bound(error) { LayerError::TooLarge } else { LayerError::Malformed(error.to_string()) }
 }
 
 /// A path for people: what is not text is replaced, what is long is cut.

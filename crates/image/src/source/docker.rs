@@ -20,7 +20,9 @@ struct Saved {
     config: String,
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
-    layers: Vec<String>,
+    /// Go writes no layers as `null`.
+    #[serde(default)]
+    layers: Option<Vec<String>>,
 }
 
 /// Copies the archive's image into the blobs, and returns its new manifest.
@@ -33,13 +35,14 @@ pub(super) fn import(
 ) -> Result<Sum, ImageError> {
     let saved: Vec<Saved> = document::json("manifest.json", &files.document("manifest.json")?)?;
     let image = choose(&saved, name)?;
-    if image.layers.len() > bounds.max_layers {
-        return Err(ImageError::Layers(image.layers.len(), bounds.max_layers));
+    let layers = image.layers.as_deref().unwrap_or_default();
+    if layers.len() > bounds.max_layers {
+        return Err(ImageError::Layers(layers.len(), bounds.max_layers));
     }
     let config = files.document(&image.config)?;
     let config = descriptor(MediaType::ImageConfig, blobs.keep(&config)?, config.len() as u64);
     to.step("copy the layers", None);
-    let layers = image.layers.iter().map(|layer| copy(files, layer, blobs, to)).collect::<Result<Vec<_>, _>>()?;
+    let layers = layers.iter().map(|layer| copy(files, layer, blobs, to)).collect::<Result<Vec<_>, _>>()?;
     let manifest = ImageManifestBuilder::default()
         .schema_version(SCHEMA_VERSION)
         .media_type(MediaType::ImageManifest)

@@ -79,6 +79,10 @@ pub(crate) fn import(
     } else if path.is_file() {
         let files = Files::unpack(path, scratch, bounds.max_image_bytes(), to)?;
         match (files.has("index.json"), files.has("manifest.json")) {
+            // Docker 25 names an image that was saved by its id in its own document alone.
+            (true, true) if names_nothing(&files.document("index.json")?) => {
+                return docker::import(&files, name, blobs, bounds, to);
+            }
             (true, _) => Layout::Archive(files),
             (false, true) => return docker::import(&files, name, blobs, bounds, to),
             (false, false) => return Err(ImageError::NotAnImage(path.to_owned())),
@@ -88,6 +92,15 @@ pub(crate) fn import(
     };
     let index = layout.index()?;
     copy_image(&layout, choose(&index, name)?, blobs, bounds, to)
+}
+
+/// Whether an index is one, and has no manifest in it.
+fn names_nothing(index: &[u8]) -> bool {
+    let index: Result<serde_json::Value, _> = serde_json::from_slice(index);
+    index.is_ok_and(|index| {
+        let manifests = index.get("manifests").unwrap_or(&serde_json::Value::Null);
+        index.is_object() && (manifests.is_null() || manifests.as_array().is_some_and(Vec::is_empty))
+    })
 }
 
 fn copy_image(

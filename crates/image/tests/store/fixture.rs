@@ -42,6 +42,23 @@ impl Tar {
         self
     }
 
+    /// An extended header of these records.
+    pub(crate) fn records(self, records: &[(&str, &str)]) -> Self {
+        let line = |(key, value): &(&str, &str)| {
+            let rest = format!(" {key}={value}\n");
+            let digits = (1..).find(|digits| (rest.len() + digits).to_string().len() == *digits).unwrap();
+            format!("{}{rest}", rest.len() + digits)
+        };
+        let text: String = records.iter().map(line).collect();
+        self.raw(b"x", EntryType::XHeader, b"", 0o644, text.as_bytes())
+    }
+
+    /// A header as it is, and what stands behind it.
+    pub(crate) fn header(mut self, header: &Header, data: &[u8]) -> Self {
+        self.0.append(header, data).unwrap();
+        self
+    }
+
     pub(crate) fn file(self, name: &str, data: &[u8]) -> Self {
         self.raw(name.as_bytes(), EntryType::Regular, b"", 0o644, data)
     }

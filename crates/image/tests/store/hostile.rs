@@ -32,12 +32,26 @@ fn paths_that_lead_upwards_are_refused() {
 }
 
 #[test]
-fn device_nodes_fifos_and_sparse_files_are_refused() {
-    for kind in [EntryType::Char, EntryType::Block, EntryType::Fifo, EntryType::GNUSparse, EntryType::new(b'Z')] {
-        let place = Place::new();
-        let error = refused(&place, Tar::new().raw(b"dev/x", kind, b"", 0o666, b"").done());
-        assert!(matches!(error, LayerError::Special { .. }), "{kind:?}: {error}");
+fn entries_of_a_type_that_nobody_knows_are_refused() {
+    let place = Place::new();
+    let error = refused(&place, Tar::new().raw(b"dev/x", EntryType::new(b'Z'), b"", 0o666, b"").done());
+    assert!(matches!(error, LayerError::Unknown { kind: 'Z', .. }), "{error}");
+}
+
+#[test]
+fn maps_of_holes_that_do_not_fit_their_file_are_refused() {
+    let place = Place::new();
+    for map in ["0,5", "0,3,2,1", "9,4", "0,4,18446744073709551615,1", "0", "x,4", "4,0,0,4"] {
+        let layer = Tar::new().records(&[("GNU.sparse.size", "10"), ("GNU.sparse.map", map)]).file("a", b"1234");
+        assert!(matches!(refused(&place, layer.done()), LayerError::Malformed(_)), "{map}");
     }
+    let endless = Tar::new().records(&[("GNU.sparse.major", "1"), ("GNU.sparse.size", "1")]).file("a", b"99999999\n");
+    assert!(matches!(refused(&place, endless.done()), LayerError::Malformed(_)));
+    let place = Place::with(|config| config.max_image_mib = 1);
+    let huge =
+        Tar::new().records(&[("GNU.sparse.size", "1099511627776"), ("GNU.sparse.map", "0,4")]).file("a", b"1234");
+    assert!(matches!(place.layers(vec![huge.done()]), Err(ImageError::TooLarge(1))));
+    place.assert_no_image();
 }
 
 #[test]
@@ -117,8 +131,11 @@ fn extended_headers_that_eat_memory_or_shift_the_archive_are_refused() {
     let eater = Tar::new().raw(b"x", EntryType::GNULongName, b"", 0o644, &vec![b'a'; 2 << 20]);
     assert!(matches!(refused(&place, eater.done()), LayerError::Malformed(_)));
     let place = Place::new();
-    let shifted = Tar::new().raw(b"x", EntryType::XHeader, b"", 0o644, b"10 size=9\n").file("a", b"x");
-    assert!(matches!(refused(&place, shifted.done()), LayerError::Malformed(_)));
+    let cut = Tar::new().records(&[("size", "99999")]).file("a", b"x");
+    assert!(matches!(refused(&place, cut.done()), LayerError::Malformed(_)));
+    let over = Tar::new().records(&[("size", "18446744073709551615")]).file("a", b"x");
+    assert!(matches!(place.layers(vec![over.done()]), Err(ImageError::TooLarge(_) | ImageError::Layer { .. })));
+    place.assert_no_image();
 }
 
 #[test]

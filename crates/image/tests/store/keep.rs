@@ -154,6 +154,9 @@ fn progress_tells_the_steps_and_counts_every_byte_that_it_announced() {
         fn advance(&self, bytes: u64) {
             self.0.lock().unwrap().last_mut().unwrap().2 += bytes;
         }
+        fn warn(&self, said: &str) {
+            panic!("{said}");
+        }
     }
     let (place, heard, dir) = (Place::new(), Heard::default(), tempfile::tempdir().unwrap());
     place.store.import(&image(&vec![9; 1 << 20]).layout(dir.path()), "test", &heard).unwrap();

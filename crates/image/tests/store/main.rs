@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 mod archive;
+mod cases;
 mod crash;
 mod disk;
 mod fixture;

@@ -52,4 +52,8 @@ impl Progress for Step {
     fn advance(&self, bytes: u64) {
         self.bar.inc(bytes);
     }
+
+    fn warn(&self, said: &str) {
+        self.bar.suspend(|| eprintln!("warning: {said}"));
+    }
 }

@@ -117,7 +117,11 @@ fn entropy(text: &str) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
 
 /// The signals an image may name, with or without `SIG`.
 fn signal(name: &str) -> Option<Signal> {
-    Some(match name.strip_prefix("SIG").unwrap_or(name) {
+    let name = name.strip_prefix("SIG").unwrap_or(name);
+    if let Some(above) = name.strip_prefix("RTMIN+") {
+        return real_time(above.parse().ok()?);
+    }
+    Some(match name {
         "TERM" | "15" => Signal::TERM,
         "INT" | "2" => Signal::INT,
         "QUIT" | "3" => Signal::QUIT,
@@ -128,6 +132,14 @@ fn signal(name: &str) -> Option<Signal> {
         "KILL" | "9" => Signal::KILL,
         _ => return None,
     })
+}
+
+/// The signal of real time that is so far above the lowest.
+#[expect(unsafe_code, reason = "rustix names no signal of real time")]
+fn real_time(above: u8) -> Option<Signal> {
+    let number = wire::pod::SIGRTMIN.checked_add(above).filter(|number| *number <= wire::pod::SIGRTMAX)?;
+    // SAFETY: it is one of the kernel's, and none of those that libc keeps to itself.
+    Some(unsafe { Signal::from_raw_unchecked(number.into()) })
 }
 
 fn wrong(field: &'static str, what: impl std::fmt::Display) -> IdentityError {
@@ -157,6 +169,13 @@ mod tests {
     }
 
     #[test]
+    fn case_image_stopsignal_rtmin_is_the_kernels_number() {
+        let number = |name| signal(name).map(Signal::as_raw);
+        assert_eq!((number("SIGRTMIN+0"), number("SIGRTMIN+3"), number("SIGRTMIN+30")), (Some(34), Some(37), Some(64)));
+        assert_eq!((number("SIGRTMIN+31"), number("SIGRTMIN+255"), number("RTMIN+")), (None, None, None));
+    }
+
+    #[test]
     fn a_good_identity_passes() {
         assert_eq!(refused(|_| ()), None);
     }
@@ -178,6 +197,7 @@ mod tests {
             ("/run/state_dir", json!("/"), "run.state_dir"),
             ("/run/state_dir", json!("/data/../etc"), "run.state_dir"),
             ("/run/stop_signal", json!("SIGSTOP"), "run.stop_signal"),
+            ("/run/stop_signal", json!("SIGRTMIN+31"), "run.stop_signal"),
         ];
         for (path, value, field) in cases {
             assert_eq!(set(path, value.clone()).as_deref(), Some(field), "{path} {value}");
