@@ -134,6 +134,12 @@ pub(crate) struct Store {
     pub(crate) store: Option<PathBuf>,
 }
 
+/// Where the packages put the assets, seen from the program that runs.
+fn installed() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.parent().and_then(std::path::Path::parent).unwrap_or(std::path::Path::new("/usr")).join("lib/palatine")
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Up {
     /// Return when everything is ready
@@ -148,8 +154,8 @@ pub(crate) struct Up {
     /// A configuration to start from
     #[command(flatten)]
     pub(crate) config: ConfigFile,
-    /// Where the guest programs and image recipes lie, as `./dev` builds them
-    #[arg(long, env = "PALATINE_ASSETS", value_hint = ValueHint::DirPath)]
+    /// Where the guest programs and image recipes lie; by default where the package put them
+    #[arg(long, env = "PALATINE_ASSETS", value_hint = ValueHint::DirPath, default_value_os_t = installed(), hide_default_value = true)]
     pub(crate) assets: PathBuf,
 }
 

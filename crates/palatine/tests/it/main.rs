@@ -17,6 +17,7 @@ mod machine;
 mod money;
 mod residue;
 mod secrets;
+mod soak;
 mod spawn;
 mod terminal;
 mod up;
