@@ -84,7 +84,7 @@ tarball() {
     install -m 644 deploy/systemd/*.service "$work/$name/share/systemd/"
     even "$work"
     tar --sort=name --format=gnu --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -C "$work" -cf - "$name" \
-        | gzip -9n > "$PACKAGES/$name.tar.gz"
+        | gzip -6n > "$PACKAGES/$name.tar.gz"
     rm -rf "$work"
 }
 
@@ -113,7 +113,7 @@ Description: a self-hosted cloud for AI agents in microVMs of their own
  network, metered, and gone without a trace when it is stopped.
 CONTROL
     even "$work"
-    dpkg-deb --root-owner-group -Zxz --threads-max=1 --build "$work" "$PACKAGES/palatine_${VERSION}_amd64.deb" >/dev/null
+    dpkg-deb --root-owner-group -Zgzip -z6 --build "$work" "$PACKAGES/palatine_${VERSION}_amd64.deb" >/dev/null
     rm -rf "$work"
 }
 
