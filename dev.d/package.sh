@@ -42,9 +42,9 @@ try_package() {
     packaged() { env -i PATH="$bare" HOME="$work" PALATINE_STATE="$work/state" "$work"/palatine-*/bin/palatine "$@"; }
     trap 'packaged down; rm -rf "$work"' EXIT
     say "The main job, without Rust"
-    packaged up --detach --listen 127.0.0.1:8098
-    packaged spawn --type echo
-    id=$(packaged ls --json | sed -n 's/^ *"id": "\(.*\)",\{0,1\}$/\1/p')
+    packaged up --detach --no-agent --listen 127.0.0.1:8098
+    id=$(packaged spawn --type echo | sed -n '1s/ is ready.*//p')
+    [ -n "$id" ] || fail "No agent is ready."
     packaged ask "$id" "are you there?" | grep "are you there?"
     packaged stop "$id"
     say "Works"

@@ -25,8 +25,8 @@ session() {
     local said id
     said=$(typed spawn --type echo)
     printf '%s\n' "$said"
-    id=$(palatine ls --json | sed -n 's/^ *"id": "\(.*\)",\{0,1\}$/\1/p')
-    [ -n "$id" ] || fail "The agent that was spawned is not in the list: $said"
+    id=$(sed -n '2s/ is ready.*//p' <<<"$said")
+    [ -n "$id" ] || fail "No agent is ready: $said"
     typed ask "$id" "are you there?"
     typed stop "$id"
 }
