@@ -7,6 +7,30 @@ use serde_json::{Value, json};
 
 use crate::house::{Answer, Holder, House, LARGE, PLAIN, SMALL, until};
 
+#[tokio::test(flavor = "multi_thread")]
+async fn case_burst_502_a_burst_for_one_agent_is_answered_and_its_neighbour_untouched() {
+    let mut house = House::start(PLAIN).await;
+    let (first, second) = (house.holder(SMALL), house.holder(SMALL));
+    let busy = house.spawn(&first).await.expect(200)["agent"].clone();
+    let neighbour = house.spawn(&second).await.expect(200)["agent"].clone();
+    let ask = |agent: &Value| {
+        let question = json!({"model": "default", "messages": [{"role": "user", "content": "hello"}]});
+        let asked = house.agent(Method::POST, agent, "/v1/chat/completions").json(&question).send();
+        async { Answer::of(asked.await.unwrap()).await }
+    };
+    for size in [150, 250] {
+        let burst = join_all((0..size).map(|_| ask(&busy)));
+        let few = join_all((0..10).map(|_| ask(&neighbour)));
+        let (burst, few) = tokio::join!(burst, few);
+        for answer in burst {
+            let later = matches!(answer.status.as_u16(), 429 | 503) && answer.body["retry_after"].is_u64();
+            assert!(answer.status == 200 || later, "{answer:?}");
+        }
+        assert!(few.iter().all(|answer| answer.status == 200), "{few:?}");
+    }
+    house.end();
+}
+
 #[tokio::test]
 async fn a_holder_gets_an_agent_talks_to_it_sees_its_use_and_stops_it() {
     let mut house = House::start(PLAIN).await;

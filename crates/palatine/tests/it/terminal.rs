@@ -3,9 +3,10 @@
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use serde_json::Value;
+use reqwest::Method;
+use serde_json::{Value, json};
 
-use crate::house::{House, PLAIN, SMALL};
+use crate::house::{House, PLAIN, SMALL, until};
 
 #[track_caller]
 fn text(output: &Output) -> String {
@@ -68,6 +69,59 @@ async fn exec_streams_both_ways_and_returns_the_commands_exit_code() {
     let missing = house.palatine(&holder, &["exec", id, "--", "/no/such/program"]).output().unwrap();
     assert!(!missing.status.success());
     assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such/program"));
+    house.end();
+}
+
+#[tokio::test]
+async fn case_exec_stdin_megabytes_reach_a_command_and_a_killed_client_takes_it_along() {
+    const BYTES: usize = 2_500_000;
+    let mut house = House::start(PLAIN).await;
+    let holder = house.holder(SMALL);
+    let spawned = house.spawn(&holder).await.expect(200);
+    let id = spawned["agent"]["id"].as_str().unwrap();
+    let start = || {
+        let mut command = house.palatine(&holder, &["exec", "-i", id, "--", "/usr/bin/agent-echo", "cat"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let mut child = start();
+    let mut input = child.stdin.take().unwrap();
+    let feeder = std::thread::spawn(move || input.write_all(&[0; BYTES]).unwrap());
+    let output = child.wait_with_output().unwrap();
+    feeder.join().unwrap();
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(0), BYTES));
+
+    let running = async || {
+        let path = format!("/agents/{id}/process.Process/List");
+        let list = house.ask(&holder, Method::POST, &path, json!({})).await.expect(200);
+        list["processes"].as_array().map_or(0, Vec::len)
+    };
+    let mut killed = start();
+    let mut input = killed.stdin.take().unwrap();
+    input.write_all(b"x\n").unwrap();
+    let mut line = [0; 2];
+    std::io::Read::read_exact(killed.stdout.as_mut().unwrap(), &mut line).unwrap();
+    assert_eq!(running().await, 1);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    until("its command ends", async || (running().await == 0).then_some(())).await;
+    house.end();
+}
+
+#[tokio::test]
+async fn case_exit_code_a_command_that_is_ended_by_a_signal_exits_as_in_a_shell() {
+    let mut house = House::start(PLAIN).await;
+    let holder = house.holder(SMALL);
+    let spawned = house.spawn(&holder).await.expect(200);
+    let id = spawned["agent"]["id"].as_str().unwrap();
+    let mut command = house.palatine(&holder, &["exec", "-i", id, "--", "/usr/bin/agent-echo", "cat"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.as_mut().unwrap().write_all(b"x\n").unwrap();
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
+    let path = |call: &str| format!("/agents/{id}/process.Process/{call}");
+    let list = house.ask(&holder, Method::POST, &path("List"), json!({})).await.expect(200);
+    let kill = json!({"process": {"pid": list["processes"][0]["pid"]}, "signal": "SIGNAL_SIGKILL"});
+    house.ask(&holder, Method::POST, &path("SendSignal"), kill).await.expect(200);
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 9));
     house.end();
 }
 
