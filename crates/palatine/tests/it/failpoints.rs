@@ -47,8 +47,8 @@ async fn points(program: &'static str) -> Vec<String> {
     let holder = house.holder(SMALL);
     live(&mut house, &holder).await.expect("nobody is killed");
     assert_same(&house.node_client(), None).await;
-    house.end();
     let points: BTreeSet<_> = fs::read_to_string(list).unwrap().lines().map(str::to_owned).collect();
+    house.end();
     points.into_iter().collect()
 }
 
