@@ -174,7 +174,7 @@ impl Generation {
 }
 
 macro_rules! text_on_the_wire {
-    ($id:ty, $example:literal) => {
+    ($id:ty, $pattern:literal, $example:literal) => {
         impl Serialize for $id {
             fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
                 to.collect_str(self)
@@ -192,6 +192,7 @@ macro_rules! text_on_the_wire {
             fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
                 utoipa::openapi::ObjectBuilder::new()
                     .schema_type(utoipa::openapi::schema::Type::String)
+                    .pattern(Some($pattern))
                     .examples([$example])
                     .into()
             }
@@ -201,9 +202,13 @@ macro_rules! text_on_the_wire {
     };
 }
 
-text_on_the_wire!(AgentId, "a1b2c3d4-e5f6-7890");
-text_on_the_wire!(Wallet, "4Nd1mYk3mVBrXzVtPpVnV6vWzjYwQbQ1tY5rP1u1n5o3");
-text_on_the_wire!(ImageDigest, "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+text_on_the_wire!(AgentId, "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}$", "a1b2c3d4-e5f6-7890");
+text_on_the_wire!(Wallet, "^[1-9A-HJ-NP-Za-km-z]{32,44}$", "4Nd1mYk3mVBrXzVtPpVnV6vWzjYwQbQ1tY5rP1u1n5o3");
+text_on_the_wire!(
+    ImageDigest,
+    "^sha256:[0-9a-f]{64}$",
+    "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+);
 
 #[cfg(test)]
 mod tests {

@@ -134,11 +134,18 @@ fn check(gateway: &Gateway, request: &Request<Incoming>) -> Result<Option<String
     Ok(authority.or(host).map(str::to_owned))
 }
 
+/// Whether a route is for machines that must always be answered.
+pub(crate) fn is_unlimited(route: &str) -> bool {
+    matches!(route.trim_start_matches('/'), "health" | "ready" | "metrics")
+}
+
 /// Counts a request of the API against its address.
 fn admit(gateway: &Gateway, arrival: &Arrival, route: &str) -> Result<(), Refusal> {
     let rates = &gateway.rates;
+    if is_unlimited(route) {
+        return Ok(());
+    }
     let rate = match route {
-        "health" | "ready" | "metrics" => return Ok(()),
         "stop" => &rates.stops,
         _ => &rates.addresses,
     };

@@ -9,6 +9,7 @@ use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use relay::{Answer, Error, Relayer};
 use serde::Serialize;
+use wire::EvmAddress;
 use wire::fault::Fault;
 use wire::relay::{
     BatchAnswer, BatchRequest, CallRequest, DomainAnswer, EstimateAnswer, EstimateQuery, NonceAnswer, PaymentRequired,
@@ -121,7 +122,7 @@ pub(crate) async fn raw(
     operation_id = "relayNonce",
     tag = "relayer",
     path = "/meta/nonce/{address}",
-    params(("address" = String, Path, description = "Whose nonce")),
+    params(("address" = EvmAddress, Path, description = "Whose nonce")),
     responses((status = 200, description = "The nonce", body = NonceAnswer), (status = "default", description = "CroGas's refusal, or a fault of the gateway", body = Fault))
 )]
 pub(crate) async fn nonce(

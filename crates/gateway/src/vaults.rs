@@ -12,6 +12,7 @@ use wire::fault::{Code, Fault};
 use wire::vault::{
     AgentVault, ChainResponse, DeployRequest, SubmitRequest, TasksResponse, TxResponse, VaultResponse, VaultState,
 };
+use wire::{EvmAddress, EvmHash};
 
 use crate::caller::{Owner, Reader};
 use crate::entry::Arrival;
@@ -93,7 +94,7 @@ pub(crate) async fn deploy(
     operation_id = "vault",
     tag = "payments",
     path = "/vaults/{address}",
-    params(("address" = String, Path, description = "The vault")),
+    params(("address" = EvmAddress, Path, description = "The vault")),
     responses((status = 200, description = "Its books", body = VaultResponse), (status = "default", description = "What is wrong, by `code`", body = Fault))
 )]
 pub(crate) async fn vault(
@@ -109,7 +110,7 @@ pub(crate) async fn vault(
     operation_id = "tasks",
     tag = "payments",
     path = "/vaults/{address}/tasks",
-    params(("address" = String, Path, description = "The vault")),
+    params(("address" = EvmAddress, Path, description = "The vault")),
     responses((status = 200, description = "Its tasks", body = TasksResponse), (status = "default", description = "What is wrong, by `code`", body = Fault))
 )]
 pub(crate) async fn tasks(
@@ -125,7 +126,7 @@ pub(crate) async fn tasks(
     operation_id = "submit",
     tag = "payments",
     path = "/agents/{id}/tasks/{task}/submit",
-    params(("id" = AgentId, Path, description = "The agent"), ("task" = String, Path, description = "The task")),
+    params(("id" = AgentId, Path, description = "The agent"), ("task" = EvmHash, Path, description = "The task")),
     request_body = SubmitRequest,
     responses(
         (status = 200, description = "The chain has it", body = TxResponse),
@@ -152,7 +153,7 @@ pub(crate) async fn submit(
     operation_id = "decline",
     tag = "payments",
     path = "/agents/{id}/tasks/{task}/decline",
-    params(("id" = AgentId, Path, description = "The agent"), ("task" = String, Path, description = "The task")),
+    params(("id" = AgentId, Path, description = "The agent"), ("task" = EvmHash, Path, description = "The task")),
     responses(
         (status = 200, description = "The chain has it", body = TxResponse),
         (status = 202, description = "It is on its way", body = TxResponse),

@@ -11,6 +11,7 @@
 
 pub mod connect;
 pub mod fault;
+mod hex;
 pub mod node;
 pub mod pod;
 pub mod process;
@@ -20,6 +21,7 @@ pub mod vault;
 
 mod secret;
 
+pub use hex::{EvmAddress, EvmHash};
 pub use secret::{Environment, EnvironmentError, Secret};
 
 /// The header that carries one trace id from the gateway through hypercore into

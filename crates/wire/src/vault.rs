@@ -18,17 +18,17 @@ pub struct ChainResponse {
     #[schema(example = 338)]
     pub chain_id: u64,
     /// The token that tasks and requests are paid in.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub usdc: Address,
     /// The name in its EIP-712 domain.
     pub usdc_name: String,
     /// The version in its EIP-712 domain.
     pub usdc_version: String,
     /// The factory of vaults.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub factory: Address,
     /// The ERC-2771 forwarder that vaults trust.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub forwarder: Address,
     /// The name in its EIP-712 domain; the version is `1`.
     pub forwarder_name: String,
@@ -36,7 +36,7 @@ pub struct ChainResponse {
     pub confirmations: u64,
     /// Who pays the gas of signed calls; absent where nobody does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<crate::EvmAddress>)]
     pub relayer: Option<Address>,
 }
 
@@ -59,7 +59,7 @@ pub struct LinkResponse {
     /// The Solana wallet.
     pub holder: Wallet,
     /// The EVM address.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub owner: Address,
     /// What both have signed.
     pub text: String,
@@ -102,19 +102,19 @@ pub struct AgentVault {
     /// The chain it is on.
     pub chain_id: u64,
     /// Its address, known before it is deployed.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub address: Address,
     /// Who owns it: the holder's linked address.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub owner: Address,
     /// The agent's own address.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub agent_wallet: Address,
     /// How far it is.
     pub state: VaultState,
     /// The transaction that deployed it, where it went through this gateway.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<crate::EvmHash>)]
     pub tx: Option<B256>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,7 +135,7 @@ pub struct DeployRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Task {
     /// Its id: a hash of chain, vault and all its terms.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmHash)]
     pub id: B256,
     /// Where it is in its life: `funded`, `submitted`, `disputed`, `completed`,
     /// `refunded` or `resolved`.
@@ -145,7 +145,7 @@ pub struct Task {
     #[schema(value_type = String, example = "5000000")]
     pub amount: Usdc,
     /// Who paid it in.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub creator: Address,
     /// All its terms, as the contract has them: what every later call repeats.
     #[schema(value_type = Object)]
@@ -154,7 +154,7 @@ pub struct Task {
     pub metadata: String,
     /// Hash of what the agent delivered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<crate::EvmHash>)]
     pub result_hash: Option<B256>,
     /// Unix seconds at which the present state may be left by anyone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,15 +165,15 @@ pub struct Task {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VaultResponse {
     /// Its address.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub address: Address,
     /// The name it was made for: an agent's id.
     pub pod_id: String,
     /// Who owns it.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub owner: Address,
     /// Who works and submits.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub agent_wallet: Address,
     /// Earned and not withdrawn.
     #[schema(value_type = String)]
@@ -190,10 +190,10 @@ pub struct VaultResponse {
     #[schema(value_type = std::collections::HashMap<String, String>)]
     pub credits: BTreeMap<Address, Usdc>,
     /// Who decides disputes of new tasks.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub arbiter: Address,
     /// Who gets the fee of new tasks.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmAddress)]
     pub fee_recipient: Address,
     /// The fee of new tasks, in hundredths of a percent.
     pub fee_bps: u16,
@@ -215,7 +215,7 @@ pub struct TasksResponse {
 #[serde(deny_unknown_fields)]
 pub struct SubmitRequest {
     /// Hash of what is delivered.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmHash)]
     pub result_hash: B256,
 }
 
@@ -225,7 +225,7 @@ pub struct TxResponse {
     /// Whether the call took effect; `false` while that is not known yet.
     pub success: bool,
     /// The transaction.
-    #[schema(value_type = String)]
+    #[schema(value_type = crate::EvmHash)]
     pub tx: B256,
 }
 
