@@ -39,7 +39,7 @@ struct Last {
 }
 
 impl NodeImages {
-    /// Readings closer together than this are one.
+    /// Readings begin this far apart: what was asked for meanwhile is one.
     const AT_MOST_EVERY: Duration = Duration::from_millis(250);
 
     /// The images of these nodes. Where two disagree on a name, the first wins.
@@ -57,10 +57,16 @@ impl Images for NodeImages {
     }
 
     async fn refresh(&self) -> bool {
+        let asked = Instant::now();
         let mut last = self.last.lock().await;
-        if last.read_at.is_some_and(|at| at.elapsed() < Self::AT_MOST_EVERY) {
-            return last.answered;
+        if let Some(began) = last.read_at {
+            // Somebody began to read after we asked, and read for us as well.
+            if began >= asked {
+                return last.answered;
+            }
+            tokio::time::sleep_until(began + Self::AT_MOST_EVERY).await;
         }
+        last.read_at = Some(Instant::now());
         let mut answered = false;
         for (node, held) in self.nodes.iter().zip(&mut last.by_node) {
             match node.info().await {
@@ -71,7 +77,6 @@ impl Images for NodeImages {
                 Err(error) => tracing::debug!(%error, "read a node's images"),
             }
         }
-        last.read_at = Some(Instant::now());
         last.answered = answered;
         if last.by_node.iter().any(Option::is_some) {
             let merged: Table = last.by_node.iter().rev().flatten().flatten().map(|(n, d)| (n.clone(), *d)).collect();
