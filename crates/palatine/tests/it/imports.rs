@@ -8,6 +8,7 @@ use serde_json::Value;
 
 /// A crate of ours and the crates of ours it may link.
 const TABLE: &[(&str, &[&str])] = &[
+    ("fuzz", &["domain", "wire", "auth", "chain", "identity", "x402"]),
     ("domain", &[]),
     ("needs", &[]),
     ("durable", &[]),
