@@ -1,7 +1,7 @@
 //! Why an agent did not come to be, or could not be stopped.
 
 use client::NodeError;
-use domain::{FailReason, ImageDigest, NoRoom, StopReason};
+use domain::{FailReason, ImageDigest, Lack, NoRoom, StopReason};
 use store::StoreError;
 
 /// Why a spawn gave no agent. Unless it is [`SpawnError::NodeUnavailable`] or
@@ -27,6 +27,10 @@ pub enum SpawnError {
         /// The deadline.
         after_ms: u64,
     },
+    /// The node lacks what it needs to start an agent, and did for the whole of the
+    /// deadline; taken down.
+    #[error("the node lacks what it needs to start an agent: {0}")]
+    NodeLacks(Lack),
     /// It failed while it was starting; taken down.
     #[error("the agent failed while it was starting: {0:?}")]
     Failed(FailReason),
@@ -52,6 +56,10 @@ pub enum StopError {
     /// Unknown agent, or a fault of the store.
     #[error("the agent's record cannot be written")]
     Store(#[from] StoreError),
+    /// It has ended, and the node that keeps its disks does not answer: they are kept
+    /// until somebody asks again, or their retention ends.
+    #[error("the node that keeps the agent's disks does not answer")]
+    NodeUnavailable,
     /// A bug: the task that stopped it has panicked. Reconciliation does the rest.
     #[error("the stop was cut off")]
     CutOff,

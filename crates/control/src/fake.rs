@@ -9,16 +9,20 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::NodeError;
-use domain::{AgentId, FailReason, Mark, MarkKind, UnixMillis};
+use domain::{AgentId, FailReason, Lack, Mark, MarkKind, UnixMillis};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::fault::{Code, Fault};
-use wire::node::{AgentMark, Marks, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec};
+use wire::node::{
+    AgentMark, Data, Gone, Marks, NodeInfo, Phase, Quarantined, RuntimeName, Sandbox, SandboxSpec, Sandboxes,
+};
 
 use crate::clock::Clock;
 use crate::node::Node;
 
 const CREATE: &str = "create the sandbox";
+/// For how long disks are kept.
+const RETENTION_MS: u64 = 30 * 86_400_000;
 
 /// A clock that follows tokio's, so that paused tests command it.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +104,9 @@ struct Guts {
     refuse: Option<Code>,
     next_creation: Option<Fate>,
     sandboxes: BTreeMap<AgentId, Sandbox>,
+    /// Disks that were set aside, and those that are held by no sandbox at all.
+    kept: BTreeMap<AgentId, UnixMillis>,
+    quarantined: BTreeMap<AgentId, Sandbox>,
     journal: String,
     /// What nobody has said to have kept.
     marks: Vec<AgentMark>,
@@ -137,6 +144,8 @@ impl FakeNode {
             refuse: None,
             next_creation: None,
             sandboxes: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            quarantined: BTreeMap::new(),
             journal: "journal-1".to_owned(),
             marks: Vec::new(),
             history: Vec::new(),
@@ -182,6 +191,37 @@ impl FakeNode {
     #[must_use]
     pub fn running(&self) -> Vec<AgentId> {
         self.guts().sandboxes.keys().copied().collect()
+    }
+
+    /// Whose disks it keeps.
+    #[must_use]
+    pub fn kept(&self) -> Vec<AgentId> {
+        self.guts().kept.keys().copied().collect()
+    }
+
+    /// It lacks something that a guest needs; with `None`, what it lacked is there.
+    pub fn lack(&self, id: AgentId, lacks: Option<Lack>) {
+        let mut guts = self.guts();
+        let since = self.clock.now();
+        if guts.sandboxes.get(&id).is_some_and(|sandbox| sandbox.phase == Phase::Ready) {
+            guts.mark(id, MarkKind::Unready, since);
+        }
+        if let Some(sandbox) = guts.sandboxes.get_mut(&id) {
+            sandbox.phase = lacks.map_or(Phase::Booting, |lacks| Phase::Waiting { lacks, since });
+        }
+        drop(guts);
+        self.news.notify_waiters();
+    }
+
+    /// It cannot read a sandbox's record, or can again.
+    pub fn quarantine(&self, id: AgentId, held: bool) {
+        let mut held_by = self.guts();
+        let guts = &mut *held_by;
+        if held {
+            guts.quarantined.extend(guts.sandboxes.remove(&id).map(|sandbox| (id, sandbox)));
+        } else {
+            guts.sandboxes.extend(guts.quarantined.remove(&id).map(|sandbox| (id, sandbox)));
+        }
     }
 
     /// How many sandboxes it ever made.
@@ -328,8 +368,20 @@ impl FakeNode {
         self.guts().sandboxes.get(&id).cloned().ok_or_else(|| unavailable(CREATE))
     }
 
-    fn delete_now(&self, id: AgentId) {
+    fn delete_now(&self, id: AgentId, data: Data) -> Gone {
         let mut guts = self.guts();
+        let held = guts.sandboxes.contains_key(&id);
+        match data {
+            Data::Keep if held => {
+                let until = self.clock.now().plus(RETENTION_MS);
+                guts.kept.insert(id, until);
+            }
+            Data::Keep => {}
+            Data::Erase => {
+                guts.kept.remove(&id);
+            }
+        }
+        let kept_until = guts.kept.get(&id).copied();
         if let Some(sandbox) = guts.sandboxes.remove(&id) {
             let now = self.clock.now();
             if sandbox.phase == Phase::Ready {
@@ -339,6 +391,7 @@ impl FakeNode {
         }
         drop(guts);
         self.news.notify_waiters();
+        Gone { id, kept_until }
     }
 
     /// Waits until `done` finds something, or for `wait`, or for the node to go
@@ -421,6 +474,7 @@ fn sandbox(id: AgentId, spec: &SandboxSpec, now: UnixMillis) -> Sandbox {
         created_at: now,
         ready_after_ms: None,
         pid: None,
+        cause: None,
     }
 }
 
@@ -447,6 +501,8 @@ impl Node for FakeNode {
                 free_cores,
                 memory_mib: guts.build.memory_mib,
                 free_memory_mib,
+                most_memory_mib: None,
+                disk: None,
                 sandboxes: u32::try_from(guts.sandboxes.len()).unwrap_or(u32::MAX),
                 images: BTreeMap::new(),
             }
@@ -465,19 +521,25 @@ impl Node for FakeNode {
 
     async fn wait_ready(&self, id: AgentId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
         self.until(timeout, |guts| match guts.sandboxes.get(&id).map(|sandbox| sandbox.phase) {
-            Some(Phase::Booting | Phase::Backoff { .. }) => None,
+            Some(Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. }) => None,
             Some(Phase::Ready | Phase::Failed { .. } | Phase::Stopping) | None => Some(()),
         })
         .await;
         self.get(id).await
     }
 
-    async fn delete(&self, id: AgentId, _grace: Duration) -> Result<(), NodeError> {
-        self.ask("delete the sandbox", move |node| node.delete_now(id)).await
+    async fn delete(&self, id: AgentId, _grace: Duration, data: Data) -> Result<Gone, NodeError> {
+        self.ask("delete the sandbox", move |node| node.delete_now(id, data)).await
     }
 
-    async fn list(&self) -> Result<Vec<Sandbox>, NodeError> {
-        self.ask("list the sandboxes", |node| node.guts().sandboxes.values().cloned().collect()).await
+    async fn list(&self) -> Result<Sandboxes, NodeError> {
+        self.ask("list the sandboxes", |node| {
+            let guts = node.guts();
+            let quarantined = guts.quarantined.keys();
+            let quarantined = quarantined.map(|id| Quarantined { id: *id, runs: true, cause: "the test".to_owned() });
+            Sandboxes { sandboxes: guts.sandboxes.values().cloned().collect(), quarantined: quarantined.collect() }
+        })
+        .await
     }
 
     async fn marks(&self, after: u64, wait: Duration) -> Result<Marks, NodeError> {

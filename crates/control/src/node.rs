@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use client::{NodeClient, NodeError};
 use domain::{AgentId, NodeView};
-use wire::node::{Marks, NodeInfo, Sandbox, SandboxSpec};
+use wire::node::{Data, Gone, Marks, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
 
 /// A machine that runs agents.
 ///
@@ -28,11 +28,12 @@ pub trait Node: Send + Sync {
     /// One sandbox, once it is ready or has failed, or after `timeout`.
     async fn wait_ready(&self, id: AgentId, timeout: Duration) -> Result<Option<Sandbox>, NodeError>;
 
-    /// Takes a sandbox down. When it returns, nothing of it is left.
-    async fn delete(&self, id: AgentId, grace: Duration) -> Result<(), NodeError>;
+    /// Takes a sandbox down. When it returns, nothing of it runs, and its disks are set
+    /// aside or erased.
+    async fn delete(&self, id: AgentId, grace: Duration, data: Data) -> Result<Gone, NodeError>;
 
-    /// All sandboxes.
-    async fn list(&self) -> Result<Vec<Sandbox>, NodeError>;
+    /// All sandboxes, those the node cannot read apart from the others.
+    async fn list(&self) -> Result<Sandboxes, NodeError>;
 
     /// Marks after this one, waiting for the first. Tells the node that those up
     /// to `after` are kept.
@@ -76,11 +77,11 @@ impl Node for RemoteNode {
         self.client.wait_ready(id, timeout).await
     }
 
-    async fn delete(&self, id: AgentId, grace: Duration) -> Result<(), NodeError> {
-        self.client.delete(id, grace).await.map(drop)
+    async fn delete(&self, id: AgentId, grace: Duration, data: Data) -> Result<Gone, NodeError> {
+        self.client.delete(id, grace, data).await
     }
 
-    async fn list(&self) -> Result<Vec<Sandbox>, NodeError> {
+    async fn list(&self) -> Result<Sandboxes, NodeError> {
         self.client.list().await
     }
 
@@ -96,7 +97,11 @@ pub(crate) fn view(name: &str, info: &NodeInfo) -> NodeView {
         schedulable: true,
         cores: info.cores,
         free_cores: info.free_cores,
+        memory_mib: info.most_memory_mib.unwrap_or(info.memory_mib),
         free_memory_mib: info.free_memory_mib,
+        // An older node admits by its disk alone, without a word.
+        agent_disk_mib: info.disk.map_or(0, |disk| disk.sandbox_mib),
+        free_disk_mib: info.disk.map_or(u64::MAX, |disk| disk.promisable_mib),
     }
 }
 

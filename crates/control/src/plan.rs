@@ -16,10 +16,15 @@ pub(crate) struct NodeSaid {
     pub(crate) name: String,
     /// `None`: it did not answer.
     pub(crate) sandboxes: Option<Vec<Sandbox>>,
+    /// Those it cannot read: neither here nor gone.
+    pub(crate) quarantined: HashSet<AgentId>,
 }
 
 /// Since when a node says that it does not know a running agent.
 pub(crate) type Missing = HashMap<AgentId, UnixMillis>;
+
+/// When an agent's node was last seen waiting for what it lacks.
+pub(crate) type Waited = HashMap<AgentId, UnixMillis>;
 
 /// Everything a plan rests on.
 #[derive(Debug)]
@@ -30,6 +35,7 @@ pub(crate) struct Snapshot<'a> {
     /// nodes were asked.
     pub(crate) busy: &'a HashSet<AgentId>,
     pub(crate) missing: &'a Missing,
+    pub(crate) waited: &'a Waited,
     pub(crate) epoch: Epoch,
     pub(crate) started_at: UnixMillis,
     pub(crate) now: UnixMillis,
@@ -66,13 +72,17 @@ pub(crate) enum Step {
 pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     pub(crate) missing: Missing,
+    pub(crate) waited: Waited,
 }
 
 /// Plans.
 pub(crate) fn plan(look: &Snapshot<'_>, patience: Patience) -> Plan {
     let live: HashMap<AgentId, &Record> = look.live.iter().map(|record| (record.id, record)).collect();
-    let answered: HashMap<&str, HashMap<AgentId, &Sandbox>> =
-        look.nodes.iter().filter_map(|node| Some((node.name.as_str(), by_id(node.sandboxes.as_deref()?)))).collect();
+    let answered: HashMap<&str, (HashMap<AgentId, &Sandbox>, &HashSet<AgentId>)> = look
+        .nodes
+        .iter()
+        .filter_map(|node| Some((node.name.as_str(), (by_id(node.sandboxes.as_deref()?), &node.quarantined))))
+        .collect();
     let mut plan = Plan::default();
     for node in look.nodes {
         for sandbox in node.sandboxes.iter().flatten() {
@@ -85,7 +95,9 @@ pub(crate) fn plan(look: &Snapshot<'_>, patience: Patience) -> Plan {
         let known = record.node.as_deref().and_then(|node| answered.get(node));
         let truth = match known {
             None => Truth::Unknown,
-            Some(sandboxes) => sandboxes.get(&record.id).map_or(Truth::Absent, |sandbox| Truth::Here(sandbox)),
+            // Until somebody has repaired it, nobody can say how it is.
+            Some((_, quarantined)) if quarantined.contains(&record.id) => Truth::Unknown,
+            Some((sandboxes, _)) => sandboxes.get(&record.id).map_or(Truth::Absent, |sandbox| Truth::Here(sandbox)),
         };
         plan_one(look, patience, record, truth, &mut plan);
     }
@@ -120,16 +132,21 @@ fn plan_one(look: &Snapshot<'_>, patience: Patience, record: &Record, truth: Tru
     if look.busy.contains(&id) {
         return;
     }
+    let waits = matches!(truth, Truth::Here(Sandbox { phase: Phase::Waiting { .. }, .. }));
+    let waited = if waits { Some(look.now) } else { look.waited.get(&id).copied() };
+    plan.waited.extend(waited.map(|at| (id, at)));
     let step = match (record.state, truth) {
         (State::Reserved, _) => reserved(look, patience, record),
-        (State::Placed | State::Booting | State::Ready, Truth::Unknown) => {
+        (State::Placed | State::Booting | State::Waiting(_) | State::Ready, Truth::Unknown) => {
             // Not seen is not missing: the count goes on when the node answers.
             plan.missing.extend(look.missing.get_key_value(&id));
             None
         }
-        (State::Placed | State::Booting | State::Ready, Truth::Here(sandbox)) => here(look, patience, record, sandbox),
+        (State::Placed | State::Booting | State::Waiting(_) | State::Ready, Truth::Here(sandbox)) => {
+            here(look, patience, record, sandbox)
+        }
         (State::Placed, Truth::Absent) => placed_but_absent(look, patience, record),
-        (State::Booting | State::Ready, Truth::Absent) => {
+        (State::Booting | State::Waiting(_) | State::Ready, Truth::Absent) => {
             let since = look.missing.get(&id).copied().unwrap_or(look.now);
             plan.missing.insert(id, since);
             let lost = look.now.since(since) >= patience.lost_ms;
@@ -156,17 +173,19 @@ fn placed_but_absent(look: &Snapshot<'_>, patience: Patience, record: &Record) -
 
 fn here(look: &Snapshot<'_>, patience: Patience, record: &Record, sandbox: &Sandbox) -> Option<Step> {
     let id = record.id;
-    let wanted = match sandbox.phase {
+    let (wanted, event) = match sandbox.phase {
         Phase::Failed { reason } => return Some(Step::Fail { id, reason }),
         // Somebody else's doing; what comes of it is seen when it is gone.
         Phase::Stopping => return None,
-        Phase::Ready => State::Ready,
+        Phase::Ready => (State::Ready, Event::Ready),
+        // However long it takes.
+        Phase::Waiting { lacks, .. } => (State::Waiting(lacks), Event::Waiting(lacks)),
         Phase::Booting | Phase::Backoff { .. } if overdue(look, patience, record) => {
             return Some(Step::Fail { id, reason: FailReason::BootTimeout });
         }
-        Phase::Booting | Phase::Backoff { .. } => State::Booting,
+        Phase::Booting | Phase::Backoff { .. } => (State::Booting, Event::Booting),
     };
-    let event = (record.state != wanted).then_some(if wanted == State::Ready { Event::Ready } else { Event::Booting });
+    let event = (record.state != wanted).then_some(event);
     let seen = Observation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
     let known = record.runtime.as_deref() == Some(&seen.runtime) && record.restarts >= seen.restarts;
     (event.is_some() || !known).then_some(Step::See { id, event, seen })
@@ -174,7 +193,9 @@ fn here(look: &Snapshot<'_>, patience: Patience, record: &Record, sandbox: &Sand
 
 /// Never ready, and no task of this process waits for it: an earlier one did.
 fn overdue(look: &Snapshot<'_>, patience: Patience, record: &Record) -> bool {
-    let asked = record.spawned_at.max(look.started_at);
+    // What the node lacked meanwhile is not held against the agent.
+    let waited = look.waited.get(&record.id).copied().unwrap_or_default();
+    let asked = record.spawned_at.max(look.started_at).max(waited);
     !record.was_ready && look.now.since(asked) >= patience.boot_ms
 }
 

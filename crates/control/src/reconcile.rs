@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use store::{Observation, Record, StoreError};
 use tokio::time::Instant;
+use wire::node::Data;
 
 use crate::node::within;
 use crate::plan::{NodeSaid, Patience, Snapshot, Step, plan};
@@ -47,7 +48,9 @@ impl Inner {
             if let Err(error) = &list {
                 tracing::warn!(node = node.name(), %error, "a node does not answer");
             }
-            NodeSaid { name: node.name().to_owned(), sandboxes: list.ok() }
+            let said = list.ok();
+            let quarantined = said.iter().flat_map(|said| &said.quarantined).map(|held| held.id).collect();
+            NodeSaid { name: node.name().to_owned(), sandboxes: said.map(|said| said.sandboxes), quarantined }
         }))
         .await;
         let began = Instant::now();
@@ -72,17 +75,19 @@ impl Inner {
             lost_ms: self.config.lost_after_ms,
         };
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
         let look = Snapshot {
             nodes,
             live,
             busy: &self.busy.touched(),
             missing: &missing,
+            waited: &waited,
             epoch: self.store.epoch(),
             started_at: self.started_at,
             now: self.clock.now(),
         };
         let plan = plan(&look, patience);
-        *missing = plan.missing;
+        (*missing, *waited) = (plan.missing, plan.waited);
         metrics::gauge!("palatine_live_agents").set(u32::try_from(live.len()).map_or(f64::INFINITY, f64::from));
         plan.steps
     }
@@ -116,7 +121,8 @@ impl Inner {
         }
     }
 
-    /// Removes a sandbox that has outlived its agent.
+    /// Removes a sandbox that has outlived its agent. Nobody has said that its data may
+    /// go: its disks are set aside.
     async fn remove(&self, node: &str, id: AgentId) {
         let _turn = self.locks.turn(id).await;
         let record = match self.store.get(id).await {
@@ -131,7 +137,7 @@ impl Inner {
             return;
         }
         if let Some(node) = self.node(node)
-            && self.delete(node.as_ref(), id).await
+            && self.delete(node.as_ref(), id, Data::Keep).await.is_some()
         {
             tracing::warn!(agent = %id, node = node.name(), "a sandbox that nobody owned was removed");
         }

@@ -19,7 +19,7 @@ use crate::error::{SpawnError, StopError};
 use crate::locks::{Locks, Unsettled};
 use crate::marks::Journal;
 use crate::node::Node;
-use crate::plan::Missing;
+use crate::plan::{Missing, Waited};
 use crate::spawn::Wish;
 
 /// Agents being spawned at once at most.
@@ -57,6 +57,7 @@ pub(crate) struct Inner {
     pub(crate) locks: Locks,
     pub(crate) unsettled: Unsettled,
     pub(crate) missing: Mutex<Missing>,
+    pub(crate) waited: Mutex<Waited>,
     pub(crate) signal: Notify,
     pub(crate) stopping: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -112,6 +113,7 @@ impl Control {
             locks: Locks::default(),
             unsettled: Unsettled::default(),
             missing: Mutex::default(),
+            waited: Mutex::default(),
             signal: Notify::new(),
             stopping,
             tasks: TaskTracker::new(),
@@ -181,16 +183,18 @@ impl Control {
 
     /// Stops an agent: the wish is durable first, then the node is told. The
     /// record is still `stopping` when its node did not answer in time; it will
-    /// end.
+    /// end. When its owner asks, its disks are erased with it, also those of an agent
+    /// that has ended before.
     /// Runs to its end even if the caller goes away.
     ///
     /// # Errors
-    /// [`StopError::Store`] for an unknown agent or a fault of the store.
+    /// [`StopError::Store`] for an unknown agent or a fault of the store;
+    /// [`StopError::NodeUnavailable`] when disks that are kept cannot be erased yet.
     pub async fn stop(&self, id: AgentId, reason: StopReason) -> Result<Record, StopError> {
         let inner = Arc::clone(&self.inner);
         let work = async move { inner.stop(id, reason).await };
         let done = self.inner.tasks.spawn(work.in_current_span()).await;
-        Ok(done.map_err(|_| StopError::CutOff)??)
+        done.map_err(|_| StopError::CutOff)?
     }
 
     /// The node that runs an agent, if it was placed on one that is configured.

@@ -166,14 +166,26 @@ impl Inner {
         mut sandbox: Sandbox,
         deadline: Instant,
     ) -> Result<Record, Trouble> {
+        let mut shown = None;
         loop {
-            match sandbox.phase {
+            let lacks = match sandbox.phase {
                 Phase::Ready => return self.see(id, Event::Ready, &sandbox).await,
                 Phase::Failed { reason } => return Err(Trouble::of(reason)),
                 Phase::Stopping => return Err(Trouble::of(FailReason::Lost)),
-                Phase::Booting | Phase::Backoff { .. } => {}
+                Phase::Waiting { lacks, .. } => Some(lacks),
+                Phase::Booting | Phase::Backoff { .. } => None,
+            };
+            if shown != lacks {
+                self.see(id, lacks.map_or(Event::Booting, Event::Waiting), &sandbox).await?;
+                shown = lacks;
             }
-            sandbox = self.ask_until(node, id, deadline).await?;
+            sandbox = match (self.ask_until(node, id, deadline).await, lacks) {
+                // Whoever asked for it is not kept waiting for what may take days.
+                (Err(Trouble { error: SpawnError::Timeout { .. }, .. }), Some(lacks)) => {
+                    return Err(Trouble::new(FailReason::NodeRefused, SpawnError::NodeLacks(lacks)));
+                }
+                (asked, _) => asked?,
+            };
         }
     }
 
@@ -225,7 +237,11 @@ impl Inner {
 }
 
 fn no_room(why: NoRoom) -> Trouble {
-    Trouble::new(FailReason::NoCapacity, SpawnError::NoCapacity(why))
+    let reason = match why {
+        NoRoom::TooLarge { .. } => FailReason::ExceedsCapacity,
+        NoRoom::NoNodes | NoRoom::Full => FailReason::NoCapacity,
+    };
+    Trouble::new(reason, SpawnError::NoCapacity(why))
 }
 
 const fn label(error: &SpawnError) -> &'static str {
@@ -234,6 +250,7 @@ const fn label(error: &SpawnError) -> &'static str {
         SpawnError::NoImage(_) => "no_image",
         SpawnError::NodeUnavailable(_) => "node_unavailable",
         SpawnError::Timeout { .. } => "timeout",
+        SpawnError::NodeLacks(_) => "node_lacks",
         SpawnError::Failed(_) => "failed",
         SpawnError::Stopped(_) => "stopped",
         SpawnError::ShuttingDown => "shutting_down",

@@ -1,15 +1,18 @@
 //! Taking an agent down.
 //!
-//! Its record is ended by the node's word alone. What was sent to the node and
+//! Its disks are erased by its owner's word alone; at any other end its node sets them
+//! aside. Its record is ended by the node's word alone. What was sent to the node and
 //! may still be under way is waited for, and taken down again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{AgentId, Event, State, StopReason};
+use domain::{AgentId, End, Event, State, StopReason};
 use store::{Record, StoreError};
 use tracing::Instrument;
+use wire::node::{Data, Gone};
 
+use crate::error::StopError;
 use crate::node::{Node, within};
 use crate::service::Inner;
 
@@ -21,15 +24,24 @@ const LEAVING: usize = 64;
 impl Inner {
     /// Writes down that the agent is to end, then takes it down. If its node
     /// does not answer, the record stays `stopping`, and reconciliation goes on.
-    pub(crate) async fn stop(self: &Arc<Self>, id: AgentId, reason: StopReason) -> Result<Record, StoreError> {
-        let advanced = self.store.advance(id, Event::Stop(reason), self.clock.now()).await?;
-        if !advanced.record.state.is_live() {
-            return Ok(advanced.record);
+    pub(crate) async fn stop(self: &Arc<Self>, id: AgentId, reason: StopReason) -> Result<Record, StopError> {
+        let mut record = self.store.advance(id, Event::Stop(reason), self.clock.now()).await?.record;
+        if record.state.is_live() {
+            record = self.tear_down_in_time(id).await?;
+            let outcome = if record.state.is_live() { "delayed" } else { "done" };
+            metrics::counter!("palatine_stops_total", "outcome" => outcome).increment(1);
         }
-        let record = self.tear_down_in_time(id).await?;
-        let outcome = if record.state.is_live() { "delayed" } else { "done" };
-        metrics::counter!("palatine_stops_total", "outcome" => outcome).increment(1);
-        Ok(record)
+        let erase = End::Stopped(reason).is_owners_word() && record.data_kept_until.is_some();
+        if erase { self.erase_kept(record).await } else { Ok(record) }
+    }
+
+    /// Erases the disks of an agent that has ended another way than by its owner's
+    /// word, which has come now.
+    async fn erase_kept(&self, record: Record) -> Result<Record, StopError> {
+        let node = record.node.as_deref().and_then(|name| self.node(name)).ok_or(StopError::NodeUnavailable)?;
+        self.delete(node.as_ref(), record.id, Data::Erase).await.ok_or(StopError::NodeUnavailable)?;
+        self.store.note_erased(record.id).await?;
+        Ok(Record { data_kept_until: None, ..record })
     }
 
     /// Takes an agent down, and says how it is after a time that a caller can
@@ -74,44 +86,41 @@ impl Inner {
     pub(crate) async fn tear_down(&self, id: AgentId) -> Result<Record, StoreError> {
         let _turn = self.locks.turn(id).await;
         let record = self.store.get(id).await?.ok_or(StoreError::Unknown(id))?;
-        if !matches!(record.state, State::Stopping(_)) {
-            return Ok(record);
-        }
+        let State::Stopping(end) = record.state else { return Ok(record) };
+        let data = if end.is_owners_word() { Data::Erase } else { Data::Keep };
+        let mut kept_until = None;
         if let Some(name) = &record.node {
             let Some(node) = self.node(name) else {
                 tracing::warn!(agent = %id, node = name, "the agent's node is not configured: it cannot be taken down");
                 return Ok(record);
             };
-            if !self.clear(node.as_ref(), id).await {
-                return Ok(record);
-            }
+            let Some(gone) = self.clear(node.as_ref(), id, data).await else { return Ok(record) };
+            kept_until = gone.kept_until;
             self.last_marks(name).await;
         }
-        let ended = self.store.advance(id, Event::Gone, self.clock.now()).await?;
+        let ended = self.store.bury(id, kept_until, self.clock.now()).await?;
         self.unsettled.forget(id);
         Ok(ended.record)
     }
 
-    /// Whether the node says that nothing of the agent is left, and nothing can
-    /// come any more.
-    async fn clear(&self, node: &dyn Node, id: AgentId) -> bool {
-        if !self.delete(node, id).await {
-            return false;
-        }
-        let Some(rest) = self.unsettled.rest(id, self.config.settle()) else { return true };
+    /// What is left of the agent on its node, once that says that nothing of it runs and
+    /// nothing can come any more.
+    async fn clear(&self, node: &dyn Node, id: AgentId, data: Data) -> Option<Gone> {
+        let gone = self.delete(node, id, data).await?;
+        let Some(rest) = self.unsettled.rest(id, self.config.settle()) else { return Some(gone) };
         tokio::time::sleep(rest).await;
-        self.delete(node, id).await
+        self.delete(node, id, data).await
     }
 
-    /// Deletes on the node; says whether it confirmed.
-    pub(crate) async fn delete(&self, node: &dyn Node, id: AgentId) -> bool {
+    /// Deletes on the node; says what it confirmed.
+    pub(crate) async fn delete(&self, node: &dyn Node, id: AgentId, data: Data) -> Option<Gone> {
         let grace = self.config.stop_grace();
         let deadline = grace + self.config.node_timeout();
-        match within("delete the sandbox", deadline, node.delete(id, grace)).await {
-            Ok(()) => true,
+        match within("delete the sandbox", deadline, node.delete(id, grace, data)).await {
+            Ok(gone) => Some(gone),
             Err(error) => {
                 tracing::warn!(agent = %id, node = node.name(), %error, "a sandbox cannot be taken down yet");
-                false
+                None
             }
         }
     }

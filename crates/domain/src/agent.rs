@@ -2,11 +2,15 @@
 //!
 //! ```text
 //! reserved ─▶ placed ─▶ booting ⇄ ready
-//!     │          │         │        │
+//!     │          │         │ ⇅ ⤡    │
+//!     │          │      waiting(lack)
 //!     └──────────┴────┬────┴────────┘
 //!                     ▼
 //!               stopping(end) ─▶ stopped(reason) | failed(reason)
 //! ```
+//!
+//! `waiting` is the node's trouble and not the agent's failure: it lasts as long as
+//! the node lacks something, and nobody is billed for it.
 //!
 //! Every way out leads through `stopping`: a wallet is free again only when the
 //! node has said that nothing of its agent runs any more. `end` says which of
@@ -39,12 +43,60 @@ pub enum FailReason {
     CrashLoop,
     /// No node has room.
     NoCapacity,
+    /// No node could hold it, even empty.
+    ExceedsCapacity,
     /// The node refused or could not start it.
     NodeRefused,
     /// The spawn was cut off before a node heard of it.
     Interrupted,
     /// The node no longer knows it.
     Lost,
+}
+
+/// What a node lacks to run an agent. It is waited for: no agent fails of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Lack {
+    /// Room on its disk, or a disk that works.
+    Disk,
+    /// The agent's image.
+    Image,
+    /// A network for the guest: links, tun, packet rules.
+    Network,
+    /// Limits for the guest.
+    Cgroup,
+    /// A VMM that starts, or the kernel it boots.
+    Vmm,
+    /// Its own records of the agent, which cannot be written or read.
+    Ledger,
+    /// Something else of the machine; the node's log says what.
+    Host,
+}
+
+impl Lack {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Disk, Self::Image, Self::Network, Self::Cgroup, Self::Vmm, Self::Ledger, Self::Host];
+
+    /// The name as the wire and the database write it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disk => "disk",
+            Self::Image => "image",
+            Self::Network => "network",
+            Self::Cgroup => "cgroup",
+            Self::Vmm => "vmm",
+            Self::Ledger => "ledger",
+            Self::Host => "host",
+        }
+    }
+}
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// How a stopping agent will end.
@@ -56,6 +108,17 @@ pub enum End {
     Failed(FailReason),
 }
 
+impl End {
+    /// Whether this end is its owner's word, which alone erases an agent's data.
+    #[must_use]
+    pub const fn is_owners_word(self) -> bool {
+        match self {
+            Self::Stopped(StopReason::Requested) => true,
+            Self::Stopped(StopReason::Balance | StopReason::Operator) | Self::Failed(_) => false,
+        }
+    }
+}
+
 /// Where an agent is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
@@ -65,6 +128,8 @@ pub enum State {
     Placed,
     /// The node has started it, or starts it again.
     Booting,
+    /// Its node lacks this, and starts it when it is there.
+    Waiting(Lack),
     /// It answers.
     Ready,
     /// It is being taken down, to this end.
@@ -83,6 +148,7 @@ pub enum StateName {
     Reserved,
     Placed,
     Booting,
+    Waiting,
     Ready,
     Stopping,
     Stopped,
@@ -97,6 +163,7 @@ impl StateName {
             Self::Reserved => "reserved",
             Self::Placed => "placed",
             Self::Booting => "booting",
+            Self::Waiting => "waiting",
             Self::Ready => "ready",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
@@ -125,6 +192,7 @@ impl State {
             Self::Reserved => StateName::Reserved,
             Self::Placed => StateName::Placed,
             Self::Booting => StateName::Booting,
+            Self::Waiting(_) => StateName::Waiting,
             Self::Ready => StateName::Ready,
             Self::Stopping(_) => StateName::Stopping,
             Self::Stopped(_) => StateName::Stopped,
@@ -145,7 +213,7 @@ impl State {
             Self::Stopping(end) => Some(end),
             Self::Stopped(reason) => Some(End::Stopped(reason)),
             Self::Failed(reason) => Some(End::Failed(reason)),
-            Self::Reserved | Self::Placed | Self::Booting | Self::Ready => None,
+            Self::Reserved | Self::Placed | Self::Booting | Self::Waiting(_) | Self::Ready => None,
         }
     }
 }
@@ -157,6 +225,8 @@ pub enum Event {
     Placed,
     /// The node starts it, for the first time or again.
     Booting,
+    /// The node cannot start it, or go on with it, for want of this.
+    Waiting(Lack),
     /// It answers.
     Ready,
     /// Somebody wants it gone, on purpose.
@@ -196,30 +266,34 @@ pub struct Refusal {
 /// # Errors
 /// A [`Refusal`] for a step the diagram does not have.
 pub fn step(state: State, event: Event) -> Result<(State, &'static [Action]), Refusal> {
-    use State::{Booting, Failed, Placed, Ready, Reserved, Stopped, Stopping};
+    use State::{Booting, Failed, Placed, Ready, Reserved, Stopped, Stopping, Waiting};
     let to = |next: State, actions: &'static [Action]| Ok((next, actions));
     match (state, event) {
         (Reserved, Event::Placed) => to(Placed, &[Action::Create]),
         (Placed, Event::Placed) => to(Placed, &[]),
-        (Placed | Booting | Ready, Event::Booting) => to(Booting, &[]),
-        (Placed | Booting | Ready, Event::Ready) => to(Ready, &[]),
-        (Reserved | Placed | Booting | Ready, Event::Stop(reason)) => {
+        (Placed | Booting | Waiting(_) | Ready, Event::Booting) => to(Booting, &[]),
+        (Placed | Booting | Waiting(_) | Ready, Event::Waiting(lack)) => to(Waiting(lack), &[]),
+        (Placed | Booting | Waiting(_) | Ready, Event::Ready) => to(Ready, &[]),
+        (Reserved | Placed | Booting | Waiting(_) | Ready, Event::Stop(reason)) => {
             to(Stopping(End::Stopped(reason)), &[Action::Destroy])
         }
-        (Reserved | Placed | Booting | Ready, Event::Fail(reason)) => {
+        (Reserved | Placed | Booting | Waiting(_) | Ready, Event::Fail(reason)) => {
             to(Stopping(End::Failed(reason)), &[Action::Destroy])
         }
-        (Reserved | Placed | Booting | Ready, Event::Gone) => to(Failed(FailReason::Lost), &[Action::FreeWallet]),
+        (Reserved | Placed | Booting | Waiting(_) | Ready, Event::Gone) => {
+            to(Failed(FailReason::Lost), &[Action::FreeWallet])
+        }
         // The first end stands: a stop during a failure does not rewrite it.
         (Stopping(_), Event::Stop(_) | Event::Fail(_)) => to(state, &[]),
         (Stopping(End::Stopped(reason)), Event::Gone) => to(Stopped(reason), &[Action::FreeWallet]),
         (Stopping(End::Failed(reason)), Event::Gone) => to(Failed(reason), &[Action::FreeWallet]),
         (Stopped(_) | Failed(_), Event::Stop(_) | Event::Fail(_) | Event::Gone) => to(state, &[]),
-        (Reserved, Event::Booting | Event::Ready)
-        | (Booting | Ready, Event::Placed)
-        | (Stopping(_) | Stopped(_) | Failed(_), Event::Placed | Event::Booting | Event::Ready) => {
-            Err(Refusal { state, event })
-        }
+        (Reserved, Event::Booting | Event::Waiting(_) | Event::Ready)
+        | (Booting | Waiting(_) | Ready, Event::Placed)
+        | (
+            Stopping(_) | Stopped(_) | Failed(_),
+            Event::Placed | Event::Booting | Event::Waiting(_) | Event::Ready,
+        ) => Err(Refusal { state, event }),
     }
 }
 
@@ -232,6 +306,7 @@ mod tests {
         let one = prop_oneof![
             Just(Event::Placed),
             Just(Event::Booting),
+            Just(Event::Waiting(Lack::Disk)),
             Just(Event::Ready),
             Just(Event::Stop(StopReason::Requested)),
             Just(Event::Fail(FailReason::CrashLoop)),
@@ -263,6 +338,18 @@ mod tests {
             let (state, _) = step(state, Event::Stop(StopReason::Requested)).unwrap();
             let (state, _) = step(state, Event::Gone).unwrap();
             prop_assert!(!state.is_live());
+        }
+
+        #[test]
+        fn fault_1_1_what_a_node_lacks_ends_no_agent(story in events(), lack in proptest::sample::select(&Lack::ALL[..])) {
+            let mut state = State::Reserved;
+            for event in story {
+                if let Ok((next, _)) = step(state, event) { state = next; }
+            }
+            if let Ok((waiting, actions)) = step(state, Event::Waiting(lack)) {
+                prop_assert!(waiting.is_live() && waiting.end().is_none() && actions.is_empty());
+                prop_assert_eq!(step(waiting, Event::Ready).unwrap().0, State::Ready);
+            }
         }
 
         #[test]

@@ -13,7 +13,7 @@ mod tier;
 mod time;
 pub mod vault;
 
-pub use agent::{Action, End, Event, FailReason, Refusal, State, StateName, StopReason, step};
+pub use agent::{Action, End, Event, FailReason, Lack, Refusal, State, StateName, StopReason, step};
 pub use alloy_primitives::{Address, B256, Bytes, U256};
 pub use id::{AgentId, Generation, IdError, ImageDigest, Wallet};
 pub use metering::{Mark, MarkKind, Meter, Usage};

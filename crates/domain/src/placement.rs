@@ -22,16 +22,28 @@ pub struct NodeView {
     pub cores: u32,
     /// Virtual processors that are still to be given.
     pub free_cores: u32,
+    /// Memory of an empty node, in MiB.
+    pub memory_mib: u64,
     /// Memory that is still to be given, in MiB.
     pub free_memory_mib: u64,
+    /// What each agent's disks are promised there, in MiB.
+    pub agent_disk_mib: u64,
+    /// Disk that is still to be promised, in MiB.
+    pub free_disk_mib: u64,
 }
 
 impl NodeView {
+    /// Whether it could hold the agent if nothing else were there.
+    const fn could_hold(&self, ask: Ask) -> bool {
+        ask.cores <= self.cores && ask.memory_mib <= self.memory_mib
+    }
+
     fn holds(&self, ask: Ask) -> bool {
         self.schedulable
             && ask.cores <= self.cores
             && ask.cores <= self.free_cores
             && ask.memory_mib <= self.free_memory_mib
+            && self.agent_disk_mib <= self.free_disk_mib
     }
 }
 
@@ -41,9 +53,17 @@ pub enum NoRoom {
     /// No node takes new agents.
     #[error("no node takes new agents")]
     NoNodes,
-    /// No node is large enough, even empty.
-    #[error("no node has {0} cores")]
-    TooLarge(u32),
+    /// No node is large enough, even empty: waiting does not help.
+    #[error(
+        "no node can hold {} cores and {} MiB of memory; the largest has {} cores and {} MiB",
+        ask.cores, ask.memory_mib, most.cores, most.memory_mib
+    )]
+    TooLarge {
+        /// What was asked for.
+        ask: Ask,
+        /// What the largest node has.
+        most: Ask,
+    },
     /// All nodes that could are full.
     #[error("every node is full")]
     Full,
@@ -55,12 +75,11 @@ pub enum NoRoom {
 /// # Errors
 /// [`NoRoom`] says whether waiting can help.
 pub fn place(nodes: &[NodeView], ask: Ask) -> Result<&NodeView, NoRoom> {
-    let mut open = nodes.iter().filter(|node| node.schedulable).peekable();
-    if open.peek().is_none() {
-        return Err(NoRoom::NoNodes);
-    }
-    if open.all(|node| node.cores < ask.cores) {
-        return Err(NoRoom::TooLarge(ask.cores));
+    let open = || nodes.iter().filter(|node| node.schedulable);
+    let largest = open().max_by_key(|node| (node.cores, node.memory_mib)).ok_or(NoRoom::NoNodes)?;
+    if !open().any(|node| node.could_hold(ask)) {
+        let most = Ask { cores: largest.cores, memory_mib: largest.memory_mib };
+        return Err(NoRoom::TooLarge { ask, most });
     }
     nodes
         .iter()
@@ -75,15 +94,55 @@ mod tests {
     use proptest::prelude::*;
 
     fn node() -> impl Strategy<Value = NodeView> {
-        ("[a-z]{1,4}", any::<bool>(), 1_u32..64, 0_u32..64, 0_u64..65_536).prop_map(
-            |(name, schedulable, cores, free_cores, free_memory_mib)| NodeView {
-                name,
-                schedulable,
-                cores,
-                free_cores,
-                free_memory_mib,
+        let sizes = (1_u32..64, 0_u64..65_536, 0_u64..16);
+        ("[a-z]{1,4}", any::<bool>(), sizes, 0_u32..64, 0_u64..65_536, 0_u64..32).prop_map(
+            |(name, schedulable, (cores, memory_mib, agent_disk_mib), free_cores, free_memory_mib, free_disk_mib)| {
+                let free_memory_mib = free_memory_mib.min(memory_mib);
+                NodeView {
+                    name,
+                    schedulable,
+                    cores,
+                    free_cores,
+                    memory_mib,
+                    free_memory_mib,
+                    agent_disk_mib,
+                    free_disk_mib,
+                }
             },
         )
+    }
+
+    fn large(cores: u32, memory_mib: u64) -> NodeView {
+        NodeView {
+            name: "one".to_owned(),
+            schedulable: true,
+            cores,
+            free_cores: 0,
+            memory_mib,
+            free_memory_mib: 0,
+            agent_disk_mib: 10,
+            free_disk_mib: 0,
+        }
+    }
+
+    #[test]
+    fn case_no_capacity_waiting_is_offered_only_where_it_can_help() {
+        let most = Ask { cores: 2, memory_mib: 4_096 };
+        let nodes = [large(most.cores, most.memory_mib)];
+        assert_eq!(place(&nodes, most), Err(NoRoom::Full));
+        for ask in [Ask { cores: 4, ..most }, Ask { memory_mib: 8_192, ..most }] {
+            assert_eq!(place(&nodes, ask), Err(NoRoom::TooLarge { ask, most }));
+        }
+        assert_eq!(place(&[], most), Err(NoRoom::NoNodes));
+    }
+
+    #[test]
+    fn fault_1_6_a_node_that_has_promised_its_disk_is_full() {
+        let ask = Ask { cores: 1, memory_mib: 1 };
+        let node = NodeView { free_cores: 2, free_memory_mib: 4_096, free_disk_mib: 9, ..large(2, 4_096) };
+        assert_eq!(place(std::slice::from_ref(&node), ask), Err(NoRoom::Full));
+        let roomy = NodeView { free_disk_mib: 10, ..node };
+        assert!(place(&[roomy], ask).is_ok());
     }
 
     proptest! {

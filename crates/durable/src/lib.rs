@@ -7,6 +7,8 @@
 
 mod failpoint;
 mod file;
+mod reserve;
 
 pub use failpoint::{AT, SEEN, failpoint};
 pub use file::{create, create_from, make_dir, move_to, parent, replace, sync_parent, wipe};
+pub use reserve::Reserve;

@@ -17,7 +17,8 @@ use crate::state::Gateway;
 /// Agents in one list at most.
 const MAX_LISTED: u32 = 100;
 
-/// Stops an agent. Ownership is enough: the balance is not asked for.
+/// Stops an agent and erases its data. Ownership is enough: the balance is not asked
+/// for. Of an agent that has ended another way, erases what its node still keeps.
 #[utoipa::path(
     post,
     operation_id = "stop",

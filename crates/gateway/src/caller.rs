@@ -26,6 +26,8 @@ use crate::state::Gateway;
 pub(crate) struct Verified {
     pub(crate) wallet: Wallet,
     pub(crate) stamp: Stamp,
+    /// Whether it covers this request alone.
+    pub(crate) bound: bool,
     pub(crate) body: Bytes,
     pub(crate) now: UnixMillis,
 }
@@ -38,7 +40,7 @@ pub(crate) struct Owner {
 }
 
 /// An [`Owner`] who only reads what is its own, and may have signed Romulus's own
-/// text.
+/// text. That works on a full disk too.
 pub(crate) struct Reader(pub(crate) Owner);
 
 /// An [`Owner`] who is let in however often the wallet has asked, and may have
@@ -82,7 +84,7 @@ impl FromRequest<Arc<Gateway>> for Reader {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        spend(gateway, verify_counted(gateway, request, Opens::EitherText).await?).await.map(Self)
+        spend_essential(gateway, verify_counted(gateway, request, Opens::EitherText).await?).await.map(Self)
     }
 }
 
@@ -90,13 +92,19 @@ impl FromRequest<Arc<Gateway>> for Stopper {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        spend(gateway, verify(gateway, request, Opens::EitherText).await?).await.map(Self)
+        spend_essential(gateway, verify(gateway, request, Opens::EitherText).await?).await.map(Self)
     }
 }
 
 async fn spend(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> {
-    let Verified { wallet, stamp, body, now } = verified;
+    let Verified { wallet, stamp, body, now, .. } = verified;
     gateway.spend(stamp).await?;
+    Ok(Owner { wallet, body, now })
+}
+
+async fn spend_essential(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> {
+    let Verified { wallet, stamp, bound, body, now } = verified;
+    gateway.spend_essential(stamp, bound).await?;
     Ok(Owner { wallet, body, now })
 }
 
@@ -155,7 +163,7 @@ fn verify_over(gateway: &Gateway, policy: Policy<'_>, head: &Parts, body: Bytes)
         return Err(store::StoreError::Replayed.into());
     }
     let stamp = Stamp { key: signed.stamp_key, expires_at: signed.expires_at };
-    Ok(Verified { wallet: signed.wallet, stamp, body, now })
+    Ok(Verified { wallet: signed.wallet, stamp, bound: signed.bound, body, now })
 }
 
 /// What a bound signature of this request covers.

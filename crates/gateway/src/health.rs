@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use domain::{AgentId, UnixMillis};
+use domain::UnixMillis;
 use http::StatusCode;
 use tokio::time::MissedTickBehavior;
 use wire::public::{Part, PartReport, PartState, ReadyResponse};
@@ -65,7 +65,7 @@ impl Vitals {
 /// What a part does not do, as everybody may read it.
 const fn trouble_of(part: Part) -> &'static str {
     match part {
-        Part::Store => "the store does not answer",
+        Part::Store => "the store cannot be written: its disk is full, or does not answer",
         Part::Node => "no node answers",
         Part::Solana => "no Solana endpoint gives a balance",
         Part::Evm => "no EVM endpoint gives a block",
@@ -115,8 +115,8 @@ impl Gateway {
 
     /// What `/ready` says.
     pub(crate) async fn readiness(&self) -> (StatusCode, ReadyResponse) {
-        let stored = self.parts.store.get(AgentId::from_bits(0)).await;
-        self.vitals.note(Part::Store, stored.map(drop).map_err(|error| error.to_string()), self.now());
+        let stored = self.parts.store.check().await;
+        self.vitals.note(Part::Store, stored.map_err(|error| error.to_string()), self.now());
         let parts = self.vitals.reports();
         let failing = |report: &&PartReport| report.state == PartState::Failing;
         let missing = parts.iter().filter(failing).any(|report| is_needed(report.part));

@@ -162,7 +162,7 @@ impl Gateway {
             State::Ready => Ok(record),
             // It is being started again: it may be back before we are told.
             State::Booting if record.was_ready => Ok(record),
-            State::Reserved | State::Placed | State::Booting => {
+            State::Reserved | State::Placed | State::Booting | State::Waiting(_) => {
                 Err(Fault::new(Code::AgentNotReady, "the agent is starting; try again").retry_after(1).into())
             }
             State::Stopping(_) | State::Stopped(_) | State::Failed(_) => {

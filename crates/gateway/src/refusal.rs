@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::response::IntoResponse;
 use chain::BalanceError;
 use control::{SpawnError, StopError};
-use domain::FailReason;
+use domain::{FailReason, NoRoom};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use store::StoreError;
@@ -20,6 +20,8 @@ use crate::limit::TooOften;
 /// Seconds after which a caller may try again what failed for want of something
 /// that comes back by itself.
 const SOON_S: u64 = 2;
+/// The same for what comes back when somebody has made room.
+const LATER_S: u64 = 30;
 
 /// Why a request is not answered as it wished.
 #[derive(Debug)]
@@ -143,6 +145,11 @@ fn store_fault(error: &StoreError) -> Fault {
         StoreError::Replayed => Fault::new(Code::ReplayedSignature, "this signature was used before; sign again"),
         StoreError::Unknown(_) => Fault::new(Code::NotFound, "there is no such agent, or it is not yours"),
         StoreError::Refused(_) => Fault::new(Code::WrongState, "the agent is not in a state that allows this"),
+        error if error.retryable() => {
+            tracing::error!(error = %chain_of(error), "the store cannot be used just now");
+            let said = "nothing new can be written down just now; stopping and looking at agents works";
+            Fault::new(Code::StoreUnavailable, said).retry_after(LATER_S)
+        }
         error => internal(error),
     }
 }
@@ -160,10 +167,16 @@ fn node_unavailable() -> Fault {
 
 fn spawn_fault(error: &SpawnError) -> Fault {
     match error {
+        SpawnError::NoCapacity(why @ NoRoom::TooLarge { .. }) => too_large(&why.to_string()),
         SpawnError::NoCapacity(_) => failed_fault(FailReason::NoCapacity),
         SpawnError::NoImage(image) => {
             Fault::new(Code::NoImage, format!("no node has the image {image}; its operator must import it"))
         }
+        SpawnError::NodeLacks(lack) => Fault::new(
+            Code::NodeUnavailable,
+            format!("the node lacks what it needs to start agents ({lack}); its operator has to mend that"),
+        )
+        .retry_after(LATER_S),
         SpawnError::TooMany(_) => {
             Fault::new(Code::NoCapacity, "too many agents are being started; try again").retry_after(SOON_S)
         }
@@ -185,6 +198,11 @@ fn spawn_fault(error: &SpawnError) -> Fault {
 fn stop_fault(error: &StopError) -> Fault {
     match error {
         StopError::Store(error) => store_fault(error),
+        StopError::NodeUnavailable => Fault::new(
+            Code::NodeUnavailable,
+            "the agent has ended, and the node that keeps its disks does not answer: ask again to have them erased",
+        )
+        .retry_after(SOON_S),
         StopError::CutOff => internal(error),
     }
 }
@@ -242,6 +260,7 @@ fn failed_fault(reason: FailReason) -> Fault {
         FailReason::NoCapacity => {
             Fault::new(Code::NoCapacity, "no node has room for an agent of this tier").retry_after(SOON_S)
         }
+        FailReason::ExceedsCapacity => too_large("it is larger than any node"),
         FailReason::CrashLoop => {
             Fault::new(Code::SpawnFailed, "the agent died again and again while starting; its slot is free again")
         }
@@ -249,6 +268,11 @@ fn failed_fault(reason: FailReason) -> Fault {
             Fault::new(Code::SpawnFailed, "the agent could not be started; its slot is free again")
         }
     }
+}
+
+/// Waiting does not help, so there is no time after which to try again.
+fn too_large(why: &str) -> Fault {
+    Fault::new(Code::ExceedsCapacity, format!("this host cannot hold it: {why}; ask for less with cores and memory"))
 }
 
 impl IntoResponse for Refusal {

@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_misread_body_names_the_field_and_never_a_value() {
         assert_eq!(said("{}").field.as_deref(), Some("agent_type"));
-        assert_eq!(said(r#"{"agent_type": "a", "cores": 64}"#).field.as_deref(), Some("cores"));
+        assert_eq!(said(r#"{"agent_type": "a", "gpus": 8}"#).field.as_deref(), Some("gpus"));
         assert_eq!(said(r#"{"agent_type": "a", "agent_type": "a"}"#).field.as_deref(), Some("agent_type"));
         for body in [
             r#"{"agent_type": "a", "env": "hush"}"#,

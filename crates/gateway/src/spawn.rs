@@ -157,7 +157,7 @@ impl Gateway {
         match record.state {
             Life::Failed(reason) => Err(Refusal::Failed(reason)),
             Life::Stopping(domain::End::Failed(reason)) => Err(Refusal::Failed(reason)),
-            Life::Reserved | Life::Placed | Life::Booting => self.spawned(StatusCode::ACCEPTED, &record),
+            Life::Reserved | Life::Placed | Life::Booting | Life::Waiting(_) => self.spawned(StatusCode::ACCEPTED, &record),
             Life::Ready | Life::Stopping(domain::End::Stopped(_)) | Life::Stopped(_) => {
                 self.spawned(StatusCode::OK, &record)
             }
@@ -171,7 +171,7 @@ impl Gateway {
         let mut news = self.parts.store.subscribe();
         let waiting = async {
             let mut record = self.parts.store.get(id).await?.unwrap_or(record);
-            while matches!(record.state, Life::Reserved | Life::Placed | Life::Booting) {
+            while matches!(record.state, Life::Reserved | Life::Placed | Life::Booting | Life::Waiting(_)) {
                 // Lagging behind is as good a reason to look again as news.
                 let _ = news.recv().await;
                 record = self.parts.store.get(id).await?.ok_or_else(Refusal::not_found)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use auth::{GatewayName, Tokens};
 use chain::Balances;
 use control::Control;
-use domain::{AgentId, End, Tiers, UnixMillis, Wallet};
+use domain::{AgentId, Tiers, UnixMillis, Wallet};
 use metrics_exporter_prometheus::PrometheusHandle;
 use moka::future::Cache;
 use store::{Record, Stamp, Store};
@@ -137,6 +137,18 @@ impl Gateway {
         Ok(())
     }
 
+    /// Spends a signature for what must work on a full disk too. Where even that is not
+    /// possible, one that is good for this request alone is remembered in memory: at the
+    /// worst the same is asked twice.
+    pub(crate) async fn spend_essential(&self, stamp: Stamp, bound: bool) -> Result<(), Refusal> {
+        match self.parts.store.spend_essential(stamp).await {
+            Err(error) if bound && error.retryable() => tracing::warn!(%error, "a signature is spent in memory alone"),
+            spent => spent?,
+        }
+        self.spent.note(stamp.key);
+        Ok(())
+    }
+
     /// The financial layer, if there is one.
     pub(crate) fn treasury(&self) -> Result<&Treasury, Refusal> {
         self.parts.treasury.as_ref().ok_or_else(|| {
@@ -164,7 +176,8 @@ impl Gateway {
             tier: record.tier.clone(),
             spawned_at: record.spawned_at,
             state: record.state.name(),
-            reason: record.state.end().map(reason),
+            reason: Reason::of(record.state),
+            data_kept_until: record.data_kept_until,
             agent_type: record.agent_type.clone(),
             image: record.image,
             runtime: record.runtime.clone(),
@@ -177,12 +190,5 @@ impl Gateway {
     /// The same with its bearer token: in the answer of a spawn alone.
     pub(crate) fn view_with_token(&self, record: &Record) -> Agent {
         Agent { token: Some(Secret(self.parts.tokens.token(record.id))), ..self.view(record) }
-    }
-}
-
-const fn reason(end: End) -> Reason {
-    match end {
-        End::Stopped(reason) => Reason::Stopped(reason),
-        End::Failed(reason) => Reason::Failed(reason),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use domain::{AgentId, ImageDigest, Tier, TierName};
+use domain::{AgentId, ImageDigest, Tier, TierName, Tiers};
 use http::header::{CONTENT_TYPE, HeaderMap};
 use store::{Idempotency, Reservation};
 use wire::Environment;
@@ -44,7 +44,8 @@ impl Gateway {
             None => Some(self.named(table.clone(), &request.agent_type).await?),
             Some(_) => None,
         };
-        let (tier, tier_config) = self.tier(verified).await?;
+        let (tier, full) = self.tier(verified).await?;
+        let tier_config = part_of(full, request.cores, request.memory)?;
         let image = match (named, &request.image_ref) {
             (Some(image), _) => image,
             (None, reference) => self.brought(&table, reference.as_deref().unwrap_or(""), &tier)?,
@@ -138,6 +139,22 @@ impl Wish {
     }
 }
 
+/// The part of a tier that was asked for.
+fn part_of(tier: Tier, cores: Option<u32>, memory: Option<u32>) -> Result<Tier, Refusal> {
+    let part = |field, asked: Option<u32>, least: u32, most: u32| match asked {
+        Some(asked) if !(least..=most).contains(&asked) => {
+            let said = format!("{field} must be from {least} to {most}, which your tier gives, not {asked}");
+            Err(Refusal::from(Fault::new(Code::InvalidRequest, said).field(field)))
+        }
+        asked => Ok(asked.unwrap_or(most)),
+    };
+    Ok(Tier {
+        cores: part("cores", cores, 1, tier.cores)?,
+        memory: part("memory", memory, Tiers::MIN_MEMORY_MIB, tier.memory)?,
+        ..tier
+    })
+}
+
 fn parse(headers: &HeaderMap, body: &[u8]) -> Result<SpawnRequest, Refusal> {
     let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     let essence = kind.split(';').next().unwrap_or("").trim();
@@ -150,4 +167,22 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Result<SpawnRequest, Refusal> {
         return Err(Fault::new(Code::InvalidRequest, said).field("agent_type").into());
     }
     Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_no_capacity_a_part_of_a_tier_may_be_asked_for_and_no_more_than_it() {
+        let tier = Tier { min: 7, cores: 4, memory: 4_096 };
+        assert_eq!(part_of(tier, None, None).unwrap(), tier);
+        assert_eq!(part_of(tier, Some(2), Some(1_024)).unwrap(), Tier { cores: 2, memory: 1_024, ..tier });
+        for (cores, memory, field) in
+            [(Some(5), None, "cores"), (Some(0), None, "cores"), (None, Some(4_097), "memory"), (None, Some(1), "memory")]
+        {
+            let fault = Fault::from(part_of(tier, cores, memory).unwrap_err());
+            assert_eq!((fault.code, fault.field.as_deref()), (Code::InvalidRequest, Some(field)));
+        }
+    }
 }

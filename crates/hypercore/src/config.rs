@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
+use domain::UnixMillis;
 use sandbox::qemu::Choice;
 use serde::{Deserialize, Serialize};
+use wire::node::{KeptCause, Retention};
 
-use crate::policy::RestartPolicy;
+use crate::policy::{Backoff, RestartPolicy};
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// What becomes of the guests when the daemon is asked to end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +65,13 @@ pub struct Config {
     /// Disk space under `state` that must stay free, in MiB: below it nothing is
     /// created. Default 1024.
     pub disk_free_mib: u64,
+    /// Percent of the room for agents' disks that is promised at most: what is free
+    /// and what those disks take already, less `disk_free_mib`. Above 100 more is
+    /// promised than there is, and an agent waits when the disk is full. Default 200.
+    pub disk_percent: u32,
+    /// Days for which disks are kept that outlived their agent: one that failed, or
+    /// whose holder's balance fell. Default 30, at least 1.
+    pub retention_days: u64,
     /// The first user id for VMMs: each sandbox has one of its own, also among the nodes
     /// of one machine. Default 1879048192, the start of a range that Linux distributions
     /// leave alone.
@@ -119,6 +130,8 @@ impl Default for Config {
             data_mib: 4_096,
             disk_mib_per_second: 0,
             disk_free_mib: 1_024,
+            disk_percent: 200,
+            retention_days: 30,
             first_uid: 1_879_048_192,
             boot_deadline_ms: 60_000,
             health_period_ms: 2_000,
@@ -197,6 +210,8 @@ impl Config {
             ("probe_deadline_ms", self.probe_deadline_ms),
             ("vcpus_per_core", self.vcpus_per_core.into()),
             ("memory_percent", self.memory_percent.into()),
+            ("disk_percent", self.disk_percent.into()),
+            ("retention_days", self.retention_days),
             ("boot_deadline_ms", self.boot_deadline_ms),
             ("health_period_ms", self.health_period_ms),
             ("health_failures", self.health_failures.into()),
@@ -213,12 +228,29 @@ impl Config {
         numbers.iter().find(|(_, number)| *number == 0).map_or(Ok(()), |(key, _)| Err(ConfigError::Zero(key)))
     }
 
+    /// What one agent's disks are promised.
+    pub(crate) const fn agent_disk_mib(&self) -> u64 {
+        self.layer_mib.saturating_add(self.data_mib)
+    }
+
+    /// For how long disks are kept that are set aside now.
+    pub(crate) fn retention(&self, now: UnixMillis, cause: KeptCause) -> Retention {
+        Retention { since: now, until: now.plus(self.retention_ms()), cause }
+    }
+
+    pub(crate) const fn retention_ms(&self) -> u64 {
+        self.retention_days.saturating_mul(DAY_MS)
+    }
+
+    pub(crate) const fn backoff(&self) -> Backoff {
+        Backoff { first_ms: self.backoff_first_ms, longest_ms: self.backoff_longest_ms }
+    }
+
     pub(crate) const fn restart_policy(&self) -> RestartPolicy {
         RestartPolicy {
             most: self.restarts,
             window_ms: self.restart_window_s * 1_000,
-            first_ms: self.backoff_first_ms,
-            longest_ms: self.backoff_longest_ms,
+            backoff: self.backoff(),
         }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) struct Heartbeat(File);
 impl Heartbeat {
     /// Opens it, and says when the daemon before last lived.
     pub(crate) fn open(path: &Path) -> io::Result<(Self, Option<UnixMillis>)> {
-        let before = fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).map(UnixMillis);
+        let before = last_beat(path)?;
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
         Ok((Self(file), before))
     }
@@ -46,6 +46,22 @@ impl Heartbeat {
     }
 }
 
+/// The last beat. Of a file that cannot be read, the time at which it was written: a
+/// guest that died unseen must not be billed to this day.
+fn last_beat(path: &Path) -> io::Result<Option<UnixMillis>> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let said = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok()).map(UnixMillis);
+    if said.is_some() {
+        return Ok(said);
+    }
+    tracing::error!(path = %path.display(), "the heartbeat cannot be read; the time of its file is taken for it");
+    Ok(UnixMillis::from_system(fs::metadata(path)?.modified()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +75,14 @@ mod tests {
         heart.beat(UnixMillis(1_700_000_000_123)).unwrap();
         heart.beat(UnixMillis(7)).unwrap();
         assert_eq!(Heartbeat::open(&path).unwrap().1, Some(UnixMillis(7)));
+    }
+
+    #[test]
+    fn fault_1_2_a_heartbeat_that_cannot_be_read_says_when_it_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("heartbeat");
+        fs::write(&path, [0xff; 21]).unwrap();
+        let written = UnixMillis::from_system(fs::metadata(&path).unwrap().modified().unwrap());
+        assert_eq!(Heartbeat::open(&path).unwrap().1, written);
     }
 }

@@ -10,13 +10,17 @@
 //! | `guest` | talking to `pod`, which is hostile until proven otherwise |
 //! | `ledger` | what is remembered of sandboxes; environments, sealed |
 //! | `journal`, `heartbeat` | what was seen, for the bill; when the node last lived |
+//! | `quarantine`, `keeping` | what cannot be read; disks that outlived their sandbox |
 //! | `logs` | what agents and consoles have said, bounded |
 //! | `streams` | how many streams into an agent may be open |
 //!
 //! What must hold, whenever the daemon is killed:
 //! - A sandbox exists from its record's first write to its folder's end. What runs
 //!   without a record is ended at the next start; what has a record and does not run
-//!   is started, or its end is finished.
+//!   is started, or its end is finished. A record that cannot be read is neither: its
+//!   sandbox is left as it is.
+//! - What the node lacks is waited for. An agent's disks are erased by its owner's word
+//!   and at the end of their retention, and by nothing else.
 //! - Nothing is told that is not in the ledger and the journal.
 //! - A guest is billed from a mark to a mark; one that died unseen, to the last
 //!   heartbeat before: at most a second less than it lived, never more.
@@ -28,10 +32,12 @@ mod guest;
 mod heartbeat;
 mod images;
 mod journal;
+mod keeping;
 mod ledger;
 mod logs;
 mod node;
 mod policy;
+mod quarantine;
 mod registry;
 mod serve;
 mod streams;

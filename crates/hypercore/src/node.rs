@@ -5,28 +5,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{AgentId, MarkKind, NoRoom, Tiers, UnixMillis};
-use sandbox::Seat;
+use sandbox::{DriverError, Fate, Remains, Room, Seat};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
-use wire::node::{NodeInfo, Phase, Sandbox, SandboxSpec};
+use wire::node::{Data, Disks, Gone, KeptCause, NodeDisk, NodeInfo, Phase, Sandbox, SandboxSpec};
 use wire::pod::Run;
 use wire::{Environment, EnvironmentError};
 
+use crate::keeping;
 use crate::ledger::{Ledger, LedgerError, Record, Secrets};
-use crate::policy::{Desired, Offer, offer};
+use crate::policy::{Desired, DiskRoom, Load, Offer, offer};
+use crate::quarantine::Held;
 use crate::registry::Entry;
 use crate::streams::Streams;
-use crate::task::{EndError, Handle, Order, Origin, Shared, Task};
+use crate::task::{EndError, Handle, Order, Origin, Shared, Task, words};
 
 /// Orders that may wait for a task.
 const ORDERS: usize = 16;
 /// Pause before a task that does not end is asked again.
 const HALT_AGAIN: Duration = Duration::from_secs(1);
 const MIB: u64 = 1024 * 1024;
+/// What is wrong with a sandbox that has lost its record.
+const NO_RECORD: &str = "its record.json is not there, and the machine holds something of it: put the file back from a \
+                         backup and start hypercore again, or give the sandbox up with DELETE /v1/sandboxes/{id} on \
+                         the node's socket, which sets its disks aside";
 
 /// Why the node will not make a sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +55,8 @@ pub(crate) enum CreateError {
     Stale,
     #[error("the sandbox is being taken down")]
     Stopping,
+    #[error("the sandbox's record cannot be read: {0}")]
+    Quarantined(String),
     #[error("the node is going down")]
     Closing,
     #[error("write the ledger")]
@@ -57,6 +65,8 @@ pub(crate) enum CreateError {
     Images(#[from] image::ImageError),
     #[error("work on the disk")]
     Disk(#[source] std::io::Error),
+    #[error("look at the disk")]
+    Driver(#[from] DriverError),
 }
 
 /// What came of asking for a sandbox.
@@ -88,13 +98,23 @@ impl Node {
     pub(crate) async fn take_up(&self, last_alive: Option<UnixMillis>) -> anyhow::Result<()> {
         let ledger = self.ledger.clone();
         let found = spawn_blocking(move || ledger.load()).await??;
-        let known = found.records.iter().map(|record| (record.id, record.slot)).collect();
-        let swept = self.shared.runtime.sweep(&known).await?;
-        if swept > 0 {
-            tracing::warn!(swept, "leftovers of sandboxes that are not in the ledger were removed");
+        let remains = self.shared.runtime.remains().await?;
+        let at = last_alive.unwrap_or_else(|| self.shared.clock.now());
+        let (lost, cut_off): (Vec<_>, Vec<_>) = found.remains.into_iter().partition(|id| remains.contains_key(id));
+        let lost = lost.into_iter().map(|id| (id, NO_RECORD.to_owned()));
+        for (id, cause) in found.unreadable.into_iter().chain(lost) {
+            self.quarantine(id, cause, remains.get(&id).copied().unwrap_or_default(), at).await?;
         }
-        for id in found.remains {
-            let at = last_alive.unwrap_or_else(|| self.shared.clock.now());
+        let known = found.records.iter().map(|record| (record.id, Some(record.slot)));
+        let held = self.shared.registry.quarantine.list().into_iter();
+        let held = held.map(|held| (held.id, remains.get(&held.id).and_then(|remains| remains.slot)));
+        let known = known.chain(held).collect();
+        let retention = self.shared.config.retention(self.shared.clock.now(), KeptCause::Found);
+        let swept = self.shared.runtime.sweep(&known, &retention).await?;
+        if swept > 0 {
+            tracing::warn!(swept, "sandboxes that are not in the ledger were ended; their disks are set aside");
+        }
+        for id in cut_off {
             self.shared.journal.mark(id, MarkKind::Gone, at).await?;
             let shelf = self.ledger.shelf(id);
             spawn_blocking(move || shelf.remove()).await??;
@@ -104,6 +124,18 @@ impl Node {
             self.shared.registry.admit(handle);
             self.spawn(task, Origin::Found { last_alive });
         }
+        Ok(())
+    }
+
+    /// Leaves a sandbox alone of which something cannot be read. Nobody is let in to
+    /// it, so nobody is billed for it.
+    async fn quarantine(&self, id: AgentId, cause: String, remains: Remains, at: UnixMillis) -> anyhow::Result<()> {
+        tracing::error!(%id, runs = remains.runs, cause, "a sandbox is quarantined");
+        if self.shared.journal.standing(id) == Some(MarkKind::Ready) {
+            self.shared.journal.mark(id, MarkKind::Unready, at).await?;
+        }
+        let memory = self.shared.runtime.stats(id).await.map_or(0, |stats| stats.memory_bytes);
+        self.shared.registry.quarantine.hold(id, Held { remains, memory_mib: memory / MIB, cause });
         Ok(())
     }
 
@@ -118,12 +150,16 @@ impl Node {
         if let Some(held) = self.shared.registry.get(id) {
             return self.again(&held, &spec).await;
         }
-        let run = self.room_for(&spec).await?;
+        if let Some(held) = self.shared.registry.quarantine.get(id) {
+            return Err(CreateError::Quarantined(held.cause));
+        }
+        let (run, room) = self.room_for(&spec).await?;
+        let disk_mib = self.shared.config.agent_disk_mib();
         let (desired, now) = (Desired::from(&spec), self.shared.clock.now());
         let mut made = None;
         let ask = domain::Ask { cores: spec.cores, memory_mib: spec.memory_mib };
-        let entry = self.shared.registry.enter(id, ask, |slot| {
-            let (handle, task) = self.prepare(Record::new(Seat { id, slot }, desired, run, now));
+        let entry = self.shared.registry.enter(id, ask, room, |slot| {
+            let (handle, task) = self.prepare(Record::new(Seat { id, slot }, desired, run, disk_mib, now));
             made = Some(task);
             handle
         });
@@ -171,32 +207,63 @@ impl Node {
     }
 
     /// Whether the machine has what a new sandbox needs besides cores and memory.
-    async fn room_for(&self, spec: &SandboxSpec) -> Result<Run, CreateError> {
+    async fn room_for(&self, spec: &SandboxSpec) -> Result<(Run, DiskRoom), CreateError> {
         if self.tasks.is_closed() {
             return Err(CreateError::Closing);
         }
         if self.shared.journal.is_full() {
             return Err(CreateError::MarksFull);
         }
-        let (images, digest, state) = (self.shared.images.clone(), spec.image, self.shared.config.state.clone());
-        let looked = spawn_blocking(move || {
-            let stat = rustix::fs::statvfs(&state).map_err(|error| CreateError::Disk(error.into()))?;
-            Ok::<_, CreateError>((images.find(&digest)?, stat.f_bavail.saturating_mul(stat.f_frsize) / MIB))
-        });
-        let (base, free_mib) = looked.await.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
+        let (images, digest) = (self.shared.images.clone(), spec.image);
+        let base = spawn_blocking(move || images.find(&digest)).await;
+        let base = base.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
+        let room = disk_room(self.shared.runtime.room().await?);
         let (least_mib, path) = (self.shared.config.disk_free_mib, self.shared.config.state.clone());
-        if free_mib < least_mib {
-            return Err(CreateError::DiskFull { path, free_mib, least_mib });
+        if room.free_mib < least_mib {
+            return Err(CreateError::DiskFull { path, free_mib: room.free_mib, least_mib });
         }
-        Ok(base.ok_or(CreateError::NoImage(digest))?.run)
+        Ok((base.ok_or(CreateError::NoImage(digest))?.run, room))
     }
 
-    /// Takes a sandbox down. What is not there is gone already.
-    pub(crate) async fn delete(&self, id: AgentId, grace: Duration) -> Result<(), EndError> {
-        match self.shared.registry.get(id) {
-            Some(handle) => handle.delete(grace).await,
-            None => Ok(()),
+    /// Takes a sandbox down, and says until when its disks are kept. What is not there
+    /// is gone already.
+    pub(crate) async fn delete(&self, id: AgentId, grace: Duration, data: Data) -> Result<Gone, EndError> {
+        match (self.shared.registry.get(id), self.shared.registry.quarantine.get(id)) {
+            (Some(handle), _) => handle.delete(grace, data).await?,
+            (None, Some(held)) => self.give_up(id, &held, data).await.map_err(|error| EndError(format!("{error:#}")))?,
+            (None, None) => {}
         }
+        let runtime = &*self.shared.runtime;
+        let kept_until = match data {
+            Data::Erase => keeping::erase(runtime, id).await.map(|()| None),
+            Data::Keep => keeping::until(&self.shared, id).await,
+        };
+        Ok(Gone { id, kept_until: kept_until.map_err(|error| EndError(words(&error)))? })
+    }
+
+    /// Ends a sandbox that cannot be read: somebody has given it up.
+    async fn give_up(&self, id: AgentId, held: &Held, data: Data) -> anyhow::Result<()> {
+        let fate = match data {
+            Data::Keep => {
+                Fate::SetAside(self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted))
+            }
+            Data::Erase => Fate::Wipe,
+        };
+        // Without a number of its own its link goes with its namespace.
+        let slot = held.remains.slot.unwrap_or(u16::MAX);
+        self.shared.runtime.stop(Seat { id, slot }, fate).await?;
+        self.shared.journal.mark(id, MarkKind::Gone, self.shared.clock.now()).await?;
+        let shelf = self.ledger.shelf(id);
+        spawn_blocking(move || shelf.remove()).await??;
+        self.shared.registry.quarantine.release(id);
+        tracing::warn!(%id, data = data.as_str(), "a quarantined sandbox was given up");
+        Ok(())
+    }
+
+    /// The disks that outlived their sandboxes.
+    pub(crate) async fn disks(&self) -> Result<Disks, DriverError> {
+        let kept = self.shared.runtime.kept().await?;
+        Ok(Disks { retention_days: self.shared.config.retention_days, kept })
     }
 
     /// The node, as it describes itself.
@@ -215,8 +282,26 @@ impl Node {
             free_cores: capacity.free_vcpus(load),
             memory_mib: capacity.memory_mib,
             free_memory_mib: capacity.free_memory_mib(load),
+            most_memory_mib: Some(capacity.free_memory_mib(Load::default())),
+            disk: Some(self.disk(load).await?),
             sandboxes: load.sandboxes,
             images,
+        })
+    }
+
+    async fn disk(&self, load: Load) -> Result<NodeDisk, DriverError> {
+        let (found, capacity) = (self.shared.runtime.room().await?, self.shared.registry.capacity());
+        let kept = self.shared.runtime.kept().await?;
+        Ok(NodeDisk {
+            size_mib: found.size / MIB,
+            free_mib: found.free / MIB,
+            least_free_mib: capacity.disk_free_mib,
+            promised_mib: load.disk_mib,
+            promisable_mib: capacity.free_disk_mib(load, disk_room(found)),
+            overcommit_percent: capacity.disk_percent,
+            sandbox_mib: capacity.agent_disk_mib,
+            kept: u32::try_from(kept.len()).unwrap_or(u32::MAX),
+            kept_mib: kept.iter().map(|disk| disk.bytes).sum::<u64>() / MIB,
         })
     }
 
@@ -253,6 +338,7 @@ impl Node {
         let handle = Arc::new(Handle {
             seat: record.seat(),
             desired: record.desired,
+            disk_mib: record.disk_mib.unwrap_or_else(|| self.shared.config.agent_disk_mib()),
             port: record.run.port,
             shelf: shelf.clone(),
             view: shown,
@@ -277,11 +363,15 @@ impl Node {
 
 fn no_room(why: &NoRoom) -> String {
     match why {
-        NoRoom::TooLarge(cores) => format!("this node does not have {cores} cores"),
+        NoRoom::TooLarge { .. } => format!("this node is too small: {why}"),
         NoRoom::Full | NoRoom::NoNodes => {
-            "this node has no room left: not enough free memory, cores or seats".to_owned()
+            "this node has no room left: not enough free memory, disk, cores or seats".to_owned()
         }
     }
+}
+
+fn disk_room(room: Room) -> DiskRoom {
+    DiskRoom { free_mib: room.free / MIB, guests_mib: room.guests / MIB }
 }
 
 fn check(spec: &SandboxSpec) -> Result<(), CreateError> {

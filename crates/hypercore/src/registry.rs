@@ -5,12 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use domain::{AgentId, Ask, NoRoom};
 
-use crate::policy::{Capacity, Load};
+use crate::policy::{Capacity, DiskRoom, Load};
+use crate::quarantine::Quarantine;
 use crate::task::Handle;
 
 /// All handles, and what they take of the machine.
 pub(crate) struct Registry {
     capacity: Capacity,
+    /// Those that are neither known nor gone.
+    pub(crate) quarantine: Quarantine,
     handles: Mutex<BTreeMap<AgentId, Arc<Handle>>>,
 }
 
@@ -23,8 +26,8 @@ pub(crate) enum Entry {
 }
 
 impl Registry {
-    pub(crate) const fn new(capacity: Capacity) -> Self {
-        Self { capacity, handles: Mutex::new(BTreeMap::new()) }
+    pub(crate) fn new(capacity: Capacity) -> Self {
+        Self { capacity, quarantine: Quarantine::default(), handles: Mutex::new(BTreeMap::new()) }
     }
 
     pub(crate) fn get(&self, id: AgentId) -> Option<Arc<Handle>> {
@@ -36,13 +39,20 @@ impl Registry {
     }
 
     /// Lets a sandbox in if there is room, with a slot nobody else has.
-    pub(crate) fn enter(&self, id: AgentId, ask: Ask, make: impl FnOnce(u16) -> Arc<Handle>) -> Result<Entry, NoRoom> {
+    pub(crate) fn enter(
+        &self,
+        id: AgentId,
+        ask: Ask,
+        room: DiskRoom,
+        make: impl FnOnce(u16) -> Arc<Handle>,
+    ) -> Result<Entry, NoRoom> {
         let mut handles = self.handles();
         if let Some(held) = handles.get(&id) {
             return Ok(Entry::Held(Arc::clone(held)));
         }
-        self.capacity.admit(load(&handles), ask)?;
-        let taken: BTreeSet<u16> = handles.values().map(|handle| handle.seat.slot).collect();
+        self.capacity.admit(self.load_with(&handles), ask, room)?;
+        let quarantined = self.quarantine.taken().into_iter().filter_map(|(slot, _)| slot);
+        let taken: BTreeSet<u16> = handles.values().map(|handle| handle.seat.slot).chain(quarantined).collect();
         let slot = (0..self.capacity.slots).find(|slot| !taken.contains(slot)).ok_or(NoRoom::Full)?;
         let handle = make(slot);
         handles.insert(id, Arc::clone(&handle));
@@ -64,14 +74,19 @@ impl Registry {
     }
 
     pub(crate) fn load(&self) -> Load {
-        load(&self.handles())
+        self.load_with(&self.handles())
+    }
+
+    /// Guests that are quarantined and run take their share too.
+    fn load_with(&self, handles: &BTreeMap<AgentId, Arc<Handle>>) -> Load {
+        let known = handles.values().fold(Load::default(), |load, handle| load.plus(handle.ask(), handle.disk_mib));
+        let disk_mib = self.capacity.agent_disk_mib;
+        self.quarantine.taken().into_iter().fold(known, |load, (_, memory_mib)| {
+            load.plus(Ask { cores: 1, memory_mib: memory_mib.saturating_sub(self.capacity.overhead_mib) }, disk_mib)
+        })
     }
 
     fn handles(&self) -> MutexGuard<'_, BTreeMap<AgentId, Arc<Handle>>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn load(handles: &BTreeMap<AgentId, Arc<Handle>>) -> Load {
-    handles.values().fold(Load::default(), |load, handle| load.plus(handle.ask()))
 }

@@ -27,6 +27,7 @@ use tower::ServiceExt;
 use crate::api::{Api, routes};
 use crate::heartbeat::Heartbeat;
 use crate::journal::Journal;
+use crate::keeping;
 use crate::ledger::Ledger;
 use crate::node::Node;
 use crate::policy::Capacity;
@@ -160,8 +161,10 @@ pub async fn serve(
     let failed = |error: anyhow::Error| ServeError::TakeUp(error);
     let (heartbeat, last_alive) = Heartbeat::open(&state.join("heartbeat"))
         .map_err(|error| ServeError::State(state.display().to_string(), error))?;
-    let journal = Journal::open(&state.join("marks"), config.marks).map_err(|error| failed(error.into()))?;
-    let ledger = Ledger::open(&state).map_err(|error| failed(error.into()))?;
+    let reserve = keeping::reserve(&state);
+    let journal = Journal::open(&state.join("marks"), config.marks, reserve.clone());
+    let journal = journal.map_err(|error| failed(error.into()))?;
+    let ledger = Ledger::open(&state, reserve.clone()).map_err(|error| failed(error.into()))?;
     let about = parts.runtime.about();
     let capacity = capacity(&config, &about).map_err(|error| failed(error.into()))?;
     let on_shutdown = config.on_shutdown;
@@ -175,9 +178,10 @@ pub async fn serve(
         resolvers: parts.resolvers.iter().map(Ipv4Addr::to_string).collect(),
         registry: Registry::new(capacity),
     });
-    let node = Arc::new(Node::new(shared, ledger));
+    let node = Arc::new(Node::new(Arc::clone(&shared), ledger));
     node.take_up(last_alive).await.map_err(failed)?;
     let _beats = AbortOnDropHandle::new(tokio::spawn(heartbeat.run(parts.clock)));
+    let _keeping = AbortOnDropHandle::new(tokio::spawn(async move { keeping::run(&shared, reserve).await }));
     let api = Api { node: Arc::clone(&node), metrics: parts.metrics, closing: closing.clone() };
     accept(listener, api, &closing).await;
     node.close();
@@ -244,6 +248,9 @@ fn capacity(config: &Config, about: &sandbox::About) -> io::Result<Capacity> {
         memory_mib: all_mib.saturating_mul(config.memory_percent.into()) / 100,
         overhead_mib: about.overhead_mib,
         slots: about.slots,
+        agent_disk_mib: config.agent_disk_mib(),
+        disk_percent: config.disk_percent,
+        disk_free_mib: config.disk_free_mib,
     })
 }
 

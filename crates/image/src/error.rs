@@ -21,6 +21,12 @@ pub enum ImageError {
     /// The digest is not known.
     #[error("there is no image {0}")]
     UnknownDigest(ImageDigest),
+    /// What is needed cannot be told from a file that cannot be read.
+    #[error(
+        "{} cannot be read, so it cannot be told what is still needed and nothing is removed: remove that file \
+         and import its image again", .0.display()
+    )]
+    Unreadable(PathBuf),
     /// The image is still needed.
     #[error("the image {0} is used by an agent: stop the agent first")]
     InUse(ImageDigest),

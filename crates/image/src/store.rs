@@ -178,6 +178,7 @@ impl ImageStore {
     /// When the image is in use, or the name is not known.
     pub fn remove(&self, name: &str, in_use: &BTreeSet<ImageDigest>) -> Result<Removed, ImageError> {
         let _lock = self.alone()?;
+        self.refuse_unreadable()?;
         let digest = self.resolve(name)?;
         let mut names: Vec<_> = self.names()?.into_iter().filter(|(_, d)| *d == digest).map(|(name, _)| name).collect();
         if name.parse::<ImageDigest>().is_err() {
@@ -200,9 +201,20 @@ impl ImageStore {
     /// When the store cannot be read or written.
     pub fn prune(&self, in_use: &BTreeSet<ImageDigest>) -> Result<u64, ImageError> {
         let _lock = self.alone()?;
+        self.refuse_unreadable()?;
         let named: BTreeSet<_> = self.names()?.into_values().collect();
         let loose = self.digests()?.into_iter().filter(|digest| !named.contains(digest) && !in_use.contains(digest));
         self.forget(&loose.collect::<Vec<_>>())
+    }
+
+    /// What a damaged file stands for may be needed: nothing is removed beside it.
+    fn refuse_unreadable(&self) -> Result<(), ImageError> {
+        let names = self.dir("names");
+        let unread = entries(&names)?.into_iter().find(|name| self.read_name(name).is_none());
+        let unread = unread.map(|name| names.join(name));
+        let unknown = self.digests()?.into_iter().find(|digest| self.record(digest).is_none());
+        let unknown = unknown.map(|digest| self.record_path(&digest));
+        unread.or(unknown).map_or(Ok(()), |path| Err(ImageError::Unreadable(path)))
     }
 
     /// Makes the image of a manifest whose blobs are here, and gives it its name.

@@ -176,6 +176,12 @@ pub(crate) struct Spawn {
     /// Return when the agent is reserved, before it is ready
     #[arg(long)]
     pub(crate) no_wait: bool,
+    /// Fewer cores than your tier gives
+    #[arg(long, value_name = "CORES")]
+    pub(crate) cores: Option<u32>,
+    /// Less memory than your tier gives, in MiB
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory: Option<u32>,
     /// An image of your own, by digest, where the operator lets your tier bring one
     #[arg(long, value_name = "DIGEST")]
     pub(crate) image: Option<String>,

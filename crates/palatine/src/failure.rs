@@ -38,6 +38,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::BodyTooLarge
         | Code::UnsupportedMediaType
         | Code::UnknownHost
+        | Code::ExceedsCapacity
         | Code::HeadersTooLarge => Exit::Usage,
         Code::MissingSignature
         | Code::MalformedSignature
@@ -70,6 +71,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::NoCapacity
         | Code::NodeUnavailable
         | Code::NoImage
+        | Code::StoreUnavailable
         | Code::AgentBusy
         | Code::AgentNotReady
         | Code::ShuttingDown
@@ -107,10 +109,12 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         | Code::RateLimited
         | Code::NoCapacity
         | Code::NodeUnavailable
+        | Code::StoreUnavailable
         | Code::AgentBusy
         | Code::ShuttingDown => {
             format!("try again in {} s", fault.retry_after.unwrap_or(5))
         }
+        Code::ExceedsCapacity => "ask for less: palatine spawn --cores N --memory MIB".to_owned(),
         Code::PaymentRequired => "say what you would pay at most: --pay-up-to 0.50".to_owned(),
         Code::NotLinked => "link it to an owner: palatine wallet link".to_owned(),
         Code::NoChain => "everything but vaults and payments works; the operator sets [evm] to have a chain".to_owned(),

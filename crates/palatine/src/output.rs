@@ -90,7 +90,7 @@ fn reason_name(reason: Reason) -> String {
     value.as_str().unwrap_or_default().replace('_', " ")
 }
 
-pub(crate) fn status(answer: &StatusResponse) -> String {
+pub(crate) fn status(answer: &StatusResponse, now: UnixMillis) -> String {
     let agent = &answer.agent;
     let mut table = Table::new();
     table.load_style(NOTHING);
@@ -110,6 +110,9 @@ pub(crate) fn status(answer: &StatusResponse) -> String {
     row("public", if agent.public { "yes" } else { "no" }.to_owned());
     row("restarts", agent.restarts.to_string());
     row("uptime", duration(answer.uptime_ms));
+    if let Some(until) = agent.data_kept_until {
+        row("data", format!("kept for {} more; palatine stop erases it", duration(until.since(now))));
+    }
     if let Some(vault) = &answer.vault {
         row("vault", format!("{} ({})", vault.address, vault.state.as_str()));
         row("owner", vault.owner.to_string());

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::AgentId;
+use domain::{AgentId, UnixMillis};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
+use wire::node::{KeptCause, Retention};
 use wire::pod::PORT;
 
-use crate::{Facts, Fate, Refusal, Runtime, RuntimeError, Seat, Spec};
+use crate::{Condition, Facts, Fate, Refusal, Remains, Runtime, RuntimeError, Seat, Spec};
 
+/// For how long disks are kept in this suite.
+const RETENTION: Retention = Retention { since: UnixMillis(1), until: UnixMillis(2), cause: KeptCause::Found };
 /// Pause between two looks at a guest that is starting.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -52,6 +55,8 @@ pub async fn run(bench: &dyn Bench) -> Verdict {
     a_guest_is_made_once(&*driver, &one).await?;
     answers(&*driver, one.seat.id, bench.boot_deadline()).await?;
     a_running_guest_can_be_measured(&*driver, &one).await?;
+    a_running_guest_is_said_to_run(&*driver, &one).await?;
+    what_is_there_is_seen(&*driver, &one).await?;
     // A daemon ends before the next one begins.
     drop(driver);
     let next = bench.driver().await;
@@ -64,6 +69,7 @@ pub async fn run(bench: &dyn Bench) -> Verdict {
     done("stop(Keep)", next.stop(one.seat, Fate::Keep).await)?;
     guest = done("create after a crash", next.create(&one).await)?;
     a_sweep_removes_the_unknown(&*next, &one).await?;
+    a_sweep_erases_nothing(&*next, &one).await?;
     heard("the driver that made it", timeout(bench.boot_deadline(), guest.exit.wait()).await)?;
     what_does_not_run_is_refused(&*next, &one).await?;
     the_end_may_come_twice(&*next, &one).await?;
@@ -71,7 +77,7 @@ pub async fn run(bench: &dyn Bench) -> Verdict {
 }
 
 async fn what_was_never_made_can_be_stopped(driver: &dyn Runtime, spec: &Spec) -> Verdict {
-    for fate in [Fate::Keep, Fate::Wipe] {
+    for fate in [Fate::Keep, Fate::SetAside(RETENTION), Fate::Wipe] {
         done("stop of what was never made", driver.stop(spec.seat, fate).await)?;
     }
     Ok(())
@@ -140,18 +146,52 @@ async fn a_guest_is_adopted_by_its_own_facts_only(driver: &dyn Runtime, spec: &S
 }
 
 async fn a_sweep_spares_the_known(driver: &dyn Runtime, spec: &Spec) -> Verdict {
-    let known = BTreeMap::from([(spec.seat.id, spec.seat.slot)]);
-    match done("sweep", driver.sweep(&known).await)? {
-        0 => done("stats after a sweep", driver.stats(spec.seat.id).await).map(drop),
-        some => Err(format!("sweep: {some} removed although all were known")),
+    // The second is one whose record cannot be read.
+    for slot in [Some(spec.seat.slot), None] {
+        let known = BTreeMap::from([(spec.seat.id, slot)]);
+        match done("sweep", driver.sweep(&known, &RETENTION).await)? {
+            0 => done("stats after a sweep", driver.stats(spec.seat.id).await)?,
+            some => return Err(format!("sweep: {some} removed although all were known")),
+        };
+    }
+    Ok(())
+}
+
+async fn what_is_there_is_seen(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+    let remains = done("remains", driver.remains().await)?;
+    let wanted = Remains { runs: true, slot: Some(spec.seat.slot) };
+    match remains.get(&spec.seat.id) {
+        Some(found) if *found == wanted => Ok(()),
+        other => Err(format!("remains: {other:?} where it should be {wanted:?}")),
+    }
+}
+
+async fn a_running_guest_is_said_to_run(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+    done("resume of what runs", driver.resume(spec.seat.id).await)?;
+    match done("condition", driver.condition(spec.seat.id).await)? {
+        Condition::Running => Ok(()),
+        other @ Condition::Paused(_) => Err(format!("condition: {other:?}")),
     }
 }
 
 async fn a_sweep_removes_the_unknown(driver: &dyn Runtime, spec: &Spec) -> Verdict {
-    match done("sweep", driver.sweep(&BTreeMap::new()).await)? {
+    match done("sweep", driver.sweep(&BTreeMap::new(), &RETENTION).await)? {
         1 => what_does_not_run_is_refused(driver, spec).await,
         some => Err(format!("sweep: {some} removed instead of one")),
     }
+}
+
+async fn a_sweep_erases_nothing(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+    let kept = done("kept", driver.kept().await)?;
+    let [disk] = kept.as_slice() else { return Err(format!("kept: {kept:?} instead of one")) };
+    if disk.id != spec.seat.id || disk.retention != Some(RETENTION) || disk.bytes == 0 {
+        return Err(format!("kept: {disk:?}"));
+    }
+    for _ in 0..2 {
+        done("erase", driver.erase(&disk.name).await)?;
+    }
+    let left = done("kept", driver.kept().await)?;
+    if left.is_empty() { Ok(()) } else { Err(format!("erase: {left:?} is left")) }
 }
 
 async fn the_end_may_come_twice(driver: &dyn Runtime, spec: &Spec) -> Verdict {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::AgentId;
+use domain::{AgentId, Lack};
 
 /// What was asked of a runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Operation {
     Console,
     Connect,
     Stats,
+    Condition,
+    Resume,
     Stop,
 }
 
@@ -27,6 +29,8 @@ impl fmt::Display for Operation {
             Self::Console => "open the console of",
             Self::Connect => "connect to",
             Self::Stats => "measure",
+            Self::Condition => "look at",
+            Self::Resume => "resume",
             Self::Stop => "stop",
         })
     }
@@ -64,12 +68,22 @@ pub enum Refusal {
     },
 }
 
+/// The steps of `create`, by which a failure says what the node lacks.
+pub(crate) mod step {
+    pub(crate) const DISKS: &str = "make its disks";
+    pub(crate) const NETWORK: &str = "make its network";
+    pub(crate) const VMM: &str = "start the VMM";
+}
+
 /// What went wrong below an operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The system said no.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The limits of a guest could not be set.
+    #[error("make its cgroup")]
+    Cgroup(#[source] io::Error),
     /// A program of the host said no.
     #[error("{program} said: {said}")]
     Command {
@@ -128,7 +142,45 @@ pub enum RuntimeError {
     },
 }
 
+impl Failure {
+    /// Whether it is for want of room on a disk.
+    #[must_use]
+    pub fn is_of_a_full_disk(&self) -> bool {
+        match self {
+            Self::Io(error) | Self::Cgroup(error) => is_full(error),
+            Self::Command { said, .. } => said.contains("No space left on device"),
+            Self::Vmm(_) | Self::Answer(_) | Self::Deadline(_) | Self::Missing(_) | Self::Taken(_) => false,
+        }
+    }
+}
+
+/// Whether an error of the system is for want of room on a disk.
+#[must_use]
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 impl RuntimeError {
+    /// What the node lacks, where a sandbox could not be created.
+    #[must_use]
+    pub fn lack(&self) -> Lack {
+        match self {
+            Self::Refused { refusal, .. } => match refusal {
+                Refusal::DiskFull { .. } => Lack::Disk,
+                Refusal::NoBase(_) => Lack::Image,
+                Refusal::Runs | Refusal::NotRunning | Refusal::NoSlot { .. } => Lack::Host,
+            },
+            Self::Failed { source, .. } if source.is_of_a_full_disk() => Lack::Disk,
+            Self::Failed { source: Failure::Cgroup(_), .. } => Lack::Cgroup,
+            Self::Failed { step, .. } => match *step {
+                step::DISKS => Lack::Disk,
+                step::NETWORK => Lack::Network,
+                step::VMM => Lack::Vmm,
+                _ => Lack::Host,
+            },
+        }
+    }
+
     /// The refusal, if it is one.
     #[must_use]
     pub const fn refusal(&self) -> Option<&Refusal> {
@@ -164,5 +216,35 @@ impl<T, E: Into<Failure>> Step<T> for Result<T, E> {
 
     fn during(self, operation: Operation, id: AgentId, step: &'static str) -> Result<T, RuntimeError> {
         self.map_err(|source| RuntimeError::Failed { operation, id, step, source: source.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_1_1_a_failed_creation_says_what_the_node_lacks() {
+        let failed = |step, source| RuntimeError::Failed {
+            operation: Operation::Create,
+            id: AgentId::from_bits(1),
+            step,
+            source,
+        };
+        let missing = || Failure::Missing("it".to_owned());
+        let full = || Failure::Io(io::ErrorKind::StorageFull.into());
+        let nft = |said: &str| Failure::Command { program: "nft", said: said.to_owned() };
+        let cases = [
+            (failed(step::DISKS, missing()), Lack::Disk),
+            (failed(step::NETWORK, nft("Operation not supported")), Lack::Network),
+            (failed(step::NETWORK, nft("write: No space left on device")), Lack::Disk),
+            (failed(step::VMM, Failure::Cgroup(io::ErrorKind::NotFound.into())), Lack::Cgroup),
+            (failed(step::VMM, Failure::Io(io::ErrorKind::NotFound.into())), Lack::Vmm),
+            (failed(step::VMM, full()), Lack::Disk),
+            (failed("look at the VMM's process", missing()), Lack::Host),
+        ];
+        for (error, lack) in cases {
+            assert_eq!(error.lack(), lack, "{error}");
+        }
     }
 }

@@ -8,12 +8,12 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use domain::AgentId;
+use domain::{AgentId, Lack};
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
-use wire::node::RuntimeName;
+use wire::node::{KeptDisk, Retention, RuntimeName};
 
-use crate::runtime::{About, Exit, Facts, Fate, Guest, Link, Runtime, Seat, Spec, Stats};
+use crate::runtime::{About, Condition, Exit, Facts, Fate, Guest, Link, Remains, Room, Runtime, Seat, Spec, Stats};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError};
 
 const PIPE_BYTES: usize = 64 * 1024;
@@ -47,25 +47,53 @@ struct Inner {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     running: BTreeMap<AgentId, Running>,
     disks: BTreeMap<AgentId, u32>,
     pids: u32,
     /// Answers of the next `create`s, taken from the front.
     failures: Vec<Refusal>,
+    /// The answer of every `create`, as long as it is there.
+    trouble: Option<Refusal>,
+    /// How often a `create` was refused.
+    refused: u32,
+    kept: BTreeMap<String, KeptDisk>,
+    room: Room,
+}
+
+impl State {
+    const fn new() -> Self {
+        Self {
+            running: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            pids: 0,
+            failures: Vec::new(),
+            trouble: None,
+            refused: 0,
+            kept: BTreeMap::new(),
+            room: Room { size: 1 << 40, free: 1 << 40, guests: 0 },
+        }
+    }
+
+    fn set_aside(&mut self, id: AgentId, retention: &Retention) {
+        if self.disks.remove(&id).is_some() {
+            let disk = KeptDisk { name: id.to_string(), id, bytes: 1, retention: Some(*retention) };
+            self.kept.insert(disk.name.clone(), disk);
+        }
+    }
 }
 
 struct Running {
     seat: Seat,
     facts: Facts,
     ended: watch::Sender<Option<String>>,
+    paused: Option<Lack>,
 }
 
 impl Machine {
     /// A machine whose guests behave like this.
     pub fn new(serve: impl Fn(Arrival) -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(Inner { serve: Box::new(serve), state: Mutex::default() }))
+        Self(Arc::new(Inner { serve: Box::new(serve), state: Mutex::new(State::new()) }))
     }
 
     /// A driver on this machine.
@@ -84,6 +112,42 @@ impl Machine {
     /// Makes the next `create` refuse.
     pub fn fail_next(&self, refusal: Refusal) {
         self.state().failures.push(refusal);
+    }
+
+    /// Makes every `create` refuse, until it is called with `None`.
+    pub fn fail(&self, refusal: Option<Refusal>) {
+        self.state().trouble = refusal;
+    }
+
+    /// How often a `create` was refused because of [`Machine::fail`].
+    #[must_use]
+    pub fn refused(&self) -> u32 {
+        self.state().refused
+    }
+
+    /// Stops a guest as a VMM does whose disk is full; `resume` has it go on once
+    /// this was called with `None`.
+    pub fn pause(&self, id: AgentId, lack: Option<Lack>) {
+        if let Some(guest) = self.state().running.get_mut(&id) {
+            guest.paused = lack;
+        }
+    }
+
+    /// Whether a guest was stopped by its VMM.
+    #[must_use]
+    pub fn is_paused(&self, id: AgentId) -> bool {
+        self.state().running.get(&id).is_some_and(|guest| guest.paused.is_some())
+    }
+
+    /// How full the disk is from now on.
+    pub fn set_room(&self, room: Room) {
+        self.state().room = room;
+    }
+
+    /// The disks that are set aside.
+    #[must_use]
+    pub fn kept(&self) -> Vec<KeptDisk> {
+        self.state().kept.values().cloned().collect()
     }
 
     /// The guests that run.
@@ -114,16 +178,35 @@ impl Runtime for Fake {
         About { name: RuntimeName::QemuTcg, reason, overhead_mib: OVERHEAD_MIB, slots: SLOTS }
     }
 
-    async fn sweep(&self, known: &BTreeMap<AgentId, u16>) -> Result<usize, DriverError> {
+    async fn remains(&self) -> Result<BTreeMap<AgentId, Remains>, DriverError> {
+        let state = self.0.state();
+        let disks = state.disks.keys().map(|id| (*id, Remains::default()));
+        let running = state.running.iter();
+        let running = running.map(|(id, guest)| (*id, Remains { runs: true, slot: Some(guest.seat.slot) }));
+        Ok(disks.chain(running).collect())
+    }
+
+    async fn sweep(
+        &self,
+        known: &BTreeMap<AgentId, Option<u16>>,
+        retention: &Retention,
+    ) -> Result<usize, DriverError> {
         let mut state = self.0.state();
         let before: BTreeSet<AgentId> = state.running.keys().chain(state.disks.keys()).copied().collect();
-        state.disks.retain(|id, _| known.contains_key(id));
-        state.running.retain(|id, _| known.contains_key(id));
-        Ok(before.iter().filter(|id| !known.contains_key(id)).count())
+        let unknown: Vec<AgentId> = before.into_iter().filter(|id| !known.contains_key(id)).collect();
+        for id in &unknown {
+            state.running.remove(id);
+            state.set_aside(*id, retention);
+        }
+        Ok(unknown.len())
     }
 
     async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError> {
         let (id, mut state) = (spec.seat.id, self.0.state());
+        if let Some(trouble) = state.trouble.clone() {
+            state.refused += 1;
+            return Err(refused(Operation::Create, id, trouble));
+        }
         if !state.failures.is_empty() {
             return Err(refused(Operation::Create, id, state.failures.remove(0)));
         }
@@ -137,7 +220,7 @@ impl Runtime for Fake {
         *state.disks.entry(id).or_default() += 1;
         let facts = Facts { pid: state.pids, started: 7, boot: "fake".to_owned() };
         let (ended, exit) = Exit::channel();
-        state.running.insert(id, Running { seat: spec.seat, facts: facts.clone(), ended });
+        state.running.insert(id, Running { seat: spec.seat, facts: facts.clone(), ended, paused: None });
         Ok(Guest { facts, exit })
     }
 
@@ -173,6 +256,10 @@ impl Runtime for Fake {
         }
         let boot = self.0.boots(id);
         let (stream, host) = duplex(PIPE_BYTES);
+        if self.0.is_paused(id) {
+            // Nobody answers, and nobody refuses.
+            std::future::pending::<()>().await;
+        }
         if (self.0.0.serve)(Arrival { id, port, boot, stream }) {
             return Ok(Box::new(host));
         }
@@ -193,9 +280,38 @@ impl Runtime for Fake {
         if let Some(guest) = state.running.remove(&seat.id) {
             guest.ended.send_replace(Some("it was stopped".to_owned()));
         }
-        if fate == Fate::Wipe {
-            state.disks.remove(&seat.id);
+        match fate {
+            Fate::Keep => {}
+            Fate::SetAside(retention) => state.set_aside(seat.id, &retention),
+            Fate::Wipe => {
+                state.disks.remove(&seat.id);
+            }
         }
+        Ok(())
+    }
+
+    async fn condition(&self, id: AgentId) -> Result<Condition, RuntimeError> {
+        match self.0.state().running.get(&id) {
+            Some(Running { paused: Some(lack), .. }) => Ok(Condition::Paused(*lack)),
+            Some(_) => Ok(Condition::Running),
+            None => Err(refused(Operation::Condition, id, Refusal::NotRunning)),
+        }
+    }
+
+    async fn resume(&self, id: AgentId) -> Result<(), RuntimeError> {
+        self.condition(id).await.map(drop)
+    }
+
+    async fn room(&self) -> Result<Room, DriverError> {
+        Ok(self.0.state().room)
+    }
+
+    async fn kept(&self) -> Result<Vec<KeptDisk>, DriverError> {
+        Ok(self.0.kept())
+    }
+
+    async fn erase(&self, name: &str) -> Result<(), DriverError> {
+        self.0.state().kept.remove(name);
         Ok(())
     }
 

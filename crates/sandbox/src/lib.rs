@@ -8,6 +8,7 @@
 //! | [`network`] | a network namespace for each guest, and the rules of its way out |
 //! | [`process`] | processes by id and start time, so that a reused id is never taken for them |
 //! | `disk`, `cgroup`, `command` | the driver's tools |
+//! | `kept` | disks that outlived their sandbox |
 //! | `conformance` (feature) | the suite that every driver runs |
 //! | `fake` (feature) | a runtime without guests, for tests |
 //!
@@ -19,6 +20,7 @@ mod command;
 mod disk;
 mod error;
 mod files;
+mod kept;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
@@ -29,5 +31,5 @@ pub mod process;
 pub mod qemu;
 pub mod runtime;
 
-pub use error::{DriverError, Failure, Operation, Refusal, RuntimeError};
-pub use runtime::{About, Exit, Facts, Fate, Guest, Link, Runtime, Seat, Spec, Stats};
+pub use error::{DriverError, Failure, Operation, Refusal, RuntimeError, is_full};
+pub use runtime::{About, Condition, Exit, Facts, Fate, Guest, Link, Remains, Room, Runtime, Seat, Spec, Stats};

@@ -47,6 +47,14 @@ pub(crate) fn resident_bytes(pid: u32) -> io::Result<u64> {
     Ok(kib.unwrap_or(0) * 1024)
 }
 
+/// The user who runs a process.
+pub(crate) fn uid(pid: u32) -> io::Result<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let uid = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    uid.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/<pid>/status has another shape"))
+}
+
 fn started(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     start_time(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/<pid>/stat has another shape"))

@@ -5,7 +5,8 @@
 //! ```text
 //!            create ─▶ console, connect, stats … ─▶ stop(Keep) ─▶ create …   (a restart: the same disks)
 //!              ▲                    ▲       │
-//!   stop(Keep) │              adopt │       └─────▶ stop(Wipe)               (the end: nothing is left)
+//!   stop(Keep) │              adopt │       └─────▶ stop(Wipe)               (its owner's word: nothing is left)
+//!                                           └─────▶ stop(SetAside)           (any other end: its disks are left)
 //! ```
 //!
 //! - `create` runs to its end or cleans up after itself; the disks of an earlier
@@ -14,8 +15,9 @@
 //!   `create`. If it finds nothing, `stop(Keep)` and `create` follow.
 //! - `stop` may come at any time, also for what was never made or only half made,
 //!   and twice. After it nothing of the sandbox runs.
-//! - `sweep` comes once, before any other call, with every sandbox that still has
-//!   a right to exist; `close` comes last, when nothing runs or when the guests
+//! - `remains` and `sweep` come once each, before any other call, `sweep` with every
+//!   sandbox that still has a right to exist, the unreadable ones among them; it
+//!   erases nothing, but sets the disks of the others aside. `close` comes last, when nothing runs or when the guests
 //!   are left to the next daemon.
 //! - Calls for different sandboxes may run at the same time; calls for one
 //!   sandbox that change it never do.
@@ -24,11 +26,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use domain::AgentId;
+use domain::{AgentId, Lack};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use wire::node::RuntimeName;
+use wire::node::{KeptDisk, Retention, RuntimeName};
 
 use crate::network::Limited;
 use crate::{DriverError, RuntimeError};
@@ -115,8 +117,39 @@ impl Exit {
 pub enum Fate {
     /// They are kept for the next `create`.
     Keep,
+    /// They are set aside, and erased by nothing but their retention or their owner.
+    SetAside(Retention),
     /// They are removed: nothing is left.
     Wipe,
+}
+
+/// What a machine holds of a sandbox, whoever remembers it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Whether its guest runs.
+    pub runs: bool,
+    /// The seat's number, where it can be seen.
+    pub slot: Option<u16>,
+}
+
+/// Whether a guest that runs gets anywhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It does, for all the VMM knows.
+    Running,
+    /// The VMM has stopped it, for want of this.
+    Paused(Lack),
+}
+
+/// The disk under the guests' disks, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Its size.
+    pub size: u64,
+    /// What is free.
+    pub free: u64,
+    /// What the guests' disks take of it.
+    pub guests: u64,
 }
 
 /// What a guest uses of the host.
@@ -156,12 +189,23 @@ pub trait Runtime: Send + Sync + 'static {
     /// What it is.
     fn about(&self) -> About;
 
-    /// Removes whatever is left of sandboxes that are not in `known`, and says
-    /// how many those were.
+    /// What the machine holds, of any sandbox.
+    ///
+    /// # Errors
+    /// When the machine cannot be read.
+    async fn remains(&self) -> Result<BTreeMap<AgentId, Remains>, DriverError>;
+
+    /// Ends whatever is left of sandboxes that are not in `known`, sets their disks
+    /// aside, and says how many those were. Of the known ones, those whose slot is
+    /// not known are left alone too.
     ///
     /// # Errors
     /// What could not be removed.
-    async fn sweep(&self, known: &BTreeMap<AgentId, u16>) -> Result<usize, DriverError>;
+    async fn sweep(
+        &self,
+        known: &BTreeMap<AgentId, Option<u16>>,
+        retention: &Retention,
+    ) -> Result<usize, DriverError>;
 
     /// Starts a sandbox: its disks unless they are there, its network, its VMM.
     ///
@@ -196,6 +240,38 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// [`Refusal::NotRunning`](crate::Refusal::NotRunning).
     async fn stats(&self, id: AgentId) -> Result<Stats, RuntimeError>;
+
+    /// Whether a guest that runs was stopped by its VMM.
+    ///
+    /// # Errors
+    /// [`Refusal::NotRunning`](crate::Refusal::NotRunning), or the VMM's socket.
+    async fn condition(&self, id: AgentId) -> Result<Condition, RuntimeError>;
+
+    /// Has a guest go on that its VMM has stopped. What stopped it is tried again,
+    /// and may stop it again at once.
+    ///
+    /// # Errors
+    /// As [`Runtime::condition`].
+    async fn resume(&self, id: AgentId) -> Result<(), RuntimeError>;
+
+    /// How full the disk is.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    async fn room(&self) -> Result<Room, DriverError>;
+
+    /// The disks that are set aside.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    async fn kept(&self) -> Result<Vec<KeptDisk>, DriverError>;
+
+    /// Erases disks that are set aside, by their name. Those that are not there are
+    /// erased already.
+    ///
+    /// # Errors
+    /// What could not be removed.
+    async fn erase(&self, name: &str) -> Result<(), DriverError>;
 
     /// Ends it, at once and by force if need be: VMM, network, limits, and the
     /// disks as `fate` says. Asking the guest politely is done before, over its

@@ -73,14 +73,40 @@ pub enum Admission {
 
 pub(crate) struct Spend {
     pub(crate) stamp: Stamp,
+    /// Whether what it pays for must work on a full disk.
+    pub(crate) essential: bool,
 }
 
 impl Command for Spend {
     type Answer = ();
     const NAME: &'static str = "spend a message";
 
+    fn is_essential(&self) -> bool {
+        self.essential
+    }
+
     fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
         if spend(tx.conn, &self.stamp)? { Ok(()) } else { Err(StoreError::Replayed) }
+    }
+}
+
+/// Writes something, and leaves nothing behind: whether the disk takes it.
+pub(crate) struct Probe;
+
+impl Command for Probe {
+    type Answer = ();
+    const NAME: &'static str = "try the disk";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        let sql = |error| StoreError::sql(Self::NAME, error);
+        // Past its expiry: it is nobody's message, and would be forgotten if it stayed.
+        tx.conn
+            .prepare_cached("INSERT OR REPLACE INTO spent (key, expires_at) VALUES (zeroblob(32), 0)")
+            .map_err(sql)?
+            .execute(())
+            .map_err(sql)?;
+        let mut gone = tx.conn.prepare_cached("DELETE FROM spent WHERE key = zeroblob(32)").map_err(sql)?;
+        gone.execute(()).map(drop).map_err(sql)
     }
 }
 
@@ -210,6 +236,7 @@ impl Reservation {
             was_ready: false,
             below: Below::default(),
             changes: 1,
+            data_kept_until: None,
         }
     }
 }

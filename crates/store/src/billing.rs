@@ -50,6 +50,10 @@ impl Command for CountMarks {
     type Answer = Counted;
     const NAME: &'static str = "count marks";
 
+    fn is_essential(&self) -> bool {
+        true
+    }
+
     fn apply(&self, tx: &Tx<'_>) -> Result<Counted, StoreError> {
         self.count(tx).map_err(|error| StoreError::sql(Self::NAME, error))
     }

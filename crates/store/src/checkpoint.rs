@@ -63,6 +63,11 @@ impl Checkpoints {
         }
     }
 
+    /// Copies what it can, at once.
+    pub(crate) fn now(&self, writer: &Connection) {
+        run(writer, CheckpointMode::PASSIVE);
+    }
+
     /// Ends the thread and waits for it.
     pub(crate) fn end(self) {
         drop(self.wake);

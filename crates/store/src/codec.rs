@@ -1,6 +1,6 @@
 //! How the domain's values lie in SQLite's columns.
 
-use domain::{AgentId, End, FailReason, State, StateName, StopReason, UnixMillis};
+use domain::{AgentId, End, FailReason, Lack, State, StateName, StopReason, UnixMillis};
 use rusqlite::Row;
 use rusqlite::types::Type;
 use serde::Serialize;
@@ -56,6 +56,7 @@ const fn fail_text(reason: FailReason) -> &'static str {
         FailReason::BootTimeout => "boot_timeout",
         FailReason::CrashLoop => "crash_loop",
         FailReason::NoCapacity => "no_capacity",
+        FailReason::ExceedsCapacity => "exceeds_capacity",
         FailReason::NodeRefused => "node_refused",
         FailReason::Interrupted => "interrupted",
         FailReason::Lost => "lost",
@@ -64,10 +65,11 @@ const fn fail_text(reason: FailReason) -> &'static str {
 
 /// The two columns of a state.
 pub(crate) const fn state_columns(state: State) -> (&'static str, Option<&'static str>) {
-    let reason = match state.end() {
-        None => None,
-        Some(End::Stopped(reason)) => Some(stop_text(reason)),
-        Some(End::Failed(reason)) => Some(fail_text(reason)),
+    let reason = match (state, state.end()) {
+        (State::Waiting(lack), _) => Some(lack.as_str()),
+        (_, None) => None,
+        (_, Some(End::Stopped(reason))) => Some(stop_text(reason)),
+        (_, Some(End::Failed(reason))) => Some(fail_text(reason)),
     };
     (state.name().as_str(), reason)
 }
@@ -80,6 +82,7 @@ fn end_of(reason: Option<&str>) -> Result<End, StoreError> {
         Some("boot_timeout") => End::Failed(FailReason::BootTimeout),
         Some("crash_loop") => End::Failed(FailReason::CrashLoop),
         Some("no_capacity") => End::Failed(FailReason::NoCapacity),
+        Some("exceeds_capacity") => End::Failed(FailReason::ExceedsCapacity),
         Some("node_refused") => End::Failed(FailReason::NodeRefused),
         Some("interrupted") => End::Failed(FailReason::Interrupted),
         Some("lost") => End::Failed(FailReason::Lost),
@@ -93,6 +96,10 @@ pub(crate) fn state_of(name: &str, reason: Option<&str>) -> Result<State, StoreE
         "reserved" => Ok(State::Reserved),
         "placed" => Ok(State::Placed),
         "booting" => Ok(State::Booting),
+        "waiting" => {
+            let lack = Lack::ALL.into_iter().find(|lack| Some(lack.as_str()) == reason);
+            lack.map(State::Waiting).ok_or(StoreError::Value("what an agent waits for"))
+        }
         "ready" => Ok(State::Ready),
         "stopping" => Ok(State::Stopping(end_of(reason)?)),
         "stopped" | "failed" => match (name, end_of(reason)?) {
@@ -106,11 +113,7 @@ pub(crate) fn state_of(name: &str, reason: Option<&str>) -> Result<State, StoreE
 
 /// A change of state, as its readers see it.
 pub(crate) fn change(seq: u64, at: UnixMillis, state: State) -> StateChange {
-    let reason = state.end().map(|end| match end {
-        End::Stopped(reason) => Reason::Stopped(reason),
-        End::Failed(reason) => Reason::Failed(reason),
-    });
-    StateChange { seq, at, state: state.name(), reason }
+    StateChange { seq, at, state: state.name(), reason: Reason::of(state) }
 }
 
 /// What an agent's first change was: the reservation itself.
@@ -129,6 +132,7 @@ mod tests {
             FailReason::BootTimeout,
             FailReason::CrashLoop,
             FailReason::NoCapacity,
+            FailReason::ExceedsCapacity,
             FailReason::NodeRefused,
             FailReason::Interrupted,
             FailReason::Lost,
@@ -136,7 +140,8 @@ mod tests {
         let plain = [State::Reserved, State::Placed, State::Booting, State::Ready];
         let stopped = stops.into_iter().flat_map(|r| [State::Stopped(r), State::Stopping(End::Stopped(r))]);
         let failed = fails.into_iter().flat_map(|r| [State::Failed(r), State::Stopping(End::Failed(r))]);
-        for state in plain.into_iter().chain(stopped).chain(failed) {
+        let waiting = Lack::ALL.into_iter().map(State::Waiting);
+        for state in plain.into_iter().chain(waiting).chain(stopped).chain(failed) {
             let (name, reason) = state_columns(state);
             assert_eq!(state_of(name, reason).unwrap(), state);
         }
@@ -144,7 +149,7 @@ mod tests {
 
     #[test]
     fn columns_that_no_version_writes_are_an_error() {
-        for (name, reason) in [("asleep", None), ("stopped", Some("lost")), ("failed", None), ("stopping", Some("x"))] {
+        for (name, reason) in [("asleep", None), ("stopped", Some("lost")), ("failed", None), ("stopping", Some("x")), ("waiting", None)] {
             assert!(matches!(state_of(name, reason), Err(StoreError::Value(_))), "{name} {reason:?}");
         }
     }

@@ -10,13 +10,14 @@ use tokio::sync::{broadcast, mpsc};
 use wire::node::AgentMark;
 use wire::public::StateChange;
 
-use crate::admission::{Admission, Reservation, Spend, Stamp};
+use crate::admission::{Admission, Probe, Reservation, Spend, Stamp};
 use crate::billing::{self, CountMarks, Counted, Cursor};
 use crate::checkpoint::Checkpoints;
 use crate::config::Config;
 use crate::error::StoreError;
 use crate::files;
-use crate::life::{self, Advance, Advanced, NoteBalance, Observation, Observe};
+use crate::health::Health;
+use crate::life::{self, Advance, Advanced, NoteBalance, NoteErased, Observation, Observe};
 use crate::prune::{Prune, Pruned};
 use crate::reader::Readers;
 use crate::record::{Below, Epoch, Record};
@@ -51,6 +52,7 @@ struct Inner {
     news: News,
     epoch: Epoch,
     timeout: Duration,
+    health: Arc<Health>,
     retention_ms: u64,
     threads: Vec<JoinHandle<()>>,
 }
@@ -89,6 +91,8 @@ impl Store {
         let (news, _) = broadcast::channel(NEWS);
         let (queue, commands) = mpsc::channel(config.queue);
         let database = files.database.clone();
+        let health = Arc::new(Health::of(&config.directory));
+        health.refill();
         let writer = Writer {
             conn,
             epoch,
@@ -97,6 +101,7 @@ impl Store {
             answers: Answers::start()?,
             checkpoints: Checkpoints::start(&files.database)?,
             files,
+            health: Arc::clone(&health),
         };
         threads.push(writer.start(commands).map_err(|e| StoreError::file("start the writer of", database, e))?);
         Ok(Self {
@@ -105,6 +110,7 @@ impl Store {
                 news,
                 epoch,
                 timeout: Duration::from_millis(config.timeout_ms),
+                health,
                 retention_ms: config.retention_ms(),
                 threads,
             }),
@@ -122,7 +128,25 @@ impl Store {
     /// # Errors
     /// [`StoreError::Replayed`] if it was spent before.
     pub async fn spend(&self, stamp: Stamp) -> Result<(), StoreError> {
-        self.write(Spend { stamp }).await
+        self.write(Spend { stamp, essential: false }).await
+    }
+
+    /// The same for what must work on a full disk too.
+    ///
+    /// # Errors
+    /// As [`Store::spend`].
+    pub async fn spend_essential(&self, stamp: Stamp) -> Result<(), StoreError> {
+        self.write(Spend { stamp, essential: true }).await
+    }
+
+    /// Whether it can be written and read. A store that could not be written is tried
+    /// again by this.
+    ///
+    /// # Errors
+    /// What stands in the way.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.get(AgentId::from_bits(0)).await?;
+        if self.inner.health.trouble().is_some() { self.write(Probe).await } else { Ok(()) }
     }
 
     /// Spends a message and takes its wallet's slot, in one transaction.
@@ -138,7 +162,29 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unknown`], [`StoreError::Refused`], faults of the store.
     pub async fn advance(&self, id: AgentId, event: Event, now: UnixMillis) -> Result<Advanced, StoreError> {
-        self.write(Advance { id, event, node: None, seen: None, now }).await
+        self.write(Advance { id, event, node: None, seen: None, kept_until: None, now }).await
+    }
+
+    /// Ends an agent of which its node holds nothing any more but, until then, its
+    /// disks.
+    ///
+    /// # Errors
+    /// As [`Store::advance`].
+    pub async fn bury(
+        &self,
+        id: AgentId,
+        kept_until: Option<UnixMillis>,
+        now: UnixMillis,
+    ) -> Result<Advanced, StoreError> {
+        self.write(Advance { id, event: Event::Gone, node: None, seen: None, kept_until, now }).await
+    }
+
+    /// Notes that the disks of an agent that has ended are erased.
+    ///
+    /// # Errors
+    /// Faults of the store.
+    pub async fn note_erased(&self, id: AgentId) -> Result<(), StoreError> {
+        self.write(NoteErased { id }).await
     }
 
     /// Writes down the node that is about to be told of a reserved agent.
@@ -147,7 +193,7 @@ impl Store {
     /// As [`Store::advance`].
     pub async fn place(&self, id: AgentId, node: &str, now: UnixMillis) -> Result<Advanced, StoreError> {
         let node = Some(node.to_owned());
-        self.write(Advance { id, event: Event::Placed, node, seen: None, now }).await
+        self.write(Advance { id, event: Event::Placed, node, seen: None, kept_until: None, now }).await
     }
 
     /// Takes a step together with what the node said.
@@ -161,7 +207,7 @@ impl Store {
         seen: Observation,
         now: UnixMillis,
     ) -> Result<Advanced, StoreError> {
-        self.write(Advance { id, event, node: None, seen: Some(seen), now }).await
+        self.write(Advance { id, event, node: None, seen: Some(seen), kept_until: None, now }).await
     }
 
     /// Notes what the node said, with no step.

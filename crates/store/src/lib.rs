@@ -32,6 +32,7 @@ mod deploys;
 mod error;
 mod files;
 mod handle;
+mod health;
 mod life;
 mod links;
 mod outbox;

@@ -39,12 +39,18 @@ pub(crate) struct Advance {
     pub(crate) event: Event,
     pub(crate) node: Option<String>,
     pub(crate) seen: Option<Observation>,
+    /// Until when its node keeps its disks, now that it has ended.
+    pub(crate) kept_until: Option<UnixMillis>,
     pub(crate) now: UnixMillis,
 }
 
 impl Command for Advance {
     type Answer = Advanced;
     const NAME: &'static str = "take a step of an agent";
+
+    fn is_essential(&self) -> bool {
+        true
+    }
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Advanced, StoreError> {
         let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
@@ -77,6 +83,7 @@ impl Advance {
         if before.state.is_live() && !state.is_live() {
             record.ended_at = Some(self.now);
             record.meter = ended(record.meter, record.ended_at);
+            record.data_kept_until = self.kept_until;
         }
         if let Some(node) = &self.node {
             record.node = Some(node.clone());
@@ -116,16 +123,17 @@ fn write(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
             record.restarts,
             record.was_ready,
         ])?;
-    record.ended_at.map_or(Ok(()), |at| end(tx.conn, record.id, at))?;
+    record.ended_at.map_or(Ok(()), |at| end(tx.conn, record, at))?;
     tx.rows.keep(record);
     Ok(())
 }
 
 /// Frees the wallet. Apart from the other columns, because naming this one has
 /// SQLite write every index of live agents anew, changed or not.
-fn end(conn: &Connection, id: AgentId, at: UnixMillis) -> rusqlite::Result<()> {
-    let mut update = conn.prepare_cached("UPDATE agents SET ended_at = ?2 WHERE id = ?1")?;
-    update.execute((id_column(id), integer(at.0))).map(drop)
+fn end(conn: &Connection, record: &Record, at: UnixMillis) -> rusqlite::Result<()> {
+    let mut update = conn.prepare_cached("UPDATE agents SET ended_at = ?2, data_kept_until = ?3 WHERE id = ?1")?;
+    let kept_until = record.data_kept_until.map(|until| integer(until.0));
+    update.execute((id_column(record.id), integer(at.0), kept_until)).map(drop)
 }
 
 fn keep(conn: &Connection, id: AgentId, change: &StateChange, state: State) -> rusqlite::Result<()> {
@@ -156,6 +164,28 @@ impl Command for Observe {
             write(tx, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
         }
         Ok(record)
+    }
+}
+
+pub(crate) struct NoteErased {
+    pub(crate) id: AgentId,
+}
+
+impl Command for NoteErased {
+    type Answer = ();
+    const NAME: &'static str = "note that an agent's disks are erased";
+
+    fn is_essential(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        tx.rows.forget(self.id);
+        let mut update = tx
+            .conn
+            .prepare_cached("UPDATE agents SET data_kept_until = NULL WHERE id = ?1")
+            .map_err(|error| StoreError::sql(Self::NAME, error))?;
+        update.execute((id_column(self.id),)).map(drop).map_err(|error| StoreError::sql(Self::NAME, error))
     }
 }
 

@@ -71,6 +71,8 @@ pub struct Record {
     pub below: Below,
     /// The number of its last change of state.
     pub changes: u64,
+    /// Until when its node keeps its disks, if it ended without its owner's word.
+    pub data_kept_until: Option<UnixMillis>,
 }
 
 impl Record {

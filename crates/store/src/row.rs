@@ -13,7 +13,7 @@ macro_rules! select_agents {
         concat!(
             "SELECT id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, memory_mib, ",
             "public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, closed_ms, ",
-            "ready_since, mark_seq, below_readings, below_since FROM agents ",
+            "ready_since, mark_seq, below_readings, below_since, data_kept_until FROM agents ",
             $tail
         )
     };
@@ -81,6 +81,7 @@ struct Columns {
     placed: (Option<String>, Option<String>, u32, bool),
     meter: (i64, Option<i64>, i64),
     below: (u32, Option<i64>),
+    data_kept_until: Option<i64>,
 }
 
 impl Columns {
@@ -101,6 +102,7 @@ impl Columns {
             placed: (row.get(16)?, row.get(17)?, row.get(18)?, row.get(19)?),
             meter: (row.get(20)?, row.get(21)?, row.get(22)?),
             below: (row.get(23)?, row.get(24)?),
+            data_kept_until: row.get(25)?,
         })
     }
 
@@ -128,6 +130,7 @@ impl Columns {
             was_ready,
             below: Below { readings: self.below.0, since: self.below.1.map(millis) },
             changes: natural(self.changes),
+            data_kept_until: self.data_kept_until.map(millis),
         })
     }
 }

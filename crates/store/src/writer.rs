@@ -7,6 +7,7 @@
 //! that only the culprit fails; should the disk refuse, all of them are told so.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -19,6 +20,7 @@ use wire::public::StateChange;
 use crate::checkpoint::Checkpoints;
 use crate::error::StoreError;
 use crate::files::Files;
+use crate::health::Health;
 use crate::record::Epoch;
 use crate::rows::Rows;
 
@@ -34,6 +36,11 @@ pub(crate) trait Command: Send + 'static {
     type Answer: Send + 'static;
     /// Names the operation in errors.
     const NAME: &'static str;
+    /// Whether it may use the room that is kept for when the disk is full: what ends
+    /// agents, and what nobody may lose.
+    fn is_essential(&self) -> bool {
+        false
+    }
     /// Runs inside the transaction.
     fn apply(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError>;
 }
@@ -59,6 +66,8 @@ pub(crate) trait Job: Send {
     fn name(&self) -> &'static str;
     /// Runs it and keeps the answer. Errors only for what SQLite refused.
     fn run(&mut self, tx: &Tx<'_>) -> Result<(), StoreError>;
+    /// Whether it goes on when the disk is full.
+    fn is_essential(&self) -> bool;
     /// Answers the caller: with what was kept, or with why nothing was done.
     fn settle(self: Box<Self>, outcome: Result<(), StoreError>);
 }
@@ -93,6 +102,10 @@ impl<C: Command> Job for Request<C> {
         };
         self.answer = Some(answer);
         refused
+    }
+
+    fn is_essential(&self) -> bool {
+        self.command.is_essential()
     }
 
     fn settle(self: Box<Self>, outcome: Result<(), StoreError>) {
@@ -147,6 +160,7 @@ pub(crate) struct Writer {
     pub(crate) answers: Answers,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) files: Files,
+    pub(crate) health: Arc<Health>,
 }
 
 impl Writer {
@@ -162,6 +176,7 @@ impl Writer {
             metrics::gauge!("palatine_store_queue_commands").set(gauge(queue.len()));
             self.batch(&mut batch);
             self.checkpoints.look(&self.conn);
+            self.health.refill();
         }
         self.checkpoints.end();
         if let Err((_, error)) = self.conn.close() {
@@ -171,11 +186,41 @@ impl Writer {
 
     fn batch(&self, batch: &mut Vec<Box<dyn Job>>) {
         metrics::histogram!("palatine_store_batch_commands").record(gauge(batch.len()));
+        if let Some(error) = self.health.starved() {
+            return self.without_room(batch, &error);
+        }
         match self.transact(batch) {
-            Ok(()) => self.answers.give(Done(std::mem::replace(batch, Vec::with_capacity(MAX_BATCH)))),
-            Err(error) if error.is_of_the_disk() => fail(batch, &error),
+            Ok(()) => {
+                self.health.works();
+                self.answers.give(Done(std::mem::replace(batch, Vec::with_capacity(MAX_BATCH))));
+            }
+            Err(error @ StoreError::Full { .. }) => self.without_room(batch, &error),
+            Err(error) if error.is_of_the_disk() => self.fail(batch, &error),
             Err(_) => self.one_by_one(batch),
         }
+    }
+
+    /// The disk is full. What is essential is done with the room that was kept for it,
+    /// and with what the log still has; everything else is told.
+    fn without_room(&self, batch: &mut Vec<Box<dyn Job>>, error: &StoreError) {
+        let (mut essential, mut other): (Vec<_>, Vec<_>) = batch.drain(..).partition(|job| job.is_essential());
+        self.fail(&mut other, error);
+        if essential.is_empty() {
+            return;
+        }
+        self.health.release();
+        // A log that is copied begins again where it has its room already.
+        self.checkpoints.now(&self.conn);
+        match self.transact(&mut essential) {
+            Ok(()) => self.answers.give(Done(essential)),
+            Err(error) if error.is_of_the_disk() => self.fail(&mut essential, &error),
+            Err(_) => self.one_by_one(&mut essential),
+        }
+    }
+
+    fn fail(&self, batch: &mut Vec<Box<dyn Job>>, error: &StoreError) {
+        self.health.fails(error);
+        fail(batch, error);
     }
 
     fn one_by_one(&self, batch: &mut Vec<Box<dyn Job>>) {
@@ -236,6 +281,9 @@ fn pass(jobs: &[Box<dyn Job>], step: &str) {
 }
 
 fn fail(batch: &mut Vec<Box<dyn Job>>, error: &StoreError) {
+    if batch.is_empty() {
+        return;
+    }
     let callers = batch.len();
     tracing::error!(%error, source = std::error::Error::source(error), callers, "a transaction failed: nothing of it was done");
     metrics::counter!("palatine_store_failed_transactions_total").increment(1);

@@ -180,6 +180,8 @@ codes! {
     UnknownHost = "unknown_host", 421;
     /// This `Idempotency-Key` was used with another request.
     IdempotencyMismatch = "idempotency_mismatch", 422;
+    /// No node could hold it, even empty; ask for less.
+    ExceedsCapacity = "exceeds_capacity", 422;
     /// Too many requests.
     RateLimited = "rate_limited", 429;
     /// The headers are larger than allowed.
@@ -209,6 +211,8 @@ codes! {
     AgentBusy = "agent_busy", 503;
     /// The agent is not ready.
     AgentNotReady = "agent_not_ready", 503;
+    /// The store cannot be written just now: its disk is full, or does not answer.
+    StoreUnavailable = "store_unavailable", 503;
     /// This gateway is going down.
     ShuttingDown = "shutting_down", 503;
     /// The agent was not ready in time; its slot is free again.

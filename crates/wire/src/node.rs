@@ -5,7 +5,8 @@
 //! | `PUT /v1/sandboxes/{id}` [`SandboxSpec`] | makes it run; 202 [`Sandbox`]. The same spec again is 200 and changes nothing |
 //! | `GET /v1/sandboxes` | all, as [`Sandboxes`] |
 //! | `GET /v1/sandboxes/{id}` | one. `?wait_ms=` with `?until=ready` answers when it is ready or has failed |
-//! | `DELETE /v1/sandboxes/{id}?grace_ms=` | gone when this answers 200 [`Gone`]; unknown ids are gone already |
+//! | `DELETE /v1/sandboxes/{id}?grace_ms=&data=` | gone when this answers 200 [`Gone`]; unknown ids are gone already. `data` is `keep` (default: its disks are set aside) or `erase` |
+//! | `GET /v1/disks` | disks that outlived their sandbox, as [`Disks`] |
 //! | `GET /v1/sandboxes/{id}/logs?follow=&source=` | text lines; `source` is `agent` (default) or `console` |
 //! | `GET /v1/sandboxes/{id}/tunnel` | `Upgrade: palatine-tunnel`: 101, then bytes to and from the agent's port |
 //! | `POST /v1/sandboxes/{id}/pod/process.Process/*` | passed to `pod` with the node's own credential |
@@ -13,7 +14,7 @@
 //! | `GET /v1/node` | [`NodeInfo`] |
 //! | `GET /health`, `/metrics`, `/openapi.json` | as everywhere |
 
-use domain::{AgentId, FailReason, Generation, ImageDigest, Mark, UnixMillis};
+use domain::{AgentId, FailReason, Generation, ImageDigest, Lack, Mark, UnixMillis};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -69,6 +70,9 @@ pub struct Sandbox {
     /// The VMM's process id, for the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<u32>,
+    /// What it waits for, in a sentence for the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
 }
 
 /// Where a sandbox is, on its node.
@@ -84,9 +88,17 @@ pub enum Phase {
         /// When.
         at: UnixMillis,
     },
+    /// The node lacks something. It is tried again, for as long as that takes; no
+    /// failure of the agent, and not billed.
+    Waiting {
+        /// What it lacks.
+        lacks: Lack,
+        /// Since when.
+        since: UnixMillis,
+    },
     /// It is being taken down.
     Stopping,
-    /// It died too often, or could not be started. Waits to be deleted.
+    /// It died too often. Waits to be deleted.
     Failed {
         /// Why.
         reason: FailReason,
@@ -119,13 +131,99 @@ impl RuntimeName {
 pub struct Sandboxes {
     /// In the order of their ids.
     pub sandboxes: Vec<Sandbox>,
+    /// Those whose records the node cannot read. They are not gone: nothing of
+    /// them is touched until they are repaired or deleted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// A sandbox whose record cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Quarantined {
+    /// The agent it is for.
+    pub id: AgentId,
+    /// Whether its guest runs on. Nobody is let in, and nobody billed.
+    pub runs: bool,
+    /// What is wrong and how it is repaired, in a sentence for the operator.
+    pub cause: String,
+}
+
+/// What becomes of a sandbox's disks when it is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Data {
+    /// They are set aside for the node's retention.
+    #[default]
+    Keep,
+    /// They are erased: their owner's word.
+    Erase,
+}
+
+impl Data {
+    /// The word as the wire writes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Erase => "erase",
+        }
+    }
 }
 
 /// What a deletion leaves.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Gone {
     /// The sandbox that is gone.
     pub id: AgentId,
+    /// Until when its disks are kept; absent where none are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_until: Option<UnixMillis>,
+}
+
+/// The disks that outlived their sandboxes on a node.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Disks {
+    /// For how many days disks are kept.
+    pub retention_days: u64,
+    /// In the order of their names.
+    pub kept: Vec<KeptDisk>,
+}
+
+/// The disks of one sandbox that outlived it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeptDisk {
+    /// Their folder, under `kept` in the node's state folder.
+    pub name: String,
+    /// Whose they are.
+    pub id: AgentId,
+    /// What they take of the node's disk.
+    pub bytes: u64,
+    /// Why they were set aside; absent where the note beside them cannot be read,
+    /// and then they are never erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Retention>,
+}
+
+/// For how long disks are kept, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Retention {
+    /// When they were set aside.
+    pub since: UnixMillis,
+    /// When they may be erased.
+    pub until: UnixMillis,
+    /// Why they were set aside.
+    pub cause: KeptCause,
+}
+
+/// Why disks were set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KeptCause {
+    /// Their sandbox was deleted without its owner's word: it failed, or its
+    /// holder's balance fell.
+    Deleted,
+    /// They were found without a sandbox.
+    Found,
 }
 
 /// A stretch of the node's metering journal.
@@ -167,8 +265,39 @@ pub struct NodeInfo {
     pub memory_mib: u64,
     /// Memory still to be given, in MiB.
     pub free_memory_mib: u64,
+    /// Memory of the largest agent it could hold if it were empty, in MiB; absent where
+    /// an older node does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most_memory_mib: Option<u64>,
+    /// Its disk; absent where an older node says nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<NodeDisk>,
     /// Live sandboxes.
     pub sandboxes: u32,
     /// The images it holds, by name.
     pub images: std::collections::BTreeMap<String, ImageDigest>,
+}
+
+/// The disk under a node's state folder, in MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeDisk {
+    /// Its size.
+    pub size_mib: u64,
+    /// What nothing has written to.
+    pub free_mib: u64,
+    /// What must stay free.
+    pub least_free_mib: u64,
+    /// What is promised to the sandboxes: their disks' sizes, written or not.
+    pub promised_mib: u64,
+    /// What may still be promised: above zero also where `overcommit_percent`
+    /// promises more than there is.
+    pub promisable_mib: u64,
+    /// Percent of the room for guests' disks that is promised at most.
+    pub overcommit_percent: u32,
+    /// What each sandbox is promised.
+    pub sandbox_mib: u64,
+    /// Disks that outlived their sandboxes.
+    pub kept: u32,
+    /// What those take.
+    pub kept_mib: u64,
 }

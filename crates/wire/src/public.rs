@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{AgentId, FailReason, ImageDigest, StateName, StopReason, Tier, TierName, UnixMillis, Usage, Wallet};
+use domain::{AgentId, End, FailReason, ImageDigest, Lack, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage, Wallet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -37,6 +37,12 @@ pub struct SpawnRequest {
     /// Whether the agent answers anyone, without its bearer token.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub public: bool,
+    /// Fewer cores than the tier gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cores: Option<u32>,
+    /// Less memory than the tier gives, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u32>,
     /// An image of the caller's own, by digest; refused unless the operator lets
     /// the caller's tier bring one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,9 +85,14 @@ pub struct Agent {
     pub spawned_at: UnixMillis,
     /// Where it is in its life.
     pub state: StateName,
-    /// Why it ended, once it has (or is about to).
+    /// Why it ended, once it has (or is about to); what its node lacks while it is
+    /// `waiting`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+    /// Until when its disks are kept, where it has ended without its holder's word.
+    /// `POST /stop/{id}` erases them before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_kept_until: Option<UnixMillis>,
     /// The name it was spawned by.
     pub agent_type: String,
     /// What it boots.
@@ -98,7 +109,7 @@ pub struct Agent {
     pub token: Option<Secret>,
 }
 
-/// Why an agent ended.
+/// Why an agent ended, or what it waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Reason {
@@ -106,6 +117,21 @@ pub enum Reason {
     Stopped(StopReason),
     /// Not on purpose.
     Failed(FailReason),
+    /// Its node lacks this.
+    Waiting(Lack),
+}
+
+impl Reason {
+    /// The reason of a state, where it has one.
+    #[must_use]
+    pub const fn of(state: State) -> Option<Self> {
+        match state {
+            State::Reserved | State::Placed | State::Booting | State::Ready => None,
+            State::Waiting(lack) => Some(Self::Waiting(lack)),
+            State::Stopping(End::Stopped(reason)) | State::Stopped(reason) => Some(Self::Stopped(reason)),
+            State::Stopping(End::Failed(reason)) | State::Failed(reason) => Some(Self::Failed(reason)),
+        }
+    }
 }
 
 /// The answer of `POST /stop/{id}`.

@@ -219,7 +219,7 @@ impl House {
 
     /// The command line of the one guest that runs, a word a line, in a file.
     fn guest_command(&self) -> Result<PathBuf> {
-        let pid = self.node(async |node| Ok(node.list().await?))?;
+        let pid = self.node(async |node| Ok(node.list().await?.sandboxes))?;
         let pid = pid.first().and_then(|sandbox| sandbox.pid).context("find the guest's process")?;
         let words = String::from_utf8(fs::read(format!("/proc/{pid}/cmdline"))?)?;
         let words: Result<Vec<String>> =

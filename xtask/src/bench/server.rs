@@ -16,7 +16,7 @@ use gateway::{Images, Limits, Listeners, NodeGuests, Parts, Table, Tls};
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wire::node::{Marks, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec};
+use wire::node::{Data, Gone, Marks, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec, Sandboxes};
 
 use super::machine::pin;
 
@@ -85,6 +85,8 @@ impl Node for Instant {
             free_cores: u32::MAX,
             memory_mib: u64::MAX,
             free_memory_mib: u64::MAX,
+            most_memory_mib: None,
+            disk: None,
             sandboxes: 0,
             images: BTreeMap::new(),
         })
@@ -104,6 +106,7 @@ impl Node for Instant {
             created_at: UnixMillis(0),
             ready_after_ms: Some(0),
             pid: None,
+            cause: None,
         })
     }
 
@@ -115,11 +118,11 @@ impl Node for Instant {
         std::future::pending().await
     }
 
-    async fn delete(&self, _: AgentId, _: Duration) -> Result<(), NodeError> {
-        Ok(())
+    async fn delete(&self, id: AgentId, _: Duration, _: Data) -> Result<Gone, NodeError> {
+        Ok(Gone { id, kept_until: None })
     }
 
-    async fn list(&self) -> Result<Vec<Sandbox>, NodeError> {
+    async fn list(&self) -> Result<Sandboxes, NodeError> {
         std::future::pending().await
     }
 

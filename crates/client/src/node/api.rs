@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use wire::TRACEPARENT;
 use wire::fault::Code;
-use wire::node::{Gone, Marks, NodeInfo, Phase, Sandbox, SandboxSpec, Sandboxes};
+use wire::node::{Data, Disks, Gone, Marks, NodeInfo, Phase, Sandbox, SandboxSpec, Sandboxes};
 
 use super::call::Call;
 use super::exchange::{Answer, send};
@@ -139,7 +139,7 @@ impl NodeClient {
             let Some(sandbox) = self.wait_once(id, wait).await? else { return Ok(None) };
             let settled = match sandbox.phase {
                 Phase::Ready | Phase::Failed { .. } | Phase::Stopping => true,
-                Phase::Booting | Phase::Backoff { .. } => false,
+                Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. } => false,
             };
             if settled || Instant::now() >= end {
                 return Ok(Some(sandbox));
@@ -157,23 +157,32 @@ impl NodeClient {
     }
 
     /// Takes a sandbox down, its agent having `grace` to end by itself. When this
-    /// returns, nothing of it is left on the node; unknown ids are gone already.
+    /// returns, nothing of it runs on the node, and its disks are set aside or erased;
+    /// unknown ids are gone already.
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn delete(&self, id: AgentId, grace: Duration) -> Result<Gone, NodeError> {
+    pub async fn delete(&self, id: AgentId, grace: Duration, data: Data) -> Result<Gone, NodeError> {
         let call = Call::new("delete the sandbox", grace + self.deadlines.margin);
-        let path = format!("{}?grace_ms={}", sandbox(id), grace.as_millis());
+        let path = format!("{}?grace_ms={}&data={}", sandbox(id), grace.as_millis(), data.as_str());
         self.json(call, empty(Method::DELETE, &path)).await
     }
 
-    /// All sandboxes of the node, in the order of their ids.
+    /// All sandboxes of the node, in the order of their ids, and apart from them those
+    /// it cannot read.
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn list(&self) -> Result<Vec<Sandbox>, NodeError> {
-        let all: Sandboxes = self.read("list the sandboxes", "/v1/sandboxes").await?;
-        Ok(all.sandboxes)
+    pub async fn list(&self) -> Result<Sandboxes, NodeError> {
+        self.read("list the sandboxes", "/v1/sandboxes").await
+    }
+
+    /// The disks that outlived their sandboxes.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn disks(&self) -> Result<Disks, NodeError> {
+        self.read("list the disks", "/v1/disks").await
     }
 
     /// Metering marks after number `after`, oldest first, waiting up to `wait`

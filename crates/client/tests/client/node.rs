@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use wire::fault::{Code, Fault};
-use wire::node::{AgentMark, Gone, Marks, Phase, RuntimeName, Sandbox, SandboxSpec, TUNNEL};
+use wire::node::{AgentMark, Data, Gone, Marks, Phase, RuntimeName, Sandbox, SandboxSpec, TUNNEL};
 use wire::{Environment, Secret};
 
 const ID: AgentId = AgentId::from_bits(0xa1b2_c3d4_e5f6_7890);
@@ -100,6 +100,7 @@ fn one(phase: Phase) -> Sandbox {
         created_at: UnixMillis(1_707_022_560_000),
         ready_after_ms: None,
         pid: Some(4242),
+        cause: None,
     }
 }
 
@@ -155,12 +156,12 @@ async fn what_the_node_refuses_keeps_its_code() {
 
 #[tokio::test]
 async fn a_deletion_hands_its_grace_to_the_node() {
-    async fn delete(Query(query): Query<BTreeMap<String, u64>>) -> Json<Gone> {
-        assert_eq!(query["grace_ms"], 1500);
-        Json(Gone { id: ID })
+    async fn delete(Query(query): Query<BTreeMap<String, String>>) -> Json<Gone> {
+        assert_eq!((query["grace_ms"].as_str(), query["data"].as_str()), ("1500", "erase"));
+        Json(Gone { id: ID, kept_until: None })
     }
     let server = Server::http(Router::new().route("/v1/sandboxes/{id}", axum::routing::delete(delete)));
-    assert_eq!(server.client().delete(ID, Duration::from_millis(1500)).await.unwrap().id, ID);
+    assert_eq!(server.client().delete(ID, Duration::from_millis(1500), Data::Erase).await.unwrap().id, ID);
 }
 
 #[tokio::test]
@@ -185,7 +186,7 @@ async fn the_list_the_node_itself_and_its_marks_are_read() {
         .with_state(mark);
     let server = Server::http(app);
     let client = server.client();
-    assert_eq!(client.list().await.unwrap(), [one(Phase::Ready)]);
+    assert_eq!(client.list().await.unwrap().sandboxes, [one(Phase::Ready)]);
     assert_eq!(client.info().await.unwrap().runtime, RuntimeName::QemuTcg);
     assert_eq!(client.marks(7, Duration::from_millis(20)).await.unwrap().marks, [mark]);
     assert_eq!(client.metrics().await.unwrap(), "guests 3\n");
@@ -246,7 +247,7 @@ async fn a_server_that_accepts_and_says_nothing_runs_into_every_deadline() {
         client.info(),
         client.create(ID, &spec, None),
         client.wait_ready(ID, Duration::from_millis(10)),
-        client.delete(ID, Duration::from_millis(10)),
+        client.delete(ID, Duration::from_millis(10), Data::Keep),
         client.marks(0, Duration::from_millis(10)),
         client.logs(ID, LogSource::Console, true),
         client.tunnel(ID),

@@ -1,4 +1,4 @@
-use domain::{End, Generation, ImageDigest, Meter, StopReason, Tier, TierName, Wallet};
+use domain::{End, Generation, Lack, ImageDigest, Meter, StopReason, Tier, TierName, Wallet};
 use proptest::prelude::*;
 use store::Below;
 use wire::node::RuntimeName;
@@ -36,6 +36,7 @@ fn record(n: u64, state: State) -> Record {
         was_ready: state == State::Ready,
         below: Below::default(),
         changes: 1,
+        data_kept_until: None,
     }
 }
 
@@ -53,11 +54,12 @@ fn sandbox(n: u64, phase: Phase) -> Sandbox {
         created_at: START,
         ready_after_ms: None,
         pid: None,
+        cause: None,
     }
 }
 
 fn said(sandboxes: Vec<Sandbox>) -> Vec<NodeSaid> {
-    vec![NodeSaid { name: NODE.to_owned(), sandboxes: Some(sandboxes) }]
+    vec![NodeSaid { name: NODE.to_owned(), sandboxes: Some(sandboxes), quarantined: HashSet::new() }]
 }
 
 struct Look {
@@ -65,12 +67,13 @@ struct Look {
     live: Vec<Record>,
     busy: HashSet<AgentId>,
     missing: Missing,
+    waited: Waited,
     after_ms: u64,
 }
 
 impl Look {
     fn at(nodes: Vec<NodeSaid>, live: Vec<Record>, after_ms: u64) -> Self {
-        Self { nodes, live, busy: HashSet::new(), missing: Missing::new(), after_ms }
+        Self { nodes, live, busy: HashSet::new(), missing: Missing::new(), waited: Waited::new(), after_ms }
     }
 
     fn plan(&self) -> Plan {
@@ -79,6 +82,7 @@ impl Look {
             live: &self.live,
             busy: &self.busy,
             missing: &self.missing,
+            waited: &self.waited,
             epoch: EPOCH,
             started_at: START,
             now: START.plus(self.after_ms),
@@ -107,7 +111,7 @@ fn a_sandbox_without_a_live_agent_is_removed_even_while_its_id_is_busy() {
 #[test]
 fn a_sandbox_on_another_node_than_its_agents_is_removed_there_alone() {
     let mut nodes = said(vec![sandbox(1, Phase::Ready)]);
-    nodes.push(NodeSaid { name: "two".to_owned(), sandboxes: Some(vec![sandbox(1, Phase::Ready)]) });
+    nodes.push(NodeSaid { name: "two".to_owned(), ..said(vec![sandbox(1, Phase::Ready)]).remove(0) });
     let look = Look::at(nodes, vec![record(1, State::Ready)], 0);
     assert_eq!(look.steps(), vec![Step::Remove { node: "two".to_owned(), id: id(1) }]);
 }
@@ -185,7 +189,7 @@ fn a_running_agent_is_lost_only_after_its_node_denied_it_long_enough() {
 
 #[test]
 fn a_node_that_does_not_answer_changes_nothing_but_what_is_to_end() {
-    let silent = vec![NodeSaid { name: NODE.to_owned(), sandboxes: None }];
+    let silent = vec![NodeSaid { sandboxes: None, ..said(vec![]).remove(0) }];
     let states = [State::Placed, State::Booting, State::Ready];
     let live: Vec<Record> = (1..).zip(states).map(|(n, state)| record(n, state)).collect();
     assert_eq!(Look::at(silent.clone(), live, 3_600_000).steps(), vec![]);
@@ -193,11 +197,44 @@ fn a_node_that_does_not_answer_changes_nothing_but_what_is_to_end() {
     assert_eq!(Look::at(silent, vec![stopping], 0).steps(), vec![Step::TearDown { id: id(1) }]);
 }
 
+#[test]
+fn fault_1_1_an_agent_whose_node_lacks_something_waits_for_as_long_as_that_takes() {
+    let lacks = Lack::Disk;
+    let waiting = || said(vec![sandbox(1, Phase::Waiting { lacks, since: START })]);
+    let seen = Observation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
+    let step = Step::See { id: id(1), event: Some(Event::Waiting(lacks)), seen };
+    for state in [State::Placed, State::Booting, State::Ready] {
+        assert_eq!(Look::at(waiting(), vec![record(1, state)], 3_600_000).steps(), vec![step.clone()]);
+    }
+    let mut look = Look::at(waiting(), vec![record(1, State::Waiting(lacks))], 3_600_000);
+    let plan = look.plan();
+    assert_eq!(plan.steps, vec![]);
+    // Its first boot is counted from when it could begin.
+    look = Look { waited: plan.waited, nodes: said(vec![sandbox(1, Phase::Booting)]), ..look };
+    look.live = vec![record(1, State::Booting)];
+    look.after_ms += 59_999;
+    assert_eq!(look.steps(), vec![]);
+    look.after_ms += 1;
+    assert_eq!(look.steps(), fail(1, FailReason::BootTimeout));
+}
+
+#[test]
+fn fault_1_2_an_agent_that_its_node_cannot_read_is_not_gone() {
+    let mut nodes = said(vec![]);
+    nodes[0].quarantined.insert(id(1));
+    for state in [State::Placed, State::Booting, State::Waiting(Lack::Disk), State::Ready] {
+        assert_eq!(Look::at(nodes.clone(), vec![record(1, state)], 3_600_000).steps(), vec![]);
+    }
+    // Nor is it an orphan.
+    assert_eq!(Look::at(nodes, vec![], 3_600_000).steps(), vec![]);
+}
+
 fn state() -> impl Strategy<Value = State> {
     prop_oneof![
         Just(State::Reserved),
         Just(State::Placed),
         Just(State::Booting),
+        Just(State::Waiting(Lack::Disk)),
         Just(State::Ready),
         Just(State::Stopping(End::Stopped(StopReason::Requested))),
     ]
@@ -208,6 +245,7 @@ fn phase() -> impl Strategy<Value = Phase> {
         Just(Phase::Booting),
         Just(Phase::Ready),
         Just(Phase::Backoff { at: START }),
+        Just(Phase::Waiting { lacks: Lack::Network, since: START }),
         Just(Phase::Stopping),
         Just(Phase::Failed { reason: FailReason::CrashLoop }),
     ]
@@ -223,7 +261,7 @@ proptest! {
         let live: Vec<Record> = agents.iter()
             .map(|(n, (state, epoch, _))| Record { epoch: Epoch(*epoch), ..record(*n, *state) }).collect();
         let sandboxes: Vec<Sandbox> = held.iter().map(|(n, phase)| sandbox(*n, *phase)).collect();
-        let nodes = vec![NodeSaid { name: NODE.to_owned(), sandboxes: answers.then_some(sandboxes) }];
+        let nodes = vec![NodeSaid { sandboxes: answers.then_some(sandboxes), ..said(vec![]).remove(0) }];
         let mut look = Look::at(nodes, live, after_ms);
         look.busy = agents.iter().filter(|(_, (_, _, busy))| *busy).map(|(n, _)| id(*n)).collect();
         let steps = look.steps();

@@ -7,7 +7,7 @@ use wire::node::SandboxSpec;
 
 use crate::house::{Ground, House, id};
 
-fn spec() -> SandboxSpec {
+pub(crate) fn spec() -> SandboxSpec {
     SandboxSpec {
         generation: domain::Generation::FIRST,
         image: domain::ImageDigest([1; 32]),

@@ -6,6 +6,7 @@
 mod balance;
 mod chaos;
 mod crash;
+mod data;
 mod guests;
 mod house;
 mod spawn;

@@ -6,7 +6,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use sandbox::network::Limited;
 use wire::fault::Fault;
-use wire::node::{NodeInfo, Phase};
+use wire::node::{Disks, NodeInfo, Phase};
 
 use super::fault::{Refused, json};
 use super::state::Api;
@@ -22,6 +22,20 @@ use super::state::Api;
 )]
 pub(crate) async fn node(State(api): State<Api>) -> Result<Response, Refused> {
     Ok(json(StatusCode::OK, &api.node.info().await?))
+}
+
+/// Disks that outlived their sandbox.
+#[utoipa::path(
+    get,
+    path = "/v1/disks",
+    responses(
+        (status = 200, description = "Whose they are and until when they are kept", body = Disks),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn disks(State(api): State<Api>) -> Result<Response, Refused> {
+    let disks = api.node.disks().await;
+    Ok(json(StatusCode::OK, &disks.map_err(|error| Refused::internal(&error, "the disks cannot be listed"))?))
 }
 
 /// Whether the daemon lives.
@@ -57,7 +71,7 @@ pub(crate) async fn openapi() -> Response {
 async fn measure(api: &Api) {
     let shared = &api.node.shared;
     let handles = shared.registry.all();
-    for phase in ["booting", "ready", "backoff", "stopping", "failed"] {
+    for phase in ["booting", "ready", "backoff", "waiting", "stopping", "failed"] {
         let count = handles.iter().filter(|handle| named(&handle.sandbox().phase) == phase).count();
         metrics::gauge!("hypercore_sandboxes", "phase" => phase).set(gauge(count as u64));
     }
@@ -80,6 +94,11 @@ async fn measure(api: &Api) {
     for (limit, sum) in limited {
         metrics::gauge!("hypercore_guests_limited_packets", "limit" => limit).set(gauge(sum));
     }
+    metrics::gauge!("hypercore_quarantined_sandboxes").set(gauge(shared.registry.quarantine.list().len() as u64));
+    if let Ok(disks) = api.node.disks().await {
+        metrics::gauge!("hypercore_kept_disks").set(gauge(disks.kept.len() as u64));
+        metrics::gauge!("hypercore_kept_disks_bytes").set(gauge(disks.kept.iter().map(|disk| disk.bytes).sum()));
+    }
     metrics::gauge!("hypercore_marks_waiting").set(gauge(shared.journal.waiting() as u64));
 }
 
@@ -88,6 +107,7 @@ const fn named(phase: &Phase) -> &'static str {
         Phase::Booting => "booting",
         Phase::Ready => "ready",
         Phase::Backoff { .. } => "backoff",
+        Phase::Waiting { .. } => "waiting",
         Phase::Stopping => "stopping",
         Phase::Failed { .. } => "failed",
     }

@@ -27,6 +27,7 @@ pub fn openapi() -> String {
         super::process::pass,
         super::marks::marks,
         super::about::node,
+        super::about::disks,
         super::about::health,
         super::about::metrics,
         super::about::openapi,

@@ -6,6 +6,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use wire::fault::{Code, Fault};
 
+use super::state::Api;
 use crate::guest::PodError;
 use crate::node::CreateError;
 use crate::task::EndError;
@@ -20,8 +21,16 @@ impl Refused {
     }
 
     /// The sandbox is not there.
-    pub(crate) fn unknown(id: AgentId) -> Self {
+    fn unknown(id: AgentId) -> Self {
         Self::new(Code::NotFound, format!("this node has no sandbox {id}"))
+    }
+
+    /// The sandbox cannot be worked with: it is not there, or cannot be read.
+    pub(crate) fn missing(api: &Api, id: AgentId) -> Self {
+        match api.node.shared.registry.quarantine.get(id) {
+            Some(held) => Self::new(Code::WrongState, format!("the sandbox is quarantined: {}", held.cause)),
+            None => Self::unknown(id),
+        }
     }
 
     /// The agent is there, and answers nobody yet.
@@ -64,9 +73,13 @@ impl From<CreateError> for Refused {
             CreateError::Environment(_) => plain(Code::InvalidEnvironment),
             CreateError::NoRoom(_) | CreateError::DiskFull { .. } | CreateError::MarksFull => plain(Code::NoCapacity),
             CreateError::Stale => plain(Code::StaleGeneration),
-            CreateError::Stopping => plain(Code::WrongState),
+            CreateError::Stopping | CreateError::Quarantined(_) => plain(Code::WrongState),
+            CreateError::Ledger(error) if error.is_of_a_full_disk() => {
+                tracing::error!(error = error as &dyn std::error::Error, "a sandbox cannot be written down");
+                Self::new(Code::NoCapacity, "this node's disk is full")
+            }
             CreateError::Closing => plain(Code::ShuttingDown),
-            CreateError::Ledger(_) | CreateError::Images(_) | CreateError::Disk(_) => {
+            CreateError::Ledger(_) | CreateError::Images(_) | CreateError::Disk(_) | CreateError::Driver(_) => {
                 Self::internal(&error, "the sandbox could not be made")
             }
         }

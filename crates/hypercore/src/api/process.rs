@@ -57,7 +57,7 @@ pub(crate) async fn pass(
     if !method.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(Refused::new(Code::NotFound, "there is no such call"));
     }
-    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
+    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::missing(&api, id))?;
     let permit = handle.streams.call(request.extensions().get());
     let permit = permit.ok_or_else(|| Refused::new(Code::RateLimited, "too many calls of the agent are open"))?;
     let mut line = reach(&handle).await?;
@@ -81,7 +81,7 @@ async fn reach(handle: &Handle) -> Result<(Line<Body>, Pod), Refused> {
         Phase::Ready => true,
         // While `pod` starts its agent again, commands help to find out why.
         Phase::Booting => false,
-        Phase::Backoff { .. } | Phase::Stopping | Phase::Failed { .. } => return Err(Refused::not_ready()),
+        Phase::Backoff { .. } | Phase::Waiting { .. } | Phase::Stopping | Phase::Failed { .. } => return Err(Refused::not_ready()),
     };
     match pod.line(CONNECT).await {
         Ok(line) => Ok((line, pod)),

@@ -30,6 +30,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/sandboxes/{id}/tunnel", get(tunnel::tunnel))
         .route("/v1/marks", get(marks::marks))
         .route("/v1/node", get(about::node))
+        .route("/v1/disks", get(about::disks))
         .route("/health", get(about::health))
         .route("/metrics", get(about::metrics))
         .route("/openapi.json", get(about::openapi))

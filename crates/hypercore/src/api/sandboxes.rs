@@ -13,7 +13,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use wire::TRACEPARENT;
 use wire::fault::{Code, Fault};
-use wire::node::{Gone, Sandbox, SandboxSpec, Sandboxes};
+use wire::node::{Data, Gone, Sandbox, SandboxSpec, Sandboxes};
 
 use super::fault::{Refused, json};
 use super::state::{Api, id, query};
@@ -46,6 +46,9 @@ pub(crate) struct Grace {
     /// Milliseconds the agent may take to end by itself.
     #[serde(default)]
     grace_ms: u64,
+    /// What becomes of its disks: they are set aside, unless their owner has them erased.
+    #[serde(default)]
+    data: Data,
 }
 
 /// Makes a sandbox run.
@@ -87,8 +90,9 @@ pub(crate) async fn put(
     responses((status = 200, description = "In the order of their ids", body = Sandboxes))
 )]
 pub(crate) async fn list(State(api): State<Api>) -> Response {
-    let sandboxes = api.node.shared.registry.all().iter().map(|handle| handle.sandbox()).collect();
-    json(StatusCode::OK, &Sandboxes { sandboxes })
+    let registry = &api.node.shared.registry;
+    let sandboxes = registry.all().iter().map(|handle| handle.sandbox()).collect();
+    json(StatusCode::OK, &Sandboxes { sandboxes, quarantined: registry.quarantine.list() })
 }
 
 /// One sandbox, now or when it is ready.
@@ -107,7 +111,7 @@ pub(crate) async fn get(
     wait: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let (id, wait) = (id(path)?, query(wait)?);
-    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
+    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::missing(&api, id))?;
     let sandbox = match wait.until {
         None => handle.sandbox(),
         Some(Until::Ready) => {
@@ -127,7 +131,7 @@ pub(crate) async fn get(
     path = "/v1/sandboxes/{id}",
     params(("id" = AgentId, Path, description = "The agent"), Grace),
     responses(
-        (status = 200, description = "Nothing of it is left", body = Gone),
+        (status = 200, description = "Nothing of it runs; its disks are kept or erased", body = Gone),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     )
 )]
@@ -137,8 +141,8 @@ pub(crate) async fn delete(
     grace: Result<Query<Grace>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let (id, grace) = (id(path)?, query(grace)?);
-    api.node.delete(id, Duration::from_millis(grace.grace_ms)).await?;
-    Ok(json(StatusCode::OK, &Gone { id }))
+    let gone = api.node.delete(id, Duration::from_millis(grace.grace_ms), grace.data).await?;
+    Ok(json(StatusCode::OK, &gone))
 }
 
 /// What a guest's `pod` counts.
@@ -156,7 +160,7 @@ pub(crate) async fn metrics(
     path: Result<Path<AgentId>, PathRejection>,
 ) -> Result<Response, Refused> {
     let id = id(path)?;
-    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
+    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::missing(&api, id))?;
     let pod = handle.pod.get().cloned().ok_or_else(Refused::not_ready)?;
     let text = pod.metrics().await.map_err(|error| Refused::unreachable(&error))?;
     // The guest may write anything: a reader is not to take it for more than text.

@@ -44,7 +44,7 @@ pub(crate) async fn tunnel(
     mut request: Request,
 ) -> Result<Response, Refused> {
     let id = id(path)?;
-    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::unknown(id))?;
+    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::missing(&api, id))?;
     if !wants_tunnel(request.headers()) {
         return Err(Refused::new(Code::InvalidRequest, format!("a tunnel is asked for with Upgrade: {TUNNEL}")));
     }
@@ -69,7 +69,11 @@ fn wants_tunnel(headers: &HeaderMap) -> bool {
 async fn reach(api: &Api, handle: &Handle) -> Result<Box<dyn Link>, Refused> {
     match handle.sandbox().phase {
         Phase::Ready => {}
-        Phase::Booting | Phase::Backoff { .. } | Phase::Stopping | Phase::Failed { .. } => {
+        Phase::Booting
+        | Phase::Backoff { .. }
+        | Phase::Waiting { .. }
+        | Phase::Stopping
+        | Phase::Failed { .. } => {
             return Err(Refused::not_ready());
         }
     }

@@ -11,6 +11,8 @@ use wire::node::AgentMark;
 use super::book::{Book, Head};
 use crate::ledger::random;
 
+/// Damaged journals that are kept beside it, at most.
+const ASIDE: u32 = 1_000;
 /// Bytes of a journal's name.
 const NAME_BYTES: usize = 8;
 
@@ -31,13 +33,17 @@ impl JournalFile {
             Err(error) => return Err(error),
         };
         let Some((book, good)) = read(&text) else {
-            tracing::error!(path = %path.display(), "the metering journal cannot be read; a new one is begun");
-            std::fs::rename(path, path.with_extension("broken"))?;
+            let aside = set_aside(path)?;
+            tracing::error!(
+                path = %path.display(), aside = %aside.display(),
+                "the metering journal cannot be read: it is set aside and a new one is begun. What its marks would \
+                 have billed is not billed; to bill it, put a backup in its place and start hypercore again"
+            );
             return Self::start(path);
         };
         let mut file = OpenOptions::new().read(true).write(true).open(path)?;
         if good < text.len() as u64 {
-            tracing::warn!(bytes = text.len() as u64 - good, "the metering journal had a torn end");
+            tell_rest(path, &text, usize::try_from(good).unwrap_or(text.len()))?;
             file.set_len(good)?;
             file.sync_all()?;
         }
@@ -96,6 +102,36 @@ impl JournalFile {
         *self = Self::write(&self.path, book)?;
         Ok(())
     }
+}
+
+/// Keeps a copy of a journal that is damaged in its middle: what follows is cut off,
+/// since numbers have no gaps. A last line without its end is only a write cut short.
+fn tell_rest(path: &Path, text: &[u8], good: usize) -> io::Result<()> {
+    let rest = text.get(good..).unwrap_or_default();
+    if !rest.contains(&b'\n') {
+        tracing::warn!(bytes = rest.len(), "the metering journal had a torn end");
+        return Ok(());
+    }
+    let aside = free_name(path)?;
+    std::fs::copy(path, &aside)?;
+    tracing::error!(
+        path = %path.display(), aside = %aside.display(), bytes = rest.len(),
+        "the metering journal is damaged: a copy is set aside, and it goes on before the damage"
+    );
+    Ok(())
+}
+
+fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = free_name(path)?;
+    std::fs::rename(path, &aside)?;
+    Ok(aside)
+}
+
+/// A name beside a file under which nothing is kept yet.
+fn free_name(path: &Path) -> io::Result<PathBuf> {
+    let names = std::iter::once("broken".to_owned()).chain((1..ASIDE).map(|more| format!("broken.{more}")));
+    let mut free = names.map(|end| path.with_extension(end)).filter(|name| !name.exists());
+    free.next().ok_or_else(|| io::Error::other("too many damaged journals are set aside"))
 }
 
 /// The book, and how many bytes of the file are good. A line counts when it is
@@ -173,5 +209,26 @@ mod tests {
         let second = JournalFile::open(&path).unwrap().1;
         assert_ne!(first.journal(), second.journal());
         assert!(path.with_extension("broken").exists());
+    }
+
+    #[test]
+    fn fault_1_2_a_journal_damaged_in_its_middle_is_kept_beside_what_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks");
+        let (mut file, mut book) = JournalFile::open(&path).unwrap();
+        for kind in [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready] {
+            add(&mut file, &mut book, kind);
+        }
+        for round in 0..2 {
+            let whole = std::fs::read(&path).unwrap();
+            let mut damaged = whole.clone();
+            let second = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0 + 1;
+            damaged[second] = b'#';
+            std::fs::write(&path, &damaged).unwrap();
+            assert_eq!(JournalFile::open(&path).unwrap().1.last(), 1);
+            let aside = ["broken", "broken.1"][round];
+            assert_eq!(std::fs::read(path.with_extension(aside)).unwrap(), damaged);
+            std::fs::write(&path, &whole).unwrap();
+        }
     }
 }

@@ -6,12 +6,14 @@ use std::thread;
 use std::time::Duration;
 
 use domain::{AgentId, MarkKind, UnixMillis};
+use durable::Reserve;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use wire::node::{AgentMark, Marks};
 
 use super::book::Book;
 use super::file::JournalFile;
+use crate::keeping::make_room;
 
 /// Marks that may wait to be written.
 const QUEUE: usize = 1024;
@@ -54,12 +56,12 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// Opens it. With `most` marks that nobody has fetched it is full.
-    pub(crate) fn open(path: &Path, most: usize) -> Result<Self, JournalError> {
+    pub(crate) fn open(path: &Path, most: usize, reserve: Reserve) -> Result<Self, JournalError> {
         let (file, book) = JournalFile::open(path).map_err(JournalError::Open)?;
         let (tell, last) = watch::channel(book.last());
         let (commands, inbox) = mpsc::channel(QUEUE);
         let book = Arc::new(Mutex::new(book));
-        let writer = Writer { file, book: Arc::clone(&book), last: tell, stale: 0 };
+        let writer = Writer { file, book: Arc::clone(&book), last: tell, stale: 0, reserve };
         let started = thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(inbox));
         started.map_err(JournalError::Open)?;
         Ok(Self { commands, book, last, most })
@@ -113,6 +115,7 @@ struct Writer {
     last: watch::Sender<u64>,
     /// Marks in the file that were fetched.
     stale: u64,
+    reserve: Reserve,
 }
 
 impl Writer {
@@ -160,6 +163,9 @@ impl Writer {
             return;
         }
         while let Err(error) = self.file.append(marks) {
+            if make_room(&self.reserve, &error) {
+                continue;
+            }
             tracing::error!(%error, "the metering journal cannot be written; the node waits for its disk");
             thread::sleep(RETRY);
         }
@@ -181,6 +187,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keeping::reserve;
 
     const ONE: AgentId = AgentId::from_bits(1);
 
@@ -188,7 +195,7 @@ mod tests {
     async fn a_mark_is_on_the_disk_when_it_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marks");
-        let journal = Journal::open(&path, 10).unwrap();
+        let journal = Journal::open(&path, 10, reserve(dir.path())).unwrap();
         journal.mark(ONE, MarkKind::Booting, UnixMillis(1)).await.unwrap();
         let (_, book) = JournalFile::open(&path).unwrap();
         assert_eq!(book.last(), 1);
@@ -198,7 +205,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_hears_of_the_next_mark_and_what_was_fetched_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::open(&dir.path().join("marks"), 1).unwrap();
+        let journal = Journal::open(&dir.path().join("marks"), 1, reserve(dir.path())).unwrap();
         let waiting = tokio::spawn({
             let journal = journal.clone();
             async move { journal.after(0, Duration::from_secs(10)).await }
@@ -215,7 +222,7 @@ mod tests {
     async fn hundreds_of_fetched_marks_leave_a_short_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marks");
-        let journal = Journal::open(&path, 10_000).unwrap();
+        let journal = Journal::open(&path, 10_000, reserve(dir.path())).unwrap();
         for at in 0..300 {
             let kind = if at % 2 == 0 { MarkKind::Booting } else { MarkKind::Ready };
             journal.mark(ONE, kind, UnixMillis(at)).await.unwrap();

@@ -3,13 +3,14 @@
 use domain::{AgentId, FailReason, UnixMillis};
 use sandbox::{Facts, Seat};
 use serde::{Deserialize, Serialize};
+use wire::node::Data;
 use wire::pod::Run;
 
 use crate::policy::Desired;
 
-/// The form of a record that this program writes. It reads this one alone: a
-/// record of a later program is left alone and the node does not start.
-pub(crate) const VERSION: u32 = 1;
+/// The form of a record that this program writes. It reads the
+/// earlier ones too; a record of a later program is left alone, and its sandbox with it.
+pub(crate) const VERSION: u32 = 2;
 
 /// What is to become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,8 +18,19 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) enum Wanted {
     /// It shall run.
     Run,
-    /// It shall be gone.
+    /// It shall be gone, and its disks erased: its owner's word.
     Gone,
+    /// It shall be gone, and its disks set aside.
+    GoneKept,
+}
+
+impl From<Data> for Wanted {
+    fn from(data: Data) -> Self {
+        match data {
+            Data::Keep => Self::GoneKept,
+            Data::Erase => Self::Gone,
+        }
+    }
 }
 
 /// All that is known of a sandbox but its secrets.
@@ -34,6 +46,12 @@ pub(crate) struct Record {
     pub(crate) created_at: UnixMillis,
     /// How often it was started, the first time included. Numbers its boots.
     pub(crate) starts: u32,
+    /// Whether a guest of it ever ran: then its disks may hold what nobody else has.
+    #[serde(default = "yes")]
+    pub(crate) ran: bool,
+    /// What its disks were promised, in MiB, where it was written down.
+    #[serde(default)]
+    pub(crate) disk_mib: Option<u64>,
     /// The deaths that still count.
     pub(crate) deaths: Vec<UnixMillis>,
     /// Why it was given up, if it was.
@@ -43,9 +61,14 @@ pub(crate) struct Record {
     pub(crate) facts: Option<Facts>,
 }
 
+/// Of a record that does not say.
+const fn yes() -> bool {
+    true
+}
+
 impl Record {
     /// A sandbox that was just asked for.
-    pub(crate) const fn new(seat: Seat, desired: Desired, run: Run, now: UnixMillis) -> Self {
+    pub(crate) const fn new(seat: Seat, desired: Desired, run: Run, disk_mib: u64, now: UnixMillis) -> Self {
         Self {
             version: VERSION,
             id: seat.id,
@@ -55,6 +78,8 @@ impl Record {
             wanted: Wanted::Run,
             created_at: now,
             starts: 0,
+            ran: false,
+            disk_mib: Some(disk_mib),
             deaths: Vec::new(),
             failed: None,
             ready_after_ms: None,

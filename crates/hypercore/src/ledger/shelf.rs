@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 
 use domain::{AgentId, Generation};
 
-use super::record::{Record, VERSION};
+use durable::Reserve;
+use sandbox::is_full;
+
+use super::record::{Record, VERSION, Wanted};
 use super::{Secrets, Vault};
+use crate::keeping::make_room;
 
 /// What went wrong with the ledger.
 #[derive(Debug, thiserror::Error)]
@@ -22,14 +26,14 @@ pub(crate) enum LedgerError {
         /// What stood in the way.
         source: io::Error,
     },
-    /// A record of a later program.
-    #[error("{} was written by a later version of this program (its form is {found}, ours is {VERSION}); start that one", .path.display())]
-    Later {
-        /// The record.
-        path: PathBuf,
-        /// Its form.
-        found: u64,
-    },
+}
+
+impl LedgerError {
+    /// Whether it is for want of room on the disk.
+    pub(crate) fn is_of_a_full_disk(&self) -> bool {
+        let Self::File { source, .. } = self;
+        is_full(source)
+    }
 }
 
 /// All sandboxes on disk.
@@ -37,36 +41,45 @@ pub(crate) enum LedgerError {
 pub(crate) struct Ledger {
     root: PathBuf,
     vault: Vault,
+    reserve: Reserve,
 }
 
 /// What was found at the start.
 #[derive(Default)]
 pub(crate) struct Found {
     pub(crate) records: Vec<Record>,
-    /// Folders that no record stands for: creations cut off, or broken disks.
+    /// Folders that hold no record: creations or deletions cut off, unless the machine
+    /// holds something of them.
     pub(crate) remains: Vec<AgentId>,
+    /// Sandboxes of which something cannot be read, and what, with its repair.
+    pub(crate) unreadable: Vec<(AgentId, String)>,
 }
 
 impl Ledger {
     /// Opens the ledger under the node's state folder.
-    pub(crate) fn open(state: &Path) -> Result<Self, LedgerError> {
+    pub(crate) fn open(state: &Path, reserve: Reserve) -> Result<Self, LedgerError> {
         let root = state.join("sandboxes");
         durable::make_dir("ledger", &root).map_err(|source| failed("make", &root, source))?;
         let key = state.join("node.key");
+        if !key.exists() && has_secrets(&root).map_err(|source| failed("list", &root, source))? {
+            return Err(failed("open the node's key", &key, io::Error::other(KEY_IS_GONE)));
+        }
         let vault = Vault::open(&key).map_err(|source| failed("open the node's key", &key, source))?;
-        Ok(Self { root, vault })
+        Ok(Self { root, vault, reserve })
     }
 
-    /// Reads everything.
+    /// Reads everything. What cannot be read is told apart, and never an error: it
+    /// must not keep the others from their node.
     pub(crate) fn load(&self) -> Result<Found, LedgerError> {
         let mut found = Found::default();
         let entries = fs::read_dir(&self.root).map_err(|source| failed("list", &self.root, source))?;
         for entry in entries {
             let name = entry.map_err(|source| failed("list", &self.root, source))?.file_name();
             let Some(id) = name.to_str().and_then(|name| name.parse::<AgentId>().ok()) else { continue };
-            match self.shelf(id).read()? {
-                Some(record) => found.records.push(record),
-                None => found.remains.push(id),
+            match self.shelf(id).read(id) {
+                Ok(Some(record)) => found.records.push(record),
+                Ok(None) => found.remains.push(id),
+                Err(cause) => found.unreadable.push((id, cause)),
             }
         }
         found.records.sort_by_key(|record| record.id);
@@ -75,7 +88,7 @@ impl Ledger {
 
     /// The place of one sandbox, whether anything is there or not.
     pub(crate) fn shelf(&self, id: AgentId) -> Shelf {
-        Shelf { dir: self.root.join(id.to_string()), vault: self.vault.clone() }
+        Shelf { dir: self.root.join(id.to_string()), vault: self.vault.clone(), reserve: self.reserve.clone() }
     }
 }
 
@@ -84,6 +97,7 @@ impl Ledger {
 pub(crate) struct Shelf {
     dir: PathBuf,
     vault: Vault,
+    reserve: Reserve,
 }
 
 impl Shelf {
@@ -107,7 +121,12 @@ impl Shelf {
     pub(crate) fn write(&self, record: &Record) -> Result<(), LedgerError> {
         let path = self.record();
         let text = serde_json::to_vec_pretty(record).map_err(io::Error::other);
-        text.and_then(|text| durable::replace("record", &path, &text)).map_err(|source| failed("write", &path, source))
+        let written = text.and_then(|text| match durable::replace("record", &path, &text) {
+            // A disk that others have filled does not keep the node from its own books.
+            Err(error) if make_room(&self.reserve, &error) => durable::replace("record", &path, &text),
+            other => other,
+        });
+        written.map_err(|source| failed("write", &path, source))
     }
 
     /// Unseals the secrets.
@@ -134,25 +153,34 @@ impl Shelf {
         removed.map_err(|source| failed("remove", &self.dir, source))
     }
 
-    fn read(&self) -> Result<Option<Record>, LedgerError> {
+    /// The record; `None` where there is none. Everything else is said in words, with
+    /// the repair.
+    fn read(&self, id: AgentId) -> Result<Option<Record>, String> {
         let path = self.record();
+        let unreadable = |why: String| format!("{} {why}; {REPAIR}", path.display());
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-                return Ok(None);
-            }
-            Err(source) => return Err(failed("read", &path, source)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(unreadable(format!("cannot be read ({error})"))),
         };
         let version =
             serde_json::from_slice::<serde_json::Value>(&text).ok().and_then(|it| it.get("version")?.as_u64());
-        match (version, serde_json::from_slice(&text)) {
-            (Some(found), _) if found > u64::from(VERSION) => Err(LedgerError::Later { path, found }),
-            (_, Ok(record)) => Ok(Some(record)),
-            (_, Err(error)) => {
-                tracing::error!(path = %path.display(), %error, "a record cannot be read; its sandbox is removed");
-                Ok(None)
-            }
+        if let Some(found) = version.filter(|found| *found > u64::from(VERSION)) {
+            return Err(unreadable(format!(
+                "was written by a later version of this program (its form is {found}, ours is {VERSION})"
+            )));
         }
+        let mut record: Record =
+            serde_json::from_slice(&text).map_err(|error| unreadable(format!("is damaged ({error})")))?;
+        if record.id != id {
+            return Err(unreadable(format!("is of another sandbox ({})", record.id)));
+        }
+        record.version = VERSION;
+        if record.wanted == Wanted::Run && record.failed.is_none() {
+            self.unseal(id, record.desired.generation)
+                .map_err(|error| format!("{}; {REPAIR}", words(&error)))?;
+        }
+        Ok(Some(record))
     }
 
     fn record(&self) -> PathBuf {
@@ -162,6 +190,27 @@ impl Shelf {
     fn secrets(&self) -> PathBuf {
         self.dir.join("secrets")
     }
+}
+
+/// What an operator can do about a sandbox of which something cannot be read.
+const REPAIR: &str = "its guest and its disks are left as they are: put the file back from a backup (or start the \
+                      version that wrote it) and start hypercore again, or give the sandbox up with DELETE \
+                      /v1/sandboxes/{id} on the node's socket, which sets its disks aside";
+const KEY_IS_GONE: &str = "the key is gone and sandboxes are sealed with it: put it back from a backup, or move the \
+                           folder sandboxes away to begin anew";
+
+/// Whether anything is sealed with a key.
+fn has_secrets(root: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(root)? {
+        if entry?.path().join("secrets").exists() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn words(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> LedgerError {
@@ -179,7 +228,11 @@ mod tests {
 
     fn record(bits: u64) -> Record {
         let desired = Desired { generation: Generation(1), image: ImageDigest([1; 32]), cores: 1, memory_mib: 128 };
-        Record::new(Seat { id: AgentId::from_bits(bits), slot: 3 }, desired, crate::tests::run(), UnixMillis(5))
+        Record::new(Seat { id: AgentId::from_bits(bits), slot: 3 }, desired, crate::tests::run(), 64, UnixMillis(5))
+    }
+
+    fn open(state: &Path) -> Ledger {
+        Ledger::open(state, crate::keeping::reserve(state)).unwrap()
     }
 
     fn secrets() -> Secrets {
@@ -189,9 +242,9 @@ mod tests {
     #[test]
     fn what_was_created_is_found_again_by_the_next_daemon() {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = Ledger::open(dir.path()).unwrap().shelf(record(1).id);
+        let shelf = open(dir.path()).shelf(record(1).id);
         shelf.create(&record(1), &secrets()).unwrap();
-        let next = Ledger::open(dir.path()).unwrap();
+        let next = open(dir.path());
         assert_eq!(next.load().unwrap().records, [record(1)]);
         assert_eq!(
             next.shelf(record(1).id).unseal(record(1).id, Generation(1)).unwrap().env.0["KEY"].expose(),
@@ -202,7 +255,7 @@ mod tests {
     #[test]
     fn a_creation_that_was_cut_off_is_found_as_remains_at_every_cut() {
         let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(dir.path()).unwrap();
+        let ledger = open(dir.path());
         let shelf = ledger.shelf(record(1).id);
         durable::make_dir("sandbox", &shelf.dir).unwrap();
         assert_eq!(ledger.load().unwrap().remains, [record(1).id]);
@@ -216,14 +269,68 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_a_later_program_is_not_touched() {
+    fn fault_1_2_what_cannot_be_read_is_told_apart_and_nothing_of_it_is_touched() {
+        let whole = serde_json::to_string_pretty(&record(1)).unwrap();
+        let later = whole.replace(&format!("\"version\": {VERSION}"), "\"version\": 99");
+        let cuts = (0..whole.len()).step_by(17).map(|cut| whole[..cut].to_owned());
+        let foreign = serde_json::to_string_pretty(&record(2)).unwrap();
+        let damaged = cuts.chain(["\0".repeat(whole.len()), later, foreign]);
+        for text in damaged {
+            let dir = tempfile::tempdir().unwrap();
+            let ledger = open(dir.path());
+            let shelf = ledger.shelf(record(1).id);
+            shelf.create(&record(1), &secrets()).unwrap();
+            ledger.shelf(record(3).id).create(&record(3), &secrets()).unwrap();
+            fs::write(shelf.record(), &text).unwrap();
+            let found = ledger.load().unwrap();
+            assert_eq!(found.records, [record(3)], "{text}");
+            assert!(found.remains.is_empty(), "{text}");
+            let [(id, cause)] = found.unreadable.as_slice() else { panic!("{text}") };
+            assert_eq!(*id, record(1).id);
+            assert!(cause.contains("record.json") && cause.contains("backup"), "{cause}");
+            assert_eq!(fs::read_to_string(shelf.record()).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn fault_1_2_sealed_secrets_that_cannot_be_opened_cost_nobody_a_sandbox() {
         let dir = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(dir.path()).unwrap();
+        let ledger = open(dir.path());
         let shelf = ledger.shelf(record(1).id);
         shelf.create(&record(1), &secrets()).unwrap();
-        let text = fs::read_to_string(shelf.record()).unwrap().replace("\"version\": 1", "\"version\": 2");
-        fs::write(shelf.record(), text).unwrap();
-        assert!(matches!(ledger.load(), Err(LedgerError::Later { found: 2, .. })));
+        fs::write(shelf.secrets(), "noise").unwrap();
+        let found = ledger.load().unwrap();
+        assert!(found.records.is_empty() && found.remains.is_empty());
+        assert!(found.unreadable[0].1.contains("secrets"), "{:?}", found.unreadable);
+        // What is to be gone needs no secrets.
+        shelf.write(&Record { wanted: Wanted::GoneKept, ..record(1) }).unwrap();
+        assert_eq!(ledger.load().unwrap().records.len(), 1);
+    }
+
+    #[test]
+    fn fault_1_2_a_lost_key_is_not_replaced_while_anything_is_sealed_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path()).shelf(record(1).id).create(&record(1), &secrets()).unwrap();
+        fs::remove_file(dir.path().join("node.key")).unwrap();
+        let error = Ledger::open(dir.path(), crate::keeping::reserve(dir.path())).err().unwrap();
+        assert!(words(&error).contains("put it back from a backup"), "{error:?}");
+        assert!(!dir.path().join("node.key").exists());
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_program_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = open(dir.path());
+        let shelf = ledger.shelf(record(1).id);
+        shelf.create(&record(1), &secrets()).unwrap();
+        let mut text: serde_json::Value = serde_json::from_slice(&fs::read(shelf.record()).unwrap()).unwrap();
+        let fields = text.as_object_mut().unwrap();
+        fields.insert("version".to_owned(), 1.into());
+        fields.remove("ran");
+        fields.remove("disk_mib");
+        fs::write(shelf.record(), text.to_string()).unwrap();
+        let [old] = ledger.load().unwrap().records.try_into().unwrap();
+        assert_eq!(old, Record { ran: true, disk_mib: None, ..record(1) });
     }
 
     #[test]
@@ -235,7 +342,7 @@ mod tests {
     #[test]
     fn no_file_of_the_ledger_holds_the_environment_in_the_clear() {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = Ledger::open(dir.path()).unwrap().shelf(record(1).id);
+        let shelf = open(dir.path()).shelf(record(1).id);
         shelf.create(&record(1), &secrets()).unwrap();
         for file in fs::read_dir(shelf.dir()).unwrap() {
             let bytes = fs::read(file.unwrap().path()).unwrap();

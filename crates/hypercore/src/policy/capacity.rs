@@ -15,6 +15,21 @@ pub(crate) struct Capacity {
     pub(crate) overhead_mib: u64,
     /// Seats.
     pub(crate) slots: u16,
+    /// What each guest's disks are promised.
+    pub(crate) agent_disk_mib: u64,
+    /// Percent of the room for guests' disks that is promised.
+    pub(crate) disk_percent: u32,
+    /// Disk that must stay free.
+    pub(crate) disk_free_mib: u64,
+}
+
+/// The disk under the guests' disks, as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DiskRoom {
+    /// What is free.
+    pub(crate) free_mib: u64,
+    /// What the guests' disks take already.
+    pub(crate) guests_mib: u64,
 }
 
 /// What is given already.
@@ -24,27 +39,32 @@ pub(crate) struct Load {
     /// Without overheads.
     pub(crate) memory_mib: u64,
     pub(crate) sandboxes: u32,
+    /// Promised to their disks.
+    pub(crate) disk_mib: u64,
 }
 
 impl Load {
     /// The load with one more guest.
-    pub(crate) const fn plus(self, ask: Ask) -> Self {
+    pub(crate) const fn plus(self, ask: Ask, disk_mib: u64) -> Self {
         Self {
             vcpus: self.vcpus.saturating_add(ask.cores),
             memory_mib: self.memory_mib.saturating_add(ask.memory_mib),
             sandboxes: self.sandboxes.saturating_add(1),
+            disk_mib: self.disk_mib.saturating_add(disk_mib),
         }
     }
 }
 
 impl Capacity {
     /// Whether one more guest fits.
-    pub(crate) fn admit(&self, load: Load, ask: Ask) -> Result<(), NoRoom> {
-        if ask.cores > self.cores {
-            return Err(NoRoom::TooLarge(ask.cores));
+    pub(crate) fn admit(&self, load: Load, ask: Ask, room: DiskRoom) -> Result<(), NoRoom> {
+        let most = Ask { cores: self.cores, memory_mib: self.free_memory_mib(Load::default()) };
+        if ask.cores > most.cores || ask.memory_mib > most.memory_mib {
+            return Err(NoRoom::TooLarge { ask, most });
         }
         let fits = ask.cores <= self.free_vcpus(load)
             && ask.memory_mib <= self.free_memory_mib(load)
+            && self.agent_disk_mib <= self.free_disk_mib(load, room)
             && load.sandboxes < u32::from(self.slots);
         if fits { Ok(()) } else { Err(NoRoom::Full) }
     }
@@ -52,6 +72,12 @@ impl Capacity {
     /// Virtual processors still to be given.
     pub(crate) const fn free_vcpus(&self, load: Load) -> u32 {
         self.vcpus.saturating_sub(load.vcpus)
+    }
+
+    /// Disk still to be promised.
+    pub(crate) fn free_disk_mib(&self, load: Load, room: DiskRoom) -> u64 {
+        let all = room.free_mib.saturating_add(room.guests_mib).saturating_sub(self.disk_free_mib);
+        (all.saturating_mul(self.disk_percent.into()) / 100).saturating_sub(load.disk_mib)
     }
 
     /// Memory the next guest may ask for: its own overhead is taken off already.
@@ -67,31 +93,70 @@ mod tests {
 
     use super::*;
 
+    const ROOMY: DiskRoom = DiskRoom { free_mib: u64::MAX, guests_mib: 0 };
+
+    fn capacity() -> Capacity {
+        Capacity {
+            cores: 8,
+            vcpus: 64,
+            memory_mib: 9_999,
+            overhead_mib: 0,
+            slots: 40,
+            agent_disk_mib: 0,
+            disk_percent: 100,
+            disk_free_mib: 0,
+        }
+    }
+
     proptest! {
         #[test]
         fn memory_is_never_given_twice(
             asks in proptest::collection::vec((1_u32..9, 1_u64..5_000), 0..60),
             memory_mib in 0_u64..40_000, overhead_mib in 0_u64..300,
         ) {
-            let capacity = Capacity { cores: 8, vcpus: 64, memory_mib, overhead_mib, slots: 40 };
+            let capacity = Capacity { memory_mib, overhead_mib, ..capacity() };
             let mut load = Load::default();
             for (cores, memory_mib) in asks {
                 let ask = Ask { cores, memory_mib };
                 let room = capacity.free_memory_mib(load);
-                if capacity.admit(load, ask).is_ok() {
+                if capacity.admit(load, ask, ROOMY).is_ok() {
                     prop_assert!(memory_mib <= room);
-                    load = load.plus(ask);
+                    load = load.plus(ask, 0);
                 }
                 let used = load.memory_mib + overhead_mib * u64::from(load.sandboxes);
                 prop_assert!(used <= capacity.memory_mib);
                 prop_assert!(load.vcpus <= capacity.vcpus && load.sandboxes <= 40);
             }
         }
+
+        #[test]
+        fn fault_1_6_no_more_disk_is_promised_than_the_overcommit_allows(
+            size_mib in 0_u64..200_000, written in 0_u64..100, agent_disk_mib in 1_u64..10_000,
+            disk_percent in 1_u32..400, disk_free_mib in 0_u64..5_000, guests in 0_usize..60,
+        ) {
+            let capacity = Capacity { agent_disk_mib, disk_percent, disk_free_mib, ..capacity() };
+            let (ask, mut load) = (Ask { cores: 1, memory_mib: 1 }, Load::default());
+            for _ in 0..guests {
+                // Whatever part of their promise the guests have written: the room is the same.
+                let guests_mib = (load.disk_mib * written / 100).min(size_mib);
+                let room = DiskRoom { free_mib: size_mib - guests_mib, guests_mib };
+                if capacity.admit(load, ask, room).is_ok() {
+                    load = load.plus(ask, agent_disk_mib);
+                }
+            }
+            let most = size_mib.saturating_sub(disk_free_mib) * u64::from(disk_percent) / 100;
+            prop_assert!(load.disk_mib <= most);
+            prop_assert!(load.disk_mib + agent_disk_mib > most || load.sandboxes as usize == guests || load.sandboxes == 40);
+        }
     }
 
     #[test]
-    fn a_guest_with_more_cores_than_the_machine_never_fits() {
-        let capacity = Capacity { cores: 2, vcpus: 64, memory_mib: 9_999, overhead_mib: 0, slots: 9 };
-        assert_eq!(capacity.admit(Load::default(), Ask { cores: 4, memory_mib: 1 }), Err(NoRoom::TooLarge(4)));
+    fn a_guest_with_more_than_the_machine_has_never_fits() {
+        let capacity = Capacity { cores: 2, overhead_mib: 99, ..capacity() };
+        let most = Ask { cores: 2, memory_mib: 9_900 };
+        for ask in [Ask { cores: 4, memory_mib: 1 }, Ask { cores: 1, memory_mib: 9_901 }] {
+            assert_eq!(capacity.admit(Load::default(), ask, ROOMY), Err(NoRoom::TooLarge { ask, most }));
+        }
+        assert_eq!(capacity.admit(Load::default(), most, ROOMY), Ok(()));
     }
 }

@@ -4,8 +4,10 @@ mod admit;
 mod capacity;
 mod readiness;
 mod restart;
+mod retention;
 
 pub(crate) use admit::{Desired, Offer, offer};
-pub(crate) use capacity::{Capacity, Load};
+pub(crate) use capacity::{Capacity, DiskRoom, Load};
 pub(crate) use readiness::Readiness;
-pub(crate) use restart::{Next, RestartPolicy};
+pub(crate) use restart::{Backoff, Next, RestartPolicy};
+pub(crate) use retention::{is_over, kept_until};

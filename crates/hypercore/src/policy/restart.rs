@@ -9,10 +9,25 @@ pub(crate) struct RestartPolicy {
     pub(crate) most: u32,
     /// The window, in milliseconds.
     pub(crate) window_ms: u64,
-    /// The pause after the first death; doubled with each further one.
+    /// The pauses between them.
+    pub(crate) backoff: Backoff,
+}
+
+/// Pauses that grow, up to a longest one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Backoff {
+    /// The first pause; doubled with each further one.
     pub(crate) first_ms: u64,
     /// The longest pause.
     pub(crate) longest_ms: u64,
+}
+
+impl Backoff {
+    /// The pause after so many failures, from 1.
+    pub(crate) fn pause_ms(&self, failures: u32) -> u64 {
+        let doubled = 1_u64.checked_shl(failures.saturating_sub(1)).unwrap_or(u64::MAX);
+        self.first_ms.saturating_mul(doubled).min(self.longest_ms)
+    }
 }
 
 /// What follows a death.
@@ -35,8 +50,7 @@ impl RestartPolicy {
         if count > self.most {
             return Next::GiveUp;
         }
-        let doubled = 1_u64.checked_shl(count - 1).unwrap_or(u64::MAX);
-        Next::StartAt(now.plus(self.first_ms.saturating_mul(doubled).min(self.longest_ms)))
+        Next::StartAt(now.plus(self.backoff.pause_ms(count)))
     }
 }
 
@@ -46,7 +60,8 @@ mod tests {
 
     use super::*;
 
-    const POLICY: RestartPolicy = RestartPolicy { most: 3, window_ms: 60_000, first_ms: 500, longest_ms: 1_500 };
+    const POLICY: RestartPolicy =
+        RestartPolicy { most: 3, window_ms: 60_000, backoff: Backoff { first_ms: 500, longest_ms: 1_500 } };
 
     #[test]
     fn pauses_double_up_to_the_longest_and_then_it_is_given_up() {

@@ -14,7 +14,7 @@ use wire::pod::{Identity, PodPhase};
 
 use super::handle::Order;
 use super::live::Live;
-use super::machine::{Broken, Death, Shared, Stage, Task};
+use super::machine::{Broken, Death, Shared, Stage, Task, Want, words};
 use crate::guest::{Delivered, Pod, PodError};
 use crate::ledger::{Record, Secrets, random};
 
@@ -37,18 +37,26 @@ impl Task {
         metrics::counter!("hypercore_guest_starts_total").increment(1);
         let since = Instant::now();
         let (marked, created) = tokio::join!(self.mark(MarkKind::Booting), self.create());
+        self.fresh = false;
         marked?;
-        self.publish(Phase::Booting);
+        if self.waiting.is_none() {
+            self.publish(Phase::Booting);
+        }
         match created {
             Ok(guest) => {
                 metrics::histogram!("hypercore_guest_create_seconds").record(since.elapsed().as_secs_f64());
                 self.record.facts = Some(guest.facts.clone());
+                (self.record.ran, self.waiting) = (true, None);
                 let live = self.live(guest)?;
                 self.save().await?;
                 self.publish(Phase::Booting);
                 Ok(Stage::Boot(live))
             }
-            Err(error) => self.died(&Death::Create(error), self.shared.clock.now()).await,
+            // The same start is tried again: the agent has not died of it.
+            Err(error) => {
+                self.counted = true;
+                Ok(Stage::Wait(Want { lacks: error.lack(), cause: words(&error) }))
+            }
         }
     }
 
@@ -56,7 +64,7 @@ impl Task {
         let base = self.base().await?;
         let runtime = &self.shared.runtime;
         // Whatever an earlier start has left: the driver refuses what runs.
-        if self.record.starts > 1 {
+        if !self.fresh {
             runtime.stop(self.record.seat(), Fate::Keep).await?;
         }
         runtime.create(&self.spec(base)).await
@@ -90,7 +98,7 @@ impl Task {
         };
         drop(secrets);
         if let Err(death) = told {
-            return self.died(&death, self.shared.clock.now()).await;
+            return self.lost(live, death).await;
         }
         self.attach(&mut live)?;
         let left = deadline.saturating_sub(since.elapsed());
@@ -105,7 +113,7 @@ impl Task {
                 None => self.ready(live).await,
                 Some(wait_ms) => self.hold(live, Duration::from_millis(wait_ms)).await,
             },
-            Err(death) => self.died(&death, self.shared.clock.now()).await,
+            Err(death) => self.lost(live, death).await,
         }
     }
 
@@ -132,6 +140,7 @@ impl Task {
             self.record.ready_after_ms = Some(took);
             self.save().await?;
         }
+        self.waiting = None;
         tracing::info!(boot = self.record.starts, "ready");
         self.publish(Phase::Ready);
         Ok(Stage::Watch(live))

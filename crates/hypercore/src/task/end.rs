@@ -7,11 +7,11 @@ use sandbox::{Fate, RuntimeError};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-use wire::node::Phase;
+use wire::node::{Data, KeptCause, Phase};
 
 use super::handle::{EndError, Order};
 use super::live::Live;
-use super::machine::{Broken, Stage, Task};
+use super::machine::{BOOKS, Broken, Stage, Task};
 use crate::ledger::Wanted;
 
 /// Pause before what could not be removed is tried again.
@@ -36,7 +36,7 @@ impl Task {
                 self.halt(live).await;
                 None
             }
-            Order::Delete { grace, done } => self.delete(live, grace, done).await,
+            Order::Delete { grace, data, done } => self.delete(live, grace, data, done).await,
         }
     }
 
@@ -44,11 +44,12 @@ impl Task {
         &mut self,
         live: Option<Live>,
         grace: Duration,
+        data: Data,
         done: oneshot::Sender<Result<(), EndError>>,
     ) -> Option<Stage> {
         self.publish(Phase::Stopping);
         let mut waiting = vec![done];
-        let mut ended = self.ask(live, grace).await;
+        let mut ended = self.ask(live, grace, data).await;
         loop {
             let removed = match ended {
                 Ok(()) => self.remove().await,
@@ -62,13 +63,16 @@ impl Task {
             }
             tokio::select! {
                 order = self.orders.recv() => match order {
-                    Some(Order::Delete { done, .. }) => waiting.push(done),
+                    Some(Order::Delete { data, done, .. }) => {
+                        self.want_gone(data);
+                        waiting.push(done);
+                    }
                     // The next daemon finishes it: it is in the ledger.
                     Some(Order::Halt) | None => return None,
                 },
                 () = sleep(RETRY) => {}
             }
-            ended = self.want_gone().await;
+            ended = self.write_end().await;
         }
         self.orders.close();
         while let Ok(order) = self.orders.try_recv() {
@@ -84,22 +88,46 @@ impl Task {
         None
     }
 
-    /// Writes the end down first, then asks the guest politely.
-    async fn ask(&mut self, live: Option<Live>, grace: Duration) -> Result<(), Remains> {
-        self.want_gone().await?;
+    /// Writes the end down first, then asks the guest politely. On a disk that takes
+    /// nothing it goes on all the same: stopping always works, and makes room.
+    async fn ask(&mut self, live: Option<Live>, grace: Duration, data: Data) -> Result<(), Remains> {
+        self.want_gone(data);
+        match timeout(BOOKS, self.write_end()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(remains)) => {
+                tracing::warn!(error = &remains as &dyn std::error::Error, "an end cannot be written down yet");
+            }
+            Err(_) => tracing::warn!("an end cannot be written down yet: the disk takes nothing"),
+        }
         if let Some(live) = live {
             self.power_off(live, grace).await;
         }
         Ok(())
     }
 
-    async fn want_gone(&mut self) -> Result<(), Remains> {
+    /// An owner's word is not taken back by who only wants the guest gone.
+    fn want_gone(&mut self, data: Data) {
+        self.record.wanted = match (self.record.wanted, data) {
+            (Wanted::Gone, _) | (_, Data::Erase) => Wanted::Gone,
+            (Wanted::Run | Wanted::GoneKept, Data::Keep) => Wanted::GoneKept,
+        };
+    }
+
+    async fn write_end(&mut self) -> Result<(), Remains> {
+        self.save().await?;
         self.unready(self.shared.clock.now()).await.map_err(Broken::from)?;
-        if self.record.wanted != Wanted::Gone {
-            self.record.wanted = Wanted::Gone;
-            self.save().await?;
-        }
         Ok(())
+    }
+
+    /// What becomes of its disks. Those of a guest that never ran hold nothing.
+    fn fate(&self) -> Fate {
+        match self.record.wanted {
+            Wanted::GoneKept if self.record.ran => {
+                Fate::SetAside(self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted))
+            }
+            Wanted::Gone | Wanted::GoneKept => Fate::Wipe,
+            Wanted::Run => Fate::Keep,
+        }
     }
 
     async fn power_off(&self, mut live: Live, grace: Duration) {
@@ -120,11 +148,12 @@ impl Task {
     }
 
     async fn remove(&mut self) -> Result<(), Remains> {
-        self.shared.runtime.stop(self.record.seat(), Fate::Wipe).await?;
+        self.shared.runtime.stop(self.record.seat(), self.fate()).await?;
         if let Some(logs) = self.handle.logs.get() {
             logs.agent.close();
             logs.console.close();
         }
+        self.unready(self.shared.clock.now()).await.map_err(Broken::from)?;
         self.mark(MarkKind::Gone).await.map_err(Broken::from)?;
         let shelf = self.shelf.clone();
         spawn_blocking(move || shelf.remove()).await.map_err(Broken::Blocking)?.map_err(Broken::from)?;

@@ -7,7 +7,7 @@ use domain::{AgentId, Ask};
 use sandbox::Seat;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
-use wire::node::{Phase, Sandbox};
+use wire::node::{Data, Phase, Sandbox};
 
 use crate::guest::Pod;
 use crate::ledger::{LedgerError, Shelf};
@@ -19,7 +19,7 @@ use crate::streams::Streams;
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Take it down; answers when nothing is left.
-    Delete { grace: Duration, done: oneshot::Sender<Result<(), EndError>> },
+    Delete { grace: Duration, data: Data, done: oneshot::Sender<Result<(), EndError>> },
     /// Stop the guest and keep the rest: the daemon ends.
     Halt,
 }
@@ -41,6 +41,8 @@ pub(crate) enum Origin {
 pub(crate) struct Handle {
     pub(crate) seat: Seat,
     pub(crate) desired: Desired,
+    /// What its disks are promised.
+    pub(crate) disk_mib: u64,
     /// The port its agent serves.
     pub(crate) port: u16,
     pub(crate) shelf: Shelf,
@@ -76,16 +78,16 @@ impl Handle {
         let mut view = self.view.clone();
         let settled = |sandbox: &Sandbox| match sandbox.phase {
             Phase::Ready | Phase::Stopping | Phase::Failed { .. } => true,
-            Phase::Booting | Phase::Backoff { .. } => false,
+            Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. } => false,
         };
         let _ = timeout(wait, view.wait_for(settled)).await;
         self.sandbox()
     }
 
     /// Takes the sandbox down and returns when nothing of it is left.
-    pub(crate) async fn delete(&self, grace: Duration) -> Result<(), EndError> {
+    pub(crate) async fn delete(&self, grace: Duration, data: Data) -> Result<(), EndError> {
         let (done, ended) = oneshot::channel();
-        if self.orders.send(Order::Delete { grace, done }).await.is_err() {
+        if self.orders.send(Order::Delete { grace, data, done }).await.is_err() {
             // The task ends only after the sandbox.
             return Ok(());
         }

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{AgentId, FailReason, MarkKind, UnixMillis};
-use sandbox::{About, Fate, Guest, Runtime, RuntimeError, Spec};
+use domain::{AgentId, FailReason, Lack, MarkKind, UnixMillis};
+use sandbox::{About, Facts, Fate, Guest, Runtime, Spec, is_full};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
-use wire::node::{Phase, Sandbox};
+use tokio::time::{sleep, timeout};
+use wire::node::{Data, Phase, Sandbox};
 
 use super::handle::{Handle, Logs, Order, Origin};
 use super::live::Live;
@@ -45,18 +45,33 @@ pub(super) enum Stage {
     Watch(Live),
     /// It died; another is made then.
     Pause(UnixMillis),
+    /// The node lacks something: what there is is looked at again later.
+    Wait(Want),
+    /// It runs, and its VMM has stopped it for want of something.
+    Held(Live, Lack),
     /// It was given up.
     Failed,
     /// It ends.
     End(Option<Live>, Order),
 }
 
+/// What the node lacks, and how that was noticed.
+pub(super) struct Want {
+    pub(super) lacks: Lack,
+    pub(super) cause: String,
+}
+
+/// A wait for what the node lacks.
+#[derive(Clone, Copy)]
+pub(super) struct Waiting {
+    lacks: Lack,
+    since: UnixMillis,
+    tries: u32,
+}
+
 /// Why a guest is no more.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Death {
-    /// It could not be made.
-    #[error("it could not be started")]
-    Create(#[source] RuntimeError),
     /// It, or its agent, was not ready in time.
     #[error("it was not ready within {0:?}")]
     Boot(Duration),
@@ -66,27 +81,21 @@ pub(super) enum Death {
     /// `pod` said so, or said nothing.
     #[error("{0}")]
     Pod(String),
-    /// It died while no daemon looked.
-    #[error("it was gone when the daemon came back")]
-    Unseen,
 }
 
 impl Death {
     const fn reason(&self) -> FailReason {
         match self {
-            Self::Create(_) => FailReason::NodeRefused,
             Self::Boot(_) => FailReason::BootTimeout,
-            Self::Guest(_) | Self::Pod(_) | Self::Unseen => FailReason::CrashLoop,
+            Self::Guest(_) | Self::Pod(_) => FailReason::CrashLoop,
         }
     }
 
     const fn label(&self) -> &'static str {
         match self {
-            Self::Create(_) => "create",
             Self::Boot(_) => "boot_timeout",
             Self::Guest(_) => "guest",
             Self::Pod(_) => "pod",
-            Self::Unseen => "unseen",
         }
     }
 }
@@ -106,6 +115,16 @@ pub(super) enum Broken {
     Closed,
 }
 
+impl Broken {
+    fn lack(&self) -> Lack {
+        match self {
+            Self::Ledger(error) if error.is_of_a_full_disk() => Lack::Disk,
+            Self::Log(error) if is_full(error) => Lack::Disk,
+            Self::Ledger(_) | Self::Journal(_) | Self::Log(_) | Self::Blocking(_) | Self::Closed => Lack::Ledger,
+        }
+    }
+}
+
 /// The task that owns a sandbox.
 pub(crate) struct Task {
     pub(super) shared: Arc<Shared>,
@@ -121,10 +140,16 @@ pub(crate) struct Task {
     pub(super) counted: bool,
     /// When the guest became ready lately.
     pub(super) readiness: Readiness,
+    /// Nothing was ever made of it.
+    pub(super) fresh: bool,
+    pub(super) waiting: Option<Waiting>,
 }
 
-/// Pause before a task whose books are broken looks again.
-const BROKEN_PAUSE: Duration = Duration::from_secs(5);
+/// How long a task waits for the journal where it must go on without: what is to be
+/// marked is written as soon as the disk takes it, with the time at which it was seen.
+pub(super) const BOOKS: Duration = Duration::from_secs(2);
+/// Longest text of a cause that is shown.
+const CAUSE: usize = 400;
 
 impl Task {
     /// A task for this record, shown before it begins.
@@ -147,6 +172,8 @@ impl Task {
             agent_log: None,
             counted: false,
             readiness: Readiness::default(),
+            fresh: false,
+            waiting: None,
         }
     }
 
@@ -169,6 +196,7 @@ impl Task {
             created_at: record.created_at,
             ready_after_ms: record.ready_after_ms,
             pid: record.facts.as_ref().map(|facts| facts.pid),
+            cause: None,
         }
     }
 
@@ -198,33 +226,68 @@ impl Task {
             Stage::Start => self.start().await,
             Stage::Boot(live) => self.boot(live).await,
             Stage::Watch(live) => self.watch(live).await,
-            Stage::Pause(until) => Ok(self.pause(until).await),
+            Stage::Pause(until) => Ok(self.pause(until, Stage::Start).await),
+            Stage::Wait(want) => self.wait(want).await,
+            Stage::Held(live, lack) => self.held(live, lack).await,
             Stage::Failed => Ok(Stage::End(None, self.order().await)),
             Stage::End(live, order) => Ok(Stage::End(live, order)),
         }
     }
 
-    /// The books cannot be written: nothing may be claimed, so nothing may run. The
-    /// guest, if there is one, is ended, and made again when the disk is well.
+    /// The books cannot be written: nothing may be claimed, so nobody is let in and
+    /// nobody billed. The guest, if there is one, is left alone until they can.
     async fn broken(&mut self, broken: &Broken) -> Stage {
         tracing::error!(error = broken as &dyn std::error::Error, "the node's books on a sandbox cannot be written");
-        let at = self.shared.clock.now().plus(u64::try_from(BROKEN_PAUSE.as_millis()).unwrap_or(0));
-        if let Err(error) = self.shared.runtime.stop(self.record.seat(), Fate::Keep).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "its guest cannot be ended");
-        }
-        if let Err(error) = self.unready(self.shared.clock.now()).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "its billing cannot be ended");
-        }
-        self.publish(Phase::Backoff { at });
-        Stage::Pause(at)
+        // What it waits for is written later, if not now.
+        let _ = timeout(BOOKS, self.unready(self.shared.clock.now())).await;
+        Stage::Wait(Want { lacks: broken.lack(), cause: words(broken) })
     }
 
-    async fn pause(&mut self, until: UnixMillis) -> Stage {
+    /// Shows what the node lacks, and looks again after a pause that grows. This ends
+    /// with what is lacked, or with an order, and never by itself.
+    async fn wait(&mut self, want: Want) -> Result<Stage, Broken> {
+        let until = self.show_want(&want);
+        match self.pause(until, Stage::Start).await {
+            Stage::Start => self.again().await,
+            other => Ok(other),
+        }
+    }
+
+    /// Says when to look again.
+    pub(super) fn show_want(&mut self, want: &Want) -> UnixMillis {
+        let (now, lacks) = (self.shared.clock.now(), want.lacks);
+        let before = self.waiting.filter(|before| before.lacks == lacks);
+        let waiting = before.map_or(Waiting { lacks, since: now, tries: 1 }, |before| Waiting {
+            tries: before.tries.saturating_add(1),
+            ..before
+        });
+        self.waiting = Some(waiting);
+        metrics::counter!("hypercore_waits_total", "lacks" => lacks.as_str()).increment(1);
+        if before.is_none() {
+            tracing::error!(lacks = lacks.as_str(), cause = want.cause, "the node lacks what an agent needs; it waits");
+        }
+        let phase = Phase::Waiting { lacks, since: waiting.since };
+        let cause = Some(want.cause.chars().take(CAUSE).collect());
+        self.view.send_replace(Sandbox { cause, ..Self::show(&self.shared, &self.record, phase) });
+        now.plus(self.shared.config.backoff().pause_ms(waiting.tries))
+    }
+
+    /// Looks at what there is of the sandbox, as a new daemon would.
+    async fn again(&mut self) -> Result<Stage, Broken> {
+        self.save().await?;
+        self.open().await?;
+        match self.record.facts.clone() {
+            None => Ok(Stage::Start),
+            Some(facts) => self.adopt(&facts, self.shared.clock.now()).await,
+        }
+    }
+
+    async fn pause(&mut self, until: UnixMillis, then: Stage) -> Stage {
         let wait = Duration::from_millis(until.since(self.shared.clock.now()));
         tokio::select! {
             biased;
             order = self.orders.recv() => Stage::End(None, order.unwrap_or(Order::Halt)),
-            () = sleep(wait) => Stage::Start,
+            () = sleep(wait) => then,
         }
     }
 
@@ -288,7 +351,7 @@ impl Task {
             Origin::Asked { secrets, written, trace } => {
                 self.trace = trace;
                 // One write of the record for both the sandbox and its first start.
-                (self.record.starts, self.counted) = (1, true);
+                (self.record.starts, self.counted, self.fresh) = (1, true, true);
                 let (shelf, record) = (self.shelf.clone(), self.record.clone());
                 let made = spawn_blocking(move || shelf.create(&record, &secrets)).await.map_err(Broken::Blocking)?;
                 let failed = made.is_err();
@@ -330,39 +393,65 @@ impl Task {
     }
 
     async fn found(&mut self, last_alive: UnixMillis) -> Result<Stage, Broken> {
-        if self.record.wanted == Wanted::Gone {
+        let data = match self.record.wanted {
+            Wanted::Run => None,
+            Wanted::Gone => Some(Data::Erase),
+            Wanted::GoneKept => Some(Data::Keep),
+        };
+        if let Some(data) = data {
             let (done, _) = tokio::sync::oneshot::channel();
-            return Ok(Stage::End(None, Order::Delete { grace: Duration::ZERO, done }));
+            return Ok(Stage::End(None, Order::Delete { grace: Duration::ZERO, data, done }));
         }
         self.open().await?;
-        if self.record.failed.is_some() {
-            return Ok(Stage::Failed);
+        match self.record.failed {
+            // Earlier programs took what the node lacks for a failure of the agent.
+            Some(FailReason::NodeRefused) => self.record.failed = None,
+            Some(_) => return Ok(Stage::Failed),
+            None => {}
         }
         let Some(facts) = self.record.facts.clone() else {
-            // Cut off while it was made, or halted: what there is of it goes first.
+            // Cut off while it was made, or halted: what there is of it goes first. One
+            // that never ran has its first start still before it.
+            self.counted = !self.record.ran;
             self.unready(last_alive).await?;
             return Ok(Stage::Start);
         };
-        match self.shared.runtime.adopt(&self.spec(PathBuf::new()), &facts).await {
-            Ok(Some(guest)) => self.adopted(guest),
-            Ok(None) => self.died(&Death::Unseen, last_alive).await,
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a guest cannot be adopted");
-                self.died(&Death::Unseen, last_alive).await
+        self.adopt(&facts, last_alive).await
+    }
+
+    /// Takes up a guest that was left running. If it is not there, another is made:
+    /// nobody saw it die, and a daemon or a machine that was away is no crash of it.
+    async fn adopt(&mut self, facts: &Facts, last_alive: UnixMillis) -> Result<Stage, Broken> {
+        match self.shared.runtime.adopt(&self.spec(PathBuf::new()), facts).await {
+            Ok(Some(guest)) => self.adopted(guest).await,
+            Ok(None) => {
+                tracing::warn!("a guest was gone when the daemon came back; another is started");
+                metrics::counter!("hypercore_guest_deaths_total", "cause" => "unseen").increment(1);
+                self.unready(last_alive).await?;
+                self.record.facts = None;
+                self.save().await?;
+                Ok(Stage::Start)
             }
+            Err(error) => Ok(Stage::Wait(Want { lacks: error.lack(), cause: words(&error) })),
         }
     }
 
-    fn adopted(&mut self, guest: Guest) -> Result<Stage, Broken> {
+    async fn adopted(&mut self, guest: Guest) -> Result<Stage, Broken> {
         tracing::info!(pid = guest.facts.pid, "a guest was adopted");
         let mut live = self.live(guest)?;
+        self.waiting = None;
         match self.shared.journal.standing(self.record.id) {
             Some(MarkKind::Ready) => {
                 self.attach(&mut live)?;
                 self.publish(Phase::Ready);
                 Ok(Stage::Watch(live))
             }
-            Some(MarkKind::Booting | MarkKind::Unready | MarkKind::Gone) | None => Ok(Stage::Boot(live)),
+            Some(MarkKind::Booting | MarkKind::Unready | MarkKind::Gone) => Ok(Stage::Boot(live)),
+            // A journal that was begun anew has not heard of it.
+            None => {
+                self.mark(MarkKind::Booting).await?;
+                Ok(Stage::Boot(live))
+            }
         }
     }
 
@@ -382,4 +471,15 @@ impl Task {
         let Record { desired, .. } = &self.record;
         Spec { seat: self.record.seat(), cores: desired.cores, memory_mib: desired.memory_mib, base }
     }
+}
+
+/// An error with its causes, for the operator.
+pub(crate) fn words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        words.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    words
 }

@@ -231,5 +231,5 @@ fn the_document_tells_parameters_of_the_path_from_those_of_the_query() {
             seen += usize::from(!in_path);
         }
     }
-    assert_eq!(seen, 7, "after, wait_ms twice, until, grace_ms, follow, source");
+    assert_eq!(seen, 8, "after, wait_ms twice, until, grace_ms, data, follow, source");
 }

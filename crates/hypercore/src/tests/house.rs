@@ -19,6 +19,7 @@ use crate::api::{Api, routes};
 use crate::heartbeat::Heartbeat;
 use crate::images::{Base, Images};
 use crate::journal::Journal;
+use crate::keeping;
 use crate::ledger::Ledger;
 use crate::node::{CreateError, Created, Node};
 use crate::policy::Capacity;
@@ -91,18 +92,27 @@ impl House {
         let runtime: Arc<dyn sandbox::Runtime> = Arc::new(self.machine.driver());
         let about = runtime.about();
         let capacity =
-            Capacity { cores: 2, vcpus: 8, memory_mib: 4_096, overhead_mib: about.overhead_mib, slots: about.slots };
+            Capacity {
+                cores: 2,
+                vcpus: 8,
+                memory_mib: 4_096,
+                overhead_mib: about.overhead_mib,
+                slots: about.slots,
+                agent_disk_mib: self.config.agent_disk_mib(),
+                disk_percent: self.config.disk_percent,
+                disk_free_mib: self.config.disk_free_mib,
+            };
         let shared = Arc::new(Shared {
             config: self.config.clone(),
             runtime,
             about,
             images: Arc::new(OneImage),
-            journal: Journal::open(&state.join("marks"), self.config.marks).expect("a journal"),
+            journal: Journal::open(&state.join("marks"), self.config.marks, keeping::reserve(state)).expect("a journal"),
             clock: Clock::system(),
             resolvers: vec!["9.9.9.9".to_owned()],
             registry: Registry::new(capacity),
         });
-        let node = Arc::new(Node::new(shared, Ledger::open(state).expect("a ledger")));
+        let node = Arc::new(Node::new(shared, Ledger::open(state, keeping::reserve(state)).expect("a ledger")));
         node.take_up(last_alive).await.expect("what is there");
         drop(heartbeat);
         Daemon { node }

@@ -36,7 +36,7 @@ async fn the_daemon_that_is_killed() {
     daemon.kill().await;
     let daemon = house.daemon().await;
     daemon.ready(id(1)).await;
-    daemon.node.delete(id(1), Duration::ZERO).await.unwrap();
+    daemon.node.delete(id(1), Duration::ZERO, wire::node::Data::Erase).await.unwrap();
     eventually("gone", || daemon.sandbox(id(1)).is_none()).await;
 }
 

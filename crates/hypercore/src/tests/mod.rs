@@ -4,7 +4,9 @@ mod adopt;
 mod api;
 mod house;
 mod kill;
+mod lack;
 mod life;
 mod pod;
+mod quarantine;
 
 pub(crate) use pod::run;

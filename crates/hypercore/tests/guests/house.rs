@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use wire::connect::Envelope;
-use wire::node::{Phase, Sandbox, SandboxSpec};
+use wire::node::{Data, Phase, Sandbox, SandboxSpec};
 use wire::process::{EventFrame, STREAM_TYPE};
 use wire::{Environment, Secret};
 
@@ -157,7 +157,7 @@ impl House {
 
     pub(crate) async fn delete(&self, id: AgentId) {
         let grace = Duration::from_secs(5);
-        self.client().delete(id, grace).await.unwrap_or_else(|error| panic!("{error}: {}", self.log()));
+        self.client().delete(id, grace, Data::Erase).await.unwrap_or_else(|error| panic!("{error}: {}", self.log()));
     }
 
     /// What an agent or its console has said so far.

@@ -6,6 +6,7 @@ mod crash;
 mod cycles;
 mod driver;
 mod house;
+mod lack;
 mod machine;
 mod network;
 mod nodes;

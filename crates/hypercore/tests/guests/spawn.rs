@@ -30,7 +30,7 @@ async fn an_agent_is_spawned_reached_asked_and_gone_without_a_trace() {
     the_vmm_is_confined(ready.pid.unwrap());
 
     house.delete(id(1)).await;
-    assert_eq!(house.client().list().await.unwrap(), []);
+    assert_eq!(house.client().list().await.unwrap().sandboxes, []);
     let marks = house.client().marks(0, Duration::ZERO).await.unwrap().marks;
     let kinds: Vec<MarkKind> = marks.iter().map(|mark| mark.mark.kind).collect();
     assert_eq!(kinds, [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Gone]);

@@ -49,6 +49,23 @@ fn a_name_moves_to_the_image_it_was_last_given_to() {
 }
 
 #[test]
+fn fault_1_2_nothing_is_removed_beside_what_cannot_be_read() {
+    let place = Place::new();
+    let (one, two) = (place.import(&image(b"1")).unwrap(), place.import(&image(b"2")).unwrap());
+    let record = place.config.store.join("images").join(format!("{}.json", two.digest.hex()));
+    for damaged in [record, place.config.store.join("names/test")] {
+        let whole = std::fs::read(&damaged).unwrap();
+        std::fs::write(&damaged, "{").unwrap();
+        let refused = place.store.prune(&BTreeSet::new());
+        assert!(matches!(&refused, Err(ImageError::Unreadable(path)) if *path == damaged), "{refused:?}");
+        assert!(place.store.remove(&one.digest.to_string(), &BTreeSet::new()).is_err());
+        std::fs::write(&damaged, whole).unwrap();
+        assert!(place.store.get(&one.digest).is_ok() && place.store.get(&two.digest).is_ok());
+    }
+    assert!(place.store.prune(&BTreeSet::new()).unwrap() > 0);
+}
+
+#[test]
 fn removal_takes_the_disk_and_the_blobs_that_nobody_else_needs() {
     let place = Place::new();
     let shared = Tar::new().file("shared", b"1").done();

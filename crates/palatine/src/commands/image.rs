@@ -104,8 +104,11 @@ impl Place {
         let Some(socket) = &self.node else { return Ok(BTreeSet::new()) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let list = runtime.block_on(NodeClient::new(socket).list());
-        let sandboxes = list.context("ask the node which images are in use; start hypercore first")?;
-        Ok(sandboxes.iter().map(|sandbox| sandbox.image).collect())
+        let list = list.context("ask the node which images are in use; start hypercore first")?;
+        if let Some(held) = list.quarantined.first() {
+            bail!("which image the quarantined agent {} uses cannot be told: {}", held.id, held.cause);
+        }
+        Ok(list.sandboxes.iter().map(|sandbox| sandbox.image).collect())
     }
 }
 

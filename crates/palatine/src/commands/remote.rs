@@ -43,7 +43,10 @@ pub(crate) async fn run(target: &Target, rooms: &Rooms, command: Command) -> Res
         Command::Tiers => show(session.json, &session.client.tiers().await?, output::tiers)?,
         Command::Spawn(options) => session.spawn(options).await?,
         Command::Ls => session.list().await?,
-        Command::Status { id: Some(id) } => show(session.json, &session.client.status(id).await?, output::status)?,
+        Command::Status { id: Some(id) } => {
+            let now = now()?;
+            show(session.json, &session.client.status(id).await?, |answer| output::status(answer, now))?;
+        }
         Command::Logs(options) => session.logs(&options).await?,
         Command::Events { id } => session.events(id).await?,
         Command::Exec(options) => return session.exec(options).await,
@@ -73,6 +76,8 @@ impl Session<'_> {
             agent_type: options.agent_type,
             env: (!env.0.is_empty()).then_some(env),
             public: options.public,
+            cores: options.cores,
+            memory: options.memory,
             image_ref: options.image,
         };
         let how = SpawnOptions { detached: options.no_wait, idempotency_key: options.idempotency_key };

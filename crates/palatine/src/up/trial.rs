@@ -42,7 +42,14 @@ fn client(house: &House) -> Result<Public> {
 
 async fn job(client: &Public) -> Result<()> {
     let step = Step::start("Trying it: a second wallet spawns an agent");
-    let request = SpawnRequest { agent_type: "echo".to_owned(), env: None, public: false, image_ref: None };
+    let request = SpawnRequest {
+        agent_type: "echo".to_owned(),
+        env: None,
+        public: false,
+        cores: None,
+        memory: None,
+        image_ref: None,
+    };
     let agent = client.spawn(&request, &SpawnOptions::default()).await.context("spawn an agent")?.agent;
     step.done();
     eprintln!("  {}", agent.url);

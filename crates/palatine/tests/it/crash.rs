@@ -72,7 +72,7 @@ impl Running {
 }
 
 async fn sandboxes(node: &NodeClient) -> Vec<Sandbox> {
-    node.list().await.unwrap()
+    node.list().await.unwrap().sandboxes
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ async fn fifty_spawns_of_one_wallet_at_once_give_one_agent() {
         let body = answer.expect(409);
         assert_eq!((&body["code"], &body["agent_id"]), (&json!("agent_exists"), id));
     }
-    assert_eq!(house.node_client().list().await.unwrap().len(), 1);
+    assert_eq!(house.node_client().list().await.unwrap().sandboxes.len(), 1);
     house.end();
 }
 

@@ -125,7 +125,9 @@ impl Disk {
                 "driver=raw,node-name={serial},{access},file.driver=file,file.filename=/dev/fdset/{fd},file.locking=off"
             ),
             "-device",
-            &format!("virtio-blk-pci,drive={serial},serial={serial},disable-legacy=on"),
+            // A fault of the host's disk stops the guest until it is mended, and never
+            // reaches the guest, which would take its own disk for broken.
+            &format!("virtio-blk-pci,drive={serial},serial={serial},disable-legacy=on,werror=stop,rerror=stop"),
         ])
     }
 }
@@ -158,6 +160,14 @@ mod tests {
         let line = machine(Accelerator::Tcg).arguments().join(" ");
         assert!(line.contains("node-name=base,read-only=on"), "{line}");
         assert!(line.contains("node-name=data,discard=unmap"), "{line}");
+    }
+
+    #[test]
+    fn fault_1_6_a_fault_of_the_hosts_disk_stops_the_guest_instead_of_reaching_it() {
+        let arguments = machine(Accelerator::Tcg).arguments();
+        let disks: Vec<_> = arguments.iter().filter(|word| word.starts_with("virtio-blk-pci")).collect();
+        assert_eq!(disks.len(), 2);
+        assert!(disks.iter().all(|disk| disk.contains("werror=stop,rerror=stop")), "{disks:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use domain::AgentId;
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+use wire::node::{KeptDisk, Retention};
 
 use super::Settings;
 use super::choice::{choose, confine};
@@ -20,7 +21,7 @@ use super::work::{Inner, QUIT_DEADLINE, refused};
 use crate::cgroup::Cgroups;
 use crate::error::Step;
 use crate::network::{Claim, Dialer, Host};
-use crate::runtime::{About, Facts, Fate, Guest, Link, Runtime, Seat, Spec, Stats};
+use crate::runtime::{About, Condition, Facts, Fate, Guest, Link, Remains, Room, Runtime, Seat, Spec, Stats};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, files, process};
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -61,6 +62,13 @@ impl Qemu {
         }
     }
 
+    async fn control(&self, id: AgentId, operation: Operation) -> Result<Qmp, RuntimeError> {
+        match Qmp::connect(&self.0.guest_dir(id).join("control")).await {
+            Err(Failure::Io(error)) if is_absent(&error) => Err(refused(operation, id, Refusal::NotRunning)),
+            other => other.during(operation, id, "reach the VMM"),
+        }
+    }
+
     async fn quit(&self, seat: Seat) {
         let quit = async { Qmp::connect(&self.0.guest_dir(seat.id).join("control")).await?.quit().await };
         if let Ok(Err(error)) = timeout(QUIT_DEADLINE, quit).await {
@@ -81,9 +89,17 @@ impl Runtime for Qemu {
         }
     }
 
-    async fn sweep(&self, known: &BTreeMap<AgentId, u16>) -> Result<usize, DriverError> {
-        let known = known.clone();
-        self.blocking(move |inner| inner.sweep(&known)).await
+    async fn remains(&self) -> Result<BTreeMap<AgentId, Remains>, DriverError> {
+        self.blocking(Inner::remains).await
+    }
+
+    async fn sweep(
+        &self,
+        known: &BTreeMap<AgentId, Option<u16>>,
+        retention: &Retention,
+    ) -> Result<usize, DriverError> {
+        let (known, retention) = (known.clone(), *retention);
+        self.blocking(move |inner| inner.sweep(&known, &retention)).await
     }
 
     async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError> {
@@ -155,6 +171,29 @@ impl Runtime for Qemu {
         let limited = self.blocking(move |inner| inner.namespace(seat).limited()).await;
         let limited = limited.during(Operation::Stats, id, "read what its network has dropped")?;
         Ok(Stats { cpu_us, memory_bytes, resident_bytes, limited })
+    }
+
+    async fn condition(&self, id: AgentId) -> Result<Condition, RuntimeError> {
+        let mut qmp = self.control(id, Operation::Condition).await?;
+        qmp.condition().await.during(Operation::Condition, id, "ask the VMM")
+    }
+
+    async fn resume(&self, id: AgentId) -> Result<(), RuntimeError> {
+        let mut qmp = self.control(id, Operation::Resume).await?;
+        qmp.resume().await.during(Operation::Resume, id, "ask the VMM")
+    }
+
+    async fn room(&self) -> Result<Room, DriverError> {
+        self.blocking(Inner::room).await
+    }
+
+    async fn kept(&self) -> Result<Vec<KeptDisk>, DriverError> {
+        self.blocking(Inner::list_kept).await
+    }
+
+    async fn erase(&self, name: &str) -> Result<(), DriverError> {
+        let name = name.to_owned();
+        self.blocking(move |inner| inner.erase(&name)).await
     }
 
     async fn stop(&self, seat: Seat, fate: Fate) -> Result<(), RuntimeError> {

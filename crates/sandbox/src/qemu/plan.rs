@@ -80,7 +80,7 @@ impl Plan<'_> {
             namespace: hardware.namespace.as_deref(),
             confinement: self.confinement,
             file_bytes: self.settings.layer_mib.max(self.settings.data_mib) * MIB,
-            cgroup: self.cgroups.create(&hardware.name, limits)?,
+            cgroup: self.cgroups.create(&hardware.name, limits).map_err(Failure::Cgroup)?,
             files: hardware
                 .disks
                 .into_iter()

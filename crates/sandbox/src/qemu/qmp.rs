@@ -3,13 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use domain::Lack;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::Failure;
+use crate::{Condition, Failure};
 
 /// How long any answer may take.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -42,6 +43,25 @@ impl Qmp {
     pub(super) async fn name(&mut self) -> Result<String, Failure> {
         let answer = self.execute("query-name").await?;
         Ok(answer.get("name").and_then(Value::as_str).unwrap_or_default().to_owned())
+    }
+
+    /// Whether the guest gets anywhere. A VMM stops it where a disk of the host
+    /// fails, and waits to be told that it may go on.
+    pub(super) async fn condition(&mut self) -> Result<Condition, Failure> {
+        let answer = self.execute("query-status").await?;
+        let status = answer.get("status").and_then(Value::as_str).unwrap_or_default();
+        match status {
+            "running" => Ok(Condition::Running),
+            "io-error" => Ok(Condition::Paused(Lack::Disk)),
+            // Nobody of us pauses it otherwise, but what is paused is not dead.
+            "paused" | "internal-error" => Ok(Condition::Paused(Lack::Vmm)),
+            other => Err(Failure::Answer(format!("the status {other:?}"))),
+        }
+    }
+
+    /// Has the guest go on; what stopped it is tried again.
+    pub(super) async fn resume(&mut self) -> Result<(), Failure> {
+        self.execute("cont").await.map(drop)
     }
 
     /// Ends the VMM.
@@ -84,7 +104,11 @@ mod tests {
 
     use super::*;
 
-    async fn vmm(said: &'static str) -> Result<String, Failure> {
+    async fn vmm(said: &str) -> Result<String, Failure> {
+        connected(said.to_owned()).await?.name().await
+    }
+
+    async fn connected(said: String) -> Result<Qmp, Failure> {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("qmp");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -94,13 +118,23 @@ mod tests {
             let mut heard = Vec::new();
             let _ = stream.read_to_end(&mut heard).await;
         });
-        Qmp::connect(&socket).await?.name().await
+        Qmp::connect(&socket).await
     }
 
     #[tokio::test]
     async fn events_between_question_and_answer_are_passed_over() {
         let said = "{\"QMP\":{}}\n{\"return\":{}}\n{\"event\":\"RESUME\"}\n{\"return\":{\"name\":\"x\"}}\n";
         assert_eq!(vmm(said).await.unwrap(), "x");
+    }
+
+    #[tokio::test]
+    async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_is_told_from_one_that_runs() {
+        let cases = [("running", Some(Condition::Running)), ("io-error", Some(Condition::Paused(Lack::Disk))), ("x", None)];
+        for (status, condition) in cases {
+            let said = format!("{{\"QMP\":{{}}}}\n{{\"return\":{{}}}}\n{{\"event\":\"BLOCK_IO_ERROR\"}}\n{{\"return\":{{\"status\":\"{status}\"}}}}\n");
+            let mut qmp = connected(said).await.unwrap();
+            assert_eq!(qmp.condition().await.ok(), condition, "{status}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use domain::AgentId;
+use wire::node::{KeptDisk, Retention};
 
 use super::Settings;
 use super::choice::remove_probe;
@@ -16,10 +17,11 @@ use super::launch::Started;
 use super::plan::{Hardware, Plan, guest_dir};
 use super::probe::Verdict;
 use crate::cgroup::Cgroups;
-use crate::error::Step;
+use crate::error::{Step, step};
+use crate::kept::{self, Kept};
 use crate::network::{Claim, Dialer, Host, Namespace};
-use crate::runtime::{Fate, Seat, Spec};
-use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, disk, files};
+use crate::runtime::{Fate, Remains, Room, Seat, Spec};
+use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, disk, files, process};
 
 /// How long a VMM may take to end by itself when it was told to.
 pub(super) const QUIT_DEADLINE: Duration = Duration::from_millis(500);
@@ -80,23 +82,89 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn sweep(&self, known: &BTreeMap<AgentId, u16>) -> Result<usize, DriverError> {
-        // The folder is a sandbox's mark: it is made first and removed last, so what has
-        // none here is not this node's.
+    fn kept(&self) -> Kept {
+        Kept::of(&self.settings.state)
+    }
+
+    /// Every sandbox of which the machine holds anything. The folder is its mark: it is
+    /// made first and removed last, so what has none here is not this node's.
+    fn found(&self) -> Result<BTreeSet<AgentId>, DriverError> {
         let found = files::names(&self.settings.state.join("guests")).step("list the guests' folders")?;
-        let unknown: Vec<AgentId> =
-            found.iter().filter_map(|name| name.parse().ok()).filter(|id| !known.contains_key(id)).collect();
+        Ok(found.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    pub(super) fn remains(&self) -> Result<BTreeMap<AgentId, Remains>, DriverError> {
+        let one = |id: AgentId| {
+            let pids = self.cgroups.pids(&id.to_string()).step("read a guest's cgroup")?;
+            let slot = pids.iter().find_map(|pid| self.slot_of(*pid));
+            Ok((id, Remains { runs: !pids.is_empty(), slot }))
+        };
+        self.found()?.into_iter().map(one).collect()
+    }
+
+    /// The slot whose user runs this process.
+    fn slot_of(&self, pid: u32) -> Option<u16> {
+        let uid = process::uid(pid).ok()?;
+        u16::try_from(uid.checked_sub(self.settings.first_uid)?).ok()
+    }
+
+    pub(super) fn sweep(
+        &self,
+        known: &BTreeMap<AgentId, Option<u16>>,
+        retention: &Retention,
+    ) -> Result<usize, DriverError> {
+        let unknown: Vec<AgentId> = self.found()?.into_iter().filter(|id| !known.contains_key(id)).collect();
         for id in &unknown {
-            self.remove(*id, None, Fate::Wipe).step("remove a sandbox that nobody knows")?;
+            self.remove(*id, None, Fate::SetAside(*retention)).step("remove a sandbox that nobody knows")?;
         }
-        let seated: BTreeSet<u16> = known.values().copied().collect();
+        self.sweep_links(known)?;
+        self.kept().tidy(retention).step("look at the disks that are set aside")?;
+        remove_probe(&self.settings, &self.cgroups).step("remove the probe guest")?;
+        Ok(unknown.len())
+    }
+
+    /// Removes the links of empty seats. Where a seat is not known, any link may be
+    /// the one that is used: then none is removed.
+    fn sweep_links(&self, known: &BTreeMap<AgentId, Option<u16>>) -> Result<(), DriverError> {
+        let mut seated = BTreeSet::new();
+        let mut unseen = false;
+        for (id, slot) in known {
+            match slot {
+                Some(slot) => {
+                    seated.insert(*slot);
+                }
+                None => unseen |= !self.cgroups.pids(&id.to_string()).step("read a guest's cgroup")?.is_empty(),
+            }
+        }
+        if unseen {
+            tracing::warn!("links that nobody knows are left: which of them a guest uses cannot be seen");
+            return Ok(());
+        }
         for slot in self.host.slots(self.claim.mark()).step("list the guests' links")? {
             if !seated.contains(&slot) {
                 self.host.remove_link(&slot.to_string()).step("remove a link that nobody knows")?;
             }
         }
-        remove_probe(&self.settings, &self.cgroups).step("remove the probe guest")?;
-        Ok(unknown.len())
+        Ok(())
+    }
+
+    pub(super) fn room(&self) -> Result<Room, DriverError> {
+        let stat = rustix::fs::statvfs(&self.settings.state).step("look at the free space")?;
+        let mut guests = 0;
+        let dir = self.settings.state.join("guests");
+        for name in files::names(&dir).step("list the guests' folders")? {
+            guests += kept::allocated(&dir.join(name)).step("measure a guest's disks")?;
+        }
+        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+        Ok(Room { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail), guests })
+    }
+
+    pub(super) fn list_kept(&self) -> Result<Vec<KeptDisk>, DriverError> {
+        self.kept().list().step("list the disks that are set aside")
+    }
+
+    pub(super) fn erase(&self, name: &str) -> Result<(), DriverError> {
+        self.kept().erase(name).step("erase disks that were set aside")
     }
 
     pub(super) fn create(&self, spec: &Spec) -> Result<Started, RuntimeError> {
@@ -145,10 +213,10 @@ impl Inner {
             let tap = scope.spawn(|| namespace.up());
             (self.disks(&dir, spec), tap.join())
         });
-        let disks = disks.map_err(during("make its disks"))?;
+        let disks = disks.map_err(during(step::DISKS))?;
         let tap = tap
             .unwrap_or_else(|_| Err(Failure::Missing("the network's thread is gone".to_owned())))
-            .map_err(during("make its network"))?;
+            .map_err(during(step::NETWORK))?;
         let hardware = Hardware {
             name: id.to_string(),
             cores: spec.cores,
@@ -162,7 +230,7 @@ impl Inner {
         let Self { settings, program, cgroups, confinement, .. } = self;
         let plan = Plan { settings, program, cgroups, confinement };
         plan.start(hardware, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups)
-            .map_err(during("start the VMM"))
+            .map_err(during(step::VMM))
     }
 
     fn uid(&self, slot: u16) -> u32 {
@@ -194,14 +262,15 @@ impl Inner {
         self.namespace(seat).down()?;
         self.cgroups.remove(&name)?;
         let dir = self.guest_dir(id);
-        match fate {
-            Fate::Wipe => files::remove_dir(&dir)?,
-            Fate::Keep => {
-                files::remove(&dir.join("control"))?;
-                files::remove(&dir.join("console"))?;
-            }
+        if fate != Fate::Wipe {
+            files::remove(&dir.join("control"))?;
+            files::remove(&dir.join("console"))?;
         }
-        Ok(())
+        match fate {
+            Fate::Keep => Ok(()),
+            Fate::SetAside(retention) => Ok(self.kept().take(&dir, id, &retention)?),
+            Fate::Wipe => Ok(files::remove_dir(&dir)?),
+        }
     }
 }
 

@@ -27,7 +27,7 @@ async fn nobody_else_may_read_the_files_even_where_they_lay_open_before() {
         names.push(path.file_name().unwrap().to_string_lossy().into_owned());
     }
     names.sort();
-    assert_eq!(names, ["lock", "palatine.db", "palatine.db-shm", "palatine.db-wal"]);
+    assert_eq!(names, ["lock", "palatine.db", "palatine.db-shm", "palatine.db-wal", "reserve"]);
 }
 
 #[tokio::test]

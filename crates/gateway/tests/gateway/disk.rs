@@ -1,0 +1,89 @@
+//! The disk under the store is full.
+
+use std::path::Path;
+
+use reqwest::Method;
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use serde_json::Value;
+
+use crate::edge::{Answer, Edge, PATIENCE, Wish, holder};
+
+/// Big enough for a store and for the room it keeps.
+const SIZE: &std::ffi::CStr = c"size=48m,mode=0700";
+
+/// A small disk in a mount namespace of this test's threads alone.
+fn small_disk(at: &Path) {
+    #[expect(unsafe_code, reason = "a namespace of this thread's own; no other thread of the test exists yet")]
+    // SAFETY: only the mount table is unshared; no file descriptor is.
+    let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
+    unshared.expect("this test makes a mount of its own: run it as root");
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("keep our mounts to ourselves");
+    mount("tmpfs", at, "tmpfs", MountFlags::empty(), SIZE).expect("mount a small disk");
+}
+
+fn fill(path: &Path) {
+    let chunk = [0_u8; 4096];
+    let mut file = std::fs::File::create(path).unwrap();
+    while std::io::Write::write_all(&mut file, &chunk).is_ok() {}
+}
+
+async fn ask(edge: &Edge, who: &auth::Keypair, method: Method, path: &str, body: &[u8]) -> Answer {
+    Answer::of(edge.signed(who, method, path, body)).await
+}
+
+async fn ready(edge: &Edge) -> (u16, Value) {
+    let answer = Answer::of(edge.client.get(edge.url("/ready"))).await;
+    (answer.status, answer.body["status"].clone())
+}
+
+#[test]
+fn case_disk_full_what_is_new_waits_and_what_there_is_can_be_seen_and_stopped() {
+    let wish = Wish::default();
+    small_disk(wish.home.path());
+    // Threads started from here on see the small disk.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(full(wish));
+}
+
+async fn full(wish: Wish) {
+    let ballast = wish.home.path().join("ballast");
+    let (edge, owner) = (wish.start().await, holder());
+    let echo = br#"{"agent_type":"echo"}"#;
+    let spawned = ask(&edge, &owner, Method::POST, "/spawn", echo).await;
+    assert_eq!(spawned.status, 200, "{}", spawned.body);
+    let id = spawned.body["agent"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(ready(&edge).await.0, 200);
+    fill(&ballast);
+    // What the log's last pages still hold goes first.
+    let mut refused = None;
+    for n in 10..200_u8 {
+        let answer = ask(&edge, &auth::Keypair::generate(&[n; 32]), Method::POST, "/spawn", echo).await;
+        if answer.status != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.expect("the disk never got full");
+    assert_eq!((refused.status, refused.code()), (503, "store_unavailable"), "{}", refused.body);
+    assert!(refused.body["retry_after"].as_u64().is_some_and(|seconds| seconds > 0));
+    let (status, why) = ready(&edge).await;
+    assert!(status == 503 && why.as_str().is_some_and(|why| why.contains("its disk is full")), "{status} {why}");
+    for path in ["/agents".to_owned(), format!("/status/{id}")] {
+        for _ in 0..20 {
+            let answer = ask(&edge, &owner, Method::GET, &path, b"").await;
+            assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+        }
+    }
+    let stopped = ask(&edge, &owner, Method::POST, &format!("/stop/{id}"), b"").await;
+    assert_eq!((stopped.status, stopped.body["state"].as_str()), (200, Some("stopped")), "{}", stopped.body);
+    // What is new still waits: the room is for stopping alone.
+    let again = ask(&edge, &owner, Method::POST, "/spawn", echo).await;
+    assert_eq!(again.code(), "store_unavailable");
+    std::fs::remove_file(&ballast).unwrap();
+    let until = tokio::time::Instant::now() + PATIENCE;
+    while ready(&edge).await.0 != 200 {
+        assert!(tokio::time::Instant::now() < until, "it does not get well: {:?}", ready(&edge).await);
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(ask(&edge, &owner, Method::POST, "/spawn", echo).await.status, 200);
+}

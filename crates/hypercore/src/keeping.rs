@@ -1,0 +1,77 @@
+//! Disks that outlived their sandbox, and the end of their retention.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use domain::{AgentId, UnixMillis};
+use durable::Reserve;
+use sandbox::{DriverError, Runtime, is_full};
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use crate::policy::{is_over, kept_until};
+use crate::task::Shared;
+
+/// Room for the node's own books: tens of thousands of marks, or a thousand records.
+const RESERVE: usize = 4 * 1024 * 1024;
+/// Between two looks for disks whose time is over.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// The room that is kept for the node's own books.
+pub(crate) fn reserve(state: &Path) -> Reserve {
+    Reserve::at(state, RESERVE)
+}
+
+/// Gives that room up, if the disk is full and it is there: then what was tried may be
+/// tried again.
+pub(crate) fn make_room(reserve: &Reserve, error: &io::Error) -> bool {
+    let made = is_full(error) && reserve.release();
+    if made {
+        tracing::error!("the disk under the node's state is full: the room kept for its books is in use now");
+        metrics::counter!("hypercore_reserve_releases_total").increment(1);
+    }
+    made
+}
+
+/// Until when disks of this sandbox are kept, if any are.
+pub(crate) async fn until(shared: &Shared, id: AgentId) -> Result<Option<UnixMillis>, DriverError> {
+    let kept = shared.runtime.kept().await?;
+    let retention_ms = shared.config.retention_ms();
+    Ok(kept.iter().filter(|disk| disk.id == id).filter_map(|disk| kept_until(disk, retention_ms)).max())
+}
+
+/// Erases what is kept of a sandbox: its owner's word.
+pub(crate) async fn erase(runtime: &dyn Runtime, id: AgentId) -> Result<(), DriverError> {
+    for disk in runtime.kept().await?.into_iter().filter(|disk| disk.id == id) {
+        runtime.erase(&disk.name).await?;
+        tracing::info!(%id, "disks that were set aside are erased: their owner asked");
+    }
+    Ok(())
+}
+
+/// Erases what was kept for as long as was announced.
+pub(crate) async fn expire(shared: &Shared) -> Result<(), DriverError> {
+    let (now, retention_ms) = (shared.clock.now(), shared.config.retention_ms());
+    let kept = shared.runtime.kept().await?;
+    for disk in kept.iter().filter(|disk| is_over(disk, retention_ms, now)) {
+        shared.runtime.erase(&disk.name).await?;
+        metrics::counter!("hypercore_kept_disks_expired_total").increment(1);
+        tracing::warn!(id = %disk.id, name = disk.name, "disks that were set aside are erased: their retention is over");
+    }
+    Ok(())
+}
+
+/// Does so for ever, and keeps room for the node's own books.
+pub(crate) async fn run(shared: &Shared, reserve: Reserve) {
+    loop {
+        let reserve = reserve.clone();
+        if let Ok(Err(error)) = spawn_blocking(move || reserve.refill()).await {
+            tracing::warn!(%error, "room for the node's own books cannot be kept");
+        }
+        if let Err(error) = expire(shared).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "disks whose retention is over cannot be erased");
+        }
+        sleep(PERIOD).await;
+    }
+}

@@ -1,0 +1,54 @@
+//! Sandboxes whose records cannot be read: neither known nor gone.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use domain::AgentId;
+use sandbox::Remains;
+use wire::node::Quarantined;
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    /// What the machine holds of it.
+    pub(crate) remains: Remains,
+    /// Host memory its guest takes, in MiB.
+    pub(crate) memory_mib: u64,
+    /// What is wrong, and the repair.
+    pub(crate) cause: String,
+}
+
+/// All of them. What is here is touched by nothing but a deletion.
+#[derive(Debug, Default)]
+pub(crate) struct Quarantine(Mutex<BTreeMap<AgentId, Held>>);
+
+impl Quarantine {
+    pub(crate) fn hold(&self, id: AgentId, held: Held) {
+        self.held().insert(id, held);
+    }
+
+    pub(crate) fn get(&self, id: AgentId) -> Option<Held> {
+        self.held().get(&id).cloned()
+    }
+
+    pub(crate) fn release(&self, id: AgentId) {
+        self.held().remove(&id);
+    }
+
+    /// As the API shows them.
+    pub(crate) fn list(&self) -> Vec<Quarantined> {
+        let held = self.held();
+        let shown = held.iter();
+        shown.map(|(id, held)| Quarantined { id: *id, runs: held.remains.runs, cause: held.cause.clone() }).collect()
+    }
+
+    /// The seats and the memory that are taken by guests which run.
+    pub(crate) fn taken(&self) -> Vec<(Option<u16>, u64)> {
+        let held = self.held();
+        held.values().filter(|held| held.remains.runs).map(|held| (held.remains.slot, held.memory_mib)).collect()
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<AgentId, Held>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

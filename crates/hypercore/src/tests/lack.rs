@@ -1,0 +1,200 @@
+//! What the node lacks, and what becomes of disks.
+
+use std::time::Duration;
+
+use domain::{FailReason, Lack, MarkKind, UnixMillis};
+use sandbox::{Fate, Refusal, Room, Runtime, Seat};
+use wire::node::{Data, KeptCause, Phase, Retention, Sandbox};
+
+use super::house::{House, eventually, id};
+use super::pod::Manner;
+use crate::keeping;
+
+const GRACE: Duration = Duration::from_millis(500);
+
+fn full() -> Refusal {
+    Refusal::DiskFull { path: "/".into(), free_mib: 1, least_mib: 2 }
+}
+
+fn waits_for(lack: Lack) -> impl Fn(&Sandbox) -> bool {
+    move |sandbox| matches!(sandbox.phase, Phase::Waiting { lacks, .. } if lacks == lack)
+}
+
+#[tokio::test]
+async fn fault_1_1_what_the_node_lacks_is_waited_for_and_is_no_death_of_the_agent() {
+    for (trouble, lack) in [(full(), Lack::Disk), (Refusal::NoBase("/gone".into()), Lack::Image)] {
+        let house = House::new(Manner::Good);
+        let daemon = house.daemon().await;
+        daemon.create(id(1)).await;
+        daemon.ready(id(1)).await;
+        house.machine.fail(Some(trouble));
+        house.machine.crash(id(1));
+        let waiting = daemon.until(id(1), waits_for(lack)).await;
+        assert!(waiting.cause.is_some_and(|cause| !cause.is_empty()));
+        // Far more often than an agent may die.
+        let tries = house.config.restarts + 8;
+        eventually("many tries", || house.machine.refused() > tries).await;
+        assert!(waits_for(lack)(&daemon.sandbox(id(1)).unwrap()));
+        assert_eq!(daemon.sandbox(id(1)).unwrap().restarts, 1);
+        house.machine.fail(None);
+        let ready = daemon.ready(id(1)).await;
+        assert_eq!((ready.restarts, ready.cause), (1, None));
+        assert_eq!(house.machine.disks()[&id(1)], 2, "its disks are those of before");
+        let kinds = [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Booting, MarkKind::Ready];
+        assert_eq!(daemon.kinds(id(1)).await, kinds, "nothing was billed meanwhile");
+    }
+}
+
+#[tokio::test]
+async fn fault_1_1_a_daemon_that_comes_back_to_a_full_disk_waits_and_erases_nothing() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    daemon.kill().await;
+    house.machine.fail(Some(full()));
+    house.machine.crash(id(1));
+    for round in 1..=3 {
+        let next = house.daemon().await;
+        next.until(id(1), waits_for(Lack::Disk)).await;
+        eventually("many tries", || house.machine.refused() > round * 8).await;
+        assert!(waits_for(Lack::Disk)(&next.sandbox(id(1)).unwrap()));
+        next.kill().await;
+    }
+    house.machine.fail(None);
+    house.daemon().await.ready(id(1)).await;
+    assert_eq!(house.machine.disks()[&id(1)], 2);
+}
+
+#[tokio::test]
+async fn fault_1_1_an_agent_that_waits_can_be_stopped() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    house.machine.fail(Some(full()));
+    daemon.create(id(1)).await;
+    daemon.until(id(1), waits_for(Lack::Disk)).await;
+    daemon.node.delete(id(1), GRACE, Data::Keep).await.unwrap();
+    assert!(daemon.sandbox(id(1)).is_none());
+    assert!(house.machine.kept().is_empty(), "a guest that never ran has left nothing");
+}
+
+#[tokio::test]
+async fn fault_1_1_deaths_that_nobody_saw_are_no_crash_loop() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    daemon.kill().await;
+    for _ in 0..house.config.restarts + 3 {
+        house.machine.crash(id(1));
+        let next = house.daemon().await;
+        next.ready(id(1)).await;
+        next.kill().await;
+    }
+}
+
+#[tokio::test]
+async fn fault_1_1_an_agent_that_failed_keeps_its_disks_until_its_owner_has_them_erased() {
+    let house = House::new(Manner::Hopeless);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    let failed = Phase::Failed { reason: FailReason::CrashLoop };
+    daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
+    let gone = daemon.node.delete(id(1), GRACE, Data::Keep).await.unwrap();
+    assert!(daemon.sandbox(id(1)).is_none());
+    let kept = house.machine.kept();
+    assert_eq!(kept.len(), 1);
+    let retention = kept[0].retention.unwrap();
+    assert_eq!((gone.kept_until, retention.cause), (Some(retention.until), KeptCause::Deleted));
+    assert_eq!(retention.until.since(retention.since), 30 * 86_400_000);
+    // Whoever asks again hears the same, and a sweep of the next daemon takes nothing.
+    assert_eq!(daemon.node.delete(id(1), GRACE, Data::Keep).await.unwrap(), gone);
+    daemon.kill().await;
+    let next = house.daemon().await;
+    assert_eq!(next.node.disks().await.unwrap().kept, kept);
+    assert_eq!(next.node.delete(id(1), GRACE, Data::Erase).await.unwrap().kept_until, None);
+    assert!(house.machine.kept().is_empty());
+}
+
+#[tokio::test]
+async fn fault_1_1_a_deletion_without_the_owners_word_that_was_cut_off_keeps_the_disks() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    daemon.kill().await;
+    let path = house.state().join("sandboxes").join(id(1).to_string()).join("record.json");
+    let record = std::fs::read_to_string(&path).unwrap().replace("\"wanted\": \"run\"", "\"wanted\": \"gone_kept\"");
+    std::fs::write(&path, record).unwrap();
+    let next = house.daemon().await;
+    eventually("gone", || next.sandbox(id(1)).is_none()).await;
+    assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
+    assert_eq!(house.machine.kept().len(), 1);
+}
+
+#[tokio::test]
+async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_before() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    let now = crate::Clock::system().now();
+    for (bits, since) in [(1, UnixMillis(0)), (2, now)] {
+        daemon.create(id(bits)).await;
+        daemon.ready(id(bits)).await;
+        let until = since.plus(house.config.retention_ms());
+        let retention = Retention { since, until, cause: KeptCause::Deleted };
+        house.machine.driver().stop(Seat { id: id(bits), slot: 0 }, Fate::SetAside(retention)).await.unwrap();
+    }
+    keeping::expire(&daemon.node.shared).await.unwrap();
+    let left: Vec<_> = house.machine.kept().iter().map(|disk| disk.id).collect();
+    assert_eq!(left, [id(2)]);
+}
+
+#[tokio::test]
+async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_waits_and_goes_on_where_it_was() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    let before = daemon.ready(id(1)).await;
+    house.machine.set_room(Room { size: 1 << 30, free: 0, guests: 0 });
+    house.machine.pause(id(1), Some(Lack::Disk));
+    daemon.until(id(1), waits_for(Lack::Disk)).await;
+    assert_eq!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Unready), "nobody pays for it");
+    // The next daemon finds it so too.
+    daemon.kill().await;
+    let next = house.daemon().await;
+    next.until(id(1), waits_for(Lack::Disk)).await;
+    house.machine.pause(id(1), None);
+    house.machine.set_room(Room { size: 1 << 30, free: 1 << 30, guests: 0 });
+    let after = next.ready(id(1)).await;
+    assert_eq!((after.pid, after.restarts), (before.pid, 0));
+}
+
+#[tokio::test]
+async fn fault_1_6_a_stopped_guest_can_be_deleted() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    house.machine.pause(id(1), Some(Lack::Disk));
+    daemon.until(id(1), waits_for(Lack::Disk)).await;
+    daemon.node.delete(id(1), GRACE, Data::Erase).await.unwrap();
+    assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
+}
+
+#[tokio::test]
+async fn fault_1_6_a_node_promises_its_disk_once() {
+    let mut house = House::new(Manner::Good);
+    (house.config.layer_mib, house.config.data_mib, house.config.disk_percent) = (40_000, 60_000, 200);
+    house.machine.set_room(Room { size: 10 << 30, free: 10 << 30, guests: 0 });
+    let daemon = house.daemon().await;
+    let refused = daemon.offer(id(1), &super::house::spec()).await;
+    assert!(matches!(refused, Err(crate::node::CreateError::NoRoom(domain::NoRoom::Full))), "100 GB on 10 GB");
+    house.machine.set_room(Room { size: 120 << 30, free: 120 << 30, guests: 0 });
+    daemon.create(id(1)).await;
+    daemon.create(id(2)).await;
+    let disk = daemon.node.info().await.unwrap().disk.unwrap();
+    assert_eq!((disk.promised_mib, disk.sandbox_mib, disk.overcommit_percent), (200_000, 100_000, 200));
+    assert!(daemon.offer(id(3), &super::house::spec()).await.is_err());
+    daemon.node.delete(id(1), GRACE, Data::Erase).await.unwrap();
+    daemon.create(id(3)).await;
+}

@@ -1,0 +1,92 @@
+//! Records that cannot be read.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use domain::MarkKind;
+use wire::node::Data;
+
+use super::house::{Daemon, House, id, spec};
+use super::pod::Manner;
+use crate::node::CreateError;
+
+fn file(house: &House, name: &str) -> PathBuf {
+    house.state().join("sandboxes").join(id(1).to_string()).join(name)
+}
+
+/// A guest that runs, and the daemon after the one that made it.
+async fn after(house: &House, harm: impl FnOnce(&House)) -> Daemon {
+    let daemon = house.daemon().await;
+    for bits in [1, 2] {
+        daemon.create(id(bits)).await;
+        daemon.ready(id(bits)).await;
+    }
+    daemon.kill().await;
+    harm(house);
+    house.daemon().await
+}
+
+fn cut(house: &House) {
+    let path = file(house, "record.json");
+    let text = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &text[..text.len() / 2]).unwrap();
+}
+
+#[tokio::test]
+async fn fault_1_2_a_live_guest_whose_record_cannot_be_read_lives_on_with_its_disks() {
+    let harms: [(&str, fn(&House)); 4] = [
+        ("cut off", cut),
+        ("noise in its secrets", |house| std::fs::write(file(house, "secrets"), "noise").unwrap()),
+        ("lost", |house| std::fs::remove_file(file(house, "record.json")).unwrap()),
+        ("of a later program", |house| std::fs::write(file(house, "record.json"), "{\"version\":99}").unwrap()),
+    ];
+    for (harm, act) in harms {
+        let house = House::new(Manner::Good);
+        let next = after(&house, act).await;
+        let running: Vec<_> = house.machine.running().iter().map(|seat| seat.id).collect();
+        assert_eq!(running, [id(1), id(2)], "{harm}");
+        assert_eq!(house.machine.disks().len(), 2, "{harm}");
+        let listed = next.node.shared.registry.quarantine.list();
+        assert_eq!(listed.len(), 1, "{harm}");
+        assert!(listed[0].id == id(1) && listed[0].runs, "{harm}");
+        assert!(listed[0].cause.contains("backup"), "{harm}: {}", listed[0].cause);
+        assert_eq!(next.kinds(id(1)).await.last(), Some(&MarkKind::Unready), "{harm}: nobody is billed");
+        assert!(matches!(next.offer(id(1), &spec()).await, Err(CreateError::Quarantined(_))), "{harm}");
+        // Its seat is not given to another.
+        next.create(id(3)).await;
+        let slots: std::collections::BTreeSet<_> = house.machine.running().iter().map(|seat| seat.slot).collect();
+        assert_eq!(slots.len(), house.machine.running().len(), "{harm}");
+        next.ready(id(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn fault_1_2_a_record_that_was_repaired_gives_the_same_guest_back() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    let before = daemon.ready(id(1)).await;
+    daemon.kill().await;
+    let good = std::fs::read(file(&house, "record.json")).unwrap();
+    cut(&house);
+    let next = house.daemon().await;
+    assert!(next.sandbox(id(1)).is_none());
+    next.kill().await;
+    std::fs::write(file(&house, "record.json"), good).unwrap();
+    let again = house.daemon().await.ready(id(1)).await;
+    assert_eq!((again.pid, again.restarts), (before.pid, 0));
+}
+
+#[tokio::test]
+async fn fault_1_2_a_quarantined_sandbox_can_be_given_up_and_its_disks_are_set_aside() {
+    for (data, kept) in [(Data::Keep, 1), (Data::Erase, 0)] {
+        let house = House::new(Manner::Good);
+        let next = after(&house, cut).await;
+        let gone = next.node.delete(id(1), Duration::ZERO, data).await.unwrap();
+        assert_eq!((house.machine.kept().len(), usize::from(gone.kept_until.is_some())), (kept, kept));
+        assert!(next.node.shared.registry.quarantine.list().is_empty());
+        assert!(!file(&house, "").exists());
+        assert_eq!(next.kinds(id(1)).await.last(), Some(&MarkKind::Gone));
+        assert_eq!(house.machine.running().len(), 1);
+    }
+}

@@ -1,0 +1,155 @@
+//! What a node lacks costs no agent its life or its data.
+
+use std::ffi::CStr;
+use std::path::Path;
+use std::time::Duration;
+
+use domain::{AgentId, Lack};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep, timeout};
+use wire::node::{Data, Phase};
+
+use crate::house::{House, PATIENCE, id};
+use crate::machine::Residue;
+
+/// Room for a guest's disks, and soon full.
+const SIZE: &CStr = c"size=192m,mode=0700";
+
+/// One more count in the agent's `/data`, on its disk before it is told.
+async fn try_count(house: &House, id: AgentId) -> Option<u64> {
+    let mut tunnel = house.client().tunnel(id).await.ok()?;
+    let ask = b"POST /state HTTP/1.1\r\nhost: agent\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    tunnel.write_all(ask).await.ok()?;
+    let mut said = String::new();
+    tunnel.read_to_string(&mut said).await.ok()?;
+    let (_, body) = said.split_once("\r\n\r\n")?;
+    serde_json::from_str::<Value>(body).ok()?["count"].as_u64()
+}
+
+/// The same of an agent that answers.
+async fn count(house: &House, id: AgentId) -> u64 {
+    try_count(house, id).await.unwrap_or_else(|| panic!("no answer: {}", house.log()))
+}
+
+/// Counts until the guest is stopped for want of disk; the last number it told.
+async fn count_until_it_waits(house: &House, id: AgentId) -> u64 {
+    let (until, mut last) = (Instant::now() + PATIENCE, 0);
+    loop {
+        let sandbox = house.client().get(id).await.unwrap().unwrap();
+        if waits_for_disk(sandbox.phase) {
+            return last;
+        }
+        assert!(Instant::now() < until, "{sandbox:?}: {}", house.log());
+        match timeout(Duration::from_secs(2), try_count(house, id)).await {
+            Ok(Some(counted)) => last = counted,
+            Ok(None) | Err(_) => sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+fn configure(house: &House, from: &str, to: &str) {
+    let path = house.dir.path().join("palatine.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from));
+    std::fs::write(path, text.replace(from, to)).unwrap();
+}
+
+fn kill(pid: Option<u32>) {
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
+    rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::KILL).expect("it lives");
+}
+
+fn waits_for_disk(phase: Phase) -> bool {
+    matches!(phase, Phase::Waiting { lacks: Lack::Disk, .. })
+}
+
+#[tokio::test]
+async fn fault_1_1_a_daemon_that_comes_back_to_too_little_disk_waits_and_the_data_is_there_again() {
+    let before = Residue::of("pltl");
+    let mut house = House::new("pltl", 7, "backoff_longest_ms = 500\nhealth_failures = 3").await;
+    house.create(id(1)).await;
+    let ready = house.ready(id(1)).await;
+    assert_eq!(count(&house, id(1)).await, 1);
+    house.kill();
+    kill(ready.pid);
+    configure(&house, "disk_free_mib = 64", "disk_free_mib = 100000000");
+    house.start().await;
+    let waiting = house.until(id(1), |sandbox| waits_for_disk(sandbox.phase)).await;
+    assert!(waiting.cause.is_some_and(|cause| cause.contains("must stay free")));
+    // Six failed starts were once enough to fail it, and to erase its disks.
+    let long = Instant::now() + Duration::from_secs(8);
+    while Instant::now() < long {
+        let phase = house.client().get(id(1)).await.unwrap().unwrap().phase;
+        assert!(waits_for_disk(phase), "{phase:?}");
+        sleep(Duration::from_millis(200)).await;
+    }
+    house.stop();
+    configure(&house, "disk_free_mib = 100000000", "disk_free_mib = 64");
+    house.start().await;
+    house.ready(id(1)).await;
+    assert_eq!(count(&house, id(1)).await, 2);
+
+    // Nobody's word: its disks are left, whole; its owner's word erases them.
+    let gone = house.client().delete(id(1), Duration::from_secs(5), Data::Keep).await.unwrap();
+    let kept = house.client().disks().await.unwrap().kept;
+    assert_eq!((kept.len(), kept[0].id), (1, id(1)));
+    assert_eq!(gone.kept_until, kept[0].retention.map(|kept| kept.until));
+    assert!(house.dir.path().join("node/kept").join(&kept[0].name).join("data.ext4").exists());
+    house.delete(id(1)).await;
+    assert!(house.client().disks().await.unwrap().kept.is_empty());
+    house.end(&before);
+}
+
+/// A disk of its own under the node's state, for as long as this lives.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    fn under(state: &'a Path) -> Self {
+        mount("tmpfs", state, "tmpfs", MountFlags::empty(), SIZE).expect("mount a small disk");
+        Self(state)
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = unmount(self.0, UnmountFlags::DETACH);
+    }
+}
+
+fn fill(path: &Path) {
+    let chunk = [1_u8; 4096];
+    let mut file = std::fs::File::create(path).unwrap();
+    while std::io::Write::write_all(&mut file, &chunk).is_ok() {}
+}
+
+#[tokio::test]
+async fn fault_1_6_a_full_host_disk_stops_a_guest_where_it_is_and_room_has_it_go_on() {
+    let before = Residue::of("pltm");
+    let mut house = House::new("pltm", 8, "backoff_longest_ms = 500").await;
+    house.stop();
+    let state = house.dir.path().join("node");
+    let disk = SmallDisk::under(&state);
+    house.start().await;
+    house.create(id(1)).await;
+    let ready = house.ready(id(1)).await;
+    assert_eq!(count(&house, id(1)).await, 1);
+    fill(&state.join("ballast"));
+    let told = count_until_it_waits(&house, id(1)).await;
+    std::fs::remove_file(state.join("ballast")).unwrap();
+    let again = house.ready(id(1)).await;
+    assert_eq!((again.pid, again.restarts), (ready.pid, 0));
+    let next = count(&house, id(1)).await;
+    assert!(next > told, "{next} after {told}: nothing that was told is lost");
+
+    // A second time, and it is stopped while it waits.
+    fill(&state.join("ballast"));
+    count_until_it_waits(&house, id(1)).await;
+    house.delete(id(1)).await;
+    assert!(house.client().list().await.unwrap().sandboxes.is_empty());
+    house.stop();
+    drop(disk);
+    drop(house);
+    assert_eq!(Residue::of("pltm"), before);
+}

@@ -1,0 +1,229 @@
+//! Disks that outlived their sandbox: set aside until their owner or their retention
+//! erases them.
+//!
+//! ```text
+//! <state>/kept/<id>/          a sandbox's disks, as they were
+//! <state>/kept/<id>/kept.json since when, until when, why
+//! <state>/kept/<id>.1/        those of another sandbox of the same id
+//! <state>/kept/erasing-…      being erased
+//! ```
+//!
+//! A folder whose note cannot be read is never erased; one whose note was never
+//! written gets one at the next start.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use domain::AgentId;
+use serde::{Deserialize, Serialize};
+use wire::node::{KeptDisk, Retention};
+
+use crate::files;
+
+const NOTE: &str = "kept.json";
+const DISK: &str = "ext4";
+const ERASING: &str = "erasing-";
+/// The form of the note.
+const VERSION: u32 = 1;
+/// Sandboxes of one id whose disks are kept beside each other.
+const SAME: u32 = 1_000;
+/// Bytes in a block, as `stat` counts them.
+const BLOCK: u64 = 512;
+
+#[derive(Serialize, Deserialize)]
+struct Note {
+    version: u32,
+    #[serde(flatten)]
+    retention: Retention,
+}
+
+/// The folder of disks that are set aside.
+pub(crate) struct Kept(PathBuf);
+
+impl Kept {
+    pub(crate) fn of(state: &Path) -> Self {
+        Self(state.join("kept"))
+    }
+
+    /// Takes a sandbox's folder over, in one step. Without disks in it, it goes.
+    pub(crate) fn take(&self, dir: &Path, id: AgentId, retention: &Retention) -> io::Result<()> {
+        if !holds_disks(dir)? {
+            return files::remove_dir(dir);
+        }
+        files::private_dir(&self.0)?;
+        // On a full disk the folder comes without: it gets its note later.
+        if let Err(error) = write_note(dir, retention) {
+            tracing::warn!(%id, %error, "the note beside disks that are set aside cannot be written yet");
+        }
+        fs::rename(dir, self.0.join(self.free_name(id)?))?;
+        sync(&self.0)?;
+        dir.parent().map_or(Ok(()), sync)
+    }
+
+    /// Writes the notes that were never written, and finishes erasing.
+    pub(crate) fn tidy(&self, retention: &Retention) -> io::Result<()> {
+        for name in files::names(&self.0)? {
+            let dir = self.0.join(&name);
+            if name.starts_with(ERASING) {
+                files::remove_dir(&dir)?;
+            } else if owner(&name).is_some() && !dir.join(NOTE).exists() {
+                write_note(&dir, retention)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// All of them.
+    pub(crate) fn list(&self) -> io::Result<Vec<KeptDisk>> {
+        let mut names = files::names(&self.0)?;
+        names.sort_unstable();
+        let found = names.into_iter().filter_map(|name| owner(&name).map(|id| (name, id)));
+        found
+            .map(|(name, id)| {
+                let dir = self.0.join(&name);
+                let retention = read_note(&dir);
+                Ok(KeptDisk { name, id, bytes: allocated(&dir)?, retention })
+            })
+            .collect()
+    }
+
+    /// Erases one of them. One that is not there is erased already.
+    pub(crate) fn erase(&self, name: &str) -> io::Result<()> {
+        if owner(name).is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the name of kept disks"));
+        }
+        let going = self.0.join(format!("{ERASING}{name}"));
+        files::remove_dir(&going)?;
+        // First out of the list as a whole, so that no half of it is ever found.
+        match fs::rename(self.0.join(name), &going) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        }
+        files::remove_dir(&going)?;
+        sync(&self.0)
+    }
+
+    fn free_name(&self, id: AgentId) -> io::Result<String> {
+        let names = std::iter::once(id.to_string()).chain((1..SAME).map(|more| format!("{id}.{more}")));
+        let mut free = names.filter(|name| !self.0.join(name).exists());
+        free.next().ok_or_else(|| io::Error::other("too many disks of one sandbox are kept"))
+    }
+}
+
+/// Whose disks a folder of this name holds.
+fn owner(name: &str) -> Option<AgentId> {
+    let (id, more) = name.split_once('.').unwrap_or((name, "0"));
+    more.parse::<u32>().ok()?;
+    id.parse().ok()
+}
+
+/// What the files of a folder take of the disk, in bytes.
+pub(crate) fn allocated(dir: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for name in files::names(dir)? {
+        match fs::symlink_metadata(dir.join(name)) {
+            Ok(meta) => bytes += meta.blocks() * BLOCK,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(bytes)
+}
+
+fn holds_disks(dir: &Path) -> io::Result<bool> {
+    Ok(files::names(dir)?.iter().any(|name| Path::new(name).extension().is_some_and(|end| end == DISK)))
+}
+
+fn write_note(dir: &Path, retention: &Retention) -> io::Result<()> {
+    let text = serde_json::to_vec_pretty(&Note { version: VERSION, retention: *retention })?;
+    durable::replace("kept", &dir.join(NOTE), &text)
+}
+
+fn read_note(dir: &Path) -> Option<Retention> {
+    let path = dir.join(NOTE);
+    let read = fs::read(&path).and_then(|text| serde_json::from_slice::<Note>(&text).map_err(io::Error::from));
+    match read {
+        Ok(note) if note.version <= VERSION => Some(note.retention),
+        Ok(note) => {
+            tracing::error!(path = %path.display(), form = note.version, "kept disks have the note of a later program");
+            None
+        }
+        Err(error) => {
+            tracing::error!(
+                path = %path.display(), %error,
+                "the note beside kept disks cannot be read: they stay until the folder is removed by hand"
+            );
+            None
+        }
+    }
+}
+
+fn sync(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::UnixMillis;
+    use wire::node::KeptCause;
+
+    use super::*;
+
+    const ID: AgentId = AgentId::from_bits(7);
+    const RETENTION: Retention = Retention { since: UnixMillis(5), until: UnixMillis(9), cause: KeptCause::Deleted };
+
+    fn guest(state: &Path) -> PathBuf {
+        let dir = state.join("guests").join(ID.to_string());
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("data.ext4"), "what the agent wrote").unwrap();
+        dir
+    }
+
+    #[test]
+    fn fault_1_1_what_is_set_aside_is_whole_and_says_until_when() {
+        let state = tempfile::tempdir().unwrap();
+        let kept = Kept::of(state.path());
+        assert!(kept.list().unwrap().is_empty());
+        kept.take(&guest(state.path()), ID, &RETENTION).unwrap();
+        let found = kept.list().unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].id, found[0].retention), (ID, Some(RETENTION)));
+        let data = state.path().join("kept").join(&found[0].name).join("data.ext4");
+        assert_eq!(fs::read(data).unwrap(), b"what the agent wrote");
+        // Those of a second sandbox of the same id stand beside them.
+        kept.take(&guest(state.path()), ID, &RETENTION).unwrap();
+        assert_eq!(kept.list().unwrap().len(), 2);
+        kept.take(&state.path().join("guests").join("nothing"), ID, &RETENTION).unwrap();
+        kept.erase(&found[0].name).unwrap();
+        kept.erase(&found[0].name).unwrap();
+        assert_eq!(kept.list().unwrap().iter().map(|disk| disk.name.clone()).collect::<Vec<_>>(), [format!("{ID}.1")]);
+    }
+
+    #[test]
+    fn fault_1_2_an_unreadable_note_has_no_end_and_a_missing_one_is_written_anew() {
+        let state = tempfile::tempdir().unwrap();
+        let kept = Kept::of(state.path());
+        kept.take(&guest(state.path()), ID, &RETENTION).unwrap();
+        let note = state.path().join("kept").join(ID.to_string()).join(NOTE);
+        fs::write(&note, "{\"version\":1,").unwrap();
+        kept.tidy(&RETENTION).unwrap();
+        assert_eq!(kept.list().unwrap()[0].retention, None);
+        fs::remove_file(&note).unwrap();
+        kept.tidy(&RETENTION).unwrap();
+        assert_eq!(kept.list().unwrap()[0].retention, Some(RETENTION));
+    }
+
+    #[test]
+    fn nothing_but_kept_disks_is_erased_by_name() {
+        let state = tempfile::tempdir().unwrap();
+        fs::create_dir_all(state.path().join("kept")).unwrap();
+        fs::write(state.path().join("precious"), "").unwrap();
+        let kept = Kept::of(state.path());
+        for name in ["../precious", "", ".", "..", "0/.."] {
+            assert!(kept.erase(name).is_err(), "{name}");
+        }
+        assert!(state.path().join("precious").exists());
+    }
+}
