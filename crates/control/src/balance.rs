@@ -60,7 +60,8 @@ impl Inner {
                 return;
             }
         };
-        let running = live.into_iter().filter(|record| matches!(record.state, State::Booting | State::Waiting(_) | State::Ready));
+        let running =
+            live.into_iter().filter(|record| matches!(record.state, State::Booting | State::Waiting(_) | State::Ready));
         stream::iter(running).for_each_concurrent(AT_ONCE, |record| self.recheck_one(record)).await;
     }
 

@@ -290,10 +290,9 @@ pub fn step(state: State, event: Event) -> Result<(State, &'static [Action]), Re
         (Stopped(_) | Failed(_), Event::Stop(_) | Event::Fail(_) | Event::Gone) => to(state, &[]),
         (Reserved, Event::Booting | Event::Waiting(_) | Event::Ready)
         | (Booting | Waiting(_) | Ready, Event::Placed)
-        | (
-            Stopping(_) | Stopped(_) | Failed(_),
-            Event::Placed | Event::Booting | Event::Waiting(_) | Event::Ready,
-        ) => Err(Refusal { state, event }),
+        | (Stopping(_) | Stopped(_) | Failed(_), Event::Placed | Event::Booting | Event::Waiting(_) | Event::Ready) => {
+            Err(Refusal { state, event })
+        }
     }
 }
 

@@ -157,7 +157,9 @@ impl Gateway {
         match record.state {
             Life::Failed(reason) => Err(Refusal::Failed(reason)),
             Life::Stopping(domain::End::Failed(reason)) => Err(Refusal::Failed(reason)),
-            Life::Reserved | Life::Placed | Life::Booting | Life::Waiting(_) => self.spawned(StatusCode::ACCEPTED, &record),
+            Life::Reserved | Life::Placed | Life::Booting | Life::Waiting(_) => {
+                self.spawned(StatusCode::ACCEPTED, &record)
+            }
             Life::Ready | Life::Stopping(domain::End::Stopped(_)) | Life::Stopped(_) => {
                 self.spawned(StatusCode::OK, &record)
             }

@@ -178,9 +178,12 @@ mod tests {
         let tier = Tier { min: 7, cores: 4, memory: 4_096 };
         assert_eq!(part_of(tier, None, None).unwrap(), tier);
         assert_eq!(part_of(tier, Some(2), Some(1_024)).unwrap(), Tier { cores: 2, memory: 1_024, ..tier });
-        for (cores, memory, field) in
-            [(Some(5), None, "cores"), (Some(0), None, "cores"), (None, Some(4_097), "memory"), (None, Some(1), "memory")]
-        {
+        for (cores, memory, field) in [
+            (Some(5), None, "cores"),
+            (Some(0), None, "cores"),
+            (None, Some(4_097), "memory"),
+            (None, Some(1), "memory"),
+        ] {
             let fault = Fault::from(part_of(tier, cores, memory).unwrap_err());
             assert_eq!((fault.code, fault.field.as_deref()), (Code::InvalidRequest, Some(field)));
         }

@@ -247,11 +247,7 @@ impl Config {
     }
 
     pub(crate) const fn restart_policy(&self) -> RestartPolicy {
-        RestartPolicy {
-            most: self.restarts,
-            window_ms: self.restart_window_s * 1_000,
-            backoff: self.backoff(),
-        }
+        RestartPolicy { most: self.restarts, window_ms: self.restart_window_s * 1_000, backoff: self.backoff() }
     }
 }
 

@@ -230,7 +230,9 @@ impl Node {
     pub(crate) async fn delete(&self, id: AgentId, grace: Duration, data: Data) -> Result<Gone, EndError> {
         match (self.shared.registry.get(id), self.shared.registry.quarantine.get(id)) {
             (Some(handle), _) => handle.delete(grace, data).await?,
-            (None, Some(held)) => self.give_up(id, &held, data).await.map_err(|error| EndError(format!("{error:#}")))?,
+            (None, Some(held)) => {
+                self.give_up(id, &held, data).await.map_err(|error| EndError(format!("{error:#}")))?
+            }
             (None, None) => {}
         }
         let runtime = &*self.shared.runtime;
@@ -244,9 +246,7 @@ impl Node {
     /// Ends a sandbox that cannot be read: somebody has given it up.
     async fn give_up(&self, id: AgentId, held: &Held, data: Data) -> anyhow::Result<()> {
         let fate = match data {
-            Data::Keep => {
-                Fate::SetAside(self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted))
-            }
+            Data::Keep => Fate::SetAside(self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted)),
             Data::Erase => Fate::Wipe,
         };
         // Without a number of its own its link goes with its namespace.

@@ -186,11 +186,7 @@ impl Runtime for Fake {
         Ok(disks.chain(running).collect())
     }
 
-    async fn sweep(
-        &self,
-        known: &BTreeMap<AgentId, Option<u16>>,
-        retention: &Retention,
-    ) -> Result<usize, DriverError> {
+    async fn sweep(&self, known: &BTreeMap<AgentId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError> {
         let mut state = self.0.state();
         let before: BTreeSet<AgentId> = state.running.keys().chain(state.disks.keys()).copied().collect();
         let unknown: Vec<AgentId> = before.into_iter().filter(|id| !known.contains_key(id)).collect();

@@ -201,11 +201,7 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// What could not be removed.
-    async fn sweep(
-        &self,
-        known: &BTreeMap<AgentId, Option<u16>>,
-        retention: &Retention,
-    ) -> Result<usize, DriverError>;
+    async fn sweep(&self, known: &BTreeMap<AgentId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError>;
 
     /// Starts a sandbox: its disks unless they are there, its network, its VMM.
     ///

@@ -149,7 +149,9 @@ mod tests {
 
     #[test]
     fn columns_that_no_version_writes_are_an_error() {
-        for (name, reason) in [("asleep", None), ("stopped", Some("lost")), ("failed", None), ("stopping", Some("x")), ("waiting", None)] {
+        for (name, reason) in
+            [("asleep", None), ("stopped", Some("lost")), ("failed", None), ("stopping", Some("x")), ("waiting", None)]
+        {
             assert!(matches!(state_of(name, reason), Err(StoreError::Value(_))), "{name} {reason:?}");
         }
     }

@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use domain::{AgentId, End, FailReason, ImageDigest, Lack, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage, Wallet};
+use domain::{
+    AgentId, End, FailReason, ImageDigest, Lack, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage,
+    Wallet,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -1,4 +1,4 @@
-use domain::{End, Generation, Lack, ImageDigest, Meter, StopReason, Tier, TierName, Wallet};
+use domain::{End, Generation, ImageDigest, Lack, Meter, StopReason, Tier, TierName, Wallet};
 use proptest::prelude::*;
 use store::Below;
 use wire::node::RuntimeName;

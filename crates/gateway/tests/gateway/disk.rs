@@ -17,7 +17,8 @@ fn small_disk(at: &Path) {
     // SAFETY: only the mount table is unshared; no file descriptor is.
     let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
     unshared.expect("this test makes a mount of its own: run it as root");
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("keep our mounts to ourselves");
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .expect("keep our mounts to ourselves");
     mount("tmpfs", at, "tmpfs", MountFlags::empty(), SIZE).expect("mount a small disk");
 }
 

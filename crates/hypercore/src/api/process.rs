@@ -81,7 +81,9 @@ async fn reach(handle: &Handle) -> Result<(Line<Body>, Pod), Refused> {
         Phase::Ready => true,
         // While `pod` starts its agent again, commands help to find out why.
         Phase::Booting => false,
-        Phase::Backoff { .. } | Phase::Waiting { .. } | Phase::Stopping | Phase::Failed { .. } => return Err(Refused::not_ready()),
+        Phase::Backoff { .. } | Phase::Waiting { .. } | Phase::Stopping | Phase::Failed { .. } => {
+            return Err(Refused::not_ready());
+        }
     };
     match pod.line(CONNECT).await {
         Ok(line) => Ok((line, pod)),

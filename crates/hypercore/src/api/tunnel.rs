@@ -69,11 +69,7 @@ fn wants_tunnel(headers: &HeaderMap) -> bool {
 async fn reach(api: &Api, handle: &Handle) -> Result<Box<dyn Link>, Refused> {
     match handle.sandbox().phase {
         Phase::Ready => {}
-        Phase::Booting
-        | Phase::Backoff { .. }
-        | Phase::Waiting { .. }
-        | Phase::Stopping
-        | Phase::Failed { .. } => {
+        Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. } | Phase::Stopping | Phase::Failed { .. } => {
             return Err(Refused::not_ready());
         }
     }

@@ -177,8 +177,7 @@ impl Shelf {
         }
         record.version = VERSION;
         if record.wanted == Wanted::Run && record.failed.is_none() {
-            self.unseal(id, record.desired.generation)
-                .map_err(|error| format!("{}; {REPAIR}", words(&error)))?;
+            self.unseal(id, record.desired.generation).map_err(|error| format!("{}; {REPAIR}", words(&error)))?;
         }
         Ok(Some(record))
     }

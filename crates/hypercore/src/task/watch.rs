@@ -5,8 +5,8 @@ use std::time::Duration;
 use domain::{AgentId, Lack};
 use sandbox::{Condition, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use wire::pod::PodPhase;
 use wire::node::Phase;
+use wire::pod::PodPhase;
 
 use super::boot::gave_up;
 use super::handle::Order;

@@ -91,23 +91,23 @@ impl House {
         let (heartbeat, last_alive) = Heartbeat::open(&state.join("heartbeat")).expect("a heartbeat");
         let runtime: Arc<dyn sandbox::Runtime> = Arc::new(self.machine.driver());
         let about = runtime.about();
-        let capacity =
-            Capacity {
-                cores: 2,
-                vcpus: 8,
-                memory_mib: 4_096,
-                overhead_mib: about.overhead_mib,
-                slots: about.slots,
-                agent_disk_mib: self.config.agent_disk_mib(),
-                disk_percent: self.config.disk_percent,
-                disk_free_mib: self.config.disk_free_mib,
-            };
+        let capacity = Capacity {
+            cores: 2,
+            vcpus: 8,
+            memory_mib: 4_096,
+            overhead_mib: about.overhead_mib,
+            slots: about.slots,
+            agent_disk_mib: self.config.agent_disk_mib(),
+            disk_percent: self.config.disk_percent,
+            disk_free_mib: self.config.disk_free_mib,
+        };
         let shared = Arc::new(Shared {
             config: self.config.clone(),
             runtime,
             about,
             images: Arc::new(OneImage),
-            journal: Journal::open(&state.join("marks"), self.config.marks, keeping::reserve(state)).expect("a journal"),
+            journal: Journal::open(&state.join("marks"), self.config.marks, keeping::reserve(state))
+                .expect("a journal"),
             clock: Clock::system(),
             resolvers: vec!["9.9.9.9".to_owned()],
             registry: Registry::new(capacity),

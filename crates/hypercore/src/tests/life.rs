@@ -197,7 +197,10 @@ async fn a_delete_in_the_middle_of_a_boot_works_at_once() {
     let daemon = house.daemon().await;
     daemon.create(id(1)).await;
     eventually("a guest", || !house.machine.running().is_empty()).await;
-    timeout(Duration::from_secs(2), daemon.node.delete(id(1), Duration::from_secs(30), Data::Erase)).await.unwrap().unwrap();
+    timeout(Duration::from_secs(2), daemon.node.delete(id(1), Duration::from_secs(30), Data::Erase))
+        .await
+        .unwrap()
+        .unwrap();
     assert!(house.machine.running().is_empty());
 }
 

@@ -93,11 +93,7 @@ impl Runtime for Qemu {
         self.blocking(Inner::remains).await
     }
 
-    async fn sweep(
-        &self,
-        known: &BTreeMap<AgentId, Option<u16>>,
-        retention: &Retention,
-    ) -> Result<usize, DriverError> {
+    async fn sweep(&self, known: &BTreeMap<AgentId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError> {
         let (known, retention) = (known.clone(), *retention);
         self.blocking(move |inner| inner.sweep(&known, &retention)).await
     }

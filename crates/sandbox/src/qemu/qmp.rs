@@ -129,9 +129,12 @@ mod tests {
 
     #[tokio::test]
     async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_is_told_from_one_that_runs() {
-        let cases = [("running", Some(Condition::Running)), ("io-error", Some(Condition::Paused(Lack::Disk))), ("x", None)];
+        let cases =
+            [("running", Some(Condition::Running)), ("io-error", Some(Condition::Paused(Lack::Disk))), ("x", None)];
         for (status, condition) in cases {
-            let said = format!("{{\"QMP\":{{}}}}\n{{\"return\":{{}}}}\n{{\"event\":\"BLOCK_IO_ERROR\"}}\n{{\"return\":{{\"status\":\"{status}\"}}}}\n");
+            let said = format!(
+                "{{\"QMP\":{{}}}}\n{{\"return\":{{}}}}\n{{\"event\":\"BLOCK_IO_ERROR\"}}\n{{\"return\":{{\"status\":\"{status}\"}}}}\n"
+            );
             let mut qmp = connected(said).await.unwrap();
             assert_eq!(qmp.condition().await.ok(), condition, "{status}");
         }

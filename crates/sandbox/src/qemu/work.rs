@@ -229,8 +229,7 @@ impl Inner {
         };
         let Self { settings, program, cgroups, confinement, .. } = self;
         let plan = Plan { settings, program, cgroups, confinement };
-        plan.start(hardware, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups)
-            .map_err(during(step::VMM))
+        plan.start(hardware, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups).map_err(during(step::VMM))
     }
 
     fn uid(&self, slot: u16) -> u32 {
