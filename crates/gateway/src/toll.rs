@@ -162,7 +162,7 @@ fn told(unsold: Unsold) -> Response<Body> {
     let may_be_sent = "the payment may be on its way: send the same request with the same payment again, not a new one";
     let pending = || Fault::new(Code::SettlementPending, may_be_sent).retry_after(LATER_S);
     match unsold {
-        Unsold::Terms(response) => response.map(Body::from),
+        Unsold::Terms(response) => (*response).map(Body::from),
         Unsold::Malformed(header) => {
             let said = "this header holds no payment that can be read: it is base64 of x402's JSON, and there is one";
             answer(&Fault::new(Code::MalformedPayment, said).field(header.as_str()))

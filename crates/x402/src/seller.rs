@@ -82,7 +82,7 @@ pub struct Order<'a> {
 #[derive(Debug)]
 pub enum Unsold {
     /// It must be paid, or paid otherwise: 402 with terms.
-    Terms(Response<Vec<u8>>),
+    Terms(Box<Response<Vec<u8>>>),
     /// This header holds no payment that could be read.
     Malformed(HeaderName),
     /// The payment is being settled or answered for another copy of the request.
@@ -128,7 +128,7 @@ impl Seller {
     /// Why it would not be.
     pub fn turn_away(&self, quote: &Quote, headers: &HeaderMap) -> Result<(), Unsold> {
         let presented = self.presented(quote, headers)?;
-        let refused = |reason: Reason| Unsold::Terms(terms_of(quote, reason.code(presented.dialect())));
+        let refused = |reason: Reason| Unsold::Terms(Box::new(terms_of(quote, reason.code(presented.dialect()))));
         authentic(quote, &presented).map(drop).map_err(refused)
     }
 
@@ -136,9 +136,9 @@ impl Seller {
     fn presented(&self, quote: &Quote, headers: &HeaderMap) -> Result<Presented, Unsold> {
         match Presented::from_headers(headers, &self.tokens) {
             Ok(Some(presented)) => Ok(presented),
-            Ok(None) => Err(Unsold::Terms(terms_of(quote, NO_PAYMENT))),
+            Ok(None) => Err(Unsold::Terms(Box::new(terms_of(quote, NO_PAYMENT)))),
             Err((dialect, Reason::Payload)) => Err(Unsold::Malformed(header_of(dialect))),
-            Err((dialect, reason)) => Err(Unsold::Terms(terms_of(quote, reason.code(dialect)))),
+            Err((dialect, reason)) => Err(Unsold::Terms(Box::new(terms_of(quote, reason.code(dialect))))),
         }
     }
 
@@ -150,7 +150,7 @@ impl Seller {
     pub async fn check<'a>(&self, order: Order<'a>, headers: &HeaderMap) -> Result<Checked<'a>, Unsold> {
         let presented = self.presented(order.quote, headers)?;
         let dialect = presented.dialect();
-        let refused = |reason: Reason| Unsold::Terms(terms_of(order.quote, reason.code(dialect)));
+        let refused = |reason: Reason| Unsold::Terms(Box::new(terms_of(order.quote, reason.code(dialect))));
         let (offer, payment) = authentic(order.quote, &presented).map_err(refused)?;
         let timely = timely(&payment.authorization, offer.max_timeout_s, &self.terms.window(order.now));
         if let Err(reason) = timely
@@ -220,7 +220,7 @@ fn declined(
 ) -> Unsold {
     let mut response = terms_of(order.quote, reason.code(dialect));
     response.headers_mut().extend(Receipt::new(dialect, offer, payment, Err((reason, tx))).headers());
-    Unsold::Terms(response)
+    Unsold::Terms(Box::new(response))
 }
 
 impl From<TillError> for Unsold {

@@ -122,7 +122,7 @@ pub(crate) async fn answer(sale: Result<Ticket, Unsold>) -> Result<HeaderMap, Re
 pub(crate) fn told(unsold: Unsold) -> Response<Vec<u8>> {
     let mut response = Response::new(json!({ "error": format!("{unsold:?}") }).to_string().into_bytes());
     *response.status_mut() = match unsold {
-        Unsold::Terms(response) => return response,
+        Unsold::Terms(response) => return *response,
         Unsold::Malformed(_) => StatusCode::BAD_REQUEST,
         Unsold::InFlight => StatusCode::CONFLICT,
         Unsold::Pending(_) | Unsold::Unsettled | Unsold::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
