@@ -3,6 +3,8 @@
 //!
 //! The killed process is this test binary again, told by its environment what to do.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;

@@ -32,9 +32,12 @@ fn cut(house: &House) {
     std::fs::write(&path, &text[..text.len() / 2]).unwrap();
 }
 
+/// What is done to a house's files while no daemon runs.
+type Harm = fn(&House);
+
 #[tokio::test]
 async fn fault_1_2_a_live_guest_whose_record_cannot_be_read_lives_on_with_its_disks() {
-    let harms: [(&str, fn(&House)); 4] = [
+    let harms: [(&str, Harm); 4] = [
         ("cut off", cut),
         ("noise in its secrets", |house| std::fs::write(file(house, "secrets"), "noise").unwrap()),
         ("lost", |house| std::fs::remove_file(file(house, "record.json")).unwrap()),

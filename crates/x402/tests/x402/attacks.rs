@@ -488,7 +488,7 @@ async fn fault_2_2_who_brings_no_payment_or_a_forged_one_is_turned_away_before_t
     assert_eq!(terms.status(), StatusCode::PAYMENT_REQUIRED);
     assert!(terms.headers().contains_key(PAYMENT_REQUIRED));
     let authorization = authorization(&payer);
-    let other = Authorization { nonce: B256::repeat_byte(8), ..authorization.clone() };
+    let other = Authorization { nonce: B256::repeat_byte(8), ..authorization };
     let forged = header(&PAYMENT_SIGNATURE, &v2(&authorization, &sign_here(&payer, &other)));
     refused_for(Reason::Signature, refused(&forged).map_or(Ok(HeaderMap::new()), Err));
     assert!(refused(&signs_for(&payer, &authorization)).is_none());
