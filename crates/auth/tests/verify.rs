@@ -1,5 +1,7 @@
 //! What a signature proves, and each fault of the old gateway that lies here.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use domain::UnixMillis;
 use palatine_auth::{
     AuthError, Form, Format, GatewayName, Header, Headers, Keypair, KeypairError, Policy, Presented, Request, Signed,

@@ -1,10 +1,6 @@
 //! The seeds of `fuzz/`, and what fuzzing found, as plain tests.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that cannot go on has failed, and says at which seed"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed, and says at which seed")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

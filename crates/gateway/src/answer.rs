@@ -55,7 +55,7 @@ fn cookie(value: &HeaderValue, way: &Way) -> Option<HeaderValue> {
 /// has said it already.
 fn under(prefix: &str, host: &str, there: &str) -> Option<String> {
     let origin_end = match there.split_once("://") {
-        Some((scheme, rest)) if matches!(scheme, "http" | "https") => {
+        Some(("http" | "https", rest)) => {
             let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
             let ours = rest.get(..end)?.eq_ignore_ascii_case(host);
             ours.then_some(there.len() - rest.len() + end)?

@@ -64,7 +64,7 @@ pub(crate) async fn pass(
     };
     let counter = gateway.counter(&record, price, &head, arrival.client).await?;
     // Nothing is held for who brings nothing.
-    if let Err(response) = counter.turn_away(&head) {
+    if let Some(response) = counter.turn_away(&head) {
         return Ok(response);
     }
     let body = gateway.paid_body(body).await?;

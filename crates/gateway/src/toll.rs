@@ -132,14 +132,14 @@ impl Gateway {
     /// The whole body of a request that is paid for: its payment is bound to it.
     pub(crate) async fn paid_body(&self, body: Incoming) -> Result<Bytes, Refusal> {
         let most = usize::try_from(self.limits.paid_body_bytes).unwrap_or(usize::MAX);
-        Ok(read_at_most(body, most, self.limits.body_ms).await?)
+        read_at_most(body, most, self.limits.body_ms).await
     }
 }
 
 impl Counter {
-    /// Turns away who brings no payment, before anything is held for him.
-    pub(crate) fn turn_away(&self, head: &Parts) -> Result<(), Response<Body>> {
-        self.seller.turn_away(&self.quote, &head.headers).map_err(told)
+    /// What is said to who brings no payment, before anything is held for him.
+    pub(crate) fn turn_away(&self, head: &Parts) -> Option<Response<Body>> {
+        self.seller.turn_away(&self.quote, &head.headers).err().map(told)
     }
 
     /// Checks the payment that came with this request.

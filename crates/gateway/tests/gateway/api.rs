@@ -90,7 +90,7 @@ async fn images_that_no_node_has_told_yet_are_503() {
     let answer = edge.spawn(&holder).await;
     assert_eq!((answer.status, answer.code()), (503, "node_unavailable"));
     let ready = Answer::of(edge.client.get(edge.url("/ready"))).await;
-    assert_eq!((ready.status, &ready.body["status"]), (503, &json!("no node has answered yet")));
+    assert_eq!((ready.status, &ready.body["status"]), (503, &json!("node: no node answers")));
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ async fn take(caller: &Caller, body: Body) -> Call<()> {
     let mut whole = Whole(Some(Arc::clone(&process)));
     let fed = match deadline {
         None => feed(&process, messages).await,
-        Some(at) => timeout_at(at, feed(&process, messages)).await.unwrap_or_else(|_| Err(Unfed::Late)),
+        Some(at) => timeout_at(at, feed(&process, messages)).await.unwrap_or(Err(Unfed::Late)),
     };
     match fed {
         Ok(()) => whole.is_it(),
