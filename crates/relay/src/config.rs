@@ -63,7 +63,7 @@ pub struct Config {
     /// Requests of one client address (of an IPv6 /64) per day, in each class of
     /// calls. Default 1000.
     pub per_client_day: u64,
-    /// `[relayer.budgets]`: what each class of calls may cost a day.
+    /// `[relayer.budgets]`: what each class of calls may cost a day. Defaults below.
     pub budgets: Budgets,
     /// Requests of one client address per minute. Default 30.
     pub per_client_minute: u64,

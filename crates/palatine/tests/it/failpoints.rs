@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,6 +11,8 @@ use serde_json::{Value, json};
 use crate::crash::{QUICK, assert_same, rounds, settled};
 use crate::house::{Failpoint, Holder, House, SMALL};
 
+/// How often the programs are looked after while an answer is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// From so many rounds on, every point is taken.
 const ALL: u32 = 20;
 
@@ -22,7 +25,14 @@ async fn live(house: &mut House, holder: &Holder) -> Option<()> {
 }
 
 async fn answered(house: &mut House, holder: &Holder, method: Method, path: &str, body: Value) -> Option<Value> {
-    let answer = house.signed(holder, method, path, &body).send().await;
+    let mut asked = std::pin::pin!(house.signed(holder, method, path, &body).send());
+    // The gateway waits for a node that died for as long as a spawn may take; we do not.
+    let answer = loop {
+        tokio::select! {
+            answer = &mut asked => break answer,
+            () = tokio::time::sleep(LOOK_EVERY) => if house.bury() { return None },
+        }
+    };
     let whole = match answer {
         Ok(answer) if answer.status().is_success() => answer.json().await.ok(),
         Ok(answer) => {
