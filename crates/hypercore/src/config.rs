@@ -63,7 +63,7 @@ pub struct Config {
     /// larger shares of a busy disk in any case. Default 0.
     pub disk_mib_per_second: u64,
     /// Disk space under `state` that must stay free, in MiB: below it nothing is
-    /// created. Default 1024.
+    /// created, and agents wait. Default 1024.
     pub disk_free_mib: u64,
     /// Percent of the room for agents' disks that is promised at most: what is free
     /// and what those disks take already, less `disk_free_mib`. Above 100 more is
