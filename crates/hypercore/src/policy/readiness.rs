@@ -1,5 +1,6 @@
 //! How often a guest may become ready again: each time costs the node two synced
-//! writes and two places in the journal, and a guest decides when.
+//! writes and two places in the journal, and a guest decides when. Counted boot by
+//! boot: how often a guest boots is bounded by the restart policy.
 
 use std::collections::VecDeque;
 

@@ -17,6 +17,7 @@ use super::live::Live;
 use super::machine::{Broken, Death, Shared, Stage, Task, Want, words};
 use crate::guest::{Delivered, Pod, PodError};
 use crate::ledger::{Record, Secrets, random};
+use crate::policy::Readiness;
 
 /// Bytes for the guest kernel's generator.
 const ENTROPY_BYTES: usize = 64;
@@ -31,6 +32,7 @@ impl Task {
         self.open().await?;
         if !std::mem::take(&mut self.counted) {
             self.record.starts += 1;
+            self.readiness = Readiness::default();
             self.record.facts = None;
             self.save().await?;
         }

@@ -177,6 +177,19 @@ async fn fault_1_9_a_guest_that_flaps_writes_no_more_marks_than_its_share_and_is
 }
 
 #[tokio::test]
+async fn fault_1_9_a_guest_that_is_started_again_is_believed_at_once_however_often() {
+    let mut house = House::new(Manner::Good);
+    house.config.restarts = 50;
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    for restarts in 1..=u32::try_from(Readiness::MOST).unwrap() + 2 {
+        house.machine.crash(id(1));
+        daemon.until(id(1), |sandbox| sandbox.restarts == restarts && sandbox.phase == Phase::Ready).await;
+    }
+}
+
+#[tokio::test]
 async fn a_pod_that_falls_silent_costs_its_guest() {
     let house = House::new(Manner::Good);
     let daemon = house.daemon().await;
