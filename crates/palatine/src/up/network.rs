@@ -16,11 +16,12 @@ use super::house::Rooms;
 /// Where the houses of this machine tell what each calls its own; until it is booted
 /// again.
 const CLAIMS: &str = "/run/palatine-up";
-/// The range of which each house has a piece, `10.128.0.0/9`.
-const RANGE: u32 = 0x0a80_0000;
+/// The range of which each house has a piece, `10.64.0.0/10`: apart from the range that
+/// nodes have by themselves.
+const RANGE: u32 = 0x0a40_0000;
 /// A piece: room for 1,024 guests.
 const PREFIX: u32 = 20;
-const PIECES: u32 = 1 << (PREFIX - 9);
+const PIECES: u32 = 1 << (PREFIX - 10);
 /// The first user of all houses, and how many each has.
 const FIRST_UID: u32 = 1_879_048_192;
 const UIDS: u32 = 4096;
@@ -95,7 +96,7 @@ pub(super) fn take(rooms: &Rooms) -> Result<Corner> {
             let routes = fs::read_to_string("/proc/net/route").context("read the machine's routes")?;
             let choices = (0..TRIES).map(|number| Corner::choice(&state, number));
             let found = choices.filter(free).find(|corner| !corner.is_taken(&links, &routes));
-            let Some(found) = found else { bail!("no private range of 10.128.0.0/9 is free on this machine") };
+            let Some(found) = found else { bail!("no private range of 10.64.0.0/10 is free on this machine") };
             write(&rooms.network(), &found)?;
             found
         }
@@ -176,6 +177,8 @@ mod tests {
             toml::from_str::<hypercore::NetworkConfig>(&text).unwrap().check().unwrap();
             let node = hypercore::Config { first_uid: corner.first_uid, ..hypercore::Config::default() };
             node.check().unwrap();
+            let second: u8 = corner.range.split('.').nth(1).unwrap().parse().unwrap();
+            assert!((64..128).contains(&second), "{}: a node's own default is 10.201.0.0/16", corner.range);
             names.insert(corner.name);
         }
         assert_eq!(names.len(), 200);
