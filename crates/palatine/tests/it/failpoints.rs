@@ -33,19 +33,13 @@ async fn answered(house: &mut House, holder: &Holder, method: Method, path: &str
             () = tokio::time::sleep(LOOK_EVERY) => if house.bury() { return None },
         }
     };
-    let whole = match answer {
-        Ok(answer) if answer.status().is_success() => answer.json().await.ok(),
-        Ok(answer) => {
-            let (status, said) = (answer.status(), answer.text().await.unwrap_or_default());
-            assert!(house.bury(), "{path}: {status} {said}, and nobody died");
-            None
-        }
-        Err(_) => None,
-    };
-    if whole.is_none() {
-        crate::house::until("the killed program is gone", async || house.bury().then_some(())).await;
+    match answer {
+        Ok(answer) if answer.status().is_success() => return answer.json().await.ok(),
+        Ok(answer) => eprintln!("{path}: {} {}", answer.status(), answer.text().await.unwrap_or_default()),
+        Err(error) => eprintln!("{path}: {error}"),
     }
-    whole
+    crate::house::until("the killed program is gone", async || house.bury().then_some(())).await;
+    None
 }
 
 /// The points that a program passes in such a life.
