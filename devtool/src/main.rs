@@ -4,6 +4,8 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a tool for people")]
 
 #[cfg(test)]
+mod cache;
+#[cfg(test)]
 mod declared;
 mod facts;
 mod figures;
