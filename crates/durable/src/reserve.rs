@@ -6,6 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::failpoint;
+
 /// It is made again when so many times its size is free.
 const ROOM: u64 = 4;
 
@@ -52,8 +54,11 @@ impl Reserve {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&half)?;
         // Written, and not only promised: a hole has no room.
         file.write_all(&vec![0; self.bytes])?;
+        failpoint("reserve", "written");
         file.sync_all()?;
-        fs::rename(&half, &self.path)
+        fs::rename(&half, &self.path)?;
+        failpoint("reserve", "renamed");
+        Ok(())
     }
 }
 

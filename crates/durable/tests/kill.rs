@@ -16,6 +16,8 @@ use palatine_durable as durable;
 
 const FILE: &str = "PALATINE_TEST_FILE";
 const OPERATION: &str = "PALATINE_TEST_OPERATION";
+/// Bytes of a reserve.
+const RESERVE: usize = 4096;
 const OLD: &[u8] = b"the old one";
 const NEW: &[u8] = b"the new one, which is longer";
 
@@ -34,6 +36,7 @@ fn operate(operation: &str, file: &Path) {
         },
         "replace" => durable::replace("thing", file, NEW).unwrap(),
         "wipe" => durable::wipe("thing", file).unwrap(),
+        "refill" => durable::Reserve::at(file, RESERVE).refill().unwrap(),
         "make_dir" => durable::make_dir("thing", file).unwrap(),
         other => panic!("no operation {other}"),
     }
@@ -114,6 +117,15 @@ fn fault_1_4_a_file_that_is_wiped_is_never_found_half() {
         },
     );
     killed_everywhere("make_dir", 1, |_| {}, |_, _| {});
+}
+
+#[test]
+fn fault_1_4_a_reserve_is_whole_and_made_again_the_next_time() {
+    let start = |folder: &Path| fs::create_dir(folder).unwrap();
+    killed_everywhere("refill", 2, start, |point, folder| {
+        let kept = fs::metadata(folder.join("reserve")).map(|data| data.len());
+        assert!(kept.map_or(point == "reserve.written", |bytes| bytes == RESERVE as u64), "{point}");
+    });
 }
 
 #[test]

@@ -58,6 +58,7 @@ impl Kept {
             tracing::warn!(%id, %error, "the note beside disks that are set aside cannot be written yet");
         }
         fs::rename(dir, self.0.join(self.free_name(id)?))?;
+        durable::failpoint("kept", "taken");
         sync(&self.0)?;
         dir.parent().map_or(Ok(()), sync)
     }
@@ -101,6 +102,7 @@ impl Kept {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         }
+        durable::failpoint("kept", "erasing");
         files::remove_dir(&going)?;
         sync(&self.0)
     }
@@ -199,6 +201,74 @@ mod tests {
         kept.erase(&found[0].name).unwrap();
         kept.erase(&found[0].name).unwrap();
         assert_eq!(kept.list().unwrap().iter().map(|disk| disk.name.clone()).collect::<Vec<_>>(), [format!("{ID}.1")]);
+    }
+
+    const STATE: &str = "PALATINE_TEST_STATE";
+    const OPERATION: &str = "PALATINE_TEST_OPERATION";
+
+    #[test]
+    #[ignore = "a child process of the test below"]
+    fn the_process_that_is_killed() {
+        let Some(state) = std::env::var_os(STATE).map(PathBuf::from) else { return };
+        operate(&state, &std::env::var(OPERATION).unwrap());
+    }
+
+    fn operate(state: &Path, operation: &str) {
+        let (kept, dir) = (Kept::of(state), state.join("guests").join(ID.to_string()));
+        match operation {
+            "take" => kept.take(&dir, ID, &RETENTION).unwrap(),
+            "erase" => kept.erase(&ID.to_string()).unwrap(),
+            other => panic!("no operation {other}"),
+        }
+    }
+
+    /// Runs the operation in a process of its own; says whether it was killed.
+    fn run(state: &Path, operation: &str, variable: &str, value: &str) -> bool {
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--ignored", "kept::tests::the_process_that_is_killed"])
+            .envs([(STATE, state.to_str().unwrap()), (OPERATION, operation), (variable, value)])
+            .output()
+            .unwrap()
+            .status;
+        !status.success()
+    }
+
+    #[test]
+    fn fault_1_4_disks_are_found_whole_after_a_kill_at_each_step_of_keeping_and_of_erasing() {
+        for operation in ["take", "erase"] {
+            let start = || {
+                let state = tempfile::tempdir().unwrap();
+                guest(state.path());
+                if operation == "erase" {
+                    operate(state.path(), "take");
+                }
+                state
+            };
+            let (state, list) = (start(), tempfile::NamedTempFile::new().unwrap());
+            assert!(!run(state.path(), operation, durable::SEEN, list.path().to_str().unwrap()));
+            let points = fs::read_to_string(list.path()).unwrap();
+            assert!(points.contains(if operation == "take" { "kept.taken" } else { "kept.erasing" }), "{points}");
+            for point in points.lines() {
+                let state = start();
+                assert!(run(state.path(), operation, durable::AT, point), "{operation} was not killed at {point}");
+                let kept = Kept::of(state.path());
+                kept.tidy(&RETENTION).unwrap();
+                operate(state.path(), operation);
+                let found = kept.list().unwrap();
+                if operation == "erase" {
+                    assert_eq!(found.len(), 0, "{point}");
+                    assert_eq!(fs::read_dir(state.path().join("kept")).unwrap().count(), 0, "{point}");
+                } else {
+                    assert_eq!(
+                        found.iter().map(|disk| disk.retention).collect::<Vec<_>>(),
+                        [Some(RETENTION)],
+                        "{point}"
+                    );
+                    let data = state.path().join("kept").join(&found[0].name).join("data.ext4");
+                    assert_eq!(fs::read(data).unwrap(), b"what the agent wrote", "{point}");
+                }
+            }
+        }
     }
 
     #[test]
