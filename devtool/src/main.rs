@@ -9,6 +9,7 @@ mod cache;
 mod declared;
 mod facts;
 mod figures;
+mod fuzz;
 mod report;
 mod sbom;
 mod shards;
@@ -41,6 +42,8 @@ enum Task {
     },
     /// Run one shard
     Soak(soak::Soak),
+    /// Run the fuzzer's programs
+    Fuzz(fuzz::Fuzz),
     /// Write the bill of materials of a package
     Sbom(sbom::Sbom),
     /// Plot the bench's figures and write README's table of them
@@ -57,6 +60,7 @@ fn main() -> Result<ExitCode> {
         Task::Report(report) => return report.run(),
         Task::Shards { record } => shards::list(&record)?,
         Task::Soak(soak) => return soak.run(),
+        Task::Fuzz(fuzz) => return fuzz.run(),
         Task::Sbom(sbom) => sbom.run()?,
         Task::Figures(figures) => figures.run()?,
         Task::Terminal(terminal) => terminal.run()?,

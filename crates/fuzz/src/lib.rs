@@ -4,6 +4,7 @@
 //! the code it calls, or its own where an answer breaks a promise. `fuzz/` runs the
 //! bodies under libFuzzer; the tests of this crate run them over the seeds.
 
+mod paths;
 mod payments;
 mod signatures;
 mod streams;
@@ -21,6 +22,18 @@ pub const TARGETS: &[Target] = &[
     ("revert", payments::revert),
     ("envelopes", streams::envelopes),
     ("documents", streams::documents),
+    ("facilitator", payments::facilitator),
+    ("transaction", relay::fuzz::transaction),
+    ("path", paths::path),
+    ("host", gateway::fuzz::host),
+    ("layer", image::fuzz::layer),
+    ("image", image::fuzz::document),
+    ("archive", image::fuzz::archive),
+    ("kernel", image::fuzz::kernel),
+    ("lines", hypercore::fuzz::lines),
+    ("journal", hypercore::fuzz::journal),
+    ("record", hypercore::fuzz::record),
+    ("qmp", sandbox::fuzz::qmp),
 ];
 
 /// Runs the body of this name.

@@ -9,8 +9,7 @@ use x402::{PAYMENT_SIGNATURE, Presented, Token, Tokens, X_PAYMENT};
 /// A payment's header, in the first dialect and in the second.
 pub(crate) fn x402(bytes: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
-    let token = Token::new(338, "cronos-testnet", Address::repeat_byte(0xaa), "Bridged USDC (Stargate)", "1");
-    let tokens: Tokens = [token].into_iter().collect();
+    let tokens = tokens();
     for name in [&X_PAYMENT, &PAYMENT_SIGNATURE] {
         let headers = HeaderMap::from_iter([(name.clone(), value.clone())]);
         let one = Presented::from_headers(&headers, &tokens);
@@ -19,6 +18,16 @@ pub(crate) fn x402(bytes: &[u8]) {
         twice.append(name, value.clone());
         assert!(Presented::from_headers(&twice, &tokens).is_err(), "two payments are none");
     }
+}
+
+/// What other sellers, facilitators and buyers send.
+pub(crate) fn facilitator(bytes: &[u8]) {
+    x402::fuzz::facilitator(bytes, &tokens());
+}
+
+fn tokens() -> Tokens {
+    let token = Token::new(338, "cronos-testnet", Address::repeat_byte(0xaa), "Bridged USDC (Stargate)", "1");
+    [token].into_iter().collect()
 }
 
 /// A key file, which is read and not opened.

@@ -34,6 +34,8 @@ mod connection;
 mod entry;
 mod events;
 mod facilitator;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod guests;
 mod headers;
 mod health;

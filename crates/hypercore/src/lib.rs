@@ -28,6 +28,8 @@
 mod api;
 mod clock;
 mod config;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod guest;
 mod heartbeat;
 mod images;

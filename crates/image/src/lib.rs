@@ -15,6 +15,8 @@ mod digest;
 mod disk;
 mod document;
 mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod image;
 mod layer;
 mod lock;

@@ -43,6 +43,8 @@ mod error;
 mod evm;
 #[cfg(feature = "fake")]
 pub mod fake;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod journal;
 pub mod payment;
 mod prepare;

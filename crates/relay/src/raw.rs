@@ -66,7 +66,7 @@ fn ended(mined: &Mined) -> RelayAnswer {
 }
 
 /// The transaction and the call that it makes, in its signer's name.
-fn decode(raw: &Bytes, chain_id: u64) -> Result<(TxEnvelope, Call), Error> {
+pub(crate) fn decode(raw: &Bytes, chain_id: u64) -> Result<(TxEnvelope, Call), Error> {
     let tx = TxEnvelope::decode_2718_exact(raw).map_err(|error| Error::Transaction(printable(&error.to_string())))?;
     if tx.chain_id() != Some(chain_id) {
         return Err(Error::WrongChain(chain_id));

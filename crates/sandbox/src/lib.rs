@@ -20,6 +20,8 @@ mod command;
 mod disk;
 mod error;
 mod files;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod kept;
 
 #[cfg(feature = "conformance")]

@@ -43,6 +43,8 @@ mod buyer;
 mod config;
 mod facilitator;
 mod funds;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod hosted;
 mod offer;
 mod payment;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// Cuts a stream into lines. Each byte is looked at once, in whatever pieces it comes.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     pending: BytesMut,
     /// So many bytes hold no end of a line.
     seen: usize,
@@ -15,12 +15,12 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Takes a piece.
-    pub(super) fn push(&mut self, piece: &[u8]) {
+    pub(crate) fn push(&mut self, piece: &[u8]) {
         self.pending.extend_from_slice(piece);
     }
 
     /// The next whole line, with its end.
-    pub(super) fn next(&mut self) -> Option<BytesMut> {
+    pub(crate) fn next(&mut self) -> Option<BytesMut> {
         match self.pending[self.seen..].iter().position(|byte| *byte == b'\n') {
             Some(end) => {
                 let line = self.pending.split_to(self.seen + end + 1);
@@ -35,7 +35,7 @@ impl Lines {
     }
 
     /// Bytes of a line whose end has not come yet.
-    pub(super) fn unfinished(&self) -> usize {
+    pub(crate) fn unfinished(&self) -> usize {
         self.pending.len()
     }
 }

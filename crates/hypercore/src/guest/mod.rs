@@ -8,5 +8,7 @@ mod pod;
 
 pub(crate) use follow::follow;
 pub(crate) use line::{Line, PodError, bearer};
+#[cfg(feature = "fuzz")]
+pub(crate) use lines::Lines;
 pub(crate) use lines::Pace;
 pub(crate) use pod::{Delivered, Pod};

@@ -17,9 +17,16 @@ pub(super) struct Head {
     pub(super) standing: BTreeMap<AgentId, MarkKind>,
 }
 
+impl Head {
+    /// Whether there are numbers left for more marks than anybody makes.
+    pub(super) fn may_go_on(&self) -> bool {
+        i64::try_from(self.fetched).is_ok()
+    }
+}
+
 /// The marks that nobody has fetched yet, and how each agent stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Book {
+pub(crate) struct Book {
     head: Head,
     marks: VecDeque<AgentMark>,
     standing: BTreeMap<AgentId, MarkKind>,
@@ -35,11 +42,11 @@ impl Book {
     }
 
     /// The last number given.
-    pub(super) fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> u64 {
         self.marks.back().map_or(self.head.fetched, |mark| mark.mark.seq)
     }
 
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.marks.len()
     }
 

@@ -136,10 +136,10 @@ fn free_name(path: &Path) -> io::Result<PathBuf> {
 
 /// The book, and how many bytes of the file are good. A line counts when it is
 /// finished, can be read, and has the next number; what was synced always does.
-fn read(text: &[u8]) -> Option<(Book, u64)> {
+pub(crate) fn read(text: &[u8]) -> Option<(Book, u64)> {
     let mut lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
     let head = lines.next()?;
-    let mut book = Book::new(serde_json::from_slice(head).ok()?);
+    let mut book = Book::new(serde_json::from_slice(head).ok().filter(Head::may_go_on)?);
     let mut good = head.len() as u64;
     for line in lines {
         match serde_json::from_slice::<AgentMark>(line) {
@@ -209,6 +209,14 @@ mod tests {
         let second = JournalFile::open(&path).unwrap().1;
         assert_ne!(first.journal(), second.journal());
         assert!(path.with_extension("broken").exists());
+    }
+
+    #[test]
+    fn fault_3_4_a_journal_that_has_no_number_left_is_no_journal() {
+        for fetched in [u64::MAX, u64::MAX - 1, 1 << 63] {
+            let head = format!("{{\"journal\":\"00\",\"fetched\":{fetched},\"standing\":{{}}}}\n");
+            assert_eq!(read(head.as_bytes()), None);
+        }
     }
 
     #[test]

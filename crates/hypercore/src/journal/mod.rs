@@ -9,4 +9,6 @@ mod book;
 mod file;
 mod writer;
 
+#[cfg(feature = "fuzz")]
+pub(crate) use file::read;
 pub(crate) use writer::{Journal, JournalError, MAX_WAIT};

@@ -87,6 +87,23 @@ impl Record {
         }
     }
 
+    /// Reads a record of this sandbox, of this form or an earlier one. What is wrong
+    /// with it is said in words.
+    pub(crate) fn parse(text: &[u8], id: AgentId) -> Result<Self, String> {
+        let version = serde_json::from_slice::<serde_json::Value>(text).ok().and_then(|it| it.get("version")?.as_u64());
+        if let Some(found) = version.filter(|found| *found > u64::from(VERSION)) {
+            return Err(format!(
+                "was written by a later version of this program (its form is {found}, ours is {VERSION})"
+            ));
+        }
+        let mut record: Self = serde_json::from_slice(text).map_err(|error| format!("is damaged ({error})"))?;
+        if record.id != id {
+            return Err(format!("is of another sandbox ({})", record.id));
+        }
+        record.version = VERSION;
+        Ok(record)
+    }
+
     pub(crate) const fn seat(&self) -> Seat {
         Seat { id: self.id, slot: self.slot }
     }

@@ -9,7 +9,7 @@ use domain::{AgentId, Generation};
 use durable::Reserve;
 use sandbox::is_full;
 
-use super::record::{Record, VERSION, Wanted};
+use super::record::{Record, Wanted};
 use super::{Secrets, Vault};
 use crate::keeping::make_room;
 
@@ -163,19 +163,7 @@ impl Shelf {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unreadable(format!("cannot be read ({error})"))),
         };
-        let version =
-            serde_json::from_slice::<serde_json::Value>(&text).ok().and_then(|it| it.get("version")?.as_u64());
-        if let Some(found) = version.filter(|found| *found > u64::from(VERSION)) {
-            return Err(unreadable(format!(
-                "was written by a later version of this program (its form is {found}, ours is {VERSION})"
-            )));
-        }
-        let mut record: Record =
-            serde_json::from_slice(&text).map_err(|error| unreadable(format!("is damaged ({error})")))?;
-        if record.id != id {
-            return Err(unreadable(format!("is of another sandbox ({})", record.id)));
-        }
-        record.version = VERSION;
+        let record = Record::parse(&text, id).map_err(unreadable)?;
         if record.wanted == Wanted::Run && record.failed.is_none() {
             self.unseal(id, record.desired.generation).map_err(|error| format!("{}; {REPAIR}", words(&error)))?;
         }
@@ -222,6 +210,7 @@ mod tests {
     use sandbox::Seat;
     use wire::Environment;
 
+    use super::super::record::VERSION;
     use super::*;
     use crate::policy::Desired;
 

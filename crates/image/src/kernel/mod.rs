@@ -7,6 +7,8 @@
 
 mod cpio;
 mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod initramfs;
 mod modules;
 mod prepare;

@@ -142,13 +142,13 @@ impl Order {
 
 /// What a module says it needs.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Info {
+pub(super) struct Info {
     depends: Vec<String>,
     soft: Vec<String>,
 }
 
 impl Info {
-    fn of(module: &[u8]) -> Option<Self> {
+    pub(super) fn of(module: &[u8]) -> Option<Self> {
         let header = elf::FileHeader64::<Endianness>::parse(module).ok()?;
         let endian = header.endian().ok()?;
         let sections = header.sections(endian, module).ok()?;

@@ -15,7 +15,7 @@ use crate::tool::Tool;
 const XZ_TOOL: Tool = Tool { name: "xz", package: "xz-utils", deadline: Duration::from_secs(60) };
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
-const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
+pub(super) const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const LZ4_LEGACY: &[u8] = &[0x02, 0x21, 0x4c, 0x18];
 const ELF: &[u8] = &[0x7f, b'E', b'L', b'F'];

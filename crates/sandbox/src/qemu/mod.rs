@@ -17,6 +17,8 @@ mod work;
 
 pub use driver::Qemu;
 pub use probe::{Accelerator, Choice};
+#[cfg(feature = "fuzz")]
+pub(crate) use qmp::Qmp;
 
 use std::path::PathBuf;
 use std::time::Duration;

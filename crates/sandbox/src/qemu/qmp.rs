@@ -27,12 +27,16 @@ struct Line {
 }
 
 /// A connection to a VMM's control socket.
-pub(super) struct Qmp(BufReader<UnixStream>);
+pub(crate) struct Qmp(BufReader<UnixStream>);
 
 impl Qmp {
     /// Connects and leaves the negotiation behind.
     pub(super) async fn connect(socket: &Path) -> Result<Self, Failure> {
-        let stream = within(async { Ok(UnixStream::connect(socket).await?) }).await?;
+        Self::over(within(async { Ok(UnixStream::connect(socket).await?) }).await?).await
+    }
+
+    /// The same over a connection that is there.
+    pub(crate) async fn over(stream: UnixStream) -> Result<Self, Failure> {
         let mut qmp = Self(BufReader::new(stream));
         within(qmp.line()).await?;
         qmp.execute("qmp_capabilities").await?;
@@ -40,14 +44,14 @@ impl Qmp {
     }
 
     /// The name the VMM was started with.
-    pub(super) async fn name(&mut self) -> Result<String, Failure> {
+    pub(crate) async fn name(&mut self) -> Result<String, Failure> {
         let answer = self.execute("query-name").await?;
         Ok(answer.get("name").and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 
     /// Whether the guest gets anywhere. A VMM stops it where a disk of the host
     /// fails, and waits to be told that it may go on.
-    pub(super) async fn condition(&mut self) -> Result<Condition, Failure> {
+    pub(crate) async fn condition(&mut self) -> Result<Condition, Failure> {
         let answer = self.execute("query-status").await?;
         let status = answer.get("status").and_then(Value::as_str).unwrap_or_default();
         match status {

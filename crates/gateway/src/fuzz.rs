@@ -1,0 +1,53 @@
+//! What is fuzzed of this crate: whom a host names, and what a path costs.
+
+use std::collections::BTreeSet;
+
+use url::Url;
+
+use crate::hosts::{Host, Hosts};
+use crate::toll::{is_plain, price};
+use crate::urls::AgentUrl;
+
+/// The domain of a gateway's agents, and the gateway's own name.
+const AGENTS: &str = "https://{id}.agents.example.com";
+const OWN: &str = "api.example.com";
+
+/// A request's host: an agent's is its id under our domain, and what we take for our
+/// own is what a browser takes for it too.
+///
+/// # Panics
+/// When the bytes break that.
+pub fn host(bytes: &[u8]) {
+    let Ok(host) = std::str::from_utf8(bytes) else { return };
+    let (Ok(url), Ok(own)) = (AgentUrl::parse(AGENTS), Host::try_from(OWN.to_owned())) else {
+        unreachable!("both are constant")
+    };
+    if let Some(id) = url.agent(host) {
+        let lower = host.to_ascii_lowercase();
+        let rest = lower.strip_prefix(&format!("{id}.")).expect("an agent's host begins with its id");
+        assert!(rest.starts_with("agents.example.com") || rest.starts_with("localhost"), "{rest}");
+    }
+    let hosts = Hosts::new(&BTreeSet::from([own]), [url.domain()]);
+    if !hosts.know(host) {
+        return;
+    }
+    let Ok(seen) = Url::parse(&format!("http://{host}/")) else { return };
+    assert_eq!((seen.username(), seen.path()), ("", "/"), "a host is a host");
+    match seen.host() {
+        Some(url::Host::Domain(name)) => {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            let ours = [OWN, url.domain(), "localhost"].contains(&name) || name.ends_with(".localhost");
+            assert!(ours, "{name}");
+        }
+        Some(url::Host::Ipv4(_) | url::Host::Ipv6(_)) => {}
+        None => unreachable!("http has a host"),
+    }
+}
+
+/// Whether an agent gets a request of this path for nothing, where what begins with
+/// `priced` costs something.
+#[must_use]
+pub fn is_free(priced: &str, path: &str) -> bool {
+    let prices = [(priced.to_owned(), domain::Usdc(1))].into();
+    is_plain(path) && price(&prices, path).is_none()
+}

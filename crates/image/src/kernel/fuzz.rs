@@ -1,0 +1,24 @@
+//! What is fuzzed of the readers of kernel packages.
+
+use super::modules::Info;
+use super::strip::strip;
+use super::unpack::{XZ, unpack, vmlinux};
+
+/// A kernel, and a module: what is taken off a module is nothing that it needs.
+///
+/// # Panics
+/// When the bytes break that.
+pub fn kernel(bytes: &[u8]) {
+    // A program of its own unpacks xz, and is started for each.
+    if bytes.starts_with(XZ) {
+        return;
+    }
+    let unpacked = unpack(bytes.to_vec());
+    drop(vmlinux(bytes.to_vec()));
+    let Ok(module) = unpacked else { return };
+    let stripped = strip(&module);
+    assert!(stripped.len() <= module.len() + module.len() / 2 + (64 << 10), "{} of {}", stripped.len(), module.len());
+    if let Some(needs) = Info::of(&module) {
+        assert_eq!(Info::of(&stripped), Some(needs), "it needs what it needed");
+    }
+}

@@ -1,0 +1,156 @@
+//! Runs the programs of the fuzzer, as many at once as there are cores, each for its time.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+/// Bytes of one input at most.
+const MAX_INPUT: u32 = 64 << 10;
+/// MiB that a program may hold.
+const MEMORY_MIB: u32 = 3072;
+/// Seconds that one input may take.
+const INPUT_S: u32 = 30;
+/// Lines of a broken program's last words that are repeated.
+const LAST_LINES: usize = 40;
+
+/// Which targets, and for how long.
+#[derive(Debug, Args)]
+pub(crate) struct Fuzz {
+    /// Targets; all, if none is named
+    targets: Vec<String>,
+    /// Seconds for each
+    #[arg(long, default_value_t = 90)]
+    seconds: u32,
+    /// Where the programs were built
+    #[arg(long)]
+    programs: PathBuf,
+    /// Where what they find is kept
+    #[arg(long)]
+    home: PathBuf,
+}
+
+impl Fuzz {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let known = known(&crate::root().join("fuzz/fuzz_targets"))?;
+        if let Some(other) = self.targets.iter().find(|target| !known.contains(*target)) {
+            anyhow::bail!("there is no target {other:?}; there are {}", Vec::from_iter(known).join(", "));
+        }
+        let targets: Vec<String> =
+            if self.targets.is_empty() { known.into_iter().collect() } else { self.targets.clone() };
+        let at_once = thread::available_parallelism()?.get().min(targets.len());
+        let minutes = f64::from(self.seconds) * targets.len().div_ceil(at_once) as f64 / 60.0;
+        eprintln!(
+            "{} targets, {} s each, {at_once} at a time: about {minutes:.0} minutes",
+            targets.len(),
+            self.seconds
+        );
+        let (left, broken) = (Mutex::new(targets.into_iter()), Mutex::new(0));
+        let next = || left.lock().ok().and_then(|mut left| left.next());
+        thread::scope(|scope| {
+            for _ in 0..at_once {
+                scope.spawn(|| {
+                    while let Some(target) = next() {
+                        match self.one(&target) {
+                            Ok(said) => eprintln!("{target}: {said}"),
+                            Err(error) => {
+                                eprintln!("{target}: {error:#}");
+                                let _ = broken.lock().map(|mut broken| *broken += 1);
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        let broken = broken.into_inner().unwrap_or(1);
+        Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Runs one target; what it did, in words.
+    fn one(&self, target: &str) -> Result<String> {
+        let folder = |name: &str| -> Result<PathBuf> {
+            let folder = self.home.join(name).join(target);
+            fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+            Ok(folder)
+        };
+        let (corpus, broken) = (folder("corpus")?, folder("broken")?);
+        let log = self.home.join(format!("{target}.log"));
+        let file = File::create(&log).with_context(|| format!("write {}", log.display()))?;
+        let status = Command::new(self.programs.join(target))
+            .args([&corpus, &crate::root().join("fuzz/seeds").join(target)])
+            .arg(format!("-max_total_time={}", self.seconds))
+            .arg(format!("-max_len={MAX_INPUT}"))
+            .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
+            .arg(format!("-timeout={INPUT_S}"))
+            .arg(format!("-artifact_prefix={}/", broken.display()))
+            .arg("-print_final_stats=1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .status()
+            .with_context(|| format!("run {target}"))?;
+        let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+        let last =
+            said.lines().rev().take(LAST_LINES).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
+        ensure!(
+            status.success(),
+            "BROKEN\n{last}\nThe input is in {}: mend the code, and keep it as a seed in fuzz/seeds/{target}/.",
+            broken.display()
+        );
+        let runs = runs(&said).filter(|runs| *runs > 0);
+        Ok(format!("{} runs, nothing broken", runs.with_context(|| format!("it ran nothing: {}", log.display()))?))
+    }
+}
+
+/// The targets that have a program.
+fn known(dir: &Path) -> Result<BTreeSet<String>> {
+    let entries = fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))?;
+    let stem = |path: PathBuf| Some(path.file_stem()?.to_str()?.to_owned());
+    Ok(entries.flatten().filter_map(|entry| stem(entry.path())).collect())
+}
+
+/// How many inputs libFuzzer says that it tried.
+fn runs(said: &str) -> Option<u64> {
+    said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Fuzzes the target `qmp` with a program that does this.
+    fn fuzz(script: &str) -> Result<String> {
+        let dir = tempfile::tempdir()?;
+        let program = dir.path().join("qmp");
+        fs::write(&program, format!("#!/usr/bin/env bash\n{script}\n"))?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+        let (programs, home) = (dir.path().to_owned(), dir.path().join("home"));
+        Fuzz { targets: Vec::new(), seconds: 1, programs, home }.one("qmp")
+    }
+
+    #[test]
+    fn fault_3_4_a_target_that_breaks_or_runs_nothing_fails_the_run() {
+        let said = fuzz("echo 'stat::number_of_executed_units: 7' >&2").unwrap();
+        assert!(said.starts_with("7 runs"), "{said}");
+        let broken = fuzz("echo 'it panicked' >&2; exit 77").unwrap_err().to_string();
+        assert!(broken.contains("it panicked") && broken.contains("fuzz/seeds/qmp"), "{broken}");
+        for nothing in ["true", "echo 'stat::number_of_executed_units: 0' >&2"] {
+            assert!(fuzz(nothing).is_err(), "{nothing}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_there_is_not_is_named_with_those_that_there_are() {
+        let (programs, home) = (PathBuf::from("/nowhere"), PathBuf::from("/nowhere"));
+        let fuzz = Fuzz { targets: vec!["nonsense".to_owned()], seconds: 1, programs, home };
+        let error = fuzz.run().unwrap_err().to_string();
+        assert!(error.contains("nonsense") && error.contains("qmp"), "{error}");
+    }
+}
