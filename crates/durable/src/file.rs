@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::draft::Draft;
 use crate::failpoint;
 
 /// Writes a file that only its owner can read, over whatever is there: a reader
@@ -19,29 +20,23 @@ pub fn replace(what: &str, path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Makes a file that only its owner can read, where there is none: an existing one
-/// is never replaced, and nobody ever finds half of one. What a maker that was
-/// killed has left behind is in nobody's way.
+/// is never replaced, and nobody ever finds half of one. Any number of makers may try
+/// at once. One that is killed leaves nothing, where the file system knows files
+/// without a name; elsewhere what it leaves is in nobody's way.
 ///
 /// # Errors
 /// [`ErrorKind::AlreadyExists`] when the file is there: another maker was faster.
 /// Others when the disk or the folder will not.
 pub fn create(what: &str, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    create_from(what, path, |draft| draft.write_all(bytes))
-}
-
-/// Like [`create`], with what `fill` writes.
-///
-/// # Errors
-/// As [`create`], and what `fill` says.
-pub fn create_from(what: &str, path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     if path.symlink_metadata().is_ok() {
         return Err(ErrorKind::AlreadyExists.into());
     }
-    let draft = private_draft(path)?;
-    let made = write_draft(what, &draft, fill).and_then(|()| fs::hard_link(&draft, path));
+    let mut draft = Draft::beside(path)?;
+    let filled = fill(what, draft.file(), |file| file.write_all(bytes));
+    let made = filled.and_then(|()| draft.publish(path));
     failpoint(what, "linked");
-    let removed = fs::remove_file(&draft);
-    made.and(removed)?;
+    let tidied = draft.tidy();
+    made.and(tidied)?;
     failpoint(what, "tidied");
     sync_parent(path)
 }
@@ -111,20 +106,9 @@ fn draft(path: &Path) -> PathBuf {
     path.with_extension("half")
 }
 
-/// A draft of this process alone: several may make one file at once.
-fn private_draft(path: &Path) -> io::Result<PathBuf> {
-    let name = path.file_name().ok_or(ErrorKind::InvalidInput)?.to_string_lossy();
-    let draft = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    // Its writer had our number, and is gone.
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(draft),
-    }
-}
-
 fn write(what: &str, draft: &Path, bytes: &[u8]) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
-    fill_draft(what, file, |file| {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(draft)?;
+    fill(what, &mut file, |file| {
         // In two halves, so that a test finds one of them.
         let (first, second) = bytes.split_at(bytes.len() / 2);
         file.write_all(first)?;
@@ -133,14 +117,9 @@ fn write(what: &str, draft: &Path, bytes: &[u8]) -> io::Result<()> {
     })
 }
 
-fn write_draft(what: &str, draft: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
-    fill_draft(what, file, fill)
-}
-
-fn fill_draft(what: &str, mut file: File, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+fn fill(what: &str, file: &mut File, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     failpoint(what, "opened");
-    fill(&mut file)?;
+    fill(file)?;
     failpoint(what, "written");
     file.sync_all()?;
     failpoint(what, "synced");

@@ -5,10 +5,11 @@
 //! of that name (`node.key.written`), at which tests kill the program: see
 //! [`failpoint`].
 
+mod draft;
 mod failpoint;
 mod file;
 mod reserve;
 
 pub use failpoint::{AT, SEEN, failpoint};
-pub use file::{create, create_from, make_dir, move_to, parent, replace, sync_parent, wipe};
+pub use file::{create, make_dir, move_to, parent, replace, sync_parent, wipe};
 pub use reserve::Reserve;

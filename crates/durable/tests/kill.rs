@@ -85,11 +85,37 @@ fn fault_1_4_a_file_that_is_made_is_there_whole_or_not_at_all_and_is_made_the_ne
         "create",
         5,
         |_| {},
-        |point, file| match fs::read(file) {
-            Ok(bytes) => assert_eq!(bytes, NEW, "{point}"),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{point}"),
+        |point, file| {
+            match fs::read(file) {
+                Ok(bytes) => assert_eq!(bytes, NEW, "{point}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::NotFound, "{point}"),
+            }
+            // What is made may be a secret: no draft of it stays.
+            let names = fs::read_dir(file.parent().unwrap()).unwrap().count();
+            assert_eq!(names, usize::from(file.exists()), "{point}");
         },
     );
+}
+
+#[test]
+fn fault_1_4_of_eight_makers_in_one_process_one_wins_and_nothing_else_is_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    let barrier = std::sync::Barrier::new(8);
+    // So long that makers who shared a draft would find each other in it.
+    let made = |maker: u8| {
+        barrier.wait();
+        durable::create("thing", &file, &vec![maker; 1 << 20]).map_err(|error| error.kind())
+    };
+    let made: Vec<_> = std::thread::scope(|scope| {
+        let makers: Vec<_> = (0..8).map(|maker| scope.spawn(move || made(maker))).collect();
+        makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+    });
+    let winners: Vec<_> = (0..8).zip(&made).filter(|(_, made)| made.is_ok()).map(|(maker, _)| maker).collect();
+    let [winner] = winners.as_slice() else { panic!("{made:?}") };
+    assert!(made.iter().filter_map(|made| made.err()).all(|kind| kind == ErrorKind::AlreadyExists), "{made:?}");
+    assert!(fs::read(&file).unwrap() == vec![*winner; 1 << 20], "{winner} is not whole");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
 
 #[test]
