@@ -114,7 +114,7 @@ impl Machine {
             return Ok(Err(taken(name, before)));
         }
         record.nodes.insert(name.to_owned(), node.clone());
-        machine::write(&mut file, &record)?;
+        self.write(&mut file, &record)?;
         Ok(Ok(Claim { lock, path, mark: node.mark.clone(), inherited }))
     }
 

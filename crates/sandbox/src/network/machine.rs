@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -85,13 +85,13 @@ impl Machine {
         if record.place.is_some() || !is_mount(&self.place)? {
             record.place.get_or_insert_default().insert(node.to_owned());
         }
-        write(&mut file, &record)?;
+        self.write(&mut file, &record)?;
         self.release(&mut record, node, uplinks)?;
         guard(&record.guarded())?;
         for name in uplinks {
             fs::write(self.setting(name), "1")?;
         }
-        write(&mut file, &record)
+        self.write(&mut file, &record)
     }
 
     /// Gives back what no other node needs. `guard` lays the rules for those who stay.
@@ -109,7 +109,25 @@ impl Machine {
         }
         record.nodes.remove(node);
         let unchanged = record.uplinks.is_empty() && record.place.is_none() && record.nodes.is_empty();
-        if unchanged { Ok(files::remove(&self.record)?) } else { write(&mut file, &record) }
+        if unchanged { Ok(files::remove(&self.record)?) } else { self.write(&mut file, &record) }
+    }
+
+    /// Writes the record anew; half of one, on a full `/run`, would keep every node from
+    /// starting. The new file is locked before it has the name, and held instead of the
+    /// old one: who waits for that finds that it is not the record any more.
+    pub(super) fn write(&self, held: &mut File, record: &Record) -> Result<(), Failure> {
+        let text = serde_json::to_vec(record).map_err(io::Error::from)?;
+        let half = self.record.with_extension("half");
+        let mut draft = open_named(&half)?;
+        flock(&draft, FlockOperation::LockExclusive)?;
+        draft.set_len(0)?;
+        durable::failpoint("network record", "opened");
+        draft.write_all(&text)?;
+        durable::failpoint("network record", "written");
+        draft.sync_all()?;
+        durable::move_to("network record", &half, &self.record)?;
+        *held = draft;
+        Ok(())
     }
 
     /// Lets go of the node's interfaces but `kept`; the last node switches back.
@@ -194,19 +212,12 @@ pub(super) fn same(file: &File, path: &Path) -> io::Result<bool> {
 pub(super) fn read(file: &mut File) -> Result<Record, Failure> {
     let mut text = String::new();
     file.read_to_string(&mut text)?;
-    // What a longer record has left behind a shorter one, when its writer was killed
-    // before it could cut it off, is not looked at.
+    // Earlier programs wrote over the record in its place. What a longer one has left
+    // behind a shorter one, when its writer was killed, is not looked at.
     match serde_json::Deserializer::from_str(&text).into_iter().next() {
         None => Ok(Record::default()),
         Some(record) => record.map_err(|error| Failure::Missing(format!("{RECORD} cannot be read: {error}"))),
     }
-}
-
-pub(super) fn write(file: &mut File, record: &Record) -> Result<(), Failure> {
-    let text = serde_json::to_vec(record).map_err(io::Error::from)?;
-    file.rewind()?;
-    file.write_all(&text)?;
-    Ok(file.set_len(text.len() as u64)?)
 }
 
 #[cfg(test)]
@@ -297,6 +308,39 @@ mod tests {
         let (_dir, machine) = machine(&[]);
         let error = machine.open("a", &["eth9".to_owned()], |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("eth9"), "{error}");
+    }
+
+    #[test]
+    fn fault_1_4_a_record_that_cannot_be_written_anew_stays_as_it_was() {
+        let (_dir, machine) = machine(&[("eth0", "0")]);
+        open(&machine, "a", "eth0");
+        // Where it is written before it has its name.
+        let half = machine.record.with_extension("half");
+        fs::create_dir(&half).unwrap();
+        machine.open("b", &["eth0".to_owned()], |_| Ok(())).unwrap_err();
+        fs::remove_dir(&half).unwrap();
+        // Of a writer that was killed in the middle.
+        fs::write(&half, "{\"nodes\":{\"a-node-with-a-long-name-that-was-never-fin").unwrap();
+        assert_eq!(open(&machine, "c", "eth0"), ["eth0: a c"]);
+        assert!(!half.exists());
+    }
+
+    #[test]
+    fn fault_1_4_a_record_that_was_written_anew_is_still_held() {
+        let (_dir, machine) = machine(&[("eth0", "0")]);
+        let guard = |_: &Guarded| {
+            let other = open_named(&machine.record)?;
+            assert_eq!(flock(&other, FlockOperation::NonBlockingLockExclusive), Err(rustix::io::Errno::WOULDBLOCK));
+            Ok(())
+        };
+        machine.open("a", &["eth0".to_owned()], guard).unwrap();
+        std::thread::scope(|scope| {
+            for node in ["b", "c", "d", "e"] {
+                let machine = &machine;
+                scope.spawn(move || machine.open(node, &["eth0".to_owned()], |_| Ok(())).unwrap());
+            }
+        });
+        assert_eq!(open(&machine, "a", "eth0"), ["eth0: a b c d e"]);
     }
 
     #[test]
