@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use landlock::{ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetStatus};
 use needs::Need;
 
 /// How long the firmware of a guest on KVM may take to its end. It takes a tenth of a second on KVM that works, and
@@ -36,6 +37,7 @@ fn try_it(need: Need) -> Result<String> {
         Need::Tun => open("/dev/net/tun"),
         Need::Cgroups => cgroups(),
         Need::Kvm => kvm(),
+        Need::Landlock => landlock(),
     }
 }
 
@@ -66,6 +68,17 @@ fn cgroups() -> Result<String> {
     fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
     fs::remove_dir(&dir).with_context(|| format!("remove {}", dir.display()))?;
     Ok(format!("a group was made in {place}"))
+}
+
+/// A thread of its own gives up its rights, and is gone.
+fn landlock() -> Result<String> {
+    let restricted = std::thread::spawn(|| -> Result<_> {
+        let rules = Ruleset::default().handle_access(AccessFs::from_all(ABI::V1))?.create()?;
+        Ok(rules.restrict_self()?.ruleset)
+    });
+    let status = restricted.join().map_err(|_| anyhow::anyhow!("the thread that tried it is gone"))??;
+    anyhow::ensure!(status != RulesetStatus::NotEnforced, "the kernel enforces no rules");
+    Ok("a thread was shut off from files".to_owned())
 }
 
 /// A device that opens proves nothing: a guest must get somewhere on it.

@@ -27,11 +27,13 @@ pub enum Need {
     Cgroups,
     /// KVM under which a guest gets anywhere
     Kvm,
+    /// Landlock, which shuts a process off from files and ports
+    Landlock,
 }
 
 impl Need {
     /// All that can be needed.
-    pub const ALL: [Self; 5] = [Self::Root, Self::Network, Self::Tun, Self::Cgroups, Self::Kvm];
+    pub const ALL: [Self; 6] = [Self::Root, Self::Network, Self::Tun, Self::Cgroups, Self::Kvm, Self::Landlock];
 
     /// As it is written in facts, in `tests/skips.toml` and in `needs!`.
     #[must_use]
@@ -42,6 +44,7 @@ impl Need {
             Self::Tun => "tun",
             Self::Cgroups => "cgroups",
             Self::Kvm => "kvm",
+            Self::Landlock => "landlock",
         }
     }
 }
@@ -55,6 +58,7 @@ macro_rules! needs {
     (@ tun) => { $crate::Need::Tun };
     (@ cgroups) => { $crate::Need::Cgroups };
     (@ kvm) => { $crate::Need::Kvm };
+    (@ landlock) => { $crate::Need::Landlock };
     ($($need:ident),+ $(,)?) => { $crate::require(&[$($crate::needs!(@ $need)),+]) };
 }
 
@@ -107,8 +111,9 @@ mod tests {
 
     #[test]
     fn the_macro_knows_every_need_by_its_name() {
-        let named = [needs!(@ root), needs!(@ network), needs!(@ tun), needs!(@ cgroups), needs!(@ kvm)];
+        let named =
+            [needs!(@ root), needs!(@ network), needs!(@ tun), needs!(@ cgroups), needs!(@ kvm), needs!(@ landlock)];
         assert_eq!(named, Need::ALL);
-        assert_eq!(named.map(Need::name), ["root", "network", "tun", "cgroups", "kvm"]);
+        assert_eq!(named.map(Need::name), ["root", "network", "tun", "cgroups", "kvm", "landlock"]);
     }
 }

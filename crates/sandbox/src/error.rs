@@ -70,9 +70,12 @@ pub enum Refusal {
 
 /// The steps of `create`, by which a failure says what the node lacks.
 pub(crate) mod step {
+    pub(crate) const IMAGE: &str = "open its image's disk";
     pub(crate) const DISKS: &str = "make its disks";
     pub(crate) const NETWORK: &str = "make its network";
     pub(crate) const VMM: &str = "start the VMM";
+    /// Of any operation on a VMM that runs.
+    pub(crate) const REACH: &str = "reach the VMM";
 }
 
 /// What went wrong below an operation.
@@ -92,8 +95,11 @@ pub enum Failure {
         /// Its first words on standard error.
         said: String,
     },
-    /// The VMM ended before it should.
-    #[error("the VMM ended at once and said: {0}")]
+    /// The process that becomes the VMM could not be started.
+    #[error("start its process")]
+    Process(#[source] io::Error),
+    /// The VMM ended before its guest ran.
+    #[error("its guest never ran: {0}")]
     Vmm(String),
     /// The VMM's control socket answered something else than was hoped for.
     #[error("the VMM answered: {0}")]
@@ -143,13 +149,19 @@ pub enum RuntimeError {
 }
 
 impl Failure {
-    /// Whether it is for want of room on a disk.
-    #[must_use]
-    pub fn is_of_a_full_disk(&self) -> bool {
+    /// Whether a file could not be written for want of room. The kernel says the same
+    /// where it has no more cgroups, namespaces or rules to give: that is no disk.
+    fn is_of_a_full_disk(&self) -> bool {
         match self {
-            Self::Io(error) | Self::Cgroup(error) => is_full(error),
-            Self::Command { said, .. } => said.contains("No space left on device"),
-            Self::Vmm(_) | Self::Answer(_) | Self::Deadline(_) | Self::Missing(_) | Self::Taken(_) => false,
+            Self::Io(error) => is_full(error),
+            Self::Cgroup(_)
+            | Self::Command { .. }
+            | Self::Process(_)
+            | Self::Vmm(_)
+            | Self::Answer(_)
+            | Self::Deadline(_)
+            | Self::Missing(_)
+            | Self::Taken(_) => false,
         }
     }
 }
@@ -170,12 +182,13 @@ impl RuntimeError {
                 Refusal::NoBase(_) => Lack::Image,
                 Refusal::Runs | Refusal::NotRunning | Refusal::NoSlot { .. } => Lack::Host,
             },
-            Self::Failed { source, .. } if source.is_of_a_full_disk() => Lack::Disk,
             Self::Failed { source: Failure::Cgroup(_), .. } => Lack::Cgroup,
-            Self::Failed { step, .. } => match *step {
+            Self::Failed { step, source, .. } => match *step {
+                step::IMAGE => Lack::Image,
                 step::DISKS => Lack::Disk,
                 step::NETWORK => Lack::Network,
-                step::VMM => Lack::Vmm,
+                _ if source.is_of_a_full_disk() => Lack::Disk,
+                step::VMM | step::REACH => Lack::Vmm,
                 _ => Lack::Host,
             },
         }
@@ -235,12 +248,21 @@ mod tests {
         let full = || Failure::Io(io::ErrorKind::StorageFull.into());
         let nft = |said: &str| Failure::Command { program: "nft", said: said.to_owned() };
         let cases = [
+            (failed(step::IMAGE, Failure::Io(io::ErrorKind::PermissionDenied.into())), Lack::Image),
             (failed(step::DISKS, missing()), Lack::Disk),
+            (failed(step::DISKS, full()), Lack::Disk),
             (failed(step::NETWORK, nft("Operation not supported")), Lack::Network),
-            (failed(step::NETWORK, nft("write: No space left on device")), Lack::Disk),
-            (failed(step::VMM, Failure::Cgroup(io::ErrorKind::NotFound.into())), Lack::Cgroup),
+            // No more rules, namespaces, cgroups and processes: none of it is a disk.
+            (failed(step::NETWORK, nft("write: No space left on device")), Lack::Network),
+            (failed(step::NETWORK, full()), Lack::Network),
+            (failed(step::VMM, Failure::Cgroup(io::ErrorKind::StorageFull.into())), Lack::Cgroup),
+            (failed(step::VMM, Failure::Process(io::ErrorKind::StorageFull.into())), Lack::Vmm),
+            (failed(step::VMM, Failure::Vmm("cannot allocate memory".to_owned())), Lack::Vmm),
             (failed(step::VMM, Failure::Io(io::ErrorKind::NotFound.into())), Lack::Vmm),
+            // Its sockets are files beside its disks.
             (failed(step::VMM, full()), Lack::Disk),
+            (failed("make its folder", full()), Lack::Disk),
+            (failed(step::REACH, Failure::Deadline(Duration::from_secs(5))), Lack::Vmm),
             (failed("look at the VMM's process", missing()), Lack::Host),
         ];
         for (error, lack) in cases {

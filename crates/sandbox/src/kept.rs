@@ -11,7 +11,7 @@
 //! A folder whose note cannot be read is never erased; one whose note was never
 //! written gets one at the next start.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -52,28 +52,38 @@ impl Kept {
         if !holds_disks(dir)? {
             return files::remove_dir(dir);
         }
-        files::private_dir(&self.0)?;
+        durable::make_dir("kept", &self.0)?;
         // On a full disk the folder comes without: it gets its note later.
         if let Err(error) = write_note(dir, retention) {
             tracing::warn!(%id, %error, "the note beside disks that are set aside cannot be written yet");
         }
-        fs::rename(dir, self.0.join(self.free_name(id)?))?;
+        let taken = self.0.join(self.free_name(id)?);
+        fs::rename(dir, &taken)?;
         durable::failpoint("kept", "taken");
-        sync(&self.0)?;
-        dir.parent().map_or(Ok(()), sync)
+        durable::sync_parent(&taken)?;
+        durable::sync_parent(dir)
     }
 
-    /// Writes the notes that were never written, and finishes erasing.
+    /// Writes the notes that were never written, and finishes erasing. What cannot be
+    /// done, on a full disk, is left to the next start.
     pub(crate) fn tidy(&self, retention: &Retention) -> io::Result<()> {
         for name in files::names(&self.0)? {
-            let dir = self.0.join(&name);
-            if name.starts_with(ERASING) {
-                files::remove_dir(&dir)?;
-            } else if owner(&name).is_some() && !dir.join(NOTE).exists() {
-                write_note(&dir, retention)?;
+            if let Err(error) = self.tidy_one(&name, retention) {
+                tracing::warn!(%name, %error, "disks that are set aside cannot be tidied yet");
             }
         }
         Ok(())
+    }
+
+    fn tidy_one(&self, name: &str, retention: &Retention) -> io::Result<()> {
+        let dir = self.0.join(name);
+        if name.starts_with(ERASING) {
+            files::remove_dir(&dir)
+        } else if owner(name).is_some() && !dir.join(NOTE).exists() {
+            write_note(&dir, retention)
+        } else {
+            Ok(())
+        }
     }
 
     /// All of them.
@@ -104,7 +114,7 @@ impl Kept {
         }
         durable::failpoint("kept", "erasing");
         files::remove_dir(&going)?;
-        sync(&self.0)
+        durable::sync_parent(&going)
     }
 
     fn free_name(&self, id: AgentId) -> io::Result<String> {
@@ -160,10 +170,6 @@ fn read_note(dir: &Path) -> Option<Retention> {
             None
         }
     }
-}
-
-fn sync(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
@@ -283,6 +289,22 @@ mod tests {
         fs::remove_file(&note).unwrap();
         kept.tidy(&RETENTION).unwrap();
         assert_eq!(kept.list().unwrap()[0].retention, Some(RETENTION));
+    }
+
+    #[test]
+    fn fault_1_6_a_note_that_cannot_be_written_yet_keeps_no_node_from_starting() {
+        let state = tempfile::tempdir().unwrap();
+        let kept = Kept::of(state.path());
+        for id in [ID, AgentId::from_bits(8)] {
+            let dir = state.path().join("kept").join(id.to_string());
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("data.ext4"), "").unwrap();
+        }
+        // Where its note is written before it has its name.
+        fs::create_dir(state.path().join("kept").join(ID.to_string()).join("kept.half")).unwrap();
+        kept.tidy(&RETENTION).unwrap();
+        let noted: Vec<_> = kept.list().unwrap().into_iter().map(|disk| (disk.id, disk.retention)).collect();
+        assert_eq!(noted, [(ID, None), (AgentId::from_bits(8), Some(RETENTION))]);
     }
 
     #[test]

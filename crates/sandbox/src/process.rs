@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::Facts;
@@ -24,19 +25,37 @@ pub fn facts(pid: u32) -> io::Result<Facts> {
     Ok(Facts { pid, started: started(pid)?, boot: boot_id()? })
 }
 
-/// A handle on exactly the process of these facts, if it still runs.
+/// A handle on exactly the process of these facts; `None` only when it is certain that
+/// it does not run any more.
 ///
 /// # Errors
-/// When the machine does not tell of its boot.
+/// When the machine does not tell.
 pub fn find(facts: &Facts) -> io::Result<Option<OwnedFd>> {
     if boot_id()? != facts.boot {
         return Ok(None);
     }
     let Some(pid) = i32::try_from(facts.pid).ok().and_then(Pid::from_raw) else { return Ok(None) };
     // The handle first: whatever it names cannot change under the check.
-    let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(None) };
-    let same = started(facts.pid).is_ok_and(|started| started == facts.started);
-    Ok(same.then_some(handle))
+    let handle = match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(handle) => handle,
+        Err(error) if is_no_process(error) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    match started(facts.pid) {
+        Ok(started) => Ok((started == facts.started).then_some(handle)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Nobody has the number, or by now a thread of another process.
+fn is_no_process(error: Errno) -> bool {
+    matches!(error, Errno::SRCH | Errno::NOENT | Errno::INVAL)
+}
+
+/// What is said in `/proc` of a process that has ended, before and while it is read.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 /// Resident memory of a process.
@@ -82,5 +101,27 @@ mod tests {
         assert!(find(&own).unwrap().is_some());
         assert!(find(&Facts { started: own.started + 1, ..own.clone() }).unwrap().is_none());
         assert!(find(&Facts { boot: "another".to_owned(), ..own }).unwrap().is_none());
+    }
+
+    #[test]
+    fn fault_1_1_only_a_process_that_is_certainly_gone_is_taken_for_gone() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let gone = facts(child.id()).unwrap();
+        child.wait().unwrap();
+        assert!(find(&gone).unwrap().is_none());
+        // A thread has the number now.
+        let (of_thread, hear) = std::sync::mpsc::channel();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            of_thread.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            ended.recv().unwrap_err();
+        });
+        let pid = u32::try_from(hear.recv().unwrap()).unwrap();
+        assert!(find(&Facts { pid, ..gone }).unwrap().is_none());
+        drop(end);
+        thread.join().unwrap();
+        for unknown in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::PERM] {
+            assert!(!is_no_process(unknown) && !is_gone(&unknown.into()), "{unknown}");
+        }
     }
 }

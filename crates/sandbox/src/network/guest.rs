@@ -6,21 +6,25 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use domain::AgentId;
 use rustix::ioctl::{Updater, ioctl};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use wire::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS, PREFIX_LENGTH};
 
 use super::netlink::{Netfilter, link_alias};
 use super::{Config, Egress, rules};
-use crate::{Failure, Seat, command};
+use crate::{Failure, command};
 
 /// Where `ip netns` keeps its names.
 pub(super) const NAMESPACES: &str = "/run/netns";
 /// The guest's card; every link is alone, so all may have the same.
 const GUEST_MAC: &str = "02:00:0a:c8:00:02";
 const TAP: &[u8] = b"tap0";
-/// Bytes that a shaped link lets through at once, at least.
+/// Bytes that a shaped link lets through at once, at least: the largest packet twice.
 const BURST_BYTES: u64 = 128 * 1024;
+/// Bytes that pass in ten milliseconds, for each Mbit per second: the burst of a link
+/// with a higher rate.
+const BURST_BYTES_PER_MBIT: u64 = 1_250;
 /// How long what is over its rate may wait before it is dropped.
 const QUEUE: &str = "50ms";
 
@@ -49,43 +53,45 @@ pub(crate) struct Namespace<'a> {
     config: &'a Config,
     /// What the node's links bear.
     mark: &'a str,
-    seat: Seat,
+    id: AgentId,
 }
 
 impl<'a> Namespace<'a> {
-    pub(crate) const fn new(config: &'a Config, mark: &'a str, seat: Seat) -> Self {
-        Self { config, mark, seat }
+    pub(crate) const fn new(config: &'a Config, mark: &'a str, id: AgentId) -> Self {
+        Self { config, mark, id }
     }
 
     pub(crate) fn name(&self) -> String {
-        format!("{}-{}", self.config.name, self.seat.id)
+        format!("{}-{}", self.config.name, self.id)
     }
 
     pub(crate) fn path(&self) -> PathBuf {
         Path::new(NAMESPACES).join(self.name())
     }
 
-    fn link(&self) -> String {
-        format!("{}-{}", self.config.name, self.seat.slot)
+    /// The host's end of the way out of this slot.
+    fn link(&self, slot: u16) -> String {
+        format!("{}-{slot}", self.config.name)
     }
 
     /// Makes the namespace, its links and its rules; what an earlier try left is
     /// removed first. The rules stand before anything can run behind the link.
-    pub(crate) fn up(&self) -> Result<Tap, Failure> {
-        self.down()?;
-        if link_alias(&self.link())?.is_some() {
-            return Err(Failure::Taken(format!("the link {} is there and is not this node's", self.link())));
+    pub(crate) fn up(&self, slot: u16) -> Result<Tap, Failure> {
+        self.down(Some(slot))?;
+        let link = self.link(slot);
+        if link_alias(&link)?.is_some() {
+            return Err(Failure::Taken(format!("the link {link} is there and is not this node's")));
         }
-        command::run("ip", &["-batch", "-"], &self.outside())?;
+        command::run("ip", &["-batch", "-"], &self.outside(slot))?;
         if self.config.egress == Egress::Internet {
-            fs::write(format!("/proc/sys/net/ipv4/conf/{}/forwarding", self.link()), "1")?;
+            fs::write(format!("/proc/sys/net/ipv4/conf/{link}/forwarding"), "1")?;
         }
-        self.shape(&self.link())?;
+        self.shape(&link)?;
         inside(&self.path(), || {
             sysctls()?;
             let tap = open_tap()?;
             command::run("nft", &["-f", "-"], &rules::guest(self.config))?;
-            command::run("ip", &["-batch", "-"], &self.within())?;
+            command::run("ip", &["-batch", "-"], &self.within(slot))?;
             self.shape("up0")?;
             Ok(tap)
         })
@@ -98,36 +104,37 @@ impl<'a> Namespace<'a> {
         if rate == 0 || self.config.egress == Egress::None {
             return Ok(());
         }
-        // What passes in ten milliseconds, and at least the largest packet twice.
-        let burst = (u64::from(rate) * 1_250).max(BURST_BYTES);
+        let burst = (u64::from(rate) * BURST_BYTES_PER_MBIT).max(BURST_BYTES);
         let words = format!("qdisc replace dev {link} root tbf rate {rate}mbit burst {burst} latency {QUEUE}\n");
         command::run("tc", &["-batch", "-"], &words)
     }
 
     /// Removes the namespace and the link, whatever is there of them and this node's.
-    pub(crate) fn down(&self) -> Result<(), Failure> {
-        let (name, link) = (self.name(), self.link());
-        let mut batch = String::new();
-        if link_alias(&link)?.as_deref() == Some(self.mark) {
-            batch.push_str(&format!("link del {link}\n"));
-        }
+    /// Where the slot is not known, the link goes with the namespace that holds its other
+    /// end.
+    pub(crate) fn down(&self, slot: Option<u16>) -> Result<(), Failure> {
+        let linked = match slot {
+            Some(slot) if link_alias(&self.link(slot))?.as_deref() == Some(self.mark) => Some(slot),
+            Some(_) | None => None,
+        };
+        let mut batch = linked.map(|slot| format!("link del {}\n", self.link(slot))).unwrap_or_default();
         if self.path().exists() {
-            batch.push_str(&format!("netns del {name}\n"));
+            batch.push_str(&format!("netns del {}\n", self.name()));
         }
         if batch.is_empty() {
             return Ok(());
         }
         command::run("ip", &["-batch", "-"], &batch)?;
-        if batch.starts_with("link") {
-            self.forget_connections();
+        if let Some(slot) = linked {
+            self.forget_connections(slot);
         }
         Ok(())
     }
 
     /// The host would remember them for days: they would fill its table one guest after
     /// the other, and count against the next one with this address.
-    fn forget_connections(&self) {
-        let (_, here) = self.config.range.ends(self.seat.slot);
+    fn forget_connections(&self, slot: u16) {
+        let (_, here) = self.config.range.ends(slot);
         let forgotten = Netfilter::open().and_then(|filter| filter.forget_connections_of(here));
         if let Err(error) = forgotten {
             tracing::warn!(%error, "the connections of a guest that ended stay in the host's table");
@@ -148,9 +155,9 @@ impl<'a> Namespace<'a> {
         })
     }
 
-    fn outside(&self) -> String {
-        let (name, link, mark) = (self.name(), self.link(), self.mark);
-        let (host, _) = self.config.range.ends(self.seat.slot);
+    fn outside(&self, slot: u16) -> String {
+        let (name, link, mark) = (self.name(), self.link(slot), self.mark);
+        let (host, _) = self.config.range.ends(slot);
         let namespace = format!("netns add {name}\n");
         match self.config.egress {
             Egress::None => namespace,
@@ -163,14 +170,14 @@ impl<'a> Namespace<'a> {
         }
     }
 
-    fn within(&self) -> String {
+    fn within(&self, slot: u16) -> String {
         let tap = format!(
             "link set lo up\n\
              addr add {GATEWAY_ADDRESS}/{PREFIX_LENGTH} dev tap0\n\
              link set tap0 up\n\
              neigh replace {GUEST_ADDRESS} lladdr {GUEST_MAC} dev tap0 nud permanent\n"
         );
-        let (host, here) = self.config.range.ends(self.seat.slot);
+        let (host, here) = self.config.range.ends(slot);
         match self.config.egress {
             Egress::None => tap,
             Egress::Internet => {

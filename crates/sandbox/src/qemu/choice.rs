@@ -17,7 +17,7 @@ use crate::{Failure, files};
 /// Memory of the probe guest.
 const PROBE_MEMORY_MIB: u64 = 128;
 /// The probe guest's name where others have their agent's id.
-const PROBE_NAME: &str = "probe";
+pub(super) const PROBE_NAME: &str = "probe";
 /// How long a VMM that hung up may take to end.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -51,7 +51,7 @@ pub(super) async fn choose(
         }
         (Err(why), Choice::Auto | Choice::Tcg) => (Accelerator::Tcg, format!("emulation: {why}")),
     };
-    Ok((memory.keep(accelerator, reason, tsc_khz)?, groups_for(accelerator, groups)))
+    Ok((memory.keep(accelerator, reason, tsc_khz), groups_for(accelerator, groups)))
 }
 
 /// What VMMs with this accelerator are shut into.

@@ -12,14 +12,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use wire::node::{KeptDisk, Retention};
 
-use super::Settings;
 use super::choice::{choose, confine};
 use super::launch::Started;
 use super::plan::{guest_dir, overhead_mib};
 use super::qmp::Qmp;
-use super::work::{Inner, QUIT_DEADLINE, refused};
+use super::work::{Inner, QUIT_DEADLINE, note_leftovers, refused};
+use super::{Settings, birth};
 use crate::cgroup::Cgroups;
-use crate::error::Step;
+use crate::error::{Step, step};
 use crate::network::{Claim, Dialer, Host};
 use crate::runtime::{About, Condition, Facts, Fate, Guest, Link, Remains, Room, Runtime, Seat, Spec, Stats};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, files, process};
@@ -65,8 +65,17 @@ impl Qemu {
     async fn control(&self, id: AgentId, operation: Operation) -> Result<Qmp, RuntimeError> {
         match Qmp::connect(&self.0.guest_dir(id).join("control")).await {
             Err(Failure::Io(error)) if is_absent(&error) => Err(refused(operation, id, Refusal::NotRunning)),
-            other => other.during(operation, id, "reach the VMM"),
+            other => other.during(operation, id, step::REACH),
         }
+    }
+
+    /// Watches a VMM that was started until its guest has begun.
+    async fn born(&self, id: AgentId, started: Started) -> Result<Guest, RuntimeError> {
+        let facts = process::facts(started.pid).during(Operation::Create, id, "look at the VMM's process")?;
+        let mut exit = started.watch().during(Operation::Create, id, "watch the VMM")?;
+        let begun = birth::until_begun(&self.0.guest_dir(id).join("control"), &mut exit).await;
+        begun.during(Operation::Create, id, step::VMM)?;
+        Ok(Guest { facts, exit })
     }
 
     async fn quit(&self, seat: Seat) {
@@ -101,15 +110,11 @@ impl Runtime for Qemu {
     async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError> {
         let wanted = spec.clone();
         let started = self.blocking(move |inner| inner.create(&wanted)).await?;
-        let facts = process::facts(started.pid).during(Operation::Create, spec.seat.id, "look at the VMM's process");
-        let guest = facts.and_then(|facts| {
-            let exit = started.watch().during(Operation::Create, spec.seat.id, "watch the VMM")?;
-            Ok(Guest { facts, exit })
-        });
-        if guest.is_err() {
-            self.stop(spec.seat, Fate::Keep).await?;
+        let born = self.born(spec.seat.id, started).await;
+        if born.is_err() {
+            note_leftovers(self.stop(spec.seat, Fate::Keep).await);
         }
-        guest
+        born
     }
 
     async fn adopt(&self, spec: &Spec, facts: &Facts) -> Result<Option<Guest>, RuntimeError> {
@@ -123,13 +128,8 @@ impl Runtime for Qemu {
         // The socket's file can be entered by root alone: who answers there is the VMM
         // that was given the socket.
         let named = async { Qmp::connect(&self.0.guest_dir(id).join("control")).await?.name().await };
-        match named.await {
-            Ok(name) if name == id.to_string() => {}
-            Ok(_) => return Ok(None),
-            Err(error) => {
-                tracing::warn!(%id, %error, "a VMM does not answer and is not adopted");
-                return Ok(None);
-            }
+        if named.await.during(Operation::Adopt, id, step::REACH)? != id.to_string() {
+            return Ok(None);
         }
         let started = Started::adopted(facts.pid, handle).during(Operation::Adopt, id, "read what the VMM said")?;
         let exit = started.watch().during(Operation::Adopt, id, "watch the VMM")?;
@@ -146,8 +146,7 @@ impl Runtime for Qemu {
     }
 
     async fn connect(&self, id: AgentId, port: u16) -> Result<Box<dyn Link>, RuntimeError> {
-        let seat = Seat { id, slot: 0 };
-        let path = self.0.namespace(seat).path();
+        let path = self.0.namespace(id).path();
         match self.0.dialer.connect(path, port).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -163,8 +162,7 @@ impl Runtime for Qemu {
         let Some(pid) = pids.first() else { return Err(refused(Operation::Stats, id, Refusal::NotRunning)) };
         let (cpu_us, memory_bytes) = self.0.cgroups.usage(&name).during(Operation::Stats, id, "read its cgroup")?;
         let resident_bytes = process::resident_bytes(*pid).during(Operation::Stats, id, "read its memory")?;
-        let seat = Seat { id, slot: 0 };
-        let limited = self.blocking(move |inner| inner.namespace(seat).limited()).await;
+        let limited = self.blocking(move |inner| inner.namespace(id).limited()).await;
         let limited = limited.during(Operation::Stats, id, "read what its network has dropped")?;
         Ok(Stats { cpu_us, memory_bytes, resident_bytes, limited })
     }

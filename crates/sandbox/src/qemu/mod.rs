@@ -5,6 +5,7 @@
 //! into namespaces and lists of what it may do (`confine`).
 
 mod arguments;
+mod birth;
 mod choice;
 mod clock;
 mod confine;

@@ -79,7 +79,7 @@ impl Plan<'_> {
             groups,
             namespace: hardware.namespace.as_deref(),
             confinement: self.confinement,
-            file_bytes: self.settings.layer_mib.max(self.settings.data_mib) * MIB,
+            file_bytes: largest_disk(&hardware.disks)?.max(self.settings.layer_mib.max(self.settings.data_mib) * MIB),
             cgroup: self.cgroups.create(&hardware.name, limits).map_err(Failure::Cgroup)?,
             files: hardware
                 .disks
@@ -89,7 +89,7 @@ impl Plan<'_> {
                 .chain([control, console])
                 .collect(),
         };
-        Ok(launch.start()?)
+        launch.start().map_err(Failure::Process)
     }
 
     fn disk_rate(&self, cores: u32) -> Result<Option<DiskRate>, Failure> {
@@ -100,6 +100,15 @@ impl Plan<'_> {
         let bytes_per_second = disk_mib_per_second * MIB * u64::from(cores);
         Ok(Some(DiskRate { device: Device::of(state)?, bytes_per_second }))
     }
+}
+
+/// Bytes of the largest disk that is written to. A disk keeps the size that it was made
+/// with, whatever the settings say today.
+fn largest_disk(disks: &[(&str, bool, OwnedFd)]) -> io::Result<u64> {
+    disks.iter().filter(|(_, read_only, _)| !read_only).try_fold(0, |largest, (_, _, disk)| {
+        let bytes = u64::try_from(rustix::fs::fstat(disk)?.st_size).unwrap_or(0);
+        Ok(largest.max(bytes))
+    })
 }
 
 /// Where a guest has its disks and sockets.
@@ -117,5 +126,22 @@ pub(super) const fn overhead_mib(accelerator: Accelerator) -> u64 {
     match accelerator {
         Accelerator::Kvm => KVM_OVERHEAD_MIB,
         Accelerator::Tcg => TCG_OVERHEAD_MIB,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_1_8_a_disk_of_earlier_settings_may_be_written_to_its_end() {
+        let disk = |bytes: u64| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(bytes).unwrap();
+            OwnedFd::from(file)
+        };
+        let disks = [("base", true, disk(900)), ("layer", false, disk(300)), ("data", false, disk(500))];
+        assert_eq!(largest_disk(&disks).unwrap(), 500);
+        assert_eq!(largest_disk(&[]).unwrap(), 0);
     }
 }

@@ -89,10 +89,14 @@ impl Memory {
         (verdict.key == self.key).then_some(verdict)
     }
 
-    pub(super) fn keep(&self, accelerator: Accelerator, reason: String, tsc_khz: u64) -> Result<Verdict, Failure> {
+    /// One that cannot be kept is found out again at the next start.
+    pub(super) fn keep(&self, accelerator: Accelerator, reason: String, tsc_khz: u64) -> Verdict {
         let verdict = Verdict { key: self.key.clone(), accelerator, reason, tsc_khz };
-        fs::write(&self.path, serde_json::to_vec_pretty(&verdict).map_err(std::io::Error::from)?)?;
-        Ok(verdict)
+        let text = serde_json::to_vec_pretty(&verdict).map_err(std::io::Error::from);
+        if let Err(error) = text.and_then(|text| durable::replace("accelerator", &self.path, &text)) {
+            tracing::warn!(path = %self.path.display(), %error, "the choice of the accelerator cannot be kept");
+        }
+        verdict
     }
 }
 
@@ -179,8 +183,18 @@ mod tests {
         let kernel = |version: &str| Kernel { vmlinux: "/v".into(), initramfs: "/i".into(), version: version.into() };
         let memory =
             |version: &str| Memory::new(dir.path(), Path::new("/bin/sh"), &kernel(version), Choice::Auto).unwrap();
-        memory("1").keep(Accelerator::Tcg, "because".into(), 1).unwrap();
+        memory("1").keep(Accelerator::Tcg, "because".into(), 1);
         assert_eq!(memory("1").recall().unwrap().reason, "because");
         assert_eq!(memory("2").recall(), None);
+    }
+
+    #[test]
+    fn fault_1_6_a_verdict_that_cannot_be_written_down_holds_all_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        // Where it is written before it has its name.
+        fs::create_dir(dir.path().join("accelerator.half")).unwrap();
+        let memory = Memory { path: dir.path().join("accelerator.json"), key: "key".into() };
+        assert_eq!(memory.keep(Accelerator::Tcg, "because".into(), 1).reason, "because");
+        assert_eq!(memory.recall(), None);
     }
 }

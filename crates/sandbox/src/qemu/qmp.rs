@@ -52,15 +52,25 @@ impl Qmp {
     /// Whether the guest gets anywhere. A VMM stops it where a disk of the host
     /// fails, and waits to be told that it may go on.
     pub(crate) async fn condition(&mut self) -> Result<Condition, Failure> {
-        let answer = self.execute("query-status").await?;
-        let status = answer.get("status").and_then(Value::as_str).unwrap_or_default();
-        match status {
+        match self.status().await?.as_str() {
             "running" => Ok(Condition::Running),
             "io-error" => Ok(Condition::Paused(Lack::Disk)),
             // Nobody of us pauses it otherwise, but what is paused is not dead.
-            "paused" | "internal-error" => Ok(Condition::Paused(Lack::Vmm)),
+            "paused" => Ok(Condition::Paused(Lack::Vmm)),
+            // Among them `internal-error`, from which no VMM lets its guest go on: whoever
+            // is told this has a guest that gets nowhere any more.
             other => Err(Failure::Answer(format!("the status {other:?}"))),
         }
+    }
+
+    /// Whether the guest has begun to run, whatever became of it.
+    pub(super) async fn has_begun(&mut self) -> Result<bool, Failure> {
+        Ok(self.status().await? != "prelaunch")
+    }
+
+    async fn status(&mut self) -> Result<String, Failure> {
+        let answer = self.execute("query-status").await?;
+        Ok(answer.get("status").and_then(Value::as_str).unwrap_or_default().to_owned())
     }
 
     /// Has the guest go on; what stopped it is tried again.
@@ -132,9 +142,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_is_told_from_one_that_runs() {
-        let cases =
-            [("running", Some(Condition::Running)), ("io-error", Some(Condition::Paused(Lack::Disk))), ("x", None)];
+    async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_is_told_from_one_that_runs_and_from_a_dead_one() {
+        let cases = [
+            ("running", Some(Condition::Running)),
+            ("io-error", Some(Condition::Paused(Lack::Disk))),
+            ("paused", Some(Condition::Paused(Lack::Vmm))),
+            ("internal-error", None),
+            ("x", None),
+        ];
         for (status, condition) in cases {
             let said = format!(
                 "{{\"QMP\":{{}}}}\n{{\"return\":{{}}}}\n{{\"event\":\"BLOCK_IO_ERROR\"}}\n{{\"return\":{{\"status\":\"{status}\"}}}}\n"

@@ -1,7 +1,9 @@
 //! What the driver does with its hands: blocking, one call after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -11,7 +13,7 @@ use domain::AgentId;
 use wire::node::{KeptDisk, Retention};
 
 use super::Settings;
-use super::choice::remove_probe;
+use super::choice::{PROBE_NAME, remove_probe};
 use super::confine::Confinement;
 use super::launch::Started;
 use super::plan::{Hardware, Plan, guest_dir};
@@ -46,8 +48,8 @@ impl Inner {
         guest_dir(&self.settings.state, &id.to_string())
     }
 
-    pub(super) fn namespace(&self, seat: Seat) -> Namespace<'_> {
-        Namespace::new(&self.settings.network, self.claim.mark(), seat)
+    pub(super) fn namespace(&self, id: AgentId) -> Namespace<'_> {
+        Namespace::new(&self.settings.network, self.claim.mark(), id)
     }
 
     fn templates(&self) -> PathBuf {
@@ -113,14 +115,13 @@ impl Inner {
         known: &BTreeMap<AgentId, Option<u16>>,
         retention: &Retention,
     ) -> Result<usize, DriverError> {
-        let unknown: Vec<AgentId> = self.found()?.into_iter().filter(|id| !known.contains_key(id)).collect();
-        for id in &unknown {
-            self.remove(*id, None, Fate::SetAside(*retention)).step("remove a sandbox that nobody knows")?;
-        }
+        let unknown = self.found()?.into_iter().filter(|id| !known.contains_key(id));
+        let removed = unknown.map(|id| swept(id, self.remove(id, None, Fate::SetAside(*retention))));
+        let removed = removed.filter(|removed| *removed).count();
         self.sweep_links(known)?;
         self.kept().tidy(retention).step("look at the disks that are set aside")?;
-        remove_probe(&self.settings, &self.cgroups).step("remove the probe guest")?;
-        Ok(unknown.len())
+        swept(PROBE_NAME, remove_probe(&self.settings, &self.cgroups));
+        Ok(removed)
     }
 
     /// Removes the links of empty seats. Where a seat is not known, any link may be
@@ -142,7 +143,7 @@ impl Inner {
         }
         for slot in self.host.slots(self.claim.mark()).step("list the guests' links")? {
             if !seated.contains(&slot) {
-                self.host.remove_link(&slot.to_string()).step("remove a link that nobody knows")?;
+                swept(slot, self.host.remove_link(&slot.to_string()));
             }
         }
         Ok(())
@@ -172,11 +173,8 @@ impl Inner {
         self.refuse(spec)?;
         let started = self.try_create(spec);
         if started.is_err() {
-            self.remove(id, Some(spec.seat.slot), Fate::Keep).during(
-                Operation::Stop,
-                id,
-                "clean up after a failure",
-            )?;
+            let removed = self.remove(id, Some(spec.seat.slot), Fate::Keep);
+            note_leftovers(removed.during(Operation::Stop, id, "clean up after a failure"));
         }
         started
     }
@@ -206,12 +204,19 @@ impl Inner {
         let id = spec.seat.id;
         let during =
             |step| move |error: Failure| RuntimeError::Failed { operation: Operation::Create, id, step, source: error };
-        let namespace = self.namespace(spec.seat);
+        let namespace = self.namespace(id);
         let dir = self.guest_dir(id);
+        let base = match File::open(&spec.base) {
+            // It was there when we looked; now it is being removed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(refused(Operation::Create, id, Refusal::NoBase(spec.base.clone())));
+            }
+            opened => opened.during(Operation::Create, id, step::IMAGE)?,
+        };
         files::private_dir(&dir).map_err(|error| during("make its folder")(error.into()))?;
         let (disks, tap) = std::thread::scope(|scope| {
-            let tap = scope.spawn(|| namespace.up());
-            (self.disks(&dir, spec), tap.join())
+            let tap = scope.spawn(|| namespace.up(spec.seat.slot));
+            (self.disks(&dir, base), tap.join())
         });
         let disks = disks.map_err(during(step::DISKS))?;
         let tap = tap
@@ -236,8 +241,8 @@ impl Inner {
         self.settings.first_uid + u32::from(slot)
     }
 
-    fn disks(&self, dir: &Path, spec: &Spec) -> Result<Vec<(&'static str, bool, OwnedFd)>, Failure> {
-        let mut disks = vec![("base", true, File::open(&spec.base)?.into())];
+    fn disks(&self, dir: &Path, base: File) -> Result<Vec<(&'static str, bool, OwnedFd)>, Failure> {
+        let mut disks = vec![("base", true, base.into())];
         for (serial, mib) in [("layer", self.settings.layer_mib), ("data", self.settings.data_mib)] {
             let path = dir.join(format!("{serial}.ext4"));
             disk::copy(&disk::template(&self.templates(), mib)?, &path)?;
@@ -256,9 +261,7 @@ impl Inner {
     fn remove(&self, id: AgentId, slot: Option<u16>, fate: Fate) -> Result<(), Failure> {
         let name = id.to_string();
         self.cgroups.kill(&name)?;
-        // Without a slot the link goes with the namespace that holds its other end.
-        let seat = Seat { id, slot: slot.unwrap_or(u16::MAX) };
-        self.namespace(seat).down()?;
+        self.namespace(id).down(slot)?;
         self.cgroups.remove(&name)?;
         let dir = self.guest_dir(id);
         if fate != Fate::Wipe {
@@ -270,6 +273,25 @@ impl Inner {
             Fate::SetAside(retention) => Ok(self.kept().take(&dir, id, &retention)?),
             Fate::Wipe => Ok(files::remove_dir(&dir)?),
         }
+    }
+}
+
+/// Whether what nobody knows is gone. What cannot be removed stays until the next
+/// start, and keeps no node from serving.
+fn swept(what: impl Display, removed: Result<(), Failure>) -> bool {
+    if let Err(error) = &removed {
+        tracing::error!(
+            %what, error = error as &dyn std::error::Error,
+            "what nobody knows cannot be removed: it stays until the next start, or is removed by hand"
+        );
+    }
+    removed.is_ok()
+}
+
+/// What is left of a start that failed; why it failed is told to whoever asked for it.
+pub(super) fn note_leftovers(removed: Result<(), RuntimeError>) {
+    if let Err(error) = removed {
+        tracing::error!(error = &error as &dyn std::error::Error, "what a failed start has left cannot be removed");
     }
 }
 

@@ -1,0 +1,91 @@
+//! From a process that was started to a guest that runs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::qmp::Qmp;
+use crate::{Exit, Failure};
+
+/// How long a VMM may take until its guest runs: some milliseconds, or a while on a
+/// machine that starts many at once.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Pause between two questions to a VMM that is not so far.
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// Waits until a VMM says that its guest has begun. One that ends before could not be
+/// started by this node: its guest has not had a word in it.
+pub(super) async fn until_begun(control: &Path, exit: &mut Exit) -> Result<(), Failure> {
+    tokio::select! {
+        // What was said before the end counts.
+        biased;
+        begun = timeout(DEADLINE, begun(control)) => begun.map_err(|_| Failure::Deadline(DEADLINE)),
+        words = exit.wait() => Err(Failure::Vmm(words)),
+    }
+}
+
+/// The socket is there before the VMM is, and lets us wait in line for its greeting.
+async fn begun(control: &Path) {
+    loop {
+        let asked = async { Qmp::connect(control).await?.has_begun().await };
+        match asked.await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "a VMM that was started does not answer yet"),
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// A VMM that says one of these to each who connects.
+    fn vmm(dir: &Path, said: &'static [&'static str]) -> std::path::PathBuf {
+        let control = dir.join("control");
+        let listener = UnixListener::bind(&control).unwrap();
+        tokio::spawn(async move {
+            for said in said {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(said.as_bytes()).await.unwrap();
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            }
+        });
+        control
+    }
+
+    const PRELAUNCH: &str = "{\"QMP\":{}}\n{\"return\":{}}\n{\"return\":{\"status\":\"prelaunch\"}}\n";
+    const RUNNING: &str = "{\"QMP\":{}}\n{\"return\":{}}\n{\"return\":{\"status\":\"running\"}}\n";
+
+    #[tokio::test]
+    async fn fault_1_1_a_guest_has_begun_when_its_vmm_says_so_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = vmm(dir.path(), &[PRELAUNCH, "{\"QMP\":{}", RUNNING]);
+        let (_announce, mut exit) = Exit::channel();
+        until_begun(&control, &mut exit).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn fault_1_1_a_vmm_that_ends_before_its_guest_ran_is_the_nodes_trouble_and_is_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let control = vmm(dir.path(), &[PRELAUNCH]);
+        let (announce, mut exit) = Exit::channel();
+        let born = tokio::spawn(async move { until_begun(&control, &mut exit).await });
+        announce.send_replace(Some("the VMM ended and said: cannot allocate memory".to_owned()));
+        let failure = born.await.unwrap().unwrap_err();
+        assert!(matches!(&failure, Failure::Vmm(words) if words.ends_with("cannot allocate memory")), "{failure}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fault_1_1_a_vmm_that_never_says_a_word_is_not_waited_for_for_ever() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_announce, mut exit) = Exit::channel();
+        let failure = until_begun(&dir.path().join("control"), &mut exit).await.unwrap_err();
+        assert!(matches!(failure, Failure::Deadline(DEADLINE)), "{failure}");
+    }
+}

@@ -1,0 +1,122 @@
+//! The QEMU driver where no guest comes up: what it makes of a VMM that fails, of one that
+//! cannot be asked, and of what it cannot remove. `palatine-hypercore` tries it on guests.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use domain::{AgentId, Lack, UnixMillis};
+use palatine_sandbox::network::{self, Egress};
+use palatine_sandbox::qemu::{Choice, Kernel, Qemu, Settings};
+use palatine_sandbox::{Failure, Fate, Runtime, RuntimeError, Seat, Spec, process};
+use wire::node::{KeptCause, Retention};
+
+const RETENTION: Retention = Retention { since: UnixMillis(1), until: UnixMillis(2), cause: KeptCause::Found };
+
+/// A node of this name whose kernel is none.
+async fn driver(state: &Path, name: &str, number: u32) -> Qemu {
+    for file in ["vmlinux", "initramfs", "base"] {
+        fs::write(state.join(file), "").unwrap();
+    }
+    let network = network::Config {
+        name: name.to_owned().try_into().unwrap(),
+        range: format!("10.223.{number}.0/24").parse().unwrap(),
+        egress: Egress::None,
+        ..network::Config::default()
+    };
+    let (vmlinux, initramfs) = (state.join("vmlinux"), state.join("initramfs"));
+    let settings = Settings {
+        state: state.to_owned(),
+        kernel: Kernel { vmlinux, initramfs, version: "none".to_owned() },
+        accelerator: Choice::Tcg,
+        probe_deadline: Duration::from_secs(5),
+        first_uid: 1_878_000_000 + number * 1_000,
+        layer_mib: 64,
+        data_mib: 16,
+        disk_mib_per_second: 0,
+        least_free_mib: 1,
+        network,
+    };
+    Qemu::start(settings).await.unwrap()
+}
+
+fn spec(state: &Path) -> Spec {
+    let seat = Seat { id: AgentId::from_bits(0x0d0f_0001), slot: 1 };
+    Spec { seat, cores: 1, memory_mib: 64, base: state.join("base") }
+}
+
+#[tokio::test]
+async fn fault_1_1_a_vmm_that_ends_at_once_is_the_nodes_trouble_and_leaves_nothing() {
+    needs::needs!(root, network, tun, cgroups);
+    let state = tempfile::tempdir().unwrap();
+    let (driver, spec) = (driver(state.path(), "pltv", 1).await, spec(state.path()));
+    for _ in 0..2 {
+        let error = driver.create(&spec).await.unwrap_err();
+        assert_eq!(error.lack(), Lack::Vmm, "{error:?}");
+        let RuntimeError::Failed { source: Failure::Vmm(words), .. } = error else { panic!("{error:?}") };
+        assert!(words.contains("and said: ") && words.contains("vmlinux"), "{words}");
+        assert!(driver.remains().await.unwrap().values().all(|remains| !remains.runs));
+    }
+    let disks = state.path().join("guests").join(spec.seat.id.to_string());
+    assert!(disks.join("data.ext4").exists(), "its data is kept");
+    driver.stop(spec.seat, Fate::Wipe).await.unwrap();
+    driver.close().await.unwrap();
+}
+
+/// A process in the group of a sandbox, in each hierarchy that this machine has.
+fn stand_in(name: &str, id: AgentId) -> Child {
+    let child = Command::new("sleep").arg("600").spawn().unwrap();
+    for hierarchy in ["memory", "."] {
+        let root = PathBuf::from("/sys/fs/cgroup").join(hierarchy);
+        if root.join("cgroup.procs").exists() {
+            let group = root.join(name).join(id.to_string());
+            fs::create_dir_all(&group).unwrap();
+            fs::write(group.join("cgroup.procs"), child.id().to_string()).unwrap();
+        }
+    }
+    child
+}
+
+#[tokio::test]
+async fn fault_1_2_a_vmm_that_cannot_be_asked_is_not_taken_for_gone() {
+    needs::needs!(root, network, cgroups);
+    let state = tempfile::tempdir().unwrap();
+    let (driver, spec) = (driver(state.path(), "pltw", 2).await, spec(state.path()));
+    let mut vmm = stand_in("pltw", spec.seat.id);
+    let facts = process::facts(vmm.id()).unwrap();
+    let dir = state.path().join("guests").join(spec.seat.id.to_string());
+    fs::create_dir(&dir).unwrap();
+    // Nobody listens, and then somebody who says nothing.
+    for listener in [None, Some(())] {
+        let _listener = listener.map(|()| UnixListener::bind(dir.join("control")).unwrap());
+        let error = driver.adopt(&spec, &facts).await.unwrap_err();
+        assert_eq!(error.lack(), Lack::Vmm, "{error:?}");
+    }
+    assert!(vmm.try_wait().unwrap().is_none(), "it was ended");
+    vmm.kill().unwrap();
+    vmm.wait().unwrap();
+    assert!(driver.adopt(&spec, &facts).await.unwrap().is_none());
+    driver.stop(spec.seat, Fate::Wipe).await.unwrap();
+    driver.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn fault_1_6_what_cannot_be_removed_keeps_no_node_from_starting() {
+    needs::needs!(root, network, cgroups);
+    let state = tempfile::tempdir().unwrap();
+    let driver = driver(state.path(), "pltx", 3).await;
+    let guests = state.path().join("guests");
+    // No folder, so that it cannot be emptied; and one that can, after it.
+    let (stays, goes) =
+        (guests.join(AgentId::from_bits(1).to_string()), guests.join(AgentId::from_bits(2).to_string()));
+    fs::write(&stays, "").unwrap();
+    fs::create_dir(&goes).unwrap();
+    assert_eq!(driver.sweep(&BTreeMap::new(), &RETENTION).await.unwrap(), 1);
+    assert!(stays.exists() && !goes.exists());
+    driver.close().await.unwrap();
+}
