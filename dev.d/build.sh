@@ -30,16 +30,23 @@ assets() {
     packages evm "the local EVM chain" deploy/dev/evm
 }
 
+# Our own files in a folder of npm packages.
+named_files() { # folder
+    local file
+    for file in "$1"/*.mjs "$1"/package*.json "$1"/absent/package.json; do
+        [ ! -e "$file" ] || printf '%s\n' "${file#"$1"/}"
+    done
+}
+
 # Installs the npm packages of a folder into one of the same kind among the assets.
 packages() { # name, what it is, folder, npm's further words
     local what=$2 from=$3 file into=$ASSETS/$1
     shift 3
     mkdir -p "$into"
-    for file in "$from"/*.mjs "$from"/package*.json "$from"/absent/package.json; do
-        [ -e "$file" ] || continue
-        mkdir -p "$(dirname "$into/${file#"$from"/}")"
-        fresh "$file" "$into/${file#"$from"/}"
-    done
+    while read -r file; do
+        mkdir -p "$(dirname "$into/$file")"
+        fresh "$from/$file" "$into/$file"
+    done < <(named_files "$from")
     cmp -s "$into/package-lock.json" "$into/node_modules/.installed" && return
     say "Installing $what"
     npm ci --prefix "$into" --ignore-scripts --no-audit --no-fund --silent "$@" >&2 \

@@ -6,6 +6,7 @@ FUZZ=$CACHE/fuzz
 fuzz() {
     flags "$@"
     prepare run build test
+    alone
     prebuilt
     need_space release
     devtool

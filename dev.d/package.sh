@@ -5,11 +5,17 @@
 PACKAGES=$CACHE/packages
 VERSION=$(sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"$/\1/p' Cargo.toml)
 PACKAGED=(-p palatine-palatine -p palatine-hypercore)
+# Where `./dev package try` finds programs, and where it unpacks the tarball.
+BARE=$CACHE/path/bare
+UNPACKED=''
 
 package() {
     flags "$@"
     local profile=${ARGS[0]:-release}
-    [ "$profile" != try ] || profile=dev
+    if [ "$profile" = try ]; then
+        profile=dev
+        need_root "make virtual machines' networks"
+    fi
     need_space release
     prepare run build test
     devtool
@@ -31,16 +37,14 @@ package() {
 
 # The main job by the tarball's programs, with a PATH of what the package depends on: no Rust, no compiler.
 try_package() {
-    need_root "make virtual machines' networks"
-    local work bare=$CACHE/path/bare program id
-    rm -rf "$bare" && mkdir -p "$bare"
+    local program id
+    rm -rf "$BARE" && mkdir -p "$BARE"
     while IFS=$'\t' read -r program _; do
-        link "$(found "$program")" "$bare/$program"
+        link "$(found "$program")" "$BARE/$program"
     done < <(needs run)
-    work=$(mktemp -d)
-    tar -xzf "$PACKAGES"/palatine-*.tar.gz -C "$work"
-    packaged() { env -i PATH="$bare" HOME="$work" PALATINE_STATE="$work/state" "$work"/palatine-*/bin/palatine "$@"; }
-    trap 'packaged down; rm -rf "$work"' EXIT
+    UNPACKED=$(mktemp -d)
+    trap end_try EXIT
+    tar -xzf "$PACKAGES"/palatine-*.tar.gz -C "$UNPACKED"
     say "The main job, without Rust"
     packaged up --detach --no-agent --listen 127.0.0.1:8098
     id=$(packaged spawn --type echo | sed -n '1s/ is ready.*//p')
@@ -50,9 +54,23 @@ try_package() {
     say "Works"
 }
 
+packaged() { env -i PATH="$BARE" HOME="$UNPACKED" PALATINE_STATE="$UNPACKED/state" "$UNPACKED"/palatine-*/bin/palatine "$@"; }
+
+# However the trial ends, nothing of it stays. A stack that cannot be ended keeps its folder: `down` needs it.
+end_try() {
+    local status=$?
+    if packaged down; then
+        rm -rf "$UNPACKED"
+    else
+        echo "The stack in $UNPACKED/state was not ended." >&2
+        status=1
+    fi
+    exit "$status"
+}
+
 # Linked without a library of the machine, and without its paths: those of the checkout, cargo and Rust are replaced.
 static() { # profile
-    local here=$PWD home=${CARGO_HOME:-$HOME/.cargo} words=() flags='"-C", "target-feature=+crt-static"' pair
+    local here=$PWD home=${CARGO_HOME:-$HOME/.cargo} words=() flags='"-C", "target-feature=+crt-static"' pair wanted
     for pair in "$here=/palatine" "$home=/cargo" "$(rustc --print sysroot)=/rust"; do
         flags+=", \"--remap-path-prefix=$pair\""
         words+=("-ffile-prefix-map=$pair")
@@ -62,19 +80,35 @@ static() { # profile
         --config "build.rustflags=[$flags]" "${PACKAGED[@]}" --bins || fail "The static programs could not be built."
     [ "$1" = dev ] && set -- debug
     STATIC=$CACHE/static/$TRIPLE/$1
-    ! readelf -d "$STATIC/palatine" "$STATIC/hypercore" | grep -q NEEDED || fail "The programs still want the machine's libraries."
+    wanted=$(readelf -d "$STATIC/palatine" "$STATIC/hypercore") || fail "The programs cannot be looked into."
+    [[ $wanted != *NEEDED* ]] || fail "The programs still want the machine's libraries."
 }
 
 # What both packages hold, under a prefix: programs, what they find beside them, documents.
 lay() { # root, prefix
-    local to=$1/$2 file
+    local to=$1/$2 file recipe
     install -d "$to/bin" "$to/lib" "$to/share/doc/palatine"
     install -m 755 "$STATIC/palatine" "$STATIC/hypercore" "$to/bin/"
-    install -d "$to/lib/palatine"
-    cp -R "$ASSETS/pod" "$ASSETS/images" "$ASSETS/solana" "$ASSETS/evm" "$to/lib/palatine/"
+    install -D -m 755 "$ASSETS/pod" "$to/lib/palatine/pod"
+    for recipe in images/*/image.toml; do
+        install -D -m 644 "$recipe" "$to/lib/palatine/$recipe"
+    done
+    install -m 755 "$ASSETS/images/agent-echo/agent-echo" "$to/lib/palatine/images/agent-echo/"
+    lay_packages "$to/lib/palatine/solana" "$ASSETS/solana" deploy/dev/solana
+    lay_packages "$to/lib/palatine/evm" "$ASSETS/evm" deploy/dev/evm
     for file in deploy/systemd/server.md docs/configuration.md README.md LICENSE "$PACKAGES/palatine-$VERSION.cdx.json"; do
         install -m 644 "$file" "$to/share/doc/palatine/"
     done
+}
+
+# Our files as the checkout has them, and what npm installed for just these: the cache may hold others' as well.
+lay_packages() { # into, assets, folder of the checkout
+    local file
+    install -d "$1"
+    while read -r file; do
+        install -D -m 644 "$3/$file" "$1/$file"
+    done < <(named_files "$3")
+    cp -R "$2/node_modules" "$1/"
 }
 
 tarball() {

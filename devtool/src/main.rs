@@ -11,6 +11,8 @@ mod facts;
 mod figures;
 mod fuzz;
 mod report;
+#[cfg(test)]
+mod run;
 mod sbom;
 mod shards;
 mod skips;
@@ -57,7 +59,7 @@ enum Task {
 fn main() -> Result<ExitCode> {
     match Task::parse() {
         Task::Probe { facts } => facts::probe(&facts)?,
-        Task::Report(report) => return report.run(),
+        Task::Report(report) => return Ok(report.run()),
         Task::Shards { record } => shards::list(&record)?,
         Task::Soak(soak) => return soak.run(),
         Task::Fuzz(fuzz) => return fuzz.run(),

@@ -33,14 +33,29 @@ struct Step {
 }
 
 impl Report {
-    pub(crate) fn run(&self) -> Result<ExitCode> {
-        let steps = steps(&read(&self.run.join("steps"))?)?;
-        let mut tally = Tally::default();
-        for step in &steps {
-            tally.add(self.tally_of(step)?);
-        }
+    /// The count is said whatever cannot be read: that is a fault of the run.
+    pub(crate) fn run(&self) -> ExitCode {
+        let (steps, tally) = self.count();
         say(&steps, &tally);
-        Ok(if tally.good() && !steps.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        if tally.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    fn count(&self) -> (Vec<Step>, Tally) {
+        let mut tally = Tally::default();
+        let steps = read(&self.run.join("steps")).and_then(|text| steps(&text)).unwrap_or_else(|error| {
+            tally.faults.push(format!("{error:#}"));
+            Vec::new()
+        });
+        if steps.is_empty() {
+            tally.faults.push("nothing was checked".to_owned());
+        }
+        for step in &steps {
+            match self.tally_of(step) {
+                Ok(counted) => tally.add(counted),
+                Err(error) => tally.faults.push(format!("{}: {error:#}", step.name)),
+            }
+        }
+        (steps, tally)
     }
 
     /// A step counts as what it counted itself, if it did, else as one.
@@ -165,6 +180,19 @@ mod tests {
             </testsuite></testsuites>"#;
         let ran = ran(junit).unwrap();
         assert_eq!(ran.into_iter().collect::<Vec<_>>(), [("a::it ends".into(), false), ("a::it starts".into(), true)]);
+    }
+
+    #[test]
+    fn fault_3_3_what_cannot_be_read_is_a_fault_and_the_count_is_said() {
+        let run = tempfile::tempdir().unwrap();
+        let report = Report { run: run.path().into(), junit: run.path().join("junit.xml"), whole: true };
+        let count = || report.count().1.to_string();
+        assert_eq!(count(), "0 passed, 2 failed, 0 skipped");
+        fs::write(run.path().join("steps"), "formatting\t0\t2\ncontracts\t0\t2\ntests\t0\t30\n").unwrap();
+        fs::write(run.path().join("tests.json"), "{").unwrap();
+        assert_eq!(count(), "1 passed, 2 failed, 0 skipped", "no log of the contracts, and half a list");
+        fs::write(run.path().join("steps"), "formatting").unwrap();
+        assert_eq!(count(), "0 passed, 2 failed, 0 skipped");
     }
 
     #[test]

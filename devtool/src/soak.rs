@@ -42,13 +42,7 @@ pub(crate) struct Soak {
 
 impl Soak {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let mut shard = shards::named(&self.shard)?;
-        if let Some(minutes) = self.stretch {
-            anyhow::ensure!(shard.env.contains_key(STRETCH), "shard {} cannot be stretched", shard.name);
-            shard.env.insert(STRETCH.to_owned(), minutes.to_string());
-            shard.minutes = minutes + ASIDE_MINUTES;
-        }
-        shard.minutes = self.within.map_or(shard.minutes, |within| shard.minutes.min(within));
+        let shard = self.fitted(shards::named(&self.shard)?)?;
         self.build(&shard)?;
         eprintln!("shard {}: {}; {} minutes at most", shard.name, shard.covers, shard.minutes);
         let since = Instant::now();
@@ -60,6 +54,22 @@ impl Soak {
         }
         eprintln!("shard {} took {:.1} minutes", shard.name, took.div_f64(60.0).as_secs_f64());
         Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// The shard with the time that it has. One that goes on for as long as it is told goes on for less where there
+    /// is less, so that it comes to its end.
+    fn fitted(&self, mut shard: Shard) -> Result<Shard> {
+        if let Some(minutes) = self.stretch {
+            anyhow::ensure!(shard.env.contains_key(STRETCH), "shard {} cannot be stretched", shard.name);
+            shard.env.insert(STRETCH.to_owned(), minutes.to_string());
+            shard.minutes = minutes + ASIDE_MINUTES;
+        }
+        shard.minutes = self.within.map_or(shard.minutes, |within| shard.minutes.min(within));
+        if let Some(stretch) = shard.env.get_mut(STRETCH) {
+            let wanted: u64 = stretch.parse().with_context(|| format!("shard {}: {STRETCH}", shard.name))?;
+            *stretch = wanted.min(shard.minutes.saturating_sub(ASIDE_MINUTES).max(1)).to_string();
+        }
+        Ok(shard)
     }
 
     /// Builds a shard's tests and lists them, outside of its bound.
@@ -98,4 +108,39 @@ impl Soak {
 /// The words of a nextest command over a shard's tests.
 fn nextest<'a>(verb: &'a str, filter: &'a str) -> [&'a str; 8] {
     ["nextest", verb, "--locked", "--workspace", "--profile", "soak", "-E", filter]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a shard of the repository: its bound, and how long it goes on.
+    fn fitted(shard: &str, stretch: Option<u64>, within: Option<u64>) -> (u64, Option<String>) {
+        let nowhere = PathBuf::new();
+        let (record, list, nextest) = (nowhere.clone(), nowhere.clone(), nowhere);
+        let soak = Soak { shard: shard.to_owned(), stretch, within, record, list, nextest };
+        let shard = soak.fitted(shards::named(shard).unwrap()).unwrap();
+        (shard.minutes, shard.env.get(STRETCH).cloned())
+    }
+
+    #[test]
+    fn fault_3_2_a_shard_with_less_time_goes_on_for_less_and_one_that_is_stretched_for_more() {
+        for shard in ["day", "stack"] {
+            assert_eq!(fitted(shard, None, None), (35, Some("25".to_owned())));
+            assert_eq!(fitted(shard, None, Some(20)), (20, Some("10".to_owned())));
+            assert_eq!(fitted(shard, None, Some(4)), (4, Some("1".to_owned())));
+            assert_eq!(fitted(shard, Some(60), None), (70, Some("60".to_owned())));
+            assert_eq!(fitted(shard, Some(60), Some(40)), (40, Some("30".to_owned())));
+        }
+        assert_eq!(fitted("kills", None, Some(20)), (20, None));
+    }
+
+    #[test]
+    fn a_shard_that_goes_on_has_its_minutes_aside() {
+        for shard in shards::read().unwrap() {
+            let Some(stretch) = shard.env.get(STRETCH) else { continue };
+            let stretch: u64 = stretch.parse().unwrap();
+            assert!(stretch + ASIDE_MINUTES <= shard.minutes, "{}", shard.name);
+        }
+    }
 }
