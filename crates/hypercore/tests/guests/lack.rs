@@ -69,8 +69,8 @@ fn waits_for_disk(phase: Phase) -> bool {
 
 #[tokio::test]
 async fn fault_1_1_a_daemon_that_comes_back_to_too_little_disk_waits_and_the_data_is_there_again() {
-    let before = Residue::of("pltl");
-    let mut house = House::new("pltl", 7, "backoff_longest_ms = 500\nhealth_failures = 3").await;
+    let before = Residue::of("pltn");
+    let mut house = House::new("pltn", 13, "backoff_longest_ms = 500\nhealth_failures = 3").await;
     house.create(id(1)).await;
     let ready = house.ready(id(1)).await;
     assert_eq!(count(&house, id(1)).await, 1);
@@ -129,7 +129,7 @@ fn fill(path: &Path) {
 #[tokio::test]
 async fn fault_1_6_a_full_host_disk_stops_a_guest_where_it_is_and_room_has_it_go_on() {
     let before = Residue::of("pltm");
-    let mut house = House::new("pltm", 8, "backoff_longest_ms = 500").await;
+    let mut house = House::new("pltm", 14, "backoff_longest_ms = 500").await;
     house.stop();
     let state = house.dir.path().join("node");
     let disk = SmallDisk::under(&state);

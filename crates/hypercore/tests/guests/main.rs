@@ -1,6 +1,7 @@
 //! Real guests: real QEMU, the real `pod`, the real reference agent. Needs root and
 //! what `./dev` prepares.
 
+mod apart;
 mod confined;
 mod crash;
 mod cycles;
