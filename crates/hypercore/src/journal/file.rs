@@ -25,25 +25,27 @@ pub(super) struct JournalFile {
 }
 
 impl JournalFile {
-    /// Opens the journal, cuts off a torn end, or starts a new one.
+    /// Opens the journal, cuts off a torn end, or starts a new one. One that is damaged
+    /// before its end is set aside whole: what comes after the damage may be counted
+    /// already, under numbers that would be given a second time.
     pub(super) fn open(path: &Path) -> io::Result<(Self, Book)> {
         let text = match std::fs::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::start(path),
             Err(error) => return Err(error),
         };
-        let Some((book, good)) = read(&text) else {
+        let Some((book, good)) = read(&text).filter(|(_, good)| is_whole(&text, *good)) else {
             let aside = set_aside(path)?;
             tracing::error!(
                 path = %path.display(), aside = %aside.display(),
-                "the metering journal cannot be read: it is set aside and a new one is begun. What its marks would \
-                 have billed is not billed; to bill it, put a backup in its place and start hypercore again"
+                "the metering journal is damaged: it is set aside and a new one is begun. What nobody has fetched of \
+                 it is not billed; to bill it, put a backup in its place and start hypercore again"
             );
             return Self::start(path);
         };
         let mut file = OpenOptions::new().read(true).write(true).open(path)?;
         if good < text.len() as u64 {
-            tell_rest(path, &text, usize::try_from(good).unwrap_or(text.len()))?;
+            tracing::warn!(bytes = text.len() as u64 - good, "the metering journal had a torn end");
             file.set_len(good)?;
             file.sync_all()?;
         }
@@ -104,21 +106,11 @@ impl JournalFile {
     }
 }
 
-/// Keeps a copy of a journal that is damaged in its middle: what follows is cut off,
-/// since numbers have no gaps. A last line without its end is only a write cut short.
-fn tell_rest(path: &Path, text: &[u8], good: usize) -> io::Result<()> {
-    let rest = text.get(good..).unwrap_or_default();
-    if !rest.contains(&b'\n') {
-        tracing::warn!(bytes = rest.len(), "the metering journal had a torn end");
-        return Ok(());
-    }
-    let aside = free_name(path)?;
-    std::fs::copy(path, &aside)?;
-    tracing::error!(
-        path = %path.display(), aside = %aside.display(), bytes = rest.len(),
-        "the metering journal is damaged: a copy is set aside, and it goes on before the damage"
-    );
-    Ok(())
+/// Whether all finished lines are good. A last line without its end is only a write cut
+/// short.
+fn is_whole(text: &[u8], good: u64) -> bool {
+    let rest = usize::try_from(good).ok().and_then(|good| text.get(good..)).unwrap_or_default();
+    !rest.contains(&b'\n')
 }
 
 fn set_aside(path: &Path) -> io::Result<PathBuf> {
@@ -220,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn fault_1_2_a_journal_damaged_in_its_middle_is_kept_beside_what_goes_on() {
+    fn fault_1_2_a_journal_damaged_in_its_middle_is_set_aside_and_none_of_its_numbers_is_given_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marks");
         let (mut file, mut book) = JournalFile::open(&path).unwrap();
@@ -233,7 +225,9 @@ mod tests {
             let second = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').nth(1).unwrap().0 + 1;
             damaged[second] = b'#';
             std::fs::write(&path, &damaged).unwrap();
-            assert_eq!(JournalFile::open(&path).unwrap().1.last(), 1);
+            let anew = JournalFile::open(&path).unwrap().1;
+            assert_ne!(anew.journal(), book.journal(), "the gateway has counted marks of that name");
+            assert_eq!((anew.last(), anew.standing(AgentId::from_bits(7))), (0, None));
             let aside = ["broken", "broken.1"][round];
             assert_eq!(std::fs::read(path.with_extension(aside)).unwrap(), damaged);
             std::fs::write(&path, &whole).unwrap();
