@@ -149,7 +149,7 @@ pub(crate) struct Up {
     #[arg(long)]
     pub(crate) no_agent: bool,
     /// The gateway's address
-    #[arg(long, default_value = "127.0.0.1:8080")]
+    #[arg(long, default_value = "127.0.0.1:8080", value_parser = told_address)]
     pub(crate) listen: std::net::SocketAddr,
     /// A configuration to start from
     #[command(flatten)]
@@ -157,6 +157,15 @@ pub(crate) struct Up {
     /// Where the guest programs and image recipes lie; by default where the package put them
     #[arg(long, env = "PALATINE_ASSETS", value_hint = ValueHint::DirPath, default_value_os_t = installed(), hide_default_value = true)]
     pub(crate) assets: PathBuf,
+}
+
+/// An address that can be told to others before anybody listens there.
+fn told_address(text: &str) -> Result<std::net::SocketAddr, String> {
+    let address: std::net::SocketAddr = text.parse().map_err(|_| "not an address and a port".to_owned())?;
+    if address.port() == 0 {
+        return Err("port 0 is any that is free, and agents' URLs name one: say which".to_owned());
+    }
+    Ok(address)
 }
 
 #[derive(Debug, Args)]
@@ -569,6 +578,15 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn fault_1_5_a_gateway_is_told_an_address_that_others_can_be_told() {
+        let up = |listen: &str| Cli::try_parse_from(["palatine", "up", "--listen", listen]);
+        assert!(up("127.0.0.1:8080").is_ok());
+        for listen in ["127.0.0.1:0", "[::]:0", "localhost", "8080"] {
+            assert!(up(listen).is_err(), "{listen}");
+        }
     }
 
     #[test]

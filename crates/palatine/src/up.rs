@@ -32,7 +32,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, anyhow, bail};
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::runtime::Builder;
@@ -46,10 +46,13 @@ use crate::output::show;
 use health::Health;
 use prepare::Prepared;
 
+/// How long a detached house may take to look at the kernel and the image that were
+/// made before it was started.
+const LOOK_LIMIT: Duration = Duration::from_secs(60);
 /// How long a detached house may take to come up.
-const DETACHED_LIMIT: Duration = Duration::from_secs(120);
-/// How long a house may take to end: guests are asked first.
-const DOWN_LIMIT: Duration = Duration::from_secs(90);
+const DETACHED_LIMIT: Duration = LOOK_LIMIT.saturating_add(parts::START_LIMIT);
+/// How long a house may take to end. What it does not get done is done by `down`.
+const DOWN_LIMIT: Duration = parts::END_LIMIT;
 /// How often a detached house is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// What was seen of the parts is believed for so long.
@@ -68,7 +71,7 @@ pub(crate) fn up(rooms: &Rooms, options: &cli::Up, json: bool) -> Result<()> {
     }
     prepare::check_space(rooms)?;
     rooms.build()?;
-    let Some(lock) = rooms.take()? else { bail!("another `palatine up` is starting in {}", rooms.root().display()) };
+    let Some(lock) = rooms.take()? else { return Err(busy(rooms)) };
     // A part that a killed house has left may have the port. Guests are adopted.
     leftovers::end_parts(rooms)?;
     check_port(options)?;
@@ -80,7 +83,13 @@ pub(crate) fn up(rooms: &Rooms, options: &cli::Up, json: bool) -> Result<()> {
         runtime.block_on(try_apart(&house, options))?;
         return Ok(show(json, &house, welcome)?);
     }
-    let corner = network::take(rooms)?;
+    let wanted = prepare::wanted(options)?;
+    if network::moves(rooms, &wanted)? {
+        // Under its other name nothing would find it any more.
+        runtime.block_on(leftovers::clear(rooms))?;
+        network::give_back(rooms)?;
+    }
+    let corner = network::take(rooms, &wanted)?;
     parts::empty_logs(rooms)?;
     let apart = std::env::var_os(DETACHED).is_some();
     let trying = Cell::new(None);
@@ -94,7 +103,10 @@ pub(crate) fn up(rooms: &Rooms, options: &cli::Up, json: bool) -> Result<()> {
                     eprintln!("✗ The trial failed, and everything runs: {error:#}");
                 }
             }
-            show(json, house, welcome)?;
+            // Nobody may be reading any more; the house stands all the same.
+            if let Err(error) = show(json, house, welcome) {
+                eprintln!("! what to type next cannot be said: {error}");
+            }
         }
         Ok(())
     };
@@ -106,9 +118,8 @@ pub(crate) fn up(rooms: &Rooms, options: &cli::Up, json: bool) -> Result<()> {
         Ok(())
     };
     let outcome = runtime.block_on(parts::run(rooms, options, &prepared, &corner, first, before_end));
-    let cleared = network::give_back(rooms);
     drop(lock);
-    outcome.and(cleared)
+    outcome
 }
 
 /// Does the main job from outside a detached house. Ctrl-C ends the trial alone.
@@ -145,14 +156,20 @@ pub(crate) fn down(rooms: &Rooms) -> Result<()> {
         eprintln!("Nothing is running.");
         return Ok(());
     }
-    let Some(_lock) = rooms.take()? else { bail!("another `palatine up` is starting in {}", rooms.root().display()) };
-    let cleared = leftovers::clear(rooms)?;
+    let Some(_lock) = rooms.hold()? else { return Err(busy(rooms)) };
+    let runtime = Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let cleared = runtime.block_on(leftovers::clear(rooms))?;
     network::give_back(rooms)?;
     rooms.forget().context("remove up.json")?;
     if keeper.is_none() && !cleared {
         eprintln!("Nothing is running.");
     }
     Ok(())
+}
+
+/// Another command has the house.
+fn busy(rooms: &Rooms) -> Error {
+    anyhow!("another `palatine up` or `palatine down` is at work in {}", rooms.root().display())
 }
 
 /// The running house and its parts: the answer of `palatine status --json`.
@@ -190,15 +207,10 @@ pub(crate) fn status(rooms: &Rooms, json: bool) -> Result<ExitCode> {
 
 /// The gateway's port must be free.
 fn check_port(options: &cli::Up) -> Result<()> {
-    if options.listen.port() != 0 {
-        TcpListener::bind(options.listen).with_context(|| {
-            format!(
-                "{} is taken or not ours: stop what listens there, or pass --listen 127.0.0.1:<port>",
-                options.listen
-            )
-        })?;
-    }
-    Ok(())
+    let free = TcpListener::bind(options.listen).map(drop);
+    free.with_context(|| {
+        format!("{} is taken or not ours: stop what listens there, or pass --listen 127.0.0.1:<port>", options.listen)
+    })
 }
 
 /// Starts ourselves again, apart from this terminal, and waits until it is ready.

@@ -51,6 +51,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// `balanceOf(address)`.
 const BALANCE_OF: &str = "0x70a08231";
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long its first start may take.
+pub(super) const FIRST_START_LIMIT: Duration = START_LIMIT.saturating_add(CONTRACTS_LIMIT);
 /// How the program says where it listens.
 const LISTENING: &str = "Listening on ";
 
@@ -103,7 +105,8 @@ impl Service for Evm {
         let contracts = part.until(CONTRACTS_LIMIT, Contracts::deploy(&rpc, &self.keys)).await??;
         if let Some(before) = &self.contracts {
             let same = before.rpc == contracts.rpc && before.deployed == contracts.deployed;
-            ensure!(same, "the local EVM chain came back as another: {:?}", contracts.deployed);
+            let other = contracts.deployed;
+            ensure!(same, "the local EVM chain came back as another ({other:?}): palatine down, then palatine up");
         }
         self.contracts = Some(contracts);
         Ok(())
@@ -120,11 +123,23 @@ impl Service for Evm {
             answer.as_str().is_some_and(|word| word.len() == 66),
             "it answers {answer} where a balance is asked for"
         );
-        if self.kept.get().is_none_or(|at| at.elapsed() >= KEEP_EVERY) {
-            self.kept.set(Some(Instant::now()));
-            self.keys.keep_chain()?;
-        }
+        self.keep_copy();
         Ok(())
+    }
+}
+
+impl Evm {
+    /// A copy that fails makes no chain sick: the last one is still there.
+    fn keep_copy(&self) {
+        if self.kept.get().is_some_and(|at| at.elapsed() < KEEP_EVERY) {
+            return;
+        }
+        match self.keys.keep_chain() {
+            Ok(true) => self.kept.set(Some(Instant::now())),
+            // Just being written: the next probe finds it whole.
+            Ok(false) => {}
+            Err(error) => eprintln!("! the local EVM chain has no newer copy: {error:#}"),
+        }
     }
 }
 
@@ -162,25 +177,34 @@ impl EvmKeys {
     }
 
     /// Keeps a copy of the chain's file, if it is whole: a kill may cut the next
-    /// writing of it.
-    fn keep_chain(&self) -> Result<()> {
-        if is_whole(&self.chain) {
-            let draft = self.chain.with_extension("new.json");
-            fs::copy(&self.chain, &draft)
-                .and_then(|_| fs::rename(&draft, self.whole()))
-                .context("keep a copy of the local EVM chain")?;
-        }
-        Ok(())
+    /// writing of it. Says whether it was.
+    fn keep_chain(&self) -> Result<bool> {
+        let Some(bytes) = read_whole(&self.chain)? else { return Ok(false) };
+        durable::replace("chain-copy", &self.whole(), &bytes).context("keep a copy of the local EVM chain")?;
+        Ok(true)
     }
 
-    /// Puts the copy in the place of a file that is cut or gone.
+    /// Puts the copy in the place of a file that is cut or gone. Where neither is
+    /// whole, both are set aside, and a new chain begins, with another deployer.
     fn mend_chain(&self) -> Result<()> {
-        let whole = self.whole();
-        if is_whole(&self.chain) || !whole.exists() {
+        if read_whole(&self.chain)?.is_some() {
             return Ok(());
         }
-        eprintln!("! {} is not whole: the copy beside it is taken", self.chain.display());
-        fs::copy(&whole, &self.chain).map(drop).with_context(|| format!("copy {}", whole.display()))
+        let whole = self.whole();
+        if let Some(bytes) = read_whole(&whole)? {
+            eprintln!("! {} is not whole: the copy beside it is taken", self.chain.display());
+            return durable::replace("chain", &self.chain, &bytes)
+                .with_context(|| format!("put {} in its place", whole.display()));
+        }
+        for broken in [&self.chain, &whole] {
+            if broken.exists() {
+                let aside = broken.with_extension("broken.json");
+                eprintln!("! {} cannot be read: it is set aside, and a new chain begins", broken.display());
+                fs::rename(broken, aside).with_context(|| format!("set {} aside", broken.display()))?;
+                self.deployer.forget()?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -260,9 +284,13 @@ async fn place(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<String> {
     bail!("the local chain did not say where it answers")
 }
 
-/// Whether a file holds a whole JSON text.
-fn is_whole(path: &Path) -> bool {
-    fs::read(path).is_ok_and(|text| serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok())
+/// What a file holds, if it is there and a whole JSON text.
+fn read_whole(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok().then_some(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
 }
 
 #[cfg(test)]
@@ -276,13 +304,45 @@ mod tests {
         keys.mend_chain().unwrap();
         assert!(!keys.chain.exists());
         fs::write(&keys.chain, r#"{"block": 7}"#).unwrap();
-        keys.keep_chain().unwrap();
+        assert!(keys.keep_chain().unwrap());
         fs::write(&keys.chain, r#"{"block": "#).unwrap();
-        keys.keep_chain().unwrap();
+        assert!(!keys.keep_chain().unwrap());
         keys.mend_chain().unwrap();
         assert_eq!(fs::read_to_string(&keys.chain).unwrap(), r#"{"block": 7}"#);
         fs::remove_file(&keys.chain).unwrap();
         EvmKeys::at(dir.path()).unwrap().mend_chain().unwrap();
         assert!(keys.chain.exists());
+    }
+
+    #[test]
+    fn fault_1_0_a_chain_that_is_whole_nowhere_is_set_aside_and_another_deployer_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = EvmKeys::at(dir.path()).unwrap();
+        let first = keys.deployer.open().unwrap().address();
+        let owner = keys.owner.open().unwrap().address();
+        for file in [&keys.chain, &keys.whole()] {
+            fs::write(file, r#"{"block": "#).unwrap();
+        }
+        keys.mend_chain().unwrap();
+        assert!(!keys.chain.exists() && !keys.whole().exists());
+        assert!(dir.path().join("chain.broken.json").exists() && dir.path().join("chain.whole.broken.json").exists());
+        assert_ne!(keys.deployer.open().unwrap().address(), first);
+        assert_eq!(keys.owner.open().unwrap().address(), owner);
+    }
+
+    #[test]
+    fn fault_1_0_a_copy_that_cannot_be_made_makes_no_chain_sick_and_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let rooms = Rooms::at(Some(dir.path())).unwrap();
+        fs::create_dir(rooms.evm()).unwrap();
+        let evm = Evm::new(Path::new("/nowhere"), &rooms).unwrap();
+        fs::write(&evm.keys.chain, "{}").unwrap();
+        // A folder is in the way.
+        fs::create_dir(evm.keys.whole()).unwrap();
+        evm.keep_copy();
+        assert!(evm.kept.get().is_none());
+        fs::remove_dir(evm.keys.whole()).unwrap();
+        evm.keep_copy();
+        assert!(evm.kept.get().is_some() && evm.keys.whole().is_file());
     }
 }

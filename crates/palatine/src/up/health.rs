@@ -1,15 +1,19 @@
 //! How the parts are. A change is said on the terminal; `palatine status` reads it
 //! all from a file.
 
-use std::cell::RefCell;
-use std::fs;
+use std::cell::{Cell, RefCell};
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use domain::UnixMillis;
 use sandbox::Facts;
 use serde::{Deserialize, Serialize};
+
+/// How often it is written down that nothing has changed.
+const LOOKED_EVERY: Duration = Duration::from_secs(10);
 
 /// A part of a house.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,29 +106,39 @@ impl Health {
 pub(crate) struct Board {
     path: PathBuf,
     health: RefCell<Health>,
+    /// When it was last written down that somebody looked.
+    told: Cell<UnixMillis>,
 }
 
 impl Board {
     /// Starts anew: what was seen before is of other processes.
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, health: RefCell::default() }
+        Self { path, health: RefCell::default(), told: Cell::default() }
     }
 
     /// Notes how a part is.
     pub(crate) fn note(&self, part: PartName, state: State, why: Option<String>) {
         let now = now();
-        self.change(part, |report| {
+        let changed = self.change(part, |report| {
             if report.state != state {
                 report.since = now;
                 let (before, restarts) = (report.state, report.restarts);
                 (report.state, report.why) = (state, why);
                 say(report, before, restarts);
-            } else if why.is_some() {
-                report.why = why;
+                true
+            } else {
+                let other = why.is_some() && report.why != why;
+                if other {
+                    report.why = why;
+                }
+                other
             }
         });
         self.health.borrow_mut().looked_at = now;
-        self.write();
+        let late = u128::from(now.0.saturating_sub(self.told.get().0)) >= LOOKED_EVERY.as_millis();
+        if changed || late {
+            self.write();
+        }
     }
 
     /// Notes a part's new process.
@@ -138,26 +152,37 @@ impl Board {
         self.write();
     }
 
-    fn change(&self, part: PartName, change: impl FnOnce(&mut Report)) {
+    fn change<T>(&self, part: PartName, change: impl FnOnce(&mut Report) -> T) -> T {
         let mut health = self.health.borrow_mut();
-        let at = health.parts.iter().position(|report| report.part == part).unwrap_or_else(|| {
-            let (state, since) = (State::Starting, now());
-            health.parts.push(Report { part, state, since, why: None, restarts: 0, process: None });
-            health.parts.len() - 1
-        });
-        if let Some(report) = health.parts.get_mut(at) {
-            change(report);
-        }
+        let at = health.parts.iter().position(|report| report.part == part);
+        let (state, since) = (State::Starting, now());
+        let mut report = match at {
+            Some(at) => health.parts.remove(at),
+            None => Report { part, state, since, why: None, restarts: 0, process: None },
+        };
+        let changed = change(&mut report);
+        let at = at.unwrap_or(health.parts.len());
+        health.parts.insert(at, report);
+        changed
     }
 
     /// A file that cannot be written is said, and the parts go on: `palatine status`
     /// tells how old what it reads is.
     fn write(&self) {
-        let draft = self.path.with_extension("json.new");
+        self.told.set(self.health.borrow().looked_at);
         let text = serde_json::to_vec_pretty(&*self.health.borrow()).unwrap_or_default();
-        if let Err(error) = fs::write(&draft, text).and_then(|()| fs::rename(&draft, &self.path)) {
+        if let Err(error) = self.replace(&text) {
             eprintln!("! {} cannot be written: {error}", self.path.display());
         }
+    }
+
+    /// Whole or not at all, and for everybody to read.
+    fn replace(&self, text: &[u8]) -> std::io::Result<()> {
+        let draft = self.path.with_extension("json.new");
+        let mut file = File::create(&draft)?;
+        file.write_all(text)?;
+        file.sync_all()?;
+        durable::move_to("parts", &draft, &self.path)
     }
 }
 

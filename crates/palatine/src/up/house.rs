@@ -140,18 +140,23 @@ impl Rooms {
         self.root.join("up.json")
     }
 
-    /// Takes the house for this process; `None` if another has it. The lock goes
-    /// with the returned file, so no crash leaves it behind. Who has it is written in it.
+    /// Takes the house for this process, to keep it; `None` if another has it. Who has
+    /// it is written in the lock: that process is asked to end by `palatine down`.
     pub(crate) fn take(&self) -> Result<Option<File>> {
+        let Some(mut file) = self.hold()? else { return Ok(None) };
+        let facts = serde_json::to_vec(&process::facts(std::process::id())?)?;
+        file.set_len(0).and_then(|()| file.write_all(&facts)).context("write down who has the house")?;
+        Ok(Some(file))
+    }
+
+    /// Keeps all others off the house; `None` if another has it. The lock goes with the
+    /// returned file, so no crash leaves it behind.
+    pub(crate) fn hold(&self) -> Result<Option<File>> {
         let path = self.lock();
         let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let mut file = open.with_context(|| format!("open {}", path.display()))?;
+        let file = open.with_context(|| format!("open {}", path.display()))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
-                let facts = serde_json::to_vec(&process::facts(std::process::id())?)?;
-                file.set_len(0).and_then(|()| file.write_all(&facts)).context("write down who has the house")?;
-                Ok(Some(file))
-            }
+            Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("lock {}", path.display())),
         }
@@ -203,6 +208,18 @@ mod tests {
         assert!(rooms.take().unwrap().is_none());
         drop(lock);
         assert!(rooms.take().unwrap().is_some());
+    }
+
+    #[test]
+    fn fault_1_5_who_only_clears_a_house_is_not_its_keeper_and_is_not_asked_to_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let rooms = Rooms::at(Some(dir.path())).unwrap();
+        let held = rooms.hold().unwrap();
+        assert!(held.is_some() && rooms.keeper().is_none());
+        assert!(rooms.take().unwrap().is_none() && rooms.hold().unwrap().is_none());
+        drop(held);
+        let _taken = rooms.take().unwrap().unwrap();
+        assert!(rooms.keeper().is_some() && rooms.hold().unwrap().is_none());
     }
 
     #[test]

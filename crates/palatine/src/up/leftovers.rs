@@ -4,25 +4,25 @@
 
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, bail};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, pidfd_send_signal};
-use tokio::runtime::Builder;
 
 use super::health::{Board, Health, PartName};
 use super::house::Rooms;
 use super::network::{self, Corner};
-use super::parts::Node;
+use super::parts::{NODE_LIMIT, Node};
+use super::process::KILL_LIMIT;
 use super::progress::Step;
 use super::supervise::Supervised;
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
 
 /// How long a part may take to end: the node asks its guests first.
 const END_GRACE: Duration = Duration::from_secs(30);
-/// How long a killed process may take to be gone.
-const KILL_GRACE: Duration = Duration::from_secs(10);
+/// How long it may take to clear what is left, beside the parts that still run.
+pub(super) const CLEAR_LIMIT: Duration = NODE_LIMIT.saturating_add(END_GRACE).saturating_add(KILL_LIMIT);
 
 /// What was found of the guests, each as it is called on the machine.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -42,14 +42,20 @@ impl Guests {
         if table.is_ok_and(|output| output.status.success()) {
             found.push(format!("rules {}", corner.name));
         }
-        for hierarchy in ["", "memory", "cpu", "cpuacct", "pids"] {
-            let group = std::path::Path::new("/sys/fs/cgroup").join(hierarchy).join(&corner.name);
-            if group.is_dir() {
-                found.push(format!("cgroup {}", group.display()));
-            }
-        }
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let groups = hierarchies(&mounts).map(|root| root.join(&corner.name)).filter(|group| group.is_dir());
+        found.extend(groups.map(|group| format!("cgroup {}", group.display())));
         Self(found)
     }
+}
+
+/// Where the machine's control groups stand: the one hierarchy, or each of version 1.
+fn hierarchies(mounts: &str) -> impl Iterator<Item = PathBuf> {
+    mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (root, kind) = (fields.next()?, fields.next()?);
+        matches!(kind, "cgroup" | "cgroup2").then(|| root.into())
+    })
 }
 
 impl fmt::Display for Guests {
@@ -62,7 +68,11 @@ impl fmt::Display for Guests {
 /// be held.
 pub(super) fn end_parts(rooms: &Rooms) -> Result<bool> {
     let mut left = Vec::new();
-    for report in Health::read(&rooms.parts())?.parts {
+    let health = Health::read(&rooms.parts()).unwrap_or_else(|error| {
+        eprintln!("! no part of a killed house is looked for: {error:#}");
+        Health::default()
+    });
+    for report in health.parts {
         let Some(facts) = report.process else { continue };
         let process = sandbox::process::find(&facts)?;
         // One that has ended keeps its id until somebody has asked how.
@@ -79,16 +89,17 @@ pub(super) fn end_parts(rooms: &Rooms) -> Result<bool> {
     Ok(!left.is_empty())
 }
 
-/// Clears all that a killed house has left. The lock of the house must be held.
-pub(super) fn clear(rooms: &Rooms) -> Result<bool> {
+/// Clears all that this house has left, and says whether that was anything. The lock of
+/// the house must be held.
+pub(super) async fn clear(rooms: &Rooms) -> Result<bool> {
     let ended = end_parts(rooms)?;
-    let Some(corner) = network::kept(rooms) else { return Ok(ended) };
+    let Some(corner) = network::kept(rooms)? else { return Ok(ended) };
     let guests = Guests::of(&corner);
     if guests.0.is_empty() {
         return Ok(ended);
     }
-    let step = Step::start("Clearing what a killed house has left");
-    take_down(rooms).with_context(|| format!("clear what is left: {guests}"))?;
+    let step = Step::start("Clearing what is left of the guests");
+    take_down(rooms).await.with_context(|| format!("clear what is left: {guests}"))?;
     let left = Guests::of(&corner);
     if !left.0.is_empty() {
         bail!("a node was started and ended to clear it, and this is still there: {left}");
@@ -99,17 +110,14 @@ pub(super) fn clear(rooms: &Rooms) -> Result<bool> {
 
 /// A node adopts the guests that are there; as it ends, it takes them and all of
 /// theirs down.
-fn take_down(rooms: &Rooms) -> Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    runtime.block_on(async {
-        let mut node = Supervised::new(Node::new(rooms));
-        let started = node.start(&Board::new(rooms.parts())).await;
-        let ended = match node.into_part() {
-            Some(part) => part.end(END_GRACE).await,
-            None => Ok(()),
-        };
-        started.and(ended)
-    })
+async fn take_down(rooms: &Rooms) -> Result<()> {
+    let mut node = Supervised::new(Node::new(rooms));
+    let started = node.start(&Board::new(rooms.parts())).await;
+    let ended = match node.into_part() {
+        Some(part) => part.end(END_GRACE).await,
+        None => Ok(()),
+    };
+    started.and(ended)
 }
 
 /// Asks a process to end, waits, and kills it if it does not.
@@ -124,7 +132,7 @@ fn end(part: PartName, process: &OwnedFd) -> Result<()> {
         return Ok(());
     }
     send(process, Signal::KILL).with_context(|| format!("kill {name}"))?;
-    if gone(process, KILL_GRACE)? { Ok(()) } else { bail!("{name} was killed and is still there") }
+    if gone(process, KILL_LIMIT)? { Ok(()) } else { bail!("{name} was killed and is still there") }
 }
 
 /// One that is gone already needs no signal.
@@ -157,6 +165,23 @@ mod tests {
 
     fn sleeper() -> std::process::Child {
         std::process::Command::new("sleep").arg("1000").spawn().unwrap()
+    }
+
+    #[test]
+    fn fault_1_5_every_hierarchy_of_control_groups_is_looked_into() {
+        let mounts = "tmpfs /sys/fs/cgroup tmpfs ro 0 0\ncgroup /sys/fs/cgroup/blkio cgroup rw,blkio 0 0\n\
+                      cgroup /groups/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        let found: Vec<_> = hierarchies(mounts).collect();
+        let known = ["/sys/fs/cgroup/blkio", "/groups/cpu,cpuacct", "/sys/fs/cgroup/unified"];
+        assert_eq!(found, known.map(PathBuf::from));
+    }
+
+    #[test]
+    fn fault_1_5_notes_of_the_parts_that_cannot_be_read_keep_nobody_from_clearing() {
+        let dir = tempfile::tempdir().unwrap();
+        let rooms = Rooms::at(Some(dir.path())).unwrap();
+        std::fs::write(rooms.parts(), "{").unwrap();
+        assert!(!end_parts(&rooms).unwrap());
     }
 
     #[test]

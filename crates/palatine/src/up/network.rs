@@ -41,7 +41,35 @@ pub(super) struct Corner {
     pub(super) first_uid: u32,
 }
 
+/// What the operator's configuration says of a house's own: it goes before any choice.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) name: Option<String>,
+    pub(super) range: Option<String>,
+    pub(super) first_uid: Option<u32>,
+}
+
+impl Wanted {
+    /// Whether it is, in part, what another house has.
+    fn meets(&self, other: &Corner) -> bool {
+        self.name.as_ref() == Some(&other.name)
+            || self.range.as_ref() == Some(&other.range)
+            || self.first_uid.is_some_and(|first| first.abs_diff(other.first_uid) < UIDS)
+    }
+}
+
 impl Corner {
+    /// The same, as far as the operator says nothing else.
+    fn with(self, wanted: &Wanted) -> Self {
+        let Wanted { name, range, first_uid } = wanted.clone();
+        Self {
+            state: self.state,
+            name: name.unwrap_or(self.name),
+            range: range.unwrap_or(self.range),
+            first_uid: first_uid.unwrap_or(self.first_uid),
+        }
+    }
+
     /// The choice of this number for a folder.
     fn choice(state: &Path, number: u32) -> Self {
         let mut text = state.as_os_str().as_encoded_bytes().to_vec();
@@ -82,32 +110,56 @@ impl Corner {
     }
 }
 
-/// What is this house's own: as it was chosen before, else chosen now.
-pub(super) fn take(rooms: &Rooms) -> Result<Corner> {
-    let state = fs::canonicalize(rooms.root()).with_context(|| format!("find {}", rooms.root().display()))?;
-    let kept = kept(rooms).filter(|corner| corner.state == state);
-    let _lock = lock(Path::new(CLAIMS))?;
-    let others = claims(Path::new(CLAIMS), &state)?;
+/// What is this house's own: what the operator wants, else what was chosen before,
+/// else what is chosen now.
+pub(super) fn take(rooms: &Rooms, wanted: &Wanted) -> Result<Corner> {
+    take_at(Path::new(CLAIMS), rooms, wanted)
+}
+
+fn take_at(dir: &Path, rooms: &Rooms, wanted: &Wanted) -> Result<Corner> {
+    let state = state(rooms)?;
+    let kept = kept(rooms)?;
+    let _lock = lock(dir)?;
+    let others = claims(dir, &state)?;
+    if let Some(other) = others.iter().find(|other| wanted.meets(other)) {
+        bail!(
+            "[network] name and range and [node] first_uid must be this house's own, and the one in {} has {}, {} and {}",
+            other.state.display(),
+            other.name,
+            other.range,
+            other.first_uid
+        );
+    }
     let free = |corner: &Corner| !others.iter().any(|other| corner.meets(other));
-    let corner = match kept.filter(free) {
+    let before = kept.clone().map(|corner| corner.with(wanted)).filter(free);
+    let corner = match before {
         Some(corner) => corner,
-        None => {
-            let links = names("/sys/class/net").into_iter().chain(names("/run/netns")).collect();
-            let routes = fs::read_to_string("/proc/net/route").context("read the machine's routes")?;
-            let choices = (0..TRIES).map(|number| Corner::choice(&state, number));
-            let found = choices.filter(free).find(|corner| !corner.is_taken(&links, &routes));
-            let Some(found) = found else { bail!("no private range of 10.64.0.0/10 is free on this machine") };
-            write(&rooms.network(), &found)?;
-            found
-        }
+        None => choose(&state, free)?.with(wanted),
     };
-    write(&claim(Path::new(CLAIMS), &corner.name), &corner)?;
+    if kept.as_ref() != Some(&corner) {
+        write("network", &rooms.network(), &corner)?;
+    }
+    write("claim", &claim(dir, &corner.name), &corner)?;
     Ok(corner)
+}
+
+/// The first choice that neither another house nor the machine has.
+fn choose(state: &Path, free: impl Fn(&Corner) -> bool) -> Result<Corner> {
+    let links = names("/sys/class/net").into_iter().chain(names("/run/netns")).collect();
+    let routes = fs::read_to_string("/proc/net/route").context("read the machine's routes")?;
+    let mut choices = (0..TRIES).map(|number| Corner::choice(state, number));
+    let found = choices.find(|corner| free(corner) && !corner.is_taken(&links, &routes));
+    found.context("no private range of 10.64.0.0/10 is free on this machine")
+}
+
+/// Whether the operator now wants something else than what this house had last.
+pub(super) fn moves(rooms: &Rooms, wanted: &Wanted) -> Result<bool> {
+    Ok(kept(rooms)?.is_some_and(|corner| corner.clone().with(wanted) != corner))
 }
 
 /// Gives the claim back; the choice stays.
 pub(super) fn give_back(rooms: &Rooms) -> Result<()> {
-    let Some(corner) = kept(rooms) else { return Ok(()) };
+    let Some(corner) = kept(rooms)? else { return Ok(()) };
     let _lock = lock(Path::new(CLAIMS))?;
     match fs::remove_file(claim(Path::new(CLAIMS), &corner.name)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("give the name back"),
@@ -115,9 +167,25 @@ pub(super) fn give_back(rooms: &Rooms) -> Result<()> {
     }
 }
 
-/// What was chosen before, if it can be read.
-pub(super) fn kept(rooms: &Rooms) -> Option<Corner> {
-    serde_json::from_slice(&fs::read(rooms.network()).ok()?).ok()
+/// What this house had last. A copy of another one's folder had nothing; one that
+/// cannot be read is no word that there is nothing.
+pub(super) fn kept(rooms: &Rooms) -> Result<Option<Corner>> {
+    let path = rooms.network();
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+    };
+    let corner: Corner = serde_json::from_slice(&text).with_context(|| {
+        let path = path.display();
+        format!("read {path}, which names what this house has on the machine; remove it when none of that is left")
+    })?;
+    let state = state(rooms)?;
+    Ok((corner.state == state).then_some(corner))
+}
+
+fn state(rooms: &Rooms) -> Result<PathBuf> {
+    fs::canonicalize(rooms.root()).with_context(|| format!("find {}", rooms.root().display()))
 }
 
 fn claim(dir: &Path, name: &str) -> PathBuf {
@@ -150,11 +218,9 @@ fn lock(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn write(path: &Path, corner: &Corner) -> Result<()> {
-    let draft = path.with_extension("new");
-    fs::write(&draft, serde_json::to_vec_pretty(corner)?)
-        .and_then(|()| fs::rename(&draft, path))
-        .with_context(|| format!("write {}", path.display()))
+fn write(what: &str, path: &Path, corner: &Corner) -> Result<()> {
+    let text = serde_json::to_vec_pretty(corner)?;
+    durable::replace(what, path, &text).with_context(|| format!("write {}", path.display()))
 }
 
 /// The names in a folder; none if there is no such folder.
@@ -205,13 +271,42 @@ mod tests {
     }
 
     #[test]
+    fn fault_1_5_what_the_operator_named_is_what_is_claimed_and_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let claims_dir = dir.path().join("claims");
+        let house = |name: &str| {
+            let rooms = Rooms::at(Some(&dir.path().join(name))).unwrap();
+            fs::create_dir(rooms.root()).unwrap();
+            rooms
+        };
+        let (one, other) = (house("one"), house("other"));
+        let wanted = Wanted { name: Some("mine".to_owned()), range: Some("10.9.0.0/16".to_owned()), first_uid: None };
+        let corner = take_at(&claims_dir, &one, &wanted).unwrap();
+        assert_eq!((corner.name.as_str(), corner.range.as_str()), ("mine", "10.9.0.0/16"));
+        assert_eq!(kept(&one).unwrap(), Some(corner.clone()), "`down` looks for these");
+        assert!(claim(&claims_dir, "mine").exists());
+        assert_eq!(take_at(&claims_dir, &one, &wanted).unwrap(), corner, "it is its own");
+        let error = take_at(&claims_dir, &other, &wanted).unwrap_err().to_string();
+        assert!(error.contains(&one.root().display().to_string()), "{error}");
+        assert_ne!(take_at(&claims_dir, &other, &Wanted::default()).unwrap().name, "mine");
+        assert!(!moves(&one, &wanted).unwrap());
+        assert!(moves(&one, &Wanted { name: Some("yours".to_owned()), ..Wanted::default() }).unwrap());
+        // What cannot be read is not nothing, and a copy of a folder has nothing.
+        fs::copy(one.network(), other.network()).unwrap();
+        assert_eq!(kept(&other).unwrap(), None);
+        fs::write(one.network(), "{").unwrap();
+        let error = kept(&one).unwrap_err().to_string();
+        assert!(error.contains("network.json"), "{error}");
+    }
+
+    #[test]
     fn fault_1_3_a_claim_lasts_as_long_as_its_folder() {
         let dir = tempfile::tempdir().unwrap();
         let (claims_dir, house) = (dir.path().join("claims"), dir.path().join("house"));
         fs::create_dir(&house).unwrap();
         let _lock = lock(&claims_dir).unwrap();
         let corner = Corner::choice(&house, 0);
-        write(&claim(&claims_dir, &corner.name), &corner).unwrap();
+        write("claim", &claim(&claims_dir, &corner.name), &corner).unwrap();
         assert_eq!(claims(&claims_dir, Path::new("/other")).unwrap(), std::slice::from_ref(&corner));
         assert!(claims(&claims_dir, &house).unwrap().is_empty(), "its own is no other's");
         fs::remove_dir(&house).unwrap();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use client::NodeClient;
 use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,29 +15,42 @@ use tokio::time::sleep;
 use super::evm::Evm;
 use super::health::{Board, PartName};
 use super::house::{House, Rooms};
-use super::network::Corner;
+use super::network::{self, Corner};
 use super::prepare::{self, Prepared};
-use super::process::{self, Part};
+use super::process::{self, KILL_LIMIT, Part};
 use super::progress::Step;
 use super::solana::Solana;
-use super::supervise::{Service, Supervised};
+use super::supervise::{ASK_EVERY, Service, Supervised};
+use super::{evm, leftovers, solana, trial};
 use crate::cli;
 
 /// Whole tokens of the development holders: the second tier of the seed's table.
 const HOLDER_TOKENS: u64 = 500_000;
 /// The first start of a node tries its accelerator with a guest.
-const NODE_LIMIT: Duration = Duration::from_secs(60);
+pub(super) const NODE_LIMIT: Duration = Duration::from_secs(60);
 const GATEWAY_LIMIT: Duration = Duration::from_secs(30);
 /// How often the length of our own log is looked at.
 const OWN_LOG_EVERY: Duration = Duration::from_secs(60);
-/// How often a part that starts is asked whether it is ready.
-const ASK_EVERY: Duration = Duration::from_millis(20);
 /// How long a part may take to end: the node asks its guests first.
 const END_GRACE: Duration = Duration::from_secs(30);
+/// How many parts there are.
+const PARTS: u32 = 4;
+/// How long all of them may take to start. The gateway answers first, and is then ready.
+pub(super) const START_LIMIT: Duration = solana::FIRST_START_LIMIT
+    .saturating_add(evm::FIRST_START_LIMIT)
+    .saturating_add(NODE_LIMIT)
+    .saturating_add(GATEWAY_LIMIT.saturating_mul(2));
+/// How long all of it may take to end: the trial's agent, the parts one by one, and
+/// what they have left.
+pub(super) const END_LIMIT: Duration = trial::CLEAR_LIMIT
+    .saturating_add(END_GRACE.saturating_add(KILL_LIMIT).saturating_mul(PARTS))
+    .saturating_add(leftovers::CLEAR_LIMIT);
 
 /// Runs the parts until a signal, and meanwhile, once, what `first` does with the
-/// house that stands; what `before_end` does comes before the parts end. A part that dies is started again; only at the start it is a
-/// reason to end.
+/// house that stands; what `before_end` does comes before the parts end. A part that
+/// dies is started again; only at the start it is a reason to end.
+///
+/// What the house calls its own on the machine is given back when none of it is left.
 pub(super) async fn run(
     rooms: &Rooms,
     options: &cli::Up,
@@ -68,12 +81,32 @@ pub(super) async fn run(
         outcome = life => outcome,
         () = asked => Ok(()),
     };
-    let outcome = outcome.and(before_end().await);
-    let step = Step::start("Stopping: agents are asked first");
-    let ended = running.end().await;
-    step.done();
-    rooms.forget().context("remove up.json")?;
-    outcome.and(ended)
+    let ending = async {
+        let asked = before_end().await;
+        let step = Step::start("Stopping: agents are asked first");
+        let ended = running.end().await;
+        step.done();
+        // A node that was down, or was killed, has left its guests.
+        let cleared = leftovers::clear(rooms).await.and_then(|_| network::give_back(rooms));
+        all([asked, ended, cleared])
+    };
+    // `palatine down` may ask twice; whoever sits here and asks twice does not want to wait.
+    let ended = tokio::select! {
+        ended = ending => ended,
+        _ = interrupt.recv() => Err(anyhow!("it ended at once, and agents may still run: palatine down clears them")),
+    };
+    let forgotten = rooms.forget().context("remove up.json");
+    all([outcome, ended, forgotten])
+}
+
+/// Good when all are; else what each failure says.
+fn all(results: impl IntoIterator<Item = Result<()>>) -> Result<()> {
+    let mut failures: Vec<_> = results.into_iter().filter_map(Result::err).collect();
+    match failures.len() {
+        0 => Ok(()),
+        1 => Err(failures.remove(0)),
+        _ => bail!("{}", failures.iter().map(|error| format!("{error:#}")).collect::<Vec<_>>().join("\n")),
+    }
 }
 
 /// What runs, in the order of its start.
@@ -95,7 +128,7 @@ impl Running {
         board: &Board,
     ) -> Result<House> {
         let step = Step::start("Starting the local Solana");
-        let funded = [prepared.holder, prepared.visitor].map(|wallet| (wallet, HOLDER_TOKENS)).to_vec();
+        let funded = [prepared.holder, prepared.visitor].map(|wallet| (wallet, HOLDER_TOKENS));
         let solana = self.solana.insert(Supervised::new(Solana::new(&options.assets, rooms, funded)?));
         solana.start(board).await?;
         let place = solana.service().place()?;
@@ -117,7 +150,9 @@ impl Running {
         let step = Step::start("Starting the gateway");
         let gateway = Gateway { rooms: rooms.clone(), url: format!("http://{}", options.listen) };
         let url = gateway.url.clone();
-        self.gateway.insert(Supervised::new(gateway)).start(board).await?;
+        let gateway = self.gateway.insert(Supervised::new(gateway));
+        gateway.start(board).await?;
+        gateway.well(GATEWAY_LIMIT).await.context("wait until agents can be spawned")?;
         step.done();
 
         let process = sandbox::process::facts(std::process::id()).context("read when we were started")?;
@@ -156,13 +191,11 @@ impl Running {
     async fn end(self) -> Result<()> {
         let ours = [self.gateway.and_then(Supervised::into_part), self.node.and_then(Supervised::into_part)];
         let chains = [self.evm.and_then(Supervised::into_part), self.solana.and_then(Supervised::into_part)];
-        let mut failures = Vec::new();
+        let mut ends = Vec::new();
         for part in ours.into_iter().chain(chains).flatten() {
-            if let Err(error) = part.end(END_GRACE).await {
-                failures.push(format!("{error:#}"));
-            }
+            ends.push(part.end(END_GRACE).await);
         }
-        if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("\n")) }
+        all(ends)
     }
 }
 
@@ -211,8 +244,10 @@ impl Service for Gateway {
     async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
         let part = part.insert(start(Self::NAME, "palatine", &self.rooms, &["serve"])?);
         board.spawned(Self::NAME, part.facts());
+        // It runs when it answers: while another part is sick it is not ready, and that is
+        // no reason to kill it.
         part.until(GATEWAY_LIMIT, async {
-            while self.probe().await.is_err() {
+            while !self.get("/health").await.is_ok_and(|answer| answer.status().is_success()) {
                 sleep(ASK_EVERY).await;
             }
         })
@@ -221,11 +256,17 @@ impl Service for Gateway {
 
     /// `/ready` knows of the gateway and of what it works with.
     async fn probe(&self) -> Result<()> {
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        let answer = client.get(format!("{}/ready", self.url)).send().await.context("ask the gateway")?;
+        let answer = self.get("/ready").await?;
         let status = answer.status();
         let said: wire::public::ReadyResponse = answer.json().await.context("read the gateway's answer")?;
         if status.is_success() { Ok(()) } else { bail!("{}", said.status) }
+    }
+}
+
+impl Gateway {
+    async fn get(&self, path: &str) -> Result<reqwest::Response> {
+        let client = reqwest::Client::builder().no_proxy().build()?;
+        client.get(format!("{}{path}", self.url)).send().await.context("ask the gateway")
     }
 }
 

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 
 use super::evm::Contracts;
 use super::house::Rooms;
-use super::network::Corner;
+use super::network::{Corner, Wanted};
 use super::progress::Step;
 use super::solana::Place;
 use crate::{cli, keypair};
@@ -24,6 +24,8 @@ const POLL_MS: i64 = 200;
 const PATH_PORTS: u16 = 20;
 /// How often the gateway asks the parts it works with.
 const PROBE_MS: i64 = 2000;
+/// How long the gateway lets requests end: less than a part has to end.
+const DRAIN_MS: i64 = 10_000;
 /// Calls relayed for one client a minute: everybody here is one client.
 const RELAYED_PER_MINUTE: i64 = 600;
 /// Where the reference agent's recipe lies among the assets.
@@ -80,6 +82,33 @@ fn paths(gateway: SocketAddr) -> Option<SocketAddr> {
     addresses.find(|address| TcpListener::bind(address).is_ok())
 }
 
+/// The operator's own file, if there is one.
+fn operators(options: &cli::Up) -> Result<Table> {
+    let Some(path) = crate::config::Config::find(options.config.config.as_deref()) else { return Ok(Table::new()) };
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("read {}", path.display()))
+}
+
+/// What the operator says of the house's own, in the file or in variables, which go
+/// before it.
+pub(super) fn wanted(options: &cli::Up) -> Result<Wanted> {
+    let config = operators(options)?;
+    let said = |section: &str, key: &str| {
+        let variable = format!("PALATINE__{}__{}", section.to_uppercase(), key.to_uppercase());
+        std::env::var(variable).ok().map(Value::from).or_else(|| config.get(section)?.get(key).cloned())
+    };
+    let name = |value: Value| value.as_str().map(str::to_owned).context("[network]: a text is wanted");
+    let number = |value: Value| {
+        let number = value.as_integer().or_else(|| value.as_str()?.parse().ok());
+        number.and_then(|number| u32::try_from(number).ok()).context("[node] first_uid: a user's number is wanted")
+    };
+    Ok(Wanted {
+        name: said("network", "name").map(name).transpose()?,
+        range: said("network", "range").map(name).transpose()?,
+        first_uid: said("node", "first_uid").map(number).transpose()?,
+    })
+}
+
 /// Writes the configuration of the parts: the operator's own file, if one is
 /// given, with what must be so here laid over it.
 pub(super) fn write_config(
@@ -89,18 +118,12 @@ pub(super) fn write_config(
     evm: &Contracts,
     corner: &Corner,
 ) -> Result<()> {
-    let mut config: Table = match crate::config::Config::find(options.config.config.as_deref()) {
-        Some(path) => fs::read_to_string(&path)
-            .map_err(anyhow::Error::from)
-            .and_then(|text| Ok(toml::from_str(&text)?))
-            .with_context(|| format!("read {}", path.display()))?,
-        None => Table::new(),
-    };
+    let mut config = operators(options)?;
     let path = |name: &str| Value::from(rooms.root().join(name).to_string_lossy().into_owned());
     let asset = |name: &str| Value::from(options.assets.join(name).to_string_lossy().into_owned());
     let relayer = evm.relayer();
     let text = |path: &Path| Value::from(path.to_string_lossy().into_owned());
-    let settings: [(&str, &str, Value); 28] = [
+    let settings: [(&str, &str, Value); 32] = [
         ("gateway", "listen", vec![options.listen.to_string()].into()),
         ("gateway", "token_key_file", path("gateway/token.key")),
         ("store", "directory", path("gateway/store")),
@@ -109,6 +132,7 @@ pub(super) fn write_config(
         // A chain that was started again counts its slots from the first.
         ("solana", "max_lag_slots", 0.into()),
         ("gateway", "probe_ms", PROBE_MS.into()),
+        ("gateway", "drain_ms", DRAIN_MS.into()),
         ("node", "state", path("node")),
         ("node", "socket", path("node.sock")),
         ("node", "pod", asset("pod")),
@@ -131,20 +155,15 @@ pub(super) fn write_config(
         ("x402", "tokens", Value::Array(vec![Value::Table(evm.token()?)])),
         ("x402", "facilitator", "own".into()),
         ("x402", "serve", Value::Table([("anyone".to_owned(), true.into())].into_iter().collect())),
-    ];
-    // What the operator says of these goes before what this house chose.
-    let chosen: [(&str, &str, Value); 3] = [
+        // What the operator says of these is in it.
         ("network", "name", corner.name.clone().into()),
         ("network", "range", corner.range.clone().into()),
         ("node", "first_uid", i64::from(corner.first_uid).into()),
     ];
-    let laid_over = settings.into_iter().map(|setting| (setting, true));
-    for ((section, key, value), over) in laid_over.chain(chosen.map(|setting| (setting, false))) {
+    for (section, key, value) in settings {
         let section = config.entry(section).or_insert_with(|| Table::new().into());
         let section = section.as_table_mut().context("read the configuration: a section is not a table")?;
-        if over || !section.contains_key(key) {
-            section.insert(key.to_owned(), value);
-        }
+        section.insert(key.to_owned(), value);
     }
     if options.listen.ip().is_loopback()
         && let Some(gateway) = config.get_mut("gateway").and_then(Value::as_table_mut)
@@ -152,6 +171,11 @@ pub(super) fn write_config(
     {
         // The operator's own word stands.
         gateway.entry("path_listen").or_insert_with(|| vec![address.to_string()].into());
+    }
+    if let Some(relayer) = config.get_mut("relayer").and_then(Value::as_table_mut) {
+        // Everybody here is one client, and often one wallet. The operator's own word stands.
+        let whole = ["wallet_percent", "payee_percent", "client_percent"].map(|share| (share.to_owned(), 100.into()));
+        relayer.entry("budgets").or_insert_with(|| Value::Table(whole.into_iter().collect()));
     }
     fs::write(rooms.config(), toml::to_string(&config)?).context("write the configuration")
 }

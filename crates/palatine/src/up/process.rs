@@ -18,7 +18,7 @@ const TAIL_BYTES: u64 = 2048;
 /// Bytes of a log at most. What is older lies in one more file, as large at most.
 const LOG_BYTES: u64 = 16 * 1024 * 1024;
 /// How long a killed part may take to be gone.
-const KILL_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// One running part. Ends with us, whatever happens to us.
 #[derive(Debug)]
@@ -90,11 +90,17 @@ impl Part {
         let Some(pid) = self.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw) else {
             return Ok(()); // dead and reaped already
         };
-        kill_process(pid, Signal::TERM).with_context(|| format!("ask {} to end", self.name))?;
+        // One that is stopped hears nothing before it goes on.
+        for signal in [Signal::TERM, Signal::CONT] {
+            kill_process(pid, signal).with_context(|| format!("ask {} to end", self.name))?;
+        }
         if timeout(grace, self.child.wait()).await.is_ok() {
             return Ok(());
         }
-        self.child.kill().await.with_context(|| format!("kill {}", self.name))?;
+        match timeout(KILL_LIMIT, self.child.kill()).await {
+            Ok(killed) => killed.with_context(|| format!("kill {}", self.name))?,
+            Err(_) => bail!("{} was killed and is still there", self.name),
+        }
         bail!("{} did not end within {grace:?} and was killed; see {}", self.name, self.log.display())
     }
 }
@@ -179,6 +185,25 @@ mod tests {
         drop(input);
         part.died().await;
         assert_eq!(std::fs::read_to_string(&log).unwrap(), "two\n");
+    }
+
+    #[tokio::test]
+    async fn fault_1_5_a_part_that_is_stopped_hears_that_it_is_to_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = shell("trap 'echo asked >&2; exit 0' TERM; echo up; kill -STOP $$; sleep 1000");
+        command.stdout(Stdio::piped());
+        let mut part = Part::start("stopped", dir.path(), command).unwrap();
+        let mut up = [0; 3];
+        let mut stdout = part.child().stdout.take().unwrap();
+        tokio::io::AsyncReadExt::read_exact(&mut stdout, &mut up).await.unwrap();
+        let stat = format!("/proc/{}/stat", part.child().id().unwrap());
+        let limit = std::time::Instant::now() + Duration::from_secs(30);
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+            assert!(std::time::Instant::now() < limit, "it is not stopped");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        part.end(Duration::from_secs(30)).await.unwrap();
+        assert_eq!(tail(&dir.path().join("stopped.log")).unwrap(), "asked\n");
     }
 
     #[tokio::test]

@@ -10,6 +10,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use super::health::{Board, PartName, State};
 use super::process::Part;
 
+/// How often a part that starts is asked whether it is ready.
+pub(super) const ASK_EVERY: Duration = Duration::from_millis(20);
 /// How often a part is asked.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// How long its answer may take.
@@ -59,6 +61,18 @@ impl<S: Service> Supervised<S> {
         self.service.start(&mut self.part, board).await?;
         board.note(S::NAME, State::Ok, None);
         Ok(())
+    }
+
+    /// Waits until one that was started does all that it is for.
+    pub(super) async fn well(&mut self, limit: Duration) -> Result<()> {
+        let Self { service, part } = self;
+        let Some(part) = part else { return Err(anyhow!("it was never started")) };
+        part.until(limit, async {
+            while service.probe().await.is_err() {
+                sleep(ASK_EVERY).await;
+            }
+        })
+        .await
     }
 
     /// Keeps it, until this is dropped.

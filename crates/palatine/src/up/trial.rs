@@ -19,7 +19,7 @@ const QUESTION: &str = "are you there?";
 /// How long the answer may take.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// How long clearing up after an interruption may take.
-const CLEAR_LIMIT: Duration = Duration::from_secs(15);
+pub(super) const CLEAR_LIMIT: Duration = Duration::from_secs(15);
 
 /// Does it. What it spawned is stopped, whatever else happens.
 pub(super) async fn run(house: &House) -> Result<()> {
