@@ -4,6 +4,7 @@
 //! network or a virtual machine; everything that acts is in the other crates.
 
 mod agent;
+mod client;
 pub mod evm;
 mod id;
 mod metering;
@@ -15,6 +16,7 @@ pub mod vault;
 
 pub use agent::{Action, End, Event, FailReason, Lack, Refusal, State, StateName, StopReason, step};
 pub use alloy_primitives::{Address, B256, Bytes, U256};
+pub use client::Client;
 pub use id::{AgentId, Generation, IdError, ImageDigest, Wallet};
 pub use metering::{Mark, MarkKind, Meter, Usage};
 pub use money::{MoneyError, Usdc};

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::class::Class;
 
 /// `[relayer.budgets]`. A class whose budget is used up waits for the next day (UTC);
-/// the others go on.
+/// the others go on. Nobody uses a class up alone: whoever has had his share of it waits
+/// too. One call a day is never too large for a share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Budgets {
@@ -24,6 +25,14 @@ pub struct Budgets {
     pub forward: u64,
     /// Payments for requests, and those that `/settle` makes. Default 1000000000.
     pub settle: u64,
+    /// Per cent of a class's budget that calls of one wallet may cost: of who signs or
+    /// pays, or of a contract that anyone may call. Default 10.
+    pub wallet_percent: u64,
+    /// Per cent of `settle` that payments to one payee may cost. Default 10.
+    pub payee_percent: u64,
+    /// Per cent of a class's budget that calls from one client address (of an IPv6
+    /// /64) may cost. Default 10.
+    pub client_percent: u64,
 }
 
 /// What budgets are counted in.
@@ -47,6 +56,9 @@ impl Default for Budgets {
             manage: 30_000_000,
             forward: 40_000_000,
             settle: 1_000_000_000,
+            wallet_percent: 10,
+            payee_percent: 10,
+            client_percent: 10,
         }
     }
 }
@@ -63,6 +75,12 @@ impl Budgets {
             Class::Forward => self.forward,
             Class::Settle => self.settle,
         }
+    }
+
+    /// So many per cent of one class's budget.
+    pub(crate) fn share(&self, class: Class, percent: u64) -> u64 {
+        let share = u128::from(self.of(class)) * u128::from(percent) / 100;
+        u64::try_from(share).unwrap_or(u64::MAX)
     }
 }
 

@@ -93,3 +93,8 @@ pub(crate) fn caller(contract: Address, data: &[u8]) -> Address {
     }
     Vault::createTaskWithPermitCall::abi_decode(data).map_or(contract, |call| call.terms.creator)
 }
+
+/// Whom a transfer pays, if it is one.
+pub(crate) fn payee(data: &[u8]) -> Option<Address> {
+    TestUSDC::transferWithAuthorizationCall::abi_decode(data).ok().map(|call| call.to)
+}

@@ -58,7 +58,8 @@ pub struct Config {
     pub max_window_s: u64,
     /// Requests of one wallet per day (UTC), in each class of calls. Default 200.
     pub per_sender_day: u64,
-    /// Vaults of one owner that are deployed per day (UTC). Default 8.
+    /// Vaults of one owner, and vaults of one holder of agents, that are deployed per
+    /// day (UTC). Default 8.
     pub deploys_per_owner_day: u64,
     /// Requests of one client address (of an IPv6 /64) per day, in each class of
     /// calls. Default 1000.
@@ -217,6 +218,9 @@ impl Config {
             ("queue", self.queue, 1..=1024),
             ("wait_ms", self.wait_ms, 0..=300_000),
             ("low_balance_cro", self.low_balance_cro, 0..=1_000_000_000),
+            ("budgets.wallet_percent", self.budgets.wallet_percent, 1..=100),
+            ("budgets.payee_percent", self.budgets.payee_percent, 1..=100),
+            ("budgets.client_percent", self.budgets.client_percent, 1..=100),
         ]
         .into_iter()
     }
@@ -251,6 +255,7 @@ mod tests {
         assert!(refused("sponsored_calls = ['withdraw']").contains("sponsored_calls"));
         assert!(refused("queue = 0").contains("queue"));
         assert!(refused("max_window_s = 31").contains("max_window_s"));
+        assert!(refused("[budgets]\npayee_percent = 0").contains("payee_percent"));
         let target = "[[targets]]\naddress = '0x00000000000000000000000000000000000000aa'\ncalls = ['transfer']";
         assert!(refused(target).contains("transfer(address,uint256)"));
         assert!(toml::from_str::<Config>("quota = 1").is_err());

@@ -24,6 +24,7 @@ pub async fn run(journal: &dyn Journal) -> Broken {
     steps_go_one_way(journal).await?;
     what_gives_way_is_replaced_by_the_next_attempt_only(journal).await?;
     quotas_count_what_was_taken_on_and_nothing_else(journal).await?;
+    what_is_asked_for_again_is_counted_once(journal).await?;
     a_batch_is_taken_on_whole_or_not_at_all(journal).await?;
     open_entries_are_listed_oldest_first(journal).await?;
     everything_is_counted(journal).await
@@ -181,10 +182,22 @@ async fn quotas_count_what_was_taken_on_and_nothing_else(journal: &dyn Journal) 
     ensure(rule, admit(journal, &[entry(12)], &[quota("a", 1, 5, 10)]).await? == Admission::New)?;
     ensure(rule, admit(journal, &[entry(13)], &[quota("b", 2, 5, 5)]).await? == Admission::New)?;
     // What is done without an entry counts for the same.
-    let counted = async |quotas: &[Quota]| told(rule, journal.count(quotas).await);
-    ensure(rule, counted(&[quota("c", 1, 5, 10), quota("b", 2, 1, 5)]).await? == Some("b".to_owned()))?;
-    ensure(rule, counted(&[quota("c", 1, 10, 10)]).await?.is_none())?;
-    ensure(rule, counted(&[quota("c", 1, 1, 10)]).await? == Some("c".to_owned()))
+    let counted = async |once: &str, quotas: &[Quota]| told(rule, journal.count(once, quotas).await);
+    ensure(rule, counted("x", &[quota("c", 1, 5, 10), quota("b", 2, 1, 5)]).await? == Some("b".to_owned()))?;
+    ensure(rule, counted("x", &[quota("c", 1, 10, 10)]).await?.is_none())?;
+    ensure(rule, counted("y", &[quota("c", 1, 1, 10)]).await? == Some("c".to_owned()))
+}
+
+async fn what_is_asked_for_again_is_counted_once(journal: &dyn Journal) -> Broken {
+    let rule = "what is asked for again is counted once";
+    let counted = async |once: &str, day| told(rule, journal.count(once, &[quota("f", day, 1, 2)]).await);
+    for _ in 0..3 {
+        ensure(rule, counted("one", 3).await?.is_none())?;
+    }
+    ensure(rule, counted("two", 3).await?.is_none())?;
+    ensure(rule, counted("three", 3).await? == Some("f".to_owned()))?;
+    ensure(rule, counted("one", 3).await?.is_none())?;
+    ensure(rule, counted("three", 4).await?.is_none())
 }
 
 async fn a_batch_is_taken_on_whole_or_not_at_all(journal: &dyn Journal) -> Broken {

@@ -46,6 +46,9 @@ pub enum Error {
         "vaults are deployed for agents that are live or being created, whose holder is linked to the vault's owner; ask for it by POST /agents/{{id}}/vault"
     )]
     NotSponsored,
+    /// A transfer from a wallet to itself.
+    #[error("a transfer from a wallet to itself is not relayed")]
+    SelfPayment,
     /// The forwarder's nonce is another one.
     #[error("the forwarder's nonce of {from} is {expected}, not {given}")]
     Nonce {
@@ -147,6 +150,7 @@ impl Error {
             | Self::WouldRevert(_)
             | Self::TooMuchGas(..)
             | Self::NoPrice
+            | Self::SelfPayment
             | Self::Transaction(_)
             | Self::WrongChain(_)
             | Self::Creation
@@ -183,6 +187,7 @@ impl Error {
             Self::Payment(PaymentError::Failed(_), _) => "PAYMENT_FAILED",
             Self::Payment(..) => "PAYMENT_INVALID",
             Self::NoPrice => "NO_PRICE",
+            Self::SelfPayment => "SELF_PAYMENT",
             Self::OverQuota { .. } => "QUOTA_EXCEEDED",
             Self::TooOften(_) => "RATE_LIMITED",
             Self::Busy => "BUSY",

@@ -218,7 +218,7 @@ impl End {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota {
     /// Who is counted, by the class of the call: `task:sender:0x…`, `task:client:…`,
-    /// `task:budget`.
+    /// `task:client:…:share`, `task:budget`.
     pub subject: String,
     /// Days since 1970.
     pub day: u64,
@@ -274,8 +274,9 @@ pub trait Journal: Send + Sync {
     async fn admit(&self, entries: &[Entry], quotas: &[Quota]) -> Result<Admission, JournalError>;
 
     /// Counts, all or none, what is done without an entry; answers whose quota would
-    /// be passed, if one's would.
-    async fn count(&self, quotas: &[Quota]) -> Result<Option<String>, JournalError>;
+    /// be passed, if one's would. What was counted under `once` on these days already
+    /// is not counted again, whatever the quotas say.
+    async fn count(&self, once: &str, quotas: &[Quota]) -> Result<Option<String>, JournalError>;
 
     /// The entry of this id.
     async fn find(&self, id: B256) -> Result<Option<Entry>, JournalError>;

@@ -19,7 +19,8 @@
 //! | `answer` | from entries to the wire |
 //! | `status` | what `/estimate`, `/health`, `/meta/domain` tell |
 //! | `raw` | whole transactions of others |
-//! | `class`, `sponsor`, `budget` | what a call is for; for whom vaults are deployed; `[relayer.budgets]` |
+//! | `class`, `sponsor` | what a call is for; for whom vaults are deployed |
+//! | `spend`, `budget` | pure: what is counted of a call, and for whom; `[relayer.budgets]` |
 //! | `request`, `payment`, `allow`, `price`, `verdict`, `text` | pure: checks and meanings |
 //! | `chain`, `journal`, `clock` | the traits: what is needed from outside |
 //! | `evm` | [`EvmChain`]: the chain, over `chain::evm` |
@@ -52,6 +53,7 @@ mod price;
 mod raw;
 mod relayer;
 pub mod request;
+mod spend;
 mod sponsor;
 mod status;
 pub mod text;
@@ -66,6 +68,7 @@ pub use error::{Error, ErrorBody};
 pub use evm::{EvmChain, facts};
 pub use journal::{Journal, JournalError};
 pub use relayer::{Answer, Relayer};
-#[cfg(feature = "fake")]
-pub use sponsor::Anybody;
+pub use spend::{Party, Spend};
 pub use sponsor::Sponsor;
+#[cfg(feature = "fake")]
+pub use sponsor::{Anybody, OneHolder};

@@ -4,20 +4,21 @@ use std::net::IpAddr;
 
 use alloy_primitives::{Address, B256, U256, keccak256};
 use chain::evm::Revert;
-use domain::UnixMillis;
+use domain::{Client, UnixMillis};
 use wire::relay::{CallRequest, MAX_BATCH, Priority, SignedRequest};
 
 use crate::allow::Rule;
 use crate::budget::Unit;
 use crate::chain::{Call, Simulation};
-use crate::class::{Class, Deployment, caller};
+use crate::class::{Class, Deployment, caller, payee};
 use crate::config::FeePolicy;
 use crate::error::Error;
 use crate::journal::{Charge, Entry, Lane, Quota, State, Work};
 use crate::payment::{PaymentError, SignedPayment};
 use crate::price::COLLECTING_GAS;
-use crate::relayer::{Inner, subject};
+use crate::relayer::Inner;
 use crate::request::Request;
+use crate::spend::{self, Party, Spend};
 use crate::text::{self, printable};
 
 /// What every transaction costs before it does anything.
@@ -31,9 +32,6 @@ const BATCH_GAS: u64 = 8_000;
 /// Seconds in a day.
 const DAY_S: u64 = 86_400;
 
-/// What is counted of a call: its class, whose wallet, and its gas.
-pub(crate) type Spend = (Class, Address, u64);
-
 /// Work that may be taken on.
 #[derive(Clone, Debug)]
 pub(crate) struct Prepared {
@@ -43,6 +41,8 @@ pub(crate) struct Prepared {
     class: Class,
     /// Who has it made.
     wallet: Address,
+    /// For whom, beside him.
+    party: Option<Party>,
     work: Work,
     after: Option<B256>,
     attempt: u32,
@@ -52,6 +52,11 @@ impl Prepared {
     pub(crate) fn into_entry(self, payment: Option<Charge>, state: State, at: UnixMillis) -> Entry {
         let Self { id, lane, work, after, attempt, .. } = self;
         Entry { id, lane, work, payment, state, after, attempt, at }
+    }
+
+    /// What is counted of it.
+    fn spend(&self) -> Spend {
+        Spend { class: self.class, wallet: self.wallet, party: self.party, gas: self.work.gas }
     }
 }
 
@@ -81,7 +86,7 @@ impl Inner {
         let work = Work { to: facts.forwarder, value: request.value, data, gas };
         let lane = Some(request.lane(facts));
         let (id, wallet) = (request.digest, request.from);
-        Ok(Prepared { id, lane, class, wallet, work, after, attempt: next_attempt(before) })
+        Ok(Prepared { id, lane, class, wallet, party: None, work, after, attempt: next_attempt(before) })
     }
 
     /// The gas limit for a request, if it would succeed now.
@@ -156,7 +161,7 @@ impl Inner {
         let selector = call.data.first_chunk().copied();
         self.allow(self.rules.sponsored(call.to, selector), call.to).await?;
         let class = self.rules.class(call.to, &call.data);
-        let wallet = self.sponsored(class, call).await?;
+        let (wallet, party) = self.sponsored(class, call).await?;
         let gas = match self.chain.estimate(call).await? {
             Simulation::Done(gas) => gas,
             Simulation::Reverted(why) => return Err(would_revert(&why)),
@@ -167,20 +172,33 @@ impl Inner {
         }
         let work = Work { to: call.to, value: call.value, data: call.data.clone(), gas };
         let (id, attempt) = (self.call_id(call), next_attempt(before));
-        Ok(Prepared { id, lane: None, class, wallet, work, after: None, attempt })
+        Ok(Prepared { id, lane: None, class, wallet, party, work, after: None, attempt })
     }
 
-    /// Who has a sponsored call made, if it is made for him.
-    async fn sponsored(&self, class: Class, call: &Call) -> Result<Address, Error> {
-        if class != Class::Deploy {
-            return Ok(caller(call.to, &call.data));
+    /// Who has a sponsored call made, if it is made for him, and for whom beside him.
+    async fn sponsored(&self, class: Class, call: &Call) -> Result<(Address, Option<Party>), Error> {
+        let wallet = caller(call.to, &call.data);
+        match class {
+            Class::Deploy => self.deployed(&call.data).await,
+            Class::Settle => match payee(&call.data) {
+                // It would cost gas and move nothing.
+                Some(payee) if payee == wallet => Err(Error::SelfPayment),
+                payee => Ok((wallet, payee.map(Party::Payee))),
+            },
+            Class::Task | Class::Withdraw | Class::Manage | Class::Forward => Ok((wallet, None)),
         }
-        let vault = Deployment::read(&call.data).ok_or(Error::NotSponsored)?;
+    }
+
+    /// Whose vault is deployed, and for whose agent.
+    async fn deployed(&self, data: &[u8]) -> Result<(Address, Option<Party>), Error> {
+        let vault = Deployment::read(data).ok_or(Error::NotSponsored)?;
         // Whoever pays the fee costs the operator nothing.
-        if self.config.fee == FeePolicy::Waived && !self.sponsor.sponsors(&vault).await? {
-            return Err(Error::NotSponsored);
+        if self.config.fee == FeePolicy::Charged {
+            return Ok((vault.owner, None));
         }
-        Ok(vault.owner)
+        // An owner is a key, and costs nothing to make: his holder counts too.
+        let holder = self.sponsor.sponsors(&vault).await?.ok_or(Error::NotSponsored)?;
+        Ok((vault.owner, Some(Party::Holder(holder))))
     }
 
     /// Checks the shape and the signature of every request of a batch, and that
@@ -222,55 +240,18 @@ impl Inner {
         self.prepare(request, after, found.as_ref()).await.map(Err)
     }
 
-    /// What these count for: for each class, whose wallets', the client's, and what
-    /// they may cost.
+    /// What these count for.
     pub(crate) async fn quotas(&self, client: IpAddr, fresh: &[&Prepared]) -> Result<Vec<Quota>, Error> {
-        let spends: Vec<Spend> = fresh.iter().map(|it| (it.class, it.wallet, it.work.gas)).collect();
-        self.count(&spends, Some(client)).await
+        let spends: Vec<Spend> = fresh.iter().map(|it| it.spend()).collect();
+        self.count(&spends, Some(Client::of(client))).await
     }
 
-    pub(crate) async fn count(&self, spends: &[Spend], client: Option<IpAddr>) -> Result<Vec<Quota>, Error> {
+    pub(crate) async fn count(&self, spends: &[Spend], client: Option<Client>) -> Result<Vec<Quota>, Error> {
         let gas_price = match self.config.budgets.unit {
             Unit::Gas => 0,
             Unit::Gwei => self.chain.gas_price().await?,
         };
-        let day = self.now_s() / DAY_S;
-        let quota = |subject: String, add: u64, limit: u64| Quota { subject, day, add, limit };
-        let mut quotas = Vec::new();
-        for class in Class::ALL {
-            let of_class: Vec<&Spend> = spends.iter().filter(|(of, ..)| *of == class).collect();
-            if of_class.is_empty() {
-                continue;
-            }
-            let name = class.name();
-            let gas = of_class.iter().fold(0, |sum: u64, (_, _, gas)| sum.saturating_add(*gas));
-            let cost = self.config.budgets.unit.cost(gas, gas_price);
-            if let Some(client) = client {
-                quotas.push(quota(
-                    format!("{name}:{}", subject(client)),
-                    count(of_class.len()),
-                    self.config.per_client_day,
-                ));
-            }
-            let mut wallets: Vec<Address> = of_class.iter().map(|(_, wallet, _)| *wallet).collect();
-            wallets.sort_unstable();
-            for same in wallets.chunk_by(|one, other| one == other) {
-                let most = self.per_wallet(class);
-                quotas.extend(most.map(|most| quota(format!("{name}:sender:{}", same[0]), count(same.len()), most)));
-            }
-            quotas.push(quota(format!("{name}:budget"), cost, self.config.budgets.of(class)));
-        }
-        Ok(quotas)
-    }
-
-    /// Calls of one wallet a day. Payments are bounded by their budget, and by what
-    /// their payers hold.
-    const fn per_wallet(&self, class: Class) -> Option<u64> {
-        match class {
-            Class::Deploy => Some(self.config.deploys_per_owner_day),
-            Class::Task | Class::Withdraw | Class::Manage | Class::Forward => Some(self.config.per_sender_day),
-            Class::Settle => None,
-        }
+        Ok(spend::quotas(&self.config, spends, client, gas_price, self.now_s() / DAY_S))
     }
 
     pub(crate) fn over_quota(&self, subject: String) -> Error {
@@ -334,10 +315,6 @@ pub(crate) fn ceiling(gas: u64, data: usize) -> u64 {
 
 fn next_attempt(before: Option<&Entry>) -> u32 {
     before.map_or(0, |entry| entry.attempt.saturating_add(1))
-}
-
-fn count(length: usize) -> u64 {
-    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 /// Whether the nonces of one signer follow each other, in any order.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alloy_primitives::{B256, U256};
-use domain::Address;
+use domain::{Address, Client};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, RateLimiter};
 use moka::future::Cache;
@@ -19,7 +19,6 @@ use wire::relay::{BatchAnswer, BatchRequest, CallRequest, MAX_BATCH, RawRequest,
 use crate::allow::Rules;
 use crate::answer;
 use crate::chain::Chain;
-use crate::class::Class;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::drive::Progress;
@@ -28,6 +27,7 @@ use crate::journal::{Admission, Entry, Journal, State};
 use crate::prepare::Prepared;
 use crate::price::Rates;
 use crate::request::{Bounds, Request};
+use crate::spend::Spend;
 use crate::sponsor::{Nobody, Sponsor};
 use crate::status::{Latency, Price};
 
@@ -255,13 +255,13 @@ impl Relayer {
     }
 
     /// Counts a call that this operator makes for somebody elsewhere than here, before
-    /// it is sent: whose wallet, and whose address where one asked for it.
+    /// it is sent: once under the name that it is sent under, however often it is tried.
     ///
     /// # Errors
     /// [`Error::OverQuota`], or the chain or the journal does not answer.
-    pub async fn spend(&self, class: Class, wallet: Address, client: Option<IpAddr>, gas: u64) -> Result<(), Error> {
-        let quotas = self.0.count(&[(class, wallet, gas)], client).await?;
-        match self.0.journal.count(&quotas).await? {
+    pub async fn spend(&self, once: &str, spend: Spend, client: Option<Client>) -> Result<(), Error> {
+        let quotas = self.0.count(&[spend], client).await?;
+        match self.0.journal.count(once, &quotas).await? {
             None => Ok(()),
             Some(subject) => Err(self.0.over_quota(subject)),
         }
@@ -291,7 +291,7 @@ impl Inner {
     }
 
     pub(crate) fn admit_client(&self, client: IpAddr) -> Result<(), Error> {
-        let group = self.hasher.hash_one(subject(client)) % RATE_GROUPS;
+        let group = self.hasher.hash_one(Client::of(client)) % RATE_GROUPS;
         self.rate.check_key(&group).map_err(|until| {
             let wait = until.wait_time_from(DefaultClock::default().now());
             Error::TooOften(wait.as_secs().saturating_add(1))
@@ -330,16 +330,5 @@ impl Inner {
     fn places(&self, count: usize) -> Result<Vec<OwnedSemaphorePermit>, Error> {
         let place = || Arc::clone(&self.slots).try_acquire_owned().map_err(|_| Error::Busy);
         (0..count).map(|_| place()).collect()
-    }
-}
-
-/// Whom a client address counts as: an IPv6 network of 64 bits is one client.
-pub(crate) fn subject(client: IpAddr) -> String {
-    match client.to_canonical() {
-        IpAddr::V4(address) => format!("client:{address}"),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("client:{a:x}:{b:x}:{c:x}:{d:x}::/64")
-        }
     }
 }

@@ -2,15 +2,18 @@
 
 use async_trait::async_trait;
 
+use domain::Wallet;
+
 use crate::class::Deployment;
 use crate::journal::JournalError;
 
 /// Who knows the agents and their owners.
 #[async_trait]
 pub trait Sponsor: Send + Sync {
-    /// Whether the operator pays for this vault: it must be that of an agent that is
-    /// live or being created, whose holder is linked to the vault's owner.
-    async fn sponsors(&self, vault: &Deployment) -> Result<bool, JournalError>;
+    /// For whom the operator pays for this vault: it must be the one that an agent is
+    /// to have, which is live or being created, and whose holder is linked to the
+    /// vault's owner. That holder; `None` if the operator does not pay.
+    async fn sponsors(&self, vault: &Deployment) -> Result<Option<Wallet>, JournalError>;
 }
 
 /// Pays for nobody's vault.
@@ -18,20 +21,35 @@ pub(crate) struct Nobody;
 
 #[async_trait]
 impl Sponsor for Nobody {
-    async fn sponsors(&self, _: &Deployment) -> Result<bool, JournalError> {
-        Ok(false)
+    async fn sponsors(&self, _: &Deployment) -> Result<Option<Wallet>, JournalError> {
+        Ok(None)
     }
 }
 
-/// Pays for everybody's vault: for tests.
+/// Pays for everybody's vault, each owner being the holder too: for tests.
 #[cfg(feature = "fake")]
 #[derive(Debug)]
 pub struct Anybody;
 
+/// Pays for everybody's vault, all of them being this holder's: for tests.
+#[cfg(feature = "fake")]
+#[derive(Debug)]
+pub struct OneHolder(pub Wallet);
+
+#[cfg(feature = "fake")]
+#[async_trait]
+impl Sponsor for OneHolder {
+    async fn sponsors(&self, _: &Deployment) -> Result<Option<Wallet>, JournalError> {
+        Ok(Some(self.0))
+    }
+}
+
 #[cfg(feature = "fake")]
 #[async_trait]
 impl Sponsor for Anybody {
-    async fn sponsors(&self, _: &Deployment) -> Result<bool, JournalError> {
-        Ok(true)
+    async fn sponsors(&self, vault: &Deployment) -> Result<Option<Wallet>, JournalError> {
+        let mut holder = [0; 32];
+        holder[..20].copy_from_slice(vault.owner.as_slice());
+        Ok(Some(Wallet(holder)))
     }
 }

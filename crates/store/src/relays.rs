@@ -195,18 +195,33 @@ impl Admit {
     }
 }
 
-struct Count(Vec<RelayQuota>);
+struct Count {
+    /// What is counted, so that it is once on each of these days.
+    once: String,
+    quotas: Vec<RelayQuota>,
+}
 
 impl Command for Count {
     type Answer = Option<usize>;
     const NAME: &'static str = "count calls";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Option<usize>, StoreError> {
-        let counted = || match over(tx.conn, &self.0)? {
-            Some(at) => Ok(Some(at)),
-            None => add(tx.conn, &self.0).map(|()| None),
-        };
-        counted().map_err(|error| StoreError::sql(Self::NAME, error))
+        self.count(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
+    }
+}
+
+impl Count {
+    fn count(&self, conn: &Connection) -> rusqlite::Result<Option<usize>> {
+        let day = self.quotas.first().map_or(0, |quota| quota.day);
+        let mark = RelayQuota { subject: format!("once:{}", self.once), day, add: 1, limit: 1 };
+        if count(conn, &mark)? > 0 {
+            return Ok(None);
+        }
+        if let Some(at) = over(conn, &self.quotas)? {
+            return Ok(Some(at));
+        }
+        add(conn, &self.quotas)?;
+        add(conn, &[mark]).map(|()| None)
     }
 }
 
@@ -238,12 +253,12 @@ impl Store {
     }
 
     /// Counts, all or none; answers with the place of the first quota that would be
-    /// passed.
+    /// passed. What was counted on that day under the name `once` is not again.
     ///
     /// # Errors
     /// Faults of the store.
-    pub async fn relay_count(&self, quotas: Vec<RelayQuota>) -> Result<Option<usize>, StoreError> {
-        self.write(Count(quotas)).await
+    pub async fn relay_count(&self, once: &str, quotas: Vec<RelayQuota>) -> Result<Option<usize>, StoreError> {
+        self.write(Count { once: once.to_owned(), quotas }).await
     }
 
     /// Puts `to` in the place of `from`, if that still stands there as it is.

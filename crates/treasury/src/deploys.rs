@@ -8,8 +8,8 @@ use alloy_primitives::Signature;
 use chain::evm::calls::{self, Consent as Signed};
 use chain::evm::{At, Chain, EvmError, SendError, Sender};
 use domain::evm::{IntentKey, Outcome};
-use domain::{Address, AgentId, Bytes, UnixMillis, Wallet};
-use relay::{Class, Clock};
+use domain::{Address, AgentId, Bytes, Client, UnixMillis, Wallet};
+use relay::{Class, Clock, Party, Spend};
 use store::{Consent, Deploy};
 use wire::vault::{AgentVault, DeployRequest, VaultState, pod_id};
 
@@ -92,7 +92,10 @@ impl Inner {
         desk.chain.evm.call(&call, Some(sender.account().address), At::Latest).await.map_err(refused)?;
         let gas = desk.chain.evm.gas_limit(&call, sender.account().address).await.map_err(refused)?;
         let relayer = desk.relayer.as_ref().ok_or(TreasuryError::NoRelayer)?;
-        relayer.spend(Class::Deploy, deploy.owner, Some(client), gas).await?;
+        let key = key(&deploy).ok_or(TreasuryError::Signature)?;
+        let party = Some(Party::Holder(holder));
+        let spend = Spend { class: Class::Deploy, wallet: deploy.owner, party, gas };
+        relayer.spend(key.as_str(), spend, Some(Client::of(client))).await?;
         self.store.put_deploy(deploy.clone(), now).await?;
         self.signal.notify_one();
         Ok(view::deploy(self.evm.chain_id, deploy))

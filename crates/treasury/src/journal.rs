@@ -50,8 +50,8 @@ impl Journal for StoreJournal {
         })
     }
 
-    async fn count(&self, quotas: &[Quota]) -> Result<Option<String>, JournalError> {
-        let over = self.store.relay_count(quotas.iter().map(quota).collect()).await.map_err(unavailable)?;
+    async fn count(&self, once: &str, quotas: &[Quota]) -> Result<Option<String>, JournalError> {
+        let over = self.store.relay_count(once, quotas.iter().map(quota).collect()).await.map_err(unavailable)?;
         Ok(over.map(|at| quotas.get(at).map(|quota| quota.subject.clone()).unwrap_or_default()))
     }
 

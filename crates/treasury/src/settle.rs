@@ -5,11 +5,11 @@ use std::sync::Arc;
 use alloy_primitives::keccak256;
 use async_trait::async_trait;
 use chain::evm::typed::{Window, transfer};
-use chain::evm::{At, AuthorizationUse, Chain, EvmError, SendError, Sender, Sighting, calls};
-use domain::evm::{IntentKey, Outcome};
-use domain::{Address, B256, Usdc};
-use relay::{Class, Relayer};
-use x402::{Authorization, Authorizations, SettleError, Settled, Settlement, Signed, Spent, Unread, pays};
+use chain::evm::{At, AuthorizationUse, Chain, EvmError, SendError, Sender, Sighting, Weighed, calls};
+use domain::evm::{Call, IntentKey, Outcome};
+use domain::{Address, B256, Client, Usdc};
+use relay::{Class, Party, Relayer, Spend};
+use x402::{Authorization, Authorizations, Sent, SettleError, Settled, Settlement, Signed, Spent, Unread, pays};
 
 /// Our own account makes the transfers.
 #[derive(Clone, Debug)]
@@ -20,45 +20,51 @@ pub(crate) struct OwnSettlement {
     pub(crate) relayer: Relayer,
 }
 
-/// Gas of a transfer, as it is counted.
-const TRANSFER_GAS: u64 = 120_000;
-
 #[async_trait]
 impl Settlement for OwnSettlement {
-    async fn settle(&self, payment: &Signed) -> Result<Settled, SettleError> {
+    async fn settle(&self, payment: &Signed, client: Client) -> Result<Settled, SettleError> {
         let authorization = &payment.authorization;
         let token = self.chain.evm.config().usdc;
         if authorization.asset != token {
-            return Err(SettleError::Unavailable(format!("transfers of {token} alone are made here")));
+            return Err(SettleError::unavailable(format!("transfers of {token} alone are made here")));
         }
-        let window = Window { after: authorization.valid_after, before: authorization.valid_before };
-        let Authorization { from, to, value, nonce, .. } = *authorization;
-        let message = transfer(from, to, value, window, nonce);
-        let call = calls::transfer_with_authorization(token, &message, &payment.signature.as_bytes());
         let key = key(authorization)?;
-        if self.sender.find(&key).await.map_err(send_error)?.is_none() {
-            self.count(to).await?;
-        }
-        let outcome = self.sender.execute(&key, &call).await.map_err(send_error)?;
-        match outcome {
+        self.send(&key, &call(payment), authorization, client).await?;
+        match self.sender.settled(&key).await.map_err(unconfirmed)? {
             Outcome::Mined(mined) if mined.success => self.receipt(authorization, mined.hash).await,
             Outcome::Mined(_) => Err(SettleError::Refused("the transfer was reverted".to_owned())),
             Outcome::Lost { .. } => Err(SettleError::Unknown("our transaction was replaced by another".to_owned())),
         }
     }
 
-    async fn sent(&self, payment: &Signed) -> Option<B256> {
-        let key = key(&payment.authorization).ok()?;
-        let entry = self.sender.find(&key).await.ok().flatten()?;
-        entry.attempts.last().map(|attempt| attempt.hash)
+    async fn sent(&self, payment: &Signed) -> Sent {
+        let Ok(key) = key(&payment.authorization) else { return Sent::Never };
+        match self.sender.find(&key).await {
+            Ok(None) => Sent::Never,
+            Ok(Some(entry)) => entry.attempts.last().map_or(Sent::Unknown, |attempt| Sent::As(attempt.hash)),
+            Err(_) => Sent::Unknown,
+        }
     }
 }
 
 impl OwnSettlement {
-    /// Counts one more transfer, before it is sent first.
-    async fn count(&self, payee: Address) -> Result<(), SettleError> {
-        let counted = self.relayer.spend(Class::Settle, payee, None, TRANSFER_GAS).await;
-        counted.map_err(|error| SettleError::Unavailable(error.to_string()))
+    /// Sends the transfer, if it was not sent before. What the chain would refuse costs
+    /// nothing and counts for nothing.
+    async fn send(
+        &self,
+        key: &IntentKey,
+        call: &Call,
+        authorization: &Authorization,
+        client: Client,
+    ) -> Result<(), SettleError> {
+        let weighed = self.sender.weigh(key, call).await.map_err(unsent)?;
+        if let Weighed::Fresh(cost) = &weighed {
+            let Authorization { from, to, .. } = *authorization;
+            let party = Some(Party::Payee(to));
+            let spend = Spend { class: Class::Settle, wallet: from, party, gas: cost.gas_limit() };
+            self.relayer.spend(key.as_str(), spend, Some(client)).await.map_err(uncounted)?;
+        }
+        self.sender.send_weighed(key, call, weighed).await.map(drop).map_err(unsent)
     }
 
     /// The transfer, as its own receipt tells it.
@@ -77,18 +83,33 @@ impl OwnSettlement {
 /// One intent a payment, whoever asks for it.
 fn key(authorization: &Authorization) -> Result<IntentKey, SettleError> {
     let name = keccak256(authorization.key().to_string());
-    format!("x402:{name}").parse().map_err(|error| SettleError::Unavailable(format!("{error}")))
+    format!("x402:{name}").parse().map_err(|error| SettleError::unavailable(format!("{error}")))
 }
 
-fn send_error(error: SendError) -> SettleError {
+/// The transfer.
+fn call(payment: &Signed) -> Call {
+    let Authorization { asset, from, to, value, valid_after, valid_before, nonce, .. } = payment.authorization;
+    let message = transfer(from, to, value, Window { after: valid_after, before: valid_before }, nonce);
+    calls::transfer_with_authorization(asset, &message, &payment.signature.as_bytes())
+}
+
+/// Why nothing is counted, and so nothing is sent.
+fn uncounted(error: relay::Error) -> SettleError {
+    SettleError::Unavailable { why: error.to_string(), retry_after_s: error.retry_after() }
+}
+
+/// Why a transfer is not sent: mostly nothing was written then.
+fn unsent(error: SendError) -> SettleError {
     match error {
         SendError::Evm(EvmError::Reverted(revert)) => SettleError::Refused(revert.to_string()),
-        SendError::Evm(
-            error @ (EvmError::GasTooDear { .. } | EvmError::GasTooMuch { .. } | EvmError::Unfunded { .. }),
-        ) => SettleError::Unavailable(error.to_string()),
-        SendError::Busy => SettleError::Unavailable(SendError::Busy.to_string()),
+        error @ (SendError::Evm(_) | SendError::Busy) => SettleError::unavailable(error.to_string()),
         error => SettleError::Unknown(error.to_string()),
     }
+}
+
+/// Why the end of what was sent is not known.
+fn unconfirmed(error: SendError) -> SettleError {
+    SettleError::Unknown(error.to_string())
 }
 
 /// What the token says.
@@ -127,4 +148,129 @@ impl TokenReader {
 
 fn unread(error: EvmError) -> Unread {
     Unread(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+    use std::process::Stdio;
+    use std::time::Duration;
+
+    use alloy_primitives::hex;
+    use chain::Endpoint;
+    use chain::evm::fake::MemoryOutbox;
+    use chain::evm::typed::digest;
+    use chain::evm::{Key, deploy_local};
+    use identity::{Identity, SignerSync};
+    use relay::fake::MemoryJournal;
+    use relay::{Config, EvmChain, SystemClock};
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    use tokio::process::{Child, Command};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const CHAIN_ID: u64 = 338;
+    /// How long anything may take.
+    const PATIENCE: Duration = Duration::from_secs(60);
+    /// Anvil's first account, which has coins.
+    const BOSS: [u8; 32] = hex!("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80");
+    const CLIENT: Client = Client(1);
+
+    /// A development chain, ended when dropped, and where it listens.
+    async fn anvil() -> (Child, Endpoint) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let assets = std::env::var("PALATINE_ASSETS").expect("PALATINE_ASSETS names the assets; ./dev test sets it");
+        let program = PathBuf::from(assets).join("evm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
+        let mut child = Command::new(program)
+            .args(["--host", "127.0.0.1", "--port", "0", "--chain-id", &CHAIN_ID.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let listening = async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("anvil says where it listens");
+                if let Some(place) = line.trim().strip_prefix("Listening on ") {
+                    return Endpoint(format!("http://{place}"));
+                }
+            }
+        };
+        let endpoint = timeout(PATIENCE, listening).await.expect("anvil starts");
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        (child, endpoint)
+    }
+
+    struct House {
+        settlement: OwnSettlement,
+        journal: Arc<MemoryJournal>,
+        _anvil: Child,
+    }
+
+    impl House {
+        /// Our account is the boss, who has money too.
+        async fn open() -> Self {
+            let (anvil, endpoint) = anvil().await;
+            let boss = Identity::from_secret(&BOSS).unwrap();
+            let key = || Key::new(boss.clone());
+            let deployed = deploy_local(endpoint.clone(), CHAIN_ID, &key(), boss.address(), Usdc(1000)).await.unwrap();
+            let chain = Arc::new(Chain::connect(&deployed.config(endpoint, CHAIN_ID)).await.unwrap());
+            let outbox = Arc::new(MemoryOutbox::default());
+            let sender = Sender::start(Arc::clone(&chain), outbox, key()).await.unwrap();
+            let journal = Arc::new(MemoryJournal::default());
+            let relayed = Arc::new(EvmChain::new(Arc::clone(&chain), sender.clone()));
+            let relayer = Relayer::new(Config::default(), relayed, journal.clone(), Arc::new(SystemClock)).unwrap();
+            Self { settlement: OwnSettlement { chain, sender, relayer }, journal, _anvil: anvil }
+        }
+
+        fn payment(&self, payer: &Identity, value: Usdc) -> Signed {
+            let Chain { evm, usdc_domain, .. } = &*self.settlement.chain;
+            let authorization = Authorization {
+                chain_id: CHAIN_ID,
+                asset: evm.config().usdc,
+                from: payer.address(),
+                to: Address::repeat_byte(7),
+                value,
+                valid_after: 0,
+                valid_before: u64::MAX,
+                nonce: B256::repeat_byte(9),
+            };
+            let Authorization { from, to, valid_after, valid_before, nonce, .. } = authorization;
+            let window = Window { after: valid_after, before: valid_before };
+            let hash = digest(&transfer(from, to, value, window, nonce), usdc_domain);
+            Signed { authorization, signature: payer.sign_hash_sync(&hash).unwrap() }
+        }
+
+        /// What was counted, by subject.
+        fn counted(&self) -> BTreeMap<String, u64> {
+            let books = serde_json::to_value(self.journal.books()).unwrap();
+            serde_json::from_value(books["counts"].clone()).unwrap()
+        }
+    }
+
+    #[tokio::test]
+    async fn fault_2_6_what_the_token_refuses_counts_for_nothing_and_what_is_sent_counts_once() {
+        let house = House::open().await;
+        let settle = async |payment: &Signed| {
+            timeout(PATIENCE, house.settlement.settle(payment, CLIENT)).await.expect("a settlement ends")
+        };
+        let empty = house.payment(&Identity::from_secret(&[5; 32]).unwrap(), Usdc(1));
+        for _ in 0..3 {
+            assert!(matches!(settle(&empty).await, Err(SettleError::Refused(_))));
+        }
+        assert_eq!((house.counted(), house.settlement.sent(&empty).await), (BTreeMap::new(), Sent::Never));
+        let paying = house.payment(&Identity::from_secret(&BOSS).unwrap(), Usdc(1));
+        let Settled { tx } = settle(&paying).await.unwrap();
+        assert_eq!(house.settlement.sent(&paying).await, Sent::As(tx));
+        let counted = house.counted();
+        let payee = format!("settle:payee:{}:share", paying.authorization.to);
+        let shared = counted.iter().filter(|(name, _)| name.ends_with(&payee)).map(|(_, gas)| *gas).collect::<Vec<_>>();
+        assert!(matches!(shared[..], [1..=150_000]), "{counted:?}");
+        assert!(counted.keys().any(|name| name.contains(&CLIENT.to_string())), "{counted:?}");
+        settle(&paying).await.unwrap();
+        assert_eq!(house.counted(), counted, "it was sent once");
+    }
 }

@@ -1,10 +1,11 @@
 //! For whom the operator deploys vaults: the agents of linked holders.
 
 use async_trait::async_trait;
-use domain::AgentId;
+use domain::{AgentId, Wallet};
 use relay::journal::JournalError;
 use relay::{Deployment, Sponsor};
-use store::{Store, StoreError};
+use store::{Deploy, Store, StoreError};
+use wire::vault::VaultState;
 
 /// Who knows them.
 #[derive(Clone, Debug)]
@@ -12,33 +13,42 @@ pub(crate) struct StoreSponsor(pub(crate) Store);
 
 #[async_trait]
 impl Sponsor for StoreSponsor {
-    async fn sponsors(&self, vault: &Deployment) -> Result<bool, JournalError> {
-        let Ok(agent) = vault.pod_id.parse::<AgentId>() else { return Ok(false) };
-        self.is_due(agent, vault).await.map_err(|error| JournalError(error.to_string()))
+    async fn sponsors(&self, vault: &Deployment) -> Result<Option<Wallet>, JournalError> {
+        let Ok(agent) = vault.pod_id.parse::<AgentId>() else { return Ok(None) };
+        self.holder(agent, vault).await.map_err(|error| JournalError(error.to_string()))
     }
 }
 
 impl StoreSponsor {
-    /// Whether this is the vault that the agent is to have, and the agent lives.
-    async fn is_due(&self, agent: AgentId, vault: &Deployment) -> Result<bool, StoreError> {
-        let Some(record) = self.0.get(agent).await?.filter(|record| record.state.is_live()) else { return Ok(false) };
+    /// The holder of an agent that lives, if this is the vault that it is to have and
+    /// does not have yet.
+    async fn holder(&self, agent: AgentId, vault: &Deployment) -> Result<Option<Wallet>, StoreError> {
+        let Some(record) = self.0.get(agent).await?.filter(|record| record.state.is_live()) else { return Ok(None) };
         let link = self.0.link_of(record.wallet).await?;
-        let deploy = self.0.deploy_of(agent).await?;
         let linked = link.is_some_and(|link| link.owner == vault.owner);
-        Ok(linked && deploy.is_some_and(|deploy| deploy.agent_wallet == vault.agent_wallet))
+        let due = self.0.deploy_of(agent).await?.is_some_and(|deploy| is_due(&deploy, vault));
+        Ok((linked && due).then_some(record.wallet))
     }
+}
+
+/// Whether an agent's vault is this one, and still to come. Its holder may link himself
+/// to another owner: that vault is another one.
+fn is_due(deploy: &Deploy, vault: &Deployment) -> bool {
+    let is_this = (deploy.owner, deploy.agent_wallet) == (vault.owner, vault.agent_wallet);
+    is_this && deploy.state != VaultState::Deployed
 }
 
 #[cfg(test)]
 mod tests {
-    use domain::{Address, Event, ImageDigest, StopReason, Tier, TierName, UnixMillis, Wallet};
-    use store::{Deploy, Link, Reservation, Stamp};
-    use wire::vault::{VaultState, pod_id};
+    use domain::{Address, Event, ImageDigest, StopReason, Tier, TierName, UnixMillis};
+    use store::{Link, Reservation, Stamp};
+    use wire::vault::pod_id;
 
     use super::*;
 
     const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
     const OWNER: Address = Address::repeat_byte(1);
+    const HOLDER: Wallet = Wallet([3; 32]);
     const AGENT_WALLET: Address = Address::repeat_byte(2);
 
     fn agent() -> AgentId {
@@ -49,17 +59,48 @@ mod tests {
         Deployment { pod_id: pod_id(agent()), owner: OWNER, agent_wallet: AGENT_WALLET }
     }
 
-    async fn link(store: &Store) {
+    async fn link(store: &Store, owner: Address, at: UnixMillis) {
         let signed = || String::new();
         let link = Link {
-            holder: Wallet([3; 32]),
-            owner: OWNER,
+            holder: HOLDER,
+            owner,
             text: signed(),
             holder_signature: signed(),
             owner_signature: signed(),
-            signed_at: NOW,
+            signed_at: at,
         };
         assert!(store.keep_link(link).await.unwrap());
+    }
+
+    fn deploy(state: VaultState) -> Deploy {
+        Deploy {
+            agent: agent(),
+            owner: OWNER,
+            agent_wallet: AGENT_WALLET,
+            address: Address::ZERO,
+            state,
+            consent: None,
+            tx: None,
+            reason: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn fault_2_6_an_agent_whose_holder_links_himself_anew_has_one_vault_paid_for() {
+        let room = tempfile::tempdir().unwrap();
+        let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
+        let store = Store::open(&config).unwrap();
+        let sponsor = StoreSponsor(store.clone());
+        reserve(&store).await;
+        store.put_deploy(deploy(VaultState::Unsigned), NOW).await.unwrap();
+        let throwaway = Address::repeat_byte(9);
+        link(&store, throwaway, NOW).await;
+        let other = Deployment { owner: throwaway, ..vault() };
+        assert_eq!(sponsor.sponsors(&other).await.unwrap(), None, "the agent's vault is another one");
+        link(&store, OWNER, NOW.plus(1)).await;
+        assert_eq!(sponsor.sponsors(&vault()).await.unwrap(), Some(HOLDER));
+        store.put_deploy(deploy(VaultState::Deployed), NOW).await.unwrap();
+        assert_eq!(sponsor.sponsors(&vault()).await.unwrap(), None, "it is there already");
     }
 
     #[tokio::test]
@@ -68,22 +109,12 @@ mod tests {
         let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
         let store = Store::open(&config).unwrap();
         let sponsor = StoreSponsor(store.clone());
-        let sponsors = async |vault: Deployment| sponsor.sponsors(&vault).await.unwrap();
+        let sponsors = async |vault: Deployment| sponsor.sponsors(&vault).await.unwrap() == Some(HOLDER);
         assert!(!sponsors(vault()).await, "there is no such agent");
         reserve(&store).await;
-        let deploy = Deploy {
-            agent: agent(),
-            owner: OWNER,
-            agent_wallet: AGENT_WALLET,
-            address: Address::ZERO,
-            state: VaultState::Unsigned,
-            consent: None,
-            tx: None,
-            reason: None,
-        };
-        store.put_deploy(deploy, NOW).await.unwrap();
+        store.put_deploy(deploy(VaultState::Unsigned), NOW).await.unwrap();
         assert!(!sponsors(vault()).await, "its holder is linked to nobody");
-        link(&store).await;
+        link(&store, OWNER, NOW).await;
         assert!(sponsors(vault()).await, "it is being created");
         assert!(!sponsors(Deployment { owner: AGENT_WALLET, ..vault() }).await, "a throwaway key");
         assert!(!sponsors(Deployment { agent_wallet: OWNER, ..vault() }).await, "another agent's key");
@@ -97,7 +128,7 @@ mod tests {
         let wish = Reservation {
             stamp: Stamp { key: [9; 32], expires_at: NOW.plus(330_000) },
             id: agent(),
-            wallet: Wallet([3; 32]),
+            wallet: HOLDER,
             agent_type: "echo".to_owned(),
             image: ImageDigest([7; 32]),
             tier: TierName::try_from("standard".to_owned()).unwrap(),

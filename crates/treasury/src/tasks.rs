@@ -8,12 +8,12 @@ use alloy_primitives::Log;
 use alloy_sol_types::SolEvent;
 use chain::evm::abi::ERC2771Forwarder::ExecutedForwardRequest;
 use chain::evm::typed::digest;
-use chain::evm::{EvmError, SendError, Sighting, calls};
+use chain::evm::{EvmError, SendError, Sighting, Weighed, calls};
 use domain::evm::{Call, IntentKey, Outcome};
 use domain::vault::{TaskId, Terms, Vault};
 use domain::{Address, AgentId, B256, Bytes, UnixMillis};
 use identity::SignerSync;
-use relay::Class;
+use relay::{Class, Spend};
 use wire::vault::{TxResponse, VaultState};
 
 use crate::desk::Desk;
@@ -89,8 +89,12 @@ impl Inner {
         let key = format!("{name}:{nonce}").parse::<IntentKey>();
         let key = key.map_err(|error| TreasuryError::Unavailable(error.to_string()))?;
         let relayer = desk.relayer.as_ref().ok_or(TreasuryError::NoRelayer)?;
-        relayer.spend(Class::Task, identity.address(), None, INNER_GAS).await?;
-        let entry = sender.send(&key, &forwarded).await.map_err(unsent)?;
+        let weighed = sender.weigh(&key, &forwarded).await.map_err(unsent)?;
+        if let Weighed::Fresh(cost) = &weighed {
+            let spend = Spend { class: Class::Task, wallet: identity.address(), party: None, gas: cost.gas_limit() };
+            relayer.spend(key.as_str(), spend, None).await?;
+        }
+        let entry = sender.send_weighed(&key, &forwarded, weighed).await.map_err(unsent)?;
         let newest = entry.attempts.last().map(|attempt| attempt.hash).unwrap_or_default();
         match tokio::time::timeout(WAIT, sender.settled(&key)).await {
             Ok(outcome) => ended(&desk, outcome.map_err(unsent)?).await,

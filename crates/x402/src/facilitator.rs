@@ -205,8 +205,7 @@ impl Facilitator {
         client: Client,
     ) -> Result<Outcome, TillError> {
         let told = |status, tx, known| Outcome { status, tx, known };
-        let place = self.till.enter(client, &payment).await?;
-        if let Err(reason) = self.till.look(&payment).await? {
+        if let Err(reason) = self.till.look(client, &payment).await? {
             return Ok(told(200, Err(reason), None));
         }
         let key = payment.authorization.key();
@@ -214,7 +213,7 @@ impl Facilitator {
         let resource = Reservation::FACILITATOR.to_owned();
         let reservation = Reservation { payment, request, resource, at: now };
         let claimed = Claim { id: claim, until: now.plus(self.terms.claim_ms) };
-        Ok(match self.till.take(reservation, claimed, place).await? {
+        Ok(match self.till.take(reservation, claimed, client).await? {
             Taken::Paid(tx) if self.till.payments().answered(&key, claim).await? => told(200, Ok(tx), None),
             Taken::Paid(tx) | Taken::Answered(tx) => told(200, Err(Reason::Used), Some(tx)),
             Taken::InFlight => told(409, Err(Reason::Used), None),

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use domain::{Address, B256, UnixMillis, Usdc};
 
 use crate::{
-    Authorization, Authorizations, Claim, PaymentKey, PaymentState, Payments, RecordError, Reservation, Reserved,
-    SettleError, Settled, Settlement, Signed, Spent, Unread,
+    Authorization, Authorizations, Claim, Client, PaymentKey, PaymentState, Payments, RecordError, Reservation,
+    Reserved, Sent, SettleError, Settled, Settlement, Signed, Spent, Unread,
 };
 
 /// A record in memory. It is as strict as one on disk.
@@ -213,11 +213,15 @@ struct Ledger {
     weather: Weather,
     time: u64,
     settlements: usize,
+    clients: HashSet<Client>,
     readings: usize,
     unreadable: bool,
 }
 
 impl FakeChain {
+    /// For how many seconds [`Weather::Down`] says that it lasts.
+    pub const DOWN_S: u64 = 3600;
+
     /// Gives an account so much of a token.
     pub fn give(&self, asset: Address, owner: Address, amount: Usdc) {
         self.with(|ledger| ledger.balances.insert((asset, owner), amount));
@@ -261,6 +265,12 @@ impl FakeChain {
     #[must_use]
     pub fn settlements(&self) -> usize {
         self.with(|ledger| ledger.settlements)
+    }
+
+    /// Whether a transfer was asked for on behalf of this client.
+    #[must_use]
+    pub fn served(&self, client: Client) -> bool {
+        self.with(|ledger| ledger.clients.contains(&client))
     }
 
     /// How often the token was asked anything.
@@ -322,9 +332,10 @@ impl Ledger {
 
 #[async_trait]
 impl Settlement for FakeChain {
-    async fn settle(&self, payment: &Signed) -> Result<Settled, SettleError> {
+    async fn settle(&self, payment: &Signed, client: Client) -> Result<Settled, SettleError> {
         let weather = self.with(|ledger| {
             ledger.settlements += 1;
+            ledger.clients.insert(client);
             ledger.weather.clone()
         });
         // A real one answers later: copies get their chance to race.
@@ -337,15 +348,18 @@ impl Settlement for FakeChain {
             }
             Weather::Silence | Weather::Pending => std::future::pending().await,
             Weather::Lies => Ok(Settled { tx: B256::repeat_byte(0xfa) }),
-            Weather::Down => Err(SettleError::Unavailable("the test said so".into())),
+            Weather::Down => {
+                Err(SettleError::Unavailable { why: "the test said so".into(), retry_after_s: Some(Self::DOWN_S) })
+            }
             Weather::Unknown => Err(SettleError::Unknown("the test said so".into())),
         }
     }
 
-    async fn sent(&self, payment: &Signed) -> Option<B256> {
+    async fn sent(&self, payment: &Signed) -> Sent {
         self.with(|ledger| match ledger.weather {
-            Weather::Pending => Some(tx_of(&payment.authorization.key())),
-            _ => None,
+            Weather::Pending => Sent::As(tx_of(&payment.authorization.key())),
+            Weather::SettlesInSilence | Weather::Silence | Weather::Unknown => Sent::Unknown,
+            Weather::Fair | Weather::Lies | Weather::Down => Sent::Never,
         })
     }
 }

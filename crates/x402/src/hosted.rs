@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::B256;
 use reqwest::{Client, Response, StatusCode, Url};
 
 use crate::wire::{CronosRequest, CronosVerdict, to_json};
-use crate::{Authorizations, SettleError, Settled, Settlement, Signed, Spent, Tokens};
+use crate::{Authorizations, Sent, SettleError, Settled, Settlement, Signed, Spent, Tokens};
 
 /// Bytes of an answer that are read.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -69,7 +68,7 @@ impl Hosted {
         let token = self
             .tokens
             .at(authorization.chain_id, authorization.asset)
-            .ok_or_else(|| SettleError::Unavailable("the token is not known".into()))?;
+            .ok_or_else(|| SettleError::unavailable("the token is not known"))?;
         let body = to_json(&CronosRequest::new(token, payment, self.max_timeout_s));
         let request = self
             .client
@@ -87,7 +86,7 @@ impl Hosted {
 fn sending(error: reqwest::Error) -> SettleError {
     let error = error.without_url();
     if error.is_connect() {
-        SettleError::Unavailable(error.to_string())
+        SettleError::unavailable(error.to_string())
     } else {
         SettleError::Unknown(error.to_string())
     }
@@ -96,7 +95,7 @@ fn sending(error: reqwest::Error) -> SettleError {
 async fn read(mut response: Response) -> Result<CronosVerdict, SettleError> {
     let status = response.status();
     if status == StatusCode::TOO_MANY_REQUESTS {
-        return Err(SettleError::Unavailable("the facilitator's quota is used up".into()));
+        return Err(SettleError::unavailable("the facilitator's quota is used up"));
     }
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(sending)? {
@@ -111,7 +110,7 @@ async fn read(mut response: Response) -> Result<CronosVerdict, SettleError> {
 
 #[async_trait]
 impl Settlement for Hosted {
-    async fn settle(&self, payment: &Signed) -> Result<Settled, SettleError> {
+    async fn settle(&self, payment: &Signed, _: crate::Client) -> Result<Settled, SettleError> {
         let verdict = self.ask(payment).await?;
         let state =
             self.chain.state(&payment.authorization).await.map_err(|error| SettleError::Unknown(error.to_string()))?;
@@ -126,7 +125,7 @@ impl Settlement for Hosted {
     }
 
     /// It does not tell what it sends before that is settled.
-    async fn sent(&self, _: &Signed) -> Option<B256> {
-        None
+    async fn sent(&self, _: &Signed) -> Sent {
+        Sent::Unknown
     }
 }

@@ -61,22 +61,23 @@ mod token;
 mod verify;
 mod wire;
 
+pub use domain::Client;
+
 pub use buyer::{BuyError, Buyer, Paying, SignError, SignHash, receipt};
 pub use config::{Config, ConfigError, Serve, Settler, TokenConfig};
 pub use facilitator::{Answer, Facilitator, Payees, Policy};
 pub use hosted::{Hosted, HostedError};
 pub use offer::{Offer, Quote, Resource};
 pub use payment::{Authorization, Dialect, PaymentKey, RequestHash, Signed};
-pub use places::Client;
 pub use presented::{PAYMENT_SIGNATURE, Presented, X_PAYMENT};
 pub use reason::Reason;
 pub use receipt::pays;
 pub use record::{Claim, PaymentState, Payments, RecordError, Reservation, Reserved};
 pub use seller::{
-    Checked, NoAnswer, Order, PAYMENT_REQUIRED, PAYMENT_RESPONSE, Purchase, Seller, Terms, Ticket, Unsold,
+    Bound, Checked, NoAnswer, Order, PAYMENT_REQUIRED, PAYMENT_RESPONSE, Purchase, Seller, Terms, Ticket, Unsold,
     X_PAYMENT_RESPONSE, terms_of,
 };
-pub use settle::{Authorizations, SettleError, Settled, Settlement, Spent, Unread};
+pub use settle::{Authorizations, Sent, SettleError, Settled, Settlement, Spent, Unread};
 pub use till::{Limits, Reconciled, Till, TillError};
 pub use token::{Token, Tokens};
 pub use verify::{Window, authentic, digest, timely, verify};

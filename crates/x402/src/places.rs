@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use domain::Address;
+use domain::{Address, Client};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -16,11 +16,6 @@ use tokio::time::timeout;
 const MAX_WAITING: usize = 1024;
 /// How long one waits for a place.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Whom places are counted by: one client's address, or network, in the caller's own
-/// writing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Client(pub u128);
 
 /// How many places there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

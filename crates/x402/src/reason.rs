@@ -3,7 +3,8 @@
 use crate::Dialect;
 
 /// Why a payment is not taken. The codes are those of x402 (`invalidReason` and
-/// `errorReason`; version 2 specification, section 9, and version 1's list).
+/// `errorReason`; version 2 specification, section 9, and version 1's list), and our own
+/// where it has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Reason {
     /// The message is no payment, or a field is not what it must be.
@@ -24,6 +25,9 @@ pub enum Reason {
     /// It pays somebody else.
     #[error("the payment is to somebody else")]
     Recipient,
+    /// It pays its own payer: it would cost gas and move nothing.
+    #[error("the payment is to its own payer")]
+    SelfPayment,
     /// It pays more or less than the price.
     #[error("the payment is not of the price")]
     Value,
@@ -67,6 +71,7 @@ impl Reason {
             Self::Network => "invalid_network",
             Self::Requirements | Self::Policy => "invalid_payment_requirements",
             Self::Recipient => "invalid_exact_evm_payload_recipient_mismatch",
+            Self::SelfPayment => "self_payment",
             Self::Value => match dialect {
                 Dialect::V2 => "invalid_exact_evm_payload_authorization_value_mismatch",
                 Dialect::V1 | Dialect::Cronos => "invalid_exact_evm_payload_authorization_value",

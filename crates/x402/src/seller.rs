@@ -1,8 +1,9 @@
 //! Selling one answer for one payment.
 //!
-//! The order is: parse, verify, look at the payer's funds, secure whatever else the
-//! request needs ([`Seller::check`] ends before that), reserve on disk, settle, and
-//! only then serve.
+//! The order is: parse, verify and look at the payer's funds, all from the headers alone
+//! ([`Seller::check`]); read the body and secure whatever else the request needs; bind
+//! the payment to the request, reserve on disk and settle ([`Seller::take`]); and only
+//! then serve.
 //! What a payer gets, whatever dies in between:
 //!
 //! - A payment is bound to the first request it comes with ([`RequestHash`]).
@@ -21,7 +22,6 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
-use crate::places::Place;
 use crate::presented::{PAYMENT_SIGNATURE, Presented, X_PAYMENT};
 use crate::till::{Taken, Till, TillError};
 use crate::verify::{Window, authentic, timely};
@@ -61,21 +61,28 @@ impl Terms {
     }
 }
 
-/// A request that costs something.
+/// A request that costs something, as far as it is known before its body.
 #[derive(Clone, Copy, Debug)]
 pub struct Order<'a> {
     /// Its terms.
     pub quote: &'a Quote,
-    /// Its hash.
-    pub request: RequestHash,
     /// What is bought: an agent's id.
     pub resource: &'a str,
     /// When it came.
     pub now: UnixMillis,
-    /// A random number of this request alone.
-    pub claim: u64,
     /// Who brought it.
     pub client: Client,
+}
+
+/// What a payment is bound to.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// The whole request's hash.
+    pub request: RequestHash,
+    /// When it was whole.
+    pub now: UnixMillis,
+    /// A random number of this request alone.
+    pub claim: u64,
 }
 
 /// Why a request is not served.
@@ -97,14 +104,12 @@ pub enum Unsold {
     Unavailable(TillError),
 }
 
-/// A payment that was found good, and has a place to be taken from. Nothing was
-/// reserved yet, and nothing is when it is dropped.
+/// A payment that was found good. It holds no place, and nothing was reserved yet.
 pub struct Checked<'a> {
     order: Order<'a>,
     dialect: Dialect,
     offer: Offer,
     payment: Signed,
-    place: Place,
 }
 
 /// Sells answers.
@@ -121,17 +126,6 @@ impl Seller {
         Self { till, tokens, terms }
     }
 
-    /// What is said to who brings no payment that could be taken, as far as can be
-    /// known before the request's body is read. The payment is not taken here.
-    ///
-    /// # Errors
-    /// Why it would not be.
-    pub fn turn_away(&self, quote: &Quote, headers: &HeaderMap) -> Result<(), Unsold> {
-        let presented = self.presented(quote, headers)?;
-        let refused = |reason: Reason| Unsold::Terms(Box::new(terms_of(quote, reason.code(presented.dialect()))));
-        authentic(quote, &presented).map(drop).map_err(refused)
-    }
-
     /// The payment among a request's headers, read but not believed.
     fn presented(&self, quote: &Quote, headers: &HeaderMap) -> Result<Presented, Unsold> {
         match Presented::from_headers(headers, &self.tokens) {
@@ -142,8 +136,8 @@ impl Seller {
         }
     }
 
-    /// Looks at the payment among a request's headers, without taking it: whatever
-    /// else the request needs is secured next, and then it is taken.
+    /// Looks at the payment among a request's headers, before its body is read and
+    /// without taking it: is it good, and has its payer the money?
     ///
     /// # Errors
     /// Why it would not be taken.
@@ -152,33 +146,42 @@ impl Seller {
         let dialect = presented.dialect();
         let refused = |reason: Reason| Unsold::Terms(Box::new(terms_of(order.quote, reason.code(dialect))));
         let (offer, payment) = authentic(order.quote, &presented).map_err(refused)?;
-        let timely = timely(&payment.authorization, offer.max_timeout_s, &self.terms.window(order.now));
-        if let Err(reason) = timely
-            && !self.paid_already(&payment.authorization.key()).await?
-        {
-            return Err(refused(reason));
-        }
-        let place = self.till.enter(order.client, &payment).await?;
-        match self.till.look(&payment).await? {
-            Ok(()) => Ok(Checked { order, dialect, offer, payment, place }),
-            Err(reason) => Err(declined(order, dialect, &offer, &payment, reason, None)),
+        let checked = Checked { order, dialect, offer, payment };
+        self.in_time(&checked, order.now).await?;
+        match self.till.look(order.client, &payment).await? {
+            Ok(()) => Ok(checked),
+            Err(reason) => Err(declined(order, dialect, &checked.offer, &payment, reason, None)),
         }
     }
 
-    /// Takes a payment that was checked.
+    /// Whether a payment is valid at this moment, or was when it was made.
+    async fn in_time(&self, checked: &Checked<'_>, now: UnixMillis) -> Result<(), Unsold> {
+        let Checked { order, dialect, offer, payment } = checked;
+        match timely(&payment.authorization, offer.max_timeout_s, &self.terms.window(now)) {
+            Err(reason) if !self.paid_already(&payment.authorization.key()).await? => {
+                Err(Unsold::Terms(Box::new(terms_of(order.quote, reason.code(*dialect)))))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes a payment that was checked, for the request that it came with.
     ///
     /// # Errors
     /// Why it is not taken.
-    pub async fn take(&self, checked: Checked<'_>) -> Result<Ticket, Unsold> {
-        let Checked { order, dialect, offer, payment, place } = checked;
-        let claim = Claim { id: order.claim, until: order.now.plus(self.terms.claim_ms) };
+    pub async fn take(&self, checked: Checked<'_>, bound: Bound) -> Result<Ticket, Unsold> {
+        // The body may have taken its time.
+        self.in_time(&checked, bound.now).await?;
+        let Checked { order, dialect, offer, payment } = checked;
+        let Bound { request, now, claim } = bound;
         let resource = order.resource.to_owned();
-        let reservation = Reservation { payment, request: order.request, resource, at: order.now };
+        let reservation = Reservation { payment, request, resource, at: now };
+        let held = Claim { id: claim, until: now.plus(self.terms.claim_ms) };
         let declined = |reason, tx| Err(declined(order, dialect, &offer, &payment, reason, tx));
-        match self.till.take(reservation, claim, place).await? {
+        match self.till.take(reservation, held, order.client).await? {
             Taken::Paid(tx) => Ok(Ticket {
                 payments: Arc::clone(self.till.payments()),
-                claim: order.claim,
+                claim,
                 receipt: Receipt::new(dialect, &offer, &payment, Ok(tx)),
                 purchase: Purchase { key: payment.authorization.key(), amount: offer.amount, payee: offer.pay_to, tx },
             }),
@@ -197,9 +200,9 @@ impl Seller {
     ///
     /// # Errors
     /// Why the request is not served.
-    pub async fn sell(&self, order: Order<'_>, headers: &HeaderMap) -> Result<Ticket, Unsold> {
+    pub async fn sell(&self, order: Order<'_>, bound: Bound, headers: &HeaderMap) -> Result<Ticket, Unsold> {
         let checked = self.check(order, headers).await?;
-        self.take(checked).await
+        self.take(checked, bound).await
     }
 
     /// Who has paid in time gets the answer when he comes back late.

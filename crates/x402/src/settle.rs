@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::{Address, B256, Usdc};
 
-use crate::{Authorization, Signed};
+use crate::{Authorization, Client, Signed};
 
 /// A transfer that is on the chain, as deep as the settler waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,25 +22,49 @@ pub enum SettleError {
     /// It may or may not be on the chain, now or later.
     #[error("it is not known whether the transfer was made: {0}")]
     Unknown(String),
-    /// Nothing was sent: no endpoint, no gas, no quota.
-    #[error("the transfer cannot be sent now: {0}")]
-    Unavailable(String),
+    /// This attempt has sent nothing: there is no endpoint, no gas, no quota. An earlier
+    /// one may have: [`Settlement::sent`] says what is known of that.
+    #[error("the transfer cannot be sent now: {why}")]
+    Unavailable {
+        /// What there is none of.
+        why: String,
+        /// Seconds after which there is, where that is known.
+        retry_after_s: Option<u64>,
+    },
+}
+
+impl SettleError {
+    /// [`SettleError::Unavailable`], nobody knows for how long.
+    #[must_use]
+    pub fn unavailable(why: impl Into<String>) -> Self {
+        Self::Unavailable { why: why.into(), retry_after_s: None }
+    }
+}
+
+/// What is known of the transactions that were sent for a payment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    /// There is none.
+    Never,
+    /// This is the newest; it may be on its way.
+    As(B256),
+    /// There may be one.
+    Unknown,
 }
 
 /// Who makes transfers.
 #[async_trait]
 pub trait Settlement: Send + Sync {
-    /// Calls `transferWithAuthorization` and waits until it is confirmed.
+    /// Calls `transferWithAuthorization` for this client and waits until it is confirmed.
     ///
     /// It may be called again with the same payment after an error: a token
     /// takes a nonce once, so nothing is paid twice. It never answers `Ok` for
     /// anything but this transfer: success is read from a receipt, by
     /// [`crate::pays`] or a check as strict.
-    async fn settle(&self, payment: &Signed) -> Result<Settled, SettleError>;
+    async fn settle(&self, payment: &Signed, client: Client) -> Result<Settled, SettleError>;
 
-    /// The newest transaction that was sent for this payment, if one was: it may be
-    /// on its way. `None` where that is not known.
-    async fn sent(&self, payment: &Signed) -> Option<B256>;
+    /// What was sent for this payment, by whatever attempt.
+    async fn sent(&self, payment: &Signed) -> Sent;
 }
 
 /// What became of an authorization.

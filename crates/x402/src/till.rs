@@ -19,8 +19,8 @@ use tokio::time::timeout;
 use crate::funds::Funds;
 use crate::places::{Place, Places, Room};
 use crate::{
-    Authorization, Authorizations, Claim, Client, PaymentKey, Payments, Reason, RecordError, Reservation, Reserved,
-    SettleError, Settled, Settlement, Signed, Spent, Unread,
+    Authorization, Authorizations, Claim, Client, PaymentKey, PaymentState, Payments, Reason, RecordError, Reservation,
+    Reserved, Sent, SettleError, Settled, Settlement, Signed, Spent, Unread,
 };
 
 /// What bounds the taking of money.
@@ -76,6 +76,14 @@ pub enum TillError {
     /// [`Limits`] are reached, and no place came free in time.
     #[error("too many payments are under way")]
     Busy,
+    /// Nobody can make the transfer just now, and nobody has: nothing was charged.
+    #[error("the transfer cannot be sent now: {why}")]
+    Unavailable {
+        /// What is lacking.
+        why: String,
+        /// Seconds after which it is not, where that is known.
+        retry_after_s: Option<u64>,
+    },
 }
 
 /// What a pass over what was left open has done.
@@ -94,6 +102,27 @@ enum Fate {
     Paid(B256),
     Dead(Reason),
     Open,
+}
+
+/// A reserved payment that is to be settled.
+struct Collection {
+    payment: Signed,
+    claim: Claim,
+    /// Who brought it.
+    client: Client,
+    /// It was tried before.
+    resumed: bool,
+}
+
+/// What one attempt to make a transfer met.
+#[derive(Debug)]
+enum Met {
+    /// Nobody's word: it took too long, or the token could not be read.
+    Silence,
+    /// A payer who does not hold what he promised, before anything was sent.
+    EmptyPurse,
+    /// Whoever makes transfers says no.
+    No(SettleError),
 }
 
 impl Till {
@@ -120,19 +149,31 @@ impl Till {
         self.places.enter(client, payment.authorization.from).await.ok_or(TillError::Busy)
     }
 
-    /// Looks at a verified payment before it costs anything: one that is not in the
-    /// record must be unused, since one that was spent elsewhere buys nothing here,
-    /// and its payer must hold enough.
-    pub(crate) async fn look(&self, payment: &Signed) -> Result<Result<(), Reason>, TillError> {
+    /// Looks at a verified payment before it costs anything, at a place that is free
+    /// again afterwards: one that is not in the record must be unused, since one that was
+    /// spent elsewhere buys nothing here, and its payer must hold enough.
+    pub(crate) async fn look(&self, client: Client, payment: &Signed) -> Result<Result<(), Reason>, TillError> {
+        let _place = self.enter(client, payment).await?;
         let authorization = &payment.authorization;
-        if self.is_recorded(authorization).await? {
-            return Ok(Ok(()));
+        match self.payments.find(&authorization.key()).await? {
+            Some((_, PaymentState::Reserved)) => self.is_backed(payment).await,
+            Some(_) => Ok(Ok(())),
+            None => match self.promises(authorization).await? {
+                // A copy of the same request may have settled it meanwhile.
+                Err(_) if self.payments.find(&authorization.key()).await?.is_some() => Ok(Ok(())),
+                promised => Ok(promised),
+            },
         }
-        match self.promises(authorization).await? {
-            // A copy of the same request may have settled it meanwhile.
-            Err(_) if self.is_recorded(authorization).await? => Ok(Ok(())),
-            promised => Ok(promised),
-        }
+    }
+
+    /// Whether a payment that was reserved and left has its payer's money behind it, as
+    /// one that is new must; what was made, or may be on its way, is another question.
+    async fn is_backed(&self, payment: &Signed) -> Result<Result<(), Reason>, TillError> {
+        let authorization = &payment.authorization;
+        let backed = self.settlement.sent(payment).await != Sent::Never
+            || self.funds.is_used(authorization).await?
+            || self.funds.covers(authorization).await?;
+        Ok(if backed { Ok(()) } else { Err(Reason::Funds) })
     }
 
     /// Whether the token would take an authorization, as far as it said a moment ago.
@@ -146,17 +187,14 @@ impl Till {
         })
     }
 
-    async fn is_recorded(&self, authorization: &Authorization) -> Result<bool, RecordError> {
-        Ok(self.payments.find(&authorization.key()).await?.is_some())
-    }
-
     /// Takes a payment that was looked at for its request, or says what it met.
     pub(crate) async fn take(
         self: &Arc<Self>,
         reservation: Reservation,
         claim: Claim,
-        place: Place,
+        client: Client,
     ) -> Result<Taken, TillError> {
+        let place = self.enter(client, &reservation.payment).await?;
         let resumed = match self.payments.reserve(&reservation, claim, reservation.at).await? {
             Reserved::New => false,
             Reserved::Resumed => true,
@@ -165,62 +203,74 @@ impl Till {
             Reserved::Answered { tx } => return Ok(Taken::Answered(tx)),
             Reserved::Failed { .. } | Reserved::Other => return Ok(Taken::Refused(Reason::Used)),
         };
-        self.collect(reservation.payment, claim, place, resumed).await
+        let order = Collection { payment: reservation.payment, claim, client, resumed };
+        self.collect(order, place).await
     }
 
     /// Settles what is reserved. In a task of its own: a payer who hangs up must
     /// not leave a transfer that nobody waits for.
-    async fn collect(
-        self: &Arc<Self>,
-        payment: Signed,
-        claim: Claim,
-        place: Place,
-        resumed: bool,
-    ) -> Result<Taken, TillError> {
+    async fn collect(self: &Arc<Self>, order: Collection, place: Place) -> Result<Taken, TillError> {
         let till = Arc::clone(self);
         let work = tokio::spawn(async move {
             let _place = place;
-            till.settle(&payment, claim, resumed).await
+            till.settle(&order).await
         });
         // A task that died says nothing: the claim runs out by itself.
         work.await.unwrap_or(Ok(Taken::Open(Reason::Unsettled)))
     }
 
-    async fn settle(&self, payment: &Signed, claim: Claim, resumed: bool) -> Result<Taken, TillError> {
-        let key = payment.authorization.key();
-        let (fate, sent) = self.send(payment, resumed).await;
-        match fate {
-            Fate::Open => {
-                self.payments.release(&key, claim.id).await?;
-                Ok(match self.why(&payment.authorization, sent).await {
-                    Reason::Unsettled => {
-                        self.settlement.sent(payment).await.map_or(Taken::Open(Reason::Unsettled), Taken::Pending)
-                    }
-                    reason => Taken::Open(reason),
-                })
+    async fn settle(&self, order: &Collection) -> Result<Taken, TillError> {
+        let key = order.payment.authorization.key();
+        match self.send(order).await {
+            (Fate::Open, met) => {
+                self.payments.release(&key, order.claim.id).await?;
+                self.left_open(order, met).await
             }
-            decided => self.note(&key, &decided).await,
+            (decided, _) => self.note(&key, &decided).await,
         }
     }
 
     /// Makes the transfer and says what became of it. What was tried before is
-    /// looked up first.
-    async fn send(&self, payment: &Signed, resumed: bool) -> (Fate, Option<SettleError>) {
-        let authorization = &payment.authorization;
-        if resumed {
+    /// looked up first, and its payer asked again whether he has the money.
+    async fn send(&self, order: &Collection) -> (Fate, Met) {
+        let (payment, authorization) = (&order.payment, &order.payment.authorization);
+        if order.resumed {
             match self.fate(authorization).await {
                 Ok(Fate::Open) => {}
-                Ok(decided) => return (decided, None),
-                Err(_) => return (Fate::Open, None),
+                Ok(decided) => return (decided, Met::Silence),
+                Err(_) => return (Fate::Open, Met::Silence),
+            }
+            match self.is_backed(payment).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return (Fate::Open, Met::EmptyPurse),
+                Err(_) => return (Fate::Open, Met::Silence),
             }
         }
-        let sent = match timeout(self.settle_timeout, self.settlement.settle(payment)).await {
-            Ok(Ok(Settled { tx })) => return (Fate::Paid(tx), None),
-            Ok(Err(error)) => Some(error),
-            Err(_) => None,
+        let met = match timeout(self.settle_timeout, self.settlement.settle(payment, order.client)).await {
+            Ok(Ok(Settled { tx })) => return (Fate::Paid(tx), Met::Silence),
+            Ok(Err(error)) => Met::No(error),
+            Err(_) => Met::Silence,
         };
-        tracing::info!(payment = %authorization.key(), error = ?sent, "a transfer was not confirmed; asking the token");
-        (self.fate(authorization).await.unwrap_or(Fate::Open), sent)
+        tracing::info!(payment = %authorization.key(), error = ?met, "a transfer was not confirmed; asking the token");
+        (self.fate(authorization).await.unwrap_or(Fate::Open), met)
+    }
+
+    /// What is said of a payment of which nothing is decided.
+    async fn left_open(&self, order: &Collection, met: Met) -> Result<Taken, TillError> {
+        let sent = self.settlement.sent(&order.payment).await;
+        match (met, sent) {
+            (Met::EmptyPurse, _) => Ok(Taken::Open(Reason::Funds)),
+            (Met::No(SettleError::Refused(_)), _) => Ok(Taken::Open(self.why(&order.payment.authorization).await)),
+            (Met::No(SettleError::Unavailable { why, retry_after_s }), Sent::Never) => {
+                Err(TillError::Unavailable { why, retry_after_s })
+            }
+            // Who cannot tell what was sent before knows of this one attempt.
+            (Met::No(SettleError::Unavailable { why, retry_after_s }), Sent::Unknown) if !order.resumed => {
+                Err(TillError::Unavailable { why, retry_after_s })
+            }
+            (Met::Silence | Met::No(_), Sent::As(tx)) => Ok(Taken::Pending(tx)),
+            (Met::Silence | Met::No(_), Sent::Never | Sent::Unknown) => Ok(Taken::Open(Reason::Unsettled)),
+        }
     }
 
     async fn fate(&self, authorization: &Authorization) -> Result<Fate, Unread> {
@@ -247,14 +297,11 @@ impl Till {
     }
 
     /// Why the token refused: for want of money, or for a reason of its own.
-    async fn why(&self, authorization: &Authorization, sent: Option<SettleError>) -> Reason {
+    async fn why(&self, authorization: &Authorization) -> Reason {
         let Authorization { chain_id, asset, from, value, .. } = *authorization;
-        match sent {
-            Some(SettleError::Refused(_)) => match self.chain.balance(chain_id, asset, from).await {
-                Ok(held) if held < value => Reason::Funds,
-                _ => Reason::Transfer,
-            },
-            Some(SettleError::Unknown(_) | SettleError::Unavailable(_)) | None => Reason::Unsettled,
+        match self.chain.balance(chain_id, asset, from).await {
+            Ok(held) if held < value => Reason::Funds,
+            _ => Reason::Transfer,
         }
     }
 

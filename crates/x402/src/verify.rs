@@ -80,6 +80,9 @@ pub(crate) fn held_against(offer: &Offer, presented: &Presented) -> Result<Signe
     if transfer.to != offer.pay_to {
         return Err(Reason::Recipient);
     }
+    if transfer.from == transfer.to {
+        return Err(Reason::SelfPayment);
+    }
     if transfer.value != offer.amount {
         return Err(Reason::Value);
     }

@@ -59,7 +59,7 @@ pub use node::{At, Broadcast, Evm, Landed, Sighting};
 pub use outbox::{Outbox, OutboxError};
 pub use reconcile::{Break, Claim, Figure, MAX_CREDITS, Reconciliation};
 pub use revert::{Field, OnChain, Revert, Role};
-pub use sender::{SendError, Sender};
+pub use sender::{Cost, SendError, Sender, Weighed};
 pub use sign::{Key, SignError};
 pub use start::{Chain, StartError};
 pub use uses::AuthorizationUse;

@@ -10,11 +10,12 @@
 
 use std::sync::Arc;
 
+use domain::U256;
 use domain::evm::{Account, Call, Entry, IntentKey, Outcome};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::worker::{Ask, Worker};
-use super::{Chain, EvmError, Key, Outbox, OutboxError, SignError};
+use super::{Chain, EvmError, Key, Outbox, OutboxError, Price, SignError};
 
 /// Requests that wait for the account's task at once.
 const MAX_REQUESTS: usize = 64;
@@ -56,6 +57,32 @@ pub enum SendError {
     Ended,
 }
 
+/// A call that was looked at before it is sent.
+#[derive(Clone, Debug)]
+pub enum Weighed {
+    /// It was sent before.
+    Known(Box<Entry>),
+    /// It is new, and would cost this.
+    Fresh(Cost),
+}
+
+/// What a transaction would cost.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    gas_limit: u64,
+    price: Price,
+    /// What the account has.
+    coins: U256,
+}
+
+impl Cost {
+    /// Gas that it may use at most.
+    #[must_use]
+    pub const fn gas_limit(&self) -> u64 {
+        self.gas_limit
+    }
+}
+
 /// A handle to the task that sends from one account. The task ends with its last
 /// handle; what it has not finished is finished after the next start.
 #[derive(Clone, Debug)]
@@ -94,14 +121,36 @@ impl Sender {
     /// # Errors
     /// [`SendError`]; then nothing was written, unless it was before.
     pub async fn send(&self, key: &IntentKey, call: &Call) -> Result<Entry, SendError> {
+        let weighed = self.weigh(key, call).await?;
+        self.send_weighed(key, call, weighed).await
+    }
+
+    /// Simulates a call, and says what it would cost, without sending it; or that it
+    /// was sent before under this key.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub async fn weigh(&self, key: &IntentKey, call: &Call) -> Result<Weighed, SendError> {
         if let Some(entry) = self.find(key).await? {
-            return same_call(entry, call);
+            return same_call(entry, call).map(Box::new).map(Weighed::Known);
         }
         let (gas_limit, price, coins) = tokio::try_join!(
             self.chain.evm.gas_limit(call, self.account.address),
             self.chain.evm.price(),
             self.chain.evm.coins(self.account.address),
         )?;
+        Ok(Weighed::Fresh(Cost { gas_limit, price, coins }))
+    }
+
+    /// Sends a call that was weighed under this key, as [`Sender::send`] does.
+    ///
+    /// # Errors
+    /// [`SendError`]; then nothing was written, unless it was before.
+    pub async fn send_weighed(&self, key: &IntentKey, call: &Call, weighed: Weighed) -> Result<Entry, SendError> {
+        let Cost { gas_limit, price, coins } = match weighed {
+            Weighed::Known(entry) => return Ok(*entry),
+            Weighed::Fresh(cost) => cost,
+        };
         let (key, call) = (key.clone(), call.clone());
         self.ask(|answer| Ask::Send { key, call, gas_limit, price, coins, answer }).await?
     }

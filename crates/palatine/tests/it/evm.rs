@@ -109,6 +109,7 @@ impl Evm {
             per_client_minute = 100000
             per_client_day = 100000
             queue = 1000
+            budgets = {{ wallet_percent = 100, payee_percent = 100, client_percent = 100 }}
             [x402]
             pay_to = "{payee}"
             tokens = [{{ chain_id = {CHAIN_ID}, network = "cronos-testnet", address = "{usdc}", name = "Bridged USDC (Stargate)", version = "{TOKEN_VERSION}" }}]

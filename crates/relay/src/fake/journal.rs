@@ -40,7 +40,20 @@ impl Books {
     }
 
     /// See [`Journal::count`].
-    pub fn count(&mut self, quotas: &[Quota]) -> Option<String> {
+    pub fn count_once(&mut self, once: &str, quotas: &[Quota]) -> Option<String> {
+        let day = quotas.first().map_or(0, |quota| quota.day);
+        let once = Quota { subject: format!("once:{once}"), day, add: 1, limit: 1 };
+        if self.counts.contains_key(&name(&once)) {
+            return None;
+        }
+        let over = self.count(quotas);
+        if over.is_none() {
+            self.counts.insert(name(&once), 1);
+        }
+        over
+    }
+
+    fn count(&mut self, quotas: &[Quota]) -> Option<String> {
         let over = |quota: &&Quota| self.counts.get(&name(quota)).unwrap_or(&0).saturating_add(quota.add) > quota.limit;
         if let Some(quota) = quotas.iter().find(over) {
             return Some(quota.subject.clone());
@@ -133,8 +146,8 @@ impl Journal for MemoryJournal {
         Ok(self.locked(|books| books.admit(entries, quotas)))
     }
 
-    async fn count(&self, quotas: &[Quota]) -> Result<Option<String>, JournalError> {
-        Ok(self.locked(|books| books.count(quotas)))
+    async fn count(&self, once: &str, quotas: &[Quota]) -> Result<Option<String>, JournalError> {
+        Ok(self.locked(|books| books.count_once(once, quotas)))
     }
 
     async fn find(&self, id: B256) -> Result<Option<Entry>, JournalError> {

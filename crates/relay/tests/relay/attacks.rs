@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use alloy_primitives::{Address, Bytes, U256};
-use chain::evm::{Revert, calls};
+use chain::evm::{Revert, calls, typed};
 use palatine_relay::chain::{Chain, Facts};
 use palatine_relay::fake::{Ask, EPOCH_S, Effect, Manner, MemoryJournal, Wallet, selector};
 use palatine_relay::journal::Journal;
 use palatine_relay::text::MAX_WORDS;
-use palatine_relay::{Budgets, Config, Relayer, Unit};
+use palatine_relay::{Budgets, Class, Config, Error, OneHolder, Party, Relayer, Spend, Unit};
 use serde_json::json;
 use wire::relay::{SignedRequest, Status};
 
@@ -270,7 +270,7 @@ async fn a_sender_and_a_client_have_so_many_requests_a_day() {
 
 #[tokio::test]
 async fn fault_2_6_one_class_of_calls_cannot_end_the_day_for_the_others() {
-    let budgets = Budgets { manage: 1_000_000, ..Budgets::default() };
+    let budgets = Budgets { manage: 1_000_000, client_percent: 100, ..Budgets::default() };
     let bench = Bench::new(Config { budgets, ..Config::default() });
     let mut taken = 0;
     for number in 1..=10 {
@@ -296,7 +296,7 @@ async fn fault_2_6_one_class_of_calls_cannot_end_the_day_for_the_others() {
 #[tokio::test]
 async fn fault_2_6_budgets_are_counted_in_what_gas_costs_if_the_operator_says_so() {
     // A call of 158,000 gas at 5,000 gwei each is 790,000,000 gwei.
-    let budgets = Budgets { unit: Unit::Gwei, manage: 1_600_000_000, ..Budgets::default() };
+    let budgets = Budgets { unit: Unit::Gwei, manage: 1_600_000_000, client_percent: 100, ..Budgets::default() };
     let bench = Bench::new(Config { budgets, ..Config::default() });
     for number in 1..=2 {
         bench.relay(&bench.signed(&Wallet::new(number), 0)).await.unwrap();
@@ -396,4 +396,84 @@ async fn what_endpoints_say_in_their_own_words_reaches_no_client() {
     let (code, health) = bench.relayer.health().await;
     let health = serde_json::to_string(&health).unwrap();
     assert!(code == 503 && !format!("{said}{health}").contains("key@host"), "{said} {health}");
+}
+
+/// Who is counted in a refusal.
+fn over<T: std::fmt::Debug>(answer: Result<T, Error>) -> String {
+    match answer.unwrap_err() {
+        Error::OverQuota { subject, .. } => subject,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn fault_2_6_neither_a_wallet_nor_a_client_uses_a_class_up_for_the_others() {
+    // A tenth is room for six calls of 158,000 gas.
+    let manage = 10_000_000;
+    for (wallet_percent, client_percent, who) in [(10, 100, "manage:sender:"), (100, 10, "manage:client:127.0.0.1")] {
+        let budgets = Budgets { manage, wallet_percent, client_percent, ..Budgets::default() };
+        let bench = Bench::new(Config { budgets, ..Config::default() });
+        let greedy = Wallet::new(1);
+        for nonce in 0..6 {
+            bench.relay(&bench.signed(&greedy, nonce)).await.unwrap();
+        }
+        let refused = over(bench.relay(&bench.signed(&greedy, 6)).await);
+        assert!(refused.starts_with(who) && refused.ends_with(":share"), "{refused}");
+        let elsewhere = [10, 0, 0, 1].into();
+        bench.relayer.relay(&body(&bench.signed(&Wallet::new(2), 0)), None, elsewhere).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn fault_2_6_a_holder_has_so_many_vaults_a_day_whoever_owns_them() {
+    let bench = Bench::default();
+    let parts: (Arc<dyn Chain>, Arc<dyn Journal>) = (bench.chain.clone(), bench.journal.clone());
+    let config = Config { deploys_per_owner_day: 2, ..Config::default() };
+    let sponsor = Arc::new(OneHolder(domain::Wallet([3; 32])));
+    let relayer = Relayer::sponsoring(config, parts.0, parts.1, bench.clock.clone(), sponsor).unwrap();
+    let deploy = async |number: u64| {
+        let wish = deployment(&bench, Wallet::new(number).address(), &format!("pod-{number}"));
+        relayer.call(wish.as_bytes(), None, HERE).await
+    };
+    deploy(1).await.unwrap();
+    deploy(2).await.unwrap();
+    assert_eq!(over(deploy(3).await), format!("deploy:holder:{}", domain::Wallet([3; 32])));
+}
+
+#[tokio::test]
+async fn fault_2_6_settlements_have_shares_by_payer_payee_and_client_and_count_once() {
+    let budgets = Budgets { settle: 1_000_000, ..Budgets::default() };
+    let bench = Bench::new(Config { budgets, ..Config::default() });
+    let pay = async |once: u8, from: u8, to: u8, client: u8| {
+        let (wallet, party) = (Address::repeat_byte(from), Some(Party::Payee(Address::repeat_byte(to))));
+        let spend = Spend { class: Class::Settle, wallet, party, gas: 50_000 };
+        let client = domain::Client::of([10, 0, 0, client].into());
+        bench.relayer.spend(&format!("x402:{once}"), spend, Some(client)).await
+    };
+    for _ in 0..100 {
+        pay(1, 1, 101, 201).await.expect("the same settlement counts once");
+    }
+    pay(2, 1, 101, 201).await.unwrap();
+    for (once, from, to, client, who) in
+        [(3, 1, 102, 202, "settle:sender:"), (3, 2, 101, 202, "settle:payee:"), (3, 2, 102, 201, "settle:client:")]
+    {
+        let refused = over(pay(once, from, to, client).await);
+        assert!(refused.starts_with(who), "{refused}");
+    }
+    pay(3, 2, 102, 202).await.expect("others go on");
+    bench.clock.pass(86_400);
+    pay(4, 1, 101, 201).await.unwrap();
+}
+
+#[tokio::test]
+async fn fault_2_6_nobody_is_relayed_a_transfer_to_himself() {
+    let sponsored_calls = ["transferWithAuthorization".to_owned()].into();
+    let bench = Bench::new(Config { sponsored_calls, ..Config::default() });
+    let (from, window) = (Wallet::new(1).address(), typed::Window { after: 0, before: EPOCH_S + 600 });
+    let message = typed::transfer(from, from, domain::Usdc(1), window, Default::default());
+    let call = calls::transfer_with_authorization(bench.facts().token, &message, &[7; 65]);
+    let wish = json!({"to": call.to, "data": call.data}).to_string();
+    let (status, said) = refusal(bench.relayer.call(wish.as_bytes(), None, HERE).await);
+    assert_eq!((status, said["error"].as_str()), (400, Some("SELF_PAYMENT")), "{said}");
+    assert_eq!(bench.chain.transactions(), 0);
 }

@@ -57,8 +57,8 @@ impl Journal for FileJournal {
         Ok(self.0.change(|books| books.admit(entries, quotas)))
     }
 
-    async fn count(&self, quotas: &[Quota]) -> Result<Option<String>, JournalError> {
-        Ok(self.0.change(|books| books.count(quotas)))
+    async fn count(&self, once: &str, quotas: &[Quota]) -> Result<Option<String>, JournalError> {
+        Ok(self.0.change(|books| books.count_once(once, quotas)))
     }
 
     async fn find(&self, id: B256) -> Result<Option<Entry>, JournalError> {

@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::common::{NAME, PAYEE, PRICE, limits};
+use crate::common::{CLIENT, NAME, PAYEE, PRICE, limits};
 use crate::npm::{Front, buys, customer, express, pay_by_hand};
 
 const CHAIN_ID: u64 = 338;
@@ -141,7 +141,7 @@ fn hash(value: &Value) -> B256 {
 
 #[async_trait]
 impl Settlement for Chain {
-    async fn settle(&self, payment: &Signed) -> Result<Settled, SettleError> {
+    async fn settle(&self, payment: &Signed, _: Client) -> Result<Settled, SettleError> {
         let it = &payment.authorization;
         let call = transferWithAuthorizationCall {
             from: it.from,
@@ -161,8 +161,8 @@ impl Settlement for Chain {
         Ok(Settled { tx: hash(&receipt["transactionHash"]) })
     }
 
-    async fn sent(&self, _: &Signed) -> Option<B256> {
-        None
+    async fn sent(&self, _: &Signed) -> Sent {
+        Sent::Unknown
     }
 }
 
@@ -246,8 +246,8 @@ async fn the_chain_tells_a_payment_from_a_nonce_that_was_used_up_otherwise() {
         signature: crate::common::sign(&payer, &chain.token(), &authorization),
     };
     assert!(matches!(chain.state(&honest).await.unwrap(), Spent::Unused { as_of } if as_of > 0));
-    let Settled { tx } = chain.settle(&signed(selfish)).await.unwrap();
+    let Settled { tx } = chain.settle(&signed(selfish), CLIENT).await.unwrap();
     assert_eq!(chain.state(&honest).await.unwrap(), Spent::Elsewhere);
     assert_eq!(chain.state(&selfish).await.unwrap(), Spent::Paid { tx });
-    assert!(matches!(chain.settle(&signed(honest)).await, Err(SettleError::Refused(_))));
+    assert!(matches!(chain.settle(&signed(honest), CLIENT).await, Err(SettleError::Refused(_))));
 }

@@ -456,16 +456,19 @@ impl Shop {
         let seller = Seller::new(self.till.clone(), tokens(), TERMS);
         let quote = self.quote.clone();
         tokio::spawn(async move {
-            let request = RequestHash::of("POST", &quote.resource.url, b"hello");
-            let order =
-                Order { quote: &quote, request, resource: "agent-1", now: now(), claim: claim(), client: CLIENT };
-            answer(seller.sell(order, &headers).await).await
+            let order = Order { quote: &quote, resource: "agent-1", now: now(), client: CLIENT };
+            answer(seller.sell(order, bound(b"hello"), &headers).await).await
         })
     }
 
     async fn until_settling(&self) {
         until(async || self.chain.settlements() > 0).await;
     }
+}
+
+/// The usual request, whole.
+fn bound(body: &[u8]) -> Bound {
+    Bound { request: RequestHash::of("POST", URL, body), now: now(), claim: claim() }
 }
 
 /// Waits for a condition, for as long as tasks have something to do.
@@ -483,15 +486,21 @@ async fn until(condition: impl AsyncFn() -> bool) {
 async fn fault_2_2_who_brings_no_payment_or_a_forged_one_is_turned_away_before_the_body() {
     let shop = Shop::new();
     let payer = rich(&shop);
-    let refused = |headers: &HeaderMap| shop.seller.turn_away(&shop.quote, headers).map_err(told).err();
-    let terms = refused(&HeaderMap::new()).unwrap();
+    let refused = async |headers: &HeaderMap| {
+        let order = Order { quote: &shop.quote, resource: "agent-1", now: now(), client: CLIENT };
+        shop.seller.check(order, headers).await.map_err(told).err()
+    };
+    let terms = refused(&HeaderMap::new()).await.unwrap();
     assert_eq!(terms.status(), StatusCode::PAYMENT_REQUIRED);
     assert!(terms.headers().contains_key(PAYMENT_REQUIRED));
     let authorization = authorization(&payer);
     let other = Authorization { nonce: B256::repeat_byte(8), ..authorization };
     let forged = header(&PAYMENT_SIGNATURE, &v2(&authorization, &sign_here(&payer, &other)));
-    refused_for(Reason::Signature, refused(&forged).map_or(Ok(HeaderMap::new()), Err));
-    assert!(refused(&signs_for(&payer, &authorization)).is_none());
+    refused_for(Reason::Signature, refused(&forged).await.map_or(Ok(HeaderMap::new()), Err));
+    assert!(refused(&signs_for(&payer, &authorization)).await.is_none());
+    let poor = nobody(1);
+    let unfunded = refused(&signs_for(&poor, &self::authorization(&poor))).await;
+    refused_for(Reason::Funds, unfunded.map_or(Ok(HeaderMap::new()), Err));
     assert!(shop.payments.is_empty(), "nothing is taken yet");
 }
 
@@ -557,8 +566,7 @@ async fn fault_2_8_a_payment_that_was_only_checked_is_not_charged() {
     let shop = Shop::new();
     let payer = rich(&shop);
     let headers = signs_for(&payer, &authorization(&payer));
-    let request = RequestHash::of("POST", URL, b"hello");
-    let order = Order { quote: &shop.quote, request, resource: "agent-1", now: now(), claim: 1, client: CLIENT };
+    let order = Order { quote: &shop.quote, resource: "agent-1", now: now(), client: CLIENT };
     let checked = shop.seller.check(order, &headers).await.unwrap();
     // Whatever else the request needed was not to be had.
     drop(checked);
@@ -601,4 +609,127 @@ async fn case_x402_bad_header_what_cannot_be_read_is_no_payment() {
     payment["accepted"]["amount"] = json!("010000");
     let refused = shop.ask_for("hello", &header(&PAYMENT_SIGNATURE, &payment), now()).await.unwrap_err();
     assert!(matches!(refused, Unsold::Malformed(_)), "{refused:?}");
+}
+
+#[tokio::test]
+async fn fault_2_6_a_payer_who_has_spent_his_money_meanwhile_is_not_settled_for_again() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let headers = signs_for(&payer, &authorization(&payer));
+    shop.chain.weather(Weather::Down);
+    assert_eq!(shop.buy(&headers).await.unwrap_err().status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(shop.payments.len(), 1, "it has its row");
+    shop.chain.give(ASSET, payer.address(), Usdc(0));
+    shop.chain.weather(Weather::Fair);
+    let refused = async || refused_for(Reason::Funds, shop.buy(&headers).await);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // What the token said a moment ago is remembered for a moment.
+    loop {
+        let asked = shop.chain.settlements();
+        refused().await;
+        if shop.chain.settlements() == asked {
+            break;
+        }
+        assert!(Instant::now() < deadline, "his empty purse is not seen");
+    }
+    let asked = shop.chain.settlements();
+    for _ in 0..10 {
+        refused().await;
+    }
+    assert_eq!(shop.chain.settlements(), asked, "whatever he sends, it costs no transfer");
+    shop.chain.give(ASSET, payer.address(), PRICE);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while shop.buy(&headers).await.is_err() {
+        assert!(Instant::now() < deadline, "his money is not seen");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn fault_2_6_nobody_pays_himself() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let mut quote = quote_at(URL);
+    quote.offers[0].pay_to = payer.address();
+    let signed = Authorization { to: payer.address(), ..authorization(&payer) };
+    let mut payment = v2(&signed, &sign_here(&payer, &signed));
+    payment["accepted"]["payTo"] = json!(payer.address());
+    let headers = header(&PAYMENT_SIGNATURE, &payment);
+    refused_for(Reason::SelfPayment, answer(shop.ask(&quote, "agent-1", "hello", &headers, now()).await).await);
+    assert_eq!((shop.payments.len(), shop.chain.settlements()), (0, 0));
+}
+
+#[tokio::test]
+async fn fault_2_6_who_makes_a_transfer_knows_for_which_client() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    shop.buy(&signs_for(&payer, &authorization(&payer))).await.unwrap();
+    assert!(shop.chain.served(CLIENT));
+}
+
+#[tokio::test]
+async fn fault_2_3_a_payment_that_was_checked_holds_no_place() {
+    let shop = Shop::with_places(1);
+    let payer = rich(&shop);
+    let slow = signs_for(&payer, &authorization(&payer));
+    let order = Order { quote: &shop.quote, resource: "agent-1", now: now(), client: CLIENT };
+    // His body comes slowly, or the agent is busy.
+    let checked = shop.seller.check(order, &slow).await.unwrap();
+    let other = Authorization { nonce: B256::repeat_byte(2), ..authorization(&payer) };
+    shop.buy(&signs_for(&payer, &other)).await.unwrap();
+    shop.seller.take(checked, bound(b"hello")).await.unwrap();
+}
+
+#[tokio::test]
+async fn fault_2_2_a_payment_that_ran_out_while_its_body_came_is_not_taken() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let headers = signs_for(&payer, &authorization(&payer));
+    let order = Order { quote: &shop.quote, resource: "agent-1", now: now(), client: CLIENT };
+    let checked = shop.seller.check(order, &headers).await.unwrap();
+    let late = Bound { now: now().plus(300_000), ..bound(b"hello") };
+    refused_for(Reason::ValidBefore, answer(shop.seller.take(checked, late).await).await);
+    assert_eq!((shop.payments.len(), shop.chain.settlements()), (0, 0));
+}
+
+#[tokio::test]
+async fn fault_2_3_where_nothing_was_sent_nothing_is_on_its_way() {
+    let shop = Shop::new();
+    let payer = rich(&shop);
+    let headers = signs_for(&payer, &authorization(&payer));
+    shop.chain.weather(Weather::Down);
+    for _ in 0..2 {
+        let unsold = shop.ask_for("hello", &headers, now()).await.unwrap_err();
+        let Unsold::Unavailable(TillError::Unavailable { retry_after_s, .. }) = unsold else { panic!("{unsold:?}") };
+        assert_eq!(retry_after_s, Some(FakeChain::DOWN_S), "as long as its quota is used up");
+    }
+}
+
+/// One that cannot tell what it has sent.
+struct Forgetful(Arc<FakeChain>);
+
+#[async_trait::async_trait]
+impl Settlement for Forgetful {
+    async fn settle(&self, payment: &Signed, client: Client) -> Result<Settled, SettleError> {
+        self.0.settle(payment, client).await
+    }
+
+    async fn sent(&self, _: &Signed) -> Sent {
+        Sent::Unknown
+    }
+}
+
+#[tokio::test]
+async fn fault_2_3_what_may_have_been_sent_before_may_be_on_its_way() {
+    let mut shop = Shop::new();
+    let settlement = Arc::new(Forgetful(shop.chain.clone()));
+    let till = Till::new(shop.payments.clone(), settlement, shop.chain.clone(), limits(8));
+    shop.seller = Seller::new(Arc::new(till), tokens(), TERMS);
+    let payer = rich(&shop);
+    let headers = signs_for(&payer, &authorization(&payer));
+    shop.chain.weather(Weather::Down);
+    let first = shop.ask_for("hello", &headers, now()).await.unwrap_err();
+    assert!(matches!(first, Unsold::Unavailable(TillError::Unavailable { .. })), "{first:?}");
+    let second = shop.ask_for("hello", &headers, now()).await.unwrap_err();
+    assert!(matches!(second, Unsold::Unsettled), "{second:?}");
 }

@@ -101,7 +101,8 @@ impl Shop {
         at: UnixMillis,
     ) -> Result<Ticket, Unsold> {
         let request = RequestHash::of("POST", &quote.resource.url, body.as_bytes());
-        self.seller.sell(Order { quote, request, resource, now: at, claim: claim(), client: CLIENT }, headers).await
+        let order = Order { quote, resource, now: at, client: CLIENT };
+        self.seller.sell(order, Bound { request, now: at, claim: claim() }, headers).await
     }
 
     /// Asks once, now, for the usual thing, and has the answer leave.

@@ -62,7 +62,7 @@ async fn it_is_asked_in_its_own_shape() {
     let payment = payment(&chain);
     let (base, seen) = facilitator(200, settled()).await;
     chain.execute(&payment.authorization).unwrap();
-    hosted(&base, &chain).settle(&payment).await.unwrap();
+    hosted(&base, &chain).settle(&payment, CLIENT).await.unwrap();
     let (headers, body) = seen.lock().unwrap().pop().unwrap();
     assert_eq!(headers["x402-version"], "1");
     assert_eq!((&body["x402Version"], &body["paymentRequirements"]["network"]), (&json!(1), &json!("cronos-testnet")));
@@ -81,14 +81,15 @@ async fn a_facilitator_that_lies_about_success_sells_nothing() {
     let payment = payment(&chain);
     let (base, _) = facilitator(200, settled()).await;
     let lying = Arc::new(hosted(&base, &chain));
-    assert!(matches!(lying.settle(&payment).await, Err(SettleError::Unknown(_))));
+    assert!(matches!(lying.settle(&payment, CLIENT).await, Err(SettleError::Unknown(_))));
     let till = Arc::new(Till::new(Arc::<fake::FakePayments>::default(), lying, chain.clone(), limits(8)));
     let seller = Seller::new(till, tokens(), TERMS);
     let quote = quote_at(URL);
     let request = RequestHash::of("GET", URL, b"");
-    let order = Order { quote: &quote, request, resource: "a", now: now(), claim: 1, client: CLIENT };
+    let order = Order { quote: &quote, resource: "a", now: now(), client: CLIENT };
+    let bound = Bound { request, now: now(), claim: 1 };
     let headers = signs_for(&payer(), &payment.authorization);
-    let refusal = answer(seller.sell(order, &headers).await).await.unwrap_err();
+    let refusal = answer(seller.sell(order, bound, &headers).await).await.unwrap_err();
     assert_eq!(refusal.status(), 503);
     assert_eq!(chain.holds(ASSET, PAYEE), Usdc(0));
 }
@@ -99,7 +100,7 @@ async fn a_facilitator_that_lies_about_failure_is_not_believed_either() {
     let payment = payment(&chain);
     chain.execute(&payment.authorization).unwrap();
     let (base, _) = facilitator(200, json!({ "event": "payment.failed", "error": "no" }).to_string()).await;
-    hosted(&base, &chain).settle(&payment).await.unwrap();
+    hosted(&base, &chain).settle(&payment, CLIENT).await.unwrap();
 }
 
 #[tokio::test]
@@ -110,16 +111,19 @@ async fn what_it_refuses_is_refused_and_what_it_stammers_is_unknown() {
         [(200, json!({ "event": "payment.failed", "error": "no funds" })), (400, json!({ "error": "x" }))]
     {
         let (base, _) = facilitator(status, answer.to_string()).await;
-        assert!(matches!(hosted(&base, &chain).settle(&payment).await, Err(SettleError::Refused(_))));
+        assert!(matches!(hosted(&base, &chain).settle(&payment, CLIENT).await, Err(SettleError::Refused(_))));
     }
     for answer in
         ["", "{}", "ok", "{\"event\":\"payment.settled\"}", "{\"event\":\"payment.settled\",\"txHash\":\"0x1\"}"]
     {
         let (base, _) = facilitator(200, answer.to_owned()).await;
-        assert!(matches!(hosted(&base, &chain).settle(&payment).await, Err(SettleError::Unknown(_))), "{answer}");
+        assert!(
+            matches!(hosted(&base, &chain).settle(&payment, CLIENT).await, Err(SettleError::Unknown(_))),
+            "{answer}"
+        );
     }
     let (base, _) = facilitator(200, "x".repeat(70_000)).await;
-    assert!(matches!(hosted(&base, &chain).settle(&payment).await, Err(SettleError::Unknown(_))));
+    assert!(matches!(hosted(&base, &chain).settle(&payment, CLIENT).await, Err(SettleError::Unknown(_))));
 }
 
 #[tokio::test]
@@ -127,8 +131,8 @@ async fn a_facilitator_that_is_not_there_or_busy_has_sent_nothing() {
     let chain = Arc::new(FakeChain::default());
     let payment = payment(&chain);
     let (base, _) = facilitator(429, String::new()).await;
-    assert!(matches!(hosted(&base, &chain).settle(&payment).await, Err(SettleError::Unavailable(_))));
+    assert!(matches!(hosted(&base, &chain).settle(&payment, CLIENT).await, Err(SettleError::Unavailable { .. })));
     let nobody = hosted("http://127.0.0.1:1/v2/x402", &chain);
-    assert!(matches!(nobody.settle(&payment).await, Err(SettleError::Unavailable(_))));
+    assert!(matches!(nobody.settle(&payment, CLIENT).await, Err(SettleError::Unavailable { .. })));
     assert!(Hosted::new("ftp://x", Duration::from_secs(1), 1, tokens(), chain).is_err());
 }

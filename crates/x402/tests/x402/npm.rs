@@ -73,8 +73,8 @@ async fn sell(State((front, base)): Shared, method: Method, uri: Uri, headers: H
     let resource = Resource { url: url.clone(), description: "an answer".into(), mime_type: "text/plain".into() };
     let quote = Quote { resource, offers: vec![front.offer.clone()] };
     let request = RequestHash::of(method.as_str(), &url, &body);
-    let order = Order { quote: &quote, request, resource: "agent-1", now: clock(), claim: claim(), client: CLIENT };
-    match front.seller.sell(order, &headers).await {
+    let order = Order { quote: &quote, resource: "agent-1", now: clock(), client: CLIENT };
+    match front.seller.sell(order, Bound { request, now: clock(), claim: claim() }, &headers).await {
         Err(unsold) => crate::common::told(unsold).map(Body::from),
         Ok(ticket) => {
             let mut response = Response::new(Body::from("the answer"));

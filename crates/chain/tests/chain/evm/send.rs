@@ -6,7 +6,7 @@ use std::time::Duration;
 use domain::evm::{Account, Call, EntryState, IntentKey, Outcome};
 use domain::{Address, Usdc};
 use palatine_chain::evm::fake::MemoryOutbox;
-use palatine_chain::evm::{At, Chain, EvmConfig, EvmError, MAX_PENDING, Outbox, SendError, Sender, calls};
+use palatine_chain::evm::{At, Chain, EvmConfig, EvmError, MAX_PENDING, Outbox, SendError, Sender, Weighed, calls};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::json;
@@ -53,6 +53,22 @@ async fn one_key_is_one_transaction_however_often_it_is_asked_for() {
     let other = sender.send(&key(0), &pays(&world, Address::repeat_byte(1))).await;
     assert_eq!(other, Err(SendError::KeyReused(key(0))));
     assert_eq!(sender.settled(&key(9)).await, Err(SendError::NoSuchKey(key(9))));
+}
+
+#[tokio::test]
+async fn what_is_weighed_is_not_sent_until_it_is_said_so() {
+    let world = World::start().await;
+    let sender = world.sender(&world.boss).await;
+    let (intent, call) = (key(0), pays(&world, PAYEE));
+    let weighed = sender.weigh(&intent, &call).await.unwrap();
+    assert!(matches!(weighed, Weighed::Fresh(cost) if cost.gas_limit() > 21_000), "{weighed:?}");
+    assert_eq!(sender.find(&intent).await.unwrap(), None);
+    let entry = sender.send_weighed(&intent, &call, weighed).await.unwrap();
+    assert!(is_good(&ends(&sender, &intent).await));
+    let again = sender.weigh(&intent, &call).await.unwrap();
+    assert!(matches!(&again, Weighed::Known(known) if known.nonce == entry.nonce), "{again:?}");
+    sender.send_weighed(&intent, &call, again).await.unwrap();
+    assert_eq!(paid(&world, PAYEE).await, 1);
 }
 
 #[tokio::test]
