@@ -13,6 +13,7 @@ use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
 use wire::node::{KeptDisk, Retention, RuntimeName};
 
+use crate::error::step;
 use crate::runtime::{About, Condition, Exit, Facts, Fate, Guest, Link, Remains, Room, Runtime, Seat, Spec, Stats};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError};
 
@@ -57,6 +58,8 @@ struct State {
     trouble: Option<Refusal>,
     /// How often a `create` was refused.
     refused: u32,
+    /// Calls that fail, each once.
+    failing: Vec<Operation>,
     kept: BTreeMap<String, KeptDisk>,
     room: Room,
 }
@@ -70,9 +73,17 @@ impl State {
             failures: Vec::new(),
             trouble: None,
             refused: 0,
+            failing: Vec::new(),
             kept: BTreeMap::new(),
             room: Room { size: 1 << 40, free: 1 << 40, guests: 0 },
         }
+    }
+
+    fn attempt(&mut self, operation: Operation, id: AgentId) -> Result<(), RuntimeError> {
+        let Some(at) = self.failing.iter().position(|failing| *failing == operation) else { return Ok(()) };
+        self.failing.remove(at);
+        let source = Failure::Missing("the machine lacks something".to_owned());
+        Err(RuntimeError::Failed { operation, id, step: step::VMM, source })
     }
 
     fn set_aside(&mut self, id: AgentId, retention: &Retention) {
@@ -117,6 +128,18 @@ impl Machine {
     /// Makes every `create` refuse, until it is called with `None`.
     pub fn fail(&self, refusal: Option<Refusal>) {
         self.state().trouble = refusal;
+    }
+
+    /// Makes one more call of this kind fail, of `create`, `adopt` and `stop`, as where
+    /// the VMM is lacking.
+    pub fn fail_call(&self, operation: Operation) {
+        self.state().failing.push(operation);
+    }
+
+    /// How many of those are still to come.
+    #[must_use]
+    pub fn failing(&self) -> usize {
+        self.state().failing.len()
     }
 
     /// How often a `create` was refused because of [`Machine::fail`].
@@ -199,6 +222,7 @@ impl Runtime for Fake {
 
     async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError> {
         let (id, mut state) = (spec.seat.id, self.0.state());
+        state.attempt(Operation::Create, id)?;
         if let Some(trouble) = state.trouble.clone() {
             state.refused += 1;
             return Err(refused(Operation::Create, id, trouble));
@@ -222,6 +246,7 @@ impl Runtime for Fake {
 
     async fn adopt(&self, spec: &Spec, facts: &Facts) -> Result<Option<Guest>, RuntimeError> {
         let mut state = self.0.state();
+        state.attempt(Operation::Adopt, spec.seat.id)?;
         let Some(guest) = state.running.get_mut(&spec.seat.id).filter(|guest| guest.facts == *facts) else {
             return Ok(None);
         };
@@ -273,6 +298,7 @@ impl Runtime for Fake {
 
     async fn stop(&self, seat: Seat, fate: Fate) -> Result<(), RuntimeError> {
         let mut state = self.0.state();
+        state.attempt(Operation::Stop, seat.id)?;
         if let Some(guest) = state.running.remove(&seat.id) {
             guest.ended.send_replace(Some("it was stopped".to_owned()));
         }
