@@ -1,16 +1,16 @@
 //! Disks that outlived their sandbox, and the end of their retention.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use domain::{AgentId, UnixMillis};
 use durable::Reserve;
 use sandbox::{DriverError, Runtime, is_full};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use crate::policy::{is_over, kept_until};
+use crate::policy::{Ages, kept_until};
 use crate::task::Shared;
 
 /// Room for the node's own books: tens of thousands of marks, or a thousand records.
@@ -50,11 +50,13 @@ pub(crate) async fn erase(runtime: &dyn Runtime, id: AgentId) -> Result<(), Driv
     Ok(())
 }
 
-/// Erases what was kept for as long as was announced.
-pub(crate) async fn expire(shared: &Shared) -> Result<(), DriverError> {
+/// Erases what was kept for as long as was announced. So much time has gone by since
+/// this was called last.
+pub(crate) async fn expire(shared: &Shared, ages: &mut Ages, elapsed: Duration) -> Result<(), DriverError> {
     let (now, retention_ms) = (shared.clock.now(), shared.config.retention_ms());
     let kept = shared.runtime.kept().await?;
-    for disk in kept.iter().filter(|disk| is_over(disk, retention_ms, now)) {
+    ages.look(&kept, u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
+    for disk in kept.iter().filter(|disk| ages.is_over(disk, retention_ms, now)) {
         shared.runtime.erase(&disk.name).await?;
         metrics::counter!("hypercore_kept_disks_expired_total").increment(1);
         tracing::warn!(id = %disk.id, name = disk.name, "disks that were set aside are erased: their retention is over");
@@ -64,14 +66,42 @@ pub(crate) async fn expire(shared: &Shared) -> Result<(), DriverError> {
 
 /// Does so for ever, and keeps room for the node's own books.
 pub(crate) async fn run(shared: &Shared, reserve: Reserve) {
+    let path = shared.config.state.join("kept.ages");
+    let (mut ages, mut looked) = (read_ages(&path), Instant::now());
     loop {
         let reserve = reserve.clone();
         if let Ok(Err(error)) = spawn_blocking(move || reserve.refill()).await {
             tracing::warn!(%error, "room for the node's own books cannot be kept");
         }
-        if let Err(error) = expire(shared).await {
+        let elapsed = looked.elapsed();
+        looked += elapsed;
+        if let Err(error) = expire(shared, &mut ages, elapsed).await {
             tracing::error!(error = &error as &dyn std::error::Error, "disks whose retention is over cannot be erased");
+        }
+        if let Err(error) = write_ages(path.clone(), ages.clone()).await {
+            tracing::warn!(%error, "it cannot be written down for how long disks were kept");
         }
         sleep(PERIOD).await;
     }
+}
+
+/// What cannot be read begins anew: then disks are kept for longer.
+pub(crate) fn read_ages(path: &Path) -> Ages {
+    let read = std::fs::read(path).and_then(|text| Ok(serde_json::from_slice(&text)?));
+    read.unwrap_or_else(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::error!(%error, path = %path.display(), "for how long disks were kept cannot be read; it is counted from now on");
+        }
+        Ages::default()
+    })
+}
+
+pub(crate) async fn write_ages(path: PathBuf, ages: Ages) -> io::Result<()> {
+    let write = move || {
+        if ages.is_empty() && !path.exists() {
+            return Ok(());
+        }
+        durable::replace("ages", &path, &serde_json::to_vec(&ages)?)
+    };
+    spawn_blocking(write).await.map_err(io::Error::other)?
 }

@@ -13,6 +13,7 @@
 //! | `quarantine`, `keeping` | what cannot be read; disks that outlived their sandbox |
 //! | `logs` | what agents and consoles have said, bounded |
 //! | `streams` | how many streams into an agent may be open |
+//! | `words` | errors in words |
 //!
 //! What must hold, whenever the daemon is killed:
 //! - A sandbox exists from its record's first write to its folder's end. What runs
@@ -21,7 +22,8 @@
 //!   sandbox is left as it is.
 //! - What the node lacks is waited for. An agent's disks are erased by its owner's word
 //!   and at the end of their retention, and by nothing else.
-//! - Nothing is told that is not in the ledger and the journal.
+//! - No sandbox is told that is not in the ledger, and no readiness that is not in the
+//!   journal.
 //! - A guest is billed from a mark to a mark; one that died unseen, to the last
 //!   heartbeat before: at most a second less than it lived, never more.
 
@@ -46,6 +48,7 @@ mod streams;
 mod task;
 #[cfg(test)]
 mod tests;
+mod words;
 
 pub use api::openapi;
 pub use clock::Clock;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::{AgentId, MarkKind, NoRoom, Tiers, UnixMillis};
 use sandbox::{DriverError, Fate, Remains, Room, Seat};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -16,13 +16,15 @@ use wire::node::{Data, Disks, Gone, KeptCause, NodeDisk, NodeInfo, Phase, Sandbo
 use wire::pod::Run;
 use wire::{Environment, EnvironmentError};
 
+use crate::journal::JournalError;
 use crate::keeping;
 use crate::ledger::{Ledger, LedgerError, Record, Secrets};
 use crate::policy::{Desired, DiskRoom, Load, Offer, offer};
 use crate::quarantine::Held;
 use crate::registry::Entry;
 use crate::streams::Streams;
-use crate::task::{EndError, Handle, Order, Origin, Shared, Task, words};
+use crate::task::{BOOKS, EndError, Handle, Order, Origin, Shared, Task};
+use crate::words::words;
 
 /// Orders that may wait for a task.
 const ORDERS: usize = 16;
@@ -84,11 +86,14 @@ pub(crate) struct Node {
     tasks: TaskTracker,
     /// Lets tasks go, and the guests be.
     leave: CancellationToken,
+    /// One quarantined sandbox is given up at a time: nothing else keeps two calls for
+    /// it apart.
+    giving_up: Mutex<()>,
 }
 
 impl Node {
     pub(crate) fn new(shared: Arc<Shared>, ledger: Ledger) -> Self {
-        Self { shared, ledger, tasks: TaskTracker::new(), leave: CancellationToken::new() }
+        Self { shared, ledger, tasks: TaskTracker::new(), leave: CancellationToken::new(), giving_up: Mutex::new(()) }
     }
 
     /// Takes up what the daemon before has left.
@@ -115,9 +120,7 @@ impl Node {
             tracing::warn!(swept, "sandboxes that are not in the ledger were ended; their disks are set aside");
         }
         for id in cut_off {
-            self.shared.journal.mark(id, MarkKind::Gone, at).await?;
-            let shelf = self.ledger.shelf(id);
-            spawn_blocking(move || shelf.remove()).await??;
+            self.clear(id, at).await?;
         }
         for record in found.records {
             let (handle, task) = self.prepare(record);
@@ -127,12 +130,32 @@ impl Node {
         Ok(())
     }
 
+    /// Removes the folder of a creation or a deletion that was cut off, unless the disk
+    /// does not take its end: then the next daemon does.
+    async fn clear(&self, id: AgentId, at: UnixMillis) -> anyhow::Result<()> {
+        if self.mark(id, MarkKind::Gone, at).await? {
+            let shelf = self.ledger.shelf(id);
+            spawn_blocking(move || shelf.remove()).await??;
+        }
+        Ok(())
+    }
+
+    /// Has a mark written. Waits only so long for that, since a node whose disk takes
+    /// nothing must serve whoever makes room: then it is written later.
+    async fn mark(&self, id: AgentId, kind: MarkKind, at: UnixMillis) -> Result<bool, JournalError> {
+        let marked = timeout(BOOKS, self.shared.journal.mark(id, kind, at)).await;
+        if marked.is_err() {
+            tracing::error!(%id, ?kind, "the metering journal is not written: its disk takes nothing");
+        }
+        marked.map_or(Ok(false), |marked| marked.map(|()| true))
+    }
+
     /// Leaves a sandbox alone of which something cannot be read. Nobody is let in to
     /// it, so nobody is billed for it.
     async fn quarantine(&self, id: AgentId, cause: String, remains: Remains, at: UnixMillis) -> anyhow::Result<()> {
         tracing::error!(%id, runs = remains.runs, cause, "a sandbox is quarantined");
         if self.shared.journal.standing(id) == Some(MarkKind::Ready) {
-            self.shared.journal.mark(id, MarkKind::Unready, at).await?;
+            self.mark(id, MarkKind::Unready, at).await?;
         }
         let memory = self.shared.runtime.stats(id).await.map_or(0, |stats| stats.memory_bytes);
         self.shared.registry.quarantine.hold(id, Held { remains, memory_mib: memory / MIB, cause });
@@ -229,10 +252,8 @@ impl Node {
     /// is gone already.
     pub(crate) async fn delete(&self, id: AgentId, grace: Duration, data: Data) -> Result<Gone, EndError> {
         match (self.shared.registry.get(id), self.shared.registry.quarantine.get(id)) {
-            (Some(handle), _) => handle.delete(grace, data).await?,
-            (None, Some(held)) => {
-                self.give_up(id, &held, data).await.map_err(|error| EndError(format!("{error:#}")))?
-            }
+            (Some(handle), _) => handle.delete(&self.shared.registry, grace, data).await?,
+            (None, Some(_)) => self.give_up(id, data).await.map_err(|error| EndError(format!("{error:#}")))?,
             (None, None) => {}
         }
         let runtime = &*self.shared.runtime;
@@ -244,7 +265,9 @@ impl Node {
     }
 
     /// Ends a sandbox that cannot be read: somebody has given it up.
-    async fn give_up(&self, id: AgentId, held: &Held, data: Data) -> anyhow::Result<()> {
+    async fn give_up(&self, id: AgentId, data: Data) -> anyhow::Result<()> {
+        let _alone = self.giving_up.lock().await;
+        let Some(held) = self.shared.registry.quarantine.get(id) else { return Ok(()) };
         let fate = match data {
             Data::Keep => Fate::SetAside(self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted)),
             Data::Erase => Fate::Wipe,
@@ -252,7 +275,10 @@ impl Node {
         // Without a number of its own its link goes with its namespace.
         let slot = held.remains.slot.unwrap_or(u16::MAX);
         self.shared.runtime.stop(Seat { id, slot }, fate).await?;
-        self.shared.journal.mark(id, MarkKind::Gone, self.shared.clock.now()).await?;
+        anyhow::ensure!(
+            self.mark(id, MarkKind::Gone, self.shared.clock.now()).await?,
+            "its end is not in the node's books yet: the disk takes nothing"
+        );
         let shelf = self.ledger.shelf(id);
         spawn_blocking(move || shelf.remove()).await??;
         self.shared.registry.quarantine.release(id);
@@ -333,7 +359,7 @@ impl Node {
 
     fn prepare(&self, record: Record) -> (Arc<Handle>, Task) {
         let (orders, inbox) = mpsc::channel(ORDERS);
-        let (view, shown) = watch::channel(Task::show(&self.shared, &record, Phase::Booting));
+        let (view, shown) = watch::channel(Task::show(&self.shared, &record, record.phase()));
         let shelf = self.ledger.shelf(record.id);
         let handle = Arc::new(Handle {
             seat: record.seat(),

@@ -60,6 +60,7 @@ impl Book {
         let news = match (self.standing(agent), kind) {
             (None, MarkKind::Booting) => true,
             (None, MarkKind::Ready | MarkKind::Unready | MarkKind::Gone) => false,
+            (Some(before), MarkKind::Unready) => before == MarkKind::Ready,
             (Some(before), now) => before != now,
         };
         news.then_some(AgentMark { agent, mark: Mark { seq: self.last() + 1, at, kind } })

@@ -40,8 +40,16 @@ pub(crate) enum JournalError {
 }
 
 enum Command {
-    Mark { agent: AgentId, kind: MarkKind, at: UnixMillis, done: oneshot::Sender<()> },
+    Mark {
+        agent: AgentId,
+        kind: MarkKind,
+        at: UnixMillis,
+        done: oneshot::Sender<()>,
+    },
     Fetched(u64),
+    /// Nothing is written until the sender is dropped.
+    #[cfg(test)]
+    Hold(std::sync::mpsc::Receiver<()>),
 }
 
 /// A handle on the journal.
@@ -57,7 +65,11 @@ pub(crate) struct Journal {
 impl Journal {
     /// Opens it. With `most` marks that nobody has fetched it is full.
     pub(crate) fn open(path: &Path, most: usize, reserve: Reserve) -> Result<Self, JournalError> {
-        let (file, book) = JournalFile::open(path).map_err(JournalError::Open)?;
+        let opened = match JournalFile::open(path) {
+            Err(error) if make_room(&reserve, &error) => JournalFile::open(path),
+            other => other,
+        };
+        let (file, book) = opened.map_err(JournalError::Open)?;
         let (tell, last) = watch::channel(book.last());
         let (commands, inbox) = mpsc::channel(QUEUE);
         let book = Arc::new(Mutex::new(book));
@@ -68,7 +80,8 @@ impl Journal {
     }
 
     /// Records what was seen; returns when it is on the disk. While the disk refuses,
-    /// this waits: nobody is told what is not recorded.
+    /// this waits: nobody is told what is not recorded. Whoever gives up the wait has it
+    /// recorded later, but for a readiness: that was never shown.
     pub(crate) async fn mark(&self, agent: AgentId, kind: MarkKind, at: UnixMillis) -> Result<(), JournalError> {
         let (done, written) = oneshot::channel();
         let command = Command::Mark { agent, kind, at, done };
@@ -92,6 +105,14 @@ impl Journal {
     /// How an agent stands.
     pub(crate) fn standing(&self, agent: AgentId) -> Option<MarkKind> {
         self.book().standing(agent)
+    }
+
+    /// As a disk that takes nothing, until what this gives is dropped.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> std::sync::mpsc::Sender<()> {
+        let (release, held) = std::sync::mpsc::channel();
+        assert!(self.commands.try_send(Command::Hold(held)).is_ok(), "its queue has room");
+        release
     }
 
     /// Marks that nobody has fetched.
@@ -132,6 +153,7 @@ impl Writer {
         let (mut marks, mut waiting) = (Vec::new(), Vec::new());
         for command in batch {
             match command {
+                Command::Mark { kind: MarkKind::Ready, done, .. } if done.is_closed() => {}
                 Command::Mark { agent, kind, at, done } => {
                     if let Some(mark) = next.next(agent, kind, at).filter(|mark| next.take(*mark)) {
                         marks.push(mark);
@@ -139,6 +161,8 @@ impl Writer {
                     waiting.push(done);
                 }
                 Command::Fetched(up_to) => self.fetched(&mut next, up_to),
+                #[cfg(test)]
+                Command::Hold(held) => drop(held.recv()),
             }
         }
         self.write(&marks);

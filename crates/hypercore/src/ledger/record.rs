@@ -3,7 +3,7 @@
 use domain::{AgentId, FailReason, UnixMillis};
 use sandbox::{Facts, Seat};
 use serde::{Deserialize, Serialize};
-use wire::node::Data;
+use wire::node::{Data, Phase};
 use wire::pod::Run;
 
 use crate::policy::Desired;
@@ -101,11 +101,22 @@ impl Record {
             return Err(format!("is of another sandbox ({})", record.id));
         }
         record.version = VERSION;
+        // Earlier programs took what the node lacks for a failure of the agent.
+        record.failed = record.failed.filter(|reason| *reason != FailReason::NodeRefused);
         Ok(record)
     }
 
     pub(crate) const fn seat(&self) -> Seat {
         Seat { id: self.id, slot: self.slot }
+    }
+
+    /// What it is shown as before anybody has looked at its guest.
+    pub(crate) const fn phase(&self) -> Phase {
+        match (self.wanted, self.failed) {
+            (Wanted::Gone | Wanted::GoneKept, _) => Phase::Stopping,
+            (Wanted::Run, Some(reason)) => Phase::Failed { reason },
+            (Wanted::Run, None) => Phase::Booting,
+        }
     }
 
     pub(crate) const fn restarts(&self) -> u32 {

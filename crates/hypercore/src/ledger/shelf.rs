@@ -12,6 +12,7 @@ use sandbox::is_full;
 use super::record::{Record, Wanted};
 use super::{Secrets, Vault};
 use crate::keeping::make_room;
+use crate::words::words;
 
 /// What went wrong with the ledger.
 #[derive(Debug, thiserror::Error)]
@@ -194,10 +195,6 @@ fn has_secrets(root: &Path) -> io::Result<bool> {
         }
     }
     Ok(false)
-}
-
-fn words(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 fn failed(operation: &'static str, path: &Path, source: io::Error) -> LedgerError {

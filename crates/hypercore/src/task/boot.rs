@@ -14,7 +14,7 @@ use wire::pod::{Identity, PodPhase};
 
 use super::handle::Order;
 use super::live::Live;
-use super::machine::{Broken, Death, Shared, Stage, Task, Want, words};
+use super::machine::{BOOKS, Broken, Death, Shared, Stage, Task};
 use crate::guest::{Delivered, Pod, PodError};
 use crate::ledger::{Record, Secrets, random};
 use crate::policy::Readiness;
@@ -38,12 +38,9 @@ impl Task {
         }
         metrics::counter!("hypercore_guest_starts_total").increment(1);
         let since = Instant::now();
-        let (marked, created) = tokio::join!(self.mark(MarkKind::Booting), self.create());
+        let now = self.shared.clock.now();
+        let (marked, created) = tokio::join!(timeout(BOOKS, self.journal(MarkKind::Booting, now)), self.create());
         self.fresh = false;
-        marked?;
-        if self.waiting.is_none() {
-            self.publish(Phase::Booting);
-        }
         match created {
             Ok(guest) => {
                 metrics::histogram!("hypercore_guest_create_seconds").record(since.elapsed().as_secs_f64());
@@ -51,13 +48,21 @@ impl Task {
                 (self.record.ran, self.waiting) = (true, None);
                 let live = self.live(guest)?;
                 self.save().await?;
+                // It is in the record now, and is found again whatever the journal says.
+                let heard = match marked {
+                    Ok(marked) => marked.map(|()| None)?,
+                    Err(_) => self.mark(MarkKind::Booting, now).await?,
+                };
+                if let Some(order) = heard {
+                    return Ok(Stage::End(Some(live), order));
+                }
                 self.publish(Phase::Booting);
                 Ok(Stage::Boot(live))
             }
             // The same start is tried again: the agent has not died of it.
             Err(error) => {
                 self.counted = true;
-                Ok(Stage::Wait(Want { lacks: error.lack(), cause: words(&error) }))
+                Ok(Stage::Wait(error.into()))
             }
         }
     }
@@ -88,7 +93,8 @@ impl Task {
     /// Waits until a guest that runs is ready.
     pub(super) async fn boot(&mut self, mut live: Live) -> Result<Stage, Broken> {
         let (pod, secrets) = (self.pod()?, self.secrets().await?);
-        let (deadline, since) = (Duration::from_millis(self.shared.config.boot_deadline_ms), Instant::now());
+        let most = Duration::from_millis(self.shared.config.boot_deadline_ms);
+        let (deadline, since) = (self.readiness.left(self.shared.clock.now(), most), Instant::now());
         let told = {
             let Self { shared, record, trace, orders, .. } = self;
             tokio::select! {
@@ -100,7 +106,7 @@ impl Task {
         };
         drop(secrets);
         if let Err(death) = told {
-            return self.lost(live, death).await;
+            return self.lost(live, death, self.shared.clock.now()).await;
         }
         self.attach(&mut live)?;
         let left = deadline.saturating_sub(since.elapsed());
@@ -110,32 +116,20 @@ impl Task {
             words = live.end() => Err(Death::Guest(words)),
             ready = timeout(left, until_ready(&pod)) => ready.unwrap_or(Err(Death::Boot(deadline))),
         };
-        match ready {
-            Ok(()) => match self.readiness.held_ms(self.shared.clock.now()) {
-                None => self.ready(live).await,
-                Some(wait_ms) => self.hold(live, Duration::from_millis(wait_ms)).await,
-            },
-            Err(death) => self.lost(live, death).await,
-        }
-    }
-
-    /// It was ready, and not, too often: it is not shown as ready, nor billed, until it
-    /// may be, and then only if it still is.
-    async fn hold(&mut self, mut live: Live, wait: Duration) -> Result<Stage, Broken> {
-        tracing::warn!(?wait, "a guest becomes ready and unready too often and is not believed for a while");
-        metrics::counter!("hypercore_readiness_held_total").increment(1);
-        tokio::select! {
-            biased;
-            order = self.orders.recv() => Ok(Stage::End(Some(live), order.unwrap_or(Order::Halt))),
-            words = live.end() => self.died(&Death::Guest(words), self.shared.clock.now()).await,
-            () = sleep(wait) => Ok(Stage::Boot(live)),
-        }
-    }
-
-    async fn ready(&mut self, live: Live) -> Result<Stage, Broken> {
         let now = self.shared.clock.now();
-        self.readiness.note(now);
-        self.shared.journal.mark(self.record.id, MarkKind::Ready, now).await?;
+        match ready {
+            Ok(()) if self.readiness.is_spent(now) => self.lost(live, Death::Flaps, now).await,
+            Ok(()) => self.ready(live, since.elapsed()).await,
+            Err(death) => self.lost(live, death, now).await,
+        }
+    }
+
+    async fn ready(&mut self, live: Live, took: Duration) -> Result<Stage, Broken> {
+        let now = self.shared.clock.now();
+        self.readiness.note(now, took);
+        if let Some(order) = self.mark_ready().await? {
+            return Ok(Stage::End(Some(live), order));
+        }
         if self.record.ready_after_ms.is_none() {
             let took = now.since(self.record.created_at);
             metrics::histogram!("hypercore_ready_seconds").record(Duration::from_millis(took).as_secs_f64());
@@ -146,6 +140,24 @@ impl Task {
         tracing::info!(boot = self.record.starts, "ready");
         self.publish(Phase::Ready);
         Ok(Stage::Watch(live))
+    }
+
+    /// Begins the billing. While the disk took nothing nobody was let in, and nobody
+    /// pays for that.
+    async fn mark_ready(&mut self) -> Result<Option<Order>, Broken> {
+        loop {
+            let at = self.shared.clock.now();
+            let asked = Instant::now();
+            if let Some(order) = self.mark(MarkKind::Ready, at).await? {
+                return Ok(Some(order));
+            }
+            if asked.elapsed() <= BOOKS {
+                return Ok(None);
+            }
+            if let Some(order) = self.mark(MarkKind::Unready, at).await? {
+                return Ok(Some(order));
+            }
+        }
     }
 }
 

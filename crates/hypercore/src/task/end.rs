@@ -26,6 +26,8 @@ enum Remains {
     Books(#[from] Broken),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    #[error("its end is not in the node's books yet: the disk takes nothing")]
+    Late,
 }
 
 impl Task {
@@ -49,13 +51,12 @@ impl Task {
     ) -> Option<Stage> {
         self.publish(Phase::Stopping);
         let mut waiting = vec![done];
-        let mut ended = self.ask(live, grace, data).await;
-        loop {
-            let removed = match ended {
-                Ok(()) => self.remove().await,
-                Err(remains) => Err(remains),
-            };
-            let Err(remains) = removed else { break };
+        self.want_gone(data);
+        let mut written = self.write_end().await;
+        if let Some(live) = live {
+            self.power_off(live, grace).await;
+        }
+        while let Err(remains) = self.remove(written).await {
             tracing::error!(error = &remains as &dyn std::error::Error, "a sandbox cannot be removed");
             let said = EndError(remains.to_string());
             for done in waiting.drain(..) {
@@ -67,42 +68,25 @@ impl Task {
                         self.want_gone(data);
                         waiting.push(done);
                     }
-                    // The next daemon finishes it: it is in the ledger.
+                    // The next daemon finishes it, if it could be written down.
                     Some(Order::Halt) | None => return None,
                 },
                 () = sleep(RETRY) => {}
             }
-            ended = self.write_end().await;
+            written = self.write_end().await;
         }
+        self.shared.registry.forget(self.record.id);
         self.orders.close();
         while let Ok(order) = self.orders.try_recv() {
             if let Order::Delete { done, .. } = order {
                 waiting.push(done);
             }
         }
-        self.shared.registry.forget(self.record.id);
         for done in waiting {
             // Whoever asked may have gone.
             let _ = done.send(Ok(()));
         }
         None
-    }
-
-    /// Writes the end down first, then asks the guest politely. On a disk that takes
-    /// nothing it goes on all the same: stopping always works, and makes room.
-    async fn ask(&mut self, live: Option<Live>, grace: Duration, data: Data) -> Result<(), Remains> {
-        self.want_gone(data);
-        match timeout(BOOKS, self.write_end()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(remains)) => {
-                tracing::warn!(error = &remains as &dyn std::error::Error, "an end cannot be written down yet");
-            }
-            Err(_) => tracing::warn!("an end cannot be written down yet: the disk takes nothing"),
-        }
-        if let Some(live) = live {
-            self.power_off(live, grace).await;
-        }
-        Ok(())
     }
 
     /// An owner's word is not taken back by who only wants the guest gone.
@@ -113,16 +97,26 @@ impl Task {
         };
     }
 
-    async fn write_end(&mut self) -> Result<(), Remains> {
-        self.save().await?;
-        self.unready(self.shared.clock.now()).await.map_err(Broken::from)?;
-        Ok(())
+    /// Writes the end down before anything is done about it. Whether that worked: on a
+    /// disk that takes nothing it goes on all the same, for stopping always works, and
+    /// makes room.
+    async fn write_end(&self) -> bool {
+        let written = async {
+            self.save().await?;
+            self.journal(MarkKind::Unready, self.shared.clock.now()).await.map_err(Broken::from)?;
+            Ok::<_, Remains>(())
+        };
+        let written = timeout(BOOKS, written).await.unwrap_or(Err(Remains::Late));
+        if let Err(remains) = &written {
+            tracing::warn!(error = remains as &dyn std::error::Error, "an end cannot be written down yet");
+        }
+        written.is_ok()
     }
 
     /// What becomes of its disks. Those of a guest that never ran hold nothing.
     fn fate(&self) -> Fate {
         match self.record.wanted {
-            Wanted::GoneKept if self.record.ran => {
+            Wanted::GoneKept if self.record.ran || self.found => {
                 Fate::SetAside(self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted))
             }
             Wanted::Gone | Wanted::GoneKept => Fate::Wipe,
@@ -147,25 +141,38 @@ impl Task {
         }
     }
 
-    async fn remove(&mut self) -> Result<(), Remains> {
+    /// Removes all of it, its record last.
+    async fn remove(&mut self, written: bool) -> Result<(), Remains> {
         self.shared.runtime.stop(self.record.seat(), self.fate()).await?;
+        // Else the next daemon would start it again, on disks that are gone. If there
+        // still is no room for that, there is none for a start either.
+        if !written && let Err(broken) = self.save().await {
+            tracing::warn!(error = &broken as &dyn std::error::Error, "an end cannot be written down at all");
+        }
         if let Some(logs) = self.handle.logs.get() {
             logs.agent.close();
             logs.console.close();
         }
-        self.unready(self.shared.clock.now()).await.map_err(Broken::from)?;
-        self.mark(MarkKind::Gone).await.map_err(Broken::from)?;
+        timeout(BOOKS, self.mark_end()).await.unwrap_or(Err(Remains::Late))?;
         let shelf = self.shelf.clone();
         spawn_blocking(move || shelf.remove()).await.map_err(Broken::Blocking)?.map_err(Broken::from)?;
         tracing::info!("gone");
         Ok(())
     }
 
+    async fn mark_end(&self) -> Result<(), Remains> {
+        let now = self.shared.clock.now();
+        self.journal(MarkKind::Unready, now).await.map_err(Broken::from)?;
+        self.journal(MarkKind::Gone, now).await.map_err(Broken::from)?;
+        Ok(())
+    }
+
     /// The daemon ends and wants its guests ended: they are started again by the next.
     async fn halt(&mut self, live: Option<Live>) {
+        // What the disk does not take in time is taken for the last heartbeat.
+        let _ = timeout(BOOKS, self.journal(MarkKind::Unready, self.shared.clock.now())).await;
         let halted = async {
             if let Some(live) = live {
-                self.unready(self.shared.clock.now()).await.map_err(Broken::from)?;
                 self.power_off(live, HALT_GRACE).await;
             }
             self.shared.runtime.stop(self.record.seat(), Fate::Keep).await?;

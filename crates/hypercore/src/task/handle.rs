@@ -13,6 +13,7 @@ use crate::guest::Pod;
 use crate::ledger::{LedgerError, Shelf};
 use crate::logs::RotatedLog;
 use crate::policy::Desired;
+use crate::registry::Registry;
 use crate::streams::Streams;
 
 /// What a task is told.
@@ -28,6 +29,12 @@ pub(crate) enum Order {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("take the sandbox down: {0}")]
 pub(crate) struct EndError(pub(crate) String);
+
+impl EndError {
+    fn closing() -> Self {
+        Self("the daemon is ending; the next one can be asked".to_owned())
+    }
+}
 
 /// How a task begins.
 pub(crate) enum Origin {
@@ -85,12 +92,13 @@ impl Handle {
     }
 
     /// Takes the sandbox down and returns when nothing of it is left.
-    pub(crate) async fn delete(&self, grace: Duration, data: Data) -> Result<(), EndError> {
+    pub(crate) async fn delete(&self, registry: &Registry, grace: Duration, data: Data) -> Result<(), EndError> {
         let (done, ended) = oneshot::channel();
         if self.orders.send(Order::Delete { grace, data, done }).await.is_err() {
-            // The task ends only after the sandbox.
-            return Ok(());
+            // A task ends after its sandbox, which is forgotten then, or with the daemon,
+            // and then the guest may run on.
+            return registry.get(self.id()).map_or(Ok(()), |_| Err(EndError::closing()));
         }
-        ended.await.unwrap_or(Ok(()))
+        ended.await.unwrap_or_else(|_| Err(EndError::closing()))
     }
 }

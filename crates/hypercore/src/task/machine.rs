@@ -1,11 +1,12 @@
 //! The task's stages, and what it holds.
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{AgentId, FailReason, Lack, MarkKind, UnixMillis};
-use sandbox::{About, Facts, Fate, Guest, Runtime, Spec, is_full};
+use sandbox::{About, Facts, Fate, Guest, Runtime, RuntimeError, Spec, is_full};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -19,6 +20,7 @@ use crate::ledger::{LedgerError, Record, Secrets, Shelf, Wanted};
 use crate::logs::{AgentLog, RotatedLog};
 use crate::policy::{Next, Readiness};
 use crate::registry::Registry;
+use crate::words::words;
 use crate::{Clock, Config, Images};
 
 /// What all sandboxes of a node have in common.
@@ -50,7 +52,7 @@ pub(super) enum Stage {
     /// It runs, and its VMM has stopped it for want of something.
     Held(Live, Lack),
     /// It was given up.
-    Failed,
+    Failed(FailReason),
     /// It ends.
     End(Option<Live>, Order),
 }
@@ -59,6 +61,12 @@ pub(super) enum Stage {
 pub(super) struct Want {
     pub(super) lacks: Lack,
     pub(super) cause: String,
+}
+
+impl From<RuntimeError> for Want {
+    fn from(error: RuntimeError) -> Self {
+        Self { lacks: error.lack(), cause: words(&error) }
+    }
 }
 
 /// A wait for what the node lacks.
@@ -81,13 +89,16 @@ pub(super) enum Death {
     /// `pod` said so, or said nothing.
     #[error("{0}")]
     Pod(String),
+    /// It was ready, and then not, too often.
+    #[error("it became ready and unready more than {most} times in a while", most = Readiness::MOST)]
+    Flaps,
 }
 
 impl Death {
     const fn reason(&self) -> FailReason {
         match self {
             Self::Boot(_) => FailReason::BootTimeout,
-            Self::Guest(_) | Self::Pod(_) => FailReason::CrashLoop,
+            Self::Guest(_) | Self::Pod(_) | Self::Flaps => FailReason::CrashLoop,
         }
     }
 
@@ -96,6 +107,7 @@ impl Death {
             Self::Boot(_) => "boot_timeout",
             Self::Guest(_) => "guest",
             Self::Pod(_) => "pod",
+            Self::Flaps => "flaps",
         }
     }
 }
@@ -142,12 +154,17 @@ pub(crate) struct Task {
     pub(super) readiness: Readiness,
     /// Nothing was ever made of it.
     pub(super) fresh: bool,
+    /// A daemon before has worked on it, and nobody knows how far that came.
+    pub(super) found: bool,
     pub(super) waiting: Option<Waiting>,
 }
 
-/// How long a task waits for the journal where it must go on without: what is to be
-/// marked is written as soon as the disk takes it, with the time at which it was seen.
-pub(super) const BOOKS: Duration = Duration::from_secs(2);
+/// How long the journal is waited for where something must go on without it, or before
+/// it is said that the node lacks it. What is to be marked is written as soon as the
+/// disk takes it, with the time at which it was seen.
+pub(crate) const BOOKS: Duration = Duration::from_secs(2);
+/// Pause before a failure is tried to be written down again.
+const AGAIN: Duration = Duration::from_secs(3);
 /// Longest text of a cause that is shown.
 const CAUSE: usize = 400;
 
@@ -173,6 +190,7 @@ impl Task {
             counted: false,
             readiness: Readiness::default(),
             fresh: false,
+            found: false,
             waiting: None,
         }
     }
@@ -229,7 +247,7 @@ impl Task {
             Stage::Pause(until) => Ok(self.pause(until, Stage::Start).await),
             Stage::Wait(want) => self.wait(want).await,
             Stage::Held(live, lack) => self.held(live, lack).await,
-            Stage::Failed => Ok(Stage::End(None, self.order().await)),
+            Stage::Failed(reason) => self.given_up(reason).await,
             Stage::End(live, order) => Ok(Stage::End(live, order)),
         }
     }
@@ -239,7 +257,7 @@ impl Task {
     async fn broken(&mut self, broken: &Broken) -> Stage {
         tracing::error!(error = broken as &dyn std::error::Error, "the node's books on a sandbox cannot be written");
         // What it waits for is written later, if not now.
-        let _ = timeout(BOOKS, self.unready(self.shared.clock.now())).await;
+        let _ = timeout(BOOKS, self.journal(MarkKind::Unready, self.shared.clock.now())).await;
         Stage::Wait(Want { lacks: broken.lack(), cause: words(broken) })
     }
 
@@ -274,6 +292,9 @@ impl Task {
 
     /// Looks at what there is of the sandbox, as a new daemon would.
     async fn again(&mut self) -> Result<Stage, Broken> {
+        if let Some(reason) = self.record.failed {
+            return Ok(Stage::Failed(reason));
+        }
         self.save().await?;
         self.open().await?;
         match self.record.facts.clone() {
@@ -296,40 +317,98 @@ impl Task {
         self.orders.recv().await.unwrap_or(Order::Halt)
     }
 
-    /// A guest is dead, or must not live on: what follows.
+    /// A guest is dead, or must not live on: what follows. It is stopped before
+    /// anything is waited for.
     pub(super) async fn died(&mut self, death: &Death, at: UnixMillis) -> Result<Stage, Broken> {
         tracing::warn!(error = death as &dyn std::error::Error, "a guest died");
         metrics::counter!("hypercore_guest_deaths_total", "cause" => death.label()).increment(1);
-        self.unready(at).await?;
-        if let Err(error) = self.shared.runtime.stop(self.record.seat(), Fate::Keep).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "what is left of a guest cannot be removed");
-        }
-        self.record.facts = None;
         let now = self.shared.clock.now();
         let next = self.shared.config.restart_policy().after_death(&mut self.record.deaths, now);
-        let (phase, stage) = match next {
-            Next::StartAt(at) => (Phase::Backoff { at }, Stage::Pause(at)),
-            Next::GiveUp => {
-                let reason = death.reason();
-                self.record.failed = Some(reason);
-                (Phase::Failed { reason }, Stage::Failed)
+        if next == Next::GiveUp {
+            self.record.failed = Some(death.reason());
+        }
+        let stopped = self.stop_guest().await;
+        if let Some(order) = self.unready(at).await? {
+            return Ok(Stage::End(None, order));
+        }
+        match (stopped, next) {
+            (Ok(()), Next::StartAt(at)) => {
+                self.save().await?;
+                self.publish(Phase::Backoff { at });
+                Ok(Stage::Pause(at))
             }
-        };
-        self.save().await?;
-        self.publish(phase);
-        Ok(stage)
-    }
-
-    /// Ends the billing, if it is on.
-    pub(super) async fn unready(&self, at: UnixMillis) -> Result<(), JournalError> {
-        match self.shared.journal.standing(self.record.id) {
-            Some(MarkKind::Ready) => self.shared.journal.mark(self.record.id, MarkKind::Unready, at).await,
-            Some(MarkKind::Booting | MarkKind::Unready | MarkKind::Gone) | None => Ok(()),
+            (Ok(()), Next::GiveUp) => Ok(Stage::Failed(death.reason())),
+            (Err(error), _) => Ok(Stage::Wait(error.into())),
         }
     }
 
-    pub(super) async fn mark(&self, kind: MarkKind) -> Result<(), JournalError> {
-        self.shared.journal.mark(self.record.id, kind, self.shared.clock.now()).await
+    /// It was given up: nothing of it runs, and it waits for an order. That is shown
+    /// even while the disk does not take it: what comes of it makes room.
+    async fn given_up(&mut self, reason: FailReason) -> Result<Stage, Broken> {
+        if let Err(error) = self.stop_guest().await {
+            return Ok(Stage::Wait(error.into()));
+        }
+        if let Some(order) = self.unready(self.shared.clock.now()).await? {
+            return Ok(Stage::End(None, order));
+        }
+        self.waiting = None;
+        if let Err(broken) = self.open().await {
+            tracing::warn!(error = &broken as &dyn std::error::Error, "what a failed agent has said cannot be read");
+        }
+        loop {
+            let saved = self.save().await;
+            self.publish(Phase::Failed { reason });
+            let Err(broken) = saved else { return Ok(Stage::End(None, self.order().await)) };
+            tracing::error!(error = &broken as &dyn std::error::Error, "a failure cannot be written down yet");
+            tokio::select! {
+                biased;
+                order = self.orders.recv() => return Ok(Stage::End(None, order.unwrap_or(Order::Halt))),
+                () = sleep(AGAIN) => {}
+            }
+        }
+    }
+
+    /// Ends what there is of a guest. As long as that fails it is remembered.
+    async fn stop_guest(&mut self) -> Result<(), RuntimeError> {
+        self.shared.runtime.stop(self.record.seat(), Fate::Keep).await?;
+        self.record.facts = None;
+        Ok(())
+    }
+
+    /// Ends the billing, if it is on. As [`Task::mark`].
+    pub(super) async fn unready(&mut self, at: UnixMillis) -> Result<Option<Order>, Broken> {
+        match self.shared.journal.standing(self.record.id) {
+            Some(MarkKind::Ready) => self.mark(MarkKind::Unready, at).await,
+            Some(MarkKind::Booting | MarkKind::Unready | MarkKind::Gone) | None => Ok(None),
+        }
+    }
+
+    /// Has a mark written and waits for it. A disk may take nothing for ever: that is
+    /// shown after a while, and an order is heard meanwhile, and handed back.
+    pub(super) async fn mark(&mut self, kind: MarkKind, at: UnixMillis) -> Result<Option<Order>, Broken> {
+        let (journal, id) = (self.shared.journal.clone(), self.record.id);
+        let mut marked = pin!(journal.mark(id, kind, at));
+        tokio::select! {
+            biased;
+            marked = &mut marked => return Ok(marked.map(|()| None)?),
+            order = self.orders.recv() => return Ok(Some(order.unwrap_or(Order::Halt))),
+            () = sleep(BOOKS) => {}
+        }
+        let cause = "the node's metering journal is not written: its disk takes nothing".to_owned();
+        self.show_want(&Want { lacks: Lack::Ledger, cause });
+        let heard = tokio::select! {
+            biased;
+            marked = &mut marked => marked.map(|()| None)?,
+            order = self.orders.recv() => Some(order.unwrap_or(Order::Halt)),
+        };
+        self.waiting = None;
+        Ok(heard)
+    }
+
+    /// Has a mark written and waits for it, however long: for where no order is heard,
+    /// and the wait is bounded by the caller.
+    pub(super) async fn journal(&self, kind: MarkKind, at: UnixMillis) -> Result<(), JournalError> {
+        self.shared.journal.mark(self.record.id, kind, at).await
     }
 
     /// Writes the record down.
@@ -393,6 +472,7 @@ impl Task {
     }
 
     async fn found(&mut self, last_alive: UnixMillis) -> Result<Stage, Broken> {
+        self.found = true;
         let data = match self.record.wanted {
             Wanted::Run => None,
             Wanted::Gone => Some(Data::Erase),
@@ -402,19 +482,15 @@ impl Task {
             let (done, _) = tokio::sync::oneshot::channel();
             return Ok(Stage::End(None, Order::Delete { grace: Duration::ZERO, data, done }));
         }
-        self.open().await?;
-        match self.record.failed {
-            // Earlier programs took what the node lacks for a failure of the agent.
-            Some(FailReason::NodeRefused) => self.record.failed = None,
-            Some(_) => return Ok(Stage::Failed),
-            None => {}
+        if let Some(reason) = self.record.failed {
+            return Ok(Stage::Failed(reason));
         }
+        self.open().await?;
         let Some(facts) = self.record.facts.clone() else {
             // Cut off while it was made, or halted: what there is of it goes first. One
             // that never ran has its first start still before it.
             self.counted = !self.record.ran;
-            self.unready(last_alive).await?;
-            return Ok(Stage::Start);
+            return Ok(self.unready(last_alive).await?.map_or(Stage::Start, |order| Stage::End(None, order)));
         };
         self.adopt(&facts, last_alive).await
     }
@@ -427,12 +503,18 @@ impl Task {
             Ok(None) => {
                 tracing::warn!("a guest was gone when the daemon came back; another is started");
                 metrics::counter!("hypercore_guest_deaths_total", "cause" => "unseen").increment(1);
-                self.unready(last_alive).await?;
+                if let Some(order) = self.unready(last_alive).await? {
+                    return Ok(Stage::End(None, order));
+                }
                 self.record.facts = None;
                 self.save().await?;
                 Ok(Stage::Start)
             }
-            Err(error) => Ok(Stage::Wait(Want { lacks: error.lack(), cause: words(&error) })),
+            // Nobody is let in to it meanwhile, so nobody pays.
+            Err(error) => match self.unready(last_alive).await? {
+                None => Ok(Stage::Wait(error.into())),
+                Some(order) => Ok(Stage::End(None, order)),
+            },
         }
     }
 
@@ -448,10 +530,10 @@ impl Task {
             }
             Some(MarkKind::Booting | MarkKind::Unready | MarkKind::Gone) => Ok(Stage::Boot(live)),
             // A journal that was begun anew has not heard of it.
-            None => {
-                self.mark(MarkKind::Booting).await?;
-                Ok(Stage::Boot(live))
-            }
+            None => match self.mark(MarkKind::Booting, self.shared.clock.now()).await? {
+                None => Ok(Stage::Boot(live)),
+                Some(order) => Ok(Stage::End(Some(live), order)),
+            },
         }
     }
 
@@ -471,15 +553,4 @@ impl Task {
         let Record { desired, .. } = &self.record;
         Spec { seat: self.record.seat(), cores: desired.cores, memory_mib: desired.memory_mib, base }
     }
-}
-
-/// An error with its causes, for the operator.
-pub(crate) fn words(error: &dyn std::error::Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        words.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    words
 }

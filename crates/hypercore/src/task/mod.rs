@@ -13,7 +13,9 @@
 //!
 //! Everybody else sends it orders and looks at what it shows. An order is heard in
 //! every stage but `Start`, which runs to its end because a guest that is half made
-//! cannot be let go. Nothing is shown before it is in the ledger and the journal.
+//! cannot be let go; a wait for a disk that takes nothing hears it too. Readiness is
+//! shown when it is in the journal, and nothing is shown of a sandbox that is not in
+//! the ledger; that it ends, or was given up, is shown before a full disk takes it.
 
 mod boot;
 mod end;
@@ -23,4 +25,4 @@ mod machine;
 mod watch;
 
 pub(crate) use handle::{EndError, Handle, Order, Origin};
-pub(crate) use machine::{Shared, Task, words};
+pub(crate) use machine::{BOOKS, Shared, Task};

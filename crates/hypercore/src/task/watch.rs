@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use domain::{AgentId, Lack};
+use domain::{AgentId, Lack, UnixMillis};
 use sandbox::{Condition, Runtime};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use wire::node::Phase;
 use wire::pod::PodPhase;
 
 use super::boot::gave_up;
 use super::handle::Order;
 use super::live::Live;
-use super::machine::{BOOKS, Broken, Death, Stage, Task, Want};
+use super::machine::{Broken, Death, Shared, Stage, Task, Want};
 use crate::guest::{Line, Pod};
 
 /// What must be free, in bytes, before a guest that a full disk has stopped goes on:
@@ -33,37 +33,44 @@ enum Lost {
 impl Task {
     pub(super) async fn watch(&mut self, mut live: Live) -> Result<Stage, Broken> {
         let pod = self.pod()?;
-        let config = &self.shared.config;
-        let (period, failures) = (Duration::from_millis(config.health_period_ms), config.health_failures);
-        let lost = tokio::select! {
+        let (lost, at) = tokio::select! {
             biased;
             order = self.orders.recv() => return Ok(Stage::End(Some(live), order.unwrap_or(Order::Halt))),
-            words = live.end() => Lost::Guest(Death::Guest(words)),
-            lost = until_lost(&pod, &*self.shared.runtime, self.record.id, period, failures) => lost,
+            words = live.end() => (Lost::Guest(Death::Guest(words)), self.shared.clock.now()),
+            lost = until_lost(&pod, &self.shared, self.record.id) => lost,
         };
         match lost {
-            Lost::Guest(death) => self.lost(live, death).await,
-            Lost::Held(lack) => Ok(Stage::Held(live, lack)),
-            Lost::Agent => {
-                self.unready(self.shared.clock.now()).await?;
-                self.publish(Phase::Booting);
-                Ok(Stage::Boot(live))
-            }
+            Lost::Guest(death) => self.lost(live, death, at).await,
+            Lost::Held(lack) => self.stopped(live, lack, at).await,
+            Lost::Agent => match self.unready(at).await? {
+                Some(order) => Ok(Stage::End(Some(live), order)),
+                None => {
+                    self.publish(Phase::Booting);
+                    Ok(Stage::Boot(live))
+                }
+            },
         }
     }
 
-    /// A guest says nothing, or has ended: it is dead, unless its VMM has stopped it.
-    pub(super) async fn lost(&mut self, live: Live, death: Death) -> Result<Stage, Broken> {
+    /// A guest says nothing, or has ended: it is dead since then, unless its VMM has
+    /// stopped it.
+    pub(super) async fn lost(&mut self, live: Live, death: Death, at: UnixMillis) -> Result<Stage, Broken> {
         match (&death, condition(&*self.shared.runtime, self.record.id).await) {
-            (Death::Boot(_) | Death::Pod(_), Some(lack)) => Ok(Stage::Held(live, lack)),
-            _ => self.died(&death, self.shared.clock.now()).await,
+            (Death::Boot(_) | Death::Pod(_), Some(lack)) => self.stopped(live, lack, at).await,
+            _ => self.died(&death, at).await,
         }
+    }
+
+    async fn stopped(&mut self, live: Live, lack: Lack, at: UnixMillis) -> Result<Stage, Broken> {
+        Ok(match self.unready(at).await? {
+            Some(order) => Stage::End(Some(live), order),
+            None => Stage::Held(live, lack),
+        })
     }
 
     /// A guest that its VMM has stopped: it goes on where it was when the node has
     /// what it lacked. Meanwhile nobody is billed.
     pub(super) async fn held(&mut self, mut live: Live, lacks: Lack) -> Result<Stage, Broken> {
-        let _ = timeout(BOOKS, self.unready(self.shared.clock.now())).await;
         let cause = "the VMM has stopped the guest: a disk of the host is full or does not work".to_owned();
         let want = Want { lacks, cause };
         loop {
@@ -107,23 +114,27 @@ async fn condition(runtime: &dyn Runtime, id: AgentId) -> Option<Lack> {
     }
 }
 
-async fn until_lost(pod: &Pod, runtime: &dyn Runtime, id: AgentId, period: Duration, failures: u32) -> Lost {
-    let mut ticks = interval(period);
+/// How a guest is lost, and since when: one that says nothing, since it was last seen.
+async fn until_lost(pod: &Pod, shared: &Shared, id: AgentId) -> (Lost, UnixMillis) {
+    let Shared { config, clock, runtime, .. } = shared;
+    let mut ticks = interval(Duration::from_millis(config.health_period_ms));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut line, mut silent) = (None, 0);
+    let (mut line, mut silent, mut seen) = (None, 0, clock.now());
     loop {
         ticks.tick().await;
+        let asked = clock.now();
         match look(pod, &mut line).await {
-            Ok(None) => silent = 0,
-            Ok(Some(lost)) => return lost,
+            Ok(None) => (silent, seen) = (0, asked),
+            Ok(Some(lost)) => return (lost, asked),
             Err(why) => {
                 line = None;
                 silent += 1;
-                if let Some(lack) = condition(runtime, id).await {
-                    return Lost::Held(lack);
+                if let Some(lack) = condition(&**runtime, id).await {
+                    return (Lost::Held(lack), seen);
                 }
-                if silent >= failures {
-                    return Lost::Guest(Death::Pod(format!("its pod gave no answer {silent} times: {why}")));
+                if silent >= config.health_failures {
+                    let words = format!("its pod gave no answer {silent} times: {why}");
+                    return (Lost::Guest(Death::Pod(words)), seen);
                 }
             }
         }

@@ -141,3 +141,22 @@ async fn lines_are_neither_lost_nor_doubled_over_two_daemons() {
     eventually("four lines", || written().ends_with("four\n")).await;
     assert_eq!(written(), "1 1 one\n1 2 two\n1 3 three\n1 4 four\n");
 }
+
+#[tokio::test]
+async fn fault_1_2_a_guest_outlives_a_damaged_journal_and_is_billed_by_a_new_one() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    let before = daemon.ready(id(1)).await;
+    let name = daemon.node.shared.journal.after(0, Duration::ZERO).await.journal;
+    daemon.kill().await;
+    let path = house.state().join("marks");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("booting", "b#oting", 1)).unwrap();
+    let next = house.daemon().await;
+    let after = next.ready(id(1)).await;
+    assert_eq!((after.pid, after.restarts), (before.pid, 0));
+    let said = next.node.shared.journal.after(0, Duration::ZERO).await;
+    assert_ne!(said.journal, name, "marks of that name were counted");
+    assert_eq!(next.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready]);
+}

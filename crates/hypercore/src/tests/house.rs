@@ -87,6 +87,11 @@ impl House {
 
     /// A daemon on this machine and this disk.
     pub(super) async fn daemon(&self) -> Daemon {
+        self.daemon_with(drop).await
+    }
+
+    /// A daemon to whose journal this is done before it takes anything up.
+    pub(super) async fn daemon_with(&self, prepare: impl FnOnce(Journal)) -> Daemon {
         let state = self.state();
         let (heartbeat, last_alive) = Heartbeat::open(&state.join("heartbeat")).expect("a heartbeat");
         let runtime: Arc<dyn sandbox::Runtime> = Arc::new(self.machine.driver());
@@ -112,6 +117,7 @@ impl House {
             resolvers: vec!["9.9.9.9".to_owned()],
             registry: Registry::new(capacity),
         });
+        prepare(shared.journal.clone());
         let node = Arc::new(Node::new(shared, Ledger::open(state, keeping::reserve(state)).expect("a ledger")));
         node.take_up(last_alive).await.expect("what is there");
         drop(heartbeat);

@@ -12,14 +12,16 @@ use std::process::Command;
 use std::time::Duration;
 
 use domain::MarkKind;
-use wire::node::AgentMark;
+use wire::node::{AgentMark, Data};
 
 use super::house::{House, eventually, id};
 use super::pod::Manner;
+use crate::keeping;
 
 const STATE: &str = "PALATINE_TEST_NODE_STATE";
 
-/// A sandbox's whole life, from wherever the daemon before was killed.
+/// The whole lives of two sandboxes, from wherever the daemon before was killed: one is
+/// erased, the other's disks are kept, and then erased.
 #[tokio::test]
 #[ignore = "a child process of other tests"]
 async fn the_daemon_that_is_killed() {
@@ -27,17 +29,30 @@ async fn the_daemon_that_is_killed() {
     let house = House::at(&state, Manner::Good);
     let daemon = house.daemon().await;
     // A deletion that was cut off is finished first.
-    let record = fs::read_to_string(state.join("sandboxes").join(id(1).to_string()).join("record.json"));
-    if record.is_ok_and(|record| record.contains("\"wanted\": \"gone\"")) {
-        eventually("gone", || daemon.sandbox(id(1)).is_none()).await;
+    for bits in [1, 2] {
+        let record = fs::read_to_string(state.join("sandboxes").join(id(bits).to_string()).join("record.json"));
+        if record.is_ok_and(|record| record.contains("\"wanted\": \"gone")) {
+            eventually("gone", || daemon.sandbox(id(bits)).is_none()).await;
+        }
     }
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
     daemon.kill().await;
     let daemon = house.daemon().await;
     daemon.ready(id(1)).await;
-    daemon.node.delete(id(1), Duration::ZERO, wire::node::Data::Erase).await.unwrap();
-    eventually("gone", || daemon.sandbox(id(1)).is_none()).await;
+    daemon.node.delete(id(1), Duration::ZERO, Data::Erase).await.unwrap();
+    assert!(daemon.sandbox(id(1)).is_none());
+    daemon.create(id(2)).await;
+    daemon.ready(id(2)).await;
+    daemon.node.delete(id(2), Duration::ZERO, Data::Keep).await.unwrap();
+    let ages = state.join("kept.ages");
+    for kept in [1, 0] {
+        let mut aged = keeping::read_ages(&ages);
+        keeping::expire(&daemon.node.shared, &mut aged, Duration::from_secs(1)).await.unwrap();
+        assert_eq!(house.machine.kept().len(), kept);
+        keeping::write_ages(ages.clone(), aged).await.unwrap();
+        daemon.node.delete(id(2), Duration::ZERO, Data::Erase).await.unwrap();
+    }
 }
 
 /// Runs that life in a process of its own; says whether it was killed.
@@ -77,16 +92,27 @@ fn check(point: &str, state: &Path) {
     for (number, mark) in (1..).zip(&marks) {
         assert_eq!(mark.mark.seq, number, "{point}: {marks:?}");
     }
-    let kinds: Vec<_> = marks.iter().map(|mark| mark.mark.kind).collect();
-    assert_eq!(kinds.first(), Some(&MarkKind::Booting), "{point}: {kinds:?}");
-    assert_eq!(kinds.last(), Some(&MarkKind::Gone), "{point}: {kinds:?}");
-    assert!(kinds.windows(2).all(|two| two[0] != two[1]), "{point}: {kinds:?}");
+    for bits in [1, 2] {
+        let its = marks.iter().filter(|mark| mark.agent == id(bits));
+        let kinds: Vec<_> = its.map(|mark| mark.mark.kind).collect();
+        assert_eq!(kinds.first(), Some(&MarkKind::Booting), "{point}: {kinds:?}");
+        assert_eq!(kinds.last(), Some(&MarkKind::Gone), "{point}: {kinds:?}");
+        assert!(kinds.windows(2).all(|two| two[0] != two[1]), "{point}: {kinds:?}");
+    }
 }
 
 #[test]
 fn fault_1_4_a_node_killed_at_any_durable_write_starts_again_and_bills_without_a_gap() {
     let points = points();
-    for needed in ["node.key.written", "node.key.linked", "record.torn", "secrets.zeroed", "marks.torn", "marks.kept"] {
+    for needed in [
+        "node.key.written",
+        "node.key.linked",
+        "record.torn",
+        "secrets.zeroed",
+        "marks.torn",
+        "marks.kept",
+        "ages.renamed",
+    ] {
         assert!(points.contains_key(needed), "{needed} is not passed: {points:?}");
     }
     for (point, times) in &points {

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use domain::{FailReason, Lack, MarkKind, UnixMillis};
-use sandbox::{Fate, Refusal, Room, Runtime, Seat};
-use wire::node::{Data, KeptCause, Phase, Retention, Sandbox};
+use domain::{FailReason, Lack, Mark, MarkKind, UnixMillis};
+use sandbox::{Fate, Operation, Refusal, Room, Runtime, Seat};
+use wire::node::{AgentMark, Data, KeptCause, Phase, Retention, Sandbox};
 
 use super::house::{House, eventually, id};
 use super::pod::Manner;
 use crate::keeping;
+use crate::policy::Ages;
 
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -144,9 +145,84 @@ async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_be
         let retention = Retention { since, until, cause: KeptCause::Deleted };
         house.machine.driver().stop(Seat { id: id(bits), slot: 0 }, Fate::SetAside(retention)).await.unwrap();
     }
-    keeping::expire(&daemon.node.shared).await.unwrap();
-    let left: Vec<_> = house.machine.kept().iter().map(|disk| disk.id).collect();
-    assert_eq!(left, [id(2)]);
+    let shared = &daemon.node.shared;
+    let left = || house.machine.kept().iter().map(|disk| disk.id).collect::<Vec<_>>();
+    let (mut ages, month) = (Ages::default(), Duration::from_millis(house.config.retention_ms()));
+    keeping::expire(shared, &mut ages, month).await.unwrap();
+    assert_eq!(left(), [id(1), id(2)], "a clock that was set has not kept them");
+    // The next daemon goes on from there.
+    let path = house.state().join("kept.ages");
+    keeping::write_ages(path.clone(), ages).await.unwrap();
+    let mut ages = keeping::read_ages(&path);
+    keeping::expire(shared, &mut ages, month / 2).await.unwrap();
+    assert_eq!(left(), [id(1), id(2)]);
+    keeping::expire(shared, &mut ages, month / 2).await.unwrap();
+    assert_eq!(left(), [id(2)], "the clock says that the other's time is not over");
+}
+
+#[tokio::test]
+async fn fault_1_1_a_vmm_that_ends_at_once_is_waited_for_and_costs_the_agent_nothing() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    for _ in 0..house.config.restarts + 8 {
+        house.machine.fail_call(Operation::Create);
+    }
+    daemon.create(id(1)).await;
+    daemon.until(id(1), waits_for(Lack::Vmm)).await;
+    let ready = daemon.ready(id(1)).await;
+    assert_eq!((ready.restarts, house.machine.failing()), (0, 0));
+    assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready]);
+}
+
+#[tokio::test]
+async fn fault_1_1_a_vmm_that_cannot_be_reached_is_not_billed_and_is_adopted_when_it_can() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    let before = daemon.ready(id(1)).await;
+    daemon.kill().await;
+    for _ in 0..house.config.restarts + 8 {
+        house.machine.fail_call(Operation::Adopt);
+    }
+    let next = house.daemon().await;
+    next.until(id(1), waits_for(Lack::Vmm)).await;
+    assert_eq!(next.kinds(id(1)).await.last(), Some(&MarkKind::Unready));
+    let after = next.ready(id(1)).await;
+    assert_eq!((after.pid, after.restarts, house.machine.failing()), (before.pid, 0, 0));
+}
+
+#[tokio::test]
+async fn fault_1_1_what_a_guest_wrote_that_no_record_knows_is_kept() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    daemon.kill().await;
+    // Its first start was cut off after the guest ran, and then it was to be gone.
+    let path = house.state().join("sandboxes").join(id(1).to_string()).join("record.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    (record["ran"], record["facts"], record["wanted"]) = (false.into(), serde_json::Value::Null, "gone_kept".into());
+    std::fs::write(&path, record.to_string()).unwrap();
+    let next = house.daemon().await;
+    eventually("gone", || next.sandbox(id(1)).is_none()).await;
+    assert_eq!((house.machine.running().len(), house.machine.kept().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn fault_1_6_a_guest_that_its_vmm_stops_is_billed_until_it_was_last_seen_alive() {
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    house.machine.pause(id(1), Some(Lack::Disk));
+    let paused = crate::Clock::system().now();
+    daemon.until(id(1), waits_for(Lack::Disk)).await;
+    let marks = daemon.marks(id(1)).await;
+    let Some(AgentMark { mark: Mark { kind: MarkKind::Unready, at, .. }, .. }) = marks.last() else {
+        panic!("{marks:?}")
+    };
+    // A second goes by before the node knows that nobody answers.
+    assert!(at.since(paused) < 500, "{} ms are billed", at.since(paused));
 }
 
 #[tokio::test]

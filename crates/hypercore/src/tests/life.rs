@@ -156,24 +156,38 @@ async fn an_agent_that_dies_inside_its_guest_is_not_billed_until_pod_has_it_back
 }
 
 #[tokio::test]
-async fn fault_1_9_a_guest_that_flaps_writes_no_more_marks_than_its_share_and_is_not_billed_between() {
+async fn fault_1_9_a_guest_that_flaps_has_failed_after_its_share_of_boots_and_marks() {
     let house = House::new(Manner::Flapping);
     let daemon = house.daemon().await;
     daemon.create(id(1)).await;
-    let most = 1 + 2 * Readiness::MOST;
-    let filled = || daemon.node.shared.journal.waiting() >= most;
-    eventually("it has used its share up", filled).await;
-    let more = async {
-        while daemon.node.shared.journal.waiting() == most {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(timeout(Duration::from_secs(1), more).await.is_err(), "{:?}", daemon.kinds(id(1)).await);
-    assert_eq!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Unready));
-    assert_eq!(daemon.sandbox(id(1)).unwrap().phase, Phase::Booting);
-    // It is heard all the same.
-    timeout(SOON, daemon.node.delete(id(1), Duration::ZERO, wire::node::Data::Erase)).await.unwrap().unwrap();
+    let failed = Phase::Failed { reason: FailReason::CrashLoop };
+    let sandbox = daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
+    assert_eq!(sandbox.restarts, house.config.restarts);
     assert!(house.machine.running().is_empty());
+    let kinds = daemon.kinds(id(1)).await;
+    assert_eq!(kinds.len(), (1 + 2 * Readiness::MOST) * (1 + house.config.restarts as usize));
+    assert_eq!(kinds.last(), Some(&MarkKind::Unready));
+}
+
+#[tokio::test]
+async fn fault_1_9_a_guest_may_be_unready_within_one_boot_for_no_longer_than_a_boot_may_take() {
+    let mut house = House::new(Manner::Good);
+    (house.config.restarts, house.config.boot_deadline_ms) = (0, 600);
+    let daemon = house.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    for _ in 0..4 {
+        house.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Backoff));
+        let down = daemon.until(id(1), |sandbox| sandbox.phase != Phase::Ready).await;
+        if matches!(down.phase, Phase::Failed { .. }) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        house.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
+        daemon.until(id(1), |sandbox| sandbox.phase != Phase::Booting).await;
+    }
+    let failed = Phase::Failed { reason: FailReason::BootTimeout };
+    assert_eq!(daemon.sandbox(id(1)).unwrap().phase, failed, "three times 250 ms are more than 600 ms");
 }
 
 #[tokio::test]

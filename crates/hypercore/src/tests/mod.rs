@@ -2,6 +2,7 @@
 
 mod adopt;
 mod api;
+mod books;
 mod house;
 mod kill;
 mod lack;
