@@ -36,8 +36,8 @@ pub(crate) trait Command: Send + 'static {
     type Answer: Send + 'static;
     /// Names the operation in errors.
     const NAME: &'static str;
-    /// Whether it may use the room that is kept for when the disk is full: what ends
-    /// agents, and what nobody may lose.
+    /// Whether it may use the room that is kept for when the disk is full: an agent's
+    /// steps, what it used, and the signatures of calls that must work then.
     fn is_essential(&self) -> bool {
         false
     }
