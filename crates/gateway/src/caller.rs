@@ -35,6 +35,9 @@ pub(crate) struct Verified {
 /// A verified signature that binds the request and this gateway, spent durably.
 pub(crate) struct Owner {
     pub(crate) wallet: Wallet,
+    /// Whether it covers this request alone; otherwise it is a [`Reader`]'s or a
+    /// [`Stopper`]'s, in Romulus's own text.
+    pub(crate) bound: bool,
     pub(crate) body: Bytes,
     pub(crate) now: UnixMillis,
 }
@@ -97,15 +100,15 @@ impl FromRequest<Arc<Gateway>> for Stopper {
 }
 
 async fn spend(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> {
-    let Verified { wallet, stamp, body, now, .. } = verified;
+    let Verified { wallet, stamp, bound, body, now } = verified;
     gateway.spend(stamp).await?;
-    Ok(Owner { wallet, body, now })
+    Ok(Owner { wallet, bound, body, now })
 }
 
 async fn spend_essential(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> {
     let Verified { wallet, stamp, bound, body, now } = verified;
     gateway.spend_essential(stamp, bound).await?;
-    Ok(Owner { wallet, body, now })
+    Ok(Owner { wallet, bound, body, now })
 }
 
 /// Verifies, and counts the request against its wallet.

@@ -8,7 +8,7 @@ use auth::GatewayName;
 use domain::TierName;
 use serde::Deserialize;
 
-use crate::hosts::{Host, Origin};
+use crate::hosts::{Host, Origin, is_loopback};
 use crate::urls::{AgentUrl, PathUrl};
 
 /// Why a section is refused.
@@ -58,8 +58,8 @@ pub struct Config {
     /// `http://127.0.0.1:8081/{id}/…`, for clients that cannot resolve the hosts of
     /// `agent_url`. All agents share one origin there, so no page of one is kept
     /// from another's: not for browsers. Default: where nothing is public (`listen`
-    /// is loopback addresses, `agent_url` is under localhost, there is no TLS), the
-    /// first of `listen` with the next port; else none.
+    /// and all names are loopback, `agent_url` is under localhost, there is no TLS
+    /// and no trusted proxy), the first of `listen` with the next port; else none.
     pub path_listen: Option<Vec<SocketAddr>>,
     /// What clients are told of that: a URL with `{id}` as its last segment, for
     /// a proxy before it. Default `http://<first of path_listen>/{id}`.
@@ -100,8 +100,9 @@ pub struct Config {
     pub drain_ms: u64,
     /// Client addresses that may read `/metrics`; others get 404, and so does
     /// what a proxy that is not trusted passes on. Default the loopback addresses,
-    /// unless `agent_url` names a public domain: then a proxy on this machine may
-    /// be what asks, and the default is none.
+    /// unless something is public (`agent_url`, `path_url`, `name`, `audiences` or
+    /// `hosts` names more than loopback, or there is a trusted proxy): then a proxy on
+    /// this machine may be what asks, and the default is none.
     pub metrics_addresses: Option<BTreeSet<IpAddr>>,
     /// Proxies in front of the gateway, whose last `X-Forwarded-For` entry is
     /// the client's address. Default none.
@@ -160,7 +161,8 @@ impl Default for Tls {
 pub struct Limits {
     /// Connections at once. Default `10000`.
     pub connections: u32,
-    /// Connections at once from one address. Default `512`.
+    /// Connections at once from one address (IPv6: one /64; one /48 has four times as
+    /// many). Default `512`.
     pub connections_per_address: u32,
     /// Bytes of a request's headers. Default `16384`.
     pub header_bytes: u32,
@@ -173,6 +175,10 @@ pub struct Limits {
     /// Bytes of the body of a request that is paid for: it is read whole before it
     /// goes on. Default `4194304`.
     pub paid_body_bytes: u32,
+    /// Bytes of the bodies of such requests that are held at once. Default `134217728`.
+    pub paid_bodies_bytes: u32,
+    /// Of these, those from one address. Default `16777216`.
+    pub paid_bodies_per_address_bytes: u32,
     /// Time for an API request's body to arrive. Default `15000`.
     pub body_ms: u64,
     /// Age at which a connection is asked to end after its requests under way.
@@ -197,6 +203,8 @@ pub struct Limits {
     pub agent_answer_ms: u64,
     /// Connections to one agent at once; they are kept and used again. Default `64`.
     pub agent_connections: u32,
+    /// Of these, those of one address without the agent's token. Default `8`.
+    pub agent_connections_per_address: u32,
     /// Requests that wait for a connection to one agent: its token's holders and
     /// all others have so many each. Default `512`.
     pub agent_waiting: u32,
@@ -231,6 +239,8 @@ impl Default for Limits {
             header_ms: 15_000,
             body_bytes: 256 * 1024,
             paid_body_bytes: 4 * 1024 * 1024,
+            paid_bodies_bytes: 128 * 1024 * 1024,
+            paid_bodies_per_address_bytes: 16 * 1024 * 1024,
             body_ms: 15_000,
             connection_age_ms: 3_600_000,
             wallet_per_minute: 120,
@@ -240,6 +250,7 @@ impl Default for Limits {
             agent_connect_ms: 2_000,
             agent_answer_ms: 300_000,
             agent_connections: 64,
+            agent_connections_per_address: 8,
             agent_waiting: 512,
             agent_wait_ms: 10_000,
             agent_idle_ms: 1_500,
@@ -275,10 +286,16 @@ impl Config {
         limits.check()
     }
 
-    /// Whether agents answer in public, by a domain of the operator's.
+    /// Whether anything says that the gateway is asked from elsewhere.
     fn is_public(&self) -> bool {
-        let domain = self.agent_url.as_deref().map(AgentUrl::parse);
-        domain.is_some_and(|url| url.is_ok_and(|url| url.domain() != "localhost"))
+        let agents = self.agent_url.as_deref().and_then(|text| AgentUrl::parse(text).ok());
+        let paths = self.path_url.as_deref().and_then(|text| PathUrl::parse(text).ok());
+        let mut names = self.name.iter().chain(&self.audiences).map(GatewayName::as_str);
+        agents.is_some_and(|url| !is_loopback(url.domain()))
+            || paths.is_some_and(|url| !is_loopback(url.authority()))
+            || names.any(|name| !is_loopback(name))
+            || self.hosts.iter().any(|host| !is_loopback(host.as_str()))
+            || !self.trusted_proxies.is_empty()
     }
 
     /// Who may read `/metrics`.
@@ -343,6 +360,7 @@ impl Limits {
             ("ingress_per_second", self.ingress_per_second),
             ("tracked", self.tracked),
             ("agent_connections", self.agent_connections),
+            ("agent_connections_per_address", self.agent_connections_per_address),
             ("agent_waiting", self.agent_waiting),
             ("streams", self.streams),
             ("streams_per_agent", self.streams_per_agent),
@@ -365,6 +383,14 @@ impl Limits {
         }
         if self.header_bytes < Self::MIN_HEADER_BYTES {
             return Err(ConfigError::TooSmall("header_bytes", u64::from(Self::MIN_HEADER_BYTES)));
+        }
+        let bodies = [
+            ("paid_bodies_bytes", self.paid_bodies_bytes),
+            ("paid_bodies_per_address_bytes", self.paid_bodies_per_address_bytes),
+        ];
+        // The largest that may come must find room.
+        if let Some((key, _)) = bodies.into_iter().find(|(_, value)| *value < self.paid_body_bytes) {
+            return Err(ConfigError::TooSmall(key, u64::from(self.paid_body_bytes)));
         }
         if self.owner_percent > Self::MAX_OWNER_PERCENT {
             return Err(ConfigError::TooLarge("owner_percent", u64::from(Self::MAX_OWNER_PERCENT)));
@@ -395,6 +421,31 @@ mod tests {
         assert!(check(Config::default(), half, Limits::default()).starts_with("tls:"));
         let shut = Limits { connections: 0, ..Limits::default() };
         assert_eq!(check(Config::default(), Tls::default(), shut), "limits.connections must be at least 1");
+    }
+
+    #[test]
+    fn fault_2_10_whatever_names_more_than_loopback_makes_a_gateway_public() {
+        let names = |list: &[&str]| list.iter().map(|name| name.parse().unwrap()).collect::<Vec<GatewayName>>();
+        let host = |name: &str| BTreeSet::from([Host::try_from(name.to_owned()).unwrap()]);
+        let local = [
+            Config::default(),
+            Config { audiences: names(&["127.0.0.1:8080", "localhost:8080", "[::1]:8080"]), ..Config::default() },
+            Config { agent_url: Some("http://{id}.localhost:8080".to_owned()), ..Config::default() },
+            Config { hosts: host("palatine.localhost"), ..Config::default() },
+        ];
+        for config in local {
+            assert!(!config.watchers().is_empty() && !config.paths(&Tls::default()).is_empty(), "{config:?}");
+        }
+        let public = [
+            Config { agent_url: Some("https://{id}.agents.example.com".to_owned()), ..Config::default() },
+            Config { name: names(&["pods.example.com"]).pop(), ..Config::default() },
+            Config { audiences: names(&["localhost:8080", "192.0.2.1:8080"]), ..Config::default() },
+            Config { hosts: host("pods.example.com"), ..Config::default() },
+            Config { trusted_proxies: ["127.0.0.1".parse().unwrap()].into(), ..Config::default() },
+        ];
+        for config in public {
+            assert!(config.watchers().is_empty() && config.paths(&Tls::default()).is_empty(), "{config:?}");
+        }
     }
 
     #[test]

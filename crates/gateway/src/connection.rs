@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Limits;
 use crate::entry::{Peer, enter};
+use crate::holding::Holding;
+use crate::resting::{Activity, Resting};
 use crate::state::Gateway;
 
 /// What hyper reads of a head before it gives up without a word of ours: enough
@@ -29,12 +31,17 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// Between two signs of life on an HTTP/2 connection, and the wait for each.
 const PING_EVERY: Duration = Duration::from_secs(20);
 
+/// How long a connection that was asked to end may take to send what is left.
+const LINGER: Duration = Duration::from_secs(45);
+
 /// What all connections are served with.
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) router: Router,
     http: Builder<TokioExecutor>,
+    /// The connections on which nothing is under way.
+    pub(crate) resting: Resting,
     /// Ends connections that did not drain in time.
     pub(crate) killed: CancellationToken,
 }
@@ -42,22 +49,27 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(gateway: Arc<Gateway>, router: Router) -> Self {
         let http = builder(&gateway.limits);
-        Self { gateway, router, http, killed: CancellationToken::new() }
+        Self { gateway, router, http, resting: Resting::default(), killed: CancellationToken::new() }
     }
 
     /// Serves a connection to its end. One that does not send a whole request
-    /// in time is dropped, whatever protocol it pretends to begin.
+    /// in time is dropped, whatever protocol it pretends to begin; one on which nothing
+    /// is under way any more is asked to end, and dropped if it does not.
     pub(crate) async fn run<I>(self, io: I, peer: Peer)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Self { gateway, router, http, killed } = self;
-        let visit = Arc::new(Visit { gateway: Arc::clone(&gateway), router, peer, seen: AtomicBool::new(false) });
+        let Self { gateway, router, http, resting, killed } = self;
+        let activity = resting.begin();
+        let seen = AtomicBool::new(false);
+        let visit = Visit { gateway: Arc::clone(&gateway), router, peer, activity: Arc::clone(&activity), seen };
+        let visit = Arc::new(visit);
         let guest = Arc::clone(&visit);
         let service = service_fn(move |request| answer(Arc::clone(&guest), request));
         let connection = http.serve_connection_with_upgrades(TokioIo::new(io), service);
         let limits = &gateway.limits;
-        let first = tokio::time::sleep(Duration::from_millis(limits.header_ms));
+        let idle = Duration::from_millis(limits.header_ms);
+        let first = tokio::time::sleep(idle);
         let age = tokio::time::sleep(Duration::from_millis(limits.connection_age_ms));
         tokio::pin!(connection, first, age);
         let (mut waiting, mut asked) = (true, false);
@@ -83,6 +95,12 @@ impl Server {
                     asked = true;
                     connection.as_mut().graceful_shutdown();
                 }
+                () = activity.rested(idle), if !asked => {
+                    asked = true;
+                    connection.as_mut().graceful_shutdown();
+                }
+                () = activity.rested(idle + LINGER), if asked => return,
+                () = activity.evicted() => return,
                 () = killed.cancelled() => return,
             }
         }
@@ -94,13 +112,17 @@ struct Visit {
     gateway: Arc<Gateway>,
     router: Router,
     peer: Peer,
+    activity: Arc<Activity>,
     /// Whether a whole request has come.
     seen: AtomicBool,
 }
 
-async fn answer(visit: Arc<Visit>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(visit: Arc<Visit>, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     visit.seen.store(true, Ordering::Relaxed);
-    Ok(enter(Arc::clone(&visit.gateway), visit.router.clone(), visit.peer, request).await)
+    let work = Arc::new(visit.activity.work());
+    request.extensions_mut().insert(Arc::clone(&work));
+    let answer = enter(Arc::clone(&visit.gateway), visit.router.clone(), visit.peer, request).await;
+    Ok(answer.map(|body| Body::new(Holding::new(body, work))))
 }
 
 fn builder(limits: &Limits) -> Builder<TokioExecutor> {

@@ -95,7 +95,9 @@ async fn dispatch(
     match Target::of(&gateway, listener, host.as_deref(), &mut request) {
         Ok(Target::Api) => {}
         Ok(Target::Agent(named)) => {
-            let answer = ingress::pass(&gateway, &arrival, &named, &host.unwrap_or_default(), request).await;
+            // A client of HTTP/1.0 need not name a host: it is the agent's own.
+            let host = host.unwrap_or_else(|| gateway.agent_url.host(named.id));
+            let answer = ingress::pass(&gateway, &arrival, &named, &host, request).await;
             return ("ingress", answer.unwrap_or_else(IntoResponse::into_response));
         }
         Ok(Target::Elsewhere(response)) => return ("ingress", response),

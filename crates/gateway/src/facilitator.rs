@@ -12,7 +12,6 @@ use x402::{Answer, Client};
 
 use crate::caller::read_at_most;
 use crate::entry::Arrival;
-use crate::limit::client_key;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -73,7 +72,7 @@ impl Gateway {
 
 /// Whom places are counted by.
 fn client_of(arrival: &Arrival) -> Client {
-    Client(client_key(arrival.client))
+    Client::of(arrival.client)
 }
 
 fn told(answer: Answer) -> Result<Response<Body>, Refusal> {

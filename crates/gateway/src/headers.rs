@@ -2,8 +2,12 @@
 
 use std::net::IpAddr;
 
+use http::Version;
 use http::header::{AUTHORIZATION, EXPECT, HeaderMap, HeaderName, HeaderValue};
+use wire::fault::{Code, Fault};
 use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+
+use crate::refusal::Refusal;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -13,7 +17,7 @@ const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-pref
 /// Beginnings of the names that only the gateway says to an agent.
 const OURS: [&str; 3] = ["x-forwarded-", "x-palatine-", "e2b-sandbox-"];
 /// By which servers believe another sender than the one who sent.
-const SENDER: [&str; 9] = [
+const SENDER: [&str; 18] = [
     "forwarded",
     "x-forwarded",
     "x-real-ip",
@@ -22,23 +26,45 @@ const SENDER: [&str; 9] = [
     "true-client-ip",
     "x-cluster-client-ip",
     "cf-connecting-ip",
+    "cf-connecting-ipv6",
     "fastly-client-ip",
+    "fly-client-ip",
+    "x-azure-clientip",
+    "x-envoy-external-address",
+    "x-original-forwarded-for",
+    "forwarded-for",
+    "remote-user",
+    "x-remote-user",
+    "tailscale-user-login",
 ];
 /// By which servers believe another path, method or protocol than the request's own,
-/// by which the gateway has decided.
-const OTHER_REQUEST: [&str; 11] = [
+/// by which the gateway has decided; and another proxy than theirs (`proxy`).
+const OTHER_REQUEST: [&str; 18] = [
     "x-original-url",
     "x-original-uri",
     "x-original-path",
     "x-original-host",
     "x-original-method",
-    "x-original-forwarded-for",
+    "x-envoy-original-path",
+    "script-name",
+    "x-script-name",
+    "path-info",
+    "request-uri",
+    "x-request-uri",
+    "x-http-path-override",
+    "proxy",
     "x-rewrite-url",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
     "http2-settings",
 ];
+
+/// What an agent's token begins with.
+const TOKEN: &[u8] = b"plt_";
+/// Where clients put credentials.
+const CREDENTIALS: [&str; 6] =
+    ["authorization", "proxy-authorization", "x-api-key", "api-key", "x-auth-token", "x-access-token"];
 
 /// Who asked, for an agent that wants to know. What the client itself says of
 /// that is believed only from a trusted proxy.
@@ -66,20 +92,25 @@ impl Forwarded<'_> {
     }
 }
 
-/// Whether a request was passed on by a proxy, which says so or is asked to.
-pub(crate) fn passed_on(headers: &HeaderMap) -> bool {
+/// Whether a request was passed on by a proxy, which says so or is asked to. Proxies
+/// that are not told otherwise speak HTTP/1.0, and clients of today do not.
+pub(crate) fn passed_on(version: Version, headers: &HeaderMap) -> bool {
     let says = |name: &HeaderName| {
-        let name = name.as_str();
-        name == "via" || name.starts_with("x-forwarded-") || SENDER.contains(&name)
+        let name = plain(name);
+        name == "via" || name.starts_with("x-forwarded-") || SENDER.contains(&name.as_str())
     };
-    headers.keys().any(says)
+    version < Version::HTTP_11 || headers.keys().any(says)
 }
 
-/// Takes away what an agent's server could believe of a request and must not. Some
-/// servers read `_` in a name as `-`, so both are one here.
+/// A header's name as servers tell it from others: some read `_` and `.` in it as `-`.
+fn plain(name: &HeaderName) -> String {
+    name.as_str().replace(['_', '.'], "-")
+}
+
+/// Takes away what an agent's server could believe of a request and must not.
 fn strip_not_believed(headers: &mut HeaderMap) {
     let believed = |name: &HeaderName| {
-        let name = name.as_str().replace('_', "-");
+        let name = plain(name);
         let named = SENDER.iter().chain(&OTHER_REQUEST).any(|other| name == *other);
         !named && !OURS.iter().any(|ours| name.starts_with(ours))
     };
@@ -112,6 +143,15 @@ pub(crate) fn client_address(peer: IpAddr, trusted: bool, headers: &HeaderMap) -
     last.and_then(|value| value.rsplit(',').next()).and_then(|text| text.trim().parse().ok()).unwrap_or(peer)
 }
 
+/// Refuses a request with two credentials: the agent might read the one that the
+/// gateway did not.
+pub(crate) fn one_credential(headers: &HeaderMap) -> Result<(), Refusal> {
+    if headers.get_all(AUTHORIZATION).iter().nth(1).is_none() {
+        return Ok(());
+    }
+    Err(Fault::new(Code::InvalidRequest, "there is more than one Authorization header").field("Authorization").into())
+}
+
 /// The bearer credential, if there is one.
 pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let text = headers.get(AUTHORIZATION)?.to_str().ok()?;
@@ -119,13 +159,21 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Ends what was meant for the gateway alone: the agent's own token, and
-/// `Expect`, which the gateway answers itself.
-pub(crate) fn strip_ours(headers: &mut HeaderMap, token_was_ours: bool) {
+/// Ends what was meant for the gateway alone: agents' tokens, another agent's too,
+/// wherever clients put credentials; and `Expect`, which the gateway answers itself.
+pub(crate) fn strip_ours(headers: &mut HeaderMap) {
     headers.remove(EXPECT);
-    if token_was_ours {
-        headers.remove(AUTHORIZATION);
+    for name in CREDENTIALS {
+        let is_ours = headers.get_all(name).iter().any(holds_token);
+        if is_ours {
+            headers.remove(name);
+        }
     }
+}
+
+fn holds_token(value: &HeaderValue) -> bool {
+    let mut words = value.as_bytes().split(|byte| byte.is_ascii_whitespace() || *byte == b',');
+    words.any(|word| word.starts_with(TOKEN))
 }
 
 /// A payment that was taken here is nothing for the agent.
@@ -170,12 +218,41 @@ mod tests {
         for name in names.chain(["x-palatine-wallet".to_owned()]) {
             map.insert(HeaderName::try_from(&name).unwrap(), "x".parse().unwrap());
             map.insert(HeaderName::try_from(name.replace('-', "_")).unwrap(), "x".parse().unwrap());
+            map.insert(HeaderName::try_from(name.replace('-', ".")).unwrap(), "x".parse().unwrap());
         }
         strip_not_believed(&mut map);
         assert_eq!(map, kept);
         let mut signed = headers(&[("x-wallet", "w"), ("x-signature", "s"), ("x-timestamp", "1"), ("x-audience", "a")]);
         strip_not_believed(&mut signed);
         assert_eq!(signed, HeaderMap::new());
+    }
+
+    #[test]
+    fn fault_2_10_a_proxy_gives_itself_away_however_it_writes_a_name() {
+        assert!(!passed_on(Version::HTTP_11, &headers(&[("host", "localhost"), ("accept", "*/*")])));
+        assert!(passed_on(Version::HTTP_10, &headers(&[("host", "localhost")])));
+        for name in ["via", "forwarded", "x-forwarded-for", "x_forwarded_for", "x_real_ip", "x.real.ip", "remote_user"]
+        {
+            assert!(passed_on(Version::HTTP_2, &headers(&[(name, "x")])), "{name}");
+        }
+    }
+
+    #[test]
+    fn fault_2_1_a_token_of_any_agent_goes_no_further_wherever_it_stands() {
+        let kept = headers(&[("authorization", "Bearer its-own"), ("cookie", "plt_is=1"), ("x-api-key", "its-own")]);
+        let mut map = kept.clone();
+        strip_ours(&mut map);
+        assert_eq!(map, kept);
+        for (name, value) in [
+            ("authorization", "Bearer plt_x"),
+            ("authorization", "plt_x"),
+            ("x-api-key", "plt_x"),
+            ("api-key", "a,plt_x"),
+        ] {
+            let mut map = headers(&[(name, value)]);
+            strip_ours(&mut map);
+            assert_eq!(map, HeaderMap::new(), "{name}: {value}");
+        }
     }
 
     #[test]

@@ -28,9 +28,10 @@ struct Found {
 }
 
 impl Vitals {
-    pub(crate) fn new(with_evm: bool) -> Self {
+    /// Nothing was asked before `now`.
+    pub(crate) fn new(with_evm: bool, now: UnixMillis) -> Self {
         let parts = [Part::Store, Part::Node, Part::Solana].into_iter().chain(with_evm.then_some(Part::Evm));
-        let fresh = Found { since: UnixMillis(0), trouble: Some(NOT_ASKED) };
+        let fresh = Found { since: now, trouble: Some(NOT_ASKED) };
         Self(Mutex::new(parts.map(|part| (part, fresh)).collect()))
     }
 
@@ -144,9 +145,11 @@ mod tests {
 
     #[test]
     fn a_trouble_is_dated_by_its_first_sight_and_ends_with_the_first_answer() {
-        let vitals = Vitals::new(false);
+        let vitals = Vitals::new(false, UnixMillis(1));
         let solana = || vitals.reports().into_iter().find(|report| report.part == Part::Solana).unwrap();
-        assert_eq!((solana().state, solana().why.as_deref()), (PartState::Failing, Some(NOT_ASKED)));
+        let solana_then = solana();
+        assert_eq!((solana_then.state, solana_then.since), (PartState::Failing, UnixMillis(1)));
+        assert_eq!(solana_then.why.as_deref(), Some(NOT_ASKED));
         vitals.note(Part::Solana, Ok(()), UnixMillis(1));
         vitals.note(Part::Solana, Err("silence".to_owned()), UnixMillis(2));
         vitals.note(Part::Solana, Err("another silence".to_owned()), UnixMillis(3));

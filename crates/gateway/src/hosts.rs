@@ -55,6 +55,12 @@ impl TryFrom<String> for Origin {
     }
 }
 
+impl Host {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Origin {
     /// Whether every page is meant.
     pub(crate) fn is_any(&self) -> bool {
@@ -92,6 +98,13 @@ fn name(host: &str) -> Option<String> {
     let name = authority.host();
     let name = name.strip_suffix('.').unwrap_or(name);
     (!host.contains('@') && !name.is_empty()).then(|| name.to_ascii_lowercase())
+}
+
+/// Whether a host, with or without a port, is this machine to itself.
+pub(crate) fn is_loopback(host: &str) -> bool {
+    let Some(name) = name(host) else { return false };
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    name == "localhost" || name.ends_with(".localhost") || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn is_address(name: &str) -> bool {

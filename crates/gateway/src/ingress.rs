@@ -9,29 +9,34 @@ use std::time::Duration;
 
 use axum::body::Body;
 use domain::{AgentId, State};
-use http::header::{COOKIE, HOST, HeaderMap, HeaderValue};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, COOKIE, HOST, HeaderMap, HeaderValue, ORIGIN};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use store::Record;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Instrument;
 use wire::TRACEPARENT;
 use wire::fault::{Code, Fault};
 
 use crate::answer::confine;
 use crate::entry::Arrival;
 use crate::headers::{self, Forwarded};
+use crate::holding::Holding;
 use crate::limit::client_key;
 use crate::logs::node_of;
 use crate::pool::{Lease, unreachable};
 use crate::pulse::Pulse;
 use crate::refusal::Refusal;
+use crate::resting::Work;
 use crate::state::Gateway;
 use crate::streams::{Asker, StreamPlace};
 use crate::target::{Named, Way};
-use crate::toll::redeem;
+use crate::toll::{Counter, redeem};
 use crate::upgrade::{self, Socket};
 
 /// Passes a request to the agent it is for, and the answer back.
@@ -43,6 +48,7 @@ pub(crate) async fn pass(
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
     gateway.rates.ingress.check(client_key(arrival.client))?;
+    headers::one_credential(request.headers())?;
     let id = named.id;
     let socket = Socket::wanted(&mut request);
     let held = presented(request.headers(), socket).any(|token| gateway.parts.tokens.verify(id, token));
@@ -50,39 +56,24 @@ pub(crate) async fn pass(
     // A price opens what is private to whoever pays it.
     let record = gateway.open(id, held || toll.is_some()).await?;
     gateway.check_port(&record, named.port).await?;
-    let client = socket.map(|socket| (socket, hyper::upgrade::on(&mut request)));
+    let client = socket.map(|socket| Client::of(socket, &mut request));
     let asker = if held { Asker::Holder } else { Asker::Visitor(client_key(arrival.client)) };
-    let (mut head, body) = request.into_parts();
-    let subprotocol = socket.and_then(|_| upgrade::take_token(&mut head.headers));
+    let toll = toll.filter(|_| !is_preflight(&request));
+    let (head, body) = request.into_parts();
     let prefix = if let Way::Path(prefix) = &named.way { Some(prefix.as_str()) } else { None };
     let told = Forwarded { client: arrival.client, host, prefix, tls: arrival.tls, trusted: arrival.trusted };
-    let back = Back { named, host, subprotocol };
+    let mut seen = head.clone();
+    let token = upgrade::take_token(&mut seen.headers);
+    let back = Back { way: named.way.clone(), host: host.to_owned(), subprotocol: token.filter(|_| socket.is_some()) };
     let Some(price) = toll else {
-        let request = rewrite(head, Body::new(body), arrival, &told, held, socket)?;
+        let request = rewrite(seen, arrival, &told, socket)?.map(|()| Body::new(body));
         let places = gateway.places(&record, asker, client).await?;
         return gateway.answered(places, back, request).await;
     };
     let counter = gateway.counter(&record, price, &head, arrival.client).await?;
-    // Nothing is held for who brings nothing.
-    if let Some(response) = counter.turn_away(&head) {
-        return Ok(response);
-    }
-    let body = gateway.paid_body(body).await?;
-    let payable = match counter.check(&head, &body, gateway.now()).await {
-        Ok(payable) => payable,
-        Err(response) => return Ok(response),
-    };
-    // Whatever can refuse the request does so before the money is taken.
-    headers::strip_payment(&mut head.headers);
-    let request = rewrite(head, Body::from(body), arrival, &told, held, socket)?;
-    let places = gateway.places(&record, asker, client).await?;
-    match payable.pay().await {
-        Ok(ticket) => {
-            let places = gateway.renewed(places);
-            Ok(redeem(ticket, gateway.answered(places, back, request).await).await)
-        }
-        Err(response) => Ok(response),
-    }
+    headers::strip_payment(&mut seen.headers);
+    let request = rewrite(seen, arrival, &told, socket)?;
+    gateway.sold(Sale { counter, record, asker, client, back, head, body, request }).await
 }
 
 /// What a request needs of us to be answered, secured.
@@ -92,16 +83,55 @@ struct Places {
     stream: Option<(Client, StreamPlace)>,
 }
 
-/// A client that asks for a WebSocket, and how.
-type Client = (Socket, OnUpgrade);
+/// A client that asks for a WebSocket.
+struct Client {
+    /// How it asks.
+    socket: Socket,
+    upgrade: OnUpgrade,
+    /// Its connection is not idle while the WebSocket is open.
+    work: Option<Arc<Work>>,
+}
+
+impl Client {
+    fn of(socket: Socket, request: &mut Request<Incoming>) -> Self {
+        let work = request.extensions().get().cloned();
+        Self { socket, upgrade: hyper::upgrade::on(request), work }
+    }
+}
 
 /// The way back of an answer.
-struct Back<'a> {
-    named: &'a Named,
-    host: &'a str,
+struct Back {
+    way: Way,
+    host: String,
     /// What the client takes the agent's token for.
     subprotocol: Option<HeaderValue>,
 }
+
+/// A request that costs something.
+struct Sale {
+    counter: Counter,
+    record: Record,
+    asker: Asker,
+    client: Option<Client>,
+    back: Back,
+    /// As it came: what the payment is bound to.
+    head: Parts,
+    body: Incoming,
+    /// As the agent sees it.
+    request: Request<()>,
+}
+
+/// Whether a browser asks what a page may send: it can bring no payment with that,
+/// and its own answer to it is nothing that is sold.
+fn is_preflight<B: hyper::body::Body>(request: &Request<B>) -> bool {
+    request.method() == Method::OPTIONS
+        && request.headers().contains_key(ORIGIN)
+        && request.headers().contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+        && request.body().is_end_stream()
+}
+
+/// How a request that costs something ends.
+type Sold = Result<Response<Body>, Refusal>;
 
 /// What may be the agent's token.
 fn presented(headers: &HeaderMap, socket: Option<Socket>) -> impl Iterator<Item = &str> {
@@ -112,19 +142,17 @@ fn presented(headers: &HeaderMap, socket: Option<Socket>) -> impl Iterator<Item 
 /// The request as the agent sees it.
 fn rewrite(
     mut head: Parts,
-    body: Body,
     arrival: &Arrival,
     told: &Forwarded<'_>,
-    token_was_ours: bool,
     socket: Option<Socket>,
-) -> Result<Request<Body>, Refusal> {
+) -> Result<Request<()>, Refusal> {
     if head.method == Method::CONNECT {
         return Err(Refusal::new(Code::MethodNotAllowed, "an agent is no proxy"));
     }
     head.uri = head.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
     head.version = Version::HTTP_11;
     client::strip_hop_by_hop(&mut head.headers);
-    headers::strip_ours(&mut head.headers, token_was_ours);
+    headers::strip_ours(&mut head.headers);
     join_cookies(&mut head.headers);
     told.write(&mut head.headers);
     let host = HeaderValue::from_str(told.host).map_err(|_| Refusal::invalid("the host is not one"))?;
@@ -135,7 +163,7 @@ fn rewrite(
     if let Some(socket) = socket {
         socket.ask(&mut head.headers, rand::random());
     }
-    Ok(Request::from_parts(head, body))
+    Ok(Request::from_parts(head, ()))
 }
 
 /// HTTP/2 may split cookies over several headers; HTTP/1.1 may not.
@@ -199,23 +227,71 @@ impl Gateway {
         Places { lease: places.lease.until(until), ..places }
     }
 
+    /// Sells an answer. The work goes on in a task of its own: a client that hangs up
+    /// once its payment is being taken has bought this answer, and does not have the
+    /// agent asked again for it.
+    async fn sold(self: &Arc<Self>, sale: Sale) -> Result<Response<Body>, Refusal> {
+        let (mut client, answer) = oneshot::channel();
+        let gateway = Arc::clone(self);
+        let selling = async move {
+            let sold = gateway.sell(sale, &mut client).await;
+            // Nobody may be there to have it.
+            let _ = client.send(sold);
+        };
+        tokio::spawn(selling.in_current_span());
+        answer.await.unwrap_or_else(|_| Err(Refusal::new(Code::Internal, "the request broke off; send it again")))
+    }
+
+    /// Whatever can refuse the request does so before the money is taken; and nothing
+    /// is held for who brings nothing, or has nothing.
+    async fn sell(&self, sale: Sale, client: &mut oneshot::Sender<Sold>) -> Sold {
+        let Sale { counter, record, asker, client: upgrade, back, head, body, request } = sale;
+        let secure = async {
+            let payable = match counter.check(&head, self.now()).await {
+                Ok(payable) => payable,
+                Err(response) => return Ok(Err(response)),
+            };
+            let places = self.places(&record, asker, upgrade).await?;
+            let (body, room) = self.paid_body(body, counter.client()).await?;
+            let bought = payable.hash(&head, &body);
+            Ok(Ok((payable, bought, places, Holding::new(Full::new(body), room))))
+        };
+        let secured: Result<_, Refusal> = tokio::select! {
+            secured = secure => secured,
+            () = client.closed() => Err(Refusal::invalid("the client hung up")),
+        };
+        let (payable, bought, places, body) = match secured? {
+            Ok(secured) => secured,
+            Err(response) => return Ok(response),
+        };
+        match payable.pay(bought, self.now()).await {
+            Ok(ticket) => {
+                let places = self.renewed(places);
+                let request = request.map(|()| Body::new(body));
+                Ok(redeem(ticket, self.answered(places, back, request).await).await)
+            }
+            Err(response) => Ok(response),
+        }
+    }
+
     /// Has the agent answer.
-    async fn answered(
-        &self,
-        places: Places,
-        back: Back<'_>,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, Refusal> {
+    async fn answered(&self, places: Places, back: Back, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         let Places { lease, stream } = places;
+        let accept = stream.as_ref().and_then(|(client, _)| client.socket.accept(request.headers()));
         let mut answer = lease.send(request).await?;
-        confine(answer.headers_mut(), &back.named.way, back.host);
+        confine(answer.headers_mut(), &back.way, &back.host);
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let asked = stream.filter(|_| upgrade::is_granted(answer.headers()));
+            let asked = stream.filter(|_| upgrade::is_granted(answer.headers(), accept.as_ref()));
             let asked = asked.ok_or_else(|| unreachable("the agent changed to a protocol that nobody asked for"))?;
             if let Some(token) = back.subprotocol {
                 upgrade::choose(answer.headers_mut(), token);
             }
             return Ok(self.join(asked, answer));
+        }
+        // To an extended CONNECT, success is a WebSocket.
+        let is_connect = stream.is_some_and(|(client, _)| client.socket == Socket::Connect);
+        if is_connect && answer.status().is_success() {
+            return Err(Refusal::new(Code::NoWebSocket, "the agent has no WebSocket at this path"));
         }
         let (mut head, body) = answer.into_parts();
         client::strip_hop_by_hop(&mut head.headers);
@@ -223,7 +299,8 @@ impl Gateway {
     }
 
     /// Joins the two halves of a connection whose protocol has changed.
-    fn join(&self, ((socket, client), place): (Client, StreamPlace), mut answer: Response<Body>) -> Response<Body> {
+    fn join(&self, (client, place): (Client, StreamPlace), mut answer: Response<Body>) -> Response<Body> {
+        let Client { socket, upgrade: client, work } = client;
         let guest = hyper::upgrade::on(&mut answer);
         let draining = self.draining.clone();
         let silence = Duration::from_millis(self.limits.stream_idle_ms);
@@ -245,7 +322,7 @@ impl Gateway {
                     }
                 }
             }
-            drop(place);
+            drop((place, work));
         });
         let (mut head, _) = answer.into_parts();
         client::strip_hop_by_hop(&mut head.headers);

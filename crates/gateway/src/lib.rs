@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `serve`, `connection`, `tls` | listeners, connections, draining |
+//! | `serve`, `connection`, `resting`, `tls` | listeners, connections, draining |
 //! | `entry`, `target`, `hosts` | what every request passes: trace, limits, the names we answer to, and whom it is for |
 //! | `routes`, `spawn` (and `wish`), `agents`, `logs`, `events`, `process`, `meta` | the API's handlers, and `shape`, what they take and give |
 //! | `vaults`, `links`, `prices`, `relay`, `facilitator` | the handlers of the financial layer |
@@ -17,7 +17,8 @@
 //! | `health` | whether what the gateway works with works: `/ready` |
 //! | `ids` | the agents' ids |
 //! | `refusal` | every error's answer: the only place that knows both |
-//! | `guests`, `images` | what is needed of the nodes, as narrow traits |
+//! | `guests`, `images`, `shop` | what is needed of the nodes and of the treasury, as narrow traits |
+//! | `pool`, `queue`, `streams`, `bodies` | what a request to an agent takes, and who has which share |
 //! | `config`, `limit`, `trace`, `openapi` | as named |
 //!
 //! # What a handler may rely on
@@ -28,6 +29,7 @@
 
 mod agents;
 mod answer;
+mod bodies;
 mod caller;
 mod config;
 mod connection;
@@ -39,6 +41,7 @@ pub mod fuzz;
 mod guests;
 mod headers;
 mod health;
+mod holding;
 mod hosts;
 mod ids;
 mod images;
@@ -57,9 +60,11 @@ mod pulse;
 mod queue;
 mod refusal;
 mod relay;
+mod resting;
 mod routes;
 mod serve;
 mod shape;
+mod shop;
 mod spawn;
 mod spent;
 mod state;
@@ -81,6 +86,7 @@ pub use hosts::{Host, NameError, Origin};
 pub use images::{Images, NodeImages, Table};
 pub use openapi::openapi;
 pub use serve::{Listeners, ServeError, serve};
+pub use shop::Shop;
 pub use state::Parts;
 pub use tls::TlsError;
 pub use token::{TokenKeyError, token_key};

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use domain::Client;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -122,9 +123,15 @@ impl Rates {
 /// What counts as one address: an IPv4 address, or the /64 a provider gives to
 /// one customer.
 pub(crate) fn client_key(address: IpAddr) -> u128 {
+    Client::of(address).0
+}
+
+/// The wider block of an IPv6 address: the /48 that a provider gives to one site,
+/// which holds 65,536 of what counts as one address.
+pub(crate) fn client_block(address: IpAddr) -> Option<u128> {
     match address.to_canonical() {
-        IpAddr::V4(address) => u128::from(u32::from(address)),
-        IpAddr::V6(address) => u128::from(address) >> 64 << 64 | 1 << 63,
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(u128::from(address) >> 80),
     }
 }
 
@@ -151,6 +158,13 @@ impl<K: Clone + Eq + Hash> Crowd<K> {
     pub(crate) fn enter(&self, key: K) -> Option<Place<K>> {
         let mention = self.mention(key);
         let permit = Arc::clone(&mention.places).try_acquire_owned().ok()?;
+        Some(Place { _permit: permit, _mention: mention })
+    }
+
+    /// So many places at once for this key, if they are free.
+    pub(crate) fn enter_many(&self, key: K, count: u32) -> Option<Place<K>> {
+        let mention = self.mention(key);
+        let permit = Arc::clone(&mention.places).try_acquire_many_owned(count).ok()?;
         Some(Place { _permit: permit, _mention: mention })
     }
 
@@ -230,12 +244,11 @@ mod tests {
     }
 
     #[test]
-    fn one_customer_of_a_provider_is_one_address() {
-        let key = |text: &str| client_key(text.parse().unwrap());
-        assert_eq!(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::9"));
-        assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
-        assert_eq!(key("::ffff:10.0.0.1"), key("10.0.0.1"));
-        assert_ne!(key("::"), key("0.0.0.0"));
+    fn fault_2_4_a_site_of_many_addresses_is_one_block() {
+        let block = |text: &str| client_block(text.parse().unwrap());
+        assert_eq!(block("2001:db8:1:2::1"), block("2001:db8:1:3::1"));
+        assert_ne!(block("2001:db8:1:2::1"), block("2001:db8:2:2::1"));
+        assert_eq!(block("::ffff:10.0.0.1"), None);
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 use serde::Serialize;
 use wire::fault::Code;
 use wire::public::{HealthResponse, ReadyResponse, TiersResponse};
@@ -89,9 +89,10 @@ fn state(status: StatusCode, text: &str) -> Result<Response<Body>, Refusal> {
 pub(crate) async fn metrics(
     State(gateway): State<Arc<Gateway>>,
     Extension(arrival): Extension<Arrival>,
+    version: Version,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
-    let direct = arrival.trusted || !headers::passed_on(&headers);
+    let direct = arrival.trusted || !headers::passed_on(version, &headers);
     let allowed = direct && gateway.config.watchers().contains(&arrival.client.to_canonical());
     let recorder = gateway.parts.metrics.as_ref().filter(|_| allowed);
     let recorder = recorder.ok_or_else(|| Refusal::new(Code::NotFound, "there is nothing at this path for you"))?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use domain::{AgentId, Generation};
+use http::header::CONTENT_LENGTH;
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
@@ -51,7 +52,7 @@ impl Pools {
         let pool = self.pool(record)?;
         let until = Instant::now() + Duration::from_millis(self.limits.agent_wait_ms);
         let turn = pool.queue.turn(asker, until).await?;
-        Ok(Lease { pool, until, _turn: turn })
+        Ok(Lease { pool, until, asker, _turn: turn })
     }
 
     fn pool(&self, record: &Record) -> Result<Arc<Pool>, Refusal> {
@@ -86,6 +87,8 @@ struct Pool {
     returned: Notify,
     /// One clone lives with each connection.
     live: Arc<()>,
+    /// Connections at once, the idle ones with them.
+    most: usize,
     connect: Duration,
     answer: Duration,
     keep: Duration,
@@ -100,8 +103,40 @@ struct Idle {
 /// A connection to the agent's port over which HTTP/1.1 is spoken.
 struct Connection {
     sender: SendRequest<Body>,
+    past: Past,
     driver: AbortOnDropHandle<()>,
     _live: Arc<()>,
+}
+
+/// Whose requests with bodies went over a connection. An agent that answers without
+/// having read a body takes the rest of it for the next request: whoever sent the
+/// body says what that is, and the next caller gets its answer. So nobody goes on
+/// where a visitor's body went, and holders alone where a holder's did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Past {
+    /// There was none.
+    Clean,
+    /// Holders' of the agent's token.
+    Holders,
+    /// A visitor's too.
+    Visitors,
+}
+
+impl Past {
+    const fn and_a_body_of(self, asker: Asker) -> Self {
+        match (self, asker) {
+            (Self::Visitors, _) | (_, Asker::Visitor(_)) => Self::Visitors,
+            (Self::Clean | Self::Holders, Asker::Holder) => Self::Holders,
+        }
+    }
+
+    const fn is_for(self, asker: Asker) -> bool {
+        match self {
+            Self::Clean => true,
+            Self::Holders => matches!(asker, Asker::Holder),
+            Self::Visitors => false,
+        }
+    }
 }
 
 impl Pool {
@@ -115,6 +150,7 @@ impl Pool {
             idle: Mutex::default(),
             returned: Notify::new(),
             live: Arc::default(),
+            most: usize::try_from(limits.agent_connections).unwrap_or(usize::MAX),
             connect: Duration::from_millis(limits.agent_connect_ms),
             answer: Duration::from_millis(limits.agent_answer_ms),
             keep: Duration::from_millis(limits.agent_idle_ms),
@@ -126,31 +162,45 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection used last that is still good.
-    fn take(&self) -> Option<Connection> {
+    /// The connection used last that is still good, and may be this one's.
+    fn take(&self, asker: Asker) -> Option<Idle> {
         let mut idle = self.idle();
-        while let Some(Idle { connection, since }) = idle.pop() {
-            if since.elapsed() < self.keep && connection.sender.is_ready() {
-                return Some(connection);
-            }
-        }
-        None
+        idle.retain(|one| self.is_good(one));
+        let at = idle.iter().rposition(|one| one.connection.past.is_for(asker))?;
+        Some(idle.remove(at))
     }
 
-    fn give_back(&self, connection: Connection) {
-        self.idle().push(Idle { connection, since: Instant::now() });
-        self.returned.notify_one();
+    fn give_back(&self, idle: Idle) {
+        self.idle().push(idle);
+        // It may not be for the one that waits longest.
+        self.returned.notify_waiters();
     }
 
     /// Says how many are left.
     fn forget_old(&self) -> usize {
         let mut idle = self.idle();
-        idle.retain(|one| one.since.elapsed() < self.keep && one.connection.sender.is_ready());
+        idle.retain(|one| self.is_good(one));
         idle.len()
+    }
+
+    fn is_good(&self, idle: &Idle) -> bool {
+        idle.since.elapsed() < self.keep && idle.connection.sender.is_ready()
+    }
+
+    /// Where as many are open as may be, one that others might have used ends.
+    fn make_room(&self) {
+        // The pool's own clone is one more.
+        if Arc::strong_count(&self.live) > self.most {
+            let mut idle = self.idle();
+            if !idle.is_empty() {
+                idle.remove(0);
+            }
+        }
     }
 
     /// Opens a connection.
     async fn open(&self) -> Result<Connection, Refusal> {
+        self.make_room();
         let opening = async {
             let io = self.guests.tunnel(&self.node, self.id).await?;
             http1::handshake(TokioIo::new(io)).await.map_err(|error| GuestError::Unreachable(error.into()))
@@ -166,7 +216,8 @@ impl Pool {
                 tracing::debug!(%error, "a connection to an agent broke");
             }
         });
-        Ok(Connection { sender, driver: AbortOnDropHandle::new(driver), _live: Arc::clone(&self.live) })
+        let driver = AbortOnDropHandle::new(driver);
+        Ok(Connection { sender, past: Past::Clean, driver, _live: Arc::clone(&self.live) })
     }
 }
 
@@ -184,11 +235,19 @@ pub(crate) fn unreachable(error: impl Into<Box<dyn std::error::Error + Send + Sy
     GuestError::Unreachable(error.into()).into()
 }
 
+/// A request broke off: its client sent no whole body, or the agent does not answer.
+impl From<hyper::Error> for Refusal {
+    fn from(error: hyper::Error) -> Self {
+        if error.is_user() { Self::invalid("the body ended before it was whole") } else { unreachable(error) }
+    }
+}
+
 /// The right to ask an agent once.
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     /// When waiting for a connection ends.
     until: Instant,
+    asker: Asker,
     _turn: Turn,
 }
 
@@ -212,17 +271,21 @@ impl Lease {
     pub(crate) async fn send(self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
         let pulse = Pulse::new();
         let again = repeatable(&request);
+        let has_body = has_body(&request);
         let request = request.map(|body| Body::new(pulse.of(body)));
         let (mut connection, used) = self.connection().await?;
         let answer = match self.ask(&mut connection, request).await? {
             Ok(answer) => answer,
             Err(lost) => {
                 let second = lost.unsent.or(again).filter(|_| used && !lost.error.is_parse());
-                let Some(request) = second else { return Err(unreachable(lost.error)) };
-                connection = self.pool.open().await?;
-                self.ask(&mut connection, request).await?.map_err(|lost| unreachable(lost.error))?
+                let Some(request) = second else { return Err(lost.error.into()) };
+                connection = self.another().await?;
+                self.ask(&mut connection, request).await?.map_err(|lost| lost.error)?
             }
         };
+        if has_body {
+            connection.past = connection.past.and_a_body_of(self.asker);
+        }
         Ok(self.answered(connection, answer, pulse))
     }
 
@@ -230,8 +293,8 @@ impl Lease {
     async fn connection(&self) -> Result<(Connection, bool), Refusal> {
         loop {
             let returned = self.pool.returned.notified();
-            if let Some(connection) = self.pool.take() {
-                return Ok((connection, true));
+            if let Some(idle) = self.pool.take(self.asker) {
+                return Ok((idle.connection, true));
             }
             let next = async {
                 tokio::select! {
@@ -241,17 +304,24 @@ impl Lease {
             };
             let Some(_opening) = timeout_at(self.until, next).await.map_err(|_| busy())? else { continue };
             // One may have come back meanwhile, here and while another was opened.
-            if let Some(connection) = self.pool.take() {
-                return Ok((connection, true));
+            if let Some(idle) = self.pool.take(self.asker) {
+                return Ok((idle.connection, true));
             }
-            return match (self.pool.open().await, self.pool.take()) {
-                (Err(_), Some(connection)) => Ok((connection, true)),
+            return match (self.pool.open().await, self.pool.take(self.asker)) {
+                (Err(_), Some(idle)) => Ok((idle.connection, true)),
                 (opened, spare) => {
                     spare.into_iter().for_each(|spare| self.pool.give_back(spare));
                     opened.map(|connection| (connection, false))
                 }
             };
         }
+    }
+
+    /// One more connection, for a second try.
+    async fn another(&self) -> Result<Connection, Refusal> {
+        let opening = timeout(self.pool.connect, self.pool.opening.acquire()).await;
+        let _opening = opening.map_err(|_| busy())?;
+        self.pool.open().await
     }
 
     async fn ask(
@@ -277,8 +347,8 @@ impl Lease {
         tokio::spawn(async move {
             tokio::select! {
                 ready = connection.sender.ready() => {
-                    if ready.is_ok() {
-                        self.pool.give_back(connection);
+                    if ready.is_ok() && connection.past != Past::Visitors {
+                        self.pool.give_back(Idle { connection, since: Instant::now() });
                     }
                 }
                 () = pulse.silent(self.pool.silence) => tracing::debug!("an answer fell silent and is ended"),
@@ -287,6 +357,12 @@ impl Lease {
         });
         flowing
     }
+}
+
+/// Whether bytes follow the head, or the agent may think so.
+fn has_body(request: &Request<Body>) -> bool {
+    let announced = request.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0");
+    announced || !request.body().is_end_stream()
 }
 
 /// The same request once more, where asking twice does what asking once does and no

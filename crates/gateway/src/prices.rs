@@ -1,19 +1,23 @@
 //! What requests to an agent cost: read and set by its holder.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use domain::AgentId;
+use domain::{AgentId, Usdc};
 use http::{Response, StatusCode};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use wire::fault::{Code, Fault};
 use wire::vault::Prices;
 
 use crate::caller::{Owner, Reader};
 use crate::refusal::Refusal;
-use crate::shape::{Id, json, parse_json};
+use crate::shape::{Id, json, parse_json, shortened};
 use crate::state::Gateway;
-use crate::toll::{MAX_PATH, MAX_PRICES, is_plain};
+use crate::toll::{MAX_PRICES, can_be_priced};
 
 /// What requests to an agent cost.
 #[utoipa::path(
@@ -54,8 +58,7 @@ pub(crate) async fn set_prices(
     owner: Owner,
 ) -> Result<Response<Body>, Refusal> {
     gateway.owned(id, owner.wallet).await?;
-    let wish: Prices = parse_json(&owner.body)?;
-    check(&wish)?;
+    let wish = read(&owner.body)?;
     if !wish.prices.is_empty() {
         // Somebody must be there to be paid.
         gateway.treasury()?.payee(owner.wallet).await?;
@@ -79,15 +82,98 @@ impl Gateway {
     }
 }
 
-fn check(wish: &Prices) -> Result<(), Refusal> {
-    let refused = |said: String| Refusal::from(Fault::new(Code::InvalidRequest, said).field("prices"));
-    if wish.prices.len() > MAX_PRICES {
-        return Err(refused(format!("an agent has at most {MAX_PRICES} prices")));
-    }
-    for path in wish.prices.keys() {
-        if !is_plain(path) || path.len() > MAX_PATH || path.contains(['?', '#', '%']) {
-            return Err(refused(format!("{path:?} is not the beginning of a path, such as /v1/chat/completions")));
+/// [`Prices`], as they were written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wish {
+    prices: Entries,
+}
+
+/// Each path with its amount. A path may stand there twice.
+struct Entries(Vec<(String, serde_json::Value)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("amounts by path")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
         }
+        deserializer.deserialize_map(All)
     }
-    Ok(())
+}
+
+/// Reads prices, each of which can hold.
+fn read(body: &[u8]) -> Result<Prices, Refusal> {
+    let Wish { prices: Entries(entries) } = parse_json(body)?;
+    if entries.len() > MAX_PRICES {
+        let said = format!("an agent has at most {MAX_PRICES} prices");
+        return Err(Fault::new(Code::InvalidRequest, said).field("prices").into());
+    }
+    let (mut prices, mut seen) = (store::Prices::new(), BTreeSet::new());
+    for (path, amount) in entries {
+        let price = read_one(&path, &amount, &mut seen);
+        let price = price.map_err(|said| Fault::new(Code::InvalidRequest, said).field(field(&path)))?;
+        prices.insert(path, price);
+    }
+    Ok(Prices { prices })
+}
+
+/// `seen` are the paths before, in lower case: requests are told apart no further.
+fn read_one(path: &str, amount: &serde_json::Value, seen: &mut BTreeSet<String>) -> Result<Usdc, String> {
+    if !can_be_priced(path) {
+        return Err("this is not the beginning of a path that needs no encoding, such as /v1/chat/completions".into());
+    }
+    if !seen.insert(path.to_ascii_lowercase()) {
+        return Err("this path has two prices; letters count as equal in both cases".into());
+    }
+    let amount = amount.as_str().and_then(|text| Usdc::from_micros(text).ok());
+    let amount = amount.filter(|amount| i64::try_from(amount.0).is_ok());
+    amount.ok_or_else(|| format!("a price is a text of whole micro-USDC, from 0 to {}", i64::MAX))
+}
+
+fn field(path: &str) -> String {
+    format!("prices.{}", shortened(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_2_1_a_price_that_could_not_hold_is_refused_by_its_name() {
+        let refused = |body: &str| {
+            let fault = Fault::from(read(body.as_bytes()).unwrap_err());
+            assert_eq!(fault.code, Code::InvalidRequest, "{fault}");
+            fault.field
+        };
+        for (body, field) in [
+            (r#"{"prices": {"/echo/résumé": "1"}}"#, "prices./echo/résumé"),
+            (r#"{"prices": {"/a b": "1"}}"#, "prices./a b"),
+            (r#"{"prices": {"/v1": "1", "/V1": "2"}}"#, "prices./V1"),
+            (r#"{"prices": {"/v1": "1", "/v1": "1"}}"#, "prices./v1"),
+            (r#"{"prices": {"/v1": "9223372036854775808"}}"#, "prices./v1"),
+            (r#"{"prices": {"/ok": "1", "/v1": "-1"}}"#, "prices./v1"),
+            (r#"{"prices": {"/v1": 1}}"#, "prices./v1"),
+            (r#"{"prices": {"/v1": "0.5"}}"#, "prices./v1"),
+            (r#"{"price": {}}"#, "price"),
+        ] {
+            assert_eq!(refused(body).as_deref(), Some(field), "{body}");
+        }
+        let most = read(br#"{"prices": {"/v1": "9223372036854775807", "/free": "0"}}"#).unwrap();
+        assert_eq!(most.prices["/v1"], Usdc(u64::try_from(i64::MAX).unwrap()));
+        let many: Vec<String> = (0..=MAX_PRICES).map(|count| format!(r#""/{count}": "1""#)).collect();
+        assert_eq!(refused(&format!(r#"{{"prices": {{{}}}}}"#, many.join(", "))).as_deref(), Some("prices"));
+    }
 }

@@ -12,7 +12,7 @@ use crate::limit::{Crowd, Place};
 use crate::refusal::Refusal;
 use crate::streams::Asker;
 
-/// One address gets one part in so many of what visitors may have of an agent.
+/// One address gets one part in so many of the visitors' places to wait.
 const ADDRESS_PART: u32 = 2;
 
 /// Who may ask one agent, and who waits.
@@ -41,7 +41,7 @@ impl Queue {
         Self {
             all: semaphore(limits.agent_connections),
             visitors: semaphore(visitors),
-            addresses: Crowd::new(visitors.div_ceil(ADDRESS_PART)),
+            addresses: Crowd::new(limits.agent_connections_per_address.min(visitors)),
             waiting_holders: semaphore(limits.agent_waiting),
             waiting_visitors: semaphore(limits.agent_waiting),
             waiting_addresses: Crowd::new(limits.agent_waiting.div_ceil(ADDRESS_PART)),
@@ -94,7 +94,13 @@ mod tests {
     }
 
     fn queue() -> Queue {
-        let limits = Limits { agent_connections: 8, agent_waiting: 4, owner_percent: 25, ..Limits::default() };
+        let limits = Limits {
+            agent_connections: 8,
+            agent_connections_per_address: 3,
+            agent_waiting: 4,
+            owner_percent: 25,
+            ..Limits::default()
+        };
         Queue::new(&limits)
     }
 
@@ -107,7 +113,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn fault_2_12_visitors_leave_the_holder_connections_and_each_other_half() {
+    async fn fault_2_12_visitors_leave_the_holder_connections_and_each_other_a_share() {
         let queue = queue();
         let first = turns(&queue, Asker::Visitor(1)).await;
         let second = turns(&queue, Asker::Visitor(2)).await;
@@ -116,6 +122,17 @@ mod tests {
         assert_eq!([first.len(), second.len(), third.len(), holder.len()], [3, 3, 0, 2]);
         drop(first);
         assert_eq!(turns(&queue, Asker::Visitor(3)).await.len(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fault_2_4_a_few_addresses_do_not_take_an_agent_from_all_others() {
+        let queue = Queue::new(&Limits::default());
+        let mut held = Vec::new();
+        for address in 0..5 {
+            held.push(turns(&queue, Asker::Visitor(address)).await);
+        }
+        assert!(held.iter().all(|turns| turns.len() == 8), "{held:?}");
+        assert_eq!(turns(&queue, Asker::Visitor(9)).await.len(), 8);
     }
 
     #[tokio::test(start_paused = true)]

@@ -80,6 +80,12 @@ impl Refusal {
         Self::new(Code::NotFound, "there is no such agent, or it is not yours")
     }
 
+    /// There is no financial layer.
+    pub(crate) fn no_chain() -> Self {
+        let said = "this gateway has no chain configured; everything but vaults and payments works";
+        Self::new(Code::NoChain, said)
+    }
+
     /// The wallet is linked to no owner.
     pub(crate) fn not_linked() -> Self {
         Self::new(Code::NotLinked, "your wallet is linked to no owner")

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use relay::{Answer, Error, Relayer};
@@ -19,7 +19,7 @@ use wire::relay::{
 use crate::caller::read_at_most;
 use crate::entry::Arrival;
 use crate::refusal::Refusal;
-use crate::shape::json;
+use crate::shape::{Segments, json};
 use crate::state::Gateway;
 
 /// CroGas's header of a payment.
@@ -127,7 +127,7 @@ pub(crate) async fn raw(
 )]
 pub(crate) async fn nonce(
     State(gateway): State<Arc<Gateway>>,
-    Path(address): Path<String>,
+    Segments(address): Segments<String>,
 ) -> Result<Response<Body>, Refusal> {
     let answer = gateway.treasury()?.relayer()?.nonce(&address).await;
     told(answer.map(|body| Answer { status: 200, body }))

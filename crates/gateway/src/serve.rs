@@ -1,10 +1,11 @@
 //! The gateway's life: listening, serving, draining.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -13,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::Server;
 use crate::entry::Peer;
 use crate::health;
-use crate::limit::{Crowd, Place, Rates, client_key};
+use crate::limit::{Crowd, Place, Rates, client_block, client_key};
 use crate::names::{self, Listening};
 use crate::pool::Pools;
+use crate::resting::Resting;
 use crate::routes::router;
 use crate::state::{Gateway, Parts};
 use crate::target::Listener;
@@ -25,6 +27,15 @@ use crate::{Config, ConfigError, Limits, Tls, TlsError};
 
 /// The pause after the system refuses to accept (out of descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How many shares of one address a block of addresses has.
+const BLOCK: u32 = 4;
+/// While there is no place, so often one that rests makes room.
+const EVICT_EVERY: Duration = Duration::from_millis(100);
+/// The silence after which a client is asked whether it is there, the time between
+/// two such questions, and how many stay without an answer before it is gone.
+const KEEP_IDLE: Duration = Duration::from_secs(60);
+const KEEP_EVERY: Duration = Duration::from_secs(15);
+const KEEP_COUNT: u32 = 4;
 /// Between two rounds of a recorder's own upkeep.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
@@ -164,32 +175,61 @@ pub async fn serve(
     Ok(())
 }
 
-/// How many connections may be open.
+/// How many connections may be open, in all and by address.
 #[derive(Clone)]
 struct Doors {
     all: Arc<Semaphore>,
-    crowd: Crowd<u128>,
+    addresses: Crowd<u128>,
+    /// By [`client_block`].
+    blocks: Crowd<u128>,
 }
+
+/// A client's share of the connections.
+type Share = (Place<u128>, Option<Place<u128>>);
 
 impl Doors {
     fn new(limits: &Limits) -> Self {
         let all = usize::try_from(limits.connections).unwrap_or(Semaphore::MAX_PERMITS);
-        Self { all: Arc::new(Semaphore::new(all)), crowd: Crowd::new(limits.connections_per_address) }
+        let one = limits.connections_per_address;
+        Self {
+            all: Arc::new(Semaphore::new(all.min(Semaphore::MAX_PERMITS))),
+            addresses: Crowd::new(one),
+            blocks: Crowd::new(one.saturating_mul(BLOCK)),
+        }
+    }
+
+    fn share(&self, address: IpAddr) -> Option<Share> {
+        let address_place = self.addresses.enter(client_key(address))?;
+        match client_block(address) {
+            Some(block) => Some((address_place, Some(self.blocks.enter(block)?))),
+            None => Some((address_place, None)),
+        }
+    }
+
+    /// A place for one more connection. Where there is none, those that rest make
+    /// room; while all are at work, the client waits.
+    async fn place(&self, resting: &Resting) -> Option<OwnedSemaphorePermit> {
+        if let Ok(place) = Arc::clone(&self.all).try_acquire_owned() {
+            return Some(place);
+        }
+        let place = Arc::clone(&self.all).acquire_owned();
+        tokio::pin!(place);
+        loop {
+            resting.evict();
+            tokio::select! {
+                place = place.as_mut() => return place.ok(),
+                () = tokio::time::sleep(EVICT_EVERY) => {}
+            }
+        }
     }
 }
 
 async fn accept(server: Server, listener: TcpListener, kind: Listener, acceptor: Option<TlsAcceptor>, doors: Doors) {
     loop {
-        let next = async {
-            // Beyond the bound, clients wait in the system's own queue.
-            let place = Arc::clone(&doors.all).acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
-            next = next => next,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = server.gateway.draining.cancelled() => return,
         };
-        let Ok(place) = place else { return };
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -199,11 +239,17 @@ async fn accept(server: Server, listener: TcpListener, kind: Listener, acceptor:
             }
         };
         let trusted = server.gateway.config.trusted_proxies.contains(&address.ip().to_canonical());
-        let own = if trusted { None } else { doors.crowd.enter(client_key(address.ip())) };
+        let own = if trusted { None } else { doors.share(address.ip()) };
         if !trusted && own.is_none() {
             metrics::counter!("palatine_gateway_connections_refused_total").increment(1);
             continue;
         }
+        // Beyond the bound, the next clients wait in the system's own queue.
+        let place = tokio::select! {
+            place = doors.place(&server.resting) => place,
+            () = server.gateway.draining.cancelled() => return,
+        };
+        let Some(place) = place else { return };
         let tasks = server.gateway.tasks.clone();
         let peer = Peer { address: address.ip(), listener: kind, tls: acceptor.is_some() };
         tasks.spawn(connect(server.clone(), stream, peer, acceptor.clone(), (place, own)));
@@ -215,10 +261,11 @@ async fn connect(
     stream: TcpStream,
     peer: Peer,
     acceptor: Option<TlsAcceptor>,
-    places: (OwnedSemaphorePermit, Option<Place<u128>>),
+    places: (OwnedSemaphorePermit, Option<Share>),
 ) {
-    // A socket that does not take the option is slower, not wrong.
+    // A socket that does not take the options is slower, not wrong.
     let _ = stream.set_nodelay(true);
+    let _ = keep_alive(&stream);
     match acceptor {
         None => server.run(stream, peer).await,
         Some(acceptor) => {
@@ -235,6 +282,15 @@ async fn connect(
         }
     }
     drop(places);
+}
+
+/// Has the system find out whether a silent client is still there: one that follows
+/// quiet logs says nothing for hours, and neither does one that has vanished.
+fn keep_alive(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEP_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEP_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, KEEP_COUNT)
 }
 
 /// What is done now and then: images are read, idle connections closed, idle keys
@@ -274,5 +330,31 @@ async fn watch(certificates: Certificates, every: Duration, shutdown: Cancellati
             Ok(Err(error)) => tracing::warn!(%error, "the certificate files cannot be used; the old one stays"),
             Err(error) => tracing::error!(%error, "reading the certificate files broke off"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn fault_2_4_a_client_that_has_vanished_is_found_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        keep_alive(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        let set = (sockopt::tcp_keepidle(&stream), sockopt::tcp_keepintvl(&stream), sockopt::tcp_keepcnt(&stream));
+        assert_eq!(set, (Ok(KEEP_IDLE), Ok(KEEP_EVERY), Ok(KEEP_COUNT)));
+    }
+
+    #[test]
+    fn fault_2_4_a_block_of_addresses_has_a_share_too() {
+        let doors = Doors::new(&Limits { connections_per_address: 2, ..Limits::default() });
+        let addresses = (0..8_u16).map(|net| IpAddr::from([0x2001, 0xdb8, 1, net, 0, 0, 0, 1]));
+        let held: Vec<_> =
+            addresses.flat_map(|address| [doors.share(address), doors.share(address)]).flatten().collect();
+        assert_eq!(held.len(), 8);
+        assert!(doors.share(IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, 1])).is_some());
     }
 }

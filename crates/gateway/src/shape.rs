@@ -1,6 +1,7 @@
 //! The shapes of what the API's handlers take and give.
 
 use axum::body::Body;
+use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path, Query};
 use domain::{AgentId, Wallet};
@@ -48,6 +49,30 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         }
         let found: Result<Path<Segment>, PathRejection> = Path::from_request_parts(head, state).await;
         found.map(|Path(Segment { id })| Self(id)).map_err(|_| Refusal::not_found())
+    }
+}
+
+/// The variable parts of a path.
+pub(crate) struct Segments<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let found: Result<Path<T>, PathRejection> = Path::from_request_parts(head, state).await;
+        found.map(|Path(segments)| Self(segments)).map_err(|error| unread(&error))
+    }
+}
+
+/// What is wrong with a path, and in which part where that is known.
+fn unread(error: &PathRejection) -> Refusal {
+    let fault = Fault::new(Code::InvalidRequest, "a part of the path is not text");
+    match error {
+        PathRejection::FailedToDeserializePathParams(error) => match error.kind() {
+            ErrorKind::InvalidUtf8InPathParam { key } => fault.field(key.clone()).into(),
+            _ => fault.into(),
+        },
+        _ => fault.into(),
     }
 }
 

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use treasury::Treasury;
 use wire::Secret;
-use wire::fault::Code;
 use wire::public::{Agent, Reason};
 use wire::relay::Health;
 
+use crate::bodies::Bodies;
 use crate::guests::Guests;
 use crate::health::Vitals;
 use crate::hosts::Hosts;
@@ -26,6 +26,7 @@ use crate::images::Images;
 use crate::limit::Rates;
 use crate::pool::Pools;
 use crate::refusal::Refusal;
+use crate::shop::Shop;
 use crate::spent::Spent;
 use crate::streams::Streams;
 use crate::tariff::Tariff;
@@ -53,10 +54,16 @@ pub struct Parts {
     pub images: Arc<dyn Images>,
     /// Vaults and payments; absent where no chain is configured.
     pub treasury: Option<Treasury>,
+    /// Where requests to agents are paid; absent where none can be.
+    pub shop: Option<Arc<dyn Shop>>,
     /// Renders `/metrics`; without it there is no such route.
     pub metrics: Option<PrometheusHandle>,
     /// Joins a request's span to the trace its `traceparent` names.
     pub follow: Option<fn(&tracing::Span, &str)>,
+}
+
+fn now() -> UnixMillis {
+    UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
 }
 
 /// One gateway.
@@ -81,6 +88,8 @@ pub(crate) struct Gateway {
     pub(crate) vitals: Vitals,
     /// Places for answers that do not end by themselves.
     pub(crate) streams: Streams,
+    /// Room for the bodies of requests that are paid for.
+    pub(crate) bodies: Bodies,
     /// Connections to the agents.
     pub(crate) pools: Pools,
     /// Everything that runs on behalf of a client.
@@ -110,7 +119,8 @@ impl Gateway {
             tariff: Tariff::new(),
             relayer_health: Cache::builder().max_capacity(1).time_to_live(HEALTH_LASTS).build(),
             audiences,
-            vitals: Vitals::new(parts.treasury.is_some()),
+            vitals: Vitals::new(parts.treasury.is_some(), now()),
+            bodies: Bodies::new(&limits),
             streams: Streams::new(&limits),
             pools: Pools::new(Arc::clone(&parts.guests), &limits),
             tasks: TaskTracker::new(),
@@ -127,7 +137,7 @@ impl Gateway {
     /// The edge's clock. A clock before 1970 makes every signature one of the
     /// future, which is refused.
     pub(crate) fn now(&self) -> UnixMillis {
-        UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
+        now()
     }
 
     /// Spends a signature, durably.
@@ -151,12 +161,7 @@ impl Gateway {
 
     /// The financial layer, if there is one.
     pub(crate) fn treasury(&self) -> Result<&Treasury, Refusal> {
-        self.parts.treasury.as_ref().ok_or_else(|| {
-            Refusal::new(
-                Code::NoChain,
-                "this gateway has no chain configured; everything but vaults and payments works",
-            )
-        })
+        self.parts.treasury.as_ref().ok_or_else(Refusal::no_chain)
     }
 
     /// An agent, if it is this wallet's.

@@ -31,8 +31,12 @@ pub(crate) struct Tariff {
 
 impl Tariff {
     pub(crate) fn new() -> Self {
+        Self::holding(LASTS)
+    }
+
+    fn holding(lasts: Duration) -> Self {
         Self {
-            held: Cache::builder().max_capacity(HELD).time_to_live(LASTS).build(),
+            held: Cache::builder().max_capacity(HELD).time_to_live(lasts).build(),
             changes: (0..COUNTS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -119,8 +123,17 @@ mod tests {
         assert_eq!(store.begun.load(Ordering::SeqCst), 2, "read once after the change, and held");
     }
 
-    #[test]
-    fn fault_2_10_prices_are_held_for_a_time_only() {
-        assert_eq!(Tariff::new().held.policy().time_to_live(), Some(LASTS));
+    #[tokio::test]
+    async fn fault_2_10_prices_are_held_for_a_time_only() {
+        let (tariff, store) = (Tariff::holding(Duration::from_millis(20)), SlowStore::new());
+        store.ends.add_permits(Semaphore::MAX_PERMITS / 2);
+        assert_eq!(ask(&tariff, &store).await, Usdc(1));
+        // Another gateway on this store has changed them: nobody says so here.
+        *store.price.lock().unwrap() = 2;
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while ask(&tariff, &store).await != Usdc(2) {
+            assert!(std::time::Instant::now() < deadline, "they are held for ever");
+            tokio::task::yield_now().await;
+        }
     }
 }

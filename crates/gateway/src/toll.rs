@@ -16,13 +16,13 @@ use domain::{AgentId, UnixMillis, Usdc};
 use http::Response;
 use http::header::HeaderMap;
 use http::request::Parts;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use store::Record;
 use wire::fault::{Code, Fault};
-use x402::{Checked, Client, NoAnswer, Order, Quote, RequestHash, Seller, Ticket, TillError, Unsold};
+use x402::{Bound, Checked, Client, NoAnswer, Order, Quote, RequestHash, Seller, Ticket, TillError, Unsold};
 
+use crate::bodies::Room;
 use crate::caller::read_at_most;
-use crate::limit::client_key;
 use crate::refusal::{Refusal, answer};
 use crate::state::Gateway;
 use crate::tariff::Prices;
@@ -34,12 +34,12 @@ const LATER_S: u64 = 5;
 /// Prices of one agent at most.
 pub(crate) const MAX_PRICES: usize = 64;
 /// Bytes of a price's path at most.
-pub(crate) const MAX_PATH: usize = 256;
+const MAX_PATH: usize = 256;
 
 /// What a path costs: the price of the longest beginning that ends where a segment
 /// does. Letters count as equal in both cases, as some agents take them.
 pub(crate) fn price(prices: &Prices, path: &str) -> Option<Usdc> {
-    let path = path.to_ascii_lowercase();
+    let path = decoded(path).unwrap_or_else(|| path.to_owned()).to_ascii_lowercase();
     let begins = |prefix: &str| {
         let rest = path.strip_prefix(&prefix.to_ascii_lowercase());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
@@ -57,35 +57,51 @@ pub(crate) fn is_plain(path: &str) -> bool {
         let name = segment.split(';').next().unwrap_or(segment);
         (!segment.is_empty() || at == last) && !matches!(name, "." | "..") && !segment.contains(';')
     };
-    path.starts_with('/') && segments().enumerate().all(whole) && !path.contains('\\') && is_encoded_plainly(path)
+    path.starts_with('/') && segments().enumerate().all(whole) && !path.contains('\\') && decoded(path).is_some()
 }
 
-/// Whether what is percent-encoded had to be: no letters, digits, dots or slashes.
-fn is_encoded_plainly(path: &str) -> bool {
-    let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        let Some(byte) = rest.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
-            return false;
-        };
-        if byte.is_ascii_alphanumeric() || byte.is_ascii_control() || b"-._~/\\%;".contains(&byte) {
-            return false;
+/// Whether a price can be put on a path: what each client writes in one way alone.
+pub(crate) fn can_be_priced(path: &str) -> bool {
+    let stands_for_itself = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,=:@/".contains(&byte);
+    is_plain(path) && path.len() <= MAX_PATH && path.bytes().all(stands_for_itself)
+}
+
+/// The path that is meant, where it has one reading: no letters, digits, dots or
+/// separators are percent-encoded, and all together is text.
+fn decoded(path: &str) -> Option<String> {
+    let mut parts = path.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        // `from_str_radix` takes a sign.
+        let byte = u8::from_str_radix(digits, 16).ok().filter(|_| !digits.starts_with('+'))?;
+        if byte.is_ascii_alphanumeric() || byte.is_ascii_control() || b"-._~/\\%;?#".contains(&byte) {
+            return None;
         }
-        rest = &rest[at + 3..];
+        bytes.push(byte);
+        bytes.extend_from_slice(rest.as_bytes());
     }
-    true
+    String::from_utf8(bytes).ok()
 }
 
 /// A request whose payment is good: what else it needs is secured next, and then the
 /// payment is taken. Nothing was charged yet, and nothing is when it is dropped.
 pub(crate) struct Payable<'a> {
     seller: &'a Seller,
+    quote: &'a Quote,
     payment: Checked<'a>,
 }
 
 impl Payable<'_> {
-    /// Takes the payment.
-    pub(crate) async fn pay(self) -> Result<Ticket, Response<Body>> {
-        self.seller.take(self.payment).await.map_err(told)
+    /// What the payment is bound to.
+    pub(crate) fn hash(&self, head: &Parts, body: &[u8]) -> RequestHash {
+        RequestHash::of(head.method.as_str(), &self.quote.resource.url, body)
+    }
+
+    /// Takes the payment for this request.
+    pub(crate) async fn pay(self, request: RequestHash, now: UnixMillis) -> Result<Ticket, Response<Body>> {
+        let bound = Bound { request, now, claim: rand::random() };
+        self.seller.take(self.payment, bound).await.map_err(told)
     }
 }
 
@@ -100,7 +116,7 @@ pub(crate) struct Counter {
 impl Gateway {
     /// What this request costs its sender.
     pub(crate) async fn toll_of(&self, agent: AgentId, path: &str) -> Result<Option<Usdc>, Refusal> {
-        if self.parts.treasury.is_none() {
+        if self.parts.shop.is_none() {
             return Ok(None);
         }
         let prices = self.tariff.of(agent, self.parts.store.prices_of(agent)).await?;
@@ -118,42 +134,42 @@ impl Gateway {
         head: &Parts,
         client: IpAddr,
     ) -> Result<Counter, Refusal> {
-        let treasury = self.treasury()?;
+        let shop = self.parts.shop.as_ref().ok_or_else(Refusal::no_chain)?;
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let url = format!("{}{path}", self.agent_url.of(record.id));
         Ok(Counter {
-            seller: treasury.seller()?,
-            quote: treasury.quote(record.wallet, &url, price).await?,
+            seller: shop.seller()?,
+            quote: shop.quote(record.wallet, &url, price).await?,
             resource: record.id.to_string(),
-            client: Client(client_key(client)),
+            client: Client::of(client),
         })
     }
 
-    /// The whole body of a request that is paid for: its payment is bound to it.
-    pub(crate) async fn paid_body(&self, body: Incoming) -> Result<Bytes, Refusal> {
-        let most = usize::try_from(self.limits.paid_body_bytes).unwrap_or(usize::MAX);
-        read_at_most(body, most, self.limits.body_ms).await
+    /// The whole body of a request that is paid for, with the room that it takes: its
+    /// payment is bound to it.
+    pub(crate) async fn paid_body(&self, body: Incoming, client: Client) -> Result<(Bytes, Room), Refusal> {
+        let most = self.limits.paid_body_bytes;
+        // One that does not say how long it is may be as long as it may be.
+        let length = body.size_hint().exact().unwrap_or(u64::from(most)).min(u64::from(most));
+        let room = self.bodies.enter(client.0, length)?;
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Ok((read_at_most(body, most, self.limits.body_ms).await?, room))
     }
 }
 
 impl Counter {
-    /// What is said to who brings no payment, before anything is held for him.
-    pub(crate) fn turn_away(&self, head: &Parts) -> Option<Response<Body>> {
-        self.seller.turn_away(&self.quote, &head.headers).err().map(told)
+    /// Who pays here.
+    pub(crate) const fn client(&self) -> Client {
+        self.client
     }
 
-    /// Checks the payment that came with this request.
-    pub(crate) async fn check(
-        &self,
-        head: &Parts,
-        body: &[u8],
-        now: UnixMillis,
-    ) -> Result<Payable<'_>, Response<Body>> {
+    /// Checks the payment among the headers, its payer's money too, before the body is
+    /// read or anything is held for him.
+    pub(crate) async fn check(&self, head: &Parts, now: UnixMillis) -> Result<Payable<'_>, Response<Body>> {
         let Self { seller, quote, resource, client } = self;
-        let request = RequestHash::of(head.method.as_str(), &quote.resource.url, body);
-        let order = Order { quote, request, resource, now, claim: rand::random(), client: *client };
+        let order = Order { quote, resource, now, client: *client };
         let payment = seller.check(order, &head.headers).await.map_err(told)?;
-        Ok(Payable { seller, payment })
+        Ok(Payable { seller, quote, payment })
     }
 }
 
@@ -175,12 +191,15 @@ fn told(unsold: Unsold) -> Response<Body> {
         Unsold::Unsettled => answer(&pending()),
         Unsold::Unavailable(error) => {
             tracing::warn!(%error, "a payment cannot be taken at the moment");
-            let code = match error {
-                TillError::Unread(_) => Code::ChainUnavailable,
-                TillError::Record(_) | TillError::Busy => Code::PaymentsUnavailable,
+            let (code, after) = match error {
+                TillError::Unread(_) => (Code::ChainUnavailable, LATER_S),
+                TillError::Record(_) | TillError::Busy => (Code::PaymentsUnavailable, LATER_S),
+                TillError::Unavailable { retry_after_s, .. } => {
+                    (Code::PaymentsUnavailable, retry_after_s.unwrap_or(LATER_S))
+                }
             };
             let said = "payments cannot be taken just now; nothing was charged by this request";
-            answer(&Fault::new(code, said).retry_after(LATER_S))
+            answer(&Fault::new(code, said).retry_after(after))
         }
     }
 }
@@ -252,6 +271,35 @@ mod tests {
     }
 
     #[test]
+    fn fault_2_1_a_price_holds_for_every_way_to_write_its_path_and_is_put_on_no_other() {
+        let prices = prices(&[("/pay!", 1), ("/a:b", 2)]);
+        for path in ["/pay!", "/pay%21", "/PAY%21/x", "/a%3Ab"] {
+            assert!(is_plain(path) && price(&prices, path).is_some(), "{path}");
+        }
+        for path in ["/", "/v1/chat/completions", "/static/", "/pay!", "/a:b", "/~x/y.z"] {
+            assert!(can_be_priced(path), "{path}");
+        }
+        let long = format!("/{}", "x".repeat(MAX_PATH));
+        for path in [
+            "",
+            "v1",
+            "/echo/résumé",
+            "/a b",
+            "/a\u{7f}",
+            "/a\n",
+            "/a%20b",
+            "/a?b",
+            "/a#b",
+            "/{a}",
+            "/a|b",
+            "/a//b",
+            &long,
+        ] {
+            assert!(!can_be_priced(path), "{path:?}");
+        }
+    }
+
+    #[test]
     fn a_path_with_a_second_reading_is_not_plain() {
         for path in ["/", "/v1", "/v1/", "/v1/chat/completions", "/a%20b", "/%C3%A9", "/a.b/..c"] {
             assert!(is_plain(path), "{path}");
@@ -277,6 +325,11 @@ mod tests {
             "/%2",
             "/v1%252f",
             "/a%00",
+            "/v1%3fx",
+            "/v1%23x",
+            "/v1%ff",
+            "/v1%c3",
+            "/%+1",
         ] {
             assert!(!is_plain(path), "{path}");
         }

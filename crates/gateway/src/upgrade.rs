@@ -14,6 +14,7 @@ use http::header::{
 };
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::ext::Protocol;
+use sha1::{Digest, Sha1};
 
 /// The one protocol.
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
@@ -54,6 +55,20 @@ impl Socket {
         }
     }
 
+    /// What the agent must say of the key that it was asked with (RFC 6455, 4.2.2),
+    /// where the key is ours: a client looks at its own.
+    pub(crate) fn accept(self, asked: &HeaderMap) -> Option<HeaderValue> {
+        const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+        match self {
+            Self::Upgrade => None,
+            Self::Connect => {
+                let key = asked.get(SEC_WEBSOCKET_KEY)?;
+                let sum = Sha1::new().chain_update(key.as_bytes()).chain_update(GUID).finalize();
+                STANDARD.encode(sum).parse().ok()
+            }
+        }
+    }
+
     /// Grants it to the client that asked.
     pub(crate) fn grant(self, answer: &mut Response<Body>) {
         match self {
@@ -66,9 +81,10 @@ impl Socket {
     }
 }
 
-/// Whether an agent that changes protocols changes to that one.
-pub(crate) fn is_granted(answer: &HeaderMap) -> bool {
-    names(answer, &UPGRADE, "websocket")
+/// Whether an agent that changes protocols changes to that one, and has understood
+/// that it does: `accept` is what it must say of our key.
+pub(crate) fn is_granted(answer: &HeaderMap, accept: Option<&HeaderValue>) -> bool {
+    names(answer, &UPGRADE, "websocket") && accept.is_none_or(|accept| answer.get(SEC_WEBSOCKET_ACCEPT) == Some(accept))
 }
 
 fn write(headers: &mut HeaderMap) {
@@ -163,7 +179,20 @@ mod tests {
         for other in ["h2c", "h2", "TLS/1.0", "HTTP/2.0", "IRC/6.9", "connect-udp", "websocket2", ""] {
             assert!(!asks(Version::HTTP_11, Method::GET, &[("connection", "upgrade"), ("upgrade", other)]), "{other}");
             let answer = HeaderMap::from_iter([(UPGRADE, other.parse().unwrap())]);
-            assert!(!is_granted(&answer), "{other}");
+            assert!(!is_granted(&answer, None), "{other}");
         }
+    }
+
+    #[test]
+    fn fault_2_8_who_has_no_key_of_its_own_has_the_agents_acceptance_looked_at() {
+        // RFC 6455's own example.
+        let asked = HeaderMap::from_iter([(SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="))]);
+        let accept = Socket::Connect.accept(&asked).unwrap();
+        assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(Socket::Upgrade.accept(&asked), None);
+        let mut answer = HeaderMap::from_iter([(UPGRADE, WEBSOCKET)]);
+        assert!(is_granted(&answer, None) && !is_granted(&answer, Some(&accept)));
+        answer.insert(SEC_WEBSOCKET_ACCEPT, accept.clone());
+        assert!(is_granted(&answer, Some(&accept)));
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use domain::vault::TaskId;
+use axum::extract::State;
+use domain::vault::{TaskId, TaskIdError};
 use domain::{Address, AgentId};
 use http::{Response, StatusCode};
 use wire::fault::{Code, Fault};
@@ -17,7 +17,7 @@ use wire::{EvmAddress, EvmHash};
 use crate::caller::{Owner, Reader};
 use crate::entry::Arrival;
 use crate::refusal::Refusal;
-use crate::shape::{Id, json, parse_json};
+use crate::shape::{Id, Segments, json, parse_json};
 use crate::state::Gateway;
 
 /// The chain this gateway works on.
@@ -51,8 +51,20 @@ pub(crate) async fn agent_vault(
     Reader(owner): Reader,
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, owner.wallet).await?;
-    let vault = gateway.treasury()?.agent_vault(record.id, record.wallet).await?;
-    json(StatusCode::OK, &vault.ok_or_else(Refusal::not_linked)?)
+    let treasury = gateway.treasury()?;
+    // Only who asked for this very vault has an agent's key made for it.
+    let vault = if owner.bound {
+        treasury.agent_vault(record.id, record.wallet).await?
+    } else {
+        treasury.known_vault(record.id).await?
+    };
+    let none = || match owner.bound {
+        true => Refusal::not_linked(),
+        false => {
+            Refusal::new(Code::UnboundSignature, "the agent has no vault yet; ask with a signature of this request")
+        }
+    };
+    json(StatusCode::OK, &vault.ok_or_else(none)?)
 }
 
 /// Deploys an agent's vault by its owner's signature. The gateway pays the gas,
@@ -99,7 +111,7 @@ pub(crate) async fn deploy(
 )]
 pub(crate) async fn vault(
     State(gateway): State<Arc<Gateway>>,
-    Path(address): Path<String>,
+    Segments(address): Segments<String>,
 ) -> Result<Response<Body>, Refusal> {
     json(StatusCode::OK, &gateway.treasury()?.vault(read_address(&address)?).await?)
 }
@@ -115,7 +127,7 @@ pub(crate) async fn vault(
 )]
 pub(crate) async fn tasks(
     State(gateway): State<Arc<Gateway>>,
-    Path(address): Path<String>,
+    Segments(address): Segments<String>,
 ) -> Result<Response<Body>, Refusal> {
     json(StatusCode::OK, &gateway.treasury()?.tasks(read_address(&address)?).await?)
 }
@@ -137,7 +149,7 @@ pub(crate) async fn tasks(
 )]
 pub(crate) async fn submit(
     State(gateway): State<Arc<Gateway>>,
-    Path((id, task)): Path<(String, String)>,
+    Segments((id, task)): Segments<(String, String)>,
     owner: Owner,
 ) -> Result<Response<Body>, Refusal> {
     let (id, task) = read_task(&id, &task)?;
@@ -163,7 +175,7 @@ pub(crate) async fn submit(
 )]
 pub(crate) async fn decline(
     State(gateway): State<Arc<Gateway>>,
-    Path((id, task)): Path<(String, String)>,
+    Segments((id, task)): Segments<(String, String)>,
     owner: Owner,
 ) -> Result<Response<Body>, Refusal> {
     let (id, task) = read_task(&id, &task)?;
@@ -177,11 +189,13 @@ fn told(answer: &TxResponse) -> Result<Response<Body>, Refusal> {
 
 fn read_address(text: &str) -> Result<Address, Refusal> {
     let address = text.parse().ok().filter(|_| text.starts_with("0x"));
-    address.ok_or_else(|| Refusal::invalid("a vault's address is 0x and 40 hexadecimal digits"))
+    let said = "a vault's address is 0x and 40 hexadecimal digits";
+    address.ok_or_else(|| Fault::new(Code::InvalidRequest, said).field("address").into())
 }
 
 fn read_task(id: &str, task: &str) -> Result<(AgentId, TaskId), Refusal> {
     let id = id.parse().map_err(|_| Refusal::not_found())?;
-    let task = task.parse().map_err(|error: domain::vault::TaskIdError| Refusal::invalid(error.to_string()))?;
+    let unread = |error: TaskIdError| Fault::new(Code::InvalidRequest, error.to_string()).field("task");
+    let task = task.parse().map_err(unread)?;
     Ok((id, task))
 }

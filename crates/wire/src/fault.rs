@@ -190,6 +190,8 @@ codes! {
     Internal = "internal", 500;
     /// The guest does not answer.
     AgentUnreachable = "agent_unreachable", 502;
+    /// The agent has no WebSocket at this path.
+    NoWebSocket = "no_web_socket", 502;
     /// No chain is configured here.
     NoChain = "no_chain", 501;
     /// The chain does not answer just now, or its endpoints disagree.

@@ -54,6 +54,7 @@ async fn serve(dir: &Path) -> Result<()> {
         guests: Arc::new(NodeGuests::new(std::collections::HashMap::new())),
         images: Arc::new(Known::default()),
         treasury: None,
+        shop: None,
         metrics: None,
         follow: None,
     };

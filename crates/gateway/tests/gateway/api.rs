@@ -340,3 +340,29 @@ async fn fault_1_0_ready_says_which_part_fails_and_since_when() {
     edge.wish.balances.fail(false);
     assert_eq!(ready(200, "it answers again").await["status"], "ok");
 }
+
+#[tokio::test]
+async fn fault_2_13_a_path_that_is_no_text_is_refused_by_its_part() {
+    let (edge, holder) = (Edge::start().await, holder());
+    for (path, field) in [("/vaults/%ff", "address"), ("/vaults/%ff/tasks", "address"), ("/meta/nonce/%ff", "address")]
+    {
+        let answer = Answer::of(edge.client.get(edge.url(path))).await;
+        assert_eq!(
+            (answer.status, answer.code(), &answer.body["field"]),
+            (400, "invalid_request", &json!(field)),
+            "{path}"
+        );
+    }
+    for path in ["/agents/%ff/tasks/0x00/submit", "/agents/%ff/tasks/0x00/decline"] {
+        let answer = edge.post(&holder, path, &Value::Null).await;
+        assert_eq!(
+            (answer.status, answer.code(), &answer.body["field"]),
+            (400, "invalid_request", &json!("id")),
+            "{path}"
+        );
+    }
+    for path in ["/agents/%ff/logs", "/status/%ff", "/agents/%ff/vault"] {
+        let answer = edge.get(&holder, path).await;
+        assert_eq!((answer.status, answer.code()), (404, "not_found"), "{path}");
+    }
+}

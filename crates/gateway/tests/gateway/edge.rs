@@ -40,6 +40,8 @@ pub(crate) struct Wish {
     pub(crate) control: control::Config,
     pub(crate) node: FakeNode,
     pub(crate) metrics: Option<PrometheusHandle>,
+    /// Where agents are paid.
+    pub(crate) shop: Option<Arc<dyn gateway::Shop>>,
 }
 
 impl Default for Wish {
@@ -56,6 +58,7 @@ impl Default for Wish {
             control: control::Config::default(),
             node: FakeNode::new("one", Arc::new(SystemClock), Build::default(), 1),
             metrics: None,
+            shop: None,
         }
     }
 }
@@ -82,6 +85,7 @@ impl Wish {
             guests: self.guests.clone(),
             images: self.images.clone(),
             treasury: None,
+            shop: self.shop.clone(),
             metrics: self.metrics.clone(),
             follow: None,
         };

@@ -26,6 +26,8 @@ use wire::fault::{Code, Fault};
 pub(crate) struct FakeGuests {
     /// Where the agent listens; nowhere is a dead guest.
     pub(crate) address: Mutex<Option<SocketAddr>>,
+    /// Where single agents listen instead.
+    pub(crate) addresses: Mutex<BTreeMap<AgentId, SocketAddr>>,
     /// What the node says of every tunnel.
     pub(crate) refusal: Mutex<Option<Code>>,
     /// How the tunnels are: by whom, and how many.
@@ -43,10 +45,21 @@ impl FakeGuests {
 
     /// Serves this app as the agent.
     pub(crate) async fn serves(&self, app: axum::Router) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        self.listens_at(listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, app).await });
+        self.listens_at(serve(app).await);
     }
+
+    /// Serves this app as one of the agents.
+    pub(crate) async fn serves_as(&self, id: AgentId, app: axum::Router) {
+        let address = serve(app).await;
+        self.addresses.lock().unwrap().insert(id, address);
+    }
+}
+
+async fn serve(app: axum::Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
 }
 
 /// Counts tunnels as a node does that can open few at the same time.
@@ -141,7 +154,8 @@ impl Guests for FakeGuests {
             return Err(GuestError::Refused(Box::new(Fault::new(code, "internal words of the node"))));
         }
         let dead = || GuestError::Unreachable("nobody is there".into());
-        let address = self.address.lock().unwrap().ok_or_else(dead)?;
+        let own = self.addresses.lock().unwrap().get(&id).copied();
+        let address = own.or(*self.address.lock().unwrap()).ok_or_else(dead)?;
         Ok(Box::new(Arc::clone(&self.tunnels).open(id, address).await?))
     }
 

@@ -308,3 +308,33 @@ async fn what_a_node_says_of_a_guest_is_said_in_our_words() {
         assert!(!answer.body.to_string().contains("internal words"), "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn fault_2_1_a_token_reaches_no_agent_whoevers_it_is_and_wherever_it_stands() {
+    let (edge, holder) = (with_mirror().await, holder());
+    let (id, _) = edge.agent(&holder, true).await;
+    let (_, others) = edge.agent(&crate::edge::holder(), false).await;
+    let ask = || edge.to_agent(id, Method::GET, "/");
+    let subprotocol = format!("chat, palatine.token.{others}");
+    for request in [
+        ask().bearer_auth(&others),
+        ask().header("X-Api-Key", &others),
+        ask().header("Sec-WebSocket-Protocol", &subprotocol),
+    ] {
+        let answer = Answer::of(request).await;
+        assert_eq!(answer.status, 200);
+        assert!(!answer.body.to_string().contains(&others), "{answer:?}");
+    }
+    let twice = ask().header("Authorization", "Bearer its-own").header("Authorization", format!("Bearer {others}"));
+    let twice = Answer::of(twice).await;
+    assert_eq!((twice.status, twice.code(), &twice.body["field"]), (400, "invalid_request", &json!("Authorization")));
+}
+
+#[tokio::test]
+async fn fault_2_11_a_request_that_names_no_host_has_its_agents_own() {
+    let (edge, holder) = (with_mirror().await, holder());
+    let (id, _) = edge.agent(&holder, true).await;
+    let answer = crate::raw::exchange(&edge, &format!("GET /x HTTP/1.0\r\nE2b-Sandbox-Id: {id}\r\n\r\n")).await;
+    let host = format!(r#""host":"{id}.localhost:{}""#, edge.address.port());
+    assert!(answer.starts_with("HTTP/1.0 200") && answer.contains(&host), "{answer}");
+}

@@ -3,6 +3,9 @@
 use auth::Form;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -192,5 +195,72 @@ async fn fault_2_2_who_is_refused_by_the_head_of_a_request_is_not_waited_for() {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !crate::raw::head(&mut crate::raw::send(&edge, &text).await).await.starts_with("HTTP/1.1 429 ") {
         assert!(tokio::time::Instant::now() < deadline, "the limit never shows");
+    }
+}
+
+/// A connection over which HTTP/2 is spoken, until it ends.
+async fn http_2(
+    edge: &Edge,
+) -> (hyper::client::conn::http2::SendRequest<Empty<Bytes>>, tokio::task::JoinHandle<hyper::Result<()>>) {
+    let stream = TcpStream::connect(edge.address).await.unwrap();
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    (sender, tokio::spawn(connection))
+}
+
+fn health(edge: &Edge) -> http::Request<Empty<Bytes>> {
+    http::Request::get(edge.url("/health")).body(Empty::new()).unwrap()
+}
+
+#[tokio::test]
+async fn fault_2_4_an_http_2_connection_on_which_nothing_is_asked_is_ended() {
+    let mut wish = Wish::default();
+    wish.limits.header_ms = 200;
+    let edge = wish.start().await;
+    let (mut sender, connection) = http_2(&edge).await;
+    assert_eq!(sender.send_request(health(&edge)).await.unwrap().status(), 200);
+    let _ = timeout(PATIENCE, connection).await.expect("it stays open for ever").unwrap();
+}
+
+#[tokio::test]
+async fn fault_2_4_a_connection_that_rests_makes_room_for_a_new_one_and_one_that_works_does_not() {
+    let mut wish = Wish::default();
+    wish.limits.connections = 3;
+    let edge = wish.start().await;
+    let inside = std::sync::Arc::new(tokio::sync::Notify::new());
+    let (told, gate) = (inside.clone(), std::sync::Arc::new(tokio::sync::Notify::new()));
+    let its_gate = gate.clone();
+    let app = axum::Router::new().fallback(axum::routing::any(async move || {
+        told.notify_one();
+        its_gate.notified().await;
+        "at last"
+    }));
+    edge.wish.guests.serves(app).await;
+    let (id, _) = edge.agent(&holder(), true).await;
+    let (mut busy, _works) = http_2(&edge).await;
+    let request = http::Request::get(format!("http://{id}.localhost/")).body(Empty::<Bytes>::new()).unwrap();
+    let working = tokio::spawn(async move { busy.send_request(request).await });
+    inside.notified().await;
+    // Everybody finds a place, whoever came before and rests.
+    let mut rests = Vec::new();
+    for _ in 0..8 {
+        let (mut sender, connection) = http_2(&edge).await;
+        let answer = timeout(PATIENCE, sender.send_request(health(&edge))).await.expect("there is no room");
+        assert_eq!(answer.unwrap().status(), 200);
+        rests.push((sender, connection));
+    }
+    gate.notify_one();
+    assert_eq!(working.await.unwrap().unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn fault_2_4_one_connection_is_enough_for_more_listeners() {
+    let mut wish = Wish::default();
+    wish.limits.connections = 1;
+    let edge = wish.start().await;
+    for _ in 0..3 {
+        assert_eq!(Answer::of(edge.client.get(edge.url("/health"))).await.status, 200);
+        let paths = edge.client.get(format!("http://{}/health", edge.paths_address));
+        assert_eq!(Answer::of(paths).await.status, 404);
     }
 }

@@ -12,6 +12,7 @@ mod guest;
 mod ingress;
 mod limits;
 mod pages;
+mod paid;
 mod pool;
 mod raw;
 mod smuggling;

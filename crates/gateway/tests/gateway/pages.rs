@@ -121,6 +121,7 @@ async fn fault_2_10_metrics_are_not_for_a_proxy_that_nobody_listed() {
     // A listed one says for whom it asks.
     let mut wish = with_metrics();
     wish.config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into();
+    wish.config.metrics_addresses = Some(["127.0.0.1".parse().unwrap()].into());
     let edge = wish.start().await;
     for (client, status) in [("127.0.0.1", 200), ("192.0.2.1", 404)] {
         let answer = Answer::of(edge.client.get(edge.url("/metrics")).header("X-Forwarded-For", client)).await;

@@ -1,0 +1,355 @@
+//! Requests that cost something, with a record and a token in memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use alloy_primitives::Signature;
+use async_trait::async_trait;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::any;
+use bytes::Bytes;
+use domain::{Address, AgentId, B256, Usdc, Wallet};
+use http_body_util::{BodyExt, Empty};
+use hyper::ext::Protocol;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use identity::{Identity, SignerSync};
+use palatine_gateway::Shop;
+use reqwest::Method;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use treasury::TreasuryError;
+use x402::fake::{FakeChain, FakePayments};
+use x402::{Buyer, Offer, Quote, Resource, Seller, SignError, SignHash, Terms, Till, Token, Tokens};
+
+use crate::edge::{Answer, Edge, PATIENCE, Wish, holder, instant};
+use crate::raw;
+
+const ASSET: Address = Address::repeat_byte(0xaa);
+const PAYEE: Address = Address::repeat_byte(0xee);
+const PRICE: Usdc = Usdc(10_000);
+/// The path that costs it.
+const PRICED: &str = "/paid";
+
+/// A shop that takes any payment that is covered.
+struct FakeShop {
+    chain: Arc<FakeChain>,
+    tokens: Arc<Tokens>,
+    seller: Arc<Seller>,
+}
+
+impl FakeShop {
+    fn open() -> Arc<Self> {
+        let chain = Arc::<FakeChain>::default();
+        let tokens: Tokens = [Token::new(338, "cronos-testnet", ASSET, "USDC", "1")].into_iter().collect();
+        let tokens = Arc::new(tokens);
+        let limits = x402::Limits { settle_timeout: PATIENCE, max_settling: 64, per_client: 64, per_payer: 64 };
+        let till = Till::new(Arc::new(FakePayments::default()), chain.clone(), chain.clone(), limits);
+        let terms = Terms { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
+        let seller = Arc::new(Seller::new(Arc::new(till), tokens.clone(), terms));
+        Arc::new(Self { chain, tokens, seller })
+    }
+}
+
+#[async_trait]
+impl Shop for FakeShop {
+    fn seller(&self) -> Result<Arc<Seller>, TreasuryError> {
+        Ok(Arc::clone(&self.seller))
+    }
+
+    async fn quote(&self, _: Wallet, url: &str, price: Usdc) -> Result<Quote, TreasuryError> {
+        let token = Arc::clone(self.tokens.at(338, ASSET).unwrap());
+        let offer = Offer { token, pay_to: PAYEE, amount: price, max_timeout_s: 300 };
+        let resource = Resource { url: url.to_owned(), description: String::new(), mime_type: String::new() };
+        Ok(Quote { resource, offers: vec![offer] })
+    }
+}
+
+struct Payer(Identity);
+
+impl SignHash for Payer {
+    fn address(&self) -> Address {
+        self.0.address()
+    }
+
+    fn sign(&self, hash: &B256) -> Result<Signature, SignError> {
+        self.0.sign_hash_sync(hash).map_err(|error| SignError(error.to_string()))
+    }
+}
+
+/// A gateway with an agent that costs something.
+struct Market {
+    edge: Edge,
+    shop: Arc<FakeShop>,
+    id: AgentId,
+    token: String,
+}
+
+impl Market {
+    async fn open(mut wish: Wish) -> Self {
+        let shop = FakeShop::open();
+        wish.shop = Some(shop.clone());
+        let edge = wish.start().await;
+        let (id, token) = edge.agent(&holder(), true).await;
+        edge.store.set_prices(id, [(PRICED.to_owned(), PRICE)].into()).await.unwrap();
+        Self { edge, shop, id, token }
+    }
+
+    /// A good payment for the priced path, by somebody who has so much.
+    async fn payment_of(&self, secret: u8, money: Usdc) -> (HeaderName, HeaderValue) {
+        let payer = Payer(Identity::from_secret(&[secret; 32]).unwrap());
+        self.shop.chain.give(ASSET, payer.address(), money);
+        let terms = self.edge.to_agent(self.id, Method::GET, PRICED).send().await.unwrap();
+        assert_eq!(terms.status(), 402);
+        let (headers, body) = (terms.headers().clone(), terms.bytes().await.unwrap());
+        let buyer = Buyer::new(payer, Arc::clone(&self.shop.tokens), 300);
+        let now = instant().0 / 1000;
+        buyer.pay(&headers, &body, PRICE, now, B256::repeat_byte(secret)).unwrap().header
+    }
+
+    async fn payment(&self) -> (HeaderName, HeaderValue) {
+        self.payment_of(7, Usdc(1_000_000)).await
+    }
+
+    fn ask(&self, method: Method, (name, value): &(HeaderName, HeaderValue)) -> reqwest::RequestBuilder {
+        self.edge.to_agent(self.id, method, PRICED).header(name, value)
+    }
+
+    fn settlements(&self) -> usize {
+        self.shop.chain.settlements()
+    }
+
+    fn host(&self) -> String {
+        format!("{}.localhost:{}", self.id, self.edge.address.port())
+    }
+}
+
+fn has_receipt(headers: &HeaderMap) -> bool {
+    x402::receipt(headers).is_some()
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(tokio::time::Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn fault_2_8_one_payment_buys_one_answer_which_bears_its_receipt() {
+    let market = Market::open(Wish::default()).await;
+    market.edge.wish.guests.serves(Router::new().fallback(any(crate::ingress::mirror))).await;
+    let payment = market.payment().await;
+    let answer = Answer::of(market.ask(Method::POST, &payment).body("hello")).await;
+    assert_eq!((answer.status, &answer.body["body"]), (200, &"hello".into()));
+    assert!(has_receipt(&answer.headers));
+    assert!(answer.body["headers"].get(payment.0.as_str()).is_none(), "the payment goes no further");
+    let again = Answer::of(market.ask(Method::POST, &payment).body("hello")).await;
+    assert_eq!((again.status, market.settlements()), (402, 1));
+    // Who holds the token goes free.
+    let held = Answer::of(market.edge.to_agent(market.id, Method::GET, PRICED).bearer_auth(&market.token)).await;
+    assert_eq!(held.status, 200);
+}
+
+#[tokio::test]
+async fn fault_2_8_a_web_socket_that_was_paid_for_bears_its_receipt() {
+    let market = Market::open(Wish::default()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    market.edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    tokio::spawn(async move { tokio_tungstenite::accept_async(listener.accept().await.unwrap().0).await });
+    let (name, value) = market.payment().await;
+    let mut request = format!("ws://{}{PRICED}", market.edge.address).into_client_request().unwrap();
+    request.headers_mut().insert("host", market.host().parse().unwrap());
+    request.headers_mut().insert(name, value);
+    let stream = TcpStream::connect(market.edge.address).await.unwrap();
+    let (_, answer) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    assert_eq!((answer.status(), market.settlements()), (StatusCode::SWITCHING_PROTOCOLS, 1));
+    assert!(has_receipt(answer.headers()), "{answer:?}");
+}
+
+#[tokio::test]
+async fn fault_2_8_who_finds_no_place_is_told_so_before_any_money_is_taken() {
+    let mut wish = Wish::default();
+    (wish.limits.agent_connections, wish.limits.agent_wait_ms, wish.limits.streams_per_agent) = (1, 50, 1);
+    wish.limits.streams_per_address = 1;
+    let market = Market::open(wish).await;
+    let inside = Arc::new(Semaphore::new(0));
+    let told = Arc::clone(&inside);
+    let app = Router::new().fallback(any(move || {
+        let told = Arc::clone(&told);
+        async move {
+            told.add_permits(1);
+            std::future::pending::<&str>().await
+        }
+    }));
+    market.edge.wish.guests.serves(app).await;
+    let payment = market.payment().await;
+    let held = market.edge.to_agent(market.id, Method::GET, "/").bearer_auth(&market.token);
+    let held = tokio::spawn(held.send());
+    inside.acquire().await.unwrap().forget();
+    let busy = Answer::of(market.ask(Method::GET, &payment)).await;
+    assert_eq!((busy.status, busy.code(), market.settlements()), (503, "agent_busy", 0));
+    assert!(!has_receipt(&busy.headers));
+    held.abort();
+}
+
+#[tokio::test]
+async fn fault_2_8_a_stream_too_many_is_refused_before_any_money_is_taken() {
+    let mut wish = Wish::default();
+    (wish.limits.streams_per_agent, wish.limits.streams_per_address) = (1, 1);
+    let market = Market::open(wish).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    market.edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let socket = tokio_tungstenite::accept_async(listener.accept().await.unwrap().0).await;
+        std::future::pending::<()>().await;
+        drop(socket);
+    });
+    let mut request = format!("ws://{}/", market.edge.address).into_client_request().unwrap();
+    request.headers_mut().insert("host", market.host().parse().unwrap());
+    let stream = TcpStream::connect(market.edge.address).await.unwrap();
+    let _open = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    let payment = market.payment().await;
+    let ask = market.ask(Method::GET, &payment).header("Connection", "upgrade").header("Upgrade", "websocket");
+    let full = Answer::of(ask).await;
+    assert_eq!((full.status, full.code(), market.settlements()), (429, "rate_limited", 0));
+}
+
+#[tokio::test]
+async fn fault_2_8_an_agent_that_fails_owes_its_answer_and_the_receipt_goes_with_the_failure() {
+    let market = Market::open(Wish::default()).await;
+    let payment = market.payment().await;
+    let dead = Answer::of(market.ask(Method::GET, &payment)).await;
+    assert_eq!((dead.status, dead.code()), (502, "agent_unreachable"));
+    assert!(has_receipt(&dead.headers));
+    market.edge.wish.guests.serves(Router::new().fallback(any(async || StatusCode::INTERNAL_SERVER_ERROR))).await;
+    let failed = Answer::of(market.ask(Method::GET, &payment)).await;
+    assert_eq!(failed.status, 500);
+    assert!(has_receipt(&failed.headers));
+    let (id, guests) = (market.id, &market.edge.wish.guests);
+    until("the connection is idle, or gone", || guests.tunnels.now(id) <= 1).await;
+    guests.serves_as(id, Router::new().fallback(any(async || "here"))).await;
+    until("the old connection is gone", || guests.tunnels.now(id) == 0).await;
+    let answer = Answer::of(market.ask(Method::GET, &payment)).await;
+    assert_eq!((answer.status, market.settlements()), (200, 1));
+    assert_eq!(Answer::of(market.ask(Method::GET, &payment)).await.status, 402);
+}
+
+#[tokio::test]
+async fn fault_2_8_a_client_that_hangs_up_has_bought_the_answer_all_the_same() {
+    let market = Market::open(Wish::default()).await;
+    let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (its_gate, its_asked) = (Arc::clone(&gate), Arc::clone(&asked));
+    let app = Router::new().fallback(any(move || {
+        let (gate, asked) = (Arc::clone(&its_gate), Arc::clone(&its_asked));
+        async move {
+            asked.fetch_add(1, Ordering::SeqCst);
+            gate.acquire().await.unwrap().forget();
+            "at last"
+        }
+    }));
+    market.edge.wish.guests.serves(app).await;
+    let payment = market.payment().await;
+    let gone = tokio::spawn(market.ask(Method::GET, &payment).send());
+    until("the agent is asked", || asked.load(Ordering::SeqCst) == 1).await;
+    gone.abort();
+    let _ = gone.await;
+    gate.add_permits(8);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let again = Answer::of(market.ask(Method::GET, &payment)).await;
+        match again.status {
+            402 => break,
+            // It is still being answered.
+            409 => assert!(tokio::time::Instant::now() < deadline, "it is never booked"),
+            _ => panic!("{again:?}"),
+        }
+    }
+    assert_eq!((asked.load(Ordering::SeqCst), market.settlements()), (1, 1));
+}
+
+/// Asks for a WebSocket over HTTP/2.
+async fn connect(market: &Market, path: &str, headers: &[(HeaderName, HeaderValue)]) -> http::Response<Bytes> {
+    let stream = TcpStream::connect(market.edge.address).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = http::Request::builder().method("CONNECT").uri(format!("http://{}{path}", market.host()));
+    request = request.header("sec-websocket-version", "13").extension(Protocol::from_static("websocket"));
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    // The server's settings must be here before CONNECT may be extended.
+    sender.ready().await.unwrap();
+    let health = http::Request::get(market.edge.url("/health")).body(Empty::<Bytes>::new()).unwrap();
+    sender.send_request(health).await.unwrap();
+    let answer = sender.send_request(request.body(Empty::new()).unwrap()).await.unwrap();
+    let (head, body) = answer.into_parts();
+    http::Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+}
+
+#[tokio::test]
+async fn fault_2_8_a_web_socket_that_the_agent_does_not_have_is_an_answer_with_its_receipt() {
+    let market = Market::open(Wish::default()).await;
+    market.edge.wish.guests.serves(Router::new().fallback(any(async || "no socket"))).await;
+    let free = connect(&market, "/", &[]).await;
+    assert_eq!(free.status(), 502);
+    assert!(String::from_utf8_lossy(free.body()).contains("no_web_socket"), "{free:?}");
+    let payment = market.payment().await;
+    let paid = connect(&market, PRICED, std::slice::from_ref(&payment)).await;
+    assert_eq!(paid.status(), 502);
+    assert!(has_receipt(paid.headers()), "{paid:?}");
+    // What was paid is not lost: the path has another answer.
+    let answer = Answer::of(market.ask(Method::GET, &payment)).await;
+    assert_eq!((answer.status, &answer.body, market.settlements()), (200, &"no socket".into(), 1));
+}
+
+/// Sends the head of a paid request with a body of this length, which does not come.
+async fn announce(market: &Market, (name, value): &(HeaderName, HeaderValue), length: usize) -> TcpStream {
+    let (host, value) = (market.host(), value.to_str().unwrap());
+    let text = format!(
+        "POST {PRICED} HTTP/1.1\r\nHost: {host}\r\n{name}: {value}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
+    raw::send(&market.edge, &text).await
+}
+
+#[tokio::test]
+async fn fault_2_2_nothing_is_read_of_who_has_no_money() {
+    let market = Market::open(Wish::default()).await;
+    let payment = market.payment_of(9, Usdc(1)).await;
+    let answer = raw::head(&mut announce(&market, &payment, 4_000_000).await).await;
+    assert!(answer.starts_with("HTTP/1.1 402"), "{answer}");
+    assert_eq!(market.settlements(), 0);
+}
+
+#[tokio::test]
+async fn fault_2_2_bodies_of_one_address_that_are_held_at_once_are_bounded() {
+    let mut wish = Wish::default();
+    (wish.limits.paid_body_bytes, wish.limits.paid_bodies_per_address_bytes) = (8192, 8192);
+    let market = Market::open(wish).await;
+    let payment = market.payment().await;
+    let (mut one, mut other) = (announce(&market, &payment, 5_000).await, announce(&market, &payment, 5_000).await);
+    // One of the two is waited for, and the other refused before its body.
+    let refused = tokio::select! {
+        refused = raw::head(&mut one) => refused,
+        refused = raw::head(&mut other) => refused,
+    };
+    assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: 1"), "{refused}");
+    assert_eq!(market.settlements(), 0);
+}
+
+#[tokio::test]
+async fn fault_2_7_what_a_page_may_send_is_asked_without_paying() {
+    let market = Market::open(Wish::default()).await;
+    market.edge.wish.guests.serves(Router::new().fallback(any(async || "granted"))).await;
+    let asks = || market.edge.to_agent(market.id, Method::OPTIONS, PRICED).header("Origin", "https://app.example");
+    assert_eq!(Answer::of(asks()).await.status, 402);
+    let preflight = || asks().header("Access-Control-Request-Method", "POST");
+    let granted = Answer::of(preflight()).await;
+    assert_eq!((granted.status, &granted.body), (200, &"granted".into()));
+    assert_eq!(Answer::of(preflight().body("work")).await.status, 402, "it has no body");
+}
