@@ -10,6 +10,8 @@ mod declared;
 mod facts;
 mod figures;
 mod fuzz;
+#[cfg(test)]
+mod package;
 mod report;
 #[cfg(test)]
 mod run;

@@ -66,7 +66,8 @@ fn fault_3_3_a_run_that_never_began_and_one_whose_report_died_end_with_a_count()
 fn fault_3_2_a_second_run_with_one_cache_is_refused_and_leaves_the_firsts_folder_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = run(dir.path(), "promise; alone; begin; step one sh -c 'echo on; exec sleep 1000'");
-    BufReader::new(first.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
+    let mut said = BufReader::new(first.stdout.take().unwrap());
+    said.read_line(&mut String::new()).unwrap();
     let (status, count, why) = ended(run(dir.path(), "promise; alone; begin"));
     assert_eq!((status, count.as_str()), (Some(1), UNCOUNTED));
     assert!(why.contains("Another ./dev test") && why.contains("PALATINE_CACHE"), "{why}");
