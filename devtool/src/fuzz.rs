@@ -44,12 +44,9 @@ impl Fuzz {
         let targets: Vec<String> =
             if self.targets.is_empty() { known.into_iter().collect() } else { self.targets.clone() };
         let at_once = thread::available_parallelism()?.get().min(targets.len());
-        let minutes = f64::from(self.seconds) * targets.len().div_ceil(at_once) as f64 / 60.0;
-        eprintln!(
-            "{} targets, {} s each, {at_once} at a time: about {minutes:.0} minutes",
-            targets.len(),
-            self.seconds
-        );
+        let turns = u32::try_from(targets.len().div_ceil(at_once))?;
+        let minutes = self.seconds.saturating_mul(turns).div_ceil(60);
+        eprintln!("{} targets, {} s each, {at_once} at a time: about {minutes} minutes", targets.len(), self.seconds);
         let (left, broken) = (Mutex::new(targets.into_iter()), Mutex::new(0));
         let next = || left.lock().ok().and_then(|mut left| left.next());
         thread::scope(|scope| {
