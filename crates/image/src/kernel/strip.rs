@@ -8,6 +8,8 @@
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{Endianness, elf, pod};
 
+use super::modules::Info;
+
 /// What ends a signed module.
 const SIGNED: &[u8] = b"~Module signature appended~\n";
 /// The record before it, whose last four bytes are the signature's length.
@@ -18,14 +20,19 @@ const SIGNATURE_RECORD: usize = 12;
 const UNUSED: [&[u8]; 4] = [b".BTF", b".orc_unwind", b".orc_unwind_ip", b"__mcount_loc"];
 /// What a section is aligned to at most: a page.
 const MAX_ALIGNMENT: u64 = 4096;
+/// So many times its size a module may have on the way; what fills up between sections
+/// is less than that.
+const MAX_GROWTH: usize = 2;
 
 type Header = elf::FileHeader64<Endianness>;
 type Section = elf::SectionHeader64<Endianness>;
 
-/// A module as guests load it; what cannot be read as one is left as it is.
+/// A module as guests load it; what cannot be read as one is left as it is, and so is
+/// one that would not say afterwards what it needs.
 pub(super) fn strip(module: &[u8]) -> Vec<u8> {
     let module = unsigned(module);
-    without_unused(module).unwrap_or_else(|| module.to_vec())
+    let stripped = without_unused(module).filter(|stripped| Info::of(stripped) == Info::of(module));
+    stripped.unwrap_or_else(|| module.to_vec())
 }
 
 fn unsigned(module: &[u8]) -> &[u8] {
@@ -58,6 +65,8 @@ fn without_unused(module: &[u8]) -> Option<Vec<u8>> {
             align(&mut written, section.sh_addralign(endian))?;
             moved.sh_offset.set(endian, written.len() as u64);
             written.extend(section.data(endian, module).ok()?);
+            // In a sound module no two sections share their bytes.
+            (written.len() <= MAX_GROWTH * module.len()).then_some(())?;
         }
         table.extend(pod::bytes_of(&moved));
     }
