@@ -126,3 +126,57 @@ impl Service for Solana {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const TOKEN_PROGRAM: &str = "TokenkegQfeZyiNwAJbNbGKPFXCWuBvf9Ss623VQ5DA";
+
+    /// Answers one call of a chain on which nobody has anything.
+    async fn answer(mut stream: TcpStream) -> std::io::Result<()> {
+        let (mut asked, mut chunk) = (Vec::new(), [0; 4096]);
+        // A call is one JSON text, and its last byte ends it.
+        while !asked.ends_with(b"}") {
+            let read = stream.read(&mut chunk).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            asked.extend_from_slice(&chunk[..read]);
+        }
+        let value = if String::from_utf8_lossy(&asked).contains("getAccountInfo") {
+            let info = json!({"decimals": 6, "isInitialized": true, "supply": "1"});
+            let data = json!({"program": "spl-token", "space": 82, "parsed": {"type": "mint", "info": info}});
+            json!({"owner": TOKEN_PROGRAM, "lamports": 1, "executable": false, "space": 82, "data": data})
+        } else {
+            json!([])
+        };
+        let body = json!({"jsonrpc": "2.0", "id": 1, "result": {"context": {"slot": 7}, "value": value}}).to_string();
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
+        stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await
+    }
+
+    #[tokio::test]
+    async fn fault_1_0_a_chain_that_says_that_its_holder_has_nothing_is_well() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let dir = tempfile::tempdir().unwrap();
+        let rooms = Rooms::at(Some(dir.path())).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let funded = [(Wallet([1; 32]), 1), (Wallet([2; 32]), 1)];
+        let mut solana = Solana::new(dir.path(), &rooms, funded).unwrap();
+        let rpc = format!("http://{}", listener.local_addr().unwrap());
+        solana.place = Some(Place { rpc, mint: Wallet([3; 32]).to_string() });
+        let chain = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                answer(stream).await.ok();
+            }
+        });
+        solana.probe().await.unwrap();
+        chain.abort();
+        chain.await.unwrap_err();
+        assert!(solana.probe().await.is_err(), "nobody answers any more");
+    }
+}

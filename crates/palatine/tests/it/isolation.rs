@@ -80,6 +80,7 @@ fn addresses(family: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_nor_link_local_addresses() {
+    needs::needs!(root, network, tun, cgroups);
     let world = World::start();
     let mut house = House::start("[network]\nuplinks = [\"near\"]\n").await;
     let (one, other) = (house.holder(SMALL), house.holder(SMALL));
@@ -133,6 +134,7 @@ async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_no
 
 #[tokio::test]
 async fn a_guest_without_egress_reaches_nothing_and_still_answers() {
+    needs::needs!(root, network, tun, cgroups);
     let world = World::start();
     let mut house = House::start("[network]\negress = \"none\"\n").await;
     let holder = house.holder(SMALL);

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use crate::house::program;
 
 /// How long a condition may take to become true.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,6 +55,30 @@ impl Inventory {
     }
 }
 
+/// Takes a detached house down that its test did not, because it was ended itself: a
+/// pipe that is closed with the test tells it.
+#[derive(Debug)]
+pub(crate) struct Guard(Child);
+
+impl Guard {
+    /// Of the house whose state lies in `<dir>/state`.
+    pub(crate) fn over(dir: &Path) -> Self {
+        let script = "read -r _; \"$0\" down && rm -rf \"$1\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script]).arg(program("palatine")).arg(dir).env("PALATINE_STATE", dir.join("state"));
+        // What ends a test that takes too long ends its group.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
 fn output(program: &str, arguments: &[&str]) -> Vec<String> {
     let output = Command::new(program).args(arguments).output().unwrap();
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -90,8 +118,8 @@ fn mounts() -> Vec<String> {
 }
 
 fn cgroups() -> Vec<String> {
-    // A node that was set up by hand, and those of `palatine up`.
-    let ours = r".*/\(palatine\|up[0-9a-z]\{7\}\)\(/.*\)?";
+    // A node that was set up by hand, those of tests, and those of `palatine up`.
+    let ours = r".*/\(palatine[0-9]*\|up[0-9a-z]\{7\}\)\(/.*\)?";
     output("find", &["/sys/fs/cgroup", "-type", "d", "-regex", ours])
 }
 

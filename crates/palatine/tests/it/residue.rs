@@ -5,7 +5,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::house::{House, PLAIN, SMALL, assets, program};
-use crate::machine::Inventory;
+use crate::machine::{Guard, Inventory};
 
 fn rounds() -> u32 {
     std::env::var("PALATINE_ROUNDS").map_or(3, |rounds| rounds.parse().unwrap())
@@ -13,6 +13,7 @@ fn rounds() -> u32 {
 
 #[tokio::test]
 async fn spawns_and_stops_leave_the_host_as_it_was() {
+    needs::needs!(root, network, tun, cgroups);
     let untouched = Inventory::take();
     let mut house = House::start(PLAIN).await;
     let holder = house.holder(SMALL);
@@ -20,6 +21,10 @@ async fn spawns_and_stops_leave_the_host_as_it_was() {
     let mut idle = None;
     for _ in 0..=rounds() {
         let id = house.spawn(&holder).await.expect(200)["agent"]["id"].as_str().unwrap().to_owned();
+        let running = untouched.changes(&Inventory::take()).join("\n");
+        for kind in ["process", "link", "namespace", "rules", "cgroup"] {
+            assert!(running.contains(&format!("+ {kind}: ")), "a {kind} of a running agent is not seen: {running}");
+        }
         house.stop(&holder, &id).await.expect(200);
         match &idle {
             None => idle = Some((Inventory::take(), files(&house))),
@@ -52,6 +57,7 @@ fn files(house: &House) -> Vec<String> {
 
 #[tokio::test]
 async fn up_and_down_leave_nothing_and_the_second_up_is_quick() {
+    needs::needs!(root, network, tun, cgroups);
     let untouched = Inventory::take();
     let dir = tempfile::TempDir::with_prefix("palatine-").unwrap();
     let config = dir.path().join("extra.toml");
@@ -62,6 +68,7 @@ async fn up_and_down_leave_nothing_and_the_second_up_is_quick() {
         command.env("PALATINE_CONFIG", &config);
         command
     };
+    let _guard = Guard::over(dir.path());
     let _down = Down(command(&["down"]));
     let palatine = |words: &[&str]| {
         let output = command(words).output().unwrap();

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::crash::random_below;
 use crate::house::{Answer, Holder, House, SMALL, assets, free_port, program, until};
-use crate::machine::Inventory;
+use crate::machine::{Guard, Inventory};
 
 /// The disk of the node and of the gateway's database.
 const DISK_MIB: u64 = 1536;
@@ -165,6 +165,7 @@ async fn spell(house: &House, agents: &mut [Counting], passer: &Holder) {
 struct Stack {
     dir: tempfile::TempDir,
     port: u16,
+    _guard: Guard,
 }
 
 impl Stack {
@@ -185,7 +186,8 @@ impl Stack {
     fn up() -> Self {
         let dir = tempfile::TempDir::with_prefix("palatine-").unwrap();
         fs::write(dir.path().join("extra.toml"), "[node]\naccelerator = \"tcg\"\n").unwrap();
-        let stack = Self { dir, port: free_port() };
+        let guard = Guard::over(dir.path());
+        let stack = Self { dir, port: free_port(), _guard: guard };
         stack.palatine(&["up", "--detach", "--listen", &format!("127.0.0.1:{}", stack.port)]);
         stack
     }

@@ -9,19 +9,17 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::house::{assets, free_port, images, program, until};
-use crate::machine::Inventory;
+use crate::machine::{Guard, Inventory};
 
 /// The channel of events that once stopped the local Solana.
 const EVENTS: u64 = 1024;
-
-/// How often a stack that is left alone has something to do.
-const WORK_EVERY: Duration = Duration::from_secs(300);
 
 /// A house of `palatine up`, with a state folder of its own.
 struct Stack {
     dir: TempDir,
     listen: String,
     slot_ms: Option<&'static str>,
+    _guard: Guard,
 }
 
 impl Stack {
@@ -37,7 +35,8 @@ impl Stack {
             std::fs::create_dir_all(&own).unwrap();
             assert!(Command::new("cp").arg("-a").arg(made).arg(own).status().unwrap().success());
         }
-        Self { dir, listen: format!("127.0.0.1:{}", free_port()), slot_ms: None }
+        let guard = Guard::over(dir.path());
+        Self { dir, listen: format!("127.0.0.1:{}", free_port()), slot_ms: None, _guard: guard }
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -85,6 +84,12 @@ impl Stack {
     fn signal(&self, name: &str, signal: Signal) {
         let pid = self.part(name).unwrap()["process"]["pid"].as_i64().unwrap();
         kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
+    }
+
+    /// The process that keeps the parts.
+    #[track_caller]
+    fn keeper(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.status().unwrap()["pid"].as_i64().unwrap()).unwrap()).unwrap()
     }
 
     /// Waits until all parts do what they are for, this one after a new start.
@@ -141,11 +146,12 @@ async fn slot(rpc: &str) -> Option<u64> {
     serde_json::from_slice::<Value>(&answer.bytes().await.ok()?).ok()?["result"].as_u64()
 }
 
-/// In a soak it is left alone for `PALATINE_ALONE_S` seconds, with slots as everybody
-/// has them; else they come so fast that the bound is passed in some seconds.
+/// In a soak it is left alone for `PALATINE_SOAK_MINUTES`, with slots as everybody has
+/// them; else they come so fast that the bound is passed in some seconds.
 #[tokio::test]
 async fn case_local_chain_80s_and_fault_1_0_a_stack_outlives_its_chains_channel_of_events() {
-    let alone = std::env::var("PALATINE_ALONE_S").ok().map(|text| Duration::from_secs(text.parse().unwrap()));
+    let minutes = std::env::var("PALATINE_SOAK_MINUTES").ok().map(|text| text.parse::<u64>().unwrap());
+    let alone = minutes.map(|minutes| Duration::from_secs(60 * minutes));
     let mut stack = Stack::new();
     stack.slot_ms = alone.is_none().then_some("4");
     stack.up(&["--no-agent"]);
@@ -155,15 +161,12 @@ async fn case_local_chain_80s_and_fault_1_0_a_stack_outlives_its_chains_channel_
         assert!(stack.answers(&id));
         stack.run(&["stop", &id]);
     };
-    let since = Instant::now();
-    let limit = alone.unwrap_or_default() + Duration::from_secs(200);
-    let mut worked = Instant::now();
-    while slot(&rpc).await.unwrap() < EVENTS + 100 || alone.is_some_and(|alone| since.elapsed() < alone) {
-        assert!(since.elapsed() < limit, "the slots stand still");
-        if worked.elapsed() > WORK_EVERY {
-            work();
-            worked = Instant::now();
-        }
+    work();
+    // Nobody asks it anything: that is what is tried.
+    tokio::time::sleep(alone.unwrap_or_default()).await;
+    let limit = Instant::now() + Duration::from_secs(200);
+    while slot(&rpc).await.unwrap() < EVENTS + 100 {
+        assert!(Instant::now() < limit, "the slots stand still");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // It was idle; now it works.
@@ -213,6 +216,17 @@ async fn fault_1_5_a_part_that_dies_is_started_again_and_one_that_cannot_be_is_n
     }
     assert_eq!(stack.status().unwrap()["evm_rpc"], before["evm_rpc"]);
     assert_eq!(stack.json(&["status", &id, "--json"])["agent"]["restarts"], 0, "the guest outlived the node");
+    // While the node hangs no gateway is ready. It is sick with it, and not killed for it.
+    stack.signal("hypercore", Signal::STOP);
+    stack.signal("gateway", Signal::KILL);
+    let sick = until("the gateway is back and sick", async || {
+        let part = stack.part("gateway")?;
+        (part["state"] == "sick" && part["restarts"] == 2).then_some(part)
+    })
+    .await;
+    stack.signal("hypercore", Signal::CONT);
+    let well = stack.is_well_again("gateway", 1).await;
+    assert_eq!(well["process"], sick["process"]);
     // A node that cannot start says why, and is tried again.
     let config = stack.dir.path().join("state/palatine.toml");
     let good = std::fs::read_to_string(&config).unwrap();
@@ -231,10 +245,11 @@ async fn fault_1_5_a_part_that_dies_is_started_again_and_one_that_cannot_be_is_n
 
 #[tokio::test]
 async fn fault_1_5_down_and_the_next_up_clear_what_a_killed_up_left() {
+    needs::needs!(root, network, tun, cgroups);
     let untouched = Inventory::take();
     let stack = Stack::new();
     let kill_all = |stack: &Stack| {
-        let up = Pid::from_raw(i32::try_from(stack.status().unwrap()["pid"].as_i64().unwrap()).unwrap()).unwrap();
+        let up = stack.keeper();
         let node = stack.part("hypercore").unwrap()["process"]["pid"].as_i64().unwrap();
         let node = Pid::from_raw(i32::try_from(node).unwrap()).unwrap();
         // The node cannot hear that its keeper died.
@@ -260,6 +275,59 @@ async fn fault_1_5_down_and_the_next_up_clear_what_a_killed_up_left() {
     until("the house is gone", async || stack.status().is_none().then_some(())).await;
     stack.up(&["--no-agent"]);
     until("the agent is back", async || back(&stack)).await;
+    stack.run(&["down"]);
+    untouched.comes_back();
+}
+
+#[tokio::test]
+async fn fault_1_5_down_while_the_node_hangs_or_is_between_two_starts_leaves_nothing() {
+    needs::needs!(root, network, tun, cgroups);
+    let untouched = Inventory::take();
+    let stack = Stack::new();
+    stack.up(&["--no-agent"]);
+    let id = stack.spawn("echo");
+    stack.signal("hypercore", Signal::STOP);
+    stack.run(&["down"]);
+    untouched.comes_back();
+    stack.up(&["--no-agent"]);
+    until("the agent is back", async || stack.answers(&id).then_some(())).await;
+    let config = stack.dir.path().join("state/palatine.toml");
+    let good = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, "[node]\nno_such_key = 1\n").unwrap();
+    stack.signal("hypercore", Signal::KILL);
+    let down = async || stack.part("hypercore").filter(|part| part["why"].to_string().contains("no_such_key"));
+    until("the node is down", down).await;
+    std::fs::write(&config, good).unwrap();
+    // The house itself leaves nothing: no `palatine down` comes after it.
+    kill_process(stack.keeper(), Signal::TERM).unwrap();
+    until("the house is gone", async || stack.status().is_none().then_some(())).await;
+    untouched.comes_back();
+}
+
+#[tokio::test]
+async fn fault_1_5_down_clears_what_a_second_interrupt_left() {
+    needs::needs!(root, network, tun, cgroups);
+    let untouched = Inventory::take();
+    let stack = Stack::new();
+    stack.up(&["--no-agent"]);
+    stack.spawn("echo");
+    let process = |name: &str| serde_json::from_value(stack.part(name).unwrap()["process"].clone()).unwrap();
+    let (gateway, node): (sandbox::Facts, sandbox::Facts) = (process("gateway"), process("hypercore"));
+    let keeper = stack.keeper();
+    kill_process(keeper, Signal::INT).unwrap();
+    let limit = Instant::now() + Duration::from_secs(60);
+    while sandbox::process::find(&gateway).unwrap().is_some() {
+        assert!(Instant::now() < limit, "the gateway does not end");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // The node is asked next; it hangs now, and nobody wants to wait for it.
+    kill_process(Pid::from_raw(i32::try_from(node.pid).unwrap()).unwrap(), Signal::STOP).unwrap();
+    kill_process(keeper, Signal::INT).unwrap();
+    let since = Instant::now();
+    until("the house is gone", async || stack.status().is_none().then_some(())).await;
+    assert!(since.elapsed() < Duration::from_secs(20), "it waited for {:?}", since.elapsed());
+    let said = std::fs::read_to_string(stack.dir.path().join("state/logs/up.log")).unwrap();
+    assert!(said.contains("ended at once") && said.contains("palatine down"), "{said}");
     stack.run(&["down"]);
     untouched.comes_back();
 }
