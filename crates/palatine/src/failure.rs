@@ -56,7 +56,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::InvalidEvmSignature
         | Code::CallRefused
         | Code::ImageRefused => Exit::Denied,
-        Code::NotFound => Exit::NotFound,
+        Code::NotFound | Code::NoWebSocket => Exit::NotFound,
         Code::AgentExists
         | Code::PaymentInFlight
         | Code::StaleGeneration
@@ -141,6 +141,7 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         | Code::BodyTooLarge
         | Code::UnsupportedMediaType
         | Code::IdempotencyMismatch
+        | Code::NoWebSocket
         | Code::HeadersTooLarge => return None,
     };
     Some(words)
