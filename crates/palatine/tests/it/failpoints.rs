@@ -5,23 +5,58 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
+use domain::AgentId;
 use reqwest::Method;
 use serde_json::{Value, json};
+use wire::node::Data;
 
 use crate::crash::{QUICK, assert_same, rounds, settled};
-use crate::house::{Failpoint, Holder, House, SMALL};
+use crate::house::{Failpoint, Holder, House, SMALL, until};
 
 /// How often the programs are looked after while an answer is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// From so many rounds on, every point is taken.
 const ALL: u32 = 20;
 
-/// An agent's life: spawned and stopped. `None` when a program died on the way.
-async fn live(house: &mut House, holder: &Holder) -> Option<()> {
+/// How an agent comes to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    /// Its owner stops it.
+    Stopped,
+    /// Its node is told to end it and to keep its disks; then its owner has them erased.
+    Kept,
+}
+
+/// An agent's life, from its spawn. `None` when a program died on the way.
+async fn live(house: &mut House, holder: &Holder, life: Life) -> Option<()> {
     let agent = answered(house, holder, Method::POST, "/spawn", json!({"agent_type": "echo"})).await?["agent"].clone();
     let id = agent["id"].as_str()?;
+    if life == Life::Kept {
+        set_aside(house, id.parse().ok()?).await?;
+    }
     answered(house, holder, Method::POST, &format!("/stop/{id}"), Value::Null).await?;
     Some(())
+}
+
+async fn set_aside(house: &mut House, id: AgentId) -> Option<()> {
+    let node = house.node_client();
+    match node.delete(id, Duration::ZERO, Data::Keep).await {
+        Ok(gone) => return gone.kept_until.map(drop),
+        Err(error) => eprintln!("{error}"),
+    }
+    until("the killed program is gone", async || house.bury().then_some(())).await;
+    None
+}
+
+/// All that this wallet has left is erased.
+async fn erased(house: &House, holder: &Holder) {
+    let agents = house.ask(holder, Method::GET, "/agents", Value::Null).await.expect(200);
+    for agent in agents["agents"].as_array().unwrap().iter().filter(|agent| agent["state"] != "stopped") {
+        house.stop(holder, agent["id"].as_str().unwrap()).await.expect(200);
+    }
+    let node = house.node_client();
+    until("no disks are kept", async || node.disks().await.ok()?.kept.is_empty().then_some(())).await;
+    assert_same(&node, None).await;
 }
 
 async fn answered(house: &mut House, holder: &Holder, method: Method, path: &str, body: Value) -> Option<Value> {
@@ -38,18 +73,18 @@ async fn answered(house: &mut House, holder: &Holder, method: Method, path: &str
         Ok(answer) => eprintln!("{path}: {} {}", answer.status(), answer.text().await.unwrap_or_default()),
         Err(error) => eprintln!("{path}: {error}"),
     }
-    crate::house::until("the killed program is gone", async || house.bury().then_some(())).await;
+    until("the killed program is gone", async || house.bury().then_some(())).await;
     None
 }
 
 /// The points that a program passes in such a life.
-async fn points(program: &'static str) -> Vec<String> {
+async fn points(program: &'static str, life: Life) -> Vec<String> {
     let mut house = House::prepare(QUICK);
     let list = house.path("points");
     let seen = Failpoint { program, variable: durable::SEEN, value: list.display().to_string() };
     assert!(house.come_up(Some(seen)).await);
     let holder = house.holder(SMALL);
-    live(&mut house, &holder).await.expect("nobody is killed");
+    live(&mut house, &holder, life).await.expect("nobody is killed");
     assert_same(&house.node_client(), None).await;
     let points: BTreeSet<_> = fs::read_to_string(list).unwrap().lines().map(str::to_owned).collect();
     house.end();
@@ -57,21 +92,27 @@ async fn points(program: &'static str) -> Vec<String> {
 }
 
 /// Kills the program there; then nothing is lost, doubled or stuck.
-async fn survive(program: &'static str, point: String) {
+async fn survive(program: &'static str, point: String, life: Life) {
     let mut house = House::prepare(QUICK);
     let holder = house.holder(SMALL);
     let at = Failpoint { program, variable: durable::AT, value: point.clone() };
     let mut died = !house.come_up(Some(at)).await;
     if !died {
-        died = live(&mut house, &holder).await.is_none();
+        died = live(&mut house, &holder, life).await.is_none();
     }
     assert!(died || house.bury(), "{program} was not killed at {point}");
     assert!(house.come_up(None).await, "{program} does not start after {point}");
-    if let Some(id) = settled(&house, &holder).await {
-        assert_same(&house.node_client(), Some(id)).await;
-        house.stop(&holder, &id.to_string()).await.expect(200);
+    match life {
+        // The gateway takes a while to know that the node has it no more.
+        Life::Kept => erased(&house, &holder).await,
+        Life::Stopped => {
+            if let Some(id) = settled(&house, &holder).await {
+                assert_same(&house.node_client(), Some(id)).await;
+                house.stop(&holder, &id.to_string()).await.expect(200);
+            }
+        }
     }
-    live(&mut house, &holder).await.unwrap_or_else(|| panic!("a second life dies after {point}"));
+    live(&mut house, &holder, life).await.unwrap_or_else(|| panic!("a second life dies after {point}"));
     assert_same(&house.node_client(), None).await;
     let agents = house.ask(&holder, Method::GET, "/agents", Value::Null).await.expect(200);
     let known = agents["agents"].as_array().unwrap().len();
@@ -81,8 +122,12 @@ async fn survive(program: &'static str, point: String) {
     house.end();
 }
 
-async fn each(program: &'static str, needed: &[&str]) {
-    let points = points(program).await;
+async fn each(program: &'static str, needed: &[&str], life: Life) {
+    let mut points = points(program, life).await;
+    if life == Life::Kept {
+        // The others are passed by an agent that its owner stops.
+        points.retain(|point| point.starts_with("kept."));
+    }
     for point in needed {
         assert!(points.iter().any(|passed| passed == point), "{program} does not pass {point}: {points:?}");
     }
@@ -90,16 +135,21 @@ async fn each(program: &'static str, needed: &[&str]) {
     let stride = (points.len() / some.max(1)).max(1);
     for point in points.into_iter().step_by(stride).take(some) {
         eprintln!("{program}: {point}");
-        survive(program, point).await;
+        survive(program, point, life).await;
     }
 }
 
 #[tokio::test]
 async fn fault_1_4_a_node_killed_at_a_durable_write_comes_back_with_the_same_agent() {
-    each("hypercore", &["node.key.written", "record.torn", "marks.kept", "disk.copied"]).await;
+    each("hypercore", &["node.key.written", "record.torn", "marks.kept", "disk.copied"], Life::Stopped).await;
+}
+
+#[tokio::test]
+async fn fault_1_4_a_node_killed_while_disks_are_set_aside_or_erased_keeps_or_erases_them() {
+    each("hypercore", &["kept.taken", "kept.erasing"], Life::Kept).await;
 }
 
 #[tokio::test]
 async fn fault_1_4_a_gateway_killed_at_a_durable_write_comes_back_with_the_same_agent() {
-    each("palatine", &["token.key.written", "reserve an agent.committing"]).await;
+    each("palatine", &["token.key.written", "reserve an agent.committing"], Life::Stopped).await;
 }
