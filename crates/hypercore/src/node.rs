@@ -331,9 +331,22 @@ impl Node {
         })
     }
 
+    /// Ends the guests of records that cannot be read; record and disks stay for whoever
+    /// repairs them.
+    async fn halt_quarantined(&self) {
+        for held in self.shared.registry.quarantine.list().into_iter().filter(|held| held.runs) {
+            let remains = self.shared.registry.quarantine.get(held.id).map(|held| held.remains);
+            let slot = remains.and_then(|remains| remains.slot).unwrap_or(u16::MAX);
+            if let Err(error) = self.shared.runtime.stop(Seat { id: held.id, slot }, Fate::Keep).await {
+                tracing::error!(id = %held.id, error = words(&error), "a quarantined guest is not ended");
+            }
+        }
+    }
+
     /// Ends all guests and waits for it; the next daemon starts them again.
     pub(crate) async fn halt(&self) {
         self.close();
+        self.halt_quarantined().await;
         loop {
             for handle in self.shared.registry.all() {
                 // A full queue is asked again; a task that has ended needs no asking.

@@ -46,6 +46,7 @@ pub async fn run(bench: &dyn Bench) -> Verdict {
         cores: 1,
         memory_mib: 128,
         base: bench.base(),
+        ran: false,
     };
     let one = spec(0x0c0f_0001, 1);
     what_was_never_made_can_be_stopped(&*driver, &one).await?;

@@ -4,15 +4,21 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{SeekFrom, ioctl_ficlone, seek, statvfs};
+use rustix::fs::{FlockOperation, SeekFrom, flock, ioctl_ficlone, seek, statvfs};
 use rustix::io::Errno;
 
+use crate::kept::DISK;
 use crate::{Failure, command, files};
 
 const MIB: u64 = 1024 * 1024;
 /// How much is copied at once.
 const CHUNK: usize = 256 * 1024;
+/// How long a disk may be held by a VMM that is ending.
+const CLAIM_LIMIT: Duration = Duration::from_secs(2);
+const CLAIM_AGAIN: Duration = Duration::from_millis(20);
 /// Journal of an empty filesystem, in MiB: small, since every guest has two.
 const JOURNAL_MIB: u64 = 4;
 
@@ -51,6 +57,52 @@ pub(crate) fn copy(template: &Path, to: &Path) -> io::Result<()> {
     }
     durable::failpoint("disk", "copied");
     durable::move_to("disk", &half, to)
+}
+
+/// Refuses to go on without a disk that a guest has used: an empty one in its place
+/// would be found only when what was on it is missed.
+pub(crate) fn must_be_there(path: &Path) -> Result<(), Failure> {
+    let lost = |how: &str| {
+        Failure::Missing(format!(
+            "{} is {how}: put it back from a backup, or give the agent up by a stop",
+            path.display()
+        ))
+    };
+    match path.metadata() {
+        Ok(data) if data.len() > 0 => Ok(()),
+        Ok(_) => Err(lost("empty")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(lost("gone")),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Holds a disk for one VMM. The lock lies on the open file itself: it passes to the
+/// VMM with it, and ends when the last process has closed it.
+pub(crate) fn claim(disk: &File, path: &Path) -> Result<(), Failure> {
+    let until = Instant::now() + CLAIM_LIMIT;
+    loop {
+        match flock(disk, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            // A process that is just being started holds all that its parent had open.
+            Err(Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(CLAIM_AGAIN),
+            Err(Errno::WOULDBLOCK) => {
+                return Err(Failure::Taken(format!(
+                    "{} is written to by another VMM: end that one first",
+                    path.display()
+                )));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Refuses to let go of disks that a VMM still writes to.
+pub(crate) fn must_be_free(dir: &Path) -> Result<(), Failure> {
+    for name in files::names(dir)?.iter().filter(|name| Path::new(name).extension().is_some_and(|end| end == DISK)) {
+        let path = dir.join(name);
+        claim(&File::open(&path)?, &path)?;
+    }
+    Ok(())
 }
 
 fn copy_data(source: &File, target: &File) -> io::Result<()> {

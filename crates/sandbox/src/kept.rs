@@ -23,7 +23,7 @@ use wire::node::{KeptDisk, Retention};
 use crate::files;
 
 const NOTE: &str = "kept.json";
-const DISK: &str = "ext4";
+pub(crate) const DISK: &str = "ext4";
 const ERASING: &str = "erasing-";
 /// The form of the note.
 const VERSION: u32 = 1;

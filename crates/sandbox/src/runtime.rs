@@ -56,6 +56,9 @@ pub struct Spec {
     pub memory_mib: u64,
     /// The image's disk, read-only and shared.
     pub base: PathBuf,
+    /// Whether a guest of it ran before: then its own disks are there, and are never
+    /// made anew.
+    pub ran: bool,
 }
 
 /// What must be remembered to find a guest again. A process id alone proves

@@ -47,14 +47,14 @@ async fn driver(state: &Path, name: &str, number: u32) -> Qemu {
 
 fn spec(state: &Path) -> Spec {
     let seat = Seat { id: AgentId::from_bits(0x0d0f_0001), slot: 1 };
-    Spec { seat, cores: 1, memory_mib: 64, base: state.join("base") }
+    Spec { seat, cores: 1, memory_mib: 64, base: state.join("base"), ran: false }
 }
 
 #[tokio::test]
 async fn fault_1_1_a_vmm_that_ends_at_once_is_the_nodes_trouble_and_leaves_nothing() {
     needs::needs!(root, network, tun, cgroups);
     let state = tempfile::tempdir().unwrap();
-    let (driver, spec) = (driver(state.path(), "pltv", 1).await, spec(state.path()));
+    let (driver, spec) = (driver(state.path(), "plsa", 1).await, spec(state.path()));
     for _ in 0..2 {
         let error = driver.create(&spec).await.unwrap_err();
         assert_eq!(error.lack(), Lack::Vmm, "{error:?}");
@@ -64,6 +64,68 @@ async fn fault_1_1_a_vmm_that_ends_at_once_is_the_nodes_trouble_and_leaves_nothi
     }
     let disks = state.path().join("guests").join(spec.seat.id.to_string());
     assert!(disks.join("data.ext4").exists(), "its data is kept");
+    driver.stop(spec.seat, Fate::Wipe).await.unwrap();
+    driver.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn fault_1_3_a_disk_that_another_vmm_writes_to_is_neither_used_nor_let_go() {
+    needs::needs!(root, network, tun, cgroups);
+    let state = tempfile::tempdir().unwrap();
+    let (driver, spec) = (driver(state.path(), "plsd", 4).await, spec(state.path()));
+    let dir = state.path().join("guests").join(spec.seat.id.to_string());
+    fs::create_dir(&dir).unwrap();
+    let disk = fs::File::create(dir.join("data.ext4")).unwrap();
+    disk.set_len(16 << 20).unwrap();
+    rustix::fs::flock(&disk, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let error = driver.create(&spec).await.unwrap_err();
+    assert!(
+        matches!(&error, RuntimeError::Failed { source: Failure::Taken(why), .. } if why.contains("data.ext4")),
+        "{error:?}"
+    );
+    let error = driver.stop(spec.seat, Fate::Wipe).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::Failed { source: Failure::Taken(_), .. }), "{error:?}");
+    assert!(dir.join("data.ext4").exists());
+    drop(disk);
+    driver.stop(spec.seat, Fate::Wipe).await.unwrap();
+    assert!(!dir.exists());
+    driver.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn fault_1_3_a_vmm_that_runs_under_another_nodes_name_is_not_taken_for_gone() {
+    needs::needs!(root, network, cgroups);
+    let state = tempfile::tempdir().unwrap();
+    let (driver, spec) = (driver(state.path(), "plse", 5).await, spec(state.path()));
+    let mut vmm = stand_in("plt-another", spec.seat.id);
+    let facts = process::facts(vmm.id()).unwrap();
+    let error = driver.adopt(&spec, &facts).await.unwrap_err();
+    assert_eq!(error.lack(), Lack::Vmm, "{error:?}");
+    assert!(vmm.try_wait().unwrap().is_none(), "it was ended");
+    vmm.kill().unwrap();
+    vmm.wait().unwrap();
+    driver.close().await.unwrap();
+    for hierarchy in ["memory", "."] {
+        let group = PathBuf::from("/sys/fs/cgroup").join(hierarchy).join("plt-another");
+        let _ = fs::remove_dir(group.join(spec.seat.id.to_string()));
+        let _ = fs::remove_dir(group);
+    }
+}
+
+#[tokio::test]
+async fn fault_1_1_a_disk_that_is_lost_is_missed_and_not_made_anew() {
+    needs::needs!(root, network, tun, cgroups);
+    let state = tempfile::tempdir().unwrap();
+    let driver = driver(state.path(), "plsf", 6).await;
+    let spec = Spec { ran: true, ..spec(state.path()) };
+    let disk = state.path().join("guests").join(spec.seat.id.to_string()).join("layer.ext4");
+    for lost in ["gone", "empty"] {
+        let error = driver.create(&spec).await.unwrap_err();
+        assert_eq!(error.lack(), Lack::Disk, "{error:?}");
+        let RuntimeError::Failed { source: Failure::Missing(why), .. } = error else { panic!("{error:?}") };
+        assert!(why.contains(lost) && why.contains("layer.ext4") && why.contains("backup"), "{why}");
+        fs::write(&disk, "").unwrap();
+    }
     driver.stop(spec.seat, Fate::Wipe).await.unwrap();
     driver.close().await.unwrap();
 }
@@ -86,8 +148,8 @@ fn stand_in(name: &str, id: AgentId) -> Child {
 async fn fault_1_2_a_vmm_that_cannot_be_asked_is_not_taken_for_gone() {
     needs::needs!(root, network, cgroups);
     let state = tempfile::tempdir().unwrap();
-    let (driver, spec) = (driver(state.path(), "pltw", 2).await, spec(state.path()));
-    let mut vmm = stand_in("pltw", spec.seat.id);
+    let (driver, spec) = (driver(state.path(), "plsb", 2).await, spec(state.path()));
+    let mut vmm = stand_in("plsb", spec.seat.id);
     let facts = process::facts(vmm.id()).unwrap();
     let dir = state.path().join("guests").join(spec.seat.id.to_string());
     fs::create_dir(&dir).unwrap();
@@ -109,7 +171,7 @@ async fn fault_1_2_a_vmm_that_cannot_be_asked_is_not_taken_for_gone() {
 async fn fault_1_6_what_cannot_be_removed_keeps_no_node_from_starting() {
     needs::needs!(root, network, cgroups);
     let state = tempfile::tempdir().unwrap();
-    let driver = driver(state.path(), "pltx", 3).await;
+    let driver = driver(state.path(), "plsc", 3).await;
     let guests = state.path().join("guests");
     // No folder, so that it cannot be emptied; and one that can, after it.
     let (stays, goes) =

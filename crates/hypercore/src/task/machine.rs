@@ -550,7 +550,7 @@ impl Task {
     }
 
     pub(super) fn spec(&self, base: PathBuf) -> Spec {
-        let Record { desired, .. } = &self.record;
-        Spec { seat: self.record.seat(), cores: desired.cores, memory_mib: desired.memory_mib, base }
+        let Record { desired, ran, .. } = &self.record;
+        Spec { seat: self.record.seat(), cores: desired.cores, memory_mib: desired.memory_mib, base, ran: *ran }
     }
 }

@@ -80,7 +80,13 @@ async fn a_deletion_that_was_cut_off_is_finished() {
 #[tokio::test]
 async fn what_is_in_no_ledger_is_removed_and_what_has_no_record_too() {
     let house = House::new(Manner::Good);
-    let spec = sandbox::Spec { seat: Seat { id: id(9), slot: 9 }, cores: 1, memory_mib: 128, base: "/dev/null".into() };
+    let spec = sandbox::Spec {
+        seat: Seat { id: id(9), slot: 9 },
+        cores: 1,
+        memory_mib: 128,
+        base: "/dev/null".into(),
+        ran: false,
+    };
     house.machine.driver().create(&spec).await.unwrap();
     std::fs::create_dir_all(house.state().join("sandboxes").join(id(8).to_string())).unwrap();
     let daemon = house.daemon().await;

@@ -64,6 +64,17 @@ async fn fault_1_2_a_live_guest_whose_record_cannot_be_read_lives_on_with_its_di
 }
 
 #[tokio::test]
+async fn fault_1_5_a_node_that_ends_its_guests_ends_those_whose_records_it_cannot_read() {
+    let house = House::new(Manner::Good);
+    let next = after(&house, cut).await;
+    assert_eq!(house.machine.running().len(), 2);
+    next.node.halt().await;
+    assert!(house.machine.running().is_empty());
+    assert_eq!(house.machine.disks().len(), 2, "what is on their disks is for whoever repairs them");
+    assert!(file(&house, "record.json").exists());
+}
+
+#[tokio::test]
 async fn fault_1_2_a_record_that_was_repaired_gives_the_same_guest_back() {
     let house = House::new(Manner::Good);
     let daemon = house.daemon().await;

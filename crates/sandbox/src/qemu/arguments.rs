@@ -120,7 +120,7 @@ impl Disk {
             "-add-fd",
             &format!("fd={fd},set={fd}"),
             "-blockdev",
-            // Two VMMs never share a writable disk: a sandbox has one slot and one group.
+            // Two VMMs never share a writable disk: its open file is locked before it comes here.
             &format!(
                 "driver=raw,node-name={serial},{access},file.driver=file,file.filename=/dev/fdset/{fd},file.locking=off"
             ),

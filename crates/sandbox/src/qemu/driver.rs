@@ -123,7 +123,10 @@ impl Runtime for Qemu {
         let Some(handle) = found else { return Ok(None) };
         let ours = self.0.cgroups.pids(&id.to_string()).during(Operation::Adopt, id, "read its cgroup")?;
         if !ours.contains(&facts.pid) {
-            return Ok(None);
+            // It runs, and under another node's limits: a second VMM would write to its disks.
+            let elsewhere =
+                "its VMM runs in a group that is not this node's: start the node under the name that it had";
+            return Err(Failure::Taken(elsewhere.to_owned())).during(Operation::Adopt, id, step::REACH);
         }
         // The socket's file can be entered by root alone: who answers there is the VMM
         // that was given the socket.

@@ -216,7 +216,7 @@ impl Inner {
         files::private_dir(&dir).map_err(|error| during("make its folder")(error.into()))?;
         let (disks, tap) = std::thread::scope(|scope| {
             let tap = scope.spawn(|| namespace.up(spec.seat.slot));
-            (self.disks(&dir, base), tap.join())
+            (self.disks(&dir, base, spec.ran), tap.join())
         });
         let disks = disks.map_err(during(step::DISKS))?;
         let tap = tap
@@ -241,12 +241,17 @@ impl Inner {
         self.settings.first_uid + u32::from(slot)
     }
 
-    fn disks(&self, dir: &Path, base: File) -> Result<Vec<(&'static str, bool, OwnedFd)>, Failure> {
+    fn disks(&self, dir: &Path, base: File, ran: bool) -> Result<Vec<(&'static str, bool, OwnedFd)>, Failure> {
         let mut disks = vec![("base", true, base.into())];
         for (serial, mib) in [("layer", self.settings.layer_mib), ("data", self.settings.data_mib)] {
             let path = dir.join(format!("{serial}.ext4"));
+            if ran {
+                disk::must_be_there(&path)?;
+            }
             disk::copy(&disk::template(&self.templates(), mib)?, &path)?;
-            disks.push((serial, false, OpenOptions::new().read(true).write(true).open(&path)?.into()));
+            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            disk::claim(&file, &path)?;
+            disks.push((serial, false, file.into()));
         }
         Ok(disks)
     }
@@ -264,6 +269,9 @@ impl Inner {
         self.namespace(id).down(slot)?;
         self.cgroups.remove(&name)?;
         let dir = self.guest_dir(id);
+        if fate != Fate::Keep {
+            disk::must_be_free(&dir)?;
+        }
         if fate != Fate::Wipe {
             files::remove(&dir.join("control"))?;
             files::remove(&dir.join("console"))?;
