@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{AgentId, End, Event, State, StopReason};
+use domain::{AgentId, End, Event, State, StopReason, UnixMillis};
 use store::{Record, StoreError};
 use tracing::Instrument;
 use wire::node::{Data, Gone};
@@ -85,22 +85,35 @@ impl Inner {
     /// that nothing is left. Of any other agent, only says how it is.
     pub(crate) async fn tear_down(&self, id: AgentId) -> Result<Record, StoreError> {
         let _turn = self.locks.turn(id).await;
-        let record = self.store.get(id).await?.ok_or(StoreError::Unknown(id))?;
-        let State::Stopping(end) = record.state else { return Ok(record) };
-        let data = if end.is_owners_word() { Data::Erase } else { Data::Keep };
-        let mut kept_until = None;
-        if let Some(name) = &record.node {
-            let Some(node) = self.node(name) else {
-                tracing::warn!(agent = %id, node = name, "the agent's node is not configured: it cannot be taken down");
-                return Ok(record);
-            };
-            let Some(gone) = self.clear(node.as_ref(), id, data).await else { return Ok(record) };
-            kept_until = gone.kept_until;
-            self.last_marks(name).await;
+        loop {
+            let record = self.store.get(id).await?.ok_or(StoreError::Unknown(id))?;
+            let State::Stopping(end) = record.state else { return Ok(record) };
+            let data = if end.is_owners_word() { Data::Erase } else { Data::Keep };
+            let Some(kept_until) = self.emptied(&record, data).await else { return Ok(record) };
+            let ended = self.store.bury(id, kept_until, self.clock.now()).await?;
+            // Its owner has said meanwhile that what was just set aside goes.
+            if ended.record.state.is_live() {
+                continue;
+            }
+            self.unsettled.forget(id);
+            return Ok(ended.record);
         }
-        let ended = self.store.bury(id, kept_until, self.clock.now()).await?;
-        self.unsettled.forget(id);
-        Ok(ended.record)
+    }
+
+    /// Has the agent's node take it down, if one was told of it: until when its disks
+    /// are kept; `None` while that node does not say that nothing runs.
+    async fn emptied(&self, record: &Record, data: Data) -> Option<Option<UnixMillis>> {
+        let Some(name) = &record.node else { return Some(None) };
+        let Some(node) = self.node(name) else {
+            tracing::warn!(agent = %record.id, node = name, "the agent's node is not configured: it cannot be taken down");
+            return None;
+        };
+        let gone = self.clear(node.as_ref(), record.id, data).await?;
+        self.last_marks(name).await;
+        Some(match data {
+            Data::Keep => gone.kept_until,
+            Data::Erase => None,
+        })
     }
 
     /// What is left of the agent on its node, once that says that nothing of it runs and

@@ -283,8 +283,10 @@ pub fn step(state: State, event: Event) -> Result<(State, &'static [Action]), Re
         (Reserved | Placed | Booting | Waiting(_) | Ready, Event::Gone) => {
             to(Failed(FailReason::Lost), &[Action::FreeWallet])
         }
-        // The first end stands: a stop during a failure does not rewrite it.
-        (Stopping(_), Event::Stop(_) | Event::Fail(_)) => to(state, &[]),
+        // The first end stands, but for its owner's word, which alone says that its
+        // data goes.
+        (Stopping(_), Event::Stop(StopReason::Requested)) => to(Stopping(End::Stopped(StopReason::Requested)), &[]),
+        (Stopping(_), Event::Stop(StopReason::Balance | StopReason::Operator) | Event::Fail(_)) => to(state, &[]),
         (Stopping(End::Stopped(reason)), Event::Gone) => to(Stopped(reason), &[Action::FreeWallet]),
         (Stopping(End::Failed(reason)), Event::Gone) => to(Failed(reason), &[Action::FreeWallet]),
         (Stopped(_) | Failed(_), Event::Stop(_) | Event::Fail(_) | Event::Gone) => to(state, &[]),
@@ -314,6 +316,14 @@ mod tests {
         proptest::collection::vec(one, 0..40)
     }
 
+    fn ends() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            Just(Event::Stop(StopReason::Balance)),
+            Just(Event::Stop(StopReason::Operator)),
+            Just(Event::Fail(FailReason::CrashLoop)),
+        ]
+    }
+
     proptest! {
         #[test]
         fn the_wallet_is_freed_exactly_once_and_only_at_the_grave(story in events()) {
@@ -337,6 +347,26 @@ mod tests {
             let (state, _) = step(state, Event::Stop(StopReason::Requested)).unwrap();
             let (state, _) = step(state, Event::Gone).unwrap();
             prop_assert!(!state.is_live());
+        }
+
+        #[test]
+        fn fault_1_1_an_owners_stop_is_not_lost_while_another_end_is_under_way(story in events(), reason in ends()) {
+            let mut state = State::Reserved;
+            for event in story {
+                if let Ok((next, _)) = step(state, event) { state = next; }
+            }
+            let (state, _) = step(state, reason).unwrap();
+            let (told, actions) = step(state, Event::Stop(StopReason::Requested)).unwrap();
+            prop_assert!(actions.is_empty());
+            if state.is_live() {
+                prop_assert!(told.end().is_some_and(End::is_owners_word));
+                // Nobody takes it back.
+                for other in [Event::Stop(StopReason::Operator), Event::Fail(FailReason::Lost)] {
+                    prop_assert_eq!(step(told, other).unwrap().0, told);
+                }
+            } else {
+                prop_assert_eq!(told, state);
+            }
         }
 
         #[test]

@@ -54,6 +54,9 @@ impl Command for Advance {
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Advanced, StoreError> {
         let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        if self.forgets_the_owners_word(before.state) {
+            return Ok(Advanced { record: before, actions: &[], change: None });
+        }
         let (state, actions) = step(before.state, self.event)?;
         let record = self.after(&before, state);
         if record == before {
@@ -70,6 +73,13 @@ impl Command for Advance {
 }
 
 impl Advance {
+    /// Whether an agent would end with its disks kept, whose owner has said that they
+    /// go: that word came while they were set aside.
+    fn forgets_the_owners_word(&self, state: State) -> bool {
+        let owners = matches!(state, State::Stopping(end) if end.is_owners_word());
+        self.event == Event::Gone && self.kept_until.is_some() && owners
+    }
+
     fn after(&self, before: &Record, state: State) -> Record {
         let mut record = before.clone();
         record.state = state;

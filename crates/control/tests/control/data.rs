@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use domain::{FailReason, Lack, State, StopReason};
+use domain::{End, FailReason, Lack, State, StopReason};
+use palatine_control::fake::Chaos;
 use palatine_control::{Node, StopError};
 use store::Record;
 
@@ -90,9 +91,40 @@ async fn fault_1_2_an_agent_that_its_node_cannot_read_is_not_lost() {
     house.spawned(1).await;
     house.node().quarantine(id(1), true);
     house.pass(Duration::from_secs(600)).await;
-    assert_eq!(house.state(1).await, State::Ready);
+    assert_eq!(house.state(1).await, State::Waiting(Lack::Ledger), "and whoever asks is told so");
     assert!(house.node().kept().is_empty());
     house.node().quarantine(id(1), false);
     house.pass(Duration::from_secs(30)).await;
     assert_eq!(house.state(1).await, State::Ready);
+}
+
+/// An agent fails, and its owner stops it while its node, which may fall silent,
+/// takes it down.
+async fn stopped_while_failing(falls_silent: bool) {
+    let ground = Ground::default();
+    let house = ground.house();
+    house.spawned(1).await;
+    house.node().fail(id(1), FailReason::CrashLoop);
+    house.node().set_chaos(Chaos { slow: Duration::from_secs(3), ..Chaos::default() });
+    let failing = State::Stopping(End::Failed(FailReason::CrashLoop));
+    house.until("it is being taken down", async |house| house.state(1).await == failing).await;
+    house.node().set_down(falls_silent);
+    let told = house.finish(house.control.stop(id(1), StopReason::Requested)).await.unwrap();
+    assert!(told.state.end().is_some_and(End::is_owners_word), "{told:?}");
+    assert!(told.state.is_live() || !falls_silent, "{told:?}");
+    house.node().set_down(false);
+    house.until("the wallet is free", async |house| house.is_free(1).await).await;
+    assert_eq!(house.state(1).await, State::Stopped(StopReason::Requested));
+    assert_eq!(record(&house, 1).await.data_kept_until, None);
+    assert!(house.node().kept().is_empty(), "its owner has said that it goes");
+}
+
+#[tokio::test]
+async fn fault_1_1_an_owners_stop_erases_while_another_end_is_under_way() {
+    stopped_while_failing(false).await;
+}
+
+#[tokio::test]
+async fn fault_1_1_an_owners_stop_erases_though_its_node_answers_nobody_in_time() {
+    stopped_while_failing(true).await;
 }

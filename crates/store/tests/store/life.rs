@@ -78,14 +78,17 @@ async fn a_step_that_life_does_not_know_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_stop_during_a_failure_does_not_rewrite_its_end() {
+async fn a_stop_during_a_failure_does_not_rewrite_its_end_unless_it_is_its_owners() {
     let room = room();
     let store = open(&room);
     reserved(&store, wish(1, 1)).await;
     store.advance(id(1), Event::Fail(FailReason::Lost), NOW).await.unwrap();
-    let stopped = store.advance(id(1), Event::Stop(StopReason::Requested), NOW).await.unwrap();
+    let stopped = store.advance(id(1), Event::Stop(StopReason::Operator), NOW).await.unwrap();
     assert_eq!(stopped.record.state, State::Stopping(End::Failed(FailReason::Lost)));
     assert_eq!(stopped.change, None);
+    let told = store.advance(id(1), Event::Stop(StopReason::Requested), NOW).await.unwrap();
+    assert_eq!(told.record.state, State::Stopping(End::Stopped(StopReason::Requested)));
+    assert_eq!((told.actions, told.record.generation), (&[][..], stopped.record.generation));
 }
 
 #[tokio::test]
@@ -118,4 +121,18 @@ async fn what_was_seen_and_how_the_balance_stands_are_kept() {
     drop(store);
     let record = open(&room).get(id(1)).await.unwrap().unwrap();
     assert_eq!((record.restarts, record.below), (2, below));
+}
+
+#[tokio::test]
+async fn fault_1_1_no_agent_is_buried_with_its_disks_kept_against_its_owners_word() {
+    let room = room();
+    let store = open(&room);
+    reserved(&store, wish(1, 1)).await;
+    store.advance(id(1), Event::Fail(FailReason::CrashLoop), NOW).await.unwrap();
+    // Its node sets the disks aside while its owner says that they go.
+    store.advance(id(1), Event::Stop(StopReason::Requested), NOW).await.unwrap();
+    let told = State::Stopping(End::Stopped(StopReason::Requested));
+    assert_eq!(store.bury(id(1), Some(NOW.plus(9)), NOW).await.unwrap().record.state, told);
+    let ended = store.bury(id(1), None, NOW).await.unwrap().record;
+    assert_eq!((ended.state, ended.data_kept_until), (State::Stopped(StopReason::Requested), None));
 }
