@@ -242,6 +242,9 @@ async fn book(ticket: Ticket) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+    use http::header::RETRY_AFTER;
+
     use super::*;
 
     fn prices(list: &[(&str, u64)]) -> Prices {
@@ -333,5 +336,17 @@ mod tests {
         ] {
             assert!(!is_plain(path), "{path}");
         }
+    }
+
+    #[test]
+    fn fault_2_3_where_nothing_was_sent_the_payer_is_told_so_and_when_to_come_again() {
+        let told_of = |retry_after_s| {
+            let error = TillError::Unavailable { why: "no more is relayed today".to_owned(), retry_after_s };
+            let answer = told(Unsold::Unavailable(error));
+            (answer.status(), answer.headers()[RETRY_AFTER].clone())
+        };
+        let unavailable = |seconds: u64| (StatusCode::SERVICE_UNAVAILABLE, seconds.into());
+        assert_eq!(told_of(Some(3600)), unavailable(3600));
+        assert_eq!(told_of(None), unavailable(LATER_S));
     }
 }
