@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use domain::{AgentId, Event, FailReason, State, UnixMillis};
+use domain::{AgentId, Event, FailReason, Lack, State, UnixMillis};
 use store::{Epoch, Observation, Record};
 use wire::node::{Phase, Sandbox};
 
@@ -95,8 +95,7 @@ pub(crate) fn plan(look: &Snapshot<'_>, patience: Patience) -> Plan {
         let known = record.node.as_deref().and_then(|node| answered.get(node));
         let truth = match known {
             None => Truth::Unknown,
-            // Until somebody has repaired it, nobody can say how it is.
-            Some((_, quarantined)) if quarantined.contains(&record.id) => Truth::Unknown,
+            Some((_, quarantined)) if quarantined.contains(&record.id) => Truth::Quarantined,
             Some((sandboxes, _)) => sandboxes.get(&record.id).map_or(Truth::Absent, |sandbox| Truth::Here(sandbox)),
         };
         plan_one(look, patience, record, truth, &mut plan);
@@ -108,6 +107,9 @@ pub(crate) fn plan(look: &Snapshot<'_>, patience: Patience) -> Plan {
 #[derive(Clone, Copy)]
 enum Truth<'a> {
     Unknown,
+    /// The node cannot read its own record: until somebody has repaired it, nobody can
+    /// say how it is.
+    Quarantined,
     Absent,
     Here(&'a Sandbox),
 }
@@ -132,7 +134,7 @@ fn plan_one(look: &Snapshot<'_>, patience: Patience, record: &Record, truth: Tru
     if look.busy.contains(&id) {
         return;
     }
-    let waits = matches!(truth, Truth::Here(Sandbox { phase: Phase::Waiting { .. }, .. }));
+    let waits = matches!(truth, Truth::Here(Sandbox { phase: Phase::Waiting { .. }, .. }) | Truth::Quarantined);
     let waited = if waits { Some(look.now) } else { look.waited.get(&id).copied() };
     plan.waited.extend(waited.map(|at| (id, at)));
     let step = match (record.state, truth) {
@@ -142,6 +144,7 @@ fn plan_one(look: &Snapshot<'_>, patience: Patience, record: &Record, truth: Tru
             plan.missing.extend(look.missing.get_key_value(&id));
             None
         }
+        (State::Placed | State::Booting | State::Waiting(_) | State::Ready, Truth::Quarantined) => quarantined(record),
         (State::Placed | State::Booting | State::Waiting(_) | State::Ready, Truth::Here(sandbox)) => {
             here(look, patience, record, sandbox)
         }
@@ -169,6 +172,14 @@ fn reserved(look: &Snapshot<'_>, patience: Patience, record: &Record) -> Option<
 fn placed_but_absent(look: &Snapshot<'_>, patience: Patience, record: &Record) -> Option<Step> {
     let settled = record.epoch == look.epoch || look.now.since(look.started_at) >= patience.settle_ms;
     settled.then_some(Step::Fail { id: record.id, reason: FailReason::Interrupted })
+}
+
+/// It waits for the repair; what else is known of it stays.
+fn quarantined(record: &Record) -> Option<Step> {
+    let (id, wanted) = (record.id, State::Waiting(Lack::Ledger));
+    let runtime = record.runtime.clone().unwrap_or_default();
+    let seen = Observation { runtime, restarts: record.restarts };
+    (record.state != wanted).then_some(Step::See { id, event: Some(Event::Waiting(Lack::Ledger)), seen })
 }
 
 fn here(look: &Snapshot<'_>, patience: Patience, record: &Record, sandbox: &Sandbox) -> Option<Step> {

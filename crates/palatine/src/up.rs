@@ -25,6 +25,7 @@ mod progress;
 mod solana;
 mod supervise;
 mod trial;
+mod wal;
 
 use std::cell::Cell;
 use std::net::TcpListener;

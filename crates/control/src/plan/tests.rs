@@ -1,4 +1,4 @@
-use domain::{End, Generation, ImageDigest, Lack, Meter, StopReason, Tier, TierName, Wallet};
+use domain::{End, Generation, ImageDigest, Meter, StopReason, Tier, TierName, Wallet};
 use proptest::prelude::*;
 use store::Below;
 use wire::node::RuntimeName;
@@ -223,8 +223,12 @@ fn fault_1_2_an_agent_that_its_node_cannot_read_is_not_gone() {
     let mut nodes = said(vec![]);
     nodes[0].quarantined.insert(id(1));
     for state in [State::Placed, State::Booting, State::Waiting(Lack::Disk), State::Ready] {
-        assert_eq!(Look::at(nodes.clone(), vec![record(1, state)], 3_600_000).steps(), vec![]);
+        let steps = Look::at(nodes.clone(), vec![record(1, state)], 3_600_000).steps();
+        let event = Some(Event::Waiting(Lack::Ledger));
+        assert!(matches!(&steps[..], [Step::See { event: told, .. }] if *told == event), "{steps:?}");
     }
+    let waits = vec![record(1, State::Waiting(Lack::Ledger))];
+    assert_eq!(Look::at(nodes.clone(), waits, 3_600_000).steps(), vec![]);
     // Nor is it an orphan.
     assert_eq!(Look::at(nodes, vec![], 3_600_000).steps(), vec![]);
 }

@@ -3,25 +3,30 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use chain::Endpoint;
 use chain::evm::{Deployed, Key, deploy_local};
 use domain::{Address, Usdc};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{ChildStdout, Command};
+use tokio_util::task::AbortOnDropHandle;
 use toml::Table;
 use x402::TokenConfig;
 
 use super::health::{Board, PartName};
 use super::house::Rooms;
 use super::keys::DevKey;
-use super::process::{Part, free_port};
+use super::process::Part;
 use super::supervise::Service;
+use super::wal::Wal;
 
 /// The program, as npm installs it among the assets.
 const ANVIL: &str = "evm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil";
@@ -36,8 +41,8 @@ const TOKEN_VERSION: &str = "2";
 const OWNER_USDC: Usdc = Usdc(10_000_000_000);
 /// Wei that who sends transactions has: 10000 coins.
 const COINS: &str = "0x21e19e0c9bab2400000";
-/// How often the chain is written to disk, beside the time it ends: as much is lost
-/// when it is killed.
+/// How often the chain is written to disk, beside the time it ends. What it is told
+/// meanwhile is in its write-ahead log.
 const SAVE_EVERY_S: u64 = 2;
 /// How often what was written is looked at, and kept beside it if it is whole.
 const KEEP_EVERY: Duration = Duration::from_secs(20);
@@ -61,8 +66,12 @@ const LISTENING: &str = "Listening on ";
 pub(super) struct Evm {
     program: PathBuf,
     logs: PathBuf,
-    /// The same at each start, so that what was told of it stays true.
+    /// Where clients come in: the same at each start, so that what was told of it stays
+    /// true.
     port: u16,
+    door: Option<TcpListener>,
+    passing: Option<AbortOnDropHandle<()>>,
+    wal: Arc<Wal>,
     pub(super) keys: EvmKeys,
     contracts: Option<Contracts>,
     kept: Cell<Option<Instant>>,
@@ -73,7 +82,23 @@ impl Evm {
     pub(super) fn new(assets: &Path, rooms: &Rooms) -> Result<Self> {
         let (program, logs) = (assets.join(ANVIL), rooms.logs());
         let keys = EvmKeys::at(&rooms.evm())?;
-        Ok(Self { program, logs, port: free_port()?, keys, contracts: None, kept: Cell::new(None) })
+        let log = keys.log();
+        if !keys.exist() {
+            durable::wipe("wal", &log).with_context(|| format!("remove {}", log.display()))?;
+        }
+        let door = TcpListener::bind(("127.0.0.1", 0)).context("listen for calls to the local EVM chain")?;
+        let port = door.local_addr()?.port();
+        let (wal, door, kept) = (Arc::new(Wal::open(log)?), Some(door), Cell::new(None));
+        Ok(Self { program, logs, port, door, passing: None, wal, keys, contracts: None, kept })
+    }
+
+    /// Lets clients in, once.
+    fn open(&mut self) -> Result<()> {
+        if let Some(door) = self.door.take() {
+            door.set_nonblocking(true)?;
+            self.passing = Some(self.wal.serve(tokio::net::TcpListener::from_std(door)?));
+        }
+        Ok(())
     }
 
     /// What stands on it, once it was started.
@@ -87,9 +112,13 @@ impl Service for Evm {
     const ENDS_WHEN_HUNG: bool = true;
 
     async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
-        self.keys.mend_chain()?;
+        self.wal.close();
+        if self.keys.mend_chain()? == Mended::Anew {
+            self.wal.clear().await?;
+        }
+        self.open()?;
         let mut command = Command::new(&self.program);
-        command.args(["--host", "127.0.0.1", "--port", &self.port.to_string(), "--prune-history", STATES]);
+        command.args(["--host", "127.0.0.1", "--port", "0", "--prune-history", STATES]);
         command.args(["--chain-id", &CHAIN_ID.to_string(), "--state-interval", &SAVE_EVERY_S.to_string()]);
         command.arg("--state").arg(&self.keys.chain).stdin(Stdio::null()).stdout(Stdio::piped());
         // A Ctrl-C is for us alone: we end the parts in their order.
@@ -101,7 +130,8 @@ impl Service for Evm {
         let place = part.until(START_LIMIT, place(&mut lines)).await??;
         // It is read for as long as it runs: a full pipe would stop it.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let rpc = format!("http://{place}");
+        part.until(CONTRACTS_LIMIT, self.wal.replay(&format!("http://{place}"))).await??;
+        let rpc = format!("http://127.0.0.1:{}", self.port);
         let contracts = part.until(CONTRACTS_LIMIT, Contracts::deploy(&rpc, &self.keys)).await??;
         if let Some(before) = &self.contracts {
             let same = before.rpc == contracts.rpc && before.deployed == contracts.deployed;
@@ -123,22 +153,31 @@ impl Service for Evm {
             answer.as_str().is_some_and(|word| word.len() == 66),
             "it answers {answer} where a balance is asked for"
         );
-        self.keep_copy();
+        if let Some(block) = self.keep_copy() {
+            self.wal.forget(block).await?;
+        }
         Ok(())
     }
 }
 
 impl Evm {
-    /// A copy that fails makes no chain sick: the last one is still there.
-    fn keep_copy(&self) {
+    /// Keeps a copy when it is time, and says of which block. One that fails makes no
+    /// chain sick: the last one is still there.
+    fn keep_copy(&self) -> Option<u64> {
         if self.kept.get().is_some_and(|at| at.elapsed() < KEEP_EVERY) {
-            return;
+            return None;
         }
         match self.keys.keep_chain() {
-            Ok(true) => self.kept.set(Some(Instant::now())),
+            Ok(Some(block)) => {
+                self.kept.set(Some(Instant::now()));
+                Some(block)
+            }
             // Just being written: the next probe finds it whole.
-            Ok(false) => {}
-            Err(error) => eprintln!("! the local EVM chain has no newer copy: {error:#}"),
+            Ok(None) => None,
+            Err(error) => {
+                eprintln!("! the local EVM chain has no newer copy: {error:#}");
+                None
+            }
         }
     }
 }
@@ -165,10 +204,20 @@ impl EvmKeys {
             relayer: key("relayer"),
             owner: key("owner"),
         };
-        if !keys.chain.exists() && !keys.whole().exists() {
+        if !keys.exist() {
             keys.deployer.forget()?;
         }
         Ok(keys)
+    }
+
+    /// Whether there is a chain on disk.
+    fn exist(&self) -> bool {
+        self.chain.exists() || self.whole().exists()
+    }
+
+    /// What changed the chain since it was last written.
+    fn log(&self) -> PathBuf {
+        self.chain.with_extension("wal")
     }
 
     /// A copy of the chain's file that is known to be whole.
@@ -177,35 +226,47 @@ impl EvmKeys {
     }
 
     /// Keeps a copy of the chain's file, if it is whole: a kill may cut the next
-    /// writing of it. Says whether it was.
-    fn keep_chain(&self) -> Result<bool> {
-        let Some(bytes) = read_whole(&self.chain)? else { return Ok(false) };
+    /// writing of it. Says of which block it is.
+    fn keep_chain(&self) -> Result<Option<u64>> {
+        let Some((bytes, block)) = read_whole(&self.chain)? else { return Ok(None) };
         durable::replace("chain-copy", &self.whole(), &bytes).context("keep a copy of the local EVM chain")?;
-        Ok(true)
+        Ok(Some(block))
     }
 
     /// Puts the copy in the place of a file that is cut or gone. Where neither is
     /// whole, both are set aside, and a new chain begins, with another deployer.
-    fn mend_chain(&self) -> Result<()> {
+    fn mend_chain(&self) -> Result<Mended> {
         if read_whole(&self.chain)?.is_some() {
-            return Ok(());
+            return Ok(Mended::Same);
         }
         let whole = self.whole();
-        if let Some(bytes) = read_whole(&whole)? {
+        if let Some((bytes, _)) = read_whole(&whole)? {
             eprintln!("! {} is not whole: the copy beside it is taken", self.chain.display());
-            return durable::replace("chain", &self.chain, &bytes)
-                .with_context(|| format!("put {} in its place", whole.display()));
+            durable::replace("chain", &self.chain, &bytes)
+                .with_context(|| format!("put {} in its place", whole.display()))?;
+            return Ok(Mended::Same);
         }
+        let mut mended = Mended::Same;
         for broken in [&self.chain, &whole] {
             if broken.exists() {
                 let aside = broken.with_extension("broken.json");
                 eprintln!("! {} cannot be read: it is set aside, and a new chain begins", broken.display());
                 fs::rename(broken, aside).with_context(|| format!("set {} aside", broken.display()))?;
                 self.deployer.forget()?;
+                mended = Mended::Anew;
             }
         }
-        Ok(())
+        Ok(mended)
     }
+}
+
+/// What becomes of the chain on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mended {
+    /// It goes on, or is none yet.
+    Same,
+    /// It could not be read: another one begins.
+    Anew,
 }
 
 /// What stands on the local chain.
@@ -284,10 +345,18 @@ async fn place(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<String> {
     bail!("the local chain did not say where it answers")
 }
 
-/// What a file holds, if it is there and a whole JSON text.
-fn read_whole(path: &Path) -> Result<Option<Vec<u8>>> {
+/// What a chain's file holds, and of which block it is; nothing if it is not there, or
+/// not whole.
+fn read_whole(path: &Path) -> Result<Option<(Vec<u8>, u64)>> {
+    #[derive(Deserialize)]
+    struct Written {
+        #[serde(default)]
+        best_block_number: u64,
+    }
     match fs::read(path) {
-        Ok(bytes) => Ok(serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok().then_some(bytes)),
+        Ok(bytes) => {
+            Ok(serde_json::from_slice(&bytes).ok().map(|Written { best_block_number }| (bytes, best_block_number)))
+        }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }
@@ -303,12 +372,12 @@ mod tests {
         let keys = EvmKeys::at(dir.path()).unwrap();
         keys.mend_chain().unwrap();
         assert!(!keys.chain.exists());
-        fs::write(&keys.chain, r#"{"block": 7}"#).unwrap();
-        assert!(keys.keep_chain().unwrap());
-        fs::write(&keys.chain, r#"{"block": "#).unwrap();
-        assert!(!keys.keep_chain().unwrap());
-        keys.mend_chain().unwrap();
-        assert_eq!(fs::read_to_string(&keys.chain).unwrap(), r#"{"block": 7}"#);
+        fs::write(&keys.chain, r#"{"best_block_number": 7}"#).unwrap();
+        assert_eq!(keys.keep_chain().unwrap(), Some(7));
+        fs::write(&keys.chain, r#"{"best_block_number": "#).unwrap();
+        assert_eq!(keys.keep_chain().unwrap(), None);
+        assert_eq!(keys.mend_chain().unwrap(), Mended::Same);
+        assert_eq!(fs::read_to_string(&keys.chain).unwrap(), r#"{"best_block_number": 7}"#);
         fs::remove_file(&keys.chain).unwrap();
         EvmKeys::at(dir.path()).unwrap().mend_chain().unwrap();
         assert!(keys.chain.exists());
@@ -323,7 +392,7 @@ mod tests {
         for file in [&keys.chain, &keys.whole()] {
             fs::write(file, r#"{"block": "#).unwrap();
         }
-        keys.mend_chain().unwrap();
+        assert_eq!(keys.mend_chain().unwrap(), Mended::Anew);
         assert!(!keys.chain.exists() && !keys.whole().exists());
         assert!(dir.path().join("chain.broken.json").exists() && dir.path().join("chain.whole.broken.json").exists());
         assert_ne!(keys.deployer.open().unwrap().address(), first);
@@ -339,10 +408,10 @@ mod tests {
         fs::write(&evm.keys.chain, "{}").unwrap();
         // A folder is in the way.
         fs::create_dir(evm.keys.whole()).unwrap();
-        evm.keep_copy();
+        assert_eq!(evm.keep_copy(), None);
         assert!(evm.kept.get().is_none());
         fs::remove_dir(evm.keys.whole()).unwrap();
-        evm.keep_copy();
+        assert_eq!(evm.keep_copy(), Some(0));
         assert!(evm.kept.get().is_some() && evm.keys.whole().is_file());
     }
 }

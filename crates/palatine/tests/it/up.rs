@@ -204,6 +204,28 @@ async fn fault_1_0_a_hung_solana_is_told_of_everywhere_and_started_anew_with_wha
 }
 
 #[tokio::test]
+async fn fault_1_0_what_was_told_to_an_evm_chain_that_is_killed_at_once_is_on_it_again() {
+    needs::needs!(root, network, tun, cgroups);
+    let stack = Stack::new();
+    stack.up(&["--no-agent"]);
+    stack.run(&["wallet", "link"]);
+    let id = stack.spawn("echo");
+    for kills in 0..2 {
+        stack.run(&["vault", "create", &id, "5", "write a poem"]);
+        // Long before it writes its state down.
+        stack.signal("evm", Signal::KILL);
+        stack.is_well_again("evm", kills).await;
+    }
+    // Nobody's next transaction waits for one that was forgotten.
+    stack.run(&["vault", "create", &id, "5", "write another"]);
+    until("the gateway has seen all tasks", async || {
+        let tasks = stack.json(&["vault", "tasks", &id, "--json"]);
+        (tasks["tasks"].as_array()?.len() == 3).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn fault_1_5_a_part_that_dies_is_started_again_and_one_that_cannot_be_is_named() {
     let stack = Stack::new();
     stack.up(&["--no-agent"]);
