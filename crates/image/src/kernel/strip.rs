@@ -30,9 +30,10 @@ type Section = elf::SectionHeader64<Endianness>;
 /// A module as guests load it; what cannot be read as one is left as it is, and so is
 /// one that would not say afterwards what it needs.
 pub(super) fn strip(module: &[u8]) -> Vec<u8> {
-    let module = unsigned(module);
-    let stripped = without_unused(module).filter(|stripped| Info::of(stripped) == Info::of(module));
-    stripped.unwrap_or_else(|| module.to_vec())
+    let bare = unsigned(module);
+    let mut ways = without_unused(bare).into_iter().chain([bare.to_vec()]);
+    let needs = Info::of(module);
+    ways.find(|stripped| Info::of(stripped) == needs).unwrap_or_else(|| module.to_vec())
 }
 
 fn unsigned(module: &[u8]) -> &[u8] {

@@ -401,6 +401,7 @@ mod tests {
 
     #[test]
     fn fault_1_0_a_copy_that_cannot_be_made_makes_no_chain_sick_and_is_tried_again() {
+        rustls::crypto::ring::default_provider().install_default().ok();
         let dir = tempfile::tempdir().unwrap();
         let rooms = Rooms::at(Some(dir.path())).unwrap();
         fs::create_dir(rooms.evm()).unwrap();

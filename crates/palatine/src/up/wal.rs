@@ -246,6 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn fault_1_0_what_a_killed_chain_may_have_lost_is_told_again_in_its_order() {
+        rustls::crypto::ring::default_provider().install_default().ok();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("chain.wal");
         let wal = Wal::open(path.clone()).unwrap();
@@ -272,6 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn fault_1_0_the_log_is_bounded_by_what_the_state_on_disk_holds() {
+        rustls::crypto::ring::default_provider().install_default().ok();
         let dir = tempfile::tempdir().unwrap();
         let wal = Wal::open(dir.path().join("chain.wal")).unwrap();
         let (place, _) = chain(7).await;

@@ -8,7 +8,10 @@ use serde_json::Value;
 
 /// A crate of ours and the crates of ours it may link.
 const TABLE: &[(&str, &[&str])] = &[
-    ("fuzz", &["domain", "wire", "auth", "chain", "identity", "x402"]),
+    (
+        "fuzz",
+        &["domain", "wire", "auth", "chain", "identity", "relay", "x402", "image", "sandbox", "hypercore", "gateway"],
+    ),
     ("domain", &[]),
     ("needs", &[]),
     ("durable", &[]),

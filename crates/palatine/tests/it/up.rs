@@ -210,6 +210,10 @@ async fn fault_1_0_what_was_told_to_an_evm_chain_that_is_killed_at_once_is_on_it
     stack.up(&["--no-agent"]);
     stack.run(&["wallet", "link"]);
     let id = stack.spawn("echo");
+    until("its vault is there", async || {
+        stack.command(&["vault", "show", &id]).output().unwrap().status.success().then_some(())
+    })
+    .await;
     for kills in 0..2 {
         stack.run(&["vault", "create", &id, "5", "write a poem"]);
         // Long before it writes its state down.

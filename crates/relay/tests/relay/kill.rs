@@ -14,7 +14,7 @@ use chain::evm::{EvmConfig, calls};
 use domain::Usdc;
 use palatine_relay::fake::{Ask, MemoryJournal, Wallet};
 use palatine_relay::payment::Authorization;
-use palatine_relay::{Config, Error, FeePolicy, Relayer};
+use palatine_relay::{Budgets, Config, Error, FeePolicy, Relayer};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -56,6 +56,8 @@ fn config() -> Config {
         queue: 64,
         wait_ms: 120_000,
         per_client_minute: 100_000,
+        // All owners ask from one address.
+        budgets: Budgets { client_percent: 100, ..Budgets::default() },
         ..Config::default()
     }
 }

@@ -123,6 +123,9 @@ impl Runtime for Qemu {
         let Some(handle) = found else { return Ok(None) };
         let ours = self.0.cgroups.pids(&id.to_string()).during(Operation::Adopt, id, "read its cgroup")?;
         if !ours.contains(&facts.pid) {
+            if self.0.runs_another(facts.pid).during(Operation::Adopt, id, "read the cgroups")? {
+                return Ok(None);
+            }
             // It runs, and under another node's limits: a second VMM would write to its disks.
             let elsewhere =
                 "its VMM runs in a group that is not this node's: start the node under the name that it had";

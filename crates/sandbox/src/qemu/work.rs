@@ -104,6 +104,16 @@ impl Inner {
         self.found()?.into_iter().map(one).collect()
     }
 
+    /// Whether a process is of any sandbox of this node.
+    pub(super) fn runs_another(&self, pid: u32) -> io::Result<bool> {
+        for name in self.cgroups.ids()? {
+            if self.cgroups.pids(&name)?.contains(&pid) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The slot whose user runs this process.
     fn slot_of(&self, pid: u32) -> Option<u16> {
         let uid = process::uid(pid).ok()?;
