@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +23,7 @@ impl Resting {
     pub(crate) fn begin(&self) -> Arc<Activity> {
         let evicted = CancellationToken::new();
         let state = State::Rests { since: Instant::now(), row: self.enter(&evicted) };
-        Arc::new(Activity { resting: self.clone(), evicted, state: Mutex::new(state), rests: Notify::new() })
+        Arc::new(Activity { resting: self.clone(), evicted, state: Mutex::new(state) })
     }
 
     /// Ends the connection that has rested longest.
@@ -54,8 +53,6 @@ pub(crate) struct Activity {
     resting: Resting,
     evicted: CancellationToken,
     state: Mutex<State>,
-    /// It has begun to rest.
-    rests: Notify,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -83,18 +80,18 @@ impl Activity {
         *state = match *state {
             State::Works { requests } if requests > 1 => State::Works { requests: requests - 1 },
             State::Works { .. } | State::Rests { .. } => {
-                self.rests.notify_one();
                 State::Rests { since: Instant::now(), row: self.resting.enter(&self.evicted) }
             }
         };
     }
 
-    /// Waits until it has rested for so long.
+    /// Waits until it has rested for so long. It looks when that can be at the
+    /// earliest, and is not woken by each request.
     pub(crate) async fn rested(&self, most: Duration) {
         loop {
             let state = *self.state();
             match state {
-                State::Works { .. } => self.rests.notified().await,
+                State::Works { .. } => tokio::time::sleep(most).await,
                 State::Rests { since, .. } if since.elapsed() >= most => return,
                 State::Rests { since, .. } => tokio::time::sleep_until(since + most).await,
             }
