@@ -209,7 +209,13 @@ async fn a_transaction_that_a_reorg_undid_is_sent_again() {
     let world = World::start_with(|config| EvmConfig { confirmations: 3, stuck_ms: 200, ..config }).await;
     let sender = world.sender(&world.boss).await;
     sender.send(&key(0), &pays(&world, PAYEE)).await.unwrap();
-    assert_eq!(paid(&world, PAYEE).await, 1);
+    // It is sent, and mined a moment later.
+    let mined = async {
+        while paid(&world, PAYEE).await == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, mined).await.expect("it is mined");
     world.anvil.automine(false).await;
     world.anvil.tell("anvil_reorg", json!([1, []])).await;
     world.anvil.tell("anvil_dropAllTransactions", json!([])).await;
