@@ -10,6 +10,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::Router;
@@ -29,6 +30,9 @@ use tokio_util::task::AbortOnDropHandle;
 const RECENT: usize = 256;
 /// Bytes of a call at most.
 const MAX_CALL: usize = 8 << 20;
+/// How long the chain may take for an answer. One that hangs holds up the changes behind
+/// it until then, or until it is ended.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
 /// A transaction that its sender has signed.
 const RAW: &str = "eth_sendRawTransaction";
 /// What else changes the chain, and can be told twice.
@@ -69,7 +73,7 @@ impl Wal {
             read => read.with_context(|| format!("read {}", path.display()))?,
         };
         let entries = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
-        let client = reqwest::Client::builder().no_proxy().build()?;
+        let client = reqwest::Client::builder().no_proxy().timeout(CALL_LIMIT).build()?;
         Ok(Self { path, client, chain: RwLock::new(None), entries: Mutex::new(entries) })
     }
 
