@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::U256;
 use domain::{Address, B256, UnixMillis, Usdc};
 use http::header::CACHE_CONTROL;
@@ -136,7 +135,7 @@ async fn a_payment_to_somebody_else_is_not_taken() {
 async fn a_forged_signature_is_not_taken() {
     let shop = Shop::new();
     let payer = rich(&shop);
-    let thief = Payer(alloy::signers::local::PrivateKeySigner::from_bytes(&B256::repeat_byte(0x66)).unwrap());
+    let thief = nobody(0x66);
     let signed = authorization(&payer);
     let forged = header(&PAYMENT_SIGNATURE, &v2(&signed, &sign_here(&thief, &signed)));
     refused_for(Reason::Signature, shop.buy(&forged).await);
@@ -430,58 +429,6 @@ async fn with_the_record_out_of_order_nothing_is_charged() {
     assert_eq!((refusal.status(), shop.chain.settlements()), (StatusCode::SERVICE_UNAVAILABLE, 0));
 }
 
-#[tokio::test(start_paused = true)]
-async fn more_payments_than_there_are_places_wait_and_are_refused_before_anything_is_reserved() {
-    let (chain, payments) = (Arc::new(FakeChain::default()), Arc::<palatine_x402::fake::FakePayments>::default());
-    let limits = Limits { settle_timeout: Duration::from_secs(60), ..limits(1) };
-    let till = Arc::new(Till::new(payments.clone(), chain.clone(), chain.clone(), limits));
-    let seller = Seller::new(till.clone(), tokens(), TERMS);
-    let shop = Shop { chain, payments, till, seller, quote: quote_at(URL) };
-    let payer = rich(&shop);
-    shop.chain.weather(Weather::Silence);
-    let first = shop.buy_in_the_background(signs_for(&payer, &authorization(&payer)));
-    shop.until_settling().await;
-    let second = Authorization { nonce: B256::repeat_byte(2), ..authorization(&payer) };
-    let refusal = shop.buy(&signs_for(&payer, &second)).await.unwrap_err();
-    assert_eq!((refusal.status(), shop.chain.settlements()), (StatusCode::SERVICE_UNAVAILABLE, 1));
-    assert_eq!(shop.payments.len(), 1);
-    first.abort();
-}
-
-impl Shop {
-    fn buy_in_the_background(
-        &self,
-        headers: HeaderMap,
-    ) -> tokio::task::JoinHandle<Result<HeaderMap, http::Response<Vec<u8>>>> {
-        let seller = Seller::new(self.till.clone(), tokens(), TERMS);
-        let quote = self.quote.clone();
-        tokio::spawn(async move {
-            let order = Order { quote: &quote, resource: "agent-1", now: now(), client: CLIENT };
-            answer(seller.sell(order, bound(b"hello"), &headers).await).await
-        })
-    }
-
-    async fn until_settling(&self) {
-        until(async || self.chain.settlements() > 0).await;
-    }
-}
-
-/// The usual request, whole.
-fn bound(body: &[u8]) -> Bound {
-    Bound { request: RequestHash::of("POST", URL, body), now: now(), claim: claim() }
-}
-
-/// Waits for a condition, for as long as tasks have something to do.
-async fn until(condition: impl AsyncFn() -> bool) {
-    for _ in 0..1000 {
-        if condition().await {
-            return;
-        }
-        tokio::task::yield_now().await;
-    }
-    panic!("it never came about");
-}
-
 #[tokio::test]
 async fn fault_2_2_who_brings_no_payment_or_a_forged_one_is_turned_away_before_the_body() {
     let shop = Shop::new();
@@ -502,63 +449,6 @@ async fn fault_2_2_who_brings_no_payment_or_a_forged_one_is_turned_away_before_t
     let unfunded = refused(&signs_for(&poor, &self::authorization(&poor))).await;
     refused_for(Reason::Funds, unfunded.map_or(Ok(HeaderMap::new()), Err));
     assert!(shop.payments.is_empty(), "nothing is taken yet");
-}
-
-/// The payer of this number, who has nothing.
-fn nobody(n: u8) -> Payer {
-    Payer(PrivateKeySigner::from_bytes(&B256::repeat_byte(n)).unwrap())
-}
-
-#[tokio::test]
-async fn fault_2_3_payments_by_empty_wallets_reserve_nothing_and_keep_nobody_out() {
-    let shop = Arc::new(Shop::with_places(4));
-    let payer = rich(&shop);
-    let empty = (1..=150_u8).filter(|n| *n != 0x42).map(|n| {
-        let shop = Arc::clone(&shop);
-        let headers = signs_for(&nobody(n), &authorization(&nobody(n)));
-        tokio::spawn(async move { shop.buy(&headers).await })
-    });
-    let empty: Vec<_> = empty.collect();
-    // He comes in the middle of them.
-    let honest = shop.buy(&signs_for(&payer, &authorization(&payer))).await;
-    assert!(honest.is_ok(), "{honest:?}");
-    for outcome in empty {
-        refused_for(Reason::Funds, outcome.await.unwrap());
-    }
-    assert_eq!((shop.payments.len(), shop.chain.settlements()), (1, 1), "the honest one's alone");
-}
-
-#[tokio::test]
-async fn fault_2_3_a_token_is_asked_once_for_all_who_ask_at_once() {
-    let shop = Arc::new(Shop::with_places(100));
-    let poor = nobody(1);
-    let headers = signs_for(&poor, &authorization(&poor));
-    let copies = (0..100).map(|_| {
-        let (shop, headers) = (Arc::clone(&shop), headers.clone());
-        tokio::spawn(async move { shop.buy(&headers).await })
-    });
-    for copy in copies.collect::<Vec<_>>() {
-        refused_for(Reason::Funds, copy.await.unwrap());
-    }
-    assert_eq!(shop.chain.readings(), 2, "the authorization's state and the balance, once each");
-}
-
-#[tokio::test(start_paused = true)]
-async fn fault_2_3_old_open_payments_do_not_starve_new_ones() {
-    let shop = Shop::new();
-    shop.chain.weather(Weather::Silence);
-    for n in 1..=3 {
-        let payer = nobody(n);
-        shop.chain.give(ASSET, payer.address(), PRICE);
-        shop.buy(&signs_for(&payer, &authorization(&payer))).await.unwrap_err();
-    }
-    // The newest was made after all.
-    shop.chain.execute(&authorization(&nobody(3))).unwrap();
-    let mut settled = 0;
-    for ms in 0..3 {
-        settled += shop.till.reconcile(now().plus(TERMS.claim_ms + ms), 1).await.unwrap().settled;
-    }
-    assert_eq!(settled, 1, "each has had its turn");
 }
 
 #[tokio::test]
@@ -660,27 +550,6 @@ async fn fault_2_6_nobody_pays_himself() {
 }
 
 #[tokio::test]
-async fn fault_2_6_who_makes_a_transfer_knows_for_which_client() {
-    let shop = Shop::new();
-    let payer = rich(&shop);
-    shop.buy(&signs_for(&payer, &authorization(&payer))).await.unwrap();
-    assert!(shop.chain.served(CLIENT));
-}
-
-#[tokio::test]
-async fn fault_2_3_a_payment_that_was_checked_holds_no_place() {
-    let shop = Shop::with_places(1);
-    let payer = rich(&shop);
-    let slow = signs_for(&payer, &authorization(&payer));
-    let order = Order { quote: &shop.quote, resource: "agent-1", now: now(), client: CLIENT };
-    // His body comes slowly, or the agent is busy.
-    let checked = shop.seller.check(order, &slow).await.unwrap();
-    let other = Authorization { nonce: B256::repeat_byte(2), ..authorization(&payer) };
-    shop.buy(&signs_for(&payer, &other)).await.unwrap();
-    shop.seller.take(checked, bound(b"hello")).await.unwrap();
-}
-
-#[tokio::test]
 async fn fault_2_2_a_payment_that_ran_out_while_its_body_came_is_not_taken() {
     let shop = Shop::new();
     let payer = rich(&shop);
@@ -690,46 +559,4 @@ async fn fault_2_2_a_payment_that_ran_out_while_its_body_came_is_not_taken() {
     let late = Bound { now: now().plus(300_000), ..bound(b"hello") };
     refused_for(Reason::ValidBefore, answer(shop.seller.take(checked, late).await).await);
     assert_eq!((shop.payments.len(), shop.chain.settlements()), (0, 0));
-}
-
-#[tokio::test]
-async fn fault_2_3_where_nothing_was_sent_nothing_is_on_its_way() {
-    let shop = Shop::new();
-    let payer = rich(&shop);
-    let headers = signs_for(&payer, &authorization(&payer));
-    shop.chain.weather(Weather::Down);
-    for _ in 0..2 {
-        let unsold = shop.ask_for("hello", &headers, now()).await.unwrap_err();
-        let Unsold::Unavailable(TillError::Unavailable { retry_after_s, .. }) = unsold else { panic!("{unsold:?}") };
-        assert_eq!(retry_after_s, Some(FakeChain::DOWN_S), "as long as its quota is used up");
-    }
-}
-
-/// One that cannot tell what it has sent.
-struct Forgetful(Arc<FakeChain>);
-
-#[async_trait::async_trait]
-impl Settlement for Forgetful {
-    async fn settle(&self, payment: &Signed, client: Client) -> Result<Settled, SettleError> {
-        self.0.settle(payment, client).await
-    }
-
-    async fn sent(&self, _: &Signed) -> Sent {
-        Sent::Unknown
-    }
-}
-
-#[tokio::test]
-async fn fault_2_3_what_may_have_been_sent_before_may_be_on_its_way() {
-    let mut shop = Shop::new();
-    let settlement = Arc::new(Forgetful(shop.chain.clone()));
-    let till = Till::new(shop.payments.clone(), settlement, shop.chain.clone(), limits(8));
-    shop.seller = Seller::new(Arc::new(till), tokens(), TERMS);
-    let payer = rich(&shop);
-    let headers = signs_for(&payer, &authorization(&payer));
-    shop.chain.weather(Weather::Down);
-    let first = shop.ask_for("hello", &headers, now()).await.unwrap_err();
-    assert!(matches!(first, Unsold::Unavailable(TillError::Unavailable { .. })), "{first:?}");
-    let second = shop.ask_for("hello", &headers, now()).await.unwrap_err();
-    assert!(matches!(second, Unsold::Unsettled), "{second:?}");
 }

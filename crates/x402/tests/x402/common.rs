@@ -109,6 +109,22 @@ impl Shop {
     pub(crate) async fn buy(&self, headers: &HeaderMap) -> Result<HeaderMap, Response<Vec<u8>>> {
         answer(self.ask_for("hello", headers, now()).await).await
     }
+
+    pub(crate) fn buy_in_the_background(
+        &self,
+        headers: HeaderMap,
+    ) -> tokio::task::JoinHandle<Result<HeaderMap, http::Response<Vec<u8>>>> {
+        let seller = Seller::new(self.till.clone(), tokens(), TERMS);
+        let quote = self.quote.clone();
+        tokio::spawn(async move {
+            let order = Order { quote: &quote, resource: "agent-1", now: now(), client: CLIENT };
+            answer(seller.sell(order, bound(b"hello"), &headers).await).await
+        })
+    }
+
+    pub(crate) async fn until_settling(&self) {
+        until(async || self.chain.settlements() > 0).await;
+    }
 }
 
 /// Lets the answer leave.
@@ -264,4 +280,25 @@ pub(crate) fn refused_for(reason: Reason, outcome: Result<HeaderMap, Response<Ve
     let refusal = outcome.unwrap_err();
     assert_eq!((refusal.status(), error(&refusal).as_str()), (StatusCode::PAYMENT_REQUIRED, reason.code(Dialect::V2)));
     assert!(refusal.headers().contains_key(PAYMENT_REQUIRED), "a 402 states its terms");
+}
+
+/// The usual request, whole.
+pub(crate) fn bound(body: &[u8]) -> Bound {
+    Bound { request: RequestHash::of("POST", URL, body), now: now(), claim: claim() }
+}
+
+/// Waits for a condition, for as long as tasks have something to do.
+pub(crate) async fn until(condition: impl AsyncFn() -> bool) {
+    for _ in 0..1000 {
+        if condition().await {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+    panic!("it never came about");
+}
+
+/// The payer of this number, who has nothing.
+pub(crate) fn nobody(n: u8) -> Payer {
+    Payer(PrivateKeySigner::from_bytes(&B256::repeat_byte(n)).unwrap())
 }

@@ -11,5 +11,6 @@ mod facilitator;
 mod hosted;
 mod life;
 mod npm;
+mod places;
 mod record;
 mod wire;
