@@ -44,6 +44,6 @@ pub use message::{Form, Format, Request};
 pub use name::{GatewayName, GatewayNameError};
 pub use token::Tokens;
 pub use verify::{
-    AuthError, FUTURE_MS, Header, MAX_SIGNATURE_TEXT, PAST_MS, Policy, Presented, Signed, TIMESTAMP_DIGITS,
-    check_headers, verify,
+    AuthError, Claim, FUTURE_MS, Header, MAX_SIGNATURE_TEXT, PAST_MS, Policy, Presented, Signed, TIMESTAMP_DIGITS,
+    verify,
 };

@@ -141,50 +141,61 @@ pub fn verify(
     policy: Policy<'_>,
     now: UnixMillis,
 ) -> Result<Signed, AuthError> {
-    let Claim { wallet, signature, at, audience } = claim(presented, policy, now)?;
-    let key = VerifyingKey::from_bytes(&wallet.0).map_err(|_| AuthError::Malformed(Header::Wallet))?;
-    let wrapped = |text: &str| form_of(&key, &signature, text);
-    let (text, bound) = match audience {
-        Some(gateway) => (bound_text(at, gateway, request), true),
-        None => (bare_text(at), false),
-    };
-    let Some(form) = wrapped(&text) else {
-        let nameless = !bound && wrapped(&nameless_text(at, request)).is_some();
-        return Err(if nameless { AuthError::Nameless } else { AuthError::Invalid });
-    };
-    Ok(Signed { wallet, form, bound, stamp_key: stamp_key(&wallet, &text), expires_at: at.plus(PAST_MS) })
+    Claim::read(presented, policy, now)?.verify(request, now)
 }
 
-/// Whether a body is worth reading: refuses what [`verify`] would refuse whatever
-/// the body is, as far as that takes no work on the curve.
-///
-/// # Errors
-/// As [`verify`] of the same headers.
-pub fn check_headers(presented: Presented<'_>, policy: Policy<'_>, now: UnixMillis) -> Result<(), AuthError> {
-    claim(presented, policy, now).map(drop)
-}
-
-/// What the headers claim.
-struct Claim<'a> {
+/// What a request's headers claim. Whoever has one knows that its body is worth
+/// reading: what is refused whatever the body is, is refused already, as far as that
+/// takes no work on the curve.
+#[derive(Clone, Copy, Debug)]
+pub struct Claim<'a> {
     wallet: Wallet,
     signature: Signature,
     at: UnixMillis,
     audience: Option<&'a GatewayName>,
 }
 
-fn claim<'a>(presented: Presented<'_>, policy: Policy<'a>, now: UnixMillis) -> Result<Claim<'a>, AuthError> {
-    let wallet = presented.wallet.ok_or(AuthError::Missing(Header::Wallet))?;
-    let signature = presented.signature.ok_or(AuthError::Missing(Header::Signature))?;
-    let timestamp = presented.timestamp.ok_or(AuthError::Missing(Header::Timestamp))?;
-    let at = parse_timestamp(timestamp)?;
-    check_window(at, now)?;
-    let audience = presented.audience.map(|named| find_audience(named, policy.audiences)).transpose()?;
-    if policy.require_bound && audience.is_none() {
-        return Err(AuthError::Unbound);
+impl<'a> Claim<'a> {
+    /// Reads the headers.
+    ///
+    /// # Errors
+    /// Those of [`verify`] that need neither the body nor the curve.
+    pub fn read(presented: Presented<'_>, policy: Policy<'a>, now: UnixMillis) -> Result<Self, AuthError> {
+        let wallet = presented.wallet.ok_or(AuthError::Missing(Header::Wallet))?;
+        let signature = presented.signature.ok_or(AuthError::Missing(Header::Signature))?;
+        let timestamp = presented.timestamp.ok_or(AuthError::Missing(Header::Timestamp))?;
+        let at = parse_timestamp(timestamp)?;
+        check_window(at, now)?;
+        let audience = presented.audience.map(|named| find_audience(named, policy.audiences)).transpose()?;
+        if policy.require_bound && audience.is_none() {
+            return Err(AuthError::Unbound);
+        }
+        let wallet: Wallet = wallet.parse().map_err(|_| AuthError::Malformed(Header::Wallet))?;
+        let signature = parse_signature(signature)?;
+        Ok(Self { wallet, signature, at, audience })
     }
-    let wallet: Wallet = wallet.parse().map_err(|_| AuthError::Malformed(Header::Wallet))?;
-    let signature = parse_signature(signature)?;
-    Ok(Claim { wallet, signature, at, audience })
+
+    /// Whether the wallet has signed this request. The body may have been long in
+    /// coming: the signature must be good at `now` too, or it could be spent when
+    /// nobody remembers it any more.
+    ///
+    /// # Errors
+    /// As [`verify`].
+    pub fn verify(&self, request: &Request<'_>, now: UnixMillis) -> Result<Signed, AuthError> {
+        let Self { wallet, ref signature, at, audience } = *self;
+        check_window(at, now)?;
+        let key = VerifyingKey::from_bytes(&wallet.0).map_err(|_| AuthError::Malformed(Header::Wallet))?;
+        let wrapped = |text: &str| form_of(&key, signature, text);
+        let (text, bound) = match audience {
+            Some(gateway) => (bound_text(at, gateway, request), true),
+            None => (bare_text(at), false),
+        };
+        let Some(form) = wrapped(&text) else {
+            let nameless = !bound && wrapped(&nameless_text(at, request)).is_some();
+            return Err(if nameless { AuthError::Nameless } else { AuthError::Invalid });
+        };
+        Ok(Signed { wallet, form, bound, stamp_key: stamp_key(&wallet, &text), expires_at: at.plus(PAST_MS) })
+    }
 }
 
 /// Finds the form in which this text was signed, if it was.

@@ -4,8 +4,8 @@
 
 use domain::UnixMillis;
 use palatine_auth::{
-    AuthError, Form, Format, GatewayName, Header, Headers, Keypair, KeypairError, Policy, Presented, Request, Signed,
-    check_headers, verify,
+    AuthError, Claim, Form, Format, GatewayName, Header, Headers, Keypair, KeypairError, Policy, Presented, Request,
+    Signed, verify,
 };
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
@@ -356,11 +356,10 @@ proptest! {
 #[test]
 fn fault_2_2_headers_that_no_body_could_save_are_refused_without_it() {
     let headers = bound(&SPAWN, NOW);
-    let whole = present(&headers);
-    assert_eq!(check_headers(whole, policy(&names()), NOW), Ok(()));
-    let of = |wallet, signature, timestamp| {
-        check_headers(Presented { wallet, signature, timestamp, ..whole }, policy(&names()), NOW)
-    };
+    let (whole, names) = (present(&headers), names());
+    let read = |presented, now| Claim::read(presented, policy(&names), now).map(drop);
+    assert_eq!(read(whole, NOW), Ok(()));
+    let of = |wallet, signature, timestamp| read(Presented { wallet, signature, timestamp, ..whole }, NOW);
     let Presented { wallet, signature, timestamp, .. } = whole;
     assert_eq!(of(None, signature, timestamp), Err(AuthError::Missing(Header::Wallet)));
     assert_eq!(of(wallet, None, timestamp), Err(AuthError::Missing(Header::Signature)));
@@ -368,5 +367,15 @@ fn fault_2_2_headers_that_no_body_could_save_are_refused_without_it() {
     assert_eq!(of(Some("x"), signature, timestamp), Err(AuthError::Malformed(Header::Wallet)));
     assert_eq!(of(wallet, Some("x"), timestamp), Err(AuthError::Malformed(Header::Signature)));
     assert_eq!(of(wallet, signature, Some("1")), Err(AuthError::Malformed(Header::Timestamp)));
-    assert_eq!(check_headers(whole, policy(&names()), NOW.plus(palatine_auth::PAST_MS + 1)), Err(AuthError::Expired));
+    assert_eq!(read(whole, NOW.plus(palatine_auth::PAST_MS + 1)), Err(AuthError::Expired));
+}
+
+#[test]
+fn fault_2_2_a_signature_that_expires_while_its_body_is_read_opens_nothing() {
+    let headers = bound(&SPAWN, NOW);
+    let names = names();
+    let claim = Claim::read(present(&headers), policy(&names), NOW).unwrap();
+    let last = NOW.plus(palatine_auth::PAST_MS);
+    assert!(claim.verify(&SPAWN, last).is_ok());
+    assert_eq!(claim.verify(&SPAWN, last.plus(1)), Err(AuthError::Expired));
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use auth::{Policy, Presented, Request as Bound};
+use auth::{Claim, Policy, Presented, Request as Bound};
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::FromRequest;
 use bytes::BytesMut;
@@ -18,6 +18,7 @@ use wire::connect::Envelope;
 use wire::fault::Code;
 use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
+use crate::pages;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -119,25 +120,25 @@ async fn verify_counted(gateway: &Gateway, request: Request<Body>, opens: Opens)
 }
 
 async fn verify(gateway: &Gateway, request: Request<Body>, opens: Opens) -> Result<Verified, Refusal> {
+    pages::need_json(&request)?;
     let (head, body) = request.into_parts();
     // Nobody's body is read whose headers are refused whatever it is.
-    let policy = opens.policy(gateway);
-    auth::check_headers(presented(&head.headers), policy, gateway.now())?;
+    let claim = Claim::read(presented(&head.headers), opens.policy(gateway), gateway.now())?;
     let body = read(gateway, body).await?;
-    verify_over(gateway, policy, &head, body)
+    verify_over(gateway, &claim, &head, body)
 }
 
 /// The signer of a request whose body goes on, in Connect's envelopes: what is signed
 /// of the body is its first envelope alone. The body comes back whole.
 pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Result<(Wallet, Body), Refusal> {
+    pages::need_json(&request)?;
     let (head, body) = request.into_parts();
-    let policy = Opens::BoundText.policy(gateway);
-    auth::check_headers(presented(&head.headers), policy, gateway.now())?;
+    let claim = Claim::read(presented(&head.headers), Opens::BoundText.policy(gateway), gateway.now())?;
     let mut rest = body.into_data_stream();
     let within = Duration::from_millis(gateway.limits.body_ms);
     let begun = tokio::time::timeout(within, first_envelope(&mut rest)).await;
     let (first, more) = begun.map_err(|_| Refusal::invalid("the body did not begin in time"))??;
-    let verified = verify_over(gateway, policy, &head, first.clone())?;
+    let verified = verify_over(gateway, &claim, &head, first.clone())?;
     gateway.rates.wallets.check(verified.wallet)?;
     let owner = spend(gateway, verified).await?;
     let begin = futures_util::stream::iter([first, more].map(Ok));
@@ -158,9 +159,9 @@ async fn first_envelope(body: &mut BodyDataStream) -> Result<(Bytes, Bytes), Ref
     }
 }
 
-fn verify_over(gateway: &Gateway, policy: Policy<'_>, head: &Parts, body: Bytes) -> Result<Verified, Refusal> {
+fn verify_over(gateway: &Gateway, claim: &Claim<'_>, head: &Parts, body: Bytes) -> Result<Verified, Refusal> {
     let now = gateway.now();
-    let signed = auth::verify(presented(&head.headers), &bound(head, &body), policy, now)?;
+    let signed = claim.verify(&bound(head, &body), now)?;
     tracing::debug!(form = signed.form.as_str(), bound = signed.bound, "a signature is good");
     if gateway.spent.knows(&signed.stamp_key) {
         return Err(store::StoreError::Replayed.into());

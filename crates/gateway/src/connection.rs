@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -18,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Limits;
 use crate::entry::{Peer, enter};
 use crate::holding::Holding;
-use crate::resting::{Activity, Resting};
+use crate::resting::{Activity, Resting, Work};
 use crate::state::Gateway;
 
 /// What hyper reads of a head before it gives up without a word of ours: enough
@@ -60,19 +62,14 @@ impl Server {
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Self { gateway, router, http, resting, killed } = self;
-        let activity = resting.begin();
-        let seen = AtomicBool::new(false);
-        let visit = Visit { gateway: Arc::clone(&gateway), router, peer, activity: Arc::clone(&activity), seen };
+        let visit = Visit { gateway, router, peer, activity: resting.begin(), seen: AtomicBool::new(false), killed };
         let visit = Arc::new(visit);
         let guest = Arc::clone(&visit);
         let service = service_fn(move |request| answer(Arc::clone(&guest), request));
         let connection = http.serve_connection_with_upgrades(TokioIo::new(io), service);
-        let limits = &gateway.limits;
-        let idle = Duration::from_millis(limits.header_ms);
-        let first = tokio::time::sleep(idle);
-        let age = tokio::time::sleep(Duration::from_millis(limits.connection_age_ms));
-        tokio::pin!(connection, first, age);
-        let (mut waiting, mut asked) = (true, false);
+        tokio::pin!(connection);
+        // Looked at only when something of it is due, not with each byte that comes.
+        let mut end = FuturesUnordered::from_iter([Arc::clone(&visit).until_asked().boxed()]);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
@@ -81,30 +78,24 @@ impl Server {
                     }
                     return;
                 }
-                () = first.as_mut(), if waiting => {
-                    waiting = false;
-                    if !visit.seen.load(Ordering::Relaxed) {
-                        return;
+                Some(end_now) = end.next() => match end_now {
+                    End::Asked => {
+                        connection.as_mut().graceful_shutdown();
+                        end.push(Arc::clone(&visit).until_dropped().boxed());
                     }
-                }
-                () = age.as_mut(), if !asked => {
-                    asked = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = gateway.draining.cancelled(), if !asked => {
-                    asked = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = activity.rested(idle), if !asked => {
-                    asked = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-                () = activity.rested(idle + LINGER), if asked => return,
-                () = activity.evicted() => return,
-                () = killed.cancelled() => return,
+                    End::Dropped => return,
+                },
             }
         }
     }
+}
+
+/// How a connection is to end.
+enum End {
+    /// It is told that it should.
+    Asked,
+    /// At once.
+    Dropped,
 }
 
 /// One connection, as its requests see it.
@@ -115,14 +106,42 @@ struct Visit {
     activity: Arc<Activity>,
     /// Whether a whole request has come.
     seen: AtomicBool,
+    killed: CancellationToken,
 }
 
-async fn answer(visit: Arc<Visit>, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+impl Visit {
+    async fn until_asked(self: Arc<Self>) -> End {
+        let limits = &self.gateway.limits;
+        let idle = Duration::from_millis(limits.header_ms);
+        tokio::select! {
+            () = self.activity.evicted() => End::Dropped,
+            () = self.killed.cancelled() => End::Dropped,
+            () = tokio::time::sleep(Duration::from_millis(limits.connection_age_ms)) => End::Asked,
+            () = self.gateway.draining.cancelled() => End::Asked,
+            // Before its first request there is nobody who would understand.
+            () = self.activity.rested(idle) => if self.seen.load(Ordering::Relaxed) { End::Asked } else { End::Dropped },
+        }
+    }
+
+    async fn until_dropped(self: Arc<Self>) -> End {
+        let idle = Duration::from_millis(self.gateway.limits.header_ms);
+        tokio::select! {
+            () = self.activity.rested(idle + LINGER) => {}
+            () = self.activity.evicted() => {}
+            () = self.killed.cancelled() => {}
+        }
+        End::Dropped
+    }
+}
+
+type Answered = Response<Holding<Body, Arc<Work>>>;
+
+async fn answer(visit: Arc<Visit>, mut request: Request<Incoming>) -> Result<Answered, Infallible> {
     visit.seen.store(true, Ordering::Relaxed);
     let work = Arc::new(visit.activity.work());
     request.extensions_mut().insert(Arc::clone(&work));
     let answer = enter(Arc::clone(&visit.gateway), visit.router.clone(), visit.peer, request).await;
-    Ok(answer.map(|body| Body::new(Holding::new(body, work))))
+    Ok(answer.map(|body| Holding::new(body, work)))
 }
 
 fn builder(limits: &Limits) -> Builder<TokioExecutor> {

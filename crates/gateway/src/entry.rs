@@ -97,7 +97,8 @@ async fn dispatch(
         Ok(Target::Agent(named)) => {
             // A client of HTTP/1.0 need not name a host: it is the agent's own.
             let host = host.unwrap_or_else(|| gateway.agent_url.host(named.id));
-            let answer = ingress::pass(&gateway, &arrival, &named, &host, request).await;
+            // Apart: what a visit of an agent's needs is nothing that a call of the API should carry.
+            let answer = Box::pin(ingress::pass(&gateway, &arrival, &named, &host, request)).await;
             return ("ingress", answer.unwrap_or_else(IntoResponse::into_response));
         }
         Ok(Target::Elsewhere(response)) => return ("ingress", response),

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use wire::fault::Fault;
 use x402::{Answer, Client};
 
 use crate::caller::read_at_most;
 use crate::entry::Arrival;
+use crate::pages;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -65,6 +66,7 @@ pub(crate) async fn settle(
 
 impl Gateway {
     async fn asked(&self, request: Request<Body>) -> Result<Vec<u8>, Refusal> {
+        pages::need_json(&request)?;
         let most = usize::try_from(self.limits.body_bytes).unwrap_or(usize::MAX);
         Ok(read_at_most(request.into_body(), most, self.limits.body_ms).await?.to_vec())
     }
@@ -78,6 +80,25 @@ fn client_of(arrival: &Arrival) -> Client {
 fn told(answer: Answer) -> Result<Response<Body>, Refusal> {
     let mut response = Response::new(Body::from(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = answer.retry_after_s {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_2_8_who_is_to_ask_a_facilitator_again_is_told_when_in_the_headers_too() {
+        let answered = |status, retry_after_s| {
+            let answer = told(Answer { status, retry_after_s, body: b"{}".to_vec() }).unwrap();
+            (answer.status().as_u16(), answer.headers().get(RETRY_AFTER).cloned())
+        };
+        assert_eq!(answered(503, Some(5)), (503, Some(5.into())));
+        assert_eq!(answered(200, None), (200, None));
+    }
 }

@@ -76,19 +76,28 @@ impl fmt::Display for Origin {
 
 /// The hosts whose requests are for the API.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Hosts(BTreeSet<String>);
+pub(crate) struct Hosts {
+    names: BTreeSet<String>,
+    /// Hosts as our own clients write them: nothing of theirs need be taken apart.
+    written: BTreeSet<String>,
+}
 
 impl Hosts {
     /// These, and the names of these authorities.
     pub(crate) fn new<'a>(hosts: &BTreeSet<Host>, authorities: impl IntoIterator<Item = &'a str>) -> Self {
-        let names = authorities.into_iter().filter_map(name);
-        Self(hosts.iter().map(|host| host.0.clone()).chain(names).collect())
+        let written: BTreeSet<String> =
+            authorities.into_iter().filter(|host| name(host).is_some()).map(str::to_owned).collect();
+        let names = written.iter().filter_map(|host| name(host));
+        Self { names: hosts.iter().map(|host| host.0.clone()).chain(names).collect(), written }
     }
 
     /// Whether a request for this host is for us.
     pub(crate) fn know(&self, host: &str) -> bool {
+        if self.written.contains(host) {
+            return true;
+        }
         let Some(name) = name(host) else { return false };
-        is_address(&name) || name == "localhost" || name.ends_with(".localhost") || self.0.contains(&name)
+        is_address(&name) || name == "localhost" || name.ends_with(".localhost") || self.names.contains(&name)
     }
 }
 

@@ -9,11 +9,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
-use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::IntoResponse;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use http::{Method, Response};
+use http::{Method, Request};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use wire::fault::Code;
 use wire::public::{IDEMPOTENCY_KEY, X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
@@ -25,12 +22,13 @@ use crate::refusal::Refusal;
 /// How long a browser may remember what it was granted.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// Refuses a body that does not say that it is JSON.
-pub(crate) async fn json_bodies(request: Request, next: Next) -> Response<Body> {
+/// Refuses a body that does not say that it is JSON. Everything that reads a body of
+/// the API's asks this first.
+pub(crate) fn need_json(request: &Request<Body>) -> Result<(), Refusal> {
     if request.body().is_end_stream() || is_json(request.headers()) {
-        return next.run(request).await;
+        return Ok(());
     }
-    Refusal::new(Code::UnsupportedMediaType, "send the body with Content-Type: application/json").into_response()
+    Err(Refusal::new(Code::UnsupportedMediaType, "send the body with Content-Type: application/json"))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

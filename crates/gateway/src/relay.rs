@@ -18,6 +18,7 @@ use wire::relay::{
 
 use crate::caller::read_at_most;
 use crate::entry::Arrival;
+use crate::pages;
 use crate::refusal::Refusal;
 use crate::shape::{Segments, json};
 use crate::state::Gateway;
@@ -172,6 +173,7 @@ pub(crate) async fn estimate(
 impl Gateway {
     /// The relayer, and the payment and body of what it is asked.
     async fn relayed(&self, request: Request<Body>) -> Result<(Relayer, Option<String>, Vec<u8>), Refusal> {
+        pages::need_json(&request)?;
         let relayer = self.treasury()?.relayer()?;
         let (head, body) = request.into_parts();
         let payment = payment(&head.headers)?;

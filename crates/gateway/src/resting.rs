@@ -1,45 +1,84 @@
 //! Connections on which nothing is under way. Each ends after a while, and the one
 //! that has rested longest makes room for a new one.
+//!
+//! A request costs the order of all of them nothing: it is looked after only when
+//! somebody has to make room.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// All that rest, in the order in which they began to.
+/// All connections, by since when they rest at the longest.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Resting(Arc<Mutex<Rows>>);
 
 #[derive(Debug, Default)]
 struct Rows {
     next: u64,
-    rows: BTreeMap<u64, CancellationToken>,
+    /// A connection has rested since then at the longest: it may have worked meanwhile.
+    order: BTreeSet<(Instant, u64)>,
+    all: HashMap<u64, (Instant, Weak<Activity>)>,
+}
+
+impl Rows {
+    fn place(&mut self, row: u64, since: Instant, activity: Weak<Activity>) {
+        self.order.insert((since, row));
+        self.all.insert(row, (since, activity));
+    }
+
+    fn remove(&mut self, row: u64) -> Option<Weak<Activity>> {
+        let (since, activity) = self.all.remove(&row)?;
+        self.order.remove(&(since, row));
+        Some(activity)
+    }
 }
 
 impl Resting {
     /// A connection that has just begun.
     pub(crate) fn begin(&self) -> Arc<Activity> {
-        let evicted = CancellationToken::new();
-        let state = State::Rests { since: Instant::now(), row: self.enter(&evicted) };
-        Arc::new(Activity { resting: self.clone(), evicted, state: Mutex::new(state) })
+        let since = Instant::now();
+        let mut rows = self.rows();
+        let row = rows.next;
+        rows.next += 1;
+        let state = Mutex::new(State::Rests { since });
+        let activity = Activity { resting: self.clone(), row, evicted: CancellationToken::new(), state };
+        let activity = Arc::new(activity);
+        rows.place(row, since, Arc::downgrade(&activity));
+        activity
     }
 
     /// Ends the connection that has rested longest.
     pub(crate) fn evict(&self) {
-        if let Some((_, evicted)) = self.rows().rows.pop_first() {
+        if let Some(longest) = self.longest() {
             metrics::counter!("palatine_gateway_connections_evicted_total").increment(1);
-            evicted.cancel();
+            longest.evicted.cancel();
         }
     }
 
-    fn enter(&self, evicted: &CancellationToken) -> u64 {
-        let mut rows = self.rows();
-        let row = rows.next;
-        rows.next += 1;
-        rows.rows.insert(row, evicted.clone());
-        row
+    /// Takes out the one that has rested longest. Those that have worked since they
+    /// were put in order are put where they belong.
+    fn longest(&self) -> Option<Arc<Activity>> {
+        let now = Instant::now();
+        loop {
+            let mut rows = self.rows();
+            let (since, row) = rows.order.first().copied().filter(|(since, _)| *since <= now)?;
+            let activity = rows.remove(row)?.upgrade();
+            let rests = activity.as_ref().map(|activity| activity.rests_since());
+            match (activity, rests) {
+                (Some(activity), Some(Some(truly))) if truly <= since => return Some(activity),
+                (Some(activity), Some(truly)) => {
+                    // One that works can have rested since a moment from now at the longest.
+                    let since = truly.unwrap_or(now + Duration::from_nanos(1));
+                    rows.place(row, since, Arc::downgrade(&activity));
+                    // Its last holder may be gone: it takes itself out, for which it needs the rows.
+                    drop(rows);
+                }
+                _ => {}
+            }
+        }
     }
 
     fn rows(&self) -> MutexGuard<'_, Rows> {
@@ -51,13 +90,14 @@ impl Resting {
 #[derive(Debug)]
 pub(crate) struct Activity {
     resting: Resting,
+    row: u64,
     evicted: CancellationToken,
     state: Mutex<State>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Rests { since: Instant, row: u64 },
+    Rests { since: Instant },
     Works { requests: usize },
 }
 
@@ -66,10 +106,7 @@ impl Activity {
     pub(crate) fn work(self: &Arc<Self>) -> Work {
         let mut state = self.state();
         *state = match *state {
-            State::Rests { row, .. } => {
-                self.resting.rows().rows.remove(&row);
-                State::Works { requests: 1 }
-            }
+            State::Rests { .. } => State::Works { requests: 1 },
             State::Works { requests } => State::Works { requests: requests + 1 },
         };
         Work(Arc::clone(self))
@@ -79,21 +116,25 @@ impl Activity {
         let mut state = self.state();
         *state = match *state {
             State::Works { requests } if requests > 1 => State::Works { requests: requests - 1 },
-            State::Works { .. } | State::Rests { .. } => {
-                State::Rests { since: Instant::now(), row: self.resting.enter(&self.evicted) }
-            }
+            State::Works { .. } | State::Rests { .. } => State::Rests { since: Instant::now() },
         };
+    }
+
+    fn rests_since(&self) -> Option<Instant> {
+        match *self.state() {
+            State::Rests { since } => Some(since),
+            State::Works { .. } => None,
+        }
     }
 
     /// Waits until it has rested for so long. It looks when that can be at the
     /// earliest, and is not woken by each request.
     pub(crate) async fn rested(&self, most: Duration) {
         loop {
-            let state = *self.state();
-            match state {
-                State::Works { .. } => tokio::time::sleep(most).await,
-                State::Rests { since, .. } if since.elapsed() >= most => return,
-                State::Rests { since, .. } => tokio::time::sleep_until(since + most).await,
+            match self.rests_since() {
+                None => tokio::time::sleep(most).await,
+                Some(since) if since.elapsed() >= most => return,
+                Some(since) => tokio::time::sleep_until(since + most).await,
             }
         }
     }
@@ -110,9 +151,7 @@ impl Activity {
 
 impl Drop for Activity {
     fn drop(&mut self) {
-        if let State::Rests { row, .. } = *self.state() {
-            self.resting.rows().rows.remove(&row);
-        }
+        self.resting.rows().remove(self.row);
     }
 }
 
@@ -157,8 +196,14 @@ mod tests {
         resting.evict();
         resting.evict();
         assert_eq!(is_evicted(), [true, false, true]);
+        // The one that works is not taken, however often somebody looks.
+        resting.evict();
+        assert_eq!(is_evicted(), [true, false, true]);
         drop(works);
-        drop(all);
-        assert!(resting.rows().rows.is_empty());
+        resting.evict();
+        assert_eq!(is_evicted(), [true, true, true]);
+        drop((all, resting.begin()));
+        let rows = resting.rows();
+        assert!(rows.order.is_empty() && rows.all.is_empty());
     }
 }

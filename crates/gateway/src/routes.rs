@@ -30,7 +30,6 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/openapi.json", get(meta::openapi))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
-        .layer(axum::middleware::from_fn(pages::json_bodies))
         .with_state(gateway);
     if origins.is_empty() { router } else { router.layer(pages::cors(&origins)) }
 }

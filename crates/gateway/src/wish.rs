@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use domain::{AgentId, ImageDigest, Tier, TierName, Tiers};
-use http::header::{CONTENT_TYPE, HeaderMap};
+use http::header::HeaderMap;
 use store::{Idempotency, Reservation};
 use wire::Environment;
 use wire::fault::{Code, Fault};
@@ -35,7 +35,7 @@ pub(crate) struct Wish {
 impl Gateway {
     /// Reads the wish and sees whether it may be granted.
     pub(crate) async fn wish(&self, headers: &HeaderMap, verified: &Verified) -> Result<Wish, Refusal> {
-        let request = parse(headers, &verified.body)?;
+        let request = parse(&verified.body)?;
         let env = request.env.unwrap_or_default();
         env.check()?;
         let idempotency = self.idempotency(headers, &verified.body)?;
@@ -155,12 +155,7 @@ fn part_of(tier: Tier, cores: Option<u32>, memory: Option<u32>) -> Result<Tier, 
     })
 }
 
-fn parse(headers: &HeaderMap, body: &[u8]) -> Result<SpawnRequest, Refusal> {
-    let kind = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
-    let essence = kind.split(';').next().unwrap_or("").trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Refusal::new(Code::UnsupportedMediaType, "send the body as Content-Type: application/json"));
-    }
+fn parse(body: &[u8]) -> Result<SpawnRequest, Refusal> {
     let request: SpawnRequest = parse_json(body)?;
     if !(1..=MAX_TYPE).contains(&request.agent_type.len()) {
         let said = format!("agent_type is not 1 to {MAX_TYPE} bytes");

@@ -10,7 +10,7 @@ use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -58,21 +58,36 @@ async fn fault_2_7_a_target_and_a_host_that_disagree_are_refused() {
     assert!(ask("http://evil.example/health", "evil.example").await.starts_with("HTTP/1.1 421"));
 }
 
+/// Every call of the API that takes a body.
+fn writing() -> Vec<(Method, String)> {
+    let document: Value = serde_json::from_str(&palatine_gateway::openapi()).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    let calls = paths.iter().flat_map(|(path, calls)| {
+        let path = path.replace("{id}", "a1b2c3d4-e5f6-7890").replace("{method}", "StreamInput");
+        let path = path.replace("{task}", &format!("0x{}", "5e".repeat(32)));
+        let written = [("post", Method::POST), ("put", Method::PUT)].into_iter();
+        written.filter(|(name, _)| calls.get(name).is_some()).map(move |(_, method)| (method, path.clone()))
+    });
+    let calls: Vec<_> = calls.collect();
+    assert!(calls.len() > 10 && calls.iter().all(|(_, path)| !path.contains('{')), "{calls:?}");
+    calls
+}
+
 #[tokio::test]
 async fn fault_2_7_a_body_that_a_page_can_send_unasked_is_refused() {
     let (edge, holder) = (Edge::start().await, holder());
     let body = json!({"agent_type": "echo"}).to_string();
-    for path in ["/spawn", "/meta/call", "/links", "/settle", "/relay", "/v2/x402/verify"] {
+    for (method, path) in writing() {
         for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/json"]
         {
-            let headers = edge.sign(&holder, "POST", path, body.as_bytes());
-            let request = edge.with(&headers, Method::POST, path, b"").body(body.clone());
+            let headers = edge.sign(&holder, method.as_str(), &path, body.as_bytes());
+            let request = edge.with(&headers, method.clone(), &path, b"").body(body.clone());
             let mut request = request.build().unwrap();
             request.headers_mut().insert("content-type", kind.parse().unwrap());
             let answer = Answer::read(edge.client.execute(request).await.unwrap()).await;
             assert_eq!((answer.status, answer.code()), (415, "unsupported_media_type"), "{path} {kind}");
         }
-        let untold = edge.client.post(edge.url(path)).body(body.clone());
+        let untold = edge.client.request(method, edge.url(&path)).body(body.clone());
         assert_eq!(Answer::of(untold).await.status, 415, "{path}");
     }
     assert_eq!(edge.spawn(&holder).await.status, 200);
