@@ -10,7 +10,7 @@ use identity::Identity;
 use secrecy::SecretString;
 
 use crate::cli::Signer;
-use crate::up::Rooms;
+use crate::up::{House, Rooms};
 
 /// The variable that may hold the password, for machines.
 const PASSWORD: &str = "PALATINE_PASSWORD";
@@ -27,12 +27,13 @@ pub(crate) struct KeyPlace {
 impl KeyPlace {
     /// The place that is meant: named, or the development owner of the house that
     /// runs here.
-    pub(crate) fn find(signer: &Signer, rooms: &Rooms) -> Option<Self> {
+    pub(crate) fn find(signer: &Signer, rooms: &Rooms) -> Result<Option<Self>> {
         if let Some(keystore) = &signer.keystore {
-            return Some(Self { keystore: keystore.clone(), password_file: signer.password_file.clone() });
+            return Ok(Some(Self { keystore: keystore.clone(), password_file: signer.password_file.clone() }));
         }
-        let house = rooms.running()?;
-        Some(Self { keystore: house.owner_keystore, password_file: Some(house.owner_password_file) })
+        let owner =
+            |house: House| Self { keystore: house.owner_keystore, password_file: Some(house.owner_password_file) };
+        Ok(rooms.running()?.map(owner))
     }
 
     /// The key.
@@ -44,7 +45,7 @@ impl KeyPlace {
 
 /// The key that is meant.
 pub(crate) fn open(signer: &Signer, rooms: &Rooms) -> Result<Identity> {
-    let place = KeyPlace::find(signer, rooms);
+    let place = KeyPlace::find(signer, rooms)?;
     place.context("no EVM key: pass --keystore FILE, or make one with: palatine wallet new FILE")?.open()
 }
 

@@ -63,7 +63,7 @@ const DETACHED: &str = "PALATINE_UP_DETACHED";
 
 /// Runs the house until it is told to end, or starts one and returns.
 pub(crate) fn up(rooms: &Rooms, options: &cli::Up, json: bool) -> Result<()> {
-    if let Some(house) = rooms.running() {
+    if let Some(house) = rooms.running()? {
         eprintln!("It is running already; stop it with: palatine down");
         return Ok(show(json, &house, welcome)?);
     }
@@ -141,7 +141,7 @@ async fn try_apart(house: &House, options: &cli::Up) -> Result<()> {
 /// Ends the running house and waits until it is gone; clears what one that was
 /// killed has left.
 pub(crate) fn down(rooms: &Rooms) -> Result<()> {
-    let keeper = rooms.keeper();
+    let keeper = rooms.keeper()?;
     if let Some(keeper) = &keeper {
         let step = Step::start("Stopping");
         // One that is stopped hears nothing before it goes on.
@@ -187,7 +187,7 @@ struct Standing {
 /// Shows the running house, and which part of it is sick. The exit code says whether
 /// any is.
 pub(crate) fn status(rooms: &Rooms, json: bool) -> Result<ExitCode> {
-    let Some(house) = rooms.running() else { bail!("Nothing is running here. Start it: ./dev up") };
+    let Some(house) = rooms.running()? else { bail!("Nothing is running here. Start it: ./dev up") };
     let health = Health::read(&rooms.parts())?;
     let age = Duration::from_millis(health::now().0.saturating_sub(health.looked_at.0));
     let ok = health.is_ok() && age < STALE_AFTER;
@@ -234,7 +234,7 @@ fn detach(rooms: &Rooms) -> Result<House> {
     let step = Step::start("Starting");
     let limit = Instant::now() + DETACHED_LIMIT;
     loop {
-        if let Some(house) = rooms.running() {
+        if let Some(house) = rooms.running()? {
             step.done();
             return Ok(house);
         }

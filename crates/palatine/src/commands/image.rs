@@ -87,8 +87,11 @@ impl Place {
             let store = std::path::absolute(dir).with_context(|| format!("find {}", dir.display()))?;
             return Ok(Self { images: image::Config { store, ..image::Config::default() }, node: None });
         }
-        let running = || rooms.running().map(|house| house.config);
-        let Some(file) = named.config.clone().or_else(running).or_else(|| Config::find(None)) else {
+        let meant = match &named.config {
+            Some(named) => Some(named.clone()),
+            None => rooms.running()?.map(|house| house.config),
+        };
+        let Some(file) = meant.or_else(|| Config::find(None)) else {
             bail!(
                 "nothing runs here, and there is no configuration: start it (./dev up), or say which store is meant \
                  with --config FILE or --store DIR"

@@ -55,12 +55,12 @@ impl<'a> Purse<'a> {
 
     /// The tokens that may be paid in: USDC on Cronos, and the token of the house
     /// that runs here.
-    fn tokens(&self) -> Arc<Tokens> {
+    fn tokens(&self) -> anyhow::Result<Arc<Tokens>> {
         let mut config = x402::Config::default();
-        if let Some(house) = self.rooms.running() {
+        if let Some(house) = self.rooms.running()? {
             config.tokens.push(house.token());
         }
-        Arc::new(config.tokens())
+        Ok(Arc::new(config.tokens()))
     }
 
     fn sign(&self, headers: &HeaderMap, body: &[u8]) -> Result<Paying, Box<dyn Error + Send + Sync>> {
@@ -70,7 +70,7 @@ impl<'a> Purse<'a> {
         getrandom::fill(&mut nonce)?;
         let nonce = B256::from(nonce);
         let Some(most) = self.most else {
-            let look = Buyer::new(Nobody, self.tokens(), most_s).pay(headers, body, Usdc::ZERO, now_s, nonce);
+            let look = Buyer::new(Nobody, self.tokens()?, most_s).pay(headers, body, Usdc::ZERO, now_s, nonce);
             return Err(match look {
                 Err(BuyError::TooDear { asked, .. }) => {
                     format!("it costs {asked} USDC: pass --pay-up-to {asked}").into()
@@ -80,7 +80,7 @@ impl<'a> Purse<'a> {
             });
         };
         let payer = Payer(open(self.signer, self.rooms)?);
-        Ok(Buyer::new(payer, self.tokens(), most_s).pay(headers, body, most, now_s, nonce)?)
+        Ok(Buyer::new(payer, self.tokens()?, most_s).pay(headers, body, most, now_s, nonce)?)
     }
 }
 

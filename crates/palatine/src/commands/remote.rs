@@ -35,7 +35,7 @@ struct Session<'a> {
 }
 
 pub(crate) async fn run(target: &Target, rooms: &Rooms, command: Command) -> Result<ExitCode> {
-    let client = Public::new(&gateway(target, rooms))?;
+    let client = Public::new(&gateway(target, rooms)?)?;
     let unsigned = matches!(command, Command::Tiers);
     let client = if unsigned { client } else { client.signed_by(signer(target, rooms)?) };
     let session = Session { target, rooms, client, tokens: Keyring::at(rooms.tokens()), json: target.json };
@@ -92,7 +92,7 @@ impl Session<'_> {
     /// Has the new agent's vault deployed, where a chain is configured, the wallet is
     /// linked to an owner and the owner's key is at hand. The agent works without.
     async fn give_vault(&self, agent: AgentId, unwanted: bool, signer: &Signer) -> Result<()> {
-        if unwanted || KeyPlace::find(signer, self.rooms).is_none() {
+        if unwanted || KeyPlace::find(signer, self.rooms)?.is_none() {
             return Ok(());
         }
         match self.client.my_link().await {

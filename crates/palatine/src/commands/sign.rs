@@ -12,7 +12,7 @@ pub(crate) fn run(target: &Target, request: &Sign) -> Result<()> {
     let keypair = signer(target, &rooms)?;
     let (gateway, path) = match split(&request.url) {
         Some((gateway, path)) => (gateway.to_owned(), path),
-        None => (gateway(target, &rooms), request.url.as_str()),
+        None => (gateway(target, &rooms)?, request.url.as_str()),
     };
     let name = client::gateway_name(&gateway)?;
     let signed = Request { method: &request.method, path, body: request.body.as_bytes() };

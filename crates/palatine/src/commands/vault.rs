@@ -66,7 +66,7 @@ struct Desk<'a> {
 }
 
 pub(crate) async fn run(target: &Target, rooms: &Rooms, signer: &Signer, command: Vault) -> Result<ExitCode> {
-    let url = gateway(target, rooms);
+    let url = gateway(target, rooms)?;
     let desk = Desk { client: Public::new(&url)?, target, rooms, signer, url };
     desk.run(command).await?;
     Ok(ExitCode::SUCCESS)
@@ -74,7 +74,7 @@ pub(crate) async fn run(target: &Target, rooms: &Rooms, signer: &Signer, command
 
 /// Has the vault of an agent that was just spawned deployed, if a key is known.
 pub(crate) async fn deploy_after_spawn(target: &Target, rooms: &Rooms, signer: &Signer, agent: AgentId) -> Result<()> {
-    let url = gateway(target, rooms);
+    let url = gateway(target, rooms)?;
     let desk = Desk { client: Public::new(&url)?, target, rooms, signer, url };
     let vault = desk.sign_for(agent).await?;
     eprintln!("vault {} ({})", vault.address, vault.state.as_str());
@@ -187,7 +187,7 @@ impl Desk<'_> {
     /// The chain, once we have seen that its token is one we know.
     async fn chain(&self) -> Result<ChainResponse> {
         let chain = self.client.chain().await?;
-        known_token(&chain, self.rooms.running().as_ref())?;
+        known_token(&chain, self.rooms.running()?.as_ref())?;
         Ok(chain)
     }
 

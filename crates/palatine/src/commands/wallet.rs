@@ -35,7 +35,7 @@ pub(crate) async fn run(target: &Target, rooms: &Rooms, signer: &Signer, command
             show(target.json, &shown, output::wallet)?;
         }
         Wallet::Show => {
-            let place = KeyPlace::find(signer, rooms).context("no EVM key: pass --keystore FILE")?;
+            let place = KeyPlace::find(signer, rooms)?.context("no EVM key: pass --keystore FILE")?;
             let address = Keystore::read(&place.keystore)?.address().context("the key file names no address")?;
             let shown = Shown { address: address.to_string(), keystore: place.keystore };
             show(target.json, &shown, output::wallet)?;
@@ -47,7 +47,7 @@ pub(crate) async fn run(target: &Target, rooms: &Rooms, signer: &Signer, command
 
 /// Both sides sign one text, and the gateway keeps it.
 async fn link(target: &Target, rooms: &Rooms, signer: &Signer) -> Result<()> {
-    let url = gateway(target, rooms);
+    let url = gateway(target, rooms)?;
     let holder = holder(target, rooms)?;
     let client = Public::new(&url)?.signed_by(holder.clone());
     let chain = client.chain().await?;

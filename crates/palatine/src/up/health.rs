@@ -12,6 +12,8 @@ use domain::UnixMillis;
 use sandbox::Facts;
 use serde::{Deserialize, Serialize};
 
+use super::house::Folder;
+
 /// How often it is written down that nothing has changed.
 const LOOKED_EVERY: Duration = Duration::from_secs(10);
 
@@ -80,14 +82,28 @@ pub(crate) struct Health {
     pub(crate) parts: Vec<Report>,
 }
 
+/// The same, on disk.
+#[derive(Serialize, Deserialize)]
+struct Seen<H> {
+    /// The folder of the house that has the parts.
+    folder: Folder,
+    #[serde(flatten)]
+    health: H,
+}
+
 impl Health {
-    /// Reads what was last seen; nothing if nobody ever looked.
+    /// Reads what was last seen; nothing if nobody ever looked. What a copy of a folder
+    /// says is of another house's parts.
     pub(crate) fn read(path: &Path) -> Result<Self> {
-        match fs::read(path) {
-            Ok(text) => serde_json::from_slice(&text).with_context(|| format!("read {}", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
-        }
+        let read = || format!("read {}", path.display());
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(error).with_context(read),
+        };
+        let seen: Seen<Self> = serde_json::from_slice(&text).with_context(read)?;
+        let here = Folder::of(durable::parent(path)).with_context(read)?;
+        Ok(if seen.folder == here { seen.health } else { Self::default() })
     }
 
     /// Whether all parts did what they are for.
@@ -170,17 +186,18 @@ impl Board {
     /// tells how old what it reads is.
     fn write(&self) {
         self.told.set(self.health.borrow().looked_at);
-        let text = serde_json::to_vec_pretty(&*self.health.borrow()).unwrap_or_default();
-        if let Err(error) = self.replace(&text) {
+        if let Err(error) = self.replace() {
             eprintln!("! {} cannot be written: {error}", self.path.display());
         }
     }
 
     /// Whole or not at all, and for everybody to read.
-    fn replace(&self, text: &[u8]) -> std::io::Result<()> {
+    fn replace(&self) -> std::io::Result<()> {
+        let seen = Seen { folder: Folder::of(durable::parent(&self.path))?, health: &*self.health.borrow() };
+        let text = serde_json::to_vec_pretty(&seen)?;
         let draft = self.path.with_extension("json.new");
         let mut file = File::create(&draft)?;
-        file.write_all(text)?;
+        file.write_all(&text)?;
         file.sync_all()?;
         durable::move_to("parts", &draft, &self.path)
     }

@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -51,6 +52,27 @@ pub(crate) struct House {
     pub(crate) pid: u32,
     /// The same, with when it was started: a process id alone proves nothing.
     pub(crate) process: Facts,
+}
+
+/// A folder as the machine knows it: a copy of it is another one, whatever it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Folder {
+    device: u64,
+    inode: u64,
+}
+
+impl Folder {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        Ok(Self { device: found.dev(), inode: found.ino() })
+    }
+}
+
+/// Who has a house: what its lock says.
+#[derive(Debug, Serialize, Deserialize)]
+struct Keeper {
+    folder: Folder,
+    process: Facts,
 }
 
 /// The folder of a house. The same one is used again by the next `up`.
@@ -144,8 +166,9 @@ impl Rooms {
     /// it is written in the lock: that process is asked to end by `palatine down`.
     pub(crate) fn take(&self) -> Result<Option<File>> {
         let Some(mut file) = self.hold()? else { return Ok(None) };
-        let facts = serde_json::to_vec(&process::facts(std::process::id())?)?;
-        file.set_len(0).and_then(|()| file.write_all(&facts)).context("write down who has the house")?;
+        let keeper = Keeper { folder: self.folder()?, process: process::facts(std::process::id())? };
+        let text = serde_json::to_vec(&keeper)?;
+        file.set_len(0).and_then(|()| file.write_all(&text)).context("write down who has the house")?;
         Ok(Some(file))
     }
 
@@ -163,16 +186,56 @@ impl Rooms {
     }
 
     /// The process that has the house, whether it is up, starting or ending.
-    pub(crate) fn keeper(&self) -> Option<OwnedFd> {
-        let facts: Facts = serde_json::from_slice(&fs::read(self.lock()).ok()?).ok()?;
-        process::find(&facts).ok()?
+    pub(crate) fn keeper(&self) -> Result<Option<OwnedFd>> {
+        match self.noted_keeper()? {
+            Some(keeper) => self.confirm(&keeper),
+            None => Ok(None),
+        }
     }
 
     /// The running house, if there is one.
-    pub(crate) fn running(&self) -> Option<House> {
-        let note = fs::read(self.note()).ok()?;
-        let house: House = serde_json::from_slice(&note).ok()?;
-        process::find(&house.process).ok()?.map(|_| house)
+    pub(crate) fn running(&self) -> Result<Option<House>> {
+        let (note, keeper) = (read(&self.note())?, self.noted_keeper()?);
+        let house = note.and_then(|text| serde_json::from_slice::<House>(&text).ok());
+        let Some((house, keeper)) = house.zip(keeper) else { return Ok(None) };
+        // A note of another keeper is an old one, or came with a copy of the folder.
+        if house.process != keeper.process {
+            return Ok(None);
+        }
+        Ok(self.confirm(&keeper)?.map(|_| house))
+    }
+
+    /// Who has the house, as its lock says. In a copy of a folder it says nothing: it
+    /// names who keeps the other one. Neither does it while somebody only clears the
+    /// house, or is about to write himself down.
+    fn noted_keeper(&self) -> Result<Option<Keeper>> {
+        let Some(text) = read(&self.lock())? else { return Ok(None) };
+        let Ok(keeper) = serde_json::from_slice::<Keeper>(&text) else { return Ok(None) };
+        Ok((keeper.folder == self.folder()?).then_some(keeper))
+    }
+
+    /// The process of a keeper that runs and really has the lock.
+    fn confirm(&self, keeper: &Keeper) -> Result<Option<OwnedFd>> {
+        let found = process::find(&keeper.process).with_context(|| {
+            let (path, pid) = (self.lock().display().to_string(), keeper.process.pid);
+            format!("find out whether process {pid} runs, which has the house as {path} says")
+        })?;
+        // Looked at last: who looks has the lock himself for an instant where nobody has it.
+        Ok(if found.is_some() && self.is_locked()? { found } else { None })
+    }
+
+    fn is_locked(&self) -> Result<bool> {
+        let path = self.lock();
+        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
+            Err(error) => Err(error).with_context(|| format!("look who has locked {}", path.display())),
+        }
+    }
+
+    fn folder(&self) -> Result<Folder> {
+        Folder::of(&self.root).with_context(|| format!("look at {}", self.root.display()))
     }
 
     fn lock(&self) -> PathBuf {
@@ -195,8 +258,21 @@ impl Rooms {
     }
 }
 
+/// What is in a file, if it is there.
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+
     use super::*;
 
     #[test]
@@ -215,20 +291,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let rooms = Rooms::at(Some(dir.path())).unwrap();
         let held = rooms.hold().unwrap();
-        assert!(held.is_some() && rooms.keeper().is_none());
+        assert!(held.is_some() && rooms.keeper().unwrap().is_none());
         assert!(rooms.take().unwrap().is_none() && rooms.hold().unwrap().is_none());
         drop(held);
         let _taken = rooms.take().unwrap().unwrap();
-        assert!(rooms.keeper().is_some() && rooms.hold().unwrap().is_none());
+        assert!(rooms.keeper().unwrap().is_some() && rooms.hold().unwrap().is_none());
     }
 
-    #[test]
-    fn fault_1_5_a_note_of_a_house_is_believed_by_the_start_time_of_its_keeper() {
-        let dir = tempfile::tempdir().unwrap();
-        let rooms = Rooms::at(Some(dir.path())).unwrap();
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let process = process::facts(child.id()).unwrap();
-        let mut house = House {
+    /// A note of a house that this process keeps.
+    fn house(rooms: &Rooms, process: Facts) -> House {
+        House {
             gateway: "http://127.0.0.1:1".to_owned(),
             holder_keypair: rooms.holder(),
             holder: Wallet([1; 32]),
@@ -245,17 +317,96 @@ mod tests {
             config: rooms.config(),
             logs: rooms.logs(),
             visitor_keypair: rooms.visitor(),
-            pid: child.id(),
-            process: process.clone(),
+            pid: process.pid,
+            process,
+        }
+    }
+
+    #[test]
+    fn fault_1_5_a_note_of_a_house_is_believed_by_the_start_time_of_its_keeper() {
+        let dir = tempfile::tempdir().unwrap();
+        let rooms = Rooms::at(Some(dir.path())).unwrap();
+        let _held = rooms.hold().unwrap().unwrap();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = process::facts(child.id()).unwrap();
+        let write = |process: &Facts| {
+            rooms.announce(&house(&rooms, process.clone())).unwrap();
+            let keeper = Keeper { folder: rooms.folder().unwrap(), process: process.clone() };
+            fs::write(rooms.lock(), serde_json::to_vec(&keeper).unwrap()).unwrap();
         };
-        rooms.announce(&house).unwrap();
-        assert!(rooms.running().is_some());
+        write(&process);
+        assert!(rooms.running().unwrap().is_some() && rooms.keeper().unwrap().is_some());
         // Another process that has the same id by now is not the house.
-        house.process = Facts { started: process.started + 1, ..process };
-        rooms.announce(&house).unwrap();
-        std::fs::write(rooms.lock(), serde_json::to_vec(&house.process).unwrap()).unwrap();
-        assert!(rooms.running().is_none() && rooms.keeper().is_none());
+        write(&Facts { started: process.started + 1, ..process });
+        assert!(rooms.running().unwrap().is_none() && rooms.keeper().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn fault_1_5_nobody_keeps_a_copy_of_a_folder_that_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| Rooms::at(Some(&dir.path().join(name))).unwrap();
+        let rooms = at("kept");
+        fs::create_dir(rooms.root()).unwrap();
+        let taken = rooms.take().unwrap().unwrap();
+        rooms.announce(&house(&rooms, process::facts(std::process::id()).unwrap())).unwrap();
+        assert!(rooms.keeper().unwrap().is_some() && rooms.running().unwrap().is_some());
+        for (how, name) in [("-a", "copied"), ("-al", "linked")] {
+            let copy = at(name);
+            let done = Command::new("cp").arg(how).arg(rooms.root()).arg(copy.root()).status();
+            assert!(done.unwrap().success());
+            let nobody = || copy.keeper().unwrap().is_none() && copy.running().unwrap().is_none();
+            assert!(nobody(), "{name}");
+            // Neither does who clears the copy make what it says true.
+            let held = copy.hold().unwrap();
+            assert_eq!(held.is_some(), name == "copied", "a link to the lock is the same lock");
+            assert!(nobody(), "{name}");
+        }
+        // The same folder by another name is kept still.
+        fs::rename(rooms.root(), dir.path().join("moved")).unwrap();
+        assert!(at("moved").keeper().unwrap().is_some());
+        drop(taken);
+        assert!(at("moved").keeper().unwrap().is_none(), "what the lock says is no lock");
+    }
+
+    #[test]
+    fn fault_1_5_what_cannot_be_read_is_no_word_that_nobody_keeps_a_house() {
+        let dir = tempfile::tempdir().unwrap();
+        let rooms = Rooms::at(Some(dir.path())).unwrap();
+        fs::create_dir(rooms.lock()).unwrap();
+        let said = rooms.keeper().unwrap_err().to_string();
+        assert_eq!(said, format!("read {}", rooms.lock().display()));
+        fs::create_dir(rooms.note()).unwrap();
+        let said = rooms.running().unwrap_err().to_string();
+        assert_eq!(said, format!("read {}", rooms.note().display()));
+    }
+
+    #[test]
+    fn fault_1_5_a_machine_that_does_not_tell_what_runs_is_an_error_and_not_a_word_that_nothing_does() {
+        needs::needs!(root);
+        let dir = tempfile::tempdir().unwrap();
+        let rooms = Rooms::at(Some(dir.path())).unwrap();
+        let _taken = rooms.take().unwrap().unwrap();
+        rooms.announce(&house(&rooms, process::facts(std::process::id()).unwrap())).unwrap();
+        // A thread that sees no processes.
+        let asked = std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    #[expect(unsafe_code, reason = "a table of mounts of this thread's own, which ends at once")]
+                    // SAFETY: only the mount table is unshared; no file descriptor is.
+                    let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
+                    unshared.unwrap();
+                    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+                    mount("tmpfs", "/proc", "tmpfs", MountFlags::empty(), None).unwrap();
+                    [rooms.keeper().map(drop), rooms.running().map(drop)].map(|asked| asked.unwrap_err().to_string())
+                })
+                .join()
+                .unwrap()
+        });
+        for said in asked {
+            assert!(said.contains("whether process") && said.contains("lock says"), "{said}");
+        }
+        assert!(rooms.keeper().unwrap().is_some() && rooms.running().unwrap().is_some());
     }
 }

@@ -205,4 +205,19 @@ mod tests {
         stranger.kill().unwrap();
         stranger.wait().unwrap();
     }
+
+    #[test]
+    fn fault_1_5_parts_of_the_house_that_a_folder_was_copied_from_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| Rooms::at(Some(&dir.path().join(name))).unwrap();
+        let (rooms, copy) = (at("kept"), at("copied"));
+        std::fs::create_dir(rooms.root()).unwrap();
+        let mut part = sleeper();
+        Board::new(rooms.parts()).spawned(PartName::Solana, sandbox::process::facts(part.id()).ok());
+        assert!(Command::new("cp").arg("-a").arg(rooms.root()).arg(copy.root()).status().unwrap().success());
+        assert!(!end_parts(&copy).unwrap());
+        assert!(part.try_wait().unwrap().is_none(), "it is not the copy's");
+        assert!(end_parts(&rooms).unwrap());
+        part.wait().unwrap();
+    }
 }
