@@ -50,6 +50,19 @@ pub enum StoreError {
     /// A database of some other program.
     #[error("{0} is a database, but not one of Palatine's")]
     Foreign(PathBuf),
+    /// There was a database, and now its file is empty or missing.
+    #[error(
+        "{database} in {directory} is empty or missing, and {sign} beside it says that there was one: restore it from a \
+         backup; or, to begin with nothing, move {directory} aside"
+    )]
+    Lost {
+        /// The store's directory.
+        directory: PathBuf,
+        /// The database's name.
+        database: &'static str,
+        /// What tells that it was made.
+        sign: &'static str,
+    },
     /// The file is damaged.
     #[error("{operation}: the database is damaged; restore it from a backup")]
     Corrupt {
@@ -143,6 +156,7 @@ impl StoreError {
             | Self::InUse(_)
             | Self::Newer { .. }
             | Self::Foreign(_)
+            | Self::Lost { .. }
             | Self::Sql { .. }
             | Self::Value(_)
             | Self::Timeout { .. }
@@ -165,6 +179,7 @@ impl StoreError {
             | Self::InUse(_)
             | Self::Newer { .. }
             | Self::Foreign(_)
+            | Self::Lost { .. }
             | Self::Corrupt { .. }
             | Self::Sql { .. }
             | Self::Value(_)

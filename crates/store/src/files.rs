@@ -9,6 +9,12 @@ use crate::error::StoreError;
 
 const DATABASE: &str = "palatine.db";
 const LOCK: &str = "lock";
+/// Written once the database is on the disk: from then on there is one, or it is lost.
+const MADE: &str = "made";
+/// What lies beside a database only after it was made. An older version left no [`MADE`].
+const SIGNS: [&str; 3] = [MADE, "palatine.db-wal", "reserve"];
+/// For whoever looks into [`MADE`].
+const MEANING: &str = "palatine.db was made here: where it is empty or missing, it is lost.\n";
 const DIRECTORY_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
@@ -16,17 +22,48 @@ const FILE_MODE: u32 = 0o600;
 #[derive(Debug)]
 pub(crate) struct Files {
     pub(crate) database: PathBuf,
+    made: PathBuf,
     _lock: File,
+}
+
+impl Files {
+    /// Writes down that the database is on the disk. Where that fails, as on a full disk,
+    /// it is tried at the next start.
+    pub(crate) fn note_made(&self) {
+        match durable::create("store.made", &self.made, MEANING.as_bytes()) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                tracing::warn!(%error, path = %self.made.display(), "that there is a database cannot be written down");
+            }
+        }
+    }
 }
 
 /// Makes or takes the directory, and locks it.
 pub(crate) fn take(directory: &Path) -> Result<Files, StoreError> {
     make_directory(directory).map_err(|e| StoreError::file("make the directory", directory, e))?;
     let lock = lock(directory)?;
-    let database = directory.join(DATABASE);
+    let (database, made) = (directory.join(DATABASE), directory.join(MADE));
+    find_lost(directory, &database)?;
     // Before SQLite makes it: its journals take over the file's mode.
     private_file(&database).map_err(|e| StoreError::file("open", &database, e))?;
-    Ok(Files { database, _lock: lock })
+    Ok(Files { database, made, _lock: lock })
+}
+
+/// SQLite takes an empty file for a new database, and would throw away its journal too.
+fn find_lost(directory: &Path, database: &Path) -> Result<(), StoreError> {
+    match std::fs::metadata(database) {
+        Ok(found) if found.len() > 0 => return Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(StoreError::file("look at", database, error));
+        }
+        Ok(_) | Err(_) => {}
+    }
+    match SIGNS.into_iter().find(|sign| directory.join(sign).exists()) {
+        Some(sign) => Err(StoreError::Lost { directory: directory.to_owned(), database: DATABASE, sign }),
+        None => Ok(()),
+    }
 }
 
 fn make_directory(directory: &Path) -> io::Result<()> {

@@ -86,6 +86,7 @@ impl Store {
         config.check()?;
         let files = files::take(&config.directory)?;
         let conn = connect(&files)?;
+        files.note_made();
         let epoch = Epoch(getrandom::u64().map_err(|_| StoreError::Value("no random numbers from the system"))?);
         let (readers, mut threads) = Readers::start(config.readers, &files.database)?;
         let (news, _) = broadcast::channel(NEWS);

@@ -27,7 +27,7 @@ async fn nobody_else_may_read_the_files_even_where_they_lay_open_before() {
         names.push(path.file_name().unwrap().to_string_lossy().into_owned());
     }
     names.sort();
-    assert_eq!(names, ["lock", "palatine.db", "palatine.db-shm", "palatine.db-wal", "reserve"]);
+    assert_eq!(names, ["lock", "made", "palatine.db", "palatine.db-shm", "palatine.db-wal", "reserve"]);
 }
 
 #[tokio::test]
@@ -74,6 +74,55 @@ async fn a_file_that_is_no_database_is_said_to_be_damaged() {
     std::fs::write(directory.join("palatine.db"), [0x5A; 8192]).unwrap();
     let refused = Store::open(&config(&room)).unwrap_err();
     assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}");
+}
+
+#[tokio::test]
+async fn fault_1_2_an_emptied_or_missing_database_is_not_taken_for_a_new_one() {
+    let room = room();
+    let directory = config(&room).directory;
+    let (database, wal) = (directory.join("palatine.db"), directory.join("palatine.db-wal"));
+    let refused = || {
+        let refused = Store::open(&config(&room)).unwrap_err();
+        assert!(matches!(refused, StoreError::Lost { .. }), "{refused:?}");
+        assert!(!refused.retryable());
+        refused.to_string()
+    };
+    let store = open(&room);
+    reserved(&store, wish(1, 1)).await;
+    drop(store);
+    let good = std::fs::read(&database).unwrap();
+    std::fs::write(&database, "").unwrap();
+    let said = refused();
+    assert!(said.contains("palatine.db in ") && said.contains("made beside it"), "{said}");
+    assert!(said.contains("restore it from a backup") && said.contains(&directory.display().to_string()), "{said}");
+    assert_eq!(std::fs::metadata(&database).unwrap().len(), 0, "nothing was put in its place");
+    std::fs::remove_file(&database).unwrap();
+    refused();
+    // An older version left other signs; SQLite would throw its log away.
+    std::fs::remove_file(directory.join("made")).unwrap();
+    assert!(refused().contains("reserve beside it"));
+    std::fs::remove_file(directory.join("reserve")).unwrap();
+    std::fs::write(&database, "").unwrap();
+    std::fs::write(&wal, "what was not in the database yet").unwrap();
+    assert!(refused().contains("palatine.db-wal beside it"));
+    assert!(wal.exists());
+    std::fs::remove_file(&wal).unwrap();
+    // The repair that it names: the backup, alone.
+    std::fs::write(&database, good).unwrap();
+    let store = open(&room);
+    assert!(store.get(id(1)).await.unwrap().is_some());
+    assert!(directory.join("made").exists());
+}
+
+#[tokio::test]
+async fn fault_1_2_a_start_that_was_killed_before_there_was_a_database_is_begun_again() {
+    let room = room();
+    let directory = config(&room).directory;
+    std::fs::create_dir(&directory).unwrap();
+    for name in ["lock", "palatine.db"] {
+        std::fs::write(directory.join(name), "").unwrap();
+    }
+    reserved(&open(&room), wish(1, 1)).await;
 }
 
 #[tokio::test]
