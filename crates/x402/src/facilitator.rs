@@ -21,6 +21,12 @@ use crate::wire::to_json;
 use crate::wire::{Asked, SettleAnswer, parse_request, settled_by_cronos};
 use crate::{Claim, Client, Dialect, Offer, PaymentState, Reason, RequestHash, Reservation, Signed, Tokens};
 
+/// Seconds after which a copy of a payment that is at work may ask again.
+const SOON_S: u64 = 1;
+/// Seconds after which one may ask again where nothing can be decided, and nobody knows
+/// for how long.
+const LATER_S: u64 = 5;
+
 /// For whom and what is settled. Each settlement costs us gas.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -59,6 +65,9 @@ pub struct Answer {
     /// 200 for whatever was decided, good or bad; 400 for what is no request; 409
     /// while a copy is at work; 503 when nothing can be decided.
     pub status: u16,
+    /// Seconds after which to ask again, with a 409 and a 503; the body says it too, as
+    /// `retry_after`.
+    pub retry_after_s: Option<u64>,
     /// JSON.
     pub body: Vec<u8>,
 }
@@ -71,9 +80,47 @@ pub struct Facilitator {
     policy: Policy,
 }
 
+/// How sure an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// This was decided, well or badly.
+    Decided,
+    /// It was no request.
+    Malformed,
+    /// A copy is at work on it.
+    InFlight,
+    /// Nothing can be decided for so many seconds.
+    Undecided(u64),
+}
+
+impl Told {
+    /// The till does not work, for as long as is known.
+    fn broken(error: &TillError) -> Self {
+        let known = if let TillError::Unavailable { retry_after_s, .. } = error { *retry_after_s } else { None };
+        Self::Undecided(known.unwrap_or(LATER_S))
+    }
+
+    const fn status(self) -> u16 {
+        match self {
+            Self::Decided => 200,
+            Self::Malformed => 400,
+            Self::InFlight => 409,
+            Self::Undecided(_) => 503,
+        }
+    }
+
+    const fn retry_after_s(self) -> Option<u64> {
+        match self {
+            Self::Decided | Self::Malformed => None,
+            Self::InFlight => Some(SOON_S),
+            Self::Undecided(seconds) => Some(seconds),
+        }
+    }
+}
+
 /// How a settlement is told.
 struct Outcome {
-    status: u16,
+    told: Told,
     tx: Result<B256, Reason>,
     /// The transaction of what was settled before.
     known: Option<B256>,
@@ -97,14 +144,14 @@ impl Facilitator {
                 }
             }
         }
-        answer(200, &json!({ "kinds": kinds, "extensions": [], "signers": {} }))
+        answer(Told::Decided, json!({ "kinds": kinds, "extensions": [], "signers": {} }))
     }
 
     /// `POST /verify`: would it be settled? Sends nothing.
     pub async fn verify(&self, body: &[u8], now: UnixMillis, client: Client) -> Answer {
         let asked = match parse_request(body, &self.tokens) {
             Ok(asked) => asked,
-            Err((dialect, reason)) => return verified(400, dialect, None, Err(reason)),
+            Err((dialect, reason)) => return verified(Told::Malformed, dialect, None, Err(reason)),
         };
         let (dialect, payer) = (asked.presented.dialect(), Some(asked.presented.payer()));
         let checked = match self.check(&asked, now) {
@@ -112,10 +159,10 @@ impl Facilitator {
             Err(reason) => Ok(Err(reason)),
         };
         match checked {
-            Ok(verdict) => verified(200, dialect, payer, verdict),
+            Ok(verdict) => verified(Told::Decided, dialect, payer, verdict),
             Err(error) => {
                 tracing::warn!(%error, "a payment cannot be verified at the moment");
-                verified(503, dialect, payer, Err(Reason::Unsettled))
+                verified(Told::broken(&error), dialect, payer, Err(Reason::Unsettled))
             }
         }
     }
@@ -125,17 +172,17 @@ impl Facilitator {
         let asked = match parse_request(body, &self.tokens) {
             Ok(asked) => asked,
             Err((dialect, reason)) => {
-                return settled(None, dialect, "", Outcome { status: 400, tx: Err(reason), known: None });
+                return settled(None, dialect, "", Outcome { told: Told::Malformed, tx: Err(reason), known: None });
             }
         };
         let network = self.network(&asked);
         let outcome = match self.check(&asked, now) {
             Ok((offer, signed)) => self.take(&offer, signed, (now, claim), client).await,
-            Err(reason) => Ok(Outcome { status: 200, tx: Err(reason), known: None }),
+            Err(reason) => Ok(Outcome { told: Told::Decided, tx: Err(reason), known: None }),
         };
         let outcome = outcome.unwrap_or_else(|error| {
             tracing::warn!(%error, "a payment cannot be settled at the moment");
-            Outcome { status: 503, tx: Err(Reason::Unsettled), known: None }
+            Outcome { told: Told::broken(&error), tx: Err(Reason::Unsettled), known: None }
         });
         settled(Some(&asked), asked.presented.dialect(), &network, outcome)
     }
@@ -204,9 +251,9 @@ impl Facilitator {
         (now, claim): (UnixMillis, u64),
         client: Client,
     ) -> Result<Outcome, TillError> {
-        let told = |status, tx, known| Outcome { status, tx, known };
+        let told = |told, tx, known| Outcome { told, tx, known };
         if let Err(reason) = self.till.look(client, &payment).await? {
-            return Ok(told(200, Err(reason), None));
+            return Ok(told(Told::Decided, Err(reason), None));
         }
         let key = payment.authorization.key();
         let request = RequestHash::of(Reservation::FACILITATOR, &key.to_string(), offer.pay_to.as_slice());
@@ -214,13 +261,13 @@ impl Facilitator {
         let reservation = Reservation { payment, request, resource, at: now };
         let claimed = Claim { id: claim, until: now.plus(self.terms.claim_ms) };
         Ok(match self.till.take(reservation, claimed, client).await? {
-            Taken::Paid(tx) if self.till.payments().answered(&key, claim).await? => told(200, Ok(tx), None),
-            Taken::Paid(tx) | Taken::Answered(tx) => told(200, Err(Reason::Used), Some(tx)),
-            Taken::InFlight => told(409, Err(Reason::Used), None),
+            Taken::Paid(tx) if self.till.payments().answered(&key, claim).await? => told(Told::Decided, Ok(tx), None),
+            Taken::Paid(tx) | Taken::Answered(tx) => told(Told::Decided, Err(Reason::Used), Some(tx)),
+            Taken::InFlight => told(Told::InFlight, Err(Reason::Used), None),
             // 200, or unmodified clients do not read it: they ask once more, and then wait.
-            Taken::Pending(tx) => told(200, Err(Reason::Pending), Some(tx)),
-            Taken::Open(Reason::Unsettled) => told(503, Err(Reason::Unsettled), None),
-            Taken::Refused(reason) | Taken::Open(reason) => told(200, Err(reason), None),
+            Taken::Pending(tx) => told(Told::Decided, Err(Reason::Pending), Some(tx)),
+            Taken::Open(Reason::Unsettled) => told(Told::Undecided(LATER_S), Err(Reason::Unsettled), None),
+            Taken::Refused(reason) | Taken::Open(reason) => told(Told::Decided, Err(reason), None),
         })
     }
 }
@@ -234,16 +281,14 @@ pub(crate) fn domain_agrees(extra: Option<&Value>, name: &str, version: &str) ->
     says("name", name) && says("version", version)
 }
 
-fn verified(status: u16, dialect: Dialect, payer: Option<Address>, verdict: Result<(), Reason>) -> Answer {
+fn verified(told: Told, dialect: Dialect, payer: Option<Address>, verdict: Result<(), Reason>) -> Answer {
     let payer = payer.map(|payer| payer.to_string());
-    answer(
-        status,
-        &match (verdict, payer) {
-            (Ok(()), Some(payer)) => VerifyResponse::valid(payer),
-            (Ok(()), None) => VerifyResponse::invalid(None, Reason::Payload.code(dialect).to_owned()),
-            (Err(reason), payer) => VerifyResponse::invalid(payer, reason.code(dialect).to_owned()),
-        },
-    )
+    let verdict = match (verdict, payer) {
+        (Ok(()), Some(payer)) => VerifyResponse::valid(payer),
+        (Ok(()), None) => VerifyResponse::invalid(None, Reason::Payload.code(dialect).to_owned()),
+        (Err(reason), payer) => VerifyResponse::invalid(payer, reason.code(dialect).to_owned()),
+    };
+    answer(told, json!(verdict))
 }
 
 fn settled(asked: Option<&Asked>, dialect: Dialect, network: &str, outcome: Outcome) -> Answer {
@@ -262,9 +307,13 @@ fn settled(asked: Option<&Asked>, dialect: Dialect, network: &str, outcome: Outc
             })
         }
     };
-    answer(outcome.status, &body)
+    answer(outcome.told, body)
 }
 
-fn answer(status: u16, body: &impl serde::Serialize) -> Answer {
-    Answer { status, body: to_json(body) }
+fn answer(told: Told, mut body: Value) -> Answer {
+    let retry_after_s = told.retry_after_s();
+    if let (Some(seconds), Some(fields)) = (retry_after_s, body.as_object_mut()) {
+        fields.insert("retry_after".to_owned(), seconds.into());
+    }
+    Answer { status: told.status(), retry_after_s, body: to_json(&body) }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use domain::{Address, B256, Usdc};
-use palatine_x402::fake::Weather;
+use palatine_x402::fake::{FakeChain, Weather};
 use palatine_x402::*;
 use serde_json::{Value, json};
 
@@ -199,6 +199,37 @@ async fn what_cannot_be_decided_is_503_and_what_is_no_request_400() {
     for request in [json!({}), json!([]), json!({ "x402Version": 3 }), both, json!("x".repeat(70_000))] {
         assert_eq!(settle(&facilitator, &request).await.0, 400);
         assert_eq!(verify(&facilitator, &request).await.0, 400);
+    }
+}
+
+#[tokio::test]
+async fn fault_2_8_where_nothing_can_be_decided_it_is_said_when_to_ask_again() {
+    for (_, request) in shapes(&payer()) {
+        let shop = Shop::new();
+        let payer = rich(&shop);
+        let facilitator = facilitator(&shop, Payees::Anyone);
+        let (bytes, other) = (request.to_string().into_bytes(), claim());
+        let told = |answer: Answer| {
+            let said = read(&answer)["retry_after"].as_u64();
+            assert_eq!(said, answer.retry_after_s, "{answer:?}");
+            (answer.status, said)
+        };
+        shop.chain.hide(true);
+        assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (503, Some(5)));
+        assert_eq!(told(facilitator.verify(&bytes, now(), CLIENT).await), (503, Some(5)));
+        shop.chain.hide(false);
+        // Who cannot send says for how long.
+        shop.chain.weather(Weather::Down);
+        assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (503, Some(FakeChain::DOWN_S)));
+        shop.chain.weather(Weather::Fair);
+        assert_eq!(told(facilitator.settle(b"{}", now(), claim(), CLIENT).await), (400, None));
+        // A copy is at work.
+        let key = authorization(&payer).key();
+        let (begun, _) = shop.payments.find(&key).await.unwrap().unwrap();
+        shop.payments.reserve(&begun, Claim { id: other, until: now().plus(60_000) }, now()).await.unwrap();
+        assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (409, Some(1)));
+        shop.payments.release(&key, other).await.unwrap();
+        assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (200, None));
     }
 }
 
