@@ -177,7 +177,7 @@ pub struct Limits {
     pub paid_body_bytes: u32,
     /// Bytes of the bodies of such requests that are held at once. Default `134217728`.
     pub paid_bodies_bytes: u32,
-    /// Of these, those from one address. Default `16777216`.
+    /// Of these, those from one address, and those of one payer. Default `16777216`.
     pub paid_bodies_per_address_bytes: u32,
     /// Time for an API request's body to arrive. Default `15000`.
     pub body_ms: u64,
@@ -203,11 +203,15 @@ pub struct Limits {
     pub agent_answer_ms: u64,
     /// Connections to one agent at once; they are kept and used again. Default `64`.
     pub agent_connections: u32,
-    /// Of these, those of one address without the agent's token. Default `8`.
+    /// Of these, those of one address without the agent's token, and those of one payer.
+    /// Default `8`.
     pub agent_connections_per_address: u32,
-    /// Requests that wait for a connection to one agent: its token's holders and
-    /// all others have so many each. Default `512`.
+    /// Requests that wait for a connection to one agent: its token's holders, those who
+    /// pay and all others have so many each. Default `512`.
     pub agent_waiting: u32,
+    /// Of these, those of one address without the agent's token, and those of one payer.
+    /// Default `128`.
+    pub agent_waiting_per_address: u32,
     /// How long they wait. Default `10000`.
     pub agent_wait_ms: u64,
     /// How long a connection to an agent is kept that nobody uses: less than agents
@@ -218,8 +222,8 @@ pub struct Limits {
     pub streams: u32,
     /// Upgraded connections to one agent at once. Default `128`.
     pub streams_per_agent: u32,
-    /// Upgraded connections of one address at once, without the agents' tokens.
-    /// Default `64`.
+    /// Upgraded connections of one address at once, without the agents' tokens, and of
+    /// one payer. Default `64`.
     pub streams_per_address: u32,
     /// Followed logs, event streams and commands of one wallet at once. Default `64`.
     pub streams_per_wallet: u32,
@@ -228,6 +232,10 @@ pub struct Limits {
     /// Percent of the streams, and of each agent's connections, that are left to
     /// holders: who comes without the agent's token cannot take them. Default `25`.
     pub owner_percent: u32,
+    /// Percent of the streams, and of the connections to each agent that has prices, that
+    /// are left to who pays, beside the holders': who pays nothing cannot take them.
+    /// Default `25`.
+    pub payer_percent: u32,
 }
 
 impl Default for Limits {
@@ -252,6 +260,7 @@ impl Default for Limits {
             agent_connections: 64,
             agent_connections_per_address: 8,
             agent_waiting: 512,
+            agent_waiting_per_address: 128,
             agent_wait_ms: 10_000,
             agent_idle_ms: 1_500,
             streams: 2_000,
@@ -260,6 +269,7 @@ impl Default for Limits {
             streams_per_wallet: 64,
             stream_idle_ms: 900_000,
             owner_percent: 25,
+            payer_percent: 25,
         }
     }
 }
@@ -340,13 +350,18 @@ impl Tls {
 impl Limits {
     /// Headers below this would refuse ordinary clients.
     const MIN_HEADER_BYTES: u32 = 4096;
-    /// Above this, who comes without a token finds no place.
-    const MAX_OWNER_PERCENT: u32 = 90;
+    /// Above this, who comes without a token and pays nothing finds no place.
+    const MAX_KEPT_PERCENT: u32 = 90;
 
-    /// What visitors may take of so many places: never all, unless there is one alone.
+    /// What visitors may take of so many places, payers with them: never all, unless
+    /// there is one alone.
     pub(crate) fn for_visitors(&self, places: u32) -> u32 {
-        let kept = (u64::from(places) * u64::from(self.owner_percent)).div_ceil(100);
-        places.saturating_sub(u32::try_from(kept).unwrap_or(u32::MAX)).max(1)
+        without(places, self.owner_percent)
+    }
+
+    /// What those may take of so many places who pay nothing.
+    pub(crate) fn for_unpaid(&self, places: u32) -> u32 {
+        without(places, self.owner_percent.saturating_add(self.payer_percent))
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -362,6 +377,7 @@ impl Limits {
             ("agent_connections", self.agent_connections),
             ("agent_connections_per_address", self.agent_connections_per_address),
             ("agent_waiting", self.agent_waiting),
+            ("agent_waiting_per_address", self.agent_waiting_per_address),
             ("streams", self.streams),
             ("streams_per_agent", self.streams_per_agent),
             ("streams_per_address", self.streams_per_address),
@@ -392,11 +408,21 @@ impl Limits {
         if let Some((key, _)) = bodies.into_iter().find(|(_, value)| *value < self.paid_body_bytes) {
             return Err(ConfigError::TooSmall(key, u64::from(self.paid_body_bytes)));
         }
-        if self.owner_percent > Self::MAX_OWNER_PERCENT {
-            return Err(ConfigError::TooLarge("owner_percent", u64::from(Self::MAX_OWNER_PERCENT)));
+        if self.owner_percent > Self::MAX_KEPT_PERCENT {
+            return Err(ConfigError::TooLarge("owner_percent", u64::from(Self::MAX_KEPT_PERCENT)));
+        }
+        let left = Self::MAX_KEPT_PERCENT - self.owner_percent;
+        if self.payer_percent > left {
+            return Err(ConfigError::TooLarge("payer_percent", u64::from(left)));
         }
         Ok(())
     }
+}
+
+/// So many places without so many percent of them: one at least.
+fn without(places: u32, percent: u32) -> u32 {
+    let kept = (u64::from(places) * u64::from(percent)).div_ceil(100);
+    places.saturating_sub(u32::try_from(kept).unwrap_or(u32::MAX)).max(1)
 }
 
 #[cfg(test)]
@@ -421,6 +447,8 @@ mod tests {
         assert!(check(Config::default(), half, Limits::default()).starts_with("tls:"));
         let shut = Limits { connections: 0, ..Limits::default() };
         assert_eq!(check(Config::default(), Tls::default(), shut), "limits.connections must be at least 1");
+        let full = Limits { owner_percent: 60, payer_percent: 31, ..Limits::default() };
+        assert_eq!(check(Config::default(), Tls::default(), full), "limits.payer_percent must be at most 30");
     }
 
     #[test]

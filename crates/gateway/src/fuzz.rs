@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use url::Url;
 
 use crate::hosts::{Host, Hosts};
-use crate::toll::{is_plain, price};
+use crate::toll::{is_plain, toll};
 use crate::urls::AgentUrl;
 
 /// The domain of a gateway's agents, and the gateway's own name.
@@ -49,5 +49,5 @@ pub fn host(bytes: &[u8]) {
 #[must_use]
 pub fn is_free(priced: &str, path: &str) -> bool {
     let prices = [(priced.to_owned(), domain::Usdc(1))].into();
-    is_plain(path) && price(&prices, path).is_none()
+    is_plain(path) && toll(&prices, path).is_none()
 }

@@ -36,7 +36,7 @@ use crate::resting::Work;
 use crate::state::Gateway;
 use crate::streams::{Asker, StreamPlace};
 use crate::target::{Named, Way};
-use crate::toll::{Counter, redeem};
+use crate::toll::{Counter, Toll, Tolled, redeem};
 use crate::upgrade::{self, Socket};
 
 /// Passes a request to the agent it is for, and the answer back.
@@ -52,20 +52,21 @@ pub(crate) async fn pass(
     let id = named.id;
     let socket = Socket::wanted(&mut request);
     let held = presented(request.headers(), socket).any(|token| gateway.parts.tokens.verify(id, token));
-    let toll = if held { None } else { gateway.toll_of(id, request.uri().path()).await? };
+    let tolled = if held { Tolled::default() } else { gateway.toll_of(id, request.uri().path()).await? };
     // A price opens what is private to whoever pays it.
-    let record = gateway.open(id, held || toll.is_some()).await?;
+    let record = gateway.open(id, held || tolled.toll.is_some_and(|toll| toll.opens)).await?;
     gateway.check_port(&record, named.port).await?;
     let client = socket.map(|socket| Client::of(socket, &mut request));
-    let asker = if held { Asker::Holder } else { Asker::Visitor(client_key(arrival.client)) };
-    let toll = toll.filter(|_| !is_preflight(&request));
+    let visitor = Asker::Visitor { address: client_key(arrival.client), beside_payers: tolled.sells };
+    let asker = if held { Asker::Holder } else { visitor };
+    let toll = tolled.toll.filter(|_| !is_preflight(&request));
     let (head, body) = request.into_parts();
     let prefix = if let Way::Path(prefix) = &named.way { Some(prefix.as_str()) } else { None };
     let told = Forwarded { client: arrival.client, host, prefix, tls: arrival.tls, trusted: arrival.trusted };
     let mut seen = head.clone();
     let token = upgrade::take_token(&mut seen.headers);
     let back = Back { way: named.way.clone(), host: host.to_owned(), subprotocol: token.filter(|_| socket.is_some()) };
-    let Some(price) = toll else {
+    let Some(Toll { price, .. }) = toll else {
         let request = rewrite(seen, arrival, &told, socket)?.map(|()| Body::new(body));
         let places = gateway.places(&record, asker, client).await?;
         return gateway.answered(places, back, request).await;
@@ -73,7 +74,7 @@ pub(crate) async fn pass(
     let counter = gateway.counter(&record, price, &head, arrival.client).await?;
     headers::strip_payment(&mut seen.headers);
     let request = rewrite(seen, arrival, &told, socket)?;
-    gateway.sold(Sale { counter, record, asker, client, back, head, body, request }).await
+    gateway.sold(Sale { counter, record, client, back, head, body, request }).await
 }
 
 /// What a request needs of us to be answered, secured.
@@ -111,7 +112,6 @@ struct Back {
 struct Sale {
     counter: Counter,
     record: Record,
-    asker: Asker,
     client: Option<Client>,
     back: Back,
     /// As it came: what the payment is bound to.
@@ -245,14 +245,15 @@ impl Gateway {
     /// Whatever can refuse the request does so before the money is taken; and nothing
     /// is held for who brings nothing, or has nothing.
     async fn sell(&self, sale: Sale, client: &mut oneshot::Sender<Sold>) -> Sold {
-        let Sale { counter, record, asker, client: upgrade, back, head, body, request } = sale;
+        let Sale { counter, record, client: upgrade, back, head, body, request } = sale;
         let secure = async {
             let payable = match counter.check(&head, self.now()).await {
                 Ok(payable) => payable,
                 Err(response) => return Ok(Err(response)),
             };
-            let places = self.places(&record, asker, upgrade).await?;
-            let (body, room) = self.paid_body(body, counter.client()).await?;
+            let payer = payable.asker(counter.client());
+            let places = self.places(&record, payer, upgrade).await?;
+            let (body, room) = self.paid_body(body, payer).await?;
             let bought = payable.hash(&head, &body);
             Ok(Ok((payable, bought, places, Holding::new(Full::new(body), room))))
         };

@@ -125,7 +125,7 @@ enum Past {
 impl Past {
     const fn and_a_body_of(self, asker: Asker) -> Self {
         match (self, asker) {
-            (Self::Visitors, _) | (_, Asker::Visitor(_)) => Self::Visitors,
+            (Self::Visitors, _) | (_, Asker::Payer(..) | Asker::Visitor { .. }) => Self::Visitors,
             (Self::Clean | Self::Holders, Asker::Holder) => Self::Holders,
         }
     }

@@ -4,7 +4,7 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
-use domain::{AgentId, Wallet};
+use domain::{Address, AgentId, Wallet};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wire::fault::{Code, Fault};
 
@@ -17,18 +17,53 @@ use crate::refusal::Refusal;
 pub(crate) enum Asker {
     /// Who holds the agent's token.
     Holder,
-    /// Anybody else, by address ([`crate::limit::client_key`]).
+    /// Who brings a payment that was found good, by address ([`crate::limit::client_key`])
+    /// and purse.
+    Payer(u128, Address),
+    /// Anybody else.
+    Visitor {
+        /// As above.
+        address: u128,
+        /// Whether the agent has prices: some of its places are left to who pays.
+        beside_payers: bool,
+    },
+}
+
+/// Whose share a place is of. Those who pay nothing take none of the share of those who
+/// do at the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Share {
+    /// Who pays nothing, by address.
     Visitor(u128),
+    /// Who pays, by address.
+    Client(u128),
+    /// Who pays, by purse.
+    Payer(Address),
+}
+
+impl Asker {
+    /// The shares that his places are of.
+    pub(crate) fn shares(self) -> impl Iterator<Item = Share> {
+        let shares = match self {
+            Self::Holder => [None, None],
+            Self::Payer(address, payer) => [Some(Share::Client(address)), Some(Share::Payer(payer))],
+            Self::Visitor { address, .. } => [Some(Share::Visitor(address)), None],
+        };
+        shares.into_iter().flatten()
+    }
 }
 
 /// The streams of one gateway.
 pub(crate) struct Streams {
     all: Arc<Semaphore>,
     visitors: Arc<Semaphore>,
+    unpaid: Arc<Semaphore>,
     wallets: Crowd<Wallet>,
+    /// Each agent's streams, those of its visitors, and those of who pays nothing.
     agents: Crowd<AgentId>,
     visited: Crowd<AgentId>,
-    addresses: Crowd<u128>,
+    visited_unpaid: Crowd<AgentId>,
+    shares: Crowd<Share>,
 }
 
 /// A stream's places; freed when dropped.
@@ -36,8 +71,7 @@ pub(crate) struct Streams {
 #[expect(dead_code, reason = "holding them holds the places")]
 pub(crate) enum StreamPlace {
     Wallet(OwnedSemaphorePermit, Place<Wallet>),
-    Holder(OwnedSemaphorePermit, Place<AgentId>),
-    Visitor(OwnedSemaphorePermit, OwnedSemaphorePermit, Place<AgentId>, Place<AgentId>, Place<u128>),
+    Agent(Vec<OwnedSemaphorePermit>, Vec<Place<AgentId>>, Vec<Place<Share>>),
 }
 
 impl Streams {
@@ -45,10 +79,12 @@ impl Streams {
         Self {
             all: semaphore(limits.streams),
             visitors: semaphore(limits.for_visitors(limits.streams)),
+            unpaid: semaphore(limits.for_unpaid(limits.streams)),
             wallets: Crowd::new(limits.streams_per_wallet),
             agents: Crowd::new(limits.streams_per_agent),
             visited: Crowd::new(limits.for_visitors(limits.streams_per_agent)),
-            addresses: Crowd::new(limits.streams_per_address),
+            visited_unpaid: Crowd::new(limits.for_unpaid(limits.streams_per_agent)),
+            shares: Crowd::new(limits.streams_per_address),
         }
     }
 
@@ -60,19 +96,34 @@ impl Streams {
 
     /// A place for a connection to an agent whose protocol has changed.
     pub(crate) fn to_agent(&self, id: AgentId, asker: Asker) -> Result<StreamPlace, Refusal> {
-        const AGENT: &str = "this agent";
+        let shares = asker.shares().map(|whose| share(&self.shares, whose, whose.name()));
+        let shares = shares.collect::<Result<_, _>>()?;
+        let (agents, parts) = self.groups(asker);
+        let agents = agents.iter().map(|crowd| share(crowd, id, "this agent"));
+        let agents = agents.collect::<Result<_, _>>()?;
+        let parts = parts.iter().map(|places| part(places));
+        Ok(StreamPlace::Agent(parts.collect::<Result<_, _>>()?, agents, shares))
+    }
+
+    /// Of which places he takes one: of an agent's, and of the gateway's.
+    fn groups(&self, asker: Asker) -> (Vec<&Crowd<AgentId>>, Vec<&Arc<Semaphore>>) {
         match asker {
-            Asker::Holder => {
-                let agent = share(&self.agents, id, AGENT)?;
-                Ok(StreamPlace::Holder(part(&self.all)?, agent))
+            Asker::Holder => (vec![&self.agents], vec![&self.all]),
+            Asker::Payer(..) => (vec![&self.visited, &self.agents], vec![&self.visitors, &self.all]),
+            Asker::Visitor { beside_payers, .. } => {
+                let unpaid = beside_payers.then_some(&self.visited_unpaid);
+                let agents = unpaid.into_iter().chain([&self.visited, &self.agents]);
+                (agents.collect(), vec![&self.unpaid, &self.visitors, &self.all])
             }
-            Asker::Visitor(address) => {
-                let address = share(&self.addresses, address, "your address")?;
-                let visited = share(&self.visited, id, AGENT)?;
-                let agent = share(&self.agents, id, AGENT)?;
-                let visitor = part(&self.visitors)?;
-                Ok(StreamPlace::Visitor(part(&self.all)?, visitor, agent, visited, address))
-            }
+        }
+    }
+}
+
+impl Share {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Visitor(_) | Self::Client(_) => "your address",
+            Self::Payer(_) => "this payer",
         }
     }
 }
@@ -108,6 +159,7 @@ mod tests {
             streams_per_wallet: 4,
             streams_per_address: 3,
             owner_percent: 25,
+            payer_percent: 0,
             ..Limits::default()
         }
     }
@@ -123,7 +175,7 @@ mod tests {
     fn fault_2_4_each_has_a_share_and_visitors_leave_the_holders_theirs() {
         let (streams, mut held) = (streams(limits()), Vec::new());
         let (one, other) = (AgentId::from_bits(1), AgentId::from_bits(2));
-        let visit = |agent, address| drain_of(&streams, agent, Asker::Visitor(address));
+        let visit = |agent, address| drain_of(&streams, agent, visitor(address));
         assert_eq!(drain(&mut held, visit(one, 1)), 3, "an address");
         assert_eq!(drain(&mut held, visit(one, 2)), 3, "visitors of an agent");
         assert_eq!(drain(&mut held, visit(one, 3)), 0, "visitors of an agent");
@@ -139,10 +191,39 @@ mod tests {
     fn fault_2_4_visitors_of_all_agents_together_leave_room_for_holders() {
         let (streams, mut held) = (streams(limits()), Vec::new());
         for address in 0..20 {
-            drain(&mut held, drain_of(&streams, AgentId::from_bits(address), Asker::Visitor(u128::from(address))));
+            drain(&mut held, drain_of(&streams, AgentId::from_bits(address), visitor(address.into())));
         }
         assert_eq!(held.len(), 12);
         assert_eq!(drain(&mut held, || streams.for_wallet(Wallet([1; 32]))), 4);
+    }
+
+    #[test]
+    fn fault_2_3_who_pays_finds_a_stream_whatever_visitors_and_another_payer_hold() {
+        let (streams, mut held) = (streams(Limits { payer_percent: 50, ..limits() }), Vec::new());
+        let one = AgentId::from_bits(1);
+        let mut drain = |asker| drain(&mut held, drain_of(&streams, one, asker));
+        assert_eq!(drain(Asker::Visitor { address: 1, beside_payers: true }), 2, "of an agent that has prices");
+        assert_eq!(drain(Asker::Visitor { address: 2, beside_payers: true }), 0);
+        let payer = |address, purse| Asker::Payer(address, Address::repeat_byte(purse));
+        assert_eq!(drain(payer(1, 1)), 3, "his share");
+        assert_eq!((drain(payer(2, 1)), drain(payer(1, 2))), (0, 0), "by purse and by address");
+        assert_eq!(drain(payer(2, 2)), 1);
+        assert_eq!(drain(Asker::Holder), 2);
+    }
+
+    #[test]
+    fn fault_2_3_visitors_of_all_agents_together_leave_streams_to_who_pays() {
+        let (streams, mut held) = (streams(Limits { payer_percent: 25, ..limits() }), Vec::new());
+        for address in 0..20 {
+            drain(&mut held, drain_of(&streams, AgentId::from_bits(address), visitor(address.into())));
+        }
+        assert_eq!(held.len(), 8);
+        let payer = Asker::Payer(1, Address::repeat_byte(1));
+        assert_eq!(drain(&mut held, drain_of(&streams, AgentId::from_bits(90), payer)), 3);
+    }
+
+    fn visitor(address: u128) -> Asker {
+        Asker::Visitor { address, beside_payers: false }
     }
 
     fn drain_of(streams: &Streams, id: AgentId, asker: Asker) -> impl Fn() -> Result<StreamPlace, Refusal> + use<'_> {

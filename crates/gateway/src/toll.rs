@@ -5,7 +5,8 @@
 //! path, also of a private agent: who pays for an answer gets it.
 //!
 //! The price of a path must not be evaded by another writing of it, which an agent
-//! might read as the same: an agent with prices takes plain paths alone.
+//! might read as the same: an agent with prices takes plain paths alone, and a path that
+//! some agents take for a priced one (`/v1/chat.json`) costs what that costs.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::bodies::Room;
 use crate::caller::read_at_most;
 use crate::refusal::{Refusal, answer};
 use crate::state::Gateway;
+use crate::streams::Asker;
 use crate::tariff::Prices;
 
 /// Seconds after which a copy of a payment that is at work may ask again.
@@ -36,16 +38,73 @@ pub(crate) const MAX_PRICES: usize = 64;
 /// Bytes of a price's path at most.
 const MAX_PATH: usize = 256;
 
+/// What a request costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Toll {
+    /// So much.
+    pub(crate) price: Usdc,
+    /// Whether it opens the path of a private agent: not where the path merely may be
+    /// read as one that has a price.
+    pub(crate) opens: bool,
+}
+
+/// What an agent asks of who comes without its token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tolled {
+    /// Whether anything of it costs something.
+    pub(crate) sells: bool,
+    /// What this request costs.
+    pub(crate) toll: Option<Toll>,
+}
+
 /// What a path costs: the price of the longest beginning that ends where a segment
-/// does. Letters count as equal in both cases, as some agents take them.
-pub(crate) fn price(prices: &Prices, path: &str) -> Option<Usdc> {
-    let path = decoded(path).unwrap_or_else(|| path.to_owned()).to_ascii_lowercase();
-    let begins = |prefix: &str| {
-        let rest = path.strip_prefix(&prefix.to_ascii_lowercase());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
+/// does, and the dearer one where some agents read it as another path. Letters count as
+/// equal in both cases, as some agents take them.
+pub(crate) fn toll(prices: &Prices, path: &str) -> Option<Toll> {
+    // Through the upper case: a long s is an s to who compares without case.
+    let path = decoded(path).unwrap_or_else(|| path.to_owned()).to_uppercase().to_lowercase();
+    let longest = |begins: fn(&str, &str) -> bool| {
+        let fits = prices.iter().filter(|(prefix, _)| begins(&path, &prefix.to_ascii_lowercase()));
+        fits.max_by_key(|(prefix, _)| prefix.len()).map(|(_, price)| *price)
     };
-    let fits = prices.iter().filter(|(prefix, _)| begins(prefix));
-    fits.max_by_key(|(prefix, _)| prefix.len()).map(|(_, price)| *price).filter(|price| *price > Usdc::ZERO)
+    let written = longest(begins_with).filter(|price| *price > Usdc::ZERO);
+    let price = written.max(longest(may_begin_with)).filter(|price| *price > Usdc::ZERO)?;
+    Some(Toll { price, opens: written.is_some() })
+}
+
+/// Whether a path begins with these segments, as it is written.
+fn begins_with(path: &str, prefix: &str) -> bool {
+    let rest = path.strip_prefix(prefix);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/') || prefix.ends_with('/'))
+}
+
+/// Whether some agents take a path for one that begins with these segments.
+fn may_begin_with(path: &str, prefix: &str) -> bool {
+    let bare = prefix.strip_suffix('/').unwrap_or(prefix);
+    let is_folder = bare.len() < prefix.len();
+    let mut segments = path.split('/');
+    let mut names = bare.split('/').peekable();
+    while let Some(name) = names.next() {
+        let is_last = names.peek().is_none() && !is_folder;
+        if !segments.next().is_some_and(|segment| may_be(segment, name, is_last)) {
+            return false;
+        }
+    }
+    !is_folder || segments.next().is_some()
+}
+
+/// Whether some agents take a segment for this name: without the spaces about it (a plus
+/// is one to some) and the dots behind it. Of the last one, what follows a dot may be the
+/// format that is asked for: `/v1/chat.json` is `/v1/chat` to Rails and Spring.
+fn may_be(segment: &str, name: &str, is_last: bool) -> bool {
+    let is_space = |letter: char| letter.is_whitespace() || letter == '+';
+    [segment, segment.trim_start_matches(is_space)].into_iter().any(|segment| {
+        let rest = segment.strip_prefix(name).map(|rest| rest.trim_start_matches(is_space));
+        rest.is_some_and(|rest| {
+            let is_dropped = |letter| is_space(letter) || letter == '.';
+            rest.chars().all(is_dropped) || (is_last && rest.starts_with('.'))
+        })
+    })
 }
 
 /// Whether a path has one reading: no empty or dotted segments, nothing encoded
@@ -93,6 +152,11 @@ pub(crate) struct Payable<'a> {
 }
 
 impl Payable<'_> {
+    /// Who asks, as places are counted.
+    pub(crate) const fn asker(&self, client: Client) -> Asker {
+        Asker::Payer(client.0, self.payment.payer())
+    }
+
     /// What the payment is bound to.
     pub(crate) fn hash(&self, head: &Parts, body: &[u8]) -> RequestHash {
         RequestHash::of(head.method.as_str(), &self.quote.resource.url, body)
@@ -115,15 +179,15 @@ pub(crate) struct Counter {
 
 impl Gateway {
     /// What this request costs its sender.
-    pub(crate) async fn toll_of(&self, agent: AgentId, path: &str) -> Result<Option<Usdc>, Refusal> {
+    pub(crate) async fn toll_of(&self, agent: AgentId, path: &str) -> Result<Tolled, Refusal> {
         if self.parts.shop.is_none() {
-            return Ok(None);
+            return Ok(Tolled::default());
         }
         let prices = self.tariff.of(agent, self.parts.store.prices_of(agent)).await?;
         if !prices.is_empty() && !is_plain(path) {
             return Err(Refusal::invalid("this agent takes plain paths alone: no empty, dotted or encoded segments"));
         }
-        Ok(price(&prices, path))
+        Ok(Tolled { sells: !prices.is_empty(), toll: toll(&prices, path) })
     }
 
     /// Where a request to this agent is paid.
@@ -147,11 +211,11 @@ impl Gateway {
 
     /// The whole body of a request that is paid for, with the room that it takes: its
     /// payment is bound to it.
-    pub(crate) async fn paid_body(&self, body: Incoming, client: Client) -> Result<(Bytes, Room), Refusal> {
+    pub(crate) async fn paid_body(&self, body: Incoming, payer: Asker) -> Result<(Bytes, Room), Refusal> {
         let most = self.limits.paid_body_bytes;
         // One that does not say how long it is may be as long as it may be.
         let length = body.size_hint().exact().unwrap_or(u64::from(most)).min(u64::from(most));
-        let room = self.bodies.enter(client.0, length)?;
+        let room = self.bodies.enter(payer, length)?;
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         Ok((read_at_most(body, most, self.limits.body_ms).await?, room))
     }
@@ -251,6 +315,10 @@ mod tests {
         list.iter().map(|(path, price)| ((*path).to_owned(), Usdc(*price))).collect()
     }
 
+    fn price(prices: &Prices, path: &str) -> Option<Usdc> {
+        toll(prices, path).map(|toll| toll.price)
+    }
+
     #[test]
     fn the_longest_beginning_of_a_path_that_ends_with_a_segment_counts() {
         let prices = prices(&[("/v1", 1), ("/v1/chat", 2), ("/v1/free", 0), ("/static/", 3)]);
@@ -300,6 +368,56 @@ mod tests {
         ] {
             assert!(!can_be_priced(path), "{path:?}");
         }
+    }
+
+    #[test]
+    fn fault_2_1_what_some_agents_read_as_a_priced_path_costs_what_that_costs() {
+        let prices = prices(&[("/v1/chat", 2), ("/v1/chat/free", 0), ("/v1/chat.txt", 0), ("/c++", 3), ("/in/", 4)]);
+        for (path, expected) in [
+            ("/v1/chat.json", Some(2)),
+            ("/v1/chat.tar.gz", Some(2)),
+            ("/v1/chat.", Some(2)),
+            ("/V1/Chat.JSON", Some(2)),
+            ("/v1/chat.json/more", Some(2)),
+            ("/v1/chat%20", Some(2)),
+            ("/v1/chat+", Some(2)),
+            ("/v1/chat%C2%A0", Some(2)),
+            ("/v1/%20chat", Some(2)),
+            ("/v1%20/chat", Some(2)),
+            ("/v1./chat", Some(2)),
+            ("/v1/chat%20.json", Some(2)),
+            ("/v1/chat%20/free", None),
+            // The dearer reading: a format of what is free, or something of what is not.
+            ("/v1/chat/free.json", Some(2)),
+            // Its holder said so.
+            ("/v1/chat.txt", None),
+            ("/c++", Some(3)),
+            ("/c++%20", Some(3)),
+            ("/%E2%84%AA", None),
+            ("/in/.x", Some(4)),
+            ("/in%20/x", Some(4)),
+            ("/in", None),
+            ("/in.json", None),
+            ("/c", None),
+            ("/v1/chats.json", None),
+            ("/v1/chat-2", None),
+            ("/v1/chat+more", None),
+            ("/v1/chat%20more", None),
+            ("/v1.json/chat", None),
+            ("/static/app.js", None),
+            ("/a%20b", None),
+            ("/", None),
+        ] {
+            assert!(is_plain(path), "{path}");
+            assert_eq!(price(&prices, path), expected.map(Usdc), "{path}");
+        }
+        let opens = |path| toll(&prices, path).is_some_and(|toll| toll.opens);
+        assert!(opens("/v1/chat") && opens("/V1/chat/more") && opens("/v1/chat/free.json"));
+        assert!(!opens("/v1/chat.json") && !opens("/v1/chat%20"), "who pays for one path does not pay for another");
+        let all = [("/".to_owned(), Usdc(5)), ("/static".to_owned(), Usdc(0)), ("/task".to_owned(), Usdc(7))].into();
+        assert_eq!(price(&all, "/static/app.js"), None);
+        assert_eq!(price(&all, "/app.js"), Some(Usdc(5)));
+        assert_eq!(price(&all, "/ta%C5%BF%E2%84%AA"), Some(Usdc(7)), "a long s and Kelvin's sign");
     }
 
     #[test]

@@ -112,6 +112,14 @@ pub struct Checked<'a> {
     payment: Signed,
 }
 
+impl Checked<'_> {
+    /// Who pays.
+    #[must_use]
+    pub const fn payer(&self) -> Address {
+        self.payment.authorization.from
+    }
+}
+
 /// Sells answers.
 pub struct Seller {
     till: Arc<Till>,

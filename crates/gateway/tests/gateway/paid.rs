@@ -353,3 +353,51 @@ async fn fault_2_7_what_a_page_may_send_is_asked_without_paying() {
     assert_eq!((granted.status, &granted.body), (200, &"granted".into()));
     assert_eq!(Answer::of(preflight().body("work")).await.status, 402, "it has no body");
 }
+
+#[tokio::test]
+async fn fault_2_3_who_pays_is_answered_while_visitors_hold_all_that_they_may() {
+    let mut wish = Wish::default();
+    wish.config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into();
+    (wish.limits.agent_connections, wish.limits.agent_wait_ms) = (4, 300);
+    (wish.limits.agent_connections_per_address, wish.limits.agent_waiting) = (2, 4);
+    let market = Market::open(wish).await;
+    let inside = Arc::new(AtomicUsize::new(0));
+    let told = Arc::clone(&inside);
+    let app = Router::new().route(PRICED, any(async || "paid")).fallback(any(move || {
+        let told = Arc::clone(&told);
+        async move {
+            told.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<&str>().await
+        }
+    }));
+    market.edge.wish.guests.serves(app).await;
+    let visit = |address: usize| {
+        let visit = market.edge.to_agent(market.id, Method::GET, "/");
+        tokio::spawn(visit.header("X-Forwarded-For", format!("192.0.2.{address}")).send())
+    };
+    let visitors: Vec<_> = (0..16).map(visit).collect();
+    until("visitors are inside", || inside.load(Ordering::SeqCst) >= 2).await;
+    let payment = market.payment().await;
+    let paid = Answer::of(market.ask(Method::GET, &payment).header("X-Forwarded-For", "192.0.2.200")).await;
+    assert_eq!((paid.status, &paid.body), (200, &"paid".into()));
+    assert_eq!(inside.load(Ordering::SeqCst), 2, "one place is left to who pays, and one to the holder");
+    visitors.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn fault_2_1_a_format_of_a_priced_path_is_paid_for_and_opens_no_private_agent() {
+    let market = Market::open(Wish::default()).await;
+    market.edge.wish.guests.serves(Router::new().fallback(any(async || "served"))).await;
+    let status = async |id, path: &str| Answer::of(market.edge.to_agent(id, Method::GET, path)).await.status;
+    let (private, _) = market.edge.agent(&holder(), false).await;
+    market.edge.store.set_prices(private, [(PRICED.to_owned(), PRICE)].into()).await.unwrap();
+    for (path, public, closed) in [
+        (PRICED, 402, 402),
+        ("/paid.json", 402, 401),
+        ("/paid%20", 402, 401),
+        ("/paid+", 402, 401),
+        ("/static/app.js", 200, 401),
+    ] {
+        assert_eq!((status(market.id, path).await, status(private, path).await), (public, closed), "{path}");
+    }
+}
