@@ -11,8 +11,8 @@ use chain::{Balances, Endpoint, SolanaBalances};
 use domain::Wallet;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{ChildStdin, Command};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{ChildStdin, ChildStdout, Command};
 
 use super::health::{Board, PartName};
 use super::house::Rooms;
@@ -25,6 +25,12 @@ const START_LIMIT: Duration = Duration::from_secs(30);
 pub(super) const FIRST_START_LIMIT: Duration = START_LIMIT.saturating_mul(3);
 /// Milliseconds a probe's call may take.
 const CALL_MS: u64 = 4000;
+
+/// The command that makes tokens for a wallet.
+const FUND: &str = "fund";
+
+/// What the chain answers, a line each.
+type Answers = Lines<BufReader<ChildStdout>>;
 
 /// Where it answers, and the token's mint.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -67,6 +73,58 @@ impl Solana {
     pub(super) fn place(&self) -> Result<Place> {
         self.place.clone().context("the local Solana was never started")
     }
+
+    /// Looks at the journal of a chain that was up before. One that does not hold all
+    /// that was done on it is set aside, and that is told; the chain is made again from
+    /// what is known. Says whether it was so.
+    fn lost_journal(&self) -> Result<bool> {
+        let (from, to) = (&self.journal, self.journal.with_extension("journal.damaged"));
+        let lack = match fs::read(from) {
+            Ok(bytes) => lack(&bytes, &self.funded),
+            Err(error) => Some(error.to_string()),
+        };
+        let Some(lack) = lack else { return Ok(false) };
+        match fs::rename(from, &to) {
+            Ok(()) => eprintln!("! {} is damaged, and kept as {}: {lack}", from.display(), to.display()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => eprintln!("! {} is gone", from.display()),
+            Err(error) => return Err(error).with_context(|| format!("set {} aside: {lack}", from.display())),
+        }
+        eprintln!("! the local Solana is made anew: its holders have the tokens that they began with");
+        Ok(true)
+    }
+
+    /// Gives the holders their tokens, one after the other.
+    async fn fund(&self, part: &mut Part, input: &mut ChildStdin, answers: &mut Answers) -> Result<()> {
+        for (wallet, tokens) in &self.funded {
+            let command = json!({"do": FUND, "wallet": wallet, "amount": tokens});
+            input.write_all(format!("{command}\n").as_bytes()).await.context("ask it for tokens")?;
+            let answer = part.until(START_LIMIT, answers.next_line()).await??.context("read its answer")?;
+            let answer: Value = serde_json::from_str(&answer).with_context(|| format!("understand {answer:?}"))?;
+            if answer["ok"] != true {
+                bail!("the local Solana could not fund {wallet}: {}", answer["error"]);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a journal lacks of what was done on the chain: nothing but the holders' funding
+/// ever is, and it was whole before the chain was in use.
+fn lack(journal: &[u8], funded: &[(Wallet, u64)]) -> Option<String> {
+    let Some(whole) = journal.strip_suffix(b"\n") else { return Some("its end is cut off".to_owned()) };
+    let mut done = Vec::new();
+    for (line, number) in whole.split(|byte| *byte == b'\n').zip(1..) {
+        match serde_json::from_slice::<Value>(line) {
+            Ok(command) => done.push(command),
+            Err(error) => return Some(format!("line {number} is no command: {error}")),
+        }
+    }
+    let is_there = |(wallet, tokens): &&(Wallet, u64)| {
+        let what = json!([FUND, wallet, tokens]);
+        done.iter().any(|command| json!([command["do"], command["wallet"], command["amount"]]) == what)
+    };
+    let lost = funded.iter().find(|funding| !is_there(funding))?;
+    Some(format!("the tokens of {} are not in it", lost.0))
 }
 
 impl Service for Solana {
@@ -74,6 +132,7 @@ impl Service for Solana {
     const ENDS_WHEN_HUNG: bool = true;
 
     async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
+        let anew = self.place.is_none() || self.lost_journal()?;
         let mut command = Command::new("node");
         command.args(["chain.mjs", "--port", &self.port.to_string(), "--journal"]).arg(&self.journal);
         command.current_dir(&self.program).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -87,23 +146,14 @@ impl Service for Solana {
         let mut answers = BufReader::new(stdout).lines();
         let line = part.until(START_LIMIT, answers.next_line()).await??.context("read where it answers")?;
         let place: Place = serde_json::from_str(&line).with_context(|| format!("understand {line:?}"))?;
-        match &self.place {
-            // What is on it again is what its journal says.
-            Some(before) => ensure!(*before == place, "the local Solana came back as another: {place:?}"),
-            None => {
-                for (wallet, tokens) in &self.funded {
-                    let command = json!({"do": "fund", "wallet": wallet, "amount": tokens});
-                    input.write_all(format!("{command}\n").as_bytes()).await.context("ask it for tokens")?;
-                    let answer = part.until(START_LIMIT, answers.next_line()).await??.context("read its answer")?;
-                    let answer: Value =
-                        serde_json::from_str(&answer).with_context(|| format!("understand {answer:?}"))?;
-                    if answer["ok"] != true {
-                        bail!("the local Solana could not fund {wallet}: {}", answer["error"]);
-                    }
-                }
-                self.place = Some(place);
-            }
+        if let Some(before) = &self.place {
+            ensure!(*before == place, "the local Solana came back as another: {place:?}");
         }
+        // What else is on it again is what its journal says.
+        if anew {
+            self.fund(part, &mut input, &mut answers).await?;
+        }
+        self.place = Some(place);
         self.input = Some(input);
         Ok(())
     }
@@ -157,6 +207,31 @@ mod tests {
         let body = json!({"jsonrpc": "2.0", "id": 1, "result": {"context": {"slot": 7}, "value": value}}).to_string();
         let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length:";
         stream.write_all(format!("{head} {}\r\n\r\n{body}", body.len()).as_bytes()).await
+    }
+
+    #[test]
+    fn fault_1_0_a_journal_that_lacks_anything_that_was_done_is_not_believed() {
+        let funded = [(Wallet([1; 32]), 5), (Wallet([2; 32]), 6)];
+        let line = |(wallet, tokens): &(Wallet, u64)| {
+            json!({"key": [1, 2], "do": FUND, "wallet": wallet, "amount": tokens}).to_string() + "\n"
+        };
+        let lack = |text: &str| lack(text.as_bytes(), &funded).unwrap_or_default();
+        let [one, other] = funded.each_ref().map(line);
+        let whole = format!("{one}{other}");
+        assert_eq!(lack(&whole), "");
+        for (text, said) in [
+            (String::new(), "its end is cut off".to_owned()),
+            (whole[..whole.len() - 9].to_owned(), "its end is cut off".to_owned()),
+            (one.clone(), format!("the tokens of {} are not in it", funded[1].0)),
+            (other, format!("the tokens of {} are not in it", funded[0].0)),
+            (
+                one.replace("\"amount\":5", "\"amount\":4") + &line(&funded[1]),
+                format!("the tokens of {} are not in it", funded[0].0),
+            ),
+            (format!("{one}\0\n"), "line 2 is no command: ".to_owned()),
+        ] {
+            assert!(lack(&text).starts_with(&said), "{text:?}: {}", lack(&text));
+        }
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -66,13 +66,34 @@ pub(super) struct Wal {
 }
 
 impl Wal {
-    /// Reads the log, if there is one. A last line that a kill has cut was never sent.
+    /// Reads the log, if there is one. A last line that a kill has cut was never sent,
+    /// and is cut off; a log with other lines that cannot be read is set aside, and the
+    /// rest of it is told.
     pub(super) fn open(path: PathBuf) -> Result<Self> {
-        let text = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            read => read.with_context(|| format!("read {}", path.display()))?,
+        let read = || format!("read {}", path.display());
+        let log = match fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            log => log.with_context(read)?,
         };
-        let entries = text.lines().map_while(|line| serde_json::from_str(line).ok()).collect();
+        let end = log.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        let (mut entries, mut lost) = (Vec::new(), 0);
+        for line in log[..end].split_inclusive(|byte| *byte == b'\n') {
+            match serde_json::from_slice(line) {
+                Ok(entry) => entries.push(entry),
+                Err(_) => lost += 1,
+            }
+        }
+        if lost > 0 {
+            let aside = path.with_extension("wal.damaged");
+            fs::copy(&path, &aside).with_context(|| format!("set {} aside", path.display()))?;
+            let (path, aside) = (path.display(), aside.display());
+            eprintln!(
+                "! {lost} lines of {path} cannot be read, and the local EVM chain may lack them: it is kept as {aside}"
+            );
+        }
+        if lost > 0 || end < log.len() {
+            rewrite(&path, &entries)?;
+        }
         let client = reqwest::Client::builder().no_proxy().timeout(CALL_LIMIT).build()?;
         Ok(Self { path, client, chain: RwLock::new(None), entries: Mutex::new(entries) })
     }
@@ -117,11 +138,7 @@ impl Wal {
             .map(|(_, it)| it.clone())
             .collect();
         if kept.len() < entries.len() {
-            let mut text = Vec::new();
-            for entry in &kept {
-                write_line(&mut text, entry)?;
-            }
-            durable::replace("wal", &self.path, &text).with_context(|| format!("write {}", self.path.display()))?;
+            rewrite(&self.path, &kept)?;
             *entries = kept;
         }
         Ok(())
@@ -172,10 +189,7 @@ impl Wal {
     }
 
     fn append(&self, fresh: &[Entry]) -> Result<()> {
-        let mut text = Vec::new();
-        for entry in fresh {
-            write_line(&mut text, entry)?;
-        }
+        let text = lines(fresh)?;
         let mut file: File = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
         file.write_all(&text)?;
         file.sync_data().with_context(|| format!("write {}", self.path.display()))
@@ -189,10 +203,17 @@ async fn pass(State(wal): State<Arc<Wal>>, body: Bytes) -> Response {
     }
 }
 
-fn write_line(text: &mut Vec<u8>, entry: &Entry) -> serde_json::Result<()> {
-    serde_json::to_writer(&mut *text, entry)?;
-    text.push(b'\n');
-    Ok(())
+fn rewrite(path: &Path, entries: &[Entry]) -> Result<()> {
+    durable::replace("wal", path, &lines(entries)?).with_context(|| format!("write {}", path.display()))
+}
+
+fn lines(entries: &[Entry]) -> serde_json::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    for entry in entries {
+        serde_json::to_writer(&mut text, entry)?;
+        text.push(b'\n');
+    }
+    Ok(text)
 }
 
 /// The calls of a request that change the chain; a request is one call or several.
@@ -273,6 +294,36 @@ mod tests {
         let (third, told) = chain(8).await;
         wal.replay(&third).await.unwrap();
         assert_eq!(*told.lock().await, [all[0], all[2]]);
+    }
+
+    #[tokio::test]
+    async fn fault_1_0_a_line_that_cannot_be_read_is_set_aside_and_takes_no_other_with_it() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("chain.wal");
+        let (place, _) = chain(7).await;
+        let reopen = async || {
+            let wal = Wal::open(path.clone()).unwrap();
+            wal.replay(&place).await.unwrap();
+            wal
+        };
+        let told = async |wal: &Wal| {
+            let entries = wal.entries.lock().await;
+            entries.iter().map(|entry| entry.params[0].as_u64().unwrap()).collect::<Vec<_>>()
+        };
+        let tear = |bytes: &[u8]| OpenOptions::new().append(true).open(&path).unwrap().write_all(bytes).unwrap();
+        reopen().await.pass(call(RAW, 1)).await.unwrap();
+        tear(b"{\"block\":7,\"meth");
+        // What comes after a cut line is a line of its own.
+        reopen().await.pass(call(RAW, 2)).await.unwrap();
+        assert_eq!(told(&reopen().await).await, [1, 2]);
+        let aside = dir.path().join("chain.wal.damaged");
+        assert!(!aside.exists(), "nobody was told of what was cut");
+        tear(b"\xff\0\n");
+        let damaged = fs::read(&path).unwrap();
+        reopen().await.pass(call(RAW, 3)).await.unwrap();
+        assert_eq!(fs::read(&aside).unwrap(), damaged);
+        assert_eq!(told(&reopen().await).await, [1, 2, 3]);
     }
 
     #[tokio::test]

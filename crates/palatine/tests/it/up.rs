@@ -204,6 +204,32 @@ async fn fault_1_0_a_hung_solana_is_told_of_everywhere_and_started_anew_with_wha
 }
 
 #[tokio::test]
+async fn fault_1_0_a_solana_whose_journal_was_cut_has_its_holders_tokens_again_and_it_is_told() {
+    let stack = Stack::new();
+    stack.up(&["--no-agent"]);
+    let mint = stack.status().unwrap()["mint"].clone();
+    let journal = stack.dir.path().join("state/solana.journal");
+    let (whole, aside) = (std::fs::read(&journal).unwrap(), journal.with_extension("journal.damaged"));
+    let first = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    // Within the first record, and without the second.
+    for (length, restarts) in [(first / 2, 0), (first, 1)] {
+        std::fs::write(&journal, &whole[..length]).unwrap();
+        stack.signal("solana", Signal::KILL);
+        stack.is_well_again("solana", restarts).await;
+        assert_eq!(std::fs::read(&aside).unwrap(), whole[..length], "it is set aside");
+        assert_eq!(stack.status().unwrap()["mint"], mint);
+        let visitor = stack.status().unwrap()["visitor_keypair"].as_str().unwrap().to_owned();
+        for who in [&[][..], &["--keypair", &visitor]] {
+            let words = [&["spawn", "--type", "echo", "--json"][..], who].concat();
+            let id = stack.json(&words)["agent"]["id"].as_str().unwrap().to_owned();
+            stack.run(&[&["stop", &id][..], who].concat());
+        }
+    }
+    let said = std::fs::read_to_string(stack.dir.path().join("state/logs/up.log")).unwrap();
+    assert!(said.contains("solana.journal is damaged, and kept as ") && said.contains("made anew"), "{said}");
+}
+
+#[tokio::test]
 async fn fault_1_0_what_was_told_to_an_evm_chain_that_is_killed_at_once_is_on_it_again() {
     needs::needs!(root, network, tun, cgroups);
     let stack = Stack::new();
@@ -356,6 +382,26 @@ async fn fault_1_5_down_clears_what_a_second_interrupt_left() {
     assert!(said.contains("ended at once") && said.contains("palatine down"), "{said}");
     stack.run(&["down"]);
     untouched.comes_back();
+}
+
+#[tokio::test]
+async fn fault_1_5_down_in_a_copy_of_a_state_folder_leaves_what_runs_in_the_original_alone() {
+    let stack = Stack::new();
+    stack.up(&["--no-agent"]);
+    let id = stack.spawn("echo");
+    let copy = stack.dir.path().join("copy");
+    assert!(Command::new("cp").arg("-a").arg(stack.dir.path().join("state")).arg(&copy).status().unwrap().success());
+    let copy = copy.display().to_string();
+    let before = stack.status().unwrap();
+    let nothing = stack.command(&["status", "--state", &copy]).output().unwrap();
+    assert!(text(&nothing.stderr).contains("Nothing is running here"), "{}", text(&nothing.stderr));
+    assert!(text(&stack.run(&["down", "--state", &copy]).stderr).contains("Nothing is running"));
+    let now = stack.status().unwrap();
+    assert_eq!((&now["pid"], &now["ok"]), (&before["pid"], &json!(true)));
+    for part in ["solana", "evm", "hypercore", "gateway"] {
+        assert_eq!(stack.part(part).unwrap()["restarts"], 0, "{part}");
+    }
+    assert!(stack.answers(&id));
 }
 
 #[tokio::test]
