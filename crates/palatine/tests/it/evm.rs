@@ -1,27 +1,23 @@
 //! A local chain with the real contracts, for tests.
 
-use std::io::Read;
-use std::process::{Child, Command, Stdio};
-
 use chain::Endpoint;
 use chain::evm::{Chain, Deployed, EvmConfig, Key, deploy_local};
 use domain::evm::Call;
 use domain::{Address, B256, Bytes, Usdc};
 use identity::{Cost, Identity, SignerSync};
+use needs::anvil::Anvil;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::house::assets;
-
-pub(crate) const CHAIN_ID: u64 = 338;
+pub(crate) use needs::anvil::CHAIN_ID;
 pub(crate) const TOKEN_VERSION: &str = "2";
 /// What a payer of a test begins with.
 pub(crate) const FUNDS: Usdc = Usdc(1_000_000_000);
 
 /// A local chain of a test, with the contracts on it.
 pub(crate) struct Evm {
-    pub(crate) child: Child,
+    pub(crate) anvil: Anvil,
     rpc: String,
     deployer: Identity,
     relayer: Identity,
@@ -32,20 +28,15 @@ pub(crate) struct Evm {
 impl Evm {
     pub(crate) async fn start() -> Self {
         rustls::crypto::ring::default_provider().install_default().ok();
-        let anvil = assets().join("evm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
-        let mut child = Command::new(anvil)
-            .args(["--port", "0", "--chain-id", &CHAIN_ID.to_string()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let rpc = format!("http://{}", listening(&mut child));
+        let anvil = Anvil::start(&[]);
+        let rpc = anvil.url.clone();
         let (deployer, relayer) = (Identity::generate().unwrap(), Identity::generate().unwrap());
         for who in [&deployer, &relayer] {
             call_rpc(&rpc, "anvil_setBalance", json!([who.address(), "0x21e19e0c9bab2400000"])).await;
         }
         let key = Key::new(deployer.clone());
         let deployed = deploy_local(Endpoint(rpc.clone()), CHAIN_ID, &key, deployer.address(), Usdc(0)).await.unwrap();
-        Self { child, rpc, deployer, relayer, deployed, dir: TempDir::new().unwrap() }
+        Self { anvil, rpc, deployer, relayer, deployed, dir: TempDir::new().unwrap() }
     }
 
     pub(crate) fn config(&self) -> EvmConfig {
@@ -123,35 +114,8 @@ impl Evm {
     }
 }
 
-impl Drop for Evm {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
 /// Who is paid for requests in these tests.
 pub(crate) const PAYEE: Address = Address::repeat_byte(0x77);
-
-/// Where a chain that was just started listens, as it says itself.
-fn listening(child: &mut Child) -> String {
-    let mut stdout = child.stdout.take().unwrap();
-    let mut said = Vec::new();
-    let place = loop {
-        let mut byte = [0];
-        stdout.read_exact(&mut byte).unwrap();
-        said.push(byte[0]);
-        let text = String::from_utf8_lossy(&said);
-        if let Some((_, rest)) = text.split_once("Listening on ")
-            && let Some((place, _)) = rest.split_once('\n')
-        {
-            break place.trim().to_owned();
-        }
-    };
-    // A full pipe would stop it.
-    std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
-    place
-}
 
 pub(crate) async fn call_rpc(rpc: &str, method: &str, params: Value) -> Value {
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});

@@ -330,7 +330,7 @@ async fn without_a_chain_everything_else_works_and_says_so() {
 async fn while_the_chain_is_silent_agents_live_and_what_needs_it_says_when_to_try_again() {
     let mut evm = Evm::start().await;
     let sections = evm.sections();
-    evm.child.kill().unwrap();
+    evm.anvil.kill();
     let mut house = House::start(&sections.replace("poll_ms", "timeout_ms = 300\ndeadline_ms = 500\npoll_ms")).await;
     let holder = house.holder(crate::house::SMALL);
     let id = house.spawn(&holder).await.expect(200)["agent"]["id"].as_str().unwrap().to_owned();

@@ -1,8 +1,6 @@
 //! A local chain with our contracts on it, and a relayer whose account is anvil's
 //! second one.
 
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,15 +14,12 @@ use palatine_relay::fake::{Ask, MemoryJournal, Wallet};
 use palatine_relay::journal::Journal;
 use palatine_relay::{Answer, Anybody, Config, Error, EvmChain, Relayer, SystemClock};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
 use wire::relay::RelayAnswer;
 
 use crate::bench::{HERE, body};
 
-pub(crate) const CHAIN_ID: u64 = 338;
-/// How long the chain may take to start, or to answer.
+pub(crate) use needs::anvil::CHAIN_ID;
+/// How long the chain may take to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Anvil's first two keys, the same everywhere: one deploys, one relays.
 const DEPLOYER: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
@@ -44,37 +39,16 @@ pub(crate) fn now_s() -> u64 {
 
 /// A running chain, ended when dropped.
 pub(crate) struct Anvil {
-    _child: Child,
+    _program: needs::anvil::Anvil,
     http: reqwest::Client,
     pub(crate) url: String,
 }
 
 impl Anvil {
-    pub(crate) async fn start(arguments: &[&str]) -> Self {
-        let assets = std::env::var("PALATINE_ASSETS").expect("PALATINE_ASSETS names the assets; ./dev test sets it");
-        let program = PathBuf::from(assets).join("evm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
-        assert!(program.is_file(), "anvil is not installed at {}: ./dev test installs it", program.display());
-        let mut child = Command::new(program)
-            .args(["--host", "127.0.0.1", "--port", "0", "--chain-id", &CHAIN_ID.to_string()])
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let listening = async {
-            loop {
-                let line = lines.next_line().await.unwrap().expect("anvil says where it listens");
-                if let Some(place) = line.trim().strip_prefix("Listening on ") {
-                    return format!("http://{place}");
-                }
-            }
-        };
-        let url = timeout(PATIENCE, listening).await.expect("anvil starts");
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let program = needs::anvil::Anvil::start(arguments);
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { _child: child, http: reqwest::Client::new(), url }
+        Self { url: program.url.clone(), _program: program, http: reqwest::Client::new() }
     }
 
     pub(crate) async fn ask(&self, method: &str, params: Value) -> Value {
@@ -123,7 +97,7 @@ pub(crate) struct Town {
 
 impl Town {
     pub(crate) async fn start(config: Config, holders: &[Address]) -> Self {
-        let anvil = Anvil::start(&[]).await;
+        let anvil = Anvil::start(&[]);
         let evm = anvil.deploy(holders, Usdc(1_000_000_000)).await;
         let evm = EvmConfig { poll_ms: 50, ..evm };
         let (outbox, journal): (Arc<MemoryOutbox>, Arc<MemoryJournal>) = Default::default();

@@ -202,7 +202,7 @@ async fn logged(anvil: &Anvil, of: Address) -> HashMap<String, usize> {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_twenty_kills_every_request_has_one_effect_one_fee_and_one_answer() {
     let owners: Vec<Wallet> = (1..=OWNERS).map(Wallet::new).collect();
-    let anvil = Anvil::start(&[]).await;
+    let anvil = Anvil::start(&[]);
     let holders: Vec<Address> = owners.iter().map(Wallet::address).collect();
     let evm = EvmConfig { poll_ms: 100, ..anvil.deploy(&holders, FUNDS).await };
     let vaults = vaults(&evm, &owners).await;

@@ -2,7 +2,6 @@
 //! on a local chain.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +9,16 @@ use alloy_primitives::{Bytes, Log, hex, keccak256};
 use alloy_sol_types::{SolCall, SolValue, sol};
 use async_trait::async_trait;
 use domain::{Address, B256, U256, Usdc};
+use needs::anvil::{Anvil, CHAIN_ID};
 use palatine_x402::fake::FakePayments;
 use palatine_x402::*;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::common::{CLIENT, NAME, PAYEE, PRICE, limits};
 use crate::npm::{Front, buys, customer, express, pay_by_hand};
 
-const CHAIN_ID: u64 = 338;
-/// How long the chain may take to start, or to answer.
+/// How long the chain may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Anvil's second account: it mints and settles.
 const WORKER: Address = alloy_primitives::address!("70997970C51812dc3A010C7d01b50e0d17dc79C8");
@@ -39,7 +36,7 @@ sol! {
 
 /// A local chain with the token on it, ended when dropped.
 struct Chain {
-    _anvil: Child,
+    _anvil: Anvil,
     http: reqwest::Client,
     url: String,
     asset: Address,
@@ -49,28 +46,9 @@ type Refused = String;
 
 impl Chain {
     async fn start() -> Self {
-        let assets = std::env::var("PALATINE_ASSETS").expect("PALATINE_ASSETS names the assets; ./dev test sets it");
-        let program = PathBuf::from(assets).join("evm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
-        assert!(program.is_file(), "anvil is not installed at {}: ./dev test installs it", program.display());
-        let mut anvil = Command::new(program)
-            .args(["--host", "127.0.0.1", "--port", "0", "--chain-id", &CHAIN_ID.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(anvil.stdout.take().unwrap()).lines();
-        let listening = async {
-            loop {
-                let line = lines.next_line().await.unwrap().expect("anvil says where it listens");
-                if let Some(place) = line.trim().strip_prefix("Listening on ") {
-                    return format!("http://{place}");
-                }
-            }
-        };
-        let url = timeout(PATIENCE, listening).await.expect("anvil starts");
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let anvil = Anvil::start(&[]);
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let url = anvil.url.clone();
         let mut chain = Self { _anvil: anvil, http: reqwest::Client::new(), url, asset: Address::ZERO };
         chain.asset = chain.deploy().await;
         chain

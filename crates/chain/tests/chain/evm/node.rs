@@ -1,7 +1,5 @@
 //! A development chain of the test's own, our contracts on it, and people.
 
-use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +13,9 @@ use palatine_chain::Endpoint;
 use palatine_chain::evm::fake::MemoryOutbox;
 use palatine_chain::evm::{Chain, Deployed, EvmConfig, Key, SendError, Sender, calls, deploy_local, typed};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-pub(crate) const CHAIN_ID: u64 = 338;
+pub(crate) use needs::anvil::CHAIN_ID;
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// What everybody has at first.
@@ -27,33 +23,16 @@ pub(crate) const FUNDS: Usdc = Usdc(1_000_000_000);
 
 /// A running anvil; it ends when dropped.
 pub(crate) struct Anvil {
-    _child: Child,
+    _program: needs::anvil::Anvil,
     http: reqwest::Client,
     pub(crate) url: String,
 }
 
 impl Anvil {
-    pub(crate) async fn start() -> Self {
+    pub(crate) fn start() -> Self {
         crate::endpoint::tls();
-        let mut child = Command::new(program())
-            .args(["--host", "127.0.0.1", "--port", "0", "--chain-id", &CHAIN_ID.to_string()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let listening = async {
-            loop {
-                let line = lines.next_line().await.unwrap().expect("anvil says where it listens");
-                if let Some(place) = line.trim().strip_prefix("Listening on ") {
-                    return format!("http://{place}");
-                }
-            }
-        };
-        let url = timeout(PATIENCE, listening).await.expect("anvil starts");
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { _child: child, http: reqwest::Client::new(), url }
+        let program = needs::anvil::Anvil::start(&[]);
+        Self { url: program.url.clone(), _program: program, http: reqwest::Client::new() }
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
@@ -101,13 +80,6 @@ pub(crate) fn number(value: &Value) -> u64 {
     u64::from_str_radix(value.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
 }
 
-fn program() -> PathBuf {
-    let assets = std::env::var("PALATINE_ASSETS").expect("PALATINE_ASSETS names the assets; ./dev test sets it");
-    let program = PathBuf::from(assets).join("evm/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
-    assert!(program.is_file(), "anvil is not installed at {}: ./dev test installs it", program.display());
-    program
-}
-
 /// Somebody with a key.
 #[derive(Clone)]
 pub(crate) struct Person {
@@ -146,7 +118,7 @@ impl World {
     }
 
     pub(crate) async fn start_with(set: impl FnOnce(EvmConfig) -> EvmConfig) -> Self {
-        let anvil = Anvil::start().await;
+        let anvil = Anvil::start();
         let boss = Person::new("boss");
         anvil.give_coins(boss.address()).await;
         let deployed = deploy(&anvil, &boss, boss.address()).await;
