@@ -17,6 +17,10 @@ use crate::task::Shared;
 const RESERVE: usize = 4 * 1024 * 1024;
 /// Between two looks for disks whose time is over.
 const PERIOD: Duration = Duration::from_secs(60);
+/// Between two looks at what the guests' networks need of the machine. For so long, at
+/// most, guests may be without a way out and without the host's own rules against them,
+/// when an operator has loaded others; the rules in their namespaces stand meanwhile.
+const TEND_PERIOD: Duration = Duration::from_secs(2);
 
 /// The room that is kept for the node's own books.
 pub(crate) fn reserve(state: &Path) -> Reserve {
@@ -82,6 +86,21 @@ pub(crate) async fn run(shared: &Shared, reserve: Reserve) {
             tracing::warn!(%error, "it cannot be written down for how long disks were kept");
         }
         sleep(PERIOD).await;
+    }
+}
+
+/// Has the machine looked at for ever. What cannot be mended is told once, until it can.
+pub(crate) async fn tend(runtime: &dyn Runtime) {
+    let mut told = false;
+    loop {
+        sleep(TEND_PERIOD).await;
+        let tended = runtime.tend().await;
+        if let Err(error) = &tended
+            && !told
+        {
+            tracing::error!(error = error as &dyn std::error::Error, "what the guests' networks need is not there");
+        }
+        told = tended.is_err();
     }
 }
 

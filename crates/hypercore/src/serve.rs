@@ -182,6 +182,8 @@ pub async fn serve(
     node.take_up(last_alive).await.map_err(failed)?;
     let _beats = AbortOnDropHandle::new(tokio::spawn(heartbeat.run(parts.clock)));
     let _keeping = AbortOnDropHandle::new(tokio::spawn(async move { keeping::run(&shared, reserve).await }));
+    let runtime = Arc::clone(&parts.runtime);
+    let _tending = AbortOnDropHandle::new(tokio::spawn(async move { keeping::tend(&*runtime).await }));
     let api = Api { node: Arc::clone(&node), metrics: parts.metrics, closing: closing.clone() };
     accept(listener, api, &closing).await;
     node.close();

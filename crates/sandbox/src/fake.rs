@@ -13,7 +13,7 @@ use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
 use wire::node::{KeptDisk, Retention, RuntimeName};
 
-use crate::error::step;
+use crate::error::{Step, step};
 use crate::runtime::{About, Condition, Exit, Facts, Fate, Guest, Link, Remains, Room, Runtime, Seat, Spec, Stats};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError};
 
@@ -62,6 +62,8 @@ struct State {
     failing: Vec<Operation>,
     kept: BTreeMap<String, KeptDisk>,
     room: Room,
+    /// How often the machine was looked at.
+    tended: u32,
 }
 
 impl State {
@@ -76,6 +78,7 @@ impl State {
             failing: Vec::new(),
             kept: BTreeMap::new(),
             room: Room { size: 1 << 40, free: 1 << 40, guests: 0 },
+            tended: 0,
         }
     }
 
@@ -165,6 +168,12 @@ impl Machine {
     /// How full the disk is from now on.
     pub fn set_room(&self, room: Room) {
         self.state().room = room;
+    }
+
+    /// How often what the guests' networks need was looked at. The first look fails.
+    #[must_use]
+    pub fn tended(&self) -> u32 {
+        self.state().tended
     }
 
     /// The disks that are set aside.
@@ -334,6 +343,15 @@ impl Runtime for Fake {
 
     async fn erase(&self, name: &str) -> Result<(), DriverError> {
         self.0.state().kept.remove(name);
+        Ok(())
+    }
+
+    async fn tend(&self) -> Result<(), DriverError> {
+        let mut state = self.0.state();
+        state.tended += 1;
+        if state.tended == 1 {
+            return Err(Failure::Missing("the machine lacks something".to_owned())).step("look at the host's rules");
+        }
         Ok(())
     }
 

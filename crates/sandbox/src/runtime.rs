@@ -280,6 +280,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// What could not be removed. A second call tries again.
     async fn stop(&self, seat: Seat, fate: Fate) -> Result<(), RuntimeError>;
 
+    /// Looks whether what the guests' networks need of the machine is as it was made,
+    /// and makes it again where others have changed it; `create` does so too. For the
+    /// guests nothing changes. To be called now and then.
+    ///
+    /// # Errors
+    /// When it cannot be looked at, or not be made.
+    async fn tend(&self) -> Result<(), DriverError>;
+
     /// Gives the machine back what belongs to no sandbox, unless guests still run.
     ///
     /// # Errors

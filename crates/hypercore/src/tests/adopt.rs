@@ -63,13 +63,7 @@ async fn a_guest_that_was_booting_goes_on_booting() {
 #[tokio::test]
 async fn a_deletion_that_was_cut_off_is_finished() {
     let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
-    daemon.create(id(1)).await;
-    daemon.ready(id(1)).await;
-    daemon.kill().await;
-    let path = house.state().join("sandboxes").join(id(1).to_string()).join("record.json");
-    let record = std::fs::read_to_string(&path).unwrap().replace("\"wanted\": \"run\"", "\"wanted\": \"gone\"");
-    std::fs::write(&path, record).unwrap();
+    house.leaves(id(1), |record| record["wanted"] = "gone".into()).await;
     let next = house.daemon().await;
     eventually("gone", || next.sandbox(id(1)).is_none()).await;
     assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
@@ -98,15 +92,8 @@ async fn what_is_in_no_ledger_is_removed_and_what_has_no_record_too() {
 #[tokio::test]
 async fn a_start_that_was_cut_off_is_made_anew() {
     let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
-    daemon.create(id(1)).await;
-    daemon.ready(id(1)).await;
-    daemon.kill().await;
     // The VMM ran, and the ledger had not heard of it.
-    let path = house.state().join("sandboxes").join(id(1).to_string()).join("record.json");
-    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    record["facts"] = serde_json::Value::Null;
-    std::fs::write(&path, record.to_string()).unwrap();
+    house.leaves(id(1), |record| record["facts"] = serde_json::Value::Null).await;
     let next = house.daemon().await;
     next.until(id(1), |sandbox| sandbox.restarts == 1 && sandbox.phase == Phase::Ready).await;
     assert_eq!(house.machine.running().len(), 1);

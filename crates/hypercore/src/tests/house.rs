@@ -124,6 +124,19 @@ impl House {
         Daemon { node }
     }
 
+    /// Leaves a sandbox that was ready to the next daemon, with this changed in its
+    /// record: as a daemon does that is killed in the middle of something.
+    pub(super) async fn leaves(&self, id: AgentId, change: impl FnOnce(&mut serde_json::Value)) {
+        let daemon = self.daemon().await;
+        daemon.create(id).await;
+        daemon.ready(id).await;
+        daemon.kill().await;
+        let path = self.state().join("sandboxes").join(id.to_string()).join("record.json");
+        let mut record = serde_json::from_slice(&std::fs::read(&path).expect("a record")).expect("JSON");
+        change(&mut record);
+        std::fs::write(&path, record.to_string()).expect("a record");
+    }
+
     /// Says when the daemon last lived.
     pub(super) fn last_alive(&self, at: UnixMillis) {
         std::fs::write(self.state().join("heartbeat"), at.0.to_string()).expect("a heartbeat");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use domain::{FailReason, Lack, Mark, MarkKind, UnixMillis};
 use sandbox::{Fate, Operation, Refusal, Room, Runtime, Seat};
+use serde_json::Value;
 use wire::node::{AgentMark, Data, KeptCause, Phase, Retention, Sandbox};
 
 use super::house::{House, eventually, id};
@@ -120,13 +121,7 @@ async fn fault_1_1_an_agent_that_failed_keeps_its_disks_until_its_owner_has_them
 #[tokio::test]
 async fn fault_1_1_a_deletion_without_the_owners_word_that_was_cut_off_keeps_the_disks() {
     let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
-    daemon.create(id(1)).await;
-    daemon.ready(id(1)).await;
-    daemon.kill().await;
-    let path = house.state().join("sandboxes").join(id(1).to_string()).join("record.json");
-    let record = std::fs::read_to_string(&path).unwrap().replace("\"wanted\": \"run\"", "\"wanted\": \"gone_kept\"");
-    std::fs::write(&path, record).unwrap();
+    house.leaves(id(1), |record| record["wanted"] = "gone_kept".into()).await;
     let next = house.daemon().await;
     eventually("gone", || next.sandbox(id(1)).is_none()).await;
     assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
@@ -194,15 +189,11 @@ async fn fault_1_1_a_vmm_that_cannot_be_reached_is_not_billed_and_is_adopted_whe
 #[tokio::test]
 async fn fault_1_1_what_a_guest_wrote_that_no_record_knows_is_kept() {
     let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
-    daemon.create(id(1)).await;
-    daemon.ready(id(1)).await;
-    daemon.kill().await;
     // Its first start was cut off after the guest ran, and then it was to be gone.
-    let path = house.state().join("sandboxes").join(id(1).to_string()).join("record.json");
-    let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-    (record["ran"], record["facts"], record["wanted"]) = (false.into(), serde_json::Value::Null, "gone_kept".into());
-    std::fs::write(&path, record.to_string()).unwrap();
+    let change = |record: &mut Value| {
+        (record["ran"], record["facts"], record["wanted"]) = (false.into(), Value::Null, "gone_kept".into());
+    };
+    house.leaves(id(1), change).await;
     let next = house.daemon().await;
     eventually("gone", || next.sandbox(id(1)).is_none()).await;
     assert_eq!((house.machine.running().len(), house.machine.kept().len()), (0, 1));
@@ -273,4 +264,14 @@ async fn fault_1_6_a_node_promises_its_disk_once() {
     assert!(daemon.offer(id(3), &super::house::spec()).await.is_err());
     daemon.node.delete(id(1), GRACE, Data::Erase).await.unwrap();
     daemon.create(id(3)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fault_1_5_a_look_at_the_machine_that_fails_is_not_the_last() {
+    let house = House::new(Manner::Good);
+    let driver = house.machine.driver();
+    let looking = tokio::spawn(async move { keeping::tend(&driver).await });
+    eventually("looks", || house.machine.tended() > 2).await;
+    assert!(!looking.is_finished());
+    looking.abort();
 }

@@ -3,8 +3,11 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
+use std::time::Duration;
 
-use crate::house::{House, id};
+use tokio::time::{Instant, sleep};
+
+use crate::house::{House, PATIENCE, id};
 use crate::machine::Residue;
 
 /// A machine of the internet, in a namespace of the test's own behind a link.
@@ -135,4 +138,38 @@ async fn a_guest_reaches_the_internet_and_nothing_else() {
     assert!(!internet.forwarding());
     drop(internet);
     assert_eq!(Residue::of("plte"), before);
+}
+
+/// The node's table, if it is there.
+fn table(name: &str) -> Option<String> {
+    let told = Command::new("nft").args(["-s", "list", "table", "inet", name]).output().expect("nft is installed");
+    told.status.success().then(|| String::from_utf8_lossy(&told.stdout).into_owned())
+}
+
+#[tokio::test]
+async fn fault_1_5_rules_that_an_operator_has_removed_come_back_and_the_guests_go_on() {
+    let before = Residue::of("pltr");
+    let internet = Internet::new("pltrweb", 36);
+    let mut house = House::plan("pltr", 15, "", &internet.uplink());
+    house.start().await;
+    house.create(id(1)).await;
+    let ready = house.ready(id(1)).await;
+    let laid = table("pltr").expect("a table");
+    let removed = Command::new("nft").args(["delete", "table", "inet", "pltr"]).status();
+    assert!(removed.expect("nft is installed").success());
+    let until = Instant::now() + PATIENCE;
+    while table("pltr").as_ref() != Some(&laid) {
+        assert!(Instant::now() < until, "not laid again: {}", house.log());
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(house.log().contains("changed or removed by others"), "{}", house.log());
+    assert!(house.client().metrics().await.expect("metrics").contains("hypercore_rules_mended_total 1"));
+    let said = house.run(id(1), &["/usr/bin/agent-echo", "probe", "tcp", "11.22.36.44:81"]).await;
+    assert!(said.contains("refused"), "{said}");
+    let after = house.ready(id(1)).await;
+    assert_eq!((after.pid, after.restarts), (ready.pid, ready.restarts));
+    house.delete(id(1)).await;
+    house.stop();
+    drop(internet);
+    assert_eq!(Residue::of("pltr"), before);
 }

@@ -4,23 +4,27 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use super::guest::NAMESPACES;
+use super::laid::Laid;
 use super::machine::{Guarded, Machine};
 use super::netlink::link_alias;
 use super::{Config, Egress, rules};
 use crate::{Failure, command, files};
 
 /// What the guests' networks need of the host.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Host {
     config: Config,
     machine: Machine,
+    /// The rules as they were laid; nothing where none are to be there.
+    laid: Mutex<Option<Laid>>,
 }
 
 impl Host {
     pub(crate) fn new(config: Config) -> Self {
-        Self { config, machine: Machine::this() }
+        Self { config, machine: Machine::this(), laid: Mutex::default() }
     }
 
     /// Lays the rules and switches forwarding on. Repeats itself without harm.
@@ -34,13 +38,52 @@ impl Host {
         self.refuse_overlap(&routes)?;
         let uplinks =
             if self.config.uplinks.is_empty() { default_uplinks(&routes) } else { self.config.uplinks.clone() };
-        let guard = |guarded: &Guarded| nft(&[rules::host(&self.config), rules::uplinks(guarded)]);
-        self.machine.open(name, &uplinks, guard)
+        let mut laid = self.laid.lock().unwrap_or_else(PoisonError::into_inner);
+        self.machine.open(name, &uplinks, |guarded| {
+            *laid = Some(self.lay(guarded)?);
+            Ok(())
+        })
+    }
+
+    /// Lays the rules again if they are not as they were laid: an operator who loads
+    /// rules of his own begins with `flush ruleset`. Guests and what they have open
+    /// go on.
+    pub(crate) fn tend(&self) -> Result<(), Failure> {
+        let mut laid = self.laid.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = laid.as_mut() else { return Ok(()) };
+        if known.is_untouched()? {
+            return Ok(());
+        }
+        self.machine.guarding(|guarded| {
+            let (name, generation) = (self.config.name.as_str(), Laid::generation()?);
+            let found = Laid::read(name, guarded, generation);
+            match found {
+                Ok(found) if found.is_as(known) => *known = found,
+                Ok(found) if found.is_of_other_nodes(known) => *known = self.lay(guarded)?,
+                Ok(_) | Err(_) => {
+                    *known = self.lay(guarded)?;
+                    metrics::counter!("hypercore_rules_mended_total").increment(1);
+                    tracing::warn!(
+                        table = name,
+                        "the node's rules were changed or removed by others: they are laid again"
+                    );
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// Replaces what is there of the rules in one transaction.
+    fn lay(&self, guarded: &Guarded) -> Result<Laid, Failure> {
+        nft(&[rules::host(&self.config), rules::uplinks(guarded)])?;
+        Laid::read(self.config.name.as_str(), guarded, Laid::generation()?)
     }
 
     /// Gives back what `open` took.
     pub(crate) fn close(&self) -> Result<(), Failure> {
+        let mut laid = self.laid.lock().unwrap_or_else(PoisonError::into_inner);
         let guard = |guarded: &Guarded| nft(&[rules::no_host(&self.config), rules::uplinks(guarded)]);
+        *laid = None;
         self.machine.close(self.config.name.as_str(), guard)
     }
 
@@ -152,5 +195,101 @@ mod tests {
         assert!(error.to_string().contains("wg0 (10.201.5.0)"), "{error}");
         let other = Config { range: "172.30.0.0/16".parse().unwrap(), ..Config::default() };
         assert!(Host::new(other).refuse_overlap(ROUTES).is_ok());
+    }
+
+    /// Runs this in a network of its own, where all rules are its.
+    #[expect(unsafe_code, reason = "unsharing files could surprise other code; a network surprises nobody")]
+    fn alone(act: impl FnOnce() + Send) {
+        let life = || {
+            // SAFETY: touches no file descriptor; the thread ends here.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap();
+            act();
+        };
+        std::thread::scope(|scope| scope.spawn(life).join()).unwrap();
+    }
+
+    /// A node of this name in such a network, with an interface that is guarded.
+    fn host(dir: &Path, name: &str, range: &str) -> Host {
+        let setting = dir.join("lo");
+        fs::create_dir_all(&setting).unwrap();
+        fs::write(setting.join("forwarding"), "0").unwrap();
+        let (name, range) = (name.to_owned().try_into().unwrap(), range.parse().unwrap());
+        let config = Config { name, range, uplinks: vec!["lo".to_owned()], ..Config::default() };
+        Host { config, machine: Machine::of_test(dir), laid: Mutex::default() }
+    }
+
+    fn change(rules: &str) {
+        nft(&[rules.to_owned()]).unwrap();
+    }
+
+    fn all() -> String {
+        let path = std::env::var("PATH").unwrap();
+        command::read(Path::new("nft"), &["-s", "list", "ruleset"], &[("PATH", &path)]).unwrap()
+    }
+
+    #[test]
+    fn fault_1_5_rules_that_others_remove_or_change_are_laid_again() {
+        needs::needs!(root, network);
+        let dir = tempfile::tempdir().unwrap();
+        alone(|| {
+            let host = host(dir.path(), "plsu", "10.222.9.0/24");
+            host.open().unwrap();
+            let laid = all();
+            assert!(laid.contains("masquerade") && laid.contains("node_uplinks"), "{laid}");
+            for harm in [
+                "flush ruleset",
+                "delete table inet plsu",
+                "delete table inet node_uplinks",
+                "flush chain inet plsu input",
+                "insert rule inet plsu forward accept",
+                "delete element inet plsu closed { 10.0.0.0/8 }",
+            ] {
+                change(harm);
+                assert_ne!(all(), laid, "{harm}");
+                host.tend().unwrap();
+                assert_eq!(all(), laid, "{harm}");
+            }
+        });
+    }
+
+    #[test]
+    fn fault_1_5_what_is_none_of_the_nodes_rules_is_left_alone() {
+        needs::needs!(root, network);
+        let dir = tempfile::tempdir().unwrap();
+        alone(|| {
+            let host = host(dir.path(), "plsw", "10.222.10.0/24");
+            host.tend().unwrap();
+            assert_eq!(all(), "", "a node that has not opened its network has no rules");
+            host.open().unwrap();
+            change("table inet theirs {\n chain input {\n type filter hook input priority 0\n }\n }");
+            let generation = Laid::generation().unwrap();
+            host.tend().unwrap();
+            assert_eq!(Laid::generation().unwrap(), generation, "nothing was laid");
+            host.close().unwrap();
+            host.tend().unwrap();
+            let left = all();
+            assert!(left.contains("theirs") && !left.contains("plsw"), "{left}");
+        });
+    }
+
+    #[test]
+    fn fault_1_5_a_node_lays_no_others_rules_of_before() {
+        needs::needs!(root, network);
+        let dir = tempfile::tempdir().unwrap();
+        alone(|| {
+            let (one, two) = (host(dir.path(), "plsx", "10.222.11.0/24"), host(dir.path(), "plsy", "10.222.12.0/24"));
+            one.open().unwrap();
+            two.open().unwrap();
+            let both = all();
+            one.tend().unwrap();
+            two.tend().unwrap();
+            assert_eq!(all().len(), both.len());
+            two.close().unwrap();
+            one.tend().unwrap();
+            change("flush ruleset");
+            one.tend().unwrap();
+            let left = all();
+            assert!(left.contains("oifname \"plsx-*\" accept") && !left.contains("plsy"), "{left}");
+        });
     }
 }

@@ -112,6 +112,13 @@ impl Machine {
         if unchanged { Ok(files::remove(&self.record)?) } else { self.write(&mut file, &record) }
     }
 
+    /// Tells which interfaces are guarded, while no node changes that or the rules.
+    pub(super) fn guarding(&self, act: impl FnOnce(&Guarded) -> Result<(), Failure>) -> Result<(), Failure> {
+        let mut file = self.lock()?;
+        let record = read(&mut file)?;
+        act(&record.guarded())
+    }
+
     /// Writes the record anew; half of one, on a full `/run`, would keep every node from
     /// starting. The new file is locked before it has the name, and held instead of the
     /// old one: who waits for that finds that it is not the record any more.

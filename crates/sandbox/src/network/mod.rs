@@ -22,6 +22,7 @@ mod config;
 mod dial;
 mod guest;
 mod host;
+mod laid;
 mod machine;
 mod netlink;
 mod rules;

@@ -41,6 +41,11 @@ const COUNTER: u32 = 1;
 const COUNTER_PACKETS: u16 = 2;
 const INET: u8 = 1;
 
+/// `NFT_MSG_GETGEN` and `NFT_MSG_NEWGEN`.
+const GET_GENERATION: u16 = 0x0a10;
+const GENERATION: u16 = 0x0a0f;
+const GENERATION_ID: u16 = 1;
+
 /// `NETLINK_ROUTE`, which is number 0.
 const ROUTE: Option<Protocol> = None;
 /// `RTM_GETLINK` and `RTM_NEWLINK`.
@@ -93,6 +98,17 @@ impl Netfilter {
     pub(super) fn forget_connections_of(&self, source: Ipv4Addr) -> io::Result<()> {
         let answer = self.0.ask(&message(DELETE_CONNECTIONS, ACKNOWLEDGE, &family(IPV4), &by_source(source)))?;
         parse_error(&answer).unwrap_or_else(|| Err(unclear()))
+    }
+
+    /// The number of the rules as they are: another one after every change, whoever
+    /// makes it.
+    pub(super) fn generation(&self) -> io::Result<u32> {
+        let answer = self.0.ask(&message(GET_GENERATION, 0, &family(0), &[]))?;
+        match parse_error(&answer) {
+            Some(Err(error)) => Err(error),
+            Some(Ok(())) => Err(unclear()),
+            None => generation(&answer).ok_or_else(unclear),
+        }
     }
 
     /// How many packets a named counter has seen.
@@ -165,6 +181,15 @@ fn packets(answer: &[u8]) -> Option<u64> {
     }
     let data = find(answer.get(HEADER + FAMILY_HEADER..)?, OBJECT_DATA)?;
     Some(u64::from_be_bytes(*find(data, COUNTER_PACKETS)?.first_chunk()?))
+}
+
+fn generation(answer: &[u8]) -> Option<u32> {
+    let kind = u16::from_ne_bytes(*answer.get(4..)?.first_chunk()?);
+    if kind != GENERATION {
+        return None;
+    }
+    let id = find(answer.get(HEADER + FAMILY_HEADER..)?, GENERATION_ID)?;
+    Some(u32::from_be_bytes(*id.first_chunk()?))
 }
 
 fn alias(answer: &[u8]) -> Option<String> {

@@ -9,7 +9,7 @@ use super::Config;
 use super::machine::Guarded;
 
 /// The table of all nodes. No node can be called so.
-const UPLINKS: &str = "node_uplinks";
+pub(super) const UPLINKS: &str = "node_uplinks";
 
 /// Every IPv4 block that is not the public internet: the special-purpose registry
 /// (RFC 6890 and its updates), multicast and the reserved rest; and the one public

@@ -204,6 +204,10 @@ impl Runtime for Qemu {
         self.blocking(move |inner| inner.stop(seat, fate)).await
     }
 
+    async fn tend(&self) -> Result<(), DriverError> {
+        self.blocking(|inner| inner.host.tend()).await.step("look at the host's rules")
+    }
+
     async fn close(&self) -> Result<(), DriverError> {
         self.blocking(|inner| {
             let running = inner.cgroups.ids().step("list the guests")?;

@@ -225,7 +225,7 @@ impl Inner {
         };
         files::private_dir(&dir).map_err(|error| during("make its folder")(error.into()))?;
         let (disks, tap) = std::thread::scope(|scope| {
-            let tap = scope.spawn(|| namespace.up(spec.seat.slot));
+            let tap = scope.spawn(|| self.host.tend().and_then(|()| namespace.up(spec.seat.slot)));
             (self.disks(&dir, base, spec.ran), tap.join())
         });
         let disks = disks.map_err(during(step::DISKS))?;
