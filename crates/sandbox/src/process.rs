@@ -3,11 +3,13 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::Facts;
+use crate::{Facts, files};
 
 /// Field 22 of `/proc/<pid>/stat`, counted from the end of the name.
 const START_TIME: usize = 19;
@@ -66,6 +68,19 @@ pub(crate) fn resident_bytes(pid: u32) -> io::Result<u64> {
     Ok(kib.unwrap_or(0) * 1024)
 }
 
+/// For how long a process was ready to run and had no processor: the longest of its
+/// threads.
+pub(crate) fn waited_for_processor(pid: u32) -> io::Result<Duration> {
+    let mut longest = Duration::ZERO;
+    for thread in files::names(Path::new(&format!("/proc/{pid}/task")))? {
+        // It may have ended meanwhile.
+        let told = fs::read_to_string(format!("/proc/{pid}/task/{thread}/schedstat")).unwrap_or_default();
+        let waited = told.split_whitespace().nth(1).and_then(|nanoseconds| nanoseconds.parse().ok());
+        longest = longest.max(Duration::from_nanos(waited.unwrap_or(0)));
+    }
+    Ok(longest)
+}
+
 /// The user who runs a process.
 pub(crate) fn uid(pid: u32) -> io::Result<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -87,6 +102,9 @@ fn start_time(stat: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -101,6 +119,26 @@ mod tests {
         assert!(find(&own).unwrap().is_some());
         assert!(find(&Facts { started: own.started + 1, ..own.clone() }).unwrap().is_none());
         assert!(find(&Facts { boot: "another".to_owned(), ..own }).unwrap().is_none());
+    }
+
+    #[test]
+    fn fault_1_5_a_process_that_shares_a_processor_has_waited_for_it() {
+        let (done, until) = (AtomicBool::new(false), Instant::now() + Duration::from_secs(20));
+        std::thread::scope(|scope| {
+            for _ in 0..=std::thread::available_parallelism().unwrap().get() {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) && Instant::now() < until {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            while waited_for_processor(std::process::id()).unwrap() < Duration::from_millis(20) {
+                assert!(Instant::now() < until, "nobody has waited");
+                std::thread::yield_now();
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(waited_for_processor(0).unwrap(), Duration::ZERO);
     }
 
     #[test]

@@ -9,10 +9,10 @@ use tokio::time::timeout;
 
 use super::confine::Confinement;
 use super::plan::{Hardware, Plan, guest_dir};
-use super::probe::{self, Accelerator, Choice, KVM, Memory, Silence, Verdict};
+use super::probe::{self, Accelerator, Choice, Doubt, Memory, Silence, Verdict};
 use super::{Settings, clock};
 use crate::cgroup::Cgroups;
-use crate::{Failure, files};
+use crate::{Failure, files, process};
 
 /// Memory of the probe guest.
 const PROBE_MEMORY_MIB: u64 = 128;
@@ -35,8 +35,8 @@ pub(super) async fn choose(
     }
     let tsc = spawn_blocking(clock::tsc_khz);
     let found = match (settings.accelerator, &groups) {
-        (Choice::Tcg, _) => Err("node.accelerator asks for it".to_owned()),
-        (Choice::Auto | Choice::Kvm, Err(why)) => Err(why.clone()),
+        (Choice::Tcg, _) => Err(Doubt::lasting("node.accelerator asks for it".to_owned())),
+        (Choice::Auto | Choice::Kvm, Err(why)) => Err(Doubt::lasting(why.clone())),
         (Choice::Auto | Choice::Kvm, Ok(groups)) => {
             let confinement = confine(settings, program, Accelerator::Kvm).await?;
             let plan = Plan { settings, program, cgroups, confinement: &confinement };
@@ -44,14 +44,31 @@ pub(super) async fn choose(
         }
     };
     let tsc_khz = tsc.await.map_err(io::Error::other)?;
-    let (accelerator, reason) = match (found, settings.accelerator) {
-        (Ok(took), _) => (Accelerator::Kvm, format!("KVM: a probe guest answered after {} ms", took.as_millis())),
-        (Err(why), Choice::Kvm) => {
-            return Err(Failure::Missing(format!("node.accelerator asks for KVM, but {why}")));
+    let verdict = decide(found, settings.accelerator, &memory, tsc_khz)?;
+    let groups = groups_for(verdict.accelerator, groups);
+    Ok((verdict, groups))
+}
+
+/// Makes a verdict of what was found, and keeps it where it is one about the machine.
+fn decide(found: Result<Duration, Doubt>, choice: Choice, memory: &Memory, tsc_khz: u64) -> Result<Verdict, Failure> {
+    let (accelerator, reason, lasts) = match (found, choice) {
+        (Ok(took), _) => (Accelerator::Kvm, format!("KVM: a probe guest answered after {} ms", took.as_millis()), true),
+        (Err(doubt), Choice::Kvm) => {
+            return Err(Failure::Missing(format!("node.accelerator asks for KVM, but {}", doubt.why)));
         }
-        (Err(why), Choice::Auto | Choice::Tcg) => (Accelerator::Tcg, format!("emulation: {why}")),
+        (Err(Doubt { why, lasts: true }), Choice::Auto | Choice::Tcg) => {
+            (Accelerator::Tcg, format!("emulation: {why}"), true)
+        }
+        (Err(Doubt { why, lasts: false }), Choice::Auto | Choice::Tcg) => {
+            tracing::warn!(why, "KVM could not be tried: guests are emulated, and it is tried again at the next start");
+            (Accelerator::Tcg, format!("emulation, until the next start: {why}"), false)
+        }
     };
-    Ok((memory.keep(accelerator, reason, tsc_khz), groups_for(accelerator, groups)))
+    let verdict = memory.verdict(accelerator, reason, tsc_khz);
+    if lasts {
+        memory.keep(&verdict);
+    }
+    Ok(verdict)
 }
 
 /// What VMMs with this accelerator are shut into.
@@ -75,7 +92,7 @@ fn groups_for(accelerator: Accelerator, groups: Result<Vec<u32>, String>) -> Vec
 }
 
 /// Boots a guest on KVM against the clock. The inner result is the verdict.
-async fn try_kvm(plan: &Plan<'_>, groups: &[u32]) -> Result<Result<Duration, String>, Failure> {
+async fn try_kvm(plan: &Plan<'_>, groups: &[u32]) -> Result<Result<Duration, Doubt>, Failure> {
     remove_probe(plan.settings, plan.cgroups)?;
     let dir = guest_dir(&plan.settings.state, PROBE_NAME);
     files::private_dir(&dir)?;
@@ -89,18 +106,16 @@ async fn try_kvm(plan: &Plan<'_>, groups: &[u32]) -> Result<Result<Duration, Str
         namespace: None,
         uid: plan.settings.first_uid + u32::from(plan.settings.network.range.slots()),
     };
-    let mut exit = plan.start(hardware, Accelerator::Kvm, 0, groups)?.watch()?;
-    let found = probe::listen(&dir.join("console"), plan.settings.probe_deadline).await;
-    let found = match found {
+    let started = plan.start(hardware, Accelerator::Kvm, 0, groups)?;
+    let pid = started.pid;
+    let mut exit = started.watch()?;
+    let deadline = plan.settings.probe_deadline;
+    let found = match probe::listen(&dir.join("console"), deadline).await {
         Ok(took) => Ok(took),
-        Err(Silence::Deadline) => Err(format!(
-            "{KVM} opens, but a probe guest on it gave no answer within {:?}",
-            plan.settings.probe_deadline
-        )),
-        Err(Silence::End) => {
-            let words = timeout(LAST_WORDS, exit.wait()).await;
-            Err(format!("a probe guest on {KVM} gave no answer: {}", words.unwrap_or_default()))
+        Err(Silence::Deadline) => {
+            Err(Doubt::of_deadline(deadline, process::waited_for_processor(pid).unwrap_or_default()))
         }
+        Err(Silence::End) => Err(Doubt::of_end(&timeout(LAST_WORDS, exit.wait()).await.unwrap_or_default())),
     };
     let (settings, cgroups) = (plan.settings.clone(), plan.cgroups.clone());
     spawn_blocking(move || remove_probe(&settings, &cgroups)).await.map_err(io::Error::other)??;
@@ -112,4 +127,44 @@ pub(super) fn remove_probe(settings: &Settings, cgroups: &Cgroups) -> Result<(),
     cgroups.kill(PROBE_NAME)?;
     cgroups.remove(PROBE_NAME)?;
     Ok(files::remove_dir(&guest_dir(&settings.state, PROBE_NAME))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::Kernel;
+
+    fn memory(dir: &Path) -> Memory {
+        let kernel = Kernel { vmlinux: "/v".into(), initramfs: "/i".into(), version: "1".into() };
+        Memory::new(dir, Path::new("/bin/sh"), &kernel, Choice::Auto).unwrap()
+    }
+
+    #[test]
+    fn fault_1_5_a_probe_that_failed_for_a_passing_want_is_made_again_at_the_next_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = memory(dir.path());
+        let said = "the VMM ended (exit status: 1) and said: ioctl(KVM_CREATE_VM) failed: 12 Cannot allocate memory";
+        let verdict = decide(Err(Doubt::of_end(said)), Choice::Auto, &memory, 1).unwrap();
+        assert_eq!(verdict.accelerator, Accelerator::Tcg);
+        assert!(verdict.reason.contains("Cannot allocate memory"), "{}", verdict.reason);
+        assert_eq!(memory.recall(), None);
+        let refused = decide(Err(Doubt::of_end(said)), Choice::Kvm, &memory, 1).unwrap_err();
+        assert!(refused.to_string().contains("Cannot allocate memory"), "{refused}");
+    }
+
+    #[test]
+    fn fault_1_5_a_verdict_about_the_machine_is_remembered() {
+        let said = "the VMM ended (exit status: 1) and said: ioctl(KVM_CREATE_VM) failed: 25 Inappropriate ioctl";
+        let deadline = Duration::from_secs(5);
+        for doubt in [
+            Doubt::of_end(said),
+            Doubt::of_deadline(deadline, Duration::ZERO),
+            Doubt::lasting("there is no /dev/kvm".to_owned()),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let memory = memory(dir.path());
+            let verdict = decide(Err(doubt), Choice::Auto, &memory, 1).unwrap();
+            assert_eq!(memory.recall(), Some(verdict));
+        }
+    }
 }

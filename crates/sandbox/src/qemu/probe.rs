@@ -3,7 +3,8 @@
 //! That `/dev/kvm` can be opened proves nothing: there are hosts on which a guest
 //! is made and then crawls for minutes. So a guest is booted, against the clock,
 //! the same way as every other guest. The verdict holds until the host is booted
-//! again or its QEMU or the guests' kernel changes.
+//! again or its QEMU or the guests' kernel changes; one that could not be come to, for
+//! want of memory or of a processor, until the node starts again.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -21,6 +22,20 @@ use super::Kernel;
 use crate::{Failure, process};
 
 pub(super) const KVM: &str = "/dev/kvm";
+/// What a VMM says, or how it ends, where the machine lacks something for a while: the
+/// words of `strerror`, and the signal of the kernel that makes room.
+const PASSING: [&str; 7] = [
+    "Cannot allocate memory",
+    "Too many open files",
+    "Resource temporarily unavailable",
+    "Device or resource busy",
+    "Interrupted system call",
+    "No space left on device",
+    "SIGKILL",
+];
+/// A probe guest that had to wait for a processor for this part of its time says
+/// nothing about KVM.
+const WAITED_PART: u32 = 4;
 /// What a probe guest may say before it is taken for a babbler.
 const MAX_CONSOLE: u64 = 256 * 1024;
 
@@ -89,14 +104,47 @@ impl Memory {
         (verdict.key == self.key).then_some(verdict)
     }
 
+    pub(super) fn verdict(&self, accelerator: Accelerator, reason: String, tsc_khz: u64) -> Verdict {
+        Verdict { key: self.key.clone(), accelerator, reason, tsc_khz }
+    }
+
     /// One that cannot be kept is found out again at the next start.
-    pub(super) fn keep(&self, accelerator: Accelerator, reason: String, tsc_khz: u64) -> Verdict {
-        let verdict = Verdict { key: self.key.clone(), accelerator, reason, tsc_khz };
-        let text = serde_json::to_vec_pretty(&verdict).map_err(std::io::Error::from);
+    pub(super) fn keep(&self, verdict: &Verdict) {
+        let text = serde_json::to_vec_pretty(verdict).map_err(std::io::Error::from);
         if let Err(error) = text.and_then(|text| durable::replace("accelerator", &self.path, &text)) {
             tracing::warn!(path = %self.path.display(), %error, "the choice of the accelerator cannot be kept");
         }
-        verdict
+    }
+}
+
+/// Why KVM is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Doubt {
+    /// In one sentence.
+    pub(super) why: String,
+    /// Whether that is the machine's nature, and not its state.
+    pub(super) lasts: bool,
+}
+
+impl Doubt {
+    pub(super) const fn lasting(why: String) -> Self {
+        Self { why, lasts: true }
+    }
+
+    /// A probe guest was silent until its deadline, and for so long of it waited for a
+    /// processor.
+    pub(super) fn of_deadline(deadline: Duration, waited: Duration) -> Self {
+        let why = format!("{KVM} opens, but a probe guest on it gave no answer within {deadline:?}");
+        if waited < deadline / WAITED_PART {
+            return Self::lasting(why);
+        }
+        Self { why: format!("{why}, of which it waited {waited:?} for a processor"), lasts: false }
+    }
+
+    /// A probe guest's VMM ended with these words; with none where it did not end.
+    pub(super) fn of_end(words: &str) -> Self {
+        let passes = words.is_empty() || PASSING.iter().any(|want| words.contains(want));
+        Self { why: format!("a probe guest on {KVM} gave no answer: {words}"), lasts: !passes }
     }
 }
 
@@ -166,6 +214,25 @@ mod tests {
         assert!(!heard(tokio_pieces(&["kernel panic"])).await.unwrap());
     }
 
+    #[test]
+    fn fault_1_5_only_what_says_something_about_kvm_lasts() {
+        let ended = |how: &str| format!("the VMM ended ({how})");
+        for (words, lasts) in [
+            (ended("exit status: 1) and said: Could not access KVM kernel module: Permission denied"), true),
+            (ended("exit status: 1) and said: kvm_init_vcpu failed: Cannot allocate memory"), false),
+            (ended("exit status: 1) and said: could not fork: Resource temporarily unavailable"), false),
+            (ended("exit status: 1) and said: eventfd: Too many open files"), false),
+            (ended("signal: 9 (SIGKILL)"), false),
+            (ended("signal: 11 (SIGSEGV)"), true),
+            (String::new(), false),
+        ] {
+            assert_eq!(Doubt::of_end(&words).lasts, lasts, "{words}");
+        }
+        let second = Duration::from_secs(1);
+        assert!(Doubt::of_deadline(5 * second, second).lasts);
+        assert!(!Doubt::of_deadline(5 * second, 2 * second).lasts);
+    }
+
     fn tokio_pieces(pieces: &[&str]) -> tokio::io::DuplexStream {
         let (mut guest, host) = tokio::io::duplex(8);
         let pieces: Vec<String> = pieces.iter().map(|piece| (*piece).to_owned()).collect();
@@ -183,7 +250,8 @@ mod tests {
         let kernel = |version: &str| Kernel { vmlinux: "/v".into(), initramfs: "/i".into(), version: version.into() };
         let memory =
             |version: &str| Memory::new(dir.path(), Path::new("/bin/sh"), &kernel(version), Choice::Auto).unwrap();
-        memory("1").keep(Accelerator::Tcg, "because".into(), 1);
+        let first = memory("1");
+        first.keep(&first.verdict(Accelerator::Tcg, "because".into(), 1));
         assert_eq!(memory("1").recall().unwrap().reason, "because");
         assert_eq!(memory("2").recall(), None);
     }
@@ -194,7 +262,7 @@ mod tests {
         // Where it is written before it has its name.
         fs::create_dir(dir.path().join("accelerator.half")).unwrap();
         let memory = Memory { path: dir.path().join("accelerator.json"), key: "key".into() };
-        assert_eq!(memory.keep(Accelerator::Tcg, "because".into(), 1).reason, "because");
+        memory.keep(&memory.verdict(Accelerator::Tcg, "because".into(), 1));
         assert_eq!(memory.recall(), None);
     }
 }
