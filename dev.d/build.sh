@@ -9,9 +9,29 @@ programs() { # profile folder (debug | release)
         || fail "The build failed. Without a network, cargo needs its crates from an earlier build."
 }
 
+# This machine's folders, and what stands for each in programs that leave it: where it was built changes no byte.
+replaced() {
+    printf '%s\n' "$PWD=/palatine" "$CACHE=/cache" "${CARGO_HOME:-$HOME/.cargo}=/cargo" "$(rustc --print sysroot)=/rust"
+}
+
+# No program that leaves this machine names a folder of it.
+placeless() { # programs…
+    local pair folders=() found=0
+    while read -r pair; do
+        folders+=(-e "${pair%=*}/")
+    done < <(replaced)
+    grep -qaF "${folders[@]}" -- "$@" || found=$?
+    [ "$found" != 0 ] || fail "A program names a folder of the machine that built it."
+    [ "$found" = 1 ] || fail "The programs cannot be looked into."
+}
+
 guests() {
+    local pair flags='-Ctarget-feature=+crt-static'
+    while read -r pair; do
+        flags+=$'\x1f'"--remap-path-prefix=$pair"
+    done < <(replaced)
     say "Building what runs inside the guests"
-    RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --profile guest --target "$TRIPLE" \
+    CARGO_ENCODED_RUSTFLAGS=$flags cargo build --locked --profile guest --target "$TRIPLE" \
         --target-dir "$CACHE/guest" -p palatine-pod -p agent-echo || fail "The guest programs could not be built."
     assets
 }

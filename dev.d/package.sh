@@ -20,9 +20,11 @@ package() {
     prepare run build test
     devtool
     SOURCE_DATE_EPOCH=$(git log -1 --format=%ct)
-    export SOURCE_DATE_EPOCH
+    # The order of names is no matter of the builder's language.
+    export SOURCE_DATE_EPOCH LC_ALL=C
     static "$profile"
     guests
+    placeless "$ASSETS/pod" "$ASSETS/images/agent-echo/agent-echo"
     rm -rf "$PACKAGES" && mkdir -p "$PACKAGES"
     say "A bill of materials"
     "$DEVTOOL" sbom --version "$VERSION" --epoch "$SOURCE_DATE_EPOCH" --target "$TRIPLE" > "$PACKAGES/palatine-$VERSION.cdx.json"
@@ -68,13 +70,13 @@ end_try() {
     exit "$status"
 }
 
-# Linked without a library of the machine, and without its paths: those of the checkout, cargo and Rust are replaced.
+# Linked without a library of the machine, and without its paths.
 static() { # profile
-    local here=$PWD home=${CARGO_HOME:-$HOME/.cargo} words=() flags='"-C", "target-feature=+crt-static"' pair wanted
-    for pair in "$here=/palatine" "$home=/cargo" "$(rustc --print sysroot)=/rust"; do
+    local words=() flags='"-C", "target-feature=+crt-static"' pair wanted
+    while read -r pair; do
         flags+=", \"--remap-path-prefix=$pair\""
         words+=("-ffile-prefix-map=$pair")
-    done
+    done < <(replaced)
     say "Building palatine and hypercore, static ($1)"
     CFLAGS="${words[*]}" cargo build --locked --profile "$1" --target "$TRIPLE" --target-dir "$CACHE/static" \
         --config "build.rustflags=[$flags]" "${PACKAGED[@]}" --bins || fail "The static programs could not be built."
@@ -82,6 +84,8 @@ static() { # profile
     STATIC=$CACHE/static/$TRIPLE/$1
     wanted=$(readelf -d "$STATIC/palatine" "$STATIC/hypercore") || fail "The programs cannot be looked into."
     [[ $wanted != *NEEDED* ]] || fail "The programs still want the machine's libraries."
+    # What a trial's debugger reads stays in the cache, and is named there.
+    [ "$1" = debug ] || placeless "$STATIC/palatine" "$STATIC/hypercore"
 }
 
 # What both packages hold, under a prefix: programs, what they find beside them, documents.
@@ -154,8 +158,9 @@ CONTROL
 # One mode for all files of a kind, one time: what the builder's umask and clock say is nobody's matter.
 even() { # root
     find "$1" -name .installed -delete
-    find "$1" -type d -exec chmod 755 {} +
-    find "$1" -type f -perm /111 -exec chmod 755 {} +
-    find "$1" -type f ! -perm /111 -exec chmod 644 {} +
+    # Five digits also take what a folder hands down to those in it.
+    find "$1" -type d -exec chmod 00755 {} +
+    find "$1" -type f -perm /111 -exec chmod 00755 {} +
+    find "$1" -type f ! -perm /111 -exec chmod 00644 {} +
     find "$1" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 }

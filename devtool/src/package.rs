@@ -4,12 +4,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::{Duration, SystemTime};
 
 /// Runs this with the functions of `./dev package`.
 fn package(dir: &Path, script: &str) -> Output {
     let sourced = format!(
         "CACHE={0}/cache TARGET={0}/target ASSETS={0}/assets TRIPLE=x TMPDIR={0}; export TMPDIR; say() {{ :; }}; \
-         fail() {{ echo \"$*\" >&2; exit 1; }}; . dev.d/setup.sh; . dev.d/package.sh; mkdir -p \"$PACKAGES\"; {script}",
+         fail() {{ echo \"$*\" >&2; exit 1; }}; . dev.d/setup.sh; . dev.d/build.sh; . dev.d/package.sh; mkdir -p \"$PACKAGES\"; {script}",
         dir.display()
     );
     let mut command = Command::new("bash");
@@ -50,4 +51,85 @@ fn fault_3_5_programs_that_cannot_be_looked_into_are_not_static() {
     let output = package(dir.path(), "cargo() { :; }; rustc() { echo /rust; }; static dev");
     assert!(!output.status.success());
     assert!(text(&output.stderr).contains("cannot be looked into"), "{}", text(&output.stderr));
+}
+
+/// A builder's cache with what a package is made of: the names in this order, from so long ago, under habits of his.
+fn built(dir: &Path, names: &[&str], age: u64, habits: &str) {
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(age);
+    for name in names {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, format!("what {name} holds")).unwrap();
+        fs::File::options().append(true).open(&path).unwrap().set_modified(time).unwrap();
+    }
+    let made = package(
+        dir,
+        &format!(
+            "{habits}; ln -s ../a/index.js \"$ASSETS/evm/node_modules/.bin/a\"; chmod +x \"$CACHE\"/static/*; \
+             STATIC=$CACHE/static VERSION=1; \
+             SOURCE_DATE_EPOCH=1700000000; export SOURCE_DATE_EPOCH LC_ALL=C; tarball; debian"
+        ),
+    );
+    assert!(made.status.success(), "{}{}", text(&made.stdout), text(&made.stderr));
+}
+
+#[test]
+fn fault_3_5_the_same_files_make_the_same_packages_whoever_packs_them() {
+    let mut names = [
+        "cache/static/palatine",
+        "cache/static/hypercore",
+        "assets/pod",
+        "assets/images/agent-echo/agent-echo",
+        "assets/solana/node_modules/z/index.js",
+        "assets/evm/node_modules/a/index.js",
+        "assets/evm/node_modules/B/index.js",
+        "assets/evm/node_modules/.bin/made",
+        "cache/packages/palatine-1.cdx.json",
+    ];
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    built(one.path(), &names, 1_600_000_000, "umask 022; export TZ=UTC");
+    names.reverse();
+    built(two.path(), &names, 1_650_000_000, "umask 077; export TZ=Asia/Tokyo; chmod g+s \"$PACKAGES\"");
+    for name in ["palatine-1-x86_64-linux.tar.gz", "palatine_1_amd64.deb"] {
+        let [one, two] =
+            [&one, &two].map(|dir| fs::read(dir.path().join("cache/packages").join(name)).expect("a package"));
+        assert!(one.len() > 1_000, "{name}");
+        assert!(one == two, "{name} differs");
+    }
+}
+
+#[test]
+fn fault_3_5_no_program_of_a_package_is_told_where_it_is_built() {
+    let dir = tempfile::tempdir().unwrap();
+    let cargo =
+        "cargo() { echo \"$*\" \"${CARGO_ENCODED_RUSTFLAGS:-}\" \"${CFLAGS:-}\"; }; rustc() { echo /its/rust; }";
+    let told = "readelf() { :; }; grep() { return 1; }; assets() { :; }; CARGO_HOME=/its/cargo";
+    for build in ["static release", "guests"] {
+        let output = package(dir.path(), &format!("{cargo}; {told}; {build}"));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let said = text(&output.stdout);
+        let cache = format!("{}/cache=/cache", dir.path().display());
+        let here = format!("{}=/palatine", crate::root().display());
+        for pair in [here.as_str(), cache.as_str(), "/its/cargo=/cargo", "/its/rust=/rust"] {
+            assert!(said.contains(&format!("--remap-path-prefix={pair}")), "{build}, {pair}: {said}");
+            assert!(
+                build == "guests" || said.contains(&format!("-ffile-prefix-map={pair}")),
+                "{build}, {pair}: {said}"
+            );
+        }
+    }
+}
+
+#[test]
+fn fault_3_5_a_program_that_names_a_folder_of_its_builder_is_not_packed() {
+    let dir = tempfile::tempdir().unwrap();
+    for (named, good) in [("/its/cargo/registry/src/x.rs", false), ("/cargo/registry/src/x.rs", true)] {
+        let script = format!(
+            "rustc() {{ echo /its/rust; }}; CARGO_HOME=/its/cargo; printf 'x\\0{named}\\0' > \"$CACHE/program\"; \
+             placeless \"$CACHE/program\""
+        );
+        assert_eq!(package(dir.path(), &script).status.success(), good, "{named}");
+    }
+    let lost = package(dir.path(), "rustc() { echo /its/rust; }; placeless \"$CACHE/no-program\"");
+    assert!(text(&lost.stderr).contains("cannot be looked into"), "{}", text(&lost.stderr));
 }
