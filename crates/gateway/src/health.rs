@@ -15,16 +15,33 @@ use crate::state::Gateway;
 
 /// What is said of a part before its first answer.
 const NOT_ASKED: &str = "it was not asked yet";
+/// What everybody is told of the parts. Of the EVM chain the treasury says it.
+const NOT_WRITTEN: &str = "the store cannot be written: its disk is full, or does not answer";
+const NO_NODE: &str = "no node answers";
+const NO_DISK: &str = "no node has disk for another agent";
+const NO_BALANCE: &str = "no Solana endpoint gives a balance";
 
 /// How the parts were when they were last asked.
 #[derive(Debug)]
 pub(crate) struct Vitals(Mutex<BTreeMap<Part, Found>>);
 
-/// How a part was, and since when.
+/// How a part was, and since when it does what it is for, or does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Found {
     since: UnixMillis,
     trouble: Option<&'static str>,
+}
+
+/// What a part does not do: as everybody may read it, and with all that is known.
+struct Trouble {
+    said: &'static str,
+    why: String,
+}
+
+impl Trouble {
+    fn new(said: &'static str, why: impl ToString) -> Self {
+        Self { said, why: why.to_string() }
+    }
 }
 
 impl Vitals {
@@ -36,18 +53,21 @@ impl Vitals {
     }
 
     /// Notes how a part is. A change is logged, with the part's own words.
-    fn note(&self, part: Part, outcome: Result<(), String>, now: UnixMillis) {
-        let trouble = outcome.is_err().then(|| trouble_of(part));
+    fn note(&self, part: Part, outcome: Result<(), Trouble>, now: UnixMillis) {
+        let trouble = outcome.as_ref().err().map(|trouble| trouble.said);
         metrics::gauge!("palatine_part_up", "part" => part.name()).set(if outcome.is_ok() { 1.0 } else { 0.0 });
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(found) = all.get_mut(&part) else { return };
         if found.trouble == trouble {
             return;
         }
-        *found = Found { since: now, trouble };
+        let since = if found.trouble.is_some() && trouble.is_some() { found.since } else { now };
+        *found = Found { since, trouble };
         match outcome {
             Ok(()) => tracing::info!(part = part.name(), "a part does what it is for"),
-            Err(why) => tracing::error!(part = part.name(), why, "a part does not do what it is for"),
+            Err(Trouble { said, why }) => {
+                tracing::error!(part = part.name(), said, why, "a part does not do what it is for")
+            }
         }
     }
 
@@ -60,16 +80,6 @@ impl Vitals {
             why: found.trouble.map(str::to_owned),
         };
         all.iter().map(report).collect()
-    }
-}
-
-/// What a part does not do, as everybody may read it.
-const fn trouble_of(part: Part) -> &'static str {
-    match part {
-        Part::Store => "the store cannot be written: its disk is full, or does not answer",
-        Part::Node => "no node answers",
-        Part::Solana => "no Solana endpoint gives a balance",
-        Part::Evm => "no EVM endpoint gives a block",
     }
 }
 
@@ -99,16 +109,22 @@ impl Gateway {
     async fn probe(&self) {
         let note = |part, outcome| self.vitals.note(part, outcome, self.now());
         let node = async {
-            let answers = self.parts.images.refresh().await;
-            note(Part::Node, if answers { Ok(()) } else { Err("no node answered".to_owned()) });
+            let outcome = if !self.parts.images.refresh().await {
+                Err(Trouble::new(NO_NODE, "no node answered"))
+            } else if !self.parts.images.has_disk() {
+                Err(Trouble::new(NO_DISK, "on all that answered, others have filled the disk up to node.disk_free_mib"))
+            } else {
+                Ok(())
+            };
+            note(Part::Node, outcome);
         };
         let solana = async {
             let read = self.parts.balances.probe().await;
-            note(Part::Solana, read.map_err(|error| error.to_string()));
+            note(Part::Solana, read.map_err(|error| Trouble::new(NO_BALANCE, error)));
         };
         let evm = async {
             if let Some(treasury) = &self.parts.treasury {
-                note(Part::Evm, treasury.probe().await.map_err(|error| error.to_string()));
+                note(Part::Evm, treasury.probe().await.map_err(|found| Trouble::new(found.said, found.why)));
             }
         };
         tokio::join!(node, solana, evm);
@@ -117,7 +133,7 @@ impl Gateway {
     /// What `/ready` says.
     pub(crate) async fn readiness(&self) -> (StatusCode, ReadyResponse) {
         let stored = self.parts.store.check().await;
-        self.vitals.note(Part::Store, stored.map_err(|error| error.to_string()), self.now());
+        self.vitals.note(Part::Store, stored.map_err(|error| Trouble::new(NOT_WRITTEN, error)), self.now());
         let parts = self.vitals.reports();
         let failing = |report: &&PartReport| report.state == PartState::Failing;
         let missing = parts.iter().filter(failing).any(|report| is_needed(report.part));
@@ -151,8 +167,9 @@ mod tests {
         assert_eq!((solana_then.state, solana_then.since), (PartState::Failing, UnixMillis(1)));
         assert_eq!(solana_then.why.as_deref(), Some(NOT_ASKED));
         vitals.note(Part::Solana, Ok(()), UnixMillis(1));
-        vitals.note(Part::Solana, Err("silence".to_owned()), UnixMillis(2));
-        vitals.note(Part::Solana, Err("another silence".to_owned()), UnixMillis(3));
+        let silence = |said, why| Err(Trouble::new(said, why));
+        vitals.note(Part::Solana, silence(NO_BALANCE, "silence"), UnixMillis(2));
+        vitals.note(Part::Solana, silence(NO_BALANCE, "another silence"), UnixMillis(3));
         assert_eq!((solana().state, solana().since), (PartState::Failing, UnixMillis(2)));
         assert_eq!(solana().why.as_deref(), Some("no Solana endpoint gives a balance"));
         vitals.note(Part::Solana, Ok(()), UnixMillis(4));
@@ -160,5 +177,16 @@ mod tests {
         // Without a chain of vaults nothing is said of one.
         vitals.note(Part::Evm, Ok(()), UnixMillis(5));
         assert!(vitals.reports().iter().all(|report| report.part != Part::Evm));
+    }
+
+    #[test]
+    fn fault_1_0_a_part_that_fails_otherwise_says_so_and_is_sick_since_it_began() {
+        let vitals = Vitals::new(true, UnixMillis(1));
+        let evm = || vitals.reports().into_iter().find(|report| report.part == Part::Evm).unwrap();
+        vitals.note(Part::Evm, Ok(()), UnixMillis(2));
+        for (at, said) in [(3, "no EVM endpoint gives a block"), (4, "the EVM endpoints contradict each other")] {
+            vitals.note(Part::Evm, Err(Trouble::new(said, "one.example")), UnixMillis(at));
+            assert_eq!((evm().since, evm().why.as_deref()), (UnixMillis(3), Some(said)));
+        }
     }
 }

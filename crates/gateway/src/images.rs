@@ -1,6 +1,7 @@
 //! The images an agent may be made of: what the nodes hold, read now and then.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use client::NodeClient;
 use domain::ImageDigest;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use wire::node::NodeDisk;
 
 /// The images' names and digests, as last seen.
 pub type Table = BTreeMap<String, ImageDigest>;
@@ -21,6 +23,12 @@ pub trait Images: Send + Sync {
 
     /// Reads again; whether any node answered. Cheap to call often.
     async fn refresh(&self) -> bool;
+
+    /// Whether one of the nodes that answered last has disk for an agent, were it the
+    /// only one there.
+    fn has_disk(&self) -> bool {
+        true
+    }
 }
 
 /// The images of the nodes. A node that does not answer keeps what it last said.
@@ -28,6 +36,7 @@ pub trait Images: Send + Sync {
 pub struct NodeImages {
     nodes: Vec<NodeClient>,
     table: RwLock<Option<Arc<Table>>>,
+    has_disk: AtomicBool,
     last: Mutex<Last>,
 }
 
@@ -46,7 +55,8 @@ impl NodeImages {
     #[must_use]
     pub fn new(nodes: Vec<NodeClient>) -> Self {
         let by_node = vec![None; nodes.len()];
-        Self { nodes, table: RwLock::new(None), last: Mutex::new(Last { read_at: None, by_node, answered: false }) }
+        let last = Mutex::new(Last { read_at: None, by_node, answered: false });
+        Self { nodes, table: RwLock::new(None), has_disk: AtomicBool::new(true), last }
     }
 }
 
@@ -67,10 +77,12 @@ impl Images for NodeImages {
             tokio::time::sleep_until(began + Self::AT_MOST_EVERY).await;
         }
         last.read_at = Some(Instant::now());
-        let mut answered = false;
+        let (mut answered, mut roomy) = (false, false);
         for (node, held) in self.nodes.iter().zip(&mut last.by_node) {
             match node.info().await {
                 Ok(info) => {
+                    // An older node says nothing of its disk.
+                    roomy |= info.disk.is_none_or(|disk| has_room(&disk));
                     *held = Some(info.images);
                     answered = true;
                 }
@@ -78,10 +90,50 @@ impl Images for NodeImages {
             }
         }
         last.answered = answered;
+        if answered {
+            self.has_disk.store(roomy, Ordering::Relaxed);
+        }
         if last.by_node.iter().any(Option::is_some) {
             let merged: Table = last.by_node.iter().rev().flatten().flatten().map(|(n, d)| (n.clone(), *d)).collect();
             *self.table.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(merged));
         }
         answered
+    }
+
+    fn has_disk(&self) -> bool {
+        self.has_disk.load(Ordering::Relaxed)
+    }
+}
+
+/// What is promised to agents comes back when they end: a node that is full of them has
+/// room. What others have filled does not, and neither does what must stay free.
+const fn has_room(disk: &NodeDisk) -> bool {
+    let promised_at_most = disk.promisable_mib.saturating_add(disk.promised_mib);
+    disk.free_mib >= disk.least_free_mib && promised_at_most >= disk.sandbox_mib
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fault_1_6_a_node_full_of_agents_has_room_and_one_whose_disk_is_over_its_bound_has_none() {
+        let empty = NodeDisk {
+            size_mib: 10_000,
+            free_mib: 9_000,
+            least_free_mib: 1_000,
+            promised_mib: 0,
+            promisable_mib: 8_000,
+            overcommit_percent: 100,
+            sandbox_mib: 400,
+            kept: 0,
+            kept_mib: 0,
+        };
+        assert!(has_room(&empty));
+        let all_promised = NodeDisk { promised_mib: 8_000, promisable_mib: 0, ..empty };
+        assert!(has_room(&all_promised));
+        assert!(!has_room(&NodeDisk { free_mib: 999, ..all_promised }));
+        // Nobody is there, and there is no room for a first one either.
+        assert!(!has_room(&NodeDisk { free_mib: 1_100, promisable_mib: 100, ..empty }));
     }
 }

@@ -10,12 +10,12 @@ use store::Store;
 use x402::{Facilitator, Hosted, Limits, Payments, Seller, Settler, Till, Token, Tokens};
 
 use crate::config::Options;
-use crate::error::TreasuryError;
 use crate::journal::journal;
 use crate::outbox::outbox;
 use crate::payments::StorePayments;
 use crate::settle::{OwnSettlement, TokenReader};
 use crate::sponsor::StoreSponsor;
+use crate::trouble::{Trouble, unfit};
 
 /// The chain, and what works on it.
 pub(crate) struct Desk {
@@ -43,14 +43,13 @@ impl Desk {
         evm: &EvmConfig,
         store: &Store,
         key: Option<&Identity>,
-    ) -> Result<Self, TreasuryError> {
-        let unavailable = |error: &dyn std::fmt::Display| TreasuryError::Unavailable(error.to_string());
-        let chain = Arc::new(Chain::connect(evm).await.map_err(|error| unavailable(&error))?);
+    ) -> Result<Self, Trouble> {
+        let chain = Arc::new(Chain::connect(evm).await?);
         let sender = match key {
             None => None,
             Some(identity) => {
                 let key = Key::new(identity.clone());
-                Some(Sender::start(Arc::clone(&chain), outbox(store), key).await.map_err(|error| unavailable(&error))?)
+                Some(Sender::start(Arc::clone(&chain), outbox(store), key).await?)
             }
         };
         let relayer = match &sender {
@@ -62,20 +61,14 @@ impl Desk {
     }
 }
 
-async fn relayer(
-    options: &Options,
-    chain: &Arc<Chain>,
-    sender: &Sender,
-    store: &Store,
-) -> Result<Relayer, TreasuryError> {
-    let unavailable = |error: &dyn std::fmt::Display| TreasuryError::Unavailable(error.to_string());
+async fn relayer(options: &Options, chain: &Arc<Chain>, sender: &Sender, store: &Store) -> Result<Relayer, Trouble> {
     let chain_id = chain.evm.config().chain_id;
     let chain = relay::EvmChain::new(Arc::clone(chain), sender.clone());
     let sponsor = Arc::new(StoreSponsor(store.clone()));
     let (chain, journal, clock) = (Arc::new(chain), journal(store, chain_id), Arc::new(relay::SystemClock));
     let relayer = Relayer::sponsoring(options.relayer.clone(), chain, journal, clock, sponsor);
-    let relayer = relayer.map_err(|error| TreasuryError::Config(error.to_string()))?;
-    relayer.resume().await.map_err(|error| unavailable(&error))?;
+    let relayer = relayer.map_err(|error| unfit(&error))?;
+    relayer.resume().await?;
     Ok(relayer)
 }
 
@@ -84,8 +77,7 @@ fn counter(
     chain: &Arc<Chain>,
     own: Option<(&Sender, &Relayer)>,
     store: &Store,
-) -> Result<Option<Counter>, TreasuryError> {
-    let refused = |error: &dyn std::fmt::Display| TreasuryError::Config(error.to_string());
+) -> Result<Option<Counter>, Trouble> {
     let config = &options.x402;
     let payments: Arc<dyn Payments> = Arc::new(StorePayments(store.clone()));
     let reader = Arc::new(TokenReader(Arc::clone(chain)));
@@ -94,7 +86,7 @@ fn counter(
     let here = |token: &&Arc<Token>| token.chain_id() == chain.evm.config().chain_id;
     let tokens: Arc<Tokens> = Arc::new(config.tokens().iter().filter(here).map(|token| Token::clone(token)).collect());
     check_token(&tokens, chain)?;
-    let (till, own) = match (config.settler().map_err(|error| refused(&error))?, own) {
+    let (till, own) = match (config.settler().map_err(|error| unfit(&error))?, own) {
         (Settler::Own, None) => return Ok(None),
         (Settler::Own, Some((sender, relayer))) => {
             let (sender, relayer) = (sender.clone(), relayer.clone());
@@ -104,28 +96,25 @@ fn counter(
         (Settler::Hosted(url), _) => {
             let patience = Duration::from_millis(config.settle_timeout_ms);
             let hosted = Hosted::new(&url, patience, config.max_timeout_s, Arc::clone(&tokens), reader.clone());
-            (Till::new(payments, Arc::new(hosted.map_err(|error| refused(&error))?), reader, limits), false)
+            (Till::new(payments, Arc::new(hosted.map_err(|error| unfit(&error))?), reader, limits), false)
         }
     };
     let till = Arc::new(till);
     let seller = Arc::new(Seller::new(Arc::clone(&till), Arc::clone(&tokens), config.terms()));
-    let policy = config.policy([]).map_err(|error| refused(&error))?;
+    let policy = config.policy([]).map_err(|error| unfit(&error))?;
     let facilitate = || Arc::new(Facilitator::new(Arc::clone(&till), Arc::clone(&tokens), config.terms(), policy));
     let facilitator = own.then(facilitate);
     Ok(Some(Counter { till, seller, facilitator, tokens }))
 }
 
 /// The chain's token must be one that payments are taken in, in its own domain.
-fn check_token(tokens: &Tokens, chain: &Chain) -> Result<(), TreasuryError> {
+fn check_token(tokens: &Tokens, chain: &Chain) -> Result<(), Trouble> {
     let evm = chain.evm.config();
     let Some(token) = tokens.at(evm.chain_id, evm.usdc) else {
-        return Err(TreasuryError::Config(format!("[[x402.tokens]] lacks {} of chain {}", evm.usdc, evm.chain_id)));
+        return Err(unfit(&format_args!("[[x402.tokens]] lacks {} of chain {}", evm.usdc, evm.chain_id)));
     };
     if token.separator() != chain.usdc_domain.separator() {
-        return Err(TreasuryError::Config(format!(
-            "[[x402.tokens]] {}: the token has another EIP-712 domain",
-            evm.usdc
-        )));
+        return Err(unfit(&format_args!("[[x402.tokens]] {}: the token has another EIP-712 domain", evm.usdc)));
     }
     Ok(())
 }

@@ -11,6 +11,7 @@
 //! | `settle` | payments onto the chain, and what became of them |
 //! | `sponsor` | for whom vaults are deployed |
 //! | `ledger`, `outbox`, `journal`, `payments` | the traits of `chain`, `relay` and `x402`, over the store |
+//! | `trouble` | pure: why the chain is not used, for everybody |
 //! | `view` | pure: from the books to the wire |
 //! | `config`, `error` | `[treasury]`; why not |
 
@@ -27,6 +28,7 @@ mod service;
 mod settle;
 mod sponsor;
 mod tasks;
+mod trouble;
 mod view;
 
 pub use config::{Config, Options};
@@ -36,3 +38,4 @@ pub use journal::journal;
 pub use ledger::ledger;
 pub use outbox::outbox;
 pub use service::Treasury;
+pub use trouble::Trouble;

@@ -25,6 +25,7 @@ use crate::desk::{Counter, Desk};
 use crate::error::TreasuryError;
 use crate::identities::Identities;
 use crate::ledger::StoreLedger;
+use crate::trouble::Trouble;
 use crate::view;
 
 /// The first pause after the chain did not answer at start; doubles each time.
@@ -51,7 +52,7 @@ impl std::fmt::Debug for Treasury {
 /// What there is of the chain.
 enum Link {
     /// It has not answered yet; why.
-    Waiting(String),
+    Waiting(Trouble),
     /// It has.
     Open(Arc<Desk>),
 }
@@ -100,7 +101,7 @@ impl Treasury {
             clock: SystemClock,
             turns: Cache::new(MAX_ACTING),
             signal: Notify::new(),
-            link: watch::Sender::new(Link::Waiting("it was not asked yet".to_owned())),
+            link: watch::Sender::new(Link::Waiting(Trouble::not_asked())),
             relayer,
             ends,
             tasks: TaskTracker::new(),
@@ -151,10 +152,10 @@ impl Treasury {
     /// Whether the chain answers: asks for its newest block.
     ///
     /// # Errors
-    /// [`TreasuryError`].
-    pub async fn probe(&self) -> Result<(), TreasuryError> {
-        let head = self.0.desk()?.chain.evm.head().await;
-        head.map(drop).map_err(|error| TreasuryError::Unavailable(error.to_string()))
+    /// [`Trouble`], with its cause in words for everybody.
+    pub async fn probe(&self) -> Result<(), Trouble> {
+        self.0.open_desk()?.chain.evm.head().await?;
+        Ok(())
     }
 
     /// The chain's number.
@@ -316,9 +317,13 @@ fn counter(desk: &Desk) -> Result<&Counter, TreasuryError> {
 impl Inner {
     /// What needs the chain, once it has answered.
     pub(crate) fn desk(&self) -> Result<Arc<Desk>, TreasuryError> {
+        Ok(self.open_desk()?)
+    }
+
+    fn open_desk(&self) -> Result<Arc<Desk>, Trouble> {
         match &*self.link.borrow() {
             Link::Open(desk) => Ok(Arc::clone(desk)),
-            Link::Waiting(why) => Err(TreasuryError::Unavailable(why.clone())),
+            Link::Waiting(trouble) => Err(trouble.clone()),
         }
     }
 
@@ -338,9 +343,9 @@ impl Inner {
                     tracing::info!(chain_id = self.evm.chain_id, relays = desk.relayer.is_some(), "the chain answers");
                     return desk;
                 }
-                Err(error) => {
-                    tracing::warn!(%error, ?pause, "the chain cannot be used for now; vaults and payments wait");
-                    self.link.send_replace(Link::Waiting(error.to_string()));
+                Err(trouble) => {
+                    tracing::warn!(error = %trouble, ?pause, "the chain cannot be used for now; vaults and payments wait");
+                    self.link.send_replace(Link::Waiting(trouble));
                 }
             }
             tokio::time::sleep(pause).await;

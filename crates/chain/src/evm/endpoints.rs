@@ -56,6 +56,7 @@ impl Fault {
     fn about(self, method: &'static str) -> EvmError {
         match self {
             Self::Disagreement { one, other } => EvmError::Disagreement { method, one, other },
+            Self::OtherChain { host, is, wanted } => EvmError::OtherChain { method, host, is, wanted },
             Self::Call { host, fault: fault @ rpc::Fault::Rpc(_) } if method == "eth_getLogs" => {
                 EvmError::TooMany { why: format!("{host}: {fault}") }
             }

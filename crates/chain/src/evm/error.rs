@@ -17,6 +17,18 @@ pub enum EvmError {
         /// What the last endpoint did.
         why: String,
     },
+    /// The last endpoint that was asked serves another chain by now.
+    #[error("{method}: {host} serves chain {is}, not {wanted}")]
+    OtherChain {
+        /// What was asked.
+        method: &'static str,
+        /// The endpoint's host.
+        host: String,
+        /// What it serves.
+        is: u64,
+        /// What is configured.
+        wanted: u64,
+    },
     /// Two endpoints say what cannot both be true. Neither is believed.
     #[error("{method}: {one} and {other} contradict each other; neither is believed")]
     Disagreement {
@@ -78,9 +90,11 @@ impl EvmError {
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self {
-            Self::Unknown { .. } | Self::Disagreement { .. } | Self::Inconsistent { .. } | Self::GasTooDear { .. } => {
-                true
-            }
+            Self::Unknown { .. }
+            | Self::OtherChain { .. }
+            | Self::Disagreement { .. }
+            | Self::Inconsistent { .. }
+            | Self::GasTooDear { .. } => true,
             Self::TooMany { .. } | Self::Reverted(_) | Self::Unfunded { .. } | Self::GasTooMuch { .. } => false,
         }
     }

@@ -16,6 +16,7 @@ mod isolation;
 mod machine;
 mod money;
 mod residue;
+mod room;
 mod secrets;
 mod soak;
 mod spawn;

@@ -1,0 +1,30 @@
+//! A node whose disk others have filled.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::house::{House, until};
+
+#[tokio::test]
+async fn fault_1_6_a_gateway_whose_only_node_has_no_disk_left_is_not_ready_and_says_why() {
+    let mut house = House::start("[gateway]\nprobe_ms = 200\n").await;
+    let path = house.path("palatine.toml");
+    let good = fs::read_to_string(&path).unwrap();
+    // No disk has so much: it is as if others had filled it.
+    let mut full: toml::Table = good.parse().unwrap();
+    full["node"].as_table_mut().unwrap().insert("disk_free_mib".to_owned(), (1_i64 << 40).into());
+    for (config, code, status) in
+        [(toml::to_string(&full).unwrap(), 503, "node: no node has disk for another agent"), (good, 200, "ok")]
+    {
+        fs::write(&path, config).unwrap();
+        house.kill_node();
+        house.start_node().await;
+        until(&format!("/ready says: {status}"), async || {
+            let ready = house.get("/ready").await;
+            (ready.status == code && ready.body["status"] == json!(status)).then_some(())
+        })
+        .await;
+    }
+    house.end();
+}
