@@ -9,8 +9,8 @@ use axum::Router;
 use axum::body::Body;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use http::{Request, Response};
-use hyper::body::Incoming;
+use http::{Request, Response, StatusCode};
+use hyper::body::{Body as _, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Limits;
 use crate::entry::{Peer, enter};
 use crate::holding::Holding;
+use crate::linger::{Lingering, Lingers};
 use crate::resting::{Activity, Resting, Work};
 use crate::state::Gateway;
 
@@ -62,7 +63,9 @@ impl Server {
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Self { gateway, router, http, resting, killed } = self;
-        let visit = Visit { gateway, router, peer, activity: resting.begin(), seen: AtomicBool::new(false), killed };
+        let (io, lingers) = Lingering::new(io);
+        let (activity, seen) = (resting.begin(), AtomicBool::new(false));
+        let visit = Visit { gateway, router, peer, activity, seen, lingers, killed };
         let visit = Arc::new(visit);
         let guest = Arc::clone(&visit);
         let service = service_fn(move |request| answer(Arc::clone(&guest), request));
@@ -106,6 +109,7 @@ struct Visit {
     activity: Arc<Activity>,
     /// Whether a whole request has come.
     seen: AtomicBool,
+    lingers: Lingers,
     killed: CancellationToken,
 }
 
@@ -138,9 +142,14 @@ type Answered = Response<Holding<Body, Arc<Work>>>;
 
 async fn answer(visit: Arc<Visit>, mut request: Request<Incoming>) -> Result<Answered, Infallible> {
     visit.seen.store(true, Ordering::Relaxed);
+    // What has a body may be answered before that is read.
+    visit.lingers.set(!request.body().is_end_stream());
     let work = Arc::new(visit.activity.work());
     request.extensions_mut().insert(Arc::clone(&work));
     let answer = enter(Arc::clone(&visit.gateway), visit.router.clone(), visit.peer, request).await;
+    if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+        visit.lingers.set(false);
+    }
     Ok(answer.map(|body| Holding::new(body, work)))
 }
 

@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `serve`, `connection`, `resting`, `tls` | listeners, connections, draining |
+//! | `serve`, `connection`, `resting`, `linger`, `tls` | listeners, connections, draining |
 //! | `entry`, `target`, `hosts` | what every request passes: trace, limits, the names we answer to, and whom it is for |
 //! | `routes`, `spawn` (and `wish`), `agents`, `logs`, `events`, `process`, `meta` | the API's handlers, and `shape`, what they take and give |
 //! | `vaults`, `links`, `prices`, `relay`, `facilitator` | the handlers of the financial layer |
@@ -47,6 +47,7 @@ mod ids;
 mod images;
 mod ingress;
 mod limit;
+mod linger;
 mod links;
 mod logs;
 mod meta;

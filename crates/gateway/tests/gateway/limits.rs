@@ -198,6 +198,27 @@ async fn fault_2_2_who_is_refused_by_the_head_of_a_request_is_not_waited_for() {
     }
 }
 
+#[tokio::test]
+async fn fault_2_8_who_is_refused_while_he_still_sends_reads_why() {
+    let (edge, holder) = (Edge::start().await, holder());
+    let signed = holder.sign_instant(Form::Raw, instant());
+    let signature = format!(
+        "X-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {}\r\n",
+        signed.wallet, signed.signature, signed.timestamp
+    );
+    let json = "Content-Type: application/json\r\n";
+    for (path, words, status) in [
+        ("/spawn", json.to_owned(), 401),
+        ("/spawn", signature.clone(), 415),
+        ("/spawn", format!("{json}{signature}"), 413),
+        ("/nothing", json.to_owned(), 404),
+    ] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{words}");
+        let answer = crate::raw::write_then_read(&edge, &head, 4 * 1024 * 1024).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {words}: {answer}");
+    }
+}
+
 /// A connection over which HTTP/2 is spoken, until it ends.
 async fn http_2(
     edge: &Edge,

@@ -401,3 +401,13 @@ async fn fault_2_1_a_format_of_a_priced_path_is_paid_for_and_opens_no_private_ag
         assert_eq!((status(market.id, path).await, status(private, path).await), (public, closed), "{path}");
     }
 }
+
+#[tokio::test]
+async fn fault_2_8_who_writes_a_whole_body_before_he_reads_gets_his_402() {
+    let market = Market::open(Wish::default()).await;
+    let head = format!("POST {PRICED} HTTP/1.1\r\nHost: {}\r\n", market.host());
+    for length in [0, 1_000, 4 * 1024 * 1024] {
+        let answer = raw::write_then_read(&market.edge, &head, length).await;
+        assert!(answer.starts_with("HTTP/1.1 402 ") && answer.contains("x402Version"), "{length}: {answer}");
+    }
+}

@@ -63,3 +63,14 @@ pub(crate) async fn exchange_at(address: SocketAddr, text: &str) -> String {
     let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the gateway never hangs up");
     String::from_utf8_lossy(&answer).into_owned()
 }
+
+/// Writes a whole request with a body of so many bytes, and then reads the answer to the
+/// end of the connection, as simple clients do.
+pub(crate) async fn write_then_read(edge: &Edge, head: &str, length: usize) -> String {
+    let mut stream = send(edge, &format!("{head}Content-Length: {length}\r\nConnection: close\r\n\r\n")).await;
+    stream.write_all(&vec![b' '; length]).await.expect("the gateway takes what is sent");
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the gateway never hangs up");
+    read.expect("the answer is not lost");
+    String::from_utf8_lossy(&answer).into_owned()
+}
