@@ -252,8 +252,9 @@ impl Gateway {
                 Err(response) => return Ok(Err(response)),
             };
             let payer = payable.asker(counter.client());
-            let places = self.places(&record, payer, upgrade).await?;
+            // First the body: while it comes, nothing of the agent's is held for it.
             let (body, room) = self.paid_body(body, payer).await?;
+            let places = self.places(&record, payer, upgrade).await?;
             let bought = payable.hash(&head, &body);
             Ok(Ok((payable, bought, places, Holding::new(Full::new(body), room))))
         };

@@ -355,6 +355,23 @@ async fn fault_2_7_what_a_page_may_send_is_asked_without_paying() {
 }
 
 #[tokio::test]
+async fn fault_2_3_a_body_that_does_not_come_holds_nothing_of_the_agents() {
+    let mut wish = Wish::default();
+    (wish.limits.agent_connections, wish.limits.agent_wait_ms) = (1, 300);
+    let market = Market::open(wish).await;
+    market.edge.wish.guests.serves(Router::new().fallback(any(async || "paid"))).await;
+    let (name, value) = market.payment_of(8, Usdc(1_000_000)).await;
+    let head = format!("POST {PRICED} HTTP/1.1\r\nHost: {}\r\n{name}: {}", market.host(), value.to_str().unwrap());
+    let head = format!("{head}\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n");
+    let mut slow = raw::send(&market.edge, &head).await;
+    let asked = raw::head(&mut slow).await;
+    assert!(asked.starts_with("HTTP/1.1 100 "), "its body is waited for: {asked}");
+    let payment = market.payment().await;
+    let paid = Answer::of(market.ask(Method::GET, &payment)).await;
+    assert_eq!((paid.status, market.settlements()), (200, 1), "{paid:?}");
+}
+
+#[tokio::test]
 async fn fault_2_3_who_pays_is_answered_while_visitors_hold_all_that_they_may() {
     let mut wish = Wish::default();
     wish.config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into();
