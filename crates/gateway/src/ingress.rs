@@ -28,7 +28,6 @@ use crate::entry::Arrival;
 use crate::headers::{self, Forwarded};
 use crate::holding::Holding;
 use crate::limit::client_key;
-use crate::logs::node_of;
 use crate::pool::{Lease, unreachable};
 use crate::pulse::Pulse;
 use crate::refusal::Refusal;
@@ -203,7 +202,7 @@ impl Gateway {
     /// reached.
     async fn check_port(&self, record: &Record, asked: Option<u16>) -> Result<(), Refusal> {
         let Some(asked) = asked else { return Ok(()) };
-        let port = self.parts.guests.port(node_of(record)?, record.id).await?;
+        let port = self.pools.port(record).await?;
         if asked == port {
             return Ok(());
         }

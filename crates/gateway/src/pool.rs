@@ -14,6 +14,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use moka::future::Cache;
 use store::Record;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -31,12 +32,16 @@ use crate::streams::Asker;
 /// Connections to one agent that are being opened at the same time: many servers
 /// let few wait to be accepted, and forget the rest.
 const OPENING: usize = 8;
+/// Agents whose port is remembered, at most: one that is forgotten is asked for again.
+const PORTS: u64 = 16_384;
 
 /// The pools of all agents that were asked of late.
 pub(crate) struct Pools {
     guests: Arc<dyn Guests>,
     limits: Limits,
     agents: Mutex<HashMap<(AgentId, Generation), Arc<Pool>>>,
+    /// The ports that somebody has named an agent with.
+    ports: Cache<(AgentId, Generation), u16>,
 }
 
 impl Pools {
@@ -44,7 +49,7 @@ impl Pools {
     pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
     pub(crate) fn new(guests: Arc<dyn Guests>, limits: &Limits) -> Self {
-        Self { guests, limits: limits.clone(), agents: Mutex::default() }
+        Self { guests, limits: limits.clone(), agents: Mutex::default(), ports: Cache::new(PORTS) }
     }
 
     /// Waits for the right to ask this agent once.
@@ -53,6 +58,18 @@ impl Pools {
         let until = Instant::now() + Duration::from_millis(self.limits.agent_wait_ms);
         let turn = pool.queue.turn(asker, until).await?;
         Ok(Lease { pool, until, asker, _turn: turn })
+    }
+
+    /// The port that the agent serves. Its node is asked once: the port is its image's,
+    /// and however often the agent is started again, at one generation it has one image.
+    pub(crate) async fn port(&self, record: &Record) -> Result<u16, Refusal> {
+        let key = (record.id, record.generation);
+        if let Some(port) = self.ports.get(&key).await {
+            return Ok(port);
+        }
+        let port = self.guests.port(node_of(record)?, record.id).await?;
+        self.ports.insert(key, port).await;
+        Ok(port)
     }
 
     fn pool(&self, record: &Record) -> Result<Arc<Pool>, Refusal> {

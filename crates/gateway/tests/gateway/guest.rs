@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -30,6 +30,10 @@ pub(crate) struct FakeGuests {
     pub(crate) addresses: Mutex<BTreeMap<AgentId, SocketAddr>>,
     /// What the node says of every tunnel.
     pub(crate) refusal: Mutex<Option<Code>>,
+    /// How often a node was asked for an agent's port.
+    pub(crate) ports: AtomicUsize,
+    /// Whether the first of those questions has no answer.
+    pub(crate) silent_at_first: AtomicBool,
     /// How the tunnels are: by whom, and how many.
     pub(crate) tunnels: Arc<Tunnels>,
     /// What the next readings of logs answer.
@@ -146,6 +150,9 @@ impl AsyncWrite for Tunnel {
 #[async_trait]
 impl Guests for FakeGuests {
     async fn port(&self, _: &str, _: AgentId) -> Result<u16, GuestError> {
+        if self.ports.fetch_add(1, Ordering::SeqCst) == 0 && self.silent_at_first.load(Ordering::SeqCst) {
+            return Err(GuestError::Unreachable("the node has just started".into()));
+        }
         Ok(8080)
     }
 

@@ -1,5 +1,7 @@
 //! The three ways to name an agent: its host, a path, a header.
 
+use std::sync::atomic::Ordering;
+
 use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
@@ -119,6 +121,30 @@ async fn fault_2_11_a_listener_for_paths_has_agents_alone() {
         let answer = raw::exchange_at(edge.paths_address, &request).await;
         assert!(answer.starts_with("HTTP/1.1 421"), "{host}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn fault_2_11_the_node_is_asked_once_for_an_agents_port_and_again_where_it_did_not_say() {
+    let (edge, holder) = (with_mirror().await, holder());
+    let (id, token) = edge.agent(&holder, false).await;
+    edge.wish.guests.silent_at_first.store(true, Ordering::SeqCst);
+    let ask = |port: Option<&'static str>| {
+        let request = edge.client.get(edge.url("/x")).header("E2b-Sandbox-Id", id.to_string()).bearer_auth(&token);
+        Answer::of(port.into_iter().fold(request, |request, port| request.header("E2b-Sandbox-Port", port)))
+    };
+    // Who names no port has nobody asked for one.
+    assert_eq!(ask(None).await.status, 200);
+    assert_eq!(edge.wish.guests.ports.load(Ordering::SeqCst), 0);
+    assert_eq!(ask(Some("8080")).await.code(), "agent_unreachable");
+    for (port, status) in [("8080", 200), ("8080", 200), ("80", 400), ("8080", 200)] {
+        assert_eq!(ask(Some(port)).await.status, status, "{port}");
+    }
+    assert_eq!(edge.wish.guests.ports.load(Ordering::SeqCst), 2);
+    // Another agent's is asked for by itself.
+    let (other, token) = edge.agent(&crate::edge::holder(), false).await;
+    let request = edge.client.get(edge.url("/x")).header("E2b-Sandbox-Id", other.to_string()).bearer_auth(&token);
+    assert_eq!(Answer::of(request.header("E2b-Sandbox-Port", "8080")).await.status, 200);
+    assert_eq!(edge.wish.guests.ports.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
