@@ -14,6 +14,8 @@ use tokio::time::timeout;
 
 /// Payments that wait for a place at once; more are refused.
 const MAX_WAITING: usize = 1024;
+/// Of these, those of one client, and those of one payer.
+const MAX_WAITING_EACH: usize = 256;
 /// How long one waits for a place.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -115,17 +117,21 @@ impl<K: Hash + Eq + Copy> Shares<K> {
     }
 
     async fn take(self: &Arc<Self>, key: K) -> Option<Share<K>> {
-        let (places, user) = self.enlist(key);
+        let (places, user) = self.enlist(key)?;
         let place = places.acquire_owned().await.ok()?;
         Some(Share { _place: place, _user: user })
     }
 
-    fn enlist(self: &Arc<Self>, key: K) -> (Arc<Semaphore>, User<K>) {
+    /// Nothing, where as many of this key wait as may.
+    fn enlist(self: &Arc<Self>, key: K) -> Option<(Arc<Semaphore>, User<K>)> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || Shared { places: Arc::new(Semaphore::new(self.each)), users: 0 };
         let shared = held.entry(key).or_insert_with(fresh);
+        if shared.users >= self.each.saturating_add(MAX_WAITING_EACH) {
+            return None;
+        }
         shared.users += 1;
-        (Arc::clone(&shared.places), User { shares: Arc::clone(self), key })
+        Some((Arc::clone(&shared.places), User { shares: Arc::clone(self), key }))
     }
 }
 
@@ -167,19 +173,48 @@ mod tests {
         assert_eq!((places.all.available_permits(), places.waiting.load(Ordering::Relaxed)), (100, 0));
     }
 
+    /// Has so many more wait, each of these numbers in turn as client and payer.
+    async fn crowd(
+        places: &Arc<Places>,
+        count: usize,
+        keys: std::ops::Range<u8>,
+    ) -> Vec<tokio::task::JoinHandle<bool>> {
+        let before = places.waiting.load(Ordering::Relaxed);
+        let wait = |n: u8| {
+            let places = Arc::clone(places);
+            tokio::spawn(async move { places.enter(Client(n.into()), payer(n)).await.is_some() })
+        };
+        let waiting = keys.cycle().take(count).map(wait).collect();
+        while places.waiting.load(Ordering::Relaxed) < before + count {
+            tokio::task::yield_now().await;
+        }
+        waiting
+    }
+
+    fn is_refused_at_once(places: &Places, client: u128, of: u8) -> bool {
+        places.enter(Client(client), payer(of)).now_or_never().is_some_and(|place| place.is_none())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn fault_2_3_one_who_has_many_wait_leaves_others_room_to_wait() {
+        let places = Arc::new(Places::new(Room { all: 2, per_client: 1, per_payer: 1 }));
+        let held = places.enter(Client(1), payer(1)).await.unwrap();
+        let waiting = crowd(&places, MAX_WAITING_EACH, 1..2).await;
+        assert!(is_refused_at_once(&places, 1, 2), "the client's share of the places to wait");
+        drop(places.enter(Client(2), payer(2)).await.unwrap());
+        drop(held);
+        for waiter in waiting {
+            assert!(waiter.await.unwrap());
+        }
+        assert!(places.clients.held.lock().unwrap().is_empty());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn no_more_wait_than_may() {
         let places = Arc::new(Places::new(Room { all: 1, per_client: 1, per_payer: 1 }));
-        let held = places.enter(Client(1), payer(1)).await.unwrap();
-        let wait = |_| {
-            let places = Arc::clone(&places);
-            tokio::spawn(async move { places.enter(Client(1), payer(1)).await.is_some() })
-        };
-        let waiting: Vec<_> = (0..MAX_WAITING).map(wait).collect();
-        while places.waiting.load(Ordering::Relaxed) < MAX_WAITING {
-            tokio::task::yield_now().await;
-        }
-        assert!(places.enter(Client(2), payer(2)).now_or_never().is_some_and(|place| place.is_none()));
+        let held = places.enter(Client(0), payer(0)).await.unwrap();
+        let waiting = crowd(&places, MAX_WAITING, 1..9).await;
+        assert!(is_refused_at_once(&places, 20, 20));
         drop(held);
         for waiter in waiting {
             assert!(waiter.await.unwrap());
