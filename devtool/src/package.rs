@@ -123,12 +123,16 @@ fn fault_3_5_no_program_of_a_package_is_told_where_it_is_built() {
 #[test]
 fn fault_3_5_a_program_that_names_a_folder_of_its_builder_is_not_packed() {
     let dir = tempfile::tempdir().unwrap();
-    for (named, good) in [("/its/cargo/registry/src/x.rs", false), ("/cargo/registry/src/x.rs", true)] {
+    for (home, named, good) in [
+        ("/its/cargo", "/its/cargo/registry/src/x.rs", false),
+        ("/its/cargo", "/cargo/registry/src/x.rs", true),
+        ("/cargo", "/cargo/registry/src/x.rs", true),
+    ] {
         let script = format!(
-            "rustc() {{ echo /its/rust; }}; CARGO_HOME=/its/cargo; printf 'x\\0{named}\\0' > \"$CACHE/program\"; \
+            "rustc() {{ echo /its/rust; }}; CARGO_HOME={home}; printf 'x\\0{named}\\0' > \"$CACHE/program\"; \
              placeless \"$CACHE/program\""
         );
-        assert_eq!(package(dir.path(), &script).status.success(), good, "{named}");
+        assert_eq!(package(dir.path(), &script).status.success(), good, "{home} {named}");
     }
     let lost = package(dir.path(), "rustc() { echo /its/rust; }; placeless \"$CACHE/no-program\"");
     assert!(text(&lost.stderr).contains("cannot be looked into"), "{}", text(&lost.stderr));
