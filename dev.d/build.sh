@@ -9,28 +9,34 @@ programs() { # profile folder (debug | release)
         || fail "The build failed. Without a network, cargo needs its crates from an earlier build."
 }
 
-# This machine's folders, and what stands for each in programs that leave it: where it was built changes no byte.
-replaced() {
-    printf '%s\n' "$PWD=/palatine" "$CACHE=/cache" "${CARGO_HOME:-$HOME/.cargo}=/cargo" "$(rustc --print sysroot)=/rust"
+# Folders of this machine, and what stands for each in programs that leave it: where it was built changes no byte.
+replaced() { printf '%s\n' "$PWD=/palatine" && borrowed; }
+
+# Those that are not the checkout. Cargo names a workspace's own files from its root: what is built with these flags is the
+# same in every checkout, and is not built again in another one.
+borrowed() {
+    printf '%s\n' "$CACHE=/cache" "${CARGO_HOME:-$HOME/.cargo}=/cargo" "$(rustc --print sysroot)/lib/rustlib=/rust"
 }
 
 # No program that leaves this machine names a folder of it.
 placeless() { # programs…
-    local pair folders=() found=0
+    local pair folder found
     while read -r pair; do
+        folder=${pair%=*} found=0
         # A folder that stands for itself is the same wherever it is.
-        [ "${pair%=*}" = "${pair#*=}" ] || folders+=(-e "${pair%=*}/")
+        [ "$folder" != "${pair#*=}" ] || continue
+        # At the beginning of a path: another one may go on with the same names.
+        LC_ALL=C grep -qaP "(?<![\w./-])\Q$folder\E/" -- "$@" || found=$?
+        [ "$found" != 0 ] || fail "A program names $folder, a folder of the machine that built it."
+        [ "$found" = 1 ] || fail "The programs cannot be looked into."
     done < <(replaced)
-    grep -qaF "${folders[@]}" -- "$@" || found=$?
-    [ "$found" != 0 ] || fail "A program names a folder of the machine that built it."
-    [ "$found" = 1 ] || fail "The programs cannot be looked into."
 }
 
 guests() {
     local pair flags='-Ctarget-feature=+crt-static'
     while read -r pair; do
         flags+=$'\x1f'"--remap-path-prefix=$pair"
-    done < <(replaced)
+    done < <(borrowed)
     say "Building what runs inside the guests"
     CARGO_ENCODED_RUSTFLAGS=$flags cargo build --locked --profile guest --target "$TRIPLE" \
         --target-dir "$CACHE/guest" -p palatine-pod -p agent-echo || fail "The guest programs could not be built."

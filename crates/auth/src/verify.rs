@@ -147,7 +147,8 @@ pub fn verify(
 /// What a request's headers claim. Whoever has one knows that its body is worth
 /// reading: what is refused whatever the body is, is refused already, as far as that
 /// takes no work on the curve.
-#[derive(Clone, Copy, Debug)]
+#[expect(missing_debug_implementations, reason = "until it is spent, it is as good as a password")]
+#[derive(Clone, Copy)]
 pub struct Claim<'a> {
     wallet: Wallet,
     signature: Signature,

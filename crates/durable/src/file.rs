@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use crate::draft::Draft;
 use crate::failpoint;
 
+/// Broken files of one name that are kept at most.
+const MOST_ASIDE: usize = 100;
+
 /// Writes a file that only its owner can read, over whatever is there: a reader
 /// finds the old one or the new one, and after the return the new one for ever.
 ///
@@ -49,6 +52,33 @@ pub fn move_to(what: &str, draft: &Path, path: &Path) -> io::Result<()> {
     fs::rename(draft, path)?;
     failpoint(what, "renamed");
     sync_parent(path)
+}
+
+/// Gives a file that cannot be read another name beside its own, under which nothing is
+/// kept yet: `<name>.broken`, or that with a number behind it.
+///
+/// # Errors
+/// When so many are kept already that there is no such name, or the folder will not.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = name_aside(path)?;
+    fs::rename(path, &aside)?;
+    sync_parent(path)?;
+    Ok(aside)
+}
+
+/// The name that [`set_aside`] would give, for who keeps a copy.
+///
+/// # Errors
+/// When so many are kept already that there is none.
+pub fn name_aside(path: &Path) -> io::Result<PathBuf> {
+    let ends = std::iter::once(".broken".to_owned()).chain((1..MOST_ASIDE).map(|more| format!(".broken.{more}")));
+    let mut names = ends.map(|end| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(end);
+        PathBuf::from(name)
+    });
+    let free = names.find(|name| name.symlink_metadata().is_err());
+    free.ok_or_else(|| io::Error::other(format!("{MOST_ASIDE} broken ones of {} are kept already", path.display())))
 }
 
 /// Makes a folder, and those above it, that only its owner can enter.

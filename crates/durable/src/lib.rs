@@ -11,5 +11,5 @@ mod file;
 mod reserve;
 
 pub use failpoint::{AT, SEEN, failpoint};
-pub use file::{create, make_dir, move_to, parent, replace, sync_parent, wipe};
+pub use file::{create, make_dir, move_to, name_aside, parent, replace, set_aside, sync_parent, wipe};
 pub use reserve::Reserve;

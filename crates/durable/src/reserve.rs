@@ -20,10 +20,13 @@ pub struct Reserve {
 }
 
 impl Reserve {
+    /// What the file is called.
+    pub const NAME: &str = "reserve";
+
     /// The reserve of a folder, of this size. Nothing is made yet.
     #[must_use]
     pub fn at(folder: &Path, bytes: usize) -> Self {
-        Self { path: folder.join("reserve").into(), bytes }
+        Self { path: folder.join(Self::NAME).into(), bytes }
     }
 
     /// Whether it is there.

@@ -2,7 +2,7 @@
 
 use std::str::from_utf8;
 
-use auth::{EvmSignature, GatewayName, HolderSignature, LinkTerms, Policy, Presented, Request, verify};
+use auth::{Claim, EvmSignature, GatewayName, HolderSignature, LinkTerms, Policy, Presented, Request, verify};
 use domain::{AgentId, ImageDigest, UnixMillis, Wallet};
 
 /// The instant of the seeds.
@@ -21,7 +21,9 @@ pub(crate) fn signature(bytes: &[u8]) {
     let request = Request { method, path, body };
     let ours: Vec<GatewayName> = ["palatine.example:8443"].iter().filter_map(|name| name.parse().ok()).collect();
     let policy = Policy { audiences: &ours, require_bound: false };
-    let Ok(signed) = verify(presented, &request, policy, NOW) else { return };
+    // As the gateway does it: the headers first, the body later.
+    let Ok(claim) = Claim::read(presented, policy, NOW) else { return };
+    let Ok(signed) = claim.verify(&request, NOW) else { return };
     assert_eq!(signed.wallet.to_string(), wallet, "a wallet has one text");
     assert_eq!(signed.bound, audience.is_some());
     // A good signature is of this request alone, and at this gateway alone.

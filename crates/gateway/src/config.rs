@@ -210,7 +210,7 @@ pub struct Limits {
     /// pay and all others have so many each. Default `512`.
     pub agent_waiting: u32,
     /// Of these, those of one address without the agent's token, and those of one payer.
-    /// Default `128`.
+    /// Default `64`.
     pub agent_waiting_per_address: u32,
     /// How long they wait. Default `10000`.
     pub agent_wait_ms: u64,
@@ -233,8 +233,8 @@ pub struct Limits {
     /// holders: who comes without the agent's token cannot take them. Default `25`.
     pub owner_percent: u32,
     /// Percent of the streams, and of the connections to each agent that has prices, that
-    /// are left to who pays, beside the holders': who pays nothing cannot take them.
-    /// Default `25`.
+    /// are left to who pays, beside the holders': who pays nothing cannot take them. Of
+    /// both together 90 count at most. Default `25`.
     pub payer_percent: u32,
 }
 
@@ -260,7 +260,7 @@ impl Default for Limits {
             agent_connections: 64,
             agent_connections_per_address: 8,
             agent_waiting: 512,
-            agent_waiting_per_address: 128,
+            agent_waiting_per_address: 64,
             agent_wait_ms: 10_000,
             agent_idle_ms: 1_500,
             streams: 2_000,
@@ -361,7 +361,7 @@ impl Limits {
 
     /// What those may take of so many places who pay nothing.
     pub(crate) fn for_unpaid(&self, places: u32) -> u32 {
-        without(places, self.owner_percent.saturating_add(self.payer_percent))
+        without(places, self.owner_percent.saturating_add(self.payer_percent).min(Self::MAX_KEPT_PERCENT))
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -408,12 +408,9 @@ impl Limits {
         if let Some((key, _)) = bodies.into_iter().find(|(_, value)| *value < self.paid_body_bytes) {
             return Err(ConfigError::TooSmall(key, u64::from(self.paid_body_bytes)));
         }
-        if self.owner_percent > Self::MAX_KEPT_PERCENT {
-            return Err(ConfigError::TooLarge("owner_percent", u64::from(Self::MAX_KEPT_PERCENT)));
-        }
-        let left = Self::MAX_KEPT_PERCENT - self.owner_percent;
-        if self.payer_percent > left {
-            return Err(ConfigError::TooLarge("payer_percent", u64::from(left)));
+        let kept = [("owner_percent", self.owner_percent), ("payer_percent", self.payer_percent)];
+        if let Some((key, _)) = kept.into_iter().find(|(_, percent)| *percent > Self::MAX_KEPT_PERCENT) {
+            return Err(ConfigError::TooLarge(key, u64::from(Self::MAX_KEPT_PERCENT)));
         }
         Ok(())
     }
@@ -447,8 +444,10 @@ mod tests {
         assert!(check(Config::default(), half, Limits::default()).starts_with("tls:"));
         let shut = Limits { connections: 0, ..Limits::default() };
         assert_eq!(check(Config::default(), Tls::default(), shut), "limits.connections must be at least 1");
-        let full = Limits { owner_percent: 60, payer_percent: 31, ..Limits::default() };
-        assert_eq!(check(Config::default(), Tls::default(), full), "limits.payer_percent must be at most 30");
+        let full = Limits { payer_percent: 91, ..Limits::default() };
+        assert_eq!(check(Config::default(), Tls::default(), full), "limits.payer_percent must be at most 90");
+        let both = Limits { owner_percent: 70, payer_percent: 40, ..Limits::default() };
+        assert_eq!((both.for_visitors(100), both.for_unpaid(100)), (30, 10));
     }
 
     #[test]

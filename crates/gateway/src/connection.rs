@@ -130,11 +130,17 @@ impl Visit {
     async fn until_dropped(self: Arc<Self>) -> End {
         let idle = Duration::from_millis(self.gateway.limits.header_ms);
         tokio::select! {
-            () = self.activity.rested(idle + LINGER) => {}
+            () = self.activity.rested(self.last_words(idle)) => {}
             () = self.activity.evicted() => {}
             () = self.killed.cancelled() => {}
         }
         End::Dropped
+    }
+
+    /// How long a connection that was asked to end may rest: one without any request has
+    /// nothing left to send.
+    fn last_words(&self, idle: Duration) -> Duration {
+        if self.seen.load(Ordering::Relaxed) { idle + LINGER } else { idle }
     }
 }
 

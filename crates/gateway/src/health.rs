@@ -44,6 +44,14 @@ impl Trouble {
     }
 }
 
+impl Found {
+    /// Whether the gateway is of no use meanwhile. On a full disk what runs is still to be
+    /// reached, and to be stopped, which makes room.
+    fn is_in_the_way(&self, part: Part) -> bool {
+        self.trouble.is_some_and(|said| is_needed(part) && said != NO_DISK)
+    }
+}
+
 impl Vitals {
     /// Nothing was asked before `now`.
     pub(crate) fn new(with_evm: bool, now: UnixMillis) -> Self {
@@ -69,6 +77,12 @@ impl Vitals {
                 tracing::error!(part = part.name(), said, why, "a part does not do what it is for")
             }
         }
+    }
+
+    /// Whether every part that is needed does what it is for.
+    fn are_good(&self) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        !all.iter().any(|(part, found)| found.is_in_the_way(*part))
     }
 
     fn reports(&self) -> Vec<PartReport> {
@@ -112,7 +126,7 @@ impl Gateway {
             let outcome = if !self.parts.images.refresh().await {
                 Err(Trouble::new(NO_NODE, "no node answered"))
             } else if !self.parts.images.has_disk() {
-                Err(Trouble::new(NO_DISK, "on all that answered, others have filled the disk up to node.disk_free_mib"))
+                Err(Trouble::new(NO_DISK, "on all of them the disk is full up to node.disk_free_mib"))
             } else {
                 Ok(())
             };
@@ -136,8 +150,7 @@ impl Gateway {
         self.vitals.note(Part::Store, stored.map_err(|error| Trouble::new(NOT_WRITTEN, error)), self.now());
         let parts = self.vitals.reports();
         let failing = |report: &&PartReport| report.state == PartState::Failing;
-        let missing = parts.iter().filter(failing).any(|report| is_needed(report.part));
-        let ready = !missing && !self.draining.is_cancelled();
+        let ready = self.vitals.are_good() && !self.draining.is_cancelled();
         let status = if self.draining.is_cancelled() {
             "shutting down".to_owned()
         } else {

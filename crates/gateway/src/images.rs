@@ -24,8 +24,8 @@ pub trait Images: Send + Sync {
     /// Reads again; whether any node answered. Cheap to call often.
     async fn refresh(&self) -> bool;
 
-    /// Whether one of the nodes that answered last has disk for an agent, were it the
-    /// only one there.
+    /// Whether one of the nodes has disk for an agent, were it the only one there, by
+    /// what each said last.
     fn has_disk(&self) -> bool {
         true
     }
@@ -43,8 +43,15 @@ pub struct NodeImages {
 #[derive(Debug)]
 struct Last {
     read_at: Option<Instant>,
-    by_node: Vec<Option<Table>>,
+    by_node: Vec<Option<Said>>,
     answered: bool,
+}
+
+/// What a node said last.
+#[derive(Clone, Debug)]
+struct Said {
+    images: Table,
+    has_disk: bool,
 }
 
 impl NodeImages {
@@ -77,24 +84,24 @@ impl Images for NodeImages {
             tokio::time::sleep_until(began + Self::AT_MOST_EVERY).await;
         }
         last.read_at = Some(Instant::now());
-        let (mut answered, mut roomy) = (false, false);
-        for (node, held) in self.nodes.iter().zip(&mut last.by_node) {
+        let mut answered = false;
+        for (node, said) in self.nodes.iter().zip(&mut last.by_node) {
             match node.info().await {
                 Ok(info) => {
                     // An older node says nothing of its disk.
-                    roomy |= info.disk.is_none_or(|disk| has_room(&disk));
-                    *held = Some(info.images);
+                    let has_disk = info.disk.is_none_or(|disk| has_room(&disk));
+                    *said = Some(Said { images: info.images, has_disk });
                     answered = true;
                 }
                 Err(error) => tracing::debug!(%error, "read a node's images"),
             }
         }
         last.answered = answered;
-        if answered {
-            self.has_disk.store(roomy, Ordering::Relaxed);
-        }
-        if last.by_node.iter().any(Option::is_some) {
-            let merged: Table = last.by_node.iter().rev().flatten().flatten().map(|(n, d)| (n.clone(), *d)).collect();
+        let mut said = last.by_node.iter().rev().flatten().peekable();
+        if said.peek().is_some() {
+            self.has_disk.store(said.clone().any(|node| node.has_disk), Ordering::Relaxed);
+            let merged: Table =
+                said.flat_map(|node| &node.images).map(|(name, digest)| (name.clone(), *digest)).collect();
             *self.table.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(merged));
         }
         answered
@@ -106,7 +113,7 @@ impl Images for NodeImages {
 }
 
 /// What is promised to agents comes back when they end: a node that is full of them has
-/// room. What others have filled does not, and neither does what must stay free.
+/// room, until what was written, by whomever, has reached what must stay free.
 const fn has_room(disk: &NodeDisk) -> bool {
     let promised_at_most = disk.promisable_mib.saturating_add(disk.promised_mib);
     disk.free_mib >= disk.least_free_mib && promised_at_most >= disk.sandbox_mib

@@ -62,7 +62,7 @@ impl Queue {
 
     // The semaphores are never closed: `None` stands for what cannot be.
     async fn connection(&self, asker: Asker) -> Option<Turn> {
-        // His own shares first: who waits for them holds nobody up.
+        // The shares before what all have.
         let mut shares = Vec::new();
         for share in asker.shares() {
             shares.push(self.shares.wait(share).await?);
@@ -160,6 +160,7 @@ mod tests {
         assert_eq!(served.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, true, false, false]);
         assert_eq!(began.elapsed(), Duration::from_millis(1_000));
     }
+
     #[tokio::test(start_paused = true)]
     async fn fault_2_3_who_pays_finds_a_connection_whatever_visitors_and_another_payer_hold() {
         let limits = Limits {

@@ -11,6 +11,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+/// After so long one that worked is looked at again; until then others make room.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// All connections, by since when they rest at the longest.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Resting(Arc<Mutex<Rows>>);
@@ -70,8 +73,9 @@ impl Resting {
             match (activity, rests) {
                 (Some(activity), Some(Some(truly))) if truly <= since => return Some(activity),
                 (Some(activity), Some(truly)) => {
-                    // One that works can have rested since a moment from now at the longest.
-                    let since = truly.unwrap_or(now + Duration::from_nanos(1));
+                    // One that works is looked at again after a while: many that work are
+                    // not gone through for each that wants room.
+                    let since = truly.unwrap_or(now + LOOK_AGAIN);
                     rows.place(row, since, Arc::downgrade(&activity));
                     // Its last holder may be gone: it takes itself out, for which it needs the rows.
                     drop(rows);
@@ -184,12 +188,13 @@ mod tests {
         assert_eq!(began.elapsed(), Duration::from_secs(75));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn fault_2_4_the_one_that_has_rested_longest_makes_room_and_none_that_works() {
         let resting = Resting::default();
         let all = [resting.begin(), resting.begin(), resting.begin()];
         let is_evicted = || all.iter().map(|one| one.evicted.is_cancelled()).collect::<Vec<_>>();
         let works = all[1].work();
+        tokio::time::advance(Duration::from_millis(1)).await;
         drop(all[0].work());
         resting.evict();
         assert_eq!(is_evicted(), [false, false, true]);
@@ -200,6 +205,9 @@ mod tests {
         resting.evict();
         assert_eq!(is_evicted(), [true, false, true]);
         drop(works);
+        resting.evict();
+        assert_eq!(is_evicted(), [true, false, true]);
+        tokio::time::advance(LOOK_AGAIN).await;
         resting.evict();
         assert_eq!(is_evicted(), [true, true, true]);
         drop((all, resting.begin()));

@@ -111,6 +111,9 @@ impl Gateway {
         let (agent_url, path_url) = urls;
         let ours = audiences.iter().map(GatewayName::as_str).chain([agent_url.domain()]);
         let ours = ours.chain(path_url.as_ref().map(PathUrl::authority));
+        // Where nobody can pay, nothing is left to who does.
+        let payer_percent = if parts.shop.is_some() { limits.payer_percent } else { 0 };
+        let limits = Limits { payer_percent, ..limits };
         Self {
             hosts: Hosts::new(&config.hosts, ours),
             rates: Rates::new(&limits),

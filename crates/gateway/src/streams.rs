@@ -42,11 +42,12 @@ pub(crate) enum Share {
 }
 
 impl Asker {
-    /// The shares that his places are of.
+    /// The shares that these places are of: the payer's before that of its address, which
+    /// others have too, so that who waits for one holds nobody else up.
     pub(crate) fn shares(self) -> impl Iterator<Item = Share> {
         let shares = match self {
             Self::Holder => [None, None],
-            Self::Payer(address, payer) => [Some(Share::Client(address)), Some(Share::Payer(payer))],
+            Self::Payer(address, payer) => [Some(Share::Payer(payer)), Some(Share::Client(address))],
             Self::Visitor { address, .. } => [Some(Share::Visitor(address)), None],
         };
         shares.into_iter().flatten()

@@ -187,7 +187,7 @@ impl Gateway {
         if !prices.is_empty() && !is_plain(path) {
             return Err(Refusal::invalid("this agent takes plain paths alone: no empty, dotted or encoded segments"));
         }
-        Ok(Tolled { sells: !prices.is_empty(), toll: toll(&prices, path) })
+        Ok(Tolled { sells: prices.values().any(|price| *price > Usdc::ZERO), toll: toll(&prices, path) })
     }
 
     /// Where a request to this agent is paid.

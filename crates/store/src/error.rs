@@ -52,8 +52,9 @@ pub enum StoreError {
     Foreign(PathBuf),
     /// There was a database, and now its file is empty or missing.
     #[error(
-        "{database} in {directory} is empty or missing, and {sign} beside it says that there was one: restore it from a \
-         backup; or, to begin with nothing, move {directory} aside"
+        "{database} in {directory} is empty or missing, and {sign} beside it says that there was one: move \
+         {database}-wal and {database}-shm aside, which are no part of a backup, and restore it from a backup; or, to \
+         begin with nothing, move {directory} aside"
     )]
     Lost {
         /// The store's directory.
@@ -64,7 +65,9 @@ pub enum StoreError {
         sign: &'static str,
     },
     /// The file is damaged.
-    #[error("{operation}: the database is damaged; restore it from a backup")]
+    #[error(
+        "{operation}: the database is damaged; move it, its -wal and its -shm aside, and restore it alone from a backup"
+    )]
     Corrupt {
         /// What was tried.
         operation: &'static str,

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 /// Payments that wait for a place at once; more are refused.
-const MAX_WAITING: usize = 1024;
+const MAX_WAITING: usize = 4096;
 /// Of these, those of one client, and those of one payer.
 const MAX_WAITING_EACH: usize = 256;
 /// How long one waits for a place.
@@ -57,10 +57,11 @@ impl Places {
     /// too many wait, or it does not come free in time.
     pub(crate) async fn enter(&self, client: Client, payer: Address) -> Option<Place> {
         let _queued = Queued::join(&self.waiting)?;
-        // His own shares first: who waits for them holds nobody up.
+        // The shares first, the payer's before that of its address, which others have too:
+        // a wait holds nobody else up.
         let taking = async {
-            let client = self.clients.take(client).await?;
             let payer = self.payers.take(payer).await?;
+            let client = self.clients.take(client).await?;
             let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
             Some(Place { _payer: payer, _client: client, _all: all })
         };
@@ -149,12 +150,15 @@ impl<K: Hash + Eq + Copy> Drop for User<K> {
 
 #[cfg(test)]
 mod tests {
+    use std::iter::repeat;
+
     use futures_util::FutureExt;
+    use tokio::task::JoinHandle;
 
     use super::*;
 
-    fn payer(n: u8) -> Address {
-        Address::repeat_byte(n)
+    fn payer(n: u16) -> Address {
+        Address::left_padding_from(&n.to_be_bytes())
     }
 
     #[tokio::test(start_paused = true)]
@@ -173,25 +177,25 @@ mod tests {
         assert_eq!((places.all.available_permits(), places.waiting.load(Ordering::Relaxed)), (100, 0));
     }
 
-    /// Has so many more wait, each of these numbers in turn as client and payer.
+    /// Has so many more wait, of each of these clients and payers in turn.
     async fn crowd(
         places: &Arc<Places>,
         count: usize,
-        keys: std::ops::Range<u8>,
-    ) -> Vec<tokio::task::JoinHandle<bool>> {
+        keys: impl Iterator<Item = (u128, u16)>,
+    ) -> Vec<JoinHandle<bool>> {
         let before = places.waiting.load(Ordering::Relaxed);
-        let wait = |n: u8| {
+        let wait = |(client, of)| {
             let places = Arc::clone(places);
-            tokio::spawn(async move { places.enter(Client(n.into()), payer(n)).await.is_some() })
+            tokio::spawn(async move { places.enter(Client(client), payer(of)).await.is_some() })
         };
-        let waiting = keys.cycle().take(count).map(wait).collect();
+        let waiting = keys.take(count).map(wait).collect();
         while places.waiting.load(Ordering::Relaxed) < before + count {
             tokio::task::yield_now().await;
         }
         waiting
     }
 
-    fn is_refused_at_once(places: &Places, client: u128, of: u8) -> bool {
+    fn is_refused_at_once(places: &Places, client: u128, of: u16) -> bool {
         places.enter(Client(client), payer(of)).now_or_never().is_some_and(|place| place.is_none())
     }
 
@@ -199,9 +203,11 @@ mod tests {
     async fn fault_2_3_one_who_has_many_wait_leaves_others_room_to_wait() {
         let places = Arc::new(Places::new(Room { all: 2, per_client: 1, per_payer: 1 }));
         let held = places.enter(Client(1), payer(1)).await.unwrap();
-        let waiting = crowd(&places, MAX_WAITING_EACH, 1..2).await;
-        assert!(is_refused_at_once(&places, 1, 2), "the client's share of the places to wait");
-        drop(places.enter(Client(2), payer(2)).await.unwrap());
+        let mut waiting = crowd(&places, MAX_WAITING_EACH, repeat((1, 1))).await;
+        assert!(is_refused_at_once(&places, 2, 1), "the payer's share of the places to wait");
+        waiting.extend(crowd(&places, MAX_WAITING_EACH, (2..).map(|of| (1, of))).await);
+        assert!(is_refused_at_once(&places, 1, 999), "the client's share of the places to wait");
+        drop(places.enter(Client(2), payer(999)).await.unwrap());
         drop(held);
         for waiter in waiting {
             assert!(waiter.await.unwrap());
@@ -213,7 +219,7 @@ mod tests {
     async fn no_more_wait_than_may() {
         let places = Arc::new(Places::new(Room { all: 1, per_client: 1, per_payer: 1 }));
         let held = places.enter(Client(0), payer(0)).await.unwrap();
-        let waiting = crowd(&places, MAX_WAITING, 1..9).await;
+        let waiting = crowd(&places, MAX_WAITING, (1..18_u16).map(|n| (n.into(), n)).cycle()).await;
         assert!(is_refused_at_once(&places, 20, 20));
         drop(held);
         for waiter in waiting {

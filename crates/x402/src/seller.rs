@@ -156,9 +156,13 @@ impl Seller {
         let (offer, payment) = authentic(order.quote, &presented).map_err(refused)?;
         let checked = Checked { order, dialect, offer, payment };
         self.in_time(&checked, order.now).await?;
+        let declined = |reason, tx| Err(declined(order, dialect, &checked.offer, &payment, reason, tx));
         match self.till.look(order.client, &payment).await? {
-            Ok(()) => Ok(checked),
-            Err(reason) => Err(declined(order, dialect, &checked.offer, &payment, reason, None)),
+            // What has bought its answer gets no place of those who pay.
+            Ok(Some(PaymentState::Answered { tx })) => declined(Reason::Used, Some(tx)),
+            Ok(Some(PaymentState::Failed { .. })) => declined(Reason::Used, None),
+            Ok(Some(PaymentState::Reserved | PaymentState::Settled { .. }) | None) => Ok(checked),
+            Err(reason) => declined(reason, None),
         }
     }
 

@@ -125,6 +125,9 @@ enum Met {
     No(SettleError),
 }
 
+/// Where the record has a payment that may buy something, or why it buys nothing.
+pub(crate) type Looked = Result<Option<PaymentState>, Reason>;
+
 impl Till {
     /// A till over a record, whoever makes transfers, and the token.
     #[must_use]
@@ -151,17 +154,21 @@ impl Till {
 
     /// Looks at a verified payment before it costs anything, at a place that is free
     /// again afterwards: one that is not in the record must be unused, since one that was
-    /// spent elsewhere buys nothing here, and its payer must hold enough.
-    pub(crate) async fn look(&self, client: Client, payment: &Signed) -> Result<Result<(), Reason>, TillError> {
+    /// spent elsewhere buys nothing here, and its payer must hold enough. Says where the
+    /// record has it.
+    pub(crate) async fn look(&self, client: Client, payment: &Signed) -> Result<Looked, TillError> {
         let _place = self.enter(client, payment).await?;
         let authorization = &payment.authorization;
         match self.payments.find(&authorization.key()).await? {
-            Some((_, PaymentState::Reserved)) => self.is_backed(payment).await,
-            Some(_) => Ok(Ok(())),
+            Some((_, state @ PaymentState::Reserved)) => Ok(self.is_backed(payment).await?.map(|()| Some(state))),
+            Some((_, state)) => Ok(Ok(Some(state))),
             None => match self.promises(authorization).await? {
+                Ok(()) => Ok(Ok(None)),
                 // A copy of the same request may have settled it meanwhile.
-                Err(_) if self.payments.find(&authorization.key()).await?.is_some() => Ok(Ok(())),
-                promised => Ok(promised),
+                Err(reason) => {
+                    let found = self.payments.find(&authorization.key()).await?;
+                    Ok(found.map_or(Err(reason), |(_, state)| Ok(Some(state))))
+                }
             },
         }
     }

@@ -11,8 +11,6 @@ use wire::node::AgentMark;
 use super::book::{Book, Head};
 use crate::ledger::random;
 
-/// Damaged journals that are kept beside it, at most.
-const ASIDE: u32 = 1_000;
 /// Bytes of a journal's name.
 const NAME_BYTES: usize = 8;
 
@@ -35,7 +33,7 @@ impl JournalFile {
             Err(error) => return Err(error),
         };
         let Some((book, good)) = read(&text).filter(|(_, good)| is_whole(&text, *good)) else {
-            let aside = set_aside(path)?;
+            let aside = durable::set_aside(path)?;
             tracing::error!(
                 path = %path.display(), aside = %aside.display(),
                 "the metering journal is damaged: it is set aside and a new one is begun. What nobody has fetched of \
@@ -111,19 +109,6 @@ impl JournalFile {
 fn is_whole(text: &[u8], good: u64) -> bool {
     let rest = usize::try_from(good).ok().and_then(|good| text.get(good..)).unwrap_or_default();
     !rest.contains(&b'\n')
-}
-
-fn set_aside(path: &Path) -> io::Result<PathBuf> {
-    let aside = free_name(path)?;
-    std::fs::rename(path, &aside)?;
-    Ok(aside)
-}
-
-/// A name beside a file under which nothing is kept yet.
-fn free_name(path: &Path) -> io::Result<PathBuf> {
-    let names = std::iter::once("broken".to_owned()).chain((1..ASIDE).map(|more| format!("broken.{more}")));
-    let mut free = names.map(|end| path.with_extension(end)).filter(|name| !name.exists());
-    free.next().ok_or_else(|| io::Error::other("too many damaged journals are set aside"))
 }
 
 /// The book, and how many bytes of the file are good. A line counts when it is
@@ -228,8 +213,9 @@ mod tests {
             let anew = JournalFile::open(&path).unwrap().1;
             assert_ne!(anew.journal(), book.journal(), "the gateway has counted marks of that name");
             assert_eq!((anew.last(), anew.standing(AgentId::from_bits(7))), (0, None));
-            let aside = ["broken", "broken.1"][round];
-            assert_eq!(std::fs::read(path.with_extension(aside)).unwrap(), damaged);
+            let mut aside = path.clone().into_os_string();
+            aside.push([".broken", ".broken.1"][round]);
+            assert_eq!(std::fs::read(aside).unwrap(), damaged);
             std::fs::write(&path, &whole).unwrap();
         }
     }

@@ -249,9 +249,8 @@ impl EvmKeys {
         let mut mended = Mended::Same;
         for broken in [&self.chain, &whole] {
             if broken.exists() {
-                let aside = broken.with_extension("broken.json");
                 eprintln!("! {} cannot be read: it is set aside, and a new chain begins", broken.display());
-                fs::rename(broken, aside).with_context(|| format!("set {} aside", broken.display()))?;
+                durable::set_aside(broken).with_context(|| format!("set {} aside", broken.display()))?;
                 self.deployer.forget()?;
                 mended = Mended::Anew;
             }
@@ -394,7 +393,7 @@ mod tests {
         }
         assert_eq!(keys.mend_chain().unwrap(), Mended::Anew);
         assert!(!keys.chain.exists() && !keys.whole().exists());
-        assert!(dir.path().join("chain.broken.json").exists() && dir.path().join("chain.whole.broken.json").exists());
+        assert!(dir.path().join("chain.json.broken").exists() && dir.path().join("chain.whole.json.broken").exists());
         assert_ne!(keys.deployer.open().unwrap().address(), first);
         assert_eq!(keys.owner.open().unwrap().address(), owner);
     }

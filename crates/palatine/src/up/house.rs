@@ -75,6 +75,16 @@ struct Keeper {
     process: Facts,
 }
 
+/// What is in a lock.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Locked {
+    Keeper(Keeper),
+    /// The last version named the process alone. In a copy of such a folder nobody has
+    /// the lock.
+    Process(Facts),
+}
+
 /// The folder of a house. The same one is used again by the next `up`.
 #[derive(Clone, Debug)]
 pub(crate) struct Rooms {
@@ -209,9 +219,13 @@ impl Rooms {
     /// names who keeps the other one. Neither does it while somebody only clears the
     /// house, or is about to write himself down.
     fn noted_keeper(&self) -> Result<Option<Keeper>> {
-        let Some(text) = read(&self.lock())? else { return Ok(None) };
-        let Ok(keeper) = serde_json::from_slice::<Keeper>(&text) else { return Ok(None) };
-        Ok((keeper.folder == self.folder()?).then_some(keeper))
+        let (text, folder) = (read(&self.lock())?, self.folder());
+        let Some(locked) = text.and_then(|text| serde_json::from_slice(&text).ok()) else { return Ok(None) };
+        let folder = folder?;
+        Ok(match locked {
+            Locked::Keeper(keeper) => (keeper.folder == folder).then_some(keeper),
+            Locked::Process(process) => Some(Keeper { folder, process }),
+        })
     }
 
     /// The process of a keeper that runs and really has the lock.

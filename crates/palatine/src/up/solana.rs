@@ -78,14 +78,14 @@ impl Solana {
     /// that was done on it is set aside, and that is told; the chain is made again from
     /// what is known. Says whether it was so.
     fn lost_journal(&self) -> Result<bool> {
-        let (from, to) = (&self.journal, self.journal.with_extension("journal.damaged"));
+        let from = &self.journal;
         let lack = match fs::read(from) {
             Ok(bytes) => lack(&bytes, &self.funded),
             Err(error) => Some(error.to_string()),
         };
         let Some(lack) = lack else { return Ok(false) };
-        match fs::rename(from, &to) {
-            Ok(()) => eprintln!("! {} is damaged, and kept as {}: {lack}", from.display(), to.display()),
+        match durable::set_aside(from) {
+            Ok(aside) => eprintln!("! {} is damaged, and kept as {}: {lack}", from.display(), aside.display()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => eprintln!("! {} is gone", from.display()),
             Err(error) => return Err(error).with_context(|| format!("set {} aside: {lack}", from.display())),
         }

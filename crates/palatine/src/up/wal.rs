@@ -84,7 +84,7 @@ impl Wal {
             }
         }
         if lost > 0 {
-            let aside = path.with_extension("wal.damaged");
+            let aside = durable::name_aside(&path)?;
             fs::copy(&path, &aside).with_context(|| format!("set {} aside", path.display()))?;
             let (path, aside) = (path.display(), aside.display());
             eprintln!(
@@ -191,8 +191,13 @@ impl Wal {
     fn append(&self, fresh: &[Entry]) -> Result<()> {
         let text = lines(fresh)?;
         let mut file: File = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
-        file.write_all(&text)?;
-        file.sync_data().with_context(|| format!("write {}", self.path.display()))
+        let before = file.metadata()?.len();
+        let written = file.write_all(&text).and_then(|()| file.sync_data());
+        if written.is_err() {
+            // What was not sent must not stand before what will be.
+            file.set_len(before).with_context(|| format!("cut {}", self.path.display()))?;
+        }
+        written.with_context(|| format!("write {}", self.path.display()))
     }
 }
 
@@ -242,6 +247,8 @@ fn changes(body: &[u8]) -> Vec<(String, Value)> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+
     use super::*;
 
     /// A chain that takes everything, at a block of its own, and remembers it.
@@ -317,13 +324,53 @@ mod tests {
         // What comes after a cut line is a line of its own.
         reopen().await.pass(call(RAW, 2)).await.unwrap();
         assert_eq!(told(&reopen().await).await, [1, 2]);
-        let aside = dir.path().join("chain.wal.damaged");
+        let aside = dir.path().join("chain.wal.broken");
         assert!(!aside.exists(), "nobody was told of what was cut");
         tear(b"\xff\0\n");
         let damaged = fs::read(&path).unwrap();
         reopen().await.pass(call(RAW, 3)).await.unwrap();
         assert_eq!(fs::read(&aside).unwrap(), damaged);
         assert_eq!(told(&reopen().await).await, [1, 2, 3]);
+    }
+
+    #[test]
+    fn fault_1_0_a_change_that_the_disk_did_not_take_stands_before_no_other() {
+        needs::needs!(root);
+        let dir = tempfile::tempdir().unwrap();
+        let full = async || {
+            let (path, (place, told)) = (dir.path().join("chain.wal"), chain(7).await);
+            let wal = Wal::open(path.clone()).unwrap();
+            wal.replay(&place).await.unwrap();
+            let large = json!({"method": RAW, "params": ["0".repeat(2 * DISK_BYTES)]}).to_string();
+            wal.pass(call(RAW, 1)).await.unwrap();
+            assert!(wal.pass(Bytes::from(large)).await.is_err(), "there is no room for it");
+            wal.pass(call(RAW, 2)).await.unwrap();
+            assert_eq!(told.lock().await.len(), 2, "what is not written down is not sent");
+            let (again, aside) = (Wal::open(path.clone()).unwrap(), durable::name_aside(&path).unwrap());
+            assert_eq!(*again.entries.lock().await, *wal.entries.lock().await);
+            assert!(aside.ends_with("chain.wal.broken"), "all of it can be read");
+        };
+        on_small_disk(dir.path(), || {
+            rustls::crypto::ring::default_provider().install_default().ok();
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(full());
+        });
+    }
+
+    /// Bytes of the disk.
+    const DISK_BYTES: usize = 64 << 10;
+
+    /// Does something where so much can be written to a folder.
+    fn on_small_disk(folder: &Path, work: impl FnOnce() + Send) {
+        let small = || {
+            #[expect(unsafe_code, reason = "a table of mounts of this thread's own, which ends at once")]
+            // SAFETY: only the mount table is unshared; no file descriptor is.
+            let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
+            unshared.unwrap();
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+            mount("tmpfs", folder, "tmpfs", MountFlags::empty(), Some(c"size=64k")).unwrap();
+            work();
+        };
+        std::thread::scope(|scope| scope.spawn(small).join().unwrap());
     }
 
     #[tokio::test]

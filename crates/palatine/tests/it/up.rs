@@ -209,10 +209,11 @@ async fn fault_1_0_a_solana_whose_journal_was_cut_has_its_holders_tokens_again_a
     stack.up(&["--no-agent"]);
     let mint = stack.status().unwrap()["mint"].clone();
     let journal = stack.dir.path().join("state/solana.journal");
-    let (whole, aside) = (std::fs::read(&journal).unwrap(), journal.with_extension("journal.damaged"));
+    let whole = std::fs::read(&journal).unwrap();
     let first = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     // Within the first record, and without the second.
-    for (length, restarts) in [(first / 2, 0), (first, 1)] {
+    for (length, restarts, kept) in [(first / 2, 0, "journal.broken"), (first, 1, "journal.broken.1")] {
+        let aside = journal.with_extension(kept);
         std::fs::write(&journal, &whole[..length]).unwrap();
         stack.signal("solana", Signal::KILL);
         stack.is_well_again("solana", restarts).await;

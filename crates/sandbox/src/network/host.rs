@@ -5,6 +5,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::guest::NAMESPACES;
 use super::laid::Laid;
@@ -13,6 +14,9 @@ use super::netlink::link_alias;
 use super::{Config, Egress, rules};
 use crate::{Failure, command, files};
 
+/// Between two words on rules that had to be laid again.
+const TELL_PERIOD: Duration = Duration::from_secs(60);
+
 /// What the guests' networks need of the host.
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -20,11 +24,13 @@ pub(crate) struct Host {
     machine: Machine,
     /// The rules as they were laid; nothing where none are to be there.
     laid: Mutex<Option<Laid>>,
+    /// When it was last told that they were laid again.
+    told: Mutex<Option<Instant>>,
 }
 
 impl Host {
     pub(crate) fn new(config: Config) -> Self {
-        Self { config, machine: Machine::this(), laid: Mutex::default() }
+        Self { config, machine: Machine::this(), laid: Mutex::default(), told: Mutex::default() }
     }
 
     /// Lays the rules and switches forwarding on. Repeats itself without harm.
@@ -60,17 +66,27 @@ impl Host {
             match found {
                 Ok(found) if found.is_as(known) => *known = found,
                 Ok(found) if found.is_of_other_nodes(known) => *known = self.lay(guarded)?,
-                Ok(_) | Err(_) => {
+                Ok(_) => {
                     *known = self.lay(guarded)?;
-                    metrics::counter!("hypercore_rules_mended_total").increment(1);
-                    tracing::warn!(
-                        table = name,
-                        "the node's rules were changed or removed by others: they are laid again"
-                    );
+                    self.tell_mended("they were changed or removed by others");
+                }
+                Err(error) => {
+                    *known = self.lay(guarded)?;
+                    self.tell_mended(&error.to_string());
                 }
             }
             Ok(())
         })
+    }
+
+    /// A program that removes them again and again is told of now and then.
+    fn tell_mended(&self, why: &str) {
+        metrics::counter!("hypercore_rules_mended_total").increment(1);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|at| at.elapsed() >= TELL_PERIOD) {
+            *told = Some(Instant::now());
+            tracing::warn!(table = self.config.name.as_str(), why, "the node's rules are laid again");
+        }
     }
 
     /// Replaces what is there of the rules in one transaction.
@@ -215,7 +231,7 @@ mod tests {
         fs::write(setting.join("forwarding"), "0").unwrap();
         let (name, range) = (name.to_owned().try_into().unwrap(), range.parse().unwrap());
         let config = Config { name, range, uplinks: vec!["lo".to_owned()], ..Config::default() };
-        Host { config, machine: Machine::of_test(dir), laid: Mutex::default() }
+        Host { config, machine: Machine::of_test(dir), laid: Mutex::default(), told: Mutex::default() }
     }
 
     fn change(rules: &str) {

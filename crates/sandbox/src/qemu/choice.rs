@@ -113,7 +113,8 @@ async fn try_kvm(plan: &Plan<'_>, groups: &[u32]) -> Result<Result<Duration, Dou
     let found = match probe::listen(&dir.join("console"), deadline).await {
         Ok(took) => Ok(took),
         Err(Silence::Deadline) => {
-            Err(Doubt::of_deadline(deadline, process::waited_for_processor(pid).unwrap_or_default()))
+            // Where that cannot be read, it may have waited all the time.
+            Err(Doubt::of_deadline(deadline, process::waited_for_processor(pid).unwrap_or(deadline)))
         }
         Err(Silence::End) => Err(Doubt::of_end(&timeout(LAST_WORDS, exit.wait()).await.unwrap_or_default())),
     };
