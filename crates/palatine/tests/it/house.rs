@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -381,7 +382,12 @@ pub(crate) fn program(name: &str) -> PathBuf {
 }
 
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    // Below those that connections are given: none takes it while what listens there is
+    // started anew. The next one is for agents under paths.
+    const PORTS: std::ops::Range<u64> = 20_000..32_000;
+    let draws = (0_u32..).map(|draw| PORTS.start + RandomState::new().hash_one(draw) % (PORTS.end - PORTS.start));
+    let is_free = |port: &u16| [*port, *port + 1].iter().all(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    draws.map(|port| u16::try_from(port).unwrap()).find(is_free).unwrap()
 }
 
 /// Which of the tests that run at the same time on this machine this one is: its
