@@ -40,6 +40,8 @@ const GAS: u64 = 200_000;
 const MAX_FEE: u128 = 10_000_000_000;
 /// More than are asked for here.
 const MANY: u64 = 100_000;
+/// A day's gas of which one caller's share is more than is used here.
+const MUCH_GAS: u64 = 10_000_000_000;
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// What a bare call took, and a relayed one.
@@ -222,7 +224,8 @@ async fn relayer(evm: &EvmConfig, dir: &Path) -> Result<Relayer> {
     let chain = Arc::new(Chain::connect(evm).await?);
     let key = Key::new(Wallet::new(RELAYER).signer().clone());
     let sender = Sender::start(Arc::clone(&chain), treasury::outbox(&store), key).await?;
-    let config = relay::Config { per_client_minute: MANY, ..relay::Config::default() };
+    let budgets = relay::Budgets { manage: MUCH_GAS, ..relay::Budgets::default() };
+    let config = relay::Config { per_client_minute: MANY, budgets, ..relay::Config::default() };
     let chain = Arc::new(EvmChain::new(chain, sender));
     Ok(Relayer::new(config, chain, treasury::journal(&store, evm.chain_id), Arc::new(SystemClock))?)
 }
