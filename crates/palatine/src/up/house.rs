@@ -219,9 +219,9 @@ impl Rooms {
     /// names who keeps the other one. Neither does it while somebody only clears the
     /// house, or is about to write himself down.
     fn noted_keeper(&self) -> Result<Option<Keeper>> {
-        let (text, folder) = (read(&self.lock())?, self.folder());
-        let Some(locked) = text.and_then(|text| serde_json::from_slice(&text).ok()) else { return Ok(None) };
-        let folder = folder?;
+        let Some(text) = read(&self.lock())? else { return Ok(None) };
+        let Ok(locked) = serde_json::from_slice(&text) else { return Ok(None) };
+        let folder = self.folder()?;
         Ok(match locked {
             Locked::Keeper(keeper) => (keeper.folder == folder).then_some(keeper),
             Locked::Process(process) => Some(Keeper { folder, process }),
@@ -310,6 +310,21 @@ mod tests {
         drop(held);
         let _taken = rooms.take().unwrap().unwrap();
         assert!(rooms.keeper().unwrap().is_some() && rooms.hold().unwrap().is_none());
+    }
+
+    #[test]
+    fn fault_1_5_a_lock_of_the_last_version_names_its_keeper_while_it_is_held_and_in_no_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| Rooms::at(Some(&dir.path().join(name))).unwrap();
+        let (rooms, copy) = (at("kept"), at("copied"));
+        fs::create_dir(rooms.root()).unwrap();
+        let mut held = rooms.hold().unwrap().unwrap();
+        held.write_all(&serde_json::to_vec(&process::facts(std::process::id()).unwrap()).unwrap()).unwrap();
+        assert!(rooms.keeper().unwrap().is_some());
+        assert!(Command::new("cp").arg("-a").arg(rooms.root()).arg(copy.root()).status().unwrap().success());
+        assert!(copy.keeper().unwrap().is_none(), "nobody has the lock of the copy");
+        drop(held);
+        assert!(rooms.keeper().unwrap().is_none());
     }
 
     /// A note of a house that this process keeps.
