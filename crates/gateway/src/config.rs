@@ -8,8 +8,8 @@ use auth::GatewayName;
 use domain::TierName;
 use serde::Deserialize;
 
-use crate::hosts::{Host, Origin, is_loopback};
-use crate::urls::{AgentUrl, PathUrl};
+use crate::edge::hosts::{Host, Origin, is_loopback};
+use crate::ingress::urls::{AgentUrl, PathUrl};
 
 /// Why a section is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use url::Url;
 
-use crate::hosts::{Host, Hosts};
-use crate::toll::{is_plain, toll};
-use crate::urls::AgentUrl;
+use crate::edge::hosts::{Host, Hosts};
+use crate::ingress::paywall::{is_plain, toll};
+use crate::ingress::urls::AgentUrl;
 
 /// The domain of a gateway's agents, and the gateway's own name.
 const AGENTS: &str = "https://{id}.agents.example.com";

@@ -14,8 +14,8 @@ use treasury::TreasuryError;
 use wire::EnvironmentError;
 use wire::fault::{Code, Fault};
 
-use crate::guests::GuestError;
-use crate::limit::TooOften;
+use crate::edge::limits::TooOften;
+use crate::nodes::guests::GuestError;
 
 /// Seconds after which a caller may try again what failed for want of something
 /// that comes back by itself.

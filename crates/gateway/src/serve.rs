@@ -11,18 +11,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::Server;
-use crate::entry::Peer;
+use crate::api::routes::router;
+use crate::auth::audience::{self, Listening};
+use crate::edge::connection::Server;
+use crate::edge::dispatch::Peer;
+use crate::edge::eviction::Resting;
+use crate::edge::limits::{Crowd, Place, Rates, client_block, client_key};
+use crate::edge::tls::Certificates;
 use crate::health;
-use crate::limit::{Crowd, Place, Rates, client_block, client_key};
-use crate::names::{self, Listening};
-use crate::pool::Pools;
-use crate::resting::Resting;
-use crate::routes::router;
+use crate::ingress::pool::Pools;
+use crate::ingress::target::Listener;
+use crate::ingress::urls::{AgentUrl, PathUrl};
 use crate::state::{Gateway, Parts};
-use crate::target::Listener;
-use crate::tls::Certificates;
-use crate::urls::{AgentUrl, PathUrl};
 use crate::{Config, ConfigError, Limits, Tls, TlsError};
 
 /// The pause after the system refuses to accept (out of descriptors, mostly).
@@ -144,7 +144,7 @@ pub async fn serve(
         Some(text) => Some(PathUrl::parse(text)?),
         None => listeners.path_url()?,
     };
-    let audiences = names::audiences(&config, &agent_url, &listeners.listening()?)?;
+    let audiences = audience::audiences(&config, &agent_url, &listeners.listening()?)?;
     let acceptor = certificates.as_ref().map(Certificates::acceptor).transpose()?;
     if !listeners.tls.is_empty() && acceptor.is_none() {
         return Err(ConfigError::HalfTls.into());

@@ -17,20 +17,20 @@ use wire::Secret;
 use wire::public::{Agent, Reason};
 use wire::relay::Health;
 
-use crate::bodies::Bodies;
-use crate::guests::Guests;
+use crate::auth::spent::Spent;
+use crate::edge::hosts::Hosts;
+use crate::edge::limits::Rates;
+use crate::edge::streams::Streams;
 use crate::health::Vitals;
-use crate::hosts::Hosts;
 use crate::ids::Ids;
-use crate::images::Images;
-use crate::limit::Rates;
-use crate::pool::Pools;
+use crate::ingress::bodies::Bodies;
+use crate::ingress::pool::Pools;
+use crate::ingress::price_table::Tariff;
+use crate::ingress::urls::{AgentUrl, PathUrl};
+use crate::nodes::guests::Guests;
+use crate::nodes::images::Images;
+use crate::payments::Shop;
 use crate::refusal::Refusal;
-use crate::shop::Shop;
-use crate::spent::Spent;
-use crate::streams::Streams;
-use crate::tariff::Tariff;
-use crate::urls::{AgentUrl, PathUrl};
 use crate::{Config, Limits};
 
 /// How long what was found of the relayer's health stands.

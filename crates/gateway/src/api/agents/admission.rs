@@ -1,0 +1,186 @@
+//! What a spawn asks for, and whether it may be granted: everything that can be
+//! refused before the database is asked.
+
+use std::sync::Arc;
+
+use domain::{AgentId, ImageDigest, Tier, TierName, Tiers};
+use http::header::HeaderMap;
+use store::{Idempotency, Reservation};
+use wire::Environment;
+use wire::fault::{Code, Fault};
+use wire::public::{IDEMPOTENCY_KEY, SpawnRequest};
+
+use crate::api::extract::{parse_json, shortened};
+use crate::auth::caller::Verified;
+use crate::nodes::images::Table;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// The longest `agent_type`.
+const MAX_TYPE: usize = 64;
+/// The longest `Idempotency-Key`.
+const MAX_KEY: usize = 255;
+
+/// A wish that may be granted.
+pub(crate) struct Wish {
+    agent_type: String,
+    env: Environment,
+    public: bool,
+    image: ImageDigest,
+    tier: TierName,
+    tier_config: Tier,
+    idempotency: Option<Idempotency>,
+}
+
+impl Gateway {
+    /// Reads the wish and sees whether it may be granted.
+    pub(crate) async fn wish(&self, headers: &HeaderMap, verified: &Verified) -> Result<Wish, Refusal> {
+        let request = parse(&verified.body)?;
+        let env = request.env.unwrap_or_default();
+        env.check()?;
+        let idempotency = self.idempotency(headers, &verified.body)?;
+        let table = self.images().await?;
+        let named = match &request.image_ref {
+            None => Some(self.named(table.clone(), &request.agent_type).await?),
+            Some(_) => None,
+        };
+        let (tier, full) = self.tier(verified).await?;
+        let tier_config = part_of(full, request.cores, request.memory)?;
+        let image = match (named, &request.image_ref) {
+            (Some(image), _) => image,
+            (None, reference) => self.brought(&table, reference.as_deref().unwrap_or(""), &tier)?,
+        };
+        Ok(Wish { agent_type: request.agent_type, env, public: request.public, image, tier, tier_config, idempotency })
+    }
+
+    /// The caller's promise that a retry is the same request. The request is
+    /// kept as a keyed digest: it may hold secrets.
+    fn idempotency(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, Refusal> {
+        let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+        let key = value.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
+        let Some(key) = key else {
+            let said = format!("Idempotency-Key is not 1 to {MAX_KEY} printable characters");
+            return Err(Fault::new(Code::InvalidRequest, said).field("Idempotency-Key").into());
+        };
+        Ok(Some(Idempotency { key: key.to_owned(), request: self.parts.tokens.fingerprint(body) }))
+    }
+
+    async fn images(&self) -> Result<Arc<Table>, Refusal> {
+        if let Some(table) = self.parts.images.table() {
+            return Ok(table);
+        }
+        self.parts.images.refresh().await;
+        self.parts.images.table().ok_or_else(|| {
+            Fault::new(Code::NodeUnavailable, "no node has said yet which images it holds").retry_after(1).into()
+        })
+    }
+
+    /// The image of this name. One that was imported a moment ago is looked for
+    /// again before it is unknown.
+    async fn named(&self, mut table: Arc<Table>, name: &str) -> Result<ImageDigest, Refusal> {
+        if let Some(digest) = table.get(name) {
+            return Ok(*digest);
+        }
+        self.parts.images.refresh().await;
+        table = self.parts.images.table().unwrap_or(table);
+        table.get(name).copied().ok_or_else(|| {
+            let said = format!("agent_type {:?} names no image", shortened(name));
+            let mut fault = Fault::new(Code::UnknownAgentType, said).field("agent_type");
+            fault.known = Some(table.keys().cloned().collect());
+            fault.into()
+        })
+    }
+
+    /// The image that the caller brings, if its tier may.
+    fn brought(&self, table: &Table, reference: &str, tier: &TierName) -> Result<ImageDigest, Refusal> {
+        let refused = |code, said: &str| Refusal::from(Fault::new(code, said).field("image_ref"));
+        if !self.config.byo_image_tiers.contains(tier) {
+            return Err(refused(Code::ImageRefused, "your tier may not bring its own image; name one by agent_type"));
+        }
+        let digest: ImageDigest =
+            reference.parse().map_err(|_| refused(Code::InvalidRequest, "image_ref is not sha256:<64 hex digits>"))?;
+        if table.values().any(|held| *held == digest) {
+            return Ok(digest);
+        }
+        Err(refused(Code::ImageRefused, "no node holds this image; ask the operator to pull it"))
+    }
+
+    /// The highest tier the wallet's balance reaches.
+    async fn tier(&self, verified: &Verified) -> Result<(TierName, Tier), Refusal> {
+        let balances = &self.parts.balances;
+        let balance = balances.balance(&verified.wallet).await?;
+        if let Some((name, tier)) = self.parts.tiers.reached_by(balance, balances.decimals()) {
+            return Ok((name.clone(), *tier));
+        }
+        let (_, lowest) = self.parts.tiers.lowest();
+        let mut fault = Fault::new(Code::InsufficientBalance, "the wallet holds too little of the token");
+        fault.balance = Some(balance.whole(balances.decimals()));
+        fault.required = Some(lowest.min);
+        Err(fault.into())
+    }
+}
+
+impl Wish {
+    /// What is asked of the store, and what it must not see.
+    pub(crate) fn reservation(self, id: AgentId, verified: &Verified) -> (Reservation, Environment) {
+        let reservation = Reservation {
+            stamp: verified.stamp,
+            id,
+            wallet: verified.wallet,
+            agent_type: self.agent_type,
+            image: self.image,
+            tier: self.tier,
+            tier_config: self.tier_config,
+            public: self.public,
+            idempotency: self.idempotency,
+            now: verified.now,
+        };
+        (reservation, self.env)
+    }
+}
+
+/// The part of a tier that was asked for.
+fn part_of(tier: Tier, cores: Option<u32>, memory: Option<u32>) -> Result<Tier, Refusal> {
+    let part = |field, asked: Option<u32>, least: u32, most: u32| match asked {
+        Some(asked) if !(least..=most).contains(&asked) => {
+            let said = format!("{field} must be from {least} to {most}, which your tier gives, not {asked}");
+            Err(Refusal::from(Fault::new(Code::InvalidRequest, said).field(field)))
+        }
+        asked => Ok(asked.unwrap_or(most)),
+    };
+    Ok(Tier {
+        cores: part("cores", cores, 1, tier.cores)?,
+        memory: part("memory", memory, Tiers::MIN_MEMORY_MIB, tier.memory)?,
+        ..tier
+    })
+}
+
+fn parse(body: &[u8]) -> Result<SpawnRequest, Refusal> {
+    let request: SpawnRequest = parse_json(body)?;
+    if !(1..=MAX_TYPE).contains(&request.agent_type.len()) {
+        let said = format!("agent_type is not 1 to {MAX_TYPE} bytes");
+        return Err(Fault::new(Code::InvalidRequest, said).field("agent_type").into());
+    }
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_no_capacity_a_part_of_a_tier_may_be_asked_for_and_no_more_than_it() {
+        let tier = Tier { min: 7, cores: 4, memory: 4_096 };
+        assert_eq!(part_of(tier, None, None).unwrap(), tier);
+        assert_eq!(part_of(tier, Some(2), Some(1_024)).unwrap(), Tier { cores: 2, memory: 1_024, ..tier });
+        for (cores, memory, field) in [
+            (Some(5), None, "cores"),
+            (Some(0), None, "cores"),
+            (None, Some(4_097), "memory"),
+            (None, Some(1), "memory"),
+        ] {
+            let fault = Fault::from(part_of(tier, cores, memory).unwrap_err());
+            assert_eq!((fault.code, fault.field.as_deref()), (Code::InvalidRequest, Some(field)));
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `GET /agents/{id}/events`: every change of an agent's state, as server-sent
+//! events. A reader that comes back with `Last-Event-ID` misses none.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use domain::AgentId;
+use futures_util::StreamExt;
+use futures_util::stream::{Stream, unfold};
+use http::header::HeaderMap;
+use store::{Store, StoreError};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+use wire::fault::Fault;
+use wire::public::StateChange;
+
+use crate::api::extract::Id;
+use crate::auth::caller::Reader;
+use crate::edge::streams::StreamPlace;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// Silence after which a comment is sent, so that proxies keep the connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Streams an agent's changes to its holder.
+#[utoipa::path(
+    get,
+    operation_id = "events",
+    tag = "agents",
+    path = "/agents/{id}/events",
+    params(("id" = AgentId, Path, description = "The agent"), ("Last-Event-ID" = Option<u64>, Header, description = "Go on after this event")),
+    responses(
+        (status = 200, description = "One event `state` for each change; its data is a StateChange", body = StateChange,
+            content_type = "text/event-stream"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
+)]
+pub(crate) async fn events(
+    State(gateway): State<Arc<Gateway>>,
+    Id(id): Id,
+    headers: HeaderMap,
+    Reader(owner): Reader,
+) -> Result<Response, Refusal> {
+    let after = last_seen(&headers)?;
+    gateway.owned(id, owner.wallet).await?;
+    let place = gateway.streams.for_wallet(owner.wallet)?;
+    let store = gateway.parts.store.clone();
+    // Listening begins before reading: what happens in between is heard.
+    let news = store.subscribe();
+    let feed = Feed { store, news, id, after, pending: VecDeque::new(), ended: false, _place: place };
+    let events = feed.stream().take_until(gateway.draining.clone().cancelled_owned());
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+    Ok(Sse::new(events).keep_alive(keep_alive).into_response())
+}
+
+fn last_seen(headers: &HeaderMap) -> Result<u64, Refusal> {
+    let Some(value) = headers.get("last-event-id") else { return Ok(0) };
+    let seen = value.to_str().ok().and_then(|text| text.parse().ok());
+    seen.ok_or_else(|| Refusal::invalid("Last-Event-ID is not the id of an event of this stream"))
+}
+
+/// One reader of one agent's changes.
+struct Feed {
+    store: Store,
+    news: Receiver<(AgentId, StateChange)>,
+    id: AgentId,
+    after: u64,
+    pending: VecDeque<StateChange>,
+    ended: bool,
+    _place: StreamPlace,
+}
+
+impl Feed {
+    fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
+        unfold((self, true), |(mut feed, first)| async move {
+            if first && let Err(error) = feed.read().await {
+                return failed(&error);
+            }
+            match feed.next().await {
+                Ok(Some(change)) => Some((Ok(event(&change)), (feed, false))),
+                Ok(None) => None,
+                Err(error) => failed(&error),
+            }
+        })
+    }
+
+    /// The next change; `None` after the last.
+    async fn next(&mut self) -> Result<Option<StateChange>, StoreError> {
+        loop {
+            if let Some(change) = self.pending.pop_front() {
+                self.after = change.seq;
+                self.ended = !change.state.is_live();
+                return Ok(Some(change));
+            }
+            if self.ended {
+                return Ok(None);
+            }
+            match self.news.recv().await {
+                Ok((id, change)) if id == self.id && change.seq == self.after + 1 => self.pending.push_back(change),
+                Ok((id, change)) if id == self.id && change.seq > self.after => self.read().await?,
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => self.read().await?,
+                Err(RecvError::Closed) => return Ok(None),
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), StoreError> {
+        self.pending = self.store.changes(self.id, self.after).await?.into();
+        if self.pending.is_empty() {
+            let record = self.store.get(self.id).await?;
+            self.ended = record.is_none_or(|record| !record.state.is_live());
+        }
+        Ok(())
+    }
+}
+
+/// Ends the stream: the reader comes back with the last id it saw.
+fn failed<T>(error: &StoreError) -> Option<T> {
+    tracing::error!(%error, "read an agent's changes");
+    None
+}
+
+fn event(change: &StateChange) -> Event {
+    let data = serde_json::to_string(change).unwrap_or_default();
+    Event::default().event("state").id(change.seq.to_string()).data(data)
+}

@@ -1,0 +1,96 @@
+//! `GET /agents/{id}/logs`: what an agent wrote, and goes on to write.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use domain::AgentId;
+use futures_util::StreamExt;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, Uri};
+use serde::Deserialize;
+use store::Record;
+use wire::fault::{Code, Fault};
+
+use crate::api::extract::{Id, query};
+use crate::auth::caller::Reader;
+use crate::edge::streams::StreamPlace;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// `?follow=&source=`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogsQuery {
+    #[serde(default)]
+    follow: bool,
+    #[serde(default)]
+    source: Source,
+}
+
+#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum Source {
+    /// The agent's own output.
+    #[default]
+    Agent,
+    /// The guest's console.
+    Console,
+}
+
+/// Streams an agent's lines to its holder.
+#[utoipa::path(
+    get,
+    operation_id = "logs",
+    tag = "agents",
+    path = "/agents/{id}/logs",
+    params(
+        ("id" = AgentId, Path, description = "The agent"),
+        ("follow" = Option<bool>, Query, description = "Go on with what it writes from now on"),
+        ("source" = Option<String>, Query, description = "`agent` (default) or `console`"),
+    ),
+    responses((status = 200, description = "Lines of text", body = String, content_type = "text/plain"), (status = "default", description = "What is wrong, by `code`", body = Fault)),
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
+)]
+pub(crate) async fn logs(
+    State(gateway): State<Arc<Gateway>>,
+    Id(id): Id,
+    uri: Uri,
+    Reader(owner): Reader,
+) -> Result<Response<Body>, Refusal> {
+    let LogsQuery { follow, source } = query(&uri)?;
+    let record = gateway.owned(id, owner.wallet).await?;
+    let node = node_of(&record)?;
+    let place = gateway.streams.for_wallet(owner.wallet)?;
+    let lines = gateway.parts.guests.logs(node, id, source == Source::Console, follow).await?;
+    let mut response = Response::new(gateway.until_drained(lines, place));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    Ok(response)
+}
+
+/// The node that runs this agent.
+pub(crate) fn node_of(record: &Record) -> Result<&str, Refusal> {
+    if !record.state.is_live() {
+        return Err(Refusal::new(Code::WrongState, "the agent has ended, and nothing of it is left on its node"));
+    }
+    record
+        .node
+        .as_deref()
+        .ok_or_else(|| Fault::new(Code::AgentNotReady, "the agent has no node yet; try again").retry_after(1).into())
+}
+
+impl Gateway {
+    /// The same body, which ends when the gateway goes down and holds its place
+    /// until then.
+    pub(crate) fn until_drained(&self, body: Body, place: StreamPlace) -> Body {
+        let draining = self.draining.clone().cancelled_owned();
+        let held = body.into_data_stream().map(move |chunk| {
+            let _ = &place;
+            chunk
+        });
+        Body::from_stream(held.take_until(draining))
+    }
+}

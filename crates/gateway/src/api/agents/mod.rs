@@ -1,0 +1,9 @@
+//! What holders ask of their agents.
+
+pub(crate) mod admission;
+pub(crate) mod events;
+pub(crate) mod logs;
+pub(crate) mod spawn;
+pub(crate) mod status;
+pub(crate) mod stop;
+pub(crate) mod usage;

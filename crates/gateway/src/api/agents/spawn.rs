@@ -1,0 +1,191 @@
+//! `POST /spawn`.
+//!
+//! Everything that can be refused without the database is refused first; the
+//! one transaction spends the signature and takes the wallet's slot. Whatever
+//! the answer is, the signature is spent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use control::SpawnError;
+use domain::{AgentId, State as Life};
+use http::header::HeaderMap;
+use http::{Response, StatusCode, Uri};
+use serde::Deserialize;
+use store::{Admission, Record, Reservation};
+use tokio::task::{JoinError, JoinHandle};
+use tracing::Instrument;
+use wire::Environment;
+use wire::fault::{Code, Fault};
+use wire::public::{SpawnRequest, SpawnResponse};
+
+use crate::api::extract::{json, query};
+use crate::auth::caller::Verified;
+use crate::edge::dispatch::Arrival;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// `?wait=`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpawnQuery {
+    /// Answer when the agent is usable (the default), or at once.
+    #[serde(default = "yes")]
+    wait: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+/// Gives a holder an agent.
+#[utoipa::path(
+    post,
+    operation_id = "spawn",
+    tag = "agents",
+    path = "/spawn",
+    request_body = SpawnRequest,
+    params(
+        ("wait" = Option<bool>, Query, description = "Answer when the agent is usable (default), or at once"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes a retry, freshly signed, return the first answer"),
+    ),
+    responses(
+        (status = 200, description = "The agent is usable", body = SpawnResponse),
+        (status = 202, description = "The agent is starting", body = SpawnResponse),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
+)]
+pub(crate) async fn spawn(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(arrival): Extension<Arrival>,
+    uri: Uri,
+    headers: HeaderMap,
+    verified: Verified,
+) -> Result<Response<Body>, Refusal> {
+    let wish = async {
+        let SpawnQuery { wait } = query(&uri)?;
+        Ok((gateway.wish(&headers, &verified).await?, wait))
+    };
+    let (wish, wait) = match wish.await {
+        Ok(wish) => wish,
+        Err(refusal) => {
+            gateway.spend(verified.stamp).await?;
+            return Err(refusal);
+        }
+    };
+    let id = gateway.ids.next(verified.now, rand::random());
+    let (reservation, env) = wish.reservation(id, &verified);
+    let traceparent = Some(arrival.trace.traceparent());
+    // A caller that goes away now must not leave a reservation that nobody completes.
+    let beginning = begin(Arc::clone(&gateway), reservation, env, traceparent, wait);
+    match gateway.tasks.spawn(beginning.in_current_span()).await.map_err(cut_off)?? {
+        Begun::Starting(spawning) => {
+            let record = spawning.await.map_err(cut_off)??;
+            gateway.spawned(StatusCode::OK, &record)
+        }
+        Begun::Left(record) => gateway.spawned(StatusCode::ACCEPTED, &record),
+        Begun::Repeated(record) => gateway.repeated(record, wait).await,
+    }
+}
+
+/// A spawn that is under way without its caller.
+enum Begun {
+    /// Waited for.
+    Starting(JoinHandle<Result<Record, SpawnError>>),
+    /// Not waited for.
+    Left(Record),
+    /// Begun before, by the same key.
+    Repeated(Record),
+}
+
+/// Takes the wallet's slot and starts the agent.
+async fn begin(
+    gateway: Arc<Gateway>,
+    reservation: Reservation,
+    env: Environment,
+    traceparent: Option<String>,
+    wait: bool,
+) -> Result<Begun, Refusal> {
+    let stamp = reservation.stamp;
+    let admission = gateway.parts.store.reserve(reservation).await?;
+    gateway.spent.note(stamp.key);
+    if let (Admission::Reserved(record), Some(treasury)) = (&admission, &gateway.parts.treasury) {
+        treasury.prepare(record.id, record.wallet);
+    }
+    match admission {
+        Admission::Reserved(record) if wait => {
+            let control = gateway.parts.control.clone();
+            let spawning = async move { control.spawn(record, env, traceparent).await };
+            Ok(Begun::Starting(tokio::spawn(spawning.in_current_span())))
+        }
+        Admission::Reserved(record) => {
+            gateway.parts.control.spawn_detached(record.clone(), env, traceparent);
+            Ok(Begun::Left(record))
+        }
+        Admission::Repeated(record) => Ok(Begun::Repeated(record)),
+        Admission::Busy(id) => Err(busy(id)),
+        Admission::Mismatch => {
+            Err(Fault::new(Code::IdempotencyMismatch, "this Idempotency-Key was used with another request")
+                .field("Idempotency-Key")
+                .into())
+        }
+        Admission::Replayed => Err(store::StoreError::Replayed.into()),
+    }
+}
+
+fn cut_off(_: JoinError) -> Refusal {
+    SpawnError::CutOff.into()
+}
+
+fn busy(id: AgentId) -> Refusal {
+    let mut fault = Fault::new(Code::AgentExists, "this wallet has a live agent; stop it first");
+    fault.agent_id = Some(id);
+    fault.into()
+}
+
+impl Gateway {
+    /// The first answer again, as the agent is now.
+    async fn repeated(&self, record: Record, wait: bool) -> Result<Response<Body>, Refusal> {
+        let record = if wait { self.settled(record).await? } else { record };
+        match record.state {
+            Life::Failed(reason) => Err(Refusal::Failed(reason)),
+            Life::Stopping(domain::End::Failed(reason)) => Err(Refusal::Failed(reason)),
+            Life::Reserved | Life::Placed | Life::Booting | Life::Waiting(_) => {
+                self.spawned(StatusCode::ACCEPTED, &record)
+            }
+            Life::Ready | Life::Stopping(domain::End::Stopped(_)) | Life::Stopped(_) => {
+                self.spawned(StatusCode::OK, &record)
+            }
+        }
+    }
+
+    /// Waits until the agent no longer starts.
+    async fn settled(&self, record: Record) -> Result<Record, Refusal> {
+        let deadline = Duration::from_millis(self.limits.agent_answer_ms);
+        let id = record.id;
+        let mut news = self.parts.store.subscribe();
+        let waiting = async {
+            let mut record = self.parts.store.get(id).await?.unwrap_or(record);
+            while matches!(record.state, Life::Reserved | Life::Placed | Life::Booting | Life::Waiting(_)) {
+                // Lagging behind is as good a reason to look again as news.
+                let _ = news.recv().await;
+                record = self.parts.store.get(id).await?.ok_or_else(Refusal::not_found)?;
+            }
+            Ok(record)
+        };
+        let late = || Refusal::Failed(domain::FailReason::BootTimeout);
+        tokio::time::timeout(deadline, waiting).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    fn spawned(&self, status: StatusCode, record: &Record) -> Result<Response<Body>, Refusal> {
+        let agent = self.view_with_token(record);
+        json(status, &SpawnResponse { success: true, agent, tier_config: record.tier_config })
+    }
+}

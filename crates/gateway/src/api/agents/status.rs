@@ -1,0 +1,65 @@
+//! `GET /status/{id}` and `GET /agents`: how a holder's agents are.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use domain::AgentId;
+use http::{Response, StatusCode};
+use wire::fault::Fault;
+use wire::public::{AgentsResponse, StatusResponse};
+
+use crate::api::extract::{Id, json};
+use crate::auth::caller::Reader;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// Agents in one list at most.
+const MAX_LISTED: u32 = 100;
+
+/// How one agent is.
+#[utoipa::path(
+    get,
+    operation_id = "status",
+    tag = "agents",
+    path = "/status/{id}",
+    params(("id" = AgentId, Path, description = "The agent")),
+    responses((status = 200, description = "How it is", body = StatusResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
+)]
+pub(crate) async fn status(
+    State(gateway): State<Arc<Gateway>>,
+    Id(id): Id,
+    Reader(owner): Reader,
+) -> Result<Response<Body>, Refusal> {
+    let record = gateway.owned(id, owner.wallet).await?;
+    let uptime_ms = record.meter.uptime_ms(owner.now);
+    let vault = match &gateway.parts.treasury {
+        Some(treasury) => treasury.known_vault(record.id).await?,
+        None => None,
+    };
+    json(StatusCode::OK, &StatusResponse { agent: gateway.view(&record), uptime_ms, vault })
+}
+
+/// A holder's agents, newest first.
+#[utoipa::path(
+    get,
+    operation_id = "listAgents",
+    tag = "agents",
+    path = "/agents",
+    responses((status = 200, description = "One's own agents, newest first", body = AgentsResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
+)]
+pub(crate) async fn list(
+    State(gateway): State<Arc<Gateway>>,
+    Reader(owner): Reader,
+) -> Result<Response<Body>, Refusal> {
+    let records = gateway.parts.store.of(owner.wallet, MAX_LISTED).await?;
+    json(StatusCode::OK, &AgentsResponse { agents: records.iter().map(|record| gateway.view(record)).collect() })
+}

@@ -1,0 +1,54 @@
+//! `GET /usage/{wallet}`: what a wallet has used.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Request, State};
+use domain::{UnixMillis, Wallet};
+use http::{Response, StatusCode};
+use wire::fault::Fault;
+use wire::public::{UsageResponse, UsageStats};
+
+use crate::api::extract::{WalletOf, json};
+use crate::auth::caller::{Reader, presented};
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// What a wallet used: to itself, all; to others, the totals, where the operator
+/// publishes them.
+#[utoipa::path(
+    get,
+    operation_id = "usage",
+    tag = "agents",
+    path = "/usage/{wallet}",
+    params(("wallet" = Wallet, Path, description = "Whose usage")),
+    responses((status = 200, description = "Totals, the running agent included", body = UsageResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
+)]
+pub(crate) async fn usage(
+    State(gateway): State<Arc<Gateway>>,
+    WalletOf(wallet): WalletOf,
+    request: Request,
+) -> Result<Response<Body>, Refusal> {
+    let unsigned = presented(request.headers()).wallet.is_none();
+    if unsigned && gateway.config.public_usage {
+        return gateway.totals(wallet, gateway.now(), false).await;
+    }
+    let Reader(owner) = Reader::from_request(request, &gateway).await?;
+    if owner.wallet != wallet {
+        return Err(Refusal::not_found());
+    }
+    gateway.totals(wallet, owner.now, true).await
+}
+
+impl Gateway {
+    async fn totals(&self, wallet: Wallet, now: UnixMillis, own: bool) -> Result<Response<Body>, Refusal> {
+        let (usage, spawns) = self.parts.store.usage(wallet, now).await?;
+        let live = if own { self.parts.store.live_of(wallet).await? } else { None };
+        let active_agent = live.map(|record| self.view(&record));
+        json(StatusCode::OK, &UsageResponse { wallet, stats: UsageStats::new(&usage, spawns), active_agent })
+    }
+}

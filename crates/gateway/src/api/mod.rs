@@ -1,0 +1,8 @@
+//! The public API: one folder for each surface.
+
+pub(crate) mod agents;
+pub(crate) mod extract;
+pub(crate) mod meta;
+pub(crate) mod money;
+pub(crate) mod openapi;
+pub(crate) mod routes;

@@ -1,0 +1,210 @@
+//! The relayer's routes, which are CroGas's: their JSON, their errors.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::{Request, Response, StatusCode};
+use relay::{Answer, Error, Relayer};
+use serde::Serialize;
+use wire::EvmAddress;
+use wire::fault::Fault;
+use wire::relay::{
+    BatchAnswer, BatchRequest, CallRequest, DomainAnswer, EstimateAnswer, EstimateQuery, NonceAnswer, PaymentRequired,
+    RawRequest, RelayAnswer, RelayRequest,
+};
+
+use crate::api::extract::{Segments, json};
+use crate::auth::caller::read_at_most;
+use crate::edge::cors;
+use crate::edge::dispatch::Arrival;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// CroGas's header of a payment.
+const X_PAYMENT: &str = "x-payment";
+
+/// Carries out a call that somebody without coins has signed (ERC-2771).
+#[utoipa::path(
+    post,
+    operation_id = "relay",
+    tag = "relayer",
+    path = "/meta/relay",
+    request_body = RelayRequest,
+    params(("X-Payment" = Option<String>, Header, description = "The fee's payment, where one is asked")),
+    responses(
+        (status = 200, description = "What became of it: `success` is the call's own", body = RelayAnswer),
+        (status = 202, description = "The chain has not decided; ask again with the same request", body = RelayAnswer),
+        (status = 402, description = "The fee, and how to pay it", body = PaymentRequired),
+        (status = "default", description = "CroGas's refusal, or a fault of the gateway", body = Fault),
+    )
+)]
+pub(crate) async fn relay(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(arrival): Extension<Arrival>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    let (relayer, payment, body) = gateway.relayed(request).await?;
+    told(relayer.relay(&body, payment.as_deref(), arrival.client).await)
+}
+
+/// Carries out up to ten of them for one fee.
+#[utoipa::path(
+    post,
+    operation_id = "relayBatch",
+    tag = "relayer",
+    path = "/meta/batch",
+    request_body = BatchRequest,
+    params(("X-Payment" = Option<String>, Header, description = "The fee's payment, where one is asked")),
+    responses(
+        (status = 200, description = "What became of each", body = BatchAnswer),
+        (status = 402, description = "The fee, and how to pay it", body = PaymentRequired),
+        (status = "default", description = "CroGas's refusal, or a fault of the gateway", body = Fault),
+    )
+)]
+pub(crate) async fn batch(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(arrival): Extension<Arrival>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    let (relayer, payment, body) = gateway.relayed(request).await?;
+    told(relayer.batch(&body, payment.as_deref(), arrival.client).await)
+}
+
+/// Pays the gas of a call that carries a signature of its own, or needs none.
+#[utoipa::path(
+    post,
+    operation_id = "relayCall",
+    tag = "relayer",
+    path = "/meta/call",
+    request_body = CallRequest,
+    params(("X-Payment" = Option<String>, Header, description = "The fee's payment, where one is asked")),
+    responses(
+        (status = 200, description = "What became of it", body = RelayAnswer),
+        (status = 402, description = "The fee, and how to pay it", body = PaymentRequired),
+        (status = "default", description = "CroGas's refusal, or a fault of the gateway", body = Fault),
+    )
+)]
+pub(crate) async fn call(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(arrival): Extension<Arrival>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    let (relayer, payment, body) = gateway.relayed(request).await?;
+    told(relayer.call(&body, payment.as_deref(), arrival.client).await)
+}
+
+/// Passes on a whole transaction, whose signer pays for it.
+#[utoipa::path(
+    post,
+    operation_id = "relayRaw",
+    tag = "relayer",
+    path = "/relay",
+    request_body = RawRequest,
+    responses(
+        (status = 200, description = "What became of it", body = RelayAnswer),
+        (status = "default", description = "CroGas's refusal, or a fault of the gateway", body = Fault),
+    )
+)]
+pub(crate) async fn raw(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(arrival): Extension<Arrival>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    let (relayer, _, body) = gateway.relayed(request).await?;
+    told(relayer.raw(&body, arrival.client).await)
+}
+
+/// The forwarder's next nonce of an address.
+#[utoipa::path(
+    get,
+    operation_id = "relayNonce",
+    tag = "relayer",
+    path = "/meta/nonce/{address}",
+    params(("address" = EvmAddress, Path, description = "Whose nonce")),
+    responses((status = 200, description = "The nonce", body = NonceAnswer), (status = "default", description = "CroGas's refusal, or a fault of the gateway", body = Fault))
+)]
+pub(crate) async fn nonce(
+    State(gateway): State<Arc<Gateway>>,
+    Segments(address): Segments<String>,
+) -> Result<Response<Body>, Refusal> {
+    let answer = gateway.treasury()?.relayer()?.nonce(&address).await;
+    told(answer.map(|body| Answer { status: 200, body }))
+}
+
+/// The EIP-712 domain that requests are signed for.
+#[utoipa::path(
+    get,
+    operation_id = "relayDomain",
+    tag = "relayer",
+    path = "/meta/domain",
+    responses((status = 200, description = "Domain and types", body = DomainAnswer), (status = "default", description = "What is wrong, by `code`", body = Fault))
+)]
+pub(crate) async fn domain(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+    json(StatusCode::OK, &gateway.treasury()?.relayer()?.domain())
+}
+
+/// What a call would cost.
+#[utoipa::path(
+    get,
+    operation_id = "relayEstimate",
+    tag = "relayer",
+    path = "/estimate",
+    params(
+        ("to" = String, Query, description = "The contract"),
+        ("data" = Option<String>, Query, description = "The call, hex"),
+        ("value" = Option<String>, Query, description = "Wei"),
+        ("priority" = Option<String>, Query, description = "`slow`, `normal` or `fast`"),
+    ),
+    responses((status = 200, description = "Gas and price", body = EstimateAnswer), (status = "default", description = "CroGas's refusal, or a fault of the gateway", body = Fault))
+)]
+pub(crate) async fn estimate(
+    State(gateway): State<Arc<Gateway>>,
+    query: Result<Query<EstimateQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response<Body>, Refusal> {
+    let Query(query) =
+        query.map_err(|_| Refusal::invalid("the query string is not one of this path; see /openapi.json"))?;
+    let answer = gateway.treasury()?.relayer()?.estimate(&query).await;
+    told(answer.map(|body| Answer { status: 200, body }))
+}
+
+impl Gateway {
+    /// The relayer, and the payment and body of what it is asked.
+    async fn relayed(&self, request: Request<Body>) -> Result<(Relayer, Option<String>, Vec<u8>), Refusal> {
+        cors::need_json(&request)?;
+        let relayer = self.treasury()?.relayer()?;
+        let (head, body) = request.into_parts();
+        let payment = payment(&head.headers)?;
+        let body = read_at_most(body, relayer.max_body(), self.limits.body_ms).await?;
+        Ok((relayer, payment, body.to_vec()))
+    }
+}
+
+fn payment(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let Some(value) = headers.get(X_PAYMENT) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| Refusal::invalid("X-Payment is not printable"))?;
+    Ok(Some(text.to_owned()))
+}
+
+fn told<T: Serialize>(answer: Result<Answer<T>, Error>) -> Result<Response<Body>, Refusal> {
+    match answer {
+        Ok(answer) => json(status(answer.status), &answer.body),
+        Err(error) => {
+            if status(error.status()).is_server_error() {
+                tracing::warn!(%error, "the relayer does not carry a call");
+            }
+            let mut response = json(status(error.status()), &error.body())?;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            if let Some(seconds) = error.retry_after() {
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+            }
+            Ok(response)
+        }
+    }
+}
+
+fn status(number: u16) -> StatusCode {
+    StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}

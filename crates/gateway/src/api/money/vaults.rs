@@ -1,0 +1,201 @@
+//! The chain, the vaults and their tasks.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use domain::vault::{TaskId, TaskIdError};
+use domain::{Address, AgentId};
+use http::{Response, StatusCode};
+use wire::fault::{Code, Fault};
+use wire::vault::{
+    AgentVault, ChainResponse, DeployRequest, SubmitRequest, TasksResponse, TxResponse, VaultResponse, VaultState,
+};
+use wire::{EvmAddress, EvmHash};
+
+use crate::api::extract::{Id, Segments, json, parse_json};
+use crate::auth::caller::{Owner, Reader};
+use crate::edge::dispatch::Arrival;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// The chain this gateway works on.
+#[utoipa::path(
+    get,
+    operation_id = "chain",
+    tag = "payments",
+    path = "/chain",
+    responses((status = 200, description = "What a signature must be made for", body = ChainResponse), (status = "default", description = "What is wrong, by `code`", body = Fault))
+)]
+pub(crate) async fn chain(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+    json(StatusCode::OK, &gateway.treasury()?.chain()?)
+}
+
+/// An agent's vault: where it is or will be, and how far it is.
+#[utoipa::path(
+    get,
+    operation_id = "agentVault",
+    tag = "payments",
+    path = "/agents/{id}/vault",
+    params(("id" = AgentId, Path, description = "The agent")),
+    responses((status = 200, description = "Its vault", body = AgentVault), (status = "default", description = "What is wrong, by `code`", body = Fault)),
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("wallet" = [], "signature" = [], "timestamp" = [])
+    )
+)]
+pub(crate) async fn agent_vault(
+    State(gateway): State<Arc<Gateway>>,
+    Id(id): Id,
+    Reader(owner): Reader,
+) -> Result<Response<Body>, Refusal> {
+    let record = gateway.owned(id, owner.wallet).await?;
+    let treasury = gateway.treasury()?;
+    // Only who asked for this very vault has an agent's key made for it.
+    let vault = if owner.bound {
+        treasury.agent_vault(record.id, record.wallet).await?
+    } else {
+        treasury.known_vault(record.id).await?
+    };
+    let none = || match owner.bound {
+        true => Refusal::not_linked(),
+        false => {
+            Refusal::new(Code::UnboundSignature, "the agent has no vault yet; ask with a signature of this request")
+        }
+    };
+    json(StatusCode::OK, &vault.ok_or_else(none)?)
+}
+
+/// Deploys an agent's vault by its owner's signature. The gateway pays the gas,
+/// and goes on when this has answered.
+#[utoipa::path(
+    post,
+    operation_id = "deployVault",
+    tag = "payments",
+    path = "/agents/{id}/vault",
+    params(("id" = AgentId, Path, description = "The agent")),
+    request_body = DeployRequest,
+    responses(
+        (status = 200, description = "It is on the chain already", body = AgentVault),
+        (status = 202, description = "It is on its way; the agent's status tells how far", body = AgentVault),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
+)]
+pub(crate) async fn deploy(
+    State(gateway): State<Arc<Gateway>>,
+    Id(id): Id,
+    Extension(arrival): Extension<Arrival>,
+    owner: Owner,
+) -> Result<Response<Body>, Refusal> {
+    let record = gateway.owned(id, owner.wallet).await?;
+    let wish: DeployRequest = parse_json(&owner.body)?;
+    if !record.state.is_live() {
+        return Err(Refusal::new(Code::WrongState, "the agent has ended: vaults are deployed for those that live"));
+    }
+    let treasury = gateway.treasury()?;
+    let vault = treasury.deploy(record.id, record.wallet, &wish, arrival.client, owner.now).await?;
+    let status = if vault.state == VaultState::Deployed { StatusCode::OK } else { StatusCode::ACCEPTED };
+    json(status, &vault)
+}
+
+/// A vault's books, as far as the chain was read.
+#[utoipa::path(
+    get,
+    operation_id = "vault",
+    tag = "payments",
+    path = "/vaults/{address}",
+    params(("address" = EvmAddress, Path, description = "The vault")),
+    responses((status = 200, description = "Its books", body = VaultResponse), (status = "default", description = "What is wrong, by `code`", body = Fault))
+)]
+pub(crate) async fn vault(
+    State(gateway): State<Arc<Gateway>>,
+    Segments(address): Segments<String>,
+) -> Result<Response<Body>, Refusal> {
+    json(StatusCode::OK, &gateway.treasury()?.vault(read_address(&address)?).await?)
+}
+
+/// A vault's tasks, newest first, at most 500.
+#[utoipa::path(
+    get,
+    operation_id = "tasks",
+    tag = "payments",
+    path = "/vaults/{address}/tasks",
+    params(("address" = EvmAddress, Path, description = "The vault")),
+    responses((status = 200, description = "Its tasks", body = TasksResponse), (status = "default", description = "What is wrong, by `code`", body = Fault))
+)]
+pub(crate) async fn tasks(
+    State(gateway): State<Arc<Gateway>>,
+    Segments(address): Segments<String>,
+) -> Result<Response<Body>, Refusal> {
+    json(StatusCode::OK, &gateway.treasury()?.tasks(read_address(&address)?).await?)
+}
+
+/// Hands in the result of a task, signed with the agent's key.
+#[utoipa::path(
+    post,
+    operation_id = "submit",
+    tag = "payments",
+    path = "/agents/{id}/tasks/{task}/submit",
+    params(("id" = AgentId, Path, description = "The agent"), ("task" = EvmHash, Path, description = "The task")),
+    request_body = SubmitRequest,
+    responses(
+        (status = 200, description = "The chain has it", body = TxResponse),
+        (status = 202, description = "It is on its way", body = TxResponse),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
+)]
+pub(crate) async fn submit(
+    State(gateway): State<Arc<Gateway>>,
+    Segments((id, task)): Segments<(String, String)>,
+    owner: Owner,
+) -> Result<Response<Body>, Refusal> {
+    let (id, task) = read_task(&id, &task)?;
+    gateway.owned(id, owner.wallet).await?;
+    let work: SubmitRequest = parse_json(&owner.body)?;
+    told(&gateway.treasury()?.submit(id, task, work.result_hash, owner.now).await?)
+}
+
+/// Turns a task down, signed with the agent's key: its creator is credited with
+/// all of it.
+#[utoipa::path(
+    post,
+    operation_id = "decline",
+    tag = "payments",
+    path = "/agents/{id}/tasks/{task}/decline",
+    params(("id" = AgentId, Path, description = "The agent"), ("task" = EvmHash, Path, description = "The task")),
+    responses(
+        (status = 200, description = "The chain has it", body = TxResponse),
+        (status = 202, description = "It is on its way", body = TxResponse),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
+)]
+pub(crate) async fn decline(
+    State(gateway): State<Arc<Gateway>>,
+    Segments((id, task)): Segments<(String, String)>,
+    owner: Owner,
+) -> Result<Response<Body>, Refusal> {
+    let (id, task) = read_task(&id, &task)?;
+    gateway.owned(id, owner.wallet).await?;
+    told(&gateway.treasury()?.decline(id, task, owner.now).await?)
+}
+
+fn told(answer: &TxResponse) -> Result<Response<Body>, Refusal> {
+    json(if answer.success { StatusCode::OK } else { StatusCode::ACCEPTED }, answer)
+}
+
+fn read_address(text: &str) -> Result<Address, Refusal> {
+    let address = text.parse().ok().filter(|_| text.starts_with("0x"));
+    let said = "a vault's address is 0x and 40 hexadecimal digits";
+    address.ok_or_else(|| Fault::new(Code::InvalidRequest, said).field("address").into())
+}
+
+fn read_task(id: &str, task: &str) -> Result<(AgentId, TaskId), Refusal> {
+    let id = id.parse().map_err(|_| Refusal::not_found())?;
+    let unread = |error: TaskIdError| Fault::new(Code::InvalidRequest, error.to_string()).field("task");
+    let task = task.parse().map_err(unread)?;
+    Ok((id, task))
+}

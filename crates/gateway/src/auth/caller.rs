@@ -1,0 +1,220 @@
+//! Whose signature a request carries. Each is good for one request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use auth::{Claim, Policy, Presented, Request as Bound};
+use axum::body::{Body, BodyDataStream, Bytes};
+use axum::extract::FromRequest;
+use bytes::BytesMut;
+use domain::{UnixMillis, Wallet};
+use futures_util::StreamExt;
+use http::Request;
+use http::header::HeaderMap;
+use http::request::Parts;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use store::Stamp;
+use wire::connect::Envelope;
+use wire::fault::Code;
+use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+
+use crate::edge::cors;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+
+/// A verified signature of a spawn that is **not spent yet**: whoever takes this
+/// spends `stamp`, whatever the answer is. It may be Romulus's own text.
+pub(crate) struct Verified {
+    pub(crate) wallet: Wallet,
+    pub(crate) stamp: Stamp,
+    /// Whether it covers this request alone.
+    pub(crate) bound: bool,
+    pub(crate) body: Bytes,
+    pub(crate) now: UnixMillis,
+}
+
+/// A verified signature that binds the request and this gateway, spent durably.
+pub(crate) struct Owner {
+    pub(crate) wallet: Wallet,
+    /// Whether it covers this request alone; otherwise it is a [`Reader`]'s or a
+    /// [`Stopper`]'s, in Romulus's own text.
+    pub(crate) bound: bool,
+    pub(crate) body: Bytes,
+    pub(crate) now: UnixMillis,
+}
+
+/// An [`Owner`] who only reads what is its own, and may have signed Romulus's own
+/// text. That works on a full disk too.
+pub(crate) struct Reader(pub(crate) Owner);
+
+/// An [`Owner`] who is let in however often the wallet has asked, and may have
+/// signed Romulus's own text: stopping always works.
+pub(crate) struct Stopper(pub(crate) Owner);
+
+/// Which texts open a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opens {
+    /// Romulus's own too: its five routes, and reading.
+    EitherText,
+    /// Those alone that bind the request and this gateway: an operator who gets
+    /// another can replay it at every other gateway.
+    BoundText,
+}
+
+impl Opens {
+    fn policy(self, gateway: &Gateway) -> Policy<'_> {
+        let require_bound = gateway.config.require_bound || self == Self::BoundText;
+        Policy { audiences: &gateway.audiences, require_bound }
+    }
+}
+
+impl FromRequest<Arc<Gateway>> for Verified {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+        verify_counted(gateway, request, Opens::EitherText).await
+    }
+}
+
+impl FromRequest<Arc<Gateway>> for Owner {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+        spend(gateway, verify_counted(gateway, request, Opens::BoundText).await?).await
+    }
+}
+
+impl FromRequest<Arc<Gateway>> for Reader {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+        spend_essential(gateway, verify_counted(gateway, request, Opens::EitherText).await?).await.map(Self)
+    }
+}
+
+impl FromRequest<Arc<Gateway>> for Stopper {
+    type Rejection = Refusal;
+
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+        spend_essential(gateway, verify(gateway, request, Opens::EitherText).await?).await.map(Self)
+    }
+}
+
+async fn spend(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> {
+    let Verified { wallet, stamp, bound, body, now } = verified;
+    gateway.spend(stamp).await?;
+    Ok(Owner { wallet, bound, body, now })
+}
+
+async fn spend_essential(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> {
+    let Verified { wallet, stamp, bound, body, now } = verified;
+    gateway.spend_essential(stamp, bound).await?;
+    Ok(Owner { wallet, bound, body, now })
+}
+
+/// Verifies, and counts the request against its wallet.
+async fn verify_counted(gateway: &Gateway, request: Request<Body>, opens: Opens) -> Result<Verified, Refusal> {
+    let verified = verify(gateway, request, opens).await?;
+    gateway.rates.wallets.check(verified.wallet)?;
+    Ok(verified)
+}
+
+async fn verify(gateway: &Gateway, request: Request<Body>, opens: Opens) -> Result<Verified, Refusal> {
+    cors::need_json(&request)?;
+    let (head, body) = request.into_parts();
+    // Nobody's body is read whose headers are refused whatever it is.
+    let claim = Claim::read(presented(&head.headers), opens.policy(gateway), gateway.now())?;
+    let body = read(gateway, body).await?;
+    verify_over(gateway, &claim, &head, body)
+}
+
+/// The signer of a request whose body goes on, in Connect's envelopes: what is signed
+/// of the body is its first envelope alone. The body comes back whole.
+pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Result<(Wallet, Body), Refusal> {
+    cors::need_json(&request)?;
+    let (head, body) = request.into_parts();
+    let claim = Claim::read(presented(&head.headers), Opens::BoundText.policy(gateway), gateway.now())?;
+    let mut rest = body.into_data_stream();
+    let within = Duration::from_millis(gateway.limits.body_ms);
+    let begun = tokio::time::timeout(within, first_envelope(&mut rest)).await;
+    let (first, more) = begun.map_err(|_| Refusal::invalid("the body did not begin in time"))??;
+    let verified = verify_over(gateway, &claim, &head, first.clone())?;
+    gateway.rates.wallets.check(verified.wallet)?;
+    let owner = spend(gateway, verified).await?;
+    let begin = futures_util::stream::iter([first, more].map(Ok));
+    Ok((owner.wallet, Body::from_stream(begin.chain(rest))))
+}
+
+/// The bytes of a body's first envelope, and what came with them.
+async fn first_envelope(body: &mut BodyDataStream) -> Result<(Bytes, Bytes), Refusal> {
+    let mut all = BytesMut::new();
+    loop {
+        let length = Envelope::length(&all).map_err(|error| Refusal::invalid(error.to_string()))?;
+        if let Some(length) = length.filter(|length| all.len() >= *length) {
+            let more = all.split_off(length);
+            return Ok((all.freeze(), more.freeze()));
+        }
+        let bytes = body.next().await.transpose().ok().flatten();
+        all.extend_from_slice(&bytes.ok_or_else(|| Refusal::invalid("the body ended before its first message"))?);
+    }
+}
+
+fn verify_over(gateway: &Gateway, claim: &Claim<'_>, head: &Parts, body: Bytes) -> Result<Verified, Refusal> {
+    let now = gateway.now();
+    let signed = claim.verify(&bound(head, &body), now)?;
+    tracing::debug!(form = signed.form.as_str(), bound = signed.bound, "a signature is good");
+    if gateway.spent.knows(&signed.stamp_key) {
+        return Err(store::StoreError::Replayed.into());
+    }
+    let stamp = Stamp { key: signed.stamp_key, expires_at: signed.expires_at };
+    Ok(Verified { wallet: signed.wallet, stamp, bound: signed.bound, body, now })
+}
+
+/// What a bound signature of this request covers.
+fn bound<'a>(head: &'a Parts, body: &'a [u8]) -> Bound<'a> {
+    let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+    Bound { method: head.method.as_str(), path, body }
+}
+
+/// The signature's headers. One that is there twice, or is not text, is as
+/// malformed as an empty one.
+pub(crate) fn presented(headers: &HeaderMap) -> Presented<'_> {
+    let one = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        let first = values.next()?;
+        Some(if values.next().is_some() { "" } else { first.to_str().unwrap_or("") })
+    };
+    Presented {
+        wallet: one(X_WALLET),
+        signature: one(X_SIGNATURE),
+        timestamp: one(X_TIMESTAMP),
+        audience: one(X_AUDIENCE),
+    }
+}
+
+/// Reads a body, within the bounds of the API.
+async fn read(gateway: &Gateway, body: Body) -> Result<Bytes, Refusal> {
+    let most = usize::try_from(gateway.limits.body_bytes).unwrap_or(usize::MAX);
+    read_at_most(body, most, gateway.limits.body_ms).await
+}
+
+/// Reads a body, within these bounds of size and time.
+pub(crate) async fn read_at_most<B>(body: B, most: usize, within_ms: u64) -> Result<Bytes, Refusal>
+where
+    B: axum::body::HttpBody<Data = Bytes>,
+    B::Error: Into<axum::BoxError>,
+{
+    let too_large = || Refusal::new(Code::BodyTooLarge, format!("the body is larger than {most} bytes"));
+    if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > most {
+        return Err(too_large());
+    }
+    let reading = Limited::new(body, most).collect();
+    let Ok(read) = tokio::time::timeout(Duration::from_millis(within_ms), reading).await else {
+        return Err(Refusal::invalid("the body did not arrive in time"));
+    };
+    match read {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
+        Err(_) => Err(Refusal::invalid("the body ended before it was whole")),
+    }
+}

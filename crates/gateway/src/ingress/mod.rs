@@ -1,0 +1,13 @@
+//! The way to an agent and back, and what is paid on it.
+
+pub(crate) mod bodies;
+pub(crate) mod paywall;
+pub(crate) mod pool;
+pub(crate) mod price_table;
+pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod queue;
+pub(crate) mod response;
+pub(crate) mod target;
+pub(crate) mod upgrade;
+pub(crate) mod urls;

@@ -1,0 +1,103 @@
+//! `POST /agents/{id}/process.Process/*`: commands in one's own agent, over
+//! E2B's process protocol. Only the holder's signature opens it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequest, Path, State};
+use domain::AgentId;
+use futures_util::StreamExt;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE};
+use http::{Method, Request, Response};
+use serde::Deserialize;
+use wire::TRACEPARENT;
+use wire::fault::Fault;
+use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+
+use crate::api::agents::logs::node_of;
+use crate::api::extract::Id;
+use crate::auth::caller::{self, Owner};
+use crate::edge::dispatch::Arrival;
+use crate::edge::idle::Pulse;
+use crate::refusal::Refusal;
+use crate::state::Gateway;
+use axum::Extension;
+use client::strip_hop_by_hop;
+
+/// The calls the guest knows.
+const CALLS: [&str; 8] = ["Start", "Connect", "List", "SendInput", STREAM_INPUT, "CloseStdin", "SendSignal", "Update"];
+/// The one whose request goes on: its first message is what is signed of it.
+const STREAM_INPUT: &str = "StreamInput";
+
+#[derive(Deserialize)]
+pub(crate) struct Segment {
+    method: String,
+}
+
+/// Passes one call on to the guest, and its answer back as it comes.
+#[utoipa::path(
+    post,
+    operation_id = "process",
+    tag = "agents",
+    path = "/agents/{id}/process.Process/{method}",
+    params(
+        ("id" = AgentId, Path, description = "The agent"),
+        ("method" = String, Path, description = "Start, Connect, List, SendInput, StreamInput, CloseStdin, SendSignal or Update"),
+    ),
+    request_body(
+        content = String,
+        content_type = "application/connect+json",
+        description = "Enveloped JSON; unary calls are application/json"
+    ),
+    responses(
+        (status = 200, description = "What the guest answers, as it comes", body = String,
+            content_type = "application/connect+json"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
+)]
+pub(crate) async fn pass(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(arrival): Extension<Arrival>,
+    Id(id): Id,
+    Path(Segment { method }): Path<Segment>,
+    request: Request<Body>,
+) -> Result<Response<Body>, Refusal> {
+    if !CALLS.contains(&method.as_str()) {
+        return Err(Refusal::not_found());
+    }
+    let mut headers = request.headers().clone();
+    let (wallet, body) = if method == STREAM_INPUT {
+        caller::of_stream(&gateway, request).await?
+    } else {
+        let owner = Owner::from_request(request, &gateway).await?;
+        (owner.wallet, Body::from(owner.body))
+    };
+    let record = gateway.owned(id, wallet).await?;
+    let node = node_of(&record)?;
+    let place = gateway.streams.for_wallet(wallet)?;
+    strip_hop_by_hop(&mut headers);
+    let signature = [X_WALLET, X_SIGNATURE, X_TIMESTAMP, X_AUDIENCE];
+    for ours in signature.into_iter().chain([AUTHORIZATION.as_str(), COOKIE.as_str(), CONTENT_LENGTH.as_str()]) {
+        headers.remove(ours);
+    }
+    if let Ok(trace) = arrival.trace.traceparent().parse() {
+        headers.insert(TRACEPARENT, trace);
+    }
+    let pulse = Pulse::new();
+    let mut request = Request::new(Body::new(pulse.of(body)));
+    *request.method_mut() = Method::POST;
+    *request.headers_mut() = headers;
+    let answer = gateway.parts.guests.pass(node, id, &format!("/process.Process/{method}"), request).await?;
+    let (mut head, body) = answer.into_parts();
+    strip_hop_by_hop(&mut head.headers);
+    let body = gateway.until_drained(body, place);
+    if method != STREAM_INPUT {
+        return Ok(Response::from_parts(head, body));
+    }
+    // Nobody holds a command's input open without a word.
+    let silence = Duration::from_millis(gateway.limits.stream_idle_ms);
+    let silent = async move { pulse.silent(silence).await };
+    Ok(Response::from_parts(head, Body::from_stream(body.into_data_stream().take_until(Box::pin(silent)))))
+}

@@ -1,0 +1,4 @@
+//! What is needed of the nodes, as narrow traits.
+
+pub(crate) mod guests;
+pub(crate) mod images;
