@@ -9,13 +9,15 @@ pub mod evm;
 mod id;
 mod metering;
 mod money;
+pub mod payment;
 mod placement;
+pub mod relay;
 mod tier;
 mod time;
 pub mod vault;
 
 pub use agent::{Action, End, Event, FailReason, Lack, Refusal, State, StateName, StopReason, step};
-pub use alloy_primitives::{Address, B256, Bytes, U256};
+pub use alloy_primitives::{Address, B256, Bytes, Signature, U256};
 pub use client::Client;
 pub use id::{AgentId, Generation, IdError, ImageDigest, Wallet};
 pub use metering::{Mark, MarkKind, Meter, Usage};

@@ -4,10 +4,10 @@ use wire::relay::{BatchAnswer, BatchResult, Priority, RelayAnswer, Status};
 
 use crate::drive::Progress;
 use crate::error::Error;
-use crate::journal::{Fee, State, Verdict};
 use crate::payment::PaymentError;
 use crate::relayer::Answer;
 use crate::request::Request;
+use domain::relay::{Fee, RelayOutcome, RelayState, RelayStatus};
 
 /// Everything is known.
 const OK: u16 = 200;
@@ -20,10 +20,10 @@ const ACCEPTED: u16 = 202;
 /// When its fee could not be collected.
 pub(crate) fn single(progress: &Progress, priority: Option<Priority>) -> Result<Answer<RelayAnswer>, Error> {
     let body = match &progress.entry.state {
-        State::Unpaid { why } => return Err(unpaid(why)),
-        State::Paying => pending(None, None),
-        State::Sending { fee } => pending(*fee, progress.tx.map(|tx| tx.to_string())),
-        State::Done { fee, verdict } => done(*fee, verdict),
+        RelayState::Unpaid { why } => return Err(unpaid(why)),
+        RelayState::Paying => pending(None, None),
+        RelayState::Sending { fee } => pending(*fee, progress.tx.map(|tx| tx.to_string())),
+        RelayState::Done { fee, outcome } => done(*fee, outcome),
     };
     let status = if body.status == Status::Pending { ACCEPTED } else { OK };
     Ok(Answer { status, body: RelayAnswer { priority, ..body } })
@@ -70,14 +70,14 @@ fn pending(fee: Option<Fee>, tx_hash: Option<String>) -> RelayAnswer {
     with_fee(fee, RelayAnswer { tx_hash, reason: Some(why.to_owned()), ..empty(Status::Pending) })
 }
 
-fn done(fee: Option<Fee>, verdict: &Verdict) -> RelayAnswer {
+fn done(fee: Option<Fee>, outcome: &RelayOutcome) -> RelayAnswer {
     let answer = RelayAnswer {
-        tx_hash: verdict.tx.map(|tx| tx.to_string()),
-        reason: verdict.reason.clone(),
-        block_number: verdict.block,
-        gas_used: verdict.gas_used.map(|gas| gas.to_string()),
-        effective_gas_price: verdict.gas_price.map(|price| price.to_string()),
-        ..empty(verdict.status.status())
+        tx_hash: outcome.tx.map(|tx| tx.to_string()),
+        reason: outcome.reason.clone(),
+        block_number: outcome.block,
+        gas_used: outcome.gas_used.map(|gas| gas.to_string()),
+        effective_gas_price: outcome.gas_price.map(|price| price.to_string()),
+        ..empty(status_of(outcome.status))
     };
     with_fee(fee, answer)
 }
@@ -85,6 +85,15 @@ fn done(fee: Option<Fee>, verdict: &Verdict) -> RelayAnswer {
 fn with_fee(fee: Option<Fee>, answer: RelayAnswer) -> RelayAnswer {
     let payment_tx_hash = fee.map(|fee| fee.tx.to_string());
     RelayAnswer { payment_tx_hash, fee_taken: fee.map(|fee| fee.amount.0.to_string()), ..answer }
+}
+
+const fn status_of(status: RelayStatus) -> Status {
+    match status {
+        RelayStatus::Executed => Status::Executed,
+        RelayStatus::Reverted => Status::Reverted,
+        RelayStatus::Failed => Status::Failed,
+        RelayStatus::Superseded => Status::Superseded,
+    }
 }
 
 /// `success` is true of what was executed, and of nothing else.

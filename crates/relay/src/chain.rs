@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes, Log, U256};
+use alloy_sol_types::Eip712Domain;
 use async_trait::async_trait;
 use chain::evm::Revert;
-
-use crate::payment::Authorization;
+use domain::payment::{Authorization, AuthorizationState};
+use domain::relay::Transaction;
 
 /// Why the chain gave no answer. This says nothing about the call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +41,16 @@ pub struct Facts {
     pub relayer: Address,
 }
 
+impl Facts {
+    /// The separator of the token's EIP-712 domain.
+    #[must_use]
+    pub fn token_separator(&self) -> B256 {
+        let (name, version) = (self.token_name.clone().into(), self.token_version.clone().into());
+        let chain_id = U256::from(self.chain_id);
+        Eip712Domain::new(Some(name), Some(version), Some(chain_id), Some(self.token), None).separator()
+    }
+}
+
 /// A call, as `eth_call` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -62,24 +73,6 @@ pub enum Simulation<T> {
     Done(T),
     /// It would revert, for this reason.
     Reverted(Revert),
-}
-
-/// A transaction of the relayer's own, to be sent once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Intent {
-    /// Its name: whatever is submitted under one key becomes at most one
-    /// transaction on the chain, however often and from however many lives of the
-    /// process it is submitted.
-    pub key: B256,
-    /// Who is called.
-    pub to: Address,
-    /// Wei.
-    pub value: U256,
-    /// The call.
-    pub data: Bytes,
-    /// Gas it is expected to need. The sender's own estimate, right before it is
-    /// sent, is what counts.
-    pub gas: u64,
 }
 
 /// A transaction in a block that is as deep as the chain's settings ask.
@@ -148,14 +141,15 @@ pub trait Chain: Send + Sync {
     /// EIP-3009's `authorizationState`: used or cancelled.
     async fn spent(&self, payer: Address, nonce: B256) -> Result<bool, ChainError>;
 
-    /// The transaction in which this authorization moved its whole value to its
-    /// payee, whoever sent it. `None` also when it was cancelled.
-    async fn moved(&self, authorization: &Authorization) -> Result<Option<B256>, ChainError>;
+    /// What became of an authorization, whoever used it. `Unused` is never said of one
+    /// that the newest block shows as used.
+    async fn authorization(&self, authorization: &Authorization) -> Result<AuthorizationState, ChainError>;
 
     /// Takes a transaction on, durably: once this returns `Ok`, it will be sent,
-    /// and replaced when stuck, by this life of the process or the next. Doing it
-    /// again under the same key changes nothing.
-    async fn submit(&self, intent: &Intent) -> Result<(), ChainError>;
+    /// and replaced when stuck, by this life of the process or the next. Whatever is
+    /// submitted under one key becomes at most one transaction on the chain, however
+    /// often and from however many lives of the process it is submitted.
+    async fn submit(&self, key: B256, transaction: &Transaction) -> Result<(), ChainError>;
 
     /// What became of a submitted transaction; waits for `Mined` or `Dropped` at
     /// most this long.

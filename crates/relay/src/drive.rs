@@ -8,16 +8,18 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use alloy_primitives::B256;
+use chain::evm::calls;
+use domain::payment::{Authorization, AuthorizationState};
+use domain::relay::{Fee, JournalError, RelayEntry, RelayOutcome, RelayState, RelayStatus, Transaction};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::chain::{ChainError, Intent, Mined, Outcome, Simulation};
+use crate::chain::{ChainError, Mined, Outcome, Simulation};
 use crate::error::Error;
-use crate::journal::{Charge, End, Entry, Fee, State, Verdict, Work};
+use crate::outcome;
 use crate::relayer::Inner;
 use crate::request::Request;
 use crate::text::printable;
-use crate::verdict;
 
 /// How long the chain is asked to wait for a transaction at a time.
 const LOOK: Duration = Duration::from_secs(30);
@@ -32,7 +34,7 @@ const MAX_TROUBLES: u32 = 360;
 /// How far an entry is.
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
-    pub(crate) entry: Entry,
+    pub(crate) entry: RelayEntry,
     /// The newest transaction that carries it, while it is not mined.
     pub(crate) tx: Option<B256>,
 }
@@ -43,7 +45,7 @@ enum Trouble {
     #[error(transparent)]
     Chain(#[from] ChainError),
     #[error(transparent)]
-    Journal(#[from] crate::journal::JournalError),
+    Journal(#[from] JournalError),
     #[error("the entry before it is gone")]
     Gone,
     #[error("the chain does not know what it was given")]
@@ -52,7 +54,7 @@ enum Trouble {
 
 impl Inner {
     /// The progress of an entry that stands in the journal.
-    pub(crate) fn watch(self: &Arc<Self>, entry: Entry) -> watch::Receiver<Progress> {
+    pub(crate) fn watch(self: &Arc<Self>, entry: RelayEntry) -> watch::Receiver<Progress> {
         if entry.state.is_open() {
             return Self::start(self, entry, None);
         }
@@ -62,7 +64,7 @@ impl Inner {
     /// Starts an entry's task, unless it has one.
     pub(crate) fn start(
         inner: &Arc<Self>,
-        entry: Entry,
+        entry: RelayEntry,
         permit: Option<OwnedSemaphorePermit>,
     ) -> watch::Receiver<Progress> {
         let id = entry.id;
@@ -105,7 +107,7 @@ impl Inner {
         newest.clone()
     }
 
-    async fn carry(self: &Arc<Self>, mut entry: Entry, progress: &watch::Sender<Progress>) {
+    async fn carry(self: &Arc<Self>, mut entry: RelayEntry, progress: &watch::Sender<Progress>) {
         let mut troubles = 0;
         while entry.state.is_open() && troubles < MAX_TROUBLES {
             match self.step(&entry, progress).await {
@@ -123,14 +125,18 @@ impl Inner {
         self.note(&entry);
     }
 
-    async fn step(self: &Arc<Self>, entry: &Entry, progress: &watch::Sender<Progress>) -> Result<Entry, Trouble> {
+    async fn step(
+        self: &Arc<Self>,
+        entry: &RelayEntry,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<RelayEntry, Trouble> {
         let next = match &entry.state {
-            State::Paying => self.collect(entry, progress).await?,
-            State::Sending { fee } => {
-                let verdict = self.send(entry, progress).await?;
-                verdict.map(|verdict| State::Done { fee: *fee, verdict })
+            RelayState::Paying => self.collect(entry, progress).await?,
+            RelayState::Sending { fee } => {
+                let outcome = self.send(entry, progress).await?;
+                outcome.map(|outcome| RelayState::Done { fee: *fee, outcome })
             }
-            State::Done { .. } | State::Unpaid { .. } => None,
+            RelayState::Done { .. } | RelayState::Unpaid { .. } => None,
         };
         match next {
             Some(next) => Ok(self.journal.step(entry.id, &next).await?),
@@ -139,68 +145,69 @@ impl Inner {
     }
 
     /// Collects the fee. `None` while that is not known.
-    async fn collect(&self, entry: &Entry, progress: &watch::Sender<Progress>) -> Result<Option<State>, Trouble> {
-        let Some(charge) = &entry.payment else { return Ok(Some(unpaid("no payment is written down"))) };
-        let work = Work {
-            to: charge.payment.token,
-            value: alloy_primitives::U256::ZERO,
-            data: charge.payment.call(),
-            gas: charge.gas,
-        };
-        let state = match self.carry_out(charge.payment.key(), &work).await? {
+    async fn collect(
+        &self,
+        entry: &RelayEntry,
+        progress: &watch::Sender<Progress>,
+    ) -> Result<Option<RelayState>, Trouble> {
+        let Some(fee) = &entry.payment else { return Ok(Some(unpaid("no payment is written down"))) };
+        let authorization = &fee.signed.authorization;
+        let call = calls::transfer_with_authorization(&fee.signed);
+        let transaction = Transaction { to: call.to, value: call.value, data: call.data, gas: fee.gas };
+        let state = match self.carry_out(fee.key(), &transaction).await? {
             Outcome::Pending(tx) => {
                 progress.send_modify(|it| it.tx = tx);
                 return Ok(None);
             }
-            Outcome::Mined(mined)
-                if mined.succeeded && charge.payment.authorization.moved_in(charge.payment.token, &mined.logs) =>
-            {
-                paid(charge, mined.tx)
+            Outcome::Mined(mined) if mined.succeeded && authorization.is_paid_by(&mined.logs) => {
+                paid(authorization, mined.tx)
             }
             Outcome::Unknown => return Err(Trouble::Lost),
-            Outcome::Mined(_) => self.paid_otherwise(charge, "the token refused it").await?,
-            Outcome::Dropped(why) => self.paid_otherwise(charge, &why).await?,
+            Outcome::Mined(_) => self.paid_otherwise(authorization, "the token refused it").await?,
+            Outcome::Dropped(why) => self.paid_otherwise(authorization, &why).await?,
         };
         Ok(Some(state))
     }
 
     /// Anyone can have sent the authorization before us; then we are paid all the
     /// same.
-    async fn paid_otherwise(&self, charge: &Charge, why: &str) -> Result<State, Trouble> {
-        let moved = self.chain.moved(&charge.payment.authorization).await?;
-        Ok(moved.map_or_else(|| unpaid(why), |tx| paid(charge, tx)))
+    async fn paid_otherwise(&self, authorization: &Authorization, why: &str) -> Result<RelayState, Trouble> {
+        Ok(match self.chain.authorization(authorization).await? {
+            AuthorizationState::Paid { tx } => paid(authorization, tx),
+            AuthorizationState::Unused { .. } | AuthorizationState::Void => unpaid(why),
+        })
     }
 
     /// Sends the call. `None` while its fate is not known.
     async fn send(
         self: &Arc<Self>,
-        entry: &Entry,
+        entry: &RelayEntry,
         progress: &watch::Sender<Progress>,
-    ) -> Result<Option<Verdict>, Trouble> {
+    ) -> Result<Option<RelayOutcome>, Trouble> {
         if let Some(before) = entry.after
-            && let Some(verdict) = self.take_turn(entry, before).await?
+            && let Some(outcome) = self.take_turn(entry, before).await?
         {
-            return Ok(Some(verdict));
+            return Ok(Some(outcome));
         }
-        match self.carry_out(entry.key(), &entry.work).await? {
+        match self.carry_out(entry.key(), &entry.transaction).await? {
             Outcome::Pending(tx) => {
                 progress.send_modify(|it| it.tx = tx);
                 Ok(None)
             }
             Outcome::Mined(mined) => self.judge(entry, &mined).await.map(Some),
             Outcome::Unknown => Err(Trouble::Lost),
-            Outcome::Dropped(why) => Ok(Some(verdict::never(&printable(&why)))),
+            Outcome::Dropped(why) => Ok(Some(outcome::never(&printable(&why)))),
         }
     }
 
-    /// Waits for the entry before; a verdict if this one must not be sent then.
-    async fn take_turn(self: &Arc<Self>, entry: &Entry, before: B256) -> Result<Option<Verdict>, Trouble> {
+    /// Waits for the entry before; how this one ends if it must not be sent then.
+    async fn take_turn(self: &Arc<Self>, entry: &RelayEntry, before: B256) -> Result<Option<RelayOutcome>, Trouble> {
         let before = self.journal.find(before).await?.ok_or(Trouble::Gone)?;
         let mut before = self.watch(before);
         let over = |it: &Progress| !it.entry.state.is_open();
         let state = before.wait_for(over).await.map_err(|_| Trouble::Gone)?.entry.state.clone();
-        if !matches!(&state, State::Done { verdict, .. } if verdict.status.spends()) {
-            return Ok(Some(verdict::never(
+        if !matches!(&state, RelayState::Done { outcome, .. } if outcome.status.is_final()) {
+            return Ok(Some(outcome::never(
                 "an earlier request of this signer was not carried out; this one was not sent",
             )));
         }
@@ -208,7 +215,7 @@ impl Inner {
     }
 
     /// Tries a request right before it is sent, unless it was handed over before.
-    async fn try_again(&self, entry: &Entry) -> Result<Option<Verdict>, Trouble> {
+    async fn try_again(&self, entry: &RelayEntry) -> Result<Option<RelayOutcome>, Trouble> {
         let Some(request) = Request::restore(entry) else { return Ok(None) };
         if self.chain.outcome(entry.key(), Duration::ZERO).await? != Outcome::Unknown {
             return Ok(None);
@@ -216,24 +223,24 @@ impl Inner {
         match self.try_out(&request).await {
             Ok(_) => Ok(None),
             Err(Error::Chain(error)) => Err(error.into()),
-            Err(refusal) => Ok(Some(verdict::never(&printable(&refusal.to_string())))),
+            Err(refusal) => Ok(Some(outcome::never(&printable(&refusal.to_string())))),
         }
     }
 
-    async fn judge(&self, entry: &Entry, mined: &Mined) -> Result<Verdict, Trouble> {
-        let Some(lane) = &entry.lane else { return Ok(verdict::of_call(mined)) };
-        let Some(mut verdict) = verdict::of_request(mined, lane) else {
-            return Ok(verdict::skipped(mined, self.chain.nonce(lane.from).await? > lane.nonce));
+    async fn judge(&self, entry: &RelayEntry, mined: &Mined) -> Result<RelayOutcome, Trouble> {
+        let Some(used) = &entry.nonce else { return Ok(outcome::of_call(mined)) };
+        let Some(mut outcome) = outcome::of_request(mined, used) else {
+            return Ok(outcome::skipped(mined, self.chain.nonce(used.from).await? > used.nonce));
         };
-        if verdict.status == End::Reverted {
-            verdict.reason = self.why(entry).await.or(verdict.reason);
+        if outcome.status == RelayStatus::Reverted {
+            outcome.reason = self.why(entry).await.or(outcome.reason);
         }
-        Ok(verdict)
+        Ok(outcome)
     }
 
     /// What the called contract says when it is asked once more; the forwarder keeps
     /// no reasons.
-    async fn why(&self, entry: &Entry) -> Option<String> {
+    async fn why(&self, entry: &RelayEntry) -> Option<String> {
         let request = Request::restore(entry)?;
         match self.chain.simulate(&self.inner_call(&request)).await {
             Ok(Simulation::Reverted(why)) => Some(printable(&format!("the called contract reverted: {why}"))),
@@ -242,24 +249,23 @@ impl Inner {
     }
 
     /// Hands a transaction to the chain, and asks what became of it.
-    async fn carry_out(&self, key: B256, work: &Work) -> Result<Outcome, Trouble> {
-        let intent = Intent { key, to: work.to, value: work.value, data: work.data.clone(), gas: work.gas };
-        match self.chain.submit(&intent).await {
+    async fn carry_out(&self, key: B256, transaction: &Transaction) -> Result<Outcome, Trouble> {
+        match self.chain.submit(key, transaction).await {
             Ok(()) => Ok(self.chain.outcome(key, LOOK).await?),
             Err(ChainError::Refused(why)) => Ok(Outcome::Dropped(why)),
             Err(error @ ChainError::Unavailable(_)) => Err(error.into()),
         }
     }
 
-    fn note(&self, entry: &Entry) {
+    fn note(&self, entry: &RelayEntry) {
         let outcome = match &entry.state {
-            State::Paying | State::Sending { .. } => "waits",
-            State::Unpaid { .. } => "unpaid",
-            State::Done { verdict, .. } => match verdict.status {
-                End::Executed => "executed",
-                End::Reverted => "reverted",
-                End::Failed => "failed",
-                End::Superseded => "superseded",
+            RelayState::Paying | RelayState::Sending { .. } => "waits",
+            RelayState::Unpaid { .. } => "unpaid",
+            RelayState::Done { outcome, .. } => match outcome.status {
+                RelayStatus::Executed => "executed",
+                RelayStatus::Reverted => "reverted",
+                RelayStatus::Failed => "failed",
+                RelayStatus::Superseded => "superseded",
             },
         };
         let millis = self.clock.now().since(entry.at);
@@ -274,10 +280,10 @@ fn pause(troubles: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(1 << troubles.min(16)).min(LONGEST_PAUSE)
 }
 
-const fn paid(charge: &Charge, tx: B256) -> State {
-    State::Sending { fee: Some(Fee { amount: charge.payment.authorization.value, tx }) }
+const fn paid(authorization: &Authorization, tx: B256) -> RelayState {
+    RelayState::Sending { fee: Some(Fee { amount: authorization.value, tx }) }
 }
 
-fn unpaid(why: &str) -> State {
-    State::Unpaid { why: printable(why) }
+fn unpaid(why: &str) -> RelayState {
+    RelayState::Unpaid { why: printable(why) }
 }

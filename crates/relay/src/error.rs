@@ -5,10 +5,10 @@ use serde::Serialize;
 use wire::relay::{MAX_BATCH, PaymentRequired, Refusal};
 
 use crate::chain::ChainError;
-use crate::journal::JournalError;
 use crate::payment::PaymentError;
 use crate::request::RequestError;
 use crate::text::TextError;
+use domain::relay::JournalError;
 
 /// Why nothing was relayed. Nothing was sent and nothing was taken, unless it says
 /// so.

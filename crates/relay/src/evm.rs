@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use async_trait::async_trait;
-use chain::evm::{At, AuthorizationUse, Broadcast, Evm, EvmError, Landed, SendError, Sender, Sighting};
+use chain::evm::{At, Broadcast, Evm, EvmError, Landed, SendError, Sender, Sighting};
 use domain::evm::{Entry, IntentKey};
+use domain::payment::{Authorization, AuthorizationState};
+use domain::relay::Transaction;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::abi::ERC2771Forwarder::noncesCall;
-use crate::chain::{Call, Chain, ChainError, Facts, Holdings, Intent, Mined, Outcome, Simulation};
-use crate::payment::Authorization;
+use crate::chain::{Call, Chain, ChainError, Facts, Holdings, Mined, Outcome, Simulation};
 
 /// Pause between two looks for a transaction of somebody else.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -107,26 +108,22 @@ impl Chain for EvmChain {
         self.chain.is_authorization_used(payer, nonce, At::Latest).await.map_err(unavailable)
     }
 
-    async fn moved(&self, authorization: &Authorization) -> Result<Option<B256>, ChainError> {
-        let Authorization { from, nonce, .. } = authorization;
-        let used = self.chain.authorization_use(*from, *nonce).await.map_err(unavailable)?;
-        let shallow =
-            || ChainError::Unavailable("an authorization was used in a block that is not deep enough".to_owned());
-        match used {
-            AuthorizationUse::Used { tx: Some(tx) } => {
-                let landed = self.landed(tx).await?.ok_or_else(shallow)?;
-                Ok(authorization.moved_in(self.facts.token, &landed.logs).then_some(tx))
-            }
-            AuthorizationUse::Used { tx: None } => Ok(None),
-            // Used since then: whoever says now that it did not move may be wrong soon.
-            AuthorizationUse::Unused { .. } if self.spent(*from, *nonce).await? => Err(shallow()),
-            AuthorizationUse::Unused { .. } => Ok(None),
+    async fn authorization(&self, authorization: &Authorization) -> Result<AuthorizationState, ChainError> {
+        let state = self.chain.authorization_state(authorization).await.map_err(unavailable)?;
+        let unused = matches!(state, AuthorizationState::Unused { .. });
+        if unused && self.spent(authorization.from, authorization.nonce).await? {
+            return Err(ChainError::Unavailable(format!(
+                "the authorization {} was used in a block that is not deep enough yet",
+                authorization.key()
+            )));
         }
+        Ok(state)
     }
 
-    async fn submit(&self, intent: &Intent) -> Result<(), ChainError> {
-        let call = domain::evm::Call { to: intent.to, data: intent.data.clone(), value: intent.value };
-        self.sender.send(&key(intent.key)?, &call).await.map(drop).map_err(unsent)
+    async fn submit(&self, key: B256, transaction: &Transaction) -> Result<(), ChainError> {
+        let Transaction { to, value, data, .. } = transaction;
+        let call = domain::evm::Call { to: *to, data: data.clone(), value: *value };
+        self.sender.send(&self::key(key)?, &call).await.map(drop).map_err(unsent)
     }
 
     async fn outcome(&self, key: B256, wait: Duration) -> Result<Outcome, ChainError> {

@@ -21,8 +21,8 @@
 //! | `raw` | whole transactions of others |
 //! | `class`, `sponsor` | what a call is for; for whom vaults are deployed |
 //! | `spend`, `budget` | pure: what is counted of a call, and for whom; `[relayer.budgets]` |
-//! | `request`, `payment`, `allow`, `price`, `verdict`, `text` | pure: checks and meanings |
-//! | `chain`, `journal`, `clock` | the traits: what is needed from outside |
+//! | `request`, `payment`, `allow`, `price`, `outcome`, `text` | pure: checks and meanings |
+//! | `chain`, `clock` | the traits: what is needed from outside, besides [`Journal`] |
 //! | `evm` | [`EvmChain`]: the chain, over `chain::evm` |
 //! | `config`, `error` | `[relayer]`; refusals |
 //! | `client` | a relayer elsewhere |
@@ -46,7 +46,7 @@ mod evm;
 pub mod fake;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
-pub mod journal;
+mod outcome;
 pub mod payment;
 mod prepare;
 mod price;
@@ -57,16 +57,15 @@ mod spend;
 mod sponsor;
 mod status;
 pub mod text;
-mod verdict;
 
 pub use budget::{Budgets, Unit};
 pub use chain::{Chain, ChainError, Facts};
 pub use class::{Class, Deployment};
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, ConfigError, FeePolicy, Target};
+pub use domain::relay::{Journal, JournalError};
 pub use error::{Error, ErrorBody};
 pub use evm::{EvmChain, facts};
-pub use journal::{Journal, JournalError};
 pub use relayer::{Answer, Relayer};
 pub use spend::{Party, Spend};
 pub use sponsor::Sponsor;

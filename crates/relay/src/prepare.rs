@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use alloy_primitives::{Address, B256, U256, keccak256};
-use chain::evm::Revert;
+use chain::evm::{Revert, calls};
+use domain::payment::SignedAuthorization;
 use domain::{Client, UnixMillis};
 use wire::relay::{CallRequest, MAX_BATCH, Priority, SignedRequest};
 
@@ -13,13 +14,13 @@ use crate::chain::{Call, Simulation};
 use crate::class::{Class, Deployment, caller, payee};
 use crate::config::FeePolicy;
 use crate::error::Error;
-use crate::journal::{Charge, Entry, Lane, Quota, State, Work};
-use crate::payment::{PaymentError, SignedPayment};
+use crate::payment::{self, PaymentError};
 use crate::price::COLLECTING_GAS;
 use crate::relayer::Inner;
 use crate::request::Request;
 use crate::spend::{self, Party, Spend};
 use crate::text::{self, printable};
+use domain::relay::{DailyQuota, FeePayment, ForwarderNonce, RelayEntry, RelayState, Transaction};
 
 /// What every transaction costs before it does anything.
 const INTRINSIC_GAS: u64 = 21_000;
@@ -32,31 +33,31 @@ const BATCH_GAS: u64 = 8_000;
 /// Seconds in a day.
 const DAY_S: u64 = 86_400;
 
-/// Work that may be taken on.
+/// Transaction that may be taken on.
 #[derive(Clone, Debug)]
 pub(crate) struct Prepared {
     pub(crate) id: B256,
-    lane: Option<Lane>,
+    nonce: Option<ForwarderNonce>,
     /// What it is for.
     class: Class,
     /// Who has it made.
     wallet: Address,
     /// For whom, beside him.
     party: Option<Party>,
-    work: Work,
+    transaction: Transaction,
     after: Option<B256>,
     attempt: u32,
 }
 
 impl Prepared {
-    pub(crate) fn into_entry(self, payment: Option<Charge>, state: State, at: UnixMillis) -> Entry {
-        let Self { id, lane, work, after, attempt, .. } = self;
-        Entry { id, lane, work, payment, state, after, attempt, at }
+    pub(crate) fn into_entry(self, payment: Option<FeePayment>, state: RelayState, at: UnixMillis) -> RelayEntry {
+        let Self { id, nonce, transaction, after, attempt, .. } = self;
+        RelayEntry { id, nonce, transaction, payment, state, after, attempt, at }
     }
 
     /// What is counted of it.
     fn spend(&self) -> Spend {
-        Spend { class: self.class, wallet: self.wallet, party: self.party, gas: self.work.gas }
+        Spend { class: self.class, wallet: self.wallet, party: self.party, gas: self.transaction.gas }
     }
 }
 
@@ -67,7 +68,7 @@ impl Inner {
         &self,
         request: &Request,
         after: Option<B256>,
-        before: Option<&Entry>,
+        before: Option<&RelayEntry>,
     ) -> Result<Prepared, Error> {
         let facts = self.chain.facts();
         let class = self.rules.class(request.to, &request.data);
@@ -83,10 +84,10 @@ impl Inner {
             Some(_) => most,
             None => self.try_out(request).await?.min(most),
         };
-        let work = Work { to: facts.forwarder, value: request.value, data, gas };
-        let lane = Some(request.lane(facts));
+        let transaction = Transaction { to: facts.forwarder, value: request.value, data, gas };
+        let nonce = Some(request.forwarder_nonce(facts));
         let (id, wallet) = (request.digest, request.from);
-        Ok(Prepared { id, lane, class, wallet, party: None, work, after, attempt: next_attempt(before) })
+        Ok(Prepared { id, nonce, class, wallet, party: None, transaction, after, attempt: next_attempt(before) })
     }
 
     /// The gas limit for a request, if it would succeed now.
@@ -157,7 +158,7 @@ impl Inner {
     }
 
     /// Checks a sponsored call against the rules and tries it.
-    pub(crate) async fn prepare_call(&self, call: &Call, before: Option<&Entry>) -> Result<Prepared, Error> {
+    pub(crate) async fn prepare_call(&self, call: &Call, before: Option<&RelayEntry>) -> Result<Prepared, Error> {
         let selector = call.data.first_chunk().copied();
         self.allow(self.rules.sponsored(call.to, selector), call.to).await?;
         let class = self.rules.class(call.to, &call.data);
@@ -170,9 +171,9 @@ impl Inner {
         if gas > most {
             return Err(Error::TooMuchGas(gas, most));
         }
-        let work = Work { to: call.to, value: call.value, data: call.data.clone(), gas };
+        let transaction = Transaction { to: call.to, value: call.value, data: call.data.clone(), gas };
         let (id, attempt) = (self.call_id(call), next_attempt(before));
-        Ok(Prepared { id, lane: None, class, wallet, party, work, after: None, attempt })
+        Ok(Prepared { id, nonce: None, class, wallet, party, transaction, after: None, attempt })
     }
 
     /// Who has a sponsored call made, if it is made for him, and for whom beside him.
@@ -220,7 +221,7 @@ impl Inner {
 
     /// For each request, in order, the entry that stands already (`Ok`) or what may
     /// be taken on (`Err`).
-    pub(crate) async fn prepare_batch(&self, requests: &[Request]) -> Result<Vec<Result<Entry, Prepared>>, Error> {
+    pub(crate) async fn prepare_batch(&self, requests: &[Request]) -> Result<Vec<Result<RelayEntry, Prepared>>, Error> {
         let mut members = Vec::with_capacity(requests.len());
         for (index, request) in requests.iter().enumerate() {
             let member = self.prepare_member(requests, request).await;
@@ -229,9 +230,9 @@ impl Inner {
         Ok(members)
     }
 
-    async fn prepare_member(&self, all: &[Request], request: &Request) -> Result<Result<Entry, Prepared>, Error> {
+    async fn prepare_member(&self, all: &[Request], request: &Request) -> Result<Result<RelayEntry, Prepared>, Error> {
         let found = self.journal.find(request.digest).await?;
-        if let Some(entry) = found.as_ref().filter(|entry| !entry.gives_way()) {
+        if let Some(entry) = found.as_ref().filter(|entry| !entry.is_replaceable()) {
             return Ok(Ok(entry.clone()));
         }
         let is_before =
@@ -241,12 +242,12 @@ impl Inner {
     }
 
     /// What these count for.
-    pub(crate) async fn quotas(&self, client: IpAddr, fresh: &[&Prepared]) -> Result<Vec<Quota>, Error> {
+    pub(crate) async fn quotas(&self, client: IpAddr, fresh: &[&Prepared]) -> Result<Vec<DailyQuota>, Error> {
         let spends: Vec<Spend> = fresh.iter().map(|it| it.spend()).collect();
         self.count(&spends, Some(Client::of(client))).await
     }
 
-    pub(crate) async fn count(&self, spends: &[Spend], client: Option<Client>) -> Result<Vec<Quota>, Error> {
+    pub(crate) async fn count(&self, spends: &[Spend], client: Option<Client>) -> Result<Vec<DailyQuota>, Error> {
         let gas_price = match self.config.budgets.unit {
             Unit::Gas => 0,
             Unit::Gwei => self.chain.gas_price().await?,
@@ -264,30 +265,31 @@ impl Inner {
         fresh: &[Prepared],
         header: Option<&str>,
         priority: Priority,
-    ) -> Result<Option<Charge>, Error> {
+    ) -> Result<Option<FeePayment>, Error> {
         if self.config.fee == FeePolicy::Waived {
             return Ok(None);
         }
         let group = group(fresh);
-        let gas: Vec<u64> = fresh.iter().map(|it| it.work.gas).collect();
+        let gas: Vec<u64> = fresh.iter().map(|it| it.transaction.gas).collect();
         let price = self.price(group, &gas).await?;
         let Some(header) = header else {
             return Err(Error::PaymentRequired(Box::new(self.terms(&price, &gas, priority))));
         };
         let refused = |error| Error::Payment(error, Some(Box::new(self.terms(&price, &gas, priority))));
-        let payment = SignedPayment::read(header, self.chain.facts()).map_err(refused)?;
-        payment.check(self.chain.facts(), self.payee, price.fee, self.now_s()).map_err(refused)?;
-        let gas = self.try_payment(&payment).await?.map_err(refused)?;
-        Ok(Some(Charge { group, payment, gas }))
+        let signed = payment::read(header, self.chain.facts()).map_err(refused)?;
+        payment::check(&signed, self.chain.facts(), self.payee, price.fee, self.now_s()).map_err(refused)?;
+        let gas = self.try_payment(&signed).await?.map_err(refused)?;
+        Ok(Some(FeePayment { group, signed, gas }))
     }
 
     /// The gas limit of the transaction that collects a payment.
-    async fn try_payment(&self, payment: &SignedPayment) -> Result<Result<u64, PaymentError>, Error> {
+    async fn try_payment(&self, signed: &SignedAuthorization) -> Result<Result<u64, PaymentError>, Error> {
         let facts = self.chain.facts();
-        if self.chain.spent(payment.authorization.from, payment.authorization.nonce).await? {
+        if self.chain.spent(signed.authorization.from, signed.authorization.nonce).await? {
             return Ok(Err(PaymentError::Spent));
         }
-        let call = Call { from: facts.relayer, to: facts.token, value: U256::ZERO, data: payment.call(), gas: None };
+        let domain::evm::Call { to, data, value } = calls::transfer_with_authorization(signed);
+        let call = Call { from: facts.relayer, to, value, data, gas: None };
         Ok(match self.chain.estimate(&call).await? {
             Simulation::Done(gas) => Ok(gas.min(2 * COLLECTING_GAS)),
             Simulation::Reverted(why) => Err(PaymentError::Refused(printable(&why.to_string()))),
@@ -313,7 +315,7 @@ pub(crate) fn ceiling(gas: u64, data: usize) -> u64 {
     call.saturating_add(data).saturating_add(INTRINSIC_GAS + FORWARDER_GAS)
 }
 
-fn next_attempt(before: Option<&Entry>) -> u32 {
+fn next_attempt(before: Option<&RelayEntry>) -> u32 {
     before.map_or(0, |entry| entry.attempt.saturating_add(1))
 }
 

@@ -23,13 +23,13 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::drive::Progress;
 use crate::error::Error;
-use crate::journal::{Admission, Entry, Journal, State};
 use crate::prepare::Prepared;
 use crate::price::Rates;
 use crate::request::{Bounds, Request};
 use crate::spend::Spend;
 use crate::sponsor::{Nobody, Sponsor};
 use crate::status::{Latency, Price};
+use domain::relay::{Journal, RelayAdmission, RelayEntry, RelayState};
 
 /// Groups of client addresses that are counted per minute.
 const RATE_GROUPS: u64 = 16_384;
@@ -51,7 +51,7 @@ pub struct Answer<T> {
     pub body: T,
 }
 
-/// The relayer. Cheap to clone; needs a tokio runtime. Work that was taken on goes
+/// The relayer. Cheap to clone; needs a tokio runtime. Transaction that was taken on goes
 /// on when its caller goes away.
 #[derive(Clone)]
 pub struct Relayer(pub(crate) Arc<Inner>);
@@ -172,7 +172,7 @@ impl Relayer {
         let facts = inner.chain.facts();
         let request = Request::read(&signed, facts, &inner.bounds(), inner.now_s())?;
         let found = inner.journal.find(request.digest).await?;
-        let progress = if let Some(entry) = found.as_ref().filter(|entry| !entry.gives_way()) {
+        let progress = if let Some(entry) = found.as_ref().filter(|entry| !entry.is_replaceable()) {
             inner.watch(entry.clone())
         } else {
             let prepared = inner.prepare(&request, None, found.as_ref()).await?;
@@ -231,7 +231,7 @@ impl Relayer {
         let request: CallRequest = self.read(body)?;
         let call = inner.read_call(&request)?;
         let found = inner.journal.find(inner.call_id(&call)).await?;
-        let progress = if let Some(entry) = found.as_ref().filter(|entry| !entry.gives_way()) {
+        let progress = if let Some(entry) = found.as_ref().filter(|entry| !entry.is_replaceable()) {
             inner.watch(entry.clone())
         } else {
             let prepared = inner.prepare_call(&call, found.as_ref()).await?;
@@ -254,7 +254,7 @@ impl Relayer {
         self.0.pass_on(&request).await
     }
 
-    /// Counts a call that this operator makes for somebody elsewhere than here, before
+    /// RelayCounts a call that this operator makes for somebody elsewhere than here, before
     /// it is sent: once under the name that it is sent under, however often it is tried.
     ///
     /// # Errors
@@ -302,7 +302,7 @@ impl Inner {
     async fn take_on(
         self: &Arc<Self>,
         fresh: Vec<Prepared>,
-        quotas: Vec<crate::journal::Quota>,
+        quotas: Vec<domain::relay::DailyQuota>,
         payment: Option<&str>,
         priority: wire::relay::Priority,
     ) -> Result<Vec<watch::Receiver<Progress>>, Error> {
@@ -311,18 +311,18 @@ impl Inner {
         }
         let charge = self.charge(&fresh, payment, priority).await?;
         let permits = self.places(fresh.len())?;
-        let state = if charge.is_some() { State::Paying } else { State::Sending { fee: None } };
+        let state = if charge.is_some() { RelayState::Paying } else { RelayState::Sending { fee: None } };
         let at = self.clock.now();
-        let entries: Vec<Entry> =
+        let entries: Vec<RelayEntry> =
             fresh.into_iter().map(|it| it.into_entry(charge.clone(), state.clone(), at)).collect();
         match self.journal.admit(&entries, &quotas).await? {
-            Admission::New => {}
+            RelayAdmission::New => {}
             // Somebody was faster with the same request: his is ours too.
-            Admission::Known(entry) if entries.len() == 1 => return Ok(vec![self.watch(*entry)]),
-            Admission::Known(_) => return Err(Error::Busy),
-            Admission::LaneTaken(lane) => return Err(Error::NonceInUse(lane.from)),
-            Admission::PaymentUsed => return Err(Error::Payment(crate::payment::PaymentError::Reused, None)),
-            Admission::OverQuota(subject) => return Err(self.over_quota(subject)),
+            RelayAdmission::Known(entry) if entries.len() == 1 => return Ok(vec![self.watch(*entry)]),
+            RelayAdmission::Known(_) => return Err(Error::Busy),
+            RelayAdmission::NonceTaken(nonce) => return Err(Error::NonceInUse(nonce.from)),
+            RelayAdmission::PaymentUsed => return Err(Error::Payment(crate::payment::PaymentError::Reused, None)),
+            RelayAdmission::OverQuota(subject) => return Err(self.over_quota(subject)),
         }
         Ok(entries.into_iter().zip(permits).map(|(entry, permit)| Self::start(self, entry, Some(permit))).collect())
     }

@@ -7,9 +7,9 @@ use wire::relay::{ForwardRequest as ForwardRequestText, SignedRequest};
 
 use crate::abi::{ERC2771Forwarder, ForwardRequest};
 use crate::chain::{Call, Facts};
-use crate::journal::{Entry, Lane};
 use crate::payment::recover;
 use crate::text::{self, TextError};
+use domain::relay::{ForwarderNonce, RelayEntry};
 
 /// A forward request whose signature was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,8 +98,8 @@ impl Request {
 
     /// The nonce it uses.
     #[must_use]
-    pub const fn lane(&self, facts: &Facts) -> Lane {
-        Lane { forwarder: facts.forwarder, from: self.from, nonce: self.nonce }
+    pub const fn forwarder_nonce(&self, facts: &Facts) -> ForwarderNonce {
+        ForwarderNonce { forwarder: facts.forwarder, from: self.from, nonce: self.nonce }
     }
 
     /// The first four bytes of the call.
@@ -135,16 +135,16 @@ impl Request {
 
     /// The request that an entry carries; `None` if it carries none.
     #[must_use]
-    pub fn restore(entry: &Entry) -> Option<Self> {
-        let lane = entry.lane?;
-        let call = ERC2771Forwarder::executeBatchCall::abi_decode(&entry.work.data).ok()?;
+    pub fn restore(entry: &RelayEntry) -> Option<Self> {
+        let used = entry.nonce?;
+        let call = ERC2771Forwarder::executeBatchCall::abi_decode(&entry.transaction.data).ok()?;
         let it = call.requests.into_iter().next()?;
         Some(Self {
             from: it.from,
             to: it.to,
             value: it.value,
             gas: it.gas.saturating_to(),
-            nonce: lane.nonce,
+            nonce: used.nonce,
             deadline: it.deadline.saturating_to(),
             data: it.data,
             signature: it.signature,

@@ -8,7 +8,7 @@ use domain::{Address, Client, Wallet};
 
 use crate::class::Class;
 use crate::config::Config;
-use crate::journal::Quota;
+use domain::relay::DailyQuota;
 
 /// A call that costs the operator gas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ pub(crate) fn quotas(
     client: Option<Client>,
     wei_per_gas: u128,
     day: u64,
-) -> Vec<Quota> {
+) -> Vec<DailyQuota> {
     let mut sums: BTreeMap<String, (Sum, Bounds)> = BTreeMap::new();
     for spend in spends {
         let cost = config.budgets.unit.cost(spend.gas, wei_per_gas);
@@ -66,8 +66,8 @@ pub(crate) fn quotas(
             sum.dearest = sum.dearest.max(cost);
         }
     }
-    let quota = |subject, add, limit| Quota { subject, day, add, limit };
-    let mut quotas: Vec<Quota> = Vec::new();
+    let quota = |subject, add, limit| DailyQuota { subject, day, add, limit };
+    let mut quotas: Vec<DailyQuota> = Vec::new();
     // First what holds for all: whoever is refused for it is told so.
     for class in Class::ALL {
         let costs = spends.iter().filter(|spend| spend.class == class);

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use domain::Wallet;
 
 use crate::class::Deployment;
-use crate::journal::JournalError;
+use domain::relay::JournalError;
 
 /// Who knows the agents and their owners.
 #[async_trait]

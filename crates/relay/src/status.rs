@@ -16,13 +16,13 @@ use wire::relay::{
 use crate::chain::{Call, Holdings, Simulation};
 use crate::config::FeePolicy;
 use crate::error::Error;
-use crate::journal::Counts;
 use crate::payment::{SCHEME, network};
 use crate::prepare::ceiling;
 use crate::price::{COLLECTING_GAS, units};
 use crate::relayer::{Inner, Relayer};
 use crate::request::DOMAIN_VERSION;
 use crate::text;
+use domain::relay::RelayCounts;
 
 /// Calls whose duration is remembered.
 const REMEMBERED: usize = 64;
@@ -246,7 +246,7 @@ impl Inner {
     fn health_answer(
         &self,
         status: HealthStatus,
-        (holdings, gas_price, counts): (Holdings, u128, Counts),
+        (holdings, gas_price, counts): (Holdings, u128, RelayCounts),
         warnings: Vec<String>,
     ) -> Health {
         let address = self.chain.facts().relayer.to_string();
@@ -268,8 +268,8 @@ impl Inner {
     }
 }
 
-fn stats(counts: &Counts) -> Stats {
-    let Counts { pending, executed, failed } = *counts;
+fn stats(counts: &RelayCounts) -> Stats {
+    let RelayCounts { pending, executed, failed } = *counts;
     let ended = executed.saturating_add(failed);
     let thousandths = executed.saturating_mul(1000).checked_div(ended).unwrap_or(1000);
     Stats {

@@ -5,7 +5,13 @@
 //! of one payment apart while one of them is worked on. That its authorization pays
 //! for nothing else stands in `purposes`.
 
-use domain::{Address, B256, UnixMillis, Usdc};
+use async_trait::async_trait;
+use domain::payment::{
+    Authorization, Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError, RequestHash,
+    ReserveOutcome, SignedAuthorization,
+};
+use domain::{Address, B256, Signature, U256, UnixMillis, Usdc};
+use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::codec::{integer, millis, natural};
@@ -14,107 +20,6 @@ use crate::handle::Store;
 use crate::purposes::{self, Purpose};
 use crate::writer::{Command, Tx};
 
-/// What makes a payment itself and no other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PaymentKey {
-    /// The chain of the token.
-    pub chain_id: u64,
-    /// The token.
-    pub asset: Address,
-    /// Who pays.
-    pub payer: Address,
-    /// The payer's number.
-    pub nonce: B256,
-}
-
-/// A payment and what it is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Payment {
-    /// What makes it itself.
-    pub key: PaymentKey,
-    /// Who is paid.
-    pub payee: Address,
-    /// How much.
-    pub value: Usdc,
-    /// Unix seconds after which it is valid.
-    pub valid_after: u64,
-    /// Unix seconds before which it is valid.
-    pub valid_before: u64,
-    /// The payer's signature: 65 bytes.
-    pub signature: Vec<u8>,
-    /// Hash of the request it came with.
-    pub request: B256,
-    /// What it buys.
-    pub resource: String,
-    /// When it was seen first.
-    pub seen_at: UnixMillis,
-}
-
-impl Payment {
-    /// Whether this is the same payment for the same thing. Two signatures of one
-    /// authorization are as good as each other.
-    fn is(&self, other: &Self) -> bool {
-        let known = Self { signature: Vec::new(), seen_at: UnixMillis(0), ..self.clone() };
-        known == Self { signature: Vec::new(), seen_at: UnixMillis(0), ..other.clone() }
-    }
-}
-
-/// The right to work on a payment, until it ends by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PaymentClaim {
-    /// Of one holder alone.
-    pub id: u64,
-    /// Until when it holds.
-    pub until: UnixMillis,
-}
-
-/// Where a payment stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PaymentStage {
-    /// Not known to be paid.
-    Reserved,
-    /// Paid, not answered.
-    Settled(B256),
-    /// Paid, and answered.
-    Answered(B256),
-    /// Never to be paid.
-    Failed(String),
-}
-
-impl PaymentStage {
-    const fn name(&self) -> &'static str {
-        match self {
-            Self::Reserved => "reserved",
-            Self::Settled(_) => "settled",
-            Self::Answered(_) => "answered",
-            Self::Failed(_) => "failed",
-        }
-    }
-}
-
-/// What a wish to work on a payment met.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PaymentMet {
-    /// Nothing: it is new, and the claim is the caller's.
-    New,
-    /// The same payment for the same thing at this stage; the claim is the
-    /// caller's if it is not ended.
-    Known(PaymentStage),
-    /// The same, and somebody is at work on it.
-    Claimed,
-    /// The same authorization for something else, here or at the relayer.
-    Other,
-}
-
-/// Why a payment does not move to a stage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PaymentMove {
-    /// It did, or was there before.
-    Done,
-    /// No such payment, or at a stage from which there is no such move.
-    Refused,
-}
-
 struct Reserve {
     payment: Payment,
     claim: PaymentClaim,
@@ -122,115 +27,129 @@ struct Reserve {
 }
 
 impl Command for Reserve {
-    type Answer = PaymentMet;
+    type Answer = ReserveOutcome;
     const NAME: &'static str = "reserve a payment";
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<PaymentMet, StoreError> {
+    fn apply(&self, tx: &Tx<'_>) -> Result<ReserveOutcome, StoreError> {
         self.meet(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
     }
 }
 
 impl Reserve {
-    fn meet(&self, conn: &Connection) -> rusqlite::Result<PaymentMet> {
-        let Some(known) = find(conn, &self.payment.key)? else {
-            if purposes::is_other(conn, &self.payment.key, Purpose::Request)? {
-                return Ok(PaymentMet::Other);
+    fn meet(&self, conn: &Connection) -> rusqlite::Result<ReserveOutcome> {
+        let key = self.payment.key();
+        let Some(known) = find(conn, &key)? else {
+            if purposes::is_other(conn, &key, Purpose::Request)? {
+                return Ok(ReserveOutcome::Conflict);
             }
-            purposes::note(conn, &self.payment.key, Purpose::Request, self.payment.valid_before)?;
+            purposes::note(conn, &key, Purpose::Request, self.payment.signed.authorization.valid_before)?;
             self.insert(conn)?;
-            return Ok(PaymentMet::New);
+            return Ok(ReserveOutcome::New);
         };
-        if !known.payment.is(&self.payment) {
-            return Ok(PaymentMet::Other);
+        if !known.payment.is_same(&self.payment) {
+            return Ok(ReserveOutcome::Conflict);
         }
-        match known.stage {
-            PaymentStage::Answered(_) | PaymentStage::Failed(_) => Ok(PaymentMet::Known(known.stage)),
-            PaymentStage::Reserved | PaymentStage::Settled(_) if known.claimed(self.now) => Ok(PaymentMet::Claimed),
-            PaymentStage::Reserved | PaymentStage::Settled(_) => {
-                self.claim(conn)?;
-                Ok(PaymentMet::Known(known.stage))
-            }
+        let outcome = match known.state {
+            PaymentState::Answered { tx } => return Ok(ReserveOutcome::Answered { tx }),
+            PaymentState::Failed { reason } => return Ok(ReserveOutcome::Failed { reason }),
+            PaymentState::Reserved => ReserveOutcome::Resumed,
+            PaymentState::Settled { tx } => ReserveOutcome::Settled { tx },
+        };
+        if known.claim.is_some_and(|claim| claim.until > self.now) {
+            return Ok(ReserveOutcome::InFlight);
         }
+        self.claim(conn, &key)?;
+        Ok(outcome)
     }
 
     fn insert(&self, conn: &Connection) -> rusqlite::Result<()> {
-        let Payment { key, .. } = &self.payment;
+        let Payment { signed, request, resource, seen_at } = &self.payment;
+        let of = &signed.authorization;
         let sql = "INSERT INTO payments (chain_id, asset, payer, nonce, payee, value, valid_after, valid_before, \
                    signature, request, resource, seen_at, looked_at, stage, claim, claim_until) \
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, 'reserved', ?13, ?14)";
         conn.prepare_cached(sql)?.execute(params![
-            integer(key.chain_id),
-            key.asset.0.0,
-            key.payer.0.0,
-            key.nonce.0,
-            self.payment.payee.0.0,
-            self.payment.value.0.cast_signed(),
-            self.payment.valid_after.cast_signed(),
-            self.payment.valid_before.cast_signed(),
-            self.payment.signature,
-            self.payment.request.0,
-            self.payment.resource,
-            integer(self.payment.seen_at.0),
+            integer(of.chain_id),
+            of.asset.0.0,
+            of.from.0.0,
+            of.nonce.0,
+            of.to.0.0,
+            of.value.0.cast_signed(),
+            seconds(of.valid_after)?,
+            seconds(of.valid_before)?,
+            signed.signature.as_bytes(),
+            request.0.0,
+            resource,
+            integer(seen_at.0),
             self.claim.id.cast_signed(),
             integer(self.claim.until.0),
         ])?;
         Ok(())
     }
 
-    fn claim(&self, conn: &Connection) -> rusqlite::Result<()> {
+    fn claim(&self, conn: &Connection, key: &PaymentKey) -> rusqlite::Result<()> {
         let sql = "UPDATE payments SET claim = ?5, claim_until = ?6 \
                    WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4";
-        let PaymentKey { chain_id, asset, payer, nonce } = self.payment.key;
+        let PaymentKey { chain_id, asset, payer, nonce } = key;
         let claim = (self.claim.id.cast_signed(), integer(self.claim.until.0));
-        conn.prepare_cached(sql)?.execute((integer(chain_id), asset.0.0, payer.0.0, nonce.0, claim.0, claim.1))?;
+        conn.prepare_cached(sql)?.execute((integer(*chain_id), asset.0.0, payer.0.0, nonce.0, claim.0, claim.1))?;
         Ok(())
     }
 }
 
+/// What a payment is to become.
+enum Step {
+    Settle(B256),
+    Fail(String),
+    /// Under this claim.
+    Answer(u64),
+}
+
 struct Move {
     key: PaymentKey,
-    to: PaymentStage,
-    /// The claim that must be held, where one must.
-    holding: Option<u64>,
+    step: Step,
 }
 
 impl Command for Move {
-    type Answer = PaymentMove;
+    /// Whether it did, or was there before.
+    type Answer = bool;
     const NAME: &'static str = "move a payment on";
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<PaymentMove, StoreError> {
+    fn apply(&self, tx: &Tx<'_>) -> Result<bool, StoreError> {
         self.take(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
     }
 }
 
 impl Move {
-    fn take(&self, conn: &Connection) -> rusqlite::Result<PaymentMove> {
-        let Some(known) = find(conn, &self.key)? else { return Ok(PaymentMove::Refused) };
-        if self.holding.is_some() && self.holding != known.claim.map(|claim| claim.id) {
-            return Ok(PaymentMove::Refused);
-        }
-        use PaymentStage::{Answered, Failed, Reserved, Settled};
-        match (&known.stage, &self.to) {
-            (Reserved, Settled(_) | Failed(_)) => self.write(conn).map(|()| PaymentMove::Done),
-            (Settled(tx), Answered(answered)) if tx == answered => self.write(conn).map(|()| PaymentMove::Done),
-            (Settled(old) | Answered(old), Settled(new)) if old == new => Ok(PaymentMove::Done),
-            (Failed(_), Failed(_)) => Ok(PaymentMove::Done),
-            (Reserved | Settled(_) | Answered(_) | Failed(_), _) => Ok(PaymentMove::Refused),
+    fn take(&self, conn: &Connection) -> rusqlite::Result<bool> {
+        let Some(known) = find(conn, &self.key)? else { return Ok(false) };
+        use PaymentState::{Answered, Failed, Reserved, Settled};
+        match (known.state, &self.step) {
+            (Reserved, Step::Settle(tx)) => self.write(conn, &Settled { tx: *tx }),
+            (Reserved, Step::Fail(reason)) => self.write(conn, &Failed { reason: reason.clone() }),
+            (Settled { tx }, Step::Answer(claim)) if known.claim.is_some_and(|held| held.id == *claim) => {
+                self.write(conn, &Answered { tx })
+            }
+            (Settled { tx } | Answered { tx }, Step::Settle(again)) => Ok(tx == *again),
+            (Failed { .. }, Step::Fail(_)) => Ok(true),
+            (Settled { .. } | Answered { .. }, Step::Fail(_) | Step::Answer(_))
+            | (Failed { .. }, Step::Settle(_) | Step::Answer(_))
+            | (Reserved, Step::Answer(_)) => Ok(false),
         }
     }
 
-    fn write(&self, conn: &Connection) -> rusqlite::Result<()> {
-        let (tx, reason) = match &self.to {
-            PaymentStage::Reserved => (None, None),
-            PaymentStage::Settled(tx) | PaymentStage::Answered(tx) => (Some(tx.0), None),
-            PaymentStage::Failed(reason) => (None, Some(reason)),
+    fn write(&self, conn: &Connection, to: &PaymentState) -> rusqlite::Result<bool> {
+        let (tx, reason) = match to {
+            PaymentState::Reserved => (None, None),
+            PaymentState::Settled { tx } | PaymentState::Answered { tx } => (Some(tx.0), None),
+            PaymentState::Failed { reason } => (None, Some(reason)),
         };
         let PaymentKey { chain_id, asset, payer, nonce } = self.key;
         let sql = "UPDATE payments SET stage = ?5, tx = ?6, reason = ?7 \
                    WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4";
-        let row = params![integer(chain_id), asset.0.0, payer.0.0, nonce.0, self.to.name(), tx, reason];
+        let row = params![integer(chain_id), asset.0.0, payer.0.0, nonce.0, to.name(), tx, reason];
         conn.prepare_cached(sql)?.execute(row)?;
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -291,39 +210,15 @@ impl Command for Release {
     }
 }
 
+/// The record of payments in this store.
+#[derive(Clone, Debug)]
+pub struct StorePayments(Store);
+
 impl Store {
-    /// Reserves a payment, or says what it met. An ended claim is nobody's.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn reserve_payment(
-        &self,
-        payment: Payment,
-        claim: PaymentClaim,
-        now: UnixMillis,
-    ) -> Result<PaymentMet, StoreError> {
-        self.write(Reserve { payment, claim, now }).await
-    }
-
-    /// Moves a payment on, if `holding` is still its claim or none is asked for.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn move_payment(
-        &self,
-        key: PaymentKey,
-        to: PaymentStage,
-        holding: Option<u64>,
-    ) -> Result<PaymentMove, StoreError> {
-        self.write(Move { key, to, holding }).await
-    }
-
-    /// Takes a claim off, if it is still there.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn release_payment(&self, key: PaymentKey, claim: u64) -> Result<(), StoreError> {
-        self.write(Release { key, claim }).await
+    /// The record of payments for requests.
+    #[must_use]
+    pub fn payments(&self) -> StorePayments {
+        StorePayments(self.clone())
     }
 
     /// Takes all claims off: whoever had them has ended, since one process at a time
@@ -334,43 +229,71 @@ impl Store {
     pub async fn release_payments(&self) -> Result<(), StoreError> {
         self.write(ReleaseAll).await
     }
+}
 
-    /// A payment, and where it stands.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn payment(&self, key: PaymentKey) -> Result<Option<(Payment, PaymentStage)>, StoreError> {
-        const NAME: &str = "read a payment";
-        let found = move |conn: &Connection| find(conn, &key).map_err(|error| StoreError::sql(NAME, error));
-        Ok(self.read(NAME, found).await?.map(|known| (known.payment, known.stage)))
+impl StorePayments {
+    async fn take(&self, key: &PaymentKey, step: Step) -> Result<bool, PaymentsError> {
+        self.0.write(Move { key: *key, step }).await.map_err(unavailable)
+    }
+}
+
+#[async_trait]
+impl Payments for StorePayments {
+    async fn reserve(
+        &self,
+        payment: &Payment,
+        claim: PaymentClaim,
+        now: UnixMillis,
+    ) -> Result<ReserveOutcome, PaymentsError> {
+        self.0.write(Reserve { payment: payment.clone(), claim, now }).await.map_err(unavailable)
     }
 
-    /// Payments that are not known to be paid and that nobody works on, those first
-    /// that this has not given for longest: however many stay open, each has its turn.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn open_payments(&self, now: UnixMillis, limit: u32) -> Result<Vec<Payment>, StoreError> {
+    async fn settled(&self, key: &PaymentKey, tx: B256) -> Result<(), PaymentsError> {
+        let taken = self.take(key, Step::Settle(tx)).await?;
+        if taken { Ok(()) } else { Err(PaymentsError::Step { key: Box::new(*key), wanted: "settled" }) }
+    }
+
+    async fn failed(&self, key: &PaymentKey, reason: &str) -> Result<(), PaymentsError> {
+        let taken = self.take(key, Step::Fail(reason.to_owned())).await?;
+        if taken { Ok(()) } else { Err(PaymentsError::Step { key: Box::new(*key), wanted: "failed" }) }
+    }
+
+    async fn answered(&self, key: &PaymentKey, claim: u64) -> Result<bool, PaymentsError> {
+        self.take(key, Step::Answer(claim)).await
+    }
+
+    async fn release(&self, key: &PaymentKey, claim: u64) -> Result<(), PaymentsError> {
+        self.0.write(Release { key: *key, claim }).await.map_err(unavailable)
+    }
+
+    async fn find(&self, key: &PaymentKey) -> Result<Option<(Payment, PaymentState)>, PaymentsError> {
+        const NAME: &str = "read a payment";
+        let key = *key;
+        let found = move |conn: &Connection| find(conn, &key).map_err(|error| StoreError::sql(NAME, error));
+        Ok(self.0.read(NAME, found).await.map_err(unavailable)?.map(|known| (known.payment, known.state)))
+    }
+
+    async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Payment>, PaymentsError> {
         const NAME: &str = "list open payments";
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let open = move |conn: &Connection| pending(conn, now, limit).map_err(|error| StoreError::sql(NAME, error));
-        let open = self.read(NAME, open).await?;
+        let open = self.0.read(NAME, open).await.map_err(unavailable)?;
         if !open.is_empty() {
-            self.write(Looked { at: now, keys: open.iter().map(|payment| payment.key).collect() }).await?;
+            let keys = open.iter().map(Payment::key).collect();
+            self.0.write(Looked { at: now, keys }).await.map_err(unavailable)?;
         }
         Ok(open)
     }
 }
 
-struct Known {
-    payment: Payment,
-    stage: PaymentStage,
-    claim: Option<PaymentClaim>,
+fn unavailable(error: StoreError) -> PaymentsError {
+    PaymentsError::Unavailable(error.to_string())
 }
 
-impl Known {
-    fn claimed(&self, now: UnixMillis) -> bool {
-        self.claim.is_some_and(|claim| claim.until > now)
-    }
+struct Known {
+    payment: Payment,
+    state: PaymentState,
+    claim: Option<PaymentClaim>,
 }
 
 macro_rules! select_payments {
@@ -401,31 +324,44 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<Known> {
     let hash = |column| row.get::<_, [u8; 32]>(column).map(B256::from);
     // All 64 bits of these are the payer's to choose.
     let whole = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
-    let key = PaymentKey { chain_id: natural(row.get(0)?), asset: address(1)?, payer: address(2)?, nonce: hash(3)? };
-    let payment = Payment {
-        key,
-        payee: address(4)?,
+    let authorization = Authorization {
+        chain_id: natural(row.get(0)?),
+        asset: address(1)?,
+        from: address(2)?,
+        nonce: hash(3)?,
+        to: address(4)?,
         value: Usdc(whole(5)?),
-        valid_after: whole(6)?,
-        valid_before: whole(7)?,
-        signature: row.get(8)?,
-        request: hash(9)?,
+        valid_after: U256::from(whole(6)?),
+        valid_before: U256::from(whole(7)?),
+    };
+    let signature = Signature::from_raw(&row.get::<_, Vec<u8>>(8)?)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(8, Type::Blob, Box::new(error)))?;
+    let payment = Payment {
+        signed: SignedAuthorization { authorization, signature },
+        request: RequestHash(hash(9)?),
         resource: row.get(10)?,
         seen_at: millis(row.get(11)?),
     };
     let claim: Option<i64> = row.get(15)?;
     let until: Option<i64> = row.get(16)?;
     let claim = claim.zip(until).map(|(id, until)| PaymentClaim { id: id.cast_unsigned(), until: millis(until) });
-    Ok(Known { payment, stage: stage(row)?, claim })
+    Ok(Known { payment, state: state(row)?, claim })
 }
 
-fn stage(row: &Row<'_>) -> rusqlite::Result<PaymentStage> {
+/// A payment that is recorded is valid for minutes: whoever verified it has bounded it.
+fn seconds(time: U256) -> rusqlite::Result<i64> {
+    let seconds =
+        u64::try_from(time).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.to_string().into()))?;
+    Ok(seconds.cast_signed())
+}
+
+fn state(row: &Row<'_>) -> rusqlite::Result<PaymentState> {
     let tx = || row.get::<_, [u8; 32]>(13).map(B256::from);
     match row.get::<_, String>(12)?.as_str() {
-        "reserved" => Ok(PaymentStage::Reserved),
-        "settled" => Ok(PaymentStage::Settled(tx()?)),
-        "answered" => Ok(PaymentStage::Answered(tx()?)),
-        "failed" => Ok(PaymentStage::Failed(row.get(14)?)),
-        other => Err(rusqlite::Error::InvalidColumnName(format!("the stage of a payment: {other:?}"))),
+        "reserved" => Ok(PaymentState::Reserved),
+        "settled" => Ok(PaymentState::Settled { tx: tx()? }),
+        "answered" => Ok(PaymentState::Answered { tx: tx()? }),
+        "failed" => Ok(PaymentState::Failed { reason: row.get(14)? }),
+        other => Err(rusqlite::Error::InvalidColumnName(format!("the state of a payment: {other:?}"))),
     }
 }

@@ -1,11 +1,11 @@
 //! What each payer's authorization pays for: a request to an agent, or a fee of the
 //! relayer's. Whoever takes payments asks here, in the transaction that takes one.
 
-use domain::B256;
+use domain::payment::PaymentKey;
+use domain::{B256, U256};
 use rusqlite::{Connection, OptionalExtension};
 
 use crate::codec::integer;
-use crate::payments::PaymentKey;
 
 /// What an authorization pays for, for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +35,10 @@ pub(crate) fn is_other(conn: &Connection, key: &PaymentKey, purpose: Purpose) ->
 
 /// Notes what the authorization pays for, unless it is noted: ask [`is_other`] first.
 /// No token takes it from the second `valid_before` on.
-pub(crate) fn note(conn: &Connection, key: &PaymentKey, purpose: Purpose, valid_before: u64) -> rusqlite::Result<()> {
+pub(crate) fn note(conn: &Connection, key: &PaymentKey, purpose: Purpose, valid_before: U256) -> rusqlite::Result<()> {
     let sql = "INSERT INTO spent_payments (chain_id, asset, payer, nonce, purpose, valid_before) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT DO NOTHING";
     let name = (key.asset.0.0, key.payer.0.0, key.nonce.0);
-    let row = (integer(key.chain_id), name.0, name.1, name.2, purpose.column(), integer(valid_before));
+    let row = (integer(key.chain_id), name.0, name.1, name.2, purpose.column(), integer(valid_before.saturating_to()));
     conn.prepare_cached(sql)?.execute(row).map(drop)
 }

@@ -10,9 +10,7 @@ use store::Store;
 use x402::{Facilitator, Hosted, Limits, Payments, Seller, Settler, Till, Token, Tokens};
 
 use crate::config::Options;
-use crate::journal::journal;
 use crate::outbox::outbox;
-use crate::payments::StorePayments;
 use crate::settle::{OwnSettlement, TokenReader};
 use crate::sponsor::StoreSponsor;
 use crate::trouble::{Trouble, unfit};
@@ -65,7 +63,8 @@ async fn relayer(options: &Options, chain: &Arc<Chain>, sender: &Sender, store: 
     let chain_id = chain.evm.config().chain_id;
     let chain = relay::EvmChain::new(Arc::clone(chain), sender.clone());
     let sponsor = Arc::new(StoreSponsor(store.clone()));
-    let (chain, journal, clock) = (Arc::new(chain), journal(store, chain_id), Arc::new(relay::SystemClock));
+    let (chain, journal, clock) =
+        (Arc::new(chain), Arc::new(store.relay_journal(chain_id)), Arc::new(relay::SystemClock));
     let relayer = Relayer::sponsoring(options.relayer.clone(), chain, journal, clock, sponsor);
     let relayer = relayer.map_err(|error| unfit(&error))?;
     relayer.resume().await?;
@@ -79,7 +78,7 @@ fn counter(
     store: &Store,
 ) -> Result<Option<Counter>, Trouble> {
     let config = &options.x402;
-    let payments: Arc<dyn Payments> = Arc::new(StorePayments(store.clone()));
+    let payments: Arc<dyn Payments> = Arc::new(store.payments());
     let reader = Arc::new(TokenReader(Arc::clone(chain)));
     let limits: Limits = config.limits();
     // One chain is worked on here: what is on others is neither sold for nor settled.

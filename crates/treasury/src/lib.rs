@@ -10,7 +10,7 @@
 //! | `identities` | the agents' keys |
 //! | `settle` | payments onto the chain, and what became of them |
 //! | `sponsor` | for whom vaults are deployed |
-//! | `ledger`, `outbox`, `journal`, `payments` | the traits of `chain`, `relay` and `x402`, over the store |
+//! | `ledger`, `outbox` | the traits of `chain`, over the store |
 //! | `trouble` | pure: why the chain is not used, for everybody |
 //! | `view` | pure: from the books to the wire |
 //! | `config`, `error` | `[treasury]`; why not |
@@ -20,10 +20,8 @@ mod deploys;
 mod desk;
 mod error;
 mod identities;
-mod journal;
 mod ledger;
 mod outbox;
-mod payments;
 mod service;
 mod settle;
 mod sponsor;
@@ -34,7 +32,6 @@ mod view;
 pub use config::{Config, Options};
 pub use error::TreasuryError;
 pub use identities::IdentityError;
-pub use journal::journal;
 pub use ledger::ledger;
 pub use outbox::outbox;
 pub use service::Treasury;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use alloy_primitives::keccak256;
 use async_trait::async_trait;
-use chain::evm::typed::{Window, transfer};
-use chain::evm::{At, AuthorizationUse, Chain, EvmError, SendError, Sender, Sighting, Weighed, calls};
+use chain::evm::{At, Chain, EvmError, SendError, Sender, Sighting, Weighed, calls};
 use domain::evm::{Call, IntentKey, Outcome};
+use domain::payment::{Authorization, AuthorizationState, SignedAuthorization};
 use domain::{Address, B256, Client, Usdc};
 use relay::{Class, Party, Relayer, Spend};
-use x402::{Authorization, Authorizations, Sent, SettleError, Settled, Settlement, Signed, Spent, Unread, pays};
+use x402::{Authorizations, Sent, SettleError, Settled, Settlement, Unread};
 
 /// Our own account makes the transfers.
 #[derive(Clone, Debug)]
@@ -22,14 +22,14 @@ pub(crate) struct OwnSettlement {
 
 #[async_trait]
 impl Settlement for OwnSettlement {
-    async fn settle(&self, payment: &Signed, client: Client) -> Result<Settled, SettleError> {
+    async fn settle(&self, payment: &SignedAuthorization, client: Client) -> Result<Settled, SettleError> {
         let authorization = &payment.authorization;
         let token = self.chain.evm.config().usdc;
         if authorization.asset != token {
             return Err(SettleError::unavailable(format!("transfers of {token} alone are made here")));
         }
         let key = key(authorization)?;
-        self.send(&key, &call(payment), authorization, client).await?;
+        self.send(&key, &calls::transfer_with_authorization(payment), authorization, client).await?;
         match self.sender.settled(&key).await.map_err(unconfirmed)? {
             Outcome::Mined(mined) if mined.success => self.receipt(authorization, mined.hash).await,
             Outcome::Mined(_) => Err(SettleError::Refused("the transfer was reverted".to_owned())),
@@ -37,7 +37,7 @@ impl Settlement for OwnSettlement {
         }
     }
 
-    async fn sent(&self, payment: &Signed) -> Sent {
+    async fn sent(&self, payment: &SignedAuthorization) -> Sent {
         let Ok(key) = key(&payment.authorization) else { return Sent::Never };
         match self.sender.find(&key).await {
             Ok(None) => Sent::Never,
@@ -70,7 +70,7 @@ impl OwnSettlement {
     /// The transfer, as its own receipt tells it.
     async fn receipt(&self, authorization: &Authorization, tx: B256) -> Result<Settled, SettleError> {
         match self.chain.evm.sighting(tx).await {
-            Ok(Sighting::Deep(landed)) if pays(&landed.logs, authorization) => Ok(Settled { tx }),
+            Ok(Sighting::Deep(landed)) if authorization.is_paid_by(&landed.logs) => Ok(Settled { tx }),
             Ok(Sighting::Deep(_)) => Err(SettleError::Unknown("the receipt shows another transfer".to_owned())),
             Ok(Sighting::Absent | Sighting::Shallow { .. }) => {
                 Err(SettleError::Unknown("the receipt is not deep enough any more".to_owned()))
@@ -84,13 +84,6 @@ impl OwnSettlement {
 fn key(authorization: &Authorization) -> Result<IntentKey, SettleError> {
     let name = keccak256(authorization.key().to_string());
     format!("x402:{name}").parse().map_err(|error| SettleError::unavailable(format!("{error}")))
-}
-
-/// The transfer.
-fn call(payment: &Signed) -> Call {
-    let Authorization { asset, from, to, value, valid_after, valid_before, nonce, .. } = payment.authorization;
-    let message = transfer(from, to, value, Window { after: valid_after, before: valid_before }, nonce);
-    calls::transfer_with_authorization(asset, &message, &payment.signature.as_bytes())
 }
 
 /// Why nothing is counted, and so nothing is sent.
@@ -118,18 +111,9 @@ pub(crate) struct TokenReader(pub(crate) Arc<Chain>);
 
 #[async_trait]
 impl Authorizations for TokenReader {
-    async fn state(&self, authorization: &Authorization) -> Result<Spent, Unread> {
+    async fn state(&self, authorization: &Authorization) -> Result<AuthorizationState, Unread> {
         self.ours(authorization.chain_id, authorization.asset)?;
-        let used = self.0.authorization_use(authorization.from, authorization.nonce).await.map_err(unread)?;
-        match used {
-            AuthorizationUse::Unused { as_of } => Ok(Spent::Unused { as_of }),
-            AuthorizationUse::Used { tx: None } => Ok(Spent::Elsewhere),
-            AuthorizationUse::Used { tx: Some(tx) } => match self.0.evm.sighting(tx).await.map_err(unread)? {
-                Sighting::Deep(landed) if pays(&landed.logs, authorization) => Ok(Spent::Paid { tx }),
-                Sighting::Deep(_) => Ok(Spent::Elsewhere),
-                Sighting::Absent | Sighting::Shallow { .. } => Err(Unread("its receipt is not deep enough".to_owned())),
-            },
-        }
+        self.0.authorization_state(authorization).await.map_err(unread)
     }
 
     async fn balance(&self, chain_id: u64, asset: Address, owner: Address) -> Result<Usdc, Unread> {
@@ -160,8 +144,8 @@ mod tests {
     use alloy_primitives::hex;
     use chain::Endpoint;
     use chain::evm::fake::MemoryOutbox;
-    use chain::evm::typed::digest;
     use chain::evm::{Key, deploy_local};
+    use domain::U256;
     use identity::{Identity, SignerSync};
     use relay::fake::MemoryJournal;
     use relay::{Config, EvmChain, SystemClock};
@@ -226,7 +210,7 @@ mod tests {
             Self { settlement: OwnSettlement { chain, sender, relayer }, journal, _anvil: anvil }
         }
 
-        fn payment(&self, payer: &Identity, value: Usdc) -> Signed {
+        fn payment(&self, payer: &Identity, value: Usdc) -> SignedAuthorization {
             let Chain { evm, usdc_domain, .. } = &*self.settlement.chain;
             let authorization = Authorization {
                 chain_id: CHAIN_ID,
@@ -234,14 +218,12 @@ mod tests {
                 from: payer.address(),
                 to: Address::repeat_byte(7),
                 value,
-                valid_after: 0,
-                valid_before: u64::MAX,
+                valid_after: U256::ZERO,
+                valid_before: U256::MAX,
                 nonce: B256::repeat_byte(9),
             };
-            let Authorization { from, to, valid_after, valid_before, nonce, .. } = authorization;
-            let window = Window { after: valid_after, before: valid_before };
-            let hash = digest(&transfer(from, to, value, window, nonce), usdc_domain);
-            Signed { authorization, signature: payer.sign_hash_sync(&hash).unwrap() }
+            let hash = authorization.digest(usdc_domain.separator());
+            SignedAuthorization { authorization, signature: payer.sign_hash_sync(&hash).unwrap() }
         }
 
         /// What was counted, by subject.
@@ -254,7 +236,7 @@ mod tests {
     #[tokio::test]
     async fn fault_2_6_what_the_token_refuses_counts_for_nothing_and_what_is_sent_counts_once() {
         let house = House::open().await;
-        let settle = async |payment: &Signed| {
+        let settle = async |payment: &SignedAuthorization| {
             timeout(PATIENCE, house.settlement.settle(payment, CLIENT)).await.expect("a settlement ends")
         };
         let empty = house.payment(&Identity::from_secret(&[5; 32]).unwrap(), Usdc(1));

@@ -1,8 +1,8 @@
 //! For whom the operator deploys vaults: the agents of linked holders.
 
 use async_trait::async_trait;
+use domain::relay::JournalError;
 use domain::{AgentId, Wallet};
-use relay::journal::JournalError;
 use relay::{Deployment, Sponsor};
 use store::{Deploy, Store, StoreError};
 use wire::vault::VaultState;

@@ -7,14 +7,14 @@
 use std::sync::Arc;
 
 use alloy_primitives::Signature;
-use domain::{Address, B256, Usdc};
+use domain::{Address, B256, U256, Usdc};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::facilitator::domain_agrees;
 use crate::seller::{PAYMENT_REQUIRED, PAYMENT_RESPONSE, X_PAYMENT_RESPONSE};
 use crate::verify::digest;
 use crate::wire::{Stated, Way, read_receipt, read_terms, v1_header, v2_header};
-use crate::{Authorization, PAYMENT_SIGNATURE, PaymentKey, Signed, Token, Tokens, X_PAYMENT};
+use crate::{Authorization, PAYMENT_SIGNATURE, PaymentKey, SignedAuthorization, Token, Tokens, X_PAYMENT};
 
 /// Seconds by which the validity begins before now: the chain's clock may be
 /// behind ours.
@@ -135,18 +135,19 @@ impl<S: SignHash> Buyer<S> {
     }
 
     fn sign(&self, offer: &Stated, token: &Arc<Token>, now: u64, nonce: B256) -> Result<Paying, BuyError> {
+        let valid_before = now.saturating_add(offer.max_timeout_s);
         let authorization = Authorization {
             chain_id: offer.chain_id,
             asset: offer.asset,
             from: self.signer.address(),
             to: offer.pay_to,
             value: offer.amount,
-            valid_after: now.saturating_sub(BACKDATED_S),
-            valid_before: now.saturating_add(offer.max_timeout_s),
+            valid_after: U256::from(now.saturating_sub(BACKDATED_S)),
+            valid_before: U256::from(valid_before),
             nonce,
         };
         let signature = self.signer.sign(&digest(token, &authorization))?.normalized_s();
-        let signed = Signed { authorization, signature };
+        let signed = SignedAuthorization { authorization, signature };
         let (name, value) = match &offer.way {
             Way::V2 { terms, resource } => (PAYMENT_SIGNATURE, v2_header(terms, resource.as_ref(), &signed)),
             Way::V1 { network } => (X_PAYMENT, v1_header(network, &signed)),
@@ -158,7 +159,7 @@ impl<S: SignHash> Buyer<S> {
             amount: authorization.value,
             token: Arc::clone(token),
             key: authorization.key(),
-            valid_before: authorization.valid_before,
+            valid_before,
         })
     }
 }

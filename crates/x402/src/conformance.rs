@@ -8,7 +8,8 @@ use alloy_primitives::{Signature, U256};
 use domain::{Address, B256, UnixMillis, Usdc};
 
 use crate::{
-    Authorization, Claim, PaymentKey, PaymentState, Payments, RecordError, RequestHash, Reservation, Reserved, Signed,
+    Authorization, Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError, RequestHash,
+    ReserveOutcome, SignedAuthorization,
 };
 
 const TX: B256 = B256::repeat_byte(0x77);
@@ -26,23 +27,24 @@ pub async fn record(record: Arc<dyn Payments>) {
     of_a_hundred_at_once_one_is_new(record).await;
 }
 
-fn reservation(n: u8) -> Reservation {
+fn reservation(n: u8) -> Payment {
     let authorization = Authorization {
         chain_id: 338,
         asset: Address::repeat_byte(0xaa),
         from: Address::repeat_byte(n),
         to: Address::repeat_byte(0xee),
         value: Usdc(u64::MAX),
-        valid_after: 0,
-        valid_before: u64::MAX,
+        valid_after: U256::ZERO,
+        valid_before: U256::from(u64::MAX),
         nonce: B256::repeat_byte(n),
     };
-    let payment = Signed { authorization, signature: Signature::new(U256::MAX, U256::from(n), n.is_multiple_of(2)) };
-    Reservation { payment, request: RequestHash(B256::repeat_byte(n)), resource: format!("agent-{n}"), at: NOW }
+    let signed =
+        SignedAuthorization { authorization, signature: Signature::new(U256::MAX, U256::from(n), n.is_multiple_of(2)) };
+    Payment { signed, request: RequestHash(B256::repeat_byte(n)), resource: format!("agent-{n}"), seen_at: NOW }
 }
 
-const fn claim(id: u64, until: UnixMillis) -> Claim {
-    Claim { id, until }
+const fn claim(id: u64, until: UnixMillis) -> PaymentClaim {
+    PaymentClaim { id, until }
 }
 
 /// Far away.
@@ -50,7 +52,7 @@ const fn later() -> UnixMillis {
     NOW.plus(1000)
 }
 
-async fn reserve(record: &dyn Payments, reservation: &Reservation, id: u64) -> Reserved {
+async fn reserve(record: &dyn Payments, reservation: &Payment, id: u64) -> ReserveOutcome {
     record.reserve(reservation, claim(id, later()), NOW).await.unwrap()
 }
 
@@ -61,49 +63,49 @@ async fn state(record: &dyn Payments, key: &PaymentKey) -> PaymentState {
 async fn a_payment_is_reserved_once(record: &dyn Payments) {
     let it = reservation(1);
     assert_eq!(record.find(&it.key()).await.unwrap(), None);
-    assert_eq!(reserve(record, &it, 1).await, Reserved::New);
-    assert_eq!(reserve(record, &it, u64::MAX).await, Reserved::InFlight);
+    assert_eq!(reserve(record, &it, 1).await, ReserveOutcome::New);
+    assert_eq!(reserve(record, &it, u64::MAX).await, ReserveOutcome::InFlight);
     assert_eq!(record.find(&it.key()).await.unwrap(), Some((it.clone(), PaymentState::Reserved)));
     // When it came does not make it another.
-    assert_eq!(reserve(record, &Reservation { at: later(), ..it }, 2).await, Reserved::InFlight);
+    assert_eq!(reserve(record, &Payment { seen_at: later(), ..it }, 2).await, ReserveOutcome::InFlight);
 }
 
 async fn another_request_resource_or_authorization_is_another(record: &dyn Payments) {
     let it = reservation(2);
-    assert_eq!(reserve(record, &it, 1).await, Reserved::New);
+    assert_eq!(reserve(record, &it, 1).await, ReserveOutcome::New);
     record.settled(&it.key(), TX).await.unwrap();
     record.release(&it.key(), 1).await.unwrap();
     let mut dearer = it.clone();
-    dearer.payment.authorization.value = Usdc(1);
+    dearer.signed.authorization.value = Usdc(1);
     let mut elsewhere = it.clone();
-    elsewhere.payment.authorization.to = Address::ZERO;
+    elsewhere.signed.authorization.to = Address::ZERO;
     for other in [
-        Reservation { request: RequestHash(B256::ZERO), ..it.clone() },
-        Reservation { resource: "agent-0".into(), ..it.clone() },
+        Payment { request: RequestHash(B256::ZERO), ..it.clone() },
+        Payment { resource: "agent-0".into(), ..it.clone() },
         dearer,
         elsewhere,
     ] {
-        assert_eq!(reserve(record, &other, 2).await, Reserved::Other, "{other:?}");
+        assert_eq!(reserve(record, &other, 2).await, ReserveOutcome::Conflict, "{other:?}");
     }
     let mut abroad = it.clone();
-    abroad.payment.authorization.chain_id = 25;
-    assert_eq!(reserve(record, &abroad, 3).await, Reserved::New, "another chain has nonces of its own");
+    abroad.signed.authorization.chain_id = 25;
+    assert_eq!(reserve(record, &abroad, 3).await, ReserveOutcome::New, "another chain has nonces of its own");
     record.failed(&abroad.key(), "over").await.unwrap();
-    assert_eq!(reserve(record, &it, 4).await, Reserved::Paid { tx: TX });
+    assert_eq!(reserve(record, &it, 4).await, ReserveOutcome::Settled { tx: TX });
 }
 
 async fn a_claim_keeps_copies_out_until_it_ends(record: &dyn Payments) {
     let it = reservation(3);
-    assert_eq!(reserve(record, &it, 1).await, Reserved::New);
+    assert_eq!(reserve(record, &it, 1).await, ReserveOutcome::New);
     record.release(&it.key(), 9).await.unwrap();
-    assert_eq!(reserve(record, &it, 2).await, Reserved::InFlight, "a stranger cannot take a claim off");
+    assert_eq!(reserve(record, &it, 2).await, ReserveOutcome::InFlight, "a stranger cannot take a claim off");
     record.release(&it.key(), 1).await.unwrap();
-    assert_eq!(reserve(record, &it, 2).await, Reserved::Resumed);
+    assert_eq!(reserve(record, &it, 2).await, ReserveOutcome::Resumed);
     let again = record.reserve(&it, claim(3, later().plus(9)), later()).await.unwrap();
-    assert_eq!(again, Reserved::Resumed, "a claim that has ended is nobody's");
+    assert_eq!(again, ReserveOutcome::Resumed, "a claim that has ended is nobody's");
     record.settled(&it.key(), TX).await.unwrap();
     let meanwhile = record.reserve(&it, claim(4, later().plus(9)), later()).await.unwrap();
-    assert_eq!(meanwhile, Reserved::InFlight, "settling leaves the claim where it is");
+    assert_eq!(meanwhile, ReserveOutcome::InFlight, "settling leaves the claim where it is");
 }
 
 async fn a_settled_payment_is_answered_once_by_who_has_the_claim(record: &dyn Payments) {
@@ -115,14 +117,14 @@ async fn a_settled_payment_is_answered_once_by_who_has_the_claim(record: &dyn Pa
     assert_eq!(state(record, &it.key()).await, PaymentState::Settled { tx: TX });
     assert!(!record.answered(&it.key(), 2).await.unwrap(), "another's claim");
     let taken = record.reserve(&it, claim(5, later().plus(9)), later()).await.unwrap();
-    assert_eq!(taken, Reserved::Paid { tx: TX });
+    assert_eq!(taken, ReserveOutcome::Settled { tx: TX });
     assert!(!record.answered(&it.key(), 1).await.unwrap(), "a claim that was taken over");
     assert!(record.answered(&it.key(), 5).await.unwrap());
     assert!(!record.answered(&it.key(), 5).await.unwrap(), "one payment, one answer");
     assert_eq!(state(record, &it.key()).await, PaymentState::Answered { tx: TX });
     record.settled(&it.key(), TX).await.unwrap();
     record.release(&it.key(), 5).await.unwrap();
-    assert_eq!(reserve(record, &it, 6).await, Reserved::Answered { tx: TX });
+    assert_eq!(reserve(record, &it, 6).await, ReserveOutcome::Answered { tx: TX });
 }
 
 async fn what_failed_stays_failed(record: &dyn Payments) {
@@ -130,11 +132,11 @@ async fn what_failed_stays_failed(record: &dyn Payments) {
     reserve(record, &it, 1).await;
     record.failed(&it.key(), "over").await.unwrap();
     record.failed(&it.key(), "over").await.unwrap();
-    assert_eq!(reserve(record, &it, 2).await, Reserved::Failed { reason: "over".into() });
+    assert_eq!(reserve(record, &it, 2).await, ReserveOutcome::Failed { reason: "over".into() });
 }
 
 async fn no_other_step_exists(record: &dyn Payments) {
-    let refused = |result| assert!(matches!(result, Err(RecordError::Step { .. })), "{result:?}");
+    let refused = |result| assert!(matches!(result, Err(PaymentsError::Step { .. })), "{result:?}");
     let never = reservation(6).key();
     refused(record.settled(&never, TX).await);
     refused(record.failed(&never, "x").await);
@@ -154,8 +156,8 @@ async fn what_is_left_open_is_found_oldest_first(record: &dyn Payments) {
     for reservation in record.pending(ended, usize::MAX).await.unwrap() {
         record.failed(&reservation.key(), "of another check").await.unwrap();
     }
-    let older = Reservation { at: UnixMillis(1), ..reservation(9) };
-    let newer = Reservation { at: UnixMillis(2), ..reservation(10) };
+    let older = Payment { seen_at: UnixMillis(1), ..reservation(9) };
+    let newer = Payment { seen_at: UnixMillis(2), ..reservation(10) };
     reserve(record, &newer, 1).await;
     reserve(record, &older, 1).await;
     assert_eq!(record.pending(NOW, 10).await.unwrap(), [], "somebody is at work on them");
@@ -178,8 +180,8 @@ async fn of_a_hundred_at_once_one_is_new(record: Arc<dyn Payments>) {
     let mut new = 0;
     for task in tasks.collect::<Vec<_>>() {
         match task.await.unwrap() {
-            Reserved::New => new += 1,
-            met => assert_eq!(met, Reserved::InFlight),
+            ReserveOutcome::New => new += 1,
+            met => assert_eq!(met, ReserveOutcome::InFlight),
         }
     }
     assert_eq!(new, 1);

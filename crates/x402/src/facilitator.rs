@@ -19,7 +19,9 @@ use crate::till::{Taken, Till, TillError};
 use crate::verify::{held_against, timely};
 use crate::wire::to_json;
 use crate::wire::{Asked, SettleAnswer, parse_request, settled_by_cronos};
-use crate::{Claim, Client, Dialect, Offer, PaymentState, Reason, RequestHash, Reservation, Signed, Tokens};
+use crate::{
+    Client, Dialect, Offer, Payment, PaymentClaim, PaymentState, Reason, RequestHash, SignedAuthorization, Tokens,
+};
 
 /// Seconds after which a copy of a payment that is at work may ask again.
 const SOON_S: u64 = 1;
@@ -197,7 +199,7 @@ impl Facilitator {
     }
 
     /// Everything that needs no chain.
-    fn check(&self, asked: &Asked, now: UnixMillis) -> Result<(Offer, Signed), Reason> {
+    fn check(&self, asked: &Asked, now: UnixMillis) -> Result<(Offer, SignedAuthorization), Reason> {
         let offer = self.offer(asked)?;
         // What the payer accepted is what he is held against, to the letter.
         if asked.presented.accepted.as_ref().is_some_and(|accepted| *accepted != asked.terms) {
@@ -227,17 +229,15 @@ impl Facilitator {
 
     /// Not used before, and the payer holds enough. What this facilitator has
     /// begun to settle and not answered may be asked for again.
-    async fn promising(&self, signed: &Signed, client: Client) -> Result<Result<(), Reason>, TillError> {
+    async fn promising(&self, signed: &SignedAuthorization, client: Client) -> Result<Result<(), Reason>, TillError> {
         let _place = self.till.enter(client, signed).await?;
         let authorization = &signed.authorization;
         match self.till.payments().find(&authorization.key()).await? {
-            Some((begun, state)) if begun.resource == Reservation::FACILITATOR && begun.payment == *signed => {
-                match state {
-                    PaymentState::Settled { .. } => return Ok(Ok(())),
-                    PaymentState::Reserved => {}
-                    PaymentState::Answered { .. } | PaymentState::Failed { .. } => return Ok(Err(Reason::Used)),
-                }
-            }
+            Some((begun, state)) if begun.resource == Payment::FACILITATOR && begun.signed == *signed => match state {
+                PaymentState::Settled { .. } => return Ok(Ok(())),
+                PaymentState::Reserved => {}
+                PaymentState::Answered { .. } | PaymentState::Failed { .. } => return Ok(Err(Reason::Used)),
+            },
             Some(_) => return Ok(Err(Reason::Used)),
             None => {}
         }
@@ -247,7 +247,7 @@ impl Facilitator {
     async fn take(
         &self,
         offer: &Offer,
-        payment: Signed,
+        payment: SignedAuthorization,
         (now, claim): (UnixMillis, u64),
         client: Client,
     ) -> Result<Outcome, TillError> {
@@ -256,10 +256,10 @@ impl Facilitator {
             return Ok(told(Told::Decided, Err(reason), None));
         }
         let key = payment.authorization.key();
-        let request = RequestHash::of(Reservation::FACILITATOR, &key.to_string(), offer.pay_to.as_slice());
-        let resource = Reservation::FACILITATOR.to_owned();
-        let reservation = Reservation { payment, request, resource, at: now };
-        let claimed = Claim { id: claim, until: now.plus(self.terms.claim_ms) };
+        let request = RequestHash::of(Payment::FACILITATOR, &key.to_string(), offer.pay_to.as_slice());
+        let resource = Payment::FACILITATOR.to_owned();
+        let reservation = Payment { signed: payment, request, resource, seen_at: now };
+        let claimed = PaymentClaim { id: claim, until: now.plus(self.terms.claim_ms) };
         Ok(match self.till.take(reservation, claimed, client).await? {
             Taken::Paid(tx) if self.till.payments().answered(&key, claim).await? => told(Told::Decided, Ok(tx), None),
             Taken::Paid(tx) | Taken::Answered(tx) => told(Told::Decided, Err(Reason::Used), Some(tx)),

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use domain::{Address, B256, UnixMillis, Usdc};
 
 use crate::{
-    Authorization, Authorizations, Claim, Client, PaymentKey, PaymentState, Payments, RecordError, Reservation,
-    Reserved, Sent, SettleError, Settled, Settlement, Signed, Spent, Unread,
+    Authorization, AuthorizationState, Authorizations, Client, Payment, PaymentClaim, PaymentKey, PaymentState,
+    Payments, PaymentsError, ReserveOutcome, Sent, SettleError, Settled, Settlement, SignedAuthorization, Unread,
 };
 
 /// A record in memory. It is as strict as one on disk.
@@ -26,32 +26,29 @@ struct Rows {
 
 #[derive(Debug)]
 struct Row {
-    reservation: Reservation,
+    reservation: Payment,
     state: PaymentState,
-    claim: Option<Claim>,
+    claim: Option<PaymentClaim>,
     looked_at: UnixMillis,
 }
 
 impl Row {
-    fn meet(&mut self, reservation: &Reservation, claim: Claim, now: UnixMillis) -> Reserved {
-        let same = self.reservation.payment.authorization == reservation.payment.authorization
-            && self.reservation.request == reservation.request
-            && self.reservation.resource == reservation.resource;
-        if !same {
-            return Reserved::Other;
+    fn meet(&mut self, reservation: &Payment, claim: PaymentClaim, now: UnixMillis) -> ReserveOutcome {
+        if !self.reservation.is_same(reservation) {
+            return ReserveOutcome::Conflict;
         }
         match &self.state {
-            PaymentState::Answered { tx } => return Reserved::Answered { tx: *tx },
-            PaymentState::Failed { reason } => return Reserved::Failed { reason: reason.clone() },
+            PaymentState::Answered { tx } => return ReserveOutcome::Answered { tx: *tx },
+            PaymentState::Failed { reason } => return ReserveOutcome::Failed { reason: reason.clone() },
             PaymentState::Reserved | PaymentState::Settled { .. } => {}
         }
         if self.claim.is_some_and(|held| held.until > now) {
-            return Reserved::InFlight;
+            return ReserveOutcome::InFlight;
         }
         self.claim = Some(claim);
         match self.state {
-            PaymentState::Settled { tx } => Reserved::Paid { tx },
-            _ => Reserved::Resumed,
+            PaymentState::Settled { tx } => ReserveOutcome::Settled { tx },
+            _ => ReserveOutcome::Resumed,
         }
     }
 }
@@ -78,10 +75,10 @@ impl FakePayments {
         work(&mut self.rows.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn working<T>(&self, work: impl FnOnce(&mut BTreeMap<PaymentKey, Row>) -> T) -> Result<T, RecordError> {
+    fn working<T>(&self, work: impl FnOnce(&mut BTreeMap<PaymentKey, Row>) -> T) -> Result<T, PaymentsError> {
         self.with(|rows| {
             if rows.broken {
-                Err(RecordError::Unavailable("the test said so".into()))
+                Err(PaymentsError::Unavailable("the test said so".into()))
             } else {
                 Ok(work(&mut rows.rows))
             }
@@ -93,15 +90,20 @@ impl FakePayments {
         key: &PaymentKey,
         wanted: &'static str,
         step: impl FnOnce(&mut Row) -> bool,
-    ) -> Result<(), RecordError> {
+    ) -> Result<(), PaymentsError> {
         let taken = self.working(|rows| rows.get_mut(key).is_some_and(step))?;
-        if taken { Ok(()) } else { Err(RecordError::Step { key: Box::new(*key), wanted }) }
+        if taken { Ok(()) } else { Err(PaymentsError::Step { key: Box::new(*key), wanted }) }
     }
 }
 
 #[async_trait]
 impl Payments for FakePayments {
-    async fn reserve(&self, reservation: &Reservation, claim: Claim, now: UnixMillis) -> Result<Reserved, RecordError> {
+    async fn reserve(
+        &self,
+        reservation: &Payment,
+        claim: PaymentClaim,
+        now: UnixMillis,
+    ) -> Result<ReserveOutcome, PaymentsError> {
         self.working(|rows| {
             if let Some(row) = rows.get_mut(&reservation.key()) {
                 return row.meet(reservation, claim, now);
@@ -110,14 +112,14 @@ impl Payments for FakePayments {
                 reservation: reservation.clone(),
                 state: PaymentState::Reserved,
                 claim: Some(claim),
-                looked_at: reservation.at,
+                looked_at: reservation.seen_at,
             };
             rows.insert(reservation.key(), row);
-            Reserved::New
+            ReserveOutcome::New
         })
     }
 
-    async fn settled(&self, key: &PaymentKey, tx: B256) -> Result<(), RecordError> {
+    async fn settled(&self, key: &PaymentKey, tx: B256) -> Result<(), PaymentsError> {
         self.step(key, "settled", |row| match row.state {
             PaymentState::Reserved => {
                 row.state = PaymentState::Settled { tx };
@@ -128,7 +130,7 @@ impl Payments for FakePayments {
         })
     }
 
-    async fn failed(&self, key: &PaymentKey, reason: &str) -> Result<(), RecordError> {
+    async fn failed(&self, key: &PaymentKey, reason: &str) -> Result<(), PaymentsError> {
         self.step(key, "failed", |row| match row.state {
             PaymentState::Reserved => {
                 row.state = PaymentState::Failed { reason: reason.to_owned() };
@@ -139,7 +141,7 @@ impl Payments for FakePayments {
         })
     }
 
-    async fn answered(&self, key: &PaymentKey, claim: u64) -> Result<bool, RecordError> {
+    async fn answered(&self, key: &PaymentKey, claim: u64) -> Result<bool, PaymentsError> {
         self.working(|rows| {
             let Some(row) = rows.get_mut(key) else { return false };
             match (&row.state, row.claim) {
@@ -152,7 +154,7 @@ impl Payments for FakePayments {
         })
     }
 
-    async fn release(&self, key: &PaymentKey, claim: u64) -> Result<(), RecordError> {
+    async fn release(&self, key: &PaymentKey, claim: u64) -> Result<(), PaymentsError> {
         self.working(|rows| {
             if let Some(row) = rows.get_mut(key)
                 && row.claim.is_some_and(|held| held.id == claim)
@@ -162,16 +164,16 @@ impl Payments for FakePayments {
         })
     }
 
-    async fn find(&self, key: &PaymentKey) -> Result<Option<(Reservation, PaymentState)>, RecordError> {
+    async fn find(&self, key: &PaymentKey) -> Result<Option<(Payment, PaymentState)>, PaymentsError> {
         self.working(|rows| rows.get(key).map(|row| (row.reservation.clone(), row.state.clone())))
     }
 
-    async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Reservation>, RecordError> {
+    async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Payment>, PaymentsError> {
         self.working(|rows| {
             let is_open =
                 |row: &&mut Row| row.state == PaymentState::Reserved && row.claim.is_none_or(|held| held.until <= now);
             let mut open: Vec<_> = rows.values_mut().filter(is_open).collect();
-            open.sort_by_key(|row| (row.looked_at, row.reservation.at));
+            open.sort_by_key(|row| (row.looked_at, row.reservation.seen_at));
             open.truncate(limit);
             open.iter_mut().for_each(|row| row.looked_at = now);
             open.iter().map(|row| row.reservation.clone()).collect()
@@ -319,20 +321,20 @@ impl Ledger {
         Ok(tx)
     }
 
-    fn spent(&self, authorization: &Authorization) -> Spent {
+    fn spent(&self, authorization: &Authorization) -> AuthorizationState {
         let key = authorization.key();
         match self.paid.get(&key) {
-            Some((made, tx)) if made == authorization => Spent::Paid { tx: *tx },
-            Some(_) => Spent::Elsewhere,
-            None if self.cancelled.contains(&key) => Spent::Elsewhere,
-            None => Spent::Unused { as_of: self.time },
+            Some((made, tx)) if made == authorization => AuthorizationState::Paid { tx: *tx },
+            Some(_) => AuthorizationState::Void,
+            None if self.cancelled.contains(&key) => AuthorizationState::Void,
+            None => AuthorizationState::Unused { as_of: self.time },
         }
     }
 }
 
 #[async_trait]
 impl Settlement for FakeChain {
-    async fn settle(&self, payment: &Signed, client: Client) -> Result<Settled, SettleError> {
+    async fn settle(&self, payment: &SignedAuthorization, client: Client) -> Result<Settled, SettleError> {
         let weather = self.with(|ledger| {
             ledger.settlements += 1;
             ledger.clients.insert(client);
@@ -355,7 +357,7 @@ impl Settlement for FakeChain {
         }
     }
 
-    async fn sent(&self, payment: &Signed) -> Sent {
+    async fn sent(&self, payment: &SignedAuthorization) -> Sent {
         self.with(|ledger| match ledger.weather {
             Weather::Pending => Sent::As(tx_of(&payment.authorization.key())),
             Weather::SettlesInSilence | Weather::Silence | Weather::Unknown => Sent::Unknown,
@@ -366,7 +368,7 @@ impl Settlement for FakeChain {
 
 #[async_trait]
 impl Authorizations for FakeChain {
-    async fn state(&self, authorization: &Authorization) -> Result<Spent, Unread> {
+    async fn state(&self, authorization: &Authorization) -> Result<AuthorizationState, Unread> {
         // A real one answers later.
         tokio::task::yield_now().await;
         self.read(|ledger| ledger.spent(authorization))

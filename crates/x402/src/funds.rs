@@ -7,7 +7,7 @@ use std::time::Duration;
 use domain::{Address, Usdc};
 use moka::future::Cache;
 
-use crate::{Authorization, Authorizations, PaymentKey, Spent, Unread};
+use crate::{Authorization, AuthorizationState, Authorizations, PaymentKey, Unread};
 
 /// How long an answer is kept. A payer who tops his account up waits so long at most.
 const LASTS: Duration = Duration::from_secs(2);
@@ -38,7 +38,7 @@ impl Funds {
     pub(crate) async fn is_used(&self, authorization: &Authorization) -> Result<bool, Unread> {
         let asking = async {
             let state = self.chain.state(authorization).await?;
-            Ok::<_, Unread>(!matches!(state, Spent::Unused { .. }))
+            Ok::<_, Unread>(!matches!(state, AuthorizationState::Unused { .. }))
         };
         self.used.try_get_with(authorization.key(), asking).await.map_err(Arc::unwrap_or_clone)
     }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use reqwest::{Client, Response, StatusCode, Url};
 
 use crate::wire::{CronosRequest, CronosVerdict, to_json};
-use crate::{Authorizations, Sent, SettleError, Settled, Settlement, Signed, Spent, Tokens};
+use crate::{AuthorizationState, Authorizations, Sent, SettleError, Settled, Settlement, SignedAuthorization, Tokens};
 
 /// Bytes of an answer that are read.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -63,7 +63,7 @@ impl Hosted {
         Ok(Self { client, settle, tokens, chain, max_timeout_s })
     }
 
-    async fn ask(&self, payment: &Signed) -> Result<CronosVerdict, SettleError> {
+    async fn ask(&self, payment: &SignedAuthorization) -> Result<CronosVerdict, SettleError> {
         let authorization = &payment.authorization;
         let token = self
             .tokens
@@ -110,22 +110,22 @@ async fn read(mut response: Response) -> Result<CronosVerdict, SettleError> {
 
 #[async_trait]
 impl Settlement for Hosted {
-    async fn settle(&self, payment: &Signed, _: crate::Client) -> Result<Settled, SettleError> {
+    async fn settle(&self, payment: &SignedAuthorization, _: crate::Client) -> Result<Settled, SettleError> {
         let verdict = self.ask(payment).await?;
         let state =
             self.chain.state(&payment.authorization).await.map_err(|error| SettleError::Unknown(error.to_string()))?;
         match (state, verdict) {
-            (Spent::Paid { tx }, _) => Ok(Settled { tx }),
-            (Spent::Elsewhere, _) => Err(SettleError::Refused("the nonce is used up".into())),
-            (Spent::Unused { .. }, CronosVerdict::Failed(error)) => Err(SettleError::Refused(error)),
-            (Spent::Unused { .. }, CronosVerdict::Settled(tx)) => {
+            (AuthorizationState::Paid { tx }, _) => Ok(Settled { tx }),
+            (AuthorizationState::Void, _) => Err(SettleError::Refused("the nonce is used up".into())),
+            (AuthorizationState::Unused { .. }, CronosVerdict::Failed(error)) => Err(SettleError::Refused(error)),
+            (AuthorizationState::Unused { .. }, CronosVerdict::Settled(tx)) => {
                 Err(SettleError::Unknown(format!("the facilitator says {tx} settled it; the token does not")))
             }
         }
     }
 
     /// It does not tell what it sends before that is settled.
-    async fn sent(&self, _: &Signed) -> Sent {
+    async fn sent(&self, _: &SignedAuthorization) -> Sent {
         Sent::Unknown
     }
 }

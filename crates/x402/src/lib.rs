@@ -8,10 +8,10 @@
 //!
 //! | file | is |
 //! |---|---|
-//! | `token`, `offer`, `payment` | what is paid with, what is asked, what is paid |
+//! | `token`, `offer`, `dialect` | what is paid with, what is asked, how it is written |
 //! | `wire/` | the dialects, parsed strictly into `presented`, and written |
 //! | `verify`, `recover` | is it good: EIP-712 over EIP-3009, pure |
-//! | `record`, `settle`, `receipt` | what is asked of a database and of a chain |
+//! | `settle` | what is asked of a chain; what is asked of a database is [`Payments`] |
 //! | `till` | reserve, settle, reconcile: money is taken here alone |
 //! | `places`, `funds` | how many pay at once, each with his share; what the token said of a payer a moment ago |
 //! | `seller`, `facilitator`, `buyer` | the three sides |
@@ -41,18 +41,16 @@ pub mod fake;
 
 mod buyer;
 mod config;
+mod dialect;
 mod facilitator;
 mod funds;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod hosted;
 mod offer;
-mod payment;
 mod places;
 mod presented;
 mod reason;
-mod receipt;
-mod record;
 mod recover;
 mod seller;
 mod settle;
@@ -62,22 +60,24 @@ mod verify;
 mod wire;
 
 pub use domain::Client;
+pub use domain::payment::{
+    Authorization, AuthorizationState, Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError,
+    RequestHash, ReserveOutcome, SignedAuthorization,
+};
 
 pub use buyer::{BuyError, Buyer, Paying, SignError, SignHash, receipt};
 pub use config::{Config, ConfigError, Serve, Settler, TokenConfig};
+pub use dialect::Dialect;
 pub use facilitator::{Answer, Facilitator, Payees, Policy};
 pub use hosted::{Hosted, HostedError};
 pub use offer::{Offer, Quote, Resource};
-pub use payment::{Authorization, Dialect, PaymentKey, RequestHash, Signed};
 pub use presented::{PAYMENT_SIGNATURE, Presented, X_PAYMENT};
 pub use reason::Reason;
-pub use receipt::pays;
-pub use record::{Claim, PaymentState, Payments, RecordError, Reservation, Reserved};
 pub use seller::{
     Bound, Checked, NoAnswer, Order, PAYMENT_REQUIRED, PAYMENT_RESPONSE, Purchase, Seller, Terms, Ticket, Unsold,
     X_PAYMENT_RESPONSE, terms_of,
 };
-pub use settle::{Authorizations, Sent, SettleError, Settled, Settlement, Spent, Unread};
+pub use settle::{Authorizations, Sent, SettleError, Settled, Settlement, Unread};
 pub use till::{Limits, Reconciled, Till, TillError};
 pub use token::{Token, Tokens};
 pub use verify::{Window, authentic, digest, timely, verify};

@@ -1,7 +1,7 @@
 //! A payment as it was presented, read but not believed.
 
 use alloy_primitives::Signature;
-use domain::{Address, B256, Usdc};
+use domain::{Address, B256, U256, Usdc};
 use http::{HeaderMap, HeaderName};
 use serde_json::Value;
 
@@ -51,8 +51,9 @@ pub struct Presented {
 
 impl Presented {
     /// The authorization, if it is for this token.
-    pub(crate) const fn authorization(&self, asset: Address) -> Authorization {
+    pub(crate) fn authorization(&self, asset: Address) -> Authorization {
         let Transfer { from, to, value, valid_after, valid_before, nonce, .. } = self.transfer;
+        let (valid_after, valid_before) = (U256::from(valid_after), U256::from(valid_before));
         Authorization { chain_id: self.chain_id, asset, from, to, value, valid_after, valid_before, nonce }
     }
 

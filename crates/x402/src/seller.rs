@@ -27,8 +27,8 @@ use crate::till::{Taken, Till, TillError};
 use crate::verify::{Window, authentic, timely};
 use crate::wire::{SettleAnswer, to_base64, to_json, v1_required, v2_required};
 use crate::{
-    Claim, Client, Dialect, Offer, PaymentKey, PaymentState, Payments, Quote, Reason, RecordError, RequestHash,
-    Reservation, Signed, Tokens,
+    Client, Dialect, Offer, Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError, Quote, Reason,
+    RequestHash, SignedAuthorization, Tokens,
 };
 
 /// Version 2's header for terms.
@@ -109,7 +109,7 @@ pub struct Checked<'a> {
     order: Order<'a>,
     dialect: Dialect,
     offer: Offer,
-    payment: Signed,
+    payment: SignedAuthorization,
 }
 
 impl Checked<'_> {
@@ -187,8 +187,8 @@ impl Seller {
         let Checked { order, dialect, offer, payment } = checked;
         let Bound { request, now, claim } = bound;
         let resource = order.resource.to_owned();
-        let reservation = Reservation { payment, request, resource, at: now };
-        let held = Claim { id: claim, until: now.plus(self.terms.claim_ms) };
+        let reservation = Payment { signed: payment, request, resource, seen_at: now };
+        let held = PaymentClaim { id: claim, until: now.plus(self.terms.claim_ms) };
         let declined = |reason, tx| Err(declined(order, dialect, &offer, &payment, reason, tx));
         match self.till.take(reservation, held, order.client).await? {
             Taken::Paid(tx) => Ok(Ticket {
@@ -229,7 +229,7 @@ fn declined(
     order: Order<'_>,
     dialect: Dialect,
     offer: &Offer,
-    payment: &Signed,
+    payment: &SignedAuthorization,
     reason: Reason,
     tx: Option<B256>,
 ) -> Unsold {
@@ -244,8 +244,8 @@ impl From<TillError> for Unsold {
     }
 }
 
-impl From<RecordError> for Unsold {
-    fn from(error: RecordError) -> Self {
+impl From<PaymentsError> for Unsold {
+    fn from(error: PaymentsError) -> Self {
         Self::Unavailable(error.into())
     }
 }
@@ -287,7 +287,7 @@ pub enum NoAnswer {
     Lost,
     /// It could not be recorded.
     #[error(transparent)]
-    Record(#[from] RecordError),
+    Record(#[from] PaymentsError),
 }
 
 impl Ticket {
@@ -323,7 +323,7 @@ impl Ticket {
     ///
     /// # Errors
     /// When it could not be recorded; the claim then runs out by itself.
-    pub async fn give_back(self) -> Result<(), RecordError> {
+    pub async fn give_back(self) -> Result<(), PaymentsError> {
         self.payments.release(&self.purchase.key, self.claim).await
     }
 }
@@ -335,7 +335,12 @@ struct Receipt {
 }
 
 impl Receipt {
-    fn new(dialect: Dialect, offer: &Offer, signed: &Signed, tx: Result<B256, (Reason, Option<B256>)>) -> Self {
+    fn new(
+        dialect: Dialect,
+        offer: &Offer,
+        signed: &SignedAuthorization,
+        tx: Result<B256, (Reason, Option<B256>)>,
+    ) -> Self {
         let payer = signed.authorization.from;
         let network = match dialect {
             Dialect::V2 => offer.token.caip2(),

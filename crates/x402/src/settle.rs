@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::{Address, B256, Usdc};
 
-use crate::{Authorization, Client, Signed};
+use crate::{Authorization, AuthorizationState, Client, SignedAuthorization};
 
 /// A transfer that is on the chain, as deep as the settler waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,30 +60,11 @@ pub trait Settlement: Send + Sync {
     /// It may be called again with the same payment after an error: a token
     /// takes a nonce once, so nothing is paid twice. It never answers `Ok` for
     /// anything but this transfer: success is read from a receipt, by
-    /// [`crate::pays`] or a check as strict.
-    async fn settle(&self, payment: &Signed, client: Client) -> Result<Settled, SettleError>;
+    /// [`Authorization::is_paid_by`] or a check as strict.
+    async fn settle(&self, payment: &SignedAuthorization, client: Client) -> Result<Settled, SettleError>;
 
     /// What was sent for this payment, by whatever attempt.
-    async fn sent(&self, payment: &Signed) -> Sent;
-}
-
-/// What became of an authorization.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spent {
-    /// Not used up to a block of this time (Unix seconds), the newest that is
-    /// deep enough.
-    Unused {
-        /// The block's time.
-        as_of: u64,
-    },
-    /// Used for exactly this transfer, whoever sent it.
-    Paid {
-        /// The transaction.
-        tx: B256,
-    },
-    /// Its nonce is used up without this transfer: cancelled, or spent on
-    /// another one.
-    Elsewhere,
+    async fn sent(&self, payment: &SignedAuthorization) -> Sent;
 }
 
 /// Why the chain could not be read. Says nothing about the payment.
@@ -97,8 +78,8 @@ pub trait Authorizations: Send + Sync {
     /// Whether an authorization was used, and what for. `authorizationState` is
     /// not enough: it is also true after `cancelAuthorization`, and after any
     /// other transfer with the same nonce. `Paid` needs the receipt: see
-    /// [`crate::pays`].
-    async fn state(&self, authorization: &Authorization) -> Result<Spent, Unread>;
+    /// [`Authorization::is_paid_by`].
+    async fn state(&self, authorization: &Authorization) -> Result<AuthorizationState, Unread>;
 
     /// `balanceOf(owner)`.
     async fn balance(&self, chain_id: u64, asset: Address, owner: Address) -> Result<Usdc, Unread>;

@@ -13,14 +13,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{B256, UnixMillis};
+use domain::{B256, U256, UnixMillis};
 use tokio::time::timeout;
 
 use crate::funds::Funds;
 use crate::places::{Place, Places, Room};
 use crate::{
-    Authorization, Authorizations, Claim, Client, PaymentKey, PaymentState, Payments, Reason, RecordError, Reservation,
-    Reserved, Sent, SettleError, Settled, Settlement, Signed, Spent, Unread,
+    Authorization, AuthorizationState, Authorizations, Client, Payment, PaymentClaim, PaymentKey, PaymentState,
+    Payments, PaymentsError, Reason, ReserveOutcome, Sent, SettleError, Settled, Settlement, SignedAuthorization,
+    Unread,
 };
 
 /// What bounds the taking of money.
@@ -69,7 +70,7 @@ pub(crate) enum Taken {
 pub enum TillError {
     /// The record does not work.
     #[error(transparent)]
-    Record(#[from] RecordError),
+    Record(#[from] PaymentsError),
     /// The token cannot be read.
     #[error(transparent)]
     Unread(#[from] Unread),
@@ -106,8 +107,8 @@ enum Fate {
 
 /// A reserved payment that is to be settled.
 struct Collection {
-    payment: Signed,
-    claim: Claim,
+    payment: SignedAuthorization,
+    claim: PaymentClaim,
     /// Who brought it.
     client: Client,
     /// It was tried before.
@@ -148,7 +149,7 @@ impl Till {
     }
 
     /// A place for a verified payment.
-    pub(crate) async fn enter(&self, client: Client, payment: &Signed) -> Result<Place, TillError> {
+    pub(crate) async fn enter(&self, client: Client, payment: &SignedAuthorization) -> Result<Place, TillError> {
         self.places.enter(client, payment.authorization.from).await.ok_or(TillError::Busy)
     }
 
@@ -156,7 +157,7 @@ impl Till {
     /// again afterwards: one that is not in the record must be unused, since one that was
     /// spent elsewhere buys nothing here, and its payer must hold enough. Says where the
     /// record has it.
-    pub(crate) async fn look(&self, client: Client, payment: &Signed) -> Result<Looked, TillError> {
+    pub(crate) async fn look(&self, client: Client, payment: &SignedAuthorization) -> Result<Looked, TillError> {
         let _place = self.enter(client, payment).await?;
         let authorization = &payment.authorization;
         match self.payments.find(&authorization.key()).await? {
@@ -175,7 +176,7 @@ impl Till {
 
     /// Whether a payment that was reserved and left has its payer's money behind it, as
     /// one that is new must; what was made, or may be on its way, is another question.
-    async fn is_backed(&self, payment: &Signed) -> Result<Result<(), Reason>, TillError> {
+    async fn is_backed(&self, payment: &SignedAuthorization) -> Result<Result<(), Reason>, TillError> {
         let authorization = &payment.authorization;
         let backed = self.settlement.sent(payment).await != Sent::Never
             || self.funds.is_used(authorization).await?
@@ -197,20 +198,20 @@ impl Till {
     /// Takes a payment that was looked at for its request, or says what it met.
     pub(crate) async fn take(
         self: &Arc<Self>,
-        reservation: Reservation,
-        claim: Claim,
+        reservation: Payment,
+        claim: PaymentClaim,
         client: Client,
     ) -> Result<Taken, TillError> {
-        let place = self.enter(client, &reservation.payment).await?;
-        let resumed = match self.payments.reserve(&reservation, claim, reservation.at).await? {
-            Reserved::New => false,
-            Reserved::Resumed => true,
-            Reserved::Paid { tx } => return Ok(Taken::Paid(tx)),
-            Reserved::InFlight => return Ok(Taken::InFlight),
-            Reserved::Answered { tx } => return Ok(Taken::Answered(tx)),
-            Reserved::Failed { .. } | Reserved::Other => return Ok(Taken::Refused(Reason::Used)),
+        let place = self.enter(client, &reservation.signed).await?;
+        let resumed = match self.payments.reserve(&reservation, claim, reservation.seen_at).await? {
+            ReserveOutcome::New => false,
+            ReserveOutcome::Resumed => true,
+            ReserveOutcome::Settled { tx } => return Ok(Taken::Paid(tx)),
+            ReserveOutcome::InFlight => return Ok(Taken::InFlight),
+            ReserveOutcome::Answered { tx } => return Ok(Taken::Answered(tx)),
+            ReserveOutcome::Failed { .. } | ReserveOutcome::Conflict => return Ok(Taken::Refused(Reason::Used)),
         };
-        let order = Collection { payment: reservation.payment, claim, client, resumed };
+        let order = Collection { payment: reservation.signed, claim, client, resumed };
         self.collect(order, place).await
     }
 
@@ -282,10 +283,12 @@ impl Till {
 
     async fn fate(&self, authorization: &Authorization) -> Result<Fate, Unread> {
         Ok(match self.chain.state(authorization).await? {
-            Spent::Paid { tx } => Fate::Paid(tx),
-            Spent::Elsewhere => Fate::Dead(Reason::Used),
-            Spent::Unused { as_of } if as_of >= authorization.valid_before => Fate::Dead(Reason::ValidBefore),
-            Spent::Unused { .. } => Fate::Open,
+            AuthorizationState::Paid { tx } => Fate::Paid(tx),
+            AuthorizationState::Void => Fate::Dead(Reason::Used),
+            AuthorizationState::Unused { as_of } if U256::from(as_of) >= authorization.valid_before => {
+                Fate::Dead(Reason::ValidBefore)
+            }
+            AuthorizationState::Unused { .. } => Fate::Open,
         })
     }
 
@@ -319,11 +322,11 @@ impl Till {
     /// # Errors
     /// When the record does not work. A token that cannot be read leaves its
     /// payments open.
-    pub async fn reconcile(&self, now: UnixMillis, limit: usize) -> Result<Reconciled, RecordError> {
+    pub async fn reconcile(&self, now: UnixMillis, limit: usize) -> Result<Reconciled, PaymentsError> {
         let mut done = Reconciled::default();
         for reservation in self.payments.pending(now, limit).await? {
             let key = reservation.key();
-            match self.fate(&reservation.payment.authorization).await.unwrap_or(Fate::Open) {
+            match self.fate(&reservation.signed.authorization).await.unwrap_or(Fate::Open) {
                 Fate::Paid(tx) => {
                     self.payments.settled(&key, tx).await?;
                     done.settled += 1;

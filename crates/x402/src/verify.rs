@@ -1,34 +1,16 @@
 //! Is this payment good? Pure: no clock, no chain.
 
-use std::sync::LazyLock;
-
-use alloy_primitives::{Keccak256, keccak256};
-use alloy_sol_types::SolValue;
-use domain::{Address, B256};
+use domain::{Address, B256, U256};
 
 use crate::presented::{Accepted, Presented};
 use crate::recover::signer;
 use crate::wire::v2_extra;
-use crate::{Authorization, Offer, Quote, Reason, Signed, Token};
+use crate::{Authorization, Offer, Quote, Reason, SignedAuthorization, Token};
 
-/// The type that EIP-3009 has payers sign.
-static TYPE_HASH: LazyLock<B256> = LazyLock::new(|| {
-    keccak256(
-        "TransferWithAuthorization(address from,address to,uint256 value,uint256 validAfter,uint256 validBefore,bytes32 nonce)",
-    )
-});
-
-/// The hash that is signed for a transfer (EIP-712 over EIP-3009's
-/// `TransferWithAuthorization`, in the token's domain).
+/// The hash that is signed for a transfer of this token.
 #[must_use]
 pub fn digest(token: &Token, authorization: &Authorization) -> B256 {
-    let Authorization { from, to, value, valid_after, valid_before, nonce, .. } = *authorization;
-    let encoded = (*TYPE_HASH, from, to, value.to_u256(), valid_after, valid_before, nonce).abi_encode();
-    let mut hasher = Keccak256::new();
-    hasher.update([0x19, 0x01]);
-    hasher.update(token.separator());
-    hasher.update(keccak256(encoded));
-    hasher.finalize()
+    authorization.digest(token.separator())
 }
 
 /// The time, and how far clocks may be apart. Unix seconds.
@@ -48,7 +30,7 @@ pub struct Window {
 /// # Errors
 /// The first thing that is wrong. The signature is looked at last: it costs the
 /// most.
-pub fn authentic(quote: &Quote, presented: &Presented) -> Result<(Offer, Signed), Reason> {
+pub fn authentic(quote: &Quote, presented: &Presented) -> Result<(Offer, SignedAuthorization), Reason> {
     if presented.url.as_ref().is_some_and(|url| *url != quote.resource.url) {
         return Err(Reason::Requirements);
     }
@@ -66,7 +48,7 @@ pub fn authentic(quote: &Quote, presented: &Presented) -> Result<(Offer, Signed)
 }
 
 /// Holds a payment against one offer.
-pub(crate) fn held_against(offer: &Offer, presented: &Presented) -> Result<Signed, Reason> {
+pub(crate) fn held_against(offer: &Offer, presented: &Presented) -> Result<SignedAuthorization, Reason> {
     let Presented { chain_id, asset, transfer, accepted, .. } = presented;
     if *chain_id != offer.token.chain_id() {
         return Err(Reason::Network);
@@ -86,8 +68,10 @@ pub(crate) fn held_against(offer: &Offer, presented: &Presented) -> Result<Signe
     if transfer.value != offer.amount {
         return Err(Reason::Value);
     }
-    let signed =
-        Signed { authorization: presented.authorization(offer.token.address()), signature: transfer.signature };
+    let signed = SignedAuthorization {
+        authorization: presented.authorization(offer.token.address()),
+        signature: transfer.signature,
+    };
     if signed_by(&offer.token, &signed) != Some(transfer.from) {
         return Err(Reason::Signature);
     }
@@ -106,7 +90,7 @@ fn terms_of(offer: &Offer) -> Accepted {
 
 /// Who signed, if anybody. The zero address signs nothing: it is what a failed
 /// recovery gives on the EVM.
-fn signed_by(token: &Token, signed: &Signed) -> Option<Address> {
+fn signed_by(token: &Token, signed: &SignedAuthorization) -> Option<Address> {
     let signer = signer(&signed.signature, &digest(token, &signed.authorization))?;
     (signer != Address::ZERO).then_some(signer)
 }
@@ -115,14 +99,15 @@ fn signed_by(token: &Token, signed: &Signed) -> Option<Address> {
 ///
 /// # Errors
 /// [`Reason::ValidAfter`] or [`Reason::ValidBefore`].
-pub const fn timely(authorization: &Authorization, max_timeout_s: u64, window: &Window) -> Result<(), Reason> {
+pub fn timely(authorization: &Authorization, max_timeout_s: u64, window: &Window) -> Result<(), Reason> {
     let Window { now, settle_margin_s, clock_skew_s } = *window;
-    if authorization.valid_after >= now {
+    if authorization.valid_after >= U256::from(now) {
         return Err(Reason::ValidAfter);
     }
     // Records of longer ones would have to be kept for longer.
-    let latest = now.saturating_add(max_timeout_s).saturating_add(clock_skew_s);
-    if authorization.valid_before <= now.saturating_add(settle_margin_s) || authorization.valid_before > latest {
+    let earliest = U256::from(now.saturating_add(settle_margin_s));
+    let latest = U256::from(now.saturating_add(max_timeout_s).saturating_add(clock_skew_s));
+    if authorization.valid_before <= earliest || authorization.valid_before > latest {
         return Err(Reason::ValidBefore);
     }
     Ok(())
@@ -132,7 +117,7 @@ pub const fn timely(authorization: &Authorization, max_timeout_s: u64, window: &
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn verify(quote: &Quote, presented: &Presented, window: &Window) -> Result<(Offer, Signed), Reason> {
+pub fn verify(quote: &Quote, presented: &Presented, window: &Window) -> Result<(Offer, SignedAuthorization), Reason> {
     let (offer, signed) = authentic(quote, presented)?;
     timely(&signed.authorization, offer.max_timeout_s, window)?;
     Ok((offer, signed))

@@ -14,8 +14,8 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use http::{HeaderMap, HeaderName};
 use relay::fake::Wallet;
 use x402::{
-    Buyer, Offer, PAYMENT_REQUIRED, Presented, Quote, Resource, SignError, SignHash, Signed, Terms, Token, Tokens,
-    Window, digest, terms_of, verify,
+    Buyer, Offer, PAYMENT_REQUIRED, Presented, Quote, Resource, SignError, SignHash, SignedAuthorization, Terms, Token,
+    Tokens, Window, digest, terms_of, verify,
 };
 
 use super::figures::Figure;
@@ -105,7 +105,7 @@ impl Till {
         ])
     }
 
-    fn check(&self, headers: &HeaderMap) -> Result<(Offer, Signed)> {
+    fn check(&self, headers: &HeaderMap) -> Result<(Offer, SignedAuthorization)> {
         let presented = Presented::from_headers(headers, &self.tokens).map_err(|(_, reason)| reason)?;
         let presented = presented.context("find the payment")?;
         Ok(verify(&self.quote, &presented, &self.window)?)

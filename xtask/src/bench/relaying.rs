@@ -227,7 +227,7 @@ async fn relayer(evm: &EvmConfig, dir: &Path) -> Result<Relayer> {
     let budgets = relay::Budgets { manage: MUCH_GAS, ..relay::Budgets::default() };
     let config = relay::Config { per_client_minute: MANY, budgets, ..relay::Config::default() };
     let chain = Arc::new(EvmChain::new(chain, sender));
-    Ok(Relayer::new(config, chain, treasury::journal(&store, evm.chain_id), Arc::new(SystemClock))?)
+    Ok(Relayer::new(config, chain, Arc::new(store.relay_journal(evm.chain_id)), Arc::new(SystemClock))?)
 }
 
 /// From the signed request to the relayer's answer.

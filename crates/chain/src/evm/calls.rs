@@ -4,6 +4,7 @@
 use alloy::primitives::{Uint, aliases::U48};
 use alloy::sol_types::SolCall;
 use domain::evm::Call;
+use domain::payment::SignedAuthorization;
 use domain::vault::{Settings, Terms};
 use domain::{Address, B256, Bytes, U256, Usdc};
 
@@ -12,7 +13,7 @@ use super::abi::PODVault as Vault;
 use super::abi::PODVaultFactory as Factory;
 use super::abi::TestUSDC as Token;
 use super::terms::{settings_to_abi, to_abi};
-use super::typed::{ForwardRequest, TransferWithAuthorization, Window};
+use super::typed::{ForwardRequest, Window};
 
 fn call(to: Address, function: &impl SolCall) -> Call {
     Call { to, data: function.abi_encode().into(), value: U256::ZERO }
@@ -194,23 +195,22 @@ pub fn approve(usdc: Address, spender: Address, amount: Usdc) -> Call {
     call(usdc, &Token::approveCall { spender, value: amount.to_u256() })
 }
 
-/// Executes a signed payment; by anyone. `signature` is r, s, v: 65 bytes.
+/// Executes a signed payment; by anyone.
 #[must_use]
-pub fn transfer_with_authorization(usdc: Address, payment: &TransferWithAuthorization, signature: &[u8; 65]) -> Call {
-    let (r, rest) = signature.split_at(32);
-    let (s, v) = rest.split_at(32);
+pub fn transfer_with_authorization(payment: &SignedAuthorization) -> Call {
+    let SignedAuthorization { authorization: of, signature } = payment;
     let function = Token::transferWithAuthorizationCall {
-        from: payment.from,
-        to: payment.to,
-        value: payment.value,
-        validAfter: payment.validAfter,
-        validBefore: payment.validBefore,
-        nonce: payment.nonce,
-        v: v.first().copied().unwrap_or_default(),
-        r: B256::from_slice(r),
-        s: B256::from_slice(s),
+        from: of.from,
+        to: of.to,
+        value: of.value.to_u256(),
+        validAfter: of.valid_after,
+        validBefore: of.valid_before,
+        nonce: of.nonce,
+        v: 27 + u8::from(signature.v()),
+        r: signature.r().into(),
+        s: signature.s().into(),
     };
-    call(usdc, &function)
+    call(of.asset, &function)
 }
 
 /// A request as its signer and the forwarder's nonce make it: `call` will reach the

@@ -62,7 +62,6 @@ pub use revert::{Field, OnChain, Revert, Role};
 pub use sender::{Cost, SendError, Sender, Weighed};
 pub use sign::{Key, SignError};
 pub use start::{Chain, StartError};
-pub use uses::AuthorizationUse;
 pub use views::{TaskView, VaultView};
 
 /// Transactions of one account that may wait to be mined at once; nodes drop more.

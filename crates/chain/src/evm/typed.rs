@@ -6,7 +6,7 @@
 use alloy::sol_types::{Eip712Domain, SolStruct};
 use alloy_sol_types::{eip712_domain, sol};
 use domain::vault::{TaskId, Terms};
-use domain::{Address, B256, U256, Usdc};
+use domain::{Address, B256, U256};
 
 use super::{EvmConfig, terms};
 
@@ -49,23 +49,6 @@ sol! {
         /// Who pays.
         address from;
         /// Who is paid, and must be the caller.
-        address to;
-        /// Micro-USDC.
-        uint256 value;
-        /// Good after this Unix second.
-        uint256 validAfter;
-        /// Good before this Unix second.
-        uint256 validBefore;
-        /// Used once.
-        bytes32 nonce;
-    }
-
-    /// ERC-3009: a payment that anyone can make happen.
-    #[derive(Debug, PartialEq, Eq)]
-    struct TransferWithAuthorization {
-        /// Who pays.
-        address from;
-        /// Who is paid.
         address to;
         /// Micro-USDC.
         uint256 value;
@@ -162,10 +145,47 @@ pub fn task_payment(config: &EvmConfig, vault: Address, of: &Terms, window: Wind
     }
 }
 
-/// A plain payment.
-#[must_use]
-pub fn transfer(from: Address, to: Address, amount: Usdc, window: Window, nonce: B256) -> TransferWithAuthorization {
-    let value = amount.to_u256();
-    let (valid_after, valid_before) = (U256::from(window.after), U256::from(window.before));
-    TransferWithAuthorization { from, to, value, validAfter: valid_after, validBefore: valid_before, nonce }
+#[cfg(test)]
+mod tests {
+    use domain::Usdc;
+    use domain::payment::Authorization;
+
+    use super::*;
+
+    sol! {
+        struct TransferWithAuthorization {
+            address from;
+            address to;
+            uint256 value;
+            uint256 validAfter;
+            uint256 validBefore;
+            bytes32 nonce;
+        }
+    }
+
+    #[test]
+    fn the_domains_digest_of_an_authorization_is_the_one_of_its_eip_712_struct() {
+        let authorization = Authorization {
+            chain_id: 338,
+            asset: Address::repeat_byte(5),
+            from: Address::repeat_byte(1),
+            to: Address::repeat_byte(2),
+            value: Usdc(3),
+            valid_after: U256::from(4),
+            valid_before: U256::MAX,
+            nonce: B256::repeat_byte(6),
+        };
+        let Authorization { from, to, value, valid_after, valid_before, nonce, .. } = authorization;
+        let message = TransferWithAuthorization {
+            from,
+            to,
+            value: value.to_u256(),
+            validAfter: valid_after,
+            validBefore: valid_before,
+            nonce,
+        };
+        let domain =
+            eip712_domain!(name: "USDC", version: "2", chain_id: 338, verifying_contract: authorization.asset,);
+        assert_eq!(authorization.digest(domain.separator()), digest(&message, &domain));
+    }
 }

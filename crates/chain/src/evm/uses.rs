@@ -1,47 +1,40 @@
-//! In which transaction an ERC-3009 authorization was used.
+//! In which transaction an ERC-3009 authorization was used, and what for.
 
 use alloy::sol_types::SolEvent;
+use domain::payment::{Authorization, AuthorizationState};
 use domain::{Address, B256};
 use serde_json::json;
 
 use super::abi::TestUSDC::AuthorizationUsed;
-use super::{At, Chain, EvmError};
+use super::{At, Chain, EvmError, Sighting};
 
 /// Ranges of blocks that are searched for a use, from the newest back.
 const MAX_RANGES: u64 = 24;
 
-/// What became of an authorization, as of a block that is deep enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuthorizationUse {
-    /// Not used up to a block of this time, in Unix seconds.
-    Unused {
-        /// The block's time.
-        as_of: u64,
-    },
-    /// Used or cancelled; in this transaction, if it logged a use in the blocks
-    /// that were searched.
-    Used {
-        /// The transaction.
-        tx: Option<B256>,
-    },
-}
-
 impl Chain {
-    /// Whether an authorization of the token was used or cancelled, and where.
+    /// What became of an authorization of the token, whoever used it.
     ///
     /// # Errors
-    /// [`EvmError`].
-    pub async fn authorization_use(&self, authorizer: Address, nonce: B256) -> Result<AuthorizationUse, EvmError> {
-        let config = self.evm.config();
+    /// [`EvmError`]; also when it was used in a transaction that is not deep enough.
+    pub async fn authorization_state(&self, authorization: &Authorization) -> Result<AuthorizationState, EvmError> {
+        let Authorization { from, nonce, .. } = *authorization;
         let reach = self.evm.reach().await?;
-        let deep = (reach + 1).saturating_sub(config.confirmations);
-        if self.is_authorization_used(authorizer, nonce, At::Block(deep)).await? {
-            return Ok(AuthorizationUse::Used { tx: self.find_use(authorizer, nonce, deep).await? });
+        let deep = (reach + 1).saturating_sub(self.evm.config().confirmations);
+        if !self.is_authorization_used(from, nonce, At::Block(deep)).await? {
+            let block = self.evm.block(deep).await?;
+            let what = "no block at a height that was told";
+            let block = block.ok_or(EvmError::Inconsistent { method: "eth_getBlockByNumber", what })?;
+            return Ok(AuthorizationState::Unused { as_of: block.reference().time });
         }
-        let block = self.evm.block(deep).await?;
-        let what = "no block at a height that was told";
-        let block = block.ok_or(EvmError::Inconsistent { method: "eth_getBlockByNumber", what })?;
-        Ok(AuthorizationUse::Unused { as_of: block.reference().time })
+        let Some(tx) = self.find_use(from, nonce, deep).await? else { return Ok(AuthorizationState::Void) };
+        match self.evm.sighting(tx).await? {
+            Sighting::Deep(landed) if authorization.is_paid_by(&landed.logs) => Ok(AuthorizationState::Paid { tx }),
+            Sighting::Deep(_) => Ok(AuthorizationState::Void),
+            Sighting::Absent | Sighting::Shallow { .. } => {
+                let what = "an authorization was used in a transaction that is not deep enough";
+                Err(EvmError::Inconsistent { method: "eth_getTransactionReceipt", what })
+            }
+        }
     }
 
     async fn find_use(&self, authorizer: Address, nonce: B256, deep: u64) -> Result<Option<B256>, EvmError> {

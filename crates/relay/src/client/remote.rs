@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::Usdc;
 use domain::evm::Call;
+use domain::payment::Authorization;
 use serde::{Deserialize, Serialize};
 use wire::relay::{
     BatchRequest, CallRequest, DomainAnswer, EstimateAnswer, EstimateQuery, Health, MAX_BATCH, NonceAnswer, Payment,
@@ -17,11 +18,11 @@ use super::http::{Heard, Server};
 use super::terms::{Form, check_domain, choose};
 use super::{ClientError, Party, Purse, Relayed, Wish};
 use crate::chain::{Chain, Facts};
-use crate::journal::Lane;
-use crate::payment::{Authorization, SCHEME, network};
+use crate::payment::{SCHEME, network, to_wire};
 use crate::request::Request;
 use crate::text;
 use crate::text::printable;
+use domain::relay::ForwarderNonce;
 
 /// Seconds for which a payment is good: the relayer has to mine it.
 const PAYMENT_S: u64 = 600;
@@ -139,7 +140,7 @@ impl Remote {
         let body = RelayRequest { signed, priority: Priority::Normal };
         let (heard, paid) = self.post(party, "/meta/relay", &body, purse).await?;
         let relayed = relayed(heard.success()?, paid);
-        self.prove(relayed, self.lane(party, nonce), wish.to, chain).await
+        self.prove(relayed, self.forwarder_nonce(party, nonce), wish.to, chain).await
     }
 
     /// Has the gas of a call paid that carries a signature of its own, or needs none:
@@ -181,13 +182,13 @@ impl Remote {
         let mut all = Vec::with_capacity(wishes.len());
         for ((result, wish), nonce) in said.results.into_iter().zip(wishes).zip(nonces) {
             let result = Said { payment_tx_hash: said.payment_tx_hash.clone(), ..result };
-            all.push(self.prove(relayed(result, paid), self.lane(party, nonce), wish.to, chain).await?);
+            all.push(self.prove(relayed(result, paid), self.forwarder_nonce(party, nonce), wish.to, chain).await?);
         }
         Ok(all)
     }
 
-    fn lane(&self, party: Party<'_>, nonce: U256) -> Lane {
-        Lane { forwarder: self.facts.forwarder, from: party.address, nonce }
+    fn forwarder_nonce(&self, party: Party<'_>, nonce: U256) -> ForwarderNonce {
+        ForwarderNonce { forwarder: self.facts.forwarder, from: party.address, nonce }
     }
 
     /// Signs for the expected domain: never for one that the relayer names.
@@ -231,6 +232,8 @@ impl Remote {
 
     fn payment(&self, party: Party<'_>, payee: Address, price: Usdc, purse: &Purse) -> Result<String, ClientError> {
         let authorization = Authorization {
+            chain_id: self.facts.chain_id,
+            asset: self.facts.token,
             from: party.address,
             to: payee,
             value: price,
@@ -238,12 +241,12 @@ impl Remote {
             valid_before: U256::from(purse.now_s.saturating_add(PAYMENT_S)),
             nonce: purse.nonce,
         };
-        let signature = signature(party, authorization.digest(&self.facts))?;
+        let signature = signature(party, authorization.digest(self.facts.token_separator()))?;
         let payment = Payment {
             version: X402_VERSION,
             scheme: SCHEME.to_owned(),
             network: network(self.facts.chain_id),
-            payload: PaymentPayload { signature, authorization: authorization.to_wire() },
+            payload: PaymentPayload { signature, authorization: to_wire(&authorization) },
         };
         let json = serde_json::to_vec(&payment).map_err(|error| ClientError::Signing(error.to_string()))?;
         Ok(STANDARD.encode(json))
@@ -254,13 +257,13 @@ impl Remote {
     async fn prove(
         &self,
         relayed: Relayed,
-        lane: Lane,
+        used: ForwarderNonce,
         to: Address,
         chain: Option<&dyn Chain>,
     ) -> Result<Relayed, ClientError> {
         let (Some(chain), Some(tx)) = (chain, relayed.tx) else { return Ok(relayed) };
         let mined = chain.mined(tx, 1, if relayed.success { PROOF } else { Duration::ZERO }).await?;
-        let proven = mined.as_ref().map(|mined| self.form.proves(mined, &lane, to));
+        let proven = mined.as_ref().map(|mined| self.form.proves(mined, &used, to));
         match proven {
             Some(success) if success || !relayed.success => Ok(Relayed { success, proven: true, ..relayed }),
             None if !relayed.success => Ok(relayed),

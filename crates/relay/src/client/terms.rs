@@ -7,11 +7,11 @@ use wire::relay::{DomainAnswer, PaymentRequired, Terms};
 
 use super::ClientError;
 use crate::chain::{Facts, Mined};
-use crate::journal::{End, Lane};
+use crate::outcome;
 use crate::payment::{SCHEME, network};
 use crate::request::{DOMAIN_VERSION, Request, forwarder_domain};
 use crate::text;
-use crate::verdict;
+use domain::relay::{ForwarderNonce, RelayStatus};
 
 /// Which forwarder a relayer uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -73,17 +73,17 @@ impl Form {
     }
 
     /// Whether the chain says that this request was executed and succeeded.
-    pub(super) fn proves(self, mined: &Mined, lane: &Lane, to: Address) -> bool {
+    pub(super) fn proves(self, mined: &Mined, used: &ForwarderNonce, to: Address) -> bool {
         match self {
-            Self::Openzeppelin => verdict::of_request(mined, lane).is_some_and(|it| it.status == End::Executed),
-            Self::Minimal => mined.succeeded && mined.logs.iter().any(|log| executed(log, lane, to)),
+            Self::Openzeppelin => outcome::of_request(mined, used).is_some_and(|it| it.status == RelayStatus::Executed),
+            Self::Minimal => mined.succeeded && mined.logs.iter().any(|log| executed(log, used, to)),
         }
     }
 }
 
-fn executed(log: &Log, lane: &Lane, to: Address) -> bool {
-    let event = minimal::Executed::decode_log(log).ok().filter(|_| log.address == lane.forwarder);
-    event.is_some_and(|event| event.from == lane.from && event.to == to && event.success)
+fn executed(log: &Log, used: &ForwarderNonce, to: Address) -> bool {
+    let event = minimal::Executed::decode_log(log).ok().filter(|_| log.address == used.forwarder);
+    event.is_some_and(|event| event.from == used.from && event.to == to && event.success)
 }
 
 /// Holds a relayer's domain against what is expected of it.

@@ -8,11 +8,13 @@ use alloy_primitives::{Address, B256, Bytes, Log, U256, keccak256};
 use alloy_sol_types::{SolCall, SolEvent};
 use async_trait::async_trait;
 use chain::evm::Revert;
+use domain::payment::{Authorization, AuthorizationState};
+use domain::relay::Transaction;
 
 use super::EPOCH_S;
 use crate::abi::{ERC2771Forwarder, TestUSDC};
-use crate::chain::{Call, Chain, ChainError, Facts, Holdings, Intent, Mined, Outcome, Simulation};
-use crate::payment::{Authorization, recover};
+use crate::chain::{Call, Chain, ChainError, Facts, Holdings, Mined, Outcome, Simulation};
+use crate::payment::recover;
 use crate::request::Request;
 
 /// What a simulated call costs.
@@ -61,7 +63,7 @@ struct World {
     usdc: HashMap<Address, u64>,
     spent: HashSet<(Address, B256)>,
     moved: HashMap<(Address, B256), B256>,
-    intents: HashMap<B256, Intent>,
+    intents: HashMap<B256, Transaction>,
     mined: HashMap<B256, Mined>,
     passed_on: HashMap<B256, Mined>,
     effects: Vec<Effect>,
@@ -235,7 +237,7 @@ impl World {
             };
         }
         if call.to == facts.token {
-            let fits = authorization(&call.data).is_some_and(|it| self.can_move(&it));
+            let fits = authorization(facts, &call.data).is_some_and(|it| self.can_move(&it));
             return if fits { Simulation::Done(Bytes::new()) } else { Simulation::Reverted(Revert::Silent) };
         }
         match self.manner(call.to) {
@@ -261,7 +263,7 @@ impl World {
         true
     }
 
-    fn mine(&mut self, facts: &Facts, key: B256, intent: &Intent) -> Mined {
+    fn mine(&mut self, facts: &Facts, key: B256, intent: &Transaction) -> Mined {
         let tx = keccak256([b"tx".as_slice(), key.as_slice()].concat());
         let (succeeded, logs) = self.run(facts, intent, tx);
         let block = u64::try_from(self.mined.len()).unwrap_or_default() + 1;
@@ -270,7 +272,7 @@ impl World {
         mined
     }
 
-    fn run(&mut self, facts: &Facts, intent: &Intent, tx: B256) -> (bool, Vec<Log>) {
+    fn run(&mut self, facts: &Facts, intent: &Transaction, tx: B256) -> (bool, Vec<Log>) {
         if intent.to == facts.forwarder {
             return self.run_batch(facts, intent);
         }
@@ -284,7 +286,7 @@ impl World {
         (works, Vec::new())
     }
 
-    fn run_batch(&mut self, facts: &Facts, intent: &Intent) -> (bool, Vec<Log>) {
+    fn run_batch(&mut self, facts: &Facts, intent: &Transaction) -> (bool, Vec<Log>) {
         let Ok(batch) = ERC2771Forwarder::executeBatchCall::abi_decode(&intent.data) else { return (false, vec![]) };
         let mut logs = Vec::new();
         for it in batch.requests {
@@ -303,19 +305,22 @@ impl World {
         (true, logs)
     }
 
-    fn run_token(&mut self, facts: &Facts, intent: &Intent, tx: B256) -> (bool, Vec<Log>) {
-        let Some(it) = authorization(&intent.data) else { return (false, vec![]) };
+    fn run_token(&mut self, facts: &Facts, intent: &Transaction, tx: B256) -> (bool, Vec<Log>) {
+        let Some(it) = authorization(facts, &intent.data) else { return (false, vec![]) };
         if self.token_fails || !self.transfer(&it, tx) {
             return (false, vec![]);
         }
-        let event = TestUSDC::Transfer { from: it.from, to: it.to, value: it.value.to_u256() };
-        (true, vec![Log { address: facts.token, data: event.encode_log_data() }])
+        let used = TestUSDC::AuthorizationUsed { authorizer: it.from, nonce: it.nonce }.encode_log_data();
+        let moved = TestUSDC::Transfer { from: it.from, to: it.to, value: it.value.to_u256() }.encode_log_data();
+        (true, [used, moved].map(|data| Log { address: facts.token, data }).to_vec())
     }
 }
 
-fn authorization(data: &Bytes) -> Option<Authorization> {
+fn authorization(facts: &Facts, data: &Bytes) -> Option<Authorization> {
     let call = TestUSDC::transferWithAuthorizationCall::abi_decode(data).ok()?;
     Some(Authorization {
+        chain_id: facts.chain_id,
+        asset: facts.token,
         from: call.from,
         to: call.to,
         value: call.value.try_into().ok()?,
@@ -363,17 +368,20 @@ impl Chain for FakeChain {
         self.up(|world| world.spent.contains(&(payer, nonce)))
     }
 
-    async fn moved(&self, authorization: &Authorization) -> Result<Option<B256>, ChainError> {
-        self.up(|world| world.moved.get(&(authorization.from, authorization.nonce)).copied())
+    async fn authorization(&self, authorization: &Authorization) -> Result<AuthorizationState, ChainError> {
+        self.up(|world| match world.moved.get(&(authorization.from, authorization.nonce)) {
+            Some(tx) => AuthorizationState::Paid { tx: *tx },
+            None => AuthorizationState::Unused { as_of: world.time },
+        })
     }
 
-    async fn submit(&self, intent: &Intent) -> Result<(), ChainError> {
+    async fn submit(&self, key: B256, transaction: &Transaction) -> Result<(), ChainError> {
         self.up(|world| {
             world.submissions += 1;
-            if world.dropping && !world.intents.contains_key(&intent.key) {
+            if world.dropping && !world.intents.contains_key(&key) {
                 return Err(ChainError::Refused("the test said so".to_owned()));
             }
-            world.intents.entry(intent.key).or_insert_with(|| intent.clone());
+            world.intents.entry(key).or_insert_with(|| transaction.clone());
             Ok(())
         })?
     }

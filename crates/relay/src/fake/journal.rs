@@ -5,44 +5,45 @@ use std::sync::{Mutex, PoisonError};
 
 use alloy_primitives::B256;
 use async_trait::async_trait;
+use domain::relay::{
+    DailyQuota, ForwarderNonce, Journal, JournalError, RelayAdmission, RelayCounts, RelayEntry, RelayState, RelayStatus,
+};
 use serde::{Deserialize, Serialize};
-
-use crate::journal::{Admission, Counts, End, Entry, Journal, JournalError, Quota, State};
 
 /// The journal's rules, and all it holds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Books {
-    entries: HashMap<B256, Entry>,
+    entries: HashMap<B256, RelayEntry>,
     payments: HashMap<B256, B256>,
     counts: HashMap<String, u64>,
 }
 
 impl Books {
     /// See [`Journal::admit`].
-    pub fn admit(&mut self, entries: &[Entry], quotas: &[Quota]) -> Admission {
+    pub fn admit(&mut self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> RelayAdmission {
         if let Some(known) = entries.iter().find_map(|entry| self.in_the_way(entry)) {
-            return Admission::Known(Box::new(known.clone()));
+            return RelayAdmission::Known(Box::new(known.clone()));
         }
-        if let Some(lane) = entries.iter().filter_map(|entry| entry.lane).find(|lane| self.holds(lane, entries)) {
-            return Admission::LaneTaken(lane);
+        if let Some(nonce) = entries.iter().filter_map(|entry| entry.nonce).find(|nonce| self.holds(nonce, entries)) {
+            return RelayAdmission::NonceTaken(nonce);
         }
-        let charges = || entries.iter().filter_map(|entry| entry.payment.as_ref());
-        if charges().any(|it| self.payments.get(&it.payment.key()).is_some_and(|group| *group != it.group)) {
-            return Admission::PaymentUsed;
+        let fees = || entries.iter().filter_map(|entry| entry.payment.as_ref());
+        if fees().any(|fee| self.payments.get(&fee.key()).is_some_and(|group| *group != fee.group)) {
+            return RelayAdmission::PaymentUsed;
         }
-        let charges: Vec<_> = charges().map(|it| (it.payment.key(), it.group)).collect();
+        let fees: Vec<_> = fees().map(|fee| (fee.key(), fee.group)).collect();
         if let Some(subject) = self.count(quotas) {
-            return Admission::OverQuota(subject);
+            return RelayAdmission::OverQuota(subject);
         }
-        self.payments.extend(charges);
+        self.payments.extend(fees);
         self.entries.extend(entries.iter().map(|entry| (entry.id, entry.clone())));
-        Admission::New
+        RelayAdmission::New
     }
 
     /// See [`Journal::count`].
-    pub fn count_once(&mut self, once: &str, quotas: &[Quota]) -> Option<String> {
+    pub fn count_once(&mut self, once: &str, quotas: &[DailyQuota]) -> Option<String> {
         let day = quotas.first().map_or(0, |quota| quota.day);
-        let once = Quota { subject: format!("once:{once}"), day, add: 1, limit: 1 };
+        let once = DailyQuota { subject: format!("once:{once}"), day, add: 1, limit: 1 };
         if self.counts.contains_key(&name(&once)) {
             return None;
         }
@@ -53,8 +54,9 @@ impl Books {
         over
     }
 
-    fn count(&mut self, quotas: &[Quota]) -> Option<String> {
-        let over = |quota: &&Quota| self.counts.get(&name(quota)).unwrap_or(&0).saturating_add(quota.add) > quota.limit;
+    fn count(&mut self, quotas: &[DailyQuota]) -> Option<String> {
+        let over =
+            |quota: &&DailyQuota| self.counts.get(&name(quota)).unwrap_or(&0).saturating_add(quota.add) > quota.limit;
         if let Some(quota) = quotas.iter().find(over) {
             return Some(quota.subject.clone());
         }
@@ -64,19 +66,18 @@ impl Books {
         None
     }
 
-    fn in_the_way(&self, new: &Entry) -> Option<&Entry> {
+    fn in_the_way(&self, new: &RelayEntry) -> Option<&RelayEntry> {
         let old = self.entries.get(&new.id)?;
-        let replaced = old.gives_way() && Some(new.attempt) == old.attempt.checked_add(1);
-        (!replaced).then_some(old)
+        (!old.is_replaced_by(new)).then_some(old)
     }
 
-    fn holds(&self, lane: &crate::journal::Lane, new: &[Entry]) -> bool {
+    fn holds(&self, nonce: &ForwarderNonce, new: &[RelayEntry]) -> bool {
         let others = self.entries.values().filter(|it| new.iter().all(|entry| entry.id != it.id));
-        others.filter(|it| it.state.holds()).any(|it| it.lane.as_ref() == Some(lane))
+        others.filter(|it| it.state.holds_nonce()).any(|it| it.nonce.as_ref() == Some(nonce))
     }
 
     /// See [`Journal::step`].
-    pub fn step(&mut self, id: B256, next: &State) -> Option<Entry> {
+    pub fn step(&mut self, id: B256, next: &RelayState) -> Option<RelayEntry> {
         let entry = self.entries.get_mut(&id)?;
         if entry.state.may_become(next) {
             entry.state = next.clone();
@@ -86,14 +87,14 @@ impl Books {
 
     /// See [`Journal::find`].
     #[must_use]
-    pub fn find(&self, id: B256) -> Option<Entry> {
+    pub fn find(&self, id: B256) -> Option<RelayEntry> {
         self.entries.get(&id).cloned()
     }
 
     /// See [`Journal::open`].
     #[must_use]
-    pub fn open(&self, limit: usize) -> Vec<Entry> {
-        let mut open: Vec<Entry> = self.entries.values().filter(|it| it.state.is_open()).cloned().collect();
+    pub fn open(&self, limit: usize) -> Vec<RelayEntry> {
+        let mut open: Vec<RelayEntry> = self.entries.values().filter(|it| it.state.is_open()).cloned().collect();
         open.sort_by_key(|entry| entry.at);
         open.truncate(limit);
         open
@@ -101,20 +102,21 @@ impl Books {
 
     /// See [`Journal::counts`].
     #[must_use]
-    pub fn counts(&self) -> Counts {
-        let count = |is: &dyn Fn(&State) -> bool| {
+    pub fn counts(&self) -> RelayCounts {
+        let count = |is: &dyn Fn(&RelayState) -> bool| {
             u64::try_from(self.entries.values().filter(|it| is(&it.state)).count()).unwrap_or(u64::MAX)
         };
-        let executed = |it: &State| matches!(it, State::Done { verdict, .. } if verdict.status == End::Executed);
-        Counts {
-            pending: count(&State::is_open),
+        let executed =
+            |it: &RelayState| matches!(it, RelayState::Done { outcome, .. } if outcome.status == RelayStatus::Executed);
+        RelayCounts {
+            pending: count(&RelayState::is_open),
             executed: count(&executed),
-            failed: count(&|it| !it.is_open() && !executed(it) && !matches!(it, State::Unpaid { .. })),
+            failed: count(&|it| !it.is_open() && !executed(it) && !matches!(it, RelayState::Unpaid { .. })),
         }
     }
 }
 
-fn name(quota: &Quota) -> String {
+fn name(quota: &DailyQuota) -> String {
     format!("{} {}", quota.day, quota.subject)
 }
 
@@ -142,27 +144,27 @@ impl MemoryJournal {
 
 #[async_trait]
 impl Journal for MemoryJournal {
-    async fn admit(&self, entries: &[Entry], quotas: &[Quota]) -> Result<Admission, JournalError> {
+    async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, JournalError> {
         Ok(self.locked(|books| books.admit(entries, quotas)))
     }
 
-    async fn count(&self, once: &str, quotas: &[Quota]) -> Result<Option<String>, JournalError> {
+    async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, JournalError> {
         Ok(self.locked(|books| books.count_once(once, quotas)))
     }
 
-    async fn find(&self, id: B256) -> Result<Option<Entry>, JournalError> {
+    async fn find(&self, id: B256) -> Result<Option<RelayEntry>, JournalError> {
         Ok(self.locked(|books| books.find(id)))
     }
 
-    async fn step(&self, id: B256, next: &State) -> Result<Entry, JournalError> {
+    async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, JournalError> {
         self.locked(|books| books.step(id, next)).ok_or_else(|| JournalError("no such entry".to_owned()))
     }
 
-    async fn open(&self, limit: usize) -> Result<Vec<Entry>, JournalError> {
+    async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, JournalError> {
         Ok(self.locked(|books| books.open(limit)))
     }
 
-    async fn counts(&self) -> Result<Counts, JournalError> {
+    async fn counts(&self) -> Result<RelayCounts, JournalError> {
         Ok(self.locked(|books| books.counts()))
     }
 }

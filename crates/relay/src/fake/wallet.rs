@@ -6,11 +6,12 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::Usdc;
+use domain::payment::Authorization;
 use wire::relay::{Payment, PaymentPayload, SignedRequest, Terms};
 
 use super::EPOCH_S;
 use crate::chain::Facts;
-use crate::payment::Authorization;
+use crate::payment::to_wire;
 use crate::request::Request;
 
 /// A wallet with a key of its own, made from a number.
@@ -85,6 +86,8 @@ impl Wallet {
     #[must_use]
     pub fn pay(&self, facts: &Facts, terms: &Terms, nonce: u64) -> String {
         let authorization = Authorization {
+            chain_id: facts.chain_id,
+            asset: facts.token,
             from: self.address(),
             to: terms.pay_to.parse().unwrap_or_default(),
             value: Usdc::from_micros(&terms.max_amount_required).unwrap_or_default(),
@@ -103,8 +106,8 @@ impl Wallet {
             scheme: "exact".to_owned(),
             network: network.to_owned(),
             payload: PaymentPayload {
-                signature: self.sign(authorization.digest(facts)),
-                authorization: authorization.to_wire(),
+                signature: self.sign(authorization.digest(facts.token_separator())),
+                authorization: to_wire(authorization),
             },
         };
         STANDARD.encode(serde_json::to_vec(&payment).unwrap_or_default())

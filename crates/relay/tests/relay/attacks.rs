@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use alloy_primitives::{Address, Bytes, U256};
-use chain::evm::{Revert, calls, typed};
+use alloy_primitives::{Address, B256, Bytes, Signature, U256};
+use chain::evm::{Revert, calls};
+use domain::payment::{Authorization, SignedAuthorization};
+use domain::relay::Journal;
 use palatine_relay::chain::{Chain, Facts};
 use palatine_relay::fake::{Ask, EPOCH_S, Effect, Manner, MemoryJournal, Wallet, selector};
-use palatine_relay::journal::Journal;
 use palatine_relay::text::MAX_WORDS;
 use palatine_relay::{Budgets, Class, Config, Error, OneHolder, Party, Relayer, Spend, Unit};
 use serde_json::json;
@@ -469,9 +470,19 @@ async fn fault_2_6_settlements_have_shares_by_payer_payee_and_client_and_count_o
 async fn fault_2_6_nobody_is_relayed_a_transfer_to_himself() {
     let sponsored_calls = ["transferWithAuthorization".to_owned()].into();
     let bench = Bench::new(Config { sponsored_calls, ..Config::default() });
-    let (from, window) = (Wallet::new(1).address(), typed::Window { after: 0, before: EPOCH_S + 600 });
-    let message = typed::transfer(from, from, domain::Usdc(1), window, Default::default());
-    let call = calls::transfer_with_authorization(bench.facts().token, &message, &[7; 65]);
+    let from = Wallet::new(1).address();
+    let authorization = Authorization {
+        chain_id: bench.facts().chain_id,
+        asset: bench.facts().token,
+        from,
+        to: from,
+        value: domain::Usdc(1),
+        valid_after: U256::ZERO,
+        valid_before: U256::from(EPOCH_S + 600),
+        nonce: B256::ZERO,
+    };
+    let signature = Signature::new(U256::ONE, U256::ONE, false);
+    let call = calls::transfer_with_authorization(&SignedAuthorization { authorization, signature });
     let wish = json!({"to": call.to, "data": call.data}).to_string();
     let (status, said) = refusal(bench.relayer.call(wish.as_bytes(), None, HERE).await);
     assert_eq!((status, said["error"].as_str()), (400, Some("SELF_PAYMENT")), "{said}");

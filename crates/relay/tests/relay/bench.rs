@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use domain::Address;
+use domain::relay::Journal;
 use palatine_relay::chain::{Chain, Facts};
 use palatine_relay::fake::{Ask, FakeChain, FakeClock, MemoryJournal, Wallet};
-use palatine_relay::journal::Journal;
 use palatine_relay::{Answer, Anybody, Config, Error, FeePolicy, Relayer};
 use serde_json::{Value, json};
 use wire::relay::{BatchAnswer, PaymentRequired, RelayAnswer, SignedRequest};

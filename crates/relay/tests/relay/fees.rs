@@ -2,8 +2,8 @@
 
 use alloy_primitives::{Address, B256, U256};
 use domain::Usdc;
+use domain::payment::Authorization;
 use palatine_relay::fake::{EPOCH_S, Manner, Wallet};
-use palatine_relay::payment::Authorization;
 use palatine_relay::{Config, FeePolicy};
 use wire::relay::{SignedRequest, Status, Terms};
 
@@ -34,6 +34,8 @@ impl Sale {
 
     fn authorization(&self) -> Authorization {
         Authorization {
+            chain_id: self.bench.facts().chain_id,
+            asset: self.bench.facts().token,
             from: self.payer.address(),
             to: self.terms.pay_to.parse().unwrap(),
             value: Usdc(self.fee()),

@@ -10,8 +10,8 @@ use alloy_primitives::B256;
 use async_trait::async_trait;
 use chain::evm::{Outbox, OutboxError};
 use domain::evm::{Account, Attempt, BlockRef, Entry as Sent, EntryState, IntentKey, Mined, Outcome};
+use domain::relay::{DailyQuota, Journal, JournalError, RelayAdmission, RelayCounts, RelayEntry, RelayState};
 use palatine_relay::fake::Books;
-use palatine_relay::journal::{Admission, Counts, Entry, Journal, JournalError, Quota, State};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -53,27 +53,27 @@ impl FileJournal {
 
 #[async_trait]
 impl Journal for FileJournal {
-    async fn admit(&self, entries: &[Entry], quotas: &[Quota]) -> Result<Admission, JournalError> {
+    async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, JournalError> {
         Ok(self.0.change(|books| books.admit(entries, quotas)))
     }
 
-    async fn count(&self, once: &str, quotas: &[Quota]) -> Result<Option<String>, JournalError> {
+    async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, JournalError> {
         Ok(self.0.change(|books| books.count_once(once, quotas)))
     }
 
-    async fn find(&self, id: B256) -> Result<Option<Entry>, JournalError> {
+    async fn find(&self, id: B256) -> Result<Option<RelayEntry>, JournalError> {
         Ok(self.0.read(|books| books.find(id)))
     }
 
-    async fn step(&self, id: B256, next: &State) -> Result<Entry, JournalError> {
+    async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, JournalError> {
         self.0.change(|books| books.step(id, next)).ok_or_else(|| JournalError("no such entry".to_owned()))
     }
 
-    async fn open(&self, limit: usize) -> Result<Vec<Entry>, JournalError> {
+    async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, JournalError> {
         Ok(self.0.read(|books| books.open(limit)))
     }
 
-    async fn counts(&self) -> Result<Counts, JournalError> {
+    async fn counts(&self) -> Result<RelayCounts, JournalError> {
         Ok(self.0.read(Books::counts))
     }
 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use alloy_primitives::{Address, B256, U256};
 use chain::evm::{EvmConfig, calls};
 use domain::Usdc;
+use domain::payment::Authorization;
 use palatine_relay::fake::{Ask, MemoryJournal, Wallet};
-use palatine_relay::payment::Authorization;
 use palatine_relay::{Budgets, Config, Error, FeePolicy, Relayer};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -170,6 +170,8 @@ async fn orders(evm: &EvmConfig, owners: &[Wallet], vaults: &[Address]) -> Order
             owner.ask(&facts, &Ask { to: *vault, data, nonce, gas: 120_000, value: U256::ZERO, deadline })
         };
         let authorization = Authorization {
+            chain_id: facts.chain_id,
+            asset: facts.token,
             from: owner.address(),
             to: PAYEE,
             value: PAID,

@@ -240,7 +240,9 @@ async fn a_fee_is_collected_in_real_usdc_once_and_a_forged_one_is_not() {
     let (status, said) = refusal(town.relayer.call(request.as_bytes(), None, HERE).await);
     assert_eq!(status, 402);
     let fee: u64 = said["x402"]["accepts"][0]["maxAmountRequired"].as_str().unwrap().parse().unwrap();
-    let authorization = palatine_relay::payment::Authorization {
+    let authorization = domain::payment::Authorization {
+        chain_id: town.facts.chain_id,
+        asset: town.facts.token,
         from: payer.address(),
         to: payee,
         value: Usdc(fee),

@@ -1,8 +1,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use domain::relay::{Journal, RelayAdmission, RelayEntry, RelayState};
 use domain::{Address, B256, State, StopReason};
-use palatine_store::{Admission, Config, PaymentKey, Pruned, RelayMet, RelayPayment, RelayWish, Store, StoreError};
+use palatine_store::{Admission, Config, Pruned, Store, StoreError};
 use rusqlite::{Connection, params};
 
 use crate::help::{NOW, bytes, config, id, keyed, open, reserved, room, wallet, wish};
@@ -240,17 +241,16 @@ async fn fault_2_9_what_an_older_database_knows_as_paid_stays_so() {
     third_version(&config(&room).directory);
     let store = open(&room);
     assert_eq!(store.prune(NOW.plus(1 << 50)).await.unwrap(), Pruned::default());
-    let key = |nonce| PaymentKey {
-        chain_id: 338,
-        asset: Address::repeat_byte(1),
-        payer: Address::repeat_byte(2),
-        nonce: B256::from(bytes(nonce)),
+    let journal = store.relay_journal(338);
+    let fee = |nonce: u64, group: u64| {
+        let mut payment = relay::conformance::fee_payment(1, 1);
+        payment.group = B256::from(bytes(group));
+        let of = &mut payment.signed.authorization;
+        (of.asset, of.from, of.nonce) = (Address::repeat_byte(1), Address::repeat_byte(2), B256::from(bytes(nonce)));
+        RelayEntry { payment: Some(payment), state: RelayState::Paying, ..relay::conformance::entry(1) }
     };
-    let fee = |nonce, group| RelayWish {
-        payments: vec![RelayPayment { key: key(nonce), group: B256::from(bytes(group)), valid_before: 2 }],
-        ..RelayWish::default()
-    };
-    assert_eq!(store.relay_admit(fee(3, 9)).await.unwrap(), RelayMet::PaymentUsed);
-    assert_eq!(store.relay_admit(fee(4, 8)).await.unwrap(), RelayMet::PaymentUsed);
-    assert_eq!(store.relay_admit(fee(4, 9)).await.unwrap(), RelayMet::New, "the group that it pays for");
+    assert_eq!(journal.admit(&[fee(3, 9)], &[]).await.unwrap(), RelayAdmission::PaymentUsed);
+    assert_eq!(journal.admit(&[fee(4, 8)], &[]).await.unwrap(), RelayAdmission::PaymentUsed);
+    let paid = journal.admit(&[fee(4, 9)], &[]).await.unwrap();
+    assert_eq!(paid, RelayAdmission::New, "the group that it pays for");
 }

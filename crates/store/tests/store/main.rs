@@ -14,3 +14,4 @@ mod life;
 mod outbox;
 mod payments;
 mod prune;
+mod relays;

@@ -1,167 +1,157 @@
 //! Payments: each buys one thing once.
 
-use domain::{Address, B256, Usdc};
-use palatine_store::{
-    Payment, PaymentClaim, PaymentKey, PaymentMet, PaymentMove, PaymentStage, RelayMet, RelayPayment, RelayProgress,
-    RelayRow, RelayWish, Store,
-};
+use std::sync::Arc;
 
-use crate::help::{NOW, open, room};
+use domain::payment::{
+    Authorization, Payment, PaymentClaim, PaymentState, Payments, PaymentsError, RequestHash, ReserveOutcome,
+};
+use domain::relay::{Journal, RelayAdmission, RelayEntry, RelayState};
+use domain::{Address, B256, U256, Usdc};
+use palatine_store::Store;
+use relay::conformance;
+use rusqlite::Connection;
+
+use crate::help::{NOW, config, open, room};
 
 const TX: B256 = B256::repeat_byte(7);
+const CHAIN_ID: u64 = 338;
 
-fn key() -> PaymentKey {
-    PaymentKey {
-        chain_id: 338,
-        asset: Address::repeat_byte(1),
-        payer: Address::repeat_byte(2),
-        nonce: B256::repeat_byte(3),
-    }
+/// A relayed call of this number, and a request that the same authorization pays.
+fn both(number: u8) -> (RelayEntry, Payment) {
+    let mut fee = conformance::fee_payment(number, number);
+    fee.signed.authorization.valid_before = U256::from(2);
+    let request = Payment {
+        signed: fee.signed,
+        request: RequestHash(B256::repeat_byte(5)),
+        resource: "agent".to_owned(),
+        seen_at: NOW,
+    };
+    (RelayEntry { payment: Some(fee), state: RelayState::Paying, ..conformance::entry(number) }, request)
 }
 
 fn payment() -> Payment {
-    Payment {
-        key: key(),
-        payee: Address::repeat_byte(4),
-        value: Usdc(10),
-        valid_after: 1,
-        valid_before: 2,
-        signature: vec![1; 65],
-        request: B256::repeat_byte(5),
-        resource: "agent".to_owned(),
-        seen_at: NOW,
-    }
+    both(1).1
+}
+
+fn with(change: impl FnOnce(&mut Authorization)) -> Payment {
+    let mut payment = payment();
+    change(&mut payment.signed.authorization);
+    payment
 }
 
 fn claim(id: u64) -> PaymentClaim {
     PaymentClaim { id, until: NOW.plus(1000) }
 }
 
-async fn reserve(store: &Store, id: u64) -> PaymentMet {
-    store.reserve_payment(payment(), claim(id), NOW).await.unwrap()
+async fn reserve(store: &Store, payment: &Payment, id: u64) -> ReserveOutcome {
+    store.payments().reserve(payment, claim(id), NOW).await.unwrap()
 }
 
-#[tokio::test]
-async fn of_a_hundred_concurrent_copies_one_has_the_claim() {
+async fn admit(store: &Store, entry: RelayEntry) -> RelayAdmission {
+    store.relay_journal(CHAIN_ID).admit(&[entry], &[]).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_record_does_what_every_record_must() {
     let room = room();
-    let store = open(&room);
-    let copies = (0..100).map(|id| {
-        let store = store.clone();
-        tokio::spawn(async move { reserve(&store, id).await })
-    });
-    let mut new = 0;
-    for copy in copies.collect::<Vec<_>>() {
-        match copy.await.unwrap() {
-            PaymentMet::New => new += 1,
-            other => assert_eq!(other, PaymentMet::Claimed),
-        }
-    }
-    assert_eq!(new, 1);
+    x402::conformance::record(Arc::new(open(&room).payments())).await;
 }
 
 #[tokio::test]
 async fn a_payment_for_one_thing_buys_no_other() {
     let room = room();
     let store = open(&room);
-    reserve(&store, 1).await;
+    reserve(&store, &payment(), 1).await;
     let others = [
-        Payment { request: B256::ZERO, ..payment() },
+        Payment { request: RequestHash(B256::ZERO), ..payment() },
         Payment { resource: "other".to_owned(), ..payment() },
-        Payment { payee: Address::ZERO, ..payment() },
-        Payment { value: Usdc(11), ..payment() },
-        Payment { valid_before: 3, ..payment() },
+        with(|it| it.to = Address::ZERO),
+        with(|it| it.value = Usdc(11)),
+        with(|it| it.valid_before = U256::from(3)),
+        with(|it| it.valid_after = U256::from(1)),
     ];
     for other in others {
-        assert_eq!(store.reserve_payment(other, claim(2), NOW).await.unwrap(), PaymentMet::Other);
+        assert_eq!(reserve(&store, &other, 2).await, ReserveOutcome::Conflict);
     }
-    let signed_again = Payment { signature: vec![2; 65], ..payment() };
-    assert_eq!(store.reserve_payment(signed_again, claim(2), NOW).await.unwrap(), PaymentMet::Claimed);
+    let mut signed_again = payment();
+    signed_again.signed.signature = conformance::fee_payment(2, 2).signed.signature;
+    assert_eq!(reserve(&store, &signed_again, 2).await, ReserveOutcome::InFlight);
 }
 
 #[tokio::test]
-async fn a_claim_that_ended_or_was_let_go_of_is_taken_by_the_next() {
+async fn a_validity_of_more_than_64_bits_is_refused_and_nothing_is_recorded() {
     let room = room();
     let store = open(&room);
-    reserve(&store, 1).await;
-    assert!(store.open_payments(NOW, 9).await.unwrap().is_empty());
-    assert_eq!(store.open_payments(NOW.plus(1000), 9).await.unwrap(), [payment()]);
-    store.release_payment(key(), 2).await.unwrap();
-    assert_eq!(reserve(&store, 2).await, PaymentMet::Claimed);
-    store.release_payment(key(), 1).await.unwrap();
-    assert_eq!(reserve(&store, 2).await, PaymentMet::Known(PaymentStage::Reserved));
-    let later = NOW.plus(1000);
-    let met = store.reserve_payment(payment(), claim(3), later).await.unwrap();
-    assert_eq!(met, PaymentMet::Known(PaymentStage::Reserved));
+    let endless = with(|it| it.valid_before = U256::MAX);
+    let refused = store.payments().reserve(&endless, claim(1), NOW).await;
+    assert!(matches!(refused, Err(PaymentsError::Unavailable(_))), "{refused:?}");
+    assert_eq!(store.payments().find(&endless.key()).await.unwrap(), None);
+    assert_eq!(reserve(&store, &payment(), 1).await, ReserveOutcome::New, "its number is free");
 }
 
 #[tokio::test]
-async fn stages_go_one_way_and_the_answer_needs_the_claim() {
+async fn what_was_answered_is_so_after_a_restart() {
     let room = room();
     let store = open(&room);
-    let to = |stage, holding| store.move_payment(key(), stage, holding);
-    assert_eq!(to(PaymentStage::Settled(TX), None).await.unwrap(), PaymentMove::Refused);
-    reserve(&store, 1).await;
-    assert_eq!(to(PaymentStage::Answered(TX), Some(1)).await.unwrap(), PaymentMove::Refused);
-    assert_eq!(to(PaymentStage::Settled(TX), None).await.unwrap(), PaymentMove::Done);
-    assert_eq!(to(PaymentStage::Settled(TX), None).await.unwrap(), PaymentMove::Done);
-    assert_eq!(to(PaymentStage::Settled(B256::ZERO), None).await.unwrap(), PaymentMove::Refused);
-    assert_eq!(to(PaymentStage::Failed("x".to_owned()), None).await.unwrap(), PaymentMove::Refused);
-    assert_eq!(to(PaymentStage::Answered(TX), Some(2)).await.unwrap(), PaymentMove::Refused);
-    assert_eq!(to(PaymentStage::Answered(TX), Some(1)).await.unwrap(), PaymentMove::Done);
-    assert_eq!(to(PaymentStage::Answered(TX), Some(1)).await.unwrap(), PaymentMove::Refused);
+    reserve(&store, &payment(), 1).await;
+    store.payments().settled(&payment().key(), TX).await.unwrap();
+    assert!(store.payments().answered(&payment().key(), 1).await.unwrap());
     drop(store);
     let store = open(&room);
-    assert_eq!(reserve(&store, 9).await, PaymentMet::Known(PaymentStage::Answered(TX)));
-    assert_eq!(store.payment(key()).await.unwrap(), Some((payment(), PaymentStage::Answered(TX))));
+    assert_eq!(reserve(&store, &payment(), 9).await, ReserveOutcome::Answered { tx: TX });
+    let found = store.payments().find(&payment().key()).await.unwrap();
+    assert_eq!(found, Some((payment(), PaymentState::Answered { tx: TX })));
 }
 
-/// A relayed call whose fee this authorization pays.
-fn call(id: u8, key: PaymentKey, group: u8) -> RelayWish {
-    let row = RelayRow {
-        id: B256::repeat_byte(id),
-        attempt: 0,
-        at: NOW,
-        lane: None,
-        holds: false,
-        gives_way: false,
-        progress: RelayProgress::Open,
-        body: String::new(),
-    };
-    let payment = RelayPayment { key, group: B256::repeat_byte(group), valid_before: 2 };
-    RelayWish { rows: vec![row], payments: vec![payment], quotas: Vec::new() }
+#[tokio::test]
+async fn a_row_of_the_last_version_is_read() {
+    let room = room();
+    drop(open(&room));
+    let conn = Connection::open(config(&room).directory.join("palatine.db")).unwrap();
+    let of = payment().signed.authorization;
+    let sql = "INSERT INTO payments (chain_id, asset, payer, nonce, payee, value, valid_after, valid_before, \
+               signature, request, resource, seen_at, looked_at, stage, tx, claim, claim_until) \
+               VALUES (338, ?1, ?2, ?3, ?4, -1, 0, -1, ?5, ?6, 'agent', ?7, 0, 'settled', ?8, -1, ?9)";
+    let now = i64::try_from(NOW.0).unwrap();
+    let row = (of.asset.0.0, of.from.0.0, of.nonce.0, of.to.0.0, payment().signed.signature.as_bytes().to_vec());
+    let rest = (payment().request.0.0, now, TX.0, now + 1000);
+    conn.execute(sql, (row.0, row.1, row.2, row.3, row.4, rest.0, rest.1, rest.2, rest.3)).unwrap();
+    drop(conn);
+    let payments = open(&room).payments();
+    let known = with(|it| (it.value, it.valid_before) = (Usdc(u64::MAX), U256::from(u64::MAX)));
+    let found = payments.find(&known.key()).await.unwrap();
+    assert_eq!(found, Some((known.clone(), PaymentState::Settled { tx: TX })));
+    assert!(payments.answered(&known.key(), u64::MAX).await.unwrap(), "its claim holds");
 }
 
 #[tokio::test]
 async fn fault_2_9_an_authorization_that_pays_a_fee_buys_no_request_and_the_other_way_round() {
     let room = room();
     let store = open(&room);
-    let fee = PaymentKey { nonce: B256::repeat_byte(8), ..key() };
-    reserve(&store, 1).await;
-    assert_eq!(store.relay_admit(call(1, key(), 1)).await.unwrap(), RelayMet::PaymentUsed);
-    assert_eq!(store.relay_find(B256::repeat_byte(1)).await.unwrap(), None, "nothing was taken on");
-    assert_eq!(store.relay_admit(call(1, fee, 1)).await.unwrap(), RelayMet::New);
-    let bought = Payment { key: fee, ..payment() };
-    assert_eq!(store.reserve_payment(bought, claim(2), NOW).await.unwrap(), PaymentMet::Other);
-    assert_eq!(store.payment(fee).await.unwrap(), None, "no row was reserved");
+    let (call, request) = both(1);
+    assert_eq!(reserve(&store, &request, 1).await, ReserveOutcome::New);
+    assert_eq!(admit(&store, call.clone()).await, RelayAdmission::PaymentUsed);
+    assert_eq!(store.relay_journal(CHAIN_ID).find(call.id).await.unwrap(), None, "nothing was taken on");
+    let (call, request) = both(2);
+    assert_eq!(admit(&store, call).await, RelayAdmission::New);
+    assert_eq!(reserve(&store, &request, 2).await, ReserveOutcome::Conflict);
+    assert_eq!(store.payments().find(&request.key()).await.unwrap(), None, "no row was reserved");
     // Other chains and tokens have numbers of their own.
-    let abroad = PaymentKey { chain_id: 25, ..key() };
-    assert_eq!(store.relay_admit(call(2, abroad, 2)).await.unwrap(), RelayMet::New);
-    let elsewhere = PaymentKey { asset: Address::repeat_byte(9), ..fee };
-    let bought = Payment { key: elsewhere, ..payment() };
-    assert_eq!(store.reserve_payment(bought, claim(3), NOW).await.unwrap(), PaymentMet::New);
+    let (mut abroad, mut elsewhere) = (both(1).0, both(2).1);
+    abroad.payment.as_mut().unwrap().signed.authorization.chain_id = 25;
+    assert_eq!(admit(&store, abroad).await, RelayAdmission::New);
+    elsewhere.signed.authorization.asset = Address::repeat_byte(9);
+    assert_eq!(reserve(&store, &elsewhere, 3).await, ReserveOutcome::New);
 }
 
 #[tokio::test]
 async fn fault_2_9_of_both_at_once_one_takes_the_authorization() {
     let room = room();
     let store = open(&room);
-    for n in 0..50 {
-        let key = PaymentKey { nonce: B256::repeat_byte(n), ..key() };
-        let (bought, paid) = tokio::join!(
-            store.reserve_payment(Payment { key, ..payment() }, claim(1), NOW),
-            store.relay_admit(call(n, key, n)),
-        );
-        let taken = (bought.unwrap() == PaymentMet::New, paid.unwrap() == RelayMet::New);
+    for number in 0..50 {
+        let (call, request) = both(number);
+        let (bought, paid) = tokio::join!(reserve(&store, &request, 1), admit(&store, call));
+        let taken = (bought == ReserveOutcome::New, paid == RelayAdmission::New);
         assert!(taken.0 != taken.1, "{taken:?}");
     }
 }
@@ -170,11 +160,14 @@ async fn fault_2_9_of_both_at_once_one_takes_the_authorization() {
 async fn fault_2_9_what_was_paid_is_known_after_a_restart_and_until_no_token_takes_it() {
     let room = room();
     let store = open(&room);
-    reserve(&store, 1).await;
-    assert_eq!(store.relay_admit(call(1, PaymentKey { chain_id: 25, ..key() }, 1)).await.unwrap(), RelayMet::New);
+    let (mut abroad, request) = both(1);
+    reserve(&store, &request, 1).await;
+    abroad.payment.as_mut().unwrap().signed.authorization.chain_id = 25;
+    assert_eq!(admit(&store, abroad).await, RelayAdmission::New);
     drop(store);
     let store = open(&room);
-    assert_eq!(store.relay_admit(call(2, key(), 2)).await.unwrap(), RelayMet::PaymentUsed);
+    let again = RelayEntry { id: B256::repeat_byte(9), nonce: None, ..both(1).0 };
+    assert_eq!(admit(&store, again).await, RelayAdmission::PaymentUsed);
     assert_eq!(store.prune(NOW).await.unwrap().purposes, 2, "both ended at second 2");
-    assert_eq!(reserve(&store, 2).await, PaymentMet::Claimed, "its own row says so all the same");
+    assert_eq!(reserve(&store, &request, 2).await, ReserveOutcome::InFlight, "its own row says so all the same");
 }

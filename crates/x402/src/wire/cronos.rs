@@ -9,7 +9,7 @@ use super::header::to_base64;
 use super::number::{address, amount, signature, word};
 use super::payload::{SCHEME, exact};
 use crate::presented::{Accepted, Transfer};
-use crate::{Reason, Signed, Token, Tokens};
+use crate::{Reason, SignedAuthorization, Token, Tokens};
 use domain::{Address, B256};
 
 /// `payload`.
@@ -81,14 +81,14 @@ pub(crate) struct CronosRequest {
 }
 
 impl CronosRequest {
-    pub(crate) fn new(token: &Token, payment: &Signed, max_timeout_s: u64) -> Self {
+    pub(crate) fn new(token: &Token, payment: &SignedAuthorization, max_timeout_s: u64) -> Self {
         let signed = &payment.authorization;
         let payload = CronosPayload {
             from: signed.from.to_string(),
             to: signed.to.to_string(),
             value: signed.value.0.to_string(),
-            valid_after: signed.valid_after,
-            valid_before: signed.valid_before,
+            valid_after: signed.valid_after.saturating_to(),
+            valid_before: signed.valid_before.saturating_to(),
             nonce: signed.nonce.to_string(),
             signature: format!("0x{}", alloy_primitives::hex::encode(payment.signature.as_bytes())),
             asset: token.address().to_string(),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::number::{address, amount, decimal, signature, word};
 use crate::presented::Transfer;
-use crate::{Reason, Signed};
+use crate::{Reason, SignedAuthorization};
 
 /// The one scheme.
 pub(super) const SCHEME: &str = "exact";
@@ -47,7 +47,7 @@ impl ExactPayload {
 }
 
 /// `payload` of a payment of ours.
-pub(super) fn payload_of(payment: &Signed) -> Value {
+pub(super) fn payload_of(payment: &SignedAuthorization) -> Value {
     let signed = &payment.authorization;
     let authorization = ExactAuthorization {
         from: signed.from.to_string(),

@@ -12,7 +12,7 @@ use super::number::{address, amount};
 use super::payload::{ExactPayload, SCHEME, exact, parse, payload_of, version};
 use super::v2::v2_extra;
 use crate::presented::{Accepted, Presented};
-use crate::{Dialect, Offer, Quote, Reason, Signed, Tokens};
+use crate::{Dialect, Offer, Quote, Reason, SignedAuthorization, Tokens};
 
 /// Reads the value of `X-PAYMENT`: version 1's, or the Cronos facilitator's.
 pub(crate) fn v1_payment(value: &[u8], tokens: &Tokens) -> Result<Presented, Reason> {
@@ -86,7 +86,7 @@ pub(crate) fn v1_required(quote: &Quote, error: &str) -> PaymentRequired {
 }
 
 /// The value of `X-PAYMENT`.
-pub(crate) fn v1_header(network: &str, payment: &Signed) -> String {
+pub(crate) fn v1_header(network: &str, payment: &SignedAuthorization) -> String {
     to_base64(&PaymentPayload::<String, Value> {
         x402_version: X402Version1,
         scheme: SCHEME.to_owned(),

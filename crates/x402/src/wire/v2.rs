@@ -10,7 +10,7 @@ use super::header::{from_base64, to_base64};
 use super::number::{address, amount};
 use super::payload::{ExactPayload, SCHEME, exact, parse, payload_of, version};
 use crate::presented::{Accepted, Presented};
-use crate::{Dialect, Offer, Quote, Reason, Signed, Token, Tokens};
+use crate::{Dialect, Offer, Quote, Reason, SignedAuthorization, Token, Tokens};
 
 /// Terms and payload are objects of their own, each read as strictly as this one.
 type Outer = PaymentPayload<Box<RawValue>, Box<RawValue>>;
@@ -84,7 +84,7 @@ pub(crate) fn v2_required(quote: &Quote, error: &str) -> String {
 }
 
 /// The value of `PAYMENT-SIGNATURE`: terms and resource go back as they came.
-pub(crate) fn v2_header(terms: &Value, resource: Option<&ResourceInfo>, payment: &Signed) -> String {
+pub(crate) fn v2_header(terms: &Value, resource: Option<&ResourceInfo>, payment: &SignedAuthorization) -> String {
     to_base64(&PaymentPayload {
         accepted: terms.clone(),
         payload: payload_of(payment),

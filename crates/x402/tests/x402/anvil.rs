@@ -119,46 +119,48 @@ fn hash(value: &Value) -> B256 {
 
 #[async_trait]
 impl Settlement for Chain {
-    async fn settle(&self, payment: &Signed, _: Client) -> Result<Settled, SettleError> {
+    async fn settle(&self, payment: &SignedAuthorization, _: Client) -> Result<Settled, SettleError> {
         let it = &payment.authorization;
         let call = transferWithAuthorizationCall {
             from: it.from,
             to: it.to,
             value: it.value.to_u256(),
-            validAfter: U256::from(it.valid_after),
-            validBefore: U256::from(it.valid_before),
+            validAfter: it.valid_after,
+            validBefore: it.valid_before,
             nonce: it.nonce,
             v: 27 + u8::from(payment.signature.v()),
             r: payment.signature.r().into(),
             s: payment.signature.s().into(),
         };
         let receipt = self.send(Some(it.asset), &call.abi_encode()).await.map_err(SettleError::Refused)?;
-        if receipt["status"] != "0x1" || !palatine_x402::pays(&logs(&receipt), it) {
+        if receipt["status"] != "0x1" || !it.is_paid_by(&logs(&receipt)) {
             return Err(SettleError::Refused("it reverted".into()));
         }
         Ok(Settled { tx: hash(&receipt["transactionHash"]) })
     }
 
-    async fn sent(&self, _: &Signed) -> Sent {
+    async fn sent(&self, _: &SignedAuthorization) -> Sent {
         Sent::Unknown
     }
 }
 
 #[async_trait]
 impl Authorizations for Chain {
-    async fn state(&self, it: &Authorization) -> Result<Spent, Unread> {
+    async fn state(&self, it: &Authorization) -> Result<AuthorizationState, Unread> {
         if !self.call(authorizationStateCall { authorizer: it.from, nonce: it.nonce }).await {
             let block = self.ask("eth_getBlockByNumber", json!(["latest", false])).await.map_err(Unread)?;
             let time = block["timestamp"].as_str().unwrap().trim_start_matches("0x").to_owned();
-            return Ok(Spent::Unused { as_of: u64::from_str_radix(&time, 16).unwrap() });
+            return Ok(AuthorizationState::Unused { as_of: u64::from_str_radix(&time, 16).unwrap() });
         }
         let used = keccak256("AuthorizationUsed(address,bytes32)");
         let filter =
             json!([{ "address": it.asset, "fromBlock": "0x0", "topics": [used, it.from.into_word(), it.nonce] }]);
         let found = self.ask("eth_getLogs", filter).await.map_err(Unread)?;
-        let Some(tx) = found.get(0).map(|log| hash(&log["transactionHash"])) else { return Ok(Spent::Elsewhere) };
+        let Some(tx) = found.get(0).map(|log| hash(&log["transactionHash"])) else {
+            return Ok(AuthorizationState::Void);
+        };
         let receipt = self.ask("eth_getTransactionReceipt", json!([tx])).await.map_err(Unread)?;
-        Ok(if palatine_x402::pays(&logs(&receipt), it) { Spent::Paid { tx } } else { Spent::Elsewhere })
+        Ok(if it.is_paid_by(&logs(&receipt)) { AuthorizationState::Paid { tx } } else { AuthorizationState::Void })
     }
 
     async fn balance(&self, _chain_id: u64, _asset: Address, owner: Address) -> Result<Usdc, Unread> {
@@ -214,18 +216,18 @@ async fn the_chain_tells_a_payment_from_a_nonce_that_was_used_up_otherwise() {
     let honest = Authorization {
         chain_id: CHAIN_ID,
         asset: chain.asset,
-        valid_before: u64::MAX,
+        valid_before: U256::MAX,
         ..crate::common::authorization(&payer)
     };
-    let honest = Authorization { valid_after: 0, ..honest };
+    let honest = Authorization { valid_after: U256::ZERO, ..honest };
     let selfish = Authorization { to: payer.address(), ..honest };
-    let signed = |authorization| Signed {
+    let signed = |authorization| SignedAuthorization {
         authorization,
         signature: crate::common::sign(&payer, &chain.token(), &authorization),
     };
-    assert!(matches!(chain.state(&honest).await.unwrap(), Spent::Unused { as_of } if as_of > 0));
+    assert!(matches!(chain.state(&honest).await.unwrap(), AuthorizationState::Unused { as_of } if as_of > 0));
     let Settled { tx } = chain.settle(&signed(selfish), CLIENT).await.unwrap();
-    assert_eq!(chain.state(&honest).await.unwrap(), Spent::Elsewhere);
-    assert_eq!(chain.state(&selfish).await.unwrap(), Spent::Paid { tx });
+    assert_eq!(chain.state(&honest).await.unwrap(), AuthorizationState::Void);
+    assert_eq!(chain.state(&selfish).await.unwrap(), AuthorizationState::Paid { tx });
     assert!(matches!(chain.settle(&signed(honest), CLIENT).await, Err(SettleError::Refused(_))));
 }

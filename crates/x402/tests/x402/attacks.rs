@@ -161,7 +161,10 @@ async fn the_other_form_of_a_signature_is_no_second_payment() {
 async fn a_payment_is_valid_in_its_time_only() {
     let shop = Shop::new();
     let payer = rich(&shop);
-    let with = |valid_after, valid_before| Authorization { valid_after, valid_before, ..authorization(&payer) };
+    let with = |after: u64, before: u64| {
+        let (valid_after, valid_before) = (U256::from(after), U256::from(before));
+        Authorization { valid_after, valid_before, ..authorization(&payer) }
+    };
     for (signed, reason) in [
         (with(NOW, NOW + 300), Reason::ValidAfter),
         (with(NOW + 10, NOW + 300), Reason::ValidAfter),
@@ -376,15 +379,15 @@ async fn a_crash_between_reserving_and_settling_serves_the_retry_once_and_charge
     let before = Shop::new();
     let payer = rich(&before);
     let signed = authorization(&payer);
-    let payment = Signed { authorization: signed, signature: sign_here(&payer, &signed) };
+    let payment = SignedAuthorization { authorization: signed, signature: sign_here(&payer, &signed) };
     for sent in [false, true] {
         let (payments, chain) = (Arc::default(), Arc::new(FakeChain::default()));
         chain.give(ASSET, payer.address(), Usdc(1_000_000));
         let shop = Shop::over(chain.clone(), payments);
         let request = RequestHash::of("POST", URL, b"hello");
-        let reservation = Reservation { payment, request, resource: "agent-1".into(), at: now() };
+        let reservation = Payment { signed: payment, request, resource: "agent-1".into(), seen_at: now() };
         // What the dead process has done: reserved, and perhaps sent.
-        shop.payments.reserve(&reservation, Claim { id: 1, until: now().plus(500) }, now()).await.unwrap();
+        shop.payments.reserve(&reservation, PaymentClaim { id: 1, until: now().plus(500) }, now()).await.unwrap();
         if sent {
             chain.execute(&signed).unwrap();
         }

@@ -9,7 +9,7 @@ use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Signature, hex};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use domain::{Address, B256, UnixMillis, Usdc};
+use domain::{Address, B256, U256, UnixMillis, Usdc};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use palatine_x402::fake::{FakeChain, FakePayments};
 use palatine_x402::*;
@@ -192,8 +192,8 @@ pub(crate) fn authorization(payer: &Payer) -> Authorization {
         from: payer.address(),
         to: PAYEE,
         value: PRICE,
-        valid_after: NOW - 600,
-        valid_before: NOW + 300,
+        valid_after: U256::from(NOW - 600),
+        valid_before: U256::from(NOW + 300),
         nonce: B256::repeat_byte(9),
     }
 }
@@ -242,7 +242,7 @@ pub(crate) fn cronos(authorization: &Authorization, signature: &Signature) -> Va
     json!({
         "x402Version": 1, "scheme": "exact", "network": "cronos-testnet", "payload": {
             "from": authorization.from, "to": authorization.to, "value": authorization.value,
-            "validAfter": authorization.valid_after, "validBefore": authorization.valid_before,
+            "validAfter": authorization.valid_after.to::<u64>(), "validBefore": authorization.valid_before.to::<u64>(),
             "nonce": authorization.nonce, "signature": format!("0x{}", hex::encode(signature.as_bytes())),
             "asset": authorization.asset,
         },

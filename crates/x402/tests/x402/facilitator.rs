@@ -226,7 +226,7 @@ async fn fault_2_8_where_nothing_can_be_decided_it_is_said_when_to_ask_again() {
         // A copy is at work.
         let key = authorization(&payer).key();
         let (begun, _) = shop.payments.find(&key).await.unwrap().unwrap();
-        shop.payments.reserve(&begun, Claim { id: other, until: now().plus(60_000) }, now()).await.unwrap();
+        shop.payments.reserve(&begun, PaymentClaim { id: other, until: now().plus(60_000) }, now()).await.unwrap();
         assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (409, Some(1)));
         shop.payments.release(&key, other).await.unwrap();
         assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (200, None));

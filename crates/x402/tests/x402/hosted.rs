@@ -41,11 +41,11 @@ fn hosted(base: &str, chain: &Arc<FakeChain>) -> Hosted {
     Hosted::new(base, Duration::from_secs(5), 300, tokens(), chain.clone()).unwrap()
 }
 
-fn payment(chain: &FakeChain) -> Signed {
+fn payment(chain: &FakeChain) -> SignedAuthorization {
     let payer = payer();
     chain.give(ASSET, payer.address(), Usdc(1_000_000));
     let authorization = authorization(&payer);
-    Signed { authorization, signature: sign_here(&payer, &authorization) }
+    SignedAuthorization { authorization, signature: sign_here(&payer, &authorization) }
 }
 
 fn settled() -> String {

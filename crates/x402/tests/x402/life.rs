@@ -1,6 +1,6 @@
 //! A payment's whole life, with everything that can go wrong in any order.
 
-use domain::{UnixMillis, Usdc};
+use domain::{U256, UnixMillis, Usdc};
 use palatine_x402::fake::Weather;
 use palatine_x402::*;
 use proptest::prelude::*;
@@ -98,7 +98,7 @@ impl World {
             Step::Weather(weather) => self.shop.chain.weather(weather),
             Step::Hide(hidden) => self.shop.chain.hide(hidden),
             // The token takes nothing after its time.
-            Step::Execute if self.now.0 / 1000 >= authorization.valid_before => {}
+            Step::Execute if U256::from(self.now.0 / 1000) >= authorization.valid_before => {}
             Step::Execute => drop(self.shop.chain.execute(&authorization)),
             Step::Cancel => self.shop.chain.cancel(authorization.key()),
         }

@@ -120,11 +120,11 @@ struct Forgetful(Arc<FakeChain>);
 
 #[async_trait::async_trait]
 impl Settlement for Forgetful {
-    async fn settle(&self, payment: &Signed, client: Client) -> Result<Settled, SettleError> {
+    async fn settle(&self, payment: &SignedAuthorization, client: Client) -> Result<Settled, SettleError> {
         self.0.settle(payment, client).await
     }
 
-    async fn sent(&self, _: &Signed) -> Sent {
+    async fn sent(&self, _: &SignedAuthorization) -> Sent {
         Sent::Unknown
     }
 }

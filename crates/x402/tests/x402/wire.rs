@@ -1,5 +1,6 @@
 //! The dialects: what is good is read, and whatever is changed is refused.
 
+use domain::U256;
 use http::{HeaderMap, HeaderValue};
 use palatine_x402::*;
 use proptest::prelude::*;
@@ -9,7 +10,7 @@ use crate::common::*;
 
 const WINDOW: Window = Window { now: NOW, settle_margin_s: 10, clock_skew_s: 30 };
 
-fn verified(headers: &HeaderMap) -> Result<(Offer, Signed), Reason> {
+fn verified(headers: &HeaderMap) -> Result<(Offer, SignedAuthorization), Reason> {
     let presented = Presented::from_headers(headers, &tokens()).map_err(|(_, reason)| reason)?;
     verify(&quote_at(URL), &presented.ok_or(Reason::Payload)?, &WINDOW)
 }
@@ -174,7 +175,11 @@ proptest! {
         let honest = authorization(&payer);
         let signature = sign_here(&payer, &honest);
         let changed = Authorization {
-            value: domain::Usdc(value), valid_after: after, valid_before: before, nonce: nonce.into(), ..honest
+            value: domain::Usdc(value),
+            valid_after: U256::from(after),
+            valid_before: U256::from(before),
+            nonce: nonce.into(),
+            ..honest
         };
         prop_assume!(changed != honest);
         prop_assert!(verified(&header(&X_PAYMENT, &v1(&changed, &signature))).is_err());

@@ -1,41 +1,65 @@
 //! The durable record of payments: what makes one payment buy one answer.
 
+use alloy_primitives::keccak256;
 use async_trait::async_trait;
-use domain::{B256, UnixMillis};
 
-use crate::{PaymentKey, RequestHash, Signed};
+use super::{PaymentKey, SignedAuthorization};
+use crate::{B256, UnixMillis};
 
-/// A payment that is about to be settled for a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reservation {
-    /// The payment, verified.
-    pub payment: Signed,
-    /// The request that it came with.
-    pub request: RequestHash,
-    /// What is bought: an agent's id, or [`Reservation::FACILITATOR`]. At most
-    /// [`Reservation::MAX_RESOURCE`] bytes.
-    pub resource: String,
-    /// When it was seen first.
-    pub at: UnixMillis,
+/// What a payment is bound to: the hash of the request it came with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RequestHash(pub B256);
+
+impl RequestHash {
+    /// Of a request's method, its URL (path and query included) and its whole
+    /// body. Headers are not part of it: a retry may differ in them.
+    #[must_use]
+    pub fn of(method: &str, url: &str, body: &[u8]) -> Self {
+        let body = keccak256(body);
+        let parts: [&[u8]; 5] = [method.as_bytes(), &[0], url.as_bytes(), &[0], body.as_slice()];
+        Self(keccak256(parts.concat()))
+    }
 }
 
-impl Reservation {
+/// A payment for a request: verified, and about to be settled or settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payment {
+    /// What its payer signed.
+    pub signed: SignedAuthorization,
+    /// The request that it came with.
+    pub request: RequestHash,
+    /// What is bought: an agent's id, or [`Payment::FACILITATOR`]. At most
+    /// [`Payment::MAX_RESOURCE`] bytes.
+    pub resource: String,
+    /// When it was seen first.
+    pub seen_at: UnixMillis,
+}
+
+impl Payment {
     /// The resource of what is settled for other sellers.
     pub const FACILITATOR: &str = "facilitator";
     /// Bytes of a resource at most.
     pub const MAX_RESOURCE: usize = 128;
 
-    /// The payment's key.
+    /// What makes it itself.
     #[must_use]
     pub const fn key(&self) -> PaymentKey {
-        self.payment.authorization.key()
+        self.signed.authorization.key()
+    }
+
+    /// Whether this is the same payment for the same thing. Two signatures of one
+    /// authorization are as good as each other, and when it came does not matter.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.signed.authorization, self.request, &self.resource)
+            == (&other.signed.authorization, other.request, &other.resource)
     }
 }
 
 /// The right to work on one payment, held by one request until it ends. It keeps
 /// copies of a payment apart, and falls back by itself when its holder dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Claim {
+pub struct PaymentClaim {
     /// Random, of this holder alone.
     pub id: u64,
     /// Until when it holds.
@@ -65,9 +89,22 @@ pub enum PaymentState {
     },
 }
 
-/// What became of a wish to reserve.
+impl PaymentState {
+    /// Its name, as stores and errors have it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Reserved => "reserved",
+            Self::Settled { .. } => "settled",
+            Self::Answered { .. } => "answered",
+            Self::Failed { .. } => "failed",
+        }
+    }
+}
+
+/// What [`Payments::reserve`] met.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reserved {
+pub enum ReserveOutcome {
     /// Never seen before. The row is there, with the claim.
     New,
     /// Seen with this same request, not settled, and nobody is at work on it
@@ -75,7 +112,7 @@ pub enum Reserved {
     Resumed,
     /// Settled for this same request, not answered, and nobody is at work on it:
     /// the claim is now the caller's.
-    Paid {
+    Settled {
         /// The transaction.
         tx: B256,
     },
@@ -91,18 +128,18 @@ pub enum Reserved {
         /// Why.
         reason: String,
     },
-    /// It is bound to another request, resource or authorization.
-    Other,
+    /// The authorization is bound to another request, resource or fee.
+    Conflict,
 }
 
 /// Why the record cannot be asked or told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RecordError {
-    /// The database does not work at the moment.
+pub enum PaymentsError {
+    /// The database does not work at the moment. For the log, not for clients.
     #[error("the record of payments is unavailable: {0}")]
     Unavailable(String),
     /// The step is not one of [`PaymentState`]'s.
-    #[error("the payment {key} cannot become {wanted}")]
+    #[error("payment {key} cannot become {wanted}: it is not recorded, or is in a state that has no such step")]
     Step {
         /// The payment.
         key: Box<PaymentKey>,
@@ -121,30 +158,34 @@ pub enum RecordError {
 #[async_trait]
 pub trait Payments: Send + Sync {
     /// Reserves a payment for its request, or says what it met. Unique is
-    /// [`Reservation::key`]; *same* means that request, resource and the whole
-    /// authorization are equal. A claim whose `until` is not after `now` is
-    /// nobody's. `New`, `Resumed` and `Paid` leave `claim` in the row.
-    async fn reserve(&self, reservation: &Reservation, claim: Claim, now: UnixMillis) -> Result<Reserved, RecordError>;
+    /// [`Payment::key`]; *same* is [`Payment::is_same`]. A claim whose `until` is not
+    /// after `now` is nobody's. `New`, `Resumed` and `Settled` leave `claim` in the row.
+    async fn reserve(
+        &self,
+        payment: &Payment,
+        claim: PaymentClaim,
+        now: UnixMillis,
+    ) -> Result<ReserveOutcome, PaymentsError>;
 
     /// `Reserved → Settled`, the claim unchanged. Again with the same
     /// transaction changes nothing, also when it is `Answered` by now.
-    async fn settled(&self, key: &PaymentKey, tx: B256) -> Result<(), RecordError>;
+    async fn settled(&self, key: &PaymentKey, tx: B256) -> Result<(), PaymentsError>;
 
     /// `Reserved → Failed`. Again changes nothing.
-    async fn failed(&self, key: &PaymentKey, reason: &str) -> Result<(), RecordError>;
+    async fn failed(&self, key: &PaymentKey, reason: &str) -> Result<(), PaymentsError>;
 
     /// `Settled → Answered` if the row still has the claim with this id; says
     /// whether it did. Called right before an answer's first byte leaves.
-    async fn answered(&self, key: &PaymentKey, claim: u64) -> Result<bool, RecordError>;
+    async fn answered(&self, key: &PaymentKey, claim: u64) -> Result<bool, PaymentsError>;
 
     /// Takes the claim with this id off the row, if it is still there.
-    async fn release(&self, key: &PaymentKey, claim: u64) -> Result<(), RecordError>;
+    async fn release(&self, key: &PaymentKey, claim: u64) -> Result<(), PaymentsError>;
 
     /// What is recorded of a payment.
-    async fn find(&self, key: &PaymentKey) -> Result<Option<(Reservation, PaymentState)>, RecordError>;
+    async fn find(&self, key: &PaymentKey) -> Result<Option<(Payment, PaymentState)>, PaymentsError>;
 
     /// At most `limit` payments that are `Reserved` and that nobody has a claim
     /// on at `now`: those first that this has not given for longest, so that each
     /// has its turn however many stay open; of those never given, the oldest.
-    async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Reservation>, RecordError>;
+    async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Payment>, PaymentsError>;
 }
