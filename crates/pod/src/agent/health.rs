@@ -8,7 +8,7 @@ use wire::pod::Run;
 use super::probe;
 
 /// How long an agent may take to answer its ready path.
-const READY_WITHIN: Duration = Duration::from_mins(5);
+const READY_TIMEOUT: Duration = Duration::from_mins(5);
 /// The pause between two health probes.
 const HEALTH_PERIOD: Duration = Duration::from_secs(5);
 /// Health probes without an answer, in a row, after which the agent is ended.
@@ -16,8 +16,8 @@ const HEALTH_MISSES: u32 = 6;
 
 /// Says `ready` once, and comes back with the reason to end the agent.
 pub(super) async fn watch(run: &Run, ready: impl FnOnce()) -> String {
-    if timeout(READY_WITHIN, probe::until_answers(run.port, &run.ready_path)).await.is_err() {
-        return format!("not ready within {} s", READY_WITHIN.as_secs());
+    if timeout(READY_TIMEOUT, probe::until_answers(run.port, &run.ready_path)).await.is_err() {
+        return format!("not ready within {} s", READY_TIMEOUT.as_secs());
     }
     ready();
     let mut misses = 0;

@@ -1,11 +1,15 @@
-//! The agent's process: started, watched, started again, ended.
+//! The agent's process: started, watched, started again, ended; and what is known of it.
 
-mod backoff;
 mod health;
-mod life;
+mod logs;
 mod plan;
 mod probe;
+mod restarts;
+mod run;
+mod state;
 mod supervisor;
 
+pub(crate) use logs::{Logs, log_events};
 pub(crate) use plan::{Plan, environment, user_environment};
+pub(crate) use state::Pod;
 pub(crate) use supervisor::supervise;

@@ -7,17 +7,16 @@ use rustix::process::Signal;
 use wire::pod::Run;
 use wire::{Environment, Secret};
 
-use crate::launch::{Launch, Spare};
-use crate::user::User;
+use crate::process::{OomScore, ProcessSpec, User};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// How the agent runs. Its environment stays in memory as long as the guest
-/// lives: the agent may have to be started again, and commands of its holder run
+/// How the agent runs. Its environment stays in memory as long as this program
+/// runs: the agent may have to be started again, and commands of its holder run
 /// with it. No other process can read this one's memory.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// Whose guest this is.
+    /// The agent.
     pub(crate) agent: AgentId,
     /// The image contract.
     pub(crate) run: Run,
@@ -33,9 +32,10 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The agent's own process.
-    pub(crate) fn launch(&self) -> Launch<'_> {
+    pub(crate) fn process(&self) -> ProcessSpec<'_> {
         let (program, args) = self.run.argv.split_first().map_or(("", &[][..]), |(program, args)| (program, args));
-        Launch { program, args, env: &self.env, cwd: &self.run.cwd, user: &self.user, spare: Spare::Later }
+        let (env, cwd, user) = (&self.env, &self.run.cwd, &self.user);
+        ProcessSpec { program, args, env, cwd, user, oom_score: OomScore::Agent }
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_holder_overrides_the_image_and_nobody_overrides_the_house() {
+    fn the_holder_overrides_the_image_and_nobody_overrides_ours() {
         let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
         let run = Run {
             argv: vec!["/agent".to_owned()],

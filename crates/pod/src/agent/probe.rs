@@ -10,19 +10,19 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long one question may take.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The shortest pause between two questions to an agent that is starting.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
+/// How long one probe may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The shortest pause between two probes of an agent that is starting.
+const MIN_PAUSE: Duration = Duration::from_millis(5);
 /// The longest.
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_millis(100);
 /// Between them, a pause is this part of the time waited so far: nobody waits
 /// longer than a sixteenth more than needed.
-const PAUSES: u32 = 16;
+const PAUSE_DIVISOR: u32 = 16;
 
 /// Asks `GET path` and says whether a 2xx came.
 pub(super) async fn answers(port: u16, path: &str) -> bool {
-    let asked = timeout(PATIENCE, ask(port, path)).await;
+    let asked = timeout(PROBE_TIMEOUT, ask(port, path)).await;
     matches!(asked, Ok(Ok(status)) if status.is_success())
 }
 
@@ -30,7 +30,7 @@ pub(super) async fn answers(port: u16, path: &str) -> bool {
 pub(super) async fn until_answers(port: u16, path: &str) {
     let since = Instant::now();
     while !answers(port, path).await {
-        sleep((since.elapsed() / PAUSES).clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
+        sleep((since.elapsed() / PAUSE_DIVISOR).clamp(MIN_PAUSE, MAX_PAUSE)).await;
     }
 }
 

@@ -1,46 +1,46 @@
-//! Life after life, until it is enough or somebody asks to stop.
+//! Run after run, until it is given up or somebody asks to stop.
 
 use std::time::Duration;
 
 use tokio::time::sleep;
 use wire::pod::PodPhase;
 
-use super::Plan;
-use super::backoff::{Deaths, Policy, Verdict};
-use super::life::{Life, live};
-use crate::pod::Pod;
+use super::plan::Plan;
+use super::restarts::{Decision, RestartCounter, RestartPolicy};
+use super::run::{RunOutcome, run_once};
+use super::state::Pod;
 
 /// Runs the agent until a stop is asked for, and has ended it then.
 pub(crate) async fn supervise(pod: &Pod, plan: &Plan) {
-    let mut deaths = Deaths::new(Policy::POD);
+    let mut restarts = RestartCounter::new(RestartPolicy::DEFAULT);
     loop {
-        let Life::Died { of, lived } = live(pod, plan).await else { return };
-        let verdict = deaths.count(lived);
-        tell(pod, &of, lived, verdict);
+        let RunOutcome::Exited { reason, ran_for } = run_once(pod, plan).await else { return };
+        let decision = restarts.record(ran_for);
+        report(pod, &reason, ran_for, decision);
         tokio::select! {
-            () = pause(verdict) => pod.restarting(),
-            _ = pod.stop_asked() => return,
+            () = pause(decision) => pod.agent_restarting(),
+            _ = pod.wait_for_stop() => return,
         }
     }
 }
 
-fn tell(pod: &Pod, of: &str, lived: Duration, verdict: Verdict) {
-    let lived_ms = lived.as_millis();
-    match verdict {
-        Verdict::Again(pause) => {
-            tracing::info!(lived_ms, pause_ms = pause.as_millis(), "the agent ended ({of}); it is started again");
-            pod.died(PodPhase::Backoff, of);
+fn report(pod: &Pod, reason: &str, ran_for: Duration, decision: Decision) {
+    let ran_ms = ran_for.as_millis();
+    match decision {
+        Decision::RestartAfter(pause) => {
+            tracing::info!(ran_ms, pause_ms = pause.as_millis(), "the agent ended ({reason}); it is started again");
+            pod.agent_exited(PodPhase::Backoff, reason);
         }
-        Verdict::Enough => {
-            tracing::warn!(lived_ms, "the agent ended too often ({of}); it is not started again");
-            pod.died(PodPhase::Failed, of);
+        Decision::GiveUp => {
+            tracing::warn!(ran_ms, "the agent ended too often ({reason}); it is not started again");
+            pod.agent_exited(PodPhase::Failed, reason);
         }
     }
 }
 
-async fn pause(verdict: Verdict) {
-    match verdict {
-        Verdict::Again(pause) => sleep(pause).await,
-        Verdict::Enough => std::future::pending().await,
+async fn pause(decision: Decision) {
+    match decision {
+        Decision::RestartAfter(pause) => sleep(pause).await,
+        Decision::GiveUp => std::future::pending().await,
     }
 }

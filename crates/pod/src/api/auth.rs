@@ -7,19 +7,19 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use wire::fault::Code;
 
-use super::fault::Refused;
-use crate::pod::Pod;
+use super::error::ApiError;
+use crate::agent::Pod;
 
 /// E2B's header for the same token: its SDKs keep `Authorization` for the user.
 const ACCESS_TOKEN: &str = "x-access-token";
 
 /// Lets only the holder of the token through.
 pub(super) async fn token(State(pod): State<Pod>, request: Request, next: Next) -> Response {
-    let known = given(request.headers()).is_some_and(|token| pod.knows(token));
+    let known = given(request.headers()).is_some_and(|token| pod.token_matches(token));
     if known {
         next.run(request).await
     } else {
-        Refused::new(Code::InvalidToken, "the token is absent or wrong").into_response()
+        ApiError::new(Code::InvalidToken, "the token is absent or wrong").into_response()
     }
 }
 

@@ -9,19 +9,19 @@ use axum::response::{IntoResponse as _, Response};
 use tokio::time::timeout;
 use wire::fault::Code;
 
-use super::fault::Refused;
+use super::error::ApiError;
 
 /// Bytes of a body: an environment of 64 KiB, escaped, twice; 128 KiB of input in base64.
 const MAX_BODY: usize = 512 * 1024;
 /// How long a body may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Takes the whole body in.
 pub(super) async fn whole(request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    match timeout(PATIENCE, to_bytes(body, MAX_BODY)).await {
+    match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(bytes)) => next.run(Request::from_parts(head, Body::from(bytes))).await,
-        Ok(Err(_)) => Refused::new(Code::BodyTooLarge, "the body is too large, or was cut off").into_response(),
-        Err(_) => Refused::new(Code::InvalidRequest, "the body took too long").into_response(),
+        Ok(Err(_)) => ApiError::new(Code::BodyTooLarge, "the body is too large, or was cut off").into_response(),
+        Err(_) => ApiError::new(Code::InvalidRequest, "the body took too long").into_response(),
     }
 }

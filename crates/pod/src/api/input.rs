@@ -14,79 +14,83 @@ use tokio::time::{Instant, timeout_at};
 use wire::connect::Envelope;
 use wire::process::{EndOfStream, RpcCode, RpcError, STREAM_TYPE, StreamInputRequest};
 
-use super::process::{Call, Caller, Nothing, fault, parse, unsupported};
+use super::rpc::{Empty, RpcCall, RpcResult, fault, parse, unsupported};
+use crate::agent::Pod;
 use crate::exec::{Process, envelope, refusal};
-use crate::pod::Pod;
 
 /// `POST /process.Process/StreamInput`. The answer begins at once, so that whoever
-/// waits for it knows that the guest listens, and ends with the input.
+/// waits for it knows that the pod listens, and ends with the input.
 pub(super) async fn stream_input(State(pod): State<Pod>, headers: HeaderMap, body: Body) -> Response {
-    let caller = Caller { pod, headers };
-    if !caller.has_type(STREAM_TYPE) {
+    let call = RpcCall { pod, headers };
+    if !call.has_type(STREAM_TYPE) {
         return unsupported(STREAM_TYPE);
     }
     let answer = stream::once(async move {
-        let taken = take(&caller, body).await;
-        Ok::<_, Infallible>(taken.map_or_else(refusal, |()| done()))
+        let received = receive(&call, body).await;
+        Ok::<_, Infallible>(received.map_or_else(refusal, |()| done()))
     });
     ([(CONTENT_TYPE, STREAM_TYPE)], Body::from_stream(answer)).into_response()
 }
 
 /// The one message of the answer, and its end.
 fn done() -> Bytes {
-    let mut bytes = BytesMut::from(&envelope(false, &Nothing {})[..]);
+    let mut bytes = BytesMut::from(&envelope(false, &Empty {})[..]);
     bytes.extend_from_slice(&envelope(true, &EndOfStream::default()));
     bytes.freeze()
 }
 
-async fn take(caller: &Caller, body: Body) -> Call<()> {
+async fn receive(call: &RpcCall, body: Body) -> RpcResult<()> {
     let full = || fault(RpcCode::ResourceExhausted, "too many streams are open");
-    let _place = caller.pod.stream_place().ok_or_else(full)?;
-    let deadline = caller.timeout()?.map(|left| Instant::now() + left);
+    let _permit = call.pod.stream_permit().ok_or_else(full)?;
+    let deadline = call.timeout()?.map(|left| Instant::now() + left);
     let mut messages = Messages { body: body.into_data_stream(), bytes: BytesMut::new() };
     let Some(StreamInputRequest::Start(select)) = messages.next().await? else {
         return Err(fault(RpcCode::InvalidArgument, "it does not begin with a start"));
     };
-    let process = caller.pod.table().find(&select.process)?;
-    let mut whole = Whole(Some(Arc::clone(&process)));
-    let fed = match deadline {
-        None => feed(&process, messages).await,
-        Some(at) => timeout_at(at, feed(&process, messages)).await.unwrap_or(Err(Unfed::Late)),
+    let process = call.pod.processes().find(&select.process)?;
+    let mut guard = HangUpOnDrop(Some(Arc::clone(&process)));
+    let written = match deadline {
+        None => write_all(&process, messages).await,
+        Some(at) => timeout_at(at, write_all(&process, messages)).await.unwrap_or(Err(InputError::DeadlineExceeded)),
     };
-    match fed {
-        Ok(()) => whole.is_it(),
-        Err(Unfed::Reader(error)) => {
-            whole.is_it();
+    match written {
+        Ok(()) => guard.disarm(),
+        Err(InputError::Process(error)) => {
+            guard.disarm();
             return Err(error);
         }
-        Err(Unfed::Input(error)) => return Err(error),
-        Err(Unfed::Late) => return Err(fault(RpcCode::DeadlineExceeded, "the process did not read all of its input")),
+        Err(InputError::Message(error)) => return Err(error),
+        Err(InputError::DeadlineExceeded) => {
+            return Err(fault(RpcCode::DeadlineExceeded, "the process did not read all of its input"));
+        }
     }
     Ok(())
 }
 
 /// Why a process did not get all of its input.
-enum Unfed {
+enum InputError {
     /// It reads no more.
-    Reader(RpcError),
+    Process(RpcError),
     /// The input broke off, or makes no sense.
-    Input(RpcError),
+    Message(RpcError),
     /// The call's time is over.
-    Late,
+    DeadlineExceeded,
 }
 
-async fn feed(process: &Process, mut messages: Messages) -> Result<(), Unfed> {
+async fn write_all(process: &Process, mut messages: Messages) -> Result<(), InputError> {
     loop {
         let message = tokio::select! {
-            message = messages.next() => message.map_err(Unfed::Input)?,
-            ended = process.ended() => return Err(Unfed::Reader(ended)),
+            message = messages.next() => message.map_err(InputError::Message)?,
+            ended = process.ended() => return Err(InputError::Process(ended)),
         };
         match message {
             None => return Ok(()),
             Some(StreamInputRequest::Keepalive(_)) => {}
-            Some(StreamInputRequest::Data(piece)) => process.feed(&piece.input).await.map_err(Unfed::Reader)?,
+            Some(StreamInputRequest::Data(piece)) => {
+                process.write_unbounded(&piece.input).await.map_err(InputError::Process)?
+            }
             Some(StreamInputRequest::Start(_)) => {
-                return Err(Unfed::Input(fault(RpcCode::InvalidArgument, "it has begun already")));
+                return Err(InputError::Message(fault(RpcCode::InvalidArgument, "it has begun already")));
             }
         }
     }
@@ -100,7 +104,7 @@ struct Messages {
 
 impl Messages {
     /// The next one; `None` after the last. Safe to cancel.
-    async fn next(&mut self) -> Call<Option<StreamInputRequest>> {
+    async fn next(&mut self) -> RpcResult<Option<StreamInputRequest>> {
         let invalid = |error: wire::connect::EnvelopeError| fault(RpcCode::InvalidArgument, error.to_string());
         loop {
             match Envelope::decode(&mut self.bytes).map_err(invalid)? {
@@ -119,16 +123,16 @@ impl Messages {
 
 /// Ends a process whose input turns out not to be whole, however that is noticed: it
 /// would take its beginning for all of it, or wait for the rest for ever.
-struct Whole(Option<Arc<Process>>);
+struct HangUpOnDrop(Option<Arc<Process>>);
 
-impl Whole {
-    /// It is, or nobody reads it any more.
-    fn is_it(&mut self) {
+impl HangUpOnDrop {
+    /// Its input is whole, or nobody reads it any more.
+    fn disarm(&mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for Whole {
+impl Drop for HangUpOnDrop {
     fn drop(&mut self) {
         let runtime = tokio::runtime::Handle::try_current();
         if let (Some(process), Ok(runtime)) = (self.0.take(), runtime) {

@@ -12,25 +12,25 @@ use prometheus_client::registry::Registry;
 use wire::fault::Code;
 use wire::pod::PodPhase;
 
-use super::fault::Refused;
-use crate::pod::Pod;
+use super::error::ApiError;
+use crate::agent::Pod;
 
 const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PAGE_BYTES: u64 = 4096;
 
-/// The guest's figures, read when they are asked for.
-pub(super) async fn metrics(State(pod): State<Pod>) -> Result<Response, Refused> {
+/// The pod's figures, read when they are asked for.
+pub(super) async fn metrics(State(pod): State<Pod>) -> Result<Response, ApiError> {
     let mut registry = Registry::with_prefix("pod");
     let status = pod.status();
     let ready = u64::from(status.phase == PodPhase::Ready);
     counter(&mut registry, "agent_restarts", "Times the agent's process was started again", status.restarts.into());
     counter(&mut registry, "log_lines_dropped", "Lines that made room for newer ones", pod.logs().dropped());
     gauge(&mut registry, "agent_ready", "Whether the agent answers", ready);
-    gauge(&mut registry, "processes", "Commands that run beside the agent", pod.table().running());
-    gauge(&mut registry, "uptime_seconds", "Seconds since PID 1 started", pod.started().elapsed().as_secs());
-    gauge(&mut registry, "resident_bytes", "Memory of PID 1", resident_bytes());
+    gauge(&mut registry, "processes", "Commands that run beside the agent", pod.processes().running());
+    gauge(&mut registry, "uptime_seconds", "Seconds since the pod started", pod.started().elapsed().as_secs());
+    gauge(&mut registry, "resident_bytes", "Memory of the pod itself", resident_bytes());
     let mut text = String::new();
-    encode(&mut text, &registry).map_err(|_| Refused::new(Code::Internal, "the metrics cannot be written"))?;
+    encode(&mut text, &registry).map_err(|_| ApiError::new(Code::Internal, "the metrics cannot be written"))?;
     Ok(([(CONTENT_TYPE, TEXT)], text).into_response())
 }
 

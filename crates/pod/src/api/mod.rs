@@ -1,13 +1,13 @@
-//! The pod API (`wire::pod`), over HTTP on the guest's link.
+//! The pod API (`wire::pod`), over HTTP to the node.
 
+mod agent;
 mod auth;
 mod body;
-mod fault;
+mod error;
 mod input;
-mod life;
 mod metrics;
-mod process;
 mod routes;
+mod rpc;
 mod serve;
 
 pub(crate) use routes::routes;

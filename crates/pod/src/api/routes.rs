@@ -1,7 +1,10 @@
 //! The table of routes.
 
+use std::sync::Arc;
+
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use http::StatusCode;
@@ -9,27 +12,29 @@ use wire::fault::Code;
 
 use super::auth::token;
 use super::body::whole;
-use super::fault::Refused;
-use super::{input, life, metrics, process};
-use crate::pod::Pod;
+use super::error::ApiError;
+use super::{agent, input, metrics, rpc};
+use crate::agent::Pod;
+use crate::identity::Platform;
 
 /// Everything `pod` answers.
-pub(crate) fn routes(pod: Pod) -> Router {
+pub(crate) fn routes(pod: Pod, platform: Arc<dyn Platform>) -> Router {
+    let identity = |State(pod): State<Pod>, body: Bytes| agent::identity(pod, platform, body);
     // Its body goes on as long as it likes; all others come whole.
     let streams = Router::new()
         .route("/process.Process/StreamInput", post(input::stream_input))
         .route_layer(from_fn_with_state(pod.clone(), token));
     Router::new()
-        .route("/v1/status", get(life::status))
-        .route("/v1/logs", get(life::logs))
-        .route("/v1/stop", post(life::stop))
+        .route("/v1/status", get(agent::status))
+        .route("/v1/logs", get(agent::logs))
+        .route("/v1/stop", post(agent::stop))
         .route("/metrics", get(metrics::metrics))
-        .route("/process.Process/{call}", post(process::process))
+        .route("/process.Process/{call}", post(rpc::process))
         .route_layer(from_fn_with_state(pod.clone(), token))
-        .route("/v1/identity", post(life::identity))
+        .route("/v1/identity", post(identity))
         .route("/health", get(async || StatusCode::NO_CONTENT))
-        .fallback(async || Refused::new(Code::NotFound, "there is no such path"))
-        .method_not_allowed_fallback(async || Refused::new(Code::MethodNotAllowed, "not with this method"))
+        .fallback(async || ApiError::new(Code::NotFound, "there is no such path"))
+        .method_not_allowed_fallback(async || ApiError::new(Code::MethodNotAllowed, "not with this method"))
         .layer(from_fn(whole))
         .merge(streams)
         .layer(DefaultBodyLimit::disable())
@@ -39,11 +44,11 @@ pub(crate) fn routes(pod: Pod) -> Router {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::Plan;
-    use crate::boot::Steps;
-    use crate::logs::Logs;
-    use crate::reap::Reaper;
-    use crate::user::Accounts;
+    use crate::agent::{Logs, Plan};
+    use crate::identity::ValidIdentity;
+    use crate::process::{Accounts, Reaper};
+    use crate::step::StepError;
+    use crate::timings::Timings;
     use std::time::Duration;
 
     use axum::body::{Body, to_bytes};
@@ -51,21 +56,31 @@ mod tests {
     use serde_json::json;
     use tokio::time::timeout;
     use tower::ServiceExt as _;
-    use wire::pod::PodPhase;
+    use wire::pod::{Identity, PodPhase};
 
     const TOKEN: &str = "a-token-of-some-length";
 
-    fn unfurnished() -> Pod {
-        Pod::new(Logs::new(), Reaper::default(), Steps::start())
+    /// For tests whose identities are refused before anything is done.
+    #[derive(Debug)]
+    struct Untouched;
+
+    impl Platform for Untouched {
+        fn apply(&self, _: &Identity, _: &ValidIdentity) -> Result<(), StepError> {
+            panic!("an identity that is refused is not made true")
+        }
+    }
+
+    fn booting() -> Pod {
+        Pod::new(Logs::new(), Reaper::default(), Timings::start())
     }
 
     fn pod() -> Pod {
-        let pod = unfurnished();
-        pod.furnished(pod.steps());
+        let pod = booting();
+        pod.set_up(pod.timings());
         pod
     }
 
-    fn owned() -> Pod {
+    fn assigned() -> Pod {
         let run = json!({
             "argv": ["/agent"], "env": {}, "cwd": "/", "user": "", "port": 8080, "ready_path": "/", "health_path": "/",
             "state_dir": "/data", "stop_signal": "SIGTERM",
@@ -79,14 +94,15 @@ mod tests {
             env: [].into(),
         };
         let pod = pod();
-        pod.own(TOKEN.to_owned().into(), plan);
+        pod.assign(TOKEN.to_owned().into(), plan);
         pod
     }
 
     async fn ask(pod: &Pod, call: &str, header: (&str, &str), body: impl Into<Body>) -> (u16, String) {
         let (method, path) = call.split_once(' ').unwrap();
         let request = Request::builder().method(method).uri(path).header(header.0, header.1);
-        let answer = routes(pod.clone()).oneshot(request.body(body.into()).unwrap()).await.unwrap();
+        let answer =
+            routes(pod.clone(), Arc::new(Untouched)).oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let status = answer.status().as_u16();
         let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
         (status, String::from_utf8(body.to_vec()).unwrap())
@@ -115,7 +131,7 @@ mod tests {
 
     #[tokio::test]
     async fn after_it_only_its_token_does_in_either_header() {
-        let pod = owned();
+        let pod = assigned();
         for call in CALLS {
             for wrong in ["Bearer", "Bearer a-token-of-some-lengtH", "Bearer a-token-of-some-length ", TOKEN] {
                 assert_eq!(ask(&pod, call, ("authorization", wrong), "").await.0, 401, "{call} {wrong}");
@@ -136,38 +152,38 @@ mod tests {
         let (status, said) = ask(&pod, "POST /v1/identity", ("x", ""), vec![b' '; 1024 * 1024]).await;
         assert_eq!((status, said.contains("body_too_large")), (413, true), "{said}");
         assert_eq!(pod.status().phase, PodPhase::Waiting);
-        let (status, said) = ask(&owned(), "POST /v1/identity", ("x", ""), "").await;
+        let (status, said) = ask(&assigned(), "POST /v1/identity", ("x", ""), "").await;
         assert_eq!((status, said.contains("wrong_state")), (409, true), "{said}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_identity_that_comes_before_the_disks_waits_for_them_and_the_rest_does_not() {
-        let pod = unfurnished();
+        let pod = booting();
         let call = ask(&pod, "POST /v1/identity", ("x", ""), "");
         tokio::pin!(call);
         assert!(timeout(Duration::from_secs(5), call.as_mut()).await.is_err());
         assert_eq!(ask(&pod, "GET /health", ("x", ""), "").await.0, 204);
         assert_eq!(ask(&pod, "GET /v1/status", ("x-access-token", TOKEN), "").await.0, 401);
         assert!(timeout(Duration::from_secs(5), call.as_mut()).await.is_err());
-        pod.furnished(pod.steps());
+        pod.set_up(pod.timings());
         assert_eq!(call.await.0, 400, "its body is looked at now");
     }
 
     #[test]
     fn the_steps_of_the_disks_are_told_beside_those_before_them() {
-        let mut steps = Steps::start();
-        steps.note("network", Duration::from_millis(1));
-        let pod = Pod::new(Logs::new(), Reaper::default(), steps);
-        let mut steps = pod.steps();
-        steps.note("disk.base", Duration::from_millis(2));
-        pod.furnished(steps);
+        let mut timings = Timings::start();
+        timings.note("network", Duration::from_millis(1));
+        let pod = Pod::new(Logs::new(), Reaper::default(), timings);
+        let mut timings = pod.timings();
+        timings.note("disk.base", Duration::from_millis(2));
+        pod.set_up(timings);
         let told = pod.status().timings_us;
         assert!(["network", "listening", "disk.base"].iter().all(|step| told.contains_key(*step)), "{told:?}");
     }
 
     #[tokio::test]
     async fn unknown_paths_methods_and_parameters_are_faults() {
-        let pod = owned();
+        let pod = assigned();
         assert_eq!(ask(&pod, "GET /nothing", ("x-access-token", TOKEN), "").await.0, 404);
         assert_eq!(ask(&pod, "GET /v1/stop", ("x-access-token", TOKEN), "").await.0, 405);
         for call in ["GET /v1/status?until=never", "GET /v1/logs?after=x", "GET /v1/logs?later=1"] {
@@ -179,14 +195,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_wait_for_readiness_ends_with_it_with_its_time_or_with_a_stop() {
         let call = "GET /v1/status?until=ready&wait_ms=30000";
-        let late = ask(&owned(), call, ("x-access-token", TOKEN), "").await;
+        let late = ask(&assigned(), call, ("x-access-token", TOKEN), "").await;
         assert!(late.1.contains("\"starting\""), "{late:?}");
         for (act, phase) in [
-            ((|pod| pod.ready()) as fn(&Pod), "\"ready\""),
-            (|pod| pod.died(PodPhase::Failed, "exit status 1"), "\"failed\""),
+            ((|pod| pod.agent_ready()) as fn(&Pod), "\"ready\""),
+            (|pod| pod.agent_exited(PodPhase::Failed, "exit status 1"), "\"failed\""),
             (|pod| pod.stop(Duration::ZERO), "\"stopping\""),
         ] {
-            let pod = owned();
+            let pod = assigned();
             let waiting = ask(&pod, call, ("x-access-token", TOKEN), "");
             let acting = async { act(&pod) };
             let ((_, body), ()) = tokio::join!(waiting, acting);
@@ -196,11 +212,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_guest_that_stops_says_so_for_good_and_starts_nothing() {
-        let pod = owned();
+        let pod = assigned();
         let token = ("x-access-token", TOKEN);
         assert_eq!(ask(&pod, "POST /v1/stop", token, "{\"grace_ms\":1}").await.0, 200);
-        pod.ready();
-        pod.restarting();
+        pod.agent_ready();
+        pod.agent_restarting();
         let (_, body) = ask(&pod, "GET /v1/status", token, "").await;
         assert!(body.contains("\"stopping\""), "{body}");
     }

@@ -9,37 +9,43 @@ use tokio::time::{Instant, sleep_until};
 use wire::connect::Envelope;
 use wire::process::{EndOfStream, EventFrame, Keepalive, ProcessEvent, RpcCode, RpcError, Started};
 
-use super::feed::{Reader, Taken};
+use super::broadcast::{Received, Subscriber};
 
 /// What the client's headers ask for.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
+pub(crate) struct StreamOptions {
     /// The pause on a silent stream before a keepalive.
     pub(crate) keepalive: Duration,
     /// When the call is over.
     pub(crate) deadline: Option<Instant>,
 }
 
-enum Place {
-    Head(u32),
-    Live,
-    Trailer(Option<RpcError>),
-    Done,
+/// What comes next on the stream.
+enum StreamState {
+    Start(u32),
+    Output,
+    EndOfStream(Option<RpcError>),
+    Closed,
 }
 
-struct Client<K> {
-    place: Place,
-    reader: Reader,
-    pace: Pace,
+struct EventStream<K> {
+    state: StreamState,
+    reader: Subscriber,
+    options: StreamOptions,
     /// Given back when the stream ends.
-    _kept: K,
+    _permit: K,
 }
 
 /// The stream of a process's events: `start`, output, `end`, end of stream.
-/// It keeps `kept` as long as it lives.
-pub(crate) fn events<K>(pid: u32, reader: Reader, pace: Pace, kept: K) -> impl Stream<Item = Bytes> + use<K> {
-    let client = Client { place: Place::Head(pid), reader, pace, _kept: kept };
-    unfold(client, |mut client| async move { client.next().await.map(|bytes| (bytes, client)) })
+/// It keeps `permit` as long as it lives.
+pub(crate) fn events<K>(
+    pid: u32,
+    reader: Subscriber,
+    options: StreamOptions,
+    permit: K,
+) -> impl Stream<Item = Bytes> + use<K> {
+    let stream = EventStream { state: StreamState::Start(pid), reader, options, _permit: permit };
+    unfold(stream, |mut stream| async move { stream.next().await.map(|bytes| (bytes, stream)) })
 }
 
 /// The only message of a stream that failed before it began.
@@ -47,46 +53,46 @@ pub(crate) fn refusal(error: RpcError) -> Bytes {
     envelope(true, &EndOfStream { error: Some(error) })
 }
 
-impl<K> Client<K> {
+impl<K> EventStream<K> {
     async fn next(&mut self) -> Option<Bytes> {
-        match std::mem::replace(&mut self.place, Place::Live) {
-            Place::Head(pid) => Some(event(ProcessEvent::Start(Started { pid }))),
-            Place::Live => Some(self.live().await),
-            Place::Trailer(error) => {
-                self.place = Place::Done;
+        match std::mem::replace(&mut self.state, StreamState::Output) {
+            StreamState::Start(pid) => Some(event(ProcessEvent::Start(Started { pid }))),
+            StreamState::Output => Some(self.next_output().await),
+            StreamState::EndOfStream(error) => {
+                self.state = StreamState::Closed;
                 Some(envelope(true, &EndOfStream { error }))
             }
-            Place::Done => {
-                self.place = Place::Done;
+            StreamState::Closed => {
+                self.state = StreamState::Closed;
                 None
             }
         }
     }
 
-    async fn live(&mut self) -> Bytes {
+    async fn next_output(&mut self) -> Bytes {
         tokio::select! {
             biased;
-            taken = self.reader.next() => self.taken(taken),
-            () = until(self.pace.deadline) => {
+            received = self.reader.next() => self.encode(received),
+            () = until(self.options.deadline) => {
                 self.fail(RpcCode::DeadlineExceeded, "the call's time is over")
             }
-            () = tokio::time::sleep(self.pace.keepalive) => event(ProcessEvent::Keepalive(Keepalive {})),
+            () = tokio::time::sleep(self.options.keepalive) => event(ProcessEvent::Keepalive(Keepalive {})),
         }
     }
 
-    fn taken(&mut self, taken: Taken) -> Bytes {
-        match taken {
-            Taken::Piece(output) => event(ProcessEvent::Data((*output).clone())),
-            Taken::End(ended) => {
-                self.place = Place::Trailer(None);
+    fn encode(&mut self, received: Received) -> Bytes {
+        match received {
+            Received::Output(output) => event(ProcessEvent::Data((*output).clone())),
+            Received::Exited(ended) => {
+                self.state = StreamState::EndOfStream(None);
                 event(ProcessEvent::End(ended))
             }
-            Taken::Lost => self.fail(RpcCode::ResourceExhausted, "output was not read for too long; attach again"),
+            Received::Lagged => self.fail(RpcCode::ResourceExhausted, "output was not read for too long; attach again"),
         }
     }
 
     fn fail(&mut self, code: RpcCode, message: &str) -> Bytes {
-        self.place = Place::Done;
+        self.state = StreamState::Closed;
         refusal(RpcError { code, message: message.to_owned() })
     }
 }
@@ -113,7 +119,7 @@ pub(crate) fn envelope(end: bool, message: &impl Serialize) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use super::super::feed::Feed;
+    use super::super::broadcast::OutputBroadcast;
     use super::*;
     use futures_util::StreamExt as _;
     use wire::process::{Base64, Ended, Output};
@@ -125,14 +131,14 @@ mod tests {
         envelopes.map(|one| (one.end, String::from_utf8(one.message.to_vec()).unwrap())).collect()
     }
 
-    const SLOW: Pace = Pace { keepalive: Duration::from_secs(90), deadline: None };
+    const SLOW: StreamOptions = StreamOptions { keepalive: Duration::from_secs(90), deadline: None };
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_is_start_output_end_and_the_end_of_stream() {
-        let feed = Feed::new();
-        feed.push(Output::Stdout(Base64(b"hi\n".to_vec()))).await;
-        feed.end(Ended { exited: true, status: "exit status 0".to_owned(), ..Ended::default() });
-        let seen = texts(events(7, feed.reader(), SLOW, ())).await;
+        let output = OutputBroadcast::new();
+        output.push(Output::Stdout(Base64(b"hi\n".to_vec()))).await;
+        output.end(Ended { exited: true, status: "exit status 0".to_owned(), ..Ended::default() });
+        let seen = texts(events(7, output.subscribe(), SLOW, ())).await;
         let expected = [
             (false, r#"{"event":{"start":{"pid":7}}}"#),
             (false, r#"{"event":{"data":{"stdout":"aGkK"}}}"#),
@@ -144,9 +150,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_stream_shows_that_it_lives_and_ends_at_its_deadline() {
-        let feed = Feed::new();
+        let output = OutputBroadcast::new();
         let deadline = Some(Instant::now() + Duration::from_millis(2_500));
-        let seen = texts(events(7, feed.reader(), Pace { keepalive: Duration::from_secs(1), deadline }, ())).await;
+        let seen =
+            texts(events(7, output.subscribe(), StreamOptions { keepalive: Duration::from_secs(1), deadline }, ()))
+                .await;
         let keepalives = seen.iter().filter(|(_, text)| text == r#"{"event":{"keepalive":{}}}"#).count();
         assert_eq!(keepalives, 2);
         let (end, last) = seen.last().unwrap();

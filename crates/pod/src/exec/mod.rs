@@ -1,13 +1,13 @@
-//! Commands of the holder, beside the agent: the process protocol's inside.
+//! Processes for callers, beside the agent: the inside of the process protocol.
 
-mod backlog;
+mod broadcast;
+mod buffer;
 mod events;
-mod feed;
 mod process;
 mod spawn;
 mod table;
 
-pub(crate) use events::{Pace, envelope, events, refusal};
+pub(crate) use events::{StreamOptions, envelope, events, refusal};
 pub(crate) use process::Process;
-pub(crate) use spawn::Order;
-pub(crate) use table::Table;
+pub(crate) use spawn::CommandSpec;
+pub(crate) use table::ProcessTable;

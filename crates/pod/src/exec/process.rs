@@ -10,11 +10,11 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 use wire::process::{ProcessConfig, ProcessInfo, ProcessInput, PtySize, RpcCode, RpcError};
 
-use super::feed::{Feed, Reader};
-use crate::port::Port;
+use super::broadcast::{OutputBroadcast, Subscriber};
+use crate::process::AsyncPipe;
 
-/// How long a process may take to end when its line is lost.
-const HANG_UP: Duration = Duration::from_secs(5);
+/// How long a process may take to end after SIGHUP.
+const HANG_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A command of the holder's.
 #[derive(Debug)]
@@ -22,10 +22,10 @@ pub(crate) struct Process {
     pub(super) pid: Pid,
     pub(super) config: ProcessConfig,
     pub(super) tag: Option<String>,
-    pub(super) feed: Arc<Feed>,
+    pub(super) output: Arc<OutputBroadcast>,
     pub(super) input: Mutex<Input>,
-    pub(super) terminal: Option<Arc<Port>>,
-    /// Becomes `true` when it is buried.
+    pub(super) terminal: Option<Arc<AsyncPipe>>,
+    /// Becomes `true` when it is reaped.
     pub(super) gone: watch::Sender<bool>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct Process {
 #[derive(Debug)]
 pub(super) enum Input {
     /// A pipe.
-    Pipe(Port),
+    Pipe(AsyncPipe),
     /// Nowhere: never wanted, or closed.
     Closed,
 }
@@ -55,8 +55,8 @@ impl Process {
     }
 
     /// Attaches to its output.
-    pub(crate) fn attach(&self) -> Reader {
-        self.feed.reader()
+    pub(crate) fn subscribe(&self) -> Subscriber {
+        self.output.subscribe()
     }
 
     /// Signals it and all of its group.
@@ -90,7 +90,7 @@ impl Process {
     ///
     /// # Errors
     /// It reads no more.
-    pub(crate) async fn feed(&self, input: &ProcessInput) -> Result<(), RpcError> {
+    pub(crate) async fn write_unbounded(&self, input: &ProcessInput) -> Result<(), RpcError> {
         tokio::select! {
             written = self.write(input, Duration::MAX) => written,
             ended = self.ended() => Err(ended),
@@ -103,10 +103,9 @@ impl Process {
         fault(RpcCode::NotFound, "the process has ended")
     }
 
-    /// Ends it, as a terminal does whose line was lost; by force where that does not
-    /// help.
+    /// Ends it with SIGHUP, and with SIGKILL where that does not help.
     pub(crate) async fn hang_up(&self) {
-        if self.signal(Signal::HUP).is_ok() && timeout(HANG_UP, self.ended()).await.is_err() {
+        if self.signal(Signal::HUP).is_ok() && timeout(HANG_UP_TIMEOUT, self.ended()).await.is_err() {
             // Gone in this very moment is as good.
             let _ = self.signal(Signal::KILL);
         }
@@ -151,7 +150,7 @@ impl Process {
 }
 
 /// Sets a terminal's size.
-pub(super) fn set_size(terminal: &Port, size: PtySize) -> rustix::io::Result<()> {
+pub(super) fn set_size(terminal: &AsyncPipe, size: PtySize) -> rustix::io::Result<()> {
     tcsetwinsize(terminal, Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 })
 }
 
@@ -164,10 +163,10 @@ fn no_terminal() -> RpcError {
     fault(RpcCode::FailedPrecondition, "the process has no terminal")
 }
 
-async fn write_all(port: &Port, mut bytes: &[u8]) -> Result<(), RpcError> {
+async fn write_all(pipe: &AsyncPipe, mut bytes: &[u8]) -> Result<(), RpcError> {
     while !bytes.is_empty() {
         let gone = |error| fault(RpcCode::FailedPrecondition, format!("the process reads no more: {error}"));
-        let written = port.write(bytes).await.map_err(gone)?;
+        let written = pipe.write(bytes).await.map_err(gone)?;
         bytes = &bytes[written..];
     }
     Ok(())

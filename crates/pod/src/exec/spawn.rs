@@ -14,23 +14,19 @@ use tokio::time::{Instant, sleep_until};
 use wire::Secret;
 use wire::process::{Base64, Output, PtySize, RpcCode, RpcError, StartRequest};
 
-use super::feed::Feed;
+use super::broadcast::OutputBroadcast;
 use super::process::{Input, Process, fault, set_size};
-use crate::exit::Exit;
-use crate::launch::{Launch, Spare, Streams};
-use crate::port::Port;
-use crate::reap::Reaper;
-use crate::user::User;
+use crate::process::{AsyncPipe, Exit, OomScore, ProcessSpec, Reaper, Streams, User};
 
 /// Bytes of output in one event.
-const PIECE: usize = 32 * 1024;
-/// Pieces that are still read after the process is gone, while others hold its
+const READ_BYTES: usize = 32 * 1024;
+/// Reads that are still made after the process is gone, while others hold its
 /// output open.
-const LAST_PIECES: usize = 64;
+const LAST_READS: usize = 64;
 
 /// What to start, as whom, where, until when.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct CommandSpec {
     /// What the client asked for.
     pub(crate) request: StartRequest,
     /// Its user.
@@ -43,21 +39,22 @@ pub(crate) struct Order {
     pub(crate) deadline: Option<Instant>,
 }
 
-type Pipe = (Arc<Port>, fn(Base64) -> Output);
+/// One output of a process, and what its bytes are in the protocol.
+type OutputSource = (Arc<AsyncPipe>, fn(Base64) -> Output);
 
 /// A started child, with our ends of its streams.
 struct Started {
     pid: Pid,
     exit: oneshot::Receiver<Exit>,
     input: Input,
-    outputs: Vec<Pipe>,
-    terminal: Option<Arc<Port>>,
+    outputs: Vec<OutputSource>,
+    terminal: Option<Arc<AsyncPipe>>,
 }
 
-/// What must happen when a process has ended, and the place it takes meanwhile.
-pub(super) struct Follow<F> {
-    pub(super) place: Arc<OwnedSemaphorePermit>,
-    pub(super) ended: F,
+/// What must happen when a process has ended, and the slot it takes meanwhile.
+pub(super) struct OnExit<F> {
+    pub(super) slot: Arc<OwnedSemaphorePermit>,
+    pub(super) report: F,
 }
 
 /// Starts the command.
@@ -65,126 +62,126 @@ pub(super) struct Follow<F> {
 /// # Errors
 /// No such program or directory, or no memory.
 pub(super) fn spawn<F: FnOnce(&Process) + Send + 'static>(
-    mut order: Order,
+    mut spec: CommandSpec,
     reaper: &Reaper,
-    follow: Follow<F>,
+    on_exit: OnExit<F>,
 ) -> Result<Arc<Process>, RpcError> {
-    let envs = std::mem::take(&mut order.request.process.envs);
-    order.env.extend(envs.into_iter().map(|(name, value)| (name, value.into())));
-    let cwd = order.request.process.cwd.clone().unwrap_or_else(|| order.cwd.clone());
+    let envs = std::mem::take(&mut spec.request.process.envs);
+    spec.env.extend(envs.into_iter().map(|(name, value)| (name, value.into())));
+    let cwd = spec.request.process.cwd.clone().unwrap_or_else(|| spec.cwd.clone());
     if !Path::new(&cwd).is_dir() {
         return Err(fault(RpcCode::InvalidArgument, format!("cwd {cwd:?} is not a directory")));
     }
-    let started = start(&order, &cwd, reaper).map_err(|error| {
-        fault(RpcCode::InvalidArgument, format!("cannot start {:?}: {error}", order.request.process.cmd))
+    let started = start(&spec, &cwd, reaper).map_err(|error| {
+        fault(RpcCode::InvalidArgument, format!("cannot start {:?}: {error}", spec.request.process.cmd))
     })?;
     let process = Arc::new(Process {
         pid: started.pid,
-        config: order.request.process,
-        tag: order.request.tag,
-        feed: Feed::new(),
+        config: spec.request.process,
+        tag: spec.request.tag,
+        output: OutputBroadcast::new(),
         input: Mutex::new(started.input),
         terminal: started.terminal,
         gone: watch::Sender::new(false),
     });
-    if let Some(deadline) = order.deadline {
+    if let Some(deadline) = spec.deadline {
         tokio::spawn(kill_at(deadline, Arc::clone(&process)));
     }
-    tokio::spawn(accompany(Arc::clone(&process), started.exit, started.outputs, follow));
+    tokio::spawn(monitor(Arc::clone(&process), started.exit, started.outputs, on_exit));
     Ok(process)
 }
 
-fn start(order: &Order, cwd: &str, reaper: &Reaper) -> std::io::Result<Started> {
-    let config = &order.request.process;
-    let launch = Launch {
+fn start(spec: &CommandSpec, cwd: &str, reaper: &Reaper) -> std::io::Result<Started> {
+    let config = &spec.request.process;
+    let process = ProcessSpec {
         program: &config.cmd,
         args: &config.args,
-        env: &order.env,
+        env: &spec.env,
         cwd,
-        user: &order.user,
-        spare: Spare::Sooner,
+        user: &spec.user,
+        oom_score: OomScore::Command,
     };
-    match order.request.pty {
-        Some(pty) => on_terminal(&launch, pty.size, reaper),
-        None => on_pipes(&launch, order.request.stdin.unwrap_or(true), reaper),
+    match spec.request.pty {
+        Some(pty) => on_terminal(&process, pty.size, reaper),
+        None => on_pipes(&process, spec.request.stdin.unwrap_or(true), reaper),
     }
 }
 
-fn on_pipes(launch: &Launch<'_>, stdin: bool, reaper: &Reaper) -> std::io::Result<Started> {
+fn on_pipes(spec: &ProcessSpec<'_>, stdin: bool, reaper: &Reaper) -> std::io::Result<Started> {
     let stdin = if stdin { Stdio::piped() } else { Stdio::null() };
     let streams = Streams { stdin, stdout: Stdio::piped(), stderr: Stdio::piped(), terminal: false };
-    let mut child = launch.start(streams)?;
+    let mut child = spec.start(streams)?;
     let pid = Pid::from_child(&child);
-    let exit = reaper.expect(pid);
+    let exit = reaper.subscribe(pid);
     match pipes(&mut child) {
         Ok((input, outputs)) => Ok(Started { pid, exit, input, outputs, terminal: None }),
         Err(error) => {
-            // Nobody could hear it. It is buried as an orphan.
+            // Nobody could hear it. The reaper reaps it as an orphan.
             let _ = kill_process_group(pid, Signal::KILL);
             Err(error)
         }
     }
 }
 
-fn pipes(child: &mut Child) -> std::io::Result<(Input, Vec<Pipe>)> {
-    let input = child.stdin.take().map(Port::new).transpose()?.map_or(Input::Closed, Input::Pipe);
-    let mut outputs: Vec<Pipe> = Vec::new();
+fn pipes(child: &mut Child) -> std::io::Result<(Input, Vec<OutputSource>)> {
+    let input = child.stdin.take().map(AsyncPipe::new).transpose()?.map_or(Input::Closed, Input::Pipe);
+    let mut outputs: Vec<OutputSource> = Vec::new();
     if let Some(stdout) = child.stdout.take() {
-        outputs.push((Arc::new(Port::new(stdout)?), Output::Stdout));
+        outputs.push((Arc::new(AsyncPipe::new(stdout)?), Output::Stdout));
     }
     if let Some(stderr) = child.stderr.take() {
-        outputs.push((Arc::new(Port::new(stderr)?), Output::Stderr));
+        outputs.push((Arc::new(AsyncPipe::new(stderr)?), Output::Stderr));
     }
     Ok((input, outputs))
 }
 
-fn on_terminal(launch: &Launch<'_>, size: PtySize, reaper: &Reaper) -> std::io::Result<Started> {
-    let (terminal, theirs) = open_terminal(launch.user, size)?;
+fn on_terminal(spec: &ProcessSpec<'_>, size: PtySize, reaper: &Reaper) -> std::io::Result<Started> {
+    let (terminal, theirs) = open_terminal(spec.user, size)?;
     let streams = Streams {
         stdin: theirs.try_clone()?.into(),
         stdout: theirs.try_clone()?.into(),
         stderr: theirs.into(),
         terminal: true,
     };
-    let child = launch.start(streams)?;
+    let child = spec.start(streams)?;
     let pid = Pid::from_child(&child);
-    let exit = reaper.expect(pid);
-    let outputs: Vec<Pipe> = vec![(Arc::clone(&terminal), Output::Pty)];
+    let exit = reaper.subscribe(pid);
+    let outputs: Vec<OutputSource> = vec![(Arc::clone(&terminal), Output::Pty)];
     Ok(Started { pid, exit, input: Input::Closed, outputs, terminal: Some(terminal) })
 }
 
 /// A terminal of this size: our end, and the one that the user owns.
-fn open_terminal(user: &User, size: PtySize) -> std::io::Result<(Arc<Port>, OwnedFd)> {
+fn open_terminal(user: &User, size: PtySize) -> std::io::Result<(Arc<AsyncPipe>, OwnedFd)> {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let ours = openpt(flags)?;
     grantpt(&ours)?;
     unlockpt(&ours)?;
     let theirs = ioctl_tiocgptpeer(&ours, flags)?;
     fchown(&theirs, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(user.gid)))?;
-    let terminal = Arc::new(Port::new(ours)?);
+    let terminal = Arc::new(AsyncPipe::new(ours)?);
     set_size(&terminal, size)?;
     Ok((terminal, theirs))
 }
 
-/// Stays with the process until it is buried and its output is told.
-async fn accompany<F: FnOnce(&Process)>(
+/// Waits until the process is reaped and its output is read.
+async fn monitor<F: FnOnce(&Process)>(
     process: Arc<Process>,
     exit: oneshot::Receiver<Exit>,
-    outputs: Vec<Pipe>,
-    follow: Follow<F>,
+    outputs: Vec<OutputSource>,
+    on_exit: OnExit<F>,
 ) {
-    let (told, mut all_told) = mpsc::channel::<()>(1);
-    for (port, wrap) in outputs {
-        let pump = Pump { port, wrap, feed: Arc::clone(&process.feed), gone: process.gone.subscribe() };
-        tokio::spawn(pump.run(told.clone(), Arc::clone(&follow.place)));
+    let (unread, mut all_read) = mpsc::channel::<()>(1);
+    for (pipe, wrap) in outputs {
+        let pump = OutputPump { pipe, wrap, output: Arc::clone(&process.output), gone: process.gone.subscribe() };
+        tokio::spawn(pump.run(unread.clone(), Arc::clone(&on_exit.slot)));
     }
-    drop(told);
-    // The reaper never forgets: no answer means it ended with the guest.
+    drop(unread);
+    // The reaper never forgets: no answer means it ended with this program.
     let exit = exit.await.unwrap_or(Exit::Signal(9));
     process.gone.send_replace(true);
-    let _ = all_told.recv().await;
-    process.feed.end(exit.ended());
-    (follow.ended)(&process);
+    let _ = all_read.recv().await;
+    process.output.end(exit.ended());
+    (on_exit.report)(&process);
     *process.input.lock().await = Input::Closed;
 }
 
@@ -197,42 +194,42 @@ async fn kill_at(deadline: Instant, process: Arc<Process>) {
     }
 }
 
-/// Carries one output of a process into its feed.
-struct Pump {
-    port: Arc<Port>,
+/// Carries one output of a process into its broadcast.
+struct OutputPump {
+    pipe: Arc<AsyncPipe>,
     wrap: fn(Base64) -> Output,
-    feed: Arc<Feed>,
+    output: Arc<OutputBroadcast>,
     gone: watch::Receiver<bool>,
 }
 
-impl Pump {
-    /// `told` is dropped when all the process itself wrote is in the feed. A
-    /// child of it may keep the pipe open for long: its words are read and
-    /// forgotten, and its place stays taken, so that it is not killed by a write.
-    async fn run(mut self, told: mpsc::Sender<()>, place: Arc<OwnedSemaphorePermit>) {
-        let mut buffer = vec![0; PIECE];
+impl OutputPump {
+    /// `unread` is dropped when all the process itself wrote is in the broadcast. A
+    /// child of it may keep the pipe open for long: what it writes is read and
+    /// forgotten, and its slot stays taken, so that it is not killed by a write.
+    async fn run(mut self, unread: mpsc::Sender<()>, slot: Arc<OwnedSemaphorePermit>) {
+        let mut buffer = vec![0; READ_BYTES];
         while let Some(count) = self.read(&mut buffer).await {
-            self.tell(&buffer[..count]).await;
+            self.publish(&buffer[..count]).await;
         }
-        for _ in 0..LAST_PIECES {
-            let Ok(Some(count @ 1..)) = self.port.read_now(&mut buffer) else { break };
-            self.tell(&buffer[..count]).await;
+        for _ in 0..LAST_READS {
+            let Ok(Some(count @ 1..)) = self.pipe.read_now(&mut buffer) else { break };
+            self.publish(&buffer[..count]).await;
         }
-        drop(told);
-        while let Ok(1..) = self.port.read(&mut buffer).await {}
-        drop(place);
+        drop(unread);
+        while let Ok(1..) = self.pipe.read(&mut buffer).await {}
+        drop(slot);
     }
 
     /// The next output; `None` at its end or when the process is gone.
     async fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
         tokio::select! {
             biased;
-            read = self.port.read(buffer) => read.ok().filter(|count| *count > 0),
+            read = self.pipe.read(buffer) => read.ok().filter(|count| *count > 0),
             _ = self.gone.wait_for(|gone| *gone) => None,
         }
     }
 
-    async fn tell(&self, bytes: &[u8]) {
-        self.feed.push((self.wrap)(Base64(bytes.to_vec()))).await;
+    async fn publish(&self, bytes: &[u8]) {
+        self.output.push((self.wrap)(Base64(bytes.to_vec()))).await;
     }
 }

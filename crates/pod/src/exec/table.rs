@@ -8,44 +8,44 @@ use tokio::sync::Semaphore;
 use wire::process::{ListResponse, RpcCode, RpcError, Selector};
 
 use super::process::{Process, fault};
-use super::spawn::{Follow, Order, spawn};
-use crate::reap::Reaper;
+use super::spawn::{CommandSpec, OnExit, spawn};
+use crate::process::Reaper;
 
 /// Commands that run at the same time.
 const MAX_PROCESSES: usize = 32;
 /// Ended commands that can still be attached to.
 const MAX_ENDED: usize = 8;
 
-/// The commands of this guest. Cheap to clone.
+/// The commands of this pod. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Table {
+pub(crate) struct ProcessTable {
     reaper: Reaper,
-    places: Arc<Semaphore>,
-    known: Arc<Mutex<Known>>,
+    slots: Arc<Semaphore>,
+    known: Arc<Mutex<KnownProcesses>>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct KnownProcesses {
     processes: BTreeMap<u32, Arc<Process>>,
     ended: VecDeque<u32>,
 }
 
-impl Table {
+impl ProcessTable {
     /// An empty table.
     pub(crate) fn new(reaper: Reaper) -> Self {
-        Self { reaper, places: Arc::new(Semaphore::new(MAX_PROCESSES)), known: Arc::default() }
+        Self { reaper, slots: Arc::new(Semaphore::new(MAX_PROCESSES)), known: Arc::default() }
     }
 
     /// Starts a command.
     ///
     /// # Errors
-    /// All places are taken, or it cannot be started.
-    pub(crate) fn start(&self, order: Order) -> Result<Arc<Process>, RpcError> {
+    /// All slots are taken, or it cannot be started.
+    pub(crate) fn start(&self, spec: CommandSpec) -> Result<Arc<Process>, RpcError> {
         let full = |_| fault(RpcCode::ResourceExhausted, format!("{MAX_PROCESSES} commands run already"));
-        let place = Arc::new(Arc::clone(&self.places).try_acquire_owned().map_err(full)?);
+        let slot = Arc::new(Arc::clone(&self.slots).try_acquire_owned().map_err(full)?);
         let known = Arc::clone(&self.known);
-        let ended = move |process: &Process| lock(&known).retire(process.number());
-        let process = spawn(order, &self.reaper, Follow { place, ended })?;
+        let report = move |process: &Process| lock(&known).retire(process.number());
+        let process = spawn(spec, &self.reaper, OnExit { slot, report })?;
         lock(&self.known).add(&process);
         Ok(process)
     }
@@ -76,8 +76,8 @@ impl Table {
     }
 }
 
-impl Known {
-    /// A process id may come again; the new bearer takes the place of the old.
+impl KnownProcesses {
+    /// A process id may come again; the new process replaces the old.
     fn add(&mut self, process: &Arc<Process>) {
         self.ended.retain(|pid| *pid != process.number());
         self.processes.insert(process.number(), Arc::clone(process));
@@ -99,6 +99,6 @@ impl Known {
     }
 }
 
-fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
+fn lock(known: &Mutex<KnownProcesses>) -> MutexGuard<'_, KnownProcesses> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }

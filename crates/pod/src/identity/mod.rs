@@ -1,7 +1,9 @@
-//! Who the guest is: checked, then made true, once.
+//! Who the pod is: validated, then made true, once.
 
-mod adopt;
-mod check;
+mod accept;
+mod platform;
+mod validate;
 
-pub(crate) use adopt::{AdoptError, adopt};
-pub(crate) use check::IdentityError;
+pub(crate) use accept::{AcceptError, accept};
+pub(crate) use platform::Platform;
+pub(crate) use validate::{IdentityError, ValidIdentity};

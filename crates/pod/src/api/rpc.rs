@@ -1,0 +1,202 @@
+//! The process protocol's outside (`wire::process`): calls in, answers out.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::BytesMut;
+use futures_util::{Stream, StreamExt as _, stream};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
+use rustix::process::Signal;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use wire::connect::Envelope;
+use wire::process::{
+    KEEPALIVE_HEADER, RpcCode, RpcError, STREAM_TYPE, SelectRequest, SendInputRequest, SendSignalRequest, StartRequest,
+    TIMEOUT_HEADER, UNARY_TYPE, UpdateRequest,
+};
+
+use super::error::locate;
+use crate::agent::{Plan, Pod, user_environment};
+use crate::exec::{CommandSpec, Process, StreamOptions, events, refusal};
+use crate::process::{Accounts, User};
+
+/// The pause before a keepalive, unless the client says.
+const KEEPALIVE: Duration = Duration::from_secs(90);
+/// How long a process may take to read its input, unless the client says.
+const INPUT_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(super) type RpcResult<T> = Result<T, RpcError>;
+
+/// `POST /process.Process/{call}`.
+pub(super) async fn process(
+    State(pod): State<Pod>,
+    Path(call): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let rpc = RpcCall { pod, headers };
+    match call.as_str() {
+        "Start" | "Connect" => rpc.stream(&call, &body),
+        _ => rpc.unary(&call, &body).await,
+    }
+}
+
+pub(super) struct RpcCall {
+    pub(super) pod: Pod,
+    pub(super) headers: HeaderMap,
+}
+
+impl RpcCall {
+    fn stream(&self, call: &str, body: &Bytes) -> Response {
+        if !self.has_type(STREAM_TYPE) {
+            return unsupported(STREAM_TYPE);
+        }
+        let bytes = match self.begin(call, body) {
+            Ok(events) => events.left_stream(),
+            Err(error) => stream::iter([refusal(error)]).right_stream(),
+        };
+        ([(CONTENT_TYPE, STREAM_TYPE)], Body::from_stream(bytes.map(Ok::<_, Infallible>))).into_response()
+    }
+
+    fn begin(&self, call: &str, body: &Bytes) -> RpcResult<impl Stream<Item = Bytes> + Send + use<>> {
+        let full = || fault(RpcCode::ResourceExhausted, "too many streams are open");
+        let permit = self.pod.stream_permit().ok_or_else(full)?;
+        let options = self.options()?;
+        let process = match call {
+            "Start" => self.start(unwrap(body)?, options.deadline)?,
+            _ => self.pod.processes().find(&unwrap::<SelectRequest>(body)?.process)?,
+        };
+        Ok(events(process.number(), process.subscribe(), options, permit))
+    }
+
+    async fn unary(&self, call: &str, body: &Bytes) -> Response {
+        if !self.has_type(UNARY_TYPE) {
+            return unsupported(UNARY_TYPE);
+        }
+        self.answer(call, body).await.unwrap_or_else(|error| failure(&error))
+    }
+
+    async fn answer(&self, call: &str, body: &Bytes) -> RpcResult<Response> {
+        let table = self.pod.processes();
+        match call {
+            "List" => return Ok(Json(table.list()).into_response()),
+            "SendInput" => {
+                let request: SendInputRequest = parse(body)?;
+                table.find(&request.process)?.write(&request.input, self.input_timeout()?).await?;
+            }
+            "CloseStdin" => {
+                let request: SelectRequest = parse(body)?;
+                table.find(&request.process)?.close_input(self.input_timeout()?).await?;
+            }
+            "SendSignal" => {
+                let request: SendSignalRequest = parse(body)?;
+                let signal = match request.signal {
+                    wire::process::Signal::Term => Signal::TERM,
+                    wire::process::Signal::Kill => Signal::KILL,
+                };
+                table.find(&request.process)?.signal(signal)?;
+            }
+            "Update" => {
+                let request: UpdateRequest = parse(body)?;
+                let process = table.find(&request.process)?;
+                request.pty.map_or(Ok(()), |pty| process.resize(pty.size))?;
+            }
+            _ => return Err(fault(RpcCode::Unimplemented, format!("there is no call {call}"))),
+        }
+        Ok(Json(Empty {}).into_response())
+    }
+
+    fn start(&self, request: StartRequest, deadline: Option<Instant>) -> RpcResult<Arc<Process>> {
+        let plan = self.pod.plan().ok_or_else(|| fault(RpcCode::Unavailable, "the pod has no identity yet"))?;
+        if self.pod.is_stopping() {
+            return Err(fault(RpcCode::Unavailable, "the pod is stopping"));
+        }
+        let (user, env) = self.user(&plan)?;
+        let cwd = plan.run.cwd.clone();
+        self.pod.processes().start(CommandSpec { request, user, env, cwd, deadline })
+    }
+
+    /// The agent's user, or the one that E2B's SDKs name by HTTP's basic
+    /// authentication; never root.
+    fn user(&self, plan: &Plan) -> RpcResult<(User, std::collections::BTreeMap<String, wire::Secret>)> {
+        let mut env = plan.env.clone();
+        let Some(name) = basic_user(&self.headers) else { return Ok((plan.user.clone(), env)) };
+        let refused = |error: crate::process::UserError| fault(RpcCode::PermissionDenied, error.to_string());
+        let user = Accounts::read().resolve(&name).map_err(refused)?;
+        let theirs = user_environment(&user, &plan.run.state_dir);
+        env.extend(theirs.into_iter().map(|(name, value)| (name, value.into())));
+        Ok((user, env))
+    }
+
+    fn options(&self) -> RpcResult<StreamOptions> {
+        let keepalive = self.number(KEEPALIVE_HEADER)?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        Ok(StreamOptions {
+            keepalive: keepalive.unwrap_or(KEEPALIVE),
+            deadline: self.timeout()?.map(|left| Instant::now() + left),
+        })
+    }
+
+    fn input_timeout(&self) -> RpcResult<Duration> {
+        Ok(self.timeout()?.unwrap_or(INPUT_TIMEOUT))
+    }
+
+    /// The call's time; 0 is none, as in E2B.
+    pub(super) fn timeout(&self) -> RpcResult<Option<Duration>> {
+        Ok(self.number(TIMEOUT_HEADER)?.filter(|millis| *millis > 0).map(Duration::from_millis))
+    }
+
+    /// Ten digits at most, as Connect has it.
+    fn number(&self, header: &str) -> RpcResult<Option<u64>> {
+        let Some(value) = self.headers.get(header) else { return Ok(None) };
+        let number = value.to_str().ok().filter(|text| text.len() <= 10).and_then(|text| text.parse().ok());
+        number.map(Some).ok_or_else(|| fault(RpcCode::InvalidArgument, format!("{header} is not a number")))
+    }
+
+    pub(super) fn has_type(&self, wanted: &str) -> bool {
+        let given = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        given.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted))
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Empty {}
+
+/// The one message of a stream call's request.
+fn unwrap<T: DeserializeOwned>(body: &Bytes) -> RpcResult<T> {
+    let mut bytes = BytesMut::from(&body[..]);
+    let envelope = Envelope::decode(&mut bytes).map_err(|error| fault(RpcCode::InvalidArgument, error.to_string()))?;
+    let envelope = envelope.ok_or_else(|| fault(RpcCode::InvalidArgument, "the body is not one whole envelope"))?;
+    parse(&envelope.message)
+}
+
+pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> RpcResult<T> {
+    serde_json::from_slice(body).map_err(|error| fault(RpcCode::InvalidArgument, locate(&error)))
+}
+
+fn basic_user(headers: &HeaderMap) -> Option<String> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
+    let text = String::from_utf8(STANDARD.decode(value.trim()).ok()?).ok()?;
+    text.split(':').next().filter(|name| !name.is_empty()).map(str::to_owned)
+}
+
+pub(super) fn unsupported(wanted: &'static str) -> Response {
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, [("accept-post", wanted)]).into_response()
+}
+
+fn failure(error: &RpcError) -> Response {
+    let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, Json(error)).into_response()
+}
+
+pub(super) fn fault(code: RpcCode, message: impl Into<String>) -> RpcError {
+    RpcError { code, message: message.into() }
+}

@@ -1,0 +1,25 @@
+//! An identity in a container: only the state directory is the pod's to make.
+
+use std::os::unix::fs::chown;
+
+use wire::pod::Identity;
+
+use crate::identity::{Platform, ValidIdentity};
+use crate::process::am_root;
+use crate::step::{Context as _, StepError, make_dir};
+
+/// A container that its runtime has set up.
+#[derive(Debug)]
+pub(super) struct Container;
+
+impl Platform for Container {
+    fn apply(&self, identity: &Identity, valid: &ValidIdentity) -> Result<(), StepError> {
+        let state = &identity.run.state_dir;
+        make_dir(state)?;
+        if am_root() {
+            let (uid, gid) = (valid.user.uid, valid.user.gid);
+            chown(state, Some(uid), Some(gid)).context(format_args!("give the agent {state}"))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! Taking an identity: what is left of it is how the agent runs.
+
+use wire::Secret;
+use wire::pod::Identity;
+
+use super::platform::Platform;
+use super::validate::{IdentityError, ValidIdentity, validate};
+use crate::agent::{Plan, environment};
+use crate::process::Accounts;
+use crate::step::{StepError, make_dir};
+
+/// Why an identity was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AcceptError {
+    /// It is wrong.
+    #[error(transparent)]
+    Invalid(#[from] IdentityError),
+    /// The kernel refused a step.
+    #[error("the identity cannot be made true")]
+    Apply(#[from] StepError),
+}
+
+/// Validates an identity and makes it true; gives the token and the plan of the
+/// agent. What else was secret in it is wiped when this returns.
+///
+/// # Errors
+/// It is wrong, or a step failed; the pod waits on then.
+pub(crate) fn accept(identity: Identity, platform: &dyn Platform) -> Result<(Secret, Plan), AcceptError> {
+    let valid = validate(&identity, &Accounts::read())?;
+    platform.apply(&identity, &valid)?;
+    make_dir(&identity.run.cwd)?;
+    let Identity { agent_id, token, run, env, traceparent, .. } = identity;
+    let ValidIdentity { user, stop_signal, .. } = valid;
+    let trace_id = trace_id(traceparent.as_deref()).to_owned();
+    let env = environment(agent_id, &run, &user, env, traceparent);
+    Ok((token, Plan { agent: agent_id, run, trace_id, stop_signal, user, env }))
+}
+
+/// The trace id of a W3C `traceparent`: `version-trace-parent-flags`.
+fn trace_id(traceparent: Option<&str>) -> &str {
+    let id = traceparent.and_then(|text| text.split('-').nth(1)).unwrap_or_default();
+    if id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) { id } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_id_is_taken_from_a_traceparent_and_from_nothing_else() {
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(trace_id(Some(good)), "0af7651916cd43dd8448eb211c80319c");
+        for other in [None, Some(""), Some("00-short-x-01"), Some("nonsense")] {
+            assert_eq!(trace_id(other), "");
+        }
+    }
+}

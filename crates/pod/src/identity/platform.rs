@@ -1,0 +1,18 @@
+//! What differs between the places where this program runs.
+
+use std::fmt::Debug;
+
+use wire::pod::Identity;
+
+use super::validate::ValidIdentity;
+use crate::step::StepError;
+
+/// A machine of the pod's own, or a container that somebody else has set up.
+pub(crate) trait Platform: Debug + Send + Sync {
+    /// Makes true what the identity says about the surroundings, as far as they
+    /// are the pod's, and gives the agent's user its state directory.
+    ///
+    /// # Errors
+    /// The step that the kernel refused; the pod waits on for an identity then.
+    fn apply(&self, identity: &Identity, valid: &ValidIdentity) -> Result<(), StepError>;
+}

@@ -1,0 +1,95 @@
+//! The steps from the kernel's hand-over to a machine that is reachable and has
+//! its disks.
+//!
+//! The cheapest order, measured under emulation: only what the network needs
+//! comes before the link is up and the port listens. The disks are put together
+//! while the node delivers the identity, by the same single thread: no process of
+//! this program's is started before the root is switched, and no thread is left
+//! with another root than the rest.
+
+use std::net::TcpListener;
+
+use tokio::task::yield_now;
+
+use super::disks::Disks;
+use super::error::BootError;
+use super::modules::Modules;
+use super::{disks, mounts, network};
+use crate::step::Context as _;
+use crate::timings::Timings;
+
+/// A machine that can be reached, and has no disks yet.
+#[derive(Debug)]
+pub(super) struct Network {
+    /// Listens on the guest's link, and there alone.
+    pub(super) listener: TcpListener,
+    /// What the disks need.
+    pub(super) modules: Modules,
+}
+
+/// What the kernel's command line asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BootMode {
+    /// Be a guest.
+    Guest,
+    /// Say that this machine boots, and power off.
+    Probe,
+}
+
+impl BootMode {
+    fn parse(command_line: &str) -> Self {
+        if command_line.split_ascii_whitespace().any(|word| word == wire::pod::PROBE) {
+            Self::Probe
+        } else {
+            Self::Guest
+        }
+    }
+}
+
+/// Mounts the kernel's own file systems and learns what is wanted.
+///
+/// # Errors
+/// The step that failed.
+pub(super) fn mount_kernel_file_systems(timings: &mut Timings) -> Result<BootMode, BootError> {
+    timings.time("mounts", mounts::kernel_file_systems)?;
+    let command_line = std::fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")?;
+    Ok(BootMode::parse(&command_line))
+}
+
+/// Makes the machine reachable.
+///
+/// # Errors
+/// The step that failed; the machine is of no use then.
+pub(super) fn bring_up_network(timings: &mut Timings) -> Result<Network, BootError> {
+    let mut modules = Modules::read()?;
+    while !network::link_exists() && modules.load_next(timings)? {}
+    let listener = timings.time("network", network::up)?;
+    Ok(Network { listener, modules })
+}
+
+/// Mounts the disks as one tree and moves onto it. Lets others run between its
+/// steps: whoever connects meanwhile is heard.
+///
+/// # Errors
+/// The step that failed; the machine is of no use then.
+pub(super) async fn mount_disks(mut modules: Modules, timings: &mut Timings) -> Result<Disks, BootError> {
+    while modules.load_next_async(timings)? {
+        yield_now().await;
+    }
+    timings.note("modules", modules.spent());
+    let disks = disks::assemble(timings).await?;
+    timings.time("switch_root", mounts::switch_root)?;
+    timings.milestone("disks");
+    Ok(disks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_word_makes_a_probe() {
+        assert_eq!(BootMode::parse("console=ttyS0 palatine.probe quiet\n"), BootMode::Probe);
+        assert_eq!(BootMode::parse("console=ttyS0 palatine.probed x=palatine.probe\n"), BootMode::Guest);
+    }
+}

@@ -1,0 +1,72 @@
+//! An identity in a machine of its own: clock, entropy, names, the agent's disk.
+
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
+use std::os::unix::fs::chown;
+use std::path::Path;
+
+use domain::AgentId;
+use rustix::system::sethostname;
+use rustix::time::{ClockId, Timespec, clock_settime};
+use wire::pod::{GUEST_ADDRESS, Identity};
+
+use super::disks::DATA;
+use super::entropy;
+use super::mounts::bind;
+use crate::identity::{Platform, ValidIdentity};
+use crate::process::User;
+use crate::step::{Context as _, StepError, make_dir};
+
+const NANOS: u64 = 1_000_000_000;
+
+/// The virtual machine whose PID 1 this is.
+#[derive(Debug)]
+pub(super) struct Machine;
+
+impl Platform for Machine {
+    fn apply(&self, identity: &Identity, valid: &ValidIdentity) -> Result<(), StepError> {
+        set_clock(identity.clock_unix_ns).context("set the clock")?;
+        entropy::add(&valid.entropy)?;
+        set_names(identity.agent_id, &valid.resolvers)?;
+        open_state_dir(&identity.run.state_dir, &valid.user)
+    }
+}
+
+fn set_clock(unix_ns: u64) -> io::Result<()> {
+    let whole = i64::try_from(unix_ns / NANOS).map_err(io::Error::other)?;
+    let rest = i64::try_from(unix_ns % NANOS).map_err(io::Error::other)?;
+    Ok(clock_settime(ClockId::Realtime, Timespec { tv_sec: whole, tv_nsec: rest })?)
+}
+
+/// The machine's name, and whom it asks for those of others.
+fn set_names(agent: AgentId, resolvers: &[IpAddr]) -> Result<(), StepError> {
+    sethostname(agent.to_string().as_bytes()).context("set the host name")?;
+    make_dir("/etc")?;
+    let mut names = String::new();
+    for resolver in resolvers {
+        // Writing to a text does not fail.
+        let _ = writeln!(names, "nameserver {resolver}");
+    }
+    replace("/etc/resolv.conf", &names)?;
+    replace("/etc/hostname", &format!("{agent}\n"))?;
+    replace("/etc/hosts", &format!("127.0.0.1\tlocalhost\n{GUEST_ADDRESS}\t{agent}\n"))
+}
+
+/// Writes a file anew; an image may have a link or a directory's mount point there.
+fn replace(path: &str, text: &str) -> Result<(), StepError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).context(format_args!("replace {path}")),
+        _ => {}
+    }
+    std::fs::write(path, text).context(format_args!("write {path}"))
+}
+
+/// The agent's own directory on its own disk.
+fn open_state_dir(state_dir: &str, user: &User) -> Result<(), StepError> {
+    chown(DATA, Some(user.uid), Some(user.gid)).context("give the agent its disk")?;
+    if Path::new(state_dir) != Path::new(DATA) {
+        bind(DATA, state_dir)?;
+    }
+    Ok(())
+}

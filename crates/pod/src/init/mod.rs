@@ -1,0 +1,15 @@
+//! What only PID 1 of a virtual machine does: mounts, modules, network, clock,
+//! names, power-off.
+
+mod boot;
+mod disks;
+mod entropy;
+mod error;
+mod machine;
+mod modules;
+mod mounts;
+mod network;
+mod power;
+mod run;
+
+pub(crate) use run::run;

@@ -1,0 +1,68 @@
+//! A machine from power on to power off.
+
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustix::time::{ClockId, clock_gettime};
+use wire::pod::GATEWAY_ADDRESS;
+
+use super::boot::{self, BootMode, Network};
+use super::disks::Disks;
+use super::machine::Machine;
+use super::power;
+use crate::process::raise_open_files;
+use crate::session::Session;
+use crate::timings::Timings;
+
+/// Boots, runs the agent, powers off. Comes back only with an error: the end of
+/// PID 1 makes the kernel panic, and a guest's kernel reboots at once.
+///
+/// # Errors
+/// A step of the boot failed, or the kernel refuses to power off.
+pub(crate) fn run(mut timings: Timings) -> anyhow::Result<()> {
+    if let Ok(since_power_on) = Duration::try_from(clock_gettime(ClockId::Boottime)) {
+        timings.note("kernel", since_power_on);
+    }
+    match boot::mount_kernel_file_systems(&mut timings)? {
+        BootMode::Probe => answer_probe()?,
+        BootMode::Guest => {
+            raise_open_files().context("cannot raise the limit of open files")?;
+            let network = boot::bring_up_network(&mut timings)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.context("cannot start the runtime")?.block_on(run_guest(network, timings))?;
+        }
+    }
+    power::off().context("cannot power off")
+}
+
+/// The answer of a machine that only has to show that it boots.
+fn answer_probe() -> anyhow::Result<()> {
+    let mut console =
+        std::fs::OpenOptions::new().write(true).open("/dev/console").context("cannot open the console")?;
+    writeln!(console, "{}", wire::pod::PROBE_ANSWER).context("cannot write to the console")?;
+    rustix::termios::tcdrain(&console).context("cannot drain the console")
+}
+
+async fn run_guest(network: Network, timings: Timings) -> anyhow::Result<()> {
+    let Network { listener, modules } = network;
+    let session = Session::start(listener, IpAddr::V4(GATEWAY_ADDRESS), Arc::new(Machine), timings)?;
+    let mut timings = session.pod().timings();
+    let disks = boot::mount_disks(modules, &mut timings).await?;
+    session.pod().set_up(timings);
+    session.run_agent().await;
+    session.close(power::kill_all).await;
+    flush(&disks);
+    Ok(())
+}
+
+/// Writes out what processes wrote.
+fn flush(disks: &Disks) {
+    rustix::fs::sync();
+    if let Err(error) = disks.remount_read_only() {
+        let error = format!("{:#}", anyhow::Error::from(error));
+        tracing::warn!(error, "a disk could not be made read-only; it is synced");
+    }
+}

@@ -1,0 +1,220 @@
+//! The pod as an ordinary process, as a container's runtime starts it.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use http::Method;
+use needs::needs;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use crate::client::Client;
+use crate::compile::{compile_agent, free_port};
+use crate::{CANARY, PATIENCE, exec, identity};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_pod");
+/// The agent's user.
+const USER: u32 = 1000;
+
+/// A running pod, and the files of its container.
+struct Container {
+    process: Child,
+    dir: TempDir,
+    port: u16,
+    agent_port: u16,
+}
+
+impl Container {
+    /// Starts `pod run` as this user, and takes connections from this address.
+    fn start(user: u32, node: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        chown(dir.path(), Some(user), Some(user)).unwrap();
+        compile_agent(&dir.path().join("agent"));
+        let (port, agent_port) = (free_port(), free_port());
+        let mut command = Command::new(PROGRAM);
+        command.args(["run", "--listen", &format!("127.0.0.1:{port}"), "--node", node]).uid(user).gid(user);
+        let process = command.stdin(Stdio::null()).spawn().unwrap();
+        Self { process, dir, port, agent_port }
+    }
+
+    fn client(&self) -> Client {
+        let bin = self.dir.path().to_str().unwrap().to_owned();
+        Client::of(self.port, Box::leak(bin.into_boxed_str()))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The identity that a guest would get, for this container's paths and port.
+    fn identity(&self, user: &str) -> Value {
+        let mut identity = identity(&[]);
+        let run = &mut identity["run"];
+        run["argv"] = json!([self.path("agent"), "serve", self.agent_port.to_string()]);
+        run["cwd"] = json!(self.path("work"));
+        run["state_dir"] = json!(self.path("state"));
+        run["port"] = json!(self.agent_port);
+        run["user"] = json!(user);
+        identity
+    }
+
+    async fn up(&mut self) -> Client {
+        let client = self.client();
+        let process = &mut self.process;
+        client.until_up(|| assert!(process.try_wait().unwrap().is_none(), "the pod ended")).await;
+        client
+    }
+
+    /// Waits until it has ended by itself.
+    fn wait(&mut self) -> ExitStatus {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(since.elapsed() < PATIENCE, "the pod goes on");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn ready(pod: Client, identity: &Value) {
+    let (status, body) = pod.post("/v1/identity", identity).await;
+    assert_eq!(status, 200, "{body}");
+    let status = pod.status("?until=ready&wait_ms=60000").await;
+    assert_eq!(status["phase"], "ready", "{status}");
+}
+
+/// What the pod must leave as it is: mounts, names, resolvers.
+fn surroundings() -> [String; 4] {
+    ["/proc/self/mountinfo", "/proc/sys/kernel/hostname", "/etc/resolv.conf", "/etc/hosts"]
+        .map(|path| fs::read_to_string(path).unwrap_or_default())
+}
+
+fn runs(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test]
+async fn a_process_takes_an_identity_serves_its_agent_and_ends_with_all_it_started() {
+    needs!(root);
+    let before = surroundings();
+    let mut container = Container::start(0, "127.0.0.1");
+    let pod = container.up().await;
+    assert_eq!(pod.get("/v1/status").await.0, 401, "before the identity nobody has a token");
+    ready(pod, &container.identity("")).await;
+    let (status, body) = pod.post("/v1/identity", &container.identity("")).await;
+    assert_eq!((status.as_u16(), body.contains("wrong_state")), (409, true), "{body}");
+    confines_its_agent(pod, &container).await;
+    exec::runs_commands(pod).await;
+    starts_its_agent_again(pod, &container).await;
+    let left = exec::run(pod, &["leave"]).await.trim().strip_prefix("left ").unwrap().parse().unwrap();
+    assert!(runs(left));
+    let (status, body) = pod.post("/v1/stop", &json!({"grace_ms": 5000})).await;
+    assert_eq!((status.as_u16(), body.contains("stopping")), (200, true), "{body}");
+    assert_eq!(container.wait().code(), Some(0));
+    assert!(!runs(left), "a process is left");
+    assert_eq!(surroundings(), before);
+}
+
+async fn confines_its_agent(pod: Client, container: &Container) {
+    let (_, env) = Client::of_agent(container.agent_port).get("/env").await;
+    let state = container.path("state");
+    let set = format!("PALATINE_STATE_DIR={}", state.display());
+    assert!(env.contains(&format!("HOLDERS_KEY={CANARY}")) && env.contains(&set), "{env}");
+    assert_eq!(fs::metadata(state).unwrap().uid(), USER);
+    let seen = exec::run(pod, &["see"]).await;
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    for line in [
+        "status.Uid=1000 1000 1000 1000",
+        "status.Gid=1000 1000 1000 1000",
+        "status.CapEff=0000000000000000",
+        "status.CapBnd=0000000000000000",
+        "status.NoNewPrivs=1",
+        "write_root=false",
+        &format!("hostname={}", host.trim()),
+        &format!("cwd={}", container.path("work").display()),
+    ] {
+        assert!(seen.lines().any(|seen| seen == line), "{line} is not in {seen}");
+    }
+}
+
+async fn starts_its_agent_again(pod: Client, container: &Container) {
+    let _ = Client::of_agent(container.agent_port).send(Method::GET, "/die", &[], "").await;
+    let again = async {
+        while pod.status("").await["restarts"] != 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        pod.status("?until=ready&wait_ms=60000").await
+    };
+    let status = timeout(PATIENCE, again).await.unwrap();
+    assert_eq!((&status["phase"], &status["last_exit"]), (&json!("ready"), &json!("exit status 7")), "{status}");
+}
+
+#[tokio::test]
+async fn a_signal_to_end_ends_the_agent_first() {
+    needs!(root);
+    let mut container = Container::start(0, "127.0.0.1");
+    let pod = container.up().await;
+    ready(pod, &container.identity("")).await;
+    let follow = pod.send(Method::GET, "/v1/logs?follow=true", &[], "").await.unwrap();
+    kill_process(Pid::from_child(&container.process), Signal::TERM).unwrap();
+    assert_eq!(container.wait().code(), Some(0));
+    // A follower gets the end of the logs, not a broken connection.
+    http_body_util::BodyExt::collect(follow.into_body()).await.unwrap();
+    let agent = Client::of_agent(container.agent_port).send(Method::GET, "/", &[], "").await;
+    assert!(agent.is_err(), "the agent still answers");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_not_root_runs_an_agent_of_its_own_user_and_of_no_other() {
+    needs!(root);
+    let mut container = Container::start(USER, "127.0.0.1");
+    let pod = container.up().await;
+    let (status, body) = pod.post("/v1/identity", &container.identity("4000")).await;
+    assert_eq!((status.as_u16(), body.contains("run.user")), (400, true), "{body}");
+    ready(pod, &container.identity("1000:1000")).await;
+    let seen = exec::run(pod, &["see"]).await;
+    for line in ["status.Uid=1000 1000 1000 1000", "status.CapEff=0000000000000000", "status.NoNewPrivs=1"] {
+        assert!(seen.lines().any(|seen| seen == line), "{line} is not in {seen}");
+    }
+    assert_eq!(pod.post("/v1/stop", &json!({"grace_ms": 1000})).await.0, 200);
+    assert_eq!(container.wait().code(), Some(0));
+}
+
+#[tokio::test]
+async fn nobody_but_the_node_is_let_in() {
+    needs!(root);
+    let container = Container::start(0, "127.0.0.2");
+    let tries = async {
+        // Refused until it listens; from then on taken and closed.
+        while tokio::net::TcpStream::connect(("127.0.0.1", container.port)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        container.client().send(Method::GET, "/health", &[], "").await
+    };
+    let answer = timeout(PATIENCE, tries).await.unwrap();
+    assert!(answer.is_err(), "{answer:?}");
+}
+
+#[test]
+fn what_it_does_not_understand_is_told_and_nothing_is_started() {
+    let output = Command::new(PROGRAM).args(["run", "--listen", "everywhere"]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--listen wants an address") && said.contains("usage: pod"), "{said}");
+}

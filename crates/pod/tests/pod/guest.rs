@@ -1,0 +1,189 @@
+//! A guest from power on to power off.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::{sleep, timeout};
+
+use crate::client::Client;
+use crate::machine::{Disks, Machine};
+use crate::{CANARY, PATIENCE, TOKEN, TRACE, exec, identity, now_ms};
+
+/// What PID 1 may take.
+const MAX_RESIDENT: u64 = 12 << 20;
+
+#[tokio::test]
+async fn a_guest_takes_its_identity_once_runs_its_agent_as_nobody_special_and_powers_off_clean() {
+    let disks = Disks::new();
+    let mut machine = Machine::start(&disks, "");
+    let pod = Client::of(machine.pod, "/bin");
+    pod.until_up(|| machine.check_on()).await;
+    takes_its_identity_once(pod).await;
+    is_ready_and_small(pod).await;
+    keeps_strangers_out(pod, &machine).await;
+    confines_its_agent(pod).await;
+    exec::runs_commands(pod).await;
+    starts_its_agent_again(pod, &machine).await;
+    tells_what_was_said(pod).await;
+    exec::run(pod, &["keep", "this"]).await;
+    powers_off(pod, &mut machine).await;
+    disks.check_clean();
+    assert!(!disks.hold(CANARY) && !disks.hold(TOKEN), "a secret is on a disk");
+    gives_up_in_the_end_and_still_has_its_data(&disks).await;
+}
+
+#[test]
+fn a_probe_says_that_it_booted_and_is_gone() {
+    let disks = Disks::new();
+    let mut machine = Machine::start(&disks, "palatine.probe");
+    machine.until_off();
+    assert!(machine.console().contains("palatine-probe-ok"), "{}", machine.console());
+}
+
+#[test]
+fn a_guest_without_its_disks_is_gone_at_once_and_says_why() {
+    let disks = Disks::new();
+    let mut machine = Machine::start_with(&disks, "", &["base"]);
+    machine.until_off();
+    assert!(machine.console().contains("no disk with the serial \"layer\""), "{}", machine.console());
+}
+
+async fn takes_its_identity_once(pod: Client) {
+    assert_eq!(pod.get("/v1/status").await.0, 401, "before the identity nobody has a token");
+    let mut wrong = identity(&["serve", "8080"]);
+    wrong["run"]["user"] = json!("root");
+    let (status, body) = pod.post("/v1/identity", &wrong).await;
+    assert_eq!(status, 400, "{body}");
+    assert!(body.contains("run.user") && !body.contains(CANARY), "{body}");
+    let (status, body) = pod.post("/v1/identity", &identity(&["serve", "8080"])).await;
+    assert_eq!(status, 200, "{body}");
+    let (status, body) = pod.post("/v1/identity", &identity(&["serve", "8080"])).await;
+    assert_eq!((status.as_u16(), body.contains("wrong_state")), (409, true), "{body}");
+}
+
+async fn is_ready_and_small(pod: Client) {
+    let status = pod.status("?until=ready&wait_ms=60000").await;
+    assert_eq!(status["phase"], "ready", "{status}");
+    println!("{}", serde_json::to_string_pretty(&status).unwrap());
+    let (_, metrics) = pod.get("/metrics").await;
+    let resident = metrics.lines().find_map(|line| line.strip_prefix("pod_resident_bytes ")).unwrap();
+    println!("pod_resident_bytes {resident}");
+    assert!((1..MAX_RESIDENT).contains(&resident.parse().unwrap()), "{metrics}");
+}
+
+async fn keeps_strangers_out(pod: Client, machine: &Machine) {
+    for token in [None, Some("wrong"), Some("")] {
+        for path in ["/v1/status", "/v1/logs", "/metrics"] {
+            let (status, body) = pod.with(token).get(path).await;
+            assert_eq!((status.as_u16(), body.contains("invalid_token")), (401, true), "{path} {token:?} {body}");
+        }
+        let (status, _) = pod.with(token).post("/process.Process/List", &json!({})).await;
+        assert_eq!(status, 401);
+        assert_eq!(pod.with(token).post("/v1/stop", &json!({"grace_ms": 0})).await.0, 401);
+    }
+    let (_, env) = Client::of_agent(machine.agent).get("/env").await;
+    assert!(env.contains(&format!("HOLDERS_KEY={CANARY}")) && env.contains("FROM_IMAGE=yes"), "{env}");
+}
+
+async fn confines_its_agent(pod: Client) {
+    let seen: BTreeMap<String, String> = exec::run(pod, &["see"])
+        .await
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let expected = [
+        ("status.Uid", "1000 1000 1000 1000"),
+        ("status.Gid", "1000 1000 1000 1000"),
+        ("status.Groups", "1000"),
+        ("status.CapEff", "0000000000000000"),
+        ("status.CapBnd", "0000000000000000"),
+        ("status.NoNewPrivs", "1"),
+        ("hostname", "a1b2c3d4-e5f6-7890"),
+        ("resolv", "nameserver 10.200.0.1"),
+        ("env.PALATINE_AGENT_ID", "a1b2c3d4-e5f6-7890"),
+        ("env.HOLDERS_KEY", CANARY),
+        ("cwd", "/work"),
+        ("oom", "500"),
+        ("write_root", "false"),
+        ("write_data", "true"),
+        // Its own process and the agent's, and no other.
+        ("pids", "2"),
+        // Closed as soon as it is open: nobody but the node is let in.
+        ("pod_from_inside", "shut"),
+    ];
+    for (name, value) in expected {
+        assert_eq!(seen.get(name).map(String::as_str), Some(value), "{name} in {seen:#?}");
+    }
+    for hidden in ["init_environ", "init_status", "init_mem"] {
+        assert!(seen[hidden].starts_with("error"), "{hidden}: {}", seen[hidden]);
+    }
+    assert!(seen["if_inet6"].is_empty() || seen["if_inet6"].starts_with("error"), "{}", seen["if_inet6"]);
+    assert!(!seen["cmdline"].contains(CANARY));
+    let off = now_ms().abs_diff(seen["now_ms"].parse().unwrap());
+    assert!(off < 5_000, "the guest's clock is {off} ms off");
+}
+
+async fn starts_its_agent_again(pod: Client, machine: &Machine) {
+    let _ = Client::of_agent(machine.agent).send(http::Method::GET, "/die", &[], "").await;
+    let again = until(pod, |status| status["restarts"] == 1).await;
+    assert_eq!(again["last_exit"], "exit status 7", "{again}");
+    let status = pod.status("?until=ready&wait_ms=60000").await;
+    assert_eq!(status["phase"], "ready", "{status}");
+    assert_eq!(Client::of_agent(machine.agent).get("/ready").await.0, 200);
+}
+
+async fn tells_what_was_said(pod: Client) {
+    let (_, logs) = pod.get("/v1/logs").await;
+    let lines: Vec<Value> = logs.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let said = |stream: &str, text: &str| {
+        lines.iter().any(|line| line["stream"] == stream && line["line"].as_str().unwrap().contains(text))
+    };
+    assert!(said("stdout", "serving on 8080") && said("stderr", "this goes to stderr"), "{logs}");
+    assert!(said("pod", TRACE), "{logs}");
+    assert!(said("pod", "exit status 7") && !logs.contains(CANARY), "{logs}");
+    let last = lines.last().unwrap()["seq"].as_u64().unwrap();
+    assert_eq!(last, lines.len() as u64, "lines are numbered without a gap");
+    assert_eq!(pod.get(&format!("/v1/logs?after={last}")).await.1, "");
+}
+
+async fn powers_off(pod: Client, machine: &mut Machine) {
+    let follow = pod.send(http::Method::GET, "/v1/logs?follow=true", &[], "").await.unwrap();
+    let (status, body) = pod.post("/v1/stop", &json!({"grace_ms": 5000})).await;
+    assert_eq!((status.as_u16(), body.contains("stopping")), (200, true), "{body}");
+    let followed = timeout(PATIENCE, http_body_util::BodyExt::collect(follow.into_body())).await;
+    followed.expect("a follower ends with the guest").unwrap();
+    println!("off after {:?}", machine.until_off());
+    assert!(!machine.console().contains(CANARY), "{}", machine.console());
+}
+
+async fn gives_up_in_the_end_and_still_has_its_data(disks: &Disks) {
+    let mut machine = Machine::start(disks, "");
+    let pod = Client::of(machine.pod, "/bin");
+    pod.until_up(|| machine.check_on()).await;
+    let (status, body) = pod.post("/v1/identity", &identity(&["exit", "1"])).await;
+    assert_eq!(status, 200, "{body}");
+    let status = pod.status("?until=ready&wait_ms=60000").await;
+    assert_eq!((&status["phase"], &status["last_exit"]), (&json!("failed"), &json!("exit status 1")), "{status}");
+    assert!(status["restarts"].as_u64().unwrap() >= 3, "{status}");
+    let seen = exec::run(pod, &["see"]).await;
+    assert!(seen.contains("\nkept=this\n"), "the data disk forgot: {seen}");
+    let (status, _) = pod.post("/v1/stop", &json!({"grace_ms": 0})).await;
+    assert_eq!(status, 200);
+    machine.until_off();
+    disks.check_clean();
+}
+
+async fn until(pod: Client, done: impl Fn(&Value) -> bool) -> Value {
+    let look = async {
+        loop {
+            let status = pod.status("").await;
+            if done(&status) {
+                return status;
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, look).await.expect("the status never came")
+}
