@@ -99,10 +99,11 @@ async fn ready(pod: Client, identity: &Value) {
     assert_eq!(status["phase"], "ready", "{status}");
 }
 
-/// What the pod must leave as it is: mounts, names, resolvers.
-fn surroundings() -> [String; 4] {
-    ["/proc/self/mountinfo", "/proc/sys/kernel/hostname", "/etc/resolv.conf", "/etc/hosts"]
-        .map(|path| fs::read_to_string(path).unwrap_or_default())
+/// What the pod must leave as it is: names and resolvers, and no mount in its folder.
+fn surroundings(dir: &Path) -> ([String; 3], usize) {
+    let files = ["/proc/sys/kernel/hostname", "/etc/resolv.conf", "/etc/hosts"];
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    (files.map(|path| fs::read_to_string(path).unwrap_or_default()), mounts.matches(dir.to_str().unwrap()).count())
 }
 
 fn runs(pid: i32) -> bool {
@@ -112,8 +113,8 @@ fn runs(pid: i32) -> bool {
 #[tokio::test]
 async fn a_process_takes_an_identity_serves_its_agent_and_ends_with_all_it_started() {
     needs!(root);
-    let before = surroundings();
     let mut container = Container::start(0, "127.0.0.1");
+    let before = surroundings(container.dir.path());
     let pod = container.up().await;
     assert_eq!(pod.get("/v1/status").await.0, 401, "before the identity nobody has a token");
     ready(pod, &container.identity("")).await;
@@ -128,7 +129,7 @@ async fn a_process_takes_an_identity_serves_its_agent_and_ends_with_all_it_start
     assert_eq!((status.as_u16(), body.contains("stopping")), (200, true), "{body}");
     assert_eq!(container.wait().code(), Some(0));
     assert!(!runs(left), "a process is left");
-    assert_eq!(surroundings(), before);
+    assert_eq!(surroundings(container.dir.path()), before);
 }
 
 async fn confines_its_agent(pod: Client, container: &Container) {
