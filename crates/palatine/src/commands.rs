@@ -16,27 +16,27 @@ use domain::UnixMillis;
 
 use crate::cli::Target;
 use crate::keypair;
-use crate::up::Rooms;
+use crate::up::StateDir;
 
 /// The gateway if nothing else is known.
 const DEFAULT_GATEWAY: &str = "http://127.0.0.1:8080";
 
 /// The gateway that is meant: named, or the one that runs here, or the usual one.
-pub(crate) fn gateway(target: &Target, rooms: &Rooms) -> Result<String> {
+pub(crate) fn gateway(target: &Target, state: &StateDir) -> Result<String> {
     if let Some(named) = &target.gateway {
         return Ok(named.clone());
     }
-    Ok(rooms.running()?.map_or_else(|| DEFAULT_GATEWAY.to_owned(), |house| house.gateway))
+    Ok(state.running()?.map_or_else(|| DEFAULT_GATEWAY.to_owned(), |stack| stack.gateway))
 }
 
-/// The keypair that is meant: named, or the development holder of the house that
+/// The keypair that is meant: named, or the development holder of the stack that
 /// runs here, or the Solana command line's own.
-pub(crate) fn signer(target: &Target, rooms: &Rooms) -> Result<Keypair> {
+pub(crate) fn signer(target: &Target, state: &StateDir) -> Result<Keypair> {
     if let Some(named) = &target.keypair {
         return keypair::read(named);
     }
     let solana = || Some(std::env::home_dir()?.join(".config/solana/id.json"));
-    let here = rooms.running()?.map(|house| house.holder_keypair);
+    let here = state.running()?.map(|stack| stack.holder_keypair);
     let path: Option<PathBuf> = here.or_else(|| solana().filter(|path| path.is_file()));
     let path = path.context("no keypair: pass --keypair FILE, or make one with: palatine keygen FILE")?;
     keypair::read(&path)

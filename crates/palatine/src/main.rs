@@ -1,4 +1,4 @@
-//! The command line of Palatine: the gateway, the house on one machine, and the
+//! The command line of Palatine: the gateway, the stack on one machine, and the
 //! client.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to people")]
 
@@ -39,11 +39,11 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     let Cli { target, command } = cli;
-    let rooms = || up::Rooms::at(target.state.as_deref());
+    let state = || up::StateDir::at(target.state.as_deref());
     match command {
-        Command::Up(options) => up::up(&rooms()?, &options, target.json)?,
-        Command::Down => up::down(&rooms()?)?,
-        Command::Status { id: None } => return up::status(&rooms()?, target.json),
+        Command::Up(options) => up::up(&state()?, &options, target.json)?,
+        Command::Down => up::down(&state()?)?,
+        Command::Status { id: None } => return up::status(&state()?, target.json),
         Command::Serve(file) => serve::serve(&config::Config::load(file.config.as_deref())?)?,
         Command::Keygen { outfile } => {
             println!("{}", keypair::make(&outfile)?.wallet());
@@ -56,13 +56,13 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "palatine", &mut std::io::stdout());
         }
-        Command::Image { store, command } => commands::image::run(&rooms()?, &store, command, target.json)?,
+        Command::Image { store, command } => commands::image::run(&state()?, &store, command, target.json)?,
         Command::Sign(request) => commands::sign::run(&target, &request)?,
         Command::Wallet { signer, command } => {
-            return block_on(commands::wallet::run(&target, &rooms()?, &signer, command));
+            return block_on(commands::wallet::run(&target, &state()?, &signer, command));
         }
         Command::Vault { signer, command } => {
-            return block_on(commands::vault::run(&target, &rooms()?, &signer, command));
+            return block_on(commands::vault::run(&target, &state()?, &signer, command));
         }
         remote @ (Command::Tiers
         | Command::Spawn(_)
@@ -74,7 +74,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         | Command::Ask(_)
         | Command::Stop { .. }
         | Command::Price(_)
-        | Command::Usage) => return block_on(commands::remote::run(&target, &rooms()?, remote)),
+        | Command::Usage) => return block_on(commands::remote::run(&target, &state()?, remote)),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,9 +13,9 @@ use wire::public::{
 
 use wire::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
 
-use crate::commands::image::Shown;
-use crate::commands::vault::Done;
-use crate::commands::wallet::Shown as Wallet;
+use crate::commands::image::ImageRow;
+use crate::commands::vault::CallOutcome;
+use crate::commands::wallet::WalletInfo;
 
 /// Prints `value` as JSON on one line, or what `people` writes of it.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
@@ -121,7 +121,7 @@ pub(crate) fn status(answer: &StatusResponse, now: UnixMillis) -> String {
 }
 
 /// Rows of a name and a value.
-fn sheet<const N: usize>(rows: [(&str, String); N]) -> String {
+fn key_values<const N: usize>(rows: [(&str, String); N]) -> String {
     let mut table = Table::new();
     table.load_style(NOTHING);
     for (name, value) in rows {
@@ -130,8 +130,8 @@ fn sheet<const N: usize>(rows: [(&str, String); N]) -> String {
     table.to_string()
 }
 
-pub(crate) fn wallet(shown: &Wallet) -> String {
-    sheet([("address", shown.address.clone()), ("keystore", shown.keystore.display().to_string())])
+pub(crate) fn wallet(shown: &WalletInfo) -> String {
+    key_values([("address", shown.address.clone()), ("keystore", shown.keystore.display().to_string())])
 }
 
 pub(crate) fn link(link: &LinkResponse) -> String {
@@ -139,7 +139,7 @@ pub(crate) fn link(link: &LinkResponse) -> String {
 }
 
 pub(crate) fn agent_vault(vault: &AgentVault) -> String {
-    sheet([
+    key_values([
         ("vault", vault.address.to_string()),
         ("state", vault.state.as_str().to_owned()),
         ("owner", vault.owner.to_string()),
@@ -150,7 +150,7 @@ pub(crate) fn agent_vault(vault: &AgentVault) -> String {
 
 pub(crate) fn vault(vault: &VaultResponse) -> String {
     let credits: Vec<String> = vault.credits.iter().map(|(who, amount)| format!("{amount} to {who}")).collect();
-    sheet([
+    key_values([
         ("vault", vault.address.to_string()),
         ("agent", vault.pod_id.clone()),
         ("owner", vault.owner.to_string()),
@@ -177,7 +177,7 @@ pub(crate) fn tasks(answer: &TasksResponse) -> String {
     table.to_string()
 }
 
-pub(crate) fn done(done: &Done) -> String {
+pub(crate) fn done(done: &CallOutcome) -> String {
     let task = done.task.map(|task| format!(" {task}")).unwrap_or_default();
     let tx = done.tx.map(|tx| format!(" in {tx}")).unwrap_or_default();
     format!("{}{task}{tx}", done.what)
@@ -232,7 +232,7 @@ pub(crate) fn change(change: &StateChange) -> String {
     format!("{} {}{reason}", change.at, change.state)
 }
 
-pub(crate) fn images(list: &[Shown]) -> String {
+pub(crate) fn images(list: &[ImageRow]) -> String {
     let mut table = table(["NAME", "DISK", "PORT", "DIGEST"]);
     for image in list {
         let names = if image.names.is_empty() { "-".to_owned() } else { image.names.join(" ") };

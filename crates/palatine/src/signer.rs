@@ -10,7 +10,7 @@ use identity::Identity;
 use secrecy::SecretString;
 
 use crate::cli::Signer;
-use crate::up::{House, Rooms};
+use crate::up::{LocalStack, StateDir};
 
 /// The variable that may hold the password, for machines.
 const PASSWORD: &str = "PALATINE_PASSWORD";
@@ -19,21 +19,21 @@ const MAX_PASSWORD: u64 = 4096;
 
 /// Where the key and its password lie.
 #[derive(Clone, Debug)]
-pub(crate) struct KeyPlace {
+pub(crate) struct KeystoreLocation {
     pub(crate) keystore: PathBuf,
     password_file: Option<PathBuf>,
 }
 
-impl KeyPlace {
-    /// The place that is meant: named, or the development owner of the house that
+impl KeystoreLocation {
+    /// The place that is meant: named, or the development owner of the stack that
     /// runs here.
-    pub(crate) fn find(signer: &Signer, rooms: &Rooms) -> Result<Option<Self>> {
+    pub(crate) fn find(signer: &Signer, state: &StateDir) -> Result<Option<Self>> {
         if let Some(keystore) = &signer.keystore {
             return Ok(Some(Self { keystore: keystore.clone(), password_file: signer.password_file.clone() }));
         }
         let owner =
-            |house: House| Self { keystore: house.owner_keystore, password_file: Some(house.owner_password_file) };
-        Ok(rooms.running()?.map(owner))
+            |stack: LocalStack| Self { keystore: stack.owner_keystore, password_file: Some(stack.owner_password_file) };
+        Ok(state.running()?.map(owner))
     }
 
     /// The key.
@@ -44,9 +44,9 @@ impl KeyPlace {
 }
 
 /// The key that is meant.
-pub(crate) fn open(signer: &Signer, rooms: &Rooms) -> Result<Identity> {
-    let place = KeyPlace::find(signer, rooms)?;
-    place.context("no EVM key: pass --keystore FILE, or make one with: palatine wallet new FILE")?.open()
+pub(crate) fn open(signer: &Signer, state: &StateDir) -> Result<Identity> {
+    let location = KeystoreLocation::find(signer, state)?;
+    location.context("no EVM key: pass --keystore FILE, or make one with: palatine wallet new FILE")?.open()
 }
 
 /// The password: from the file, the variable, or whoever sits there.

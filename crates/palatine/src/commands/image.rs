@@ -13,30 +13,30 @@ use serde::Serialize;
 use crate::cli::{Image, Store};
 use crate::config::Config;
 use crate::output::{self, show};
-use crate::up::{Rooms, Step};
+use crate::up::{StateDir, Step};
 
 /// An image, as `--json` shows it.
 #[derive(Serialize)]
-pub(crate) struct Shown {
+pub(crate) struct ImageRow {
     pub(crate) digest: ImageDigest,
     pub(crate) names: Vec<String>,
     pub(crate) disk_bytes: u64,
     pub(crate) port: u16,
 }
 
-impl From<&Listed> for Shown {
+impl From<&Listed> for ImageRow {
     fn from(listed: &Listed) -> Self {
         let image = &listed.image;
         Self { digest: image.digest, names: listed.names.clone(), disk_bytes: image.disk_bytes, port: image.run.port }
     }
 }
 
-pub(crate) fn run(rooms: &Rooms, named: &Store, command: Image, json: bool) -> Result<()> {
-    let place = Place::find(rooms, named)?;
-    eprintln!("The image store: {}", place.images.store.display());
-    let store = ImageStore::open(&place.images).context("open the image store (root keeps it)")?;
-    let taken = |name: String, image: image::Image| {
-        let shown = Shown::from(&Listed { names: vec![name], image });
+pub(crate) fn run(state: &StateDir, named: &Store, command: Image, json: bool) -> Result<()> {
+    let location = StoreLocation::find(state, named)?;
+    eprintln!("The image store: {}", location.images.store.display());
+    let store = ImageStore::open(&location.images).context("open the image store (root keeps it)")?;
+    let imported = |name: String, image: image::Image| {
+        let shown = ImageRow::from(&Listed { names: vec![name], image });
         show(json, &shown, |shown| format!("{} {}", shown.names.join(" "), shown.digest))
     };
     match command {
@@ -44,27 +44,27 @@ pub(crate) fn run(rooms: &Rooms, named: &Store, command: Image, json: bool) -> R
             let step = Step::start("Importing the image");
             let image = store.import(&path, &name, &step)?;
             step.done();
-            taken(name, image)?;
+            imported(name, image)?;
         }
         Image::Pull { reference, name } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let step = Arc::new(Step::start("Pulling the image"));
             let image = runtime.block_on(store.pull(&reference, Some(&name), None, step.clone()))?;
             step.finish();
-            taken(name, image)?;
+            imported(name, image)?;
         }
         Image::Build { dir, name } => {
             let step = Step::start("Building the image");
             let image = store.build(&dir, None, &name, &step)?;
             step.done();
-            taken(name, image)?;
+            imported(name, image)?;
         }
         Image::Ls => {
-            let shown: Vec<Shown> = store.list()?.iter().map(Shown::from).collect();
+            let shown: Vec<ImageRow> = store.list()?.iter().map(ImageRow::from).collect();
             show(json, &shown, |shown| output::images(shown))?;
         }
         Image::Rm { name } => {
-            let removed = store.remove(&name, &place.in_use()?)?;
+            let removed = store.remove(&name, &location.in_use()?)?;
             println!("{name} ({}): {} MiB freed", removed.digest, removed.freed_bytes / (1024 * 1024));
         }
     }
@@ -72,24 +72,24 @@ pub(crate) fn run(rooms: &Rooms, named: &Store, command: Image, json: bool) -> R
 }
 
 /// Which store is meant, and who may use its images.
-struct Place {
+struct StoreLocation {
     images: image::Config,
     /// The socket of the node that serves it; nobody's when only a folder was named.
     node: Option<PathBuf>,
 }
 
-impl Place {
-    /// The store that was named; else that of the house which runs here, to which
+impl StoreLocation {
+    /// The store that was named; else that of the stack which runs here, to which
     /// `spawn` goes as well; else that of the machine's own configuration. There is no
     /// other: an image in a store that nobody serves cannot be spawned.
-    fn find(rooms: &Rooms, named: &Store) -> Result<Self> {
+    fn find(state: &StateDir, named: &Store) -> Result<Self> {
         if let Some(dir) = &named.store {
             let store = std::path::absolute(dir).with_context(|| format!("find {}", dir.display()))?;
             return Ok(Self { images: image::Config { store, ..image::Config::default() }, node: None });
         }
         let meant = match &named.config {
             Some(named) => Some(named.clone()),
-            None => rooms.running()?.map(|house| house.config),
+            None => state.running()?.map(|stack| stack.config),
         };
         let Some(file) = meant.or_else(|| Config::find(None)) else {
             bail!(
@@ -142,8 +142,8 @@ mod tests {
     fn case_image_store_a_named_store_is_the_one_that_is_meant() {
         rustls::crypto::ring::default_provider().install_default().ok();
         let dir = tempfile::tempdir().unwrap();
-        let rooms = Rooms::at(Some(&dir.path().join("state"))).unwrap();
-        let store = |words: &[&str]| Place::find(&rooms, &named(words)).unwrap().images.store;
+        let state = StateDir::at(Some(&dir.path().join("state"))).unwrap();
+        let store = |words: &[&str]| StoreLocation::find(&state, &named(words)).unwrap().images.store;
         let folder = dir.path().join("images");
         assert_eq!(store(&["ls", "--store", folder.to_str().unwrap()]), folder);
         let file = dir.path().join("palatine.toml");

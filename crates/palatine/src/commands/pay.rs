@@ -12,20 +12,20 @@ use x402::{BuyError, Buyer, Paying, SignError, SignHash, Tokens};
 use super::now;
 use crate::cli::Signer;
 use crate::signer::open;
-use crate::up::Rooms;
+use crate::up::StateDir;
 
 /// Who pays, how much at most, and what was paid.
-pub(crate) struct Purse<'a> {
+pub(crate) struct LimitedPayer<'a> {
     signer: &'a Signer,
-    rooms: &'a Rooms,
+    state: &'a StateDir,
     most: Option<Usdc>,
     paying: Mutex<Option<Paying>>,
 }
 
 /// A key that is opened only when something is to be signed.
-struct Payer(Identity);
+struct KeySigner(Identity);
 
-impl SignHash for Payer {
+impl SignHash for KeySigner {
     fn address(&self) -> Address {
         self.0.address()
     }
@@ -36,9 +36,9 @@ impl SignHash for Payer {
 }
 
 /// Stands for a key while the price is only looked at.
-struct Nobody;
+struct NoSigner;
 
-impl SignHash for Nobody {
+impl SignHash for NoSigner {
     fn address(&self) -> Address {
         Address::ZERO
     }
@@ -48,17 +48,17 @@ impl SignHash for Nobody {
     }
 }
 
-impl<'a> Purse<'a> {
-    pub(crate) fn new(signer: &'a Signer, rooms: &'a Rooms, most: Option<Usdc>) -> Self {
-        Self { signer, rooms, most, paying: Mutex::new(None) }
+impl<'a> LimitedPayer<'a> {
+    pub(crate) fn new(signer: &'a Signer, state: &'a StateDir, most: Option<Usdc>) -> Self {
+        Self { signer, state, most, paying: Mutex::new(None) }
     }
 
-    /// The tokens that may be paid in: USDC on Cronos, and the token of the house
+    /// The tokens that may be paid in: USDC on Cronos, and the token of the stack
     /// that runs here.
     fn tokens(&self) -> anyhow::Result<Arc<Tokens>> {
         let mut config = x402::Config::default();
-        if let Some(house) = self.rooms.running()? {
-            config.tokens.push(house.token());
+        if let Some(stack) = self.state.running()? {
+            config.tokens.push(stack.token());
         }
         Ok(Arc::new(config.tokens()))
     }
@@ -70,7 +70,7 @@ impl<'a> Purse<'a> {
         getrandom::fill(&mut nonce)?;
         let nonce = B256::from(nonce);
         let Some(most) = self.most else {
-            let look = Buyer::new(Nobody, self.tokens()?, most_s).pay(headers, body, Usdc::ZERO, now_s, nonce);
+            let look = Buyer::new(NoSigner, self.tokens()?, most_s).pay(headers, body, Usdc::ZERO, now_s, nonce);
             return Err(match look {
                 Err(BuyError::TooDear { asked, .. }) => {
                     format!("it costs {asked} USDC: pass --pay-up-to {asked}").into()
@@ -79,12 +79,12 @@ impl<'a> Purse<'a> {
                 Ok(_) => "it asks for a payment of nothing".into(),
             });
         };
-        let payer = Payer(open(self.signer, self.rooms)?);
-        Ok(Buyer::new(payer, self.tokens()?, most_s).pay(headers, body, most, now_s, nonce)?)
+        let signer = KeySigner(open(self.signer, self.state)?);
+        Ok(Buyer::new(signer, self.tokens()?, most_s).pay(headers, body, most, now_s, nonce)?)
     }
 }
 
-impl client::Payer for Purse<'_> {
+impl client::Payer for LimitedPayer<'_> {
     fn pay(&self, headers: &HeaderMap, body: &[u8]) -> Result<(HeaderName, HeaderValue), Box<dyn Error + Send + Sync>> {
         let paying = self.sign(headers, body)?;
         let header = paying.header.clone();

@@ -16,29 +16,29 @@ use wire::public::{AgentsResponse, SpawnRequest};
 use wire::vault::Prices;
 use wire::{Environment, Secret};
 
-use super::pay::Purse;
+use super::pay::LimitedPayer;
 use super::{gateway, now, signer};
 use crate::cli::{Ask, Command, EnvEntry, Exec, Logs, Price, Signer, Spawn, Target};
 use crate::failure::Exit;
 use crate::output::{self, show};
-use crate::signer::KeyPlace;
+use crate::signer::KeystoreLocation;
 use crate::tokens::Keyring;
-use crate::up::Rooms;
+use crate::up::StateDir;
 
 /// One run of a command.
 struct Session<'a> {
     target: &'a Target,
-    rooms: &'a Rooms,
+    state: &'a StateDir,
     client: Public,
     tokens: Keyring,
     json: bool,
 }
 
-pub(crate) async fn run(target: &Target, rooms: &Rooms, command: Command) -> Result<ExitCode> {
-    let client = Public::new(&gateway(target, rooms)?)?;
+pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> Result<ExitCode> {
+    let client = Public::new(&gateway(target, state)?)?;
     let unsigned = matches!(command, Command::Tiers);
-    let client = if unsigned { client } else { client.signed_by(signer(target, rooms)?) };
-    let session = Session { target, rooms, client, tokens: Keyring::at(rooms.tokens()), json: target.json };
+    let client = if unsigned { client } else { client.signed_by(signer(target, state)?) };
+    let session = Session { target, state, client, tokens: Keyring::at(state.tokens()), json: target.json };
     match command {
         Command::Tiers => show(session.json, &session.client.tiers().await?, output::tiers)?,
         Command::Spawn(options) => session.spawn(options).await?,
@@ -92,7 +92,7 @@ impl Session<'_> {
     /// Has the new agent's vault deployed, where a chain is configured, the wallet is
     /// linked to an owner and the owner's key is at hand. The agent works without.
     async fn give_vault(&self, agent: AgentId, unwanted: bool, signer: &Signer) -> Result<()> {
-        if unwanted || KeyPlace::find(signer, self.rooms)?.is_none() {
+        if unwanted || KeystoreLocation::find(signer, self.state)?.is_none() {
             return Ok(());
         }
         match self.client.my_link().await {
@@ -102,7 +102,7 @@ impl Session<'_> {
             }
             Err(error) => return Err(error.into()),
         }
-        super::vault::deploy_after_spawn(self.target, self.rooms, signer, agent).await.with_context(|| {
+        super::vault::deploy_after_spawn(self.target, self.state, signer, agent).await.with_context(|| {
             format!("the agent runs, and its vault is not deployed; try again: palatine vault deploy {agent}")
         })
     }
@@ -146,8 +146,8 @@ impl Session<'_> {
             client::Command { argv: options.argv, cwd: options.cwd, envs: BTreeMap::new(), stdin: options.stdin };
         let interrupted = interrupted()?;
         let process = self.client.exec(options.id, &command).await?;
-        let input = options.stdin.then(|| own(&std::io::stdin())).transpose()?;
-        let (out, err) = (own(&std::io::stdout())?, own(&std::io::stderr())?);
+        let input = options.stdin.then(|| own_stream(&std::io::stdin())).transpose()?;
+        let (out, err) = (own_stream(&std::io::stdout())?, own_stream(&std::io::stderr())?);
         let exit = process.run(input, out, err, interrupted).await?;
         if exit.signal.is_some() || exit.code.is_none() {
             eprintln!("error: the command ended: {}", exit.status);
@@ -162,8 +162,8 @@ impl Session<'_> {
         };
         let token = options.token.map(Secret::from).or_else(|| self.tokens.find(options.id));
         let question = Question { model: options.model, text: options.question };
-        let purse = Purse::new(&options.signer, self.rooms, options.pay_up_to);
-        let mut words = self.client.ask(&Door { url, token }, &question, Some(&purse)).await?;
+        let payer = LimitedPayer::new(&options.signer, self.state, options.pay_up_to);
+        let mut words = self.client.ask(&Door { url, token }, &question, Some(&payer)).await?;
         let mut out = std::io::stdout();
         while let Some(word) = words.next().await {
             out.write_all(word?.as_bytes())?;
@@ -190,7 +190,7 @@ fn interrupted() -> Result<impl Future<Output = ()>> {
 }
 
 /// One of our own streams, for tokio.
-fn own(stream: &impl AsFd) -> Result<tokio::fs::File> {
+fn own_stream(stream: &impl AsFd) -> Result<tokio::fs::File> {
     let copy = stream.as_fd().try_clone_to_owned().context("take our own input or output")?;
     Ok(tokio::fs::File::from_std(copy.into()))
 }

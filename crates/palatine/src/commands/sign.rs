@@ -5,14 +5,14 @@ use auth::Request;
 
 use super::{gateway, now, signer};
 use crate::cli::{Sign, Target};
-use crate::up::Rooms;
+use crate::up::StateDir;
 
 pub(crate) fn run(target: &Target, request: &Sign) -> Result<()> {
-    let rooms = Rooms::at(target.state.as_deref())?;
-    let keypair = signer(target, &rooms)?;
+    let state = StateDir::at(target.state.as_deref())?;
+    let keypair = signer(target, &state)?;
     let (gateway, path) = match split(&request.url) {
         Some((gateway, path)) => (gateway.to_owned(), path),
-        None => (gateway(target, &rooms)?, request.url.as_str()),
+        None => (gateway(target, &state)?, request.url.as_str()),
     };
     let name = client::gateway_name(&gateway)?;
     let signed = Request { method: &request.method, path, body: request.body.as_bytes() };

@@ -24,7 +24,7 @@ use super::{gateway, now, signer as holder};
 use crate::cli::{CreateTask, Signer, Target, TaskName, Vault, VaultName};
 use crate::output::{self, show};
 use crate::signer::open;
-use crate::up::{House, Rooms};
+use crate::up::{LocalStack, StateDir};
 
 /// Gas for a vault's own work in a relayed call.
 const GAS: u64 = 300_000;
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// How often a vault on its way is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long what is on the chain may be unknown to the gateway's books.
-const HEARD_LIMIT: Duration = Duration::from_secs(15);
+const INDEX_LIMIT: Duration = Duration::from_secs(15);
 /// How long a vault may be on its way before we say so.
 const DEPLOY_LIMIT: Duration = Duration::from_secs(120);
 /// The largest result that is hashed.
@@ -45,7 +45,7 @@ const MAX_RESULT: u64 = 64 * 1024 * 1024;
 
 /// What came of a call.
 #[derive(Debug, Serialize)]
-pub(crate) struct Done {
+pub(crate) struct CallOutcome {
     /// What was done.
     pub(crate) what: &'static str,
     /// The task, where it is about one.
@@ -57,31 +57,36 @@ pub(crate) struct Done {
 }
 
 /// One run of a command.
-struct Desk<'a> {
+struct VaultSession<'a> {
     target: &'a Target,
-    rooms: &'a Rooms,
+    state: &'a StateDir,
     signer: &'a Signer,
     url: String,
     client: Public,
 }
 
-pub(crate) async fn run(target: &Target, rooms: &Rooms, signer: &Signer, command: Vault) -> Result<ExitCode> {
-    let url = gateway(target, rooms)?;
-    let desk = Desk { client: Public::new(&url)?, target, rooms, signer, url };
-    desk.run(command).await?;
+pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, command: Vault) -> Result<ExitCode> {
+    let url = gateway(target, state)?;
+    let session = VaultSession { client: Public::new(&url)?, target, state, signer, url };
+    session.run(command).await?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Has the vault of an agent that was just spawned deployed, if a key is known.
-pub(crate) async fn deploy_after_spawn(target: &Target, rooms: &Rooms, signer: &Signer, agent: AgentId) -> Result<()> {
-    let url = gateway(target, rooms)?;
-    let desk = Desk { client: Public::new(&url)?, target, rooms, signer, url };
-    let vault = desk.sign_for(agent).await?;
+pub(crate) async fn deploy_after_spawn(
+    target: &Target,
+    state: &StateDir,
+    signer: &Signer,
+    agent: AgentId,
+) -> Result<()> {
+    let url = gateway(target, state)?;
+    let session = VaultSession { client: Public::new(&url)?, target, state, signer, url };
+    let vault = session.sign_for(agent).await?;
     eprintln!("vault {} ({})", vault.address, vault.state.as_str());
     Ok(())
 }
 
-impl Desk<'_> {
+impl VaultSession<'_> {
     async fn run(&self, command: Vault) -> Result<()> {
         let json = self.target.json;
         match command {
@@ -91,7 +96,7 @@ impl Desk<'_> {
                 let tasks = self.client.tasks(self.address(vault).await?).await?;
                 Ok(show(json, &tasks, output::tasks)?)
             }
-            Vault::Create(wish) => self.create(&wish).await,
+            Vault::Create(task) => self.create(&task).await,
             Vault::Submit { task, result } => self.submit(&task, result.as_deref()).await,
             Vault::Decline { task } => self.decline(&task).await,
             Vault::Complete { task, pay } => self.complete(&task, pay).await,
@@ -137,7 +142,7 @@ impl Desk<'_> {
 
     /// The gateway's client, signing as the holder.
     fn holder(&self) -> Result<Public> {
-        Ok(self.client.clone().signed_by(holder(self.target, self.rooms)?))
+        Ok(self.client.clone().signed_by(holder(self.target, self.state)?))
     }
 
     async fn address(&self, vault: VaultName) -> Result<Address> {
@@ -156,7 +161,7 @@ impl Desk<'_> {
         let find = async || -> Result<Option<Task>> {
             Ok(self.client.tasks(vault).await?.tasks.into_iter().find(|task| task.id == name.task.0))
         };
-        let limit = Instant::now() + HEARD_LIMIT;
+        let limit = Instant::now() + INDEX_LIMIT;
         let mut found = find().await?;
         while found.is_none() && Instant::now() < limit {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -167,11 +172,11 @@ impl Desk<'_> {
 
     /// Asks until the gateway has read the chain so far; what is new there is not in
     /// its books at once.
-    async fn heard<T, F>(&self, ask: impl Fn() -> F) -> Result<T, ClientError>
+    async fn once_indexed<T, F>(&self, ask: impl Fn() -> F) -> Result<T, ClientError>
     where
         F: Future<Output = Result<T, ClientError>>,
     {
-        let limit = Instant::now() + HEARD_LIMIT;
+        let limit = Instant::now() + INDEX_LIMIT;
         loop {
             match ask().await {
                 Err(ClientError::Refused(refused))
@@ -187,7 +192,7 @@ impl Desk<'_> {
     /// The chain, once we have seen that its token is one we know.
     async fn chain(&self) -> Result<ChainResponse> {
         let chain = self.client.chain().await?;
-        known_token(&chain, self.rooms.running()?.as_ref())?;
+        known_token(&chain, self.state.running()?.as_ref())?;
         Ok(chain)
     }
 
@@ -200,7 +205,7 @@ impl Desk<'_> {
             vault = holder.agent_vault(agent).await?;
         }
         if vault.state == VaultState::Deployed {
-            self.heard(|| self.client.vault(vault.address)).await?;
+            self.once_indexed(|| self.client.vault(vault.address)).await?;
         }
         show(self.target.json, &vault, output::agent_vault)?;
         if vault.state == VaultState::Failed {
@@ -216,7 +221,7 @@ impl Desk<'_> {
         if matches!(vault.state, VaultState::Deployed | VaultState::Deploying) {
             return Ok(vault);
         }
-        let owner = open(self.signer, self.rooms)?;
+        let owner = open(self.signer, self.state)?;
         if owner.address() != vault.owner {
             bail!("your wallet is linked to {}, and the key is {}'s: pass --keystore", vault.owner, owner.address());
         }
@@ -229,17 +234,17 @@ impl Desk<'_> {
             deadline: U256::from(deadline),
         };
         let signature = owner.sign_hash_sync(&digest(&message, &factory_domain(&evm))).context("sign for the vault")?;
-        let wish = DeployRequest { deadline, signature: Bytes::from(signature.as_bytes()).to_string() };
-        Ok(holder.deploy_vault(agent, &wish).await?)
+        let request = DeployRequest { deadline, signature: Bytes::from(signature.as_bytes()).to_string() };
+        Ok(holder.deploy_vault(agent, &request).await?)
     }
 
-    async fn create(&self, wish: &CreateTask) -> Result<()> {
+    async fn create(&self, task: &CreateTask) -> Result<()> {
         let chain = self.chain().await?;
-        let vault = self.vault(wish.vault).await?;
-        let creator = open(self.signer, self.rooms)?;
+        let vault = self.vault(task.vault).await?;
+        let creator = open(self.signer, self.state)?;
         let evm = config(&chain);
         let now = self.now_s()?;
-        let terms = terms(wish, &vault, creator.address(), now, random()?);
+        let terms = terms(task, &vault, creator.address(), now, random()?);
         let window = Window { after: now.saturating_sub(BACKDATED_S), before: now + WINDOW_S };
         let payment = task_payment(&evm, vault.address, &terms, window);
         let domain = chain::evm::typed::token_domain(&evm, &chain.usdc_version);
@@ -247,30 +252,30 @@ impl Desk<'_> {
         let call = calls::create_task_with_authorization(
             vault.address,
             &terms,
-            &wish.metadata,
+            &task.metadata,
             window,
             Bytes::from(signature.as_bytes()),
         );
         let id = task_id(&evm, vault.address, &terms);
         let relayed = self.remote(&chain)?.call(party(&creator), &call, &self.purse()?).await?;
         if relayed.success
-            && let Err(error) = self.task(&TaskName { vault: wish.vault, task: id }).await
+            && let Err(error) = self.task(&TaskName { vault: task.vault, task: id }).await
         {
             // Created it is; only the next command may not find it yet.
             eprintln!("The gateway has not read it from the chain yet: {error:#}");
         }
-        self.tell("created", Some(id), relayed)
+        self.show_relayed("created", Some(id), relayed)
     }
 
     async fn submit(&self, name: &TaskName, result: Option<&Path>) -> Result<()> {
         let work = SubmitRequest { result_hash: hash_of(result)? };
         let done = self.holder()?.submit(self.agent_of(name).await?, name.task, &work).await?;
-        self.told("submitted", name.task, &done)
+        self.show_transaction("submitted", name.task, &done)
     }
 
     async fn decline(&self, name: &TaskName) -> Result<()> {
         let done = self.holder()?.decline(self.agent_of(name).await?, name.task).await?;
-        self.told("declined", name.task, &done)
+        self.show_transaction("declined", name.task, &done)
     }
 
     /// The agent whose vault is meant: its name is the vault's.
@@ -291,7 +296,7 @@ impl Desk<'_> {
 
     async fn withdraw(&self, vault: VaultName, amount: Option<Usdc>, to: Option<Address>, credit: bool) -> Result<()> {
         let vault = self.vault(vault).await?;
-        let signer = open(self.signer, self.rooms)?;
+        let signer = open(self.signer, self.state)?;
         let own = signer.address();
         let owed = vault.credits.get(&own).copied().unwrap_or_default();
         let amount = amount.unwrap_or(if credit { owed } else { vault.available_balance });
@@ -306,23 +311,23 @@ impl Desk<'_> {
         };
         let chain = self.chain().await?;
         let relayed = self.relay(&chain, &signer, &call).await?;
-        self.tell("withdrawn", None, relayed)
+        self.show_relayed("withdrawn", None, relayed)
     }
 
     /// A call that must be the signer's own.
     async fn as_signer(&self, what: &'static str, task: Option<TaskId>, call: &Call) -> Result<()> {
         let chain = self.chain().await?;
-        let signer = open(self.signer, self.rooms)?;
+        let signer = open(self.signer, self.state)?;
         let relayed = self.relay(&chain, &signer, call).await?;
-        self.tell(what, task, relayed)
+        self.show_relayed(what, task, relayed)
     }
 
     /// A call that anyone may make; the key would only pay a fee, if one is asked.
     async fn as_anyone(&self, what: &'static str, task: TaskId, call: &Call) -> Result<()> {
         let chain = self.chain().await?;
-        let signer = open(self.signer, self.rooms)?;
+        let signer = open(self.signer, self.state)?;
         let relayed = self.remote(&chain)?.call(party(&signer), call, &self.purse()?).await?;
-        self.tell(what, Some(task), relayed)
+        self.show_relayed(what, Some(task), relayed)
     }
 
     async fn relay(&self, chain: &ChainResponse, signer: &Identity, call: &Call) -> Result<Relayed> {
@@ -363,14 +368,14 @@ impl Desk<'_> {
         Ok(now()?.0 / 1000)
     }
 
-    fn told(&self, what: &'static str, task: TaskId, done: &wire::vault::TxResponse) -> Result<()> {
+    fn show_transaction(&self, what: &'static str, task: TaskId, done: &wire::vault::TxResponse) -> Result<()> {
         if !done.success {
             eprintln!("It is on its way, and not confirmed yet.");
         }
-        Ok(show(self.target.json, &Done { what, task: Some(task), tx: Some(done.tx) }, output::done)?)
+        Ok(show(self.target.json, &CallOutcome { what, task: Some(task), tx: Some(done.tx) }, output::done)?)
     }
 
-    fn tell(&self, what: &'static str, task: Option<TaskId>, relayed: Relayed) -> Result<()> {
+    fn show_relayed(&self, what: &'static str, task: Option<TaskId>, relayed: Relayed) -> Result<()> {
         match relayed.status {
             Some(wire::relay::Status::Pending) => eprintln!("It is on its way, and not confirmed yet."),
             _ if relayed.success => {}
@@ -379,7 +384,7 @@ impl Desk<'_> {
         if let Some(paid) = relayed.paid {
             eprintln!("{paid} USDC were paid for relaying it.");
         }
-        Ok(show(self.target.json, &Done { what, task, tx: relayed.tx }, output::done)?)
+        Ok(show(self.target.json, &CallOutcome { what, task, tx: relayed.tx }, output::done)?)
     }
 }
 
@@ -388,10 +393,10 @@ const fn party(identity: &Identity) -> Party<'_> {
 }
 
 /// The token must be one that we know by ourselves: what we sign moves it.
-fn known_token(chain: &ChainResponse, house: Option<&House>) -> Result<()> {
+fn known_token(chain: &ChainResponse, stack: Option<&LocalStack>) -> Result<()> {
     let known = x402::Config::default().tokens();
     let real = known.at(chain.chain_id, chain.usdc).is_some();
-    let local = house.is_some_and(|house| (house.usdc, house.factory) == (chain.usdc, chain.factory));
+    let local = stack.is_some_and(|stack| (stack.usdc, stack.factory) == (chain.usdc, chain.factory));
     if real || local {
         return Ok(());
     }
@@ -409,20 +414,20 @@ fn config(chain: &ChainResponse) -> EvmConfig {
     config
 }
 
-fn terms(wish: &CreateTask, vault: &VaultResponse, creator: Address, now: u64, salt: B256) -> Terms {
+fn terms(task: &CreateTask, vault: &VaultResponse, creator: Address, now: u64, salt: B256) -> Terms {
     Terms {
         creator,
-        evaluator: wish.evaluator.unwrap_or_default(),
+        evaluator: task.evaluator.unwrap_or_default(),
         arbiter: vault.arbiter,
         fee_recipient: vault.fee_recipient,
-        amount: wish.amount,
-        min_paid: wish.at_least.unwrap_or(wish.amount),
-        submit_by: now + u64::from(wish.submit_within.seconds),
-        review_period: wish.review.seconds,
-        arbiter_period: wish.arbitration.seconds,
-        default_agent_bps: wish.default_agent_bps,
+        amount: task.amount,
+        min_paid: task.at_least.unwrap_or(task.amount),
+        submit_by: now + u64::from(task.submit_within.seconds),
+        review_period: task.review.seconds,
+        arbiter_period: task.arbitration.seconds,
+        default_agent_bps: task.default_agent_bps,
         fee_bps: vault.fee_bps,
-        metadata_hash: keccak256(wish.metadata.as_bytes()),
+        metadata_hash: keccak256(task.metadata.as_bytes()),
         salt,
     }
 }

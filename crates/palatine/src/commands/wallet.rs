@@ -13,45 +13,45 @@ use wire::vault::LinkRequest;
 use super::{gateway, now, signer as holder};
 use crate::cli::{Signer, Target, Wallet};
 use crate::output::{self, show};
-use crate::signer::{KeyPlace, new_password, open};
-use crate::up::Rooms;
+use crate::signer::{KeystoreLocation, new_password, open};
+use crate::up::StateDir;
 
 /// What `wallet new` and `wallet show` say.
 #[derive(Debug, Serialize)]
-pub(crate) struct Shown {
+pub(crate) struct WalletInfo {
     /// The address, with its checksum.
     pub(crate) address: String,
     /// The key file.
     pub(crate) keystore: std::path::PathBuf,
 }
 
-pub(crate) async fn run(target: &Target, rooms: &Rooms, signer: &Signer, command: Wallet) -> Result<ExitCode> {
+pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, command: Wallet) -> Result<ExitCode> {
     match command {
         Wallet::New { outfile } => {
             let password = new_password(signer.password_file.as_deref(), &outfile)?;
             let identity = Identity::generate()?;
             identity.save(&outfile, &password, Cost::STANDARD)?;
-            let shown = Shown { address: identity.address().to_string(), keystore: outfile };
+            let shown = WalletInfo { address: identity.address().to_string(), keystore: outfile };
             show(target.json, &shown, output::wallet)?;
         }
         Wallet::Show => {
-            let place = KeyPlace::find(signer, rooms)?.context("no EVM key: pass --keystore FILE")?;
-            let address = Keystore::read(&place.keystore)?.address().context("the key file names no address")?;
-            let shown = Shown { address: address.to_string(), keystore: place.keystore };
+            let location = KeystoreLocation::find(signer, state)?.context("no EVM key: pass --keystore FILE")?;
+            let address = Keystore::read(&location.keystore)?.address().context("the key file names no address")?;
+            let shown = WalletInfo { address: address.to_string(), keystore: location.keystore };
             show(target.json, &shown, output::wallet)?;
         }
-        Wallet::Link => link(target, rooms, signer).await?,
+        Wallet::Link => link(target, state, signer).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Both sides sign one text, and the gateway keeps it.
-async fn link(target: &Target, rooms: &Rooms, signer: &Signer) -> Result<()> {
-    let url = gateway(target, rooms)?;
-    let holder = holder(target, rooms)?;
+async fn link(target: &Target, state: &StateDir, signer: &Signer) -> Result<()> {
+    let url = gateway(target, state)?;
+    let holder = holder(target, state)?;
     let client = Public::new(&url)?.signed_by(holder.clone());
     let chain = client.chain().await?;
-    let owner = open(signer, rooms)?;
+    let owner = open(signer, state)?;
     let issued_at = now()?;
     let terms = LinkTerms {
         gateway: gateway_name(&url)?,

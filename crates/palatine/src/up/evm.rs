@@ -21,10 +21,10 @@ use tokio_util::task::AbortOnDropHandle;
 use toml::Table;
 use x402::TokenConfig;
 
-use super::health::{Board, PartName};
-use super::house::Rooms;
+use super::health::{HealthRecorder, PartName};
 use super::keys::DevKey;
 use super::process::Part;
+use super::state::StateDir;
 use super::supervise::Service;
 use super::wal::Wal;
 
@@ -45,7 +45,7 @@ const COINS: &str = "0x21e19e0c9bab2400000";
 /// meanwhile is in its write-ahead log.
 const SAVE_EVERY_S: u64 = 2;
 /// How often what was written is looked at, and kept beside it if it is whole.
-const KEEP_EVERY: Duration = Duration::from_secs(20);
+const BACKUP_EVERY: Duration = Duration::from_secs(20);
 /// States of past blocks that are held in memory; none is written to disk. Without a
 /// bound there would be one more for each transaction, for ever.
 const STATES: &str = "128";
@@ -69,34 +69,34 @@ pub(super) struct Evm {
     /// Where clients come in: the same at each start, so that what was told of it stays
     /// true.
     port: u16,
-    door: Option<TcpListener>,
-    passing: Option<AbortOnDropHandle<()>>,
+    listener: Option<TcpListener>,
+    proxy: Option<AbortOnDropHandle<()>>,
     wal: Arc<Wal>,
     pub(super) keys: EvmKeys,
     contracts: Option<Contracts>,
-    kept: Cell<Option<Instant>>,
+    backed_up_at: Cell<Option<Instant>>,
 }
 
 impl Evm {
-    /// The chain of this house, if there is one, else a new one.
-    pub(super) fn new(assets: &Path, rooms: &Rooms) -> Result<Self> {
-        let (program, logs) = (assets.join(ANVIL), rooms.logs());
-        let keys = EvmKeys::at(&rooms.evm())?;
+    /// The chain of this stack, if there is one, else a new one.
+    pub(super) fn new(assets: &Path, state: &StateDir) -> Result<Self> {
+        let (program, logs) = (assets.join(ANVIL), state.logs());
+        let keys = EvmKeys::at(&state.evm())?;
         let log = keys.log();
         if !keys.exist() {
             durable::wipe("wal", &log).with_context(|| format!("remove {}", log.display()))?;
         }
-        let door = TcpListener::bind(("127.0.0.1", 0)).context("listen for calls to the local EVM chain")?;
-        let port = door.local_addr()?.port();
-        let (wal, door, kept) = (Arc::new(Wal::open(log)?), Some(door), Cell::new(None));
-        Ok(Self { program, logs, port, door, passing: None, wal, keys, contracts: None, kept })
+        let listener = TcpListener::bind(("127.0.0.1", 0)).context("listen for calls to the local EVM chain")?;
+        let port = listener.local_addr()?.port();
+        let (wal, listener, backed_up_at) = (Arc::new(Wal::open(log)?), Some(listener), Cell::new(None));
+        Ok(Self { program, logs, port, listener, proxy: None, wal, keys, contracts: None, backed_up_at })
     }
 
     /// Lets clients in, once.
     fn open(&mut self) -> Result<()> {
-        if let Some(door) = self.door.take() {
-            door.set_nonblocking(true)?;
-            self.passing = Some(self.wal.serve(tokio::net::TcpListener::from_std(door)?));
+        if let Some(listener) = self.listener.take() {
+            listener.set_nonblocking(true)?;
+            self.proxy = Some(self.wal.serve(tokio::net::TcpListener::from_std(listener)?));
         }
         Ok(())
     }
@@ -109,11 +109,11 @@ impl Evm {
 
 impl Service for Evm {
     const NAME: PartName = PartName::Evm;
-    const ENDS_WHEN_HUNG: bool = true;
+    const RESTARTS_WHEN_HUNG: bool = true;
 
-    async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
+    async fn start(&mut self, part: &mut Option<Part>, recorder: &HealthRecorder) -> Result<()> {
         self.wal.close();
-        if self.keys.mend_chain()? == Mended::Anew {
+        if self.keys.repair_chain()? == Repair::Replaced {
             self.wal.clear().await?;
         }
         self.open()?;
@@ -124,13 +124,13 @@ impl Service for Evm {
         // A Ctrl-C is for us alone: we end the parts in their order.
         command.process_group(0);
         let part = part.insert(Part::start(Self::NAME.as_str(), &self.logs, command)?);
-        board.spawned(Self::NAME, part.facts());
+        recorder.spawned(Self::NAME, part.facts());
         let stdout = part.child().stdout.take().context("take its standard output")?;
         let mut lines = BufReader::new(stdout).lines();
-        let place = part.until(START_LIMIT, place(&mut lines)).await??;
+        let address = part.until(START_LIMIT, listen_address(&mut lines)).await??;
         // It is read for as long as it runs: a full pipe would stop it.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        part.until(CONTRACTS_LIMIT, self.wal.replay(&format!("http://{place}"))).await??;
+        part.until(CONTRACTS_LIMIT, self.wal.replay(&format!("http://{address}"))).await??;
         let rpc = format!("http://127.0.0.1:{}", self.port);
         let contracts = part.until(CONTRACTS_LIMIT, Contracts::deploy(&rpc, &self.keys)).await??;
         if let Some(before) = &self.contracts {
@@ -153,7 +153,7 @@ impl Service for Evm {
             answer.as_str().is_some_and(|word| word.len() == 66),
             "it answers {answer} where a balance is asked for"
         );
-        if let Some(block) = self.keep_copy() {
+        if let Some(block) = self.back_up() {
             self.wal.forget(block).await?;
         }
         Ok(())
@@ -163,13 +163,13 @@ impl Service for Evm {
 impl Evm {
     /// Keeps a copy when it is time, and says of which block. One that fails makes no
     /// chain sick: the last one is still there.
-    fn keep_copy(&self) -> Option<u64> {
-        if self.kept.get().is_some_and(|at| at.elapsed() < KEEP_EVERY) {
+    fn back_up(&self) -> Option<u64> {
+        if self.backed_up_at.get().is_some_and(|at| at.elapsed() < BACKUP_EVERY) {
             return None;
         }
-        match self.keys.keep_chain() {
+        match self.keys.back_up_chain() {
             Ok(Some(block)) => {
-                self.kept.set(Some(Instant::now()));
+                self.backed_up_at.set(Some(Instant::now()));
                 Some(block)
             }
             // Just being written: the next probe finds it whole.
@@ -212,7 +212,7 @@ impl EvmKeys {
 
     /// Whether there is a chain on disk.
     fn exist(&self) -> bool {
-        self.chain.exists() || self.whole().exists()
+        self.chain.exists() || self.backup().exists()
     }
 
     /// What changed the chain since it was last written.
@@ -221,51 +221,51 @@ impl EvmKeys {
     }
 
     /// A copy of the chain's file that is known to be whole.
-    fn whole(&self) -> PathBuf {
+    fn backup(&self) -> PathBuf {
         self.chain.with_extension("whole.json")
     }
 
     /// Keeps a copy of the chain's file, if it is whole: a kill may cut the next
     /// writing of it. Says of which block it is.
-    fn keep_chain(&self) -> Result<Option<u64>> {
+    fn back_up_chain(&self) -> Result<Option<u64>> {
         let Some((bytes, block)) = read_whole(&self.chain)? else { return Ok(None) };
-        durable::replace("chain-copy", &self.whole(), &bytes).context("keep a copy of the local EVM chain")?;
+        durable::replace("chain-copy", &self.backup(), &bytes).context("keep a copy of the local EVM chain")?;
         Ok(Some(block))
     }
 
     /// Puts the copy in the place of a file that is cut or gone. Where neither is
     /// whole, both are set aside, and a new chain begins, with another deployer.
-    fn mend_chain(&self) -> Result<Mended> {
+    fn repair_chain(&self) -> Result<Repair> {
         if read_whole(&self.chain)?.is_some() {
-            return Ok(Mended::Same);
+            return Ok(Repair::Intact);
         }
-        let whole = self.whole();
-        if let Some((bytes, _)) = read_whole(&whole)? {
+        let backup = self.backup();
+        if let Some((bytes, _)) = read_whole(&backup)? {
             eprintln!("! {} is not whole: the copy beside it is taken", self.chain.display());
             durable::replace("chain", &self.chain, &bytes)
-                .with_context(|| format!("put {} in its place", whole.display()))?;
-            return Ok(Mended::Same);
+                .with_context(|| format!("put {} in its place", backup.display()))?;
+            return Ok(Repair::Intact);
         }
-        let mut mended = Mended::Same;
-        for broken in [&self.chain, &whole] {
+        let mut repair = Repair::Intact;
+        for broken in [&self.chain, &backup] {
             if broken.exists() {
                 eprintln!("! {} cannot be read: it is set aside, and a new chain begins", broken.display());
                 durable::set_aside(broken).with_context(|| format!("set {} aside", broken.display()))?;
                 self.deployer.forget()?;
-                mended = Mended::Anew;
+                repair = Repair::Replaced;
             }
         }
-        Ok(mended)
+        Ok(repair)
     }
 }
 
 /// What becomes of the chain on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mended {
+enum Repair {
     /// It goes on, or is none yet.
-    Same,
+    Intact,
     /// It could not be read: another one begins.
-    Anew,
+    Replaced,
 }
 
 /// What stands on the local chain.
@@ -335,10 +335,10 @@ async fn call(rpc: &str, method: &str, params: &Value) -> Result<Value> {
 }
 
 /// Where it listens, as it says itself.
-async fn place(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<String> {
+async fn listen_address(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<String> {
     while let Some(line) = lines.next_line().await.context("read where the local chain answers")? {
-        if let Some(place) = line.trim().strip_prefix(LISTENING) {
-            return Ok(place.to_owned());
+        if let Some(address) = line.trim().strip_prefix(LISTENING) {
+            return Ok(address.to_owned());
         }
     }
     bail!("the local chain did not say where it answers")
@@ -369,16 +369,16 @@ mod tests {
     fn fault_1_0_a_chain_whose_file_was_cut_comes_back_from_the_last_whole_one() {
         let dir = tempfile::tempdir().unwrap();
         let keys = EvmKeys::at(dir.path()).unwrap();
-        keys.mend_chain().unwrap();
+        keys.repair_chain().unwrap();
         assert!(!keys.chain.exists());
         fs::write(&keys.chain, r#"{"best_block_number": 7}"#).unwrap();
-        assert_eq!(keys.keep_chain().unwrap(), Some(7));
+        assert_eq!(keys.back_up_chain().unwrap(), Some(7));
         fs::write(&keys.chain, r#"{"best_block_number": "#).unwrap();
-        assert_eq!(keys.keep_chain().unwrap(), None);
-        assert_eq!(keys.mend_chain().unwrap(), Mended::Same);
+        assert_eq!(keys.back_up_chain().unwrap(), None);
+        assert_eq!(keys.repair_chain().unwrap(), Repair::Intact);
         assert_eq!(fs::read_to_string(&keys.chain).unwrap(), r#"{"best_block_number": 7}"#);
         fs::remove_file(&keys.chain).unwrap();
-        EvmKeys::at(dir.path()).unwrap().mend_chain().unwrap();
+        EvmKeys::at(dir.path()).unwrap().repair_chain().unwrap();
         assert!(keys.chain.exists());
     }
 
@@ -388,11 +388,11 @@ mod tests {
         let keys = EvmKeys::at(dir.path()).unwrap();
         let first = keys.deployer.open().unwrap().address();
         let owner = keys.owner.open().unwrap().address();
-        for file in [&keys.chain, &keys.whole()] {
+        for file in [&keys.chain, &keys.backup()] {
             fs::write(file, r#"{"block": "#).unwrap();
         }
-        assert_eq!(keys.mend_chain().unwrap(), Mended::Anew);
-        assert!(!keys.chain.exists() && !keys.whole().exists());
+        assert_eq!(keys.repair_chain().unwrap(), Repair::Replaced);
+        assert!(!keys.chain.exists() && !keys.backup().exists());
         assert!(dir.path().join("chain.json.broken").exists() && dir.path().join("chain.whole.json.broken").exists());
         assert_ne!(keys.deployer.open().unwrap().address(), first);
         assert_eq!(keys.owner.open().unwrap().address(), owner);
@@ -402,16 +402,16 @@ mod tests {
     fn fault_1_0_a_copy_that_cannot_be_made_makes_no_chain_sick_and_is_tried_again() {
         rustls::crypto::ring::default_provider().install_default().ok();
         let dir = tempfile::tempdir().unwrap();
-        let rooms = Rooms::at(Some(dir.path())).unwrap();
-        fs::create_dir(rooms.evm()).unwrap();
-        let evm = Evm::new(Path::new("/nowhere"), &rooms).unwrap();
+        let state = StateDir::at(Some(dir.path())).unwrap();
+        fs::create_dir(state.evm()).unwrap();
+        let evm = Evm::new(Path::new("/nowhere"), &state).unwrap();
         fs::write(&evm.keys.chain, "{}").unwrap();
         // A folder is in the way.
-        fs::create_dir(evm.keys.whole()).unwrap();
-        assert_eq!(evm.keep_copy(), None);
-        assert!(evm.kept.get().is_none());
-        fs::remove_dir(evm.keys.whole()).unwrap();
-        assert_eq!(evm.keep_copy(), Some(0));
-        assert!(evm.kept.get().is_some() && evm.keys.whole().is_file());
+        fs::create_dir(evm.keys.backup()).unwrap();
+        assert_eq!(evm.back_up(), None);
+        assert!(evm.backed_up_at.get().is_none());
+        fs::remove_dir(evm.keys.backup()).unwrap();
+        assert_eq!(evm.back_up(), Some(0));
+        assert!(evm.backed_up_at.get().is_some() && evm.keys.backup().is_file());
     }
 }

@@ -12,12 +12,12 @@ use domain::UnixMillis;
 use sandbox::Facts;
 use serde::{Deserialize, Serialize};
 
-use super::house::Folder;
+use super::state::FolderId;
 
 /// How often it is written down that nothing has changed.
 const LOOKED_EVERY: Duration = Duration::from_secs(10);
 
-/// A part of a house.
+/// A part of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum PartName {
@@ -59,7 +59,7 @@ pub(crate) enum State {
 
 /// One part, as it was last seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Report {
+pub(crate) struct PartHealth {
     pub(crate) part: PartName,
     pub(crate) state: State,
     /// Since when it is so.
@@ -79,21 +79,21 @@ pub(crate) struct Report {
 pub(crate) struct Health {
     /// When they were last looked at.
     pub(crate) looked_at: UnixMillis,
-    pub(crate) parts: Vec<Report>,
+    pub(crate) parts: Vec<PartHealth>,
 }
 
 /// The same, on disk.
 #[derive(Serialize, Deserialize)]
-struct Seen<H> {
-    /// The folder of the house that has the parts.
-    folder: Folder,
+struct StoredHealth<H> {
+    /// The folder of the stack that has the parts.
+    folder: FolderId,
     #[serde(flatten)]
     health: H,
 }
 
 impl Health {
     /// Reads what was last seen; nothing if nobody ever looked. What a copy of a folder
-    /// says is of another house's parts.
+    /// says is of another stack's parts.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let read = || format!("read {}", path.display());
         let text = match fs::read(path) {
@@ -101,8 +101,8 @@ impl Health {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(error).with_context(read),
         };
-        let seen: Seen<Self> = serde_json::from_slice(&text).with_context(read)?;
-        let here = Folder::of(durable::parent(path)).with_context(read)?;
+        let seen: StoredHealth<Self> = serde_json::from_slice(&text).with_context(read)?;
+        let here = FolderId::of(durable::parent(path)).with_context(read)?;
         Ok(if seen.folder == here { seen.health } else { Self::default() })
     }
 
@@ -112,21 +112,21 @@ impl Health {
     }
 
     /// The parts that do not, a line each and what they said last below it.
-    pub(crate) fn troubles(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn unhealthy(&self) -> impl Iterator<Item = String> {
         self.parts.iter().filter(|report| report.state != State::Ok).map(sentence)
     }
 }
 
-/// Keeps what is seen of the parts.
+/// Records how the parts are, in memory and on disk.
 #[derive(Debug)]
-pub(crate) struct Board {
+pub(crate) struct HealthRecorder {
     path: PathBuf,
     health: RefCell<Health>,
     /// When it was last written down that somebody looked.
     told: Cell<UnixMillis>,
 }
 
-impl Board {
+impl HealthRecorder {
     /// Starts anew: what was seen before is of other processes.
     pub(crate) fn new(path: PathBuf) -> Self {
         Self { path, health: RefCell::default(), told: Cell::default() }
@@ -168,13 +168,13 @@ impl Board {
         self.write();
     }
 
-    fn change<T>(&self, part: PartName, change: impl FnOnce(&mut Report) -> T) -> T {
+    fn change<T>(&self, part: PartName, change: impl FnOnce(&mut PartHealth) -> T) -> T {
         let mut health = self.health.borrow_mut();
         let at = health.parts.iter().position(|report| report.part == part);
         let (state, since) = (State::Starting, now());
         let mut report = match at {
             Some(at) => health.parts.remove(at),
-            None => Report { part, state, since, why: None, restarts: 0, process: None },
+            None => PartHealth { part, state, since, why: None, restarts: 0, process: None },
         };
         let changed = change(&mut report);
         let at = at.unwrap_or(health.parts.len());
@@ -193,7 +193,7 @@ impl Board {
 
     /// Whole or not at all, and for everybody to read.
     fn replace(&self) -> std::io::Result<()> {
-        let seen = Seen { folder: Folder::of(durable::parent(&self.path))?, health: &*self.health.borrow() };
+        let seen = StoredHealth { folder: FolderId::of(durable::parent(&self.path))?, health: &*self.health.borrow() };
         let text = serde_json::to_vec_pretty(&seen)?;
         let draft = self.path.with_extension("json.new");
         let mut file = File::create(&draft)?;
@@ -204,7 +204,7 @@ impl Board {
 }
 
 /// The start is said elsewhere: here is only what goes wrong later, and its end.
-fn say(report: &Report, before: State, restarts: u32) {
+fn say(report: &PartHealth, before: State, restarts: u32) {
     match (before, report.state) {
         (_, State::Sick | State::Down) => eprintln!("✗ {}", sentence(report)),
         (State::Sick, State::Ok) => eprintln!("✓ {} does what it is for again", report.part.as_str()),
@@ -215,7 +215,7 @@ fn say(report: &Report, before: State, restarts: u32) {
     }
 }
 
-fn sentence(report: &Report) -> String {
+fn sentence(report: &PartHealth) -> String {
     let how = match report.state {
         State::Starting => "is starting",
         State::Ok => "is ok",
@@ -241,21 +241,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trouble_keeps_its_first_instant_and_ends_with_the_part_being_well() {
+    fn a_failure_keeps_its_first_instant_and_ends_when_the_part_is_ok_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("parts.json");
-        let board = Board::new(path.clone());
+        let recorder = HealthRecorder::new(path.clone());
         let seen = || Health::read(&path).unwrap();
         assert_eq!(seen(), Health::default());
-        board.spawned(PartName::Solana, None);
-        board.note(PartName::Solana, State::Ok, None);
+        recorder.spawned(PartName::Solana, None);
+        recorder.note(PartName::Solana, State::Ok, None);
         assert!(seen().is_ok());
-        board.note(PartName::Solana, State::Sick, Some("silence".to_owned()));
+        recorder.note(PartName::Solana, State::Sick, Some("silence".to_owned()));
         let since = seen().parts[0].since;
-        board.note(PartName::Solana, State::Sick, Some("still silence".to_owned()));
+        recorder.note(PartName::Solana, State::Sick, Some("still silence".to_owned()));
         assert_eq!((seen().parts[0].since, seen().parts[0].why.as_deref()), (since, Some("still silence")));
-        assert!(seen().troubles().next().unwrap().starts_with("solana is sick since "));
-        board.note(PartName::Solana, State::Ok, None);
+        assert!(seen().unhealthy().next().unwrap().starts_with("solana is sick since "));
+        recorder.note(PartName::Solana, State::Ok, None);
         assert_eq!((seen().is_ok(), seen().parts[0].why.as_deref()), (true, None));
     }
 

@@ -1,6 +1,6 @@
-//! What a house calls its own on the machine: the name of its links, namespaces,
+//! What a stack calls its own on the machine: the name of its links, namespaces,
 //! rules and cgroups, a private range, a range of users. Each state folder has its
-//! own, so that two houses live side by side; it is chosen once, and kept.
+//! own, so that two stacks live side by side; it is chosen once, and kept.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -11,27 +11,27 @@ use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::house::Rooms;
+use super::state::StateDir;
 
-/// Where the houses of this machine tell what each calls its own; until it is booted
+/// Where the stacks of this machine tell what each calls its own; until it is booted
 /// again.
 const CLAIMS: &str = "/run/palatine-up";
-/// The range of which each house has a piece, `10.64.0.0/10`: apart from the range that
+/// The range of which each stack has a piece, `10.64.0.0/10`: apart from the range that
 /// nodes have by themselves.
 const RANGE: u32 = 0x0a40_0000;
 /// A piece: room for 1,024 guests.
 const PREFIX: u32 = 20;
 const PIECES: u32 = 1 << (PREFIX - 10);
-/// The first user of all houses, and how many each has.
+/// The first user of all stacks, and how many each has.
 const FIRST_UID: u32 = 1_879_048_192;
 const UIDS: u32 = 4096;
 /// How many choices are tried before none is found.
 const TRIES: u32 = 1000;
 
-/// What is one house's own.
+/// What one stack has of the machine for itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Corner {
-    /// The state folder that it is of: a copy of the folder is another house.
+pub(super) struct Allocation {
+    /// The state folder that it is of: a copy of the folder is another stack.
     state: PathBuf,
     /// `[network] name`.
     pub(super) name: String,
@@ -41,27 +41,27 @@ pub(super) struct Corner {
     pub(super) first_uid: u32,
 }
 
-/// What the operator's configuration says of a house's own: it goes before any choice.
+/// What the operator's configuration says of a stack's own: it goes before any choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct Overrides {
     pub(super) name: Option<String>,
     pub(super) range: Option<String>,
     pub(super) first_uid: Option<u32>,
 }
 
-impl Wanted {
-    /// Whether it is, in part, what another house has.
-    fn meets(&self, other: &Corner) -> bool {
+impl Overrides {
+    /// Whether it is, in part, what another stack has.
+    fn conflicts_with(&self, other: &Allocation) -> bool {
         self.name.as_ref() == Some(&other.name)
             || self.range.as_ref() == Some(&other.range)
             || self.first_uid.is_some_and(|first| first.abs_diff(other.first_uid) < UIDS)
     }
 }
 
-impl Corner {
+impl Allocation {
     /// The same, as far as the operator says nothing else.
-    fn with(self, wanted: &Wanted) -> Self {
-        let Wanted { name, range, first_uid } = wanted.clone();
+    fn with(self, wanted: &Overrides) -> Self {
+        let Overrides { name, range, first_uid } = wanted.clone();
         Self {
             state: self.state,
             name: name.unwrap_or(self.name),
@@ -87,7 +87,7 @@ impl Corner {
         }
     }
 
-    fn meets(&self, other: &Self) -> bool {
+    fn conflicts_with(&self, other: &Self) -> bool {
         let apart = self.first_uid.abs_diff(other.first_uid) >= UIDS;
         self.state != other.state && (self.name == other.name || self.range == other.range || !apart)
     }
@@ -110,98 +110,96 @@ impl Corner {
     }
 }
 
-/// What is this house's own: what the operator wants, else what was chosen before,
+/// What is this stack's own: what the operator wants, else what was chosen before,
 /// else what is chosen now.
-pub(super) fn take(rooms: &Rooms, wanted: &Wanted) -> Result<Corner> {
-    take_at(Path::new(CLAIMS), rooms, wanted)
+pub(super) fn allocate(state: &StateDir, wanted: &Overrides) -> Result<Allocation> {
+    allocate_in(Path::new(CLAIMS), state, wanted)
 }
 
-fn take_at(dir: &Path, rooms: &Rooms, wanted: &Wanted) -> Result<Corner> {
-    let state = state(rooms)?;
-    let kept = kept(rooms)?;
+fn allocate_in(dir: &Path, state: &StateDir, wanted: &Overrides) -> Result<Allocation> {
+    let root = canonical_root(state)?;
+    let last = allocated(state)?;
     let _lock = lock(dir)?;
-    let others = claims(dir, &state)?;
-    if let Some(other) = others.iter().find(|other| wanted.meets(other)) {
+    let others = claims(dir, &root)?;
+    if let Some(other) = others.iter().find(|other| wanted.conflicts_with(other)) {
         bail!(
-            "[network] name and range and [node] first_uid must be this house's own, and the one in {} has {}, {} and {}",
+            "[network] name and range and [node] first_uid must be this stack's own, and the one in {} has {}, {} and {}",
             other.state.display(),
             other.name,
             other.range,
             other.first_uid
         );
     }
-    let free = |corner: &Corner| !others.iter().any(|other| corner.meets(other));
-    let before = kept.clone().map(|corner| corner.with(wanted)).filter(free);
-    let corner = match before {
-        Some(corner) => corner,
-        None => choose(&state, free)?.with(wanted),
+    let free = |allocation: &Allocation| !others.iter().any(|other| allocation.conflicts_with(other));
+    let allocation = match last.clone().map(|allocation| allocation.with(wanted)).filter(free) {
+        Some(allocation) => allocation,
+        None => choose(&root, free)?.with(wanted),
     };
-    if kept.as_ref() != Some(&corner) {
-        write("network", &rooms.network(), &corner)?;
+    if last.as_ref() != Some(&allocation) {
+        write("network", &state.network(), &allocation)?;
     }
-    write("claim", &claim(dir, &corner.name), &corner)?;
-    Ok(corner)
+    write("claim", &claim(dir, &allocation.name), &allocation)?;
+    Ok(allocation)
 }
 
-/// The first choice that neither another house nor the machine has.
-fn choose(state: &Path, free: impl Fn(&Corner) -> bool) -> Result<Corner> {
+/// The first choice that neither another stack nor the machine has.
+fn choose(state: &Path, free: impl Fn(&Allocation) -> bool) -> Result<Allocation> {
     let links = names("/sys/class/net").into_iter().chain(names("/run/netns")).collect();
     let routes = fs::read_to_string("/proc/net/route").context("read the machine's routes")?;
-    let mut choices = (0..TRIES).map(|number| Corner::choice(state, number));
-    let found = choices.find(|corner| free(corner) && !corner.is_taken(&links, &routes));
+    let mut choices = (0..TRIES).map(|number| Allocation::choice(state, number));
+    let found = choices.find(|allocation| free(allocation) && !allocation.is_taken(&links, &routes));
     found.context("no private range of 10.64.0.0/10 is free on this machine")
 }
 
-/// Whether the operator now wants something else than what this house had last.
-pub(super) fn moves(rooms: &Rooms, wanted: &Wanted) -> Result<bool> {
-    Ok(kept(rooms)?.is_some_and(|corner| corner.clone().with(wanted) != corner))
+/// Whether the operator now wants something else than what this stack had last.
+pub(super) fn is_moved(state: &StateDir, wanted: &Overrides) -> Result<bool> {
+    Ok(allocated(state)?.is_some_and(|allocation| allocation.clone().with(wanted) != allocation))
 }
 
 /// Gives the claim back; the choice stays.
-pub(super) fn give_back(rooms: &Rooms) -> Result<()> {
-    let Some(corner) = kept(rooms)? else { return Ok(()) };
+pub(super) fn release(state: &StateDir) -> Result<()> {
+    let Some(allocation) = allocated(state)? else { return Ok(()) };
     let _lock = lock(Path::new(CLAIMS))?;
-    match fs::remove_file(claim(Path::new(CLAIMS), &corner.name)) {
+    match fs::remove_file(claim(Path::new(CLAIMS), &allocation.name)) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("give the name back"),
         Ok(()) | Err(_) => Ok(()),
     }
 }
 
-/// What this house had last. A copy of another one's folder had nothing; one that
+/// What this stack had last. A copy of another one's folder had nothing; one that
 /// cannot be read is no word that there is nothing.
-pub(super) fn kept(rooms: &Rooms) -> Result<Option<Corner>> {
-    let path = rooms.network();
+pub(super) fn allocated(state: &StateDir) -> Result<Option<Allocation>> {
+    let path = state.network();
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     };
-    let corner: Corner = serde_json::from_slice(&text).with_context(|| {
+    let allocation: Allocation = serde_json::from_slice(&text).with_context(|| {
         let path = path.display();
-        format!("read {path}, which names what this house has on the machine; remove it when none of that is left")
+        format!("read {path}, which names what this stack has on the machine; remove it when none of that is left")
     })?;
-    let state = state(rooms)?;
-    Ok((corner.state == state).then_some(corner))
+    Ok((allocation.state == canonical_root(state)?).then_some(allocation))
 }
 
-fn state(rooms: &Rooms) -> Result<PathBuf> {
-    fs::canonicalize(rooms.root()).with_context(|| format!("find {}", rooms.root().display()))
+fn canonical_root(state: &StateDir) -> Result<PathBuf> {
+    fs::canonicalize(state.root()).with_context(|| format!("find {}", state.root().display()))
 }
 
 fn claim(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.json"))
 }
 
-/// What the other houses of this machine call their own. A claim of a folder that is
+/// What the other stacks of this machine call their own. A claim of a folder that is
 /// gone is dropped.
-fn claims(dir: &Path, own: &Path) -> Result<Vec<Corner>> {
+fn claims(dir: &Path, own: &Path) -> Result<Vec<Allocation>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
         let path = entry?.path();
-        let claim = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Corner>(&text).ok());
+        let claim = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Allocation>(&text).ok());
         match claim {
-            Some(corner) if corner.state == own => {}
-            Some(corner) if corner.state.is_dir() => all.push(corner),
+            Some(allocation) if allocation.state == own => {}
+            Some(allocation) if allocation.state.is_dir() => all.push(allocation),
             Some(_) => fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?,
             None => {}
         }
@@ -218,8 +216,8 @@ fn lock(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn write(what: &str, path: &Path, corner: &Corner) -> Result<()> {
-    let text = serde_json::to_vec_pretty(corner)?;
+fn write(what: &str, path: &Path, allocation: &Allocation) -> Result<()> {
+    let text = serde_json::to_vec_pretty(allocation)?;
     durable::replace(what, path, &text).with_context(|| format!("write {}", path.display()))
 }
 
@@ -237,80 +235,81 @@ mod tests {
     fn fault_1_3_each_state_folder_has_a_name_a_range_and_users_that_a_node_takes() {
         let mut names = BTreeSet::new();
         for folder in 0..200 {
-            let corner = Corner::choice(Path::new(&format!("/home/{folder}")), 0);
-            assert_eq!(corner, Corner::choice(&corner.state, 0), "it is the same each time");
-            let text = format!("name = '{}'\nrange = '{}'", corner.name, corner.range);
+            let allocation = Allocation::choice(Path::new(&format!("/home/{folder}")), 0);
+            assert_eq!(allocation, Allocation::choice(&allocation.state, 0), "it is the same each time");
+            let text = format!("name = '{}'\nrange = '{}'", allocation.name, allocation.range);
             toml::from_str::<hypercore::NetworkConfig>(&text).unwrap().check().unwrap();
-            let node = hypercore::Config { first_uid: corner.first_uid, ..hypercore::Config::default() };
+            let node = hypercore::Config { first_uid: allocation.first_uid, ..hypercore::Config::default() };
             node.check().unwrap();
-            let second: u8 = corner.range.split('.').nth(1).unwrap().parse().unwrap();
-            assert!((64..128).contains(&second), "{}: a node's own default is 10.201.0.0/16", corner.range);
-            names.insert(corner.name);
+            let second: u8 = allocation.range.split('.').nth(1).unwrap().parse().unwrap();
+            assert!((64..128).contains(&second), "{}: a node's own default is 10.201.0.0/16", allocation.range);
+            names.insert(allocation.name);
         }
         assert_eq!(names.len(), 200);
     }
 
     #[test]
-    fn fault_1_3_what_another_house_or_the_machine_has_is_not_taken() {
-        let (one, other) = (Corner::choice(Path::new("/a"), 0), Corner::choice(Path::new("/b"), 0));
-        assert!(!one.meets(&other) && !one.meets(&one));
+    fn fault_1_3_what_another_stack_or_the_machine_has_is_not_taken() {
+        let (one, other) = (Allocation::choice(Path::new("/a"), 0), Allocation::choice(Path::new("/b"), 0));
+        assert!(!one.conflicts_with(&other) && !one.conflicts_with(&one));
         for met in [
-            Corner { name: one.name.clone(), ..other.clone() },
-            Corner { range: one.range.clone(), ..other.clone() },
-            Corner { first_uid: one.first_uid + 1, ..other.clone() },
+            Allocation { name: one.name.clone(), ..other.clone() },
+            Allocation { range: one.range.clone(), ..other.clone() },
+            Allocation { first_uid: one.first_uid + 1, ..other.clone() },
         ] {
-            assert!(one.meets(&met), "{met:?}");
+            assert!(one.conflicts_with(&met), "{met:?}");
         }
         let head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n";
         let free = BTreeSet::new();
-        let corner = Corner { range: "10.130.16.0/20".to_owned(), ..one.clone() };
-        assert!(!corner.is_taken(&free, &format!("{head}eth0\t00000000\t010200C0\t3\t0\t0\t0\t00000000\n")));
-        assert!(corner.is_taken(&free, &format!("{head}wg0\t0010820A\t00000000\t1\t0\t0\t0\t00F0FFFF\n")));
-        assert!(corner.is_taken(&free, &format!("{head}vpn0\t0000000A\t00000000\t1\t0\t0\t0\t000000FF\n")));
-        assert!(corner.is_taken(&BTreeSet::from([format!("{}-0", corner.name)]), head));
+        let allocation = Allocation { range: "10.130.16.0/20".to_owned(), ..one.clone() };
+        assert!(!allocation.is_taken(&free, &format!("{head}eth0\t00000000\t010200C0\t3\t0\t0\t0\t00000000\n")));
+        assert!(allocation.is_taken(&free, &format!("{head}wg0\t0010820A\t00000000\t1\t0\t0\t0\t00F0FFFF\n")));
+        assert!(allocation.is_taken(&free, &format!("{head}vpn0\t0000000A\t00000000\t1\t0\t0\t0\t000000FF\n")));
+        assert!(allocation.is_taken(&BTreeSet::from([format!("{}-0", allocation.name)]), head));
     }
 
     #[test]
     fn fault_1_5_what_the_operator_named_is_what_is_claimed_and_cleared() {
         let dir = tempfile::tempdir().unwrap();
         let claims_dir = dir.path().join("claims");
-        let house = |name: &str| {
-            let rooms = Rooms::at(Some(&dir.path().join(name))).unwrap();
-            fs::create_dir(rooms.root()).unwrap();
-            rooms
+        let stack = |name: &str| {
+            let state = StateDir::at(Some(&dir.path().join(name))).unwrap();
+            fs::create_dir(state.root()).unwrap();
+            state
         };
-        let (one, other) = (house("one"), house("other"));
-        let wanted = Wanted { name: Some("mine".to_owned()), range: Some("10.9.0.0/16".to_owned()), first_uid: None };
-        let corner = take_at(&claims_dir, &one, &wanted).unwrap();
-        assert_eq!((corner.name.as_str(), corner.range.as_str()), ("mine", "10.9.0.0/16"));
-        assert_eq!(kept(&one).unwrap(), Some(corner.clone()), "`down` looks for these");
+        let (one, other) = (stack("one"), stack("other"));
+        let wanted =
+            Overrides { name: Some("mine".to_owned()), range: Some("10.9.0.0/16".to_owned()), first_uid: None };
+        let allocation = allocate_in(&claims_dir, &one, &wanted).unwrap();
+        assert_eq!((allocation.name.as_str(), allocation.range.as_str()), ("mine", "10.9.0.0/16"));
+        assert_eq!(allocated(&one).unwrap(), Some(allocation.clone()), "`down` looks for these");
         assert!(claim(&claims_dir, "mine").exists());
-        assert_eq!(take_at(&claims_dir, &one, &wanted).unwrap(), corner, "it is its own");
-        let error = take_at(&claims_dir, &other, &wanted).unwrap_err().to_string();
+        assert_eq!(allocate_in(&claims_dir, &one, &wanted).unwrap(), allocation, "it is its own");
+        let error = allocate_in(&claims_dir, &other, &wanted).unwrap_err().to_string();
         assert!(error.contains(&one.root().display().to_string()), "{error}");
-        assert_ne!(take_at(&claims_dir, &other, &Wanted::default()).unwrap().name, "mine");
-        assert!(!moves(&one, &wanted).unwrap());
-        assert!(moves(&one, &Wanted { name: Some("yours".to_owned()), ..Wanted::default() }).unwrap());
+        assert_ne!(allocate_in(&claims_dir, &other, &Overrides::default()).unwrap().name, "mine");
+        assert!(!is_moved(&one, &wanted).unwrap());
+        assert!(is_moved(&one, &Overrides { name: Some("yours".to_owned()), ..Overrides::default() }).unwrap());
         // What cannot be read is not nothing, and a copy of a folder has nothing.
         fs::copy(one.network(), other.network()).unwrap();
-        assert_eq!(kept(&other).unwrap(), None);
+        assert_eq!(allocated(&other).unwrap(), None);
         fs::write(one.network(), "{").unwrap();
-        let error = kept(&one).unwrap_err().to_string();
+        let error = allocated(&one).unwrap_err().to_string();
         assert!(error.contains("network.json"), "{error}");
     }
 
     #[test]
     fn fault_1_3_a_claim_lasts_as_long_as_its_folder() {
         let dir = tempfile::tempdir().unwrap();
-        let (claims_dir, house) = (dir.path().join("claims"), dir.path().join("house"));
-        fs::create_dir(&house).unwrap();
+        let (claims_dir, stack) = (dir.path().join("claims"), dir.path().join("stack"));
+        fs::create_dir(&stack).unwrap();
         let _lock = lock(&claims_dir).unwrap();
-        let corner = Corner::choice(&house, 0);
-        write("claim", &claim(&claims_dir, &corner.name), &corner).unwrap();
-        assert_eq!(claims(&claims_dir, Path::new("/other")).unwrap(), std::slice::from_ref(&corner));
-        assert!(claims(&claims_dir, &house).unwrap().is_empty(), "its own is no other's");
-        fs::remove_dir(&house).unwrap();
+        let allocation = Allocation::choice(&stack, 0);
+        write("claim", &claim(&claims_dir, &allocation.name), &allocation).unwrap();
+        assert_eq!(claims(&claims_dir, Path::new("/other")).unwrap(), std::slice::from_ref(&allocation));
+        assert!(claims(&claims_dir, &stack).unwrap().is_empty(), "its own is no other's");
+        fs::remove_dir(&stack).unwrap();
         assert!(claims(&claims_dir, Path::new("/other")).unwrap().is_empty());
-        assert!(!claim(&claims_dir, &corner.name).exists());
+        assert!(!claim(&claims_dir, &allocation.name).exists());
     }
 }

@@ -1,5 +1,5 @@
 //! The parts, started in the order in which they need each other, kept while the
-//! house stands, and ended in the other order.
+//! stack stands, and ended in the other order.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -13,13 +13,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use super::evm::Evm;
-use super::health::{Board, PartName};
-use super::house::{House, Rooms};
-use super::network::{self, Corner};
+use super::health::{HealthRecorder, PartName};
+use super::network::{self, Allocation};
 use super::prepare::{self, Prepared};
 use super::process::{self, KILL_LIMIT, Part};
 use super::progress::Step;
 use super::solana::Solana;
+use super::stack::LocalStack;
+use super::state::StateDir;
 use super::supervise::{ASK_EVERY, Service, Supervised};
 use super::{evm, leftovers, solana, trial};
 use crate::cli;
@@ -47,21 +48,21 @@ pub(super) const END_LIMIT: Duration = trial::CLEAR_LIMIT
     .saturating_add(leftovers::CLEAR_LIMIT);
 
 /// Runs the parts until a signal, and meanwhile, once, what `first` does with the
-/// house that stands; what `before_end` does comes before the parts end. A part that
+/// stack that stands; what `before_end` does comes before the parts end. A part that
 /// dies is started again; only at the start it is a reason to end.
 ///
-/// What the house calls its own on the machine is given back when none of it is left.
+/// What the stack calls its own on the machine is given back when none of it is left.
 pub(super) async fn run(
-    rooms: &Rooms,
+    state: &StateDir,
     options: &cli::Up,
     prepared: &Prepared,
-    corner: &Corner,
-    first: impl AsyncFnOnce(&House) -> Result<()>,
+    allocation: &Allocation,
+    first: impl AsyncFnOnce(&LocalStack) -> Result<()>,
     before_end: impl AsyncFnOnce() -> Result<()>,
 ) -> Result<()> {
     // Listened for before anything starts, so that Ctrl-C during the start ends it as well.
     let mut ends = [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?, signal(SignalKind::hangup())?];
-    let board = Board::new(rooms.parts());
+    let recorder = HealthRecorder::new(state.parts());
     let mut running = Running::default();
     let [interrupt, terminate, hangup] = &mut ends;
     let asked = async {
@@ -72,9 +73,9 @@ pub(super) async fn run(
         }
     };
     let life = async {
-        let house = running.start(rooms, options, prepared, corner, &board).await?;
-        rooms.announce(&house)?;
-        let ((), never, _) = tokio::try_join!(first(&house), running.keep(&board), bound_own_log(rooms))?;
+        let stack = running.start(state, options, prepared, allocation, &recorder).await?;
+        state.publish(&stack)?;
+        let ((), never, _) = tokio::try_join!(first(&stack), running.keep(&recorder), bound_own_log(state))?;
         match never {}
     };
     let outcome = tokio::select! {
@@ -87,7 +88,7 @@ pub(super) async fn run(
         let ended = running.end().await;
         step.done();
         // A node that was down, or was killed, has left its guests.
-        let cleared = leftovers::clear(rooms).await.and_then(|_| network::give_back(rooms));
+        let cleared = leftovers::clear(state).await.and_then(|_| network::release(state));
         all([asked, ended, cleared])
     };
     // `palatine down` may ask twice; whoever sits here and asks twice does not want to wait.
@@ -95,7 +96,7 @@ pub(super) async fn run(
         ended = ending => ended,
         _ = interrupt.recv() => Err(anyhow!("it ended at once, and agents may still run: palatine down clears them")),
     };
-    let forgotten = rooms.forget().context("remove up.json");
+    let forgotten = state.unpublish().context("remove up.json");
     all([outcome, ended, forgotten])
 }
 
@@ -121,47 +122,47 @@ struct Running {
 impl Running {
     async fn start(
         &mut self,
-        rooms: &Rooms,
+        state: &StateDir,
         options: &cli::Up,
         prepared: &Prepared,
-        corner: &Corner,
-        board: &Board,
-    ) -> Result<House> {
+        allocation: &Allocation,
+        recorder: &HealthRecorder,
+    ) -> Result<LocalStack> {
         let step = Step::start("Starting the local Solana");
         let funded = [prepared.holder, prepared.visitor].map(|wallet| (wallet, HOLDER_TOKENS));
-        let solana = self.solana.insert(Supervised::new(Solana::new(&options.assets, rooms, funded)?));
-        solana.start(board).await?;
-        let place = solana.service().place()?;
+        let solana = self.solana.insert(Supervised::new(Solana::new(&options.assets, state, funded)?));
+        solana.start(recorder).await?;
+        let solana_info = solana.service().info()?;
         step.done();
 
         let step = Step::start("Starting the local EVM chain");
-        let evm = self.evm.insert(Supervised::new(Evm::new(&options.assets, rooms)?));
-        evm.start(board).await?;
+        let evm = self.evm.insert(Supervised::new(Evm::new(&options.assets, state)?));
+        evm.start(recorder).await?;
         let (keys, contracts) = (evm.service().keys.clone(), evm.service().contracts()?.clone());
-        prepare::write_config(rooms, options, &place, &contracts, corner)?;
+        prepare::write_config(state, options, &solana_info, &contracts, allocation)?;
         step.done();
 
         let step = Step::start("Starting the node");
-        self.node.insert(Supervised::new(Node::new(rooms))).start(board).await?;
+        self.node.insert(Supervised::new(Node::new(state))).start(recorder).await?;
         step.done();
-        let info = NodeClient::new(rooms.socket()).info().await.context("ask the node what it is")?;
+        let info = NodeClient::new(state.socket()).info().await.context("ask the node what it is")?;
         eprintln!("  agents run in {}: {}", info.runtime.as_str(), info.runtime_reason);
 
         let step = Step::start("Starting the gateway");
-        let gateway = Gateway { rooms: rooms.clone(), url: format!("http://{}", options.listen) };
+        let gateway = Gateway { state: state.clone(), url: format!("http://{}", options.listen) };
         let url = gateway.url.clone();
         let gateway = self.gateway.insert(Supervised::new(gateway));
-        gateway.start(board).await?;
-        gateway.well(GATEWAY_LIMIT).await.context("wait until agents can be spawned")?;
+        gateway.start(recorder).await?;
+        gateway.wait_healthy(GATEWAY_LIMIT).await.context("wait until agents can be spawned")?;
         step.done();
 
         let process = sandbox::process::facts(std::process::id()).context("read when we were started")?;
-        Ok(House {
+        Ok(LocalStack {
             gateway: url,
-            holder_keypair: rooms.holder(),
+            holder_keypair: state.holder(),
             holder: prepared.holder,
-            solana_rpc: place.rpc,
-            mint: place.mint,
+            solana_rpc: solana_info.rpc,
+            mint: solana_info.mint,
             evm_rpc: contracts.rpc.clone(),
             usdc: contracts.deployed.usdc,
             factory: contracts.deployed.factory,
@@ -169,21 +170,22 @@ impl Running {
             owner_keystore: keys.owner.keystore.clone(),
             owner_password_file: keys.owner.password_file.clone(),
             owner: contracts.owner,
-            node_socket: rooms.socket(),
-            config: rooms.config(),
-            logs: rooms.logs(),
-            visitor_keypair: rooms.visitor(),
+            node_socket: state.socket(),
+            config: state.config(),
+            logs: state.logs(),
+            visitor_keypair: state.visitor(),
             pid: process.pid,
             process,
         })
     }
 
     /// Keeps the parts, until this is dropped.
-    async fn keep(&mut self, board: &Board) -> Result<Infallible> {
+    async fn keep(&mut self, recorder: &HealthRecorder) -> Result<Infallible> {
         let Self { solana: Some(solana), evm: Some(evm), node: Some(node), gateway: Some(gateway) } = self else {
             bail!("a part was never started");
         };
-        let (never, ..) = tokio::join!(solana.keep(board), evm.keep(board), node.keep(board), gateway.keep(board));
+        let (never, ..) =
+            tokio::join!(solana.keep(recorder), evm.keep(recorder), node.keep(recorder), gateway.keep(recorder));
         match never {}
     }
 
@@ -201,22 +203,22 @@ impl Running {
 
 /// The node. One that hangs is only told of: its guests go on, and it may come back.
 pub(super) struct Node {
-    rooms: Rooms,
+    state: StateDir,
 }
 
 impl Node {
-    pub(super) fn new(rooms: &Rooms) -> Self {
-        Self { rooms: rooms.clone() }
+    pub(super) fn new(state: &StateDir) -> Self {
+        Self { state: state.clone() }
     }
 }
 
 impl Service for Node {
     const NAME: PartName = PartName::Hypercore;
-    const ENDS_WHEN_HUNG: bool = false;
+    const RESTARTS_WHEN_HUNG: bool = false;
 
-    async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
-        let part = part.insert(start(Self::NAME, "hypercore", &self.rooms, &[])?);
-        board.spawned(Self::NAME, part.facts());
+    async fn start(&mut self, part: &mut Option<Part>, recorder: &HealthRecorder) -> Result<()> {
+        let part = part.insert(start(Self::NAME, "hypercore", &self.state, &[])?);
+        recorder.spawned(Self::NAME, part.facts());
         part.until(NODE_LIMIT, async {
             while self.probe().await.is_err() {
                 sleep(ASK_EVERY).await;
@@ -226,24 +228,24 @@ impl Service for Node {
     }
 
     async fn probe(&self) -> Result<()> {
-        let info = NodeClient::new(self.rooms.socket()).info().await;
+        let info = NodeClient::new(self.state.socket()).info().await;
         info.map(drop).context("ask the node what it is")
     }
 }
 
 /// The gateway.
 struct Gateway {
-    rooms: Rooms,
+    state: StateDir,
     url: String,
 }
 
 impl Service for Gateway {
     const NAME: PartName = PartName::Gateway;
-    const ENDS_WHEN_HUNG: bool = false;
+    const RESTARTS_WHEN_HUNG: bool = false;
 
-    async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
-        let part = part.insert(start(Self::NAME, "palatine", &self.rooms, &["serve"])?);
-        board.spawned(Self::NAME, part.facts());
+    async fn start(&mut self, part: &mut Option<Part>, recorder: &HealthRecorder) -> Result<()> {
+        let part = part.insert(start(Self::NAME, "palatine", &self.state, &["serve"])?);
+        recorder.spawned(Self::NAME, part.facts());
         // It runs when it answers: while another part is sick it is not ready, and that is
         // no reason to kill it.
         part.until(GATEWAY_LIMIT, async {
@@ -271,31 +273,31 @@ impl Gateway {
 }
 
 /// Starts a program of ours, which lies beside our own.
-fn start(name: PartName, program: &str, rooms: &Rooms, words: &[&str]) -> Result<Part> {
+fn start(name: PartName, program: &str, state: &StateDir, words: &[&str]) -> Result<Part> {
     let own = std::env::current_exe().context("find our own program")?;
     let path = own.parent().unwrap_or(Path::new("/")).join(program);
     let mut command = Command::new(path);
-    command.args(words).arg("--config").arg(rooms.config());
+    command.args(words).arg("--config").arg(state.config());
     command.stdin(Stdio::null()).stdout(Stdio::null());
     // A Ctrl-C is for us alone: we end the parts in their order.
     command.process_group(0);
-    Part::start(name.as_str(), &rooms.logs(), command)
+    Part::start(name.as_str(), &state.logs(), command)
 }
 
 /// Keeps what we say ourselves, when nobody looks at it, within its bound.
-async fn bound_own_log(rooms: &Rooms) -> Result<Infallible> {
+async fn bound_own_log(state: &StateDir) -> Result<Infallible> {
     loop {
         sleep(OWN_LOG_EVERY).await;
-        if let Err(error) = process::bound(&rooms.logs().join("up.log")) {
+        if let Err(error) = process::bound(&state.logs().join("up.log")) {
             eprintln!("! up.log cannot be kept within its bound: {error}");
         }
     }
 }
 
 /// Empties the logs: they are of this start.
-pub(super) fn empty_logs(rooms: &Rooms) -> Result<()> {
+pub(super) fn empty_logs(state: &StateDir) -> Result<()> {
     for part in [PartName::Solana, PartName::Evm, PartName::Hypercore, PartName::Gateway] {
-        process::empty(&rooms.logs().join(format!("{}.log", part.as_str())))?;
+        process::empty(&state.logs().join(format!("{}.log", part.as_str())))?;
     }
     Ok(())
 }

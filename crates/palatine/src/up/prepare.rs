@@ -1,4 +1,4 @@
-//! What the house needs before it starts: room, a kernel, an image, a holder and
+//! What the stack needs before it starts: room, a kernel, an image, a holder and
 //! a configuration. All of it is kept for the next time.
 
 use std::fs;
@@ -10,13 +10,13 @@ use domain::Wallet;
 use toml::{Table, Value};
 
 use super::evm::Contracts;
-use super::house::Rooms;
-use super::network::{Corner, Wanted};
+use super::network::{Allocation, Overrides};
 use super::progress::Step;
-use super::solana::Place;
+use super::solana::SolanaInfo;
+use super::state::StateDir;
 use crate::{cli, keypair};
 
-/// Free disk that a house needs: images, and some agents' disks.
+/// Free disk that a stack needs: images, and some agents' disks.
 const MIN_FREE_MIB: u64 = 1024;
 /// How often the local chain is looked at.
 const POLL_MS: i64 = 200;
@@ -39,27 +39,27 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// Makes what is missing.
-    pub(super) fn make(rooms: &Rooms, options: &cli::Up) -> Result<Self> {
-        let wanted = crate::config::Config::load(options.config.config.as_deref())?;
-        let images = image::Config { store: rooms.root().join("images"), ..wanted.images };
+    pub(super) fn make(state: &StateDir, options: &cli::Up) -> Result<Self> {
+        let config = crate::config::Config::load(options.config.config.as_deref())?;
+        let images = image::Config { store: state.root().join("images"), ..config.images };
         let step = Step::start("Preparing the guest kernel");
         image::kernel::prepare(&images, &options.assets.join("pod"), &step).context("prepare the guest kernel")?;
         step.done();
         let step = Step::start("Building the image of agent-echo");
         image::ImageStore::open(&images)?.build(&options.assets.join(ECHO), None, "echo", &step)?;
         step.done();
-        Ok(Self { holder: wallet(&rooms.holder())?, visitor: wallet(&rooms.visitor())? })
+        Ok(Self { holder: wallet(&state.holder())?, visitor: wallet(&state.visitor())? })
     }
 }
 
 /// Refuses a disk without room, before anything is written.
-pub(super) fn check_space(rooms: &Rooms) -> Result<()> {
-    let there = rooms.root().ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+pub(super) fn check_space(state: &StateDir) -> Result<()> {
+    let there = state.root().ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
     let disk = rustix::fs::statvfs(there).with_context(|| format!("look at the disk of {}", there.display()))?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize) / (1024 * 1024);
     if free < MIN_FREE_MIB {
         bail!(
-            "{} has {free} MiB left, and the house needs {MIN_FREE_MIB}: free some, or pass --state on a roomier disk",
+            "{} has {free} MiB left, and the stack needs {MIN_FREE_MIB}: free some, or pass --state on a roomier disk",
             there.display()
         );
     }
@@ -76,23 +76,23 @@ fn wallet(path: &Path) -> Result<Wallet> {
 
 /// Where agents are paths: the first port behind the gateway's that is free. With
 /// none, the gateway says which one it wanted.
-fn paths(gateway: SocketAddr) -> Option<SocketAddr> {
+fn free_path_address(gateway: SocketAddr) -> Option<SocketAddr> {
     let ports = gateway.port().checked_add(1)?..=gateway.port().saturating_add(PATH_PORTS);
     let mut addresses = ports.map(|port| SocketAddr::new(gateway.ip(), port));
     addresses.find(|address| TcpListener::bind(address).is_ok())
 }
 
 /// The operator's own file, if there is one.
-fn operators(options: &cli::Up) -> Result<Table> {
+fn operator_config(options: &cli::Up) -> Result<Table> {
     let Some(path) = crate::config::Config::find(options.config.config.as_deref()) else { return Ok(Table::new()) };
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     toml::from_str(&text).with_context(|| format!("read {}", path.display()))
 }
 
-/// What the operator says of the house's own, in the file or in variables, which go
+/// What the operator says of the stack's own, in the file or in variables, which go
 /// before it.
-pub(super) fn wanted(options: &cli::Up) -> Result<Wanted> {
-    let config = operators(options)?;
+pub(super) fn overrides(options: &cli::Up) -> Result<Overrides> {
+    let config = operator_config(options)?;
     let said = |section: &str, key: &str| {
         let variable = format!("PALATINE__{}__{}", section.to_uppercase(), key.to_uppercase());
         std::env::var(variable).ok().map(Value::from).or_else(|| config.get(section)?.get(key).cloned())
@@ -102,7 +102,7 @@ pub(super) fn wanted(options: &cli::Up) -> Result<Wanted> {
         let number = value.as_integer().or_else(|| value.as_str()?.parse().ok());
         number.and_then(|number| u32::try_from(number).ok()).context("[node] first_uid: a user's number is wanted")
     };
-    Ok(Wanted {
+    Ok(Overrides {
         name: said("network", "name").map(name).transpose()?,
         range: said("network", "range").map(name).transpose()?,
         first_uid: said("node", "first_uid").map(number).transpose()?,
@@ -112,14 +112,14 @@ pub(super) fn wanted(options: &cli::Up) -> Result<Wanted> {
 /// Writes the configuration of the parts: the operator's own file, if one is
 /// given, with what must be so here laid over it.
 pub(super) fn write_config(
-    rooms: &Rooms,
+    state: &StateDir,
     options: &cli::Up,
-    solana: &Place,
+    solana: &SolanaInfo,
     evm: &Contracts,
-    corner: &Corner,
+    allocation: &Allocation,
 ) -> Result<()> {
-    let mut config = operators(options)?;
-    let path = |name: &str| Value::from(rooms.root().join(name).to_string_lossy().into_owned());
+    let mut config = operator_config(options)?;
+    let path = |name: &str| Value::from(state.root().join(name).to_string_lossy().into_owned());
     let asset = |name: &str| Value::from(options.assets.join(name).to_string_lossy().into_owned());
     let relayer = evm.relayer();
     let text = |path: &Path| Value::from(path.to_string_lossy().into_owned());
@@ -156,9 +156,9 @@ pub(super) fn write_config(
         ("x402", "facilitator", "own".into()),
         ("x402", "serve", Value::Table([("anyone".to_owned(), true.into())].into_iter().collect())),
         // What the operator says of these is in it.
-        ("network", "name", corner.name.clone().into()),
-        ("network", "range", corner.range.clone().into()),
-        ("node", "first_uid", i64::from(corner.first_uid).into()),
+        ("network", "name", allocation.name.clone().into()),
+        ("network", "range", allocation.range.clone().into()),
+        ("node", "first_uid", i64::from(allocation.first_uid).into()),
     ];
     for (section, key, value) in settings {
         let section = config.entry(section).or_insert_with(|| Table::new().into());
@@ -167,7 +167,7 @@ pub(super) fn write_config(
     }
     if options.listen.ip().is_loopback()
         && let Some(gateway) = config.get_mut("gateway").and_then(Value::as_table_mut)
-        && let Some(address) = paths(options.listen)
+        && let Some(address) = free_path_address(options.listen)
     {
         // The operator's own word stands.
         gateway.entry("path_listen").or_insert_with(|| vec![address.to_string()].into());
@@ -177,5 +177,5 @@ pub(super) fn write_config(
         let whole = ["wallet_percent", "payee_percent", "client_percent"].map(|share| (share.to_owned(), 100.into()));
         relayer.entry("budgets").or_insert_with(|| Value::Table(whole.into_iter().collect()));
     }
-    fs::write(rooms.config(), toml::to_string(&config)?).context("write the configuration")
+    fs::write(state.config(), toml::to_string(&config)?).context("write the configuration")
 }

@@ -1,4 +1,4 @@
-//! What a person sees while the house is set up: one line a step.
+//! What a person sees while the stack is set up: one line a step.
 
 use std::time::{Duration, Instant};
 

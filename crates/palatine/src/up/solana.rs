@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{ChildStdin, ChildStdout, Command};
 
-use super::health::{Board, PartName};
-use super::house::Rooms;
+use super::health::{HealthRecorder, PartName};
 use super::process::{Part, free_port};
+use super::state::StateDir;
 use super::supervise::Service;
 
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ type Answers = Lines<BufReader<ChildStdout>>;
 
 /// Where it answers, and the token's mint.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(crate) struct Place {
+pub(crate) struct SolanaInfo {
     pub(crate) rpc: String,
     pub(crate) mint: String,
 }
@@ -49,7 +49,7 @@ pub(super) struct Solana {
     port: u16,
     /// Who has tokens, and how many whole ones.
     funded: [(Wallet, u64); 2],
-    place: Option<Place>,
+    info: Option<SolanaInfo>,
     /// Its standard input: it ends when that is closed.
     input: Option<ChildStdin>,
 }
@@ -57,21 +57,21 @@ pub(super) struct Solana {
 impl Solana {
     /// A new chain, on which these wallets have so many whole tokens; `assets/solana`
     /// holds its program.
-    pub(super) fn new(assets: &std::path::Path, rooms: &Rooms, funded: [(Wallet, u64); 2]) -> Result<Self> {
-        let journal = rooms.solana_journal();
+    pub(super) fn new(assets: &std::path::Path, state: &StateDir, funded: [(Wallet, u64); 2]) -> Result<Self> {
+        let journal = state.solana_journal();
         match fs::remove_file(&journal) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("remove {}", journal.display()));
             }
             Ok(()) | Err(_) => {}
         }
-        let (program, logs) = (assets.join("solana"), rooms.logs());
-        Ok(Self { program, logs, journal, port: free_port()?, funded, place: None, input: None })
+        let (program, logs) = (assets.join("solana"), state.logs());
+        Ok(Self { program, logs, journal, port: free_port()?, funded, info: None, input: None })
     }
 
     /// Where it answers, once it was started.
-    pub(super) fn place(&self) -> Result<Place> {
-        self.place.clone().context("the local Solana was never started")
+    pub(super) fn info(&self) -> Result<SolanaInfo> {
+        self.info.clone().context("the local Solana was never started")
     }
 
     /// Looks at the journal of a chain that was up before. One that does not hold all
@@ -129,31 +129,31 @@ fn lack(journal: &[u8], funded: &[(Wallet, u64)]) -> Option<String> {
 
 impl Service for Solana {
     const NAME: PartName = PartName::Solana;
-    const ENDS_WHEN_HUNG: bool = true;
+    const RESTARTS_WHEN_HUNG: bool = true;
 
-    async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
-        let anew = self.place.is_none() || self.lost_journal()?;
+    async fn start(&mut self, part: &mut Option<Part>, recorder: &HealthRecorder) -> Result<()> {
+        let anew = self.info.is_none() || self.lost_journal()?;
         let mut command = Command::new("node");
         command.args(["chain.mjs", "--port", &self.port.to_string(), "--journal"]).arg(&self.journal);
         command.current_dir(&self.program).stdin(Stdio::piped()).stdout(Stdio::piped());
         // A Ctrl-C is for us alone: we end the parts in their order.
         command.process_group(0);
         let part = part.insert(Part::start(Self::NAME.as_str(), &self.logs, command)?);
-        board.spawned(Self::NAME, part.facts());
+        recorder.spawned(Self::NAME, part.facts());
         // Taken at once: whoever waits for a child closes what it still has.
         let mut input = part.child().stdin.take().context("take its standard input")?;
         let stdout = part.child().stdout.take().context("take its standard output")?;
         let mut answers = BufReader::new(stdout).lines();
         let line = part.until(START_LIMIT, answers.next_line()).await??.context("read where it answers")?;
-        let place: Place = serde_json::from_str(&line).with_context(|| format!("understand {line:?}"))?;
-        if let Some(before) = &self.place {
-            ensure!(*before == place, "the local Solana came back as another: {place:?}");
+        let info: SolanaInfo = serde_json::from_str(&line).with_context(|| format!("understand {line:?}"))?;
+        if let Some(before) = &self.info {
+            ensure!(*before == info, "the local Solana came back as another: {info:?}");
         }
         // What else is on it again is what its journal says.
         if anew {
             self.fund(part, &mut input, &mut answers).await?;
         }
-        self.place = Some(place);
+        self.info = Some(info);
         self.input = Some(input);
         Ok(())
     }
@@ -161,10 +161,10 @@ impl Service for Solana {
     /// Reads a balance, past all that only says that the program lives. The answer is
     /// the proof, whatever it says: tokens are their holder's to move.
     async fn probe(&self) -> Result<()> {
-        let place = self.place()?;
+        let info = self.info()?;
         let config = chain::Config {
-            endpoints: vec![Endpoint(place.rpc)],
-            mint: place.mint,
+            endpoints: vec![Endpoint(info.rpc)],
+            mint: info.mint,
             timeout_ms: CALL_MS,
             deadline_ms: CALL_MS,
             attempts: 1,
@@ -238,12 +238,12 @@ mod tests {
     async fn fault_1_0_a_chain_that_says_that_its_holder_has_nothing_is_well() {
         rustls::crypto::ring::default_provider().install_default().ok();
         let dir = tempfile::tempdir().unwrap();
-        let rooms = Rooms::at(Some(dir.path())).unwrap();
+        let state = StateDir::at(Some(dir.path())).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let funded = [(Wallet([1; 32]), 1), (Wallet([2; 32]), 1)];
-        let mut solana = Solana::new(dir.path(), &rooms, funded).unwrap();
+        let mut solana = Solana::new(dir.path(), &state, funded).unwrap();
         let rpc = format!("http://{}", listener.local_addr().unwrap());
-        solana.place = Some(Place { rpc, mint: Wallet([3; 32]).to_string() });
+        solana.info = Some(SolanaInfo { rpc, mint: Wallet([3; 32]).to_string() });
         let chain = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 answer(stream).await.ok();

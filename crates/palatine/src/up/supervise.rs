@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result, anyhow};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::health::{Board, PartName, State};
+use super::health::{HealthRecorder, PartName, State};
 use super::process::Part;
 
 /// How often a part that starts is asked whether it is ready.
@@ -30,11 +30,11 @@ pub(super) trait Service {
     const NAME: PartName;
     /// Whether one that runs and gives no answer is killed and started anew. Only
     /// what holds nothing that its next start has not.
-    const ENDS_WHEN_HUNG: bool;
+    const RESTARTS_WHEN_HUNG: bool;
 
     /// Starts it into `part`, which holds it from its first instant, and waits until
     /// it is ready.
-    async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()>;
+    async fn start(&mut self, part: &mut Option<Part>, recorder: &HealthRecorder) -> Result<()>;
 
     /// Asks for what it is for.
     async fn probe(&self) -> Result<()>;
@@ -57,14 +57,14 @@ impl<S: Service> Supervised<S> {
     }
 
     /// Starts it, for the first time or again.
-    pub(super) async fn start(&mut self, board: &Board) -> Result<()> {
-        self.service.start(&mut self.part, board).await?;
-        board.note(S::NAME, State::Ok, None);
+    pub(super) async fn start(&mut self, recorder: &HealthRecorder) -> Result<()> {
+        self.service.start(&mut self.part, recorder).await?;
+        recorder.note(S::NAME, State::Ok, None);
         Ok(())
     }
 
     /// Waits until one that was started does all that it is for.
-    pub(super) async fn well(&mut self, limit: Duration) -> Result<()> {
+    pub(super) async fn wait_healthy(&mut self, limit: Duration) -> Result<()> {
         let Self { service, part } = self;
         let Some(part) = part else { return Err(anyhow!("it was never started")) };
         part.until(limit, async {
@@ -76,21 +76,21 @@ impl<S: Service> Supervised<S> {
     }
 
     /// Keeps it, until this is dropped.
-    pub(super) async fn keep(&mut self, board: &Board) -> Infallible {
+    pub(super) async fn keep(&mut self, recorder: &HealthRecorder) -> Infallible {
         let mut pause = FIRST_PAUSE;
         loop {
             let began = Instant::now();
-            let end = self.watch(board).await;
+            let end = self.watch(recorder).await;
             if began.elapsed() >= STEADY {
                 pause = FIRST_PAUSE;
             }
-            self.down(board, &end).await;
+            self.down(recorder, &end).await;
             loop {
                 sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
-                match self.start(board).await {
+                match self.start(recorder).await {
                     Ok(()) => break,
-                    Err(error) => self.down(board, &error).await,
+                    Err(error) => self.down(recorder, &error).await,
                 }
             }
         }
@@ -102,7 +102,7 @@ impl<S: Service> Supervised<S> {
     }
 
     /// Returns when the part has died, or was killed because it hung.
-    async fn watch(&mut self, board: &Board) -> Error {
+    async fn watch(&mut self, recorder: &HealthRecorder) -> Error {
         let Self { service, part } = self;
         let Some(part) = part else { return anyhow!("it was never started") };
         let mut failing_since = None;
@@ -122,12 +122,12 @@ impl<S: Service> Supervised<S> {
             match answer {
                 Ok(()) => {
                     failing_since = None;
-                    board.note(S::NAME, State::Ok, None);
+                    recorder.note(S::NAME, State::Ok, None);
                 }
                 Err(error) => {
-                    board.note(S::NAME, State::Sick, Some(format!("{error:#}")));
+                    recorder.note(S::NAME, State::Sick, Some(format!("{error:#}")));
                     let since: Instant = *failing_since.get_or_insert_with(Instant::now);
-                    if S::ENDS_WHEN_HUNG && since.elapsed() >= HUNG_AFTER {
+                    if S::RESTARTS_WHEN_HUNG && since.elapsed() >= HUNG_AFTER {
                         return error
                             .context(format!("it gave no answer for {} s and is killed", HUNG_AFTER.as_secs()));
                     }
@@ -137,11 +137,11 @@ impl<S: Service> Supervised<S> {
     }
 
     /// Nothing of it is left, and everybody can see why.
-    async fn down(&mut self, board: &Board, why: &Error) {
+    async fn down(&mut self, recorder: &HealthRecorder, why: &Error) {
         if let Some(part) = self.part.take() {
             part.kill().await;
         }
-        board.note(S::NAME, State::Down, Some(format!("{why:#}")));
+        recorder.note(S::NAME, State::Down, Some(format!("{why:#}")));
     }
 }
 
@@ -160,13 +160,13 @@ mod tests {
 
     impl Service for Script {
         const NAME: PartName = PartName::Solana;
-        const ENDS_WHEN_HUNG: bool = true;
+        const RESTARTS_WHEN_HUNG: bool = true;
 
-        async fn start(&mut self, part: &mut Option<Part>, board: &Board) -> Result<()> {
+        async fn start(&mut self, part: &mut Option<Part>, recorder: &HealthRecorder) -> Result<()> {
             let mut command = Command::new("sh");
             command.args(["-c", self.script]).current_dir(self.dir.path());
             let part = part.insert(Part::start(Self::NAME.as_str(), self.dir.path(), command)?);
-            board.spawned(Self::NAME, part.facts());
+            recorder.spawned(Self::NAME, part.facts());
             Ok(())
         }
 
@@ -191,12 +191,12 @@ mod tests {
     async fn fault_1_5_a_part_that_dies_is_started_again_and_named_with_its_last_words() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("parts.json");
-        let board = Board::new(path.clone());
+        let recorder = HealthRecorder::new(path.clone());
         let script = "echo alas >&2; test -e stay && exec sleep 1000; exit 3";
         let mut kept = Supervised::new(Script { dir, script });
         let work = async {
-            kept.start(&board).await.unwrap();
-            kept.keep(&board).await
+            kept.start(&recorder).await.unwrap();
+            kept.keep(&recorder).await
         };
         let look = async {
             let down = until(&path, |health| health.parts.first().is_some_and(|part| part.state == State::Down)).await;
@@ -218,11 +218,11 @@ mod tests {
     async fn fault_1_0_a_part_that_hangs_is_said_to_be_sick_and_then_started_anew() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("parts.json");
-        let board = Board::new(path.clone());
+        let recorder = HealthRecorder::new(path.clone());
         let mut kept = Supervised::new(Script { dir, script: "trap '' TERM; exec sleep 1000" });
         let work = async {
-            kept.start(&board).await.unwrap();
-            kept.keep(&board).await
+            kept.start(&recorder).await.unwrap();
+            kept.keep(&recorder).await
         };
         let look = async {
             let sick = until(&path, |health| health.parts.first().is_some_and(|part| part.state == State::Sick)).await;

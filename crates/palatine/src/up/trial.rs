@@ -10,8 +10,8 @@ use futures_util::StreamExt;
 use tokio::time::timeout;
 use wire::public::SpawnRequest;
 
-use super::house::House;
 use super::progress::Step;
+use super::stack::LocalStack;
 use crate::keypair;
 
 /// What the agent is asked.
@@ -22,8 +22,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 pub(super) const CLEAR_LIMIT: Duration = Duration::from_secs(15);
 
 /// Does it. What it spawned is stopped, whatever else happens.
-pub(super) async fn run(house: &House) -> Result<()> {
-    let client = client(house)?;
+pub(super) async fn run(stack: &LocalStack) -> Result<()> {
+    let client = client(stack)?;
     clear_all(&client).await.context("stop what an interrupted trial has left")?;
     let done = job(&client).await;
     let cleared = clear_all(&client).await.context("stop the agent");
@@ -31,13 +31,13 @@ pub(super) async fn run(house: &House) -> Result<()> {
 }
 
 /// Stops what an interrupted trial has left running.
-pub(super) async fn clear(house: &House) -> Result<()> {
-    let client = client(house)?;
+pub(super) async fn clear(stack: &LocalStack) -> Result<()> {
+    let client = client(stack)?;
     timeout(CLEAR_LIMIT, clear_all(&client)).await.context("stop the agent of the trial")?
 }
 
-fn client(house: &House) -> Result<Public> {
-    Ok(Public::new(&house.gateway)?.signed_by(keypair::read(&house.visitor_keypair)?))
+fn client(stack: &LocalStack) -> Result<Public> {
+    Ok(Public::new(&stack.gateway)?.signed_by(keypair::read(&stack.visitor_keypair)?))
 }
 
 async fn job(client: &Public) -> Result<()> {
