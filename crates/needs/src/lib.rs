@@ -4,10 +4,6 @@
 //! is lacking writes its name to the list of skips and ends; the run counts it as skipped, and fails unless
 //! `tests/skips.toml` names it with a reason. Without `./dev` there are no facts: the test runs, and fails where it
 //! must.
-//!
-//! [`anvil`] is the local chain that tests of several crates stand on.
-
-pub mod anvil;
 
 use std::fs;
 use std::io::Write;

@@ -17,29 +17,29 @@ use super::{assets, programs, scratch};
 
 /// Starts of each kind, in turn.
 const ROUNDS: usize = 9;
-/// Where the house under test answers.
+/// Where the stack under test answers.
 const LISTEN: &str = "127.0.0.1:18572";
 /// The namespace of the starts by hand.
 const NAMESPACE: &str = "palatine-bench";
 
 /// Measures, and returns the figures.
 pub(super) fn run() -> Result<Vec<Figure>> {
-    let mut house = House::start()?;
-    let link = Link::make()?;
+    let mut stack = ProductStack::start()?;
+    let network = BareNetwork::make()?;
     let mut product = Vec::new();
     let mut bare = Vec::new();
     let mut pods = Vec::new();
     for round in 0..ROUNDS {
         eprintln!("  start {} of {ROUNDS}", round + 1);
-        let agent = house.spawn()?;
+        let agent = stack.spawn()?;
         product.push(agent.took);
-        let like = house.guest_command()?;
-        pods.push(house.pod_memory(&agent.id)?);
-        house.stop(&agent.id)?;
-        bare.push(by_hand(&house, &like)?);
+        let like = stack.guest_command()?;
+        pods.push(stack.pod_memory(&agent.id)?);
+        stack.stop(&agent.id)?;
+        bare.push(by_hand(&stack, &like)?);
     }
-    drop(link);
-    house.end()?;
+    drop(network);
+    stack.end()?;
     let mut figures = ratio(&product, &bare);
     figures.extend(super::memory::figures(&pods)?);
     Ok(figures)
@@ -96,9 +96,9 @@ impl ByHand {
     }
 }
 
-fn by_hand(house: &House, like: &Path) -> Result<ByHand> {
+fn by_hand(stack: &ProductStack, like: &Path) -> Result<ByHand> {
     let scratch = TempDir::with_prefix_in("palatine-bench-", scratch())?;
-    let (base, run) = house.image()?;
+    let (base, run) = stack.image()?;
     let disks: Vec<PathBuf> = ["layer", "data"].iter().map(|name| scratch.path().join(name)).collect();
     for disk in &disks {
         let made = Command::new("mke2fs")
@@ -109,7 +109,7 @@ fn by_hand(house: &House, like: &Path) -> Result<ByHand> {
             .status()?;
         ensure!(made.success(), "mke2fs: {made}");
     }
-    know(like)?;
+    add_neighbour(like)?;
     let mut command = Command::new("ip");
     command.args(["netns", "exec", NAMESPACE]).arg(std::env::current_exe()?).arg("bench-bare");
     command.arg("--like").arg(like).arg("--run").arg(run).arg("--disks").arg(base).args(&disks);
@@ -122,7 +122,7 @@ fn by_hand(house: &House, like: &Path) -> Result<ByHand> {
 
 /// Tells the namespace where the guest is, as the product does: asking for it costs
 /// up to a second when the first question comes before the guest.
-fn know(like: &Path) -> Result<()> {
+fn add_neighbour(like: &Path) -> Result<()> {
     let words = fs::read_to_string(like)?;
     let mac = words.split(['\n', ',']).find_map(|word| word.strip_prefix("mac=")).context("find the guest's MAC")?;
     let guest = wire::pod::GUEST_ADDRESS;
@@ -130,9 +130,9 @@ fn know(like: &Path) -> Result<()> {
 }
 
 /// The namespace and the tap of the starts by hand: made beforehand, not timed.
-struct Link;
+struct BareNetwork;
 
-impl Link {
+impl BareNetwork {
     fn make() -> Result<Self> {
         let gateway = wire::pod::GATEWAY_ADDRESS;
         let inside = [
@@ -142,15 +142,15 @@ impl Link {
             "link set lo up".to_owned(),
         ];
         ip(&format!("netns add {NAMESPACE}"))?;
-        let link = Self;
+        let network = Self;
         for words in inside {
             ip(&format!("-n {NAMESPACE} {words}"))?;
         }
-        Ok(link)
+        Ok(network)
     }
 }
 
-impl Drop for Link {
+impl Drop for BareNetwork {
     fn drop(&mut self) {
         if let Err(error) = ip(&format!("netns del {NAMESPACE}")) {
             eprintln!("{error:#}");
@@ -165,7 +165,7 @@ fn ip(words: &str) -> Result<()> {
 }
 
 /// The product, as `palatine up` runs it.
-struct House {
+struct ProductStack {
     dir: TempDir,
     up: bool,
     web: reqwest::blocking::Client,
@@ -177,7 +177,7 @@ struct Spawned {
     took: Duration,
 }
 
-impl House {
+impl ProductStack {
     fn start() -> Result<Self> {
         let dir = TempDir::with_prefix_in("palatine-bench-", scratch())?;
         palatine(&dir, &["up", "--detach", "--no-agent", "--listen", LISTEN])?;
@@ -264,7 +264,7 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for ProductStack {
     fn drop(&mut self) {
         if self.up
             && let Err(error) = self.end()

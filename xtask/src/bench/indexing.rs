@@ -19,7 +19,7 @@ use serde_json::json;
 use store::Store;
 
 use super::figures::Figure;
-use super::local::Local;
+use super::local::LocalChain;
 
 /// How long each shape is measured, beside its bare counterpart.
 const SPAN: Duration = Duration::from_secs(3);
@@ -43,8 +43,8 @@ const SHAPES: [Shape; 2] = [
 ];
 
 /// A chain that is full of events.
-struct Scene {
-    local: Local,
+struct EventChain {
+    local: LocalChain,
     chain: Arc<Chain>,
     vault: Address,
 }
@@ -69,13 +69,13 @@ pub(super) fn run() -> Result<Vec<Figure>> {
 }
 
 async fn measure(shape: &Shape) -> Result<[Figure; 3]> {
-    let scene = Scene::play(shape).await?;
+    let source = EventChain::with_deals(shape).await?;
     let (mut ours, mut bare, mut events) = (Duration::ZERO, Duration::ZERO, 0);
     while ours < SPAN {
         let dir = tempfile::TempDir::with_prefix_in("palatine-bench-", super::scratch())?;
-        let indexed = scene.index(dir.path()).await?;
+        let indexed = source.index(dir.path()).await?;
         let since = Instant::now();
-        let logs = scene.bare_logs(&indexed.ranges).await?;
+        let logs = source.bare_logs(&indexed.ranges).await?;
         bare += since.elapsed();
         ours += indexed.took;
         ensure!(indexed.events == logs, "{} events of {logs} logs", indexed.events);
@@ -89,26 +89,26 @@ async fn measure(shape: &Shape) -> Result<[Figure; 3]> {
     ])
 }
 
-impl Scene {
-    async fn play(shape: &Shape) -> Result<Self> {
+impl EventChain {
+    async fn with_deals(shape: &Shape) -> Result<Self> {
         let owner = Wallet::new(OWNER).address();
-        let local = Local::start().await?;
+        let local = LocalChain::start().await?;
         let funds = Usdc(PRICE.0 * u64::from(shape.deals));
         let chain = Arc::new(Chain::connect(&local.deploy(owner, funds).await?).await?);
         let vault = local.vault(&chain, owner).await?;
         local.send(owner, &calls::approve(chain.evm.config().usdc, vault, funds)).await?;
         let submit_by = local.now().await? + 86_400;
         let terms: Vec<Terms> = (0..shape.deals).map(|salt| terms(owner, submit_by, salt)).collect();
-        let scene = Self { local, chain, vault };
+        let source = Self { local, chain, vault };
         let creates = terms.iter().map(|terms| calls::create_task(vault, terms, METADATA));
-        scene.act(owner, creates, shape.per_block).await?;
+        source.act(owner, creates, shape.per_block).await?;
         let submits = terms.iter().map(|terms| calls::submit(vault, terms, B256::repeat_byte(7)));
-        scene.act(owner, submits, shape.per_block).await?;
+        source.act(owner, submits, shape.per_block).await?;
         let completes = terms.iter().map(|terms| calls::complete(vault, terms, PRICE));
-        scene.act(owner, completes, shape.per_block).await?;
-        let earned = scene.chain.vault(vault, chain::evm::At::Latest).await?.available;
+        source.act(owner, completes, shape.per_block).await?;
+        let earned = source.chain.vault(vault, chain::evm::At::Latest).await?.available;
         ensure!(earned == funds, "the deals earned {earned} of {funds}");
-        Ok(scene)
+        Ok(source)
     }
 
     /// Sends calls in somebody's name, so many to a block.

@@ -38,14 +38,14 @@ pub(super) fn run() -> Result<Vec<Figure>> {
     pin(1)?;
     let mut figures = Vec::new();
     for (version, without) in &VERSIONS {
-        figures.extend(Till::new(without.as_ref())?.measure(version)?);
+        figures.extend(VerifyBench::new(without.as_ref())?.measure(version)?);
     }
     Ok(figures)
 }
 
-struct Payer(Wallet);
+struct WalletSigner(Wallet);
 
-impl SignHash for Payer {
+impl SignHash for WalletSigner {
     fn address(&self) -> Address {
         self.0.address()
     }
@@ -56,14 +56,14 @@ impl SignHash for Payer {
 }
 
 /// What is sold, and requests that pay for it.
-struct Till {
+struct VerifyBench {
     tokens: Arc<Tokens>,
     quote: Quote,
     window: Window,
     requests: Vec<HeaderMap>,
 }
 
-impl Till {
+impl VerifyBench {
     fn new(without: Option<&HeaderName>) -> Result<Self> {
         let token = Token::new(338, "cronos-testnet", Address::repeat_byte(0xaa), "Bridged USDC (Stargate)", "2");
         let tokens: Arc<Tokens> = Arc::new([token].into_iter().collect());
@@ -114,7 +114,7 @@ impl Till {
 
 /// Requests that pay, as our own buyer makes them from what the seller asks.
 fn paid(tokens: &Arc<Tokens>, quote: &Quote, without: Option<&HeaderName>) -> Result<Vec<HeaderMap>> {
-    let buyer = Buyer::new(Payer(Wallet::new(PAYER)), Arc::clone(tokens), 600);
+    let buyer = Buyer::new(WalletSigner(Wallet::new(PAYER)), Arc::clone(tokens), 600);
     let mut asked = terms_of(quote, "payment required");
     if let Some(name) = without {
         asked.headers_mut().remove(name);

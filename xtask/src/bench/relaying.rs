@@ -19,6 +19,7 @@ use anyhow::{Context, Result, ensure};
 use chain::evm::{Chain, EvmConfig, Key, Sender, calls};
 use domain::evm::Call;
 use domain::{Address, Bytes, U256, UnixMillis, Usdc};
+use fixtures::CHAIN_ID;
 use relay::fake::{Ask, Wallet};
 use relay::{EvmChain, Facts, Relayer, SystemClock};
 use serde_json::json;
@@ -26,7 +27,7 @@ use store::Store;
 use tokio::time::sleep;
 
 use super::figures::{Figure, percentile};
-use super::local::{CHAIN_ID, Local};
+use super::local::LocalChain;
 
 /// Who owns the vault, and signs all calls.
 const OWNER: u64 = 2;
@@ -70,10 +71,10 @@ const SETTINGS: [Setting; 3] = [
 pub(super) fn run() -> Result<Vec<Figure>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut town = Town::start().await?;
+        let mut bench = RelayBench::start().await?;
         let mut figures = Vec::new();
         for setting in &SETTINGS {
-            figures.extend(town.measure(setting).await?);
+            figures.extend(bench.measure(setting).await?);
         }
         Ok(figures)
     })
@@ -81,8 +82,8 @@ pub(super) fn run() -> Result<Vec<Figure>> {
 
 /// A chain with a vault, and its owner's next nonces: the account's and the
 /// forwarder's.
-struct Town {
-    local: Local,
+struct RelayBench {
+    local: LocalChain,
     evm: EvmConfig,
     facts: Facts,
     owner: Wallet,
@@ -91,11 +92,11 @@ struct Town {
     forwarded: u64,
 }
 
-impl Town {
+impl RelayBench {
     async fn start() -> Result<Self> {
         let (owner, relayer) = (Wallet::new(OWNER), Wallet::new(RELAYER).address());
-        let local = Local::start().await?;
-        local.give_coins(relayer).await?;
+        let local = LocalChain::start().await?;
+        local.give_coins(relayer).await;
         let evm = local.deploy(owner.address(), Usdc(0)).await?;
         let chain = Chain::connect(&evm).await?;
         let vault = local.vault(&chain, owner.address()).await?;

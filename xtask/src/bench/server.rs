@@ -40,7 +40,7 @@ async fn serve(dir: &Path) -> Result<()> {
     let control = Control::start(
         control::Config { reconcile_ms: SELDOM_MS, ..control::Config::default() },
         store.clone(),
-        vec![Arc::new(Instant)],
+        vec![Arc::new(InstantNode)],
         balances.clone(),
         Tiers::romulus(),
         shutdown.clone(),
@@ -52,7 +52,7 @@ async fn serve(dir: &Path) -> Result<()> {
         tiers: Tiers::romulus(),
         tokens: Tokens::new(&gateway::token_key(&dir.join("token.key"))?),
         guests: Arc::new(NodeGuests::new(std::collections::HashMap::new())),
-        images: Arc::new(Known::default()),
+        images: Arc::new(OneImage::default()),
         treasury: None,
         shop: None,
         metrics: None,
@@ -68,10 +68,10 @@ async fn serve(dir: &Path) -> Result<()> {
 
 /// A node without an end, whose guests are ready when they are created. What a
 /// look at all of them costs is another figure: it is never asked for here.
-struct Instant;
+struct InstantNode;
 
 #[async_trait::async_trait]
-impl Node for Instant {
+impl Node for InstantNode {
     fn name(&self) -> &str {
         "local"
     }
@@ -133,16 +133,16 @@ impl Node for Instant {
 }
 
 /// One image, always known.
-struct Known(Arc<Table>);
+struct OneImage(Arc<Table>);
 
-impl Default for Known {
+impl Default for OneImage {
     fn default() -> Self {
         Self(Arc::new(BTreeMap::from([("echo".to_owned(), ImageDigest([0x11; 32]))])))
     }
 }
 
 #[async_trait::async_trait]
-impl Images for Known {
+impl Images for OneImage {
     fn table(&self) -> Option<Arc<Table>> {
         Some(self.0.clone())
     }

@@ -6,10 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
+use fixtures::{Agent, PLAIN, SMALL, Stack, assets, stdout_of};
 use serde_json::{Value, json};
 use tokio::process::Command;
-
-use crate::house::{House, PLAIN, SMALL, assets};
 
 fn here(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(file)
@@ -20,12 +19,6 @@ async fn node(script: &str, words: &[&str]) -> Output {
     let mut command = Command::new("node");
     command.current_dir(assets().join("clients")).args(["--input-type=module", "-"]).args(words);
     command.stdin(fs::File::open(here("npm").join(script)).unwrap()).output().await.unwrap()
-}
-
-#[track_caller]
-fn printed(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
 }
 
 /// The URL without a name, as `palatine spawn` prints it to people.
@@ -40,10 +33,10 @@ fn token_of(spawned: &str) -> String {
 }
 
 #[tokio::test]
-async fn fault_2_11_openais_clients_talk_to_an_agent_by_the_url_that_is_printed() {
-    let mut house = House::start(PLAIN).await;
-    let holder = house.holder(SMALL);
-    let run = |words: &[&str]| printed(&house.palatine(&holder, words).output().unwrap());
+async fn fault_2_11_openais_clients_talk_to_an_agent_by_the_url_that_is_stdout_of() {
+    let mut stack = Stack::start(PLAIN).await;
+    let holder = stack.holder(SMALL);
+    let run = |words: &[&str]| stdout_of(&stack.cli(&holder, words).output().unwrap());
     let spawned = run(&["spawn", "--type", "echo"]);
     let (url, token) = (url_of(&spawned), token_of(&spawned));
     let id = url.rsplit('/').next().unwrap();
@@ -60,27 +53,27 @@ async fn fault_2_11_openais_clients_talk_to_an_agent_by_the_url_that_is_printed(
     let words = [base.as_str(), token.as_str()];
     let (python, node) = tokio::join!(python, node("openai.mjs", &words));
     for (client, output) in [("python", python.unwrap()), ("node", node)] {
-        let said: Value = serde_json::from_str(&printed(&output)).unwrap();
+        let said: Value = serde_json::from_str(&stdout_of(&output)).unwrap();
         for how in ["whole", "streamed"] {
             assert!(said[how].as_str().unwrap().contains("is anybody there?"), "{client} {how}: {said}");
         }
         assert!(!said["models"].as_array().unwrap().is_empty(), "{client}: {said}");
     }
-    house.end();
+    stack.end();
 }
 
 /// Node's WebSocket has the browsers' own interface.
 #[tokio::test]
 async fn case_ws_browser_a_page_opens_a_web_socket_to_a_private_agent() {
-    let mut house = House::start(PLAIN).await;
-    let holder = house.holder(SMALL);
-    let agent = house.spawn(&holder).await.expect(200)["agent"].clone();
-    let url = agent["path_url"].as_str().unwrap().replacen("http", "ws", 1) + "/ws";
-    let token = agent["token"].as_str().unwrap();
-    let said: Value = serde_json::from_str(&printed(&node("websocket.mjs", &[&url, token]).await)).unwrap();
+    let mut stack = Stack::start(PLAIN).await;
+    let holder = stack.holder(SMALL);
+    let agent = stack.agent(&holder).await;
+    let url = agent.text("path_url").replacen("http", "ws", 1) + "/ws";
+    let token = agent.text("token");
+    let said: Value = serde_json::from_str(&stdout_of(&node("websocket.mjs", &[&url, token]).await)).unwrap();
     assert_eq!(said, json!({"data": "is anybody there?", "protocol": format!("palatine.token.{token}")}));
     assert!(!node("websocket.mjs", &[&url, "plt_wrong"]).await.status.success());
-    house.end();
+    stack.end();
 }
 
 /// The seed's example, as it is printed there.
@@ -97,19 +90,19 @@ curl -X POST https://api.romulus.ai/spawn \
 "#;
 
 #[tokio::test]
-async fn fault_2_11_the_seeds_curl_example_works_as_printed() {
-    let mut house = House::start(PLAIN).await;
-    house.offer("coding");
-    let holder = house.holder(SMALL);
-    let home = house.path("home");
+async fn fault_2_11_the_seeds_curl_example_works_as_stdout_of() {
+    let mut stack = Stack::start(PLAIN).await;
+    stack.offer("coding");
+    let holder = stack.holder(SMALL);
+    let home = stack.path("home");
     fs::create_dir_all(home.join(".config/solana")).unwrap();
     fs::create_dir_all(home.join("bin")).unwrap();
-    house.write_keypair(&holder, &home.join(".config/solana/id.json"));
+    holder.write_keypair(&home.join(".config/solana/id.json"));
     let solana = home.join("bin/solana");
     fs::write(&solana, format!("#!/bin/sh\nexec node {} \"$@\"\n", here("npm/solana.mjs").display())).unwrap();
     fs::set_permissions(&solana, fs::Permissions::from_mode(0o755)).unwrap();
 
-    let example = SEED.replace("https://api.romulus.ai", &house.url);
+    let example = SEED.replace("https://api.romulus.ai", &stack.url);
     let example = example.replace("<your-pubkey>", &holder.wallet().to_string());
     let path = format!("{}:{}", home.join("bin").display(), std::env::var("PATH").unwrap());
     let output = Command::new("bash")
@@ -120,12 +113,12 @@ async fn fault_2_11_the_seeds_curl_example_works_as_printed() {
         .output()
         .await
         .unwrap();
-    let said: Value = serde_json::from_str(&printed(&output)).unwrap();
+    let said: Value = serde_json::from_str(&stdout_of(&output)).unwrap();
     assert_eq!((&said["success"], &said["agent"]["agent_type"]), (&json!(true), &json!("coding")), "{said}");
     // The seed's URL is the bare host.
-    let agent = &said["agent"];
-    let host = agent["host"].as_str().unwrap();
-    assert_eq!(agent["url"], format!("http://{host}"));
-    assert!(host.starts_with(agent["id"].as_str().unwrap()), "{said}");
-    house.end();
+    let agent = Agent::of(&said);
+    let host = agent.text("host");
+    assert_eq!(agent.text("url"), format!("http://{host}"));
+    assert!(host.starts_with(&agent.id), "{said}");
+    stack.end();
 }

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use client::NodeClient;
 use domain::AgentId;
+use fixtures::{Agent, Holder, SMALL, Stack, until};
 use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::json;
 use wire::node::Sandbox;
-
-use crate::house::{Holder, House, SMALL, until};
 
 /// Quick restarts and reconciling, so that a round takes seconds.
 pub(crate) const QUICK: &str =
@@ -30,41 +29,40 @@ pub(crate) fn random_below(limit: Duration) -> Duration {
 /// A running agent of a test, with the instants that bound its bill.
 struct Running {
     holder: Holder,
-    agent: Value,
+    agent: Agent,
     asked: Instant,
     ready: Instant,
 }
 
 impl Running {
-    async fn spawn(house: &mut House) -> Self {
-        let holder = house.holder(SMALL);
+    async fn spawn(stack: &mut Stack) -> Self {
+        let holder = stack.holder(SMALL);
         let asked = Instant::now();
-        let agent = house.spawn(&holder).await.expect(200)["agent"].clone();
+        let agent = stack.agent(&holder).await;
         Self { holder, agent, asked, ready: Instant::now() }
     }
 
     fn id(&self) -> &str {
-        self.agent["id"].as_str().unwrap()
+        &self.agent.id
     }
 
-    async fn answers(&self, house: &House) -> bool {
-        let answer = house.agent(Method::GET, &self.agent, "/health").send().await;
+    async fn answers(&self, stack: &Stack) -> bool {
+        let answer = stack.request(Method::GET, &self.agent, "/health").send().await;
         answer.is_ok_and(|answer| answer.status().is_success())
     }
 
     /// Stops it; the bill must lie between the shortest and the longest time it
     /// can have been ready, less `down`.
-    async fn stop(self, house: &House, down: Duration) -> u64 {
+    async fn stop(self, stack: &Stack, down: Duration) -> u64 {
         let sure = self.ready.elapsed().saturating_sub(down);
-        let uptime = house.stop(&self.holder, self.id()).await.expect(200)["uptime_ms"].as_u64().unwrap();
+        let uptime = stack.stop(&self.holder, self.id()).await.expect(200)["uptime_ms"].as_u64().unwrap();
         let most = self.asked.elapsed();
         let billed = Duration::from_millis(uptime);
         assert!(
             billed + Duration::from_millis(50) >= sure && billed <= most,
             "{billed:?} is not in {sure:?}..{most:?}"
         );
-        let path = format!("/usage/{}", self.holder.wallet());
-        let usage = house.ask(&self.holder, Method::GET, &path, Value::Null).await.expect(200);
+        let usage = stack.usage(&self.holder).await;
         assert_eq!(usage["stats"]["total_uptime_ms"], uptime);
         assert_eq!(usage["stats"]["spawns"], 1);
         uptime
@@ -77,35 +75,35 @@ async fn sandboxes(node: &NodeClient) -> Vec<Sandbox> {
 
 #[tokio::test]
 async fn a_killed_daemon_comes_back_to_the_same_guests() {
-    let mut house = House::start(QUICK).await;
+    let mut stack = Stack::start(QUICK).await;
     let mut guests = Vec::new();
     for _ in 0..3 {
-        guests.push(Running::spawn(&mut house).await);
+        guests.push(Running::spawn(&mut stack).await);
     }
-    let node = house.node_client();
+    let node = stack.node_client();
     let before = sandboxes(&node).await;
     for _ in 0..rounds() {
         tokio::time::sleep(random_below(Duration::from_millis(1500))).await;
-        house.kill_node();
+        stack.kill_node();
         tokio::time::sleep(random_below(Duration::from_millis(800))).await;
-        house.start_node().await;
+        stack.start_node().await;
         for guest in &guests {
-            until("the guest answers through the new daemon", async || guest.answers(&house).await.then_some(())).await;
+            until("the guest answers through the new daemon", async || guest.answers(&stack).await.then_some(())).await;
         }
         assert_eq!(sandboxes(&node).await, before, "an id, a process or a restart count changed");
     }
     for guest in guests {
-        guest.stop(&house, Duration::ZERO).await;
+        guest.stop(&stack, Duration::ZERO).await;
     }
     assert!(sandboxes(&node).await.is_empty());
-    house.end();
+    stack.end();
 }
 
 #[tokio::test]
 async fn a_guest_that_dies_is_started_again_under_its_id_and_url_and_not_billed_meanwhile() {
-    let mut house = House::start(QUICK).await;
-    let guest = Running::spawn(&mut house).await;
-    let node = house.node_client();
+    let mut stack = Stack::start(QUICK).await;
+    let guest = Running::spawn(&mut stack).await;
+    let node = stack.node_client();
     let mut down = Duration::ZERO;
     for round in 1..=rounds() {
         tokio::time::sleep(random_below(Duration::from_millis(1500))).await;
@@ -113,75 +111,77 @@ async fn a_guest_that_dies_is_started_again_under_its_id_and_url_and_not_billed_
         let died = Instant::now();
         kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
         let status = until("the guest is ready again", async || {
-            let status = house.status(&guest.holder, guest.id()).await.expect(200);
+            let status = stack.status(&guest.holder, guest.id()).await.expect(200);
             (status["agent"]["restarts"] == round && status["agent"]["state"] == "ready").then_some(status)
         })
         .await;
-        assert_eq!((&status["agent"]["id"], &status["agent"]["url"]), (&guest.agent["id"], &guest.agent["url"]));
-        assert!(guest.answers(&house).await);
+        assert_eq!(
+            (&status["agent"]["id"], &status["agent"]["url"]),
+            (&guest.agent.json["id"], &guest.agent.json["url"])
+        );
+        assert!(guest.answers(&stack).await);
         down += died.elapsed();
     }
     let whole = guest.asked.elapsed();
-    let uptime = guest.stop(&house, down).await;
+    let uptime = guest.stop(&stack, down).await;
     // Each restart boots for a second at least, and none of that is billed.
     let billed = Duration::from_millis(uptime);
     assert!(billed + Duration::from_secs(1) * rounds() <= whole, "{billed:?} of {whole:?}");
-    house.end();
+    stack.end();
 }
 
 #[tokio::test]
 async fn a_guest_that_keeps_dying_fails_with_the_reason_and_frees_its_wallet() {
     let strict = "[control]\nreconcile_ms = 500\n[node]\nbackoff_first_ms = 50\nrestarts = 1\n";
-    let mut house = House::start(strict).await;
-    let guest = Running::spawn(&mut house).await;
-    let node = house.node_client();
+    let mut stack = Stack::start(strict).await;
+    let guest = Running::spawn(&mut stack).await;
+    let node = stack.node_client();
     let status = until("the agent has failed", async || {
         if let Some(pid) = sandboxes(&node).await.first().and_then(|sandbox| sandbox.pid) {
             kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).ok();
         }
-        let status = house.status(&guest.holder, guest.id()).await.expect(200);
+        let status = stack.status(&guest.holder, guest.id()).await.expect(200);
         (status["agent"]["state"] == "failed").then_some(status)
     })
     .await;
     assert_eq!(status["agent"]["reason"], "crash_loop");
     assert!(sandboxes(&node).await.is_empty());
-    house.spawn(&guest.holder).await.expect(200);
-    house.end();
+    stack.spawn(&guest.holder).await.expect(200);
+    stack.end();
 }
 
 #[tokio::test]
 async fn a_gateway_killed_in_the_middle_of_a_spawn_leaves_a_ready_agent_or_a_free_wallet() {
-    let mut house = House::start(QUICK).await;
-    let node = house.node_client();
+    let mut stack = Stack::start(QUICK).await;
+    let node = stack.node_client();
     for _ in 0..rounds() {
-        let holder = house.holder(SMALL);
-        let request = house.signed(&holder, Method::POST, "/spawn", &json!({"agent_type": "echo"}));
+        let holder = stack.holder(SMALL);
+        let request = stack.signed(&holder, Method::POST, "/spawn", &json!({"agent_type": "echo"}));
         let spawn = tokio::spawn(request.send());
         tokio::time::sleep(random_below(Duration::from_secs(4))).await;
-        house.kill_gateway();
+        stack.kill_gateway();
         let answered = spawn.await.unwrap().is_ok_and(|answer| answer.status() == StatusCode::OK);
-        house.start_gateway().await;
-        let live = settled(&house, &holder).await;
+        stack.start_gateway().await;
+        let live = settled(&stack, &holder).await;
         assert!(live.is_some() || !answered, "an agent that was promised is gone");
         assert_same(&node, live).await;
         match live {
-            Some(id) => house.stop(&holder, &id.to_string()).await.expect(200),
-            None => house.spawn(&holder).await.expect(200),
+            Some(id) => stack.stop(&holder, &id.to_string()).await.expect(200),
+            None => stack.spawn(&holder).await.expect(200),
         };
         if live.is_none() {
-            let id = settled(&house, &holder).await.unwrap();
-            house.stop(&holder, &id.to_string()).await.expect(200);
+            let id = settled(&stack, &holder).await.unwrap();
+            stack.stop(&holder, &id.to_string()).await.expect(200);
         }
         assert_same(&node, None).await;
     }
-    house.end();
+    stack.end();
 }
 
 /// Waits until the wallet's agents are ready or over; the live one, if any.
-pub(crate) async fn settled(house: &House, holder: &Holder) -> Option<AgentId> {
+pub(crate) async fn settled(stack: &Stack, holder: &Holder) -> Option<AgentId> {
     until("the wallet's agent is ready or gone", async || {
-        let agents = house.ask(holder, Method::GET, "/agents", Value::Null).await.expect(200);
-        let agents = agents["agents"].as_array().unwrap().clone();
+        let agents = stack.agents(holder).await;
         let live: Vec<_> =
             agents.iter().filter(|agent| agent["state"] != "stopped" && agent["state"] != "failed").collect();
         match live.as_slice() {

@@ -6,12 +6,12 @@ use std::fs;
 use std::time::Duration;
 
 use domain::AgentId;
+use fixtures::{Failpoint, Holder, SMALL, Stack, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 use wire::node::Data;
 
 use crate::crash::{QUICK, assert_same, rounds, settled};
-use crate::house::{Failpoint, Holder, House, SMALL, until};
 
 /// How often the programs are looked after while an answer is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -28,44 +28,43 @@ enum Life {
 }
 
 /// An agent's life, from its spawn. `None` when a program died on the way.
-async fn live(house: &mut House, holder: &Holder, life: Life) -> Option<()> {
-    let agent = answered(house, holder, Method::POST, "/spawn", json!({"agent_type": "echo"})).await?["agent"].clone();
+async fn live(stack: &mut Stack, holder: &Holder, life: Life) -> Option<()> {
+    let agent = answered(stack, holder, Method::POST, "/spawn", json!({"agent_type": "echo"})).await?["agent"].clone();
     let id = agent["id"].as_str()?;
     if life == Life::Kept {
-        set_aside(house, id.parse().ok()?).await?;
+        set_aside(stack, id.parse().ok()?).await?;
     }
-    answered(house, holder, Method::POST, &format!("/stop/{id}"), Value::Null).await?;
+    answered(stack, holder, Method::POST, &format!("/stop/{id}"), Value::Null).await?;
     Some(())
 }
 
-async fn set_aside(house: &mut House, id: AgentId) -> Option<()> {
-    let node = house.node_client();
+async fn set_aside(stack: &mut Stack, id: AgentId) -> Option<()> {
+    let node = stack.node_client();
     match node.delete(id, Duration::ZERO, Data::Keep).await {
         Ok(gone) => return gone.kept_until.map(drop),
         Err(error) => eprintln!("{error}"),
     }
-    until("the killed program is gone", async || house.bury().then_some(())).await;
+    until("the killed program is gone", async || stack.reap().then_some(())).await;
     None
 }
 
 /// All that this wallet has left is erased.
-async fn erased(house: &House, holder: &Holder) {
-    let agents = house.ask(holder, Method::GET, "/agents", Value::Null).await.expect(200);
-    for agent in agents["agents"].as_array().unwrap().iter().filter(|agent| agent["state"] != "stopped") {
-        house.stop(holder, agent["id"].as_str().unwrap()).await.expect(200);
+async fn erased(stack: &Stack, holder: &Holder) {
+    for agent in stack.agents(holder).await.iter().filter(|agent| agent["state"] != "stopped") {
+        stack.stop(holder, agent["id"].as_str().unwrap()).await.expect(200);
     }
-    let node = house.node_client();
+    let node = stack.node_client();
     until("no disks are kept", async || node.disks().await.ok()?.kept.is_empty().then_some(())).await;
     assert_same(&node, None).await;
 }
 
-async fn answered(house: &mut House, holder: &Holder, method: Method, path: &str, body: Value) -> Option<Value> {
-    let mut asked = std::pin::pin!(house.signed(holder, method, path, &body).send());
+async fn answered(stack: &mut Stack, holder: &Holder, method: Method, path: &str, body: Value) -> Option<Value> {
+    let mut asked = std::pin::pin!(stack.signed(holder, method, path, &body).send());
     // The gateway waits for a node that died for as long as a spawn may take; we do not.
     let answer = loop {
         tokio::select! {
             answer = &mut asked => break answer,
-            () = tokio::time::sleep(LOOK_EVERY) => if house.bury() { return None },
+            () = tokio::time::sleep(LOOK_EVERY) => if stack.reap() { return None },
         }
     };
     match answer {
@@ -73,56 +72,54 @@ async fn answered(house: &mut House, holder: &Holder, method: Method, path: &str
         Ok(answer) => eprintln!("{path}: {} {}", answer.status(), answer.text().await.unwrap_or_default()),
         Err(error) => eprintln!("{path}: {error}"),
     }
-    until("the killed program is gone", async || house.bury().then_some(())).await;
+    until("the killed program is gone", async || stack.reap().then_some(())).await;
     None
 }
 
 /// The points that a program passes in such a life.
 async fn points(program: &'static str, life: Life) -> Vec<String> {
-    let mut house = House::prepare(QUICK);
-    let list = house.path("points");
+    let mut stack = Stack::prepare(QUICK);
+    let list = stack.path("points");
     let seen = Failpoint { program, variable: durable::SEEN, value: list.display().to_string() };
-    assert!(house.come_up(Some(seen)).await);
-    let holder = house.holder(SMALL);
-    live(&mut house, &holder, life).await.expect("nobody is killed");
-    assert_same(&house.node_client(), None).await;
+    assert!(stack.come_up(Some(seen)).await);
+    let holder = stack.holder(SMALL);
+    live(&mut stack, &holder, life).await.expect("nobody is killed");
+    assert_same(&stack.node_client(), None).await;
     let points: BTreeSet<_> = fs::read_to_string(list).unwrap().lines().map(str::to_owned).collect();
-    house.end();
+    stack.end();
     points.into_iter().collect()
 }
 
 /// Kills the program there; then nothing is lost, doubled or stuck.
 async fn survive(program: &'static str, point: String, life: Life) {
-    let mut house = House::prepare(QUICK);
-    let holder = house.holder(SMALL);
+    let mut stack = Stack::prepare(QUICK);
+    let holder = stack.holder(SMALL);
     let at = Failpoint { program, variable: durable::AT, value: point.clone() };
-    let mut died = !house.come_up(Some(at)).await;
+    let mut died = !stack.come_up(Some(at)).await;
     if !died {
-        died = live(&mut house, &holder, life).await.is_none();
+        died = live(&mut stack, &holder, life).await.is_none();
     }
     if !died {
         // What follows an answer may be what kills it.
-        until(&format!("{program} is killed at {point}"), async || house.bury().then_some(())).await;
+        until(&format!("{program} is killed at {point}"), async || stack.reap().then_some(())).await;
     }
-    assert!(house.come_up(None).await, "{program} does not start after {point}");
+    assert!(stack.come_up(None).await, "{program} does not start after {point}");
     match life {
         // The gateway takes a while to know that the node has it no more.
-        Life::Kept => erased(&house, &holder).await,
+        Life::Kept => erased(&stack, &holder).await,
         Life::Stopped => {
-            if let Some(id) = settled(&house, &holder).await {
-                assert_same(&house.node_client(), Some(id)).await;
-                house.stop(&holder, &id.to_string()).await.expect(200);
+            if let Some(id) = settled(&stack, &holder).await {
+                assert_same(&stack.node_client(), Some(id)).await;
+                stack.stop(&holder, &id.to_string()).await.expect(200);
             }
         }
     }
-    live(&mut house, &holder, life).await.unwrap_or_else(|| panic!("a second life dies after {point}"));
-    assert_same(&house.node_client(), None).await;
-    let agents = house.ask(&holder, Method::GET, "/agents", Value::Null).await.expect(200);
-    let known = agents["agents"].as_array().unwrap().len();
-    let usage = house.ask(&holder, Method::GET, &format!("/usage/{}", holder.wallet()), Value::Null).await.expect(200);
-    assert!((1..=2).contains(&known), "{point}: {agents}");
+    live(&mut stack, &holder, life).await.unwrap_or_else(|| panic!("a second life dies after {point}"));
+    assert_same(&stack.node_client(), None).await;
+    let (agents, usage) = (stack.agents(&holder).await, stack.usage(&holder).await);
+    assert!((1..=2).contains(&agents.len()), "{point}: {agents:?}");
     assert!(usage["stats"]["spawns"].as_u64().is_some_and(|spawns| spawns <= 2), "{point}: {usage}");
-    house.end();
+    stack.end();
 }
 
 async fn each(program: &'static str, needed: &[&str], life: Life) {

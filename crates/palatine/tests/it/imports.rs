@@ -1,4 +1,4 @@
-//! The house's seams: who may import whom. `docs/ARCHITECTURE.md` shows the same
+//! The stack's seams: who may import whom. `docs/ARCHITECTURE.md` shows the same
 //! table to people.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +14,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("domain", &[]),
     ("needs", &[]),
+    ("fixtures", &["domain", "needs", "auth", "chain", "identity", "x402", "client"]),
     ("durable", &[]),
     ("telemetry", &[]),
     ("wire", &["domain"]),

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
-use crate::house::{Holder, House, SMALL};
+use fixtures::{Holder, SMALL, Stack};
 
 /// A machine out in the world, with a public address: a namespace of our own,
 /// routed to by this machine alone.
@@ -61,8 +61,8 @@ fn batch(before: &[&str], lines: &str) {
 }
 
 /// What `agent-echo probe tcp` says of each target, tried from inside the guest.
-fn probe(house: &House, holder: &Holder, id: &str, targets: &[String]) -> Vec<(String, String)> {
-    let mut command = house.palatine(holder, &["exec", id, "--", "/usr/bin/agent-echo", "probe", "tcp"]);
+fn probe(stack: &Stack, holder: &Holder, id: &str, targets: &[String]) -> Vec<(String, String)> {
+    let mut command = stack.exec_echo(holder, id, &["probe", "tcp"]);
     let output = command.args(targets).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let said = text.lines().filter_map(|line| line.strip_prefix("tcp ")?.rsplit_once(' '));
@@ -82,17 +82,17 @@ fn addresses(family: &str) -> Vec<String> {
 async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_nor_link_local_addresses() {
     needs::needs!(root, network, tun, cgroups);
     let world = World::start();
-    let mut house = House::start("[network]\nuplinks = [\"near\"]\n").await;
-    let (one, other) = (house.holder(SMALL), house.holder(SMALL));
-    let id = house.spawn(&one).await.expect(200)["agent"]["id"].as_str().unwrap().to_owned();
-    house.spawn(&other).await.expect(200);
+    let mut stack = Stack::start("[network]\nuplinks = [\"near\"]\n").await;
+    let (one, other) = (stack.holder(SMALL), stack.holder(SMALL));
+    let id = stack.agent(&one).await.id;
+    stack.agent(&other).await;
 
     // What a guest could reach on the host, if it were let: listeners on all its addresses.
     let v4 = TcpListener::bind("0.0.0.0:0").unwrap();
     let v6 = TcpListener::bind("[::]:0").unwrap();
     let (port4, port6) = (v4.local_addr().unwrap().port(), v6.local_addr().unwrap().port());
 
-    let open = probe(&house, &one, &id, &[format!("{WORLD}:{WORLD_PORT}")]);
+    let open = probe(&stack, &one, &id, &[format!("{WORLD}:{WORLD_PORT}")]);
     assert_eq!(open[0].1, "answered", "without a way out the rest of this test would prove nothing: {open:?}");
 
     let mut targets: Vec<String> = addresses("-4").iter().map(|address| format!("{address}:{port4}")).collect();
@@ -109,7 +109,7 @@ async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_no
     targets.retain(|target| !target.starts_with(WORLD));
     targets.extend(PRIVATE.iter().map(|address| format!("{address}:{WORLD_PORT}")));
     targets.extend(["169.254.169.254:80".to_owned(), "224.0.0.1:80".to_owned(), "255.255.255.255:80".to_owned()]);
-    for (target, how) in probe(&house, &one, &id, &targets) {
+    for (target, how) in probe(&stack, &one, &id, &targets) {
         assert_ne!(how, "answered", "{target}");
     }
 
@@ -125,10 +125,10 @@ async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_no
         "[64:ff9b::a9fe:a9fe]:80",
     ];
     targets.extend(known.map(str::to_owned));
-    for (target, how) in probe(&house, &one, &id, &targets) {
+    for (target, how) in probe(&stack, &one, &id, &targets) {
         assert_ne!(how, "answered", "{target}");
     }
-    house.end();
+    stack.end();
     drop(world);
 }
 
@@ -136,13 +136,13 @@ async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_no
 async fn a_guest_without_egress_reaches_nothing_and_still_answers() {
     needs::needs!(root, network, tun, cgroups);
     let world = World::start();
-    let mut house = House::start("[network]\negress = \"none\"\n").await;
-    let holder = house.holder(SMALL);
-    let agent = house.spawn(&holder).await.expect(200)["agent"].clone();
-    let said = probe(&house, &holder, agent["id"].as_str().unwrap(), &[format!("{WORLD}:{WORLD_PORT}")]);
+    let mut stack = Stack::start("[network]\negress = \"none\"\n").await;
+    let holder = stack.holder(SMALL);
+    let agent = stack.agent(&holder).await;
+    let said = probe(&stack, &holder, &agent.id, &[format!("{WORLD}:{WORLD_PORT}")]);
     assert_ne!(said[0].1, "answered");
-    let answer = house.agent(reqwest::Method::GET, &agent, "/health").send().await.unwrap();
+    let answer = stack.request(reqwest::Method::GET, &agent, "/health").send().await.unwrap();
     assert!(answer.status().is_success());
-    house.end();
+    stack.end();
     drop(world);
 }

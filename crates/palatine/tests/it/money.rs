@@ -1,5 +1,6 @@
 //! Signed calls and payments through the gateway, on a real chain.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chain::evm::typed::{CreateVault, Window, digest, factory_domain, task_id, task_payment, token_domain};
@@ -7,13 +8,15 @@ use chain::evm::{At, Chain, calls};
 use domain::evm::Call;
 use domain::vault::Terms;
 use domain::{Address, B256, U256, Usdc};
+use fixtures::{
+    Agent, CHAIN_ID, EvmChain, FUNDS, PAYEE, PLAIN, PaymentSigner, SMALL, Stack, TOKEN_VERSION, assets, now_s, sign,
+    stdout_of, until,
+};
 use futures_util::future::join_all;
 use identity::{Identity, SignerSync};
-use reqwest::StatusCode;
+use reqwest::header::{HeaderName, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
-
-use crate::evm::{CHAIN_ID, Evm, FUNDS, PAYEE, TOKEN_VERSION, now_s, sign};
-use crate::house::{House, until};
 
 /// `n` whole USDC.
 const fn whole(n: u64) -> Usdc {
@@ -27,7 +30,7 @@ struct Signed {
     call: Call,
 }
 
-fn signed_task(evm: &Evm, vault: Address, payer: &Identity, amount: Usdc, salt: u64) -> Signed {
+fn signed_task(evm: &EvmChain, vault: Address, payer: &Identity, amount: Usdc, salt: u64) -> Signed {
     let config = evm.config();
     let now = now_s();
     let terms = Terms {
@@ -53,13 +56,13 @@ fn signed_task(evm: &Evm, vault: Address, payer: &Identity, amount: Usdc, salt: 
 }
 
 /// Has a call carried; the answer, if the gateway lived to give one.
-async fn carry(house: &House, call: &Call) -> Option<Value> {
+async fn carry(stack: &Stack, call: &Call) -> Option<Value> {
     let body = json!({"to": call.to, "data": call.data});
-    let answer = house.post("/meta/call", &body).await.ok()?;
+    let answer = stack.post("/meta/call", &body).await.ok()?;
     answer.json().await.ok()
 }
 
-async fn deployed_vault(evm: &Evm, house: &House, chain: &Chain, owner: &Identity) -> Address {
+async fn deployed_vault(evm: &EvmChain, stack: &Stack, chain: &Chain, owner: &Identity) -> Address {
     let config = evm.config();
     let deadline = now_s() + 3600;
     let (name, agent) = ("a-pod", Address::repeat_byte(0xa9));
@@ -72,34 +75,33 @@ async fn deployed_vault(evm: &Evm, house: &House, chain: &Chain, owner: &Identit
     let consent = calls::Consent { deadline, signature: sign(owner, digest(&message, &factory_domain(&config))) };
     let call = calls::create_vault(config.factory, name, owner.address(), agent, Some(&consent));
     // The operator pays for nobody's vault but those of agents here.
-    let refused = house.post("/meta/call", &json!({"to": call.to, "data": call.data})).await.unwrap();
+    let refused = stack.post("/meta/call", &json!({"to": call.to, "data": call.data})).await.unwrap();
     assert_eq!(refused.status(), StatusCode::FORBIDDEN);
     let said: Value = refused.json().await.unwrap();
     assert_eq!(said["error"], "DEPLOYMENT_NOT_SPONSORED");
-    evm.pay(&call).await;
+    evm.send(&call).await;
     chain.vault_of(name, owner.address()).await.unwrap()
 }
 
 #[tokio::test]
 async fn whatever_kills_the_gateway_each_signed_task_is_created_once_and_the_books_equal_the_chain() {
-    let evm = Evm::start().await;
-    let chain = evm.chain().await;
-    let mut house = House::start(&evm.sections()).await;
-    until("the chain answers", async || (house.get("/chain").await.status == 200).then_some(())).await;
+    let evm = EvmChain::start().await;
+    let chain = evm.connect().await;
+    let mut stack = Stack::start_on(&evm, PLAIN).await;
     let payer = evm.payer().await;
-    let vault = deployed_vault(&evm, &house, &chain, &payer).await;
+    let vault = deployed_vault(&evm, &stack, &chain, &payer).await;
     let mut all = Vec::new();
     for round in 0..u64::from(crate::crash::rounds()) {
         let tasks: Vec<Signed> =
             (0..4).map(|n| signed_task(&evm, vault, &payer, Usdc(1 + round * 10 + n), round * 10 + n)).collect();
-        let sending = join_all(tasks.iter().map(|task| carry(&house, &task.call)));
+        let sending = join_all(tasks.iter().map(|task| carry(&stack, &task.call)));
         let instant = crate::crash::random_below(Duration::from_millis(150));
         tokio::time::timeout(instant, sending).await.ok();
-        house.kill_gateway();
-        house.start_gateway().await;
+        stack.kill_gateway();
+        stack.start_gateway().await;
         for task in &tasks {
             let answer = until("the task is created", async || {
-                let answer = carry(&house, &task.call).await?;
+                let answer = carry(&stack, &task.call).await?;
                 (answer["success"] == true).then_some(answer)
             })
             .await;
@@ -111,119 +113,133 @@ async fn whatever_kills_the_gateway_each_signed_task_is_created_once_and_the_boo
     assert_eq!(chain.usdc_of(vault, At::Latest).await.unwrap(), Usdc(locked));
     assert_eq!(chain.usdc_of(payer.address(), At::Latest).await.unwrap(), Usdc(FUNDS.0 - locked));
     let books = until("the books are read to the end", async || {
-        let books = house.get(&format!("/vaults/{vault}")).await;
+        let books = stack.get(&format!("/vaults/{vault}")).await;
         (books.status == 200 && books.body["locked"].as_str() == Some(&format!("{locked}"))).then_some(books.body)
     })
     .await;
     assert_eq!(books["available_balance"], "0");
-    let tasks = house.get(&format!("/vaults/{vault}/tasks")).await.expect(200);
+    let tasks = stack.get(&format!("/vaults/{vault}/tasks")).await.expect(200);
     let mut listed: Vec<_> = tasks["tasks"].as_array().unwrap().iter().map(|task| task["id"].clone()).collect();
     let mut made: Vec<_> = all.iter().map(|task| json!(task.id)).collect();
     listed.sort_by_key(Value::to_string);
     made.sort_by_key(Value::to_string);
     assert_eq!(listed, made);
-    house.end();
+    stack.end();
+}
+
+/// An agent whose answers cost one USDC, and somebody who asks it without its token.
+struct PricedAgent {
+    stack: Stack,
+    evm: EvmChain,
+    chain: Chain,
+    agent: Agent,
+    stranger: Agent,
+}
+
+/// The path that costs.
+const PRICED: &str = "/v1/chat/completions";
+
+impl PricedAgent {
+    async fn open() -> Self {
+        let evm = EvmChain::start().await;
+        let chain = evm.connect().await;
+        let mut stack = Stack::start_on(&evm, PLAIN).await;
+        let holder = stack.holder(SMALL);
+        let agent = stack.agent(&holder).await;
+        stack.price(&holder, &agent, "/v1", whole(1).0).await;
+        let stranger = agent.without_token();
+        Self { stack, evm, chain, agent, stranger }
+    }
+
+    fn ask(&self, who: &Agent, path: &str) -> RequestBuilder {
+        self.stack.chat_at(who, path, "for money")
+    }
+
+    /// What is asked of the stranger, and a header that pays it.
+    async fn payment(&self) -> (HeaderName, HeaderValue) {
+        let terms = self.ask(&self.stranger, PRICED).send().await.unwrap();
+        assert_eq!(terms.status(), StatusCode::PAYMENT_REQUIRED);
+        let (headers, body) = (terms.headers().clone(), terms.bytes().await.unwrap());
+        let signer = PaymentSigner(self.evm.payer().await);
+        let buyer = x402::Buyer::new(signer, Arc::new(self.evm.tokens()), 300);
+        let paying = buyer.pay(&headers, &body, whole(1), now_s(), B256::repeat_byte(9)).unwrap();
+        assert_eq!((paying.amount, paying.payee), (whole(1), PAYEE));
+        paying.header
+    }
+
+    async fn earned(&self) -> Usdc {
+        self.chain.usdc_of(PAYEE, At::Latest).await.unwrap()
+    }
+}
+
+/// Whether the answer was sold; any other one says what to do.
+async fn is_sold(answer: Response) -> bool {
+    match answer.status().as_u16() {
+        200 => {
+            assert!(answer.headers().contains_key("payment-response"));
+            assert!(answer.text().await.unwrap().contains("for money"));
+            true
+        }
+        402 => false,
+        409 | 503 => {
+            let said: Value = answer.json().await.unwrap();
+            assert!(said["code"].is_string() && said["retry_after"].is_u64(), "503-code: {said}");
+            false
+        }
+        other => panic!("{other}"),
+    }
 }
 
 #[tokio::test]
 async fn a_hundred_copies_of_one_payment_buy_one_answer_and_one_for_another_path_buys_none() {
-    let evm = Evm::start().await;
-    let chain = evm.chain().await;
-    let mut house = House::start(&evm.sections()).await;
-    until("the chain answers", async || (house.get("/chain").await.status == 200).then_some(())).await;
-    let payer = evm.payer().await;
-    let holder = house.holder(crate::house::SMALL);
-    let agent = house.spawn(&holder).await.expect(200)["agent"].clone();
-    let id = agent["id"].as_str().unwrap().to_owned();
-    let prices = json!({"prices": {"/v1": "1000000"}});
-    house.ask(&holder, reqwest::Method::PUT, &format!("/agents/{id}/prices"), prices).await.expect(200);
-
-    // Without its token, and without a payment: terms.
-    let stranger = json!({"url": agent["url"]});
-    let question = json!({"model": "default", "messages": [{"role": "user", "content": "for money"}]});
-    let path = "/v1/chat/completions";
-    let asked = |path: &str| house.agent(reqwest::Method::POST, &stranger, path).json(&question);
-    let terms = asked(path).send().await.unwrap();
-    assert_eq!(terms.status(), StatusCode::PAYMENT_REQUIRED);
+    let mut sale = PricedAgent::open().await;
     // No other writing of the path is free.
     for path in ["//v1/chat/completions", "/v1/../v1/chat/completions", "/%761/chat/completions"] {
-        let answer = asked(path).send().await.unwrap();
+        let answer = sale.ask(&sale.stranger, path).send().await.unwrap();
         assert!((400..=402).contains(&answer.status().as_u16()), "{path}: {}", answer.status());
     }
-    let headers = terms.headers().clone();
-    let body = terms.bytes().await.unwrap();
-    let tokens = std::sync::Arc::new(x402::Tokens::from_iter([x402::Token::new(
-        CHAIN_ID,
-        "cronos-testnet",
-        evm.deployed.usdc,
-        "Bridged USDC (Stargate)",
-        TOKEN_VERSION,
-    )]));
-    let buyer = x402::Buyer::new(Buyer(payer.clone()), tokens, 300);
-    let paying = buyer.pay(&headers, &body, whole(1), now_s(), B256::repeat_byte(9)).unwrap();
-    assert_eq!((paying.amount, paying.payee), (whole(1), PAYEE));
-    let (name, value) = paying.header;
-
-    let unread = asked(path).header(&name, "!").send().await.unwrap();
+    let (name, value) = sale.payment().await;
+    let unread = sale.ask(&sale.stranger, PRICED).header(&name, "!").send().await.unwrap();
     assert_eq!(unread.status(), StatusCode::BAD_REQUEST, "x402-bad-header");
     let said: Value = unread.json().await.unwrap();
     assert_eq!((&said["code"], &said["field"]), (&json!("malformed_payment"), &json!(name.as_str())));
 
-    let copies = (0..100).map(|_| asked(path).header(&name, &value).send());
-    let answers = join_all(copies).await;
-    let mut served = 0;
-    for answer in answers {
-        let answer = answer.unwrap();
-        match answer.status().as_u16() {
-            200 => {
-                assert!(answer.headers().contains_key("payment-response"));
-                assert!(answer.text().await.unwrap().contains("for money"));
-                served += 1;
-            }
-            402 => {}
-            409 | 503 => {
-                let said: Value = answer.json().await.unwrap();
-                assert!(said["code"].is_string() && said["retry_after"].is_u64(), "503-code: {said}");
-            }
-            other => panic!("{other}"),
-        }
-    }
-    assert_eq!(served, 1, "one payment buys one answer");
-    assert_eq!(chain.usdc_of(PAYEE, At::Latest).await.unwrap(), whole(1));
+    let copies = (0..100).map(|_| sale.ask(&sale.stranger, PRICED).header(&name, &value).send());
+    let answers = join_all(copies).await.into_iter().map(|answer| is_sold(answer.unwrap()));
+    let sold = join_all(answers).await.into_iter().filter(|sold| *sold).count();
+    assert_eq!(sold, 1, "one payment buys one answer");
+    assert_eq!(sale.earned().await, whole(1));
     // The same payment for another request, and again after a restart: nothing.
-    house.kill_gateway();
-    house.start_gateway().await;
-    until("the chain answers", async || (house.get("/chain").await.status == 200).then_some(())).await;
-    for path in [path, "/v1/models"] {
-        let answer = house.agent(reqwest::Method::POST, &stranger, path).json(&question).header(&name, &value);
-        assert_eq!(answer.send().await.unwrap().status(), StatusCode::PAYMENT_REQUIRED, "{path}");
+    sale.stack.kill_gateway();
+    sale.stack.start_gateway().await;
+    sale.stack.until_chain_answers().await;
+    for path in [PRICED, "/v1/models"] {
+        let answer = sale.ask(&sale.stranger, path).header(&name, &value).send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::PAYMENT_REQUIRED, "{path}");
     }
-    assert_eq!(chain.usdc_of(PAYEE, At::Latest).await.unwrap(), whole(1));
+    assert_eq!(sale.earned().await, whole(1));
     // Who holds the agent's token goes free.
-    let free = house.agent(reqwest::Method::POST, &agent, path).json(&question).send().await.unwrap();
+    let free = sale.ask(&sale.agent, PRICED).send().await.unwrap();
     assert_eq!(free.status(), StatusCode::OK);
-    house.end();
+    sale.stack.end();
 }
 
 #[tokio::test]
 async fn an_unmodified_client_from_npm_pays_one_of_our_agents() {
-    let evm = Evm::start().await;
-    let chain = evm.chain().await;
-    let mut house = House::start(&evm.sections()).await;
-    until("the chain answers", async || (house.get("/chain").await.status == 200).then_some(())).await;
+    let evm = EvmChain::start().await;
+    let chain = evm.connect().await;
+    let mut stack = Stack::start_on(&evm, PLAIN).await;
     let secret = [0x51; 32];
     let payer = evm.payer_of(&secret).await;
-    let holder = house.holder(crate::house::SMALL);
-    let agent = house.spawn(&holder).await.expect(200)["agent"].clone();
-    let path = format!("/agents/{}/prices", agent["id"].as_str().unwrap());
-    let prices = json!({"prices": {"/echo": "2000000"}});
-    house.ask(&holder, reqwest::Method::PUT, &path, prices).await.expect(200);
+    let holder = stack.holder(SMALL);
+    let agent = stack.agent(&holder).await;
+    stack.price(&holder, &agent, "/echo", whole(2).0).await;
 
     let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let script = here.join("../x402/tests/npm/fetch-v2.mjs");
-    let url = format!("{}/echo", agent["url"].as_str().unwrap());
+    let url = format!("{}/echo", agent.text("url"));
     let output = tokio::process::Command::new("node")
-        .current_dir(crate::house::assets().join("x402"))
+        .current_dir(assets().join("x402"))
         .arg("--import")
         .arg(here.join("tests/npm/localhost.mjs"))
         .args(["--input-type=module", "-", &url, &format!("0x{}", hex::encode(secret))])
@@ -232,43 +248,28 @@ async fn an_unmodified_client_from_npm_pays_one_of_our_agents() {
         .output()
         .await
         .unwrap();
-    let said: Value = serde_json::from_slice(&output.stdout)
-        .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    let said: Value = serde_json::from_str(&stdout_of(&output)).unwrap();
     assert_eq!(said["status"], 200, "{said}");
     assert!(said["body"].as_str().unwrap().contains("hello"), "{said}");
     assert_eq!(said["receipt"]["success"], true, "{said}");
     assert_eq!(said["receipt"]["payer"].as_str().unwrap().parse(), Ok(payer.address()));
     assert_eq!(chain.usdc_of(PAYEE, At::Latest).await.unwrap(), whole(2));
     assert_eq!(chain.usdc_of(payer.address(), At::Latest).await.unwrap(), Usdc(FUNDS.0 - whole(2).0));
-    house.end();
-}
-
-/// Signs payments.
-pub(crate) struct Buyer(pub(crate) Identity);
-
-impl x402::SignHash for Buyer {
-    fn address(&self) -> Address {
-        self.0.address()
-    }
-
-    fn sign(&self, hash: &B256) -> Result<alloy_primitives::Signature, x402::SignError> {
-        Ok(self.0.sign_hash_sync(hash).unwrap())
-    }
+    stack.end();
 }
 
 #[tokio::test]
 async fn a_link_needs_both_and_a_vault_that_somebody_else_deployed_is_found() {
-    let evm = Evm::start().await;
-    let mut house = House::start(&evm.sections()).await;
-    until("the chain answers", async || (house.get("/chain").await.status == 200).then_some(())).await;
-    let holder = house.holder(crate::house::SMALL);
+    let evm = EvmChain::start().await;
+    let mut stack = Stack::start_on(&evm, PLAIN).await;
+    let holder = stack.holder(SMALL);
     let (owner, stranger) = (evm.payer().await, evm.payer().await);
-    let agent = house.spawn(&holder).await.expect(200)["agent"]["id"].as_str().unwrap().to_owned();
+    let agent = stack.agent(&holder).await.id;
     let path = format!("/agents/{agent}/vault");
-    assert_eq!(house.ask(&holder, reqwest::Method::GET, &path, Value::Null).await.expect(403)["code"], "not_linked");
+    assert_eq!(stack.ask(&holder, Method::GET, &path, Value::Null).await.expect(403)["code"], "not_linked");
 
     let terms = auth::LinkTerms {
-        gateway: house.url.strip_prefix("http://").unwrap().parse().unwrap(),
+        gateway: stack.url.strip_prefix("http://").unwrap().parse().unwrap(),
         holder: holder.wallet(),
         owner: owner.address(),
         chain_id: CHAIN_ID,
@@ -282,12 +283,12 @@ async fn a_link_needs_both_and_a_vault_that_somebody_else_deployed_is_found() {
         let holders = holder.keypair.sign_link(&terms, auth::Form::Raw);
         json!({"text": text, "holder_signature": holders.to_string(), "owner_signature": owners.to_string()})
     };
-    let links = async |body| house.ask(&holder, reqwest::Method::POST, "/links", body).await;
+    let links = async |body| stack.ask(&holder, Method::POST, "/links", body).await;
     assert_eq!(links(link(&stranger)).await.expect(403)["code"], "invalid_evm_signature");
     assert_eq!(links(link(&owner)).await.expect(200)["owner"], json!(owner.address()));
     assert_eq!(links(link(&owner)).await.expect(401)["code"], "replayed_signature");
 
-    let vault = house.ask(&holder, reqwest::Method::GET, &path, Value::Null).await.expect(200);
+    let vault = stack.read(&holder, &path).await;
     assert_eq!((&vault["state"], &vault["owner"]), (&json!("unsigned"), &json!(owner.address())));
     let deadline = now_s() + 3600;
     let message = CreateVault {
@@ -298,45 +299,45 @@ async fn a_link_needs_both_and_a_vault_that_somebody_else_deployed_is_found() {
     };
     let hash = digest(&message, &factory_domain(&evm.config()));
     // Only the owner's own signature deploys it.
-    let wish = json!({"deadline": deadline, "signature": sign(&stranger, hash)});
-    let refused = house.ask(&holder, reqwest::Method::POST, &path, wish).await.expect(409);
+    let request = json!({"deadline": deadline, "signature": sign(&stranger, hash)});
+    let refused = stack.ask(&holder, Method::POST, &path, request).await.expect(409);
     assert!(refused["code"] == "would_revert" && refused["error"].as_str().unwrap().contains("owner"), "{refused}");
     let consent = calls::Consent { deadline, signature: sign(&owner, hash) };
     let call = calls::create_vault(evm.deployed.factory, &agent, message.owner, message.agentWallet, Some(&consent));
-    assert_eq!(carry(&house, &call).await.unwrap()["success"], true);
-    let found = house.ask(&holder, reqwest::Method::GET, &path, Value::Null).await.expect(200);
+    assert_eq!(carry(&stack, &call).await.unwrap()["success"], true);
+    let found = stack.read(&holder, &path).await;
     assert_eq!((&found["state"], &found["address"]), (&json!("deployed"), &vault["address"]));
-    assert_eq!(house.status(&holder, &agent).await.expect(200)["vault"]["state"], "deployed");
-    house.end();
+    assert_eq!(stack.status(&holder, &agent).await.expect(200)["vault"]["state"], "deployed");
+    stack.end();
 }
 
 #[tokio::test]
 async fn without_a_chain_everything_else_works_and_says_so() {
-    let mut house = House::start(crate::house::PLAIN).await;
-    let holder = house.holder(crate::house::SMALL);
-    let id = house.spawn(&holder).await.expect(200)["agent"]["id"].as_str().unwrap().to_owned();
+    let mut stack = Stack::start(PLAIN).await;
+    let holder = stack.holder(SMALL);
+    let id = stack.agent(&holder).await.id;
     for path in ["/chain", "/meta/domain", "/supported"] {
-        assert_eq!(house.get(path).await.expect(501)["code"], "no_chain", "{path}");
+        assert_eq!(stack.get(path).await.expect(501)["code"], "no_chain", "{path}");
     }
     let prices = json!({"prices": {"/v1": "1"}});
     let path = format!("/agents/{id}/prices");
-    assert_eq!(house.ask(&holder, reqwest::Method::PUT, &path, prices).await.expect(501)["code"], "no_chain");
-    assert!(house.status(&holder, &id).await.expect(200)["vault"].is_null());
-    assert_eq!(house.get("/health").await.expect(200)["status"], "ok");
-    house.end();
+    assert_eq!(stack.ask(&holder, Method::PUT, &path, prices).await.expect(501)["code"], "no_chain");
+    assert!(stack.status(&holder, &id).await.expect(200)["vault"].is_null());
+    assert_eq!(stack.get("/health").await.expect(200)["status"], "ok");
+    stack.end();
 }
 
 #[tokio::test]
 async fn while_the_chain_is_silent_agents_live_and_what_needs_it_says_when_to_try_again() {
-    let mut evm = Evm::start().await;
+    let mut evm = EvmChain::start().await;
     let sections = evm.sections();
     evm.anvil.kill();
-    let mut house = House::start(&sections.replace("poll_ms", "timeout_ms = 300\ndeadline_ms = 500\npoll_ms")).await;
-    let holder = house.holder(crate::house::SMALL);
-    let id = house.spawn(&holder).await.expect(200)["agent"]["id"].as_str().unwrap().to_owned();
-    let said = house.get("/chain").await.expect(503);
+    let mut stack = Stack::start(&sections.replace("poll_ms", "timeout_ms = 300\ndeadline_ms = 500\npoll_ms")).await;
+    let holder = stack.holder(SMALL);
+    let id = stack.agent(&holder).await.id;
+    let said = stack.get("/chain").await.expect(503);
     assert_eq!(said["code"], "chain_unavailable");
     assert!(said["retry_after"].is_u64());
-    house.stop(&holder, &id).await.expect(200);
-    house.end();
+    stack.stop(&holder, &id).await.expect(200);
+    stack.end();
 }

@@ -7,12 +7,11 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use fixtures::{Agent, Answer, Holder, Inventory, LocalStack, SMALL, Stack, until};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::crash::random_below;
-use crate::house::{Answer, Holder, House, SMALL, assets, free_port, program, until};
-use crate::machine::{Guard, Inventory};
 
 /// The disk of the node and of the gateway's database.
 const DISK_MIB: u64 = 1536;
@@ -73,25 +72,25 @@ impl Drop for Disk {
 /// An agent that counts on its own disk, and what it last said that it had kept.
 struct Counting {
     holder: Holder,
-    agent: Value,
+    agent: Agent,
     kept: u64,
 }
 
 impl Counting {
     fn id(&self) -> &str {
-        self.agent["id"].as_str().unwrap()
+        &self.agent.id
     }
 
     /// Asks it to count once more. While its disk is full it may refuse.
-    async fn count(&mut self, house: &House) {
-        let Ok(answer) = house.agent(Method::POST, &self.agent, "/state").send().await else { return };
+    async fn count(&mut self, stack: &Stack) {
+        let Ok(answer) = stack.request(Method::POST, &self.agent, "/state").send().await else { return };
         if answer.status().is_success() {
             self.kept = answer.json::<Value>().await.unwrap()["count"].as_u64().unwrap();
         }
     }
 
-    async fn counted(&self, house: &House) -> Option<u64> {
-        let answer = house.agent(Method::GET, &self.agent, "/state").send().await.ok()?;
+    async fn counted(&self, stack: &Stack) -> Option<u64> {
+        let answer = stack.request(Method::GET, &self.agent, "/state").send().await.ok()?;
         answer.json::<Value>().await.ok()?["count"].as_u64()
     }
 }
@@ -114,44 +113,44 @@ async fn soak_disk_that_is_filled_and_freed_at_random_costs_no_agent_and_no_data
         disk.path("node"),
         disk.path("store"),
     );
-    let mut house = House::start(&places).await;
+    let mut stack = Stack::start(&places).await;
     let mut agents = Vec::new();
     for _ in 0..2 {
-        let holder = house.holder(SMALL);
-        let agent = house.spawn(&holder).await.expect(200)["agent"].clone();
+        let holder = stack.holder(SMALL);
+        let agent = stack.agent(&holder).await;
         agents.push(Counting { holder, agent, kept: 0 });
     }
-    let passer = house.holder(SMALL);
+    let passer = stack.holder(SMALL);
     let until_then = Instant::now() + goes_on();
     while Instant::now() < until_then {
         disk.fill();
-        spell(&house, &mut agents, &passer).await;
+        spell(&stack, &mut agents, &passer).await;
         disk.free();
-        spell(&house, &mut agents, &passer).await;
+        spell(&stack, &mut agents, &passer).await;
     }
     for agent in &mut agents {
         let kept = agent.kept;
         assert!(kept > 0, "it never counted");
-        let counted = until("the agent answers again", async || agent.counted(&house).await).await;
+        let counted = until("the agent answers again", async || agent.counted(&stack).await).await;
         assert!(counted >= kept, "{counted} of {kept} that were kept");
-        assert_eq!(house.status(&agent.holder, agent.id()).await.expect(200)["agent"]["state"], "ready");
-        house.stop(&agent.holder, agent.id()).await.expect(200);
+        assert_eq!(stack.status(&agent.holder, agent.id()).await.expect(200)["agent"]["state"], "ready");
+        stack.stop(&agent.holder, agent.id()).await.expect(200);
     }
-    house.end();
+    stack.end();
 }
 
 /// A while with the disk as it is: the agents are asked, and somebody comes and goes.
-async fn spell(house: &House, agents: &mut [Counting], passer: &Holder) {
+async fn spell(stack: &Stack, agents: &mut [Counting], passer: &Holder) {
     let over = Instant::now() + random_below(SPELL);
     while Instant::now() < over {
         for agent in &mut *agents {
-            agent.count(house).await;
-            served_or_refused("status", &house.status(&agent.holder, agent.id()).await);
+            agent.count(stack).await;
+            served_or_refused("status", &stack.status(&agent.holder, agent.id()).await);
         }
-        let spawned = house.spawn(passer).await;
+        let spawned = stack.spawn(passer).await;
         if spawned.status == StatusCode::OK {
             let id = spawned.body["agent"]["id"].as_str().unwrap().to_owned();
-            house.stop(passer, &id).await.expect(200);
+            stack.stop(passer, &id).await.expect(200);
         } else {
             assert!(
                 spawned.body["code"].is_string() && spawned.status != StatusCode::INTERNAL_SERVER_ERROR,
@@ -161,78 +160,29 @@ async fn spell(house: &House, agents: &mut [Counting], passer: &Holder) {
     }
 }
 
-/// A stack of `palatine up`, taken down even where the test ends early.
-struct Stack {
-    dir: tempfile::TempDir,
-    port: u16,
-    _guard: Guard,
-}
-
-impl Stack {
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(program("palatine"));
-        command.args(words).env("PALATINE_STATE", self.dir.path().join("state")).env("PALATINE_ASSETS", assets());
-        command.env("PALATINE_CONFIG", self.dir.path().join("extra.toml"));
-        command
-    }
-
-    #[track_caller]
-    fn palatine(&self, words: &[&str]) -> String {
-        let output = self.command(words).output().unwrap();
-        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn up() -> Self {
-        let dir = tempfile::TempDir::with_prefix("palatine-").unwrap();
-        fs::write(dir.path().join("extra.toml"), "[node]\naccelerator = \"tcg\"\n").unwrap();
-        let guard = Guard::over(dir.path());
-        let stack = Self { dir, port: free_port(), _guard: guard };
-        stack.palatine(&["up", "--detach", "--listen", &format!("127.0.0.1:{}", stack.port)]);
-        stack
-    }
-
-    /// A whole life of an agent, as its holder lives it.
-    fn live(&self, round: u32) {
-        let spawned: Value = serde_json::from_str(&self.palatine(&["spawn", "--type", "echo", "--json"])).unwrap();
-        let id = spawned["agent"]["id"].as_str().unwrap();
-        let question = format!("are you there, {round}?");
-        assert!(self.palatine(&["ask", id, &question]).contains(&question));
-        self.palatine(&["stop", id]);
-    }
-
-    async fn is_ready(&self) -> bool {
-        let web = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().unwrap();
-        let ready = web.get(format!("http://127.0.0.1:{}/ready", self.port)).send().await;
-        ready.is_ok_and(|answer| answer.status().is_success())
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        self.command(&["down"]).output().ok();
-    }
+async fn is_ready(stack: &LocalStack) -> bool {
+    stack.ready().await.is_some_and(|(status, _)| status.is_success())
 }
 
 #[tokio::test]
 async fn soak_day_of_a_stack_that_is_left_alone_and_then_used() {
     needs::needs!(root, network, tun, cgroups);
-    rustls::crypto::ring::default_provider().install_default().ok();
     let untouched = Inventory::take();
-    let stack = Stack::up();
-    stack.live(0);
+    let stack = LocalStack::new();
+    stack.up(&[]);
+    stack.live();
     let (idle, busy) = (Instant::now() + goes_on() / 2, Instant::now() + goes_on());
     while Instant::now() < idle {
-        assert!(stack.is_ready().await, "it is not ready, left alone: {}", stack.palatine(&["status"]));
+        assert!(is_ready(&stack).await, "it is not ready, left alone: {:?}", stack.status());
         tokio::time::sleep(LOOK).await;
     }
     let mut round = 0;
     while Instant::now() < busy || round == 0 {
         round += 1;
-        stack.live(round);
-        assert!(stack.is_ready().await, "it is not ready after {round} agents: {}", stack.palatine(&["status"]));
+        stack.live();
+        assert!(is_ready(&stack).await, "it is not ready after {round} agents: {:?}", stack.status());
     }
     println!("{round} agents lived");
-    stack.palatine(&["down"]);
+    stack.down();
     untouched.comes_back();
 }

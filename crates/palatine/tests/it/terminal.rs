@@ -1,59 +1,51 @@
 //! The command line, as people and programs use it.
 
 use std::io::Write;
-use std::process::{Output, Stdio};
+use std::process::{Command, Stdio};
 
+use fixtures::{PLAIN, SMALL, Stack, program, stderr_of, stdout_of, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::house::{House, PLAIN, SMALL, until};
-
-#[track_caller]
-fn text(output: &Output) -> String {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
 #[tokio::test]
 async fn the_commands_of_the_readme_work_for_people_and_for_programs() {
-    let mut house = House::start(PLAIN).await;
-    let holder = house.holder(SMALL);
-    let run = |words: &[&str]| house.palatine(&holder, words).output().unwrap();
-    let json = |words: &[&str]| serde_json::from_str::<Value>(&text(&run(words))).unwrap();
+    let mut stack = Stack::start(PLAIN).await;
+    let holder = stack.holder(SMALL);
+    let run = |words: &[&str]| stack.cli(&holder, words).output().unwrap();
+    let json = |words: &[&str]| serde_json::from_str::<Value>(&stdout_of(&run(words))).unwrap();
 
-    assert!(text(&run(&["ls"])).contains("No agents"));
+    assert!(stdout_of(&run(&["ls"])).contains("No agents"));
     let spawned = json(&["spawn", "--type", "echo", "--json"]);
     let id = spawned["agent"]["id"].as_str().unwrap();
-    assert!(text(&run(&["ls"])).contains(id));
+    assert!(stdout_of(&run(&["ls"])).contains(id));
     assert_eq!(json(&["ls", "--json"])["agents"][0]["id"], id);
-    assert!(text(&run(&["status", id])).contains("ready"));
-    assert!(text(&run(&["tiers"])).contains("small"));
+    assert!(stdout_of(&run(&["status", id])).contains("ready"));
+    assert!(stdout_of(&run(&["tiers"])).contains("small"));
     // The token was kept when the agent was spawned from here.
-    assert!(text(&run(&["ask", id, "what is your name?"])).contains("what is your name?"));
-    assert!(text(&run(&["logs", id])).contains("agent-echo"));
+    assert!(stdout_of(&run(&["ask", id, "what is your name?"])).contains("what is your name?"));
+    assert!(stdout_of(&run(&["logs", id])).contains("agent-echo"));
     assert!(run(&["logs", id, "--console"]).status.success());
     assert_eq!(json(&["usage", "--json"])["active_agent"]["id"], id);
 
     let again = run(&["spawn", "--type", "echo"]);
     assert_eq!(again.status.code(), Some(5));
-    assert!(String::from_utf8_lossy(&again.stderr).contains(&format!("palatine stop {id}")));
+    assert!(stderr_of(&again).contains(&format!("palatine stop {id}")));
     let unknown = run(&["spawn", "--type", "nonsense"]);
     assert_eq!(unknown.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&unknown.stderr).contains("echo"));
+    assert!(stderr_of(&unknown).contains("echo"));
 
-    assert!(text(&run(&["stop", id])).contains("stopped"));
+    assert!(stdout_of(&run(&["stop", id])).contains("stopped"));
     assert_eq!(run(&["status", "00000000-0000-0000"]).status.code(), Some(4));
-    house.end();
+    stack.end();
 }
 
 #[tokio::test]
 async fn exec_streams_both_ways_and_returns_the_commands_exit_code() {
-    let mut house = House::start(PLAIN).await;
-    let holder = house.holder(SMALL);
-    let spawned = house.spawn(&holder).await.expect(200);
-    let id = spawned["agent"]["id"].as_str().unwrap();
+    let mut stack = Stack::start(PLAIN).await;
+    let holder = stack.holder(SMALL);
+    let id = &stack.agent(&holder).await.id;
 
-    let mut command = house.palatine(&holder, &["exec", "--stdin", id, "--", "/usr/bin/agent-echo", "cat"]);
+    let mut command = stack.cli(&holder, &["exec", "--stdin", id, "--", "/usr/bin/agent-echo", "cat"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     let large = "0123456789abcdef\n".repeat(20_000);
@@ -61,26 +53,24 @@ async fn exec_streams_both_ways_and_returns_the_commands_exit_code() {
     let feeder = std::thread::spawn(move || input.write_all(sent.as_bytes()).unwrap());
     let output = child.wait_with_output().unwrap();
     feeder.join().unwrap();
-    assert!(text(&output) == large, "{} of {} bytes came back", output.stdout.len(), large.len());
+    assert!(stdout_of(&output) == large, "{} of {} bytes came back", output.stdout.len(), large.len());
 
-    let failed =
-        house.palatine(&holder, &["exec", id, "--", "/usr/bin/agent-echo", "tell", "exit", "42"]).output().unwrap();
+    let failed = stack.exec_echo(&holder, id, &["tell", "exit", "42"]).output().unwrap();
     assert_eq!(failed.status.code(), Some(42));
-    let missing = house.palatine(&holder, &["exec", id, "--", "/no/such/program"]).output().unwrap();
+    let missing = stack.cli(&holder, &["exec", id, "--", "/no/such/program"]).output().unwrap();
     assert!(!missing.status.success());
-    assert!(String::from_utf8_lossy(&missing.stderr).contains("/no/such/program"));
-    house.end();
+    assert!(stderr_of(&missing).contains("/no/such/program"));
+    stack.end();
 }
 
 #[tokio::test]
 async fn case_exec_stdin_megabytes_reach_a_command_and_a_killed_client_takes_it_along() {
     const BYTES: usize = 2_500_000;
-    let mut house = House::start(PLAIN).await;
-    let holder = house.holder(SMALL);
-    let spawned = house.spawn(&holder).await.expect(200);
-    let id = spawned["agent"]["id"].as_str().unwrap();
+    let mut stack = Stack::start(PLAIN).await;
+    let holder = stack.holder(SMALL);
+    let id = &stack.agent(&holder).await.id;
     let start = || {
-        let mut command = house.palatine(&holder, &["exec", "-i", id, "--", "/usr/bin/agent-echo", "cat"]);
+        let mut command = stack.cli(&holder, &["exec", "-i", id, "--", "/usr/bin/agent-echo", "cat"]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
     };
     let mut child = start();
@@ -92,7 +82,7 @@ async fn case_exec_stdin_megabytes_reach_a_command_and_a_killed_client_takes_it_
 
     let running = async || {
         let path = format!("/agents/{id}/process.Process/List");
-        let list = house.ask(&holder, Method::POST, &path, json!({})).await.expect(200);
+        let list = stack.ask(&holder, Method::POST, &path, json!({})).await.expect(200);
         list["processes"].as_array().map_or(0, Vec::len)
     };
     let mut killed = start();
@@ -104,43 +94,44 @@ async fn case_exec_stdin_megabytes_reach_a_command_and_a_killed_client_takes_it_
     killed.kill().unwrap();
     killed.wait().unwrap();
     until("its command ends", async || (running().await == 0).then_some(())).await;
-    house.end();
+    stack.end();
 }
 
 #[tokio::test]
 async fn case_exit_code_a_command_that_is_ended_by_a_signal_exits_as_in_a_shell() {
-    let mut house = House::start(PLAIN).await;
-    let holder = house.holder(SMALL);
-    let spawned = house.spawn(&holder).await.expect(200);
-    let id = spawned["agent"]["id"].as_str().unwrap();
-    let mut command = house.palatine(&holder, &["exec", "-i", id, "--", "/usr/bin/agent-echo", "cat"]);
+    let mut stack = Stack::start(PLAIN).await;
+    let holder = stack.holder(SMALL);
+    let id = &stack.agent(&holder).await.id;
+    let mut command = stack.cli(&holder, &["exec", "-i", id, "--", "/usr/bin/agent-echo", "cat"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.as_mut().unwrap().write_all(b"x\n").unwrap();
     std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0; 2]).unwrap();
     let path = |call: &str| format!("/agents/{id}/process.Process/{call}");
-    let list = house.ask(&holder, Method::POST, &path("List"), json!({})).await.expect(200);
+    let list = stack.ask(&holder, Method::POST, &path("List"), json!({})).await.expect(200);
     let kill = json!({"process": {"pid": list["processes"][0]["pid"]}, "signal": "SIGNAL_SIGKILL"});
-    house.ask(&holder, Method::POST, &path("SendSignal"), kill).await.expect(200);
+    stack.ask(&holder, Method::POST, &path("SendSignal"), kill).await.expect(200);
     assert_eq!(child.wait().unwrap().code(), Some(128 + 9));
-    house.end();
+    stack.end();
 }
 
 #[tokio::test]
 async fn another_wallet_sees_nothing_of_an_agent() {
-    let mut house = House::start(PLAIN).await;
-    let (owner, stranger) = (house.holder(SMALL), house.holder(SMALL));
-    let spawned = house.spawn(&owner).await.expect(200);
-    let id = spawned["agent"]["id"].as_str().unwrap();
+    let mut stack = Stack::start(PLAIN).await;
+    let (owner, stranger) = (stack.holder(SMALL), stack.holder(SMALL));
+    let agent = stack.agent(&owner).await;
+    let id = agent.id.as_str();
     for words in [vec!["status", id], vec!["logs", id], vec!["stop", id], vec!["exec", id, "--", "/usr/bin/agent-echo"]]
     {
-        let output = house.palatine(&stranger, &words).output().unwrap();
-        assert_eq!(output.status.code(), Some(4), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = stack.cli(&stranger, &words).output().unwrap();
+        assert_eq!(output.status.code(), Some(4), "{words:?}: {}", stderr_of(&output));
     }
-    let url = spawned["agent"]["url"].as_str().unwrap();
-    let bare = house.palatine(&stranger, &["ask", id, "hello", "--url", url, "--token", "plt_wrong"]).output().unwrap();
+    let bare = stack
+        .cli(&stranger, &["ask", id, "hello", "--url", agent.text("url"), "--token", "plt_wrong"])
+        .output()
+        .unwrap();
     assert_eq!(bare.status.code(), Some(3));
-    assert_eq!(house.status(&owner, id).await.expect(200)["agent"]["state"], "ready");
-    house.end();
+    assert_eq!(stack.status(&owner, id).await.expect(200)["agent"]["state"], "ready");
+    stack.end();
 }
 
 #[test]
@@ -155,7 +146,7 @@ fn fault_2_10_errors_are_told_with_their_causes_and_without_a_stack() {
         ("palatine", &["serve", "--config", bad], "no_such_key"),
         ("palatine", &nowhere, "refused"),
     ] {
-        let mut command = std::process::Command::new(crate::house::program(name));
+        let mut command = Command::new(program(name));
         let output = command.args(words).env("RUST_BACKTRACE", "1").output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && said.starts_with("error: ") && said.contains(cause), "{name}: {said}");

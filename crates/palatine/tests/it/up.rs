@@ -1,143 +1,15 @@
-//! `palatine up`: parts that hang or die, houses that are killed, two of them side by
+//! `palatine up`: parts that hang or die, stacks that are killed, two of them side by
 //! side, and the main job done once.
 
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use fixtures::{Inventory, LocalStack, assets, stderr_of, stdout_of, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-use crate::house::{assets, free_port, images, program, until};
-use crate::machine::{Guard, Inventory};
 
 /// The channel of events that once stopped the local Solana.
 const EVENTS: u64 = 1024;
-
-/// A house of `palatine up`, with a state folder of its own.
-struct Stack {
-    dir: TempDir,
-    listen: String,
-    slot_ms: Option<&'static str>,
-    _guard: Guard,
-}
-
-impl Stack {
-    fn new() -> Self {
-        needs::needs!(root, network, tun, cgroups);
-        rustls::crypto::ring::default_provider().install_default().ok();
-        let dir = TempDir::with_prefix("palatine-").unwrap();
-        std::fs::write(dir.path().join("extra.toml"), "[node]\naccelerator = \"tcg\"\n").unwrap();
-        // The guests' kernel is the same for all tests: it is made once.
-        let made = images().join("kernels");
-        if made.is_dir() {
-            let own = dir.path().join("state/images");
-            std::fs::create_dir_all(&own).unwrap();
-            assert!(Command::new("cp").arg("-a").arg(made).arg(own).status().unwrap().success());
-        }
-        let guard = Guard::over(dir.path());
-        Self { dir, listen: format!("127.0.0.1:{}", free_port()), slot_ms: None, _guard: guard }
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(program("palatine"));
-        command.args(words).env("PALATINE_STATE", self.dir.path().join("state")).env("PALATINE_ASSETS", assets());
-        for other in ["PALATINE_GATEWAY", "PALATINE_KEYPAIR", "PALATINE_CONFIG"] {
-            command.env_remove(other);
-        }
-        if let Some(slot_ms) = self.slot_ms {
-            command.env("PALATINE_SOLANA_SLOT_MS", slot_ms);
-        }
-        command
-    }
-
-    #[track_caller]
-    fn run(&self, words: &[&str]) -> Output {
-        let output = self.command(words).output().unwrap();
-        assert!(output.status.success(), "{words:?}: {}{}", text(&output.stdout), text(&output.stderr));
-        output
-    }
-
-    #[track_caller]
-    fn json(&self, words: &[&str]) -> Value {
-        serde_json::from_slice(&self.run(words).stdout).unwrap()
-    }
-
-    #[track_caller]
-    fn up(&self, more: &[&str]) -> Output {
-        let config = self.dir.path().join("extra.toml").display().to_string();
-        let words = ["up", "--detach", "--listen", &self.listen, "--config", &config];
-        self.run(&[&words[..], more].concat())
-    }
-
-    /// What is known of the house, sick or not.
-    fn status(&self) -> Option<Value> {
-        serde_json::from_slice(&self.command(&["status", "--json"]).output().unwrap().stdout).ok()
-    }
-
-    fn part(&self, name: &str) -> Option<Value> {
-        let parts = self.status()?["parts"].as_array()?.clone();
-        parts.into_iter().find(|part| part["part"] == name)
-    }
-
-    #[track_caller]
-    fn signal(&self, name: &str, signal: Signal) {
-        let pid = self.part(name).unwrap()["process"]["pid"].as_i64().unwrap();
-        kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
-    }
-
-    /// The process that keeps the parts.
-    #[track_caller]
-    fn keeper(&self) -> Pid {
-        Pid::from_raw(i32::try_from(self.status().unwrap()["pid"].as_i64().unwrap()).unwrap()).unwrap()
-    }
-
-    /// Waits until all parts do what they are for, this one after a new start.
-    async fn is_well_again(&self, name: &str, restarts: u64) -> Value {
-        until(&format!("{name} runs again"), async || {
-            let part = self.part(name)?;
-            let again = part["state"] == "ok" && part["restarts"].as_u64()? > restarts;
-            (again && self.status()?["ok"] == true).then_some(part)
-        })
-        .await
-    }
-
-    async fn ready(&self) -> Option<(u16, Value)> {
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
-        let answer = client.get(format!("http://{}/ready", self.listen)).send().await.ok()?;
-        let status = answer.status().as_u16();
-        Some((status, serde_json::from_slice(&answer.bytes().await.ok()?).ok()?))
-    }
-
-    #[track_caller]
-    fn spawn(&self, agent_type: &str) -> String {
-        let spawned = self.json(&["spawn", "--type", agent_type, "--json"]);
-        spawned["agent"]["id"].as_str().unwrap().to_owned()
-    }
-
-    fn answers(&self, id: &str) -> bool {
-        let output = self.command(&["ask", id, "are you there?"]).output().unwrap();
-        output.status.success() && text(&output.stdout).contains("are you there?")
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for log in ["up", "solana", "evm", "hypercore", "gateway"] {
-                let path = self.dir.path().join(format!("state/logs/{log}.log"));
-                let said = std::fs::read_to_string(path).unwrap_or_default();
-                let tail: Vec<_> = said.lines().rev().take(25).collect();
-                eprintln!("--- {log}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
-            }
-        }
-        self.command(&["down"]).output().ok();
-    }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 async fn slot(rpc: &str) -> Option<u64> {
     let body = json!({"jsonrpc": "2.0", "id": 1, "method": "getSlot", "params": []}).to_string();
@@ -152,16 +24,10 @@ async fn slot(rpc: &str) -> Option<u64> {
 async fn case_local_chain_80s_and_fault_1_0_a_stack_outlives_its_chains_channel_of_events() {
     let minutes = std::env::var("PALATINE_SOAK_MINUTES").ok().map(|text| text.parse::<u64>().unwrap());
     let alone = minutes.map(|minutes| Duration::from_secs(60 * minutes));
-    let mut stack = Stack::new();
-    stack.slot_ms = alone.is_none().then_some("4");
+    let stack = LocalStack::with_slots_of_ms(alone.is_none().then_some("4"));
     stack.up(&["--no-agent"]);
     let rpc = stack.status().unwrap()["solana_rpc"].as_str().unwrap().to_owned();
-    let work = || {
-        let id = stack.spawn("echo");
-        assert!(stack.answers(&id));
-        stack.run(&["stop", &id]);
-    };
-    work();
+    stack.live();
     // Nobody asks it anything: that is what is tried.
     tokio::time::sleep(alone.unwrap_or_default()).await;
     let limit = Instant::now() + Duration::from_secs(200);
@@ -170,15 +36,15 @@ async fn case_local_chain_80s_and_fault_1_0_a_stack_outlives_its_chains_channel_
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // It was idle; now it works.
-    work();
-    let status = stack.json(&["status", "--json"]);
+    stack.live();
+    let status = stack.json(&["status"]);
     assert_eq!(status["ok"], true, "{status}");
     assert!(status["parts"].as_array().unwrap().iter().all(|part| part["restarts"] == 0), "{status}");
 }
 
 #[tokio::test]
 async fn fault_1_0_a_hung_solana_is_told_of_everywhere_and_started_anew_with_what_was_on_it() {
-    let stack = Stack::new();
+    let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     let before = stack.status().unwrap();
     assert_eq!(stack.ready().await.unwrap().0, 200);
@@ -187,8 +53,8 @@ async fn fault_1_0_a_hung_solana_is_told_of_everywhere_and_started_anew_with_wha
     assert_eq!(told["status"], "solana: no Solana endpoint gives a balance", "{told}");
     let sick = until("status says so", async || stack.part("solana").filter(|part| part["state"] != "ok")).await;
     assert!(sick["why"].as_str().is_some() && sick["since"].as_u64() > Some(0), "{sick}");
-    assert_eq!(stack.command(&["status"]).output().unwrap().status.code(), Some(6));
-    stack.is_well_again("solana", 0).await;
+    assert_eq!(stack.output(&["status"]).status.code(), Some(6));
+    stack.until_restarted("solana", 0).await;
     let now = stack.status().unwrap();
     for same in ["solana_rpc", "mint", "holder"] {
         assert_eq!(now[same], before[same]);
@@ -196,19 +62,19 @@ async fn fault_1_0_a_hung_solana_is_told_of_everywhere_and_started_anew_with_wha
     assert_eq!(stack.ready().await.unwrap().0, 200);
     // The holder still has what was funded before; a death is mended as well.
     stack.signal("solana", Signal::KILL);
-    stack.is_well_again("solana", 1).await;
+    stack.until_restarted("solana", 1).await;
     let id = stack.spawn("echo");
     assert!(stack.answers(&id));
-    let said = std::fs::read_to_string(stack.dir.path().join("state/logs/up.log")).unwrap();
+    let said = stack.log();
     assert!(said.contains("solana is sick since ") && said.contains("solana runs again"), "{said}");
 }
 
 #[tokio::test]
 async fn fault_1_0_a_solana_whose_journal_was_cut_has_its_holders_tokens_again_and_it_is_told() {
-    let stack = Stack::new();
+    let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     let mint = stack.status().unwrap()["mint"].clone();
-    let journal = stack.dir.path().join("state/solana.journal");
+    let journal = stack.state().join("solana.journal");
     let whole = std::fs::read(&journal).unwrap();
     let first = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     // Within the first record, and without the second.
@@ -216,41 +82,37 @@ async fn fault_1_0_a_solana_whose_journal_was_cut_has_its_holders_tokens_again_a
         let aside = journal.with_extension(kept);
         std::fs::write(&journal, &whole[..length]).unwrap();
         stack.signal("solana", Signal::KILL);
-        stack.is_well_again("solana", restarts).await;
+        stack.until_restarted("solana", restarts).await;
         assert_eq!(std::fs::read(&aside).unwrap(), whole[..length], "it is set aside");
         assert_eq!(stack.status().unwrap()["mint"], mint);
         let visitor = stack.status().unwrap()["visitor_keypair"].as_str().unwrap().to_owned();
         for who in [&[][..], &["--keypair", &visitor]] {
-            let words = [&["spawn", "--type", "echo", "--json"][..], who].concat();
+            let words = [&["spawn", "--type", "echo"][..], who].concat();
             let id = stack.json(&words)["agent"]["id"].as_str().unwrap().to_owned();
             stack.run(&[&["stop", &id][..], who].concat());
         }
     }
-    let said = std::fs::read_to_string(stack.dir.path().join("state/logs/up.log")).unwrap();
+    let said = stack.log();
     assert!(said.contains("solana.journal is damaged, and kept as ") && said.contains("made anew"), "{said}");
 }
 
 #[tokio::test]
 async fn fault_1_0_what_was_told_to_an_evm_chain_that_is_killed_at_once_is_on_it_again() {
-    needs::needs!(root, network, tun, cgroups);
-    let stack = Stack::new();
+    let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     stack.run(&["wallet", "link"]);
     let id = stack.spawn("echo");
-    until("its vault is there", async || {
-        stack.command(&["vault", "show", &id]).output().unwrap().status.success().then_some(())
-    })
-    .await;
+    until("its vault is there", async || stack.output(&["vault", "show", &id]).status.success().then_some(())).await;
     for kills in 0..2 {
         stack.run(&["vault", "create", &id, "5", "write a poem"]);
         // Long before it writes its state down.
         stack.signal("evm", Signal::KILL);
-        stack.is_well_again("evm", kills).await;
+        stack.until_restarted("evm", kills).await;
     }
     // Nobody's next transaction waits for one that was forgotten.
     stack.run(&["vault", "create", &id, "5", "write another"]);
     until("the gateway has seen all tasks", async || {
-        let tasks = stack.json(&["vault", "tasks", &id, "--json"]);
+        let tasks = stack.json(&["vault", "tasks", &id]);
         (tasks["tasks"].as_array()?.len() == 3).then_some(())
     })
     .await;
@@ -258,17 +120,17 @@ async fn fault_1_0_what_was_told_to_an_evm_chain_that_is_killed_at_once_is_on_it
 
 #[tokio::test]
 async fn fault_1_5_a_part_that_dies_is_started_again_and_one_that_cannot_be_is_named() {
-    let stack = Stack::new();
+    let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     let before = stack.status().unwrap();
     let id = stack.spawn("echo");
     for part in ["hypercore", "gateway", "evm"] {
         stack.signal(part, Signal::KILL);
-        stack.is_well_again(part, 0).await;
+        stack.until_restarted(part, 0).await;
         assert!(stack.answers(&id), "after the death of {part}");
     }
     assert_eq!(stack.status().unwrap()["evm_rpc"], before["evm_rpc"]);
-    assert_eq!(stack.json(&["status", &id, "--json"])["agent"]["restarts"], 0, "the guest outlived the node");
+    assert_eq!(stack.json(&["status", &id])["agent"]["restarts"], 0, "the guest outlived the node");
     // While the node hangs no gateway is ready. It is sick with it, and not killed for it.
     stack.signal("hypercore", Signal::STOP);
     stack.signal("gateway", Signal::KILL);
@@ -278,10 +140,10 @@ async fn fault_1_5_a_part_that_dies_is_started_again_and_one_that_cannot_be_is_n
     })
     .await;
     stack.signal("hypercore", Signal::CONT);
-    let well = stack.is_well_again("gateway", 1).await;
+    let well = stack.until_restarted("gateway", 1).await;
     assert_eq!(well["process"], sick["process"]);
     // A node that cannot start says why, and is tried again.
-    let config = stack.dir.path().join("state/palatine.toml");
+    let config = stack.state().join("palatine.toml");
     let good = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, "[node]\nno_such_key = 1\n").unwrap();
     stack.signal("hypercore", Signal::KILL);
@@ -292,7 +154,7 @@ async fn fault_1_5_a_part_that_dies_is_started_again_and_one_that_cannot_be_is_n
     .await;
     assert_eq!(down["state"], "down");
     std::fs::write(&config, good).unwrap();
-    stack.is_well_again("hypercore", 1).await;
+    stack.until_restarted("hypercore", 1).await;
     assert!(stack.answers(&id));
 }
 
@@ -300,12 +162,11 @@ async fn fault_1_5_a_part_that_dies_is_started_again_and_one_that_cannot_be_is_n
 async fn fault_1_5_down_and_the_next_up_clear_what_a_killed_up_left() {
     needs::needs!(root, network, tun, cgroups);
     let untouched = Inventory::take();
-    let stack = Stack::new();
-    let kill_all = |stack: &Stack| {
-        let up = stack.keeper();
-        let node = stack.part("hypercore").unwrap()["process"]["pid"].as_i64().unwrap();
-        let node = Pid::from_raw(i32::try_from(node).unwrap()).unwrap();
-        // The node cannot hear that its keeper died.
+    let stack = LocalStack::new();
+    let kill_all = |stack: &LocalStack| {
+        let up = stack.supervisor();
+        let node = stack.process_of("hypercore");
+        // The node cannot hear that its supervisor died.
         kill_process(node, Signal::STOP).unwrap();
         kill_process(up, Signal::KILL).unwrap();
         node
@@ -315,20 +176,19 @@ async fn fault_1_5_down_and_the_next_up_clear_what_a_killed_up_left() {
     let id = stack.spawn("echo");
     let node = kill_all(&stack);
     kill_process(node, Signal::KILL).unwrap();
-    until("the house is gone", async || stack.status().is_none().then_some(())).await;
+    stack.until_gone().await;
     let left = untouched.changes(&Inventory::take()).join("\n");
     assert!(left.contains("qemu-system") && left.contains("rules: "), "{left}");
-    stack.run(&["down"]);
+    stack.down();
     untouched.comes_back();
     // The node hangs: the next `up` ends it, and the agent comes back.
     stack.up(&["--no-agent"]);
-    let back = |stack: &Stack| stack.answers(&id).then_some(());
-    until("the agent is back", async || back(&stack)).await;
+    stack.until_answers(&id).await;
     kill_all(&stack);
-    until("the house is gone", async || stack.status().is_none().then_some(())).await;
+    stack.until_gone().await;
     stack.up(&["--no-agent"]);
-    until("the agent is back", async || back(&stack)).await;
-    stack.run(&["down"]);
+    stack.until_answers(&id).await;
+    stack.down();
     untouched.comes_back();
 }
 
@@ -336,24 +196,24 @@ async fn fault_1_5_down_and_the_next_up_clear_what_a_killed_up_left() {
 async fn fault_1_5_down_while_the_node_hangs_or_is_between_two_starts_leaves_nothing() {
     needs::needs!(root, network, tun, cgroups);
     let untouched = Inventory::take();
-    let stack = Stack::new();
+    let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     let id = stack.spawn("echo");
     stack.signal("hypercore", Signal::STOP);
-    stack.run(&["down"]);
+    stack.down();
     untouched.comes_back();
     stack.up(&["--no-agent"]);
-    until("the agent is back", async || stack.answers(&id).then_some(())).await;
-    let config = stack.dir.path().join("state/palatine.toml");
+    stack.until_answers(&id).await;
+    let config = stack.state().join("palatine.toml");
     let good = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, "[node]\nno_such_key = 1\n").unwrap();
     stack.signal("hypercore", Signal::KILL);
     let down = async || stack.part("hypercore").filter(|part| part["why"].to_string().contains("no_such_key"));
     until("the node is down", down).await;
     std::fs::write(&config, good).unwrap();
-    // The house itself leaves nothing: no `palatine down` comes after it.
-    kill_process(stack.keeper(), Signal::TERM).unwrap();
-    until("the house is gone", async || stack.status().is_none().then_some(())).await;
+    // The stack itself leaves nothing: no `palatine down` comes after it.
+    kill_process(stack.supervisor(), Signal::TERM).unwrap();
+    stack.until_gone().await;
     untouched.comes_back();
 }
 
@@ -361,13 +221,13 @@ async fn fault_1_5_down_while_the_node_hangs_or_is_between_two_starts_leaves_not
 async fn fault_1_5_down_clears_what_a_second_interrupt_left() {
     needs::needs!(root, network, tun, cgroups);
     let untouched = Inventory::take();
-    let stack = Stack::new();
+    let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     stack.spawn("echo");
     let process = |name: &str| serde_json::from_value(stack.part(name).unwrap()["process"].clone()).unwrap();
     let (gateway, node): (sandbox::Facts, sandbox::Facts) = (process("gateway"), process("hypercore"));
-    let keeper = stack.keeper();
-    kill_process(keeper, Signal::INT).unwrap();
+    let supervisor = stack.supervisor();
+    kill_process(supervisor, Signal::INT).unwrap();
     let limit = Instant::now() + Duration::from_secs(60);
     while sandbox::process::find(&gateway).unwrap().is_some() {
         assert!(Instant::now() < limit, "the gateway does not end");
@@ -375,28 +235,28 @@ async fn fault_1_5_down_clears_what_a_second_interrupt_left() {
     }
     // The node is asked next; it hangs now, and nobody wants to wait for it.
     kill_process(Pid::from_raw(i32::try_from(node.pid).unwrap()).unwrap(), Signal::STOP).unwrap();
-    kill_process(keeper, Signal::INT).unwrap();
+    kill_process(supervisor, Signal::INT).unwrap();
     let since = Instant::now();
-    until("the house is gone", async || stack.status().is_none().then_some(())).await;
+    stack.until_gone().await;
     assert!(since.elapsed() < Duration::from_secs(20), "it waited for {:?}", since.elapsed());
-    let said = std::fs::read_to_string(stack.dir.path().join("state/logs/up.log")).unwrap();
+    let said = stack.log();
     assert!(said.contains("ended at once") && said.contains("palatine down"), "{said}");
-    stack.run(&["down"]);
+    stack.down();
     untouched.comes_back();
 }
 
 #[tokio::test]
 async fn fault_1_5_down_in_a_copy_of_a_state_folder_leaves_what_runs_in_the_original_alone() {
-    let stack = Stack::new();
+    let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     let id = stack.spawn("echo");
-    let copy = stack.dir.path().join("copy");
-    assert!(Command::new("cp").arg("-a").arg(stack.dir.path().join("state")).arg(&copy).status().unwrap().success());
+    let copy = stack.path("copy");
+    assert!(Command::new("cp").arg("-a").arg(stack.state()).arg(&copy).status().unwrap().success());
     let copy = copy.display().to_string();
     let before = stack.status().unwrap();
-    let nothing = stack.command(&["status", "--state", &copy]).output().unwrap();
-    assert!(text(&nothing.stderr).contains("Nothing is running here"), "{}", text(&nothing.stderr));
-    assert!(text(&stack.run(&["down", "--state", &copy]).stderr).contains("Nothing is running"));
+    let nothing = stack.output(&["status", "--state", &copy]);
+    assert!(stderr_of(&nothing).contains("Nothing is running here"), "{}", stderr_of(&nothing));
+    assert!(stderr_of(&stack.run(&["down", "--state", &copy])).contains("Nothing is running"));
     let now = stack.status().unwrap();
     assert_eq!((&now["pid"], &now["ok"]), (&before["pid"], &json!(true)));
     for part in ["solana", "evm", "hypercore", "gateway"] {
@@ -406,21 +266,21 @@ async fn fault_1_5_down_in_a_copy_of_a_state_folder_leaves_what_runs_in_the_orig
 }
 
 #[tokio::test]
-async fn fault_1_3_two_houses_live_side_by_side() {
-    let (one, other) = (Stack::new(), Stack::new());
+async fn fault_1_3_two_stacks_live_side_by_side() {
+    let (one, other) = (LocalStack::new(), LocalStack::new());
     one.up(&["--no-agent"]);
     let first = one.spawn("echo");
     other.up(&["--no-agent"]);
-    assert!(one.answers(&first), "the second house left the first one's guest alone");
+    assert!(one.answers(&first), "the second stack left the first one's guest alone");
     let second = other.spawn("echo");
-    other.run(&["down"]);
+    other.down();
     other.up(&["--no-agent"]);
     assert!(one.answers(&first));
-    until("the other's agent is back", async || other.answers(&second).then_some(())).await;
-    one.run(&["down"]);
+    other.until_answers(&second).await;
+    one.down();
     assert!(other.answers(&second));
-    let network = |stack: &Stack| {
-        let text = std::fs::read_to_string(stack.dir.path().join("state/palatine.toml")).unwrap();
+    let network = |stack: &LocalStack| {
+        let text = std::fs::read_to_string(stack.state().join("palatine.toml")).unwrap();
         text.parse::<toml::Table>().unwrap()["network"].clone()
     };
     for key in ["name", "range"] {
@@ -430,41 +290,41 @@ async fn fault_1_3_two_houses_live_side_by_side() {
 
 #[tokio::test]
 async fn fault_3_1_up_ends_by_doing_the_main_job_once_and_the_holders_spawn_stays_free() {
-    let stack = Stack::new();
+    let stack = LocalStack::new();
     let up = stack.up(&[]);
-    let said = text(&up.stderr);
+    let said = stderr_of(&up);
     let url = said.find(".localhost:").expect("the agent's URL is shown");
     let question = said.find("> are you there?").expect("the question is shown");
     let answer = said.find("< ").expect("the answer is shown");
     let stopped = said.find("The agent is stopped").expect("it is stopped");
     assert!(url < question && question < answer && answer < stopped, "{said}");
     assert!(said[answer..stopped].contains("are you there?"), "{said}");
-    assert!(text(&up.stdout).contains("palatine spawn --type echo"), "what to type next");
+    assert!(stdout_of(&up).contains("palatine spawn --type echo"), "what to type next");
     let visitor = stack.status().unwrap()["visitor_keypair"].as_str().unwrap().to_owned();
-    let agents = stack.json(&["ls", "--json", "--keypair", &visitor])["agents"].as_array().unwrap().clone();
+    let agents = stack.json(&["ls", "--keypair", &visitor])["agents"].as_array().unwrap().clone();
     assert!(agents.iter().all(|agent| agent["state"] == "stopped"), "{agents:?}");
     // The holder has no agent yet.
-    assert!(text(&stack.run(&["ls"]).stdout).contains("No agents"));
+    assert!(stdout_of(&stack.run(&["ls"])).contains("No agents"));
     let id = stack.spawn("echo");
     assert!(stack.answers(&id));
 }
 
 #[tokio::test]
 async fn case_image_store_an_image_goes_to_the_store_of_what_runs() {
-    let stack = Stack::new();
+    let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     let recipe = assets().join("images/agent-echo").display().to_string();
     let built = stack.run(&["image", "build", &recipe, "other"]);
-    assert!(text(&built.stderr).contains(&stack.dir.path().join("state/images").display().to_string()));
+    assert!(stderr_of(&built).contains(&stack.state().join("images").display().to_string()));
     let id = stack.spawn("other");
     assert!(stack.answers(&id));
     stack.run(&["stop", &id]);
     // A store that nobody serves is named, before the verb or after it.
-    let aside = stack.dir.path().join("aside").display().to_string();
+    let aside = stack.path("aside").display().to_string();
     stack.run(&["image", "build", &recipe, "aside", "--store", &aside]);
-    assert!(text(&stack.run(&["image", "--store", &aside, "ls"]).stdout).contains("aside"));
-    assert!(!text(&stack.run(&["image", "ls"]).stdout).contains("aside"));
-    stack.run(&["down"]);
-    let lost = stack.command(&["image", "ls"]).current_dir(stack.dir.path()).output().unwrap();
-    assert!(!lost.status.success() && text(&lost.stderr).contains("--store DIR"), "{}", text(&lost.stderr));
+    assert!(stdout_of(&stack.run(&["image", "--store", &aside, "ls"])).contains("aside"));
+    assert!(!stdout_of(&stack.run(&["image", "ls"])).contains("aside"));
+    stack.down();
+    let lost = stack.command(&["image", "ls"]).current_dir(stack.state()).output().unwrap();
+    assert!(!lost.status.success() && stderr_of(&lost).contains("--store DIR"), "{}", stderr_of(&lost));
 }

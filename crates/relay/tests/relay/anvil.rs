@@ -18,7 +18,7 @@ use wire::relay::RelayAnswer;
 
 use crate::bench::{HERE, body};
 
-pub(crate) use needs::anvil::CHAIN_ID;
+pub(crate) use fixtures::CHAIN_ID;
 /// How long the chain may take to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Anvil's first two keys, the same everywhere: one deploys, one relays.
@@ -39,16 +39,16 @@ pub(crate) fn now_s() -> u64 {
 
 /// A running chain, ended when dropped.
 pub(crate) struct Anvil {
-    _program: needs::anvil::Anvil,
+    _program: fixtures::Anvil,
     http: reqwest::Client,
     pub(crate) url: String,
 }
 
 impl Anvil {
     pub(crate) fn start(arguments: &[&str]) -> Self {
-        let program = needs::anvil::Anvil::start(arguments);
+        let program = fixtures::Anvil::start(arguments);
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { url: program.url.clone(), _program: program, http: reqwest::Client::new() }
+        Self { url: program.rpc.url.clone(), _program: program, http: reqwest::Client::new() }
     }
 
     pub(crate) async fn ask(&self, method: &str, params: Value) -> Value {

@@ -9,7 +9,7 @@ use alloy_primitives::{Bytes, Log, hex, keccak256};
 use alloy_sol_types::{SolCall, SolValue, sol};
 use async_trait::async_trait;
 use domain::{Address, B256, U256, Usdc};
-use needs::anvil::{Anvil, CHAIN_ID};
+use fixtures::{Anvil, CHAIN_ID};
 use palatine_x402::fake::FakePayments;
 use palatine_x402::*;
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ impl Chain {
     async fn start() -> Self {
         let anvil = Anvil::start(&[]);
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let url = anvil.url.clone();
+        let url = anvil.rpc.url.clone();
         let mut chain = Self { _anvil: anvil, http: reqwest::Client::new(), url, asset: Address::ZERO };
         chain.asset = chain.deploy().await;
         chain

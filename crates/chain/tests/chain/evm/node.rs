@@ -15,7 +15,7 @@ use palatine_chain::evm::{Chain, Deployed, EvmConfig, Key, SendError, Sender, ca
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-pub(crate) use needs::anvil::CHAIN_ID;
+pub(crate) use fixtures::CHAIN_ID;
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// What everybody has at first.
@@ -23,7 +23,7 @@ pub(crate) const FUNDS: Usdc = Usdc(1_000_000_000);
 
 /// A running anvil; it ends when dropped.
 pub(crate) struct Anvil {
-    _program: needs::anvil::Anvil,
+    _program: fixtures::Anvil,
     http: reqwest::Client,
     pub(crate) url: String,
 }
@@ -31,8 +31,8 @@ pub(crate) struct Anvil {
 impl Anvil {
     pub(crate) fn start() -> Self {
         crate::endpoint::tls();
-        let program = needs::anvil::Anvil::start(&[]);
-        Self { url: program.url.clone(), _program: program, http: reqwest::Client::new() }
+        let program = fixtures::Anvil::start(&[]);
+        Self { url: program.rpc.url.clone(), _program: program, http: reqwest::Client::new() }
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {

@@ -1,39 +1,36 @@
 //! The paywall and the token, over each of the ways to name an agent.
 
+use std::sync::Arc;
+
 use chain::evm::At;
 use domain::{B256, Usdc};
+use fixtures::{Agent, Answer, EvmChain, PATIENCE, PAYEE, PaymentSigner, SMALL, Stack, now_s};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::evm::{CHAIN_ID, Evm, PAYEE, TOKEN_VERSION, now_s};
-use crate::house::{Answer, House, SMALL, until};
-use crate::machine::PATIENCE;
-use crate::money::Buyer;
-
 const PRICE: Usdc = Usdc(1_000_000);
 
-/// One way: where it is asked, and with what besides.
-struct Way {
+/// How a request names its agent: where it is sent, and what it says besides.
+struct Addressing {
     name: &'static str,
     address: String,
     prefix: String,
     headers: Vec<(&'static str, String)>,
 }
 
-impl Way {
-    fn all(house: &House, agent: &Value) -> [Self; 3] {
-        let gateway = house.url.strip_prefix("http://").unwrap().to_owned();
-        let (text, id) = (|key: &str| agent[key].as_str().unwrap().to_owned(), agent["id"].as_str().unwrap());
-        let paths = text("path_url");
-        let paths = paths.strip_prefix("http://").and_then(|url| url.split_once('/')).unwrap().0.to_owned();
-        let way = |name, address, prefix, headers| Self { name, address, prefix, headers };
+impl Addressing {
+    fn all(stack: &Stack, agent: &Agent) -> [Self; 3] {
+        let gateway = stack.url.strip_prefix("http://").unwrap().to_owned();
+        let paths = agent.text("path_url").strip_prefix("http://").and_then(|url| url.split_once('/'));
+        let paths = paths.unwrap().0.to_owned();
+        let by = |name, address, prefix, headers| Self { name, address, prefix, headers };
         [
-            way("host", gateway.clone(), String::new(), vec![("host", text("host"))]),
-            way("path", paths, format!("/{id}"), vec![]),
-            way("header", gateway, String::new(), vec![("e2b-sandbox-id", id.to_owned())]),
+            by("host", gateway.clone(), String::new(), vec![("host", agent.text("host").to_owned())]),
+            by("path", paths, format!("/{}", agent.id), vec![]),
+            by("header", gateway, String::new(), vec![("e2b-sandbox-id", agent.id.clone())]),
         ]
     }
 
@@ -56,20 +53,17 @@ impl Way {
 }
 
 #[tokio::test]
-async fn fault_2_11_and_2_2_each_way_to_an_agent_has_the_same_paywall_before_the_body() {
-    let evm = Evm::start().await;
-    let chain = evm.chain().await;
+async fn fault_2_11_and_2_2_each_way_to_name_an_agent_has_the_same_paywall_before_the_body() {
+    let evm = EvmChain::start().await;
+    let chain = evm.connect().await;
     // A body that is waited for would be waited for longer than the test waits.
-    let mut house = House::start(&format!("{}\n[limits]\nbody_ms = 600000\n", evm.sections())).await;
-    until("the chain answers", async || (house.get("/chain").await.status == 200).then_some(())).await;
+    let mut stack = Stack::start_on(&evm, "[limits]\nbody_ms = 600000\n").await;
     let payer = evm.payer().await;
-    let holder = house.holder(SMALL);
-    let agent = house.spawn(&holder).await.expect(200)["agent"].clone();
-    let id = agent["id"].as_str().unwrap();
-    let prices = json!({"prices": {"/echo/paid": PRICE.0.to_string()}});
-    house.ask(&holder, Method::PUT, &format!("/agents/{id}/prices"), prices).await.expect(200);
+    let holder = stack.holder(SMALL);
+    let agent = stack.agent(&holder).await;
+    stack.price(&holder, &agent, "/echo/paid", PRICE.0).await;
     let web = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-    let ways = Way::all(&house, &agent);
+    let ways = Addressing::all(&stack, &agent);
     let body = json!({"for": "money"});
 
     let mut terms = Vec::new();
@@ -90,7 +84,7 @@ async fn fault_2_11_and_2_2_each_way_to_an_agent_has_the_same_paywall_before_the
         }
         let upgrade = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n";
         assert_eq!(way.announced("/echo/paid", upgrade).await, "HTTP/1.1 402", "{}", way.name);
-        let free = way.ask(&web, "/echo/paid", &body).bearer_auth(agent["token"].as_str().unwrap());
+        let free = way.ask(&web, "/echo/paid", &body).bearer_auth(agent.text("token"));
         assert_eq!(Answer::of(free.send().await.unwrap()).await.expect(200)["path"], "/echo/paid", "{}", way.name);
         let asked = way.ask(&web, "/echo/paid", &body).send().await.unwrap();
         terms.push((asked.headers()["payment-required"].clone(), Answer::of(asked).await.expect(402)));
@@ -98,14 +92,7 @@ async fn fault_2_11_and_2_2_each_way_to_an_agent_has_the_same_paywall_before_the
     assert!(terms.iter().all(|other| *other == terms[0]), "{terms:?}");
 
     // One payment buys one answer, whichever way it is shown.
-    let tokens = std::sync::Arc::new(x402::Tokens::from_iter([x402::Token::new(
-        CHAIN_ID,
-        "cronos-testnet",
-        evm.deployed.usdc,
-        "Bridged USDC (Stargate)",
-        TOKEN_VERSION,
-    )]));
-    let buyer = x402::Buyer::new(Buyer(payer), tokens, 300);
+    let buyer = x402::Buyer::new(PaymentSigner(payer), Arc::new(evm.tokens()), 300);
     for (n, paid) in (1_u8..).zip(&ways) {
         let asked = paid.ask(&web, "/echo/paid", &body).send().await.unwrap();
         let (headers, wanted) = (asked.headers().clone(), asked.bytes().await.unwrap());
@@ -119,5 +106,5 @@ async fn fault_2_11_and_2_2_each_way_to_an_agent_has_the_same_paywall_before_the
         }
         assert_eq!(chain.usdc_of(PAYEE, At::Latest).await.unwrap(), Usdc(PRICE.0 * u64::from(n)));
     }
-    house.end();
+    stack.end();
 }
