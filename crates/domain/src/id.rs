@@ -4,14 +4,18 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::UnixMillis;
+use crate::pod::{PodId, PodIdError};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Why a text is not the id it claims to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
     /// Not the shape `xxxxxxxx-xxxx-xxxx` in lower-case hex.
-    #[error("an agent id looks like a1b2c3d4-e5f6-7890")]
-    Agent,
+    #[error("a run's id looks like a1b2c3d4-e5f6-7890")]
+    Run,
+    /// Not a DNS label of at most 57 characters.
+    #[error("{0}")]
+    Pod(#[from] PodIdError),
     /// Not the base58 of exactly 32 bytes.
     #[error("a wallet is the base58 of 32 bytes")]
     Wallet,
@@ -20,12 +24,13 @@ pub enum IdError {
     Digest,
 }
 
-/// An agent's name for life, printed as `a1b2c3d4-e5f6-7890`, the shape of
-/// Romulus's ids. It is also a DNS label. No secret: who knows it can do nothing.
+/// One start of a POD, printed as `a1b2c3d4-e5f6-7890`, the shape of Romulus's ids.
+/// Nodes, their ledgers and their metering marks name runs. No secret: who knows it
+/// can do nothing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AgentId(u64);
+pub struct RunId(u64);
 
-impl AgentId {
+impl RunId {
     /// Where the time in an id begins: 2025-01-01, in Unix milliseconds.
     const EPOCH_MS: u64 = 1_735_689_600_000;
     /// Bits of an id that are random.
@@ -37,7 +42,7 @@ impl AgentId {
         Self(bits)
     }
 
-    /// An id for an agent asked for at `now`: 42 bits of time and 22 random ones, so
+    /// An id for a run asked for at `now`: 42 bits of time and 22 random ones, so
     /// that ids rise, and what is stored by them lies together.
     #[must_use]
     pub const fn at(now: UnixMillis, random: u64) -> Self {
@@ -52,20 +57,20 @@ impl AgentId {
     }
 }
 
-impl fmt::Display for AgentId {
+impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g, h, i] = self.0.to_be_bytes();
         write!(f, "{a:02x}{b:02x}{c:02x}{d:02x}-{e:02x}{g:02x}-{h:02x}{i:02x}")
     }
 }
 
-impl fmt::Debug for AgentId {
+impl fmt::Debug for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "AgentId({self})")
+        write!(f, "RunId({self})")
     }
 }
 
-impl FromStr for AgentId {
+impl FromStr for RunId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
@@ -76,9 +81,9 @@ impl FromStr for AgentId {
                 _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
             });
         if !shaped {
-            return Err(IdError::Agent);
+            return Err(IdError::Run);
         }
-        u64::from_str_radix(&text.replace('-', ""), 16).map(Self).map_err(|_| IdError::Agent)
+        u64::from_str_radix(&text.replace('-', ""), 16).map(Self).map_err(|_| IdError::Run)
     }
 }
 
@@ -202,7 +207,8 @@ macro_rules! text_on_the_wire {
     };
 }
 
-text_on_the_wire!(AgentId, "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}$", "a1b2c3d4-e5f6-7890");
+text_on_the_wire!(RunId, "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}$", "a1b2c3d4-e5f6-7890");
+text_on_the_wire!(PodId, "^[a-z0-9]([a-z0-9-]{0,55}[a-z0-9])?$", "agent-123");
 text_on_the_wire!(Wallet, "^[1-9A-HJ-NP-Za-km-z]{32,44}$", "4Nd1mYk3mVBrXzVtPpVnV6vWzjYwQbQ1tY5rP1u1n5o3");
 text_on_the_wire!(
     ImageDigest,
@@ -217,9 +223,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_agent_id_survives_its_own_text(bits: u64) {
-            let id = AgentId::from_bits(bits);
-            prop_assert_eq!(id.to_string().parse::<AgentId>(), Ok(id));
+        fn a_runs_id_survives_its_own_text(bits: u64) {
+            let id = RunId::from_bits(bits);
+            prop_assert_eq!(id.to_string().parse::<RunId>(), Ok(id));
         }
 
         #[test]
@@ -233,7 +239,8 @@ mod tests {
 
         #[test]
         fn no_text_makes_a_parser_panic(text in ".{0,80}") {
-            let _ = text.parse::<AgentId>();
+            let _ = text.parse::<RunId>();
+            let _ = text.parse::<PodId>();
             let _ = text.parse::<Wallet>();
             let _ = text.parse::<ImageDigest>();
         }
@@ -242,16 +249,16 @@ mod tests {
     #[test]
     fn an_id_with_upper_case_or_a_sign_is_refused() {
         for text in ["A1b2c3d4-e5f6-7890", "+1b2c3d4-e5f6-7890", "a1b2c3d4-e5f67890-", "", "a1b2c3d4e5f67890"] {
-            assert_eq!(text.parse::<AgentId>(), Err(IdError::Agent), "{text}");
+            assert_eq!(text.parse::<RunId>(), Err(IdError::Run), "{text}");
         }
     }
 
     #[test]
     fn ids_rise_with_the_time_whatever_is_random() {
         let now = UnixMillis(1_795_000_000_000);
-        assert!(AgentId::at(now, u64::MAX) < AgentId::at(now.plus(1), 0));
-        assert_ne!(AgentId::at(now, u64::MAX), AgentId::at(now, 0));
-        assert_eq!(AgentId::at(UnixMillis(0), 0), AgentId::from_bits(0));
+        assert!(RunId::at(now, u64::MAX) < RunId::at(now.plus(1), 0));
+        assert_ne!(RunId::at(now, u64::MAX), RunId::at(now, 0));
+        assert_eq!(RunId::at(UnixMillis(0), 0), RunId::from_bits(0));
     }
 
     #[test]

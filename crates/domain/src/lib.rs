@@ -11,6 +11,7 @@ mod metering;
 mod money;
 pub mod payment;
 mod placement;
+mod pod;
 pub mod relay;
 mod tier;
 mod time;
@@ -19,9 +20,13 @@ pub mod vault;
 pub use agent::{Action, End, Event, FailReason, Lack, Refusal, State, StateName, StopReason, step};
 pub use alloy_primitives::{Address, B256, Bytes, Signature, U256};
 pub use client::Client;
-pub use id::{AgentId, Generation, IdError, ImageDigest, Wallet};
+pub use id::{Generation, IdError, ImageDigest, RunId, Wallet};
 pub use metering::{Mark, MarkKind, Meter, Usage};
 pub use money::{MoneyError, Usdc};
 pub use placement::{Ask, NoRoom, NodeView, place};
+pub use pod::{PodId, PodIdError};
 pub use tier::{Tier, TierError, TierName, Tiers, TokenAmount};
 pub use time::UnixMillis;
+
+/// What is still called by the id of its run.
+pub type AgentId = RunId;

@@ -75,6 +75,20 @@ pub struct Tier {
     /// Memory of the agent, in MiB.
     #[schema(example = 4096)]
     pub memory: u32,
+    /// What the data of a holder's PODs that do not run may take of the nodes' disks, in
+    /// MiB.
+    #[serde(default = "Tier::default_disk")]
+    #[schema(example = 10240)]
+    pub disk: u32,
+}
+
+impl Tier {
+    /// The disk quota of a tier that names none, in MiB.
+    pub const DEFAULT_DISK_MIB: u32 = 10 * 1024;
+
+    const fn default_disk() -> u32 {
+        Self::DEFAULT_DISK_MIB
+    }
 }
 
 /// Why a table of tiers is refused.
@@ -158,12 +172,14 @@ impl Tiers {
     /// The seed's table.
     #[must_use]
     pub fn romulus() -> Self {
-        let row = |name: &str, min, cores, memory| (TierName(name.to_owned()), Tier { min, cores, memory });
+        let row = |name: &str, min, cores, memory, disk| {
+            (TierName(name.to_owned()), Tier { min, cores, memory, disk: disk * 1024 })
+        };
         Self(vec![
-            row("basic", 100_000, 1, 1024),
-            row("standard", 500_000, 2, 2048),
-            row("pro", 1_000_000, 4, 4096),
-            row("power", 5_000_000, 8, 8192),
+            row("basic", 100_000, 1, 1024, 5),
+            row("standard", 500_000, 2, 2048, 10),
+            row("pro", 1_000_000, 4, 4096, 20),
+            row("power", 5_000_000, 8, 8192, 40),
         ])
     }
 
@@ -195,7 +211,8 @@ mod tests {
     use super::*;
 
     fn row(name: &str, min: u64, cores: u32, memory: u32) -> (TierName, Tier) {
-        (TierName::try_from(name.to_owned()).unwrap(), Tier { min, cores, memory })
+        let disk = Tier::DEFAULT_DISK_MIB;
+        (TierName::try_from(name.to_owned()).unwrap(), Tier { min, cores, memory, disk })
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What is fuzzed of this crate: what a guest prints, and what a crash leaves in our files.
 
-use domain::AgentId;
+use domain::RunId;
 use wire::pod::LogLine;
 
 use crate::guest::Lines;
@@ -10,7 +10,7 @@ use crate::logs::AgentLog;
 /// Bytes of a log here, so that it is rotated soon.
 const LOG_BYTES: u64 = 4 << 10;
 /// Whose record is read.
-const AGENT: AgentId = AgentId::from_bits(7);
+const AGENT: RunId = RunId::from_bits(7);
 
 /// What `pod` sends of an agent's output: cut into lines however it comes, and written
 /// down once, also by a daemon that starts anew.

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use domain::{AgentId, UnixMillis};
+use domain::{RunId, UnixMillis};
 use durable::Reserve;
 use sandbox::{DriverError, Runtime, is_full};
 use tokio::task::spawn_blocking;
@@ -39,14 +39,14 @@ pub(crate) fn make_room(reserve: &Reserve, error: &io::Error) -> bool {
 }
 
 /// Until when disks of this sandbox are kept, if any are.
-pub(crate) async fn until(shared: &Shared, id: AgentId) -> Result<Option<UnixMillis>, DriverError> {
+pub(crate) async fn until(shared: &Shared, id: RunId) -> Result<Option<UnixMillis>, DriverError> {
     let kept = shared.runtime.kept().await?;
     let retention_ms = shared.config.retention_ms();
     Ok(kept.iter().filter(|disk| disk.id == id).filter_map(|disk| kept_until(disk, retention_ms)).max())
 }
 
 /// Erases what is kept of a sandbox: its owner's word.
-pub(crate) async fn erase(runtime: &dyn Runtime, id: AgentId) -> Result<(), DriverError> {
+pub(crate) async fn erase(runtime: &dyn Runtime, id: RunId) -> Result<(), DriverError> {
     for disk in runtime.kept().await?.into_iter().filter(|disk| disk.id == id) {
         runtime.erase(&disk.name).await?;
         tracing::info!(%id, "disks that were set aside are erased: their owner asked");

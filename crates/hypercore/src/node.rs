@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{AgentId, MarkKind, NoRoom, Tiers, UnixMillis};
+use domain::{RunId, MarkKind, NoRoom, Tiers, UnixMillis};
 use sandbox::{DriverError, Fate, Remains, Room, Seat};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
@@ -132,7 +132,7 @@ impl Node {
 
     /// Removes the folder of a creation or a deletion that was cut off, unless the disk
     /// does not take its end: then the next daemon does.
-    async fn clear(&self, id: AgentId, at: UnixMillis) -> anyhow::Result<()> {
+    async fn clear(&self, id: RunId, at: UnixMillis) -> anyhow::Result<()> {
         if self.mark(id, MarkKind::Gone, at).await? {
             let shelf = self.ledger.shelf(id);
             spawn_blocking(move || shelf.remove()).await??;
@@ -142,7 +142,7 @@ impl Node {
 
     /// Has a mark written. Waits only so long for that, since a node whose disk takes
     /// nothing must serve whoever makes room: then it is written later.
-    async fn mark(&self, id: AgentId, kind: MarkKind, at: UnixMillis) -> Result<bool, JournalError> {
+    async fn mark(&self, id: RunId, kind: MarkKind, at: UnixMillis) -> Result<bool, JournalError> {
         let marked = timeout(BOOKS, self.shared.journal.mark(id, kind, at)).await;
         if marked.is_err() {
             tracing::error!(%id, ?kind, "the metering journal is not written: its disk takes nothing");
@@ -152,7 +152,7 @@ impl Node {
 
     /// Leaves a sandbox alone of which something cannot be read. Nobody is let in to
     /// it, so nobody is billed for it.
-    async fn quarantine(&self, id: AgentId, cause: String, remains: Remains, at: UnixMillis) -> anyhow::Result<()> {
+    async fn quarantine(&self, id: RunId, cause: String, remains: Remains, at: UnixMillis) -> anyhow::Result<()> {
         tracing::error!(%id, runs = remains.runs, cause, "a sandbox is quarantined");
         if self.shared.journal.standing(id) == Some(MarkKind::Ready) {
             self.mark(id, MarkKind::Unready, at).await?;
@@ -165,7 +165,7 @@ impl Node {
     /// Makes a sandbox, or finds that it is there.
     pub(crate) async fn create(
         &self,
-        id: AgentId,
+        id: RunId,
         spec: SandboxSpec,
         trace: Option<String>,
     ) -> Result<Created, CreateError> {
@@ -250,7 +250,7 @@ impl Node {
 
     /// Takes a sandbox down, and says until when its disks are kept. What is not there
     /// is gone already.
-    pub(crate) async fn delete(&self, id: AgentId, grace: Duration, data: Data) -> Result<Gone, EndError> {
+    pub(crate) async fn delete(&self, id: RunId, grace: Duration, data: Data) -> Result<Gone, EndError> {
         match (self.shared.registry.get(id), self.shared.registry.quarantine.get(id)) {
             (Some(handle), _) => handle.delete(&self.shared.registry, grace, data).await?,
             (None, Some(_)) => self.give_up(id, data).await.map_err(|error| EndError(format!("{error:#}")))?,
@@ -265,7 +265,7 @@ impl Node {
     }
 
     /// Ends a sandbox that cannot be read: somebody has given it up.
-    async fn give_up(&self, id: AgentId, data: Data) -> anyhow::Result<()> {
+    async fn give_up(&self, id: RunId, data: Data) -> anyhow::Result<()> {
         let _alone = self.giving_up.lock().await;
         let Some(held) = self.shared.registry.quarantine.get(id) else { return Ok(()) };
         let fate = match data {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use domain::AgentId;
+use domain::RunId;
 use sandbox::Remains;
 use wire::node::Quarantined;
 
@@ -20,18 +20,18 @@ pub(crate) struct Held {
 
 /// All of them. What is here is touched by nothing but a deletion.
 #[derive(Debug, Default)]
-pub(crate) struct Quarantine(Mutex<BTreeMap<AgentId, Held>>);
+pub(crate) struct Quarantine(Mutex<BTreeMap<RunId, Held>>);
 
 impl Quarantine {
-    pub(crate) fn hold(&self, id: AgentId, held: Held) {
+    pub(crate) fn hold(&self, id: RunId, held: Held) {
         self.held().insert(id, held);
     }
 
-    pub(crate) fn get(&self, id: AgentId) -> Option<Held> {
+    pub(crate) fn get(&self, id: RunId) -> Option<Held> {
         self.held().get(&id).cloned()
     }
 
-    pub(crate) fn release(&self, id: AgentId) {
+    pub(crate) fn release(&self, id: RunId) {
         self.held().remove(&id);
     }
 
@@ -48,7 +48,7 @@ impl Quarantine {
         held.values().filter(|held| held.remains.runs).map(|held| (held.remains.slot, held.memory_mib)).collect()
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeMap<AgentId, Held>> {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<RunId, Held>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use domain::{AgentId, Ask, NoRoom};
+use domain::{RunId, Ask, NoRoom};
 
 use crate::policy::{Capacity, DiskRoom, Load};
 use crate::quarantine::Quarantine;
@@ -14,7 +14,7 @@ pub(crate) struct Registry {
     capacity: Capacity,
     /// Those that are neither known nor gone.
     pub(crate) quarantine: Quarantine,
-    handles: Mutex<BTreeMap<AgentId, Arc<Handle>>>,
+    handles: Mutex<BTreeMap<RunId, Arc<Handle>>>,
 }
 
 /// What became of a request to enter.
@@ -30,7 +30,7 @@ impl Registry {
         Self { capacity, quarantine: Quarantine::default(), handles: Mutex::new(BTreeMap::new()) }
     }
 
-    pub(crate) fn get(&self, id: AgentId) -> Option<Arc<Handle>> {
+    pub(crate) fn get(&self, id: RunId) -> Option<Arc<Handle>> {
         self.handles().get(&id).cloned()
     }
 
@@ -41,7 +41,7 @@ impl Registry {
     /// Lets a sandbox in if there is room, with a slot nobody else has.
     pub(crate) fn enter(
         &self,
-        id: AgentId,
+        id: RunId,
         ask: Ask,
         room: DiskRoom,
         make: impl FnOnce(u16) -> Arc<Handle>,
@@ -65,7 +65,7 @@ impl Registry {
     }
 
     /// Frees its slot and its share.
-    pub(crate) fn forget(&self, id: AgentId) {
+    pub(crate) fn forget(&self, id: RunId) {
         self.handles().remove(&id);
     }
 
@@ -78,7 +78,7 @@ impl Registry {
     }
 
     /// Guests that are quarantined and run take their share too.
-    fn load_with(&self, handles: &BTreeMap<AgentId, Arc<Handle>>) -> Load {
+    fn load_with(&self, handles: &BTreeMap<RunId, Arc<Handle>>) -> Load {
         let known = handles.values().fold(Load::default(), |load, handle| load.plus(handle.ask(), handle.disk_mib));
         let disk_mib = self.capacity.agent_disk_mib;
         self.quarantine.taken().into_iter().fold(known, |load, (_, memory_mib)| {
@@ -86,7 +86,7 @@ impl Registry {
         })
     }
 
-    fn handles(&self) -> MutexGuard<'_, BTreeMap<AgentId, Arc<Handle>>> {
+    fn handles(&self) -> MutexGuard<'_, BTreeMap<RunId, Arc<Handle>>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

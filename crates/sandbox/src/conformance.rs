@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{AgentId, UnixMillis};
+use domain::{RunId, UnixMillis};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 use wire::node::{KeptCause, Retention};
@@ -27,7 +27,7 @@ pub trait Bench: Send + Sync {
     /// A disk that guests boot from.
     fn base(&self) -> PathBuf;
     /// Ends a guest from outside the driver, as a crash does.
-    async fn crash(&self, id: AgentId, facts: &Facts);
+    async fn crash(&self, id: RunId, facts: &Facts);
     /// How long a guest may take until its first port answers.
     fn boot_deadline(&self) -> Duration;
 }
@@ -42,7 +42,7 @@ pub type Verdict = Result<(), String>;
 pub async fn run(bench: &dyn Bench) -> Verdict {
     let driver = bench.driver().await;
     let spec = |bits, slot| Spec {
-        seat: Seat { id: AgentId::from_bits(bits), slot },
+        seat: Seat { id: RunId::from_bits(bits), slot },
         cores: 1,
         memory_mib: 128,
         base: bench.base(),
@@ -100,7 +100,7 @@ async fn a_guest_is_made_once(driver: &dyn Runtime, spec: &Spec) -> Verdict {
     refuses("create of what runs", driver.create(spec).await, &Refusal::Runs)
 }
 
-async fn answers(driver: &dyn Runtime, id: AgentId, deadline: Duration) -> Verdict {
+async fn answers(driver: &dyn Runtime, id: RunId, deadline: Duration) -> Verdict {
     let until = Instant::now() + deadline;
     loop {
         match timeout(deadline, health(driver, id)).await {
@@ -112,7 +112,7 @@ async fn answers(driver: &dyn Runtime, id: AgentId, deadline: Duration) -> Verdi
     }
 }
 
-async fn health(driver: &dyn Runtime, id: AgentId) -> Result<String, String> {
+async fn health(driver: &dyn Runtime, id: RunId) -> Result<String, String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
     let mut link = driver.connect(id, PORT).await.map_err(|error| text(&error))?;
     let request = "GET /health HTTP/1.1\r\nhost: guest\r\nconnection: close\r\n\r\n";
@@ -139,7 +139,7 @@ async fn a_guest_is_adopted_by_its_own_facts_only(driver: &dyn Runtime, spec: &S
             return Err(format!("adopt: {lie:?} was taken for {facts:?}"));
         }
     }
-    let stranger = Spec { seat: Seat { id: AgentId::from_bits(0x0c0f_0003), ..spec.seat }, ..spec.clone() };
+    let stranger = Spec { seat: Seat { id: RunId::from_bits(0x0c0f_0003), ..spec.seat }, ..spec.clone() };
     match done("adopt", driver.adopt(&stranger, facts).await)? {
         Some(_) => Err("adopt: one sandbox was given another's guest".to_owned()),
         None => Ok(()),

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::{AgentId, Lack};
+use domain::{RunId, Lack};
 
 /// What was asked of a runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,7 @@ pub enum RuntimeError {
         /// What was asked.
         operation: Operation,
         /// Of which sandbox.
-        id: AgentId,
+        id: RunId,
         /// Why not.
         refusal: Refusal,
     },
@@ -140,7 +140,7 @@ pub enum RuntimeError {
         /// What was asked.
         operation: Operation,
         /// Of which sandbox.
-        id: AgentId,
+        id: RunId,
         /// How far it came.
         step: &'static str,
         /// What stood in the way.
@@ -219,7 +219,7 @@ pub(crate) trait Step<T> {
     /// For a step of the driver itself.
     fn step(self, step: &'static str) -> Result<T, DriverError>;
     /// For a step of an operation on one sandbox.
-    fn during(self, operation: Operation, id: AgentId, step: &'static str) -> Result<T, RuntimeError>;
+    fn during(self, operation: Operation, id: RunId, step: &'static str) -> Result<T, RuntimeError>;
 }
 
 impl<T, E: Into<Failure>> Step<T> for Result<T, E> {
@@ -227,7 +227,7 @@ impl<T, E: Into<Failure>> Step<T> for Result<T, E> {
         self.map_err(|source| DriverError { step, source: source.into() })
     }
 
-    fn during(self, operation: Operation, id: AgentId, step: &'static str) -> Result<T, RuntimeError> {
+    fn during(self, operation: Operation, id: RunId, step: &'static str) -> Result<T, RuntimeError> {
         self.map_err(|source| RuntimeError::Failed { operation, id, step, source: source.into() })
     }
 }
@@ -240,7 +240,7 @@ mod tests {
     fn fault_1_1_a_failed_creation_says_what_the_node_lacks() {
         let failed = |step, source| RuntimeError::Failed {
             operation: Operation::Create,
-            id: AgentId::from_bits(1),
+            id: RunId::from_bits(1),
             step,
             source,
         };

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use domain::{AgentId, Lack};
+use domain::{RunId, Lack};
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
 use wire::node::{KeptDisk, Retention, RuntimeName};
@@ -27,7 +27,7 @@ pub const SLOTS: u16 = 64;
 #[derive(Debug)]
 pub struct Arrival {
     /// The guest.
-    pub id: AgentId,
+    pub id: RunId,
     /// Which of its ports.
     pub port: u16,
     /// How often this sandbox was created so far, from 1.
@@ -49,8 +49,8 @@ struct Inner {
 }
 
 struct State {
-    running: BTreeMap<AgentId, Running>,
-    disks: BTreeMap<AgentId, u32>,
+    running: BTreeMap<RunId, Running>,
+    disks: BTreeMap<RunId, u32>,
     pids: u32,
     /// Answers of the next `create`s, taken from the front.
     failures: Vec<Refusal>,
@@ -82,14 +82,14 @@ impl State {
         }
     }
 
-    fn attempt(&mut self, operation: Operation, id: AgentId) -> Result<(), RuntimeError> {
+    fn attempt(&mut self, operation: Operation, id: RunId) -> Result<(), RuntimeError> {
         let Some(at) = self.failing.iter().position(|failing| *failing == operation) else { return Ok(()) };
         self.failing.remove(at);
         let source = Failure::Missing("the machine lacks something".to_owned());
         Err(RuntimeError::Failed { operation, id, step: step::VMM, source })
     }
 
-    fn set_aside(&mut self, id: AgentId, retention: &Retention) {
+    fn set_aside(&mut self, id: RunId, retention: &Retention) {
         if self.disks.remove(&id).is_some() {
             let disk = KeptDisk { name: id.to_string(), id, bytes: 1, retention: Some(*retention) };
             self.kept.insert(disk.name.clone(), disk);
@@ -117,7 +117,7 @@ impl Machine {
     }
 
     /// Ends a guest from within, as a crash does.
-    pub fn crash(&self, id: AgentId) {
+    pub fn crash(&self, id: RunId) {
         if let Some(guest) = self.state().running.remove(&id) {
             guest.ended.send_replace(Some("the guest crashed".to_owned()));
         }
@@ -153,7 +153,7 @@ impl Machine {
 
     /// Stops a guest as a VMM does whose disk is full; `resume` has it go on once
     /// this was called with `None`.
-    pub fn pause(&self, id: AgentId, lack: Option<Lack>) {
+    pub fn pause(&self, id: RunId, lack: Option<Lack>) {
         if let Some(guest) = self.state().running.get_mut(&id) {
             guest.paused = lack;
         }
@@ -161,7 +161,7 @@ impl Machine {
 
     /// Whether a guest was stopped by its VMM.
     #[must_use]
-    pub fn is_paused(&self, id: AgentId) -> bool {
+    pub fn is_paused(&self, id: RunId) -> bool {
         self.state().running.get(&id).is_some_and(|guest| guest.paused.is_some())
     }
 
@@ -190,7 +190,7 @@ impl Machine {
 
     /// The sandboxes that have disks, and how often each was created.
     #[must_use]
-    pub fn disks(&self) -> BTreeMap<AgentId, u32> {
+    pub fn disks(&self) -> BTreeMap<RunId, u32> {
         self.state().disks.clone()
     }
 
@@ -210,7 +210,7 @@ impl Runtime for Fake {
         About { name: RuntimeName::QemuTcg, reason, overhead_mib: OVERHEAD_MIB, slots: SLOTS }
     }
 
-    async fn remains(&self) -> Result<BTreeMap<AgentId, Remains>, DriverError> {
+    async fn remains(&self) -> Result<BTreeMap<RunId, Remains>, DriverError> {
         let state = self.0.state();
         let disks = state.disks.keys().map(|id| (*id, Remains::default()));
         let running = state.running.iter();
@@ -218,10 +218,10 @@ impl Runtime for Fake {
         Ok(disks.chain(running).collect())
     }
 
-    async fn sweep(&self, known: &BTreeMap<AgentId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError> {
+    async fn sweep(&self, known: &BTreeMap<RunId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError> {
         let mut state = self.0.state();
-        let before: BTreeSet<AgentId> = state.running.keys().chain(state.disks.keys()).copied().collect();
-        let unknown: Vec<AgentId> = before.into_iter().filter(|id| !known.contains_key(id)).collect();
+        let before: BTreeSet<RunId> = state.running.keys().chain(state.disks.keys()).copied().collect();
+        let unknown: Vec<RunId> = before.into_iter().filter(|id| !known.contains_key(id)).collect();
         for id in &unknown {
             state.running.remove(id);
             state.set_aside(*id, retention);
@@ -265,7 +265,7 @@ impl Runtime for Fake {
         Ok(Some(Guest { facts: facts.clone(), exit }))
     }
 
-    async fn console(&self, id: AgentId) -> Result<Box<dyn Link>, RuntimeError> {
+    async fn console(&self, id: RunId) -> Result<Box<dyn Link>, RuntimeError> {
         if !self.0.state().running.contains_key(&id) {
             return Err(refused(Operation::Console, id, Refusal::NotRunning));
         }
@@ -280,7 +280,7 @@ impl Runtime for Fake {
         Ok(Box::new(host))
     }
 
-    async fn connect(&self, id: AgentId, port: u16) -> Result<Box<dyn Link>, RuntimeError> {
+    async fn connect(&self, id: RunId, port: u16) -> Result<Box<dyn Link>, RuntimeError> {
         if !self.0.state().running.contains_key(&id) {
             return Err(refused(Operation::Connect, id, Refusal::NotRunning));
         }
@@ -297,7 +297,7 @@ impl Runtime for Fake {
         Err(RuntimeError::Failed { operation: Operation::Connect, id, step: "connect to its port", source })
     }
 
-    async fn stats(&self, id: AgentId) -> Result<Stats, RuntimeError> {
+    async fn stats(&self, id: RunId) -> Result<Stats, RuntimeError> {
         if self.0.state().running.contains_key(&id) {
             Ok(Stats { cpu_us: 1, memory_bytes: 1, resident_bytes: 1, ..Stats::default() })
         } else {
@@ -321,7 +321,7 @@ impl Runtime for Fake {
         Ok(())
     }
 
-    async fn condition(&self, id: AgentId) -> Result<Condition, RuntimeError> {
+    async fn condition(&self, id: RunId) -> Result<Condition, RuntimeError> {
         match self.0.state().running.get(&id) {
             Some(Running { paused: Some(lack), .. }) => Ok(Condition::Paused(*lack)),
             Some(_) => Ok(Condition::Running),
@@ -329,7 +329,7 @@ impl Runtime for Fake {
         }
     }
 
-    async fn resume(&self, id: AgentId) -> Result<(), RuntimeError> {
+    async fn resume(&self, id: RunId) -> Result<(), RuntimeError> {
         self.condition(id).await.map(drop)
     }
 
@@ -361,17 +361,17 @@ impl Runtime for Fake {
 }
 
 impl Machine {
-    fn boots(&self, id: AgentId) -> u32 {
+    fn boots(&self, id: RunId) -> u32 {
         self.state().disks.get(&id).copied().unwrap_or(0)
     }
 
     /// Guests hang up when they end.
     #[must_use]
-    pub fn watch(&self, id: AgentId) -> Option<Exit> {
+    pub fn watch(&self, id: RunId) -> Option<Exit> {
         self.state().running.get(&id).map(|guest| Exit::of(&guest.ended))
     }
 }
 
-fn refused(operation: Operation, id: AgentId, refusal: Refusal) -> RuntimeError {
+fn refused(operation: Operation, id: RunId, refusal: Refusal) -> RuntimeError {
     RuntimeError::Refused { operation, id, refusal }
 }

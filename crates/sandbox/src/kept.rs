@@ -16,7 +16,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use domain::AgentId;
+use domain::RunId;
 use serde::{Deserialize, Serialize};
 use wire::node::{KeptDisk, Retention};
 
@@ -48,7 +48,7 @@ impl Kept {
     }
 
     /// Takes a sandbox's folder over, in one step. Without disks in it, it goes.
-    pub(crate) fn take(&self, dir: &Path, id: AgentId, retention: &Retention) -> io::Result<()> {
+    pub(crate) fn take(&self, dir: &Path, id: RunId, retention: &Retention) -> io::Result<()> {
         if !holds_disks(dir)? {
             return files::remove_dir(dir);
         }
@@ -117,7 +117,7 @@ impl Kept {
         durable::sync_parent(&going)
     }
 
-    fn free_name(&self, id: AgentId) -> io::Result<String> {
+    fn free_name(&self, id: RunId) -> io::Result<String> {
         let names = std::iter::once(id.to_string()).chain((1..SAME).map(|more| format!("{id}.{more}")));
         let mut free = names.filter(|name| !self.0.join(name).exists());
         free.next().ok_or_else(|| io::Error::other("too many disks of one sandbox are kept"))
@@ -125,7 +125,7 @@ impl Kept {
 }
 
 /// Whose disks a folder of this name holds.
-fn owner(name: &str) -> Option<AgentId> {
+fn owner(name: &str) -> Option<RunId> {
     let (id, more) = name.split_once('.').unwrap_or((name, "0"));
     more.parse::<u32>().ok()?;
     id.parse().ok()
@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
 
-    const ID: AgentId = AgentId::from_bits(7);
+    const ID: RunId = RunId::from_bits(7);
     const RETENTION: Retention = Retention { since: UnixMillis(5), until: UnixMillis(9), cause: KeptCause::Deleted };
 
     fn guest(state: &Path) -> PathBuf {
@@ -295,7 +295,7 @@ mod tests {
     fn fault_1_6_a_note_that_cannot_be_written_yet_keeps_no_node_from_starting() {
         let state = tempfile::tempdir().unwrap();
         let kept = Kept::of(state.path());
-        for id in [ID, AgentId::from_bits(8)] {
+        for id in [ID, RunId::from_bits(8)] {
             let dir = state.path().join("kept").join(id.to_string());
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("data.ext4"), "").unwrap();
@@ -304,7 +304,7 @@ mod tests {
         fs::create_dir(state.path().join("kept").join(ID.to_string()).join("kept.half")).unwrap();
         kept.tidy(&RETENTION).unwrap();
         let noted: Vec<_> = kept.list().unwrap().into_iter().map(|disk| (disk.id, disk.retention)).collect();
-        assert_eq!(noted, [(ID, None), (AgentId::from_bits(8), Some(RETENTION))]);
+        assert_eq!(noted, [(ID, None), (RunId::from_bits(8), Some(RETENTION))]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use domain::{AgentId, Lack};
+use domain::{RunId, Lack};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
@@ -40,7 +40,7 @@ use crate::{DriverError, RuntimeError};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Seat {
     /// The agent.
-    pub id: AgentId,
+    pub id: RunId,
     /// Unique among the live sandboxes of a node.
     pub slot: u16,
 }
@@ -196,7 +196,7 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the machine cannot be read.
-    async fn remains(&self) -> Result<BTreeMap<AgentId, Remains>, DriverError>;
+    async fn remains(&self) -> Result<BTreeMap<RunId, Remains>, DriverError>;
 
     /// Ends whatever is left of sandboxes that are not in `known`, sets their disks
     /// aside, and says how many those were. Of the known ones, those whose slot is
@@ -204,7 +204,7 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// What could not be removed.
-    async fn sweep(&self, known: &BTreeMap<AgentId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError>;
+    async fn sweep(&self, known: &BTreeMap<RunId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError>;
 
     /// Starts a sandbox: its disks unless they are there, its network, its VMM.
     ///
@@ -225,33 +225,33 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Refusal::NotRunning`](crate::Refusal::NotRunning), or the VMM's socket.
-    async fn console(&self, id: AgentId) -> Result<Box<dyn Link>, RuntimeError>;
+    async fn console(&self, id: RunId) -> Result<Box<dyn Link>, RuntimeError>;
 
     /// Opens a connection to one of the guest's own ports. May wait as long as
     /// the guest's link is silent: the caller sets the deadline.
     ///
     /// # Errors
     /// A refused connection is [`Failed`](RuntimeError::Failed) at once.
-    async fn connect(&self, id: AgentId, port: u16) -> Result<Box<dyn Link>, RuntimeError>;
+    async fn connect(&self, id: RunId, port: u16) -> Result<Box<dyn Link>, RuntimeError>;
 
     /// Measures what the guest uses.
     ///
     /// # Errors
     /// [`Refusal::NotRunning`](crate::Refusal::NotRunning).
-    async fn stats(&self, id: AgentId) -> Result<Stats, RuntimeError>;
+    async fn stats(&self, id: RunId) -> Result<Stats, RuntimeError>;
 
     /// Whether a guest that runs was stopped by its VMM.
     ///
     /// # Errors
     /// [`Refusal::NotRunning`](crate::Refusal::NotRunning), or the VMM's socket.
-    async fn condition(&self, id: AgentId) -> Result<Condition, RuntimeError>;
+    async fn condition(&self, id: RunId) -> Result<Condition, RuntimeError>;
 
     /// Has a guest go on that its VMM has stopped. What stopped it is tried again,
     /// and may stop it again at once.
     ///
     /// # Errors
     /// As [`Runtime::condition`].
-    async fn resume(&self, id: AgentId) -> Result<(), RuntimeError>;
+    async fn resume(&self, id: RunId) -> Result<(), RuntimeError>;
 
     /// How full the disk is.
     ///

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::AgentId;
+use domain::RunId;
 use palatine_sandbox::conformance::{self, Bench};
 use palatine_sandbox::fake::{Arrival, Machine};
 use palatine_sandbox::{Facts, Runtime};
@@ -23,7 +23,7 @@ impl Bench for OnFakes {
         "/dev/null".into()
     }
 
-    async fn crash(&self, id: AgentId, _facts: &Facts) {
+    async fn crash(&self, id: RunId, _facts: &Facts) {
         self.0.crash(id);
     }
 

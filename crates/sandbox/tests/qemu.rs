@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use domain::{AgentId, Lack, UnixMillis};
+use domain::{RunId, Lack, UnixMillis};
 use palatine_sandbox::network::{self, Egress};
 use palatine_sandbox::qemu::{Choice, Kernel, Qemu, Settings};
 use palatine_sandbox::{Failure, Fate, Runtime, RuntimeError, Seat, Spec, process};
@@ -46,7 +46,7 @@ async fn driver(state: &Path, name: &str, number: u32) -> Qemu {
 }
 
 fn spec(state: &Path) -> Spec {
-    let seat = Seat { id: AgentId::from_bits(0x0d0f_0001), slot: 1 };
+    let seat = Seat { id: RunId::from_bits(0x0d0f_0001), slot: 1 };
     Spec { seat, cores: 1, memory_mib: 64, base: state.join("base"), ran: false }
 }
 
@@ -131,7 +131,7 @@ async fn fault_1_1_a_disk_that_is_lost_is_missed_and_not_made_anew() {
 }
 
 /// A process in the group of a sandbox, in each hierarchy that this machine has.
-fn stand_in(name: &str, id: AgentId) -> Child {
+fn stand_in(name: &str, id: RunId) -> Child {
     let child = Command::new("sleep").arg("600").spawn().unwrap();
     for hierarchy in ["memory", "."] {
         let root = PathBuf::from("/sys/fs/cgroup").join(hierarchy);
@@ -175,7 +175,7 @@ async fn fault_1_6_what_cannot_be_removed_keeps_no_node_from_starting() {
     let guests = state.path().join("guests");
     // No folder, so that it cannot be emptied; and one that can, after it.
     let (stays, goes) =
-        (guests.join(AgentId::from_bits(1).to_string()), guests.join(AgentId::from_bits(2).to_string()));
+        (guests.join(RunId::from_bits(1).to_string()), guests.join(RunId::from_bits(2).to_string()));
     fs::write(&stays, "").unwrap();
     fs::create_dir(&goes).unwrap();
     assert_eq!(driver.sweep(&BTreeMap::new(), &RETENTION).await.unwrap(), 1);

@@ -119,7 +119,7 @@ fn reservation(caller: u64, turn: u64) -> Result<Reservation, Fault> {
         agent_type: "echo".to_owned(),
         image: ImageDigest([7; 32]),
         tier: TierName::try_from("basic".to_owned())?,
-        tier_config: Tier { min: 100_000, cores: 1, memory: 1024 },
+        tier_config: Tier { min: 100_000, cores: 1, memory: 1024, disk: Tier::DEFAULT_DISK_MIB },
         public: false,
         idempotency: None,
         now,

@@ -132,7 +132,7 @@ mod tests {
             agent_type: "echo".to_owned(),
             image: ImageDigest([7; 32]),
             tier: TierName::try_from("standard".to_owned()).unwrap(),
-            tier_config: Tier { min: 500_000, cores: 2, memory: 2048 },
+            tier_config: Tier { min: 500_000, cores: 2, memory: 2048, disk: Tier::DEFAULT_DISK_MIB },
             public: false,
             idempotency: None,
             now: NOW,

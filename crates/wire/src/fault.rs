@@ -156,6 +156,8 @@ codes! {
     CallRefused = "call_refused", 403;
     /// The wallet holds too little of the token.
     InsufficientBalance = "insufficient_balance", 403;
+    /// The data of the wallet's PODs fills what its tier gives; what could go is beside this.
+    DiskQuota = "disk_quota", 403;
     /// This tier may not bring its own image.
     ImageRefused = "image_refused", 403;
     /// No such thing, or not yours.
@@ -166,6 +168,12 @@ codes! {
     WouldRevert = "would_revert", 409;
     /// The wallet has a live agent.
     AgentExists = "agent_exists", 409;
+    /// This id was another holder's, or is in use.
+    IdTaken = "id_taken", 409;
+    /// The POD runs already.
+    PodRunning = "pod_running", 409;
+    /// The node that should keep the POD's data keeps none.
+    NoData = "no_data", 409;
     /// The payment is being settled or answered for another copy of the request.
     PaymentInFlight = "payment_in_flight", 409;
     /// The desired state is older than, or differs from, the one held.

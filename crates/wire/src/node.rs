@@ -7,6 +7,7 @@
 //! | `GET /v1/sandboxes/{id}` | one. `?wait_ms=` with `?until=ready` answers when it is ready or has failed |
 //! | `DELETE /v1/sandboxes/{id}?grace_ms=&data=` | gone when this answers 200 [`Gone`]; unknown ids are gone already. `data` is `keep` (default: its disks are set aside) or `erase` |
 //! | `GET /v1/disks` | disks that outlived their sandbox, as [`Disks`] |
+//! | `DELETE /v1/pods/{pod}/data` | erases what is kept of a POD: its owner's word; 204, also where nothing is kept |
 //! | `GET /v1/sandboxes/{id}/logs?follow=&source=` | text lines; `source` is `agent` (default) or `console` |
 //! | `GET /v1/sandboxes/{id}/tunnel` | `Upgrade: palatine-tunnel`: 101, then bytes to and from the agent's port |
 //! | `POST /v1/sandboxes/{id}/pod/process.Process/*` | passed to `pod` with the node's own credential |
@@ -14,7 +15,7 @@
 //! | `GET /v1/node` | [`NodeInfo`] |
 //! | `GET /health`, `/metrics`, `/openapi.json` | as everywhere |
 
-use domain::{AgentId, FailReason, Generation, ImageDigest, Lack, Mark, UnixMillis};
+use domain::{FailReason, Generation, ImageDigest, Lack, Mark, PodId, RunId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -27,6 +28,10 @@ pub const TUNNEL: &str = "palatine-tunnel";
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SandboxSpec {
+    /// The POD that this is a run of: its `/data` is called by that name.
+    pub pod: PodId,
+    /// Whether there must be something on that `/data` already.
+    pub data: DataDisk,
     /// Rises with each change of what is desired.
     pub generation: Generation,
     /// What to boot; must be in the node's image store.
@@ -41,11 +46,24 @@ pub struct SandboxSpec {
     pub env: Environment,
 }
 
+/// What a run finds on its POD's `/data`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DataDisk {
+    /// What the node keeps of the POD; an empty disk, where it keeps nothing.
+    KeptOrEmpty,
+    /// What the node keeps of the POD. Where it keeps nothing the run is refused
+    /// (`no_data`): an empty disk in its place would be found when the data is missed.
+    Kept,
+}
+
 /// What a node says of one sandbox. Never its environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Sandbox {
-    /// The agent it is for.
-    pub id: AgentId,
+    /// The run it is for.
+    pub id: RunId,
+    /// The POD that this is a run of.
+    pub pod: PodId,
     /// The generation it runs.
     pub generation: Generation,
     /// What it boots.
@@ -140,8 +158,8 @@ pub struct Sandboxes {
 /// A sandbox whose record cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Quarantined {
-    /// The agent it is for.
-    pub id: AgentId,
+    /// The run it is for.
+    pub id: RunId,
     /// Whether its guest runs on. Nobody is let in, and nobody billed.
     pub runs: bool,
     /// What is wrong and how it is repaired, in a sentence for the operator.
@@ -174,10 +192,21 @@ impl Data {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Gone {
     /// The sandbox that is gone.
-    pub id: AgentId,
-    /// Until when its disks are kept; absent where none are.
+    pub id: RunId,
+    /// What is kept of its POD's data; absent where nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kept_until: Option<UnixMillis>,
+    pub kept: Option<KeptData>,
+}
+
+/// What a node keeps of a POD that does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeptData {
+    /// Until when; absent where the note of it cannot be read, and then it is never
+    /// erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixMillis>,
+    /// What it takes of the node's disk.
+    pub bytes: u64,
 }
 
 /// The disks that outlived their sandboxes on a node.
@@ -189,13 +218,13 @@ pub struct Disks {
     pub kept: Vec<KeptDisk>,
 }
 
-/// The disks of one sandbox that outlived it.
+/// The disks of one run that outlived it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct KeptDisk {
     /// Their folder, under `kept` in the node's state folder.
     pub name: String,
-    /// Whose they are.
-    pub id: AgentId,
+    /// The POD whose they are.
+    pub pod: PodId,
     /// What they take of the node's disk.
     pub bytes: u64,
     /// Why they were set aside; absent where the note beside them cannot be read,
@@ -219,8 +248,7 @@ pub struct Retention {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum KeptCause {
-    /// Their sandbox was deleted without its owner's word: it failed, or its
-    /// holder's balance fell.
+    /// Their run has ended, and nobody has said that they go.
     Deleted,
     /// They were found without a sandbox.
     Found,
@@ -239,8 +267,8 @@ pub struct Marks {
 /// One entry of the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AgentMark {
-    /// Whom it is about.
-    pub agent: AgentId,
+    /// The run it is about.
+    pub agent: RunId,
     /// What was seen.
     #[serde(flatten)]
     pub mark: Mark,

@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use domain::{AgentId, UnixMillis};
+use domain::{PodId, RunId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -48,8 +48,10 @@ pub const PROBE_ANSWER: &str = "palatine-probe-ok";
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// The agent.
-    pub agent_id: AgentId,
+    /// The POD, as the agent itself calls it.
+    pub pod_id: PodId,
+    /// This start of it.
+    pub run_id: RunId,
     /// What later calls must carry.
     pub token: Secret,
     /// The node's clock: nanoseconds since the Unix epoch.

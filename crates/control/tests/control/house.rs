@@ -122,7 +122,7 @@ pub(crate) fn wish(holder: u64, n: u64, now: UnixMillis) -> Reservation {
         agent_type: "echo".to_owned(),
         image: ImageDigest(bytes(77)),
         tier: TierName::try_from("standard".to_owned()).unwrap(),
-        tier_config: Tier { min: 500_000, cores: 2, memory: 2048 },
+        tier_config: Tier { min: 500_000, cores: 2, memory: 2048, disk: Tier::DEFAULT_DISK_MIB },
         public: false,
         idempotency: None,
         now,

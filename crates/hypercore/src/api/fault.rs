@@ -1,7 +1,7 @@
 //! How the node says no.
 
 use axum::response::{IntoResponse, Response};
-use domain::AgentId;
+use domain::RunId;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use wire::fault::{Code, Fault};
@@ -21,12 +21,12 @@ impl Refused {
     }
 
     /// The sandbox is not there.
-    fn unknown(id: AgentId) -> Self {
+    fn unknown(id: RunId) -> Self {
         Self::new(Code::NotFound, format!("this node has no sandbox {id}"))
     }
 
     /// The sandbox cannot be worked with: it is not there, or cannot be read.
-    pub(crate) fn missing(api: &Api, id: AgentId) -> Self {
+    pub(crate) fn missing(api: &Api, id: RunId) -> Self {
         match api.node.shared.registry.quarantine.get(id) {
             Some(held) => Self::new(Code::WrongState, format!("the sandbox is quarantined: {}", held.cause)),
             None => Self::unknown(id),

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use domain::AgentId;
+use domain::RunId;
 use futures_util::StreamExt;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use serde::Deserialize;
@@ -46,7 +46,7 @@ pub(crate) struct Which {
 #[utoipa::path(
     get,
     path = "/v1/sandboxes/{id}/logs",
-    params(("id" = AgentId, Path, description = "The agent"), Which),
+    params(("id" = RunId, Path, description = "The agent"), Which),
     responses(
         (status = 200, description = "Lines", body = String, content_type = "text/plain"),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -54,7 +54,7 @@ pub(crate) struct Which {
 )]
 pub(crate) async fn logs(
     State(api): State<Api>,
-    path: Result<Path<AgentId>, PathRejection>,
+    path: Result<Path<RunId>, PathRejection>,
     which: Result<Query<Which>, QueryRejection>,
     connection: Option<Extension<ConnectionPermit>>,
 ) -> Result<Response, Refused> {

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use domain::AgentId;
+use domain::RunId;
 use futures_util::StreamExt;
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, COOKIE, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
@@ -36,7 +36,7 @@ const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
     post,
     path = "/v1/sandboxes/{id}/pod/process.Process/{method}",
     params(
-        ("id" = AgentId, Path, description = "The agent"),
+        ("id" = RunId, Path, description = "The agent"),
         ("method" = String, Path, description = "Start, Connect, List, SendInput, StreamInput, CloseStdin, SendSignal, Update"),
     ),
     responses(
@@ -46,7 +46,7 @@ const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 )]
 pub(crate) async fn pass(
     State(api): State<Api>,
-    path: Result<Path<(AgentId, String)>, PathRejection>,
+    path: Result<Path<(RunId, String)>, PathRejection>,
     request: Request,
 ) -> Result<Response, Refused> {
     let (path, method) = match path {

@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use domain::AgentId;
+use domain::RunId;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
@@ -55,7 +55,7 @@ pub(crate) struct Grace {
 #[utoipa::path(
     put,
     path = "/v1/sandboxes/{id}",
-    params(("id" = AgentId, Path, description = "The agent")),
+    params(("id" = RunId, Path, description = "The agent")),
     request_body = SandboxSpec,
     responses(
         (status = 202, description = "It is in the ledger and will run", body = Sandbox),
@@ -65,7 +65,7 @@ pub(crate) struct Grace {
 )]
 pub(crate) async fn put(
     State(api): State<Api>,
-    path: Result<Path<AgentId>, PathRejection>,
+    path: Result<Path<RunId>, PathRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refused> {
@@ -99,7 +99,7 @@ pub(crate) async fn list(State(api): State<Api>) -> Response {
 #[utoipa::path(
     get,
     path = "/v1/sandboxes/{id}",
-    params(("id" = AgentId, Path, description = "The agent"), Wait),
+    params(("id" = RunId, Path, description = "The agent"), Wait),
     responses(
         (status = 200, description = "How it is", body = Sandbox),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -107,7 +107,7 @@ pub(crate) async fn list(State(api): State<Api>) -> Response {
 )]
 pub(crate) async fn get(
     State(api): State<Api>,
-    path: Result<Path<AgentId>, PathRejection>,
+    path: Result<Path<RunId>, PathRejection>,
     wait: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let (id, wait) = (id(path)?, query(wait)?);
@@ -129,7 +129,7 @@ pub(crate) async fn get(
 #[utoipa::path(
     delete,
     path = "/v1/sandboxes/{id}",
-    params(("id" = AgentId, Path, description = "The agent"), Grace),
+    params(("id" = RunId, Path, description = "The agent"), Grace),
     responses(
         (status = 200, description = "Nothing of it runs; its disks are kept or erased", body = Gone),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -137,7 +137,7 @@ pub(crate) async fn get(
 )]
 pub(crate) async fn delete(
     State(api): State<Api>,
-    path: Result<Path<AgentId>, PathRejection>,
+    path: Result<Path<RunId>, PathRejection>,
     grace: Result<Query<Grace>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let (id, grace) = (id(path)?, query(grace)?);
@@ -149,7 +149,7 @@ pub(crate) async fn delete(
 #[utoipa::path(
     get,
     path = "/v1/sandboxes/{id}/metrics",
-    params(("id" = AgentId, Path, description = "The agent")),
+    params(("id" = RunId, Path, description = "The agent")),
     responses(
         (status = 200, description = "OpenMetrics text, as the guest wrote it", body = String, content_type = "text/plain"),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -157,7 +157,7 @@ pub(crate) async fn delete(
 )]
 pub(crate) async fn metrics(
     State(api): State<Api>,
-    path: Result<Path<AgentId>, PathRejection>,
+    path: Result<Path<RunId>, PathRejection>,
 ) -> Result<Response, Refused> {
     let id = id(path)?;
     let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::missing(&api, id))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query};
-use domain::AgentId;
+use domain::RunId;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use wire::fault::Code;
@@ -22,7 +22,7 @@ pub(crate) struct Api {
 }
 
 /// The id in a path.
-pub(crate) fn id(path: Result<Path<AgentId>, PathRejection>) -> Result<AgentId, Refused> {
+pub(crate) fn id(path: Result<Path<RunId>, PathRejection>) -> Result<RunId, Refused> {
     path.map(|Path(id)| id).map_err(|_| Refused::new(Code::InvalidRequest, domain::IdError::Agent.to_string()))
 }
 

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use domain::AgentId;
+use domain::RunId;
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -32,7 +32,7 @@ const BUFFER: usize = 16 * 1024;
 #[utoipa::path(
     get,
     path = "/v1/sandboxes/{id}/tunnel",
-    params(("id" = AgentId, Path, description = "The agent")),
+    params(("id" = RunId, Path, description = "The agent")),
     responses(
         (status = 101, description = "`Upgrade: palatine-tunnel`"),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -40,7 +40,7 @@ const BUFFER: usize = 16 * 1024;
 )]
 pub(crate) async fn tunnel(
     State(api): State<Api>,
-    path: Result<Path<AgentId>, PathRejection>,
+    path: Result<Path<RunId>, PathRejection>,
     mut request: Request,
 ) -> Result<Response, Refused> {
     let id = id(path)?;

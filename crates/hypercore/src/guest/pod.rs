@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::AgentId;
+use domain::RunId;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::{Method, StatusCode};
@@ -43,12 +43,12 @@ pub(crate) enum Delivered {
 #[derive(Clone)]
 pub(crate) struct Pod {
     runtime: Arc<dyn Runtime>,
-    id: AgentId,
+    id: RunId,
     token: Secret,
 }
 
 impl Pod {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>, id: AgentId, token: Secret) -> Self {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, id: RunId, token: Secret) -> Self {
         Self { runtime, id, token }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use domain::{AgentId, Mark, MarkKind, UnixMillis};
+use domain::{RunId, Mark, MarkKind, UnixMillis};
 use serde::{Deserialize, Serialize};
 use wire::node::AgentMark;
 
@@ -14,7 +14,7 @@ pub(super) struct Head {
     /// Everything up to here was fetched and is not in the file any more.
     pub(super) fetched: u64,
     /// How those agents stood that are not gone.
-    pub(super) standing: BTreeMap<AgentId, MarkKind>,
+    pub(super) standing: BTreeMap<RunId, MarkKind>,
 }
 
 impl Head {
@@ -29,7 +29,7 @@ impl Head {
 pub(crate) struct Book {
     head: Head,
     marks: VecDeque<AgentMark>,
-    standing: BTreeMap<AgentId, MarkKind>,
+    standing: BTreeMap<RunId, MarkKind>,
 }
 
 impl Book {
@@ -50,13 +50,13 @@ impl Book {
         self.marks.len()
     }
 
-    pub(super) fn standing(&self, agent: AgentId) -> Option<MarkKind> {
+    pub(super) fn standing(&self, agent: RunId) -> Option<MarkKind> {
         self.standing.get(&agent).copied()
     }
 
     /// The mark that would record this, unless it says nothing new: then a daemon
     /// that repeats itself after a crash changes nobody's bill.
-    pub(super) fn next(&self, agent: AgentId, kind: MarkKind, at: UnixMillis) -> Option<AgentMark> {
+    pub(super) fn next(&self, agent: RunId, kind: MarkKind, at: UnixMillis) -> Option<AgentMark> {
         let news = match (self.standing(agent), kind) {
             (None, MarkKind::Booting) => true,
             (None, MarkKind::Ready | MarkKind::Unready | MarkKind::Gone) => false,
@@ -119,7 +119,7 @@ mod tests {
     }
 
     fn write(book: &mut Book, agent: u64, kind: MarkKind) {
-        if let Some(mark) = book.next(AgentId::from_bits(agent), kind, UnixMillis(0)) {
+        if let Some(mark) = book.next(RunId::from_bits(agent), kind, UnixMillis(0)) {
             assert!(book.take(mark));
         }
     }

@@ -129,12 +129,12 @@ pub(crate) fn read(text: &[u8]) -> Option<(Book, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use domain::{AgentId, MarkKind, UnixMillis};
+    use domain::{RunId, MarkKind, UnixMillis};
 
     use super::*;
 
     fn add(file: &mut JournalFile, book: &mut Book, kind: MarkKind) {
-        let mark = book.next(AgentId::from_bits(7), kind, UnixMillis(9)).unwrap();
+        let mark = book.next(RunId::from_bits(7), kind, UnixMillis(9)).unwrap();
         file.append(&[mark]).unwrap();
         assert!(book.take(mark));
     }
@@ -155,7 +155,7 @@ mod tests {
             let lines = whole[head..cut].iter().filter(|byte| **byte == b'\n').count() as u64;
             assert_eq!(book.last(), lines);
             let kind = if lines == 1 { MarkKind::Ready } else { MarkKind::Booting };
-            if book.next(AgentId::from_bits(7), kind, UnixMillis(9)).is_some() {
+            if book.next(RunId::from_bits(7), kind, UnixMillis(9)).is_some() {
                 add(&mut file, &mut book, kind);
                 assert_eq!(JournalFile::open(&path).unwrap().1, book);
             }
@@ -174,7 +174,7 @@ mod tests {
         add(&mut file, &mut book, MarkKind::Unready);
         let (_, again) = JournalFile::open(&path).unwrap();
         assert_eq!(again, book);
-        assert_eq!((again.last(), again.standing(AgentId::from_bits(7))), (3, Some(MarkKind::Unready)));
+        assert_eq!((again.last(), again.standing(RunId::from_bits(7))), (3, Some(MarkKind::Unready)));
     }
 
     #[test]
@@ -212,7 +212,7 @@ mod tests {
             std::fs::write(&path, &damaged).unwrap();
             let anew = JournalFile::open(&path).unwrap().1;
             assert_ne!(anew.journal(), book.journal(), "the gateway has counted marks of that name");
-            assert_eq!((anew.last(), anew.standing(AgentId::from_bits(7))), (0, None));
+            assert_eq!((anew.last(), anew.standing(RunId::from_bits(7))), (0, None));
             let mut aside = path.clone().into_os_string();
             aside.push([".broken", ".broken.1"][round]);
             assert_eq!(std::fs::read(aside).unwrap(), damaged);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use domain::{AgentId, MarkKind, UnixMillis};
+use domain::{RunId, MarkKind, UnixMillis};
 use durable::Reserve;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -41,7 +41,7 @@ pub(crate) enum JournalError {
 
 enum Command {
     Mark {
-        agent: AgentId,
+        agent: RunId,
         kind: MarkKind,
         at: UnixMillis,
         done: oneshot::Sender<()>,
@@ -82,7 +82,7 @@ impl Journal {
     /// Records what was seen; returns when it is on the disk. While the disk refuses,
     /// this waits: nobody is told what is not recorded. Whoever gives up the wait has it
     /// recorded later, but for a readiness: that was never shown.
-    pub(crate) async fn mark(&self, agent: AgentId, kind: MarkKind, at: UnixMillis) -> Result<(), JournalError> {
+    pub(crate) async fn mark(&self, agent: RunId, kind: MarkKind, at: UnixMillis) -> Result<(), JournalError> {
         let (done, written) = oneshot::channel();
         let command = Command::Mark { agent, kind, at, done };
         self.commands.send(command).await.map_err(|_| JournalError::Gone)?;
@@ -103,7 +103,7 @@ impl Journal {
     }
 
     /// How an agent stands.
-    pub(crate) fn standing(&self, agent: AgentId) -> Option<MarkKind> {
+    pub(crate) fn standing(&self, agent: RunId) -> Option<MarkKind> {
         self.book().standing(agent)
     }
 
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
     use crate::keeping::reserve;
 
-    const ONE: AgentId = AgentId::from_bits(1);
+    const ONE: RunId = RunId::from_bits(1);
 
     #[tokio::test]
     async fn a_mark_is_on_the_disk_when_it_is_told() {

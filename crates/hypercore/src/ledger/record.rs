@@ -1,6 +1,6 @@
 //! One sandbox, as it is written down.
 
-use domain::{AgentId, FailReason, UnixMillis};
+use domain::{RunId, FailReason, UnixMillis};
 use sandbox::{Facts, Seat};
 use serde::{Deserialize, Serialize};
 use wire::node::{Data, Phase};
@@ -37,7 +37,7 @@ impl From<Data> for Wanted {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     pub(crate) version: u32,
-    pub(crate) id: AgentId,
+    pub(crate) id: RunId,
     pub(crate) slot: u16,
     pub(crate) desired: Desired,
     /// What the image said when the sandbox was made.
@@ -89,7 +89,7 @@ impl Record {
 
     /// Reads a record of this sandbox, of this form or an earlier one. What is wrong
     /// with it is said in words.
-    pub(crate) fn parse(text: &[u8], id: AgentId) -> Result<Self, String> {
+    pub(crate) fn parse(text: &[u8], id: RunId) -> Result<Self, String> {
         let version = serde_json::from_slice::<serde_json::Value>(text).ok().and_then(|it| it.get("version")?.as_u64());
         if let Some(found) = version.filter(|found| *found > u64::from(VERSION)) {
             return Err(format!(

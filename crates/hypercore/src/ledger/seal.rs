@@ -7,7 +7,7 @@ use std::path::Path;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use domain::{AgentId, Generation};
+use domain::{RunId, Generation};
 use serde::{Deserialize, Serialize};
 use wire::{Environment, Secret};
 use zeroize::Zeroizing;
@@ -55,7 +55,7 @@ impl Vault {
         Ok(Self(cipher))
     }
 
-    pub(crate) fn seal(&self, id: AgentId, generation: Generation, secrets: &Secrets) -> io::Result<Vec<u8>> {
+    pub(crate) fn seal(&self, id: RunId, generation: Generation, secrets: &Secrets) -> io::Result<Vec<u8>> {
         let mut nonce = [0; NONCE_BYTES];
         random(&mut nonce)?;
         let clear = Zeroizing::new(serde_json::to_vec(secrets).map_err(io::Error::other)?);
@@ -64,7 +64,7 @@ impl Vault {
         Ok([nonce.as_slice(), &sealed].concat())
     }
 
-    pub(crate) fn unseal(&self, id: AgentId, generation: Generation, sealed: &[u8]) -> io::Result<Secrets> {
+    pub(crate) fn unseal(&self, id: RunId, generation: Generation, sealed: &[u8]) -> io::Result<Secrets> {
         let (nonce, sealed) =
             sealed.split_first_chunk::<NONCE_BYTES>().ok_or_else(|| broken("the sealed file is cut off"))?;
         let payload = Payload { msg: sealed, aad: &bound_to(id, generation) };
@@ -82,7 +82,7 @@ fn make(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     Ok(key)
 }
 
-fn bound_to(id: AgentId, generation: Generation) -> [u8; 16] {
+fn bound_to(id: RunId, generation: Generation) -> [u8; 16] {
     let mut bound = [0; 16];
     bound[..8].copy_from_slice(&id.bits().to_be_bytes());
     bound[8..].copy_from_slice(&generation.0.to_be_bytes());
@@ -99,7 +99,7 @@ mod tests {
 
     use super::*;
 
-    const ID: AgentId = AgentId::from_bits(7);
+    const ID: RunId = RunId::from_bits(7);
 
     fn vault(dir: &Path) -> Vault {
         Vault::open(&dir.join("node.key")).unwrap()
@@ -123,7 +123,7 @@ mod tests {
     fn it_belongs_to_one_agent_and_one_generation() {
         let dir = tempfile::tempdir().unwrap();
         let sealed = vault(dir.path()).seal(ID, Generation(1), &secrets()).unwrap();
-        assert!(vault(dir.path()).unseal(AgentId::from_bits(8), Generation(1), &sealed).is_err());
+        assert!(vault(dir.path()).unseal(RunId::from_bits(8), Generation(1), &sealed).is_err());
         assert!(vault(dir.path()).unseal(ID, Generation(2), &sealed).is_err());
         assert!(vault(dir.path()).unseal(ID, Generation(1), &sealed[..10]).is_err());
     }

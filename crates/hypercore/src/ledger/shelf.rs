@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use domain::{AgentId, Generation};
+use domain::{RunId, Generation};
 
 use durable::Reserve;
 use sandbox::is_full;
@@ -51,9 +51,9 @@ pub(crate) struct Found {
     pub(crate) records: Vec<Record>,
     /// Folders that hold no record: creations or deletions cut off, unless the machine
     /// holds something of them.
-    pub(crate) remains: Vec<AgentId>,
+    pub(crate) remains: Vec<RunId>,
     /// Sandboxes of which something cannot be read, and what, with its repair.
-    pub(crate) unreadable: Vec<(AgentId, String)>,
+    pub(crate) unreadable: Vec<(RunId, String)>,
 }
 
 impl Ledger {
@@ -76,7 +76,7 @@ impl Ledger {
         let entries = fs::read_dir(&self.root).map_err(|source| failed("list", &self.root, source))?;
         for entry in entries {
             let name = entry.map_err(|source| failed("list", &self.root, source))?.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.parse::<AgentId>().ok()) else { continue };
+            let Some(id) = name.to_str().and_then(|name| name.parse::<RunId>().ok()) else { continue };
             match self.shelf(id).read(id) {
                 Ok(Some(record)) => found.records.push(record),
                 Ok(None) => found.remains.push(id),
@@ -88,7 +88,7 @@ impl Ledger {
     }
 
     /// The place of one sandbox, whether anything is there or not.
-    pub(crate) fn shelf(&self, id: AgentId) -> Shelf {
+    pub(crate) fn shelf(&self, id: RunId) -> Shelf {
         Shelf { dir: self.root.join(id.to_string()), vault: self.vault.clone(), reserve: self.reserve.clone() }
     }
 }
@@ -131,7 +131,7 @@ impl Shelf {
     }
 
     /// Unseals the secrets.
-    pub(crate) fn unseal(&self, id: AgentId, generation: Generation) -> Result<Secrets, LedgerError> {
+    pub(crate) fn unseal(&self, id: RunId, generation: Generation) -> Result<Secrets, LedgerError> {
         let path = self.secrets();
         let sealed = fs::read(&path);
         sealed
@@ -156,7 +156,7 @@ impl Shelf {
 
     /// The record; `None` where there is none. Everything else is said in words, with
     /// the repair.
-    fn read(&self, id: AgentId) -> Result<Option<Record>, String> {
+    fn read(&self, id: RunId) -> Result<Option<Record>, String> {
         let path = self.record();
         let unreadable = |why: String| format!("{} {why}; {REPAIR}", path.display());
         let text = match fs::read(&path) {
@@ -213,7 +213,7 @@ mod tests {
 
     fn record(bits: u64) -> Record {
         let desired = Desired { generation: Generation(1), image: ImageDigest([1; 32]), cores: 1, memory_mib: 128 };
-        Record::new(Seat { id: AgentId::from_bits(bits), slot: 3 }, desired, crate::tests::run(), 64, UnixMillis(5))
+        Record::new(Seat { id: RunId::from_bits(bits), slot: 3 }, desired, crate::tests::run(), 64, UnixMillis(5))
     }
 
     fn open(state: &Path) -> Ledger {

@@ -52,7 +52,7 @@ impl Ages {
 
 #[cfg(test)]
 mod tests {
-    use domain::AgentId;
+    use domain::RunId;
     use proptest::prelude::*;
     use wire::node::{KeptCause, Retention};
 
@@ -66,7 +66,7 @@ mod tests {
             until: UnixMillis(until),
             cause: KeptCause::Deleted,
         });
-        KeptDisk { name: "one".to_owned(), id: AgentId::from_bits(1), bytes: 1, retention }
+        KeptDisk { name: "one".to_owned(), id: RunId::from_bits(1), bytes: 1, retention }
     }
 
     /// A node that has kept them for so long.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use domain::{AgentId, Ask};
+use domain::{RunId, Ask};
 use sandbox::Seat;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -68,7 +68,7 @@ pub(crate) struct Logs {
 }
 
 impl Handle {
-    pub(crate) fn id(&self) -> AgentId {
+    pub(crate) fn id(&self) -> RunId {
         self.seat.id
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::AgentId;
+use domain::RunId;
 use sandbox::{Guest, Runtime};
 use tokio::io::AsyncReadExt;
 use tokio::sync::Mutex;
@@ -32,7 +32,7 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(guest: Guest, runtime: Arc<dyn Runtime>, id: AgentId, console: Arc<RotatedLog>) -> Self {
+    pub(super) fn new(guest: Guest, runtime: Arc<dyn Runtime>, id: RunId, console: Arc<RotatedLog>) -> Self {
         let console = AbortOnDropHandle::new(tokio::spawn(pump(runtime, id, console)));
         Self { guest, _console: console, follower: None }
     }
@@ -58,7 +58,7 @@ impl Live {
 }
 
 /// Reads the console as long as it lives: a guest waits for us only if it babbles.
-async fn pump(runtime: Arc<dyn Runtime>, id: AgentId, log: Arc<RotatedLog>) {
+async fn pump(runtime: Arc<dyn Runtime>, id: RunId, log: Arc<RotatedLog>) {
     let (mut piece, mut pace) = (vec![0; PIECE], Pace::new(BYTES_PER_SECOND, BURST_BYTES));
     loop {
         if let Ok(mut console) = runtime.console(id).await {

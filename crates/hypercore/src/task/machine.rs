@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{AgentId, FailReason, Lack, MarkKind, UnixMillis};
+use domain::{RunId, FailReason, Lack, MarkKind, UnixMillis};
 use sandbox::{About, Facts, Fate, Guest, Runtime, RuntimeError, Spec, is_full};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::spawn_blocking;
@@ -195,7 +195,7 @@ impl Task {
         }
     }
 
-    pub(crate) const fn id(&self) -> AgentId {
+    pub(crate) const fn id(&self) -> RunId {
         self.record.id
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{AgentId, Lack, UnixMillis};
+use domain::{RunId, Lack, UnixMillis};
 use sandbox::{Condition, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use wire::node::Phase;
@@ -107,7 +107,7 @@ impl Task {
 }
 
 /// What a guest that runs is stopped for want of, if it is.
-async fn condition(runtime: &dyn Runtime, id: AgentId) -> Option<Lack> {
+async fn condition(runtime: &dyn Runtime, id: RunId) -> Option<Lack> {
     match runtime.condition(id).await {
         Ok(Condition::Paused(lack)) => Some(lack),
         Ok(Condition::Running) | Err(_) => None,
@@ -115,7 +115,7 @@ async fn condition(runtime: &dyn Runtime, id: AgentId) -> Option<Lack> {
 }
 
 /// How a guest is lost, and since when: one that says nothing, since it was last seen.
-async fn until_lost(pod: &Pod, shared: &Shared, id: AgentId) -> (Lost, UnixMillis) {
+async fn until_lost(pod: &Pod, shared: &Shared, id: RunId) -> (Lost, UnixMillis) {
     let Shared { config, clock, runtime, .. } = shared;
     let mut ticks = interval(Duration::from_millis(config.health_period_ms));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

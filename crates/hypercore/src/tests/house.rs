@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{AgentId, Generation, ImageDigest, MarkKind, UnixMillis};
+use domain::{RunId, Generation, ImageDigest, MarkKind, UnixMillis};
 use image::ImageError;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbox::fake::Machine;
@@ -126,7 +126,7 @@ impl House {
 
     /// Leaves a sandbox that was ready to the next daemon, with this changed in its
     /// record: as a daemon does that is killed in the middle of something.
-    pub(super) async fn leaves(&self, id: AgentId, change: impl FnOnce(&mut serde_json::Value)) {
+    pub(super) async fn leaves(&self, id: RunId, change: impl FnOnce(&mut serde_json::Value)) {
         let daemon = self.daemon().await;
         daemon.create(id).await;
         daemon.ready(id).await;
@@ -159,40 +159,40 @@ impl Daemon {
         routes(Api { node: Arc::clone(&self.node), metrics, closing: tokio_util::sync::CancellationToken::new() })
     }
 
-    pub(super) async fn create(&self, id: AgentId) -> Sandbox {
+    pub(super) async fn create(&self, id: RunId) -> Sandbox {
         match self.offer(id, &spec()).await {
             Ok(Created::Now(sandbox) | Created::Before(sandbox)) => sandbox,
             Err(error) => panic!("{error}"),
         }
     }
 
-    pub(super) async fn offer(&self, id: AgentId, spec: &SandboxSpec) -> Result<Created, CreateError> {
+    pub(super) async fn offer(&self, id: RunId, spec: &SandboxSpec) -> Result<Created, CreateError> {
         self.node.create(id, spec.clone(), None).await
     }
 
-    pub(super) fn sandbox(&self, id: AgentId) -> Option<Sandbox> {
+    pub(super) fn sandbox(&self, id: RunId) -> Option<Sandbox> {
         self.node.shared.registry.get(id).map(|handle| handle.sandbox())
     }
 
     /// Waits for a phase.
-    pub(super) async fn until(&self, id: AgentId, wanted: impl Fn(&Sandbox) -> bool) -> Sandbox {
+    pub(super) async fn until(&self, id: RunId, wanted: impl Fn(&Sandbox) -> bool) -> Sandbox {
         let mut view = self.node.shared.registry.get(id).expect("a sandbox").view.clone();
         let found = timeout(SOON, view.wait_for(&wanted)).await;
         let found = found.unwrap_or_else(|_| panic!("still {:?}", self.sandbox(id)));
         found.expect("a task").clone()
     }
 
-    pub(super) async fn ready(&self, id: AgentId) -> Sandbox {
+    pub(super) async fn ready(&self, id: RunId) -> Sandbox {
         self.until(id, |sandbox| sandbox.phase == Phase::Ready).await
     }
 
     /// What the journal says of one agent.
-    pub(super) async fn marks(&self, id: AgentId) -> Vec<AgentMark> {
+    pub(super) async fn marks(&self, id: RunId) -> Vec<AgentMark> {
         let marks = self.node.shared.journal.after(0, Duration::ZERO).await.marks;
         marks.into_iter().filter(|mark| mark.agent == id).collect()
     }
 
-    pub(super) async fn kinds(&self, id: AgentId) -> Vec<MarkKind> {
+    pub(super) async fn kinds(&self, id: RunId) -> Vec<MarkKind> {
         self.marks(id).await.iter().map(|mark| mark.mark.kind).collect()
     }
 }
@@ -203,8 +203,8 @@ pub(super) fn spec() -> SandboxSpec {
     SandboxSpec { generation: Generation::FIRST, image: IMAGE, cores: 1, memory_mib: 128, env }
 }
 
-pub(super) const fn id(bits: u64) -> AgentId {
-    AgentId::from_bits(bits)
+pub(super) const fn id(bits: u64) -> RunId {
+    RunId::from_bits(bits)
 }
 
 /// Waits until something holds.

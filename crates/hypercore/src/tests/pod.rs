@@ -10,7 +10,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use domain::{AgentId, UnixMillis};
+use domain::{RunId, UnixMillis};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use sandbox::fake::{Arrival, Machine};
@@ -67,7 +67,7 @@ pub(crate) struct Guests(Arc<Inner>);
 
 struct Inner {
     manner: Mutex<Manner>,
-    guests: Mutex<HashMap<AgentId, Guest>>,
+    guests: Mutex<HashMap<RunId, Guest>>,
     machine: Mutex<Option<Machine>>,
 }
 
@@ -85,7 +85,7 @@ impl Guests {
         *lock(&self.0.manner) = manner;
     }
 
-    pub(crate) fn with<T>(&self, id: AgentId, act: impl FnOnce(&mut Guest) -> T) -> T {
+    pub(crate) fn with<T>(&self, id: RunId, act: impl FnOnce(&mut Guest) -> T) -> T {
         act(lock(&self.0.guests).entry(id).or_default())
     }
 
@@ -140,7 +140,7 @@ async fn babble(mut stream: tokio::io::DuplexStream) {
 #[derive(Clone)]
 struct Pod {
     guests: Guests,
-    id: AgentId,
+    id: RunId,
     manner: Manner,
 }
 

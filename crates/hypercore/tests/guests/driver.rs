@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::AgentId;
+use domain::RunId;
 use sandbox::conformance::{self, Bench};
 use sandbox::qemu::{Choice, Qemu, Settings};
 use sandbox::{Facts, Runtime};
@@ -42,7 +42,7 @@ impl Bench for OnQemu {
         self.base.clone()
     }
 
-    async fn crash(&self, _id: AgentId, facts: &Facts) {
+    async fn crash(&self, _id: RunId, facts: &Facts) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(facts.pid).expect("a pid")).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the VMM runs");
     }

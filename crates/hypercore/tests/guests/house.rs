@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use client::{LogSource, NodeClient};
-use domain::{AgentId, Generation, ImageDigest};
+use domain::{RunId, Generation, ImageDigest};
 use http_body_util::{BodyExt, Full};
 use serde_json::json;
 use tempfile::TempDir;
@@ -132,15 +132,15 @@ impl House {
         SandboxSpec { generation: Generation::FIRST, image: self.image, cores: 1, memory_mib: 128, env }
     }
 
-    pub(crate) async fn create(&self, id: AgentId) -> Sandbox {
+    pub(crate) async fn create(&self, id: RunId) -> Sandbox {
         self.client().create(id, &self.spec(), None).await.unwrap_or_else(|error| panic!("{error}: {}", self.log()))
     }
 
-    pub(crate) async fn ready(&self, id: AgentId) -> Sandbox {
+    pub(crate) async fn ready(&self, id: RunId) -> Sandbox {
         self.until(id, |sandbox| sandbox.phase == Phase::Ready).await
     }
 
-    pub(crate) async fn until(&self, id: AgentId, holds: impl Fn(&Sandbox) -> bool) -> Sandbox {
+    pub(crate) async fn until(&self, id: RunId, holds: impl Fn(&Sandbox) -> bool) -> Sandbox {
         let until = Instant::now() + PATIENCE;
         loop {
             let sandbox = self.client().get(id).await.expect("an answer").expect("a sandbox");
@@ -155,19 +155,19 @@ impl House {
         }
     }
 
-    pub(crate) async fn delete(&self, id: AgentId) {
+    pub(crate) async fn delete(&self, id: RunId) {
         let grace = Duration::from_secs(5);
         self.client().delete(id, grace, Data::Erase).await.unwrap_or_else(|error| panic!("{error}: {}", self.log()));
     }
 
     /// What an agent or its console has said so far.
-    pub(crate) async fn said(&self, id: AgentId, source: LogSource) -> String {
+    pub(crate) async fn said(&self, id: RunId, source: LogSource) -> String {
         let body = self.client().logs(id, source, false).await.expect("logs");
         String::from_utf8_lossy(&body.collect().await.expect("lines").to_bytes()).into_owned()
     }
 
     /// Runs a command in the guest; what it printed.
-    pub(crate) async fn run(&self, id: AgentId, words: &[&str]) -> String {
+    pub(crate) async fn run(&self, id: RunId, words: &[&str]) -> String {
         let request = json!({ "process": { "cmd": words[0], "args": words[1..], "envs": {} }, "stdin": false });
         let mut body = BytesMut::new();
         Envelope { end: false, message: Bytes::from(request.to_string()) }.encode(&mut body);
@@ -218,6 +218,6 @@ fn output(frame: &EventFrame) -> String {
         .collect()
 }
 
-pub(crate) const fn id(bits: u64) -> AgentId {
-    AgentId::from_bits(bits)
+pub(crate) const fn id(bits: u64) -> RunId {
+    RunId::from_bits(bits)
 }

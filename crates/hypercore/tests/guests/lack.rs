@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::Duration;
 
-use domain::{AgentId, Lack};
+use domain::{RunId, Lack};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,7 +20,7 @@ use crate::machine::Residue;
 const SIZE: &CStr = c"size=192m,mode=0700";
 
 /// One more count in the agent's `/data`, on its disk before it is told.
-async fn try_count(house: &House, id: AgentId) -> Option<u64> {
+async fn try_count(house: &House, id: RunId) -> Option<u64> {
     let mut tunnel = house.client().tunnel(id).await.ok()?;
     let ask = b"POST /state HTTP/1.1\r\nhost: agent\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     tunnel.write_all(ask).await.ok()?;
@@ -31,12 +31,12 @@ async fn try_count(house: &House, id: AgentId) -> Option<u64> {
 }
 
 /// The same of an agent that answers.
-async fn count(house: &House, id: AgentId) -> u64 {
+async fn count(house: &House, id: RunId) -> u64 {
     try_count(house, id).await.unwrap_or_else(|| panic!("no answer: {}", house.log()))
 }
 
 /// Counts until the guest is stopped for want of disk; the last number it told.
-async fn count_until_it_waits(house: &House, id: AgentId) -> u64 {
+async fn count_until_it_waits(house: &House, id: RunId) -> u64 {
     let (until, mut last) = (Instant::now() + PATIENCE, 0);
     loop {
         let sandbox = house.client().get(id).await.unwrap().unwrap();

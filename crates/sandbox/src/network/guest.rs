@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use domain::AgentId;
+use domain::RunId;
 use rustix::ioctl::{Updater, ioctl};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use wire::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS, PREFIX_LENGTH};
@@ -53,11 +53,11 @@ pub(crate) struct Namespace<'a> {
     config: &'a Config,
     /// What the node's links bear.
     mark: &'a str,
-    id: AgentId,
+    id: RunId,
 }
 
 impl<'a> Namespace<'a> {
-    pub(crate) const fn new(config: &'a Config, mark: &'a str, id: AgentId) -> Self {
+    pub(crate) const fn new(config: &'a Config, mark: &'a str, id: RunId) -> Self {
         Self { config, mark, id }
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use domain::AgentId;
+use domain::RunId;
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -62,7 +62,7 @@ impl Qemu {
         }
     }
 
-    async fn control(&self, id: AgentId, operation: Operation) -> Result<Qmp, RuntimeError> {
+    async fn control(&self, id: RunId, operation: Operation) -> Result<Qmp, RuntimeError> {
         match Qmp::connect(&self.0.guest_dir(id).join("control")).await {
             Err(Failure::Io(error)) if is_absent(&error) => Err(refused(operation, id, Refusal::NotRunning)),
             other => other.during(operation, id, step::REACH),
@@ -70,7 +70,7 @@ impl Qemu {
     }
 
     /// Watches a VMM that was started until its guest has begun.
-    async fn born(&self, id: AgentId, started: Started) -> Result<Guest, RuntimeError> {
+    async fn born(&self, id: RunId, started: Started) -> Result<Guest, RuntimeError> {
         let facts = process::facts(started.pid).during(Operation::Create, id, "look at the VMM's process")?;
         let mut exit = started.watch().during(Operation::Create, id, "watch the VMM")?;
         let begun = birth::until_begun(&self.0.guest_dir(id).join("control"), &mut exit).await;
@@ -98,11 +98,11 @@ impl Runtime for Qemu {
         }
     }
 
-    async fn remains(&self) -> Result<BTreeMap<AgentId, Remains>, DriverError> {
+    async fn remains(&self) -> Result<BTreeMap<RunId, Remains>, DriverError> {
         self.blocking(Inner::remains).await
     }
 
-    async fn sweep(&self, known: &BTreeMap<AgentId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError> {
+    async fn sweep(&self, known: &BTreeMap<RunId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError> {
         let (known, retention) = (known.clone(), *retention);
         self.blocking(move |inner| inner.sweep(&known, &retention)).await
     }
@@ -142,7 +142,7 @@ impl Runtime for Qemu {
         Ok(Some(Guest { facts: facts.clone(), exit }))
     }
 
-    async fn console(&self, id: AgentId) -> Result<Box<dyn Link>, RuntimeError> {
+    async fn console(&self, id: RunId) -> Result<Box<dyn Link>, RuntimeError> {
         let socket = self.0.guest_dir(id).join("console");
         match UnixStream::connect(&socket).await {
             Ok(stream) => Ok(Box::new(stream)),
@@ -151,7 +151,7 @@ impl Runtime for Qemu {
         }
     }
 
-    async fn connect(&self, id: AgentId, port: u16) -> Result<Box<dyn Link>, RuntimeError> {
+    async fn connect(&self, id: RunId, port: u16) -> Result<Box<dyn Link>, RuntimeError> {
         let path = self.0.namespace(id).path();
         match self.0.dialer.connect(path, port).await {
             Ok(stream) => Ok(Box::new(stream)),
@@ -162,7 +162,7 @@ impl Runtime for Qemu {
         }
     }
 
-    async fn stats(&self, id: AgentId) -> Result<Stats, RuntimeError> {
+    async fn stats(&self, id: RunId) -> Result<Stats, RuntimeError> {
         let name = id.to_string();
         let pids = self.0.cgroups.pids(&name).during(Operation::Stats, id, "read its cgroup")?;
         let Some(pid) = pids.first() else { return Err(refused(Operation::Stats, id, Refusal::NotRunning)) };
@@ -173,12 +173,12 @@ impl Runtime for Qemu {
         Ok(Stats { cpu_us, memory_bytes, resident_bytes, limited })
     }
 
-    async fn condition(&self, id: AgentId) -> Result<Condition, RuntimeError> {
+    async fn condition(&self, id: RunId) -> Result<Condition, RuntimeError> {
         let mut qmp = self.control(id, Operation::Condition).await?;
         qmp.condition().await.during(Operation::Condition, id, "ask the VMM")
     }
 
-    async fn resume(&self, id: AgentId) -> Result<(), RuntimeError> {
+    async fn resume(&self, id: RunId) -> Result<(), RuntimeError> {
         let mut qmp = self.control(id, Operation::Resume).await?;
         qmp.resume().await.during(Operation::Resume, id, "ask the VMM")
     }
@@ -243,7 +243,7 @@ fn find_program() -> Result<PathBuf, Failure> {
 }
 
 fn check_socket_path(state: &Path) -> Result<(), Failure> {
-    let longest = guest_dir(state, &AgentId::from_bits(0).to_string()).join("console");
+    let longest = guest_dir(state, &RunId::from_bits(0).to_string()).join("console");
     if longest.as_os_str().len() <= MAX_SOCKET_PATH {
         return Ok(());
     }

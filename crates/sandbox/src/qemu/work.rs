@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use domain::AgentId;
+use domain::RunId;
 use wire::node::{KeptDisk, Retention};
 
 use super::Settings;
@@ -44,11 +44,11 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    pub(super) fn guest_dir(&self, id: AgentId) -> PathBuf {
+    pub(super) fn guest_dir(&self, id: RunId) -> PathBuf {
         guest_dir(&self.settings.state, &id.to_string())
     }
 
-    pub(super) fn namespace(&self, id: AgentId) -> Namespace<'_> {
+    pub(super) fn namespace(&self, id: RunId) -> Namespace<'_> {
         Namespace::new(&self.settings.network, self.claim.mark(), id)
     }
 
@@ -90,13 +90,13 @@ impl Inner {
 
     /// Every sandbox of which the machine holds anything. The folder is its mark: it is
     /// made first and removed last, so what has none here is not this node's.
-    fn found(&self) -> Result<BTreeSet<AgentId>, DriverError> {
+    fn found(&self) -> Result<BTreeSet<RunId>, DriverError> {
         let found = files::names(&self.settings.state.join("guests")).step("list the guests' folders")?;
         Ok(found.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    pub(super) fn remains(&self) -> Result<BTreeMap<AgentId, Remains>, DriverError> {
-        let one = |id: AgentId| {
+    pub(super) fn remains(&self) -> Result<BTreeMap<RunId, Remains>, DriverError> {
+        let one = |id: RunId| {
             let pids = self.cgroups.pids(&id.to_string()).step("read a guest's cgroup")?;
             let slot = pids.iter().find_map(|pid| self.slot_of(*pid));
             Ok((id, Remains { runs: !pids.is_empty(), slot }))
@@ -122,7 +122,7 @@ impl Inner {
 
     pub(super) fn sweep(
         &self,
-        known: &BTreeMap<AgentId, Option<u16>>,
+        known: &BTreeMap<RunId, Option<u16>>,
         retention: &Retention,
     ) -> Result<usize, DriverError> {
         let unknown = self.found()?.into_iter().filter(|id| !known.contains_key(id));
@@ -136,7 +136,7 @@ impl Inner {
 
     /// Removes the links of empty seats. Where a seat is not known, any link may be
     /// the one that is used: then none is removed.
-    fn sweep_links(&self, known: &BTreeMap<AgentId, Option<u16>>) -> Result<(), DriverError> {
+    fn sweep_links(&self, known: &BTreeMap<RunId, Option<u16>>) -> Result<(), DriverError> {
         let mut seated = BTreeSet::new();
         let mut unseen = false;
         for (id, slot) in known {
@@ -273,7 +273,7 @@ impl Inner {
 
     /// Kills and removes whatever is there, in the order in which one thing needs the
     /// other: the VMM, its network, its limits, its files.
-    fn remove(&self, id: AgentId, slot: Option<u16>, fate: Fate) -> Result<(), Failure> {
+    fn remove(&self, id: RunId, slot: Option<u16>, fate: Fate) -> Result<(), Failure> {
         let name = id.to_string();
         self.cgroups.kill(&name)?;
         self.namespace(id).down(slot)?;
@@ -322,6 +322,6 @@ fn wait_empty(cgroups: &Cgroups, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn refused(operation: Operation, id: AgentId, refusal: Refusal) -> RuntimeError {
+pub(super) fn refused(operation: Operation, id: RunId, refusal: Refusal) -> RuntimeError {
     RuntimeError::Refused { operation, id, refusal }
 }

@@ -7,7 +7,7 @@ use wire::node::AgentMark;
 
 use crate::help::{NOW, id, open, reserved, room, wallet, wish};
 
-const TIER: Tier = Tier { min: 500_000, cores: 2, memory: 2048 };
+const TIER: Tier = Tier { min: 500_000, cores: 2, memory: 2048, disk: Tier::DEFAULT_DISK_MIB };
 
 fn mark(seq: u64, agent: u64, after_ms: u64, kind: MarkKind) -> AgentMark {
     AgentMark { agent: id(agent), mark: Mark { seq, at: NOW.plus(after_ms), kind } }

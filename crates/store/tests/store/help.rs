@@ -46,7 +46,7 @@ pub(crate) fn wish(holder: u64, n: u64) -> Reservation {
         agent_type: "echo".to_owned(),
         image: ImageDigest(bytes(77)),
         tier: TierName::try_from("standard".to_owned()).expect("a tier's name"),
-        tier_config: Tier { min: 500_000, cores: 2, memory: 2048 },
+        tier_config: Tier { min: 500_000, cores: 2, memory: 2048, disk: Tier::DEFAULT_DISK_MIB },
         public: false,
         idempotency: None,
         now: NOW,

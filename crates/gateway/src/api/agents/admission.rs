@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn case_no_capacity_a_part_of_a_tier_may_be_asked_for_and_no_more_than_it() {
-        let tier = Tier { min: 7, cores: 4, memory: 4_096 };
+        let tier = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024 };
         assert_eq!(part_of(tier, None, None).unwrap(), tier);
         assert_eq!(part_of(tier, Some(2), Some(1_024)).unwrap(), Tier { cores: 2, memory: 1_024, ..tier });
         for (cores, memory, field) in [
