@@ -7,13 +7,13 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use domain::AgentId;
+use domain::RunId;
 
 #[derive(Debug, Default)]
 struct Sets {
-    active: HashSet<AgentId>,
+    active: HashSet<RunId>,
     /// Active now, or at some moment since the look began.
-    touched: HashSet<AgentId>,
+    touched: HashSet<RunId>,
 }
 
 /// The agents being worked on.
@@ -24,7 +24,7 @@ pub(crate) struct Busy(Arc<Mutex<Sets>>);
 #[derive(Debug)]
 pub(crate) struct Working {
     busy: Busy,
-    id: AgentId,
+    id: RunId,
 }
 
 /// Why work was not begun.
@@ -48,7 +48,7 @@ impl Busy {
     }
 
     /// Begins work on an agent, unless it is being worked on or `most` are.
-    pub(crate) fn enter(&self, id: AgentId, most: usize) -> Result<Working, Turned> {
+    pub(crate) fn enter(&self, id: RunId, most: usize) -> Result<Working, Turned> {
         let mut sets = self.sets();
         if sets.active.contains(&id) {
             return Err(Turned::Already);
@@ -68,12 +68,12 @@ impl Busy {
     }
 
     /// Whoever was being worked on since the look began.
-    pub(crate) fn touched(&self) -> HashSet<AgentId> {
+    pub(crate) fn touched(&self) -> HashSet<RunId> {
         self.sets().touched.clone()
     }
 
     /// Whether it is being worked on now.
-    pub(crate) fn has(&self, id: AgentId) -> bool {
+    pub(crate) fn has(&self, id: RunId) -> bool {
         self.sets().active.contains(&id)
     }
 }
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn whoever_was_busy_during_a_look_is_remembered_until_the_next() {
         let busy = Busy::default();
-        let [before, during, after] = [1, 2, 3].map(AgentId::from_bits);
+        let [before, during, after] = [1, 2, 3].map(RunId::from_bits);
         let first = busy.enter(before, 9);
         busy.look();
         drop(first);
@@ -100,8 +100,8 @@ mod tests {
     #[test]
     fn one_more_than_allowed_is_turned_away() {
         let busy = Busy::default();
-        let _one = busy.enter(AgentId::from_bits(1), 1).unwrap();
-        assert_eq!(busy.enter(AgentId::from_bits(2), 1).unwrap_err(), Turned::TooMany);
-        assert_eq!(busy.enter(AgentId::from_bits(1), 9).unwrap_err(), Turned::Already);
+        let _one = busy.enter(RunId::from_bits(1), 1).unwrap();
+        assert_eq!(busy.enter(RunId::from_bits(2), 1).unwrap_err(), Turned::TooMany);
+        assert_eq!(busy.enter(RunId::from_bits(1), 9).unwrap_err(), Turned::Already);
     }
 }

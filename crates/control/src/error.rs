@@ -21,6 +21,12 @@ pub enum SpawnError {
     /// as it answers again; the wallet is free then.
     #[error("the node does not answer")]
     NodeUnavailable(#[source] Option<NodeError>),
+    /// The node that keeps the POD's data does not answer, or is none of ours.
+    #[error("the node {0:?}, which keeps the POD's data, does not answer")]
+    DataAway(String),
+    /// The node that should keep the POD's data keeps none.
+    #[error("the node {0:?} keeps no data of the POD any more")]
+    NoData(String),
     /// Not ready in time; taken down.
     #[error("the agent was not ready within {after_ms} ms")]
     Timeout {
@@ -56,10 +62,13 @@ pub enum StopError {
     /// Unknown agent, or a fault of the store.
     #[error("the agent's record cannot be written")]
     Store(#[from] StoreError),
-    /// It has ended, and the node that keeps its disks does not answer: they are kept
-    /// until somebody asks again, or their retention ends.
-    #[error("the node that keeps the agent's disks does not answer")]
+    /// It does not run, and the node that keeps its data does not answer: that is kept
+    /// until somebody asks again, or its retention ends.
+    #[error("the node that keeps the POD's data does not answer")]
     NodeUnavailable,
+    /// A run of it was started meanwhile; it is removed when somebody asks again.
+    #[error("the POD was started again meanwhile")]
+    Running,
     /// A bug: the task that stopped it has panicked. Reconciliation does the rest.
     #[error("the stop was cut off")]
     CutOff,

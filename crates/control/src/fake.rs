@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::NodeError;
-use domain::{AgentId, FailReason, Lack, Mark, MarkKind, UnixMillis};
+use domain::{FailReason, Lack, Mark, MarkKind, PodId, RunId, UnixMillis};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::fault::{Code, Fault};
 use wire::node::{
-    AgentMark, Data, Gone, Marks, NodeInfo, Phase, Quarantined, RuntimeName, Sandbox, SandboxSpec, Sandboxes,
+    AgentMark, Data, DataDisk, Gone, KeptData, Marks, NodeInfo, Phase, Quarantined, RuntimeName, Sandbox, SandboxSpec,
+    Sandboxes,
 };
 
 use crate::clock::Clock;
@@ -23,6 +24,8 @@ use crate::node::Node;
 const CREATE: &str = "create the sandbox";
 /// For how long disks are kept.
 const RETENTION_MS: u64 = 30 * 86_400_000;
+/// What each POD's data takes.
+const KEPT_BYTES: u64 = 1024 * 1024;
 
 /// A clock that follows tokio's, so that paused tests command it.
 #[derive(Clone, Copy, Debug)]
@@ -103,10 +106,10 @@ struct Guts {
     down: bool,
     refuse: Option<Code>,
     next_creation: Option<Fate>,
-    sandboxes: BTreeMap<AgentId, Sandbox>,
+    sandboxes: BTreeMap<RunId, Sandbox>,
     /// Disks that were set aside, and those that are held by no sandbox at all.
-    kept: BTreeMap<AgentId, UnixMillis>,
-    quarantined: BTreeMap<AgentId, Sandbox>,
+    kept: BTreeMap<PodId, UnixMillis>,
+    quarantined: BTreeMap<RunId, Sandbox>,
     journal: String,
     /// What nobody has said to have kept.
     marks: Vec<AgentMark>,
@@ -189,18 +192,18 @@ impl FakeNode {
 
     /// What really runs here.
     #[must_use]
-    pub fn running(&self) -> Vec<AgentId> {
+    pub fn running(&self) -> Vec<RunId> {
         self.guts().sandboxes.keys().copied().collect()
     }
 
     /// Whose disks it keeps.
     #[must_use]
-    pub fn kept(&self) -> Vec<AgentId> {
+    pub fn kept(&self) -> Vec<PodId> {
         self.guts().kept.keys().copied().collect()
     }
 
     /// It lacks something that a guest needs; with `None`, what it lacked is there.
-    pub fn lack(&self, id: AgentId, lacks: Option<Lack>) {
+    pub fn lack(&self, id: RunId, lacks: Option<Lack>) {
         let mut guts = self.guts();
         let since = self.clock.now();
         if guts.sandboxes.get(&id).is_some_and(|sandbox| sandbox.phase == Phase::Ready) {
@@ -214,7 +217,7 @@ impl FakeNode {
     }
 
     /// It cannot read a sandbox's record, or can again.
-    pub fn quarantine(&self, id: AgentId, held: bool) {
+    pub fn quarantine(&self, id: RunId, held: bool) {
         let mut held_by = self.guts();
         let guts = &mut *held_by;
         if held {
@@ -243,7 +246,7 @@ impl FakeNode {
     }
 
     /// A guest dies, and boots again.
-    pub fn crash(&self, id: AgentId) {
+    pub fn crash(&self, id: RunId) {
         let mut guts = self.guts();
         let now = self.clock.now();
         let Some(sandbox) = guts.sandboxes.get_mut(&id) else { return };
@@ -259,13 +262,13 @@ impl FakeNode {
     }
 
     /// A guest that boots is ready.
-    pub fn make_ready(&self, id: AgentId) {
+    pub fn make_ready(&self, id: RunId) {
         self.guts().ready(id, self.clock.now());
         self.news.notify_waiters();
     }
 
     /// A guest fails for good.
-    pub fn fail(&self, id: AgentId, reason: FailReason) {
+    pub fn fail(&self, id: RunId, reason: FailReason) {
         let mut guts = self.guts();
         let now = self.clock.now();
         let Some(sandbox) = guts.sandboxes.get_mut(&id) else { return };
@@ -290,7 +293,7 @@ impl FakeNode {
     }
 
     /// Lets a guest boot: marks it, and makes it ready when its time has come.
-    fn boot(&self, id: AgentId) {
+    fn boot(&self, id: RunId) {
         let mut guts = self.guts();
         let now = self.clock.now();
         guts.mark(id, MarkKind::Booting, now);
@@ -347,7 +350,7 @@ impl FakeNode {
         }
     }
 
-    fn create_now(&self, id: AgentId, spec: &SandboxSpec) -> Result<Sandbox, NodeError> {
+    fn create_now(&self, id: RunId, spec: &SandboxSpec) -> Result<Sandbox, NodeError> {
         {
             let mut guts = self.guts();
             if let Some(code) = guts.refuse {
@@ -356,11 +359,15 @@ impl FakeNode {
             if let Some(held) = guts.sandboxes.get(&id) {
                 return Ok(held.clone());
             }
+            if spec.data == DataDisk::Kept && !guts.kept.contains_key(&spec.pod) {
+                return Err(NodeError::Refused(Box::new(Fault::new(Code::NoData, "nothing is kept of this POD"))));
+            }
             let (cores, memory) = guts.free();
             if spec.cores > cores || spec.memory_mib > memory {
                 return Err(NodeError::Refused(Box::new(Fault::new(Code::NoCapacity, "the node is full"))));
             }
             guts.created += 1;
+            guts.kept.remove(&spec.pod);
             guts.sandboxes.insert(id, sandbox(id, spec, self.clock.now()));
         }
         self.boot(id);
@@ -368,20 +375,20 @@ impl FakeNode {
         self.guts().sandboxes.get(&id).cloned().ok_or_else(|| unavailable(CREATE))
     }
 
-    fn delete_now(&self, id: AgentId, data: Data) -> Gone {
+    fn delete_now(&self, id: RunId, pod: PodId, data: Data) -> Gone {
         let mut guts = self.guts();
         let held = guts.sandboxes.contains_key(&id);
         match data {
             Data::Keep if held => {
                 let until = self.clock.now().plus(RETENTION_MS);
-                guts.kept.insert(id, until);
+                guts.kept.insert(pod, until);
             }
             Data::Keep => {}
             Data::Erase => {
-                guts.kept.remove(&id);
+                guts.kept.remove(&pod);
             }
         }
-        let kept_until = guts.kept.get(&id).copied();
+        let kept = guts.kept.get(&pod).map(|until| KeptData { until: Some(*until), bytes: KEPT_BYTES });
         if let Some(sandbox) = guts.sandboxes.remove(&id) {
             let now = self.clock.now();
             if sandbox.phase == Phase::Ready {
@@ -391,7 +398,7 @@ impl FakeNode {
         }
         drop(guts);
         self.news.notify_waiters();
-        Gone { id, kept_until }
+        Gone { id, kept }
     }
 
     /// Waits until `done` finds something, or for `wait`, or for the node to go
@@ -443,14 +450,14 @@ impl Guts {
         })
     }
 
-    fn mark(&mut self, agent: AgentId, kind: MarkKind, at: UnixMillis) {
+    fn mark(&mut self, agent: RunId, kind: MarkKind, at: UnixMillis) {
         self.last_seq += 1;
         let mark = AgentMark { agent, mark: Mark { seq: self.last_seq, at, kind } };
         self.marks.push(mark);
         self.history.push(mark);
     }
 
-    fn ready(&mut self, id: AgentId, now: UnixMillis) {
+    fn ready(&mut self, id: RunId, now: UnixMillis) {
         let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
         if matches!(sandbox.phase, Phase::Booting | Phase::Backoff { .. }) {
             sandbox.phase = Phase::Ready;
@@ -460,9 +467,10 @@ impl Guts {
     }
 }
 
-fn sandbox(id: AgentId, spec: &SandboxSpec, now: UnixMillis) -> Sandbox {
+fn sandbox(id: RunId, spec: &SandboxSpec, now: UnixMillis) -> Sandbox {
     Sandbox {
         id,
+        pod: spec.pod,
         generation: spec.generation,
         image: spec.image,
         cores: spec.cores,
@@ -510,16 +518,16 @@ impl Node for FakeNode {
         .await
     }
 
-    async fn create(&self, id: AgentId, spec: &SandboxSpec, _traceparent: Option<&str>) -> Result<Sandbox, NodeError> {
+    async fn create(&self, id: RunId, spec: &SandboxSpec, _traceparent: Option<&str>) -> Result<Sandbox, NodeError> {
         let spec = spec.clone();
         self.ask(CREATE, move |node| node.create_now(id, &spec)).await?
     }
 
-    async fn get(&self, id: AgentId) -> Result<Option<Sandbox>, NodeError> {
+    async fn get(&self, id: RunId) -> Result<Option<Sandbox>, NodeError> {
         self.ask("read the sandbox", move |node| node.guts().sandboxes.get(&id).cloned()).await
     }
 
-    async fn wait_ready(&self, id: AgentId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
+    async fn wait_ready(&self, id: RunId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
         self.until(timeout, |guts| match guts.sandboxes.get(&id).map(|sandbox| sandbox.phase) {
             Some(Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. }) => None,
             Some(Phase::Ready | Phase::Failed { .. } | Phase::Stopping) | None => Some(()),
@@ -528,8 +536,15 @@ impl Node for FakeNode {
         self.get(id).await
     }
 
-    async fn delete(&self, id: AgentId, _grace: Duration, data: Data) -> Result<Gone, NodeError> {
-        self.ask("delete the sandbox", move |node| node.delete_now(id, data)).await
+    async fn delete(&self, id: RunId, pod: PodId, _grace: Duration, data: Data) -> Result<Gone, NodeError> {
+        self.ask("delete the sandbox", move |node| node.delete_now(id, pod, data)).await
+    }
+
+    async fn erase(&self, pod: PodId) -> Result<(), NodeError> {
+        self.ask("erase a POD's data", move |node| {
+            node.guts().kept.remove(&pod);
+        })
+        .await
     }
 
     async fn list(&self) -> Result<Sandboxes, NodeError> {

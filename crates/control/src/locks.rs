@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use std::time::Duration;
 
-use domain::AgentId;
+use domain::RunId;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
@@ -14,23 +14,23 @@ type Turnstile = Arc<tokio::sync::Mutex<()>>;
 
 /// A lock for each agent that somebody works on.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Locks(Arc<Mutex<HashMap<AgentId, Turnstile>>>);
+pub(crate) struct Locks(Arc<Mutex<HashMap<RunId, Turnstile>>>);
 
 /// It is one's turn while this lives.
 #[derive(Debug)]
 pub(crate) struct Turn {
     locks: Locks,
-    id: AgentId,
+    id: RunId,
     held: Option<OwnedMutexGuard<()>>,
 }
 
 impl Locks {
-    fn table(&self) -> MutexGuard<'_, HashMap<AgentId, Turnstile>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<RunId, Turnstile>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for one's turn.
-    pub(crate) async fn turn(&self, id: AgentId) -> Turn {
+    pub(crate) async fn turn(&self, id: RunId) -> Turn {
         let lock = self.table().entry(id).or_default().clone();
         // Made before waiting: who gives up waiting tidies up too.
         let mut turn = Turn { locks: self.clone(), id, held: None };
@@ -52,26 +52,26 @@ impl Drop for Turn {
 
 /// Agents whose creation was sent and never answered, and when that was.
 #[derive(Debug, Default)]
-pub(crate) struct Unsettled(Mutex<HashMap<AgentId, Instant>>);
+pub(crate) struct Unsettled(Mutex<HashMap<RunId, Instant>>);
 
 impl Unsettled {
-    fn table(&self) -> MutexGuard<'_, HashMap<AgentId, Instant>> {
+    fn table(&self) -> MutexGuard<'_, HashMap<RunId, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its creation may arrive at the node later than now.
-    pub(crate) fn note(&self, id: AgentId) {
+    pub(crate) fn note(&self, id: RunId) {
         self.table().insert(id, Instant::now());
     }
 
     /// How much longer its creation may be under way, if it still may.
-    pub(crate) fn rest(&self, id: AgentId, settle: Duration) -> Option<Duration> {
+    pub(crate) fn rest(&self, id: RunId, settle: Duration) -> Option<Duration> {
         let noted = *self.table().get(&id)?;
         settle.checked_sub(noted.elapsed()).filter(|rest| !rest.is_zero())
     }
 
     /// It has ended.
-    pub(crate) fn forget(&self, id: AgentId) {
+    pub(crate) fn forget(&self, id: RunId) {
         self.table().remove(&id);
     }
 }
@@ -83,7 +83,7 @@ mod tests {
     #[tokio::test]
     async fn turns_are_taken_one_by_one_and_nothing_is_left_behind() {
         let locks = Locks::default();
-        let id = AgentId::from_bits(1);
+        let id = RunId::from_bits(1);
         let first = locks.turn(id).await;
         let waiting = tokio::spawn({
             let locks = locks.clone();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{NodeClient, NodeError};
-use domain::{AgentId, NodeView};
+use domain::{NodeView, PodId, RunId};
 use wire::node::{Data, Gone, Marks, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
 
 /// A machine that runs agents.
@@ -20,17 +20,20 @@ pub trait Node: Send + Sync {
     async fn info(&self) -> Result<NodeInfo, NodeError>;
 
     /// Makes a sandbox run. The same spec again changes nothing.
-    async fn create(&self, id: AgentId, spec: &SandboxSpec, traceparent: Option<&str>) -> Result<Sandbox, NodeError>;
+    async fn create(&self, id: RunId, spec: &SandboxSpec, traceparent: Option<&str>) -> Result<Sandbox, NodeError>;
 
     /// One sandbox, if the node knows it.
-    async fn get(&self, id: AgentId) -> Result<Option<Sandbox>, NodeError>;
+    async fn get(&self, id: RunId) -> Result<Option<Sandbox>, NodeError>;
 
     /// One sandbox, once it is ready or has failed, or after `timeout`.
-    async fn wait_ready(&self, id: AgentId, timeout: Duration) -> Result<Option<Sandbox>, NodeError>;
+    async fn wait_ready(&self, id: RunId, timeout: Duration) -> Result<Option<Sandbox>, NodeError>;
 
-    /// Takes a sandbox down. When it returns, nothing of it runs, and its disks are set
-    /// aside or erased.
-    async fn delete(&self, id: AgentId, grace: Duration, data: Data) -> Result<Gone, NodeError>;
+    /// Takes a run of a POD down. When it returns, nothing of it runs, and the POD's data
+    /// is set aside or erased.
+    async fn delete(&self, id: RunId, pod: PodId, grace: Duration, data: Data) -> Result<Gone, NodeError>;
+
+    /// Erases what is kept of a POD that does not run.
+    async fn erase(&self, pod: PodId) -> Result<(), NodeError>;
 
     /// All sandboxes, those the node cannot read apart from the others.
     async fn list(&self) -> Result<Sandboxes, NodeError>;
@@ -65,20 +68,24 @@ impl Node for RemoteNode {
         self.client.info().await
     }
 
-    async fn create(&self, id: AgentId, spec: &SandboxSpec, traceparent: Option<&str>) -> Result<Sandbox, NodeError> {
+    async fn create(&self, id: RunId, spec: &SandboxSpec, traceparent: Option<&str>) -> Result<Sandbox, NodeError> {
         self.client.create(id, spec, traceparent).await
     }
 
-    async fn get(&self, id: AgentId) -> Result<Option<Sandbox>, NodeError> {
+    async fn get(&self, id: RunId) -> Result<Option<Sandbox>, NodeError> {
         self.client.get(id).await
     }
 
-    async fn wait_ready(&self, id: AgentId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
+    async fn wait_ready(&self, id: RunId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
         self.client.wait_ready(id, timeout).await
     }
 
-    async fn delete(&self, id: AgentId, grace: Duration, data: Data) -> Result<Gone, NodeError> {
-        self.client.delete(id, grace, data).await
+    async fn delete(&self, id: RunId, pod: PodId, grace: Duration, data: Data) -> Result<Gone, NodeError> {
+        self.client.delete(id, pod, grace, data).await
+    }
+
+    async fn erase(&self, pod: PodId) -> Result<(), NodeError> {
+        self.client.erase(pod).await
     }
 
     async fn list(&self) -> Result<Sandboxes, NodeError> {

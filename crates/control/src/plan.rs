@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use domain::{AgentId, Event, FailReason, Lack, State, UnixMillis};
+use domain::{Event, FailReason, Lack, PodId, RunId, State, UnixMillis};
 use store::{Epoch, Observation, Record};
 use wire::node::{Phase, Sandbox};
 
@@ -17,14 +17,14 @@ pub(crate) struct NodeSaid {
     /// `None`: it did not answer.
     pub(crate) sandboxes: Option<Vec<Sandbox>>,
     /// Those it cannot read: neither here nor gone.
-    pub(crate) quarantined: HashSet<AgentId>,
+    pub(crate) quarantined: HashSet<RunId>,
 }
 
 /// Since when a node says that it does not know a running agent.
-pub(crate) type Missing = HashMap<AgentId, UnixMillis>;
+pub(crate) type Missing = HashMap<RunId, UnixMillis>;
 
 /// When an agent's node was last seen waiting for what it lacks.
-pub(crate) type Waited = HashMap<AgentId, UnixMillis>;
+pub(crate) type Waited = HashMap<RunId, UnixMillis>;
 
 /// Everything a plan rests on.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) live: &'a [Record],
     /// Agents that a task of this process was spawning at some moment since the
     /// nodes were asked.
-    pub(crate) busy: &'a HashSet<AgentId>,
+    pub(crate) busy: &'a HashSet<RunId>,
     pub(crate) missing: &'a Missing,
     pub(crate) waited: &'a Waited,
     pub(crate) epoch: Epoch,
@@ -58,13 +58,13 @@ pub(crate) struct Patience {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// A sandbox without a live agent on this node: it goes.
-    Remove { node: String, id: AgentId },
+    Remove { node: String, id: RunId, pod: PodId },
     /// An agent that is to end: take it down and end its record.
-    TearDown { id: AgentId },
+    TearDown { id: RunId },
     /// An agent that cannot go on.
-    Fail { id: AgentId, reason: FailReason },
+    Fail { id: RunId, reason: FailReason },
     /// An agent that is not as it was written down.
-    See { id: AgentId, event: Option<Event>, seen: Observation },
+    See { id: RunId, event: Option<Event>, seen: Observation },
 }
 
 /// What is due, and what to remember until the next look.
@@ -77,8 +77,8 @@ pub(crate) struct Plan {
 
 /// Plans.
 pub(crate) fn plan(look: &Snapshot<'_>, patience: Patience) -> Plan {
-    let live: HashMap<AgentId, &Record> = look.live.iter().map(|record| (record.id, record)).collect();
-    let answered: HashMap<&str, (HashMap<AgentId, &Sandbox>, &HashSet<AgentId>)> = look
+    let live: HashMap<RunId, &Record> = look.live.iter().map(|record| (record.id, record)).collect();
+    let answered: HashMap<&str, (HashMap<RunId, &Sandbox>, &HashSet<RunId>)> = look
         .nodes
         .iter()
         .filter_map(|node| Some((node.name.as_str(), (by_id(node.sandboxes.as_deref()?), &node.quarantined))))
@@ -87,7 +87,7 @@ pub(crate) fn plan(look: &Snapshot<'_>, patience: Patience) -> Plan {
     for node in look.nodes {
         for sandbox in node.sandboxes.iter().flatten() {
             if is_orphan(look, &node.name, sandbox, live.get(&sandbox.id).copied()) {
-                plan.steps.push(Step::Remove { node: node.name.clone(), id: sandbox.id });
+                plan.steps.push(Step::Remove { node: node.name.clone(), id: sandbox.id, pod: sandbox.pod });
             }
         }
     }
@@ -114,7 +114,7 @@ enum Truth<'a> {
     Here(&'a Sandbox),
 }
 
-fn by_id(sandboxes: &[Sandbox]) -> HashMap<AgentId, &Sandbox> {
+fn by_id(sandboxes: &[Sandbox]) -> HashMap<RunId, &Sandbox> {
     sandboxes.iter().map(|sandbox| (sandbox.id, sandbox)).collect()
 }
 

@@ -22,7 +22,7 @@ impl Inner {
                 Ok(pruned) => {
                     metrics::counter!("palatine_pruned_total", "what" => "stamps").increment(pruned.stamps);
                     metrics::counter!("palatine_pruned_total", "what" => "keys").increment(pruned.keys);
-                    metrics::counter!("palatine_pruned_total", "what" => "agents").increment(pruned.agents);
+                    metrics::counter!("palatine_pruned_total", "what" => "runs").increment(pruned.runs);
                     if !pruned.more {
                         return;
                     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use domain::{AgentId, Event, FailReason};
+use domain::{Event, FailReason, PodId, RunId};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use store::{Observation, Record, StoreError};
@@ -103,8 +103,8 @@ impl Inner {
         };
         metrics::counter!("palatine_reconcile_steps_total", "step" => name).increment(1);
         let done = match step {
-            Step::Remove { node, id } => {
-                self.later(id, |inner| async move { inner.remove(&node, id).await });
+            Step::Remove { node, id, pod } => {
+                self.later(id, |inner| async move { inner.remove_orphan(&node, id, pod).await });
                 Ok(())
             }
             Step::TearDown { id } => {
@@ -121,9 +121,9 @@ impl Inner {
         }
     }
 
-    /// Removes a sandbox that has outlived its agent. Nobody has said that its data may
-    /// go: its disks are set aside.
-    async fn remove(&self, node: &str, id: AgentId) {
+    /// Removes a sandbox that has outlived its run. Nobody has said that its POD's data
+    /// may go: it is set aside.
+    async fn remove_orphan(&self, node: &str, id: RunId, pod: PodId) {
         let _turn = self.locks.turn(id).await;
         let record = match self.store.get(id).await {
             Ok(record) => record,
@@ -137,20 +137,20 @@ impl Inner {
             return;
         }
         if let Some(node) = self.node(node)
-            && self.delete(node.as_ref(), id, Data::Keep).await.is_some()
+            && self.delete(node.as_ref(), id, pod, Data::Keep).await.is_some()
         {
             tracing::warn!(agent = %id, node = node.name(), "a sandbox that nobody owned was removed");
         }
     }
 
-    async fn fail(self: &Arc<Self>, id: AgentId, reason: FailReason) -> Result<(), StoreError> {
+    async fn fail(self: &Arc<Self>, id: RunId, reason: FailReason) -> Result<(), StoreError> {
         self.store.advance(id, Event::Fail(reason), self.clock.now()).await?;
         tracing::warn!(agent = %id, ?reason, "an agent cannot go on");
         self.tear_down_later(id);
         Ok(())
     }
 
-    async fn note(&self, id: AgentId, event: Option<Event>, seen: Observation) -> Result<(), StoreError> {
+    async fn note(&self, id: RunId, event: Option<Event>, seen: Observation) -> Result<(), StoreError> {
         match event {
             Some(event) => self.store.settle(id, event, seen, self.clock.now()).await.map(drop),
             None => self.store.observe(id, seen).await.map(drop),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chain::Balances;
-use domain::{AgentId, StopReason, Tiers, UnixMillis};
+use domain::{PodId, RunId, StopReason, Tiers, UnixMillis};
 use store::{Record, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use crate::locks::{Locks, Unsettled};
 use crate::marks::Journal;
 use crate::node::Node;
 use crate::plan::{Missing, Waited};
-use crate::spawn::Wish;
+use crate::spawn::RunOrder;
 
 /// Agents being spawned at once at most.
 const MAX_SPAWNS: usize = 16_384;
@@ -170,29 +170,42 @@ impl Control {
         let inner = Arc::clone(&self.inner);
         // Entered before the task runs: from here on no look takes it for lost.
         let working = inner.busy.enter(record.id, MAX_SPAWNS);
-        let wish = Wish { record, env, traceparent };
+        let order = RunOrder { record, env, traceparent };
         let work = async move {
             match working {
-                Ok(working) => inner.run_spawn(working, wish).await,
-                Err(Turned::TooMany) => inner.turn_away(wish.record.id, MAX_SPAWNS).await,
+                Ok(working) => inner.run_spawn(working, order).await,
+                Err(Turned::TooMany) => inner.turn_away(order.record.id, MAX_SPAWNS).await,
                 Err(Turned::Already) => Err(SpawnError::CutOff),
             }
         };
         self.inner.tasks.spawn(work.in_current_span())
     }
 
-    /// Stops an agent: the wish is durable first, then the node is told. The
-    /// record is still `stopping` when its node did not answer in time; it will
-    /// end. When its owner asks, its disks are erased with it, also those of an agent
-    /// that has ended before.
+    /// Stops a run: that it is to stop is durable first, then the node is told. The
+    /// record is still `stopping` when its node did not answer in time; it will end. Its
+    /// POD's data is kept, unless the reason says that the POD is removed.
     /// Runs to its end even if the caller goes away.
     ///
     /// # Errors
-    /// [`StopError::Store`] for an unknown agent or a fault of the store;
-    /// [`StopError::NodeUnavailable`] when disks that are kept cannot be erased yet.
-    pub async fn stop(&self, id: AgentId, reason: StopReason) -> Result<Record, StopError> {
+    /// [`StopError::Store`] for an unknown run or a fault of the store.
+    pub async fn stop(&self, id: RunId, reason: StopReason) -> Result<Record, StopError> {
         let inner = Arc::clone(&self.inner);
         let work = async move { inner.stop(id, reason).await };
+        let done = self.inner.tasks.spawn(work.in_current_span()).await;
+        done.map_err(|_| StopError::CutOff)?
+    }
+
+    /// Removes a POD, whether it runs or not: nothing of it stays but what its wallet
+    /// used, and that its id was its holder's. The record is still `stopping` when its
+    /// node did not answer in time; it will end. Runs to its end even if the caller goes
+    /// away.
+    ///
+    /// # Errors
+    /// [`StopError::Store`] for an unknown POD or a fault of the store;
+    /// [`StopError::NodeUnavailable`] when data that is kept cannot be erased yet.
+    pub async fn remove(&self, pod: PodId) -> Result<Record, StopError> {
+        let inner = Arc::clone(&self.inner);
+        let work = async move { inner.remove(pod).await };
         let done = self.inner.tasks.spawn(work.in_current_span()).await;
         done.map_err(|_| StopError::CutOff)?
     }

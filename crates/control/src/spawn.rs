@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::NodeError;
-use domain::{AgentId, End, Event, FailReason, NoRoom, NodeView, place};
+use domain::{End, Event, FailReason, NoRoom, NodeView, RunId, place};
 use futures_util::future::join_all;
 use store::{Observation, Record, StoreError};
 use tokio::time::Instant;
 use wire::Environment;
 use wire::fault::Code;
-use wire::node::{Phase, Sandbox, SandboxSpec};
+use wire::node::{DataDisk, Phase, Sandbox, SandboxSpec};
 
 use crate::busy::Working;
 use crate::error::SpawnError;
@@ -22,20 +22,20 @@ const WAIT: Duration = Duration::from_secs(20);
 /// The pause before a node that did not answer is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 
-/// What is to be spawned.
-pub(crate) struct Wish {
+/// A run that is to be brought up.
+pub(crate) struct RunOrder {
     pub(crate) record: Record,
     pub(crate) env: Environment,
     pub(crate) traceparent: Option<String>,
 }
 
 /// Why it did not come to be, for the record and for the caller.
-struct Trouble {
+struct SpawnFailure {
     reason: FailReason,
     error: SpawnError,
 }
 
-impl Trouble {
+impl SpawnFailure {
     const fn new(reason: FailReason, error: SpawnError) -> Self {
         Self { reason, error }
     }
@@ -46,7 +46,7 @@ impl Trouble {
     }
 }
 
-impl From<StoreError> for Trouble {
+impl From<StoreError> for SpawnFailure {
     fn from(error: StoreError) -> Self {
         Self::new(FailReason::Interrupted, SpawnError::Store(error))
     }
@@ -54,12 +54,12 @@ impl From<StoreError> for Trouble {
 
 impl Inner {
     /// Runs a spawn to its end: a ready agent, or one that is taken down.
-    pub(crate) async fn run_spawn(self: Arc<Self>, _working: Working, wish: Wish) -> Result<Record, SpawnError> {
+    pub(crate) async fn run_spawn(self: Arc<Self>, _working: Working, order: RunOrder) -> Result<Record, SpawnError> {
         let began = Instant::now();
-        let id = wish.record.id;
-        let outcome = match self.bring_up(wish).await {
+        let id = order.record.id;
+        let outcome = match self.bring_up(order).await {
             Ok(record) => Ok(record),
-            Err(trouble) => Err(self.give_up(id, trouble).await),
+            Err(failure) => Err(self.give_up(id, failure).await),
         };
         let label = outcome.as_ref().map_or_else(label, |_| "ready");
         metrics::counter!("palatine_spawns_total", "outcome" => label).increment(1);
@@ -72,22 +72,22 @@ impl Inner {
     }
 
     /// Ends a reservation for which there is no hand free.
-    pub(crate) async fn turn_away(self: &Arc<Self>, id: AgentId, most: usize) -> Result<Record, SpawnError> {
-        let trouble = Trouble::new(FailReason::NoCapacity, SpawnError::TooMany(most));
-        Err(self.give_up(id, trouble).await)
+    pub(crate) async fn turn_away(self: &Arc<Self>, id: RunId, most: usize) -> Result<Record, SpawnError> {
+        let failure = SpawnFailure::new(FailReason::NoCapacity, SpawnError::TooMany(most));
+        Err(self.give_up(id, failure).await)
     }
 
-    async fn bring_up(&self, wish: Wish) -> Result<Record, Trouble> {
+    async fn bring_up(&self, order: RunOrder) -> Result<Record, SpawnFailure> {
         if self.stopping.is_cancelled() {
-            return Err(Trouble::new(FailReason::Interrupted, SpawnError::ShuttingDown));
+            return Err(SpawnFailure::new(FailReason::Interrupted, SpawnError::ShuttingDown));
         }
         let deadline = Instant::now() + self.config.spawn_timeout();
-        let id = wish.record.id;
+        let id = order.record.id;
         let (node, sandbox) = {
             // Until the node has answered, nobody may take the agent down: a
             // deletion that overtakes a creation would leave an orphan.
             let _turn = self.locks.turn(id).await;
-            self.place(wish).await?
+            self.place(order).await?
         };
         if sandbox.phase != Phase::Ready {
             self.see(id, Event::Booting, &sandbox).await?;
@@ -96,16 +96,19 @@ impl Inner {
     }
 
     /// Finds a node that takes it. A node is written down before it is told.
-    async fn place(&self, wish: Wish) -> Result<(Arc<dyn Node>, Sandbox), Trouble> {
-        let Wish { record, env, traceparent } = wish;
+    async fn place(&self, order: RunOrder) -> Result<(Arc<dyn Node>, Sandbox), SpawnFailure> {
+        let RunOrder { record, env, traceparent } = order;
+        let keeper = self.keeper(&record);
         let spec = SandboxSpec {
+            pod: record.pod,
+            data: if keeper.is_some() { DataDisk::Kept } else { DataDisk::KeptOrEmpty },
             generation: record.generation,
             image: record.image,
             cores: record.tier_config.cores,
             memory_mib: u64::from(record.tier_config.memory),
             env,
         };
-        let mut views = self.views().await?;
+        let mut views = self.views(keeper).await?;
         let mut full = false;
         loop {
             let chosen = place(&views, record.ask()).map_err(no_room)?.name.clone();
@@ -130,31 +133,45 @@ impl Inner {
                 return Err(no_room(NoRoom::Full));
             }
             if views.is_empty() {
-                return Err(Trouble::new(FailReason::NodeRefused, SpawnError::NoImage(record.image)));
+                return Err(SpawnFailure::new(FailReason::NodeRefused, SpawnError::NoImage(record.image)));
             }
         }
     }
 
-    fn not_created(&self, id: AgentId, node: &str, error: NodeError) -> Trouble {
-        tracing::warn!(agent = %id, node, %error, "a sandbox was not created");
-        if error.is_ambiguous() {
-            self.unsettled.note(id);
-            return Trouble::new(FailReason::Interrupted, SpawnError::NodeUnavailable(Some(error)));
-        }
-        Trouble::of(FailReason::NodeRefused)
+    /// The node that keeps the POD's data, which no other has.
+    fn keeper<'a>(&self, record: &'a Record) -> Option<&'a str> {
+        let kept = record.data.is_some_and(|data| !data.is_over(self.clock.now()));
+        record.data_node.as_deref().filter(|_| kept)
     }
 
-    /// The nodes that answer, as placement sees them.
-    async fn views(&self) -> Result<Vec<NodeView>, Trouble> {
-        let asked = self.nodes.iter().map(|node| async move {
+    fn not_created(&self, id: RunId, node: &str, error: NodeError) -> SpawnFailure {
+        tracing::warn!(agent = %id, node, %error, "a sandbox was not created");
+        if error.code() == Some(Code::NoData) {
+            return SpawnFailure::new(FailReason::NodeRefused, SpawnError::NoData(node.to_owned()));
+        }
+        if error.is_ambiguous() {
+            self.unsettled.note(id);
+            return SpawnFailure::new(FailReason::Interrupted, SpawnError::NodeUnavailable(Some(error)));
+        }
+        SpawnFailure::of(FailReason::NodeRefused)
+    }
+
+    /// The nodes that answer, as placement sees them: all, or the one that keeps the
+    /// POD's data.
+    async fn views(&self, keeper: Option<&str>) -> Result<Vec<NodeView>, SpawnFailure> {
+        let able = self.nodes.iter().filter(|node| keeper.is_none_or(|keeper| node.name() == keeper));
+        let asked = able.map(|node| async move {
             let info = within("describe the node", self.config.look(), node.info()).await;
             info.map(|info| view(node.name(), &info))
         });
         let (views, silent): (Vec<_>, Vec<_>) = join_all(asked).await.into_iter().partition(Result::is_ok);
+        if let (true, Some(keeper)) = (views.is_empty(), keeper) {
+            return Err(SpawnFailure::new(FailReason::Interrupted, SpawnError::DataAway(keeper.to_owned())));
+        }
         if views.is_empty()
             && let Some(error) = silent.into_iter().find_map(Result::err)
         {
-            return Err(Trouble::new(FailReason::Interrupted, SpawnError::NodeUnavailable(Some(error))));
+            return Err(SpawnFailure::new(FailReason::Interrupted, SpawnError::NodeUnavailable(Some(error))));
         }
         Ok(views.into_iter().filter_map(Result::ok).collect())
     }
@@ -162,16 +179,16 @@ impl Inner {
     async fn until_ready(
         &self,
         node: &dyn Node,
-        id: AgentId,
+        id: RunId,
         mut sandbox: Sandbox,
         deadline: Instant,
-    ) -> Result<Record, Trouble> {
+    ) -> Result<Record, SpawnFailure> {
         let mut shown = None;
         loop {
             let lacks = match sandbox.phase {
                 Phase::Ready => return self.see(id, Event::Ready, &sandbox).await,
-                Phase::Failed { reason } => return Err(Trouble::of(reason)),
-                Phase::Stopping => return Err(Trouble::of(FailReason::Lost)),
+                Phase::Failed { reason } => return Err(SpawnFailure::of(reason)),
+                Phase::Stopping => return Err(SpawnFailure::of(FailReason::Lost)),
                 Phase::Waiting { lacks, .. } => Some(lacks),
                 Phase::Booting | Phase::Backoff { .. } => None,
             };
@@ -181,8 +198,8 @@ impl Inner {
             }
             sandbox = match (self.ask_until(node, id, deadline).await, lacks) {
                 // Whoever asked for it is not kept waiting for what may take days.
-                (Err(Trouble { error: SpawnError::Timeout { .. }, .. }), Some(lacks)) => {
-                    return Err(Trouble::new(FailReason::NodeRefused, SpawnError::NodeLacks(lacks)));
+                (Err(SpawnFailure { error: SpawnError::Timeout { .. }, .. }), Some(lacks)) => {
+                    return Err(SpawnFailure::new(FailReason::NodeRefused, SpawnError::NodeLacks(lacks)));
                 }
                 (asked, _) => asked?,
             };
@@ -191,18 +208,18 @@ impl Inner {
 
     /// What the node says next; patient with one that does not answer, for its
     /// guests outlive its daemon.
-    async fn ask_until(&self, node: &dyn Node, id: AgentId, deadline: Instant) -> Result<Sandbox, Trouble> {
+    async fn ask_until(&self, node: &dyn Node, id: RunId, deadline: Instant) -> Result<Sandbox, SpawnFailure> {
         loop {
             let rest = deadline.saturating_duration_since(Instant::now());
             if rest.is_zero() {
                 let after_ms = self.config.spawn_timeout_ms;
-                return Err(Trouble::new(FailReason::BootTimeout, SpawnError::Timeout { after_ms }));
+                return Err(SpawnFailure::new(FailReason::BootTimeout, SpawnError::Timeout { after_ms }));
             }
             let wait = rest.min(WAIT);
             let limit = wait + self.config.node_timeout();
             match within("wait for the sandbox", limit, node.wait_ready(id, wait)).await {
                 Ok(Some(sandbox)) => return Ok(sandbox),
-                Ok(None) => return Err(Trouble::of(FailReason::Lost)),
+                Ok(None) => return Err(SpawnFailure::of(FailReason::Lost)),
                 Err(error) => {
                     tracing::debug!(agent = %id, node = node.name(), %error, "the node does not say how a sandbox is");
                     tokio::time::sleep(ASK_AGAIN.min(rest)).await;
@@ -211,15 +228,15 @@ impl Inner {
         }
     }
 
-    async fn see(&self, id: AgentId, event: Event, sandbox: &Sandbox) -> Result<Record, Trouble> {
+    async fn see(&self, id: RunId, event: Event, sandbox: &Sandbox) -> Result<Record, SpawnFailure> {
         let seen = Observation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
         Ok(self.store.settle(id, event, seen, self.clock.now()).await?.record)
     }
 
     /// Ends what did not come to be. The first end stands: an agent that was
-    /// stopped meanwhile was stopped, whatever trouble that made here.
-    async fn give_up(self: &Arc<Self>, id: AgentId, trouble: Trouble) -> SpawnError {
-        let end = match self.store.advance(id, Event::Fail(trouble.reason), self.clock.now()).await {
+    /// stopped meanwhile was stopped, whatever failure that made here.
+    async fn give_up(self: &Arc<Self>, id: RunId, failure: SpawnFailure) -> SpawnError {
+        let end = match self.store.advance(id, Event::Fail(failure.reason), self.clock.now()).await {
             Ok(advanced) => advanced.record.state.end(),
             Err(error) => return SpawnError::Store(error),
         };
@@ -227,7 +244,7 @@ impl Inner {
             Ok(record) => !record.state.is_live(),
             Err(error) => return SpawnError::Store(error),
         };
-        match (end, trouble.error) {
+        match (end, failure.error) {
             (Some(End::Stopped(reason)), _) => SpawnError::Stopped(reason),
             (_, error) if ended => error,
             (_, error @ (SpawnError::NodeUnavailable(_) | SpawnError::Store(_))) => error,
@@ -236,19 +253,20 @@ impl Inner {
     }
 }
 
-fn no_room(why: NoRoom) -> Trouble {
+fn no_room(why: NoRoom) -> SpawnFailure {
     let reason = match why {
         NoRoom::TooLarge { .. } => FailReason::ExceedsCapacity,
         NoRoom::NoNodes | NoRoom::Full => FailReason::NoCapacity,
     };
-    Trouble::new(reason, SpawnError::NoCapacity(why))
+    SpawnFailure::new(reason, SpawnError::NoCapacity(why))
 }
 
 const fn label(error: &SpawnError) -> &'static str {
     match error {
         SpawnError::NoCapacity(_) | SpawnError::TooMany(_) => "no_capacity",
         SpawnError::NoImage(_) => "no_image",
-        SpawnError::NodeUnavailable(_) => "node_unavailable",
+        SpawnError::NodeUnavailable(_) | SpawnError::DataAway(_) => "node_unavailable",
+        SpawnError::NoData(_) => "no_data",
         SpawnError::Timeout { .. } => "timeout",
         SpawnError::NodeLacks(_) => "node_lacks",
         SpawnError::Failed(_) => "failed",

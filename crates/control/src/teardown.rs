@@ -1,14 +1,14 @@
-//! Taking an agent down.
+//! Taking a run down, and a POD away.
 //!
-//! Its disks are erased by its owner's word alone; at any other end its node sets them
-//! aside. Its record is ended by the node's word alone. What was sent to the node and
-//! may still be under way is waited for, and taken down again.
+//! A POD's data is erased by its holder's word alone; at any other end of a run its node
+//! sets it aside. A run's record is ended by the node's word alone. What was sent to the
+//! node and may still be under way is waited for, and taken down again.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{AgentId, End, Event, State, StopReason, UnixMillis};
-use store::{Record, StoreError};
+use domain::{Event, PodId, RunId, State, StopReason};
+use store::{KeptData, Record, StoreError};
 use tracing::Instrument;
 use wire::node::{Data, Gone};
 
@@ -24,29 +24,51 @@ const LEAVING: usize = 64;
 impl Inner {
     /// Writes down that the agent is to end, then takes it down. If its node
     /// does not answer, the record stays `stopping`, and reconciliation goes on.
-    pub(crate) async fn stop(self: &Arc<Self>, id: AgentId, reason: StopReason) -> Result<Record, StopError> {
-        let mut record = self.store.advance(id, Event::Stop(reason), self.clock.now()).await?.record;
-        if record.state.is_live() {
-            record = self.tear_down_in_time(id).await?;
-            let outcome = if record.state.is_live() { "delayed" } else { "done" };
-            metrics::counter!("palatine_stops_total", "outcome" => outcome).increment(1);
+    pub(crate) async fn stop(self: &Arc<Self>, id: RunId, reason: StopReason) -> Result<Record, StopError> {
+        let record = self.store.advance(id, Event::Stop(reason), self.clock.now()).await?.record;
+        if !record.state.is_live() {
+            return Ok(record);
         }
-        let erase = End::Stopped(reason).is_owners_word() && record.data_kept_until.is_some();
-        if erase { self.erase_kept(record).await } else { Ok(record) }
+        let ended = match self.tear_down_in_time(id).await {
+            // Whoever else took it down has removed its POD with it.
+            Err(StoreError::Unknown(_)) => Record { state: State::Stopped(StopReason::Removed), data: None, ..record },
+            ended => ended?,
+        };
+        let outcome = if ended.state.is_live() { "delayed" } else { "done" };
+        metrics::counter!("palatine_stops_total", "outcome" => outcome).increment(1);
+        Ok(ended)
     }
 
-    /// Erases the disks of an agent that has ended another way than by its owner's
-    /// word, which has come now.
-    async fn erase_kept(&self, record: Record) -> Result<Record, StopError> {
-        let node = record.node.as_deref().and_then(|name| self.node(name)).ok_or(StopError::NodeUnavailable)?;
-        self.delete(node.as_ref(), record.id, Data::Erase).await.ok_or(StopError::NodeUnavailable)?;
-        self.store.note_erased(record.id).await?;
-        Ok(Record { data_kept_until: None, ..record })
+    /// Removes a POD: its run is taken down, its data erased, and what the store knows of
+    /// it forgotten. If the node of a run does not answer, the record stays `stopping`,
+    /// and reconciliation goes on.
+    pub(crate) async fn remove(self: &Arc<Self>, pod: PodId) -> Result<Record, StopError> {
+        let record = self.store.last_run(pod).await?.ok_or(StoreError::NoPod(pod))?;
+        if record.state.is_live() {
+            let ended = self.stop(record.id, StopReason::Removed).await?;
+            if ended.state.is_live() || matches!(ended.state, State::Stopped(StopReason::Removed)) {
+                return Ok(ended);
+            }
+        }
+        // It had ended already, or by another word, just before this one came.
+        let record = self.store.last_run(pod).await?.ok_or(StoreError::NoPod(pod))?;
+        if let (Some(_), Some(name)) = (record.data, &record.data_node) {
+            let node = self.node(name).ok_or(StopError::NodeUnavailable)?;
+            let erased = within("erase a POD's data", self.config.node_timeout(), node.erase(pod)).await;
+            erased.map_err(|error| {
+                tracing::warn!(%pod, node = name, %error, "a POD's data cannot be erased yet");
+                StopError::NodeUnavailable
+            })?;
+        }
+        match self.store.remove_pod(pod, self.clock.now()).await? {
+            true => Ok(Record { data: None, data_node: None, ..record }),
+            false => Err(StopError::Running),
+        }
     }
 
     /// Takes an agent down, and says how it is after a time that a caller can
     /// wait. A node that takes longer is waited for by a task of its own.
-    pub(crate) async fn tear_down_in_time(self: &Arc<Self>, id: AgentId) -> Result<Record, StoreError> {
+    pub(crate) async fn tear_down_in_time(self: &Arc<Self>, id: RunId) -> Result<Record, StoreError> {
         let inner = Arc::clone(self);
         let work = async move { inner.tear_down(id).await };
         let work = self.tasks.spawn(work.in_current_span());
@@ -60,7 +82,7 @@ impl Inner {
     /// too many are at others: the next look asks again.
     pub(crate) fn later<F: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
-        id: AgentId,
+        id: RunId,
         work: impl FnOnce(Arc<Self>) -> F,
     ) {
         if let Ok(leaving) = self.leaving.enter(id, LEAVING) {
@@ -73,7 +95,7 @@ impl Inner {
     }
 
     /// Takes an agent down, by and by.
-    pub(crate) fn tear_down_later(self: &Arc<Self>, id: AgentId) {
+    pub(crate) fn tear_down_later(self: &Arc<Self>, id: RunId) {
         self.later(id, |inner| async move {
             if let Err(error) = inner.tear_down(id).await {
                 tracing::error!(agent = %id, %error, "an agent cannot be taken down");
@@ -83,15 +105,15 @@ impl Inner {
 
     /// Takes down an agent that is to end, and ends its record if its node says
     /// that nothing is left. Of any other agent, only says how it is.
-    pub(crate) async fn tear_down(&self, id: AgentId) -> Result<Record, StoreError> {
+    pub(crate) async fn tear_down(&self, id: RunId) -> Result<Record, StoreError> {
         let _turn = self.locks.turn(id).await;
         loop {
             let record = self.store.get(id).await?.ok_or(StoreError::Unknown(id))?;
             let State::Stopping(end) = record.state else { return Ok(record) };
-            let data = if end.is_owners_word() { Data::Erase } else { Data::Keep };
-            let Some(kept_until) = self.emptied(&record, data).await else { return Ok(record) };
-            let ended = self.store.bury(id, kept_until, self.clock.now()).await?;
-            // Its owner has said meanwhile that what was just set aside goes.
+            let data = if end.erases_data() { Data::Erase } else { Data::Keep };
+            let Some(kept) = self.emptied(&record, data).await else { return Ok(record) };
+            let ended = self.store.end(id, kept, self.clock.now()).await?;
+            // Its holder has said meanwhile that what was just set aside goes.
             if ended.record.state.is_live() {
                 continue;
             }
@@ -100,36 +122,41 @@ impl Inner {
         }
     }
 
-    /// Has the agent's node take it down, if one was told of it: until when its disks
-    /// are kept; `None` while that node does not say that nothing runs.
-    async fn emptied(&self, record: &Record, data: Data) -> Option<Option<UnixMillis>> {
-        let Some(name) = &record.node else { return Some(None) };
+    /// Has the run's node take it down, if one was told of it: what that node keeps of
+    /// the POD's data; `None` while it does not say that nothing runs.
+    async fn emptied(&self, record: &Record, data: Data) -> Option<Option<KeptData>> {
+        let name = match (&record.node, data) {
+            (Some(name), _) => name,
+            // No node was told: what was kept before is kept still.
+            (None, Data::Keep) => return Some(record.data),
+            (None, Data::Erase) => match &record.data_node {
+                Some(name) => name,
+                None => return Some(None),
+            },
+        };
         let Some(node) = self.node(name) else {
             tracing::warn!(agent = %record.id, node = name, "the agent's node is not configured: it cannot be taken down");
             return None;
         };
-        let gone = self.clear(node.as_ref(), record.id, data).await?;
+        let gone = self.clear(node.as_ref(), record, data).await?;
         self.last_marks(name).await;
-        Some(match data {
-            Data::Keep => gone.kept_until,
-            Data::Erase => None,
-        })
+        Some(gone.kept.map(|kept| KeptData { until: kept.until, bytes: kept.bytes }))
     }
 
     /// What is left of the agent on its node, once that says that nothing of it runs and
     /// nothing can come any more.
-    async fn clear(&self, node: &dyn Node, id: AgentId, data: Data) -> Option<Gone> {
-        let gone = self.delete(node, id, data).await?;
-        let Some(rest) = self.unsettled.rest(id, self.config.settle()) else { return Some(gone) };
+    async fn clear(&self, node: &dyn Node, record: &Record, data: Data) -> Option<Gone> {
+        let gone = self.delete(node, record.id, record.pod, data).await?;
+        let Some(rest) = self.unsettled.rest(record.id, self.config.settle()) else { return Some(gone) };
         tokio::time::sleep(rest).await;
-        self.delete(node, id, data).await
+        self.delete(node, record.id, record.pod, data).await
     }
 
     /// Deletes on the node; says what it confirmed.
-    pub(crate) async fn delete(&self, node: &dyn Node, id: AgentId, data: Data) -> Option<Gone> {
+    pub(crate) async fn delete(&self, node: &dyn Node, id: RunId, pod: PodId, data: Data) -> Option<Gone> {
         let grace = self.config.stop_grace();
         let deadline = grace + self.config.node_timeout();
-        match within("delete the sandbox", deadline, node.delete(id, grace, data)).await {
+        match within("delete the sandbox", deadline, node.delete(id, pod, grace, data)).await {
             Ok(gone) => Some(gone),
             Err(error) => {
                 tracing::warn!(agent = %id, node = node.name(), %error, "a sandbox cannot be taken down yet");

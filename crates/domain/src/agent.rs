@@ -14,7 +14,9 @@
 //!
 //! Every way out leads through `stopping`: a wallet is free again only when the
 //! node has said that nothing of its agent runs any more. `end` says which of
-//! the two graves waits.
+//! the two it will be.
+//!
+//! This is the life of one run of a POD. The POD itself lasts until it is removed.
 
 use std::fmt;
 
@@ -25,8 +27,10 @@ use utoipa::ToSchema;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
-    /// Its holder asked.
+    /// Its holder asked; its data is kept.
     Requested,
+    /// Its holder asked, and its data goes: the POD was removed, or was to leave nothing.
+    Removed,
     /// The holder's balance stayed below the tier.
     Balance,
     /// The operator asked.
@@ -109,12 +113,14 @@ pub enum End {
 }
 
 impl End {
-    /// Whether this end is its owner's word, which alone erases an agent's data.
+    /// Whether the data goes with it: by its holder's word alone.
     #[must_use]
-    pub const fn is_owners_word(self) -> bool {
+    pub const fn erases_data(self) -> bool {
         match self {
-            Self::Stopped(StopReason::Requested) => true,
-            Self::Stopped(StopReason::Balance | StopReason::Operator) | Self::Failed(_) => false,
+            Self::Stopped(StopReason::Removed) => true,
+            Self::Stopped(StopReason::Requested | StopReason::Balance | StopReason::Operator) | Self::Failed(_) => {
+                false
+            }
         }
     }
 }
@@ -283,10 +289,12 @@ pub fn step(state: State, event: Event) -> Result<(State, &'static [Action]), Re
         (Reserved | Placed | Booting | Waiting(_) | Ready, Event::Gone) => {
             to(Failed(FailReason::Lost), &[Action::FreeWallet])
         }
-        // The first end stands, but for its owner's word, which alone says that its
-        // data goes.
-        (Stopping(_), Event::Stop(StopReason::Requested)) => to(Stopping(End::Stopped(StopReason::Requested)), &[]),
-        (Stopping(_), Event::Stop(StopReason::Balance | StopReason::Operator) | Event::Fail(_)) => to(state, &[]),
+        // The first end stands, but for its holder's word that the data goes.
+        (Stopping(_), Event::Stop(StopReason::Removed)) => to(Stopping(End::Stopped(StopReason::Removed)), &[]),
+        (
+            Stopping(_),
+            Event::Stop(StopReason::Requested | StopReason::Balance | StopReason::Operator) | Event::Fail(_),
+        ) => to(state, &[]),
         (Stopping(End::Stopped(reason)), Event::Gone) => to(Stopped(reason), &[Action::FreeWallet]),
         (Stopping(End::Failed(reason)), Event::Gone) => to(Failed(reason), &[Action::FreeWallet]),
         (Stopped(_) | Failed(_), Event::Stop(_) | Event::Fail(_) | Event::Gone) => to(state, &[]),
@@ -310,6 +318,7 @@ mod tests {
             Just(Event::Waiting(Lack::Disk)),
             Just(Event::Ready),
             Just(Event::Stop(StopReason::Requested)),
+            Just(Event::Stop(StopReason::Removed)),
             Just(Event::Fail(FailReason::CrashLoop)),
             Just(Event::Gone),
         ];
@@ -318,6 +327,7 @@ mod tests {
 
     fn ends() -> impl Strategy<Value = Event> {
         prop_oneof![
+            Just(Event::Stop(StopReason::Requested)),
             Just(Event::Stop(StopReason::Balance)),
             Just(Event::Stop(StopReason::Operator)),
             Just(Event::Fail(FailReason::CrashLoop)),
@@ -350,18 +360,18 @@ mod tests {
         }
 
         #[test]
-        fn fault_1_1_an_owners_stop_is_not_lost_while_another_end_is_under_way(story in events(), reason in ends()) {
+        fn fault_1_1_a_removal_is_not_lost_while_another_end_is_under_way(story in events(), reason in ends()) {
             let mut state = State::Reserved;
             for event in story {
                 if let Ok((next, _)) = step(state, event) { state = next; }
             }
             let (state, _) = step(state, reason).unwrap();
-            let (told, actions) = step(state, Event::Stop(StopReason::Requested)).unwrap();
+            let (told, actions) = step(state, Event::Stop(StopReason::Removed)).unwrap();
             prop_assert!(actions.is_empty());
             if state.is_live() {
-                prop_assert!(told.end().is_some_and(End::is_owners_word));
+                prop_assert!(told.end().is_some_and(End::erases_data));
                 // Nobody takes it back.
-                for other in [Event::Stop(StopReason::Operator), Event::Fail(FailReason::Lost)] {
+                for other in [Event::Stop(StopReason::Requested), Event::Stop(StopReason::Operator), Event::Fail(FailReason::Lost)] {
                     prop_assert_eq!(step(told, other).unwrap().0, told);
                 }
             } else {

@@ -17,7 +17,9 @@ const PORT_DIGITS: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PodIdError {
     /// Not a DNS label.
-    #[error("a POD's id is 1 to {MAX} lower-case letters, digits and dashes, and begins and ends with none of the dashes")]
+    #[error(
+        "a POD's id is 1 to {MAX} lower-case letters, digits and dashes, and begins and ends with none of the dashes"
+    )]
     Label,
     /// `{port}-…`: the host of one port of an agent.
     #[error("a POD's id does not begin with a port and a dash: such a host names one port of an agent")]

@@ -172,7 +172,7 @@ impl Tiers {
     /// The seed's table.
     #[must_use]
     pub fn romulus() -> Self {
-        let row = |name: &str, min, cores, memory, disk| {
+        let row = |name: &str, min, cores, memory, disk: u32| {
             (TierName(name.to_owned()), Tier { min, cores, memory, disk: disk * 1024 })
         };
         Self(vec![

@@ -9,8 +9,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use domain::{AgentId, ImageDigest, Tier, TierName, UnixMillis, Wallet};
-use palatine_store::{Admission, Config, Reservation, Stamp, Store};
+use domain::{ImageDigest, RunId, Tier, TierName, UnixMillis, Wallet};
+use palatine_store::{Admission, Config, PodChoice, Reservation, Stamp, Store};
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -114,13 +114,15 @@ fn reservation(caller: u64, turn: u64) -> Result<Reservation, Fault> {
     let now = UnixMillis::from_system(std::time::SystemTime::now()).ok_or("the clock is before 1970")?;
     Ok(Reservation {
         stamp: Stamp { key, expires_at: now.plus(330_000) },
-        id: AgentId::from_bits(seed),
+        id: RunId::from_bits(seed),
         wallet: Wallet(wallet),
         agent_type: "echo".to_owned(),
         image: ImageDigest([7; 32]),
         tier: TierName::try_from("basic".to_owned())?,
         tier_config: Tier { min: 100_000, cores: 1, memory: 1024, disk: Tier::DEFAULT_DISK_MIB },
         public: false,
+        pod: PodChoice::New { name: None, ephemeral: false },
+        brought: false,
         idempotency: None,
         now,
     })

@@ -1,11 +1,13 @@
 //! Who may come in: spent messages, reservations, idempotency. One transaction.
 
-use domain::{AgentId, Generation, ImageDigest, Meter, State, Tier, TierName, UnixMillis, Wallet};
+use domain::{Generation, ImageDigest, Meter, PodId, RunId, State, Tier, TierName, UnixMillis, Wallet};
 use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::codec::{first_change, id_column, id_of, integer};
+use crate::codec::{change, first_change, id_column, id_of, integer};
 use crate::error::StoreError;
-use crate::record::{Below, Record};
+use crate::life::keep_change;
+use crate::pod::{self, Found, KeptPod, Quota};
+use crate::record::{Below, PodKey, Record};
 use crate::row::{find, find_live};
 use crate::writer::{Command, Tx};
 
@@ -30,19 +32,37 @@ pub struct Idempotency {
     pub request: [u8; 32],
 }
 
-/// A wish for an agent.
+/// Which POD a run is to be of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodChoice {
+    /// A new one.
+    New {
+        /// The id that its holder chose; else it is its first run's.
+        name: Option<PodId>,
+        /// Whether its holder's stop removes it.
+        ephemeral: bool,
+    },
+    /// One of the holder's that does not run.
+    Existing(PodId),
+}
+
+/// What a holder asks for: a run, of a new POD or of one it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
     /// The message that asks; spent whatever the answer is.
     pub stamp: Stamp,
-    /// The new agent's id.
-    pub id: AgentId,
+    /// The new run's id.
+    pub id: RunId,
+    /// The POD it is of.
+    pub pod: PodChoice,
     /// Who asks.
     pub wallet: Wallet,
     /// The name it is spawned by.
     pub agent_type: String,
     /// What it boots.
     pub image: ImageDigest,
+    /// Whether the holder brought that image, and did not name it by its type.
+    pub brought: bool,
     /// The holder's tier.
     pub tier: TierName,
     /// What that tier gives.
@@ -55,16 +75,26 @@ pub struct Reservation {
     pub now: UnixMillis,
 }
 
-/// The answer to a wish.
+/// The answer to a [`Reservation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// The wallet's slot is taken for this agent.
+    /// The wallet's slot is taken for this run.
     Reserved(Record),
-    /// The key was used for the same request before: this is its agent, as it
+    /// The key was used for the same request before: this is its run, as it
     /// is now.
     Repeated(Record),
-    /// The wallet has a live agent.
-    Busy(AgentId),
+    /// The key was used for the same request before, and its POD was removed since.
+    RepeatedRemoved,
+    /// The wallet has a live run, of this POD.
+    Busy(PodId),
+    /// The chosen id is in use, or was another holder's.
+    IdTaken(PodId),
+    /// The holder has no such POD.
+    NoPod(PodId),
+    /// What is kept of these PODs, the largest first, fills the tier's disk quota.
+    QuotaFull(Vec<KeptPod>),
+    /// The holder has as many PODs that do not run as it may: [`pod::MAX_STOPPED_PODS`].
+    TooManyPods,
     /// The key was used for another request.
     Mismatch,
     /// The message was used before.
@@ -121,15 +151,34 @@ impl Command for Reservation {
         if let Some(answer) = self.repeated(tx.conn)? {
             return Ok(answer);
         }
-        if !self.insert(tx)? {
+        let place = match self.place(tx.conn)? {
+            Ok(place) => place,
+            Err(refused) => return Ok(refused),
+        };
+        let record = self.record(tx, &place);
+        if !self.insert(tx, &record)? {
             return self.conflict(tx.conn);
         }
+        self.write_pod(tx.conn, &place, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
         self.remember_key(tx.conn)?;
-        let record = self.record(tx);
         tx.rows.keep(&record);
-        tx.announce(self.id, first_change(self.now));
+        let change = match record.changes {
+            1 => first_change(self.now),
+            seq => change(seq, self.now, State::Reserved),
+        };
+        tx.announce(record.pod, change);
         Ok(Admission::Reserved(record))
     }
+}
+
+/// Where a run's POD is in the tables.
+enum Place {
+    /// Nowhere yet.
+    New { id: PodId, key: PodKey },
+    /// Where it was before its holder removed it.
+    Again { id: PodId, key: PodKey },
+    /// There, with its last run.
+    There(Record),
 }
 
 /// Whether the message was fresh. It is spent from here on.
@@ -148,28 +197,93 @@ impl Reservation {
         let Some(idempotency) = &self.idempotency else { return Ok(None) };
         let sql = |error| StoreError::sql(Self::NAME, error);
         let kept: Option<([u8; 32], i64)> = conn
-            .prepare_cached("SELECT request, agent FROM idempotency WHERE wallet = ?1 AND key = ?2 AND expires_at > ?3")
+            .prepare_cached("SELECT request, run FROM idempotency WHERE wallet = ?1 AND key = ?2 AND expires_at > ?3")
             .map_err(sql)?
             .query_row((&self.wallet.0, &idempotency.key, integer(self.now.0)), |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()
             .map_err(sql)?;
-        let Some((request, agent)) = kept else { return Ok(None) };
+        let Some((request, run)) = kept else { return Ok(None) };
         if request != idempotency.request {
             return Ok(Some(Admission::Mismatch));
         }
-        let agent = find(conn, Self::NAME, id_of(agent))?.ok_or(StoreError::Value("a key without its agent"))?;
-        Ok(Some(Admission::Repeated(agent)))
+        let run = find(conn, Self::NAME, id_of(run))?;
+        Ok(Some(run.map_or(Admission::RepeatedRemoved, Admission::Repeated)))
+    }
+
+    /// The POD, if the holder may have this run of it. Nothing is written yet.
+    fn place(&self, conn: &Connection) -> Result<Result<Place, Admission>, StoreError> {
+        let sql = |error| StoreError::sql(Self::NAME, error);
+        let key = PodKey(self.id.bits());
+        let (name, ephemeral) = match self.pod {
+            PodChoice::New { name, ephemeral } => (name, ephemeral),
+            PodChoice::Existing(id) => {
+                let last = pod::last_run(conn, Self::NAME, &id)?.filter(|last| last.wallet == self.wallet);
+                return Ok(match last {
+                    None => Err(Admission::NoPod(id)),
+                    Some(last) if last.state.is_live() => Err(Admission::Busy(id)),
+                    Some(last) => Ok(Place::There(last)),
+                });
+            }
+        };
+        if !ephemeral {
+            match pod::quota(conn, &self.wallet, self.tier_config.disk, self.now)? {
+                Quota::Free => {}
+                Quota::Full(kept) => return Ok(Err(Admission::QuotaFull(kept))),
+                Quota::TooMany => return Ok(Err(Admission::TooManyPods)),
+            }
+        }
+        let Some(name) = name else { return Ok(Ok(Place::New { id: PodId::minted(self.id), key })) };
+        Ok(match pod::look_up(conn, &name, &self.wallet).map_err(sql)? {
+            Found::Free => Ok(Place::New { id: name, key }),
+            Found::Removed(key) => Ok(Place::Again { id: name, key }),
+            Found::Taken => Err(Admission::IdTaken(name)),
+        })
+    }
+
+    /// Writes that the POD is there and runs.
+    fn write_pod(&self, conn: &Connection, place: &Place, record: &Record) -> rusqlite::Result<()> {
+        let (key, run, now) = (record.pod_key.0.cast_signed(), id_column(self.id), integer(self.now.0));
+        match place {
+            Place::New { id, .. } => conn
+                .prepare_cached(
+                    "INSERT INTO pods (key, name, wallet, last_run, brought, ephemeral, created_at) \
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                )?
+                .execute(params![
+                    key,
+                    id.first_run().is_none().then(|| id.as_str()),
+                    &self.wallet.0,
+                    run,
+                    self.brought,
+                    record.ephemeral,
+                    now
+                ]),
+            Place::Again { .. } => conn
+                .prepare_cached(
+                    "UPDATE pods SET last_run = ?2, brought = ?3, ephemeral = ?4, created_at = ?5, removed_at = NULL \
+                     WHERE key = ?1",
+                )?
+                .execute((key, run, self.brought, record.ephemeral, now)),
+            Place::There(_) => {
+                let started = conn
+                    .prepare_cached("UPDATE pods SET last_run = ?2, brought = ?3, stopped_at = NULL WHERE key = ?1")?
+                    .execute((key, run, self.brought))?;
+                keep_change(conn, record.pod_key, &change(record.changes, self.now, State::Reserved), State::Reserved)?;
+                Ok(started)
+            }
+        }
+        .map(drop)
     }
 
     /// Whether the slot and the id were free. They are taken from here on.
-    fn insert(&self, tx: &Tx<'_>) -> Result<bool, StoreError> {
+    fn insert(&self, tx: &Tx<'_>, record: &Record) -> Result<bool, StoreError> {
         let sql = |error| StoreError::sql(Self::NAME, error);
         let mut insert = tx
             .conn
             .prepare_cached(
-                "INSERT INTO agents (id, wallet, generation, state, agent_type, image, tier, tier_min, cores, \
-                 memory_mib, public, spawned_at, epoch) \
-                 VALUES (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING",
+                "INSERT INTO runs (id, wallet, generation, state, agent_type, image, tier, tier_min, cores, \
+                 memory_mib, public, spawned_at, epoch, pod, disk_mib, changes) VALUES \
+                 (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT DO NOTHING",
             )
             .map_err(sql)?;
         let row = params![
@@ -185,13 +299,16 @@ impl Reservation {
             self.public,
             integer(self.now.0),
             tx.epoch.0.cast_signed(),
+            record.pod_key.0.cast_signed(),
+            self.tier_config.disk,
+            integer(record.changes),
         ];
         Ok(insert.execute(row).map_err(sql)? == 1)
     }
 
     fn conflict(&self, conn: &Connection) -> Result<Admission, StoreError> {
         match find_live(conn, Self::NAME, &self.wallet)? {
-            Some(live) => Ok(Admission::Busy(live.id)),
+            Some(live) => Ok(Admission::Busy(live.pod)),
             None => Err(StoreError::IdTaken(self.id)),
         }
     }
@@ -201,7 +318,7 @@ impl Reservation {
         let sql = |error| StoreError::sql(Self::NAME, error);
         // An expired key that was not pruned yet is taken over.
         conn.prepare_cached(
-            "INSERT OR REPLACE INTO idempotency (wallet, key, request, agent, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT OR REPLACE INTO idempotency (wallet, key, request, run, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)",
         )
         .map_err(sql)?
         .execute(params![
@@ -215,9 +332,21 @@ impl Reservation {
         Ok(())
     }
 
-    fn record(&self, tx: &Tx<'_>) -> Record {
+    fn record(&self, tx: &Tx<'_>, place: &Place) -> Record {
+        let (pod, pod_key, last) = match place {
+            Place::New { id, key } | Place::Again { id, key } => (*id, *key, None),
+            Place::There(last) => (last.pod, last.pod_key, Some(last)),
+        };
         Record {
             id: self.id,
+            pod,
+            pod_key,
+            created_at: last.map_or(self.now, |last| last.created_at),
+            ephemeral: match self.pod {
+                PodChoice::New { ephemeral, .. } => ephemeral,
+                PodChoice::Existing(_) => last.is_some_and(|last| last.ephemeral),
+            },
+            brought: self.brought,
             wallet: self.wallet,
             generation: Generation::FIRST,
             state: State::Reserved,
@@ -235,8 +364,9 @@ impl Reservation {
             meter: Meter::default(),
             was_ready: false,
             below: Below::default(),
-            changes: 1,
-            data_kept_until: None,
+            changes: last.map_or(1, |last| last.changes + 1),
+            data: last.and_then(|last| last.data),
+            data_node: last.and_then(|last| last.data_node.clone()),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A mark is named by (node, journal, seq). The cursor of a journal moves in the
 //! transaction that counts, so each mark counts once, whatever is sent again.
 
-use domain::{AgentId, Mark, Meter, Tier, UnixMillis, Usage, Wallet};
+use domain::{Mark, Meter, RunId, Tier, UnixMillis, Usage, Wallet};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use wire::node::AgentMark;
 
@@ -97,8 +97,8 @@ impl CountMarks {
         let conn = tx.conn;
         tx.rows.forget_all();
         conn.prepare_cached(
-            "UPDATE agents SET closed_ms = closed_ms + max(0, c.heard_at - ready_since), ready_since = NULL \
-             FROM cursors c WHERE agents.mark_cursor = c.n AND c.node = ?1 AND ready_since IS NOT NULL",
+            "UPDATE runs SET closed_ms = closed_ms + max(0, c.heard_at - ready_since), ready_since = NULL \
+             FROM cursors c WHERE runs.mark_cursor = c.n AND c.node = ?1 AND ready_since IS NOT NULL",
         )?
         .execute((&self.node,))?;
         conn.prepare_cached("INSERT INTO cursors (node, journal, seq, heard_at) VALUES (?1, ?2, 0, ?3)")?.execute((
@@ -129,9 +129,9 @@ impl CountMarks {
 
     /// The bill of an agent of this node; its numbering starts again with a new
     /// journal.
-    fn bill(&self, conn: &Connection, cursor: i64, agent: AgentId) -> rusqlite::Result<Option<Meter>> {
+    fn bill(&self, conn: &Connection, cursor: i64, agent: RunId) -> rusqlite::Result<Option<Meter>> {
         conn.prepare_cached(
-            "SELECT closed_ms, ready_since, iif(mark_cursor = ?3, mark_seq, 0) FROM agents \
+            "SELECT closed_ms, ready_since, iif(mark_cursor = ?3, mark_seq, 0) FROM runs \
              WHERE id = ?1 AND node = ?2",
         )?
         .query_row((id_column(agent), &self.node, cursor), |row| Ok(meter((row.get(0)?, row.get(1)?, row.get(2)?))))
@@ -144,9 +144,9 @@ fn clamped(mark: Mark) -> Mark {
     Mark { at: millis(integer(mark.at.0)), ..mark }
 }
 
-fn write(conn: &Connection, agent: AgentId, cursor: i64, meter: Meter) -> rusqlite::Result<()> {
+fn write(conn: &Connection, agent: RunId, cursor: i64, meter: Meter) -> rusqlite::Result<()> {
     conn.prepare_cached(
-        "UPDATE agents SET closed_ms = ?2, ready_since = ?3, mark_seq = ?4, mark_cursor = ?5, \
+        "UPDATE runs SET closed_ms = ?2, ready_since = ?3, mark_seq = ?4, mark_cursor = ?5, \
          was_ready = was_ready OR ?3 IS NOT NULL WHERE id = ?1",
     )?
     .execute(params![
@@ -173,9 +173,9 @@ pub(crate) fn usage(conn: &Connection, wallet: &Wallet, now: UnixMillis) -> Resu
     let (mut usage, mut spawns) = totals(conn, wallet).map_err(sql)?;
     let mut statement = conn
         .prepare_cached(
-            "SELECT closed_ms, ready_since, mark_seq, ended_at, was_ready, tier_min, cores, memory_mib FROM agents \
+            "SELECT closed_ms, ready_since, mark_seq, ended_at, was_ready, tier_min, cores, memory_mib FROM runs \
              WHERE wallet = ?1 AND ended_at IS NULL UNION ALL \
-             SELECT closed_ms, ready_since, mark_seq, ended_at, was_ready, tier_min, cores, memory_mib FROM agents \
+             SELECT closed_ms, ready_since, mark_seq, ended_at, was_ready, tier_min, cores, memory_mib FROM runs \
              WHERE wallet = ?1 AND ended_at IS NOT NULL",
         )
         .map_err(sql)?;
@@ -191,7 +191,7 @@ pub(crate) fn usage(conn: &Connection, wallet: &Wallet, now: UnixMillis) -> Resu
 fn bill_row(row: &Row<'_>, now: UnixMillis) -> rusqlite::Result<(Usage, bool)> {
     let ended_at: Option<i64> = row.get(3)?;
     let meter = ended(meter((row.get(0)?, row.get(1)?, row.get(2)?)), ended_at.map(millis));
-    let tier = Tier { min: natural(row.get(5)?), cores: row.get(6)?, memory: row.get(7)? };
+    let tier = Tier { min: natural(row.get(5)?), cores: row.get(6)?, memory: row.get(7)?, disk: 0 };
     Ok((Usage::of(&tier, meter.uptime_ms(now)), row.get(4)?))
 }
 

@@ -1,6 +1,6 @@
 //! How the domain's values lie in SQLite's columns.
 
-use domain::{AgentId, End, FailReason, Lack, State, StateName, StopReason, UnixMillis};
+use domain::{End, FailReason, Lack, RunId, State, StateName, StopReason, UnixMillis};
 use rusqlite::Row;
 use rusqlite::types::Type;
 use serde::Serialize;
@@ -19,12 +19,12 @@ pub(crate) fn natural(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-pub(crate) const fn id_column(id: AgentId) -> i64 {
+pub(crate) const fn id_column(id: RunId) -> i64 {
     id.bits().cast_signed()
 }
 
-pub(crate) const fn id_of(column: i64) -> AgentId {
-    AgentId::from_bits(column.cast_unsigned())
+pub(crate) const fn id_of(column: i64) -> RunId {
+    RunId::from_bits(column.cast_unsigned())
 }
 
 pub(crate) fn millis(column: i64) -> UnixMillis {
@@ -46,6 +46,7 @@ pub(crate) fn parse_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> r
 const fn stop_text(reason: StopReason) -> &'static str {
     match reason {
         StopReason::Requested => "requested",
+        StopReason::Removed => "removed",
         StopReason::Balance => "balance",
         StopReason::Operator => "operator",
     }
@@ -77,6 +78,7 @@ pub(crate) const fn state_columns(state: State) -> (&'static str, Option<&'stati
 fn end_of(reason: Option<&str>) -> Result<End, StoreError> {
     Ok(match reason {
         Some("requested") => End::Stopped(StopReason::Requested),
+        Some("removed") => End::Stopped(StopReason::Removed),
         Some("balance") => End::Stopped(StopReason::Balance),
         Some("operator") => End::Stopped(StopReason::Operator),
         Some("boot_timeout") => End::Failed(FailReason::BootTimeout),
@@ -127,7 +129,7 @@ mod tests {
 
     #[test]
     fn every_state_survives_its_columns() {
-        let stops = [StopReason::Requested, StopReason::Balance, StopReason::Operator];
+        let stops = [StopReason::Requested, StopReason::Removed, StopReason::Balance, StopReason::Operator];
         let fails = [
             FailReason::BootTimeout,
             FailReason::CrashLoop,

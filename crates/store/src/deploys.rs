@@ -1,22 +1,25 @@
-//! Vaults that agents are to have: what their owners signed, and how far each is.
+//! Vaults that PODs are to have: what their owners signed, and how far each is.
 
-use domain::{Address, AgentId, B256, UnixMillis};
+use domain::{Address, B256, PodId, UnixMillis};
+use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use wire::vault::VaultState;
 
-use crate::codec::{id_column, id_of, integer, natural};
+use crate::codec::{integer, natural};
 use crate::error::StoreError;
 use crate::handle::Store;
+use crate::pod::{id_from, key_of};
+use crate::record::PodKey;
 use crate::writer::{Command, Tx};
 
 /// Deployments in one list at most.
 const MAX_LISTED: u32 = 256;
 
-/// An agent's vault on its way onto the chain.
+/// A POD's vault on its way onto the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deploy {
     /// Whose vault.
-    pub agent: AgentId,
+    pub pod: PodId,
     /// Who owns it.
     pub owner: Address,
     /// The agent's own address.
@@ -49,24 +52,27 @@ struct Put {
 
 impl Command for Put {
     type Answer = ();
-    const NAME: &'static str = "note an agent's vault";
+    const NAME: &'static str = "note a POD's vault";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        self.write(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
+        let written = self.write(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))?;
+        if written { Ok(()) } else { Err(StoreError::NoPod(self.deploy.pod)) }
     }
 }
 
 impl Put {
-    fn write(&self, conn: &Connection) -> rusqlite::Result<()> {
+    /// Whether there is such a POD.
+    fn write(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let deploy = &self.deploy;
+        let Some(key) = key_of(conn, &deploy.pod)? else { return Ok(false) };
         // What is on the chain stays there, whatever a slower writer believes.
-        let sql = "INSERT INTO deploys (agent, owner, agent_wallet, address, state, deadline, signature, tx, reason, \
-                   changed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (agent) DO UPDATE SET \
+        let sql = "INSERT INTO deploys (pod, owner, agent_wallet, address, state, deadline, signature, tx, reason, \
+                   changed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (pod) DO UPDATE SET \
                    owner = ?2, agent_wallet = ?3, address = ?4, state = ?5, deadline = ?6, signature = ?7, tx = ?8, \
                    reason = ?9, changed_at = ?10 WHERE state <> 'deployed'";
         let consent = deploy.consent.as_ref();
         conn.prepare_cached(sql)?.execute(params![
-            id_column(deploy.agent),
+            key.0.cast_signed(),
             deploy.owner.0.0,
             deploy.agent_wallet.0.0,
             deploy.address.0.0,
@@ -77,26 +83,26 @@ impl Put {
             deploy.reason,
             integer(self.now.0),
         ])?;
-        Ok(())
+        Ok(true)
     }
 }
 
 impl Store {
-    /// Notes how far an agent's vault is. One that is deployed stays so.
+    /// Notes how far a POD's vault is. One that is deployed stays so.
     ///
     /// # Errors
-    /// Faults of the store.
+    /// [`StoreError::NoPod`], faults of the store.
     pub async fn put_deploy(&self, deploy: Deploy, now: UnixMillis) -> Result<(), StoreError> {
         self.write(Put { deploy, now }).await
     }
 
-    /// An agent's vault.
+    /// A POD's vault.
     ///
     /// # Errors
     /// Faults of the store.
-    pub async fn deploy_of(&self, agent: AgentId) -> Result<Option<Deploy>, StoreError> {
-        const NAME: &str = "read an agent's vault";
-        self.read(NAME, move |conn| find(conn, agent).map_err(|error| StoreError::sql(NAME, error))).await
+    pub async fn deploy_of(&self, pod: PodId) -> Result<Option<Deploy>, StoreError> {
+        const NAME: &str = "read a POD's vault";
+        self.read(NAME, move |conn| find(conn, &pod).map_err(|error| StoreError::sql(NAME, error))).await
     }
 
     /// The vaults that are on their way, the longest untouched first.
@@ -109,15 +115,16 @@ impl Store {
     }
 }
 
-const COLUMNS: &str = "agent, owner, agent_wallet, address, state, deadline, signature, tx, reason";
+const SELECT: &str = "SELECT key, owner, agent_wallet, address, state, deadline, signature, tx, reason, name \
+                      FROM deploys JOIN pods ON pods.key = deploys.pod";
 
-fn find(conn: &Connection, agent: AgentId) -> rusqlite::Result<Option<Deploy>> {
-    let sql = format!("SELECT {COLUMNS} FROM deploys WHERE agent = ?1");
-    conn.prepare_cached(&sql)?.query_row((id_column(agent),), decode).optional()
+fn find(conn: &Connection, pod: &PodId) -> rusqlite::Result<Option<Deploy>> {
+    let Some(key) = key_of(conn, pod)? else { return Ok(None) };
+    conn.prepare_cached(&format!("{SELECT} WHERE key = ?1"))?.query_row((key.0.cast_signed(),), decode).optional()
 }
 
 fn list(conn: &Connection) -> rusqlite::Result<Vec<Deploy>> {
-    let sql = format!("SELECT {COLUMNS} FROM deploys WHERE state = 'deploying' ORDER BY changed_at LIMIT ?1");
+    let sql = format!("{SELECT} WHERE state = 'deploying' ORDER BY changed_at LIMIT ?1");
     conn.prepare_cached(&sql)?.query_map((MAX_LISTED,), decode)?.collect()
 }
 
@@ -126,7 +133,7 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<Deploy> {
     let deadline: Option<i64> = row.get(5)?;
     let signature: Option<Vec<u8>> = row.get(6)?;
     Ok(Deploy {
-        agent: id_of(row.get(0)?),
+        pod: pod(row)?,
         owner: address(1)?,
         agent_wallet: address(2)?,
         address: address(3)?,
@@ -135,6 +142,11 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<Deploy> {
         tx: row.get::<_, Option<[u8; 32]>>(7)?.map(B256::from),
         reason: row.get(8)?,
     })
+}
+
+fn pod(row: &Row<'_>) -> rusqlite::Result<PodId> {
+    let key = PodKey(row.get::<_, i64>(0)?.cast_unsigned());
+    id_from(key, row.get(9)?).map_err(|error| rusqlite::Error::FromSqlConversionFailure(9, Type::Text, Box::new(error)))
 }
 
 fn state(text: &str) -> rusqlite::Result<VaultState> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use domain::{AgentId, Refusal};
+use domain::{PodId, Refusal, RunId};
 use rusqlite::ErrorCode;
 
 /// Why the store did not do it. Cheap to clone: one failed commit answers many.
@@ -13,14 +13,17 @@ pub enum StoreError {
     #[error("this message was used before")]
     Replayed,
     /// No such agent.
-    #[error("there is no agent {0}")]
-    Unknown(AgentId),
+    #[error("there is no run {0}")]
+    Unknown(RunId),
+    /// No such POD, or it was removed.
+    #[error("there is no POD {0}")]
+    NoPod(PodId),
     /// The agent's life does not know this step.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Another agent has this id.
+    /// Another run has this id.
     #[error("the id {0} is taken")]
-    IdTaken(AgentId),
+    IdTaken(RunId),
     /// The configuration is out of bounds.
     #[error(transparent)]
     Config(#[from] crate::ConfigError),
@@ -152,6 +155,7 @@ impl StoreError {
             Self::Corrupt { .. } | Self::Locked { .. } | Self::Full { .. } | Self::Disk { .. } => true,
             Self::Replayed
             | Self::Unknown(_)
+            | Self::NoPod(_)
             | Self::Refused(_)
             | Self::IdTaken(_)
             | Self::Config(_)
@@ -175,6 +179,7 @@ impl StoreError {
             Self::Locked { .. } | Self::Full { .. } | Self::Disk { .. } | Self::Timeout { .. } => true,
             Self::Replayed
             | Self::Unknown(_)
+            | Self::NoPod(_)
             | Self::Refused(_)
             | Self::IdTaken(_)
             | Self::Config(_)

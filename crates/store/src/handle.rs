@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use domain::{AgentId, Event, UnixMillis, Usage, Wallet};
+use domain::{Event, PodId, RunId, UnixMillis, Usage, Wallet};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{broadcast, mpsc};
 use wire::node::AgentMark;
@@ -17,11 +17,12 @@ use crate::config::Config;
 use crate::error::StoreError;
 use crate::files;
 use crate::health::Health;
-use crate::life::{self, Advance, Advanced, NoteBalance, NoteErased, Observation, Observe};
+use crate::life::{self, Advance, Advanced, NoteBalance, Observation, Observe};
+use crate::pod::{self, RemovePod};
 use crate::prune::{Prune, Pruned};
 use crate::reader::Readers;
-use crate::record::{Below, Epoch, Record};
-use crate::row::{find, find_live, many, select_agents};
+use crate::record::{Below, Epoch, KeptData, Record};
+use crate::row::{find, find_live, many, select_runs};
 use crate::rows::Rows;
 use crate::schema;
 use crate::writer::{Answers, Command, News, Queue, Request, Writer};
@@ -146,7 +147,7 @@ impl Store {
     /// # Errors
     /// What stands in the way.
     pub async fn check(&self) -> Result<(), StoreError> {
-        self.get(AgentId::from_bits(0)).await?;
+        self.get(RunId::from_bits(0)).await?;
         if self.inner.health.trouble().is_some() { self.write(Probe).await } else { Ok(()) }
     }
 
@@ -158,43 +159,39 @@ impl Store {
         self.write(reservation).await
     }
 
-    /// Takes one step of an agent's life; tells subscribers when it is durable.
+    /// Takes one step of a run's life; tells subscribers when it is durable.
     ///
     /// # Errors
     /// [`StoreError::Unknown`], [`StoreError::Refused`], faults of the store.
-    pub async fn advance(&self, id: AgentId, event: Event, now: UnixMillis) -> Result<Advanced, StoreError> {
-        self.write(Advance { id, event, node: None, seen: None, kept_until: None, now }).await
+    pub async fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> Result<Advanced, StoreError> {
+        self.write(Advance { id, event, node: None, seen: None, kept: None, now }).await
     }
 
-    /// Ends an agent of which its node holds nothing any more but, until then, its
-    /// disks.
+    /// Ends a run of which its node holds nothing any more but what it keeps of the
+    /// POD's data. A run that ends with its data removed takes its POD with it.
     ///
     /// # Errors
     /// As [`Store::advance`].
-    pub async fn bury(
-        &self,
-        id: AgentId,
-        kept_until: Option<UnixMillis>,
-        now: UnixMillis,
-    ) -> Result<Advanced, StoreError> {
-        self.write(Advance { id, event: Event::Gone, node: None, seen: None, kept_until, now }).await
+    pub async fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> Result<Advanced, StoreError> {
+        self.write(Advance { id, event: Event::Gone, node: None, seen: None, kept, now }).await
     }
 
-    /// Notes that the disks of an agent that has ended are erased.
+    /// Forgets all of a POD but what its wallet used and that its id was its holder's;
+    /// `false` while a run of it is live. One that is not there is removed already.
     ///
     /// # Errors
     /// Faults of the store.
-    pub async fn note_erased(&self, id: AgentId) -> Result<(), StoreError> {
-        self.write(NoteErased { id }).await
+    pub async fn remove_pod(&self, pod: PodId, now: UnixMillis) -> Result<bool, StoreError> {
+        self.write(RemovePod { pod, now }).await
     }
 
     /// Writes down the node that is about to be told of a reserved agent.
     ///
     /// # Errors
     /// As [`Store::advance`].
-    pub async fn place(&self, id: AgentId, node: &str, now: UnixMillis) -> Result<Advanced, StoreError> {
+    pub async fn place(&self, id: RunId, node: &str, now: UnixMillis) -> Result<Advanced, StoreError> {
         let node = Some(node.to_owned());
-        self.write(Advance { id, event: Event::Placed, node, seen: None, kept_until: None, now }).await
+        self.write(Advance { id, event: Event::Placed, node, seen: None, kept: None, now }).await
     }
 
     /// Takes a step together with what the node said.
@@ -203,19 +200,19 @@ impl Store {
     /// As [`Store::advance`].
     pub async fn settle(
         &self,
-        id: AgentId,
+        id: RunId,
         event: Event,
         seen: Observation,
         now: UnixMillis,
     ) -> Result<Advanced, StoreError> {
-        self.write(Advance { id, event, node: None, seen: Some(seen), kept_until: None, now }).await
+        self.write(Advance { id, event, node: None, seen: Some(seen), kept: None, now }).await
     }
 
     /// Notes what the node said, with no step.
     ///
     /// # Errors
     /// [`StoreError::Unknown`], faults of the store.
-    pub async fn observe(&self, id: AgentId, seen: Observation) -> Result<Record, StoreError> {
+    pub async fn observe(&self, id: RunId, seen: Observation) -> Result<Record, StoreError> {
         self.write(Observe { id, seen }).await
     }
 
@@ -223,7 +220,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Unknown`], faults of the store.
-    pub async fn note_balance(&self, id: AgentId, below: Below) -> Result<(), StoreError> {
+    pub async fn note_balance(&self, id: RunId, below: Below) -> Result<(), StoreError> {
         self.write(NoteBalance { id, below }).await
     }
 
@@ -250,56 +247,63 @@ impl Store {
         self.write(Prune { now, retention_ms: self.inner.retention_ms }).await
     }
 
-    /// An agent.
+    /// A run.
     ///
     /// # Errors
     /// Faults of the store.
-    pub async fn get(&self, id: AgentId) -> Result<Option<Record>, StoreError> {
-        const NAME: &str = "read an agent";
+    pub async fn get(&self, id: RunId) -> Result<Option<Record>, StoreError> {
+        const NAME: &str = "read a run";
         self.read(NAME, move |conn| find(conn, NAME, id)).await
     }
 
-    /// The agents of a wallet, newest first, the ended ones included.
+    /// The last run of a POD; `None` of one that is not there or was removed.
+    ///
+    /// # Errors
+    /// Faults of the store.
+    pub async fn last_run(&self, id: PodId) -> Result<Option<Record>, StoreError> {
+        const NAME: &str = "read a POD";
+        self.read(NAME, move |conn| pod::last_run(conn, NAME, &id)).await
+    }
+
+    /// The last runs of a wallet's PODs: the live one, then those that do not run, the
+    /// newest POD first.
     ///
     /// # Errors
     /// Faults of the store.
     pub async fn of(&self, wallet: Wallet, limit: u32) -> Result<Vec<Record>, StoreError> {
-        self.read("list a wallet's agents", move |conn| of(conn, &wallet, limit.min(MAX_LISTED))).await
+        self.read("list a wallet's PODs", move |conn| of(conn, &wallet, limit.min(MAX_LISTED))).await
     }
 
-    /// The live agent of a wallet.
+    /// The live run of a wallet.
     ///
     /// # Errors
     /// Faults of the store.
     pub async fn live_of(&self, wallet: Wallet) -> Result<Option<Record>, StoreError> {
-        const NAME: &str = "read a wallet's live agent";
+        const NAME: &str = "read a wallet's live run";
         self.read(NAME, move |conn| find_live(conn, NAME, &wallet)).await
     }
 
-    /// All live agents, oldest first.
+    /// All live runs, oldest first.
     ///
     /// # Errors
     /// Faults of the store.
     pub async fn live(&self) -> Result<Vec<Record>, StoreError> {
-        const NAME: &str = "list the live agents";
-        self.read(NAME, |conn| {
-            many(conn, NAME, select_agents!("INDEXED BY agents_live WHERE ended_at IS NULL ORDER BY id"), ())
-        })
-        .await
+        const NAME: &str = "list the live runs";
+        self.read(NAME, |conn| many(conn, NAME, select_runs!("WHERE ended_at IS NULL ORDER BY runs.id"), ())).await
     }
 
-    /// The changes of an agent's state after this number, oldest first.
+    /// The changes of a POD's state after this number, over all its runs, oldest first.
     ///
     /// # Errors
-    /// [`StoreError::Unknown`], faults of the store.
-    pub async fn changes(&self, id: AgentId, after: u64) -> Result<Vec<StateChange>, StoreError> {
-        self.read("read an agent's changes", move |conn| life::changes(conn, id, after)).await
+    /// [`StoreError::NoPod`], faults of the store.
+    pub async fn changes(&self, id: PodId, after: u64) -> Result<Vec<StateChange>, StoreError> {
+        self.read("read a POD's changes", move |conn| life::changes(conn, id, after)).await
     }
 
     /// Every change of state from now on, once it is durable. A subscriber that
     /// lags too far learns so, and reads what it missed by [`Store::changes`].
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<(AgentId, StateChange)> {
+    pub fn subscribe(&self) -> broadcast::Receiver<(PodId, StateChange)> {
         self.inner.news.subscribe()
     }
 
@@ -312,8 +316,8 @@ impl Store {
         self.read("read a node's cursor", move |conn| billing::cursor(conn, &node)).await
     }
 
-    /// What a wallet used up to `now`, the running agent included, and how many
-    /// of its agents were ever ready.
+    /// What a wallet used up to `now`, the live run included, and how many of its runs
+    /// were ever ready.
     ///
     /// # Errors
     /// Faults of the store.
@@ -359,14 +363,9 @@ fn connect(files: &files::Files) -> Result<Connection, StoreError> {
 }
 
 fn of(conn: &Connection, wallet: &Wallet, limit: u32) -> Result<Vec<Record>, StoreError> {
-    const NAME: &str = "list a wallet's agents";
-    let mut agents = Vec::from_iter(find_live(conn, NAME, wallet)?);
-    agents.extend(many(
-        conn,
-        NAME,
-        select_agents!("WHERE wallet = ?1 AND ended_at IS NOT NULL ORDER BY id DESC LIMIT ?2"),
-        (wallet.0, limit),
-    )?);
-    agents.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok(agents)
+    const NAME: &str = "list a wallet's PODs";
+    let mut runs = Vec::from_iter(find_live(conn, NAME, wallet)?);
+    runs.extend(pod::stopped(conn, NAME, wallet, limit)?);
+    runs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(runs)
 }

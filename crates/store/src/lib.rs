@@ -11,7 +11,8 @@
 //! | `handle` | [`Store`], what callers see |
 //! | `writer`, `reader` | the threads, and how an error is shared |
 //! | `admission` | spent messages, reservations, idempotency |
-//! | `life` | steps of an agent, and their history |
+//! | `life` | steps of a run, and their history |
+//! | `pod` | what lasts of a POD, and its removal |
 //! | `billing` | marks, usage |
 //! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
 //! | `payments`, `purposes` | what was paid for requests; what each authorization pays for |
@@ -37,6 +38,7 @@ mod life;
 mod links;
 mod outbox;
 mod payments;
+mod pod;
 mod prices;
 mod prune;
 mod purposes;
@@ -48,7 +50,7 @@ mod rows;
 mod schema;
 mod writer;
 
-pub use admission::{Admission, Idempotency, Reservation, Stamp};
+pub use admission::{Admission, Idempotency, PodChoice, Reservation, Stamp};
 pub use billing::{Counted, Cursor};
 pub use books::{BookBatch, BookId, BookRefusal, VaultBooks};
 pub use config::{Config, ConfigError};
@@ -58,8 +60,17 @@ pub use handle::Store;
 pub use life::{Advanced, Observation};
 pub use links::Link;
 pub use outbox::Posted;
+<<<<<<< HEAD
 pub use payments::StorePayments;
 pub use prices::Prices;
 pub use prune::Pruned;
 pub use record::{Below, Epoch, Record};
 pub use relays::StoreJournal;
+=======
+pub use payments::{Payment, PaymentClaim, PaymentKey, PaymentMet, PaymentMove, PaymentStage};
+pub use pod::{KeptPod, MAX_STOPPED_PODS};
+pub use prices::Prices;
+pub use prune::Pruned;
+pub use record::{Below, Epoch, KeptData, PodKey, Record};
+pub use relays::{RelayCounts, RelayMet, RelayPayment, RelayProgress, RelayQuota, RelayRow, RelayWish};
+>>>>>>> 4fed07f (Store, control: a POD lasts and a run is one start of it; stop keeps data, remove erases; disk quota by tier)

@@ -1,16 +1,17 @@
-//! Steps of an agent's life, taken in the transaction, and their history.
+//! Steps of a run's life, taken in the transaction, and their history.
 
-use domain::{Action, AgentId, Event, State, UnixMillis, step};
+use domain::{Action, Event, PodId, RunId, State, UnixMillis, step};
 use rusqlite::{Connection, params};
 use wire::public::StateChange;
 
 use crate::codec::{change, first_change, id_column, integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
-use crate::record::{Below, Record};
-use crate::row::{ended, find};
+use crate::pod;
+use crate::record::{Below, KeptData, PodKey, Record};
+use crate::row::ended;
 use crate::writer::{Command, Tx};
 
-/// Changes of state kept of one agent: a flapping one forgets its oldest.
+/// Changes of state kept of one POD: a flapping one forgets its oldest.
 const MAX_CHANGES: u64 = 1000;
 
 /// What a node said of an agent.
@@ -35,12 +36,12 @@ pub struct Advanced {
 
 /// One step, with what became known by it.
 pub(crate) struct Advance {
-    pub(crate) id: AgentId,
+    pub(crate) id: RunId,
     pub(crate) event: Event,
     pub(crate) node: Option<String>,
     pub(crate) seen: Option<Observation>,
-    /// Until when its node keeps its disks, now that it has ended.
-    pub(crate) kept_until: Option<UnixMillis>,
+    /// What its node keeps of its POD's data, now that it has ended.
+    pub(crate) kept: Option<KeptData>,
     pub(crate) now: UnixMillis,
 }
 
@@ -54,7 +55,7 @@ impl Command for Advance {
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Advanced, StoreError> {
         let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
-        if self.forgets_the_owners_word(before.state) {
+        if self.forgets_a_removal(before.state) {
             return Ok(Advanced { record: before, actions: &[], change: None });
         }
         let (state, actions) = step(before.state, self.event)?;
@@ -65,19 +66,23 @@ impl Command for Advance {
         write(tx, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
         let change = (record.state != before.state).then(|| change(record.changes, self.now, state));
         if let Some(change) = change {
-            keep(tx.conn, self.id, &change, state).map_err(|error| StoreError::sql(Self::NAME, error))?;
-            tx.announce(self.id, change);
+            keep_change(tx.conn, record.pod_key, &change, state).map_err(|error| StoreError::sql(Self::NAME, error))?;
+            tx.announce(record.pod, change);
+        }
+        let ended = before.state.is_live() && !record.state.is_live();
+        if ended && record.state.end().is_some_and(domain::End::erases_data) {
+            pod::remove(tx, &record, self.now)?;
         }
         Ok(Advanced { record, actions, change })
     }
 }
 
 impl Advance {
-    /// Whether an agent would end with its disks kept, whose owner has said that they
-    /// go: that word came while they were set aside.
-    fn forgets_the_owners_word(&self, state: State) -> bool {
-        let owners = matches!(state, State::Stopping(end) if end.is_owners_word());
-        self.event == Event::Gone && self.kept_until.is_some() && owners
+    /// Whether a run would end with data kept, whose holder has said that it goes: that
+    /// word came while it was set aside.
+    fn forgets_a_removal(&self, state: State) -> bool {
+        let removed = matches!(state, State::Stopping(end) if end.erases_data());
+        self.event == Event::Gone && self.kept.is_some() && removed
     }
 
     fn after(&self, before: &Record, state: State) -> Record {
@@ -93,7 +98,8 @@ impl Advance {
         if before.state.is_live() && !state.is_live() {
             record.ended_at = Some(self.now);
             record.meter = ended(record.meter, record.ended_at);
-            record.data_kept_until = self.kept_until;
+            record.data = self.kept;
+            record.data_node = self.kept.and(record.node.clone().or_else(|| before.data_node.clone()));
         }
         if let Some(node) = &self.node {
             record.node = Some(node.clone());
@@ -119,7 +125,7 @@ fn write(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
     tx.rows.forget(record.id);
     tx.conn
         .prepare_cached(
-            "UPDATE agents SET state = ?2, reason = ?3, generation = ?4, changes = ?5, node = ?6, runtime = ?7, \
+            "UPDATE runs SET state = ?2, reason = ?3, generation = ?4, changes = ?5, node = ?6, runtime = ?7, \
          restarts = ?8, was_ready = ?9 WHERE id = ?1",
         )?
         .execute(params![
@@ -139,26 +145,27 @@ fn write(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
 }
 
 /// Frees the wallet. Apart from the other columns, because naming this one has
-/// SQLite write every index of live agents anew, changed or not.
+/// SQLite write every index of live runs anew, changed or not.
 fn end(conn: &Connection, record: &Record, at: UnixMillis) -> rusqlite::Result<()> {
-    let mut update = conn.prepare_cached("UPDATE agents SET ended_at = ?2, data_kept_until = ?3 WHERE id = ?1")?;
-    let kept_until = record.data_kept_until.map(|until| integer(until.0));
-    update.execute((id_column(record.id), integer(at.0), kept_until)).map(drop)
+    conn.prepare_cached("UPDATE runs SET ended_at = ?2 WHERE id = ?1")?
+        .execute((id_column(record.id), integer(at.0)))?;
+    pod::rest(conn, record, at)
 }
 
-fn keep(conn: &Connection, id: AgentId, change: &StateChange, state: State) -> rusqlite::Result<()> {
+/// Adds to a POD's history.
+pub(crate) fn keep_change(conn: &Connection, pod: PodKey, change: &StateChange, state: State) -> rusqlite::Result<()> {
+    let key = pod.0.cast_signed();
     let (name, reason) = state_columns(state);
-    conn.prepare_cached("INSERT INTO changes (agent, seq, at, state, reason) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![id_column(id), integer(change.seq), integer(change.at.0), name, reason])?;
+    conn.prepare_cached("INSERT INTO changes (pod, seq, at, state, reason) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![key, integer(change.seq), integer(change.at.0), name, reason])?;
     if let Some(oldest) = change.seq.checked_sub(MAX_CHANGES) {
-        conn.prepare_cached("DELETE FROM changes WHERE agent = ?1 AND seq <= ?2")?
-            .execute((id_column(id), integer(oldest)))?;
+        conn.prepare_cached("DELETE FROM changes WHERE pod = ?1 AND seq <= ?2")?.execute((key, integer(oldest)))?;
     }
     Ok(())
 }
 
 pub(crate) struct Observe {
-    pub(crate) id: AgentId,
+    pub(crate) id: RunId,
     pub(crate) seen: Observation,
 }
 
@@ -177,30 +184,8 @@ impl Command for Observe {
     }
 }
 
-pub(crate) struct NoteErased {
-    pub(crate) id: AgentId,
-}
-
-impl Command for NoteErased {
-    type Answer = ();
-    const NAME: &'static str = "note that an agent's disks are erased";
-
-    fn is_essential(&self) -> bool {
-        true
-    }
-
-    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        tx.rows.forget(self.id);
-        let mut update = tx
-            .conn
-            .prepare_cached("UPDATE agents SET data_kept_until = NULL WHERE id = ?1")
-            .map_err(|error| StoreError::sql(Self::NAME, error))?;
-        update.execute((id_column(self.id),)).map(drop).map_err(|error| StoreError::sql(Self::NAME, error))
-    }
-}
-
 pub(crate) struct NoteBalance {
-    pub(crate) id: AgentId,
+    pub(crate) id: RunId,
     pub(crate) below: Below,
 }
 
@@ -213,7 +198,7 @@ impl Command for NoteBalance {
         tx.rows.forget(self.id);
         let known = tx
             .conn
-            .prepare_cached("UPDATE agents SET below_readings = ?2, below_since = ?3 WHERE id = ?1")
+            .prepare_cached("UPDATE runs SET below_readings = ?2, below_since = ?3 WHERE id = ?1")
             .map_err(sql)?
             .execute((id_column(self.id), self.below.readings, self.below.since.map(|at| integer(at.0))))
             .map_err(sql)?;
@@ -221,17 +206,17 @@ impl Command for NoteBalance {
     }
 }
 
-/// The changes of an agent after this one, oldest first.
-pub(crate) fn changes(conn: &Connection, id: AgentId, after: u64) -> Result<Vec<StateChange>, StoreError> {
-    const NAME: &str = "read an agent's changes";
-    let record = find(conn, NAME, id)?.ok_or(StoreError::Unknown(id))?;
-    let first = (after == 0 && record.changes <= MAX_CHANGES).then(|| first_change(record.spawned_at));
+/// The changes of a POD after this one, oldest first.
+pub(crate) fn changes(conn: &Connection, id: PodId, after: u64) -> Result<Vec<StateChange>, StoreError> {
+    const NAME: &str = "read a POD's changes";
+    let record = pod::last_run(conn, NAME, &id)?.ok_or(StoreError::NoPod(id))?;
+    let first = (after == 0 && record.changes <= MAX_CHANGES).then(|| first_change(record.created_at));
     let sql = |error| StoreError::sql(NAME, error);
     let mut statement = conn
-        .prepare_cached("SELECT seq, at, state, reason FROM changes WHERE agent = ?1 AND seq > ?2 ORDER BY seq")
+        .prepare_cached("SELECT seq, at, state, reason FROM changes WHERE pod = ?1 AND seq > ?2 ORDER BY seq")
         .map_err(sql)?;
     let rows = statement
-        .query_map((id_column(id), integer(after)), |row| {
+        .query_map((record.pod_key.0.cast_signed(), integer(after)), |row| {
             let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
             let (state, reason): (String, Option<String>) = (row.get(2)?, row.get(3)?);
             Ok(state_of(&state, reason.as_deref()).map(|state| change(natural(seq), millis(at), state)))

@@ -1,64 +1,70 @@
-//! What requests to an agent cost, by the beginning of their path.
+//! What requests to a POD cost, by the beginning of their path.
 
 use std::collections::BTreeMap;
 
-use domain::{AgentId, Usdc};
+use domain::{PodId, Usdc};
 use rusqlite::Connection;
 
-use crate::codec::{id_column, integer, natural};
+use crate::codec::{integer, natural};
 use crate::error::StoreError;
 use crate::handle::Store;
+use crate::pod::key_of;
 use crate::writer::{Command, Tx};
 
 /// Prices by the beginning of a path.
 pub type Prices = BTreeMap<String, Usdc>;
 
 struct Set {
-    agent: AgentId,
+    pod: PodId,
     prices: Prices,
 }
 
 impl Command for Set {
     type Answer = ();
-    const NAME: &'static str = "set an agent's prices";
+    const NAME: &'static str = "set a POD's prices";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        self.write(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
+        let written = self.write(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))?;
+        if written { Ok(()) } else { Err(StoreError::NoPod(self.pod)) }
     }
 }
 
 impl Set {
-    fn write(&self, conn: &Connection) -> rusqlite::Result<()> {
-        conn.prepare_cached("DELETE FROM prices WHERE agent = ?1")?.execute((id_column(self.agent),))?;
-        let mut insert = conn.prepare_cached("INSERT INTO prices (agent, path, amount) VALUES (?1, ?2, ?3)")?;
+    /// Whether there is such a POD.
+    fn write(&self, conn: &Connection) -> rusqlite::Result<bool> {
+        let Some(key) = key_of(conn, &self.pod)? else { return Ok(false) };
+        let key = key.0.cast_signed();
+        conn.prepare_cached("DELETE FROM prices WHERE pod = ?1")?.execute((key,))?;
+        let mut insert = conn.prepare_cached("INSERT INTO prices (pod, path, amount) VALUES (?1, ?2, ?3)")?;
         for (path, price) in &self.prices {
-            insert.execute((id_column(self.agent), path, integer(price.0)))?;
+            insert.execute((key, path, integer(price.0)))?;
         }
-        Ok(())
+        Ok(true)
     }
 }
 
 impl Store {
-    /// Sets an agent's prices in place of the old ones.
+    /// Sets a POD's prices in place of the old ones.
     ///
     /// # Errors
-    /// Faults of the store.
-    pub async fn set_prices(&self, agent: AgentId, prices: Prices) -> Result<(), StoreError> {
-        self.write(Set { agent, prices }).await
+    /// [`StoreError::NoPod`], faults of the store.
+    pub async fn set_prices(&self, pod: PodId, prices: Prices) -> Result<(), StoreError> {
+        self.write(Set { pod, prices }).await
     }
 
-    /// An agent's prices.
+    /// A POD's prices; none of one that is not there.
     ///
     /// # Errors
     /// Faults of the store.
-    pub async fn prices_of(&self, agent: AgentId) -> Result<Prices, StoreError> {
-        const NAME: &str = "read an agent's prices";
-        self.read(NAME, move |conn| prices(conn, agent).map_err(|error| StoreError::sql(NAME, error))).await
+    pub async fn prices_of(&self, pod: PodId) -> Result<Prices, StoreError> {
+        const NAME: &str = "read a POD's prices";
+        self.read(NAME, move |conn| prices(conn, &pod).map_err(|error| StoreError::sql(NAME, error))).await
     }
 }
 
-fn prices(conn: &Connection, agent: AgentId) -> rusqlite::Result<Prices> {
-    let mut rows = conn.prepare_cached("SELECT path, amount FROM prices WHERE agent = ?1")?;
-    let found = rows.query_map((id_column(agent),), |row| Ok((row.get(0)?, Usdc(natural(row.get(1)?)))))?;
+fn prices(conn: &Connection, pod: &PodId) -> rusqlite::Result<Prices> {
+    let Some(key) = key_of(conn, pod)? else { return Ok(Prices::new()) };
+    let mut rows = conn.prepare_cached("SELECT path, amount FROM prices WHERE pod = ?1")?;
+    let found = rows.query_map((key.0.cast_signed(),), |row| Ok((row.get(0)?, Usdc(natural(row.get(1)?)))))?;
     found.collect()
 }

@@ -1,12 +1,12 @@
 //! What is forgotten, and when. In small bites, so that nobody waits for long.
 
-use domain::{AgentId, UnixMillis, Wallet};
+use domain::{RunId, UnixMillis, Wallet};
 use rusqlite::Connection;
 
 use crate::billing::keep_total;
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;
-use crate::row::{many, select_agents};
+use crate::row::{many, select_runs};
 use crate::writer::{Command, Tx};
 
 /// Rows of each kind forgotten in one transaction.
@@ -22,8 +22,9 @@ pub struct Pruned {
     pub stamps: u64,
     /// Idempotency keys past their day.
     pub keys: u64,
-    /// Ended agents past their retention; their usage went into the totals.
-    pub agents: u64,
+    /// Ended runs past their retention, but the last of each POD; their usage went into
+    /// the totals.
+    pub runs: u64,
     /// Payments whose authorizations no token takes any more, and that are over.
     pub payments: u64,
     /// What authorizations paid for that no token takes any more.
@@ -72,9 +73,9 @@ impl Command for Prune {
         );
         let (stamps, keys, payments) = (stamps.map_err(sql)?, keys.map_err(sql)?, payments.map_err(sql)?);
         let purposes = purposes.map_err(sql)?;
-        let agents = forget_agents(tx.conn, before(self.retention_ms))?;
-        let more = [stamps, keys, payments, purposes, agents].iter().any(|count| *count >= u64::from(BITE));
-        Ok(Pruned { stamps, keys, agents, payments, purposes, more })
+        let runs = forget_runs(tx.conn, before(self.retention_ms))?;
+        let more = [stamps, keys, payments, purposes, runs].iter().any(|count| *count >= u64::from(BITE));
+        Ok(Pruned { stamps, keys, runs, payments, purposes, more })
     }
 }
 
@@ -83,27 +84,27 @@ fn bite(conn: &Connection, sql: &'static str, before: i64) -> rusqlite::Result<u
     Ok(u64::try_from(gone).unwrap_or(u64::MAX))
 }
 
-fn forget_agents(conn: &Connection, before: i64) -> Result<u64, StoreError> {
+fn forget_runs(conn: &Connection, before: i64) -> Result<u64, StoreError> {
     let old = many(
         conn,
         Prune::NAME,
-        select_agents!("WHERE ended_at IS NOT NULL AND ended_at < ?1 ORDER BY ended_at LIMIT ?2"),
+        select_runs!(
+            "WHERE ended_at IS NOT NULL AND ended_at < ?1 AND runs.id <> pods.last_run ORDER BY ended_at LIMIT ?2"
+        ),
         (before, BITE),
     )?;
     let mut forgotten = 0;
-    for agent in old {
-        let used = agent.usage(UnixMillis(0));
-        let wallet: Wallet = agent.wallet;
-        keep_total(conn, &wallet, used, agent.was_ready)
-            .and_then(|()| forget(conn, agent.id))
+    for run in old {
+        let used = run.usage(UnixMillis(0));
+        let wallet: Wallet = run.wallet;
+        keep_total(conn, &wallet, used, run.was_ready)
+            .and_then(|()| forget(conn, run.id))
             .map_err(|error| StoreError::sql(Prune::NAME, error))?;
         forgotten += 1;
     }
     Ok(forgotten)
 }
 
-fn forget(conn: &Connection, id: AgentId) -> rusqlite::Result<()> {
-    conn.prepare_cached("DELETE FROM changes WHERE agent = ?1")?.execute((id_column(id),))?;
-    conn.prepare_cached("DELETE FROM agents WHERE id = ?1")?.execute((id_column(id),))?;
-    Ok(())
+fn forget(conn: &Connection, id: RunId) -> rusqlite::Result<()> {
+    conn.prepare_cached("DELETE FROM runs WHERE id = ?1")?.execute((id_column(id),)).map(drop)
 }

@@ -1,8 +1,8 @@
-//! An agent, as the store knows it.
+//! A run and its POD, as the store knows them.
 
 use std::fmt;
 
-use domain::{AgentId, Ask, Generation, ImageDigest, Meter, State, Tier, TierName, UnixMillis, Usage, Wallet};
+use domain::{Ask, Generation, ImageDigest, Meter, PodId, RunId, State, Tier, TierName, UnixMillis, Usage, Wallet};
 
 /// One run of the gateway: a random number made when the store is opened. A
 /// reservation of an earlier epoch has lost the process that would complete it.
@@ -30,11 +30,42 @@ pub struct Below {
     pub since: Option<UnixMillis>,
 }
 
-/// One agent.
+/// What the rows of a POD are called by: the number of its first run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodKey(pub u64);
+
+/// What a node keeps of a POD that does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptData {
+    /// Until when; `None`: for as long as nobody erases it.
+    pub until: Option<UnixMillis>,
+    /// What it takes of the node's disk.
+    pub bytes: u64,
+}
+
+impl KeptData {
+    /// Whether the node may have erased it by now.
+    #[must_use]
+    pub fn is_over(&self, now: UnixMillis) -> bool {
+        self.until.is_some_and(|until| until <= now)
+    }
+}
+
+/// One run of a POD.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// Its name for life.
-    pub id: AgentId,
+    /// The run.
+    pub id: RunId,
+    /// The POD it is a run of.
+    pub pod: PodId,
+    /// The POD's rows.
+    pub pod_key: PodKey,
+    /// When the POD was first asked for.
+    pub created_at: UnixMillis,
+    /// Whether the POD is to leave nothing behind when its holder stops it.
+    pub ephemeral: bool,
+    /// Whether its image was brought by its holder, and not named by its type.
+    pub brought: bool,
     /// Its holder.
     pub wallet: Wallet,
     /// How often what is wanted of it was changed.
@@ -69,10 +100,13 @@ pub struct Record {
     pub was_ready: bool,
     /// Its holder's balance, when last seen below the tier.
     pub below: Below,
-    /// The number of its last change of state.
+    /// The number of its POD's last change of state.
     pub changes: u64,
-    /// Until when its node keeps its disks, if it ended without its owner's word.
-    pub data_kept_until: Option<UnixMillis>,
+    /// What a node keeps of the POD's data, as that node said when a run of it ended
+    /// last; while a run is live, what was kept before it.
+    pub data: Option<KeptData>,
+    /// That node.
+    pub data_node: Option<String>,
 }
 
 impl Record {

@@ -1,40 +1,43 @@
-//! One row of `agents`, and the record it makes.
+//! One row of `runs` with its POD's, and the record they make.
 
-use domain::{AgentId, Generation, ImageDigest, Meter, Tier, TierName, UnixMillis, Wallet};
+use domain::{Generation, ImageDigest, Meter, RunId, Tier, TierName, UnixMillis, Wallet};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use crate::codec::{id_column, id_of, millis, natural, state_of};
 use crate::error::StoreError;
-use crate::record::{Below, Epoch, Record};
+use crate::pod::id_from;
+use crate::record::{Below, Epoch, KeptData, PodKey, Record};
 
-/// `SELECT` of whole agents, with what follows `FROM agents`.
-macro_rules! select_agents {
+/// `SELECT` of whole runs, with what follows the tables.
+macro_rules! select_runs {
     ($tail:literal) => {
         concat!(
-            "SELECT id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, memory_mib, ",
-            "public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, closed_ms, ",
-            "ready_since, mark_seq, below_readings, below_since, data_kept_until FROM agents ",
+            "SELECT runs.id, runs.wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, ",
+            "memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, ",
+            "closed_ms, ready_since, mark_seq, below_readings, below_since, disk_mib, pods.key, pods.name, ",
+            "pods.created_at, pods.ephemeral, pods.brought, pods.data_node, pods.data_until, pods.data_bytes ",
+            "FROM runs JOIN pods ON pods.key = runs.pod ",
             $tail
         )
     };
 }
-pub(crate) use select_agents;
+pub(crate) use select_runs;
 
-/// The agent of this id.
-pub(crate) fn find(conn: &Connection, operation: &'static str, id: AgentId) -> Result<Option<Record>, StoreError> {
-    one(conn, operation, select_agents!("WHERE id = ?1"), (id_column(id),))
+/// The run of this id.
+pub(crate) fn find(conn: &Connection, operation: &'static str, id: RunId) -> Result<Option<Record>, StoreError> {
+    one(conn, operation, select_runs!("WHERE runs.id = ?1"), (id_column(id),))
 }
 
-/// The live agent of this wallet.
+/// The live run of this wallet.
 pub(crate) fn find_live(
     conn: &Connection,
     operation: &'static str,
     wallet: &Wallet,
 ) -> Result<Option<Record>, StoreError> {
-    one(conn, operation, select_agents!("WHERE wallet = ?1 AND ended_at IS NULL"), (wallet.0,))
+    one(conn, operation, select_runs!("WHERE runs.wallet = ?1 AND ended_at IS NULL"), (wallet.0,))
 }
 
-/// At most one agent.
+/// At most one run.
 pub(crate) fn one(
     conn: &Connection,
     operation: &'static str,
@@ -46,7 +49,7 @@ pub(crate) fn one(
     row.map_err(fail)?.transpose()
 }
 
-/// All agents that the statement names, in its order.
+/// All runs that the statement names, in its order.
 pub(crate) fn many(
     conn: &Connection,
     operation: &'static str,
@@ -60,7 +63,7 @@ pub(crate) fn many(
 }
 
 fn decode(row: &Row<'_>) -> Result<Record, StoreError> {
-    let wide = Columns::read(row).map_err(|error| StoreError::sql("read an agent", error))?;
+    let wide = Columns::read(row).map_err(|error| StoreError::sql("read a run", error))?;
     wide.record()
 }
 
@@ -81,7 +84,9 @@ struct Columns {
     placed: (Option<String>, Option<String>, u32, bool),
     meter: (i64, Option<i64>, i64),
     below: (u32, Option<i64>),
-    data_kept_until: Option<i64>,
+    disk_mib: u32,
+    pod: (i64, Option<String>, i64, bool, bool),
+    data: (Option<String>, Option<i64>, Option<i64>),
 }
 
 impl Columns {
@@ -102,7 +107,9 @@ impl Columns {
             placed: (row.get(16)?, row.get(17)?, row.get(18)?, row.get(19)?),
             meter: (row.get(20)?, row.get(21)?, row.get(22)?),
             below: (row.get(23)?, row.get(24)?),
-            data_kept_until: row.get(25)?,
+            disk_mib: row.get(25)?,
+            pod: (row.get(26)?, row.get(27)?, row.get(28)?, row.get(29)?, row.get(30)?),
+            data: (row.get(31)?, row.get(32)?, row.get(33)?),
         })
     }
 
@@ -110,15 +117,24 @@ impl Columns {
         let (tier, min, cores, memory) = self.tier;
         let (node, runtime, restarts, was_ready) = self.placed;
         let ended_at = self.ended_at.map(millis);
+        let (key, name, created_at, ephemeral, brought) = self.pod;
+        let (data_node, until, bytes) = self.data;
+        let pod_key = PodKey(key.cast_unsigned());
+        let kept = KeptData { until: until.map(millis), bytes: natural(bytes.unwrap_or_default()) };
         Ok(Record {
             id: id_of(self.id),
+            pod: id_from(pod_key, name)?,
+            pod_key,
+            created_at: millis(created_at),
+            ephemeral,
+            brought,
             wallet: Wallet(self.wallet),
             generation: Generation(natural(self.generation)),
             state: state_of(&self.state.0, self.state.1.as_deref())?,
             agent_type: self.agent_type,
             image: ImageDigest(self.image),
             tier: TierName::try_from(tier).map_err(|_| StoreError::Value("a tier's name"))?,
-            tier_config: Tier { min: natural(min), cores, memory },
+            tier_config: Tier { min: natural(min), cores, memory, disk: self.disk_mib },
             public: self.public,
             spawned_at: millis(self.spawned_at),
             ended_at,
@@ -130,7 +146,8 @@ impl Columns {
             was_ready,
             below: Below { readings: self.below.0, since: self.below.1.map(millis) },
             changes: natural(self.changes),
-            data_kept_until: self.data_kept_until.map(millis),
+            data: data_node.is_some().then_some(kept),
+            data_node,
         })
     }
 }

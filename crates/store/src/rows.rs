@@ -1,13 +1,13 @@
-//! The live agents that were written last, as they lie in the database: the next
-//! step of an agent that is being spawned need not look it up.
+//! The live runs that were written last, as they lie in the database: the next
+//! step of one that is being spawned need not look it up.
 //!
-//! Only the writer has them. Who writes to an agent's row in another way than by
+//! Only the writer has them. Who writes to a run's row in another way than by
 //! [`Rows::keep`] calls [`Rows::forget`]; a transaction that fails forgets all.
 //! Builds with debug assertions compare each row that is found with its database.
 
 use std::cell::RefCell;
 
-use domain::AgentId;
+use domain::RunId;
 use hashlink::LruCache;
 use rusqlite::Connection;
 
@@ -18,7 +18,7 @@ use crate::row::find;
 /// Agents remembered: about 2 MiB.
 const MOST: usize = 4096;
 
-pub(crate) struct Rows(RefCell<LruCache<AgentId, Record>>);
+pub(crate) struct Rows(RefCell<LruCache<RunId, Record>>);
 
 impl Default for Rows {
     fn default() -> Self {
@@ -32,7 +32,7 @@ impl Rows {
         &self,
         conn: &Connection,
         operation: &'static str,
-        id: AgentId,
+        id: RunId,
     ) -> Result<Option<Record>, StoreError> {
         let known = self.0.borrow_mut().get(&id).cloned();
         match known {
@@ -54,7 +54,7 @@ impl Rows {
     }
 
     /// The row was, or will be, changed by something else.
-    pub(crate) fn forget(&self, id: AgentId) {
+    pub(crate) fn forget(&self, id: RunId) {
         self.0.borrow_mut().remove(&id);
     }
 

@@ -5,15 +5,16 @@
 //!
 //! | table | key | holds |
 //! |---|---|---|
-//! | `agents` | id | one row an agent; live while `ended_at` is null |
-//! | `changes` | agent, seq | its changes of state but the first, which is `spawned_at` |
+//! | `pods` | key | one row a POD, for ever: `removed_at` keeps its id from others |
+//! | `runs` | id | one row a run; live while `ended_at` is null |
+//! | `changes` | pod, seq | its changes of state but the first, which is `created_at` |
 //! | `spent` | expiry, key | messages that were used, until nobody could accept them |
-//! | `idempotency` | wallet, key | which agent a key stands for |
+//! | `idempotency` | wallet, key | which run a key stands for |
 //! | `cursors` | node, journal | the last mark that was counted |
-//! | `totals` | wallet | usage of agents that were forgotten |
+//! | `totals` | wallet | usage of runs that were forgotten |
 //! | `links` | holder | which owner a holder belongs to |
-//! | `prices` | agent, path | what requests cost |
-//! | `deploys` | agent | vaults that agents are to have |
+//! | `prices` | pod, path | what requests cost |
+//! | `deploys` | pod | vaults that PODs are to have |
 //! | `payments` | chain, token, payer, number | what was paid for requests |
 //! | `spent_payments` | chain, token, payer, number | what each authorization pays for |
 //! | `books`, `book_blocks`, `book_events` | chain, factory, block, log | what was read of a chain |
@@ -39,6 +40,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/3.sql"),
     include_str!("schema/4.sql"),
     include_str!("schema/5.sql"),
+    include_str!("schema/6.sql"),
 ];
 
 /// The newest schema known here.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use domain::AgentId;
+use domain::PodId;
 use rusqlite::Connection;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -50,13 +50,13 @@ pub(crate) struct Tx<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) epoch: Epoch,
     pub(crate) rows: &'a Rows,
-    news: RefCell<Vec<(AgentId, StateChange)>>,
+    news: RefCell<Vec<(PodId, StateChange)>>,
 }
 
 impl Tx<'_> {
     /// Tells subscribers, once this is durable.
-    pub(crate) fn announce(&self, id: AgentId, change: StateChange) {
-        self.news.borrow_mut().push((id, change));
+    pub(crate) fn announce(&self, pod: PodId, change: StateChange) {
+        self.news.borrow_mut().push((pod, change));
     }
 }
 
@@ -149,7 +149,7 @@ impl Answers {
 }
 
 pub(crate) type Queue = mpsc::Sender<Box<dyn Job>>;
-pub(crate) type News = broadcast::Sender<(AgentId, StateChange)>;
+pub(crate) type News = broadcast::Sender<(PodId, StateChange)>;
 
 /// The writer's state.
 pub(crate) struct Writer {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::AgentId;
+use domain::{PodId, RunId};
 use http::header::CONTENT_TYPE;
 use http::request::Builder;
 use http::{Method, Request};
@@ -84,7 +84,7 @@ impl NodeClient {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn guest_metrics(&self, id: AgentId) -> Result<String, NodeError> {
+    pub async fn guest_metrics(&self, id: RunId) -> Result<String, NodeError> {
         let call = Call::new("read the guest's metrics", self.deadlines.read);
         let request = empty(Method::GET, &format!("{}/metrics", sandbox(id)));
         call.within(async { self.ask(call, request).await?.text(call.operation).await }).await
@@ -102,12 +102,7 @@ impl NodeClient {
     ///
     /// # Errors
     /// See [`NodeError`]; a stale generation is refused.
-    pub async fn create(
-        &self,
-        id: AgentId,
-        spec: &SandboxSpec,
-        traceparent: Option<&str>,
-    ) -> Result<Sandbox, NodeError> {
+    pub async fn create(&self, id: RunId, spec: &SandboxSpec, traceparent: Option<&str>) -> Result<Sandbox, NodeError> {
         let call = Call::new("create the sandbox", self.deadlines.create);
         let body = serde_json::to_vec(spec).map_err(|error| NodeError::protocol(call.operation, error.to_string()))?;
         let mut request = builder(Method::PUT, &sandbox(id)).header(CONTENT_TYPE, "application/json");
@@ -121,7 +116,7 @@ impl NodeClient {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn get(&self, id: AgentId) -> Result<Option<Sandbox>, NodeError> {
+    pub async fn get(&self, id: RunId) -> Result<Option<Sandbox>, NodeError> {
         found(self.read("read the sandbox", &sandbox(id)).await)
     }
 
@@ -131,7 +126,7 @@ impl NodeClient {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn wait_ready(&self, id: AgentId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
+    pub async fn wait_ready(&self, id: RunId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
         let end = Instant::now() + timeout;
         loop {
             let asked = Instant::now();
@@ -150,22 +145,34 @@ impl NodeClient {
         }
     }
 
-    async fn wait_once(&self, id: AgentId, wait: Duration) -> Result<Option<Sandbox>, NodeError> {
+    async fn wait_once(&self, id: RunId, wait: Duration) -> Result<Option<Sandbox>, NodeError> {
         let call = Call::new("wait for the sandbox", wait + self.deadlines.margin);
         let path = format!("{}?until=ready&wait_ms={}", sandbox(id), wait.as_millis());
         found(self.json(call, empty(Method::GET, &path)).await)
     }
 
-    /// Takes a sandbox down, its agent having `grace` to end by itself. When this
-    /// returns, nothing of it runs on the node, and its disks are set aside or erased;
-    /// unknown ids are gone already.
+    /// Takes a run of a POD down, its agent having `grace` to end by itself. When this
+    /// returns, nothing of it runs on the node, and the POD's data is set aside or
+    /// erased; unknown runs are gone already.
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn delete(&self, id: AgentId, grace: Duration, data: Data) -> Result<Gone, NodeError> {
+    pub async fn delete(&self, id: RunId, pod: PodId, grace: Duration, data: Data) -> Result<Gone, NodeError> {
         let call = Call::new("delete the sandbox", grace + self.deadlines.margin);
-        let path = format!("{}?grace_ms={}&data={}", sandbox(id), grace.as_millis(), data.as_str());
+        let path = format!("{}?pod={pod}&grace_ms={}&data={}", sandbox(id), grace.as_millis(), data.as_str());
         self.json(call, empty(Method::DELETE, &path)).await
+    }
+
+    /// Erases what is kept of a POD that does not run: its owner's word. Nothing may be
+    /// kept of it any more.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn erase(&self, pod: PodId) -> Result<(), NodeError> {
+        let call = Call::new("erase a POD's data", self.deadlines.read);
+        let request = empty(Method::DELETE, &format!("/v1/pods/{pod}/data"));
+        call.within(async { self.ask(call, request).await?.accepted(call.operation).await }).await?;
+        Ok(())
     }
 
     /// All sandboxes of the node, in the order of their ids, and apart from them those
@@ -210,7 +217,7 @@ impl NodeClient {
 }
 
 /// A sandbox's path.
-pub(super) fn sandbox(id: AgentId) -> String {
+pub(super) fn sandbox(id: RunId) -> String {
     format!("/v1/sandboxes/{id}")
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::AgentId;
+use domain::RunId;
 use http::header::{CONNECTION, HOST, UPGRADE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Body;
@@ -54,7 +54,7 @@ impl NodeClient {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn logs(&self, id: AgentId, source: LogSource, follow: bool) -> Result<NodeBody, NodeError> {
+    pub async fn logs(&self, id: RunId, source: LogSource, follow: bool) -> Result<NodeBody, NodeError> {
         let call = Call::new("read the logs", self.deadlines.stream);
         let path = format!("{}/logs?follow={follow}&source={}", sandbox(id), source.as_str());
         let answer = call
@@ -71,12 +71,12 @@ impl NodeClient {
     /// # Errors
     /// See [`NodeError`]; a guest that cannot be reached is refused with
     /// `agent_unreachable`.
-    pub async fn tunnel(&self, id: AgentId) -> Result<Tunnel, NodeError> {
+    pub async fn tunnel(&self, id: RunId) -> Result<Tunnel, NodeError> {
         let call = Call::new("reach the agent's port", self.deadlines.tunnel);
         call.within(self.upgrade(call.operation, id)).await
     }
 
-    async fn upgrade(&self, operation: &'static str, id: AgentId) -> Result<Tunnel, NodeError> {
+    async fn upgrade(&self, operation: &'static str, id: RunId) -> Result<Tunnel, NodeError> {
         let mut request = empty(Method::GET, &format!("{}/tunnel", sandbox(id)));
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
         request.headers_mut().insert(UPGRADE, HeaderValue::from_static(TUNNEL));
@@ -101,7 +101,7 @@ impl NodeClient {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn pass<B>(&self, id: AgentId, path: &str, request: Request<B>) -> Result<Response<NodeBody>, NodeError>
+    pub async fn pass<B>(&self, id: RunId, path: &str, request: Request<B>) -> Result<Response<NodeBody>, NodeError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -124,12 +124,7 @@ impl NodeClient {
     }
 }
 
-fn addressed<B>(
-    operation: &'static str,
-    id: AgentId,
-    path: &str,
-    request: Request<B>,
-) -> Result<Request<B>, NodeError> {
+fn addressed<B>(operation: &'static str, id: RunId, path: &str, request: Request<B>) -> Result<Request<B>, NodeError> {
     let method = path.strip_prefix(PROCESS_ROUTES);
     if !method.is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric())) {
         return Err(NodeError::protocol(operation, "the path is not one of the process routes"));

@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use bytes::Bytes;
-use domain::{AgentId, FailReason, Generation, ImageDigest, Mark, MarkKind, UnixMillis};
+use domain::{FailReason, Generation, ImageDigest, Mark, MarkKind, RunId, UnixMillis};
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Full};
 use palatine_client::{Deadlines, LogSource, NodeClient, NodeError};
@@ -26,7 +26,7 @@ use wire::fault::{Code, Fault};
 use wire::node::{AgentMark, Data, Gone, Marks, Phase, RuntimeName, Sandbox, SandboxSpec, TUNNEL};
 use wire::{Environment, Secret};
 
-const ID: AgentId = AgentId::from_bits(0xa1b2_c3d4_e5f6_7890);
+const ID: RunId = RunId::from_bits(0xa1b2_c3d4_e5f6_7890);
 /// Longer than any test may take.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -158,7 +158,7 @@ async fn what_the_node_refuses_keeps_its_code() {
 async fn a_deletion_hands_its_grace_to_the_node() {
     async fn delete(Query(query): Query<BTreeMap<String, String>>) -> Json<Gone> {
         assert_eq!((query["grace_ms"].as_str(), query["data"].as_str()), ("1500", "erase"));
-        Json(Gone { id: ID, kept_until: None })
+        Json(Gone { id: ID, kept: None })
     }
     let server = Server::http(Router::new().route("/v1/sandboxes/{id}", axum::routing::delete(delete)));
     assert_eq!(server.client().delete(ID, Duration::from_millis(1500), Data::Erase).await.unwrap().id, ID);

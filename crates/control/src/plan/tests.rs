@@ -1,6 +1,6 @@
 use domain::{End, Generation, ImageDigest, Meter, StopReason, Tier, TierName, Wallet};
 use proptest::prelude::*;
-use store::Below;
+use store::{Below, PodKey};
 use wire::node::RuntimeName;
 
 use super::*;
@@ -10,14 +10,19 @@ const EPOCH: Epoch = Epoch(7);
 const START: UnixMillis = UnixMillis(1_000_000);
 const PATIENCE: Patience = Patience { reserve_ms: 5_000, settle_ms: 2_000, boot_ms: 60_000, lost_ms: 10_000 };
 
-fn id(n: u64) -> AgentId {
-    AgentId::from_bits(n)
+fn id(n: u64) -> RunId {
+    RunId::from_bits(n)
 }
 
 fn record(n: u64, state: State) -> Record {
     let placed = state != State::Reserved;
     Record {
         id: id(n),
+        pod: PodId::minted(id(n)),
+        pod_key: PodKey(n),
+        created_at: START,
+        ephemeral: false,
+        brought: false,
         wallet: Wallet([1; 32]),
         generation: Generation::FIRST,
         state,
@@ -36,13 +41,15 @@ fn record(n: u64, state: State) -> Record {
         was_ready: state == State::Ready,
         below: Below::default(),
         changes: 1,
-        data_kept_until: None,
+        data: None,
+        data_node: None,
     }
 }
 
 fn sandbox(n: u64, phase: Phase) -> Sandbox {
     Sandbox {
         id: id(n),
+        pod: PodId::minted(id(n)),
         generation: Generation::FIRST,
         image: ImageDigest([2; 32]),
         cores: 1,
@@ -65,7 +72,7 @@ fn said(sandboxes: Vec<Sandbox>) -> Vec<NodeSaid> {
 struct Look {
     nodes: Vec<NodeSaid>,
     live: Vec<Record>,
-    busy: HashSet<AgentId>,
+    busy: HashSet<RunId>,
     missing: Missing,
     waited: Waited,
     after_ms: u64,
@@ -102,7 +109,7 @@ fn fail(n: u64, reason: FailReason) -> Vec<Step> {
 #[test]
 fn a_sandbox_without_a_live_agent_is_removed_even_while_its_id_is_busy() {
     let mut look = Look::at(said(vec![sandbox(1, Phase::Ready)]), vec![], 0);
-    let removed = vec![Step::Remove { node: NODE.to_owned(), id: id(1) }];
+    let removed = vec![Step::Remove { node: NODE.to_owned(), id: id(1), pod: PodId::minted(id(1)) }];
     assert_eq!(look.steps(), removed);
     look.busy.insert(id(1));
     assert_eq!(look.steps(), removed);
@@ -113,7 +120,7 @@ fn a_sandbox_on_another_node_than_its_agents_is_removed_there_alone() {
     let mut nodes = said(vec![sandbox(1, Phase::Ready)]);
     nodes.push(NodeSaid { name: "two".to_owned(), ..said(vec![sandbox(1, Phase::Ready)]).remove(0) });
     let look = Look::at(nodes, vec![record(1, State::Ready)], 0);
-    assert_eq!(look.steps(), vec![Step::Remove { node: "two".to_owned(), id: id(1) }]);
+    assert_eq!(look.steps(), vec![Step::Remove { node: "two".to_owned(), id: id(1), pod: PodId::minted(id(1)) }]);
 }
 
 #[test]
@@ -270,7 +277,7 @@ proptest! {
         look.busy = agents.iter().filter(|(_, (_, _, busy))| *busy).map(|(n, _)| id(*n)).collect();
         let steps = look.steps();
         for (n, phase) in held.iter().filter(|_| answers) {
-            let removed = steps.contains(&Step::Remove { node: NODE.to_owned(), id: id(*n) });
+            let removed = steps.contains(&Step::Remove { node: NODE.to_owned(), id: id(*n), pod: PodId::minted(id(*n)) });
             let placed = agents.get(n).map(|(state, _, busy)| *state != State::Reserved || *busy);
             prop_assert_eq!(removed, !placed.unwrap_or(false), "{} {:?}", n, phase);
         }

@@ -3,7 +3,7 @@ use std::time::Duration;
 use domain::{State, StopReason, TokenAmount};
 use palatine_control::Config;
 
-use crate::house::{Ground, id, wallet};
+use crate::house::{Ground, id, pod, wallet};
 
 fn ground() -> Ground {
     let config = Config { recheck_period_s: 10, below_readings: 3, below_grace_s: 25, ..Config::default() };
@@ -22,7 +22,7 @@ async fn a_holder_who_stays_below_the_tier_is_stopped_with_that_reason_and_an_ev
     assert_eq!(house.state(1).await, State::Ready);
     house.until("it is stopped", async |house| house.is_free(1).await).await;
     assert_eq!(house.state(1).await, State::Stopped(StopReason::Balance));
-    let last = house.store.changes(id(1), 0).await.unwrap().pop().unwrap();
+    let last = house.store.changes(pod(1), 0).await.unwrap().pop().unwrap();
     assert_eq!(last.reason, Some(wire::public::Reason::Stopped(StopReason::Balance)));
     assert_eq!(house.state(2).await, State::Ready);
     assert_eq!(house.node().running(), [id(2)]);

@@ -3,12 +3,14 @@ use std::time::Duration;
 use domain::{FailReason, State};
 use palatine_control::Node;
 use wire::Environment;
-use wire::node::SandboxSpec;
+use wire::node::{DataDisk, SandboxSpec};
 
-use crate::house::{Ground, House, id};
+use crate::house::{Ground, House, id, pod};
 
 pub(crate) fn spec() -> SandboxSpec {
     SandboxSpec {
+        pod: pod(7),
+        data: DataDisk::KeptOrEmpty,
         generation: domain::Generation::FIRST,
         image: domain::ImageDigest([1; 32]),
         cores: 1,

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chain::fake::FakeBalances;
-use domain::{AgentId, ImageDigest, State, Tier, TierName, Tiers, UnixMillis, Wallet};
+use domain::{ImageDigest, PodId, RunId, State, Tier, TierName, Tiers, UnixMillis, Wallet};
 use palatine_control::fake::{Build, FakeNode, TokioClock};
 use palatine_control::{Clock, Config, Control, Node};
-use store::{Admission, Record, Reservation, Stamp, Store};
+use store::{Admission, PodChoice, Record, Reservation, Stamp, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -99,8 +99,13 @@ impl Drop for House {
     }
 }
 
-pub(crate) fn id(n: u64) -> AgentId {
-    AgentId::from_bits(n)
+pub(crate) fn id(n: u64) -> RunId {
+    RunId::from_bits(n)
+}
+
+/// The POD whose first run is `n`.
+pub(crate) fn pod(n: u64) -> PodId {
+    PodId::minted(id(n))
 }
 
 pub(crate) fn wallet(n: u64) -> Wallet {
@@ -124,6 +129,8 @@ pub(crate) fn wish(holder: u64, n: u64, now: UnixMillis) -> Reservation {
         tier: TierName::try_from("standard".to_owned()).unwrap(),
         tier_config: Tier { min: 500_000, cores: 2, memory: 2048, disk: Tier::DEFAULT_DISK_MIB },
         public: false,
+        pod: PodChoice::New { name: None, ephemeral: false },
+        brought: false,
         idempotency: None,
         now,
     }
@@ -171,7 +178,7 @@ impl House {
             tokio::task::yield_now().await;
         }
         // Answered behind whatever was asked before.
-        let nobody = AgentId::from_bits(0);
+        let nobody = RunId::from_bits(0);
         let _ = tokio::join!(self.store.note_balance(nobody, store::Below::default()), self.store.get(nobody));
     }
 

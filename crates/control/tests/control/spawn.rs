@@ -6,7 +6,7 @@ use palatine_control::fake::{Build, Fate};
 use wire::Environment;
 use wire::fault::Code;
 
-use crate::house::{Ground, House, id};
+use crate::house::{Ground, House, id, pod};
 
 async fn spawn(house: &House, n: u64) -> Result<store::Record, SpawnError> {
     let record = house.reserve(n).await;
@@ -23,7 +23,7 @@ async fn a_spawn_answers_when_the_agent_is_ready() {
     assert_eq!(record.state, State::Ready);
     assert_eq!((record.node.as_deref(), record.runtime.as_deref()), (Some("node-1"), Some("qemu-tcg")));
     assert_eq!(house.node().running(), [id(1)]);
-    let story: Vec<_> = house.store.changes(id(1), 0).await.unwrap().iter().map(|change| change.state).collect();
+    let story: Vec<_> = house.store.changes(pod(1), 0).await.unwrap().iter().map(|change| change.state).collect();
     let names = [State::Reserved, State::Placed, State::Booting, State::Ready].map(State::name);
     assert_eq!(story, names);
     assert_eq!(house.control.node_of(&record).unwrap().name(), "node-1");

@@ -6,7 +6,7 @@ use palatine_control::{SpawnError, StopError};
 use store::StoreError;
 use wire::Environment;
 
-use crate::house::{Ground, id};
+use crate::house::{Ground, id, pod};
 
 const REQUESTED: StopReason = StopReason::Requested;
 
@@ -142,6 +142,6 @@ async fn twenty_stops_at_once_are_one() {
     for stop in stops {
         assert_eq!(house.finish(stop).await.unwrap(), State::Stopped(REQUESTED));
     }
-    let changes = house.store.changes(id(1), 0).await.unwrap();
+    let changes = house.store.changes(pod(1), 0).await.unwrap();
     assert_eq!(changes.iter().filter(|change| !change.state.is_live()).count(), 1);
 }

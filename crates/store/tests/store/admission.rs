@@ -1,7 +1,7 @@
 use domain::{Event, State, StopReason};
 use palatine_store::{Admission, Reservation, StoreError};
 
-use crate::help::{DAY_MS, NOW, id, keyed, open, reserved, room, stamp, wallet, wish};
+use crate::help::{DAY_MS, NOW, id, keyed, open, pod, reserved, room, stamp, wallet, wish};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_fifty_concurrent_wishes_of_one_wallet_one_is_granted() {
@@ -17,7 +17,7 @@ async fn of_fifty_concurrent_wishes_of_one_wallet_one_is_granted() {
     let mut busy = Vec::new();
     for answer in asked {
         match answer.await.unwrap() {
-            Admission::Reserved(record) => granted.push(record.id),
+            Admission::Reserved(record) => granted.push(record.pod),
             Admission::Busy(id) => busy.push(id),
             other => panic!("{other:?}"),
         }
@@ -61,7 +61,7 @@ async fn a_wish_that_is_refused_spends_its_message_too() {
     let room = room();
     let store = open(&room);
     reserved(&store, wish(1, 1)).await;
-    assert_eq!(store.reserve(wish(1, 2)).await.unwrap(), Admission::Busy(id(1)));
+    assert_eq!(store.reserve(wish(1, 2)).await.unwrap(), Admission::Busy(pod(1)));
     assert!(matches!(store.spend(stamp(2)).await, Err(StoreError::Replayed)));
 }
 
@@ -75,7 +75,7 @@ async fn a_retry_with_its_key_gets_the_first_answer_as_it_is_now() {
     let store = open(&room);
     assert_eq!(store.reserve(keyed(1, 2, "k", 9)).await.unwrap(), Admission::Repeated(placed));
     assert_eq!(store.reserve(keyed(1, 3, "k", 8)).await.unwrap(), Admission::Mismatch);
-    assert_eq!(store.reserve(keyed(1, 4, "other", 9)).await.unwrap(), Admission::Busy(id(1)));
+    assert_eq!(store.reserve(keyed(1, 4, "other", 9)).await.unwrap(), Admission::Busy(pod(1)));
     // Another wallet's key of the same name is another key.
     reserved(&store, keyed(2, 5, "k", 8)).await;
 }

@@ -6,7 +6,7 @@ use domain::{Address, B256, State, StopReason};
 use palatine_store::{Admission, Config, Pruned, Store, StoreError};
 use rusqlite::{Connection, params};
 
-use crate::help::{NOW, bytes, config, id, keyed, open, reserved, room, wallet, wish};
+use crate::help::{NOW, bytes, config, id, keyed, open, pod, reserved, room, wallet, wish};
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -137,7 +137,7 @@ async fn a_page_that_rots_is_an_error_of_who_reads_it_and_not_a_wrong_answer() {
     let database = config(&room).directory.join("palatine.db");
     let root: u32 = {
         let conn = Connection::open(&database).unwrap();
-        conn.query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'agents'", (), |row| row.get(0)).unwrap()
+        conn.query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'runs'", (), |row| row.get(0)).unwrap()
     };
     let mut pages = std::fs::read(&database).unwrap();
     let end = usize::try_from(root).unwrap() * 4096;
@@ -203,14 +203,14 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
     assert_eq!(all[0].state, State::Ready);
     assert_eq!((all[0].restarts, all[0].changes, all[0].meter.closed_ms, all[0].meter.last_seq), (3, 2, 4000, 9));
     assert_eq!(all[1].state, State::Stopped(StopReason::Requested));
-    let changes = store.changes(id(7), 0).await.unwrap();
+    let changes = store.changes(pod(7), 0).await.unwrap();
     assert_eq!(changes.iter().map(|change| (change.seq, change.at)).collect::<Vec<_>>(), [(1, NOW), (2, NOW.plus(1))]);
     assert_eq!(store.usage(wallet(1), NOW.plus(500)).await.unwrap().0.uptime_ms, 8500);
     assert_eq!(store.reserve(wish(2, 1)).await.unwrap(), Admission::Replayed);
     assert!(
         matches!(store.reserve(keyed(1, 3, "k", 5)).await.unwrap(), Admission::Repeated(agent) if agent.id == id(7))
     );
-    assert_eq!(store.reserve(wish(1, 4)).await.unwrap(), Admission::Busy(id(7)));
+    assert_eq!(store.reserve(wish(1, 4)).await.unwrap(), Admission::Busy(pod(7)));
 }
 
 /// A database as version 3 left it: a payment for a request, and one of a fee.

@@ -1,10 +1,10 @@
 //! Links, prices and vaults to be.
 
 use domain::{Address, B256, UnixMillis, Usdc};
-use palatine_store::{Consent, Deploy, Link};
+use palatine_store::{Consent, Deploy, Link, Prices, StoreError};
 use wire::vault::VaultState;
 
-use crate::help::{NOW, bytes, id, open, room, wallet};
+use crate::help::{NOW, bytes, open, pod, reserved, room, wallet, wish};
 
 fn owner(n: u8) -> Address {
     Address::repeat_byte(n)
@@ -40,17 +40,22 @@ async fn prices_are_set_whole() {
     let store = open(&room);
     let first = [("/v1".to_owned(), Usdc(10)), ("/v2".to_owned(), Usdc(20))].into();
     let second = [("/v1".to_owned(), Usdc(u64::from(u32::MAX)))].into();
-    store.set_prices(id(1), first).await.unwrap();
-    store.set_prices(id(2), [("/".to_owned(), Usdc(1))].into()).await.unwrap();
-    store.set_prices(id(1), second).await.unwrap();
-    assert_eq!(store.prices_of(id(1)).await.unwrap(), [("/v1".to_owned(), Usdc(u64::from(u32::MAX)))].into());
-    assert_eq!(store.prices_of(id(2)).await.unwrap().len(), 1);
-    assert!(store.prices_of(id(3)).await.unwrap().is_empty());
+    for n in [1, 2] {
+        reserved(&store, wish(n, n)).await;
+    }
+    store.set_prices(pod(1), first).await.unwrap();
+    store.set_prices(pod(2), [("/".to_owned(), Usdc(1))].into()).await.unwrap();
+    store.set_prices(pod(1), second).await.unwrap();
+    assert_eq!(store.prices_of(pod(1)).await.unwrap(), [("/v1".to_owned(), Usdc(u64::from(u32::MAX)))].into());
+    assert_eq!(store.prices_of(pod(2)).await.unwrap().len(), 1);
+    assert!(store.prices_of(pod(3)).await.unwrap().is_empty());
+    let nobody = store.set_prices(pod(3), Prices::new()).await;
+    assert!(matches!(nobody, Err(StoreError::NoPod(id)) if id == pod(3)), "{nobody:?}");
 }
 
 fn deploy(state: VaultState) -> Deploy {
     Deploy {
-        agent: id(1),
+        pod: pod(1),
         owner: owner(1),
         agent_wallet: owner(2),
         address: owner(3),
@@ -65,10 +70,11 @@ fn deploy(state: VaultState) -> Deploy {
 async fn a_vault_that_is_deployed_stays_so_whatever_a_slower_writer_believes() {
     let room = room();
     let store = open(&room);
+    reserved(&store, wish(1, 1)).await;
     store.put_deploy(deploy(VaultState::Deploying), NOW).await.unwrap();
     assert_eq!(store.deploying().await.unwrap(), [deploy(VaultState::Deploying)]);
     store.put_deploy(deploy(VaultState::Deployed), NOW).await.unwrap();
     store.put_deploy(deploy(VaultState::Failed), NOW).await.unwrap();
-    assert_eq!(store.deploy_of(id(1)).await.unwrap(), Some(deploy(VaultState::Deployed)));
+    assert_eq!(store.deploy_of(pod(1)).await.unwrap(), Some(deploy(VaultState::Deployed)));
     assert!(store.deploying().await.unwrap().is_empty());
 }

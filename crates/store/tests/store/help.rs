@@ -1,7 +1,7 @@
 //! What the tests share.
 
-use domain::{AgentId, ImageDigest, Tier, TierName, UnixMillis, Wallet};
-use palatine_store::{Admission, Config, Idempotency, Record, Reservation, Stamp, Store};
+use domain::{ImageDigest, PodId, RunId, Tier, TierName, UnixMillis, Wallet};
+use palatine_store::{Admission, Config, Idempotency, PodChoice, Record, Reservation, Stamp, Store};
 use tempfile::TempDir;
 
 pub(crate) const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -29,8 +29,13 @@ pub(crate) fn wallet(n: u64) -> Wallet {
     Wallet(bytes(n))
 }
 
-pub(crate) fn id(n: u64) -> AgentId {
-    AgentId::from_bits(n)
+pub(crate) fn id(n: u64) -> RunId {
+    RunId::from_bits(n)
+}
+
+/// The POD whose first run is `n`.
+pub(crate) fn pod(n: u64) -> PodId {
+    PodId::minted(id(n))
 }
 
 pub(crate) fn stamp(n: u64) -> Stamp {
@@ -48,6 +53,8 @@ pub(crate) fn wish(holder: u64, n: u64) -> Reservation {
         tier: TierName::try_from("standard".to_owned()).expect("a tier's name"),
         tier_config: Tier { min: 500_000, cores: 2, memory: 2048, disk: Tier::DEFAULT_DISK_MIB },
         public: false,
+        pod: PodChoice::New { name: None, ephemeral: false },
+        brought: false,
         idempotency: None,
         now: NOW,
     }

@@ -2,7 +2,7 @@ use domain::{Action, End, Event, FailReason, Generation, State, StateName, StopR
 use palatine_store::{Below, Observation, StoreError};
 use wire::public::{Reason, StateChange};
 
-use crate::help::{NOW, id, open, reserved, room, wallet, wish};
+use crate::help::{NOW, id, open, pod, reserved, room, wallet, wish};
 
 fn seen(restarts: u32) -> Observation {
     Observation { runtime: "qemu-tcg".to_owned(), restarts }
@@ -37,15 +37,15 @@ async fn a_life_is_kept_step_by_step_and_told_to_whoever_listens() {
         change(5, 5, StateName::Stopping, Some(Reason::Stopped(StopReason::Balance))),
         change(6, 6, StateName::Stopped, Some(Reason::Stopped(StopReason::Balance))),
     ];
-    assert_eq!(store.changes(id(1), 0).await.unwrap(), story);
-    assert_eq!(store.changes(id(1), 4).await.unwrap(), story[4..]);
+    assert_eq!(store.changes(pod(1), 0).await.unwrap(), story);
+    assert_eq!(store.changes(pod(1), 4).await.unwrap(), story[4..]);
     for told in &story {
-        assert_eq!(news.recv().await.unwrap(), (id(1), *told));
+        assert_eq!(news.recv().await.unwrap(), (pod(1), *told));
     }
     assert!(news.try_recv().is_err());
     drop(store);
     let store = open(&room);
-    assert_eq!(store.changes(id(1), 0).await.unwrap(), story);
+    assert_eq!(store.changes(pod(1), 0).await.unwrap(), story);
     assert_eq!(store.get(id(1)).await.unwrap().unwrap(), gone.record);
 }
 
@@ -74,11 +74,11 @@ async fn a_step_that_life_does_not_know_is_refused_and_changes_nothing() {
     assert!(matches!(store.advance(id(1), Event::Ready, NOW).await, Err(StoreError::Refused(_))));
     assert_eq!(store.get(id(1)).await.unwrap(), Some(before));
     assert!(matches!(store.advance(id(9), Event::Ready, NOW).await, Err(StoreError::Unknown(who)) if who == id(9)));
-    assert!(matches!(store.changes(id(9), 0).await, Err(StoreError::Unknown(_))));
+    assert!(matches!(store.changes(pod(9), 0).await, Err(StoreError::NoPod(_))));
 }
 
 #[tokio::test]
-async fn a_stop_during_a_failure_does_not_rewrite_its_end_unless_it_is_its_owners() {
+async fn a_stop_during_a_failure_does_not_rewrite_its_end_unless_the_data_is_to_go() {
     let room = room();
     let store = open(&room);
     reserved(&store, wish(1, 1)).await;
@@ -86,8 +86,8 @@ async fn a_stop_during_a_failure_does_not_rewrite_its_end_unless_it_is_its_owner
     let stopped = store.advance(id(1), Event::Stop(StopReason::Operator), NOW).await.unwrap();
     assert_eq!(stopped.record.state, State::Stopping(End::Failed(FailReason::Lost)));
     assert_eq!(stopped.change, None);
-    let told = store.advance(id(1), Event::Stop(StopReason::Requested), NOW).await.unwrap();
-    assert_eq!(told.record.state, State::Stopping(End::Stopped(StopReason::Requested)));
+    let told = store.advance(id(1), Event::Stop(StopReason::Removed), NOW).await.unwrap();
+    assert_eq!(told.record.state, State::Stopping(End::Stopped(StopReason::Removed)));
     assert_eq!((told.actions, told.record.generation), (&[][..], stopped.record.generation));
 }
 
@@ -101,7 +101,7 @@ async fn a_flapping_agent_forgets_its_oldest_changes_and_no_more() {
         store.settle(id(1), Event::Booting, seen(turn), NOW).await.unwrap();
         store.settle(id(1), Event::Ready, seen(turn), NOW).await.unwrap();
     }
-    let kept = store.changes(id(1), 0).await.unwrap();
+    let kept = store.changes(pod(1), 0).await.unwrap();
     assert_eq!(kept.len(), 1000);
     assert_eq!(kept.first().map(|change| change.seq), Some(203));
     assert_eq!(kept.last().map(|change| change.seq), Some(1202));
@@ -121,18 +121,4 @@ async fn what_was_seen_and_how_the_balance_stands_are_kept() {
     drop(store);
     let record = open(&room).get(id(1)).await.unwrap().unwrap();
     assert_eq!((record.restarts, record.below), (2, below));
-}
-
-#[tokio::test]
-async fn fault_1_1_no_agent_is_buried_with_its_disks_kept_against_its_owners_word() {
-    let room = room();
-    let store = open(&room);
-    reserved(&store, wish(1, 1)).await;
-    store.advance(id(1), Event::Fail(FailReason::CrashLoop), NOW).await.unwrap();
-    // Its node sets the disks aside while its owner says that they go.
-    store.advance(id(1), Event::Stop(StopReason::Requested), NOW).await.unwrap();
-    let told = State::Stopping(End::Stopped(StopReason::Requested));
-    assert_eq!(store.bury(id(1), Some(NOW.plus(9)), NOW).await.unwrap().record.state, told);
-    let ended = store.bury(id(1), None, NOW).await.unwrap().record;
-    assert_eq!((ended.state, ended.data_kept_until), (State::Stopped(StopReason::Requested), None));
 }

@@ -13,5 +13,6 @@ mod help;
 mod life;
 mod outbox;
 mod payments;
+mod pods;
 mod prune;
 mod relays;

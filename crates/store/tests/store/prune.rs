@@ -1,8 +1,8 @@
 use domain::{Event, Mark, MarkKind, StopReason};
-use palatine_store::{Admission, Pruned, Reservation, Stamp, StoreError};
+use palatine_store::{Admission, PodChoice, Pruned, Reservation, Stamp, StoreError};
 use wire::node::AgentMark;
 
-use crate::help::{DAY_MS, NOW, bytes, id, keyed, open, reserved, room, stamp, wallet, wish};
+use crate::help::{DAY_MS, NOW, bytes, id, keyed, open, pod, reserved, room, stamp, wallet, wish};
 
 const RETENTION_MS: u64 = 90 * DAY_MS;
 
@@ -35,11 +35,12 @@ async fn forgetting_takes_small_bites_and_says_when_there_is_more() {
 }
 
 #[tokio::test]
-async fn a_forgotten_agent_leaves_its_usage_and_nothing_else() {
+async fn a_forgotten_run_leaves_its_usage_and_nothing_else() {
     let room = room();
     let store = open(&room);
     for (n, ready_ms) in [(1, 3_000), (2, 500)] {
-        reserved(&store, keyed(1, n, &format!("k{n}"), 9)).await;
+        let pod = if n == 1 { wish(1, 1).pod } else { PodChoice::Existing(pod(1)) };
+        reserved(&store, Reservation { pod, ..keyed(1, n, &format!("k{n}"), 9) }).await;
         store.place(id(n), "one", NOW).await.unwrap();
         let mark = |seq, at, kind| AgentMark { agent: id(n), mark: Mark { seq, at, kind } };
         let marks = vec![mark(2 * n, NOW, MarkKind::Ready), mark(2 * n + 1, NOW.plus(ready_ms), MarkKind::Gone)];
@@ -47,12 +48,12 @@ async fn a_forgotten_agent_leaves_its_usage_and_nothing_else() {
         store.advance(id(n), Event::Stop(StopReason::Requested), NOW).await.unwrap();
         store.advance(id(n), Event::Gone, NOW).await.unwrap();
     }
-    let live = reserved(&store, wish(1, 3)).await;
+    let live = reserved(&store, Reservation { pod: PodChoice::Existing(pod(1)), ..wish(1, 3) }).await;
     let before = store.usage(wallet(1), NOW).await.unwrap();
     assert_eq!((before.0.uptime_ms, before.1), (3_500, 2));
-    assert_eq!(store.prune(NOW.plus(RETENTION_MS)).await.unwrap().agents, 0);
+    assert_eq!(store.prune(NOW.plus(RETENTION_MS)).await.unwrap().runs, 0);
     let pruned = store.prune(NOW.plus(RETENTION_MS + 1)).await.unwrap();
-    assert_eq!((pruned.agents, pruned.keys), (2, 0));
+    assert_eq!((pruned.runs, pruned.keys), (2, 0));
     assert_eq!(store.usage(wallet(1), NOW).await.unwrap(), before);
     assert_eq!(store.of(wallet(1), 10).await.unwrap(), vec![live]);
     assert_eq!(store.get(id(1)).await.unwrap(), None);
