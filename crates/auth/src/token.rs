@@ -1,9 +1,9 @@
-//! The agents' bearer tokens: made of a key and the agent's id, so that nothing
+//! The agents' bearer tokens: made of a key and the run's id, so that nothing
 //! secret is stored and a retried spawn shows the same token again.
 
 use std::fmt;
 
-use domain::AgentId;
+use domain::RunId;
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use sha2::Sha256;
@@ -41,10 +41,10 @@ impl Tokens {
         Self { token: keyed.clone().chain_update(PURPOSE), fingerprint: keyed.chain_update(FINGERPRINT) }
     }
 
-    /// The token of an agent: `plt_` and the base58 of
+    /// The token of a run of an agent: `plt_` and the base58 of
     /// HMAC-SHA256(key, purpose ‖ id).
     #[must_use]
-    pub fn token(&self, id: AgentId) -> SecretString {
+    pub fn token(&self, id: RunId) -> SecretString {
         let sum = self.token.clone().chain_update(id.bits().to_be_bytes()).finalize().into_bytes();
         let sum: &[u8; 32] = sum.as_ref();
         let mut text = Zeroizing::new([0; 44]);
@@ -59,9 +59,9 @@ impl Tokens {
         self.fingerprint.clone().chain_update(request).finalize().into_bytes().into()
     }
 
-    /// Whether `presented` is this agent's token, in constant time.
+    /// Whether `presented` is this run's token, in constant time.
     #[must_use]
-    pub fn verify(&self, id: AgentId, presented: &str) -> bool {
+    pub fn verify(&self, id: RunId, presented: &str) -> bool {
         let expected = self.token(id);
         bool::from(expected.expose_secret().as_bytes().ct_eq(presented.as_bytes()))
     }
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_token_is_the_same_after_a_restart_and_never_prints() {
-        let id = AgentId::from_bits(0xa1b2_c3d4_e5f6_7890);
+        let id = RunId::from_bits(0xa1b2_c3d4_e5f6_7890);
         let token = tokens(1).token(id);
         assert_eq!(token.expose_secret(), tokens(1).token(id).expose_secret());
         assert_eq!(token.expose_secret(), "plt_ABwKtehmYfBVKh1zPPdWwfYqQZC9rXuUpqc1NPQzy3jj");
@@ -88,7 +88,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_token_opens_its_own_agent_alone(one: u64, two: u64, noise in ".{0,60}") {
-            let (one, two) = (AgentId::from_bits(one), AgentId::from_bits(two));
+            let (one, two) = (RunId::from_bits(one), RunId::from_bits(two));
             let token = tokens(1).token(one);
             prop_assert!(token.expose_secret().len() <= Tokens::MAX_TEXT);
             prop_assert!(tokens(1).verify(one, token.expose_secret()));

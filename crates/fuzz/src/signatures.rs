@@ -3,7 +3,7 @@
 use std::str::from_utf8;
 
 use auth::{Claim, EvmSignature, GatewayName, HolderSignature, LinkTerms, Policy, Presented, Request, verify};
-use domain::{AgentId, ImageDigest, UnixMillis, Wallet};
+use domain::{ImageDigest, PodId, RunId, UnixMillis, Wallet};
 
 /// The instant of the seeds.
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
@@ -49,7 +49,7 @@ pub(crate) fn names(bytes: &[u8]) {
     fn one<T: std::str::FromStr + ToString>(text: &str) -> Option<String> {
         text.parse::<T>().ok().map(|thing| thing.to_string())
     }
-    let read = [one::<AgentId>(text), one::<Wallet>(text), one::<ImageDigest>(text), one::<GatewayName>(text)];
+    let read = [one::<RunId>(text), one::<PodId>(text), one::<Wallet>(text), one::<ImageDigest>(text), one::<GatewayName>(text)];
     let read = read.into_iter().chain([one::<HolderSignature>(text)]);
     for again in read.flatten() {
         assert_eq!(again, text);

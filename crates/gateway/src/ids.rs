@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use domain::{AgentId, UnixMillis};
+use domain::{RunId, UnixMillis};
 
 #[derive(Default)]
 pub(crate) struct Ids {
@@ -12,8 +12,8 @@ pub(crate) struct Ids {
 impl Ids {
     /// The id of an agent asked for at `now`. Should the clock stand still or go
     /// back, the ids count on.
-    pub(crate) fn next(&self, now: UnixMillis, random: u64) -> AgentId {
-        let fresh = AgentId::at(now, random).bits();
+    pub(crate) fn next(&self, now: UnixMillis, random: u64) -> RunId {
+        let fresh = RunId::at(now, random).bits();
         let mut id = fresh;
         self.last
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
@@ -21,7 +21,7 @@ impl Ids {
                 Some(id)
             })
             .ok();
-        AgentId::from_bits(id)
+        RunId::from_bits(id)
     }
 }
 
@@ -36,7 +36,7 @@ mod tests {
         let first = ids.next(now, u64::MAX);
         let all = [first, ids.next(now, 0), ids.next(UnixMillis(0), 7), ids.next(now.plus(1), 0)];
         assert!(all.is_sorted_by(|a, b| a < b), "{all:?}");
-        assert_eq!(first, AgentId::at(now, u64::MAX));
-        assert!(all[3] >= AgentId::at(now.plus(1), 0));
+        assert_eq!(first, RunId::at(now, u64::MAX));
+        assert!(all[3] >= RunId::at(now.plus(1), 0));
     }
 }

@@ -149,7 +149,7 @@ fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
 fn store_fault(error: &StoreError) -> Fault {
     match error {
         StoreError::Replayed => Fault::new(Code::ReplayedSignature, "this signature was used before; sign again"),
-        StoreError::Unknown(_) => Fault::new(Code::NotFound, "there is no such agent, or it is not yours"),
+        StoreError::Unknown(_) | StoreError::NoPod(_) => Fault::new(Code::NotFound, "there is no such agent, or it is not yours"),
         StoreError::Refused(_) => Fault::new(Code::WrongState, "the agent is not in a state that allows this"),
         error if error.retryable() => {
             tracing::error!(error = %chain_of(error), "the store cannot be used just now");
@@ -190,6 +190,15 @@ fn spawn_fault(error: &SpawnError) -> Fault {
             tracing::warn!(error = %chain_of(error), "a spawn found no node that answers");
             node_unavailable()
         }
+        SpawnError::DataAway(_) => Fault::new(
+            Code::NodeUnavailable,
+            "the node that keeps this agent's data does not answer; try again when it is back",
+        )
+        .retry_after(LATER_S),
+        SpawnError::NoData(_) => Fault::new(
+            Code::NoData,
+            "the node keeps no data of this agent any more; its operator may find it, or remove the agent",
+        ),
         SpawnError::Timeout { .. } => failed_fault(FailReason::BootTimeout),
         SpawnError::Failed(reason) => failed_fault(*reason),
         SpawnError::Stopped(_) => Fault::new(Code::WrongState, "the agent was stopped while it was starting"),
@@ -206,9 +215,10 @@ fn stop_fault(error: &StopError) -> Fault {
         StopError::Store(error) => store_fault(error),
         StopError::NodeUnavailable => Fault::new(
             Code::NodeUnavailable,
-            "the agent has ended, and the node that keeps its disks does not answer: ask again to have them erased",
+            "the node that keeps the agent's data does not answer: ask again to have it erased",
         )
         .retry_after(SOON_S),
+        StopError::Running => Fault::new(Code::PodRunning, "the agent was started again meanwhile; ask again"),
         StopError::CutOff => internal(error),
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use auth::{GatewayName, Tokens};
 use chain::Balances;
 use control::Control;
-use domain::{AgentId, Tiers, UnixMillis, Wallet};
+use domain::{PodId, Tiers, UnixMillis, Wallet};
 use metrics_exporter_prometheus::PrometheusHandle;
 use moka::future::Cache;
 use store::{Record, Stamp, Store};
@@ -167,25 +167,31 @@ impl Gateway {
         self.parts.treasury.as_ref().ok_or_else(Refusal::no_chain)
     }
 
-    /// An agent, if it is this wallet's.
-    pub(crate) async fn owned(&self, id: AgentId, wallet: Wallet) -> Result<Record, Refusal> {
-        let record = self.parts.store.get(id).await?;
+    /// The last run of an agent, if it is this wallet's.
+    pub(crate) async fn owned(&self, id: PodId, wallet: Wallet) -> Result<Record, Refusal> {
+        let record = self.parts.store.last_run(id).await?;
         record.filter(|record| record.wallet == wallet).ok_or_else(Refusal::not_found)
     }
 
     /// An agent as its holder sees it.
     pub(crate) fn view(&self, record: &Record) -> Agent {
+        // What was kept before a run that is live is in use.
+        let kept = record.data.filter(|data| !record.state.is_live() && !data.is_over(self.now()));
         Agent {
-            id: record.id,
-            url: self.agent_url.of(record.id),
-            host: self.agent_url.host(record.id),
-            path_url: self.path_url.as_ref().map(|url| url.of(record.id)),
+            id: record.pod,
+            run: record.id,
+            url: self.agent_url.of(record.pod),
+            host: self.agent_url.host(record.pod),
+            path_url: self.path_url.as_ref().map(|url| url.of(record.pod)),
             wallet: record.wallet,
             tier: record.tier.clone(),
+            created_at: record.created_at,
             spawned_at: record.spawned_at,
             state: record.state.name(),
             reason: Reason::of(record.state),
-            data_kept_until: record.data_kept_until,
+            data_kept_until: kept.and_then(|data| data.until),
+            data_bytes: kept.map(|data| data.bytes),
+            ephemeral: record.ephemeral,
             agent_type: record.agent_type.clone(),
             image: record.image,
             runtime: record.runtime.clone(),

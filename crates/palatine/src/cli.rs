@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
-use domain::{AgentId, Usdc};
+use domain::{PodId, Usdc};
 
 pub(crate) use money::{CreateTask, Price, Signer, TaskName, Vault, VaultName, Wallet};
 
@@ -54,14 +54,14 @@ pub(crate) enum Command {
     /// Show one agent; without an id, what `palatine up` runs here
     Status {
         /// The agent
-        id: Option<AgentId>,
+        id: Option<PodId>,
     },
     /// Show an agent's output
     Logs(Logs),
     /// Follow an agent's changes of state
     Events {
         /// The agent
-        id: AgentId,
+        id: PodId,
     },
     /// Run a command inside an agent; its exit code becomes ours
     Exec(Exec),
@@ -70,7 +70,7 @@ pub(crate) enum Command {
     /// Stop an agent
     Stop {
         /// The agent
-        id: AgentId,
+        id: PodId,
     },
     /// Show what your wallet used
     Usage,
@@ -234,7 +234,7 @@ impl FromStr for EnvEntry {
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
     /// The agent
-    pub(crate) id: AgentId,
+    pub(crate) id: PodId,
     /// Go on as it writes
     #[arg(long, short)]
     pub(crate) follow: bool,
@@ -246,7 +246,7 @@ pub(crate) struct Logs {
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
     /// The agent
-    pub(crate) id: AgentId,
+    pub(crate) id: PodId,
     /// Send our standard input
     #[arg(long, short = 'i')]
     pub(crate) stdin: bool,
@@ -261,7 +261,7 @@ pub(crate) struct Exec {
 #[derive(Debug, Args)]
 pub(crate) struct Ask {
     /// The agent
-    pub(crate) id: AgentId,
+    pub(crate) id: PodId,
     /// What to ask
     pub(crate) question: String,
     /// The agent's token [default: the one kept when it was spawned from here]

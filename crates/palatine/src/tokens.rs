@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use domain::AgentId;
+use domain::PodId;
 use wire::Secret;
 
 /// The folder of tokens.
@@ -20,18 +20,18 @@ impl Keyring {
     }
 
     /// Keeps a token.
-    pub(crate) fn keep(&self, id: AgentId, token: &Secret) -> io::Result<()> {
+    pub(crate) fn keep(&self, id: PodId, token: &Secret) -> io::Result<()> {
         durable::make_dir("tokens", &self.dir)?;
         durable::replace("token", &self.dir.join(id.to_string()), token.expose().as_bytes())
     }
 
     /// The token of an agent, if it was spawned from here.
-    pub(crate) fn find(&self, id: AgentId) -> Option<Secret> {
+    pub(crate) fn find(&self, id: PodId) -> Option<Secret> {
         fs::read_to_string(self.dir.join(id.to_string())).ok().map(Secret::from)
     }
 
     /// Forgets the token of an agent that is gone.
-    pub(crate) fn forget(&self, id: AgentId) -> io::Result<()> {
+    pub(crate) fn forget(&self, id: PodId) -> io::Result<()> {
         match fs::remove_file(self.dir.join(id.to_string())) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
@@ -48,7 +48,7 @@ mod tests {
     fn a_kept_token_is_found_by_its_owner_alone_until_it_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let ring = Keyring::at(dir.path().join("tokens"));
-        let id = AgentId::from_bits(7);
+        let id = PodId::from_bits(7);
         ring.keep(id, &Secret::from("plt_x".to_owned())).unwrap();
         assert_eq!(ring.find(id).unwrap().expose(), "plt_x");
         let mode = fs::metadata(dir.path().join("tokens").join(id.to_string())).unwrap().permissions().mode();

@@ -60,17 +60,9 @@ pub use handle::Store;
 pub use life::{Advanced, Observation};
 pub use links::Link;
 pub use outbox::Posted;
-<<<<<<< HEAD
 pub use payments::StorePayments;
-pub use prices::Prices;
-pub use prune::Pruned;
-pub use record::{Below, Epoch, Record};
-pub use relays::StoreJournal;
-=======
-pub use payments::{Payment, PaymentClaim, PaymentKey, PaymentMet, PaymentMove, PaymentStage};
 pub use pod::{KeptPod, MAX_STOPPED_PODS};
 pub use prices::Prices;
 pub use prune::Pruned;
 pub use record::{Below, Epoch, KeptData, PodKey, Record};
-pub use relays::{RelayCounts, RelayMet, RelayPayment, RelayProgress, RelayQuota, RelayRow, RelayWish};
->>>>>>> 4fed07f (Store, control: a POD lasts and a run is one start of it; stop keeps data, remove erases; disk quota by tier)
+pub use relays::StoreJournal;

@@ -8,10 +8,10 @@ use alloy_primitives::Signature;
 use chain::evm::calls::{self, Consent as Signed};
 use chain::evm::{At, Chain, EvmError, SendError, Sender};
 use domain::evm::{IntentKey, Outcome};
-use domain::{Address, AgentId, Bytes, Client, UnixMillis, Wallet};
+use domain::{Address, PodId, Bytes, Client, UnixMillis, Wallet};
 use relay::{Class, Clock, Party, Spend};
 use store::{Consent, Deploy};
-use wire::vault::{AgentVault, DeployRequest, VaultState, pod_id};
+use wire::vault::{AgentVault, DeployRequest, VaultState};
 
 use crate::desk::Desk;
 use crate::error::TreasuryError;
@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl Inner {
     /// An agent's vault, as far as it is known without asking anybody.
-    pub(crate) async fn known(&self, agent: AgentId) -> Result<Option<AgentVault>, TreasuryError> {
+    pub(crate) async fn known(&self, agent: PodId) -> Result<Option<AgentVault>, TreasuryError> {
         let deploy = self.store.deploy_of(agent).await?;
         Ok(deploy.map(|deploy| view::deploy(self.evm.chain_id, deploy)))
     }
@@ -38,7 +38,7 @@ impl Inner {
     /// that somebody else has deployed is found.
     pub(crate) async fn ensure(
         &self,
-        agent: AgentId,
+        agent: PodId,
         holder: Wallet,
         now: UnixMillis,
     ) -> Result<Option<Deploy>, TreasuryError> {
@@ -59,19 +59,19 @@ impl Inner {
     }
 
     /// Where an agent's vault will be. An agent that has a key gets no other one.
-    async fn draft(&self, agent: AgentId, owner: Address, has_key: bool) -> Result<Deploy, TreasuryError> {
+    async fn draft(&self, agent: PodId, owner: Address, has_key: bool) -> Result<Deploy, TreasuryError> {
         let missing = if has_key { Missing::Refuse } else { Missing::Make };
         let desk = self.desk()?;
         let agent_wallet = self.identities.of(agent, missing).await?.address();
-        let address = desk.chain.vault_of(&pod_id(agent), owner).await.map_err(unanswered)?;
+        let address = desk.chain.vault_of(agent.as_str(), owner).await.map_err(unanswered)?;
         let state = VaultState::Unsigned;
-        Ok(Deploy { agent, owner, agent_wallet, address, state, consent: None, tx: None, reason: None })
+        Ok(Deploy { pod: agent, owner, agent_wallet, address, state, consent: None, tx: None, reason: None })
     }
 
     /// Takes an owner's consent, and has the vault deployed.
     pub(crate) async fn consent(
         &self,
-        agent: AgentId,
+        agent: PodId,
         holder: Wallet,
         wish: &DeployRequest,
         client: IpAddr,
@@ -118,7 +118,7 @@ impl Inner {
         }
         let desk = self.desk()?;
         for deploy in under_way {
-            let agent = deploy.agent;
+            let agent = deploy.pod;
             let carried = self.carry(&desk, deploy).await?;
             tracing::info!(%agent, vault = %carried.address, state = carried.state.as_str(), "a vault is carried on");
         }
@@ -174,13 +174,13 @@ fn failed(deploy: Deploy, reason: String) -> Deploy {
 fn call(factory: Address, deploy: &Deploy) -> Option<domain::evm::Call> {
     let consent = deploy.consent.as_ref()?;
     let signed = Signed { deadline: consent.deadline, signature: Bytes::from(consent.signature.clone()) };
-    Some(calls::create_vault(factory, &pod_id(deploy.agent), deploy.owner, deploy.agent_wallet, Some(&signed)))
+    Some(calls::create_vault(factory, deploy.pod.as_str(), deploy.owner, deploy.agent_wallet, Some(&signed)))
 }
 
 /// One intent a consent: a new signature is a new try.
 fn key(deploy: &Deploy) -> Option<IntentKey> {
     let deadline = deploy.consent.as_ref()?.deadline;
-    format!("vault:{}:{}:{deadline}", deploy.agent, deploy.owner).parse().ok()
+    format!("vault:{}:{}:{deadline}", deploy.pod, deploy.owner).parse().ok()
 }
 
 fn read_consent(wish: &DeployRequest, now: UnixMillis) -> Result<Consent, TreasuryError> {

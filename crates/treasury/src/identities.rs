@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use domain::AgentId;
+use domain::PodId;
 use identity::{Cost, Identity, KeyFileError};
 use moka::future::Cache;
 use secrecy::SecretString;
@@ -39,7 +39,7 @@ pub(crate) enum Missing {
 pub(crate) struct Identities {
     folder: PathBuf,
     password: SecretString,
-    held: Cache<AgentId, Arc<Identity>>,
+    held: Cache<PodId, Arc<Identity>>,
 }
 
 impl Identities {
@@ -48,7 +48,7 @@ impl Identities {
     }
 
     /// An agent's key. Whoever asks at the same time waits for the same opening.
-    pub(crate) async fn of(&self, agent: AgentId, missing: Missing) -> Result<Arc<Identity>, IdentityError> {
+    pub(crate) async fn of(&self, agent: PodId, missing: Missing) -> Result<Arc<Identity>, IdentityError> {
         let path = self.folder.join(format!("{agent}.json"));
         let password = self.password.clone();
         let opening = async move {
@@ -78,7 +78,7 @@ mod tests {
     #[tokio::test]
     async fn two_replicas_that_start_at_once_have_one_key() {
         let folder = tempfile::tempdir().unwrap();
-        let agent = AgentId::from_bits(7);
+        let agent = PodId::minted(domain::RunId::from_bits(7));
         let (one, two) = (identities(folder.path()), identities(folder.path()));
         let (one, two) = tokio::join!(one.of(agent, Missing::Make), two.of(agent, Missing::Make));
         assert_eq!(one.unwrap().address(), two.unwrap().address());
@@ -87,7 +87,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_whose_address_is_known_is_never_made_anew() {
         let folder = tempfile::tempdir().unwrap();
-        let error = identities(folder.path()).of(AgentId::from_bits(7), Missing::Refuse).await.unwrap_err();
+        let error = identities(folder.path()).of(PodId::minted(domain::RunId::from_bits(7)), Missing::Refuse).await.unwrap_err();
         assert!(matches!(error, IdentityError::File(error) if error.is_absent()));
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }

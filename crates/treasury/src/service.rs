@@ -8,7 +8,7 @@ use alloy_primitives::hex;
 use chain::EvmConfig;
 use chain::evm::Indexer;
 use domain::vault::TaskId;
-use domain::{Address, AgentId, B256, UnixMillis, Usdc, Wallet};
+use domain::{Address, PodId, B256, UnixMillis, Usdc, Wallet};
 use identity::Identity;
 use moka::future::Cache;
 use relay::{Clock, Relayer, SystemClock};
@@ -65,7 +65,7 @@ pub(crate) struct Inner {
     pub(crate) identities: Identities,
     pub(crate) clock: SystemClock,
     /// Agents that act: one call at a time each.
-    pub(crate) turns: Cache<AgentId, Arc<Mutex<()>>>,
+    pub(crate) turns: Cache<PodId, Arc<Mutex<()>>>,
     /// There is something to deploy.
     pub(crate) signal: Notify,
     link: watch::Sender<Link>,
@@ -168,13 +168,13 @@ impl Treasury {
     ///
     /// # Errors
     /// Faults of the store.
-    pub async fn known_vault(&self, agent: AgentId) -> Result<Option<AgentVault>, TreasuryError> {
+    pub async fn known_vault(&self, agent: PodId) -> Result<Option<AgentVault>, TreasuryError> {
         self.0.known(agent).await
     }
 
     /// Prepares the vault of an agent that was just asked for, if its holder is
     /// linked to an owner. Returns at once.
-    pub fn prepare(&self, agent: AgentId, holder: Wallet) {
+    pub fn prepare(&self, agent: PodId, holder: Wallet) {
         self.run(move |inner| async move {
             let prepared = inner.ensure(agent, holder, inner.clock.now()).await;
             if let Err(error) = prepared {
@@ -187,7 +187,7 @@ impl Treasury {
     ///
     /// # Errors
     /// [`TreasuryError`].
-    pub async fn agent_vault(&self, agent: AgentId, holder: Wallet) -> Result<Option<AgentVault>, TreasuryError> {
+    pub async fn agent_vault(&self, agent: PodId, holder: Wallet) -> Result<Option<AgentVault>, TreasuryError> {
         let deploy = self.0.ensure(agent, holder, self.0.clock.now()).await?;
         Ok(deploy.map(|deploy| view::deploy(self.0.evm.chain_id, deploy)))
     }
@@ -199,7 +199,7 @@ impl Treasury {
     /// [`TreasuryError`].
     pub async fn deploy(
         &self,
-        agent: AgentId,
+        agent: PodId,
         holder: Wallet,
         wish: &DeployRequest,
         client: IpAddr,
@@ -233,7 +233,7 @@ impl Treasury {
     /// [`TreasuryError`].
     pub async fn submit(
         &self,
-        agent: AgentId,
+        agent: PodId,
         task: TaskId,
         result_hash: B256,
         now: UnixMillis,
@@ -245,7 +245,7 @@ impl Treasury {
     ///
     /// # Errors
     /// [`TreasuryError`].
-    pub async fn decline(&self, agent: AgentId, task: TaskId, now: UnixMillis) -> Result<TxResponse, TreasuryError> {
+    pub async fn decline(&self, agent: PodId, task: TaskId, now: UnixMillis) -> Result<TxResponse, TreasuryError> {
         self.0.decline(agent, task, now).await
     }
 

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use domain::relay::JournalError;
-use domain::{AgentId, Wallet};
+use domain::{PodId, Wallet};
 use relay::{Deployment, Sponsor};
 use store::{Deploy, Store, StoreError};
 use wire::vault::VaultState;
@@ -14,7 +14,7 @@ pub(crate) struct StoreSponsor(pub(crate) Store);
 #[async_trait]
 impl Sponsor for StoreSponsor {
     async fn sponsors(&self, vault: &Deployment) -> Result<Option<Wallet>, JournalError> {
-        let Ok(agent) = vault.pod_id.parse::<AgentId>() else { return Ok(None) };
+        let Ok(agent) = vault.pod_id.parse::<PodId>() else { return Ok(None) };
         self.holder(agent, vault).await.map_err(|error| JournalError(error.to_string()))
     }
 }
@@ -22,8 +22,8 @@ impl Sponsor for StoreSponsor {
 impl StoreSponsor {
     /// The holder of an agent that lives, if this is the vault that it is to have and
     /// does not have yet.
-    async fn holder(&self, agent: AgentId, vault: &Deployment) -> Result<Option<Wallet>, StoreError> {
-        let Some(record) = self.0.get(agent).await?.filter(|record| record.state.is_live()) else { return Ok(None) };
+    async fn holder(&self, agent: PodId, vault: &Deployment) -> Result<Option<Wallet>, StoreError> {
+        let Some(record) = self.0.last_run(agent).await?.filter(|record| record.state.is_live()) else { return Ok(None) };
         let link = self.0.link_of(record.wallet).await?;
         let linked = link.is_some_and(|link| link.owner == vault.owner);
         let due = self.0.deploy_of(agent).await?.is_some_and(|deploy| is_due(&deploy, vault));
@@ -40,9 +40,8 @@ fn is_due(deploy: &Deploy, vault: &Deployment) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use domain::{Address, Event, ImageDigest, StopReason, Tier, TierName, UnixMillis};
-    use store::{Link, Reservation, Stamp};
-    use wire::vault::pod_id;
+    use domain::{Address, Event, ImageDigest, RunId, StopReason, Tier, TierName, UnixMillis};
+    use store::{Link, PodChoice, Reservation, Stamp};
 
     use super::*;
 
@@ -51,12 +50,14 @@ mod tests {
     const HOLDER: Wallet = Wallet([3; 32]);
     const AGENT_WALLET: Address = Address::repeat_byte(2);
 
-    fn agent() -> AgentId {
-        AgentId::from_bits(7)
+    const RUN: RunId = RunId::from_bits(7);
+
+    fn agent() -> PodId {
+        PodId::minted(RUN)
     }
 
     fn vault() -> Deployment {
-        Deployment { pod_id: pod_id(agent()), owner: OWNER, agent_wallet: AGENT_WALLET }
+        Deployment { pod_id: agent().to_string(), owner: OWNER, agent_wallet: AGENT_WALLET }
     }
 
     async fn link(store: &Store, owner: Address, at: UnixMillis) {
@@ -74,7 +75,7 @@ mod tests {
 
     fn deploy(state: VaultState) -> Deploy {
         Deploy {
-            agent: agent(),
+            pod: agent(),
             owner: OWNER,
             agent_wallet: AGENT_WALLET,
             address: Address::ZERO,
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn fault_2_6_a_vault_is_paid_for_while_its_linked_holders_agent_lives() {
+    async fn fault_2_6_a_vault_is_paid_for_while_its_linked_holders_agent_runs() {
         let room = tempfile::tempdir().unwrap();
         let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
         let store = Store::open(&config).unwrap();
@@ -119,15 +120,17 @@ mod tests {
         assert!(!sponsors(Deployment { owner: AGENT_WALLET, ..vault() }).await, "a throwaway key");
         assert!(!sponsors(Deployment { agent_wallet: OWNER, ..vault() }).await, "another agent's key");
         assert!(!sponsors(Deployment { pod_id: "a-pod".to_owned(), ..vault() }).await, "no agent's name");
-        store.advance(agent(), Event::Stop(StopReason::Requested), NOW).await.unwrap();
-        store.advance(agent(), Event::Gone, NOW).await.unwrap();
+        store.advance(RUN, Event::Stop(StopReason::Requested), NOW).await.unwrap();
+        store.advance(RUN, Event::Gone, NOW).await.unwrap();
         assert!(!sponsors(vault()).await, "it has ended");
     }
 
     async fn reserve(store: &Store) {
         let wish = Reservation {
             stamp: Stamp { key: [9; 32], expires_at: NOW.plus(330_000) },
-            id: agent(),
+            id: RUN,
+            pod: PodChoice::New { name: None, ephemeral: false },
+            brought: false,
             wallet: HOLDER,
             agent_type: "echo".to_owned(),
             image: ImageDigest([7; 32]),

@@ -11,7 +11,7 @@ use chain::evm::typed::digest;
 use chain::evm::{EvmError, SendError, Sighting, Weighed, calls};
 use domain::evm::{Call, IntentKey, Outcome};
 use domain::vault::{TaskId, Terms, Vault};
-use domain::{Address, AgentId, B256, Bytes, UnixMillis};
+use domain::{Address, PodId, B256, Bytes, UnixMillis};
 use identity::SignerSync;
 use relay::{Class, Spend};
 use wire::vault::{TxResponse, VaultState};
@@ -32,7 +32,7 @@ impl Inner {
     /// Hands in a result.
     pub(crate) async fn submit(
         &self,
-        agent: AgentId,
+        agent: PodId,
         task: TaskId,
         result_hash: B256,
         now: UnixMillis,
@@ -45,7 +45,7 @@ impl Inner {
     /// Turns a task down.
     pub(crate) async fn decline(
         &self,
-        agent: AgentId,
+        agent: PodId,
         task: TaskId,
         now: UnixMillis,
     ) -> Result<TxResponse, TreasuryError> {
@@ -55,7 +55,7 @@ impl Inner {
     }
 
     /// An agent's vault and one of its tasks, as the books have them.
-    async fn task_of(&self, agent: AgentId, task: TaskId) -> Result<((Address, Vault), Terms), TreasuryError> {
+    async fn task_of(&self, agent: PodId, task: TaskId) -> Result<((Address, Vault), Terms), TreasuryError> {
         let deploy = self.store.deploy_of(agent).await?;
         let deploy = deploy.filter(|deploy| deploy.state == VaultState::Deployed).ok_or(TreasuryError::UnknownVault)?;
         let books = self.store.vault(self.book, deploy.address).await?.ok_or(TreasuryError::UnknownVault)?;
@@ -66,7 +66,7 @@ impl Inner {
     /// Sends a call as the agent, through the forwarder.
     async fn as_agent(
         &self,
-        agent: AgentId,
+        agent: PodId,
         vault: &Vault,
         name: &str,
         call: &Call,

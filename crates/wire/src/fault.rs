@@ -1,6 +1,6 @@
 //! How every API of the house says no.
 
-use domain::{AgentId, IdError};
+use domain::{IdError, PodId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
@@ -25,13 +25,28 @@ pub struct Fault {
     pub required: Option<u64>,
     /// 409 `agent_exists`: the live agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub agent_id: Option<AgentId>,
+    pub agent_id: Option<PodId>,
+    /// 403 `disk_quota`: agents whose data could go, the largest first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Vec<KeptAgent>>,
     /// 400 `unknown_agent_type`: the names that are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<Vec<String>>,
     /// 429 and 503: whole seconds to wait, as in `Retry-After`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
+}
+
+/// An agent that does not run, and what is kept of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct KeptAgent {
+    /// Which.
+    pub id: PodId,
+    /// What its data takes of its node's disk.
+    pub bytes: u64,
+    /// Until when it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<UnixMillis>,
 }
 
 impl Fault {
@@ -44,6 +59,7 @@ impl Fault {
             balance: None,
             required: None,
             agent_id: None,
+            kept: None,
             known: None,
             retry_after: None,
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use domain::{
-    AgentId, End, FailReason, ImageDigest, Lack, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage,
+    End, FailReason, ImageDigest, Lack, PodId, RunId, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage,
     Wallet,
 };
 use serde::{Deserialize, Serialize};
@@ -26,20 +26,35 @@ pub const X_AUDIENCE: &str = "x-audience";
 /// Makes a retry return the first answer.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// `POST /spawn`.
-#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+/// `POST /spawn`: a new agent, or with `pod` the start of one that does not run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SpawnRequest {
-    /// The name of an image the operator offers.
+    /// The name of an image the operator offers. For an agent that is started again, the
+    /// one it was spawned by where this is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "echo")]
-    pub agent_type: String,
+    pub agent_type: Option<String>,
+    /// One of the caller's agents that does not run: it is started again, with its id,
+    /// URL, vault, prices and data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodId>,
+    /// The new agent's id, where its holder chooses it: a DNS label of at most 57
+    /// characters. It is the holder's for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "agent-123")]
+    pub name: Option<String>,
+    /// Whether the new agent is removed when its holder stops it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<bool>,
     /// The agent's environment: API keys and the like. Handed to the guest once;
     /// never shown again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<Environment>,
-    /// Whether the agent answers anyone, without its bearer token.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub public: bool,
+    /// Whether the agent answers anyone, without its bearer token. `false` for a new agent
+    /// where this is absent; for one that is started again, as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public: Option<bool>,
     /// Fewer cores than the tier gives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<u32>,
@@ -67,7 +82,9 @@ pub struct SpawnResponse {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Agent {
     /// Its name for life.
-    pub id: AgentId,
+    pub id: PodId,
+    /// Its last start.
+    pub run: RunId,
     /// Where it answers.
     #[schema(example = "http://a1b2c3d4-e5f6-7890.localhost:8080")]
     pub url: String,
@@ -84,7 +101,9 @@ pub struct Agent {
     pub wallet: Wallet,
     /// The tier at spawn.
     pub tier: TierName,
-    /// When it was asked for.
+    /// When it was first asked for.
+    pub created_at: UnixMillis,
+    /// When its last start was asked for.
     pub spawned_at: UnixMillis,
     /// Where it is in its life.
     pub state: StateName,
@@ -92,10 +111,15 @@ pub struct Agent {
     /// `waiting`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// Until when its disks are kept, where it has ended without its holder's word.
-    /// `POST /stop/{id}` erases them before.
+    /// Until when its data is kept, while it does not run. `DELETE /agents/{id}` erases
+    /// it before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_kept_until: Option<UnixMillis>,
+    /// What that data takes of its node's disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_bytes: Option<u64>,
+    /// Whether it is removed when its holder stops it.
+    pub ephemeral: bool,
     /// The name it was spawned by.
     pub agent_type: String,
     /// What it boots.
@@ -107,7 +131,7 @@ pub struct Agent {
     pub public: bool,
     /// How often the node has had to start it again.
     pub restarts: u32,
-    /// Its bearer token. Only in the answer of `POST /spawn`.
+    /// The bearer token of this start. Only in the answer of `POST /spawn`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
 }
@@ -137,15 +161,21 @@ impl Reason {
     }
 }
 
-/// The answer of `POST /stop/{id}`.
+/// The answer of `POST /stop/{id}` and of `DELETE /agents/{id}`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
 pub struct StopResponse {
     /// Always `true`.
     pub success: bool,
-    /// Milliseconds the agent was ready, over its whole life.
+    /// Milliseconds the agent was ready since it was started last.
     pub uptime_ms: u64,
     /// `stopped`; `stopping` (with 202) while the node cannot be reached.
     pub state: StateName,
+    /// Until when its data is kept; absent where none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_kept_until: Option<UnixMillis>,
+    /// What that data takes of its node's disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_bytes: Option<u64>,
 }
 
 /// The answer of `GET /status/{id}`.
@@ -153,7 +183,7 @@ pub struct StopResponse {
 pub struct StatusResponse {
     /// The agent, without its token.
     pub agent: Agent,
-    /// Milliseconds the agent was ready.
+    /// Milliseconds the agent was ready since it was started last.
     pub uptime_ms: u64,
     /// Its vault; absent while the holder is linked to no owner, or where the
     /// gateway has no chain configured.
@@ -166,7 +196,7 @@ pub struct StatusResponse {
 pub struct UsageResponse {
     /// Whose usage.
     pub wallet: Wallet,
-    /// Totals over all agents the wallet ever had, the running one included.
+    /// Totals over all starts of all agents the wallet ever had, the running one included.
     pub stats: UsageStats,
     /// The live agent; always `null` where totals are read without the wallet's
     /// own signature.
@@ -178,7 +208,7 @@ pub struct UsageResponse {
 pub struct UsageStats {
     /// Milliseconds ready.
     pub total_uptime_ms: u64,
-    /// Agents that were ready at least once.
+    /// Starts of agents that were ready at least once.
     pub spawns: u64,
     /// Ready seconds × cores, rounded down.
     pub core_seconds: u64,
@@ -214,7 +244,7 @@ pub struct TiersResponse {
 /// The answer of `GET /agents`: one's own, newest first.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AgentsResponse {
-    /// The agents, the ended ones included (at most 100).
+    /// The agents, those that do not run included (at most 100).
     pub agents: Vec<Agent>,
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use domain::vault::Terms;
-use domain::{Address, AgentId, B256, Usdc, Wallet};
+use domain::{Address, B256, Usdc, Wallet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -239,8 +239,3 @@ pub struct Prices {
     pub prices: BTreeMap<String, Usdc>,
 }
 
-/// Names an agent's vault to others: the agent's id is the vault's `podId`.
-#[must_use]
-pub fn pod_id(agent: AgentId) -> String {
-    agent.to_string()
-}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use client::NodeClient;
-use domain::{AgentId, Generation};
+use domain::{RunId, Generation};
 use tempfile::TempDir;
 use wire::node::{Phase, SandboxSpec};
 
@@ -83,7 +83,7 @@ impl Node {
         let image = *info.images.get("echo").context("find the image")?;
         let idle = self.resident()?;
         for guest in 0..GUESTS {
-            let id = AgentId::from_bits(u64::from(guest));
+            let id = RunId::from_bits(u64::from(guest));
             let spec = SandboxSpec {
                 generation: Generation::FIRST,
                 image,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use auth::Tokens;
 use chain::fake::FakeBalances;
 use control::{Control, Node, NodeError};
-use domain::{AgentId, ImageDigest, Tiers, UnixMillis};
+use domain::{ImageDigest, PodId, RunId, Tiers, UnixMillis};
 use gateway::{Images, Limits, Listeners, NodeGuests, Parts, Table, Tls};
 use store::Store;
 use tokio::net::TcpListener;
@@ -93,9 +93,10 @@ impl Node for InstantNode {
         })
     }
 
-    async fn create(&self, id: AgentId, spec: &SandboxSpec, _: Option<&str>) -> Result<Sandbox, NodeError> {
+    async fn create(&self, id: RunId, spec: &SandboxSpec, _: Option<&str>) -> Result<Sandbox, NodeError> {
         Ok(Sandbox {
             id,
+            pod: spec.pod,
             generation: spec.generation,
             image: spec.image,
             cores: spec.cores,
@@ -111,16 +112,20 @@ impl Node for InstantNode {
         })
     }
 
-    async fn get(&self, _: AgentId) -> Result<Option<Sandbox>, NodeError> {
+    async fn get(&self, _: RunId) -> Result<Option<Sandbox>, NodeError> {
         std::future::pending().await
     }
 
-    async fn wait_ready(&self, _: AgentId, _: Duration) -> Result<Option<Sandbox>, NodeError> {
+    async fn wait_ready(&self, _: RunId, _: Duration) -> Result<Option<Sandbox>, NodeError> {
         std::future::pending().await
     }
 
-    async fn delete(&self, id: AgentId, _: Duration, _: Data) -> Result<Gone, NodeError> {
-        Ok(Gone { id, kept_until: None })
+    async fn delete(&self, id: RunId, _: PodId, _: Duration, _: Data) -> Result<Gone, NodeError> {
+        Ok(Gone { id, kept: None })
+    }
+
+    async fn erase(&self, _: PodId) -> Result<(), NodeError> {
+        Ok(())
     }
 
     async fn list(&self) -> Result<Sandboxes, NodeError> {

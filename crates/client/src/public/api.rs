@@ -1,6 +1,6 @@
 //! Romulus's calls, and ours beside them, whose answers are read whole.
 
-use domain::AgentId;
+use domain::PodId;
 use wire::public::{
     Agent, AgentsResponse, HealthResponse, IDEMPOTENCY_KEY, SpawnRequest, SpawnResponse, StatusResponse, StopResponse,
     TiersResponse, UsageResponse,
@@ -54,11 +54,19 @@ impl Public {
         self.signed(call).await
     }
 
-    /// Stops one's own agent.
+    /// Removes one's own agent with all that is of it; its id stays one's own.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn stop(&self, id: AgentId) -> Result<StopResponse, ClientError> {
+    pub async fn remove(&self, id: PodId) -> Result<StopResponse, ClientError> {
+        self.signed(Call::delete("remove the agent", format!("/agents/{id}"), self.limits.stop)).await
+    }
+
+    /// Stops one's own agent; its data is kept.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn stop(&self, id: PodId) -> Result<StopResponse, ClientError> {
         self.signed(Call::post("stop the agent", format!("/stop/{id}"), self.limits.stop)).await
     }
 
@@ -66,7 +74,7 @@ impl Public {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn status(&self, id: AgentId) -> Result<StatusResponse, ClientError> {
+    pub async fn status(&self, id: PodId) -> Result<StatusResponse, ClientError> {
         self.signed(Call::get("read the agent", format!("/status/{id}"), self.limits.read)).await
     }
 

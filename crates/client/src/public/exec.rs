@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use domain::AgentId;
+use domain::PodId;
 use futures_util::StreamExt;
 use futures_util::stream::{once, unfold};
 use reqwest::Body;
@@ -56,7 +56,7 @@ pub struct Process {
 #[derive(Clone, Debug)]
 pub struct ProcessHandle {
     client: Public,
-    agent: AgentId,
+    agent: PodId,
     pid: u32,
 }
 
@@ -65,7 +65,7 @@ impl Public {
     ///
     /// # Errors
     /// See [`ClientError`]; a program that is not there is [`ClientError::Rpc`].
-    pub async fn exec(&self, agent: AgentId, command: &Command) -> Result<Process, ClientError> {
+    pub async fn exec(&self, agent: PodId, command: &Command) -> Result<Process, ClientError> {
         let Some((program, arguments)) = command.argv.split_first() else {
             return Err(ClientError::protocol(OPERATION, "there is no command"));
         };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use domain::AgentId;
+use domain::PodId;
 use futures_util::stream::{StreamExt, unfold};
 use wire::public::StateChange;
 
@@ -22,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// A reader that comes back.
 struct Follower {
     client: Public,
-    agent: AgentId,
+    agent: PodId,
     after: u64,
     flow: Option<Flow<StateChange>>,
     fruitless: u32,
@@ -34,7 +34,7 @@ impl Public {
     /// Where the gateway goes away or comes back, the stream goes on where it
     /// was; it ends with an error when the gateway stays away.
     #[must_use]
-    pub fn follow(&self, agent: AgentId, after: u64) -> Flow<StateChange> {
+    pub fn follow(&self, agent: PodId, after: u64) -> Flow<StateChange> {
         let client = self.clone();
         let follower = Follower { client, agent, after, flow: None, fruitless: 0, over: false };
         unfold(follower, |mut follower| async move { follower.next().await.map(|change| (change, follower)) }).boxed()
@@ -83,7 +83,7 @@ impl Follower {
     }
 }
 
-async fn connect(client: &Public, agent: AgentId, after: u64) -> Result<Flow<StateChange>, ClientError> {
+async fn connect(client: &Public, agent: PodId, after: u64) -> Result<Flow<StateChange>, ClientError> {
     let patience = ExponentialBuilder::default()
         .with_min_delay(PAUSE)
         .with_max_delay(LONGEST_PAUSE)

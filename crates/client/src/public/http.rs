@@ -122,6 +122,10 @@ impl Call {
         Self { method: Method::POST, ..Self::get(operation, path, deadline) }
     }
 
+    pub(super) fn delete(operation: &'static str, path: impl Into<String>, deadline: Duration) -> Self {
+        Self { method: Method::DELETE, ..Self::get(operation, path, deadline) }
+    }
+
     /// With this body of this type.
     pub(super) fn body(mut self, kind: &'static str, body: impl Into<Bytes>) -> Self {
         self.headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::AgentId;
+use domain::PodId;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use reqwest::Response;
 use sse_stream::{Sse, SseByteStream};
@@ -28,7 +28,7 @@ impl Public {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn logs(&self, id: AgentId, source: LogSource, follow: bool) -> Result<Flow<Bytes>, ClientError> {
+    pub async fn logs(&self, id: PodId, source: LogSource, follow: bool) -> Result<Flow<Bytes>, ClientError> {
         let operation = "read the agent's output";
         let path = format!("/agents/{id}/logs?follow={follow}&source={}", source.as_str());
         let response = self.streamed(Call::get(operation, path, self.limits.read)).await?;
@@ -41,7 +41,7 @@ impl Public {
     /// # Errors
     /// See [`ClientError`]; a connection that breaks ends the stream, and one may
     /// come back with the last `seq`, as [`Self::follow`] does by itself.
-    pub async fn events(&self, id: AgentId, after: u64) -> Result<Flow<StateChange>, ClientError> {
+    pub async fn events(&self, id: PodId, after: u64) -> Result<Flow<StateChange>, ClientError> {
         let operation = "follow the agent's changes";
         let call = Call::get(operation, format!("/agents/{id}/events"), self.limits.read)
             .header("accept", EVENT_STREAM)?

@@ -1,7 +1,7 @@
 //! The financial layer's calls.
 
 use domain::vault::TaskId;
-use domain::{Address, AgentId};
+use domain::{Address, PodId};
 use reqwest::Method;
 use serde::Serialize;
 use wire::vault::{
@@ -44,7 +44,7 @@ impl Public {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn agent_vault(&self, agent: AgentId) -> Result<AgentVault, ClientError> {
+    pub async fn agent_vault(&self, agent: PodId) -> Result<AgentVault, ClientError> {
         // An agent's own key may have to be made first.
         let path = format!("/agents/{agent}/vault");
         self.signed(Call::get("read the agent's vault", path, self.limits.read)).await
@@ -54,7 +54,7 @@ impl Public {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn deploy_vault(&self, agent: AgentId, consent: &DeployRequest) -> Result<AgentVault, ClientError> {
+    pub async fn deploy_vault(&self, agent: PodId, consent: &DeployRequest) -> Result<AgentVault, ClientError> {
         let call = Call::post("deploy the agent's vault", format!("/agents/{agent}/vault"), self.limits.read);
         self.signed(with_json(call, consent)?).await
     }
@@ -80,7 +80,7 @@ impl Public {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn submit(&self, agent: AgentId, task: TaskId, work: &SubmitRequest) -> Result<TxResponse, ClientError> {
+    pub async fn submit(&self, agent: PodId, task: TaskId, work: &SubmitRequest) -> Result<TxResponse, ClientError> {
         let call = Call::post("hand the result in", format!("/agents/{agent}/tasks/{task}/submit"), self.limits.stop);
         self.signed(with_json(call, work)?).await
     }
@@ -89,7 +89,7 @@ impl Public {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn decline(&self, agent: AgentId, task: TaskId) -> Result<TxResponse, ClientError> {
+    pub async fn decline(&self, agent: PodId, task: TaskId) -> Result<TxResponse, ClientError> {
         let path = format!("/agents/{agent}/tasks/{task}/decline");
         self.signed(Call::post("turn the task down", path, self.limits.stop)).await
     }
@@ -98,7 +98,7 @@ impl Public {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn prices(&self, agent: AgentId) -> Result<Prices, ClientError> {
+    pub async fn prices(&self, agent: PodId) -> Result<Prices, ClientError> {
         let path = format!("/agents/{agent}/prices");
         self.signed(Call::get("read the agent's prices", path, self.limits.read)).await
     }
@@ -107,7 +107,7 @@ impl Public {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn set_prices(&self, agent: AgentId, prices: &Prices) -> Result<Prices, ClientError> {
+    pub async fn set_prices(&self, agent: PodId, prices: &Prices) -> Result<Prices, ClientError> {
         let mut call = Call::get("set the agent's prices", format!("/agents/{agent}/prices"), self.limits.read);
         call.method = Method::PUT;
         self.signed(with_json(call, prices)?).await

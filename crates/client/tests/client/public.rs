@@ -30,7 +30,7 @@ fn agent() -> Value {
 }
 
 fn spawn_request() -> SpawnRequest {
-    SpawnRequest { agent_type: "echo".into(), env: None, public: false, cores: None, memory: None, image_ref: None }
+    SpawnRequest { agent_type: Some("echo".into()), ..SpawnRequest::default() }
 }
 
 fn spawned(token: &str) -> Value {

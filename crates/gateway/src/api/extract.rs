@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path, Query};
-use domain::{AgentId, Wallet};
+use domain::{PodId, Wallet};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode, Uri};
@@ -44,7 +44,7 @@ pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
 }
 
 /// `{id}` in a path. What cannot be an id is not found.
-pub(crate) struct Id(pub(crate) AgentId);
+pub(crate) struct Id(pub(crate) PodId);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {
     type Rejection = Refusal;
@@ -52,7 +52,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, Refusal> {
         #[derive(serde::Deserialize)]
         struct Segment {
-            id: AgentId,
+            id: PodId,
         }
         let found: Result<Path<Segment>, PathRejection> = Path::from_request_parts(head, state).await;
         found.map(|Path(Segment { id })| Self(id)).map_err(|_| Refusal::not_found())

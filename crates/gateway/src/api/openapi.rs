@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn case_openapi_codes_ids_and_addresses_have_a_pattern() {
         let document = document();
-        for name in ["AgentId", "Wallet", "ImageDigest", "EvmAddress", "EvmHash"] {
+        for name in ["PodId", "RunId", "Wallet", "ImageDigest", "EvmAddress", "EvmHash"] {
             assert!(document["components"]["schemas"][name]["pattern"].is_string(), "{name}");
         }
         for (path, item) in document["paths"].as_object().unwrap() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use wire::fault::Code;
 
 use crate::api::agents::{events, logs, spawn, status, stop, usage};
@@ -24,6 +24,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/usage/{wallet}", get(usage::usage))
         .route("/tiers", get(tiers::tiers))
         .route("/agents", get(status::list))
+        .route("/agents/{id}", delete(stop::remove))
         .route("/agents/{id}/logs", get(logs::logs))
         .route("/agents/{id}/events", get(events::events))
         .route("/agents/{id}/process.Process/{method}", post(process::pass))

@@ -4,7 +4,7 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
-use domain::{Address, AgentId, Wallet};
+use domain::{Address, PodId, Wallet};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wire::fault::{Code, Fault};
 
@@ -61,9 +61,9 @@ pub(crate) struct Streams {
     unpaid: Arc<Semaphore>,
     wallets: Crowd<Wallet>,
     /// Each agent's streams, those of its visitors, and those of who pays nothing.
-    agents: Crowd<AgentId>,
-    visited: Crowd<AgentId>,
-    visited_unpaid: Crowd<AgentId>,
+    agents: Crowd<PodId>,
+    visited: Crowd<PodId>,
+    visited_unpaid: Crowd<PodId>,
     shares: Crowd<Share>,
 }
 
@@ -72,7 +72,7 @@ pub(crate) struct Streams {
 #[expect(dead_code, reason = "holding them holds the places")]
 pub(crate) enum StreamPlace {
     Wallet(OwnedSemaphorePermit, Place<Wallet>),
-    Agent(Vec<OwnedSemaphorePermit>, Vec<Place<AgentId>>, Vec<Place<Share>>),
+    Agent(Vec<OwnedSemaphorePermit>, Vec<Place<PodId>>, Vec<Place<Share>>),
 }
 
 impl Streams {
@@ -96,7 +96,7 @@ impl Streams {
     }
 
     /// A place for a connection to an agent whose protocol has changed.
-    pub(crate) fn to_agent(&self, id: AgentId, asker: Asker) -> Result<StreamPlace, Refusal> {
+    pub(crate) fn to_agent(&self, id: PodId, asker: Asker) -> Result<StreamPlace, Refusal> {
         let shares = asker.shares().map(|whose| share(&self.shares, whose, whose.name()));
         let shares = shares.collect::<Result<_, _>>()?;
         let (agents, parts) = self.groups(asker);
@@ -107,7 +107,7 @@ impl Streams {
     }
 
     /// Of which places he takes one: of an agent's, and of the gateway's.
-    fn groups(&self, asker: Asker) -> (Vec<&Crowd<AgentId>>, Vec<&Arc<Semaphore>>) {
+    fn groups(&self, asker: Asker) -> (Vec<&Crowd<PodId>>, Vec<&Arc<Semaphore>>) {
         match asker {
             Asker::Holder => (vec![&self.agents], vec![&self.all]),
             Asker::Payer(..) => (vec![&self.visited, &self.agents], vec![&self.visitors, &self.all]),
@@ -147,6 +147,8 @@ fn too_many(said: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use domain::RunId;
+
     use super::*;
 
     fn streams(limits: Limits) -> Streams {
@@ -175,7 +177,7 @@ mod tests {
     #[test]
     fn fault_2_4_each_has_a_share_and_visitors_leave_the_holders_theirs() {
         let (streams, mut held) = (streams(limits()), Vec::new());
-        let (one, other) = (AgentId::from_bits(1), AgentId::from_bits(2));
+        let (one, other) = (PodId::minted(RunId::from_bits(1)), PodId::minted(RunId::from_bits(2)));
         let visit = |agent, address| drain_of(&streams, agent, visitor(address));
         assert_eq!(drain(&mut held, visit(one, 1)), 3, "an address");
         assert_eq!(drain(&mut held, visit(one, 2)), 3, "visitors of an agent");
@@ -192,7 +194,7 @@ mod tests {
     fn fault_2_4_visitors_of_all_agents_together_leave_room_for_holders() {
         let (streams, mut held) = (streams(limits()), Vec::new());
         for address in 0..20 {
-            drain(&mut held, drain_of(&streams, AgentId::from_bits(address), visitor(address.into())));
+            drain(&mut held, drain_of(&streams, PodId::minted(RunId::from_bits(address)), visitor(address.into())));
         }
         assert_eq!(held.len(), 12);
         assert_eq!(drain(&mut held, || streams.for_wallet(Wallet([1; 32]))), 4);
@@ -201,7 +203,7 @@ mod tests {
     #[test]
     fn fault_2_3_who_pays_finds_a_stream_whatever_visitors_and_another_payer_hold() {
         let (streams, mut held) = (streams(Limits { payer_percent: 50, ..limits() }), Vec::new());
-        let one = AgentId::from_bits(1);
+        let one = PodId::minted(RunId::from_bits(1));
         let mut drain = |asker| drain(&mut held, drain_of(&streams, one, asker));
         assert_eq!(drain(Asker::Visitor { address: 1, beside_payers: true }), 2, "of an agent that has prices");
         assert_eq!(drain(Asker::Visitor { address: 2, beside_payers: true }), 0);
@@ -216,18 +218,18 @@ mod tests {
     fn fault_2_3_visitors_of_all_agents_together_leave_streams_to_who_pays() {
         let (streams, mut held) = (streams(Limits { payer_percent: 25, ..limits() }), Vec::new());
         for address in 0..20 {
-            drain(&mut held, drain_of(&streams, AgentId::from_bits(address), visitor(address.into())));
+            drain(&mut held, drain_of(&streams, PodId::minted(RunId::from_bits(address)), visitor(address.into())));
         }
         assert_eq!(held.len(), 8);
         let payer = Asker::Payer(1, Address::repeat_byte(1));
-        assert_eq!(drain(&mut held, drain_of(&streams, AgentId::from_bits(90), payer)), 3);
+        assert_eq!(drain(&mut held, drain_of(&streams, PodId::minted(RunId::from_bits(90)), payer)), 3);
     }
 
     fn visitor(address: u128) -> Asker {
         Asker::Visitor { address, beside_payers: false }
     }
 
-    fn drain_of(streams: &Streams, id: AgentId, asker: Asker) -> impl Fn() -> Result<StreamPlace, Refusal> + use<'_> {
+    fn drain_of(streams: &Streams, id: PodId, asker: Asker) -> impl Fn() -> Result<StreamPlace, Refusal> + use<'_> {
         move || streams.to_agent(id, asker)
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::response::IntoResponse;
-use domain::{AgentId, UnixMillis, Usdc};
+use domain::{PodId, UnixMillis, Usdc};
 use http::Response;
 use http::header::HeaderMap;
 use http::request::Parts;
@@ -179,7 +179,7 @@ pub(crate) struct Counter {
 
 impl Gateway {
     /// What this request costs its sender.
-    pub(crate) async fn toll_of(&self, agent: AgentId, path: &str) -> Result<Tolled, Refusal> {
+    pub(crate) async fn toll_of(&self, agent: PodId, path: &str) -> Result<Tolled, Refusal> {
         if self.parts.shop.is_none() {
             return Ok(Tolled::default());
         }
@@ -200,11 +200,11 @@ impl Gateway {
     ) -> Result<Counter, Refusal> {
         let shop = self.parts.shop.as_ref().ok_or_else(Refusal::no_chain)?;
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-        let url = format!("{}{path}", self.agent_url.of(record.id));
+        let url = format!("{}{path}", self.agent_url.of(record.pod));
         Ok(Counter {
             seller: shop.seller()?,
             quote: shop.quote(record.wallet, &url, price).await?,
-            resource: record.id.to_string(),
+            resource: record.pod.to_string(),
             client: Client::of(client),
         })
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
-use domain::{AgentId, Generation};
+use domain::{RunId, Generation};
 use http::header::CONTENT_LENGTH;
 use http::{Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
@@ -39,9 +39,9 @@ const PORTS: u64 = 16_384;
 pub(crate) struct Pools {
     guests: Arc<dyn Guests>,
     limits: Limits,
-    agents: Mutex<HashMap<(AgentId, Generation), Arc<Pool>>>,
+    agents: Mutex<HashMap<(RunId, Generation), Arc<Pool>>>,
     /// The ports that somebody has named an agent with.
-    ports: Cache<(AgentId, Generation), u16>,
+    ports: Cache<(RunId, Generation), u16>,
 }
 
 impl Pools {
@@ -87,7 +87,7 @@ impl Pools {
         });
     }
 
-    fn agents(&self) -> MutexGuard<'_, HashMap<(AgentId, Generation), Arc<Pool>>> {
+    fn agents(&self) -> MutexGuard<'_, HashMap<(RunId, Generation), Arc<Pool>>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,7 +96,7 @@ impl Pools {
 struct Pool {
     guests: Arc<dyn Guests>,
     node: String,
-    id: AgentId,
+    id: RunId,
     queue: Queue,
     opening: Semaphore,
     /// The one used last is the last.
@@ -157,7 +157,7 @@ impl Past {
 }
 
 impl Pool {
-    fn new(guests: Arc<dyn Guests>, node: &str, id: AgentId, limits: &Limits) -> Self {
+    fn new(guests: Arc<dyn Guests>, node: &str, id: RunId, limits: &Limits) -> Self {
         Self {
             guests,
             node: node.to_owned(),

@@ -6,11 +6,12 @@
 //! another count, and what was read before is nobody's any more.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domain::{AgentId, Usdc};
+use domain::{PodId, Usdc};
 use moka::future::Cache;
 use store::StoreError;
 
@@ -25,8 +26,10 @@ pub(crate) type Prices = BTreeMap<String, Usdc>;
 
 /// All agents' prices, as far as they are held.
 pub(crate) struct Tariff {
-    held: Cache<(AgentId, u64), Arc<Prices>>,
+    held: Cache<(PodId, u64), Arc<Prices>>,
     changes: Vec<AtomicU64>,
+    /// Of a seed of its own: nobody chooses ids that fall on one count.
+    hasher: RandomState,
 }
 
 impl Tariff {
@@ -38,13 +41,14 @@ impl Tariff {
         Self {
             held: Cache::builder().max_capacity(HELD).time_to_live(lasts).build(),
             changes: (0..COUNTS).map(|_| AtomicU64::new(0)).collect(),
+            hasher: RandomState::new(),
         }
     }
 
     /// An agent's prices. Whoever asks at the same time waits for the same reading.
     pub(crate) async fn of(
         &self,
-        agent: AgentId,
+        agent: PodId,
         read: impl Future<Output = Result<Prices, StoreError>>,
     ) -> Result<Arc<Prices>, StoreError> {
         let changes = self.count(agent).load(Ordering::SeqCst);
@@ -53,13 +57,13 @@ impl Tariff {
     }
 
     /// Says that an agent's prices have changed, once they have.
-    pub(crate) fn changed(&self, agent: AgentId) {
+    pub(crate) fn changed(&self, agent: PodId) {
         self.count(agent).fetch_add(1, Ordering::SeqCst);
     }
 
-    /// An id's last bits are random.
-    fn count(&self, agent: AgentId) -> &AtomicU64 {
-        &self.changes[usize::try_from(agent.bits() % COUNTS).unwrap_or_default()]
+    fn count(&self, agent: PodId) -> &AtomicU64 {
+        let hash = self.hasher.hash_one(agent);
+        &self.changes[usize::try_from(hash % COUNTS).unwrap_or_default()]
     }
 }
 
@@ -72,7 +76,9 @@ mod tests {
 
     use super::*;
 
-    const AGENT: AgentId = AgentId::from_bits(7);
+    fn agent() -> PodId {
+        PodId::minted(RunId::from_bits(7))
+    }
 
     /// A store whose readings take what is in it when they begin, and end when they
     /// are let.
@@ -96,12 +102,12 @@ mod tests {
 
         fn set(&self, price: u64, tariff: &Tariff) {
             *self.price.lock().unwrap() = price;
-            tariff.changed(AGENT);
+            tariff.changed(agent());
         }
     }
 
     async fn ask(tariff: &Tariff, store: &SlowStore) -> Usdc {
-        tariff.of(AGENT, store.read()).await.unwrap()["/"]
+        tariff.of(agent(), store.read()).await.unwrap()["/"]
     }
 
     #[tokio::test]

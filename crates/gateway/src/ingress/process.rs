@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Path, State};
-use domain::AgentId;
+use domain::PodId;
 use futures_util::StreamExt;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE};
 use http::{Method, Request, Response};
@@ -42,7 +42,7 @@ pub(crate) struct Segment {
     tag = "agents",
     path = "/agents/{id}/process.Process/{method}",
     params(
-        ("id" = AgentId, Path, description = "The agent"),
+        ("id" = PodId, Path, description = "The agent"),
         ("method" = String, Path, description = "Start, Connect, List, SendInput, StreamInput, CloseStdin, SendSignal or Update"),
     ),
     request_body(
@@ -89,7 +89,7 @@ pub(crate) async fn pass(
     let mut request = Request::new(Body::new(pulse.of(body)));
     *request.method_mut() = Method::POST;
     *request.headers_mut() = headers;
-    let answer = gateway.parts.guests.pass(node, id, &format!("/process.Process/{method}"), request).await?;
+    let answer = gateway.parts.guests.pass(node, record.id, &format!("/process.Process/{method}"), request).await?;
     let (mut head, body) = answer.into_parts();
     strip_hop_by_hop(&mut head.headers);
     let body = gateway.until_drained(body, place);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use domain::{AgentId, State};
+use domain::State;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, COOKIE, HOST, HeaderMap, HeaderValue, ORIGIN};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode, Uri, Version};
@@ -50,10 +50,13 @@ pub(crate) async fn pass(
     headers::one_credential(request.headers())?;
     let id = named.id;
     let socket = Socket::wanted(&mut request);
-    let held = presented(request.headers(), socket).any(|token| gateway.parts.tokens.verify(id, token));
+    let record = gateway.parts.store.last_run(id).await?;
+    let held = record.as_ref().is_some_and(|record| {
+        presented(request.headers(), socket).any(|token| gateway.parts.tokens.verify(record.id, token))
+    });
     let tolled = if held { Tolled::default() } else { gateway.toll_of(id, request.uri().path()).await? };
     // A price opens what is private to whoever pays it.
-    let record = gateway.open(id, held || tolled.toll.is_some_and(|toll| toll.opens)).await?;
+    let record = open(record, held || tolled.toll.is_some_and(|toll| toll.opens))?;
     gateway.check_port(&record, named.port).await?;
     let client = socket.map(|socket| Client::of(socket, &mut request));
     let visitor = Asker::Visitor { address: client_key(arrival.client), beside_payers: tolled.sells };
@@ -175,29 +178,28 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-impl Gateway {
-    /// The agent, if the caller may talk to it and it can answer.
-    async fn open(&self, id: AgentId, held: bool) -> Result<Record, Refusal> {
-        let record = self.parts.store.get(id).await?.filter(|record| held || record.public);
-        let Some(record) = record else {
-            if held {
-                return Err(Refusal::not_found());
-            }
-            return Err(Refusal::new(Code::InvalidToken, "send this agent's token as Authorization: Bearer"));
-        };
-        match record.state {
-            State::Ready => Ok(record),
-            // It is being started again: it may be back before we are told.
-            State::Booting if record.was_ready => Ok(record),
-            State::Reserved | State::Placed | State::Booting | State::Waiting(_) => {
-                Err(Fault::new(Code::AgentNotReady, "the agent is starting; try again").retry_after(1).into())
-            }
-            State::Stopping(_) | State::Stopped(_) | State::Failed(_) => {
-                Err(Refusal::new(Code::NotFound, "the agent has ended"))
-            }
+/// The agent, if the caller may talk to it and it can answer.
+fn open(record: Option<Record>, held: bool) -> Result<Record, Refusal> {
+    let Some(record) = record.filter(|record| held || record.public) else {
+        if held {
+            return Err(Refusal::not_found());
+        }
+        return Err(Refusal::new(Code::InvalidToken, "send this agent's token as Authorization: Bearer"));
+    };
+    match record.state {
+        State::Ready => Ok(record),
+        // It is being started again: it may be back before we are told.
+        State::Booting if record.was_ready => Ok(record),
+        State::Reserved | State::Placed | State::Booting | State::Waiting(_) => {
+            Err(Fault::new(Code::AgentNotReady, "the agent is starting; try again").retry_after(1).into())
+        }
+        State::Stopping(_) | State::Stopped(_) | State::Failed(_) => {
+            Err(Refusal::new(Code::NotFound, "the agent does not run; its holder can start it again"))
         }
     }
+}
 
+impl Gateway {
     /// Refuses a port that is not the agent's: a guest has no other that can be
     /// reached.
     async fn check_port(&self, record: &Record, asked: Option<u16>) -> Result<(), Refusal> {
@@ -214,7 +216,7 @@ impl Gateway {
     /// agent.
     async fn places(&self, record: &Record, asker: Asker, client: Option<Client>) -> Result<Places, Refusal> {
         let stream = match client {
-            Some(client) => Some((client, self.streams.to_agent(record.id, asker)?)),
+            Some(client) => Some((client, self.streams.to_agent(record.pod, asker)?)),
             None => None,
         };
         Ok(Places { lease: self.pools.lease(record, asker).await?, stream })

@@ -8,7 +8,7 @@
 //! | `E2b-Sandbox-Id: {id}` | the listeners, at the API's own hosts |
 
 use axum::body::Body;
-use domain::AgentId;
+use domain::PodId;
 use http::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri};
@@ -42,7 +42,7 @@ pub(crate) enum Target {
 /// An agent, and how it was named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Named {
-    pub(crate) id: AgentId,
+    pub(crate) id: PodId,
     pub(crate) way: Way,
     /// The port that was asked for, where one was: it must be the agent's.
     pub(crate) port: Option<u16>,
@@ -69,7 +69,7 @@ impl Target {
     ) -> Result<Self, Refusal> {
         let agent = host.and_then(|host| gateway.agent_url.agent(host));
         let (asked, port) = (one(request.headers(), &SANDBOX_ID)?, port(request.headers())?);
-        let asked = asked.map(|text| text.parse::<AgentId>().map_err(|_| no_agent())).transpose()?;
+        let asked = asked.map(|text| text.parse::<PodId>().map_err(|_| no_agent())).transpose()?;
         let (id, way) = match (listener, agent, asked) {
             (Listener::Hosts, Some(id), _) => (id, Way::Host),
             (Listener::Hosts, None, _) | (Listener::Paths, None, _) if !gateway.knows(host) => return Err(astray()),
@@ -98,7 +98,7 @@ impl Gateway {
         host.is_none_or(|host| self.hosts.know(host))
     }
 
-    fn prefix(&self, id: AgentId) -> String {
+    fn prefix(&self, id: PodId) -> String {
         self.path_url.as_ref().map_or_else(|| format!("/{id}"), |url| url.prefix(id))
     }
 }
@@ -110,15 +110,15 @@ fn astray() -> Refusal {
 }
 
 fn no_agent() -> Refusal {
-    Refusal::new(Code::NotFound, "no agent is named: expected an id like a1b2c3d4-e5f6-7890")
+    Refusal::new(Code::NotFound, "no agent is named: expected an id like agent-123 or a1b2c3d4-e5f6-7890")
 }
 
 /// A path, taken apart.
 enum Split {
     /// The agent, and its part of the target.
-    Whole(AgentId, Uri),
+    Whole(PodId, Uri),
     /// The agent, without so much as a slash behind it.
-    Bare(AgentId),
+    Bare(PodId),
 }
 
 fn split(uri: &Uri) -> Result<Split, Refusal> {
@@ -137,7 +137,7 @@ fn split(uri: &Uri) -> Result<Split, Refusal> {
 
 /// Links that an agent's page writes lead under its root only if the root ends with
 /// a slash. The way there is relative: a proxy may have taken a beginning away.
-fn slash(id: AgentId, uri: &Uri) -> Result<Response<Body>, Refusal> {
+fn slash(id: PodId, uri: &Uri) -> Result<Response<Body>, Refusal> {
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let there = HeaderValue::try_from(format!("{id}/{query}")).map_err(|_| Refusal::invalid("the path is not one"))?;
     let mut response = Response::new(Body::empty());

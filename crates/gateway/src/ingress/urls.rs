@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use auth::GatewayName;
-use domain::AgentId;
+use domain::PodId;
 use http::uri::Authority;
 
 use crate::ConfigError;
@@ -46,12 +46,12 @@ impl AgentUrl {
     }
 
     /// An agent's URL.
-    pub(crate) fn of(&self, id: AgentId) -> String {
+    pub(crate) fn of(&self, id: PodId) -> String {
         format!("{}{id}{}", self.scheme, self.after_id)
     }
 
     /// The host of that URL, with its port unless it is the scheme's own.
-    pub(crate) fn host(&self, id: AgentId) -> String {
+    pub(crate) fn host(&self, id: PodId) -> String {
         format!("{id}{}", self.after_id)
     }
 
@@ -66,7 +66,7 @@ impl AgentUrl {
     }
 
     /// The agent that a `Host` names, if it is one of ours.
-    pub(crate) fn agent(&self, host: &str) -> Option<AgentId> {
+    pub(crate) fn agent(&self, host: &str) -> Option<PodId> {
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
         let name = name.strip_suffix('.').unwrap_or(name);
         let (label, suffix) = name.split_at_checked(name.find('.')?)?;
@@ -113,12 +113,12 @@ impl PathUrl {
     }
 
     /// An agent's URL, without a slash at its end.
-    pub(crate) fn of(&self, id: AgentId) -> String {
+    pub(crate) fn of(&self, id: PodId) -> String {
         format!("{}{}", self.origin, self.prefix(id))
     }
 
     /// The path that is an agent's root, without a slash at its end.
-    pub(crate) fn prefix(&self, id: AgentId) -> String {
+    pub(crate) fn prefix(&self, id: PodId) -> String {
         format!("{}{id}", self.before_id)
     }
 
@@ -132,7 +132,7 @@ impl PathUrl {
 mod tests {
     use super::*;
 
-    fn id() -> AgentId {
+    fn id() -> PodId {
         "a1b2c3d4-e5f6-7890".parse().unwrap()
     }
 

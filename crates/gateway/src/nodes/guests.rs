@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use axum::body::Body;
 use client::{LogSource, NodeClient, NodeError};
-use domain::AgentId;
+use domain::RunId;
 use http::{Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use wire::fault::{Code, Fault};
@@ -49,20 +49,20 @@ impl From<NodeError> for GuestError {
 #[async_trait]
 pub trait Guests: Send + Sync {
     /// The port that the agent serves.
-    async fn port(&self, node: &str, id: AgentId) -> Result<u16, GuestError>;
+    async fn port(&self, node: &str, id: RunId) -> Result<u16, GuestError>;
 
     /// Opens a connection to the agent's port.
-    async fn tunnel(&self, node: &str, id: AgentId) -> Result<Box<dyn Io>, GuestError>;
+    async fn tunnel(&self, node: &str, id: RunId) -> Result<Box<dyn Io>, GuestError>;
 
     /// The lines the agent (or, with `console`, its guest) wrote; with `follow`,
     /// those it goes on to write.
-    async fn logs(&self, node: &str, id: AgentId, console: bool, follow: bool) -> Result<Body, GuestError>;
+    async fn logs(&self, node: &str, id: RunId, console: bool, follow: bool) -> Result<Body, GuestError>;
 
     /// Passes a request to the process routes of the guest.
     async fn pass(
         &self,
         node: &str,
-        id: AgentId,
+        id: RunId,
         path: &str,
         request: Request<Body>,
     ) -> Result<Response<Body>, GuestError>;
@@ -86,16 +86,16 @@ impl NodeGuests {
 
 #[async_trait]
 impl Guests for NodeGuests {
-    async fn port(&self, node: &str, id: AgentId) -> Result<u16, GuestError> {
+    async fn port(&self, node: &str, id: RunId) -> Result<u16, GuestError> {
         let sandbox = self.node(node)?.get(id).await?;
         Ok(sandbox.ok_or_else(|| GuestError::Unreachable("the node does not run it".into()))?.port)
     }
 
-    async fn tunnel(&self, node: &str, id: AgentId) -> Result<Box<dyn Io>, GuestError> {
+    async fn tunnel(&self, node: &str, id: RunId) -> Result<Box<dyn Io>, GuestError> {
         Ok(Box::new(self.node(node)?.tunnel(id).await?))
     }
 
-    async fn logs(&self, node: &str, id: AgentId, console: bool, follow: bool) -> Result<Body, GuestError> {
+    async fn logs(&self, node: &str, id: RunId, console: bool, follow: bool) -> Result<Body, GuestError> {
         let source = if console { LogSource::Console } else { LogSource::Agent };
         Ok(Body::new(self.node(node)?.logs(id, source, follow).await?))
     }
@@ -103,7 +103,7 @@ impl Guests for NodeGuests {
     async fn pass(
         &self,
         node: &str,
-        id: AgentId,
+        id: RunId,
         path: &str,
         request: Request<Body>,
     ) -> Result<Response<Body>, GuestError> {

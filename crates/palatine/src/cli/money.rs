@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand, ValueHint};
 use domain::vault::TaskId;
-use domain::{Address, AgentId, Usdc};
+use domain::{Address, PodId, Usdc};
 
 /// Who signs for the EVM.
 #[derive(Clone, Debug, Args)]
@@ -40,7 +40,7 @@ pub(crate) enum Vault {
     /// Deploy your agent's vault; the gateway pays the gas
     Deploy {
         /// The agent
-        agent: AgentId,
+        agent: PodId,
     },
     /// Show a vault: what it holds, for whom
     Show {
@@ -146,7 +146,7 @@ pub(crate) enum Vault {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum VaultName {
     Address(Address),
-    Agent(AgentId),
+    Agent(PodId),
 }
 
 impl FromStr for VaultName {
@@ -222,7 +222,7 @@ impl FromStr for Span {
 #[derive(Debug, Args)]
 pub(crate) struct Price {
     /// The agent
-    pub(crate) id: AgentId,
+    pub(crate) id: PodId,
     /// What a path costs, such as /v1/chat/completions=0.01; every beginning of a path that is not named is free
     pub(crate) prices: Vec<PathPrice>,
     /// Make everything free

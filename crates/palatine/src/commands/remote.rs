@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use client::{ClientError, Door, LogSource, Public, Question, SpawnOptions};
-use domain::AgentId;
+use domain::PodId;
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 use wire::fault::Code;
@@ -73,12 +73,13 @@ impl Session<'_> {
     async fn spawn(&self, options: Spawn) -> Result<()> {
         let env = environment(options.env, options.env_file.as_deref())?;
         let request = SpawnRequest {
-            agent_type: options.agent_type,
+            agent_type: Some(options.agent_type),
             env: (!env.0.is_empty()).then_some(env),
-            public: options.public,
+            public: options.public.then_some(true),
             cores: options.cores,
             memory: options.memory,
             image_ref: options.image,
+            ..SpawnRequest::default()
         };
         let how = SpawnOptions { detached: options.no_wait, idempotency_key: options.idempotency_key };
         let answer = self.client.spawn(&request, &how).await?;
@@ -91,7 +92,7 @@ impl Session<'_> {
 
     /// Has the new agent's vault deployed, where a chain is configured, the wallet is
     /// linked to an owner and the owner's key is at hand. The agent works without.
-    async fn give_vault(&self, agent: AgentId, unwanted: bool, signer: &Signer) -> Result<()> {
+    async fn give_vault(&self, agent: PodId, unwanted: bool, signer: &Signer) -> Result<()> {
         if unwanted || KeystoreLocation::find(signer, self.state)?.is_none() {
             return Ok(());
         }
@@ -133,7 +134,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn events(&self, id: AgentId) -> Result<()> {
+    async fn events(&self, id: PodId) -> Result<()> {
         let mut changes = self.client.follow(id, 0);
         while let Some(change) = changes.next().await {
             show(self.json, &change?, output::change)?;
@@ -172,7 +173,7 @@ impl Session<'_> {
         Ok(writeln!(out)?)
     }
 
-    async fn stop(&self, id: AgentId) -> Result<()> {
+    async fn stop(&self, id: PodId) -> Result<()> {
         let answer = self.client.stop(id).await?;
         self.tokens.forget(id).context("forget the agent's token")?;
         Ok(show(self.json, &answer, output::stopped)?)

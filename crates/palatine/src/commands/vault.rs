@@ -13,12 +13,12 @@ use chain::evm::{EvmConfig, calls};
 use client::{ClientError, Public};
 use domain::evm::Call;
 use domain::vault::{Settings, TaskId, Terms};
-use domain::{Address, AgentId, B256, Bytes, U256, Usdc};
+use domain::{Address, PodId, B256, Bytes, U256, Usdc};
 use identity::{Identity, SignerSync};
 use relay::client::{Form, Party, Purse, Relayed, Remote, RemoteConfig, Wish};
 use serde::Serialize;
 use wire::fault::Code;
-use wire::vault::{ChainResponse, DeployRequest, SubmitRequest, Task, VaultResponse, VaultState, pod_id};
+use wire::vault::{ChainResponse, DeployRequest, SubmitRequest, Task, VaultResponse, VaultState};
 
 use super::{gateway, now, signer as holder};
 use crate::cli::{CreateTask, Signer, Target, TaskName, Vault, VaultName};
@@ -77,7 +77,7 @@ pub(crate) async fn deploy_after_spawn(
     target: &Target,
     state: &StateDir,
     signer: &Signer,
-    agent: AgentId,
+    agent: PodId,
 ) -> Result<()> {
     let url = gateway(target, state)?;
     let session = VaultSession { client: Public::new(&url)?, target, state, signer, url };
@@ -196,7 +196,7 @@ impl VaultSession<'_> {
         Ok(chain)
     }
 
-    async fn deploy(&self, agent: AgentId) -> Result<()> {
+    async fn deploy(&self, agent: PodId) -> Result<()> {
         let mut vault = self.sign_for(agent).await?;
         let holder = self.holder()?;
         let limit = Instant::now() + DEPLOY_LIMIT;
@@ -215,7 +215,7 @@ impl VaultSession<'_> {
     }
 
     /// Signs for an agent's vault as its owner, unless it is there or on its way.
-    async fn sign_for(&self, agent: AgentId) -> Result<wire::vault::AgentVault> {
+    async fn sign_for(&self, agent: PodId) -> Result<wire::vault::AgentVault> {
         let holder = self.holder()?;
         let vault = holder.agent_vault(agent).await?;
         if matches!(vault.state, VaultState::Deployed | VaultState::Deploying) {
@@ -228,7 +228,7 @@ impl VaultSession<'_> {
         let evm = config(&self.chain().await?);
         let deadline = self.now_s()? + WINDOW_S;
         let message = CreateVault {
-            podId: pod_id(agent),
+            podId: agent.to_string(),
             owner: vault.owner,
             agentWallet: vault.agent_wallet,
             deadline: U256::from(deadline),
@@ -279,7 +279,7 @@ impl VaultSession<'_> {
     }
 
     /// The agent whose vault is meant: its name is the vault's.
-    async fn agent_of(&self, name: &TaskName) -> Result<AgentId> {
+    async fn agent_of(&self, name: &TaskName) -> Result<PodId> {
         match name.vault {
             VaultName::Agent(agent) => Ok(agent),
             VaultName::Address(address) => {

@@ -43,12 +43,9 @@ fn client(stack: &LocalStack) -> Result<Public> {
 async fn job(client: &Public) -> Result<()> {
     let step = Step::start("Trying it: a second wallet spawns an agent");
     let request = SpawnRequest {
-        agent_type: "echo".to_owned(),
-        env: None,
-        public: false,
-        cores: None,
-        memory: None,
-        image_ref: None,
+        agent_type: Some("echo".to_owned()),
+        ephemeral: Some(true),
+        ..SpawnRequest::default()
     };
     let agent = client.spawn(&request, &SpawnOptions::default()).await.context("spawn an agent")?.agent;
     step.done();

@@ -1,11 +1,11 @@
 //! What a spawn asks for, and whether it may be granted: everything that can be
-//! refused before the database is asked.
+//! refused before anything is written.
 
 use std::sync::Arc;
 
-use domain::{AgentId, ImageDigest, Tier, TierName, Tiers};
+use domain::{ImageDigest, PodId, RunId, Tier, TierName, Tiers};
 use http::header::HeaderMap;
-use store::{Idempotency, Reservation};
+use store::{Idempotency, PodChoice, Reservation};
 use wire::Environment;
 use wire::fault::{Code, Fault};
 use wire::public::{IDEMPOTENCY_KEY, SpawnRequest};
@@ -18,12 +18,18 @@ use crate::state::Gateway;
 
 /// The longest `agent_type`.
 const MAX_TYPE: usize = 64;
+/// Labels under the agents' domain that stay the operator's.
+const RESERVED_NAMES: [&str; 12] = [
+    "admin", "api", "app", "auth", "console", "gateway", "health", "localhost", "metrics", "palatine", "status", "www",
+];
 /// The longest `Idempotency-Key`.
 const MAX_KEY: usize = 255;
 
-/// A wish that may be granted.
-pub(crate) struct Wish {
+/// A spawn that may be granted, as far as is known without writing.
+pub(crate) struct AdmittedSpawn {
+    pod: PodChoice,
     agent_type: String,
+    brought: bool,
     env: Environment,
     public: bool,
     image: ImageDigest,
@@ -33,24 +39,46 @@ pub(crate) struct Wish {
 }
 
 impl Gateway {
-    /// Reads the wish and sees whether it may be granted.
-    pub(crate) async fn wish(&self, headers: &HeaderMap, verified: &Verified) -> Result<Wish, Refusal> {
-        let request = parse(&verified.body)?;
+    /// Reads what is asked for and sees whether it may be granted.
+    pub(crate) async fn admit(&self, headers: &HeaderMap, verified: &Verified) -> Result<AdmittedSpawn, Refusal> {
+        let request: SpawnRequest = parse_json(&verified.body)?;
+        let asked = self.resolve(&request, verified).await?;
         let env = request.env.unwrap_or_default();
         env.check()?;
         let idempotency = self.idempotency(headers, &verified.body)?;
         let table = self.images().await?;
-        let named = match &request.image_ref {
-            None => Some(self.named(table.clone(), &request.agent_type).await?),
+        let named = match &asked.image_ref {
+            None => Some(self.named(table.clone(), &asked.agent_type).await?),
             Some(_) => None,
         };
         let (tier, full) = self.tier(verified).await?;
         let tier_config = part_of(full, request.cores, request.memory)?;
-        let image = match (named, &request.image_ref) {
+        let image = match (named, &asked.image_ref) {
             (Some(image), _) => image,
             (None, reference) => self.brought(&table, reference.as_deref().unwrap_or(""), &tier)?,
         };
-        Ok(Wish { agent_type: request.agent_type, env, public: request.public, image, tier, tier_config, idempotency })
+        let (pod, agent_type, public) = (asked.pod, asked.agent_type, asked.public);
+        let brought = asked.image_ref.is_some();
+        Ok(AdmittedSpawn { pod, agent_type, brought, env, public, image, tier, tier_config, idempotency })
+    }
+
+    /// Which agent is asked for, and what it boots: for one that is there, what it was
+    /// spawned with, unless the request says otherwise.
+    async fn resolve(&self, request: &SpawnRequest, verified: &Verified) -> Result<Asked, Refusal> {
+        let Some(pod) = request.pod else { return self.new_agent(request) };
+        if let Some(field) = settled_at_first(request) {
+            let said = format!("{field} is settled when an agent is first spawned; leave it out to start one again");
+            return Err(Fault::new(Code::InvalidRequest, said).field(field).into());
+        }
+        let last = self.owned(pod, verified.wallet).await?;
+        let image_ref = request.image_ref.clone();
+        let same = request.agent_type.is_none() && image_ref.is_none();
+        Ok(Asked {
+            pod: PodChoice::Existing(pod),
+            image_ref: if same && last.brought { Some(last.image.to_string()) } else { image_ref },
+            agent_type: checked_type(request.agent_type.clone().unwrap_or(last.agent_type))?,
+            public: request.public.unwrap_or(last.public),
+        })
     }
 
     /// The caller's promise that a retry is the same request. The request is
@@ -120,12 +148,14 @@ impl Gateway {
     }
 }
 
-impl Wish {
+impl AdmittedSpawn {
     /// What is asked of the store, and what it must not see.
-    pub(crate) fn reservation(self, id: AgentId, verified: &Verified) -> (Reservation, Environment) {
+    pub(crate) fn reservation(self, id: RunId, verified: &Verified) -> (Reservation, Environment) {
         let reservation = Reservation {
             stamp: verified.stamp,
             id,
+            pod: self.pod,
+            brought: self.brought,
             wallet: verified.wallet,
             agent_type: self.agent_type,
             image: self.image,
@@ -155,13 +185,53 @@ fn part_of(tier: Tier, cores: Option<u32>, memory: Option<u32>) -> Result<Tier, 
     })
 }
 
-fn parse(body: &[u8]) -> Result<SpawnRequest, Refusal> {
-    let request: SpawnRequest = parse_json(body)?;
-    if !(1..=MAX_TYPE).contains(&request.agent_type.len()) {
-        let said = format!("agent_type is not 1 to {MAX_TYPE} bytes");
-        return Err(Fault::new(Code::InvalidRequest, said).field("agent_type").into());
+/// Which agent is asked for, and what it boots.
+struct Asked {
+    pod: PodChoice,
+    agent_type: String,
+    image_ref: Option<String>,
+    public: bool,
+}
+
+impl Gateway {
+    fn new_agent(&self, request: &SpawnRequest) -> Result<Asked, Refusal> {
+        let name = request.name.as_deref().map(|name| self.chosen(name)).transpose()?;
+        let Some(agent_type) = request.agent_type.clone() else {
+            let said = "agent_type is missing: name an image, or with `pod` one of your agents to start again";
+            return Err(Fault::new(Code::InvalidRequest, said).field("agent_type").into());
+        };
+        Ok(Asked {
+            pod: PodChoice::New { name, ephemeral: request.ephemeral.unwrap_or(false) },
+            agent_type: checked_type(agent_type)?,
+            image_ref: request.image_ref.clone(),
+            public: request.public.unwrap_or(false),
+        })
     }
-    Ok(request)
+
+    /// An id that a holder may choose: none whose host is one of ours.
+    fn chosen(&self, name: &str) -> Result<PodId, Refusal> {
+        let refused = |said: String| Refusal::from(Fault::new(Code::InvalidRequest, said).field("name"));
+        let id = PodId::chosen(name).map_err(|error| refused(error.to_string()))?;
+        if RESERVED_NAMES.contains(&name) || self.hosts.know(&self.agent_url.host(id)) {
+            return Err(refused(format!("the name {name} is the gateway's own; choose another one")));
+        }
+        Ok(id)
+    }
+}
+
+/// A field that a start again may not have.
+fn settled_at_first(request: &SpawnRequest) -> Option<&'static str> {
+    [("name", request.name.is_some()), ("ephemeral", request.ephemeral.is_some())]
+        .into_iter()
+        .find_map(|(field, is_there)| is_there.then_some(field))
+}
+
+fn checked_type(agent_type: String) -> Result<String, Refusal> {
+    if (1..=MAX_TYPE).contains(&agent_type.len()) {
+        return Ok(agent_type);
+    }
+    let said = format!("agent_type is not 1 to {MAX_TYPE} bytes");
+    Err(Fault::new(Code::InvalidRequest, said).field("agent_type").into())
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use domain::AgentId;
+use domain::PodId;
 use futures_util::StreamExt;
 use futures_util::stream::{Stream, unfold};
 use http::header::HeaderMap;
@@ -34,7 +34,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
     operation_id = "events",
     tag = "agents",
     path = "/agents/{id}/events",
-    params(("id" = AgentId, Path, description = "The agent"), ("Last-Event-ID" = Option<u64>, Header, description = "Go on after this event")),
+    params(("id" = PodId, Path, description = "The agent"), ("Last-Event-ID" = Option<u64>, Header, description = "Go on after this event")),
     responses(
         (status = 200, description = "One event `state` for each change; its data is a StateChange", body = StateChange,
             content_type = "text/event-stream"),
@@ -72,8 +72,8 @@ fn last_seen(headers: &HeaderMap) -> Result<u64, Refusal> {
 /// One reader of one agent's changes.
 struct Feed {
     store: Store,
-    news: Receiver<(AgentId, StateChange)>,
-    id: AgentId,
+    news: Receiver<(PodId, StateChange)>,
+    id: PodId,
     after: u64,
     pending: VecDeque<StateChange>,
     ended: bool,
@@ -116,9 +116,13 @@ impl Feed {
     }
 
     async fn read(&mut self) -> Result<(), StoreError> {
-        self.pending = self.store.changes(self.id, self.after).await?.into();
+        self.pending = match self.store.changes(self.id, self.after).await {
+            // It was removed, and its history with it.
+            Err(StoreError::NoPod(_)) => VecDeque::new(),
+            changes => changes?.into(),
+        };
         if self.pending.is_empty() {
-            let record = self.store.get(self.id).await?;
+            let record = self.store.last_run(self.id).await?;
             self.ended = record.is_none_or(|record| !record.state.is_live());
         }
         Ok(())

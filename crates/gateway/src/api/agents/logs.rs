@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use domain::AgentId;
+use domain::PodId;
 use futures_util::StreamExt;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, Uri};
@@ -45,7 +45,7 @@ enum Source {
     tag = "agents",
     path = "/agents/{id}/logs",
     params(
-        ("id" = AgentId, Path, description = "The agent"),
+        ("id" = PodId, Path, description = "The agent"),
         ("follow" = Option<bool>, Query, description = "Go on with what it writes from now on"),
         ("source" = Option<String>, Query, description = "`agent` (default) or `console`"),
     ),
@@ -65,7 +65,7 @@ pub(crate) async fn logs(
     let record = gateway.owned(id, owner.wallet).await?;
     let node = node_of(&record)?;
     let place = gateway.streams.for_wallet(owner.wallet)?;
-    let lines = gateway.parts.guests.logs(node, id, source == Source::Console, follow).await?;
+    let lines = gateway.parts.guests.logs(node, record.id, source == Source::Console, follow).await?;
     let mut response = Response::new(gateway.until_drained(lines, place));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)

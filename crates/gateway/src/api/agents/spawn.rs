@@ -11,15 +11,15 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use control::SpawnError;
-use domain::{AgentId, State as Life};
+use domain::{PodId, State as Life};
 use http::header::HeaderMap;
 use http::{Response, StatusCode, Uri};
 use serde::Deserialize;
-use store::{Admission, Record, Reservation};
+use store::{Admission, KeptPod, MAX_STOPPED_PODS, Record, Reservation};
 use tokio::task::{JoinError, JoinHandle};
 use tracing::Instrument;
 use wire::Environment;
-use wire::fault::{Code, Fault};
+use wire::fault::{Code, Fault, KeptAgent};
 use wire::public::{SpawnRequest, SpawnResponse};
 
 use crate::api::extract::{json, query};
@@ -69,19 +69,19 @@ pub(crate) async fn spawn(
     headers: HeaderMap,
     verified: Verified,
 ) -> Result<Response<Body>, Refusal> {
-    let wish = async {
+    let admitted = async {
         let SpawnQuery { wait } = query(&uri)?;
-        Ok((gateway.wish(&headers, &verified).await?, wait))
+        Ok((gateway.admit(&headers, &verified).await?, wait))
     };
-    let (wish, wait) = match wish.await {
-        Ok(wish) => wish,
+    let (admitted, wait) = match admitted.await {
+        Ok(admitted) => admitted,
         Err(refusal) => {
             gateway.spend(verified.stamp).await?;
             return Err(refusal);
         }
     };
     let id = gateway.ids.next(verified.now, rand::random());
-    let (reservation, env) = wish.reservation(id, &verified);
+    let (reservation, env) = admitted.reservation(id, &verified);
     let traceparent = Some(arrival.trace.traceparent());
     // A caller that goes away now must not leave a reservation that nobody completes.
     let beginning = begin(Arc::clone(&gateway), reservation, env, traceparent, wait);
@@ -117,7 +117,7 @@ async fn begin(
     let admission = gateway.parts.store.reserve(reservation).await?;
     gateway.spent.note(stamp.key);
     if let (Admission::Reserved(record), Some(treasury)) = (&admission, &gateway.parts.treasury) {
-        treasury.prepare(record.id, record.wallet);
+        treasury.prepare(record.pod, record.wallet);
     }
     match admission {
         Admission::Reserved(record) if wait => {
@@ -131,6 +131,10 @@ async fn begin(
         }
         Admission::Repeated(record) => Ok(Begun::Repeated(record)),
         Admission::Busy(id) => Err(busy(id)),
+        Admission::IdTaken(id) => Err(id_taken(id)),
+        Admission::NoPod(_) | Admission::RepeatedRemoved => Err(Refusal::not_found()),
+        Admission::QuotaFull(kept) => Err(quota_full(kept)),
+        Admission::TooManyPods => Err(too_many_pods()),
         Admission::Mismatch => {
             Err(Fault::new(Code::IdempotencyMismatch, "this Idempotency-Key was used with another request")
                 .field("Idempotency-Key")
@@ -144,7 +148,25 @@ fn cut_off(_: JoinError) -> Refusal {
     SpawnError::CutOff.into()
 }
 
-fn busy(id: AgentId) -> Refusal {
+fn id_taken(id: PodId) -> Refusal {
+    let said = format!("the id {id} is in use, or was another holder's; choose another name");
+    Fault::new(Code::IdTaken, said).field("name").into()
+}
+
+fn quota_full(kept: Vec<KeptPod>) -> Refusal {
+    let said = "the data of your agents that do not run fills your tier's disk quota; remove one of those in `kept`";
+    let mut fault = Fault::new(Code::DiskQuota, said);
+    let told = kept.into_iter().map(|kept| KeptAgent { id: kept.pod, bytes: kept.data.bytes, until: kept.data.until });
+    fault.kept = Some(told.collect());
+    fault.into()
+}
+
+fn too_many_pods() -> Refusal {
+    let said = format!("you have {MAX_STOPPED_PODS} agents that do not run; remove one of them");
+    Fault::new(Code::DiskQuota, said).into()
+}
+
+fn busy(id: PodId) -> Refusal {
     let mut fault = Fault::new(Code::AgentExists, "this wallet has a live agent; stop it first");
     fault.agent_id = Some(id);
     fault.into()

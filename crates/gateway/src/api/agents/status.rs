@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use domain::AgentId;
+use domain::PodId;
 use http::{Response, StatusCode};
 use wire::fault::Fault;
 use wire::public::{AgentsResponse, StatusResponse};
@@ -23,7 +23,7 @@ const MAX_LISTED: u32 = 100;
     operation_id = "status",
     tag = "agents",
     path = "/status/{id}",
-    params(("id" = AgentId, Path, description = "The agent")),
+    params(("id" = PodId, Path, description = "The agent")),
     responses((status = 200, description = "How it is", body = StatusResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
@@ -38,7 +38,7 @@ pub(crate) async fn status(
     let record = gateway.owned(id, owner.wallet).await?;
     let uptime_ms = record.meter.uptime_ms(owner.now);
     let vault = match &gateway.parts.treasury {
-        Some(treasury) => treasury.known_vault(record.id).await?,
+        Some(treasury) => treasury.known_vault(record.pod).await?,
         None => None,
     };
     json(StatusCode::OK, &StatusResponse { agent: gateway.view(&record), uptime_ms, vault })

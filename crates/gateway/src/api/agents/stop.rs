@@ -1,12 +1,14 @@
-//! `POST /stop/{id}`: an agent is ended, and its data erased.
+//! `POST /stop/{id}` ends an agent's run and keeps its data; `DELETE /agents/{id}` removes
+//! all of it.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use domain::{AgentId, StopReason};
+use domain::{PodId, StopReason};
 use http::{Response, StatusCode};
-use wire::fault::Fault;
+use store::Record;
+use wire::fault::{Code, Fault};
 use wire::public::StopResponse;
 
 use crate::api::extract::{Id, json};
@@ -14,14 +16,14 @@ use crate::auth::caller::Stopper;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
-/// Stops an agent and erases its data. Ownership is enough: the balance is not asked
-/// for. Of an agent that has ended another way, erases what its node still keeps.
+/// Stops an agent. Its data is kept, and a start goes on with it; an ephemeral agent is
+/// removed. Ownership is enough: the balance is not asked for.
 #[utoipa::path(
     post,
     operation_id = "stop",
     tag = "agents",
     path = "/stop/{id}",
-    params(("id" = AgentId, Path, description = "The agent")),
+    params(("id" = PodId, Path, description = "The agent")),
     responses(
         (status = 200, description = "It has ended", body = StopResponse),
         (status = 202, description = "Its node does not answer; it will end", body = StopResponse),
@@ -37,9 +39,59 @@ pub(crate) async fn stop(
     Id(id): Id,
     Stopper(owner): Stopper,
 ) -> Result<Response<Body>, Refusal> {
+    let record = gateway.owned(id, owner.wallet).await?;
+    let record = match (record.ephemeral, record.state.is_live()) {
+        (true, _) => gateway.parts.control.remove(id).await?,
+        (false, true) => gateway.parts.control.stop(record.id, StopReason::Requested).await?,
+        (false, false) => record,
+    };
+    gateway.ended(&record)
+}
+
+/// Removes an agent, whether it runs or not: its run ends, and its data, key, prices and
+/// history are erased. What it used, what is on the chain, and that the id was its
+/// holder's, stays.
+#[utoipa::path(
+    delete,
+    operation_id = "removeAgent",
+    tag = "agents",
+    path = "/agents/{id}",
+    params(("id" = PodId, Path, description = "The agent")),
+    responses(
+        (status = 200, description = "It is gone", body = StopResponse),
+        (status = 202, description = "Its node does not answer; it will be gone", body = StopResponse),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
+)]
+pub(crate) async fn remove(
+    State(gateway): State<Arc<Gateway>>,
+    Id(id): Id,
+    Stopper(owner): Stopper,
+) -> Result<Response<Body>, Refusal> {
+    if !owner.bound {
+        return Err(Refusal::new(Code::UnboundSignature, "a removal needs a signature of this very request"));
+    }
     gateway.owned(id, owner.wallet).await?;
-    let record = gateway.parts.control.stop(id, StopReason::Requested).await?;
-    let status = if record.state.is_live() { StatusCode::ACCEPTED } else { StatusCode::OK };
-    let uptime_ms = record.meter.uptime_ms(gateway.now());
-    json(status, &StopResponse { success: true, uptime_ms, state: record.state.name() })
+    let removed = gateway.parts.control.remove(id).await;
+    // Also when it is not known whether it was: its holder may take the id again.
+    gateway.tariff.changed(id);
+    gateway.ended(&removed?)
+}
+
+impl Gateway {
+    fn ended(&self, record: &Record) -> Result<Response<Body>, Refusal> {
+        let agent = self.view(record);
+        let status = if record.state.is_live() { StatusCode::ACCEPTED } else { StatusCode::OK };
+        json(
+            status,
+            &StopResponse {
+                success: true,
+                uptime_ms: record.meter.uptime_ms(self.now()),
+                state: agent.state,
+                data_kept_until: agent.data_kept_until,
+                data_bytes: agent.data_bytes,
+            },
+        )
+    }
 }

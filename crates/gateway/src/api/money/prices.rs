@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use domain::{AgentId, Usdc};
+use domain::{PodId, Usdc};
 use http::{Response, StatusCode};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -25,7 +25,7 @@ use crate::state::Gateway;
     operation_id = "prices",
     tag = "payments",
     path = "/agents/{id}/prices",
-    params(("id" = AgentId, Path, description = "The agent")),
+    params(("id" = PodId, Path, description = "The agent")),
     responses((status = 200, description = "Its prices", body = Prices), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
@@ -47,7 +47,7 @@ pub(crate) async fn prices(
     operation_id = "setPrices",
     tag = "payments",
     path = "/agents/{id}/prices",
-    params(("id" = AgentId, Path, description = "The agent")),
+    params(("id" = PodId, Path, description = "The agent")),
     request_body = Prices,
     responses((status = 200, description = "Its prices", body = Prices), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
@@ -70,7 +70,7 @@ pub(crate) async fn set_prices(
 impl Gateway {
     /// Changes prices. A caller who hangs up meanwhile stops nothing: whoever asks
     /// after the change must not be told the old ones.
-    async fn change_prices(self: &Arc<Self>, id: AgentId, prices: store::Prices) -> Result<(), Refusal> {
+    async fn change_prices(self: &Arc<Self>, id: PodId, prices: store::Prices) -> Result<(), Refusal> {
         let gateway = Arc::clone(self);
         let change = self.tasks.spawn(async move {
             let changed = gateway.parts.store.set_prices(id, prices).await;

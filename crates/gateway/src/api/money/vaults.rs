@@ -6,7 +6,7 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use domain::vault::{TaskId, TaskIdError};
-use domain::{Address, AgentId};
+use domain::{Address, PodId};
 use http::{Response, StatusCode};
 use wire::fault::{Code, Fault};
 use wire::vault::{
@@ -38,7 +38,7 @@ pub(crate) async fn chain(State(gateway): State<Arc<Gateway>>) -> Result<Respons
     operation_id = "agentVault",
     tag = "payments",
     path = "/agents/{id}/vault",
-    params(("id" = AgentId, Path, description = "The agent")),
+    params(("id" = PodId, Path, description = "The agent")),
     responses((status = 200, description = "Its vault", body = AgentVault), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
@@ -54,9 +54,9 @@ pub(crate) async fn agent_vault(
     let treasury = gateway.treasury()?;
     // Only who asked for this very vault has an agent's key made for it.
     let vault = if owner.bound {
-        treasury.agent_vault(record.id, record.wallet).await?
+        treasury.agent_vault(record.pod, record.wallet).await?
     } else {
-        treasury.known_vault(record.id).await?
+        treasury.known_vault(record.pod).await?
     };
     let none = || match owner.bound {
         true => Refusal::not_linked(),
@@ -74,7 +74,7 @@ pub(crate) async fn agent_vault(
     operation_id = "deployVault",
     tag = "payments",
     path = "/agents/{id}/vault",
-    params(("id" = AgentId, Path, description = "The agent")),
+    params(("id" = PodId, Path, description = "The agent")),
     request_body = DeployRequest,
     responses(
         (status = 200, description = "It is on the chain already", body = AgentVault),
@@ -95,7 +95,7 @@ pub(crate) async fn deploy(
         return Err(Refusal::new(Code::WrongState, "the agent has ended: vaults are deployed for those that live"));
     }
     let treasury = gateway.treasury()?;
-    let vault = treasury.deploy(record.id, record.wallet, &wish, arrival.client, owner.now).await?;
+    let vault = treasury.deploy(record.pod, record.wallet, &wish, arrival.client, owner.now).await?;
     let status = if vault.state == VaultState::Deployed { StatusCode::OK } else { StatusCode::ACCEPTED };
     json(status, &vault)
 }
@@ -138,7 +138,7 @@ pub(crate) async fn tasks(
     operation_id = "submit",
     tag = "payments",
     path = "/agents/{id}/tasks/{task}/submit",
-    params(("id" = AgentId, Path, description = "The agent"), ("task" = EvmHash, Path, description = "The task")),
+    params(("id" = PodId, Path, description = "The agent"), ("task" = EvmHash, Path, description = "The task")),
     request_body = SubmitRequest,
     responses(
         (status = 200, description = "The chain has it", body = TxResponse),
@@ -165,7 +165,7 @@ pub(crate) async fn submit(
     operation_id = "decline",
     tag = "payments",
     path = "/agents/{id}/tasks/{task}/decline",
-    params(("id" = AgentId, Path, description = "The agent"), ("task" = EvmHash, Path, description = "The task")),
+    params(("id" = PodId, Path, description = "The agent"), ("task" = EvmHash, Path, description = "The task")),
     responses(
         (status = 200, description = "The chain has it", body = TxResponse),
         (status = 202, description = "It is on its way", body = TxResponse),
@@ -193,7 +193,7 @@ fn read_address(text: &str) -> Result<Address, Refusal> {
     address.ok_or_else(|| Fault::new(Code::InvalidRequest, said).field("address").into())
 }
 
-fn read_task(id: &str, task: &str) -> Result<(AgentId, TaskId), Refusal> {
+fn read_task(id: &str, task: &str) -> Result<(PodId, TaskId), Refusal> {
     let id = id.parse().map_err(|_| Refusal::not_found())?;
     let unread = |error: TaskIdError| Fault::new(Code::InvalidRequest, error.to_string()).field("task");
     let task = task.parse().map_err(unread)?;
