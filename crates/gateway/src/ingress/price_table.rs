@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn agent() -> PodId {
-        PodId::minted(RunId::from_bits(7))
+        PodId::minted(domain::RunId::from_bits(7))
     }
 
     /// A store whose readings take what is in it when they begin, and end when they

@@ -9,7 +9,7 @@ use auth::{Form, Headers, Keypair, Tokens};
 use chain::fake::FakeBalances;
 use control::fake::{Build, FakeNode};
 use control::{Control, Node, SystemClock};
-use domain::{AgentId, Tiers, UnixMillis};
+use domain::{RunId, Tiers, UnixMillis};
 use gateway::{Config, Limits, Listeners, Parts, Tls, serve};
 use metrics_exporter_prometheus::PrometheusHandle;
 use palatine_gateway as gateway;
@@ -208,7 +208,7 @@ impl Edge {
     }
 
     /// A running agent: its id and its token.
-    pub(crate) async fn agent(&self, holder: &Keypair, public: bool) -> (AgentId, String) {
+    pub(crate) async fn agent(&self, holder: &Keypair, public: bool) -> (RunId, String) {
         let answer = self.post(holder, "/spawn", &json!({"agent_type": "echo", "public": public})).await;
         assert_eq!(answer.status, 200, "{answer:?}");
         let agent = &answer.body["agent"];
@@ -216,7 +216,7 @@ impl Edge {
     }
 
     /// A request to an agent's own URL.
-    pub(crate) fn to_agent(&self, id: AgentId, method: Method, path: &str) -> RequestBuilder {
+    pub(crate) fn to_agent(&self, id: RunId, method: Method, path: &str) -> RequestBuilder {
         let host = format!("{id}.localhost:{}", self.address.port());
         self.client.request(method, self.url(path)).header("Host", host)
     }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
-use domain::{AgentId, ImageDigest};
+use domain::{RunId, ImageDigest};
 use gateway::{GuestError, Guests, Images, Io, Table};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -27,7 +27,7 @@ pub(crate) struct FakeGuests {
     /// Where the agent listens; nowhere is a dead guest.
     pub(crate) address: Mutex<Option<SocketAddr>>,
     /// Where single agents listen instead.
-    pub(crate) addresses: Mutex<BTreeMap<AgentId, SocketAddr>>,
+    pub(crate) addresses: Mutex<BTreeMap<RunId, SocketAddr>>,
     /// What the node says of every tunnel.
     pub(crate) refusal: Mutex<Option<Code>>,
     /// How often a node was asked for an agent's port.
@@ -53,7 +53,7 @@ impl FakeGuests {
     }
 
     /// Serves this app as one of the agents.
-    pub(crate) async fn serves_as(&self, id: AgentId, app: axum::Router) {
+    pub(crate) async fn serves_as(&self, id: RunId, app: axum::Router) {
         let address = serve(app).await;
         self.addresses.lock().unwrap().insert(id, address);
     }
@@ -70,9 +70,9 @@ async fn serve(app: axum::Router) -> SocketAddr {
 #[derive(Default)]
 pub(crate) struct Tunnels {
     /// The agents whose tunnels were opened, in order.
-    pub(crate) opened: Mutex<Vec<AgentId>>,
+    pub(crate) opened: Mutex<Vec<RunId>>,
     opening: AtomicUsize,
-    open: Mutex<BTreeMap<AgentId, usize>>,
+    open: Mutex<BTreeMap<RunId, usize>>,
     /// The most that were open to one agent.
     pub(crate) most: AtomicUsize,
     /// How long opening takes.
@@ -83,7 +83,7 @@ impl Tunnels {
     /// A node that is asked for more at the same time refuses.
     const QUEUE: usize = 64;
 
-    async fn open(self: Arc<Self>, id: AgentId, address: SocketAddr) -> Result<Tunnel, GuestError> {
+    async fn open(self: Arc<Self>, id: RunId, address: SocketAddr) -> Result<Tunnel, GuestError> {
         let waiting = self.opening.fetch_add(1, Ordering::SeqCst);
         let slow = *self.slow.lock().unwrap();
         tokio::time::sleep(slow).await;
@@ -105,7 +105,7 @@ impl Tunnels {
     }
 
     /// How many are open to this agent.
-    pub(crate) fn now(&self, id: AgentId) -> usize {
+    pub(crate) fn now(&self, id: RunId) -> usize {
         self.open.lock().unwrap().get(&id).copied().unwrap_or(0)
     }
 }
@@ -118,7 +118,7 @@ struct Tunnel {
 
 struct Open {
     tunnels: Arc<Tunnels>,
-    id: AgentId,
+    id: RunId,
 }
 
 impl Drop for Open {
@@ -149,14 +149,14 @@ impl AsyncWrite for Tunnel {
 
 #[async_trait]
 impl Guests for FakeGuests {
-    async fn port(&self, _: &str, _: AgentId) -> Result<u16, GuestError> {
+    async fn port(&self, _: &str, _: RunId) -> Result<u16, GuestError> {
         if self.ports.fetch_add(1, Ordering::SeqCst) == 0 && self.silent_at_first.load(Ordering::SeqCst) {
             return Err(GuestError::Unreachable("the node has just started".into()));
         }
         Ok(8080)
     }
 
-    async fn tunnel(&self, _: &str, id: AgentId) -> Result<Box<dyn Io>, GuestError> {
+    async fn tunnel(&self, _: &str, id: RunId) -> Result<Box<dyn Io>, GuestError> {
         if let Some(code) = *self.refusal.lock().unwrap() {
             return Err(GuestError::Refused(Box::new(Fault::new(code, "internal words of the node"))));
         }
@@ -166,14 +166,14 @@ impl Guests for FakeGuests {
         Ok(Box::new(Arc::clone(&self.tunnels).open(id, address).await?))
     }
 
-    async fn logs(&self, _: &str, _: AgentId, _: bool, _: bool) -> Result<Body, GuestError> {
+    async fn logs(&self, _: &str, _: RunId, _: bool, _: bool) -> Result<Body, GuestError> {
         self.logs.lock().unwrap().pop_front().ok_or_else(|| GuestError::Node("no logs were set".into()))
     }
 
     async fn pass(
         &self,
         _: &str,
-        _: AgentId,
+        _: RunId,
         path: &str,
         request: Request<Body>,
     ) -> Result<Response<Body>, GuestError> {

@@ -134,14 +134,16 @@ async fn an_agent_that_has_ended_is_not_found_and_one_that_starts_says_so() {
 }
 
 /// An agent that nobody starts.
-async fn reserved(edge: &Edge) -> (domain::AgentId, String) {
+async fn reserved(edge: &Edge) -> (domain::RunId, String) {
     use secrecy::ExposeSecret;
-    let id = domain::AgentId::from_bits(42);
+    let id = domain::RunId::from_bits(42);
     let tiers = domain::Tiers::romulus();
     let (tier, tier_config) = tiers.lowest();
     let reservation = store::Reservation {
         stamp: store::Stamp { key: [1; 32], expires_at: domain::UnixMillis(u64::from(u32::MAX) * 1000) },
         id,
+        pod: store::PodChoice::New { name: None, ephemeral: false },
+        brought: false,
         wallet: holder().wallet(),
         agent_type: "echo".to_owned(),
         image: crate::guest::ECHO,

@@ -206,7 +206,7 @@ async fn case_ws_browser_a_subprotocol_opens_no_other_agent_and_nothing_but_a_we
     edge.wish.guests.serves(Router::new().fallback(any(mirror))).await;
     let (id, token) = edge.agent(&holder, false).await;
     let (other, _) = edge.agent(&crate::edge::holder(), false).await;
-    let ask = |id: domain::AgentId, upgrade: &'static str, token: &str| {
+    let ask = |id: domain::RunId, upgrade: &'static str, token: &str| {
         let text = format!(
             "GET / HTTP/1.1\r\nHost: {id}.localhost\r\n{upgrade}Sec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: palatine.token.{token}\r\n\r\n"

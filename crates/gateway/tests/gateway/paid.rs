@@ -10,7 +10,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::any;
 use bytes::Bytes;
-use domain::{Address, AgentId, B256, Usdc, Wallet};
+use domain::{Address, RunId, B256, Usdc, Wallet};
 use http_body_util::{BodyExt, Empty};
 use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -84,7 +84,7 @@ impl SignHash for Payer {
 struct Market {
     edge: Edge,
     shop: Arc<FakeShop>,
-    id: AgentId,
+    id: RunId,
     token: String,
 }
 
@@ -94,7 +94,7 @@ impl Market {
         wish.shop = Some(shop.clone());
         let edge = wish.start().await;
         let (id, token) = edge.agent(&holder(), true).await;
-        edge.store.set_prices(id, [(PRICED.to_owned(), PRICE)].into()).await.unwrap();
+        edge.store.set_prices(id.into(), [(PRICED.to_owned(), PRICE)].into()).await.unwrap();
         Self { edge, shop, id, token }
     }
 
@@ -407,7 +407,7 @@ async fn fault_2_1_a_format_of_a_priced_path_is_paid_for_and_opens_no_private_ag
     market.edge.wish.guests.serves(Router::new().fallback(any(async || "served"))).await;
     let status = async |id, path: &str| Answer::of(market.edge.to_agent(id, Method::GET, path)).await.status;
     let (private, _) = market.edge.agent(&holder(), false).await;
-    market.edge.store.set_prices(private, [(PRICED.to_owned(), PRICE)].into()).await.unwrap();
+    market.edge.store.set_prices(private.into(), [(PRICED.to_owned(), PRICE)].into()).await.unwrap();
     for (path, public, closed) in [
         (PRICED, 402, 402),
         ("/paid.json", 402, 401),

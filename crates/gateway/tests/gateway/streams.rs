@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::edge::{Edge, PATIENCE, Wish, holder};
-use domain::AgentId;
+use domain::RunId;
 
 /// An agent that says back what it is told, over web sockets.
 async fn echo(edge: &Edge) {
@@ -33,7 +33,7 @@ async fn echo(edge: &Edge) {
 type Socket = WebSocketStream<TcpStream>;
 
 /// Opens a web socket; the status where it is refused.
-async fn socket(edge: &Edge, id: AgentId, token: Option<&str>) -> Result<Socket, u16> {
+async fn socket(edge: &Edge, id: RunId, token: Option<&str>) -> Result<Socket, u16> {
     let mut request = format!("ws://{}/", edge.address).into_client_request().unwrap();
     request.headers_mut().insert("host", format!("{id}.localhost").parse().unwrap());
     if let Some(token) = token {

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::any;
-use domain::AgentId;
+use domain::RunId;
 use http_body_util::BodyExt;
 use reqwest::{Method, RequestBuilder};
 use serde_json::json;
@@ -22,7 +22,7 @@ async fn with_mirror() -> Edge {
 }
 
 /// The same request, in each way.
-fn ways(edge: &Edge, id: AgentId, method: &Method, path: &str) -> [(&'static str, RequestBuilder); 3] {
+fn ways(edge: &Edge, id: RunId, method: &Method, path: &str) -> [(&'static str, RequestBuilder); 3] {
     let ask = |url: String| edge.client.request(method.clone(), url);
     [
         ("host", edge.to_agent(id, method.clone(), path)),
@@ -62,7 +62,7 @@ async fn fault_2_11_no_way_to_an_agent_is_open_without_its_token() {
     let (edge, holder) = (with_mirror().await, holder());
     let (id, _) = edge.agent(&holder, false).await;
     let (_, others) = edge.agent(&crate::edge::holder(), false).await;
-    let nobody: AgentId = "00000000-0000-0001".parse().unwrap();
+    let nobody: RunId = "00000000-0000-0001".parse().unwrap();
     let mut refusals = Vec::new();
     for id in [id, nobody] {
         for (_, request) in ways(&edge, id, &Method::GET, "/") {
