@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use domain::UnixMillis;
-use sandbox::qemu::Choice;
+use sandbox::drivers::qemu::Choice;
 use serde::{Deserialize, Serialize};
 use wire::node::{KeptCause, Retention};
 
@@ -69,8 +69,8 @@ pub struct Config {
     /// and what those disks take already, less `disk_free_mib`. Above 100 more is
     /// promised than there is, and an agent waits when the disk is full. Default 200.
     pub disk_percent: u32,
-    /// Days for which disks are kept that outlived their agent: one that failed, or
-    /// whose holder's balance fell. Default 30, at least 1.
+    /// Days for which the data of a POD is kept after a run of it has ended. Default 30, at
+    /// least 1.
     pub retention_days: u64,
     /// The first user id for VMMs: each sandbox has one of its own, also among the nodes
     /// of one machine. Default 1879048192, the start of a range that Linux distributions

@@ -10,7 +10,9 @@
 //! | `guest` | talking to `pod`, which is hostile until proven otherwise |
 //! | `ledger` | what is remembered of sandboxes; environments, sealed |
 //! | `journal`, `heartbeat` | what was seen, for the bill; when the node last lived |
-//! | `quarantine`, `keeping` | what cannot be read; disks that outlived their sandbox |
+//! | `quarantine`, `retention` | what cannot be read; disks that outlived their run |
+//! | `upkeep`, `reserve` | what the node does by itself; room for its own books |
+//! | `context` | what all sandboxes of a node have in common |
 //! | `logs` | what agents and consoles have said, bounded |
 //! | `streams` | how many streams into an agent may be open |
 //! | `words` | errors in words |
@@ -30,24 +32,27 @@
 mod api;
 mod clock;
 mod config;
+mod context;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod guest;
 mod heartbeat;
 mod images;
 mod journal;
-mod keeping;
 mod ledger;
 mod logs;
 mod node;
 mod policy;
 mod quarantine;
 mod registry;
+mod reserve;
+mod retention;
 mod serve;
 mod streams;
 mod task;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod words;
 
 pub use api::openapi;

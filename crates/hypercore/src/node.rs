@@ -1,29 +1,31 @@
 //! The node: what its API asks of it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{RunId, MarkKind, NoRoom, Tiers, UnixMillis};
-use sandbox::{DriverError, Fate, Remains, Room, Seat};
+use domain::{MarkKind, NoRoom, PodId, RunId, Tiers, UnixMillis};
+use sandbox::{DiskRetention, DriverError, Presence, Room, Slot};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
-use wire::node::{Data, Disks, Gone, KeptCause, NodeDisk, NodeInfo, Phase, Sandbox, SandboxSpec};
+use wire::node::{Data, DataDisk, Disks, Gone, KeptCause, NodeDisk, NodeInfo, Phase, Sandbox, SandboxSpec};
 use wire::pod::Run;
 use wire::{Environment, EnvironmentError};
 
+use crate::context::NodeContext;
 use crate::journal::JournalError;
-use crate::keeping;
 use crate::ledger::{Ledger, LedgerError, Record, Secrets};
 use crate::policy::{Desired, DiskRoom, Load, Offer, offer};
 use crate::quarantine::Held;
 use crate::registry::Entry;
+use crate::retention;
 use crate::streams::Streams;
-use crate::task::{BOOKS, EndError, Handle, Order, Origin, Shared, Task};
+use crate::task::{BOOKS, EndError, Handle, Inbox, Order, Origin, Task};
 use crate::words::words;
 
 /// Orders that may wait for a task.
@@ -31,10 +33,16 @@ const ORDERS: usize = 16;
 /// Pause before a task that does not end is asked again.
 const HALT_AGAIN: Duration = Duration::from_secs(1);
 const MIB: u64 = 1024 * 1024;
+/// What the machine holds of a sandbox of which it holds nothing.
+const ABSENT: Presence = Presence { runs: false, slot: None, pod: None };
 /// What is wrong with a sandbox that has lost its record.
 const NO_RECORD: &str = "its record.json is not there, and the machine holds something of it: put the file back from a \
                          backup and start hypercore again, or give the sandbox up with DELETE /v1/sandboxes/{id} on \
-                         the node's socket, which sets its disks aside";
+                         the node's socket, which keeps its disks";
+/// What is wrong with one that is in no ledger and could not be removed.
+const NOT_REMOVED: &str = "it is in no ledger, and what the machine holds of it could not be removed; the log says why: \
+                           mend that and start hypercore again, or give the sandbox up with DELETE \
+                           /v1/sandboxes/{id} on the node's socket, which keeps its disks";
 
 /// Why the node will not make a sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +65,10 @@ pub(crate) enum CreateError {
     Stale,
     #[error("the sandbox is being taken down")]
     Stopping,
+    #[error("the POD {pod} runs already, as {run}")]
+    PodRunning { pod: PodId, run: RunId },
+    #[error("this node keeps no data of the POD {0}")]
+    NoData(PodId),
     #[error("the sandbox's record cannot be read: {0}")]
     Quarantined(String),
     #[error("the node is going down")]
@@ -81,7 +93,7 @@ pub(crate) enum Created {
 
 /// The node.
 pub(crate) struct Node {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<NodeContext>,
     ledger: Ledger,
     tasks: TaskTracker,
     /// Lets tasks go, and the guests be.
@@ -92,7 +104,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(shared: Arc<Shared>, ledger: Ledger) -> Self {
+    pub(crate) fn new(shared: Arc<NodeContext>, ledger: Ledger) -> Self {
         Self { shared, ledger, tasks: TaskTracker::new(), leave: CancellationToken::new(), giving_up: Mutex::new(()) }
     }
 
@@ -103,21 +115,27 @@ impl Node {
     pub(crate) async fn take_up(&self, last_alive: Option<UnixMillis>) -> anyhow::Result<()> {
         let ledger = self.ledger.clone();
         let found = spawn_blocking(move || ledger.load()).await??;
-        let remains = self.shared.runtime.remains().await?;
+        let present = self.shared.runtime.present().await?;
         let at = last_alive.unwrap_or_else(|| self.shared.clock.now());
-        let (lost, cut_off): (Vec<_>, Vec<_>) = found.remains.into_iter().partition(|id| remains.contains_key(id));
+        let (lost, cut_off): (Vec<_>, Vec<_>) = found.remains.into_iter().partition(|id| present.contains_key(id));
         let lost = lost.into_iter().map(|id| (id, NO_RECORD.to_owned()));
         for (id, cause) in found.unreadable.into_iter().chain(lost) {
-            self.quarantine(id, cause, remains.get(&id).copied().unwrap_or_default(), at).await?;
+            self.quarantine(id, cause, present.get(&id).copied().unwrap_or(ABSENT), at).await?;
         }
         let known = found.records.iter().map(|record| (record.id, Some(record.slot)));
         let held = self.shared.registry.quarantine.list().into_iter();
-        let held = held.map(|held| (held.id, remains.get(&held.id).and_then(|remains| remains.slot)));
-        let known = known.chain(held).collect();
+        let held = held.map(|held| (held.id, present.get(&held.id).and_then(|presence| presence.slot)));
+        let known: BTreeMap<_, _> = known.chain(held).collect();
         let retention = self.shared.config.retention(self.shared.clock.now(), KeptCause::Found);
         let swept = self.shared.runtime.sweep(&known, &retention).await?;
         if swept > 0 {
-            tracing::warn!(swept, "sandboxes that are not in the ledger were ended; their disks are set aside");
+            tracing::warn!(swept, "sandboxes that are not in the ledger were ended; their disks are kept");
+        }
+        // Their PODs' data is there: no other run may begin without it.
+        for (id, presence) in self.shared.runtime.present().await? {
+            if !known.contains_key(&id) {
+                self.quarantine(id, NOT_REMOVED.to_owned(), presence, at).await?;
+            }
         }
         for id in cut_off {
             self.clear(id, at).await?;
@@ -134,8 +152,8 @@ impl Node {
     /// does not take its end: then the next daemon does.
     async fn clear(&self, id: RunId, at: UnixMillis) -> anyhow::Result<()> {
         if self.mark(id, MarkKind::Gone, at).await? {
-            let shelf = self.ledger.shelf(id);
-            spawn_blocking(move || shelf.remove()).await??;
+            let dir = self.ledger.dir_of(id);
+            spawn_blocking(move || dir.remove()).await??;
         }
         Ok(())
     }
@@ -152,13 +170,13 @@ impl Node {
 
     /// Leaves a sandbox alone of which something cannot be read. Nobody is let in to
     /// it, so nobody is billed for it.
-    async fn quarantine(&self, id: RunId, cause: String, remains: Remains, at: UnixMillis) -> anyhow::Result<()> {
-        tracing::error!(%id, runs = remains.runs, cause, "a sandbox is quarantined");
+    async fn quarantine(&self, id: RunId, cause: String, presence: Presence, at: UnixMillis) -> anyhow::Result<()> {
+        tracing::error!(%id, runs = presence.runs, cause, "a sandbox is quarantined");
         if self.shared.journal.standing(id) == Some(MarkKind::Ready) {
             self.mark(id, MarkKind::Unready, at).await?;
         }
         let memory = self.shared.runtime.stats(id).await.map_or(0, |stats| stats.memory_bytes);
-        self.shared.registry.quarantine.hold(id, Held { remains, memory_mib: memory / MIB, cause });
+        self.shared.registry.quarantine.hold(id, Held { presence, memory_mib: memory / MIB, cause });
         Ok(())
     }
 
@@ -177,18 +195,62 @@ impl Node {
             return Err(CreateError::Quarantined(held.cause));
         }
         let (run, room) = self.room_for(&spec).await?;
+        match self.enter(id, &spec, run, room).await? {
+            (handle, Some(task)) => self.begin(&handle, task, spec.env, trace).await,
+            (handle, None) => self.again(&handle, &spec).await,
+        }
+    }
+
+    /// Gives a run its place, unless it has it. Of a POD that has data here the run will
+    /// have that data: nobody erases it from now on.
+    async fn enter(
+        &self,
+        id: RunId,
+        spec: &SandboxSpec,
+        run: Run,
+        room: DiskRoom,
+    ) -> Result<(Arc<Handle>, Option<Task>), CreateError> {
+        let _kept = self.shared.kept.lock().await;
+        self.refuse_second_run(id, spec.pod)?;
+        let room = room.with_guests(self.data_to_take_back(spec).await? / MIB);
         let disk_mib = self.shared.config.agent_disk_mib();
-        let (desired, now) = (Desired::from(&spec), self.shared.clock.now());
+        let (desired, now) = (Desired::from(spec), self.shared.clock.now());
         let mut made = None;
         let ask = domain::Ask { cores: spec.cores, memory_mib: spec.memory_mib };
-        let entry = self.shared.registry.enter(id, ask, room, |slot| {
-            let (handle, task) = self.prepare(Record::new(Seat { id, slot }, desired, run, disk_mib, now));
+        let entry = self.shared.registry.enter(id, ask, room, |number| {
+            let record = Record::new(Slot { run: id, number }, desired, run, disk_mib, now);
+            let (handle, task) = self.prepare(record);
             made = Some(task);
             handle
         });
-        match (entry.map_err(CreateError::NoRoom)?, made) {
-            (Entry::New(handle), Some(task)) => self.begin(&handle, task, spec.env, trace).await,
-            (Entry::New(handle) | Entry::Held(handle), _) => self.again(&handle, &spec).await,
+        match entry.map_err(CreateError::NoRoom)? {
+            Entry::New(handle) => Ok((handle, made)),
+            Entry::Held(handle) => Ok((handle, None)),
+        }
+    }
+
+    fn refuse_second_run(&self, id: RunId, pod: PodId) -> Result<(), CreateError> {
+        let registry = &self.shared.registry;
+        if let Some(held) = registry.quarantine.run_of(pod) {
+            return Err(CreateError::Quarantined(held.cause));
+        }
+        match registry.run_of(pod).map(|handle| handle.id()) {
+            Some(run) if run != id => Err(CreateError::PodRunning { pod, run }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Bytes of the data disk that a run takes back. Where that cannot be seen the run
+    /// waits for it: there may be one.
+    async fn data_to_take_back(&self, spec: &SandboxSpec) -> Result<u64, CreateError> {
+        match (self.shared.runtime.kept_data(spec.pod).await, spec.data) {
+            (Ok(Some(bytes)), _) => Ok(bytes),
+            (Ok(None), DataDisk::KeptOrEmpty) => Ok(0),
+            (Ok(None), DataDisk::Kept) => Err(CreateError::NoData(spec.pod)),
+            (Err(error), _) => {
+                tracing::error!(pod = %spec.pod, error = words(&error), "what is kept of a POD cannot be seen");
+                Ok(0)
+            }
         }
     }
 
@@ -217,10 +279,10 @@ impl Node {
         if sandbox.phase == Phase::Stopping {
             return Err(CreateError::Stopping);
         }
-        let (shelf, env) = (held.shelf.clone(), spec.env.clone());
+        let (dir, env) = (held.dir.clone(), spec.env.clone());
         let (id, generation) = (held.id(), held.desired.generation);
         let same = spawn_blocking(move || {
-            shelf.unseal(id, generation).is_ok_and(|secrets| same_environment(&secrets.env, &env))
+            dir.unseal(id, generation).is_ok_and(|secrets| same_environment(&secrets.env, &env))
         });
         let same = same.await.map_err(|error| CreateError::Disk(std::io::Error::other(error)))?;
         match offer(held.desired, spec.into(), || same) {
@@ -248,39 +310,67 @@ impl Node {
         Ok((base.ok_or(CreateError::NoImage(digest))?.run, room))
     }
 
-    /// Takes a sandbox down, and says until when its disks are kept. What is not there
-    /// is gone already.
-    pub(crate) async fn delete(&self, id: RunId, grace: Duration, data: Data) -> Result<Gone, EndError> {
-        match (self.shared.registry.get(id), self.shared.registry.quarantine.get(id)) {
-            (Some(handle), _) => handle.delete(&self.shared.registry, grace, data).await?,
-            (None, Some(_)) => self.give_up(id, data).await.map_err(|error| EndError(format!("{error:#}")))?,
-            (None, None) => {}
-        }
-        let runtime = &*self.shared.runtime;
-        let kept_until = match data {
-            Data::Erase => keeping::erase(runtime, id).await.map(|()| None),
-            Data::Keep => keeping::until(&self.shared, id).await,
+    /// Takes a sandbox down, and says what is kept of its POD. What is not there is gone
+    /// already; which POD it was a run of, only its caller knows then.
+    pub(crate) async fn delete(
+        &self,
+        id: RunId,
+        pod: Option<PodId>,
+        grace: Duration,
+        data: Data,
+    ) -> Result<Gone, EndError> {
+        let told = pod.unwrap_or_else(|| PodId::minted(id));
+        let pod = match (self.shared.registry.get(id), self.shared.registry.quarantine.get(id)) {
+            (Some(handle), _) => {
+                self.shared.registry.delete(&handle, grace, data).await?;
+                handle.desired.pod
+            }
+            (None, Some(held)) => {
+                let given_up = self.give_up(id, data).await;
+                given_up.map_err(|error| EndError::StillThere(format!("{error:#}")))?;
+                held.presence.pod.unwrap_or(told)
+            }
+            (None, None) => told,
         };
-        Ok(Gone { id, kept_until: kept_until.map_err(|error| EndError(words(&error)))? })
+        if data == Data::Erase {
+            self.erase_data(pod).await?;
+        }
+        let kept = retention::kept_data(&self.shared, pod).await;
+        Ok(Gone { id, kept: kept.map_err(|error| EndError::StillThere(words(&error)))? })
+    }
+
+    /// Erases what is kept of a POD that does not run.
+    pub(crate) async fn erase_data(&self, pod: PodId) -> Result<(), EndError> {
+        let _kept = self.shared.kept.lock().await;
+        let registry = &self.shared.registry;
+        if let Some(run) = registry.run_of(pod).map(|handle| handle.id()) {
+            return Err(EndError::PodRunning { pod, run });
+        }
+        if let Some(held) = registry.quarantine.run_of(pod) {
+            return Err(EndError::StillThere(format!("a run of the POD is quarantined: {}", held.cause)));
+        }
+        retention::erase(&self.shared, pod).await.map_err(|error| EndError::StillThere(words(&error)))
     }
 
     /// Ends a sandbox that cannot be read: somebody has given it up.
     async fn give_up(&self, id: RunId, data: Data) -> anyhow::Result<()> {
         let _alone = self.giving_up.lock().await;
         let Some(held) = self.shared.registry.quarantine.get(id) else { return Ok(()) };
-        let fate = match data {
-            Data::Keep => Fate::SetAside(self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted)),
-            Data::Erase => Fate::Wipe,
+        let disks = match data {
+            Data::Keep => {
+                DiskRetention::KeepAll(self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted))
+            }
+            Data::Erase => DiskRetention::Erase,
         };
         // Without a number of its own its link goes with its namespace.
-        let slot = held.remains.slot.unwrap_or(u16::MAX);
-        self.shared.runtime.stop(Seat { id, slot }, fate).await?;
+        let slot = held.presence.slot.unwrap_or(u16::MAX);
+        self.shared.runtime.stop(Slot { run: id, number: slot }, disks).await?;
         anyhow::ensure!(
             self.mark(id, MarkKind::Gone, self.shared.clock.now()).await?,
             "its end is not in the node's books yet: the disk takes nothing"
         );
-        let shelf = self.ledger.shelf(id);
-        spawn_blocking(move || shelf.remove()).await??;
+        let dir = self.ledger.dir_of(id);
+        spawn_blocking(move || dir.remove()).await??;
         self.shared.registry.quarantine.release(id);
         tracing::warn!(%id, data = data.as_str(), "a quarantined sandbox was given up");
         Ok(())
@@ -288,7 +378,7 @@ impl Node {
 
     /// The disks that outlived their sandboxes.
     pub(crate) async fn disks(&self) -> Result<Disks, DriverError> {
-        let kept = self.shared.runtime.kept().await?;
+        let kept = self.shared.runtime.kept(None).await?;
         Ok(Disks { retention_days: self.shared.config.retention_days, kept })
     }
 
@@ -317,7 +407,7 @@ impl Node {
 
     async fn disk(&self, load: Load) -> Result<NodeDisk, DriverError> {
         let (found, capacity) = (self.shared.runtime.room().await?, self.shared.registry.capacity());
-        let kept = self.shared.runtime.kept().await?;
+        let kept = self.shared.runtime.kept(None).await?;
         Ok(NodeDisk {
             size_mib: found.size / MIB,
             free_mib: found.free / MIB,
@@ -335,9 +425,11 @@ impl Node {
     /// repairs them.
     async fn halt_quarantined(&self) {
         for held in self.shared.registry.quarantine.list().into_iter().filter(|held| held.runs) {
-            let remains = self.shared.registry.quarantine.get(held.id).map(|held| held.remains);
-            let slot = remains.and_then(|remains| remains.slot).unwrap_or(u16::MAX);
-            if let Err(error) = self.shared.runtime.stop(Seat { id: held.id, slot }, Fate::Keep).await {
+            let presence = self.shared.registry.quarantine.get(held.id).map(|held| held.presence);
+            let slot = presence.and_then(|presence| presence.slot).unwrap_or(u16::MAX);
+            if let Err(error) =
+                self.shared.runtime.stop(Slot { run: held.id, number: slot }, DiskRetention::Attached).await
+            {
                 tracing::error!(id = %held.id, error = words(&error), "a quarantined guest is not ended");
             }
         }
@@ -373,20 +465,20 @@ impl Node {
     fn prepare(&self, record: Record) -> (Arc<Handle>, Task) {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (view, shown) = watch::channel(Task::show(&self.shared, &record, record.phase()));
-        let shelf = self.ledger.shelf(record.id);
+        let dir = self.ledger.dir_of(record.id);
         let handle = Arc::new(Handle {
-            seat: record.seat(),
+            slot: record.slot(),
             desired: record.desired,
             disk_mib: record.disk_mib.unwrap_or_else(|| self.shared.config.agent_disk_mib()),
             port: record.run.port,
-            shelf: shelf.clone(),
+            dir: dir.clone(),
             view: shown,
             orders,
             logs: std::sync::OnceLock::new(),
             pod: std::sync::OnceLock::new(),
             streams: Streams::new(&self.shared.config),
         });
-        let task = Task::new(Arc::clone(&self.shared), record, shelf, inbox, view, Arc::clone(&handle));
+        let task = Task::new(Arc::clone(&self.shared), record, dir, Inbox::new(inbox), view, Arc::clone(&handle));
         (handle, task)
     }
 

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use domain::RunId;
-use sandbox::Remains;
+use domain::{PodId, RunId};
+use sandbox::Presence;
 use wire::node::Quarantined;
 
 /// One of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
     /// What the machine holds of it.
-    pub(crate) remains: Remains,
+    pub(crate) presence: Presence,
     /// Host memory its guest takes, in MiB.
     pub(crate) memory_mib: u64,
     /// What is wrong, and the repair.
@@ -31,6 +31,11 @@ impl Quarantine {
         self.held().get(&id).cloned()
     }
 
+    /// The run of this POD that is here, if one is.
+    pub(crate) fn run_of(&self, pod: PodId) -> Option<Held> {
+        self.held().values().find(|held| held.presence.pod == Some(pod)).cloned()
+    }
+
     pub(crate) fn release(&self, id: RunId) {
         self.held().remove(&id);
     }
@@ -39,13 +44,13 @@ impl Quarantine {
     pub(crate) fn list(&self) -> Vec<Quarantined> {
         let held = self.held();
         let shown = held.iter();
-        shown.map(|(id, held)| Quarantined { id: *id, runs: held.remains.runs, cause: held.cause.clone() }).collect()
+        shown.map(|(id, held)| Quarantined { id: *id, runs: held.presence.runs, cause: held.cause.clone() }).collect()
     }
 
-    /// The seats and the memory that are taken by guests which run.
+    /// The slots and the memory that are taken by guests which run.
     pub(crate) fn taken(&self) -> Vec<(Option<u16>, u64)> {
         let held = self.held();
-        held.values().filter(|held| held.remains.runs).map(|held| (held.remains.slot, held.memory_mib)).collect()
+        held.values().filter(|held| held.presence.runs).map(|held| (held.presence.slot, held.memory_mib)).collect()
     }
 
     fn held(&self) -> MutexGuard<'_, BTreeMap<RunId, Held>> {

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use domain::{RunId, Ask, NoRoom};
+use domain::{Ask, NoRoom, PodId, RunId};
+use tokio::sync::oneshot;
+use wire::node::Data;
 
 use crate::policy::{Capacity, DiskRoom, Load};
 use crate::quarantine::Quarantine;
-use crate::task::Handle;
+use crate::task::{Deletion, EndError, Handle, Order};
 
 /// All handles, and what they take of the machine.
 pub(crate) struct Registry {
@@ -38,6 +41,16 @@ impl Registry {
         self.handles().values().cloned().collect()
     }
 
+    /// The run of this POD that is here, if one is.
+    pub(crate) fn run_of(&self, pod: PodId) -> Option<Arc<Handle>> {
+        self.handles().values().find(|handle| handle.desired.pod == pod).cloned()
+    }
+
+    /// Whether a run of this POD is here that may not have its data yet.
+    pub(crate) fn may_take_back(&self, pod: PodId) -> bool {
+        self.run_of(pod).is_some_and(|handle| handle.sandbox().pid.is_none())
+    }
+
     /// Lets a sandbox in if there is room, with a slot nobody else has.
     pub(crate) fn enter(
         &self,
@@ -52,7 +65,7 @@ impl Registry {
         }
         self.capacity.admit(self.load_with(&handles), ask, room)?;
         let quarantined = self.quarantine.taken().into_iter().filter_map(|(slot, _)| slot);
-        let taken: BTreeSet<u16> = handles.values().map(|handle| handle.seat.slot).chain(quarantined).collect();
+        let taken: BTreeSet<u16> = handles.values().map(|handle| handle.slot.number).chain(quarantined).collect();
         let slot = (0..self.capacity.slots).find(|slot| !taken.contains(slot)).ok_or(NoRoom::Full)?;
         let handle = make(slot);
         handles.insert(id, Arc::clone(&handle));
@@ -62,6 +75,17 @@ impl Registry {
     /// Takes in a sandbox that was there before the daemon: there was room for it.
     pub(crate) fn admit(&self, handle: Arc<Handle>) {
         self.handles().insert(handle.id(), handle);
+    }
+
+    /// Takes a sandbox down and returns when nothing of it is left.
+    pub(crate) async fn delete(&self, handle: &Handle, grace: Duration, data: Data) -> Result<(), EndError> {
+        let (done, ended) = oneshot::channel();
+        if handle.orders.send(Order::Delete(Deletion { grace, data, done })).await.is_err() {
+            // A task ends after its sandbox, which is forgotten then, or with the daemon,
+            // and then the guest may run on.
+            return self.get(handle.id()).map_or(Ok(()), |_| Err(EndError::Closing));
+        }
+        ended.await.unwrap_or_else(|_| Err(EndError::Closing))
     }
 
     /// Frees its slot and its share.

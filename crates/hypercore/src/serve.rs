@@ -25,15 +25,15 @@ use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
 use crate::api::{Api, routes};
+use crate::context::NodeContext;
 use crate::heartbeat::Heartbeat;
 use crate::journal::Journal;
-use crate::keeping;
 use crate::ledger::Ledger;
 use crate::node::Node;
 use crate::policy::Capacity;
 use crate::registry::Registry;
 use crate::streams::ConnectionPermit;
-use crate::task::Shared;
+use crate::upkeep;
 use crate::{Clock, Config, Images, OnShutdown};
 
 /// Connections at most that carry no stream of an agent; those count for the agent.
@@ -161,14 +161,14 @@ pub async fn serve(
     let failed = |error: anyhow::Error| ServeError::TakeUp(error);
     let (heartbeat, last_alive) = Heartbeat::open(&state.join("heartbeat"))
         .map_err(|error| ServeError::State(state.display().to_string(), error))?;
-    let reserve = keeping::reserve(&state);
+    let reserve = crate::reserve::of(&state);
     let journal = Journal::open(&state.join("marks"), config.marks, reserve.clone());
     let journal = journal.map_err(|error| failed(error.into()))?;
     let ledger = Ledger::open(&state, reserve.clone()).map_err(|error| failed(error.into()))?;
     let about = parts.runtime.about();
     let capacity = capacity(&config, &about).map_err(|error| failed(error.into()))?;
     let on_shutdown = config.on_shutdown;
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(NodeContext {
         config,
         runtime: Arc::clone(&parts.runtime),
         about,
@@ -177,13 +177,14 @@ pub async fn serve(
         clock: parts.clock,
         resolvers: parts.resolvers.iter().map(Ipv4Addr::to_string).collect(),
         registry: Registry::new(capacity),
+        kept: tokio::sync::Mutex::new(()),
     });
     let node = Arc::new(Node::new(Arc::clone(&shared), ledger));
     node.take_up(last_alive).await.map_err(failed)?;
     let _beats = AbortOnDropHandle::new(tokio::spawn(heartbeat.run(parts.clock)));
-    let _keeping = AbortOnDropHandle::new(tokio::spawn(async move { keeping::run(&shared, reserve).await }));
+    let _keeping = AbortOnDropHandle::new(tokio::spawn(async move { upkeep::keep_disks(&shared, reserve).await }));
     let runtime = Arc::clone(&parts.runtime);
-    let _tending = AbortOnDropHandle::new(tokio::spawn(async move { keeping::tend(&*runtime).await }));
+    let _tending = AbortOnDropHandle::new(tokio::spawn(async move { upkeep::keep_network(&*runtime).await }));
     let api = Api { node: Arc::clone(&node), metrics: parts.metrics, closing: closing.clone() };
     accept(listener, api, &closing).await;
     node.close();

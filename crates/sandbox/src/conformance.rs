@@ -6,16 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{RunId, UnixMillis};
+use domain::{Lack, PodId, RunId, UnixMillis};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
-use wire::node::{KeptCause, Retention};
+use wire::node::{DataDisk, KeptCause, Retention};
 use wire::pod::PORT;
 
-use crate::{Condition, Facts, Fate, Refusal, Remains, Runtime, RuntimeError, Seat, Spec};
+use crate::{
+    Condition, DiskRetention, GuestFacts, Presence, ProcessFacts, QemuFacts, Refusal, Runtime, RuntimeError, Slot, Spec,
+};
 
 /// For how long disks are kept in this suite.
 const RETENTION: Retention = Retention { since: UnixMillis(1), until: UnixMillis(2), cause: KeptCause::Found };
+/// What is on the `/data` of the suite's POD.
+const TEXT: &str = "what the agent wrote";
 /// Pause between two looks at a guest that is starting.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -27,22 +31,33 @@ pub trait Bench: Send + Sync {
     /// A disk that guests boot from.
     fn base(&self) -> PathBuf;
     /// Ends a guest from outside the driver, as a crash does.
-    async fn crash(&self, id: RunId, facts: &Facts);
+    async fn crash(&self, id: RunId, facts: &GuestFacts);
+    /// Writes to the `/data` of a run whose guest does not run.
+    async fn write(&self, id: RunId, text: &str);
+    /// What was written there, or as many bytes of whatever is there.
+    async fn written(&self, id: RunId) -> String;
     /// How long a guest may take until its first port answers.
     fn boot_deadline(&self) -> Duration;
+}
+
+/// The POD whose runs the suite starts.
+fn pod() -> PodId {
+    PodId::minted(RunId::from_bits(0x0c0f_0000))
 }
 
 /// The result of one rule: which was broken, and how.
 pub type Verdict = Result<(), String>;
 
-/// Runs the suite: two boots.
+/// Runs the suite: two boots, and a VMM that is started once more.
 ///
 /// # Errors
 /// The first rule that the driver breaks.
 pub async fn run(bench: &dyn Bench) -> Verdict {
     let driver = bench.driver().await;
     let spec = |bits, slot| Spec {
-        seat: Seat { id: RunId::from_bits(bits), slot },
+        slot: Slot { run: RunId::from_bits(bits), number: slot },
+        pod: pod(),
+        data: DataDisk::KeptOrEmpty,
         cores: 1,
         memory_mib: 128,
         base: bench.base(),
@@ -54,7 +69,7 @@ pub async fn run(bench: &dyn Bench) -> Verdict {
     a_missing_seat_is_refused(&*driver, &spec(0x0c0f_0002, u16::MAX)).await?;
     let mut guest = done("create", driver.create(&one).await)?;
     a_guest_is_made_once(&*driver, &one).await?;
-    answers(&*driver, one.seat.id, bench.boot_deadline()).await?;
+    answers(&*driver, one.slot.run, bench.boot_deadline()).await?;
     a_running_guest_can_be_measured(&*driver, &one).await?;
     a_running_guest_is_said_to_run(&*driver, &one).await?;
     what_is_there_is_seen(&*driver, &one).await?;
@@ -65,27 +80,34 @@ pub async fn run(bench: &dyn Bench) -> Verdict {
     a_sweep_spares_the_known(&*next, &one).await?;
     let adopted = done("adopt", next.adopt(&one, &guest.facts).await)?;
     let mut adopted = adopted.ok_or("adopt: a running guest is not found by its facts")?;
-    bench.crash(one.seat.id, &guest.facts).await;
+    bench.crash(one.slot.run, &guest.facts).await;
     heard("the next driver", timeout(bench.boot_deadline(), adopted.exit.wait()).await)?;
-    done("stop(Keep)", next.stop(one.seat, Fate::Keep).await)?;
+    done("stop(Attached)", next.stop(one.slot, DiskRetention::Attached).await)?;
+    bench.write(one.slot.run, TEXT).await;
     guest = done("create after a crash", next.create(&one).await)?;
     a_sweep_removes_the_unknown(&*next, &one).await?;
-    a_sweep_erases_nothing(&*next, &one).await?;
+    a_sweep_erases_nothing(&*next).await?;
     heard("the driver that made it", timeout(bench.boot_deadline(), guest.exit.wait()).await)?;
     what_does_not_run_is_refused(&*next, &one).await?;
+    let two = Spec { data: DataDisk::Kept, ..spec(0x0c0f_0004, 2) };
+    the_data_of_a_pod_comes_back_in_its_next_run(bench, &*next, &two).await?;
+    the_data_of_a_pod_is_kept_at_the_end_of_each_run(bench, &*next, &two).await?;
+    what_is_kept_can_be_erased(&*next).await?;
+    no_empty_disk_takes_the_place_of_data_that_is_gone(&*next, &two).await?;
     the_end_may_come_twice(&*next, &one).await?;
     done("close", next.close().await)
 }
 
 async fn what_was_never_made_can_be_stopped(driver: &dyn Runtime, spec: &Spec) -> Verdict {
-    for fate in [Fate::Keep, Fate::SetAside(RETENTION), Fate::Wipe] {
-        done("stop of what was never made", driver.stop(spec.seat, fate).await)?;
+    use DiskRetention::{Attached, Erase, KeepAll, KeepData};
+    for disks in [Attached, KeepData(RETENTION), KeepAll(RETENTION), Erase] {
+        done("stop of what was never made", driver.stop(spec.slot, disks).await)?;
     }
-    Ok(())
+    nothing_is_kept(driver).await
 }
 
 async fn what_does_not_run_is_refused(driver: &dyn Runtime, spec: &Spec) -> Verdict {
-    let id = spec.seat.id;
+    let id = spec.slot.run;
     refuses("stats", driver.stats(id).await, &Refusal::NotRunning)?;
     refuses("console", driver.console(id).await.map(drop), &Refusal::NotRunning)?;
     refuses("connect", driver.connect(id, PORT).await.map(drop), &Refusal::NotRunning)
@@ -93,7 +115,7 @@ async fn what_does_not_run_is_refused(driver: &dyn Runtime, spec: &Spec) -> Verd
 
 async fn a_missing_seat_is_refused(driver: &dyn Runtime, spec: &Spec) -> Verdict {
     let slots = driver.about().slots;
-    refuses("create", driver.create(spec).await, &Refusal::NoSlot { slot: spec.seat.slot, slots })
+    refuses("create", driver.create(spec).await, &Refusal::NoSlot { slot: spec.slot.number, slots })
 }
 
 async fn a_guest_is_made_once(driver: &dyn Runtime, spec: &Spec) -> Verdict {
@@ -123,23 +145,31 @@ async fn health(driver: &dyn Runtime, id: RunId) -> Result<String, String> {
 }
 
 async fn a_running_guest_can_be_measured(driver: &dyn Runtime, spec: &Spec) -> Verdict {
-    let stats = done("stats", driver.stats(spec.seat.id).await)?;
+    let stats = done("stats", driver.stats(spec.slot.run).await)?;
     let empty = stats.cpu_us == 0 || stats.memory_bytes == 0 || stats.resident_bytes == 0;
     if empty { Err(format!("stats: a running guest uses nothing: {stats:?}")) } else { Ok(()) }
 }
 
-async fn a_guest_is_adopted_by_its_own_facts_only(driver: &dyn Runtime, spec: &Spec, facts: &Facts) -> Verdict {
-    let lies = [
-        Facts { started: facts.started + 1, ..facts.clone() },
-        Facts { boot: "another boot".to_owned(), ..facts.clone() },
-        Facts { pid: std::process::id() + 1_000_000, ..facts.clone() },
-    ];
-    for lie in lies {
+/// Facts of this driver that are of no guest.
+fn lies(facts: &GuestFacts) -> Vec<GuestFacts> {
+    match facts {
+        GuestFacts::Qemu(QemuFacts { process }) => [
+            ProcessFacts { started: process.started + 1, ..process.clone() },
+            ProcessFacts { boot: "another boot".to_owned(), ..process.clone() },
+            ProcessFacts { pid: std::process::id() + 1_000_000, ..process.clone() },
+        ]
+        .map(|process| GuestFacts::Qemu(QemuFacts { process }))
+        .into(),
+    }
+}
+
+async fn a_guest_is_adopted_by_its_own_facts_only(driver: &dyn Runtime, spec: &Spec, facts: &GuestFacts) -> Verdict {
+    for lie in lies(facts) {
         if done("adopt", driver.adopt(spec, &lie).await)?.is_some() {
             return Err(format!("adopt: {lie:?} was taken for {facts:?}"));
         }
     }
-    let stranger = Spec { seat: Seat { id: RunId::from_bits(0x0c0f_0003), ..spec.seat }, ..spec.clone() };
+    let stranger = Spec { slot: Slot { run: RunId::from_bits(0x0c0f_0003), ..spec.slot }, ..spec.clone() };
     match done("adopt", driver.adopt(&stranger, facts).await)? {
         Some(_) => Err("adopt: one sandbox was given another's guest".to_owned()),
         None => Ok(()),
@@ -148,10 +178,10 @@ async fn a_guest_is_adopted_by_its_own_facts_only(driver: &dyn Runtime, spec: &S
 
 async fn a_sweep_spares_the_known(driver: &dyn Runtime, spec: &Spec) -> Verdict {
     // The second is one whose record cannot be read.
-    for slot in [Some(spec.seat.slot), None] {
-        let known = BTreeMap::from([(spec.seat.id, slot)]);
+    for slot in [Some(spec.slot.number), None] {
+        let known = BTreeMap::from([(spec.slot.run, slot)]);
         match done("sweep", driver.sweep(&known, &RETENTION).await)? {
-            0 => done("stats after a sweep", driver.stats(spec.seat.id).await)?,
+            0 => done("stats after a sweep", driver.stats(spec.slot.run).await)?,
             some => return Err(format!("sweep: {some} removed although all were known")),
         };
     }
@@ -159,17 +189,17 @@ async fn a_sweep_spares_the_known(driver: &dyn Runtime, spec: &Spec) -> Verdict 
 }
 
 async fn what_is_there_is_seen(driver: &dyn Runtime, spec: &Spec) -> Verdict {
-    let remains = done("remains", driver.remains().await)?;
-    let wanted = Remains { runs: true, slot: Some(spec.seat.slot) };
-    match remains.get(&spec.seat.id) {
+    let remains = done("remains", driver.present().await)?;
+    let wanted = Presence { runs: true, slot: Some(spec.slot.number), pod: Some(spec.pod) };
+    match remains.get(&spec.slot.run) {
         Some(found) if *found == wanted => Ok(()),
         other => Err(format!("remains: {other:?} where it should be {wanted:?}")),
     }
 }
 
 async fn a_running_guest_is_said_to_run(driver: &dyn Runtime, spec: &Spec) -> Verdict {
-    done("resume of what runs", driver.resume(spec.seat.id).await)?;
-    match done("condition", driver.condition(spec.seat.id).await)? {
+    done("resume of what runs", driver.resume(spec.slot.run).await)?;
+    match done("condition", driver.condition(spec.slot.run).await)? {
         Condition::Running => Ok(()),
         other @ Condition::Paused(_) => Err(format!("condition: {other:?}")),
     }
@@ -182,22 +212,85 @@ async fn a_sweep_removes_the_unknown(driver: &dyn Runtime, spec: &Spec) -> Verdi
     }
 }
 
-async fn a_sweep_erases_nothing(driver: &dyn Runtime, spec: &Spec) -> Verdict {
-    let kept = done("kept", driver.kept().await)?;
-    let [disk] = kept.as_slice() else { return Err(format!("kept: {kept:?} instead of one")) };
-    if disk.id != spec.seat.id || disk.retention != Some(RETENTION) || disk.bytes == 0 {
-        return Err(format!("kept: {disk:?}"));
+async fn a_sweep_erases_nothing(driver: &dyn Runtime) -> Verdict {
+    one_is_kept(driver).await?;
+    match done("kept_data", driver.kept_data(pod()).await)? {
+        Some(1..) => Ok(()),
+        other => Err(format!("kept_data: {other:?} where a disk is kept")),
     }
-    for _ in 0..2 {
+}
+
+async fn the_data_of_a_pod_comes_back_in_its_next_run(bench: &dyn Bench, driver: &dyn Runtime, spec: &Spec) -> Verdict {
+    let guest = done("create of the POD's next run", driver.create(spec).await)?;
+    // The layer of a run that was swept stays where it is kept.
+    if done("kept_data", driver.kept_data(pod()).await)?.is_some() {
+        return Err("kept_data: what a run has taken back is still kept".to_owned());
+    }
+    bench.crash(spec.slot.run, &guest.facts).await;
+    let mut exit = guest.exit;
+    heard("the driver that made it", timeout(bench.boot_deadline(), exit.wait()).await)?;
+    done("stop(Attached)", driver.stop(spec.slot, DiskRetention::Attached).await)?;
+    is_written(bench, spec.slot.run).await
+}
+
+async fn the_data_of_a_pod_is_kept_at_the_end_of_each_run(
+    bench: &dyn Bench,
+    driver: &dyn Runtime,
+    spec: &Spec,
+) -> Verdict {
+    for disk in done("kept", driver.kept(None).await)? {
         done("erase", driver.erase(&disk.name).await)?;
     }
-    let left = done("kept", driver.kept().await)?;
-    if left.is_empty() { Ok(()) } else { Err(format!("erase: {left:?} is left")) }
+    is_written(bench, spec.slot.run).await?;
+    for _ in 0..2 {
+        done("stop(KeepData)", driver.stop(spec.slot, DiskRetention::KeepData(RETENTION)).await)?;
+    }
+    one_is_kept(driver).await
+}
+
+async fn what_is_kept_can_be_erased(driver: &dyn Runtime) -> Verdict {
+    for disk in done("kept", driver.kept(Some(pod())).await)? {
+        for _ in 0..2 {
+            done("erase", driver.erase(&disk.name).await)?;
+        }
+    }
+    nothing_is_kept(driver).await
+}
+
+async fn no_empty_disk_takes_the_place_of_data_that_is_gone(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+    match driver.create(spec).await {
+        Ok(_) => return Err("create: made on an empty disk, where there must be data".to_owned()),
+        Err(error) if error.lack() == Lack::Disk => {}
+        Err(error) => return Err(format!("create: said {error}, where the data is gone")),
+    }
+    done("stop(KeepData)", driver.stop(spec.slot, DiskRetention::KeepData(RETENTION)).await)?;
+    nothing_is_kept(driver).await
+}
+
+/// One is, of the suite's POD and of no other.
+async fn one_is_kept(driver: &dyn Runtime) -> Verdict {
+    let kept = done("kept", driver.kept(Some(pod())).await)?;
+    let [disk] = kept.as_slice() else { return Err(format!("kept: {kept:?} instead of one")) };
+    if disk.pod != pod() || disk.retention != Some(RETENTION) || disk.bytes == 0 {
+        return Err(format!("kept: {disk:?}"));
+    }
+    let others = done("kept", driver.kept(Some(PodId::minted(RunId::from_bits(0x0c0f_0001)))).await)?;
+    if others.is_empty() { Ok(()) } else { Err(format!("kept: {others:?} of another POD")) }
+}
+
+async fn nothing_is_kept(driver: &dyn Runtime) -> Verdict {
+    let left = done("kept", driver.kept(None).await)?;
+    if left.is_empty() { Ok(()) } else { Err(format!("kept: {left:?}")) }
+}
+
+async fn is_written(bench: &dyn Bench, id: RunId) -> Verdict {
+    let found = bench.written(id).await;
+    if found == TEXT { Ok(()) } else { Err(format!("/data: {found:?} where it should be {TEXT:?}")) }
 }
 
 async fn the_end_may_come_twice(driver: &dyn Runtime, spec: &Spec) -> Verdict {
     for _ in 0..2 {
-        done("stop(Wipe)", driver.stop(spec.seat, Fate::Wipe).await)?;
+        done("stop(Erase)", driver.stop(spec.slot, DiskRetention::Erase).await)?;
     }
     Ok(())
 }

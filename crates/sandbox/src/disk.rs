@@ -1,4 +1,5 @@
-//! A guest's own disks: sparse copies of empty filesystems that were made once.
+//! A guest's own disks: sparse copies of empty filesystems that were made once. One is
+//! the run's writable layer, the other its POD's `/data`.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -10,9 +11,13 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, SeekFrom, flock, ioctl_ficlone, seek, statvfs};
 use rustix::io::Errno;
 
-use crate::kept::DISK;
 use crate::{Failure, command, files};
 
+/// The disk that a run writes to outside of `/data`.
+pub(crate) const LAYER: &str = "layer.ext4";
+/// The disk of `/data`.
+pub(crate) const DATA: &str = "data.ext4";
+const DISK: &str = "ext4";
 const MIB: u64 = 1024 * 1024;
 /// How much is copied at once.
 const CHUNK: usize = 256 * 1024;
@@ -24,7 +29,7 @@ const JOURNAL_MIB: u64 = 4;
 
 /// The empty filesystem of this size, made on first use.
 pub(crate) fn template(dir: &Path, mib: u64) -> Result<PathBuf, Failure> {
-    let path = dir.join(format!("empty-{mib}.ext4"));
+    let path = template_path(dir, mib);
     if path.exists() {
         return Ok(path);
     }
@@ -41,6 +46,46 @@ pub(crate) fn template(dir: &Path, mib: u64) -> Result<PathBuf, Failure> {
     File::open(&half)?.sync_all()?;
     durable::move_to("empty disk", &half, &path)?;
     Ok(path)
+}
+
+fn template_path(dir: &Path, mib: u64) -> PathBuf {
+    dir.join(format!("empty-{mib}.ext4"))
+}
+
+/// Whether a disk is still as it was copied from its template: nothing was ever written to
+/// it. In doubt, as of a disk of a size that is not made any more, it is not.
+pub(crate) fn is_as_made(templates: &Path, path: &Path) -> io::Result<bool> {
+    let disk = File::open(path)?;
+    let length = disk.metadata()?.len();
+    let template = match File::open(template_path(templates, length / MIB)) {
+        Ok(template) => template,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    Ok(template.metadata()?.len() == length && has_all_of(&disk, &template)? && has_all_of(&template, &disk)?)
+}
+
+/// Whether one file holds what another holds outside of its holes.
+fn has_all_of(one: &File, other: &File) -> io::Result<bool> {
+    let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
+    for (mut at, end) in extents(other)? {
+        while at < end {
+            let want = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+            one.read_exact_at(&mut ours[..want], at)?;
+            other.read_exact_at(&mut theirs[..want], at)?;
+            if ours[..want] != theirs[..want] {
+                return Ok(false);
+            }
+            at += want as u64;
+        }
+    }
+    Ok(true)
+}
+
+/// The names of the disks in a run's folder.
+pub(crate) fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let is_disk = |name: &String| Path::new(name).extension().is_some_and(|end| end == DISK);
+    Ok(files::names(dir)?.into_iter().filter(is_disk).collect())
 }
 
 /// Copies a template, holes included, unless the disk is there already.
@@ -98,7 +143,7 @@ pub(crate) fn claim(disk: &File, path: &Path) -> Result<(), Failure> {
 
 /// Refuses to let go of disks that a VMM still writes to.
 pub(crate) fn must_be_free(dir: &Path) -> Result<(), Failure> {
-    for name in files::names(dir)?.iter().filter(|name| Path::new(name).extension().is_some_and(|end| end == DISK)) {
+    for name in names(dir)? {
         let path = dir.join(name);
         claim(&File::open(&path)?, &path)?;
     }
@@ -106,21 +151,24 @@ pub(crate) fn must_be_free(dir: &Path) -> Result<(), Failure> {
 }
 
 fn copy_data(source: &File, target: &File) -> io::Result<()> {
-    let length = source.metadata()?.len();
-    target.set_len(length)?;
-    let mut at = 0;
+    target.set_len(source.metadata()?.len())?;
+    extents(source)?.into_iter().try_for_each(|(start, end)| copy_range(source, target, start, end))
+}
+
+/// Where a file has something: from, and to.
+fn extents(file: &File) -> io::Result<Vec<(u64, u64)>> {
+    let (length, mut at, mut found) = (file.metadata()?.len(), 0, Vec::new());
     while at < length {
-        let start = match seek(source, SeekFrom::Data(at)) {
+        let start = match seek(file, SeekFrom::Data(at)) {
             Ok(start) => start,
             // Only a hole is left.
             Err(Errno::NXIO) => break,
             Err(error) => return Err(error.into()),
         };
-        let end = seek(source, SeekFrom::Hole(start))?;
-        copy_range(source, target, start, end)?;
-        at = end;
+        at = seek(file, SeekFrom::Hole(start))?;
+        found.push((start, at));
     }
-    Ok(())
+    Ok(found)
 }
 
 fn copy_range(source: &File, target: &File, mut at: u64, end: u64) -> io::Result<()> {
@@ -160,6 +208,32 @@ mod tests {
         let meta = fs::metadata(&disk).unwrap();
         assert_eq!(meta.mode() & 0o777, 0o600);
         assert!(meta.blocks() * 512 < 8 * MIB, "{} bytes on disk", meta.blocks() * 512);
+    }
+
+    #[test]
+    fn a_disk_is_as_made_until_a_byte_of_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = dir.path().join("data.ext4");
+        let made = || is_as_made(dir.path(), &disk).unwrap();
+        let template = template(dir.path(), 64).unwrap();
+        copy(&template, &disk).unwrap();
+        assert!(made());
+        let file = OpenOptions::new().read(true).write(true).open(&disk).unwrap();
+        // In a hole, at the end, and where the template has something.
+        for at in [40 * MIB + 5, 64 * MIB - 1, 1024] {
+            let mut before = [0];
+            file.read_exact_at(&mut before, at).unwrap();
+            file.write_all_at(&[!before[0]], at).unwrap();
+            assert!(!made(), "{at}");
+            file.write_all_at(&before, at).unwrap();
+            assert!(made(), "{at}");
+        }
+        // What is empty where the template has its file system is no empty disk.
+        file.set_len(0).unwrap();
+        file.set_len(64 * MIB).unwrap();
+        assert!(!made());
+        fs::remove_file(template).unwrap();
+        assert!(!made(), "nobody knows");
     }
 
     #[test]

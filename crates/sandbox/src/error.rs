@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::{RunId, Lack};
+use domain::{Lack, RunId};
 
 /// What was asked of a runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,12 +238,8 @@ mod tests {
 
     #[test]
     fn fault_1_1_a_failed_creation_says_what_the_node_lacks() {
-        let failed = |step, source| RuntimeError::Failed {
-            operation: Operation::Create,
-            id: RunId::from_bits(1),
-            step,
-            source,
-        };
+        let failed =
+            |step, source| RuntimeError::Failed { operation: Operation::Create, id: RunId::from_bits(1), step, source };
         let missing = || Failure::Missing("it".to_owned());
         let full = || Failure::Io(io::ErrorKind::StorageFull.into());
         let nft = |said: &str| Failure::Command { program: "nft", said: said.to_owned() };

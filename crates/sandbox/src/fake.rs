@@ -8,19 +8,22 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use domain::{RunId, Lack};
+use domain::{Lack, PodId, RunId};
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
-use wire::node::{KeptDisk, Retention, RuntimeName};
+use wire::node::{DataDisk, KeptDisk, Retention, RuntimeName};
 
+use crate::drivers::qemu::facts::QemuFacts;
 use crate::error::{Step, step};
-use crate::runtime::{About, Condition, Exit, Facts, Fate, Guest, Link, Remains, Room, Runtime, Seat, Spec, Stats};
+use crate::facts::GuestFacts;
+use crate::process::ProcessFacts;
+use crate::runtime::{About, Condition, DiskRetention, Exit, Guest, Link, Presence, Room, Runtime, Slot, Spec, Stats};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError};
 
 const PIPE_BYTES: usize = 64 * 1024;
 /// Host memory a fake guest takes beyond its own.
 pub const OVERHEAD_MIB: u64 = 16;
-/// Seats of a fake machine.
+/// Slots of a fake machine.
 pub const SLOTS: u16 = 64;
 
 /// A connection that reached a fake guest.
@@ -50,7 +53,7 @@ struct Inner {
 
 struct State {
     running: BTreeMap<RunId, Running>,
-    disks: BTreeMap<RunId, u32>,
+    disks: BTreeMap<RunId, Disks>,
     pids: u32,
     /// Answers of the next `create`s, taken from the front.
     failures: Vec<Refusal>,
@@ -60,11 +63,23 @@ struct State {
     refused: u32,
     /// Calls that fail, each once.
     failing: Vec<Operation>,
-    kept: BTreeMap<String, KeptDisk>,
+    kept: BTreeMap<String, (KeptDisk, String)>,
     room: Room,
     /// How often the machine was looked at.
-    tended: u32,
+    reconciled: u32,
 }
+
+/// The disks of a run.
+struct Disks {
+    pod: PodId,
+    /// How often its guest was started on them.
+    boots: u32,
+    /// What is on `/data`.
+    data: String,
+}
+
+/// What a disk of `/data` holds that nothing was written to.
+const EMPTY: &str = "";
 
 impl State {
     const fn new() -> Self {
@@ -78,7 +93,7 @@ impl State {
             failing: Vec::new(),
             kept: BTreeMap::new(),
             room: Room { size: 1 << 40, free: 1 << 40, guests: 0 },
-            tended: 0,
+            reconciled: 0,
         }
     }
 
@@ -89,17 +104,45 @@ impl State {
         Err(RuntimeError::Failed { operation, id, step: step::VMM, source })
     }
 
-    fn set_aside(&mut self, id: RunId, retention: &Retention) {
-        if self.disks.remove(&id).is_some() {
-            let disk = KeptDisk { name: id.to_string(), id, bytes: 1, retention: Some(*retention) };
-            self.kept.insert(disk.name.clone(), disk);
+    fn keep(&mut self, id: RunId, retention: &Retention) {
+        // As empty as they were made.
+        let unused = |disks: &Disks| disks.boots == 0 && disks.data == EMPTY;
+        let Some(Disks { pod, data, .. }) = self.disks.remove(&id).filter(|disks| !unused(disks)) else { return };
+        let mut names = (0_u32..).map(|more| if more == 0 { pod.to_string() } else { format!("{pod}.{more}") });
+        let name = names.find(|name| !self.kept.contains_key(name)).unwrap_or_default();
+        self.kept.insert(name.clone(), (KeptDisk { name, pod, bytes: 1, retention: Some(*retention) }, data));
+    }
+
+    fn newest_of(&self, pod: PodId) -> Option<String> {
+        let its = self.kept.values().filter(|(disk, _)| disk.pod == pod);
+        its.max_by_key(|(disk, _)| disk.retention.map(|kept| kept.since)).map(|(disk, _)| disk.name.clone())
+    }
+
+    /// Makes a run's disks unless they are there, or takes its POD's back.
+    fn make_disks(&mut self, spec: &Spec) -> Result<(), RuntimeError> {
+        if self.disks.contains_key(&spec.slot.run) {
+            return Ok(());
         }
+        // A run that had disks does not take others.
+        let newest = if spec.ran { None } else { self.newest_of(spec.pod) };
+        let kept = newest.and_then(|name| self.kept.remove(&name));
+        let data = match (kept, spec.data) {
+            (Some((_, data)), _) => data,
+            (None, DataDisk::KeptOrEmpty) => EMPTY.to_owned(),
+            (None, DataDisk::Kept) => {
+                let source = Failure::Missing(format!("nothing is kept of the POD {}", spec.pod));
+                let operation = Operation::Create;
+                return Err(RuntimeError::Failed { operation, id: spec.slot.run, step: step::DISKS, source });
+            }
+        };
+        self.disks.insert(spec.slot.run, Disks { pod: spec.pod, boots: 0, data });
+        Ok(())
     }
 }
 
 struct Running {
-    seat: Seat,
-    facts: Facts,
+    slot: Slot,
+    facts: GuestFacts,
     ended: watch::Sender<Option<String>>,
     paused: Option<Lack>,
 }
@@ -172,26 +215,39 @@ impl Machine {
 
     /// How often what the guests' networks need was looked at. The first look fails.
     #[must_use]
-    pub fn tended(&self) -> u32 {
-        self.state().tended
+    pub fn reconciled(&self) -> u32 {
+        self.state().reconciled
     }
 
-    /// The disks that are set aside.
+    /// The disks that are kept.
     #[must_use]
     pub fn kept(&self) -> Vec<KeptDisk> {
-        self.state().kept.values().cloned().collect()
+        self.state().kept.values().map(|(disk, _)| disk.clone()).collect()
+    }
+
+    /// Has something on the `/data` of a run, as its guest writes it.
+    pub fn write_data(&self, id: RunId, text: &str) {
+        if let Some(disks) = self.state().disks.get_mut(&id) {
+            text.clone_into(&mut disks.data);
+        }
+    }
+
+    /// What is on the `/data` of a run.
+    #[must_use]
+    pub fn data(&self, id: RunId) -> Option<String> {
+        self.state().disks.get(&id).map(|disks| disks.data.clone())
     }
 
     /// The guests that run.
     #[must_use]
-    pub fn running(&self) -> Vec<Seat> {
-        self.state().running.values().map(|guest| guest.seat).collect()
+    pub fn running(&self) -> Vec<Slot> {
+        self.state().running.values().map(|guest| guest.slot).collect()
     }
 
-    /// The sandboxes that have disks, and how often each was created.
+    /// The runs that have disks, and how often each was started on them.
     #[must_use]
     pub fn disks(&self) -> BTreeMap<RunId, u32> {
-        self.state().disks.clone()
+        self.state().disks.iter().map(|(id, disks)| (*id, disks.boots)).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -210,12 +266,14 @@ impl Runtime for Fake {
         About { name: RuntimeName::QemuTcg, reason, overhead_mib: OVERHEAD_MIB, slots: SLOTS }
     }
 
-    async fn remains(&self) -> Result<BTreeMap<RunId, Remains>, DriverError> {
+    async fn present(&self) -> Result<BTreeMap<RunId, Presence>, DriverError> {
         let state = self.0.state();
-        let disks = state.disks.keys().map(|id| (*id, Remains::default()));
-        let running = state.running.iter();
-        let running = running.map(|(id, guest)| (*id, Remains { runs: true, slot: Some(guest.seat.slot) }));
-        Ok(disks.chain(running).collect())
+        let present = state.disks.iter().map(|(id, disks)| {
+            let guest = state.running.get(id);
+            let slot = guest.map(|guest| guest.slot.number);
+            (*id, Presence { runs: guest.is_some(), slot, pod: Some(disks.pod) })
+        });
+        Ok(present.collect())
     }
 
     async fn sweep(&self, known: &BTreeMap<RunId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError> {
@@ -224,14 +282,18 @@ impl Runtime for Fake {
         let unknown: Vec<RunId> = before.into_iter().filter(|id| !known.contains_key(id)).collect();
         for id in &unknown {
             state.running.remove(id);
-            state.set_aside(*id, retention);
+            state.keep(*id, retention);
         }
         Ok(unknown.len())
     }
 
     async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError> {
-        let (id, mut state) = (spec.seat.id, self.0.state());
-        state.attempt(Operation::Create, id)?;
+        let (id, mut state) = (spec.slot.run, self.0.state());
+        if let Err(error) = state.attempt(Operation::Create, id) {
+            // It came as far as to the VMM.
+            state.make_disks(spec)?;
+            return Err(error);
+        }
         if let Some(trouble) = state.trouble.clone() {
             state.refused += 1;
             return Err(refused(Operation::Create, id, trouble));
@@ -239,24 +301,28 @@ impl Runtime for Fake {
         if !state.failures.is_empty() {
             return Err(refused(Operation::Create, id, state.failures.remove(0)));
         }
-        if spec.seat.slot >= SLOTS {
-            return Err(refused(Operation::Create, id, Refusal::NoSlot { slot: spec.seat.slot, slots: SLOTS }));
+        if spec.slot.number >= SLOTS {
+            return Err(refused(Operation::Create, id, Refusal::NoSlot { slot: spec.slot.number, slots: SLOTS }));
         }
         if state.running.contains_key(&id) {
             return Err(refused(Operation::Create, id, Refusal::Runs));
         }
+        state.make_disks(spec)?;
         state.pids += 1;
-        *state.disks.entry(id).or_default() += 1;
-        let facts = Facts { pid: state.pids, started: 7, boot: "fake".to_owned() };
+        if let Some(disks) = state.disks.get_mut(&id) {
+            disks.boots += 1;
+        }
+        let process = ProcessFacts { pid: state.pids, started: 7, boot: "fake".to_owned() };
+        let facts = GuestFacts::Qemu(QemuFacts { process });
         let (ended, exit) = Exit::channel();
-        state.running.insert(id, Running { seat: spec.seat, facts: facts.clone(), ended, paused: None });
+        state.running.insert(id, Running { slot: spec.slot, facts: facts.clone(), ended, paused: None });
         Ok(Guest { facts, exit })
     }
 
-    async fn adopt(&self, spec: &Spec, facts: &Facts) -> Result<Option<Guest>, RuntimeError> {
+    async fn adopt(&self, spec: &Spec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
         let mut state = self.0.state();
-        state.attempt(Operation::Adopt, spec.seat.id)?;
-        let Some(guest) = state.running.get_mut(&spec.seat.id).filter(|guest| guest.facts == *facts) else {
+        state.attempt(Operation::Adopt, spec.slot.run)?;
+        let Some(guest) = state.running.get_mut(&spec.slot.run).filter(|guest| guest.facts == *facts) else {
             return Ok(None);
         };
         // The watcher of the daemon before is gone with it.
@@ -305,17 +371,17 @@ impl Runtime for Fake {
         }
     }
 
-    async fn stop(&self, seat: Seat, fate: Fate) -> Result<(), RuntimeError> {
+    async fn stop(&self, slot: Slot, disks: DiskRetention) -> Result<(), RuntimeError> {
         let mut state = self.0.state();
-        state.attempt(Operation::Stop, seat.id)?;
-        if let Some(guest) = state.running.remove(&seat.id) {
+        state.attempt(Operation::Stop, slot.run)?;
+        if let Some(guest) = state.running.remove(&slot.run) {
             guest.ended.send_replace(Some("it was stopped".to_owned()));
         }
-        match fate {
-            Fate::Keep => {}
-            Fate::SetAside(retention) => state.set_aside(seat.id, &retention),
-            Fate::Wipe => {
-                state.disks.remove(&seat.id);
+        match disks {
+            DiskRetention::Attached => {}
+            DiskRetention::KeepData(retention) | DiskRetention::KeepAll(retention) => state.keep(slot.run, &retention),
+            DiskRetention::Erase => {
+                state.disks.remove(&slot.run);
             }
         }
         Ok(())
@@ -337,8 +403,12 @@ impl Runtime for Fake {
         Ok(self.0.state().room)
     }
 
-    async fn kept(&self) -> Result<Vec<KeptDisk>, DriverError> {
-        Ok(self.0.kept())
+    async fn kept(&self, of: Option<PodId>) -> Result<Vec<KeptDisk>, DriverError> {
+        Ok(self.0.kept().into_iter().filter(|disk| of.is_none_or(|of| of == disk.pod)).collect())
+    }
+
+    async fn kept_data(&self, pod: PodId) -> Result<Option<u64>, DriverError> {
+        Ok(self.0.state().newest_of(pod).map(|_| 1))
     }
 
     async fn erase(&self, name: &str) -> Result<(), DriverError> {
@@ -346,10 +416,10 @@ impl Runtime for Fake {
         Ok(())
     }
 
-    async fn tend(&self) -> Result<(), DriverError> {
+    async fn reconcile_network(&self) -> Result<(), DriverError> {
         let mut state = self.0.state();
-        state.tended += 1;
-        if state.tended == 1 {
+        state.reconciled += 1;
+        if state.reconciled == 1 {
             return Err(Failure::Missing("the machine lacks something".to_owned())).step("look at the host's rules");
         }
         Ok(())
@@ -362,7 +432,7 @@ impl Runtime for Fake {
 
 impl Machine {
     fn boots(&self, id: RunId) -> u32 {
-        self.state().disks.get(&id).copied().unwrap_or(0)
+        self.state().disks.get(&id).map_or(0, |disks| disks.boots)
     }
 
     /// Guests hang up when they end.

@@ -3,7 +3,7 @@
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
-use crate::qemu::Qmp;
+use crate::drivers::qemu::Qmp;
 
 /// Bytes that fit into a socket before anybody reads them.
 const MOST: usize = 64 << 10;

@@ -1,33 +1,38 @@
-//! Disks that outlived their sandbox: set aside until their owner or their retention
-//! erases them.
+//! Disks that outlived their run: kept under their POD's name until the POD's next run
+//! takes its data back, or their owner or their retention erases them.
 //!
 //! ```text
-//! <state>/kept/<id>/          a sandbox's disks, as they were
-//! <state>/kept/<id>/kept.json since when, until when, why
-//! <state>/kept/<id>.1/        those of another sandbox of the same id
-//! <state>/kept/erasing-…      being erased
+//! <state>/kept/<pod>/           the disks of a run of this POD, as they were
+//! <state>/kept/<pod>/kept.json  since when, until when, why
+//! <state>/kept/<pod>/owner.json its POD once more, where that is not named as the run was
+//! <state>/kept/<pod>.1/         those of another run of it
+//! <state>/kept/.erasing-…       being erased
 //! ```
 //!
 //! A folder whose note cannot be read is never erased; one whose note was never
-//! written gets one at the next start.
+//! written gets one at the next start. A data disk is moved back by one rename: whenever
+//! that is cut off it lies here or in the run's folder, and nowhere else.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use domain::RunId;
+use domain::{PodId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use wire::node::{KeptDisk, Retention};
 
-use crate::files;
+use crate::disk::{self, DATA};
+use crate::{Failure, files, owner};
 
 const NOTE: &str = "kept.json";
-pub(crate) const DISK: &str = "ext4";
-const ERASING: &str = "erasing-";
+/// How the name of a folder begins that is being erased: as no POD's does.
+const ERASING: &str = ".erasing-";
+/// The same, of programs that knew no PODs. One may be called so by now.
+const ERASING_BEFORE: &str = "erasing-";
 /// The form of the note.
 const VERSION: u32 = 1;
-/// Sandboxes of one id whose disks are kept beside each other.
+/// Runs of one POD whose disks are kept beside each other.
 const SAME: u32 = 1_000;
 /// Bytes in a block, as `stat` counts them.
 const BLOCK: u64 = 512;
@@ -39,29 +44,65 @@ struct Note {
     retention: Retention,
 }
 
-/// The folder of disks that are set aside.
-pub(crate) struct Kept(PathBuf);
+/// The folder of disks that are kept.
+pub(crate) struct KeptDisks(PathBuf);
 
-impl Kept {
+/// A data disk that is kept.
+#[derive(Debug)]
+pub(crate) struct KeptData {
+    path: PathBuf,
+    /// When it was set aside.
+    since: UnixMillis,
+    /// What it takes of the node's disk.
+    pub(crate) bytes: u64,
+}
+
+impl KeptDisks {
     pub(crate) fn of(state: &Path) -> Self {
         Self(state.join("kept"))
     }
 
-    /// Takes a sandbox's folder over, in one step. Without disks in it, it goes.
-    pub(crate) fn take(&self, dir: &Path, id: RunId, retention: &Retention) -> io::Result<()> {
-        if !holds_disks(dir)? {
+    /// Takes a run's folder over, in one step. Without disks in it, it goes.
+    pub(crate) fn set_aside(&self, dir: &Path, pod: PodId, retention: &Retention) -> io::Result<()> {
+        if disk::names(dir)?.is_empty() {
             return files::remove_dir(dir);
         }
         durable::make_dir("kept", &self.0)?;
         // On a full disk the folder comes without: it gets its note later.
         if let Err(error) = write_note(dir, retention) {
-            tracing::warn!(%id, %error, "the note beside disks that are set aside cannot be written yet");
+            tracing::warn!(%pod, %error, "the note beside disks that are kept cannot be written yet");
         }
-        let taken = self.0.join(self.free_name(id)?);
+        let taken = self.0.join(self.free_name(pod)?);
         fs::rename(dir, &taken)?;
         durable::failpoint("kept", "taken");
         durable::sync_parent(&taken)?;
         durable::sync_parent(dir)
+    }
+
+    /// The newest data disk of a POD, if any is kept.
+    pub(crate) fn newest_data(&self, pod: PodId) -> io::Result<Option<KeptData>> {
+        let mut newest: Option<KeptData> = None;
+        for (name, _) in self.owned(Some(pod))? {
+            let dir = self.0.join(name);
+            let found = data_in(&dir)?;
+            newest = newest.into_iter().chain(found).max_by_key(|data| data.since);
+        }
+        Ok(newest)
+    }
+
+    /// Moves the newest data disk of a POD to where its next run has it; whether there
+    /// was one. What was kept beside it stays under its retention.
+    pub(crate) fn take_back(&self, pod: PodId, to: &Path) -> Result<bool, Failure> {
+        let Some(data) = self.newest_data(pod)? else { return Ok(false) };
+        disk::must_be_there(&data.path)?;
+        fs::rename(&data.path, to)?;
+        durable::failpoint("kept", "moved back");
+        durable::sync_parent(to)?;
+        durable::sync_parent(&data.path)?;
+        if let Err(error) = forget_if_bare(durable::parent(&data.path)) {
+            tracing::warn!(%pod, %error, "the folder of data that was taken back stays until the next start");
+        }
+        Ok(true)
     }
 
     /// Writes the notes that were never written, and finishes erasing. What cannot be
@@ -69,7 +110,7 @@ impl Kept {
     pub(crate) fn tidy(&self, retention: &Retention) -> io::Result<()> {
         for name in files::names(&self.0)? {
             if let Err(error) = self.tidy_one(&name, retention) {
-                tracing::warn!(%name, %error, "disks that are set aside cannot be tidied yet");
+                tracing::warn!(%name, %error, "disks that are kept cannot be tidied yet");
             }
         }
         Ok(())
@@ -77,32 +118,34 @@ impl Kept {
 
     fn tidy_one(&self, name: &str, retention: &Retention) -> io::Result<()> {
         let dir = self.0.join(name);
-        if name.starts_with(ERASING) {
+        if name.starts_with(ERASING) || is_erasing_of_before(name, &dir) {
             files::remove_dir(&dir)
-        } else if owner(name).is_some() && !dir.join(NOTE).exists() {
+        } else if self.owner(name).is_none() {
+            Ok(())
+        } else if disk::names(&dir)?.is_empty() {
+            forget_if_bare(&dir)
+        } else if !dir.join(NOTE).exists() {
             write_note(&dir, retention)
         } else {
             Ok(())
         }
     }
 
-    /// All of them.
-    pub(crate) fn list(&self) -> io::Result<Vec<KeptDisk>> {
-        let mut names = files::names(&self.0)?;
-        names.sort_unstable();
-        let found = names.into_iter().filter_map(|name| owner(&name).map(|id| (name, id)));
-        found
-            .map(|(name, id)| {
-                let dir = self.0.join(&name);
-                let retention = read_note(&dir);
-                Ok(KeptDisk { name, id, bytes: allocated(&dir)?, retention })
-            })
-            .collect()
+    /// All of them, or those of one POD.
+    pub(crate) fn list(&self, of: Option<PodId>) -> io::Result<Vec<KeptDisk>> {
+        let mut kept = Vec::new();
+        for (name, pod) in self.owned(of)? {
+            let dir = self.0.join(&name);
+            if !disk::names(&dir)?.is_empty() {
+                kept.push(KeptDisk { name, pod, bytes: allocated(&dir)?, retention: read_note(&dir) });
+            }
+        }
+        Ok(kept)
     }
 
     /// Erases one of them. One that is not there is erased already.
     pub(crate) fn erase(&self, name: &str) -> io::Result<()> {
-        if owner(name).is_none() {
+        if self.owner(name).is_none() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the name of kept disks"));
         }
         let going = self.0.join(format!("{ERASING}{name}"));
@@ -117,18 +160,61 @@ impl Kept {
         durable::sync_parent(&going)
     }
 
-    fn free_name(&self, id: RunId) -> io::Result<String> {
-        let names = std::iter::once(id.to_string()).chain((1..SAME).map(|more| format!("{id}.{more}")));
+    /// The folders, in the order of their names, and whose disks they hold.
+    fn owned(&self, of: Option<PodId>) -> io::Result<Vec<(String, PodId)>> {
+        let mut names = files::names(&self.0)?;
+        names.sort_unstable();
+        let owned = names.into_iter().filter_map(|name| self.owner(&name).map(|pod| (name, pod)));
+        Ok(owned.filter(|(_, pod)| of.is_none_or(|of| of == *pod)).collect())
+    }
+
+    /// Whose disks a folder of this name holds.
+    fn owner(&self, name: &str) -> Option<PodId> {
+        let (pod, more) = name.split_once('.').unwrap_or((name, "0"));
+        more.parse::<u32>().ok()?;
+        pod.parse().ok().filter(|_| !is_erasing_of_before(name, &self.0.join(name)))
+    }
+
+    fn free_name(&self, pod: PodId) -> io::Result<String> {
+        let names = std::iter::once(pod.to_string()).chain((1..SAME).map(|more| format!("{pod}.{more}")));
         let mut free = names.filter(|name| !self.0.join(name).exists());
-        free.next().ok_or_else(|| io::Error::other("too many disks of one sandbox are kept"))
+        free.next().ok_or_else(|| io::Error::other("the disks of too many runs of one POD are kept"))
     }
 }
 
-/// Whose disks a folder of this name holds.
-fn owner(name: &str) -> Option<RunId> {
-    let (id, more) = name.split_once('.').unwrap_or((name, "0"));
-    more.parse::<u32>().ok()?;
-    id.parse().ok()
+/// Whether a folder was being erased when an earlier program ended. One that is kept of a
+/// POD with such a name says so in a file of its own, which those programs did not write.
+fn is_erasing_of_before(name: &str, dir: &Path) -> bool {
+    name.starts_with(ERASING_BEFORE) && !dir.join(owner::FILE).exists()
+}
+
+/// The data disk in a folder. Where its note cannot be read it is as old as the last
+/// write to it.
+fn data_in(dir: &Path) -> io::Result<Option<KeptData>> {
+    let path = dir.join(DATA);
+    let meta = match fs::symlink_metadata(&path) {
+        Ok(meta) => meta,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let written = UnixMillis::from_system(meta.modified()?).unwrap_or(UnixMillis(0));
+    let since = read_note(dir).map_or(written, |retention| retention.since);
+    Ok(Some(KeptData { path, since, bytes: meta.blocks() * BLOCK }))
+}
+
+/// Removes a folder in which nothing is left but what is written beside disks.
+fn forget_if_bare(dir: &Path) -> io::Result<()> {
+    if !disk::names(dir)?.is_empty() {
+        return Ok(());
+    }
+    for name in [NOTE, owner::FILE] {
+        files::remove(&dir.join(name))?;
+    }
+    match fs::remove_dir(dir) {
+        // Somebody has put something there.
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+        other => other,
+    }
 }
 
 /// What the files of a folder take of the disk, in bytes.
@@ -142,10 +228,6 @@ pub(crate) fn allocated(dir: &Path) -> io::Result<u64> {
         }
     }
     Ok(bytes)
-}
-
-fn holds_disks(dir: &Path) -> io::Result<bool> {
-    Ok(files::names(dir)?.iter().any(|name| Path::new(name).extension().is_some_and(|end| end == DISK)))
 }
 
 fn write_note(dir: &Path, retention: &Retention) -> io::Result<()> {
@@ -174,16 +256,21 @@ fn read_note(dir: &Path) -> Option<Retention> {
 
 #[cfg(test)]
 mod tests {
-    use domain::UnixMillis;
+    use domain::RunId;
     use wire::node::KeptCause;
 
     use super::*;
 
-    const ID: RunId = RunId::from_bits(7);
+    const RUN: RunId = RunId::from_bits(7);
+
+    fn pod() -> PodId {
+        PodId::chosen("agent-123").unwrap()
+    }
+
     const RETENTION: Retention = Retention { since: UnixMillis(5), until: UnixMillis(9), cause: KeptCause::Deleted };
 
     fn guest(state: &Path) -> PathBuf {
-        let dir = state.join("guests").join(ID.to_string());
+        let dir = state.join("guests").join(RUN.to_string());
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("data.ext4"), "what the agent wrote").unwrap();
         dir
@@ -192,21 +279,21 @@ mod tests {
     #[test]
     fn fault_1_1_what_is_set_aside_is_whole_and_says_until_when() {
         let state = tempfile::tempdir().unwrap();
-        let kept = Kept::of(state.path());
-        assert!(kept.list().unwrap().is_empty());
-        kept.take(&guest(state.path()), ID, &RETENTION).unwrap();
-        let found = kept.list().unwrap();
+        let kept = KeptDisks::of(state.path());
+        assert!(kept.list(None).unwrap().is_empty());
+        kept.set_aside(&guest(state.path()), pod(), &RETENTION).unwrap();
+        let found = kept.list(None).unwrap();
         assert_eq!(found.len(), 1);
-        assert_eq!((found[0].id, found[0].retention), (ID, Some(RETENTION)));
+        assert_eq!((found[0].pod, found[0].retention), (pod(), Some(RETENTION)));
         let data = state.path().join("kept").join(&found[0].name).join("data.ext4");
         assert_eq!(fs::read(data).unwrap(), b"what the agent wrote");
-        // Those of a second sandbox of the same id stand beside them.
-        kept.take(&guest(state.path()), ID, &RETENTION).unwrap();
-        assert_eq!(kept.list().unwrap().len(), 2);
-        kept.take(&state.path().join("guests").join("nothing"), ID, &RETENTION).unwrap();
+        // Those of a second run of the same POD stand beside them.
+        kept.set_aside(&guest(state.path()), pod(), &RETENTION).unwrap();
+        assert_eq!(kept.list(None).unwrap().len(), 2);
+        kept.set_aside(&state.path().join("guests").join("nothing"), pod(), &RETENTION).unwrap();
         kept.erase(&found[0].name).unwrap();
         kept.erase(&found[0].name).unwrap();
-        assert_eq!(kept.list().unwrap().iter().map(|disk| disk.name.clone()).collect::<Vec<_>>(), [format!("{ID}.1")]);
+        assert_eq!(kept.list(None).unwrap().iter().map(|disk| disk.name.clone()).collect::<Vec<_>>(), ["agent-123.1"]);
     }
 
     const STATE: &str = "PALATINE_TEST_STATE";
@@ -220,10 +307,14 @@ mod tests {
     }
 
     fn operate(state: &Path, operation: &str) {
-        let (kept, dir) = (Kept::of(state), state.join("guests").join(ID.to_string()));
+        let (kept, dir) = (KeptDisks::of(state), state.join("guests").join(RUN.to_string()));
         match operation {
-            "take" => kept.take(&dir, ID, &RETENTION).unwrap(),
-            "erase" => kept.erase(&ID.to_string()).unwrap(),
+            "take" => kept.set_aside(&dir, pod(), &RETENTION).unwrap(),
+            "take back" => {
+                durable::make_dir("guest", &dir).unwrap();
+                kept.take_back(pod(), &dir.join(DATA)).unwrap();
+            }
+            "erase" => kept.erase(pod().as_str()).unwrap(),
             other => panic!("no operation {other}"),
         }
     }
@@ -239,72 +330,173 @@ mod tests {
         !status.success()
     }
 
+    /// Where an operation on these disks may be cut off.
+    fn points(operation: &str, start: impl Fn() -> tempfile::TempDir) -> String {
+        let (state, list) = (start(), tempfile::NamedTempFile::new().unwrap());
+        assert!(!run(state.path(), operation, durable::SEEN, list.path().to_str().unwrap()));
+        fs::read_to_string(list.path()).unwrap()
+    }
+
+    /// A run that has ended, and the disks that are kept of it.
+    fn one_kept() -> tempfile::TempDir {
+        let state = one_running();
+        operate(state.path(), "take");
+        state
+    }
+
+    fn one_running() -> tempfile::TempDir {
+        let state = tempfile::tempdir().unwrap();
+        guest(state.path());
+        state
+    }
+
     #[test]
-    fn fault_1_4_disks_are_found_whole_after_a_kill_at_each_step_of_keeping_and_of_erasing() {
-        for operation in ["take", "erase"] {
-            let start = || {
-                let state = tempfile::tempdir().unwrap();
-                guest(state.path());
-                if operation == "erase" {
-                    operate(state.path(), "take");
-                }
-                state
-            };
-            let (state, list) = (start(), tempfile::NamedTempFile::new().unwrap());
-            assert!(!run(state.path(), operation, durable::SEEN, list.path().to_str().unwrap()));
-            let points = fs::read_to_string(list.path()).unwrap();
-            assert!(points.contains(if operation == "take" { "kept.taken" } else { "kept.erasing" }), "{points}");
-            for point in points.lines() {
-                let state = start();
-                assert!(run(state.path(), operation, durable::AT, point), "{operation} was not killed at {point}");
-                let kept = Kept::of(state.path());
-                kept.tidy(&RETENTION).unwrap();
-                operate(state.path(), operation);
-                let found = kept.list().unwrap();
-                if operation == "erase" {
-                    assert_eq!(found.len(), 0, "{point}");
-                    assert_eq!(fs::read_dir(state.path().join("kept")).unwrap().count(), 0, "{point}");
-                } else {
-                    assert_eq!(
-                        found.iter().map(|disk| disk.retention).collect::<Vec<_>>(),
-                        [Some(RETENTION)],
-                        "{point}"
-                    );
-                    let data = state.path().join("kept").join(&found[0].name).join("data.ext4");
-                    assert_eq!(fs::read(data).unwrap(), b"what the agent wrote", "{point}");
-                }
-            }
+    fn fault_1_4_disks_are_found_whole_after_a_kill_at_each_step_of_keeping() {
+        let points = points("take", one_running);
+        assert!(points.contains("kept.taken"), "{points}");
+        for point in points.lines() {
+            let state = one_running();
+            assert!(run(state.path(), "take", durable::AT, point), "not killed at {point}");
+            let kept = KeptDisks::of(state.path());
+            kept.tidy(&RETENTION).unwrap();
+            operate(state.path(), "take");
+            let found = kept.list(None).unwrap();
+            let noted: Vec<_> = found.iter().map(|disk| disk.retention).collect();
+            assert_eq!(noted, [Some(RETENTION)], "{point}");
+            let data = state.path().join("kept").join(&found[0].name).join("data.ext4");
+            assert_eq!(fs::read(data).unwrap(), b"what the agent wrote", "{point}");
         }
+    }
+
+    #[test]
+    fn fault_1_4_no_half_of_what_is_erased_is_found_after_a_kill_at_each_step() {
+        let points = points("erase", one_kept);
+        assert!(points.contains("kept.erasing"), "{points}");
+        for point in points.lines() {
+            let state = one_kept();
+            assert!(run(state.path(), "erase", durable::AT, point), "not killed at {point}");
+            let kept = KeptDisks::of(state.path());
+            kept.tidy(&RETENTION).unwrap();
+            operate(state.path(), "erase");
+            assert_eq!(kept.list(None).unwrap(), [], "{point}");
+            assert_eq!(fs::read_dir(state.path().join("kept")).unwrap().count(), 0, "{point}");
+        }
+    }
+
+    #[test]
+    fn a_data_disk_is_in_exactly_one_place_after_a_kill_at_each_step_of_taking_it_back() {
+        // As a run that failed leaves it: its layer is kept beside its data.
+        let start = || {
+            let state = one_running();
+            fs::write(state.path().join("guests").join(RUN.to_string()).join("layer.ext4"), "its layer").unwrap();
+            operate(state.path(), "take");
+            state
+        };
+        let points = points("take back", start);
+        assert!(points.contains("kept.moved back"), "{points}");
+        for point in points.lines() {
+            let state = start();
+            assert!(run(state.path(), "take back", durable::AT, point), "not killed at {point}");
+            let (kept, here) =
+                (KeptDisks::of(state.path()), state.path().join("guests").join(RUN.to_string()).join(DATA));
+            assert_ne!(here.exists(), kept.newest_data(pod()).unwrap().is_some(), "{point}");
+            kept.tidy(&RETENTION).unwrap();
+            // The run's next start looks for it in its own folder first.
+            assert_ne!(here.exists(), kept.take_back(pod(), &here).unwrap(), "{point}");
+            assert_eq!(fs::read(&here).unwrap(), b"what the agent wrote", "{point}");
+            let left = kept.list(Some(pod())).unwrap();
+            assert_eq!((left.len(), left[0].retention), (1, Some(RETENTION)), "{point}: its layer stays");
+        }
+    }
+
+    #[test]
+    fn the_newest_data_of_a_pod_is_taken_back_and_nobody_elses() {
+        let state = tempfile::tempdir().unwrap();
+        let kept = KeptDisks::of(state.path());
+        for (since, text) in [(3, "newer"), (2, "older")] {
+            let dir = guest(state.path());
+            fs::write(dir.join(DATA), text).unwrap();
+            kept.set_aside(&dir, pod(), &Retention { since: UnixMillis(since), ..RETENTION }).unwrap();
+        }
+        let to = state.path().join(DATA);
+        assert!(!kept.take_back(PodId::chosen("agent-1234").unwrap(), &to).unwrap());
+        assert!(kept.take_back(pod(), &to).unwrap());
+        assert_eq!(fs::read_to_string(&to).unwrap(), "newer");
+        assert!(!state.path().join("kept/agent-123").exists(), "nothing was left in its folder");
+        assert_eq!(kept.list(None).unwrap().len(), 1);
+        // What cannot be had is no reason for an empty disk.
+        fs::write(state.path().join("kept/agent-123.1").join(DATA), "").unwrap();
+        assert!(matches!(kept.take_back(pod(), &to), Err(Failure::Missing(why)) if why.contains("backup")));
+    }
+
+    #[test]
+    fn a_pod_may_be_called_as_what_earlier_programs_were_erasing() {
+        let state = tempfile::tempdir().unwrap();
+        let (kept, dir) = (KeptDisks::of(state.path()), guest(state.path()));
+        let named = PodId::chosen("erasing-a1b2c3d4-e5f6-7890").unwrap();
+        owner::write(&dir, RUN, named).unwrap();
+        kept.set_aside(&dir, named, &RETENTION).unwrap();
+        let before = state.path().join("kept/erasing-00000000-0000-0001");
+        fs::create_dir(&before).unwrap();
+        fs::write(before.join(DATA), "half of it").unwrap();
+        assert_eq!(kept.list(None).unwrap().len(), 1);
+        kept.tidy(&RETENTION).unwrap();
+        assert!(!before.exists());
+        assert_eq!(kept.list(Some(named)).unwrap().len(), 1);
+    }
+
+    /// What the last program wrote, before there were PODs.
+    const BEFORE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats/kept-1.json");
+
+    #[test]
+    fn what_the_last_program_kept_is_kept_of_the_pod_that_was_minted_for_it() {
+        let state = tempfile::tempdir().unwrap();
+        let dir = state.path().join("kept/a1b2c3d4-e5f6-7890");
+        fs::create_dir_all(&dir).unwrap();
+        fs::copy(BEFORE, dir.join(NOTE)).unwrap();
+        fs::write(dir.join(DATA), "what the agent wrote").unwrap();
+        let kept = KeptDisks::of(state.path());
+        let pod = PodId::minted("a1b2c3d4-e5f6-7890".parse().unwrap());
+        let [found] = kept.list(Some(pod)).unwrap().try_into().unwrap();
+        assert_eq!(found.retention, Some(RETENTION));
+        assert!(kept.take_back(pod, &state.path().join(DATA)).unwrap());
+        // A note of a later program has no end.
+        let note = fs::read_to_string(BEFORE).unwrap().replace("\"version\": 1", "\"version\": 2");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(NOTE), note).unwrap();
+        fs::write(dir.join(DATA), "what the agent wrote").unwrap();
+        assert_eq!(kept.list(None).unwrap()[0].retention, None);
     }
 
     #[test]
     fn fault_1_2_an_unreadable_note_has_no_end_and_a_missing_one_is_written_anew() {
         let state = tempfile::tempdir().unwrap();
-        let kept = Kept::of(state.path());
-        kept.take(&guest(state.path()), ID, &RETENTION).unwrap();
-        let note = state.path().join("kept").join(ID.to_string()).join(NOTE);
+        let kept = KeptDisks::of(state.path());
+        kept.set_aside(&guest(state.path()), pod(), &RETENTION).unwrap();
+        let note = state.path().join("kept").join("agent-123").join(NOTE);
         fs::write(&note, "{\"version\":1,").unwrap();
         kept.tidy(&RETENTION).unwrap();
-        assert_eq!(kept.list().unwrap()[0].retention, None);
+        assert_eq!(kept.list(None).unwrap()[0].retention, None);
         fs::remove_file(&note).unwrap();
         kept.tidy(&RETENTION).unwrap();
-        assert_eq!(kept.list().unwrap()[0].retention, Some(RETENTION));
+        assert_eq!(kept.list(None).unwrap()[0].retention, Some(RETENTION));
     }
 
     #[test]
     fn fault_1_6_a_note_that_cannot_be_written_yet_keeps_no_node_from_starting() {
         let state = tempfile::tempdir().unwrap();
-        let kept = Kept::of(state.path());
-        for id in [ID, RunId::from_bits(8)] {
-            let dir = state.path().join("kept").join(id.to_string());
+        let kept = KeptDisks::of(state.path());
+        let other = PodId::minted(RunId::from_bits(8));
+        for pod in [pod(), other] {
+            let dir = state.path().join("kept").join(pod.as_str());
             fs::create_dir_all(&dir).unwrap();
             fs::write(dir.join("data.ext4"), "").unwrap();
         }
         // Where its note is written before it has its name.
-        fs::create_dir(state.path().join("kept").join(ID.to_string()).join("kept.half")).unwrap();
+        fs::create_dir(state.path().join("kept").join("agent-123").join("kept.half")).unwrap();
         kept.tidy(&RETENTION).unwrap();
-        let noted: Vec<_> = kept.list().unwrap().into_iter().map(|disk| (disk.id, disk.retention)).collect();
-        assert_eq!(noted, [(ID, None), (RunId::from_bits(8), Some(RETENTION))]);
+        let noted: Vec<_> = kept.list(None).unwrap().into_iter().map(|disk| (disk.pod, disk.retention)).collect();
+        assert_eq!(noted, [(other, Some(RETENTION)), (pod(), None)]);
     }
 
     #[test]
@@ -312,7 +504,7 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         fs::create_dir_all(state.path().join("kept")).unwrap();
         fs::write(state.path().join("precious"), "").unwrap();
-        let kept = Kept::of(state.path());
+        let kept = KeptDisks::of(state.path());
         for name in ["../precious", "", ".", "..", "0/.."] {
             assert!(kept.erase(name).is_err(), "{name}");
         }

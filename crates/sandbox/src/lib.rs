@@ -4,11 +4,12 @@
 //! | module | holds |
 //! |---|---|
 //! | [`runtime`] | the trait, in the order its calls come, and what passes through it |
-//! | [`qemu`] | the driver: one QEMU `microvm` for each sandbox, on KVM or emulated |
+//! | [`drivers`] | who implements it: `qemu`, one `microvm` for each sandbox, on KVM or emulated |
+//! | `facts` | what the ledger holds of a guest, driver by driver |
 //! | [`network`] | a network namespace for each guest, and the rules of its way out |
 //! | [`process`] | processes by id and start time, so that a reused id is never taken for them |
 //! | `disk`, `cgroup`, `command` | the driver's tools |
-//! | `kept` | disks that outlived their sandbox |
+//! | `owner`, `kept` | whose disks a folder holds; disks that outlived their run |
 //! | `conformance` (feature) | the suite that every driver runs |
 //! | `fake` (feature) | a runtime without guests, for tests |
 //!
@@ -19,19 +20,24 @@ mod cgroup;
 mod command;
 mod disk;
 mod error;
+mod facts;
 mod files;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod kept;
+mod owner;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod drivers;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod network;
 pub mod process;
-pub mod qemu;
 pub mod runtime;
 
+pub use drivers::qemu::facts::QemuFacts;
 pub use error::{DriverError, Failure, Operation, Refusal, RuntimeError, is_full};
-pub use runtime::{About, Condition, Exit, Facts, Fate, Guest, Link, Remains, Room, Runtime, Seat, Spec, Stats};
+pub use facts::GuestFacts;
+pub use process::ProcessFacts;
+pub use runtime::{About, Condition, DiskRetention, Exit, Guest, Link, Presence, Room, Runtime, Slot, Spec, Stats};

@@ -8,11 +8,24 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
 
-use crate::{Facts, files};
+use crate::files;
 
 /// Field 22 of `/proc/<pid>/stat`, counted from the end of the name.
 const START_TIME: usize = 19;
+
+/// What must be remembered to find a process again. Its id alone proves nothing: it is
+/// reused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessFacts {
+    /// Its id.
+    pub pid: u32,
+    /// When it started, in clock ticks since the machine booted.
+    pub started: u64,
+    /// Which boot of the machine that was.
+    pub boot: String,
+}
 
 /// The id of this boot of the machine.
 pub(crate) fn boot_id() -> io::Result<String> {
@@ -23,8 +36,8 @@ pub(crate) fn boot_id() -> io::Result<String> {
 ///
 /// # Errors
 /// When it does not run.
-pub fn facts(pid: u32) -> io::Result<Facts> {
-    Ok(Facts { pid, started: started(pid)?, boot: boot_id()? })
+pub fn facts(pid: u32) -> io::Result<ProcessFacts> {
+    Ok(ProcessFacts { pid, started: started(pid)?, boot: boot_id()? })
 }
 
 /// A handle on exactly the process of these facts; `None` only when it is certain that
@@ -32,7 +45,7 @@ pub fn facts(pid: u32) -> io::Result<Facts> {
 ///
 /// # Errors
 /// When the machine does not tell.
-pub fn find(facts: &Facts) -> io::Result<Option<OwnedFd>> {
+pub fn find(facts: &ProcessFacts) -> io::Result<Option<OwnedFd>> {
     if boot_id()? != facts.boot {
         return Ok(None);
     }
@@ -117,8 +130,8 @@ mod tests {
     fn a_process_is_found_only_with_its_own_start_time_and_boot() {
         let own = facts(std::process::id()).unwrap();
         assert!(find(&own).unwrap().is_some());
-        assert!(find(&Facts { started: own.started + 1, ..own.clone() }).unwrap().is_none());
-        assert!(find(&Facts { boot: "another".to_owned(), ..own }).unwrap().is_none());
+        assert!(find(&ProcessFacts { started: own.started + 1, ..own.clone() }).unwrap().is_none());
+        assert!(find(&ProcessFacts { boot: "another".to_owned(), ..own }).unwrap().is_none());
     }
 
     #[test]
@@ -155,7 +168,7 @@ mod tests {
             ended.recv().unwrap_err();
         });
         let pid = u32::try_from(hear.recv().unwrap()).unwrap();
-        assert!(find(&Facts { pid, ..gone }).unwrap().is_none());
+        assert!(find(&ProcessFacts { pid, ..gone }).unwrap().is_none());
         drop(end);
         thread.join().unwrap();
         for unknown in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::PERM] {

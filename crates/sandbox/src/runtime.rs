@@ -3,22 +3,25 @@
 //! The order of calls for one sandbox:
 //!
 //! ```text
-//!            create ─▶ console, connect, stats … ─▶ stop(Keep) ─▶ create …   (a restart: the same disks)
-//!              ▲                    ▲       │
-//!   stop(Keep) │              adopt │       └─────▶ stop(Wipe)               (its owner's word: nothing is left)
-//!                                           └─────▶ stop(SetAside)           (any other end: its disks are left)
+//!       create ─▶ console, connect, stats … ─▶ stop(Attached) ─▶ create …   (a restart: the same disks)
+//!         ▲                    ▲       │
+//!    stop(Attached)      adopt │       └─────▶ stop(Erase)                  (its owner's word: nothing is left)
+//!                                      └─────▶ stop(KeepData), stop(KeepAll) (any other end)
 //! ```
 //!
+//! - A sandbox is one run of a POD, and `/data` is the POD's: the first `create` of a run
+//!   takes back the newest data disk that is kept of its POD, and makes an empty one only
+//!   where none is kept. At the run's end that disk is kept under the POD's name.
 //! - `create` runs to its end or cleans up after itself; the disks of an earlier
-//!   `create` are taken again.
-//! - After the daemon died, `adopt` is called with the [`Facts`] of the last
-//!   `create`. If it finds nothing, `stop(Keep)` and `create` follow.
+//!   `create` of the same run are taken again.
+//! - After the daemon died, `adopt` is called with the [`GuestFacts`] of the last
+//!   `create`. If it finds nothing, `stop(Attached)` and `create` follow.
 //! - `stop` may come at any time, also for what was never made or only half made,
 //!   and twice. After it nothing of the sandbox runs.
 //! - `remains` and `sweep` come once each, before any other call, `sweep` with every
 //!   sandbox that still has a right to exist, the unreadable ones among them; it
-//!   erases nothing, but sets the disks of the others aside. `close` comes last, when nothing runs or when the guests
-//!   are left to the next daemon.
+//!   erases nothing, but keeps the disks of the others. `close` comes last, when nothing
+//!   runs or when the guests are left to the next daemon.
 //! - Calls for different sandboxes may run at the same time; calls for one
 //!   sandbox that change it never do.
 
@@ -26,30 +29,33 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use domain::{RunId, Lack};
-use serde::{Deserialize, Serialize};
+use domain::{Lack, PodId, RunId};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use wire::node::{KeptDisk, Retention, RuntimeName};
+use wire::node::{DataDisk, KeptDisk, Retention, RuntimeName};
 
+use crate::facts::GuestFacts;
 use crate::network::Limited;
 use crate::{DriverError, RuntimeError};
 
-/// Whom a sandbox is for, and its seat on the node: the number from which its
-/// addresses, its links and its user come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Seat {
-    /// The agent.
-    pub id: RunId,
+/// A run's place on its node: its number decides its addresses, its links and its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Slot {
+    /// The run that has it.
+    pub run: RunId,
     /// Unique among the live sandboxes of a node.
-    pub slot: u16,
+    pub number: u16,
 }
 
 /// What to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// Whom for, and where.
-    pub seat: Seat,
+    /// Which run, and where.
+    pub slot: Slot,
+    /// The POD that it is a run of.
+    pub pod: PodId,
+    /// Whether there must be data of that POD.
+    pub data: DataDisk,
     /// Virtual processors.
     pub cores: u32,
     /// Memory, in MiB.
@@ -61,23 +67,11 @@ pub struct Spec {
     pub ran: bool,
 }
 
-/// What must be remembered to find a guest again. A process id alone proves
-/// nothing: it is reused.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
-    /// The VMM's process.
-    pub pid: u32,
-    /// When it started, in clock ticks since the machine booted.
-    pub started: u64,
-    /// Which boot of the machine that was.
-    pub boot: String,
-}
-
 /// A guest that runs.
 #[derive(Debug)]
 pub struct Guest {
     /// To find it again.
-    pub facts: Facts,
+    pub facts: GuestFacts,
     /// To hear of its death.
     pub exit: Exit,
 }
@@ -115,24 +109,30 @@ impl Exit {
     }
 }
 
-/// What becomes of a sandbox's disks.
+/// What becomes of a run's disks when its guest is ended. Of those that are kept, one
+/// that is still as empty as it was made is removed instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// They are kept for the next `create`.
-    Keep,
-    /// They are set aside, and erased by nothing but their retention or their owner.
-    SetAside(Retention),
+pub enum DiskRetention {
+    /// They stay where they are, for the run's next `create`.
+    Attached,
+    /// `/data` is kept of the POD until its retention is over or its owner has it erased;
+    /// what the run has written elsewhere goes.
+    KeepData(Retention),
+    /// Both are kept so: whoever looks for the reason of a failure needs them.
+    KeepAll(Retention),
     /// They are removed: nothing is left.
-    Wipe,
+    Erase,
 }
 
-/// What a machine holds of a sandbox, whoever remembers it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Remains {
+/// What a machine holds of a run, whoever remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
     /// Whether its guest runs.
     pub runs: bool,
-    /// The seat's number, where it can be seen.
+    /// The slot's number, where it can be seen.
     pub slot: Option<u16>,
+    /// The POD that it is a run of, where that can be read.
+    pub pod: Option<PodId>,
 }
 
 /// Whether a guest that runs gets anywhere.
@@ -177,7 +177,7 @@ pub struct About {
     pub reason: String,
     /// Host memory that a guest takes beyond its own, in MiB.
     pub overhead_mib: u64,
-    /// How many sandboxes have a seat.
+    /// How many sandboxes have a slot.
     pub slots: u16,
 }
 
@@ -196,10 +196,10 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the machine cannot be read.
-    async fn remains(&self) -> Result<BTreeMap<RunId, Remains>, DriverError>;
+    async fn present(&self) -> Result<BTreeMap<RunId, Presence>, DriverError>;
 
-    /// Ends whatever is left of sandboxes that are not in `known`, sets their disks
-    /// aside, and says how many those were. Of the known ones, those whose slot is
+    /// Ends whatever is left of sandboxes that are not in `known`, keeps their disks
+    /// under their PODs' names, and says how many those were. Of the known ones, those whose slot is
     /// not known are left alone too.
     ///
     /// # Errors
@@ -210,7 +210,9 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Refusal::Runs`](crate::Refusal::Runs) and the other refusals before
-    /// anything is touched; after a failure nothing runs.
+    /// anything is touched; after a failure nothing runs. Data that is kept of the POD
+    /// and cannot be had is a failure, as is none where there must be some: no empty
+    /// disk takes its place.
     async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError>;
 
     /// Finds a guest that outlived the daemon; `None` when it is not there, or
@@ -218,7 +220,7 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the machine cannot be read.
-    async fn adopt(&self, spec: &Spec, facts: &Facts) -> Result<Option<Guest>, RuntimeError>;
+    async fn adopt(&self, spec: &Spec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError>;
 
     /// Opens the serial console. One reader at a time; while there is none, what
     /// the guest prints is lost and the guest does not wait.
@@ -259,26 +261,33 @@ pub trait Runtime: Send + Sync + 'static {
     /// When it cannot be read.
     async fn room(&self) -> Result<Room, DriverError>;
 
-    /// The disks that are set aside.
+    /// The disks that are kept: all, or those of one POD.
     ///
     /// # Errors
     /// When they cannot be listed.
-    async fn kept(&self) -> Result<Vec<KeptDisk>, DriverError>;
+    async fn kept(&self, of: Option<PodId>) -> Result<Vec<KeptDisk>, DriverError>;
 
-    /// Erases disks that are set aside, by their name. Those that are not there are
+    /// What the data disk takes, in bytes, that a first `create` of this POD would take
+    /// back; nothing where none is kept.
+    ///
+    /// # Errors
+    /// When that cannot be seen.
+    async fn kept_data(&self, pod: PodId) -> Result<Option<u64>, DriverError>;
+
+    /// Erases disks that are kept, by their name. Those that are not there are
     /// erased already.
     ///
     /// # Errors
     /// What could not be removed.
     async fn erase(&self, name: &str) -> Result<(), DriverError>;
 
-    /// Ends it, at once and by force if need be: VMM, network, limits, and the
-    /// disks as `fate` says. Asking the guest politely is done before, over its
+    /// Ends it, at once and by force if need be: VMM, network, limits, and the disks
+    /// as is said. Asking the guest politely is done before, over its
     /// own channel.
     ///
     /// # Errors
     /// What could not be removed. A second call tries again.
-    async fn stop(&self, seat: Seat, fate: Fate) -> Result<(), RuntimeError>;
+    async fn stop(&self, slot: Slot, disks: DiskRetention) -> Result<(), RuntimeError>;
 
     /// Looks whether what the guests' networks need of the machine is as it was made,
     /// and makes it again where others have changed it; `create` does so too. For the
@@ -286,7 +295,7 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it cannot be looked at, or not be made.
-    async fn tend(&self) -> Result<(), DriverError>;
+    async fn reconcile_network(&self) -> Result<(), DriverError>;
 
     /// Gives the machine back what belongs to no sandbox, unless guests still run.
     ///

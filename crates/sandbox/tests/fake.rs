@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use domain::RunId;
 use palatine_sandbox::conformance::{self, Bench};
 use palatine_sandbox::fake::{Arrival, Machine};
-use palatine_sandbox::{Facts, Runtime};
+use palatine_sandbox::{GuestFacts, Runtime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 struct OnFakes(Machine);
@@ -23,8 +23,16 @@ impl Bench for OnFakes {
         "/dev/null".into()
     }
 
-    async fn crash(&self, id: RunId, _facts: &Facts) {
+    async fn crash(&self, id: RunId, _facts: &GuestFacts) {
         self.0.crash(id);
+    }
+
+    async fn write(&self, id: RunId, text: &str) {
+        self.0.write_data(id, text);
+    }
+
+    async fn written(&self, id: RunId) -> String {
+        self.0.data(id).unwrap_or_default()
     }
 
     fn boot_deadline(&self) -> Duration {

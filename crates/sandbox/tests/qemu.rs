@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use domain::{RunId, Lack, UnixMillis};
+use domain::{Lack, PodId, RunId, UnixMillis};
+use palatine_sandbox::drivers::qemu::{Choice, Kernel, Qemu, Settings};
 use palatine_sandbox::network::{self, Egress};
-use palatine_sandbox::qemu::{Choice, Kernel, Qemu, Settings};
-use palatine_sandbox::{Failure, Fate, Runtime, RuntimeError, Seat, Spec, process};
-use wire::node::{KeptCause, Retention};
+use palatine_sandbox::{DiskRetention, Failure, GuestFacts, QemuFacts, Runtime, RuntimeError, Slot, Spec, process};
+use wire::node::{DataDisk, KeptCause, Retention};
 
 const RETENTION: Retention = Retention { since: UnixMillis(1), until: UnixMillis(2), cause: KeptCause::Found };
 
@@ -46,8 +46,9 @@ async fn driver(state: &Path, name: &str, number: u32) -> Qemu {
 }
 
 fn spec(state: &Path) -> Spec {
-    let seat = Seat { id: RunId::from_bits(0x0d0f_0001), slot: 1 };
-    Spec { seat, cores: 1, memory_mib: 64, base: state.join("base"), ran: false }
+    let slot = Slot { run: RunId::from_bits(0x0d0f_0001), number: 1 };
+    let (pod, data) = (PodId::chosen("agent-123").unwrap(), DataDisk::KeptOrEmpty);
+    Spec { slot, pod, data, cores: 1, memory_mib: 64, base: state.join("base"), ran: false }
 }
 
 #[tokio::test]
@@ -60,11 +61,58 @@ async fn fault_1_1_a_vmm_that_ends_at_once_is_the_nodes_trouble_and_leaves_nothi
         assert_eq!(error.lack(), Lack::Vmm, "{error:?}");
         let RuntimeError::Failed { source: Failure::Vmm(words), .. } = error else { panic!("{error:?}") };
         assert!(words.contains("and said: ") && words.contains("vmlinux"), "{words}");
-        assert!(driver.remains().await.unwrap().values().all(|remains| !remains.runs));
+        assert!(driver.present().await.unwrap().values().all(|remains| !remains.runs));
     }
-    let disks = state.path().join("guests").join(spec.seat.id.to_string());
+    let disks = state.path().join("guests").join(spec.slot.run.to_string());
     assert!(disks.join("data.ext4").exists(), "its data is kept");
-    driver.stop(spec.seat, Fate::Wipe).await.unwrap();
+    driver.stop(spec.slot, DiskRetention::Erase).await.unwrap();
+    driver.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn kept_data_is_given_back_by_a_run_that_never_ran_and_an_empty_disk_is_not_kept() {
+    needs::needs!(root, network, tun, cgroups);
+    let state = tempfile::tempdir().unwrap();
+    let (driver, spec) = (driver(state.path(), "plsg", 7).await, spec(state.path()));
+    let kept = state.path().join("kept/agent-123");
+    // Its first run: nothing is kept, and what it made is as empty as it was made.
+    driver.create(&spec).await.unwrap_err();
+    driver.stop(spec.slot, DiskRetention::KeepAll(RETENTION)).await.unwrap();
+    assert!(!kept.exists() && driver.kept(None).await.unwrap().is_empty());
+    fs::create_dir_all(&kept).unwrap();
+    fs::write(kept.join("data.ext4"), "what the agent wrote").unwrap();
+    let here = state.path().join("guests").join(spec.slot.run.to_string()).join("data.ext4");
+    for end in [DiskRetention::KeepData(RETENTION), DiskRetention::KeepAll(RETENTION)] {
+        assert!(driver.kept_data(spec.pod).await.unwrap().is_some());
+        driver.create(&Spec { data: DataDisk::Kept, ..spec.clone() }).await.unwrap_err();
+        assert_eq!(fs::read_to_string(&here).unwrap(), "what the agent wrote");
+        assert_eq!(driver.kept_data(spec.pod).await.unwrap(), None);
+        driver.stop(spec.slot, end).await.unwrap();
+        let [found] = driver.kept(Some(spec.pod)).await.unwrap().try_into().unwrap();
+        assert_eq!((found.name.as_str(), found.retention), ("agent-123", Some(RETENTION)));
+        assert!(!kept.join("layer.ext4").exists(), "nothing was written to it");
+    }
+    driver.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn data_that_cannot_be_had_is_waited_for() {
+    needs::needs!(root, network, tun, cgroups);
+    let state = tempfile::tempdir().unwrap();
+    let (driver, spec) = (driver(state.path(), "plsh", 8).await, spec(state.path()));
+    let kept = state.path().join("kept/agent-123/data.ext4");
+    // What lies there is no disk; then there is nothing, where there must be something.
+    fs::create_dir_all(kept.parent().unwrap()).unwrap();
+    fs::write(&kept, "").unwrap();
+    for spec in [spec.clone(), Spec { data: DataDisk::Kept, ..spec.clone() }] {
+        let error = driver.create(&spec).await.unwrap_err();
+        assert_eq!(error.lack(), Lack::Disk, "{error:?}");
+        let RuntimeError::Failed { source: Failure::Missing(why), .. } = error else { panic!("{error:?}") };
+        assert!(why.contains("backup"), "{why}");
+        let _ = fs::remove_file(&kept);
+    }
+    driver.stop(spec.slot, DiskRetention::KeepData(RETENTION)).await.unwrap();
+    assert!(driver.kept(None).await.unwrap().is_empty());
     driver.close().await.unwrap();
 }
 
@@ -73,7 +121,7 @@ async fn fault_1_3_a_disk_that_another_vmm_writes_to_is_neither_used_nor_let_go(
     needs::needs!(root, network, tun, cgroups);
     let state = tempfile::tempdir().unwrap();
     let (driver, spec) = (driver(state.path(), "plsd", 4).await, spec(state.path()));
-    let dir = state.path().join("guests").join(spec.seat.id.to_string());
+    let dir = state.path().join("guests").join(spec.slot.run.to_string());
     fs::create_dir(&dir).unwrap();
     let disk = fs::File::create(dir.join("data.ext4")).unwrap();
     disk.set_len(16 << 20).unwrap();
@@ -83,11 +131,11 @@ async fn fault_1_3_a_disk_that_another_vmm_writes_to_is_neither_used_nor_let_go(
         matches!(&error, RuntimeError::Failed { source: Failure::Taken(why), .. } if why.contains("data.ext4")),
         "{error:?}"
     );
-    let error = driver.stop(spec.seat, Fate::Wipe).await.unwrap_err();
+    let error = driver.stop(spec.slot, DiskRetention::Erase).await.unwrap_err();
     assert!(matches!(error, RuntimeError::Failed { source: Failure::Taken(_), .. }), "{error:?}");
     assert!(dir.join("data.ext4").exists());
     drop(disk);
-    driver.stop(spec.seat, Fate::Wipe).await.unwrap();
+    driver.stop(spec.slot, DiskRetention::Erase).await.unwrap();
     assert!(!dir.exists());
     driver.close().await.unwrap();
 }
@@ -97,8 +145,8 @@ async fn fault_1_3_a_vmm_that_runs_under_another_nodes_name_is_not_taken_for_gon
     needs::needs!(root, network, cgroups);
     let state = tempfile::tempdir().unwrap();
     let (driver, spec) = (driver(state.path(), "plse", 5).await, spec(state.path()));
-    let mut vmm = stand_in("plt-another", spec.seat.id);
-    let facts = process::facts(vmm.id()).unwrap();
+    let mut vmm = stand_in("plt-another", spec.slot.run);
+    let facts = GuestFacts::Qemu(QemuFacts { process: process::facts(vmm.id()).unwrap() });
     let error = driver.adopt(&spec, &facts).await.unwrap_err();
     assert_eq!(error.lack(), Lack::Vmm, "{error:?}");
     assert!(vmm.try_wait().unwrap().is_none(), "it was ended");
@@ -107,7 +155,7 @@ async fn fault_1_3_a_vmm_that_runs_under_another_nodes_name_is_not_taken_for_gon
     driver.close().await.unwrap();
     for hierarchy in ["memory", "."] {
         let group = PathBuf::from("/sys/fs/cgroup").join(hierarchy).join("plt-another");
-        let _ = fs::remove_dir(group.join(spec.seat.id.to_string()));
+        let _ = fs::remove_dir(group.join(spec.slot.run.to_string()));
         let _ = fs::remove_dir(group);
     }
 }
@@ -118,7 +166,7 @@ async fn fault_1_1_a_disk_that_is_lost_is_missed_and_not_made_anew() {
     let state = tempfile::tempdir().unwrap();
     let driver = driver(state.path(), "plsf", 6).await;
     let spec = Spec { ran: true, ..spec(state.path()) };
-    let disk = state.path().join("guests").join(spec.seat.id.to_string()).join("layer.ext4");
+    let disk = state.path().join("guests").join(spec.slot.run.to_string()).join("layer.ext4");
     for lost in ["gone", "empty"] {
         let error = driver.create(&spec).await.unwrap_err();
         assert_eq!(error.lack(), Lack::Disk, "{error:?}");
@@ -126,7 +174,7 @@ async fn fault_1_1_a_disk_that_is_lost_is_missed_and_not_made_anew() {
         assert!(why.contains(lost) && why.contains("layer.ext4") && why.contains("backup"), "{why}");
         fs::write(&disk, "").unwrap();
     }
-    driver.stop(spec.seat, Fate::Wipe).await.unwrap();
+    driver.stop(spec.slot, DiskRetention::Erase).await.unwrap();
     driver.close().await.unwrap();
 }
 
@@ -149,9 +197,9 @@ async fn fault_1_2_a_vmm_that_cannot_be_asked_is_not_taken_for_gone() {
     needs::needs!(root, network, cgroups);
     let state = tempfile::tempdir().unwrap();
     let (driver, spec) = (driver(state.path(), "plsb", 2).await, spec(state.path()));
-    let mut vmm = stand_in("plsb", spec.seat.id);
-    let facts = process::facts(vmm.id()).unwrap();
-    let dir = state.path().join("guests").join(spec.seat.id.to_string());
+    let mut vmm = stand_in("plsb", spec.slot.run);
+    let facts = GuestFacts::Qemu(QemuFacts { process: process::facts(vmm.id()).unwrap() });
+    let dir = state.path().join("guests").join(spec.slot.run.to_string());
     fs::create_dir(&dir).unwrap();
     // Nobody listens, and then somebody who says nothing.
     for listener in [None, Some(())] {
@@ -163,7 +211,7 @@ async fn fault_1_2_a_vmm_that_cannot_be_asked_is_not_taken_for_gone() {
     vmm.kill().unwrap();
     vmm.wait().unwrap();
     assert!(driver.adopt(&spec, &facts).await.unwrap().is_none());
-    driver.stop(spec.seat, Fate::Wipe).await.unwrap();
+    driver.stop(spec.slot, DiskRetention::Erase).await.unwrap();
     driver.close().await.unwrap();
 }
 
@@ -174,8 +222,7 @@ async fn fault_1_6_what_cannot_be_removed_keeps_no_node_from_starting() {
     let driver = driver(state.path(), "plsc", 3).await;
     let guests = state.path().join("guests");
     // No folder, so that it cannot be emptied; and one that can, after it.
-    let (stays, goes) =
-        (guests.join(RunId::from_bits(1).to_string()), guests.join(RunId::from_bits(2).to_string()));
+    let (stays, goes) = (guests.join(RunId::from_bits(1).to_string()), guests.join(RunId::from_bits(2).to_string()));
     fs::write(&stays, "").unwrap();
     fs::create_dir(&goes).unwrap();
     assert_eq!(driver.sweep(&BTreeMap::new(), &RETENTION).await.unwrap(), 1);

@@ -5,7 +5,7 @@
 //! | `PUT /v1/sandboxes/{id}` [`SandboxSpec`] | makes it run; 202 [`Sandbox`]. The same spec again is 200 and changes nothing |
 //! | `GET /v1/sandboxes` | all, as [`Sandboxes`] |
 //! | `GET /v1/sandboxes/{id}` | one. `?wait_ms=` with `?until=ready` answers when it is ready or has failed |
-//! | `DELETE /v1/sandboxes/{id}?grace_ms=&data=` | gone when this answers 200 [`Gone`]; unknown ids are gone already. `data` is `keep` (default: its disks are set aside) or `erase` |
+//! | `DELETE /v1/sandboxes/{id}?pod=&grace_ms=&data=` | gone when this answers 200 [`Gone`]; unknown ids are gone already, and answered for by what is kept of `pod`. `data` is `keep` (default: the POD's data is kept) or `erase` |
 //! | `GET /v1/disks` | disks that outlived their sandbox, as [`Disks`] |
 //! | `DELETE /v1/pods/{pod}/data` | erases what is kept of a POD: its owner's word; 204, also where nothing is kept |
 //! | `GET /v1/sandboxes/{id}/logs?follow=&source=` | text lines; `source` is `agent` (default) or `console` |

@@ -56,17 +56,6 @@ pub(crate) async fn metrics(State(api): State<Api>) -> Response {
     ([(CONTENT_TYPE, kind)], api.metrics.render()).into_response()
 }
 
-/// This document.
-#[utoipa::path(
-    get,
-    path = "/openapi.json",
-    responses((status = 200, description = "This document", body = String, content_type = "application/json"))
-)]
-pub(crate) async fn openapi() -> Response {
-    let kind = HeaderValue::from_static("application/json");
-    ([(CONTENT_TYPE, kind)], super::document::openapi()).into_response()
-}
-
 /// What is only known when somebody asks.
 async fn measure(api: &Api) {
     let shared = &api.node.shared;

@@ -1,11 +1,25 @@
 //! The API's own description.
 
+use axum::response::{IntoResponse, Response};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use utoipa::OpenApi;
 
 /// The OpenAPI document of the node API, as pretty JSON.
 #[must_use]
 pub fn openapi() -> String {
     serde_json::to_string_pretty(&Document::openapi()).unwrap_or_default()
+}
+
+/// This document.
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    operation_id = "openapi",
+    responses((status = 200, description = "This document", body = String, content_type = "application/json"))
+)]
+pub(crate) async fn serve() -> Response {
+    let kind = HeaderValue::from_static("application/json");
+    ([(CONTENT_TYPE, kind)], openapi()).into_response()
 }
 
 #[derive(OpenApi)]
@@ -22,6 +36,7 @@ pub fn openapi() -> String {
         super::sandboxes::get,
         super::sandboxes::delete,
         super::sandboxes::metrics,
+        super::pods::erase,
         super::logs::logs,
         super::tunnel::tunnel,
         super::process::pass,
@@ -30,7 +45,7 @@ pub fn openapi() -> String {
         super::about::disks,
         super::about::health,
         super::about::metrics,
-        super::about::openapi,
+        serve,
     ),
     components(schemas(wire::fault::Fault))
 )]

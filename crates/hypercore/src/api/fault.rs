@@ -6,7 +6,6 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use wire::fault::{Code, Fault};
 
-use super::state::Api;
 use crate::guest::PodError;
 use crate::node::CreateError;
 use crate::task::EndError;
@@ -21,16 +20,8 @@ impl Refused {
     }
 
     /// The sandbox is not there.
-    fn unknown(id: RunId) -> Self {
+    pub(crate) fn unknown(id: RunId) -> Self {
         Self::new(Code::NotFound, format!("this node has no sandbox {id}"))
-    }
-
-    /// The sandbox cannot be worked with: it is not there, or cannot be read.
-    pub(crate) fn missing(api: &Api, id: RunId) -> Self {
-        match api.node.shared.registry.quarantine.get(id) {
-            Some(held) => Self::new(Code::WrongState, format!("the sandbox is quarantined: {}", held.cause)),
-            None => Self::unknown(id),
-        }
     }
 
     /// The agent is there, and answers nobody yet.
@@ -73,6 +64,8 @@ impl From<CreateError> for Refused {
             CreateError::Environment(_) => plain(Code::InvalidEnvironment),
             CreateError::NoRoom(_) | CreateError::DiskFull { .. } | CreateError::MarksFull => plain(Code::NoCapacity),
             CreateError::Stale => plain(Code::StaleGeneration),
+            CreateError::PodRunning { .. } => plain(Code::PodRunning),
+            CreateError::NoData(_) => plain(Code::NoData),
             CreateError::Stopping | CreateError::Quarantined(_) => plain(Code::WrongState),
             CreateError::Ledger(error) if error.is_of_a_full_disk() => {
                 tracing::error!(error = error as &dyn std::error::Error, "a sandbox cannot be written down");
@@ -88,7 +81,12 @@ impl From<CreateError> for Refused {
 
 impl From<EndError> for Refused {
     fn from(error: EndError) -> Self {
-        Self::internal(&error, "the sandbox is not gone yet and is tried again")
+        match &error {
+            EndError::PodRunning { .. } => Self::new(Code::PodRunning, error.to_string()),
+            EndError::Closing | EndError::StillThere(_) => {
+                Self::internal(&error, "the sandbox is not gone yet and is tried again")
+            }
+        }
     }
 }
 

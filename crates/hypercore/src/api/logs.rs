@@ -59,7 +59,7 @@ pub(crate) async fn logs(
     connection: Option<Extension<ConnectionPermit>>,
 ) -> Result<Response, Refused> {
     let (id, which) = (id(path)?, query(which)?);
-    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::missing(&api, id))?;
+    let handle = api.sandbox(id)?;
     let permit = handle.streams.call(connection.as_deref());
     let permit = permit.ok_or_else(|| Refused::new(Code::RateLimited, "too many calls of the agent are open"))?;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");

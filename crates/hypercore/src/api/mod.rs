@@ -6,6 +6,7 @@ mod document;
 mod fault;
 mod logs;
 mod marks;
+mod pods;
 mod process;
 mod routes;
 mod sandboxes;

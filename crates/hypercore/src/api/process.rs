@@ -57,7 +57,7 @@ pub(crate) async fn pass(
     if !method.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(Refused::new(Code::NotFound, "there is no such call"));
     }
-    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::missing(&api, id))?;
+    let handle = api.sandbox(id)?;
     let permit = handle.streams.call(request.extensions().get());
     let permit = permit.ok_or_else(|| Refused::new(Code::RateLimited, "too many calls of the agent are open"))?;
     let mut line = reach(&handle).await?;

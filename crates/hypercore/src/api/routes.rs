@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use tokio::time::Instant;
 use tracing::Instrument;
 use wire::TRACEPARENT;
@@ -12,7 +12,7 @@ use wire::fault::Code;
 
 use super::fault::Refused;
 use super::state::Api;
-use super::{about, logs, marks, process, sandboxes, tunnel};
+use super::{about, document, logs, marks, pods, process, sandboxes, tunnel};
 
 /// Bytes of a spec at most: an environment of 64 KiB, escaped.
 const MAX_SPEC: usize = 512 * 1024;
@@ -28,12 +28,13 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/sandboxes/{id}/metrics", get(sandboxes::metrics))
         .route("/v1/sandboxes/{id}/logs", get(logs::logs))
         .route("/v1/sandboxes/{id}/tunnel", get(tunnel::tunnel))
+        .route("/v1/pods/{pod}/data", delete(pods::erase))
         .route("/v1/marks", get(marks::marks))
         .route("/v1/node", get(about::node))
         .route("/v1/disks", get(about::disks))
         .route("/health", get(about::health))
         .route("/metrics", get(about::metrics))
-        .route("/openapi.json", get(about::openapi))
+        .route("/openapi.json", get(document::serve))
         .layer(DefaultBodyLimit::max(MAX_SPEC))
         .merge(streams)
         .fallback(async || Refused::new(Code::NotFound, "there is no such path"))

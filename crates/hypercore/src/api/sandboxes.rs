@@ -6,7 +6,7 @@ use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
-use domain::RunId;
+use domain::{PodId, RunId};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
@@ -42,11 +42,14 @@ pub(crate) struct Wait {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Grace {
+pub(crate) struct Ending {
+    /// The POD that it is a run of: a node that does not know the run any more answers
+    /// for what it keeps of that POD.
+    pod: Option<PodId>,
     /// Milliseconds the agent may take to end by itself.
     #[serde(default)]
     grace_ms: u64,
-    /// What becomes of its disks: they are set aside, unless their owner has them erased.
+    /// What becomes of its POD's data: it is kept, unless its owner has it erased.
     #[serde(default)]
     data: Data,
 }
@@ -55,7 +58,7 @@ pub(crate) struct Grace {
 #[utoipa::path(
     put,
     path = "/v1/sandboxes/{id}",
-    params(("id" = RunId, Path, description = "The agent")),
+    params(("id" = RunId, Path, description = "The run")),
     request_body = SandboxSpec,
     responses(
         (status = 202, description = "It is in the ledger and will run", body = Sandbox),
@@ -99,7 +102,7 @@ pub(crate) async fn list(State(api): State<Api>) -> Response {
 #[utoipa::path(
     get,
     path = "/v1/sandboxes/{id}",
-    params(("id" = RunId, Path, description = "The agent"), Wait),
+    params(("id" = RunId, Path, description = "The run"), Wait),
     responses(
         (status = 200, description = "How it is", body = Sandbox),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -111,7 +114,7 @@ pub(crate) async fn get(
     wait: Result<Query<Wait>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let (id, wait) = (id(path)?, query(wait)?);
-    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::missing(&api, id))?;
+    let handle = api.sandbox(id)?;
     let sandbox = match wait.until {
         None => handle.sandbox(),
         Some(Until::Ready) => {
@@ -129,19 +132,19 @@ pub(crate) async fn get(
 #[utoipa::path(
     delete,
     path = "/v1/sandboxes/{id}",
-    params(("id" = RunId, Path, description = "The agent"), Grace),
+    params(("id" = RunId, Path, description = "The run"), Ending),
     responses(
-        (status = 200, description = "Nothing of it runs; its disks are kept or erased", body = Gone),
+        (status = 200, description = "Nothing of it runs; what is kept of its POD", body = Gone),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     )
 )]
 pub(crate) async fn delete(
     State(api): State<Api>,
     path: Result<Path<RunId>, PathRejection>,
-    grace: Result<Query<Grace>, QueryRejection>,
+    ending: Result<Query<Ending>, QueryRejection>,
 ) -> Result<Response, Refused> {
-    let (id, grace) = (id(path)?, query(grace)?);
-    let gone = api.node.delete(id, Duration::from_millis(grace.grace_ms), grace.data).await?;
+    let (id, ending) = (id(path)?, query(ending)?);
+    let gone = api.node.delete(id, ending.pod, Duration::from_millis(ending.grace_ms), ending.data).await?;
     Ok(json(StatusCode::OK, &gone))
 }
 
@@ -149,7 +152,7 @@ pub(crate) async fn delete(
 #[utoipa::path(
     get,
     path = "/v1/sandboxes/{id}/metrics",
-    params(("id" = RunId, Path, description = "The agent")),
+    params(("id" = RunId, Path, description = "The run")),
     responses(
         (status = 200, description = "OpenMetrics text, as the guest wrote it", body = String, content_type = "text/plain"),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -160,7 +163,7 @@ pub(crate) async fn metrics(
     path: Result<Path<RunId>, PathRejection>,
 ) -> Result<Response, Refused> {
     let id = id(path)?;
-    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::missing(&api, id))?;
+    let handle = api.sandbox(id)?;
     let pod = handle.pod.get().cloned().ok_or_else(Refused::not_ready)?;
     let text = pod.metrics().await.map_err(|error| Refused::unreachable(&error))?;
     // The guest may write anything: a reader is not to take it for more than text.

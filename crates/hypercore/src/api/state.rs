@@ -11,6 +11,7 @@ use wire::fault::Code;
 
 use super::fault::Refused;
 use crate::node::Node;
+use crate::task::Handle;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -21,9 +22,23 @@ pub(crate) struct Api {
     pub(crate) closing: CancellationToken,
 }
 
+impl Api {
+    /// A sandbox of the ledger.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read.
+    pub(crate) fn sandbox(&self, id: RunId) -> Result<Arc<Handle>, Refused> {
+        let registry = &self.node.shared.registry;
+        registry.get(id).ok_or_else(|| match registry.quarantine.get(id) {
+            Some(held) => Refused::new(Code::WrongState, format!("the sandbox is quarantined: {}", held.cause)),
+            None => Refused::unknown(id),
+        })
+    }
+}
+
 /// The id in a path.
 pub(crate) fn id(path: Result<Path<RunId>, PathRejection>) -> Result<RunId, Refused> {
-    path.map(|Path(id)| id).map_err(|_| Refused::new(Code::InvalidRequest, domain::IdError::Agent.to_string()))
+    path.map(|Path(id)| id).map_err(|_| Refused::new(Code::InvalidRequest, domain::IdError::Run.to_string()))
 }
 
 /// The parameters of a path.

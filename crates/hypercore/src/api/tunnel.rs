@@ -44,7 +44,7 @@ pub(crate) async fn tunnel(
     mut request: Request,
 ) -> Result<Response, Refused> {
     let id = id(path)?;
-    let handle = api.node.shared.registry.get(id).ok_or_else(|| Refused::missing(&api, id))?;
+    let handle = api.sandbox(id)?;
     if !wants_tunnel(request.headers()) {
         return Err(Refused::new(Code::InvalidRequest, format!("a tunnel is asked for with Upgrade: {TUNNEL}")));
     }

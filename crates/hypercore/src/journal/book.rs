@@ -2,13 +2,19 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use domain::{RunId, Mark, MarkKind, UnixMillis};
+use domain::{Mark, MarkKind, RunId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use wire::node::AgentMark;
+
+/// The form of the file. The first one did not say so.
+pub(super) const VERSION: u32 = 1;
 
 /// The first line of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Head {
+    /// The form of the file.
+    #[serde(default = "first")]
+    pub(super) version: u32,
     /// Which journal it is.
     pub(super) journal: String,
     /// Everything up to here was fetched and is not in the file any more.
@@ -17,7 +23,16 @@ pub(super) struct Head {
     pub(super) standing: BTreeMap<RunId, MarkKind>,
 }
 
+const fn first() -> u32 {
+    1
+}
+
 impl Head {
+    /// Of a journal that begins.
+    pub(super) const fn new(journal: String) -> Self {
+        Self { version: VERSION, journal, fetched: 0, standing: BTreeMap::new() }
+    }
+
     /// Whether there are numbers left for more marks than anybody makes.
     pub(super) fn may_go_on(&self) -> bool {
         i64::try_from(self.fetched).is_ok()
@@ -111,7 +126,7 @@ mod tests {
     use super::*;
 
     fn book() -> Book {
-        Book::new(Head { journal: "j".to_owned(), fetched: 0, standing: BTreeMap::new() })
+        Book::new(Head::new("j".to_owned()))
     }
 
     fn kind() -> impl Strategy<Value = MarkKind> {

@@ -1,6 +1,5 @@
 //! The journal's file.
 
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use wire::node::AgentMark;
 
-use super::book::{Book, Head};
+use super::book::{Book, Head, VERSION};
 use crate::ledger::random;
 
 /// Bytes of a journal's name.
@@ -32,6 +31,14 @@ impl JournalFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::start(path),
             Err(error) => return Err(error),
         };
+        if let Some(found) = later_form(&text) {
+            let why = format!(
+                "{} was written by a later version of this program (its form is {found}, ours is {VERSION}): start that \
+                 version, which hands the marks out, or move the file away to begin anew without them",
+                path.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
         let Some((book, good)) = read(&text).filter(|(_, good)| is_whole(&text, *good)) else {
             let aside = durable::set_aside(path)?;
             tracing::error!(
@@ -54,7 +61,7 @@ impl JournalFile {
     fn start(path: &Path) -> io::Result<(Self, Book)> {
         let mut name = [0; NAME_BYTES];
         random(&mut name)?;
-        let book = Book::new(Head { journal: hex::encode(name), fetched: 0, standing: BTreeMap::new() });
+        let book = Book::new(Head::new(hex::encode(name)));
         Ok((Self::write(path, &book)?, book))
     }
 
@@ -104,6 +111,13 @@ impl JournalFile {
     }
 }
 
+/// The form of a journal that a later program wrote.
+fn later_form(text: &[u8]) -> Option<u64> {
+    let head = text.split(|byte| *byte == b'\n').next()?;
+    let form = serde_json::from_slice::<serde_json::Value>(head).ok()?.get("version")?.as_u64()?;
+    (form > u64::from(VERSION)).then_some(form)
+}
+
 /// Whether all finished lines are good. A last line without its end is only a write cut
 /// short.
 fn is_whole(text: &[u8], good: u64) -> bool {
@@ -129,7 +143,7 @@ pub(crate) fn read(text: &[u8]) -> Option<(Book, u64)> {
 
 #[cfg(test)]
 mod tests {
-    use domain::{RunId, MarkKind, UnixMillis};
+    use domain::{MarkKind, RunId, UnixMillis};
 
     use super::*;
 
@@ -186,6 +200,26 @@ mod tests {
         let second = JournalFile::open(&path).unwrap().1;
         assert_ne!(first.journal(), second.journal());
         assert!(path.with_extension("broken").exists());
+    }
+
+    #[test]
+    fn a_journal_of_the_last_version_goes_on_and_one_of_a_later_version_is_left_alone() {
+        let before = include_bytes!("../../tests/formats/marks-1");
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks");
+        std::fs::write(&path, before).unwrap();
+        let (mut file, mut book) = JournalFile::open(&path).unwrap();
+        let run = "a1b2c3d4-e5f6-7890".parse().unwrap();
+        assert_eq!((book.journal(), book.last(), book.standing(run)), ("36ba3ece2a9c4a21", 2, Some(MarkKind::Ready)));
+        add(&mut file, &mut book, MarkKind::Booting);
+        file.compact(&book).unwrap();
+        let ours = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(JournalFile::open(&path).unwrap().1, book);
+        let later = ours.replacen("\"version\":1", "\"version\":2", 1);
+        std::fs::write(&path, &later).unwrap();
+        let refused = JournalFile::open(&path).err().unwrap().to_string();
+        assert!(refused.contains("later version"), "{refused}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), later);
     }
 
     #[test]

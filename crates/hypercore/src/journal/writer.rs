@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use domain::{RunId, MarkKind, UnixMillis};
+use domain::{MarkKind, RunId, UnixMillis};
 use durable::Reserve;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -13,7 +13,7 @@ use wire::node::{AgentMark, Marks};
 
 use super::book::Book;
 use super::file::JournalFile;
-use crate::keeping::make_room;
+use crate::reserve::make_room;
 
 /// Marks that may wait to be written.
 const QUEUE: usize = 1024;
@@ -211,7 +211,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keeping::reserve;
+    use crate::reserve;
 
     const ONE: RunId = RunId::from_bits(1);
 
@@ -219,7 +219,7 @@ mod tests {
     async fn a_mark_is_on_the_disk_when_it_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marks");
-        let journal = Journal::open(&path, 10, reserve(dir.path())).unwrap();
+        let journal = Journal::open(&path, 10, reserve::of(dir.path())).unwrap();
         journal.mark(ONE, MarkKind::Booting, UnixMillis(1)).await.unwrap();
         let (_, book) = JournalFile::open(&path).unwrap();
         assert_eq!(book.last(), 1);
@@ -229,7 +229,7 @@ mod tests {
     #[tokio::test]
     async fn who_waits_hears_of_the_next_mark_and_what_was_fetched_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::open(&dir.path().join("marks"), 1, reserve(dir.path())).unwrap();
+        let journal = Journal::open(&dir.path().join("marks"), 1, reserve::of(dir.path())).unwrap();
         let waiting = tokio::spawn({
             let journal = journal.clone();
             async move { journal.after(0, Duration::from_secs(10)).await }
@@ -246,7 +246,7 @@ mod tests {
     async fn hundreds_of_fetched_marks_leave_a_short_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marks");
-        let journal = Journal::open(&path, 10_000, reserve(dir.path())).unwrap();
+        let journal = Journal::open(&path, 10_000, reserve::of(dir.path())).unwrap();
         for at in 0..300 {
             let kind = if at % 2 == 0 { MarkKind::Booting } else { MarkKind::Ready };
             journal.mark(ONE, kind, UnixMillis(at)).await.unwrap();

@@ -16,10 +16,10 @@
 //! cannot be read. Key, record and secrets are written aside, synced and renamed, so a
 //! reader finds the old one or the new one; logs are only added to.
 
+mod dir;
 mod record;
 mod seal;
-mod shelf;
 
+pub(crate) use dir::{Ledger, LedgerError, SandboxDir};
 pub(crate) use record::{Record, Wanted};
-pub(crate) use seal::{Secrets, Vault, random};
-pub(crate) use shelf::{Ledger, LedgerError, Shelf};
+pub(crate) use seal::{Sealer, Secrets, random};

@@ -1,16 +1,23 @@
 //! One sandbox, as it is written down.
 
-use domain::{RunId, FailReason, UnixMillis};
-use sandbox::{Facts, Seat};
+use domain::{FailReason, PodId, RunId, UnixMillis};
+use sandbox::{GuestFacts, Slot};
 use serde::{Deserialize, Serialize};
-use wire::node::{Data, Phase};
+use serde_json::{Map, Value, json};
+use wire::node::{Data, DataDisk, Phase};
 use wire::pod::Run;
 
 use crate::policy::Desired;
 
-/// The form of a record that this program writes. It reads the
-/// earlier ones too; a record of a later program is left alone, and its sandbox with it.
-pub(crate) const VERSION: u32 = 2;
+/// The form of a record that this program writes. It reads the earlier ones too; a
+/// record of a later program is left alone, and its sandbox with it.
+///
+/// | form | new in it |
+/// |---|---|
+/// | 1 | |
+/// | 2 | `ran`, `disk_mib`; what is wanted may be `gone_kept` |
+/// | 3 | the run's POD and whether there must be data of it; the facts name their driver |
+pub(crate) const VERSION: u32 = 3;
 
 /// What is to become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,10 +54,8 @@ pub(crate) struct Record {
     /// How often it was started, the first time included. Numbers its boots.
     pub(crate) starts: u32,
     /// Whether a guest of it ever ran: then its disks may hold what nobody else has.
-    #[serde(default = "yes")]
     pub(crate) ran: bool,
     /// What its disks were promised, in MiB, where it was written down.
-    #[serde(default)]
     pub(crate) disk_mib: Option<u64>,
     /// The deaths that still count.
     pub(crate) deaths: Vec<UnixMillis>,
@@ -58,21 +63,16 @@ pub(crate) struct Record {
     pub(crate) failed: Option<FailReason>,
     pub(crate) ready_after_ms: Option<u64>,
     /// The guest that runs, or ran last.
-    pub(crate) facts: Option<Facts>,
-}
-
-/// Of a record that does not say.
-const fn yes() -> bool {
-    true
+    pub(crate) facts: Option<GuestFacts>,
 }
 
 impl Record {
     /// A sandbox that was just asked for.
-    pub(crate) const fn new(seat: Seat, desired: Desired, run: Run, disk_mib: u64, now: UnixMillis) -> Self {
+    pub(crate) const fn new(slot: Slot, desired: Desired, run: Run, disk_mib: u64, now: UnixMillis) -> Self {
         Self {
             version: VERSION,
-            id: seat.id,
-            slot: seat.slot,
+            id: slot.run,
+            slot: slot.number,
             desired,
             run,
             wanted: Wanted::Run,
@@ -90,24 +90,21 @@ impl Record {
     /// Reads a record of this sandbox, of this form or an earlier one. What is wrong
     /// with it is said in words.
     pub(crate) fn parse(text: &[u8], id: RunId) -> Result<Self, String> {
-        let version = serde_json::from_slice::<serde_json::Value>(text).ok().and_then(|it| it.get("version")?.as_u64());
-        if let Some(found) = version.filter(|found| *found > u64::from(VERSION)) {
-            return Err(format!(
-                "was written by a later version of this program (its form is {found}, ours is {VERSION})"
-            ));
-        }
-        let mut record: Self = serde_json::from_slice(text).map_err(|error| format!("is damaged ({error})"))?;
+        let damaged = |error: serde_json::Error| format!("is damaged ({error})");
+        let mut fields: Map<String, Value> = serde_json::from_slice(text).map_err(damaged)?;
+        let version = version_of(&fields)?;
+        migrate(&mut fields, version, id);
+        let mut record: Self = serde_json::from_value(Value::Object(fields)).map_err(damaged)?;
         if record.id != id {
             return Err(format!("is of another sandbox ({})", record.id));
         }
-        record.version = VERSION;
         // Earlier programs took what the node lacks for a failure of the agent.
         record.failed = record.failed.filter(|reason| *reason != FailReason::NodeRefused);
         Ok(record)
     }
 
-    pub(crate) const fn seat(&self) -> Seat {
-        Seat { id: self.id, slot: self.slot }
+    pub(crate) const fn slot(&self) -> Slot {
+        Slot { run: self.id, number: self.slot }
     }
 
     /// What it is shown as before anybody has looked at its guest.
@@ -121,5 +118,99 @@ impl Record {
 
     pub(crate) const fn restarts(&self) -> u32 {
         self.starts.saturating_sub(1)
+    }
+}
+
+/// The form of a record, if this program reads it.
+fn version_of(fields: &Map<String, Value>) -> Result<u64, String> {
+    let ours = u64::from(VERSION);
+    match fields.get("version").and_then(Value::as_u64) {
+        Some(found) if found > ours => {
+            Err(format!("was written by a later version of this program (its form is {found}, ours is {ours})"))
+        }
+        Some(found @ 1..) => Ok(found),
+        Some(0) | None => Err("is damaged (it does not say which form it has)".to_owned()),
+    }
+}
+
+/// Makes a record of an earlier form one of this form.
+fn migrate(fields: &mut Map<String, Value>, version: u64, id: RunId) {
+    if version < 2 {
+        // It may have run: its disks are taken for the only ones.
+        fields.insert("ran".to_owned(), true.into());
+        fields.insert("disk_mib".to_owned(), Value::Null);
+    }
+    if version < 3 {
+        if let Some(desired) = fields.get_mut("desired").and_then(Value::as_object_mut) {
+            desired.insert("pod".to_owned(), json!(PodId::minted(id)));
+            desired.insert("data".to_owned(), json!(DataDisk::KeptOrEmpty));
+        }
+        if let Some(facts) = fields.get_mut("facts").and_then(Value::as_object_mut) {
+            facts.insert("driver".to_owned(), "qemu".into());
+        }
+    }
+    fields.insert("version".to_owned(), VERSION.into());
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbox::{ProcessFacts, QemuFacts};
+
+    use super::*;
+
+    /// What the programs before this one wrote, each by itself.
+    const RUNNING_2: &[u8] = include_bytes!("../../tests/formats/record-2-running.json");
+    const FAILED_2: &[u8] = include_bytes!("../../tests/formats/record-2-failed.json");
+    const ENDING_2: &[u8] = include_bytes!("../../tests/formats/record-2-ending.json");
+    const RUNNING_1: &[u8] = include_bytes!("../../tests/formats/record-1-running.json");
+
+    fn id() -> RunId {
+        "a1b2c3d4-e5f6-7890".parse().unwrap()
+    }
+
+    #[test]
+    fn a_record_of_each_earlier_form_is_a_run_of_the_pod_that_was_minted_for_it() {
+        for text in [RUNNING_1, RUNNING_2, FAILED_2, ENDING_2] {
+            let record = Record::parse(text, id()).unwrap();
+            assert_eq!((record.version, record.id, record.desired.pod), (VERSION, id(), PodId::minted(id())));
+            assert_eq!(record.desired.data, DataDisk::KeptOrEmpty);
+            assert!(record.ran);
+            let written = serde_json::to_vec(&record).unwrap();
+            assert_eq!(Record::parse(&written, id()), Ok(record));
+        }
+        for text in [RUNNING_1, RUNNING_2] {
+            let process = ProcessFacts { pid: 1, started: 7, boot: "fake".to_owned() };
+            let facts = Record::parse(text, id()).unwrap().facts;
+            assert_eq!(facts, Some(GuestFacts::Qemu(QemuFacts { process })), "its guest is found by these");
+        }
+        assert_eq!(Record::parse(FAILED_2, id()).unwrap().failed, Some(FailReason::CrashLoop));
+        assert_eq!(Record::parse(ENDING_2, id()).unwrap().wanted, Wanted::GoneKept);
+        assert_eq!(Record::parse(RUNNING_1, id()).unwrap().disk_mib, None);
+    }
+
+    #[test]
+    fn a_record_of_a_later_form_and_one_of_none_are_refused() {
+        let ours = serde_json::to_value(Record::parse(RUNNING_2, id()).unwrap()).unwrap();
+        for (version, why) in
+            [(json!(VERSION + 1), "later version"), (json!(0), "which form"), (Value::Null, "which form")]
+        {
+            let mut record = ours.clone();
+            record["version"] = version;
+            let refused = Record::parse(record.to_string().as_bytes(), id()).unwrap_err();
+            assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    /// The part of the last program's record by which it knew a later one.
+    #[derive(Deserialize)]
+    struct Form2 {
+        version: u32,
+    }
+
+    #[test]
+    fn the_last_program_leaves_a_record_of_this_form_alone() {
+        let ours = serde_json::to_vec(&Record::parse(RUNNING_2, id()).unwrap()).unwrap();
+        let its: Form2 = serde_json::from_slice(&ours).unwrap();
+        assert!(its.version > 2);
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use domain::{RunId, Generation};
+use domain::{Generation, RunId};
 use serde::{Deserialize, Serialize};
 use wire::{Environment, Secret};
 use zeroize::Zeroizing;
@@ -40,9 +40,9 @@ pub(crate) fn random(bytes: &mut [u8]) -> io::Result<()> {
 
 /// The node's key, in use.
 #[derive(Clone)]
-pub(crate) struct Vault(XChaCha20Poly1305);
+pub(crate) struct Sealer(XChaCha20Poly1305);
 
-impl Vault {
+impl Sealer {
     /// Opens the key, and makes it the first time.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let key = match fs::read(path) {
@@ -101,8 +101,8 @@ mod tests {
 
     const ID: RunId = RunId::from_bits(7);
 
-    fn vault(dir: &Path) -> Vault {
-        Vault::open(&dir.join("node.key")).unwrap()
+    fn sealer(dir: &Path) -> Sealer {
+        Sealer::open(&dir.join("node.key")).unwrap()
     }
 
     fn secrets() -> Secrets {
@@ -112,26 +112,26 @@ mod tests {
     #[test]
     fn a_sealed_environment_comes_back_with_the_same_key_only() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let sealed = vault(dir.path()).seal(ID, Generation(1), &secrets()).unwrap();
+        let sealed = sealer(dir.path()).seal(ID, Generation(1), &secrets()).unwrap();
         assert!(!sealed.windows(9).any(|bytes| bytes == b"hush-hush"));
-        let again = vault(dir.path()).unseal(ID, Generation(1), &sealed).unwrap();
+        let again = sealer(dir.path()).unseal(ID, Generation(1), &sealed).unwrap();
         assert_eq!(again.env.0["KEY"].expose(), "hush-hush");
-        assert!(vault(other.path()).unseal(ID, Generation(1), &sealed).is_err());
+        assert!(sealer(other.path()).unseal(ID, Generation(1), &sealed).is_err());
     }
 
     #[test]
     fn it_belongs_to_one_agent_and_one_generation() {
         let dir = tempfile::tempdir().unwrap();
-        let sealed = vault(dir.path()).seal(ID, Generation(1), &secrets()).unwrap();
-        assert!(vault(dir.path()).unseal(RunId::from_bits(8), Generation(1), &sealed).is_err());
-        assert!(vault(dir.path()).unseal(ID, Generation(2), &sealed).is_err());
-        assert!(vault(dir.path()).unseal(ID, Generation(1), &sealed[..10]).is_err());
+        let sealed = sealer(dir.path()).seal(ID, Generation(1), &secrets()).unwrap();
+        assert!(sealer(dir.path()).unseal(RunId::from_bits(8), Generation(1), &sealed).is_err());
+        assert!(sealer(dir.path()).unseal(ID, Generation(2), &sealed).is_err());
+        assert!(sealer(dir.path()).unseal(ID, Generation(1), &sealed[..10]).is_err());
     }
 
     #[test]
     fn the_key_is_closed_to_others() {
         let dir = tempfile::tempdir().unwrap();
-        vault(dir.path());
+        sealer(dir.path());
         assert_eq!(fs::metadata(dir.path().join("node.key")).unwrap().mode() & 0o777, 0o600);
     }
 }

@@ -1,12 +1,16 @@
 //! What to do with a spec that is offered again.
 
-use domain::{Generation, ImageDigest};
+use domain::{Generation, ImageDigest, PodId};
 use serde::{Deserialize, Serialize};
-use wire::node::SandboxSpec;
+use wire::node::{DataDisk, SandboxSpec};
 
 /// A spec without its environment: what may be written down in the clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Desired {
+    /// The POD that this is a run of.
+    pub(crate) pod: PodId,
+    /// Whether there must be data of that POD.
+    pub(crate) data: DataDisk,
     pub(crate) generation: Generation,
     pub(crate) image: ImageDigest,
     pub(crate) cores: u32,
@@ -15,7 +19,8 @@ pub(crate) struct Desired {
 
 impl From<&SandboxSpec> for Desired {
     fn from(spec: &SandboxSpec) -> Self {
-        Self { generation: spec.generation, image: spec.image, cores: spec.cores, memory_mib: spec.memory_mib }
+        let &SandboxSpec { pod, data, generation, image, cores, memory_mib, env: _ } = spec;
+        Self { pod, data, generation, image, cores, memory_mib }
     }
 }
 
@@ -40,7 +45,9 @@ mod tests {
     use super::*;
 
     fn desired(generation: u64, cores: u32) -> Desired {
-        Desired { generation: Generation(generation), image: ImageDigest([7; 32]), cores, memory_mib: 128 }
+        let pod = PodId::minted(domain::RunId::from_bits(1));
+        let image = ImageDigest([7; 32]);
+        Desired { pod, data: DataDisk::KeptOrEmpty, generation: Generation(generation), image, cores, memory_mib: 128 }
     }
 
     #[test]
@@ -48,7 +55,9 @@ mod tests {
         let held = desired(2, 1);
         assert_eq!(offer(held, desired(2, 1), || true), Offer::Same);
         assert_eq!(offer(held, desired(2, 1), || false), Offer::Stale);
-        for other in [desired(1, 1), desired(3, 1), desired(2, 2)] {
+        let must_be_there = Desired { data: DataDisk::Kept, ..held };
+        let of_another_pod = Desired { pod: PodId::minted(domain::RunId::from_bits(2)), ..held };
+        for other in [desired(1, 1), desired(3, 1), desired(2, 2), must_be_there, of_another_pod] {
             assert_eq!(offer(held, other, || true), Offer::Stale);
         }
     }

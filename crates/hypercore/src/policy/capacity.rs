@@ -32,6 +32,14 @@ pub(crate) struct DiskRoom {
     pub(crate) guests_mib: u64,
 }
 
+impl DiskRoom {
+    /// The room when the guests have taken disks back that are kept now: what those take is
+    /// part of what the guests are promised.
+    pub(crate) const fn with_guests(self, mib: u64) -> Self {
+        Self { guests_mib: self.guests_mib.saturating_add(mib), ..self }
+    }
+}
+
 /// What is given already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Load {
@@ -148,6 +156,15 @@ mod tests {
             prop_assert!(load.disk_mib <= most);
             prop_assert!(load.disk_mib + agent_disk_mib > most || load.sandboxes as usize == guests || load.sandboxes == 40);
         }
+    }
+
+    #[test]
+    fn a_disk_that_is_taken_back_is_part_of_what_its_run_is_promised() {
+        let capacity = Capacity { agent_disk_mib: 100, ..capacity() };
+        let (ask, room) = (Ask { cores: 1, memory_mib: 1 }, DiskRoom { free_mib: 60, guests_mib: 0 });
+        assert_eq!(capacity.admit(Load::default(), ask, room), Err(NoRoom::Full));
+        assert_eq!(capacity.admit(Load::default(), ask, room.with_guests(39)), Err(NoRoom::Full));
+        assert_eq!(capacity.admit(Load::default(), ask, room.with_guests(40)), Ok(()));
     }
 
     #[test]

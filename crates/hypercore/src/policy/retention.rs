@@ -15,9 +15,20 @@ pub(crate) fn kept_until(disk: &KeptDisk, retention_ms: u64) -> Option<UnixMilli
     disk.retention.map(|kept| kept.until.max(kept.since.plus(retention_ms)))
 }
 
+/// The form of the file of ages. The first had no number, and no more than the ages.
+const VERSION: u32 = 2;
+
 /// For how long the node has kept disks while it ran, by a clock that nobody sets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ages(BTreeMap<String, Age>);
+
+/// Their file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    kept: BTreeMap<String, Age>,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Age {
@@ -27,6 +38,23 @@ struct Age {
 }
 
 impl Ages {
+    /// Reads the file, of this form or the one before.
+    pub(crate) fn parse(text: &[u8]) -> serde_json::Result<Self> {
+        let ages = match serde_json::from_slice::<File>(text) {
+            Ok(File { version: ..=VERSION, kept }) => kept,
+            Ok(File { version, .. }) => {
+                let why = format!("it was written by a later version of this program (its form is {version})");
+                return Err(serde::de::Error::custom(why));
+            }
+            Err(_) => serde_json::from_slice(text)?,
+        };
+        Ok(Self(ages))
+    }
+
+    pub(crate) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        serde_json::to_vec(&File { version: VERSION, kept: self.0.clone() })
+    }
+
     /// Adds what has gone by since the last look. What was not seen then begins now,
     /// and what is not there any more is forgotten.
     pub(crate) fn look(&mut self, kept: &[KeptDisk], elapsed_ms: u64) {
@@ -52,7 +80,7 @@ impl Ages {
 
 #[cfg(test)]
 mod tests {
-    use domain::RunId;
+    use domain::{PodId, RunId};
     use proptest::prelude::*;
     use wire::node::{KeptCause, Retention};
 
@@ -66,7 +94,7 @@ mod tests {
             until: UnixMillis(until),
             cause: KeptCause::Deleted,
         });
-        KeptDisk { name: "one".to_owned(), id: RunId::from_bits(1), bytes: 1, retention }
+        KeptDisk { name: "one".to_owned(), pod: PodId::minted(RunId::from_bits(1)), bytes: 1, retention }
     }
 
     /// A node that has kept them for so long.
@@ -86,6 +114,19 @@ mod tests {
         // A shorter retention takes nothing back; a longer one is given to all.
         assert!(!ages.is_over(&month, DAY, UnixMillis(29 * DAY)));
         assert!(!ages.is_over(&month, 60 * DAY, UnixMillis(59 * DAY)));
+    }
+
+    #[test]
+    fn ages_of_the_last_version_are_read_and_those_of_a_later_one_refused() {
+        let before = include_bytes!("../../tests/formats/ages-1.json");
+        let ages = Ages::parse(before).unwrap();
+        assert_eq!(ages.0.values().map(|age| age.kept_ms).collect::<Vec<_>>(), [90_000]);
+        let written = ages.to_json().unwrap();
+        assert_eq!(Ages::parse(&written).unwrap(), ages);
+        // The last version takes nothing of this one for an age: it counts anew.
+        assert!(serde_json::from_slice::<BTreeMap<String, Age>>(&written).is_err());
+        let later = String::from_utf8(written).unwrap().replace("\"version\":2", "\"version\":3");
+        assert!(Ages::parse(later.as_bytes()).is_err_and(|error| error.to_string().contains("later version")));
     }
 
     #[test]
@@ -111,8 +152,7 @@ mod tests {
             let mut seen = false;
             for (clock, elapsed, restarted) in steps {
                 if restarted {
-                    let written = serde_json::to_string(&ages).unwrap();
-                    ages = serde_json::from_str(&written).unwrap();
+                    ages = Ages::parse(&ages.to_json().unwrap()).unwrap();
                 }
                 ages.look(std::slice::from_ref(&month), elapsed);
                 kept_ms += if std::mem::replace(&mut seen, true) { elapsed } else { 0 };

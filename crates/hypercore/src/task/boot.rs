@@ -6,15 +6,16 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::MarkKind;
-use sandbox::{Fate, Operation, Refusal, RuntimeError};
+use sandbox::{DiskRetention, Operation, Refusal, RuntimeError};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use wire::node::Phase;
 use wire::pod::{Identity, PodPhase};
 
-use super::handle::Order;
 use super::live::Live;
-use super::machine::{BOOKS, Broken, Death, Shared, Stage, Task};
+use super::machine::{BOOKS, Broken, Death, Stage, Task};
+use super::order::{Ending, Moment};
+use crate::context::NodeContext;
 use crate::guest::{Delivered, Pod, PodError};
 use crate::ledger::{Record, Secrets, random};
 use crate::policy::Readiness;
@@ -72,7 +73,7 @@ impl Task {
         let runtime = &self.shared.runtime;
         // Whatever an earlier start has left: the driver refuses what runs.
         if !self.fresh {
-            runtime.stop(self.record.seat(), Fate::Keep).await?;
+            runtime.stop(self.record.slot(), DiskRetention::Attached).await?;
         }
         runtime.create(&self.spec(base)).await
     }
@@ -99,7 +100,7 @@ impl Task {
             let Self { shared, record, trace, orders, .. } = self;
             tokio::select! {
                 biased;
-                order = orders.recv() => return Ok(Stage::End(Some(live), order.unwrap_or(Order::Halt))),
+                order = orders.ending(Moment::Booting) => return Ok(Stage::End(Some(live), order)),
                 words = live.end() => Err(Death::Guest(words)),
                 told = timeout(deadline, pod.deliver(|| identity(shared, record, &secrets, trace))) => outcome(told, deadline),
             }
@@ -112,7 +113,7 @@ impl Task {
         let left = deadline.saturating_sub(since.elapsed());
         let ready = tokio::select! {
             biased;
-            order = self.orders.recv() => return Ok(Stage::End(Some(live), order.unwrap_or(Order::Halt))),
+            order = self.orders.ending(Moment::Booting) => return Ok(Stage::End(Some(live), order)),
             words = live.end() => Err(Death::Guest(words)),
             ready = timeout(left, until_ready(&pod)) => ready.unwrap_or(Err(Death::Boot(deadline))),
         };
@@ -144,7 +145,7 @@ impl Task {
 
     /// Begins the billing. While the disk took nothing nobody was let in, and nobody
     /// pays for that.
-    async fn mark_ready(&mut self) -> Result<Option<Order>, Broken> {
+    async fn mark_ready(&mut self) -> Result<Option<Ending>, Broken> {
         loop {
             let at = self.shared.clock.now();
             let asked = Instant::now();
@@ -162,7 +163,7 @@ impl Task {
 }
 
 fn identity(
-    shared: &Shared,
+    shared: &NodeContext,
     record: &Record,
     secrets: &Secrets,
     trace: &Option<String>,
@@ -170,7 +171,8 @@ fn identity(
     let mut entropy = [0; ENTROPY_BYTES];
     random(&mut entropy)?;
     Ok(Identity {
-        agent_id: record.id,
+        pod_id: record.desired.pod,
+        run_id: record.id,
         token: secrets.token.clone(),
         clock_unix_ns: unix_ns(),
         entropy: STANDARD.encode(entropy).into(),

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use domain::MarkKind;
-use sandbox::{Fate, RuntimeError};
-use tokio::sync::oneshot;
+use sandbox::{DiskRetention, RuntimeError};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use wire::node::{Data, KeptCause, Phase};
 
-use super::handle::{EndError, Order};
 use super::live::Live;
-use super::machine::{BOOKS, Broken, Stage, Task};
+use super::machine::{BOOKS, Broken, Task};
+use super::order::{Deletion, EndError, Ending};
 use crate::ledger::Wanted;
 
 /// Pause before what could not be removed is tried again.
@@ -31,24 +30,16 @@ enum Remains {
 }
 
 impl Task {
-    /// Ends the sandbox, or its guest alone. `None`: the task is over.
-    pub(super) async fn end(&mut self, live: Option<Live>, order: Order) -> Option<Stage> {
-        match order {
-            Order::Halt => {
-                self.halt(live).await;
-                None
-            }
-            Order::Delete { grace, data, done } => self.delete(live, grace, data, done).await,
+    /// Ends the sandbox, or its guest alone; the task is over then.
+    pub(super) async fn end(&mut self, live: Option<Live>, ending: Ending) {
+        match ending {
+            Ending::Halt => self.halt(live).await,
+            Ending::Delete(deletion) => self.delete(live, deletion).await,
         }
     }
 
-    async fn delete(
-        &mut self,
-        live: Option<Live>,
-        grace: Duration,
-        data: Data,
-        done: oneshot::Sender<Result<(), EndError>>,
-    ) -> Option<Stage> {
+    async fn delete(&mut self, live: Option<Live>, deletion: Deletion) {
+        let Deletion { grace, data, done } = deletion;
         self.publish(Phase::Stopping);
         let mut waiting = vec![done];
         self.want_gone(data);
@@ -58,35 +49,29 @@ impl Task {
         }
         while let Err(remains) = self.remove(written).await {
             tracing::error!(error = &remains as &dyn std::error::Error, "a sandbox cannot be removed");
-            let said = EndError(remains.to_string());
+            let said = EndError::StillThere(remains.to_string());
             for done in waiting.drain(..) {
                 let _ = done.send(Err(said.clone()));
             }
             tokio::select! {
-                order = self.orders.recv() => match order {
-                    Some(Order::Delete { data, done, .. }) => {
+                joined = self.orders.joining() => match joined {
+                    Some(Deletion { data, done, .. }) => {
                         self.want_gone(data);
                         waiting.push(done);
                     }
                     // The next daemon finishes it, if it could be written down.
-                    Some(Order::Halt) | None => return None,
+                    None => return,
                 },
                 () = sleep(RETRY) => {}
             }
             written = self.write_end().await;
         }
         self.shared.registry.forget(self.record.id);
-        self.orders.close();
-        while let Ok(order) = self.orders.try_recv() {
-            if let Order::Delete { done, .. } = order {
-                waiting.push(done);
-            }
-        }
+        waiting.extend(self.orders.close().into_iter().map(|late| late.done));
         for done in waiting {
             // Whoever asked may have gone.
             let _ = done.send(Ok(()));
         }
-        None
     }
 
     /// An owner's word is not taken back by who only wants the guest gone.
@@ -113,14 +98,15 @@ impl Task {
         written.is_ok()
     }
 
-    /// What becomes of its disks. Those of a guest that never ran hold nothing.
-    fn fate(&self) -> Fate {
-        match self.record.wanted {
-            Wanted::GoneKept if self.record.ran || self.found => {
-                Fate::SetAside(self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted))
-            }
-            Wanted::Gone | Wanted::GoneKept => Fate::Wipe,
-            Wanted::Run => Fate::Keep,
+    /// What becomes of its disks. Of a run that was given up all is kept: the reason may
+    /// be on any of them.
+    fn disks(&self) -> DiskRetention {
+        let retention = || self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted);
+        match (self.record.wanted, self.record.failed) {
+            (Wanted::Run, _) => DiskRetention::Attached,
+            (Wanted::Gone, _) => DiskRetention::Erase,
+            (Wanted::GoneKept, None) => DiskRetention::KeepData(retention()),
+            (Wanted::GoneKept, Some(_)) => DiskRetention::KeepAll(retention()),
         }
     }
 
@@ -143,7 +129,7 @@ impl Task {
 
     /// Removes all of it, its record last.
     async fn remove(&mut self, written: bool) -> Result<(), Remains> {
-        self.shared.runtime.stop(self.record.seat(), self.fate()).await?;
+        self.shared.runtime.stop(self.record.slot(), self.disks()).await?;
         // Else the next daemon would start it again, on disks that are gone. If there
         // still is no room for that, there is none for a start either.
         if !written && let Err(broken) = self.save().await {
@@ -154,8 +140,8 @@ impl Task {
             logs.console.close();
         }
         timeout(BOOKS, self.mark_end()).await.unwrap_or(Err(Remains::Late))?;
-        let shelf = self.shelf.clone();
-        spawn_blocking(move || shelf.remove()).await.map_err(Broken::Blocking)?.map_err(Broken::from)?;
+        let dir = self.dir.clone();
+        spawn_blocking(move || dir.remove()).await.map_err(Broken::Blocking)?.map_err(Broken::from)?;
         tracing::info!("gone");
         Ok(())
     }
@@ -175,7 +161,7 @@ impl Task {
             if let Some(live) = live {
                 self.power_off(live, HALT_GRACE).await;
             }
-            self.shared.runtime.stop(self.record.seat(), Fate::Keep).await?;
+            self.shared.runtime.stop(self.record.slot(), DiskRetention::Attached).await?;
             self.record.facts = None;
             self.save().await?;
             Ok::<_, Remains>(())

@@ -3,38 +3,19 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use domain::{RunId, Ask};
-use sandbox::Seat;
+use domain::{Ask, RunId};
+use sandbox::Slot;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
-use wire::node::{Data, Phase, Sandbox};
+use wire::node::{Phase, Sandbox};
+
+use super::order::Order;
 
 use crate::guest::Pod;
-use crate::ledger::{LedgerError, Shelf};
+use crate::ledger::{LedgerError, SandboxDir};
 use crate::logs::RotatedLog;
 use crate::policy::Desired;
-use crate::registry::Registry;
 use crate::streams::Streams;
-
-/// What a task is told.
-#[derive(Debug)]
-pub(crate) enum Order {
-    /// Take it down; answers when nothing is left.
-    Delete { grace: Duration, data: Data, done: oneshot::Sender<Result<(), EndError>> },
-    /// Stop the guest and keep the rest: the daemon ends.
-    Halt,
-}
-
-/// Why a sandbox is not gone yet.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("take the sandbox down: {0}")]
-pub(crate) struct EndError(pub(crate) String);
-
-impl EndError {
-    fn closing() -> Self {
-        Self("the daemon is ending; the next one can be asked".to_owned())
-    }
-}
 
 /// How a task begins.
 pub(crate) enum Origin {
@@ -46,13 +27,13 @@ pub(crate) enum Origin {
 
 /// A handle on a sandbox's task.
 pub(crate) struct Handle {
-    pub(crate) seat: Seat,
+    pub(crate) slot: Slot,
     pub(crate) desired: Desired,
     /// What its disks are promised.
     pub(crate) disk_mib: u64,
     /// The port its agent serves.
     pub(crate) port: u16,
-    pub(crate) shelf: Shelf,
+    pub(crate) dir: SandboxDir,
     pub(crate) view: watch::Receiver<Sandbox>,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) logs: OnceLock<Logs>,
@@ -69,7 +50,7 @@ pub(crate) struct Logs {
 
 impl Handle {
     pub(crate) fn id(&self) -> RunId {
-        self.seat.id
+        self.slot.run
     }
 
     pub(crate) fn ask(&self) -> Ask {
@@ -89,16 +70,5 @@ impl Handle {
         };
         let _ = timeout(wait, view.wait_for(settled)).await;
         self.sandbox()
-    }
-
-    /// Takes the sandbox down and returns when nothing of it is left.
-    pub(crate) async fn delete(&self, registry: &Registry, grace: Duration, data: Data) -> Result<(), EndError> {
-        let (done, ended) = oneshot::channel();
-        if self.orders.send(Order::Delete { grace, data, done }).await.is_err() {
-            // A task ends after its sandbox, which is forgotten then, or with the daemon,
-            // and then the guest may run on.
-            return registry.get(self.id()).map_or(Ok(()), |_| Err(EndError::closing()));
-        }
-        ended.await.unwrap_or_else(|_| Err(EndError::closing()))
     }
 }

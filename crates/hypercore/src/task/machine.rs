@@ -5,37 +5,23 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{RunId, FailReason, Lack, MarkKind, UnixMillis};
-use sandbox::{About, Facts, Fate, Guest, Runtime, RuntimeError, Spec, is_full};
-use tokio::sync::{Mutex, mpsc, watch};
+use domain::{FailReason, Lack, MarkKind, RunId, UnixMillis};
+use sandbox::{DiskRetention, Guest, GuestFacts, RuntimeError, Spec, is_full};
+use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use wire::node::{Data, Phase, Sandbox};
 
-use super::handle::{Handle, Logs, Order, Origin};
+use super::handle::{Handle, Logs, Origin};
 use super::live::Live;
+use super::order::{Deletion, Ending, Inbox, Moment};
+use crate::context::NodeContext;
 use crate::guest::Pod;
-use crate::journal::{Journal, JournalError};
-use crate::ledger::{LedgerError, Record, Secrets, Shelf, Wanted};
+use crate::journal::JournalError;
+use crate::ledger::{LedgerError, Record, SandboxDir, Secrets, Wanted};
 use crate::logs::{AgentLog, RotatedLog};
-use crate::policy::{Next, Readiness};
-use crate::registry::Registry;
+use crate::policy::{Desired, Next, Readiness};
 use crate::words::words;
-use crate::{Clock, Config, Images};
-
-/// What all sandboxes of a node have in common.
-pub(crate) struct Shared {
-    pub(crate) config: Config,
-    pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) about: About,
-    pub(crate) images: Arc<dyn Images>,
-    pub(crate) journal: Journal,
-    pub(crate) clock: Clock,
-    /// Name servers of the guests.
-    pub(crate) resolvers: Vec<String>,
-    /// The sandboxes there are.
-    pub(crate) registry: Registry,
-}
 
 /// Where a sandbox's task is.
 pub(super) enum Stage {
@@ -54,7 +40,7 @@ pub(super) enum Stage {
     /// It was given up.
     Failed(FailReason),
     /// It ends.
-    End(Option<Live>, Order),
+    End(Option<Live>, Ending),
 }
 
 /// What the node lacks, and how that was noticed.
@@ -139,11 +125,11 @@ impl Broken {
 
 /// The task that owns a sandbox.
 pub(crate) struct Task {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<NodeContext>,
     pub(super) record: Record,
-    pub(super) shelf: Shelf,
+    pub(super) dir: SandboxDir,
     pub(super) view: watch::Sender<Sandbox>,
-    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) orders: Inbox,
     pub(super) handle: Arc<Handle>,
     /// What the first boot is told to trace.
     pub(super) trace: Option<String>,
@@ -154,8 +140,6 @@ pub(crate) struct Task {
     pub(super) readiness: Readiness,
     /// Nothing was ever made of it.
     pub(super) fresh: bool,
-    /// A daemon before has worked on it, and nobody knows how far that came.
-    pub(super) found: bool,
     pub(super) waiting: Option<Waiting>,
 }
 
@@ -171,17 +155,17 @@ const CAUSE: usize = 400;
 impl Task {
     /// A task for this record, shown before it begins.
     pub(crate) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<NodeContext>,
         record: Record,
-        shelf: Shelf,
-        orders: mpsc::Receiver<Order>,
+        dir: SandboxDir,
+        orders: Inbox,
         view: watch::Sender<Sandbox>,
         handle: Arc<Handle>,
     ) -> Self {
         Self {
             shared,
             record,
-            shelf,
+            dir,
             view,
             orders,
             handle,
@@ -190,7 +174,6 @@ impl Task {
             counted: false,
             readiness: Readiness::default(),
             fresh: false,
-            found: false,
             waiting: None,
         }
     }
@@ -200,9 +183,10 @@ impl Task {
     }
 
     /// What is shown of a record.
-    pub(crate) fn show(shared: &Shared, record: &Record, phase: Phase) -> Sandbox {
+    pub(crate) fn show(shared: &NodeContext, record: &Record, phase: Phase) -> Sandbox {
         Sandbox {
             id: record.id,
+            pod: record.desired.pod,
             generation: record.desired.generation,
             image: record.desired.image,
             cores: record.desired.cores,
@@ -213,7 +197,7 @@ impl Task {
             restarts: record.restarts(),
             created_at: record.created_at,
             ready_after_ms: record.ready_after_ms,
-            pid: record.facts.as_ref().map(|facts| facts.pid),
+            pid: record.facts.as_ref().and_then(GuestFacts::pid),
             cause: None,
         }
     }
@@ -227,10 +211,7 @@ impl Task {
         };
         loop {
             stage = match stage {
-                Stage::End(live, order) => match self.end(live, order).await {
-                    Some(again) => again,
-                    None => return,
-                },
+                Stage::End(live, ending) => return self.end(live, ending).await,
                 other => match self.step(other).await {
                     Ok(next) => next,
                     Err(broken) => self.broken(&broken).await,
@@ -307,14 +288,9 @@ impl Task {
         let wait = Duration::from_millis(until.since(self.shared.clock.now()));
         tokio::select! {
             biased;
-            order = self.orders.recv() => Stage::End(None, order.unwrap_or(Order::Halt)),
+            order = self.orders.ending(Moment::NoGuest) => Stage::End(None, order),
             () = sleep(wait) => then,
         }
-    }
-
-    /// The next order. Handles are dropped only with the daemon.
-    pub(super) async fn order(&mut self) -> Order {
-        self.orders.recv().await.unwrap_or(Order::Halt)
     }
 
     /// A guest is dead, or must not live on: what follows. It is stopped before
@@ -358,11 +334,11 @@ impl Task {
         loop {
             let saved = self.save().await;
             self.publish(Phase::Failed { reason });
-            let Err(broken) = saved else { return Ok(Stage::End(None, self.order().await)) };
+            let Err(broken) = saved else { return Ok(Stage::End(None, self.orders.ending(Moment::Failed).await)) };
             tracing::error!(error = &broken as &dyn std::error::Error, "a failure cannot be written down yet");
             tokio::select! {
                 biased;
-                order = self.orders.recv() => return Ok(Stage::End(None, order.unwrap_or(Order::Halt))),
+                order = self.orders.ending(Moment::Failed) => return Ok(Stage::End(None, order)),
                 () = sleep(AGAIN) => {}
             }
         }
@@ -370,13 +346,13 @@ impl Task {
 
     /// Ends what there is of a guest. As long as that fails it is remembered.
     async fn stop_guest(&mut self) -> Result<(), RuntimeError> {
-        self.shared.runtime.stop(self.record.seat(), Fate::Keep).await?;
+        self.shared.runtime.stop(self.record.slot(), DiskRetention::Attached).await?;
         self.record.facts = None;
         Ok(())
     }
 
     /// Ends the billing, if it is on. As [`Task::mark`].
-    pub(super) async fn unready(&mut self, at: UnixMillis) -> Result<Option<Order>, Broken> {
+    pub(super) async fn unready(&mut self, at: UnixMillis) -> Result<Option<Ending>, Broken> {
         match self.shared.journal.standing(self.record.id) {
             Some(MarkKind::Ready) => self.mark(MarkKind::Unready, at).await,
             Some(MarkKind::Booting | MarkKind::Unready | MarkKind::Gone) | None => Ok(None),
@@ -385,13 +361,13 @@ impl Task {
 
     /// Has a mark written and waits for it. A disk may take nothing for ever: that is
     /// shown after a while, and an order is heard meanwhile, and handed back.
-    pub(super) async fn mark(&mut self, kind: MarkKind, at: UnixMillis) -> Result<Option<Order>, Broken> {
+    pub(super) async fn mark(&mut self, kind: MarkKind, at: UnixMillis) -> Result<Option<Ending>, Broken> {
         let (journal, id) = (self.shared.journal.clone(), self.record.id);
         let mut marked = pin!(journal.mark(id, kind, at));
         tokio::select! {
             biased;
             marked = &mut marked => return Ok(marked.map(|()| None)?),
-            order = self.orders.recv() => return Ok(Some(order.unwrap_or(Order::Halt))),
+            order = self.orders.ending(Moment::Books) => return Ok(Some(order)),
             () = sleep(BOOKS) => {}
         }
         let cause = "the node's metering journal is not written: its disk takes nothing".to_owned();
@@ -399,7 +375,7 @@ impl Task {
         let heard = tokio::select! {
             biased;
             marked = &mut marked => marked.map(|()| None)?,
-            order = self.orders.recv() => Some(order.unwrap_or(Order::Halt)),
+            order = self.orders.ending(Moment::Books) => Some(order),
         };
         self.waiting = None;
         Ok(heard)
@@ -413,8 +389,8 @@ impl Task {
 
     /// Writes the record down.
     pub(super) async fn save(&self) -> Result<(), Broken> {
-        let (shelf, record) = (self.shelf.clone(), self.record.clone());
-        Ok(spawn_blocking(move || shelf.write(&record)).await.map_err(Broken::Blocking)??)
+        let (dir, record) = (self.dir.clone(), self.record.clone());
+        Ok(spawn_blocking(move || dir.write(&record)).await.map_err(Broken::Blocking)??)
     }
 
     pub(super) fn publish(&self, phase: Phase) {
@@ -431,8 +407,8 @@ impl Task {
                 self.trace = trace;
                 // One write of the record for both the sandbox and its first start.
                 (self.record.starts, self.counted, self.fresh) = (1, true, true);
-                let (shelf, record) = (self.shelf.clone(), self.record.clone());
-                let made = spawn_blocking(move || shelf.create(&record, &secrets)).await.map_err(Broken::Blocking)?;
+                let (dir, record) = (self.dir.clone(), self.record.clone());
+                let made = spawn_blocking(move || dir.create(&record, &secrets)).await.map_err(Broken::Blocking)?;
                 let failed = made.is_err();
                 if failed {
                     self.shared.registry.forget(self.record.id);
@@ -454,7 +430,7 @@ impl Task {
             return Ok(());
         }
         let token = self.secrets().await?.token;
-        let (dir, config) = (self.shelf.dir(), &self.shared.config);
+        let (dir, config) = (self.dir.dir(), &self.shared.config);
         let agent = AgentLog::open(dir, config.agent_log_kib * 1024).map_err(Broken::Log)?;
         let console = RotatedLog::open(dir, "console", config.console_log_kib * 1024, false).map_err(Broken::Log)?;
         let logs = Logs { agent: agent.files(), console: Arc::new(console) };
@@ -467,12 +443,11 @@ impl Task {
 
     /// What a guest is told. Not kept longer than that.
     pub(super) async fn secrets(&self) -> Result<Secrets, Broken> {
-        let (shelf, id, generation) = (self.shelf.clone(), self.record.id, self.record.desired.generation);
-        Ok(spawn_blocking(move || shelf.unseal(id, generation)).await.map_err(Broken::Blocking)??)
+        let (dir, id, generation) = (self.dir.clone(), self.record.id, self.record.desired.generation);
+        Ok(spawn_blocking(move || dir.unseal(id, generation)).await.map_err(Broken::Blocking)??)
     }
 
     async fn found(&mut self, last_alive: UnixMillis) -> Result<Stage, Broken> {
-        self.found = true;
         let data = match self.record.wanted {
             Wanted::Run => None,
             Wanted::Gone => Some(Data::Erase),
@@ -480,7 +455,7 @@ impl Task {
         };
         if let Some(data) = data {
             let (done, _) = tokio::sync::oneshot::channel();
-            return Ok(Stage::End(None, Order::Delete { grace: Duration::ZERO, data, done }));
+            return Ok(Stage::End(None, Ending::Delete(Deletion { grace: Duration::ZERO, data, done })));
         }
         if let Some(reason) = self.record.failed {
             return Ok(Stage::Failed(reason));
@@ -497,7 +472,7 @@ impl Task {
 
     /// Takes up a guest that was left running. If it is not there, another is made:
     /// nobody saw it die, and a daemon or a machine that was away is no crash of it.
-    async fn adopt(&mut self, facts: &Facts, last_alive: UnixMillis) -> Result<Stage, Broken> {
+    async fn adopt(&mut self, facts: &GuestFacts, last_alive: UnixMillis) -> Result<Stage, Broken> {
         match self.shared.runtime.adopt(&self.spec(PathBuf::new()), facts).await {
             Ok(Some(guest)) => self.adopted(guest).await,
             Ok(None) => {
@@ -519,7 +494,7 @@ impl Task {
     }
 
     async fn adopted(&mut self, guest: Guest) -> Result<Stage, Broken> {
-        tracing::info!(pid = guest.facts.pid, "a guest was adopted");
+        tracing::info!(pid = guest.facts.pid(), "a guest was adopted");
         let mut live = self.live(guest)?;
         self.waiting = None;
         match self.shared.journal.standing(self.record.id) {
@@ -551,6 +526,7 @@ impl Task {
 
     pub(super) fn spec(&self, base: PathBuf) -> Spec {
         let Record { desired, ran, .. } = &self.record;
-        Spec { seat: self.record.seat(), cores: desired.cores, memory_mib: desired.memory_mib, base, ran: *ran }
+        let Desired { pod, data, cores, memory_mib, generation: _, image: _ } = *desired;
+        Spec { slot: self.record.slot(), pod, data, cores, memory_mib, base, ran: *ran }
     }
 }

@@ -22,7 +22,9 @@ mod end;
 mod handle;
 mod live;
 mod machine;
+mod order;
 mod watch;
 
-pub(crate) use handle::{EndError, Handle, Order, Origin};
-pub(crate) use machine::{BOOKS, Shared, Task};
+pub(crate) use handle::{Handle, Origin};
+pub(crate) use machine::{BOOKS, Task};
+pub(crate) use order::{Deletion, EndError, Inbox, Order};

@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use domain::{RunId, Lack, UnixMillis};
+use domain::{Lack, RunId, UnixMillis};
 use sandbox::{Condition, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use wire::node::Phase;
 use wire::pod::PodPhase;
 
 use super::boot::gave_up;
-use super::handle::Order;
 use super::live::Live;
-use super::machine::{Broken, Death, Shared, Stage, Task, Want};
+use super::machine::{Broken, Death, Stage, Task, Want};
+use super::order::Moment;
+use crate::context::NodeContext;
 use crate::guest::{Line, Pod};
 
 /// What must be free, in bytes, before a guest that a full disk has stopped goes on:
@@ -35,7 +36,7 @@ impl Task {
         let pod = self.pod()?;
         let (lost, at) = tokio::select! {
             biased;
-            order = self.orders.recv() => return Ok(Stage::End(Some(live), order.unwrap_or(Order::Halt))),
+            order = self.orders.ending(Moment::Ready) => return Ok(Stage::End(Some(live), order)),
             words = live.end() => (Lost::Guest(Death::Guest(words)), self.shared.clock.now()),
             lost = until_lost(&pod, &self.shared, self.record.id) => lost,
         };
@@ -78,7 +79,7 @@ impl Task {
             let wait = Duration::from_millis(until.since(self.shared.clock.now()));
             tokio::select! {
                 biased;
-                order = self.orders.recv() => return Ok(Stage::End(Some(live), order.unwrap_or(Order::Halt))),
+                order = self.orders.ending(Moment::Held) => return Ok(Stage::End(Some(live), order)),
                 words = live.end() => return self.died(&Death::Guest(words), self.shared.clock.now()).await,
                 () = sleep(wait) => {}
             }
@@ -115,8 +116,8 @@ async fn condition(runtime: &dyn Runtime, id: RunId) -> Option<Lack> {
 }
 
 /// How a guest is lost, and since when: one that says nothing, since it was last seen.
-async fn until_lost(pod: &Pod, shared: &Shared, id: RunId) -> (Lost, UnixMillis) {
-    let Shared { config, clock, runtime, .. } = shared;
+async fn until_lost(pod: &Pod, shared: &NodeContext, id: RunId) -> (Lost, UnixMillis) {
+    let NodeContext { config, clock, runtime, .. } = shared;
     let mut ticks = interval(Duration::from_millis(config.health_period_ms));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut line, mut silent, mut seen) = (None, 0, clock.now());

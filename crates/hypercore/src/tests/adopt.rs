@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use domain::{MarkKind, UnixMillis};
-use sandbox::{Fate, Runtime, Seat};
-use wire::node::Phase;
+use domain::{MarkKind, PodId, UnixMillis};
+use sandbox::{DiskRetention, Runtime, Slot};
+use wire::node::{DataDisk, Phase};
 
 use super::house::{House, eventually, id};
 use super::pod::Manner;
@@ -75,7 +75,9 @@ async fn a_deletion_that_was_cut_off_is_finished() {
 async fn what_is_in_no_ledger_is_removed_and_what_has_no_record_too() {
     let house = House::new(Manner::Good);
     let spec = sandbox::Spec {
-        seat: Seat { id: id(9), slot: 9 },
+        slot: Slot { run: id(9), number: 9 },
+        pod: PodId::minted(id(9)),
+        data: DataDisk::KeptOrEmpty,
         cores: 1,
         memory_mib: 128,
         base: "/dev/null".into(),
@@ -113,7 +115,7 @@ async fn a_node_that_stops_its_guests_starts_them_again_next_time() {
     assert_eq!(again.restarts, 1);
     let kinds = [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Booting, MarkKind::Ready];
     assert_eq!(next.kinds(id(1)).await, kinds);
-    house.machine.driver().stop(Seat { id: id(1), slot: 0 }, Fate::Keep).await.unwrap();
+    house.machine.driver().stop(Slot { run: id(1), number: 0 }, DiskRetention::Attached).await.unwrap();
 }
 
 #[tokio::test]

@@ -42,6 +42,32 @@ async fn a_put_is_202_the_same_again_200_another_409() {
 }
 
 #[tokio::test]
+async fn a_pods_second_run_is_409_as_is_one_whose_data_is_not_there_and_what_is_kept_is_erased_with_204() {
+    const TWO: &str = "/v1/sandboxes/00000000-0000-0002";
+    let house = House::new(Manner::Good);
+    let daemon = house.daemon().await;
+    let needs_data = put(&SandboxSpec { data: wire::node::DataDisk::Kept, ..spec() });
+    let (status, fault) = json(call(&daemon, Method::PUT, ONE, needs_data.clone()).await).await;
+    assert_eq!((status, fault["code"].as_str()), (StatusCode::CONFLICT, Some("no_data")));
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    daemon.ready(id(1)).await;
+    let data = format!("/v1/pods/{}/data", spec().pod);
+    for (method, path) in [(Method::PUT, TWO), (Method::DELETE, data.as_str())] {
+        let (status, fault) = json(call(&daemon, method, path, put(&spec())).await).await;
+        assert_eq!((status, fault["code"].as_str()), (StatusCode::CONFLICT, Some("pod_running")), "{path}");
+    }
+    let end = format!("{ONE}?pod={}&grace_ms=0&data=keep", spec().pod);
+    let (status, gone) = json(call(&daemon, Method::DELETE, &end, "").await).await;
+    assert_eq!((status, &gone["kept"]["bytes"]), (StatusCode::OK, &Value::from(1)));
+    assert!(gone["kept"]["until"].is_u64(), "{gone}");
+    for _ in 0..2 {
+        assert_eq!(call(&daemon, Method::DELETE, &data, "").await.status(), StatusCode::NO_CONTENT);
+    }
+    assert_eq!(json(call(&daemon, Method::DELETE, "/v1/pods/-/data", "").await).await.1["code"], "invalid_request");
+    assert_eq!(json(call(&daemon, Method::PUT, TWO, needs_data).await).await.1["code"], "no_data");
+}
+
+#[tokio::test]
 async fn a_reader_may_wait_for_readiness_and_no_answer_shows_the_environment() {
     let house = House::new(Manner::Good);
     let daemon = house.daemon().await;
@@ -231,5 +257,5 @@ fn the_document_tells_parameters_of_the_path_from_those_of_the_query() {
             seen += usize::from(!in_path);
         }
     }
-    assert_eq!(seen, 8, "after, wait_ms twice, until, grace_ms, data, follow, source");
+    assert_eq!(seen, 9, "after, wait_ms twice, until, pod, grace_ms, data, follow, source");
 }

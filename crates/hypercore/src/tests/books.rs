@@ -39,7 +39,7 @@ async fn one_ready(house: &House) -> Daemon {
 
 /// Deletes it; the time that takes is bounded.
 async fn delete(daemon: &Daemon, data: Data) -> bool {
-    timeout(SOON, daemon.node.delete(id(1), Duration::ZERO, data)).await.unwrap().is_ok()
+    timeout(SOON, daemon.node.delete(id(1), None, Duration::ZERO, data)).await.unwrap().is_ok()
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn fault_1_1_who_asks_a_daemon_that_ends_is_not_told_that_the_sandbox_is_g
     let daemon = one_ready(&house).await;
     let handle = daemon.node.shared.registry.get(id(1)).unwrap();
     daemon.node.leave().await;
-    assert!(handle.delete(&daemon.node.shared.registry, Duration::ZERO, Data::Erase).await.is_err());
+    assert!(daemon.node.shared.registry.delete(&handle, Duration::ZERO, Data::Erase).await.is_err());
     assert!(!delete(&daemon, Data::Erase).await);
     assert_eq!(house.machine.running().len(), 1, "the next daemon adopts it");
     let next = house.daemon().await;
@@ -177,7 +177,7 @@ async fn fault_1_1_an_order_that_a_task_leaves_unanswered_is_no_success() {
     let daemon = one_ready(&house).await;
     // It waits for its journal, and the daemon ends meanwhile.
     let held = daemon.node.shared.journal.hold();
-    let (ended, ()) = tokio::join!(daemon.node.delete(id(1), Duration::ZERO, Data::Erase), async {
+    let (ended, ()) = tokio::join!(daemon.node.delete(id(1), None, Duration::ZERO, Data::Erase), async {
         eventually("it ends", || daemon.sandbox(id(1)).is_some_and(|sandbox| sandbox.phase == Phase::Stopping)).await;
         daemon.node.leave().await;
     });

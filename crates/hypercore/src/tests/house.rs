@@ -5,26 +5,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{RunId, Generation, ImageDigest, MarkKind, UnixMillis};
+use domain::{Generation, ImageDigest, MarkKind, PodId, RunId, UnixMillis};
 use image::ImageError;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbox::fake::Machine;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
-use wire::node::{AgentMark, Phase, Sandbox, SandboxSpec};
+use wire::node::{AgentMark, DataDisk, Phase, Sandbox, SandboxSpec};
 use wire::{Environment, Secret};
 
 use super::pod::{Guests, Manner, run};
 use crate::api::{Api, routes};
+use crate::context::NodeContext;
 use crate::heartbeat::Heartbeat;
 use crate::images::{Base, Images};
 use crate::journal::Journal;
-use crate::keeping;
 use crate::ledger::Ledger;
 use crate::node::{CreateError, Created, Node};
 use crate::policy::Capacity;
 use crate::registry::Registry;
-use crate::task::Shared;
+use crate::reserve;
 use crate::{Clock, Config};
 
 /// The one image there is.
@@ -106,19 +106,19 @@ impl House {
             disk_percent: self.config.disk_percent,
             disk_free_mib: self.config.disk_free_mib,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(NodeContext {
             config: self.config.clone(),
             runtime,
             about,
             images: Arc::new(OneImage),
-            journal: Journal::open(&state.join("marks"), self.config.marks, keeping::reserve(state))
-                .expect("a journal"),
+            journal: Journal::open(&state.join("marks"), self.config.marks, reserve::of(state)).expect("a journal"),
             clock: Clock::system(),
             resolvers: vec!["9.9.9.9".to_owned()],
             registry: Registry::new(capacity),
+            kept: tokio::sync::Mutex::new(()),
         });
         prepare(shared.journal.clone());
-        let node = Arc::new(Node::new(shared, Ledger::open(state, keeping::reserve(state)).expect("a ledger")));
+        let node = Arc::new(Node::new(shared, Ledger::open(state, reserve::of(state)).expect("a ledger")));
         node.take_up(last_alive).await.expect("what is there");
         drop(heartbeat);
         Daemon { node }
@@ -166,7 +166,13 @@ impl Daemon {
         }
     }
 
+    /// Offers this, as the first run of the POD that is minted for it.
     pub(super) async fn offer(&self, id: RunId, spec: &SandboxSpec) -> Result<Created, CreateError> {
+        self.offer_run(id, &SandboxSpec { pod: PodId::minted(id), ..spec.clone() }).await
+    }
+
+    /// Offers a run of the POD that the spec names.
+    pub(super) async fn offer_run(&self, id: RunId, spec: &SandboxSpec) -> Result<Created, CreateError> {
         self.node.create(id, spec.clone(), None).await
     }
 
@@ -197,10 +203,16 @@ impl Daemon {
     }
 }
 
-/// A spec of the smallest guest, with a secret.
+/// A spec of the smallest guest, with a secret; of the POD whose first run is `id(1)`.
 pub(super) fn spec() -> SandboxSpec {
+    spec_of(PodId::minted(id(1)))
+}
+
+/// The same, of this POD.
+pub(super) fn spec_of(pod: PodId) -> SandboxSpec {
     let env = Environment([("API_KEY".to_owned(), Secret::from("hush-hush".to_owned()))].into());
-    SandboxSpec { generation: Generation::FIRST, image: IMAGE, cores: 1, memory_mib: 128, env }
+    let (data, generation) = (DataDisk::KeptOrEmpty, Generation::FIRST);
+    SandboxSpec { pod, data, generation, image: IMAGE, cores: 1, memory_mib: 128, env }
 }
 
 pub(super) const fn id(bits: u64) -> RunId {

@@ -16,7 +16,7 @@ use wire::node::{AgentMark, Data};
 
 use super::house::{House, eventually, id};
 use super::pod::Manner;
-use crate::keeping;
+use crate::retention;
 
 const STATE: &str = "PALATINE_TEST_NODE_STATE";
 
@@ -40,18 +40,18 @@ async fn the_daemon_that_is_killed() {
     daemon.kill().await;
     let daemon = house.daemon().await;
     daemon.ready(id(1)).await;
-    daemon.node.delete(id(1), Duration::ZERO, Data::Erase).await.unwrap();
+    daemon.node.delete(id(1), None, Duration::ZERO, Data::Erase).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     daemon.create(id(2)).await;
     daemon.ready(id(2)).await;
-    daemon.node.delete(id(2), Duration::ZERO, Data::Keep).await.unwrap();
+    daemon.node.delete(id(2), None, Duration::ZERO, Data::Keep).await.unwrap();
     let ages = state.join("kept.ages");
     for kept in [1, 0] {
-        let mut aged = keeping::read_ages(&ages);
-        keeping::expire(&daemon.node.shared, &mut aged, Duration::from_secs(1)).await.unwrap();
+        let mut aged = retention::read_ages(&ages);
+        retention::expire(&daemon.node.shared, &mut aged, Duration::from_secs(1)).await.unwrap();
         assert_eq!(house.machine.kept().len(), kept);
-        keeping::write_ages(ages.clone(), aged).await.unwrap();
-        daemon.node.delete(id(2), Duration::ZERO, Data::Erase).await.unwrap();
+        retention::write_ages(ages.clone(), aged).await.unwrap();
+        daemon.node.delete(id(2), None, Duration::ZERO, Data::Erase).await.unwrap();
     }
 }
 

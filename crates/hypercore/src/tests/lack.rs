@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use domain::{FailReason, Lack, Mark, MarkKind, UnixMillis};
-use sandbox::{Fate, Operation, Refusal, Room, Runtime, Seat};
+use sandbox::{DiskRetention, Operation, Refusal, Room, Runtime, Slot};
 use serde_json::Value;
 use wire::node::{AgentMark, Data, KeptCause, Phase, Retention, Sandbox};
 
 use super::house::{House, eventually, id};
 use super::pod::Manner;
-use crate::keeping;
 use crate::policy::Ages;
+use crate::{retention, upkeep};
 
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -75,7 +75,7 @@ async fn fault_1_1_an_agent_that_waits_can_be_stopped() {
     house.machine.fail(Some(full()));
     daemon.create(id(1)).await;
     daemon.until(id(1), waits_for(Lack::Disk)).await;
-    daemon.node.delete(id(1), GRACE, Data::Keep).await.unwrap();
+    daemon.node.delete(id(1), None, GRACE, Data::Keep).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     assert!(house.machine.kept().is_empty(), "a guest that never ran has left nothing");
 }
@@ -102,19 +102,20 @@ async fn fault_1_1_an_agent_that_failed_keeps_its_disks_until_its_owner_has_them
     daemon.create(id(1)).await;
     let failed = Phase::Failed { reason: FailReason::CrashLoop };
     daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
-    let gone = daemon.node.delete(id(1), GRACE, Data::Keep).await.unwrap();
+    let gone = daemon.node.delete(id(1), None, GRACE, Data::Keep).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     let kept = house.machine.kept();
     assert_eq!(kept.len(), 1);
     let retention = kept[0].retention.unwrap();
-    assert_eq!((gone.kept_until, retention.cause), (Some(retention.until), KeptCause::Deleted));
+    let until = gone.kept.and_then(|kept| kept.until);
+    assert_eq!((until, retention.cause), (Some(retention.until), KeptCause::Deleted));
     assert_eq!(retention.until.since(retention.since), 30 * 86_400_000);
     // Whoever asks again hears the same, and a sweep of the next daemon takes nothing.
-    assert_eq!(daemon.node.delete(id(1), GRACE, Data::Keep).await.unwrap(), gone);
+    assert_eq!(daemon.node.delete(id(1), None, GRACE, Data::Keep).await.unwrap(), gone);
     daemon.kill().await;
     let next = house.daemon().await;
     assert_eq!(next.node.disks().await.unwrap().kept, kept);
-    assert_eq!(next.node.delete(id(1), GRACE, Data::Erase).await.unwrap().kept_until, None);
+    assert_eq!(next.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap().kept, None);
     assert!(house.machine.kept().is_empty());
 }
 
@@ -138,21 +139,26 @@ async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_be
         daemon.ready(id(bits)).await;
         let until = since.plus(house.config.retention_ms());
         let retention = Retention { since, until, cause: KeptCause::Deleted };
-        house.machine.driver().stop(Seat { id: id(bits), slot: 0 }, Fate::SetAside(retention)).await.unwrap();
+        house
+            .machine
+            .driver()
+            .stop(Slot { run: id(bits), number: 0 }, DiskRetention::KeepAll(retention))
+            .await
+            .unwrap();
     }
     let shared = &daemon.node.shared;
-    let left = || house.machine.kept().iter().map(|disk| disk.id).collect::<Vec<_>>();
+    let left = || house.machine.kept().iter().map(|disk| disk.pod).collect::<Vec<_>>();
     let (mut ages, month) = (Ages::default(), Duration::from_millis(house.config.retention_ms()));
-    keeping::expire(shared, &mut ages, month).await.unwrap();
-    assert_eq!(left(), [id(1), id(2)], "a clock that was set has not kept them");
+    retention::expire(shared, &mut ages, month).await.unwrap();
+    assert_eq!(left(), [id(1).into(), id(2).into()], "a clock that was set has not kept them");
     // The next daemon goes on from there.
     let path = house.state().join("kept.ages");
-    keeping::write_ages(path.clone(), ages).await.unwrap();
-    let mut ages = keeping::read_ages(&path);
-    keeping::expire(shared, &mut ages, month / 2).await.unwrap();
-    assert_eq!(left(), [id(1), id(2)]);
-    keeping::expire(shared, &mut ages, month / 2).await.unwrap();
-    assert_eq!(left(), [id(2)], "the clock says that the other's time is not over");
+    retention::write_ages(path.clone(), ages).await.unwrap();
+    let mut ages = retention::read_ages(&path);
+    retention::expire(shared, &mut ages, month / 2).await.unwrap();
+    assert_eq!(left(), [id(1).into(), id(2).into()]);
+    retention::expire(shared, &mut ages, month / 2).await.unwrap();
+    assert_eq!(left(), [id(2).into()], "the clock says that the other's time is not over");
 }
 
 #[tokio::test]
@@ -244,7 +250,7 @@ async fn fault_1_6_a_stopped_guest_can_be_deleted() {
     daemon.ready(id(1)).await;
     house.machine.pause(id(1), Some(Lack::Disk));
     daemon.until(id(1), waits_for(Lack::Disk)).await;
-    daemon.node.delete(id(1), GRACE, Data::Erase).await.unwrap();
+    daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
     assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
 }
 
@@ -262,7 +268,7 @@ async fn fault_1_6_a_node_promises_its_disk_once() {
     let disk = daemon.node.info().await.unwrap().disk.unwrap();
     assert_eq!((disk.promised_mib, disk.sandbox_mib, disk.overcommit_percent), (200_000, 100_000, 200));
     assert!(daemon.offer(id(3), &super::house::spec()).await.is_err());
-    daemon.node.delete(id(1), GRACE, Data::Erase).await.unwrap();
+    daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
     daemon.create(id(3)).await;
 }
 
@@ -270,8 +276,8 @@ async fn fault_1_6_a_node_promises_its_disk_once() {
 async fn fault_1_5_a_look_at_the_machine_that_fails_is_not_the_last() {
     let house = House::new(Manner::Good);
     let driver = house.machine.driver();
-    let looking = tokio::spawn(async move { keeping::tend(&driver).await });
-    eventually("looks", || house.machine.tended() > 2).await;
+    let looking = tokio::spawn(async move { upkeep::keep_network(&driver).await });
+    eventually("looks", || house.machine.reconciled() > 2).await;
     assert!(!looking.is_finished());
     looking.abort();
 }

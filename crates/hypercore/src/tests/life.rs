@@ -22,7 +22,7 @@ async fn a_spawn_becomes_ready_and_a_delete_leaves_nothing() {
     assert_eq!(daemon.create(id(1)).await.phase, Phase::Booting);
     let ready = daemon.ready(id(1)).await;
     assert!(ready.ready_after_ms.is_some() && ready.pid.is_some());
-    daemon.node.delete(id(1), GRACE, Data::Erase).await.unwrap();
+    daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
     assert_eq!(std::fs::read_dir(house.state().join("sandboxes")).unwrap().count(), 0);
@@ -112,7 +112,7 @@ async fn a_guest_that_dies_too_often_has_failed_and_keeps_its_place_until_it_is_
     let sandbox = daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
     assert_eq!(sandbox.restarts, house.config.restarts);
     assert!(house.machine.running().is_empty());
-    daemon.node.delete(id(1), GRACE, Data::Erase).await.unwrap();
+    daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Gone]);
 }
@@ -224,7 +224,7 @@ async fn a_delete_in_the_middle_of_a_boot_works_at_once() {
     let daemon = house.daemon().await;
     daemon.create(id(1)).await;
     eventually("a guest", || !house.machine.running().is_empty()).await;
-    timeout(Duration::from_secs(2), daemon.node.delete(id(1), Duration::from_secs(30), Data::Erase))
+    timeout(Duration::from_secs(2), daemon.node.delete(id(1), None, Duration::from_secs(30), Data::Erase))
         .await
         .unwrap()
         .unwrap();
@@ -237,11 +237,11 @@ async fn deletes_at_the_same_time_all_hear_of_the_end() {
     let daemon = house.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
-    let deletes = (0..8).map(|_| daemon.node.delete(id(1), GRACE, Data::Erase));
+    let deletes = (0..8).map(|_| daemon.node.delete(id(1), None, GRACE, Data::Erase));
     let ended = timeout(SOON, futures_util::future::join_all(deletes)).await.unwrap();
     assert!(ended.iter().all(Result::is_ok));
     assert!(daemon.sandbox(id(1)).is_none());
-    daemon.node.delete(id(99), GRACE, Data::Erase).await.unwrap();
+    daemon.node.delete(id(99), None, GRACE, Data::Erase).await.unwrap();
 }
 
 #[tokio::test]
@@ -253,7 +253,7 @@ async fn what_the_machine_cannot_hold_is_refused_and_a_delete_makes_room() {
     assert!(daemon.offer(id(2), &large).await.is_ok());
     let refused = daemon.offer(id(3), &large).await;
     assert!(matches!(refused, Err(CreateError::NoRoom(NoRoom::Full))));
-    daemon.node.delete(id(1), Duration::ZERO, Data::Erase).await.unwrap();
+    daemon.node.delete(id(1), None, Duration::ZERO, Data::Erase).await.unwrap();
     assert!(daemon.offer(id(3), &large).await.is_ok());
     let wide = wire::node::SandboxSpec { cores: 4, ..spec() };
     assert!(matches!(daemon.offer(id(4), &wide).await, Err(CreateError::NoRoom(NoRoom::TooLarge { .. }))));

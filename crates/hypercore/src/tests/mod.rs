@@ -9,5 +9,6 @@ mod lack;
 mod life;
 mod pod;
 mod quarantine;
+mod runs;
 
 pub(crate) use pod::run;

@@ -46,7 +46,7 @@ async fn fault_1_2_a_live_guest_whose_record_cannot_be_read_lives_on_with_its_di
     for (harm, act) in harms {
         let house = House::new(Manner::Good);
         let next = after(&house, act).await;
-        let running: Vec<_> = house.machine.running().iter().map(|seat| seat.id).collect();
+        let running: Vec<_> = house.machine.running().iter().map(|slot| slot.run).collect();
         assert_eq!(running, [id(1), id(2)], "{harm}");
         assert_eq!(house.machine.disks().len(), 2, "{harm}");
         let listed = next.node.shared.registry.quarantine.list();
@@ -55,9 +55,9 @@ async fn fault_1_2_a_live_guest_whose_record_cannot_be_read_lives_on_with_its_di
         assert!(listed[0].cause.contains("backup"), "{harm}: {}", listed[0].cause);
         assert_eq!(next.kinds(id(1)).await.last(), Some(&MarkKind::Unready), "{harm}: nobody is billed");
         assert!(matches!(next.offer(id(1), &spec()).await, Err(CreateError::Quarantined(_))), "{harm}");
-        // Its seat is not given to another.
+        // Its slot is not given to another.
         next.create(id(3)).await;
-        let slots: std::collections::BTreeSet<_> = house.machine.running().iter().map(|seat| seat.slot).collect();
+        let slots: std::collections::BTreeSet<_> = house.machine.running().iter().map(|slot| slot.number).collect();
         assert_eq!(slots.len(), house.machine.running().len(), "{harm}");
         next.ready(id(2)).await;
     }
@@ -96,8 +96,8 @@ async fn fault_1_2_a_quarantined_sandbox_can_be_given_up_and_its_disks_are_set_a
     for (data, kept) in [(Data::Keep, 1), (Data::Erase, 0)] {
         let house = House::new(Manner::Good);
         let next = after(&house, cut).await;
-        let gone = next.node.delete(id(1), Duration::ZERO, data).await.unwrap();
-        assert_eq!((house.machine.kept().len(), usize::from(gone.kept_until.is_some())), (kept, kept));
+        let gone = next.node.delete(id(1), None, Duration::ZERO, data).await.unwrap();
+        assert_eq!((house.machine.kept().len(), usize::from(gone.kept.is_some())), (kept, kept));
         assert!(next.node.shared.registry.quarantine.list().is_empty());
         assert!(!file(&house, "").exists());
         assert_eq!(next.kinds(id(1)).await.last(), Some(&MarkKind::Gone));

@@ -1,5 +1,6 @@
 //! The QEMU driver passes the suite, with real guests that run the real `pod`.
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,14 +8,23 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::RunId;
 use sandbox::conformance::{self, Bench};
-use sandbox::qemu::{Choice, Qemu, Settings};
-use sandbox::{Facts, Runtime};
+use sandbox::drivers::qemu::{Choice, Qemu, Settings};
+use sandbox::{GuestFacts, QemuFacts, Runtime};
 
 use crate::machine;
 
 struct OnQemu {
     state: tempfile::TempDir,
     base: PathBuf,
+}
+
+/// Where no file system of Linux has anything: the place of a boot loader.
+const BOOT_BLOCK: u64 = 0;
+
+impl OnQemu {
+    fn data(&self, id: RunId) -> PathBuf {
+        self.state.path().join("guests").join(id.to_string()).join("data.ext4")
+    }
 }
 
 fn settings(state: &Path) -> Settings {
@@ -42,9 +52,21 @@ impl Bench for OnQemu {
         self.base.clone()
     }
 
-    async fn crash(&self, _id: RunId, facts: &Facts) {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(facts.pid).expect("a pid")).expect("a pid");
+    async fn crash(&self, _id: RunId, facts: &GuestFacts) {
+        let GuestFacts::Qemu(QemuFacts { process }) = facts;
+        let pid = rustix::process::Pid::from_raw(i32::try_from(process.pid).expect("a pid")).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the VMM runs");
+    }
+
+    async fn write(&self, id: RunId, text: &str) {
+        let disk = std::fs::File::options().write(true).open(self.data(id)).expect("its disk");
+        disk.write_all_at(text.as_bytes(), BOOT_BLOCK).expect("it is written");
+    }
+
+    async fn written(&self, id: RunId) -> String {
+        let mut text = [0; 20];
+        let read = std::fs::File::open(self.data(id)).and_then(|disk| disk.read_exact_at(&mut text, BOOT_BLOCK));
+        read.map(|()| String::from_utf8_lossy(&text).into_owned()).unwrap_or_else(|error| error.to_string())
     }
 
     fn boot_deadline(&self) -> Duration {

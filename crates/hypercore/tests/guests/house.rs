@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use client::{LogSource, NodeClient};
-use domain::{RunId, Generation, ImageDigest};
+use domain::{Generation, ImageDigest, PodId, RunId};
 use http_body_util::{BodyExt, Full};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use wire::connect::Envelope;
-use wire::node::{Data, Phase, Sandbox, SandboxSpec};
+use wire::node::{Data, DataDisk, Phase, Sandbox, SandboxSpec};
 use wire::process::{EventFrame, STREAM_TYPE};
 use wire::{Environment, Secret};
 
@@ -127,13 +127,19 @@ impl House {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    pub(crate) fn spec(&self) -> SandboxSpec {
+    /// A run of this POD.
+    pub(crate) fn spec(&self, pod: PodId) -> SandboxSpec {
         let env = Environment([("CANARY".to_owned(), Secret::from(CANARY.to_owned()))].into());
-        SandboxSpec { generation: Generation::FIRST, image: self.image, cores: 1, memory_mib: 128, env }
+        let (data, generation) = (DataDisk::KeptOrEmpty, Generation::FIRST);
+        SandboxSpec { pod, data, generation, image: self.image, cores: 1, memory_mib: 128, env }
     }
 
+    /// The first run of the POD that is minted for it.
     pub(crate) async fn create(&self, id: RunId) -> Sandbox {
-        self.client().create(id, &self.spec(), None).await.unwrap_or_else(|error| panic!("{error}: {}", self.log()))
+        self.client()
+            .create(id, &self.spec(PodId::minted(id)), None)
+            .await
+            .unwrap_or_else(|error| panic!("{error}: {}", self.log()))
     }
 
     pub(crate) async fn ready(&self, id: RunId) -> Sandbox {

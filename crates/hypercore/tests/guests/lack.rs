@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::Duration;
 
-use domain::{RunId, Lack};
+use domain::{Lack, RunId};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -96,8 +96,8 @@ async fn fault_1_1_a_daemon_that_comes_back_to_too_little_disk_waits_and_the_dat
     // Nobody's word: its disks are left, whole; its owner's word erases them.
     let gone = house.client().delete(id(1), Duration::from_secs(5), Data::Keep).await.unwrap();
     let kept = house.client().disks().await.unwrap().kept;
-    assert_eq!((kept.len(), kept[0].id), (1, id(1)));
-    assert_eq!(gone.kept_until, kept[0].retention.map(|kept| kept.until));
+    assert_eq!((kept.len(), kept[0].pod), (1, id(1).into()));
+    assert_eq!(gone.kept.and_then(|kept| kept.until), kept[0].retention.map(|kept| kept.until));
     assert!(house.dir.path().join("node/kept").join(&kept[0].name).join("data.ext4").exists());
     house.delete(id(1)).await;
     assert!(house.client().disks().await.unwrap().kept.is_empty());

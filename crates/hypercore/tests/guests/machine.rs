@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use domain::ImageDigest;
+use sandbox::drivers::qemu::Kernel;
 use sandbox::network::{self, Egress};
-use sandbox::qemu::Kernel;
 
 /// Where `./dev` puts what runs in guests.
 pub(crate) fn assets() -> PathBuf {

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use domain::UnixMillis;
-use sandbox::Facts;
+use sandbox::ProcessFacts;
 use serde::{Deserialize, Serialize};
 
 use super::state::FolderId;
@@ -71,7 +71,7 @@ pub(crate) struct PartHealth {
     pub(crate) restarts: u32,
     /// Its process: an id and the time it was started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) process: Option<Facts>,
+    pub(crate) process: Option<ProcessFacts>,
 }
 
 /// All parts, as they were last seen.
@@ -158,7 +158,7 @@ impl HealthRecorder {
     }
 
     /// Notes a part's new process.
-    pub(crate) fn spawned(&self, part: PartName, process: Option<Facts>) {
+    pub(crate) fn spawned(&self, part: PartName, process: Option<ProcessFacts>) {
         self.change(part, |report| {
             if report.process.is_some() {
                 report.restarts = report.restarts.saturating_add(1);

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
-use sandbox::{Facts, process};
+use sandbox::{ProcessFacts, process};
 use serde::{Deserialize, Serialize};
 
 use super::state::{FolderId, StateDir, read};
@@ -16,7 +16,7 @@ use super::state::{FolderId, StateDir, read};
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Supervisor {
     folder: FolderId,
-    pub(super) process: Facts,
+    pub(super) process: ProcessFacts,
 }
 
 /// What is in a lock.
@@ -26,7 +26,7 @@ enum LockFile {
     Supervisor(Supervisor),
     /// The last version named the process alone. In a copy of such a folder nobody has
     /// the lock.
-    Process(Facts),
+    Process(ProcessFacts),
 }
 
 impl StateDir {
@@ -154,7 +154,7 @@ mod tests {
     }
 
     /// A note of a stack that this process keeps.
-    fn stack(state: &StateDir, process: Facts) -> LocalStack {
+    fn stack(state: &StateDir, process: ProcessFacts) -> LocalStack {
         LocalStack {
             gateway: "http://127.0.0.1:1".to_owned(),
             holder_keypair: state.holder(),
@@ -184,7 +184,7 @@ mod tests {
         let _held = state.try_lock().unwrap().unwrap();
         let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
         let process = process::facts(child.id()).unwrap();
-        let write = |process: &Facts| {
+        let write = |process: &ProcessFacts| {
             state.publish(&stack(&state, process.clone())).unwrap();
             let supervisor = Supervisor { folder: state.folder().unwrap(), process: process.clone() };
             fs::write(state.lock_path(), serde_json::to_vec(&supervisor).unwrap()).unwrap();
@@ -192,7 +192,7 @@ mod tests {
         write(&process);
         assert!(state.running().unwrap().is_some() && state.supervisor().unwrap().is_some());
         // Another process that has the same id by now is not the stack.
-        write(&Facts { started: process.started + 1, ..process });
+        write(&ProcessFacts { started: process.started + 1, ..process });
         assert!(state.running().unwrap().is_none() && state.supervisor().unwrap().is_none());
         child.kill().unwrap();
         child.wait().unwrap();

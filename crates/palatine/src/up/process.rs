@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
-use sandbox::Facts;
+use sandbox::ProcessFacts;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -46,7 +46,7 @@ impl Part {
     }
 
     /// What tells its process from any other; nothing when it is dead and reaped.
-    pub(crate) fn facts(&self) -> Option<Facts> {
+    pub(crate) fn facts(&self) -> Option<ProcessFacts> {
         sandbox::process::facts(self.child.id()?).ok()
     }
 

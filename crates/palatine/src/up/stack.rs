@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use domain::{Address, Wallet};
-use sandbox::Facts;
+use sandbox::ProcessFacts;
 use serde::{Deserialize, Serialize};
 
 use super::state::{StateDir, read};
@@ -49,7 +49,7 @@ pub(crate) struct LocalStack {
     /// The process that keeps the parts; ending it ends them.
     pub(crate) pid: u32,
     /// The same, with when it was started: a process id alone proves nothing.
-    pub(crate) process: Facts,
+    pub(crate) process: ProcessFacts,
 }
 
 impl LocalStack {

@@ -225,7 +225,7 @@ async fn fault_1_5_down_clears_what_a_second_interrupt_left() {
     stack.up(&["--no-agent"]);
     stack.spawn("echo");
     let process = |name: &str| serde_json::from_value(stack.part(name).unwrap()["process"].clone()).unwrap();
-    let (gateway, node): (sandbox::Facts, sandbox::Facts) = (process("gateway"), process("hypercore"));
+    let (gateway, node): (sandbox::ProcessFacts, sandbox::ProcessFacts) = (process("gateway"), process("hypercore"));
     let supervisor = stack.supervisor();
     kill_process(supervisor, Signal::INT).unwrap();
     let limit = Instant::now() + Duration::from_secs(60);

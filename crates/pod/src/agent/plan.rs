@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::AgentId;
+use domain::{PodId, RunId};
 use rustix::process::Signal;
 use wire::pod::Run;
 use wire::{Environment, Secret};
@@ -17,7 +17,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// The agent.
-    pub(crate) agent: AgentId,
+    pub(crate) agent: PodId,
     /// The image contract.
     pub(crate) run: Run,
     /// The trace of the spawn, to find its lines among others.
@@ -42,7 +42,8 @@ impl Plan {
 /// The environment: what every program expects, the image's, the holder's, ours;
 /// each over the ones before.
 pub(crate) fn environment(
-    agent: AgentId,
+    pod: PodId,
+    run_id: RunId,
     run: &Run,
     user: &User,
     holder: Environment,
@@ -52,7 +53,9 @@ pub(crate) fn environment(
     env.insert("PATH".to_owned(), DEFAULT_PATH.to_owned());
     env.extend(run.env.clone());
     let mut ours = vec![
-        ("PALATINE_AGENT_ID", agent.to_string()),
+        ("POD_ID", pod.to_string()),
+        ("PALATINE_AGENT_ID", pod.to_string()),
+        ("PALATINE_RUN_ID", run_id.to_string()),
         ("PALATINE_PORT", run.port.to_string()),
         ("PALATINE_STATE_DIR", run.state_dir.clone()),
     ];
@@ -90,10 +93,13 @@ mod tests {
         };
         let user = User { uid: 1000, gid: 1000, groups: vec![1000], name: None, home: None };
         let holder = Environment([("B".to_owned(), Secret::from("holder".to_owned()))].into());
-        let env = environment(AgentId::from_bits(1), &run, &user, holder, None);
+        let pod = "agent-123".parse().unwrap();
+        let env = environment(pod, RunId::from_bits(1), &run, &user, holder, None);
         let value = |name: &str| env[name].expose().to_owned();
         assert_eq!((value("A"), value("B")), ("image".to_owned(), "holder".to_owned()));
         assert_eq!((value("PALATINE_PORT"), value("HOME")), ("8080".to_owned(), "/data".to_owned()));
+        assert_eq!((value("POD_ID"), value("PALATINE_AGENT_ID")), ("agent-123".to_owned(), "agent-123".to_owned()));
+        assert_eq!(value("PALATINE_RUN_ID"), RunId::from_bits(1).to_string());
         assert_eq!((value("PATH"), value("USER")), (DEFAULT_PATH.to_owned(), "1000".to_owned()));
     }
 }

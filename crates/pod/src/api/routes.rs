@@ -86,7 +86,7 @@ mod tests {
             "state_dir": "/data", "stop_signal": "SIGTERM",
         });
         let plan = Plan {
-            agent: domain::AgentId::from_bits(1),
+            agent: domain::RunId::from_bits(1).into(),
             run: serde_json::from_value(run).unwrap(),
             trace_id: String::new(),
             stop_signal: rustix::process::Signal::TERM,

@@ -29,11 +29,11 @@ pub(crate) fn accept(identity: Identity, platform: &dyn Platform) -> Result<(Sec
     let valid = validate(&identity, &Accounts::read())?;
     platform.apply(&identity, &valid)?;
     make_dir(&identity.run.cwd)?;
-    let Identity { agent_id, token, run, env, traceparent, .. } = identity;
+    let Identity { pod_id, run_id, token, run, env, traceparent, .. } = identity;
     let ValidIdentity { user, stop_signal, .. } = valid;
     let trace_id = trace_id(traceparent.as_deref()).to_owned();
-    let env = environment(agent_id, &run, &user, env, traceparent);
-    Ok((token, Plan { agent: agent_id, run, trace_id, stop_signal, user, env }))
+    let env = environment(pod_id, run_id, &run, &user, env, traceparent);
+    Ok((token, Plan { agent: pod_id, run, trace_id, stop_signal, user, env }))
 }
 
 /// The trace id of a W3C `traceparent`: `version-trace-parent-flags`.

@@ -157,7 +157,7 @@ mod tests {
 
     fn identity(change: impl FnOnce(&mut Value)) -> Identity {
         let mut value = json!({
-            "agent_id": "a1b2c3d4-e5f6-7890", "token": "hush-hush-hush-hush", "clock_unix_ns": 1,
+            "pod_id": "agent-123", "run_id": "a1b2c3d4-e5f6-7890", "token": "hush-hush-hush-hush", "clock_unix_ns": 1,
             "entropy": STANDARD.encode([7; 64]), "resolvers": ["10.200.0.1"], "env": {"KEY": "hush"},
             "run": {"argv": ["/agent"], "env": {}, "cwd": "/", "user": "", "port": 8080, "ready_path": "/ready?x=1",
                     "health_path": "/", "state_dir": "/data", "stop_signal": "SIGTERM"},

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::chown;
 use std::path::Path;
 
-use domain::AgentId;
+use domain::PodId;
 use rustix::system::sethostname;
 use rustix::time::{ClockId, Timespec, clock_settime};
 use wire::pod::{GUEST_ADDRESS, Identity};
@@ -28,7 +28,7 @@ impl Platform for Machine {
     fn apply(&self, identity: &Identity, valid: &ValidIdentity) -> Result<(), StepError> {
         set_clock(identity.clock_unix_ns).context("set the clock")?;
         entropy::add(&valid.entropy)?;
-        set_names(identity.agent_id, &valid.resolvers)?;
+        set_names(identity.pod_id, &valid.resolvers)?;
         open_state_dir(&identity.run.state_dir, &valid.user)
     }
 }
@@ -40,7 +40,7 @@ fn set_clock(unix_ns: u64) -> io::Result<()> {
 }
 
 /// The machine's name, and whom it asks for those of others.
-fn set_names(agent: AgentId, resolvers: &[IpAddr]) -> Result<(), StepError> {
+fn set_names(agent: PodId, resolvers: &[IpAddr]) -> Result<(), StepError> {
     sethostname(agent.to_string().as_bytes()).context("set the host name")?;
     make_dir("/etc")?;
     let mut names = String::new();

@@ -36,7 +36,8 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 fn identity(arguments: &[&str]) -> Value {
     let argv: Vec<&str> = std::iter::once("/bin/agent").chain(arguments.iter().copied()).collect();
     json!({
-        "agent_id": "a1b2c3d4-e5f6-7890",
+        "pod_id": "agent-123",
+        "run_id": "a1b2c3d4-e5f6-7890",
         "token": TOKEN,
         "clock_unix_ns": u64::try_from(now_ms() * 1_000_000).unwrap(),
         "entropy": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8gISIjJCUmJygpKissLS4vMDEyMzQ1Njc4OTo7PD0+Pw==",

@@ -12,10 +12,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
 
+use super::Config;
 use super::machine::{self, Machine, Record};
-use super::{Config, Range};
+use super::peer::Node;
 use crate::{Failure, files};
 
 /// A daemon that was killed in the middle of starting a program leaves a copy of its
@@ -24,26 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(20);
 /// What a node is recognised by, in its state folder.
 const MARK: &str = "node.mark";
-
-/// A node, as others on its machine know it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Node {
-    mark: String,
-    state: PathBuf,
-    range: Range,
-    /// The user of slot 0.
-    #[serde(default)]
-    first_uid: u32,
-}
-
-impl Node {
-    /// A user for each slot, and one for the probe guest.
-    fn meets(&self, other: &Self) -> bool {
-        let (one, two) = (self.first_uid, other.first_uid);
-        one <= two.saturating_add(u32::from(other.range.slots()))
-            && two <= one.saturating_add(u32::from(self.range.slots()))
-    }
-}
 
 /// A name and a range that are held until this is dropped.
 #[derive(Debug)]
@@ -184,6 +164,7 @@ fn mark(state: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Range;
     use super::*;
 
     struct Place {

@@ -8,10 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::guest::NAMESPACES;
-use super::laid::Laid;
-use super::machine::{Guarded, Machine};
+use super::machine::Machine;
 use super::netlink::link_alias;
-use super::{Config, Egress, rules};
+use super::rules::{self, Guarded};
+use super::ruleset::Ruleset;
+use super::{Config, Egress};
 use crate::{Failure, command, files};
 
 /// Between two words on rules that had to be laid again.
@@ -23,14 +24,14 @@ pub(crate) struct Host {
     config: Config,
     machine: Machine,
     /// The rules as they were laid; nothing where none are to be there.
-    laid: Mutex<Option<Laid>>,
+    ruleset: Mutex<Option<Ruleset>>,
     /// When it was last told that they were laid again.
     told: Mutex<Option<Instant>>,
 }
 
 impl Host {
     pub(crate) fn new(config: Config) -> Self {
-        Self { config, machine: Machine::this(), laid: Mutex::default(), told: Mutex::default() }
+        Self { config, machine: Machine::this(), ruleset: Mutex::default(), told: Mutex::default() }
     }
 
     /// Lays the rules and switches forwarding on. Repeats itself without harm.
@@ -44,9 +45,9 @@ impl Host {
         self.refuse_overlap(&routes)?;
         let uplinks =
             if self.config.uplinks.is_empty() { default_uplinks(&routes) } else { self.config.uplinks.clone() };
-        let mut laid = self.laid.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ruleset = self.ruleset.lock().unwrap_or_else(PoisonError::into_inner);
         self.machine.open(name, &uplinks, |guarded| {
-            *laid = Some(self.lay(guarded)?);
+            *ruleset = Some(self.lay(guarded)?);
             Ok(())
         })
     }
@@ -54,15 +55,15 @@ impl Host {
     /// Lays the rules again if they are not as they were laid: an operator who loads
     /// rules of his own begins with `flush ruleset`. Guests and what they have open
     /// go on.
-    pub(crate) fn tend(&self) -> Result<(), Failure> {
-        let mut laid = self.laid.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = laid.as_mut() else { return Ok(()) };
+    pub(crate) fn reconcile_network(&self) -> Result<(), Failure> {
+        let mut ruleset = self.ruleset.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = ruleset.as_mut() else { return Ok(()) };
         if known.is_untouched()? {
             return Ok(());
         }
         self.machine.guarding(|guarded| {
-            let (name, generation) = (self.config.name.as_str(), Laid::generation()?);
-            let found = Laid::read(name, guarded, generation);
+            let (name, generation) = (self.config.name.as_str(), Ruleset::generation()?);
+            let found = Ruleset::read(name, guarded, generation);
             match found {
                 Ok(found) if found.is_as(known) => *known = found,
                 Ok(found) if found.is_of_other_nodes(known) => *known = self.lay(guarded)?,
@@ -90,16 +91,16 @@ impl Host {
     }
 
     /// Replaces what is there of the rules in one transaction.
-    fn lay(&self, guarded: &Guarded) -> Result<Laid, Failure> {
+    fn lay(&self, guarded: &Guarded) -> Result<Ruleset, Failure> {
         nft(&[rules::host(&self.config), rules::uplinks(guarded)])?;
-        Laid::read(self.config.name.as_str(), guarded, Laid::generation()?)
+        Ruleset::read(self.config.name.as_str(), guarded, Ruleset::generation()?)
     }
 
     /// Gives back what `open` took.
     pub(crate) fn close(&self) -> Result<(), Failure> {
-        let mut laid = self.laid.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ruleset = self.ruleset.lock().unwrap_or_else(PoisonError::into_inner);
         let guard = |guarded: &Guarded| nft(&[rules::no_host(&self.config), rules::uplinks(guarded)]);
-        *laid = None;
+        *ruleset = None;
         self.machine.close(self.config.name.as_str(), guard)
     }
 
@@ -231,7 +232,7 @@ mod tests {
         fs::write(setting.join("forwarding"), "0").unwrap();
         let (name, range) = (name.to_owned().try_into().unwrap(), range.parse().unwrap());
         let config = Config { name, range, uplinks: vec!["lo".to_owned()], ..Config::default() };
-        Host { config, machine: Machine::of_test(dir), laid: Mutex::default(), told: Mutex::default() }
+        Host { config, machine: Machine::of_test(dir), ruleset: Mutex::default(), told: Mutex::default() }
     }
 
     fn change(rules: &str) {
@@ -262,7 +263,7 @@ mod tests {
             ] {
                 change(harm);
                 assert_ne!(all(), laid, "{harm}");
-                host.tend().unwrap();
+                host.reconcile_network().unwrap();
                 assert_eq!(all(), laid, "{harm}");
             }
         });
@@ -274,15 +275,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         alone(|| {
             let host = host(dir.path(), "plsw", "10.222.10.0/24");
-            host.tend().unwrap();
+            host.reconcile_network().unwrap();
             assert_eq!(all(), "", "a node that has not opened its network has no rules");
             host.open().unwrap();
             change("table inet theirs {\n chain input {\n type filter hook input priority 0\n }\n }");
-            let generation = Laid::generation().unwrap();
-            host.tend().unwrap();
-            assert_eq!(Laid::generation().unwrap(), generation, "nothing was laid");
+            let generation = Ruleset::generation().unwrap();
+            host.reconcile_network().unwrap();
+            assert_eq!(Ruleset::generation().unwrap(), generation, "nothing was laid");
             host.close().unwrap();
-            host.tend().unwrap();
+            host.reconcile_network().unwrap();
             let left = all();
             assert!(left.contains("theirs") && !left.contains("plsw"), "{left}");
         });
@@ -297,13 +298,13 @@ mod tests {
             one.open().unwrap();
             two.open().unwrap();
             let both = all();
-            one.tend().unwrap();
-            two.tend().unwrap();
+            one.reconcile_network().unwrap();
+            two.reconcile_network().unwrap();
             assert_eq!(all().len(), both.len());
             two.close().unwrap();
-            one.tend().unwrap();
+            one.reconcile_network().unwrap();
             change("flush ruleset");
-            one.tend().unwrap();
+            one.reconcile_network().unwrap();
             let left = all();
             assert!(left.contains("oifname \"plsx-*\" accept") && !left.contains("plsy"), "{left}");
         });

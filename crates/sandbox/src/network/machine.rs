@@ -16,8 +16,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::mount::{UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
-use super::claim::Node;
 use super::guest::NAMESPACES;
+use super::peer::Node;
+use super::rules::Guarded;
 use crate::{Failure, files};
 
 const RECORD: &str = "/run/palatine-network.json";
@@ -45,9 +46,6 @@ struct Uplink {
     /// The nodes that need it.
     nodes: BTreeSet<String>,
 }
-
-/// Interfaces, and the nodes whose guests' packets go through each.
-pub(super) type Guarded = BTreeMap<String, BTreeSet<String>>;
 
 /// The machine.
 #[derive(Clone, Debug)]

@@ -22,10 +22,11 @@ mod config;
 mod dial;
 mod guest;
 mod host;
-mod laid;
 mod machine;
 mod netlink;
+mod peer;
 mod rules;
+mod ruleset;
 
 pub(crate) use claim::Claim;
 pub use config::{Config, ConfigError, Egress, Name, Range};

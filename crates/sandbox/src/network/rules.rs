@@ -1,12 +1,15 @@
 //! The rules, as text for `nft -f -`. Pure.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use wire::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS};
 
 use super::Config;
-use super::machine::Guarded;
+
+/// Interfaces, and the nodes whose guests' packets go through each.
+pub(super) type Guarded = BTreeMap<String, BTreeSet<String>>;
 
 /// The table of all nodes. No node can be called so.
 pub(super) const UPLINKS: &str = "node_uplinks";

@@ -133,7 +133,7 @@ pub(super) fn remove_probe(settings: &Settings, cgroups: &Cgroups) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::qemu::Kernel;
+    use crate::drivers::qemu::Kernel;
 
     fn memory(dir: &Path) -> Memory {
         let kernel = Kernel { vmlinux: "/v".into(), initramfs: "/i".into(), version: "1".into() };

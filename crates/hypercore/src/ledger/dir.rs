@@ -4,14 +4,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use domain::{RunId, Generation};
+use domain::{Generation, RunId};
 
 use durable::Reserve;
 use sandbox::is_full;
 
 use super::record::{Record, Wanted};
-use super::{Secrets, Vault};
-use crate::keeping::make_room;
+use super::{Sealer, Secrets};
+use crate::reserve::make_room;
 use crate::words::words;
 
 /// What went wrong with the ledger.
@@ -41,7 +41,7 @@ impl LedgerError {
 #[derive(Clone)]
 pub(crate) struct Ledger {
     root: PathBuf,
-    vault: Vault,
+    sealer: Sealer,
     reserve: Reserve,
 }
 
@@ -65,8 +65,8 @@ impl Ledger {
         if !key.exists() && has_secrets(&root).map_err(|source| failed("list", &root, source))? {
             return Err(failed("open the node's key", &key, io::Error::other(KEY_IS_GONE)));
         }
-        let vault = Vault::open(&key).map_err(|source| failed("open the node's key", &key, source))?;
-        Ok(Self { root, vault, reserve })
+        let sealer = Sealer::open(&key).map_err(|source| failed("open the node's key", &key, source))?;
+        Ok(Self { root, sealer, reserve })
     }
 
     /// Reads everything. What cannot be read is told apart, and never an error: it
@@ -77,7 +77,7 @@ impl Ledger {
         for entry in entries {
             let name = entry.map_err(|source| failed("list", &self.root, source))?.file_name();
             let Some(id) = name.to_str().and_then(|name| name.parse::<RunId>().ok()) else { continue };
-            match self.shelf(id).read(id) {
+            match self.dir_of(id).read(id) {
                 Ok(Some(record)) => found.records.push(record),
                 Ok(None) => found.remains.push(id),
                 Err(cause) => found.unreadable.push((id, cause)),
@@ -88,20 +88,20 @@ impl Ledger {
     }
 
     /// The place of one sandbox, whether anything is there or not.
-    pub(crate) fn shelf(&self, id: RunId) -> Shelf {
-        Shelf { dir: self.root.join(id.to_string()), vault: self.vault.clone(), reserve: self.reserve.clone() }
+    pub(crate) fn dir_of(&self, id: RunId) -> SandboxDir {
+        SandboxDir { dir: self.root.join(id.to_string()), sealer: self.sealer.clone(), reserve: self.reserve.clone() }
     }
 }
 
 /// The place of one sandbox.
 #[derive(Clone)]
-pub(crate) struct Shelf {
+pub(crate) struct SandboxDir {
     dir: PathBuf,
-    vault: Vault,
+    sealer: Sealer,
     reserve: Reserve,
 }
 
-impl Shelf {
+impl SandboxDir {
     /// Where it is.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
@@ -111,7 +111,7 @@ impl Shelf {
     pub(crate) fn create(&self, record: &Record, secrets: &Secrets) -> Result<(), LedgerError> {
         let path = self.secrets();
         durable::make_dir("sandbox", &self.dir).map_err(|source| failed("make", &self.dir, source))?;
-        let sealed = self.vault.seal(record.id, record.desired.generation, secrets);
+        let sealed = self.sealer.seal(record.id, record.desired.generation, secrets);
         sealed
             .and_then(|sealed| durable::replace("secrets", &path, &sealed))
             .map_err(|source| failed("write", &path, source))?;
@@ -135,7 +135,7 @@ impl Shelf {
         let path = self.secrets();
         let sealed = fs::read(&path);
         sealed
-            .and_then(|sealed| self.vault.unseal(id, generation, &sealed))
+            .and_then(|sealed| self.sealer.unseal(id, generation, &sealed))
             .map_err(|source| failed("unseal", &path, source))
     }
 
@@ -183,7 +183,7 @@ impl Shelf {
 /// What an operator can do about a sandbox of which something cannot be read.
 const REPAIR: &str = "its guest and its disks are left as they are: put the file back from a backup (or start the \
                       version that wrote it) and start hypercore again, or give the sandbox up with DELETE \
-                      /v1/sandboxes/{id} on the node's socket, which sets its disks aside";
+                      /v1/sandboxes/{id} on the node's socket, which keeps its disks";
 const KEY_IS_GONE: &str = "the key is gone and sandboxes are sealed with it: put it back from a backup, or move the \
                            folder sandboxes away to begin anew";
 
@@ -203,21 +203,30 @@ fn failed(operation: &'static str, path: &Path, source: io::Error) -> LedgerErro
 
 #[cfg(test)]
 mod tests {
-    use domain::{ImageDigest, UnixMillis};
-    use sandbox::Seat;
+    use domain::{ImageDigest, PodId, UnixMillis};
+    use sandbox::Slot;
     use wire::Environment;
+    use wire::node::DataDisk;
 
     use super::super::record::VERSION;
     use super::*;
     use crate::policy::Desired;
 
     fn record(bits: u64) -> Record {
-        let desired = Desired { generation: Generation(1), image: ImageDigest([1; 32]), cores: 1, memory_mib: 128 };
-        Record::new(Seat { id: RunId::from_bits(bits), slot: 3 }, desired, crate::tests::run(), 64, UnixMillis(5))
+        let run = RunId::from_bits(bits);
+        let desired = Desired {
+            pod: PodId::minted(run),
+            data: DataDisk::KeptOrEmpty,
+            generation: Generation(1),
+            image: ImageDigest([1; 32]),
+            cores: 1,
+            memory_mib: 128,
+        };
+        Record::new(Slot { run, number: 3 }, desired, crate::tests::run(), 64, UnixMillis(5))
     }
 
     fn open(state: &Path) -> Ledger {
-        Ledger::open(state, crate::keeping::reserve(state)).unwrap()
+        Ledger::open(state, crate::reserve::of(state)).unwrap()
     }
 
     fn secrets() -> Secrets {
@@ -227,12 +236,12 @@ mod tests {
     #[test]
     fn what_was_created_is_found_again_by_the_next_daemon() {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = open(dir.path()).shelf(record(1).id);
-        shelf.create(&record(1), &secrets()).unwrap();
+        let own = open(dir.path()).dir_of(record(1).id);
+        own.create(&record(1), &secrets()).unwrap();
         let next = open(dir.path());
         assert_eq!(next.load().unwrap().records, [record(1)]);
         assert_eq!(
-            next.shelf(record(1).id).unseal(record(1).id, Generation(1)).unwrap().env.0["KEY"].expose(),
+            next.dir_of(record(1).id).unseal(record(1).id, Generation(1)).unwrap().env.0["KEY"].expose(),
             "hush-hush"
         );
     }
@@ -241,15 +250,15 @@ mod tests {
     fn a_creation_that_was_cut_off_is_found_as_remains_at_every_cut() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = open(dir.path());
-        let shelf = ledger.shelf(record(1).id);
-        durable::make_dir("sandbox", &shelf.dir).unwrap();
+        let own = ledger.dir_of(record(1).id);
+        durable::make_dir("sandbox", &own.dir).unwrap();
         assert_eq!(ledger.load().unwrap().remains, [record(1).id]);
-        fs::write(shelf.dir.join("secrets.half"), b"xx").unwrap();
+        fs::write(own.dir.join("secrets.half"), b"xx").unwrap();
         assert_eq!(ledger.load().unwrap().remains, [record(1).id]);
-        fs::write(shelf.dir.join("record.half"), b"{").unwrap();
+        fs::write(own.dir.join("record.half"), b"{").unwrap();
         assert_eq!(ledger.load().unwrap().remains, [record(1).id]);
-        shelf.remove().unwrap();
-        shelf.remove().unwrap();
+        own.remove().unwrap();
+        own.remove().unwrap();
         assert!(ledger.load().unwrap().remains.is_empty());
     }
 
@@ -263,17 +272,17 @@ mod tests {
         for text in damaged {
             let dir = tempfile::tempdir().unwrap();
             let ledger = open(dir.path());
-            let shelf = ledger.shelf(record(1).id);
-            shelf.create(&record(1), &secrets()).unwrap();
-            ledger.shelf(record(3).id).create(&record(3), &secrets()).unwrap();
-            fs::write(shelf.record(), &text).unwrap();
+            let own = ledger.dir_of(record(1).id);
+            own.create(&record(1), &secrets()).unwrap();
+            ledger.dir_of(record(3).id).create(&record(3), &secrets()).unwrap();
+            fs::write(own.record(), &text).unwrap();
             let found = ledger.load().unwrap();
             assert_eq!(found.records, [record(3)], "{text}");
             assert!(found.remains.is_empty(), "{text}");
             let [(id, cause)] = found.unreadable.as_slice() else { panic!("{text}") };
             assert_eq!(*id, record(1).id);
             assert!(cause.contains("record.json") && cause.contains("backup"), "{cause}");
-            assert_eq!(fs::read_to_string(shelf.record()).unwrap(), text);
+            assert_eq!(fs::read_to_string(own.record()).unwrap(), text);
         }
     }
 
@@ -281,41 +290,25 @@ mod tests {
     fn fault_1_2_sealed_secrets_that_cannot_be_opened_cost_nobody_a_sandbox() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = open(dir.path());
-        let shelf = ledger.shelf(record(1).id);
-        shelf.create(&record(1), &secrets()).unwrap();
-        fs::write(shelf.secrets(), "noise").unwrap();
+        let own = ledger.dir_of(record(1).id);
+        own.create(&record(1), &secrets()).unwrap();
+        fs::write(own.secrets(), "noise").unwrap();
         let found = ledger.load().unwrap();
         assert!(found.records.is_empty() && found.remains.is_empty());
         assert!(found.unreadable[0].1.contains("secrets"), "{:?}", found.unreadable);
         // What is to be gone needs no secrets.
-        shelf.write(&Record { wanted: Wanted::GoneKept, ..record(1) }).unwrap();
+        own.write(&Record { wanted: Wanted::GoneKept, ..record(1) }).unwrap();
         assert_eq!(ledger.load().unwrap().records.len(), 1);
     }
 
     #[test]
     fn fault_1_2_a_lost_key_is_not_replaced_while_anything_is_sealed_with_it() {
         let dir = tempfile::tempdir().unwrap();
-        open(dir.path()).shelf(record(1).id).create(&record(1), &secrets()).unwrap();
+        open(dir.path()).dir_of(record(1).id).create(&record(1), &secrets()).unwrap();
         fs::remove_file(dir.path().join("node.key")).unwrap();
-        let error = Ledger::open(dir.path(), crate::keeping::reserve(dir.path())).err().unwrap();
+        let error = Ledger::open(dir.path(), crate::reserve::of(dir.path())).err().unwrap();
         assert!(words(&error).contains("put it back from a backup"), "{error:?}");
         assert!(!dir.path().join("node.key").exists());
-    }
-
-    #[test]
-    fn a_record_of_an_earlier_program_is_read() {
-        let dir = tempfile::tempdir().unwrap();
-        let ledger = open(dir.path());
-        let shelf = ledger.shelf(record(1).id);
-        shelf.create(&record(1), &secrets()).unwrap();
-        let mut text: serde_json::Value = serde_json::from_slice(&fs::read(shelf.record()).unwrap()).unwrap();
-        let fields = text.as_object_mut().unwrap();
-        fields.insert("version".to_owned(), 1.into());
-        fields.remove("ran");
-        fields.remove("disk_mib");
-        fs::write(shelf.record(), text.to_string()).unwrap();
-        let [old] = ledger.load().unwrap().records.try_into().unwrap();
-        assert_eq!(old, Record { ran: true, disk_mib: None, ..record(1) });
     }
 
     #[test]
@@ -327,9 +320,9 @@ mod tests {
     #[test]
     fn no_file_of_the_ledger_holds_the_environment_in_the_clear() {
         let dir = tempfile::tempdir().unwrap();
-        let shelf = open(dir.path()).shelf(record(1).id);
-        shelf.create(&record(1), &secrets()).unwrap();
-        for file in fs::read_dir(shelf.dir()).unwrap() {
+        let own = open(dir.path()).dir_of(record(1).id);
+        own.create(&record(1), &secrets()).unwrap();
+        for file in fs::read_dir(own.dir()).unwrap() {
             let bytes = fs::read(file.unwrap().path()).unwrap();
             assert!(!bytes.windows(9).any(|word| word == b"hush-hush"));
         }

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use domain::RunId;
-use wire::node::{KeptDisk, Retention};
+use domain::{PodId, RunId};
+use wire::node::{DataDisk, KeptDisk, Retention};
 
 use super::Settings;
 use super::choice::{PROBE_NAME, remove_probe};
@@ -19,11 +19,12 @@ use super::launch::Started;
 use super::plan::{Hardware, Plan, guest_dir};
 use super::probe::Verdict;
 use crate::cgroup::Cgroups;
+use crate::disk::{DATA, LAYER};
 use crate::error::{Step, step};
-use crate::kept::{self, Kept};
+use crate::kept::{self, KeptDisks};
 use crate::network::{Claim, Dialer, Host, Namespace};
-use crate::runtime::{Fate, Remains, Room, Seat, Spec};
-use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, disk, files, process};
+use crate::runtime::{DiskRetention, Presence, Room, Slot, Spec};
+use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, disk, files, owner, process};
 
 /// How long a VMM may take to end by itself when it was told to.
 pub(super) const QUIT_DEADLINE: Duration = Duration::from_millis(500);
@@ -84,8 +85,8 @@ impl Inner {
         Ok(())
     }
 
-    fn kept(&self) -> Kept {
-        Kept::of(&self.settings.state)
+    fn kept(&self) -> KeptDisks {
+        KeptDisks::of(&self.settings.state)
     }
 
     /// Every sandbox of which the machine holds anything. The folder is its mark: it is
@@ -95,11 +96,15 @@ impl Inner {
         Ok(found.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    pub(super) fn remains(&self) -> Result<BTreeMap<RunId, Remains>, DriverError> {
+    pub(super) fn present(&self) -> Result<BTreeMap<RunId, Presence>, DriverError> {
         let one = |id: RunId| {
             let pids = self.cgroups.pids(&id.to_string()).step("read a guest's cgroup")?;
             let slot = pids.iter().find_map(|pid| self.slot_of(*pid));
-            Ok((id, Remains { runs: !pids.is_empty(), slot }))
+            let pod = owner::read(&self.guest_dir(id), id);
+            if let Err(error) = &pod {
+                tracing::error!(%id, %error, "it cannot be read of which POD a run is");
+            }
+            Ok((id, Presence { runs: !pids.is_empty(), slot, pod: pod.ok() }))
         };
         self.found()?.into_iter().map(one).collect()
     }
@@ -126,15 +131,15 @@ impl Inner {
         retention: &Retention,
     ) -> Result<usize, DriverError> {
         let unknown = self.found()?.into_iter().filter(|id| !known.contains_key(id));
-        let removed = unknown.map(|id| swept(id, self.remove(id, None, Fate::SetAside(*retention))));
+        let removed = unknown.map(|id| swept(id, self.remove(id, None, DiskRetention::KeepAll(*retention))));
         let removed = removed.filter(|removed| *removed).count();
         self.sweep_links(known)?;
-        self.kept().tidy(retention).step("look at the disks that are set aside")?;
+        self.kept().tidy(retention).step("look at the disks that are kept")?;
         swept(PROBE_NAME, remove_probe(&self.settings, &self.cgroups));
         Ok(removed)
     }
 
-    /// Removes the links of empty seats. Where a seat is not known, any link may be
+    /// Removes the links of empty seats. Where a slot is not known, any link may be
     /// the one that is used: then none is removed.
     fn sweep_links(&self, known: &BTreeMap<RunId, Option<u16>>) -> Result<(), DriverError> {
         let mut seated = BTreeSet::new();
@@ -170,31 +175,36 @@ impl Inner {
         Ok(Room { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail), guests })
     }
 
-    pub(super) fn list_kept(&self) -> Result<Vec<KeptDisk>, DriverError> {
-        self.kept().list().step("list the disks that are set aside")
+    pub(super) fn list_kept(&self, of: Option<PodId>) -> Result<Vec<KeptDisk>, DriverError> {
+        self.kept().list(of).step("list the disks that are kept")
+    }
+
+    pub(super) fn kept_data(&self, pod: PodId) -> Result<Option<u64>, DriverError> {
+        let newest = self.kept().newest_data(pod).step("look for the data that is kept of a POD")?;
+        Ok(newest.map(|data| data.bytes))
     }
 
     pub(super) fn erase(&self, name: &str) -> Result<(), DriverError> {
-        self.kept().erase(name).step("erase disks that were set aside")
+        self.kept().erase(name).step("erase disks that were kept")
     }
 
     pub(super) fn create(&self, spec: &Spec) -> Result<Started, RuntimeError> {
-        let id = spec.seat.id;
+        let id = spec.slot.run;
         self.refuse(spec)?;
         let started = self.try_create(spec);
         if started.is_err() {
-            let removed = self.remove(id, Some(spec.seat.slot), Fate::Keep);
+            let removed = self.remove(id, Some(spec.slot.number), DiskRetention::Attached);
             note_leftovers(removed.during(Operation::Stop, id, "clean up after a failure"));
         }
         started
     }
 
     fn refuse(&self, spec: &Spec) -> Result<(), RuntimeError> {
-        let id = spec.seat.id;
+        let id = spec.slot.run;
         let no = |refusal| Err(refused(Operation::Create, id, refusal));
         let slots = self.settings.network.range.slots();
-        if spec.seat.slot >= slots {
-            return no(Refusal::NoSlot { slot: spec.seat.slot, slots });
+        if spec.slot.number >= slots {
+            return no(Refusal::NoSlot { slot: spec.slot.number, slots });
         }
         if !self.cgroups.pids(&id.to_string()).during(Operation::Create, id, "read its cgroup")?.is_empty() {
             return no(Refusal::Runs);
@@ -211,7 +221,7 @@ impl Inner {
     }
 
     fn try_create(&self, spec: &Spec) -> Result<Started, RuntimeError> {
-        let id = spec.seat.id;
+        let id = spec.slot.run;
         let during =
             |step| move |error: Failure| RuntimeError::Failed { operation: Operation::Create, id, step, source: error };
         let namespace = self.namespace(id);
@@ -225,8 +235,8 @@ impl Inner {
         };
         files::private_dir(&dir).map_err(|error| during("make its folder")(error.into()))?;
         let (disks, tap) = std::thread::scope(|scope| {
-            let tap = scope.spawn(|| self.host.tend().and_then(|()| namespace.up(spec.seat.slot)));
-            (self.disks(&dir, base, spec.ran), tap.join())
+            let tap = scope.spawn(|| self.host.reconcile_network().and_then(|()| namespace.up(spec.slot.number)));
+            (self.disks(&dir, base, spec), tap.join())
         });
         let disks = disks.map_err(during(step::DISKS))?;
         let tap = tap
@@ -240,7 +250,7 @@ impl Inner {
             disks,
             tap: Some(tap.0),
             namespace: Some(namespace.path()),
-            uid: self.uid(spec.seat.slot),
+            uid: self.uid(spec.slot.number),
         };
         let Self { settings, program, cgroups, confinement, .. } = self;
         let plan = Plan { settings, program, cgroups, confinement };
@@ -251,14 +261,19 @@ impl Inner {
         self.settings.first_uid + u32::from(slot)
     }
 
-    fn disks(&self, dir: &Path, base: File, ran: bool) -> Result<Vec<(&'static str, bool, OwnedFd)>, Failure> {
+    /// Opens the disks of a run; what is not there yet is made, or taken back from what is
+    /// kept of its POD.
+    fn disks(&self, dir: &Path, base: File, spec: &Spec) -> Result<Vec<(&'static str, bool, OwnedFd)>, Failure> {
+        owner::write(dir, spec.slot.run, spec.pod)?;
+        let (layer, data) = (dir.join(LAYER), dir.join(DATA));
+        if spec.ran {
+            disk::must_be_there(&layer)?;
+            disk::must_be_there(&data)?;
+        }
+        self.data_disk(&data, spec)?;
+        disk::copy(&disk::template(&self.templates(), self.settings.layer_mib)?, &layer)?;
         let mut disks = vec![("base", true, base.into())];
-        for (serial, mib) in [("layer", self.settings.layer_mib), ("data", self.settings.data_mib)] {
-            let path = dir.join(format!("{serial}.ext4"));
-            if ran {
-                disk::must_be_there(&path)?;
-            }
-            disk::copy(&disk::template(&self.templates(), mib)?, &path)?;
+        for (serial, path) in [("layer", layer), ("data", data)] {
             let file = OpenOptions::new().read(true).write(true).open(&path)?;
             disk::claim(&file, &path)?;
             disks.push((serial, false, file.into()));
@@ -266,32 +281,68 @@ impl Inner {
         Ok(disks)
     }
 
-    pub(super) fn stop(&self, seat: Seat, fate: Fate) -> Result<(), RuntimeError> {
-        let gone = wait_empty(&self.cgroups, &seat.id.to_string());
-        gone.and_then(|()| self.remove(seat.id, Some(seat.slot), fate)).during(Operation::Stop, seat.id, "remove it")
+    fn data_disk(&self, path: &Path, spec: &Spec) -> Result<(), Failure> {
+        if path.try_exists()? || self.kept().take_back(spec.pod, path)? {
+            return Ok(());
+        }
+        match spec.data {
+            DataDisk::KeptOrEmpty => Ok(disk::copy(&disk::template(&self.templates(), self.settings.data_mib)?, path)?),
+            DataDisk::Kept => Err(Failure::Missing(format!(
+                "nothing is kept of the POD {} on this node: put its data back from a backup, to {}, or end the run \
+                 by a stop",
+                spec.pod,
+                path.display()
+            ))),
+        }
+    }
+
+    pub(super) fn stop(&self, slot: Slot, disks: DiskRetention) -> Result<(), RuntimeError> {
+        let gone = wait_empty(&self.cgroups, &slot.run.to_string());
+        gone.and_then(|()| self.remove(slot.run, Some(slot.number), disks)).during(
+            Operation::Stop,
+            slot.run,
+            "remove it",
+        )
     }
 
     /// Kills and removes whatever is there, in the order in which one thing needs the
     /// other: the VMM, its network, its limits, its files.
-    fn remove(&self, id: RunId, slot: Option<u16>, fate: Fate) -> Result<(), Failure> {
+    fn remove(&self, id: RunId, slot: Option<u16>, disks: DiskRetention) -> Result<(), Failure> {
         let name = id.to_string();
         self.cgroups.kill(&name)?;
         self.namespace(id).down(slot)?;
         self.cgroups.remove(&name)?;
         let dir = self.guest_dir(id);
-        if fate != Fate::Keep {
+        if disks != DiskRetention::Attached {
             disk::must_be_free(&dir)?;
         }
-        if fate != Fate::Wipe {
-            files::remove(&dir.join("control"))?;
-            files::remove(&dir.join("console"))?;
-        }
-        match fate {
-            Fate::Keep => Ok(()),
-            Fate::SetAside(retention) => Ok(self.kept().take(&dir, id, &retention)?),
-            Fate::Wipe => Ok(files::remove_dir(&dir)?),
+        match disks {
+            DiskRetention::Attached => remove_sockets(&dir),
+            DiskRetention::KeepData(retention) => {
+                files::remove(&dir.join(LAYER))?;
+                self.keep(&dir, id, &retention)
+            }
+            DiskRetention::KeepAll(retention) => self.keep(&dir, id, &retention),
+            DiskRetention::Erase => Ok(files::remove_dir(&dir)?),
         }
     }
+
+    /// Keeps what a run has written under its POD's name.
+    fn keep(&self, dir: &Path, id: RunId, retention: &Retention) -> Result<(), Failure> {
+        remove_sockets(dir)?;
+        for name in disk::names(dir)? {
+            let path = dir.join(name);
+            if disk::is_as_made(&self.templates(), &path)? {
+                files::remove(&path)?;
+            }
+        }
+        Ok(self.kept().set_aside(dir, owner::read(dir, id)?, retention)?)
+    }
+}
+
+fn remove_sockets(dir: &Path) -> Result<(), Failure> {
+    files::remove(&dir.join("control"))?;
+    Ok(files::remove(&dir.join("console"))?)
 }
 
 /// Whether what nobody knows is gone. What cannot be removed stays until the next

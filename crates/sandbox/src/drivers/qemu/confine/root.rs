@@ -24,9 +24,9 @@ use super::super::Kernel;
 use crate::{Failure, command, files};
 
 /// The guests' kernel in the root.
-pub(in crate::qemu) const VMLINUX: &str = "/kernel/vmlinux";
+pub(in crate::drivers::qemu) const VMLINUX: &str = "/kernel/vmlinux";
 /// Its initramfs.
-pub(in crate::qemu) const INITRAMFS: &str = "/kernel/initramfs";
+pub(in crate::drivers::qemu) const INITRAMFS: &str = "/kernel/initramfs";
 /// Where QEMU takes randomness from before it asks the kernel.
 const RANDOM: &str = "/dev/urandom";
 /// The module of QEMU's emulator, where it is one.

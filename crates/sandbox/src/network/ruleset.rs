@@ -2,14 +2,13 @@
 
 use std::path::Path;
 
-use super::machine::Guarded;
 use super::netlink::Netfilter;
-use super::rules::UPLINKS;
+use super::rules::{Guarded, UPLINKS};
 use crate::{Failure, command};
 
 /// Rules, as they were when the machine's had this number.
 #[derive(Debug)]
-pub(super) struct Laid {
+pub(super) struct Ruleset {
     generation: u32,
     guarded: Guarded,
     /// The node's own table.
@@ -18,7 +17,7 @@ pub(super) struct Laid {
     shared: String,
 }
 
-impl Laid {
+impl Ruleset {
     /// The number that all rules of the machine have together.
     pub(super) fn generation() -> Result<u32, Failure> {
         Ok(Netfilter::open()?.generation()?)

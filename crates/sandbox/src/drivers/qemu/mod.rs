@@ -10,6 +10,7 @@ mod choice;
 mod clock;
 mod confine;
 mod driver;
+pub(crate) mod facts;
 mod launch;
 mod plan;
 mod probe;
@@ -17,6 +18,7 @@ mod qmp;
 mod work;
 
 pub use driver::Qemu;
+pub use facts::QemuFacts;
 pub use probe::{Accelerator, Choice};
 #[cfg(feature = "fuzz")]
 pub(crate) use qmp::Qmp;

@@ -20,21 +20,21 @@ use super::Confinement;
 const STDERR: RawFd = 2;
 
 /// The way in. Made before the birth: afterwards there is only time for system calls.
-pub(in crate::qemu) struct Entry {
-    pub(in crate::qemu) cgroup: Vec<RawFd>,
-    pub(in crate::qemu) files: Vec<RawFd>,
-    pub(in crate::qemu) network: Option<File>,
-    pub(in crate::qemu) uid: u32,
-    pub(in crate::qemu) groups: Vec<Gid>,
+pub(in crate::drivers::qemu) struct Entry {
+    pub(in crate::drivers::qemu) cgroup: Vec<RawFd>,
+    pub(in crate::drivers::qemu) files: Vec<RawFd>,
+    pub(in crate::drivers::qemu) network: Option<File>,
+    pub(in crate::drivers::qemu) uid: u32,
+    pub(in crate::drivers::qemu) groups: Vec<Gid>,
     /// Bytes of the largest file that may be written.
-    pub(in crate::qemu) file_bytes: u64,
-    pub(in crate::qemu) confinement: Handles,
+    pub(in crate::drivers::qemu) file_bytes: u64,
+    pub(in crate::drivers::qemu) confinement: Handles,
     /// `<uid> <uid> 1`: the user, and the group of the same number, are themselves.
-    pub(in crate::qemu) identity: String,
+    pub(in crate::drivers::qemu) identity: String,
 }
 
 /// What a child needs of the [`Confinement`].
-pub(in crate::qemu) struct Handles {
+pub(in crate::drivers::qemu) struct Handles {
     mounts: RawFd,
     proc: RawFd,
     landlock: Option<RawFd>,
@@ -42,7 +42,7 @@ pub(in crate::qemu) struct Handles {
 }
 
 impl Handles {
-    pub(in crate::qemu) fn of(confinement: &Confinement) -> Self {
+    pub(in crate::drivers::qemu) fn of(confinement: &Confinement) -> Self {
         Self {
             mounts: confinement.mounts.as_raw_fd(),
             proc: confinement.proc.as_raw_fd(),
@@ -159,7 +159,7 @@ fn borrow(file: RawFd) -> BorrowedFd<'static> {
 
 /// Has a program begin with the way in.
 #[expect(unsafe_code, reason = "a child cannot be moved into namespaces, a session and a cgroup from outside")]
-pub(in crate::qemu) fn before_exec(command: &mut Command, entry: Entry) {
+pub(in crate::drivers::qemu) fn before_exec(command: &mut Command, entry: Entry) {
     // SAFETY: `enter` makes system calls only, on memory that was allocated before the fork.
     unsafe { command.pre_exec(move || entry.enter()) };
 }

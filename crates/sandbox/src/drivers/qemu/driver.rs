@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use domain::RunId;
+use domain::{PodId, RunId};
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use wire::node::{KeptDisk, Retention};
 
 use super::choice::{choose, confine};
+use super::facts::QemuFacts;
 use super::launch::Started;
 use super::plan::{guest_dir, overhead_mib};
 use super::qmp::Qmp;
@@ -20,8 +21,9 @@ use super::work::{Inner, QUIT_DEADLINE, note_leftovers, refused};
 use super::{Settings, birth};
 use crate::cgroup::Cgroups;
 use crate::error::{Step, step};
+use crate::facts::GuestFacts;
 use crate::network::{Claim, Dialer, Host};
-use crate::runtime::{About, Condition, Facts, Fate, Guest, Link, Remains, Room, Runtime, Seat, Spec, Stats};
+use crate::runtime::{About, Condition, DiskRetention, Guest, Link, Presence, Room, Runtime, Slot, Spec, Stats};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, files, process};
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -71,17 +73,17 @@ impl Qemu {
 
     /// Watches a VMM that was started until its guest has begun.
     async fn born(&self, id: RunId, started: Started) -> Result<Guest, RuntimeError> {
-        let facts = process::facts(started.pid).during(Operation::Create, id, "look at the VMM's process")?;
+        let process = process::facts(started.pid).during(Operation::Create, id, "look at the VMM's process")?;
         let mut exit = started.watch().during(Operation::Create, id, "watch the VMM")?;
         let begun = birth::until_begun(&self.0.guest_dir(id).join("control"), &mut exit).await;
         begun.during(Operation::Create, id, step::VMM)?;
-        Ok(Guest { facts, exit })
+        Ok(Guest { facts: GuestFacts::Qemu(QemuFacts { process }), exit })
     }
 
-    async fn quit(&self, seat: Seat) {
-        let quit = async { Qmp::connect(&self.0.guest_dir(seat.id).join("control")).await?.quit().await };
+    async fn quit(&self, slot: Slot) {
+        let quit = async { Qmp::connect(&self.0.guest_dir(slot.run).join("control")).await?.quit().await };
         if let Ok(Err(error)) = timeout(QUIT_DEADLINE, quit).await {
-            tracing::debug!(id = %seat.id, %error, "the VMM does not quit by itself");
+            tracing::debug!(id = %slot.run, %error, "the VMM does not quit by itself");
         }
     }
 }
@@ -98,8 +100,8 @@ impl Runtime for Qemu {
         }
     }
 
-    async fn remains(&self) -> Result<BTreeMap<RunId, Remains>, DriverError> {
-        self.blocking(Inner::remains).await
+    async fn present(&self) -> Result<BTreeMap<RunId, Presence>, DriverError> {
+        self.blocking(Inner::present).await
     }
 
     async fn sweep(&self, known: &BTreeMap<RunId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError> {
@@ -110,20 +112,21 @@ impl Runtime for Qemu {
     async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError> {
         let wanted = spec.clone();
         let started = self.blocking(move |inner| inner.create(&wanted)).await?;
-        let born = self.born(spec.seat.id, started).await;
+        let born = self.born(spec.slot.run, started).await;
         if born.is_err() {
-            note_leftovers(self.stop(spec.seat, Fate::Keep).await);
+            note_leftovers(self.stop(spec.slot, DiskRetention::Attached).await);
         }
         born
     }
 
-    async fn adopt(&self, spec: &Spec, facts: &Facts) -> Result<Option<Guest>, RuntimeError> {
-        let id = spec.seat.id;
-        let found = process::find(facts).during(Operation::Adopt, id, "look for the VMM's process")?;
+    async fn adopt(&self, spec: &Spec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
+        let id = spec.slot.run;
+        let GuestFacts::Qemu(QemuFacts { process }) = facts;
+        let found = process::find(process).during(Operation::Adopt, id, "look for the VMM's process")?;
         let Some(handle) = found else { return Ok(None) };
         let ours = self.0.cgroups.pids(&id.to_string()).during(Operation::Adopt, id, "read its cgroup")?;
-        if !ours.contains(&facts.pid) {
-            if self.0.runs_another(facts.pid).during(Operation::Adopt, id, "read the cgroups")? {
+        if !ours.contains(&process.pid) {
+            if self.0.runs_another(process.pid).during(Operation::Adopt, id, "read the cgroups")? {
                 return Ok(None);
             }
             // It runs, and under another node's limits: a second VMM would write to its disks.
@@ -137,7 +140,7 @@ impl Runtime for Qemu {
         if named.await.during(Operation::Adopt, id, step::REACH)? != id.to_string() {
             return Ok(None);
         }
-        let started = Started::adopted(facts.pid, handle).during(Operation::Adopt, id, "read what the VMM said")?;
+        let started = Started::adopted(process.pid, handle).during(Operation::Adopt, id, "read what the VMM said")?;
         let exit = started.watch().during(Operation::Adopt, id, "watch the VMM")?;
         Ok(Some(Guest { facts: facts.clone(), exit }))
     }
@@ -187,8 +190,12 @@ impl Runtime for Qemu {
         self.blocking(Inner::room).await
     }
 
-    async fn kept(&self) -> Result<Vec<KeptDisk>, DriverError> {
-        self.blocking(Inner::list_kept).await
+    async fn kept(&self, of: Option<PodId>) -> Result<Vec<KeptDisk>, DriverError> {
+        self.blocking(move |inner| inner.list_kept(of)).await
+    }
+
+    async fn kept_data(&self, pod: PodId) -> Result<Option<u64>, DriverError> {
+        self.blocking(move |inner| inner.kept_data(pod)).await
     }
 
     async fn erase(&self, name: &str) -> Result<(), DriverError> {
@@ -196,16 +203,16 @@ impl Runtime for Qemu {
         self.blocking(move |inner| inner.erase(&name)).await
     }
 
-    async fn stop(&self, seat: Seat, fate: Fate) -> Result<(), RuntimeError> {
-        let runs = self.0.cgroups.pids(&seat.id.to_string()).during(Operation::Stop, seat.id, "read its cgroup")?;
+    async fn stop(&self, slot: Slot, disks: DiskRetention) -> Result<(), RuntimeError> {
+        let runs = self.0.cgroups.pids(&slot.run.to_string()).during(Operation::Stop, slot.run, "read its cgroup")?;
         if !runs.is_empty() {
-            self.quit(seat).await;
+            self.quit(slot).await;
         }
-        self.blocking(move |inner| inner.stop(seat, fate)).await
+        self.blocking(move |inner| inner.stop(slot, disks)).await
     }
 
-    async fn tend(&self) -> Result<(), DriverError> {
-        self.blocking(|inner| inner.host.tend()).await.step("look at the host's rules")
+    async fn reconcile_network(&self) -> Result<(), DriverError> {
+        self.blocking(|inner| inner.host.reconcile_network()).await.step("look at the host's rules")
     }
 
     async fn close(&self) -> Result<(), DriverError> {

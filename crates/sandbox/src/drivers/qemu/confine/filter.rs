@@ -9,7 +9,7 @@ use seccompiler::{
 };
 
 use crate::Failure;
-use crate::qemu::probe::Accelerator;
+use crate::drivers::qemu::probe::Accelerator;
 
 /// Files that are open or lie in its root; memory; threads; signals to itself; waiting.
 /// No new sockets, no new namespaces, no other processes, no mounts, no keys.

@@ -1,0 +1,26 @@
+//! Room for the node's own books on a disk that others have filled.
+
+use std::io;
+use std::path::Path;
+
+use durable::Reserve;
+use sandbox::is_full;
+
+/// Tens of thousands of marks, or a thousand records.
+const BYTES: usize = 4 * 1024 * 1024;
+
+/// The room that is kept for the node's own books.
+pub(crate) fn of(state: &Path) -> Reserve {
+    Reserve::at(state, BYTES)
+}
+
+/// Gives that room up, if the disk is full and it is there: then what was tried may be
+/// tried again.
+pub(crate) fn make_room(reserve: &Reserve, error: &io::Error) -> bool {
+    let made = is_full(error) && reserve.release();
+    if made {
+        tracing::error!("the disk under the node's state is full: the room kept for its books is in use now");
+        metrics::counter!("hypercore_reserve_releases_total").increment(1);
+    }
+    made
+}

@@ -1,0 +1,3 @@
+//! What implements [`Runtime`](crate::Runtime), one folder each.
+
+pub mod qemu;

@@ -1,0 +1,13 @@
+//! What is remembered of a VMM.
+
+use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessFacts;
+
+/// A VMM that was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QemuFacts {
+    /// Its process.
+    #[serde(flatten)]
+    pub process: ProcessFacts,
+}

@@ -1,0 +1,27 @@
+//! A node, as others on its machine know it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Range;
+
+/// What it has on the machine that no other may have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Node {
+    pub(super) mark: String,
+    pub(super) state: PathBuf,
+    pub(super) range: Range,
+    /// The user of slot 0.
+    #[serde(default)]
+    pub(super) first_uid: u32,
+}
+
+impl Node {
+    /// A user for each slot, and one for the probe guest.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        let (one, two) = (self.first_uid, other.first_uid);
+        one <= two.saturating_add(u32::from(other.range.slots()))
+            && two <= one.saturating_add(u32::from(self.range.slots()))
+    }
+}
