@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use domain::UnixMillis;
-use sandbox::drivers::qemu::Choice;
+use sandbox::drivers::qemu::AcceleratorChoice;
 use serde::{Deserialize, Serialize};
 use wire::node::{KeptCause, Retention};
 
@@ -42,7 +42,7 @@ pub struct Config {
     pub pod: PathBuf,
     /// `auto`: KVM where a probe guest boots on it, else emulation. `kvm`: KVM or the
     /// node does not start. `tcg`: emulation. Default `auto`.
-    pub accelerator: Choice,
+    pub accelerator: AcceleratorChoice,
     /// Milliseconds the probe guest may take. Default 5000.
     pub probe_deadline_ms: u64,
     /// Virtual processors given for each physical one. Default 4.
@@ -121,7 +121,7 @@ impl Default for Config {
             socket: "/run/palatine/hypercore.sock".into(),
             group: None,
             pod: "/usr/lib/palatine/pod".into(),
-            accelerator: Choice::Auto,
+            accelerator: AcceleratorChoice::Auto,
             probe_deadline_ms: 5_000,
             vcpus_per_core: 4,
             memory_mib: 0,

@@ -3,7 +3,7 @@
 use domain::RunId;
 use wire::pod::LogLine;
 
-use crate::guest::Lines;
+use crate::guest::LineSplitter;
 use crate::ledger::Record;
 use crate::logs::AgentLog;
 
@@ -33,7 +33,7 @@ pub fn lines(bytes: &[u8]) {
 }
 
 fn cut(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
-    let (mut lines, mut found) = (Lines::default(), Vec::new());
+    let (mut lines, mut found) = (LineSplitter::default(), Vec::new());
     for piece in bytes.chunks(size.max(1)) {
         lines.push(piece);
         found.extend(std::iter::from_fn(|| lines.next()).map(|line| line.to_vec()));

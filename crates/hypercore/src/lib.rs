@@ -33,6 +33,7 @@ mod api;
 mod clock;
 mod config;
 mod context;
+mod error_chain;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod guest;
@@ -53,11 +54,10 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod upkeep;
-mod words;
 
 pub use api::openapi;
 pub use clock::Clock;
 pub use config::{Config, ConfigError, OnShutdown};
 pub use images::{Base, Images};
 pub use sandbox::network::Config as NetworkConfig;
-pub use serve::{Claim, Parts, ServeError, bind, serve};
+pub use serve::{Parts, ServeError, StateLock, bind, serve};

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use config::{Environment, File, FileFormat};
 use image::ImageStore;
-use palatine_hypercore::{Claim, Clock, Config, NetworkConfig, Parts, bind, serve};
+use palatine_hypercore::{Clock, Config, NetworkConfig, Parts, StateLock, bind, serve};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandbox::drivers::qemu::{Kernel, Qemu, Settings};
 use sandbox::network::Egress;
@@ -97,7 +97,7 @@ async fn run(sections: Sections, metrics: metrics_exporter_prometheus::Prometheu
         rustix::process::geteuid().is_root(),
         "hypercore makes virtual machines and networks: run it as root"
     );
-    let claim = Claim::take(&sections.node)?;
+    let lock = StateLock::take(&sections.node)?;
     let images = ImageStore::open(&sections.images).context("open the image store")?;
     let kernel = prepare_kernel(&sections).await?;
     let runtime = Qemu::start(settings(&sections, kernel)).await.context("start the QEMU driver")?;
@@ -108,7 +108,7 @@ async fn run(sections: Sections, metrics: metrics_exporter_prometheus::Prometheu
         Egress::None => Vec::new(),
     };
     let parts = Parts {
-        claim,
+        lock,
         runtime: Arc::new(runtime),
         images: Arc::new(images),
         clock: Clock::system(),

@@ -18,15 +18,15 @@ use wire::pod::Run;
 use wire::{Environment, EnvironmentError};
 
 use crate::context::NodeContext;
+use crate::error_chain::error_chain;
 use crate::journal::JournalError;
 use crate::ledger::{Ledger, LedgerError, Record, Secrets};
 use crate::policy::{Desired, DiskRoom, Load, Offer, offer};
-use crate::quarantine::Held;
-use crate::registry::Entry;
+use crate::quarantine::QuarantinedSandbox;
+use crate::registry::Admission;
 use crate::retention;
 use crate::streams::Streams;
-use crate::task::{BOOKS, EndError, Handle, Inbox, Order, Origin, Task};
-use crate::words::words;
+use crate::task::{BOOKS_DEADLINE, EndError, Handle, Inbox, Order, Origin, Task};
 
 /// Orders that may wait for a task.
 const ORDERS: usize = 16;
@@ -86,9 +86,9 @@ pub(crate) enum CreateError {
 /// What came of asking for a sandbox.
 pub(crate) enum Created {
     /// It is new.
-    Now(Sandbox),
+    New(Sandbox),
     /// It was there.
-    Before(Sandbox),
+    Existing(Sandbox),
 }
 
 /// The node.
@@ -112,7 +112,7 @@ impl Node {
     ///
     /// # Errors
     /// When the ledger or the machine cannot be read.
-    pub(crate) async fn take_up(&self, last_alive: Option<UnixMillis>) -> anyhow::Result<()> {
+    pub(crate) async fn recover(&self, last_alive: Option<UnixMillis>) -> anyhow::Result<()> {
         let ledger = self.ledger.clone();
         let found = spawn_blocking(move || ledger.load()).await??;
         let present = self.shared.runtime.present().await?;
@@ -161,7 +161,7 @@ impl Node {
     /// Has a mark written. Waits only so long for that, since a node whose disk takes
     /// nothing must serve whoever makes room: then it is written later.
     async fn mark(&self, id: RunId, kind: MarkKind, at: UnixMillis) -> Result<bool, JournalError> {
-        let marked = timeout(BOOKS, self.shared.journal.mark(id, kind, at)).await;
+        let marked = timeout(BOOKS_DEADLINE, self.shared.journal.mark(id, kind, at)).await;
         if marked.is_err() {
             tracing::error!(%id, ?kind, "the metering journal is not written: its disk takes nothing");
         }
@@ -176,7 +176,7 @@ impl Node {
             self.mark(id, MarkKind::Unready, at).await?;
         }
         let memory = self.shared.runtime.stats(id).await.map_or(0, |stats| stats.memory_bytes);
-        self.shared.registry.quarantine.hold(id, Held { presence, memory_mib: memory / MIB, cause });
+        self.shared.registry.quarantine.hold(id, QuarantinedSandbox { presence, memory_mib: memory / MIB, cause });
         Ok(())
     }
 
@@ -224,8 +224,8 @@ impl Node {
             handle
         });
         match entry.map_err(CreateError::NoRoom)? {
-            Entry::New(handle) => Ok((handle, made)),
-            Entry::Held(handle) => Ok((handle, None)),
+            Admission::New(handle) => Ok((handle, made)),
+            Admission::Existing(handle) => Ok((handle, None)),
         }
     }
 
@@ -248,7 +248,7 @@ impl Node {
             (Ok(None), DataDisk::KeptOrEmpty) => Ok(0),
             (Ok(None), DataDisk::Kept) => Err(CreateError::NoData(spec.pod)),
             (Err(error), _) => {
-                tracing::error!(pod = %spec.pod, error = words(&error), "what is kept of a POD cannot be seen");
+                tracing::error!(pod = %spec.pod, error = error_chain(&error), "what is kept of a POD cannot be seen");
                 Ok(0)
             }
         }
@@ -271,7 +271,7 @@ impl Node {
         };
         self.spawn(task, Origin::Asked { secrets, written, trace });
         in_ledger.await.map_err(|_| CreateError::Closing)??;
-        Ok(Created::Now(handle.sandbox()))
+        Ok(Created::New(handle.sandbox()))
     }
 
     async fn again(&self, held: &Arc<Handle>, spec: &SandboxSpec) -> Result<Created, CreateError> {
@@ -286,7 +286,7 @@ impl Node {
         });
         let same = same.await.map_err(|error| CreateError::Disk(std::io::Error::other(error)))?;
         match offer(held.desired, spec.into(), || same) {
-            Offer::Same => Ok(Created::Before(sandbox)),
+            Offer::Same => Ok(Created::Existing(sandbox)),
             Offer::Stale => Err(CreateError::Stale),
         }
     }
@@ -336,7 +336,7 @@ impl Node {
             self.erase_data(pod).await?;
         }
         let kept = retention::kept_data(&self.shared, pod).await;
-        Ok(Gone { id, kept: kept.map_err(|error| EndError::StillThere(words(&error)))? })
+        Ok(Gone { id, kept: kept.map_err(|error| EndError::StillThere(error_chain(&error)))? })
     }
 
     /// Erases what is kept of a POD that does not run.
@@ -349,7 +349,7 @@ impl Node {
         if let Some(held) = registry.quarantine.run_of(pod) {
             return Err(EndError::StillThere(format!("a run of the POD is quarantined: {}", held.cause)));
         }
-        retention::erase(&self.shared, pod).await.map_err(|error| EndError::StillThere(words(&error)))
+        retention::erase(&self.shared, pod).await.map_err(|error| EndError::StillThere(error_chain(&error)))
     }
 
     /// Ends a sandbox that cannot be read: somebody has given it up.
@@ -430,7 +430,7 @@ impl Node {
             if let Err(error) =
                 self.shared.runtime.stop(Slot { run: held.id, number: slot }, DiskRetention::Attached).await
             {
-                tracing::error!(id = %held.id, error = words(&error), "a quarantined guest is not ended");
+                tracing::error!(id = %held.id, error = error_chain(&error), "a quarantined guest is not ended");
             }
         }
     }

@@ -9,7 +9,7 @@ use wire::node::Quarantined;
 
 /// One of them.
 #[derive(Clone, Debug)]
-pub(crate) struct Held {
+pub(crate) struct QuarantinedSandbox {
     /// What the machine holds of it.
     pub(crate) presence: Presence,
     /// Host memory its guest takes, in MiB.
@@ -20,19 +20,19 @@ pub(crate) struct Held {
 
 /// All of them. What is here is touched by nothing but a deletion.
 #[derive(Debug, Default)]
-pub(crate) struct Quarantine(Mutex<BTreeMap<RunId, Held>>);
+pub(crate) struct Quarantine(Mutex<BTreeMap<RunId, QuarantinedSandbox>>);
 
 impl Quarantine {
-    pub(crate) fn hold(&self, id: RunId, held: Held) {
+    pub(crate) fn hold(&self, id: RunId, held: QuarantinedSandbox) {
         self.held().insert(id, held);
     }
 
-    pub(crate) fn get(&self, id: RunId) -> Option<Held> {
+    pub(crate) fn get(&self, id: RunId) -> Option<QuarantinedSandbox> {
         self.held().get(&id).cloned()
     }
 
     /// The run of this POD that is here, if one is.
-    pub(crate) fn run_of(&self, pod: PodId) -> Option<Held> {
+    pub(crate) fn run_of(&self, pod: PodId) -> Option<QuarantinedSandbox> {
         self.held().values().find(|held| held.presence.pod == Some(pod)).cloned()
     }
 
@@ -53,7 +53,7 @@ impl Quarantine {
         held.values().filter(|held| held.presence.runs).map(|held| (held.presence.slot, held.memory_mib)).collect()
     }
 
-    fn held(&self) -> MutexGuard<'_, BTreeMap<RunId, Held>> {
+    fn held(&self) -> MutexGuard<'_, BTreeMap<RunId, QuarantinedSandbox>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

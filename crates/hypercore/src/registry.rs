@@ -21,11 +21,11 @@ pub(crate) struct Registry {
 }
 
 /// What became of a request to enter.
-pub(crate) enum Entry {
+pub(crate) enum Admission {
     /// It is in, with this slot.
     New(Arc<Handle>),
     /// It was in already.
-    Held(Arc<Handle>),
+    Existing(Arc<Handle>),
 }
 
 impl Registry {
@@ -58,10 +58,10 @@ impl Registry {
         ask: Ask,
         room: DiskRoom,
         make: impl FnOnce(u16) -> Arc<Handle>,
-    ) -> Result<Entry, NoRoom> {
+    ) -> Result<Admission, NoRoom> {
         let mut handles = self.handles();
         if let Some(held) = handles.get(&id) {
-            return Ok(Entry::Held(Arc::clone(held)));
+            return Ok(Admission::Existing(Arc::clone(held)));
         }
         self.capacity.admit(self.load_with(&handles), ask, room)?;
         let quarantined = self.quarantine.taken().into_iter().filter_map(|(slot, _)| slot);
@@ -69,7 +69,7 @@ impl Registry {
         let slot = (0..self.capacity.slots).find(|slot| !taken.contains(slot)).ok_or(NoRoom::Full)?;
         let handle = make(slot);
         handles.insert(id, Arc::clone(&handle));
-        Ok(Entry::New(handle))
+        Ok(Admission::New(handle))
     }
 
     /// Takes in a sandbox that was there before the daemon: there was room for it.

@@ -62,14 +62,14 @@ pub enum ServeError {
     Group(String),
     /// What is in the state folder.
     #[error("take up what the daemon before has left")]
-    TakeUp(#[source] anyhow::Error),
+    Recover(#[source] anyhow::Error),
 }
 
 /// The right to use a state folder, until it is dropped.
 #[derive(Debug)]
-pub struct Claim(#[expect(dead_code, reason = "holding it open holds the lock")] File);
+pub struct StateLock(#[expect(dead_code, reason = "holding it open holds the lock")] File);
 
-impl Claim {
+impl StateLock {
     /// Claims the state folder, which is made if it is not there.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl Claim {
 /// What a node is made of.
 pub struct Parts {
     /// The right to the state folder.
-    pub claim: Claim,
+    pub lock: StateLock,
     /// What isolates.
     pub runtime: Arc<dyn Runtime>,
     /// Where images are.
@@ -158,7 +158,7 @@ pub async fn serve(
     closing: CancellationToken,
 ) -> Result<(), ServeError> {
     let state = config.state.clone();
-    let failed = |error: anyhow::Error| ServeError::TakeUp(error);
+    let failed = |error: anyhow::Error| ServeError::Recover(error);
     let (heartbeat, last_alive) = Heartbeat::open(&state.join("heartbeat"))
         .map_err(|error| ServeError::State(state.display().to_string(), error))?;
     let reserve = crate::reserve::of(&state);
@@ -180,7 +180,7 @@ pub async fn serve(
         kept: tokio::sync::Mutex::new(()),
     });
     let node = Arc::new(Node::new(Arc::clone(&shared), ledger));
-    node.take_up(last_alive).await.map_err(failed)?;
+    node.recover(last_alive).await.map_err(failed)?;
     let _beats = AbortOnDropHandle::new(tokio::spawn(heartbeat.run(parts.clock)));
     let _keeping = AbortOnDropHandle::new(tokio::spawn(async move { upkeep::keep_disks(&shared, reserve).await }));
     let runtime = Arc::clone(&parts.runtime);
@@ -195,7 +195,7 @@ pub async fn serve(
     if let Err(error) = parts.runtime.close().await {
         tracing::error!(error = &error as &dyn std::error::Error, "the machine has not got everything back");
     }
-    drop(parts.claim);
+    drop(parts.lock);
     Ok(())
 }
 

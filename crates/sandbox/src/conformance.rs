@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// A driver under test, on a machine of its own.
 #[async_trait]
-pub trait Bench: Send + Sync {
+pub trait Harness: Send + Sync {
     /// A driver as a daemon makes it at its start; the machine is the same each time.
     async fn driver(&self) -> Arc<dyn Runtime>;
     /// A disk that guests boot from.
@@ -46,21 +46,21 @@ fn pod() -> PodId {
 }
 
 /// The result of one rule: which was broken, and how.
-pub type Verdict = Result<(), String>;
+pub type RuleResult = Result<(), String>;
 
 /// Runs the suite: two boots, and a VMM that is started once more.
 ///
 /// # Errors
 /// The first rule that the driver breaks.
-pub async fn run(bench: &dyn Bench) -> Verdict {
-    let driver = bench.driver().await;
+pub async fn run(harness: &dyn Harness) -> RuleResult {
+    let driver = harness.driver().await;
     let spec = |bits, slot| Spec {
         slot: Slot { run: RunId::from_bits(bits), number: slot },
         pod: pod(),
         data: DataDisk::KeptOrEmpty,
         cores: 1,
         memory_mib: 128,
-        base: bench.base(),
+        base: harness.base(),
         ran: false,
     };
     let one = spec(0x0c0f_0001, 1);
@@ -69,36 +69,36 @@ pub async fn run(bench: &dyn Bench) -> Verdict {
     a_missing_seat_is_refused(&*driver, &spec(0x0c0f_0002, u16::MAX)).await?;
     let mut guest = done("create", driver.create(&one).await)?;
     a_guest_is_made_once(&*driver, &one).await?;
-    answers(&*driver, one.slot.run, bench.boot_deadline()).await?;
+    answers(&*driver, one.slot.run, harness.boot_deadline()).await?;
     a_running_guest_can_be_measured(&*driver, &one).await?;
     a_running_guest_is_said_to_run(&*driver, &one).await?;
     what_is_there_is_seen(&*driver, &one).await?;
     // A daemon ends before the next one begins.
     drop(driver);
-    let next = bench.driver().await;
+    let next = harness.driver().await;
     a_guest_is_adopted_by_its_own_facts_only(&*next, &one, &guest.facts).await?;
     a_sweep_spares_the_known(&*next, &one).await?;
     let adopted = done("adopt", next.adopt(&one, &guest.facts).await)?;
     let mut adopted = adopted.ok_or("adopt: a running guest is not found by its facts")?;
-    bench.crash(one.slot.run, &guest.facts).await;
-    heard("the next driver", timeout(bench.boot_deadline(), adopted.exit.wait()).await)?;
+    harness.crash(one.slot.run, &guest.facts).await;
+    heard("the next driver", timeout(harness.boot_deadline(), adopted.exit.wait()).await)?;
     done("stop(Attached)", next.stop(one.slot, DiskRetention::Attached).await)?;
-    bench.write(one.slot.run, TEXT).await;
+    harness.write(one.slot.run, TEXT).await;
     guest = done("create after a crash", next.create(&one).await)?;
     a_sweep_removes_the_unknown(&*next, &one).await?;
     a_sweep_erases_nothing(&*next).await?;
-    heard("the driver that made it", timeout(bench.boot_deadline(), guest.exit.wait()).await)?;
+    heard("the driver that made it", timeout(harness.boot_deadline(), guest.exit.wait()).await)?;
     what_does_not_run_is_refused(&*next, &one).await?;
     let two = Spec { data: DataDisk::Kept, ..spec(0x0c0f_0004, 2) };
-    the_data_of_a_pod_comes_back_in_its_next_run(bench, &*next, &two).await?;
-    the_data_of_a_pod_is_kept_at_the_end_of_each_run(bench, &*next, &two).await?;
+    the_data_of_a_pod_comes_back_in_its_next_run(harness, &*next, &two).await?;
+    the_data_of_a_pod_is_kept_at_the_end_of_each_run(harness, &*next, &two).await?;
     what_is_kept_can_be_erased(&*next).await?;
     no_empty_disk_takes_the_place_of_data_that_is_gone(&*next, &two).await?;
     the_end_may_come_twice(&*next, &one).await?;
     done("close", next.close().await)
 }
 
-async fn what_was_never_made_can_be_stopped(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn what_was_never_made_can_be_stopped(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
     use DiskRetention::{Attached, Erase, KeepAll, KeepData};
     for disks in [Attached, KeepData(RETENTION), KeepAll(RETENTION), Erase] {
         done("stop of what was never made", driver.stop(spec.slot, disks).await)?;
@@ -106,23 +106,23 @@ async fn what_was_never_made_can_be_stopped(driver: &dyn Runtime, spec: &Spec) -
     nothing_is_kept(driver).await
 }
 
-async fn what_does_not_run_is_refused(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn what_does_not_run_is_refused(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
     let id = spec.slot.run;
     refuses("stats", driver.stats(id).await, &Refusal::NotRunning)?;
     refuses("console", driver.console(id).await.map(drop), &Refusal::NotRunning)?;
     refuses("connect", driver.connect(id, PORT).await.map(drop), &Refusal::NotRunning)
 }
 
-async fn a_missing_seat_is_refused(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn a_missing_seat_is_refused(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
     let slots = driver.about().slots;
     refuses("create", driver.create(spec).await, &Refusal::NoSlot { slot: spec.slot.number, slots })
 }
 
-async fn a_guest_is_made_once(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn a_guest_is_made_once(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
     refuses("create of what runs", driver.create(spec).await, &Refusal::Runs)
 }
 
-async fn answers(driver: &dyn Runtime, id: RunId, deadline: Duration) -> Verdict {
+async fn answers(driver: &dyn Runtime, id: RunId, deadline: Duration) -> RuleResult {
     let until = Instant::now() + deadline;
     loop {
         match timeout(deadline, health(driver, id)).await {
@@ -144,7 +144,7 @@ async fn health(driver: &dyn Runtime, id: RunId) -> Result<String, String> {
     Ok(said)
 }
 
-async fn a_running_guest_can_be_measured(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn a_running_guest_can_be_measured(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
     let stats = done("stats", driver.stats(spec.slot.run).await)?;
     let empty = stats.cpu_us == 0 || stats.memory_bytes == 0 || stats.resident_bytes == 0;
     if empty { Err(format!("stats: a running guest uses nothing: {stats:?}")) } else { Ok(()) }
@@ -163,7 +163,7 @@ fn lies(facts: &GuestFacts) -> Vec<GuestFacts> {
     }
 }
 
-async fn a_guest_is_adopted_by_its_own_facts_only(driver: &dyn Runtime, spec: &Spec, facts: &GuestFacts) -> Verdict {
+async fn a_guest_is_adopted_by_its_own_facts_only(driver: &dyn Runtime, spec: &Spec, facts: &GuestFacts) -> RuleResult {
     for lie in lies(facts) {
         if done("adopt", driver.adopt(spec, &lie).await)?.is_some() {
             return Err(format!("adopt: {lie:?} was taken for {facts:?}"));
@@ -176,7 +176,7 @@ async fn a_guest_is_adopted_by_its_own_facts_only(driver: &dyn Runtime, spec: &S
     }
 }
 
-async fn a_sweep_spares_the_known(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn a_sweep_spares_the_known(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
     // The second is one whose record cannot be read.
     for slot in [Some(spec.slot.number), None] {
         let known = BTreeMap::from([(spec.slot.run, slot)]);
@@ -188,7 +188,7 @@ async fn a_sweep_spares_the_known(driver: &dyn Runtime, spec: &Spec) -> Verdict 
     Ok(())
 }
 
-async fn what_is_there_is_seen(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn what_is_there_is_seen(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
     let remains = done("remains", driver.present().await)?;
     let wanted = Presence { runs: true, slot: Some(spec.slot.number), pod: Some(spec.pod) };
     match remains.get(&spec.slot.run) {
@@ -197,7 +197,7 @@ async fn what_is_there_is_seen(driver: &dyn Runtime, spec: &Spec) -> Verdict {
     }
 }
 
-async fn a_running_guest_is_said_to_run(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn a_running_guest_is_said_to_run(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
     done("resume of what runs", driver.resume(spec.slot.run).await)?;
     match done("condition", driver.condition(spec.slot.run).await)? {
         Condition::Running => Ok(()),
@@ -205,14 +205,14 @@ async fn a_running_guest_is_said_to_run(driver: &dyn Runtime, spec: &Spec) -> Ve
     }
 }
 
-async fn a_sweep_removes_the_unknown(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn a_sweep_removes_the_unknown(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
     match done("sweep", driver.sweep(&BTreeMap::new(), &RETENTION).await)? {
         1 => what_does_not_run_is_refused(driver, spec).await,
         some => Err(format!("sweep: {some} removed instead of one")),
     }
 }
 
-async fn a_sweep_erases_nothing(driver: &dyn Runtime) -> Verdict {
+async fn a_sweep_erases_nothing(driver: &dyn Runtime) -> RuleResult {
     one_is_kept(driver).await?;
     match done("kept_data", driver.kept_data(pod()).await)? {
         Some(1..) => Ok(()),
@@ -220,35 +220,39 @@ async fn a_sweep_erases_nothing(driver: &dyn Runtime) -> Verdict {
     }
 }
 
-async fn the_data_of_a_pod_comes_back_in_its_next_run(bench: &dyn Bench, driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn the_data_of_a_pod_comes_back_in_its_next_run(
+    harness: &dyn Harness,
+    driver: &dyn Runtime,
+    spec: &Spec,
+) -> RuleResult {
     let guest = done("create of the POD's next run", driver.create(spec).await)?;
     // The layer of a run that was swept stays where it is kept.
     if done("kept_data", driver.kept_data(pod()).await)?.is_some() {
         return Err("kept_data: what a run has taken back is still kept".to_owned());
     }
-    bench.crash(spec.slot.run, &guest.facts).await;
+    harness.crash(spec.slot.run, &guest.facts).await;
     let mut exit = guest.exit;
-    heard("the driver that made it", timeout(bench.boot_deadline(), exit.wait()).await)?;
+    heard("the driver that made it", timeout(harness.boot_deadline(), exit.wait()).await)?;
     done("stop(Attached)", driver.stop(spec.slot, DiskRetention::Attached).await)?;
-    is_written(bench, spec.slot.run).await
+    is_written(harness, spec.slot.run).await
 }
 
 async fn the_data_of_a_pod_is_kept_at_the_end_of_each_run(
-    bench: &dyn Bench,
+    harness: &dyn Harness,
     driver: &dyn Runtime,
     spec: &Spec,
-) -> Verdict {
+) -> RuleResult {
     for disk in done("kept", driver.kept(None).await)? {
         done("erase", driver.erase(&disk.name).await)?;
     }
-    is_written(bench, spec.slot.run).await?;
+    is_written(harness, spec.slot.run).await?;
     for _ in 0..2 {
         done("stop(KeepData)", driver.stop(spec.slot, DiskRetention::KeepData(RETENTION)).await)?;
     }
     one_is_kept(driver).await
 }
 
-async fn what_is_kept_can_be_erased(driver: &dyn Runtime) -> Verdict {
+async fn what_is_kept_can_be_erased(driver: &dyn Runtime) -> RuleResult {
     for disk in done("kept", driver.kept(Some(pod())).await)? {
         for _ in 0..2 {
             done("erase", driver.erase(&disk.name).await)?;
@@ -257,7 +261,7 @@ async fn what_is_kept_can_be_erased(driver: &dyn Runtime) -> Verdict {
     nothing_is_kept(driver).await
 }
 
-async fn no_empty_disk_takes_the_place_of_data_that_is_gone(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn no_empty_disk_takes_the_place_of_data_that_is_gone(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
     match driver.create(spec).await {
         Ok(_) => return Err("create: made on an empty disk, where there must be data".to_owned()),
         Err(error) if error.lack() == Lack::Disk => {}
@@ -268,7 +272,7 @@ async fn no_empty_disk_takes_the_place_of_data_that_is_gone(driver: &dyn Runtime
 }
 
 /// One is, of the suite's POD and of no other.
-async fn one_is_kept(driver: &dyn Runtime) -> Verdict {
+async fn one_is_kept(driver: &dyn Runtime) -> RuleResult {
     let kept = done("kept", driver.kept(Some(pod())).await)?;
     let [disk] = kept.as_slice() else { return Err(format!("kept: {kept:?} instead of one")) };
     if disk.pod != pod() || disk.retention != Some(RETENTION) || disk.bytes == 0 {
@@ -278,17 +282,17 @@ async fn one_is_kept(driver: &dyn Runtime) -> Verdict {
     if others.is_empty() { Ok(()) } else { Err(format!("kept: {others:?} of another POD")) }
 }
 
-async fn nothing_is_kept(driver: &dyn Runtime) -> Verdict {
+async fn nothing_is_kept(driver: &dyn Runtime) -> RuleResult {
     let left = done("kept", driver.kept(None).await)?;
     if left.is_empty() { Ok(()) } else { Err(format!("kept: {left:?}")) }
 }
 
-async fn is_written(bench: &dyn Bench, id: RunId) -> Verdict {
-    let found = bench.written(id).await;
+async fn is_written(harness: &dyn Harness, id: RunId) -> RuleResult {
+    let found = harness.written(id).await;
     if found == TEXT { Ok(()) } else { Err(format!("/data: {found:?} where it should be {TEXT:?}")) }
 }
 
-async fn the_end_may_come_twice(driver: &dyn Runtime, spec: &Spec) -> Verdict {
+async fn the_end_may_come_twice(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
     for _ in 0..2 {
         done("stop(Erase)", driver.stop(spec.slot, DiskRetention::Erase).await)?;
     }
@@ -307,7 +311,7 @@ fn done<T, E: std::error::Error>(what: &str, result: Result<T, E>) -> Result<T, 
     })
 }
 
-fn refuses<T>(what: &str, result: Result<T, RuntimeError>, wanted: &Refusal) -> Verdict {
+fn refuses<T>(what: &str, result: Result<T, RuntimeError>, wanted: &Refusal) -> RuleResult {
     match result {
         Ok(_) => Err(format!("{what}: done, where it should be refused because {wanted}")),
         Err(error) if error.refusal() == Some(wanted) => Ok(()),
@@ -315,6 +319,6 @@ fn refuses<T>(what: &str, result: Result<T, RuntimeError>, wanted: &Refusal) -> 
     }
 }
 
-fn heard<T, E>(who: &str, end: Result<T, E>) -> Verdict {
+fn heard<T, E>(who: &str, end: Result<T, E>) -> RuleResult {
     end.map(drop).map_err(|_| format!("exit: {who} did not hear of the guest's end"))
 }

@@ -1,6 +1,6 @@
 //! A runtime without guests: what happens in the guest is a function of the test.
 //!
-//! A [`Machine`] stands for the host and outlives the daemon; each [`Fake`] on it is
+//! A [`FakeHost`] stands for the host and outlives the daemon; each [`FakeRuntime`] on it is
 //! the driver of one life of the daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +17,9 @@ use crate::drivers::qemu::facts::QemuFacts;
 use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::process::ProcessFacts;
-use crate::runtime::{About, Condition, DiskRetention, Exit, Guest, Link, Presence, Room, Runtime, Slot, Spec, Stats};
+use crate::runtime::{
+    About, Condition, DiskRetention, Exit, Guest, GuestStream, Presence, Room, Runtime, Slot, Spec, Stats,
+};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError};
 
 const PIPE_BYTES: usize = 64 * 1024;
@@ -28,7 +30,7 @@ pub const SLOTS: u16 = 64;
 
 /// A connection that reached a fake guest.
 #[derive(Debug)]
-pub struct Arrival {
+pub struct GuestConnection {
     /// The guest.
     pub id: RunId,
     /// Which of its ports.
@@ -40,11 +42,11 @@ pub struct Arrival {
 }
 
 /// What a guest does with a connection. Returning `false` refuses it.
-pub type Serve = dyn Fn(Arrival) -> bool + Send + Sync;
+pub type Serve = dyn Fn(GuestConnection) -> bool + Send + Sync;
 
 /// The host, as far as a fake has one.
 #[derive(Clone)]
-pub struct Machine(Arc<Inner>);
+pub struct FakeHost(Arc<Inner>);
 
 struct Inner {
     serve: Box<Serve>,
@@ -147,16 +149,16 @@ struct Running {
     paused: Option<Lack>,
 }
 
-impl Machine {
+impl FakeHost {
     /// A machine whose guests behave like this.
-    pub fn new(serve: impl Fn(Arrival) -> bool + Send + Sync + 'static) -> Self {
+    pub fn new(serve: impl Fn(GuestConnection) -> bool + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner { serve: Box::new(serve), state: Mutex::new(State::new()) }))
     }
 
     /// A driver on this machine.
     #[must_use]
-    pub fn driver(&self) -> Fake {
-        Fake(self.clone())
+    pub fn driver(&self) -> FakeRuntime {
+        FakeRuntime(self.clone())
     }
 
     /// Ends a guest from within, as a crash does.
@@ -188,7 +190,7 @@ impl Machine {
         self.state().failing.len()
     }
 
-    /// How often a `create` was refused because of [`Machine::fail`].
+    /// How often a `create` was refused because of [`FakeHost::fail`].
     #[must_use]
     pub fn refused(&self) -> u32 {
         self.state().refused
@@ -255,12 +257,12 @@ impl Machine {
     }
 }
 
-/// A driver on a [`Machine`].
+/// A driver on a [`FakeHost`].
 #[derive(Clone)]
-pub struct Fake(Machine);
+pub struct FakeRuntime(FakeHost);
 
 #[async_trait]
-impl Runtime for Fake {
+impl Runtime for FakeRuntime {
     fn about(&self) -> About {
         let reason = "a fake, for tests".to_owned();
         About { name: RuntimeName::QemuTcg, reason, overhead_mib: OVERHEAD_MIB, slots: SLOTS }
@@ -331,7 +333,7 @@ impl Runtime for Fake {
         Ok(Some(Guest { facts: facts.clone(), exit }))
     }
 
-    async fn console(&self, id: RunId) -> Result<Box<dyn Link>, RuntimeError> {
+    async fn console(&self, id: RunId) -> Result<Box<dyn GuestStream>, RuntimeError> {
         if !self.0.state().running.contains_key(&id) {
             return Err(refused(Operation::Console, id, Refusal::NotRunning));
         }
@@ -346,7 +348,7 @@ impl Runtime for Fake {
         Ok(Box::new(host))
     }
 
-    async fn connect(&self, id: RunId, port: u16) -> Result<Box<dyn Link>, RuntimeError> {
+    async fn connect(&self, id: RunId, port: u16) -> Result<Box<dyn GuestStream>, RuntimeError> {
         if !self.0.state().running.contains_key(&id) {
             return Err(refused(Operation::Connect, id, Refusal::NotRunning));
         }
@@ -356,7 +358,7 @@ impl Runtime for Fake {
             // Nobody answers, and nobody refuses.
             std::future::pending::<()>().await;
         }
-        if (self.0.0.serve)(Arrival { id, port, boot, stream }) {
+        if (self.0.0.serve)(GuestConnection { id, port, boot, stream }) {
             return Ok(Box::new(host));
         }
         let source = Failure::Io(io::ErrorKind::ConnectionRefused.into());
@@ -430,7 +432,7 @@ impl Runtime for Fake {
     }
 }
 
-impl Machine {
+impl FakeHost {
     fn boots(&self, id: RunId) -> u32 {
         self.state().disks.get(&id).map_or(0, |disks| disks.boots)
     }

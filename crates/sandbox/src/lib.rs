@@ -40,4 +40,6 @@ pub use drivers::qemu::facts::QemuFacts;
 pub use error::{DriverError, Failure, Operation, Refusal, RuntimeError, is_full};
 pub use facts::GuestFacts;
 pub use process::ProcessFacts;
-pub use runtime::{About, Condition, DiskRetention, Exit, Guest, Link, Presence, Room, Runtime, Slot, Spec, Stats};
+pub use runtime::{
+    About, Condition, DiskRetention, Exit, Guest, GuestStream, Presence, Room, Runtime, Slot, Spec, Stats,
+};

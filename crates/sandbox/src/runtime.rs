@@ -182,9 +182,9 @@ pub struct About {
 }
 
 /// A stream of bytes to or from a guest.
-pub trait Link: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait GuestStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Link for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> GuestStream for T {}
 
 /// What isolates sandboxes. See the module for the order of calls.
 #[async_trait]
@@ -227,14 +227,14 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`Refusal::NotRunning`](crate::Refusal::NotRunning), or the VMM's socket.
-    async fn console(&self, id: RunId) -> Result<Box<dyn Link>, RuntimeError>;
+    async fn console(&self, id: RunId) -> Result<Box<dyn GuestStream>, RuntimeError>;
 
     /// Opens a connection to one of the guest's own ports. May wait as long as
     /// the guest's link is silent: the caller sets the deadline.
     ///
     /// # Errors
     /// A refused connection is [`Failed`](RuntimeError::Failed) at once.
-    async fn connect(&self, id: RunId, port: u16) -> Result<Box<dyn Link>, RuntimeError>;
+    async fn connect(&self, id: RunId, port: u16) -> Result<Box<dyn GuestStream>, RuntimeError>;
 
     /// Measures what the guest uses.
     ///

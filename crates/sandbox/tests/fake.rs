@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::RunId;
-use palatine_sandbox::conformance::{self, Bench};
-use palatine_sandbox::fake::{Arrival, Machine};
+use palatine_sandbox::conformance::{self, Harness};
+use palatine_sandbox::fake::{FakeHost, GuestConnection};
 use palatine_sandbox::{GuestFacts, Runtime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-struct OnFakes(Machine);
+struct OnFakes(FakeHost);
 
 #[async_trait]
-impl Bench for OnFakes {
+impl Harness for OnFakes {
     async fn driver(&self) -> Arc<dyn Runtime> {
         Arc::new(self.0.driver())
     }
@@ -40,7 +40,7 @@ impl Bench for OnFakes {
     }
 }
 
-fn healthy(arrival: Arrival) -> bool {
+fn healthy(arrival: GuestConnection) -> bool {
     let mut stream = arrival.stream;
     tokio::spawn(async move {
         let mut request = [0; 16];
@@ -52,5 +52,5 @@ fn healthy(arrival: Arrival) -> bool {
 
 #[tokio::test]
 async fn the_fake_conforms() {
-    conformance::run(&OnFakes(Machine::new(healthy))).await.unwrap();
+    conformance::run(&OnFakes(FakeHost::new(healthy))).await.unwrap();
 }

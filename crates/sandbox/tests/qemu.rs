@@ -11,7 +11,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use domain::{Lack, PodId, RunId, UnixMillis};
-use palatine_sandbox::drivers::qemu::{Choice, Kernel, Qemu, Settings};
+use palatine_sandbox::drivers::qemu::{AcceleratorChoice, Kernel, Qemu, Settings};
 use palatine_sandbox::network::{self, Egress};
 use palatine_sandbox::{DiskRetention, Failure, GuestFacts, QemuFacts, Runtime, RuntimeError, Slot, Spec, process};
 use wire::node::{DataDisk, KeptCause, Retention};
@@ -33,7 +33,7 @@ async fn driver(state: &Path, name: &str, number: u32) -> Qemu {
     let settings = Settings {
         state: state.to_owned(),
         kernel: Kernel { vmlinux, initramfs, version: "none".to_owned() },
-        accelerator: Choice::Tcg,
+        accelerator: AcceleratorChoice::Tcg,
         probe_deadline: Duration::from_secs(5),
         first_uid: 1_878_000_000 + number * 1_000,
         layer_mib: 64,

@@ -8,7 +8,7 @@ use sandbox::network::Limited;
 use wire::fault::Fault;
 use wire::node::{Disks, NodeInfo, Phase};
 
-use super::fault::{Refused, json};
+use super::fault::{ApiError, json};
 use super::state::Api;
 
 /// The node.
@@ -20,7 +20,7 @@ use super::state::Api;
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     )
 )]
-pub(crate) async fn node(State(api): State<Api>) -> Result<Response, Refused> {
+pub(crate) async fn node(State(api): State<Api>) -> Result<Response, ApiError> {
     Ok(json(StatusCode::OK, &api.node.info().await?))
 }
 
@@ -33,9 +33,9 @@ pub(crate) async fn node(State(api): State<Api>) -> Result<Response, Refused> {
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     )
 )]
-pub(crate) async fn disks(State(api): State<Api>) -> Result<Response, Refused> {
+pub(crate) async fn disks(State(api): State<Api>) -> Result<Response, ApiError> {
     let disks = api.node.disks().await;
-    Ok(json(StatusCode::OK, &disks.map_err(|error| Refused::internal(&error, "the disks cannot be listed"))?))
+    Ok(json(StatusCode::OK, &disks.map_err(|error| ApiError::internal(&error, "the disks cannot be listed"))?))
 }
 
 /// Whether the daemon lives.

@@ -12,9 +12,9 @@ use crate::task::EndError;
 
 /// A fault on its way out.
 #[derive(Debug)]
-pub(crate) struct Refused(Box<Fault>);
+pub(crate) struct ApiError(Box<Fault>);
 
-impl Refused {
+impl ApiError {
     pub(crate) fn new(code: Code, error: impl Into<String>) -> Self {
         Self(Box::new(Fault::new(code, error)))
     }
@@ -46,7 +46,7 @@ impl Refused {
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         metrics::counter!("hypercore_refusals_total", "code" => self.0.code.as_str()).increment(1);
@@ -54,7 +54,7 @@ impl IntoResponse for Refused {
     }
 }
 
-impl From<CreateError> for Refused {
+impl From<CreateError> for ApiError {
     fn from(error: CreateError) -> Self {
         let plain = |code| Self::new(code, error.to_string());
         match &error {
@@ -79,7 +79,7 @@ impl From<CreateError> for Refused {
     }
 }
 
-impl From<EndError> for Refused {
+impl From<EndError> for ApiError {
     fn from(error: EndError) -> Self {
         match &error {
             EndError::PodRunning { .. } => Self::new(Code::PodRunning, error.to_string()),

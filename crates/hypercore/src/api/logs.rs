@@ -14,7 +14,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use wire::fault::{Code, Fault};
 
-use super::fault::Refused;
+use super::fault::ApiError;
 use super::state::{Api, id, query};
 use crate::logs::{Form, read};
 use crate::streams::ConnectionPermit;
@@ -57,18 +57,19 @@ pub(crate) async fn logs(
     path: Result<Path<RunId>, PathRejection>,
     which: Result<Query<Which>, QueryRejection>,
     connection: Option<Extension<ConnectionPermit>>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ApiError> {
     let (id, which) = (id(path)?, query(which)?);
     let handle = api.sandbox(id)?;
     let permit = handle.streams.call(connection.as_deref());
-    let permit = permit.ok_or_else(|| Refused::new(Code::RateLimited, "too many calls of the agent are open"))?;
+    let permit = permit.ok_or_else(|| ApiError::new(Code::RateLimited, "too many calls of the agent are open"))?;
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     let Some(logs) = handle.logs.get() else { return Ok(([(CONTENT_TYPE, kind)], "").into_response()) };
     let (files, form) = match which.source {
         Source::Agent => (Arc::clone(&logs.agent), Form::Text),
         Source::Console => (Arc::clone(&logs.console), Form::Raw),
     };
-    let lines = read(files, form, which.follow).map_err(|error| Refused::internal(&error, "the log cannot be read"))?;
+    let lines =
+        read(files, form, which.follow).map_err(|error| ApiError::internal(&error, "the log cannot be read"))?;
     let lines = lines.take_until(api.closing.clone().cancelled_owned()).map(move |piece| {
         let _held = &permit;
         piece

@@ -11,7 +11,7 @@ use utoipa::IntoParams;
 use wire::fault::Fault;
 use wire::node::Marks;
 
-use super::fault::{Refused, json};
+use super::fault::{ApiError, json};
 use super::state::{Api, query};
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -39,7 +39,7 @@ pub(crate) struct After {
 pub(crate) async fn marks(
     State(api): State<Api>,
     after: Result<Query<After>, QueryRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ApiError> {
     let after = query(after)?;
     let journal = &api.node.shared.journal;
     let marks = tokio::select! {

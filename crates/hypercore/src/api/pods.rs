@@ -6,7 +6,7 @@ use domain::PodId;
 use http::StatusCode;
 use wire::fault::{Code, Fault};
 
-use super::fault::Refused;
+use super::fault::ApiError;
 use super::state::Api;
 
 /// Erases what is kept of a POD.
@@ -22,8 +22,8 @@ use super::state::Api;
 pub(crate) async fn erase(
     State(api): State<Api>,
     path: Result<Path<PodId>, PathRejection>,
-) -> Result<StatusCode, Refused> {
-    let Path(pod) = path.map_err(|_| Refused::new(Code::InvalidRequest, "the path names no POD"))?;
+) -> Result<StatusCode, ApiError> {
+    let Path(pod) = path.map_err(|_| ApiError::new(Code::InvalidRequest, "the path names no POD"))?;
     api.node.erase_data(pod).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -15,9 +15,9 @@ use http::{HeaderMap, HeaderValue};
 use wire::fault::{Code, Fault};
 use wire::node::Phase;
 
-use super::fault::Refused;
+use super::fault::ApiError;
 use super::state::{Api, id};
-use crate::guest::{Line, Pod, bearer};
+use crate::guest::{PodClient, PodConnection, bearer};
 use crate::task::Handle;
 
 /// How long `pod` may take to accept a connection.
@@ -48,22 +48,22 @@ pub(crate) async fn pass(
     State(api): State<Api>,
     path: Result<Path<(RunId, String)>, PathRejection>,
     request: Request,
-) -> Result<Response, Refused> {
+) -> Result<Response, ApiError> {
     let (path, method) = match path {
         Ok(Path((id, method))) => (Ok(Path(id)), method),
         Err(error) => (Err(error), String::new()),
     };
     let id = id(path)?;
     if !method.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err(Refused::new(Code::NotFound, "there is no such call"));
+        return Err(ApiError::new(Code::NotFound, "there is no such call"));
     }
     let handle = api.sandbox(id)?;
     let permit = handle.streams.call(request.extensions().get());
-    let permit = permit.ok_or_else(|| Refused::new(Code::RateLimited, "too many calls of the agent are open"))?;
+    let permit = permit.ok_or_else(|| ApiError::new(Code::RateLimited, "too many calls of the agent are open"))?;
     let mut line = reach(&handle).await?;
     let (sender, pod) = (&mut line.0, &line.1);
     let outgoing = outgoing(request, &method, pod)?;
-    let answer = sender.send(outgoing, BEGIN).await.map_err(|error| Refused::unreachable(&error))?;
+    let answer = sender.send(outgoing, BEGIN).await.map_err(|error| ApiError::unreachable(&error))?;
     let driver = line.0.into_driver();
     let (mut head, body) = answer.into_parts();
     strip(&mut head.headers);
@@ -75,28 +75,28 @@ pub(crate) async fn pass(
     Ok(Response::from_parts(head, Body::from_stream(pieces)))
 }
 
-async fn reach(handle: &Handle) -> Result<(Line<Body>, Pod), Refused> {
-    let pod = handle.pod.get().cloned().ok_or_else(Refused::not_ready)?;
+async fn reach(handle: &Handle) -> Result<(PodConnection<Body>, PodClient), ApiError> {
+    let pod = handle.pod.get().cloned().ok_or_else(ApiError::not_ready)?;
     let ready = match handle.sandbox().phase {
         Phase::Ready => true,
         // While `pod` starts its agent again, commands help to find out why.
         Phase::Booting => false,
         Phase::Backoff { .. } | Phase::Waiting { .. } | Phase::Stopping | Phase::Failed { .. } => {
-            return Err(Refused::not_ready());
+            return Err(ApiError::not_ready());
         }
     };
     match pod.line(CONNECT).await {
         Ok(line) => Ok((line, pod)),
-        Err(error) if ready => Err(Refused::unreachable(&error)),
-        Err(_) => Err(Refused::not_ready()),
+        Err(error) if ready => Err(ApiError::unreachable(&error)),
+        Err(_) => Err(ApiError::not_ready()),
     }
 }
 
-fn outgoing(request: Request, method: &str, pod: &Pod) -> Result<Request, Refused> {
+fn outgoing(request: Request, method: &str, pod: &PodClient) -> Result<Request, ApiError> {
     let (mut head, body) = request.into_parts();
     strip(&mut head.headers);
     head.headers.remove(ACCESS_TOKEN);
-    let token = bearer(pod.token()).map_err(|error| Refused::internal(&error, "the guest's credential is broken"))?;
+    let token = bearer(pod.token()).map_err(|error| ApiError::internal(&error, "the guest's credential is broken"))?;
     head.headers.insert(AUTHORIZATION, token);
     head.headers.insert(HOST, HeaderValue::from_static("pod"));
     let mut outgoing = Request::new(body);
@@ -104,7 +104,7 @@ fn outgoing(request: Request, method: &str, pod: &Pod) -> Result<Request, Refuse
     *outgoing.headers_mut() = head.headers;
     *outgoing.uri_mut() = format!("/process.Process/{method}")
         .parse()
-        .map_err(|error: http::uri::InvalidUri| Refused::internal(&error, "the call's path is broken"))?;
+        .map_err(|error: http::uri::InvalidUri| ApiError::internal(&error, "the call's path is broken"))?;
     Ok(outgoing)
 }
 

@@ -10,7 +10,7 @@ use tracing::Instrument;
 use wire::TRACEPARENT;
 use wire::fault::Code;
 
-use super::fault::Refused;
+use super::fault::ApiError;
 use super::state::Api;
 use super::{about, document, logs, marks, pods, process, sandboxes, tunnel};
 
@@ -37,8 +37,8 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/openapi.json", get(document::serve))
         .layer(DefaultBodyLimit::max(MAX_SPEC))
         .merge(streams)
-        .fallback(async || Refused::new(Code::NotFound, "there is no such path"))
-        .method_not_allowed_fallback(async || Refused::new(Code::MethodNotAllowed, "the path has another method"))
+        .fallback(async || ApiError::new(Code::NotFound, "there is no such path"))
+        .method_not_allowed_fallback(async || ApiError::new(Code::MethodNotAllowed, "the path has another method"))
         .layer(from_fn_with_state((), observe))
         .with_state(api)
 }

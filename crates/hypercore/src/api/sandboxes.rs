@@ -15,7 +15,7 @@ use wire::TRACEPARENT;
 use wire::fault::{Code, Fault};
 use wire::node::{Data, Gone, Sandbox, SandboxSpec, Sandboxes};
 
-use super::fault::{Refused, json};
+use super::fault::{ApiError, json};
 use super::state::{Api, id, query};
 use crate::journal::MAX_WAIT;
 use crate::node::Created;
@@ -71,18 +71,18 @@ pub(crate) async fn put(
     path: Result<Path<RunId>, PathRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ApiError> {
     let id = id(path)?;
-    let body = body.map_err(|_| Refused::new(Code::BodyTooLarge, "the spec is too large"))?;
+    let body = body.map_err(|_| ApiError::new(Code::BodyTooLarge, "the spec is too large"))?;
     // The text of a parser's error may repeat what it read; its place does not.
     let spec: SandboxSpec = serde_json::from_slice(&body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        Refused::new(Code::InvalidRequest, format!("the body is not a spec (line {line}, column {column})"))
+        ApiError::new(Code::InvalidRequest, format!("the body is not a spec (line {line}, column {column})"))
     })?;
     let trace = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
     Ok(match api.node.create(id, spec, trace).await? {
-        Created::Now(sandbox) => json(StatusCode::ACCEPTED, &sandbox),
-        Created::Before(sandbox) => json(StatusCode::OK, &sandbox),
+        Created::New(sandbox) => json(StatusCode::ACCEPTED, &sandbox),
+        Created::Existing(sandbox) => json(StatusCode::OK, &sandbox),
     })
 }
 
@@ -112,7 +112,7 @@ pub(crate) async fn get(
     State(api): State<Api>,
     path: Result<Path<RunId>, PathRejection>,
     wait: Result<Query<Wait>, QueryRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ApiError> {
     let (id, wait) = (id(path)?, query(wait)?);
     let handle = api.sandbox(id)?;
     let sandbox = match wait.until {
@@ -142,7 +142,7 @@ pub(crate) async fn delete(
     State(api): State<Api>,
     path: Result<Path<RunId>, PathRejection>,
     ending: Result<Query<Ending>, QueryRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ApiError> {
     let (id, ending) = (id(path)?, query(ending)?);
     let gone = api.node.delete(id, ending.pod, Duration::from_millis(ending.grace_ms), ending.data).await?;
     Ok(json(StatusCode::OK, &gone))
@@ -161,11 +161,11 @@ pub(crate) async fn delete(
 pub(crate) async fn metrics(
     State(api): State<Api>,
     path: Result<Path<RunId>, PathRejection>,
-) -> Result<Response, Refused> {
+) -> Result<Response, ApiError> {
     let id = id(path)?;
     let handle = api.sandbox(id)?;
-    let pod = handle.pod.get().cloned().ok_or_else(Refused::not_ready)?;
-    let text = pod.metrics().await.map_err(|error| Refused::unreachable(&error))?;
+    let pod = handle.pod.get().cloned().ok_or_else(ApiError::not_ready)?;
+    let text = pod.metrics().await.map_err(|error| ApiError::unreachable(&error))?;
     // The guest may write anything: a reader is not to take it for more than text.
     Ok(([(CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response())
 }

@@ -9,7 +9,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use wire::fault::Code;
 
-use super::fault::Refused;
+use super::fault::ApiError;
 use crate::node::Node;
 use crate::task::Handle;
 
@@ -27,21 +27,21 @@ impl Api {
     ///
     /// # Errors
     /// It is not there, or cannot be read.
-    pub(crate) fn sandbox(&self, id: RunId) -> Result<Arc<Handle>, Refused> {
+    pub(crate) fn sandbox(&self, id: RunId) -> Result<Arc<Handle>, ApiError> {
         let registry = &self.node.shared.registry;
         registry.get(id).ok_or_else(|| match registry.quarantine.get(id) {
-            Some(held) => Refused::new(Code::WrongState, format!("the sandbox is quarantined: {}", held.cause)),
-            None => Refused::unknown(id),
+            Some(held) => ApiError::new(Code::WrongState, format!("the sandbox is quarantined: {}", held.cause)),
+            None => ApiError::unknown(id),
         })
     }
 }
 
 /// The id in a path.
-pub(crate) fn id(path: Result<Path<RunId>, PathRejection>) -> Result<RunId, Refused> {
-    path.map(|Path(id)| id).map_err(|_| Refused::new(Code::InvalidRequest, domain::IdError::Run.to_string()))
+pub(crate) fn id(path: Result<Path<RunId>, PathRejection>) -> Result<RunId, ApiError> {
+    path.map(|Path(id)| id).map_err(|_| ApiError::new(Code::InvalidRequest, domain::IdError::Run.to_string()))
 }
 
 /// The parameters of a path.
-pub(crate) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refused> {
-    query.map(|Query(query)| query).map_err(|error| Refused::new(Code::InvalidRequest, error.body_text()))
+pub(crate) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    query.map(|Query(query)| query).map_err(|error| ApiError::new(Code::InvalidRequest, error.body_text()))
 }

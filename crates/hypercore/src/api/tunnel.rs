@@ -11,14 +11,14 @@ use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderMap, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use sandbox::Link;
+use sandbox::GuestStream;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::fault::{Code, Fault};
 use wire::node::{Phase, TUNNEL};
 
-use super::fault::Refused;
+use super::fault::ApiError;
 use super::state::{Api, id};
 use crate::streams::StreamPermit;
 use crate::task::Handle;
@@ -42,16 +42,17 @@ pub(crate) async fn tunnel(
     State(api): State<Api>,
     path: Result<Path<RunId>, PathRejection>,
     mut request: Request,
-) -> Result<Response, Refused> {
+) -> Result<Response, ApiError> {
     let id = id(path)?;
     let handle = api.sandbox(id)?;
     if !wants_tunnel(request.headers()) {
-        return Err(Refused::new(Code::InvalidRequest, format!("a tunnel is asked for with Upgrade: {TUNNEL}")));
+        return Err(ApiError::new(Code::InvalidRequest, format!("a tunnel is asked for with Upgrade: {TUNNEL}")));
     }
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-    let upgrade = upgrade.ok_or_else(|| Refused::new(Code::InvalidRequest, "the connection cannot be upgraded"))?;
+    let upgrade = upgrade.ok_or_else(|| ApiError::new(Code::InvalidRequest, "the connection cannot be upgraded"))?;
     let permit = handle.streams.tunnel(request.extensions().get());
-    let permit = permit.ok_or_else(|| Refused::new(Code::RateLimited, "too many connections to the agent are open"))?;
+    let permit =
+        permit.ok_or_else(|| ApiError::new(Code::RateLimited, "too many connections to the agent are open"))?;
     let link = reach(&api, &handle).await?;
     tokio::spawn(carry(upgrade, link, permit, api.closing.clone()));
     let response = Response::builder()
@@ -59,21 +60,21 @@ pub(crate) async fn tunnel(
         .header(UPGRADE, TUNNEL)
         .header(CONNECTION, "upgrade")
         .body(Body::empty());
-    response.map_err(|error| Refused::internal(&error, "the tunnel's answer cannot be made"))
+    response.map_err(|error| ApiError::internal(&error, "the tunnel's answer cannot be made"))
 }
 
 fn wants_tunnel(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(TUNNEL.as_bytes()))
 }
 
-async fn reach(api: &Api, handle: &Handle) -> Result<Box<dyn Link>, Refused> {
+async fn reach(api: &Api, handle: &Handle) -> Result<Box<dyn GuestStream>, ApiError> {
     match handle.sandbox().phase {
         Phase::Ready => {}
         Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. } | Phase::Stopping | Phase::Failed { .. } => {
-            return Err(Refused::not_ready());
+            return Err(ApiError::not_ready());
         }
     }
-    let gone = |why: String| Refused::new(Code::AgentUnreachable, why);
+    let gone = |why: String| ApiError::new(Code::AgentUnreachable, why);
     match timeout(CONNECT, api.node.shared.runtime.connect(handle.id(), handle.port)).await {
         Ok(Ok(link)) => Ok(link),
         Ok(Err(error)) => {
@@ -85,7 +86,7 @@ async fn reach(api: &Api, handle: &Handle) -> Result<Box<dyn Link>, Refused> {
 }
 
 /// The agent cannot be talked to now, but may be later.
-async fn carry(upgrade: OnUpgrade, mut link: Box<dyn Link>, permit: StreamPermit, closing: CancellationToken) {
+async fn carry(upgrade: OnUpgrade, mut link: Box<dyn GuestStream>, permit: StreamPermit, closing: CancellationToken) {
     let Ok(upgraded) = upgrade.await else { return };
     let mut upgraded = TokioIo::new(upgraded);
     tokio::select! {

@@ -10,9 +10,9 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use wire::pod::LogLine;
 
-use super::line::{PodError, request};
-use super::lines::{Lines, Pace};
-use super::pod::Pod;
+use super::connection::{PodError, request};
+use super::pod::PodClient;
+use super::splitter::{LineSplitter, RateLimiter};
 use crate::logs::AgentLog;
 
 /// Bytes of one line as JSON, at most: 16 KiB of text, each byte escaped.
@@ -27,18 +27,18 @@ const BEGIN: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Follows for ever: whoever started it ends it.
-pub(crate) async fn follow(pod: Pod, log: Arc<Mutex<AgentLog>>, boot: u32) {
+pub(crate) async fn follow(pod: PodClient, log: Arc<Mutex<AgentLog>>, boot: u32) {
     let mut log = log.lock().await;
-    let mut pace = Pace::new(BYTES_PER_SECOND, BURST_BYTES);
+    let mut limiter = RateLimiter::new(BYTES_PER_SECOND, BURST_BYTES);
     loop {
-        if let Err(error) = once(&pod, &mut log, boot, &mut pace).await {
+        if let Err(error) = once(&pod, &mut log, boot, &mut limiter).await {
             tracing::debug!(error = &error as &dyn std::error::Error, "the agent's output is not followed");
         }
         sleep(PAUSE).await;
     }
 }
 
-async fn once(pod: &Pod, log: &mut AgentLog, boot: u32, pace: &mut Pace) -> Result<(), PodError> {
+async fn once(pod: &PodClient, log: &mut AgentLog, boot: u32, limiter: &mut RateLimiter) -> Result<(), PodError> {
     let mut line = pod.open().await?;
     let path = format!("/v1/logs?follow=true&after={}", log.after(boot));
     let answer = line.send(request(Method::GET, &path, Some(pod.token()), Bytes::new())?, BEGIN).await?;
@@ -47,7 +47,7 @@ async fn once(pod: &Pod, log: &mut AgentLog, boot: u32, pace: &mut Pace) -> Resu
         return Err(PodError::Refused { status, said: String::new() });
     }
     let mut body = answer.into_body();
-    let mut lines = Lines::default();
+    let mut lines = LineSplitter::default();
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(PodError::Broken)?.into_data() else { continue };
         lines.push(&data);
@@ -58,7 +58,7 @@ async fn once(pod: &Pod, log: &mut AgentLog, boot: u32, pace: &mut Pace) -> Resu
             return Err(PodError::Unclear("a line without an end".to_owned()));
         }
         let bytes = u32::try_from(data.len()).unwrap_or(u32::MAX);
-        sleep(pace.take(bytes, Instant::now())).await;
+        sleep(limiter.take(bytes, Instant::now())).await;
     }
     Ok(())
 }

@@ -1,14 +1,14 @@
 //! Talking to `pod`. What comes from a guest is hostile: every answer is bounded
-//! and has a deadline, and what never ends is taken at the node's pace.
+//! and has a deadline, and what never ends is taken at the node's limiter.
 
+mod connection;
 mod follow;
-mod line;
-mod lines;
 mod pod;
+mod splitter;
 
+pub(crate) use connection::{PodConnection, PodError, bearer};
 pub(crate) use follow::follow;
-pub(crate) use line::{Line, PodError, bearer};
+pub(crate) use pod::{Delivered, PodClient};
 #[cfg(feature = "fuzz")]
-pub(crate) use lines::Lines;
-pub(crate) use lines::Pace;
-pub(crate) use pod::{Delivered, Pod};
+pub(crate) use splitter::LineSplitter;
+pub(crate) use splitter::RateLimiter;

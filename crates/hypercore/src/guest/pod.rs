@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use wire::Secret;
 use wire::pod::{Identity, PORT, Status, Stop};
 
-use super::line::{Line, PodError, request};
+use super::connection::{PodConnection, PodError, request};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_millis(1_000);
@@ -34,20 +34,20 @@ const READY_WAIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Delivered {
     /// It was taken.
-    Now,
+    Accepted,
     /// One was there already.
-    Before,
+    AlreadyTold,
 }
 
 /// `pod` in one guest.
 #[derive(Clone)]
-pub(crate) struct Pod {
+pub(crate) struct PodClient {
     runtime: Arc<dyn Runtime>,
     id: RunId,
     token: Secret,
 }
 
-impl Pod {
+impl PodClient {
     pub(crate) fn new(runtime: Arc<dyn Runtime>, id: RunId, token: Secret) -> Self {
         Self { runtime, id, token }
     }
@@ -57,19 +57,19 @@ impl Pod {
     }
 
     /// Opens a connection for one conversation.
-    pub(crate) async fn open(&self) -> Result<Line, PodError> {
+    pub(crate) async fn open(&self) -> Result<PodConnection, PodError> {
         self.line(CONNECT).await
     }
 
     /// Opens a connection that carries bodies of one's own.
-    pub(crate) async fn line<B>(&self, within: Duration) -> Result<Line<B>, PodError>
+    pub(crate) async fn line<B>(&self, within: Duration) -> Result<PodConnection<B>, PodError>
     where
         B: hyper::body::Body + Send + Unpin + 'static,
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let link = timeout(within, self.runtime.connect(self.id, PORT)).await;
-        Line::over(link.map_err(|_| PodError::Late(within))?.map_err(PodError::Unreachable)?).await
+        PodConnection::over(link.map_err(|_| PodError::Late(within))?.map_err(PodError::Unreachable)?).await
     }
 
     /// Waits until `pod` listens and hands it the identity, which is made anew for
@@ -84,8 +84,8 @@ impl Pod {
             let identity = identity().map_err(|error| PodError::Unclear(error.to_string()))?;
             let body = json(&identity)?;
             match line.ask(request(Method::POST, "/v1/identity", None, body)?, TAKE).await {
-                Ok(_) => return Ok(Delivered::Now),
-                Err(PodError::Refused { status: StatusCode::CONFLICT, .. }) => return Ok(Delivered::Before),
+                Ok(_) => return Ok(Delivered::Accepted),
+                Err(PodError::Refused { status: StatusCode::CONFLICT, .. }) => return Ok(Delivered::AlreadyTold),
                 Err(error @ (PodError::Refused { .. } | PodError::Unclear(_))) => return Err(error),
                 Err(PodError::Unreachable(_) | PodError::Broken(_) | PodError::Late(_)) => sleep(KNOCK).await,
             }
@@ -93,7 +93,7 @@ impl Pod {
     }
 
     /// Knocks until somebody opens.
-    async fn knock(&self) -> Line {
+    async fn knock(&self) -> PodConnection {
         let (mut tries, mut ticks) = (FuturesUnordered::new(), interval(KNOCK));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -106,12 +106,12 @@ impl Pod {
     }
 
     /// Asks how it is, over a connection that is kept.
-    pub(crate) async fn status(&self, line: &mut Line) -> Result<Status, PodError> {
+    pub(crate) async fn status(&self, line: &mut PodConnection) -> Result<Status, PodError> {
         self.get(line, "/v1/status", ANSWER).await
     }
 
     /// Asks how it is, waiting a while for readiness.
-    pub(crate) async fn when_ready(&self, line: &mut Line) -> Result<Status, PodError> {
+    pub(crate) async fn when_ready(&self, line: &mut PodConnection) -> Result<Status, PodError> {
         let path = format!("/v1/status?until=ready&wait_ms={}", READY_WAIT.as_millis());
         self.get(line, &path, READY_WAIT + ANSWER).await
     }
@@ -130,7 +130,12 @@ impl Pod {
         line.ask(request(Method::POST, "/v1/stop", Some(&self.token), body)?, ANSWER).await.map(drop)
     }
 
-    async fn get<T: DeserializeOwned>(&self, line: &mut Line, path: &str, within: Duration) -> Result<T, PodError> {
+    async fn get<T: DeserializeOwned>(
+        &self,
+        line: &mut PodConnection,
+        path: &str,
+        within: Duration,
+    ) -> Result<T, PodError> {
         let body = line.ask(request(Method::GET, path, Some(&self.token), Bytes::new())?, within).await?;
         serde_json::from_slice(&body).map_err(|error| PodError::Unclear(error.to_string()))
     }

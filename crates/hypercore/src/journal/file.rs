@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use wire::node::AgentMark;
 
-use super::book::{Book, Head, VERSION};
+use super::state::{Head, JournalState, VERSION};
 use crate::ledger::random;
 
 /// Bytes of a journal's name.
@@ -25,7 +25,7 @@ impl JournalFile {
     /// Opens the journal, cuts off a torn end, or starts a new one. One that is damaged
     /// before its end is set aside whole: what comes after the damage may be counted
     /// already, under numbers that would be given a second time.
-    pub(super) fn open(path: &Path) -> io::Result<(Self, Book)> {
+    pub(super) fn open(path: &Path) -> io::Result<(Self, JournalState)> {
         let text = match std::fs::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::start(path),
@@ -39,7 +39,7 @@ impl JournalFile {
             );
             return Err(io::Error::new(io::ErrorKind::InvalidData, why));
         }
-        let Some((book, good)) = read(&text).filter(|(_, good)| is_whole(&text, *good)) else {
+        let Some((state, good)) = read(&text).filter(|(_, good)| is_whole(&text, *good)) else {
             let aside = durable::set_aside(path)?;
             tracing::error!(
                 path = %path.display(), aside = %aside.display(),
@@ -55,21 +55,21 @@ impl JournalFile {
             file.sync_all()?;
         }
         file.seek(SeekFrom::Start(good))?;
-        Ok((Self { path: path.to_owned(), file, length: good }, book))
+        Ok((Self { path: path.to_owned(), file, length: good }, state))
     }
 
-    fn start(path: &Path) -> io::Result<(Self, Book)> {
+    fn start(path: &Path) -> io::Result<(Self, JournalState)> {
         let mut name = [0; NAME_BYTES];
         random(&mut name)?;
-        let book = Book::new(Head::new(hex::encode(name)));
-        Ok((Self::write(path, &book)?, book))
+        let state = JournalState::new(Head::new(hex::encode(name)));
+        Ok((Self::write(path, &state)?, state))
     }
 
-    fn write(path: &Path, book: &Book) -> io::Result<Self> {
+    fn write(path: &Path, state: &JournalState) -> io::Result<Self> {
         let half = path.with_extension("half");
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&half)?;
         let mut text = String::new();
-        for line in book.lines() {
+        for line in state.lines() {
             text.push_str(&line?);
             text.push('\n');
         }
@@ -105,8 +105,8 @@ impl JournalFile {
     }
 
     /// Writes the file anew, without what was fetched.
-    pub(super) fn compact(&mut self, book: &Book) -> io::Result<()> {
-        *self = Self::write(&self.path, book)?;
+    pub(super) fn compact(&mut self, state: &JournalState) -> io::Result<()> {
+        *self = Self::write(&self.path, state)?;
         Ok(())
     }
 }
@@ -125,20 +125,20 @@ fn is_whole(text: &[u8], good: u64) -> bool {
     !rest.contains(&b'\n')
 }
 
-/// The book, and how many bytes of the file are good. A line counts when it is
+/// The state, and how many bytes of the file are good. A line counts when it is
 /// finished, can be read, and has the next number; what was synced always does.
-pub(crate) fn read(text: &[u8]) -> Option<(Book, u64)> {
+pub(crate) fn read(text: &[u8]) -> Option<(JournalState, u64)> {
     let mut lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
     let head = lines.next()?;
-    let mut book = Book::new(serde_json::from_slice(head).ok().filter(Head::may_go_on)?);
+    let mut state = JournalState::new(serde_json::from_slice(head).ok().filter(Head::may_go_on)?);
     let mut good = head.len() as u64;
     for line in lines {
         match serde_json::from_slice::<AgentMark>(line) {
-            Ok(mark) if book.take(mark) => good += line.len() as u64,
+            Ok(mark) if state.take(mark) => good += line.len() as u64,
             _ => break,
         }
     }
-    Some((book, good))
+    Some((state, good))
 }
 
 #[cfg(test)]
@@ -147,31 +147,31 @@ mod tests {
 
     use super::*;
 
-    fn add(file: &mut JournalFile, book: &mut Book, kind: MarkKind) {
-        let mark = book.next(RunId::from_bits(7), kind, UnixMillis(9)).unwrap();
+    fn add(file: &mut JournalFile, state: &mut JournalState, kind: MarkKind) {
+        let mark = state.next(RunId::from_bits(7), kind, UnixMillis(9)).unwrap();
         file.append(&[mark]).unwrap();
-        assert!(book.take(mark));
+        assert!(state.take(mark));
     }
 
     #[test]
     fn a_file_cut_at_any_byte_gives_all_whole_marks_and_goes_on_without_a_gap() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marks");
-        let (mut file, mut book) = JournalFile::open(&path).unwrap();
+        let (mut file, mut state) = JournalFile::open(&path).unwrap();
         for kind in [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready] {
-            add(&mut file, &mut book, kind);
+            add(&mut file, &mut state, kind);
         }
         let whole = std::fs::read(&path).unwrap();
         let head = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
         for cut in head..whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            let (mut file, mut book) = JournalFile::open(&path).unwrap();
+            let (mut file, mut state) = JournalFile::open(&path).unwrap();
             let lines = whole[head..cut].iter().filter(|byte| **byte == b'\n').count() as u64;
-            assert_eq!(book.last(), lines);
+            assert_eq!(state.last(), lines);
             let kind = if lines == 1 { MarkKind::Ready } else { MarkKind::Booting };
-            if book.next(RunId::from_bits(7), kind, UnixMillis(9)).is_some() {
-                add(&mut file, &mut book, kind);
-                assert_eq!(JournalFile::open(&path).unwrap().1, book);
+            if state.next(RunId::from_bits(7), kind, UnixMillis(9)).is_some() {
+                add(&mut file, &mut state, kind);
+                assert_eq!(JournalFile::open(&path).unwrap().1, state);
             }
         }
     }
@@ -180,14 +180,14 @@ mod tests {
     fn a_compacted_file_keeps_its_name_its_numbers_and_how_each_agent_stands() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marks");
-        let (mut file, mut book) = JournalFile::open(&path).unwrap();
-        add(&mut file, &mut book, MarkKind::Booting);
-        add(&mut file, &mut book, MarkKind::Ready);
-        book.fetched(2);
-        file.compact(&book).unwrap();
-        add(&mut file, &mut book, MarkKind::Unready);
+        let (mut file, mut state) = JournalFile::open(&path).unwrap();
+        add(&mut file, &mut state, MarkKind::Booting);
+        add(&mut file, &mut state, MarkKind::Ready);
+        state.fetched(2);
+        file.compact(&state).unwrap();
+        add(&mut file, &mut state, MarkKind::Unready);
         let (_, again) = JournalFile::open(&path).unwrap();
-        assert_eq!(again, book);
+        assert_eq!(again, state);
         assert_eq!((again.last(), again.standing(RunId::from_bits(7))), (3, Some(MarkKind::Unready)));
     }
 
@@ -208,13 +208,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marks");
         std::fs::write(&path, before).unwrap();
-        let (mut file, mut book) = JournalFile::open(&path).unwrap();
+        let (mut file, mut state) = JournalFile::open(&path).unwrap();
         let run = "a1b2c3d4-e5f6-7890".parse().unwrap();
-        assert_eq!((book.journal(), book.last(), book.standing(run)), ("36ba3ece2a9c4a21", 2, Some(MarkKind::Ready)));
-        add(&mut file, &mut book, MarkKind::Booting);
-        file.compact(&book).unwrap();
+        assert_eq!(
+            (state.journal(), state.last(), state.standing(run)),
+            ("36ba3ece2a9c4a21", 2, Some(MarkKind::Ready))
+        );
+        add(&mut file, &mut state, MarkKind::Booting);
+        file.compact(&state).unwrap();
         let ours = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(JournalFile::open(&path).unwrap().1, book);
+        assert_eq!(JournalFile::open(&path).unwrap().1, state);
         let later = ours.replacen("\"version\":1", "\"version\":2", 1);
         std::fs::write(&path, &later).unwrap();
         let refused = JournalFile::open(&path).err().unwrap().to_string();
@@ -234,9 +237,9 @@ mod tests {
     fn fault_1_2_a_journal_damaged_in_its_middle_is_set_aside_and_none_of_its_numbers_is_given_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("marks");
-        let (mut file, mut book) = JournalFile::open(&path).unwrap();
+        let (mut file, mut state) = JournalFile::open(&path).unwrap();
         for kind in [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready] {
-            add(&mut file, &mut book, kind);
+            add(&mut file, &mut state, kind);
         }
         for round in 0..2 {
             let whole = std::fs::read(&path).unwrap();
@@ -245,7 +248,7 @@ mod tests {
             damaged[second] = b'#';
             std::fs::write(&path, &damaged).unwrap();
             let anew = JournalFile::open(&path).unwrap().1;
-            assert_ne!(anew.journal(), book.journal(), "the gateway has counted marks of that name");
+            assert_ne!(anew.journal(), state.journal(), "the gateway has counted marks of that name");
             assert_eq!((anew.last(), anew.standing(RunId::from_bits(7))), (0, None));
             let mut aside = path.clone().into_os_string();
             aside.push([".broken", ".broken.1"][round]);

@@ -5,8 +5,8 @@
 //! was fetched, and how each agent stood then; each further line is one mark. One
 //! thread writes; what waits at the same time is synced together.
 
-mod book;
 mod file;
+mod state;
 mod writer;
 
 #[cfg(feature = "fuzz")]

@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use wire::node::{AgentMark, Marks};
 
-use super::book::Book;
 use super::file::JournalFile;
+use super::state::JournalState;
 use crate::reserve::make_room;
 
 /// Marks that may wait to be written.
@@ -57,7 +57,7 @@ enum Command {
 pub(crate) struct Journal {
     commands: mpsc::Sender<Command>,
     /// What is on the disk.
-    book: Arc<Mutex<Book>>,
+    state: Arc<Mutex<JournalState>>,
     last: watch::Receiver<u64>,
     most: usize,
 }
@@ -69,14 +69,14 @@ impl Journal {
             Err(error) if make_room(&reserve, &error) => JournalFile::open(path),
             other => other,
         };
-        let (file, book) = opened.map_err(JournalError::Open)?;
-        let (tell, last) = watch::channel(book.last());
+        let (file, state) = opened.map_err(JournalError::Open)?;
+        let (tell, last) = watch::channel(state.last());
         let (commands, inbox) = mpsc::channel(QUEUE);
-        let book = Arc::new(Mutex::new(book));
-        let writer = Writer { file, book: Arc::clone(&book), last: tell, stale: 0, reserve };
+        let state = Arc::new(Mutex::new(state));
+        let writer = Writer { file, state: Arc::clone(&state), last: tell, stale: 0, reserve };
         let started = thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run(inbox));
         started.map_err(JournalError::Open)?;
-        Ok(Self { commands, book, last, most })
+        Ok(Self { commands, state, last, most })
     }
 
     /// Records what was seen; returns when it is on the disk. While the disk refuses,
@@ -98,13 +98,13 @@ impl Journal {
         }
         let mut last = self.last.clone();
         let _ = timeout(wait.min(MAX_WAIT), last.wait_for(|last| *last > after)).await;
-        let book = self.book();
-        Marks { journal: book.journal().to_owned(), marks: book.after(after, PAGE) }
+        let state = self.state();
+        Marks { journal: state.journal().to_owned(), marks: state.after(after, PAGE) }
     }
 
     /// How an agent stands.
     pub(crate) fn standing(&self, agent: RunId) -> Option<MarkKind> {
-        self.book().standing(agent)
+        self.state().standing(agent)
     }
 
     /// As a disk that takes nothing, until what this gives is dropped.
@@ -117,7 +117,7 @@ impl Journal {
 
     /// Marks that nobody has fetched.
     pub(crate) fn waiting(&self) -> usize {
-        self.book().waiting()
+        self.state().waiting()
     }
 
     /// Whether so much waits to be fetched that nothing new should begin.
@@ -125,14 +125,14 @@ impl Journal {
         self.waiting() >= self.most
     }
 
-    fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, JournalState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 struct Writer {
     file: JournalFile,
-    book: Arc<Mutex<Book>>,
+    state: Arc<Mutex<JournalState>>,
     last: watch::Sender<u64>,
     /// Marks in the file that were fetched.
     stale: u64,
@@ -149,7 +149,7 @@ impl Writer {
 
     fn work(&mut self, batch: Vec<Command>) {
         // The lock is never held while the disk works.
-        let mut next = self.book.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut next = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (mut marks, mut waiting) = (Vec::new(), Vec::new());
         for command in batch {
             match command {
@@ -167,7 +167,7 @@ impl Writer {
         }
         self.write(&marks);
         let last = next.last();
-        *self.book.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = next;
         self.last.send_replace(last);
         for done in waiting {
             // Whoever asked may have gone.
@@ -176,10 +176,10 @@ impl Writer {
         self.compact();
     }
 
-    fn fetched(&mut self, book: &mut Book, up_to: u64) {
-        let before = book.waiting();
-        book.fetched(up_to);
-        self.stale += (before - book.waiting()) as u64;
+    fn fetched(&mut self, state: &mut JournalState, up_to: u64) {
+        let before = state.waiting();
+        state.fetched(up_to);
+        self.stale += (before - state.waiting()) as u64;
     }
 
     fn write(&mut self, marks: &[AgentMark]) {
@@ -199,8 +199,8 @@ impl Writer {
         if self.stale < COMPACT_AFTER {
             return;
         }
-        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match self.file.compact(&book) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match self.file.compact(&state) {
             Ok(()) => self.stale = 0,
             // The old file is still whole and in use.
             Err(error) => tracing::warn!(%error, "the metering journal cannot be shortened"),
@@ -221,8 +221,8 @@ mod tests {
         let path = dir.path().join("marks");
         let journal = Journal::open(&path, 10, reserve::of(dir.path())).unwrap();
         journal.mark(ONE, MarkKind::Booting, UnixMillis(1)).await.unwrap();
-        let (_, book) = JournalFile::open(&path).unwrap();
-        assert_eq!(book.last(), 1);
+        let (_, state) = JournalFile::open(&path).unwrap();
+        assert_eq!(state.last(), 1);
         assert_eq!(journal.standing(ONE), Some(MarkKind::Booting));
     }
 

@@ -11,8 +11,8 @@ use sandbox::is_full;
 
 use super::record::{Record, Wanted};
 use super::{Sealer, Secrets};
+use crate::error_chain::error_chain;
 use crate::reserve::make_room;
-use crate::words::words;
 
 /// What went wrong with the ledger.
 #[derive(Debug, thiserror::Error)]
@@ -166,7 +166,7 @@ impl SandboxDir {
         };
         let record = Record::parse(&text, id).map_err(unreadable)?;
         if record.wanted == Wanted::Run && record.failed.is_none() {
-            self.unseal(id, record.desired.generation).map_err(|error| format!("{}; {REPAIR}", words(&error)))?;
+            self.unseal(id, record.desired.generation).map_err(|error| format!("{}; {REPAIR}", error_chain(&error)))?;
         }
         Ok(Some(record))
     }
@@ -307,7 +307,7 @@ mod tests {
         open(dir.path()).dir_of(record(1).id).create(&record(1), &secrets()).unwrap();
         fs::remove_file(dir.path().join("node.key")).unwrap();
         let error = Ledger::open(dir.path(), crate::reserve::of(dir.path())).err().unwrap();
-        assert!(words(&error).contains("put it back from a backup"), "{error:?}");
+        assert!(error_chain(&error).contains("put it back from a backup"), "{error:?}");
         assert!(!dir.path().join("node.key").exists());
     }
 

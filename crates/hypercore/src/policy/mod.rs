@@ -10,4 +10,4 @@ pub(crate) use admit::{Desired, Offer, offer};
 pub(crate) use capacity::{Capacity, DiskRoom, Load};
 pub(crate) use readiness::Readiness;
 pub(crate) use restart::{Backoff, Next, RestartPolicy};
-pub(crate) use retention::{Ages, kept_until};
+pub(crate) use retention::{KeptAges, kept_until};

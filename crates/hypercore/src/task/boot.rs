@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep, timeout};
 use wire::node::Phase;
 use wire::pod::{Identity, PodPhase};
 
-use super::live::Live;
-use super::machine::{BOOKS, Broken, Death, Stage, Task};
-use super::order::{Ending, Moment};
+use super::live::RunningGuest;
+use super::machine::{BOOKS_DEADLINE, BookkeepingError, GuestFailure, Stage, Task};
+use super::order::{Ending, StageName};
 use crate::context::NodeContext;
-use crate::guest::{Delivered, Pod, PodError};
+use crate::guest::{Delivered, PodClient, PodError};
 use crate::ledger::{Record, Secrets, random};
 use crate::policy::Readiness;
 
@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 impl Task {
     /// Makes a guest. Runs to its end: a guest that is half made cannot be let go.
-    pub(super) async fn start(&mut self) -> Result<Stage, Broken> {
+    pub(super) async fn start(&mut self) -> Result<Stage, BookkeepingError> {
         self.open().await?;
         if !std::mem::take(&mut self.counted) {
             self.record.starts += 1;
@@ -40,7 +40,8 @@ impl Task {
         metrics::counter!("hypercore_guest_starts_total").increment(1);
         let since = Instant::now();
         let now = self.shared.clock.now();
-        let (marked, created) = tokio::join!(timeout(BOOKS, self.journal(MarkKind::Booting, now)), self.create());
+        let (marked, created) =
+            tokio::join!(timeout(BOOKS_DEADLINE, self.journal(MarkKind::Booting, now)), self.create());
         self.fresh = false;
         match created {
             Ok(guest) => {
@@ -92,7 +93,7 @@ impl Task {
     }
 
     /// Waits until a guest that runs is ready.
-    pub(super) async fn boot(&mut self, mut live: Live) -> Result<Stage, Broken> {
+    pub(super) async fn boot(&mut self, mut live: RunningGuest) -> Result<Stage, BookkeepingError> {
         let (pod, secrets) = (self.pod()?, self.secrets().await?);
         let most = Duration::from_millis(self.shared.config.boot_deadline_ms);
         let (deadline, since) = (self.readiness.left(self.shared.clock.now(), most), Instant::now());
@@ -100,8 +101,8 @@ impl Task {
             let Self { shared, record, trace, orders, .. } = self;
             tokio::select! {
                 biased;
-                order = orders.ending(Moment::Booting) => return Ok(Stage::End(Some(live), order)),
-                words = live.end() => Err(Death::Guest(words)),
+                order = orders.ending(StageName::Booting) => return Ok(Stage::End(Some(live), order)),
+                words = live.end() => Err(GuestFailure::Guest(words)),
                 told = timeout(deadline, pod.deliver(|| identity(shared, record, &secrets, trace))) => outcome(told, deadline),
             }
         };
@@ -113,19 +114,19 @@ impl Task {
         let left = deadline.saturating_sub(since.elapsed());
         let ready = tokio::select! {
             biased;
-            order = self.orders.ending(Moment::Booting) => return Ok(Stage::End(Some(live), order)),
-            words = live.end() => Err(Death::Guest(words)),
-            ready = timeout(left, until_ready(&pod)) => ready.unwrap_or(Err(Death::Boot(deadline))),
+            order = self.orders.ending(StageName::Booting) => return Ok(Stage::End(Some(live), order)),
+            words = live.end() => Err(GuestFailure::Guest(words)),
+            ready = timeout(left, until_ready(&pod)) => ready.unwrap_or(Err(GuestFailure::Boot(deadline))),
         };
         let now = self.shared.clock.now();
         match ready {
-            Ok(()) if self.readiness.is_spent(now) => self.lost(live, Death::Flaps, now).await,
+            Ok(()) if self.readiness.is_spent(now) => self.lost(live, GuestFailure::Flaps, now).await,
             Ok(()) => self.ready(live, since.elapsed()).await,
             Err(death) => self.lost(live, death, now).await,
         }
     }
 
-    async fn ready(&mut self, live: Live, took: Duration) -> Result<Stage, Broken> {
+    async fn ready(&mut self, live: RunningGuest, took: Duration) -> Result<Stage, BookkeepingError> {
         let now = self.shared.clock.now();
         self.readiness.note(now, took);
         if let Some(order) = self.mark_ready().await? {
@@ -140,19 +141,19 @@ impl Task {
         self.waiting = None;
         tracing::info!(boot = self.record.starts, "ready");
         self.publish(Phase::Ready);
-        Ok(Stage::Watch(live))
+        Ok(Stage::Monitor(live))
     }
 
     /// Begins the billing. While the disk took nothing nobody was let in, and nobody
     /// pays for that.
-    async fn mark_ready(&mut self) -> Result<Option<Ending>, Broken> {
+    async fn mark_ready(&mut self) -> Result<Option<Ending>, BookkeepingError> {
         loop {
             let at = self.shared.clock.now();
             let asked = Instant::now();
             if let Some(order) = self.mark(MarkKind::Ready, at).await? {
                 return Ok(Some(order));
             }
-            if asked.elapsed() <= BOOKS {
+            if asked.elapsed() <= BOOKS_DEADLINE {
                 return Ok(None);
             }
             if let Some(order) = self.mark(MarkKind::Unready, at).await? {
@@ -191,17 +192,17 @@ fn unix_ns() -> u64 {
 fn outcome(
     told: Result<Result<Delivered, PodError>, tokio::time::error::Elapsed>,
     deadline: Duration,
-) -> Result<(), Death> {
+) -> Result<(), GuestFailure> {
     match told {
-        Ok(Ok(Delivered::Now | Delivered::Before)) => Ok(()),
-        Ok(Err(error)) => Err(Death::Pod(format!("it refused its identity: {error}"))),
-        Err(_) => Err(Death::Boot(deadline)),
+        Ok(Ok(Delivered::Accepted | Delivered::AlreadyTold)) => Ok(()),
+        Ok(Err(error)) => Err(GuestFailure::Pod(format!("it refused its identity: {error}"))),
+        Err(_) => Err(GuestFailure::Boot(deadline)),
     }
 }
 
 /// Asks until `pod` says ready. Only the deadline and the guest's end stop it, and
 /// `pod` itself when it has given its agent up.
-async fn until_ready(pod: &Pod) -> Result<(), Death> {
+async fn until_ready(pod: &PodClient) -> Result<(), GuestFailure> {
     loop {
         let Ok(mut line) = pod.open().await else {
             sleep(PAUSE).await;
@@ -219,7 +220,7 @@ async fn until_ready(pod: &Pod) -> Result<(), Death> {
 }
 
 /// `pod` restarts its agent by itself until it has no hope left.
-pub(super) fn gave_up(last_exit: Option<&str>) -> Death {
+pub(super) fn gave_up(last_exit: Option<&str>) -> GuestFailure {
     let said: String = last_exit.unwrap_or("unknown").chars().take(LAST_EXIT_CHARS).collect();
-    Death::Pod(format!("its agent died too often, last: {said:?}"))
+    GuestFailure::Pod(format!("its agent died too often, last: {said:?}"))
 }

@@ -8,8 +8,8 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use wire::node::{Data, KeptCause, Phase};
 
-use super::live::Live;
-use super::machine::{BOOKS, Broken, Task};
+use super::live::RunningGuest;
+use super::machine::{BOOKS_DEADLINE, BookkeepingError, Task};
 use super::order::{Deletion, EndError, Ending};
 use crate::ledger::Wanted;
 
@@ -22,7 +22,7 @@ const HALT_GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 enum Remains {
     #[error(transparent)]
-    Books(#[from] Broken),
+    Books(#[from] BookkeepingError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
     #[error("its end is not in the node's books yet: the disk takes nothing")]
@@ -31,14 +31,14 @@ enum Remains {
 
 impl Task {
     /// Ends the sandbox, or its guest alone; the task is over then.
-    pub(super) async fn end(&mut self, live: Option<Live>, ending: Ending) {
+    pub(super) async fn end(&mut self, live: Option<RunningGuest>, ending: Ending) {
         match ending {
             Ending::Halt => self.halt(live).await,
             Ending::Delete(deletion) => self.delete(live, deletion).await,
         }
     }
 
-    async fn delete(&mut self, live: Option<Live>, deletion: Deletion) {
+    async fn delete(&mut self, live: Option<RunningGuest>, deletion: Deletion) {
         let Deletion { grace, data, done } = deletion;
         self.publish(Phase::Stopping);
         let mut waiting = vec![done];
@@ -88,10 +88,10 @@ impl Task {
     async fn write_end(&self) -> bool {
         let written = async {
             self.save().await?;
-            self.journal(MarkKind::Unready, self.shared.clock.now()).await.map_err(Broken::from)?;
+            self.journal(MarkKind::Unready, self.shared.clock.now()).await.map_err(BookkeepingError::from)?;
             Ok::<_, Remains>(())
         };
-        let written = timeout(BOOKS, written).await.unwrap_or(Err(Remains::Late));
+        let written = timeout(BOOKS_DEADLINE, written).await.unwrap_or(Err(Remains::Late));
         if let Err(remains) = &written {
             tracing::warn!(error = remains as &dyn std::error::Error, "an end cannot be written down yet");
         }
@@ -110,7 +110,7 @@ impl Task {
         }
     }
 
-    async fn power_off(&self, mut live: Live, grace: Duration) {
+    async fn power_off(&self, mut live: RunningGuest, grace: Duration) {
         let grace = grace.min(Duration::from_millis(self.shared.config.grace_longest_ms));
         let Ok(pod) = self.pod() else { return };
         if grace.is_zero() || !live.is_told() || live.guest.exit.has_ended() {
@@ -139,24 +139,27 @@ impl Task {
             logs.agent.close();
             logs.console.close();
         }
-        timeout(BOOKS, self.mark_end()).await.unwrap_or(Err(Remains::Late))?;
+        timeout(BOOKS_DEADLINE, self.mark_end()).await.unwrap_or(Err(Remains::Late))?;
         let dir = self.dir.clone();
-        spawn_blocking(move || dir.remove()).await.map_err(Broken::Blocking)?.map_err(Broken::from)?;
+        spawn_blocking(move || dir.remove())
+            .await
+            .map_err(BookkeepingError::Blocking)?
+            .map_err(BookkeepingError::from)?;
         tracing::info!("gone");
         Ok(())
     }
 
     async fn mark_end(&self) -> Result<(), Remains> {
         let now = self.shared.clock.now();
-        self.journal(MarkKind::Unready, now).await.map_err(Broken::from)?;
-        self.journal(MarkKind::Gone, now).await.map_err(Broken::from)?;
+        self.journal(MarkKind::Unready, now).await.map_err(BookkeepingError::from)?;
+        self.journal(MarkKind::Gone, now).await.map_err(BookkeepingError::from)?;
         Ok(())
     }
 
     /// The daemon ends and wants its guests ended: they are started again by the next.
-    async fn halt(&mut self, live: Option<Live>) {
+    async fn halt(&mut self, live: Option<RunningGuest>) {
         // What the disk does not take in time is taken for the last heartbeat.
-        let _ = timeout(BOOKS, self.journal(MarkKind::Unready, self.shared.clock.now())).await;
+        let _ = timeout(BOOKS_DEADLINE, self.journal(MarkKind::Unready, self.shared.clock.now())).await;
         let halted = async {
             if let Some(live) = live {
                 self.power_off(live, HALT_GRACE).await;

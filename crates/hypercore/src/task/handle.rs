@@ -11,7 +11,7 @@ use wire::node::{Phase, Sandbox};
 
 use super::order::Order;
 
-use crate::guest::Pod;
+use crate::guest::PodClient;
 use crate::ledger::{LedgerError, SandboxDir};
 use crate::logs::RotatedLog;
 use crate::policy::Desired;
@@ -37,7 +37,7 @@ pub(crate) struct Handle {
     pub(crate) view: watch::Receiver<Sandbox>,
     pub(crate) orders: mpsc::Sender<Order>,
     pub(crate) logs: OnceLock<Logs>,
-    pub(crate) pod: OnceLock<Pod>,
+    pub(crate) pod: OnceLock<PodClient>,
     /// Streams into the agent that may be open.
     pub(crate) streams: Streams,
 }

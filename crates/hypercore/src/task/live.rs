@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::guest::{Pace, Pod, follow};
+use crate::guest::{PodClient, RateLimiter, follow};
 use crate::logs::{AgentLog, RotatedLog};
 
 /// Bytes of the console read at once.
@@ -25,20 +25,20 @@ const PAUSE: Duration = Duration::from_millis(500);
 const LAST_WORDS: Duration = Duration::from_millis(50);
 
 /// A guest that runs. Dropping it lets the guest be.
-pub(super) struct Live {
+pub(super) struct RunningGuest {
     pub(super) guest: Guest,
     _console: AbortOnDropHandle<()>,
     follower: Option<AbortOnDropHandle<()>>,
 }
 
-impl Live {
+impl RunningGuest {
     pub(super) fn new(guest: Guest, runtime: Arc<dyn Runtime>, id: RunId, console: Arc<RotatedLog>) -> Self {
         let console = AbortOnDropHandle::new(tokio::spawn(pump(runtime, id, console)));
         Self { guest, _console: console, follower: None }
     }
 
     /// Begins to follow the agent's output.
-    pub(super) fn follow(&mut self, pod: Pod, log: Arc<Mutex<AgentLog>>, boot: u32) {
+    pub(super) fn follow(&mut self, pod: PodClient, log: Arc<Mutex<AgentLog>>, boot: u32) {
         if self.follower.is_none() {
             self.follower = Some(AbortOnDropHandle::new(tokio::spawn(follow(pod, log, boot))));
         }
@@ -59,7 +59,7 @@ impl Live {
 
 /// Reads the console as long as it lives: a guest waits for us only if it babbles.
 async fn pump(runtime: Arc<dyn Runtime>, id: RunId, log: Arc<RotatedLog>) {
-    let (mut piece, mut pace) = (vec![0; PIECE], Pace::new(BYTES_PER_SECOND, BURST_BYTES));
+    let (mut piece, mut limiter) = (vec![0; PIECE], RateLimiter::new(BYTES_PER_SECOND, BURST_BYTES));
     loop {
         if let Ok(mut console) = runtime.console(id).await {
             while let Ok(read @ 1..) = console.read(&mut piece).await {
@@ -67,7 +67,7 @@ async fn pump(runtime: Arc<dyn Runtime>, id: RunId, log: Arc<RotatedLog>) {
                     tracing::debug!(%error, "a piece of the console is lost");
                 }
                 let bytes = u32::try_from(read).unwrap_or(u32::MAX);
-                sleep(pace.take(bytes, Instant::now())).await;
+                sleep(limiter.take(bytes, Instant::now())).await;
             }
         }
         sleep(PAUSE).await;

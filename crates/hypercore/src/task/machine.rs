@@ -13,45 +13,45 @@ use tokio::time::{sleep, timeout};
 use wire::node::{Data, Phase, Sandbox};
 
 use super::handle::{Handle, Logs, Origin};
-use super::live::Live;
-use super::order::{Deletion, Ending, Inbox, Moment};
+use super::live::RunningGuest;
+use super::order::{Deletion, Ending, Inbox, StageName};
 use crate::context::NodeContext;
-use crate::guest::Pod;
+use crate::error_chain::error_chain;
+use crate::guest::PodClient;
 use crate::journal::JournalError;
 use crate::ledger::{LedgerError, Record, SandboxDir, Secrets, Wanted};
 use crate::logs::{AgentLog, RotatedLog};
 use crate::policy::{Desired, Next, Readiness};
-use crate::words::words;
 
 /// Where a sandbox's task is.
 pub(super) enum Stage {
     /// A guest is to be made.
     Start,
     /// It runs and is not ready.
-    Boot(Live),
+    Boot(RunningGuest),
     /// It is ready.
-    Watch(Live),
+    Monitor(RunningGuest),
     /// It died; another is made then.
-    Pause(UnixMillis),
+    Backoff(UnixMillis),
     /// The node lacks something: what there is is looked at again later.
-    Wait(Want),
+    Wait(Shortage),
     /// It runs, and its VMM has stopped it for want of something.
-    Held(Live, Lack),
+    Suspended(RunningGuest, Lack),
     /// It was given up.
     Failed(FailReason),
     /// It ends.
-    End(Option<Live>, Ending),
+    End(Option<RunningGuest>, Ending),
 }
 
 /// What the node lacks, and how that was noticed.
-pub(super) struct Want {
+pub(super) struct Shortage {
     pub(super) lacks: Lack,
     pub(super) cause: String,
 }
 
-impl From<RuntimeError> for Want {
+impl From<RuntimeError> for Shortage {
     fn from(error: RuntimeError) -> Self {
-        Self { lacks: error.lack(), cause: words(&error) }
+        Self { lacks: error.lack(), cause: error_chain(&error) }
     }
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Waiting {
 
 /// Why a guest is no more.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Death {
+pub(super) enum GuestFailure {
     /// It, or its agent, was not ready in time.
     #[error("it was not ready within {0:?}")]
     Boot(Duration),
@@ -80,7 +80,7 @@ pub(super) enum Death {
     Flaps,
 }
 
-impl Death {
+impl GuestFailure {
     const fn reason(&self) -> FailReason {
         match self {
             Self::Boot(_) => FailReason::BootTimeout,
@@ -100,7 +100,7 @@ impl Death {
 
 /// What stops a task from going on: its own books.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub(super) enum BookkeepingError {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error(transparent)]
@@ -113,7 +113,7 @@ pub(super) enum Broken {
     Closed,
 }
 
-impl Broken {
+impl BookkeepingError {
     fn lack(&self) -> Lack {
         match self {
             Self::Ledger(error) if error.is_of_a_full_disk() => Lack::Disk,
@@ -146,7 +146,7 @@ pub(crate) struct Task {
 /// How long the journal is waited for where something must go on without it, or before
 /// it is said that the node lacks it. What is to be marked is written as soon as the
 /// disk takes it, with the time at which it was seen.
-pub(crate) const BOOKS: Duration = Duration::from_secs(2);
+pub(crate) const BOOKS_DEADLINE: Duration = Duration::from_secs(2);
 /// Pause before a failure is tried to be written down again.
 const AGAIN: Duration = Duration::from_secs(3);
 /// Longest text of a cause that is shown.
@@ -220,14 +220,14 @@ impl Task {
         }
     }
 
-    async fn step(&mut self, stage: Stage) -> Result<Stage, Broken> {
+    async fn step(&mut self, stage: Stage) -> Result<Stage, BookkeepingError> {
         match stage {
             Stage::Start => self.start().await,
             Stage::Boot(live) => self.boot(live).await,
-            Stage::Watch(live) => self.watch(live).await,
-            Stage::Pause(until) => Ok(self.pause(until, Stage::Start).await),
+            Stage::Monitor(live) => self.monitor(live).await,
+            Stage::Backoff(until) => Ok(self.pause(until, Stage::Start).await),
             Stage::Wait(want) => self.wait(want).await,
-            Stage::Held(live, lack) => self.held(live, lack).await,
+            Stage::Suspended(live, lack) => self.suspended(live, lack).await,
             Stage::Failed(reason) => self.given_up(reason).await,
             Stage::End(live, order) => Ok(Stage::End(live, order)),
         }
@@ -235,17 +235,17 @@ impl Task {
 
     /// The books cannot be written: nothing may be claimed, so nobody is let in and
     /// nobody billed. The guest, if there is one, is left alone until they can.
-    async fn broken(&mut self, broken: &Broken) -> Stage {
+    async fn broken(&mut self, broken: &BookkeepingError) -> Stage {
         tracing::error!(error = broken as &dyn std::error::Error, "the node's books on a sandbox cannot be written");
         // What it waits for is written later, if not now.
-        let _ = timeout(BOOKS, self.journal(MarkKind::Unready, self.shared.clock.now())).await;
-        Stage::Wait(Want { lacks: broken.lack(), cause: words(broken) })
+        let _ = timeout(BOOKS_DEADLINE, self.journal(MarkKind::Unready, self.shared.clock.now())).await;
+        Stage::Wait(Shortage { lacks: broken.lack(), cause: error_chain(broken) })
     }
 
     /// Shows what the node lacks, and looks again after a pause that grows. This ends
     /// with what is lacked, or with an order, and never by itself.
-    async fn wait(&mut self, want: Want) -> Result<Stage, Broken> {
-        let until = self.show_want(&want);
+    async fn wait(&mut self, want: Shortage) -> Result<Stage, BookkeepingError> {
+        let until = self.show_shortage(&want);
         match self.pause(until, Stage::Start).await {
             Stage::Start => self.again().await,
             other => Ok(other),
@@ -253,7 +253,7 @@ impl Task {
     }
 
     /// Says when to look again.
-    pub(super) fn show_want(&mut self, want: &Want) -> UnixMillis {
+    pub(super) fn show_shortage(&mut self, want: &Shortage) -> UnixMillis {
         let (now, lacks) = (self.shared.clock.now(), want.lacks);
         let before = self.waiting.filter(|before| before.lacks == lacks);
         let waiting = before.map_or(Waiting { lacks, since: now, tries: 1 }, |before| Waiting {
@@ -272,7 +272,7 @@ impl Task {
     }
 
     /// Looks at what there is of the sandbox, as a new daemon would.
-    async fn again(&mut self) -> Result<Stage, Broken> {
+    async fn again(&mut self) -> Result<Stage, BookkeepingError> {
         if let Some(reason) = self.record.failed {
             return Ok(Stage::Failed(reason));
         }
@@ -288,14 +288,14 @@ impl Task {
         let wait = Duration::from_millis(until.since(self.shared.clock.now()));
         tokio::select! {
             biased;
-            order = self.orders.ending(Moment::NoGuest) => Stage::End(None, order),
+            order = self.orders.ending(StageName::NoGuest) => Stage::End(None, order),
             () = sleep(wait) => then,
         }
     }
 
     /// A guest is dead, or must not live on: what follows. It is stopped before
     /// anything is waited for.
-    pub(super) async fn died(&mut self, death: &Death, at: UnixMillis) -> Result<Stage, Broken> {
+    pub(super) async fn died(&mut self, death: &GuestFailure, at: UnixMillis) -> Result<Stage, BookkeepingError> {
         tracing::warn!(error = death as &dyn std::error::Error, "a guest died");
         metrics::counter!("hypercore_guest_deaths_total", "cause" => death.label()).increment(1);
         let now = self.shared.clock.now();
@@ -311,7 +311,7 @@ impl Task {
             (Ok(()), Next::StartAt(at)) => {
                 self.save().await?;
                 self.publish(Phase::Backoff { at });
-                Ok(Stage::Pause(at))
+                Ok(Stage::Backoff(at))
             }
             (Ok(()), Next::GiveUp) => Ok(Stage::Failed(death.reason())),
             (Err(error), _) => Ok(Stage::Wait(error.into())),
@@ -320,7 +320,7 @@ impl Task {
 
     /// It was given up: nothing of it runs, and it waits for an order. That is shown
     /// even while the disk does not take it: what comes of it makes room.
-    async fn given_up(&mut self, reason: FailReason) -> Result<Stage, Broken> {
+    async fn given_up(&mut self, reason: FailReason) -> Result<Stage, BookkeepingError> {
         if let Err(error) = self.stop_guest().await {
             return Ok(Stage::Wait(error.into()));
         }
@@ -334,11 +334,11 @@ impl Task {
         loop {
             let saved = self.save().await;
             self.publish(Phase::Failed { reason });
-            let Err(broken) = saved else { return Ok(Stage::End(None, self.orders.ending(Moment::Failed).await)) };
+            let Err(broken) = saved else { return Ok(Stage::End(None, self.orders.ending(StageName::Failed).await)) };
             tracing::error!(error = &broken as &dyn std::error::Error, "a failure cannot be written down yet");
             tokio::select! {
                 biased;
-                order = self.orders.ending(Moment::Failed) => return Ok(Stage::End(None, order)),
+                order = self.orders.ending(StageName::Failed) => return Ok(Stage::End(None, order)),
                 () = sleep(AGAIN) => {}
             }
         }
@@ -352,7 +352,7 @@ impl Task {
     }
 
     /// Ends the billing, if it is on. As [`Task::mark`].
-    pub(super) async fn unready(&mut self, at: UnixMillis) -> Result<Option<Ending>, Broken> {
+    pub(super) async fn unready(&mut self, at: UnixMillis) -> Result<Option<Ending>, BookkeepingError> {
         match self.shared.journal.standing(self.record.id) {
             Some(MarkKind::Ready) => self.mark(MarkKind::Unready, at).await,
             Some(MarkKind::Booting | MarkKind::Unready | MarkKind::Gone) | None => Ok(None),
@@ -361,21 +361,21 @@ impl Task {
 
     /// Has a mark written and waits for it. A disk may take nothing for ever: that is
     /// shown after a while, and an order is heard meanwhile, and handed back.
-    pub(super) async fn mark(&mut self, kind: MarkKind, at: UnixMillis) -> Result<Option<Ending>, Broken> {
+    pub(super) async fn mark(&mut self, kind: MarkKind, at: UnixMillis) -> Result<Option<Ending>, BookkeepingError> {
         let (journal, id) = (self.shared.journal.clone(), self.record.id);
         let mut marked = pin!(journal.mark(id, kind, at));
         tokio::select! {
             biased;
             marked = &mut marked => return Ok(marked.map(|()| None)?),
-            order = self.orders.ending(Moment::Books) => return Ok(Some(order)),
-            () = sleep(BOOKS) => {}
+            order = self.orders.ending(StageName::Books) => return Ok(Some(order)),
+            () = sleep(BOOKS_DEADLINE) => {}
         }
         let cause = "the node's metering journal is not written: its disk takes nothing".to_owned();
-        self.show_want(&Want { lacks: Lack::Ledger, cause });
+        self.show_shortage(&Shortage { lacks: Lack::Ledger, cause });
         let heard = tokio::select! {
             biased;
             marked = &mut marked => marked.map(|()| None)?,
-            order = self.orders.ending(Moment::Books) => Some(order),
+            order = self.orders.ending(StageName::Books) => Some(order),
         };
         self.waiting = None;
         Ok(heard)
@@ -388,27 +388,28 @@ impl Task {
     }
 
     /// Writes the record down.
-    pub(super) async fn save(&self) -> Result<(), Broken> {
+    pub(super) async fn save(&self) -> Result<(), BookkeepingError> {
         let (dir, record) = (self.dir.clone(), self.record.clone());
-        Ok(spawn_blocking(move || dir.write(&record)).await.map_err(Broken::Blocking)??)
+        Ok(spawn_blocking(move || dir.write(&record)).await.map_err(BookkeepingError::Blocking)??)
     }
 
     pub(super) fn publish(&self, phase: Phase) {
         self.view.send_replace(Self::show(&self.shared, &self.record, phase));
     }
 
-    pub(super) fn pod(&self) -> Result<Pod, Broken> {
-        self.handle.pod.get().cloned().ok_or(Broken::Closed)
+    pub(super) fn pod(&self) -> Result<PodClient, BookkeepingError> {
+        self.handle.pod.get().cloned().ok_or(BookkeepingError::Closed)
     }
 
-    async fn begin(&mut self, origin: Origin) -> Result<Option<Stage>, Broken> {
+    async fn begin(&mut self, origin: Origin) -> Result<Option<Stage>, BookkeepingError> {
         match origin {
             Origin::Asked { secrets, written, trace } => {
                 self.trace = trace;
                 // One write of the record for both the sandbox and its first start.
                 (self.record.starts, self.counted, self.fresh) = (1, true, true);
                 let (dir, record) = (self.dir.clone(), self.record.clone());
-                let made = spawn_blocking(move || dir.create(&record, &secrets)).await.map_err(Broken::Blocking)?;
+                let made =
+                    spawn_blocking(move || dir.create(&record, &secrets)).await.map_err(BookkeepingError::Blocking)?;
                 let failed = made.is_err();
                 if failed {
                     self.shared.registry.forget(self.record.id);
@@ -425,29 +426,30 @@ impl Task {
     }
 
     /// Opens what belongs to a sandbox that is in the ledger, unless it is open.
-    pub(super) async fn open(&mut self) -> Result<(), Broken> {
+    pub(super) async fn open(&mut self) -> Result<(), BookkeepingError> {
         if self.agent_log.is_some() {
             return Ok(());
         }
         let token = self.secrets().await?.token;
         let (dir, config) = (self.dir.dir(), &self.shared.config);
-        let agent = AgentLog::open(dir, config.agent_log_kib * 1024).map_err(Broken::Log)?;
-        let console = RotatedLog::open(dir, "console", config.console_log_kib * 1024, false).map_err(Broken::Log)?;
+        let agent = AgentLog::open(dir, config.agent_log_kib * 1024).map_err(BookkeepingError::Log)?;
+        let console =
+            RotatedLog::open(dir, "console", config.console_log_kib * 1024, false).map_err(BookkeepingError::Log)?;
         let logs = Logs { agent: agent.files(), console: Arc::new(console) };
         self.agent_log = Some(Arc::new(Mutex::new(agent)));
         // Both are set once, here.
         let _ = self.handle.logs.set(logs);
-        let _ = self.handle.pod.set(Pod::new(Arc::clone(&self.shared.runtime), self.record.id, token));
+        let _ = self.handle.pod.set(PodClient::new(Arc::clone(&self.shared.runtime), self.record.id, token));
         Ok(())
     }
 
     /// What a guest is told. Not kept longer than that.
-    pub(super) async fn secrets(&self) -> Result<Secrets, Broken> {
+    pub(super) async fn secrets(&self) -> Result<Secrets, BookkeepingError> {
         let (dir, id, generation) = (self.dir.clone(), self.record.id, self.record.desired.generation);
-        Ok(spawn_blocking(move || dir.unseal(id, generation)).await.map_err(Broken::Blocking)??)
+        Ok(spawn_blocking(move || dir.unseal(id, generation)).await.map_err(BookkeepingError::Blocking)??)
     }
 
-    async fn found(&mut self, last_alive: UnixMillis) -> Result<Stage, Broken> {
+    async fn found(&mut self, last_alive: UnixMillis) -> Result<Stage, BookkeepingError> {
         let data = match self.record.wanted {
             Wanted::Run => None,
             Wanted::Gone => Some(Data::Erase),
@@ -472,7 +474,7 @@ impl Task {
 
     /// Takes up a guest that was left running. If it is not there, another is made:
     /// nobody saw it die, and a daemon or a machine that was away is no crash of it.
-    async fn adopt(&mut self, facts: &GuestFacts, last_alive: UnixMillis) -> Result<Stage, Broken> {
+    async fn adopt(&mut self, facts: &GuestFacts, last_alive: UnixMillis) -> Result<Stage, BookkeepingError> {
         match self.shared.runtime.adopt(&self.spec(PathBuf::new()), facts).await {
             Ok(Some(guest)) => self.adopted(guest).await,
             Ok(None) => {
@@ -493,7 +495,7 @@ impl Task {
         }
     }
 
-    async fn adopted(&mut self, guest: Guest) -> Result<Stage, Broken> {
+    async fn adopted(&mut self, guest: Guest) -> Result<Stage, BookkeepingError> {
         tracing::info!(pid = guest.facts.pid(), "a guest was adopted");
         let mut live = self.live(guest)?;
         self.waiting = None;
@@ -501,7 +503,7 @@ impl Task {
             Some(MarkKind::Ready) => {
                 self.attach(&mut live)?;
                 self.publish(Phase::Ready);
-                Ok(Stage::Watch(live))
+                Ok(Stage::Monitor(live))
             }
             Some(MarkKind::Booting | MarkKind::Unready | MarkKind::Gone) => Ok(Stage::Boot(live)),
             // A journal that was begun anew has not heard of it.
@@ -512,14 +514,14 @@ impl Task {
         }
     }
 
-    pub(super) fn live(&self, guest: Guest) -> Result<Live, Broken> {
-        let console = Arc::clone(&self.handle.logs.get().ok_or(Broken::Closed)?.console);
-        Ok(Live::new(guest, Arc::clone(&self.shared.runtime), self.record.id, console))
+    pub(super) fn live(&self, guest: Guest) -> Result<RunningGuest, BookkeepingError> {
+        let console = Arc::clone(&self.handle.logs.get().ok_or(BookkeepingError::Closed)?.console);
+        Ok(RunningGuest::new(guest, Arc::clone(&self.shared.runtime), self.record.id, console))
     }
 
     /// Follows the agent's output: `pod` has its identity.
-    pub(super) fn attach(&self, live: &mut Live) -> Result<(), Broken> {
-        let log = self.agent_log.clone().ok_or(Broken::Closed)?;
+    pub(super) fn attach(&self, live: &mut RunningGuest) -> Result<(), BookkeepingError> {
+        let log = self.agent_log.clone().ok_or(BookkeepingError::Closed)?;
         live.follow(self.pod()?, log, self.record.starts);
         Ok(())
     }

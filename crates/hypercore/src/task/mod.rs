@@ -22,9 +22,9 @@ mod end;
 mod handle;
 mod live;
 mod machine;
+mod monitor;
 mod order;
-mod watch;
 
 pub(crate) use handle::{Handle, Origin};
-pub(crate) use machine::{BOOKS, Task};
+pub(crate) use machine::{BOOKS_DEADLINE, Task};
 pub(crate) use order::{Deletion, EndError, Inbox, Order};

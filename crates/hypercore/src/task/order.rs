@@ -47,13 +47,13 @@ pub(crate) enum EndError {
 
 /// Where a task is when it hears an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moment {
+pub(super) enum StageName {
     /// Its guest runs and is not ready.
     Booting,
     /// It is ready.
     Ready,
     /// Its VMM has stopped it for want of something.
-    Held,
+    Suspended,
     /// It has no guest, and waits for the time or for the node to have one.
     NoGuest,
     /// It was given up.
@@ -84,7 +84,7 @@ impl Inbox {
     /// which moment obeys which order: one that a moment does not obey is answered here,
     /// by its typed refusal, and its waits hear nothing of it. Safe to drop and to call
     /// again.
-    pub(super) async fn ending(&mut self, at: Moment) -> Ending {
+    pub(super) async fn ending(&mut self, at: StageName) -> Ending {
         // Handles are dropped only with the daemon.
         let order = self.0.recv().await.unwrap_or(Order::Halt);
         tracing::debug!(?at, ?order, "an order is heard");

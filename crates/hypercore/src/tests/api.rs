@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
 use wire::node::{AgentMark, Marks, SandboxSpec};
 
-use super::house::{Daemon, House, id, spec};
-use super::pod::Manner;
+use super::node::{Daemon, TestNode, id, spec};
+use super::pod::PodBehavior;
 
 async fn call(daemon: &Daemon, method: Method, path: &str, body: impl Into<Body>) -> Response {
     let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
@@ -32,8 +32,8 @@ const ONE: &str = "/v1/sandboxes/00000000-0000-0001";
 
 #[tokio::test]
 async fn a_put_is_202_the_same_again_200_another_409() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     assert_eq!(json(call(&daemon, Method::PUT, ONE, put(&spec())).await).await.0, StatusCode::ACCEPTED);
     assert_eq!(json(call(&daemon, Method::PUT, ONE, put(&spec())).await).await.0, StatusCode::OK);
     let other = SandboxSpec { cores: 2, ..spec() };
@@ -44,8 +44,8 @@ async fn a_put_is_202_the_same_again_200_another_409() {
 #[tokio::test]
 async fn a_pods_second_run_is_409_as_is_one_whose_data_is_not_there_and_what_is_kept_is_erased_with_204() {
     const TWO: &str = "/v1/sandboxes/00000000-0000-0002";
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     let needs_data = put(&SandboxSpec { data: wire::node::DataDisk::Kept, ..spec() });
     let (status, fault) = json(call(&daemon, Method::PUT, ONE, needs_data.clone()).await).await;
     assert_eq!((status, fault["code"].as_str()), (StatusCode::CONFLICT, Some("no_data")));
@@ -69,8 +69,8 @@ async fn a_pods_second_run_is_409_as_is_one_whose_data_is_not_there_and_what_is_
 
 #[tokio::test]
 async fn a_reader_may_wait_for_readiness_and_no_answer_shows_the_environment() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
     let (status, sandbox) =
         json(call(&daemon, Method::GET, &format!("{ONE}?until=ready&wait_ms=5000"), "").await).await;
@@ -85,8 +85,8 @@ async fn a_reader_may_wait_for_readiness_and_no_answer_shows_the_environment() {
 
 #[tokio::test]
 async fn requests_of_another_shape_are_refused_by_code_and_never_repeated() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     let unknown = SandboxSpec { image: domain::ImageDigest([9; 32]), ..spec() };
     let cases = [
         (Method::PUT, ONE, "{\"env\":{\"KEY\":hush-hush".to_owned(), "invalid_request"),
@@ -112,8 +112,8 @@ async fn requests_of_another_shape_are_refused_by_code_and_never_repeated() {
 
 #[tokio::test]
 async fn the_journal_is_handed_out_once_it_is_asked_for_and_forgets_what_was_kept() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
     daemon.ready(id(1)).await;
     let (_, marks) = json(call(&daemon, Method::GET, "/v1/marks", "").await).await;
@@ -127,8 +127,8 @@ async fn the_journal_is_handed_out_once_it_is_asked_for_and_forgets_what_was_kep
 
 #[tokio::test]
 async fn commands_go_to_pod_with_the_nodes_credential_and_nobody_elses() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
     daemon.ready(id(1)).await;
     let path = format!("{ONE}/pod/process.Process/Start");
@@ -145,8 +145,8 @@ async fn commands_go_to_pod_with_the_nodes_credential_and_nobody_elses() {
 
 #[tokio::test]
 async fn a_guests_metrics_are_passed_on_as_text_and_a_guest_that_babbles_is_cut_off() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     let path = format!("{ONE}/metrics");
     assert_eq!(json(call(&daemon, Method::GET, &path, "").await).await.1["code"], "not_found");
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
@@ -154,7 +154,7 @@ async fn a_guests_metrics_are_passed_on_as_text_and_a_guest_that_babbles_is_cut_
     let response = call(&daemon, Method::GET, &path, "").await;
     assert_eq!(response.headers()["content-type"], "text/plain; charset=utf-8");
     assert_eq!(to_bytes(response.into_body(), 100).await.unwrap(), "pod_processes 1\n");
-    house.guests.behave(Manner::Hostile);
+    host.guests.behave(PodBehavior::Hostile);
     assert_eq!(json(call(&daemon, Method::GET, &path, "").await).await.1["code"], "agent_unreachable");
 }
 
@@ -175,8 +175,8 @@ async fn tunnel(daemon: &Daemon) -> hyper::Response<hyper::body::Incoming> {
 
 #[tokio::test]
 async fn a_tunnel_carries_bytes_to_the_agents_port_and_back() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
     daemon.ready(id(1)).await;
     let response = tunnel(&daemon).await;
@@ -190,23 +190,23 @@ async fn a_tunnel_carries_bytes_to_the_agents_port_and_back() {
 
 #[tokio::test]
 async fn a_tunnel_to_an_agent_that_is_not_ready_or_not_there_is_refused_at_once() {
-    let house = House::new(Manner::Slow);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Slow);
+    let daemon = host.daemon().await;
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
     assert_eq!(tunnel(&daemon).await.status(), StatusCode::SERVICE_UNAVAILABLE);
-    house.guests.with(id(1), |guest| guest.phase = Some(wire::pod::PodPhase::Ready));
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    host.guests.with(id(1), |guest| guest.phase = Some(wire::pod::PodPhase::Ready));
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
     daemon.ready(id(1)).await;
-    house.guests.behave(Manner::Mute);
+    host.guests.behave(PodBehavior::Mute);
     assert_eq!(tunnel(&daemon).await.status(), StatusCode::BAD_GATEWAY);
 }
 
 #[tokio::test]
 async fn streams_are_bounded_for_each_agent() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
     daemon.ready(id(1)).await;
     let mut open = Vec::new();
@@ -221,12 +221,12 @@ async fn streams_are_bounded_for_each_agent() {
 
 #[tokio::test]
 async fn fault_2_4_those_who_talk_to_an_agent_leave_its_holders_places_free() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
     daemon.ready(id(1)).await;
     let mut open = Vec::new();
-    for _ in 0..house.config.streams {
+    for _ in 0..host.config.streams {
         let opened = tunnel(&daemon).await;
         assert_eq!(opened.status(), StatusCode::SWITCHING_PROTOCOLS);
         open.push(hyper::upgrade::on(opened).await.unwrap());

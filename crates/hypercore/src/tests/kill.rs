@@ -14,8 +14,8 @@ use std::time::Duration;
 use domain::MarkKind;
 use wire::node::{AgentMark, Data};
 
-use super::house::{House, eventually, id};
-use super::pod::Manner;
+use super::node::{TestNode, eventually, id};
+use super::pod::PodBehavior;
 use crate::retention;
 
 const STATE: &str = "PALATINE_TEST_NODE_STATE";
@@ -26,8 +26,8 @@ const STATE: &str = "PALATINE_TEST_NODE_STATE";
 #[ignore = "a child process of other tests"]
 async fn the_daemon_that_is_killed() {
     let Some(state) = std::env::var_os(STATE).map(PathBuf::from) else { return };
-    let house = House::at(&state, Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::at(&state, PodBehavior::Good);
+    let daemon = host.daemon().await;
     // A deletion that was cut off is finished first.
     for bits in [1, 2] {
         let record = fs::read_to_string(state.join("sandboxes").join(id(bits).to_string()).join("record.json"));
@@ -38,7 +38,7 @@ async fn the_daemon_that_is_killed() {
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
     daemon.kill().await;
-    let daemon = house.daemon().await;
+    let daemon = host.daemon().await;
     daemon.ready(id(1)).await;
     daemon.node.delete(id(1), None, Duration::ZERO, Data::Erase).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
@@ -49,7 +49,7 @@ async fn the_daemon_that_is_killed() {
     for kept in [1, 0] {
         let mut aged = retention::read_ages(&ages);
         retention::expire(&daemon.node.shared, &mut aged, Duration::from_secs(1)).await.unwrap();
-        assert_eq!(house.machine.kept().len(), kept);
+        assert_eq!(host.machine.kept().len(), kept);
         retention::write_ages(ages.clone(), aged).await.unwrap();
         daemon.node.delete(id(2), None, Duration::ZERO, Data::Erase).await.unwrap();
     }

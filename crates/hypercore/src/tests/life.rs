@@ -8,8 +8,8 @@ use tokio::time::timeout;
 use wire::node::{Data, Phase};
 use wire::pod::PodPhase;
 
-use super::house::{House, SOON, eventually, id, spec};
-use super::pod::Manner;
+use super::node::{SOON, TestNode, eventually, id, spec};
+use super::pod::PodBehavior;
 use crate::node::{CreateError, Created};
 use crate::policy::Readiness;
 
@@ -17,31 +17,31 @@ const GRACE: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn a_spawn_becomes_ready_and_a_delete_leaves_nothing() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     assert_eq!(daemon.create(id(1)).await.phase, Phase::Booting);
     let ready = daemon.ready(id(1)).await;
     assert!(ready.ready_after_ms.is_some() && ready.pid.is_some());
     daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
-    assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
-    assert_eq!(std::fs::read_dir(house.state().join("sandboxes")).unwrap().count(), 0);
+    assert!(host.machine.running().is_empty() && host.machine.disks().is_empty());
+    assert_eq!(std::fs::read_dir(host.state().join("sandboxes")).unwrap().count(), 0);
     assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Gone]);
 }
 
 #[tokio::test]
 async fn the_guest_is_told_its_secrets_once_and_the_disk_never_holds_them() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
-    house.guests.with(id(1), |guest| {
+    host.guests.with(id(1), |guest| {
         assert_eq!(guest.identities.len(), 1);
         assert_eq!(guest.identities[0].env.0["API_KEY"].expose(), "hush-hush");
         assert_eq!(guest.identities[0].resolvers, ["9.9.9.9"]);
     });
     let canary = b"hush-hush";
-    let mut folders = vec![house.state().to_owned()];
+    let mut folders = vec![host.state().to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -58,10 +58,10 @@ async fn the_guest_is_told_its_secrets_once_and_the_disk_never_holds_them() {
 
 #[tokio::test]
 async fn the_same_spec_again_changes_nothing_and_another_is_refused() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
-    assert!(matches!(daemon.offer(id(1), &spec()).await, Ok(Created::Before(_))));
+    assert!(matches!(daemon.offer(id(1), &spec()).await, Ok(Created::Existing(_))));
     let mut other = spec();
     other.env.0.insert("API_KEY".to_owned(), "another".to_owned().into());
     assert!(matches!(daemon.offer(id(1), &other).await, Err(CreateError::Stale)));
@@ -70,48 +70,48 @@ async fn the_same_spec_again_changes_nothing_and_another_is_refused() {
         assert!(matches!(daemon.offer(id(1), &other).await, Err(CreateError::Stale)));
     }
     daemon.ready(id(1)).await;
-    assert_eq!(house.machine.running().len(), 1);
+    assert_eq!(host.machine.running().len(), 1);
 }
 
 #[tokio::test]
 async fn twenty_at_once_for_one_agent_make_one_guest() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     let spec = spec();
     let offers = (0..20).map(|_| daemon.offer(id(1), &spec));
     let made = futures_util::future::join_all(offers).await;
-    let new = made.iter().filter(|made| matches!(made, Ok(Created::Now(_)))).count();
+    let new = made.iter().filter(|made| matches!(made, Ok(Created::New(_)))).count();
     assert_eq!(new, 1);
     daemon.ready(id(1)).await;
-    assert_eq!(house.machine.running().len(), 1);
+    assert_eq!(host.machine.running().len(), 1);
 }
 
 #[tokio::test]
 async fn a_guest_that_dies_is_started_again_under_its_id_and_not_billed_between() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     let first = daemon.ready(id(1)).await;
-    house.machine.crash(id(1));
+    host.machine.crash(id(1));
     let again = daemon.until(id(1), |sandbox| sandbox.phase == Phase::Ready && sandbox.restarts == 1).await;
     assert_ne!(again.pid, first.pid);
     assert_eq!(again.ready_after_ms, first.ready_after_ms);
     let kinds = [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Booting, MarkKind::Ready];
     assert_eq!(daemon.kinds(id(1)).await, kinds);
-    house.guests.with(id(1), |guest| {
+    host.guests.with(id(1), |guest| {
         assert_eq!(guest.identities[0].token.expose(), guest.identities[1].token.expose());
     });
 }
 
 #[tokio::test]
 async fn a_guest_that_dies_too_often_has_failed_and_keeps_its_place_until_it_is_deleted() {
-    let house = House::new(Manner::Hopeless);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Hopeless);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     let failed = Phase::Failed { reason: FailReason::CrashLoop };
     let sandbox = daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
-    assert_eq!(sandbox.restarts, house.config.restarts);
-    assert!(house.machine.running().is_empty());
+    assert_eq!(sandbox.restarts, host.config.restarts);
+    assert!(host.machine.running().is_empty());
     daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Gone]);
@@ -119,37 +119,37 @@ async fn a_guest_that_dies_too_often_has_failed_and_keeps_its_place_until_it_is_
 
 #[tokio::test]
 async fn a_guest_that_never_gets_ready_is_given_up_for_that_reason() {
-    for manner in [Manner::Mute, Manner::Slow, Manner::Hostile] {
-        let mut house = House::new(manner);
-        house.config.restarts = 0;
-        house.config.boot_deadline_ms = 200;
-        let daemon = house.daemon().await;
+    for behavior in [PodBehavior::Mute, PodBehavior::Slow, PodBehavior::Hostile] {
+        let mut host = TestNode::new(behavior);
+        host.config.restarts = 0;
+        host.config.boot_deadline_ms = 200;
+        let daemon = host.daemon().await;
         daemon.create(id(1)).await;
         let settled = daemon.until(id(1), |sandbox| matches!(sandbox.phase, Phase::Failed { .. })).await;
         let allowed = [FailReason::BootTimeout, FailReason::CrashLoop].map(|reason| Phase::Failed { reason });
-        assert!(allowed.contains(&settled.phase), "{manner:?}: {:?}", settled.phase);
+        assert!(allowed.contains(&settled.phase), "{behavior:?}: {:?}", settled.phase);
         assert!(!daemon.kinds(id(1)).await.contains(&MarkKind::Ready));
     }
 }
 
 #[tokio::test]
 async fn a_guest_that_cannot_be_made_is_tried_again_and_that_is_no_restart() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
-    house.machine.fail_next(Refusal::NoBase("/gone".into()));
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
+    host.machine.fail_next(Refusal::NoBase("/gone".into()));
     daemon.create(id(1)).await;
     assert_eq!(daemon.ready(id(1)).await.restarts, 0);
 }
 
 #[tokio::test]
 async fn an_agent_that_dies_inside_its_guest_is_not_billed_until_pod_has_it_back() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     let first = daemon.ready(id(1)).await;
-    house.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Backoff));
+    host.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Backoff));
     daemon.until(id(1), |sandbox| sandbox.phase == Phase::Booting).await;
-    house.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
+    host.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
     let again = daemon.ready(id(1)).await;
     assert_eq!((again.restarts, again.pid), (0, first.pid));
     assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Ready]);
@@ -157,33 +157,33 @@ async fn an_agent_that_dies_inside_its_guest_is_not_billed_until_pod_has_it_back
 
 #[tokio::test]
 async fn fault_1_9_a_guest_that_flaps_has_failed_after_its_share_of_boots_and_marks() {
-    let house = House::new(Manner::Flapping);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Flapping);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     let failed = Phase::Failed { reason: FailReason::CrashLoop };
     let sandbox = daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
-    assert_eq!(sandbox.restarts, house.config.restarts);
-    assert!(house.machine.running().is_empty());
+    assert_eq!(sandbox.restarts, host.config.restarts);
+    assert!(host.machine.running().is_empty());
     let kinds = daemon.kinds(id(1)).await;
-    assert_eq!(kinds.len(), (1 + 2 * Readiness::MOST) * (1 + house.config.restarts as usize));
+    assert_eq!(kinds.len(), (1 + 2 * Readiness::MOST) * (1 + host.config.restarts as usize));
     assert_eq!(kinds.last(), Some(&MarkKind::Unready));
 }
 
 #[tokio::test]
 async fn fault_1_9_a_guest_may_be_unready_within_one_boot_for_no_longer_than_a_boot_may_take() {
-    let mut house = House::new(Manner::Good);
-    (house.config.restarts, house.config.boot_deadline_ms) = (0, 600);
-    let daemon = house.daemon().await;
+    let mut host = TestNode::new(PodBehavior::Good);
+    (host.config.restarts, host.config.boot_deadline_ms) = (0, 600);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
     for _ in 0..4 {
-        house.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Backoff));
+        host.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Backoff));
         let down = daemon.until(id(1), |sandbox| sandbox.phase != Phase::Ready).await;
         if matches!(down.phase, Phase::Failed { .. }) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
-        house.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
+        host.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
         daemon.until(id(1), |sandbox| sandbox.phase != Phase::Booting).await;
     }
     let failed = Phase::Failed { reason: FailReason::BootTimeout };
@@ -192,49 +192,49 @@ async fn fault_1_9_a_guest_may_be_unready_within_one_boot_for_no_longer_than_a_b
 
 #[tokio::test]
 async fn fault_1_9_a_guest_that_is_started_again_is_believed_at_once_however_often() {
-    let mut house = House::new(Manner::Good);
-    house.config.restarts = 50;
-    let daemon = house.daemon().await;
+    let mut host = TestNode::new(PodBehavior::Good);
+    host.config.restarts = 50;
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
     for restarts in 1..=u32::try_from(Readiness::MOST).unwrap() + 2 {
-        house.machine.crash(id(1));
+        host.machine.crash(id(1));
         daemon.until(id(1), |sandbox| sandbox.restarts == restarts && sandbox.phase == Phase::Ready).await;
     }
 }
 
 #[tokio::test]
 async fn a_pod_that_falls_silent_costs_its_guest() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
     // Every connection from now on gets an endless answer.
-    house.guests.behave(Manner::Hostile);
-    house.guests.with(id(1), |guest| guest.identities.clear());
+    host.guests.behave(PodBehavior::Hostile);
+    host.guests.with(id(1), |guest| guest.identities.clear());
     daemon.until(id(1), |sandbox| matches!(sandbox.phase, Phase::Backoff { .. })).await;
-    house.guests.behave(Manner::Good);
+    host.guests.behave(PodBehavior::Good);
     assert!(daemon.ready(id(1)).await.restarts > 0);
 }
 
 #[tokio::test]
 async fn a_delete_in_the_middle_of_a_boot_works_at_once() {
-    let mut house = House::new(Manner::Mute);
-    house.config.boot_deadline_ms = 60_000;
-    let daemon = house.daemon().await;
+    let mut host = TestNode::new(PodBehavior::Mute);
+    host.config.boot_deadline_ms = 60_000;
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
-    eventually("a guest", || !house.machine.running().is_empty()).await;
+    eventually("a guest", || !host.machine.running().is_empty()).await;
     timeout(Duration::from_secs(2), daemon.node.delete(id(1), None, Duration::from_secs(30), Data::Erase))
         .await
         .unwrap()
         .unwrap();
-    assert!(house.machine.running().is_empty());
+    assert!(host.machine.running().is_empty());
 }
 
 #[tokio::test]
 async fn deletes_at_the_same_time_all_hear_of_the_end() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
     let deletes = (0..8).map(|_| daemon.node.delete(id(1), None, GRACE, Data::Erase));
@@ -246,8 +246,8 @@ async fn deletes_at_the_same_time_all_hear_of_the_end() {
 
 #[tokio::test]
 async fn what_the_machine_cannot_hold_is_refused_and_a_delete_makes_room() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     let large = wire::node::SandboxSpec { memory_mib: 2_000, ..spec() };
     assert!(daemon.offer(id(1), &large).await.is_ok());
     assert!(daemon.offer(id(2), &large).await.is_ok());
@@ -263,9 +263,9 @@ async fn what_the_machine_cannot_hold_is_refused_and_a_delete_makes_room() {
 
 #[tokio::test]
 async fn a_node_whose_marks_nobody_fetches_takes_no_more() {
-    let mut house = House::new(Manner::Good);
-    house.config.marks = 2;
-    let daemon = house.daemon().await;
+    let mut host = TestNode::new(PodBehavior::Good);
+    host.config.marks = 2;
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
     assert!(matches!(daemon.offer(id(2), &spec()).await, Err(CreateError::MarksFull)));

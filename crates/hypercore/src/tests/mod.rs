@@ -2,13 +2,13 @@
 
 mod adopt;
 mod api;
-mod books;
-mod house;
+mod bookkeeping;
 mod kill;
-mod lack;
 mod life;
+mod node;
 mod pod;
 mod quarantine;
 mod runs;
+mod shortage;
 
 pub(crate) use pod::run;

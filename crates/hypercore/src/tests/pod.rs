@@ -13,14 +13,14 @@ use axum::routing::{get, post};
 use domain::{RunId, UnixMillis};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use sandbox::fake::{Arrival, Machine};
+use sandbox::fake::{FakeHost, GuestConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 use wire::pod::{Identity, LogLine, PORT, PodPhase, Run, Status};
 
 /// How a guest behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Manner {
+pub(crate) enum PodBehavior {
     /// Ready as soon as it is told.
     Good,
     /// Takes its identity and never gets ready.
@@ -66,32 +66,32 @@ pub(crate) struct Guest {
 pub(crate) struct Guests(Arc<Inner>);
 
 struct Inner {
-    manner: Mutex<Manner>,
+    behavior: Mutex<PodBehavior>,
     guests: Mutex<HashMap<RunId, Guest>>,
-    machine: Mutex<Option<Machine>>,
+    machine: Mutex<Option<FakeHost>>,
 }
 
 impl Guests {
-    pub(crate) fn new(manner: Manner) -> (Self, Machine) {
-        let inner = Inner { manner: Mutex::new(manner), guests: Mutex::default(), machine: Mutex::default() };
+    pub(crate) fn new(behavior: PodBehavior) -> (Self, FakeHost) {
+        let inner = Inner { behavior: Mutex::new(behavior), guests: Mutex::default(), machine: Mutex::default() };
         let guests = Self(Arc::new(inner));
         let serving = guests.clone();
-        let machine = Machine::new(move |arrival| serving.serve(arrival));
+        let machine = FakeHost::new(move |arrival| serving.serve(arrival));
         *lock(&guests.0.machine) = Some(machine.clone());
         (guests, machine)
     }
 
-    pub(crate) fn behave(&self, manner: Manner) {
-        *lock(&self.0.manner) = manner;
+    pub(crate) fn behave(&self, behavior: PodBehavior) {
+        *lock(&self.0.behavior) = behavior;
     }
 
     pub(crate) fn with<T>(&self, id: RunId, act: impl FnOnce(&mut Guest) -> T) -> T {
         act(lock(&self.0.guests).entry(id).or_default())
     }
 
-    fn serve(&self, arrival: Arrival) -> bool {
-        let manner = *lock(&self.0.manner);
-        if manner == Manner::Mute {
+    fn serve(&self, arrival: GuestConnection) -> bool {
+        let behavior = *lock(&self.0.behavior);
+        if behavior == PodBehavior::Mute {
             return false;
         }
         self.with(arrival.id, |guest| {
@@ -99,7 +99,7 @@ impl Guests {
                 (guest.boot, guest.told, guest.phase) = (arrival.boot, false, None);
             }
         });
-        if manner == Manner::Hostile {
+        if behavior == PodBehavior::Hostile {
             tokio::spawn(babble(arrival.stream));
             return true;
         }
@@ -114,7 +114,7 @@ impl Guests {
             .route("/v1/stop", post(stop))
             .route("/metrics", get(async || "pod_processes 1\n"))
             .route("/process.Process/{method}", post(process))
-            .with_state(Pod { guests: self.clone(), id: arrival.id, manner });
+            .with_state(Pod { guests: self.clone(), id: arrival.id, behavior });
         let io = TokioIo::new(arrival.stream);
         tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, TowerToHyperService::new(router)));
         true
@@ -141,7 +141,7 @@ async fn babble(mut stream: tokio::io::DuplexStream) {
 struct Pod {
     guests: Guests,
     id: RunId,
-    manner: Manner,
+    behavior: PodBehavior,
 }
 
 impl Pod {
@@ -162,10 +162,10 @@ async fn identity(State(pod): State<Pod>, body: Bytes) -> StatusCode {
         }
         guest.told = true;
         guest.identities.push(identity);
-        guest.phase = Some(match pod.manner {
-            Manner::Good | Manner::Flapping => PodPhase::Ready,
-            Manner::Hopeless => PodPhase::Failed,
-            Manner::Slow | Manner::Mute | Manner::Hostile => PodPhase::Starting,
+        guest.phase = Some(match pod.behavior {
+            PodBehavior::Good | PodBehavior::Flapping => PodPhase::Ready,
+            PodBehavior::Hopeless => PodPhase::Failed,
+            PodBehavior::Slow | PodBehavior::Mute | PodBehavior::Hostile => PodPhase::Starting,
         });
         StatusCode::OK
     })
@@ -179,7 +179,7 @@ async fn status(State(pod): State<Pod>, Query(query): Query<HashMap<String, Stri
     let until = Instant::now() + wait;
     loop {
         let phase = pod.guests.with(pod.id, |guest| guest.phase).unwrap_or(PodPhase::Waiting);
-        let flaps = pod.manner == Manner::Flapping;
+        let flaps = pod.behavior == PodBehavior::Flapping;
         let phase = if flaps && wait.is_zero() { PodPhase::Backoff } else { phase };
         let settled = matches!(phase, PodPhase::Ready | PodPhase::Failed | PodPhase::Stopping);
         if settled || Instant::now() >= until {

@@ -13,19 +13,20 @@ use rustix::thread::{
     unshare_unsafe,
 };
 
-use crate::house::{House, id};
 use crate::machine::Residue;
+use crate::node::{NodeProcess, id};
 
-/// The first user of the house with number 11.
+/// The first user of the node with number 11.
 const UID: u32 = 1_879_148_192 + 11 * 100_000;
 
 #[tokio::test]
 async fn fault_1_8_a_vmm_is_shut_in() {
     let before = Residue::of("pltl");
-    let mut house = House::plan("pltl", 11, "disk_mib_per_second = 50", "uplinks = [\"lo\"]\nmbit_per_second = 80");
-    house.start().await;
-    house.create(id(1)).await;
-    let guest = house.ready(id(1)).await;
+    let mut node =
+        NodeProcess::plan("pltl", 11, "disk_mib_per_second = 50", "uplinks = [\"lo\"]\nmbit_per_second = 80");
+    node.start().await;
+    node.create(id(1)).await;
+    let guest = node.ready(id(1)).await;
     let pid = guest.pid.expect("it runs");
     its_namespaces_are_its_own(pid);
     it_is_alone_and_without_rights(pid);
@@ -37,11 +38,11 @@ async fn fault_1_8_a_vmm_is_shut_in() {
     assert!(line.contains("\0max,-vmx,-svm\0"), "{line}");
 
     // It is known again by a daemon that did not start it.
-    house.kill();
-    house.start().await;
-    assert_eq!(house.ready(id(1)).await, guest);
-    house.delete(id(1)).await;
-    house.end(&before);
+    node.kill();
+    node.start().await;
+    assert_eq!(node.ready(id(1)).await, guest);
+    node.delete(id(1)).await;
+    node.end(&before);
 }
 
 fn read(pid: u32, file: &str) -> String {

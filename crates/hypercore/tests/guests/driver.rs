@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::RunId;
-use sandbox::conformance::{self, Bench};
-use sandbox::drivers::qemu::{Choice, Qemu, Settings};
+use sandbox::conformance::{self, Harness};
+use sandbox::drivers::qemu::{AcceleratorChoice, Qemu, Settings};
 use sandbox::{GuestFacts, QemuFacts, Runtime};
 
 use crate::machine;
@@ -31,7 +31,7 @@ fn settings(state: &Path) -> Settings {
     Settings {
         state: state.to_owned(),
         kernel: machine::kernel(),
-        accelerator: Choice::Auto,
+        accelerator: AcceleratorChoice::Auto,
         probe_deadline: Duration::from_secs(5),
         first_uid: 1_879_100_000,
         layer_mib: 256,
@@ -43,7 +43,7 @@ fn settings(state: &Path) -> Settings {
 }
 
 #[async_trait]
-impl Bench for OnQemu {
+impl Harness for OnQemu {
     async fn driver(&self) -> Arc<dyn Runtime> {
         Arc::new(Qemu::start(settings(self.state.path())).await.expect("the driver starts"))
     }

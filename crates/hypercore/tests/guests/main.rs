@@ -1,16 +1,16 @@
 //! Real guests: real QEMU, the real `pod`, the real reference agent. Needs root and
 //! what `./dev` prepares.
 
-mod apart;
 mod confined;
 mod crash;
 mod cycles;
 mod driver;
-mod house;
-mod lack;
 mod machine;
+mod names;
 mod network;
+mod node;
 mod nodes;
 mod probe;
 mod shares;
+mod shortage;
 mod spawn;

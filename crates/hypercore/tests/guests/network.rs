@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::house::{House, PATIENCE, id};
 use crate::machine::Residue;
+use crate::node::{NodeProcess, PATIENCE, id};
 
 /// A machine of the internet, in a namespace of the test's own behind a link.
 pub(crate) struct Internet {
@@ -83,13 +83,13 @@ fn listen(address: &str) -> u16 {
 async fn a_guest_reaches_the_internet_and_nothing_else() {
     let before = Residue::of("plte");
     let internet = Internet::new("plteweb", 33);
-    let mut house = House::plan("plte", 4, "", &internet.uplink());
-    house.start().await;
+    let mut node = NodeProcess::plan("plte", 4, "", &internet.uplink());
+    node.start().await;
     for bits in 1..=2 {
-        house.create(id(bits)).await;
+        node.create(id(bits)).await;
     }
-    house.ready(id(1)).await;
-    house.ready(id(2)).await;
+    node.ready(id(1)).await;
+    node.ready(id(2)).await;
 
     let (host, udp) = (listen("0.0.0.0"), UdpSocket::bind("0.0.0.0:0").unwrap());
     let mut closed: Vec<String> = Vec::new();
@@ -117,7 +117,7 @@ async fn a_guest_reaches_the_internet_and_nothing_else() {
     }
     let mut words = vec!["/usr/bin/agent-echo", "probe"];
     words.extend(closed.iter().map(String::as_str));
-    let said = house.run(id(1), &words).await;
+    let said = node.run(id(1), &words).await;
     println!("{said}");
     assert!(said.lines().count() >= 30 && !said.contains("answered"), "{said}");
     assert!(
@@ -126,15 +126,14 @@ async fn a_guest_reaches_the_internet_and_nothing_else() {
     );
 
     // A public address answers: an echo of the site's own kernel.
-    let said =
-        house.run(id(1), &["/usr/bin/agent-echo", "probe", "icmp", "11.22.33.44", "tcp", "11.22.33.44:81"]).await;
+    let said = node.run(id(1), &["/usr/bin/agent-echo", "probe", "icmp", "11.22.33.44", "tcp", "11.22.33.44:81"]).await;
     println!("{said}");
     assert!(said.contains("refused"), "{said}");
     for bits in 1..=2 {
-        house.delete(id(bits)).await;
+        node.delete(id(bits)).await;
     }
     assert!(internet.forwarding());
-    house.stop();
+    node.stop();
     assert!(!internet.forwarding());
     drop(internet);
     assert_eq!(Residue::of("plte"), before);
@@ -150,26 +149,26 @@ fn table(name: &str) -> Option<String> {
 async fn fault_1_5_rules_that_an_operator_has_removed_come_back_and_the_guests_go_on() {
     let before = Residue::of("pltr");
     let internet = Internet::new("pltrweb", 36);
-    let mut house = House::plan("pltr", 15, "", &internet.uplink());
-    house.start().await;
-    house.create(id(1)).await;
-    let ready = house.ready(id(1)).await;
+    let mut node = NodeProcess::plan("pltr", 15, "", &internet.uplink());
+    node.start().await;
+    node.create(id(1)).await;
+    let ready = node.ready(id(1)).await;
     let laid = table("pltr").expect("a table");
     let removed = Command::new("nft").args(["delete", "table", "inet", "pltr"]).status();
     assert!(removed.expect("nft is installed").success());
     let until = Instant::now() + PATIENCE;
     // It is told after it is done.
-    while table("pltr").as_ref() != Some(&laid) || !house.log().contains("the node's rules are laid again") {
-        assert!(Instant::now() < until, "not laid again, or not told: {}", house.log());
+    while table("pltr").as_ref() != Some(&laid) || !node.log().contains("the node's rules are laid again") {
+        assert!(Instant::now() < until, "not laid again, or not told: {}", node.log());
         sleep(Duration::from_millis(50)).await;
     }
-    assert!(house.client().metrics().await.expect("metrics").contains("hypercore_rules_mended_total 1"));
-    let said = house.run(id(1), &["/usr/bin/agent-echo", "probe", "tcp", "11.22.36.44:81"]).await;
+    assert!(node.client().metrics().await.expect("metrics").contains("hypercore_rules_mended_total 1"));
+    let said = node.run(id(1), &["/usr/bin/agent-echo", "probe", "tcp", "11.22.36.44:81"]).await;
     assert!(said.contains("refused"), "{said}");
-    let after = house.ready(id(1)).await;
+    let after = node.ready(id(1)).await;
     assert_eq!((after.pid, after.restarts), (ready.pid, ready.restarts));
-    house.delete(id(1)).await;
-    house.stop();
+    node.delete(id(1)).await;
+    node.stop();
     drop(internet);
     assert_eq!(Residue::of("pltr"), before);
 }

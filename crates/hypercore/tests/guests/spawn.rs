@@ -6,36 +6,36 @@ use client::LogSource;
 use domain::MarkKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::house::{CANARY, House, id};
 use crate::machine::Residue;
+use crate::node::{CANARY, NodeProcess, id};
 
 #[tokio::test]
 async fn an_agent_is_spawned_reached_asked_and_gone_without_a_trace() {
     let before = Residue::of("plta");
-    let house = House::new("plta", 0, "").await;
-    house.create(id(1)).await;
-    let ready = house.ready(id(1)).await;
+    let node = NodeProcess::new("plta", 0, "").await;
+    node.create(id(1)).await;
+    let ready = node.ready(id(1)).await;
     println!("ready after {:?} ms", ready.ready_after_ms);
 
-    let mut tunnel = house.client().tunnel(id(1)).await.unwrap();
+    let mut tunnel = node.client().tunnel(id(1)).await.unwrap();
     tunnel.write_all(b"GET /ready HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut said = String::new();
     tunnel.read_to_string(&mut said).await.unwrap();
     assert!(said.starts_with("HTTP/1.1 2"), "{said}");
 
-    assert_eq!(house.run(id(1), &["/usr/bin/agent-echo", "tell", "cores"]).await.trim(), "1");
-    assert_eq!(house.run(id(1), &["/usr/bin/agent-echo", "tell", "env", "CANARY"]).await.trim(), CANARY);
-    assert!(!house.said(id(1), LogSource::Agent).await.is_empty(), "{}", house.log());
-    the_canary_is_nowhere(&house, ready.pid.unwrap());
+    assert_eq!(node.run(id(1), &["/usr/bin/agent-echo", "tell", "cores"]).await.trim(), "1");
+    assert_eq!(node.run(id(1), &["/usr/bin/agent-echo", "tell", "env", "CANARY"]).await.trim(), CANARY);
+    assert!(!node.said(id(1), LogSource::Agent).await.is_empty(), "{}", node.log());
+    the_canary_is_nowhere(&node, ready.pid.unwrap());
     the_vmm_is_confined(ready.pid.unwrap());
 
-    house.delete(id(1)).await;
-    assert_eq!(house.client().list().await.unwrap().sandboxes, []);
-    let marks = house.client().marks(0, Duration::ZERO).await.unwrap().marks;
+    node.delete(id(1)).await;
+    assert_eq!(node.client().list().await.unwrap().sandboxes, []);
+    let marks = node.client().marks(0, Duration::ZERO).await.unwrap().marks;
     let kinds: Vec<MarkKind> = marks.iter().map(|mark| mark.mark.kind).collect();
     assert_eq!(kinds, [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Gone]);
-    assert_eq!(std::fs::read_dir(house.dir.path().join("node/guests")).unwrap().count(), 0);
-    house.end(&before);
+    assert_eq!(std::fs::read_dir(node.dir.path().join("node/guests")).unwrap().count(), 0);
+    node.end(&before);
 }
 
 /// A user of its own, no new privileges, a system call filter, no core dumps, a
@@ -68,9 +68,9 @@ fn the_vmm_is_confined(vmm: u32) {
 
 /// In no file of the node, nor on the VMM's or the daemon's command line. The
 /// guest's own disks hold it only if its agent puts it there.
-fn the_canary_is_nowhere(house: &House, vmm: u32) {
-    let mut folders = vec![house.dir.path().to_owned()];
-    for pid in [vmm, house.daemon_pid()] {
+fn the_canary_is_nowhere(node: &NodeProcess, vmm: u32) {
+    let mut folders = vec![node.dir.path().to_owned()];
+    for pid in [vmm, node.daemon_pid()] {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).expect("it lives");
         assert!(!holds(&line), "the command line of {pid}");
     }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use super::Config;
-use super::machine::{self, Machine, Record};
-use super::peer::Node;
+use super::peer::PeerNode;
+use super::shared::{self, Record, SharedHost};
 use crate::{Failure, files};
 
 /// A daemon that was killed in the middle of starting a program leaves a copy of its
@@ -45,10 +45,10 @@ impl Claim {
         first_uid: u32,
         running: impl Fn(&str) -> io::Result<usize>,
     ) -> Result<Self, Failure> {
-        let node = Node { mark: mark(state)?, state: state.to_owned(), range: config.range, first_uid };
+        let node = PeerNode { mark: mark(state)?, state: state.to_owned(), range: config.range, first_uid };
         let until = Instant::now() + PATIENCE;
         loop {
-            match Machine::this().claim(config.name.as_str(), &node, &running)? {
+            match SharedHost::this().claim(config.name.as_str(), &node, &running)? {
                 Ok(claim) => return Ok(claim),
                 Err(_) if Instant::now() < until => thread::sleep(PAUSE),
                 Err(taken) => return Err(Failure::Taken(taken)),
@@ -67,24 +67,24 @@ impl Claim {
     }
 }
 
-impl Machine {
+impl SharedHost {
     /// The inner error is a sentence that says who has it.
     fn claim(
         &self,
         name: &str,
-        node: &Node,
+        node: &PeerNode,
         running: &impl Fn(&str) -> io::Result<usize>,
     ) -> Result<Result<Claim, String>, Failure> {
         let mut file = self.lock()?;
-        let mut record = machine::read(&mut file)?;
+        let mut record = shared::read(&mut file)?;
         if let Some(taken) = self.overlap(&record, name, node, running)? {
             return Ok(Err(taken));
         }
         let before = record.nodes.get(name);
         let path = self.claim_path(name);
-        let lock = machine::open_named(&path)?;
+        let lock = shared::open_named(&path)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) if !machine::same(&lock, &path)? => return Ok(Err(format!("{} is being removed", path.display()))),
+            Ok(()) if !shared::same(&lock, &path)? => return Ok(Err(format!("{} is being removed", path.display()))),
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Err(taken(name, before))),
             Err(error) => return Err(error.into()),
@@ -102,7 +102,7 @@ impl Machine {
         &self,
         record: &Record,
         name: &str,
-        node: &Node,
+        node: &PeerNode,
         running: &impl Fn(&str) -> io::Result<usize>,
     ) -> Result<Option<String>, Failure> {
         for (other, their) in record.nodes.iter().filter(|(other, _)| *other != name) {
@@ -138,7 +138,7 @@ impl Machine {
     }
 }
 
-fn taken(name: &str, holder: Option<&Node>) -> String {
+fn taken(name: &str, holder: Option<&PeerNode>) -> String {
     let whose = holder.map_or_else(
         || "another node".to_owned(),
         |node| format!("the node with its state in {}", node.state.display()),
@@ -176,17 +176,17 @@ mod tests {
             Self { dir: tempfile::tempdir().unwrap() }
         }
 
-        fn node(&self, state: &str, range: &str) -> Node {
+        fn node(&self, state: &str, range: &str) -> PeerNode {
             let state = self.dir.path().join(state);
             fs::create_dir_all(&state).unwrap();
             let range: Range = range.parse().unwrap();
             // More users than any range has slots.
             let first_uid = 100_000 + u32::from(range.ends(0).0.octets()[1]) * 20_000;
-            Node { mark: mark(&state).unwrap(), state, range, first_uid }
+            PeerNode { mark: mark(&state).unwrap(), state, range, first_uid }
         }
 
-        fn claim(&self, name: &str, node: &Node, running: usize) -> Result<Claim, String> {
-            Machine::of_test(self.dir.path()).claim(name, node, &|_: &str| Ok(running)).unwrap()
+        fn claim(&self, name: &str, node: &PeerNode, running: usize) -> Result<Claim, String> {
+            SharedHost::of_test(self.dir.path()).claim(name, node, &|_: &str| Ok(running)).unwrap()
         }
     }
 
@@ -209,7 +209,7 @@ mod tests {
         drop(place.claim("a", &one, 1).unwrap());
         assert!(place.claim("a", &two, 1).unwrap_err().contains("left guests running"));
         // Its own daemon comes back, also with its folder under another path.
-        let moved = Node { state: "/elsewhere".into(), ..one };
+        let moved = PeerNode { state: "/elsewhere".into(), ..one };
         assert!(!place.claim("a", &moved, 1).unwrap().inherited);
     }
 
@@ -229,11 +229,11 @@ mod tests {
     fn fault_1_3_no_user_runs_the_guests_of_two_nodes() {
         let place = Place::new();
         let one = place.node("one", "10.1.0.0/24");
-        let two = Node { first_uid: one.first_uid + 64, ..place.node("two", "10.2.0.0/24") };
+        let two = PeerNode { first_uid: one.first_uid + 64, ..place.node("two", "10.2.0.0/24") };
         let _held = place.claim("a", &one, 0).unwrap();
         let refused = place.claim("b", &two, 0).unwrap_err();
         assert!(refused.starts_with("node.first_uid: the users from 120064 on meet those from 120000 on"), "{refused}");
-        place.claim("b", &Node { first_uid: two.first_uid + 1, ..two }, 0).unwrap();
+        place.claim("b", &PeerNode { first_uid: two.first_uid + 1, ..two }, 0).unwrap();
     }
 
     #[test]

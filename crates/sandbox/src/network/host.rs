@@ -8,10 +8,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::guest::NAMESPACES;
-use super::machine::Machine;
 use super::netlink::link_alias;
-use super::rules::{self, Guarded};
+use super::rules::{self, GuardedUplinks};
 use super::ruleset::Ruleset;
+use super::shared::SharedHost;
 use super::{Config, Egress};
 use crate::{Failure, command, files};
 
@@ -22,7 +22,7 @@ const TELL_PERIOD: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Host {
     config: Config,
-    machine: Machine,
+    machine: SharedHost,
     /// The rules as they were laid; nothing where none are to be there.
     ruleset: Mutex<Option<Ruleset>>,
     /// When it was last told that they were laid again.
@@ -31,14 +31,14 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn new(config: Config) -> Self {
-        Self { config, machine: Machine::this(), ruleset: Mutex::default(), told: Mutex::default() }
+        Self { config, machine: SharedHost::this(), ruleset: Mutex::default(), told: Mutex::default() }
     }
 
     /// Lays the rules and switches forwarding on. Repeats itself without harm.
     pub(crate) fn open(&self) -> Result<(), Failure> {
         let name = self.config.name.as_str();
         if self.config.egress == Egress::None {
-            let alone = |guarded: &Guarded| nft(&[rules::no_host(&self.config), rules::uplinks(guarded)]);
+            let alone = |guarded: &GuardedUplinks| nft(&[rules::no_host(&self.config), rules::uplinks(guarded)]);
             return self.machine.open(name, &[], alone);
         }
         let routes = fs::read_to_string("/proc/net/route")?;
@@ -91,7 +91,7 @@ impl Host {
     }
 
     /// Replaces what is there of the rules in one transaction.
-    fn lay(&self, guarded: &Guarded) -> Result<Ruleset, Failure> {
+    fn lay(&self, guarded: &GuardedUplinks) -> Result<Ruleset, Failure> {
         nft(&[rules::host(&self.config), rules::uplinks(guarded)])?;
         Ruleset::read(self.config.name.as_str(), guarded, Ruleset::generation()?)
     }
@@ -99,7 +99,7 @@ impl Host {
     /// Gives back what `open` took.
     pub(crate) fn close(&self) -> Result<(), Failure> {
         let mut ruleset = self.ruleset.lock().unwrap_or_else(PoisonError::into_inner);
-        let guard = |guarded: &Guarded| nft(&[rules::no_host(&self.config), rules::uplinks(guarded)]);
+        let guard = |guarded: &GuardedUplinks| nft(&[rules::no_host(&self.config), rules::uplinks(guarded)]);
         *ruleset = None;
         self.machine.close(self.config.name.as_str(), guard)
     }
@@ -232,7 +232,7 @@ mod tests {
         fs::write(setting.join("forwarding"), "0").unwrap();
         let (name, range) = (name.to_owned().try_into().unwrap(), range.parse().unwrap());
         let config = Config { name, range, uplinks: vec!["lo".to_owned()], ..Config::default() };
-        Host { config, machine: Machine::of_test(dir), ruleset: Mutex::default(), told: Mutex::default() }
+        Host { config, machine: SharedHost::of_test(dir), ruleset: Mutex::default(), told: Mutex::default() }
     }
 
     fn change(rules: &str) {

@@ -22,11 +22,11 @@ mod config;
 mod dial;
 mod guest;
 mod host;
-mod machine;
 mod netlink;
 mod peer;
 mod rules;
 mod ruleset;
+mod shared;
 
 pub(crate) use claim::Claim;
 pub use config::{Config, ConfigError, Egress, Name, Range};

@@ -9,7 +9,7 @@ use wire::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS};
 use super::Config;
 
 /// Interfaces, and the nodes whose guests' packets go through each.
-pub(super) type Guarded = BTreeMap<String, BTreeSet<String>>;
+pub(super) type GuardedUplinks = BTreeMap<String, BTreeSet<String>>;
 
 /// The table of all nodes. No node can be called so.
 pub(super) const UPLINKS: &str = "node_uplinks";
@@ -167,7 +167,7 @@ pub(super) fn no_host(config: &Config) -> String {
 
 /// The table that all nodes of a machine share: what forwards only because of them is
 /// no router for others. Absent where there is nothing to guard.
-pub(super) fn uplinks(guarded: &Guarded) -> String {
+pub(super) fn uplinks(guarded: &GuardedUplinks) -> String {
     let mut table = format!("table inet {UPLINKS} {{\n}}\ndelete table inet {UPLINKS}\n");
     if guarded.is_empty() {
         return table;
@@ -261,11 +261,11 @@ mod tests {
 
     #[test]
     fn fault_1_3_what_comes_back_to_any_nodes_guests_passes_and_nothing_else() {
-        let guarded = Guarded::from([("eth7".to_owned(), ["a".to_owned(), "b".to_owned()].into())]);
+        let guarded = GuardedUplinks::from([("eth7".to_owned(), ["a".to_owned(), "b".to_owned()].into())]);
         let rules = uplinks(&guarded);
         let order = ["oifname \"a-*\" accept", "oifname \"b-*\" accept", "iifname \"eth7\" drop"];
         let found: Vec<usize> = order.iter().map(|rule| rules.find(rule).unwrap()).collect();
         assert!(found.is_sorted(), "{rules}");
-        assert!(!uplinks(&Guarded::new()).contains("chain"));
+        assert!(!uplinks(&GuardedUplinks::new()).contains("chain"));
     }
 }

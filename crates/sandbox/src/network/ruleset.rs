@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use super::netlink::Netfilter;
-use super::rules::{Guarded, UPLINKS};
+use super::rules::{GuardedUplinks, UPLINKS};
 use crate::{Failure, command};
 
 /// Rules, as they were when the machine's had this number.
 #[derive(Debug)]
 pub(super) struct Ruleset {
     generation: u32,
-    guarded: Guarded,
+    guarded: GuardedUplinks,
     /// The node's own table.
     own: String,
     /// That of all nodes; empty where nothing is guarded.
@@ -25,7 +25,7 @@ impl Ruleset {
 
     /// Reads the tables. The number was asked for before: what is changed meanwhile is
     /// seen the next time.
-    pub(super) fn read(name: &str, guarded: &Guarded, generation: u32) -> Result<Self, Failure> {
+    pub(super) fn read(name: &str, guarded: &GuardedUplinks, generation: u32) -> Result<Self, Failure> {
         let shared = if guarded.is_empty() { String::new() } else { list(UPLINKS)? };
         Ok(Self { generation, guarded: guarded.clone(), own: list(name)?, shared })
     }

@@ -2,7 +2,7 @@
 
 use std::os::fd::RawFd;
 
-use super::confine::{INITRAMFS, VMLINUX};
+use super::jail::{INITRAMFS, VMLINUX};
 use super::probe::Accelerator;
 use crate::network::Tap;
 
@@ -19,7 +19,7 @@ pub(super) struct Disk {
 
 /// What is started.
 #[derive(Clone, Debug)]
-pub(super) struct Machine<'a> {
+pub(super) struct CommandLine<'a> {
     pub(super) name: &'a str,
     pub(super) accelerator: Accelerator,
     pub(super) cores: u32,
@@ -35,7 +35,7 @@ pub(super) struct Machine<'a> {
     pub(super) console: RawFd,
 }
 
-impl Machine<'_> {
+impl CommandLine<'_> {
     /// The arguments, without the program.
     pub(super) fn arguments(&self) -> Vec<String> {
         let mut arguments = self.board();
@@ -140,8 +140,8 @@ fn words(words: &[&str]) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn machine(accelerator: Accelerator) -> Machine<'static> {
-        Machine {
+    fn command_line(accelerator: Accelerator) -> CommandLine<'static> {
+        CommandLine {
             name: "a1b2c3d4-e5f6-7890",
             accelerator,
             cores: 2,
@@ -157,14 +157,14 @@ mod tests {
 
     #[test]
     fn a_shared_disk_is_never_writable() {
-        let line = machine(Accelerator::Tcg).arguments().join(" ");
+        let line = command_line(Accelerator::Tcg).arguments().join(" ");
         assert!(line.contains("node-name=base,read-only=on"), "{line}");
         assert!(line.contains("node-name=data,discard=unmap"), "{line}");
     }
 
     #[test]
     fn fault_1_6_a_fault_of_the_hosts_disk_stops_the_guest_instead_of_reaching_it() {
-        let arguments = machine(Accelerator::Tcg).arguments();
+        let arguments = command_line(Accelerator::Tcg).arguments();
         let disks: Vec<_> = arguments.iter().filter(|word| word.starts_with("virtio-blk-pci")).collect();
         assert_eq!(disks.len(), 2);
         assert!(disks.iter().all(|disk| disk.contains("werror=stop,rerror=stop")), "{disks:?}");
@@ -172,20 +172,20 @@ mod tests {
 
     #[test]
     fn only_an_emulated_guest_is_told_the_hosts_clock_rate() {
-        assert!(machine(Accelerator::Tcg).arguments().join(" ").contains("tsc_early_khz=2000000"));
-        assert!(!machine(Accelerator::Kvm).arguments().join(" ").contains("tsc"));
+        assert!(command_line(Accelerator::Tcg).arguments().join(" ").contains("tsc_early_khz=2000000"));
+        assert!(!command_line(Accelerator::Kvm).arguments().join(" ").contains("tsc"));
     }
 
     #[test]
     fn fault_1_8_no_guest_is_offered_to_run_guests_of_its_own() {
         for accelerator in [Accelerator::Kvm, Accelerator::Tcg] {
-            assert!(machine(accelerator).arguments().contains(&"max,-vmx,-svm".to_owned()));
+            assert!(command_line(accelerator).arguments().contains(&"max,-vmx,-svm".to_owned()));
         }
     }
 
     #[test]
     fn a_machine_without_a_card_has_none() {
-        let bare = Machine { tap: None, disks: &[], ..machine(Accelerator::Kvm) };
+        let bare = CommandLine { tap: None, disks: &[], ..command_line(Accelerator::Kvm) };
         let line = bare.arguments().join(" ");
         assert!(!line.contains("virtio"), "{line}");
     }

@@ -12,18 +12,18 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use wire::node::{KeptDisk, Retention};
 
-use super::choice::{choose, confine};
+use super::accelerator::{choose, prepare_jail};
 use super::facts::QemuFacts;
 use super::launch::Started;
+use super::ops::{Inner, QUIT_DEADLINE, note_leftovers, refused};
 use super::plan::{guest_dir, overhead_mib};
 use super::qmp::Qmp;
-use super::work::{Inner, QUIT_DEADLINE, note_leftovers, refused};
-use super::{Settings, birth};
+use super::{Settings, startup};
 use crate::cgroup::Cgroups;
 use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::network::{Claim, Dialer, Host};
-use crate::runtime::{About, Condition, DiskRetention, Guest, Link, Presence, Room, Runtime, Slot, Spec, Stats};
+use crate::runtime::{About, Condition, DiskRetention, Guest, GuestStream, Presence, Room, Runtime, Slot, Spec, Stats};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, files, process};
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -46,11 +46,11 @@ impl Qemu {
         let cgroups = Cgroups::detect(settings.network.name.as_str()).step("find the cgroups")?;
         let claim = claim(&settings, &cgroups).await.step("claim the node's name and range")?;
         let (verdict, groups) = choose(&settings, &program, &cgroups).await.step("choose the accelerator")?;
-        let shut_in = confine(&settings, &program, verdict.accelerator).await;
-        let confinement = shut_in.step("prepare what VMMs are shut into")?;
+        let shut_in = prepare_jail(&settings, &program, verdict.accelerator).await;
+        let jail = shut_in.step("prepare what VMMs are shut into")?;
         let host = Host::new(settings.network.clone());
         let dialer = Dialer::start().step("start the dialer")?;
-        let inner = Inner { settings, program, verdict, groups, cgroups, claim, confinement, host, dialer };
+        let inner = Inner { settings, program, verdict, groups, cgroups, claim, jail, host, dialer };
         let driver = Self(Arc::new(inner));
         driver.blocking(Inner::prepare).await?;
         Ok(driver)
@@ -71,12 +71,12 @@ impl Qemu {
         }
     }
 
-    /// Watches a VMM that was started until its guest has begun.
-    async fn born(&self, id: RunId, started: Started) -> Result<Guest, RuntimeError> {
+    /// Watches a VMM that was started until its guest has running.
+    async fn started(&self, id: RunId, started: Started) -> Result<Guest, RuntimeError> {
         let process = process::facts(started.pid).during(Operation::Create, id, "look at the VMM's process")?;
         let mut exit = started.watch().during(Operation::Create, id, "watch the VMM")?;
-        let begun = birth::until_begun(&self.0.guest_dir(id).join("control"), &mut exit).await;
-        begun.during(Operation::Create, id, step::VMM)?;
+        let running = startup::until_running(&self.0.guest_dir(id).join("control"), &mut exit).await;
+        running.during(Operation::Create, id, step::VMM)?;
         Ok(Guest { facts: GuestFacts::Qemu(QemuFacts { process }), exit })
     }
 
@@ -112,11 +112,11 @@ impl Runtime for Qemu {
     async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError> {
         let wanted = spec.clone();
         let started = self.blocking(move |inner| inner.create(&wanted)).await?;
-        let born = self.born(spec.slot.run, started).await;
-        if born.is_err() {
+        let guest = self.started(spec.slot.run, started).await;
+        if guest.is_err() {
             note_leftovers(self.stop(spec.slot, DiskRetention::Attached).await);
         }
-        born
+        guest
     }
 
     async fn adopt(&self, spec: &Spec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
@@ -145,7 +145,7 @@ impl Runtime for Qemu {
         Ok(Some(Guest { facts: facts.clone(), exit }))
     }
 
-    async fn console(&self, id: RunId) -> Result<Box<dyn Link>, RuntimeError> {
+    async fn console(&self, id: RunId) -> Result<Box<dyn GuestStream>, RuntimeError> {
         let socket = self.0.guest_dir(id).join("console");
         match UnixStream::connect(&socket).await {
             Ok(stream) => Ok(Box::new(stream)),
@@ -154,7 +154,7 @@ impl Runtime for Qemu {
         }
     }
 
-    async fn connect(&self, id: RunId, port: u16) -> Result<Box<dyn Link>, RuntimeError> {
+    async fn connect(&self, id: RunId, port: u16) -> Result<Box<dyn GuestStream>, RuntimeError> {
         let path = self.0.namespace(id).path();
         match self.0.dialer.connect(path, port).await {
             Ok(stream) => Ok(Box::new(stream)),

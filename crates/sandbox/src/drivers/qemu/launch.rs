@@ -14,7 +14,7 @@ use rustix::thread::{Gid, UnshareFlags, unshare_unsafe};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use super::confine::{Confinement, Entry, Handles, before_exec};
+use super::jail::{Entry, Jail, JailHandles, before_exec};
 use crate::runtime::Exit;
 
 /// Bytes a VMM may say on its standard output and error: the place is full then.
@@ -31,7 +31,7 @@ pub(super) struct Launch<'a> {
     /// Further groups.
     pub(super) groups: &'a [u32],
     pub(super) namespace: Option<&'a Path>,
-    pub(super) confinement: &'a Confinement,
+    pub(super) jail: &'a Jail,
     /// Bytes of its largest disk.
     pub(super) file_bytes: u64,
     /// The `cgroup.procs` it enters.
@@ -63,11 +63,11 @@ impl Launch<'_> {
             groups: self.groups.iter().copied().map(Gid::from_raw).collect(),
             file_bytes: self.file_bytes.max(WORDS_BYTES),
             uid: self.uid,
-            confinement: Handles::of(self.confinement),
+            jail: JailHandles::of(self.jail),
             identity: format!("{0} {0} 1\n", self.uid),
         };
         before_exec(&mut command, entry);
-        let child = born_first(&mut command).map_err(|error| explained(error, &words))?;
+        let child = spawn_as_first(&mut command).map_err(|error| explained(error, &words))?;
         drop(files);
         let handle = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
         Ok(Started { pid: child.id(), child: Some(child), handle, words })
@@ -77,13 +77,13 @@ impl Launch<'_> {
 /// Starts a process that is number 1 where it lives: of its thread's children the
 /// kernel makes the first that of a namespace.
 #[expect(unsafe_code, reason = "unsharing files could surprise other code; process ids surprise nobody")]
-fn born_first(command: &mut Command) -> io::Result<Child> {
-    let birth = || {
+fn spawn_as_first(command: &mut Command) -> io::Result<Child> {
+    let startup = || {
         // SAFETY: touches no file descriptor; the thread ends here.
         unsafe { unshare_unsafe(UnshareFlags::NEWPID) }?;
         command.spawn()
     };
-    thread::scope(|scope| scope.spawn(birth).join()).unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+    thread::scope(|scope| scope.spawn(startup).join()).unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
 }
 
 /// What it said before it could become the VMM goes into the error.

@@ -2,24 +2,24 @@
 //!
 //! What the VMM is given is opened before and handed over as files: its disks, its
 //! card, its two sockets. It runs as a user of its own, in a cgroup of its own, shut
-//! into namespaces and lists of what it may do (`confine`).
+//! into namespaces and lists of what it may do (`jail`).
 
+mod accelerator;
 mod arguments;
-mod birth;
-mod choice;
 mod clock;
-mod confine;
 mod driver;
 pub(crate) mod facts;
+mod jail;
 mod launch;
+mod ops;
 mod plan;
 mod probe;
 mod qmp;
-mod work;
+mod startup;
 
 pub use driver::Qemu;
 pub use facts::QemuFacts;
-pub use probe::{Accelerator, Choice};
+pub use probe::{Accelerator, AcceleratorChoice};
 #[cfg(feature = "fuzz")]
 pub(crate) use qmp::Qmp;
 
@@ -48,7 +48,7 @@ pub struct Settings {
     /// What guests boot.
     pub kernel: Kernel,
     /// Which accelerator is wanted.
-    pub accelerator: Choice,
+    pub accelerator: AcceleratorChoice,
     /// How long the probe guest may take.
     pub probe_deadline: Duration,
     /// The user of slot 0; slot n has the n-th user after it.

@@ -1,4 +1,4 @@
-//! From hardware to a VMM that runs: the same way for a probe as for an agent.
+//! From config to a VMM that runs: the same way for a probe as for an agent.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -6,8 +6,8 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use super::Settings;
-use super::arguments::{Disk, Machine};
-use super::confine::Confinement;
+use super::arguments::{CommandLine, Disk};
+use super::jail::Jail;
 use super::launch::{Launch, Started};
 use super::probe::Accelerator;
 use crate::cgroup::{Cgroups, Device, DiskRate, Limits};
@@ -21,7 +21,7 @@ const TCG_OVERHEAD_MIB: u64 = 192;
 const MIB: u64 = 1024 * 1024;
 
 /// What one VMM gets.
-pub(super) struct Hardware {
+pub(super) struct VmConfig {
     pub(super) name: String,
     pub(super) cores: u32,
     pub(super) memory_mib: u64,
@@ -37,55 +37,55 @@ pub(super) struct Plan<'a> {
     pub(super) settings: &'a Settings,
     pub(super) program: &'a Path,
     pub(super) cgroups: &'a Cgroups,
-    pub(super) confinement: &'a Confinement,
+    pub(super) jail: &'a Jail,
 }
 
 impl Plan<'_> {
     pub(super) fn start(
         &self,
-        hardware: Hardware,
+        config: VmConfig,
         accelerator: Accelerator,
         tsc_khz: u64,
         groups: &[u32],
     ) -> Result<Started, Failure> {
-        let dir = guest_dir(&self.settings.state, &hardware.name);
+        let dir = guest_dir(&self.settings.state, &config.name);
         let (control, console) = (listener(&dir.join("control"))?, listener(&dir.join("console"))?);
-        let disks: Vec<Disk> = hardware
+        let disks: Vec<Disk> = config
             .disks
             .iter()
             .map(|(serial, read_only, file)| Disk { serial, fd: file.as_raw_fd(), read_only: *read_only })
             .collect();
-        let machine = Machine {
-            name: &hardware.name,
+        let command_line = CommandLine {
+            name: &config.name,
             accelerator,
-            cores: hardware.cores,
-            memory_mib: hardware.memory_mib,
+            cores: config.cores,
+            memory_mib: config.memory_mib,
             tsc_khz,
-            words: hardware.words,
+            words: config.words,
             disks: &disks,
-            tap: hardware.tap.as_ref().map(AsRawFd::as_raw_fd),
+            tap: config.tap.as_ref().map(AsRawFd::as_raw_fd),
             control: control.as_raw_fd(),
             console: console.as_raw_fd(),
         };
         let limits = Limits {
-            cores: hardware.cores,
-            memory_mib: hardware.memory_mib + overhead_mib(accelerator),
-            disk: self.disk_rate(hardware.cores)?,
+            cores: config.cores,
+            memory_mib: config.memory_mib + overhead_mib(accelerator),
+            disk: self.disk_rate(config.cores)?,
         };
         let launch = Launch {
             program: self.program,
-            arguments: &machine.arguments(),
-            uid: hardware.uid,
+            arguments: &command_line.arguments(),
+            uid: config.uid,
             groups,
-            namespace: hardware.namespace.as_deref(),
-            confinement: self.confinement,
-            file_bytes: largest_disk(&hardware.disks)?.max(self.settings.layer_mib.max(self.settings.data_mib) * MIB),
-            cgroup: self.cgroups.create(&hardware.name, limits).map_err(Failure::Cgroup)?,
-            files: hardware
+            namespace: config.namespace.as_deref(),
+            jail: self.jail,
+            file_bytes: largest_disk(&config.disks)?.max(self.settings.layer_mib.max(self.settings.data_mib) * MIB),
+            cgroup: self.cgroups.create(&config.name, limits).map_err(Failure::Cgroup)?,
+            files: config
                 .disks
                 .into_iter()
                 .map(|(_, _, file)| file)
-                .chain(hardware.tap)
+                .chain(config.tap)
                 .chain([control, console])
                 .collect(),
         };
@@ -121,7 +121,7 @@ fn listener(path: &Path) -> io::Result<OwnedFd> {
     Ok(UnixListener::bind(path)?.into())
 }
 
-/// Memory of the host that a guest takes beyond its own.
+/// VerdictCache of the host that a guest takes beyond its own.
 pub(super) const fn overhead_mib(accelerator: Accelerator) -> u64 {
     match accelerator {
         Accelerator::Kvm => KVM_OVERHEAD_MIB,

@@ -63,7 +63,7 @@ impl Accelerator {
 /// Which accelerator the operator wants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Choice {
+pub enum AcceleratorChoice {
     /// KVM where a probe guest boots on it, else emulation.
     #[default]
     Auto,
@@ -85,13 +85,18 @@ pub(super) struct Verdict {
 }
 
 /// Where a verdict is kept and what it depends on.
-pub(super) struct Memory {
+pub(super) struct VerdictCache {
     path: PathBuf,
     key: String,
 }
 
-impl Memory {
-    pub(super) fn new(state: &Path, program: &Path, kernel: &Kernel, choice: Choice) -> Result<Self, Failure> {
+impl VerdictCache {
+    pub(super) fn new(
+        state: &Path,
+        program: &Path,
+        kernel: &Kernel,
+        choice: AcceleratorChoice,
+    ) -> Result<Self, Failure> {
         let qemu = fs::metadata(program)?;
         let (boot, version) = (process::boot_id()?, &kernel.version);
         let device = fs::metadata(KVM).map(|kvm| format!("{:o}:{}", kvm.mode(), kvm.gid())).unwrap_or_default();
@@ -119,14 +124,14 @@ impl Memory {
 
 /// Why KVM is not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Doubt {
+pub(super) struct ProbeFailure {
     /// In one sentence.
     pub(super) why: String,
     /// Whether that is the machine's nature, and not its state.
     pub(super) lasts: bool,
 }
 
-impl Doubt {
+impl ProbeFailure {
     pub(super) const fn lasting(why: String) -> Self {
         Self { why, lasts: true }
     }
@@ -170,7 +175,7 @@ pub(super) fn kvm_groups() -> Result<Vec<u32>, String> {
 
 /// Why a probe guest is not believed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Silence {
+pub(super) enum NoAnswer {
     /// It took too long.
     Deadline,
     /// It, or its VMM, ended.
@@ -178,13 +183,13 @@ pub(super) enum Silence {
 }
 
 /// Listens on the probe guest's console for its answer.
-pub(super) async fn listen(console: &Path, deadline: Duration) -> Result<Duration, Silence> {
+pub(super) async fn listen(console: &Path, deadline: Duration) -> Result<Duration, NoAnswer> {
     let since = Instant::now();
     let said = timeout(deadline, async { heard(UnixStream::connect(console).await?).await });
     match said.await {
         Ok(Ok(true)) => Ok(since.elapsed()),
-        Ok(Ok(false) | Err(_)) => Err(Silence::End),
-        Err(_) => Err(Silence::Deadline),
+        Ok(Ok(false) | Err(_)) => Err(NoAnswer::End),
+        Err(_) => Err(NoAnswer::Deadline),
     }
 }
 
@@ -226,11 +231,11 @@ mod tests {
             (ended("signal: 11 (SIGSEGV)"), true),
             (String::new(), false),
         ] {
-            assert_eq!(Doubt::of_end(&words).lasts, lasts, "{words}");
+            assert_eq!(ProbeFailure::of_end(&words).lasts, lasts, "{words}");
         }
         let second = Duration::from_secs(1);
-        assert!(Doubt::of_deadline(5 * second, second).lasts);
-        assert!(!Doubt::of_deadline(5 * second, 2 * second).lasts);
+        assert!(ProbeFailure::of_deadline(5 * second, second).lasts);
+        assert!(!ProbeFailure::of_deadline(5 * second, 2 * second).lasts);
     }
 
     fn tokio_pieces(pieces: &[&str]) -> tokio::io::DuplexStream {
@@ -248,8 +253,9 @@ mod tests {
     fn a_verdict_is_forgotten_when_the_kernel_changes() {
         let dir = tempfile::tempdir().unwrap();
         let kernel = |version: &str| Kernel { vmlinux: "/v".into(), initramfs: "/i".into(), version: version.into() };
-        let memory =
-            |version: &str| Memory::new(dir.path(), Path::new("/bin/sh"), &kernel(version), Choice::Auto).unwrap();
+        let memory = |version: &str| {
+            VerdictCache::new(dir.path(), Path::new("/bin/sh"), &kernel(version), AcceleratorChoice::Auto).unwrap()
+        };
         let first = memory("1");
         first.keep(&first.verdict(Accelerator::Tcg, "because".into(), 1));
         assert_eq!(memory("1").recall().unwrap().reason, "because");
@@ -261,7 +267,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         // Where it is written before it has its name.
         fs::create_dir(dir.path().join("accelerator.half")).unwrap();
-        let memory = Memory { path: dir.path().join("accelerator.json"), key: "key".into() };
+        let memory = VerdictCache { path: dir.path().join("accelerator.json"), key: "key".into() };
         memory.keep(&memory.verdict(Accelerator::Tcg, "because".into(), 1));
         assert_eq!(memory.recall(), None);
     }

@@ -63,8 +63,8 @@ impl Qmp {
         }
     }
 
-    /// Whether the guest has begun to run, whatever became of it.
-    pub(super) async fn has_begun(&mut self) -> Result<bool, Failure> {
+    /// Whether the guest has running to run, whatever became of it.
+    pub(super) async fn has_started(&mut self) -> Result<bool, Failure> {
         Ok(self.status().await? != "prelaunch")
     }
 

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use sandbox::{Link, RuntimeError};
+use sandbox::{GuestStream, RuntimeError};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use wire::Secret;
@@ -41,19 +41,19 @@ pub(crate) enum PodError {
 const SAID_CHARS: usize = 200;
 
 /// A connection over which one request goes at a time.
-pub(crate) struct Line<B = Full<Bytes>> {
+pub(crate) struct PodConnection<B = Full<Bytes>> {
     sender: SendRequest<B>,
     _driver: AbortOnDropHandle<()>,
 }
 
-impl<B> Line<B>
+impl<B> PodConnection<B>
 where
     B: hyper::body::Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// Speaks HTTP over a link.
-    pub(crate) async fn over(link: Box<dyn Link>) -> Result<Self, PodError> {
+    pub(crate) async fn over(link: Box<dyn GuestStream>) -> Result<Self, PodError> {
         let (sender, connection) = handshake(TokioIo::new(link)).await.map_err(PodError::Broken)?;
         let driver = tokio::spawn(async move {
             // Whoever asked hears of it through the answer.
@@ -77,7 +77,7 @@ where
     }
 }
 
-impl Line {
+impl PodConnection {
     /// Sends a request and reads its answer whole.
     pub(crate) async fn ask(&mut self, request: Request<Full<Bytes>>, within: Duration) -> Result<Bytes, PodError> {
         timeout(within, async {

@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 /// Cuts a stream into lines. Each byte is looked at once, in whatever pieces it comes.
 #[derive(Debug, Default)]
-pub(crate) struct Lines {
+pub(crate) struct LineSplitter {
     pending: BytesMut,
     /// So many bytes hold no end of a line.
     seen: usize,
 }
 
-impl Lines {
+impl LineSplitter {
     /// Takes a piece.
     pub(crate) fn push(&mut self, piece: &[u8]) {
         self.pending.extend_from_slice(piece);
@@ -42,7 +42,7 @@ impl Lines {
 
 /// A rate that may be exceeded for a while: who takes more waits.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
+pub(crate) struct RateLimiter {
     per_second: u32,
     burst: u32,
     /// What was taken and is not yet paid for with time.
@@ -50,7 +50,7 @@ pub(crate) struct Pace {
     at: Instant,
 }
 
-impl Pace {
+impl RateLimiter {
     pub(crate) fn new(per_second: u32, burst: u32) -> Self {
         Self { per_second, burst, taken: 0.0, at: Instant::now() }
     }
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn fault_1_9_a_line_that_comes_byte_by_byte_is_searched_once() {
         const LINE: usize = 128 * 1024;
-        let (mut lines, since) = (Lines::default(), std::time::Instant::now());
+        let (mut lines, since) = (LineSplitter::default(), std::time::Instant::now());
         for _ in 0..LINE {
             lines.push(b"x");
             assert!(lines.next().is_none());
@@ -88,7 +88,7 @@ mod tests {
     fn lines_do_not_depend_on_the_pieces_in_which_they_come() {
         let text = b"one\n\ntwo\nthree";
         for size in 1..text.len() {
-            let (mut lines, mut found) = (Lines::default(), Vec::new());
+            let (mut lines, mut found) = (LineSplitter::default(), Vec::new());
             for piece in text.chunks(size) {
                 lines.push(piece);
                 found.extend(std::iter::from_fn(|| lines.next()));
@@ -100,15 +100,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fault_1_9_a_guest_that_babbles_is_read_at_the_nodes_pace() {
-        let (since, mut pace) = (Instant::now(), Pace::new(1_000, 4_000));
+        let (since, mut limiter) = (Instant::now(), RateLimiter::new(1_000, 4_000));
         for _ in 0..100 {
-            let wait = pace.take(1_000, Instant::now());
+            let wait = limiter.take(1_000, Instant::now());
             tokio::time::sleep(wait).await;
         }
         let took = since.elapsed();
         assert!((Duration::from_secs(95)..Duration::from_secs(97)).contains(&took), "{took:?}");
         // One that is quiet for a while may say more at once again.
         tokio::time::sleep(Duration::from_secs(4)).await;
-        assert_eq!(pace.take(4_000, Instant::now()), Duration::ZERO);
+        assert_eq!(limiter.take(4_000, Instant::now()), Duration::ZERO);
     }
 }

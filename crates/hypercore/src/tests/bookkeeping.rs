@@ -10,18 +10,18 @@ use tokio::time::timeout;
 use wire::node::{Data, Phase, Sandbox};
 use wire::pod::PodPhase;
 
-use super::house::{Daemon, House, SOON, eventually, id};
-use super::pod::Manner;
+use super::node::{Daemon, SOON, TestNode, eventually, id};
+use super::pod::PodBehavior;
 
 const FAILED: Phase = Phase::Failed { reason: FailReason::CrashLoop };
 
-fn file(house: &House, name: &str) -> PathBuf {
-    house.state().join("sandboxes").join(id(1).to_string()).join(name)
+fn file(host: &TestNode, name: &str) -> PathBuf {
+    host.state().join("sandboxes").join(id(1).to_string()).join(name)
 }
 
 /// From now on its record cannot be written, until what this gives is removed.
-fn no_record(house: &House) -> PathBuf {
-    let draft = file(house, "record.half");
+fn no_record(host: &TestNode) -> PathBuf {
+    let draft = file(host, "record.half");
     std::fs::create_dir(&draft).unwrap();
     draft
 }
@@ -30,8 +30,8 @@ fn waits_for_the_books(sandbox: &Sandbox) -> bool {
     matches!(sandbox.phase, Phase::Waiting { lacks: Lack::Ledger, .. })
 }
 
-async fn one_ready(house: &House) -> Daemon {
-    let daemon = house.daemon().await;
+async fn one_ready(host: &TestNode) -> Daemon {
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
     daemon
@@ -44,65 +44,65 @@ async fn delete(daemon: &Daemon, data: Data) -> bool {
 
 #[tokio::test]
 async fn fault_1_1_an_agent_that_was_given_up_is_not_started_again_whatever_the_disk_takes() {
-    let mut house = House::new(Manner::Good);
-    house.config.restarts = 0;
-    let daemon = one_ready(&house).await;
-    let draft = no_record(&house);
-    house.machine.crash(id(1));
+    let mut host = TestNode::new(PodBehavior::Good);
+    host.config.restarts = 0;
+    let daemon = one_ready(&host).await;
+    let draft = no_record(&host);
+    host.machine.crash(id(1));
     daemon.until(id(1), |sandbox| sandbox.phase == FAILED).await;
     std::fs::remove_dir(draft).unwrap();
-    let written = || std::fs::read_to_string(file(&house, "record.json")).unwrap().contains("crash_loop");
+    let written = || std::fs::read_to_string(file(&host, "record.json")).unwrap().contains("crash_loop");
     eventually("the failure is written down", written).await;
-    assert_eq!((house.machine.running().len(), house.machine.disks()[&id(1)]), (0, 1));
+    assert_eq!((host.machine.running().len(), host.machine.disks()[&id(1)]), (0, 1));
     assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready]);
     // The next daemon shows it from the start, and needs no secrets for that.
     daemon.kill().await;
-    std::fs::remove_file(file(&house, "secrets")).unwrap();
-    let next = house.daemon().await;
+    std::fs::remove_file(file(&host, "secrets")).unwrap();
+    let next = host.daemon().await;
     assert_eq!(next.sandbox(id(1)).unwrap().phase, FAILED);
     assert!(delete(&next, Data::Keep).await);
-    assert_eq!((house.machine.kept().len(), house.machine.disks().len()), (1, 0));
+    assert_eq!((host.machine.kept().len(), host.machine.disks().len()), (1, 0));
 }
 
 #[tokio::test]
 async fn fault_1_1_a_guest_that_was_given_up_and_cannot_be_stopped_is_stopped_later() {
-    let mut house = House::new(Manner::Hopeless);
-    house.config.restarts = 0;
+    let mut host = TestNode::new(PodBehavior::Hopeless);
+    host.config.restarts = 0;
     for _ in 0..3 {
-        house.machine.fail_call(Operation::Stop);
+        host.machine.fail_call(Operation::Stop);
     }
-    let daemon = house.daemon().await;
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.until(id(1), |sandbox| sandbox.phase == FAILED).await;
-    assert_eq!((house.machine.running().len(), house.machine.failing()), (0, 0));
-    assert_eq!(house.machine.disks()[&id(1)], 1, "it was never started again");
+    assert_eq!((host.machine.running().len(), host.machine.failing()), (0, 0));
+    assert_eq!(host.machine.disks()[&id(1)], 1, "it was never started again");
 }
 
 #[tokio::test]
 async fn fault_1_6_a_sandbox_is_removed_although_its_end_cannot_be_written_down() {
-    let house = House::new(Manner::Good);
-    let daemon = one_ready(&house).await;
-    let _draft = no_record(&house);
-    house.machine.fail_call(Operation::Stop);
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = one_ready(&host).await;
+    let _draft = no_record(&host);
+    host.machine.fail_call(Operation::Stop);
     assert!(!delete(&daemon, Data::Erase).await, "it could not be stopped");
     eventually("gone", || daemon.sandbox(id(1)).is_none()).await;
-    assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
+    assert!(host.machine.running().is_empty() && host.machine.disks().is_empty());
     assert_eq!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Gone));
 }
 
 #[tokio::test]
 async fn fault_1_6_an_end_is_in_the_ledger_before_its_mark_is_waited_for() {
-    let house = House::new(Manner::Good);
-    let daemon = one_ready(&house).await;
-    let (draft, held) = (no_record(&house), daemon.node.shared.journal.hold());
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = one_ready(&host).await;
+    let (draft, held) = (no_record(&host), daemon.node.shared.journal.hold());
     let asked = delete(&daemon, Data::Erase);
     let room = async {
-        eventually("its disks are gone", || house.machine.disks().is_empty()).await;
+        eventually("its disks are gone", || host.machine.disks().is_empty()).await;
         std::fs::remove_dir(draft).unwrap();
     };
     let (ended, ()) = tokio::join!(asked, room);
     assert!(!ended, "its end is in no journal");
-    let written = || std::fs::read_to_string(file(&house, "record.json")).unwrap().contains("\"wanted\": \"gone\"");
+    let written = || std::fs::read_to_string(file(&host, "record.json")).unwrap().contains("\"wanted\": \"gone\"");
     eventually("the end is written down", written).await;
     drop(held);
     eventually("gone", || daemon.sandbox(id(1)).is_none()).await;
@@ -110,13 +110,13 @@ async fn fault_1_6_an_end_is_in_the_ledger_before_its_mark_is_waited_for() {
 
 #[tokio::test]
 async fn fault_1_6_a_guest_that_dies_while_the_journal_takes_nothing_can_be_deleted() {
-    let house = House::new(Manner::Good);
-    let daemon = one_ready(&house).await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = one_ready(&host).await;
     let held = daemon.node.shared.journal.hold();
-    house.machine.crash(id(1));
+    host.machine.crash(id(1));
     daemon.until(id(1), waits_for_the_books).await;
     assert!(!delete(&daemon, Data::Erase).await, "its end is in no journal");
-    assert!(house.machine.disks().is_empty(), "that has made room");
+    assert!(host.machine.disks().is_empty(), "that has made room");
     drop(held);
     eventually("gone", || daemon.sandbox(id(1)).is_none()).await;
     assert_eq!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Gone));
@@ -124,13 +124,13 @@ async fn fault_1_6_a_guest_that_dies_while_the_journal_takes_nothing_can_be_dele
 
 #[tokio::test]
 async fn fault_1_6_a_readiness_that_the_journal_does_not_take_is_neither_shown_nor_billed() {
-    let house = House::new(Manner::Slow);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Slow);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.until(id(1), |sandbox| sandbox.pid.is_some()).await;
     let held = daemon.node.shared.journal.hold();
-    eventually("an identity", || house.guests.with(id(1), |guest| !guest.identities.is_empty())).await;
-    house.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
+    eventually("an identity", || host.guests.with(id(1), |guest| !guest.identities.is_empty())).await;
+    host.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
     daemon.until(id(1), waits_for_the_books).await;
     let released = crate::Clock::system().now();
     drop(held);
@@ -143,15 +143,15 @@ async fn fault_1_6_a_readiness_that_the_journal_does_not_take_is_neither_shown_n
 
 #[tokio::test]
 async fn fault_1_6_a_node_starts_although_the_journal_takes_nothing() {
-    let house = House::new(Manner::Good);
-    one_ready(&house).await.kill().await;
-    std::fs::write(file(&house, "record.json"), "noise").unwrap();
-    std::fs::create_dir_all(house.state().join("sandboxes").join(id(2).to_string())).unwrap();
+    let host = TestNode::new(PodBehavior::Good);
+    one_ready(&host).await.kill().await;
+    std::fs::write(file(&host, "record.json"), "noise").unwrap();
+    std::fs::create_dir_all(host.state().join("sandboxes").join(id(2).to_string())).unwrap();
     let mut held = None;
-    let next = timeout(SOON, house.daemon_with(|journal| held = Some(journal.hold()))).await.unwrap();
+    let next = timeout(SOON, host.daemon_with(|journal| held = Some(journal.hold()))).await.unwrap();
     assert_eq!(next.node.shared.registry.quarantine.list().len(), 1);
     assert!(!delete(&next, Data::Keep).await, "its end is in no journal");
-    assert_eq!((house.machine.running().len(), house.machine.kept().len()), (0, 1), "that has made room");
+    assert_eq!((host.machine.running().len(), host.machine.kept().len()), (0, 1), "that has made room");
     drop(held);
     assert!(delete(&next, Data::Keep).await);
     assert!(next.node.shared.registry.quarantine.list().is_empty());
@@ -159,22 +159,22 @@ async fn fault_1_6_a_node_starts_although_the_journal_takes_nothing() {
 
 #[tokio::test]
 async fn fault_1_1_who_asks_a_daemon_that_ends_is_not_told_that_the_sandbox_is_gone() {
-    let house = House::new(Manner::Good);
-    let daemon = one_ready(&house).await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = one_ready(&host).await;
     let handle = daemon.node.shared.registry.get(id(1)).unwrap();
     daemon.node.leave().await;
     assert!(daemon.node.shared.registry.delete(&handle, Duration::ZERO, Data::Erase).await.is_err());
     assert!(!delete(&daemon, Data::Erase).await);
-    assert_eq!(house.machine.running().len(), 1, "the next daemon adopts it");
-    let next = house.daemon().await;
+    assert_eq!(host.machine.running().len(), 1, "the next daemon adopts it");
+    let next = host.daemon().await;
     assert!(delete(&next, Data::Erase).await);
-    assert!(house.machine.running().is_empty());
+    assert!(host.machine.running().is_empty());
 }
 
 #[tokio::test]
 async fn fault_1_1_an_order_that_a_task_leaves_unanswered_is_no_success() {
-    let house = House::new(Manner::Good);
-    let daemon = one_ready(&house).await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = one_ready(&host).await;
     // It waits for its journal, and the daemon ends meanwhile.
     let held = daemon.node.shared.journal.hold();
     let (ended, ()) = tokio::join!(daemon.node.delete(id(1), None, Duration::ZERO, Data::Erase), async {

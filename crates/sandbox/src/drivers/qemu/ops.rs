@@ -13,10 +13,10 @@ use domain::{PodId, RunId};
 use wire::node::{DataDisk, KeptDisk, Retention};
 
 use super::Settings;
-use super::choice::{PROBE_NAME, remove_probe};
-use super::confine::Confinement;
+use super::accelerator::{PROBE_NAME, remove_probe};
+use super::jail::Jail;
 use super::launch::Started;
-use super::plan::{Hardware, Plan, guest_dir};
+use super::plan::{Plan, VmConfig, guest_dir};
 use super::probe::Verdict;
 use crate::cgroup::Cgroups;
 use crate::disk::{DATA, LAYER};
@@ -39,7 +39,7 @@ pub(super) struct Inner {
     pub(super) groups: Vec<u32>,
     pub(super) cgroups: Cgroups,
     pub(super) claim: Claim,
-    pub(super) confinement: Confinement,
+    pub(super) jail: Jail,
     pub(super) host: Host,
     pub(super) dialer: Dialer,
 }
@@ -242,7 +242,7 @@ impl Inner {
         let tap = tap
             .unwrap_or_else(|_| Err(Failure::Missing("the network's thread is gone".to_owned())))
             .map_err(during(step::NETWORK))?;
-        let hardware = Hardware {
+        let config = VmConfig {
             name: id.to_string(),
             cores: spec.cores,
             memory_mib: spec.memory_mib,
@@ -252,9 +252,9 @@ impl Inner {
             namespace: Some(namespace.path()),
             uid: self.uid(spec.slot.number),
         };
-        let Self { settings, program, cgroups, confinement, .. } = self;
-        let plan = Plan { settings, program, cgroups, confinement };
-        plan.start(hardware, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups).map_err(during(step::VMM))
+        let Self { settings, program, cgroups, jail, .. } = self;
+        let plan = Plan { settings, program, cgroups, jail };
+        plan.start(config, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups).map_err(during(step::VMM))
     }
 
     fn uid(&self, slot: u16) -> u32 {

@@ -21,19 +21,19 @@ use crate::machine;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 
 /// A node of this test alone.
-pub(crate) struct House {
+pub(crate) struct NodeProcess {
     pub(crate) name: &'static str,
     pub(crate) dir: TempDir,
     pub(crate) image: ImageDigest,
     daemon: Option<Child>,
 }
 
-impl House {
+impl NodeProcess {
     /// A node named so, with the tenth `number` of addresses and users.
     pub(crate) async fn new(name: &'static str, number: u32, more: &str) -> Self {
-        let mut house = Self::plan(name, number, more, "uplinks = [\"lo\"]");
-        house.start().await;
-        house
+        let mut node = Self::plan(name, number, more, "uplinks = [\"lo\"]");
+        node.start().await;
+        node
     }
 
     /// The same, not yet started, with more in its sections `[node]` and `[network]`.
@@ -196,7 +196,7 @@ impl House {
     }
 }
 
-impl Drop for House {
+impl Drop for NodeProcess {
     fn drop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             let pid = rustix::process::Pid::from_child(&daemon);

@@ -9,11 +9,11 @@ use wire::node::Phase;
 use wire::pod::PodPhase;
 
 use super::boot::gave_up;
-use super::live::Live;
-use super::machine::{Broken, Death, Stage, Task, Want};
-use super::order::Moment;
+use super::live::RunningGuest;
+use super::machine::{BookkeepingError, GuestFailure, Shortage, Stage, Task};
+use super::order::StageName;
 use crate::context::NodeContext;
-use crate::guest::{Line, Pod};
+use crate::guest::{PodClient, PodConnection};
 
 /// What must be free, in bytes, before a guest that a full disk has stopped goes on:
 /// it would use up at once what the node's own books need.
@@ -22,28 +22,28 @@ const RESUME_FREE: u64 = 64 * 1024 * 1024;
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// Why a guest is not ready any more.
-enum Lost {
+enum NotReady {
     /// Its agent is down and `pod` starts it again.
     Agent,
     /// The guest must be started again, unless its VMM has only stopped it.
-    Guest(Death),
+    Guest(GuestFailure),
     /// Its VMM has stopped it for want of something.
-    Held(Lack),
+    Suspended(Lack),
 }
 
 impl Task {
-    pub(super) async fn watch(&mut self, mut live: Live) -> Result<Stage, Broken> {
+    pub(super) async fn monitor(&mut self, mut live: RunningGuest) -> Result<Stage, BookkeepingError> {
         let pod = self.pod()?;
         let (lost, at) = tokio::select! {
             biased;
-            order = self.orders.ending(Moment::Ready) => return Ok(Stage::End(Some(live), order)),
-            words = live.end() => (Lost::Guest(Death::Guest(words)), self.shared.clock.now()),
+            order = self.orders.ending(StageName::Ready) => return Ok(Stage::End(Some(live), order)),
+            words = live.end() => (NotReady::Guest(GuestFailure::Guest(words)), self.shared.clock.now()),
             lost = until_lost(&pod, &self.shared, self.record.id) => lost,
         };
         match lost {
-            Lost::Guest(death) => self.lost(live, death, at).await,
-            Lost::Held(lack) => self.stopped(live, lack, at).await,
-            Lost::Agent => match self.unready(at).await? {
+            NotReady::Guest(death) => self.lost(live, death, at).await,
+            NotReady::Suspended(lack) => self.stopped(live, lack, at).await,
+            NotReady::Agent => match self.unready(at).await? {
                 Some(order) => Ok(Stage::End(Some(live), order)),
                 None => {
                     self.publish(Phase::Booting);
@@ -55,32 +55,37 @@ impl Task {
 
     /// A guest says nothing, or has ended: it is dead since then, unless its VMM has
     /// stopped it.
-    pub(super) async fn lost(&mut self, live: Live, death: Death, at: UnixMillis) -> Result<Stage, Broken> {
+    pub(super) async fn lost(
+        &mut self,
+        live: RunningGuest,
+        death: GuestFailure,
+        at: UnixMillis,
+    ) -> Result<Stage, BookkeepingError> {
         match (&death, condition(&*self.shared.runtime, self.record.id).await) {
-            (Death::Boot(_) | Death::Pod(_), Some(lack)) => self.stopped(live, lack, at).await,
+            (GuestFailure::Boot(_) | GuestFailure::Pod(_), Some(lack)) => self.stopped(live, lack, at).await,
             _ => self.died(&death, at).await,
         }
     }
 
-    async fn stopped(&mut self, live: Live, lack: Lack, at: UnixMillis) -> Result<Stage, Broken> {
+    async fn stopped(&mut self, live: RunningGuest, lack: Lack, at: UnixMillis) -> Result<Stage, BookkeepingError> {
         Ok(match self.unready(at).await? {
             Some(order) => Stage::End(Some(live), order),
-            None => Stage::Held(live, lack),
+            None => Stage::Suspended(live, lack),
         })
     }
 
     /// A guest that its VMM has stopped: it goes on where it was when the node has
     /// what it lacked. Meanwhile nobody is billed.
-    pub(super) async fn held(&mut self, mut live: Live, lacks: Lack) -> Result<Stage, Broken> {
+    pub(super) async fn suspended(&mut self, mut live: RunningGuest, lacks: Lack) -> Result<Stage, BookkeepingError> {
         let cause = "the VMM has stopped the guest: a disk of the host is full or does not work".to_owned();
-        let want = Want { lacks, cause };
+        let want = Shortage { lacks, cause };
         loop {
-            let until = self.show_want(&want);
+            let until = self.show_shortage(&want);
             let wait = Duration::from_millis(until.since(self.shared.clock.now()));
             tokio::select! {
                 biased;
-                order = self.orders.ending(Moment::Held) => return Ok(Stage::End(Some(live), order)),
-                words = live.end() => return self.died(&Death::Guest(words), self.shared.clock.now()).await,
+                order = self.orders.ending(StageName::Suspended) => return Ok(Stage::End(Some(live), order)),
+                words = live.end() => return self.died(&GuestFailure::Guest(words), self.shared.clock.now()).await,
                 () = sleep(wait) => {}
             }
             if self.goes_on().await {
@@ -116,7 +121,7 @@ async fn condition(runtime: &dyn Runtime, id: RunId) -> Option<Lack> {
 }
 
 /// How a guest is lost, and since when: one that says nothing, since it was last seen.
-async fn until_lost(pod: &Pod, shared: &NodeContext, id: RunId) -> (Lost, UnixMillis) {
+async fn until_lost(pod: &PodClient, shared: &NodeContext, id: RunId) -> (NotReady, UnixMillis) {
     let NodeContext { config, clock, runtime, .. } = shared;
     let mut ticks = interval(Duration::from_millis(config.health_period_ms));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -131,18 +136,18 @@ async fn until_lost(pod: &Pod, shared: &NodeContext, id: RunId) -> (Lost, UnixMi
                 line = None;
                 silent += 1;
                 if let Some(lack) = condition(&**runtime, id).await {
-                    return (Lost::Held(lack), seen);
+                    return (NotReady::Suspended(lack), seen);
                 }
                 if silent >= config.health_failures {
                     let words = format!("its pod gave no answer {silent} times: {why}");
-                    return (Lost::Guest(Death::Pod(words)), seen);
+                    return (NotReady::Guest(GuestFailure::Pod(words)), seen);
                 }
             }
         }
     }
 }
 
-async fn look(pod: &Pod, line: &mut Option<Line>) -> Result<Option<Lost>, crate::guest::PodError> {
+async fn look(pod: &PodClient, line: &mut Option<PodConnection>) -> Result<Option<NotReady>, crate::guest::PodError> {
     let open = match line {
         Some(open) => open,
         None => line.insert(pod.open().await?),
@@ -150,7 +155,7 @@ async fn look(pod: &Pod, line: &mut Option<Line>) -> Result<Option<Lost>, crate:
     let status = pod.status(open).await?;
     Ok(match status.phase {
         PodPhase::Ready => None,
-        PodPhase::Waiting | PodPhase::Starting | PodPhase::Backoff | PodPhase::Stopping => Some(Lost::Agent),
-        PodPhase::Failed => Some(Lost::Guest(gave_up(status.last_exit.as_deref()))),
+        PodPhase::Waiting | PodPhase::Starting | PodPhase::Backoff | PodPhase::Stopping => Some(NotReady::Agent),
+        PodPhase::Failed => Some(NotReady::Guest(gave_up(status.last_exit.as_deref()))),
     })
 }

@@ -41,13 +41,13 @@ impl Head {
 
 /// The marks that nobody has fetched yet, and how each agent stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Book {
+pub(crate) struct JournalState {
     head: Head,
     marks: VecDeque<AgentMark>,
     standing: BTreeMap<RunId, MarkKind>,
 }
 
-impl Book {
+impl JournalState {
     pub(super) fn new(head: Head) -> Self {
         Self { standing: head.standing.clone(), head, marks: VecDeque::new() }
     }
@@ -125,17 +125,17 @@ mod tests {
 
     use super::*;
 
-    fn book() -> Book {
-        Book::new(Head::new("j".to_owned()))
+    fn state() -> JournalState {
+        JournalState::new(Head::new("j".to_owned()))
     }
 
     fn kind() -> impl Strategy<Value = MarkKind> {
         prop_oneof![Just(MarkKind::Booting), Just(MarkKind::Ready), Just(MarkKind::Unready), Just(MarkKind::Gone)]
     }
 
-    fn write(book: &mut Book, agent: u64, kind: MarkKind) {
-        if let Some(mark) = book.next(RunId::from_bits(agent), kind, UnixMillis(0)) {
-            assert!(book.take(mark));
+    fn write(state: &mut JournalState, agent: u64, kind: MarkKind) {
+        if let Some(mark) = state.next(RunId::from_bits(agent), kind, UnixMillis(0)) {
+            assert!(state.take(mark));
         }
     }
 
@@ -144,35 +144,35 @@ mod tests {
         fn numbers_have_no_gaps_and_a_rewritten_file_stands_as_before(
             story in proptest::collection::vec((0_u64..4, kind(), any::<bool>()), 0..80),
         ) {
-            let mut book = book();
+            let mut state = state();
             for (agent, kind, fetch) in story {
-                write(&mut book, agent, kind);
+                write(&mut state, agent, kind);
                 if fetch {
-                    book.fetched(book.last().saturating_sub(1));
+                    state.fetched(state.last().saturating_sub(1));
                 }
-                let numbers: Vec<u64> = book.after(0, usize::MAX).iter().map(|mark| mark.mark.seq).collect();
+                let numbers: Vec<u64> = state.after(0, usize::MAX).iter().map(|mark| mark.mark.seq).collect();
                 prop_assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1));
-                let mut again = Book::new(book.head.clone());
-                for mark in &book.marks {
+                let mut again = JournalState::new(state.head.clone());
+                for mark in &state.marks {
                     prop_assert!(again.take(*mark));
                 }
-                prop_assert_eq!(&again, &book);
+                prop_assert_eq!(&again, &state);
             }
         }
     }
 
     #[test]
     fn what_is_known_already_gets_no_second_mark() {
-        let mut book = book();
+        let mut state = state();
         for kind in
             [MarkKind::Gone, MarkKind::Ready, MarkKind::Booting, MarkKind::Booting, MarkKind::Ready, MarkKind::Ready]
         {
-            write(&mut book, 1, kind);
+            write(&mut state, 1, kind);
         }
         for _ in 0..2 {
-            write(&mut book, 1, MarkKind::Gone);
+            write(&mut state, 1, MarkKind::Gone);
         }
-        let kinds: Vec<MarkKind> = book.after(0, 9).iter().map(|mark| mark.mark.kind).collect();
+        let kinds: Vec<MarkKind> = state.after(0, 9).iter().map(|mark| mark.mark.kind).collect();
         assert_eq!(kinds, [MarkKind::Booting, MarkKind::Ready, MarkKind::Gone]);
     }
 }

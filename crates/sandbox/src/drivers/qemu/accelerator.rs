@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::confine::Confinement;
-use super::plan::{Hardware, Plan, guest_dir};
-use super::probe::{self, Accelerator, Choice, Doubt, Memory, Silence, Verdict};
+use super::jail::Jail;
+use super::plan::{Plan, VmConfig, guest_dir};
+use super::probe::{self, Accelerator, AcceleratorChoice, NoAnswer, ProbeFailure, Verdict, VerdictCache};
 use super::{Settings, clock};
 use crate::cgroup::Cgroups;
 use crate::{Failure, files, process};
 
-/// Memory of the probe guest.
+/// VerdictCache of the probe guest.
 const PROBE_MEMORY_MIB: u64 = 128;
 /// The probe guest's name where others have their agent's id.
 pub(super) const PROBE_NAME: &str = "probe";
@@ -28,18 +28,18 @@ pub(super) async fn choose(
     cgroups: &Cgroups,
 ) -> Result<(Verdict, Vec<u32>), Failure> {
     let groups = probe::kvm_groups();
-    let memory = Memory::new(&settings.state, program, &settings.kernel, settings.accelerator)?;
+    let memory = VerdictCache::new(&settings.state, program, &settings.kernel, settings.accelerator)?;
     if let Some(verdict) = memory.recall() {
         let groups = groups_for(verdict.accelerator, groups);
         return Ok((verdict, groups));
     }
     let tsc = spawn_blocking(clock::tsc_khz);
     let found = match (settings.accelerator, &groups) {
-        (Choice::Tcg, _) => Err(Doubt::lasting("node.accelerator asks for it".to_owned())),
-        (Choice::Auto | Choice::Kvm, Err(why)) => Err(Doubt::lasting(why.clone())),
-        (Choice::Auto | Choice::Kvm, Ok(groups)) => {
-            let confinement = confine(settings, program, Accelerator::Kvm).await?;
-            let plan = Plan { settings, program, cgroups, confinement: &confinement };
+        (AcceleratorChoice::Tcg, _) => Err(ProbeFailure::lasting("node.accelerator asks for it".to_owned())),
+        (AcceleratorChoice::Auto | AcceleratorChoice::Kvm, Err(why)) => Err(ProbeFailure::lasting(why.clone())),
+        (AcceleratorChoice::Auto | AcceleratorChoice::Kvm, Ok(groups)) => {
+            let jail = prepare_jail(settings, program, Accelerator::Kvm).await?;
+            let plan = Plan { settings, program, cgroups, jail: &jail };
             try_kvm(&plan, groups).await?
         }
     };
@@ -50,16 +50,21 @@ pub(super) async fn choose(
 }
 
 /// Makes a verdict of what was found, and keeps it where it is one about the machine.
-fn decide(found: Result<Duration, Doubt>, choice: Choice, memory: &Memory, tsc_khz: u64) -> Result<Verdict, Failure> {
+fn decide(
+    found: Result<Duration, ProbeFailure>,
+    choice: AcceleratorChoice,
+    memory: &VerdictCache,
+    tsc_khz: u64,
+) -> Result<Verdict, Failure> {
     let (accelerator, reason, lasts) = match (found, choice) {
         (Ok(took), _) => (Accelerator::Kvm, format!("KVM: a probe guest answered after {} ms", took.as_millis()), true),
-        (Err(doubt), Choice::Kvm) => {
-            return Err(Failure::Missing(format!("node.accelerator asks for KVM, but {}", doubt.why)));
+        (Err(failure), AcceleratorChoice::Kvm) => {
+            return Err(Failure::Missing(format!("node.accelerator asks for KVM, but {}", failure.why)));
         }
-        (Err(Doubt { why, lasts: true }), Choice::Auto | Choice::Tcg) => {
+        (Err(ProbeFailure { why, lasts: true }), AcceleratorChoice::Auto | AcceleratorChoice::Tcg) => {
             (Accelerator::Tcg, format!("emulation: {why}"), true)
         }
-        (Err(Doubt { why, lasts: false }), Choice::Auto | Choice::Tcg) => {
+        (Err(ProbeFailure { why, lasts: false }), AcceleratorChoice::Auto | AcceleratorChoice::Tcg) => {
             tracing::warn!(why, "KVM could not be tried: guests are emulated, and it is tried again at the next start");
             (Accelerator::Tcg, format!("emulation, until the next start: {why}"), false)
         }
@@ -72,14 +77,14 @@ fn decide(found: Result<Duration, Doubt>, choice: Choice, memory: &Memory, tsc_k
 }
 
 /// What VMMs with this accelerator are shut into.
-pub(super) async fn confine(
+pub(super) async fn prepare_jail(
     settings: &Settings,
     program: &Path,
     accelerator: Accelerator,
-) -> Result<Confinement, Failure> {
+) -> Result<Jail, Failure> {
     let (kernel, program) = (settings.kernel.clone(), program.to_owned());
     let folder = settings.state.join("root");
-    let made = spawn_blocking(move || Confinement::prepare(&program, &kernel, accelerator, &folder));
+    let made = spawn_blocking(move || Jail::prepare(&program, &kernel, accelerator, &folder));
     made.await.map_err(io::Error::other)?
 }
 
@@ -92,11 +97,11 @@ fn groups_for(accelerator: Accelerator, groups: Result<Vec<u32>, String>) -> Vec
 }
 
 /// Boots a guest on KVM against the clock. The inner result is the verdict.
-async fn try_kvm(plan: &Plan<'_>, groups: &[u32]) -> Result<Result<Duration, Doubt>, Failure> {
+async fn try_kvm(plan: &Plan<'_>, groups: &[u32]) -> Result<Result<Duration, ProbeFailure>, Failure> {
     remove_probe(plan.settings, plan.cgroups)?;
     let dir = guest_dir(&plan.settings.state, PROBE_NAME);
     files::private_dir(&dir)?;
-    let hardware = Hardware {
+    let config = VmConfig {
         name: PROBE_NAME.to_owned(),
         cores: 1,
         memory_mib: PROBE_MEMORY_MIB,
@@ -106,17 +111,17 @@ async fn try_kvm(plan: &Plan<'_>, groups: &[u32]) -> Result<Result<Duration, Dou
         namespace: None,
         uid: plan.settings.first_uid + u32::from(plan.settings.network.range.slots()),
     };
-    let started = plan.start(hardware, Accelerator::Kvm, 0, groups)?;
+    let started = plan.start(config, Accelerator::Kvm, 0, groups)?;
     let pid = started.pid;
     let mut exit = started.watch()?;
     let deadline = plan.settings.probe_deadline;
     let found = match probe::listen(&dir.join("console"), deadline).await {
         Ok(took) => Ok(took),
-        Err(Silence::Deadline) => {
+        Err(NoAnswer::Deadline) => {
             // Where that cannot be read, it may have waited all the time.
-            Err(Doubt::of_deadline(deadline, process::waited_for_processor(pid).unwrap_or(deadline)))
+            Err(ProbeFailure::of_deadline(deadline, process::waited_for_processor(pid).unwrap_or(deadline)))
         }
-        Err(Silence::End) => Err(Doubt::of_end(&timeout(LAST_WORDS, exit.wait()).await.unwrap_or_default())),
+        Err(NoAnswer::End) => Err(ProbeFailure::of_end(&timeout(LAST_WORDS, exit.wait()).await.unwrap_or_default())),
     };
     let (settings, cgroups) = (plan.settings.clone(), plan.cgroups.clone());
     spawn_blocking(move || remove_probe(&settings, &cgroups)).await.map_err(io::Error::other)??;
@@ -135,9 +140,9 @@ mod tests {
     use super::*;
     use crate::drivers::qemu::Kernel;
 
-    fn memory(dir: &Path) -> Memory {
+    fn memory(dir: &Path) -> VerdictCache {
         let kernel = Kernel { vmlinux: "/v".into(), initramfs: "/i".into(), version: "1".into() };
-        Memory::new(dir, Path::new("/bin/sh"), &kernel, Choice::Auto).unwrap()
+        VerdictCache::new(dir, Path::new("/bin/sh"), &kernel, AcceleratorChoice::Auto).unwrap()
     }
 
     #[test]
@@ -145,11 +150,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let memory = memory(dir.path());
         let said = "the VMM ended (exit status: 1) and said: ioctl(KVM_CREATE_VM) failed: 12 Cannot allocate memory";
-        let verdict = decide(Err(Doubt::of_end(said)), Choice::Auto, &memory, 1).unwrap();
+        let verdict = decide(Err(ProbeFailure::of_end(said)), AcceleratorChoice::Auto, &memory, 1).unwrap();
         assert_eq!(verdict.accelerator, Accelerator::Tcg);
         assert!(verdict.reason.contains("Cannot allocate memory"), "{}", verdict.reason);
         assert_eq!(memory.recall(), None);
-        let refused = decide(Err(Doubt::of_end(said)), Choice::Kvm, &memory, 1).unwrap_err();
+        let refused = decide(Err(ProbeFailure::of_end(said)), AcceleratorChoice::Kvm, &memory, 1).unwrap_err();
         assert!(refused.to_string().contains("Cannot allocate memory"), "{refused}");
     }
 
@@ -157,14 +162,14 @@ mod tests {
     fn fault_1_5_a_verdict_about_the_machine_is_remembered() {
         let said = "the VMM ended (exit status: 1) and said: ioctl(KVM_CREATE_VM) failed: 25 Inappropriate ioctl";
         let deadline = Duration::from_secs(5);
-        for doubt in [
-            Doubt::of_end(said),
-            Doubt::of_deadline(deadline, Duration::ZERO),
-            Doubt::lasting("there is no /dev/kvm".to_owned()),
+        for failure in [
+            ProbeFailure::of_end(said),
+            ProbeFailure::of_deadline(deadline, Duration::ZERO),
+            ProbeFailure::lasting("there is no /dev/kvm".to_owned()),
         ] {
             let dir = tempfile::tempdir().unwrap();
             let memory = memory(dir.path());
-            let verdict = decide(Err(doubt), Choice::Auto, &memory, 1).unwrap();
+            let verdict = decide(Err(failure), AcceleratorChoice::Auto, &memory, 1).unwrap();
             assert_eq!(memory.recall(), Some(verdict));
         }
     }

@@ -17,8 +17,8 @@ use rustix::mount::{UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
 use super::guest::NAMESPACES;
-use super::peer::Node;
-use super::rules::Guarded;
+use super::peer::PeerNode;
+use super::rules::GuardedUplinks;
 use crate::{Failure, files};
 
 const RECORD: &str = "/run/palatine-network.json";
@@ -31,7 +31,7 @@ const TRIES: usize = 100;
 pub(super) struct Record {
     /// The nodes, by name.
     #[serde(default)]
-    pub(super) nodes: BTreeMap<String, Node>,
+    pub(super) nodes: BTreeMap<String, PeerNode>,
     /// By interface.
     uplinks: BTreeMap<String, Uplink>,
     /// The nodes for which `ip netns` has made its place; absent if it was there.
@@ -49,13 +49,13 @@ struct Uplink {
 
 /// The machine.
 #[derive(Clone, Debug)]
-pub(super) struct Machine {
+pub(super) struct SharedHost {
     record: PathBuf,
     settings: PathBuf,
     place: PathBuf,
 }
 
-impl Machine {
+impl SharedHost {
     pub(super) fn this() -> Self {
         Self { record: RECORD.into(), settings: SETTINGS.into(), place: NAMESPACES.into() }
     }
@@ -67,7 +67,7 @@ impl Machine {
         &self,
         node: &str,
         uplinks: &[String],
-        guard: impl FnOnce(&Guarded) -> Result<(), Failure>,
+        guard: impl FnOnce(&GuardedUplinks) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut file = self.lock()?;
         let mut record = read(&mut file)?;
@@ -93,7 +93,11 @@ impl Machine {
     }
 
     /// Gives back what no other node needs. `guard` lays the rules for those who stay.
-    pub(super) fn close(&self, node: &str, guard: impl FnOnce(&Guarded) -> Result<(), Failure>) -> Result<(), Failure> {
+    pub(super) fn close(
+        &self,
+        node: &str,
+        guard: impl FnOnce(&GuardedUplinks) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let mut file = self.lock()?;
         let mut record = read(&mut file)?;
         self.release(&mut record, node, &[])?;
@@ -111,7 +115,7 @@ impl Machine {
     }
 
     /// Tells which interfaces are guarded, while no node changes that or the rules.
-    pub(super) fn guarding(&self, act: impl FnOnce(&Guarded) -> Result<(), Failure>) -> Result<(), Failure> {
+    pub(super) fn guarding(&self, act: impl FnOnce(&GuardedUplinks) -> Result<(), Failure>) -> Result<(), Failure> {
         let mut file = self.lock()?;
         let record = read(&mut file)?;
         act(&record.guarded())
@@ -186,7 +190,7 @@ impl Machine {
 
 impl Record {
     /// The interfaces that would not forward by themselves, each with its nodes.
-    fn guarded(&self) -> Guarded {
+    fn guarded(&self) -> GuardedUplinks {
         let ours = self.uplinks.iter().filter(|(_, uplink)| uplink.before == "0");
         ours.map(|(name, uplink)| (name.clone(), uplink.nodes.clone())).collect()
     }
@@ -226,7 +230,7 @@ pub(super) fn read(file: &mut File) -> Result<Record, Failure> {
 }
 
 #[cfg(test)]
-impl Machine {
+impl SharedHost {
     /// One whose settings and record lie in a folder, and whose place is mounted, as
     /// on a machine that knows namespaces already.
     pub(super) fn of_test(dir: &Path) -> Self {
@@ -238,20 +242,20 @@ impl Machine {
 mod tests {
     use super::*;
 
-    fn machine(links: &[(&str, &str)]) -> (tempfile::TempDir, Machine) {
+    fn machine(links: &[(&str, &str)]) -> (tempfile::TempDir, SharedHost) {
         let dir = tempfile::tempdir().unwrap();
         for (name, value) in links {
             fs::create_dir(dir.path().join(name)).unwrap();
             fs::write(dir.path().join(name).join("forwarding"), format!("{value}\n")).unwrap();
         }
-        let machine = Machine::of_test(dir.path());
+        let machine = SharedHost::of_test(dir.path());
         (dir, machine)
     }
 
     /// What is guarded then, as `uplink: nodes`.
-    fn open(machine: &Machine, node: &str, link: &str) -> Vec<String> {
+    fn open(machine: &SharedHost, node: &str, link: &str) -> Vec<String> {
         let mut seen = Vec::new();
-        let guard = |guarded: &Guarded| {
+        let guard = |guarded: &GuardedUplinks| {
             seen = told(guarded);
             Ok(())
         };
@@ -259,9 +263,9 @@ mod tests {
         seen
     }
 
-    fn close(machine: &Machine, node: &str) -> Vec<String> {
+    fn close(machine: &SharedHost, node: &str) -> Vec<String> {
         let mut seen = Vec::new();
-        let guard = |guarded: &Guarded| {
+        let guard = |guarded: &GuardedUplinks| {
             seen = told(guarded);
             Ok(())
         };
@@ -269,11 +273,11 @@ mod tests {
         seen
     }
 
-    fn told(guarded: &Guarded) -> Vec<String> {
+    fn told(guarded: &GuardedUplinks) -> Vec<String> {
         guarded.iter().map(|(link, nodes)| format!("{link}: {}", Vec::from_iter(nodes.clone()).join(" "))).collect()
     }
 
-    fn now(machine: &Machine, link: &str) -> String {
+    fn now(machine: &SharedHost, link: &str) -> String {
         fs::read_to_string(machine.setting(link)).unwrap()
     }
 
@@ -333,7 +337,7 @@ mod tests {
     #[test]
     fn fault_1_4_a_record_that_was_written_anew_is_still_held() {
         let (_dir, machine) = machine(&[("eth0", "0")]);
-        let guard = |_: &Guarded| {
+        let guard = |_: &GuardedUplinks| {
             let other = open_named(&machine.record)?;
             assert_eq!(flock(&other, FlockOperation::NonBlockingLockExclusive), Err(rustix::io::Errno::WOULDBLOCK));
             Ok(())

@@ -14,21 +14,21 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Pause between two questions to a VMM that is not so far.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Waits until a VMM says that its guest has begun. One that ends before could not be
+/// Waits until a VMM says that its guest has running. One that ends before could not be
 /// started by this node: its guest has not had a word in it.
-pub(super) async fn until_begun(control: &Path, exit: &mut Exit) -> Result<(), Failure> {
+pub(super) async fn until_running(control: &Path, exit: &mut Exit) -> Result<(), Failure> {
     tokio::select! {
         // What was said before the end counts.
         biased;
-        begun = timeout(DEADLINE, begun(control)) => begun.map_err(|_| Failure::Deadline(DEADLINE)),
+        running = timeout(DEADLINE, running(control)) => running.map_err(|_| Failure::Deadline(DEADLINE)),
         words = exit.wait() => Err(Failure::Vmm(words)),
     }
 }
 
 /// The socket is there before the VMM is, and lets us wait in line for its greeting.
-async fn begun(control: &Path) {
+async fn running(control: &Path) {
     loop {
-        let asked = async { Qmp::connect(control).await?.has_begun().await };
+        let asked = async { Qmp::connect(control).await?.has_started().await };
         match asked.await {
             Ok(true) => return,
             Ok(false) => {}
@@ -63,11 +63,11 @@ mod tests {
     const RUNNING: &str = "{\"QMP\":{}}\n{\"return\":{}}\n{\"return\":{\"status\":\"running\"}}\n";
 
     #[tokio::test]
-    async fn fault_1_1_a_guest_has_begun_when_its_vmm_says_so_and_not_before() {
+    async fn fault_1_1_a_guest_has_started_when_its_vmm_says_so_and_not_before() {
         let dir = tempfile::tempdir().unwrap();
         let control = vmm(dir.path(), &[PRELAUNCH, "{\"QMP\":{}", RUNNING]);
         let (_announce, mut exit) = Exit::channel();
-        until_begun(&control, &mut exit).await.unwrap();
+        until_running(&control, &mut exit).await.unwrap();
     }
 
     #[tokio::test]
@@ -75,9 +75,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let control = vmm(dir.path(), &[PRELAUNCH]);
         let (announce, mut exit) = Exit::channel();
-        let born = tokio::spawn(async move { until_begun(&control, &mut exit).await });
+        let guest = tokio::spawn(async move { until_running(&control, &mut exit).await });
         announce.send_replace(Some("the VMM ended and said: cannot allocate memory".to_owned()));
-        let failure = born.await.unwrap().unwrap_err();
+        let failure = guest.await.unwrap().unwrap_err();
         assert!(matches!(&failure, Failure::Vmm(words) if words.ends_with("cannot allocate memory")), "{failure}");
     }
 
@@ -85,7 +85,7 @@ mod tests {
     async fn fault_1_1_a_vmm_that_never_says_a_word_is_not_waited_for_for_ever() {
         let dir = tempfile::tempdir().unwrap();
         let (_announce, mut exit) = Exit::channel();
-        let failure = until_begun(&dir.path().join("control"), &mut exit).await.unwrap_err();
+        let failure = until_running(&dir.path().join("control"), &mut exit).await.unwrap_err();
         assert!(matches!(failure, Failure::Deadline(DEADLINE)), "{failure}");
     }
 }

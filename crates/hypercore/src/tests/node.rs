@@ -8,13 +8,13 @@ use std::time::Duration;
 use domain::{Generation, ImageDigest, MarkKind, PodId, RunId, UnixMillis};
 use image::ImageError;
 use metrics_exporter_prometheus::PrometheusBuilder;
-use sandbox::fake::Machine;
+use sandbox::fake::FakeHost;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 use wire::node::{AgentMark, DataDisk, Phase, Sandbox, SandboxSpec};
 use wire::{Environment, Secret};
 
-use super::pod::{Guests, Manner, run};
+use super::pod::{Guests, PodBehavior, run};
 use crate::api::{Api, routes};
 use crate::context::NodeContext;
 use crate::heartbeat::Heartbeat;
@@ -45,24 +45,24 @@ impl Images for OneImage {
 }
 
 /// The machine, the disk and the guests, which outlive a daemon.
-pub(super) struct House {
+pub(super) struct TestNode {
     pub(super) dir: PathBuf,
     _own: Option<TempDir>,
-    pub(super) machine: Machine,
+    pub(super) machine: FakeHost,
     pub(super) guests: Guests,
     pub(super) config: Config,
 }
 
-impl House {
-    pub(super) fn new(manner: Manner) -> Self {
+impl TestNode {
+    pub(super) fn new(behavior: PodBehavior) -> Self {
         let own = tempfile::tempdir().expect("a folder");
-        let house = Self::at(own.path(), manner);
-        Self { _own: Some(own), ..house }
+        let host = Self::at(own.path(), behavior);
+        Self { _own: Some(own), ..host }
     }
 
     /// With the disk of another one.
-    pub(super) fn at(dir: &Path, manner: Manner) -> Self {
-        let (guests, machine) = Guests::new(manner);
+    pub(super) fn at(dir: &Path, behavior: PodBehavior) -> Self {
+        let (guests, machine) = Guests::new(behavior);
         let config = Config {
             name: "test".to_owned(),
             state: dir.to_owned(),
@@ -119,7 +119,7 @@ impl House {
         });
         prepare(shared.journal.clone());
         let node = Arc::new(Node::new(shared, Ledger::open(state, reserve::of(state)).expect("a ledger")));
-        node.take_up(last_alive).await.expect("what is there");
+        node.recover(last_alive).await.expect("what is there");
         drop(heartbeat);
         Daemon { node }
     }
@@ -161,7 +161,7 @@ impl Daemon {
 
     pub(super) async fn create(&self, id: RunId) -> Sandbox {
         match self.offer(id, &spec()).await {
-            Ok(Created::Now(sandbox) | Created::Before(sandbox)) => sandbox,
+            Ok(Created::New(sandbox) | Created::Existing(sandbox)) => sandbox,
             Err(error) => panic!("{error}"),
         }
     }

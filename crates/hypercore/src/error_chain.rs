@@ -1,7 +1,7 @@
 //! Errors in words.
 
 /// An error with its causes, for the operator.
-pub(crate) fn words(error: &dyn std::error::Error) -> String {
+pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

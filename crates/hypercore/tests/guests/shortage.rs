@@ -13,15 +13,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 use wire::node::{Data, Phase};
 
-use crate::house::{House, PATIENCE, id};
 use crate::machine::Residue;
+use crate::node::{NodeProcess, PATIENCE, id};
 
 /// Room for a guest's disks, and soon full.
 const SIZE: &CStr = c"size=192m,mode=0700";
 
 /// One more count in the agent's `/data`, on its disk before it is told.
-async fn try_count(house: &House, id: RunId) -> Option<u64> {
-    let mut tunnel = house.client().tunnel(id).await.ok()?;
+async fn try_count(node: &NodeProcess, id: RunId) -> Option<u64> {
+    let mut tunnel = node.client().tunnel(id).await.ok()?;
     let ask = b"POST /state HTTP/1.1\r\nhost: agent\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     tunnel.write_all(ask).await.ok()?;
     let mut said = String::new();
@@ -31,28 +31,28 @@ async fn try_count(house: &House, id: RunId) -> Option<u64> {
 }
 
 /// The same of an agent that answers.
-async fn count(house: &House, id: RunId) -> u64 {
-    try_count(house, id).await.unwrap_or_else(|| panic!("no answer: {}", house.log()))
+async fn count(node: &NodeProcess, id: RunId) -> u64 {
+    try_count(node, id).await.unwrap_or_else(|| panic!("no answer: {}", node.log()))
 }
 
 /// Counts until the guest is stopped for want of disk; the last number it told.
-async fn count_until_it_waits(house: &House, id: RunId) -> u64 {
+async fn count_until_it_waits(node: &NodeProcess, id: RunId) -> u64 {
     let (until, mut last) = (Instant::now() + PATIENCE, 0);
     loop {
-        let sandbox = house.client().get(id).await.unwrap().unwrap();
+        let sandbox = node.client().get(id).await.unwrap().unwrap();
         if waits_for_disk(sandbox.phase) {
             return last;
         }
-        assert!(Instant::now() < until, "{sandbox:?}: {}", house.log());
-        match timeout(Duration::from_secs(2), try_count(house, id)).await {
+        assert!(Instant::now() < until, "{sandbox:?}: {}", node.log());
+        match timeout(Duration::from_secs(2), try_count(node, id)).await {
             Ok(Some(counted)) => last = counted,
             Ok(None) | Err(_) => sleep(Duration::from_millis(100)).await,
         }
     }
 }
 
-fn configure(house: &House, from: &str, to: &str) {
-    let path = house.dir.path().join("palatine.toml");
+fn configure(node: &NodeProcess, from: &str, to: &str) {
+    let path = node.dir.path().join("palatine.toml");
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains(from));
     std::fs::write(path, text.replace(from, to)).unwrap();
@@ -70,38 +70,38 @@ fn waits_for_disk(phase: Phase) -> bool {
 #[tokio::test]
 async fn fault_1_1_a_daemon_that_comes_back_to_too_little_disk_waits_and_the_data_is_there_again() {
     let before = Residue::of("pltn");
-    let mut house = House::new("pltn", 13, "backoff_longest_ms = 500\nhealth_failures = 3").await;
-    house.create(id(1)).await;
-    let ready = house.ready(id(1)).await;
-    assert_eq!(count(&house, id(1)).await, 1);
-    house.kill();
+    let mut node = NodeProcess::new("pltn", 13, "backoff_longest_ms = 500\nhealth_failures = 3").await;
+    node.create(id(1)).await;
+    let ready = node.ready(id(1)).await;
+    assert_eq!(count(&node, id(1)).await, 1);
+    node.kill();
     kill(ready.pid);
-    configure(&house, "disk_free_mib = 64", "disk_free_mib = 100000000");
-    house.start().await;
-    let waiting = house.until(id(1), |sandbox| waits_for_disk(sandbox.phase)).await;
+    configure(&node, "disk_free_mib = 64", "disk_free_mib = 100000000");
+    node.start().await;
+    let waiting = node.until(id(1), |sandbox| waits_for_disk(sandbox.phase)).await;
     assert!(waiting.cause.is_some_and(|cause| cause.contains("must stay free")));
     // Six failed starts were once enough to fail it, and to erase its disks.
     let long = Instant::now() + Duration::from_secs(8);
     while Instant::now() < long {
-        let phase = house.client().get(id(1)).await.unwrap().unwrap().phase;
+        let phase = node.client().get(id(1)).await.unwrap().unwrap().phase;
         assert!(waits_for_disk(phase), "{phase:?}");
         sleep(Duration::from_millis(200)).await;
     }
-    house.stop();
-    configure(&house, "disk_free_mib = 100000000", "disk_free_mib = 64");
-    house.start().await;
-    house.ready(id(1)).await;
-    assert_eq!(count(&house, id(1)).await, 2);
+    node.stop();
+    configure(&node, "disk_free_mib = 100000000", "disk_free_mib = 64");
+    node.start().await;
+    node.ready(id(1)).await;
+    assert_eq!(count(&node, id(1)).await, 2);
 
     // Nobody's word: its disks are left, whole; its owner's word erases them.
-    let gone = house.client().delete(id(1), Duration::from_secs(5), Data::Keep).await.unwrap();
-    let kept = house.client().disks().await.unwrap().kept;
+    let gone = node.client().delete(id(1), Duration::from_secs(5), Data::Keep).await.unwrap();
+    let kept = node.client().disks().await.unwrap().kept;
     assert_eq!((kept.len(), kept[0].pod), (1, id(1).into()));
     assert_eq!(gone.kept.and_then(|kept| kept.until), kept[0].retention.map(|kept| kept.until));
-    assert!(house.dir.path().join("node/kept").join(&kept[0].name).join("data.ext4").exists());
-    house.delete(id(1)).await;
-    assert!(house.client().disks().await.unwrap().kept.is_empty());
-    house.end(&before);
+    assert!(node.dir.path().join("node/kept").join(&kept[0].name).join("data.ext4").exists());
+    node.delete(id(1)).await;
+    assert!(node.client().disks().await.unwrap().kept.is_empty());
+    node.end(&before);
 }
 
 /// A disk of its own under the node's state, for as long as this lives.
@@ -129,29 +129,29 @@ fn fill(path: &Path) {
 #[tokio::test]
 async fn fault_1_6_a_full_host_disk_stops_a_guest_where_it_is_and_room_has_it_go_on() {
     let before = Residue::of("pltm");
-    let mut house = House::new("pltm", 14, "backoff_longest_ms = 500").await;
-    house.stop();
-    let state = house.dir.path().join("node");
+    let mut node = NodeProcess::new("pltm", 14, "backoff_longest_ms = 500").await;
+    node.stop();
+    let state = node.dir.path().join("node");
     let disk = SmallDisk::under(&state);
-    house.start().await;
-    house.create(id(1)).await;
-    let ready = house.ready(id(1)).await;
-    assert_eq!(count(&house, id(1)).await, 1);
+    node.start().await;
+    node.create(id(1)).await;
+    let ready = node.ready(id(1)).await;
+    assert_eq!(count(&node, id(1)).await, 1);
     fill(&state.join("ballast"));
-    let told = count_until_it_waits(&house, id(1)).await;
+    let told = count_until_it_waits(&node, id(1)).await;
     std::fs::remove_file(state.join("ballast")).unwrap();
-    let again = house.ready(id(1)).await;
+    let again = node.ready(id(1)).await;
     assert_eq!((again.pid, again.restarts), (ready.pid, 0));
-    let next = count(&house, id(1)).await;
+    let next = count(&node, id(1)).await;
     assert!(next > told, "{next} after {told}: nothing that was told is lost");
 
     // A second time, and it is stopped while it waits.
     fill(&state.join("ballast"));
-    count_until_it_waits(&house, id(1)).await;
-    house.delete(id(1)).await;
-    assert!(house.client().list().await.unwrap().sandboxes.is_empty());
-    house.stop();
+    count_until_it_waits(&node, id(1)).await;
+    node.delete(id(1)).await;
+    assert!(node.client().list().await.unwrap().sandboxes.is_empty());
+    node.stop();
     drop(disk);
-    drop(house);
+    drop(node);
     assert_eq!(Residue::of("pltm"), before);
 }

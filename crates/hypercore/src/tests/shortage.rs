@@ -7,9 +7,9 @@ use sandbox::{DiskRetention, Operation, Refusal, Room, Runtime, Slot};
 use serde_json::Value;
 use wire::node::{AgentMark, Data, KeptCause, Phase, Retention, Sandbox};
 
-use super::house::{House, eventually, id};
-use super::pod::Manner;
-use crate::policy::Ages;
+use super::node::{TestNode, eventually, id};
+use super::pod::PodBehavior;
+use crate::policy::KeptAges;
 use crate::{retention, upkeep};
 
 const GRACE: Duration = Duration::from_millis(500);
@@ -25,23 +25,23 @@ fn waits_for(lack: Lack) -> impl Fn(&Sandbox) -> bool {
 #[tokio::test]
 async fn fault_1_1_what_the_node_lacks_is_waited_for_and_is_no_death_of_the_agent() {
     for (trouble, lack) in [(full(), Lack::Disk), (Refusal::NoBase("/gone".into()), Lack::Image)] {
-        let house = House::new(Manner::Good);
-        let daemon = house.daemon().await;
+        let host = TestNode::new(PodBehavior::Good);
+        let daemon = host.daemon().await;
         daemon.create(id(1)).await;
         daemon.ready(id(1)).await;
-        house.machine.fail(Some(trouble));
-        house.machine.crash(id(1));
+        host.machine.fail(Some(trouble));
+        host.machine.crash(id(1));
         let waiting = daemon.until(id(1), waits_for(lack)).await;
         assert!(waiting.cause.is_some_and(|cause| !cause.is_empty()));
         // Far more often than an agent may die.
-        let tries = house.config.restarts + 8;
-        eventually("many tries", || house.machine.refused() > tries).await;
+        let tries = host.config.restarts + 8;
+        eventually("many tries", || host.machine.refused() > tries).await;
         assert!(waits_for(lack)(&daemon.sandbox(id(1)).unwrap()));
         assert_eq!(daemon.sandbox(id(1)).unwrap().restarts, 1);
-        house.machine.fail(None);
+        host.machine.fail(None);
         let ready = daemon.ready(id(1)).await;
         assert_eq!((ready.restarts, ready.cause), (1, None));
-        assert_eq!(house.machine.disks()[&id(1)], 2, "its disks are those of before");
+        assert_eq!(host.machine.disks()[&id(1)], 2, "its disks are those of before");
         let kinds = [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Booting, MarkKind::Ready];
         assert_eq!(daemon.kinds(id(1)).await, kinds, "nothing was billed meanwhile");
     }
@@ -49,47 +49,47 @@ async fn fault_1_1_what_the_node_lacks_is_waited_for_and_is_no_death_of_the_agen
 
 #[tokio::test]
 async fn fault_1_1_a_daemon_that_comes_back_to_a_full_disk_waits_and_erases_nothing() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
     daemon.kill().await;
-    house.machine.fail(Some(full()));
-    house.machine.crash(id(1));
+    host.machine.fail(Some(full()));
+    host.machine.crash(id(1));
     for round in 1..=3 {
-        let next = house.daemon().await;
+        let next = host.daemon().await;
         next.until(id(1), waits_for(Lack::Disk)).await;
-        eventually("many tries", || house.machine.refused() > round * 8).await;
+        eventually("many tries", || host.machine.refused() > round * 8).await;
         assert!(waits_for(Lack::Disk)(&next.sandbox(id(1)).unwrap()));
         next.kill().await;
     }
-    house.machine.fail(None);
-    house.daemon().await.ready(id(1)).await;
-    assert_eq!(house.machine.disks()[&id(1)], 2);
+    host.machine.fail(None);
+    host.daemon().await.ready(id(1)).await;
+    assert_eq!(host.machine.disks()[&id(1)], 2);
 }
 
 #[tokio::test]
 async fn fault_1_1_an_agent_that_waits_can_be_stopped() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
-    house.machine.fail(Some(full()));
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
+    host.machine.fail(Some(full()));
     daemon.create(id(1)).await;
     daemon.until(id(1), waits_for(Lack::Disk)).await;
     daemon.node.delete(id(1), None, GRACE, Data::Keep).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
-    assert!(house.machine.kept().is_empty(), "a guest that never ran has left nothing");
+    assert!(host.machine.kept().is_empty(), "a guest that never ran has left nothing");
 }
 
 #[tokio::test]
 async fn fault_1_1_deaths_that_nobody_saw_are_no_crash_loop() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
     daemon.kill().await;
-    for _ in 0..house.config.restarts + 3 {
-        house.machine.crash(id(1));
-        let next = house.daemon().await;
+    for _ in 0..host.config.restarts + 3 {
+        host.machine.crash(id(1));
+        let next = host.daemon().await;
         next.ready(id(1)).await;
         next.kill().await;
     }
@@ -97,14 +97,14 @@ async fn fault_1_1_deaths_that_nobody_saw_are_no_crash_loop() {
 
 #[tokio::test]
 async fn fault_1_1_an_agent_that_failed_keeps_its_disks_until_its_owner_has_them_erased() {
-    let house = House::new(Manner::Hopeless);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Hopeless);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     let failed = Phase::Failed { reason: FailReason::CrashLoop };
     daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
     let gone = daemon.node.delete(id(1), None, GRACE, Data::Keep).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
-    let kept = house.machine.kept();
+    let kept = host.machine.kept();
     assert_eq!(kept.len(), 1);
     let retention = kept[0].retention.unwrap();
     let until = gone.kept.and_then(|kept| kept.until);
@@ -113,46 +113,41 @@ async fn fault_1_1_an_agent_that_failed_keeps_its_disks_until_its_owner_has_them
     // Whoever asks again hears the same, and a sweep of the next daemon takes nothing.
     assert_eq!(daemon.node.delete(id(1), None, GRACE, Data::Keep).await.unwrap(), gone);
     daemon.kill().await;
-    let next = house.daemon().await;
+    let next = host.daemon().await;
     assert_eq!(next.node.disks().await.unwrap().kept, kept);
     assert_eq!(next.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap().kept, None);
-    assert!(house.machine.kept().is_empty());
+    assert!(host.machine.kept().is_empty());
 }
 
 #[tokio::test]
 async fn fault_1_1_a_deletion_without_the_owners_word_that_was_cut_off_keeps_the_disks() {
-    let house = House::new(Manner::Good);
-    house.leaves(id(1), |record| record["wanted"] = "gone_kept".into()).await;
-    let next = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    host.leaves(id(1), |record| record["wanted"] = "gone_kept".into()).await;
+    let next = host.daemon().await;
     eventually("gone", || next.sandbox(id(1)).is_none()).await;
-    assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
-    assert_eq!(house.machine.kept().len(), 1);
+    assert!(host.machine.running().is_empty() && host.machine.disks().is_empty());
+    assert_eq!(host.machine.kept().len(), 1);
 }
 
 #[tokio::test]
 async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_before() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     let now = crate::Clock::system().now();
     for (bits, since) in [(1, UnixMillis(0)), (2, now)] {
         daemon.create(id(bits)).await;
         daemon.ready(id(bits)).await;
-        let until = since.plus(house.config.retention_ms());
+        let until = since.plus(host.config.retention_ms());
         let retention = Retention { since, until, cause: KeptCause::Deleted };
-        house
-            .machine
-            .driver()
-            .stop(Slot { run: id(bits), number: 0 }, DiskRetention::KeepAll(retention))
-            .await
-            .unwrap();
+        host.machine.driver().stop(Slot { run: id(bits), number: 0 }, DiskRetention::KeepAll(retention)).await.unwrap();
     }
     let shared = &daemon.node.shared;
-    let left = || house.machine.kept().iter().map(|disk| disk.pod).collect::<Vec<_>>();
-    let (mut ages, month) = (Ages::default(), Duration::from_millis(house.config.retention_ms()));
+    let left = || host.machine.kept().iter().map(|disk| disk.pod).collect::<Vec<_>>();
+    let (mut ages, month) = (KeptAges::default(), Duration::from_millis(host.config.retention_ms()));
     retention::expire(shared, &mut ages, month).await.unwrap();
     assert_eq!(left(), [id(1).into(), id(2).into()], "a clock that was set has not kept them");
     // The next daemon goes on from there.
-    let path = house.state().join("kept.ages");
+    let path = host.state().join("kept.ages");
     retention::write_ages(path.clone(), ages).await.unwrap();
     let mut ages = retention::read_ages(&path);
     retention::expire(shared, &mut ages, month / 2).await.unwrap();
@@ -163,55 +158,55 @@ async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_be
 
 #[tokio::test]
 async fn fault_1_1_a_vmm_that_ends_at_once_is_waited_for_and_costs_the_agent_nothing() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
-    for _ in 0..house.config.restarts + 8 {
-        house.machine.fail_call(Operation::Create);
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
+    for _ in 0..host.config.restarts + 8 {
+        host.machine.fail_call(Operation::Create);
     }
     daemon.create(id(1)).await;
     daemon.until(id(1), waits_for(Lack::Vmm)).await;
     let ready = daemon.ready(id(1)).await;
-    assert_eq!((ready.restarts, house.machine.failing()), (0, 0));
+    assert_eq!((ready.restarts, host.machine.failing()), (0, 0));
     assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready]);
 }
 
 #[tokio::test]
 async fn fault_1_1_a_vmm_that_cannot_be_reached_is_not_billed_and_is_adopted_when_it_can() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     let before = daemon.ready(id(1)).await;
     daemon.kill().await;
-    for _ in 0..house.config.restarts + 8 {
-        house.machine.fail_call(Operation::Adopt);
+    for _ in 0..host.config.restarts + 8 {
+        host.machine.fail_call(Operation::Adopt);
     }
-    let next = house.daemon().await;
+    let next = host.daemon().await;
     next.until(id(1), waits_for(Lack::Vmm)).await;
     assert_eq!(next.kinds(id(1)).await.last(), Some(&MarkKind::Unready));
     let after = next.ready(id(1)).await;
-    assert_eq!((after.pid, after.restarts, house.machine.failing()), (before.pid, 0, 0));
+    assert_eq!((after.pid, after.restarts, host.machine.failing()), (before.pid, 0, 0));
 }
 
 #[tokio::test]
 async fn fault_1_1_what_a_guest_wrote_that_no_record_knows_is_kept() {
-    let house = House::new(Manner::Good);
+    let host = TestNode::new(PodBehavior::Good);
     // Its first start was cut off after the guest ran, and then it was to be gone.
     let change = |record: &mut Value| {
         (record["ran"], record["facts"], record["wanted"]) = (false.into(), Value::Null, "gone_kept".into());
     };
-    house.leaves(id(1), change).await;
-    let next = house.daemon().await;
+    host.leaves(id(1), change).await;
+    let next = host.daemon().await;
     eventually("gone", || next.sandbox(id(1)).is_none()).await;
-    assert_eq!((house.machine.running().len(), house.machine.kept().len()), (0, 1));
+    assert_eq!((host.machine.running().len(), host.machine.kept().len()), (0, 1));
 }
 
 #[tokio::test]
 async fn fault_1_6_a_guest_that_its_vmm_stops_is_billed_until_it_was_last_seen_alive() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
-    house.machine.pause(id(1), Some(Lack::Disk));
+    host.machine.pause(id(1), Some(Lack::Disk));
     let paused = crate::Clock::system().now();
     daemon.until(id(1), waits_for(Lack::Disk)).await;
     let marks = daemon.marks(id(1)).await;
@@ -224,60 +219,60 @@ async fn fault_1_6_a_guest_that_its_vmm_stops_is_billed_until_it_was_last_seen_a
 
 #[tokio::test]
 async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_waits_and_goes_on_where_it_was() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     let before = daemon.ready(id(1)).await;
-    house.machine.set_room(Room { size: 1 << 30, free: 0, guests: 0 });
-    house.machine.pause(id(1), Some(Lack::Disk));
+    host.machine.set_room(Room { size: 1 << 30, free: 0, guests: 0 });
+    host.machine.pause(id(1), Some(Lack::Disk));
     daemon.until(id(1), waits_for(Lack::Disk)).await;
     assert_eq!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Unready), "nobody pays for it");
     // The next daemon finds it so too.
     daemon.kill().await;
-    let next = house.daemon().await;
+    let next = host.daemon().await;
     next.until(id(1), waits_for(Lack::Disk)).await;
-    house.machine.pause(id(1), None);
-    house.machine.set_room(Room { size: 1 << 30, free: 1 << 30, guests: 0 });
+    host.machine.pause(id(1), None);
+    host.machine.set_room(Room { size: 1 << 30, free: 1 << 30, guests: 0 });
     let after = next.ready(id(1)).await;
     assert_eq!((after.pid, after.restarts), (before.pid, 0));
 }
 
 #[tokio::test]
 async fn fault_1_6_a_stopped_guest_can_be_deleted() {
-    let house = House::new(Manner::Good);
-    let daemon = house.daemon().await;
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
-    house.machine.pause(id(1), Some(Lack::Disk));
+    host.machine.pause(id(1), Some(Lack::Disk));
     daemon.until(id(1), waits_for(Lack::Disk)).await;
     daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
-    assert!(house.machine.running().is_empty() && house.machine.disks().is_empty());
+    assert!(host.machine.running().is_empty() && host.machine.disks().is_empty());
 }
 
 #[tokio::test]
 async fn fault_1_6_a_node_promises_its_disk_once() {
-    let mut house = House::new(Manner::Good);
-    (house.config.layer_mib, house.config.data_mib, house.config.disk_percent) = (40_000, 60_000, 200);
-    house.machine.set_room(Room { size: 10 << 30, free: 10 << 30, guests: 0 });
-    let daemon = house.daemon().await;
-    let refused = daemon.offer(id(1), &super::house::spec()).await;
+    let mut host = TestNode::new(PodBehavior::Good);
+    (host.config.layer_mib, host.config.data_mib, host.config.disk_percent) = (40_000, 60_000, 200);
+    host.machine.set_room(Room { size: 10 << 30, free: 10 << 30, guests: 0 });
+    let daemon = host.daemon().await;
+    let refused = daemon.offer(id(1), &super::node::spec()).await;
     assert!(matches!(refused, Err(crate::node::CreateError::NoRoom(domain::NoRoom::Full))), "100 GB on 10 GB");
-    house.machine.set_room(Room { size: 120 << 30, free: 120 << 30, guests: 0 });
+    host.machine.set_room(Room { size: 120 << 30, free: 120 << 30, guests: 0 });
     daemon.create(id(1)).await;
     daemon.create(id(2)).await;
     let disk = daemon.node.info().await.unwrap().disk.unwrap();
     assert_eq!((disk.promised_mib, disk.sandbox_mib, disk.overcommit_percent), (200_000, 100_000, 200));
-    assert!(daemon.offer(id(3), &super::house::spec()).await.is_err());
+    assert!(daemon.offer(id(3), &super::node::spec()).await.is_err());
     daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
     daemon.create(id(3)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn fault_1_5_a_look_at_the_machine_that_fails_is_not_the_last() {
-    let house = House::new(Manner::Good);
-    let driver = house.machine.driver();
+    let host = TestNode::new(PodBehavior::Good);
+    let driver = host.machine.driver();
     let looking = tokio::spawn(async move { upkeep::keep_network(&driver).await });
-    eventually("looks", || house.machine.reconciled() > 2).await;
+    eventually("looks", || host.machine.reconciled() > 2).await;
     assert!(!looking.is_finished());
     looking.abort();
 }

@@ -1,4 +1,4 @@
-//! What a new process does between its birth and the VMM.
+//! What a new process does between its startup and the VMM.
 
 use std::fs::File;
 use std::io;
@@ -15,11 +15,11 @@ use rustix::thread::{
 };
 use seccompiler::{BpfProgram, apply_filter};
 
-use super::Confinement;
+use super::Jail;
 
 const STDERR: RawFd = 2;
 
-/// The way in. Made before the birth: afterwards there is only time for system calls.
+/// The way in. Made before the startup: afterwards there is only time for system calls.
 pub(in crate::drivers::qemu) struct Entry {
     pub(in crate::drivers::qemu) cgroup: Vec<RawFd>,
     pub(in crate::drivers::qemu) files: Vec<RawFd>,
@@ -28,26 +28,26 @@ pub(in crate::drivers::qemu) struct Entry {
     pub(in crate::drivers::qemu) groups: Vec<Gid>,
     /// Bytes of the largest file that may be written.
     pub(in crate::drivers::qemu) file_bytes: u64,
-    pub(in crate::drivers::qemu) confinement: Handles,
+    pub(in crate::drivers::qemu) jail: JailHandles,
     /// `<uid> <uid> 1`: the user, and the group of the same number, are themselves.
     pub(in crate::drivers::qemu) identity: String,
 }
 
-/// What a child needs of the [`Confinement`].
-pub(in crate::drivers::qemu) struct Handles {
+/// What a child needs of the [`Jail`].
+pub(in crate::drivers::qemu) struct JailHandles {
     mounts: RawFd,
     proc: RawFd,
     landlock: Option<RawFd>,
     filter: BpfProgram,
 }
 
-impl Handles {
-    pub(in crate::drivers::qemu) fn of(confinement: &Confinement) -> Self {
+impl JailHandles {
+    pub(in crate::drivers::qemu) fn of(jail: &Jail) -> Self {
         Self {
-            mounts: confinement.mounts.as_raw_fd(),
-            proc: confinement.proc.as_raw_fd(),
-            landlock: confinement.landlock.as_ref().map(AsRawFd::as_raw_fd),
-            filter: confinement.filter.clone(),
+            mounts: jail.mounts.as_raw_fd(),
+            proc: jail.proc.as_raw_fd(),
+            landlock: jail.landlock.as_ref().map(AsRawFd::as_raw_fd),
+            filter: jail.filter.clone(),
         }
     }
 }
@@ -82,7 +82,7 @@ impl Entry {
 
     /// Into the root that was built, and at once out of it into a copy of one's own.
     fn enter_root(&self) -> io::Result<()> {
-        move_into_link_name_space(borrow(self.confinement.mounts), Some(LinkNameSpaceType::Mount))?;
+        move_into_link_name_space(borrow(self.jail.mounts), Some(LinkNameSpaceType::Mount))?;
         unshare(UnshareFlags::NEWNS | UnshareFlags::NEWIPC)
     }
 
@@ -114,21 +114,21 @@ impl Entry {
     }
 
     fn tell(&self, file: &'static str, what: &[u8]) -> io::Result<()> {
-        let file = openat(borrow(self.confinement.proc), file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let file = openat(borrow(self.jail.proc), file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::io::write(&file, what)?;
         Ok(())
     }
 
     #[expect(unsafe_code, reason = "the crate's own call takes the rules, which every VMM needs again")]
     fn enter_landlock(&self) -> io::Result<()> {
-        let Some(rules) = self.confinement.landlock else { return Ok(()) };
+        let Some(rules) = self.jail.landlock else { return Ok(()) };
         // SAFETY: the call reads two integers; the file is open in the parent.
         let done = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules, 0) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     fn renounce_calls(&self) -> io::Result<()> {
-        apply_filter(&self.confinement.filter).map_err(|error| match error {
+        apply_filter(&self.jail.filter).map_err(|error| match error {
             seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
             _ => io::ErrorKind::Other.into(),
         })

@@ -26,7 +26,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use seccompiler::BpfProgram;
 
-pub(super) use entry::{Entry, Handles, before_exec};
+pub(super) use entry::{Entry, JailHandles, before_exec};
 pub(super) use root::{INITRAMFS, VMLINUX};
 
 use super::Kernel;
@@ -34,7 +34,7 @@ use super::probe::{Accelerator, KVM};
 use crate::Failure;
 
 /// What all VMMs of a driver are shut into, made once.
-pub(super) struct Confinement {
+pub(super) struct Jail {
     /// The mount namespace that each VMM has a copy of.
     mounts: File,
     /// Absent where the kernel does not have it.
@@ -44,7 +44,7 @@ pub(super) struct Confinement {
     proc: OwnedFd,
 }
 
-impl Confinement {
+impl Jail {
     /// Makes it. `folder` becomes a mount point that nobody else sees.
     pub(super) fn prepare(
         program: &Path,
