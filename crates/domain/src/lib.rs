@@ -27,6 +27,3 @@ pub use placement::{Ask, NoRoom, NodeView, place};
 pub use pod::{PodId, PodIdError};
 pub use tier::{Tier, TierError, TierName, Tiers, TokenAmount};
 pub use time::UnixMillis;
-
-/// What is still called by the id of its run.
-pub type AgentId = RunId;

@@ -55,9 +55,13 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::NotLinked
         | Code::InvalidEvmSignature
         | Code::CallRefused
+        | Code::DiskQuota
         | Code::ImageRefused => Exit::Denied,
         Code::NotFound | Code::NoWebSocket => Exit::NotFound,
         Code::AgentExists
+        | Code::IdTaken
+        | Code::PodRunning
+        | Code::NoData
         | Code::PaymentInFlight
         | Code::StaleGeneration
         | Code::WrongState
@@ -99,6 +103,12 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
             format!("stop it first: palatine stop {id}")
         }
         Code::NotFound => "list yours: palatine ls".to_owned(),
+        Code::DiskQuota => {
+            let kept = fault.kept.as_deref().unwrap_or_default();
+            let could_go: Vec<_> = kept.iter().map(|kept| format!("palatine rm {}", kept.id)).collect();
+            format!("what each would free is in `palatine ls`: {}", could_go.join(", "))
+        }
+        Code::PodRunning => "see it: palatine ls".to_owned(),
         Code::AgentUnreachable | Code::AgentNotReady | Code::SpawnFailed => {
             "see its state and output: palatine ls, palatine logs <id>".to_owned()
         }
@@ -122,6 +132,8 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         Code::Internal => "the gateway's log says more".to_owned(),
         Code::UnknownHost => "ask it by its address, or by a name in its [gateway] hosts".to_owned(),
         Code::InvalidRequest
+        | Code::IdTaken
+        | Code::NoData
         | Code::InvalidEnvironment
         | Code::MissingSignature
         | Code::MalformedSignature

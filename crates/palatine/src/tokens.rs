@@ -48,7 +48,7 @@ mod tests {
     fn a_kept_token_is_found_by_its_owner_alone_until_it_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let ring = Keyring::at(dir.path().join("tokens"));
-        let id = PodId::from_bits(7);
+        let id = "agent-123".parse().unwrap();
         ring.keep(id, &Secret::from("plt_x".to_owned())).unwrap();
         assert_eq!(ring.find(id).unwrap().expose(), "plt_x");
         let mode = fs::metadata(dir.path().join("tokens").join(id.to_string())).unwrap().permissions().mode();

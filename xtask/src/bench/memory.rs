@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use client::NodeClient;
 use domain::{RunId, Generation};
 use tempfile::TempDir;
-use wire::node::{Phase, SandboxSpec};
+use wire::node::{DataDisk, Phase, SandboxSpec};
 
 use super::figures::Figure;
 use super::{assets, programs, scratch};
@@ -85,6 +85,8 @@ impl Node {
         for guest in 0..GUESTS {
             let id = RunId::from_bits(u64::from(guest));
             let spec = SandboxSpec {
+                pod: id.into(),
+                data: DataDisk::KeptOrEmpty,
                 generation: Generation::FIRST,
                 image,
                 cores: 1,

@@ -167,7 +167,7 @@ fn command(program: &str) -> Command {
 
 async fn outcome(gateway: &Gateway, program: &str) -> (Result<Exit, ClientError>, Vec<u8>, Vec<u8>) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let exit = match gateway.hasty.exec(ID, &command(program)).await {
+    let exit = match gateway.hasty.exec(ID.into(), &command(program)).await {
         Ok(process) => {
             tokio::time::timeout(SOON, process.run(None::<Empty>, &mut out, &mut err, pending())).await.unwrap()
         }
@@ -186,7 +186,7 @@ async fn output_goes_where_it_belongs_and_the_exit_code_comes_back() {
         stdin: false,
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let process = gateway.client.exec(ID, &command).await.unwrap();
+    let process = gateway.client.exec(ID.into(), &command).await.unwrap();
     let exit = process.run(None::<Empty>, &mut out, &mut err, pending()).await.unwrap();
     assert_eq!(exit, Exit { code: Some(3), signal: None, status: "exit status 3".into() });
     assert_eq!((out.as_slice(), err.as_slice()), (&b"hi\n"[..], &b"oh\n"[..]));
@@ -198,7 +198,7 @@ async fn output_goes_where_it_belongs_and_the_exit_code_comes_back() {
 async fn case_exec_stdin_input_goes_over_one_signed_call_and_comes_back_whole() {
     let (gateway, guest) = guest().await;
     let sent: Vec<u8> = (0..2_500_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
-    let process = gateway.client.exec(ID, &Command { stdin: true, ..command("cat") }).await.unwrap();
+    let process = gateway.client.exec(ID.into(), &Command { stdin: true, ..command("cat") }).await.unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let input = std::io::Cursor::new(sent.clone());
     let run = process.run(Some(input), &mut out, &mut err, pending());
@@ -225,7 +225,7 @@ impl tokio::io::AsyncRead for Torn {
 #[tokio::test]
 async fn case_exec_stdin_a_run_that_fails_ends_its_command() {
     let (gateway, guest) = guest().await;
-    let process = gateway.client.exec(ID, &Command { stdin: true, ..command("hangs") }).await.unwrap();
+    let process = gateway.client.exec(ID.into(), &Command { stdin: true, ..command("hangs") }).await.unwrap();
     let failed = process.run(Some(Torn), Vec::new(), Vec::new(), pending()).await.unwrap_err();
     assert!(matches!(failed, ClientError::Local { .. }), "{failed}");
     let seen = guest.seen.lock().unwrap().clone();
@@ -236,7 +236,7 @@ async fn case_exec_stdin_a_run_that_fails_ends_its_command() {
 #[tokio::test]
 async fn case_exec_stdin_a_run_that_is_interrupted_ends_its_command() {
     let (gateway, guest) = guest().await;
-    let process = gateway.hasty.exec(ID, &command("hangs")).await.unwrap();
+    let process = gateway.hasty.exec(ID.into(), &command("hangs")).await.unwrap();
     let run = process.run(None::<Empty>, Vec::new(), Vec::new(), ready(()));
     assert!(tokio::time::timeout(SOON, run).await.unwrap().is_err());
     let seen = guest.seen.lock().unwrap();
@@ -249,7 +249,7 @@ async fn case_exec_stdin_a_run_that_is_interrupted_ends_its_command() {
 #[tokio::test]
 async fn a_command_that_reads_none_of_its_input_ends_by_itself() {
     let (gateway, _) = guest().await;
-    let process = gateway.client.exec(ID, &Command { stdin: true, ..command("hi") }).await.unwrap();
+    let process = gateway.client.exec(ID.into(), &Command { stdin: true, ..command("hi") }).await.unwrap();
     let endless = tokio::io::repeat(b'y').take(1 << 20);
     let exit = tokio::time::timeout(SOON, process.run(Some(endless), Vec::new(), Vec::new(), pending()))
         .await
@@ -268,7 +268,7 @@ async fn case_exit_code_a_process_that_a_signal_ended_has_the_code_that_shells_g
 #[tokio::test]
 async fn signals_reach_the_process_from_aside() {
     let (gateway, guest) = guest().await;
-    let process = gateway.client.exec(ID, &command("hangs")).await.unwrap();
+    let process = gateway.client.exec(ID.into(), &command("hangs")).await.unwrap();
     let handle = process.handle();
     assert_eq!(handle.pid(), 7);
     handle.signal(Signal::Term).await.unwrap();
@@ -282,7 +282,7 @@ async fn a_program_that_is_not_there_is_the_guests_own_refusal() {
     let (exit, ..) = outcome(&gateway, "none").await;
     let Err(ClientError::Rpc(error)) = exit else { panic!("{exit:?}") };
     assert_eq!((error.code, error.message.as_str()), (RpcCode::InvalidArgument, "no such program"));
-    let process = gateway.client.exec(ID, &command("hi")).await.unwrap();
+    let process = gateway.client.exec(ID.into(), &command("hi")).await.unwrap();
     let error = process.handle().send_input(b"x").await.unwrap_err();
     assert!(matches!(error, ClientError::Rpc(error) if error.code == RpcCode::NotFound));
 }
@@ -304,13 +304,13 @@ async fn an_agent_that_dies_hangs_or_lies_under_a_command_is_an_error_and_never_
     }
     let (exit, ..) = outcome(&gateway, "elsewhere").await;
     assert_eq!(exit.unwrap_err().code(), Some(Code::AgentNotReady));
-    assert!(gateway.client.exec(ID, &Command::default()).await.is_err());
+    assert!(gateway.client.exec(ID.into(), &Command::default()).await.is_err());
 }
 
 #[tokio::test]
 async fn output_is_written_as_it_comes() {
     let (gateway, _) = guest().await;
-    let process = gateway.client.exec(ID, &command("hangs")).await.unwrap();
+    let process = gateway.client.exec(ID.into(), &command("hangs")).await.unwrap();
     let (out, mut reader) = tokio::io::duplex(64);
     let running = tokio::spawn(process.run(None::<Empty>, out, tokio::io::sink(), pending()));
     let mut line = [0; 3];

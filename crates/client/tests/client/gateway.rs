@@ -12,7 +12,7 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
-use domain::{AgentId, UnixMillis};
+use domain::{RunId, UnixMillis};
 use futures_util::stream::{self, Stream, StreamExt};
 use http::StatusCode;
 use http_body_util::BodyExt;
@@ -22,7 +22,7 @@ use wire::connect::Envelope;
 use wire::fault::{Code, Fault};
 
 /// The agent of all tests.
-pub(crate) const ID: AgentId = AgentId::from_bits(0xa1b2_c3d4_e5f6_7890);
+pub(crate) const ID: RunId = RunId::from_bits(0xa1b2_c3d4_e5f6_7890);
 /// Longer than any test may take.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use wire::fault::{Code, Fault};
-use wire::node::{AgentMark, Data, Gone, Marks, Phase, RuntimeName, Sandbox, SandboxSpec, TUNNEL};
+use wire::node::{AgentMark, Data, DataDisk, Gone, Marks, Phase, RuntimeName, Sandbox, SandboxSpec, TUNNEL};
 use wire::{Environment, Secret};
 
 const ID: RunId = RunId::from_bits(0xa1b2_c3d4_e5f6_7890);
@@ -89,6 +89,7 @@ fn short() -> Deadlines {
 fn one(phase: Phase) -> Sandbox {
     Sandbox {
         id: ID,
+        pod: ID.into(),
         generation: Generation::FIRST,
         image: ImageDigest([7; 32]),
         cores: 2,
@@ -106,6 +107,8 @@ fn one(phase: Phase) -> Sandbox {
 
 fn spec() -> SandboxSpec {
     SandboxSpec {
+        pod: ID.into(),
+        data: DataDisk::KeptOrEmpty,
         generation: Generation::FIRST,
         image: ImageDigest([7; 32]),
         cores: 2,
@@ -161,7 +164,7 @@ async fn a_deletion_hands_its_grace_to_the_node() {
         Json(Gone { id: ID, kept: None })
     }
     let server = Server::http(Router::new().route("/v1/sandboxes/{id}", axum::routing::delete(delete)));
-    assert_eq!(server.client().delete(ID, Duration::from_millis(1500), Data::Erase).await.unwrap().id, ID);
+    assert_eq!(server.client().delete(ID, ID.into(), Duration::from_millis(1500), Data::Erase).await.unwrap().id, ID);
 }
 
 #[tokio::test]
@@ -247,7 +250,7 @@ async fn a_server_that_accepts_and_says_nothing_runs_into_every_deadline() {
         client.info(),
         client.create(ID, &spec, None),
         client.wait_ready(ID, Duration::from_millis(10)),
-        client.delete(ID, Duration::from_millis(10), Data::Keep),
+        client.delete(ID, ID.into(), Duration::from_millis(10), Data::Keep),
         client.marks(0, Duration::from_millis(10)),
         client.logs(ID, LogSource::Console, true),
         client.tunnel(ID),

@@ -23,7 +23,7 @@ use crate::gateway::{ID, SOON, Then, body, client, fault, keypair, start};
 
 fn agent() -> Value {
     json!({
-        "id": ID, "url": format!("http://{ID}.localhost:8080"), "wallet": keypair().wallet(), "tier": "pro",
+        "id": ID, "run": ID, "created_at": 0, "ephemeral": false, "url": format!("http://{ID}.localhost:8080"), "wallet": keypair().wallet(), "tier": "pro",
         "spawned_at": 1_707_022_560_000_u64, "state": "ready", "agent_type": "echo",
         "image": format!("sha256:{}", "0".repeat(64)), "runtime": "qemu-tcg", "public": false, "restarts": 0,
     })
@@ -59,12 +59,12 @@ async fn every_call_is_signed_for_itself_and_its_answer_is_read() {
     let spawned = client.spawn(&spawn_request(), &SpawnOptions::default()).await.unwrap();
     assert_eq!(spawned.agent.token.as_ref().unwrap().expose(), "plt_hush");
     assert!(!format!("{spawned:?}").contains("plt_hush"));
-    assert_eq!(client.stop(ID).await.unwrap().state, StateName::Stopped);
+    assert_eq!(client.stop(ID.into()).await.unwrap().state, StateName::Stopped);
     // Many equal requests in a row: none is taken for a replay.
     for _ in 0..20 {
-        assert_eq!(client.status(ID).await.unwrap().uptime_ms, 5);
+        assert_eq!(client.status(ID.into()).await.unwrap().uptime_ms, 5);
     }
-    assert_eq!(client.agents().await.unwrap()[0].id, ID);
+    assert_eq!(client.agents().await.unwrap()[0].id, ID.into());
     assert_eq!(client.usage().await.unwrap().wallet, keypair().wallet());
 }
 
@@ -85,7 +85,7 @@ async fn a_detached_spawn_says_so_and_carries_its_idempotency_key() {
 
 #[tokio::test]
 async fn a_refusal_keeps_the_gateways_fault_as_its_source() {
-    let said = Fault { agent_id: Some(ID), ..Fault::new(Code::AgentExists, "you have an agent") };
+    let said = Fault { agent_id: Some(ID.into()), ..Fault::new(Code::AgentExists, "you have an agent") };
     let answer = said.clone();
     let app = Router::new().route("/spawn", post(|| async { fault(answer) }));
     let error = start(app).await.client.spawn(&spawn_request(), &SpawnOptions::default()).await.unwrap_err();
@@ -148,7 +148,7 @@ async fn followed_output_comes_as_it_is_written() {
         body(&["one\n", "two\n"], Then::Hangs)
     }
     let client = start(Router::new().route("/agents/{id}/logs", get(logs))).await.hasty;
-    let mut lines = client.logs(ID, LogSource::Agent, true).await.unwrap();
+    let mut lines = client.logs(ID.into(), LogSource::Agent, true).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 8 {
         seen.extend_from_slice(&tokio::time::timeout(SOON, lines.next()).await.unwrap().unwrap().unwrap());
@@ -163,7 +163,7 @@ async fn output_that_breaks_off_or_falls_silent_is_an_error() {
     for then in [Then::Breaks, Then::Hangs] {
         let app = Router::new().route("/agents/{id}/logs", get(move || async move { body(&["one\n"], then) }));
         let client = start(app).await.hasty;
-        let lines: Vec<_> = client.logs(ID, LogSource::Console, false).await.unwrap().collect().await;
+        let lines: Vec<_> = client.logs(ID.into(), LogSource::Console, false).await.unwrap().collect().await;
         let error = lines.last().unwrap().as_ref().unwrap_err();
         let fits = match then {
             Then::Breaks => matches!(error, ClientError::Unreachable { .. }),
@@ -187,7 +187,7 @@ async fn changes_are_read_however_they_are_cut_and_what_is_not_one_is_passed_ove
         ([("content-type", "text/event-stream")], body(&pieces, Then::Ends)).into_response()
     }
     let client = start(Router::new().route("/agents/{id}/events", get(events))).await.client;
-    let changes: Vec<_> = client.events(ID, 3).await.unwrap().map(Result::unwrap).collect().await;
+    let changes: Vec<_> = client.events(ID.into(), 3).await.unwrap().map(Result::unwrap).collect().await;
     let seen: Vec<_> = changes.iter().map(|change| (change.seq, change.state)).collect();
     assert_eq!(seen, [(4, StateName::Booting), (5, StateName::Failed)]);
 }
@@ -204,7 +204,7 @@ async fn changes_that_hang_flood_or_are_none_are_errors() {
     for (text, then, said) in cases {
         let events = move || async move { ([("content-type", "text/event-stream")], body(&[text.as_str()], then)) };
         let client = start(Router::new().route("/agents/{id}/events", get(events))).await.hasty;
-        let changes: Vec<_> = client.events(ID, 0).await.unwrap().collect().await;
+        let changes: Vec<_> = client.events(ID.into(), 0).await.unwrap().collect().await;
         let error = changes.last().unwrap().as_ref().unwrap_err().to_string();
         assert!(error.contains(said), "{error}");
     }
@@ -229,7 +229,7 @@ async fn following_goes_on_where_it_was_when_the_gateway_comes_back() {
     }
     let app = Router::new().route("/agents/{id}/events", get(events)).with_state(Arc::default());
     let client = start(app).await.client;
-    let changes: Vec<_> = client.follow(ID, 0).map(|change| change.unwrap().seq).collect().await;
+    let changes: Vec<_> = client.follow(ID.into(), 0).map(|change| change.unwrap().seq).collect().await;
     assert_eq!(changes, [1, 2, 3, 4]);
 }
 
@@ -237,7 +237,7 @@ async fn following_goes_on_where_it_was_when_the_gateway_comes_back() {
 async fn following_an_agent_of_somebody_else_ends_at_once() {
     let app =
         Router::new().route("/agents/{id}/events", get(|| async { fault(Fault::new(Code::NotFound, "not yours")) }));
-    let changes: Vec<_> = start(app).await.client.follow(ID, 0).collect().await;
+    let changes: Vec<_> = start(app).await.client.follow(ID.into(), 0).collect().await;
     assert_eq!(changes.len(), 1);
     assert_eq!(changes[0].as_ref().unwrap_err().code(), Some(Code::NotFound));
 }

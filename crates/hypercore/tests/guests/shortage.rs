@@ -94,7 +94,7 @@ async fn fault_1_1_a_daemon_that_comes_back_to_too_little_disk_waits_and_the_dat
     assert_eq!(count(&node, id(1)).await, 2);
 
     // Nobody's word: its disks are left, whole; its owner's word erases them.
-    let gone = node.client().delete(id(1), Duration::from_secs(5), Data::Keep).await.unwrap();
+    let gone = node.client().delete(id(1), id(1).into(), Duration::from_secs(5), Data::Keep).await.unwrap();
     let kept = node.client().disks().await.unwrap().kept;
     assert_eq!((kept.len(), kept[0].pod), (1, id(1).into()));
     assert_eq!(gone.kept.and_then(|kept| kept.until), kept[0].retention.map(|kept| kept.until));

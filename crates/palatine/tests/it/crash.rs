@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use client::NodeClient;
-use domain::AgentId;
+use domain::RunId;
 use fixtures::{Agent, Holder, SMALL, Stack, until};
 use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
@@ -179,7 +179,7 @@ async fn a_gateway_killed_in_the_middle_of_a_spawn_leaves_a_ready_agent_or_a_fre
 }
 
 /// Waits until the wallet's agents are ready or over; the live one, if any.
-pub(crate) async fn settled(stack: &Stack, holder: &Holder) -> Option<AgentId> {
+pub(crate) async fn settled(stack: &Stack, holder: &Holder) -> Option<RunId> {
     until("the wallet's agent is ready or gone", async || {
         let agents = stack.agents(holder).await;
         let live: Vec<_> =
@@ -195,10 +195,10 @@ pub(crate) async fn settled(stack: &Stack, holder: &Holder) -> Option<AgentId> {
 }
 
 /// Waits until the node runs these agents and no others.
-pub(crate) async fn assert_same(node: &NodeClient, live: Option<AgentId>) {
-    let live: BTreeSet<AgentId> = live.into_iter().collect();
+pub(crate) async fn assert_same(node: &NodeClient, live: Option<RunId>) {
+    let live: BTreeSet<RunId> = live.into_iter().collect();
     until("the node runs what the gateway knows, and nothing else", async || {
-        let there: BTreeSet<AgentId> = sandboxes(node).await.iter().map(|sandbox| sandbox.id).collect();
+        let there: BTreeSet<RunId> = sandboxes(node).await.iter().map(|sandbox| sandbox.id).collect();
         (there == live).then_some(())
     })
     .await;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
-use domain::AgentId;
+use domain::RunId;
 use fixtures::{Failpoint, Holder, SMALL, Stack, until};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -34,14 +34,14 @@ async fn live(stack: &mut Stack, holder: &Holder, life: Life) -> Option<()> {
     if life == Life::Kept {
         set_aside(stack, id.parse().ok()?).await?;
     }
-    answered(stack, holder, Method::POST, &format!("/stop/{id}"), Value::Null).await?;
+    answered(stack, holder, Method::DELETE, &format!("/agents/{id}"), Value::Null).await?;
     Some(())
 }
 
-async fn set_aside(stack: &mut Stack, id: AgentId) -> Option<()> {
+async fn set_aside(stack: &mut Stack, id: RunId) -> Option<()> {
     let node = stack.node_client();
-    match node.delete(id, Duration::ZERO, Data::Keep).await {
-        Ok(gone) => return gone.kept_until.map(drop),
+    match node.delete(id, id.into(), Duration::ZERO, Data::Keep).await {
+        Ok(gone) => return gone.kept.map(drop),
         Err(error) => eprintln!("{error}"),
     }
     until("the killed program is gone", async || stack.reap().then_some(())).await;
