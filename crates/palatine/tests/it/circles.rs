@@ -67,18 +67,6 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         "the relayer's methods lie in files of their own, and answer with its types",
     ),
     ("durable", &["draft.rs", "file.rs"], "a draft becomes a file, and a file is written as a draft"),
-    (
-        "palatine",
-        &[
-            "commands/image.rs",
-            "commands/vault.rs",
-            "commands/wallet.rs",
-            "output.rs",
-            "up/leftovers.rs",
-            "up/parts.rs",
-        ],
-        "commands' answers are printed by one file that knows them all; what is left of a stack is known by its parts",
-    ),
     ("control", &["service.rs", "spawn.rs"], "a spawn is started by the service that it works for"),
     ("chain", &["evm/sender.rs", "evm/worker.rs"], "the sender starts the worker, which reads its shared state"),
     (
