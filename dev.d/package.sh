@@ -28,10 +28,9 @@ package() {
     rm -rf "$PACKAGES" && mkdir -p "$PACKAGES"
     say "A bill of materials"
     "$DEVTOOL" sbom --version "$VERSION" --epoch "$SOURCE_DATE_EPOCH" --target "$TRIPLE" > "$PACKAGES/palatine-$VERSION.cdx.json"
-    say "A tarball"
-    tarball
-    say "A .deb"
-    debian
+    say "A tarball and a .deb"
+    "$DEVTOOL" pack --programs "$STATIC" --assets "$ASSETS" --into "$PACKAGES" --version "$VERSION" \
+        --epoch "$SOURCE_DATE_EPOCH"
     (cd "$PACKAGES" && sha256sum -- *.* > SHA256SUMS && cat SHA256SUMS)
     say "In $PACKAGES"
     [ "${ARGS[0]:-}" != try ] || try_package
@@ -86,81 +85,4 @@ static() { # profile
     [[ $wanted != *NEEDED* ]] || fail "The programs still want the machine's libraries."
     # What a trial's debugger reads stays in the cache, and is named there.
     [ "$1" = debug ] || placeless "$STATIC/palatine" "$STATIC/hypercore"
-}
-
-# What both packages hold, under a prefix: programs, what they find beside them, documents.
-lay() { # root, prefix
-    local to=$1/$2 file recipe
-    install -d "$to/bin" "$to/lib" "$to/share/doc/palatine"
-    install -m 755 "$STATIC/palatine" "$STATIC/hypercore" "$to/bin/"
-    install -D -m 755 "$ASSETS/pod" "$to/lib/palatine/pod"
-    for recipe in images/*/image.toml; do
-        install -D -m 644 "$recipe" "$to/lib/palatine/$recipe"
-    done
-    install -m 755 "$ASSETS/images/agent-echo/agent-echo" "$to/lib/palatine/images/agent-echo/"
-    lay_packages "$to/lib/palatine/solana" "$ASSETS/solana" deploy/dev/solana
-    lay_packages "$to/lib/palatine/evm" "$ASSETS/evm" deploy/dev/evm
-    for file in deploy/systemd/server.md docs/configuration.md README.md LICENSE "$PACKAGES/palatine-$VERSION.cdx.json"; do
-        install -m 644 "$file" "$to/share/doc/palatine/"
-    done
-}
-
-# Our files as the checkout has them, and what npm installed for just these: the cache may hold others' as well.
-lay_packages() { # into, assets, folder of the checkout
-    local file
-    install -d "$1"
-    while read -r file; do
-        install -D -m 644 "$3/$file" "$1/$file"
-    done < <(named_files "$3")
-    cp -R "$2/node_modules" "$1/"
-}
-
-tarball() {
-    local name=palatine-$VERSION-x86_64-linux work=$PACKAGES/work
-    lay "$work" "$name"
-    install -d "$work/$name/share/systemd"
-    install -m 644 deploy/systemd/*.service "$work/$name/share/systemd/"
-    even "$work"
-    tar --sort=name --format=gnu --owner=0 --group=0 --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" -C "$work" -cf - "$name" \
-        | gzip -6n > "$PACKAGES/$name.tar.gz"
-    rm -rf "$work"
-}
-
-debian() {
-    local work=$PACKAGES/work depends unit
-    lay "$work" usr
-    for unit in deploy/systemd/*.service; do
-        install -d "$work/lib/systemd/system"
-        sed 's|/usr/local/|/usr/|g' "$unit" > "$work/lib/systemd/system/${unit##*/}"
-    done
-    # Those of dev.d/needs that no Debian is without are left out.
-    depends=$(needs run | cut -f2 | sort -u | grep -vxE 'apt|dpkg|tar' | tr '\n' ',' | sed 's/,$//; s/,/, /g')
-    install -d "$work/DEBIAN"
-    cat > "$work/DEBIAN/control" <<CONTROL
-Package: palatine
-Version: $VERSION
-Architecture: amd64
-Maintainer: Palatine <https://github.com/palatine-cloud/palatine>
-Section: admin
-Priority: optional
-Depends: $depends
-Homepage: https://github.com/palatine-cloud/palatine
-Description: a self-hosted cloud for AI agents in microVMs of their own
- Whoever holds the operator's token signs one request with a Solana wallet and
- gets an agent in a microVM: with its own URL and credential, disk, memory and
- network, metered, and gone without a trace when it is stopped.
-CONTROL
-    even "$work"
-    dpkg-deb --root-owner-group -Zgzip -z6 --build "$work" "$PACKAGES/palatine_${VERSION}_amd64.deb" >/dev/null
-    rm -rf "$work"
-}
-
-# One mode for all files of a kind, one time: what the builder's umask and clock say is nobody's matter.
-even() { # root
-    find "$1" -name .installed -delete
-    # Five digits also take what a folder hands down to those in it.
-    find "$1" -type d -exec chmod 00755 {} +
-    find "$1" -type f -perm /111 -exec chmod 00755 {} +
-    find "$1" -type f ! -perm /111 -exec chmod 00644 {} +
-    find "$1" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +
 }

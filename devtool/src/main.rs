@@ -5,11 +5,11 @@
 
 #[cfg(test)]
 mod cache;
-#[cfg(test)]
 mod declared;
 mod facts;
 mod figures;
 mod fuzz;
+mod pack;
 #[cfg(test)]
 mod package;
 mod report;
@@ -50,6 +50,8 @@ enum Task {
     Fuzz(fuzz::Fuzz),
     /// Write the bill of materials of a package
     Sbom(sbom::Sbom),
+    /// Pack built programs as a tarball and a .deb
+    Pack(pack::Pack),
     /// Plot the bench's figures and write README's table of them
     Figures(figures::Figures),
     /// Make a picture of a terminal's text
@@ -66,6 +68,7 @@ fn main() -> Result<ExitCode> {
         Task::Soak(soak) => return soak.run(),
         Task::Fuzz(fuzz) => return fuzz.run(),
         Task::Sbom(sbom) => sbom.run()?,
+        Task::Pack(pack) => pack.run()?,
         Task::Figures(figures) => figures.run()?,
         Task::Terminal(terminal) => terminal.run()?,
         Task::Touched => shards::touched()?,

@@ -4,7 +4,6 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{Duration, SystemTime};
 
 /// Runs this with the functions of `./dev package`.
 fn package(dir: &Path, script: &str) -> Output {
@@ -51,51 +50,6 @@ fn fault_3_5_programs_that_cannot_be_looked_into_are_not_static() {
     let output = package(dir.path(), "cargo() { :; }; rustc() { echo /rust; }; static dev");
     assert!(!output.status.success());
     assert!(text(&output.stderr).contains("cannot be looked into"), "{}", text(&output.stderr));
-}
-
-/// A builder's cache with what a package is made of: the names in this order, from so long ago, under habits of his.
-fn built(dir: &Path, names: &[&str], age: u64, habits: &str) {
-    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(age);
-    for name in names {
-        let path = dir.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, format!("what {name} holds")).unwrap();
-        fs::File::options().append(true).open(&path).unwrap().set_modified(time).unwrap();
-    }
-    let made = package(
-        dir,
-        &format!(
-            "{habits}; ln -s ../a/index.js \"$ASSETS/evm/node_modules/.bin/a\"; chmod +x \"$CACHE\"/static/*; \
-             STATIC=$CACHE/static VERSION=1; \
-             SOURCE_DATE_EPOCH=1700000000; export SOURCE_DATE_EPOCH LC_ALL=C; tarball; debian"
-        ),
-    );
-    assert!(made.status.success(), "{}{}", text(&made.stdout), text(&made.stderr));
-}
-
-#[test]
-fn fault_3_5_the_same_files_make_the_same_packages_whoever_packs_them() {
-    let mut names = [
-        "cache/static/palatine",
-        "cache/static/hypercore",
-        "assets/pod",
-        "assets/images/agent-echo/agent-echo",
-        "assets/solana/node_modules/z/index.js",
-        "assets/evm/node_modules/a/index.js",
-        "assets/evm/node_modules/B/index.js",
-        "assets/evm/node_modules/.bin/made",
-        "cache/packages/palatine-1.cdx.json",
-    ];
-    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    built(one.path(), &names, 1_600_000_000, "umask 022; export TZ=UTC");
-    names.reverse();
-    built(two.path(), &names, 1_650_000_000, "umask 077; export TZ=Asia/Tokyo; chmod g+s \"$PACKAGES\"");
-    for name in ["palatine-1-x86_64-linux.tar.gz", "palatine_1_amd64.deb"] {
-        let [one, two] =
-            [&one, &two].map(|dir| fs::read(dir.path().join("cache/packages").join(name)).expect("a package"));
-        assert!(one.len() > 1_000, "{name}");
-        assert!(one == two, "{name} differs");
-    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use url::Url;
 
-use crate::edge::hosts::{Host, Hosts};
-use crate::ingress::paywall::{is_plain, toll};
+use crate::edge::hosts::{Host, KnownHosts};
+use crate::ingress::pricing::{charge, is_plain};
 use crate::ingress::urls::AgentUrl;
 
 /// The domain of a gateway's agents, and the gateway's own name.
@@ -27,8 +27,8 @@ pub fn host(bytes: &[u8]) {
         let rest = lower.strip_prefix(&format!("{id}.")).expect("an agent's host begins with its id");
         assert!(rest.starts_with("agents.example.com") || rest.starts_with("localhost"), "{rest}");
     }
-    let hosts = Hosts::new(&BTreeSet::from([own]), [url.domain()]);
-    if !hosts.know(host) {
+    let hosts = KnownHosts::new(&BTreeSet::from([own]), [url.domain()]);
+    if !hosts.contains(host) {
         return;
     }
     let Ok(seen) = Url::parse(&format!("http://{host}/")) else { return };
@@ -49,5 +49,5 @@ pub fn host(bytes: &[u8]) {
 #[must_use]
 pub fn is_free(priced: &str, path: &str) -> bool {
     let prices = [(priced.to_owned(), domain::Usdc(1))].into();
-    is_plain(path) && toll(&prices, path).is_none()
+    is_plain(path) && charge(&prices, path).is_none()
 }

@@ -1,4 +1,4 @@
-//! What is needed to sell answers, as a narrow trait.
+//! What is needed to take payments for requests, as a narrow trait.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use x402::{Quote, Seller};
 
 /// Where requests to agents are paid.
 #[async_trait]
-pub trait Shop: Send + Sync {
+pub trait PaymentServices: Send + Sync {
     /// Who takes the payments.
     ///
     /// # Errors
@@ -24,7 +24,7 @@ pub trait Shop: Send + Sync {
 }
 
 #[async_trait]
-impl Shop for Treasury {
+impl PaymentServices for Treasury {
     fn seller(&self) -> Result<Arc<Seller>, TreasuryError> {
         self.seller()
     }

@@ -14,8 +14,9 @@ use treasury::TreasuryError;
 use wire::EnvironmentError;
 use wire::fault::{Code, Fault};
 
-use crate::edge::limits::TooOften;
+use crate::edge::limits::RateExceeded;
 use crate::nodes::guests::GuestError;
+use crate::nodes::record::NoNode;
 
 /// Seconds after which a caller may try again what failed for want of something
 /// that comes back by itself.
@@ -26,10 +27,10 @@ const LATER_S: u64 = 30;
 /// Why a request is not answered as it wished.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// A handler's own words.
-    Said(Box<Fault>),
+    /// A fault that is said already.
+    Fault(Box<Fault>),
     Auth(AuthError),
-    TooOften(TooOften),
+    RateExceeded(RateExceeded),
     Environment(EnvironmentError),
     Store(StoreError),
     Balance(BalanceError),
@@ -53,7 +54,7 @@ macro_rules! refusals {
 
 refusals! {
     AuthError => Auth;
-    TooOften => TooOften;
+    RateExceeded => RateExceeded;
     EnvironmentError => Environment;
     StoreError => Store;
     BalanceError => Balance;
@@ -63,9 +64,18 @@ refusals! {
     TreasuryError => Treasury;
 }
 
+impl From<NoNode> for Refusal {
+    fn from(error: NoNode) -> Self {
+        match error {
+            NoNode::Ended => Self::new(Code::WrongState, error.to_string()),
+            NoNode::NotPlaced => Fault::new(Code::AgentNotReady, error.to_string()).retry_after(1).into(),
+        }
+    }
+}
+
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
-        Self::Said(Box::new(fault))
+        Self::Fault(Box::new(fault))
     }
 }
 
@@ -100,9 +110,9 @@ impl Refusal {
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Said(fault) => *fault,
+            Refusal::Fault(fault) => *fault,
             Refusal::Auth(error) => Self::new(auth_code(&error), error.to_string()),
-            Refusal::TooOften(TooOften(seconds)) => {
+            Refusal::RateExceeded(RateExceeded(seconds)) => {
                 Self::new(Code::RateLimited, "too many requests; wait, then go on more slowly").retry_after(seconds)
             }
             Refusal::Environment(error) => Self::new(Code::InvalidEnvironment, error.to_string()).field("env"),
@@ -130,7 +140,7 @@ const fn auth_code(error: &AuthError) -> Code {
 
 /// Our own fault: said so, and no more.
 fn internal(error: &(dyn std::error::Error + 'static)) -> Fault {
-    tracing::error!(error = %chain_of(error), "a request failed for a reason of ours");
+    tracing::error!(error = %chain_of(error), "a request failed by an error of the gateway");
     Fault::new(Code::Internal, "something failed on our side; the operator's log says what")
 }
 
@@ -152,7 +162,7 @@ fn store_fault(error: &StoreError) -> Fault {
         StoreError::Unknown(_) | StoreError::NoPod(_) => Fault::new(Code::NotFound, "there is no such agent, or it is not yours"),
         StoreError::Refused(_) => Fault::new(Code::WrongState, "the agent is not in a state that allows this"),
         error if error.retryable() => {
-            tracing::error!(error = %chain_of(error), "the store cannot be used just now");
+            tracing::error!(error = %chain_of(error), "the store cannot be written; new agents are refused until it can");
             let said = "nothing new can be written down just now; stopping and looking at agents works";
             Fault::new(Code::StoreUnavailable, said).retry_after(LATER_S)
         }
@@ -161,7 +171,7 @@ fn store_fault(error: &StoreError) -> Fault {
 }
 
 fn balance_fault(error: &BalanceError) -> Fault {
-    tracing::warn!(error = %chain_of(error), "a balance is not known");
+    tracing::warn!(error = %chain_of(error), "a wallet's balance cannot be read from any Solana endpoint");
     let BalanceError::Unknown { retry_after_s, .. } = error;
     Fault::new(Code::BalanceUnknown, "the wallet's balance cannot be read just now; try again later")
         .retry_after(*retry_after_s)
@@ -239,7 +249,7 @@ fn guest_fault(error: &GuestError) -> Fault {
             Fault::new(Code::AgentUnreachable, "the agent does not answer")
         }
         GuestError::Node(_) | GuestError::Refused(_) | GuestError::UnknownNode(_) => {
-            tracing::warn!(error = %chain_of(error), "a node does not answer as it should");
+            tracing::warn!(error = %chain_of(error), "a node does not answer, or not as expected");
             node_unavailable()
         }
     }
@@ -248,7 +258,7 @@ fn guest_fault(error: &GuestError) -> Fault {
 fn treasury_fault(error: &TreasuryError) -> Fault {
     match error {
         TreasuryError::Unavailable(_) => {
-            tracing::warn!(error = %chain_of(error), "the chain cannot be asked");
+            tracing::warn!(error = %chain_of(error), "no EVM endpoint answers as needed");
             Fault::new(Code::ChainUnavailable, "the chain does not answer just now").retry_after(SOON_S)
         }
         TreasuryError::NoRelayer => Fault::new(Code::NoChain, error.to_string()),

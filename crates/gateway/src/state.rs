@@ -18,18 +18,18 @@ use wire::public::{Agent, Reason};
 use wire::relay::Health;
 
 use crate::auth::spent::Spent;
-use crate::edge::hosts::Hosts;
-use crate::edge::limits::Rates;
-use crate::edge::streams::Streams;
-use crate::health::Vitals;
+use crate::edge::hosts::KnownHosts;
+use crate::edge::limits::RateLimits;
+use crate::edge::streams::StreamLimiter;
+use crate::health::parts::PartsHealth;
 use crate::ids::Ids;
-use crate::ingress::bodies::Bodies;
+use crate::ingress::bodies::BodyBudget;
 use crate::ingress::pool::Pools;
-use crate::ingress::price_table::Tariff;
+use crate::ingress::price_table::PriceTable;
 use crate::ingress::urls::{AgentUrl, PathUrl};
 use crate::nodes::guests::Guests;
 use crate::nodes::images::Images;
-use crate::payments::Shop;
+use crate::payments::PaymentServices;
 use crate::refusal::Refusal;
 use crate::{Config, Limits};
 
@@ -55,7 +55,7 @@ pub struct Parts {
     /// Vaults and payments; absent where no chain is configured.
     pub treasury: Option<Treasury>,
     /// Where requests to agents are paid; absent where none can be.
-    pub shop: Option<Arc<dyn Shop>>,
+    pub payments: Option<Arc<dyn PaymentServices>>,
     /// Renders `/metrics`; without it there is no such route.
     pub metrics: Option<PrometheusHandle>,
     /// Joins a request's span to the trace its `traceparent` names.
@@ -64,6 +64,15 @@ pub struct Parts {
 
 fn now() -> UnixMillis {
     UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
+}
+
+/// By which names clients know a gateway and its agents.
+pub(crate) struct Names {
+    pub(crate) agent_url: AgentUrl,
+    /// Agents under paths, where there are such.
+    pub(crate) path_url: Option<PathUrl>,
+    /// What signatures and links may name.
+    pub(crate) audiences: Vec<GatewayName>,
 }
 
 /// One gateway.
@@ -75,27 +84,28 @@ pub(crate) struct Gateway {
     /// Agents under paths, where there are such.
     pub(crate) path_url: Option<PathUrl>,
     /// The hosts by which the API is asked.
-    pub(crate) hosts: Hosts,
-    pub(crate) rates: Rates,
+    pub(crate) hosts: KnownHosts,
+    pub(crate) rates: RateLimits,
     pub(crate) spent: Spent,
     pub(crate) ids: Ids,
-    pub(crate) tariff: Tariff,
+    pub(crate) price_table: PriceTable,
     /// How the relayer is, as was found a moment ago.
     pub(crate) relayer_health: Cache<(), Arc<Health>>,
     /// What signatures and links may name.
     pub(crate) audiences: Vec<GatewayName>,
     /// How what we work with was, when it was last asked.
-    pub(crate) vitals: Vitals,
+    pub(crate) parts_health: PartsHealth,
     /// Places for answers that do not end by themselves.
-    pub(crate) streams: Streams,
+    pub(crate) streams: StreamLimiter,
     /// Room for the bodies of requests that are paid for.
-    pub(crate) bodies: Bodies,
+    pub(crate) bodies: BodyBudget,
     /// Connections to the agents.
     pub(crate) pools: Pools,
     /// Everything that runs on behalf of a client.
     pub(crate) tasks: TaskTracker,
     /// Set when the gateway is going down.
     pub(crate) draining: CancellationToken,
+    /// The document of the API.
     pub(crate) openapi: String,
 }
 
@@ -103,31 +113,31 @@ impl Gateway {
     pub(crate) fn new(
         config: Config,
         limits: Limits,
-        urls: (AgentUrl, Option<PathUrl>),
-        audiences: Vec<GatewayName>,
+        names: Names,
         parts: Parts,
+        openapi: String,
         draining: CancellationToken,
     ) -> Self {
-        let (agent_url, path_url) = urls;
+        let Names { agent_url, path_url, audiences } = names;
         let ours = audiences.iter().map(GatewayName::as_str).chain([agent_url.domain()]);
         let ours = ours.chain(path_url.as_ref().map(PathUrl::authority));
         // Where nobody can pay, nothing is left to who does.
-        let payer_percent = if parts.shop.is_some() { limits.payer_percent } else { 0 };
+        let payer_percent = if parts.payments.is_some() { limits.payer_percent } else { 0 };
         let limits = Limits { payer_percent, ..limits };
         Self {
-            hosts: Hosts::new(&config.hosts, ours),
-            rates: Rates::new(&limits),
+            hosts: KnownHosts::new(&config.hosts, ours),
+            rates: RateLimits::new(&limits),
             spent: Spent::new(limits.tracked),
             ids: Ids::default(),
-            tariff: Tariff::new(),
+            price_table: PriceTable::new(),
             relayer_health: Cache::builder().max_capacity(1).time_to_live(HEALTH_LASTS).build(),
             audiences,
-            vitals: Vitals::new(parts.treasury.is_some(), now()),
-            bodies: Bodies::new(&limits),
-            streams: Streams::new(&limits),
+            parts_health: PartsHealth::new(parts.treasury.is_some(), now()),
+            bodies: BodyBudget::new(&limits),
+            streams: StreamLimiter::new(&limits),
             pools: Pools::new(Arc::clone(&parts.guests), &limits),
             tasks: TaskTracker::new(),
-            openapi: crate::openapi(),
+            openapi,
             parts,
             config,
             limits,

@@ -2,6 +2,7 @@
 //! client.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line speaks to people")]
 
+mod answers;
 mod cli;
 mod commands;
 mod config;

@@ -13,9 +13,7 @@ use wire::public::{
 
 use wire::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
 
-use crate::commands::image::ImageRow;
-use crate::commands::vault::CallOutcome;
-use crate::commands::wallet::WalletInfo;
+use crate::answers::{CallOutcome, ImageRow, WalletInfo};
 
 /// Prints `value` as JSON on one line, or what `people` writes of it.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {

@@ -61,7 +61,7 @@ async fn run(config: &Config) -> Result<()> {
         guests: Arc::new(NodeGuests::new(HashMap::from([(NODE.to_owned(), node.clone())]))),
         images: Arc::new(NodeImages::new(vec![node])),
         treasury: treasury.clone(),
-        shop: treasury.clone().map(|treasury| Arc::new(treasury) as Arc<dyn gateway::Shop>),
+        payments: treasury.clone().map(|treasury| Arc::new(treasury) as Arc<dyn gateway::PaymentServices>),
         metrics: Some(metrics),
         follow: Some(telemetry::follow),
     };

@@ -21,6 +21,7 @@ mod network;
 mod parts;
 mod prepare;
 mod process;
+mod programs;
 mod progress;
 mod solana;
 mod stack;

@@ -1,7 +1,6 @@
 //! A local EVM chain with our contracts on it, as `palatine up` has one.
 
 use anyhow::{Context, Result, anyhow, ensure};
-use chain::Endpoint;
 use chain::evm::{Chain, EvmConfig, Key, calls, deploy_local};
 use domain::evm::Call;
 use domain::{Address, Usdc};
@@ -37,12 +36,12 @@ impl LocalChain {
 
     /// A call of the RPC, which must succeed.
     pub(super) async fn ask(&self, method: &str, params: Value) -> Result<Value> {
-        let answer = self.anvil.rpc.try_call(method, params).await;
+        let answer = self.anvil.try_call(method, params).await;
         answer.map_err(|refused| anyhow!("{method}: {refused}"))
     }
 
     pub(super) async fn give_coins(&self, to: Address) {
-        self.anvil.rpc.give_coins(to).await;
+        self.anvil.give_coins(to).await;
     }
 
     /// Sends a call in somebody's name.
@@ -73,7 +72,7 @@ impl LocalChain {
         let deployer = Wallet::new(DEPLOYER);
         self.give_coins(deployer.address()).await;
         self.give_coins(holder).await;
-        let endpoint = || Endpoint(self.anvil.rpc.url.clone());
+        let endpoint = || self.anvil.endpoint();
         let key = Key::new(deployer.signer().clone());
         let deployed = deploy_local(endpoint(), CHAIN_ID, &key, holder, funds).await.context("deploy the contracts")?;
         Ok(deployed.config(endpoint(), CHAIN_ID))

@@ -54,7 +54,7 @@ async fn serve(dir: &Path) -> Result<()> {
         guests: Arc::new(NodeGuests::new(std::collections::HashMap::new())),
         images: Arc::new(OneImage::default()),
         treasury: None,
-        shop: None,
+        payments: None,
         metrics: None,
         follow: None,
     };

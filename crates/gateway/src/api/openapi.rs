@@ -6,10 +6,16 @@ use utoipa::openapi::{ContentBuilder, HeaderBuilder, Ref, RefOr, Response, Respo
 use utoipa::{Modify, OpenApi};
 use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
+use crate::api::routes::{UNLIMITED, routes};
+
 /// The OpenAPI document of this gateway, as pretty JSON.
 #[must_use]
 pub fn openapi() -> String {
-    serde_json::to_string_pretty(&Document::openapi()).unwrap_or_default()
+    let mut document = Document::openapi();
+    document.merge(routes().into_openapi());
+    Signature.modify(&mut document);
+    Limits.modify(&mut document);
+    serde_json::to_string_pretty(&document).unwrap_or_default()
 }
 
 #[derive(OpenApi)]
@@ -26,44 +32,7 @@ pub fn openapi() -> String {
         once, for five minutes.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    paths(
-        crate::api::agents::spawn::spawn,
-        crate::api::agents::stop::stop,
-        crate::api::agents::status::status,
-        crate::api::agents::usage::usage,
-        crate::api::agents::status::list,
-        crate::api::agents::logs::logs,
-        crate::api::agents::events::events,
-        crate::ingress::process::pass,
-        crate::api::money::vaults::chain,
-        crate::api::money::links::link,
-        crate::api::money::links::my_link,
-        crate::api::money::vaults::agent_vault,
-        crate::api::money::vaults::deploy,
-        crate::api::money::prices::prices,
-        crate::api::money::prices::set_prices,
-        crate::api::money::vaults::submit,
-        crate::api::money::vaults::decline,
-        crate::api::money::vaults::vault,
-        crate::api::money::vaults::tasks,
-        crate::api::money::relay::relay,
-        crate::api::money::relay::batch,
-        crate::api::money::relay::call,
-        crate::api::money::relay::raw,
-        crate::api::money::relay::nonce,
-        crate::api::money::relay::domain,
-        crate::api::money::relay::estimate,
-        crate::api::money::facilitator::supported,
-        crate::api::money::facilitator::verify,
-        crate::api::money::facilitator::settle,
-        crate::api::meta::tiers::tiers,
-        crate::api::meta::health::health,
-        crate::api::meta::health::ready,
-        crate::api::meta::metrics::metrics,
-        crate::api::meta::document::openapi,
-    ),
-    components(schemas(wire::fault::Fault, wire::public::StateChange)),
-    modifiers(&Signature, &Limits)
+    components(schemas(wire::fault::Fault, wire::public::StateChange))
 )]
 struct Document;
 
@@ -95,7 +64,7 @@ impl Modify for Limits {
             let methods = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
             for operation in methods.into_iter().flatten() {
                 let fault = |said| RefOr::T(faulty(said));
-                if !crate::edge::dispatch::is_unlimited(path) {
+                if !UNLIMITED.contains(&path.as_str()) {
                     let said = "Too many requests: wait as long as `Retry-After` says";
                     operation.responses.responses.insert("429".to_owned(), fault(said));
                 }

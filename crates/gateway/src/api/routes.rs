@@ -1,69 +1,126 @@
-//! The API's table of routes.
+//! The API's routes. Each is written once, at its handler: the router, the document
+//! and the metrics' label are made of it.
 
 use std::sync::Arc;
 
-use axum::Router;
-use axum::routing::{delete, get, post};
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use wire::fault::Code;
 
 use crate::api::agents::{events, logs, spawn, status, stop, usage};
 use crate::api::meta::{document, health, metrics, tiers};
 use crate::api::money::{facilitator, links, prices, relay, vaults};
+use crate::edge::arrival::Arrival;
 use crate::edge::cors;
+use crate::edge::limits::client_key;
 use crate::ingress::process;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
-/// The API.
-pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
-    let origins = gateway.config.cors_origins.clone();
-    let router = Router::new()
-        .route("/spawn", post(spawn::spawn))
-        .route("/stop/{id}", post(stop::stop))
-        .route("/status/{id}", get(status::status))
-        .route("/usage/{wallet}", get(usage::usage))
-        .route("/tiers", get(tiers::tiers))
-        .route("/agents", get(status::list))
-        .route("/agents/{id}", delete(stop::remove))
-        .route("/agents/{id}/logs", get(logs::logs))
-        .route("/agents/{id}/events", get(events::events))
-        .route("/agents/{id}/process.Process/{method}", post(process::pass))
-        .merge(payments())
-        .route("/health", get(health::health))
-        .route("/ready", get(health::ready))
-        .route("/metrics", get(metrics::metrics))
-        .route("/openapi.json", get(document::openapi))
-        .fallback(unknown)
-        .method_not_allowed_fallback(wrong_method)
-        .with_state(gateway);
-    if origins.is_empty() { router } else { router.layer(cors::cors(&origins)) }
+/// Routes for machines that must always be answered: no limit counts them.
+pub(crate) const UNLIMITED: [&str; 3] = ["/health", "/ready", "/metrics"];
+/// The routes with a limit of their own, so that stopping works when everything else is
+/// spent.
+const STOPPING: [&str; 2] = ["/stop/{id}", "/agents/{id}"];
+
+/// All routes, each with its description.
+pub(crate) fn routes() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::default().merge(agents()).merge(payments()).merge(relayer()).merge(facilitator()).merge(meta())
 }
 
-/// Vaults, the relayer (CroGas's routes) and the facilitator (x402's).
-fn payments() -> Router<Arc<Gateway>> {
-    Router::new()
-        .route("/chain", get(vaults::chain))
-        .route("/links", get(links::my_link).post(links::link))
-        .route("/agents/{id}/vault", get(vaults::agent_vault).post(vaults::deploy))
-        .route("/agents/{id}/prices", get(prices::prices).put(prices::set_prices))
-        .route("/agents/{id}/tasks/{task}/submit", post(vaults::submit))
-        .route("/agents/{id}/tasks/{task}/decline", post(vaults::decline))
-        .route("/vaults/{address}", get(vaults::vault))
-        .route("/vaults/{address}/tasks", get(vaults::tasks))
-        .route("/meta/relay", post(relay::relay))
-        .route("/meta/batch", post(relay::batch))
-        .route("/meta/call", post(relay::call))
-        .route("/meta/nonce/{address}", get(relay::nonce))
-        .route("/meta/domain", get(relay::domain))
-        .route("/relay", post(relay::raw))
-        .route("/estimate", get(relay::estimate))
-        .route("/supported", get(facilitator::supported))
-        .route("/verify", post(facilitator::verify))
-        .route("/settle", post(facilitator::settle))
-        // The hosted Cronos facilitator's paths.
-        .route("/v2/x402/supported", get(facilitator::supported))
-        .route("/v2/x402/verify", post(facilitator::verify))
-        .route("/v2/x402/settle", post(facilitator::settle))
+/// What holders ask of their agents.
+fn agents() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::default()
+        .routes(routes!(spawn::spawn))
+        .routes(routes!(stop::stop))
+        .routes(routes!(stop::remove))
+        .routes(routes!(status::status))
+        .routes(routes!(status::list))
+        .routes(routes!(usage::usage))
+        .routes(routes!(logs::logs))
+        .routes(routes!(events::events))
+        .routes(routes!(process::pass))
+}
+
+/// Vaults, their tasks, links and prices.
+fn payments() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::default()
+        .routes(routes!(vaults::chain))
+        .routes(routes!(links::my_link, links::link))
+        .routes(routes!(vaults::agent_vault, vaults::deploy))
+        .routes(routes!(prices::prices, prices::set_prices))
+        .routes(routes!(vaults::submit))
+        .routes(routes!(vaults::decline))
+        .routes(routes!(vaults::vault))
+        .routes(routes!(vaults::tasks))
+}
+
+/// The relayer's routes, which are CroGas's.
+fn relayer() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::default()
+        .routes(routes!(relay::relay))
+        .routes(routes!(relay::batch))
+        .routes(routes!(relay::call))
+        .routes(routes!(relay::nonce))
+        .routes(routes!(relay::domain))
+        .routes(routes!(relay::raw))
+        .routes(routes!(relay::estimate))
+}
+
+/// The facilitator's routes, which are x402's.
+fn facilitator() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::default()
+        .routes(routes!(facilitator::supported))
+        .routes(routes!(facilitator::verify))
+        .routes(routes!(facilitator::settle))
+}
+
+/// What the gateway says of itself.
+fn meta() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::default()
+        .routes(routes!(tiers::tiers))
+        .routes(routes!(health::health))
+        .routes(routes!(health::ready))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(document::openapi))
+}
+
+/// The API, as it is served.
+pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
+    let origins = gateway.config.cors_origins.clone();
+    let router: Router<Arc<Gateway>> = routes().into();
+    // The hosted Cronos facilitator's paths, for clients that know that one.
+    let router = router.nest("/v2/x402", facilitator().into());
+    let router = router.fallback(unknown).method_not_allowed_fallback(wrong_method);
+    let router = if origins.is_empty() { router } else { router.layer(cors::cors(&origins)) };
+    router.layer(from_fn_with_state(Arc::clone(&gateway), admit)).with_state(gateway)
+}
+
+/// Counts a request against its address, and tells by which route it is answered.
+async fn admit(
+    State(gateway): State<Arc<Gateway>>,
+    Extension(arrival): Extension<Arrival>,
+    route: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let limit = match route.as_ref().map(MatchedPath::as_str) {
+        Some(path) if UNLIMITED.contains(&path) => None,
+        Some(path) if STOPPING.contains(&path) => Some(&gateway.rates.stops),
+        _ => Some(&gateway.rates.addresses),
+    };
+    let mut response = match limit.map_or(Ok(()), |limit| limit.check(client_key(arrival.client))) {
+        Ok(()) => next.run(request).await,
+        Err(exceeded) => Refusal::from(exceeded).into_response(),
+    };
+    if let Some(route) = route {
+        response.extensions_mut().insert(route);
+    }
+    response
 }
 
 async fn unknown() -> Refusal {

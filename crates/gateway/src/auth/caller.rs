@@ -12,12 +12,11 @@ use futures_util::StreamExt;
 use http::Request;
 use http::header::HeaderMap;
 use http::request::Parts;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use store::Stamp;
 use wire::connect::Envelope;
-use wire::fault::Code;
 use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
+use crate::edge::body::read_at_most;
 use crate::edge::cors;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -53,7 +52,7 @@ pub(crate) struct Stopper(pub(crate) Owner);
 
 /// Which texts open a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Opens {
+enum AcceptedText {
     /// Romulus's own too: its five routes, and reading.
     EitherText,
     /// Those alone that bind the request and this gateway: an operator who gets
@@ -61,7 +60,7 @@ enum Opens {
     BoundText,
 }
 
-impl Opens {
+impl AcceptedText {
     fn policy(self, gateway: &Gateway) -> Policy<'_> {
         let require_bound = gateway.config.require_bound || self == Self::BoundText;
         Policy { audiences: &gateway.audiences, require_bound }
@@ -72,7 +71,7 @@ impl FromRequest<Arc<Gateway>> for Verified {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        verify_counted(gateway, request, Opens::EitherText).await
+        verify_counted(gateway, request, AcceptedText::EitherText).await
     }
 }
 
@@ -80,7 +79,7 @@ impl FromRequest<Arc<Gateway>> for Owner {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        spend(gateway, verify_counted(gateway, request, Opens::BoundText).await?).await
+        spend(gateway, verify_counted(gateway, request, AcceptedText::BoundText).await?).await
     }
 }
 
@@ -88,7 +87,7 @@ impl FromRequest<Arc<Gateway>> for Reader {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        spend_essential(gateway, verify_counted(gateway, request, Opens::EitherText).await?).await.map(Self)
+        spend_essential(gateway, verify_counted(gateway, request, AcceptedText::EitherText).await?).await.map(Self)
     }
 }
 
@@ -96,7 +95,7 @@ impl FromRequest<Arc<Gateway>> for Stopper {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
-        spend_essential(gateway, verify(gateway, request, Opens::EitherText).await?).await.map(Self)
+        spend_essential(gateway, verify(gateway, request, AcceptedText::EitherText).await?).await.map(Self)
     }
 }
 
@@ -113,13 +112,13 @@ async fn spend_essential(gateway: &Gateway, verified: Verified) -> Result<Owner,
 }
 
 /// Verifies, and counts the request against its wallet.
-async fn verify_counted(gateway: &Gateway, request: Request<Body>, opens: Opens) -> Result<Verified, Refusal> {
+async fn verify_counted(gateway: &Gateway, request: Request<Body>, opens: AcceptedText) -> Result<Verified, Refusal> {
     let verified = verify(gateway, request, opens).await?;
     gateway.rates.wallets.check(verified.wallet)?;
     Ok(verified)
 }
 
-async fn verify(gateway: &Gateway, request: Request<Body>, opens: Opens) -> Result<Verified, Refusal> {
+async fn verify(gateway: &Gateway, request: Request<Body>, opens: AcceptedText) -> Result<Verified, Refusal> {
     cors::need_json(&request)?;
     let (head, body) = request.into_parts();
     // Nobody's body is read whose headers are refused whatever it is.
@@ -133,7 +132,7 @@ async fn verify(gateway: &Gateway, request: Request<Body>, opens: Opens) -> Resu
 pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Result<(Wallet, Body), Refusal> {
     cors::need_json(&request)?;
     let (head, body) = request.into_parts();
-    let claim = Claim::read(presented(&head.headers), Opens::BoundText.policy(gateway), gateway.now())?;
+    let claim = Claim::read(presented(&head.headers), AcceptedText::BoundText.policy(gateway), gateway.now())?;
     let mut rest = body.into_data_stream();
     let within = Duration::from_millis(gateway.limits.body_ms);
     let begun = tokio::time::timeout(within, first_envelope(&mut rest)).await;
@@ -196,25 +195,4 @@ pub(crate) fn presented(headers: &HeaderMap) -> Presented<'_> {
 async fn read(gateway: &Gateway, body: Body) -> Result<Bytes, Refusal> {
     let most = usize::try_from(gateway.limits.body_bytes).unwrap_or(usize::MAX);
     read_at_most(body, most, gateway.limits.body_ms).await
-}
-
-/// Reads a body, within these bounds of size and time.
-pub(crate) async fn read_at_most<B>(body: B, most: usize, within_ms: u64) -> Result<Bytes, Refusal>
-where
-    B: axum::body::HttpBody<Data = Bytes>,
-    B::Error: Into<axum::BoxError>,
-{
-    let too_large = || Refusal::new(Code::BodyTooLarge, format!("the body is larger than {most} bytes"));
-    if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > most {
-        return Err(too_large());
-    }
-    let reading = Limited::new(body, most).collect();
-    let Ok(read) = tokio::time::timeout(Duration::from_millis(within_ms), reading).await else {
-        return Err(Refusal::invalid("the body did not arrive in time"));
-    };
-    match read {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(Refusal::invalid("the body ended before it was whole")),
-    }
 }

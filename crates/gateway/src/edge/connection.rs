@@ -18,33 +18,34 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::Limits;
-use crate::edge::dispatch::{Peer, enter};
-use crate::edge::eviction::{Activity, Resting, Work};
-use crate::edge::guarded::Holding;
-use crate::edge::linger::{Lingering, Lingers};
+use crate::edge::arrival::Peer;
+use crate::edge::dispatch::handle;
+use crate::edge::eviction::{ActiveRequest, ConnectionActivity, IdleConnections};
+use crate::edge::guarded::GuardedBody;
+use crate::edge::linger::{LingerFlag, LingeringStream};
 use crate::state::Gateway;
 
-/// What hyper reads of a head before it gives up without a word of ours: enough
-/// for a head that we refuse by name.
+/// How many times the headers' limit hyper reads before it answers by itself: so far,
+/// headers that are too large get an answer of ours.
 const HEAD_SLACK: usize = 4;
 /// Requests at once on one HTTP/2 connection.
 const STREAMS: u32 = 128;
 /// Bytes that wait to be sent on one HTTP/2 stream.
 const SEND_BUFFER: usize = 256 * 1024;
-/// Between two signs of life on an HTTP/2 connection, and the wait for each.
+/// Between two pings on an HTTP/2 connection, and the wait for each.
 const PING_EVERY: Duration = Duration::from_secs(20);
 
-/// How long a connection that was asked to end may take to send what is left.
-const LINGER: Duration = Duration::from_secs(45);
+/// How long a connection that shuts down may take to send what is left.
+const FLUSH: Duration = Duration::from_secs(45);
 
-/// What all connections are served with.
+/// Serves connections.
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) gateway: Arc<Gateway>,
     pub(crate) router: Router,
     http: Builder<TokioExecutor>,
-    /// The connections on which nothing is under way.
-    pub(crate) resting: Resting,
+    /// All connections, of which idle ones can be evicted.
+    pub(crate) idle: IdleConnections,
     /// Ends connections that did not drain in time.
     pub(crate) killed: CancellationToken,
 }
@@ -52,41 +53,41 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(gateway: Arc<Gateway>, router: Router) -> Self {
         let http = builder(&gateway.limits);
-        Self { gateway, router, http, resting: Resting::default(), killed: CancellationToken::new() }
+        Self { gateway, router, http, idle: IdleConnections::default(), killed: CancellationToken::new() }
     }
 
     /// Serves a connection to its end. One that does not send a whole request
-    /// in time is dropped, whatever protocol it pretends to begin; one on which nothing
-    /// is under way any more is asked to end, and dropped if it does not.
+    /// in time is dropped, whatever protocol it pretends to begin; an idle one is shut
+    /// down gracefully, and dropped if it does not end.
     pub(crate) async fn run<I>(self, io: I, peer: Peer)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Self { gateway, router, http, resting, killed } = self;
-        let (io, lingers) = Lingering::new(io);
-        let (activity, seen) = (resting.begin(), AtomicBool::new(false));
-        let visit = Visit { gateway, router, peer, activity, seen, lingers, killed };
-        let visit = Arc::new(visit);
-        let guest = Arc::clone(&visit);
-        let service = service_fn(move |request| answer(Arc::clone(&guest), request));
+        let Self { gateway, router, http, idle, killed } = self;
+        let (io, linger) = LingeringStream::new(io);
+        let (activity, seen) = (idle.register(), AtomicBool::new(false));
+        let context = ConnectionContext { gateway, router, peer, activity, seen, linger, killed };
+        let context = Arc::new(context);
+        let shared = Arc::clone(&context);
+        let service = service_fn(move |request| answer(Arc::clone(&shared), request));
         let connection = http.serve_connection_with_upgrades(TokioIo::new(io), service);
         tokio::pin!(connection);
-        // Looked at only when something of it is due, not with each byte that comes.
-        let mut end = FuturesUnordered::from_iter([Arc::clone(&visit).until_asked().boxed()]);
+        // Polled only when one of its timers or signals fires, not with each byte that comes.
+        let mut end = FuturesUnordered::from_iter([Arc::clone(&context).until_shutdown().boxed()]);
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
-                        tracing::debug!(%error, "a client's connection broke");
+                        tracing::debug!(%error, "a client's connection broke off");
                     }
                     return;
                 }
-                Some(end_now) = end.next() => match end_now {
-                    End::Asked => {
+                Some(shutdown) = end.next() => match shutdown {
+                    Shutdown::Graceful => {
                         connection.as_mut().graceful_shutdown();
-                        end.push(Arc::clone(&visit).until_dropped().boxed());
+                        end.push(Arc::clone(&context).until_closed().boxed());
                     }
-                    End::Dropped => return,
+                    Shutdown::Immediate => return,
                 },
             }
         }
@@ -94,69 +95,73 @@ impl Server {
 }
 
 /// How a connection is to end.
-enum End {
-    /// It is told that it should.
-    Asked,
+enum Shutdown {
+    /// After its requests under way; its client is told.
+    Graceful,
     /// At once.
-    Dropped,
+    Immediate,
 }
 
 /// One connection, as its requests see it.
-struct Visit {
+struct ConnectionContext {
     gateway: Arc<Gateway>,
     router: Router,
     peer: Peer,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
     /// Whether a whole request has come.
     seen: AtomicBool,
-    lingers: Lingers,
+    linger: LingerFlag,
     killed: CancellationToken,
 }
 
-impl Visit {
-    async fn until_asked(self: Arc<Self>) -> End {
+impl ConnectionContext {
+    /// Waits for the first reason to end the connection.
+    async fn until_shutdown(self: Arc<Self>) -> Shutdown {
         let limits = &self.gateway.limits;
         let idle = Duration::from_millis(limits.header_ms);
         tokio::select! {
-            () = self.activity.evicted() => End::Dropped,
-            () = self.killed.cancelled() => End::Dropped,
-            () = tokio::time::sleep(Duration::from_millis(limits.connection_age_ms)) => End::Asked,
-            () = self.gateway.draining.cancelled() => End::Asked,
-            // Before its first request there is nobody who would understand.
-            () = self.activity.rested(idle) => if self.seen.load(Ordering::Relaxed) { End::Asked } else { End::Dropped },
+            () = self.activity.evicted() => Shutdown::Immediate,
+            () = self.killed.cancelled() => Shutdown::Immediate,
+            () = tokio::time::sleep(Duration::from_millis(limits.connection_age_ms)) => Shutdown::Graceful,
+            () = self.gateway.draining.cancelled() => Shutdown::Graceful,
+            // Before its first request its protocol is not known, in which it could be told.
+            () = self.activity.idle_for(idle) => {
+                if self.seen.load(Ordering::Relaxed) { Shutdown::Graceful } else { Shutdown::Immediate }
+            }
         }
     }
 
-    async fn until_dropped(self: Arc<Self>) -> End {
+    /// Waits for the end of a connection that is shutting down gracefully.
+    async fn until_closed(self: Arc<Self>) -> Shutdown {
         let idle = Duration::from_millis(self.gateway.limits.header_ms);
         tokio::select! {
-            () = self.activity.rested(self.last_words(idle)) => {}
+            () = self.activity.idle_for(self.grace(idle)) => {}
             () = self.activity.evicted() => {}
             () = self.killed.cancelled() => {}
         }
-        End::Dropped
+        Shutdown::Immediate
     }
 
-    /// How long a connection that was asked to end may rest: one without any request has
+    /// How long a connection that shuts down may be idle: one without any request has
     /// nothing left to send.
-    fn last_words(&self, idle: Duration) -> Duration {
-        if self.seen.load(Ordering::Relaxed) { idle + LINGER } else { idle }
+    fn grace(&self, idle: Duration) -> Duration {
+        if self.seen.load(Ordering::Relaxed) { idle + FLUSH } else { idle }
     }
 }
 
-type Answered = Response<Holding<Body, Arc<Work>>>;
+type Answered = Response<GuardedBody<Body, Arc<ActiveRequest>>>;
 
-async fn answer(visit: Arc<Visit>, mut request: Request<Incoming>) -> Result<Answered, Infallible> {
-    visit.seen.store(true, Ordering::Relaxed);
-    // What has a body may be answered before that is read.
-    visit.lingers.set(!request.body().is_end_stream());
-    let work = Arc::new(visit.activity.work());
-    request.extensions_mut().insert(Arc::clone(&work));
-    let answer = enter(Arc::clone(&visit.gateway), visit.router.clone(), visit.peer, request).await;
+async fn answer(context: Arc<ConnectionContext>, mut request: Request<Incoming>) -> Result<Answered, Infallible> {
+    context.seen.store(true, Ordering::Relaxed);
+    // A request may be answered before its body is read.
+    context.linger.set(!request.body().is_end_stream());
+    let active = Arc::new(context.activity.start_request());
+    request.extensions_mut().insert(Arc::clone(&active));
+    let answer = handle(Arc::clone(&context.gateway), context.router.clone(), context.peer, request).await;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-        visit.lingers.set(false);
+        context.linger.set(false);
     }
-    Ok(answer.map(|body| Holding::new(body, work)))
+    Ok(answer.map(|body| GuardedBody::new(body, active)))
 }
 
 fn builder(limits: &Limits) -> Builder<TokioExecutor> {

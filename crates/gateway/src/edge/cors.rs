@@ -15,8 +15,8 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use wire::fault::Code;
 use wire::public::{IDEMPOTENCY_KEY, X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
-use crate::edge::dispatch::X_TRACE_ID;
 use crate::edge::hosts::Origin;
+use crate::edge::trace::X_TRACE_ID;
 use crate::refusal::Refusal;
 
 /// How long a browser may remember what it was granted.

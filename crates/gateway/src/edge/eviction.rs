@@ -1,8 +1,8 @@
-//! Connections on which nothing is under way. Each ends after a while, and the one
-//! that has rested longest makes room for a new one.
+//! Idle connections. Each ends after a while; while there is no room for a new one, the
+//! one that has been idle longest is evicted.
 //!
-//! A request costs the order of all of them nothing: it is looked after only when
-//! somebody has to make room.
+//! A request does not touch the order of the connections: it is put right only when one
+//! has to be evicted.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,73 +11,73 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// After so long one that worked is looked at again; until then others make room.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// After so long a connection that was active is looked at again; until then others are evicted.
+const RECHECK_AFTER: Duration = Duration::from_secs(1);
 
-/// All connections, by since when they rest at the longest.
+/// All connections, by the earliest instant since which each can have been idle.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Resting(Arc<Mutex<Rows>>);
+pub(crate) struct IdleConnections(Arc<Mutex<Rows>>);
 
 #[derive(Debug, Default)]
 struct Rows {
     next: u64,
-    /// A connection has rested since then at the longest: it may have worked meanwhile.
+    /// No connection has been idle for longer than since then: it may have been active meanwhile.
     order: BTreeSet<(Instant, u64)>,
-    all: HashMap<u64, (Instant, Weak<Activity>)>,
+    all: HashMap<u64, (Instant, Weak<ConnectionActivity>)>,
 }
 
 impl Rows {
-    fn place(&mut self, row: u64, since: Instant, activity: Weak<Activity>) {
+    fn insert(&mut self, row: u64, since: Instant, activity: Weak<ConnectionActivity>) {
         self.order.insert((since, row));
         self.all.insert(row, (since, activity));
     }
 
-    fn remove(&mut self, row: u64) -> Option<Weak<Activity>> {
+    fn remove(&mut self, row: u64) -> Option<Weak<ConnectionActivity>> {
         let (since, activity) = self.all.remove(&row)?;
         self.order.remove(&(since, row));
         Some(activity)
     }
 }
 
-impl Resting {
+impl IdleConnections {
     /// A connection that has just begun.
-    pub(crate) fn begin(&self) -> Arc<Activity> {
+    pub(crate) fn register(&self) -> Arc<ConnectionActivity> {
         let since = Instant::now();
         let mut rows = self.rows();
         let row = rows.next;
         rows.next += 1;
-        let state = Mutex::new(State::Rests { since });
-        let activity = Activity { resting: self.clone(), row, evicted: CancellationToken::new(), state };
+        let state = Mutex::new(State::Idle { since });
+        let activity = ConnectionActivity { connections: self.clone(), row, evicted: CancellationToken::new(), state };
         let activity = Arc::new(activity);
-        rows.place(row, since, Arc::downgrade(&activity));
+        rows.insert(row, since, Arc::downgrade(&activity));
         activity
     }
 
-    /// Ends the connection that has rested longest.
+    /// Ends the connection that has been idle longest.
     pub(crate) fn evict(&self) {
-        if let Some(longest) = self.longest() {
+        if let Some(connection) = self.take_longest_idle() {
             metrics::counter!("palatine_gateway_connections_evicted_total").increment(1);
-            longest.evicted.cancel();
+            connection.evicted.cancel();
         }
     }
 
-    /// Takes out the one that has rested longest. Those that have worked since they
+    /// Takes out the one that has been idle longest. Those that were active since they
     /// were put in order are put where they belong.
-    fn longest(&self) -> Option<Arc<Activity>> {
+    fn take_longest_idle(&self) -> Option<Arc<ConnectionActivity>> {
         let now = Instant::now();
         loop {
             let mut rows = self.rows();
             let (since, row) = rows.order.first().copied().filter(|(since, _)| *since <= now)?;
             let activity = rows.remove(row)?.upgrade();
-            let rests = activity.as_ref().map(|activity| activity.rests_since());
-            match (activity, rests) {
-                (Some(activity), Some(Some(truly))) if truly <= since => return Some(activity),
-                (Some(activity), Some(truly)) => {
-                    // One that works is looked at again after a while: many that work are
-                    // not gone through for each that wants room.
-                    let since = truly.unwrap_or(now + LOOK_AGAIN);
-                    rows.place(row, since, Arc::downgrade(&activity));
-                    // Its last holder may be gone: it takes itself out, for which it needs the rows.
+            let idle_since = activity.as_ref().map(|activity| activity.idle_since());
+            match (activity, idle_since) {
+                (Some(activity), Some(Some(actual))) if actual <= since => return Some(activity),
+                (Some(activity), Some(actual)) => {
+                    // An active one is looked at again after a while: many active ones are not
+                    // gone through for each connection that needs room.
+                    let since = actual.unwrap_or(now + RECHECK_AFTER);
+                    rows.insert(row, since, Arc::downgrade(&activity));
+                    // This may be the last reference: dropping it removes the row, which needs the lock.
                     drop(rows);
                 }
                 _ => {}
@@ -92,8 +92,8 @@ impl Resting {
 
 /// What is under way on one connection.
 #[derive(Debug)]
-pub(crate) struct Activity {
-    resting: Resting,
+pub(crate) struct ConnectionActivity {
+    connections: IdleConnections,
     row: u64,
     evicted: CancellationToken,
     state: Mutex<State>,
@@ -101,41 +101,41 @@ pub(crate) struct Activity {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    Rests { since: Instant },
-    Works { requests: usize },
+    Idle { since: Instant },
+    Active { requests: usize },
 }
 
-impl Activity {
+impl ConnectionActivity {
     /// A request has come. It is under way until what this returns is dropped.
-    pub(crate) fn work(self: &Arc<Self>) -> Work {
+    pub(crate) fn start_request(self: &Arc<Self>) -> ActiveRequest {
         let mut state = self.state();
         *state = match *state {
-            State::Rests { .. } => State::Works { requests: 1 },
-            State::Works { requests } => State::Works { requests: requests + 1 },
+            State::Idle { .. } => State::Active { requests: 1 },
+            State::Active { requests } => State::Active { requests: requests + 1 },
         };
-        Work(Arc::clone(self))
+        ActiveRequest(Arc::clone(self))
     }
 
     fn done(&self) {
         let mut state = self.state();
         *state = match *state {
-            State::Works { requests } if requests > 1 => State::Works { requests: requests - 1 },
-            State::Works { .. } | State::Rests { .. } => State::Rests { since: Instant::now() },
+            State::Active { requests } if requests > 1 => State::Active { requests: requests - 1 },
+            State::Active { .. } | State::Idle { .. } => State::Idle { since: Instant::now() },
         };
     }
 
-    fn rests_since(&self) -> Option<Instant> {
+    fn idle_since(&self) -> Option<Instant> {
         match *self.state() {
-            State::Rests { since } => Some(since),
-            State::Works { .. } => None,
+            State::Idle { since } => Some(since),
+            State::Active { .. } => None,
         }
     }
 
-    /// Waits until it has rested for so long. It looks when that can be at the
+    /// Waits until it has been idle for so long. It looks when that can be at the
     /// earliest, and is not woken by each request.
-    pub(crate) async fn rested(&self, most: Duration) {
+    pub(crate) async fn idle_for(&self, most: Duration) {
         loop {
-            match self.rests_since() {
+            match self.idle_since() {
                 None => tokio::time::sleep(most).await,
                 Some(since) if since.elapsed() >= most => return,
                 Some(since) => tokio::time::sleep_until(since + most).await,
@@ -143,7 +143,7 @@ impl Activity {
         }
     }
 
-    /// Waits until it has to make room.
+    /// Waits until it is evicted.
     pub(crate) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
@@ -153,17 +153,17 @@ impl Activity {
     }
 }
 
-impl Drop for Activity {
+impl Drop for ConnectionActivity {
     fn drop(&mut self) {
-        self.resting.rows().remove(self.row);
+        self.connections.rows().remove(self.row);
     }
 }
 
 /// A request that is under way.
 #[derive(Debug)]
-pub(crate) struct Work(Arc<Activity>);
+pub(crate) struct ActiveRequest(Arc<ConnectionActivity>);
 
-impl Drop for Work {
+impl Drop for ActiveRequest {
     fn drop(&mut self) {
         self.0.done();
     }
@@ -176,42 +176,42 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(15);
 
     #[tokio::test(start_paused = true)]
-    async fn fault_2_4_a_connection_rests_from_the_end_of_its_last_request() {
-        let (began, activity) = (Instant::now(), Resting::default().begin());
-        let (first, second) = (activity.work(), activity.work());
-        let rested = activity.rested(IDLE);
-        tokio::pin!(rested);
+    async fn fault_2_4_a_connection_is_idle_from_the_end_of_its_last_request() {
+        let (began, activity) = (Instant::now(), IdleConnections::default().register());
+        let (first, second) = (activity.start_request(), activity.start_request());
+        let idle = activity.idle_for(IDLE);
+        tokio::pin!(idle);
         drop(first);
-        assert!(tokio::time::timeout(Duration::from_secs(60), &mut rested).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_secs(60), &mut idle).await.is_err());
         drop(second);
-        rested.await;
+        idle.await;
         assert_eq!(began.elapsed(), Duration::from_secs(75));
     }
 
     #[tokio::test(start_paused = true)]
     async fn fault_2_4_the_one_that_has_rested_longest_makes_room_and_none_that_works() {
-        let resting = Resting::default();
-        let all = [resting.begin(), resting.begin(), resting.begin()];
+        let connections = IdleConnections::default();
+        let all = [connections.register(), connections.register(), connections.register()];
         let is_evicted = || all.iter().map(|one| one.evicted.is_cancelled()).collect::<Vec<_>>();
-        let works = all[1].work();
+        let works = all[1].start_request();
         tokio::time::advance(Duration::from_millis(1)).await;
-        drop(all[0].work());
-        resting.evict();
+        drop(all[0].start_request());
+        connections.evict();
         assert_eq!(is_evicted(), [false, false, true]);
-        resting.evict();
-        resting.evict();
+        connections.evict();
+        connections.evict();
         assert_eq!(is_evicted(), [true, false, true]);
         // The one that works is not taken, however often somebody looks.
-        resting.evict();
+        connections.evict();
         assert_eq!(is_evicted(), [true, false, true]);
         drop(works);
-        resting.evict();
+        connections.evict();
         assert_eq!(is_evicted(), [true, false, true]);
-        tokio::time::advance(LOOK_AGAIN).await;
-        resting.evict();
+        tokio::time::advance(RECHECK_AFTER).await;
+        connections.evict();
         assert_eq!(is_evicted(), [true, true, true]);
-        drop((all, resting.begin()));
-        let rows = resting.rows();
+        drop((all, connections.register()));
+        let rows = connections.rows();
         assert!(rows.order.is_empty() && rows.all.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! A body that holds something until it is gone.
+//! A body that keeps a guard until it is dropped.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,18 +6,18 @@ use std::task::{Context, Poll};
 use axum::body::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-pub(crate) struct Holding<B, T> {
+pub(crate) struct GuardedBody<B, T> {
     body: B,
-    _held: T,
+    _guard: T,
 }
 
-impl<B, T> Holding<B, T> {
-    pub(crate) const fn new(body: B, held: T) -> Self {
-        Self { body, _held: held }
+impl<B, T> GuardedBody<B, T> {
+    pub(crate) const fn new(body: B, guard: T) -> Self {
+        Self { body, _guard: guard }
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin, T: Unpin> Body for Holding<B, T> {
+impl<B: Body<Data = Bytes> + Unpin, T: Unpin> Body for GuardedBody<B, T> {
     type Data = Bytes;
     type Error = B::Error;
 

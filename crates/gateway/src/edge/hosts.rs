@@ -76,13 +76,13 @@ impl fmt::Display for Origin {
 
 /// The hosts whose requests are for the API.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Hosts {
+pub(crate) struct KnownHosts {
     names: BTreeSet<String>,
     /// Hosts as our own clients write them: nothing of theirs need be taken apart.
     written: BTreeSet<String>,
 }
 
-impl Hosts {
+impl KnownHosts {
     /// These, and the names of these authorities.
     pub(crate) fn new<'a>(hosts: &BTreeSet<Host>, authorities: impl IntoIterator<Item = &'a str>) -> Self {
         let written: BTreeSet<String> =
@@ -92,7 +92,7 @@ impl Hosts {
     }
 
     /// Whether a request for this host is for us.
-    pub(crate) fn know(&self, host: &str) -> bool {
+    pub(crate) fn contains(&self, host: &str) -> bool {
         if self.written.contains(host) {
             return true;
         }
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn fault_2_7_a_host_that_is_not_ours_is_not_known_whatever_it_looks_like() {
-        let hosts = Hosts::new(
+        let hosts = KnownHosts::new(
             &BTreeSet::from([Host::try_from("API.example.com".to_owned()).unwrap()]),
             ["gate.example.com:8443", "agents.example.com"],
         );
@@ -142,7 +142,7 @@ mod tests {
             "Gate.example.com:1",
             "agents.example.com.",
         ] {
-            assert!(hosts.know(host), "{host}");
+            assert!(hosts.contains(host), "{host}");
         }
         for host in [
             "",
@@ -158,7 +158,7 @@ mod tests {
             "a b",
             ":8080",
         ] {
-            assert!(!hosts.know(host), "{host}");
+            assert!(!hosts.contains(host), "{host}");
         }
     }
 

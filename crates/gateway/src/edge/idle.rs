@@ -1,4 +1,4 @@
-//! Whether anything still moves: a stream that is silent for too long is ended.
+//! Idle timeouts: a stream on which no bytes move for too long is ended.
 
 use std::io;
 use std::pin::Pin;
@@ -12,27 +12,27 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-/// When something moved last.
+/// Counts from the last bytes that moved.
 #[derive(Clone, Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct IdleTimer {
     began: Instant,
-    /// Milliseconds from then to the last movement.
+    /// Milliseconds from then to the last bytes.
     last: Arc<AtomicU64>,
 }
 
-impl Pulse {
-    /// Something has just moved.
+impl IdleTimer {
+    /// Begins to count.
     pub(crate) fn new() -> Self {
         Self { began: Instant::now(), last: Arc::default() }
     }
 
-    fn beat(&self) {
+    fn touch(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(now, Ordering::Relaxed);
     }
 
-    /// Waits until nothing has moved for so long.
-    pub(crate) async fn silent(&self, most: Duration) {
+    /// Waits until no bytes have moved for so long.
+    pub(crate) async fn expired(&self, most: Duration) {
         loop {
             let ends = self.began + Duration::from_millis(self.last.load(Ordering::Relaxed)) + most;
             if Instant::now() >= ends {
@@ -42,25 +42,25 @@ impl Pulse {
         }
     }
 
-    /// The same body, or the same connection, which tells when its bytes move.
-    pub(crate) fn of<T>(&self, inner: T) -> Pulsed<T> {
-        Pulsed { inner, pulse: self.clone() }
+    /// The same body, or the same connection, whose bytes restart the timer.
+    pub(crate) fn wrap<T>(&self, inner: T) -> Timed<T> {
+        Timed { inner, timer: self.clone() }
     }
 }
 
-/// What tells when its bytes move.
-pub(crate) struct Pulsed<T> {
+/// A body or a connection whose bytes restart a timer.
+pub(crate) struct Timed<T> {
     inner: T,
-    pulse: Pulse,
+    timer: IdleTimer,
 }
 
-impl<T: Body<Data = Bytes> + Unpin> Body for Pulsed<T> {
+impl<T: Body<Data = Bytes> + Unpin> Body for Timed<T> {
     type Data = Bytes;
     type Error = T::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, T::Error>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        self.pulse.beat();
+        self.timer.touch();
         Poll::Ready(frame)
     }
 
@@ -73,15 +73,15 @@ impl<T: Body<Data = Bytes> + Unpin> Body for Pulsed<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Pulsed<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for Timed<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = ready!(Pin::new(&mut self.inner).poll_read(cx, buffer));
-        self.pulse.beat();
+        self.timer.touch();
         Poll::Ready(read)
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Pulsed<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Timed<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
@@ -100,11 +100,11 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn silence_is_counted_from_the_last_movement() {
-        let (pulse, began) = (Pulse::new(), Instant::now());
+    async fn the_timeout_is_counted_from_the_last_bytes() {
+        let (timer, began) = (IdleTimer::new(), Instant::now());
         tokio::time::sleep(Duration::from_secs(7)).await;
-        pulse.beat();
-        pulse.silent(Duration::from_secs(10)).await;
+        timer.touch();
+        timer.expired(Duration::from_secs(10)).await;
         assert_eq!(began.elapsed(), Duration::from_secs(17));
     }
 }

@@ -1,4 +1,4 @@
-//! The end of a connection whose client is still sending.
+//! Lingering close: the end of a connection whose client is still sending.
 //!
 //! A request may be answered before its body is read: its payment is missing, or it is
 //! too large. A socket that is closed with bytes unread resets the connection, and the
@@ -25,22 +25,22 @@ const CHUNK: usize = 16 * 1024;
 /// Chunks of one turn: other connections have theirs in between.
 const CHUNKS: usize = 16;
 
-/// Whether a connection lingers when it is shut down.
+/// Whether a connection linger when it is shut down.
 #[derive(Clone, Debug)]
-pub(crate) struct Lingers(Arc<AtomicBool>);
+pub(crate) struct LingerFlag(Arc<AtomicBool>);
 
-impl Lingers {
-    /// A request that has a body may be answered before that is read; where the protocol
-    /// has changed, what comes belongs to somebody else.
-    pub(crate) fn set(&self, lingers: bool) {
-        self.0.store(lingers, Ordering::Relaxed);
+impl LingerFlag {
+    /// A request may be answered before its body is read; after an upgrade, what comes is
+    /// not ours to read.
+    pub(crate) fn set(&self, linger: bool) {
+        self.0.store(linger, Ordering::Relaxed);
     }
 }
 
-/// A connection that is closed as the client needs it.
-pub(crate) struct Lingering<I> {
+/// A connection that may be closed with a delay.
+pub(crate) struct LingeringStream<I> {
     io: I,
-    lingers: Lingers,
+    linger: LingerFlag,
     end: End,
 }
 
@@ -54,11 +54,12 @@ enum End {
     Over,
 }
 
-impl<I> Lingering<I> {
-    /// Lingers, until it is told otherwise: what is no request is answered too.
-    pub(crate) fn new(io: I) -> (Self, Lingers) {
-        let lingers = Lingers(Arc::new(AtomicBool::new(true)));
-        (Self { io, lingers: lingers.clone(), end: End::Open }, lingers)
+impl<I> LingeringStream<I> {
+    /// A stream that lingers unless it is told otherwise: what is not a request is answered
+    /// too.
+    pub(crate) fn new(io: I) -> (Self, LingerFlag) {
+        let linger = LingerFlag(Arc::new(AtomicBool::new(true)));
+        (Self { io, linger: linger.clone(), end: End::Open }, linger)
     }
 }
 
@@ -80,13 +81,13 @@ fn drain(io: Pin<&mut (impl AsyncRead + ?Sized)>, left: &mut usize, cx: &mut Con
     Poll::Pending
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Lingering<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for LingeringStream<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, to)
     }
 }
 
-impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LingeringStream<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
@@ -101,9 +102,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<I> {
             match &mut this.end {
                 End::Open => {
                     ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-                    let lingers = this.lingers.0.load(Ordering::Relaxed);
+                    let linger = this.linger.0.load(Ordering::Relaxed);
                     let wait = || End::Draining(MAX_BYTES, Box::pin(tokio::time::sleep(MAX_WAIT)));
-                    this.end = if lingers { wait() } else { End::Over };
+                    this.end = if linger { wait() } else { End::Over };
                 }
                 End::Draining(left, wait) => {
                     if wait.as_mut().poll(cx).is_pending() {
@@ -138,10 +139,10 @@ mod tests {
     use super::*;
 
     /// A connection that is being shut down, and its client.
-    fn ending(lingers: bool) -> (DuplexStream, JoinHandle<io::Result<()>>) {
+    fn ending(linger: bool) -> (DuplexStream, JoinHandle<io::Result<()>>) {
         let (client, io) = duplex(CHUNK);
-        let (mut io, flag) = Lingering::new(io);
-        flag.set(lingers);
+        let (mut io, flag) = LingeringStream::new(io);
+        flag.set(linger);
         (client, tokio::spawn(async move { io.shutdown().await }))
     }
 

@@ -1,5 +1,7 @@
 //! The edge: listeners, connections, and what every request passes.
 
+pub(crate) mod arrival;
+pub(crate) mod body;
 pub(crate) mod connection;
 pub(crate) mod cors;
 pub(crate) mod dispatch;
@@ -10,6 +12,9 @@ pub(crate) mod hosts;
 pub(crate) mod idle;
 pub(crate) mod limits;
 pub(crate) mod linger;
+pub(crate) mod listen;
+pub(crate) mod requester;
+pub(crate) mod semaphore;
 pub(crate) mod streams;
 pub(crate) mod tls;
 pub(crate) mod trace;

@@ -1,117 +1,79 @@
-//! Streams: answers and connections that do not end by themselves. Whoever opens
-//! them has a share, and none can take what is kept for the agents' holders.
+//! Streams: answers and connections that do not end by themselves. Whoever opens them has
+//! a quota, and some are kept for the agents' holders.
 
 use std::hash::Hash;
 use std::sync::Arc;
 
-use domain::{Address, PodId, Wallet};
+use axum::body::Body;
+use domain::{PodId, Wallet};
+use futures_util::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 use wire::fault::{Code, Fault};
 
 use crate::Limits;
-use crate::edge::limits::{Crowd, Place};
+use crate::edge::requester::{QuotaKey, Requester};
+use crate::edge::semaphore::{KeyedPermit, KeyedSemaphore};
 use crate::refusal::Refusal;
 
-/// Who talks to an agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asker {
-    /// Who holds the agent's token.
-    Holder,
-    /// Who brings a payment that was found good, by address ([`crate::edge::limits::client_key`])
-    /// and purse.
-    Payer(u128, Address),
-    /// Anybody else.
-    Visitor {
-        /// As above.
-        address: u128,
-        /// Whether the agent has prices: some of its places are left to who pays.
-        beside_payers: bool,
-    },
-}
-
-/// Whose share a place is of. Those who pay nothing take none of the share of those who
-/// do at the same address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Share {
-    /// Who pays nothing, by address.
-    Visitor(u128),
-    /// Who pays, by address.
-    Client(u128),
-    /// Who pays, by purse.
-    Payer(Address),
-}
-
-impl Asker {
-    /// The shares that these places are of: the payer's before that of its address, which
-    /// others have too, so that who waits for one holds nobody else up.
-    pub(crate) fn shares(self) -> impl Iterator<Item = Share> {
-        let shares = match self {
-            Self::Holder => [None, None],
-            Self::Payer(address, payer) => [Some(Share::Payer(payer)), Some(Share::Client(address))],
-            Self::Visitor { address, .. } => [Some(Share::Visitor(address)), None],
-        };
-        shares.into_iter().flatten()
-    }
-}
-
-/// The streams of one gateway.
-pub(crate) struct Streams {
+/// How many streams one gateway has open at once.
+pub(crate) struct StreamLimiter {
     all: Arc<Semaphore>,
     visitors: Arc<Semaphore>,
     unpaid: Arc<Semaphore>,
-    wallets: Crowd<Wallet>,
+    wallets: KeyedSemaphore<Wallet>,
     /// Each agent's streams, those of its visitors, and those of who pays nothing.
-    agents: Crowd<PodId>,
-    visited: Crowd<PodId>,
-    visited_unpaid: Crowd<PodId>,
-    shares: Crowd<Share>,
+    agents: KeyedSemaphore<PodId>,
+    visited: KeyedSemaphore<PodId>,
+    visited_unpaid: KeyedSemaphore<PodId>,
+    quotas: KeyedSemaphore<QuotaKey>,
 }
 
-/// A stream's places; freed when dropped.
+/// The permits of one stream; given back when dropped.
 #[derive(Debug)]
-#[expect(dead_code, reason = "holding them holds the places")]
-pub(crate) enum StreamPlace {
-    Wallet(OwnedSemaphorePermit, Place<Wallet>),
-    Agent(Vec<OwnedSemaphorePermit>, Vec<Place<PodId>>, Vec<Place<Share>>),
+#[expect(dead_code, reason = "holding them is what they are for")]
+pub(crate) enum StreamPermit {
+    Wallet(OwnedSemaphorePermit, KeyedPermit<Wallet>),
+    Agent(Vec<OwnedSemaphorePermit>, Vec<KeyedPermit<PodId>>, Vec<KeyedPermit<QuotaKey>>),
 }
 
-impl Streams {
+impl StreamLimiter {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             all: semaphore(limits.streams),
             visitors: semaphore(limits.for_visitors(limits.streams)),
             unpaid: semaphore(limits.for_unpaid(limits.streams)),
-            wallets: Crowd::new(limits.streams_per_wallet),
-            agents: Crowd::new(limits.streams_per_agent),
-            visited: Crowd::new(limits.for_visitors(limits.streams_per_agent)),
-            visited_unpaid: Crowd::new(limits.for_unpaid(limits.streams_per_agent)),
-            shares: Crowd::new(limits.streams_per_address),
+            wallets: KeyedSemaphore::new(limits.streams_per_wallet),
+            agents: KeyedSemaphore::new(limits.streams_per_agent),
+            visited: KeyedSemaphore::new(limits.for_visitors(limits.streams_per_agent)),
+            visited_unpaid: KeyedSemaphore::new(limits.for_unpaid(limits.streams_per_agent)),
+            quotas: KeyedSemaphore::new(limits.streams_per_address),
         }
     }
 
-    /// A place for a holder's own reading: logs, events, commands.
-    pub(crate) fn for_wallet(&self, wallet: Wallet) -> Result<StreamPlace, Refusal> {
-        let own = share(&self.wallets, wallet, "your wallet")?;
-        Ok(StreamPlace::Wallet(part(&self.all)?, own))
+    /// A permit for a holder's own stream: logs, events, commands.
+    pub(crate) fn for_wallet(&self, wallet: Wallet) -> Result<StreamPermit, Refusal> {
+        let own = try_acquire(&self.wallets, wallet, "your wallet")?;
+        Ok(StreamPermit::Wallet(try_acquire_one(&self.all)?, own))
     }
 
-    /// A place for a connection to an agent whose protocol has changed.
-    pub(crate) fn to_agent(&self, id: PodId, asker: Asker) -> Result<StreamPlace, Refusal> {
-        let shares = asker.shares().map(|whose| share(&self.shares, whose, whose.name()));
-        let shares = shares.collect::<Result<_, _>>()?;
-        let (agents, parts) = self.groups(asker);
-        let agents = agents.iter().map(|crowd| share(crowd, id, "this agent"));
+    /// A permit for an upgraded connection to an agent.
+    pub(crate) fn for_agent(&self, id: PodId, requester: Requester) -> Result<StreamPermit, Refusal> {
+        let quotas = requester.quotas().map(|key| try_acquire(&self.quotas, key, key.name()));
+        let quotas = quotas.collect::<Result<_, _>>()?;
+        let (agents, all) = self.groups(requester);
+        let agents = agents.iter().map(|limiter| try_acquire(limiter, id, "this agent"));
         let agents = agents.collect::<Result<_, _>>()?;
-        let parts = parts.iter().map(|places| part(places));
-        Ok(StreamPlace::Agent(parts.collect::<Result<_, _>>()?, agents, shares))
+        let all = all.iter().map(|semaphore| try_acquire_one(semaphore));
+        Ok(StreamPermit::Agent(all.collect::<Result<_, _>>()?, agents, quotas))
     }
 
-    /// Of which places he takes one: of an agent's, and of the gateway's.
-    fn groups(&self, asker: Asker) -> (Vec<&Crowd<PodId>>, Vec<&Arc<Semaphore>>) {
-        match asker {
-            Asker::Holder => (vec![&self.agents], vec![&self.all]),
-            Asker::Payer(..) => (vec![&self.visited, &self.agents], vec![&self.visitors, &self.all]),
-            Asker::Visitor { beside_payers, .. } => {
+    /// Where a permit is taken: among the agent's, and among the gateway's.
+    fn groups(&self, requester: Requester) -> (Vec<&KeyedSemaphore<PodId>>, Vec<&Arc<Semaphore>>) {
+        match requester {
+            Requester::Holder => (vec![&self.agents], vec![&self.all]),
+            Requester::Payer(..) => (vec![&self.visited, &self.agents], vec![&self.visitors, &self.all]),
+            Requester::Visitor { beside_payers, .. } => {
                 let unpaid = beside_payers.then_some(&self.visited_unpaid);
                 let agents = unpaid.into_iter().chain([&self.visited, &self.agents]);
                 (agents.collect(), vec![&self.unpaid, &self.visitors, &self.all])
@@ -120,25 +82,30 @@ impl Streams {
     }
 }
 
-impl Share {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Visitor(_) | Self::Client(_) => "your address",
-            Self::Payer(_) => "this payer",
-        }
-    }
+/// The same body, which ends when the gateway goes down and holds its permit until then.
+pub(crate) fn until_drained(body: Body, permit: StreamPermit, draining: &CancellationToken) -> Body {
+    let draining = draining.clone().cancelled_owned();
+    let held = body.into_data_stream().map(move |chunk| {
+        let _ = &permit;
+        chunk
+    });
+    Body::from_stream(held.take_until(draining))
 }
 
-fn semaphore(places: u32) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(usize::try_from(places).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)))
+fn semaphore(permits: u32) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(usize::try_from(permits).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)))
 }
 
-fn share<K: Clone + Eq + Hash>(places: &Crowd<K>, key: K, whose: &str) -> Result<Place<K>, Refusal> {
-    places.enter(key).ok_or_else(|| too_many(&format!("too many streams of {whose} are open")))
+fn try_acquire<K: Clone + Eq + Hash>(
+    limiter: &KeyedSemaphore<K>,
+    key: K,
+    whose: &str,
+) -> Result<KeyedPermit<K>, Refusal> {
+    limiter.try_acquire(key).ok_or_else(|| too_many(&format!("too many streams of {whose} are open")))
 }
 
-fn part(places: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
-    Arc::clone(places).try_acquire_owned().map_err(|_| too_many("too many streams are open on this gateway"))
+fn try_acquire_one(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
+    Arc::clone(semaphore).try_acquire_owned().map_err(|_| too_many("too many streams are open on this gateway"))
 }
 
 fn too_many(said: &str) -> Refusal {
@@ -148,11 +115,12 @@ fn too_many(said: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use domain::RunId;
+    use domain::Address;
 
     use super::*;
 
-    fn streams(limits: Limits) -> Streams {
-        Streams::new(&limits)
+    fn streams(limits: Limits) -> StreamLimiter {
+        StreamLimiter::new(&limits)
     }
 
     fn limits() -> Limits {
@@ -168,7 +136,7 @@ mod tests {
     }
 
     /// Takes until none is left; says how many there were.
-    fn drain(held: &mut Vec<StreamPlace>, take: impl Fn() -> Result<StreamPlace, Refusal>) -> usize {
+    fn drain(held: &mut Vec<StreamPermit>, take: impl Fn() -> Result<StreamPermit, Refusal>) -> usize {
         let before = held.len();
         held.extend(std::iter::from_fn(|| take().ok()));
         held.len() - before
@@ -182,7 +150,7 @@ mod tests {
         assert_eq!(drain(&mut held, visit(one, 1)), 3, "an address");
         assert_eq!(drain(&mut held, visit(one, 2)), 3, "visitors of an agent");
         assert_eq!(drain(&mut held, visit(one, 3)), 0, "visitors of an agent");
-        assert_eq!(drain(&mut held, drain_of(&streams, one, Asker::Holder)), 2, "the rest of an agent");
+        assert_eq!(drain(&mut held, drain_of(&streams, one, Requester::Holder)), 2, "the rest of an agent");
         assert_eq!(drain(&mut held, visit(other, 4)), 3, "another agent");
         assert_eq!(drain(&mut held, || streams.for_wallet(Wallet([1; 32]))), 4, "a wallet");
         assert_eq!(drain(&mut held, visit(other, 5)), 1, "the whole gateway");
@@ -204,14 +172,14 @@ mod tests {
     fn fault_2_3_who_pays_finds_a_stream_whatever_visitors_and_another_payer_hold() {
         let (streams, mut held) = (streams(Limits { payer_percent: 50, ..limits() }), Vec::new());
         let one = PodId::minted(RunId::from_bits(1));
-        let mut drain = |asker| drain(&mut held, drain_of(&streams, one, asker));
-        assert_eq!(drain(Asker::Visitor { address: 1, beside_payers: true }), 2, "of an agent that has prices");
-        assert_eq!(drain(Asker::Visitor { address: 2, beside_payers: true }), 0);
-        let payer = |address, purse| Asker::Payer(address, Address::repeat_byte(purse));
+        let mut drain = |requester| drain(&mut held, drain_of(&streams, one, requester));
+        assert_eq!(drain(Requester::Visitor { address: 1, beside_payers: true }), 2, "of an agent that has prices");
+        assert_eq!(drain(Requester::Visitor { address: 2, beside_payers: true }), 0);
+        let payer = |address, payer| Requester::Payer(address, Address::repeat_byte(payer));
         assert_eq!(drain(payer(1, 1)), 3, "his share");
-        assert_eq!((drain(payer(2, 1)), drain(payer(1, 2))), (0, 0), "by purse and by address");
+        assert_eq!((drain(payer(2, 1)), drain(payer(1, 2))), (0, 0), "by payer and by address");
         assert_eq!(drain(payer(2, 2)), 1);
-        assert_eq!(drain(Asker::Holder), 2);
+        assert_eq!(drain(Requester::Holder), 2);
     }
 
     #[test]
@@ -221,15 +189,19 @@ mod tests {
             drain(&mut held, drain_of(&streams, PodId::minted(RunId::from_bits(address)), visitor(address.into())));
         }
         assert_eq!(held.len(), 8);
-        let payer = Asker::Payer(1, Address::repeat_byte(1));
+        let payer = Requester::Payer(1, Address::repeat_byte(1));
         assert_eq!(drain(&mut held, drain_of(&streams, PodId::minted(RunId::from_bits(90)), payer)), 3);
     }
 
-    fn visitor(address: u128) -> Asker {
-        Asker::Visitor { address, beside_payers: false }
+    fn visitor(address: u128) -> Requester {
+        Requester::Visitor { address, beside_payers: false }
     }
 
-    fn drain_of(streams: &Streams, id: PodId, asker: Asker) -> impl Fn() -> Result<StreamPlace, Refusal> + use<'_> {
-        move || streams.to_agent(id, asker)
+    fn drain_of(
+        streams: &StreamLimiter,
+        id: PodId,
+        requester: Requester,
+    ) -> impl Fn() -> Result<StreamPermit, Refusal> + use<'_> {
+        move || streams.for_agent(id, requester)
     }
 }

@@ -3,7 +3,11 @@
 use std::fmt::Write;
 
 use http::HeaderMap;
+use http::header::HeaderName;
 use wire::TRACEPARENT;
+
+/// The trace's id, so that a caller can name it to the operator.
+pub(crate) const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
 /// Where a request stands in its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
-//! Places for the bodies of requests that are paid for: each is held whole until the
-//! agent has it, so they are counted by their bytes, all together, by address and by payer.
+//! Memory for the bodies of paid requests. Each is held whole until the agent has it, so
+//! they are counted by their bytes: all together, by address and by payer.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wire::fault::{Code, Fault};
 
 use crate::Limits;
-use crate::edge::limits::{Crowd, Place};
-use crate::edge::streams::{Asker, Share};
+use crate::edge::requester::{QuotaKey, Requester};
+use crate::edge::semaphore::{KeyedPermit, KeyedSemaphore};
 use crate::refusal::Refusal;
 
 /// Bytes are counted in units of so many.
@@ -16,32 +16,32 @@ const UNIT: u64 = 1024;
 /// Seconds after which there may be room again.
 const SOON_S: u64 = 1;
 
-/// How much may be held.
-pub(crate) struct Bodies {
+/// How many bytes may be held.
+pub(crate) struct BodyBudget {
     all: Arc<Semaphore>,
-    shares: Crowd<Share>,
+    quotas: KeyedSemaphore<QuotaKey>,
 }
 
-/// The room that one body takes; free again when dropped.
+/// The bytes of one body; given back when dropped.
 #[derive(Debug)]
-#[expect(dead_code, reason = "holding it holds the room")]
-pub(crate) struct Room(Vec<Place<Share>>, OwnedSemaphorePermit);
+#[expect(dead_code, reason = "holding it is what it is for")]
+pub(crate) struct BodyPermit(Vec<KeyedPermit<QuotaKey>>, OwnedSemaphorePermit);
 
-impl Bodies {
+impl BodyBudget {
     pub(crate) fn new(limits: &Limits) -> Self {
         let all = usize::try_from(units(limits.paid_bodies_bytes.into())).unwrap_or(usize::MAX);
         Self {
             all: Arc::new(Semaphore::new(all.min(Semaphore::MAX_PERMITS))),
-            shares: Crowd::new(units(limits.paid_bodies_per_address_bytes.into())),
+            quotas: KeyedSemaphore::new(units(limits.paid_bodies_per_address_bytes.into())),
         }
     }
 
-    /// Room for a body of so many bytes that this one sends.
-    pub(crate) fn enter(&self, payer: Asker, bytes: u64) -> Result<Room, Refusal> {
+    /// Takes so many bytes for a body of this payer's.
+    pub(crate) fn try_acquire(&self, payer: Requester, bytes: u64) -> Result<BodyPermit, Refusal> {
         let units = units(bytes);
-        let own = payer.shares().map(|share| self.shares.enter_many(share, units).ok_or_else(full));
+        let own = payer.quotas().map(|key| self.quotas.try_acquire_many(key, units).ok_or_else(full));
         let own = own.collect::<Result<_, _>>()?;
-        Arc::clone(&self.all).try_acquire_many_owned(units).map(|all| Room(own, all)).map_err(|_| full())
+        Arc::clone(&self.all).try_acquire_many_owned(units).map(|all| BodyPermit(own, all)).map_err(|_| full())
     }
 }
 
@@ -65,9 +65,10 @@ mod tests {
     fn fault_2_2_bodies_are_counted_by_their_bytes_together_by_address_and_by_payer() {
         let limits =
             Limits { paid_bodies_bytes: 10 * 1024, paid_bodies_per_address_bytes: 4 * 1024, ..Limits::default() };
-        let bodies = Bodies::new(&limits);
-        let enter =
-            |address: u128, payer, bytes| bodies.enter(Asker::Payer(address, Address::repeat_byte(payer)), bytes);
+        let bodies = BodyBudget::new(&limits);
+        let enter = |address: u128, payer, bytes| {
+            bodies.try_acquire(Requester::Payer(address, Address::repeat_byte(payer)), bytes)
+        };
         let held = [enter(1, 1, 3 * 1024).unwrap(), enter(1, 1, 0).unwrap(), enter(1, 1, 1).unwrap()];
         let fault = Fault::from(enter(1, 2, 1).unwrap_err());
         assert_eq!((fault.code, fault.retry_after), (Code::PaymentsUnavailable, Some(SOON_S)));

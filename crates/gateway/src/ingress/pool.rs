@@ -22,42 +22,42 @@ use tokio_util::task::AbortOnDropHandle;
 use wire::fault::Code;
 
 use crate::Limits;
-use crate::api::agents::logs::node_of;
-use crate::edge::idle::Pulse;
-use crate::edge::streams::Asker;
-use crate::ingress::queue::{Queue, Turn, busy};
+use crate::edge::idle::IdleTimer;
+use crate::edge::requester::Requester;
+use crate::ingress::queue::{Queue, QueuePermit, busy};
 use crate::nodes::guests::{GuestError, Guests};
+use crate::nodes::record::node_of;
 use crate::refusal::Refusal;
 
 /// Connections to one agent that are being opened at the same time: many servers
 /// let few wait to be accepted, and forget the rest.
 const OPENING: usize = 8;
-/// Agents whose port is remembered, at most: one that is forgotten is asked for again.
+/// Agents whose port is cached, at most.
 const PORTS: u64 = 16_384;
 
-/// The pools of all agents that were asked of late.
+/// The pools of all agents that had requests lately.
 pub(crate) struct Pools {
     guests: Arc<dyn Guests>,
     limits: Limits,
     agents: Mutex<HashMap<(RunId, Generation), Arc<Pool>>>,
-    /// The ports that somebody has named an agent with.
+    /// The agents' ports, as far as requests have named one.
     ports: Cache<(RunId, Generation), u16>,
 }
 
 impl Pools {
-    /// How often connections that nobody uses are looked for.
+    /// How often idle connections are looked for.
     pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
     pub(crate) fn new(guests: Arc<dyn Guests>, limits: &Limits) -> Self {
         Self { guests, limits: limits.clone(), agents: Mutex::default(), ports: Cache::new(PORTS) }
     }
 
-    /// Waits for the right to ask this agent once.
-    pub(crate) async fn lease(&self, record: &Record, asker: Asker) -> Result<Lease, Refusal> {
+    /// Waits for a permit for one request to this agent.
+    pub(crate) async fn lease(&self, record: &Record, requester: Requester) -> Result<Lease, Refusal> {
         let pool = self.pool(record)?;
         let until = Instant::now() + Duration::from_millis(self.limits.agent_wait_ms);
-        let turn = pool.queue.turn(asker, until).await?;
-        Ok(Lease { pool, until, asker, _turn: turn })
+        let permit = pool.queue.acquire(requester, until).await?;
+        Ok(Lease { pool, until, requester, _permit: permit })
     }
 
     /// The port that the agent serves. Its node is asked once: the port is its image's,
@@ -78,11 +78,11 @@ impl Pools {
         Ok(Arc::clone(self.agents().entry((record.id, record.generation)).or_insert_with(fresh)))
     }
 
-    /// Closes connections that were idle for too long, and forgets the agents that
-    /// have none and are not being asked.
+    /// Closes connections that were idle for too long, and drops the pools of agents that
+    /// have no connection and no request.
     pub(crate) fn sweep(&self) {
         self.agents().retain(|_, pool| {
-            let idle = pool.forget_old();
+            let idle = pool.close_old();
             idle > 0 || Arc::strong_count(pool) > 1
         });
     }
@@ -92,17 +92,17 @@ impl Pools {
     }
 }
 
-/// What leads to one agent.
+/// The connections to one agent.
 struct Pool {
     guests: Arc<dyn Guests>,
     node: String,
     id: RunId,
     queue: Queue,
     opening: Semaphore,
-    /// The one used last is the last.
+    /// The most recently used is the last.
     idle: Mutex<Vec<Idle>>,
     returned: Notify,
-    /// One clone lives with each connection.
+    /// One reference is held by each connection.
     live: Arc<()>,
     /// Connections at once, the idle ones with them.
     most: usize,
@@ -120,37 +120,37 @@ struct Idle {
 /// A connection to the agent's port over which HTTP/1.1 is spoken.
 struct Connection {
     sender: SendRequest<Body>,
-    past: Past,
+    bodies: BodyHistory,
     driver: AbortOnDropHandle<()>,
     _live: Arc<()>,
 }
 
-/// Whose requests with bodies went over a connection. An agent that answers without
-/// having read a body takes the rest of it for the next request: whoever sent the
-/// body says what that is, and the next caller gets its answer. So nobody goes on
-/// where a visitor's body went, and holders alone where a holder's did.
+/// Whose request bodies went over a connection. An agent that answers without having
+/// read a body takes the rest of it for the next request: its sender decides what that
+/// is, and the next caller gets the answer. So a connection that carried a visitor's body
+/// is not used again, and one that carried a holder's body is used by holders alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Past {
-    /// There was none.
+enum BodyHistory {
+    /// Nobody's.
     Clean,
-    /// Holders' of the agent's token.
+    /// Only of holders of the agent's token.
     Holders,
-    /// A visitor's too.
+    /// A visitor's, too.
     Visitors,
 }
 
-impl Past {
-    const fn and_a_body_of(self, asker: Asker) -> Self {
-        match (self, asker) {
-            (Self::Visitors, _) | (_, Asker::Payer(..) | Asker::Visitor { .. }) => Self::Visitors,
-            (Self::Clean | Self::Holders, Asker::Holder) => Self::Holders,
+impl BodyHistory {
+    const fn after_body_of(self, requester: Requester) -> Self {
+        match (self, requester) {
+            (Self::Visitors, _) | (_, Requester::Payer(..) | Requester::Visitor { .. }) => Self::Visitors,
+            (Self::Clean | Self::Holders, Requester::Holder) => Self::Holders,
         }
     }
 
-    const fn is_for(self, asker: Asker) -> bool {
+    const fn allows(self, requester: Requester) -> bool {
         match self {
             Self::Clean => true,
-            Self::Holders => matches!(asker, Asker::Holder),
+            Self::Holders => matches!(requester, Requester::Holder),
             Self::Visitors => false,
         }
     }
@@ -179,22 +179,22 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection used last that is still good, and may be this one's.
-    fn take(&self, asker: Asker) -> Option<Idle> {
+    /// The most recently used idle connection that is still good, and that this requester may use.
+    fn take(&self, requester: Requester) -> Option<Idle> {
         let mut idle = self.idle();
         idle.retain(|one| self.is_good(one));
-        let at = idle.iter().rposition(|one| one.connection.past.is_for(asker))?;
+        let at = idle.iter().rposition(|one| one.connection.bodies.allows(requester))?;
         Some(idle.remove(at))
     }
 
     fn give_back(&self, idle: Idle) {
         self.idle().push(idle);
-        // It may not be for the one that waits longest.
+        // All are woken: the one that waits longest may not be allowed to use it.
         self.returned.notify_waiters();
     }
 
-    /// Says how many are left.
-    fn forget_old(&self) -> usize {
+    /// Closes idle connections that are too old; says how many are left.
+    fn close_old(&self) -> usize {
         let mut idle = self.idle();
         idle.retain(|one| self.is_good(one));
         idle.len()
@@ -204,9 +204,10 @@ impl Pool {
         idle.since.elapsed() < self.keep && idle.connection.sender.is_ready()
     }
 
-    /// Where as many are open as may be, one that others might have used ends.
+    /// Closes an idle connection where no more may be open: it was one that this requester
+    /// may not use.
     fn make_room(&self) {
-        // The pool's own clone is one more.
+        // The pool holds one reference itself.
         if Arc::strong_count(&self.live) > self.most {
             let mut idle = self.idle();
             if !idle.is_empty() {
@@ -223,24 +224,24 @@ impl Pool {
             http1::handshake(TokioIo::new(io)).await.map_err(|error| GuestError::Unreachable(error.into()))
         };
         let (sender, connection) = match timeout(self.connect, opening).await {
-            Ok(opened) => opened.map_err(unopened)?,
-            // It takes connections, only not so many at once.
+            Ok(opened) => opened.map_err(not_opened)?,
+            // The agent takes connections, only not so many at once.
             Err(_) if Arc::strong_count(&self.live) > 1 => return Err(busy()),
             Err(late) => return Err(unreachable(late)),
         };
+        let agent = self.id;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%error, "a connection to an agent broke");
+                tracing::debug!(%agent, %error, "a connection to an agent broke off");
             }
         });
         let driver = AbortOnDropHandle::new(driver);
-        Ok(Connection { sender, past: Past::Clean, driver, _live: Arc::clone(&self.live) })
+        Ok(Connection { sender, bodies: BodyHistory::Clean, driver, _live: Arc::clone(&self.live) })
     }
 }
 
-/// It was ready once: if it is not now, its guest has died, whatever the node makes
-/// of that.
-fn unopened(error: GuestError) -> Refusal {
+/// The agent was ready before: if its node says that it is not, its guest has died.
+fn not_opened(error: GuestError) -> Refusal {
     match error {
         GuestError::Refused(fault) if fault.code == Code::AgentNotReady => unreachable(fault),
         error => error.into(),
@@ -259,58 +260,57 @@ impl From<hyper::Error> for Refusal {
     }
 }
 
-/// The right to ask an agent once.
+/// The permit for one request to an agent.
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     /// When waiting for a connection ends.
     until: Instant,
-    asker: Asker,
-    _turn: Turn,
+    requester: Requester,
+    _permit: QueuePermit,
 }
 
-/// A request that a connection lost.
-struct Lost {
+/// Why a request got no answer over a connection.
+struct SendError {
     error: hyper::Error,
     /// The request, where nothing of it was sent.
     unsent: Option<Request<Body>>,
 }
 
 impl Lease {
-    /// The same, with a connection waited for until then: a payment that was settled
-    /// meanwhile must not cost the time.
+    /// The same, which waits for a connection until then.
     pub(crate) fn until(self, until: Instant) -> Self {
         Self { until, ..self }
     }
 
-    /// Asks the agent, and waits for the head of its answer. A connection that the
-    /// agent closed while it was idle costs a second try, over a new one, where the
-    /// first cannot have had an effect.
+    /// Sends the request, and waits for the head of the answer. Where the agent has closed
+    /// an idle connection the request is sent once more over a new one, if the first
+    /// attempt cannot have had an effect.
     pub(crate) async fn send(self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
-        let pulse = Pulse::new();
+        let timer = IdleTimer::new();
         let again = repeatable(&request);
         let has_body = has_body(&request);
-        let request = request.map(|body| Body::new(pulse.of(body)));
+        let request = request.map(|body| Body::new(timer.wrap(body)));
         let (mut connection, used) = self.connection().await?;
         let answer = match self.ask(&mut connection, request).await? {
             Ok(answer) => answer,
-            Err(lost) => {
-                let second = lost.unsent.or(again).filter(|_| used && !lost.error.is_parse());
-                let Some(request) = second else { return Err(lost.error.into()) };
+            Err(failed) => {
+                let second = failed.unsent.or(again).filter(|_| used && !failed.error.is_parse());
+                let Some(request) = second else { return Err(failed.error.into()) };
                 connection = self.another().await?;
-                self.ask(&mut connection, request).await?.map_err(|lost| lost.error)?
+                self.ask(&mut connection, request).await?.map_err(|failed| failed.error)?
             }
         };
         if has_body {
-            connection.past = connection.past.and_a_body_of(self.asker);
+            connection.bodies = connection.bodies.after_body_of(self.requester);
         }
-        Ok(self.answered(connection, answer, pulse))
+        Ok(self.answered(connection, answer, timer))
     }
 
     /// A connection, and whether it was used before.
     async fn connection(&self) -> Result<(Connection, bool), Refusal> {
         loop {
             let returned = self.pool.returned.notified();
-            if let Some(idle) = self.pool.take(self.asker) {
+            if let Some(idle) = self.pool.take(self.requester) {
                 return Ok((idle.connection, true));
             }
             let next = async {
@@ -320,11 +320,11 @@ impl Lease {
                 }
             };
             let Some(_opening) = timeout_at(self.until, next).await.map_err(|_| busy())? else { continue };
-            // One may have come back meanwhile, here and while another was opened.
-            if let Some(idle) = self.pool.take(self.asker) {
+            // One may have been given back meanwhile, here and while another was being opened.
+            if let Some(idle) = self.pool.take(self.requester) {
                 return Ok((idle.connection, true));
             }
-            return match (self.pool.open().await, self.pool.take(self.asker)) {
+            return match (self.pool.open().await, self.pool.take(self.requester)) {
                 (Err(_), Some(idle)) => Ok((idle.connection, true)),
                 (opened, spare) => {
                     spare.into_iter().for_each(|spare| self.pool.give_back(spare));
@@ -345,30 +345,32 @@ impl Lease {
         &self,
         connection: &mut Connection,
         request: Request<Body>,
-    ) -> Result<Result<Response<Incoming>, Lost>, Refusal> {
+    ) -> Result<Result<Response<Incoming>, SendError>, Refusal> {
         let asked = timeout(self.pool.answer, connection.sender.try_send_request(request)).await;
         Ok(asked.map_err(unreachable)?.map_err(|mut error| {
             let unsent = error.take_message();
-            Lost { error: error.into_error(), unsent }
+            SendError { error: error.into_error(), unsent }
         }))
     }
 
-    /// Lets the answer flow; afterwards the connection is free for the next.
-    fn answered(self, mut connection: Connection, answer: Response<Incoming>, pulse: Pulse) -> Response<Body> {
+    /// Streams the answer; afterwards the connection is given back.
+    fn answered(self, mut connection: Connection, answer: Response<Incoming>, timer: IdleTimer) -> Response<Body> {
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // It is no longer ours: it ends with whoever takes it over.
+            // The upgraded connection has another owner, and ends with that.
             connection.driver.detach();
             return answer.map(Body::new);
         }
-        let flowing = answer.map(|body| Body::new(pulse.of(body)));
+        let flowing = answer.map(|body| Body::new(timer.wrap(body)));
         tokio::spawn(async move {
             tokio::select! {
                 ready = connection.sender.ready() => {
-                    if ready.is_ok() && connection.past != Past::Visitors {
+                    if ready.is_ok() && connection.bodies != BodyHistory::Visitors {
                         self.pool.give_back(Idle { connection, since: Instant::now() });
                     }
                 }
-                () = pulse.silent(self.pool.silence) => tracing::debug!("an answer fell silent and is ended"),
+                () = timer.expired(self.pool.silence) => {
+                    tracing::debug!(agent = %self.pool.id, "an answer was idle for too long and its connection is closed");
+                }
             }
             drop(self);
         });
@@ -376,14 +378,13 @@ impl Lease {
     }
 }
 
-/// Whether bytes follow the head, or the agent may think so.
+/// Whether a body follows the head, or the agent may expect one.
 fn has_body(request: &Request<Body>) -> bool {
     let announced = request.headers().get(CONTENT_LENGTH).is_some_and(|length| length != "0");
     announced || !request.body().is_end_stream()
 }
 
-/// The same request once more, where asking twice does what asking once does and no
-/// body goes with it.
+/// A copy of the request, where it is idempotent and has no body.
 fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
     if !request.method().is_idempotent() || !request.body().is_end_stream() {
         return None;

@@ -1,9 +1,9 @@
-//! What requests cost, held in memory: never older than the last change that was
-//! answered, and read again now and then.
+//! The agents' prices, cached: never older than the last change that was answered, and
+//! read again now and then.
 //!
-//! A reading may be under way while prices change, and end after it. So each is held
-//! under the count of changes from before it: whoever asks after a change asks for
-//! another count, and what was read before is nobody's any more.
+//! A read may begin before a change of prices and end after it. So each is cached under
+//! the count of changes from before it began: whoever asks after a change looks under
+//! another count, where the old prices are not.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -15,24 +15,24 @@ use domain::{PodId, Usdc};
 use moka::future::Cache;
 use store::StoreError;
 
-/// Agents whose prices are held.
+/// Agents whose prices are cached, at most.
 const HELD: u64 = 10_000;
-/// How long prices are held at most.
+/// How long prices are cached at most.
 const LASTS: Duration = Duration::from_secs(30);
-/// Counts of changes, each shared by the agents that fall on it.
+/// Counters of changes: agents share one whose ids end alike.
 const COUNTS: u64 = 1024;
 /// Prices by the beginning of a path.
 pub(crate) type Prices = BTreeMap<String, Usdc>;
 
-/// All agents' prices, as far as they are held.
-pub(crate) struct Tariff {
+/// All agents' prices, as far as they are cached.
+pub(crate) struct PriceTable {
     held: Cache<(PodId, u64), Arc<Prices>>,
     changes: Vec<AtomicU64>,
     /// Of a seed of its own: nobody chooses ids that fall on one count.
     hasher: RandomState,
 }
 
-impl Tariff {
+impl PriceTable {
     pub(crate) fn new() -> Self {
         Self::holding(LASTS)
     }
@@ -45,7 +45,7 @@ impl Tariff {
         }
     }
 
-    /// An agent's prices. Whoever asks at the same time waits for the same reading.
+    /// An agent's prices. Whoever asks at the same time waits for the same read.
     pub(crate) async fn of(
         &self,
         agent: PodId,
@@ -100,44 +100,44 @@ mod tests {
             Ok([("/".to_owned(), Usdc(price))].into())
         }
 
-        fn set(&self, price: u64, tariff: &Tariff) {
+        fn set(&self, price: u64, table: &PriceTable) {
             *self.price.lock().unwrap() = price;
-            tariff.changed(agent());
+            table.changed(agent());
         }
     }
 
-    async fn ask(tariff: &Tariff, store: &SlowStore) -> Usdc {
-        tariff.of(agent(), store.read()).await.unwrap()["/"]
+    async fn ask(table: &PriceTable, store: &SlowStore) -> Usdc {
+        table.of(agent(), store.read()).await.unwrap()["/"]
     }
 
     #[tokio::test]
     async fn fault_2_10_a_reading_that_a_change_overtakes_is_not_held() {
-        let (tariff, store) = (Tariff::new(), SlowStore::new());
+        let (table, store) = (PriceTable::new(), SlowStore::new());
         let change = async {
             while store.begun.load(Ordering::SeqCst) == 0 {
                 tokio::task::yield_now().await;
             }
-            store.set(2, &tariff);
+            store.set(2, &table);
             store.ends.add_permits(1);
         };
         // The reading ends after the change, with what was before it.
-        let (early, ()) = tokio::join!(ask(&tariff, &store), change);
+        let (early, ()) = tokio::join!(ask(&table, &store), change);
         assert_eq!(early, Usdc(1));
         store.ends.add_permits(1);
-        let (one, two) = tokio::join!(ask(&tariff, &store), ask(&tariff, &store));
-        assert_eq!((one, two, ask(&tariff, &store).await), (Usdc(2), Usdc(2), Usdc(2)));
+        let (one, two) = tokio::join!(ask(&table, &store), ask(&table, &store));
+        assert_eq!((one, two, ask(&table, &store).await), (Usdc(2), Usdc(2), Usdc(2)));
         assert_eq!(store.begun.load(Ordering::SeqCst), 2, "read once after the change, and held");
     }
 
     #[tokio::test]
     async fn fault_2_10_prices_are_held_for_a_time_only() {
-        let (tariff, store) = (Tariff::holding(Duration::from_millis(20)), SlowStore::new());
+        let (table, store) = (PriceTable::holding(Duration::from_millis(20)), SlowStore::new());
         store.ends.add_permits(Semaphore::MAX_PERMITS / 2);
-        assert_eq!(ask(&tariff, &store).await, Usdc(1));
+        assert_eq!(ask(&table, &store).await, Usdc(1));
         // Another gateway on this store has changed them: nobody says so here.
         *store.price.lock().unwrap() = 2;
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while ask(&tariff, &store).await != Usdc(2) {
+        while ask(&table, &store).await != Usdc(2) {
             assert!(std::time::Instant::now() < deadline, "they are held for ever");
             tokio::task::yield_now().await;
         }

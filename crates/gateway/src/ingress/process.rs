@@ -15,11 +15,12 @@ use wire::TRACEPARENT;
 use wire::fault::Fault;
 use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
-use crate::api::agents::logs::node_of;
 use crate::api::extract::Id;
 use crate::auth::caller::{self, Owner};
-use crate::edge::dispatch::Arrival;
-use crate::edge::idle::Pulse;
+use crate::edge::arrival::Arrival;
+use crate::edge::idle::IdleTimer;
+use crate::edge::streams::until_drained;
+use crate::nodes::record::node_of;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 use axum::Extension;
@@ -76,7 +77,7 @@ pub(crate) async fn pass(
     };
     let record = gateway.owned(id, wallet).await?;
     let node = node_of(&record)?;
-    let place = gateway.streams.for_wallet(wallet)?;
+    let permit = gateway.streams.for_wallet(wallet)?;
     strip_hop_by_hop(&mut headers);
     let signature = [X_WALLET, X_SIGNATURE, X_TIMESTAMP, X_AUDIENCE];
     for ours in signature.into_iter().chain([AUTHORIZATION.as_str(), COOKIE.as_str(), CONTENT_LENGTH.as_str()]) {
@@ -85,19 +86,19 @@ pub(crate) async fn pass(
     if let Ok(trace) = arrival.trace.traceparent().parse() {
         headers.insert(TRACEPARENT, trace);
     }
-    let pulse = Pulse::new();
-    let mut request = Request::new(Body::new(pulse.of(body)));
+    let timer = IdleTimer::new();
+    let mut request = Request::new(Body::new(timer.wrap(body)));
     *request.method_mut() = Method::POST;
     *request.headers_mut() = headers;
     let answer = gateway.parts.guests.pass(node, record.id, &format!("/process.Process/{method}"), request).await?;
     let (mut head, body) = answer.into_parts();
     strip_hop_by_hop(&mut head.headers);
-    let body = gateway.until_drained(body, place);
+    let body = until_drained(body, permit, &gateway.draining);
     if method != STREAM_INPUT {
         return Ok(Response::from_parts(head, body));
     }
     // Nobody holds a command's input open without a word.
     let silence = Duration::from_millis(gateway.limits.stream_idle_ms);
-    let silent = async move { pulse.silent(silence).await };
+    let silent = async move { timer.expired(silence).await };
     Ok(Response::from_parts(head, Body::from_stream(body.into_data_stream().take_until(Box::pin(silent)))))
 }

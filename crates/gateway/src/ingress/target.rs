@@ -95,7 +95,7 @@ impl Target {
 impl Gateway {
     /// Whether this host is ours. A client that names none is no browser.
     fn knows(&self, host: Option<&str>) -> bool {
-        host.is_none_or(|host| self.hosts.know(host))
+        host.is_none_or(|host| self.hosts.contains(host))
     }
 
     fn prefix(&self, id: PodId) -> String {

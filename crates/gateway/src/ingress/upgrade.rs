@@ -1,9 +1,9 @@
 //! What a connection to an agent may change to: WebSocket, and nothing else.
 //!
 //! Any other protocol could carry requests of its own (h2c does), which would
-//! reach the agent past the gateway's tokens, prices and limits. A wish for
-//! another one is passed over, as HTTP lets a server do: the request goes on in
-//! the protocol it came in.
+//! reach the agent past the gateway's tokens, prices and limits. A request for
+//! another one is ignored, as HTTP lets a server do: it goes on in the protocol that it
+//! came in.
 
 use axum::body::Body;
 use base64::Engine;

@@ -93,7 +93,7 @@ impl Images for NodeImages {
                     *said = Some(Said { images: info.images, has_disk });
                     answered = true;
                 }
-                Err(error) => tracing::debug!(%error, "read a node's images"),
+                Err(error) => tracing::debug!(%error, "a node's images cannot be read; what it said last stays"),
             }
         }
         last.answered = answered;

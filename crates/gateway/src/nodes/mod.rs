@@ -2,3 +2,4 @@
 
 pub(crate) mod guests;
 pub(crate) mod images;
+pub(crate) mod record;

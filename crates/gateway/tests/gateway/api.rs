@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use palatine_gateway::Config;
 
-use crate::edge::{Answer, Edge, PATIENCE, Wish, holder, instant};
+use crate::edge::{Answer, Edge, PATIENCE, Setup, holder, instant};
 
 #[tokio::test]
 async fn a_spawn_answers_with_the_seeds_json_and_ours_beside_it() {
@@ -84,9 +84,9 @@ async fn an_unknown_agent_type_is_answered_with_the_known_ones() {
 
 #[tokio::test]
 async fn images_that_no_node_has_told_yet_are_503() {
-    let wish = Wish::default();
-    *wish.images.0.lock().unwrap() = None;
-    let (edge, holder) = (wish.start().await, holder());
+    let setup = Setup::default();
+    *setup.images.0.lock().unwrap() = None;
+    let (edge, holder) = (setup.start().await, holder());
     let answer = edge.spawn(&holder).await;
     assert_eq!((answer.status, answer.code()), (503, "node_unavailable"));
     let ready = Answer::of(edge.client.get(edge.url("/ready"))).await;
@@ -186,7 +186,7 @@ async fn a_command_for_ones_own_agent_goes_to_the_guest_without_the_signature() 
     let request = edge.signed(&holder, Method::POST, &path, b"frame").header("Keepalive-Ping-Interval", "50");
     let answer = Answer::of(request.header("Authorization", "Bearer x")).await;
     assert_eq!((answer.status, &answer.body), (200, &json!("frames")));
-    let passed = edge.wish.guests.passed.lock().unwrap();
+    let passed = edge.setup.guests.passed.lock().unwrap();
     let (to, headers, body) = &passed[0];
     assert_eq!((to.as_str(), body.as_ref()), ("/process.Process/Start", b"frame".as_slice()));
     assert_eq!(headers["keepalive-ping-interval"], "50");
@@ -221,7 +221,7 @@ async fn case_exec_stdin_input_streams_to_the_guest_under_the_signature_of_its_b
     pieces.extend((0..40).map(|_| envelope(&[b'x'; 64 * 1024])));
     let whole = pieces.concat();
     assert_eq!(ask(pieces).await.status, 200);
-    let passed = edge.wish.guests.passed.lock().unwrap();
+    let passed = edge.setup.guests.passed.lock().unwrap();
     assert_eq!((passed.len(), passed[0].0.as_str()), (1, "/process.Process/StreamInput"));
     assert!(passed[0].2 == whole);
 }
@@ -238,27 +238,27 @@ async fn only_the_protocols_own_calls_go_to_the_guest() {
 
 #[tokio::test]
 async fn an_agent_that_is_not_ready_in_time_is_504_and_its_slot_is_free() {
-    let mut wish = Wish::default();
-    wish.control.spawn_timeout_ms = 200;
-    wish.node.set_boot(None);
-    let (edge, holder) = (wish.start().await, holder());
+    let mut setup = Setup::default();
+    setup.control.spawn_timeout_ms = 200;
+    setup.node.set_boot(None);
+    let (edge, holder) = (setup.start().await, holder());
     let late = edge.spawn(&holder).await;
     assert_eq!((late.status, late.code()), (504, "spawn_timeout"));
     insta::assert_json_snapshot!("spawn_timeout", late.body);
-    assert_eq!(edge.wish.node.running(), []);
-    edge.wish.node.set_boot(Some(std::time::Duration::ZERO));
+    assert_eq!(edge.setup.node.running(), []);
+    edge.setup.node.set_boot(Some(std::time::Duration::ZERO));
     assert_eq!(edge.spawn(&holder).await.status, 200);
 }
 
 #[tokio::test]
 async fn a_node_without_room_and_one_that_is_away_are_503() {
-    let wish = Wish::default();
-    let (edge, holder) = (wish.start().await, holder());
-    edge.wish.node.set_refusal(Some(wire::fault::Code::NoCapacity));
+    let setup = Setup::default();
+    let (edge, holder) = (setup.start().await, holder());
+    edge.setup.node.set_refusal(Some(wire::fault::Code::NoCapacity));
     let full = edge.spawn(&holder).await;
     assert_eq!((full.status, full.code(), full.header("retry-after")), (503, "no_capacity", "2"));
-    edge.wish.node.set_refusal(None);
-    edge.wish.node.set_down(true);
+    edge.setup.node.set_refusal(None);
+    edge.setup.node.set_down(true);
     let away = edge.spawn(&holder).await;
     assert_eq!((away.status, away.code()), (503, "node_unavailable"));
     assert!(!away.body.to_string().contains("the test said so"), "internal text is shown");
@@ -268,42 +268,42 @@ async fn a_node_without_room_and_one_that_is_away_are_503() {
 async fn a_stop_whose_node_is_away_is_202_and_still_happens() {
     let (edge, holder) = (Edge::start().await, holder());
     let (id, _) = edge.agent(&holder, false).await;
-    edge.wish.node.set_down(true);
+    edge.setup.node.set_down(true);
     let stopping = edge.post(&holder, &format!("/stop/{id}"), &Value::Null).await;
     assert_eq!((stopping.status, &stopping.body["state"]), (202, &json!("stopping")));
-    edge.wish.node.set_down(false);
+    edge.setup.node.set_down(false);
     let deadline = tokio::time::Instant::now() + crate::edge::PATIENCE;
     while edge.store.get(id).await.unwrap().unwrap().state.is_live() {
         assert!(tokio::time::Instant::now() < deadline, "it never ends");
         tokio::task::yield_now().await;
     }
-    assert_eq!(edge.wish.node.running(), []);
+    assert_eq!(edge.setup.node.running(), []);
 }
 
 #[tokio::test]
 async fn a_retry_of_a_spawn_that_failed_says_so_again() {
-    let mut wish = Wish::default();
-    wish.control.spawn_timeout_ms = 200;
-    wish.node.set_boot(None);
-    let (edge, holder) = (wish.start().await, holder());
+    let mut setup = Setup::default();
+    setup.control.spawn_timeout_ms = 200;
+    setup.node.set_boot(None);
+    let (edge, holder) = (setup.start().await, holder());
     for _ in 0..2 {
         let request = edge.signed(&holder, Method::POST, "/spawn", br#"{"agent_type":"echo"}"#);
         let answer = Answer::of(request.header("Idempotency-Key", "one")).await;
         assert_eq!((answer.status, answer.code()), (504, "spawn_timeout"));
     }
-    assert_eq!(edge.wish.node.created(), 1);
+    assert_eq!(edge.setup.node.created(), 1);
 }
 
 #[tokio::test]
 async fn metrics_are_for_those_the_operator_named() {
     let handle = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
-    let wish = Wish { metrics: Some(handle.clone()), ..Wish::default() };
-    let edge = wish.start().await;
+    let setup = Setup { metrics: Some(handle.clone()), ..Setup::default() };
+    let edge = setup.start().await;
     let seen = Answer::of(edge.client.get(edge.url("/metrics"))).await;
     assert_eq!((seen.status, seen.header("content-type")), (200, "text/plain; version=0.0.4"));
-    let mut wish = Wish { metrics: Some(handle), ..Wish::default() };
-    wish.config.metrics_addresses = Some(std::collections::BTreeSet::new());
-    let edge = wish.start().await;
+    let mut setup = Setup { metrics: Some(handle), ..Setup::default() };
+    setup.config.metrics_addresses = Some(std::collections::BTreeSet::new());
+    let edge = setup.start().await;
     let hidden = Answer::of(edge.client.get(edge.url("/metrics"))).await;
     assert_eq!((hidden.status, hidden.code()), (404, "not_found"));
 }
@@ -311,7 +311,7 @@ async fn metrics_are_for_those_the_operator_named() {
 #[tokio::test]
 async fn fault_1_0_ready_says_which_part_fails_and_since_when() {
     let config = Config { probe_ms: 20, ..Config::default() };
-    let edge = Wish { config, ..Wish::default() }.start().await;
+    let edge = Setup { config, ..Setup::default() }.start().await;
     let ready = async |status: u16, what: &str| {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
@@ -330,14 +330,14 @@ async fn fault_1_0_ready_says_which_part_fails_and_since_when() {
     let well = ready(200, "all parts answer").await;
     assert_eq!((&well["status"], &part(&well, "solana")["state"]), (&json!("ok"), &json!("ok")));
     // The chain hangs: nobody spawns anything, and yet it is noticed.
-    edge.wish.balances.fail(true);
+    edge.setup.balances.fail(true);
     let sick = ready(503, "a chain that does not answer is noticed").await;
     assert_eq!(sick["status"], "solana: no Solana endpoint gives a balance");
     let since = part(&sick, "solana")["since"].as_u64().unwrap();
     assert!(since >= part(&well, "solana")["since"].as_u64().unwrap());
     assert_eq!(part(&ready(503, "it stays so").await, "solana")["since"], since, "the first sight is what counts");
     assert_eq!(part(&sick, "store")["state"], "ok");
-    edge.wish.balances.fail(false);
+    edge.setup.balances.fail(false);
     assert_eq!(ready(200, "it answers again").await["status"], "ok");
 }
 
@@ -365,4 +365,41 @@ async fn fault_2_13_a_path_that_is_no_text_is_refused_by_its_part() {
         let answer = edge.get(&holder, path).await;
         assert_eq!((answer.status, answer.code()), (404, "not_found"), "{path}");
     }
+}
+
+/// A path of the document with its parts filled in.
+fn filled(path: &str) -> String {
+    [
+        ("{id}", "a1b2c3d4-e5f6-7890"),
+        ("{wallet}", "11111111111111111111111111111111"),
+        ("{address}", "0x00000000000000000000000000000000000000aa"),
+        ("{task}", "0x00000000000000000000000000000000000000000000000000000000000000aa"),
+        ("{method}", "List"),
+    ]
+    .iter()
+    .fold(path.to_owned(), |path, (part, value)| path.replace(part, value))
+}
+
+#[tokio::test]
+async fn every_route_of_the_document_is_served_under_its_method_and_counted_under_its_path() {
+    let handle = metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().unwrap();
+    let edge = Edge::start().await;
+    let document: Value = serde_json::from_str(&palatine_gateway::openapi()).unwrap();
+    let mut asked = Vec::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys() {
+            let method: Method = method.to_uppercase().parse().unwrap();
+            let answer = Answer::of(edge.client.request(method.clone(), edge.url(&filled(path)))).await;
+            let no_route = answer.body["error"].as_str().is_some_and(|said| said.contains("nothing at this path; see"));
+            assert!(!no_route && answer.code() != "method_not_allowed", "{method} {path}: {answer:?}");
+            asked.push(path);
+        }
+    }
+    Answer::of(edge.client.get(edge.url("/no/such/path"))).await;
+    let counted = handle.render();
+    for path in asked {
+        assert!(counted.contains(&format!("palatine_gateway_requests_total{{route=\"{path}\"")), "{path}: {counted}");
+    }
+    assert!(counted.contains("route=\"other\""), "{counted}");
+    assert!(!counted.contains("a1b2c3d4") && !counted.contains("/no/such"), "a path that clients choose is no label");
 }

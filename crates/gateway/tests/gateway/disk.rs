@@ -6,7 +6,7 @@ use reqwest::Method;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use serde_json::Value;
 
-use crate::edge::{Answer, Edge, PATIENCE, Wish, holder};
+use crate::edge::{Answer, Edge, PATIENCE, Setup, holder};
 
 /// Big enough for a store and for the room it keeps.
 const SIZE: &std::ffi::CStr = c"size=48m,mode=0700";
@@ -39,16 +39,16 @@ async fn ready(edge: &Edge) -> (u16, Value) {
 
 #[test]
 fn case_disk_full_what_is_new_waits_and_what_there_is_can_be_seen_and_stopped() {
-    let wish = Wish::default();
-    small_disk(wish.home.path());
+    let setup = Setup::default();
+    small_disk(setup.home.path());
     // Threads started from here on see the small disk.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(full(wish));
+    runtime.block_on(full(setup));
 }
 
-async fn full(wish: Wish) {
-    let ballast = wish.home.path().join("ballast");
-    let (edge, owner) = (wish.start().await, holder());
+async fn full(setup: Setup) {
+    let ballast = setup.home.path().join("ballast");
+    let (edge, owner) = (setup.start().await, holder());
     let echo = br#"{"agent_type":"echo"}"#;
     let spawned = ask(&edge, &owner, Method::POST, "/spawn", echo).await;
     assert_eq!(spawned.status, 200, "{}", spawned.body);

@@ -28,7 +28,7 @@ use crate::guest::{FakeGuests, FakeImages};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a test wants otherwise than usual.
-pub(crate) struct Wish {
+pub(crate) struct Setup {
     pub(crate) config: Config,
     pub(crate) tls: Tls,
     pub(crate) limits: Limits,
@@ -41,10 +41,10 @@ pub(crate) struct Wish {
     pub(crate) node: FakeNode,
     pub(crate) metrics: Option<PrometheusHandle>,
     /// Where agents are paid.
-    pub(crate) shop: Option<Arc<dyn gateway::Shop>>,
+    pub(crate) payments: Option<Arc<dyn gateway::PaymentServices>>,
 }
 
-impl Default for Wish {
+impl Default for Setup {
     fn default() -> Self {
         let generous = Limits { address_per_second: 10_000, wallet_per_minute: 10_000, ..Limits::default() };
         Self {
@@ -58,12 +58,12 @@ impl Default for Wish {
             control: control::Config::default(),
             node: FakeNode::new("one", Arc::new(SystemClock), Build::default(), 1),
             metrics: None,
-            shop: None,
+            payments: None,
         }
     }
 }
 
-impl Wish {
+impl Setup {
     pub(crate) async fn start(self) -> Edge {
         // Another test of this process may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -85,7 +85,7 @@ impl Wish {
             guests: self.guests.clone(),
             images: self.images.clone(),
             treasury: None,
-            shop: self.shop.clone(),
+            payments: self.payments.clone(),
             metrics: self.metrics.clone(),
             follow: None,
         };
@@ -101,7 +101,7 @@ impl Wish {
             stop.clone(),
         ));
         let client = client().build().unwrap();
-        Edge { wish: self, address, tls_address, paths_address, store, control, control_stop, stop, task, client }
+        Edge { setup: self, address, tls_address, paths_address, store, control, control_stop, stop, task, client }
     }
 }
 
@@ -118,10 +118,10 @@ async fn open(directory: PathBuf) -> Store {
     }
 }
 
-fn control(store: &Store, wish: &Wish, stop: CancellationToken) -> Control {
-    let node: Arc<dyn Node> = Arc::new(wish.node.clone());
+fn control(store: &Store, setup: &Setup, stop: CancellationToken) -> Control {
+    let node: Arc<dyn Node> = Arc::new(setup.node.clone());
     let nodes = vec![node];
-    Control::start(wish.control.clone(), store.clone(), nodes, wish.balances.clone(), Tiers::romulus(), stop)
+    Control::start(setup.control.clone(), store.clone(), nodes, setup.balances.clone(), Tiers::romulus(), stop)
 }
 
 /// The agents' tokens of every gateway here.
@@ -135,7 +135,7 @@ pub(crate) fn client() -> reqwest::ClientBuilder {
 
 /// A running gateway.
 pub(crate) struct Edge {
-    pub(crate) wish: Wish,
+    pub(crate) setup: Setup,
     pub(crate) address: std::net::SocketAddr,
     pub(crate) tls_address: Option<std::net::SocketAddr>,
     /// Where agents are paths.
@@ -150,18 +150,18 @@ pub(crate) struct Edge {
 
 impl Edge {
     pub(crate) async fn start() -> Self {
-        Wish::default().start().await
+        Setup::default().start().await
     }
 
     /// Goes down in good order, and comes up again over the same store.
     pub(crate) async fn restart(self) -> Self {
-        let Self { wish, store, control, control_stop, stop, task, .. } = self;
+        let Self { setup, store, control, control_stop, stop, task, .. } = self;
         stop.cancel();
         task.await.unwrap().unwrap();
         control_stop.cancel();
         control.closed().await;
         drop((store, control));
-        wish.start().await
+        setup.start().await
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::edge::{Edge, PATIENCE, Wish, holder};
+use crate::edge::{Edge, PATIENCE, Setup, holder};
 
 /// Reads the next event of a stream: its id and data.
 async fn event(
@@ -85,7 +85,7 @@ async fn a_followed_log_arrives_line_by_line() {
     let (edge, holder) = (Edge::start().await, holder());
     let (id, _) = edge.agent(&holder, false).await;
     let (lines, body) = mpsc::channel::<Result<Bytes, std::io::Error>>(1);
-    edge.wish.guests.logs.lock().unwrap().push_back(Body::from_stream(ReceiverStream::new(body)));
+    edge.setup.guests.logs.lock().unwrap().push_back(Body::from_stream(ReceiverStream::new(body)));
     let path = format!("/agents/{id}/logs?follow=true");
     lines.send(Ok("one\n".into())).await.unwrap();
     let mut stream = edge.signed(&holder, Method::GET, &path, b"").send().await.unwrap().bytes_stream();
@@ -109,9 +109,9 @@ async fn a_gateway_that_goes_down_ends_its_streams_and_finishes_its_requests() {
 
 #[tokio::test]
 async fn streams_are_bounded() {
-    let mut wish = Wish::default();
-    wish.limits.streams = 1;
-    let (edge, holder) = (wish.start().await, holder());
+    let mut setup = Setup::default();
+    setup.limits.streams = 1;
+    let (edge, holder) = (setup.start().await, holder());
     let (id, _) = edge.agent(&holder, false).await;
     let path = format!("/agents/{id}/events");
     let open = edge.signed(&holder, Method::GET, &path, b"").send().await.unwrap();
@@ -130,9 +130,9 @@ async fn streams_are_bounded() {
 
 #[tokio::test]
 async fn a_spawn_under_way_is_answered_before_the_gateway_goes_down() {
-    let wish = Wish::default();
-    wish.node.set_boot(Some(Duration::from_millis(300)));
-    let (edge, holder) = (wish.start().await, holder());
+    let setup = Setup::default();
+    setup.node.set_boot(Some(Duration::from_millis(300)));
+    let (edge, holder) = (setup.start().await, holder());
     let spawning = tokio::spawn(edge.signed(&holder, Method::POST, "/spawn", br#"{"agent_type":"echo"}"#).send());
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while edge.store.live_of(holder.wallet()).await.unwrap().is_none() {
@@ -146,9 +146,9 @@ async fn a_spawn_under_way_is_answered_before_the_gateway_goes_down() {
 
 #[tokio::test]
 async fn what_does_not_drain_in_time_is_ended() {
-    let mut wish = Wish::default();
-    wish.config.drain_ms = 100;
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.config.drain_ms = 100;
+    let edge = setup.start().await;
     let mut stuck = TcpStream::connect(edge.address).await.unwrap();
     let head = "POST /agents HTTP/1.1\r\nHost: x\r\nX-Wallet: x\r\nContent-Length: 9\r\n\r\n";
     stuck.write_all(head.as_bytes()).await.unwrap();

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use palatine_gateway as gateway;
 
-use crate::edge::{Answer, Edge, PATIENCE, Wish, bare, holder, instant};
+use crate::edge::{Answer, Edge, PATIENCE, Setup, bare, holder, instant};
 use crate::guest::ECHO;
 
 const ECHO_BODY: &[u8] = br#"{"agent_type":"echo"}"#;
@@ -95,7 +95,7 @@ async fn a_signature_stays_spent_across_a_restart() {
 #[tokio::test]
 async fn a_spawn_that_is_refused_has_spent_its_signature_too() {
     let (edge, holder) = (Edge::start().await, holder());
-    edge.wish.balances.set(holder.wallet(), 1);
+    edge.setup.balances.set(holder.wallet(), 1);
     let headers = bare(&holder);
     assert_eq!(Answer::of(edge.with(&headers, Method::POST, "/spawn", ECHO_BODY)).await.status, 403);
     let again = Answer::of(edge.with(&headers, Method::GET, "/agents", b"")).await;
@@ -132,18 +132,18 @@ async fn an_agent_is_known_after_a_restart() {
 #[tokio::test]
 async fn a_balance_that_cannot_be_read_is_503_and_never_403() {
     let (edge, holder) = (Edge::start().await, holder());
-    edge.wish.balances.fail(true);
+    edge.setup.balances.fail(true);
     let answer = edge.spawn(&holder).await;
     assert_eq!((answer.status, answer.code(), answer.header("retry-after")), (503, "balance_unknown", "5"));
     insta::assert_json_snapshot!("balance_unknown", answer.body);
-    edge.wish.balances.fail(false);
+    edge.setup.balances.fail(false);
     assert_eq!(edge.spawn(&holder).await.status, 200);
 }
 
 #[tokio::test]
 async fn a_balance_below_the_lowest_tier_says_what_is_held_and_what_is_needed() {
     let (edge, holder) = (Edge::start().await, holder());
-    edge.wish.balances.set_raw(holder.wallet(), domain::TokenAmount(99_999_999_999));
+    edge.setup.balances.set_raw(holder.wallet(), domain::TokenAmount(99_999_999_999));
     let answer = edge.spawn(&holder).await;
     assert_eq!(answer.status, 403);
     insta::assert_json_snapshot!("insufficient_balance", answer.body);
@@ -154,12 +154,12 @@ async fn a_balance_below_the_lowest_tier_says_what_is_held_and_what_is_needed() 
 async fn a_holder_who_sold_everything_can_still_stop() {
     let (edge, holder) = (Edge::start().await, holder());
     let (id, _) = edge.agent(&holder, false).await;
-    edge.wish.balances.set(holder.wallet(), 0);
-    edge.wish.balances.fail(true);
-    let reads = edge.wish.balances.reads();
+    edge.setup.balances.set(holder.wallet(), 0);
+    edge.setup.balances.fail(true);
+    let reads = edge.setup.balances.reads();
     let stopped = edge.post(&holder, &format!("/stop/{id}"), &json!(null)).await;
     assert_eq!((stopped.status, &stopped.body["state"]), (200, &json!("stopped")));
-    assert_eq!(edge.wish.balances.reads(), reads);
+    assert_eq!(edge.setup.balances.reads(), reads);
     insta::assert_json_snapshot!("stop", stopped.masked());
 }
 
@@ -192,9 +192,9 @@ async fn usage_is_shown_to_its_own_wallet_alone() {
 
 #[tokio::test]
 async fn published_totals_never_show_the_agent() {
-    let mut wish = Wish::default();
-    wish.config.public_usage = true;
-    let (edge, owner) = (wish.start().await, holder());
+    let mut setup = Setup::default();
+    setup.config.public_usage = true;
+    let (edge, owner) = (setup.start().await, holder());
     edge.agent(&owner, false).await;
     let answer = Answer::of(edge.client.get(edge.url(&format!("/usage/{}", owner.wallet())))).await;
     assert_eq!((answer.status, &answer.body["active_agent"]), (200, &json!(null)));
@@ -220,9 +220,9 @@ async fn an_image_of_ones_own_needs_a_tier_that_may() {
     let refused = edge.post(&holder, "/spawn", &body).await;
     assert_eq!((refused.status, refused.code()), (403, "image_refused"));
     insta::assert_json_snapshot!("image_refused", refused.body);
-    let mut wish = Wish::default();
-    wish.config.byo_image_tiers.insert("pro".to_owned().try_into().unwrap());
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.config.byo_image_tiers.insert("pro".to_owned().try_into().unwrap());
+    let edge = setup.start().await;
     let unknown = json!({"agent_type": "mine", "image_ref": format!("sha256:{}", "00".repeat(32))});
     assert_eq!(edge.post(&holder, "/spawn", &unknown).await.code(), "image_refused");
     let tag = json!({"agent_type": "mine", "image_ref": "docker.io/evil:latest"});
@@ -247,9 +247,9 @@ async fn an_agents_token_is_shown_once_and_opens_nothing_else() {
 
 #[tokio::test]
 async fn a_gateway_that_wants_bound_signatures_refuses_the_others() {
-    let mut wish = Wish::default();
-    wish.config.require_bound = true;
-    let (edge, holder) = (wish.start().await, holder());
+    let mut setup = Setup::default();
+    setup.config.require_bound = true;
+    let (edge, holder) = (setup.start().await, holder());
     let answer = Answer::of(edge.with(&bare(&holder), Method::GET, "/agents", b"")).await;
     assert_eq!((answer.status, answer.code()), (401, "unbound_signature"));
     assert_eq!(edge.get(&holder, "/agents").await.status, 200);
@@ -327,7 +327,7 @@ async fn fault_2_5_an_operator_cannot_replay_a_spawn_at_another() {
 /// else; and not even that where the operator closed it.
 #[tokio::test]
 async fn fault_2_5_the_bare_text_opens_what_the_document_says_and_nothing_else() {
-    let mut closed = Wish::default();
+    let mut closed = Setup::default();
     closed.config.require_bound = true;
     let (edge, closed) = (Edge::start().await, closed.start().await);
     let document: serde_json::Value = serde_json::from_str(&gateway::openapi()).unwrap();

@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use wire::fault::Code;
 
-use crate::edge::{Answer, Edge, PATIENCE, Wish, holder};
+use crate::edge::{Answer, Edge, PATIENCE, Setup, holder};
 
 /// An agent that says what it was asked.
 pub(crate) async fn mirror(request: Request) -> axum::Json<Value> {
@@ -38,7 +38,7 @@ pub(crate) async fn mirror(request: Request) -> axum::Json<Value> {
 
 async fn with_mirror() -> Edge {
     let edge = Edge::start().await;
-    edge.wish.guests.serves(Router::new().fallback(any(mirror))).await;
+    edge.setup.guests.serves(Router::new().fallback(any(mirror))).await;
     edge
 }
 
@@ -99,7 +99,7 @@ async fn a_dead_guest_is_502_at_once() {
     insta::assert_json_snapshot!("agent_unreachable", nobody.body);
     // One that takes the connection and drops it.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    edge.setup.guests.listens_at(listener.local_addr().unwrap());
     tokio::spawn(async move {
         loop {
             drop(listener.accept().await);
@@ -112,10 +112,10 @@ async fn a_dead_guest_is_502_at_once() {
 
 #[tokio::test]
 async fn a_guest_that_never_answers_is_502_within_the_bound() {
-    let mut wish = Wish::default();
-    wish.limits.agent_answer_ms = 100;
-    let (edge, holder) = (wish.start().await, holder());
-    edge.wish.guests.serves(Router::new().fallback(any(std::future::pending::<Response>))).await;
+    let mut setup = Setup::default();
+    setup.limits.agent_answer_ms = 100;
+    let (edge, holder) = (setup.start().await, holder());
+    edge.setup.guests.serves(Router::new().fallback(any(std::future::pending::<Response>))).await;
     let (id, token) = edge.agent(&holder, false).await;
     let answer = Answer::of(edge.to_agent(id, Method::GET, "/").bearer_auth(&token)).await;
     assert_eq!((answer.status, answer.code()), (502, "agent_unreachable"));
@@ -178,7 +178,7 @@ async fn server_sent_events_pass_as_they_come() {
             }
         }),
     );
-    edge.wish.guests.serves(app).await;
+    edge.setup.guests.serves(app).await;
     let (id, token) = edge.agent(&holder, false).await;
     let response = edge.to_agent(id, Method::GET, "/stream").bearer_auth(&token).send().await.unwrap();
     let mut stream = response.bytes_stream();
@@ -193,7 +193,7 @@ async fn a_large_body_streams_through_in_both_directions() {
     const CHUNKS: usize = 32;
     let (edge, holder) = (Edge::start().await, holder());
     let app = Router::new().route("/", post(|request: Request| async { Response::new(request.into_body()) }));
-    edge.wish.guests.serves(app).await;
+    edge.setup.guests.serves(app).await;
     let (id, token) = edge.agent(&holder, false).await;
     let (sender, body) = mpsc::channel::<Result<Bytes, Infallible>>(1);
     let request = edge.to_agent(id, Method::POST, "/").bearer_auth(&token);
@@ -220,7 +220,7 @@ async fn a_large_body_streams_through_in_both_directions() {
 async fn a_web_socket_speaks_through_the_gateway() {
     let (edge, holder) = (Edge::start().await, holder());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    edge.setup.guests.listens_at(listener.local_addr().unwrap());
     tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let (mut to, mut from) = tokio_tungstenite::accept_async(stream).await.unwrap().split();
@@ -281,10 +281,10 @@ async fn http_2_with_prior_knowledge_reaches_the_api_and_agents() {
 
 #[tokio::test]
 async fn requests_of_one_address_to_agents_are_bounded() {
-    let mut wish = Wish::default();
-    wish.limits.ingress_per_second = 1;
-    let (edge, holder) = (wish.start().await, holder());
-    edge.wish.guests.serves(Router::new().fallback(any(mirror))).await;
+    let mut setup = Setup::default();
+    setup.limits.ingress_per_second = 1;
+    let (edge, holder) = (setup.start().await, holder());
+    edge.setup.guests.serves(Router::new().fallback(any(mirror))).await;
     let (id, _) = edge.agent(&holder, true).await;
     let asks = (0..20).map(|_| Answer::of(edge.to_agent(id, Method::GET, "/")));
     let answers = futures_util::future::join_all(asks).await;
@@ -304,7 +304,7 @@ async fn what_a_node_says_of_a_guest_is_said_in_our_words() {
         (Code::Internal, 503, "node_unavailable"),
     ];
     for (said, status, code) in cases {
-        *edge.wish.guests.refusal.lock().unwrap() = Some(said);
+        *edge.setup.guests.refusal.lock().unwrap() = Some(said);
         let answer = Answer::of(edge.to_agent(id, Method::GET, "/").bearer_auth(&token)).await;
         assert_eq!((answer.status, answer.code()), (status, code), "{said:?}");
         assert!(!answer.body.to_string().contains("internal words"), "{answer:?}");

@@ -12,12 +12,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::edge::{Answer, Edge, PATIENCE, Wish, holder, instant};
+use crate::edge::{Answer, Edge, PATIENCE, Setup, holder, instant};
 
 async fn hasty() -> Edge {
-    let mut wish = Wish::default();
-    (wish.limits.header_ms, wish.limits.body_ms) = (200, 200);
-    wish.start().await
+    let mut setup = Setup::default();
+    (setup.limits.header_ms, setup.limits.body_ms) = (200, 200);
+    setup.start().await
 }
 
 /// Writes this and waits until the gateway hangs up; says what it wrote before.
@@ -86,9 +86,9 @@ async fn a_body_that_is_too_large_is_refused_whether_it_says_so_or_not() {
 
 #[tokio::test]
 async fn a_wallet_that_asks_too_often_waits_but_can_always_stop() {
-    let mut wish = Wish::default();
-    wish.limits.wallet_per_minute = 3;
-    let (edge, holder) = (wish.start().await, holder());
+    let mut setup = Setup::default();
+    setup.limits.wallet_per_minute = 3;
+    let (edge, holder) = (setup.start().await, holder());
     let (id, _) = edge.agent(&holder, false).await;
     for _ in 0..2 {
         assert_eq!(edge.get(&holder, "/agents").await.status, 200);
@@ -103,9 +103,9 @@ async fn a_wallet_that_asks_too_often_waits_but_can_always_stop() {
 
 #[tokio::test]
 async fn an_address_that_asks_too_often_waits_but_can_stop_and_be_watched() {
-    let mut wish = Wish::default();
-    wish.limits.address_per_second = 1;
-    let (edge, holder) = (wish.start().await, holder());
+    let mut setup = Setup::default();
+    setup.limits.address_per_second = 1;
+    let (edge, holder) = (setup.start().await, holder());
     let (id, _) = edge.agent(&holder, false).await;
     let asks = (0..20).map(|_| Answer::of(edge.client.get(edge.url("/tiers"))));
     let answers = futures_util::future::join_all(asks).await;
@@ -116,9 +116,9 @@ async fn an_address_that_asks_too_often_waits_but_can_stop_and_be_watched() {
 
 #[tokio::test]
 async fn connections_of_one_address_are_bounded() {
-    let mut wish = Wish::default();
-    wish.limits.connections_per_address = 2;
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.limits.connections_per_address = 2;
+    let edge = setup.start().await;
     let first = TcpStream::connect(edge.address).await.unwrap();
     let _second = TcpStream::connect(edge.address).await.unwrap();
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -139,21 +139,21 @@ async fn two_host_headers_are_refused() {
 
 #[tokio::test]
 async fn an_old_connection_is_asked_to_end() {
-    let mut wish = Wish::default();
-    wish.limits.connection_age_ms = 100;
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.limits.connection_age_ms = 100;
+    let edge = setup.start().await;
     let said =
         timeout(PATIENCE, until_hung_up(&edge, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.unwrap();
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
-    let limit = Duration::from_millis(edge.wish.limits.header_ms);
+    let limit = Duration::from_millis(edge.setup.limits.header_ms);
     assert!(limit > PATIENCE, "the age ended it, not the idle time");
 }
 
 #[tokio::test]
 async fn a_replay_takes_nothing_of_its_wallets_share() {
-    let mut wish = Wish::default();
-    wish.limits.wallet_per_minute = 2;
-    let (edge, holder) = (wish.start().await, holder());
+    let mut setup = Setup::default();
+    setup.limits.wallet_per_minute = 2;
+    let (edge, holder) = (setup.start().await, holder());
     let headers = crate::edge::bare(&holder);
     assert_eq!(Answer::of(edge.with(&headers, Method::GET, "/agents", b"")).await.status, 200);
     for _ in 0..10 {
@@ -165,9 +165,9 @@ async fn a_replay_takes_nothing_of_its_wallets_share() {
 
 #[tokio::test]
 async fn fault_2_2_who_is_refused_by_the_head_of_a_request_is_not_waited_for() {
-    let mut wish = Wish::default();
-    wish.limits.ingress_per_second = 2;
-    let (edge, holder) = (wish.start().await, holder());
+    let mut setup = Setup::default();
+    setup.limits.ingress_per_second = 2;
+    let (edge, holder) = (setup.start().await, holder());
     let (id, _) = edge.agent(&holder, false).await;
     let signed = holder.sign_instant(Form::Raw, instant());
     let old = holder.sign_instant(Form::Raw, domain::UnixMillis(1_700_000_000_000));
@@ -235,9 +235,9 @@ fn health(edge: &Edge) -> http::Request<Empty<Bytes>> {
 
 #[tokio::test]
 async fn fault_2_4_an_http_2_connection_on_which_nothing_is_asked_is_ended() {
-    let mut wish = Wish::default();
-    wish.limits.header_ms = 200;
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.limits.header_ms = 200;
+    let edge = setup.start().await;
     let (mut sender, connection) = http_2(&edge).await;
     assert_eq!(sender.send_request(health(&edge)).await.unwrap().status(), 200);
     let _ = timeout(PATIENCE, connection).await.expect("it stays open for ever").unwrap();
@@ -245,9 +245,9 @@ async fn fault_2_4_an_http_2_connection_on_which_nothing_is_asked_is_ended() {
 
 #[tokio::test]
 async fn fault_2_4_a_connection_that_rests_makes_room_for_a_new_one_and_one_that_works_does_not() {
-    let mut wish = Wish::default();
-    wish.limits.connections = 3;
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.limits.connections = 3;
+    let edge = setup.start().await;
     let inside = std::sync::Arc::new(tokio::sync::Notify::new());
     let (told, gate) = (inside.clone(), std::sync::Arc::new(tokio::sync::Notify::new()));
     let its_gate = gate.clone();
@@ -256,7 +256,7 @@ async fn fault_2_4_a_connection_that_rests_makes_room_for_a_new_one_and_one_that
         its_gate.notified().await;
         "at last"
     }));
-    edge.wish.guests.serves(app).await;
+    edge.setup.guests.serves(app).await;
     let (id, _) = edge.agent(&holder(), true).await;
     let (mut busy, _works) = http_2(&edge).await;
     let request = http::Request::get(format!("http://{id}.localhost/")).body(Empty::<Bytes>::new()).unwrap();
@@ -276,9 +276,9 @@ async fn fault_2_4_a_connection_that_rests_makes_room_for_a_new_one_and_one_that
 
 #[tokio::test]
 async fn fault_2_4_one_connection_is_enough_for_more_listeners() {
-    let mut wish = Wish::default();
-    wish.limits.connections = 1;
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.limits.connections = 1;
+    let edge = setup.start().await;
     for _ in 0..3 {
         assert_eq!(Answer::of(edge.client.get(edge.url("/health"))).await.status, 200);
         let paths = edge.client.get(format!("http://{}/health", edge.paths_address));

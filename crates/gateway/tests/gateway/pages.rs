@@ -17,14 +17,14 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use crate::edge::{Answer, Edge, Wish, holder};
+use crate::edge::{Answer, Edge, Setup, holder};
 use crate::ingress::mirror;
 use crate::raw;
 
 #[tokio::test]
 async fn fault_2_7_a_name_that_was_led_here_opens_nothing() {
-    let wish = Wish { metrics: Some(PrometheusBuilder::new().build_recorder().handle()), ..Wish::default() };
-    let edge = wish.start().await;
+    let setup = Setup { metrics: Some(PrometheusBuilder::new().build_recorder().handle()), ..Setup::default() };
+    let edge = setup.start().await;
     for path in ["/metrics", "/health", "/tiers", "/openapi.json"] {
         for host in ["evil.example", "evil.example:8080", "localhost.evil.example", "a1b2c3d4-e5f6-7890.evil.example"] {
             let answer = Answer::of(edge.client.get(edge.url(path)).header("Host", host)).await;
@@ -35,10 +35,10 @@ async fn fault_2_7_a_name_that_was_led_here_opens_nothing() {
             assert_eq!(answer.status, 200, "{host}{path}");
         }
     }
-    let mut wish = Wish::default();
-    wish.config.hosts = serde_json::from_value(json!(["api.example.com"])).unwrap();
-    wish.config.agent_url = Some("http://{id}.agents.example.com".to_owned());
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.config.hosts = serde_json::from_value(json!(["api.example.com"])).unwrap();
+    setup.config.agent_url = Some("http://{id}.agents.example.com".to_owned());
+    let edge = setup.start().await;
     for host in ["api.example.com", "API.example.com:8080", "agents.example.com"] {
         assert_eq!(Answer::of(edge.client.get(edge.url("/health")).header("Host", host)).await.status, 200, "{host}");
     }
@@ -105,9 +105,9 @@ async fn fault_2_7_pages_of_the_configured_origins_alone_may_call() {
     };
     let closed = Edge::start().await;
     assert_eq!(preflight(&closed, "https://app.example").await.header("access-control-allow-origin"), "");
-    let mut wish = Wish::default();
-    wish.config.cors_origins = serde_json::from_value(json!(["https://app.example"])).unwrap();
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.config.cors_origins = serde_json::from_value(json!(["https://app.example"])).unwrap();
+    let edge = setup.start().await;
     let granted = preflight(&edge, "https://app.example").await;
     assert_eq!((granted.status, granted.header("access-control-allow-origin")), (200, "https://app.example"));
     assert!(granted.header("access-control-allow-headers").contains("x-wallet"), "{granted:?}");
@@ -119,7 +119,8 @@ async fn fault_2_7_pages_of_the_configured_origins_alone_may_call() {
 
 #[tokio::test]
 async fn fault_2_10_metrics_are_not_for_a_proxy_that_nobody_listed() {
-    let with_metrics = || Wish { metrics: Some(PrometheusBuilder::new().build_recorder().handle()), ..Wish::default() };
+    let with_metrics =
+        || Setup { metrics: Some(PrometheusBuilder::new().build_recorder().handle()), ..Setup::default() };
     let edge = with_metrics().start().await;
     assert_eq!(Answer::of(edge.client.get(edge.url("/metrics"))).await.status, 200);
     for (name, value) in [
@@ -134,18 +135,18 @@ async fn fault_2_10_metrics_are_not_for_a_proxy_that_nobody_listed() {
         assert_eq!((answer.status, answer.code()), (404, "not_found"), "{name}");
     }
     // A listed one says for whom it asks.
-    let mut wish = with_metrics();
-    wish.config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into();
-    wish.config.metrics_addresses = Some(["127.0.0.1".parse().unwrap()].into());
-    let edge = wish.start().await;
+    let mut setup = with_metrics();
+    setup.config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into();
+    setup.config.metrics_addresses = Some(["127.0.0.1".parse().unwrap()].into());
+    let edge = setup.start().await;
     for (client, status) in [("127.0.0.1", 200), ("192.0.2.1", 404)] {
         let answer = Answer::of(edge.client.get(edge.url("/metrics")).header("X-Forwarded-For", client)).await;
         assert_eq!(answer.status, status, "{client}");
     }
     // In public, a proxy on this machine need say nothing: addresses are to be named.
-    let mut wish = with_metrics();
-    wish.config.agent_url = Some("https://{id}.agents.example.com".to_owned());
-    let edge = wish.start().await;
+    let mut setup = with_metrics();
+    setup.config.agent_url = Some("https://{id}.agents.example.com".to_owned());
+    let edge = setup.start().await;
     assert_eq!(Answer::of(edge.client.get(edge.url("/metrics"))).await.status, 404);
 }
 
@@ -153,7 +154,7 @@ async fn fault_2_10_metrics_are_not_for_a_proxy_that_nobody_listed() {
 /// agent that chooses `chosen`; the answer, and the subprotocols that the agent saw.
 async fn page(edge: &Edge, url: &str, offered: &str, chosen: Option<&'static str>) -> (Option<String>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    edge.setup.guests.listens_at(listener.local_addr().unwrap());
     let agent = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         let mut seen = String::new();
@@ -203,7 +204,7 @@ async fn case_ws_browser_a_page_brings_the_token_as_a_subprotocol() {
 #[tokio::test]
 async fn case_ws_browser_a_subprotocol_opens_no_other_agent_and_nothing_but_a_web_socket() {
     let (edge, holder) = (Edge::start().await, holder());
-    edge.wish.guests.serves(Router::new().fallback(any(mirror))).await;
+    edge.setup.guests.serves(Router::new().fallback(any(mirror))).await;
     let (id, token) = edge.agent(&holder, false).await;
     let (other, _) = edge.agent(&crate::edge::holder(), false).await;
     let ask = |id: domain::RunId, upgrade: &'static str, token: &str| {
@@ -225,7 +226,7 @@ async fn case_ws_browser_a_subprotocol_opens_no_other_agent_and_nothing_but_a_we
 async fn case_ws_browser_a_web_socket_is_opened_over_http_2() {
     let (edge, holder) = (Edge::start().await, holder());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    edge.setup.guests.listens_at(listener.local_addr().unwrap());
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { continue };

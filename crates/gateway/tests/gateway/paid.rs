@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use identity::{Identity, SignerSync};
-use palatine_gateway::Shop;
+use palatine_gateway::PaymentServices;
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,7 +25,7 @@ use treasury::TreasuryError;
 use x402::fake::{FakeChain, FakePayments};
 use x402::{Buyer, Offer, Quote, Resource, Seller, SignError, SignHash, Terms, Till, Token, Tokens};
 
-use crate::edge::{Answer, Edge, PATIENCE, Wish, holder, instant};
+use crate::edge::{Answer, Edge, PATIENCE, Setup, holder, instant};
 use crate::raw;
 
 const ASSET: Address = Address::repeat_byte(0xaa);
@@ -34,14 +34,14 @@ const PRICE: Usdc = Usdc(10_000);
 /// The path that costs it.
 const PRICED: &str = "/paid";
 
-/// A shop that takes any payment that is covered.
-struct FakeShop {
+/// Takes any payment that is covered.
+struct FakeServices {
     chain: Arc<FakeChain>,
     tokens: Arc<Tokens>,
     seller: Arc<Seller>,
 }
 
-impl FakeShop {
+impl FakeServices {
     fn open() -> Arc<Self> {
         let chain = Arc::<FakeChain>::default();
         let tokens: Tokens = [Token::new(338, "cronos-testnet", ASSET, "USDC", "1")].into_iter().collect();
@@ -55,7 +55,7 @@ impl FakeShop {
 }
 
 #[async_trait]
-impl Shop for FakeShop {
+impl PaymentServices for FakeServices {
     fn seller(&self) -> Result<Arc<Seller>, TreasuryError> {
         Ok(Arc::clone(&self.seller))
     }
@@ -81,31 +81,31 @@ impl SignHash for Payer {
 }
 
 /// A gateway with an agent that costs something.
-struct Market {
+struct PaidAgent {
     edge: Edge,
-    shop: Arc<FakeShop>,
+    payments: Arc<FakeServices>,
     id: RunId,
     token: String,
 }
 
-impl Market {
-    async fn open(mut wish: Wish) -> Self {
-        let shop = FakeShop::open();
-        wish.shop = Some(shop.clone());
-        let edge = wish.start().await;
+impl PaidAgent {
+    async fn open(mut setup: Setup) -> Self {
+        let payments = FakeServices::open();
+        setup.payments = Some(payments.clone());
+        let edge = setup.start().await;
         let (id, token) = edge.agent(&holder(), true).await;
         edge.store.set_prices(id.into(), [(PRICED.to_owned(), PRICE)].into()).await.unwrap();
-        Self { edge, shop, id, token }
+        Self { edge, payments, id, token }
     }
 
     /// A good payment for the priced path, by somebody who has so much.
     async fn payment_of(&self, secret: u8, money: Usdc) -> (HeaderName, HeaderValue) {
         let payer = Payer(Identity::from_secret(&[secret; 32]).unwrap());
-        self.shop.chain.give(ASSET, payer.address(), money);
+        self.payments.chain.give(ASSET, payer.address(), money);
         let terms = self.edge.to_agent(self.id, Method::GET, PRICED).send().await.unwrap();
         assert_eq!(terms.status(), 402);
         let (headers, body) = (terms.headers().clone(), terms.bytes().await.unwrap());
-        let buyer = Buyer::new(payer, Arc::clone(&self.shop.tokens), 300);
+        let buyer = Buyer::new(payer, Arc::clone(&self.payments.tokens), 300);
         let now = instant().0 / 1000;
         buyer.pay(&headers, &body, PRICE, now, B256::repeat_byte(secret)).unwrap().header
     }
@@ -119,7 +119,7 @@ impl Market {
     }
 
     fn settlements(&self) -> usize {
-        self.shop.chain.settlements()
+        self.payments.chain.settlements()
     }
 
     fn host(&self) -> String {
@@ -141,42 +141,42 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn fault_2_8_one_payment_buys_one_answer_which_bears_its_receipt() {
-    let market = Market::open(Wish::default()).await;
-    market.edge.wish.guests.serves(Router::new().fallback(any(crate::ingress::mirror))).await;
-    let payment = market.payment().await;
-    let answer = Answer::of(market.ask(Method::POST, &payment).body("hello")).await;
+    let agent = PaidAgent::open(Setup::default()).await;
+    agent.edge.setup.guests.serves(Router::new().fallback(any(crate::ingress::mirror))).await;
+    let payment = agent.payment().await;
+    let answer = Answer::of(agent.ask(Method::POST, &payment).body("hello")).await;
     assert_eq!((answer.status, &answer.body["body"]), (200, &"hello".into()));
     assert!(has_receipt(&answer.headers));
     assert!(answer.body["headers"].get(payment.0.as_str()).is_none(), "the payment goes no further");
-    let again = Answer::of(market.ask(Method::POST, &payment).body("hello")).await;
-    assert_eq!((again.status, market.settlements()), (402, 1));
+    let again = Answer::of(agent.ask(Method::POST, &payment).body("hello")).await;
+    assert_eq!((again.status, agent.settlements()), (402, 1));
     // Who holds the token goes free.
-    let held = Answer::of(market.edge.to_agent(market.id, Method::GET, PRICED).bearer_auth(&market.token)).await;
+    let held = Answer::of(agent.edge.to_agent(agent.id, Method::GET, PRICED).bearer_auth(&agent.token)).await;
     assert_eq!(held.status, 200);
 }
 
 #[tokio::test]
 async fn fault_2_8_a_web_socket_that_was_paid_for_bears_its_receipt() {
-    let market = Market::open(Wish::default()).await;
+    let agent = PaidAgent::open(Setup::default()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    market.edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    agent.edge.setup.guests.listens_at(listener.local_addr().unwrap());
     tokio::spawn(async move { tokio_tungstenite::accept_async(listener.accept().await.unwrap().0).await });
-    let (name, value) = market.payment().await;
-    let mut request = format!("ws://{}{PRICED}", market.edge.address).into_client_request().unwrap();
-    request.headers_mut().insert("host", market.host().parse().unwrap());
+    let (name, value) = agent.payment().await;
+    let mut request = format!("ws://{}{PRICED}", agent.edge.address).into_client_request().unwrap();
+    request.headers_mut().insert("host", agent.host().parse().unwrap());
     request.headers_mut().insert(name, value);
-    let stream = TcpStream::connect(market.edge.address).await.unwrap();
+    let stream = TcpStream::connect(agent.edge.address).await.unwrap();
     let (_, answer) = tokio_tungstenite::client_async(request, stream).await.unwrap();
-    assert_eq!((answer.status(), market.settlements()), (StatusCode::SWITCHING_PROTOCOLS, 1));
+    assert_eq!((answer.status(), agent.settlements()), (StatusCode::SWITCHING_PROTOCOLS, 1));
     assert!(has_receipt(answer.headers()), "{answer:?}");
 }
 
 #[tokio::test]
 async fn fault_2_8_who_finds_no_place_is_told_so_before_any_money_is_taken() {
-    let mut wish = Wish::default();
-    (wish.limits.agent_connections, wish.limits.agent_wait_ms, wish.limits.streams_per_agent) = (1, 50, 1);
-    wish.limits.streams_per_address = 1;
-    let market = Market::open(wish).await;
+    let mut setup = Setup::default();
+    (setup.limits.agent_connections, setup.limits.agent_wait_ms, setup.limits.streams_per_agent) = (1, 50, 1);
+    setup.limits.streams_per_address = 1;
+    let agent = PaidAgent::open(setup).await;
     let inside = Arc::new(Semaphore::new(0));
     let told = Arc::clone(&inside);
     let app = Router::new().fallback(any(move || {
@@ -186,62 +186,62 @@ async fn fault_2_8_who_finds_no_place_is_told_so_before_any_money_is_taken() {
             std::future::pending::<&str>().await
         }
     }));
-    market.edge.wish.guests.serves(app).await;
-    let payment = market.payment().await;
-    let held = market.edge.to_agent(market.id, Method::GET, "/").bearer_auth(&market.token);
+    agent.edge.setup.guests.serves(app).await;
+    let payment = agent.payment().await;
+    let held = agent.edge.to_agent(agent.id, Method::GET, "/").bearer_auth(&agent.token);
     let held = tokio::spawn(held.send());
     inside.acquire().await.unwrap().forget();
-    let busy = Answer::of(market.ask(Method::GET, &payment)).await;
-    assert_eq!((busy.status, busy.code(), market.settlements()), (503, "agent_busy", 0));
+    let busy = Answer::of(agent.ask(Method::GET, &payment)).await;
+    assert_eq!((busy.status, busy.code(), agent.settlements()), (503, "agent_busy", 0));
     assert!(!has_receipt(&busy.headers));
     held.abort();
 }
 
 #[tokio::test]
 async fn fault_2_8_a_stream_too_many_is_refused_before_any_money_is_taken() {
-    let mut wish = Wish::default();
-    (wish.limits.streams_per_agent, wish.limits.streams_per_address) = (1, 1);
-    let market = Market::open(wish).await;
+    let mut setup = Setup::default();
+    (setup.limits.streams_per_agent, setup.limits.streams_per_address) = (1, 1);
+    let agent = PaidAgent::open(setup).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    market.edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    agent.edge.setup.guests.listens_at(listener.local_addr().unwrap());
     tokio::spawn(async move {
         let socket = tokio_tungstenite::accept_async(listener.accept().await.unwrap().0).await;
         std::future::pending::<()>().await;
         drop(socket);
     });
-    let mut request = format!("ws://{}/", market.edge.address).into_client_request().unwrap();
-    request.headers_mut().insert("host", market.host().parse().unwrap());
-    let stream = TcpStream::connect(market.edge.address).await.unwrap();
+    let mut request = format!("ws://{}/", agent.edge.address).into_client_request().unwrap();
+    request.headers_mut().insert("host", agent.host().parse().unwrap());
+    let stream = TcpStream::connect(agent.edge.address).await.unwrap();
     let _open = tokio_tungstenite::client_async(request, stream).await.unwrap();
-    let payment = market.payment().await;
-    let ask = market.ask(Method::GET, &payment).header("Connection", "upgrade").header("Upgrade", "websocket");
+    let payment = agent.payment().await;
+    let ask = agent.ask(Method::GET, &payment).header("Connection", "upgrade").header("Upgrade", "websocket");
     let full = Answer::of(ask).await;
-    assert_eq!((full.status, full.code(), market.settlements()), (429, "rate_limited", 0));
+    assert_eq!((full.status, full.code(), agent.settlements()), (429, "rate_limited", 0));
 }
 
 #[tokio::test]
 async fn fault_2_8_an_agent_that_fails_owes_its_answer_and_the_receipt_goes_with_the_failure() {
-    let market = Market::open(Wish::default()).await;
-    let payment = market.payment().await;
-    let dead = Answer::of(market.ask(Method::GET, &payment)).await;
+    let agent = PaidAgent::open(Setup::default()).await;
+    let payment = agent.payment().await;
+    let dead = Answer::of(agent.ask(Method::GET, &payment)).await;
     assert_eq!((dead.status, dead.code()), (502, "agent_unreachable"));
     assert!(has_receipt(&dead.headers));
-    market.edge.wish.guests.serves(Router::new().fallback(any(async || StatusCode::INTERNAL_SERVER_ERROR))).await;
-    let failed = Answer::of(market.ask(Method::GET, &payment)).await;
+    agent.edge.setup.guests.serves(Router::new().fallback(any(async || StatusCode::INTERNAL_SERVER_ERROR))).await;
+    let failed = Answer::of(agent.ask(Method::GET, &payment)).await;
     assert_eq!(failed.status, 500);
     assert!(has_receipt(&failed.headers));
-    let (id, guests) = (market.id, &market.edge.wish.guests);
+    let (id, guests) = (agent.id, &agent.edge.setup.guests);
     until("the connection is idle, or gone", || guests.tunnels.now(id) <= 1).await;
     guests.serves_as(id, Router::new().fallback(any(async || "here"))).await;
     until("the old connection is gone", || guests.tunnels.now(id) == 0).await;
-    let answer = Answer::of(market.ask(Method::GET, &payment)).await;
-    assert_eq!((answer.status, market.settlements()), (200, 1));
-    assert_eq!(Answer::of(market.ask(Method::GET, &payment)).await.status, 402);
+    let answer = Answer::of(agent.ask(Method::GET, &payment)).await;
+    assert_eq!((answer.status, agent.settlements()), (200, 1));
+    assert_eq!(Answer::of(agent.ask(Method::GET, &payment)).await.status, 402);
 }
 
 #[tokio::test]
 async fn fault_2_8_a_client_that_hangs_up_has_bought_the_answer_all_the_same() {
-    let market = Market::open(Wish::default()).await;
+    let agent = PaidAgent::open(Setup::default()).await;
     let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let (its_gate, its_asked) = (Arc::clone(&gate), Arc::clone(&asked));
     let app = Router::new().fallback(any(move || {
@@ -252,16 +252,16 @@ async fn fault_2_8_a_client_that_hangs_up_has_bought_the_answer_all_the_same() {
             "at last"
         }
     }));
-    market.edge.wish.guests.serves(app).await;
-    let payment = market.payment().await;
-    let gone = tokio::spawn(market.ask(Method::GET, &payment).send());
+    agent.edge.setup.guests.serves(app).await;
+    let payment = agent.payment().await;
+    let gone = tokio::spawn(agent.ask(Method::GET, &payment).send());
     until("the agent is asked", || asked.load(Ordering::SeqCst) == 1).await;
     gone.abort();
     let _ = gone.await;
     gate.add_permits(8);
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        let again = Answer::of(market.ask(Method::GET, &payment)).await;
+        let again = Answer::of(agent.ask(Method::GET, &payment)).await;
         match again.status {
             402 => break,
             // It is still being answered.
@@ -269,23 +269,23 @@ async fn fault_2_8_a_client_that_hangs_up_has_bought_the_answer_all_the_same() {
             _ => panic!("{again:?}"),
         }
     }
-    assert_eq!((asked.load(Ordering::SeqCst), market.settlements()), (1, 1));
+    assert_eq!((asked.load(Ordering::SeqCst), agent.settlements()), (1, 1));
 }
 
 /// Asks for a WebSocket over HTTP/2.
-async fn connect(market: &Market, path: &str, headers: &[(HeaderName, HeaderValue)]) -> http::Response<Bytes> {
-    let stream = TcpStream::connect(market.edge.address).await.unwrap();
+async fn connect(agent: &PaidAgent, path: &str, headers: &[(HeaderName, HeaderValue)]) -> http::Response<Bytes> {
+    let stream = TcpStream::connect(agent.edge.address).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
-    let mut request = http::Request::builder().method("CONNECT").uri(format!("http://{}{path}", market.host()));
+    let mut request = http::Request::builder().method("CONNECT").uri(format!("http://{}{path}", agent.host()));
     request = request.header("sec-websocket-version", "13").extension(Protocol::from_static("websocket"));
     for (name, value) in headers {
         request = request.header(name, value);
     }
     // The server's settings must be here before CONNECT may be extended.
     sender.ready().await.unwrap();
-    let health = http::Request::get(market.edge.url("/health")).body(Empty::<Bytes>::new()).unwrap();
+    let health = http::Request::get(agent.edge.url("/health")).body(Empty::<Bytes>::new()).unwrap();
     sender.send_request(health).await.unwrap();
     let answer = sender.send_request(request.body(Empty::new()).unwrap()).await.unwrap();
     let (head, body) = answer.into_parts();
@@ -294,59 +294,59 @@ async fn connect(market: &Market, path: &str, headers: &[(HeaderName, HeaderValu
 
 #[tokio::test]
 async fn fault_2_8_a_web_socket_that_the_agent_does_not_have_is_an_answer_with_its_receipt() {
-    let market = Market::open(Wish::default()).await;
-    market.edge.wish.guests.serves(Router::new().fallback(any(async || "no socket"))).await;
-    let free = connect(&market, "/", &[]).await;
+    let agent = PaidAgent::open(Setup::default()).await;
+    agent.edge.setup.guests.serves(Router::new().fallback(any(async || "no socket"))).await;
+    let free = connect(&agent, "/", &[]).await;
     assert_eq!(free.status(), 502);
     assert!(String::from_utf8_lossy(free.body()).contains("no_web_socket"), "{free:?}");
-    let payment = market.payment().await;
-    let paid = connect(&market, PRICED, std::slice::from_ref(&payment)).await;
+    let payment = agent.payment().await;
+    let paid = connect(&agent, PRICED, std::slice::from_ref(&payment)).await;
     assert_eq!(paid.status(), 502);
     assert!(has_receipt(paid.headers()), "{paid:?}");
     // What was paid is not lost: the path has another answer.
-    let answer = Answer::of(market.ask(Method::GET, &payment)).await;
-    assert_eq!((answer.status, &answer.body, market.settlements()), (200, &"no socket".into(), 1));
+    let answer = Answer::of(agent.ask(Method::GET, &payment)).await;
+    assert_eq!((answer.status, &answer.body, agent.settlements()), (200, &"no socket".into(), 1));
 }
 
 /// Sends the head of a paid request with a body of this length, which does not come.
-async fn announce(market: &Market, (name, value): &(HeaderName, HeaderValue), length: usize) -> TcpStream {
-    let (host, value) = (market.host(), value.to_str().unwrap());
+async fn announce(agent: &PaidAgent, (name, value): &(HeaderName, HeaderValue), length: usize) -> TcpStream {
+    let (host, value) = (agent.host(), value.to_str().unwrap());
     let text = format!(
         "POST {PRICED} HTTP/1.1\r\nHost: {host}\r\n{name}: {value}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
     );
-    raw::send(&market.edge, &text).await
+    raw::send(&agent.edge, &text).await
 }
 
 #[tokio::test]
 async fn fault_2_2_nothing_is_read_of_who_has_no_money() {
-    let market = Market::open(Wish::default()).await;
-    let payment = market.payment_of(9, Usdc(1)).await;
-    let answer = raw::head(&mut announce(&market, &payment, 4_000_000).await).await;
+    let agent = PaidAgent::open(Setup::default()).await;
+    let payment = agent.payment_of(9, Usdc(1)).await;
+    let answer = raw::head(&mut announce(&agent, &payment, 4_000_000).await).await;
     assert!(answer.starts_with("HTTP/1.1 402"), "{answer}");
-    assert_eq!(market.settlements(), 0);
+    assert_eq!(agent.settlements(), 0);
 }
 
 #[tokio::test]
 async fn fault_2_2_bodies_of_one_address_that_are_held_at_once_are_bounded() {
-    let mut wish = Wish::default();
-    (wish.limits.paid_body_bytes, wish.limits.paid_bodies_per_address_bytes) = (8192, 8192);
-    let market = Market::open(wish).await;
-    let payment = market.payment().await;
-    let (mut one, mut other) = (announce(&market, &payment, 5_000).await, announce(&market, &payment, 5_000).await);
+    let mut setup = Setup::default();
+    (setup.limits.paid_body_bytes, setup.limits.paid_bodies_per_address_bytes) = (8192, 8192);
+    let agent = PaidAgent::open(setup).await;
+    let payment = agent.payment().await;
+    let (mut one, mut other) = (announce(&agent, &payment, 5_000).await, announce(&agent, &payment, 5_000).await);
     // One of the two is waited for, and the other refused before its body.
     let refused = tokio::select! {
         refused = raw::head(&mut one) => refused,
         refused = raw::head(&mut other) => refused,
     };
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after: 1"), "{refused}");
-    assert_eq!(market.settlements(), 0);
+    assert_eq!(agent.settlements(), 0);
 }
 
 #[tokio::test]
 async fn fault_2_7_what_a_page_may_send_is_asked_without_paying() {
-    let market = Market::open(Wish::default()).await;
-    market.edge.wish.guests.serves(Router::new().fallback(any(async || "granted"))).await;
-    let asks = || market.edge.to_agent(market.id, Method::OPTIONS, PRICED).header("Origin", "https://app.example");
+    let agent = PaidAgent::open(Setup::default()).await;
+    agent.edge.setup.guests.serves(Router::new().fallback(any(async || "granted"))).await;
+    let asks = || agent.edge.to_agent(agent.id, Method::OPTIONS, PRICED).header("Origin", "https://app.example");
     assert_eq!(Answer::of(asks()).await.status, 402);
     let preflight = || asks().header("Access-Control-Request-Method", "POST");
     let granted = Answer::of(preflight()).await;
@@ -356,28 +356,28 @@ async fn fault_2_7_what_a_page_may_send_is_asked_without_paying() {
 
 #[tokio::test]
 async fn fault_2_3_a_body_that_does_not_come_holds_nothing_of_the_agents() {
-    let mut wish = Wish::default();
-    (wish.limits.agent_connections, wish.limits.agent_wait_ms) = (1, 300);
-    let market = Market::open(wish).await;
-    market.edge.wish.guests.serves(Router::new().fallback(any(async || "paid"))).await;
-    let (name, value) = market.payment_of(8, Usdc(1_000_000)).await;
-    let head = format!("POST {PRICED} HTTP/1.1\r\nHost: {}\r\n{name}: {}", market.host(), value.to_str().unwrap());
+    let mut setup = Setup::default();
+    (setup.limits.agent_connections, setup.limits.agent_wait_ms) = (1, 300);
+    let agent = PaidAgent::open(setup).await;
+    agent.edge.setup.guests.serves(Router::new().fallback(any(async || "paid"))).await;
+    let (name, value) = agent.payment_of(8, Usdc(1_000_000)).await;
+    let head = format!("POST {PRICED} HTTP/1.1\r\nHost: {}\r\n{name}: {}", agent.host(), value.to_str().unwrap());
     let head = format!("{head}\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n");
-    let mut slow = raw::send(&market.edge, &head).await;
+    let mut slow = raw::send(&agent.edge, &head).await;
     let asked = raw::head(&mut slow).await;
     assert!(asked.starts_with("HTTP/1.1 100 "), "its body is waited for: {asked}");
-    let payment = market.payment().await;
-    let paid = Answer::of(market.ask(Method::GET, &payment)).await;
-    assert_eq!((paid.status, market.settlements()), (200, 1), "{paid:?}");
+    let payment = agent.payment().await;
+    let paid = Answer::of(agent.ask(Method::GET, &payment)).await;
+    assert_eq!((paid.status, agent.settlements()), (200, 1), "{paid:?}");
 }
 
 #[tokio::test]
 async fn fault_2_3_who_pays_is_answered_while_visitors_hold_all_that_they_may() {
-    let mut wish = Wish::default();
-    wish.config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into();
-    (wish.limits.agent_connections, wish.limits.agent_wait_ms) = (4, 300);
-    (wish.limits.agent_connections_per_address, wish.limits.agent_waiting) = (2, 4);
-    let market = Market::open(wish).await;
+    let mut setup = Setup::default();
+    setup.config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into();
+    (setup.limits.agent_connections, setup.limits.agent_wait_ms) = (4, 300);
+    (setup.limits.agent_connections_per_address, setup.limits.agent_waiting) = (2, 4);
+    let agent = PaidAgent::open(setup).await;
     let inside = Arc::new(AtomicUsize::new(0));
     let told = Arc::clone(&inside);
     let app = Router::new().route(PRICED, any(async || "paid")).fallback(any(move || {
@@ -387,15 +387,15 @@ async fn fault_2_3_who_pays_is_answered_while_visitors_hold_all_that_they_may() 
             std::future::pending::<&str>().await
         }
     }));
-    market.edge.wish.guests.serves(app).await;
+    agent.edge.setup.guests.serves(app).await;
     let visit = |address: usize| {
-        let visit = market.edge.to_agent(market.id, Method::GET, "/");
+        let visit = agent.edge.to_agent(agent.id, Method::GET, "/");
         tokio::spawn(visit.header("X-Forwarded-For", format!("192.0.2.{address}")).send())
     };
     let visitors: Vec<_> = (0..16).map(visit).collect();
     until("visitors are inside", || inside.load(Ordering::SeqCst) >= 2).await;
-    let payment = market.payment().await;
-    let paid = Answer::of(market.ask(Method::GET, &payment).header("X-Forwarded-For", "192.0.2.200")).await;
+    let payment = agent.payment().await;
+    let paid = Answer::of(agent.ask(Method::GET, &payment).header("X-Forwarded-For", "192.0.2.200")).await;
     assert_eq!((paid.status, &paid.body), (200, &"paid".into()));
     assert_eq!(inside.load(Ordering::SeqCst), 2, "one place is left to who pays, and one to the holder");
     visitors.iter().for_each(tokio::task::JoinHandle::abort);
@@ -403,11 +403,11 @@ async fn fault_2_3_who_pays_is_answered_while_visitors_hold_all_that_they_may() 
 
 #[tokio::test]
 async fn fault_2_1_a_format_of_a_priced_path_is_paid_for_and_opens_no_private_agent() {
-    let market = Market::open(Wish::default()).await;
-    market.edge.wish.guests.serves(Router::new().fallback(any(async || "served"))).await;
-    let status = async |id, path: &str| Answer::of(market.edge.to_agent(id, Method::GET, path)).await.status;
-    let (private, _) = market.edge.agent(&holder(), false).await;
-    market.edge.store.set_prices(private.into(), [(PRICED.to_owned(), PRICE)].into()).await.unwrap();
+    let agent = PaidAgent::open(Setup::default()).await;
+    agent.edge.setup.guests.serves(Router::new().fallback(any(async || "served"))).await;
+    let status = async |id, path: &str| Answer::of(agent.edge.to_agent(id, Method::GET, path)).await.status;
+    let (private, _) = agent.edge.agent(&holder(), false).await;
+    agent.edge.store.set_prices(private.into(), [(PRICED.to_owned(), PRICE)].into()).await.unwrap();
     for (path, public, closed) in [
         (PRICED, 402, 402),
         ("/paid.json", 402, 401),
@@ -415,16 +415,16 @@ async fn fault_2_1_a_format_of_a_priced_path_is_paid_for_and_opens_no_private_ag
         ("/paid+", 402, 401),
         ("/static/app.js", 200, 401),
     ] {
-        assert_eq!((status(market.id, path).await, status(private, path).await), (public, closed), "{path}");
+        assert_eq!((status(agent.id, path).await, status(private, path).await), (public, closed), "{path}");
     }
 }
 
 #[tokio::test]
 async fn fault_2_8_who_writes_a_whole_body_before_he_reads_gets_his_402() {
-    let market = Market::open(Wish::default()).await;
-    let head = format!("POST {PRICED} HTTP/1.1\r\nHost: {}\r\n", market.host());
+    let agent = PaidAgent::open(Setup::default()).await;
+    let head = format!("POST {PRICED} HTTP/1.1\r\nHost: {}\r\n", agent.host());
     for length in [0, 1_000, 4 * 1024 * 1024] {
-        let answer = raw::write_then_read(&market.edge, &head, length).await;
+        let answer = raw::write_then_read(&agent.edge, &head, length).await;
         assert!(answer.starts_with("HTTP/1.1 402 ") && answer.contains("x402Version"), "{length}: {answer}");
     }
 }

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::edge::{Answer, Edge, PATIENCE, Wish, holder};
+use crate::edge::{Answer, Edge, PATIENCE, Setup, holder};
 
 /// Waits until this holds.
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -42,7 +42,7 @@ impl Slow {
                 "at last"
             }
         }));
-        edge.wish.guests.serves(app).await;
+        edge.setup.guests.serves(app).await;
         slow
     }
 
@@ -54,8 +54,8 @@ impl Slow {
 #[tokio::test(flavor = "multi_thread")]
 async fn case_burst_502_a_burst_for_one_agent_is_answered_and_its_neighbour_untouched() {
     let edge = Edge::start().await;
-    edge.wish.guests.serves(Router::new().fallback(any(async || "here"))).await;
-    *edge.wish.guests.tunnels.slow.lock().unwrap() = Duration::from_millis(20);
+    edge.setup.guests.serves(Router::new().fallback(any(async || "here"))).await;
+    *edge.setup.guests.tunnels.slow.lock().unwrap() = Duration::from_millis(20);
     let ((busy, token), (neighbour, other)) = (edge.agent(&holder(), false).await, edge.agent(&holder(), false).await);
     let burst = (0..250).map(|_| Answer::of(edge.to_agent(busy, Method::GET, "/").bearer_auth(&token)));
     let few = (0..10).map(|_| Answer::of(edge.to_agent(neighbour, Method::POST, "/").bearer_auth(&other)));
@@ -63,8 +63,8 @@ async fn case_burst_502_a_burst_for_one_agent_is_answered_and_its_neighbour_unto
     let statuses = |answers: &[Answer]| answers.iter().map(|answer| answer.status).collect::<Vec<_>>();
     assert_eq!(statuses(&burst), [200; 250]);
     assert_eq!(statuses(&few), [200; 10]);
-    let most = edge.wish.guests.tunnels.most.load(Ordering::SeqCst);
-    assert!(most <= edge.wish.limits.agent_connections as usize, "{most}");
+    let most = edge.setup.guests.tunnels.most.load(Ordering::SeqCst);
+    assert!(most <= edge.setup.limits.agent_connections as usize, "{most}");
 }
 
 #[tokio::test]
@@ -72,17 +72,17 @@ async fn fault_2_12_a_connection_is_used_again_and_only_for_its_own_agent() {
     let edge = Edge::start().await;
     let agents = [edge.agent(&holder(), true).await.0, edge.agent(&holder(), true).await.0];
     for id in agents {
-        edge.wish.guests.serves_as(id, Router::new().fallback(any(async move || id.to_string()))).await;
+        edge.setup.guests.serves_as(id, Router::new().fallback(any(async move || id.to_string()))).await;
     }
     for _ in 0..10 {
         for id in agents {
             let answer = Answer::of(edge.to_agent(id, Method::GET, "/")).await;
             assert_eq!((answer.status, &answer.body), (200, &id.to_string().into()));
             // The answer may be here before its connection is free again.
-            until("nobody is answered", || edge.wish.guests.tunnels.now(id) == 1).await;
+            until("nobody is answered", || edge.setup.guests.tunnels.now(id) == 1).await;
         }
     }
-    let opened = edge.wish.guests.tunnels.opened.lock().unwrap().len();
+    let opened = edge.setup.guests.tunnels.opened.lock().unwrap().len();
     assert!(opened <= 6, "{opened} connections for 20 requests");
 }
 
@@ -90,7 +90,7 @@ async fn fault_2_12_a_connection_is_used_again_and_only_for_its_own_agent() {
 /// says what it was asked; `/slow` is answered when more has come.
 async fn deaf(edge: &Edge) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    edge.setup.guests.listens_at(listener.local_addr().unwrap());
     tokio::spawn(async move {
         loop {
             let mut stream = BufReader::new(listener.accept().await.unwrap().0);
@@ -118,9 +118,9 @@ async fn deaf(edge: &Edge) {
 
 #[tokio::test]
 async fn fault_2_1_what_a_visitor_writes_into_a_body_is_no_request_and_nobodys_answer() {
-    let mut wish = Wish::default();
-    wish.limits.agent_idle_ms = 500;
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.limits.agent_idle_ms = 500;
+    let edge = setup.start().await;
     deaf(&edge).await;
     let (id, token) = edge.agent(&holder(), true).await;
     let smuggles = |path: &str| edge.to_agent(id, Method::POST, path).body("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n");
@@ -139,7 +139,7 @@ async fn fault_2_1_what_a_visitor_writes_into_a_body_is_no_request_and_nobodys_a
         let other = Answer::of(edge.to_agent(id, Method::GET, "/theirs")).await;
         assert_eq!(said(other), "GET /theirs HTTP/1.1", "after the holder");
         // What the holder left on a connection is its own doing, and gone in a while.
-        let left = || edge.wish.guests.tunnels.now(id);
+        let left = || edge.setup.guests.tunnels.now(id);
         until("the connections are closed", || left() == 0).await;
     }
 }
@@ -147,7 +147,7 @@ async fn fault_2_1_what_a_visitor_writes_into_a_body_is_no_request_and_nobodys_a
 #[tokio::test]
 async fn fault_2_12_a_client_whose_body_breaks_off_is_told_so_and_the_agent_is_not_blamed() {
     let edge = Edge::start().await;
-    edge.wish.guests.serves(Router::new().fallback(any(crate::ingress::mirror))).await;
+    edge.setup.guests.serves(Router::new().fallback(any(crate::ingress::mirror))).await;
     let (id, _) = edge.agent(&holder(), true).await;
     let head = format!("POST / HTTP/1.1\r\nHost: {id}.localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
     let answer = crate::raw::exchange(&edge, &format!("{head}5\r\nhello\r\nno number\r\n")).await;
@@ -156,9 +156,9 @@ async fn fault_2_12_a_client_whose_body_breaks_off_is_told_so_and_the_agent_is_n
 
 #[tokio::test]
 async fn fault_2_12_who_waits_too_long_for_a_connection_is_told_when_to_try_again() {
-    let mut wish = Wish::default();
-    (wish.limits.agent_connections, wish.limits.agent_wait_ms) = (2, 100);
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    (setup.limits.agent_connections, setup.limits.agent_wait_ms) = (2, 100);
+    let edge = setup.start().await;
     let slow = Slow::serve(&edge).await;
     let (id, token) = edge.agent(&holder(), false).await;
     let ask = || Answer::of(edge.to_agent(id, Method::POST, "/").bearer_auth(&token));
@@ -175,10 +175,10 @@ async fn fault_2_12_who_waits_too_long_for_a_connection_is_told_when_to_try_agai
 
 #[tokio::test]
 async fn fault_2_12_visitors_cannot_keep_an_agent_from_its_holder() {
-    let mut wish = Wish::default();
-    (wish.limits.agent_connections, wish.limits.agent_wait_ms) = (4, 100);
-    wish.limits.agent_connections_per_address = 2;
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    (setup.limits.agent_connections, setup.limits.agent_wait_ms) = (4, 100);
+    setup.limits.agent_connections_per_address = 2;
+    let edge = setup.start().await;
     let slow = Slow::serve(&edge).await;
     let (id, token) = edge.agent(&holder(), true).await;
     // One address has two of the three that visitors may have.
@@ -197,18 +197,18 @@ async fn fault_2_12_visitors_cannot_keep_an_agent_from_its_holder() {
 
 #[tokio::test]
 async fn fault_2_12_an_agent_that_takes_no_more_connections_is_busy_and_one_that_takes_none_is_dead() {
-    let mut wish = Wish::default();
-    wish.limits.agent_connect_ms = 50;
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.limits.agent_connect_ms = 50;
+    let edge = setup.start().await;
     let slow = Slow::serve(&edge).await;
     let (id, token) = edge.agent(&holder(), false).await;
     let ask = || Answer::of(edge.to_agent(id, Method::POST, "/").bearer_auth(&token));
-    *edge.wish.guests.tunnels.slow.lock().unwrap() = Duration::from_secs(60);
+    *edge.setup.guests.tunnels.slow.lock().unwrap() = Duration::from_secs(60);
     assert_eq!(ask().await.code(), "agent_unreachable");
-    *edge.wish.guests.tunnels.slow.lock().unwrap() = Duration::ZERO;
+    *edge.setup.guests.tunnels.slow.lock().unwrap() = Duration::ZERO;
     let (first, busy) = tokio::join!(ask(), async {
         slow.holds(1).await;
-        *edge.wish.guests.tunnels.slow.lock().unwrap() = Duration::from_secs(60);
+        *edge.setup.guests.tunnels.slow.lock().unwrap() = Duration::from_secs(60);
         let busy = ask().await;
         slow.gate.add_permits(1);
         busy
@@ -232,7 +232,7 @@ async fn treacherous(edge: &Edge) -> Arc<std::sync::Mutex<Vec<String>>> {
         Some(first.split(' ').take(2).collect::<Vec<_>>().join(" "))
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    edge.setup.guests.listens_at(listener.local_addr().unwrap());
     let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
     let told = Arc::clone(&asked);
     tokio::spawn(async move {
@@ -257,7 +257,7 @@ async fn fault_2_12_what_may_have_had_an_effect_is_not_sent_twice() {
     let asked = treacherous(&edge).await;
     let (id, token) = edge.agent(&holder(), false).await;
     let ask = |method: Method, path: &str| edge.to_agent(id, method, path).bearer_auth(&token);
-    let kept = || async { until("the connection is kept", || edge.wish.guests.tunnels.now(id) == 1).await };
+    let kept = || async { until("the connection is kept", || edge.setup.guests.tunnels.now(id) == 1).await };
     assert_eq!(Answer::of(ask(Method::GET, "/1")).await.status, 200);
     kept().await;
     // Closed under it; a question without effect is asked again.
@@ -274,20 +274,20 @@ async fn fault_2_12_what_may_have_had_an_effect_is_not_sent_twice() {
 
 #[tokio::test]
 async fn fault_2_12_a_connection_that_nobody_uses_is_closed() {
-    let mut wish = Wish::default();
-    wish.limits.agent_idle_ms = 100;
-    let edge = wish.start().await;
-    edge.wish.guests.serves(Router::new().fallback(any(async || "here"))).await;
+    let mut setup = Setup::default();
+    setup.limits.agent_idle_ms = 100;
+    let edge = setup.start().await;
+    edge.setup.guests.serves(Router::new().fallback(any(async || "here"))).await;
     let (id, token) = edge.agent(&holder(), false).await;
     assert_eq!(Answer::of(edge.to_agent(id, Method::GET, "/").bearer_auth(&token)).await.status, 200);
-    until("it is closed", || edge.wish.guests.tunnels.now(id) == 0).await;
+    until("it is closed", || edge.setup.guests.tunnels.now(id) == 0).await;
 }
 
 #[tokio::test]
 async fn fault_2_12_a_client_that_goes_away_leaves_its_connection_to_nobody() {
-    let mut wish = Wish::default();
-    wish.limits.agent_connections = 1;
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.limits.agent_connections = 1;
+    let edge = setup.start().await;
     let slow = Slow::serve(&edge).await;
     let (id, token) = edge.agent(&holder(), false).await;
     let gone = tokio::spawn(edge.to_agent(id, Method::POST, "/").bearer_auth(&token).send());
@@ -297,19 +297,19 @@ async fn fault_2_12_a_client_that_goes_away_leaves_its_connection_to_nobody() {
     slow.holds(2).await;
     slow.gate.add_permits(2);
     assert_eq!(next.await.unwrap().unwrap().status(), 200);
-    assert_eq!(edge.wish.guests.tunnels.opened.lock().unwrap().len(), 2);
+    assert_eq!(edge.setup.guests.tunnels.opened.lock().unwrap().len(), 2);
 }
 
 #[tokio::test]
 async fn fault_2_4_an_answer_that_falls_silent_is_ended() {
-    let mut wish = Wish::default();
-    (wish.limits.stream_idle_ms, wish.limits.agent_connections) = (100, 1);
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    (setup.limits.stream_idle_ms, setup.limits.agent_connections) = (100, 1);
+    let edge = setup.start().await;
     let app = Router::new().fallback(any(async || {
         let first = futures_util::stream::once(async { Ok::<_, std::io::Error>("first") });
         axum::body::Body::from_stream(futures_util::StreamExt::chain(first, futures_util::stream::pending()))
     }));
-    edge.wish.guests.serves(app).await;
+    edge.setup.guests.serves(app).await;
     let (id, token) = edge.agent(&holder(), false).await;
     for _ in 0..2 {
         let answer = edge.to_agent(id, Method::GET, "/").bearer_auth(&token).send().await.unwrap();

@@ -33,7 +33,7 @@ fn asks_for(upgrade: &str, host: &str) -> String {
 #[tokio::test]
 async fn case_h2c_upgrade_only_web_sockets_pass_to_an_agent() {
     let (edge, holder) = (Edge::start().await, holder());
-    let heads = raw::agent(&edge.wish.guests, takes_h2c).await;
+    let heads = raw::agent(&edge.setup.guests, takes_h2c).await;
     let (id, _) = edge.agent(&holder, true).await;
     for upgrade in ["h2c", "H2C", "foo, h2c", "TLS/1.0"] {
         let answer = raw::exchange(&edge, &asks_for(upgrade, &format!("{id}.localhost"))).await;
@@ -55,7 +55,7 @@ async fn case_h2c_upgrade_only_web_sockets_pass_to_an_agent() {
 async fn case_h2c_upgrade_an_agent_that_changes_protocols_all_the_same_is_not_joined() {
     let (edge, holder) = (Edge::start().await, holder());
     let to_h2c = |_: &str| takes_h2c("upgrade: h2c");
-    raw::agent(&edge.wish.guests, to_h2c).await;
+    raw::agent(&edge.setup.guests, to_h2c).await;
     let (id, _) = edge.agent(&holder, true).await;
     let host = format!("{id}.localhost");
     // Asked for nothing, and asked for a WebSocket.
@@ -82,7 +82,7 @@ async fn case_h2c_upgrade_real_hypercorn_is_reached_in_http_1_alone() {
         .spawn()
         .unwrap();
     let address = format!("127.0.0.1:{port}").parse().unwrap();
-    edge.wish.guests.listens_at(address);
+    edge.setup.guests.listens_at(address);
     let deadline = tokio::time::Instant::now() + crate::edge::PATIENCE * 6;
     while TcpStream::connect(address).await.is_err() {
         assert!(server.try_wait().unwrap().is_none(), "hypercorn ended");
@@ -104,7 +104,7 @@ async fn case_h2c_upgrade_real_hypercorn_is_reached_in_http_1_alone() {
 async fn case_cl_and_te_a_length_beside_chunks_counts_for_nothing() {
     let edge = Edge::start().await;
     for head in ["Content-Length: 3\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 3"] {
-        raw::agent(&edge.wish.guests, move |_| format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n5\r\nhello\r\n0\r\n\r\n"))
+        raw::agent(&edge.setup.guests, move |_| format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n5\r\nhello\r\n0\r\n\r\n"))
             .await;
         let (id, _) = edge.agent(&holder(), true).await;
         let host = format!("{id}.localhost");
@@ -127,7 +127,7 @@ async fn case_cl_and_te_a_length_beside_chunks_counts_for_nothing() {
 #[tokio::test]
 async fn case_cl_and_te_a_request_that_has_both_is_its_chunks_and_the_connections_last() {
     let (edge, holder) = (Edge::start().await, holder());
-    edge.wish.guests.serves(Router::new().fallback(any(crate::ingress::mirror))).await;
+    edge.setup.guests.serves(Router::new().fallback(any(crate::ingress::mirror))).await;
     let (id, _) = edge.agent(&holder, true).await;
     for both in ["Content-Length: 3\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 3"] {
         let smuggled = format!("GET /smuggled HTTP/1.1\r\nHost: {id}.localhost\r\n\r\n");

@@ -8,13 +8,13 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use crate::edge::{Edge, PATIENCE, Wish, holder};
+use crate::edge::{Edge, PATIENCE, Setup, holder};
 use domain::RunId;
 
 /// An agent that says back what it is told, over web sockets.
 async fn echo(edge: &Edge) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    edge.wish.guests.listens_at(listener.local_addr().unwrap());
+    edge.setup.guests.listens_at(listener.local_addr().unwrap());
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
@@ -54,9 +54,9 @@ async fn says_back(socket: &mut Socket) {
 
 #[tokio::test]
 async fn fault_2_4_web_sockets_of_visitors_leave_an_agents_holder_its_own_streams() {
-    let mut wish = Wish::default();
-    (wish.limits.streams, wish.limits.streams_per_agent, wish.limits.streams_per_address) = (12, 8, 100);
-    let (edge, owner) = (wish.start().await, holder());
+    let mut setup = Setup::default();
+    (setup.limits.streams, setup.limits.streams_per_agent, setup.limits.streams_per_address) = (12, 8, 100);
+    let (edge, owner) = (setup.start().await, holder());
     echo(&edge).await;
     let (id, token) = edge.agent(&owner, true).await;
     let mut open = Vec::new();
@@ -66,7 +66,7 @@ async fn fault_2_4_web_sockets_of_visitors_leave_an_agents_holder_its_own_stream
     assert_eq!(socket(&edge, id, None).await.unwrap_err(), 429);
     let mut mine = socket(&edge, id, Some(&token)).await.unwrap();
     says_back(&mut mine).await;
-    edge.wish.guests.logs.lock().unwrap().push_back(Body::from("a line\n"));
+    edge.setup.guests.logs.lock().unwrap().push_back(Body::from("a line\n"));
     let logs = edge.get(&owner, &format!("/agents/{id}/logs?follow=true")).await;
     assert_eq!((logs.status, &logs.body), (200, &"a line\n".into()));
     let command = edge.signed(&owner, Method::POST, &format!("/agents/{id}/process.Process/Start"), b"x");
@@ -76,9 +76,9 @@ async fn fault_2_4_web_sockets_of_visitors_leave_an_agents_holder_its_own_stream
 
 #[tokio::test]
 async fn fault_2_4_one_address_and_one_wallet_have_a_share_alone() {
-    let mut wish = Wish::default();
-    (wish.limits.streams_per_address, wish.limits.streams_per_wallet) = (2, 2);
-    let (edge, owner) = (wish.start().await, holder());
+    let mut setup = Setup::default();
+    (setup.limits.streams_per_address, setup.limits.streams_per_wallet) = (2, 2);
+    let (edge, owner) = (setup.start().await, holder());
     echo(&edge).await;
     let (id, token) = edge.agent(&owner, true).await;
     let _open = (socket(&edge, id, None).await.unwrap(), socket(&edge, id, None).await.unwrap());
@@ -86,7 +86,7 @@ async fn fault_2_4_one_address_and_one_wallet_have_a_share_alone() {
     assert!(socket(&edge, id, Some(&token)).await.is_ok());
     let mut reading = Vec::new();
     for _ in 0..2 {
-        edge.wish.guests.logs.lock().unwrap().push_back(Body::from_stream(endless()));
+        edge.setup.guests.logs.lock().unwrap().push_back(Body::from_stream(endless()));
         let request = edge.signed(&owner, Method::GET, &format!("/agents/{id}/logs?follow=true"), b"");
         reading.push(request.send().await.unwrap());
     }
@@ -95,7 +95,7 @@ async fn fault_2_4_one_address_and_one_wallet_have_a_share_alone() {
     // Another wallet has its own share.
     let other = holder();
     let (its, _) = edge.agent(&other, false).await;
-    edge.wish.guests.logs.lock().unwrap().push_back(Body::from("a line\n"));
+    edge.setup.guests.logs.lock().unwrap().push_back(Body::from("a line\n"));
     let read = edge.get(&other, &format!("/agents/{its}/logs?follow=true")).await;
     assert_eq!((read.status, &read.body), (200, &"a line\n".into()));
 }
@@ -106,9 +106,9 @@ fn endless() -> impl futures_util::Stream<Item = Result<&'static str, std::io::E
 
 #[tokio::test]
 async fn fault_2_4_a_web_socket_that_has_ended_gives_its_places_back() {
-    let mut wish = Wish::default();
-    (wish.limits.streams, wish.limits.streams_per_agent, wish.limits.streams_per_address) = (1, 1, 1);
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    (setup.limits.streams, setup.limits.streams_per_agent, setup.limits.streams_per_address) = (1, 1, 1);
+    let edge = setup.start().await;
     echo(&edge).await;
     let (id, _) = edge.agent(&holder(), true).await;
     for _ in 0..3 {
@@ -128,9 +128,9 @@ async fn fault_2_4_a_web_socket_that_has_ended_gives_its_places_back() {
 
 #[tokio::test]
 async fn fault_2_4_a_web_socket_on_which_nothing_moves_is_ended() {
-    let mut wish = Wish::default();
-    wish.limits.stream_idle_ms = 200;
-    let edge = wish.start().await;
+    let mut setup = Setup::default();
+    setup.limits.stream_idle_ms = 200;
+    let edge = setup.start().await;
     echo(&edge).await;
     let (id, _) = edge.agent(&holder(), true).await;
     let mut socket = socket(&edge, id, None).await.unwrap();

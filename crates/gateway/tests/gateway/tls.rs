@@ -6,7 +6,7 @@ use std::path::Path;
 use reqwest::{Certificate, Client};
 use serde_json::json;
 
-use crate::edge::{Edge, PATIENCE, Wish, client, holder};
+use crate::edge::{Edge, PATIENCE, Setup, client, holder};
 
 const NAME: &str = "gateway.test";
 
@@ -27,13 +27,13 @@ fn trusting(edge: &Edge, cert: &str) -> Client {
 }
 
 async fn secure() -> (Edge, String) {
-    let mut wish = Wish::default();
-    let cert = issue(wish.home.path());
-    wish.tls.cert_file = Some(wish.home.path().join("cert.pem"));
-    wish.tls.key_file = Some(wish.home.path().join("key.pem"));
-    wish.tls.reload_ms = 20;
-    wish.config.agent_url = Some(format!("https://{{id}}.{NAME}"));
-    (wish.start().await, cert)
+    let mut setup = Setup::default();
+    let cert = issue(setup.home.path());
+    setup.tls.cert_file = Some(setup.home.path().join("cert.pem"));
+    setup.tls.key_file = Some(setup.home.path().join("key.pem"));
+    setup.tls.reload_ms = 20;
+    setup.config.agent_url = Some(format!("https://{{id}}.{NAME}"));
+    (setup.start().await, cert)
 }
 
 #[tokio::test]
@@ -64,14 +64,14 @@ async fn https_speaks_http_1_with_those_who_cannot() {
 async fn a_changed_certificate_is_taken_over_and_a_broken_one_is_not() {
     let (edge, _) = secure().await;
     let url = format!("https://{NAME}:{}/health", edge.tls_address.unwrap().port());
-    fs::write(edge.wish.home.path().join("cert.pem"), "broken").unwrap();
-    let cert = issue(edge.wish.home.path());
+    fs::write(edge.setup.home.path().join("cert.pem"), "broken").unwrap();
+    let cert = issue(edge.setup.home.path());
     let deadline = tokio::time::Instant::now() + PATIENCE;
     // A client trusts one certificate alone: it gets in once that is in use.
     while trusting(&edge, &cert).get(&url).send().await.is_err() {
         assert!(tokio::time::Instant::now() < deadline, "the new certificate is never used");
     }
-    fs::write(edge.wish.home.path().join("cert.pem"), "broken").unwrap();
+    fs::write(edge.setup.home.path().join("cert.pem"), "broken").unwrap();
     let rounds = tokio::time::Instant::now() + std::time::Duration::from_millis(200);
     while tokio::time::Instant::now() < rounds {
         assert!(trusting(&edge, &cert).get(&url).send().await.is_ok());
@@ -80,13 +80,13 @@ async fn a_changed_certificate_is_taken_over_and_a_broken_one_is_not() {
 
 #[tokio::test]
 async fn a_certificate_without_its_key_is_refused_before_anything_is_served() {
-    let mut wish = Wish::default();
-    issue(wish.home.path());
-    let (cert, key) = (wish.home.path().join("cert.pem"), wish.home.path().join("other.pem"));
+    let mut setup = Setup::default();
+    issue(setup.home.path());
+    let (cert, key) = (setup.home.path().join("cert.pem"), setup.home.path().join("other.pem"));
     let other = rcgen::generate_simple_self_signed(vec![NAME.to_owned()]).unwrap();
     fs::write(&key, other.signing_key.serialize_pem()).unwrap();
-    (wish.tls.cert_file, wish.tls.key_file) = (Some(cert), Some(key));
-    let edge = wish.start().await;
+    (setup.tls.cert_file, setup.tls.key_file) = (Some(cert), Some(key));
+    let edge = setup.start().await;
     let said = edge.task.await.unwrap().unwrap_err().to_string();
     assert_eq!(json!(said), json!("the certificate and its key cannot be used together"));
 }

@@ -17,7 +17,7 @@ use crate::raw;
 
 async fn with_mirror() -> Edge {
     let edge = Edge::start().await;
-    edge.wish.guests.serves(Router::new().fallback(any(mirror))).await;
+    edge.setup.guests.serves(Router::new().fallback(any(mirror))).await;
     edge
 }
 
@@ -127,24 +127,24 @@ async fn fault_2_11_a_listener_for_paths_has_agents_alone() {
 async fn fault_2_11_the_node_is_asked_once_for_an_agents_port_and_again_where_it_did_not_say() {
     let (edge, holder) = (with_mirror().await, holder());
     let (id, token) = edge.agent(&holder, false).await;
-    edge.wish.guests.silent_at_first.store(true, Ordering::SeqCst);
+    edge.setup.guests.silent_at_first.store(true, Ordering::SeqCst);
     let ask = |port: Option<&'static str>| {
         let request = edge.client.get(edge.url("/x")).header("E2b-Sandbox-Id", id.to_string()).bearer_auth(&token);
         Answer::of(port.into_iter().fold(request, |request, port| request.header("E2b-Sandbox-Port", port)))
     };
     // Who names no port has nobody asked for one.
     assert_eq!(ask(None).await.status, 200);
-    assert_eq!(edge.wish.guests.ports.load(Ordering::SeqCst), 0);
+    assert_eq!(edge.setup.guests.ports.load(Ordering::SeqCst), 0);
     assert_eq!(ask(Some("8080")).await.code(), "agent_unreachable");
     for (port, status) in [("8080", 200), ("8080", 200), ("80", 400), ("8080", 200)] {
         assert_eq!(ask(Some(port)).await.status, status, "{port}");
     }
-    assert_eq!(edge.wish.guests.ports.load(Ordering::SeqCst), 2);
+    assert_eq!(edge.setup.guests.ports.load(Ordering::SeqCst), 2);
     // Another agent's is asked for by itself.
     let (other, token) = edge.agent(&crate::edge::holder(), false).await;
     let request = edge.client.get(edge.url("/x")).header("E2b-Sandbox-Id", other.to_string()).bearer_auth(&token);
     assert_eq!(Answer::of(request.header("E2b-Sandbox-Port", "8080")).await.status, 200);
-    assert_eq!(edge.wish.guests.ports.load(Ordering::SeqCst), 3);
+    assert_eq!(edge.setup.guests.ports.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
@@ -194,7 +194,7 @@ async fn wanderer(request: Request) -> Response {
 #[tokio::test]
 async fn fault_2_7_what_an_agent_sets_and_where_it_sends_clients_stays_with_it() {
     let (edge, holder) = (Edge::start().await, holder());
-    edge.wish.guests.serves(Router::new().fallback(any(wanderer))).await;
+    edge.setup.guests.serves(Router::new().fallback(any(wanderer))).await;
     let (id, _) = edge.agent(&holder, true).await;
     let client = crate::edge::client().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     for (way, request) in ways(&edge, id, &Method::GET, "/") {

@@ -8,28 +8,12 @@ use anyhow::{Context, Result, bail};
 use client::NodeClient;
 use domain::ImageDigest;
 use image::{ImageStore, Listed};
-use serde::Serialize;
 
+use crate::answers::ImageRow;
 use crate::cli::{Image, Store};
 use crate::config::Config;
 use crate::output::{self, show};
 use crate::up::{StateDir, Step};
-
-/// An image, as `--json` shows it.
-#[derive(Serialize)]
-pub(crate) struct ImageRow {
-    pub(crate) digest: ImageDigest,
-    pub(crate) names: Vec<String>,
-    pub(crate) disk_bytes: u64,
-    pub(crate) port: u16,
-}
-
-impl From<&Listed> for ImageRow {
-    fn from(listed: &Listed) -> Self {
-        let image = &listed.image;
-        Self { digest: image.digest, names: listed.names.clone(), disk_bytes: image.disk_bytes, port: image.run.port }
-    }
-}
 
 pub(crate) fn run(state: &StateDir, named: &Store, command: Image, json: bool) -> Result<()> {
     let location = StoreLocation::find(state, named)?;

@@ -16,11 +16,11 @@ use domain::vault::{Settings, TaskId, Terms};
 use domain::{Address, PodId, B256, Bytes, U256, Usdc};
 use identity::{Identity, SignerSync};
 use relay::client::{Form, Party, Purse, Relayed, Remote, RemoteConfig, Wish};
-use serde::Serialize;
 use wire::fault::Code;
 use wire::vault::{ChainResponse, DeployRequest, SubmitRequest, Task, VaultResponse, VaultState};
 
 use super::{gateway, now, signer as holder};
+use crate::answers::CallOutcome;
 use crate::cli::{CreateTask, Signer, Target, TaskName, Vault, VaultName};
 use crate::output::{self, show};
 use crate::signer::open;
@@ -42,19 +42,6 @@ const INDEX_LIMIT: Duration = Duration::from_secs(15);
 const DEPLOY_LIMIT: Duration = Duration::from_secs(120);
 /// The largest result that is hashed.
 const MAX_RESULT: u64 = 64 * 1024 * 1024;
-
-/// What came of a call.
-#[derive(Debug, Serialize)]
-pub(crate) struct CallOutcome {
-    /// What was done.
-    pub(crate) what: &'static str,
-    /// The task, where it is about one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) task: Option<TaskId>,
-    /// The transaction.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) tx: Option<B256>,
-}
 
 /// One run of a command.
 struct VaultSession<'a> {

@@ -7,23 +7,14 @@ use anyhow::{Context, Result};
 use auth::{EvmSignature, Form, LinkTerms, MAX_LIFETIME_MS};
 use client::{Public, gateway_name};
 use identity::{Cost, Identity, Keystore, SignerSync};
-use serde::Serialize;
 use wire::vault::LinkRequest;
 
 use super::{gateway, now, signer as holder};
+use crate::answers::WalletInfo;
 use crate::cli::{Signer, Target, Wallet};
 use crate::output::{self, show};
 use crate::signer::{KeystoreLocation, new_password, open};
 use crate::up::StateDir;
-
-/// What `wallet new` and `wallet show` say.
-#[derive(Debug, Serialize)]
-pub(crate) struct WalletInfo {
-    /// The address, with its checksum.
-    pub(crate) address: String,
-    /// The key file.
-    pub(crate) keystore: std::path::PathBuf,
-}
 
 pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, command: Wallet) -> Result<ExitCode> {
     match command {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::health::{Health, HealthRecorder, PartName};
 use super::network::{self, Allocation};
-use super::parts::{NODE_LIMIT, Node};
 use super::process::KILL_LIMIT;
+use super::programs::{NODE_LIMIT, Node};
 use super::progress::Step;
 use super::state::StateDir;
 use super::supervise::Supervised;

@@ -2,13 +2,10 @@
 //! stack stands, and ended in the other order.
 
 use std::convert::Infallible;
-use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use client::NodeClient;
-use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
@@ -16,20 +13,18 @@ use super::evm::Evm;
 use super::health::{HealthRecorder, PartName};
 use super::network::{self, Allocation};
 use super::prepare::{self, Prepared};
-use super::process::{self, KILL_LIMIT, Part};
+use super::process::{self, KILL_LIMIT};
+use super::programs::{GATEWAY_LIMIT, Gateway, NODE_LIMIT, Node};
 use super::progress::Step;
 use super::solana::Solana;
 use super::stack::LocalStack;
 use super::state::StateDir;
-use super::supervise::{ASK_EVERY, Service, Supervised};
+use super::supervise::Supervised;
 use super::{evm, leftovers, solana, trial};
 use crate::cli;
 
 /// Whole tokens of the development holders: the second tier of the seed's table.
 const HOLDER_TOKENS: u64 = 500_000;
-/// The first start of a node tries its accelerator with a guest.
-pub(super) const NODE_LIMIT: Duration = Duration::from_secs(60);
-const GATEWAY_LIMIT: Duration = Duration::from_secs(30);
 /// How often the length of our own log is looked at.
 const OWN_LOG_EVERY: Duration = Duration::from_secs(60);
 /// How long a part may take to end: the node asks its guests first.
@@ -149,8 +144,8 @@ impl Running {
         eprintln!("  agents run in {}: {}", info.runtime.as_str(), info.runtime_reason);
 
         let step = Step::start("Starting the gateway");
-        let gateway = Gateway { state: state.clone(), url: format!("http://{}", options.listen) };
-        let url = gateway.url.clone();
+        let url = format!("http://{}", options.listen);
+        let gateway = Gateway::new(state, &url);
         let gateway = self.gateway.insert(Supervised::new(gateway));
         gateway.start(recorder).await?;
         gateway.wait_healthy(GATEWAY_LIMIT).await.context("wait until agents can be spawned")?;
@@ -199,89 +194,6 @@ impl Running {
         }
         all(ends)
     }
-}
-
-/// The node. One that hangs is only told of: its guests go on, and it may come back.
-pub(super) struct Node {
-    state: StateDir,
-}
-
-impl Node {
-    pub(super) fn new(state: &StateDir) -> Self {
-        Self { state: state.clone() }
-    }
-}
-
-impl Service for Node {
-    const NAME: PartName = PartName::Hypercore;
-    const RESTARTS_WHEN_HUNG: bool = false;
-
-    async fn start(&mut self, part: &mut Option<Part>, recorder: &HealthRecorder) -> Result<()> {
-        let part = part.insert(start(Self::NAME, "hypercore", &self.state, &[])?);
-        recorder.spawned(Self::NAME, part.facts());
-        part.until(NODE_LIMIT, async {
-            while self.probe().await.is_err() {
-                sleep(ASK_EVERY).await;
-            }
-        })
-        .await
-    }
-
-    async fn probe(&self) -> Result<()> {
-        let info = NodeClient::new(self.state.socket()).info().await;
-        info.map(drop).context("ask the node what it is")
-    }
-}
-
-/// The gateway.
-struct Gateway {
-    state: StateDir,
-    url: String,
-}
-
-impl Service for Gateway {
-    const NAME: PartName = PartName::Gateway;
-    const RESTARTS_WHEN_HUNG: bool = false;
-
-    async fn start(&mut self, part: &mut Option<Part>, recorder: &HealthRecorder) -> Result<()> {
-        let part = part.insert(start(Self::NAME, "palatine", &self.state, &["serve"])?);
-        recorder.spawned(Self::NAME, part.facts());
-        // It runs when it answers: while another part is sick it is not ready, and that is
-        // no reason to kill it.
-        part.until(GATEWAY_LIMIT, async {
-            while !self.get("/health").await.is_ok_and(|answer| answer.status().is_success()) {
-                sleep(ASK_EVERY).await;
-            }
-        })
-        .await
-    }
-
-    /// `/ready` knows of the gateway and of what it works with.
-    async fn probe(&self) -> Result<()> {
-        let answer = self.get("/ready").await?;
-        let status = answer.status();
-        let said: wire::public::ReadyResponse = answer.json().await.context("read the gateway's answer")?;
-        if status.is_success() { Ok(()) } else { bail!("{}", said.status) }
-    }
-}
-
-impl Gateway {
-    async fn get(&self, path: &str) -> Result<reqwest::Response> {
-        let client = reqwest::Client::builder().no_proxy().build()?;
-        client.get(format!("{}{path}", self.url)).send().await.context("ask the gateway")
-    }
-}
-
-/// Starts a program of ours, which lies beside our own.
-fn start(name: PartName, program: &str, state: &StateDir, words: &[&str]) -> Result<Part> {
-    let own = std::env::current_exe().context("find our own program")?;
-    let path = own.parent().unwrap_or(Path::new("/")).join(program);
-    let mut command = Command::new(path);
-    command.args(words).arg("--config").arg(state.config());
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    // A Ctrl-C is for us alone: we end the parts in their order.
-    command.process_group(0);
-    Part::start(name.as_str(), &state.logs(), command)
 }
 
 /// Keeps what we say ourselves, when nobody looks at it, within its bound.

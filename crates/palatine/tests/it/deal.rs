@@ -3,7 +3,6 @@
 use std::fs;
 use std::process::Output;
 
-use chain::Endpoint;
 use chain::evm::{At, Chain, EvmConfig};
 use domain::{Address, U256, Usdc};
 use fixtures::{CHAIN_ID, EvmRpc, FUNDS, LocalStack, mint, stderr_of, until};
@@ -77,7 +76,7 @@ impl Deal {
         let status = stack.status().unwrap();
         let rpc = EvmRpc::at(status["evm_rpc"].as_str().unwrap().to_owned());
         let [usdc, factory, forwarder] = ["usdc", "factory", "forwarder"].map(|key| address(&status, key));
-        let evm = EvmConfig::new(vec![Endpoint(rpc.url.clone())], CHAIN_ID, usdc, factory, forwarder);
+        let evm = EvmConfig::new(vec![rpc.endpoint()], CHAIN_ID, usdc, factory, forwarder);
         let chain = Chain::connect(&EvmConfig { confirmations: 1, ..evm }).await.unwrap();
         let (client, arbiter) = (Party::new(&stack, "client"), Party::new(&stack, "arbiter"));
         mint(&rpc.url, deployer(&stack), client.address, FUNDS).await;
@@ -162,8 +161,7 @@ impl Deal {
 
     /// What anyone may do when the time is over.
     async fn outlast(&self, tasks: &Tasks) {
-        self.rpc.call("evm_increaseTime", json!([200])).await;
-        self.rpc.call("evm_mine", json!([])).await;
+        self.rpc.pass(200).await;
         self.act(Some(&self.client), "refund", &[&tasks.unanswered]);
         self.act(None, "claim", &[&tasks.unreviewed]);
         self.act(None, "default-resolve", &[&tasks.undecided]);

@@ -5,9 +5,9 @@ use std::path::Path;
 
 /// A section of `palatine.toml`, and the type that reads it.
 const SECTIONS: [(&str, &str, &str); 14] = [
-    ("gateway", "gateway/src/config.rs", "Config"),
-    ("tls", "gateway/src/config.rs", "Tls"),
-    ("limits", "gateway/src/config.rs", "Limits"),
+    ("gateway", "gateway/src/config/gateway.rs", "Config"),
+    ("tls", "gateway/src/config/tls.rs", "Tls"),
+    ("limits", "gateway/src/config/limits.rs", "Limits"),
     ("solana", "chain/src/config.rs", "Config"),
     ("evm", "chain/src/evm/config.rs", "EvmConfig"),
     ("treasury", "treasury/src/config.rs", "Config"),

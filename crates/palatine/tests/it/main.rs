@@ -5,6 +5,7 @@
 
 mod addressing;
 mod api;
+mod circles;
 mod clients;
 mod crash;
 mod deal;

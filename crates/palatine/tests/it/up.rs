@@ -4,18 +4,15 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fixtures::{Inventory, LocalStack, assets, stderr_of, stdout_of, until};
+use fixtures::{Inventory, LocalStack, assets, json_rpc, stderr_of, stdout_of, until};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// The channel of events that once stopped the local Solana.
 const EVENTS: u64 = 1024;
 
-async fn slot(rpc: &str) -> Option<u64> {
-    let body = json!({"jsonrpc": "2.0", "id": 1, "method": "getSlot", "params": []}).to_string();
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
-    let answer = client.post(rpc).header("content-type", "application/json").body(body).send().await.ok()?;
-    serde_json::from_slice::<Value>(&answer.bytes().await.ok()?).ok()?["result"].as_u64()
+async fn slot(rpc: &str) -> u64 {
+    json_rpc(rpc, "getSlot", json!([])).await.unwrap().as_u64().unwrap()
 }
 
 /// In a soak it is left alone for `PALATINE_SOAK_MINUTES`, with slots as everybody has
@@ -31,7 +28,7 @@ async fn case_local_chain_80s_and_fault_1_0_a_stack_outlives_its_chains_channel_
     // Nobody asks it anything: that is what is tried.
     tokio::time::sleep(alone.unwrap_or_default()).await;
     let limit = Instant::now() + Duration::from_secs(200);
-    while slot(&rpc).await.unwrap() < EVENTS + 100 {
+    while slot(&rpc).await < EVENTS + 100 {
         assert!(Instant::now() < limit, "the slots stand still");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

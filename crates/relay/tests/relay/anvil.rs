@@ -2,23 +2,22 @@
 //! second one.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256, U256};
-use chain::Endpoint;
 use chain::evm::fake::MemoryOutbox;
 use chain::evm::{At, Deployed, EvmConfig, Key, Outbox, Sender, calls, deploy_local, typed};
 use domain::Usdc;
 use domain::relay::Journal;
 use palatine_relay::fake::{Ask, MemoryJournal, Wallet};
 use palatine_relay::{Answer, Anybody, Config, Error, EvmChain, Relayer, SystemClock};
-use serde_json::{Value, json};
+use serde_json::json;
 use wire::relay::RelayAnswer;
 
 use crate::bench::{HERE, body};
 
-pub(crate) use fixtures::CHAIN_ID;
+pub(crate) use fixtures::{Anvil, CHAIN_ID, now_s};
 /// How long the chain may take to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Anvil's first two keys, the same everywhere: one deploys, one relays.
@@ -33,42 +32,14 @@ pub(crate) fn relayer_key() -> PrivateKeySigner {
     RELAYER.parse().unwrap()
 }
 
-pub(crate) fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
-
-/// A running chain, ended when dropped.
-pub(crate) struct Anvil {
-    _program: fixtures::Anvil,
-    http: reqwest::Client,
-    pub(crate) url: String,
-}
-
-impl Anvil {
-    pub(crate) fn start(arguments: &[&str]) -> Self {
-        let program = fixtures::Anvil::start(arguments);
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        Self { url: program.rpc.url.clone(), _program: program, http: reqwest::Client::new() }
+/// Our contracts, and this much USDC for each of these.
+pub(crate) async fn deploy(anvil: &Anvil, holders: &[Address], funds: Usdc) -> EvmConfig {
+    let key = Key::new(deployer());
+    let mut deployed: Option<Deployed> = None;
+    for holder in holders {
+        deployed = Some(deploy_local(anvil.endpoint(), CHAIN_ID, &key, *holder, funds).await.unwrap());
     }
-
-    pub(crate) async fn ask(&self, method: &str, params: Value) -> Value {
-        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
-        let answer = self.http.post(&self.url).timeout(PATIENCE).json(&body).send().await.unwrap();
-        let answer: Value = answer.json().await.unwrap();
-        assert!(answer["error"].is_null(), "{method}: {answer}");
-        answer["result"].clone()
-    }
-
-    /// Our contracts, and this much USDC for each of these.
-    pub(crate) async fn deploy(&self, holders: &[Address], funds: Usdc) -> EvmConfig {
-        let key = Key::new(deployer());
-        let mut deployed: Option<Deployed> = None;
-        for holder in holders {
-            let endpoint = Endpoint(self.url.clone());
-            deployed = Some(deploy_local(endpoint, CHAIN_ID, &key, *holder, funds).await.unwrap());
-        }
-        deployed.unwrap().config(Endpoint(self.url.clone()), CHAIN_ID)
-    }
+    deployed.unwrap().config(anvil.endpoint(), CHAIN_ID)
 }
 
 /// A relayer on a chain, over this outbox and journal.
@@ -98,7 +69,7 @@ pub(crate) struct Town {
 impl Town {
     pub(crate) async fn start(config: Config, holders: &[Address]) -> Self {
         let anvil = Anvil::start(&[]);
-        let evm = anvil.deploy(holders, Usdc(1_000_000_000)).await;
+        let evm = deploy(&anvil, holders, Usdc(1_000_000_000)).await;
         let evm = EvmConfig { poll_ms: 50, ..evm };
         let (outbox, journal): (Arc<MemoryOutbox>, Arc<MemoryJournal>) = Default::default();
         let (relayer, _) = relayer(&evm, config, outbox, journal).await;

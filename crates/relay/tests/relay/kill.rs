@@ -22,7 +22,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use wire::relay::{BatchAnswer, SignedRequest, Status};
 
-use crate::anvil::{Anvil, now_s, relayer, vault_call};
+use crate::anvil::{Anvil, deploy, now_s, relayer, vault_call};
 use crate::bench::HERE;
 use crate::files::{FileJournal, FileOutbox};
 
@@ -193,7 +193,7 @@ fn operator(number: u64) -> Address {
 
 /// How often each log of a contract is on the chain, by its topics.
 async fn logged(anvil: &Anvil, of: Address) -> HashMap<String, usize> {
-    let logs = anvil.ask("eth_getLogs", json!([{"address": of, "fromBlock": "0x0", "toBlock": "latest"}])).await;
+    let logs = anvil.call("eth_getLogs", json!([{"address": of, "fromBlock": "0x0", "toBlock": "latest"}])).await;
     let mut counts = HashMap::new();
     for log in logs.as_array().unwrap() {
         *counts.entry(log["topics"].to_string()).or_default() += 1;
@@ -206,9 +206,9 @@ async fn after_twenty_kills_every_request_has_one_effect_one_fee_and_one_answer(
     let owners: Vec<Wallet> = (1..=OWNERS).map(Wallet::new).collect();
     let anvil = Anvil::start(&[]);
     let holders: Vec<Address> = owners.iter().map(Wallet::address).collect();
-    let evm = EvmConfig { poll_ms: 100, ..anvil.deploy(&holders, FUNDS).await };
+    let evm = EvmConfig { poll_ms: 100, ..deploy(&anvil, &holders, FUNDS).await };
     let vaults = vaults(&evm, &owners).await;
-    anvil.ask("evm_setIntervalMining", json!([1])).await;
+    anvil.call("evm_setIntervalMining", json!([1])).await;
     let folder = tempfile::tempdir().unwrap();
     let orders = orders(&evm, &owners, &vaults).await;
     std::fs::write(folder.path().join("orders.json"), serde_json::to_vec(&orders).unwrap()).unwrap();
@@ -239,7 +239,7 @@ async fn after_twenty_kills_every_request_has_one_effect_one_fee_and_one_answer(
         assert_eq!(chain.usdc_of(owner.address(), chain::evm::At::Latest).await.unwrap(), Usdc(FUNDS.0 - PAID.0));
     }
     assert_eq!(chain.usdc_of(PAYEE, chain::evm::At::Latest).await.unwrap(), Usdc(PAID.0 * OWNERS));
-    let sent = anvil.ask("eth_getTransactionCount", json!([crate::anvil::relayer_key().address(), "latest"])).await;
+    let sent = anvil.call("eth_getTransactionCount", json!([crate::anvil::relayer_key().address(), "latest"])).await;
     let wanted = OWNERS + OWNERS * (REQUESTS + 1);
     assert_eq!(sent, json!(format!("{wanted:#x}")), "vaults, fees and calls, each sent once");
 }

@@ -149,9 +149,9 @@ async fn a_request_that_was_executed_is_refused_by_the_chain_and_answered_from_t
     let submit = calls::submit(*vault, terms, word(7));
     let signed = agent.ask(&town.facts, &town.ask(agent.address(), &submit).await);
     let first = town.relayer.relay(&body(&signed), None, HERE).await.unwrap();
-    let sent = town.anvil.ask("eth_getTransactionCount", json!([town.facts.relayer, "latest"])).await;
+    let sent = town.anvil.call("eth_getTransactionCount", json!([town.facts.relayer, "latest"])).await;
     assert_eq!(town.relayer.relay(&body(&signed), None, HERE).await.unwrap(), first);
-    let later = town.anvil.ask("eth_getTransactionCount", json!([town.facts.relayer, "latest"])).await;
+    let later = town.anvil.call("eth_getTransactionCount", json!([town.facts.relayer, "latest"])).await;
     assert!(first.body.success && sent == later);
     // A relayer that has lost its journal is stopped by the forwarder's nonce.
     let (outbox, journal): (Arc<MemoryOutbox>, Arc<MemoryJournal>) = Default::default();
@@ -167,24 +167,24 @@ async fn a_call_that_another_one_overtakes_is_told_as_reverted_and_its_nonce_is_
     let submit = calls::submit(*vault, terms, word(7));
     let signed = agent.ask(&town.facts, &town.ask(agent.address(), &submit).await);
     // The agent has CRO for once, and declines in the same block, first.
-    town.anvil.ask("anvil_setBalance", json!([agent.address(), "0x56bc75e2d63100000"])).await;
-    town.anvil.ask("evm_setAutomine", json!([false])).await;
+    town.anvil.call("anvil_setBalance", json!([agent.address(), "0x56bc75e2d63100000"])).await;
+    town.anvil.call("evm_setAutomine", json!([false])).await;
     let (relayer, request) = (town.relayer.clone(), body(&signed));
     let asked = tokio::spawn(async move { relayer.relay(&request, None, HERE).await });
     let pool = async {
-        while town.anvil.ask("txpool_status", json!([])).await["pending"] != "0x1" {
+        while town.anvil.call("txpool_status", json!([])).await["pending"] != "0x1" {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(crate::anvil::PATIENCE, pool).await.expect("it is in the pool");
     let decline = calls::decline(*vault, terms);
-    town.anvil.ask("anvil_impersonateAccount", json!([agent.address()])).await;
+    town.anvil.call("anvil_impersonateAccount", json!([agent.address()])).await;
     let price = "0x174876e8000";
     let overtaking = json!([{"from": agent.address(), "to": decline.to, "data": decline.data, "gas": "0x7a120",
         "maxFeePerGas": price, "maxPriorityFeePerGas": price}]);
-    town.anvil.ask("eth_sendTransaction", overtaking).await;
-    town.anvil.ask("evm_mine", json!([])).await;
-    town.anvil.ask("evm_setAutomine", json!([true])).await;
+    town.anvil.call("eth_sendTransaction", overtaking).await;
+    town.anvil.call("evm_mine", json!([])).await;
+    town.anvil.call("evm_setAutomine", json!([true])).await;
     let answer = asked.await.unwrap().unwrap();
     assert_eq!((answer.status, answer.body.success, answer.body.status), (200, false, Status::Reverted), "{answer:?}");
     assert!(
@@ -271,7 +271,7 @@ async fn a_whole_transaction_is_passed_on_and_told_truthfully() {
 
     let deal = deal().await;
     let Deal { town, agent, vault, terms, .. } = &deal;
-    town.anvil.ask("anvil_setBalance", json!([agent.address(), "0x56bc75e2d63100000"])).await;
+    town.anvil.call("anvil_setBalance", json!([agent.address(), "0x56bc75e2d63100000"])).await;
     let raw = |chain_id, nonce, to: Address, input: Bytes| {
         let gas = 1_000_000_000_000;
         let tx = TxEip1559 {

@@ -36,9 +36,7 @@ sol! {
 
 /// A local chain with the token on it, ended when dropped.
 struct Chain {
-    _anvil: Anvil,
-    http: reqwest::Client,
-    url: String,
+    anvil: Anvil,
     asset: Address,
 }
 
@@ -46,22 +44,13 @@ type Refused = String;
 
 impl Chain {
     async fn start() -> Self {
-        let anvil = Anvil::start(&[]);
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let url = anvil.rpc.url.clone();
-        let mut chain = Self { _anvil: anvil, http: reqwest::Client::new(), url, asset: Address::ZERO };
+        let mut chain = Self { anvil: Anvil::start(&[]), asset: Address::ZERO };
         chain.asset = chain.deploy().await;
         chain
     }
 
     async fn ask(&self, method: &str, params: Value) -> Result<Value, Refused> {
-        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
-        let answer = self.http.post(&self.url).timeout(PATIENCE).json(&body).send().await.unwrap();
-        let answer: Value = answer.json().await.unwrap();
-        match answer.get("error") {
-            Some(error) => Err(error["message"].as_str().unwrap_or_default().to_owned()),
-            None => Ok(answer["result"].clone()),
-        }
+        self.anvil.try_call(method, params).await
     }
 
     /// Sends from the worker's account; anvil mines it at once.

@@ -65,7 +65,7 @@ async fn a_reorg_of_3_blocks_is_undone_and_the_ledger_is_the_new_chains() {
     let ledger = Arc::new(MemoryLedger::default());
     pod.works(&world, 1).await;
     catch_up(&world.chain, &ledger).await.unwrap();
-    let snapshot = world.anvil.tell("evm_snapshot", json!([])).await;
+    let snapshot = world.anvil.call("evm_snapshot", json!([])).await;
     let kept = ledger.pages();
 
     pod.works(&world, 5).await;
@@ -73,8 +73,8 @@ async fn a_reorg_of_3_blocks_is_undone_and_the_ledger_is_the_new_chains() {
     let gone = ledger.pages();
     assert_eq!(gone.cursor().unwrap().number, kept.cursor().unwrap().number + 3);
 
-    world.anvil.tell("evm_revert", json!([snapshot])).await;
-    world.anvil.wait(5).await;
+    world.anvil.call("evm_revert", json!([snapshot])).await;
+    world.anvil.pass(5).await;
     pod.works(&world, 7).await;
     let mut indexer = Indexer::new(Arc::clone(&world.chain), Arc::clone(&ledger) as Arc<dyn Ledger>);
     assert_eq!(indexer.pass().await, Ok(Progress::RolledBack { cursor: kept.cursor() }));
@@ -90,7 +90,7 @@ async fn a_reorg_by_the_node_itself_is_followed_too() {
     let ledger = Arc::new(MemoryLedger::default());
     pod.works(&world, 3).await;
     catch_up(&world.chain, &ledger).await.unwrap();
-    world.anvil.tell("anvil_reorg", json!([3, []])).await;
+    world.anvil.call("anvil_reorg", json!([3, []])).await;
     world.anvil.mine(1).await;
     catch_up(&world.chain, &ledger).await.unwrap();
     equals_the_chain(&world.chain, &ledger.pages()).await;
@@ -101,15 +101,15 @@ async fn a_shorter_fork_is_told_from_an_endpoint_that_is_behind() {
     let world = World::start().await;
     let pod = Pod::new(&world, "pod").await;
     let ledger = Arc::new(MemoryLedger::default());
-    let snapshot = world.anvil.tell("evm_snapshot", json!([])).await;
+    let snapshot = world.anvil.call("evm_snapshot", json!([])).await;
     pod.works(&world, 1).await;
     catch_up(&world.chain, &ledger).await.unwrap();
     let before = ledger.pages();
-    world.anvil.tell("evm_revert", json!([snapshot])).await;
+    world.anvil.call("evm_revert", json!([snapshot])).await;
 
     catch_up(&world.chain, &ledger).await.unwrap();
     assert_eq!(ledger.pages(), before, "as long as all blocks that are there are known, it is only behind");
-    world.anvil.wait(5).await;
+    world.anvil.pass(5).await;
     catch_up(&world.chain, &ledger).await.unwrap();
     equals_the_chain(&world.chain, &ledger.pages()).await;
 }
@@ -119,13 +119,13 @@ async fn a_deeper_reorg_than_allowed_stops_the_indexer_and_changes_nothing() {
     let world = World::start_with(|config| EvmConfig { reorg_depth: 3, ..config }).await;
     let pod = Pod::new(&world, "pod").await;
     let ledger = Arc::new(MemoryLedger::default());
-    let snapshot = world.anvil.tell("evm_snapshot", json!([])).await;
+    let snapshot = world.anvil.call("evm_snapshot", json!([])).await;
     pod.works(&world, 1).await;
     pod.works(&world, 2).await;
     catch_up(&world.chain, &ledger).await.unwrap();
     let before = ledger.pages();
-    world.anvil.tell("evm_revert", json!([snapshot])).await;
-    world.anvil.wait(5).await;
+    world.anvil.call("evm_revert", json!([snapshot])).await;
+    world.anvil.pass(5).await;
     world.anvil.mine(20).await;
     let refused = catch_up(&world.chain, &ledger).await.unwrap_err();
     assert!(matches!(refused, IndexError::TooDeep { depth: 3, .. }), "{refused}");
@@ -194,7 +194,7 @@ async fn two_indexers_of_one_ledger_do_not_double_it() {
 async fn many_vaults_are_read_by_topic_and_strangers_events_are_not_ours() {
     let world = World::start().await;
     let pod = Pod::new(&world, "pod").await;
-    world.anvil.tell("anvil_impersonateAccount", json!([pod.owner.address()])).await;
+    world.anvil.call("anvil_impersonateAccount", json!([pod.owner.address()])).await;
     for n in 0..210 {
         let call = calls::create_vault(
             world.deployed.factory,
@@ -205,7 +205,7 @@ async fn many_vaults_are_read_by_topic_and_strangers_events_are_not_ours() {
         );
         world
             .anvil
-            .tell("eth_sendTransaction", json!([{"from": pod.owner.address(), "to": call.to, "data": call.data}]))
+            .call("eth_sendTransaction", json!([{"from": pod.owner.address(), "to": call.to, "data": call.data}]))
             .await;
     }
     // The code behind the vaults emits a vault's events, and is none.
@@ -240,7 +240,7 @@ async fn impostor(world: &World) -> domain::Address {
     let topic = alloy::primitives::keccak256("CreationPaused(bool)");
     let code = [&[0x60, 0x01, 0x60, 0x00, 0x52, 0x7f][..], topic.as_slice(), &[0x60, 0x20, 0x60, 0x00, 0xa1]].concat();
     let fake = domain::Address::repeat_byte(0x77);
-    world.anvil.tell("anvil_setCode", json!([fake, Bytes::from(code)])).await;
+    world.anvil.call("anvil_setCode", json!([fake, Bytes::from(code)])).await;
     world.does(&other, &domain::evm::Call { to: fake, data: Bytes::new(), value: domain::U256::ZERO }).await;
     fake
 }
@@ -278,7 +278,7 @@ async fn reconciling_at_a_block_that_is_gone_is_refused() {
     let pod = Pod::new(&world, "pod").await;
     pod.works(&world, 1).await;
     let pages = afresh(&world.chain).await;
-    world.anvil.tell("anvil_reorg", json!([2, []])).await;
+    world.anvil.call("anvil_reorg", json!([2, []])).await;
     let refused = world.chain.reconcile(&pages.cursor().unwrap(), &[]).await.unwrap_err();
     assert!(matches!(refused, EvmError::Inconsistent { .. }), "{refused}");
     let config = config(&world.deployed, vec![world.anvil.endpoint()]);

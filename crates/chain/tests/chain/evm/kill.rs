@@ -122,7 +122,7 @@ async fn killed_at_20_random_instants_while_the_chain_goes_on_and_back_the_ledge
         let work = async {
             pod.works(&world, u8::try_from(kill).unwrap()).await;
             if kill % 5 == 4 {
-                world.anvil.tell("anvil_reorg", json!([3, []])).await;
+                world.anvil.call("anvil_reorg", json!([3, []])).await;
             }
         };
         tokio::join!(work, tokio::time::sleep(Duration::from_millis(instant)));

@@ -76,7 +76,7 @@ async fn a_receipt_of_a_transaction_that_never_was_is_caught_even_in_a_lone_endp
     let world = World::start().await;
     let truth = mined(&world).await;
     let never = B256::repeat_byte(0x99);
-    let receipt = world.anvil.tell("eth_getTransactionReceipt", json!([truth])).await;
+    let receipt = world.anvil.call("eth_getTransactionReceipt", json!([truth])).await;
     let liar = Liar::before(&world.anvil.url, move |method, params, honest| {
         let invents = method == "eth_getTransactionReceipt" && params[0] == json!(never);
         let mut receipt = receipt.clone();
@@ -225,7 +225,7 @@ async fn an_endpoint_that_is_behind_holds_up_and_contradicts_nobody() {
 #[tokio::test]
 async fn a_head_too_far_behind_the_newest_is_not_gone_by() {
     let world = World::start().await;
-    let old = world.anvil.tell("eth_getBlockByNumber", json!(["latest", false])).await;
+    let old = world.anvil.call("eth_getBlockByNumber", json!(["latest", false])).await;
     world.anvil.mine(100).await;
     let stale = Liar::before(&world.anvil.url, move |method, params, honest| {
         let head = method == "eth_getBlockByNumber" && params[0] == "latest";

@@ -12,73 +12,13 @@ use domain::{Address, B256, Bytes, Usdc};
 use palatine_chain::Endpoint;
 use palatine_chain::evm::fake::MemoryOutbox;
 use palatine_chain::evm::{Chain, Deployed, EvmConfig, Key, SendError, Sender, calls, deploy_local, typed};
-use serde_json::{Value, json};
 use tokio::time::timeout;
 
-pub(crate) use fixtures::CHAIN_ID;
+pub(crate) use fixtures::{Anvil, CHAIN_ID, number};
 /// How long anything may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// What everybody has at first.
 pub(crate) const FUNDS: Usdc = Usdc(1_000_000_000);
-
-/// A running anvil; it ends when dropped.
-pub(crate) struct Anvil {
-    _program: fixtures::Anvil,
-    http: reqwest::Client,
-    pub(crate) url: String,
-}
-
-impl Anvil {
-    pub(crate) fn start() -> Self {
-        crate::endpoint::tls();
-        let program = fixtures::Anvil::start(&[]);
-        Self { url: program.rpc.url.clone(), _program: program, http: reqwest::Client::new() }
-    }
-
-    pub(crate) fn endpoint(&self) -> Endpoint {
-        Endpoint(self.url.clone())
-    }
-
-    /// A call of the RPC, which must succeed.
-    pub(crate) async fn tell(&self, method: &str, params: Value) -> Value {
-        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        let answer = self.http.post(&self.url).timeout(PATIENCE).json(&body).send().await.unwrap();
-        let mut answer: Value = answer.json().await.unwrap();
-        assert!(answer.get("error").is_none(), "{method}: {answer}");
-        answer["result"].take()
-    }
-
-    pub(crate) async fn mine(&self, blocks: u64) {
-        self.tell("anvil_mine", json!([format!("{blocks:#x}")])).await;
-    }
-
-    pub(crate) async fn automine(&self, on: bool) {
-        self.tell("evm_setAutomine", json!([on])).await;
-    }
-
-    /// Makes the chain's time pass.
-    pub(crate) async fn wait(&self, seconds: u64) {
-        self.tell("evm_increaseTime", json!([seconds])).await;
-        self.mine(1).await;
-    }
-
-    pub(crate) async fn now(&self) -> u64 {
-        let block = self.tell("eth_getBlockByNumber", json!(["latest", false])).await;
-        number(&block["timestamp"])
-    }
-
-    pub(crate) async fn height(&self) -> u64 {
-        number(&self.tell("eth_blockNumber", json!([])).await)
-    }
-
-    pub(crate) async fn give_coins(&self, to: Address) {
-        self.tell("anvil_setBalance", json!([to, "0xde0b6b3a7640000"])).await;
-    }
-}
-
-pub(crate) fn number(value: &Value) -> u64 {
-    u64::from_str_radix(value.as_str().unwrap().trim_start_matches("0x"), 16).unwrap()
-}
 
 /// Somebody with a key.
 #[derive(Clone)]
@@ -118,7 +58,7 @@ impl World {
     }
 
     pub(crate) async fn start_with(set: impl FnOnce(EvmConfig) -> EvmConfig) -> Self {
-        let anvil = Anvil::start();
+        let anvil = Anvil::start(&[]);
         let boss = Person::new("boss");
         anvil.give_coins(boss.address()).await;
         let deployed = deploy(&anvil, &boss, boss.address()).await;

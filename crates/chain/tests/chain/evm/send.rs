@@ -85,7 +85,7 @@ async fn what_would_be_refused_is_not_written_down() {
 
     let dear = EvmConfig { max_fee_gwei: 1, tip_gwei: 0, ..config(&world.deployed, vec![world.anvil.endpoint()]) };
     let chain = Arc::new(Chain::connect(&dear).await.unwrap());
-    world.anvil.tell("anvil_setNextBlockBaseFeePerGas", json!(["0x174876e800"])).await;
+    world.anvil.call("anvil_setNextBlockBaseFeePerGas", json!(["0x174876e800"])).await;
     world.anvil.mine(1).await;
     let sender = Sender::start(chain, Arc::new(MemoryOutbox::default()), world.boss.key()).await.unwrap();
     let refused = sender.send(&key(0), &pays(&world, PAYEE)).await;
@@ -148,7 +148,7 @@ async fn what_was_written_and_not_sent_is_sent_after_a_restart() {
     let sender = Sender::start(Arc::clone(&world.chain), Arc::clone(&outbox) as _, world.boss.key()).await.unwrap();
     let entry = sender.send(&key(0), &pays(&world, PAYEE)).await.unwrap();
     drop(sender);
-    world.anvil.tell("anvil_dropAllTransactions", json!([])).await;
+    world.anvil.call("anvil_dropAllTransactions", json!([])).await;
     world.anvil.automine(true).await;
     world.anvil.mine(1).await;
     assert_eq!(paid(&world, PAYEE).await, 0);
@@ -188,13 +188,13 @@ async fn a_nonce_that_somebody_else_used_loses_the_entry_and_the_next_goes_on() 
     world.anvil.automine(false).await;
     let sender = world.sender(&world.boss).await;
     sender.send(&key(0), &pays(&world, PAYEE)).await.unwrap();
-    world.anvil.tell("anvil_dropAllTransactions", json!([])).await;
+    world.anvil.call("anvil_dropAllTransactions", json!([])).await;
     // The same key, used from elsewhere.
     let boss = world.boss.address();
-    world.anvil.tell("anvil_impersonateAccount", json!([boss])).await;
+    world.anvil.call("anvil_impersonateAccount", json!([boss])).await;
     let elsewhere =
         json!([{"from": boss, "to": boss, "maxFeePerGas": "0x4a817c8000", "maxPriorityFeePerGas": "0x3b9aca00"}]);
-    world.anvil.tell("eth_sendTransaction", elsewhere).await;
+    world.anvil.call("eth_sendTransaction", elsewhere).await;
     world.anvil.automine(true).await;
     world.anvil.mine(1).await;
     let outcome = ends(&sender, &key(0)).await;
@@ -217,8 +217,8 @@ async fn a_transaction_that_a_reorg_undid_is_sent_again() {
     };
     timeout(PATIENCE, mined).await.expect("it is mined");
     world.anvil.automine(false).await;
-    world.anvil.tell("anvil_reorg", json!([1, []])).await;
-    world.anvil.tell("anvil_dropAllTransactions", json!([])).await;
+    world.anvil.call("anvil_reorg", json!([1, []])).await;
+    world.anvil.call("anvil_dropAllTransactions", json!([])).await;
     assert_eq!(paid(&world, PAYEE).await, 0);
     world.anvil.automine(true).await;
     let outcome = timeout(PATIENCE, async {
@@ -257,9 +257,9 @@ async fn a_chain_that_forgot_what_was_settled_is_another_chain() {
     let world = World::start().await;
     let outbox = Arc::new(MemoryOutbox::default());
     let start = || Sender::start(Arc::clone(&world.chain), Arc::clone(&outbox) as _, world.boss.key());
-    let snapshot = world.anvil.tell("evm_snapshot", json!([])).await;
+    let snapshot = world.anvil.call("evm_snapshot", json!([])).await;
     assert!(is_good(&start().await.unwrap().execute(&key(0), &pays(&world, PAYEE)).await.unwrap()));
-    world.anvil.tell("evm_revert", json!([snapshot])).await;
+    world.anvil.call("evm_revert", json!([snapshot])).await;
     let refused = start().await.unwrap_err();
     assert!(matches!(refused, SendError::Forgotten { .. }), "{refused}");
 }
@@ -274,7 +274,7 @@ async fn a_call_that_reverts_in_its_block_is_told_as_it_is() {
     world.anvil.automine(false).await;
     let sender = world.sender(&pod.agent).await;
     sender.send(&key(0), &calls::submit(pod.vault, &terms, domain::B256::ZERO)).await.unwrap();
-    world.anvil.wait(4000).await;
+    world.anvil.pass(4000).await;
     assert!(matches!(ends(&sender, &key(0)).await, Outcome::Mined(mined) if !mined.success));
 }
 

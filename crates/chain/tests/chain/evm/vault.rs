@@ -89,7 +89,7 @@ async fn the_unhappy_paths_end_where_they_should() {
     world.does(&agent, &calls::submit(vault, silent_client, RESULT)).await;
     world.does(&agent, &calls::submit(vault, disputed, RESULT)).await;
     world.does(&creator, &calls::dispute(vault, disputed, B256::ZERO)).await;
-    world.anvil.wait(4000).await;
+    world.anvil.pass(4000).await;
     world.does(&world.boss, &calls::refund(vault, silent_agent)).await;
     world.does(&world.boss, &calls::claim(vault, silent_client)).await;
     world.does(&world.boss, &calls::default_resolve(vault, disputed)).await;

@@ -21,7 +21,7 @@ use wire::public::StateChange;
 
 use crate::api::extract::Id;
 use crate::auth::caller::Reader;
-use crate::edge::streams::StreamPlace;
+use crate::edge::streams::StreamPermit;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -77,19 +77,19 @@ struct Feed {
     after: u64,
     pending: VecDeque<StateChange>,
     ended: bool,
-    _place: StreamPlace,
+    _place: StreamPermit,
 }
 
 impl Feed {
     fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
         unfold((self, true), |(mut feed, first)| async move {
             if first && let Err(error) = feed.read().await {
-                return failed(&error);
+                return failed(feed.id, &error);
             }
             match feed.next().await {
                 Ok(Some(change)) => Some((Ok(event(&change)), (feed, false))),
                 Ok(None) => None,
-                Err(error) => failed(&error),
+                Err(error) => failed(feed.id, &error),
             }
         })
     }
@@ -130,8 +130,8 @@ impl Feed {
 }
 
 /// Ends the stream: the reader comes back with the last id it saw.
-fn failed<T>(error: &StoreError) -> Option<T> {
-    tracing::error!(%error, "read an agent's changes");
+fn failed<T>(agent: PodId, error: &StoreError) -> Option<T> {
+    tracing::error!(%agent, %error, "an agent's changes cannot be read; the stream ends, and its reader may resume it");
     None
 }
 

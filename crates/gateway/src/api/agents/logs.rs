@@ -5,16 +5,15 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use domain::PodId;
-use futures_util::StreamExt;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, Uri};
 use serde::Deserialize;
-use store::Record;
-use wire::fault::{Code, Fault};
+use wire::fault::Fault;
 
 use crate::api::extract::{Id, query};
 use crate::auth::caller::Reader;
-use crate::edge::streams::StreamPlace;
+use crate::edge::streams::until_drained;
+use crate::nodes::record::node_of;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -66,31 +65,7 @@ pub(crate) async fn logs(
     let node = node_of(&record)?;
     let place = gateway.streams.for_wallet(owner.wallet)?;
     let lines = gateway.parts.guests.logs(node, record.id, source == Source::Console, follow).await?;
-    let mut response = Response::new(gateway.until_drained(lines, place));
+    let mut response = Response::new(until_drained(lines, place, &gateway.draining));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
-}
-
-/// The node that runs this agent.
-pub(crate) fn node_of(record: &Record) -> Result<&str, Refusal> {
-    if !record.state.is_live() {
-        return Err(Refusal::new(Code::WrongState, "the agent has ended, and nothing of it is left on its node"));
-    }
-    record
-        .node
-        .as_deref()
-        .ok_or_else(|| Fault::new(Code::AgentNotReady, "the agent has no node yet; try again").retry_after(1).into())
-}
-
-impl Gateway {
-    /// The same body, which ends when the gateway goes down and holds its place
-    /// until then.
-    pub(crate) fn until_drained(&self, body: Body, place: StreamPlace) -> Body {
-        let draining = self.draining.clone().cancelled_owned();
-        let held = body.into_data_stream().map(move |chunk| {
-            let _ = &place;
-            chunk
-        });
-        Body::from_stream(held.take_until(draining))
-    }
 }

@@ -24,7 +24,7 @@ use wire::public::{SpawnRequest, SpawnResponse};
 
 use crate::api::extract::{json, query};
 use crate::auth::caller::Verified;
-use crate::edge::dispatch::Arrival;
+use crate::edge::arrival::Arrival;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 

@@ -75,7 +75,7 @@ pub(crate) async fn remove(
     gateway.owned(id, owner.wallet).await?;
     let removed = gateway.parts.control.remove(id).await;
     // Also when it is not known whether it was: its holder may take the id again.
-    gateway.tariff.changed(id);
+    gateway.price_table.changed(id);
     gateway.ended(&removed?)
 }
 

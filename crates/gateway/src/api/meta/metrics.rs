@@ -10,7 +10,7 @@ use http::{Response, Version};
 use wire::fault::Code;
 
 use crate::api::extract::text;
-use crate::edge::dispatch::Arrival;
+use crate::edge::arrival::Arrival;
 use crate::edge::headers;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -30,7 +30,7 @@ pub(crate) async fn metrics(
     headers: HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
     let direct = arrival.trusted || !headers::passed_on(version, &headers);
-    let allowed = direct && gateway.config.watchers().contains(&arrival.client.to_canonical());
+    let allowed = direct && gateway.config.metrics_readers().contains(&arrival.client.to_canonical());
     let recorder = gateway.parts.metrics.as_ref().filter(|_| allowed);
     let recorder = recorder.ok_or_else(|| Refusal::new(Code::NotFound, "there is nothing at this path for you"))?;
     Ok(text("text/plain; version=0.0.4", recorder.render()))

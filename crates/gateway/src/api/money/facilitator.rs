@@ -10,9 +10,9 @@ use http::{Request, Response, StatusCode};
 use wire::fault::Fault;
 use x402::{Answer, Client};
 
-use crate::auth::caller::read_at_most;
+use crate::edge::arrival::Arrival;
+use crate::edge::body::read_at_most;
 use crate::edge::cors;
-use crate::edge::dispatch::Arrival;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -25,7 +25,7 @@ use crate::state::Gateway;
     responses((status = 200, description = "x402's list of kinds", body = Object), (status = "default", description = "What is wrong, by `code`", body = Fault))
 )]
 pub(crate) async fn supported(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
-    told(gateway.treasury()?.facilitator()?.supported())
+    respond(gateway.treasury()?.facilitator()?.supported())
 }
 
 /// Whether a payment would be settled. Sends nothing.
@@ -43,7 +43,7 @@ pub(crate) async fn verify(
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let body = gateway.asked(request).await?;
-    told(gateway.treasury()?.facilitator()?.verify(&body, gateway.now(), client_of(&arrival)).await)
+    respond(gateway.treasury()?.facilitator()?.verify(&body, gateway.now(), client_of(&arrival)).await)
 }
 
 /// Settles a payment, once.
@@ -61,7 +61,7 @@ pub(crate) async fn settle(
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let body = gateway.asked(request).await?;
-    told(gateway.treasury()?.facilitator()?.settle(&body, gateway.now(), rand::random(), client_of(&arrival)).await)
+    respond(gateway.treasury()?.facilitator()?.settle(&body, gateway.now(), rand::random(), client_of(&arrival)).await)
 }
 
 impl Gateway {
@@ -77,7 +77,7 @@ fn client_of(arrival: &Arrival) -> Client {
     Client::of(arrival.client)
 }
 
-fn told(answer: Answer) -> Result<Response<Body>, Refusal> {
+fn respond(answer: Answer) -> Result<Response<Body>, Refusal> {
     let mut response = Response::new(Body::from(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn fault_2_8_who_is_to_ask_a_facilitator_again_is_told_when_in_the_headers_too() {
         let answered = |status, retry_after_s| {
-            let answer = told(Answer { status, retry_after_s, body: b"{}".to_vec() }).unwrap();
+            let answer = respond(Answer { status, retry_after_s, body: b"{}".to_vec() }).unwrap();
             (answer.status().as_u16(), answer.headers().get(RETRY_AFTER).cloned())
         };
         assert_eq!(answered(503, Some(5)), (503, Some(5.into())));

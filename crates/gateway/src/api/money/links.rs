@@ -45,7 +45,7 @@ pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, owner: Owner) -> R
     if !gateway.parts.store.keep_link(link.clone()).await? {
         return Err(refused("a newer text links this wallet already; sign a new one"));
     }
-    json(StatusCode::OK, &shown(link))
+    json(StatusCode::OK, &response_of(link))
 }
 
 /// Whom the caller's wallet is linked to.
@@ -59,7 +59,7 @@ pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, owner: Owner) -> R
 )]
 pub(crate) async fn my_link(State(gateway): State<Arc<Gateway>>, owner: Owner) -> Result<Response<Body>, Refusal> {
     let link = gateway.parts.store.link_of(owner.wallet).await?;
-    json(StatusCode::OK, &shown(link.ok_or_else(Refusal::not_linked)?))
+    json(StatusCode::OK, &response_of(link.ok_or_else(Refusal::not_linked)?))
 }
 
 fn signed(request: &LinkRequest) -> Result<Signed, Refusal> {
@@ -78,7 +78,7 @@ fn refused(said: &str) -> Refusal {
     Refusal::new(Code::InvalidEvmSignature, said)
 }
 
-fn shown(link: Link) -> LinkResponse {
+fn response_of(link: Link) -> LinkResponse {
     LinkResponse {
         holder: link.holder,
         owner: link.owner,

@@ -15,7 +15,7 @@ use wire::vault::Prices;
 
 use crate::api::extract::{Id, json, parse_json, shortened};
 use crate::auth::caller::{Owner, Reader};
-use crate::ingress::paywall::{MAX_PRICES, can_be_priced};
+use crate::ingress::pricing::{MAX_PRICES, can_be_priced};
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -58,34 +58,36 @@ pub(crate) async fn set_prices(
     owner: Owner,
 ) -> Result<Response<Body>, Refusal> {
     gateway.owned(id, owner.wallet).await?;
-    let wish = read(&owner.body)?;
-    if !wish.prices.is_empty() {
+    let request = read(&owner.body)?;
+    if !request.prices.is_empty() {
         // Somebody must be there to be paid.
         gateway.treasury()?.payee(owner.wallet).await?;
     }
-    gateway.change_prices(id, wish.prices.clone()).await?;
-    json(StatusCode::OK, &wish)
+    gateway.change_prices(id, request.prices.clone()).await?;
+    json(StatusCode::OK, &request)
 }
 
 impl Gateway {
-    /// Changes prices. A caller who hangs up meanwhile stops nothing: whoever asks
+    /// Changes prices, in a task that a client who hangs up does not end: whoever asks
     /// after the change must not be told the old ones.
     async fn change_prices(self: &Arc<Self>, id: PodId, prices: store::Prices) -> Result<(), Refusal> {
         let gateway = Arc::clone(self);
         let change = self.tasks.spawn(async move {
             let changed = gateway.parts.store.set_prices(id, prices).await;
-            // Also when it is not known whether they did.
-            gateway.tariff.changed(id);
+            // Also where the outcome is not known.
+            gateway.price_table.changed(id);
             changed
         });
-        Ok(change.await.map_err(|_| Refusal::new(Code::Internal, "the prices' change broke off; set them again"))??)
+        Ok(change
+            .await
+            .map_err(|_| Refusal::new(Code::Internal, "the change of prices broke off; set them again"))??)
     }
 }
 
-/// [`Prices`], as they were written.
+/// [`Prices`], as they were sent.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wish {
+struct SetPrices {
     prices: Entries,
 }
 
@@ -116,7 +118,7 @@ impl<'de> Deserialize<'de> for Entries {
 
 /// Reads prices, each of which can hold.
 fn read(body: &[u8]) -> Result<Prices, Refusal> {
-    let Wish { prices: Entries(entries) } = parse_json(body)?;
+    let SetPrices { prices: Entries(entries) } = parse_json(body)?;
     if entries.len() > MAX_PRICES {
         let said = format!("an agent has at most {MAX_PRICES} prices");
         return Err(Fault::new(Code::InvalidRequest, said).field("prices").into());

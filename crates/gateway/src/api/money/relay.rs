@@ -17,9 +17,9 @@ use wire::relay::{
 };
 
 use crate::api::extract::{Segments, json};
-use crate::auth::caller::read_at_most;
+use crate::edge::arrival::Arrival;
+use crate::edge::body::read_at_most;
 use crate::edge::cors;
-use crate::edge::dispatch::Arrival;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -47,7 +47,7 @@ pub(crate) async fn relay(
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let (relayer, payment, body) = gateway.relayed(request).await?;
-    told(relayer.relay(&body, payment.as_deref(), arrival.client).await)
+    respond(relayer.relay(&body, payment.as_deref(), arrival.client).await)
 }
 
 /// Carries out up to ten of them for one fee.
@@ -70,7 +70,7 @@ pub(crate) async fn batch(
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let (relayer, payment, body) = gateway.relayed(request).await?;
-    told(relayer.batch(&body, payment.as_deref(), arrival.client).await)
+    respond(relayer.batch(&body, payment.as_deref(), arrival.client).await)
 }
 
 /// Pays the gas of a call that carries a signature of its own, or needs none.
@@ -93,7 +93,7 @@ pub(crate) async fn call(
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let (relayer, payment, body) = gateway.relayed(request).await?;
-    told(relayer.call(&body, payment.as_deref(), arrival.client).await)
+    respond(relayer.call(&body, payment.as_deref(), arrival.client).await)
 }
 
 /// Passes on a whole transaction, whose signer pays for it.
@@ -114,7 +114,7 @@ pub(crate) async fn raw(
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let (relayer, _, body) = gateway.relayed(request).await?;
-    told(relayer.raw(&body, arrival.client).await)
+    respond(relayer.raw(&body, arrival.client).await)
 }
 
 /// The forwarder's next nonce of an address.
@@ -131,7 +131,7 @@ pub(crate) async fn nonce(
     Segments(address): Segments<String>,
 ) -> Result<Response<Body>, Refusal> {
     let answer = gateway.treasury()?.relayer()?.nonce(&address).await;
-    told(answer.map(|body| Answer { status: 200, body }))
+    respond(answer.map(|body| Answer { status: 200, body }))
 }
 
 /// The EIP-712 domain that requests are signed for.
@@ -167,7 +167,7 @@ pub(crate) async fn estimate(
     let Query(query) =
         query.map_err(|_| Refusal::invalid("the query string is not one of this path; see /openapi.json"))?;
     let answer = gateway.treasury()?.relayer()?.estimate(&query).await;
-    told(answer.map(|body| Answer { status: 200, body }))
+    respond(answer.map(|body| Answer { status: 200, body }))
 }
 
 impl Gateway {
@@ -188,12 +188,12 @@ fn payment(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     Ok(Some(text.to_owned()))
 }
 
-fn told<T: Serialize>(answer: Result<Answer<T>, Error>) -> Result<Response<Body>, Refusal> {
+fn respond<T: Serialize>(answer: Result<Answer<T>, Error>) -> Result<Response<Body>, Refusal> {
     match answer {
         Ok(answer) => json(status(answer.status), &answer.body),
         Err(error) => {
             if status(error.status()).is_server_error() {
-                tracing::warn!(%error, "the relayer does not carry a call");
+                tracing::warn!(%error, "the relayer refused a call");
             }
             let mut response = json(status(error.status()), &error.body())?;
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -16,7 +16,7 @@ use wire::{EvmAddress, EvmHash};
 
 use crate::api::extract::{Id, Segments, json, parse_json};
 use crate::auth::caller::{Owner, Reader};
-use crate::edge::dispatch::Arrival;
+use crate::edge::arrival::Arrival;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -90,12 +90,12 @@ pub(crate) async fn deploy(
     owner: Owner,
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, owner.wallet).await?;
-    let wish: DeployRequest = parse_json(&owner.body)?;
+    let request: DeployRequest = parse_json(&owner.body)?;
     if !record.state.is_live() {
         return Err(Refusal::new(Code::WrongState, "the agent has ended: vaults are deployed for those that live"));
     }
     let treasury = gateway.treasury()?;
-    let vault = treasury.deploy(record.pod, record.wallet, &wish, arrival.client, owner.now).await?;
+    let vault = treasury.deploy(record.pod, record.wallet, &request, arrival.client, owner.now).await?;
     let status = if vault.state == VaultState::Deployed { StatusCode::OK } else { StatusCode::ACCEPTED };
     json(status, &vault)
 }
@@ -155,7 +155,7 @@ pub(crate) async fn submit(
     let (id, task) = read_task(&id, &task)?;
     gateway.owned(id, owner.wallet).await?;
     let work: SubmitRequest = parse_json(&owner.body)?;
-    told(&gateway.treasury()?.submit(id, task, work.result_hash, owner.now).await?)
+    respond(&gateway.treasury()?.submit(id, task, work.result_hash, owner.now).await?)
 }
 
 /// Turns a task down, signed with the agent's key: its creator is credited with
@@ -180,10 +180,10 @@ pub(crate) async fn decline(
 ) -> Result<Response<Body>, Refusal> {
     let (id, task) = read_task(&id, &task)?;
     gateway.owned(id, owner.wallet).await?;
-    told(&gateway.treasury()?.decline(id, task, owner.now).await?)
+    respond(&gateway.treasury()?.decline(id, task, owner.now).await?)
 }
 
-fn told(answer: &TxResponse) -> Result<Response<Body>, Refusal> {
+fn respond(answer: &TxResponse) -> Result<Response<Body>, Refusal> {
     json(if answer.success { StatusCode::OK } else { StatusCode::ACCEPTED }, answer)
 }
 

@@ -1,0 +1,27 @@
+//! Where a request comes from: its connection, its client, its trace.
+
+use std::net::IpAddr;
+
+use crate::edge::trace::Trace;
+use crate::ingress::target::Listener;
+
+/// Where a request comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival {
+    /// The client's address.
+    pub(crate) client: IpAddr,
+    /// Whether the peer is a trusted proxy.
+    pub(crate) trusted: bool,
+    /// Whether it came over TLS.
+    pub(crate) tls: bool,
+    /// Its trace.
+    pub(crate) trace: Trace,
+}
+
+/// The connection a request came on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: IpAddr,
+    pub(crate) listener: Listener,
+    pub(crate) tls: bool,
+}

@@ -1,0 +1,46 @@
+//! What commands answer that no gateway has: the programs' form of it is JSON, the people's is in `output`.
+
+use std::path::PathBuf;
+
+use domain::vault::TaskId;
+use domain::{B256, ImageDigest};
+use image::Listed;
+use serde::Serialize;
+
+/// An image, as `--json` shows it.
+#[derive(Serialize)]
+pub(crate) struct ImageRow {
+    pub(crate) digest: ImageDigest,
+    pub(crate) names: Vec<String>,
+    pub(crate) disk_bytes: u64,
+    pub(crate) port: u16,
+}
+
+impl From<&Listed> for ImageRow {
+    fn from(listed: &Listed) -> Self {
+        let image = &listed.image;
+        Self { digest: image.digest, names: listed.names.clone(), disk_bytes: image.disk_bytes, port: image.run.port }
+    }
+}
+
+/// What came of a call.
+#[derive(Debug, Serialize)]
+pub(crate) struct CallOutcome {
+    /// What was done.
+    pub(crate) what: &'static str,
+    /// The task, where it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) task: Option<TaskId>,
+    /// The transaction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tx: Option<B256>,
+}
+
+/// What `wallet new` and `wallet show` say.
+#[derive(Debug, Serialize)]
+pub(crate) struct WalletInfo {
+    /// The address, with its checksum.
+    pub(crate) address: String,
+    /// The key file.
+    pub(crate) keystore: PathBuf,
+}
