@@ -49,7 +49,13 @@ pub(crate) fn names(bytes: &[u8]) {
     fn one<T: std::str::FromStr + ToString>(text: &str) -> Option<String> {
         text.parse::<T>().ok().map(|thing| thing.to_string())
     }
-    let read = [one::<RunId>(text), one::<PodId>(text), one::<Wallet>(text), one::<ImageDigest>(text), one::<GatewayName>(text)];
+    let read = [
+        one::<RunId>(text),
+        one::<PodId>(text),
+        one::<Wallet>(text),
+        one::<ImageDigest>(text),
+        one::<GatewayName>(text),
+    ];
     let read = read.into_iter().chain([one::<HolderSignature>(text)]);
     for again in read.flatten() {
         assert_eq!(again, text);

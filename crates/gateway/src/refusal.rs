@@ -159,7 +159,9 @@ fn chain_of(error: &(dyn std::error::Error + 'static)) -> String {
 fn store_fault(error: &StoreError) -> Fault {
     match error {
         StoreError::Replayed => Fault::new(Code::ReplayedSignature, "this signature was used before; sign again"),
-        StoreError::Unknown(_) | StoreError::NoPod(_) => Fault::new(Code::NotFound, "there is no such agent, or it is not yours"),
+        StoreError::Unknown(_) | StoreError::NoPod(_) => {
+            Fault::new(Code::NotFound, "there is no such agent, or it is not yours")
+        }
         StoreError::Refused(_) => Fault::new(Code::WrongState, "the agent is not in a state that allows this"),
         error if error.retryable() => {
             tracing::error!(error = %chain_of(error), "the store cannot be written; new agents are refused until it can");

@@ -8,7 +8,7 @@ use alloy_primitives::Signature;
 use chain::evm::calls::{self, Consent as Signed};
 use chain::evm::{At, Chain, EvmError, SendError, Sender};
 use domain::evm::{IntentKey, Outcome};
-use domain::{Address, PodId, Bytes, Client, UnixMillis, Wallet};
+use domain::{Address, Bytes, Client, PodId, UnixMillis, Wallet};
 use relay::{Class, Clock, Party, Spend};
 use store::{Consent, Deploy};
 use wire::vault::{AgentVault, DeployRequest, VaultState};

@@ -87,7 +87,10 @@ mod tests {
     #[tokio::test]
     async fn a_key_whose_address_is_known_is_never_made_anew() {
         let folder = tempfile::tempdir().unwrap();
-        let error = identities(folder.path()).of(PodId::minted(domain::RunId::from_bits(7)), Missing::Refuse).await.unwrap_err();
+        let error = identities(folder.path())
+            .of(PodId::minted(domain::RunId::from_bits(7)), Missing::Refuse)
+            .await
+            .unwrap_err();
         assert!(matches!(error, IdentityError::File(error) if error.is_absent()));
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
     }

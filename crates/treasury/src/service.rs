@@ -8,7 +8,7 @@ use alloy_primitives::hex;
 use chain::EvmConfig;
 use chain::evm::Indexer;
 use domain::vault::TaskId;
-use domain::{Address, PodId, B256, UnixMillis, Usdc, Wallet};
+use domain::{Address, B256, PodId, UnixMillis, Usdc, Wallet};
 use identity::Identity;
 use moka::future::Cache;
 use relay::{Clock, Relayer, SystemClock};

@@ -23,7 +23,9 @@ impl StoreSponsor {
     /// The holder of an agent that lives, if this is the vault that it is to have and
     /// does not have yet.
     async fn holder(&self, agent: PodId, vault: &Deployment) -> Result<Option<Wallet>, StoreError> {
-        let Some(record) = self.0.last_run(agent).await?.filter(|record| record.state.is_live()) else { return Ok(None) };
+        let Some(record) = self.0.last_run(agent).await?.filter(|record| record.state.is_live()) else {
+            return Ok(None);
+        };
         let link = self.0.link_of(record.wallet).await?;
         let linked = link.is_some_and(|link| link.owner == vault.owner);
         let due = self.0.deploy_of(agent).await?.is_some_and(|deploy| is_due(&deploy, vault));

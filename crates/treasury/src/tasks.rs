@@ -11,7 +11,7 @@ use chain::evm::typed::digest;
 use chain::evm::{EvmError, SendError, Sighting, Weighed, calls};
 use domain::evm::{Call, IntentKey, Outcome};
 use domain::vault::{TaskId, Terms, Vault};
-use domain::{Address, PodId, B256, Bytes, UnixMillis};
+use domain::{Address, B256, Bytes, PodId, UnixMillis};
 use identity::SignerSync;
 use relay::{Class, Spend};
 use wire::vault::{TxResponse, VaultState};

@@ -238,4 +238,3 @@ pub struct Prices {
     #[schema(value_type = std::collections::HashMap<String, String>)]
     pub prices: BTreeMap<String, Usdc>,
 }
-

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use client::NodeClient;
-use domain::{RunId, Generation};
+use domain::{Generation, RunId};
 use tempfile::TempDir;
 use wire::node::{DataDisk, Phase, SandboxSpec};
 

@@ -114,8 +114,8 @@ fn too_many(said: &str) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use domain::RunId;
     use domain::Address;
+    use domain::RunId;
 
     use super::*;
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
-use domain::{RunId, ImageDigest};
+use domain::{ImageDigest, RunId};
 use gateway::{GuestError, Guests, Images, Io, Table};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -170,13 +170,7 @@ impl Guests for FakeGuests {
         self.logs.lock().unwrap().pop_front().ok_or_else(|| GuestError::Node("no logs were set".into()))
     }
 
-    async fn pass(
-        &self,
-        _: &str,
-        _: RunId,
-        path: &str,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, GuestError> {
+    async fn pass(&self, _: &str, _: RunId, path: &str, request: Request<Body>) -> Result<Response<Body>, GuestError> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         self.passed.lock().unwrap().push((path.to_owned(), head.headers, body));

@@ -10,7 +10,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::any;
 use bytes::Bytes;
-use domain::{Address, RunId, B256, Usdc, Wallet};
+use domain::{Address, B256, RunId, Usdc, Wallet};
 use http_body_util::{BodyExt, Empty};
 use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};

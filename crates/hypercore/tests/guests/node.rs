@@ -163,7 +163,10 @@ impl NodeProcess {
 
     pub(crate) async fn delete(&self, id: RunId) {
         let grace = Duration::from_secs(5);
-        self.client().delete(id, id.into(), grace, Data::Erase).await.unwrap_or_else(|error| panic!("{error}: {}", self.log()));
+        self.client()
+            .delete(id, id.into(), grace, Data::Erase)
+            .await
+            .unwrap_or_else(|error| panic!("{error}: {}", self.log()));
     }
 
     /// What an agent or its console has said so far.

@@ -13,7 +13,7 @@ use chain::evm::{EvmConfig, calls};
 use client::{ClientError, Public};
 use domain::evm::Call;
 use domain::vault::{Settings, TaskId, Terms};
-use domain::{Address, PodId, B256, Bytes, U256, Usdc};
+use domain::{Address, B256, Bytes, PodId, U256, Usdc};
 use identity::{Identity, SignerSync};
 use relay::client::{Form, Party, Purse, Relayed, Remote, RemoteConfig, Wish};
 use wire::fault::Code;
@@ -60,12 +60,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, comm
 }
 
 /// Has the vault of an agent that was just spawned deployed, if a key is known.
-pub(crate) async fn deploy_after_spawn(
-    target: &Target,
-    state: &StateDir,
-    signer: &Signer,
-    agent: PodId,
-) -> Result<()> {
+pub(crate) async fn deploy_after_spawn(target: &Target, state: &StateDir, signer: &Signer, agent: PodId) -> Result<()> {
     let url = gateway(target, state)?;
     let session = VaultSession { client: Public::new(&url)?, target, state, signer, url };
     let vault = session.sign_for(agent).await?;

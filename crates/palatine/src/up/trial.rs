@@ -42,11 +42,8 @@ fn client(stack: &LocalStack) -> Result<Public> {
 
 async fn job(client: &Public) -> Result<()> {
     let step = Step::start("Trying it: a second wallet spawns an agent");
-    let request = SpawnRequest {
-        agent_type: Some("echo".to_owned()),
-        ephemeral: Some(true),
-        ..SpawnRequest::default()
-    };
+    let request =
+        SpawnRequest { agent_type: Some("echo".to_owned()), ephemeral: Some(true), ..SpawnRequest::default() };
     let agent = client.spawn(&request, &SpawnOptions::default()).await.context("spawn an agent")?.agent;
     step.done();
     eprintln!("  {}", agent.url);

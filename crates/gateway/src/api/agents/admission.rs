@@ -20,7 +20,18 @@ use crate::state::Gateway;
 const MAX_TYPE: usize = 64;
 /// Labels under the agents' domain that stay the operator's.
 const RESERVED_NAMES: [&str; 12] = [
-    "admin", "api", "app", "auth", "console", "gateway", "health", "localhost", "metrics", "palatine", "status", "www",
+    "admin",
+    "api",
+    "app",
+    "auth",
+    "console",
+    "gateway",
+    "health",
+    "localhost",
+    "metrics",
+    "palatine",
+    "status",
+    "www",
 ];
 /// The longest `Idempotency-Key`.
 const MAX_KEY: usize = 255;
@@ -212,7 +223,7 @@ impl Gateway {
     fn chosen(&self, name: &str) -> Result<PodId, Refusal> {
         let refused = |said: String| Refusal::from(Fault::new(Code::InvalidRequest, said).field("name"));
         let id = PodId::chosen(name).map_err(|error| refused(error.to_string()))?;
-        if RESERVED_NAMES.contains(&name) || self.hosts.know(&self.agent_url.host(id)) {
+        if RESERVED_NAMES.contains(&name) || self.hosts.contains(&self.agent_url.host(id)) {
             return Err(refused(format!("the name {name} is the gateway's own; choose another one")));
         }
         Ok(id)
