@@ -15,6 +15,7 @@ mod failpoints;
 mod imports;
 mod isolation;
 mod money;
+mod pods;
 mod residue;
 mod secrets;
 mod soak;

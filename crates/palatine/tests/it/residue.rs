@@ -3,7 +3,9 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fixtures::{Inventory, LocalStack, PLAIN, SMALL, Stack};
+use fixtures::{Agent, Inventory, LocalStack, PLAIN, SMALL, Stack};
+use reqwest::Method;
+use serde_json::{Value, json};
 
 /// How long an `up` may take that finds kernel and image made.
 const QUICK: Duration = Duration::from_secs(5);
@@ -13,20 +15,25 @@ fn rounds() -> u32 {
 }
 
 #[tokio::test]
-async fn spawns_and_stops_leave_the_host_as_it_was() {
+async fn spawns_and_removals_leave_the_host_as_it_was() {
     needs::needs!(root, network, tun, cgroups);
     let untouched = Inventory::take();
     let mut stack = Stack::start(PLAIN).await;
     let holder = stack.holder(SMALL);
     // The first agent brings what the node keeps while it runs, such as its rules.
     let mut idle = None;
-    for _ in 0..=rounds() {
-        let id = stack.agent(&holder).await.id;
+    for round in 0..=rounds() {
+        // An agent that is to leave nothing is removed by its stop.
+        let ephemeral = round % 2 == 1;
+        let request = json!({"agent_type": "echo", "ephemeral": ephemeral});
+        let id = Agent::of(&stack.ask(&holder, Method::POST, "/spawn", request).await.expect(200)).id;
         let running = untouched.changes(&Inventory::take()).join("\n");
         for kind in ["process", "link", "namespace", "rules", "cgroup"] {
             assert!(running.contains(&format!("+ {kind}: ")), "a {kind} of a running agent is not seen: {running}");
         }
-        stack.stop(&holder, &id).await.expect(200);
+        let ended = if ephemeral { stack.stop(&holder, &id).await } else { stack.remove(&holder, &id).await };
+        assert_eq!(ended.expect(200)["data_kept_until"], Value::Null);
+        assert!(stack.agents(&holder).await.is_empty());
         match &idle {
             None => idle = Some((Inventory::take(), files(&stack))),
             Some((machine, there)) => {
