@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_misread_body_names_the_field_and_never_a_value() {
-        assert_eq!(said("{}").field.as_deref(), Some("agent_type"));
+        let missing = serde_json::from_str::<wire::vault::Prices>("{}").unwrap_err();
+        assert_eq!(Fault::from(misread(&missing)).field.as_deref(), Some("prices"));
         assert_eq!(said(r#"{"agent_type": "a", "gpus": 8}"#).field.as_deref(), Some("gpus"));
         assert_eq!(said(r#"{"agent_type": "a", "agent_type": "a"}"#).field.as_deref(), Some("agent_type"));
         for body in [

@@ -99,6 +99,11 @@ impl KnownHosts {
         let Some(name) = name(host) else { return false };
         is_address(&name) || name == "localhost" || name.ends_with(".localhost") || self.names.contains(&name)
     }
+
+    /// Whether this host is one that the gateway itself is called by: no agent is.
+    pub(crate) fn is_named(&self, host: &str) -> bool {
+        self.written.contains(host) || name(host).is_some_and(|name| self.names.contains(&name))
+    }
 }
 
 /// The name in a host, in lower case; an IPv6 address keeps its brackets.

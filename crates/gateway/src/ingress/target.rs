@@ -67,7 +67,7 @@ impl Target {
         host: Option<&str>,
         request: &mut Request<B>,
     ) -> Result<Self, Refusal> {
-        let agent = host.and_then(|host| gateway.agent_url.agent(host));
+        let agent = host.filter(|host| !gateway.hosts.is_named(host)).and_then(|host| gateway.agent_url.agent(host));
         let (asked, port) = (one(request.headers(), &SANDBOX_ID)?, port(request.headers())?);
         let asked = asked.map(|text| text.parse::<PodId>().map_err(|_| no_agent())).transpose()?;
         let (id, way) = match (listener, agent, asked) {
@@ -176,7 +176,8 @@ mod tests {
         assert_eq!(whole("/a1b2c3d4-e5f6-7890/"), is("/"));
         assert_eq!(whole("/a1b2c3d4-e5f6-7890/v1/chat?x=/y"), is("/v1/chat?x=/y"));
         assert_eq!(whole("/a1b2c3d4-e5f6-7890//evil.example/x"), is("//evil.example/x"));
-        for other in ["/", "/health", "//a1b2c3d4-e5f6-7890/", "/%611b2c3d4-e5f6-7890/", "/../a1b2c3d4-e5f6-7890/"] {
+        assert_eq!(whole("/agent-123/x"), Some(("agent-123".to_owned(), "/x".to_owned())));
+        for other in ["/", "/favicon.ico", "/Health", "//a1b2c3d4-e5f6-7890/", "/%611b2c3d4-e5f6-7890/", "/../a1b2c3d4-e5f6-7890/"] {
             assert!(split(&other.parse().unwrap()).is_err(), "{other}");
         }
         let bare = "/a1b2c3d4-e5f6-7890?x=1".parse().unwrap();

@@ -150,8 +150,9 @@ mod tests {
         ] {
             assert_eq!(url.agent(host), Some(id()), "{host}");
         }
+        assert_eq!(url.agent("Agent-123.agents.example.com"), "agent-123".parse().ok());
         for host in
-            ["agents.example.com", "localhost", "x.agents.example.com", "a1b2c3d4-e5f6-7890.example.com", "", ":"]
+            ["agents.example.com", "localhost", "x.y.agents.example.com", "a1b2c3d4-e5f6-7890.example.com", "", ":"]
         {
             assert_eq!(url.agent(host), None, "{host}");
         }

@@ -223,7 +223,7 @@ impl Gateway {
     fn chosen(&self, name: &str) -> Result<PodId, Refusal> {
         let refused = |said: String| Refusal::from(Fault::new(Code::InvalidRequest, said).field("name"));
         let id = PodId::chosen(name).map_err(|error| refused(error.to_string()))?;
-        if RESERVED_NAMES.contains(&name) || self.hosts.contains(&self.agent_url.host(id)) {
+        if RESERVED_NAMES.contains(&name) || self.hosts.is_named(&self.agent_url.host(id)) {
             return Err(refused(format!("the name {name} is the gateway's own; choose another one")));
         }
         Ok(id)
