@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{MarkKind, NoRoom, PodId, RunId, Tiers, UnixMillis};
-use sandbox::{DiskRetention, DriverError, Presence, Room, Slot};
+use sandbox::{DiskRetention, DiskUsage, DriverError, Presence, Slot};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -117,7 +117,7 @@ impl Node {
         let found = spawn_blocking(move || ledger.load()).await??;
         let present = self.shared.runtime.present().await?;
         let at = last_alive.unwrap_or_else(|| self.shared.clock.now());
-        let (lost, cut_off): (Vec<_>, Vec<_>) = found.remains.into_iter().partition(|id| present.contains_key(id));
+        let (lost, cut_off): (Vec<_>, Vec<_>) = found.unrecorded.into_iter().partition(|id| present.contains_key(id));
         let lost = lost.into_iter().map(|id| (id, NO_RECORD.to_owned()));
         for (id, cause) in found.unreadable.into_iter().chain(lost) {
             self.quarantine(id, cause, present.get(&id).copied().unwrap_or(ABSENT), at).await?;
@@ -302,7 +302,7 @@ impl Node {
         let (images, digest) = (self.shared.images.clone(), spec.image);
         let base = spawn_blocking(move || images.find(&digest)).await;
         let base = base.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
-        let room = disk_room(self.shared.runtime.room().await?);
+        let room = disk_room(self.shared.runtime.disk_usage().await?);
         let (least_mib, path) = (self.shared.config.disk_free_mib, self.shared.config.state.clone());
         if room.free_mib < least_mib {
             return Err(CreateError::DiskFull { path, free_mib: room.free_mib, least_mib });
@@ -406,7 +406,7 @@ impl Node {
     }
 
     async fn disk(&self, load: Load) -> Result<NodeDisk, DriverError> {
-        let (found, capacity) = (self.shared.runtime.room().await?, self.shared.registry.capacity());
+        let (found, capacity) = (self.shared.runtime.disk_usage().await?, self.shared.registry.capacity());
         let kept = self.shared.runtime.kept(None).await?;
         Ok(NodeDisk {
             size_mib: found.size / MIB,
@@ -496,12 +496,12 @@ fn no_room(why: &NoRoom) -> String {
     match why {
         NoRoom::TooLarge { .. } => format!("this node is too small: {why}"),
         NoRoom::Full | NoRoom::NoNodes => {
-            "this node has no room left: not enough free memory, disk, cores or seats".to_owned()
+            "this node has no room left: not enough free memory, disk, cores or slots".to_owned()
         }
     }
 }
 
-fn disk_room(room: Room) -> DiskRoom {
+fn disk_room(room: DiskUsage) -> DiskRoom {
     DiskRoom { free_mib: room.free / MIB, guests_mib: room.guests / MIB }
 }
 

@@ -19,6 +19,7 @@
 
 mod boot;
 mod end;
+mod failure;
 mod handle;
 mod live;
 mod machine;
