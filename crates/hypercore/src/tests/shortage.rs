@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use domain::{FailReason, Lack, Mark, MarkKind, UnixMillis};
-use sandbox::{DiskRetention, DiskUsage, Operation, Refusal, Runtime, Slot};
+use sandbox::{DiskRetention, DiskUsage, Operation, Refusal, Runtime, Slot, Spec};
 use serde_json::Value;
-use wire::node::{AgentMark, Data, KeptCause, Phase, Retention, Sandbox};
+use wire::node::{AgentMark, Data, DataDisk, KeptCause, Phase, Retention, Sandbox};
 
 use super::node::{TestNode, eventually, id};
 use super::pod::PodBehavior;
@@ -134,12 +134,14 @@ async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_be
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
     let now = crate::Clock::system().now();
+    let driver = host.machine.driver();
     for (bits, since) in [(1, UnixMillis(0)), (2, now)] {
-        daemon.create(id(bits)).await;
-        daemon.ready(id(bits)).await;
+        let slot = Slot { run: id(bits), number: 0 };
+        let (pod, data, base) = (id(bits).into(), DataDisk::KeptOrEmpty, "/dev/null".into());
+        driver.create(&Spec { slot, pod, data, cores: 1, memory_mib: 128, base, ran: false }).await.unwrap();
         let until = since.plus(host.config.retention_ms());
         let retention = Retention { since, until, cause: KeptCause::Deleted };
-        host.machine.driver().stop(Slot { run: id(bits), number: 0 }, DiskRetention::KeepAll(retention)).await.unwrap();
+        driver.stop(slot, DiskRetention::KeepAll(retention)).await.unwrap();
     }
     let shared = &daemon.node.shared;
     let left = || host.machine.kept().iter().map(|disk| disk.pod).collect::<Vec<_>>();
