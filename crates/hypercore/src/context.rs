@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sandbox::{About, Runtime};
+use sandbox::{Runtime, RuntimeInfo};
 use tokio::sync::Mutex;
 
 use crate::images::Images;
@@ -14,7 +14,7 @@ use crate::{Clock, Config};
 pub(crate) struct NodeContext {
     pub(crate) config: Config,
     pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) about: About,
+    pub(crate) about: RuntimeInfo,
     pub(crate) images: Arc<dyn Images>,
     pub(crate) journal: Journal,
     pub(crate) clock: Clock,

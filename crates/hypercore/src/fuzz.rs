@@ -47,11 +47,11 @@ fn cut(bytes: &[u8], size: usize) -> Vec<Vec<u8>> {
 /// # Panics
 /// When the bytes break that.
 pub fn journal(bytes: &[u8]) {
-    let Some((book, good)) = crate::journal::read(bytes) else { return };
+    let Some((state, good)) = crate::journal::read(bytes) else { return };
     let good = usize::try_from(good).expect("it is a length");
-    assert_eq!(crate::journal::read(&bytes[..good]), Some((book.clone(), good as u64)), "the good part is good");
+    assert_eq!(crate::journal::read(&bytes[..good]), Some((state.clone(), good as u64)), "the good part is good");
     let marks = bytes[..good].split(|byte| *byte == b'\n').count() - 2;
-    assert_eq!(book.waiting(), marks, "a line is a mark");
+    assert_eq!(state.waiting(), marks, "a line is a mark");
 }
 
 /// A sandbox' record: what is read and written is read again.

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `serve` | the parts put together; the socket; the way back down |
 //! | `api` | the HTTP API of [`wire::node`] |
-//! | `node`, `registry` | which sandboxes there are, and whether another fits |
+//! | `node`, `registry` | which runs there are, one of each POD, and whether another fits |
 //! | `task` | the one task that owns a sandbox, stage by stage |
 //! | `policy` | what is decided, pure: room, restarts, the same spec again |
 //! | `guest` | talking to `pod`, which is hostile until proven otherwise |
@@ -15,15 +15,16 @@
 //! | `context` | what all sandboxes of a node have in common |
 //! | `logs` | what agents and consoles have said, bounded |
 //! | `streams` | how many streams into an agent may be open |
-//! | `words` | errors in words |
+//! | `error_chain` | an error with its causes, in words |
 //!
 //! What must hold, whenever the daemon is killed:
 //! - A sandbox exists from its record's first write to its folder's end. What runs
 //!   without a record is ended at the next start; what has a record and does not run
 //!   is started, or its end is finished. A record that cannot be read is neither: its
 //!   sandbox is left as it is.
-//! - What the node lacks is waited for. An agent's disks are erased by its owner's word
-//!   and at the end of their retention, and by nothing else.
+//! - What the node lacks is waited for. A POD's data is in one place, with its run or kept
+//!   under its name; it is erased by its owner's word and at the end of its retention, and
+//!   by nothing else.
 //! - No sandbox is told that is not in the ledger, and no readiness that is not in the
 //!   journal.
 //! - A guest is billed from a mark to a mark; one that died unseen, to the last

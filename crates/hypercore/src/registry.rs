@@ -85,7 +85,7 @@ impl Registry {
             // and then the guest may run on.
             return self.get(handle.id()).map_or(Ok(()), |_| Err(EndError::Closing));
         }
-        ended.await.unwrap_or_else(|_| Err(EndError::Closing))
+        ended.await.unwrap_or(Err(EndError::Closing))
     }
 
     /// Frees its slot and its share.

@@ -239,7 +239,7 @@ fn converse(stream: UnixStream, permit: ConnectionPermit, router: &axum::Router,
     });
 }
 
-fn capacity(config: &Config, about: &sandbox::About) -> io::Result<Capacity> {
+fn capacity(config: &Config, about: &sandbox::RuntimeInfo) -> io::Result<Capacity> {
     let cores = u32::try_from(std::thread::available_parallelism()?.get()).unwrap_or(u32::MAX);
     let all_mib = match config.memory_mib {
         0 => machine_mib(Path::new("/proc/meminfo"))?.saturating_sub(Config::MACHINE_MIB),

@@ -18,7 +18,7 @@ use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::process::ProcessFacts;
 use crate::runtime::{
-    About, Condition, DiskRetention, Exit, Guest, GuestStream, Presence, Room, Runtime, Slot, Spec, Stats,
+    Condition, DiskRetention, DiskUsage, Exit, Guest, GuestStream, Presence, Runtime, RuntimeInfo, Slot, Spec, Stats,
 };
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError};
 
@@ -66,7 +66,9 @@ struct State {
     /// Calls that fail, each once.
     failing: Vec<Operation>,
     kept: BTreeMap<String, (KeptDisk, String)>,
-    room: Room,
+    room: DiskUsage,
+    /// Runs of which nothing can be removed by a sweep.
+    stuck: BTreeSet<RunId>,
     /// How often the machine was looked at.
     reconciled: u32,
 }
@@ -94,7 +96,8 @@ impl State {
             refused: 0,
             failing: Vec::new(),
             kept: BTreeMap::new(),
-            room: Room { size: 1 << 40, free: 1 << 40, guests: 0 },
+            stuck: BTreeSet::new(),
+            room: DiskUsage { size: 1 << 40, free: 1 << 40, guests: 0 },
             reconciled: 0,
         }
     }
@@ -210,8 +213,13 @@ impl FakeHost {
         self.state().running.get(&id).is_some_and(|guest| guest.paused.is_some())
     }
 
+    /// Has the sweep of a new daemon fail on what is left of this run.
+    pub fn stick(&self, id: RunId) {
+        self.state().stuck.insert(id);
+    }
+
     /// How full the disk is from now on.
-    pub fn set_room(&self, room: Room) {
+    pub fn set_disk_usage(&self, room: DiskUsage) {
         self.state().room = room;
     }
 
@@ -263,9 +271,9 @@ pub struct FakeRuntime(FakeHost);
 
 #[async_trait]
 impl Runtime for FakeRuntime {
-    fn about(&self) -> About {
+    fn about(&self) -> RuntimeInfo {
         let reason = "a fake, for tests".to_owned();
-        About { name: RuntimeName::QemuTcg, reason, overhead_mib: OVERHEAD_MIB, slots: SLOTS }
+        RuntimeInfo { name: RuntimeName::QemuTcg, reason, overhead_mib: OVERHEAD_MIB, slots: SLOTS }
     }
 
     async fn present(&self) -> Result<BTreeMap<RunId, Presence>, DriverError> {
@@ -281,7 +289,8 @@ impl Runtime for FakeRuntime {
     async fn sweep(&self, known: &BTreeMap<RunId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError> {
         let mut state = self.0.state();
         let before: BTreeSet<RunId> = state.running.keys().chain(state.disks.keys()).copied().collect();
-        let unknown: Vec<RunId> = before.into_iter().filter(|id| !known.contains_key(id)).collect();
+        let unknown: Vec<RunId> =
+            before.into_iter().filter(|id| !known.contains_key(id) && !state.stuck.contains(id)).collect();
         for id in &unknown {
             state.running.remove(id);
             state.keep(*id, retention);
@@ -401,7 +410,7 @@ impl Runtime for FakeRuntime {
         self.condition(id).await.map(drop)
     }
 
-    async fn room(&self) -> Result<Room, DriverError> {
+    async fn disk_usage(&self) -> Result<DiskUsage, DriverError> {
         Ok(self.0.state().room)
     }
 

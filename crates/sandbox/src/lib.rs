@@ -41,5 +41,5 @@ pub use error::{DriverError, Failure, Operation, Refusal, RuntimeError, is_full}
 pub use facts::GuestFacts;
 pub use process::ProcessFacts;
 pub use runtime::{
-    About, Condition, DiskRetention, Exit, Guest, GuestStream, Presence, Room, Runtime, Slot, Spec, Stats,
+    Condition, DiskRetention, DiskUsage, Exit, Guest, GuestStream, Presence, Runtime, RuntimeInfo, Slot, Spec, Stats,
 };

@@ -146,7 +146,7 @@ pub enum Condition {
 
 /// The disk under the guests' disks, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Room {
+pub struct DiskUsage {
     /// Its size.
     pub size: u64,
     /// What is free.
@@ -170,7 +170,7 @@ pub struct Stats {
 
 /// What a runtime says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
+pub struct RuntimeInfo {
     /// What isolates, with its accelerator.
     pub name: RuntimeName,
     /// Why that accelerator, in one sentence.
@@ -190,7 +190,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> GuestStream for T {}
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
     /// What it is.
-    fn about(&self) -> About;
+    fn about(&self) -> RuntimeInfo;
 
     /// What the machine holds, of any sandbox.
     ///
@@ -259,7 +259,7 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it cannot be read.
-    async fn room(&self) -> Result<Room, DriverError>;
+    async fn disk_usage(&self) -> Result<DiskUsage, DriverError>;
 
     /// The disks that are kept: all, or those of one POD.
     ///

@@ -33,7 +33,7 @@ pub(crate) enum Source {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Which {
+pub(crate) struct LogOptions {
     /// Whether to stay for what comes.
     #[serde(default)]
     follow: bool,
@@ -46,7 +46,7 @@ pub(crate) struct Which {
 #[utoipa::path(
     get,
     path = "/v1/sandboxes/{id}/logs",
-    params(("id" = RunId, Path, description = "The agent"), Which),
+    params(("id" = RunId, Path, description = "The agent"), LogOptions),
     responses(
         (status = 200, description = "Lines", body = String, content_type = "text/plain"),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -55,7 +55,7 @@ pub(crate) struct Which {
 pub(crate) async fn logs(
     State(api): State<Api>,
     path: Result<Path<RunId>, PathRejection>,
-    which: Result<Query<Which>, QueryRejection>,
+    which: Result<Query<LogOptions>, QueryRejection>,
     connection: Option<Extension<ConnectionPermit>>,
 ) -> Result<Response, ApiError> {
     let (id, which) = (id(path)?, query(which)?);

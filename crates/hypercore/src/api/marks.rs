@@ -17,7 +17,7 @@ use super::state::{Api, query};
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct After {
+pub(crate) struct MarksQuery {
     /// The last number the caller keeps: up to it the node may forget.
     #[serde(default)]
     after: u64,
@@ -30,7 +30,7 @@ pub(crate) struct After {
 #[utoipa::path(
     get,
     path = "/v1/marks",
-    params(After),
+    params(MarksQuery),
     responses(
         (status = 200, description = "A stretch of the journal", body = Marks),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -38,7 +38,7 @@ pub(crate) struct After {
 )]
 pub(crate) async fn marks(
     State(api): State<Api>,
-    after: Result<Query<After>, QueryRejection>,
+    after: Result<Query<MarksQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let after = query(after)?;
     let journal = &api.node.shared.journal;

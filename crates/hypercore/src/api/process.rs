@@ -85,7 +85,7 @@ async fn reach(handle: &Handle) -> Result<(PodConnection<Body>, PodClient), ApiE
             return Err(ApiError::not_ready());
         }
     };
-    match pod.line(CONNECT).await {
+    match pod.connect(CONNECT).await {
         Ok(line) => Ok((line, pod)),
         Err(error) if ready => Err(ApiError::unreachable(&error)),
         Err(_) => Err(ApiError::not_ready()),

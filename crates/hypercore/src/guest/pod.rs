@@ -58,11 +58,11 @@ impl PodClient {
 
     /// Opens a connection for one conversation.
     pub(crate) async fn open(&self) -> Result<PodConnection, PodError> {
-        self.line(CONNECT).await
+        self.connect(CONNECT).await
     }
 
     /// Opens a connection that carries bodies of one's own.
-    pub(crate) async fn line<B>(&self, within: Duration) -> Result<PodConnection<B>, PodError>
+    pub(crate) async fn connect<B>(&self, within: Duration) -> Result<PodConnection<B>, PodError>
     where
         B: hyper::body::Body + Send + Unpin + 'static,
         B::Data: Send,

@@ -51,7 +51,7 @@ pub(crate) struct Found {
     pub(crate) records: Vec<Record>,
     /// Folders that hold no record: creations or deletions cut off, unless the machine
     /// holds something of them.
-    pub(crate) remains: Vec<RunId>,
+    pub(crate) unrecorded: Vec<RunId>,
     /// Sandboxes of which something cannot be read, and what, with its repair.
     pub(crate) unreadable: Vec<(RunId, String)>,
 }
@@ -79,7 +79,7 @@ impl Ledger {
             let Some(id) = name.to_str().and_then(|name| name.parse::<RunId>().ok()) else { continue };
             match self.dir_of(id).read(id) {
                 Ok(Some(record)) => found.records.push(record),
-                Ok(None) => found.remains.push(id),
+                Ok(None) => found.unrecorded.push(id),
                 Err(cause) => found.unreadable.push((id, cause)),
             }
         }
@@ -252,14 +252,14 @@ mod tests {
         let ledger = open(dir.path());
         let own = ledger.dir_of(record(1).id);
         durable::make_dir("sandbox", &own.dir).unwrap();
-        assert_eq!(ledger.load().unwrap().remains, [record(1).id]);
+        assert_eq!(ledger.load().unwrap().unrecorded, [record(1).id]);
         fs::write(own.dir.join("secrets.half"), b"xx").unwrap();
-        assert_eq!(ledger.load().unwrap().remains, [record(1).id]);
+        assert_eq!(ledger.load().unwrap().unrecorded, [record(1).id]);
         fs::write(own.dir.join("record.half"), b"{").unwrap();
-        assert_eq!(ledger.load().unwrap().remains, [record(1).id]);
+        assert_eq!(ledger.load().unwrap().unrecorded, [record(1).id]);
         own.remove().unwrap();
         own.remove().unwrap();
-        assert!(ledger.load().unwrap().remains.is_empty());
+        assert!(ledger.load().unwrap().unrecorded.is_empty());
     }
 
     #[test]
@@ -278,7 +278,7 @@ mod tests {
             fs::write(own.record(), &text).unwrap();
             let found = ledger.load().unwrap();
             assert_eq!(found.records, [record(3)], "{text}");
-            assert!(found.remains.is_empty(), "{text}");
+            assert!(found.unrecorded.is_empty(), "{text}");
             let [(id, cause)] = found.unreadable.as_slice() else { panic!("{text}") };
             assert_eq!(*id, record(1).id);
             assert!(cause.contains("record.json") && cause.contains("backup"), "{cause}");
@@ -294,7 +294,7 @@ mod tests {
         own.create(&record(1), &secrets()).unwrap();
         fs::write(own.secrets(), "noise").unwrap();
         let found = ledger.load().unwrap();
-        assert!(found.records.is_empty() && found.remains.is_empty());
+        assert!(found.records.is_empty() && found.unrecorded.is_empty());
         assert!(found.unreadable[0].1.contains("secrets"), "{:?}", found.unreadable);
         // What is to be gone needs no secrets.
         own.write(&Record { wanted: Wanted::GoneKept, ..record(1) }).unwrap();

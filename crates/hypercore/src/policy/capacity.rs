@@ -13,7 +13,7 @@ pub(crate) struct Capacity {
     pub(crate) memory_mib: u64,
     /// What each guest takes beyond its own memory.
     pub(crate) overhead_mib: u64,
-    /// Seats.
+    /// Slots.
     pub(crate) slots: u16,
     /// What each guest's disks are promised.
     pub(crate) agent_disk_mib: u64,

@@ -12,8 +12,9 @@ use tokio::time::{Instant, sleep, timeout};
 use wire::node::Phase;
 use wire::pod::{Identity, PodPhase};
 
+use super::failure::{BookkeepingError, GuestFailure};
 use super::live::RunningGuest;
-use super::machine::{BOOKS_DEADLINE, BookkeepingError, GuestFailure, Stage, Task};
+use super::machine::{BOOKS_DEADLINE, Stage, Task};
 use super::order::{Ending, StageName};
 use crate::context::NodeContext;
 use crate::guest::{Delivered, PodClient, PodError};

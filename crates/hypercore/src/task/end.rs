@@ -8,8 +8,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use wire::node::{Data, KeptCause, Phase};
 
+use super::failure::BookkeepingError;
 use super::live::RunningGuest;
-use super::machine::{BOOKS_DEADLINE, BookkeepingError, Task};
+use super::machine::{BOOKS_DEADLINE, Task};
 use super::order::{Deletion, EndError, Ending};
 use crate::ledger::Wanted;
 
@@ -20,7 +21,7 @@ const HALT_GRACE: Duration = Duration::from_secs(10);
 
 /// Why something is still there.
 #[derive(Debug, thiserror::Error)]
-enum Remains {
+enum NotGone {
     #[error(transparent)]
     Books(#[from] BookkeepingError),
     #[error(transparent)]
@@ -47,9 +48,9 @@ impl Task {
         if let Some(live) = live {
             self.power_off(live, grace).await;
         }
-        while let Err(remains) = self.remove(written).await {
-            tracing::error!(error = &remains as &dyn std::error::Error, "a sandbox cannot be removed");
-            let said = EndError::StillThere(remains.to_string());
+        while let Err(why) = self.remove(written).await {
+            tracing::error!(error = &why as &dyn std::error::Error, "a sandbox cannot be removed");
+            let said = EndError::StillThere(why.to_string());
             for done in waiting.drain(..) {
                 let _ = done.send(Err(said.clone()));
             }
@@ -89,11 +90,11 @@ impl Task {
         let written = async {
             self.save().await?;
             self.journal(MarkKind::Unready, self.shared.clock.now()).await.map_err(BookkeepingError::from)?;
-            Ok::<_, Remains>(())
+            Ok::<_, NotGone>(())
         };
-        let written = timeout(BOOKS_DEADLINE, written).await.unwrap_or(Err(Remains::Late));
-        if let Err(remains) = &written {
-            tracing::warn!(error = remains as &dyn std::error::Error, "an end cannot be written down yet");
+        let written = timeout(BOOKS_DEADLINE, written).await.unwrap_or(Err(NotGone::Late));
+        if let Err(why) = &written {
+            tracing::warn!(error = why as &dyn std::error::Error, "an end cannot be written down yet");
         }
         written.is_ok()
     }
@@ -128,7 +129,7 @@ impl Task {
     }
 
     /// Removes all of it, its record last.
-    async fn remove(&mut self, written: bool) -> Result<(), Remains> {
+    async fn remove(&mut self, written: bool) -> Result<(), NotGone> {
         self.shared.runtime.stop(self.record.slot(), self.disks()).await?;
         // Else the next daemon would start it again, on disks that are gone. If there
         // still is no room for that, there is none for a start either.
@@ -139,7 +140,7 @@ impl Task {
             logs.agent.close();
             logs.console.close();
         }
-        timeout(BOOKS_DEADLINE, self.mark_end()).await.unwrap_or(Err(Remains::Late))?;
+        timeout(BOOKS_DEADLINE, self.mark_end()).await.unwrap_or(Err(NotGone::Late))?;
         let dir = self.dir.clone();
         spawn_blocking(move || dir.remove())
             .await
@@ -149,7 +150,7 @@ impl Task {
         Ok(())
     }
 
-    async fn mark_end(&self) -> Result<(), Remains> {
+    async fn mark_end(&self) -> Result<(), NotGone> {
         let now = self.shared.clock.now();
         self.journal(MarkKind::Unready, now).await.map_err(BookkeepingError::from)?;
         self.journal(MarkKind::Gone, now).await.map_err(BookkeepingError::from)?;
@@ -167,10 +168,10 @@ impl Task {
             self.shared.runtime.stop(self.record.slot(), DiskRetention::Attached).await?;
             self.record.facts = None;
             self.save().await?;
-            Ok::<_, Remains>(())
+            Ok::<_, NotGone>(())
         };
-        if let Err(remains) = halted.await {
-            tracing::error!(error = &remains as &dyn std::error::Error, "a guest cannot be ended");
+        if let Err(why) = halted.await {
+            tracing::error!(error = &why as &dyn std::error::Error, "a guest cannot be ended");
         }
     }
 }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{FailReason, Lack, MarkKind, RunId, UnixMillis};
-use sandbox::{DiskRetention, Guest, GuestFacts, RuntimeError, Spec, is_full};
+use sandbox::{DiskRetention, Guest, GuestFacts, RuntimeError, Spec};
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use wire::node::{Data, Phase, Sandbox};
 
+use super::failure::{BookkeepingError, GuestFailure, Shortage};
 use super::handle::{Handle, Logs, Origin};
 use super::live::RunningGuest;
 use super::order::{Deletion, Ending, Inbox, StageName};
@@ -19,7 +20,7 @@ use crate::context::NodeContext;
 use crate::error_chain::error_chain;
 use crate::guest::PodClient;
 use crate::journal::JournalError;
-use crate::ledger::{LedgerError, Record, SandboxDir, Secrets, Wanted};
+use crate::ledger::{Record, SandboxDir, Secrets, Wanted};
 use crate::logs::{AgentLog, RotatedLog};
 use crate::policy::{Desired, Next, Readiness};
 
@@ -43,84 +44,12 @@ pub(super) enum Stage {
     End(Option<RunningGuest>, Ending),
 }
 
-/// What the node lacks, and how that was noticed.
-pub(super) struct Shortage {
-    pub(super) lacks: Lack,
-    pub(super) cause: String,
-}
-
-impl From<RuntimeError> for Shortage {
-    fn from(error: RuntimeError) -> Self {
-        Self { lacks: error.lack(), cause: error_chain(&error) }
-    }
-}
-
 /// A wait for what the node lacks.
 #[derive(Clone, Copy)]
 pub(super) struct Waiting {
     lacks: Lack,
     since: UnixMillis,
     tries: u32,
-}
-
-/// Why a guest is no more.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum GuestFailure {
-    /// It, or its agent, was not ready in time.
-    #[error("it was not ready within {0:?}")]
-    Boot(Duration),
-    /// The VMM ended.
-    #[error("{0}")]
-    Guest(String),
-    /// `pod` said so, or said nothing.
-    #[error("{0}")]
-    Pod(String),
-    /// It was ready, and then not, too often.
-    #[error("it became ready and unready more than {most} times in a while", most = Readiness::MOST)]
-    Flaps,
-}
-
-impl GuestFailure {
-    const fn reason(&self) -> FailReason {
-        match self {
-            Self::Boot(_) => FailReason::BootTimeout,
-            Self::Guest(_) | Self::Pod(_) | Self::Flaps => FailReason::CrashLoop,
-        }
-    }
-
-    const fn label(&self) -> &'static str {
-        match self {
-            Self::Boot(_) => "boot_timeout",
-            Self::Guest(_) => "guest",
-            Self::Pod(_) => "pod",
-            Self::Flaps => "flaps",
-        }
-    }
-}
-
-/// What stops a task from going on: its own books.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BookkeepingError {
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    #[error("open a log")]
-    Log(#[source] std::io::Error),
-    #[error("work on the disk")]
-    Blocking(#[source] tokio::task::JoinError),
-    #[error("its logs and its token are not open")]
-    Closed,
-}
-
-impl BookkeepingError {
-    fn lack(&self) -> Lack {
-        match self {
-            Self::Ledger(error) if error.is_of_a_full_disk() => Lack::Disk,
-            Self::Log(error) if is_full(error) => Lack::Disk,
-            Self::Ledger(_) | Self::Journal(_) | Self::Log(_) | Self::Blocking(_) | Self::Closed => Lack::Ledger,
-        }
-    }
 }
 
 /// The task that owns a sandbox.

@@ -1,17 +1,19 @@
 //! One task owns one sandbox.
 //!
 //! ```text
-//!            ┌────────────────────────────┐
-//!            ▼                            │
-//!  Adopt ▶ Start ▶ Boot ⇄ Watch ▶ (death) ▶ Pause
-//!    │       │      │       │               │  └▶ Failed
-//!    └───────┴──────┴───────┴───────────────┴──────┴──▶ End (deleted, or halted)
+//!            ┌──────────────────────────────────┐
+//!            ▼                                  │
+//!  Adopt ▶ Start ▶ Boot ⇄ Monitor ▶ (failure) ▶ Backoff
+//!    │       │      │        │          │          └▶ Failed
+//!    └───────┴──────┴────────┴──────────┴─────────────┴──▶ End (deleted, or halted)
 //! ```
 //!
 //! What the node lacks leads from every stage to `Wait`, and from there to where the
-//! task was: it is never a death. A guest that its VMM has stopped is `Held` meanwhile.
+//! task was: it is never a failure of the guest. One that its VMM has stopped is `Suspended`
+//! meanwhile.
 //!
-//! Everybody else sends it orders and looks at what it shows. An order is heard in
+//! Everybody else sends it orders and looks at what it shows; `order` alone knows which
+//! stage obeys which of them, and why others are refused. An order is heard in
 //! every stage but `Start`, which runs to its end because a guest that is half made
 //! cannot be let go; a wait for a disk that takes nothing hears it too. Readiness is
 //! shown when it is in the journal, and nothing is shown of a sandbox that is not in
@@ -19,6 +21,7 @@
 
 mod boot;
 mod end;
+mod failure;
 mod handle;
 mod live;
 mod machine;

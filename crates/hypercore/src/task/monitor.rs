@@ -9,8 +9,9 @@ use wire::node::Phase;
 use wire::pod::PodPhase;
 
 use super::boot::gave_up;
+use super::failure::{BookkeepingError, GuestFailure, Shortage};
 use super::live::RunningGuest;
-use super::machine::{BookkeepingError, GuestFailure, Shortage, Stage, Task};
+use super::machine::{Stage, Task};
 use super::order::StageName;
 use crate::context::NodeContext;
 use crate::guest::{PodClient, PodConnection};
@@ -99,7 +100,7 @@ impl Task {
     /// it does.
     async fn goes_on(&self) -> bool {
         let (runtime, id) = (&self.shared.runtime, self.record.id);
-        let roomy = runtime.room().await.is_ok_and(|room| room.free >= RESUME_FREE);
+        let roomy = runtime.disk_usage().await.is_ok_and(|room| room.free >= RESUME_FREE);
         if !roomy {
             return false;
         }

@@ -75,6 +75,27 @@ async fn fault_1_5_a_node_that_ends_its_guests_ends_those_whose_records_it_canno
 }
 
 #[tokio::test]
+async fn what_is_in_no_ledger_and_cannot_be_removed_keeps_its_pods_data_from_being_taken_for_gone() {
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    daemon.kill().await;
+    host.machine.write_data(id(1), "what the agent wrote");
+    host.machine.stick(id(1));
+    std::fs::remove_dir_all(file(&host, "")).unwrap();
+    let next = host.daemon().await;
+    let [held] = next.node.shared.registry.quarantine.list().try_into().unwrap();
+    assert!(held.id == id(1) && held.cause.contains("could not be removed"), "{}", held.cause);
+    assert!(matches!(next.offer_run(id(2), &spec()).await, Err(CreateError::Quarantined(_))));
+    let gone = next.node.delete(id(1), None, Duration::ZERO, Data::Keep).await.unwrap();
+    assert!(gone.kept.is_some());
+    assert!(next.offer_run(id(2), &spec()).await.is_ok());
+    next.ready(id(2)).await;
+    assert_eq!(host.machine.data(id(2)).as_deref(), Some("what the agent wrote"));
+}
+
+#[tokio::test]
 async fn fault_1_2_a_record_that_was_repaired_gives_the_same_guest_back() {
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use domain::{FailReason, Lack, Mark, MarkKind, UnixMillis};
-use sandbox::{DiskRetention, Operation, Refusal, Room, Runtime, Slot};
+use sandbox::{DiskRetention, DiskUsage, Operation, Refusal, Runtime, Slot, Spec};
 use serde_json::Value;
-use wire::node::{AgentMark, Data, KeptCause, Phase, Retention, Sandbox};
+use wire::node::{AgentMark, Data, DataDisk, KeptCause, Phase, Retention, Sandbox};
 
 use super::node::{TestNode, eventually, id};
 use super::pod::PodBehavior;
@@ -134,12 +134,14 @@ async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_be
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
     let now = crate::Clock::system().now();
+    let driver = host.machine.driver();
     for (bits, since) in [(1, UnixMillis(0)), (2, now)] {
-        daemon.create(id(bits)).await;
-        daemon.ready(id(bits)).await;
+        let slot = Slot { run: id(bits), number: 0 };
+        let (pod, data, base) = (id(bits).into(), DataDisk::KeptOrEmpty, "/dev/null".into());
+        driver.create(&Spec { slot, pod, data, cores: 1, memory_mib: 128, base, ran: false }).await.unwrap();
         let until = since.plus(host.config.retention_ms());
         let retention = Retention { since, until, cause: KeptCause::Deleted };
-        host.machine.driver().stop(Slot { run: id(bits), number: 0 }, DiskRetention::KeepAll(retention)).await.unwrap();
+        driver.stop(slot, DiskRetention::KeepAll(retention)).await.unwrap();
     }
     let shared = &daemon.node.shared;
     let left = || host.machine.kept().iter().map(|disk| disk.pod).collect::<Vec<_>>();
@@ -223,7 +225,7 @@ async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_waits_and_goes_on_where_
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     let before = daemon.ready(id(1)).await;
-    host.machine.set_room(Room { size: 1 << 30, free: 0, guests: 0 });
+    host.machine.set_disk_usage(DiskUsage { size: 1 << 30, free: 0, guests: 0 });
     host.machine.pause(id(1), Some(Lack::Disk));
     daemon.until(id(1), waits_for(Lack::Disk)).await;
     assert_eq!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Unready), "nobody pays for it");
@@ -232,7 +234,7 @@ async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_waits_and_goes_on_where_
     let next = host.daemon().await;
     next.until(id(1), waits_for(Lack::Disk)).await;
     host.machine.pause(id(1), None);
-    host.machine.set_room(Room { size: 1 << 30, free: 1 << 30, guests: 0 });
+    host.machine.set_disk_usage(DiskUsage { size: 1 << 30, free: 1 << 30, guests: 0 });
     let after = next.ready(id(1)).await;
     assert_eq!((after.pid, after.restarts), (before.pid, 0));
 }
@@ -253,11 +255,11 @@ async fn fault_1_6_a_stopped_guest_can_be_deleted() {
 async fn fault_1_6_a_node_promises_its_disk_once() {
     let mut host = TestNode::new(PodBehavior::Good);
     (host.config.layer_mib, host.config.data_mib, host.config.disk_percent) = (40_000, 60_000, 200);
-    host.machine.set_room(Room { size: 10 << 30, free: 10 << 30, guests: 0 });
+    host.machine.set_disk_usage(DiskUsage { size: 10 << 30, free: 10 << 30, guests: 0 });
     let daemon = host.daemon().await;
     let refused = daemon.offer(id(1), &super::node::spec()).await;
     assert!(matches!(refused, Err(crate::node::CreateError::NoRoom(domain::NoRoom::Full))), "100 GB on 10 GB");
-    host.machine.set_room(Room { size: 120 << 30, free: 120 << 30, guests: 0 });
+    host.machine.set_disk_usage(DiskUsage { size: 120 << 30, free: 120 << 30, guests: 0 });
     daemon.create(id(1)).await;
     daemon.create(id(2)).await;
     let disk = daemon.node.info().await.unwrap().disk.unwrap();

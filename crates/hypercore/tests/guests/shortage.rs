@@ -6,12 +6,12 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::Duration;
 
-use domain::{Lack, RunId};
+use domain::{Lack, PodId, RunId};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
-use wire::node::{Data, Phase};
+use wire::node::{Data, DataDisk, Phase};
 
 use crate::machine::Residue;
 use crate::node::{NodeProcess, PATIENCE, id};
@@ -101,6 +101,30 @@ async fn fault_1_1_a_daemon_that_comes_back_to_too_little_disk_waits_and_the_dat
     assert!(node.dir.path().join("node/kept").join(&kept[0].name).join("data.ext4").exists());
     node.delete(id(1)).await;
     assert!(node.client().disks().await.unwrap().kept.is_empty());
+    node.end(&before);
+}
+
+#[tokio::test]
+async fn what_was_written_to_data_is_there_in_the_pods_next_run() {
+    let before = Residue::of("pltu");
+    let node = NodeProcess::new("pltu", 21, "").await;
+    let pod = PodId::chosen("agent-123").unwrap();
+    let mut spec = node.spec(pod);
+    for (run, counted) in [(1, 1), (2, 2)] {
+        node.client().create(id(run), &spec, None).await.unwrap();
+        assert_eq!(node.ready(id(run)).await.pod, pod);
+        assert_eq!(node.run(id(run), &["/usr/bin/agent-echo", "tell", "env", "POD_ID"]).await.trim(), "agent-123");
+        assert_eq!(count(&node, id(run)).await, counted, "what the run before has counted is there");
+        let gone = node.client().delete(id(run), pod, Duration::from_secs(5), Data::Keep).await.unwrap();
+        assert!(gone.kept.is_some_and(|kept| kept.bytes > 0));
+        spec.data = DataDisk::Kept;
+    }
+    let [kept] = node.client().disks().await.unwrap().kept.try_into().unwrap();
+    let dir = node.dir.path().join("node/kept").join(&kept.name);
+    assert!(dir.join("data.ext4").exists() && !dir.join("layer.ext4").exists());
+    node.client().erase(pod).await.unwrap();
+    assert!(node.client().disks().await.unwrap().kept.is_empty() && !dir.exists());
+    assert!(node.client().create(id(3), &spec, None).await.is_err(), "nothing is kept of it any more");
     node.end(&before);
 }
 

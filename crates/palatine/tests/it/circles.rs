@@ -13,11 +13,6 @@ use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
 const KNOWN: &[(&str, &[&str], &str)] = &[
     ("identity", &["fields.rs", "kdf.rs", "keystore.rs"], "the keystore's parts give the keystore's error"),
     (
-        "sandbox",
-        &["network/claim.rs", "network/guest.rs", "network/machine.rs", "network/rules.rs"],
-        "the machine's networks hold the guests', whose rules name the machine",
-    ),
-    (
         "x402",
         &[
             "presented.rs",
@@ -44,22 +39,6 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
             "source/registry.rs",
         ],
         "one error holds those of all steps, which give it themselves",
-    ),
-    (
-        "hypercore",
-        &[
-            "api/about.rs",
-            "api/document.rs",
-            "api/fault.rs",
-            "api/state.rs",
-            "journal/writer.rs",
-            "keeping.rs",
-            "ledger/shelf.rs",
-            "registry.rs",
-            "task/handle.rs",
-            "task/machine.rs",
-        ],
-        "a sandbox's task and what it is registered with hold each other",
     ),
     (
         "relay",

@@ -23,7 +23,9 @@ use crate::cgroup::Cgroups;
 use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::network::{Claim, Dialer, Host};
-use crate::runtime::{About, Condition, DiskRetention, Guest, GuestStream, Presence, Room, Runtime, Slot, Spec, Stats};
+use crate::runtime::{
+    Condition, DiskRetention, DiskUsage, Guest, GuestStream, Presence, Runtime, RuntimeInfo, Slot, Spec, Stats,
+};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, files, process};
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -90,9 +92,9 @@ impl Qemu {
 
 #[async_trait]
 impl Runtime for Qemu {
-    fn about(&self) -> About {
+    fn about(&self) -> RuntimeInfo {
         let Inner { verdict, settings, .. } = &*self.0;
-        About {
+        RuntimeInfo {
             name: verdict.accelerator.runtime(),
             reason: verdict.reason.clone(),
             overhead_mib: overhead_mib(verdict.accelerator),
@@ -186,8 +188,8 @@ impl Runtime for Qemu {
         qmp.resume().await.during(Operation::Resume, id, "ask the VMM")
     }
 
-    async fn room(&self) -> Result<Room, DriverError> {
-        self.blocking(Inner::room).await
+    async fn disk_usage(&self) -> Result<DiskUsage, DriverError> {
+        self.blocking(Inner::disk_usage).await
     }
 
     async fn kept(&self, of: Option<PodId>) -> Result<Vec<KeptDisk>, DriverError> {

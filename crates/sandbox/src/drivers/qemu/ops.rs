@@ -23,7 +23,7 @@ use crate::disk::{DATA, LAYER};
 use crate::error::{Step, step};
 use crate::kept::{self, KeptDisks};
 use crate::network::{Claim, Dialer, Host, Namespace};
-use crate::runtime::{DiskRetention, Presence, Room, Slot, Spec};
+use crate::runtime::{DiskRetention, DiskUsage, Presence, Slot, Spec};
 use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, disk, files, owner, process};
 
 /// How long a VMM may take to end by itself when it was told to.
@@ -139,7 +139,7 @@ impl Inner {
         Ok(removed)
     }
 
-    /// Removes the links of empty seats. Where a slot is not known, any link may be
+    /// Removes the links of empty slots. Where a slot is not known, any link may be
     /// the one that is used: then none is removed.
     fn sweep_links(&self, known: &BTreeMap<RunId, Option<u16>>) -> Result<(), DriverError> {
         let mut seated = BTreeSet::new();
@@ -164,7 +164,7 @@ impl Inner {
         Ok(())
     }
 
-    pub(super) fn room(&self) -> Result<Room, DriverError> {
+    pub(super) fn disk_usage(&self) -> Result<DiskUsage, DriverError> {
         let stat = rustix::fs::statvfs(&self.settings.state).step("look at the free space")?;
         let mut guests = 0;
         let dir = self.settings.state.join("guests");
@@ -172,7 +172,7 @@ impl Inner {
             guests += kept::allocated(&dir.join(name)).step("measure a guest's disks")?;
         }
         let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(Room { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail), guests })
+        Ok(DiskUsage { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail), guests })
     }
 
     pub(super) fn list_kept(&self, of: Option<PodId>) -> Result<Vec<KeptDisk>, DriverError> {

@@ -1,0 +1,178 @@
+//! A sandbox that is asked for: whether it may be, and its place.
+
+use std::sync::Arc;
+
+use domain::{PodId, RunId, Tiers};
+use sandbox::Slot;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use wire::Environment;
+use wire::node::{DataDisk, Phase, Sandbox, SandboxSpec};
+use wire::pod::Run;
+
+use super::info::disk_room;
+use super::{CreateError, Node};
+use crate::error_chain::error_chain;
+use crate::ledger::{Record, Secrets};
+use crate::policy::{Desired, DiskRoom, Offer, offer};
+use crate::registry::Admission;
+use crate::task::{Handle, Origin, Task};
+
+const MIB: u64 = 1024 * 1024;
+
+/// What came of asking for a sandbox.
+pub(crate) enum Created {
+    /// It is new.
+    New(Sandbox),
+    /// It was there.
+    Existing(Sandbox),
+}
+
+impl Node {
+    /// Makes a sandbox, or finds that it is there.
+    pub(crate) async fn create(
+        &self,
+        id: RunId,
+        spec: SandboxSpec,
+        trace: Option<String>,
+    ) -> Result<Created, CreateError> {
+        check(&spec)?;
+        if let Some(held) = self.shared.registry.get(id) {
+            return self.again(&held, &spec).await;
+        }
+        if let Some(held) = self.shared.registry.quarantine.get(id) {
+            return Err(CreateError::Quarantined(held.cause));
+        }
+        let (run, room) = self.room_for(&spec).await?;
+        match self.enter(id, &spec, run, room).await? {
+            (handle, Some(task)) => self.begin(&handle, task, spec.env, trace).await,
+            (handle, None) => self.again(&handle, &spec).await,
+        }
+    }
+
+    /// Gives a run its place, unless it has it. Of a POD that has data here the run will
+    /// have that data: nobody erases it from now on.
+    async fn enter(
+        &self,
+        id: RunId,
+        spec: &SandboxSpec,
+        run: Run,
+        room: DiskRoom,
+    ) -> Result<(Arc<Handle>, Option<Task>), CreateError> {
+        let _kept = self.shared.kept.lock().await;
+        self.refuse_second_run(id, spec.pod)?;
+        let room = room.with_guests(self.data_to_take_back(spec).await? / MIB);
+        let disk_mib = self.shared.config.agent_disk_mib();
+        let (desired, now) = (Desired::from(spec), self.shared.clock.now());
+        let mut made = None;
+        let ask = domain::Ask { cores: spec.cores, memory_mib: spec.memory_mib };
+        let entry = self.shared.registry.enter(id, ask, room, |number| {
+            let record = Record::new(Slot { run: id, number }, desired, run, disk_mib, now);
+            let (handle, task) = self.prepare(record);
+            made = Some(task);
+            handle
+        });
+        match entry.map_err(CreateError::NoRoom)? {
+            Admission::New(handle) => Ok((handle, made)),
+            Admission::Existing(handle) => Ok((handle, None)),
+        }
+    }
+
+    fn refuse_second_run(&self, id: RunId, pod: PodId) -> Result<(), CreateError> {
+        let registry = &self.shared.registry;
+        if let Some(held) = registry.quarantine.run_of(pod) {
+            return Err(CreateError::Quarantined(held.cause));
+        }
+        match registry.run_of(pod).map(|handle| handle.id()) {
+            Some(run) if run != id => Err(CreateError::PodRunning { pod, run }),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Bytes of the data disk that a run takes back. Where that cannot be seen the run
+    /// waits for it: there may be one.
+    async fn data_to_take_back(&self, spec: &SandboxSpec) -> Result<u64, CreateError> {
+        match (self.shared.runtime.kept_data(spec.pod).await, spec.data) {
+            (Ok(Some(bytes)), _) => Ok(bytes),
+            (Ok(None), DataDisk::KeptOrEmpty) => Ok(0),
+            (Ok(None), DataDisk::Kept) => Err(CreateError::NoData(spec.pod)),
+            (Err(error), _) => {
+                tracing::error!(pod = %spec.pod, error = error_chain(&error), "what is kept of a POD cannot be seen");
+                Ok(0)
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        handle: &Handle,
+        task: Task,
+        env: Environment,
+        trace: Option<String>,
+    ) -> Result<Created, CreateError> {
+        let (written, in_ledger) = oneshot::channel();
+        let secrets = match Secrets::new(env) {
+            Ok(secrets) => secrets,
+            Err(error) => {
+                self.shared.registry.forget(handle.id());
+                return Err(CreateError::Disk(error));
+            }
+        };
+        self.spawn(task, Origin::Asked { secrets, written, trace });
+        in_ledger.await.map_err(|_| CreateError::Closing)??;
+        Ok(Created::New(handle.sandbox()))
+    }
+
+    async fn again(&self, held: &Arc<Handle>, spec: &SandboxSpec) -> Result<Created, CreateError> {
+        let sandbox = held.sandbox();
+        if sandbox.phase == Phase::Stopping {
+            return Err(CreateError::Stopping);
+        }
+        let (dir, env) = (held.dir.clone(), spec.env.clone());
+        let (id, generation) = (held.id(), held.desired.generation);
+        let same = spawn_blocking(move || {
+            dir.unseal(id, generation).is_ok_and(|secrets| same_environment(&secrets.env, &env))
+        });
+        let same = same.await.map_err(|error| CreateError::Disk(std::io::Error::other(error)))?;
+        match offer(held.desired, spec.into(), || same) {
+            Offer::Same => Ok(Created::Existing(sandbox)),
+            Offer::Stale => Err(CreateError::Stale),
+        }
+    }
+
+    /// Whether the machine has what a new sandbox needs besides cores and memory.
+    async fn room_for(&self, spec: &SandboxSpec) -> Result<(Run, DiskRoom), CreateError> {
+        if self.tasks.is_closed() {
+            return Err(CreateError::Closing);
+        }
+        if self.shared.journal.is_full() {
+            return Err(CreateError::MarksFull);
+        }
+        let (images, digest) = (self.shared.images.clone(), spec.image);
+        let base = spawn_blocking(move || images.find(&digest)).await;
+        let base = base.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
+        let room = disk_room(self.shared.runtime.disk_usage().await?);
+        let (least_mib, path) = (self.shared.config.disk_free_mib, self.shared.config.state.clone());
+        if room.free_mib < least_mib {
+            return Err(CreateError::DiskFull { path, free_mib: room.free_mib, least_mib });
+        }
+        Ok((base.ok_or(CreateError::NoImage(digest))?.run, room))
+    }
+}
+
+fn check(spec: &SandboxSpec) -> Result<(), CreateError> {
+    if spec.cores == 0 {
+        return Err(CreateError::Cores);
+    }
+    if spec.memory_mib < u64::from(Tiers::MIN_MEMORY_MIB) {
+        return Err(CreateError::Memory);
+    }
+    Ok(spec.env.check()?)
+}
+
+fn same_environment(held: &Environment, offered: &Environment) -> bool {
+    let pairs = |env: &Environment| {
+        env.0.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect::<Vec<_>>()
+    };
+    pairs(held) == pairs(offered)
+}

@@ -1,0 +1,57 @@
+//! Why the node will not make a sandbox.
+
+use std::path::PathBuf;
+
+use domain::{NoRoom, PodId, RunId, Tiers};
+use sandbox::DriverError;
+use wire::EnvironmentError;
+
+use crate::ledger::LedgerError;
+
+/// Why the node will not make a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CreateError {
+    #[error("cores must be at least 1")]
+    Cores,
+    #[error("memory_mib must be at least {least}", least = Tiers::MIN_MEMORY_MIB)]
+    Memory,
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    #[error("this node does not have the image {0}")]
+    NoImage(domain::ImageDigest),
+    #[error("{}", no_room(.0))]
+    NoRoom(NoRoom),
+    #[error("this node's disk is full: {free_mib} MiB are free in {} and {least_mib} MiB must stay free", .path.display())]
+    DiskFull { path: PathBuf, free_mib: u64, least_mib: u64 },
+    #[error("this node has metering marks that nobody fetches; it takes no more sandboxes until they are")]
+    MarksFull,
+    #[error("the sandbox is held with another spec, or at another generation")]
+    Stale,
+    #[error("the sandbox is being taken down")]
+    Stopping,
+    #[error("the POD {pod} runs already, as {run}")]
+    PodRunning { pod: PodId, run: RunId },
+    #[error("this node keeps no data of the POD {0}")]
+    NoData(PodId),
+    #[error("the sandbox's record cannot be read: {0}")]
+    Quarantined(String),
+    #[error("the node is going down")]
+    Closing,
+    #[error("write the ledger")]
+    Ledger(#[from] LedgerError),
+    #[error("read the image store")]
+    Images(#[from] image::ImageError),
+    #[error("work on the disk")]
+    Disk(#[source] std::io::Error),
+    #[error("look at the disk")]
+    Driver(#[from] DriverError),
+}
+
+fn no_room(why: &NoRoom) -> String {
+    match why {
+        NoRoom::TooLarge { .. } => format!("this node is too small: {why}"),
+        NoRoom::Full | NoRoom::NoNodes => {
+            "this node has no room left: not enough free memory, disk, cores or slots".to_owned()
+        }
+    }
+}

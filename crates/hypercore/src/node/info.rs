@@ -1,0 +1,61 @@
+//! The node, as it describes itself.
+
+use sandbox::{DiskUsage, DriverError};
+use tokio::task::spawn_blocking;
+use wire::node::{Disks, NodeDisk, NodeInfo};
+
+use super::{CreateError, Node};
+use crate::policy::{DiskRoom, Load};
+
+const MIB: u64 = 1024 * 1024;
+
+impl Node {
+    /// The disks that outlived their sandboxes.
+    pub(crate) async fn disks(&self) -> Result<Disks, DriverError> {
+        let kept = self.shared.runtime.kept(None).await?;
+        Ok(Disks { retention_days: self.shared.config.retention_days, kept })
+    }
+
+    /// The node, as it describes itself.
+    pub(crate) async fn info(&self) -> Result<NodeInfo, CreateError> {
+        let images = self.shared.images.clone();
+        let named = spawn_blocking(move || images.named()).await;
+        let images = named.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
+        let (load, capacity, about) =
+            (self.shared.registry.load(), self.shared.registry.capacity(), &self.shared.about);
+        Ok(NodeInfo {
+            name: self.shared.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            runtime: about.name,
+            runtime_reason: about.reason.clone(),
+            cores: capacity.cores,
+            free_cores: capacity.free_vcpus(load),
+            memory_mib: capacity.memory_mib,
+            free_memory_mib: capacity.free_memory_mib(load),
+            most_memory_mib: Some(capacity.free_memory_mib(Load::default())),
+            disk: Some(self.disk(load).await?),
+            sandboxes: load.sandboxes,
+            images,
+        })
+    }
+
+    async fn disk(&self, load: Load) -> Result<NodeDisk, DriverError> {
+        let (found, capacity) = (self.shared.runtime.disk_usage().await?, self.shared.registry.capacity());
+        let kept = self.shared.runtime.kept(None).await?;
+        Ok(NodeDisk {
+            size_mib: found.size / MIB,
+            free_mib: found.free / MIB,
+            least_free_mib: capacity.disk_free_mib,
+            promised_mib: load.disk_mib,
+            promisable_mib: capacity.free_disk_mib(load, disk_room(found)),
+            overcommit_percent: capacity.disk_percent,
+            sandbox_mib: capacity.agent_disk_mib,
+            kept: u32::try_from(kept.len()).unwrap_or(u32::MAX),
+            kept_mib: kept.iter().map(|disk| disk.bytes).sum::<u64>() / MIB,
+        })
+    }
+}
+
+pub(super) fn disk_room(room: DiskUsage) -> DiskRoom {
+    DiskRoom { free_mib: room.free / MIB, guests_mib: room.guests / MIB }
+}

@@ -1,0 +1,12 @@
+//! The node: what its API asks of it.
+
+mod create;
+mod daemon;
+mod delete;
+mod error;
+mod info;
+mod recover;
+
+pub(crate) use create::Created;
+pub(crate) use daemon::Node;
+pub(crate) use error::CreateError;
