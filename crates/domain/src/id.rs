@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::UnixMillis;
-use crate::pod::{PodId, PodIdError};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use crate::text::text_on_the_wire;
+use serde::{Deserialize, Serialize};
 
 /// Why a text is not the id it claims to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,9 +13,6 @@ pub enum IdError {
     /// Not the shape `xxxxxxxx-xxxx-xxxx` in lower-case hex.
     #[error("a run's id looks like a1b2c3d4-e5f6-7890")]
     Run,
-    /// Not a DNS label of at most 57 characters.
-    #[error("{0}")]
-    Pod(#[from] PodIdError),
     /// Not the base58 of exactly 32 bytes.
     #[error("a wallet is the base58 of 32 bytes")]
     Wallet,
@@ -178,37 +175,7 @@ impl Generation {
     }
 }
 
-macro_rules! text_on_the_wire {
-    ($id:ty, $pattern:literal, $example:literal) => {
-        impl Serialize for $id {
-            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-                to.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $id {
-            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(from)?;
-                text.parse().map_err(de::Error::custom)
-            }
-        }
-
-        impl utoipa::PartialSchema for $id {
-            fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-                utoipa::openapi::ObjectBuilder::new()
-                    .schema_type(utoipa::openapi::schema::Type::String)
-                    .pattern(Some($pattern))
-                    .examples([$example])
-                    .into()
-            }
-        }
-
-        impl utoipa::ToSchema for $id {}
-    };
-}
-
 text_on_the_wire!(RunId, "^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}$", "a1b2c3d4-e5f6-7890");
-text_on_the_wire!(PodId, "^[a-z0-9]([a-z0-9-]{0,55}[a-z0-9])?$", "agent-123");
 text_on_the_wire!(Wallet, "^[1-9A-HJ-NP-Za-km-z]{32,44}$", "4Nd1mYk3mVBrXzVtPpVnV6vWzjYwQbQ1tY5rP1u1n5o3");
 text_on_the_wire!(
     ImageDigest,
@@ -240,7 +207,6 @@ mod tests {
         #[test]
         fn no_text_makes_a_parser_panic(text in ".{0,80}") {
             let _ = text.parse::<RunId>();
-            let _ = text.parse::<PodId>();
             let _ = text.parse::<Wallet>();
             let _ = text.parse::<ImageDigest>();
         }

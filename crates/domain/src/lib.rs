@@ -13,6 +13,7 @@ pub mod payment;
 mod placement;
 mod pod;
 pub mod relay;
+mod text;
 mod tier;
 mod time;
 pub mod vault;

@@ -5,7 +5,8 @@ use std::str::FromStr;
 
 use arrayvec::ArrayString;
 
-use crate::RunId;
+use crate::id::RunId;
+use crate::text::text_on_the_wire;
 
 /// The longest id: with a port of five digits and a dash before it, it is still one
 /// DNS label of 63 characters (RFC 1035, section 2.3.4).
@@ -107,6 +108,8 @@ impl FromStr for PodId {
     }
 }
 
+text_on_the_wire!(PodId, "^[a-z0-9]([a-z0-9-]{0,55}[a-z0-9])?$", "agent-123");
+
 impl From<RunId> for PodId {
     fn from(run: RunId) -> Self {
         Self::minted(run)
@@ -148,6 +151,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".{0,80}") {
+            let _ = text.parse::<PodId>();
+        }
+
         #[test]
         fn a_minted_id_is_the_text_of_its_first_run_and_leads_back_to_it(bits: u64) {
             let run = RunId::from_bits(bits);

@@ -1,6 +1,6 @@
 //! How the domain's values lie in SQLite's columns.
 
-use domain::{End, FailReason, Lack, RunId, State, StateName, StopReason, UnixMillis};
+use domain::{End, FailReason, Lack, PodId, RunId, State, StateName, StopReason, UnixMillis};
 use rusqlite::Row;
 use rusqlite::types::Type;
 use serde::Serialize;
@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use wire::public::{Reason, StateChange};
 
 use crate::error::StoreError;
+use crate::record::PodKey;
 
 /// SQLite's integers end at 2^63; no counter of ours gets there.
 pub(crate) fn integer(value: u64) -> i64 {
@@ -25,6 +26,14 @@ pub(crate) const fn id_column(id: RunId) -> i64 {
 
 pub(crate) const fn id_of(column: i64) -> RunId {
     RunId::from_bits(column.cast_unsigned())
+}
+
+/// The id of this key and name.
+pub(crate) fn id_from(key: PodKey, name: Option<String>) -> Result<PodId, StoreError> {
+    match name {
+        None => Ok(PodId::minted(RunId::from_bits(key.0))),
+        Some(name) => name.parse().map_err(|_| StoreError::Value("the name of a POD")),
+    }
 }
 
 pub(crate) fn millis(column: i64) -> UnixMillis {

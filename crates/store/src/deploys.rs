@@ -5,10 +5,10 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use wire::vault::VaultState;
 
-use crate::codec::{integer, natural};
+use crate::codec::{id_from, integer, natural};
 use crate::error::StoreError;
 use crate::handle::Store;
-use crate::pod::{id_from, key_of};
+use crate::pod::key_of;
 use crate::record::PodKey;
 use crate::writer::{Command, Tx};
 

@@ -1,10 +1,10 @@
 //! What lasts of a POD: its id, whose it is, what its node keeps of its data.
 
-use domain::{PodId, RunId, UnixMillis, Wallet};
+use domain::{PodId, UnixMillis, Wallet};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::billing::keep_total;
-use crate::codec::{id_column, integer, millis, natural};
+use crate::codec::{id_column, id_from, integer, millis, natural};
 use crate::error::StoreError;
 use crate::record::{KeptData, PodKey, Record};
 use crate::row::{many, select_runs};
@@ -23,14 +23,6 @@ pub struct KeptPod {
     pub pod: PodId,
     /// What is kept of it.
     pub data: KeptData,
-}
-
-/// The id of this key and name.
-pub(crate) fn id_from(key: PodKey, name: Option<String>) -> Result<PodId, StoreError> {
-    match name {
-        None => Ok(PodId::minted(RunId::from_bits(key.0))),
-        Some(name) => name.parse().map_err(|_| StoreError::Value("the name of a POD")),
-    }
 }
 
 /// What stands between a holder and a POD of this id.

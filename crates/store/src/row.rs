@@ -3,9 +3,8 @@
 use domain::{Generation, ImageDigest, Meter, RunId, Tier, TierName, UnixMillis, Wallet};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
-use crate::codec::{id_column, id_of, millis, natural, state_of};
+use crate::codec::{id_column, id_from, id_of, millis, natural, state_of};
 use crate::error::StoreError;
-use crate::pod::id_from;
 use crate::record::{Below, Epoch, KeptData, PodKey, Record};
 
 /// `SELECT` of whole runs, with what follows the tables.

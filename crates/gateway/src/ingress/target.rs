@@ -14,6 +14,7 @@ use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri};
 use wire::fault::{Code, Fault};
 
+use crate::ingress::urls::is_reserved;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -126,7 +127,7 @@ fn split(uri: &Uri) -> Result<Split, Refusal> {
     let text = target.strip_prefix('/').ok_or_else(no_agent)?;
     let end = text.find(['/', '?']).unwrap_or(text.len());
     let (id, rest) = text.split_at_checked(end).ok_or_else(no_agent)?;
-    let id = id.parse().map_err(|_| no_agent())?;
+    let id = Some(id).filter(|id| !is_reserved(id)).and_then(|id| id.parse().ok()).ok_or_else(no_agent)?;
     if !rest.starts_with('/') {
         return Ok(Split::Bare(id));
     }
@@ -177,7 +178,14 @@ mod tests {
         assert_eq!(whole("/a1b2c3d4-e5f6-7890/v1/chat?x=/y"), is("/v1/chat?x=/y"));
         assert_eq!(whole("/a1b2c3d4-e5f6-7890//evil.example/x"), is("//evil.example/x"));
         assert_eq!(whole("/agent-123/x"), Some(("agent-123".to_owned(), "/x".to_owned())));
-        for other in ["/", "/favicon.ico", "/Health", "//a1b2c3d4-e5f6-7890/", "/%611b2c3d4-e5f6-7890/", "/../a1b2c3d4-e5f6-7890/"] {
+        for other in [
+            "/",
+            "/favicon.ico",
+            "/Health",
+            "//a1b2c3d4-e5f6-7890/",
+            "/%611b2c3d4-e5f6-7890/",
+            "/../a1b2c3d4-e5f6-7890/",
+        ] {
             assert!(split(&other.parse().unwrap()).is_err(), "{other}");
         }
         let bare = "/a1b2c3d4-e5f6-7890?x=1".parse().unwrap();

@@ -9,6 +9,18 @@ use http::uri::Authority;
 
 use crate::ConfigError;
 
+/// Labels that no agent is called by: under the agents' domain they are the operator's,
+/// and in paths they are the API's.
+const RESERVED: [&str; 20] = [
+    "admin", "agents", "api", "app", "auth", "chain", "console", "gateway", "health", "links", "localhost", "metrics",
+    "palatine", "ready", "spawn", "status", "stop", "tiers", "usage", "www",
+];
+
+/// Whether no agent may be called by this label.
+pub(crate) fn is_reserved(label: &str) -> bool {
+    RESERVED.contains(&label)
+}
+
 /// An agent's own host, taken apart once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AgentUrl {

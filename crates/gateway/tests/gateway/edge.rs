@@ -258,10 +258,16 @@ impl Answer {
 
 fn masked(value: Value) -> Value {
     let mask = |key: &str, value: Value| match (key, &value) {
-        ("id" | "agent_id" | "url" | "host" | "path_url" | "token" | "wallet" | "version", Value::String(_)) => {
+        (
+            "id" | "run" | "agent_id" | "url" | "host" | "path_url" | "token" | "wallet" | "version",
+            Value::String(_),
+        ) => {
             json!(format!("[{key}]"))
         }
-        ("spawned_at" | "uptime_ms" | "total_uptime_ms" | "at", Value::Number(_)) => json!(format!("[{key}]")),
+        (
+            "created_at" | "data_kept_until" | "spawned_at" | "uptime_ms" | "total_uptime_ms" | "at",
+            Value::Number(_),
+        ) => json!(format!("[{key}]")),
         _ => masked(value),
     };
     match value {

@@ -169,7 +169,7 @@ async fn fault_2_11_a_header_chooses_an_agent_at_the_port_that_it_serves() {
     let wrong = ask(id.to_string(), "49983").await;
     assert_eq!(wrong.body["field"], "E2b-Sandbox-Port");
     assert!(wrong.body["error"].as_str().unwrap().contains("8080"), "{wrong:?}");
-    assert_eq!(ask("not-an-id".to_owned(), "").await.status, 404);
+    assert_eq!(ask("not_an_id".to_owned(), "").await.status, 404);
     // Who has no token learns no port.
     let stranger = edge.client.get(edge.url("/x")).header("E2b-Sandbox-Id", id.to_string());
     assert_eq!(Answer::of(stranger.header("E2b-Sandbox-Port", "80")).await.status, 401);

@@ -12,6 +12,7 @@ use wire::public::{IDEMPOTENCY_KEY, SpawnRequest};
 
 use crate::api::extract::{parse_json, shortened};
 use crate::auth::caller::Verified;
+use crate::ingress::urls::is_reserved;
 use crate::nodes::images::Table;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -223,7 +224,7 @@ impl Gateway {
     fn chosen(&self, name: &str) -> Result<PodId, Refusal> {
         let refused = |said: String| Refusal::from(Fault::new(Code::InvalidRequest, said).field("name"));
         let id = PodId::chosen(name).map_err(|error| refused(error.to_string()))?;
-        if RESERVED_NAMES.contains(&name) || self.hosts.is_named(&self.agent_url.host(id)) {
+        if is_reserved(name) || self.hosts.is_named(&self.agent_url.host(id)) {
             return Err(refused(format!("the name {name} is the gateway's own; choose another one")));
         }
         Ok(id)
