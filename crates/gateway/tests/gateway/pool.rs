@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::edge::{Answer, Edge, PATIENCE, Setup, holder};
+use crate::edge::{Answer, Edge, Setup, holder};
 
 /// An agent that answers when it is let, and counts who is being answered.
 #[derive(Clone)]
