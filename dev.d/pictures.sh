@@ -29,6 +29,7 @@ session() {
     [ -n "$id" ] || fail "No agent is ready: $said"
     typed ask "$id" "are you there?"
     typed stop "$id"
+    typed rm "$id"
 }
 
 # One command and all that it says.

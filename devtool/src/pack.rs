@@ -27,7 +27,7 @@ const MARK: &str = ".installed";
 const DESCRIPTION: &str = "a self-hosted cloud for AI agents in microVMs of their own
  Whoever holds the operator's token signs one request with a Solana wallet and
  gets an agent in a microVM: with its own URL and credential, disk, memory and
- network, metered, and gone without a trace when it is stopped.";
+ network, metered, and gone without a trace when it is removed.";
 
 /// What is packed, and where to.
 #[derive(Debug, Args)]

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use domain::vault::TaskId;
-use domain::{B256, ImageDigest};
+use domain::{B256, ImageDigest, PodId};
 use image::Listed;
 use serde::Serialize;
+use wire::public::StopResponse;
 
 /// An image, as `--json` shows it.
 #[derive(Serialize)]
@@ -43,4 +44,21 @@ pub(crate) struct WalletInfo {
     pub(crate) address: String,
     /// The key file.
     pub(crate) keystore: PathBuf,
+}
+
+/// What `rm` has done.
+#[derive(Debug, Serialize)]
+pub(crate) struct Removed {
+    /// The agents that were removed.
+    pub(crate) removed: Vec<RemovedAgent>,
+}
+
+/// One agent that was removed.
+#[derive(Debug, Serialize)]
+pub(crate) struct RemovedAgent {
+    /// Which.
+    pub(crate) id: PodId,
+    /// What the gateway says of it.
+    #[serde(flatten)]
+    pub(crate) answer: StopResponse,
 }

@@ -47,9 +47,11 @@ pub(crate) enum Command {
     Serve(ConfigFile),
     /// Show the tiers and the known agent types
     Tiers,
-    /// Start an agent
+    /// Make an agent and start it
     Spawn(Spawn),
-    /// List your agents
+    /// Start an agent again that does not run, with its id, URL, vault, prices and data
+    Start(Start),
+    /// List your agents, those that do not run included
     Ls,
     /// Show one agent; without an id, what `palatine up` runs here
     Status {
@@ -67,10 +69,16 @@ pub(crate) enum Command {
     Exec(Exec),
     /// Ask an agent something; the answer streams
     Ask(Ask),
-    /// Stop an agent
+    /// Stop an agent; its data is kept for a while, unless it was spawned with --rm
     Stop {
         /// The agent
         id: PodId,
+    },
+    /// Remove agents, running or not, with all that is of them; their ids stay yours
+    Rm {
+        /// The agents
+        #[arg(required = true)]
+        ids: Vec<PodId>,
     },
     /// Show what your wallet used
     Usage,
@@ -176,15 +184,45 @@ pub(crate) struct Spawn {
     /// The agent type: a name that `palatine tiers` lists
     #[arg(long = "type", short = 't')]
     pub(crate) agent_type: String,
+    /// The agent's id, for ever yours: small letters, digits and hyphens [default: one is minted]
+    #[arg(long, value_name = "ID", value_parser = PodId::chosen)]
+    pub(crate) name: Option<PodId>,
+    /// Remove the agent when it is stopped: nothing of it is kept
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Let the agent answer anyone, without its token
+    #[arg(long)]
+    pub(crate) public: bool,
+    #[command(flatten)]
+    pub(crate) run: Run,
+    /// Whose the agent's vault is to be: deployed as soon as the agent is known
+    #[command(flatten)]
+    pub(crate) signer: Signer,
+    /// Give the agent no vault, even if a key file is known
+    #[arg(long)]
+    pub(crate) no_vault: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    /// The agent
+    pub(crate) id: PodId,
+    /// Another agent type than it was spawned by
+    #[arg(long = "type", short = 't')]
+    pub(crate) agent_type: Option<String>,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+/// What is said of one start of an agent.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
     /// A variable of the agent's environment; without a value it is taken from yours
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<EnvEntry>,
     /// Read variables from a file of NAME=VALUE lines
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub(crate) env_file: Option<PathBuf>,
-    /// Let the agent answer anyone, without its token
-    #[arg(long)]
-    pub(crate) public: bool,
     /// Return when the agent is reserved, before it is ready
     #[arg(long)]
     pub(crate) no_wait: bool,
@@ -197,15 +235,9 @@ pub(crate) struct Spawn {
     /// An image of your own, by digest, where the operator lets your tier bring one
     #[arg(long, value_name = "DIGEST")]
     pub(crate) image: Option<String>,
-    /// Makes a repeated spawn return the first answer
+    /// Makes a repeated command return the first answer
     #[arg(long)]
     pub(crate) idempotency_key: Option<String>,
-    /// Whose the agent's vault is to be: deployed as soon as the agent is known
-    #[command(flatten)]
-    pub(crate) signer: Signer,
-    /// Give the agent no vault, even if a key file is known
-    #[arg(long)]
-    pub(crate) no_vault: bool,
 }
 
 /// `NAME=VALUE`, or `NAME` to pass our own on. Secrets are better passed by name:
@@ -350,6 +382,21 @@ mod tests {
         for listen in ["127.0.0.1:0", "[::]:0", "localhost", "8080"] {
             assert!(up(listen).is_err(), "{listen}");
         }
+    }
+
+    #[test]
+    fn an_agents_chosen_name_is_looked_at_before_anything_is_asked() {
+        let spawn = |name: &str| Cli::try_parse_from(["palatine", "spawn", "-t", "echo", "--name", name, "--rm"]);
+        let Ok(Cli { command: Command::Spawn(options), .. }) = spawn("agent-123") else { panic!("it is a name") };
+        assert!(options.rm && options.name.is_some_and(|name| name.to_string() == "agent-123"));
+        for name in ["Agent", "a_b", "-a", "8080-a", "a1b2c3d4-e5f6-7890", &"a".repeat(58)] {
+            assert!(spawn(name).is_err(), "{name}");
+        }
+        assert!(Cli::try_parse_from(["palatine", "rm"]).is_err(), "whom?");
+        let Ok(Cli { command: Command::Rm { ids }, .. }) = Cli::try_parse_from(["palatine", "rm", "a", "b"]) else {
+            panic!("several may go")
+        };
+        assert_eq!(ids.len(), 2);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use wire::fault::{Code, Fault};
+use wire::fault::{Code, Fault, KeptAgent};
 
 /// Exit codes, stable for scripts. `exec` returns the command's own instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,12 +103,10 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
             format!("stop it first: palatine stop {id}")
         }
         Code::NotFound => "list yours: palatine ls".to_owned(),
-        Code::DiskQuota => {
-            let kept = fault.kept.as_deref().unwrap_or_default();
-            let could_go: Vec<_> = kept.iter().map(|kept| format!("palatine rm {}", kept.id)).collect();
-            format!("what each would free is in `palatine ls`: {}", could_go.join(", "))
-        }
-        Code::PodRunning => "see it: palatine ls".to_owned(),
+        Code::DiskQuota => make_room(fault.kept.as_deref().unwrap_or_default()),
+        Code::PodRunning => "it runs: see palatine ls, or stop it first".to_owned(),
+        Code::IdTaken => "choose another --name; one of your own is started again with: palatine start <id>".to_owned(),
+        Code::NoData => "wait for its node, or give its data up for good: palatine rm <id>".to_owned(),
         Code::AgentUnreachable | Code::AgentNotReady | Code::SpawnFailed => {
             "see its state and output: palatine ls, palatine logs <id>".to_owned()
         }
@@ -132,8 +130,6 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         Code::Internal => "the gateway's log says more".to_owned(),
         Code::UnknownHost => "ask it by its address, or by a name in its [gateway] hosts".to_owned(),
         Code::InvalidRequest
-        | Code::IdTaken
-        | Code::NoData
         | Code::InvalidEnvironment
         | Code::MissingSignature
         | Code::MalformedSignature
@@ -159,6 +155,15 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
     Some(words)
 }
 
+/// What could go, and what each frees.
+fn make_room(kept: &[KeptAgent]) -> String {
+    if kept.is_empty() {
+        return "see what is kept, and remove some of it: palatine ls, palatine rm <id>".to_owned();
+    }
+    let row = |kept: &KeptAgent| format!("palatine rm {} frees {} MiB", kept.id, kept.bytes / (1024 * 1024));
+    kept.iter().map(row).collect::<Vec<_>>().join(", ")
+}
+
 /// Says what went wrong and what to do, and returns the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let fault = error.chain().find_map(|cause| cause.downcast_ref::<Fault>());
@@ -171,5 +176,21 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
             exit_of(fault.code).into()
         }
         None => Exit::Other.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_quota_is_told_with_what_could_go() {
+        let mut fault = Fault::new(Code::DiskQuota, "full");
+        assert!(advice(&fault).unwrap().contains("palatine ls"));
+        let kept = |id: &str, mib: u64| KeptAgent { id: id.parse().unwrap(), bytes: mib << 20, until: None };
+        fault.kept = Some(vec![kept("agent-1", 900), kept("agent-2", 5)]);
+        let told = advice(&fault).unwrap();
+        assert_eq!(told, "palatine rm agent-1 frees 900 MiB, palatine rm agent-2 frees 5 MiB");
+        assert_eq!(exit_of(fault.code), Exit::Denied);
     }
 }

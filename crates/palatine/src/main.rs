@@ -67,6 +67,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         remote @ (Command::Tiers
         | Command::Spawn(_)
+        | Command::Start(_)
         | Command::Ls
         | Command::Status { id: Some(_) }
         | Command::Logs(_)
@@ -74,6 +75,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         | Command::Exec(_)
         | Command::Ask(_)
         | Command::Stop { .. }
+        | Command::Rm { .. }
         | Command::Price(_)
         | Command::Usage) => return block_on(commands::remote::run(&target, &state()?, remote)),
     }

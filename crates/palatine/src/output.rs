@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
-use domain::UnixMillis;
+use domain::{PodId, UnixMillis};
 use serde::Serialize;
+use time::OffsetDateTime;
 use wire::public::{
     Agent, Reason, SpawnResponse, StateChange, StatusResponse, StopResponse, TiersResponse, UsageResponse,
 };
 
 use wire::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
 
-use crate::answers::{CallOutcome, ImageRow, WalletInfo};
+use crate::answers::{CallOutcome, ImageRow, Removed, RemovedAgent, WalletInfo};
 
 /// Prints `value` as JSON on one line, or what `people` writes of it.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
@@ -59,7 +60,7 @@ pub(crate) fn agents(list: &[Agent], now: UnixMillis) -> String {
     if list.is_empty() {
         return "No agents. Start one: palatine spawn --type echo".to_owned();
     }
-    let mut table = table(["ID", "TYPE", "TIER", "STATE", "AGE", "RESTARTS", "URL", "URL WITHOUT A NAME"]);
+    let mut table = table(["ID", "TYPE", "TIER", "STATE", "AGE", "RESTARTS", "URL", "URL WITHOUT A NAME", "DATA"]);
     for agent in list {
         table.add_row([
             agent.id.to_string(),
@@ -70,6 +71,7 @@ pub(crate) fn agents(list: &[Agent], now: UnixMillis) -> String {
             agent.restarts.to_string(),
             if agent.state.is_live() { agent.url.clone() } else { "-".to_owned() },
             agent.path_url.clone().filter(|_| agent.state.is_live()).unwrap_or_else(|| "-".to_owned()),
+            kept(agent.data_bytes, agent.data_kept_until).unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     table.to_string()
@@ -88,7 +90,7 @@ fn reason_name(reason: Reason) -> String {
     value.as_str().unwrap_or_default().replace('_', " ")
 }
 
-pub(crate) fn status(answer: &StatusResponse, now: UnixMillis) -> String {
+pub(crate) fn status(answer: &StatusResponse) -> String {
     let agent = &answer.agent;
     let mut table = Table::new();
     table.load_style(NOTHING);
@@ -109,7 +111,11 @@ pub(crate) fn status(answer: &StatusResponse, now: UnixMillis) -> String {
     row("restarts", agent.restarts.to_string());
     row("uptime", duration(answer.uptime_ms));
     if let Some(until) = agent.data_kept_until {
-        row("data", format!("kept for {} more; palatine stop erases it", duration(until.since(now))));
+        let (id, kept) = (agent.id, kept(agent.data_bytes, Some(until)).unwrap_or_default());
+        row("data", format!("{kept}; palatine start {id} goes on with it, palatine rm {id} erases it"));
+    }
+    if agent.ephemeral {
+        row("when it is stopped", "it is removed".to_owned());
     }
     if let Some(vault) = &answer.vault {
         row("vault", format!("{} ({})", vault.address, vault.state.as_str()));
@@ -192,8 +198,48 @@ pub(crate) fn prices(prices: &Prices) -> String {
     table.to_string()
 }
 
-pub(crate) fn stopped(answer: &StopResponse) -> String {
-    format!("{} after {} of uptime", answer.state, duration(answer.uptime_ms))
+pub(crate) fn stopped(id: PodId, answer: &StopResponse) -> String {
+    let ended = format!("{} after {} of uptime", answer.state, duration(answer.uptime_ms));
+    match kept(answer.data_bytes, answer.data_kept_until) {
+        Some(kept) => {
+            format!("{ended}\nIts data: {kept}\npalatine start {id} goes on with it, palatine rm {id} erases it")
+        }
+        None if answer.state.is_live() => format!("{ended}; its node cannot be reached just now"),
+        None => format!("{ended}; nothing of it is kept"),
+    }
+}
+
+pub(crate) fn removed(answer: &Removed) -> String {
+    let line = |agent: &RemovedAgent| {
+        let waits = agent.answer.state.is_live();
+        let what = if waits { "is being removed: its node cannot be reached just now" } else { "removed" };
+        format!("{} {what}", agent.id)
+    };
+    answer.removed.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What is kept of an agent that does not run: how much, and until when.
+fn kept(bytes: Option<u64>, until: Option<UnixMillis>) -> Option<String> {
+    let size = bytes.map(mib);
+    match (size, until) {
+        (None, None) => None,
+        (Some(size), None) => Some(size),
+        (None, Some(until)) => Some(format!("kept until {}", date(until))),
+        (Some(size), Some(until)) => Some(format!("{size}, kept until {}", date(until))),
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1024 * 1024))
+}
+
+/// A day and a time of it, in UTC.
+fn date(at: UnixMillis) -> String {
+    let seconds = i64::try_from(at.0 / 1000).ok();
+    match seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()) {
+        Some(at) => format!("{} {:02}:{:02} UTC", at.date(), at.hour(), at.minute()),
+        None => "the end of time".to_owned(),
+    }
 }
 
 pub(crate) fn usage(answer: &UsageResponse) -> String {
@@ -213,11 +259,12 @@ pub(crate) fn usage(answer: &UsageResponse) -> String {
 pub(crate) fn tiers(answer: &TiersResponse) -> String {
     let mut rows: Vec<_> = answer.tiers.iter().collect();
     rows.sort_by_key(|(_, tier)| tier.min);
-    let mut table = table(["TIER", "TOKENS", "CORES", "MEMORY"]);
+    let mut table = table(["TIER", "TOKENS", "CORES", "MEMORY", "KEPT DATA"]);
     for (name, tier) in rows {
-        table.add_row([name.clone(), tier.min.to_string(), tier.cores.to_string(), format!("{} MiB", tier.memory)]);
+        let (memory, disk) = (format!("{} MiB", tier.memory), format!("{} MiB", tier.disk));
+        table.add_row([name.clone(), tier.min.to_string(), tier.cores.to_string(), memory, disk]);
     }
-    for column in 1..4 {
+    for column in 1..5 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -234,7 +281,7 @@ pub(crate) fn images(list: &[ImageRow]) -> String {
     let mut table = table(["NAME", "DISK", "PORT", "DIGEST"]);
     for image in list {
         let names = if image.names.is_empty() { "-".to_owned() } else { image.names.join(" ") };
-        let disk = format!("{} MiB", image.disk_bytes.div_ceil(1024 * 1024));
+        let disk = mib(image.disk_bytes);
         table.add_row([names, disk, image.port.to_string(), image.digest.to_string()]);
     }
     table.to_string()
@@ -253,6 +300,8 @@ fn duration(millis: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use domain::StateName;
+
     use super::*;
 
     #[test]
@@ -261,6 +310,20 @@ mod tests {
         for (millis, told) in cases {
             assert_eq!(duration(millis), told);
         }
+    }
+
+    #[test]
+    fn what_is_kept_of_a_stopped_agent_is_told_with_its_end_and_what_to_do() {
+        let id: PodId = "agent-123".parse().unwrap();
+        let answer = |state, data_bytes, data_kept_until| {
+            let answer = StopResponse { success: true, uptime_ms: 61_000, state, data_kept_until, data_bytes };
+            stopped(id, &answer)
+        };
+        let told = answer(StateName::Stopped, Some(12 << 20), Some(UnixMillis(1_707_022_560_000)));
+        assert!(told.contains("Its data: 12 MiB, kept until 2024-02-04 04:56 UTC\n"), "{told}");
+        assert!(told.contains("palatine start agent-123") && told.contains("palatine rm agent-123"), "{told}");
+        assert_eq!(answer(StateName::Stopped, None, None), "stopped after 1m 1s of uptime; nothing of it is kept");
+        assert!(answer(StateName::Stopping, None, None).contains("cannot be reached"));
     }
 
     #[test]

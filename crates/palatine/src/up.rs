@@ -277,7 +277,7 @@ fn welcome(stack: &LocalStack) -> String {
     format!(
         "\nPalatine is ready at {}\nA funded holder: {} ({})\nAn owner with test USDC: {} ({})\nThe local chain: {} (id \
          338)\nLogs: {}\n\nTry:\n  palatine wallet link\n  palatine spawn --type echo\n  palatine ask <id> \"are you \
-         there?\"\n  palatine stop <id>\n",
+         there?\"\n  palatine stop <id>; palatine start <id>; palatine rm <id>\n",
         stack.gateway,
         stack.holder,
         stack.holder_keypair.display(),

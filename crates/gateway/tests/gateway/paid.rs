@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use alloy_primitives::Signature;
 use async_trait::async_trait;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::any;
 use bytes::Bytes;
 use domain::{Address, B256, RunId, Usdc, Wallet};
+use fixtures::{PaymentSigner, until_holds};
 use http_body_util::{BodyExt, Empty};
 use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use identity::{Identity, SignerSync};
+use identity::Identity;
 use palatine_gateway::PaymentServices;
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -23,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use treasury::TreasuryError;
 use x402::fake::{FakeChain, FakePayments};
-use x402::{Buyer, Offer, Quote, Resource, Seller, SignError, SignHash, Terms, Till, Token, Tokens};
+use x402::{Buyer, Offer, Quote, Resource, Seller, SignHash, Terms, Till, Token, Tokens};
 
 use crate::edge::{Answer, Edge, PATIENCE, Setup, holder, instant};
 use crate::raw;
@@ -68,18 +67,6 @@ impl PaymentServices for FakeServices {
     }
 }
 
-struct Payer(Identity);
-
-impl SignHash for Payer {
-    fn address(&self) -> Address {
-        self.0.address()
-    }
-
-    fn sign(&self, hash: &B256) -> Result<Signature, SignError> {
-        self.0.sign_hash_sync(hash).map_err(|error| SignError(error.to_string()))
-    }
-}
-
 /// A gateway with an agent that costs something.
 struct PaidAgent {
     edge: Edge,
@@ -100,7 +87,7 @@ impl PaidAgent {
 
     /// A good payment for the priced path, by somebody who has so much.
     async fn payment_of(&self, secret: u8, money: Usdc) -> (HeaderName, HeaderValue) {
-        let payer = Payer(Identity::from_secret(&[secret; 32]).unwrap());
+        let payer = PaymentSigner(Identity::from_secret(&[secret; 32]).unwrap());
         self.payments.chain.give(ASSET, payer.address(), money);
         let terms = self.edge.to_agent(self.id, Method::GET, PRICED).send().await.unwrap();
         assert_eq!(terms.status(), 402);
@@ -129,14 +116,6 @@ impl PaidAgent {
 
 fn has_receipt(headers: &HeaderMap) -> bool {
     x402::receipt(headers).is_some()
-}
-
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test]
@@ -231,9 +210,9 @@ async fn fault_2_8_an_agent_that_fails_owes_its_answer_and_the_receipt_goes_with
     assert_eq!(failed.status, 500);
     assert!(has_receipt(&failed.headers));
     let (id, guests) = (agent.id, &agent.edge.setup.guests);
-    until("the connection is idle, or gone", || guests.tunnels.now(id) <= 1).await;
+    until_holds("the connection is idle, or gone", || guests.tunnels.now(id) <= 1).await;
     guests.serves_as(id, Router::new().fallback(any(async || "here"))).await;
-    until("the old connection is gone", || guests.tunnels.now(id) == 0).await;
+    until_holds("the old connection is gone", || guests.tunnels.now(id) == 0).await;
     let answer = Answer::of(agent.ask(Method::GET, &payment)).await;
     assert_eq!((answer.status, agent.settlements()), (200, 1));
     assert_eq!(Answer::of(agent.ask(Method::GET, &payment)).await.status, 402);
@@ -255,7 +234,7 @@ async fn fault_2_8_a_client_that_hangs_up_has_bought_the_answer_all_the_same() {
     agent.edge.setup.guests.serves(app).await;
     let payment = agent.payment().await;
     let gone = tokio::spawn(agent.ask(Method::GET, &payment).send());
-    until("the agent is asked", || asked.load(Ordering::SeqCst) == 1).await;
+    until_holds("the agent is asked", || asked.load(Ordering::SeqCst) == 1).await;
     gone.abort();
     let _ = gone.await;
     gate.add_permits(8);
@@ -393,7 +372,7 @@ async fn fault_2_3_who_pays_is_answered_while_visitors_hold_all_that_they_may() 
         tokio::spawn(visit.header("X-Forwarded-For", format!("192.0.2.{address}")).send())
     };
     let visitors: Vec<_> = (0..16).map(visit).collect();
-    until("visitors are inside", || inside.load(Ordering::SeqCst) >= 2).await;
+    until_holds("visitors are inside", || inside.load(Ordering::SeqCst) >= 2).await;
     let payment = agent.payment().await;
     let paid = Answer::of(agent.ask(Method::GET, &payment).header("X-Forwarded-For", "192.0.2.200")).await;
     assert_eq!((paid.status, &paid.body), (200, &"paid".into()));

@@ -6,22 +6,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
+use fixtures::until_holds;
 use futures_util::future::join_all;
 use reqwest::Method;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::edge::{Answer, Edge, PATIENCE, Setup, holder};
-
-/// Waits until this holds.
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(tokio::time::Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+use crate::edge::{Answer, Edge, Setup, holder};
 
 /// An agent that answers when it is let, and counts who is being answered.
 #[derive(Clone)]
@@ -47,7 +39,7 @@ impl Slow {
     }
 
     async fn holds(&self, count: usize) {
-        until("the agent is asked", || self.inside.load(Ordering::SeqCst) == count).await;
+        until_holds("the agent is asked", || self.inside.load(Ordering::SeqCst) == count).await;
     }
 }
 
@@ -79,7 +71,7 @@ async fn fault_2_12_a_connection_is_used_again_and_only_for_its_own_agent() {
             let answer = Answer::of(edge.to_agent(id, Method::GET, "/")).await;
             assert_eq!((answer.status, &answer.body), (200, &id.to_string().into()));
             // The answer may be here before its connection is free again.
-            until("nobody is answered", || edge.setup.guests.tunnels.now(id) == 1).await;
+            until_holds("nobody is answered", || edge.setup.guests.tunnels.now(id) == 1).await;
         }
     }
     let opened = edge.setup.guests.tunnels.opened.lock().unwrap().len();
@@ -140,7 +132,7 @@ async fn fault_2_1_what_a_visitor_writes_into_a_body_is_no_request_and_nobodys_a
         assert_eq!(said(other), "GET /theirs HTTP/1.1", "after the holder");
         // What the holder left on a connection is its own doing, and gone in a while.
         let left = || edge.setup.guests.tunnels.now(id);
-        until("the connections are closed", || left() == 0).await;
+        until_holds("the connections are closed", || left() == 0).await;
     }
 }
 
@@ -257,7 +249,7 @@ async fn fault_2_12_what_may_have_had_an_effect_is_not_sent_twice() {
     let asked = treacherous(&edge).await;
     let (id, token) = edge.agent(&holder(), false).await;
     let ask = |method: Method, path: &str| edge.to_agent(id, method, path).bearer_auth(&token);
-    let kept = || async { until("the connection is kept", || edge.setup.guests.tunnels.now(id) == 1).await };
+    let kept = || async { until_holds("the connection is kept", || edge.setup.guests.tunnels.now(id) == 1).await };
     assert_eq!(Answer::of(ask(Method::GET, "/1")).await.status, 200);
     kept().await;
     // Closed under it; a question without effect is asked again.
@@ -280,7 +272,7 @@ async fn fault_2_12_a_connection_that_nobody_uses_is_closed() {
     edge.setup.guests.serves(Router::new().fallback(any(async || "here"))).await;
     let (id, token) = edge.agent(&holder(), false).await;
     assert_eq!(Answer::of(edge.to_agent(id, Method::GET, "/").bearer_auth(&token)).await.status, 200);
-    until("it is closed", || edge.setup.guests.tunnels.now(id) == 0).await;
+    until_holds("it is closed", || edge.setup.guests.tunnels.now(id) == 0).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The commands that talk to a gateway.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -18,7 +18,8 @@ use wire::{Environment, Secret};
 
 use super::pay::LimitedPayer;
 use super::{gateway, now, signer};
-use crate::cli::{Ask, Command, EnvEntry, Exec, Logs, Price, Signer, Spawn, Target};
+use crate::answers::{Removed, RemovedAgent};
+use crate::cli::{Ask, Command, EnvEntry, Exec, Logs, Price, Run, Signer, Spawn, Start, Target};
 use crate::failure::Exit;
 use crate::output::{self, show};
 use crate::signer::KeystoreLocation;
@@ -42,16 +43,17 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> 
     match command {
         Command::Tiers => show(session.json, &session.client.tiers().await?, output::tiers)?,
         Command::Spawn(options) => session.spawn(options).await?,
+        Command::Start(options) => session.start(options).await?,
         Command::Ls => session.list().await?,
         Command::Status { id: Some(id) } => {
-            let now = now()?;
-            show(session.json, &session.client.status(id).await?, |answer| output::status(answer, now))?;
+            show(session.json, &session.client.status(id).await?, output::status)?;
         }
         Command::Logs(options) => session.logs(&options).await?,
         Command::Events { id } => session.events(id).await?,
         Command::Exec(options) => return session.exec(options).await,
         Command::Ask(options) => session.ask(options).await?,
         Command::Stop { id } => session.stop(id).await?,
+        Command::Rm { ids } => session.remove(&ids).await?,
         Command::Price(options) => session.price(options).await?,
         Command::Usage => show(session.json, &session.client.usage().await?, output::usage)?,
         Command::Up(_)
@@ -71,23 +73,39 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> 
 
 impl Session<'_> {
     async fn spawn(&self, options: Spawn) -> Result<()> {
-        let env = environment(options.env, options.env_file.as_deref())?;
-        let request = SpawnRequest {
+        let new = SpawnRequest {
             agent_type: Some(options.agent_type),
-            env: (!env.0.is_empty()).then_some(env),
+            name: options.name.map(|name| name.to_string()),
+            ephemeral: options.rm.then_some(true),
             public: options.public.then_some(true),
-            cores: options.cores,
-            memory: options.memory,
-            image_ref: options.image,
             ..SpawnRequest::default()
         };
-        let how = SpawnOptions { detached: options.no_wait, idempotency_key: options.idempotency_key };
+        let agent = self.run(new, options.run).await?;
+        self.give_vault(agent, options.no_vault, &options.signer).await
+    }
+
+    async fn start(&self, options: Start) -> Result<()> {
+        let again = SpawnRequest { pod: Some(options.id), agent_type: options.agent_type, ..SpawnRequest::default() };
+        self.run(again, options.run).await.map(drop)
+    }
+
+    /// Has a run started, of a new agent or of one that is there; keeps its token, and shows it.
+    async fn run(&self, of: SpawnRequest, run: Run) -> Result<PodId> {
+        let env = environment(run.env, run.env_file.as_deref())?;
+        let request = SpawnRequest {
+            env: (!env.0.is_empty()).then_some(env),
+            cores: run.cores,
+            memory: run.memory,
+            image_ref: run.image,
+            ..of
+        };
+        let how = SpawnOptions { detached: run.no_wait, idempotency_key: run.idempotency_key };
         let answer = self.client.spawn(&request, &how).await?;
         if let Some(token) = &answer.agent.token {
             self.tokens.keep(answer.agent.id, token).context("keep the agent's token")?;
         }
         show(self.json, &answer, output::spawned)?;
-        self.give_vault(answer.agent.id, options.no_vault, &options.signer).await
+        Ok(answer.agent.id)
     }
 
     /// Has the new agent's vault deployed, where a chain is configured, the wallet is
@@ -176,7 +194,29 @@ impl Session<'_> {
     async fn stop(&self, id: PodId) -> Result<()> {
         let answer = self.client.stop(id).await?;
         self.tokens.forget(id).context("forget the agent's token")?;
-        Ok(show(self.json, &answer, output::stopped)?)
+        Ok(show(self.json, &answer, |answer| output::stopped(id, answer))?)
+    }
+
+    /// Removes one after the other; one that is refused keeps none of the others.
+    async fn remove(&self, ids: &[PodId]) -> Result<()> {
+        let (mut removed, mut refused) = (Vec::new(), Vec::new());
+        for id in ids.iter().copied().collect::<BTreeSet<_>>() {
+            match self.client.remove(id).await {
+                Ok(answer) => {
+                    self.tokens.forget(id).context("forget the agent's token")?;
+                    removed.push(RemovedAgent { id, answer });
+                }
+                Err(error) => refused.push(anyhow::Error::from(error).context(format!("remove {id}"))),
+            }
+        }
+        if self.json || !removed.is_empty() {
+            show(self.json, &Removed { removed }, output::removed)?;
+        }
+        let Some(last) = refused.pop() else { return Ok(()) };
+        for error in refused {
+            eprintln!("error: {error:#}");
+        }
+        Err(last)
     }
 }
 

@@ -239,7 +239,7 @@ impl VaultSession<'_> {
             Bytes::from(signature.as_bytes()),
         );
         let id = task_id(&evm, vault.address, &terms);
-        let relayed = self.remote(&chain)?.call(party(&creator), &call, &self.purse()?).await?;
+        let relayed = self.remote(&chain)?.call(party(&creator), &call, &self.fee()?).await?;
         if relayed.success
             && let Err(error) = self.task(&TaskName { vault: task.vault, task: id }).await
         {
@@ -308,19 +308,19 @@ impl VaultSession<'_> {
     async fn as_anyone(&self, what: &'static str, task: TaskId, call: &Call) -> Result<()> {
         let chain = self.chain().await?;
         let signer = open(self.signer, self.state)?;
-        let relayed = self.remote(&chain)?.call(party(&signer), call, &self.purse()?).await?;
+        let relayed = self.remote(&chain)?.call(party(&signer), call, &self.fee()?).await?;
         self.show_relayed(what, Some(task), relayed)
     }
 
     async fn relay(&self, chain: &ChainResponse, signer: &Identity, call: &Call) -> Result<Relayed> {
-        let wish = Wish {
+        let request = Wish {
             to: call.to,
             data: call.data.clone(),
             value: call.value,
             gas: GAS,
             deadline: self.now_s()? + WINDOW_S,
         };
-        Ok(self.remote(chain)?.relay(party(signer), &wish, &self.purse()?, None).await?)
+        Ok(self.remote(chain)?.relay(party(signer), &request, &self.fee()?, None).await?)
     }
 
     fn remote(&self, chain: &ChainResponse) -> Result<Remote> {
@@ -342,7 +342,7 @@ impl VaultSession<'_> {
     }
 
     /// Nothing is paid for relaying unless somebody says so.
-    fn purse(&self) -> Result<Purse> {
+    fn fee(&self) -> Result<Purse> {
         Ok(Purse { most: self.signer.fee_up_to.unwrap_or_default(), nonce: random()?, now_s: self.now_s()? })
     }
 

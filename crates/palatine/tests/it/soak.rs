@@ -150,7 +150,7 @@ async fn spell(stack: &Stack, agents: &mut [Counting], passer: &Holder) {
         let spawned = stack.spawn(passer).await;
         if spawned.status == StatusCode::OK {
             let id = spawned.body["agent"]["id"].as_str().unwrap().to_owned();
-            stack.stop(passer, &id).await.expect(200);
+            stack.remove(passer, &id).await.expect(200);
         } else {
             assert!(
                 spawned.body["code"].is_string() && spawned.status != StatusCode::INTERNAL_SERVER_ERROR,

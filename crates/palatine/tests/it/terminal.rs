@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use fixtures::{PLAIN, SMALL, Stack, program, stderr_of, stdout_of, until};
+use fixtures::{Agent, Holder, PLAIN, SMALL, Stack, program, stderr_of, stdout_of, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -34,8 +34,63 @@ async fn the_commands_of_the_readme_work_for_people_and_for_programs() {
     assert_eq!(unknown.status.code(), Some(2));
     assert!(stderr_of(&unknown).contains("echo"));
 
-    assert!(stdout_of(&run(&["stop", id])).contains("stopped"));
+    let stopped = stdout_of(&run(&["stop", id]));
+    assert!(stopped.contains("stopped") && stopped.contains("kept until"), "{stopped}");
+    assert_eq!(json(&["rm", id, "--json"])["removed"][0]["id"], id);
     assert_eq!(run(&["status", "00000000-0000-0000"]).status.code(), Some(4));
+    stack.end();
+}
+
+/// What an agent has counted on its disk.
+async fn counted(stack: &Stack, method: Method, agent: &Agent) -> u64 {
+    let answer = stack.request(method, agent, "/state").send().await.unwrap();
+    answer.json::<Value>().await.unwrap()["count"].as_u64().unwrap()
+}
+
+/// A command with `--json` that gives an agent.
+fn given(stack: &Stack, holder: &Holder, words: &[&str]) -> Agent {
+    let words = [words, &["--json"]].concat();
+    Agent::of(&serde_json::from_str(&stdout_of(&stack.cli(holder, &words).output().unwrap())).unwrap())
+}
+
+#[tokio::test]
+async fn start_rm_and_ls_tell_what_is_kept_of_an_agent() {
+    let mut stack = Stack::start(PLAIN).await;
+    let (holder, stranger) = (stack.holder(SMALL), stack.holder(SMALL));
+    let first = given(&stack, &holder, &["spawn", "--type", "echo", "--name", "agent-123"]);
+    assert_eq!(first.id, "agent-123");
+    let count = counted(&stack, Method::POST, &first).await;
+
+    let stopped = stdout_of(&stack.cli(&holder, &["stop", "agent-123"]).output().unwrap());
+    assert!(stopped.contains("kept until") && stopped.contains("palatine start agent-123"), "{stopped}");
+    let listed = stdout_of(&stack.cli(&holder, &["ls"]).output().unwrap());
+    assert!(listed.contains("agent-123") && listed.contains("MiB, kept until"), "{listed}");
+
+    let again = given(&stack, &holder, &["start", "agent-123"]);
+    assert_eq!((&again.id, again.text("url")), (&first.id, first.text("url")));
+    assert_ne!(again.text("run"), first.text("run"));
+    assert_eq!(counted(&stack, Method::GET, &again).await, count);
+
+    let removed = stdout_of(&stack.cli(&holder, &["rm", "agent-123"]).output().unwrap());
+    assert!(removed.contains("agent-123 removed"), "{removed}");
+    assert_eq!(stack.cli(&holder, &["status", "agent-123"]).output().unwrap().status.code(), Some(4));
+    assert!(stack.node_client().disks().await.unwrap().kept.is_empty(), "its data is left");
+    let taken = stack.cli(&stranger, &["spawn", "--type", "echo", "--name", "agent-123"]).output().unwrap();
+    assert_eq!(taken.status.code(), Some(5), "{}", stderr_of(&taken));
+    stack.end();
+}
+
+#[tokio::test]
+async fn an_agent_of_spawn_rm_is_gone_when_it_is_stopped() {
+    let mut stack = Stack::start(PLAIN).await;
+    let holder = stack.holder(SMALL);
+    let agent = given(&stack, &holder, &["spawn", "--type", "echo", "--rm"]);
+    counted(&stack, Method::POST, &agent).await;
+    let stopped = stdout_of(&stack.cli(&holder, &["stop", &agent.id]).output().unwrap());
+    assert!(stopped.contains("nothing of it is kept"), "{stopped}");
+    assert!(stack.node_client().disks().await.unwrap().kept.is_empty(), "its data is left");
+    let lost = stack.cli(&holder, &["start", &agent.id]).output().unwrap();
+    assert_eq!(lost.status.code(), Some(4), "{}", stderr_of(&lost));
     stack.end();
 }
 
