@@ -181,6 +181,7 @@ mod tests {
         for other in [
             "/",
             "/favicon.ico",
+            "/health",
             "/Health",
             "//a1b2c3d4-e5f6-7890/",
             "/%611b2c3d4-e5f6-7890/",

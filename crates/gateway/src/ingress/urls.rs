@@ -12,8 +12,26 @@ use crate::ConfigError;
 /// Labels that no agent is called by: under the agents' domain they are the operator's,
 /// and in paths they are the API's.
 const RESERVED: [&str; 20] = [
-    "admin", "agents", "api", "app", "auth", "chain", "console", "gateway", "health", "links", "localhost", "metrics",
-    "palatine", "ready", "spawn", "status", "stop", "tiers", "usage", "www",
+    "admin",
+    "agents",
+    "api",
+    "app",
+    "auth",
+    "chain",
+    "console",
+    "gateway",
+    "health",
+    "links",
+    "localhost",
+    "metrics",
+    "palatine",
+    "ready",
+    "spawn",
+    "status",
+    "stop",
+    "tiers",
+    "usage",
+    "www",
 ];
 
 /// Whether no agent may be called by this label.

@@ -19,21 +19,6 @@ use crate::state::Gateway;
 
 /// The longest `agent_type`.
 const MAX_TYPE: usize = 64;
-/// Labels under the agents' domain that stay the operator's.
-const RESERVED_NAMES: [&str; 12] = [
-    "admin",
-    "api",
-    "app",
-    "auth",
-    "console",
-    "gateway",
-    "health",
-    "localhost",
-    "metrics",
-    "palatine",
-    "status",
-    "www",
-];
 /// The longest `Idempotency-Key`.
 const MAX_KEY: usize = 255;
 
