@@ -1,37 +1,29 @@
 //! The vaults' books: what the indexer has read of a chain, posted.
 //!
-//! Events are posted by the domain's own rules, in memory first: a batch that
-//! cannot be is refused before a row is written. Each event keeps what it changed
-//! as it was before, so that a re-organised chain is taken back event by event.
-//!
-//! | file | holds |
-//! |---|---|
-//! | `draft` | a batch, posted in memory and then written |
-//! | `undo` | the way back |
-//! | `rows` | the rows |
+//! Events are posted by the domain's own rules, in memory first (`draft`): a batch that
+//! cannot be is refused before a row is written. Each event keeps what it changed as it
+//! was before, so that a re-organised chain is taken back event by event.
 
 mod draft;
-mod rows;
-mod undo;
 
 use std::collections::BTreeMap;
 
 use domain::evm::BlockRef;
 use domain::vault::{Impossible, Logged, Task, TaskId, Vault};
 use domain::{Address, Usdc};
-use rusqlite::Connection;
 
-use crate::codec::integer;
-use crate::error::StoreError;
-use crate::handle::Store;
-use crate::writer::{Command, Tx};
-use draft::Apply;
-use rows::{credits, cursor, events, remembered, task, tasks, vault, vaults};
-use undo::RollBack;
+use crate::port::port;
+
+pub(crate) use draft::{Draft, Found, Needs, Undo};
+
+/// Tasks in one list at most.
+pub(crate) const MAX_TASKS: u32 = 500;
+/// Events in one list at most.
+pub(crate) const MAX_EVENTS: u32 = 1000;
 
 /// The books of one factory on one chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BookId(pub(super) i64);
+pub struct BookId(pub(crate) i64);
 
 /// A range of blocks, and all events in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,124 +69,40 @@ pub struct VaultBooks {
     pub cursor: BlockRef,
 }
 
-struct Open {
-    chain_id: u64,
-    factory: Address,
-}
+port! {
+    /// What was read of the vaults' events.
+    BookStore {
+        /// The books of a factory on a chain; empty ones the first time.
+        fn book(&self, chain_id: u64, factory: Address) -> BookId;
 
-impl Command for Open {
-    type Answer = BookId;
-    const NAME: &'static str = "open the books";
+        /// Posts a batch, as a whole or not at all. A batch that cannot follow is the
+        /// answer's own error.
+        fn post_batch(&self, book: BookId, batch: BookBatch) -> Result<(), BookRefusal>;
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<BookId, StoreError> {
-        let key = (integer(self.chain_id), self.factory.0.0);
-        let open = || {
-            tx.conn.execute("INSERT INTO books (chain_id, factory) VALUES (?1, ?2) ON CONFLICT DO NOTHING", key)?;
-            tx.conn.query_row("SELECT id FROM books WHERE chain_id = ?1 AND factory = ?2", key, |row| row.get(0))
-        };
-        open().map(BookId).map_err(|error| StoreError::sql(Self::NAME, error))
-    }
-}
+        /// Takes all events above a remembered block back; all there are, for `None`. A
+        /// block that is not remembered is the answer's own error.
+        fn roll_back(&self, book: BookId, to: Option<BlockRef>) -> Result<(), BookRefusal>;
 
-impl Store {
-    /// The books of a factory on a chain; empty ones the first time.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn book(&self, chain_id: u64, factory: Address) -> Result<BookId, StoreError> {
-        self.write(Open { chain_id, factory }).await
-    }
+        /// The last block that was posted.
+        fn book_cursor(&self, book: BookId) -> Option<BlockRef>;
 
-    /// Posts a batch, as a whole or not at all.
-    ///
-    /// # Errors
-    /// Faults of the store; a batch that cannot follow is the answer's own error.
-    pub async fn post_batch(&self, book: BookId, batch: BookBatch) -> Result<Result<(), BookRefusal>, StoreError> {
-        self.write(Apply { book, batch }).await
-    }
+        /// The blocks that are remembered, newest first.
+        fn book_blocks(&self, book: BookId) -> Vec<BlockRef>;
 
-    /// Takes all events above a remembered block back; all there are, for `None`.
-    ///
-    /// # Errors
-    /// Faults of the store; a block that is not remembered is the answer's own
-    /// error.
-    pub async fn roll_back(&self, book: BookId, to: Option<BlockRef>) -> Result<Result<(), BookRefusal>, StoreError> {
-        self.write(RollBack { book, to }).await
-    }
+        /// All vaults.
+        fn vaults(&self, book: BookId) -> Vec<Address>;
 
-    /// The last block that was posted.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn book_cursor(&self, book: BookId) -> Result<Option<BlockRef>, StoreError> {
-        self.leaf(move |conn| cursor(conn, book)).await
-    }
+        /// One vault's books.
+        fn vault(&self, book: BookId, address: Address) -> Option<VaultBooks>;
 
-    /// The blocks that are remembered, newest first.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn book_blocks(&self, book: BookId) -> Result<Vec<BlockRef>, StoreError> {
-        self.leaf(move |conn| remembered(conn, book)).await
-    }
+        /// A vault's tasks, newest first, at most 500.
+        fn tasks(&self, book: BookId, vault: Address) -> Vec<(TaskId, Task)>;
 
-    /// All vaults.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn vaults(&self, book: BookId) -> Result<Vec<Address>, StoreError> {
-        self.leaf(move |conn| vaults(conn, book)).await
-    }
+        /// One task of a vault.
+        fn task(&self, book: BookId, vault: Address, id: TaskId) -> Option<Task>;
 
-    /// One vault's books.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn vault(&self, book: BookId, address: Address) -> Result<Option<VaultBooks>, StoreError> {
-        self.leaf(move |conn| {
-            let (Some(vault), Some(cursor)) = (vault(conn, book, address)?, cursor(conn, book)?) else {
-                return Ok(None);
-            };
-            Ok(Some(VaultBooks { vault, credits: credits(conn, book, address)?, cursor }))
-        })
-        .await
-    }
-
-    /// A vault's tasks, newest first, at most 500.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn tasks(&self, book: BookId, vault: Address) -> Result<Vec<(TaskId, Task)>, StoreError> {
-        self.leaf(move |conn| tasks(conn, book, vault)).await
-    }
-
-    /// One task of a vault.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn task(&self, book: BookId, vault: Address, id: TaskId) -> Result<Option<Task>, StoreError> {
-        self.leaf(move |conn| task(conn, book, vault, id)).await
-    }
-
-    /// A vault's events in their order, at most 1000 of them after `(block,
-    /// log_index)`.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn vault_events(
-        &self,
-        book: BookId,
-        vault: Address,
-        after: Option<(u64, u64)>,
-    ) -> Result<Vec<Logged>, StoreError> {
-        self.leaf(move |conn| events(conn, book, vault, after)).await
-    }
-
-    async fn leaf<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        const NAME: &str = "read the books";
-        self.read(NAME, move |conn| question(conn).map_err(|error| StoreError::sql(NAME, error))).await
+        /// A vault's events in their order, at most 1000 of them after `(block,
+        /// log_index)`.
+        fn vault_events(&self, book: BookId, vault: Address, after: Option<(u64, u64)>) -> Vec<Logged>;
     }
 }

@@ -5,7 +5,7 @@ use domain::vault::{Books, Impossible, Logged, TaskId, Terms, VaultEvent};
 use domain::{Address, B256, Usdc};
 use palatine_store::{BookBatch, BookId, BookRefusal, Store};
 
-use crate::help::{open, room};
+use crate::help::{Place, open};
 
 const FACTORY: Address = Address::repeat_byte(0xfa);
 const VAULT: Address = Address::repeat_byte(0x0a);
@@ -99,10 +99,8 @@ async fn equal(store: &Store, book: BookId, blocks: usize) {
     assert_eq!(events.into_iter().map(|logged| logged.event).collect::<Vec<_>>(), all);
 }
 
-#[tokio::test]
-async fn a_vaults_books_equal_the_fold_over_its_events_after_every_block_and_every_way_back() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_vaults_books_equal_the_fold_over_its_events_after_every_block_and_every_way_back(place: &Place) {
+    let store = open(place).await;
     let book = store.book(338, FACTORY).await.unwrap();
     for back in (0..life().len()).rev() {
         let mut cursor = store.book_cursor(book).await.unwrap();
@@ -119,10 +117,8 @@ async fn a_vaults_books_equal_the_fold_over_its_events_after_every_block_and_eve
     }
 }
 
-#[tokio::test]
-async fn a_batch_that_cannot_be_changes_nothing() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_batch_that_cannot_be_changes_nothing(place: &Place) {
+    let store = open(place).await;
     let book = store.book(338, FACTORY).await.unwrap();
     post(&store, book, None, block(0), &life()[0]).await;
     // The second event is of a task that was never created.
@@ -137,10 +133,8 @@ async fn a_batch_that_cannot_be_changes_nothing() {
     equal(&store, book, 1).await;
 }
 
-#[tokio::test]
-async fn a_batch_that_was_posted_before_or_follows_another_block_is_refused() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_batch_that_was_posted_before_or_follows_another_block_is_refused(place: &Place) {
+    let store = open(place).await;
     let book = store.book(338, FACTORY).await.unwrap();
     let first = batch(None, block(0), logged(block(0), VAULT, &life()[0]));
     store.post_batch(book, first.clone()).await.unwrap().unwrap();
@@ -150,10 +144,8 @@ async fn a_batch_that_was_posted_before_or_follows_another_block_is_refused() {
     assert_eq!(store.roll_back(book, Some(fork(0, 7))).await.unwrap(), Err(BookRefusal::Moved));
 }
 
-#[tokio::test]
-async fn the_books_of_two_factories_and_two_chains_are_apart() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn the_books_of_two_factories_and_two_chains_are_apart(place: &Place) {
+    let store = open(place).await;
     let book = store.book(338, FACTORY).await.unwrap();
     post(&store, book, None, block(0), &life()[0]).await;
     for (chain, factory) in [(25, FACTORY), (338, OTHER)] {
@@ -163,7 +155,7 @@ async fn the_books_of_two_factories_and_two_chains_are_apart() {
         assert!(store.vaults(other).await.unwrap().is_empty());
     }
     drop(store);
-    let store = open(&room);
+    let store = open(place).await;
     assert_eq!(store.book(338, FACTORY).await.unwrap(), book);
     assert_eq!(store.vaults(book).await.unwrap(), [VAULT]);
 }

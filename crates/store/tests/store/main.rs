@@ -1,4 +1,7 @@
 //! The store from outside: what it promises, over races, crashes and full disks.
+//!
+//! What both databases promise is in the suite; `files`, `child` and `disk` are SQLite's
+//! alone, `server` is PostgreSQL's.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
@@ -16,3 +19,4 @@ mod payments;
 mod pods;
 mod prune;
 mod relays;
+mod suite;

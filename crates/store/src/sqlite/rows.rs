@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use crate::error::StoreError;
 use crate::record::Record;
-use crate::row::find;
+use super::row::find;
 
 /// Agents remembered: about 2 MiB.
 const MOST: usize = 4096;

@@ -59,8 +59,8 @@ fn connect(database: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let sql = |error| StoreError::sql("open the database to read", error);
     let conn = Connection::open_with_flags(database, flags).map_err(sql)?;
-    conn.busy_timeout(crate::handle::BUSY).map_err(sql)?;
-    conn.set_prepared_statement_cache_capacity(crate::handle::STATEMENTS);
+    conn.busy_timeout(super::handle::BUSY).map_err(sql)?;
+    conn.set_prepared_statement_cache_capacity(super::handle::STATEMENTS);
     Ok(conn)
 }
 

@@ -7,16 +7,9 @@ use domain::vault::{Logged, Task, TaskId, Vault};
 use domain::{Address, B256, Usdc};
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::BookId;
-use crate::codec::{integer, natural, parse_json, to_json};
-
-/// Tasks in one list at most.
-const MAX_LISTED: u32 = 500;
-/// Bits of a task's order that are its place in the block: more than a block has
-/// room for logs.
-const LOG_BITS: u32 = 20;
-/// Events in one list at most.
-const MAX_EVENTS: u32 = 1000;
+use crate::books::{BookId, MAX_EVENTS, MAX_TASKS};
+use crate::codec::{integer, natural};
+use crate::sqlite::json::{parse_json, to_json};
 
 fn block(row: &Row<'_>) -> rusqlite::Result<BlockRef> {
     let hash: [u8; 32] = row.get(1)?;
@@ -79,20 +72,21 @@ pub(super) fn task(conn: &Connection, book: BookId, vault: Address, id: TaskId) 
 pub(super) fn tasks(conn: &Connection, book: BookId, vault: Address) -> rusqlite::Result<Vec<(TaskId, Task)>> {
     let sql = "SELECT task, body FROM tasks WHERE book = ?1 AND vault = ?2 ORDER BY n DESC LIMIT ?3";
     let mut rows = conn.prepare_cached(sql)?;
-    let found = rows.query_map((book.0, vault.0.0, MAX_LISTED), |row| {
+    let found = rows.query_map((book.0, vault.0.0, MAX_TASKS), |row| {
         Ok((TaskId(B256::from(row.get::<_, [u8; 32]>(0)?)), parse_json(row, 1)?))
     })?;
     found.collect()
 }
 
-/// A task's place in the order of creation: its block, and its place in it.
-fn order(logged: &Logged) -> i64 {
-    integer(logged.block.number << LOG_BITS | logged.log_index)
-}
-
-pub(super) fn insert_task(conn: &Connection, book: BookId, logged: &Logged, id: TaskId) -> rusqlite::Result<()> {
+pub(super) fn insert_task(
+    conn: &Connection,
+    book: BookId,
+    vault: Address,
+    id: TaskId,
+    order: u64,
+) -> rusqlite::Result<()> {
     let sql = "INSERT INTO tasks (book, vault, task, n, body) VALUES (?1, ?2, ?3, ?4, '')";
-    conn.prepare_cached(sql)?.execute((book.0, logged.vault.0.0, id.0.0, order(logged)))?;
+    conn.prepare_cached(sql)?.execute((book.0, vault.0.0, id.0.0, integer(order)))?;
     Ok(())
 }
 
