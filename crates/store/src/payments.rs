@@ -153,7 +153,7 @@ impl Payments for StorePayments {
     }
 
     async fn failed(&self, key: &PaymentKey, reason: &str) -> Result<(), PaymentsError> {
-        let taken = self.take(key, PaymentStep::Fail(reason.to_owned())).await?;
+        let taken = self.take(key, PaymentStep::Fail(without_nul(reason))).await?;
         if taken { Ok(()) } else { Err(PaymentsError::Step { key: Box::new(*key), wanted: "failed" }) }
     }
 
@@ -173,6 +173,11 @@ impl Payments for StorePayments {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         self.0.open_payments(now, limit).await.map_err(unavailable)
     }
+}
+
+/// PostgreSQL's texts hold none, and an endpoint's words may.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 fn unavailable(error: StoreError) -> PaymentsError {

@@ -178,7 +178,7 @@ impl Move {
              WHERE chain_id = $1 AND asset = $2 AND payer = $3 AND nonce = $4",
             &self.key,
         );
-        let write = write.bind(to.name()).bind(tx.map(|tx| tx.0)).bind(reason.map(without_nul));
+        let write = write.bind(to.name()).bind(tx.map(|tx| tx.0)).bind(reason.map(str::to_owned));
         write.execute(conn).await?;
         Ok(true)
     }
@@ -248,11 +248,6 @@ fn decode(row: &PgRow) -> sqlx::Result<Recorded> {
 
 fn bounded(time: U256) -> sqlx::Result<i64> {
     seconds(time).ok_or_else(|| sqlx::Error::Encode("a time of more than 64 bits".into()))
-}
-
-/// PostgreSQL's texts hold none.
-fn without_nul(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }
 
 fn state(row: &PgRow) -> sqlx::Result<PaymentState> {

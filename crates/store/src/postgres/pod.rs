@@ -78,7 +78,7 @@ pub(crate) async fn rest(conn: &mut PgConnection, record: &Record, at: UnixMilli
     query("UPDATE pods SET stopped_at = $2, data_node = $3, data_until = $4, data_bytes = $5 WHERE key = $1")
         .bind(record.pod_key.0.cast_signed())
         .bind(integer(at.0))
-        .bind(data.and(record.node.clone()))
+        .bind(&record.data_node)
         .bind(data.and_then(|data| data.until).map(|until| integer(until.0)))
         .bind(data.map(|data| integer(data.bytes)))
         .execute(conn)

@@ -104,7 +104,7 @@ pub(crate) fn rest(conn: &Connection, record: &Record, at: UnixMillis) -> rusqli
     .execute(params![
         record.pod_key.0.cast_signed(),
         integer(at.0),
-        data.and(record.node.as_ref()),
+        record.data_node,
         data.and_then(|data| data.until).map(|until| integer(until.0)),
         data.map(|data| integer(data.bytes)),
     ])

@@ -75,6 +75,17 @@ fn logged(at: BlockRef, vault: Address, events: &[VaultEvent]) -> Vec<Logged> {
     (0..).zip(events).map(log).collect()
 }
 
+/// Something in every table of the books.
+pub(crate) async fn fill(store: &Store) {
+    let book = store.book(338, FACTORY).await.unwrap();
+    let mut after = None;
+    for (number, events) in (1..).zip(life().into_iter().take(5)) {
+        let batch = batch(after, block(number), logged(block(number), VAULT, &events));
+        store.post_batch(book, batch).await.unwrap().unwrap();
+        after = Some(block(number));
+    }
+}
+
 fn batch(after: Option<BlockRef>, cursor: BlockRef, events: Vec<Logged>) -> BookBatch {
     BookBatch { after, cursor, blocks: vec![cursor], forget_below: 0, events }
 }

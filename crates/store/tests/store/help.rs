@@ -15,8 +15,8 @@ pub(crate) const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// Where a store of a test lies: it may be opened again and again.
 pub(crate) enum Place {
     Sqlite(TempDir),
-    /// A database of the test's own.
-    Postgres(StoreUrl),
+    /// A database of the test's own, in PostgreSQL or wherever this says.
+    Url(StoreUrl),
 }
 
 impl Place {
@@ -25,13 +25,13 @@ impl Place {
     }
 
     pub(crate) async fn postgres() -> Self {
-        Self::Postgres(new_database().await)
+        Self::Url(parse(&new_database().await))
     }
 
     pub(crate) fn config(&self) -> Config {
         match self {
             Self::Sqlite(room) => config(room),
-            Self::Postgres(url) => Config { url: Some(url.clone()), connections: 8, ..Config::default() },
+            Self::Url(url) => Config { url: Some(url.clone()), connections: 8, ..Config::default() },
         }
     }
 }
@@ -43,19 +43,23 @@ fn server() -> &'static Postgres {
 }
 
 /// An empty database of the server.
-pub(crate) async fn new_database() -> StoreUrl {
+pub(crate) async fn new_database() -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let name = format!("test{}", NEXT.fetch_add(1, Ordering::Relaxed));
     let server = tokio::task::spawn_blocking(server).await.expect("the server starts");
     make_database(server, &name).await
 }
 
-pub(crate) async fn make_database(server: &Postgres, name: &str) -> StoreUrl {
+pub(crate) async fn make_database(server: &Postgres, name: &str) -> String {
     let mut conn = PgConnection::connect(&server.url("postgres")).await.expect("the server answers");
     let make = raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")));
     make.execute(&mut conn).await.expect("a database is made");
     conn.close().await.expect("the connection closes");
-    server.url(name).parse().expect("the URL of a database")
+    server.url(name)
+}
+
+pub(crate) fn parse(url: &str) -> StoreUrl {
+    url.parse().expect("the URL of a database")
 }
 
 pub(crate) fn config(directory: &TempDir) -> Config {

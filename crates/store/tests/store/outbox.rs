@@ -14,7 +14,7 @@ fn attempt(n: u8) -> Attempt {
     Attempt { hash: B256::repeat_byte(n), raw: vec![n].into(), max_fee: u128::MAX, tip: 1 }
 }
 
-fn entry(key: &str, nonce: u64) -> Entry {
+pub(crate) fn entry(key: &str, nonce: u64) -> Entry {
     Entry {
         key: key.parse().unwrap(),
         account: account(1),
