@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use sqlx::postgres::PgConnectOptions;
 
-use crate::url::StoreUrl;
+use crate::url::{Place, StoreUrl};
 
 /// `[store]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -44,14 +43,6 @@ impl Default for Config {
             retention_days: 90,
         }
     }
-}
-
-/// Where a database is.
-pub(crate) enum Place {
-    /// In this directory.
-    Sqlite(PathBuf),
-    /// At this server.
-    Postgres(Box<PgConnectOptions>),
 }
 
 /// Why `[store]` is refused.

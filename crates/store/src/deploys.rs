@@ -23,7 +23,9 @@ pub enum DeployState {
 impl DeployState {
     const ALL: [Self; 4] = [Self::Unsigned, Self::Deploying, Self::Deployed, Self::Failed];
 
-    pub(crate) const fn as_str(self) -> &'static str {
+    /// The state as it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unsigned => "unsigned",
             Self::Deploying => "deploying",

@@ -16,7 +16,7 @@
 //! | `books`, `outbox` | what was read of the chain, and what is sent to it |
 //! | `prune` | what is forgotten, and when |
 //! | `codec`, `columns`, `error` | values in columns; what can go wrong |
-//! | `copy` | from one database to another |
+//! | `copy`, `table` | from one database to another |
 //! | `sqlite`, `postgres` | the databases |
 
 mod admission;
@@ -42,13 +42,14 @@ mod record;
 mod relays;
 mod sqlite;
 mod store;
+mod table;
 mod url;
 
 pub use admission::{Admission, AdmissionStore, Idempotency, PodChoice, Reservation, Stamp};
 pub use billing::{Counted, Cursor, RunMark, UsageStore};
 pub use books::{BookBatch, BookId, BookRefusal, BookStore, VaultBooks};
 pub use config::{Config, ConfigError};
-pub use copy::{Copied, CopyError, copy};
+pub use copy::copy;
 pub use deploys::{Consent, Deploy, DeployState, DeployStore};
 pub use error::{Cause, StoreError};
 pub use life::{Advanced, AgentStore, Observation};
@@ -63,4 +64,5 @@ pub use record::{Below, Change, Epoch, KeptData, PodKey, Record};
 pub use relays::{RelayStore, StoreJournal};
 pub use sqlite::Sqlite;
 pub use store::Store;
+pub use table::{Copied, CopyError};
 pub use url::{StoreUrl, StoreUrlError};

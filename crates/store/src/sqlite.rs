@@ -10,7 +10,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `handle` | [`Sqlite`], and the way to the threads |
-//! | `writer`, `reader` | the threads, and how an error is shared |
+//! | `connection`, `writer`, `reader` | the connections, their threads, and how an error is shared |
 //! | `checkpoint` | the log's way into the database file |
 //! | `files`, `schema`, `row`, `json`, `error` | the stored form |
 //! | `health` | how the disk is, and room for when it is full |
@@ -21,6 +21,7 @@ mod admission;
 mod billing;
 mod books;
 mod checkpoint;
+mod connection;
 mod copy;
 mod deploys;
 mod error;

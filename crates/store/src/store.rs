@@ -3,11 +3,12 @@
 use domain::PodId;
 use tokio::sync::broadcast;
 
-use crate::config::{Config, Place};
+use crate::config::Config;
 use crate::error::StoreError;
 use crate::postgres::Postgres;
 use crate::record::{Change, Epoch};
 use crate::sqlite::Sqlite;
+use crate::url::Place;
 
 /// A store: a handle that is cheap to clone. Its methods are those of the ports.
 ///
@@ -21,6 +22,12 @@ pub enum Store {
     Postgres(Postgres),
 }
 
+impl From<Sqlite> for Store {
+    fn from(store: Sqlite) -> Self {
+        Self::Sqlite(store)
+    }
+}
+
 impl Store {
     /// Opens the database, makes its tables if there are none, and brings its schema up.
     ///
@@ -30,7 +37,7 @@ impl Store {
     pub async fn open(config: &Config) -> Result<Self, StoreError> {
         config.check()?;
         match config.place() {
-            Place::Sqlite(directory) => Sqlite::open(config, &directory).map(Self::Sqlite),
+            Place::Sqlite(directory) => Sqlite::open_in(config, &directory).map(Self::Sqlite),
             Place::Postgres(options) => Postgres::open(config, *options).await.map(Self::Postgres),
         }
     }

@@ -8,10 +8,16 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use sqlx::postgres::PgConnectOptions;
 
-use crate::config::Place;
-
 const SQLITE: &str = "sqlite://";
 const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
+
+/// Where a database is.
+pub(crate) enum Place {
+    /// In this directory.
+    Sqlite(PathBuf),
+    /// At this server.
+    Postgres(Box<PgConnectOptions>),
+}
 
 /// The URL of a database.
 #[derive(Clone, Deserialize)]

@@ -75,7 +75,7 @@ mod tests {
     async fn the_ledger_over_the_store_does_what_every_ledger_must() {
         let room = tempfile::tempdir().unwrap();
         let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
-        let store = Store::open(&config).unwrap();
+        let store = Store::open(&config).await.unwrap();
         let book = store.book(338, Address::ZERO).await.unwrap();
         chain::evm::suite::ledger(&StoreLedger { store, book }).await;
     }

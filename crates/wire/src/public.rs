@@ -4,10 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{
-    End, FailReason, ImageDigest, Lack, PodId, RunId, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage,
-    Wallet,
-};
+use domain::{End, FailReason, ImageDigest, Lack, PodId, RunId, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage, Wallet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -261,6 +258,14 @@ pub struct StateChange {
     /// Why, where it ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+}
+
+impl StateChange {
+    /// The change of this number, to this state.
+    #[must_use]
+    pub const fn new(seq: u64, at: UnixMillis, state: State) -> Self {
+        Self { seq, at, state: state.name(), reason: Reason::of(state) }
+    }
 }
 
 /// What a gateway works with.

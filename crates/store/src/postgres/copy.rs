@@ -7,8 +7,8 @@ use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, query};
 
 use super::schema;
-use crate::copy::{CopyError, Table, Value};
 use crate::error::StoreError;
+use crate::table::{CopyError, Table, Value};
 use crate::url::StoreUrl;
 
 const NAME: &str = "copy the store";

@@ -1,13 +1,13 @@
 //! Which gateways use this database. Each has a row that it renews; whoever has not
 //! renewed it for a while is taken for gone, by the server's clock.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sqlx::{PgPool, Row, query};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{PgPool, query};
 use tokio::task::JoinHandle;
 
-use super::database::{Postgres, Statement};
 use crate::error::StoreError;
 use crate::record::Epoch;
 
@@ -16,7 +16,7 @@ const RENEW: Duration = Duration::from_secs(3);
 /// Seconds for which a renewal holds: several may fail.
 const HOLDS_S: f64 = 20.0;
 
-const WRITE: &str = "say that this gateway is there";
+pub(crate) const WRITE: &str = "say that this gateway is there";
 
 /// Takes the lease, and keeps it until the task is ended.
 pub(crate) async fn keep(pool: PgPool, epoch: Epoch) -> Result<JoinHandle<()>, StoreError> {
@@ -35,25 +35,11 @@ async fn renew(pool: &PgPool, epoch: Epoch) -> sqlx::Result<()> {
     statement(epoch).execute(pool).await.map(drop)
 }
 
-fn statement(epoch: Epoch) -> Statement<'static> {
+/// Takes the lease, or renews it.
+pub(crate) fn statement(epoch: Epoch) -> Query<'static, sqlx::Postgres, PgArguments> {
     // Rows of those that are long gone go too.
     let sql = "WITH gone AS (DELETE FROM gateways WHERE holds_until < now() - interval '1 day' AND epoch <> $1) \
                INSERT INTO gateways (epoch, holds_until) VALUES ($1, now() + make_interval(secs => $2)) \
                ON CONFLICT (epoch) DO UPDATE SET holds_until = excluded.holds_until";
     query(sql).bind(epoch.0.cast_signed()).bind(HOLDS_S)
-}
-
-impl Postgres {
-    /// Renews the lease at once: whether the server can be written.
-    pub(crate) async fn renew(&self) -> Result<(), StoreError> {
-        self.execute(WRITE, statement(self.epoch())).await.map(drop)
-    }
-
-    /// The gateways that are there, this one included.
-    pub(crate) async fn epochs(&self) -> Result<BTreeSet<Epoch>, StoreError> {
-        let sql = query("SELECT epoch FROM gateways WHERE holds_until > now()");
-        let decode = |row: &sqlx::postgres::PgRow| row.try_get(0).map(|epoch: i64| Epoch(epoch.cast_unsigned()));
-        let there = self.many("ask which gateways are there", sql, decode).await?;
-        Ok(there.into_iter().chain([self.epoch()]).collect())
-    }
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeSet;
 
 use domain::UnixMillis;
-use sqlx::{PgConnection, query};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row, query};
 
 use super::billing::keep_total;
 use super::database::{Command, Postgres, Tx};
+use super::lease;
 use super::row::{decode, select_runs};
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;
@@ -15,7 +17,7 @@ use crate::record::Epoch;
 
 impl MaintenanceStore for Postgres {
     async fn check(&self) -> Result<(), StoreError> {
-        self.renew().await
+        self.execute(lease::WRITE, lease::statement(self.epoch())).await.map(drop)
     }
 
     async fn prune(&self, now: UnixMillis) -> Result<Pruned, StoreError> {
@@ -23,7 +25,10 @@ impl MaintenanceStore for Postgres {
     }
 
     async fn live_epochs(&self) -> Result<BTreeSet<Epoch>, StoreError> {
-        self.epochs().await
+        let there = query("SELECT epoch FROM gateways WHERE holds_until > now()");
+        let decode = |row: &PgRow| row.try_get(0).map(|epoch: i64| Epoch(epoch.cast_unsigned()));
+        let there = self.many("ask which gateways are there", there, decode).await?;
+        Ok(there.into_iter().chain([self.epoch()]).collect())
     }
 }
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, ToSql, params_from_iter};
 
+use super::connection::connect;
 use super::files::{self, Files};
-use super::handle::connect;
-use crate::copy::{CopyError, Table, Value};
 use crate::error::StoreError;
+use crate::table::{CopyError, Table, Value};
 use crate::url::StoreUrl;
 
 const NAME: &str = "copy the store";

@@ -6,24 +6,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use domain::PodId;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use tokio::sync::{broadcast, mpsc};
 
 use super::checkpoint::Checkpoints;
+use super::connection::connect;
 use super::files;
 use super::health::Health;
 use super::reader::Readers;
 use super::rows::Rows;
-use super::schema;
 use super::writer::{Answers, Command, News, Queue, Request, Writer};
 use crate::config::Config;
 use crate::error::StoreError;
 use crate::record::{Change, Epoch, NEWS};
-
-/// How long SQLite waits for another program's lock.
-pub(crate) const BUSY: Duration = Duration::from_secs(5);
-/// Prepared statements kept by one connection.
-pub(crate) const STATEMENTS: usize = 64;
 
 /// A store in SQLite: a handle that is cheap to clone.
 ///
@@ -65,13 +60,18 @@ impl Drop for Inner {
 }
 
 impl Sqlite {
-    /// Opens the database, makes it if there is none, and brings its schema up.
-    /// Must be called in a tokio runtime.
+    /// Opens the database in the configured directory, whatever `url` says; makes it if
+    /// there is none, and brings its schema up. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// What stands in the way: another process, a newer schema, a damaged or
     /// foreign file, the disk.
-    pub(crate) fn open(config: &Config, directory: &Path) -> Result<Self, StoreError> {
+    pub fn open(config: &Config) -> Result<Self, StoreError> {
+        config.check()?;
+        Self::open_in(config, &config.directory)
+    }
+
+    pub(crate) fn open_in(config: &Config, directory: &Path) -> Result<Self, StoreError> {
         let files = files::take(directory)?;
         let conn = connect(&files)?;
         files.note_made();
@@ -145,19 +145,4 @@ impl Sqlite {
         let answer = tokio::time::timeout(self.inner.timeout, channels.readers.ask(question)).await;
         answer.unwrap_or(Err(StoreError::Timeout { operation }))
     }
-}
-
-pub(crate) fn connect(files: &files::Files) -> Result<Connection, StoreError> {
-    let sql = |error| StoreError::sql("open the database", error);
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut conn = Connection::open_with_flags(&files.database, flags).map_err(sql)?;
-    conn.busy_timeout(BUSY).map_err(sql)?;
-    conn.set_prepared_statement_cache_capacity(STATEMENTS);
-    conn.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY; \
-         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;",
-    )
-    .map_err(sql)?;
-    schema::migrate(&mut conn, &files.database)?;
-    Ok(conn)
 }

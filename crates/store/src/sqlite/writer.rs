@@ -350,7 +350,7 @@ mod tests {
     async fn of_a_transaction_in_which_one_command_fails_all_others_are_kept() {
         let room = tempfile::tempdir().unwrap();
         let config = Config { directory: room.path().join("store"), ..Config::default() };
-        let store = Sqlite::open(&config, &config.directory).unwrap();
+        let store = Sqlite::open(&config).unwrap();
         let (release, held) = channel();
         let ask = |command| {
             let store = store.clone();

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use domain::{ImageDigest, PodId, RunId, Tier, TierName, UnixMillis, Wallet};
-use needs::postgres::Postgres;
+use fixtures::Postgres;
 use palatine_store::{Admission, Config, Idempotency, PodChoice, Record, Reservation, Stamp, Store, StoreUrl};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
 use tempfile::TempDir;

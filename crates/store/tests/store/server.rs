@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::{Event, State, StopReason};
-use needs::postgres::Postgres;
+use fixtures::Postgres;
 use palatine_store::{Admission, Config, Store, StoreError};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
