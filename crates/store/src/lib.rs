@@ -3,7 +3,7 @@
 //! What consumers ask of it are ports: one narrow trait for each need, written down with
 //! the types that it speaks of. Two databases are behind them, and one suite that both
 //! run. Rules that need no database (what a step makes of a run, what a batch makes of
-//! the books) are pure, and written once.
+//! the index) are pure, and written once.
 //!
 //! | file | holds |
 //! |---|---|
@@ -13,7 +13,7 @@
 //! | `billing` | marks, usage |
 //! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
 //! | `payments`, `purposes`, `relays` | what was paid for requests, what each authorization pays for, what the relayer took on |
-//! | `books`, `outbox` | what was read of the chain, and what is sent to it |
+//! | `index`, `outbox` | what was read of the chain, and what is sent to it |
 //! | `prune` | what is forgotten, and when |
 //! | `codec`, `columns`, `error` | values in columns; what can go wrong |
 //! | `copy`, `table` | from one database to another |
@@ -21,13 +21,13 @@
 
 mod admission;
 mod billing;
-mod books;
 mod codec;
 mod columns;
 mod config;
 mod copy;
 mod deploys;
 mod error;
+mod index;
 mod life;
 mod links;
 mod outbox;
@@ -47,11 +47,11 @@ mod url;
 
 pub use admission::{Admission, AdmissionStore, Idempotency, PodChoice, Reservation, Stamp};
 pub use billing::{Counted, Cursor, RunMark, UsageStore};
-pub use books::{BookBatch, BookId, BookRefusal, BookStore, VaultBooks};
 pub use config::{Config, ConfigError};
 pub use copy::copy;
 pub use deploys::{Consent, Deploy, DeployState, DeployStore};
 pub use error::{Cause, StoreError};
+pub use index::{BatchRefusal, EventBatch, IndexId, IndexStore, IndexedVault};
 pub use life::{Advanced, AgentStore, Observation};
 pub use links::{Link, LinkStore};
 pub use outbox::{OutboxStore, OutboxWrite};

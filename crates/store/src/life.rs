@@ -173,4 +173,3 @@ pub(crate) fn note(record: &mut Record, seen: &Observation) {
     }
     record.restarts = record.restarts.max(seen.restarts);
 }
-

@@ -6,9 +6,7 @@
 //! for nothing else stands in `purposes`.
 
 use async_trait::async_trait;
-use domain::payment::{
-    Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError, ReserveOutcome,
-};
+use domain::payment::{Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError, ReserveOutcome};
 use domain::{B256, U256, UnixMillis};
 
 use crate::error::StoreError;

@@ -14,11 +14,11 @@
 
 mod admission;
 mod billing;
-mod books;
 mod copy;
 mod database;
 mod deploys;
 mod error;
+mod index;
 mod json;
 mod lease;
 mod life;

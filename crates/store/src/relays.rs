@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use domain::B256;
 use domain::payment::PaymentKey;
 use domain::relay::{
-    DailyQuota, FeePayment, ForwarderNonce, Journal, JournalError, RelayAdmission, RelayCounts, RelayEntry,
-    RelayState, RelayStatus,
+    DailyQuota, FeePayment, ForwarderNonce, Journal, JournalError, RelayAdmission, RelayCounts, RelayEntry, RelayState,
+    RelayStatus,
 };
 
 use crate::error::StoreError;

@@ -19,7 +19,6 @@
 
 mod admission;
 mod billing;
-mod books;
 mod checkpoint;
 mod connection;
 mod copy;
@@ -28,6 +27,7 @@ mod error;
 mod files;
 mod handle;
 mod health;
+mod index;
 mod json;
 mod life;
 mod links;
@@ -37,8 +37,8 @@ mod pod;
 mod prices;
 mod prune;
 mod purposes;
-mod relays;
 mod reader;
+mod relays;
 mod row;
 mod rows;
 mod schema;

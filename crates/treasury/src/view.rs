@@ -2,12 +2,12 @@
 
 use domain::Address;
 use domain::vault::{Task, TaskId, TaskState};
-use store::{Deploy, DeployState, VaultBooks};
+use store::{Deploy, DeployState, IndexedVault};
 use wire::vault::{AgentVault, Task as Shown, VaultResponse, VaultState};
 
 /// A vault's books, as the wire has them.
-pub(crate) fn vault(address: Address, books: VaultBooks) -> VaultResponse {
-    let VaultBooks { vault, credits, cursor } = books;
+pub(crate) fn vault(address: Address, books: IndexedVault) -> VaultResponse {
+    let IndexedVault { vault, credits, cursor } = books;
     VaultResponse {
         address,
         pod_id: vault.pod_id,

@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use domain::{End, FailReason, ImageDigest, Lack, PodId, RunId, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage, Wallet};
+use domain::{
+    End, FailReason, ImageDigest, Lack, PodId, RunId, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage,
+    Wallet,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 

@@ -220,7 +220,7 @@ fn bounded(options: PgConnectOptions, timeout_ms: u64) -> PgConnectOptions {
     options
         .application_name("palatine")
         .statement_cache_capacity(STATEMENTS)
-        .options([("synchronous_commit", "on"), ("default_transaction_isolation", "read\\ committed")])
+        .options([("synchronous_commit", "on"), ("default_transaction_isolation", "read committed")])
         .options([("statement_timeout", timeout_ms), ("lock_timeout", timeout_ms)])
         .options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_MS)])
 }

@@ -30,9 +30,7 @@ impl DeployStore for Postgres {
 
     async fn deploy_of(&self, pod: PodId) -> Result<Option<Deploy>, StoreError> {
         let (key, name) = names(&pod);
-        let found = query(select_deploys!(
-            "WHERE removed_at IS NULL AND (name = $2 OR key = $1 AND name IS NULL)"
-        ));
+        let found = query(select_deploys!("WHERE removed_at IS NULL AND (name = $2 OR key = $1 AND name IS NULL)"));
         self.one("read a POD's vault", found.bind(key).bind(name), decode).await
     }
 

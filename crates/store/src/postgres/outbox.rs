@@ -3,8 +3,8 @@
 use domain::evm::{Account, Attempt, Entry, IntentKey, Outcome};
 use sqlx::{PgConnection, Row, query};
 
-use super::json::{parse_json, to_json};
 use super::database::{Command, Postgres, Tx};
+use super::json::{parse_json, to_json};
 use crate::codec::{integer, natural};
 use crate::error::StoreError;
 use crate::outbox::{Change, OutboxStore, OutboxWrite, is_pending};
@@ -16,7 +16,8 @@ impl OutboxStore for Postgres {
     async fn outbox_find(&self, account: Account, key: IntentKey) -> Result<Option<Entry>, StoreError> {
         let sql = "SELECT body FROM outbox WHERE chain_id = $1 AND account = $2 AND key = $3";
         let (chain, address) = columns(&account);
-        self.one(READ, query(sql).bind(chain).bind(address).bind(key.as_str().to_owned()), |row| parse_json(row, 0)).await
+        self.one(READ, query(sql).bind(chain).bind(address).bind(key.as_str().to_owned()), |row| parse_json(row, 0))
+            .await
     }
 
     async fn outbox_pending(&self, account: Account) -> Result<Vec<Entry>, StoreError> {

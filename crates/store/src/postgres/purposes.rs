@@ -29,13 +29,12 @@ pub(crate) async fn note(
     if insert.execute(&mut *conn).await?.rows_affected() == 1 {
         return Ok(true);
     }
-    let found = query(
-        "SELECT purpose FROM spent_payments WHERE chain_id = $1 AND asset = $2 AND payer = $3 AND nonce = $4",
-    )
-    .bind(integer(key.chain_id))
-    .bind(key.asset.0.0)
-    .bind(key.payer.0.0)
-    .bind(key.nonce.0);
+    let found =
+        query("SELECT purpose FROM spent_payments WHERE chain_id = $1 AND asset = $2 AND payer = $3 AND nonce = $4")
+            .bind(integer(key.chain_id))
+            .bind(key.asset.0.0)
+            .bind(key.payer.0.0)
+            .bind(key.nonce.0);
     let found = found.fetch_one(conn).await?;
     Ok(found.try_get::<&[u8], _>(0)? == purpose.column())
 }

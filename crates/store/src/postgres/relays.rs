@@ -47,10 +47,8 @@ impl RelayStore for Postgres {
     async fn relay_counts(&self) -> Result<RelayCounts, StoreError> {
         let sql = "SELECT count(*) FILTER (WHERE progress = $1), count(*) FILTER (WHERE progress = $2), \
                    count(*) FILTER (WHERE progress = $3) FROM relays WHERE progress IN ($1, $2, $3)";
-        let counts = query(sql)
-            .bind(Progress::Open.name())
-            .bind(Progress::Executed.name())
-            .bind(Progress::Failed.name());
+        let counts =
+            query(sql).bind(Progress::Open.name()).bind(Progress::Executed.name()).bind(Progress::Failed.name());
         let number = |row: &sqlx::postgres::PgRow, at: usize| row.try_get(at).map(natural);
         let counted = self.one(READ, counts, |row| {
             Ok(RelayCounts { pending: number(row, 0)?, executed: number(row, 1)?, failed: number(row, 2)? })

@@ -3,9 +3,9 @@
 use domain::{Address, Wallet};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use crate::codec::{integer, millis};
 use super::handle::Sqlite;
 use super::writer::{Command, Tx};
+use crate::codec::{integer, millis};
 use crate::error::StoreError;
 use crate::links::{Link, LinkStore};
 

@@ -3,10 +3,10 @@
 use domain::evm::{Account, Attempt, Entry, IntentKey, Outcome};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::json::{parse_json, to_json};
-use crate::codec::{integer, natural};
 use super::handle::Sqlite;
+use super::json::{parse_json, to_json};
 use super::writer::{Command, Tx};
+use crate::codec::{integer, natural};
 use crate::error::StoreError;
 use crate::outbox::{Change, OutboxStore, OutboxWrite, is_pending};
 

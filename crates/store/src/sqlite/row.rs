@@ -69,23 +69,23 @@ fn decode(row: &Row<'_>) -> Result<Record, StoreError> {
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Columns> {
     Ok(Columns {
-            id: row.get(0)?,
-            wallet: row.get(1)?,
-            generation: row.get(2)?,
-            state: (row.get(3)?, row.get(4)?),
-            agent_type: row.get(5)?,
-            image: row.get(6)?,
-            tier: (row.get(7)?, row.get(8)?, row.get(9)?, row.get(10)?),
-            public: row.get(11)?,
-            spawned_at: row.get(12)?,
-            ended_at: row.get(13)?,
-            epoch: row.get(14)?,
-            changes: row.get(15)?,
-            placed: (row.get(16)?, row.get(17)?, row.get(18)?, row.get(19)?),
-            meter: (row.get(20)?, row.get(21)?, row.get(22)?),
-            below: (row.get(23)?, row.get(24)?),
-            disk_mib: row.get(25)?,
-            pod: (row.get(26)?, row.get(27)?, row.get(28)?, row.get(29)?, row.get(30)?),
-            data: (row.get(31)?, row.get(32)?, row.get(33)?),
-        })
-    }
+        id: row.get(0)?,
+        wallet: row.get(1)?,
+        generation: row.get(2)?,
+        state: (row.get(3)?, row.get(4)?),
+        agent_type: row.get(5)?,
+        image: row.get(6)?,
+        tier: (row.get(7)?, row.get(8)?, row.get(9)?, row.get(10)?),
+        public: row.get(11)?,
+        spawned_at: row.get(12)?,
+        ended_at: row.get(13)?,
+        epoch: row.get(14)?,
+        changes: row.get(15)?,
+        placed: (row.get(16)?, row.get(17)?, row.get(18)?, row.get(19)?),
+        meter: (row.get(20)?, row.get(21)?, row.get(22)?),
+        below: (row.get(23)?, row.get(24)?),
+        disk_mib: row.get(25)?,
+        pod: (row.get(26)?, row.get(27)?, row.get(28)?, row.get(29)?, row.get(30)?),
+        data: (row.get(31)?, row.get(32)?, row.get(33)?),
+    })
+}

@@ -17,11 +17,11 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::checkpoint::Checkpoints;
-use crate::error::StoreError;
 use super::files::Files;
 use super::health::Health;
-use crate::record::{Change, Epoch};
 use super::rows::Rows;
+use crate::error::StoreError;
+use crate::record::{Change, Epoch};
 
 /// Commands in one transaction at most: bounds how long the first one waits.
 const MAX_BATCH: usize = 1024;
@@ -298,8 +298,8 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, channel};
 
-    use super::*;
     use super::super::handle::Sqlite;
+    use super::*;
     use crate::Config;
 
     /// Keeps the writer busy, so that what comes next is one transaction.

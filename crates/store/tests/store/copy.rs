@@ -3,14 +3,11 @@
 use domain::payment::{Payment, PaymentClaim, Payments, RequestHash};
 use domain::relay::{DailyQuota, Journal, RelayEntry, RelayState};
 use domain::{Address, B256, Event, Mark, MarkKind, StopReason, U256, Usdc};
-use palatine_store::{
-    Copied, CopyError, Deploy, DeployState, KeptData, Link, RunMark, Store, StoreUrl, copy,
-};
+use palatine_store::{Copied, CopyError, Deploy, DeployState, KeptData, Link, RunMark, Store, StoreUrl, copy};
 use relay::conformance;
 
 use crate::help::{DAY_MS, NOW, Place, id, keyed, new_database, open, parse, reserved, room, wallet, wish};
-use crate::{books, outbox};
-
+use crate::{index, outbox};
 
 /// Something in every table there is.
 async fn fill(store: &Store) {
@@ -29,7 +26,7 @@ async fn fill(store: &Store) {
     store.advance(id(3), Event::Stop(StopReason::Balance), NOW).await.unwrap();
     store.end(id(3), Some(KeptData { until: Some(NOW.plus(DAY_MS)), bytes: 5 }), NOW).await.unwrap();
     store.keep_link(link()).await.unwrap();
-    books::fill(store).await;
+    index::fill(store).await;
     store.outbox_write(outbox::entry("a", 0)).await.unwrap();
     pay(store).await;
 }
@@ -92,7 +89,10 @@ async fn a_store_goes_to_postgres_and_back_and_is_what_it_was() {
     for store in [&moved, &returned] {
         assert!(store.live_of(wallet(1)).await.unwrap().is_some());
         // New rows have numbers of their own.
-        assert_ne!(store.book(338, Address::repeat_byte(77)).await.unwrap(), store.book(1, Address::ZERO).await.unwrap());
+        assert_ne!(
+            store.chain_index(338, Address::repeat_byte(77)).await.unwrap(),
+            store.chain_index(1, Address::ZERO).await.unwrap()
+        );
         store.count_marks("two", "b", Vec::new(), NOW).await.unwrap();
         reserved(store, wish(9, 9)).await;
     }

@@ -6,7 +6,7 @@ use domain::{Address, B256, State, StopReason};
 use palatine_store::{Admission, Config, Pruned, Store, StoreError};
 use rusqlite::{Connection, params};
 
-use crate::help::{NOW, bytes, config, id, keyed, reopen, pod, reserved, room, wallet, wish};
+use crate::help::{NOW, bytes, config, id, keyed, pod, reopen, reserved, room, wallet, wish};
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777

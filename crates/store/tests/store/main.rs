@@ -7,13 +7,13 @@
 
 mod admission;
 mod billing;
-mod books;
 mod child;
 mod copy;
 mod disk;
 mod files;
 mod finance;
 mod help;
+mod index;
 mod life;
 mod outbox;
 mod payments;

@@ -42,7 +42,7 @@ cases! {
         clocks_at_the_end_of_time_do_not_break_the_bill,
         every_mark_counts_once_across_replays_overlaps_and_reopenings,
     }
-    books {
+    index {
         a_vaults_books_equal_the_fold_over_its_events_after_every_block_and_every_way_back,
         a_batch_that_cannot_be_changes_nothing,
         a_batch_that_was_posted_before_or_follows_another_block_is_refused,

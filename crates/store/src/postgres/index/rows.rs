@@ -1,4 +1,4 @@
-//! The books' rows.
+//! The index's rows.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,12 @@ use domain::{Address, B256, Usdc};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
-use crate::books::BookId;
 use crate::codec::{integer, natural};
+use crate::index::IndexId;
 use crate::postgres::json::{parse_json, to_json};
 
 pub(super) const CURSOR: &str = "SELECT number, hash, time FROM books WHERE id = $1 AND number IS NOT NULL";
-pub(super) const REMEMBERED: &str =
-    "SELECT number, hash, time FROM book_blocks WHERE book = $1 ORDER BY number DESC";
+pub(super) const REMEMBERED: &str = "SELECT number, hash, time FROM book_blocks WHERE book = $1 ORDER BY number DESC";
 pub(super) const TASK: &str = "SELECT body FROM tasks WHERE book = $1 AND vault = $2 AND task = $3";
 
 pub(super) fn block(row: &PgRow) -> sqlx::Result<BlockRef> {
@@ -29,17 +28,17 @@ pub(super) fn address(row: &PgRow, column: usize) -> sqlx::Result<Address> {
     row.try_get::<[u8; 20], _>(column).map(Address::from)
 }
 
-pub(super) async fn cursor(conn: &mut PgConnection, book: BookId) -> sqlx::Result<Option<BlockRef>> {
+pub(super) async fn cursor(conn: &mut PgConnection, book: IndexId) -> sqlx::Result<Option<BlockRef>> {
     let found = query(CURSOR).bind(book.0).fetch_optional(conn).await?;
     found.map(|row| block(&row)).transpose()
 }
 
-/// Nobody else posts to these books, or takes back from them, until the transaction ends.
-pub(super) async fn lock(conn: &mut PgConnection, book: BookId) -> sqlx::Result<()> {
+/// Nobody else posts to this index, or takes back from it, until the transaction ends.
+pub(super) async fn lock(conn: &mut PgConnection, book: IndexId) -> sqlx::Result<()> {
     query("SELECT 1 FROM books WHERE id = $1 FOR UPDATE").bind(book.0).execute(conn).await.map(drop)
 }
 
-pub(super) async fn set_cursor(conn: &mut PgConnection, book: BookId, to: Option<&BlockRef>) -> sqlx::Result<()> {
+pub(super) async fn set_cursor(conn: &mut PgConnection, book: IndexId, to: Option<&BlockRef>) -> sqlx::Result<()> {
     query("UPDATE books SET number = $2, hash = $3, time = $4 WHERE id = $1")
         .bind(book.0)
         .bind(to.map(|to| integer(to.number)))
@@ -50,13 +49,13 @@ pub(super) async fn set_cursor(conn: &mut PgConnection, book: BookId, to: Option
         .map(drop)
 }
 
-pub(super) async fn remembers(conn: &mut PgConnection, book: BookId, block: &BlockRef) -> sqlx::Result<bool> {
+pub(super) async fn remembers(conn: &mut PgConnection, book: IndexId, block: &BlockRef) -> sqlx::Result<bool> {
     let sql = "SELECT 1 FROM book_blocks WHERE book = $1 AND number = $2 AND hash = $3 AND time = $4";
     let found = query(sql).bind(book.0).bind(integer(block.number)).bind(block.hash.0).bind(integer(block.time));
     Ok(found.fetch_optional(conn).await?.is_some())
 }
 
-pub(super) async fn vault(conn: &mut PgConnection, book: BookId, at: Address) -> sqlx::Result<Option<Vault>> {
+pub(super) async fn vault(conn: &mut PgConnection, book: IndexId, at: Address) -> sqlx::Result<Option<Vault>> {
     let sql = "SELECT body FROM vaults WHERE book = $1 AND address = $2";
     let found = query(sql).bind(book.0).bind(at.0.0).fetch_optional(conn).await?;
     found.map(|row| parse_json(&row, 0)).transpose()
@@ -64,7 +63,7 @@ pub(super) async fn vault(conn: &mut PgConnection, book: BookId, at: Address) ->
 
 pub(super) async fn put_vault(
     conn: &mut PgConnection,
-    book: BookId,
+    book: IndexId,
     at: Address,
     vault: Option<&Vault>,
 ) -> sqlx::Result<()> {
@@ -84,7 +83,7 @@ pub(super) async fn put_vault(
 
 pub(super) async fn task(
     conn: &mut PgConnection,
-    book: BookId,
+    book: IndexId,
     (vault, id): (Address, TaskId),
 ) -> sqlx::Result<Option<Task>> {
     let found = query(TASK).bind(book.0).bind(vault.0.0).bind(id.0.0).fetch_optional(conn).await?;
@@ -93,7 +92,7 @@ pub(super) async fn task(
 
 pub(super) async fn insert_task(
     conn: &mut PgConnection,
-    book: BookId,
+    book: IndexId,
     (vault, id): (Address, TaskId),
     order: u64,
 ) -> sqlx::Result<()> {
@@ -103,7 +102,7 @@ pub(super) async fn insert_task(
 
 pub(super) async fn put_task(
     conn: &mut PgConnection,
-    book: BookId,
+    book: IndexId,
     (vault, id): (Address, TaskId),
     task: Option<&Task>,
 ) -> sqlx::Result<()> {
@@ -122,7 +121,7 @@ pub(super) async fn put_task(
 
 pub(super) async fn credit(
     conn: &mut PgConnection,
-    book: BookId,
+    book: IndexId,
     (vault, account): (Address, Address),
 ) -> sqlx::Result<Usdc> {
     let sql = "SELECT amount FROM credits WHERE book = $1 AND vault = $2 AND account = $3";
@@ -132,7 +131,7 @@ pub(super) async fn credit(
 
 pub(super) async fn credits(
     conn: &mut PgConnection,
-    book: BookId,
+    book: IndexId,
     vault: Address,
 ) -> sqlx::Result<BTreeMap<Address, Usdc>> {
     let sql = "SELECT account, amount FROM credits WHERE book = $1 AND vault = $2";
@@ -142,7 +141,7 @@ pub(super) async fn credits(
 
 pub(super) async fn put_credit(
     conn: &mut PgConnection,
-    book: BookId,
+    book: IndexId,
     (vault, account): (Address, Address),
     amount: Usdc,
 ) -> sqlx::Result<()> {

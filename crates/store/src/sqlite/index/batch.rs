@@ -4,28 +4,26 @@ use domain::evm::BlockRef;
 use domain::vault::Logged;
 use rusqlite::Connection;
 
-use super::rows::{
-    credit, cursor, insert_task, put_credit, put_task, put_vault, remembered, set_cursor, task, vault,
-};
-use crate::books::{BookBatch, BookId, BookRefusal, Draft, Found, Needs, Undo};
+use super::rows::{credit, cursor, insert_task, put_credit, put_task, put_vault, remembered, set_cursor, task, vault};
 use crate::codec::integer;
 use crate::error::StoreError;
+use crate::index::{BatchRefusal, Draft, EventBatch, Found, IndexId, Needs, Undo};
 use crate::sqlite::json::{parse_json, to_json};
 use crate::sqlite::writer::{Command, Tx};
 
 pub(super) struct Apply {
-    pub(super) book: BookId,
-    pub(super) batch: BookBatch,
+    pub(super) book: IndexId,
+    pub(super) batch: EventBatch,
 }
 
 impl Command for Apply {
-    type Answer = Result<(), BookRefusal>;
+    type Answer = Result<(), BatchRefusal>;
     const NAME: &'static str = "post events";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
         let sql = |error| StoreError::sql(Self::NAME, error);
         if cursor(tx.conn, self.book).map_err(sql)? != self.batch.after {
-            return Ok(Err(BookRefusal::Moved));
+            return Ok(Err(BatchRefusal::Moved));
         }
         let found = self.find(tx.conn, &Needs::of(&self.batch)).map_err(sql)?;
         match Draft::of(&self.batch, found) {
@@ -96,12 +94,12 @@ impl Apply {
 }
 
 pub(super) struct RollBack {
-    pub(super) book: BookId,
+    pub(super) book: IndexId,
     pub(super) to: Option<BlockRef>,
 }
 
 impl Command for RollBack {
-    type Answer = Result<(), BookRefusal>;
+    type Answer = Result<(), BatchRefusal>;
     const NAME: &'static str = "take events back";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Self::Answer, StoreError> {
@@ -109,7 +107,7 @@ impl Command for RollBack {
         if let Some(to) = &self.to
             && !remembered(tx.conn, self.book).map_err(sql)?.contains(to)
         {
-            return Ok(Err(BookRefusal::Moved));
+            return Ok(Err(BatchRefusal::Moved));
         }
         self.take_back(tx.conn).map(Ok).map_err(sql)
     }
@@ -136,7 +134,7 @@ impl RollBack {
     }
 }
 
-fn put_back(conn: &Connection, book: BookId, logged: &Logged, undo: Undo) -> rusqlite::Result<()> {
+fn put_back(conn: &Connection, book: IndexId, logged: &Logged, undo: Undo) -> rusqlite::Result<()> {
     put_vault(conn, book, logged.vault, undo.vault.as_ref())?;
     if let Some(id) = logged.event.task() {
         put_task(conn, book, logged.vault, id, undo.task.as_ref())?;

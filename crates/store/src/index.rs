@@ -1,4 +1,4 @@
-//! The vaults' books: what the indexer has read of a chain, posted.
+//! The index: what was read of a chain's vaults, posted.
 //!
 //! Events are posted by the domain's own rules, in memory first (`draft`): a batch that
 //! cannot be is refused before a row is written. Each event keeps what it changed as it
@@ -21,13 +21,13 @@ pub(crate) const MAX_TASKS: u32 = 500;
 /// Events in one list at most.
 pub(crate) const MAX_EVENTS: u32 = 1000;
 
-/// The books of one factory on one chain.
+/// The index of one factory's vaults on one chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct BookId(pub(crate) i64);
+pub struct IndexId(pub(crate) i64);
 
 /// A range of blocks, and all events in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BookBatch {
+pub struct EventBatch {
     /// The cursor before it.
     pub after: Option<BlockRef>,
     /// The cursor after it.
@@ -42,7 +42,7 @@ pub struct BookBatch {
 
 /// Why a batch is refused. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BookRefusal {
+pub enum BatchRefusal {
     /// The cursor is elsewhere.
     Moved,
     /// An event cannot follow those before it.
@@ -60,7 +60,7 @@ pub enum BookRefusal {
 
 /// One vault with what others may withdraw from it, as of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VaultBooks {
+pub struct IndexedVault {
     /// The vault.
     pub vault: Vault,
     /// Who may withdraw what; nobody with nothing.
@@ -71,38 +71,38 @@ pub struct VaultBooks {
 
 port! {
     /// What was read of the vaults' events.
-    BookStore {
-        /// The books of a factory on a chain; empty ones the first time.
-        fn book(&self, chain_id: u64, factory: Address) -> BookId;
+    IndexStore {
+        /// The index of a factory's vaults on a chain; an empty one the first time.
+        fn chain_index(&self, chain_id: u64, factory: Address) -> IndexId;
 
         /// Posts a batch, as a whole or not at all. A batch that cannot follow is the
         /// answer's own error.
-        fn post_batch(&self, book: BookId, batch: BookBatch) -> Result<(), BookRefusal>;
+        fn post_batch(&self, book: IndexId, batch: EventBatch) -> Result<(), BatchRefusal>;
 
         /// Takes all events above a remembered block back; all there are, for `None`. A
         /// block that is not remembered is the answer's own error.
-        fn roll_back(&self, book: BookId, to: Option<BlockRef>) -> Result<(), BookRefusal>;
+        fn roll_back(&self, book: IndexId, to: Option<BlockRef>) -> Result<(), BatchRefusal>;
 
         /// The last block that was posted.
-        fn book_cursor(&self, book: BookId) -> Option<BlockRef>;
+        fn index_cursor(&self, book: IndexId) -> Option<BlockRef>;
 
         /// The blocks that are remembered, newest first.
-        fn book_blocks(&self, book: BookId) -> Vec<BlockRef>;
+        fn index_blocks(&self, book: IndexId) -> Vec<BlockRef>;
 
         /// All vaults.
-        fn vaults(&self, book: BookId) -> Vec<Address>;
+        fn vaults(&self, book: IndexId) -> Vec<Address>;
 
-        /// One vault's books.
-        fn vault(&self, book: BookId, address: Address) -> Option<VaultBooks>;
+        /// One vault, as it is indexed.
+        fn vault(&self, book: IndexId, address: Address) -> Option<IndexedVault>;
 
         /// A vault's tasks, newest first, at most 500.
-        fn tasks(&self, book: BookId, vault: Address) -> Vec<(TaskId, Task)>;
+        fn tasks(&self, book: IndexId, vault: Address) -> Vec<(TaskId, Task)>;
 
         /// One task of a vault.
-        fn task(&self, book: BookId, vault: Address, id: TaskId) -> Option<Task>;
+        fn task(&self, book: IndexId, vault: Address, id: TaskId) -> Option<Task>;
 
         /// A vault's events in their order, at most 1000 of them after `(block,
         /// log_index)`.
-        fn vault_events(&self, book: BookId, vault: Address, after: Option<(u64, u64)>) -> Vec<Logged>;
+        fn vault_events(&self, book: IndexId, vault: Address, after: Option<(u64, u64)>) -> Vec<Logged>;
     }
 }

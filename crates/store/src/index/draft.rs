@@ -6,7 +6,7 @@ use domain::vault::{Found as Before, Impossible, Logged, Task, TaskId, Vault, po
 use domain::{Address, Usdc};
 use serde::{Deserialize, Serialize};
 
-use super::{BookBatch, BookRefusal};
+use super::{BatchRefusal, EventBatch};
 
 /// Bits of a task's order that are its place in the block: more than a block has room
 /// for logs.
@@ -29,7 +29,7 @@ pub(crate) struct Needs {
 }
 
 impl Needs {
-    pub(crate) fn of(batch: &BookBatch) -> Self {
+    pub(crate) fn of(batch: &EventBatch) -> Self {
         let mut needs = Self::default();
         for Logged { vault, event, .. } in &batch.events {
             needs.vaults.insert(*vault);
@@ -61,12 +61,12 @@ pub(crate) struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     /// Posts all events of the batch, in their order, upon what was found.
-    pub(crate) fn of(batch: &'a BookBatch, found: Found) -> Result<Self, BookRefusal> {
+    pub(crate) fn of(batch: &'a EventBatch, found: Found) -> Result<Self, BatchRefusal> {
         let mut draft = Self { rows: found, new_tasks: Vec::new(), events: Vec::new() };
         for logged in &batch.events {
             draft.post(logged).map_err(|why| {
                 let Logged { block, log_index, vault, .. } = logged;
-                BookRefusal::Impossible { block: block.number, log_index: *log_index, vault: *vault, why }
+                BatchRefusal::Impossible { block: block.number, log_index: *log_index, vault: *vault, why }
             })?;
         }
         Ok(draft)

@@ -7,19 +7,19 @@ use sqlx::{PgConnection, query};
 use super::rows::{
     credit, cursor, insert_task, lock, put_credit, put_task, put_vault, remembers, set_cursor, task, vault,
 };
-use crate::books::{BookBatch, BookId, BookRefusal, Draft, Found, Needs, Undo};
 use crate::codec::integer;
 use crate::error::StoreError;
+use crate::index::{BatchRefusal, Draft, EventBatch, Found, IndexId, Needs, Undo};
 use crate::postgres::database::{Command, Tx};
 use crate::postgres::json::{parse_json, to_json};
 
 pub(super) struct Apply {
-    pub(super) book: BookId,
-    pub(super) batch: BookBatch,
+    pub(super) book: IndexId,
+    pub(super) batch: EventBatch,
 }
 
 impl Command for Apply {
-    type Answer = Result<(), BookRefusal>;
+    type Answer = Result<(), BatchRefusal>;
     const NAME: &'static str = "post events";
 
     async fn apply(&self, tx: &mut Tx) -> Result<Self::Answer, StoreError> {
@@ -28,10 +28,10 @@ impl Command for Apply {
 }
 
 impl Apply {
-    async fn post(&self, conn: &mut PgConnection) -> sqlx::Result<Result<(), BookRefusal>> {
+    async fn post(&self, conn: &mut PgConnection) -> sqlx::Result<Result<(), BatchRefusal>> {
         lock(conn, self.book).await?;
         if cursor(conn, self.book).await? != self.batch.after {
-            return Ok(Err(BookRefusal::Moved));
+            return Ok(Err(BatchRefusal::Moved));
         }
         let found = self.find(conn, &Needs::of(&self.batch)).await?;
         match Draft::of(&self.batch, found) {
@@ -107,12 +107,12 @@ impl Apply {
 }
 
 pub(super) struct RollBack {
-    pub(super) book: BookId,
+    pub(super) book: IndexId,
     pub(super) to: Option<BlockRef>,
 }
 
 impl Command for RollBack {
-    type Answer = Result<(), BookRefusal>;
+    type Answer = Result<(), BatchRefusal>;
     const NAME: &'static str = "take events back";
 
     async fn apply(&self, tx: &mut Tx) -> Result<Self::Answer, StoreError> {
@@ -121,12 +121,12 @@ impl Command for RollBack {
 }
 
 impl RollBack {
-    async fn roll_back(&self, conn: &mut PgConnection) -> sqlx::Result<Result<(), BookRefusal>> {
+    async fn roll_back(&self, conn: &mut PgConnection) -> sqlx::Result<Result<(), BatchRefusal>> {
         lock(conn, self.book).await?;
         if let Some(to) = &self.to
             && !remembers(conn, self.book, to).await?
         {
-            return Ok(Err(BookRefusal::Moved));
+            return Ok(Err(BatchRefusal::Moved));
         }
         self.take_back(conn).await.map(Ok)
     }
