@@ -151,6 +151,8 @@ async fn fill_and_heal(server: &mut Postgres, store: &Store, room: &std::path::P
     let ballast = room.join("ballast");
     let mut file = std::fs::File::create(&ballast).unwrap();
     while std::io::Write::write_all(&mut file, &[0_u8; 65_536]).is_ok() {}
+    // As long as it is open, its room is not given back.
+    drop(file);
     let (mut kept, mut failed) = (vec![1], Vec::new());
     for n in 100..200_000_u64 {
         match store.reserve(wish(n, n)).await {
