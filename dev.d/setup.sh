@@ -2,7 +2,8 @@
 # shellcheck shell=bash
 
 # Where programs are looked for before they are linked into one folder.
-SEARCHED="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin"
+# Debian has a folder for each version of PostgreSQL.
+SEARCHED="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin$(printf ':%s' /usr/lib/postgresql/*/bin)"
 
 # Rows of dev.d/needs for these levels: program, package, why.
 needs() {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use client::NodeError;
-use store::{Counted, Cursor, Store, StoreError};
+use store::{Counted, Cursor, RunMark, Store, StoreError};
 
 use crate::clock::Clock;
 use crate::node::{Node, within};
@@ -77,7 +77,8 @@ impl Journal {
             return Ok(Pulled { new_numbers: 1, counted: Counted::default() });
         }
         let last = said.marks.last().map_or(after, |mark| mark.mark.seq);
-        let counted = self.store.count_marks(self.name(), &said.journal, said.marks, self.clock.now()).await?;
+        let marks = said.marks.iter().map(|said| RunMark { run: said.agent, mark: said.mark }).collect();
+        let counted = self.store.count_marks(self.name(), &said.journal, marks, self.clock.now()).await?;
         self.keep(Some(Cursor { journal: said.journal, seq: counted.seq }));
         self.tell(&counted);
         Ok(Pulled { new_numbers: last.saturating_sub(after), counted })

@@ -4,7 +4,7 @@
 //! not live in the store has outlived it, and is removed: it cannot be one whose
 //! record is only about to be written, for a record is written first.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use domain::{Event, FailReason, Lack, PodId, RunId, State, UnixMillis};
 use store::{Epoch, Observation, Record};
@@ -37,6 +37,8 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) missing: &'a Missing,
     pub(crate) waited: &'a Waited,
     pub(crate) epoch: Epoch,
+    /// Other runs of the gateway that are there: what they reserved they see to.
+    pub(crate) others: &'a BTreeSet<Epoch>,
     pub(crate) started_at: UnixMillis,
     pub(crate) now: UnixMillis,
 }
@@ -163,6 +165,9 @@ fn plan_one(look: &Snapshot<'_>, patience: Patience, record: &Record, truth: Tru
 
 /// Nobody spawns it: its process is gone, or never came to it.
 fn reserved(look: &Snapshot<'_>, patience: Patience, record: &Record) -> Option<Step> {
+    if look.others.contains(&record.epoch) {
+        return None;
+    }
     let given_up = record.epoch != look.epoch || look.now.since(record.spawned_at) >= patience.reserve_ms;
     given_up.then_some(Step::Fail { id: record.id, reason: FailReason::Interrupted })
 }
@@ -170,6 +175,9 @@ fn reserved(look: &Snapshot<'_>, patience: Patience, record: &Record) -> Option<
 /// The node was to be told, and does not know of it. What an earlier process
 /// sent may still be under way.
 fn placed_but_absent(look: &Snapshot<'_>, patience: Patience, record: &Record) -> Option<Step> {
+    if look.others.contains(&record.epoch) {
+        return None;
+    }
     let settled = record.epoch == look.epoch || look.now.since(look.started_at) >= patience.settle_ms;
     settled.then_some(Step::Fail { id: record.id, reason: FailReason::Interrupted })
 }

@@ -1,12 +1,13 @@
 //! Looks at the nodes and the store, plans, and does what is due.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use domain::{Event, FailReason, PodId, RunId};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
-use store::{Observation, Record, StoreError};
+use store::{Epoch, Observation, Record, StoreError};
 use tokio::time::Instant;
 use wire::node::Data;
 
@@ -55,19 +56,26 @@ impl Inner {
         .await;
         let began = Instant::now();
         // Only now: see `plan`.
-        let live = match self.store.live().await {
-            Ok(live) => live,
+        let (live, others) = match self.wanted().await {
+            Ok(wanted) => wanted,
             Err(error) => {
                 tracing::error!(%error, "the live agents cannot be listed");
                 return began.elapsed();
             }
         };
-        let steps = self.plan(&nodes, &live);
+        let steps = self.plan(&nodes, &live, &others);
         stream::iter(steps).for_each_concurrent(AT_ONCE, |step| self.take(step)).await;
         began.elapsed()
     }
 
-    fn plan(&self, nodes: &[NodeSaid], live: &[Record]) -> Vec<Step> {
+    /// The live runs, and the other gateways that are there.
+    async fn wanted(&self) -> Result<(Vec<Record>, BTreeSet<Epoch>), StoreError> {
+        let mut epochs = self.store.live_epochs().await?;
+        epochs.remove(&self.store.epoch());
+        Ok((self.store.live().await?, epochs))
+    }
+
+    fn plan(&self, nodes: &[NodeSaid], live: &[Record], others: &BTreeSet<Epoch>) -> Vec<Step> {
         let patience = Patience {
             reserve_ms: RESERVE_MS,
             settle_ms: self.config.settle_ms,
@@ -83,6 +91,7 @@ impl Inner {
             missing: &missing,
             waited: &waited,
             epoch: self.store.epoch(),
+            others,
             started_at: self.started_at,
             now: self.clock.now(),
         };

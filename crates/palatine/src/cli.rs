@@ -105,6 +105,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Image,
     },
+    /// The gateway's database
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Make a Solana keypair file
     Keygen {
         /// Where to write it (never over an existing file)
@@ -124,6 +129,19 @@ pub(crate) enum Command {
     Completions {
         /// The shell
         shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Copy it whole to an empty one, SQLite or PostgreSQL; no gateway may use either
+    Copy {
+        /// The store that is copied: sqlite:///directory or postgres://user:password@host/database
+        #[arg(long, env = "PALATINE_COPY_FROM", hide_env_values = true, value_name = "URL")]
+        from: store::StoreUrl,
+        /// The empty one
+        #[arg(long, env = "PALATINE_COPY_TO", hide_env_values = true, value_name = "URL")]
+        to: store::StoreUrl,
     },
 }
 

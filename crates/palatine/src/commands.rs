@@ -4,6 +4,7 @@ pub(crate) mod image;
 pub(crate) mod pay;
 pub(crate) mod remote;
 pub(crate) mod sign;
+pub(crate) mod store;
 pub(crate) mod vault;
 pub(crate) mod wallet;
 

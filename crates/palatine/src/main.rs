@@ -58,6 +58,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "palatine", &mut std::io::stdout());
         }
         Command::Image { store, command } => commands::image::run(&state()?, &store, command, target.json)?,
+        Command::Store { command } => commands::store::run(&command, target.json)?,
         Command::Sign(request) => commands::sign::run(&target, &request)?,
         Command::Wallet { signer, command } => {
             return block_on(commands::wallet::run(&target, &state()?, &signer, command));

@@ -36,7 +36,7 @@ async fn run(config: &Config) -> Result<()> {
     let metrics = telemetry::prometheus()?;
     // Listening first: a taken port is said before anything else is touched.
     let listeners = Listeners::bind(&config.gateway, &config.tls).await?;
-    let store = Store::open(&config.store).context("open the database")?;
+    let store = Store::open(&config.store).await.context("open the database")?;
     // Nothing is asked of the chain yet: while no endpoint answers, stopping must work.
     let balances = Arc::new(SolanaBalances::new(&config.solana).context("[solana]")?);
     let node = NodeClient::new(&config.node.socket);

@@ -53,7 +53,7 @@ fn pin() -> Result<(), Fault> {
 }
 
 async fn run(plan: &Plan) -> Result<Vec<Duration>, Fault> {
-    let store = Store::open(&Config { directory: plan.directory.clone(), ..Config::default() })?;
+    let store = Store::open(&Config { directory: plan.directory.clone(), ..Config::default() }).await?;
     let began = Instant::now();
     let callers: Vec<_> = (0..plan.callers)
         .map(|caller| tokio::spawn(call(store.clone(), caller, began, pace(plan), plan.lasts)))

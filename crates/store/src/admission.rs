@@ -1,15 +1,10 @@
-//! Who may come in: spent messages, reservations, idempotency. One transaction.
+//! Who may come in: spent messages, reservations, idempotency.
 
 use domain::{Generation, ImageDigest, Meter, PodId, RunId, State, Tier, TierName, UnixMillis, Wallet};
-use rusqlite::{Connection, OptionalExtension, params};
 
-use crate::codec::{change, first_change, id_column, id_of, integer};
-use crate::error::StoreError;
-use crate::life::keep_change;
-use crate::pod::{self, Found, KeptPod, Quota};
-use crate::record::{Below, PodKey, Record};
-use crate::row::{find, find_live};
-use crate::writer::{Command, Tx};
+use crate::pod::KeptPod;
+use crate::port::port;
+use crate::record::{Below, Change, Epoch, PodKey, Record};
 
 /// How long an idempotency key stands for its first answer.
 pub(crate) const KEY_LIFE_MS: u64 = 24 * 60 * 60 * 1000;
@@ -101,78 +96,24 @@ pub enum Admission {
     Replayed,
 }
 
-pub(crate) struct Spend {
-    pub(crate) stamp: Stamp,
-    /// Whether what it pays for must work on a full disk.
-    pub(crate) essential: bool,
-}
+port! {
+    /// Messages that work once, and reservations.
+    AdmissionStore {
+        /// Spends a message; [`StoreError::Replayed`](crate::StoreError::Replayed) if it
+        /// was spent before.
+        fn spend(&self, stamp: Stamp) -> ();
 
-impl Command for Spend {
-    type Answer = ();
-    const NAME: &'static str = "spend a message";
+        /// The same for what must work on a full disk too.
+        fn spend_essential(&self, stamp: Stamp) -> ();
 
-    fn is_essential(&self) -> bool {
-        self.essential
-    }
-
-    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        if spend(tx.conn, &self.stamp)? { Ok(()) } else { Err(StoreError::Replayed) }
-    }
-}
-
-/// Writes something, and leaves nothing behind: whether the disk takes it.
-pub(crate) struct Probe;
-
-impl Command for Probe {
-    type Answer = ();
-    const NAME: &'static str = "try the disk";
-
-    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let sql = |error| StoreError::sql(Self::NAME, error);
-        // Past its expiry: it is nobody's message, and would be forgotten if it stayed.
-        tx.conn
-            .prepare_cached("INSERT OR REPLACE INTO spent (key, expires_at) VALUES (zeroblob(32), 0)")
-            .map_err(sql)?
-            .execute(())
-            .map_err(sql)?;
-        let mut gone = tx.conn.prepare_cached("DELETE FROM spent WHERE key = zeroblob(32)").map_err(sql)?;
-        gone.execute(()).map(drop).map_err(sql)
-    }
-}
-
-impl Command for Reservation {
-    type Answer = Admission;
-    const NAME: &'static str = "reserve an agent";
-
-    fn apply(&self, tx: &Tx<'_>) -> Result<Admission, StoreError> {
-        if !spend(tx.conn, &self.stamp)? {
-            return Ok(Admission::Replayed);
-        }
-        if let Some(answer) = self.repeated(tx.conn)? {
-            return Ok(answer);
-        }
-        let place = match self.place(tx.conn)? {
-            Ok(place) => place,
-            Err(refused) => return Ok(refused),
-        };
-        let record = self.record(tx, &place);
-        if !self.insert(tx, &record)? {
-            return self.conflict(tx.conn);
-        }
-        self.write_pod(tx.conn, &place, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
-        self.remember_key(tx.conn)?;
-        tx.rows.keep(&record);
-        let change = match record.changes {
-            1 => first_change(self.now),
-            seq => change(seq, self.now, State::Reserved),
-        };
-        tx.announce(record.pod, change);
-        Ok(Admission::Reserved(record))
+        /// Spends a message and takes its wallet's slot, in one transaction. Whatever
+        /// stands in the way, but for faults of the store, is an [`Admission`].
+        fn reserve(&self, reservation: Reservation) -> Admission;
     }
 }
 
 /// Where a run's POD is in the tables.
-enum Place {
+pub(crate) enum Place {
     /// Nowhere yet.
     New { id: PodId, key: PodKey },
     /// Where it was before its holder removed it.
@@ -181,158 +122,9 @@ enum Place {
     There(Record),
 }
 
-/// Whether the message was fresh. It is spent from here on.
-fn spend(conn: &Connection, stamp: &Stamp) -> Result<bool, StoreError> {
-    let sql = |error| StoreError::sql(Spend::NAME, error);
-    let mut insert = conn
-        .prepare_cached("INSERT INTO spent (key, expires_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")
-        .map_err(sql)?;
-    let fresh = insert.execute((&stamp.key, integer(stamp.expires_at.0))).map_err(sql)?;
-    Ok(fresh == 1)
-}
-
 impl Reservation {
-    /// The answer that the caller's key stands for, if any.
-    fn repeated(&self, conn: &Connection) -> Result<Option<Admission>, StoreError> {
-        let Some(idempotency) = &self.idempotency else { return Ok(None) };
-        let sql = |error| StoreError::sql(Self::NAME, error);
-        let kept: Option<([u8; 32], i64)> = conn
-            .prepare_cached("SELECT request, run FROM idempotency WHERE wallet = ?1 AND key = ?2 AND expires_at > ?3")
-            .map_err(sql)?
-            .query_row((&self.wallet.0, &idempotency.key, integer(self.now.0)), |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()
-            .map_err(sql)?;
-        let Some((request, run)) = kept else { return Ok(None) };
-        if request != idempotency.request {
-            return Ok(Some(Admission::Mismatch));
-        }
-        let run = find(conn, Self::NAME, id_of(run))?;
-        Ok(Some(run.map_or(Admission::RepeatedRemoved, Admission::Repeated)))
-    }
-
-    /// The POD, if the holder may have this run of it. Nothing is written yet.
-    fn place(&self, conn: &Connection) -> Result<Result<Place, Admission>, StoreError> {
-        let sql = |error| StoreError::sql(Self::NAME, error);
-        let key = PodKey(self.id.bits());
-        let (name, ephemeral) = match self.pod {
-            PodChoice::New { name, ephemeral } => (name, ephemeral),
-            PodChoice::Existing(id) => {
-                let last = pod::last_run(conn, Self::NAME, &id)?.filter(|last| last.wallet == self.wallet);
-                return Ok(match last {
-                    None => Err(Admission::NoPod(id)),
-                    Some(last) if last.state.is_live() => Err(Admission::Busy(id)),
-                    Some(last) => Ok(Place::There(last)),
-                });
-            }
-        };
-        if !ephemeral {
-            match pod::quota(conn, &self.wallet, self.tier_config.disk, self.now)? {
-                Quota::Free => {}
-                Quota::Full(kept) => return Ok(Err(Admission::QuotaFull(kept))),
-                Quota::TooMany => return Ok(Err(Admission::TooManyPods)),
-            }
-        }
-        let Some(name) = name else { return Ok(Ok(Place::New { id: PodId::minted(self.id), key })) };
-        Ok(match pod::look_up(conn, &name, &self.wallet).map_err(sql)? {
-            Found::Free => Ok(Place::New { id: name, key }),
-            Found::Removed(key) => Ok(Place::Again { id: name, key }),
-            Found::Taken => Err(Admission::IdTaken(name)),
-        })
-    }
-
-    /// Writes that the POD is there and runs.
-    fn write_pod(&self, conn: &Connection, place: &Place, record: &Record) -> rusqlite::Result<()> {
-        let (key, run, now) = (record.pod_key.0.cast_signed(), id_column(self.id), integer(self.now.0));
-        match place {
-            Place::New { id, .. } => conn
-                .prepare_cached(
-                    "INSERT INTO pods (key, name, wallet, last_run, brought, ephemeral, created_at) \
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                )?
-                .execute(params![
-                    key,
-                    id.first_run().is_none().then(|| id.as_str()),
-                    &self.wallet.0,
-                    run,
-                    self.brought,
-                    record.ephemeral,
-                    now
-                ]),
-            Place::Again { .. } => conn
-                .prepare_cached(
-                    "UPDATE pods SET last_run = ?2, brought = ?3, ephemeral = ?4, created_at = ?5, removed_at = NULL \
-                     WHERE key = ?1",
-                )?
-                .execute((key, run, self.brought, record.ephemeral, now)),
-            Place::There(_) => {
-                let started = conn
-                    .prepare_cached("UPDATE pods SET last_run = ?2, brought = ?3, stopped_at = NULL WHERE key = ?1")?
-                    .execute((key, run, self.brought))?;
-                keep_change(conn, record.pod_key, &change(record.changes, self.now, State::Reserved), State::Reserved)?;
-                Ok(started)
-            }
-        }
-        .map(drop)
-    }
-
-    /// Whether the slot and the id were free. They are taken from here on.
-    fn insert(&self, tx: &Tx<'_>, record: &Record) -> Result<bool, StoreError> {
-        let sql = |error| StoreError::sql(Self::NAME, error);
-        let mut insert = tx
-            .conn
-            .prepare_cached(
-                "INSERT INTO runs (id, wallet, generation, state, agent_type, image, tier, tier_min, cores, \
-                 memory_mib, public, spawned_at, epoch, pod, disk_mib, changes) VALUES \
-                 (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT DO NOTHING",
-            )
-            .map_err(sql)?;
-        let row = params![
-            id_column(self.id),
-            &self.wallet.0,
-            integer(Generation::FIRST.0),
-            self.agent_type,
-            &self.image.0,
-            self.tier.as_str(),
-            integer(self.tier_config.min),
-            self.tier_config.cores,
-            self.tier_config.memory,
-            self.public,
-            integer(self.now.0),
-            tx.epoch.0.cast_signed(),
-            record.pod_key.0.cast_signed(),
-            self.tier_config.disk,
-            integer(record.changes),
-        ];
-        Ok(insert.execute(row).map_err(sql)? == 1)
-    }
-
-    fn conflict(&self, conn: &Connection) -> Result<Admission, StoreError> {
-        match find_live(conn, Self::NAME, &self.wallet)? {
-            Some(live) => Ok(Admission::Busy(live.pod)),
-            None => Err(StoreError::IdTaken(self.id)),
-        }
-    }
-
-    fn remember_key(&self, conn: &Connection) -> Result<(), StoreError> {
-        let Some(idempotency) = &self.idempotency else { return Ok(()) };
-        let sql = |error| StoreError::sql(Self::NAME, error);
-        // An expired key that was not pruned yet is taken over.
-        conn.prepare_cached(
-            "INSERT OR REPLACE INTO idempotency (wallet, key, request, run, expires_at) VALUES (?1, ?2, ?3, ?4, ?5)",
-        )
-        .map_err(sql)?
-        .execute(params![
-            &self.wallet.0,
-            idempotency.key,
-            &idempotency.request,
-            id_column(self.id),
-            integer(self.now.plus(KEY_LIFE_MS).0)
-        ])
-        .map_err(sql)?;
-        Ok(())
-    }
-
-    fn record(&self, tx: &Tx<'_>, place: &Place) -> Record {
+    /// The run, as it will be written.
+    pub(crate) fn record(&self, epoch: Epoch, place: &Place) -> Record {
         let (pod, pod_key, last) = match place {
             Place::New { id, key } | Place::Again { id, key } => (*id, *key, None),
             Place::There(last) => (last.pod, last.pod_key, Some(last)),
@@ -360,7 +152,7 @@ impl Reservation {
             node: None,
             runtime: None,
             restarts: 0,
-            epoch: tx.epoch,
+            epoch,
             meter: Meter::default(),
             was_ready: false,
             below: Below::default(),
@@ -368,5 +160,10 @@ impl Reservation {
             data: last.and_then(|last| last.data),
             data_node: last.and_then(|last| last.data_node.clone()),
         }
+    }
+
+    /// What listeners are told of it.
+    pub(crate) const fn change(&self, record: &Record) -> Change {
+        Change { seq: record.changes, at: self.now, state: State::Reserved }
     }
 }

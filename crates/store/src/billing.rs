@@ -3,17 +3,22 @@
 //! A mark is named by (node, journal, seq). The cursor of a journal moves in the
 //! transaction that counts, so each mark counts once, whatever is sent again.
 
-use domain::{Mark, Meter, RunId, Tier, UnixMillis, Usage, Wallet};
-use rusqlite::{Connection, OptionalExtension, Row, params};
-use wire::node::AgentMark;
+use domain::{Mark, RunId, UnixMillis, Usage, Wallet};
 
-use crate::codec::{id_column, integer, millis, natural};
-use crate::error::StoreError;
-use crate::row::{ended, meter};
-use crate::writer::{Command, Tx};
+use crate::codec::{integer, millis};
+use crate::port::port;
 
 /// A journal that says nothing new is noted as heard at most this often.
-const HEARD_EVERY_MS: u64 = 1000;
+pub(crate) const HEARD_EVERY_MS: u64 = 1000;
+
+/// A mark of a node's journal, and the run that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunMark {
+    /// The run.
+    pub run: RunId,
+    /// What was seen.
+    pub mark: Mark,
+}
 
 /// How far a node's journal is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,192 +38,42 @@ pub struct Counted {
     pub new: u64,
     /// Marks that were counted before.
     pub repeated: u64,
-    /// Marks about agents that this store does not have on that node.
+    /// Marks about runs that this store does not have on that node.
     pub foreign: u64,
     /// Marks that never came: their numbers were skipped.
     pub missing: u64,
 }
 
-pub(crate) struct CountMarks {
-    pub(crate) node: String,
-    pub(crate) journal: String,
-    pub(crate) marks: Vec<AgentMark>,
-    pub(crate) now: UnixMillis,
+port! {
+    /// What the nodes' marks make of the wallets' usage.
+    UsageStore {
+        /// Counts marks of a node's journal, each exactly once, whatever is sent again.
+        /// An empty stretch says that the journal was heard of.
+        fn count_marks(&self, node: &str, journal: &str, marks: Vec<RunMark>, now: UnixMillis) -> Counted;
+
+        /// How far a node's journal is counted.
+        fn mark_cursor(&self, node: &str) -> Option<Cursor>;
+
+        /// What a wallet used up to `now`, the live run included, and how many of its
+        /// runs were ever ready.
+        fn usage(&self, wallet: Wallet, now: UnixMillis) -> (Usage, u64);
+    }
 }
 
-impl Command for CountMarks {
-    type Answer = Counted;
-    const NAME: &'static str = "count marks";
-
-    fn is_essential(&self) -> bool {
+impl Counted {
+    /// Goes on to this mark; whether it is a new one.
+    pub(crate) const fn is_next(&mut self, seq: u64) -> bool {
+        if seq <= self.seq {
+            self.repeated += 1;
+            return false;
+        }
+        self.missing += seq - self.seq - 1;
+        self.seq = seq;
         true
-    }
-
-    fn apply(&self, tx: &Tx<'_>) -> Result<Counted, StoreError> {
-        self.count(tx).map_err(|error| StoreError::sql(Self::NAME, error))
-    }
-}
-
-struct Journal {
-    n: i64,
-    seq: u64,
-    heard_at: UnixMillis,
-}
-
-impl CountMarks {
-    fn count(&self, tx: &Tx<'_>) -> rusqlite::Result<Counted> {
-        let conn = tx.conn;
-        let journal = match self.journal(conn)? {
-            Some(journal) => journal,
-            None => self.begin_journal(tx)?,
-        };
-        let mut counted = Counted { seq: journal.seq, ..Counted::default() };
-        for mark in &self.marks {
-            self.count_one(tx, journal.n, mark, &mut counted)?;
-        }
-        if counted.seq != journal.seq || self.now.since(journal.heard_at) >= HEARD_EVERY_MS {
-            conn.prepare_cached("UPDATE cursors SET seq = ?2, heard_at = max(heard_at, ?3) WHERE n = ?1")?
-                .execute((journal.n, integer(counted.seq), integer(self.now.0)))?;
-        }
-        Ok(counted)
-    }
-
-    fn journal(&self, conn: &Connection) -> rusqlite::Result<Option<Journal>> {
-        conn.prepare_cached("SELECT n, seq, heard_at FROM cursors WHERE node = ?1 AND journal = ?2")?
-            .query_row((&self.node, &self.journal), |row| {
-                Ok(Journal { n: row.get(0)?, seq: natural(row.get(1)?), heard_at: millis(row.get(2)?) })
-            })
-            .optional()
-    }
-
-    /// A journal nobody saw before: what the node's earlier ones left open ended
-    /// when they were last heard of. Nobody can say more, and nobody pays for it.
-    fn begin_journal(&self, tx: &Tx<'_>) -> rusqlite::Result<Journal> {
-        let conn = tx.conn;
-        tx.rows.forget_all();
-        conn.prepare_cached(
-            "UPDATE runs SET closed_ms = closed_ms + max(0, c.heard_at - ready_since), ready_since = NULL \
-             FROM cursors c WHERE runs.mark_cursor = c.n AND c.node = ?1 AND ready_since IS NOT NULL",
-        )?
-        .execute((&self.node,))?;
-        conn.prepare_cached("INSERT INTO cursors (node, journal, seq, heard_at) VALUES (?1, ?2, 0, ?3)")?.execute((
-            &self.node,
-            &self.journal,
-            integer(self.now.0),
-        ))?;
-        Ok(Journal { n: conn.last_insert_rowid(), seq: 0, heard_at: self.now })
-    }
-
-    fn count_one(&self, tx: &Tx<'_>, cursor: i64, mark: &AgentMark, sum: &mut Counted) -> rusqlite::Result<()> {
-        if mark.mark.seq <= sum.seq {
-            sum.repeated += 1;
-            return Ok(());
-        }
-        sum.missing += mark.mark.seq - sum.seq - 1;
-        sum.seq = mark.mark.seq;
-        match self.bill(tx.conn, cursor, mark.agent)? {
-            None => sum.foreign += 1,
-            Some(meter) => {
-                sum.new += 1;
-                tx.rows.forget(mark.agent);
-                write(tx.conn, mark.agent, cursor, meter.count(clamped(mark.mark)))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The bill of an agent of this node; its numbering starts again with a new
-    /// journal.
-    fn bill(&self, conn: &Connection, cursor: i64, agent: RunId) -> rusqlite::Result<Option<Meter>> {
-        conn.prepare_cached(
-            "SELECT closed_ms, ready_since, iif(mark_cursor = ?3, mark_seq, 0) FROM runs \
-             WHERE id = ?1 AND node = ?2",
-        )?
-        .query_row((id_column(agent), &self.node, cursor), |row| Ok(meter((row.get(0)?, row.get(1)?, row.get(2)?))))
-        .optional()
     }
 }
 
 /// A clock past what the database can hold is held at its end.
-fn clamped(mark: Mark) -> Mark {
+pub(crate) fn clamped(mark: Mark) -> Mark {
     Mark { at: millis(integer(mark.at.0)), ..mark }
-}
-
-fn write(conn: &Connection, agent: RunId, cursor: i64, meter: Meter) -> rusqlite::Result<()> {
-    conn.prepare_cached(
-        "UPDATE runs SET closed_ms = ?2, ready_since = ?3, mark_seq = ?4, mark_cursor = ?5, \
-         was_ready = was_ready OR ?3 IS NOT NULL WHERE id = ?1",
-    )?
-    .execute(params![
-        id_column(agent),
-        integer(meter.closed_ms),
-        meter.ready_since.map(|at| integer(at.0)),
-        integer(meter.last_seq),
-        cursor
-    ])
-    .map(drop)
-}
-
-/// The journal last heard of a node, and how far it is counted.
-pub(crate) fn cursor(conn: &Connection, node: &str) -> Result<Option<Cursor>, StoreError> {
-    let read = |row: &Row<'_>| Ok(Cursor { journal: row.get(0)?, seq: natural(row.get(1)?) });
-    conn.prepare_cached("SELECT journal, seq FROM cursors WHERE node = ?1 ORDER BY heard_at DESC, n DESC LIMIT 1")
-        .and_then(|mut statement| statement.query_row((node,), read).optional())
-        .map_err(|error| StoreError::sql("read a node's cursor", error))
-}
-
-/// What a wallet used up to `now`, and how many of its agents were ever ready.
-pub(crate) fn usage(conn: &Connection, wallet: &Wallet, now: UnixMillis) -> Result<(Usage, u64), StoreError> {
-    let sql = |error| StoreError::sql("read a wallet's usage", error);
-    let (mut usage, mut spawns) = totals(conn, wallet).map_err(sql)?;
-    let mut statement = conn
-        .prepare_cached(
-            "SELECT closed_ms, ready_since, mark_seq, ended_at, was_ready, tier_min, cores, memory_mib FROM runs \
-             WHERE wallet = ?1 AND ended_at IS NULL UNION ALL \
-             SELECT closed_ms, ready_since, mark_seq, ended_at, was_ready, tier_min, cores, memory_mib FROM runs \
-             WHERE wallet = ?1 AND ended_at IS NOT NULL",
-        )
-        .map_err(sql)?;
-    let rows = statement.query_map((&wallet.0,), |row| bill_row(row, now)).map_err(sql)?;
-    for row in rows {
-        let (used, was_ready) = row.map_err(sql)?;
-        usage = usage.plus(used);
-        spawns += u64::from(was_ready);
-    }
-    Ok((usage, spawns))
-}
-
-fn bill_row(row: &Row<'_>, now: UnixMillis) -> rusqlite::Result<(Usage, bool)> {
-    let ended_at: Option<i64> = row.get(3)?;
-    let meter = ended(meter((row.get(0)?, row.get(1)?, row.get(2)?)), ended_at.map(millis));
-    let tier = Tier { min: natural(row.get(5)?), cores: row.get(6)?, memory: row.get(7)?, disk: 0 };
-    Ok((Usage::of(&tier, meter.uptime_ms(now)), row.get(4)?))
-}
-
-fn totals(conn: &Connection, wallet: &Wallet) -> rusqlite::Result<(Usage, u64)> {
-    let read = |row: &Row<'_>| {
-        let (uptime, core, mib, spawns) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        Ok((Usage { uptime_ms: natural(uptime), core_ms: natural(core), mib_ms: natural(mib) }, natural(spawns)))
-    };
-    conn.prepare_cached("SELECT uptime_ms, core_ms, mib_ms, spawns FROM totals WHERE wallet = ?1")?
-        .query_row((&wallet.0,), read)
-        .optional()
-        .map(Option::unwrap_or_default)
-}
-
-/// Adds to what is kept of a wallet's forgotten agents.
-pub(crate) fn keep_total(conn: &Connection, wallet: &Wallet, used: Usage, was_ready: bool) -> rusqlite::Result<()> {
-    let (usage, spawns) = totals(conn, wallet)?;
-    let usage = usage.plus(used);
-    conn.prepare_cached(
-        "INSERT OR REPLACE INTO totals (wallet, uptime_ms, core_ms, mib_ms, spawns) VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?
-    .execute(params![
-        &wallet.0,
-        integer(usage.uptime_ms),
-        integer(usage.core_ms),
-        integer(usage.mib_ms),
-        integer(spawns + u64::from(was_ready))
-    ])
-    .map(drop)
 }

@@ -1,16 +1,10 @@
-//! How the domain's values lie in SQLite's columns.
+//! How the domain's values lie in columns, in either database.
 
-use domain::{End, FailReason, Lack, PodId, RunId, State, StateName, StopReason, UnixMillis};
-use rusqlite::Row;
-use rusqlite::types::Type;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use wire::public::{Reason, StateChange};
+use domain::{End, FailReason, Lack, Meter, RunId, State, StopReason, UnixMillis};
 
 use crate::error::StoreError;
-use crate::record::PodKey;
 
-/// SQLite's integers end at 2^63; no counter of ours gets there.
+/// A database's integers end at 2^63; no counter of ours gets there.
 pub(crate) fn integer(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
@@ -28,28 +22,8 @@ pub(crate) const fn id_of(column: i64) -> RunId {
     RunId::from_bits(column.cast_unsigned())
 }
 
-/// The id of this key and name.
-pub(crate) fn id_from(key: PodKey, name: Option<String>) -> Result<PodId, StoreError> {
-    match name {
-        None => Ok(PodId::minted(RunId::from_bits(key.0))),
-        Some(name) => name.parse().map_err(|_| StoreError::Value("the name of a POD")),
-    }
-}
-
 pub(crate) fn millis(column: i64) -> UnixMillis {
     UnixMillis(natural(column))
-}
-
-/// A value as JSON text.
-pub(crate) fn to_json(value: &impl Serialize) -> rusqlite::Result<String> {
-    serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-}
-
-/// A column of JSON text.
-pub(crate) fn parse_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
-    let text: String = row.get(column)?;
-    serde_json::from_str(&text)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
 }
 
 const fn stop_text(reason: StopReason) -> &'static str {
@@ -122,14 +96,17 @@ pub(crate) fn state_of(name: &str, reason: Option<&str>) -> Result<State, StoreE
     }
 }
 
-/// A change of state, as its readers see it.
-pub(crate) fn change(seq: u64, at: UnixMillis, state: State) -> StateChange {
-    StateChange { seq, at, state: state.name(), reason: Reason::of(state) }
+pub(crate) fn meter((closed_ms, ready_since, seq): (i64, Option<i64>, i64)) -> Meter {
+    Meter { closed_ms: natural(closed_ms), ready_since: ready_since.map(millis), last_seq: natural(seq) }
 }
 
-/// What an agent's first change was: the reservation itself.
-pub(crate) const fn first_change(at: UnixMillis) -> StateChange {
-    StateChange { seq: 1, at, state: StateName::Reserved, reason: None }
+/// The bill of an ended agent: a stretch that no mark has closed yet ends with
+/// it. The columns stay open, so that a mark that comes late is still exact.
+pub(crate) fn ended(meter: Meter, ended_at: Option<UnixMillis>) -> Meter {
+    match ended_at {
+        None => meter,
+        Some(end) => Meter { closed_ms: meter.uptime_ms(end), ready_since: None, last_seq: meter.last_seq },
+    }
 }
 
 #[cfg(test)]

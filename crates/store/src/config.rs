@@ -2,20 +2,27 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+
+use crate::url::{Place, StoreUrl};
 
 /// `[store]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The directory of the database, made with mode 0700. Default
+    /// Where the database is: `sqlite:///directory`, or
+    /// `postgres://user:password@host/database`. Default: SQLite in `directory`.
+    pub url: Option<StoreUrl>,
+    /// The directory of the SQLite database, made with mode 0700. Default
     /// `/var/lib/palatine/store`.
     pub directory: PathBuf,
-    /// Writes that may wait for the writer; one more waits with its caller.
+    /// Writes that may wait for SQLite's writer; one more waits with its caller.
     /// Default 8192.
     pub queue: usize,
-    /// Threads that read. Default 2.
+    /// Threads that read from SQLite. Default 2.
     pub readers: usize,
+    /// Connections to PostgreSQL at most. Default 16.
+    pub connections: u32,
     /// Milliseconds after which a caller is told that the database does not
     /// answer. Default 10000.
     pub timeout_ms: u64,
@@ -27,9 +34,11 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            url: None,
             directory: PathBuf::from("/var/lib/palatine/store"),
             queue: 8192,
             readers: 2,
+            connections: 16,
             timeout_ms: 10_000,
             retention_days: 90,
         }
@@ -60,6 +69,8 @@ impl Config {
         let bounds = [
             ("queue", count(self.queue), 1, 1 << 20),
             ("readers", count(self.readers), 1, 64),
+            // One for the news and one for the lease, besides those that serve.
+            ("connections", u64::from(self.connections), 3, 1000),
             ("timeout_ms", self.timeout_ms, 100, 3_600_000),
             // Idempotency keys live a day and point at their agents.
             ("retention_days", self.retention_days, 2, 36_500),
@@ -70,6 +81,14 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Where the database is.
+    pub(crate) fn place(&self) -> Place {
+        match &self.url {
+            None => Place::Sqlite(self.directory.clone()),
+            Some(url) => url.place(),
+        }
     }
 
     pub(crate) const fn retention_ms(&self) -> u64 {

@@ -1,19 +1,43 @@
 //! Vaults that PODs are to have: what their owners signed, and how far each is.
 
 use domain::{Address, B256, PodId, UnixMillis};
-use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, params};
-use wire::vault::VaultState;
 
-use crate::codec::{id_from, integer, natural};
-use crate::error::StoreError;
-use crate::handle::Store;
-use crate::pod::key_of;
-use crate::record::PodKey;
-use crate::writer::{Command, Tx};
+use crate::port::port;
 
 /// Deployments in one list at most.
-const MAX_LISTED: u32 = 256;
+pub(crate) const MAX_LISTED: u32 = 256;
+
+/// How far a vault is on its way onto the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeployState {
+    /// Its owner has not signed for it yet.
+    Unsigned,
+    /// Signed for; on its way.
+    Deploying,
+    /// On the chain.
+    Deployed,
+    /// The chain refused it.
+    Failed,
+}
+
+impl DeployState {
+    const ALL: [Self; 4] = [Self::Unsigned, Self::Deploying, Self::Deployed, Self::Failed];
+
+    /// The state as it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unsigned => "unsigned",
+            Self::Deploying => "deploying",
+            Self::Deployed => "deployed",
+            Self::Failed => "failed",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == text)
+    }
+}
 
 /// A POD's vault on its way onto the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +51,7 @@ pub struct Deploy {
     /// Where it is, or will be.
     pub address: Address,
     /// How far it is.
-    pub state: VaultState,
+    pub state: DeployState,
     /// The owner's signature, and the Unix second at which it ends.
     pub consent: Option<Consent>,
     /// The transaction.
@@ -45,112 +69,17 @@ pub struct Consent {
     pub signature: Vec<u8>,
 }
 
-struct Put {
-    deploy: Deploy,
-    now: UnixMillis,
-}
+port! {
+    /// Vaults on their way.
+    DeployStore {
+        /// Notes how far a POD's vault is. One that is deployed stays so.
+        /// [`StoreError::NoPod`](crate::StoreError::NoPod).
+        fn put_deploy(&self, deploy: Deploy, now: UnixMillis) -> ();
 
-impl Command for Put {
-    type Answer = ();
-    const NAME: &'static str = "note a POD's vault";
+        /// A POD's vault.
+        fn deploy_of(&self, pod: PodId) -> Option<Deploy>;
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let written = self.write(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))?;
-        if written { Ok(()) } else { Err(StoreError::NoPod(self.deploy.pod)) }
+        /// The vaults that are on their way, the longest untouched first.
+        fn deploying(&self) -> Vec<Deploy>;
     }
-}
-
-impl Put {
-    /// Whether there is such a POD.
-    fn write(&self, conn: &Connection) -> rusqlite::Result<bool> {
-        let deploy = &self.deploy;
-        let Some(key) = key_of(conn, &deploy.pod)? else { return Ok(false) };
-        // What is on the chain stays there, whatever a slower writer believes.
-        let sql = "INSERT INTO deploys (pod, owner, agent_wallet, address, state, deadline, signature, tx, reason, \
-                   changed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (pod) DO UPDATE SET \
-                   owner = ?2, agent_wallet = ?3, address = ?4, state = ?5, deadline = ?6, signature = ?7, tx = ?8, \
-                   reason = ?9, changed_at = ?10 WHERE state <> 'deployed'";
-        let consent = deploy.consent.as_ref();
-        conn.prepare_cached(sql)?.execute(params![
-            key.0.cast_signed(),
-            deploy.owner.0.0,
-            deploy.agent_wallet.0.0,
-            deploy.address.0.0,
-            deploy.state.as_str(),
-            consent.map(|consent| integer(consent.deadline)),
-            consent.map(|consent| &consent.signature),
-            deploy.tx.map(|tx| tx.0),
-            deploy.reason,
-            integer(self.now.0),
-        ])?;
-        Ok(true)
-    }
-}
-
-impl Store {
-    /// Notes how far a POD's vault is. One that is deployed stays so.
-    ///
-    /// # Errors
-    /// [`StoreError::NoPod`], faults of the store.
-    pub async fn put_deploy(&self, deploy: Deploy, now: UnixMillis) -> Result<(), StoreError> {
-        self.write(Put { deploy, now }).await
-    }
-
-    /// A POD's vault.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn deploy_of(&self, pod: PodId) -> Result<Option<Deploy>, StoreError> {
-        const NAME: &str = "read a POD's vault";
-        self.read(NAME, move |conn| find(conn, &pod).map_err(|error| StoreError::sql(NAME, error))).await
-    }
-
-    /// The vaults that are on their way, the longest untouched first.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn deploying(&self) -> Result<Vec<Deploy>, StoreError> {
-        const NAME: &str = "list the vaults on their way";
-        self.read(NAME, |conn| list(conn).map_err(|error| StoreError::sql(NAME, error))).await
-    }
-}
-
-const SELECT: &str = "SELECT key, owner, agent_wallet, address, state, deadline, signature, tx, reason, name \
-                      FROM deploys JOIN pods ON pods.key = deploys.pod";
-
-fn find(conn: &Connection, pod: &PodId) -> rusqlite::Result<Option<Deploy>> {
-    let Some(key) = key_of(conn, pod)? else { return Ok(None) };
-    conn.prepare_cached(&format!("{SELECT} WHERE key = ?1"))?.query_row((key.0.cast_signed(),), decode).optional()
-}
-
-fn list(conn: &Connection) -> rusqlite::Result<Vec<Deploy>> {
-    let sql = format!("{SELECT} WHERE state = 'deploying' ORDER BY changed_at LIMIT ?1");
-    conn.prepare_cached(&sql)?.query_map((MAX_LISTED,), decode)?.collect()
-}
-
-fn decode(row: &Row<'_>) -> rusqlite::Result<Deploy> {
-    let address = |column| row.get::<_, [u8; 20]>(column).map(Address::from);
-    let deadline: Option<i64> = row.get(5)?;
-    let signature: Option<Vec<u8>> = row.get(6)?;
-    Ok(Deploy {
-        pod: pod(row)?,
-        owner: address(1)?,
-        agent_wallet: address(2)?,
-        address: address(3)?,
-        state: state(&row.get::<_, String>(4)?)?,
-        consent: deadline.zip(signature).map(|(end, signature)| Consent { deadline: natural(end), signature }),
-        tx: row.get::<_, Option<[u8; 32]>>(7)?.map(B256::from),
-        reason: row.get(8)?,
-    })
-}
-
-fn pod(row: &Row<'_>) -> rusqlite::Result<PodId> {
-    let key = PodKey(row.get::<_, i64>(0)?.cast_unsigned());
-    id_from(key, row.get(9)?).map_err(|error| rusqlite::Error::FromSqlConversionFailure(9, Type::Text, Box::new(error)))
-}
-
-fn state(text: &str) -> rusqlite::Result<VaultState> {
-    let all = [VaultState::Unsigned, VaultState::Deploying, VaultState::Deployed, VaultState::Failed];
-    let found = all.into_iter().find(|state| state.as_str() == text);
-    found.ok_or_else(|| rusqlite::Error::InvalidColumnName(format!("the state of a vault: {text:?}")))
 }

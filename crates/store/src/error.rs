@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use domain::{PodId, Refusal, RunId};
-use rusqlite::ErrorCode;
+
+/// What the database said. Cheap to clone: one failed commit answers many.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Why the store did not do it. Cheap to clone: one failed commit answers many.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -41,10 +43,10 @@ pub enum StoreError {
     #[error("another process uses the store in {0}: stop it first")]
     InUse(PathBuf),
     /// Made by a newer version.
-    #[error("{path} has schema {found}, and this version knows up to {known}: use the newer version, or a backup")]
+    #[error("{place} has schema {found}, and this version knows up to {known}: use the newer version, or a backup")]
     Newer {
         /// The database.
-        path: PathBuf,
+        place: String,
         /// Its schema.
         found: i64,
         /// The newest known here.
@@ -52,7 +54,7 @@ pub enum StoreError {
     },
     /// A database of some other program.
     #[error("{0} is a database, but not one of Palatine's")]
-    Foreign(PathBuf),
+    Foreign(String),
     /// There was a database, and now its file is empty or missing.
     #[error(
         "{database} in {directory} is empty or missing, and {sign} beside it says that there was one: move \
@@ -74,40 +76,49 @@ pub enum StoreError {
     Corrupt {
         /// What was tried.
         operation: &'static str,
-        /// What SQLite said.
-        source: Arc<rusqlite::Error>,
+        /// What the database said.
+        source: Cause,
     },
     /// Somebody else holds the file's lock.
     #[error("{operation}: the database is locked by another program")]
     Locked {
         /// What was tried.
         operation: &'static str,
-        /// What SQLite said.
-        source: Arc<rusqlite::Error>,
+        /// What the database said.
+        source: Cause,
     },
     /// No room.
     #[error("{operation}: the disk is full; nothing was changed")]
     Full {
         /// What was tried.
         operation: &'static str,
-        /// What SQLite said.
-        source: Arc<rusqlite::Error>,
+        /// What the database said.
+        source: Cause,
     },
     /// The disk failed.
     #[error("{operation}: the disk failed")]
     Disk {
         /// What was tried.
         operation: &'static str,
-        /// What SQLite said.
-        source: Arc<rusqlite::Error>,
+        /// What the database said.
+        source: Cause,
     },
-    /// SQLite refused for another reason.
+    /// The server cannot be reached, or let go of the connection. Whether it was done is
+    /// not known.
+    #[error("{operation}: the database server does not answer")]
+    Unreachable {
+        /// What was tried.
+        operation: &'static str,
+        /// What the connection said.
+        source: Cause,
+    },
+    /// The database refused for another reason.
     #[error("{operation}: the database refused")]
     Sql {
         /// What was tried.
         operation: &'static str,
-        /// What SQLite said.
-        source: Arc<rusqlite::Error>,
+        /// What the database said.
+        source: Cause,
     },
     /// A stored value that no version writes.
     #[error("the database holds a value that cannot be: {0}")]
@@ -127,23 +138,6 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Sorts what SQLite said by what can be done about it.
-    pub(crate) fn sql(operation: &'static str, error: rusqlite::Error) -> Self {
-        let code = error.sqlite_error_code();
-        let source = Arc::new(error);
-        match code {
-            Some(ErrorCode::DiskFull) => Self::Full { operation, source },
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Corrupt { operation, source },
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed) => {
-                Self::Locked { operation, source }
-            }
-            Some(ErrorCode::SystemIoFailure | ErrorCode::ReadOnly | ErrorCode::CannotOpen) => {
-                Self::Disk { operation, source }
-            }
-            _ => Self::Sql { operation, source },
-        }
-    }
-
     pub(crate) fn file(operation: &'static str, path: impl Into<PathBuf>, error: std::io::Error) -> Self {
         Self::File { operation, path: path.into(), source: Arc::new(error) }
     }
@@ -164,6 +158,7 @@ impl StoreError {
             | Self::Newer { .. }
             | Self::Foreign(_)
             | Self::Lost { .. }
+            | Self::Unreachable { .. }
             | Self::Sql { .. }
             | Self::Value(_)
             | Self::Timeout { .. }
@@ -176,7 +171,11 @@ impl StoreError {
     #[must_use]
     pub const fn retryable(&self) -> bool {
         match self {
-            Self::Locked { .. } | Self::Full { .. } | Self::Disk { .. } | Self::Timeout { .. } => true,
+            Self::Locked { .. }
+            | Self::Full { .. }
+            | Self::Disk { .. }
+            | Self::Unreachable { .. }
+            | Self::Timeout { .. } => true,
             Self::Replayed
             | Self::Unknown(_)
             | Self::NoPod(_)

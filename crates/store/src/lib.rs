@@ -1,68 +1,68 @@
-//! The only SQL: agents, spent messages, idempotency, usage.
+//! The only SQL: PODs, their runs, spent messages, usage, and what the money leaves.
 //!
-//! One SQLite file, one process. All writes go through one thread that takes
-//! what is queued, runs it as one transaction, waits for one `fsync`, and only
-//! then answers everybody: what was answered survives `kill -9` and loss of
-//! power, and thousands of durable writes a second cost a few hundred syncs.
-//! Reads have connections of their own and never wait for a writer.
+//! What consumers ask of it are ports: one narrow trait for each need, written down with
+//! the types that it speaks of. Two databases are behind them, and one suite that both
+//! run. Rules that need no database (what a step makes of a run, what a batch makes of
+//! the index) are pure, and written once.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `handle` | [`Store`], what callers see |
-//! | `writer`, `reader` | the threads, and how an error is shared |
-//! | `admission` | spent messages, reservations, idempotency |
-//! | `life` | steps of a run, and their history |
-//! | `pod` | what lasts of a POD, and its removal |
+//! | `store`, `config`, `url` | [`Store`]: which database, and where it is |
+//! | `port` | how a port is written |
+//! | `admission`, `life`, `pod`, `record` | reservations; runs, their steps and history; what lasts of a POD |
 //! | `billing` | marks, usage |
 //! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
-//! | `payments`, `purposes` | what was paid for requests; what each authorization pays for |
-//! | `books` | the vaults' books |
-//! | `outbox`, `relays` | transactions of our own accounts; what the relayer took on |
+//! | `payments`, `purposes`, `relays` | what was paid for requests, what each authorization pays for, what the relayer took on |
+//! | `index`, `outbox` | what was read of the chain, and what is sent to it |
 //! | `prune` | what is forgotten, and when |
-//! | `checkpoint` | the log's way into the database file |
-//! | `schema`, `files`, `codec`, `row` | the stored form |
-//! | `rows` | what the writer need not look up |
+//! | `codec`, `columns`, `error` | values in columns; what can go wrong |
+//! | `copy`, `table` | from one database to another |
+//! | `sqlite`, `postgres` | the databases |
 
 mod admission;
 mod billing;
-mod books;
-mod checkpoint;
 mod codec;
+mod columns;
 mod config;
+mod copy;
 mod deploys;
 mod error;
-mod files;
-mod handle;
-mod health;
+mod index;
 mod life;
 mod links;
 mod outbox;
 mod payments;
 mod pod;
+mod port;
+mod postgres;
 mod prices;
 mod prune;
 mod purposes;
-mod reader;
 mod record;
 mod relays;
-mod row;
-mod rows;
-mod schema;
-mod writer;
+mod sqlite;
+mod store;
+mod table;
+mod url;
 
-pub use admission::{Admission, Idempotency, PodChoice, Reservation, Stamp};
-pub use billing::{Counted, Cursor};
-pub use books::{BookBatch, BookId, BookRefusal, VaultBooks};
+pub use admission::{Admission, AdmissionStore, Idempotency, PodChoice, Reservation, Stamp};
+pub use billing::{Counted, Cursor, RunMark, UsageStore};
 pub use config::{Config, ConfigError};
-pub use deploys::{Consent, Deploy};
-pub use error::StoreError;
-pub use handle::Store;
-pub use life::{Advanced, Observation};
-pub use links::Link;
-pub use outbox::Posted;
-pub use payments::StorePayments;
+pub use copy::copy;
+pub use deploys::{Consent, Deploy, DeployState, DeployStore};
+pub use error::{Cause, StoreError};
+pub use index::{BatchRefusal, EventBatch, IndexId, IndexStore, IndexedVault};
+pub use life::{Advanced, AgentStore, Observation};
+pub use links::{Link, LinkStore};
+pub use outbox::{OutboxStore, OutboxWrite};
+pub use payments::{PaymentStep, PaymentStore, StorePayments};
 pub use pod::{KeptPod, MAX_STOPPED_PODS};
-pub use prices::Prices;
-pub use prune::Pruned;
-pub use record::{Below, Epoch, KeptData, PodKey, Record};
-pub use relays::StoreJournal;
+pub use postgres::Postgres;
+pub use prices::{PriceStore, Prices};
+pub use prune::{MaintenanceStore, Pruned};
+pub use record::{Below, Change, Epoch, KeptData, PodKey, Record};
+pub use relays::{RelayStore, StoreJournal};
+pub use sqlite::Sqlite;
+pub use store::Store;
+pub use table::{Copied, CopyError};
+pub use url::{StoreUrl, StoreUrlError};

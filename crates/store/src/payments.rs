@@ -6,208 +6,114 @@
 //! for nothing else stands in `purposes`.
 
 use async_trait::async_trait;
-use domain::payment::{
-    Authorization, Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError, RequestHash,
-    ReserveOutcome, SignedAuthorization,
-};
-use domain::{Address, B256, Signature, U256, UnixMillis, Usdc};
-use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use domain::payment::{Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError, ReserveOutcome};
+use domain::{B256, U256, UnixMillis};
 
-use crate::codec::{integer, millis, natural};
 use crate::error::StoreError;
-use crate::handle::Store;
-use crate::purposes::{self, Purpose};
-use crate::writer::{Command, Tx};
-
-struct Reserve {
-    payment: Payment,
-    claim: PaymentClaim,
-    now: UnixMillis,
-}
-
-impl Command for Reserve {
-    type Answer = ReserveOutcome;
-    const NAME: &'static str = "reserve a payment";
-
-    fn apply(&self, tx: &Tx<'_>) -> Result<ReserveOutcome, StoreError> {
-        self.meet(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
-    }
-}
-
-impl Reserve {
-    fn meet(&self, conn: &Connection) -> rusqlite::Result<ReserveOutcome> {
-        let key = self.payment.key();
-        let Some(known) = find(conn, &key)? else {
-            if purposes::is_other(conn, &key, Purpose::Request)? {
-                return Ok(ReserveOutcome::Conflict);
-            }
-            purposes::note(conn, &key, Purpose::Request, self.payment.signed.authorization.valid_before)?;
-            self.insert(conn)?;
-            return Ok(ReserveOutcome::New);
-        };
-        if !known.payment.is_same(&self.payment) {
-            return Ok(ReserveOutcome::Conflict);
-        }
-        let outcome = match known.state {
-            PaymentState::Answered { tx } => return Ok(ReserveOutcome::Answered { tx }),
-            PaymentState::Failed { reason } => return Ok(ReserveOutcome::Failed { reason }),
-            PaymentState::Reserved => ReserveOutcome::Resumed,
-            PaymentState::Settled { tx } => ReserveOutcome::Settled { tx },
-        };
-        if known.claim.is_some_and(|claim| claim.until > self.now) {
-            return Ok(ReserveOutcome::InFlight);
-        }
-        self.claim(conn, &key)?;
-        Ok(outcome)
-    }
-
-    fn insert(&self, conn: &Connection) -> rusqlite::Result<()> {
-        let Payment { signed, request, resource, seen_at } = &self.payment;
-        let of = &signed.authorization;
-        let sql = "INSERT INTO payments (chain_id, asset, payer, nonce, payee, value, valid_after, valid_before, \
-                   signature, request, resource, seen_at, looked_at, stage, claim, claim_until) \
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?12, 'reserved', ?13, ?14)";
-        conn.prepare_cached(sql)?.execute(params![
-            integer(of.chain_id),
-            of.asset.0.0,
-            of.from.0.0,
-            of.nonce.0,
-            of.to.0.0,
-            of.value.0.cast_signed(),
-            seconds(of.valid_after)?,
-            seconds(of.valid_before)?,
-            signed.signature.as_bytes(),
-            request.0.0,
-            resource,
-            integer(seen_at.0),
-            self.claim.id.cast_signed(),
-            integer(self.claim.until.0),
-        ])?;
-        Ok(())
-    }
-
-    fn claim(&self, conn: &Connection, key: &PaymentKey) -> rusqlite::Result<()> {
-        let sql = "UPDATE payments SET claim = ?5, claim_until = ?6 \
-                   WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4";
-        let PaymentKey { chain_id, asset, payer, nonce } = key;
-        let claim = (self.claim.id.cast_signed(), integer(self.claim.until.0));
-        conn.prepare_cached(sql)?.execute((integer(*chain_id), asset.0.0, payer.0.0, nonce.0, claim.0, claim.1))?;
-        Ok(())
-    }
-}
+use crate::port::port;
+use crate::store::Store;
 
 /// What a payment is to become.
-enum Step {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PaymentStep {
+    /// Paid by this transaction.
     Settle(B256),
+    /// Never to be paid.
     Fail(String),
-    /// Under this claim.
+    /// Answered, under this claim.
     Answer(u64),
 }
 
-struct Move {
-    key: PaymentKey,
-    step: Step,
-}
+port! {
+    /// Payments for requests, as [`Payments`] speaks of them.
+    PaymentStore {
+        /// Reserves a payment, or says what it met. An ended claim is nobody's.
+        fn reserve_payment(&self, payment: Payment, claim: PaymentClaim, now: UnixMillis) -> ReserveOutcome;
 
-impl Command for Move {
-    /// Whether it did, or was there before.
-    type Answer = bool;
-    const NAME: &'static str = "move a payment on";
+        /// Takes a payment to a state; `false` if it may not go there.
+        fn step_payment(&self, key: PaymentKey, step: PaymentStep) -> bool;
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<bool, StoreError> {
-        self.take(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
+        /// Takes a claim off, if it is still there.
+        fn release_payment(&self, key: PaymentKey, claim: u64) -> ();
+
+        /// Takes the claims of gateways off that have ended.
+        fn release_payments(&self) -> ();
+
+        /// A payment, and where it stands.
+        fn find_payment(&self, key: PaymentKey) -> Option<(Payment, PaymentState)>;
+
+        /// Payments that are not known to be paid and that nobody works on, those first
+        /// that this has not given for longest: however many stay open, each has its turn.
+        fn open_payments(&self, now: UnixMillis, limit: u32) -> Vec<Payment>;
     }
 }
 
-impl Move {
-    fn take(&self, conn: &Connection) -> rusqlite::Result<bool> {
-        let Some(known) = find(conn, &self.key)? else { return Ok(false) };
-        use PaymentState::{Answered, Failed, Reserved, Settled};
-        match (known.state, &self.step) {
-            (Reserved, Step::Settle(tx)) => self.write(conn, &Settled { tx: *tx }),
-            (Reserved, Step::Fail(reason)) => self.write(conn, &Failed { reason: reason.clone() }),
-            (Settled { tx }, Step::Answer(claim)) if known.claim.is_some_and(|held| held.id == *claim) => {
-                self.write(conn, &Answered { tx })
-            }
-            (Settled { tx } | Answered { tx }, Step::Settle(again)) => Ok(tx == *again),
-            (Failed { .. }, Step::Fail(_)) => Ok(true),
-            (Settled { .. } | Answered { .. }, Step::Fail(_) | Step::Answer(_))
-            | (Failed { .. }, Step::Settle(_) | Step::Answer(_))
-            | (Reserved, Step::Answer(_)) => Ok(false),
+/// A payment as it is recorded.
+pub(crate) struct Recorded {
+    pub(crate) payment: Payment,
+    pub(crate) state: PaymentState,
+    pub(crate) claim: Option<PaymentClaim>,
+}
+
+impl Recorded {
+    /// What whoever comes with this payment meets, and whether the claim becomes theirs.
+    pub(crate) fn meet(self, payment: &Payment, now: UnixMillis) -> (ReserveOutcome, bool) {
+        if !self.payment.is_same(payment) {
+            return (ReserveOutcome::Conflict, false);
         }
-    }
-
-    fn write(&self, conn: &Connection, to: &PaymentState) -> rusqlite::Result<bool> {
-        let (tx, reason) = match to {
-            PaymentState::Reserved => (None, None),
-            PaymentState::Settled { tx } | PaymentState::Answered { tx } => (Some(tx.0), None),
-            PaymentState::Failed { reason } => (None, Some(reason)),
+        let outcome = match self.state {
+            PaymentState::Answered { tx } => return (ReserveOutcome::Answered { tx }, false),
+            PaymentState::Failed { reason } => return (ReserveOutcome::Failed { reason }, false),
+            PaymentState::Reserved => ReserveOutcome::Resumed,
+            PaymentState::Settled { tx } => ReserveOutcome::Settled { tx },
         };
-        let PaymentKey { chain_id, asset, payer, nonce } = self.key;
-        let sql = "UPDATE payments SET stage = ?5, tx = ?6, reason = ?7 \
-                   WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4";
-        let row = params![integer(chain_id), asset.0.0, payer.0.0, nonce.0, to.name(), tx, reason];
-        conn.prepare_cached(sql)?.execute(row)?;
-        Ok(true)
-    }
-}
-
-struct Looked {
-    at: UnixMillis,
-    keys: Vec<PaymentKey>,
-}
-
-impl Command for Looked {
-    type Answer = ();
-    const NAME: &'static str = "note which payments were looked at";
-
-    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        self.write(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
-    }
-}
-
-impl Looked {
-    fn write(&self, conn: &Connection) -> rusqlite::Result<()> {
-        let sql = "UPDATE payments SET looked_at = ?5 WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4";
-        let mut update = conn.prepare_cached(sql)?;
-        for PaymentKey { chain_id, asset, payer, nonce } in &self.keys {
-            update.execute((integer(*chain_id), asset.0.0, payer.0.0, nonce.0, integer(self.at.0)))?;
+        if self.claim.is_some_and(|claim| claim.until > now) {
+            return (ReserveOutcome::InFlight, false);
         }
-        Ok(())
+        (outcome, true)
+    }
+
+    /// What the step makes of it.
+    pub(crate) fn take(&self, step: &PaymentStep) -> PaymentChange {
+        use PaymentState::{Answered, Failed, Reserved, Settled};
+        let is = |done| if done { PaymentChange::Done } else { PaymentChange::Refused };
+        match (&self.state, step) {
+            (Reserved, PaymentStep::Settle(tx)) => PaymentChange::To(Settled { tx: *tx }),
+            (Reserved, PaymentStep::Fail(reason)) => PaymentChange::To(Failed { reason: reason.clone() }),
+            (Settled { tx }, PaymentStep::Answer(claim)) if self.claim.is_some_and(|held| held.id == *claim) => {
+                PaymentChange::To(Answered { tx: *tx })
+            }
+            (Settled { tx } | Answered { tx }, PaymentStep::Settle(again)) => is(tx == again),
+            (Failed { .. }, PaymentStep::Fail(_)) => is(true),
+            (Settled { .. } | Answered { .. }, PaymentStep::Fail(_) | PaymentStep::Answer(_))
+            | (Failed { .. }, PaymentStep::Settle(_) | PaymentStep::Answer(_))
+            | (Reserved, PaymentStep::Answer(_)) => is(false),
+        }
     }
 }
 
-struct ReleaseAll;
+/// What comes of a step.
+pub(crate) enum PaymentChange {
+    /// It was there before.
+    Done,
+    /// This is to be written.
+    To(PaymentState),
+    /// It may not go there.
+    Refused,
+}
 
-impl Command for ReleaseAll {
-    type Answer = ();
-    const NAME: &'static str = "let go of all payments";
-
-    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let sql = "UPDATE payments SET claim = NULL, claim_until = NULL WHERE claim IS NOT NULL";
-        let done = tx.conn.execute(sql, ());
-        done.map(drop).map_err(|error| StoreError::sql(Self::NAME, error))
+/// The columns of a state besides its name: its transaction, and why it failed.
+pub(crate) fn state_columns(state: &PaymentState) -> (Option<B256>, Option<&str>) {
+    match state {
+        PaymentState::Reserved => (None, None),
+        PaymentState::Settled { tx } | PaymentState::Answered { tx } => (Some(*tx), None),
+        PaymentState::Failed { reason } => (None, Some(reason)),
     }
 }
 
-struct Release {
-    key: PaymentKey,
-    claim: u64,
-}
-
-impl Command for Release {
-    type Answer = ();
-    const NAME: &'static str = "let go of a payment";
-
-    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let PaymentKey { chain_id, asset, payer, nonce } = self.key;
-        let sql = "UPDATE payments SET claim = NULL, claim_until = NULL \
-                   WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4 AND claim = ?5";
-        let row = (integer(chain_id), asset.0.0, payer.0.0, nonce.0, self.claim.cast_signed());
-        let done = tx.conn.prepare_cached(sql).and_then(|mut update| update.execute(row));
-        done.map(drop).map_err(|error| StoreError::sql(Self::NAME, error))
-    }
+/// A payment that is recorded is valid for minutes: whoever verified it has bounded it.
+pub(crate) fn seconds(time: U256) -> Option<i64> {
+    u64::try_from(time).ok().map(u64::cast_signed)
 }
 
 /// The record of payments in this store.
@@ -220,20 +126,11 @@ impl Store {
     pub fn payments(&self) -> StorePayments {
         StorePayments(self.clone())
     }
-
-    /// Takes all claims off: whoever had them has ended, since one process at a time
-    /// has this store.
-    ///
-    /// # Errors
-    /// Faults of the store.
-    pub async fn release_payments(&self) -> Result<(), StoreError> {
-        self.write(ReleaseAll).await
-    }
 }
 
 impl StorePayments {
-    async fn take(&self, key: &PaymentKey, step: Step) -> Result<bool, PaymentsError> {
-        self.0.write(Move { key: *key, step }).await.map_err(unavailable)
+    async fn take(&self, key: &PaymentKey, step: PaymentStep) -> Result<bool, PaymentsError> {
+        self.0.step_payment(*key, step).await.map_err(unavailable)
     }
 }
 
@@ -245,123 +142,42 @@ impl Payments for StorePayments {
         claim: PaymentClaim,
         now: UnixMillis,
     ) -> Result<ReserveOutcome, PaymentsError> {
-        self.0.write(Reserve { payment: payment.clone(), claim, now }).await.map_err(unavailable)
+        self.0.reserve_payment(payment.clone(), claim, now).await.map_err(unavailable)
     }
 
     async fn settled(&self, key: &PaymentKey, tx: B256) -> Result<(), PaymentsError> {
-        let taken = self.take(key, Step::Settle(tx)).await?;
+        let taken = self.take(key, PaymentStep::Settle(tx)).await?;
         if taken { Ok(()) } else { Err(PaymentsError::Step { key: Box::new(*key), wanted: "settled" }) }
     }
 
     async fn failed(&self, key: &PaymentKey, reason: &str) -> Result<(), PaymentsError> {
-        let taken = self.take(key, Step::Fail(reason.to_owned())).await?;
+        let taken = self.take(key, PaymentStep::Fail(without_nul(reason))).await?;
         if taken { Ok(()) } else { Err(PaymentsError::Step { key: Box::new(*key), wanted: "failed" }) }
     }
 
     async fn answered(&self, key: &PaymentKey, claim: u64) -> Result<bool, PaymentsError> {
-        self.take(key, Step::Answer(claim)).await
+        self.take(key, PaymentStep::Answer(claim)).await
     }
 
     async fn release(&self, key: &PaymentKey, claim: u64) -> Result<(), PaymentsError> {
-        self.0.write(Release { key: *key, claim }).await.map_err(unavailable)
+        self.0.release_payment(*key, claim).await.map_err(unavailable)
     }
 
     async fn find(&self, key: &PaymentKey) -> Result<Option<(Payment, PaymentState)>, PaymentsError> {
-        const NAME: &str = "read a payment";
-        let key = *key;
-        let found = move |conn: &Connection| find(conn, &key).map_err(|error| StoreError::sql(NAME, error));
-        Ok(self.0.read(NAME, found).await.map_err(unavailable)?.map(|known| (known.payment, known.state)))
+        self.0.find_payment(*key).await.map_err(unavailable)
     }
 
     async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Payment>, PaymentsError> {
-        const NAME: &str = "list open payments";
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-        let open = move |conn: &Connection| pending(conn, now, limit).map_err(|error| StoreError::sql(NAME, error));
-        let open = self.0.read(NAME, open).await.map_err(unavailable)?;
-        if !open.is_empty() {
-            let keys = open.iter().map(Payment::key).collect();
-            self.0.write(Looked { at: now, keys }).await.map_err(unavailable)?;
-        }
-        Ok(open)
+        self.0.open_payments(now, limit).await.map_err(unavailable)
     }
+}
+
+/// PostgreSQL's texts hold none, and an endpoint's words may.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 fn unavailable(error: StoreError) -> PaymentsError {
     PaymentsError::Unavailable(error.to_string())
-}
-
-struct Known {
-    payment: Payment,
-    state: PaymentState,
-    claim: Option<PaymentClaim>,
-}
-
-macro_rules! select_payments {
-    ($tail:literal) => {
-        concat!(
-            "SELECT chain_id, asset, payer, nonce, payee, value, valid_after, valid_before, signature, request, ",
-            "resource, seen_at, stage, tx, reason, claim, claim_until FROM payments ",
-            $tail
-        )
-    };
-}
-
-fn find(conn: &Connection, key: &PaymentKey) -> rusqlite::Result<Option<Known>> {
-    conn.prepare_cached(select_payments!("WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4"))?
-        .query_row((integer(key.chain_id), key.asset.0.0, key.payer.0.0, key.nonce.0), decode)
-        .optional()
-}
-
-fn pending(conn: &Connection, now: UnixMillis, limit: u32) -> rusqlite::Result<Vec<Payment>> {
-    let mut rows = conn.prepare_cached(select_payments!(
-        "WHERE stage = 'reserved' AND coalesce(claim_until, 0) <= ?1 ORDER BY looked_at, seen_at LIMIT ?2"
-    ))?;
-    rows.query_map((integer(now.0), limit), |row| Ok(decode(row)?.payment))?.collect()
-}
-
-fn decode(row: &Row<'_>) -> rusqlite::Result<Known> {
-    let address = |column| row.get::<_, [u8; 20]>(column).map(Address::from);
-    let hash = |column| row.get::<_, [u8; 32]>(column).map(B256::from);
-    // All 64 bits of these are the payer's to choose.
-    let whole = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
-    let authorization = Authorization {
-        chain_id: natural(row.get(0)?),
-        asset: address(1)?,
-        from: address(2)?,
-        nonce: hash(3)?,
-        to: address(4)?,
-        value: Usdc(whole(5)?),
-        valid_after: U256::from(whole(6)?),
-        valid_before: U256::from(whole(7)?),
-    };
-    let signature = Signature::from_raw(&row.get::<_, Vec<u8>>(8)?)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(8, Type::Blob, Box::new(error)))?;
-    let payment = Payment {
-        signed: SignedAuthorization { authorization, signature },
-        request: RequestHash(hash(9)?),
-        resource: row.get(10)?,
-        seen_at: millis(row.get(11)?),
-    };
-    let claim: Option<i64> = row.get(15)?;
-    let until: Option<i64> = row.get(16)?;
-    let claim = claim.zip(until).map(|(id, until)| PaymentClaim { id: id.cast_unsigned(), until: millis(until) });
-    Ok(Known { payment, state: state(row)?, claim })
-}
-
-/// A payment that is recorded is valid for minutes: whoever verified it has bounded it.
-fn seconds(time: U256) -> rusqlite::Result<i64> {
-    let seconds =
-        u64::try_from(time).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.to_string().into()))?;
-    Ok(seconds.cast_signed())
-}
-
-fn state(row: &Row<'_>) -> rusqlite::Result<PaymentState> {
-    let tx = || row.get::<_, [u8; 32]>(13).map(B256::from);
-    match row.get::<_, String>(12)?.as_str() {
-        "reserved" => Ok(PaymentState::Reserved),
-        "settled" => Ok(PaymentState::Settled { tx: tx()? }),
-        "answered" => Ok(PaymentState::Answered { tx: tx()? }),
-        "failed" => Ok(PaymentState::Failed { reason: row.get(14)? }),
-        other => Err(rusqlite::Error::InvalidColumnName(format!("the state of a payment: {other:?}"))),
-    }
 }

@@ -4,10 +4,22 @@ use std::fmt;
 
 use domain::{Ask, Generation, ImageDigest, Meter, PodId, RunId, State, Tier, TierName, UnixMillis, Usage, Wallet};
 
+use crate::error::StoreError;
+
+/// Changes of state that a slow subscriber may lag behind before it has to read them
+/// from the store.
+pub(crate) const NEWS: usize = 4096;
+
 /// One run of the gateway: a random number made when the store is opened. A
 /// reservation of an earlier epoch has lost the process that would complete it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
+
+impl Epoch {
+    pub(crate) fn random() -> Result<Self, StoreError> {
+        getrandom::u64().map(Self).map_err(|_| StoreError::Value("no random numbers from the system"))
+    }
+}
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,6 +60,24 @@ impl KeptData {
     #[must_use]
     pub fn is_over(&self, now: UnixMillis) -> bool {
         self.until.is_some_and(|until| until <= now)
+    }
+}
+
+/// One change of a POD's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Rises by one with each change of this POD.
+    pub seq: u64,
+    /// When it was written.
+    pub at: UnixMillis,
+    /// The state entered.
+    pub state: State,
+}
+
+impl Change {
+    /// What a POD's first change was: its first reservation.
+    pub(crate) const fn first(at: UnixMillis) -> Self {
+        Self { seq: 1, at, state: State::Reserved }
     }
 }
 

@@ -10,8 +10,8 @@ use chain::evm::{At, Chain, EvmError, SendError, Sender};
 use domain::evm::{IntentKey, Outcome};
 use domain::{Address, Bytes, Client, PodId, UnixMillis, Wallet};
 use relay::{Class, Clock, Party, Spend};
-use store::{Consent, Deploy};
-use wire::vault::{AgentVault, DeployRequest, VaultState};
+use store::{Consent, Deploy, DeployState};
+use wire::vault::{AgentVault, DeployRequest};
 
 use crate::desk::Desk;
 use crate::error::TreasuryError;
@@ -43,7 +43,7 @@ impl Inner {
         now: UnixMillis,
     ) -> Result<Option<Deploy>, TreasuryError> {
         let known = self.store.deploy_of(agent).await?;
-        let under_way = |known: &Deploy| matches!(known.state, VaultState::Deploying | VaultState::Deployed);
+        let under_way = |known: &Deploy| matches!(known.state, DeployState::Deploying | DeployState::Deployed);
         if known.as_ref().is_some_and(under_way) {
             return Ok(known);
         }
@@ -64,7 +64,7 @@ impl Inner {
         let desk = self.desk()?;
         let agent_wallet = self.identities.of(agent, missing).await?.address();
         let address = desk.chain.vault_of(agent.as_str(), owner).await.map_err(unanswered)?;
-        let state = VaultState::Unsigned;
+        let state = DeployState::Unsigned;
         Ok(Deploy { pod: agent, owner, agent_wallet, address, state, consent: None, tx: None, reason: None })
     }
 
@@ -79,14 +79,14 @@ impl Inner {
     ) -> Result<AgentVault, TreasuryError> {
         let deploy = self.ensure(agent, holder, now).await?.ok_or(TreasuryError::NotLinked)?;
         match deploy.state {
-            VaultState::Deployed => return Ok(view::deploy(self.evm.chain_id, deploy)),
-            VaultState::Deploying => return Err(TreasuryError::Underway(VaultState::Deploying.as_str())),
-            VaultState::Unsigned | VaultState::Failed => {}
+            DeployState::Deployed => return Ok(view::deploy(self.evm.chain_id, deploy)),
+            DeployState::Deploying => return Err(TreasuryError::Underway(DeployState::Deploying.as_str())),
+            DeployState::Unsigned | DeployState::Failed => {}
         }
         let consent = read_consent(wish, now)?;
         let desk = self.desk()?;
         let sender = desk.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
-        let deploy = Deploy { state: VaultState::Deploying, consent: Some(consent), tx: None, reason: None, ..deploy };
+        let deploy = Deploy { state: DeployState::Deploying, consent: Some(consent), tx: None, reason: None, ..deploy };
         let call = call(self.evm.factory, &deploy).ok_or(TreasuryError::Signature)?;
         // Tried first: what the factory would refuse is refused here, with its reason.
         desk.chain.evm.call(&call, Some(sender.account().address), At::Latest).await.map_err(refused)?;
@@ -128,7 +128,7 @@ impl Inner {
     async fn carry(&self, desk: &Desk, deploy: Deploy) -> Result<Deploy, TreasuryError> {
         let sender = desk.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
         let mut next = found(&desk.chain, deploy).await?;
-        if next.state == VaultState::Deploying {
+        if next.state == DeployState::Deploying {
             next = deployed(self.evm.factory, sender, next).await?;
         }
         self.store.put_deploy(next.clone(), self.clock.now()).await?;
@@ -143,7 +143,7 @@ async fn deployed(factory: Address, sender: &Sender, deploy: Deploy) -> Result<D
     };
     match sender.execute(&key, &call).await {
         Ok(Outcome::Mined(mined)) if mined.success => {
-            Ok(Deploy { state: VaultState::Deployed, tx: Some(mined.hash), ..deploy })
+            Ok(Deploy { state: DeployState::Deployed, tx: Some(mined.hash), ..deploy })
         }
         Ok(Outcome::Mined(mined)) => {
             Ok(failed(Deploy { tx: Some(mined.hash), ..deploy }, "the chain reverted it".to_owned()))
@@ -161,14 +161,14 @@ async fn found(chain: &Chain, deploy: Deploy) -> Result<Deploy, TreasuryError> {
     }
     let vault = chain.vault(deploy.address, At::Latest).await.map_err(unanswered)?;
     if vault.agent_wallet == deploy.agent_wallet {
-        return Ok(Deploy { state: VaultState::Deployed, ..deploy });
+        return Ok(Deploy { state: DeployState::Deployed, ..deploy });
     }
     let said = format!("the vault has another agent wallet: {}", vault.agent_wallet);
     Ok(failed(deploy, said))
 }
 
 fn failed(deploy: Deploy, reason: String) -> Deploy {
-    Deploy { state: VaultState::Failed, reason: Some(reason), ..deploy }
+    Deploy { state: DeployState::Failed, reason: Some(reason), ..deploy }
 }
 
 fn call(factory: Address, deploy: &Deploy) -> Option<domain::evm::Call> {

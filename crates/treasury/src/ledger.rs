@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use chain::evm::{Batch, Ledger, LedgerError};
 use domain::Address;
 use domain::evm::BlockRef;
-use store::{BookBatch, BookId, BookRefusal, Store, StoreError};
+use store::{BatchRefusal, EventBatch, IndexId, Store, StoreError};
 
 /// The indexer's ledger of one factory on one chain.
 ///
 /// # Errors
 /// Faults of the store.
 pub async fn ledger(store: &Store, chain_id: u64, factory: Address) -> Result<Arc<dyn Ledger>, StoreError> {
-    let book = store.book(chain_id, factory).await?;
+    let book = store.chain_index(chain_id, factory).await?;
     Ok(Arc::new(StoreLedger { store: store.clone(), book }))
 }
 
@@ -21,17 +21,17 @@ pub async fn ledger(store: &Store, chain_id: u64, factory: Address) -> Result<Ar
 #[derive(Clone, Debug)]
 pub(crate) struct StoreLedger {
     pub(crate) store: Store,
-    pub(crate) book: BookId,
+    pub(crate) book: IndexId,
 }
 
 #[async_trait]
 impl Ledger for StoreLedger {
     async fn cursor(&self) -> Result<Option<BlockRef>, LedgerError> {
-        self.store.book_cursor(self.book).await.map_err(unavailable)
+        self.store.index_cursor(self.book).await.map_err(unavailable)
     }
 
     async fn remembered(&self) -> Result<Vec<BlockRef>, LedgerError> {
-        self.store.book_blocks(self.book).await.map_err(unavailable)
+        self.store.index_blocks(self.book).await.map_err(unavailable)
     }
 
     async fn vaults(&self) -> Result<Vec<Address>, LedgerError> {
@@ -39,7 +39,7 @@ impl Ledger for StoreLedger {
     }
 
     async fn apply(&self, batch: &Batch) -> Result<(), LedgerError> {
-        let batch = BookBatch {
+        let batch = EventBatch {
             after: batch.after,
             cursor: batch.cursor,
             blocks: batch.blocks.clone(),
@@ -58,10 +58,10 @@ fn unavailable(error: StoreError) -> LedgerError {
     LedgerError::Unavailable(error.to_string())
 }
 
-fn refused(refusal: BookRefusal) -> LedgerError {
+fn refused(refusal: BatchRefusal) -> LedgerError {
     match refusal {
-        BookRefusal::Moved => LedgerError::Moved,
-        BookRefusal::Impossible { block, log_index, vault, why } => {
+        BatchRefusal::Moved => LedgerError::Moved,
+        BatchRefusal::Impossible { block, log_index, vault, why } => {
             LedgerError::Impossible { block, log_index, vault, why }
         }
     }
@@ -75,8 +75,8 @@ mod tests {
     async fn the_ledger_over_the_store_does_what_every_ledger_must() {
         let room = tempfile::tempdir().unwrap();
         let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
-        let store = Store::open(&config).unwrap();
-        let book = store.book(338, Address::ZERO).await.unwrap();
+        let store = Store::open(&config).await.unwrap();
+        let book = store.chain_index(338, Address::ZERO).await.unwrap();
         chain::evm::suite::ledger(&StoreLedger { store, book }).await;
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chain::evm::{Outbox, OutboxError};
 use domain::evm::{Account, Attempt, Entry, IntentKey, Outcome};
-use store::{Posted, Store, StoreError};
+use store::{OutboxWrite, Store, StoreError};
 
 /// The senders' outbox.
 #[must_use]
@@ -48,10 +48,10 @@ fn unavailable(error: StoreError) -> OutboxError {
     OutboxError::Unavailable(error.to_string())
 }
 
-fn posted(answer: Result<Posted, StoreError>) -> Result<(), OutboxError> {
+fn posted(answer: Result<OutboxWrite, StoreError>) -> Result<(), OutboxError> {
     match answer.map_err(unavailable)? {
-        Posted::Done => Ok(()),
-        Posted::Conflict => Err(OutboxError::Conflict),
+        OutboxWrite::Done => Ok(()),
+        OutboxWrite::Conflict => Err(OutboxError::Conflict),
     }
 }
 
@@ -63,6 +63,6 @@ mod tests {
     async fn the_outbox_over_the_store_does_what_every_outbox_must() {
         let room = tempfile::tempdir().unwrap();
         let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
-        chain::evm::suite::outbox(&StoreOutbox(Store::open(&config).unwrap())).await;
+        chain::evm::suite::outbox(&StoreOutbox(Store::open(&config).await.unwrap())).await;
     }
 }

@@ -13,7 +13,7 @@ use identity::Identity;
 use moka::future::Cache;
 use relay::{Clock, Relayer, SystemClock};
 use secrecy::{ExposeSecret, SecretBox, SecretString};
-use store::{BookId, Store};
+use store::{IndexId, Store};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -61,7 +61,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) evm: EvmConfig,
     pub(crate) store: Store,
-    pub(crate) book: BookId,
+    pub(crate) book: IndexId,
     pub(crate) identities: Identities,
     pub(crate) clock: SystemClock,
     /// Agents that act: one call at a time each.
@@ -89,7 +89,7 @@ impl Treasury {
         relayer: Option<Identity>,
         ends: CancellationToken,
     ) -> Result<Self, TreasuryError> {
-        let book = store.book(evm.chain_id, evm.factory).await?;
+        let book = store.chain_index(evm.chain_id, evm.factory).await?;
         store.release_payments().await?;
         let password = SecretString::from(hex::encode(key.expose_secret()));
         let inner = Inner {

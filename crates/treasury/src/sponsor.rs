@@ -4,8 +4,7 @@ use async_trait::async_trait;
 use domain::relay::JournalError;
 use domain::{PodId, Wallet};
 use relay::{Deployment, Sponsor};
-use store::{Deploy, Store, StoreError};
-use wire::vault::VaultState;
+use store::{Deploy, DeployState, Store, StoreError};
 
 /// Who knows them.
 #[derive(Clone, Debug)]
@@ -37,7 +36,7 @@ impl StoreSponsor {
 /// to another owner: that vault is another one.
 fn is_due(deploy: &Deploy, vault: &Deployment) -> bool {
     let is_this = (deploy.owner, deploy.agent_wallet) == (vault.owner, vault.agent_wallet);
-    is_this && deploy.state != VaultState::Deployed
+    is_this && deploy.state != DeployState::Deployed
 }
 
 #[cfg(test)]
@@ -75,7 +74,7 @@ mod tests {
         assert!(store.keep_link(link).await.unwrap());
     }
 
-    fn deploy(state: VaultState) -> Deploy {
+    fn deploy(state: DeployState) -> Deploy {
         Deploy {
             pod: agent(),
             owner: OWNER,
@@ -92,17 +91,17 @@ mod tests {
     async fn fault_2_6_an_agent_whose_holder_links_himself_anew_has_one_vault_paid_for() {
         let room = tempfile::tempdir().unwrap();
         let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
-        let store = Store::open(&config).unwrap();
+        let store = Store::open(&config).await.unwrap();
         let sponsor = StoreSponsor(store.clone());
         reserve(&store).await;
-        store.put_deploy(deploy(VaultState::Unsigned), NOW).await.unwrap();
+        store.put_deploy(deploy(DeployState::Unsigned), NOW).await.unwrap();
         let throwaway = Address::repeat_byte(9);
         link(&store, throwaway, NOW).await;
         let other = Deployment { owner: throwaway, ..vault() };
         assert_eq!(sponsor.sponsors(&other).await.unwrap(), None, "the agent's vault is another one");
         link(&store, OWNER, NOW.plus(1)).await;
         assert_eq!(sponsor.sponsors(&vault()).await.unwrap(), Some(HOLDER));
-        store.put_deploy(deploy(VaultState::Deployed), NOW).await.unwrap();
+        store.put_deploy(deploy(DeployState::Deployed), NOW).await.unwrap();
         assert_eq!(sponsor.sponsors(&vault()).await.unwrap(), None, "it is there already");
     }
 
@@ -110,12 +109,12 @@ mod tests {
     async fn fault_2_6_a_vault_is_paid_for_while_its_linked_holders_agent_runs() {
         let room = tempfile::tempdir().unwrap();
         let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
-        let store = Store::open(&config).unwrap();
+        let store = Store::open(&config).await.unwrap();
         let sponsor = StoreSponsor(store.clone());
         let sponsors = async |vault: Deployment| sponsor.sponsors(&vault).await.unwrap() == Some(HOLDER);
         assert!(!sponsors(vault()).await, "there is no such agent");
         reserve(&store).await;
-        store.put_deploy(deploy(VaultState::Unsigned), NOW).await.unwrap();
+        store.put_deploy(deploy(DeployState::Unsigned), NOW).await.unwrap();
         assert!(!sponsors(vault()).await, "its holder is linked to nobody");
         link(&store, OWNER, NOW).await;
         assert!(sponsors(vault()).await, "it is being created");

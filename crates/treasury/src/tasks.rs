@@ -14,7 +14,8 @@ use domain::vault::{TaskId, Terms, Vault};
 use domain::{Address, B256, Bytes, PodId, UnixMillis};
 use identity::SignerSync;
 use relay::{Class, Spend};
-use wire::vault::{TxResponse, VaultState};
+use store::DeployState;
+use wire::vault::TxResponse;
 
 use crate::desk::Desk;
 use crate::error::TreasuryError;
@@ -57,7 +58,8 @@ impl Inner {
     /// An agent's vault and one of its tasks, as the books have them.
     async fn task_of(&self, agent: PodId, task: TaskId) -> Result<((Address, Vault), Terms), TreasuryError> {
         let deploy = self.store.deploy_of(agent).await?;
-        let deploy = deploy.filter(|deploy| deploy.state == VaultState::Deployed).ok_or(TreasuryError::UnknownVault)?;
+        let deploy =
+            deploy.filter(|deploy| deploy.state == DeployState::Deployed).ok_or(TreasuryError::UnknownVault)?;
         let books = self.store.vault(self.book, deploy.address).await?.ok_or(TreasuryError::UnknownVault)?;
         let task = self.store.task(self.book, deploy.address, task).await?.ok_or(TreasuryError::UnknownTask)?;
         Ok(((deploy.address, books.vault), task.terms.ok_or(TreasuryError::UnknownTask)?))

@@ -2,12 +2,12 @@
 
 use domain::Address;
 use domain::vault::{Task, TaskId, TaskState};
-use store::{Deploy, VaultBooks};
-use wire::vault::{AgentVault, Task as Shown, VaultResponse};
+use store::{Deploy, DeployState, IndexedVault};
+use wire::vault::{AgentVault, Task as Shown, VaultResponse, VaultState};
 
 /// A vault's books, as the wire has them.
-pub(crate) fn vault(address: Address, books: VaultBooks) -> VaultResponse {
-    let VaultBooks { vault, credits, cursor } = books;
+pub(crate) fn vault(address: Address, books: IndexedVault) -> VaultResponse {
+    let IndexedVault { vault, credits, cursor } = books;
     VaultResponse {
         address,
         pod_id: vault.pod_id,
@@ -45,6 +45,15 @@ pub(crate) fn task(id: TaskId, task: Task) -> Option<Shown> {
     Some(Shown { id: id.0, state, amount: task.amount, creator: task.creator, terms, metadata, result_hash, deadline })
 }
 
+const fn deploy_state(state: DeployState) -> VaultState {
+    match state {
+        DeployState::Unsigned => VaultState::Unsigned,
+        DeployState::Deploying => VaultState::Deploying,
+        DeployState::Deployed => VaultState::Deployed,
+        DeployState::Failed => VaultState::Failed,
+    }
+}
+
 /// An agent's vault to be, as the wire has it.
 pub(crate) fn deploy(chain_id: u64, deploy: Deploy) -> AgentVault {
     AgentVault {
@@ -52,7 +61,7 @@ pub(crate) fn deploy(chain_id: u64, deploy: Deploy) -> AgentVault {
         address: deploy.address,
         owner: deploy.owner,
         agent_wallet: deploy.agent_wallet,
-        state: deploy.state,
+        state: deploy_state(deploy.state),
         tx: deploy.tx,
         reason: deploy.reason,
     }

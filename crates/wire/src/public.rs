@@ -263,6 +263,14 @@ pub struct StateChange {
     pub reason: Option<Reason>,
 }
 
+impl StateChange {
+    /// The change of this number, to this state.
+    #[must_use]
+    pub const fn new(seq: u64, at: UnixMillis, state: State) -> Self {
+        Self { seq, at, state: state.name(), reason: Reason::of(state) }
+    }
+}
+
 /// What a gateway works with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]

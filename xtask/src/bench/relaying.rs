@@ -221,7 +221,7 @@ fn off(round: u32, every: Duration) -> Duration {
 
 /// The product's relayer, over a new database.
 async fn relayer(evm: &EvmConfig, dir: &Path) -> Result<Relayer> {
-    let store = Store::open(&store::Config { directory: dir.join("store"), ..store::Config::default() })?;
+    let store = Store::open(&store::Config { directory: dir.join("store"), ..store::Config::default() }).await?;
     let chain = Arc::new(Chain::connect(evm).await?);
     let key = Key::new(Wallet::new(RELAYER).signer().clone());
     let sender = Sender::start(Arc::clone(&chain), treasury::outbox(&store), key).await?;

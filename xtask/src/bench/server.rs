@@ -35,7 +35,7 @@ pub(crate) fn run(dir: &Path) -> Result<()> {
 
 async fn serve(dir: &Path) -> Result<()> {
     let shutdown = CancellationToken::new();
-    let store = Store::open(&store::Config { directory: dir.join("store"), ..store::Config::default() })?;
+    let store = Store::open(&store::Config { directory: dir.join("store"), ..store::Config::default() }).await?;
     let balances = Arc::new(FakeBalances::where_everybody_holds(TOKENS));
     let control = Control::start(
         control::Config { reconcile_ms: SELDOM_MS, ..control::Config::default() },

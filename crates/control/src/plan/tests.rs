@@ -7,6 +7,8 @@ use super::*;
 
 const NODE: &str = "one";
 const EPOCH: Epoch = Epoch(7);
+/// Another gateway that is there.
+const OTHER: Epoch = Epoch(8);
 const START: UnixMillis = UnixMillis(1_000_000);
 const PATIENCE: Patience = Patience { reserve_ms: 5_000, settle_ms: 2_000, boot_ms: 60_000, lost_ms: 10_000 };
 
@@ -91,6 +93,7 @@ impl Look {
             missing: &self.missing,
             waited: &self.waited,
             epoch: EPOCH,
+            others: &BTreeSet::from([OTHER]),
             started_at: START,
             now: START.plus(self.after_ms),
         };
@@ -146,6 +149,14 @@ fn a_placed_agent_of_an_earlier_run_fails_once_what_was_sent_has_settled() {
     let earlier = Record { epoch: Epoch(6), ..record(1, State::Placed) };
     assert_eq!(Look::at(said(vec![]), vec![earlier.clone()], 1_999).steps(), vec![]);
     assert_eq!(Look::at(said(vec![]), vec![earlier], 2_000).steps(), fail(1, FailReason::Interrupted));
+}
+
+#[test]
+fn what_another_gateway_reserves_or_places_is_left_to_it_while_it_is_there() {
+    for state in [State::Reserved, State::Placed] {
+        let theirs = Record { epoch: OTHER, ..record(1, state) };
+        assert_eq!(Look::at(said(vec![]), vec![theirs], 100_000).steps(), vec![], "{state:?}");
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use chain::fake::FakeBalances;
 use domain::{ImageDigest, PodId, RunId, State, Tier, TierName, Tiers, UnixMillis, Wallet};
 use palatine_control::fake::{Build, FakeNode, TokioClock};
 use palatine_control::{Clock, Config, Control, Node};
-use store::{Admission, PodChoice, Record, Reservation, Stamp, Store};
+use store::{Admission, PodChoice, Record, Reservation, Sqlite, Stamp, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,7 @@ impl Ground {
     pub(crate) fn store(&self) -> Store {
         // Paused time jumps; the store's deadline is on it too.
         let (directory, timeout_ms) = (self.room.path().join("store"), 3_600_000);
-        Store::open(&store::Config { directory, timeout_ms, ..store::Config::default() }).unwrap()
+        Sqlite::open(&store::Config { directory, timeout_ms, ..store::Config::default() }).unwrap().into()
     }
 
     pub(crate) fn nodes(&self, clock: &Arc<dyn Clock>) -> Vec<FakeNode> {

@@ -110,7 +110,7 @@ async fn open(directory: PathBuf) -> Store {
     let config = store::Config { directory, ..store::Config::default() };
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        match Store::open(&config) {
+        match Store::open(&config).await {
             Ok(store) => return store,
             Err(error) if tokio::time::Instant::now() > deadline => panic!("{error}"),
             Err(_) => tokio::task::yield_now().await,

@@ -49,11 +49,6 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
     ("control", &["service.rs", "spawn.rs"], "a spawn is started by the service that it works for"),
     ("chain", &["evm/sender.rs", "evm/worker.rs"], "the sender starts the worker, which reads its shared state"),
     (
-        "store",
-        &["books.rs", "books/draft.rs", "books/rows.rs", "books/undo.rs", "handle.rs", "reader.rs"],
-        "the books' types lie beside what writes them",
-    ),
-    (
         "domain",
         &["payment/authorization.rs", "payment/stored.rs", "vault/books.rs", "vault/task.rs"],
         "a type and its stored form convert into each other",

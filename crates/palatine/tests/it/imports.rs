@@ -19,7 +19,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("wire", &["domain"]),
     ("auth", &["domain"]),
-    ("store", &["domain", "durable", "wire"]),
+    ("store", &["domain", "durable"]),
     ("chain", &["domain"]),
     ("identity", &["domain", "durable"]),
     ("relay", &["domain", "wire", "chain"]),

@@ -1,12 +1,10 @@
 use domain::{Event, State, StopReason};
 use palatine_store::{Admission, Reservation, StoreError};
 
-use crate::help::{DAY_MS, NOW, id, keyed, open, pod, reserved, room, stamp, wallet, wish};
+use crate::help::{DAY_MS, NOW, Place, id, keyed, open, pod, reserved, stamp, wallet, wish};
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_fifty_concurrent_wishes_of_one_wallet_one_is_granted() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn of_fifty_concurrent_wishes_of_one_wallet_one_is_granted(place: &Place) {
+    let store = open(place).await;
     let asked: Vec<_> = (0..50)
         .map(|n| {
             let store = store.clone();
@@ -27,10 +25,8 @@ async fn of_fifty_concurrent_wishes_of_one_wallet_one_is_granted() {
     assert_eq!(store.live().await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn a_reservation_is_read_as_it_was_written() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_reservation_is_read_as_it_was_written(place: &Place) {
+    let store = open(place).await;
     let record = reserved(&store, Reservation { public: true, ..wish(1, 1) }).await;
     assert_eq!(record.state, State::Reserved);
     assert_eq!(record.epoch, store.epoch());
@@ -41,14 +37,12 @@ async fn a_reservation_is_read_as_it_was_written() {
     assert_eq!(store.live_of(wallet(2)).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn a_message_works_once_also_across_a_restart_and_whatever_it_asked() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_message_works_once_also_across_a_restart_and_whatever_it_asked(place: &Place) {
+    let store = open(place).await;
     reserved(&store, wish(1, 1)).await;
     store.spend(stamp(2)).await.unwrap();
     drop(store);
-    let store = open(&room);
+    let store = open(place).await;
     assert!(matches!(store.spend(stamp(1)).await, Err(StoreError::Replayed)));
     assert!(matches!(store.spend(stamp(2)).await, Err(StoreError::Replayed)));
     let again = Reservation { id: id(3), stamp: stamp(2), ..wish(3, 3) };
@@ -56,23 +50,19 @@ async fn a_message_works_once_also_across_a_restart_and_whatever_it_asked() {
     assert_eq!(store.get(id(3)).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn a_wish_that_is_refused_spends_its_message_too() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_wish_that_is_refused_spends_its_message_too(place: &Place) {
+    let store = open(place).await;
     reserved(&store, wish(1, 1)).await;
     assert_eq!(store.reserve(wish(1, 2)).await.unwrap(), Admission::Busy(pod(1)));
     assert!(matches!(store.spend(stamp(2)).await, Err(StoreError::Replayed)));
 }
 
-#[tokio::test]
-async fn a_retry_with_its_key_gets_the_first_answer_as_it_is_now() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_retry_with_its_key_gets_the_first_answer_as_it_is_now(place: &Place) {
+    let store = open(place).await;
     reserved(&store, keyed(1, 1, "k", 9)).await;
     let placed = store.place(id(1), "one", NOW).await.unwrap().record;
     drop(store);
-    let store = open(&room);
+    let store = open(place).await;
     assert_eq!(store.reserve(keyed(1, 2, "k", 9)).await.unwrap(), Admission::Repeated(placed));
     assert_eq!(store.reserve(keyed(1, 3, "k", 8)).await.unwrap(), Admission::Mismatch);
     assert_eq!(store.reserve(keyed(1, 4, "other", 9)).await.unwrap(), Admission::Busy(pod(1)));
@@ -80,10 +70,8 @@ async fn a_retry_with_its_key_gets_the_first_answer_as_it_is_now() {
     reserved(&store, keyed(2, 5, "k", 8)).await;
 }
 
-#[tokio::test]
-async fn a_key_stands_for_its_answer_for_a_day_and_no_longer() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_key_stands_for_its_answer_for_a_day_and_no_longer(place: &Place) {
+    let store = open(place).await;
     reserved(&store, keyed(1, 1, "k", 9)).await;
     store.advance(id(1), Event::Stop(StopReason::Requested), NOW).await.unwrap();
     store.advance(id(1), Event::Gone, NOW).await.unwrap();
@@ -95,10 +83,8 @@ async fn a_key_stands_for_its_answer_for_a_day_and_no_longer() {
     assert!(matches!(store.reserve(again).await.unwrap(), Admission::Repeated(record) if record.id == id(3)));
 }
 
-#[tokio::test]
-async fn an_id_that_is_taken_is_said_so_and_takes_no_slot() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn an_id_that_is_taken_is_said_so_and_takes_no_slot(place: &Place) {
+    let store = open(place).await;
     reserved(&store, wish(1, 1)).await;
     let twin = Reservation { id: id(1), ..wish(2, 2) };
     assert!(matches!(store.reserve(twin).await, Err(StoreError::IdTaken(taken)) if taken == id(1)));

@@ -1,16 +1,17 @@
 use std::collections::BTreeMap;
 
 use domain::{Event, Mark, MarkKind, Meter, StopReason, Tier, UnixMillis, Usage};
-use palatine_store::{Counted, Cursor, Store};
+use palatine_store::{Counted, Cursor, RunMark, Store};
 use proptest::prelude::*;
-use wire::node::AgentMark;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
-use crate::help::{NOW, id, open, reserved, room, wallet, wish};
+use crate::help::{NOW, Place, id, open, reserved, wallet, wish};
 
 const TIER: Tier = Tier { min: 500_000, cores: 2, memory: 2048, disk: Tier::DEFAULT_DISK_MIB };
 
-fn mark(seq: u64, agent: u64, after_ms: u64, kind: MarkKind) -> AgentMark {
-    AgentMark { agent: id(agent), mark: Mark { seq, at: NOW.plus(after_ms), kind } }
+fn mark(seq: u64, agent: u64, after_ms: u64, kind: MarkKind) -> RunMark {
+    RunMark { run: id(agent), mark: Mark { seq, at: NOW.plus(after_ms), kind } }
 }
 
 async fn running(store: &Store, n: u64) {
@@ -24,10 +25,8 @@ async fn uptime(store: &Store, holder: u64, after_ms: u64) -> (u64, u64) {
     (usage.uptime_ms, spawns)
 }
 
-#[tokio::test]
-async fn a_running_stretch_counts_up_to_now_and_a_boot_costs_nothing() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_running_stretch_counts_up_to_now_and_a_boot_costs_nothing(place: &Place) {
+    let store = open(place).await;
     running(&store, 1).await;
     store.count_marks("one", "a", vec![mark(1, 1, 100, MarkKind::Booting)], NOW).await.unwrap();
     assert_eq!(uptime(&store, 1, 900).await, (0, 0));
@@ -38,10 +37,8 @@ async fn a_running_stretch_counts_up_to_now_and_a_boot_costs_nothing() {
     assert_eq!(uptime(&store, 2, 90_000).await, (0, 0));
 }
 
-#[tokio::test]
-async fn marks_sent_again_or_overlapping_count_once_and_gaps_are_told() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn marks_sent_again_or_overlapping_count_once_and_gaps_are_told(place: &Place) {
+    let store = open(place).await;
     running(&store, 1).await;
     let first = vec![mark(1, 1, 0, MarkKind::Booting), mark(2, 1, 10, MarkKind::Ready)];
     let counted = store.count_marks("one", "a", first.clone(), NOW).await.unwrap();
@@ -56,20 +53,16 @@ async fn marks_sent_again_or_overlapping_count_once_and_gaps_are_told() {
     assert_eq!(uptime(&store, 1, 99).await, (20, 1));
 }
 
-#[tokio::test]
-async fn a_node_may_not_bill_an_agent_of_another() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_node_may_not_bill_an_agent_of_another(place: &Place) {
+    let store = open(place).await;
     running(&store, 1).await;
     let counted = store.count_marks("two", "x", vec![mark(1, 1, 0, MarkKind::Ready)], NOW).await.unwrap();
     assert_eq!((counted.new, counted.foreign), (0, 1));
     assert_eq!(uptime(&store, 1, 5_000).await, (0, 0));
 }
 
-#[tokio::test]
-async fn an_ended_agent_runs_no_further_and_a_late_mark_makes_its_bill_exact() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn an_ended_agent_runs_no_further_and_a_late_mark_makes_its_bill_exact(place: &Place) {
+    let store = open(place).await;
     running(&store, 1).await;
     store.count_marks("one", "a", vec![mark(1, 1, 0, MarkKind::Ready)], NOW).await.unwrap();
     store.advance(id(1), Event::Stop(StopReason::Requested), NOW.plus(1_000)).await.unwrap();
@@ -81,10 +74,8 @@ async fn an_ended_agent_runs_no_further_and_a_late_mark_makes_its_bill_exact() {
     assert_eq!(uptime(&store, 1, 99_000).await, (1_500, 1));
 }
 
-#[tokio::test]
-async fn a_node_that_lost_its_journal_bills_until_it_was_last_heard() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_node_that_lost_its_journal_bills_until_it_was_last_heard(place: &Place) {
+    let store = open(place).await;
     running(&store, 1).await;
     store.count_marks("one", "a", vec![mark(7, 1, 0, MarkKind::Ready)], NOW).await.unwrap();
     store.count_marks("one", "a", vec![], NOW.plus(60_000)).await.unwrap();
@@ -95,12 +86,10 @@ async fn a_node_that_lost_its_journal_bills_until_it_was_last_heard() {
     assert_eq!(uptime(&store, 1, 100_000).await, (70_000, 1));
 }
 
-#[tokio::test]
-async fn clocks_at_the_end_of_time_do_not_break_the_bill() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn clocks_at_the_end_of_time_do_not_break_the_bill(place: &Place) {
+    let store = open(place).await;
     running(&store, 1).await;
-    let lie = AgentMark { agent: id(1), mark: Mark { seq: 1, at: UnixMillis(u64::MAX), kind: MarkKind::Ready } };
+    let lie = RunMark { run: id(1), mark: Mark { seq: 1, at: UnixMillis(u64::MAX), kind: MarkKind::Ready } };
     store.count_marks("one", "a", vec![lie, mark(2, 1, 5, MarkKind::Gone)], NOW).await.unwrap();
     assert_eq!(uptime(&store, 1, 10).await, (0, 1));
 }
@@ -123,55 +112,61 @@ fn turn() -> impl Strategy<Value = Turn> {
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+/// What a node's journal says, and how it is sent.
+fn history() -> impl Strategy<Value = (Vec<(u64, MarkKind, u64)>, Vec<Turn>)> {
+    (proptest::collection::vec((0_u64..3, kind(), 0_u64..5_000), 1..40), proptest::collection::vec(turn(), 0..12))
+}
 
-    #[test]
-    fn every_mark_counts_once_across_replays_overlaps_and_reopenings(
-        story in proptest::collection::vec((0_u64..3, kind(), 0_u64..5_000), 1..40),
-        turns in proptest::collection::vec(turn(), 0..12),
-    ) {
-        let mut at = 0;
-        let journal: Vec<AgentMark> = (1..).zip(&story).map(|(seq, (agent, kind, wait))| {
+pub(crate) async fn every_mark_counts_once_across_replays_overlaps_and_reopenings(place: &Place) {
+    let mut runner = TestRunner::default();
+    for base in (10..).step_by(10).take(48) {
+        // Each history has a node and agents of its own.
+        let (story, turns) = history().new_tree(&mut runner).unwrap().current();
+        counts_once(place, base, &story, turns).await;
+    }
+}
+
+async fn counts_once(place: &Place, base: u64, story: &[(u64, MarkKind, u64)], turns: Vec<Turn>) {
+    let node = format!("node-{base}");
+    let mut at = 0;
+    let journal: Vec<RunMark> = (1..)
+        .zip(story)
+        .map(|(seq, (agent, kind, wait))| {
             at += wait;
-            mark(seq, *agent, at, *kind)
-        }).collect();
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        runtime.block_on(async {
-            let room = room();
-            let mut store = open(&room);
-            for agent in 0..3 {
-                running(&store, agent).await;
+            mark(seq, base + *agent, at, *kind)
+        })
+        .collect();
+    let mut store = open(place).await;
+    for agent in base..base + 3 {
+        reserved(&store, wish(agent, agent)).await;
+        store.place(id(agent), &node, NOW).await.unwrap();
+    }
+    let mut sent = 0;
+    for turn in turns {
+        match turn {
+            // A node never skips: it sends from at most one past the end.
+            Turn::Send(from, to) => {
+                let (from, to) = (from.min(sent), to.min(journal.len()));
+                let stretch = journal.get(from..to).unwrap_or_default().to_vec();
+                sent = sent.max(to);
+                store.count_marks(&node, "a", stretch, NOW).await.unwrap();
             }
-            let mut sent = 0;
-            for turn in turns {
-                match turn {
-                    // A node never skips: it sends from at most one past the end.
-                    Turn::Send(from, to) => {
-                        let (from, to) = (from.min(sent), to.min(journal.len()));
-                        let stretch = journal.get(from..to).unwrap_or_default().to_vec();
-                        sent = sent.max(to);
-                        store.count_marks("one", "a", stretch, NOW).await.unwrap();
-                    }
-                    Turn::Reopen => {
-                        drop(store);
-                        store = open(&room);
-                    }
-                }
+            Turn::Reopen => {
+                drop(store);
+                store = open(place).await;
             }
-            store.count_marks("one", "a", journal[sent..].to_vec(), NOW).await.unwrap();
-            let end = NOW.plus(at + 1_000);
-            let mut expected: BTreeMap<u64, Meter> = BTreeMap::new();
-            for mark in &journal {
-                let meter = expected.entry(mark.agent.bits()).or_default();
-                *meter = meter.count(mark.mark);
-            }
-            for agent in 0..3 {
-                let meter = expected.get(&agent).copied().unwrap_or_default();
-                let ever = journal.iter().any(|mark| mark.agent == id(agent) && mark.mark.kind == MarkKind::Ready);
-                let used = uptime(&store, agent, at + 1_000).await;
-                assert_eq!(used, (meter.uptime_ms(end), u64::from(ever)), "agent {agent}");
-            }
-        });
+        }
+    }
+    store.count_marks(&node, "a", journal[sent..].to_vec(), NOW).await.unwrap();
+    let mut expected: BTreeMap<u64, Meter> = BTreeMap::new();
+    for mark in &journal {
+        let meter = expected.entry(mark.run.bits()).or_default();
+        *meter = meter.count(mark.mark);
+    }
+    for agent in base..base + 3 {
+        let meter = expected.get(&agent).copied().unwrap_or_default();
+        let ever = journal.iter().any(|mark| mark.run == id(agent) && mark.mark.kind == MarkKind::Ready);
+        let used = uptime(&store, agent, at + 1_000).await;
+        assert_eq!(used, (meter.uptime_ms(NOW.plus(at + 1_000)), u64::from(ever)), "{story:?}, agent {agent}");
     }
 }

@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use palatine_store::{Admission, Config, Store};
 
-use crate::help::{id, open, room, wish};
+use crate::help::{id, reopen, room, wish};
 
 const DIRECTORY: &str = "PALATINE_TEST_STORE";
 /// Callers in the child, so that transactions hold several reservations.
@@ -17,7 +17,7 @@ const CALLERS: u64 = 8;
 #[ignore = "a child process of another test"]
 async fn writes_for_ever() {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return };
-    let store = Store::open(&Config { directory: PathBuf::from(directory), ..Config::default() }).unwrap();
+    let store = Store::open(&Config { directory: PathBuf::from(directory), ..Config::default() }).await.unwrap();
     let from: u64 = u64::try_from(store.live().await.unwrap().len()).unwrap() * 1_000_000;
     let callers = (0..CALLERS).map(|caller| {
         let store = store.clone();
@@ -72,7 +72,7 @@ async fn every_acknowledged_reservation_survives_kill_9() {
         child.wait().unwrap();
         assert!(seen >= 100 * round, "the child died by itself after {seen}");
     }
-    let store = open(&room);
+    let store = reopen(&room).await;
     for n in &acknowledged {
         assert!(store.get(id(*n)).await.unwrap().is_some(), "reservation {n} was acknowledged and is gone");
     }

@@ -41,7 +41,7 @@ fn a_full_disk_fails_everybody_cleanly_and_room_heals_it() {
 
 async fn fill_and_heal(room: &TempDir) {
     let config = Config { directory: room.path().join("store"), ..Config::default() };
-    let store = Store::open(&config).unwrap();
+    let store = Store::open(&config).await.unwrap();
     assert!(matches!(store.reserve(wish(1, 1)).await.unwrap(), Admission::Reserved(_)));
     let ballast = room.path().join("ballast");
     fill(&ballast);
@@ -86,7 +86,7 @@ async fn fill_and_heal(room: &TempDir) {
         assert!(matches!(store.reserve(wish(*n, *n)).await.unwrap(), Admission::Reserved(_)), "{n}");
     }
     drop(store);
-    let store = Store::open(&config).unwrap();
+    let store = Store::open(&config).await.unwrap();
     for n in kept.iter().chain(&failed) {
         assert!(store.get(id(*n)).await.unwrap().is_some(), "{n}");
     }

@@ -6,7 +6,7 @@ use domain::{Address, B256, State, StopReason};
 use palatine_store::{Admission, Config, Pruned, Store, StoreError};
 use rusqlite::{Connection, params};
 
-use crate::help::{NOW, bytes, config, id, keyed, open, pod, reserved, room, wallet, wish};
+use crate::help::{NOW, bytes, config, id, keyed, pod, reopen, reserved, room, wallet, wish};
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -18,7 +18,7 @@ async fn nobody_else_may_read_the_files_even_where_they_lay_open_before() {
     let directory = config(&room).directory;
     std::fs::create_dir(&directory).unwrap();
     std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
-    let store = open(&room);
+    let store = reopen(&room).await;
     reserved(&store, wish(1, 1)).await;
     assert_eq!(mode(&directory), 0o700);
     let mut names = Vec::new();
@@ -34,23 +34,23 @@ async fn nobody_else_may_read_the_files_even_where_they_lay_open_before() {
 #[tokio::test]
 async fn a_second_process_is_kept_out_and_let_in_once_the_first_is_gone() {
     let room = room();
-    let store = open(&room);
+    let store = reopen(&room).await;
     let clone = store.clone();
     drop(store);
-    assert!(matches!(Store::open(&config(&room)), Err(StoreError::InUse(_))));
+    assert!(matches!(Store::open(&config(&room)).await, Err(StoreError::InUse(_))));
     drop(clone);
-    open(&room);
+    reopen(&room).await;
 }
 
 #[tokio::test]
 async fn a_newer_schema_is_refused_and_left_alone() {
     let room = room();
-    drop(open(&room));
+    drop(reopen(&room).await);
     let database = config(&room).directory.join("palatine.db");
     let conn = Connection::open(&database).unwrap();
     conn.pragma_update(None, "user_version", 9_999).unwrap();
     drop(conn);
-    let refused = Store::open(&config(&room)).unwrap_err();
+    let refused = Store::open(&config(&room)).await.unwrap_err();
     assert!(matches!(refused, StoreError::Newer { found: 9_999, .. }), "{refused}");
     assert!(refused.to_string().contains("schema 9999"), "{refused}");
     let found: i64 =
@@ -64,7 +64,7 @@ async fn a_database_of_another_program_is_refused() {
     let directory = config(&room).directory;
     std::fs::create_dir(&directory).unwrap();
     Connection::open(directory.join("palatine.db")).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
-    assert!(matches!(Store::open(&config(&room)), Err(StoreError::Foreign(_))));
+    assert!(matches!(Store::open(&config(&room)).await, Err(StoreError::Foreign(_))));
 }
 
 #[tokio::test]
@@ -73,7 +73,7 @@ async fn a_file_that_is_no_database_is_said_to_be_damaged() {
     let directory = config(&room).directory;
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(directory.join("palatine.db"), [0x5A; 8192]).unwrap();
-    let refused = Store::open(&config(&room)).unwrap_err();
+    let refused = Store::open(&config(&room)).await.unwrap_err();
     assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}");
 }
 
@@ -82,35 +82,35 @@ async fn fault_1_2_an_emptied_or_missing_database_is_not_taken_for_a_new_one() {
     let room = room();
     let directory = config(&room).directory;
     let (database, wal) = (directory.join("palatine.db"), directory.join("palatine.db-wal"));
-    let refused = || {
-        let refused = Store::open(&config(&room)).unwrap_err();
+    let refused = async || {
+        let refused = Store::open(&config(&room)).await.unwrap_err();
         assert!(matches!(refused, StoreError::Lost { .. }), "{refused:?}");
         assert!(!refused.retryable());
         refused.to_string()
     };
-    let store = open(&room);
+    let store = reopen(&room).await;
     reserved(&store, wish(1, 1)).await;
     drop(store);
     let good = std::fs::read(&database).unwrap();
     std::fs::write(&database, "").unwrap();
-    let said = refused();
+    let said = refused().await;
     assert!(said.contains("palatine.db in ") && said.contains("made beside it"), "{said}");
     assert!(said.contains("restore it from a backup") && said.contains(&directory.display().to_string()), "{said}");
     assert_eq!(std::fs::metadata(&database).unwrap().len(), 0, "nothing was put in its place");
     std::fs::remove_file(&database).unwrap();
-    refused();
+    refused().await;
     // An older version left other signs; SQLite would throw its log away.
     std::fs::remove_file(directory.join("made")).unwrap();
-    assert!(refused().contains("reserve beside it"));
+    assert!(refused().await.contains("reserve beside it"));
     std::fs::remove_file(directory.join("reserve")).unwrap();
     std::fs::write(&database, "").unwrap();
     std::fs::write(&wal, "what was not in the database yet").unwrap();
-    assert!(refused().contains("palatine.db-wal beside it"));
+    assert!(refused().await.contains("palatine.db-wal beside it"));
     assert!(wal.exists());
     std::fs::remove_file(&wal).unwrap();
     // The repair that it names: the backup, alone.
     std::fs::write(&database, good).unwrap();
-    let store = open(&room);
+    let store = reopen(&room).await;
     assert!(store.get(id(1)).await.unwrap().is_some());
     assert!(directory.join("made").exists());
 }
@@ -123,13 +123,13 @@ async fn fault_1_2_a_start_that_was_killed_before_there_was_a_database_is_begun_
     for name in ["lock", "palatine.db"] {
         std::fs::write(directory.join(name), "").unwrap();
     }
-    reserved(&open(&room), wish(1, 1)).await;
+    reserved(&reopen(&room).await, wish(1, 1)).await;
 }
 
 #[tokio::test]
 async fn a_page_that_rots_is_an_error_of_who_reads_it_and_not_a_wrong_answer() {
     let room = room();
-    let store = open(&room);
+    let store = reopen(&room).await;
     for n in 0..200 {
         reserved(&store, wish(n, n)).await;
     }
@@ -143,7 +143,7 @@ async fn a_page_that_rots_is_an_error_of_who_reads_it_and_not_a_wrong_answer() {
     let end = usize::try_from(root).unwrap() * 4096;
     pages[end - 4096..end].fill(0x5A);
     std::fs::write(&database, pages).unwrap();
-    let store = open(&room);
+    let store = reopen(&room).await;
     assert!(matches!(store.get(id(1)).await, Err(StoreError::Corrupt { .. })));
     assert!(matches!(store.reserve(wish(900, 900)).await, Err(StoreError::Corrupt { .. })));
 }
@@ -151,7 +151,7 @@ async fn a_page_that_rots_is_an_error_of_who_reads_it_and_not_a_wrong_answer() {
 #[tokio::test]
 async fn another_programs_lock_is_said_to_be_one_and_is_outlived() {
     let room = room();
-    let store = open(&room);
+    let store = reopen(&room).await;
     let other = Connection::open(config(&room).directory.join("palatine.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = store.reserve(wish(1, 1)).await.unwrap_err();
@@ -166,7 +166,7 @@ async fn a_directory_that_cannot_be_made_is_named() {
     let room = room();
     let file = room.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let refused = Store::open(&Config { directory: file.join("store"), ..Config::default() }).unwrap_err();
+    let refused = Store::open(&Config { directory: file.join("store"), ..Config::default() }).await.unwrap_err();
     assert!(refused.to_string().contains("file/store"), "{refused}");
     assert!(matches!(refused, StoreError::File { .. }));
 }
@@ -176,7 +176,7 @@ async fn a_directory_that_cannot_be_made_is_named() {
 fn first_version(directory: &Path) {
     std::fs::create_dir(directory).unwrap();
     let conn = Connection::open(directory.join("palatine.db")).unwrap();
-    conn.execute_batch(include_str!("../../src/schema/1.sql")).unwrap();
+    conn.execute_batch(include_str!("../../src/sqlite/schema/1.sql")).unwrap();
     conn.pragma_update(None, "application_id", 0x504C_544E).unwrap();
     conn.pragma_update(None, "user_version", 1).unwrap();
     let agent = "INSERT INTO agents (id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, \
@@ -197,7 +197,7 @@ fn first_version(directory: &Path) {
 async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
     let room = room();
     first_version(&config(&room).directory);
-    let store = open(&room);
+    let store = reopen(&room).await;
     let all = store.of(wallet(1), 10).await.unwrap();
     assert_eq!(all.iter().map(|agent| agent.id).collect::<Vec<_>>(), [id(7), id(u64::MAX - 1)]);
     assert_eq!(all[0].state, State::Ready);
@@ -218,9 +218,9 @@ fn third_version(directory: &Path) {
     std::fs::create_dir(directory).unwrap();
     let conn = Connection::open(directory.join("palatine.db")).unwrap();
     for sql in [
-        include_str!("../../src/schema/1.sql"),
-        include_str!("../../src/schema/2.sql"),
-        include_str!("../../src/schema/3.sql"),
+        include_str!("../../src/sqlite/schema/1.sql"),
+        include_str!("../../src/sqlite/schema/2.sql"),
+        include_str!("../../src/sqlite/schema/3.sql"),
     ] {
         conn.execute_batch(sql).unwrap();
     }
@@ -239,7 +239,7 @@ fn third_version(directory: &Path) {
 async fn fault_2_9_what_an_older_database_knows_as_paid_stays_so() {
     let room = room();
     third_version(&config(&room).directory);
-    let store = open(&room);
+    let store = reopen(&room).await;
     assert_eq!(store.prune(NOW.plus(1 << 50)).await.unwrap(), Pruned::default());
     let journal = store.relay_journal(338);
     let fee = |nonce: u64, group: u64| {
@@ -253,68 +253,4 @@ async fn fault_2_9_what_an_older_database_knows_as_paid_stays_so() {
     assert_eq!(journal.admit(&[fee(4, 8)], &[]).await.unwrap(), RelayAdmission::PaymentUsed);
     let paid = journal.admit(&[fee(4, 9)], &[]).await.unwrap();
     assert_eq!(paid, RelayAdmission::New, "the group that it pays for");
-}
-
-/// A database as version 5 left it: of wallet 1 run 7 is ready, 5 failed and its disks
-/// are kept, 6 was stopped and its data erased; of wallet 2 run 8 is being stopped by
-/// its holder.
-fn fifth_version(directory: &Path) {
-    std::fs::create_dir(directory).unwrap();
-    let conn = Connection::open(directory.join("palatine.db")).unwrap();
-    for sql in [
-        include_str!("../../src/schema/1.sql"),
-        include_str!("../../src/schema/2.sql"),
-        include_str!("../../src/schema/3.sql"),
-        include_str!("../../src/schema/4.sql"),
-        include_str!("../../src/schema/5.sql"),
-    ] {
-        conn.execute_batch(sql).unwrap();
-    }
-    conn.pragma_update(None, "application_id", 0x504C_544E).unwrap();
-    conn.pragma_update(None, "user_version", 5).unwrap();
-    let now = i64::try_from(NOW.0).unwrap();
-    let agent = "INSERT INTO agents (id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, \
-                 memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, \
-                 closed_ms, data_kept_until) VALUES (?1, ?2, 1, ?3, ?4, 'echo', ?5, 'standard', 500000, 2, 2048, 1, \
-                 ?6, ?7, 5, 2, 'local', 'qemu-tcg', 0, 1, 1000, ?8)";
-    let none = None::<i64>;
-    let mut insert = conn.prepare(agent).unwrap();
-    for (id, wallet, state, reason, ended_at, kept_until) in [
-        (7, 1, "ready", None, none, none),
-        (5, 1, "failed", Some("crash_loop"), Some(now - 5), Some(now + 9_000)),
-        (6, 1, "stopped", Some("requested"), Some(now - 4), none),
-        (8, 2, "stopping", Some("requested"), none, none),
-    ] {
-        insert.execute(params![id, bytes(wallet), state, reason, bytes(77), now - 100, ended_at, kept_until]).unwrap();
-    }
-    let change = "INSERT INTO changes (agent, seq, at, state) VALUES (7, 2, ?1, 'ready')";
-    conn.execute(change, params![now + 1]).unwrap();
-    conn.execute("INSERT INTO prices (agent, path, amount) VALUES (7, '/v1', 10)", ()).unwrap();
-    let deploy = "INSERT INTO deploys (agent, owner, agent_wallet, address, state, changed_at) \
-                  VALUES (7, ?1, ?1, ?1, 'deployed', ?2)";
-    conn.execute(deploy, params![[1_u8; 20], now]).unwrap();
-}
-
-#[tokio::test]
-async fn agents_of_the_fifth_version_become_pods_of_one_run_with_all_that_was_theirs() {
-    let room = room();
-    fifth_version(&config(&room).directory);
-    let store = open(&room);
-    let live = store.last_run(pod(7)).await.unwrap().unwrap();
-    assert_eq!((live.id, live.pod, live.state, live.data), (id(7), pod(7), State::Ready, None));
-    assert_eq!(live.tier_config.disk, domain::Tier::DEFAULT_DISK_MIB);
-    assert_eq!(store.changes(pod(7), 0).await.unwrap().len(), 2);
-    assert_eq!(store.prices_of(pod(7)).await.unwrap().len(), 1);
-    assert_eq!(store.deploy_of(pod(7)).await.unwrap().map(|deploy| deploy.pod), Some(pod(7)));
-    let failed = store.last_run(pod(5)).await.unwrap().unwrap();
-    assert_eq!(failed.data_node.as_deref(), Some("local"));
-    assert_eq!(failed.data.map(|data| data.until), Some(Some(NOW.plus(9_000))));
-    let stopped = store.last_run(pod(6)).await.unwrap().unwrap();
-    assert_eq!((stopped.state, stopped.data), (State::Stopped(StopReason::Requested), None));
-    let order: Vec<_> = store.of(wallet(1), 10).await.unwrap().iter().map(|run| run.pod).collect();
-    assert_eq!(order, [pod(7), pod(6), pod(5)]);
-    // Who stopped an agent of that version was told that its data goes.
-    let removed = State::Stopping(domain::End::Stopped(StopReason::Removed));
-    assert_eq!(store.last_run(pod(8)).await.unwrap().unwrap().state, removed);
-    assert_eq!(store.usage(wallet(1), NOW).await.unwrap().1, 3);
 }

@@ -1,10 +1,9 @@
 //! Links, prices and vaults to be.
 
 use domain::{Address, B256, UnixMillis, Usdc};
-use palatine_store::{Consent, Deploy, Link, Prices, StoreError};
-use wire::vault::VaultState;
+use palatine_store::{Consent, Deploy, DeployState, Link, Prices, StoreError};
 
-use crate::help::{NOW, bytes, open, pod, reserved, room, wallet, wish};
+use crate::help::{NOW, Place, bytes, open, pod, reserved, wallet, wish};
 
 fn owner(n: u8) -> Address {
     Address::repeat_byte(n)
@@ -21,23 +20,19 @@ fn link(by: u8, signed_at: UnixMillis) -> Link {
     }
 }
 
-#[tokio::test]
-async fn the_newest_link_of_a_holder_counts_and_an_older_one_is_not_replayed() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn the_newest_link_of_a_holder_counts_and_an_older_one_is_not_replayed(place: &Place) {
+    let store = open(place).await;
     assert_eq!(store.link_of(wallet(1)).await.unwrap(), None);
     assert!(store.keep_link(link(1, NOW)).await.unwrap());
     assert!(store.keep_link(link(2, NOW.plus(1))).await.unwrap());
     assert!(!store.keep_link(link(1, NOW)).await.unwrap());
     assert!(!store.keep_link(link(3, NOW.plus(1))).await.unwrap());
     drop(store);
-    assert_eq!(open(&room).link_of(wallet(1)).await.unwrap(), Some(link(2, NOW.plus(1))));
+    assert_eq!(open(place).await.link_of(wallet(1)).await.unwrap(), Some(link(2, NOW.plus(1))));
 }
 
-#[tokio::test]
-async fn prices_are_set_whole() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn prices_are_set_whole(place: &Place) {
+    let store = open(place).await;
     let first = [("/v1".to_owned(), Usdc(10)), ("/v2".to_owned(), Usdc(20))].into();
     let second = [("/v1".to_owned(), Usdc(u64::from(u32::MAX)))].into();
     for n in [1, 2] {
@@ -53,7 +48,7 @@ async fn prices_are_set_whole() {
     assert!(matches!(nobody, Err(StoreError::NoPod(id)) if id == pod(3)), "{nobody:?}");
 }
 
-fn deploy(state: VaultState) -> Deploy {
+fn deploy(state: DeployState) -> Deploy {
     Deploy {
         pod: pod(1),
         owner: owner(1),
@@ -66,15 +61,13 @@ fn deploy(state: VaultState) -> Deploy {
     }
 }
 
-#[tokio::test]
-async fn a_vault_that_is_deployed_stays_so_whatever_a_slower_writer_believes() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_vault_that_is_deployed_stays_so_whatever_a_slower_writer_believes(place: &Place) {
+    let store = open(place).await;
     reserved(&store, wish(1, 1)).await;
-    store.put_deploy(deploy(VaultState::Deploying), NOW).await.unwrap();
-    assert_eq!(store.deploying().await.unwrap(), [deploy(VaultState::Deploying)]);
-    store.put_deploy(deploy(VaultState::Deployed), NOW).await.unwrap();
-    store.put_deploy(deploy(VaultState::Failed), NOW).await.unwrap();
-    assert_eq!(store.deploy_of(pod(1)).await.unwrap(), Some(deploy(VaultState::Deployed)));
+    store.put_deploy(deploy(DeployState::Deploying), NOW).await.unwrap();
+    assert_eq!(store.deploying().await.unwrap(), [deploy(DeployState::Deploying)]);
+    store.put_deploy(deploy(DeployState::Deployed), NOW).await.unwrap();
+    store.put_deploy(deploy(DeployState::Failed), NOW).await.unwrap();
+    assert_eq!(store.deploy_of(pod(1)).await.unwrap(), Some(deploy(DeployState::Deployed)));
     assert!(store.deploying().await.unwrap().is_empty());
 }

@@ -1,21 +1,18 @@
-use domain::{Action, End, Event, FailReason, Generation, State, StateName, StopReason};
-use palatine_store::{Below, Observation, StoreError};
-use wire::public::{Reason, StateChange};
+use domain::{Action, End, Event, FailReason, Generation, State, StopReason};
+use palatine_store::{Below, Change, Observation, StoreError};
 
-use crate::help::{NOW, id, open, pod, reserved, room, wallet, wish};
+use crate::help::{NOW, Place, id, open, pod, reserved, wallet, wish};
 
 fn seen(restarts: u32) -> Observation {
     Observation { runtime: "qemu-tcg".to_owned(), restarts }
 }
 
-fn change(seq: u64, after_ms: u64, state: StateName, reason: Option<Reason>) -> StateChange {
-    StateChange { seq, at: NOW.plus(after_ms), state, reason }
+fn change(seq: u64, after_ms: u64, state: State) -> Change {
+    Change { seq, at: NOW.plus(after_ms), state }
 }
 
-#[tokio::test]
-async fn a_life_is_kept_step_by_step_and_told_to_whoever_listens() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_life_is_kept_step_by_step_and_told_to_whoever_listens(place: &Place) {
+    let store = open(place).await;
     let mut news = store.subscribe();
     reserved(&store, wish(1, 1)).await;
     let placed = store.place(id(1), "one", NOW.plus(1)).await.unwrap();
@@ -30,12 +27,12 @@ async fn a_life_is_kept_step_by_step_and_told_to_whoever_listens() {
     let gone = store.advance(id(1), Event::Gone, NOW.plus(6)).await.unwrap();
     assert_eq!((gone.record.ended_at, gone.actions), (Some(NOW.plus(6)), &[Action::FreeWallet][..]));
     let story = vec![
-        change(1, 0, StateName::Reserved, None),
-        change(2, 1, StateName::Placed, None),
-        change(3, 2, StateName::Booting, None),
-        change(4, 3, StateName::Ready, None),
-        change(5, 5, StateName::Stopping, Some(Reason::Stopped(StopReason::Balance))),
-        change(6, 6, StateName::Stopped, Some(Reason::Stopped(StopReason::Balance))),
+        change(1, 0, State::Reserved),
+        change(2, 1, State::Placed),
+        change(3, 2, State::Booting),
+        change(4, 3, State::Ready),
+        change(5, 5, State::Stopping(End::Stopped(StopReason::Balance))),
+        change(6, 6, State::Stopped(StopReason::Balance)),
     ];
     assert_eq!(store.changes(pod(1), 0).await.unwrap(), story);
     assert_eq!(store.changes(pod(1), 4).await.unwrap(), story[4..]);
@@ -44,15 +41,13 @@ async fn a_life_is_kept_step_by_step_and_told_to_whoever_listens() {
     }
     assert!(news.try_recv().is_err());
     drop(store);
-    let store = open(&room);
+    let store = open(place).await;
     assert_eq!(store.changes(pod(1), 0).await.unwrap(), story);
     assert_eq!(store.get(id(1)).await.unwrap().unwrap(), gone.record);
 }
 
-#[tokio::test]
-async fn a_wallet_is_busy_until_the_grave_and_free_from_then_on() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_wallet_is_busy_until_the_grave_and_free_from_then_on(place: &Place) {
+    let store = open(place).await;
     reserved(&store, wish(1, 1)).await;
     store.place(id(1), "one", NOW).await.unwrap();
     store.advance(id(1), Event::Fail(FailReason::BootTimeout), NOW).await.unwrap();
@@ -66,10 +61,8 @@ async fn a_wallet_is_busy_until_the_grave_and_free_from_then_on() {
     assert_eq!(store.of(wallet(1), 1).await.unwrap()[0].id, id(2));
 }
 
-#[tokio::test]
-async fn a_step_that_life_does_not_know_is_refused_and_changes_nothing() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_step_that_life_does_not_know_is_refused_and_changes_nothing(place: &Place) {
+    let store = open(place).await;
     let before = reserved(&store, wish(1, 1)).await;
     assert!(matches!(store.advance(id(1), Event::Ready, NOW).await, Err(StoreError::Refused(_))));
     assert_eq!(store.get(id(1)).await.unwrap(), Some(before));
@@ -77,10 +70,8 @@ async fn a_step_that_life_does_not_know_is_refused_and_changes_nothing() {
     assert!(matches!(store.changes(pod(9), 0).await, Err(StoreError::NoPod(_))));
 }
 
-#[tokio::test]
-async fn a_stop_during_a_failure_does_not_rewrite_its_end_unless_the_data_is_to_go() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_stop_during_a_failure_does_not_rewrite_its_end_unless_the_data_is_to_go(place: &Place) {
+    let store = open(place).await;
     reserved(&store, wish(1, 1)).await;
     store.advance(id(1), Event::Fail(FailReason::Lost), NOW).await.unwrap();
     let stopped = store.advance(id(1), Event::Stop(StopReason::Operator), NOW).await.unwrap();
@@ -91,10 +82,8 @@ async fn a_stop_during_a_failure_does_not_rewrite_its_end_unless_the_data_is_to_
     assert_eq!((told.actions, told.record.generation), (&[][..], stopped.record.generation));
 }
 
-#[tokio::test]
-async fn a_flapping_agent_forgets_its_oldest_changes_and_no_more() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_flapping_agent_forgets_its_oldest_changes_and_no_more(place: &Place) {
+    let store = open(place).await;
     reserved(&store, wish(1, 1)).await;
     store.place(id(1), "one", NOW).await.unwrap();
     for turn in 0..600 {
@@ -108,10 +97,8 @@ async fn a_flapping_agent_forgets_its_oldest_changes_and_no_more() {
     assert_eq!(store.get(id(1)).await.unwrap().unwrap().restarts, 599);
 }
 
-#[tokio::test]
-async fn what_was_seen_and_how_the_balance_stands_are_kept() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn what_was_seen_and_how_the_balance_stands_are_kept(place: &Place) {
+    let store = open(place).await;
     reserved(&store, wish(1, 1)).await;
     store.observe(id(1), seen(2)).await.unwrap();
     // An older answer that comes late takes no restart back.
@@ -119,6 +106,6 @@ async fn what_was_seen_and_how_the_balance_stands_are_kept() {
     let below = Below { readings: 2, since: Some(NOW) };
     store.note_balance(id(1), below).await.unwrap();
     drop(store);
-    let record = open(&room).get(id(1)).await.unwrap().unwrap();
+    let record = open(place).await.get(id(1)).await.unwrap().unwrap();
     assert_eq!((record.restarts, record.below), (2, below));
 }

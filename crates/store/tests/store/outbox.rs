@@ -2,9 +2,9 @@
 
 use domain::evm::{Account, Attempt, BlockRef, Call, Entry, EntryState, Mined, Outcome};
 use domain::{Address, B256, U256};
-use palatine_store::Posted;
+use palatine_store::OutboxWrite;
 
-use crate::help::{open, room};
+use crate::help::{Place, open};
 
 fn account(n: u8) -> Account {
     Account { chain_id: 338, address: Address::repeat_byte(n) }
@@ -14,7 +14,7 @@ fn attempt(n: u8) -> Attempt {
     Attempt { hash: B256::repeat_byte(n), raw: vec![n].into(), max_fee: u128::MAX, tip: 1 }
 }
 
-fn entry(key: &str, nonce: u64) -> Entry {
+pub(crate) fn entry(key: &str, nonce: u64) -> Entry {
     Entry {
         key: key.parse().unwrap(),
         account: account(1),
@@ -31,33 +31,29 @@ const LOST: Outcome = Outcome::Lost { at: AT };
 const MINED: Outcome =
     Outcome::Mined(Mined { hash: B256::ZERO, block: AT, success: true, gas_used: u64::MAX, gas_price: u128::MAX });
 
-#[tokio::test]
-async fn a_key_and_a_nonce_are_taken_once_by_each_account() {
-    let room = room();
-    let store = open(&room);
-    assert_eq!(store.outbox_write(entry("a", 0)).await.unwrap(), Posted::Done);
-    assert_eq!(store.outbox_write(entry("a", 1)).await.unwrap(), Posted::Conflict);
-    assert_eq!(store.outbox_write(entry("b", 0)).await.unwrap(), Posted::Conflict);
+pub(crate) async fn a_key_and_a_nonce_are_taken_once_by_each_account(place: &Place) {
+    let store = open(place).await;
+    assert_eq!(store.outbox_write(entry("a", 0)).await.unwrap(), OutboxWrite::Done);
+    assert_eq!(store.outbox_write(entry("a", 1)).await.unwrap(), OutboxWrite::Conflict);
+    assert_eq!(store.outbox_write(entry("b", 0)).await.unwrap(), OutboxWrite::Conflict);
     let elsewhere = Entry { account: account(2), ..entry("a", 0) };
-    assert_eq!(store.outbox_write(elsewhere).await.unwrap(), Posted::Done);
+    assert_eq!(store.outbox_write(elsewhere).await.unwrap(), OutboxWrite::Done);
     assert_eq!(store.outbox_pending(account(1)).await.unwrap(), [entry("a", 0)]);
 }
 
-#[tokio::test]
-async fn an_entry_takes_attempts_until_it_is_settled_and_is_found_after_a_restart() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn an_entry_takes_attempts_until_it_is_settled_and_is_found_after_a_restart(place: &Place) {
+    let store = open(place).await;
     store.outbox_write(entry("a", 7)).await.unwrap();
     store.outbox_write(entry("b", 3)).await.unwrap();
     store.outbox_write(entry("c", 4)).await.unwrap();
-    assert_eq!(store.outbox_settle(account(1), 4, MINED).await.unwrap(), Posted::Done);
-    assert_eq!(store.outbox_add(account(1), 7, attempt(2)).await.unwrap(), Posted::Done);
-    assert_eq!(store.outbox_add(account(1), 8, attempt(2)).await.unwrap(), Posted::Conflict);
-    assert_eq!(store.outbox_settle(account(1), 7, LOST).await.unwrap(), Posted::Done);
-    assert_eq!(store.outbox_settle(account(1), 7, LOST).await.unwrap(), Posted::Conflict);
-    assert_eq!(store.outbox_add(account(1), 7, attempt(3)).await.unwrap(), Posted::Conflict);
+    assert_eq!(store.outbox_settle(account(1), 4, MINED).await.unwrap(), OutboxWrite::Done);
+    assert_eq!(store.outbox_add(account(1), 7, attempt(2)).await.unwrap(), OutboxWrite::Done);
+    assert_eq!(store.outbox_add(account(1), 8, attempt(2)).await.unwrap(), OutboxWrite::Conflict);
+    assert_eq!(store.outbox_settle(account(1), 7, LOST).await.unwrap(), OutboxWrite::Done);
+    assert_eq!(store.outbox_settle(account(1), 7, LOST).await.unwrap(), OutboxWrite::Conflict);
+    assert_eq!(store.outbox_add(account(1), 7, attempt(3)).await.unwrap(), OutboxWrite::Conflict);
     drop(store);
-    let store = open(&room);
+    let store = open(place).await;
     let settled = Entry { attempts: vec![attempt(1), attempt(2)], state: EntryState::Settled(LOST), ..entry("a", 7) };
     assert_eq!(store.outbox_find(account(1), "a".parse().unwrap()).await.unwrap(), Some(settled));
     let mined = store.outbox_find(account(1), "c".parse().unwrap()).await.unwrap().unwrap();

@@ -11,7 +11,7 @@ use palatine_store::Store;
 use relay::conformance;
 use rusqlite::Connection;
 
-use crate::help::{NOW, config, open, room};
+use crate::help::{NOW, Place, config, open, reopen, room};
 
 const TX: B256 = B256::repeat_byte(7);
 const CHAIN_ID: u64 = 338;
@@ -51,16 +51,12 @@ async fn admit(store: &Store, entry: RelayEntry) -> RelayAdmission {
     store.relay_journal(CHAIN_ID).admit(&[entry], &[]).await.unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn the_record_does_what_every_record_must() {
-    let room = room();
-    x402::conformance::record(Arc::new(open(&room).payments())).await;
+pub(crate) async fn the_record_does_what_every_record_must(place: &Place) {
+    x402::conformance::record(Arc::new(open(place).await.payments())).await;
 }
 
-#[tokio::test]
-async fn a_payment_for_one_thing_buys_no_other() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_payment_for_one_thing_buys_no_other(place: &Place) {
+    let store = open(place).await;
     reserve(&store, &payment(), 1).await;
     let others = [
         Payment { request: RequestHash(B256::ZERO), ..payment() },
@@ -78,10 +74,8 @@ async fn a_payment_for_one_thing_buys_no_other() {
     assert_eq!(reserve(&store, &signed_again, 2).await, ReserveOutcome::InFlight);
 }
 
-#[tokio::test]
-async fn a_validity_of_more_than_64_bits_is_refused_and_nothing_is_recorded() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_validity_of_more_than_64_bits_is_refused_and_nothing_is_recorded(place: &Place) {
+    let store = open(place).await;
     let endless = with(|it| it.valid_before = U256::MAX);
     let refused = store.payments().reserve(&endless, claim(1), NOW).await;
     assert!(matches!(refused, Err(PaymentsError::Unavailable(_))), "{refused:?}");
@@ -89,15 +83,13 @@ async fn a_validity_of_more_than_64_bits_is_refused_and_nothing_is_recorded() {
     assert_eq!(reserve(&store, &payment(), 1).await, ReserveOutcome::New, "its number is free");
 }
 
-#[tokio::test]
-async fn what_was_answered_is_so_after_a_restart() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn what_was_answered_is_so_after_a_restart(place: &Place) {
+    let store = open(place).await;
     reserve(&store, &payment(), 1).await;
     store.payments().settled(&payment().key(), TX).await.unwrap();
     assert!(store.payments().answered(&payment().key(), 1).await.unwrap());
     drop(store);
-    let store = open(&room);
+    let store = open(place).await;
     assert_eq!(reserve(&store, &payment(), 9).await, ReserveOutcome::Answered { tx: TX });
     let found = store.payments().find(&payment().key()).await.unwrap();
     assert_eq!(found, Some((payment(), PaymentState::Answered { tx: TX })));
@@ -106,7 +98,7 @@ async fn what_was_answered_is_so_after_a_restart() {
 #[tokio::test]
 async fn a_row_of_the_last_version_is_read() {
     let room = room();
-    drop(open(&room));
+    drop(reopen(&room).await);
     let conn = Connection::open(config(&room).directory.join("palatine.db")).unwrap();
     let of = payment().signed.authorization;
     let sql = "INSERT INTO payments (chain_id, asset, payer, nonce, payee, value, valid_after, valid_before, \
@@ -117,17 +109,15 @@ async fn a_row_of_the_last_version_is_read() {
     let rest = (payment().request.0.0, now, TX.0, now + 1000);
     conn.execute(sql, (row.0, row.1, row.2, row.3, row.4, rest.0, rest.1, rest.2, rest.3)).unwrap();
     drop(conn);
-    let payments = open(&room).payments();
+    let payments = reopen(&room).await.payments();
     let known = with(|it| (it.value, it.valid_before) = (Usdc(u64::MAX), U256::from(u64::MAX)));
     let found = payments.find(&known.key()).await.unwrap();
     assert_eq!(found, Some((known.clone(), PaymentState::Settled { tx: TX })));
     assert!(payments.answered(&known.key(), u64::MAX).await.unwrap(), "its claim holds");
 }
 
-#[tokio::test]
-async fn fault_2_9_an_authorization_that_pays_a_fee_buys_no_request_and_the_other_way_round() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn fault_2_9_an_authorization_that_pays_a_fee_buys_no_request_and_the_other_way_round(place: &Place) {
+    let store = open(place).await;
     let (call, request) = both(1);
     assert_eq!(reserve(&store, &request, 1).await, ReserveOutcome::New);
     assert_eq!(admit(&store, call.clone()).await, RelayAdmission::PaymentUsed);
@@ -144,10 +134,8 @@ async fn fault_2_9_an_authorization_that_pays_a_fee_buys_no_request_and_the_othe
     assert_eq!(reserve(&store, &elsewhere, 3).await, ReserveOutcome::New);
 }
 
-#[tokio::test]
-async fn fault_2_9_of_both_at_once_one_takes_the_authorization() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn fault_2_9_of_both_at_once_one_takes_the_authorization(place: &Place) {
+    let store = open(place).await;
     for number in 0..50 {
         let (call, request) = both(number);
         let (bought, paid) = tokio::join!(reserve(&store, &request, 1), admit(&store, call));
@@ -156,16 +144,14 @@ async fn fault_2_9_of_both_at_once_one_takes_the_authorization() {
     }
 }
 
-#[tokio::test]
-async fn fault_2_9_what_was_paid_is_known_after_a_restart_and_until_no_token_takes_it() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn fault_2_9_what_was_paid_is_known_after_a_restart_and_until_no_token_takes_it(place: &Place) {
+    let store = open(place).await;
     let (mut abroad, request) = both(1);
     reserve(&store, &request, 1).await;
     abroad.payment.as_mut().unwrap().signed.authorization.chain_id = 25;
     assert_eq!(admit(&store, abroad).await, RelayAdmission::New);
     drop(store);
-    let store = open(&room);
+    let store = open(place).await;
     let again = RelayEntry { id: B256::repeat_byte(9), nonce: None, ..both(1).0 };
     assert_eq!(admit(&store, again).await, RelayAdmission::PaymentUsed);
     assert_eq!(store.prune(NOW).await.unwrap().purposes, 2, "both ended at second 2");

@@ -1,8 +1,7 @@
-use domain::{End, Event, Mark, MarkKind, PodId, RunId, State, StateName, StopReason, Tier, Usdc};
-use palatine_store::{Admission, KeptData, PodChoice, Record, Reservation, Store, StoreError};
-use wire::node::AgentMark;
+use domain::{End, Event, Mark, MarkKind, PodId, RunId, State, StopReason, Tier, Usdc};
+use palatine_store::{Admission, KeptData, PodChoice, Record, Reservation, RunMark, Store, StoreError};
 
-use crate::help::{DAY_MS, NOW, id, keyed, open, pod, reserved, room, wallet, wish};
+use crate::help::{DAY_MS, NOW, Place, id, keyed, open, pod, reserved, wallet, wish};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -32,17 +31,15 @@ async fn run_and_stop(store: &Store, run: RunId, data: Option<KeptData>) -> Reco
     store.end(run, data, NOW).await.unwrap().record
 }
 
-#[tokio::test]
-async fn a_pod_keeps_id_prices_and_history_from_run_to_run() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_pod_keeps_id_prices_and_history_from_run_to_run(place: &Place) {
+    let store = open(place).await;
     let first = reserved(&store, called(1, 1, "agent-123")).await;
     assert_eq!((first.pod, first.id), (named("agent-123"), id(1)));
     store.set_prices(first.pod, [("/".to_owned(), Usdc(7))].into()).await.unwrap();
     let stopped = run_and_stop(&store, id(1), kept(3)).await;
     assert_eq!((stopped.data, stopped.data_node.as_deref()), (kept(3), Some("one")));
     drop(store);
-    let store = open(&room);
+    let store = open(place).await;
     let second = reserved(&store, again(1, 2, first.pod)).await;
     assert_eq!((second.id, second.pod, second.pod_key), (id(2), first.pod, first.pod_key));
     // What is kept is said to whoever places it.
@@ -52,14 +49,12 @@ async fn a_pod_keeps_id_prices_and_history_from_run_to_run() {
     let story = store.changes(first.pod, 0).await.unwrap();
     let seqs: Vec<_> = story.iter().map(|change| change.seq).collect();
     assert_eq!(seqs, (1..=u64::try_from(story.len()).unwrap()).collect::<Vec<_>>());
-    assert_eq!(story.last().map(|change| (change.state, change.at)), Some((StateName::Reserved, NOW.plus(2))));
+    assert_eq!(story.last().map(|change| (change.state, change.at)), Some((State::Reserved, NOW.plus(2))));
     assert_eq!(store.of(wallet(1), 10).await.unwrap(), [second]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_fifty_concurrent_starts_of_one_pod_one_is_granted() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn of_fifty_concurrent_starts_of_one_pod_one_is_granted(place: &Place) {
+    let store = open(place).await;
     let first = reserved(&store, wish(1, 1)).await;
     run_and_stop(&store, id(1), None).await;
     let starts = (2..52).map(|n| {
@@ -77,10 +72,8 @@ async fn of_fifty_concurrent_starts_of_one_pod_one_is_granted() {
     assert_eq!((granted, store.live().await.unwrap().len()), (1, 1));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_fifty_holders_who_choose_one_id_one_has_it_and_the_others_spend_no_slot() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn of_fifty_holders_who_choose_one_id_one_has_it_and_the_others_spend_no_slot(place: &Place) {
+    let store = open(place).await;
     let asked = (0..50).map(|n| {
         let store = store.clone();
         tokio::spawn(async move { store.reserve(called(n, n, "the-one")).await.unwrap() })
@@ -96,10 +89,8 @@ async fn of_fifty_holders_who_choose_one_id_one_has_it_and_the_others_spend_no_s
     assert_eq!((granted, taken, store.live().await.unwrap().len()), (1, 49, 1));
 }
 
-#[tokio::test]
-async fn nobody_starts_or_learns_of_another_holders_pod() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn nobody_starts_or_learns_of_another_holders_pod(place: &Place) {
+    let store = open(place).await;
     let theirs = reserved(&store, wish(1, 1)).await.pod;
     run_and_stop(&store, id(1), None).await;
     for (n, unknown) in [(2, theirs), (3, pod(99)), (4, named("nobody"))] {
@@ -108,15 +99,13 @@ async fn nobody_starts_or_learns_of_another_holders_pod() {
     assert_eq!(store.live_of(wallet(2)).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn a_removed_pod_leaves_usage_and_its_id_which_its_holder_alone_may_take_again() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_removed_pod_leaves_usage_and_its_id_which_its_holder_alone_may_take_again(place: &Place) {
+    let store = open(place).await;
     let asked = Reservation { pod: called(1, 1, "mine").pod, ..keyed(1, 1, "k", 9) };
     let pod = reserved(&store, asked.clone()).await.pod;
     store.set_prices(pod, [("/".to_owned(), Usdc(7))].into()).await.unwrap();
     store.place(id(1), "one", NOW).await.unwrap();
-    let mark = |seq, at, kind| AgentMark { agent: id(1), mark: Mark { seq, at, kind } };
+    let mark = |seq, at, kind| RunMark { run: id(1), mark: Mark { seq, at, kind } };
     let marks = vec![mark(1, NOW, MarkKind::Ready), mark(2, NOW.plus(700), MarkKind::Gone)];
     store.count_marks("one", "a", marks, NOW).await.unwrap();
     assert!(!store.remove_pod(pod, NOW).await.unwrap(), "a live one is not forgotten");
@@ -138,10 +127,8 @@ async fn a_removed_pod_leaves_usage_and_its_id_which_its_holder_alone_may_take_a
     assert!(store.remove_pod(named("never-was"), NOW).await.unwrap());
 }
 
-#[tokio::test]
-async fn a_removal_that_comes_while_data_is_set_aside_is_not_forgotten() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_removal_that_comes_while_data_is_set_aside_is_not_forgotten(place: &Place) {
+    let store = open(place).await;
     reserved(&store, wish(1, 1)).await;
     store.place(id(1), "one", NOW).await.unwrap();
     store.advance(id(1), Event::Stop(StopReason::Requested), NOW).await.unwrap();
@@ -152,10 +139,8 @@ async fn a_removal_that_comes_while_data_is_set_aside_is_not_forgotten() {
     assert_eq!(store.last_run(pod(1)).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn a_full_quota_refuses_a_new_pod_names_what_could_go_and_starts_what_is_there() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_full_quota_refuses_a_new_pod_names_what_could_go_and_starts_what_is_there(place: &Place) {
+    let store = open(place).await;
     let small = |asked: Reservation| Reservation { tier_config: Tier { disk: 10, ..asked.tier_config }, ..asked };
     for (n, mib) in [(1, 4), (2, 5)] {
         reserved(&store, small(wish(1, n))).await;
@@ -180,10 +165,8 @@ async fn a_full_quota_refuses_a_new_pod_names_what_could_go_and_starts_what_is_t
     reserved(&store, late).await;
 }
 
-#[tokio::test]
-async fn old_runs_are_forgotten_but_the_last_of_a_pod_is_not() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn old_runs_are_forgotten_but_the_last_of_a_pod_is_not(place: &Place) {
+    let store = open(place).await;
     let first = reserved(&store, wish(1, 1)).await.pod;
     run_and_stop(&store, id(1), kept(1)).await;
     reserved(&store, again(1, 2, first)).await;

@@ -1,15 +1,12 @@
 use domain::{Event, Mark, MarkKind, StopReason};
-use palatine_store::{Admission, PodChoice, Pruned, Reservation, Stamp, StoreError};
-use wire::node::AgentMark;
+use palatine_store::{Admission, PodChoice, Pruned, Reservation, RunMark, Stamp, StoreError};
 
-use crate::help::{DAY_MS, NOW, bytes, id, keyed, open, pod, reserved, room, stamp, wallet, wish};
+use crate::help::{DAY_MS, NOW, Place, bytes, id, keyed, open, pod, reserved, stamp, wallet, wish};
 
 const RETENTION_MS: u64 = 90 * DAY_MS;
 
-#[tokio::test]
-async fn spent_messages_go_only_when_nobody_could_accept_them() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn spent_messages_go_only_when_nobody_could_accept_them(place: &Place) {
+    let store = open(place).await;
     store.spend(stamp(1)).await.unwrap();
     let slack = 10 * 60 * 1000;
     let expired = stamp(1).expires_at;
@@ -19,10 +16,8 @@ async fn spent_messages_go_only_when_nobody_could_accept_them() {
     assert_eq!(pruned, Pruned { stamps: 1, ..Pruned::default() });
 }
 
-#[tokio::test]
-async fn forgetting_takes_small_bites_and_says_when_there_is_more() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn forgetting_takes_small_bites_and_says_when_there_is_more(place: &Place) {
+    let store = open(place).await;
     for n in 0..1_200 {
         store.spend(Stamp { key: bytes(n), expires_at: NOW }).await.unwrap();
     }
@@ -34,15 +29,13 @@ async fn forgetting_takes_small_bites_and_says_when_there_is_more() {
     assert!(!store.prune(later).await.unwrap().more);
 }
 
-#[tokio::test]
-async fn a_forgotten_run_leaves_its_usage_and_nothing_else() {
-    let room = room();
-    let store = open(&room);
+pub(crate) async fn a_forgotten_run_leaves_its_usage_and_nothing_else(place: &Place) {
+    let store = open(place).await;
     for (n, ready_ms) in [(1, 3_000), (2, 500)] {
         let pod = if n == 1 { wish(1, 1).pod } else { PodChoice::Existing(pod(1)) };
         reserved(&store, Reservation { pod, ..keyed(1, n, &format!("k{n}"), 9) }).await;
         store.place(id(n), "one", NOW).await.unwrap();
-        let mark = |seq, at, kind| AgentMark { agent: id(n), mark: Mark { seq, at, kind } };
+        let mark = |seq, at, kind| RunMark { run: id(n), mark: Mark { seq, at, kind } };
         let marks = vec![mark(2 * n, NOW, MarkKind::Ready), mark(2 * n + 1, NOW.plus(ready_ms), MarkKind::Gone)];
         store.count_marks("one", "a", marks, NOW).await.unwrap();
         store.advance(id(n), Event::Stop(StopReason::Requested), NOW).await.unwrap();

@@ -5,15 +5,13 @@ use domain::{B256, U256, Usdc};
 use relay::conformance;
 use rusqlite::{Connection, params};
 
-use crate::help::{config, open, room};
+use crate::help::{Place, config, open, reopen, room};
 
 /// The chain of [`conformance::fee_payment`].
 const CHAIN_ID: u64 = 338;
 
-#[tokio::test]
-async fn the_journal_does_what_every_journal_must() {
-    let room = room();
-    conformance::run(&open(&room).relay_journal(CHAIN_ID)).await.unwrap();
+pub(crate) async fn the_journal_does_what_every_journal_must(place: &Place) {
+    conformance::run(&open(place).await.relay_journal(CHAIN_ID)).await.unwrap();
 }
 
 /// An entry that waits for its fee, as the last version wrote it: without the chain.
@@ -22,13 +20,13 @@ const PAYING: &str = r#"{"id":"0x01010101010101010101010101010101010101010101010
 #[tokio::test]
 async fn an_entry_of_the_last_version_is_read_on_this_chain_and_carried_on() {
     let room = room();
-    drop(open(&room));
+    drop(reopen(&room).await);
     let conn = Connection::open(config(&room).directory.join("palatine.db")).unwrap();
     let sql = "INSERT INTO relays (id, attempt, at, lane, holds, gives_way, progress, body) \
                VALUES (?1, 0, 1, NULL, 1, 0, 'open', ?2)";
     conn.execute(sql, params![[1_u8; 32], PAYING]).unwrap();
     drop(conn);
-    let journal = open(&room).relay_journal(CHAIN_ID);
+    let journal = reopen(&room).await.relay_journal(CHAIN_ID);
     let left = journal.open(9).await.unwrap();
     let [entry] = left.as_slice() else { panic!("{left:?}") };
     let authorization = entry.payment.as_ref().unwrap().signed.authorization;
@@ -39,10 +37,8 @@ async fn an_entry_of_the_last_version_is_read_on_this_chain_and_carried_on() {
     assert_eq!(journal.open(9).await.unwrap(), []);
 }
 
-#[tokio::test]
-async fn a_step_that_is_not_allowed_changes_no_column() {
-    let room = room();
-    let journal = open(&room).relay_journal(CHAIN_ID);
+pub(crate) async fn a_step_that_is_not_allowed_changes_no_column(place: &Place) {
+    let journal = open(place).await.relay_journal(CHAIN_ID);
     let entry = conformance::entry(1);
     journal.admit(std::slice::from_ref(&entry), &[]).await.unwrap();
     let unpaid = RelayState::Unpaid { why: "no".to_owned() };

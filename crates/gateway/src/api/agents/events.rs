@@ -13,7 +13,7 @@ use domain::PodId;
 use futures_util::StreamExt;
 use futures_util::stream::{Stream, unfold};
 use http::header::HeaderMap;
-use store::{Store, StoreError};
+use store::{Change, Store, StoreError};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use wire::fault::Fault;
@@ -72,10 +72,10 @@ fn last_seen(headers: &HeaderMap) -> Result<u64, Refusal> {
 /// One reader of one agent's changes.
 struct Feed {
     store: Store,
-    news: Receiver<(PodId, StateChange)>,
+    news: Receiver<(PodId, Change)>,
     id: PodId,
     after: u64,
-    pending: VecDeque<StateChange>,
+    pending: VecDeque<Change>,
     ended: bool,
     _place: StreamPermit,
 }
@@ -95,7 +95,7 @@ impl Feed {
     }
 
     /// The next change; `None` after the last.
-    async fn next(&mut self) -> Result<Option<StateChange>, StoreError> {
+    async fn next(&mut self) -> Result<Option<Change>, StoreError> {
         loop {
             if let Some(change) = self.pending.pop_front() {
                 self.after = change.seq;
@@ -135,7 +135,8 @@ fn failed<T>(agent: PodId, error: &StoreError) -> Option<T> {
     None
 }
 
-fn event(change: &StateChange) -> Event {
-    let data = serde_json::to_string(change).unwrap_or_default();
+fn event(change: &Change) -> Event {
+    let shown = StateChange::new(change.seq, change.at, change.state);
+    let data = serde_json::to_string(&shown).unwrap_or_default();
     Event::default().event("state").id(change.seq.to_string()).data(data)
 }

@@ -55,10 +55,10 @@ pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), StoreErr
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0)).map_err(sql)?;
     let application: i64 = conn.query_row("PRAGMA application_id", (), |row| row.get(0)).map_err(sql)?;
     if application != APPLICATION && tables > 0 {
-        return Err(StoreError::Foreign(path.to_owned()));
+        return Err(StoreError::Foreign(path.display().to_string()));
     }
     if !(0..=known()).contains(&found) {
-        return Err(StoreError::Newer { path: path.to_owned(), found, known: known() });
+        return Err(StoreError::Newer { place: path.display().to_string(), found, known: known() });
     }
     for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
         run(conn, version, migration).map_err(|error| StoreError::sql("migrate the schema", error))?;

@@ -1,4 +1,4 @@
-//! The books' rows.
+//! The index's rows.
 
 use std::collections::BTreeMap;
 
@@ -7,29 +7,22 @@ use domain::vault::{Logged, Task, TaskId, Vault};
 use domain::{Address, B256, Usdc};
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::BookId;
-use crate::codec::{integer, natural, parse_json, to_json};
-
-/// Tasks in one list at most.
-const MAX_LISTED: u32 = 500;
-/// Bits of a task's order that are its place in the block: more than a block has
-/// room for logs.
-const LOG_BITS: u32 = 20;
-/// Events in one list at most.
-const MAX_EVENTS: u32 = 1000;
+use crate::codec::{integer, natural};
+use crate::index::{IndexId, MAX_EVENTS, MAX_TASKS};
+use crate::sqlite::json::{parse_json, to_json};
 
 fn block(row: &Row<'_>) -> rusqlite::Result<BlockRef> {
     let hash: [u8; 32] = row.get(1)?;
     Ok(BlockRef { number: natural(row.get(0)?), hash: B256::from(hash), time: natural(row.get(2)?) })
 }
 
-pub(super) fn cursor(conn: &Connection, book: BookId) -> rusqlite::Result<Option<BlockRef>> {
+pub(super) fn cursor(conn: &Connection, book: IndexId) -> rusqlite::Result<Option<BlockRef>> {
     conn.prepare_cached("SELECT number, hash, time FROM books WHERE id = ?1 AND number IS NOT NULL")?
         .query_row((book.0,), block)
         .optional()
 }
 
-pub(super) fn set_cursor(conn: &Connection, book: BookId, to: Option<&BlockRef>) -> rusqlite::Result<()> {
+pub(super) fn set_cursor(conn: &Connection, book: IndexId, to: Option<&BlockRef>) -> rusqlite::Result<()> {
     let (number, hash) = (to.map(|to| integer(to.number)), to.map(|to| to.hash.0));
     conn.prepare_cached("UPDATE books SET number = ?2, hash = ?3, time = ?4 WHERE id = ?1")?.execute((
         book.0,
@@ -40,7 +33,7 @@ pub(super) fn set_cursor(conn: &Connection, book: BookId, to: Option<&BlockRef>)
     Ok(())
 }
 
-pub(super) fn remembered(conn: &Connection, book: BookId) -> rusqlite::Result<Vec<BlockRef>> {
+pub(super) fn remembered(conn: &Connection, book: IndexId) -> rusqlite::Result<Vec<BlockRef>> {
     let sql = "SELECT number, hash, time FROM book_blocks WHERE book = ?1 ORDER BY number DESC";
     conn.prepare_cached(sql)?.query_map((book.0,), block)?.collect()
 }
@@ -49,17 +42,17 @@ fn address(row: &Row<'_>, column: usize) -> rusqlite::Result<Address> {
     row.get::<_, [u8; 20]>(column).map(Address::from)
 }
 
-pub(super) fn vaults(conn: &Connection, book: BookId) -> rusqlite::Result<Vec<Address>> {
+pub(super) fn vaults(conn: &Connection, book: IndexId) -> rusqlite::Result<Vec<Address>> {
     let sql = "SELECT address FROM vaults WHERE book = ?1";
     conn.prepare_cached(sql)?.query_map((book.0,), |row| address(row, 0))?.collect()
 }
 
-pub(super) fn vault(conn: &Connection, book: BookId, at: Address) -> rusqlite::Result<Option<Vault>> {
+pub(super) fn vault(conn: &Connection, book: IndexId, at: Address) -> rusqlite::Result<Option<Vault>> {
     let sql = "SELECT body FROM vaults WHERE book = ?1 AND address = ?2";
     conn.prepare_cached(sql)?.query_row((book.0, at.0.0), |row| parse_json(row, 0)).optional()
 }
 
-pub(super) fn put_vault(conn: &Connection, book: BookId, at: Address, vault: Option<&Vault>) -> rusqlite::Result<()> {
+pub(super) fn put_vault(conn: &Connection, book: IndexId, at: Address, vault: Option<&Vault>) -> rusqlite::Result<()> {
     match vault {
         Some(vault) => conn
             .prepare_cached("INSERT OR REPLACE INTO vaults (book, address, body) VALUES (?1, ?2, ?3)")?
@@ -71,34 +64,35 @@ pub(super) fn put_vault(conn: &Connection, book: BookId, at: Address, vault: Opt
     Ok(())
 }
 
-pub(super) fn task(conn: &Connection, book: BookId, vault: Address, id: TaskId) -> rusqlite::Result<Option<Task>> {
+pub(super) fn task(conn: &Connection, book: IndexId, vault: Address, id: TaskId) -> rusqlite::Result<Option<Task>> {
     let sql = "SELECT body FROM tasks WHERE book = ?1 AND vault = ?2 AND task = ?3";
     conn.prepare_cached(sql)?.query_row((book.0, vault.0.0, id.0.0), |row| parse_json(row, 0)).optional()
 }
 
-pub(super) fn tasks(conn: &Connection, book: BookId, vault: Address) -> rusqlite::Result<Vec<(TaskId, Task)>> {
+pub(super) fn tasks(conn: &Connection, book: IndexId, vault: Address) -> rusqlite::Result<Vec<(TaskId, Task)>> {
     let sql = "SELECT task, body FROM tasks WHERE book = ?1 AND vault = ?2 ORDER BY n DESC LIMIT ?3";
     let mut rows = conn.prepare_cached(sql)?;
-    let found = rows.query_map((book.0, vault.0.0, MAX_LISTED), |row| {
+    let found = rows.query_map((book.0, vault.0.0, MAX_TASKS), |row| {
         Ok((TaskId(B256::from(row.get::<_, [u8; 32]>(0)?)), parse_json(row, 1)?))
     })?;
     found.collect()
 }
 
-/// A task's place in the order of creation: its block, and its place in it.
-fn order(logged: &Logged) -> i64 {
-    integer(logged.block.number << LOG_BITS | logged.log_index)
-}
-
-pub(super) fn insert_task(conn: &Connection, book: BookId, logged: &Logged, id: TaskId) -> rusqlite::Result<()> {
+pub(super) fn insert_task(
+    conn: &Connection,
+    book: IndexId,
+    vault: Address,
+    id: TaskId,
+    order: u64,
+) -> rusqlite::Result<()> {
     let sql = "INSERT INTO tasks (book, vault, task, n, body) VALUES (?1, ?2, ?3, ?4, '')";
-    conn.prepare_cached(sql)?.execute((book.0, logged.vault.0.0, id.0.0, order(logged)))?;
+    conn.prepare_cached(sql)?.execute((book.0, vault.0.0, id.0.0, integer(order)))?;
     Ok(())
 }
 
 pub(super) fn put_task(
     conn: &Connection,
-    book: BookId,
+    book: IndexId,
     vault: Address,
     id: TaskId,
     task: Option<&Task>,
@@ -114,14 +108,14 @@ pub(super) fn put_task(
     Ok(())
 }
 
-pub(super) fn credit(conn: &Connection, book: BookId, vault: Address, account: Address) -> rusqlite::Result<Usdc> {
+pub(super) fn credit(conn: &Connection, book: IndexId, vault: Address, account: Address) -> rusqlite::Result<Usdc> {
     let sql = "SELECT amount FROM credits WHERE book = ?1 AND vault = ?2 AND account = ?3";
     let key = (book.0, vault.0.0, account.0.0);
     let amount = conn.prepare_cached(sql)?.query_row(key, |row| row.get(0).map(natural)).optional()?;
     Ok(amount.map_or(Usdc::ZERO, Usdc))
 }
 
-pub(super) fn credits(conn: &Connection, book: BookId, vault: Address) -> rusqlite::Result<BTreeMap<Address, Usdc>> {
+pub(super) fn credits(conn: &Connection, book: IndexId, vault: Address) -> rusqlite::Result<BTreeMap<Address, Usdc>> {
     let mut rows = conn.prepare_cached("SELECT account, amount FROM credits WHERE book = ?1 AND vault = ?2")?;
     let all = rows.query_map((book.0, vault.0.0), |row| Ok((address(row, 0)?, Usdc(natural(row.get(1)?)))))?;
     all.collect()
@@ -129,7 +123,7 @@ pub(super) fn credits(conn: &Connection, book: BookId, vault: Address) -> rusqli
 
 pub(super) fn put_credit(
     conn: &Connection,
-    book: BookId,
+    book: IndexId,
     vault: Address,
     account: Address,
     amount: Usdc,
@@ -147,7 +141,7 @@ pub(super) fn put_credit(
 
 pub(super) fn events(
     conn: &Connection,
-    book: BookId,
+    book: IndexId,
     vault: Address,
     after: Option<(u64, u64)>,
 ) -> rusqlite::Result<Vec<Logged>> {

@@ -3,9 +3,9 @@
 use domain::evm::BlockRef;
 use domain::vault::{Books, Impossible, Logged, TaskId, Terms, VaultEvent};
 use domain::{Address, B256, Usdc};
-use palatine_store::{BookBatch, BookId, BookRefusal, Store};
+use palatine_store::{BatchRefusal, EventBatch, IndexId, Store};
 
-use crate::help::{open, room};
+use crate::help::{Place, open};
 
 const FACTORY: Address = Address::repeat_byte(0xfa);
 const VAULT: Address = Address::repeat_byte(0x0a);
@@ -75,16 +75,27 @@ fn logged(at: BlockRef, vault: Address, events: &[VaultEvent]) -> Vec<Logged> {
     (0..).zip(events).map(log).collect()
 }
 
-fn batch(after: Option<BlockRef>, cursor: BlockRef, events: Vec<Logged>) -> BookBatch {
-    BookBatch { after, cursor, blocks: vec![cursor], forget_below: 0, events }
+/// Something in every table of the books.
+pub(crate) async fn fill(store: &Store) {
+    let book = store.chain_index(338, FACTORY).await.unwrap();
+    let mut after = None;
+    for (number, events) in (1..).zip(life().into_iter().take(5)) {
+        let batch = batch(after, block(number), logged(block(number), VAULT, &events));
+        store.post_batch(book, batch).await.unwrap().unwrap();
+        after = Some(block(number));
+    }
 }
 
-async fn post(store: &Store, book: BookId, after: Option<BlockRef>, at: BlockRef, events: &[VaultEvent]) {
+fn batch(after: Option<BlockRef>, cursor: BlockRef, events: Vec<Logged>) -> EventBatch {
+    EventBatch { after, cursor, blocks: vec![cursor], forget_below: 0, events }
+}
+
+async fn post(store: &Store, book: IndexId, after: Option<BlockRef>, at: BlockRef, events: &[VaultEvent]) {
     store.post_batch(book, batch(after, at, logged(at, VAULT, events))).await.unwrap().unwrap();
 }
 
 /// What the books say equals the fold over the first `blocks` of the life.
-async fn equal(store: &Store, book: BookId, blocks: usize) {
+async fn equal(store: &Store, book: IndexId, blocks: usize) {
     let all: Vec<VaultEvent> = life().into_iter().take(blocks).flatten().collect();
     let books = Books::of(&all).unwrap();
     let kept = store.vault(book, VAULT).await.unwrap();
@@ -99,13 +110,11 @@ async fn equal(store: &Store, book: BookId, blocks: usize) {
     assert_eq!(events.into_iter().map(|logged| logged.event).collect::<Vec<_>>(), all);
 }
 
-#[tokio::test]
-async fn a_vaults_books_equal_the_fold_over_its_events_after_every_block_and_every_way_back() {
-    let room = room();
-    let store = open(&room);
-    let book = store.book(338, FACTORY).await.unwrap();
+pub(crate) async fn a_vaults_books_equal_the_fold_over_its_events_after_every_block_and_every_way_back(place: &Place) {
+    let store = open(place).await;
+    let book = store.chain_index(338, FACTORY).await.unwrap();
     for back in (0..life().len()).rev() {
-        let mut cursor = store.book_cursor(book).await.unwrap();
+        let mut cursor = store.index_cursor(book).await.unwrap();
         let known = cursor.map_or(0, |cursor| usize::try_from(cursor.number).unwrap() + 1);
         for (number, events) in (0..).zip(life()).skip(known) {
             post(&store, book, cursor, block(number), &events).await;
@@ -114,16 +123,14 @@ async fn a_vaults_books_equal_the_fold_over_its_events_after_every_block_and_eve
         }
         let to = u64::try_from(back).unwrap().checked_sub(1).map(block);
         store.roll_back(book, to).await.unwrap().unwrap();
-        assert_eq!(store.book_cursor(book).await.unwrap(), to);
+        assert_eq!(store.index_cursor(book).await.unwrap(), to);
         equal(&store, book, back).await;
     }
 }
 
-#[tokio::test]
-async fn a_batch_that_cannot_be_changes_nothing() {
-    let room = room();
-    let store = open(&room);
-    let book = store.book(338, FACTORY).await.unwrap();
+pub(crate) async fn a_batch_that_cannot_be_changes_nothing(place: &Place) {
+    let store = open(place).await;
+    let book = store.chain_index(338, FACTORY).await.unwrap();
     post(&store, book, None, block(0), &life()[0]).await;
     // The second event is of a task that was never created.
     let task = TaskId(B256::repeat_byte(9));
@@ -132,38 +139,34 @@ async fn a_batch_that_cannot_be_changes_nothing() {
     let events = logged(block(1), VAULT, &[paused, made_up]);
     let refusal = store.post_batch(book, batch(Some(block(0)), block(1), events)).await.unwrap().unwrap_err();
     let why = Impossible::NoTask("TaskCompleted");
-    assert_eq!(refusal, BookRefusal::Impossible { block: 1, log_index: 1, vault: VAULT, why });
-    assert_eq!(store.book_cursor(book).await.unwrap(), Some(block(0)));
+    assert_eq!(refusal, BatchRefusal::Impossible { block: 1, log_index: 1, vault: VAULT, why });
+    assert_eq!(store.index_cursor(book).await.unwrap(), Some(block(0)));
     equal(&store, book, 1).await;
 }
 
-#[tokio::test]
-async fn a_batch_that_was_posted_before_or_follows_another_block_is_refused() {
-    let room = room();
-    let store = open(&room);
-    let book = store.book(338, FACTORY).await.unwrap();
+pub(crate) async fn a_batch_that_was_posted_before_or_follows_another_block_is_refused(place: &Place) {
+    let store = open(place).await;
+    let book = store.chain_index(338, FACTORY).await.unwrap();
     let first = batch(None, block(0), logged(block(0), VAULT, &life()[0]));
     store.post_batch(book, first.clone()).await.unwrap().unwrap();
-    assert_eq!(store.post_batch(book, first).await.unwrap(), Err(BookRefusal::Moved));
+    assert_eq!(store.post_batch(book, first).await.unwrap(), Err(BatchRefusal::Moved));
     let second = batch(Some(fork(0, 7)), block(1), Vec::new());
-    assert_eq!(store.post_batch(book, second).await.unwrap(), Err(BookRefusal::Moved));
-    assert_eq!(store.roll_back(book, Some(fork(0, 7))).await.unwrap(), Err(BookRefusal::Moved));
+    assert_eq!(store.post_batch(book, second).await.unwrap(), Err(BatchRefusal::Moved));
+    assert_eq!(store.roll_back(book, Some(fork(0, 7))).await.unwrap(), Err(BatchRefusal::Moved));
 }
 
-#[tokio::test]
-async fn the_books_of_two_factories_and_two_chains_are_apart() {
-    let room = room();
-    let store = open(&room);
-    let book = store.book(338, FACTORY).await.unwrap();
+pub(crate) async fn the_books_of_two_factories_and_two_chains_are_apart(place: &Place) {
+    let store = open(place).await;
+    let book = store.chain_index(338, FACTORY).await.unwrap();
     post(&store, book, None, block(0), &life()[0]).await;
     for (chain, factory) in [(25, FACTORY), (338, OTHER)] {
-        let other = store.book(chain, factory).await.unwrap();
-        assert_eq!(store.book_cursor(other).await.unwrap(), None);
+        let other = store.chain_index(chain, factory).await.unwrap();
+        assert_eq!(store.index_cursor(other).await.unwrap(), None);
         assert!(store.vault(other, VAULT).await.unwrap().is_none());
         assert!(store.vaults(other).await.unwrap().is_empty());
     }
     drop(store);
-    let store = open(&room);
-    assert_eq!(store.book(338, FACTORY).await.unwrap(), book);
+    let store = open(place).await;
+    assert_eq!(store.chain_index(338, FACTORY).await.unwrap(), book);
     assert_eq!(store.vaults(book).await.unwrap(), [VAULT]);
 }

@@ -15,14 +15,13 @@ use domain::PodId;
 use rusqlite::Connection;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot};
-use wire::public::StateChange;
 
-use crate::checkpoint::Checkpoints;
+use super::checkpoint::Checkpoints;
+use super::files::Files;
+use super::health::Health;
+use super::rows::Rows;
 use crate::error::StoreError;
-use crate::files::Files;
-use crate::health::Health;
-use crate::record::Epoch;
-use crate::rows::Rows;
+use crate::record::{Change, Epoch};
 
 /// Commands in one transaction at most: bounds how long the first one waits.
 const MAX_BATCH: usize = 1024;
@@ -50,12 +49,12 @@ pub(crate) struct Tx<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) epoch: Epoch,
     pub(crate) rows: &'a Rows,
-    news: RefCell<Vec<(PodId, StateChange)>>,
+    news: RefCell<Vec<(PodId, Change)>>,
 }
 
 impl Tx<'_> {
     /// Tells subscribers, once this is durable.
-    pub(crate) fn announce(&self, pod: PodId, change: StateChange) {
+    pub(crate) fn announce(&self, pod: PodId, change: Change) {
         self.news.borrow_mut().push((pod, change));
     }
 }
@@ -149,7 +148,7 @@ impl Answers {
 }
 
 pub(crate) type Queue = mpsc::Sender<Box<dyn Job>>;
-pub(crate) type News = broadcast::Sender<(PodId, StateChange)>;
+pub(crate) type News = broadcast::Sender<(PodId, Change)>;
 
 /// The writer's state.
 pub(crate) struct Writer {
@@ -299,8 +298,9 @@ mod tests {
     use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, channel};
 
+    use super::super::handle::Sqlite;
     use super::*;
-    use crate::{Config, Store};
+    use crate::Config;
 
     /// Keeps the writer busy, so that what comes next is one transaction.
     struct Hold(Mutex<Receiver<()>>);
@@ -350,7 +350,7 @@ mod tests {
     async fn of_a_transaction_in_which_one_command_fails_all_others_are_kept() {
         let room = tempfile::tempdir().unwrap();
         let config = Config { directory: room.path().join("store"), ..Config::default() };
-        let store = Store::open(&config).unwrap();
+        let store = Sqlite::open(&config).unwrap();
         let (release, held) = channel();
         let ask = |command| {
             let store = store.clone();

@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::connection::connect_to_read;
 use crate::error::StoreError;
 
 /// Questions that may wait for one reader.
@@ -27,7 +28,7 @@ impl Readers {
         let mut queues = Vec::new();
         let mut threads = Vec::new();
         for at in 0..count {
-            let conn = connect(database)?;
+            let conn = connect_to_read(database)?;
             let (queue, questions) = mpsc::channel(QUEUE);
             let thread = std::thread::Builder::new()
                 .name(format!("store-reader-{at}"))
@@ -53,15 +54,6 @@ impl Readers {
         self.queues[turn].send(question).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
-}
-
-fn connect(database: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let sql = |error| StoreError::sql("open the database to read", error);
-    let conn = Connection::open_with_flags(database, flags).map_err(sql)?;
-    conn.busy_timeout(crate::handle::BUSY).map_err(sql)?;
-    conn.set_prepared_statement_cache_capacity(crate::handle::STATEMENTS);
-    Ok(conn)
 }
 
 fn serve(conn: &Connection, mut questions: mpsc::Receiver<Question>) {

@@ -40,6 +40,11 @@ impl Files {
     }
 }
 
+/// Whether there is a database in this directory.
+pub(crate) fn has_database(directory: &Path) -> bool {
+    directory.join(DATABASE).is_file()
+}
+
 /// Makes or takes the directory, and locks it.
 pub(crate) fn take(directory: &Path) -> Result<Files, StoreError> {
     make_directory(directory).map_err(|e| StoreError::file("make the directory", directory, e))?;

@@ -11,9 +11,9 @@ use domain::RunId;
 use hashlink::LruCache;
 use rusqlite::Connection;
 
+use super::row::find;
 use crate::error::StoreError;
 use crate::record::Record;
-use crate::row::find;
 
 /// Agents remembered: about 2 MiB.
 const MOST: usize = 4096;

@@ -1,0 +1,108 @@
+//! The index: what was read of a chain's vaults, posted.
+//!
+//! Events are posted by the domain's own rules, in memory first (`draft`): a batch that
+//! cannot be is refused before a row is written. Each event keeps what it changed as it
+//! was before, so that a re-organised chain is taken back event by event.
+
+mod draft;
+
+use std::collections::BTreeMap;
+
+use domain::evm::BlockRef;
+use domain::vault::{Impossible, Logged, Task, TaskId, Vault};
+use domain::{Address, Usdc};
+
+use crate::port::port;
+
+pub(crate) use draft::{Draft, Found, Needs, Undo};
+
+/// Tasks in one list at most.
+pub(crate) const MAX_TASKS: u32 = 500;
+/// Events in one list at most.
+pub(crate) const MAX_EVENTS: u32 = 1000;
+
+/// The index of one factory's vaults on one chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct IndexId(pub(crate) i64);
+
+/// A range of blocks, and all events in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventBatch {
+    /// The cursor before it.
+    pub after: Option<BlockRef>,
+    /// The cursor after it.
+    pub cursor: BlockRef,
+    /// Blocks to remember.
+    pub blocks: Vec<BlockRef>,
+    /// Remembered blocks below this number are forgotten.
+    pub forget_below: u64,
+    /// By block and log index.
+    pub events: Vec<Logged>,
+}
+
+/// Why a batch is refused. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BatchRefusal {
+    /// The cursor is elsewhere.
+    Moved,
+    /// An event cannot follow those before it.
+    Impossible {
+        /// The event's block.
+        block: u64,
+        /// The event's place in it.
+        log_index: u64,
+        /// The event's vault.
+        vault: Address,
+        /// What is wrong with it.
+        why: Impossible,
+    },
+}
+
+/// One vault with what others may withdraw from it, as of a block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexedVault {
+    /// The vault.
+    pub vault: Vault,
+    /// Who may withdraw what; nobody with nothing.
+    pub credits: BTreeMap<Address, Usdc>,
+    /// The block up to which this is known.
+    pub cursor: BlockRef,
+}
+
+port! {
+    /// What was read of the vaults' events.
+    IndexStore {
+        /// The index of a factory's vaults on a chain; an empty one the first time.
+        fn chain_index(&self, chain_id: u64, factory: Address) -> IndexId;
+
+        /// Posts a batch, as a whole or not at all. A batch that cannot follow is the
+        /// answer's own error.
+        fn post_batch(&self, book: IndexId, batch: EventBatch) -> Result<(), BatchRefusal>;
+
+        /// Takes all events above a remembered block back; all there are, for `None`. A
+        /// block that is not remembered is the answer's own error.
+        fn roll_back(&self, book: IndexId, to: Option<BlockRef>) -> Result<(), BatchRefusal>;
+
+        /// The last block that was posted.
+        fn index_cursor(&self, book: IndexId) -> Option<BlockRef>;
+
+        /// The blocks that are remembered, newest first.
+        fn index_blocks(&self, book: IndexId) -> Vec<BlockRef>;
+
+        /// All vaults.
+        fn vaults(&self, book: IndexId) -> Vec<Address>;
+
+        /// One vault, as it is indexed.
+        fn vault(&self, book: IndexId, address: Address) -> Option<IndexedVault>;
+
+        /// A vault's tasks, newest first, at most 500.
+        fn tasks(&self, book: IndexId, vault: Address) -> Vec<(TaskId, Task)>;
+
+        /// One task of a vault.
+        fn task(&self, book: IndexId, vault: Address, id: TaskId) -> Option<Task>;
+
+        /// A vault's events in their order, at most 1000 of them after `(block,
+        /// log_index)`.
+        fn vault_events(&self, book: IndexId, vault: Address, after: Option<(u64, u64)>) -> Vec<Logged>;
+    }
+}

@@ -1,0 +1,227 @@
+//! Who may come in: spent messages, reservations, idempotency. One transaction.
+
+use domain::{Generation, PodId};
+use sqlx::{PgConnection, Row, query};
+
+use super::database::{Command, Postgres, Statement, Tx};
+use super::life::keep_change;
+use super::pod::{last_run, look_up, quota};
+use super::row::{find, find_live};
+use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, Place, PodChoice, Reservation, Stamp};
+use crate::codec::{id_column, id_of, integer};
+use crate::error::StoreError;
+use crate::pod::{Found, Quota};
+use crate::record::{PodKey, Record};
+
+const SPEND: &str = "spend a message";
+
+impl AdmissionStore for Postgres {
+    async fn spend(&self, stamp: Stamp) -> Result<(), StoreError> {
+        let fresh = self.execute(SPEND, insert_stamp(&stamp)).await?;
+        if fresh == 1 { Ok(()) } else { Err(StoreError::Replayed) }
+    }
+
+    async fn spend_essential(&self, stamp: Stamp) -> Result<(), StoreError> {
+        // The server's disk has no room that is kept for it.
+        self.spend(stamp).await
+    }
+
+    async fn reserve(&self, reservation: Reservation) -> Result<Admission, StoreError> {
+        self.write(Reserve(reservation)).await
+    }
+}
+
+fn insert_stamp(stamp: &Stamp) -> Statement<'_> {
+    query("INSERT INTO spent (key, expires_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(stamp.key)
+        .bind(integer(stamp.expires_at.0))
+}
+
+struct Reserve(Reservation);
+
+impl Command for Reserve {
+    type Answer = Admission;
+    const NAME: &'static str = "reserve an agent";
+
+    async fn apply(&self, tx: &mut Tx) -> Result<Admission, StoreError> {
+        let fail = |error| StoreError::postgres(Self::NAME, error);
+        let spent = insert_stamp(&self.0.stamp).execute(tx.conn()).await.map_err(fail)?;
+        if spent.rows_affected() == 0 {
+            return Ok(Admission::Replayed);
+        }
+        if let Some(answer) = self.repeated(tx.conn()).await.map_err(fail)? {
+            return Ok(answer);
+        }
+        let place = match self.place(tx.conn()).await.map_err(fail)? {
+            Ok(place) => place,
+            Err(refused) => return Ok(refused),
+        };
+        let record = self.0.record(tx.epoch, &place);
+        self.take(tx, &place, record).await
+    }
+}
+
+impl Reserve {
+    /// Takes slot and id, or says who has them; the message is spent in any case.
+    async fn take(&self, tx: &mut Tx, place: &Place, record: Record) -> Result<Admission, StoreError> {
+        let fail = |error| StoreError::postgres(Self::NAME, error);
+        // Of another holder's POD, or one that is removed meanwhile, it is known late.
+        let may_lose = !matches!(place, Place::New { id, .. } if id.first_run().is_some());
+        if may_lose {
+            query("SAVEPOINT place").execute(tx.conn()).await.map_err(fail)?;
+        }
+        if !self.insert(tx.conn(), &record).await.map_err(fail)? {
+            return self.conflict(tx.conn()).await;
+        }
+        if !self.write_pod(tx.conn(), place, &record).await.map_err(fail)? {
+            query("ROLLBACK TO SAVEPOINT place").execute(tx.conn()).await.map_err(fail)?;
+            return Ok(match place {
+                Place::New { id, .. } | Place::Again { id, .. } => Admission::IdTaken(*id),
+                Place::There(last) => Admission::NoPod(last.pod),
+            });
+        }
+        self.remember_key(tx.conn()).await.map_err(fail)?;
+        tx.announce(record.pod, &self.0.change(&record)).await.map_err(fail)?;
+        Ok(Admission::Reserved(record))
+    }
+
+    /// The answer that the caller's key stands for, if any.
+    async fn repeated(&self, conn: &mut PgConnection) -> sqlx::Result<Option<Admission>> {
+        let Some(idempotency) = &self.0.idempotency else { return Ok(None) };
+        let sql = "SELECT request, run FROM idempotency WHERE wallet = $1 AND key = $2 AND expires_at > $3";
+        let kept = query(sql).bind(self.0.wallet.0).bind(&idempotency.key).bind(integer(self.0.now.0));
+        let Some(kept) = kept.fetch_optional(&mut *conn).await? else { return Ok(None) };
+        if kept.try_get::<[u8; 32], _>(0)? != idempotency.request {
+            return Ok(Some(Admission::Mismatch));
+        }
+        let run = find(conn, id_of(kept.try_get(1)?)).await?;
+        Ok(Some(run.map_or(Admission::RepeatedRemoved, Admission::Repeated)))
+    }
+
+    /// The POD, if the holder may have this run of it. Nothing is written yet.
+    async fn place(&self, conn: &mut PgConnection) -> sqlx::Result<Result<Place, Admission>> {
+        let key = PodKey(self.0.id.bits());
+        let (name, ephemeral) = match self.0.pod {
+            PodChoice::New { name, ephemeral } => (name, ephemeral),
+            PodChoice::Existing(id) => {
+                let last = last_run(conn, &id).await?.filter(|last| last.wallet == self.0.wallet);
+                return Ok(match last {
+                    None => Err(Admission::NoPod(id)),
+                    Some(last) if last.state.is_live() => Err(Admission::Busy(id)),
+                    Some(last) => Ok(Place::There(last)),
+                });
+            }
+        };
+        if !ephemeral {
+            match quota(conn, &self.0.wallet, self.0.tier_config.disk, self.0.now).await? {
+                Quota::Free => {}
+                Quota::Full(kept) => return Ok(Err(Admission::QuotaFull(kept))),
+                Quota::TooMany => return Ok(Err(Admission::TooManyPods)),
+            }
+        }
+        let Some(name) = name else { return Ok(Ok(Place::New { id: PodId::minted(self.0.id), key })) };
+        Ok(match look_up(conn, &name, &self.0.wallet).await? {
+            Found::Free => Ok(Place::New { id: name, key }),
+            Found::Removed(key) => Ok(Place::Again { id: name, key }),
+            Found::Taken => Err(Admission::IdTaken(name)),
+        })
+    }
+
+    /// Writes that the POD is there and runs; `false` if it is not this holder's any more.
+    async fn write_pod(&self, conn: &mut PgConnection, place: &Place, record: &Record) -> sqlx::Result<bool> {
+        let (key, run) = (record.pod_key.0.cast_signed(), id_column(self.0.id));
+        let write = match place {
+            Place::New { id, .. } => query(
+                "INSERT INTO pods (key, last_run, brought, name, wallet, ephemeral, created_at) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+            )
+            .bind(key)
+            .bind(run)
+            .bind(self.0.brought)
+            .bind(id.first_run().is_none().then(|| id.as_str()))
+            .bind(self.0.wallet.0)
+            .bind(record.ephemeral)
+            .bind(integer(self.0.now.0)),
+            Place::Again { .. } => query(
+                "UPDATE pods SET last_run = $2, brought = $3, ephemeral = $4, created_at = $5, removed_at = NULL \
+                 WHERE key = $1 AND removed_at IS NOT NULL",
+            )
+            .bind(key)
+            .bind(run)
+            .bind(self.0.brought)
+            .bind(record.ephemeral)
+            .bind(integer(self.0.now.0)),
+            Place::There(last) => query(
+                "UPDATE pods SET last_run = $2, brought = $3, stopped_at = NULL \
+                 WHERE key = $1 AND removed_at IS NULL AND last_run = $4",
+            )
+            .bind(key)
+            .bind(run)
+            .bind(self.0.brought)
+            .bind(id_column(last.id)),
+        };
+        let written = write.execute(&mut *conn).await?.rows_affected() == 1;
+        if written && matches!(place, Place::There(_)) {
+            keep_change(conn, record.pod_key, &self.0.change(record)).await?;
+        }
+        Ok(written)
+    }
+
+    /// Whether the slot and the id were free. They are taken from here on.
+    async fn insert(&self, conn: &mut PgConnection, record: &Record) -> sqlx::Result<bool> {
+        let insert = query(
+            "INSERT INTO runs (id, wallet, generation, state, agent_type, image, tier, tier_min, cores, memory_mib, \
+             public, spawned_at, epoch, pod, disk_mib, changes) VALUES \
+             ($1, $2, $3, 'reserved', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING",
+        )
+        .bind(id_column(self.0.id))
+        .bind(self.0.wallet.0)
+        .bind(integer(Generation::FIRST.0))
+        .bind(&self.0.agent_type)
+        .bind(self.0.image.0)
+        .bind(self.0.tier.as_str())
+        .bind(integer(self.0.tier_config.min))
+        .bind(i64::from(self.0.tier_config.cores))
+        .bind(i64::from(self.0.tier_config.memory))
+        .bind(self.0.public)
+        .bind(integer(self.0.now.0))
+        .bind(record.epoch.0.cast_signed())
+        .bind(record.pod_key.0.cast_signed())
+        .bind(i64::from(self.0.tier_config.disk))
+        .bind(integer(record.changes));
+        Ok(insert.execute(conn).await?.rows_affected() == 1)
+    }
+
+    /// Who was faster. It may have been a copy of this very request.
+    async fn conflict(&self, conn: &mut PgConnection) -> Result<Admission, StoreError> {
+        let fail = |error| StoreError::postgres(Self::NAME, error);
+        if let Some(answer) = self.repeated(conn).await.map_err(fail)? {
+            return Ok(answer);
+        }
+        if let Some(live) = find_live(conn, &self.0.wallet).await.map_err(fail)? {
+            return Ok(Admission::Busy(live.pod));
+        }
+        match find(conn, self.0.id).await.map_err(fail)? {
+            Some(_) => Err(StoreError::IdTaken(self.0.id)),
+            // It has ended in this instant.
+            None => Err(StoreError::tie(Self::NAME)),
+        }
+    }
+
+    async fn remember_key(&self, conn: &mut PgConnection) -> sqlx::Result<()> {
+        let Some(idempotency) = &self.0.idempotency else { return Ok(()) };
+        // An expired key that was not pruned yet is taken over.
+        query(
+            "INSERT INTO idempotency (wallet, key, request, run, expires_at) VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (wallet, key) DO UPDATE SET request = $3, run = $4, expires_at = $5",
+        )
+        .bind(self.0.wallet.0)
+        .bind(&idempotency.key)
+        .bind(idempotency.request)
+        .bind(id_column(self.0.id))
+        .bind(integer(self.0.now.plus(KEY_LIFE_MS).0))
+        .execute(conn)
+        .await
+        .map(drop)
+    }
+}

@@ -1,0 +1,111 @@
+//! Vaults that PODs are to have.
+
+use domain::{Address, B256, PodId, UnixMillis};
+use sqlx::postgres::PgRow;
+use sqlx::{Row, query};
+
+use super::database::{Command, Postgres, Tx};
+use super::pod::{hold, names};
+use crate::codec::{integer, natural};
+use crate::deploys::{Consent, Deploy, DeployState, DeployStore, MAX_LISTED};
+use crate::error::StoreError;
+use crate::pod::id_from;
+use crate::record::PodKey;
+
+/// `SELECT` of whole deployments, with what follows the tables.
+macro_rules! select_deploys {
+    ($tail:literal) => {
+        concat!(
+            "SELECT key, owner, agent_wallet, address, state, deadline, signature, tx, reason, name ",
+            "FROM deploys JOIN pods ON pods.key = deploys.pod ",
+            $tail
+        )
+    };
+}
+
+impl DeployStore for Postgres {
+    async fn put_deploy(&self, deploy: Deploy, now: UnixMillis) -> Result<(), StoreError> {
+        self.write(Put { deploy, now }).await
+    }
+
+    async fn deploy_of(&self, pod: PodId) -> Result<Option<Deploy>, StoreError> {
+        let (key, name) = names(&pod);
+        let found = query(select_deploys!("WHERE removed_at IS NULL AND (name = $2 OR key = $1 AND name IS NULL)"));
+        self.one("read a POD's vault", found.bind(key).bind(name), decode).await
+    }
+
+    async fn deploying(&self) -> Result<Vec<Deploy>, StoreError> {
+        let list = query(select_deploys!("WHERE state = 'deploying' ORDER BY changed_at LIMIT $1"));
+        self.many("list the vaults on their way", list.bind(i64::from(MAX_LISTED)), decode).await
+    }
+}
+
+struct Put {
+    deploy: Deploy,
+    now: UnixMillis,
+}
+
+impl Command for Put {
+    type Answer = ();
+    const NAME: &'static str = "note a POD's vault";
+
+    async fn apply(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        let written = self.write(tx).await.map_err(|error| StoreError::postgres(Self::NAME, error))?;
+        if written { Ok(()) } else { Err(StoreError::NoPod(self.deploy.pod)) }
+    }
+}
+
+impl Put {
+    /// Whether there is such a POD.
+    async fn write(&self, tx: &mut Tx) -> sqlx::Result<bool> {
+        let deploy = &self.deploy;
+        let Some(key) = hold(tx.conn(), &deploy.pod).await? else { return Ok(false) };
+        let consent = deploy.consent.as_ref();
+        // What is on the chain stays there, whatever a slower writer believes.
+        query(
+            "INSERT INTO deploys (pod, owner, agent_wallet, address, state, deadline, signature, tx, reason, \
+             changed_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (pod) DO UPDATE SET \
+             owner = $2, agent_wallet = $3, address = $4, state = $5, deadline = $6, signature = $7, tx = $8, \
+             reason = $9, changed_at = $10 WHERE deploys.state <> 'deployed'",
+        )
+        .bind(key.0.cast_signed())
+        .bind(deploy.owner.0.0)
+        .bind(deploy.agent_wallet.0.0)
+        .bind(deploy.address.0.0)
+        .bind(deploy.state.as_str())
+        .bind(consent.map(|consent| integer(consent.deadline)))
+        .bind(consent.map(|consent| consent.signature.clone()))
+        .bind(deploy.tx.map(|tx| tx.0))
+        .bind(&deploy.reason)
+        .bind(integer(self.now.0))
+        .execute(tx.conn())
+        .await?;
+        Ok(true)
+    }
+}
+
+fn decode(row: &PgRow) -> sqlx::Result<Deploy> {
+    let address = |column| row.try_get::<[u8; 20], usize>(column).map(Address::from);
+    let deadline: Option<i64> = row.try_get(5)?;
+    let signature: Option<Vec<u8>> = row.try_get(6)?;
+    Ok(Deploy {
+        pod: pod(row)?,
+        owner: address(1)?,
+        agent_wallet: address(2)?,
+        address: address(3)?,
+        state: state(row)?,
+        consent: deadline.zip(signature).map(|(end, signature)| Consent { deadline: natural(end), signature }),
+        tx: row.try_get::<Option<[u8; 32]>, _>(7)?.map(B256::from),
+        reason: row.try_get(8)?,
+    })
+}
+
+fn pod(row: &PgRow) -> sqlx::Result<PodId> {
+    let key = PodKey(row.try_get::<i64, _>(0)?.cast_unsigned());
+    id_from(key, row.try_get(9)?).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+fn state(row: &PgRow) -> sqlx::Result<DeployState> {
+    let text: String = row.try_get(4)?;
+    DeployState::parse(&text).ok_or_else(|| sqlx::Error::Decode(format!("the state of a vault: {text:?}").into()))
+}

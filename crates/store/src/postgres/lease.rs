@@ -1,0 +1,45 @@
+//! Which gateways use this database. Each has a row that it renews; whoever has not
+//! renewed it for a while is taken for gone, by the server's clock.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{PgPool, query};
+use tokio::task::JoinHandle;
+
+use crate::error::StoreError;
+use crate::record::Epoch;
+
+/// Between two renewals.
+const RENEW: Duration = Duration::from_secs(3);
+/// Seconds for which a renewal holds: several may fail.
+const HOLDS_S: f64 = 20.0;
+
+pub(crate) const WRITE: &str = "say that this gateway is there";
+
+/// Takes the lease, and keeps it until the task is ended.
+pub(crate) async fn keep(pool: PgPool, epoch: Epoch) -> Result<JoinHandle<()>, StoreError> {
+    renew(&pool, epoch).await.map_err(|error| StoreError::postgres(WRITE, error))?;
+    Ok(tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(RENEW).await;
+            if let Err(error) = renew(&pool, epoch).await {
+                tracing::warn!(%error, "the database does not hear that this gateway is there");
+            }
+        }
+    }))
+}
+
+async fn renew(pool: &PgPool, epoch: Epoch) -> sqlx::Result<()> {
+    statement(epoch).execute(pool).await.map(drop)
+}
+
+/// Takes the lease, or renews it.
+pub(crate) fn statement(epoch: Epoch) -> Query<'static, sqlx::Postgres, PgArguments> {
+    // Rows of those that are long gone go too.
+    let sql = "WITH gone AS (DELETE FROM gateways WHERE holds_until < now() - interval '1 day' AND epoch <> $1) \
+               INSERT INTO gateways (epoch, holds_until) VALUES ($1, now() + make_interval(secs => $2)) \
+               ON CONFLICT (epoch) DO UPDATE SET holds_until = excluded.holds_until";
+    query(sql).bind(epoch.0.cast_signed()).bind(HOLDS_S)
+}

@@ -1,0 +1,81 @@
+//! One row of `runs` with its POD's.
+
+use domain::{RunId, Wallet};
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row, query};
+
+use crate::codec::id_column;
+use crate::columns::Columns;
+use crate::record::Record;
+
+/// `SELECT` of whole runs, with what follows the tables.
+macro_rules! select_runs {
+    ($tail:literal) => {
+        concat!(
+            "SELECT runs.id, runs.wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, ",
+            "memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, ",
+            "closed_ms, ready_since, mark_seq, below_readings, below_since, disk_mib, pods.key, pods.name, ",
+            "pods.created_at, pods.ephemeral, pods.brought, pods.data_node, pods.data_until, pods.data_bytes ",
+            "FROM runs JOIN pods ON pods.key = runs.pod ",
+            $tail
+        )
+    };
+}
+pub(crate) use select_runs;
+
+/// The run of this id.
+pub(crate) const OF_ID: &str = select_runs!("WHERE runs.id = $1");
+/// The live run of a wallet.
+pub(crate) const LIVE_OF: &str = select_runs!("WHERE runs.wallet = $1 AND ended_at IS NULL");
+
+/// The run of this id, which nobody else changes until the transaction ends. It is read by
+/// a statement of its own: what that one sees, its POD's row too, is newer than the lock.
+pub(crate) async fn lock(conn: &mut PgConnection, id: RunId) -> sqlx::Result<Option<Record>> {
+    query("SELECT 1 FROM runs WHERE id = $1 FOR UPDATE").bind(id_column(id)).execute(&mut *conn).await?;
+    find(conn, id).await
+}
+
+/// The run of this id.
+pub(crate) async fn find(conn: &mut PgConnection, id: RunId) -> sqlx::Result<Option<Record>> {
+    let found = query(OF_ID).bind(id_column(id)).fetch_optional(conn).await?;
+    found.map(|row| decode(&row)).transpose()
+}
+
+/// The live run of this wallet.
+pub(crate) async fn find_live(conn: &mut PgConnection, wallet: &Wallet) -> sqlx::Result<Option<Record>> {
+    let found = query(LIVE_OF).bind(wallet.0).fetch_optional(conn).await?;
+    found.map(|row| decode(&row)).transpose()
+}
+
+pub(crate) fn decode(row: &PgRow) -> sqlx::Result<Record> {
+    read(row)?.record().map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+fn read(row: &PgRow) -> sqlx::Result<Columns> {
+    Ok(Columns {
+        id: row.try_get(0)?,
+        wallet: row.try_get(1)?,
+        generation: row.try_get(2)?,
+        state: (row.try_get(3)?, row.try_get(4)?),
+        agent_type: row.try_get(5)?,
+        image: row.try_get(6)?,
+        tier: (row.try_get(7)?, row.try_get(8)?, small(row, 9)?, small(row, 10)?),
+        public: row.try_get(11)?,
+        spawned_at: row.try_get(12)?,
+        ended_at: row.try_get(13)?,
+        epoch: row.try_get(14)?,
+        changes: row.try_get(15)?,
+        placed: (row.try_get(16)?, row.try_get(17)?, small(row, 18)?, row.try_get(19)?),
+        meter: (row.try_get(20)?, row.try_get(21)?, row.try_get(22)?),
+        below: (small(row, 23)?, row.try_get(24)?),
+        disk_mib: small(row, 25)?,
+        pod: (row.try_get(26)?, row.try_get(27)?, row.try_get(28)?, row.try_get(29)?, row.try_get(30)?),
+        data: (row.try_get(31)?, row.try_get(32)?, row.try_get(33)?),
+    })
+}
+
+/// A number of 32 bits.
+pub(crate) fn small(row: &PgRow, column: usize) -> sqlx::Result<u32> {
+    let wide: i64 = row.try_get(column)?;
+    u32::try_from(wide).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}

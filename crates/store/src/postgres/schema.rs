@@ -1,0 +1,60 @@
+//! The stored form, and how an older one becomes the newest.
+//!
+//! `palatine` has one row: the mark of our databases and the number of migrations that
+//! were run. They run under a lock, so that of two gateways that start at once one waits.
+//! A version only ever adds to the end of [`MIGRATIONS`]; a database that is ahead is
+//! refused. Tables and columns are named as in SQLite, whose list says what they hold;
+//! besides them there are:
+//!
+//! | table | key | holds |
+//! |---|---|---|
+//! | `palatine` | – | the schema's version |
+//! | `gateways` | epoch | who uses this database, and until when that is sure |
+//! | `news` | transaction | changes of state for other gateways, for an hour |
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, query, raw_sql};
+
+use crate::error::StoreError;
+
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+/// "PLTN": names the lock.
+const LOCK: i64 = 0x504C_544E;
+
+/// The newest schema known here.
+pub(crate) fn known() -> i64 {
+    i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
+}
+
+/// Brings the database to the newest schema.
+pub(crate) async fn migrate(conn: &mut PgConnection, place: &str) -> Result<(), StoreError> {
+    let sql = |error| StoreError::postgres("migrate the schema", error);
+    let mut tx = conn.begin().await.map_err(sql)?;
+    query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await.map_err(sql)?;
+    let found = version(&mut tx, place).await?;
+    if !(0..=known()).contains(&found) {
+        return Err(StoreError::Newer { place: place.to_owned(), found, known: known() });
+    }
+    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+        raw_sql(AssertSqlSafe(*migration)).execute(&mut *tx).await.map_err(sql)?;
+        query("UPDATE palatine SET version = $1").bind(version).execute(&mut *tx).await.map_err(sql)?;
+        tracing::info!(version, "the store's schema was migrated");
+    }
+    tx.commit().await.map_err(sql)
+}
+
+/// How many migrations were run; 0 for an empty database.
+async fn version(conn: &mut PgConnection, place: &str) -> Result<i64, StoreError> {
+    let sql = |error| StoreError::postgres("read the schema", error);
+    let tables = "SELECT count(*), count(*) FILTER (WHERE tablename = 'palatine') FROM pg_tables \
+                  WHERE schemaname = current_schema()";
+    let row = query(tables).fetch_one(&mut *conn).await.map_err(sql)?;
+    let (all, ours): (i64, i64) = (row.try_get(0).map_err(sql)?, row.try_get(1).map_err(sql)?);
+    if ours == 0 && all > 0 {
+        return Err(StoreError::Foreign(place.to_owned()));
+    }
+    if ours == 0 {
+        return Ok(0);
+    }
+    let row = query("SELECT version FROM palatine").fetch_one(conn).await.map_err(sql)?;
+    row.try_get(0).map_err(sql)
+}

@@ -1,0 +1,112 @@
+//! Vaults that PODs are to have.
+
+use domain::{Address, B256, PodId, UnixMillis};
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::handle::Sqlite;
+use super::pod::key_of;
+use super::writer::{Command, Tx};
+use crate::codec::{integer, natural};
+use crate::deploys::{Consent, Deploy, DeployState, DeployStore, MAX_LISTED};
+use crate::error::StoreError;
+use crate::pod::id_from;
+use crate::record::PodKey;
+
+struct Put {
+    deploy: Deploy,
+    now: UnixMillis,
+}
+
+impl Command for Put {
+    type Answer = ();
+    const NAME: &'static str = "note a POD's vault";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        let written = self.write(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))?;
+        if written { Ok(()) } else { Err(StoreError::NoPod(self.deploy.pod)) }
+    }
+}
+
+impl Put {
+    /// Whether there is such a POD.
+    fn write(&self, conn: &Connection) -> rusqlite::Result<bool> {
+        let deploy = &self.deploy;
+        let Some(key) = key_of(conn, &deploy.pod)? else { return Ok(false) };
+        // What is on the chain stays there, whatever a slower writer believes.
+        let sql = "INSERT INTO deploys (pod, owner, agent_wallet, address, state, deadline, signature, tx, reason, \
+                   changed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (pod) DO UPDATE SET \
+                   owner = ?2, agent_wallet = ?3, address = ?4, state = ?5, deadline = ?6, signature = ?7, tx = ?8, \
+                   reason = ?9, changed_at = ?10 WHERE state <> 'deployed'";
+        let consent = deploy.consent.as_ref();
+        conn.prepare_cached(sql)?.execute(params![
+            key.0.cast_signed(),
+            deploy.owner.0.0,
+            deploy.agent_wallet.0.0,
+            deploy.address.0.0,
+            deploy.state.as_str(),
+            consent.map(|consent| integer(consent.deadline)),
+            consent.map(|consent| &consent.signature),
+            deploy.tx.map(|tx| tx.0),
+            deploy.reason,
+            integer(self.now.0),
+        ])?;
+        Ok(true)
+    }
+}
+
+impl DeployStore for Sqlite {
+    async fn put_deploy(&self, deploy: Deploy, now: UnixMillis) -> Result<(), StoreError> {
+        self.write(Put { deploy, now }).await
+    }
+
+    async fn deploy_of(&self, pod: PodId) -> Result<Option<Deploy>, StoreError> {
+        const NAME: &str = "read a POD's vault";
+        self.read(NAME, move |conn| find(conn, &pod).map_err(|error| StoreError::sql(NAME, error))).await
+    }
+
+    async fn deploying(&self) -> Result<Vec<Deploy>, StoreError> {
+        const NAME: &str = "list the vaults on their way";
+        self.read(NAME, |conn| list(conn).map_err(|error| StoreError::sql(NAME, error))).await
+    }
+}
+
+const SELECT: &str = "SELECT key, owner, agent_wallet, address, state, deadline, signature, tx, reason, name \
+                      FROM deploys JOIN pods ON pods.key = deploys.pod";
+
+fn find(conn: &Connection, pod: &PodId) -> rusqlite::Result<Option<Deploy>> {
+    let Some(key) = key_of(conn, pod)? else { return Ok(None) };
+    conn.prepare_cached(&format!("{SELECT} WHERE key = ?1"))?.query_row((key.0.cast_signed(),), decode).optional()
+}
+
+fn list(conn: &Connection) -> rusqlite::Result<Vec<Deploy>> {
+    let sql = format!("{SELECT} WHERE state = 'deploying' ORDER BY changed_at LIMIT ?1");
+    conn.prepare_cached(&sql)?.query_map((MAX_LISTED,), decode)?.collect()
+}
+
+fn decode(row: &Row<'_>) -> rusqlite::Result<Deploy> {
+    let address = |column| row.get::<_, [u8; 20]>(column).map(Address::from);
+    let deadline: Option<i64> = row.get(5)?;
+    let signature: Option<Vec<u8>> = row.get(6)?;
+    Ok(Deploy {
+        pod: pod(row)?,
+        owner: address(1)?,
+        agent_wallet: address(2)?,
+        address: address(3)?,
+        state: state(row)?,
+        consent: deadline.zip(signature).map(|(end, signature)| Consent { deadline: natural(end), signature }),
+        tx: row.get::<_, Option<[u8; 32]>>(7)?.map(B256::from),
+        reason: row.get(8)?,
+    })
+}
+
+fn pod(row: &Row<'_>) -> rusqlite::Result<PodId> {
+    let key = PodKey(row.get::<_, i64>(0)?.cast_unsigned());
+    id_from(key, row.get(9)?).map_err(|error| rusqlite::Error::FromSqlConversionFailure(9, Type::Text, Box::new(error)))
+}
+
+fn state(row: &Row<'_>) -> rusqlite::Result<DeployState> {
+    let text: String = row.get(4)?;
+    let invalid = || rusqlite::Error::InvalidColumnName(format!("the state of a vault: {text:?}"));
+    DeployState::parse(&text).ok_or_else(invalid)
+}

@@ -1,0 +1,218 @@
+//! Steps of a run's life, taken in the transaction, and their history.
+
+use domain::{Event, PodId, RunId, UnixMillis, Wallet};
+use rusqlite::{Connection, params};
+
+use super::handle::Sqlite;
+use super::pod::{self, RemovePod};
+use super::row::{find, find_live, many, select_runs};
+use super::writer::{Command, Tx};
+use crate::codec::{id_column, integer, millis, natural, state_columns, state_of};
+use crate::error::StoreError;
+use crate::life::{Advance, Advanced, AgentStore, MAX_CHANGES, MAX_LISTED, Observation, Stepped, note};
+use crate::record::{Below, Change, KeptData, PodKey, Record};
+
+impl AgentStore for Sqlite {
+    async fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> Result<Advanced, StoreError> {
+        self.write(Advance::step(id, event, now)).await
+    }
+
+    async fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> Result<Advanced, StoreError> {
+        self.write(Advance { kept, ..Advance::step(id, Event::Gone, now) }).await
+    }
+
+    async fn remove_pod(&self, pod: PodId, now: UnixMillis) -> Result<bool, StoreError> {
+        self.write(RemovePod { pod, now }).await
+    }
+
+    async fn place(&self, id: RunId, node: &str, now: UnixMillis) -> Result<Advanced, StoreError> {
+        self.write(Advance { node: Some(node.to_owned()), ..Advance::step(id, Event::Placed, now) }).await
+    }
+
+    async fn settle(
+        &self,
+        id: RunId,
+        event: Event,
+        seen: Observation,
+        now: UnixMillis,
+    ) -> Result<Advanced, StoreError> {
+        self.write(Advance { seen: Some(seen), ..Advance::step(id, event, now) }).await
+    }
+
+    async fn observe(&self, id: RunId, seen: Observation) -> Result<Record, StoreError> {
+        self.write(Observe { id, seen }).await
+    }
+
+    async fn note_balance(&self, id: RunId, below: Below) -> Result<(), StoreError> {
+        self.write(NoteBalance { id, below }).await
+    }
+
+    async fn get(&self, id: RunId) -> Result<Option<Record>, StoreError> {
+        const NAME: &str = "read a run";
+        self.read(NAME, move |conn| find(conn, NAME, id)).await
+    }
+
+    async fn last_run(&self, id: PodId) -> Result<Option<Record>, StoreError> {
+        const NAME: &str = "read a POD";
+        self.read(NAME, move |conn| pod::last_run(conn, NAME, &id)).await
+    }
+
+    async fn of(&self, wallet: Wallet, limit: u32) -> Result<Vec<Record>, StoreError> {
+        self.read("list a wallet's PODs", move |conn| of(conn, &wallet, limit.min(MAX_LISTED))).await
+    }
+
+    async fn live_of(&self, wallet: Wallet) -> Result<Option<Record>, StoreError> {
+        const NAME: &str = "read a wallet's live run";
+        self.read(NAME, move |conn| find_live(conn, NAME, &wallet)).await
+    }
+
+    async fn live(&self) -> Result<Vec<Record>, StoreError> {
+        const NAME: &str = "list the live runs";
+        self.read(NAME, |conn| many(conn, NAME, select_runs!("WHERE ended_at IS NULL ORDER BY runs.id"), ())).await
+    }
+
+    async fn changes(&self, id: PodId, after: u64) -> Result<Vec<Change>, StoreError> {
+        self.read("read a POD's changes", move |conn| changes(conn, id, after)).await
+    }
+}
+
+impl Command for Advance {
+    type Answer = Advanced;
+    const NAME: &'static str = "take a step of an agent";
+
+    fn is_essential(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<Advanced, StoreError> {
+        let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        let (record, actions, change, removes) = match self.take(before)? {
+            Stepped::Same(advanced) => return Ok(advanced),
+            Stepped::New { record, actions, change, removes } => (record, actions, change, removes),
+        };
+        write(tx, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
+        if let Some(change) = change {
+            keep_change(tx.conn, record.pod_key, &change).map_err(|error| StoreError::sql(Self::NAME, error))?;
+            tx.announce(record.pod, change);
+        }
+        if removes {
+            pod::remove(tx, &record, self.now)?;
+        }
+        Ok(Advanced { record, actions, change })
+    }
+}
+
+/// Writes what a step can change. The bill is not among it: only marks change it.
+fn write(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
+    let (state, reason) = state_columns(record.state);
+    // Should one of the two statements fail, what is remembered may be neither.
+    tx.rows.forget(record.id);
+    tx.conn
+        .prepare_cached(
+            "UPDATE runs SET state = ?2, reason = ?3, generation = ?4, changes = ?5, node = ?6, runtime = ?7, \
+         restarts = ?8, was_ready = ?9 WHERE id = ?1",
+        )?
+        .execute(params![
+            id_column(record.id),
+            state,
+            reason,
+            integer(record.generation.0),
+            integer(record.changes),
+            record.node,
+            record.runtime,
+            record.restarts,
+            record.was_ready,
+        ])?;
+    record.ended_at.map_or(Ok(()), |at| end(tx.conn, record, at))?;
+    tx.rows.keep(record);
+    Ok(())
+}
+
+/// Frees the wallet. Apart from the other columns, because naming this one has
+/// SQLite write every index of live runs anew, changed or not.
+fn end(conn: &Connection, record: &Record, at: UnixMillis) -> rusqlite::Result<()> {
+    conn.prepare_cached("UPDATE runs SET ended_at = ?2 WHERE id = ?1")?
+        .execute((id_column(record.id), integer(at.0)))?;
+    pod::rest(conn, record, at)
+}
+
+/// Adds to a POD's history.
+pub(crate) fn keep_change(conn: &Connection, pod: PodKey, change: &Change) -> rusqlite::Result<()> {
+    let key = pod.0.cast_signed();
+    let (name, reason) = state_columns(change.state);
+    conn.prepare_cached("INSERT INTO changes (pod, seq, at, state, reason) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![key, integer(change.seq), integer(change.at.0), name, reason])?;
+    if let Some(oldest) = change.seq.checked_sub(MAX_CHANGES) {
+        conn.prepare_cached("DELETE FROM changes WHERE pod = ?1 AND seq <= ?2")?.execute((key, integer(oldest)))?;
+    }
+    Ok(())
+}
+
+pub(crate) struct Observe {
+    pub(crate) id: RunId,
+    pub(crate) seen: Observation,
+}
+
+impl Command for Observe {
+    type Answer = Record;
+    const NAME: &'static str = "note what a node said";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<Record, StoreError> {
+        let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        let mut record = before.clone();
+        note(&mut record, &self.seen);
+        if record != before {
+            write(tx, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
+        }
+        Ok(record)
+    }
+}
+
+pub(crate) struct NoteBalance {
+    pub(crate) id: RunId,
+    pub(crate) below: Below,
+}
+
+impl Command for NoteBalance {
+    type Answer = ();
+    const NAME: &'static str = "note a balance";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        let sql = |error| StoreError::sql(Self::NAME, error);
+        tx.rows.forget(self.id);
+        let known = tx
+            .conn
+            .prepare_cached("UPDATE runs SET below_readings = ?2, below_since = ?3 WHERE id = ?1")
+            .map_err(sql)?
+            .execute((id_column(self.id), self.below.readings, self.below.since.map(|at| integer(at.0))))
+            .map_err(sql)?;
+        if known == 0 { Err(StoreError::Unknown(self.id)) } else { Ok(()) }
+    }
+}
+
+/// The changes of a POD after this one, oldest first.
+pub(crate) fn changes(conn: &Connection, id: PodId, after: u64) -> Result<Vec<Change>, StoreError> {
+    const NAME: &str = "read a POD's changes";
+    let record = pod::last_run(conn, NAME, &id)?.ok_or(StoreError::NoPod(id))?;
+    let first = (after == 0 && record.changes <= MAX_CHANGES).then(|| Change::first(record.created_at));
+    let sql = |error| StoreError::sql(NAME, error);
+    let mut statement = conn
+        .prepare_cached("SELECT seq, at, state, reason FROM changes WHERE pod = ?1 AND seq > ?2 ORDER BY seq")
+        .map_err(sql)?;
+    let rows = statement
+        .query_map((record.pod_key.0.cast_signed(), integer(after)), |row| {
+            let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
+            let (state, reason): (String, Option<String>) = (row.get(2)?, row.get(3)?);
+            Ok(state_of(&state, reason.as_deref()).map(|state| Change { seq: natural(seq), at: millis(at), state }))
+        })
+        .map_err(sql)?;
+    first.map(Ok).into_iter().chain(rows.map(|row| row.map_err(sql)?)).collect()
+}
+
+fn of(conn: &Connection, wallet: &Wallet, limit: u32) -> Result<Vec<Record>, StoreError> {
+    const NAME: &str = "list a wallet's PODs";
+    let mut runs = Vec::from_iter(find_live(conn, NAME, wallet)?);
+    runs.extend(pod::stopped(conn, NAME, wallet, limit)?);
+    runs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok(runs)
+}

@@ -1,0 +1,64 @@
+//! [`Store`]: the one of the two databases that the configuration names.
+
+use domain::PodId;
+use tokio::sync::broadcast;
+
+use crate::config::Config;
+use crate::error::StoreError;
+use crate::postgres::Postgres;
+use crate::record::{Change, Epoch};
+use crate::sqlite::Sqlite;
+use crate::url::Place;
+
+/// A store: a handle that is cheap to clone. Its methods are those of the ports.
+///
+/// When the last handle of one in SQLite is dropped, what is queued is still written, and
+/// the files are let go of; that drop waits for it.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// One file, one process.
+    Sqlite(Sqlite),
+    /// A server, and as many gateways as there are.
+    Postgres(Postgres),
+}
+
+impl From<Sqlite> for Store {
+    fn from(store: Sqlite) -> Self {
+        Self::Sqlite(store)
+    }
+}
+
+impl Store {
+    /// Opens the database, makes its tables if there are none, and brings its schema up.
+    ///
+    /// # Errors
+    /// What stands in the way: another process, a newer schema, a damaged or foreign
+    /// database, the disk, the server.
+    pub async fn open(config: &Config) -> Result<Self, StoreError> {
+        config.check()?;
+        match config.place() {
+            Place::Sqlite(directory) => Sqlite::open_in(config, &directory).map(Self::Sqlite),
+            Place::Postgres(options) => Postgres::open(config, *options).await.map(Self::Postgres),
+        }
+    }
+
+    /// This run of the gateway.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        match self {
+            Self::Sqlite(store) => store.epoch(),
+            Self::Postgres(store) => store.epoch(),
+        }
+    }
+
+    /// Every change of state from now on, once it is durable, whichever gateway makes it.
+    /// A subscriber that lags too far learns so, and reads what it missed by
+    /// [`Store::changes`].
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<(PodId, Change)> {
+        match self {
+            Self::Sqlite(store) => store.subscribe(),
+            Self::Postgres(store) => store.subscribe(),
+        }
+    }
+}

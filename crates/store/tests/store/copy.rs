@@ -1,0 +1,99 @@
+//! From one database to another and back, with something in every table.
+
+use domain::payment::{Payment, PaymentClaim, Payments, RequestHash};
+use domain::relay::{DailyQuota, Journal, RelayEntry, RelayState};
+use domain::{Address, B256, Event, Mark, MarkKind, StopReason, U256, Usdc};
+use palatine_store::{Copied, CopyError, Deploy, DeployState, KeptData, Link, RunMark, Store, StoreUrl, copy};
+use relay::conformance;
+
+use crate::help::{DAY_MS, NOW, Place, id, keyed, new_database, open, parse, reserved, room, wallet, wish};
+use crate::{index, outbox};
+
+/// Something in every table there is.
+async fn fill(store: &Store) {
+    reserved(store, keyed(1, 1, "k", 9)).await;
+    store.place(id(1), "one", NOW).await.unwrap();
+    let mark = RunMark { run: id(1), mark: Mark { seq: 1, at: NOW, kind: MarkKind::Ready } };
+    store.count_marks("one", "a", vec![mark], NOW).await.unwrap();
+    let pod = store.get(id(1)).await.unwrap().unwrap().pod;
+    store.set_prices(pod, [("/v1".to_owned(), Usdc(7))].into()).await.unwrap();
+    store.put_deploy(deploy(pod), NOW).await.unwrap();
+    // One that is forgotten leaves its usage.
+    reserved(store, wish(2, 2)).await;
+    store.advance(id(2), Event::Stop(StopReason::Removed), NOW).await.unwrap();
+    store.end(id(2), None, NOW).await.unwrap();
+    reserved(store, wish(3, 3)).await;
+    store.advance(id(3), Event::Stop(StopReason::Balance), NOW).await.unwrap();
+    store.end(id(3), Some(KeptData { until: Some(NOW.plus(DAY_MS)), bytes: 5 }), NOW).await.unwrap();
+    store.keep_link(link()).await.unwrap();
+    index::fill(store).await;
+    store.outbox_write(outbox::entry("a", 0)).await.unwrap();
+    pay(store).await;
+}
+
+fn link() -> Link {
+    let (holder_signature, owner_signature) = ("h".to_owned(), "ö".to_owned());
+    let text = "both\n'\"; --".to_owned();
+    Link { holder: wallet(1), owner: Address::repeat_byte(1), text, holder_signature, owner_signature, signed_at: NOW }
+}
+
+fn deploy(pod: domain::PodId) -> Deploy {
+    let (owner, agent_wallet, address) = (Address::repeat_byte(1), Address::repeat_byte(2), Address::repeat_byte(3));
+    let (consent, tx, reason) = (None, Some(B256::repeat_byte(9)), None);
+    Deploy { pod, owner, agent_wallet, address, state: DeployState::Deploying, consent, tx, reason }
+}
+
+async fn pay(store: &Store) {
+    let mut fee = conformance::fee_payment(1, 1);
+    fee.signed.authorization.valid_before = U256::from(u64::MAX);
+    let mut payment = Payment {
+        signed: conformance::fee_payment(2, 2).signed,
+        request: RequestHash(B256::repeat_byte(5)),
+        resource: "agent".to_owned(),
+        seen_at: NOW,
+    };
+    payment.signed.authorization.valid_before = U256::from(u64::MAX);
+    store.payments().reserve(&payment, PaymentClaim { id: u64::MAX, until: NOW.plus(9) }, NOW).await.unwrap();
+    let entry = RelayEntry { payment: Some(fee), state: RelayState::Paying, ..conformance::entry(1) };
+    let quota = DailyQuota { subject: "who".to_owned(), day: 1, add: 2, limit: 3 };
+    store.relay_journal(338).admit(&[entry], &[quota]).await.unwrap();
+}
+
+fn sqlite_url(room: &tempfile::TempDir) -> StoreUrl {
+    format!("sqlite://{}", room.path().join("store").display()).parse().unwrap()
+}
+
+/// The tables that hold nothing.
+fn empty(copied: &[Copied]) -> Vec<&str> {
+    copied.iter().filter(|table| table.rows == 0).map(|table| table.table.as_str()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_goes_to_postgres_and_back_and_is_what_it_was() {
+    let (first, last) = (room(), room());
+    let (from, over, back) = (sqlite_url(&first), parse(&new_database().await), sqlite_url(&last));
+    let store = open(&Place::Url(from.clone())).await;
+    fill(&store).await;
+    // While it is in use, nothing is copied.
+    assert!(matches!(copy(&from, &over).await, Err(CopyError::Store(_))));
+    drop(store);
+    let there = copy(&from, &over).await.unwrap();
+    assert_eq!(empty(&there), Vec::<&str>::new(), "every table is tried");
+    assert!(matches!(copy(&from, &over).await, Err(CopyError::NotEmpty(_))));
+    let again = copy(&over, &back).await.unwrap();
+    assert_eq!(there, again);
+    assert!(matches!(copy(&over, &back).await, Err(CopyError::NotEmpty(_))));
+    let moved = open(&Place::Url(over.clone())).await;
+    assert!(matches!(copy(&over, &sqlite_url(&room())).await, Err(CopyError::InUse(_))));
+    let returned = open(&Place::Url(back)).await;
+    for store in [&moved, &returned] {
+        assert!(store.live_of(wallet(1)).await.unwrap().is_some());
+        // New rows have numbers of their own.
+        assert_ne!(
+            store.chain_index(338, Address::repeat_byte(77)).await.unwrap(),
+            store.chain_index(1, Address::ZERO).await.unwrap()
+        );
+        store.count_marks("two", "b", Vec::new(), NOW).await.unwrap();
+        reserved(store, wish(9, 9)).await;
+    }
+}

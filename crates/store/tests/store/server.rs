@@ -1,0 +1,189 @@
+//! PostgreSQL alone: several gateways at one database, a server that is killed, a full disk.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use domain::{Event, State, StopReason};
+use fixtures::Postgres;
+use palatine_store::{Admission, Config, Store, StoreError};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
+
+use crate::help::{NOW, Place, id, make_database, new_database, open, parse, pod, reserved, room, wallet, wish};
+
+fn config(url: &str) -> Config {
+    Config { url: Some(parse(url)), connections: 8, timeout_ms: 30_000, ..Config::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_share_one_slot_per_wallet_and_hear_of_each_others_changes() {
+    let place = Place::postgres().await;
+    let (one, other) = (open(&place).await, open(&place).await);
+    assert_ne!(one.epoch(), other.epoch());
+    let mut news = other.subscribe();
+    let asked: Vec<_> = (0..50)
+        .map(|n| {
+            let store = if n % 2 == 0 { one.clone() } else { other.clone() };
+            tokio::spawn(async move { store.reserve(wish(1, n)).await.unwrap() })
+        })
+        .collect();
+    let mut granted = Vec::new();
+    for answer in asked {
+        match answer.await.unwrap() {
+            Admission::Reserved(record) => granted.push(record),
+            Admission::Busy(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let [record] = granted.as_slice() else { panic!("{granted:?}") };
+    one.advance(record.id, Event::Stop(StopReason::Requested), NOW).await.unwrap();
+    let (of, first) = news.recv().await.unwrap();
+    assert_eq!((of, first.seq, first.state), (record.pod, 1, State::Reserved));
+    assert_eq!(news.recv().await.unwrap().1.seq, 2);
+    let live = other.live_epochs().await.unwrap();
+    assert!(live.contains(&one.epoch()) && live.contains(&other.epoch()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_gateways_that_start_at_once_on_an_empty_database_both_come_up() {
+    let place = Place::postgres().await;
+    let stores = tokio::join!(open(&place), open(&place), open(&place));
+    reserved(&stores.0, wish(1, 1)).await;
+    assert!(stores.2.get(id(1)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_newer_schema_and_another_programs_database_are_refused_and_left_alone() {
+    let (newer, foreign) = (new_database().await, new_database().await);
+    drop(Store::open(&config(&newer)).await.unwrap());
+    execute(&newer, "UPDATE palatine SET version = 9999").await;
+    let refused = Store::open(&config(&newer)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Newer { found: 9_999, .. }), "{refused}");
+    execute(&foreign, "CREATE TABLE t (x INT)").await;
+    let refused = Store::open(&config(&foreign)).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Foreign(_)), "{refused}");
+}
+
+async fn execute(url: &str, sql: &str) {
+    let mut conn = PgConnection::connect(url).await.unwrap();
+    raw_sql(AssertSqlSafe(sql.to_owned())).execute(&mut conn).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_acknowledged_reservation_survives_kill_9_of_the_server_and_none_is_half_there() {
+    let mut server = Postgres::start();
+    let url = make_database(&server, "killed").await;
+    let store = Store::open(&config(&url)).await.unwrap();
+    let (mut kept, mut asked) = (Vec::new(), 0);
+    for round in 0..3_u64 {
+        let ends = Arc::new(AtomicBool::new(false));
+        let callers: Vec<_> = (0..8_u64)
+            .map(|caller| tokio::spawn(reserve_until(store.clone(), round * 1_000_000 + caller, Arc::clone(&ends))))
+            .collect();
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        server.kill();
+        ends.store(true, Ordering::Relaxed);
+        for caller in callers {
+            let (granted, last) = caller.await.unwrap();
+            kept.extend(granted);
+            asked += last;
+        }
+        server.start_again();
+    }
+    assert!(!kept.is_empty() && asked > 0);
+    for n in &kept {
+        let run = store.get(id(*n)).await.unwrap();
+        assert!(run.is_some(), "reservation {n} was acknowledged and is gone");
+    }
+    // Whatever is there is there whole: run, POD, spent message.
+    for run in store.live().await.unwrap() {
+        let n = run.id.bits();
+        assert_eq!(store.last_run(pod(n)).await.unwrap().map(|last| last.id), Some(run.id));
+        assert_eq!(store.reserve(wish(n, n)).await.unwrap(), Admission::Replayed);
+    }
+}
+
+/// Reserves for one wallet after the other; those that were granted, and how many were asked for.
+async fn reserve_until(store: Store, from: u64, ends: Arc<AtomicBool>) -> (Vec<u64>, u64) {
+    let (mut granted, mut asked) = (Vec::new(), 0);
+    for n in (from..).step_by(8) {
+        if ends.load(Ordering::Relaxed) {
+            break;
+        }
+        asked += 1;
+        match store.reserve(wish(n, n)).await {
+            Ok(Admission::Reserved(_)) => granted.push(n),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                assert!(error.retryable(), "{error:?}");
+                break;
+            }
+        }
+    }
+    (granted, asked)
+}
+
+/// Big enough for an empty cluster, and soon full.
+const SIZE: &std::ffi::CStr = c"size=96m,mode=0711";
+
+#[test]
+fn a_full_disk_of_the_server_fails_everybody_cleanly_and_room_heals_it() {
+    let room = room();
+    #[expect(unsafe_code, reason = "a namespace of this thread's own; no other thread of the test exists yet")]
+    // SAFETY: only the mount table is unshared; no file descriptor is.
+    let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
+    unshared.expect("this test makes a mount of its own: run it as root");
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .expect("keep our mounts to ourselves");
+    mount("tmpfs", room.path(), "tmpfs", MountFlags::empty(), SIZE).expect("mount a tiny disk");
+    std::os::unix::fs::chown(room.path(), Some(65534), Some(65534)).unwrap();
+    let mut server = Postgres::start_in(room.path(), &["min_wal_size=32MB", "max_wal_size=32MB"]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let url = make_database(&server, "tiny").await;
+        let store = Store::open(&config(&url)).await.unwrap();
+        fill_and_heal(&mut server, &store, room.path()).await;
+    });
+}
+
+async fn fill_and_heal(server: &mut Postgres, store: &Store, room: &std::path::Path) {
+    reserved(store, wish(1, 1)).await;
+    let ballast = room.join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    while std::io::Write::write_all(&mut file, &[0_u8; 65_536]).is_ok() {}
+    // As long as it is open, its room is not given back.
+    drop(file);
+    let (mut kept, mut failed) = (vec![1], Vec::new());
+    for n in 100..200_000_u64 {
+        match store.reserve(wish(n, n)).await {
+            Ok(Admission::Reserved(_)) => kept.push(n),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                assert!(error.retryable(), "{error:?}");
+                failed.push(n);
+            }
+        }
+        if failed.len() >= 20 {
+            break;
+        }
+    }
+    assert!(failed.len() >= 20, "the disk never got full");
+    std::fs::remove_file(&ballast).unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while let Err(error) = store.check().await {
+        assert!(std::time::Instant::now() < until, "it does not heal: {error}");
+        // A server whose log found no room has ended itself.
+        if !server.is_running() {
+            server.start_again();
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    for n in &failed {
+        assert_eq!(store.live_of(wallet(*n)).await.unwrap(), None, "{n} failed and took its slot");
+        // Neither was the message spent.
+        reserved(store, wish(*n, *n)).await;
+    }
+    for n in kept.iter().chain(&failed) {
+        assert!(store.get(id(*n)).await.unwrap().is_some(), "{n}");
+    }
+}

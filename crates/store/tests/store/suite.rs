@@ -1,0 +1,96 @@
+//! The suite: one list of cases, that both databases run.
+
+use crate::help::Place;
+
+macro_rules! cases {
+    ($($file:ident { $($case:ident,)* })*) => {
+        mod sqlite {
+            $(mod $file {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    crate::$file::$case(&super::super::Place::sqlite()).await;
+                })*
+            })*
+        }
+        mod postgres {
+            $(mod $file {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    crate::$file::$case(&super::super::Place::postgres().await).await;
+                })*
+            })*
+        }
+    };
+}
+
+cases! {
+    admission {
+        of_fifty_concurrent_wishes_of_one_wallet_one_is_granted,
+        a_reservation_is_read_as_it_was_written,
+        a_message_works_once_also_across_a_restart_and_whatever_it_asked,
+        a_wish_that_is_refused_spends_its_message_too,
+        a_retry_with_its_key_gets_the_first_answer_as_it_is_now,
+        a_key_stands_for_its_answer_for_a_day_and_no_longer,
+        an_id_that_is_taken_is_said_so_and_takes_no_slot,
+    }
+    billing {
+        a_running_stretch_counts_up_to_now_and_a_boot_costs_nothing,
+        marks_sent_again_or_overlapping_count_once_and_gaps_are_told,
+        a_node_may_not_bill_an_agent_of_another,
+        an_ended_agent_runs_no_further_and_a_late_mark_makes_its_bill_exact,
+        a_node_that_lost_its_journal_bills_until_it_was_last_heard,
+        clocks_at_the_end_of_time_do_not_break_the_bill,
+        every_mark_counts_once_across_replays_overlaps_and_reopenings,
+    }
+    index {
+        a_vaults_books_equal_the_fold_over_its_events_after_every_block_and_every_way_back,
+        a_batch_that_cannot_be_changes_nothing,
+        a_batch_that_was_posted_before_or_follows_another_block_is_refused,
+        the_books_of_two_factories_and_two_chains_are_apart,
+    }
+    finance {
+        the_newest_link_of_a_holder_counts_and_an_older_one_is_not_replayed,
+        prices_are_set_whole,
+        a_vault_that_is_deployed_stays_so_whatever_a_slower_writer_believes,
+    }
+    life {
+        a_life_is_kept_step_by_step_and_told_to_whoever_listens,
+        a_wallet_is_busy_until_the_grave_and_free_from_then_on,
+        a_step_that_life_does_not_know_is_refused_and_changes_nothing,
+        a_stop_during_a_failure_does_not_rewrite_its_end_unless_the_data_is_to_go,
+        a_flapping_agent_forgets_its_oldest_changes_and_no_more,
+        what_was_seen_and_how_the_balance_stands_are_kept,
+    }
+    outbox {
+        a_key_and_a_nonce_are_taken_once_by_each_account,
+        an_entry_takes_attempts_until_it_is_settled_and_is_found_after_a_restart,
+    }
+    payments {
+        the_record_does_what_every_record_must,
+        a_payment_for_one_thing_buys_no_other,
+        a_validity_of_more_than_64_bits_is_refused_and_nothing_is_recorded,
+        what_was_answered_is_so_after_a_restart,
+        fault_2_9_an_authorization_that_pays_a_fee_buys_no_request_and_the_other_way_round,
+        fault_2_9_of_both_at_once_one_takes_the_authorization,
+        fault_2_9_what_was_paid_is_known_after_a_restart_and_until_no_token_takes_it,
+    }
+    pods {
+        a_pod_keeps_id_prices_and_history_from_run_to_run,
+        of_fifty_concurrent_starts_of_one_pod_one_is_granted,
+        of_fifty_holders_who_choose_one_id_one_has_it_and_the_others_spend_no_slot,
+        nobody_starts_or_learns_of_another_holders_pod,
+        a_removed_pod_leaves_usage_and_its_id_which_its_holder_alone_may_take_again,
+        a_removal_that_comes_while_data_is_set_aside_is_not_forgotten,
+        a_full_quota_refuses_a_new_pod_names_what_could_go_and_starts_what_is_there,
+        old_runs_are_forgotten_but_the_last_of_a_pod_is_not,
+    }
+    prune {
+        spent_messages_go_only_when_nobody_could_accept_them,
+        forgetting_takes_small_bites_and_says_when_there_is_more,
+        a_forgotten_run_leaves_its_usage_and_nothing_else,
+    }
+    relays {
+        the_journal_does_what_every_journal_must,
+        a_step_that_is_not_allowed_changes_no_column,
+    }
+}
