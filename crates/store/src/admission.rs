@@ -119,7 +119,7 @@ pub(crate) enum Place {
     /// Where it was before its holder removed it.
     Again { id: PodId, key: PodKey },
     /// There, with its last run.
-    There(Record),
+    There(Box<Record>),
 }
 
 impl Reservation {

@@ -23,7 +23,7 @@ async fn a_holder_who_stays_below_the_tier_is_stopped_with_that_reason_and_an_ev
     house.until("it is stopped", async |house| house.is_free(1).await).await;
     assert_eq!(house.state(1).await, State::Stopped(StopReason::Balance));
     let last = house.store.changes(pod(1), 0).await.unwrap().pop().unwrap();
-    assert_eq!(last.reason, Some(wire::public::Reason::Stopped(StopReason::Balance)));
+    assert_eq!(wire::public::Reason::of(last.state), Some(wire::public::Reason::Stopped(StopReason::Balance)));
     assert_eq!(house.state(2).await, State::Ready);
     assert_eq!(house.node().running(), [id(2)]);
 }

@@ -24,8 +24,7 @@ async fn a_spawn_answers_when_the_agent_is_ready() {
     assert_eq!((record.node.as_deref(), record.runtime.as_deref()), (Some("node-1"), Some("qemu-tcg")));
     assert_eq!(house.node().running(), [id(1)]);
     let story: Vec<_> = house.store.changes(pod(1), 0).await.unwrap().iter().map(|change| change.state).collect();
-    let names = [State::Reserved, State::Placed, State::Booting, State::Ready].map(State::name);
-    assert_eq!(story, names);
+    assert_eq!(story, [State::Reserved, State::Placed, State::Booting, State::Ready]);
     assert_eq!(house.control.node_of(&record).unwrap().name(), "node-1");
 }
 

@@ -108,7 +108,7 @@ impl Reserve {
                 return Ok(match last {
                     None => Err(Admission::NoPod(id)),
                     Some(last) if last.state.is_live() => Err(Admission::Busy(id)),
-                    Some(last) => Ok(Place::There(last)),
+                    Some(last) => Ok(Place::There(Box::new(last))),
                 });
             }
         };

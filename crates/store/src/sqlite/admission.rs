@@ -114,7 +114,7 @@ impl Reservation {
                 return Ok(match last {
                     None => Err(Admission::NoPod(id)),
                     Some(last) if last.state.is_live() => Err(Admission::Busy(id)),
-                    Some(last) => Ok(Place::There(last)),
+                    Some(last) => Ok(Place::There(Box::new(last))),
                 });
             }
         };

@@ -254,3 +254,67 @@ async fn fault_2_9_what_an_older_database_knows_as_paid_stays_so() {
     let paid = journal.admit(&[fee(4, 9)], &[]).await.unwrap();
     assert_eq!(paid, RelayAdmission::New, "the group that it pays for");
 }
+
+/// A database as version 5 left it: of wallet 1 run 7 is ready, 5 failed and its disks
+/// are kept, 6 was stopped and its data erased; of wallet 2 run 8 is being stopped by
+/// its holder.
+fn fifth_version(directory: &Path) {
+    std::fs::create_dir(directory).unwrap();
+    let conn = Connection::open(directory.join("palatine.db")).unwrap();
+    for sql in [
+        include_str!("../../src/sqlite/schema/1.sql"),
+        include_str!("../../src/sqlite/schema/2.sql"),
+        include_str!("../../src/sqlite/schema/3.sql"),
+        include_str!("../../src/sqlite/schema/4.sql"),
+        include_str!("../../src/sqlite/schema/5.sql"),
+    ] {
+        conn.execute_batch(sql).unwrap();
+    }
+    conn.pragma_update(None, "application_id", 0x504C_544E).unwrap();
+    conn.pragma_update(None, "user_version", 5).unwrap();
+    let now = i64::try_from(NOW.0).unwrap();
+    let agent = "INSERT INTO agents (id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, \
+                 memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, \
+                 closed_ms, data_kept_until) VALUES (?1, ?2, 1, ?3, ?4, 'echo', ?5, 'standard', 500000, 2, 2048, 1, \
+                 ?6, ?7, 5, 2, 'local', 'qemu-tcg', 0, 1, 1000, ?8)";
+    let none = None::<i64>;
+    let mut insert = conn.prepare(agent).unwrap();
+    for (id, wallet, state, reason, ended_at, kept_until) in [
+        (7, 1, "ready", None, none, none),
+        (5, 1, "failed", Some("crash_loop"), Some(now - 5), Some(now + 9_000)),
+        (6, 1, "stopped", Some("requested"), Some(now - 4), none),
+        (8, 2, "stopping", Some("requested"), none, none),
+    ] {
+        insert.execute(params![id, bytes(wallet), state, reason, bytes(77), now - 100, ended_at, kept_until]).unwrap();
+    }
+    let change = "INSERT INTO changes (agent, seq, at, state) VALUES (7, 2, ?1, 'ready')";
+    conn.execute(change, params![now + 1]).unwrap();
+    conn.execute("INSERT INTO prices (agent, path, amount) VALUES (7, '/v1', 10)", ()).unwrap();
+    let deploy = "INSERT INTO deploys (agent, owner, agent_wallet, address, state, changed_at) \
+                  VALUES (7, ?1, ?1, ?1, 'deployed', ?2)";
+    conn.execute(deploy, params![[1_u8; 20], now]).unwrap();
+}
+
+#[tokio::test]
+async fn agents_of_the_fifth_version_become_pods_of_one_run_with_all_that_was_theirs() {
+    let room = room();
+    fifth_version(&config(&room).directory);
+    let store = reopen(&room).await;
+    let live = store.last_run(pod(7)).await.unwrap().unwrap();
+    assert_eq!((live.id, live.pod, live.state, live.data), (id(7), pod(7), State::Ready, None));
+    assert_eq!(live.tier_config.disk, domain::Tier::DEFAULT_DISK_MIB);
+    assert_eq!(store.changes(pod(7), 0).await.unwrap().len(), 2);
+    assert_eq!(store.prices_of(pod(7)).await.unwrap().len(), 1);
+    assert_eq!(store.deploy_of(pod(7)).await.unwrap().map(|deploy| deploy.pod), Some(pod(7)));
+    let failed = store.last_run(pod(5)).await.unwrap().unwrap();
+    assert_eq!(failed.data_node.as_deref(), Some("local"));
+    assert_eq!(failed.data.map(|data| data.until), Some(Some(NOW.plus(9_000))));
+    let stopped = store.last_run(pod(6)).await.unwrap().unwrap();
+    assert_eq!((stopped.state, stopped.data), (State::Stopped(StopReason::Requested), None));
+    let order: Vec<_> = store.of(wallet(1), 10).await.unwrap().iter().map(|run| run.pod).collect();
+    assert_eq!(order, [pod(7), pod(6), pod(5)]);
+    // Who stopped an agent of that version was told that its data goes.
+    let removed = State::Stopping(domain::End::Stopped(StopReason::Removed));
+    assert_eq!(store.last_run(pod(8)).await.unwrap().unwrap().state, removed);
+    assert_eq!(store.usage(wallet(1), NOW).await.unwrap().1, 3);
+}

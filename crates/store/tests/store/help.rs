@@ -31,7 +31,9 @@ impl Place {
     pub(crate) fn config(&self) -> Config {
         match self {
             Self::Sqlite(room) => config(room),
-            Self::Url(url) => Config { url: Some(url.clone()), connections: 8, timeout_ms: 60_000, ..Config::default() },
+            Self::Url(url) => {
+                Config { url: Some(url.clone()), connections: 8, timeout_ms: 60_000, ..Config::default() }
+            }
         }
     }
 }
