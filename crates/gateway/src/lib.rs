@@ -15,9 +15,9 @@
 //! | `refusal` | every error's answer: the only place that knows both |
 //!
 //! # What a handler may rely on
-//! A handler that takes an [`crate::auth::caller::Owner`] runs only for a verified signature
+//! A handler that takes an [`crate::auth::caller::Holder`] runs only for a verified signature
 //! that binds the request and this gateway, and was spent durably before. One that
-//! takes a [`crate::auth::caller::Reader`], a [`crate::auth::caller::Stopper`] or a [`crate::auth::caller::Verified`] may
+//! takes a [`crate::auth::caller::Reader`], a [`crate::auth::caller::Stopper`] or a [`crate::auth::caller::UnspentSignature`] may
 //! run for Romulus's own text; the last must spend it itself, and only `spawn` does.
 
 mod api;
@@ -42,7 +42,7 @@ pub use edge::hosts::{Host, NameError, Origin};
 pub use edge::listen::{ListenError, Listeners};
 pub use edge::tls::TlsError;
 pub use nodes::guests::{GuestError, Guests, Io, NodeGuests};
-pub use nodes::images::{Images, NodeImages, Table};
+pub use nodes::images::{ImageTable, Images, NodeImages};
 pub use payments::PaymentServices;
 pub use serve::{ServeError, serve};
 pub use state::Parts;

@@ -17,12 +17,12 @@ use wire::Secret;
 use wire::public::{Agent, Reason};
 use wire::relay::Health;
 
-use crate::auth::spent::Spent;
+use crate::auth::spent::SpentSignatures;
 use crate::edge::hosts::KnownHosts;
 use crate::edge::limits::RateLimits;
 use crate::edge::streams::StreamLimiter;
 use crate::health::parts::PartsHealth;
-use crate::ids::Ids;
+use crate::ids::RunIds;
 use crate::ingress::bodies::BodyBudget;
 use crate::ingress::pool::Pools;
 use crate::ingress::price_table::PriceTable;
@@ -33,7 +33,7 @@ use crate::payments::PaymentServices;
 use crate::refusal::Refusal;
 use crate::{Config, Limits};
 
-/// How long what was found of the relayer's health stands.
+/// How long the relayer's health is cached.
 const HEALTH_LASTS: Duration = Duration::from_secs(2);
 
 /// The parts a gateway is made of.
@@ -86,18 +86,18 @@ pub(crate) struct Gateway {
     /// The hosts by which the API is asked.
     pub(crate) hosts: KnownHosts,
     pub(crate) rates: RateLimits,
-    pub(crate) spent: Spent,
-    pub(crate) ids: Ids,
+    pub(crate) spent: SpentSignatures,
+    pub(crate) ids: RunIds,
     pub(crate) price_table: PriceTable,
-    /// How the relayer is, as was found a moment ago.
+    /// The relayer's health, cached.
     pub(crate) relayer_health: Cache<(), Arc<Health>>,
     /// What signatures and links may name.
     pub(crate) audiences: Vec<GatewayName>,
-    /// How what we work with was, when it was last asked.
+    /// How the parts that it works with were when they were last asked.
     pub(crate) parts_health: PartsHealth,
-    /// Places for answers that do not end by themselves.
+    /// Limits answers that do not end by themselves.
     pub(crate) streams: StreamLimiter,
-    /// Room for the bodies of requests that are paid for.
+    /// Limits the bodies of paid requests.
     pub(crate) bodies: BodyBudget,
     /// Connections to the agents.
     pub(crate) pools: Pools,
@@ -121,14 +121,14 @@ impl Gateway {
         let Names { agent_url, path_url, audiences } = names;
         let ours = audiences.iter().map(GatewayName::as_str).chain([agent_url.domain()]);
         let ours = ours.chain(path_url.as_ref().map(PathUrl::authority));
-        // Where nobody can pay, nothing is left to who does.
+        // Where nobody can pay, nothing is kept for payers.
         let payer_percent = if parts.payments.is_some() { limits.payer_percent } else { 0 };
         let limits = Limits { payer_percent, ..limits };
         Self {
             hosts: KnownHosts::new(&config.hosts, ours),
             rates: RateLimits::new(&limits),
-            spent: Spent::new(limits.tracked),
-            ids: Ids::default(),
+            spent: SpentSignatures::new(limits.tracked),
+            ids: RunIds::default(),
             price_table: PriceTable::new(),
             relayer_health: Cache::builder().max_capacity(1).time_to_live(HEALTH_LASTS).build(),
             audiences,
@@ -156,7 +156,7 @@ impl Gateway {
     /// Spends a signature, durably.
     pub(crate) async fn spend(&self, stamp: Stamp) -> Result<(), Refusal> {
         self.parts.store.spend(stamp).await?;
-        self.spent.note(stamp.key);
+        self.spent.insert(stamp.key);
         Ok(())
     }
 
@@ -165,10 +165,12 @@ impl Gateway {
     /// worst the same is asked twice.
     pub(crate) async fn spend_essential(&self, stamp: Stamp, bound: bool) -> Result<(), Refusal> {
         match self.parts.store.spend_essential(stamp).await {
-            Err(error) if bound && error.retryable() => tracing::warn!(%error, "a signature is spent in memory alone"),
+            Err(error) if bound && error.retryable() => {
+                tracing::warn!(%error, "the store cannot record a spent signature: it is remembered in memory alone, until a restart")
+            }
             spent => spent?,
         }
-        self.spent.note(stamp.key);
+        self.spent.insert(stamp.key);
         Ok(())
     }
 

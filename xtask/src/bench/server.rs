@@ -12,7 +12,7 @@ use auth::Tokens;
 use chain::fake::FakeBalances;
 use control::{Control, Node, NodeError};
 use domain::{ImageDigest, PodId, RunId, Tiers, UnixMillis};
-use gateway::{Images, Limits, Listeners, NodeGuests, Parts, Table, Tls};
+use gateway::{ImageTable, Images, Limits, Listeners, NodeGuests, Parts, Tls};
 use store::Store;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -138,7 +138,7 @@ impl Node for InstantNode {
 }
 
 /// One image, always known.
-struct OneImage(Arc<Table>);
+struct OneImage(Arc<ImageTable>);
 
 impl Default for OneImage {
     fn default() -> Self {
@@ -148,7 +148,7 @@ impl Default for OneImage {
 
 #[async_trait::async_trait]
 impl Images for OneImage {
-    fn table(&self) -> Option<Arc<Table>> {
+    fn table(&self) -> Option<Arc<ImageTable>> {
         Some(self.0.clone())
     }
 

@@ -14,9 +14,9 @@ use wire::fault::Code;
 use crate::api::agents::{events, logs, spawn, status, stop, usage};
 use crate::api::meta::{document, health, metrics, tiers};
 use crate::api::money::{facilitator, links, prices, relay, vaults};
-use crate::edge::arrival::Arrival;
 use crate::edge::cors;
 use crate::edge::limits::client_key;
+use crate::edge::source::RequestSource;
 use crate::ingress::process;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -103,7 +103,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
 /// Counts a request against its address, and tells by which route it is answered.
 async fn admit(
     State(gateway): State<Arc<Gateway>>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(source): Extension<RequestSource>,
     route: Option<MatchedPath>,
     request: Request,
     next: Next,
@@ -113,7 +113,7 @@ async fn admit(
         Some(path) if STOPPING.contains(&path) => Some(&gateway.rates.stops),
         _ => Some(&gateway.rates.addresses),
     };
-    let mut response = match limit.map_or(Ok(()), |limit| limit.check(client_key(arrival.client))) {
+    let mut response = match limit.map_or(Ok(()), |limit| limit.check(client_key(source.address))) {
         Ok(()) => next.run(request).await,
         Err(exceeded) => Refusal::from(exceeded).into_response(),
     };

@@ -21,9 +21,9 @@ use crate::edge::cors;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
-/// A verified signature of a spawn that is **not spent yet**: whoever takes this
-/// spends `stamp`, whatever the answer is. It may be Romulus's own text.
-pub(crate) struct Verified {
+/// A verified signature that is **not spent yet**: a handler that takes this spends
+/// `stamp`, whatever the answer is. It may be of Romulus's own text.
+pub(crate) struct UnspentSignature {
     pub(crate) wallet: Wallet,
     pub(crate) stamp: Stamp,
     /// Whether it covers this request alone.
@@ -33,7 +33,7 @@ pub(crate) struct Verified {
 }
 
 /// A verified signature that binds the request and this gateway, spent durably.
-pub(crate) struct Owner {
+pub(crate) struct Holder {
     pub(crate) wallet: Wallet,
     /// Whether it covers this request alone; otherwise it is a [`Reader`]'s or a
     /// [`Stopper`]'s, in Romulus's own text.
@@ -42,13 +42,13 @@ pub(crate) struct Owner {
     pub(crate) now: UnixMillis,
 }
 
-/// An [`Owner`] who only reads what is its own, and may have signed Romulus's own
+/// A [`Holder`] who only reads what is its own, and may have signed Romulus's own
 /// text. That works on a full disk too.
-pub(crate) struct Reader(pub(crate) Owner);
+pub(crate) struct Reader(pub(crate) Holder);
 
-/// An [`Owner`] who is let in however often the wallet has asked, and may have
+/// A [`Holder`] who is let in however often the wallet has asked, and may have
 /// signed Romulus's own text: stopping always works.
-pub(crate) struct Stopper(pub(crate) Owner);
+pub(crate) struct Stopper(pub(crate) Holder);
 
 /// Which texts open a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl AcceptedText {
     }
 }
 
-impl FromRequest<Arc<Gateway>> for Verified {
+impl FromRequest<Arc<Gateway>> for UnspentSignature {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
@@ -75,7 +75,7 @@ impl FromRequest<Arc<Gateway>> for Verified {
     }
 }
 
-impl FromRequest<Arc<Gateway>> for Owner {
+impl FromRequest<Arc<Gateway>> for Holder {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
@@ -99,29 +99,33 @@ impl FromRequest<Arc<Gateway>> for Stopper {
     }
 }
 
-async fn spend(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> {
-    let Verified { wallet, stamp, bound, body, now } = verified;
+async fn spend(gateway: &Gateway, verified: UnspentSignature) -> Result<Holder, Refusal> {
+    let UnspentSignature { wallet, stamp, bound, body, now } = verified;
     gateway.spend(stamp).await?;
-    Ok(Owner { wallet, bound, body, now })
+    Ok(Holder { wallet, bound, body, now })
 }
 
-async fn spend_essential(gateway: &Gateway, verified: Verified) -> Result<Owner, Refusal> {
-    let Verified { wallet, stamp, bound, body, now } = verified;
+async fn spend_essential(gateway: &Gateway, verified: UnspentSignature) -> Result<Holder, Refusal> {
+    let UnspentSignature { wallet, stamp, bound, body, now } = verified;
     gateway.spend_essential(stamp, bound).await?;
-    Ok(Owner { wallet, bound, body, now })
+    Ok(Holder { wallet, bound, body, now })
 }
 
 /// Verifies, and counts the request against its wallet.
-async fn verify_counted(gateway: &Gateway, request: Request<Body>, opens: AcceptedText) -> Result<Verified, Refusal> {
+async fn verify_counted(
+    gateway: &Gateway,
+    request: Request<Body>,
+    opens: AcceptedText,
+) -> Result<UnspentSignature, Refusal> {
     let verified = verify(gateway, request, opens).await?;
     gateway.rates.wallets.check(verified.wallet)?;
     Ok(verified)
 }
 
-async fn verify(gateway: &Gateway, request: Request<Body>, opens: AcceptedText) -> Result<Verified, Refusal> {
+async fn verify(gateway: &Gateway, request: Request<Body>, opens: AcceptedText) -> Result<UnspentSignature, Refusal> {
     cors::need_json(&request)?;
     let (head, body) = request.into_parts();
-    // Nobody's body is read whose headers are refused whatever it is.
+    // The headers first: a request that they refuse does not have its body read.
     let claim = Claim::read(presented(&head.headers), opens.policy(gateway), gateway.now())?;
     let body = read(gateway, body).await?;
     verify_over(gateway, &claim, &head, body)
@@ -139,9 +143,9 @@ pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Resu
     let (first, more) = begun.map_err(|_| Refusal::invalid("the body did not begin in time"))??;
     let verified = verify_over(gateway, &claim, &head, first.clone())?;
     gateway.rates.wallets.check(verified.wallet)?;
-    let owner = spend(gateway, verified).await?;
+    let holder = spend(gateway, verified).await?;
     let begin = futures_util::stream::iter([first, more].map(Ok));
-    Ok((owner.wallet, Body::from_stream(begin.chain(rest))))
+    Ok((holder.wallet, Body::from_stream(begin.chain(rest))))
 }
 
 /// The bytes of a body's first envelope, and what came with them.
@@ -158,15 +162,15 @@ async fn first_envelope(body: &mut BodyDataStream) -> Result<(Bytes, Bytes), Ref
     }
 }
 
-fn verify_over(gateway: &Gateway, claim: &Claim<'_>, head: &Parts, body: Bytes) -> Result<Verified, Refusal> {
+fn verify_over(gateway: &Gateway, claim: &Claim<'_>, head: &Parts, body: Bytes) -> Result<UnspentSignature, Refusal> {
     let now = gateway.now();
     let signed = claim.verify(&bound(head, &body), now)?;
-    tracing::debug!(form = signed.form.as_str(), bound = signed.bound, "a signature is good");
-    if gateway.spent.knows(&signed.stamp_key) {
+    tracing::debug!(form = signed.form.as_str(), bound = signed.bound, "a signature was verified");
+    if gateway.spent.contains(&signed.stamp_key) {
         return Err(store::StoreError::Replayed.into());
     }
     let stamp = Stamp { key: signed.stamp_key, expires_at: signed.expires_at };
-    Ok(Verified { wallet: signed.wallet, stamp, bound: signed.bound, body, now })
+    Ok(UnspentSignature { wallet: signed.wallet, stamp, bound: signed.bound, body, now })
 }
 
 /// What a bound signature of this request covers.

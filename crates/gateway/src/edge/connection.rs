@@ -18,11 +18,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::Limits;
-use crate::edge::arrival::Peer;
 use crate::edge::dispatch::handle;
 use crate::edge::eviction::{ActiveRequest, ConnectionActivity, IdleConnections};
 use crate::edge::guarded::GuardedBody;
 use crate::edge::linger::{LingerFlag, LingeringStream};
+use crate::edge::source::Peer;
 use crate::state::Gateway;
 
 /// How many times the headers' limit hyper reads before it answers by itself: so far,

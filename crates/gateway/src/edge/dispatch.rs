@@ -17,11 +17,11 @@ use tracing::field::{Empty, display};
 use tracing::{Instrument, Span};
 use wire::fault::Code;
 
-use crate::edge::arrival::{Arrival, Peer};
 use crate::edge::headers;
+use crate::edge::source::{Peer, RequestSource};
 use crate::edge::trace::{Trace, X_TRACE_ID};
 use crate::ingress::proxy;
-use crate::ingress::target::{Listener, Target};
+use crate::ingress::target::{ListenerKind, Target};
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -33,13 +33,13 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let began = Instant::now();
-    let arrival = arrive(&gateway, peer, &request);
-    let trace_id = arrival.trace.id();
+    let source = source_of(&gateway, peer, &request);
+    let trace_id = source.trace.id();
     let span = tracing::info_span!("request", %trace_id, method = %request.method(), agent = Empty);
     if let Some(follow) = gateway.parts.follow {
-        follow(&span, &arrival.trace.traceparent());
+        follow(&span, &source.trace.traceparent());
     }
-    let answering = dispatch(gateway, router, arrival, peer.listener, request);
+    let answering = dispatch(gateway, router, source, peer.listener, request);
     let (label, mut response) = answering.instrument(span.clone()).await;
     if let Ok(value) = HeaderValue::from_str(&trace_id) {
         response.headers_mut().insert(X_TRACE_ID, value);
@@ -48,10 +48,10 @@ pub(crate) async fn handle(
     response
 }
 
-fn arrive(gateway: &Gateway, peer: Peer, request: &Request<Incoming>) -> Arrival {
+fn source_of(gateway: &Gateway, peer: Peer, request: &Request<Incoming>) -> RequestSource {
     let trusted = gateway.config.trusted_proxies.contains(&peer.address.to_canonical());
-    Arrival {
-        client: headers::client_address(peer.address, trusted, request.headers()),
+    RequestSource {
+        address: headers::client_address(peer.address, trusted, request.headers()),
         trusted,
         tls: peer.tls,
         trace: Trace::of(request.headers(), rand::random()),
@@ -61,8 +61,8 @@ fn arrive(gateway: &Gateway, peer: Peer, request: &Request<Incoming>) -> Arrival
 async fn dispatch(
     gateway: Arc<Gateway>,
     router: Router,
-    arrival: Arrival,
-    listener: Listener,
+    source: RequestSource,
+    listener: ListenerKind,
     mut request: Request<Incoming>,
 ) -> (Label, Response<Body>) {
     let host = match check(&gateway, &request) {
@@ -76,14 +76,14 @@ async fn dispatch(
             // An HTTP/1.0 client need not name a host: it is the agent's own.
             let host = host.unwrap_or_else(|| gateway.agent_url.host(named.id));
             // Boxed: the future of a call to the API should not be as large as this one.
-            let answer = Box::pin(proxy::forward(&gateway, &arrival, &named, &host, request)).await;
+            let answer = Box::pin(proxy::forward(&gateway, &source, &named, &host, request)).await;
             return (Label::Ingress, answer.unwrap_or_else(IntoResponse::into_response));
         }
-        Ok(Target::Elsewhere(response)) => return (Label::Ingress, response),
+        Ok(Target::Redirect(response)) => return (Label::Ingress, response),
         Err(refusal) => return (Label::Refused, refusal.into_response()),
     }
     let mut request = request.map(Body::new);
-    request.extensions_mut().insert(arrival);
+    request.extensions_mut().insert(source);
     let Ok(mut response) = router.oneshot(request).await;
     let headers = response.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -14,9 +14,9 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// Beginnings of the names that only the gateway says to an agent.
+/// Prefixes of the headers that only the gateway may set for an agent.
 const OURS: [&str; 3] = ["x-forwarded-", "x-palatine-", "e2b-sandbox-"];
-/// By which servers believe another sender than the one who sent.
+/// Headers by which servers take somebody else for the sender of a request.
 const SENDER: [&str; 18] = [
     "forwarded",
     "x-forwarded",
@@ -37,8 +37,8 @@ const SENDER: [&str; 18] = [
     "x-remote-user",
     "tailscale-user-login",
 ];
-/// By which servers believe another path, method or protocol than the request's own,
-/// by which the gateway has decided; and another proxy than theirs (`proxy`).
+/// Headers by which servers take another path, method or protocol than the request's own,
+/// which the gateway has decided by; and another proxy than theirs (`proxy`).
 const OTHER_REQUEST: [&str; 18] = [
     "x-original-url",
     "x-original-uri",
@@ -60,25 +60,25 @@ const OTHER_REQUEST: [&str; 18] = [
     "http2-settings",
 ];
 
-/// What an agent's token begins with.
+/// The prefix of agents' tokens.
 const TOKEN: &[u8] = b"plt_";
 /// Where clients put credentials.
 const CREDENTIALS: [&str; 6] =
     ["authorization", "proxy-authorization", "x-api-key", "api-key", "x-auth-token", "x-access-token"];
 
-/// Who asked, for an agent that wants to know. What the client itself says of
-/// that is believed only from a trusted proxy.
+/// The `X-Forwarded-*` headers for an agent. What the client itself sends of them is
+/// believed only from a trusted proxy.
 pub(crate) struct Forwarded<'a> {
     pub(crate) client: IpAddr,
     pub(crate) host: &'a str,
-    /// What of the path was taken away.
+    /// The prefix that was taken off the path.
     pub(crate) prefix: Option<&'a str>,
     pub(crate) tls: bool,
     pub(crate) trusted: bool,
 }
 
 impl Forwarded<'_> {
-    /// Says it in place of all that the request said of the kind.
+    /// Sets them in place of all that the request had of the kind.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
         let said = headers.remove(X_FORWARDED_PROTO).filter(|_| self.trusted);
         strip_not_believed(headers);
@@ -107,7 +107,7 @@ fn plain(name: &HeaderName) -> String {
     name.as_str().replace(['_', '.'], "-")
 }
 
-/// Takes away what an agent's server could believe of a request and must not.
+/// Removes headers that an agent's server could believe and must not.
 fn strip_not_believed(headers: &mut HeaderMap) {
     let believed = |name: &HeaderName| {
         let name = plain(name);
@@ -176,7 +176,7 @@ fn holds_token(value: &HeaderValue) -> bool {
     words.any(|word| word.starts_with(TOKEN))
 }
 
-/// A payment that was taken here is nothing for the agent.
+/// Removes the payment, which is taken here.
 pub(crate) fn strip_payment(headers: &mut HeaderMap) {
     headers.remove(x402::PAYMENT_SIGNATURE);
     headers.remove(x402::X_PAYMENT);

@@ -11,12 +11,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
 use crate::auth::audience::Listening;
-use crate::edge::arrival::Peer;
 use crate::edge::connection::Server;
 use crate::edge::eviction::IdleConnections;
 use crate::edge::limits::{client_block, client_key};
 use crate::edge::semaphore::{KeyedPermit, KeyedSemaphore};
-use crate::ingress::target::Listener;
+use crate::edge::source::Peer;
+use crate::ingress::target::ListenerKind;
 use crate::ingress::urls::{AgentUrl, PathUrl};
 use crate::{Config, ConfigError, Limits, Tls};
 
@@ -175,22 +175,22 @@ impl Acceptor {
     /// Takes connections until the gateway goes down.
     pub(crate) fn spawn(self, listeners: Listeners) {
         let Listeners { plain, tls, paths } = listeners;
-        let plain = plain.into_iter().map(|listener| (listener, Listener::Hosts, None));
-        let secure = tls.into_iter().map(|listener| (listener, Listener::Hosts, self.tls.clone()));
-        let paths = paths.into_iter().map(|listener| (listener, Listener::Paths, None));
+        let plain = plain.into_iter().map(|listener| (listener, ListenerKind::Hosts, None));
+        let secure = tls.into_iter().map(|listener| (listener, ListenerKind::Hosts, self.tls.clone()));
+        let paths = paths.into_iter().map(|listener| (listener, ListenerKind::Paths, None));
         for (listener, kind, tls) in plain.chain(secure).chain(paths) {
             let acceptor = Self { tls, ..self.clone() };
             self.server.gateway.tasks.spawn(acceptor.run(listener, kind));
         }
     }
 
-    async fn run(self, listener: TcpListener, kind: Listener) {
+    async fn run(self, listener: TcpListener, kind: ListenerKind) {
         let gateway = Arc::clone(&self.server.gateway);
         gateway.draining.run_until_cancelled(async { while self.accept(&listener, kind).await.is_some() {} }).await;
     }
 
     /// Takes one connection; nothing once there are no more permits.
-    async fn accept(&self, listener: &TcpListener, kind: Listener) -> Option<()> {
+    async fn accept(&self, listener: &TcpListener, kind: ListenerKind) -> Option<()> {
         let gateway = &self.server.gateway;
         let (stream, address) = match listener.accept().await {
             Ok(accepted) => accepted,

@@ -1,6 +1,5 @@
 //! The edge: listeners, connections, and what every request passes.
 
-pub(crate) mod arrival;
 pub(crate) mod body;
 pub(crate) mod connection;
 pub(crate) mod cors;
@@ -15,6 +14,7 @@ pub(crate) mod linger;
 pub(crate) mod listen;
 pub(crate) mod requester;
 pub(crate) mod semaphore;
+pub(crate) mod source;
 pub(crate) mod streams;
 pub(crate) mod tls;
 pub(crate) mod trace;

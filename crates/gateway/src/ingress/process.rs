@@ -16,9 +16,9 @@ use wire::fault::Fault;
 use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::api::extract::Id;
-use crate::auth::caller::{self, Owner};
-use crate::edge::arrival::Arrival;
+use crate::auth::caller::{self, Holder};
 use crate::edge::idle::IdleTimer;
+use crate::edge::source::RequestSource;
 use crate::edge::streams::until_drained;
 use crate::nodes::record::node_of;
 use crate::refusal::Refusal;
@@ -60,7 +60,7 @@ pub(crate) struct Segment {
 )]
 pub(crate) async fn pass(
     State(gateway): State<Arc<Gateway>>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(source): Extension<RequestSource>,
     Id(id): Id,
     Path(Segment { method }): Path<Segment>,
     request: Request<Body>,
@@ -72,8 +72,8 @@ pub(crate) async fn pass(
     let (wallet, body) = if method == STREAM_INPUT {
         caller::of_stream(&gateway, request).await?
     } else {
-        let owner = Owner::from_request(request, &gateway).await?;
-        (owner.wallet, Body::from(owner.body))
+        let holder = Holder::from_request(request, &gateway).await?;
+        (holder.wallet, Body::from(holder.body))
     };
     let record = gateway.owned(id, wallet).await?;
     let node = node_of(&record)?;
@@ -83,7 +83,7 @@ pub(crate) async fn pass(
     for ours in signature.into_iter().chain([AUTHORIZATION.as_str(), COOKIE.as_str(), CONTENT_LENGTH.as_str()]) {
         headers.remove(ours);
     }
-    if let Ok(trace) = arrival.trace.traceparent().parse() {
+    if let Ok(trace) = source.trace.traceparent().parse() {
         headers.insert(TRACEPARENT, trace);
     }
     let timer = IdleTimer::new();

@@ -22,20 +22,20 @@ use tokio::time::Instant;
 use tracing::Instrument;
 use wire::fault::{Code, Fault};
 
-use crate::edge::arrival::Arrival;
 use crate::edge::eviction::ActiveRequest;
 use crate::edge::guarded::GuardedBody;
 use crate::edge::headers::{self, Forwarded};
 use crate::edge::idle::IdleTimer;
 use crate::edge::limits::client_key;
 use crate::edge::requester::Requester;
+use crate::edge::source::RequestSource;
 use crate::edge::streams::StreamPermit;
 use crate::ingress::paywall::{Paywall, finish};
 use crate::ingress::pool::{Lease, unreachable};
 use crate::ingress::pricing::{AgentPricing, Charge};
 use crate::ingress::request::{is_preflight, rewrite};
 use crate::ingress::response::confine;
-use crate::ingress::target::{Named, Way};
+use crate::ingress::target::{AddressedBy, AgentTarget};
 use crate::ingress::upgrade::{self, Socket};
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -43,12 +43,12 @@ use crate::state::Gateway;
 /// Passes a request on to its agent, and the answer back.
 pub(crate) async fn forward(
     gateway: &Arc<Gateway>,
-    arrival: &Arrival,
-    named: &Named,
+    source: &RequestSource,
+    named: &AgentTarget,
     host: &str,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Refusal> {
-    gateway.rates.ingress.check(client_key(arrival.client))?;
+    gateway.rates.ingress.check(client_key(source.address))?;
     headers::one_credential(request.headers())?;
     let id = named.id;
     let socket = Socket::wanted(&mut request);
@@ -61,27 +61,27 @@ pub(crate) async fn forward(
     let record = reachable(last_run, held || pricing.charge.is_some_and(|charge| charge.opens))?;
     gateway.check_port(&record, named.port).await?;
     let client = socket.map(|socket| UpgradeRequest::of(socket, &mut request));
-    let visitor = Requester::Visitor { address: client_key(arrival.client), beside_payers: pricing.has_prices };
+    let visitor = Requester::Visitor { address: client_key(source.address), beside_payers: pricing.has_prices };
     let requester = if held { Requester::Holder } else { visitor };
     let charge = pricing.charge.filter(|_| !is_preflight(&request));
     let (head, body) = request.into_parts();
-    let prefix = if let Way::Path(prefix) = &named.way { Some(prefix.as_str()) } else { None };
-    let forwarded = Forwarded { client: arrival.client, host, prefix, tls: arrival.tls, trusted: arrival.trusted };
+    let prefix = if let AddressedBy::Path(prefix) = &named.addressed_by { Some(prefix.as_str()) } else { None };
+    let forwarded = Forwarded { client: source.address, host, prefix, tls: source.tls, trusted: source.trusted };
     let mut outgoing = head.clone();
     let token = upgrade::take_token(&mut outgoing.headers);
     let context = ResponseContext {
-        way: named.way.clone(),
+        addressed_by: named.addressed_by.clone(),
         host: host.to_owned(),
         subprotocol: token.filter(|_| socket.is_some()),
     };
     let Some(Charge { price, .. }) = charge else {
-        let request = rewrite(outgoing, arrival, &forwarded, socket)?.map(|()| Body::new(body));
+        let request = rewrite(outgoing, source, &forwarded, socket)?.map(|()| Body::new(body));
         let permits = gateway.permits(&record, requester, client).await?;
         return gateway.answered(permits, context, request).await;
     };
-    let paywall = gateway.paywall(&record, price, &head, arrival.client).await?;
+    let paywall = gateway.paywall(&record, price, &head, source.address).await?;
     headers::strip_payment(&mut outgoing.headers);
-    let request = rewrite(outgoing, arrival, &forwarded, socket)?;
+    let request = rewrite(outgoing, source, &forwarded, socket)?;
     gateway.serve_paid(PaidRequest { paywall, record, client, context, head, body, request }).await
 }
 
@@ -110,7 +110,7 @@ impl UpgradeRequest {
 
 /// What an answer must be adapted to.
 struct ResponseContext {
-    way: Way,
+    addressed_by: AddressedBy,
     host: String,
     /// The subprotocol in which the client brought the agent's token.
     subprotocol: Option<HeaderValue>,
@@ -251,7 +251,7 @@ impl Gateway {
         let AgentPermits { lease, stream } = permits;
         let accept = stream.as_ref().and_then(|(client, _)| client.socket.accept(request.headers()));
         let mut answer = lease.send(request).await?;
-        confine(answer.headers_mut(), &context.way, &context.host);
+        confine(answer.headers_mut(), &context.addressed_by, &context.host);
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             let asked = stream.filter(|_| upgrade::is_granted(answer.headers(), accept.as_ref()));
             let asked = asked.ok_or_else(|| unreachable("the agent switched to a protocol that was not asked for"))?;

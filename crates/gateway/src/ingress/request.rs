@@ -6,15 +6,15 @@ use http::{Method, Request, Uri, Version};
 use wire::TRACEPARENT;
 use wire::fault::Code;
 
-use crate::edge::arrival::Arrival;
 use crate::edge::headers::{self, Forwarded};
+use crate::edge::source::RequestSource;
 use crate::ingress::upgrade::Socket;
 use crate::refusal::Refusal;
 
 /// The request as the agent sees it.
 pub(crate) fn rewrite(
     mut head: Parts,
-    arrival: &Arrival,
+    source: &RequestSource,
     forwarded: &Forwarded<'_>,
     socket: Option<Socket>,
 ) -> Result<Request<()>, Refusal> {
@@ -29,7 +29,7 @@ pub(crate) fn rewrite(
     forwarded.write(&mut head.headers);
     let host = HeaderValue::from_str(forwarded.host).map_err(|_| Refusal::invalid("Host is not the name of a host"))?;
     head.headers.insert(HOST, host);
-    if let Ok(trace) = arrival.trace.traceparent().parse() {
+    if let Ok(trace) = source.trace.traceparent().parse() {
         head.headers.insert(TRACEPARENT, trace);
     }
     if let Some(socket) = socket {

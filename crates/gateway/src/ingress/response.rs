@@ -1,18 +1,19 @@
-//! What an agent's answer may do beyond itself: its cookies stay with the agent,
-//! and where it sends a client on, that leads back to the agent.
+//! An agent's answer on its way back: its cookies are confined to the agent, and its
+//! redirects lead to the agent.
 
 use http::header::{HeaderMap, HeaderValue, LOCATION, SET_COOKIE};
 
-use crate::ingress::target::Way;
+use crate::ingress::target::AddressedBy;
 
-/// Keeps an answer to where its agent was reached.
-pub(crate) fn confine(headers: &mut HeaderMap, way: &Way, host: &str) {
-    let cookies: Vec<HeaderValue> = headers.get_all(SET_COOKIE).iter().filter_map(|value| cookie(value, way)).collect();
+/// Confines an answer to where its agent was reached.
+pub(crate) fn confine(headers: &mut HeaderMap, addressed_by: &AddressedBy, host: &str) {
+    let cookies: Vec<HeaderValue> =
+        headers.get_all(SET_COOKIE).iter().filter_map(|value| cookie(value, addressed_by)).collect();
     headers.remove(SET_COOKIE);
     for cookie in cookies {
         headers.append(SET_COOKIE, cookie);
     }
-    if let Way::Path(prefix) = way
+    if let AddressedBy::Path(prefix) = addressed_by
         && let Some(there) = headers.get(LOCATION).and_then(|there| there.to_str().ok())
         && let Some(there) = under(prefix, host, there)
         && let Ok(there) = HeaderValue::try_from(there)
@@ -23,17 +24,17 @@ pub(crate) fn confine(headers: &mut HeaderMap, way: &Way, host: &str) {
 
 /// A cookie as the agent may set it: for its own host, without a `Domain`, or for
 /// its own path. An agent that shares the API's host sets none.
-fn cookie(value: &HeaderValue, way: &Way) -> Option<HeaderValue> {
-    // Not text: nothing in it could be kept apart.
+fn cookie(value: &HeaderValue, addressed_by: &AddressedBy) -> Option<HeaderValue> {
+    // What is not text cannot be confined.
     let text = value.to_str().ok()?;
     let mut parts = text.split(';');
     let pair = parts.next().unwrap_or_default();
     let is = |part: &&str, name: &str| part.split('=').next().unwrap_or_default().trim().eq_ignore_ascii_case(name);
     let kept: Vec<&str> = parts.filter(|part| !is(part, "domain")).collect();
-    match way {
-        Way::Host => HeaderValue::try_from([&[pair], kept.as_slice()].concat().join(";")).ok(),
-        Way::Header => None,
-        Way::Path(prefix) => {
+    match addressed_by {
+        AddressedBy::Host => HeaderValue::try_from([&[pair], kept.as_slice()].concat().join(";")).ok(),
+        AddressedBy::Header => None,
+        AddressedBy::Path(prefix) => {
             // Bound to the path `/` by its name, and so to all agents here.
             if pair.trim_start().get(..7).is_some_and(|begin| begin.eq_ignore_ascii_case("__host-")) {
                 return None;
@@ -80,25 +81,25 @@ mod tests {
 
     const HOST: &str = "127.0.0.1:8081";
 
-    fn set(cookie_text: &str, way: &Way) -> Option<String> {
+    fn set(cookie_text: &str, addressed_by: &AddressedBy) -> Option<String> {
         let mut headers = HeaderMap::from_iter([(SET_COOKIE, HeaderValue::from_str(cookie_text).unwrap())]);
-        confine(&mut headers, way, HOST);
+        confine(&mut headers, addressed_by, HOST);
         headers.get(SET_COOKIE).map(|value| value.to_str().unwrap().to_owned())
     }
 
-    fn path() -> Way {
-        Way::Path("/an-id".to_owned())
+    fn path() -> AddressedBy {
+        AddressedBy::Path("/an-id".to_owned())
     }
 
     #[test]
     fn fault_2_7_a_cookie_is_kept_to_the_host_of_the_agent_that_set_it() {
-        let kept = |text: &str| set(text, &Way::Host).unwrap();
+        let kept = |text: &str| set(text, &AddressedBy::Host).unwrap();
         for domain in ["Domain=agents.example", "domain = .localhost", "DOMAIN=x; Domain=y", "Domain"] {
             assert_eq!(kept(&format!("a=1; {domain}; Secure; Path=/x")), "a=1; Secure; Path=/x", "{domain}");
         }
         assert_eq!(kept("__Host-a=1; Secure; Path=/"), "__Host-a=1; Secure; Path=/");
         assert_eq!(kept("a=Domain=x"), "a=Domain=x");
-        assert_eq!(set("a=1", &Way::Header), None);
+        assert_eq!(set("a=1", &AddressedBy::Header), None);
     }
 
     #[test]
@@ -116,9 +117,9 @@ mod tests {
 
     #[test]
     fn fault_2_11_an_agent_under_a_path_sends_clients_on_below_it() {
-        let sent = |text: &str, way: &Way| {
+        let sent = |text: &str, addressed_by: &AddressedBy| {
             let mut headers = HeaderMap::from_iter([(LOCATION, HeaderValue::from_str(text).unwrap())]);
-            confine(&mut headers, way, HOST);
+            confine(&mut headers, addressed_by, HOST);
             headers[LOCATION].to_str().unwrap().to_owned()
         };
         for (said, meant) in [
@@ -137,7 +138,7 @@ mod tests {
             ("http://127.0.0.1:80810/x", "http://127.0.0.1:80810/x"),
         ] {
             assert_eq!(sent(said, &path()), meant, "{said}");
-            assert_eq!(sent(said, &Way::Host), said);
+            assert_eq!(sent(said, &AddressedBy::Host), said);
         }
     }
 }

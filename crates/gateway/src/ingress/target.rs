@@ -1,7 +1,7 @@
-//! Whom a request is for: the API, or an agent, in one of the three ways to name
-//! one. What follows (token, price, limits) is the same whichever way it was.
+//! Whom a request is for: the API, or an agent, addressed in one of
+//! three ways. What follows (token, price, limits) is the same for all.
 //!
-//! | way | where |
+//! | address | where |
 //! |---|---|
 //! | `{id}.<domain>` | the listeners, by the host |
 //! | `/{id}/…` | the listeners for paths, which have no API |
@@ -24,7 +24,7 @@ pub(crate) const SANDBOX_PORT: HeaderName = HeaderName::from_static("e2b-sandbox
 
 /// What a listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Listener {
+pub(crate) enum ListenerKind {
     /// The API, and agents by their hosts.
     Hosts,
     /// Agents by paths.
@@ -35,66 +35,68 @@ pub(crate) enum Listener {
 #[derive(Debug)]
 pub(crate) enum Target {
     Api,
-    Agent(Named),
-    /// Nobody yet: the client is sent on.
-    Elsewhere(Response<Body>),
+    Agent(AgentTarget),
+    /// Nobody yet: the client is redirected.
+    Redirect(Response<Body>),
 }
 
-/// An agent, and how it was named.
+/// An agent, and how it was addressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Named {
+pub(crate) struct AgentTarget {
     pub(crate) id: PodId,
-    pub(crate) way: Way,
+    pub(crate) addressed_by: AddressedBy,
     /// The port that was asked for, where one was: it must be the agent's.
     pub(crate) port: Option<u16>,
 }
 
-/// How an agent was named.
+/// How an agent was addressed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum AddressedBy {
     /// By a host of its own.
     Host,
-    /// By this beginning of a path.
+    /// By this prefix of a path.
     Path(String),
     /// By a header, at the API's host.
     Header,
 }
 
 impl Target {
-    /// Finds out, and gives a request to a path the target that its agent knows.
+    /// Finds out. A request to an agent's path is left with the path that the agent knows.
     pub(crate) fn of<B>(
         gateway: &Gateway,
-        listener: Listener,
+        listener: ListenerKind,
         host: Option<&str>,
         request: &mut Request<B>,
     ) -> Result<Self, Refusal> {
         let agent = host.filter(|host| !gateway.hosts.is_named(host)).and_then(|host| gateway.agent_url.agent(host));
-        let (asked, port) = (one(request.headers(), &SANDBOX_ID)?, port(request.headers())?);
-        let asked = asked.map(|text| text.parse::<PodId>().map_err(|_| no_agent())).transpose()?;
-        let (id, way) = match (listener, agent, asked) {
-            (Listener::Hosts, Some(id), _) => (id, Way::Host),
-            (Listener::Hosts, None, _) | (Listener::Paths, None, _) if !gateway.knows(host) => return Err(astray()),
-            (Listener::Hosts, None, Some(id)) => (id, Way::Header),
-            (Listener::Hosts, None, None) => return Ok(Self::Api),
+        let (asked, port) = (single(request.headers(), &SANDBOX_ID)?, port(request.headers())?);
+        let asked = asked.map(|text| text.parse::<PodId>().map_err(|_| not_an_agent())).transpose()?;
+        let (id, addressed_by) = match (listener, agent, asked) {
+            (ListenerKind::Hosts, Some(id), _) => (id, AddressedBy::Host),
+            (ListenerKind::Hosts, None, _) | (ListenerKind::Paths, None, _) if !gateway.knows(host) => {
+                return Err(unknown_host());
+            }
+            (ListenerKind::Hosts, None, Some(id)) => (id, AddressedBy::Header),
+            (ListenerKind::Hosts, None, None) => return Ok(Self::Api),
             // An agent's own host has no other agents under it.
-            (Listener::Paths, Some(_), _) => return Err(astray()),
-            (Listener::Paths, None, _) => match split(request.uri())? {
-                Split::Whole(id, rest) => {
+            (ListenerKind::Paths, Some(_), _) => return Err(unknown_host()),
+            (ListenerKind::Paths, None, _) => match parse_path(request.uri())? {
+                PathTarget::Whole(id, rest) => {
                     *request.uri_mut() = rest;
-                    (id, Way::Path(gateway.prefix(id)))
+                    (id, AddressedBy::Path(gateway.prefix(id)))
                 }
-                Split::Bare(id) => return slash(id, request.uri()).map(Self::Elsewhere),
+                PathTarget::Bare(id) => return redirect_to_root(id, request.uri()).map(Self::Redirect),
             },
         };
         if asked.is_some_and(|asked| asked != id) {
             return Err(Refusal::invalid("E2b-Sandbox-Id names another agent than the URL"));
         }
-        Ok(Self::Agent(Named { id, way, port }))
+        Ok(Self::Agent(AgentTarget { id, addressed_by, port }))
     }
 }
 
 impl Gateway {
-    /// Whether this host is ours. A client that names none is no browser.
+    /// Whether this host is ours. A client that names none is not a browser.
     fn knows(&self, host: Option<&str>) -> bool {
         host.is_none_or(|host| self.hosts.contains(host))
     }
@@ -104,41 +106,41 @@ impl Gateway {
     }
 }
 
-fn astray() -> Refusal {
+fn unknown_host() -> Refusal {
     Fault::new(Code::UnknownHost, "this gateway does not answer to that host; its operator lists those it does")
         .field("Host")
         .into()
 }
 
-fn no_agent() -> Refusal {
+fn not_an_agent() -> Refusal {
     Refusal::new(Code::NotFound, "no agent is named: expected an id like agent-123 or a1b2c3d4-e5f6-7890")
 }
 
-/// A path, taken apart.
-enum Split {
+/// What a path says of an agent.
+enum PathTarget {
     /// The agent, and its part of the target.
     Whole(PodId, Uri),
-    /// The agent, without so much as a slash behind it.
+    /// The agent alone, without a slash behind it.
     Bare(PodId),
 }
 
-fn split(uri: &Uri) -> Result<Split, Refusal> {
+fn parse_path(uri: &Uri) -> Result<PathTarget, Refusal> {
     let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let text = target.strip_prefix('/').ok_or_else(no_agent)?;
+    let text = target.strip_prefix('/').ok_or_else(not_an_agent)?;
     let end = text.find(['/', '?']).unwrap_or(text.len());
-    let (id, rest) = text.split_at_checked(end).ok_or_else(no_agent)?;
-    let id = Some(id).filter(|id| !is_reserved(id)).and_then(|id| id.parse().ok()).ok_or_else(no_agent)?;
+    let (id, rest) = text.split_at_checked(end).ok_or_else(not_an_agent)?;
+    let id = Some(id).filter(|id| !is_reserved(id)).and_then(|id| id.parse().ok()).ok_or_else(not_an_agent)?;
     if !rest.starts_with('/') {
-        return Ok(Split::Bare(id));
+        return Ok(PathTarget::Bare(id));
     }
     // Without an authority, even `//x` is a path.
     let rest: PathAndQuery = rest.parse().map_err(|_| Refusal::invalid("the path is not one"))?;
-    Ok(Split::Whole(id, Uri::from(rest)))
+    Ok(PathTarget::Whole(id, Uri::from(rest)))
 }
 
 /// Links that an agent's page writes lead under its root only if the root ends with
-/// a slash. The way there is relative: a proxy may have taken a beginning away.
-fn slash(id: PodId, uri: &Uri) -> Result<Response<Body>, Refusal> {
+/// a slash. The redirect is relative: a proxy may have taken a prefix off the path.
+fn redirect_to_root(id: PodId, uri: &Uri) -> Result<Response<Body>, Refusal> {
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let there = HeaderValue::try_from(format!("{id}/{query}")).map_err(|_| Refusal::invalid("the path is not one"))?;
     let mut response = Response::new(Body::empty());
@@ -148,13 +150,13 @@ fn slash(id: PodId, uri: &Uri) -> Result<Response<Body>, Refusal> {
 }
 
 fn port(headers: &HeaderMap) -> Result<Option<u16>, Refusal> {
-    let text = one(headers, &SANDBOX_PORT)?;
+    let text = single(headers, &SANDBOX_PORT)?;
     let port = text.map(|text| text.parse().map_err(|_| Refusal::invalid("E2b-Sandbox-Port is not a port")));
     port.transpose()
 }
 
-/// A header that must not be there twice: a proxy might read the other one.
-fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
+/// A header that must not be there twice: a proxy in between might use the other one.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.next().is_some() {
@@ -169,8 +171,8 @@ mod tests {
 
     #[test]
     fn a_path_is_an_agents_id_and_the_target_that_the_agent_knows() {
-        let whole = |text: &str| match split(&text.parse().unwrap()) {
-            Ok(Split::Whole(id, rest)) => Some((id.to_string(), rest.to_string())),
+        let whole = |text: &str| match parse_path(&text.parse().unwrap()) {
+            Ok(PathTarget::Whole(id, rest)) => Some((id.to_string(), rest.to_string())),
             _ => None,
         };
         let is = |rest: &str| Some(("a1b2c3d4-e5f6-7890".to_owned(), rest.to_owned()));
@@ -187,10 +189,10 @@ mod tests {
             "/%611b2c3d4-e5f6-7890/",
             "/../a1b2c3d4-e5f6-7890/",
         ] {
-            assert!(split(&other.parse().unwrap()).is_err(), "{other}");
+            assert!(parse_path(&other.parse().unwrap()).is_err(), "{other}");
         }
         let bare = "/a1b2c3d4-e5f6-7890?x=1".parse().unwrap();
-        let Ok(Split::Bare(id)) = split(&bare) else { panic!("it has no slash") };
-        assert_eq!(slash(id, &bare).unwrap().headers()[LOCATION], "a1b2c3d4-e5f6-7890/?x=1");
+        let Ok(PathTarget::Bare(id)) = parse_path(&bare) else { panic!("it has no slash") };
+        assert_eq!(redirect_to_root(id, &bare).unwrap().headers()[LOCATION], "a1b2c3d4-e5f6-7890/?x=1");
     }
 }

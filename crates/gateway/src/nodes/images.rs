@@ -13,13 +13,13 @@ use tokio::time::Instant;
 use wire::node::NodeDisk;
 
 /// The images' names and digests, as last seen.
-pub type Table = BTreeMap<String, ImageDigest>;
+pub type ImageTable = BTreeMap<String, ImageDigest>;
 
 /// Where the names of images come from.
 #[async_trait]
 pub trait Images: Send + Sync {
     /// What is known; `None` before anything was read.
-    fn table(&self) -> Option<Arc<Table>>;
+    fn table(&self) -> Option<Arc<ImageTable>>;
 
     /// Reads again; whether any node answered. Cheap to call often.
     async fn refresh(&self) -> bool;
@@ -35,22 +35,22 @@ pub trait Images: Send + Sync {
 #[derive(Debug)]
 pub struct NodeImages {
     nodes: Vec<NodeClient>,
-    table: RwLock<Option<Arc<Table>>>,
+    table: RwLock<Option<Arc<ImageTable>>>,
     has_disk: AtomicBool,
-    last: Mutex<Last>,
+    last: Mutex<LastRead>,
 }
 
 #[derive(Debug)]
-struct Last {
+struct LastRead {
     read_at: Option<Instant>,
-    by_node: Vec<Option<Said>>,
+    by_node: Vec<Option<NodeReport>>,
     answered: bool,
 }
 
-/// What a node said last.
+/// What a node reported last.
 #[derive(Clone, Debug)]
-struct Said {
-    images: Table,
+struct NodeReport {
+    images: ImageTable,
     has_disk: bool,
 }
 
@@ -62,14 +62,14 @@ impl NodeImages {
     #[must_use]
     pub fn new(nodes: Vec<NodeClient>) -> Self {
         let by_node = vec![None; nodes.len()];
-        let last = Mutex::new(Last { read_at: None, by_node, answered: false });
+        let last = Mutex::new(LastRead { read_at: None, by_node, answered: false });
         Self { nodes, table: RwLock::new(None), has_disk: AtomicBool::new(true), last }
     }
 }
 
 #[async_trait]
 impl Images for NodeImages {
-    fn table(&self) -> Option<Arc<Table>> {
+    fn table(&self) -> Option<Arc<ImageTable>> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -90,7 +90,7 @@ impl Images for NodeImages {
                 Ok(info) => {
                     // An older node says nothing of its disk.
                     let has_disk = info.disk.is_none_or(|disk| has_room(&disk));
-                    *said = Some(Said { images: info.images, has_disk });
+                    *said = Some(NodeReport { images: info.images, has_disk });
                     answered = true;
                 }
                 Err(error) => tracing::debug!(%error, "a node's images cannot be read; what it said last stays"),
@@ -100,7 +100,7 @@ impl Images for NodeImages {
         let mut said = last.by_node.iter().rev().flatten().peekable();
         if said.peek().is_some() {
             self.has_disk.store(said.clone().any(|node| node.has_disk), Ordering::Relaxed);
-            let merged: Table =
+            let merged: ImageTable =
                 said.flat_map(|node| &node.images).map(|(name, digest)| (name.clone(), *digest)).collect();
             *self.table.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(merged));
         }

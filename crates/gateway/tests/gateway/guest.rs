@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
 use domain::{ImageDigest, RunId};
-use gateway::{GuestError, Guests, Images, Io, Table};
+use gateway::{GuestError, Guests, ImageTable, Images, Io};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use palatine_gateway as gateway;
@@ -179,7 +179,7 @@ impl Guests for FakeGuests {
 }
 
 /// The images of the nodes.
-pub(crate) struct FakeImages(pub(crate) Mutex<Option<Arc<Table>>>);
+pub(crate) struct FakeImages(pub(crate) Mutex<Option<Arc<ImageTable>>>);
 
 /// The digest that `echo` names.
 pub(crate) const ECHO: ImageDigest = ImageDigest([0xec; 32]);
@@ -193,7 +193,7 @@ impl Default for FakeImages {
 
 #[async_trait]
 impl Images for FakeImages {
-    fn table(&self) -> Option<Arc<Table>> {
+    fn table(&self) -> Option<Arc<ImageTable>> {
         self.0.lock().unwrap().clone()
     }
 

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod addressing;
 mod api;
 mod disk;
 mod edge;
@@ -18,4 +19,3 @@ mod raw;
 mod smuggling;
 mod streams;
 mod tls;
-mod ways;

@@ -1,5 +1,4 @@
-//! What a spawn asks for, and whether it may be granted: everything that can be
-//! refused before anything is written.
+//! Admission of a spawn: everything that can be refused before anything is written.
 
 use std::sync::Arc;
 
@@ -11,9 +10,9 @@ use wire::fault::{Code, Fault};
 use wire::public::{IDEMPOTENCY_KEY, SpawnRequest};
 
 use crate::api::extract::{parse_json, shortened};
-use crate::auth::caller::Verified;
+use crate::auth::caller::UnspentSignature;
 use crate::ingress::urls::is_reserved;
-use crate::nodes::images::Table;
+use crate::nodes::images::ImageTable;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -22,7 +21,7 @@ const MAX_TYPE: usize = 64;
 /// The longest `Idempotency-Key`.
 const MAX_KEY: usize = 255;
 
-/// A spawn that may be granted, as far as is known without writing.
+/// A spawn that was admitted, with the image and the tier that it gets.
 pub(crate) struct AdmittedSpawn {
     pod: PodChoice,
     agent_type: String,
@@ -36,41 +35,45 @@ pub(crate) struct AdmittedSpawn {
 }
 
 impl Gateway {
-    /// Reads what is asked for and sees whether it may be granted.
-    pub(crate) async fn admit(&self, headers: &HeaderMap, verified: &Verified) -> Result<AdmittedSpawn, Refusal> {
+    /// Reads a request for a spawn, and admits it or says why not.
+    pub(crate) async fn admit(
+        &self,
+        headers: &HeaderMap,
+        verified: &UnspentSignature,
+    ) -> Result<AdmittedSpawn, Refusal> {
         let request: SpawnRequest = parse_json(&verified.body)?;
-        let asked = self.resolve(&request, verified).await?;
+        let requested = self.resolve(&request, verified).await?;
         let env = request.env.unwrap_or_default();
         env.check()?;
         let idempotency = self.idempotency(headers, &verified.body)?;
         let table = self.images().await?;
-        let named = match &asked.image_ref {
-            None => Some(self.named(table.clone(), &asked.agent_type).await?),
+        let named = match &requested.image_ref {
+            None => Some(self.image_named(table.clone(), &requested.agent_type).await?),
             Some(_) => None,
         };
         let (tier, full) = self.tier(verified).await?;
-        let tier_config = part_of(full, request.cores, request.memory)?;
-        let image = match (named, &asked.image_ref) {
+        let tier_config = share_of(full, request.cores, request.memory)?;
+        let image = match (named, &requested.image_ref) {
             (Some(image), _) => image,
-            (None, reference) => self.brought(&table, reference.as_deref().unwrap_or(""), &tier)?,
+            (None, reference) => self.own_image(&table, reference.as_deref().unwrap_or(""), &tier)?,
         };
-        let (pod, agent_type, public) = (asked.pod, asked.agent_type, asked.public);
-        let brought = asked.image_ref.is_some();
+        let (pod, agent_type, public) = (requested.pod, requested.agent_type, requested.public);
+        let brought = requested.image_ref.is_some();
         Ok(AdmittedSpawn { pod, agent_type, brought, env, public, image, tier, tier_config, idempotency })
     }
 
     /// Which agent is asked for, and what it boots: for one that is there, what it was
     /// spawned with, unless the request says otherwise.
-    async fn resolve(&self, request: &SpawnRequest, verified: &Verified) -> Result<Asked, Refusal> {
+    async fn resolve(&self, request: &SpawnRequest, verified: &UnspentSignature) -> Result<RequestedPod, Refusal> {
         let Some(pod) = request.pod else { return self.new_agent(request) };
-        if let Some(field) = settled_at_first(request) {
+        if let Some(field) = first_spawn_only(request) {
             let said = format!("{field} is settled when an agent is first spawned; leave it out to start one again");
             return Err(Fault::new(Code::InvalidRequest, said).field(field).into());
         }
         let last = self.owned(pod, verified.wallet).await?;
         let image_ref = request.image_ref.clone();
         let same = request.agent_type.is_none() && image_ref.is_none();
-        Ok(Asked {
+        Ok(RequestedPod {
             pod: PodChoice::Existing(pod),
             image_ref: if same && last.brought { Some(last.image.to_string()) } else { image_ref },
             agent_type: checked_type(request.agent_type.clone().unwrap_or(last.agent_type))?,
@@ -78,8 +81,8 @@ impl Gateway {
         })
     }
 
-    /// The caller's promise that a retry is the same request. The request is
-    /// kept as a keyed digest: it may hold secrets.
+    /// The key that makes a retry return the first answer. The request is kept as a keyed
+    /// digest: it may hold secrets.
     fn idempotency(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, Refusal> {
         let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
         let key = value.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
@@ -90,7 +93,7 @@ impl Gateway {
         Ok(Some(Idempotency { key: key.to_owned(), request: self.parts.tokens.fingerprint(body) }))
     }
 
-    async fn images(&self) -> Result<Arc<Table>, Refusal> {
+    async fn images(&self) -> Result<Arc<ImageTable>, Refusal> {
         if let Some(table) = self.parts.images.table() {
             return Ok(table);
         }
@@ -102,7 +105,7 @@ impl Gateway {
 
     /// The image of this name. One that was imported a moment ago is looked for
     /// again before it is unknown.
-    async fn named(&self, mut table: Arc<Table>, name: &str) -> Result<ImageDigest, Refusal> {
+    async fn image_named(&self, mut table: Arc<ImageTable>, name: &str) -> Result<ImageDigest, Refusal> {
         if let Some(digest) = table.get(name) {
             return Ok(*digest);
         }
@@ -116,8 +119,8 @@ impl Gateway {
         })
     }
 
-    /// The image that the caller brings, if its tier may.
-    fn brought(&self, table: &Table, reference: &str, tier: &TierName) -> Result<ImageDigest, Refusal> {
+    /// The image that the caller names by its digest, if its tier may do that.
+    fn own_image(&self, table: &ImageTable, reference: &str, tier: &TierName) -> Result<ImageDigest, Refusal> {
         let refused = |code, said: &str| Refusal::from(Fault::new(code, said).field("image_ref"));
         if !self.config.byo_image_tiers.contains(tier) {
             return Err(refused(Code::ImageRefused, "your tier may not bring its own image; name one by agent_type"));
@@ -131,7 +134,7 @@ impl Gateway {
     }
 
     /// The highest tier the wallet's balance reaches.
-    async fn tier(&self, verified: &Verified) -> Result<(TierName, Tier), Refusal> {
+    async fn tier(&self, verified: &UnspentSignature) -> Result<(TierName, Tier), Refusal> {
         let balances = &self.parts.balances;
         let balance = balances.balance(&verified.wallet).await?;
         if let Some((name, tier)) = self.parts.tiers.reached_by(balance, balances.decimals()) {
@@ -146,8 +149,8 @@ impl Gateway {
 }
 
 impl AdmittedSpawn {
-    /// What is asked of the store, and what it must not see.
-    pub(crate) fn reservation(self, id: RunId, verified: &Verified) -> (Reservation, Environment) {
+    /// What is asked of the store, and what the store must not see.
+    pub(crate) fn reservation(self, id: RunId, verified: &UnspentSignature) -> (Reservation, Environment) {
         let reservation = Reservation {
             stamp: verified.stamp,
             id,
@@ -167,13 +170,13 @@ impl AdmittedSpawn {
 }
 
 /// The part of a tier that was asked for.
-fn part_of(tier: Tier, cores: Option<u32>, memory: Option<u32>) -> Result<Tier, Refusal> {
-    let part = |field, asked: Option<u32>, least: u32, most: u32| match asked {
-        Some(asked) if !(least..=most).contains(&asked) => {
-            let said = format!("{field} must be from {least} to {most}, which your tier gives, not {asked}");
+fn share_of(tier: Tier, cores: Option<u32>, memory: Option<u32>) -> Result<Tier, Refusal> {
+    let part = |field, requested: Option<u32>, least: u32, most: u32| match requested {
+        Some(requested) if !(least..=most).contains(&requested) => {
+            let said = format!("{field} must be from {least} to {most}, which your tier gives, not {requested}");
             Err(Refusal::from(Fault::new(Code::InvalidRequest, said).field(field)))
         }
-        asked => Ok(asked.unwrap_or(most)),
+        requested => Ok(requested.unwrap_or(most)),
     };
     Ok(Tier {
         cores: part("cores", cores, 1, tier.cores)?,
@@ -183,7 +186,7 @@ fn part_of(tier: Tier, cores: Option<u32>, memory: Option<u32>) -> Result<Tier, 
 }
 
 /// Which agent is asked for, and what it boots.
-struct Asked {
+struct RequestedPod {
     pod: PodChoice,
     agent_type: String,
     image_ref: Option<String>,
@@ -191,13 +194,13 @@ struct Asked {
 }
 
 impl Gateway {
-    fn new_agent(&self, request: &SpawnRequest) -> Result<Asked, Refusal> {
+    fn new_agent(&self, request: &SpawnRequest) -> Result<RequestedPod, Refusal> {
         let name = request.name.as_deref().map(|name| self.chosen(name)).transpose()?;
         let Some(agent_type) = request.agent_type.clone() else {
             let said = "agent_type is missing: name an image, or with `pod` one of your agents to start again";
             return Err(Fault::new(Code::InvalidRequest, said).field("agent_type").into());
         };
-        Ok(Asked {
+        Ok(RequestedPod {
             pod: PodChoice::New { name, ephemeral: request.ephemeral.unwrap_or(false) },
             agent_type: checked_type(agent_type)?,
             image_ref: request.image_ref.clone(),
@@ -217,7 +220,7 @@ impl Gateway {
 }
 
 /// A field that a start again may not have.
-fn settled_at_first(request: &SpawnRequest) -> Option<&'static str> {
+fn first_spawn_only(request: &SpawnRequest) -> Option<&'static str> {
     [("name", request.name.is_some()), ("ephemeral", request.ephemeral.is_some())]
         .into_iter()
         .find_map(|(field, is_there)| is_there.then_some(field))
@@ -238,15 +241,15 @@ mod tests {
     #[test]
     fn case_no_capacity_a_part_of_a_tier_may_be_asked_for_and_no_more_than_it() {
         let tier = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024 };
-        assert_eq!(part_of(tier, None, None).unwrap(), tier);
-        assert_eq!(part_of(tier, Some(2), Some(1_024)).unwrap(), Tier { cores: 2, memory: 1_024, ..tier });
+        assert_eq!(share_of(tier, None, None).unwrap(), tier);
+        assert_eq!(share_of(tier, Some(2), Some(1_024)).unwrap(), Tier { cores: 2, memory: 1_024, ..tier });
         for (cores, memory, field) in [
             (Some(5), None, "cores"),
             (Some(0), None, "cores"),
             (None, Some(4_097), "memory"),
             (None, Some(1), "memory"),
         ] {
-            let fault = Fault::from(part_of(tier, cores, memory).unwrap_err());
+            let fault = Fault::from(share_of(tier, cores, memory).unwrap_err());
             assert_eq!((fault.code, fault.field.as_deref()), (Code::InvalidRequest, Some(field)));
         }
     }

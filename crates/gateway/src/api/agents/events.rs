@@ -49,15 +49,15 @@ pub(crate) async fn events(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
     headers: HeaderMap,
-    Reader(owner): Reader,
+    Reader(holder): Reader,
 ) -> Result<Response, Refusal> {
     let after = last_seen(&headers)?;
-    gateway.owned(id, owner.wallet).await?;
-    let place = gateway.streams.for_wallet(owner.wallet)?;
+    gateway.owned(id, holder.wallet).await?;
+    let permit = gateway.streams.for_wallet(holder.wallet)?;
     let store = gateway.parts.store.clone();
     // Listening begins before reading: what happens in between is heard.
     let news = store.subscribe();
-    let feed = Feed { store, news, id, after, pending: VecDeque::new(), ended: false, _place: place };
+    let feed = Feed { store, news, id, after, pending: VecDeque::new(), ended: false, _permit: permit };
     let events = feed.stream().take_until(gateway.draining.clone().cancelled_owned());
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     Ok(Sse::new(events).keep_alive(keep_alive).into_response())
@@ -77,7 +77,7 @@ struct Feed {
     after: u64,
     pending: VecDeque<Change>,
     ended: bool,
-    _place: StreamPermit,
+    _permit: StreamPermit,
 }
 
 impl Feed {

@@ -58,14 +58,14 @@ pub(crate) async fn logs(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
     uri: Uri,
-    Reader(owner): Reader,
+    Reader(holder): Reader,
 ) -> Result<Response<Body>, Refusal> {
     let LogsQuery { follow, source } = query(&uri)?;
-    let record = gateway.owned(id, owner.wallet).await?;
+    let record = gateway.owned(id, holder.wallet).await?;
     let node = node_of(&record)?;
-    let place = gateway.streams.for_wallet(owner.wallet)?;
+    let permit = gateway.streams.for_wallet(holder.wallet)?;
     let lines = gateway.parts.guests.logs(node, record.id, source == Source::Console, follow).await?;
-    let mut response = Response::new(until_drained(lines, place, &gateway.draining));
+    let mut response = Response::new(until_drained(lines, permit, &gateway.draining));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
 }

@@ -1,8 +1,8 @@
 //! `POST /spawn`.
 //!
-//! Everything that can be refused without the database is refused first; the
-//! one transaction spends the signature and takes the wallet's slot. Whatever
-//! the answer is, the signature is spent.
+//! Everything that can be refused without the store is refused first. One transaction
+//! spends the signature and takes the wallet's slot. Whatever the answer is, the
+//! signature is spent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use wire::fault::{Code, Fault, KeptAgent};
 use wire::public::{SpawnRequest, SpawnResponse};
 
 use crate::api::extract::{json, query};
-use crate::auth::caller::Verified;
-use crate::edge::arrival::Arrival;
+use crate::auth::caller::UnspentSignature;
+use crate::edge::source::RequestSource;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -64,10 +64,10 @@ const fn yes() -> bool {
 )]
 pub(crate) async fn spawn(
     State(gateway): State<Arc<Gateway>>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(source): Extension<RequestSource>,
     uri: Uri,
     headers: HeaderMap,
-    verified: Verified,
+    verified: UnspentSignature,
 ) -> Result<Response<Body>, Refusal> {
     let admitted = async {
         let SpawnQuery { wait } = query(&uri)?;
@@ -82,40 +82,40 @@ pub(crate) async fn spawn(
     };
     let id = gateway.ids.next(verified.now, rand::random());
     let (reservation, env) = admitted.reservation(id, &verified);
-    let traceparent = Some(arrival.trace.traceparent());
-    // A caller that goes away now must not leave a reservation that nobody completes.
-    let beginning = begin(Arc::clone(&gateway), reservation, env, traceparent, wait);
-    match gateway.tasks.spawn(beginning.in_current_span()).await.map_err(cut_off)?? {
-        Begun::Starting(spawning) => {
+    let traceparent = Some(source.trace.traceparent());
+    // In a task of its own: a caller that hangs up must not leave a reservation that nobody completes.
+    let starting = start(Arc::clone(&gateway), reservation, env, traceparent, wait);
+    match gateway.tasks.spawn(starting.in_current_span()).await.map_err(cut_off)?? {
+        StartedSpawn::Waiting(spawning) => {
             let record = spawning.await.map_err(cut_off)??;
             gateway.spawned(StatusCode::OK, &record)
         }
-        Begun::Left(record) => gateway.spawned(StatusCode::ACCEPTED, &record),
-        Begun::Repeated(record) => gateway.repeated(record, wait).await,
+        StartedSpawn::Detached(record) => gateway.spawned(StatusCode::ACCEPTED, &record),
+        StartedSpawn::Repeated(record) => gateway.repeated(record, wait).await,
     }
 }
 
-/// A spawn that is under way without its caller.
-enum Begun {
+/// A spawn that goes on even if its caller hangs up.
+enum StartedSpawn {
     /// Waited for.
-    Starting(JoinHandle<Result<Record, SpawnError>>),
+    Waiting(JoinHandle<Result<Record, SpawnError>>),
     /// Not waited for.
-    Left(Record),
-    /// Begun before, by the same key.
+    Detached(Record),
+    /// Started before, by the same key.
     Repeated(Record),
 }
 
 /// Takes the wallet's slot and starts the agent.
-async fn begin(
+async fn start(
     gateway: Arc<Gateway>,
     reservation: Reservation,
     env: Environment,
     traceparent: Option<String>,
     wait: bool,
-) -> Result<Begun, Refusal> {
+) -> Result<StartedSpawn, Refusal> {
     let stamp = reservation.stamp;
     let admission = gateway.parts.store.reserve(reservation).await?;
-    gateway.spent.note(stamp.key);
+    gateway.spent.insert(stamp.key);
     if let (Admission::Reserved(record), Some(treasury)) = (&admission, &gateway.parts.treasury) {
         treasury.prepare(record.pod, record.wallet);
     }
@@ -123,13 +123,13 @@ async fn begin(
         Admission::Reserved(record) if wait => {
             let control = gateway.parts.control.clone();
             let spawning = async move { control.spawn(record, env, traceparent).await };
-            Ok(Begun::Starting(tokio::spawn(spawning.in_current_span())))
+            Ok(StartedSpawn::Waiting(tokio::spawn(spawning.in_current_span())))
         }
         Admission::Reserved(record) => {
             gateway.parts.control.spawn_detached(record.clone(), env, traceparent);
-            Ok(Begun::Left(record))
+            Ok(StartedSpawn::Detached(record))
         }
-        Admission::Repeated(record) => Ok(Begun::Repeated(record)),
+        Admission::Repeated(record) => Ok(StartedSpawn::Repeated(record)),
         Admission::Busy(id) => Err(busy(id)),
         Admission::IdTaken(id) => Err(id_taken(id)),
         Admission::NoPod(_) | Admission::RepeatedRemoved => Err(Refusal::not_found()),
@@ -156,8 +156,8 @@ fn id_taken(id: PodId) -> Refusal {
 fn quota_full(kept: Vec<KeptPod>) -> Refusal {
     let said = "the data of your agents that do not run fills your tier's disk quota; remove one of those in `kept`";
     let mut fault = Fault::new(Code::DiskQuota, said);
-    let told = kept.into_iter().map(|kept| KeptAgent { id: kept.pod, bytes: kept.data.bytes, until: kept.data.until });
-    fault.kept = Some(told.collect());
+    let kept = kept.into_iter().map(|kept| KeptAgent { id: kept.pod, bytes: kept.data.bytes, until: kept.data.until });
+    fault.kept = Some(kept.collect());
     fault.into()
 }
 
@@ -175,7 +175,7 @@ fn busy(id: PodId) -> Refusal {
 impl Gateway {
     /// The first answer again, as the agent is now.
     async fn repeated(&self, record: Record, wait: bool) -> Result<Response<Body>, Refusal> {
-        let record = if wait { self.settled(record).await? } else { record };
+        let record = if wait { self.started(record).await? } else { record };
         match record.state {
             Life::Failed(reason) => Err(Refusal::Failed(reason)),
             Life::Stopping(domain::End::Failed(reason)) => Err(Refusal::Failed(reason)),
@@ -189,14 +189,14 @@ impl Gateway {
     }
 
     /// Waits until the agent no longer starts.
-    async fn settled(&self, record: Record) -> Result<Record, Refusal> {
+    async fn started(&self, record: Record) -> Result<Record, Refusal> {
         let deadline = Duration::from_millis(self.limits.agent_answer_ms);
         let id = record.id;
         let mut news = self.parts.store.subscribe();
         let waiting = async {
             let mut record = self.parts.store.get(id).await?.unwrap_or(record);
             while matches!(record.state, Life::Reserved | Life::Placed | Life::Booting | Life::Waiting(_)) {
-                // Lagging behind is as good a reason to look again as news.
+                // Where changes were missed, looking again is right too.
                 let _ = news.recv().await;
                 record = self.parts.store.get(id).await?.ok_or_else(Refusal::not_found)?;
             }

@@ -33,10 +33,10 @@ const MAX_LISTED: u32 = 100;
 pub(crate) async fn status(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
-    Reader(owner): Reader,
+    Reader(holder): Reader,
 ) -> Result<Response<Body>, Refusal> {
-    let record = gateway.owned(id, owner.wallet).await?;
-    let uptime_ms = record.meter.uptime_ms(owner.now);
+    let record = gateway.owned(id, holder.wallet).await?;
+    let uptime_ms = record.meter.uptime_ms(holder.now);
     let vault = match &gateway.parts.treasury {
         Some(treasury) => treasury.known_vault(record.pod).await?,
         None => None,
@@ -58,8 +58,8 @@ pub(crate) async fn status(
 )]
 pub(crate) async fn list(
     State(gateway): State<Arc<Gateway>>,
-    Reader(owner): Reader,
+    Reader(holder): Reader,
 ) -> Result<Response<Body>, Refusal> {
-    let records = gateway.parts.store.of(owner.wallet, MAX_LISTED).await?;
+    let records = gateway.parts.store.of(holder.wallet, MAX_LISTED).await?;
     json(StatusCode::OK, &AgentsResponse { agents: records.iter().map(|record| gateway.view(record)).collect() })
 }

@@ -37,9 +37,9 @@ use crate::state::Gateway;
 pub(crate) async fn stop(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
-    Stopper(owner): Stopper,
+    Stopper(holder): Stopper,
 ) -> Result<Response<Body>, Refusal> {
-    let record = gateway.owned(id, owner.wallet).await?;
+    let record = gateway.owned(id, holder.wallet).await?;
     let record = match (record.ephemeral, record.state.is_live()) {
         (true, _) => gateway.parts.control.remove(id).await?,
         (false, true) => gateway.parts.control.stop(record.id, StopReason::Requested).await?,
@@ -67,12 +67,12 @@ pub(crate) async fn stop(
 pub(crate) async fn remove(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
-    Stopper(owner): Stopper,
+    Stopper(holder): Stopper,
 ) -> Result<Response<Body>, Refusal> {
-    if !owner.bound {
+    if !holder.bound {
         return Err(Refusal::new(Code::UnboundSignature, "a removal needs a signature of this very request"));
     }
-    gateway.owned(id, owner.wallet).await?;
+    gateway.owned(id, holder.wallet).await?;
     let removed = gateway.parts.control.remove(id).await;
     // Also when it is not known whether it was: its holder may take the id again.
     gateway.price_table.changed(id);

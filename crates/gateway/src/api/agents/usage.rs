@@ -37,11 +37,11 @@ pub(crate) async fn usage(
     if unsigned && gateway.config.public_usage {
         return gateway.totals(wallet, gateway.now(), false).await;
     }
-    let Reader(owner) = Reader::from_request(request, &gateway).await?;
-    if owner.wallet != wallet {
+    let Reader(holder) = Reader::from_request(request, &gateway).await?;
+    if holder.wallet != wallet {
         return Err(Refusal::not_found());
     }
-    gateway.totals(wallet, owner.now, true).await
+    gateway.totals(wallet, holder.now, true).await
 }
 
 impl Gateway {

@@ -10,8 +10,8 @@ use http::{Response, Version};
 use wire::fault::Code;
 
 use crate::api::extract::text;
-use crate::edge::arrival::Arrival;
 use crate::edge::headers;
+use crate::edge::source::RequestSource;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -25,12 +25,12 @@ use crate::state::Gateway;
 )]
 pub(crate) async fn metrics(
     State(gateway): State<Arc<Gateway>>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(source): Extension<RequestSource>,
     version: Version,
     headers: HeaderMap,
 ) -> Result<Response<Body>, Refusal> {
-    let direct = arrival.trusted || !headers::passed_on(version, &headers);
-    let allowed = direct && gateway.config.metrics_readers().contains(&arrival.client.to_canonical());
+    let direct = source.trusted || !headers::passed_on(version, &headers);
+    let allowed = direct && gateway.config.metrics_readers().contains(&source.address.to_canonical());
     let recorder = gateway.parts.metrics.as_ref().filter(|_| allowed);
     let recorder = recorder.ok_or_else(|| Refusal::new(Code::NotFound, "there is nothing at this path for you"))?;
     Ok(text("text/plain; version=0.0.4", recorder.render()))

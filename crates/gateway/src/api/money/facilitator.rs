@@ -10,9 +10,9 @@ use http::{Request, Response, StatusCode};
 use wire::fault::Fault;
 use x402::{Answer, Client};
 
-use crate::edge::arrival::Arrival;
 use crate::edge::body::read_at_most;
 use crate::edge::cors;
+use crate::edge::source::RequestSource;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -39,11 +39,11 @@ pub(crate) async fn supported(State(gateway): State<Arc<Gateway>>) -> Result<Res
 )]
 pub(crate) async fn verify(
     State(gateway): State<Arc<Gateway>>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(source): Extension<RequestSource>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let body = gateway.asked(request).await?;
-    respond(gateway.treasury()?.facilitator()?.verify(&body, gateway.now(), client_of(&arrival)).await)
+    respond(gateway.treasury()?.facilitator()?.verify(&body, gateway.now(), client_of(&source)).await)
 }
 
 /// Settles a payment, once.
@@ -57,11 +57,11 @@ pub(crate) async fn verify(
 )]
 pub(crate) async fn settle(
     State(gateway): State<Arc<Gateway>>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(source): Extension<RequestSource>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let body = gateway.asked(request).await?;
-    respond(gateway.treasury()?.facilitator()?.settle(&body, gateway.now(), rand::random(), client_of(&arrival)).await)
+    respond(gateway.treasury()?.facilitator()?.settle(&body, gateway.now(), rand::random(), client_of(&source)).await)
 }
 
 impl Gateway {
@@ -73,8 +73,8 @@ impl Gateway {
 }
 
 /// Whom places are counted by.
-fn client_of(arrival: &Arrival) -> Client {
-    Client::of(arrival.client)
+fn client_of(source: &RequestSource) -> Client {
+    Client::of(source.address)
 }
 
 fn respond(answer: Answer) -> Result<Response<Body>, Refusal> {

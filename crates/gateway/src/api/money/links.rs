@@ -11,7 +11,7 @@ use wire::fault::{Code, Fault};
 use wire::vault::{LinkRequest, LinkResponse};
 
 use crate::api::extract::{json, parse_json};
-use crate::auth::caller::Owner;
+use crate::auth::caller::Holder;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -26,16 +26,16 @@ use crate::state::Gateway;
     responses((status = 200, description = "They are linked", body = LinkResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
-pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, owner: Owner) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, holder: Holder) -> Result<Response<Body>, Refusal> {
     let chain_id = gateway.treasury()?.chain_id();
-    let request: LinkRequest = parse_json(&owner.body)?;
+    let request: LinkRequest = parse_json(&holder.body)?;
     let link = signed(&request)?;
-    let asked = Asked { gateways: &gateway.audiences, chain_id, holder: owner.wallet };
-    link.verify(&asked, owner.now).map_err(|error| refused(&error.to_string()))?;
+    let asked = Asked { gateways: &gateway.audiences, chain_id, holder: holder.wallet };
+    link.verify(&asked, holder.now).map_err(|error| refused(&error.to_string()))?;
     // Each text is good once, like every signed message.
     gateway.spend(Stamp { key: link.terms.stamp_key(), expires_at: link.terms.expires_at }).await?;
     let link = Link {
-        holder: owner.wallet,
+        holder: holder.wallet,
         owner: link.terms.owner,
         text: request.text,
         holder_signature: request.holder_signature,
@@ -57,8 +57,8 @@ pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, owner: Owner) -> R
     responses((status = 200, description = "The link, with both signatures", body = LinkResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
-pub(crate) async fn my_link(State(gateway): State<Arc<Gateway>>, owner: Owner) -> Result<Response<Body>, Refusal> {
-    let link = gateway.parts.store.link_of(owner.wallet).await?;
+pub(crate) async fn my_link(State(gateway): State<Arc<Gateway>>, holder: Holder) -> Result<Response<Body>, Refusal> {
+    let link = gateway.parts.store.link_of(holder.wallet).await?;
     json(StatusCode::OK, &response_of(link.ok_or_else(Refusal::not_linked)?))
 }
 

@@ -14,7 +14,7 @@ use wire::fault::{Code, Fault};
 use wire::vault::Prices;
 
 use crate::api::extract::{Id, json, parse_json, shortened};
-use crate::auth::caller::{Owner, Reader};
+use crate::auth::caller::{Holder, Reader};
 use crate::ingress::pricing::{MAX_PRICES, can_be_priced};
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -35,9 +35,9 @@ use crate::state::Gateway;
 pub(crate) async fn prices(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
-    Reader(owner): Reader,
+    Reader(holder): Reader,
 ) -> Result<Response<Body>, Refusal> {
-    gateway.owned(id, owner.wallet).await?;
+    gateway.owned(id, holder.wallet).await?;
     json(StatusCode::OK, &Prices { prices: gateway.parts.store.prices_of(id).await? })
 }
 
@@ -55,13 +55,13 @@ pub(crate) async fn prices(
 pub(crate) async fn set_prices(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
-    owner: Owner,
+    holder: Holder,
 ) -> Result<Response<Body>, Refusal> {
-    gateway.owned(id, owner.wallet).await?;
-    let request = read(&owner.body)?;
+    gateway.owned(id, holder.wallet).await?;
+    let request = read(&holder.body)?;
     if !request.prices.is_empty() {
         // Somebody must be there to be paid.
-        gateway.treasury()?.payee(owner.wallet).await?;
+        gateway.treasury()?.payee(holder.wallet).await?;
     }
     gateway.change_prices(id, request.prices.clone()).await?;
     json(StatusCode::OK, &request)

@@ -17,9 +17,9 @@ use wire::relay::{
 };
 
 use crate::api::extract::{Segments, json};
-use crate::edge::arrival::Arrival;
 use crate::edge::body::read_at_most;
 use crate::edge::cors;
+use crate::edge::source::RequestSource;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -43,11 +43,11 @@ const X_PAYMENT: &str = "x-payment";
 )]
 pub(crate) async fn relay(
     State(gateway): State<Arc<Gateway>>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(source): Extension<RequestSource>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let (relayer, payment, body) = gateway.relayed(request).await?;
-    respond(relayer.relay(&body, payment.as_deref(), arrival.client).await)
+    respond(relayer.relay(&body, payment.as_deref(), source.address).await)
 }
 
 /// Carries out up to ten of them for one fee.
@@ -66,11 +66,11 @@ pub(crate) async fn relay(
 )]
 pub(crate) async fn batch(
     State(gateway): State<Arc<Gateway>>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(source): Extension<RequestSource>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let (relayer, payment, body) = gateway.relayed(request).await?;
-    respond(relayer.batch(&body, payment.as_deref(), arrival.client).await)
+    respond(relayer.batch(&body, payment.as_deref(), source.address).await)
 }
 
 /// Pays the gas of a call that carries a signature of its own, or needs none.
@@ -89,11 +89,11 @@ pub(crate) async fn batch(
 )]
 pub(crate) async fn call(
     State(gateway): State<Arc<Gateway>>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(source): Extension<RequestSource>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let (relayer, payment, body) = gateway.relayed(request).await?;
-    respond(relayer.call(&body, payment.as_deref(), arrival.client).await)
+    respond(relayer.call(&body, payment.as_deref(), source.address).await)
 }
 
 /// Passes on a whole transaction, whose signer pays for it.
@@ -110,11 +110,11 @@ pub(crate) async fn call(
 )]
 pub(crate) async fn raw(
     State(gateway): State<Arc<Gateway>>,
-    Extension(arrival): Extension<Arrival>,
+    Extension(source): Extension<RequestSource>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
     let (relayer, _, body) = gateway.relayed(request).await?;
-    respond(relayer.raw(&body, arrival.client).await)
+    respond(relayer.raw(&body, source.address).await)
 }
 
 /// The forwarder's next nonce of an address.

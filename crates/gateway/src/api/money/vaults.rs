@@ -15,8 +15,8 @@ use wire::vault::{
 use wire::{EvmAddress, EvmHash};
 
 use crate::api::extract::{Id, Segments, json, parse_json};
-use crate::auth::caller::{Owner, Reader};
-use crate::edge::arrival::Arrival;
+use crate::auth::caller::{Holder, Reader};
+use crate::edge::source::RequestSource;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -48,17 +48,17 @@ pub(crate) async fn chain(State(gateway): State<Arc<Gateway>>) -> Result<Respons
 pub(crate) async fn agent_vault(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
-    Reader(owner): Reader,
+    Reader(holder): Reader,
 ) -> Result<Response<Body>, Refusal> {
-    let record = gateway.owned(id, owner.wallet).await?;
+    let record = gateway.owned(id, holder.wallet).await?;
     let treasury = gateway.treasury()?;
     // Only who asked for this very vault has an agent's key made for it.
-    let vault = if owner.bound {
+    let vault = if holder.bound {
         treasury.agent_vault(record.pod, record.wallet).await?
     } else {
         treasury.known_vault(record.pod).await?
     };
-    let none = || match owner.bound {
+    let none = || match holder.bound {
         true => Refusal::not_linked(),
         false => {
             Refusal::new(Code::UnboundSignature, "the agent has no vault yet; ask with a signature of this request")
@@ -86,16 +86,16 @@ pub(crate) async fn agent_vault(
 pub(crate) async fn deploy(
     State(gateway): State<Arc<Gateway>>,
     Id(id): Id,
-    Extension(arrival): Extension<Arrival>,
-    owner: Owner,
+    Extension(source): Extension<RequestSource>,
+    holder: Holder,
 ) -> Result<Response<Body>, Refusal> {
-    let record = gateway.owned(id, owner.wallet).await?;
-    let request: DeployRequest = parse_json(&owner.body)?;
+    let record = gateway.owned(id, holder.wallet).await?;
+    let request: DeployRequest = parse_json(&holder.body)?;
     if !record.state.is_live() {
         return Err(Refusal::new(Code::WrongState, "the agent has ended: vaults are deployed for those that live"));
     }
     let treasury = gateway.treasury()?;
-    let vault = treasury.deploy(record.pod, record.wallet, &request, arrival.client, owner.now).await?;
+    let vault = treasury.deploy(record.pod, record.wallet, &request, source.address, holder.now).await?;
     let status = if vault.state == VaultState::Deployed { StatusCode::OK } else { StatusCode::ACCEPTED };
     json(status, &vault)
 }
@@ -150,12 +150,12 @@ pub(crate) async fn tasks(
 pub(crate) async fn submit(
     State(gateway): State<Arc<Gateway>>,
     Segments((id, task)): Segments<(String, String)>,
-    owner: Owner,
+    holder: Holder,
 ) -> Result<Response<Body>, Refusal> {
     let (id, task) = read_task(&id, &task)?;
-    gateway.owned(id, owner.wallet).await?;
-    let work: SubmitRequest = parse_json(&owner.body)?;
-    respond(&gateway.treasury()?.submit(id, task, work.result_hash, owner.now).await?)
+    gateway.owned(id, holder.wallet).await?;
+    let work: SubmitRequest = parse_json(&holder.body)?;
+    respond(&gateway.treasury()?.submit(id, task, work.result_hash, holder.now).await?)
 }
 
 /// Turns a task down, signed with the agent's key: its creator is credited with
@@ -176,11 +176,11 @@ pub(crate) async fn submit(
 pub(crate) async fn decline(
     State(gateway): State<Arc<Gateway>>,
     Segments((id, task)): Segments<(String, String)>,
-    owner: Owner,
+    holder: Holder,
 ) -> Result<Response<Body>, Refusal> {
     let (id, task) = read_task(&id, &task)?;
-    gateway.owned(id, owner.wallet).await?;
-    respond(&gateway.treasury()?.decline(id, task, owner.now).await?)
+    gateway.owned(id, holder.wallet).await?;
+    respond(&gateway.treasury()?.decline(id, task, holder.now).await?)
 }
 
 fn respond(answer: &TxResponse) -> Result<Response<Body>, Refusal> {

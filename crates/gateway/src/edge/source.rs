@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 
 use crate::edge::trace::Trace;
-use crate::ingress::target::Listener;
+use crate::ingress::target::ListenerKind;
 
 /// Where a request comes from.
 #[derive(Clone, Debug)]
-pub(crate) struct Arrival {
+pub(crate) struct RequestSource {
     /// The client's address.
-    pub(crate) client: IpAddr,
+    pub(crate) address: IpAddr,
     /// Whether the peer is a trusted proxy.
     pub(crate) trusted: bool,
     /// Whether it came over TLS.
@@ -22,6 +22,6 @@ pub(crate) struct Arrival {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer {
     pub(crate) address: IpAddr,
-    pub(crate) listener: Listener,
+    pub(crate) listener: ListenerKind,
     pub(crate) tls: bool,
 }
