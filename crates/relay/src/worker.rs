@@ -178,7 +178,7 @@ impl Inner {
         })
     }
 
-    /// Sends the call. `None` while its fate is not known.
+    /// Sends the call. `None` while its outcome is not known.
     async fn send(
         self: &Arc<Self>,
         entry: &RelayEntry,

@@ -142,7 +142,6 @@ mod tests {
     use std::time::Duration;
 
     use alloy_primitives::hex;
-    use chain::Endpoint;
     use chain::evm::fake::MemoryOutbox;
     use chain::evm::{Key, deploy_local};
     use domain::U256;
@@ -171,7 +170,7 @@ mod tests {
         async fn open() -> Self {
             let _ = rustls::crypto::ring::default_provider().install_default();
             let anvil = Anvil::start(&[]);
-            let endpoint = Endpoint(anvil.rpc.url.clone());
+            let endpoint = anvil.endpoint();
             let funded = Identity::from_secret(&FUNDED).unwrap();
             let key = || Key::new(funded.clone());
             let deployed =

@@ -83,7 +83,7 @@ pub enum BuyError {
     /// It would have to be valid for longer than the limit.
     #[error("the payment would have to be valid for {asked_s} seconds; {limit_s} are allowed")]
     TooLong {
-        /// The seller's wish.
+        /// What the seller asks for.
         asked_s: u64,
         /// Ours.
         limit_s: u64,

@@ -104,7 +104,7 @@ pub enum PaymentRejection {
     Unavailable(SettlementError),
 }
 
-/// A payment that was found good. It holds no place, and nothing was reserved yet.
+/// A payment that was found good. It holds no permit, and nothing was reserved yet.
 pub struct CheckedPayment<'a> {
     order: PricedRequest<'a>,
     dialect: Dialect,
@@ -267,7 +267,7 @@ impl From<PaymentsError> for PaymentRejection {
     }
 }
 
-/// A sale, for the books.
+/// What was bought, for records and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Purchase {
     /// The payment.

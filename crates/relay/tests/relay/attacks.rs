@@ -319,8 +319,8 @@ async fn fault_2_6_nobody_deploys_vaults_for_throwaway_keys_at_the_operators_cos
     let parts: (Arc<dyn Chain>, Arc<dyn Journal>) = (fixture.chain.clone(), fixture.journal.clone());
     let strict = Relayer::new(Config::default(), parts.0, parts.1, fixture.clock.clone()).unwrap();
     for number in 1..=4 {
-        let wish = deployment(&fixture, Wallet::new(number).address(), &format!("pod-{number}"));
-        let (status, said) = refusal(strict.call(wish.as_bytes(), None, HERE).await);
+        let asked = deployment(&fixture, Wallet::new(number).address(), &format!("pod-{number}"));
+        let (status, said) = refusal(strict.call(asked.as_bytes(), None, HERE).await);
         assert_eq!((status, said["error"].as_str()), (403, Some("DEPLOYMENT_NOT_SPONSORED")), "{said}");
         let data = selector("createPODVault(string,address,address,uint256,bytes)");
         let forwarded = TestRequest { to: fixture.facts().factory, data, ..ask(0) };
@@ -335,8 +335,8 @@ async fn fault_2_6_an_owner_has_so_many_vaults_a_day_and_other_classes_are_not_c
     let fixture = Fixture::new(Config { deploys_per_owner_day: 2, per_client_day: 5, ..Config::default() });
     let (one, two) = (Wallet::new(1), Wallet::new(2));
     let deploy = async |owner: &Wallet, pod: &str| {
-        let wish = deployment(&fixture, owner.address(), pod);
-        fixture.relayer.call(wish.as_bytes(), None, HERE).await
+        let asked = deployment(&fixture, owner.address(), pod);
+        fixture.relayer.call(asked.as_bytes(), None, HERE).await
     };
     deploy(&one, "a").await.unwrap();
     deploy(&one, "b").await.unwrap();
@@ -433,8 +433,8 @@ async fn fault_2_6_a_holder_has_so_many_vaults_a_day_whoever_owns_them() {
     let sponsor = Arc::new(SponsorOneHolder(domain::Wallet([3; 32])));
     let relayer = Relayer::sponsoring(config, parts.0, parts.1, fixture.clock.clone(), sponsor).unwrap();
     let deploy = async |number: u64| {
-        let wish = deployment(&fixture, Wallet::new(number).address(), &format!("pod-{number}"));
-        relayer.call(wish.as_bytes(), None, HERE).await
+        let asked = deployment(&fixture, Wallet::new(number).address(), &format!("pod-{number}"));
+        relayer.call(asked.as_bytes(), None, HERE).await
     };
     deploy(1).await.unwrap();
     deploy(2).await.unwrap();
@@ -483,8 +483,8 @@ async fn fault_2_6_nobody_is_relayed_a_transfer_to_himself() {
     };
     let signature = Signature::new(U256::ONE, U256::ONE, false);
     let call = calls::transfer_with_authorization(&SignedAuthorization { authorization, signature });
-    let wish = json!({"to": call.to, "data": call.data}).to_string();
-    let (status, said) = refusal(fixture.relayer.call(wish.as_bytes(), None, HERE).await);
+    let asked = json!({"to": call.to, "data": call.data}).to_string();
+    let (status, said) = refusal(fixture.relayer.call(asked.as_bytes(), None, HERE).await);
     assert_eq!((status, said["error"].as_str()), (400, Some("SELF_PAYMENT")), "{said}");
     assert_eq!(fixture.chain.transactions(), 0);
 }

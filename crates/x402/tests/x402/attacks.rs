@@ -140,8 +140,8 @@ async fn a_forged_signature_is_not_taken() {
     let forged = header(&PAYMENT_SIGNATURE, &v2(&signed, &sign_here(&thief, &signed)));
     refused_for(Reason::Signature, server.buy(&forged).await);
     for rs in [(U256::ZERO, U256::ZERO), (U256::MAX, U256::from(1)), (U256::from(1), U256::from(1))] {
-        let nonsense = alloy_primitives::Signature::new(rs.0, rs.1, false);
-        refused_for(Reason::Signature, server.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &nonsense))).await);
+        let invalid = alloy_primitives::Signature::new(rs.0, rs.1, false);
+        refused_for(Reason::Signature, server.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &invalid))).await);
     }
 }
 
@@ -531,7 +531,7 @@ async fn fault_2_6_a_payer_who_has_spent_his_money_meanwhile_is_not_settled_for_
         if server.chain.settlements() == asked {
             break;
         }
-        assert!(Instant::now() < deadline, "his empty purse is not seen");
+        assert!(Instant::now() < deadline, "that he holds too little is not seen");
     }
     let asked = server.chain.settlements();
     for _ in 0..10 {
