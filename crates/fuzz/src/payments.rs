@@ -4,7 +4,7 @@ use alloy_primitives::Address;
 use chain::evm::Revert;
 use http::{HeaderMap, HeaderValue};
 use identity::Keystore;
-use x402::{PAYMENT_SIGNATURE, Presented, Token, Tokens, X_PAYMENT};
+use x402::{PAYMENT_SIGNATURE, Token, Tokens, UnverifiedPayment, X_PAYMENT};
 
 /// A payment's header, in the first dialect and in the second.
 pub(crate) fn x402(bytes: &[u8]) {
@@ -12,11 +12,11 @@ pub(crate) fn x402(bytes: &[u8]) {
     let tokens = tokens();
     for name in [&X_PAYMENT, &PAYMENT_SIGNATURE] {
         let headers = HeaderMap::from_iter([(name.clone(), value.clone())]);
-        let one = Presented::from_headers(&headers, &tokens);
+        let one = UnverifiedPayment::from_headers(&headers, &tokens);
         assert!(!matches!(one, Ok(None)), "a header that is there is a payment or an error");
         let mut twice = headers;
         twice.append(name, value.clone());
-        assert!(Presented::from_headers(&twice, &tokens).is_err(), "two payments are none");
+        assert!(UnverifiedPayment::from_headers(&twice, &tokens).is_err(), "two payments are none");
     }
 }
 

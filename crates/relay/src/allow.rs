@@ -6,7 +6,7 @@ use alloy_primitives::{Address, keccak256};
 
 use crate::abi::{PODVault, PODVaultFactory, TestUSDC};
 use crate::chain::Facts;
-use crate::class::Class;
+use crate::class::CallClass;
 use crate::config::Config;
 
 /// Functions of a vault that can be let through: those that ask who sends.
@@ -117,15 +117,15 @@ impl Rules {
     }
 
     /// What a call of this contract is for.
-    pub(crate) fn class(&self, to: Address, data: &[u8]) -> Class {
+    pub(crate) fn class(&self, to: Address, data: &[u8]) -> CallClass {
         if to == self.factory {
-            return Class::Deploy;
+            return CallClass::Deploy;
         }
         if to == self.token {
-            return Class::Settle;
+            return CallClass::Settle;
         }
-        let vault = Class::of_vault(data).filter(|_| !self.listed.contains_key(&to));
-        vault.unwrap_or(Class::Forward)
+        let vault = CallClass::of_vault(data).filter(|_| !self.listed.contains_key(&to));
+        vault.unwrap_or(CallClass::Forward)
     }
 
     /// For a transaction that its own signer pays: whatever is let through one way

@@ -2,11 +2,11 @@
 
 use wire::relay::{BatchAnswer, BatchResult, Priority, RelayAnswer, Status};
 
-use crate::drive::Progress;
 use crate::error::Error;
 use crate::payment::PaymentError;
 use crate::relayer::Answer;
 use crate::request::Request;
+use crate::worker::Progress;
 use domain::relay::{Fee, RelayOutcome, RelayState, RelayStatus};
 
 /// Everything is known.

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::class::Class;
+use crate::class::CallClass;
 
 /// `[relayer.budgets]`. A class whose budget is used up waits for the next day (UTC);
-/// the others go on. Nobody uses a class up alone: whoever has had his share of it waits
+/// the others go on. SponsorNone uses a class up alone: whoever has had his share of it waits
 /// too. One call a day is never too large for a share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -66,19 +66,19 @@ impl Default for Budgets {
 impl Budgets {
     /// The budget of one class.
     #[must_use]
-    pub const fn of(&self, class: Class) -> u64 {
+    pub const fn of(&self, class: CallClass) -> u64 {
         match class {
-            Class::Deploy => self.deploy,
-            Class::Task => self.task,
-            Class::Withdraw => self.withdraw,
-            Class::Manage => self.manage,
-            Class::Forward => self.forward,
-            Class::Settle => self.settle,
+            CallClass::Deploy => self.deploy,
+            CallClass::Task => self.task,
+            CallClass::Withdraw => self.withdraw,
+            CallClass::Manage => self.manage,
+            CallClass::Forward => self.forward,
+            CallClass::Settle => self.settle,
         }
     }
 
     /// So many per cent of one class's budget.
-    pub(crate) fn share(&self, class: Class, percent: u64) -> u64 {
+    pub(crate) fn share(&self, class: CallClass, percent: u64) -> u64 {
         let share = u128::from(self.of(class)) * u128::from(percent) / 100;
         u64::try_from(share).unwrap_or(u64::MAX)
     }

@@ -10,7 +10,7 @@ use crate::abi::{PODVault, PODVaultFactory, TestUSDC};
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Class {
+pub enum CallClass {
     /// A vault is deployed.
     Deploy,
     /// A task is paid for, worked on, decided.
@@ -25,7 +25,7 @@ pub enum Class {
     Settle,
 }
 
-impl Class {
+impl CallClass {
     /// All of them.
     pub const ALL: [Self; 6] = [Self::Deploy, Self::Task, Self::Withdraw, Self::Manage, Self::Forward, Self::Settle];
 
@@ -65,7 +65,7 @@ impl Class {
 
 /// A vault that somebody wants deployed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Deployment {
+pub struct VaultDeployment {
     /// Whose it is to be: the agent's id.
     pub pod_id: String,
     /// Who will own it.
@@ -74,7 +74,7 @@ pub struct Deployment {
     pub agent_wallet: Address,
 }
 
-impl Deployment {
+impl VaultDeployment {
     /// Reads a call of the factory.
     pub(crate) fn read(data: &[u8]) -> Option<Self> {
         let call = PODVaultFactory::createPODVaultCall::abi_decode(data).ok()?;

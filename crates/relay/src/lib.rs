@@ -15,7 +15,7 @@
 //! |---|---|
 //! | `relayer` | [`Relayer`]: a method for each route |
 //! | `prepare` | from a body to work that may be taken on: rules, simulation, price |
-//! | `drive` | one task carries one entry to its end |
+//! | `worker` | one task carries one entry to its end |
 //! | `answer` | from entries to the wire |
 //! | `status` | what `/estimate`, `/health`, `/meta/domain` tell |
 //! | `raw` | whole transactions of others |
@@ -39,7 +39,6 @@ mod clock;
 mod config;
 #[cfg(feature = "fake")]
 pub mod conformance;
-mod drive;
 mod error;
 mod evm;
 #[cfg(feature = "fake")]
@@ -57,17 +56,18 @@ mod spend;
 mod sponsor;
 mod status;
 pub mod text;
+mod worker;
 
 pub use budget::{Budgets, Unit};
 pub use chain::{Chain, ChainError, Facts};
-pub use class::{Class, Deployment};
+pub use class::{CallClass, VaultDeployment};
 pub use clock::{Clock, SystemClock};
 pub use config::{Config, ConfigError, FeePolicy, Target};
 pub use domain::relay::{Journal, JournalError};
 pub use error::{Error, ErrorBody};
 pub use evm::{EvmChain, facts};
 pub use relayer::{Answer, Relayer};
-pub use spend::{Party, Spend};
+pub use spend::{Beneficiary, GasSpend};
 pub use sponsor::Sponsor;
 #[cfg(feature = "fake")]
-pub use sponsor::{Anybody, OneHolder};
+pub use sponsor::{SponsorAll, SponsorOneHolder};

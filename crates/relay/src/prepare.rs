@@ -11,14 +11,14 @@ use wire::relay::{CallRequest, MAX_BATCH, Priority, SignedRequest};
 use crate::allow::Rule;
 use crate::budget::Unit;
 use crate::chain::{Call, Simulation};
-use crate::class::{Class, Deployment, caller, payee};
+use crate::class::{CallClass, VaultDeployment, caller, payee};
 use crate::config::FeePolicy;
 use crate::error::Error;
 use crate::payment::{self, PaymentError};
 use crate::price::COLLECTING_GAS;
 use crate::relayer::Inner;
 use crate::request::Request;
-use crate::spend::{self, Party, Spend};
+use crate::spend::{self, Beneficiary, GasSpend};
 use crate::text::{self, printable};
 use domain::relay::{DailyQuota, FeePayment, ForwarderNonce, RelayEntry, RelayState, Transaction};
 
@@ -39,11 +39,11 @@ pub(crate) struct Prepared {
     pub(crate) id: B256,
     nonce: Option<ForwarderNonce>,
     /// What it is for.
-    class: Class,
+    class: CallClass,
     /// Who has it made.
     wallet: Address,
     /// For whom, beside him.
-    party: Option<Party>,
+    beneficiary: Option<Beneficiary>,
     transaction: Transaction,
     after: Option<B256>,
     attempt: u32,
@@ -56,8 +56,8 @@ impl Prepared {
     }
 
     /// What is counted of it.
-    fn spend(&self) -> Spend {
-        Spend { class: self.class, wallet: self.wallet, party: self.party, gas: self.transaction.gas }
+    fn spend(&self) -> GasSpend {
+        GasSpend { class: self.class, wallet: self.wallet, beneficiary: self.beneficiary, gas: self.transaction.gas }
     }
 }
 
@@ -74,7 +74,7 @@ impl Inner {
         let class = self.rules.class(request.to, &request.data);
         let rule = self.rules.forwarded(request.to, request.selector());
         // A vault is asked for otherwise, by whoever may have one.
-        if class == Class::Deploy && self.rules.sponsored(request.to, request.selector()) == Rule::Allowed {
+        if class == CallClass::Deploy && self.rules.sponsored(request.to, request.selector()) == Rule::Allowed {
             return Err(Error::NotSponsored);
         }
         self.allow(rule, request.to).await?;
@@ -87,7 +87,7 @@ impl Inner {
         let transaction = Transaction { to: facts.forwarder, value: request.value, data, gas };
         let nonce = Some(request.forwarder_nonce(facts));
         let (id, wallet) = (request.digest, request.from);
-        Ok(Prepared { id, nonce, class, wallet, party: None, transaction, after, attempt: next_attempt(before) })
+        Ok(Prepared { id, nonce, class, wallet, beneficiary: None, transaction, after, attempt: next_attempt(before) })
     }
 
     /// The gas limit for a request, if it would succeed now.
@@ -162,7 +162,7 @@ impl Inner {
         let selector = call.data.first_chunk().copied();
         self.allow(self.rules.sponsored(call.to, selector), call.to).await?;
         let class = self.rules.class(call.to, &call.data);
-        let (wallet, party) = self.sponsored(class, call).await?;
+        let (wallet, beneficiary) = self.sponsored(class, call).await?;
         let gas = match self.chain.estimate(call).await? {
             Simulation::Done(gas) => gas,
             Simulation::Reverted(why) => return Err(would_revert(&why)),
@@ -173,33 +173,33 @@ impl Inner {
         }
         let transaction = Transaction { to: call.to, value: call.value, data: call.data.clone(), gas };
         let (id, attempt) = (self.call_id(call), next_attempt(before));
-        Ok(Prepared { id, nonce: None, class, wallet, party, transaction, after: None, attempt })
+        Ok(Prepared { id, nonce: None, class, wallet, beneficiary, transaction, after: None, attempt })
     }
 
     /// Who has a sponsored call made, if it is made for him, and for whom beside him.
-    async fn sponsored(&self, class: Class, call: &Call) -> Result<(Address, Option<Party>), Error> {
+    async fn sponsored(&self, class: CallClass, call: &Call) -> Result<(Address, Option<Beneficiary>), Error> {
         let wallet = caller(call.to, &call.data);
         match class {
-            Class::Deploy => self.deployed(&call.data).await,
-            Class::Settle => match payee(&call.data) {
+            CallClass::Deploy => self.deployed(&call.data).await,
+            CallClass::Settle => match payee(&call.data) {
                 // It would cost gas and move nothing.
                 Some(payee) if payee == wallet => Err(Error::SelfPayment),
-                payee => Ok((wallet, payee.map(Party::Payee))),
+                payee => Ok((wallet, payee.map(Beneficiary::Payee))),
             },
-            Class::Task | Class::Withdraw | Class::Manage | Class::Forward => Ok((wallet, None)),
+            CallClass::Task | CallClass::Withdraw | CallClass::Manage | CallClass::Forward => Ok((wallet, None)),
         }
     }
 
     /// Whose vault is deployed, and for whose agent.
-    async fn deployed(&self, data: &[u8]) -> Result<(Address, Option<Party>), Error> {
-        let vault = Deployment::read(data).ok_or(Error::NotSponsored)?;
+    async fn deployed(&self, data: &[u8]) -> Result<(Address, Option<Beneficiary>), Error> {
+        let vault = VaultDeployment::read(data).ok_or(Error::NotSponsored)?;
         // Whoever pays the fee costs the operator nothing.
         if self.config.fee == FeePolicy::Charged {
             return Ok((vault.owner, None));
         }
         // An owner is a key, and costs nothing to make: his holder counts too.
         let holder = self.sponsor.sponsors(&vault).await?.ok_or(Error::NotSponsored)?;
-        Ok((vault.owner, Some(Party::Holder(holder))))
+        Ok((vault.owner, Some(Beneficiary::Holder(holder))))
     }
 
     /// Checks the shape and the signature of every request of a batch, and that
@@ -243,11 +243,11 @@ impl Inner {
 
     /// What these count for.
     pub(crate) async fn quotas(&self, client: IpAddr, fresh: &[&Prepared]) -> Result<Vec<DailyQuota>, Error> {
-        let spends: Vec<Spend> = fresh.iter().map(|it| it.spend()).collect();
+        let spends: Vec<GasSpend> = fresh.iter().map(|it| it.spend()).collect();
         self.count(&spends, Some(Client::of(client))).await
     }
 
-    pub(crate) async fn count(&self, spends: &[Spend], client: Option<Client>) -> Result<Vec<DailyQuota>, Error> {
+    pub(crate) async fn count(&self, spends: &[GasSpend], client: Option<Client>) -> Result<Vec<DailyQuota>, Error> {
         let gas_price = match self.config.budgets.unit {
             Unit::Gas => 0,
             Unit::Gwei => self.chain.gas_price().await?,

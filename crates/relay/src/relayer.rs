@@ -21,14 +21,14 @@ use crate::answer;
 use crate::chain::Chain;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::drive::Progress;
 use crate::error::Error;
 use crate::prepare::Prepared;
 use crate::price::Rates;
 use crate::request::{Bounds, Request};
-use crate::spend::Spend;
-use crate::sponsor::{Nobody, Sponsor};
+use crate::spend::GasSpend;
+use crate::sponsor::{Sponsor, SponsorNone};
 use crate::status::{Latency, Price};
+use crate::worker::Progress;
 use domain::relay::{Journal, RelayAdmission, RelayEntry, RelayState};
 
 /// Groups of client addresses that are counted per minute.
@@ -92,7 +92,7 @@ impl Relayer {
         journal: Arc<dyn Journal>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
-        Self::sponsoring(config, chain, journal, clock, Arc::new(Nobody))
+        Self::sponsoring(config, chain, journal, clock, Arc::new(SponsorNone))
     }
 
     /// The same, with somebody who says whose vaults are deployed for nothing.
@@ -259,7 +259,7 @@ impl Relayer {
     ///
     /// # Errors
     /// [`Error::OverQuota`], or the chain or the journal does not answer.
-    pub async fn spend(&self, once: &str, spend: Spend, client: Option<Client>) -> Result<(), Error> {
+    pub async fn spend(&self, once: &str, spend: GasSpend, client: Option<Client>) -> Result<(), Error> {
         let quotas = self.0.count(&[spend], client).await?;
         match self.0.journal.count(once, &quotas).await? {
             None => Ok(()),

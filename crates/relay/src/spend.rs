@@ -1,31 +1,31 @@
 //! What is counted of calls: how many, and what they cost, for each who has a hand in
-//! them. Nobody ends the day of a class for the others: calls are counted in numbers,
+//! them. SponsorNone ends the day of a class for the others: calls are counted in numbers,
 //! budgets in gas, so a share of the budget bounds what one can have of it. Pure.
 
 use std::collections::BTreeMap;
 
 use domain::{Address, Client, Wallet};
 
-use crate::class::Class;
+use crate::class::CallClass;
 use crate::config::Config;
 use domain::relay::DailyQuota;
 
 /// A call that costs the operator gas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spend {
+pub struct GasSpend {
     /// What it is for.
-    pub class: Class,
+    pub class: CallClass,
     /// Who has it made: who signs it, or pays.
     pub wallet: Address,
     /// Who else is counted.
-    pub party: Option<Party>,
+    pub beneficiary: Option<Beneficiary>,
     /// Gas it may use.
     pub gas: u64,
 }
 
 /// Whom a call is made for, beside who has it made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Party {
+pub enum Beneficiary {
     /// Who is paid.
     Payee(Address),
     /// Whose agent it is for.
@@ -51,7 +51,7 @@ struct Sum {
 /// What these calls count for, on this day.
 pub(crate) fn quotas(
     config: &Config,
-    spends: &[Spend],
+    spends: &[GasSpend],
     client: Option<Client>,
     wei_per_gas: u128,
     day: u64,
@@ -69,7 +69,7 @@ pub(crate) fn quotas(
     let quota = |subject, add, limit| DailyQuota { subject, day, add, limit };
     let mut quotas: Vec<DailyQuota> = Vec::new();
     // First what holds for all: whoever is refused for it is told so.
-    for class in Class::ALL {
+    for class in CallClass::ALL {
         let costs = spends.iter().filter(|spend| spend.class == class);
         let costs = costs.map(|spend| config.budgets.unit.cost(spend.gas, wei_per_gas));
         let cost = costs.reduce(u64::saturating_add);
@@ -85,7 +85,7 @@ pub(crate) fn quotas(
 }
 
 /// Everyone that a call counts for, and his bounds.
-fn subjects(config: &Config, spend: &Spend, client: Option<Client>) -> impl Iterator<Item = (String, Bounds)> {
+fn subjects(config: &Config, spend: &GasSpend, client: Option<Client>) -> impl Iterator<Item = (String, Bounds)> {
     let class = spend.class;
     let budgets = &config.budgets;
     let share = |percent| Some(budgets.share(class, percent));
@@ -94,24 +94,26 @@ fn subjects(config: &Config, spend: &Spend, client: Option<Client>) -> impl Iter
         (client.to_string(), bounds)
     });
     let wallet = Bounds { calls: per_wallet(config, class), cost: share(budgets.wallet_percent) };
-    let party = spend.party.map(|party| match party {
-        Party::Payee(payee) => (format!("payee:{payee}"), Bounds { calls: None, cost: share(budgets.payee_percent) }),
+    let beneficiary = spend.beneficiary.map(|beneficiary| match beneficiary {
+        Beneficiary::Payee(payee) => {
+            (format!("payee:{payee}"), Bounds { calls: None, cost: share(budgets.payee_percent) })
+        }
         // His calls are all alike: their number bounds what they cost.
-        Party::Holder(holder) => {
+        Beneficiary::Holder(holder) => {
             (format!("holder:{holder}"), Bounds { calls: Some(config.deploys_per_owner_day), cost: None })
         }
     });
-    let all = [client, Some((format!("sender:{}", spend.wallet), wallet)), party];
+    let all = [client, Some((format!("sender:{}", spend.wallet), wallet)), beneficiary];
     all.into_iter().flatten().map(move |(who, bounds)| (format!("{}:{who}", class.name()), bounds))
 }
 
 /// Calls of one wallet a day. Payments are bounded by what they cost, and by what their
 /// payers hold.
-const fn per_wallet(config: &Config, class: Class) -> Option<u64> {
+const fn per_wallet(config: &Config, class: CallClass) -> Option<u64> {
     match class {
-        Class::Deploy => Some(config.deploys_per_owner_day),
-        Class::Task | Class::Withdraw | Class::Manage | Class::Forward => Some(config.per_sender_day),
-        Class::Settle => None,
+        CallClass::Deploy => Some(config.deploys_per_owner_day),
+        CallClass::Task | CallClass::Withdraw | CallClass::Manage | CallClass::Forward => Some(config.per_sender_day),
+        CallClass::Settle => None,
     }
 }
 
@@ -119,7 +121,7 @@ const fn per_wallet(config: &Config, class: Class) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn of(spends: &[Spend]) -> Vec<(String, u64, u64)> {
+    fn of(spends: &[GasSpend]) -> Vec<(String, u64, u64)> {
         let client = Client::of([10, 0, 0, 1].into());
         let quotas = quotas(&Config::default(), spends, Some(client), 0, 7);
         quotas.into_iter().map(|quota| (quota.subject, quota.add, quota.limit)).collect()
@@ -128,8 +130,8 @@ mod tests {
     #[test]
     fn fault_2_6_a_payment_counts_for_its_payer_its_payee_and_its_client_in_the_budgets_unit() {
         let (payer, payee) = (Address::repeat_byte(1), Address::repeat_byte(2));
-        let party = Some(Party::Payee(payee));
-        let spend = Spend { class: Class::Settle, wallet: payer, party, gas: 90_000 };
+        let beneficiary = Some(Beneficiary::Payee(payee));
+        let spend = GasSpend { class: CallClass::Settle, wallet: payer, beneficiary, gas: 90_000 };
         let expected = [
             ("settle:budget".to_owned(), 90_000, 1_000_000_000),
             ("settle:client:10.0.0.1".to_owned(), 1, 1000),
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn calls_of_one_wallet_are_added_up_and_a_share_has_room_for_the_dearest() {
         let wallet = Address::repeat_byte(1);
-        let manage = |gas| Spend { class: Class::Manage, wallet, party: None, gas };
+        let manage = |gas| GasSpend { class: CallClass::Manage, wallet, beneficiary: None, gas };
         let share = (format!("manage:sender:{wallet}:share"), 4_000_000, 3_500_000);
         assert!(of(&[manage(3_500_000), manage(500_000)]).contains(&share));
         assert!(of(&[manage(3_500_000), manage(500_000)]).contains(&(format!("manage:sender:{wallet}"), 2, 200)));
@@ -152,7 +154,8 @@ mod tests {
     #[test]
     fn fault_2_6_a_vault_counts_for_its_owner_and_its_agents_holder() {
         let (wallet, holder) = (Address::repeat_byte(1), Wallet([3; 32]));
-        let spend = Spend { class: Class::Deploy, wallet, party: Some(Party::Holder(holder)), gas: 135_000 };
+        let spend =
+            GasSpend { class: CallClass::Deploy, wallet, beneficiary: Some(Beneficiary::Holder(holder)), gas: 135_000 };
         let counted = of(&[spend]);
         assert!(counted.contains(&(format!("deploy:holder:{holder}"), 1, 8)), "{counted:?}");
         assert!(counted.contains(&(format!("deploy:sender:{wallet}"), 1, 8)), "{counted:?}");

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 
 use domain::Wallet;
 
-use crate::class::Deployment;
+use crate::class::VaultDeployment;
 use domain::relay::JournalError;
 
 /// Who knows the agents and their owners.
@@ -13,15 +13,15 @@ pub trait Sponsor: Send + Sync {
     /// For whom the operator pays for this vault: it must be the one that an agent is
     /// to have, which is live or being created, and whose holder is linked to the
     /// vault's owner. That holder; `None` if the operator does not pay.
-    async fn sponsors(&self, vault: &Deployment) -> Result<Option<Wallet>, JournalError>;
+    async fn sponsors(&self, vault: &VaultDeployment) -> Result<Option<Wallet>, JournalError>;
 }
 
 /// Pays for nobody's vault.
-pub(crate) struct Nobody;
+pub(crate) struct SponsorNone;
 
 #[async_trait]
-impl Sponsor for Nobody {
-    async fn sponsors(&self, _: &Deployment) -> Result<Option<Wallet>, JournalError> {
+impl Sponsor for SponsorNone {
+    async fn sponsors(&self, _: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
         Ok(None)
     }
 }
@@ -29,25 +29,25 @@ impl Sponsor for Nobody {
 /// Pays for everybody's vault, each owner being the holder too: for tests.
 #[cfg(feature = "fake")]
 #[derive(Debug)]
-pub struct Anybody;
+pub struct SponsorAll;
 
 /// Pays for everybody's vault, all of them being this holder's: for tests.
 #[cfg(feature = "fake")]
 #[derive(Debug)]
-pub struct OneHolder(pub Wallet);
+pub struct SponsorOneHolder(pub Wallet);
 
 #[cfg(feature = "fake")]
 #[async_trait]
-impl Sponsor for OneHolder {
-    async fn sponsors(&self, _: &Deployment) -> Result<Option<Wallet>, JournalError> {
+impl Sponsor for SponsorOneHolder {
+    async fn sponsors(&self, _: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
         Ok(Some(self.0))
     }
 }
 
 #[cfg(feature = "fake")]
 #[async_trait]
-impl Sponsor for Anybody {
-    async fn sponsors(&self, vault: &Deployment) -> Result<Option<Wallet>, JournalError> {
+impl Sponsor for SponsorAll {
+    async fn sponsors(&self, vault: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
         let mut holder = [0; 32];
         holder[..20].copy_from_slice(vault.owner.as_slice());
         Ok(Some(Wallet(holder)))

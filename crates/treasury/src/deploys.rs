@@ -9,14 +9,14 @@ use chain::evm::calls::{self, Consent as Signed};
 use chain::evm::{At, Chain, EvmError, SendError, Sender};
 use domain::evm::{IntentKey, Outcome};
 use domain::{Address, Bytes, Client, PodId, UnixMillis, Wallet};
-use relay::{Class, Clock, Party, Spend};
+use relay::{Beneficiary, CallClass, Clock, GasSpend};
 use store::{Consent, Deploy, DeployState};
 use wire::vault::{AgentVault, DeployRequest};
 
-use crate::desk::Desk;
 use crate::error::TreasuryError;
-use crate::identities::Missing;
-use crate::service::Inner;
+use crate::handle::Inner;
+use crate::identities::IfMissing;
+use crate::services::ChainServices;
 use crate::view;
 
 /// An owner's signature must still be good for so long.
@@ -53,17 +53,17 @@ impl Inner {
             Some(known) if known.owner == link.owner => known,
             known => self.draft(agent, link.owner, known.is_some()).await?,
         };
-        let deploy = found(&self.desk()?.chain, before).await?;
+        let deploy = found(&self.services()?.chain, before).await?;
         self.store.put_deploy(deploy.clone(), now).await?;
         Ok(Some(deploy))
     }
 
     /// Where an agent's vault will be. An agent that has a key gets no other one.
     async fn draft(&self, agent: PodId, owner: Address, has_key: bool) -> Result<Deploy, TreasuryError> {
-        let missing = if has_key { Missing::Refuse } else { Missing::Make };
-        let desk = self.desk()?;
-        let agent_wallet = self.identities.of(agent, missing).await?.address();
-        let address = desk.chain.vault_of(agent.as_str(), owner).await.map_err(unanswered)?;
+        let if_missing = if has_key { IfMissing::Refuse } else { IfMissing::Create };
+        let services = self.services()?;
+        let agent_wallet = self.identities.of(agent, if_missing).await?.address();
+        let address = services.chain.vault_of(agent.as_str(), owner).await.map_err(unanswered)?;
         let state = DeployState::Unsigned;
         Ok(Deploy { pod: agent, owner, agent_wallet, address, state, consent: None, tx: None, reason: None })
     }
@@ -73,7 +73,7 @@ impl Inner {
         &self,
         agent: PodId,
         holder: Wallet,
-        wish: &DeployRequest,
+        request: &DeployRequest,
         client: IpAddr,
         now: UnixMillis,
     ) -> Result<AgentVault, TreasuryError> {
@@ -83,18 +83,18 @@ impl Inner {
             DeployState::Deploying => return Err(TreasuryError::Underway(DeployState::Deploying.as_str())),
             DeployState::Unsigned | DeployState::Failed => {}
         }
-        let consent = read_consent(wish, now)?;
-        let desk = self.desk()?;
-        let sender = desk.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
+        let consent = read_consent(request, now)?;
+        let services = self.services()?;
+        let sender = services.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
         let deploy = Deploy { state: DeployState::Deploying, consent: Some(consent), tx: None, reason: None, ..deploy };
         let call = call(self.evm.factory, &deploy).ok_or(TreasuryError::Signature)?;
         // Tried first: what the factory would refuse is refused here, with its reason.
-        desk.chain.evm.call(&call, Some(sender.account().address), At::Latest).await.map_err(refused)?;
-        let gas = desk.chain.evm.gas_limit(&call, sender.account().address).await.map_err(refused)?;
-        let relayer = desk.relayer.as_ref().ok_or(TreasuryError::NoRelayer)?;
+        services.chain.evm.call(&call, Some(sender.account().address), At::Latest).await.map_err(refused)?;
+        let gas = services.chain.evm.gas_limit(&call, sender.account().address).await.map_err(refused)?;
+        let relayer = services.relayer.as_ref().ok_or(TreasuryError::NoRelayer)?;
         let key = key(&deploy).ok_or(TreasuryError::Signature)?;
-        let party = Some(Party::Holder(holder));
-        let spend = Spend { class: Class::Deploy, wallet: deploy.owner, party, gas };
+        let beneficiary = Some(Beneficiary::Holder(holder));
+        let spend = GasSpend { class: CallClass::Deploy, wallet: deploy.owner, beneficiary, gas };
         relayer.spend(key.as_str(), spend, Some(Client::of(client))).await?;
         self.store.put_deploy(deploy.clone(), now).await?;
         self.signal.notify_one();
@@ -116,18 +116,18 @@ impl Inner {
         if under_way.is_empty() {
             return Ok(());
         }
-        let desk = self.desk()?;
+        let services = self.services()?;
         for deploy in under_way {
             let agent = deploy.pod;
-            let carried = self.carry(&desk, deploy).await?;
+            let carried = self.carry(&services, deploy).await?;
             tracing::info!(%agent, vault = %carried.address, state = carried.state.as_str(), "a vault is carried on");
         }
         Ok(())
     }
 
-    async fn carry(&self, desk: &Desk, deploy: Deploy) -> Result<Deploy, TreasuryError> {
-        let sender = desk.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
-        let mut next = found(&desk.chain, deploy).await?;
+    async fn carry(&self, services: &ChainServices, deploy: Deploy) -> Result<Deploy, TreasuryError> {
+        let sender = services.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
+        let mut next = found(&services.chain, deploy).await?;
         if next.state == DeployState::Deploying {
             next = deployed(self.evm.factory, sender, next).await?;
         }
@@ -183,13 +183,14 @@ fn key(deploy: &Deploy) -> Option<IntentKey> {
     format!("vault:{}:{}:{deadline}", deploy.pod, deploy.owner).parse().ok()
 }
 
-fn read_consent(wish: &DeployRequest, now: UnixMillis) -> Result<Consent, TreasuryError> {
-    let ahead = wish.deadline.saturating_sub(now.0 / 1000);
+fn read_consent(request: &DeployRequest, now: UnixMillis) -> Result<Consent, TreasuryError> {
+    let ahead = request.deadline.saturating_sub(now.0 / 1000);
     if !(MIN_WINDOW_S..=MAX_WINDOW_S).contains(&ahead) {
         return Err(TreasuryError::Deadline { least: MIN_WINDOW_S, most: MAX_WINDOW_S });
     }
-    let signature: Signature = wish.signature.parse().map_err(|error| TreasuryError::Malformed(format!("{error}")))?;
-    Ok(Consent { deadline: wish.deadline, signature: signature.as_bytes().to_vec() })
+    let signature: Signature =
+        request.signature.parse().map_err(|error| TreasuryError::Malformed(format!("{error}")))?;
+    Ok(Consent { deadline: request.deadline, signature: signature.as_bytes().to_vec() })
 }
 
 fn unanswered(error: EvmError) -> TreasuryError {

@@ -5,7 +5,7 @@ use store::StoreError;
 
 use crate::identities::IdentityError;
 
-/// Why a wish is not granted.
+/// Why a request is not granted.
 #[derive(Debug, thiserror::Error)]
 pub enum TreasuryError {
     /// No endpoint gives an answer that can be used just now.

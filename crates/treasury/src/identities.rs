@@ -27,9 +27,9 @@ pub enum IdentityError {
 
 /// Whether a key may be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Missing {
+pub(crate) enum IfMissing {
     /// There is none yet.
-    Make,
+    Create,
     /// Its address is known: a new key would be another agent.
     Refuse,
 }
@@ -48,13 +48,13 @@ impl Identities {
     }
 
     /// An agent's key. Whoever asks at the same time waits for the same opening.
-    pub(crate) async fn of(&self, agent: PodId, missing: Missing) -> Result<Arc<Identity>, IdentityError> {
+    pub(crate) async fn of(&self, agent: PodId, if_missing: IfMissing) -> Result<Arc<Identity>, IdentityError> {
         let path = self.folder.join(format!("{agent}.json"));
         let password = self.password.clone();
         let opening = async move {
-            let open = move || match missing {
-                Missing::Make => Identity::load_or_create(&path, &password, Cost::STANDARD),
-                Missing::Refuse => Identity::load(&path, &password),
+            let open = move || match if_missing {
+                IfMissing::Create => Identity::load_or_create(&path, &password, Cost::STANDARD),
+                IfMissing::Refuse => Identity::load(&path, &password),
             };
             // Derivation takes a core for most of a second.
             let opened = tokio::task::spawn_blocking(open).await.map_err(|_| IdentityError::CutOff)?;
@@ -80,7 +80,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let agent = PodId::minted(domain::RunId::from_bits(7));
         let (one, two) = (identities(folder.path()), identities(folder.path()));
-        let (one, two) = tokio::join!(one.of(agent, Missing::Make), two.of(agent, Missing::Make));
+        let (one, two) = tokio::join!(one.of(agent, IfMissing::Create), two.of(agent, IfMissing::Create));
         assert_eq!(one.unwrap().address(), two.unwrap().address());
     }
 
@@ -88,7 +88,7 @@ mod tests {
     async fn a_key_whose_address_is_known_is_never_made_anew() {
         let folder = tempfile::tempdir().unwrap();
         let error = identities(folder.path())
-            .of(PodId::minted(domain::RunId::from_bits(7)), Missing::Refuse)
+            .of(PodId::minted(domain::RunId::from_bits(7)), IfMissing::Refuse)
             .await
             .unwrap_err();
         assert!(matches!(error, IdentityError::File(error) if error.is_absent()));

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::relay::JournalError;
 use domain::{PodId, Wallet};
-use relay::{Deployment, Sponsor};
+use relay::{Sponsor, VaultDeployment};
 use store::{Deploy, DeployState, Store, StoreError};
 
 /// Who knows them.
@@ -12,7 +12,7 @@ pub(crate) struct StoreSponsor(pub(crate) Store);
 
 #[async_trait]
 impl Sponsor for StoreSponsor {
-    async fn sponsors(&self, vault: &Deployment) -> Result<Option<Wallet>, JournalError> {
+    async fn sponsors(&self, vault: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
         let Ok(agent) = vault.pod_id.parse::<PodId>() else { return Ok(None) };
         self.holder(agent, vault).await.map_err(|error| JournalError(error.to_string()))
     }
@@ -21,7 +21,7 @@ impl Sponsor for StoreSponsor {
 impl StoreSponsor {
     /// The holder of an agent that lives, if this is the vault that it is to have and
     /// does not have yet.
-    async fn holder(&self, agent: PodId, vault: &Deployment) -> Result<Option<Wallet>, StoreError> {
+    async fn holder(&self, agent: PodId, vault: &VaultDeployment) -> Result<Option<Wallet>, StoreError> {
         let Some(record) = self.0.last_run(agent).await?.filter(|record| record.state.is_live()) else {
             return Ok(None);
         };
@@ -34,7 +34,7 @@ impl StoreSponsor {
 
 /// Whether an agent's vault is this one, and still to come. Its holder may link himself
 /// to another owner: that vault is another one.
-fn is_due(deploy: &Deploy, vault: &Deployment) -> bool {
+fn is_due(deploy: &Deploy, vault: &VaultDeployment) -> bool {
     let is_this = (deploy.owner, deploy.agent_wallet) == (vault.owner, vault.agent_wallet);
     is_this && deploy.state != DeployState::Deployed
 }
@@ -57,8 +57,8 @@ mod tests {
         PodId::minted(RUN)
     }
 
-    fn vault() -> Deployment {
-        Deployment { pod_id: agent().to_string(), owner: OWNER, agent_wallet: AGENT_WALLET }
+    fn vault() -> VaultDeployment {
+        VaultDeployment { pod_id: agent().to_string(), owner: OWNER, agent_wallet: AGENT_WALLET }
     }
 
     async fn link(store: &Store, owner: Address, at: UnixMillis) {
@@ -97,7 +97,7 @@ mod tests {
         store.put_deploy(deploy(DeployState::Unsigned), NOW).await.unwrap();
         let throwaway = Address::repeat_byte(9);
         link(&store, throwaway, NOW).await;
-        let other = Deployment { owner: throwaway, ..vault() };
+        let other = VaultDeployment { owner: throwaway, ..vault() };
         assert_eq!(sponsor.sponsors(&other).await.unwrap(), None, "the agent's vault is another one");
         link(&store, OWNER, NOW.plus(1)).await;
         assert_eq!(sponsor.sponsors(&vault()).await.unwrap(), Some(HOLDER));
@@ -111,23 +111,23 @@ mod tests {
         let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
         let store = Store::open(&config).await.unwrap();
         let sponsor = StoreSponsor(store.clone());
-        let sponsors = async |vault: Deployment| sponsor.sponsors(&vault).await.unwrap() == Some(HOLDER);
+        let sponsors = async |vault: VaultDeployment| sponsor.sponsors(&vault).await.unwrap() == Some(HOLDER);
         assert!(!sponsors(vault()).await, "there is no such agent");
         reserve(&store).await;
         store.put_deploy(deploy(DeployState::Unsigned), NOW).await.unwrap();
         assert!(!sponsors(vault()).await, "its holder is linked to nobody");
         link(&store, OWNER, NOW).await;
         assert!(sponsors(vault()).await, "it is being created");
-        assert!(!sponsors(Deployment { owner: AGENT_WALLET, ..vault() }).await, "a throwaway key");
-        assert!(!sponsors(Deployment { agent_wallet: OWNER, ..vault() }).await, "another agent's key");
-        assert!(!sponsors(Deployment { pod_id: "a-pod".to_owned(), ..vault() }).await, "no agent's name");
+        assert!(!sponsors(VaultDeployment { owner: AGENT_WALLET, ..vault() }).await, "a throwaway key");
+        assert!(!sponsors(VaultDeployment { agent_wallet: OWNER, ..vault() }).await, "another agent's key");
+        assert!(!sponsors(VaultDeployment { pod_id: "a-pod".to_owned(), ..vault() }).await, "no agent's name");
         store.advance(RUN, Event::Stop(StopReason::Requested), NOW).await.unwrap();
         store.advance(RUN, Event::Gone, NOW).await.unwrap();
         assert!(!sponsors(vault()).await, "it has ended");
     }
 
     async fn reserve(store: &Store) {
-        let wish = Reservation {
+        let request = Reservation {
             stamp: Stamp { key: [9; 32], expires_at: NOW.plus(330_000) },
             id: RUN,
             pod: PodChoice::New { name: None, ephemeral: false },
@@ -141,6 +141,6 @@ mod tests {
             idempotency: None,
             now: NOW,
         };
-        assert!(matches!(store.reserve(wish).await.unwrap(), store::Admission::Reserved(_)));
+        assert!(matches!(store.reserve(request).await.unwrap(), store::Admission::Reserved(_)));
     }
 }

@@ -13,14 +13,14 @@ use domain::evm::{Call, IntentKey, Outcome};
 use domain::vault::{TaskId, Terms, Vault};
 use domain::{Address, B256, Bytes, PodId, UnixMillis};
 use identity::SignerSync;
-use relay::{Class, Spend};
+use relay::{CallClass, GasSpend};
 use store::DeployState;
 use wire::vault::TxResponse;
 
-use crate::desk::Desk;
 use crate::error::TreasuryError;
-use crate::identities::Missing;
-use crate::service::Inner;
+use crate::handle::Inner;
+use crate::identities::IfMissing;
+use crate::services::ChainServices;
 
 /// Gas for the vault's own work in a forwarded call.
 const INNER_GAS: u64 = 250_000;
@@ -74,43 +74,48 @@ impl Inner {
         call: &Call,
         now: UnixMillis,
     ) -> Result<TxResponse, TreasuryError> {
-        let desk = self.desk()?;
-        let sender = desk.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
-        let identity = self.identities.of(agent, Missing::Refuse).await?;
+        let services = self.services()?;
+        let sender = services.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
+        let identity = self.identities.of(agent, IfMissing::Refuse).await?;
         identity.verify_ownership(vault.agent_wallet).map_err(|error| TreasuryError::Reverts(error.to_string()))?;
         // Two calls at once would take the same nonce of the forwarder.
-        let turn = self.turns.get_with(agent, async { Arc::default() }).await;
+        let turn = self.agent_locks.get_with(agent, async { Arc::default() }).await;
         let _turn = turn.lock().await;
         // Simulated as the agent: the forwarder hides why an inner call fails.
-        desk.chain.evm.call(call, Some(identity.address()), chain::evm::At::Latest).await.map_err(refused)?;
-        let nonce = desk.chain.forwarder_nonce(identity.address()).await.map_err(refused)?;
+        services.chain.evm.call(call, Some(identity.address()), chain::evm::At::Latest).await.map_err(refused)?;
+        let nonce = services.chain.forwarder_nonce(identity.address()).await.map_err(refused)?;
         let request = calls::request(identity.address(), call, INNER_GAS, nonce, now.0 / 1000 + WINDOW_S);
-        let signature = identity.sign_hash_sync(&digest(&request, &desk.chain.forwarder_domain));
+        let signature = identity.sign_hash_sync(&digest(&request, &services.chain.forwarder_domain));
         let signature = signature.map_err(|error| TreasuryError::Unavailable(error.to_string()))?;
         let forwarded = calls::forward(self.evm.forwarder, &request, Bytes::from(signature.as_bytes()));
         let key = format!("{name}:{nonce}").parse::<IntentKey>();
         let key = key.map_err(|error| TreasuryError::Unavailable(error.to_string()))?;
-        let relayer = desk.relayer.as_ref().ok_or(TreasuryError::NoRelayer)?;
+        let relayer = services.relayer.as_ref().ok_or(TreasuryError::NoRelayer)?;
         let weighed = sender.weigh(&key, &forwarded).await.map_err(unsent)?;
         if let Weighed::Fresh(cost) = &weighed {
-            let spend = Spend { class: Class::Task, wallet: identity.address(), party: None, gas: cost.gas_limit() };
+            let spend = GasSpend {
+                class: CallClass::Task,
+                wallet: identity.address(),
+                beneficiary: None,
+                gas: cost.gas_limit(),
+            };
             relayer.spend(key.as_str(), spend, None).await?;
         }
         let entry = sender.send_weighed(&key, &forwarded, weighed).await.map_err(unsent)?;
         let newest = entry.attempts.last().map(|attempt| attempt.hash).unwrap_or_default();
         match tokio::time::timeout(WAIT, sender.settled(&key)).await {
-            Ok(outcome) => ended(&desk, outcome.map_err(unsent)?).await,
+            Ok(outcome) => ended(&services, outcome.map_err(unsent)?).await,
             Err(_) => Ok(TxResponse { success: false, tx: newest }),
         }
     }
 }
 
 /// Whether the inner call took effect: the outer one ends well either way.
-async fn ended(desk: &Desk, outcome: Outcome) -> Result<TxResponse, TreasuryError> {
+async fn ended(services: &ChainServices, outcome: Outcome) -> Result<TxResponse, TreasuryError> {
     let Outcome::Mined(mined) = outcome else {
         return Err(TreasuryError::Unavailable("the relayer's account sent something else".to_owned()));
     };
-    let sighting = desk.chain.evm.sighting(mined.hash).await.map_err(refused)?;
+    let sighting = services.chain.evm.sighting(mined.hash).await.map_err(refused)?;
     match sighting {
         Sighting::Deep(landed) if mined.success && executed(&landed.logs) => {
             Ok(TxResponse { success: true, tx: mined.hash })

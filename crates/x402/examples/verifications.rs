@@ -8,13 +8,12 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use alloy::signers::SignerSync;
-use alloy::signers::local::PrivateKeySigner;
 use domain::{Address, B256, UnixMillis, Usdc};
 use http::{HeaderMap, HeaderName};
+use palatine_x402::fake::Payer;
 use palatine_x402::{
-    Buyer, Offer, PAYMENT_REQUIRED, Presented, Quote, Resource, SignError, SignHash, Terms, Token, Tokens, digest,
-    terms_of, verify,
+    Buyer, Offer, PAYMENT_REQUIRED, Quote, Resource, Timing, Token, Tokens, UnverifiedPayment, digest,
+    payment_required, verify,
 };
 
 const NOW: u64 = 1_800_000_000;
@@ -22,18 +21,6 @@ const NOW: u64 = 1_800_000_000;
 const SPAN: Duration = Duration::from_secs(3);
 /// Different payments that are gone through.
 const PAYMENTS: u8 = 64;
-
-struct Key(PrivateKeySigner);
-
-impl SignHash for Key {
-    fn address(&self) -> Address {
-        self.0.address()
-    }
-
-    fn sign(&self, hash: &B256) -> Result<alloy_primitives::Signature, SignError> {
-        self.0.sign_hash_sync(hash).map_err(|error| SignError(error.to_string()))
-    }
-}
 
 fn main() {
     let tokens: std::sync::Arc<Tokens> = std::sync::Arc::new(
@@ -65,10 +52,10 @@ fn main() {
 /// Payments, and bare recoveries, per second.
 fn measure(tokens: &std::sync::Arc<Tokens>, quote: &Quote, drop: Option<&HeaderName>) -> (f64, f64) {
     let payments = payments(tokens, quote, drop);
-    let terms = Terms { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
+    let terms = Timing { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
     let window = terms.window(UnixMillis(NOW * 1000));
     let check = |headers: &HeaderMap| {
-        let presented = Presented::from_headers(black_box(headers), tokens).unwrap().unwrap();
+        let presented = UnverifiedPayment::from_headers(black_box(headers), tokens).unwrap().unwrap();
         verify(quote, &presented, &window).unwrap()
     };
     let signed: Vec<_> = payments.iter().map(|headers| check(headers).1).collect();
@@ -99,9 +86,9 @@ fn drop_it<T>(value: T) {
 }
 
 fn payments(tokens: &std::sync::Arc<Tokens>, quote: &Quote, drop: Option<&HeaderName>) -> Vec<HeaderMap> {
-    let key = Key(PrivateKeySigner::from_bytes(&B256::repeat_byte(0x42)).unwrap());
+    let key = Payer::new(0x42);
     let buyer = Buyer::new(key, tokens.clone(), 600);
-    let mut asked = terms_of(quote, "payment required");
+    let mut asked = payment_required(quote, "payment required");
     if let Some(name) = drop {
         asked.headers_mut().remove(name);
     }

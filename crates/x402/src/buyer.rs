@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::facilitator::domain_agrees;
 use crate::seller::{PAYMENT_REQUIRED, PAYMENT_RESPONSE, X_PAYMENT_RESPONSE};
 use crate::verify::digest;
-use crate::wire::{Stated, Way, read_receipt, read_terms, v1_header, v2_header};
+use crate::wire::{OfferFormat, StatedOffer, read_receipt, read_terms, v1_header, v2_header};
 use crate::{Authorization, PAYMENT_SIGNATURE, PaymentKey, SignedAuthorization, Token, Tokens, X_PAYMENT};
 
 /// Seconds by which the validity begins before now: the chain's clock may be
@@ -83,7 +83,7 @@ pub enum BuyError {
     /// It would have to be valid for longer than the limit.
     #[error("the payment would have to be valid for {asked_s} seconds; {limit_s} are allowed")]
     TooLong {
-        /// The seller's wish.
+        /// What the seller asks for.
         asked_s: u64,
         /// Ours.
         limit_s: u64,
@@ -112,7 +112,7 @@ impl<S: SignHash> Buyer<S> {
         self.sign(offer, token, now, nonce)
     }
 
-    fn choose<'a>(&self, stated: &'a [Stated], cap: Usdc) -> Result<(&'a Stated, &Arc<Token>), BuyError> {
+    fn choose<'a>(&self, stated: &'a [StatedOffer], cap: Usdc) -> Result<(&'a StatedOffer, &Arc<Token>), BuyError> {
         let known = stated.iter().filter_map(|offer| Some((offer, self.known(offer)?)));
         let (offer, token) = known.min_by_key(|(offer, _)| offer.amount).ok_or(BuyError::NoOffer)?;
         if offer.amount > cap {
@@ -126,7 +126,7 @@ impl<S: SignHash> Buyer<S> {
 
     /// The token of an offer that can be paid: ours, by chain and address, in its
     /// own domain, moved by EIP-3009, to somebody.
-    fn known(&self, offer: &Stated) -> Option<&Arc<Token>> {
+    fn known(&self, offer: &StatedOffer) -> Option<&Arc<Token>> {
         let token = self.tokens.at(offer.chain_id, offer.asset)?;
         let method = offer.extra.as_ref().and_then(|extra| extra.get("assetTransferMethod"));
         let by_3009 = method.is_none_or(|method| method.as_str() == Some("eip3009"));
@@ -134,7 +134,7 @@ impl<S: SignHash> Buyer<S> {
         (by_3009 && domain && offer.pay_to != Address::ZERO).then_some(token)
     }
 
-    fn sign(&self, offer: &Stated, token: &Arc<Token>, now: u64, nonce: B256) -> Result<Paying, BuyError> {
+    fn sign(&self, offer: &StatedOffer, token: &Arc<Token>, now: u64, nonce: B256) -> Result<Paying, BuyError> {
         let valid_before = now.saturating_add(offer.max_timeout_s);
         let authorization = Authorization {
             chain_id: offer.chain_id,
@@ -148,9 +148,9 @@ impl<S: SignHash> Buyer<S> {
         };
         let signature = self.signer.sign(&digest(token, &authorization))?.normalized_s();
         let signed = SignedAuthorization { authorization, signature };
-        let (name, value) = match &offer.way {
-            Way::V2 { terms, resource } => (PAYMENT_SIGNATURE, v2_header(terms, resource.as_ref(), &signed)),
-            Way::V1 { network } => (X_PAYMENT, v1_header(network, &signed)),
+        let (name, value) = match &offer.format {
+            OfferFormat::V2 { terms, resource } => (PAYMENT_SIGNATURE, v2_header(terms, resource.as_ref(), &signed)),
+            OfferFormat::V1 { network } => (X_PAYMENT, v1_header(network, &signed)),
         };
         let value = HeaderValue::try_from(value).map_err(|_| BuyError::NoTerms)?;
         Ok(Paying {

@@ -9,7 +9,7 @@ use domain::{Address, Usdc};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use crate::{Limits, Payees, Policy, Terms, Token, Tokens};
+use crate::{Limits, Payees, Policy, Timing, Token, Tokens};
 
 /// `[x402]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,7 +238,7 @@ impl Config {
         self.tokens.iter().map(token).collect()
     }
 
-    /// What bounds a till.
+    /// What bounds settlements.
     #[must_use]
     pub fn limits(&self) -> Limits {
         let places = |count: u64| usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS);
@@ -252,8 +252,8 @@ impl Config {
 
     /// How payments are taken.
     #[must_use]
-    pub const fn terms(&self) -> Terms {
-        Terms {
+    pub const fn timing(&self) -> Timing {
+        Timing {
             settle_margin_s: self.settle_margin_s,
             clock_skew_s: self.clock_skew_s,
             claim_ms: self.settle_timeout_ms.saturating_add(self.answer_timeout_ms),

@@ -14,8 +14,8 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use serde_json::{Value, json};
 use x402_types::proto::{SupportedPaymentKind, v1::VerifyResponse};
 
-use crate::seller::Terms;
-use crate::till::{Taken, Till, TillError};
+use crate::seller::Timing;
+use crate::settlements::{SettleOutcome, SettlementError, Settlements};
 use crate::verify::{held_against, timely};
 use crate::wire::to_json;
 use crate::wire::{Asked, SettleAnswer, parse_request, settled_by_cronos};
@@ -76,15 +76,15 @@ pub struct Answer {
 
 /// Settles for other sellers.
 pub struct Facilitator {
-    till: Arc<Till>,
+    settlements: Arc<Settlements>,
     tokens: Arc<Tokens>,
-    terms: Terms,
+    timing: Timing,
     policy: Policy,
 }
 
 /// How sure an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum AnswerKind {
     /// This was decided, well or badly.
     Decided,
     /// It was no request.
@@ -95,10 +95,10 @@ enum Told {
     Undecided(u64),
 }
 
-impl Told {
-    /// The till does not work, for as long as is known.
-    fn broken(error: &TillError) -> Self {
-        let known = if let TillError::Unavailable { retry_after_s, .. } = error { *retry_after_s } else { None };
+impl AnswerKind {
+    /// Nothing can be decided, for as long as is known.
+    fn broken(error: &SettlementError) -> Self {
+        let known = if let SettlementError::Unavailable { retry_after_s, .. } = error { *retry_after_s } else { None };
         Self::Undecided(known.unwrap_or(LATER_S))
     }
 
@@ -122,7 +122,7 @@ impl Told {
 
 /// How a settlement is told.
 struct Outcome {
-    told: Told,
+    told: AnswerKind,
     tx: Result<B256, Reason>,
     /// The transaction of what was settled before.
     known: Option<B256>,
@@ -131,8 +131,8 @@ struct Outcome {
 impl Facilitator {
     /// A facilitator for these tokens.
     #[must_use]
-    pub const fn new(till: Arc<Till>, tokens: Arc<Tokens>, terms: Terms, policy: Policy) -> Self {
-        Self { till, tokens, terms, policy }
+    pub const fn new(settlements: Arc<Settlements>, tokens: Arc<Tokens>, timing: Timing, policy: Policy) -> Self {
+        Self { settlements, tokens, timing, policy }
     }
 
     /// `GET /supported`: each chain once in each version.
@@ -146,14 +146,14 @@ impl Facilitator {
                 }
             }
         }
-        answer(Told::Decided, json!({ "kinds": kinds, "extensions": [], "signers": {} }))
+        answer(AnswerKind::Decided, json!({ "kinds": kinds, "extensions": [], "signers": {} }))
     }
 
     /// `POST /verify`: would it be settled? Sends nothing.
     pub async fn verify(&self, body: &[u8], now: UnixMillis, client: Client) -> Answer {
         let asked = match parse_request(body, &self.tokens) {
             Ok(asked) => asked,
-            Err((dialect, reason)) => return verified(Told::Malformed, dialect, None, Err(reason)),
+            Err((dialect, reason)) => return verified(AnswerKind::Malformed, dialect, None, Err(reason)),
         };
         let (dialect, payer) = (asked.presented.dialect(), Some(asked.presented.payer()));
         let checked = match self.check(&asked, now) {
@@ -161,10 +161,10 @@ impl Facilitator {
             Err(reason) => Ok(Err(reason)),
         };
         match checked {
-            Ok(verdict) => verified(Told::Decided, dialect, payer, verdict),
+            Ok(verdict) => verified(AnswerKind::Decided, dialect, payer, verdict),
             Err(error) => {
                 tracing::warn!(%error, "a payment cannot be verified at the moment");
-                verified(Told::broken(&error), dialect, payer, Err(Reason::Unsettled))
+                verified(AnswerKind::broken(&error), dialect, payer, Err(Reason::Unsettled))
             }
         }
     }
@@ -174,17 +174,22 @@ impl Facilitator {
         let asked = match parse_request(body, &self.tokens) {
             Ok(asked) => asked,
             Err((dialect, reason)) => {
-                return settled(None, dialect, "", Outcome { told: Told::Malformed, tx: Err(reason), known: None });
+                return settled(
+                    None,
+                    dialect,
+                    "",
+                    Outcome { told: AnswerKind::Malformed, tx: Err(reason), known: None },
+                );
             }
         };
         let network = self.network(&asked);
         let outcome = match self.check(&asked, now) {
             Ok((offer, signed)) => self.take(&offer, signed, (now, claim), client).await,
-            Err(reason) => Ok(Outcome { told: Told::Decided, tx: Err(reason), known: None }),
+            Err(reason) => Ok(Outcome { told: AnswerKind::Decided, tx: Err(reason), known: None }),
         };
         let outcome = outcome.unwrap_or_else(|error| {
             tracing::warn!(%error, "a payment cannot be settled at the moment");
-            Outcome { told: Told::broken(&error), tx: Err(Reason::Unsettled), known: None }
+            Outcome { told: AnswerKind::broken(&error), tx: Err(Reason::Unsettled), known: None }
         });
         settled(Some(&asked), asked.presented.dialect(), &network, outcome)
     }
@@ -208,7 +213,7 @@ impl Facilitator {
         let mut presented = asked.presented.clone();
         presented.accepted = None;
         let signed = held_against(&offer, &presented)?;
-        timely(&signed.authorization, offer.max_timeout_s, &self.terms.window(now))?;
+        timely(&signed.authorization, offer.max_timeout_s, &self.timing.window(now))?;
         Ok((offer, signed))
     }
 
@@ -229,10 +234,14 @@ impl Facilitator {
 
     /// Not used before, and the payer holds enough. What this facilitator has
     /// begun to settle and not answered may be asked for again.
-    async fn promising(&self, signed: &SignedAuthorization, client: Client) -> Result<Result<(), Reason>, TillError> {
-        let _place = self.till.enter(client, signed).await?;
+    async fn promising(
+        &self,
+        signed: &SignedAuthorization,
+        client: Client,
+    ) -> Result<Result<(), Reason>, SettlementError> {
+        let _permit = self.settlements.permit(client, signed).await?;
         let authorization = &signed.authorization;
-        match self.till.payments().find(&authorization.key()).await? {
+        match self.settlements.payments().find(&authorization.key()).await? {
             Some((begun, state)) if begun.resource == Payment::FACILITATOR && begun.signed == *signed => match state {
                 PaymentState::Settled { .. } => return Ok(Ok(())),
                 PaymentState::Reserved => {}
@@ -241,7 +250,7 @@ impl Facilitator {
             Some(_) => return Ok(Err(Reason::Used)),
             None => {}
         }
-        self.till.promises(authorization).await
+        self.settlements.check_token(authorization).await
     }
 
     async fn take(
@@ -250,29 +259,37 @@ impl Facilitator {
         payment: SignedAuthorization,
         (now, claim): (UnixMillis, u64),
         client: Client,
-    ) -> Result<Outcome, TillError> {
+    ) -> Result<Outcome, SettlementError> {
         let told = |told, tx, known| Outcome { told, tx, known };
-        if let Err(reason) = self.till.look(client, &payment).await? {
-            return Ok(told(Told::Decided, Err(reason), None));
+        if let Err(reason) = self.settlements.precheck(client, &payment).await? {
+            return Ok(told(AnswerKind::Decided, Err(reason), None));
         }
         let key = payment.authorization.key();
         let request = RequestHash::of(Payment::FACILITATOR, &key.to_string(), offer.pay_to.as_slice());
         let resource = Payment::FACILITATOR.to_owned();
         let reservation = Payment { signed: payment, request, resource, seen_at: now };
-        let claimed = PaymentClaim { id: claim, until: now.plus(self.terms.claim_ms) };
-        Ok(match self.till.take(reservation, claimed, client).await? {
-            Taken::Paid(tx) if self.till.payments().answered(&key, claim).await? => told(Told::Decided, Ok(tx), None),
-            Taken::Paid(tx) | Taken::Answered(tx) => told(Told::Decided, Err(Reason::Used), Some(tx)),
-            Taken::InFlight => told(Told::InFlight, Err(Reason::Used), None),
+        let claimed = PaymentClaim { id: claim, until: now.plus(self.timing.claim_ms) };
+        Ok(match self.settlements.settle(reservation, claimed, client).await? {
+            SettleOutcome::Paid(tx) if self.settlements.payments().answered(&key, claim).await? => {
+                told(AnswerKind::Decided, Ok(tx), None)
+            }
+            SettleOutcome::Paid(tx) | SettleOutcome::Answered(tx) => {
+                told(AnswerKind::Decided, Err(Reason::Used), Some(tx))
+            }
+            SettleOutcome::InFlight => told(AnswerKind::InFlight, Err(Reason::Used), None),
             // 200, or unmodified clients do not read it: they ask once more, and then wait.
-            Taken::Pending(tx) => told(Told::Decided, Err(Reason::Pending), Some(tx)),
-            Taken::Open(Reason::Unsettled) => told(Told::Undecided(LATER_S), Err(Reason::Unsettled), None),
-            Taken::Refused(reason) | Taken::Open(reason) => told(Told::Decided, Err(reason), None),
+            SettleOutcome::Pending(tx) => told(AnswerKind::Decided, Err(Reason::Pending), Some(tx)),
+            SettleOutcome::Open(Reason::Unsettled) => {
+                told(AnswerKind::Undecided(LATER_S), Err(Reason::Unsettled), None)
+            }
+            SettleOutcome::Refused(reason) | SettleOutcome::Open(reason) => {
+                told(AnswerKind::Decided, Err(reason), None)
+            }
         })
     }
 }
 
-/// Terms may leave the token's domain out, but not state another one.
+/// Timing may leave the token's domain out, but not state another one.
 pub(crate) fn domain_agrees(extra: Option<&Value>, name: &str, version: &str) -> bool {
     let says = |key: &str, ours: &str| match extra.and_then(|extra| extra.get(key)) {
         None | Some(Value::Null) => true,
@@ -281,7 +298,7 @@ pub(crate) fn domain_agrees(extra: Option<&Value>, name: &str, version: &str) ->
     says("name", name) && says("version", version)
 }
 
-fn verified(told: Told, dialect: Dialect, payer: Option<Address>, verdict: Result<(), Reason>) -> Answer {
+fn verified(told: AnswerKind, dialect: Dialect, payer: Option<Address>, verdict: Result<(), Reason>) -> Answer {
     let payer = payer.map(|payer| payer.to_string());
     let verdict = match (verdict, payer) {
         (Ok(()), Some(payer)) => VerifyResponse::valid(payer),
@@ -310,7 +327,7 @@ fn settled(asked: Option<&Asked>, dialect: Dialect, network: &str, outcome: Outc
     answer(outcome.told, body)
 }
 
-fn answer(told: Told, mut body: Value) -> Answer {
+fn answer(told: AnswerKind, mut body: Value) -> Answer {
     let retry_after_s = told.retry_after_s();
     if let (Some(seconds), Some(fields)) = (retry_after_s, body.as_object_mut()) {
         fields.insert("retry_after".to_owned(), seconds.into());

@@ -3,14 +3,52 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use alloy_primitives::keccak256;
+use alloy_primitives::{Signature, keccak256};
 use async_trait::async_trait;
 use domain::{Address, B256, UnixMillis, Usdc};
+use k256::ecdsa::SigningKey;
 
 use crate::{
-    Authorization, AuthorizationState, Authorizations, Client, Payment, PaymentClaim, PaymentKey, PaymentState,
-    Payments, PaymentsError, ReserveOutcome, Sent, SettleError, Settled, Settlement, SignedAuthorization, Unread,
+    Authorization, AuthorizationState, Client, Payment, PaymentClaim, PaymentKey, PaymentState, Payments,
+    PaymentsError, ReserveOutcome, SignError, SignHash, SignedAuthorization, Submission, TokenReadError, TokenReader,
+    TransferError, Transfers,
 };
+
+/// Somebody who pays, with a key of his own.
+#[derive(Clone, Debug)]
+pub struct Payer(SigningKey);
+
+impl Payer {
+    /// The payer whose key has this byte throughout.
+    ///
+    /// # Panics
+    /// For 0 and 255, which make no key.
+    #[must_use]
+    pub fn new(byte: u8) -> Self {
+        Self::of_secret(&[byte; 32])
+    }
+
+    /// The payer with this key.
+    ///
+    /// # Panics
+    /// When it is none.
+    #[must_use]
+    #[expect(clippy::expect_used, reason = "a test that names no key has failed")]
+    pub fn of_secret(secret: &[u8; 32]) -> Self {
+        Self(SigningKey::from_slice(secret).expect("a key"))
+    }
+}
+
+impl SignHash for Payer {
+    fn address(&self) -> Address {
+        Address::from_private_key(&self.0)
+    }
+
+    fn sign(&self, hash: &B256) -> Result<Signature, SignError> {
+        let signed = self.0.sign_prehash_recoverable(hash.as_slice());
+        signed.map(Signature::from).map_err(|error| SignError(error.to_string()))
+    }
+}
 
 /// A record in memory. It is as strict as one on disk.
 #[derive(Debug, Default)]
@@ -26,15 +64,15 @@ struct Rows {
 
 #[derive(Debug)]
 struct Row {
-    reservation: Payment,
+    payment: Payment,
     state: PaymentState,
     claim: Option<PaymentClaim>,
     looked_at: UnixMillis,
 }
 
 impl Row {
-    fn meet(&mut self, reservation: &Payment, claim: PaymentClaim, now: UnixMillis) -> ReserveOutcome {
-        if !self.reservation.is_same(reservation) {
+    fn reserve(&mut self, payment: &Payment, claim: PaymentClaim, now: UnixMillis) -> ReserveOutcome {
+        if !self.payment.is_same(payment) {
             return ReserveOutcome::Conflict;
         }
         match &self.state {
@@ -100,21 +138,21 @@ impl FakePayments {
 impl Payments for FakePayments {
     async fn reserve(
         &self,
-        reservation: &Payment,
+        payment: &Payment,
         claim: PaymentClaim,
         now: UnixMillis,
     ) -> Result<ReserveOutcome, PaymentsError> {
         self.working(|rows| {
-            if let Some(row) = rows.get_mut(&reservation.key()) {
-                return row.meet(reservation, claim, now);
+            if let Some(row) = rows.get_mut(&payment.key()) {
+                return row.reserve(payment, claim, now);
             }
             let row = Row {
-                reservation: reservation.clone(),
+                payment: payment.clone(),
                 state: PaymentState::Reserved,
                 claim: Some(claim),
-                looked_at: reservation.seen_at,
+                looked_at: payment.seen_at,
             };
-            rows.insert(reservation.key(), row);
+            rows.insert(payment.key(), row);
             ReserveOutcome::New
         })
     }
@@ -165,7 +203,7 @@ impl Payments for FakePayments {
     }
 
     async fn find(&self, key: &PaymentKey) -> Result<Option<(Payment, PaymentState)>, PaymentsError> {
-        self.working(|rows| rows.get(key).map(|row| (row.reservation.clone(), row.state.clone())))
+        self.working(|rows| rows.get(key).map(|row| (row.payment.clone(), row.state.clone())))
     }
 
     async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Payment>, PaymentsError> {
@@ -173,32 +211,32 @@ impl Payments for FakePayments {
             let is_open =
                 |row: &&mut Row| row.state == PaymentState::Reserved && row.claim.is_none_or(|held| held.until <= now);
             let mut open: Vec<_> = rows.values_mut().filter(is_open).collect();
-            open.sort_by_key(|row| (row.looked_at, row.reservation.seen_at));
+            open.sort_by_key(|row| (row.looked_at, row.payment.seen_at));
             open.truncate(limit);
             open.iter_mut().for_each(|row| row.looked_at = now);
-            open.iter().map(|row| row.reservation.clone()).collect()
+            open.iter().map(|row| row.payment.clone()).collect()
         })
     }
 }
 
 /// What the fake's settlement does next.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum Weather {
+pub enum TransferBehavior {
     /// It settles and says so.
     #[default]
-    Fair,
+    Settles,
     /// It settles, and then never answers.
-    SettlesInSilence,
+    SettlesWithoutAnswer,
     /// It settles nothing and never answers.
-    Silence,
+    NeverAnswers,
     /// It says that it settled, and did not.
-    Lies,
+    ClaimsFalsely,
     /// It sends nothing.
-    Down,
+    Unavailable,
     /// It settles nothing, and does not know.
-    Unknown,
+    UnknownOutcome,
     /// It has sent the transfer, and nothing mines it.
-    Pending,
+    StaysPending,
 }
 
 /// A token in memory with balances and used nonces, and whoever settles on it.
@@ -212,7 +250,7 @@ struct Ledger {
     balances: HashMap<(Address, Address), Usdc>,
     paid: HashMap<PaymentKey, (Authorization, B256)>,
     cancelled: HashSet<PaymentKey>,
-    weather: Weather,
+    behavior: TransferBehavior,
     time: u64,
     settlements: usize,
     clients: HashSet<Client>,
@@ -221,8 +259,8 @@ struct Ledger {
 }
 
 impl FakeChain {
-    /// For how many seconds [`Weather::Down`] says that it lasts.
-    pub const DOWN_S: u64 = 3600;
+    /// For how many seconds [`TransferBehavior::Unavailable`] says that it lasts.
+    pub const UNAVAILABLE_S: u64 = 3600;
 
     /// Gives an account so much of a token.
     pub fn give(&self, asset: Address, owner: Address, amount: Usdc) {
@@ -236,8 +274,8 @@ impl FakeChain {
     }
 
     /// Sets what the settlement does from now on.
-    pub fn weather(&self, weather: Weather) {
-        self.with(|ledger| ledger.weather = weather);
+    pub fn set_behavior(&self, behavior: TransferBehavior) {
+        self.with(|ledger| ledger.behavior = behavior);
     }
 
     /// Sets the newest block's time, in Unix seconds.
@@ -259,7 +297,7 @@ impl FakeChain {
     ///
     /// # Errors
     /// As the token refuses it.
-    pub fn execute(&self, authorization: &Authorization) -> Result<B256, SettleError> {
+    pub fn execute(&self, authorization: &Authorization) -> Result<B256, TransferError> {
         self.with(|ledger| ledger.execute(authorization))
     }
 
@@ -281,10 +319,10 @@ impl FakeChain {
         self.with(|ledger| ledger.readings)
     }
 
-    fn read<T>(&self, work: impl FnOnce(&Ledger) -> T) -> Result<T, Unread> {
+    fn read<T>(&self, work: impl FnOnce(&Ledger) -> T) -> Result<T, TokenReadError> {
         self.with(|ledger| {
             ledger.readings += 1;
-            if ledger.unreadable { Err(Unread("the test said so".into())) } else { Ok(work(ledger)) }
+            if ledger.unreadable { Err(TokenReadError("the test said so".into())) } else { Ok(work(ledger)) }
         })
     }
 
@@ -303,8 +341,8 @@ impl Ledger {
         self.balances.get(&(asset, owner)).copied().unwrap_or_default()
     }
 
-    fn execute(&mut self, authorization: &Authorization) -> Result<B256, SettleError> {
-        let refused = |why: &str| Err(SettleError::Refused(why.to_owned()));
+    fn execute(&mut self, authorization: &Authorization) -> Result<B256, TransferError> {
+        let refused = |why: &str| Err(TransferError::Refused(why.to_owned()));
         let Authorization { asset, from, to, value, .. } = *authorization;
         let key = authorization.key();
         if self.paid.contains_key(&key) || self.cancelled.contains(&key) {
@@ -333,48 +371,53 @@ impl Ledger {
 }
 
 #[async_trait]
-impl Settlement for FakeChain {
-    async fn settle(&self, payment: &SignedAuthorization, client: Client) -> Result<Settled, SettleError> {
-        let weather = self.with(|ledger| {
+impl Transfers for FakeChain {
+    async fn transfer(&self, payment: &SignedAuthorization, client: Client) -> Result<B256, TransferError> {
+        let behavior = self.with(|ledger| {
             ledger.settlements += 1;
             ledger.clients.insert(client);
-            ledger.weather.clone()
+            ledger.behavior.clone()
         });
         // A real one answers later: copies get their chance to race.
         tokio::task::yield_now().await;
-        match weather {
-            Weather::Fair => self.execute(&payment.authorization).map(|tx| Settled { tx }),
-            Weather::SettlesInSilence => {
+        match behavior {
+            TransferBehavior::Settles => self.execute(&payment.authorization),
+            TransferBehavior::SettlesWithoutAnswer => {
                 self.execute(&payment.authorization)?;
                 std::future::pending().await
             }
-            Weather::Silence | Weather::Pending => std::future::pending().await,
-            Weather::Lies => Ok(Settled { tx: B256::repeat_byte(0xfa) }),
-            Weather::Down => {
-                Err(SettleError::Unavailable { why: "the test said so".into(), retry_after_s: Some(Self::DOWN_S) })
-            }
-            Weather::Unknown => Err(SettleError::Unknown("the test said so".into())),
+            TransferBehavior::NeverAnswers | TransferBehavior::StaysPending => std::future::pending().await,
+            TransferBehavior::ClaimsFalsely => Ok(B256::repeat_byte(0xfa)),
+            TransferBehavior::Unavailable => Err(TransferError::Unavailable {
+                why: "the test said so".into(),
+                retry_after_s: Some(Self::UNAVAILABLE_S),
+            }),
+            TransferBehavior::UnknownOutcome => Err(TransferError::Unknown("the test said so".into())),
         }
     }
 
-    async fn sent(&self, payment: &SignedAuthorization) -> Sent {
-        self.with(|ledger| match ledger.weather {
-            Weather::Pending => Sent::As(tx_of(&payment.authorization.key())),
-            Weather::SettlesInSilence | Weather::Silence | Weather::Unknown => Sent::Unknown,
-            Weather::Fair | Weather::Lies | Weather::Down => Sent::Never,
+    async fn submission(&self, payment: &SignedAuthorization) -> Submission {
+        self.with(|ledger| match ledger.behavior {
+            TransferBehavior::StaysPending => Submission::Transaction(tx_of(&payment.authorization.key())),
+            TransferBehavior::SettlesWithoutAnswer
+            | TransferBehavior::NeverAnswers
+            | TransferBehavior::UnknownOutcome => Submission::Unknown,
+            TransferBehavior::Settles | TransferBehavior::ClaimsFalsely | TransferBehavior::Unavailable => {
+                Submission::None
+            }
         })
     }
 }
 
 #[async_trait]
-impl Authorizations for FakeChain {
-    async fn state(&self, authorization: &Authorization) -> Result<AuthorizationState, Unread> {
+impl TokenReader for FakeChain {
+    async fn state(&self, authorization: &Authorization) -> Result<AuthorizationState, TokenReadError> {
         // A real one answers later.
         tokio::task::yield_now().await;
         self.read(|ledger| ledger.spent(authorization))
     }
 
-    async fn balance(&self, _chain_id: u64, asset: Address, owner: Address) -> Result<Usdc, Unread> {
+    async fn balance(&self, _chain_id: u64, asset: Address, owner: Address) -> Result<Usdc, TokenReadError> {
         tokio::task::yield_now().await;
         self.read(|ledger| ledger.held(asset, owner))
     }

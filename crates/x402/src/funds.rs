@@ -7,7 +7,7 @@ use std::time::Duration;
 use domain::{Address, Usdc};
 use moka::future::Cache;
 
-use crate::{Authorization, AuthorizationState, Authorizations, PaymentKey, Unread};
+use crate::{Authorization, AuthorizationState, PaymentKey, TokenReadError, TokenReader};
 
 /// How long an answer is kept. A payer who tops his account up waits so long at most.
 const LASTS: Duration = Duration::from_secs(2);
@@ -20,13 +20,13 @@ type Account = (u64, Address, Address);
 /// The token, and what it said a moment ago. Good for refusing a payment before it
 /// costs anything; whether one was made is asked afresh.
 pub(crate) struct Funds {
-    chain: Arc<dyn Authorizations>,
+    chain: Arc<dyn TokenReader>,
     used: Cache<PaymentKey, bool>,
     balances: Cache<Account, Usdc>,
 }
 
 impl Funds {
-    pub(crate) fn new(chain: Arc<dyn Authorizations>) -> Self {
+    pub(crate) fn new(chain: Arc<dyn TokenReader>) -> Self {
         Self {
             chain,
             used: Cache::builder().max_capacity(MAX_KEPT).time_to_live(LASTS).build(),
@@ -35,16 +35,16 @@ impl Funds {
     }
 
     /// Whether the token knows the authorization: it was made, or cancelled.
-    pub(crate) async fn is_used(&self, authorization: &Authorization) -> Result<bool, Unread> {
+    pub(crate) async fn is_used(&self, authorization: &Authorization) -> Result<bool, TokenReadError> {
         let asking = async {
             let state = self.chain.state(authorization).await?;
-            Ok::<_, Unread>(!matches!(state, AuthorizationState::Unused { .. }))
+            Ok::<_, TokenReadError>(!matches!(state, AuthorizationState::Unused { .. }))
         };
         self.used.try_get_with(authorization.key(), asking).await.map_err(Arc::unwrap_or_clone)
     }
 
     /// Whether the payer holds as much as he pays.
-    pub(crate) async fn covers(&self, authorization: &Authorization) -> Result<bool, Unread> {
+    pub(crate) async fn covers(&self, authorization: &Authorization) -> Result<bool, TokenReadError> {
         let Authorization { chain_id, asset, from, value, .. } = *authorization;
         let asking = self.chain.balance(chain_id, asset, from);
         let held = self.balances.try_get_with((chain_id, asset, from), asking).await;

@@ -1,4 +1,4 @@
-//! The hosted Cronos facilitator as a [`Settlement`].
+//! The hosted Cronos facilitator as a [`Transfers`].
 //!
 //! Its word is not taken: what it says it has settled is looked up in the token
 //! before anything is served.
@@ -9,8 +9,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use reqwest::{Client, Response, StatusCode, Url};
 
+use domain::B256;
+
 use crate::wire::{CronosRequest, CronosVerdict, to_json};
-use crate::{AuthorizationState, Authorizations, Sent, SettleError, Settled, Settlement, SignedAuthorization, Tokens};
+use crate::{AuthorizationState, SignedAuthorization, Submission, TokenReader, Tokens, TransferError, Transfers};
 
 /// Bytes of an answer that are read.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -18,11 +20,11 @@ const MAX_ANSWER: usize = 64 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client of the hosted facilitator.
-pub struct Hosted {
+pub struct HostedFacilitator {
     client: Client,
     settle: Url,
     tokens: Arc<Tokens>,
-    chain: Arc<dyn Authorizations>,
+    chain: Arc<dyn TokenReader>,
     max_timeout_s: u64,
 }
 
@@ -37,7 +39,7 @@ pub enum HostedError {
     Client(#[source] reqwest::Error),
 }
 
-impl Hosted {
+impl HostedFacilitator {
     /// A client of the facilitator whose routes begin at `base` (with
     /// `/v2/x402`). `timeout` bounds one call, its body included.
     ///
@@ -48,7 +50,7 @@ impl Hosted {
         timeout: Duration,
         max_timeout_s: u64,
         tokens: Arc<Tokens>,
-        chain: Arc<dyn Authorizations>,
+        chain: Arc<dyn TokenReader>,
     ) -> Result<Self, HostedError> {
         let settle = Url::parse(&format!("{}/settle", base.trim_end_matches('/'))).map_err(|_| HostedError::Url)?;
         if !matches!(settle.scheme(), "http" | "https") || !settle.has_host() {
@@ -63,12 +65,12 @@ impl Hosted {
         Ok(Self { client, settle, tokens, chain, max_timeout_s })
     }
 
-    async fn ask(&self, payment: &SignedAuthorization) -> Result<CronosVerdict, SettleError> {
+    async fn ask(&self, payment: &SignedAuthorization) -> Result<CronosVerdict, TransferError> {
         let authorization = &payment.authorization;
         let token = self
             .tokens
             .at(authorization.chain_id, authorization.asset)
-            .ok_or_else(|| SettleError::unavailable("the token is not known"))?;
+            .ok_or_else(|| TransferError::unavailable("the token is not known"))?;
         let body = to_json(&CronosRequest::new(token, payment, self.max_timeout_s));
         let request = self
             .client
@@ -83,49 +85,52 @@ impl Hosted {
 
 /// A connection that was never made has sent nothing; whatever else fails may
 /// have settled.
-fn sending(error: reqwest::Error) -> SettleError {
+fn sending(error: reqwest::Error) -> TransferError {
     let error = error.without_url();
     if error.is_connect() {
-        SettleError::unavailable(error.to_string())
+        TransferError::unavailable(error.to_string())
     } else {
-        SettleError::Unknown(error.to_string())
+        TransferError::Unknown(error.to_string())
     }
 }
 
-async fn read(mut response: Response) -> Result<CronosVerdict, SettleError> {
+async fn read(mut response: Response) -> Result<CronosVerdict, TransferError> {
     let status = response.status();
     if status == StatusCode::TOO_MANY_REQUESTS {
-        return Err(SettleError::unavailable("the facilitator's quota is used up"));
+        return Err(TransferError::unavailable("the facilitator's quota is used up"));
     }
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(sending)? {
         if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(SettleError::Unknown("the facilitator's answer is too long".into()));
+            return Err(TransferError::Unknown("the facilitator's answer is too long".into()));
         }
         body.extend_from_slice(&chunk);
     }
     CronosVerdict::parse(&body)
-        .ok_or_else(|| SettleError::Unknown(format!("the facilitator answered {status} in no known shape")))
+        .ok_or_else(|| TransferError::Unknown(format!("the facilitator answered {status} in no known shape")))
 }
 
 #[async_trait]
-impl Settlement for Hosted {
-    async fn settle(&self, payment: &SignedAuthorization, _: crate::Client) -> Result<Settled, SettleError> {
+impl Transfers for HostedFacilitator {
+    async fn transfer(&self, payment: &SignedAuthorization, _: crate::Client) -> Result<B256, TransferError> {
         let verdict = self.ask(payment).await?;
-        let state =
-            self.chain.state(&payment.authorization).await.map_err(|error| SettleError::Unknown(error.to_string()))?;
+        let state = self
+            .chain
+            .state(&payment.authorization)
+            .await
+            .map_err(|error| TransferError::Unknown(error.to_string()))?;
         match (state, verdict) {
-            (AuthorizationState::Paid { tx }, _) => Ok(Settled { tx }),
-            (AuthorizationState::Void, _) => Err(SettleError::Refused("the nonce is used up".into())),
-            (AuthorizationState::Unused { .. }, CronosVerdict::Failed(error)) => Err(SettleError::Refused(error)),
+            (AuthorizationState::Paid { tx }, _) => Ok(tx),
+            (AuthorizationState::Void, _) => Err(TransferError::Refused("the nonce is used up".into())),
+            (AuthorizationState::Unused { .. }, CronosVerdict::Failed(error)) => Err(TransferError::Refused(error)),
             (AuthorizationState::Unused { .. }, CronosVerdict::Settled(tx)) => {
-                Err(SettleError::Unknown(format!("the facilitator says {tx} settled it; the token does not")))
+                Err(TransferError::Unknown(format!("the facilitator says {tx} settled it; the token does not")))
             }
         }
     }
 
     /// It does not tell what it sends before that is settled.
-    async fn sent(&self, _: &SignedAuthorization) -> Sent {
-        Sent::Unknown
+    async fn submission(&self, _: &SignedAuthorization) -> Submission {
+        Submission::Unknown
     }
 }

@@ -3,17 +3,17 @@
 //! One payment buys one answer, whatever races, retries or dies: it is verified
 //! without IO, reserved on disk, settled, and only then served; see [`Seller`] for
 //! what a payer can count on. This crate does no SQL and no RPC: it asks
-//! [`Payments`], [`Settlement`] and [`Authorizations`], whose fakes are in `fake`
+//! [`Payments`], [`Transfers`] and [`TokenReader`], whose fakes are in `fake`
 //! and whose contract is in `conformance`.
 //!
 //! | file | is |
 //! |---|---|
 //! | `token`, `offer`, `dialect` | what is paid with, what is asked, how it is written |
-//! | `wire/` | the dialects, parsed strictly into `presented`, and written |
+//! | `wire/` | the dialects, parsed strictly into `unverified`, and written |
 //! | `verify`, `recover` | is it good: EIP-712 over EIP-3009, pure |
-//! | `settle` | what is asked of a chain; what is asked of a database is [`Payments`] |
-//! | `till` | reserve, settle, reconcile: money is taken here alone |
-//! | `places`, `funds` | how many pay at once, each with his share; what the token said of a payer a moment ago |
+//! | `chain` | what is asked of a chain; what is asked of a database is [`Payments`] |
+//! | `settlements` | reserve, settle, reconcile: money is taken here alone |
+//! | `permits`, `funds` | how many pay at once, each with his share; what the token said of a payer a moment ago |
 //! | `seller`, `facilitator`, `buyer` | the three sides |
 //! | `hosted` | the hosted Cronos facilitator, whose word is checked |
 //! | `reason`, `config` | why not; `[x402]` |
@@ -40,6 +40,7 @@ pub mod conformance;
 pub mod fake;
 
 mod buyer;
+mod chain;
 mod config;
 mod dialect;
 mod facilitator;
@@ -48,14 +49,13 @@ mod funds;
 pub mod fuzz;
 mod hosted;
 mod offer;
-mod places;
-mod presented;
+mod permits;
 mod reason;
 mod recover;
 mod seller;
-mod settle;
-mod till;
+mod settlements;
 mod token;
+mod unverified;
 mod verify;
 mod wire;
 
@@ -66,18 +66,18 @@ pub use domain::payment::{
 };
 
 pub use buyer::{BuyError, Buyer, Paying, SignError, SignHash, receipt};
+pub use chain::{Submission, TokenReadError, TokenReader, TransferError, Transfers};
 pub use config::{Config, ConfigError, Serve, Settler, TokenConfig};
 pub use dialect::Dialect;
 pub use facilitator::{Answer, Facilitator, Payees, Policy};
-pub use hosted::{Hosted, HostedError};
+pub use hosted::{HostedError, HostedFacilitator};
 pub use offer::{Offer, Quote, Resource};
-pub use presented::{PAYMENT_SIGNATURE, Presented, X_PAYMENT};
 pub use reason::Reason;
 pub use seller::{
-    Bound, Checked, NoAnswer, Order, PAYMENT_REQUIRED, PAYMENT_RESPONSE, Purchase, Seller, Terms, Ticket, Unsold,
-    X_PAYMENT_RESPONSE, terms_of,
+    AnswerError, AnswerPermit, CheckedPayment, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRejection, PricedRequest,
+    Purchase, RequestBinding, Seller, Timing, X_PAYMENT_RESPONSE, payment_required,
 };
-pub use settle::{Authorizations, Sent, SettleError, Settled, Settlement, Unread};
-pub use till::{Limits, Reconciled, Till, TillError};
+pub use settlements::{Limits, Reconciled, SettlementError, Settlements};
 pub use token::{Token, Tokens};
+pub use unverified::{PAYMENT_SIGNATURE, UnverifiedPayment, X_PAYMENT};
 pub use verify::{Window, authentic, digest, timely, verify};

@@ -9,7 +9,7 @@
 //! - A payment is bound to the first request it comes with ([`RequestHash`]).
 //! - A retry of that request with that payment takes up where it was left: it
 //!   waits for nothing that is settled, and settles nothing twice.
-//! - At most one answer leaves. [`Ticket::answer`] is the point of no return: it
+//! - At most one answer leaves. [`AnswerPermit::answer`] is the point of no return: it
 //!   is on disk before the first byte leaves. Whoever dies before it has sold
 //!   nothing, and the payer's retry is served; whoever dies after it has
 //!   answered, and a retry is told that the payment was used.
@@ -22,8 +22,8 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
-use crate::presented::{PAYMENT_SIGNATURE, Presented, X_PAYMENT};
-use crate::till::{Taken, Till, TillError};
+use crate::settlements::{SettleOutcome, SettlementError, Settlements};
+use crate::unverified::{PAYMENT_SIGNATURE, UnverifiedPayment, X_PAYMENT};
 use crate::verify::{Window, authentic, timely};
 use crate::wire::{SettleAnswer, to_base64, to_json, v1_required, v2_required};
 use crate::{
@@ -43,7 +43,7 @@ const NO_PAYMENT: &str = "payment required";
 
 /// How a seller takes payments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct Timing {
     /// Seconds that must be left of a payment for its settlement.
     pub settle_margin_s: u64,
     /// Seconds by which a payer's clock may be ahead.
@@ -53,7 +53,7 @@ pub struct Terms {
     pub claim_ms: u64,
 }
 
-impl Terms {
+impl Timing {
     /// The window of validity at this moment.
     #[must_use]
     pub const fn window(&self, now: UnixMillis) -> Window {
@@ -63,7 +63,7 @@ impl Terms {
 
 /// A request that costs something, as far as it is known before its body.
 #[derive(Clone, Copy, Debug)]
-pub struct Order<'a> {
+pub struct PricedRequest<'a> {
     /// Its terms.
     pub quote: &'a Quote,
     /// What is bought: an agent's id.
@@ -76,7 +76,7 @@ pub struct Order<'a> {
 
 /// What a payment is bound to.
 #[derive(Clone, Copy, Debug)]
-pub struct Bound {
+pub struct RequestBinding {
     /// The whole request's hash.
     pub request: RequestHash,
     /// When it was whole.
@@ -87,9 +87,9 @@ pub struct Bound {
 
 /// Why a request is not served.
 #[derive(Debug)]
-pub enum Unsold {
+pub enum PaymentRejection {
     /// It must be paid, or paid otherwise: 402 with terms.
-    Terms(Box<Response<Vec<u8>>>),
+    PaymentRequired(Box<Response<Vec<u8>>>),
     /// This header holds no payment that could be read.
     Malformed(HeaderName),
     /// The payment is being settled or answered for another copy of the request.
@@ -97,22 +97,22 @@ pub enum Unsold {
     /// The payment's transfer was sent and is not confirmed yet: the same request
     /// with the same payment is served once it is. These headers say so.
     Pending(HeaderMap),
-    /// The payment may be on its way: as with [`Unsold::Pending`], but no transaction
+    /// The payment may be on its way: as with [`PaymentRejection::Pending`], but no transaction
     /// is known.
     Unsettled,
     /// Nothing can be said of the payment just now, and nothing was charged.
-    Unavailable(TillError),
+    Unavailable(SettlementError),
 }
 
-/// A payment that was found good. It holds no place, and nothing was reserved yet.
-pub struct Checked<'a> {
-    order: Order<'a>,
+/// A payment that was found good. It holds no permit, and nothing was reserved yet.
+pub struct CheckedPayment<'a> {
+    order: PricedRequest<'a>,
     dialect: Dialect,
     offer: Offer,
     payment: SignedAuthorization,
 }
 
-impl Checked<'_> {
+impl CheckedPayment<'_> {
     /// Who pays.
     #[must_use]
     pub const fn payer(&self) -> Address {
@@ -122,25 +122,27 @@ impl Checked<'_> {
 
 /// Sells answers.
 pub struct Seller {
-    till: Arc<Till>,
+    settlements: Arc<Settlements>,
     tokens: Arc<Tokens>,
-    terms: Terms,
+    timing: Timing,
 }
 
 impl Seller {
     /// A seller for payments in these tokens.
     #[must_use]
-    pub const fn new(till: Arc<Till>, tokens: Arc<Tokens>, terms: Terms) -> Self {
-        Self { till, tokens, terms }
+    pub const fn new(settlements: Arc<Settlements>, tokens: Arc<Tokens>, timing: Timing) -> Self {
+        Self { settlements, tokens, timing }
     }
 
     /// The payment among a request's headers, read but not believed.
-    fn presented(&self, quote: &Quote, headers: &HeaderMap) -> Result<Presented, Unsold> {
-        match Presented::from_headers(headers, &self.tokens) {
+    fn presented(&self, quote: &Quote, headers: &HeaderMap) -> Result<UnverifiedPayment, PaymentRejection> {
+        match UnverifiedPayment::from_headers(headers, &self.tokens) {
             Ok(Some(presented)) => Ok(presented),
-            Ok(None) => Err(Unsold::Terms(Box::new(terms_of(quote, NO_PAYMENT)))),
-            Err((dialect, Reason::Payload)) => Err(Unsold::Malformed(header_of(dialect))),
-            Err((dialect, reason)) => Err(Unsold::Terms(Box::new(terms_of(quote, reason.code(dialect))))),
+            Ok(None) => Err(PaymentRejection::PaymentRequired(Box::new(payment_required(quote, NO_PAYMENT)))),
+            Err((dialect, Reason::Payload)) => Err(PaymentRejection::Malformed(header_of(dialect))),
+            Err((dialect, reason)) => {
+                Err(PaymentRejection::PaymentRequired(Box::new(payment_required(quote, reason.code(dialect)))))
+            }
         }
     }
 
@@ -149,15 +151,21 @@ impl Seller {
     ///
     /// # Errors
     /// Why it would not be taken.
-    pub async fn check<'a>(&self, order: Order<'a>, headers: &HeaderMap) -> Result<Checked<'a>, Unsold> {
+    pub async fn check<'a>(
+        &self,
+        order: PricedRequest<'a>,
+        headers: &HeaderMap,
+    ) -> Result<CheckedPayment<'a>, PaymentRejection> {
         let presented = self.presented(order.quote, headers)?;
         let dialect = presented.dialect();
-        let refused = |reason: Reason| Unsold::Terms(Box::new(terms_of(order.quote, reason.code(dialect))));
+        let refused = |reason: Reason| {
+            PaymentRejection::PaymentRequired(Box::new(payment_required(order.quote, reason.code(dialect))))
+        };
         let (offer, payment) = authentic(order.quote, &presented).map_err(refused)?;
-        let checked = Checked { order, dialect, offer, payment };
+        let checked = CheckedPayment { order, dialect, offer, payment };
         self.in_time(&checked, order.now).await?;
         let declined = |reason, tx| Err(declined(order, dialect, &checked.offer, &payment, reason, tx));
-        match self.till.look(order.client, &payment).await? {
+        match self.settlements.precheck(order.client, &payment).await? {
             // What has bought its answer gets no place of those who pay.
             Ok(Some(PaymentState::Answered { tx })) => declined(Reason::Used, Some(tx)),
             Ok(Some(PaymentState::Failed { .. })) => declined(Reason::Used, None),
@@ -167,11 +175,11 @@ impl Seller {
     }
 
     /// Whether a payment is valid at this moment, or was when it was made.
-    async fn in_time(&self, checked: &Checked<'_>, now: UnixMillis) -> Result<(), Unsold> {
-        let Checked { order, dialect, offer, payment } = checked;
-        match timely(&payment.authorization, offer.max_timeout_s, &self.terms.window(now)) {
+    async fn in_time(&self, checked: &CheckedPayment<'_>, now: UnixMillis) -> Result<(), PaymentRejection> {
+        let CheckedPayment { order, dialect, offer, payment } = checked;
+        match timely(&payment.authorization, offer.max_timeout_s, &self.timing.window(now)) {
             Err(reason) if !self.paid_already(&payment.authorization.key()).await? => {
-                Err(Unsold::Terms(Box::new(terms_of(order.quote, reason.code(*dialect)))))
+                Err(PaymentRejection::PaymentRequired(Box::new(payment_required(order.quote, reason.code(*dialect)))))
             }
             Ok(()) | Err(_) => Ok(()),
         }
@@ -181,30 +189,34 @@ impl Seller {
     ///
     /// # Errors
     /// Why it is not taken.
-    pub async fn take(&self, checked: Checked<'_>, bound: Bound) -> Result<Ticket, Unsold> {
+    pub async fn take(
+        &self,
+        checked: CheckedPayment<'_>,
+        bound: RequestBinding,
+    ) -> Result<AnswerPermit, PaymentRejection> {
         // The body may have taken its time.
         self.in_time(&checked, bound.now).await?;
-        let Checked { order, dialect, offer, payment } = checked;
-        let Bound { request, now, claim } = bound;
+        let CheckedPayment { order, dialect, offer, payment } = checked;
+        let RequestBinding { request, now, claim } = bound;
         let resource = order.resource.to_owned();
         let reservation = Payment { signed: payment, request, resource, seen_at: now };
-        let held = PaymentClaim { id: claim, until: now.plus(self.terms.claim_ms) };
+        let held = PaymentClaim { id: claim, until: now.plus(self.timing.claim_ms) };
         let declined = |reason, tx| Err(declined(order, dialect, &offer, &payment, reason, tx));
-        match self.till.take(reservation, held, order.client).await? {
-            Taken::Paid(tx) => Ok(Ticket {
-                payments: Arc::clone(self.till.payments()),
+        match self.settlements.settle(reservation, held, order.client).await? {
+            SettleOutcome::Paid(tx) => Ok(AnswerPermit {
+                payments: Arc::clone(self.settlements.payments()),
                 claim,
                 receipt: Receipt::new(dialect, &offer, &payment, Ok(tx)),
                 purchase: Purchase { key: payment.authorization.key(), amount: offer.amount, payee: offer.pay_to, tx },
             }),
-            Taken::InFlight => Err(Unsold::InFlight),
-            Taken::Answered(tx) => declined(Reason::Used, Some(tx)),
-            Taken::Pending(tx) => {
+            SettleOutcome::InFlight => Err(PaymentRejection::InFlight),
+            SettleOutcome::Answered(tx) => declined(Reason::Used, Some(tx)),
+            SettleOutcome::Pending(tx) => {
                 let receipt = Receipt::new(dialect, &offer, &payment, Err((Reason::Pending, Some(tx))));
-                Err(Unsold::Pending(receipt.headers()))
+                Err(PaymentRejection::Pending(receipt.headers()))
             }
-            Taken::Open(Reason::Unsettled) => Err(Unsold::Unsettled),
-            Taken::Refused(reason) | Taken::Open(reason) => declined(reason, None),
+            SettleOutcome::Open(Reason::Unsettled) => Err(PaymentRejection::Unsettled),
+            SettleOutcome::Refused(reason) | SettleOutcome::Open(reason) => declined(reason, None),
         }
     }
 
@@ -212,45 +224,50 @@ impl Seller {
     ///
     /// # Errors
     /// Why the request is not served.
-    pub async fn sell(&self, order: Order<'_>, bound: Bound, headers: &HeaderMap) -> Result<Ticket, Unsold> {
+    pub async fn sell(
+        &self,
+        order: PricedRequest<'_>,
+        bound: RequestBinding,
+        headers: &HeaderMap,
+    ) -> Result<AnswerPermit, PaymentRejection> {
         let checked = self.check(order, headers).await?;
         self.take(checked, bound).await
     }
 
     /// Who has paid in time gets the answer when he comes back late.
-    async fn paid_already(&self, key: &PaymentKey) -> Result<bool, TillError> {
-        let found = self.till.payments().find(key).await?;
+    async fn paid_already(&self, key: &PaymentKey) -> Result<bool, SettlementError> {
+        let found = self.settlements.payments().find(key).await?;
         Ok(matches!(found, Some((_, PaymentState::Settled { .. }))))
     }
 }
 
-/// Terms, with what became of the payment that came.
+/// Timing, with what became of the payment that came.
 fn declined(
-    order: Order<'_>,
+    order: PricedRequest<'_>,
     dialect: Dialect,
     offer: &Offer,
     payment: &SignedAuthorization,
     reason: Reason,
     tx: Option<B256>,
-) -> Unsold {
-    let mut response = terms_of(order.quote, reason.code(dialect));
+) -> PaymentRejection {
+    let mut response = payment_required(order.quote, reason.code(dialect));
     response.headers_mut().extend(Receipt::new(dialect, offer, payment, Err((reason, tx))).headers());
-    Unsold::Terms(Box::new(response))
+    PaymentRejection::PaymentRequired(Box::new(response))
 }
 
-impl From<TillError> for Unsold {
-    fn from(error: TillError) -> Self {
+impl From<SettlementError> for PaymentRejection {
+    fn from(error: SettlementError) -> Self {
         Self::Unavailable(error)
     }
 }
 
-impl From<PaymentsError> for Unsold {
+impl From<PaymentsError> for PaymentRejection {
     fn from(error: PaymentsError) -> Self {
         Self::Unavailable(error.into())
     }
 }
 
-/// A sale, for the books.
+/// What was bought, for records and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Purchase {
     /// The payment.
@@ -265,22 +282,22 @@ pub struct Purchase {
 
 /// The right to one answer. Dropped without a word it is lost until its claim
 /// runs out; then the payer's retry is served.
-pub struct Ticket {
+pub struct AnswerPermit {
     payments: Arc<dyn Payments>,
     claim: u64,
     receipt: Receipt,
     purchase: Purchase,
 }
 
-impl std::fmt::Debug for Ticket {
+impl std::fmt::Debug for AnswerPermit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Ticket").field(&self.purchase).finish()
+        f.debug_tuple("AnswerPermit").field(&self.purchase).finish()
     }
 }
 
 /// Why an answer must not leave.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoAnswer {
+pub enum AnswerError {
     /// Serving took longer than the claim held, and another request took over:
     /// the answer belongs to that one.
     #[error("another request has taken this payment over")]
@@ -290,7 +307,7 @@ pub enum NoAnswer {
     Record(#[from] PaymentsError),
 }
 
-impl Ticket {
+impl AnswerPermit {
     /// What was bought.
     #[must_use]
     pub const fn purchase(&self) -> &Purchase {
@@ -306,14 +323,14 @@ impl Ticket {
         headers
     }
 
-    /// Records that the answer leaves now, with [`Ticket::headers`].
+    /// Records that the answer leaves now, with [`AnswerPermit::headers`].
     ///
     /// # Errors
     /// The answer must not leave: it is answered with 409 or 503, and the payer
     /// may send the same request again.
-    pub async fn answer(self) -> Result<HeaderMap, NoAnswer> {
+    pub async fn answer(self) -> Result<HeaderMap, AnswerError> {
         if !self.payments.answered(&self.purchase.key, self.claim).await? {
-            return Err(NoAnswer::Lost);
+            return Err(AnswerError::Lost);
         }
         Ok(self.headers())
     }
@@ -366,7 +383,7 @@ impl Receipt {
 
 /// A 402 in both versions at once: version 2's header, version 1's body.
 #[must_use]
-pub fn terms_of(quote: &Quote, error: &str) -> Response<Vec<u8>> {
+pub fn payment_required(quote: &Quote, error: &str) -> Response<Vec<u8>> {
     let body = to_json(&v1_required(quote, error));
     let mut response = json(StatusCode::PAYMENT_REQUIRED, body);
     set(response.headers_mut(), PAYMENT_REQUIRED, &v2_required(quote, error));

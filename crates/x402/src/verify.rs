@@ -2,8 +2,8 @@
 
 use domain::{Address, B256, U256};
 
-use crate::presented::{Accepted, Presented};
 use crate::recover::signer;
+use crate::unverified::{Accepted, UnverifiedPayment};
 use crate::wire::v2_extra;
 use crate::{Authorization, Offer, Quote, Reason, SignedAuthorization, Token};
 
@@ -30,7 +30,7 @@ pub struct Window {
 /// # Errors
 /// The first thing that is wrong. The signature is looked at last: it costs the
 /// most.
-pub fn authentic(quote: &Quote, presented: &Presented) -> Result<(Offer, SignedAuthorization), Reason> {
+pub fn authentic(quote: &Quote, presented: &UnverifiedPayment) -> Result<(Offer, SignedAuthorization), Reason> {
     if presented.url.as_ref().is_some_and(|url| *url != quote.resource.url) {
         return Err(Reason::Requirements);
     }
@@ -48,15 +48,15 @@ pub fn authentic(quote: &Quote, presented: &Presented) -> Result<(Offer, SignedA
 }
 
 /// Holds a payment against one offer.
-pub(crate) fn held_against(offer: &Offer, presented: &Presented) -> Result<SignedAuthorization, Reason> {
-    let Presented { chain_id, asset, transfer, accepted, .. } = presented;
+pub(crate) fn held_against(offer: &Offer, presented: &UnverifiedPayment) -> Result<SignedAuthorization, Reason> {
+    let UnverifiedPayment { chain_id, asset, transfer, accepted, .. } = presented;
     if *chain_id != offer.token.chain_id() {
         return Err(Reason::Network);
     }
     if asset.is_some_and(|asset| asset != offer.token.address()) {
         return Err(Reason::Requirements);
     }
-    if accepted.as_ref().is_some_and(|accepted| *accepted != terms_of(offer)) {
+    if accepted.as_ref().is_some_and(|accepted| *accepted != payment_required(offer)) {
         return Err(Reason::Requirements);
     }
     if transfer.to != offer.pay_to {
@@ -78,7 +78,7 @@ pub(crate) fn held_against(offer: &Offer, presented: &Presented) -> Result<Signe
     Ok(signed)
 }
 
-fn terms_of(offer: &Offer) -> Accepted {
+fn payment_required(offer: &Offer) -> Accepted {
     Accepted {
         asset: offer.token.address(),
         pay_to: offer.pay_to,
@@ -117,7 +117,11 @@ pub fn timely(authorization: &Authorization, max_timeout_s: u64, window: &Window
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn verify(quote: &Quote, presented: &Presented, window: &Window) -> Result<(Offer, SignedAuthorization), Reason> {
+pub fn verify(
+    quote: &Quote,
+    presented: &UnverifiedPayment,
+    window: &Window,
+) -> Result<(Offer, SignedAuthorization), Reason> {
     let (offer, signed) = authentic(quote, presented)?;
     timely(&signed.authorization, offer.max_timeout_s, window)?;
     Ok((offer, signed))

@@ -14,8 +14,8 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use http::{HeaderMap, HeaderName};
 use relay::fake::Wallet;
 use x402::{
-    Buyer, Offer, PAYMENT_REQUIRED, Presented, Quote, Resource, SignError, SignHash, SignedAuthorization, Terms, Token,
-    Tokens, Window, digest, terms_of, verify,
+    Buyer, Offer, PAYMENT_REQUIRED, Quote, Resource, SignError, SignHash, SignedAuthorization, Timing, Token, Tokens,
+    UnverifiedPayment, Window, digest, payment_required, verify,
 };
 
 use super::figures::Figure;
@@ -76,7 +76,7 @@ impl VerifyBench {
         };
         let quote = Quote { resource, offers: vec![offer] };
         let requests = paid(&tokens, &quote, without)?;
-        let terms = Terms { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
+        let terms = Timing { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
         Ok(Self { tokens, quote, window: terms.window(UnixMillis(NOW_S * 1000)), requests })
     }
 
@@ -106,7 +106,7 @@ impl VerifyBench {
     }
 
     fn check(&self, headers: &HeaderMap) -> Result<(Offer, SignedAuthorization)> {
-        let presented = Presented::from_headers(headers, &self.tokens).map_err(|(_, reason)| reason)?;
+        let presented = UnverifiedPayment::from_headers(headers, &self.tokens).map_err(|(_, reason)| reason)?;
         let presented = presented.context("find the payment")?;
         Ok(verify(&self.quote, &presented, &self.window)?)
     }
@@ -115,7 +115,7 @@ impl VerifyBench {
 /// Requests that pay, as our own buyer makes them from what the seller asks.
 fn paid(tokens: &Arc<Tokens>, quote: &Quote, without: Option<&HeaderName>) -> Result<Vec<HeaderMap>> {
     let buyer = Buyer::new(WalletSigner(Wallet::new(PAYER)), Arc::clone(tokens), 600);
-    let mut asked = terms_of(quote, "payment required");
+    let mut asked = payment_required(quote, "payment required");
     if let Some(name) = without {
         asked.headers_mut().remove(name);
     }

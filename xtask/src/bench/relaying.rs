@@ -20,7 +20,7 @@ use chain::evm::{Chain, EvmConfig, Key, Sender, calls};
 use domain::evm::Call;
 use domain::{Address, Bytes, U256, UnixMillis, Usdc};
 use fixtures::CHAIN_ID;
-use relay::fake::{Ask, Wallet};
+use relay::fake::{TestRequest, Wallet};
 use relay::{EvmChain, Facts, Relayer, SystemClock};
 use serde_json::json;
 use store::Store;
@@ -206,7 +206,8 @@ impl RelayBench {
         let call = self.call(2, round);
         let now = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
         let deadline = now.0 / 1000 + 3600;
-        let ask = Ask { to: call.to, data: call.data, nonce: self.forwarded, gas: GAS, value: U256::ZERO, deadline };
+        let ask =
+            TestRequest { to: call.to, data: call.data, nonce: self.forwarded, gas: GAS, value: U256::ZERO, deadline };
         self.forwarded += 1;
         Ok(serde_json::to_vec(&self.owner.ask(&self.facts, &ask))?)
     }

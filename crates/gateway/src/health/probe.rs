@@ -44,7 +44,7 @@ impl Gateway {
         };
         let evm = async {
             if let Some(treasury) = &self.parts.treasury {
-                record(Part::Evm, treasury.probe().await.map_err(|found| Outage::new(found.said, found.why)));
+                record(Part::Evm, treasury.probe().await.map_err(|found| Outage::new(found.summary, found.detail)));
             }
         };
         tokio::join!(node, solana, evm);

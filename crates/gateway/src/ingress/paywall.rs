@@ -15,7 +15,10 @@ use http::request::Parts;
 use hyper::body::{Body as _, Incoming};
 use store::Record;
 use wire::fault::{Code, Fault};
-use x402::{Bound, Checked, Client, NoAnswer, Order, Quote, RequestHash, Seller, Ticket, TillError, Unsold};
+use x402::{
+    AnswerError, AnswerPermit, CheckedPayment, Client, PaymentRejection, PricedRequest, Quote, RequestBinding,
+    RequestHash, Seller, SettlementError,
+};
 
 use crate::edge::body::read_at_most;
 use crate::edge::requester::Requester;
@@ -34,7 +37,7 @@ const LATER_S: u64 = 5;
 pub(crate) struct VerifiedPayment<'a> {
     seller: &'a Seller,
     quote: &'a Quote,
-    payment: Checked<'a>,
+    payment: CheckedPayment<'a>,
 }
 
 impl VerifiedPayment<'_> {
@@ -49,8 +52,8 @@ impl VerifiedPayment<'_> {
     }
 
     /// Takes the payment for this request.
-    pub(crate) async fn pay(self, request: RequestHash, now: UnixMillis) -> Result<Ticket, Response<Body>> {
-        let bound = Bound { request, now, claim: rand::random() };
+    pub(crate) async fn pay(self, request: RequestHash, now: UnixMillis) -> Result<AnswerPermit, Response<Body>> {
+        let bound = RequestBinding { request, now, claim: rand::random() };
         self.seller.take(self.payment, bound).await.map_err(payment_refused)
     }
 }
@@ -116,34 +119,34 @@ impl Paywall {
     /// body is read or anything is held for the request.
     pub(crate) async fn check(&self, head: &Parts, now: UnixMillis) -> Result<VerifiedPayment<'_>, Response<Body>> {
         let Self { seller, quote, resource, client } = self;
-        let order = Order { quote, resource, now, client: *client };
+        let order = PricedRequest { quote, resource, now, client: *client };
         let payment = seller.check(order, &head.headers).await.map_err(payment_refused)?;
         Ok(VerifiedPayment { seller, quote, payment })
     }
 }
 
 /// The answer to a payment that is not taken.
-fn payment_refused(unsold: Unsold) -> Response<Body> {
+fn payment_refused(unsold: PaymentRejection) -> Response<Body> {
     let may_be_sent = "the payment may be on its way: send the same request with the same payment again, not a new one";
     let pending = || Fault::new(Code::SettlementPending, may_be_sent).retry_after(LATER_S);
     match unsold {
-        Unsold::Terms(response) => (*response).map(Body::from),
-        Unsold::Malformed(header) => {
+        PaymentRejection::PaymentRequired(response) => (*response).map(Body::from),
+        PaymentRejection::Malformed(header) => {
             let said = "this header holds no payment that can be read: it is base64 of x402's JSON, and there is one";
             answer(&Fault::new(Code::MalformedPayment, said).field(header.as_str()))
         }
-        Unsold::InFlight => {
+        PaymentRejection::InFlight => {
             let said = "this payment is being settled or answered for another copy of the request";
             answer(&Fault::new(Code::PaymentInFlight, said).retry_after(SOON_S))
         }
-        Unsold::Pending(receipt) => with_headers(answer(&pending()), receipt),
-        Unsold::Unsettled => answer(&pending()),
-        Unsold::Unavailable(error) => {
+        PaymentRejection::Pending(receipt) => with_headers(answer(&pending()), receipt),
+        PaymentRejection::Unsettled => answer(&pending()),
+        PaymentRejection::Unavailable(error) => {
             tracing::warn!(%error, "a payment cannot be taken; its payer is told to try again");
             let (code, after) = match error {
-                TillError::Unread(_) => (Code::ChainUnavailable, LATER_S),
-                TillError::Record(_) | TillError::Busy => (Code::PaymentsUnavailable, LATER_S),
-                TillError::Unavailable { retry_after_s, .. } => {
+                SettlementError::Token(_) => (Code::ChainUnavailable, LATER_S),
+                SettlementError::Record(_) | SettlementError::Busy => (Code::PaymentsUnavailable, LATER_S),
+                SettlementError::Unavailable { retry_after_s, .. } => {
                     (Code::PaymentsUnavailable, retry_after_s.unwrap_or(LATER_S))
                 }
             };
@@ -161,7 +164,7 @@ fn with_headers(mut response: Response<Body>, headers: HeaderMap) -> Response<Bo
 /// Ends a paid request. An agent that did not answer, or failed, still owes the answer:
 /// the payment can be used again. Every other answer is the one that was bought. The
 /// receipt goes with all of them.
-pub(crate) async fn finish(ticket: Ticket, answered: Result<Response<Body>, Refusal>) -> Response<Body> {
+pub(crate) async fn finish(ticket: AnswerPermit, answered: Result<Response<Body>, Refusal>) -> Response<Body> {
     let receipt = ticket.headers();
     let is_answer = answered.as_ref().is_ok_and(|response| !response.status().is_server_error());
     let booked = if is_answer {
@@ -176,15 +179,15 @@ pub(crate) async fn finish(ticket: Ticket, answered: Result<Response<Body>, Refu
     with_headers(response, receipt)
 }
 
-async fn book(ticket: Ticket) -> Result<(), Refusal> {
+async fn book(ticket: AnswerPermit) -> Result<(), Refusal> {
     ticket.answer().await.map(drop).map_err(|error| {
         tracing::warn!(%error, "the answer to a paid request cannot be booked and is withheld");
         let said = "the payment cannot be booked just now; send the same request again";
         match error {
-            NoAnswer::Lost => {
+            AnswerError::Lost => {
                 Fault::new(Code::PaymentInFlight, "another copy of this request answers it").retry_after(SOON_S).into()
             }
-            NoAnswer::Record(_) => Fault::new(Code::PaymentsUnavailable, said).retry_after(SOON_S).into(),
+            AnswerError::Record(_) => Fault::new(Code::PaymentsUnavailable, said).retry_after(SOON_S).into(),
         }
     })
 }
@@ -199,8 +202,8 @@ mod tests {
     #[test]
     fn fault_2_3_where_nothing_was_sent_the_payer_is_told_so_and_when_to_come_again() {
         let told_of = |retry_after_s| {
-            let error = TillError::Unavailable { why: "no more is relayed today".to_owned(), retry_after_s };
-            let answer = payment_refused(Unsold::Unavailable(error));
+            let error = SettlementError::Unavailable { why: "no more is relayed today".to_owned(), retry_after_s };
+            let answer = payment_refused(PaymentRejection::Unavailable(error));
             (answer.status(), answer.headers()[RETRY_AFTER].clone())
         };
         let unavailable = |seconds: u64| (StatusCode::SERVICE_UNAVAILABLE, seconds.into());

@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use treasury::TreasuryError;
 use x402::fake::{FakeChain, FakePayments};
-use x402::{Buyer, Offer, Quote, Resource, Seller, SignHash, Terms, Till, Token, Tokens};
+use x402::{Buyer, Offer, Quote, Resource, Seller, Settlements, SignHash, Timing, Token, Tokens};
 
 use crate::edge::{Answer, Edge, PATIENCE, Setup, holder, instant};
 use crate::raw;
@@ -46,9 +46,9 @@ impl FakeServices {
         let tokens: Tokens = [Token::new(338, "cronos-testnet", ASSET, "USDC", "1")].into_iter().collect();
         let tokens = Arc::new(tokens);
         let limits = x402::Limits { settle_timeout: PATIENCE, max_settling: 64, per_client: 64, per_payer: 64 };
-        let till = Till::new(Arc::new(FakePayments::default()), chain.clone(), chain.clone(), limits);
-        let terms = Terms { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
-        let seller = Arc::new(Seller::new(Arc::new(till), tokens.clone(), terms));
+        let settlements = Settlements::new(Arc::new(FakePayments::default()), chain.clone(), chain.clone(), limits);
+        let terms = Timing { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
+        let seller = Arc::new(Seller::new(Arc::new(settlements), tokens.clone(), terms));
         Arc::new(Self { chain, tokens, seller })
     }
 }

@@ -15,7 +15,7 @@ use domain::evm::Call;
 use domain::vault::{Settings, TaskId, Terms};
 use domain::{Address, B256, Bytes, PodId, U256, Usdc};
 use identity::{Identity, SignerSync};
-use relay::client::{Form, Party, Purse, Relayed, Remote, RemoteConfig, Wish};
+use relay::client::{CallSigner, FeeAllowance, ForwarderKind, RelayCall, RelayClient, RelayClientConfig, RelayResult};
 use wire::fault::Code;
 use wire::vault::{ChainResponse, DeployRequest, SubmitRequest, Task, VaultResponse, VaultState};
 
@@ -312,8 +312,8 @@ impl VaultSession<'_> {
         self.show_relayed(what, Some(task), relayed)
     }
 
-    async fn relay(&self, chain: &ChainResponse, signer: &Identity, call: &Call) -> Result<Relayed> {
-        let request = Wish {
+    async fn relay(&self, chain: &ChainResponse, signer: &Identity, call: &Call) -> Result<RelayResult> {
+        let request = RelayCall {
             to: call.to,
             data: call.data.clone(),
             value: call.value,
@@ -323,7 +323,7 @@ impl VaultSession<'_> {
         Ok(self.remote(chain)?.relay(party(signer), &request, &self.fee()?, None).await?)
     }
 
-    fn remote(&self, chain: &ChainResponse) -> Result<Remote> {
+    fn remote(&self, chain: &ChainResponse) -> Result<RelayClient> {
         if chain.relayer.is_none() {
             bail!("this gateway relays nothing: its operator has not enabled [relayer]");
         }
@@ -337,13 +337,18 @@ impl VaultSession<'_> {
             token_version: chain.usdc_version.clone(),
             relayer: chain.relayer.unwrap_or_default(),
         };
-        let config = RemoteConfig { url: self.url.clone(), timeout: PATIENCE, form: Form::Openzeppelin, facts };
-        Ok(Remote::new(config)?)
+        let config = RelayClientConfig {
+            url: self.url.clone(),
+            timeout: PATIENCE,
+            forwarder_kind: ForwarderKind::Openzeppelin,
+            facts,
+        };
+        Ok(RelayClient::new(config)?)
     }
 
     /// Nothing is paid for relaying unless somebody says so.
-    fn fee(&self) -> Result<Purse> {
-        Ok(Purse { most: self.signer.fee_up_to.unwrap_or_default(), nonce: random()?, now_s: self.now_s()? })
+    fn fee(&self) -> Result<FeeAllowance> {
+        Ok(FeeAllowance { most: self.signer.fee_up_to.unwrap_or_default(), nonce: random()?, now_s: self.now_s()? })
     }
 
     fn now_s(&self) -> Result<u64> {
@@ -357,7 +362,7 @@ impl VaultSession<'_> {
         Ok(show(self.target.json, &CallOutcome { what, task: Some(task), tx: Some(done.tx) }, output::done)?)
     }
 
-    fn show_relayed(&self, what: &'static str, task: Option<TaskId>, relayed: Relayed) -> Result<()> {
+    fn show_relayed(&self, what: &'static str, task: Option<TaskId>, relayed: RelayResult) -> Result<()> {
         match relayed.status {
             Some(wire::relay::Status::Pending) => eprintln!("It is on its way, and not confirmed yet."),
             _ if relayed.success => {}
@@ -370,8 +375,8 @@ impl VaultSession<'_> {
     }
 }
 
-const fn party(identity: &Identity) -> Party<'_> {
-    Party { address: identity.address(), key: identity }
+const fn party(identity: &Identity) -> CallSigner<'_> {
+    CallSigner { address: identity.address(), key: identity }
 }
 
 /// The token must be one that we know by ourselves: what we sign moves it.

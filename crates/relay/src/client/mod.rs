@@ -6,7 +6,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `remote` | [`Remote`]: a method for each route |
+//! | `remote` | [`RelayClient`]: a method for each route |
 //! | `http` | one exchange: a deadline, a bound on the body, no redirects |
 //! | `terms` | pure: what is expected of a domain and of a 402 |
 
@@ -19,27 +19,27 @@ use alloy_primitives::{Address, B256, Bytes, U256};
 use domain::Usdc;
 use wire::relay::Status;
 
-pub use remote::{Remote, RemoteConfig};
-pub use terms::Form;
+pub use remote::{RelayClient, RelayClientConfig};
+pub use terms::ForwarderKind;
 
 /// Somebody who signs: for the call, and for its price.
 #[derive(Clone, Copy)]
-pub struct Party<'a> {
+pub struct CallSigner<'a> {
     /// The address of the key.
     pub address: Address,
     /// The key.
     pub key: &'a (dyn SignerSync + Send + Sync),
 }
 
-impl std::fmt::Debug for Party<'_> {
+impl std::fmt::Debug for CallSigner<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Party({})", self.address)
+        write!(f, "CallSigner({})", self.address)
     }
 }
 
 /// A call that is to be relayed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct RelayCall {
     /// The contract.
     pub to: Address,
     /// The call.
@@ -54,7 +54,7 @@ pub struct Wish {
 
 /// What may be paid for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Purse {
+pub struct FeeAllowance {
     /// At most.
     pub most: Usdc,
     /// The nonce of the authorization: 32 random bytes, fresh each time.
@@ -65,7 +65,7 @@ pub struct Purse {
 
 /// What a relayer did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relayed {
+pub struct RelayResult {
     /// Whether the call succeeded: as the chain says where `proven`, otherwise as
     /// the relayer says.
     pub success: bool,

@@ -15,8 +15,8 @@ use wire::relay::{
 };
 
 use super::http::{Heard, Server};
-use super::terms::{Form, check_domain, choose};
-use super::{ClientError, Party, Purse, Relayed, Wish};
+use super::terms::{ForwarderKind, check_domain, choose};
+use super::{CallSigner, ClientError, FeeAllowance, RelayCall, RelayResult};
 use crate::chain::{Chain, Facts};
 use crate::payment::{SCHEME, network, to_wire};
 use crate::request::Request;
@@ -33,13 +33,13 @@ const PROOF: Duration = Duration::from_secs(60);
 
 /// Where a relayer is, and what is expected of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RemoteConfig {
+pub struct RelayClientConfig {
     /// Its address: `https://host`, or a path on a host.
     pub url: String,
     /// How long one exchange may take. A relayer answers when the chain did.
     pub timeout: Duration,
     /// Its forwarder.
-    pub form: Form,
+    pub forwarder_kind: ForwarderKind,
     /// The chain, the forwarder and the token we expect; its factory and relayer
     /// are not looked at.
     pub facts: Facts,
@@ -47,9 +47,9 @@ pub struct RemoteConfig {
 
 /// A relayer elsewhere.
 #[derive(Clone, Debug)]
-pub struct Remote {
+pub struct RelayClient {
     server: Server,
-    form: Form,
+    forwarder_kind: ForwarderKind,
     facts: Facts,
 }
 
@@ -72,14 +72,14 @@ struct BatchSaid {
     results: Vec<Said>,
 }
 
-impl Remote {
+impl RelayClient {
     /// A relayer. Nothing is asked yet; a TLS provider must be installed.
     ///
     /// # Errors
     /// When the address is no URL, or no HTTP client can be made.
-    pub fn new(config: RemoteConfig) -> Result<Self, ClientError> {
-        let RemoteConfig { url, timeout, form, facts } = config;
-        Ok(Self { server: Server::new(&url, timeout)?, form, facts })
+    pub fn new(config: RelayClientConfig) -> Result<Self, ClientError> {
+        let RelayClientConfig { url, timeout, forwarder_kind, facts } = config;
+        Ok(Self { server: Server::new(&url, timeout)?, forwarder_kind, facts })
     }
 
     /// `GET /meta/domain`, held against what is expected.
@@ -88,7 +88,7 @@ impl Remote {
     /// [`ClientError::OtherDomain`] when it is another one.
     pub async fn domain(&self) -> Result<DomainAnswer, ClientError> {
         let said: DomainAnswer = self.server.get("/meta/domain", &[]).await?.success()?;
-        check_domain(&said, &self.facts, self.form)?;
+        check_domain(&said, &self.facts, self.forwarder_kind)?;
         Ok(said)
     }
 
@@ -122,107 +122,112 @@ impl Remote {
     }
 
     /// Has a call relayed: `POST /meta/relay`, once more with a payment if it is
-    /// asked for and the purse allows it. Where a chain is given, the relayer's
+    /// asked for and not above the allowance. Where a chain is given, the relayer's
     /// word is held against it.
     ///
     /// # Errors
     /// [`ClientError`] says what was signed or paid by then.
     pub async fn relay(
         &self,
-        party: Party<'_>,
-        wish: &Wish,
-        purse: &Purse,
+        signer: CallSigner<'_>,
+        call: &RelayCall,
+        allowance: &FeeAllowance,
         chain: Option<&dyn Chain>,
-    ) -> Result<Relayed, ClientError> {
+    ) -> Result<RelayResult, ClientError> {
         self.domain().await?;
-        let nonce = self.nonce(party.address).await?;
-        let signed = self.sign(party, wish, nonce)?;
+        let nonce = self.nonce(signer.address).await?;
+        let signed = self.sign(signer, call, nonce)?;
         let body = RelayRequest { signed, priority: Priority::Normal };
-        let (heard, paid) = self.post(party, "/meta/relay", &body, purse).await?;
+        let (heard, paid) = self.post(signer, "/meta/relay", &body, allowance).await?;
         let relayed = relayed(heard.success()?, paid);
-        self.prove(relayed, self.forwarder_nonce(party, nonce), wish.to, chain).await
+        self.prove(relayed, self.forwarder_nonce(signer, nonce), call.to, chain).await
     }
 
     /// Has the gas of a call paid that carries a signature of its own, or needs none:
-    /// `POST /meta/call`. The party pays the fee, if one is asked for and the purse
-    /// allows it. Ours alone has this route.
+    /// `POST /meta/call`. The signer pays the fee, if one is asked for and not above
+    /// the allowance. Ours alone has this route.
     ///
     /// # Errors
-    /// As [`Remote::relay`].
-    pub async fn call(&self, party: Party<'_>, call: &Call, purse: &Purse) -> Result<Relayed, ClientError> {
+    /// As [`RelayClient::relay`].
+    pub async fn call(
+        &self,
+        signer: CallSigner<'_>,
+        call: &Call,
+        allowance: &FeeAllowance,
+    ) -> Result<RelayResult, ClientError> {
         self.domain().await?;
         let body = CallRequest { to: call.to.to_string(), data: call.data.to_string() };
-        let (heard, paid) = self.post(party, "/meta/call", &body, purse).await?;
+        let (heard, paid) = self.post(signer, "/meta/call", &body, allowance).await?;
         Ok(relayed(heard.success()?, paid))
     }
 
-    /// Has up to ten calls of one party relayed for one payment: `POST
-    /// /meta/batch`. CroGas's own servers take one of each party only.
+    /// Has up to ten calls of one signer relayed for one payment: `POST
+    /// /meta/batch`. CroGas's own servers take one of each signer only.
     ///
     /// # Errors
-    /// As [`Remote::relay`].
+    /// As [`RelayClient::relay`].
     pub async fn batch(
         &self,
-        party: Party<'_>,
-        wishes: &[Wish],
-        purse: &Purse,
+        signer: CallSigner<'_>,
+        calls: &[RelayCall],
+        allowance: &FeeAllowance,
         chain: Option<&dyn Chain>,
-    ) -> Result<Vec<Relayed>, ClientError> {
-        let wishes = &wishes[..wishes.len().min(MAX_BATCH)];
+    ) -> Result<Vec<RelayResult>, ClientError> {
+        let calls = &calls[..calls.len().min(MAX_BATCH)];
         self.domain().await?;
-        let first = self.nonce(party.address).await?;
-        let nonces = (0..wishes.len()).map(|step| first.saturating_add(U256::from(step)));
-        let signed = wishes.iter().zip(nonces.clone()).map(|(wish, nonce)| self.sign(party, wish, nonce));
+        let first = self.nonce(signer.address).await?;
+        let nonces = (0..calls.len()).map(|step| first.saturating_add(U256::from(step)));
+        let signed = calls.iter().zip(nonces.clone()).map(|(call, nonce)| self.sign(signer, call, nonce));
         let body = BatchRequest { requests: signed.collect::<Result<_, _>>()?, priority: Priority::Normal };
-        let (heard, paid) = self.post(party, "/meta/batch", &body, purse).await?;
+        let (heard, paid) = self.post(signer, "/meta/batch", &body, allowance).await?;
         let said: BatchSaid = heard.success()?;
-        if said.results.len() != wishes.len() {
+        if said.results.len() != calls.len() {
             return Err(ClientError::Garbage("a batch with another number of results".to_owned()));
         }
-        let mut all = Vec::with_capacity(wishes.len());
-        for ((result, wish), nonce) in said.results.into_iter().zip(wishes).zip(nonces) {
+        let mut all = Vec::with_capacity(calls.len());
+        for ((result, call), nonce) in said.results.into_iter().zip(calls).zip(nonces) {
             let result = Said { payment_tx_hash: said.payment_tx_hash.clone(), ..result };
-            all.push(self.prove(relayed(result, paid), self.forwarder_nonce(party, nonce), wish.to, chain).await?);
+            all.push(self.prove(relayed(result, paid), self.forwarder_nonce(signer, nonce), call.to, chain).await?);
         }
         Ok(all)
     }
 
-    fn forwarder_nonce(&self, party: Party<'_>, nonce: U256) -> ForwarderNonce {
-        ForwarderNonce { forwarder: self.facts.forwarder, from: party.address, nonce }
+    fn forwarder_nonce(&self, signer: CallSigner<'_>, nonce: U256) -> ForwarderNonce {
+        ForwarderNonce { forwarder: self.facts.forwarder, from: signer.address, nonce }
     }
 
     /// Signs for the expected domain: never for one that the relayer names.
-    fn sign(&self, party: Party<'_>, wish: &Wish, nonce: U256) -> Result<SignedRequest, ClientError> {
+    fn sign(&self, signer: CallSigner<'_>, call: &RelayCall, nonce: U256) -> Result<SignedRequest, ClientError> {
         let request = Request {
-            from: party.address,
-            to: wish.to,
-            value: wish.value,
-            gas: wish.gas,
+            from: signer.address,
+            to: call.to,
+            value: call.value,
+            gas: call.gas,
             nonce,
-            deadline: wish.deadline,
-            data: wish.data.clone(),
+            deadline: call.deadline,
+            data: call.data.clone(),
             signature: Bytes::new(),
             digest: B256::ZERO,
         };
-        let digest = self.form.digest(&request, &self.facts);
+        let digest = self.forwarder_kind.digest(&request, &self.facts);
         let digest = digest.ok_or_else(|| ClientError::Signing("the deadline is too large".to_owned()))?;
-        Ok(SignedRequest { request: request.to_wire(), signature: signature(party, digest)? })
+        Ok(SignedRequest { request: request.to_wire(), signature: signature(signer, digest)? })
     }
 
     /// Posts, and pays if that is asked for.
     async fn post(
         &self,
-        party: Party<'_>,
+        signer: CallSigner<'_>,
         path: &str,
         body: &(impl Serialize + Sync),
-        purse: &Purse,
+        allowance: &FeeAllowance,
     ) -> Result<(Heard, Option<Usdc>), ClientError> {
         let heard = self.server.post(path, body, None).await?;
         if heard.status != 402 {
             return Ok((heard, None));
         }
-        let (payee, price) = choose(&heard.read::<PaymentRequired>()?, &self.facts, purse.most)?;
-        let payment = self.payment(party, payee, price, purse)?;
+        let (payee, price) = choose(&heard.read::<PaymentRequired>()?, &self.facts, allowance.most)?;
+        let payment = self.payment(signer, payee, price, allowance)?;
         match self.server.post(path, body, Some(&payment)).await {
             Ok(heard) => Ok((heard, Some(price))),
             Err(ClientError::Unreachable { why, .. }) => Err(ClientError::Unreachable { why, paid: Some(price) }),
@@ -230,18 +235,24 @@ impl Remote {
         }
     }
 
-    fn payment(&self, party: Party<'_>, payee: Address, price: Usdc, purse: &Purse) -> Result<String, ClientError> {
+    fn payment(
+        &self,
+        signer: CallSigner<'_>,
+        payee: Address,
+        price: Usdc,
+        allowance: &FeeAllowance,
+    ) -> Result<String, ClientError> {
         let authorization = Authorization {
             chain_id: self.facts.chain_id,
             asset: self.facts.token,
-            from: party.address,
+            from: signer.address,
             to: payee,
             value: price,
-            valid_after: U256::from(purse.now_s.saturating_sub(BACKDATED_S)),
-            valid_before: U256::from(purse.now_s.saturating_add(PAYMENT_S)),
-            nonce: purse.nonce,
+            valid_after: U256::from(allowance.now_s.saturating_sub(BACKDATED_S)),
+            valid_before: U256::from(allowance.now_s.saturating_add(PAYMENT_S)),
+            nonce: allowance.nonce,
         };
-        let signature = signature(party, authorization.digest(self.facts.token_separator()))?;
+        let signature = signature(signer, authorization.digest(self.facts.token_separator()))?;
         let payment = Payment {
             version: X402_VERSION,
             scheme: SCHEME.to_owned(),
@@ -256,25 +267,25 @@ impl Remote {
     /// show is an error; so is a failure that it shows to be a success put right.
     async fn prove(
         &self,
-        relayed: Relayed,
+        relayed: RelayResult,
         used: ForwarderNonce,
         to: Address,
         chain: Option<&dyn Chain>,
-    ) -> Result<Relayed, ClientError> {
+    ) -> Result<RelayResult, ClientError> {
         let (Some(chain), Some(tx)) = (chain, relayed.tx) else { return Ok(relayed) };
         let mined = chain.mined(tx, 1, if relayed.success { PROOF } else { Duration::ZERO }).await?;
-        let proven = mined.as_ref().map(|mined| self.form.proves(mined, &used, to));
+        let proven = mined.as_ref().map(|mined| self.forwarder_kind.proves(mined, &used, to));
         match proven {
-            Some(success) if success || !relayed.success => Ok(Relayed { success, proven: true, ..relayed }),
+            Some(success) if success || !relayed.success => Ok(RelayResult { success, proven: true, ..relayed }),
             None if !relayed.success => Ok(relayed),
             Some(_) | None => Err(ClientError::Disproved { tx }),
         }
     }
 }
 
-fn relayed(said: Said, paid: Option<Usdc>) -> Relayed {
+fn relayed(said: Said, paid: Option<Usdc>) -> RelayResult {
     let hash = |text: Option<String>| text.and_then(|text| text::word(&text).ok());
-    Relayed {
+    RelayResult {
         success: said.success,
         status: said.status,
         tx: hash(said.tx_hash),
@@ -285,7 +296,7 @@ fn relayed(said: Said, paid: Option<Usdc>) -> Relayed {
     }
 }
 
-fn signature(party: Party<'_>, digest: B256) -> Result<String, ClientError> {
-    let signature = party.key.sign_hash_sync(&digest).map_err(|error| ClientError::Signing(error.to_string()))?;
+fn signature(signer: CallSigner<'_>, digest: B256) -> Result<String, ClientError> {
+    let signature = signer.key.sign_hash_sync(&digest).map_err(|error| ClientError::Signing(error.to_string()))?;
     Ok(Bytes::from(signature.as_bytes().to_vec()).to_string())
 }

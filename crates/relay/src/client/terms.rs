@@ -16,7 +16,7 @@ use domain::relay::{ForwarderNonce, RelayStatus};
 /// Which forwarder a relayer uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Form {
+pub enum ForwarderKind {
     /// OpenZeppelin's `ERC2771Forwarder`: the one our vaults trust.
     #[default]
     Openzeppelin,
@@ -43,7 +43,7 @@ mod minimal {
     }
 }
 
-impl Form {
+impl ForwarderKind {
     /// What is signed.
     pub(super) fn digest(self, request: &Request, facts: &Facts) -> Option<B256> {
         match self {
@@ -87,7 +87,11 @@ fn executed(log: &Log, used: &ForwarderNonce, to: Address) -> bool {
 }
 
 /// Holds a relayer's domain against what is expected of it.
-pub(super) fn check_domain(said: &DomainAnswer, facts: &Facts, form: Form) -> Result<(), ClientError> {
+pub(super) fn check_domain(
+    said: &DomainAnswer,
+    facts: &Facts,
+    forwarder_kind: ForwarderKind,
+) -> Result<(), ClientError> {
     let is_forwarder = |text: &str| text::address(text).is_ok_and(|address| address == facts.forwarder);
     let members: Vec<String> =
         said.types.forward_request.iter().map(|member| format!("{}:{}", member.name, member.kind)).collect();
@@ -96,7 +100,7 @@ pub(super) fn check_domain(said: &DomainAnswer, facts: &Facts, form: Form) -> Re
         ("another forwarder", is_forwarder(&said.domain.verifying_contract) && is_forwarder(&said.forwarder_address)),
         ("another name", said.domain.name == facts.forwarder_name),
         ("another version", said.domain.version == DOMAIN_VERSION),
-        ("another type of request", members.join(" ") == form.members()),
+        ("another type of request", members.join(" ") == forwarder_kind.members()),
     ];
     match rules.into_iter().find(|(_, holds)| !holds) {
         Some((what, _)) => Err(ClientError::OtherDomain(what)),

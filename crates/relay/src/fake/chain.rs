@@ -24,7 +24,7 @@ const GAS_PRICE: u128 = 5_000_000_000_000;
 
 /// How a target behaves.
 #[derive(Clone, Debug, Default)]
-pub enum Manner {
+pub enum TargetBehavior {
     /// Every call works.
     #[default]
     Works,
@@ -52,14 +52,14 @@ pub struct Effect {
 #[derive(Debug)]
 pub struct FakeChain {
     facts: Facts,
-    world: Mutex<World>,
+    world: Mutex<ChainState>,
 }
 
 #[derive(Debug, Default)]
-struct World {
+struct ChainState {
     nonces: HashMap<Address, u64>,
     vaults: HashSet<Address>,
-    manners: HashMap<Address, Manner>,
+    behaviors: HashMap<Address, TargetBehavior>,
     usdc: HashMap<Address, u64>,
     spent: HashSet<(Address, B256)>,
     moved: HashMap<(Address, B256), B256>,
@@ -97,7 +97,7 @@ impl FakeChain {
     #[must_use]
     pub fn of(facts: Facts) -> Self {
         let wei = U256::from(100) * U256::from(10).pow(U256::from(18));
-        Self { facts, world: Mutex::new(World { time: EPOCH_S, wei, ..World::default() }) }
+        Self { facts, world: Mutex::new(ChainState { time: EPOCH_S, wei, ..ChainState::default() }) }
     }
 
     /// Makes a vault of this address.
@@ -106,8 +106,8 @@ impl FakeChain {
     }
 
     /// Sets how a target behaves.
-    pub fn set_manner(&self, target: Address, manner: Manner) {
-        self.with(|world| world.manners.insert(target, manner));
+    pub fn set_behavior(&self, target: Address, behavior: TargetBehavior) {
+        self.with(|world| world.behaviors.insert(target, behavior));
     }
 
     /// Gives somebody micro-USDC.
@@ -173,11 +173,11 @@ impl FakeChain {
         self.with(|world| world.mined.len())
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut World) -> T) -> T {
+    fn with<T>(&self, work: impl FnOnce(&mut ChainState) -> T) -> T {
         work(&mut self.world.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn up<T>(&self, work: impl FnOnce(&mut World) -> T) -> Result<T, ChainError> {
+    fn up<T>(&self, work: impl FnOnce(&mut ChainState) -> T) -> Result<T, ChainError> {
         self.with(|world| {
             if world.down {
                 return Err(ChainError::Unavailable("the test said so: https://key@host".to_owned()));
@@ -187,19 +187,19 @@ impl FakeChain {
     }
 }
 
-impl World {
+impl ChainState {
     fn nonce(&self, of: Address) -> u64 {
         self.nonces.get(&of).copied().unwrap_or_default()
     }
 
-    fn manner(&self, of: Address) -> Manner {
-        self.manners.get(&of).cloned().unwrap_or_default()
+    fn behavior(&self, of: Address) -> TargetBehavior {
+        self.behaviors.get(&of).cloned().unwrap_or_default()
     }
 
     /// What the forwarder would say against this request; `Ok` is the digest's
     /// owner.
     fn validate(&self, facts: &Facts, it: &ERC2771Forwarder::ForwardRequestData) -> Result<(), Revert> {
-        if matches!(self.manner(it.to), Manner::Distrusts) {
+        if matches!(self.behavior(it.to), TargetBehavior::Distrusts) {
             return Err(Revert::UntrustfulTarget { target: it.to, forwarder: facts.forwarder });
         }
         if it.deadline.saturating_to::<u64>() < self.time {
@@ -231,18 +231,22 @@ impl World {
             if let Err(why) = self.validate(facts, &execute.request) {
                 return Simulation::Reverted(why);
             }
-            return match self.manner(execute.request.to) {
-                Manner::Works | Manner::RevertsWhenMined => Simulation::Done(Bytes::new()),
-                Manner::Reverts(_) | Manner::Distrusts => Simulation::Reverted(Revert::ForwardedCallFailed),
+            return match self.behavior(execute.request.to) {
+                TargetBehavior::Works | TargetBehavior::RevertsWhenMined => Simulation::Done(Bytes::new()),
+                TargetBehavior::Reverts(_) | TargetBehavior::Distrusts => {
+                    Simulation::Reverted(Revert::ForwardedCallFailed)
+                }
             };
         }
         if call.to == facts.token {
             let fits = authorization(facts, &call.data).is_some_and(|it| self.can_move(&it));
             return if fits { Simulation::Done(Bytes::new()) } else { Simulation::Reverted(Revert::Silent) };
         }
-        match self.manner(call.to) {
-            Manner::Reverts(why) => Simulation::Reverted(why),
-            Manner::Works | Manner::RevertsWhenMined | Manner::Distrusts => Simulation::Done(Bytes::new()),
+        match self.behavior(call.to) {
+            TargetBehavior::Reverts(why) => Simulation::Reverted(why),
+            TargetBehavior::Works | TargetBehavior::RevertsWhenMined | TargetBehavior::Distrusts => {
+                Simulation::Done(Bytes::new())
+            }
         }
     }
 
@@ -279,7 +283,7 @@ impl World {
         if intent.to == facts.token {
             return self.run_token(facts, intent, tx);
         }
-        let works = matches!(self.manner(intent.to), Manner::Works);
+        let works = matches!(self.behavior(intent.to), TargetBehavior::Works);
         if works {
             self.effects.push(Effect { from: facts.relayer, to: intent.to, data: intent.data.clone() });
         }
@@ -295,7 +299,7 @@ impl World {
             }
             let nonce = U256::from(self.nonce(it.from));
             *self.nonces.entry(it.from).or_default() += 1;
-            let success = matches!(self.manner(it.to), Manner::Works);
+            let success = matches!(self.behavior(it.to), TargetBehavior::Works);
             if success {
                 self.effects.push(Effect { from: it.from, to: it.to, data: it.data.clone() });
             }

@@ -12,13 +12,13 @@ use serde::{Deserialize, Serialize};
 
 /// The journal's rules, and all it holds.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Books {
+pub struct JournalState {
     entries: HashMap<B256, RelayEntry>,
     payments: HashMap<B256, B256>,
     counts: HashMap<String, u64>,
 }
 
-impl Books {
+impl JournalState {
     /// See [`Journal::admit`].
     pub fn admit(&mut self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> RelayAdmission {
         if let Some(known) = entries.iter().find_map(|entry| self.in_the_way(entry)) {
@@ -122,22 +122,22 @@ fn name(quota: &DailyQuota) -> String {
 
 /// A journal that forgets all when the process ends.
 #[derive(Debug, Default)]
-pub struct MemoryJournal(Mutex<Books>);
+pub struct MemoryJournal(Mutex<JournalState>);
 
 impl MemoryJournal {
     /// A journal that holds this already.
     #[must_use]
-    pub fn with(books: Books) -> Self {
-        Self(Mutex::new(books))
+    pub fn with(state: JournalState) -> Self {
+        Self(Mutex::new(state))
     }
 
     /// All it holds: what a journal would find after a crash right now.
     #[must_use]
-    pub fn books(&self) -> Books {
-        self.locked(|books| books.clone())
+    pub fn state(&self) -> JournalState {
+        self.locked(|state| state.clone())
     }
 
-    fn locked<T>(&self, work: impl FnOnce(&mut Books) -> T) -> T {
+    fn locked<T>(&self, work: impl FnOnce(&mut JournalState) -> T) -> T {
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -145,26 +145,26 @@ impl MemoryJournal {
 #[async_trait]
 impl Journal for MemoryJournal {
     async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, JournalError> {
-        Ok(self.locked(|books| books.admit(entries, quotas)))
+        Ok(self.locked(|state| state.admit(entries, quotas)))
     }
 
     async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, JournalError> {
-        Ok(self.locked(|books| books.count_once(once, quotas)))
+        Ok(self.locked(|state| state.count_once(once, quotas)))
     }
 
     async fn find(&self, id: B256) -> Result<Option<RelayEntry>, JournalError> {
-        Ok(self.locked(|books| books.find(id)))
+        Ok(self.locked(|state| state.find(id)))
     }
 
     async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, JournalError> {
-        self.locked(|books| books.step(id, next)).ok_or_else(|| JournalError("no such entry".to_owned()))
+        self.locked(|state| state.step(id, next)).ok_or_else(|| JournalError("no such entry".to_owned()))
     }
 
     async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, JournalError> {
-        Ok(self.locked(|books| books.open(limit)))
+        Ok(self.locked(|state| state.open(limit)))
     }
 
     async fn counts(&self) -> Result<RelayCounts, JournalError> {
-        Ok(self.locked(|books| books.counts()))
+        Ok(self.locked(|state| state.counts()))
     }
 }

@@ -4,7 +4,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `chain` | [`FakeChain`]: a forwarder, a token, targets that work or revert |
-//! | `journal` | [`Books`], the journal's rules over plain maps; [`MemoryJournal`] |
+//! | `journal` | [`JournalState`], the journal's rules over plain maps; [`MemoryJournal`] |
 //! | `wallet` | [`Wallet`]: signs requests and payments |
 
 mod chain;
@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use alloy_primitives::{Bytes, keccak256};
 use domain::UnixMillis;
 
-pub use chain::{Effect, FakeChain, Manner};
-pub use journal::{Books, MemoryJournal};
-pub use wallet::{Ask, Wallet};
+pub use chain::{Effect, FakeChain, TargetBehavior};
+pub use journal::{JournalState, MemoryJournal};
+pub use wallet::{TestRequest, Wallet};
 
 use crate::clock::Clock;
 

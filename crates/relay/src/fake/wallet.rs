@@ -21,7 +21,7 @@ pub struct Wallet(PrivateKeySigner);
 /// What a test asks to be relayed. `Default` is a call of nothing, good for an hour.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "named as the fields of the request")]
-pub struct Ask {
+pub struct TestRequest {
     pub to: Address,
     pub data: Bytes,
     pub nonce: u64,
@@ -30,7 +30,7 @@ pub struct Ask {
     pub deadline: u64,
 }
 
-impl Default for Ask {
+impl Default for TestRequest {
     fn default() -> Self {
         let deadline = EPOCH_S + 3600;
         Self { to: Address::ZERO, data: Bytes::new(), nonce: 0, gas: 200_000, value: U256::ZERO, deadline }
@@ -60,13 +60,13 @@ impl Wallet {
 
     /// Signs what it asks for itself.
     #[must_use]
-    pub fn ask(&self, facts: &Facts, ask: &Ask) -> SignedRequest {
+    pub fn ask(&self, facts: &Facts, ask: &TestRequest) -> SignedRequest {
         self.ask_as(self.address(), facts, ask)
     }
 
     /// Signs a request in somebody's name.
     #[must_use]
-    pub fn ask_as(&self, from: Address, facts: &Facts, ask: &Ask) -> SignedRequest {
+    pub fn ask_as(&self, from: Address, facts: &Facts, ask: &TestRequest) -> SignedRequest {
         let request = Request {
             from,
             to: ask.to,

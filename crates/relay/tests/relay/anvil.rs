@@ -10,12 +10,12 @@ use chain::evm::fake::MemoryOutbox;
 use chain::evm::{At, Deployed, EvmConfig, Key, Outbox, Sender, calls, deploy_local, typed};
 use domain::Usdc;
 use domain::relay::Journal;
-use palatine_relay::fake::{Ask, MemoryJournal, Wallet};
-use palatine_relay::{Answer, Anybody, Config, Error, EvmChain, Relayer, SystemClock};
+use palatine_relay::fake::{MemoryJournal, TestRequest, Wallet};
+use palatine_relay::{Answer, Config, Error, EvmChain, Relayer, SponsorAll, SystemClock};
 use serde_json::json;
 use wire::relay::RelayAnswer;
 
-use crate::bench::{HERE, body};
+use crate::fixture::{HERE, body};
 
 pub(crate) use fixtures::{Anvil, CHAIN_ID, now_s};
 /// How long the chain may take to answer.
@@ -53,12 +53,12 @@ pub(crate) async fn relayer(
     let sender = Sender::start(Arc::clone(&chain), outbox, Key::new(relayer_key())).await.unwrap();
     let chain = Arc::new(EvmChain::new(chain, sender));
     let (on, clock) = (Arc::clone(&chain) as _, Arc::new(SystemClock));
-    let relayer = Relayer::sponsoring(config, on, journal, clock, Arc::new(Anybody)).unwrap();
+    let relayer = Relayer::sponsoring(config, on, journal, clock, Arc::new(SponsorAll)).unwrap();
     (relayer, chain)
 }
 
 /// A relayer on a chain of its own, with two vaults of two owners.
-pub(crate) struct Town {
+pub(crate) struct RelayStack {
     pub(crate) anvil: Anvil,
     pub(crate) evm: EvmConfig,
     pub(crate) chain: chain::evm::Chain,
@@ -66,7 +66,7 @@ pub(crate) struct Town {
     pub(crate) facts: palatine_relay::Facts,
 }
 
-impl Town {
+impl RelayStack {
     pub(crate) async fn start(config: Config, holders: &[Address]) -> Self {
         let anvil = Anvil::start(&[]);
         let evm = deploy(&anvil, holders, Usdc(1_000_000_000)).await;
@@ -97,9 +97,16 @@ impl Town {
         self.relayer.relay(&body(&signed), None, HERE).await
     }
 
-    pub(crate) async fn ask(&self, from: Address, call: &domain::evm::Call) -> Ask {
+    pub(crate) async fn ask(&self, from: Address, call: &domain::evm::Call) -> TestRequest {
         let nonce = self.chain.forwarder_nonce(from).await.unwrap().to();
-        Ask { to: call.to, data: call.data.clone(), nonce, gas: 300_000, value: U256::ZERO, deadline: now_s() + 3600 }
+        TestRequest {
+            to: call.to,
+            data: call.data.clone(),
+            nonce,
+            gas: 300_000,
+            value: U256::ZERO,
+            deadline: now_s() + 3600,
+        }
     }
 
     pub(crate) async fn usdc(&self, of: Address) -> u64 {

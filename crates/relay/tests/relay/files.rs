@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use chain::evm::{Outbox, OutboxError};
 use domain::evm::{Account, Attempt, BlockRef, Entry as Sent, EntryState, IntentKey, Mined, Outcome};
 use domain::relay::{DailyQuota, Journal, JournalError, RelayAdmission, RelayCounts, RelayEntry, RelayState};
-use palatine_relay::fake::Books;
+use palatine_relay::fake::JournalState;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ impl<T: Serialize + DeserializeOwned + Default> Kept<T> {
     }
 }
 
-pub(crate) struct FileJournal(Kept<Books>);
+pub(crate) struct FileJournal(Kept<JournalState>);
 
 impl FileJournal {
     pub(crate) fn open(folder: &Path) -> Self {
@@ -54,27 +54,27 @@ impl FileJournal {
 #[async_trait]
 impl Journal for FileJournal {
     async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, JournalError> {
-        Ok(self.0.change(|books| books.admit(entries, quotas)))
+        Ok(self.0.change(|state| state.admit(entries, quotas)))
     }
 
     async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, JournalError> {
-        Ok(self.0.change(|books| books.count_once(once, quotas)))
+        Ok(self.0.change(|state| state.count_once(once, quotas)))
     }
 
     async fn find(&self, id: B256) -> Result<Option<RelayEntry>, JournalError> {
-        Ok(self.0.read(|books| books.find(id)))
+        Ok(self.0.read(|state| state.find(id)))
     }
 
     async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, JournalError> {
-        self.0.change(|books| books.step(id, next)).ok_or_else(|| JournalError("no such entry".to_owned()))
+        self.0.change(|state| state.step(id, next)).ok_or_else(|| JournalError("no such entry".to_owned()))
     }
 
     async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, JournalError> {
-        Ok(self.0.read(|books| books.open(limit)))
+        Ok(self.0.read(|state| state.open(limit)))
     }
 
     async fn counts(&self) -> Result<RelayCounts, JournalError> {
-        Ok(self.0.read(Books::counts))
+        Ok(self.0.read(JournalState::counts))
     }
 }
 

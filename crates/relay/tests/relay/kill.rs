@@ -13,7 +13,7 @@ use alloy_primitives::{Address, B256, U256};
 use chain::evm::{EvmConfig, calls};
 use domain::Usdc;
 use domain::payment::Authorization;
-use palatine_relay::fake::{Ask, MemoryJournal, Wallet};
+use palatine_relay::fake::{MemoryJournal, TestRequest, Wallet};
 use palatine_relay::{Budgets, Config, Error, FeePolicy, Relayer};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -23,8 +23,8 @@ use tokio::process::{Child, ChildStdout, Command};
 use wire::relay::{BatchAnswer, SignedRequest, Status};
 
 use crate::anvil::{Anvil, deploy, now_s, relayer, vault_call};
-use crate::bench::HERE;
 use crate::files::{FileJournal, FileOutbox};
+use crate::fixture::HERE;
 
 /// Tells the process to relay, and where its files are.
 const FOLDER: &str = "PALATINE_TEST_RELAY_FOLDER";
@@ -167,7 +167,7 @@ async fn orders(evm: &EvmConfig, owners: &[Wallet], vaults: &[Address]) -> Order
     let batch = |(owner, vault): (&Wallet, &Address)| {
         let request = |nonce| {
             let data = calls::set_operator(*vault, operator(nonce), true).data;
-            owner.ask(&facts, &Ask { to: *vault, data, nonce, gas: 120_000, value: U256::ZERO, deadline })
+            owner.ask(&facts, &TestRequest { to: *vault, data, nonce, gas: 120_000, value: U256::ZERO, deadline })
         };
         let authorization = Authorization {
             chain_id: facts.chain_id,

@@ -4,10 +4,10 @@
 
 mod anvil;
 mod attacks;
-mod bench;
 mod cases;
 mod fees;
 mod files;
+mod fixture;
 mod journal;
 mod kill;
 mod real;

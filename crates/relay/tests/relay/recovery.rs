@@ -6,8 +6,8 @@ use palatine_relay::fake::{MemoryJournal, Wallet};
 use palatine_relay::{Config, FeePolicy};
 use wire::relay::Status;
 
-use crate::bench::{Bench, ask};
 use crate::cases::settled;
+use crate::fixture::{Fixture, ask};
 
 fn hasty(fee: FeePolicy) -> Config {
     Config { wait_ms: 0, per_client_minute: 10_000, fee, ..Config::default() }
@@ -15,14 +15,14 @@ fn hasty(fee: FeePolicy) -> Config {
 
 #[tokio::test]
 async fn what_was_taken_on_is_carried_out_by_the_next_process_once() {
-    let before = Bench::new(hasty(FeePolicy::Waived));
+    let before = Fixture::new(hasty(FeePolicy::Waived));
     before.chain.hold(true);
     let wallet = Wallet::new(1);
     let requests = [before.signed(&wallet, 0), before.signed(&wallet, 1), before.signed(&Wallet::new(2), 0)];
     assert_eq!(before.batch(&requests).await.unwrap().status, 202);
     before.chain.go_down(true);
-    let left = Arc::new(MemoryJournal::with(before.journal.books()));
-    let after = Bench::over(hasty(FeePolicy::Waived), before.chain.clone(), left);
+    let left = Arc::new(MemoryJournal::with(before.journal.state()));
+    let after = Fixture::over(hasty(FeePolicy::Waived), before.chain.clone(), left);
     before.chain.go_down(false);
     before.chain.hold(false);
     assert_eq!(after.relayer.resume().await.unwrap(), 3);
@@ -35,7 +35,7 @@ async fn what_was_taken_on_is_carried_out_by_the_next_process_once() {
 
 #[tokio::test]
 async fn a_fee_that_was_taken_by_one_process_is_not_taken_again_by_the_next() {
-    let before = Bench::new(hasty(FeePolicy::Charged));
+    let before = Fixture::new(hasty(FeePolicy::Charged));
     let payer = Wallet::new(1);
     before.chain.give(payer.address(), 100_000_000);
     let signed = payer.ask(before.facts(), &ask(0));
@@ -43,8 +43,8 @@ async fn a_fee_that_was_taken_by_one_process_is_not_taken_again_by_the_next() {
     before.chain.hold(true);
     let header = payer.pay(before.facts(), &terms, 1);
     assert_eq!(before.relay_paid(&signed, Some(&header)).await.unwrap().body.status, Status::Pending);
-    let left = Arc::new(MemoryJournal::with(before.journal.books()));
-    let after = Bench::over(hasty(FeePolicy::Charged), before.chain.clone(), left);
+    let left = Arc::new(MemoryJournal::with(before.journal.state()));
+    let after = Fixture::over(hasty(FeePolicy::Charged), before.chain.clone(), left);
     before.chain.hold(false);
     after.relayer.resume().await.unwrap();
     let answer = settled(&after, &signed).await;

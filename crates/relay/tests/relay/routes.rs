@@ -6,7 +6,7 @@ use palatine_relay::fake::Wallet;
 use serde_json::{Value, json};
 use wire::relay::EstimateQuery;
 
-use crate::bench::{Bench, HERE, VAULT, refusal};
+use crate::fixture::{Fixture, HERE, VAULT, refusal};
 
 fn keys(value: &Value) -> Vec<&str> {
     let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
@@ -16,9 +16,9 @@ fn keys(value: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn the_domain_is_what_ethers_signs_with() {
-    let bench = Bench::default();
-    let forwarder = bench.facts().forwarder.to_string();
-    let said = serde_json::to_value(bench.relayer.domain()).unwrap();
+    let fixture = Fixture::default();
+    let forwarder = fixture.facts().forwarder.to_string();
+    let said = serde_json::to_value(fixture.relayer.domain()).unwrap();
     let members = [
         "from:address",
         "to:address",
@@ -45,19 +45,19 @@ async fn the_domain_is_what_ethers_signs_with() {
 
 #[tokio::test]
 async fn the_nonce_is_a_text_and_the_address_is_echoed() {
-    let bench = Bench::default();
+    let fixture = Fixture::default();
     let address = Wallet::new(1).address().to_string();
-    let said = serde_json::to_value(bench.relayer.nonce(&address).await.unwrap()).unwrap();
+    let said = serde_json::to_value(fixture.relayer.nonce(&address).await.unwrap()).unwrap();
     assert_eq!(said, json!({"address": address, "nonce": "0"}));
-    assert_eq!(refusal(bench.relayer.nonce("0x1").await).0, 400);
+    assert_eq!(refusal(fixture.relayer.nonce("0x1").await).0, 400);
 }
 
 #[tokio::test]
 async fn a_relayed_call_answers_with_crogass_fields() {
-    let bench = Bench::default();
-    let signed = bench.signed(&Wallet::new(1), 0);
+    let fixture = Fixture::default();
+    let signed = fixture.signed(&Wallet::new(1), 0);
     let body = json!({"request": signed.request, "signature": signed.signature, "priority": "fast"}).to_string();
-    let answer = bench.relayer.relay(body.as_bytes(), None, HERE).await.unwrap();
+    let answer = fixture.relayer.relay(body.as_bytes(), None, HERE).await.unwrap();
     let said = serde_json::to_value(answer.body).unwrap();
     assert_eq!(keys(&said), ["blockNumber", "effectiveGasPrice", "gasUsed", "priority", "status", "success", "txHash"]);
     assert_eq!(
@@ -65,13 +65,13 @@ async fn a_relayed_call_answers_with_crogass_fields() {
         (&json!(true), &json!("fast"), &json!("executed"))
     );
     let wrong = body.replace("fast", "ludicrous");
-    assert_eq!(refusal(bench.relayer.relay(wrong.as_bytes(), None, HERE).await).0, 400);
+    assert_eq!(refusal(fixture.relayer.relay(wrong.as_bytes(), None, HERE).await).0, 400);
 }
 
 #[tokio::test]
 async fn a_402_is_crogass_down_to_its_quote() {
-    let bench = Bench::charging();
-    let (status, said) = refusal(bench.relay(&bench.signed(&Wallet::new(1), 0)).await);
+    let fixture = Fixture::charging();
+    let (status, said) = refusal(fixture.relay(&fixture.signed(&Wallet::new(1), 0)).await);
     assert_eq!((status, &said["error"]), (402, &json!("Payment Required")));
     assert_eq!(said["x402"]["version"], 1);
     assert_eq!(
@@ -95,8 +95,8 @@ async fn a_402_is_crogass_down_to_its_quote() {
 
 #[tokio::test]
 async fn a_batch_answers_with_crogass_fields() {
-    let bench = Bench::default();
-    let answer = bench.batch(&[bench.signed(&Wallet::new(1), 0)]).await.unwrap();
+    let fixture = Fixture::default();
+    let answer = fixture.batch(&[fixture.signed(&Wallet::new(1), 0)]).await.unwrap();
     let said = serde_json::to_value(answer.body).unwrap();
     assert_eq!(keys(&said), ["priority", "results", "success", "successCount", "totalCount"]);
     assert_eq!(keys(&said["results"][0]), ["status", "success", "to", "txHash"]);
@@ -105,11 +105,11 @@ async fn a_batch_answers_with_crogass_fields() {
 
 #[tokio::test]
 async fn an_estimate_has_the_flat_fields_and_the_tiers() {
-    let bench = Bench::charging();
+    let fixture = Fixture::charging();
     let query = |priority: Value| -> EstimateQuery {
         serde_json::from_value(json!({"to": VAULT, "data": "0x", "value": "0", "priority": priority})).unwrap()
     };
-    let said = serde_json::to_value(bench.relayer.estimate(&query(Value::Null)).await.unwrap()).unwrap();
+    let said = serde_json::to_value(fixture.relayer.estimate(&query(Value::Null)).await.unwrap()).unwrap();
     assert_eq!(said["simulated"], true);
     assert_eq!((&said["gasEstimate"], &said["priceUSDC"]), (&json!("150000"), &json!("0.162000")));
     assert_eq!(
@@ -117,20 +117,20 @@ async fn an_estimate_has_the_flat_fields_and_the_tiers() {
         (&json!(0.1), &json!(60), &json!("normal"))
     );
     assert_eq!(keys(&said["pricing"]["slow"]), ["emoji", "estimatedTime", "label", "priceUSDC"]);
-    let said = serde_json::to_value(bench.relayer.estimate(&query(json!("slow"))).await.unwrap()).unwrap();
+    let said = serde_json::to_value(fixture.relayer.estimate(&query(json!("slow"))).await.unwrap()).unwrap();
     assert!(said["pricing"].is_null() && said["priority"] == "slow");
-    bench.chain.set_manner(VAULT, palatine_relay::fake::Manner::Reverts(chain::evm::Revert::Silent));
-    let said = serde_json::to_value(bench.relayer.estimate(&query(Value::Null)).await.unwrap()).unwrap();
+    fixture.chain.set_behavior(VAULT, palatine_relay::fake::TargetBehavior::Reverts(chain::evm::Revert::Silent));
+    let said = serde_json::to_value(fixture.relayer.estimate(&query(Value::Null)).await.unwrap()).unwrap();
     assert_eq!((&said["simulated"], &said["gasEstimate"]), (&json!(false), &json!("242587")));
     let wrong: EstimateQuery = serde_json::from_value(json!({"to": "0x"})).unwrap();
-    assert_eq!(refusal(bench.relayer.estimate(&wrong).await).0, 400);
+    assert_eq!(refusal(fixture.relayer.estimate(&wrong).await).0, 400);
 }
 
 #[tokio::test]
 async fn health_has_crogass_fields_and_is_a_503_when_cro_is_short() {
-    let bench = Bench::default();
-    bench.relay(&bench.signed(&Wallet::new(1), 0)).await.unwrap();
-    let (status, health) = bench.relayer.health().await;
+    let fixture = Fixture::default();
+    fixture.relay(&fixture.signed(&Wallet::new(1), 0)).await.unwrap();
+    let (status, health) = fixture.relayer.health().await;
     let said = serde_json::to_value(health).unwrap();
     assert_eq!((status, &said["status"]), (200, &json!("healthy")));
     assert_eq!(
@@ -141,15 +141,15 @@ async fn health_has_crogass_fields_and_is_a_503_when_cro_is_short() {
     let stats = json!({"totalRelayed": 1, "pending": 0, "confirmed": 1, "failed": 0, "successRate": "1.000"});
     assert_eq!(said["stats"], stats);
     assert_eq!(said["pricing"], json!({"croUsdPrice": 0.1, "currentGasPriceGwei": "5000"}));
-    bench.chain.set_wei(U256::from(10).pow(U256::from(19)) - U256::from(1));
-    let (status, health) = bench.relayer.health().await;
+    fixture.chain.set_wei(U256::from(10).pow(U256::from(19)) - U256::from(1));
+    let (status, health) = fixture.relayer.health().await;
     assert_eq!((status, health.warnings.len()), (503, 1));
     assert_eq!(health.warnings[0], "Low CRO balance: 9.999999999999999999 CRO (threshold: 10)");
 }
 
 #[tokio::test]
 async fn a_waived_fee_is_a_price_of_zero() {
-    let bench = Bench::new(Config::default());
+    let fixture = Fixture::new(Config::default());
     let query: EstimateQuery = serde_json::from_value(json!({"to": VAULT})).unwrap();
-    assert_eq!(bench.relayer.estimate(&query).await.unwrap().price_usdc, "0.000000");
+    assert_eq!(fixture.relayer.estimate(&query).await.unwrap().price_usdc, "0.000000");
 }

@@ -12,7 +12,7 @@ use palatine_relay::{Answer, Error, Relayer};
 use serde::Serialize;
 use wire::relay::{EstimateQuery, X_PAYMENT};
 
-use crate::bench::HERE;
+use crate::fixture::HERE;
 
 /// Serves until the test ends.
 pub(crate) async fn serve(relayer: Relayer) -> SocketAddr {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::header::to_base64;
 use super::number::{address, amount, signature, word};
 use super::payload::{SCHEME, exact};
-use crate::presented::{Accepted, Transfer};
+use crate::unverified::{Accepted, Transfer};
 use crate::{Reason, SignedAuthorization, Token, Tokens};
 use domain::{Address, B256};
 

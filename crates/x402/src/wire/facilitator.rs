@@ -8,7 +8,7 @@ use super::cronos::CronosTerms;
 use super::payload::parse;
 use super::v1::{v1_accepted, v1_payload, v1_payment};
 use super::v2::{accepted, v2_payload};
-use crate::presented::{Accepted, Presented};
+use crate::unverified::{Accepted, UnverifiedPayment};
 use crate::{Dialect, Reason, Tokens};
 
 /// Bytes of a request at most.
@@ -17,7 +17,7 @@ const MAX_BODY: usize = 64 * 1024;
 /// A payment, and the terms it is held against.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
-    pub(crate) presented: Presented,
+    pub(crate) presented: UnverifiedPayment,
     pub(crate) terms: Accepted,
 }
 
@@ -80,7 +80,7 @@ fn cronos_asked(header: &str, terms: &RawValue, tokens: &Tokens) -> Result<Asked
     }
 }
 
-fn together(presented: Presented, (chain_id, terms): (u64, Accepted)) -> Result<Asked, Reason> {
+fn together(presented: UnverifiedPayment, (chain_id, terms): (u64, Accepted)) -> Result<Asked, Reason> {
     if presented.chain_id != chain_id {
         return Err(Reason::Network);
     }

@@ -17,6 +17,6 @@ pub(crate) use facilitator::{Asked, parse_request};
 pub(crate) use header::{MAX_HEADER, to_base64, to_json};
 use rca::rca_terms;
 pub(crate) use settled::{SettleAnswer, read_receipt};
-pub(crate) use terms::{Stated, Way, read_terms};
+pub(crate) use terms::{OfferFormat, StatedOffer, read_terms};
 pub(crate) use v1::{v1_header, v1_payment, v1_required};
 pub(crate) use v2::{v2_extra, v2_header, v2_payment, v2_required};

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::number::{address, amount, decimal, signature, word};
-use crate::presented::Transfer;
+use crate::unverified::Transfer;
 use crate::{Reason, SignedAuthorization};
 
 /// The one scheme.

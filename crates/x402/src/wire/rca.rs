@@ -8,13 +8,13 @@ use serde::Deserialize;
 
 use super::number::address;
 use super::payload::{exact, parse};
-use super::terms::{Stated, Way};
+use super::terms::{OfferFormat, StatedOffer};
 use crate::Tokens;
 
 /// Reads `{accepts: [{scheme, network, token, resource, maxAmountRequired,
 /// beneficiary}]}`; none if it is not that. What is offered on unknown chains or
 /// with an amount that is not exact is left out.
-pub(crate) fn rca_terms(json: &[u8], tokens: &Tokens, max_timeout_s: u64) -> Option<Vec<Stated>> {
+pub(crate) fn rca_terms(json: &[u8], tokens: &Tokens, max_timeout_s: u64) -> Option<Vec<StatedOffer>> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Challenge {
@@ -34,7 +34,7 @@ pub(crate) fn rca_terms(json: &[u8], tokens: &Tokens, max_timeout_s: u64) -> Opt
     let challenge: Challenge = parse(json).ok()?;
     let read = |terms: &RcaTerms| {
         exact(&terms.scheme).ok()?;
-        Some(Stated {
+        Some(StatedOffer {
             chain_id: tokens.chain_of_caip2(&terms.network)?,
             asset: address(&terms.token).ok()?,
             pay_to: address(&terms.beneficiary).ok()?,
@@ -42,7 +42,7 @@ pub(crate) fn rca_terms(json: &[u8], tokens: &Tokens, max_timeout_s: u64) -> Opt
             // It states none: ours is the shortest that we give anybody.
             max_timeout_s,
             extra: None,
-            way: Way::V1 { network: terms.network.clone() },
+            format: OfferFormat::V1 { network: terms.network.clone() },
         })
     };
     Some(challenge.accepts.iter().filter_map(read).collect())

@@ -12,16 +12,16 @@ use super::rca_terms;
 use super::v1::v1_accepted;
 use super::v2::accepted;
 use crate::Tokens;
-use crate::presented::Accepted;
+use crate::unverified::Accepted;
 
 /// Offers that are looked at, of one 402.
 const MAX_ACCEPTS: usize = 32;
 /// Bytes of a 402's body that are read as terms.
 const MAX_BODY: usize = 64 * 1024;
 
-/// How an offer is accepted.
+/// The header in which an offer is accepted.
 #[derive(Clone, Debug)]
-pub(crate) enum Way {
+pub(crate) enum OfferFormat {
     /// By `PAYMENT-SIGNATURE`, which repeats the terms.
     V2 {
         /// The terms, as they came.
@@ -38,20 +38,20 @@ pub(crate) enum Way {
 
 /// An offer as a seller stated it, on a chain that is known.
 #[derive(Clone, Debug)]
-pub(crate) struct Stated {
+pub(crate) struct StatedOffer {
     pub(crate) chain_id: u64,
     pub(crate) asset: Address,
     pub(crate) pay_to: Address,
     pub(crate) amount: Usdc,
     pub(crate) max_timeout_s: u64,
     pub(crate) extra: Option<Value>,
-    pub(crate) way: Way,
+    pub(crate) format: OfferFormat,
 }
 
-impl Stated {
-    fn new((chain_id, terms): (u64, Accepted), way: Way) -> Self {
+impl StatedOffer {
+    fn new((chain_id, terms): (u64, Accepted), format: OfferFormat) -> Self {
         let Accepted { asset, pay_to, amount, max_timeout_s, extra } = terms;
-        Self { chain_id, asset, pay_to, amount, max_timeout_s, extra, way }
+        Self { chain_id, asset, pay_to, amount, max_timeout_s, extra, format }
     }
 }
 
@@ -63,7 +63,7 @@ pub(crate) fn read_terms(
     body: &[u8],
     tokens: &Tokens,
     default_timeout_s: u64,
-) -> Option<Vec<Stated>> {
+) -> Option<Vec<StatedOffer>> {
     if let Some(header) = header {
         let json = from_base64(header).ok()?;
         return v2_terms(&json, tokens).or_else(|| rca_terms(&json, tokens, default_timeout_s));
@@ -74,24 +74,24 @@ pub(crate) fn read_terms(
     v1_terms(body, tokens)
 }
 
-fn v2_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<Stated>> {
+fn v2_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<StatedOffer>> {
     version(json, v2::X402Version2::VALUE).ok()?;
     let required: PaymentRequired<Box<RawValue>> = parse(json).ok()?;
     let read = |raw: &RawValue| {
         let terms: PaymentRequirements = parse(raw.get().as_bytes()).ok()?;
-        let way = Way::V2 { terms: parse(raw.get().as_bytes()).ok()?, resource: required.resource.clone() };
-        Some(Stated::new(accepted(&terms, tokens).ok()?, way))
+        let format = OfferFormat::V2 { terms: parse(raw.get().as_bytes()).ok()?, resource: required.resource.clone() };
+        Some(StatedOffer::new(accepted(&terms, tokens).ok()?, format))
     };
     Some(required.accepts.iter().take(MAX_ACCEPTS).filter_map(|raw| read(raw)).collect())
 }
 
-fn v1_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<Stated>> {
+fn v1_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<StatedOffer>> {
     version(json, v1::X402Version1::VALUE).ok()?;
     let required: v1::PaymentRequired<Box<RawValue>> = parse(json).ok()?;
     let read = |raw: &RawValue| {
         let terms: v1::PaymentRequirements = parse(raw.get().as_bytes()).ok()?;
-        let way = Way::V1 { network: terms.network.clone() };
-        Some(Stated::new(v1_accepted(&terms, tokens).ok()?, way))
+        let format = OfferFormat::V1 { network: terms.network.clone() };
+        Some(StatedOffer::new(v1_accepted(&terms, tokens).ok()?, format))
     };
     Some(required.accepts.iter().take(MAX_ACCEPTS).filter_map(|raw| read(raw)).collect())
 }

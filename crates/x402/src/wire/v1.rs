@@ -11,17 +11,17 @@ use super::header::{from_base64, to_base64};
 use super::number::{address, amount};
 use super::payload::{ExactPayload, SCHEME, exact, parse, payload_of, version};
 use super::v2::v2_extra;
-use crate::presented::{Accepted, Presented};
+use crate::unverified::{Accepted, UnverifiedPayment};
 use crate::{Dialect, Offer, Quote, Reason, SignedAuthorization, Tokens};
 
 /// Reads the value of `X-PAYMENT`: version 1's, or the Cronos facilitator's.
-pub(crate) fn v1_payment(value: &[u8], tokens: &Tokens) -> Result<Presented, Reason> {
+pub(crate) fn v1_payment(value: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, Reason> {
     v1_payload(&from_base64(value)?, tokens)
 }
 
 /// Reads a payment that is not wrapped in base64. The two shapes share no field
 /// of `payload` but `signature`, and each refuses the other's fields.
-pub(super) fn v1_payload(json: &[u8], tokens: &Tokens) -> Result<Presented, Reason> {
+pub(super) fn v1_payload(json: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, Reason> {
     version(json, X402Version1::VALUE)?;
     let outer: PaymentPayload = parse(json)?;
     exact(&outer.scheme)?;
@@ -33,7 +33,7 @@ pub(super) fn v1_payload(json: &[u8], tokens: &Tokens) -> Result<Presented, Reas
         let payload: CronosPayload = parse(outer.payload.get().as_bytes())?;
         (Dialect::Cronos, Some(payload.asset()?), payload.transfer()?)
     };
-    Ok(Presented { dialect, chain_id, asset, transfer, accepted: None, url: None })
+    Ok(UnverifiedPayment { dialect, chain_id, asset, transfer, accepted: None, url: None })
 }
 
 fn nested(payload: &RawValue) -> Result<bool, Reason> {

@@ -9,25 +9,25 @@ use x402_types::proto::v2::{PaymentPayload, PaymentRequired, PaymentRequirements
 use super::header::{from_base64, to_base64};
 use super::number::{address, amount};
 use super::payload::{ExactPayload, SCHEME, exact, parse, payload_of, version};
-use crate::presented::{Accepted, Presented};
+use crate::unverified::{Accepted, UnverifiedPayment};
 use crate::{Dialect, Offer, Quote, Reason, SignedAuthorization, Token, Tokens};
 
-/// Terms and payload are objects of their own, each read as strictly as this one.
+/// Timing and payload are objects of their own, each read as strictly as this one.
 type Outer = PaymentPayload<Box<RawValue>, Box<RawValue>>;
 
 /// Reads the value of `PAYMENT-SIGNATURE`.
-pub(crate) fn v2_payment(value: &[u8], tokens: &Tokens) -> Result<Presented, Reason> {
+pub(crate) fn v2_payment(value: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, Reason> {
     v2_payload(&from_base64(value)?, tokens)
 }
 
 /// Reads a payment that is not wrapped in base64, as facilitators are sent it.
-pub(super) fn v2_payload(json: &[u8], tokens: &Tokens) -> Result<Presented, Reason> {
+pub(super) fn v2_payload(json: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, Reason> {
     version(json, X402Version2::VALUE)?;
     let outer: Outer = parse(json)?;
     let terms: PaymentRequirements = parse(outer.accepted.get().as_bytes())?;
     let payload: ExactPayload = parse(outer.payload.get().as_bytes())?;
     let (chain_id, accepted) = accepted(&terms, tokens)?;
-    Ok(Presented {
+    Ok(UnverifiedPayment {
         dialect: Dialect::V2,
         chain_id,
         asset: Some(accepted.asset),

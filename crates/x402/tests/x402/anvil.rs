@@ -107,8 +107,8 @@ fn hash(value: &Value) -> B256 {
 }
 
 #[async_trait]
-impl Settlement for Chain {
-    async fn settle(&self, payment: &SignedAuthorization, _: Client) -> Result<Settled, SettleError> {
+impl Transfers for Chain {
+    async fn transfer(&self, payment: &SignedAuthorization, _: Client) -> Result<B256, TransferError> {
         let it = &payment.authorization;
         let call = transferWithAuthorizationCall {
             from: it.from,
@@ -121,51 +121,51 @@ impl Settlement for Chain {
             r: payment.signature.r().into(),
             s: payment.signature.s().into(),
         };
-        let receipt = self.send(Some(it.asset), &call.abi_encode()).await.map_err(SettleError::Refused)?;
+        let receipt = self.send(Some(it.asset), &call.abi_encode()).await.map_err(TransferError::Refused)?;
         if receipt["status"] != "0x1" || !it.is_paid_by(&logs(&receipt)) {
-            return Err(SettleError::Refused("it reverted".into()));
+            return Err(TransferError::Refused("it reverted".into()));
         }
-        Ok(Settled { tx: hash(&receipt["transactionHash"]) })
+        Ok(hash(&receipt["transactionHash"]))
     }
 
-    async fn sent(&self, _: &SignedAuthorization) -> Sent {
-        Sent::Unknown
+    async fn submission(&self, _: &SignedAuthorization) -> Submission {
+        Submission::Unknown
     }
 }
 
 #[async_trait]
-impl Authorizations for Chain {
-    async fn state(&self, it: &Authorization) -> Result<AuthorizationState, Unread> {
+impl TokenReader for Chain {
+    async fn state(&self, it: &Authorization) -> Result<AuthorizationState, TokenReadError> {
         if !self.call(authorizationStateCall { authorizer: it.from, nonce: it.nonce }).await {
-            let block = self.ask("eth_getBlockByNumber", json!(["latest", false])).await.map_err(Unread)?;
+            let block = self.ask("eth_getBlockByNumber", json!(["latest", false])).await.map_err(TokenReadError)?;
             let time = block["timestamp"].as_str().unwrap().trim_start_matches("0x").to_owned();
             return Ok(AuthorizationState::Unused { as_of: u64::from_str_radix(&time, 16).unwrap() });
         }
         let used = keccak256("AuthorizationUsed(address,bytes32)");
         let filter =
             json!([{ "address": it.asset, "fromBlock": "0x0", "topics": [used, it.from.into_word(), it.nonce] }]);
-        let found = self.ask("eth_getLogs", filter).await.map_err(Unread)?;
+        let found = self.ask("eth_getLogs", filter).await.map_err(TokenReadError)?;
         let Some(tx) = found.get(0).map(|log| hash(&log["transactionHash"])) else {
             return Ok(AuthorizationState::Void);
         };
-        let receipt = self.ask("eth_getTransactionReceipt", json!([tx])).await.map_err(Unread)?;
+        let receipt = self.ask("eth_getTransactionReceipt", json!([tx])).await.map_err(TokenReadError)?;
         Ok(if it.is_paid_by(&logs(&receipt)) { AuthorizationState::Paid { tx } } else { AuthorizationState::Void })
     }
 
-    async fn balance(&self, _chain_id: u64, _asset: Address, owner: Address) -> Result<Usdc, Unread> {
+    async fn balance(&self, _chain_id: u64, _asset: Address, owner: Address) -> Result<Usdc, TokenReadError> {
         Ok(self.holds(owner).await)
     }
 }
 
-/// A shop on the chain: where it is, and the chain.
-async fn shop() -> (String, Arc<Chain>, Arc<Tokens>) {
+/// A server on the chain: where it is, and the chain.
+async fn server() -> (String, Arc<Chain>, Arc<Tokens>) {
     let chain = Arc::new(Chain::start().await);
     chain.mint(customer().address(), Usdc(1_000_000)).await;
     let tokens: Arc<Tokens> = Arc::new([chain.token()].into_iter().collect());
     let limits = Limits { settle_timeout: PATIENCE, ..limits(8) };
-    let till = Arc::new(Till::new(Arc::<FakePayments>::default(), chain.clone(), chain.clone(), limits));
+    let settlements = Arc::new(Settlements::new(Arc::<FakePayments>::default(), chain.clone(), chain.clone(), limits));
     let token = tokens.at(CHAIN_ID, chain.asset).unwrap();
-    (Front::new(&till, &tokens, token).open().await, chain, tokens)
+    (Front::new(&settlements, &tokens, token).open().await, chain, tokens)
 }
 
 #[tokio::test]
@@ -176,7 +176,7 @@ async fn the_domain_that_is_signed_in_is_the_tokens_own() {
 
 #[tokio::test]
 async fn an_unmodified_client_pays_us_on_a_real_chain_to_the_last_unit() {
-    let (base, chain, _) = shop().await;
+    let (base, chain, _) = server().await;
     for paid in 1..=2 {
         let said = buys("fetch-v2.mjs", &base, chain.asset).await;
         assert_eq!((&said["status"], &said["body"]), (&200.into(), &"the answer".into()), "{said}");
@@ -189,7 +189,7 @@ async fn an_unmodified_client_pays_us_on_a_real_chain_to_the_last_unit() {
 
 #[tokio::test]
 async fn we_pay_an_unmodified_server_on_a_real_chain() {
-    let (base, chain, tokens) = shop().await;
+    let (base, chain, tokens) = server().await;
     let server = express(&base, chain.asset).await;
     let answers = pay_by_hand(&format!("{}/paid", server.base), tokens, 2).await;
     assert_eq!((answers[0].0, answers[0].2.as_str()), (200, "their answer"), "{answers:?}");
@@ -215,8 +215,8 @@ async fn the_chain_tells_a_payment_from_a_nonce_that_was_used_up_otherwise() {
         signature: crate::common::sign(&payer, &chain.token(), &authorization),
     };
     assert!(matches!(chain.state(&honest).await.unwrap(), AuthorizationState::Unused { as_of } if as_of > 0));
-    let Settled { tx } = chain.settle(&signed(selfish), CLIENT).await.unwrap();
+    let tx = chain.transfer(&signed(selfish), CLIENT).await.unwrap();
     assert_eq!(chain.state(&honest).await.unwrap(), AuthorizationState::Void);
     assert_eq!(chain.state(&selfish).await.unwrap(), AuthorizationState::Paid { tx });
-    assert!(matches!(chain.settle(&signed(honest), CLIENT).await, Err(SettleError::Refused(_))));
+    assert!(matches!(chain.transfer(&signed(honest), CLIENT).await, Err(TransferError::Refused(_))));
 }

@@ -35,9 +35,9 @@ fn with(field: &str, value: Value) -> Value {
 #[tokio::test]
 async fn a_buyer_and_a_seller_agree_in_both_versions() {
     for version in [1, 2] {
-        let shop = Shop::new();
-        rich(&shop);
-        let asked = shop.buy(&HeaderMap::new()).await.unwrap_err();
+        let server = ResourceServer::new();
+        funded_payer(&server);
+        let asked = server.buy(&HeaderMap::new()).await.unwrap_err();
         let mut headers = asked.headers().clone();
         if version == 1 {
             headers.remove(PAYMENT_REQUIRED);
@@ -45,9 +45,9 @@ async fn a_buyer_and_a_seller_agree_in_both_versions() {
         let paying = buyer().pay(&headers, asked.body(), CAP, NOW, NONCE).unwrap();
         assert_eq!((paying.amount, paying.payee, paying.valid_before), (PRICE, PAYEE, NOW + 300));
         let sent = HeaderMap::from_iter([paying.header]);
-        let answered = shop.buy(&sent).await.unwrap();
+        let answered = server.buy(&sent).await.unwrap();
         assert!(receipt(&answered).is_some(), "version {version}");
-        assert_eq!(shop.chain.holds(ASSET, PAYEE), PRICE);
+        assert_eq!(server.chain.holds(ASSET, PAYEE), PRICE);
     }
 }
 

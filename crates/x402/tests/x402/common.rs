@@ -1,16 +1,15 @@
-//! A shop with a record and a token in memory, and people who pay.
+//! A server with a record and a token in memory, and people who pay.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use alloy::signers::SignerSync;
-use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Signature, hex};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::{Address, B256, U256, UnixMillis, Usdc};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+pub(crate) use palatine_x402::fake::Payer;
 use palatine_x402::fake::{FakeChain, FakePayments};
 use palatine_x402::*;
 use serde_json::{Value, json};
@@ -55,40 +54,45 @@ pub(crate) fn quote_at(url: &str) -> Quote {
     Quote { resource, offers: vec![offer_of(tokens.at(338, ASSET).unwrap())] }
 }
 
-pub(crate) const TERMS: Terms = Terms { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
+pub(crate) const TERMS: Timing = Timing { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
 
-/// A shop.
-pub(crate) struct Shop {
+/// A server.
+pub(crate) struct ResourceServer {
     pub(crate) chain: Arc<FakeChain>,
     pub(crate) payments: Arc<FakePayments>,
-    pub(crate) till: Arc<Till>,
+    pub(crate) settlements: Arc<Settlements>,
     pub(crate) seller: Seller,
     pub(crate) quote: Quote,
 }
 
-impl Shop {
+impl ResourceServer {
     pub(crate) fn new() -> Self {
         Self::over(Arc::default(), Arc::default())
     }
 
-    /// A shop whose predecessor left this record and this chain behind.
+    /// A server whose predecessor left this record and this chain behind.
     pub(crate) fn over(chain: Arc<FakeChain>, payments: Arc<FakePayments>) -> Self {
         Self::of(chain, payments, 200)
     }
 
-    /// A shop with so many places.
+    /// A server with so many places.
     pub(crate) fn with_places(places: usize) -> Self {
         Self::of(Arc::default(), Arc::default(), places)
     }
 
     fn of(chain: Arc<FakeChain>, payments: Arc<FakePayments>, places: usize) -> Self {
-        let till = Arc::new(Till::new(payments.clone(), chain.clone(), chain.clone(), limits(places)));
-        let seller = Seller::new(till.clone(), tokens(), TERMS);
-        Self { chain, payments, till, seller, quote: quote_at(URL) }
+        let settlements = Arc::new(Settlements::new(payments.clone(), chain.clone(), chain.clone(), limits(places)));
+        let seller = Seller::new(settlements.clone(), tokens(), TERMS);
+        Self { chain, payments, settlements, seller, quote: quote_at(URL) }
     }
 
     /// Asks for [`URL`] with this body.
-    pub(crate) async fn ask_for(&self, body: &str, headers: &HeaderMap, at: UnixMillis) -> Result<Ticket, Unsold> {
+    pub(crate) async fn ask_for(
+        &self,
+        body: &str,
+        headers: &HeaderMap,
+        at: UnixMillis,
+    ) -> Result<AnswerPermit, PaymentRejection> {
         self.ask(&self.quote, "agent-1", body, headers, at).await
     }
 
@@ -99,10 +103,10 @@ impl Shop {
         body: &str,
         headers: &HeaderMap,
         at: UnixMillis,
-    ) -> Result<Ticket, Unsold> {
+    ) -> Result<AnswerPermit, PaymentRejection> {
         let request = RequestHash::of("POST", &quote.resource.url, body.as_bytes());
-        let order = Order { quote, resource, now: at, client: CLIENT };
-        self.seller.sell(order, Bound { request, now: at, claim: claim() }, headers).await
+        let order = PricedRequest { quote, resource, now: at, client: CLIENT };
+        self.seller.sell(order, RequestBinding { request, now: at, claim: claim() }, headers).await
     }
 
     /// Asks once, now, for the usual thing, and has the answer leave.
@@ -114,10 +118,10 @@ impl Shop {
         &self,
         headers: HeaderMap,
     ) -> tokio::task::JoinHandle<Result<HeaderMap, http::Response<Vec<u8>>>> {
-        let seller = Seller::new(self.till.clone(), tokens(), TERMS);
+        let seller = Seller::new(self.settlements.clone(), tokens(), TERMS);
         let quote = self.quote.clone();
         tokio::spawn(async move {
-            let order = Order { quote: &quote, resource: "agent-1", now: now(), client: CLIENT };
+            let order = PricedRequest { quote: &quote, resource: "agent-1", now: now(), client: CLIENT };
             answer(seller.sell(order, bound(b"hello"), &headers).await).await
         })
     }
@@ -128,26 +132,28 @@ impl Shop {
 }
 
 /// Lets the answer leave.
-pub(crate) async fn answer(sale: Result<Ticket, Unsold>) -> Result<HeaderMap, Response<Vec<u8>>> {
+pub(crate) async fn answer(sale: Result<AnswerPermit, PaymentRejection>) -> Result<HeaderMap, Response<Vec<u8>>> {
     match sale {
         Ok(ticket) => Ok(ticket.answer().await.unwrap()),
         Err(unsold) => Err(told(unsold)),
     }
 }
 
-/// A refusal as a shop might tell it.
-pub(crate) fn told(unsold: Unsold) -> Response<Vec<u8>> {
+/// A refusal as a server might tell it.
+pub(crate) fn told(unsold: PaymentRejection) -> Response<Vec<u8>> {
     let mut response = Response::new(json!({ "error": format!("{unsold:?}") }).to_string().into_bytes());
     *response.status_mut() = match unsold {
-        Unsold::Terms(response) => return *response,
-        Unsold::Malformed(_) => StatusCode::BAD_REQUEST,
-        Unsold::InFlight => StatusCode::CONFLICT,
-        Unsold::Pending(_) | Unsold::Unsettled | Unsold::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        PaymentRejection::PaymentRequired(response) => return *response,
+        PaymentRejection::Malformed(_) => StatusCode::BAD_REQUEST,
+        PaymentRejection::InFlight => StatusCode::CONFLICT,
+        PaymentRejection::Pending(_) | PaymentRejection::Unsettled | PaymentRejection::Unavailable(_) => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
     };
     response
 }
 
-/// The limits of a shop with so many places, which one client and one payer may have
+/// The limits of a server with so many places, which one client and one payer may have
 /// to himself.
 pub(crate) fn limits(places: usize) -> Limits {
     Limits { settle_timeout: Duration::from_secs(5), max_settling: places, per_client: places, per_payer: places }
@@ -160,31 +166,18 @@ pub(crate) fn now() -> UnixMillis {
     UnixMillis(NOW * 1000)
 }
 
-/// Somebody who pays.
-pub(crate) struct Payer(pub(crate) PrivateKeySigner);
-
-impl SignHash for Payer {
-    fn address(&self) -> Address {
-        self.0.address()
-    }
-
-    fn sign(&self, hash: &B256) -> Result<Signature, SignError> {
-        self.0.sign_hash_sync(hash).map_err(|error| SignError(error.to_string()))
-    }
-}
-
 pub(crate) fn payer() -> Payer {
-    Payer(PrivateKeySigner::from_bytes(&B256::repeat_byte(0x42)).unwrap())
+    Payer::new(0x42)
 }
 
 /// A payer with money.
-pub(crate) fn rich(shop: &Shop) -> Payer {
+pub(crate) fn funded_payer(server: &ResourceServer) -> Payer {
     let payer = payer();
-    shop.chain.give(ASSET, payer.address(), Usdc(1_000_000));
+    server.chain.give(ASSET, payer.address(), Usdc(1_000_000));
     payer
 }
 
-/// What an honest client signs for the shop's offer.
+/// What an honest client signs for the server's offer.
 pub(crate) fn authorization(payer: &Payer) -> Authorization {
     Authorization {
         chain_id: 338,
@@ -206,7 +199,7 @@ pub(crate) fn sign_here(payer: &Payer, authorization: &Authorization) -> Signatu
     sign(payer, tokens().at(338, ASSET).unwrap(), authorization)
 }
 
-/// `accepted` as the shop offers it.
+/// `accepted` as the server offers it.
 pub(crate) fn accepted() -> Value {
     json!({
         "scheme": "exact", "network": "eip155:338", "amount": PRICE.0.to_string(), "asset": ASSET, "payTo": PAYEE,
@@ -283,8 +276,8 @@ pub(crate) fn refused_for(reason: Reason, outcome: Result<HeaderMap, Response<Ve
 }
 
 /// The usual request, whole.
-pub(crate) fn bound(body: &[u8]) -> Bound {
-    Bound { request: RequestHash::of("POST", URL, body), now: now(), claim: claim() }
+pub(crate) fn bound(body: &[u8]) -> RequestBinding {
+    RequestBinding { request: RequestHash::of("POST", URL, body), now: now(), claim: claim() }
 }
 
 /// Waits for a condition, for as long as tasks have something to do.
@@ -299,6 +292,6 @@ pub(crate) async fn until(condition: impl AsyncFn() -> bool) {
 }
 
 /// The payer of this number, who has nothing.
-pub(crate) fn nobody(n: u8) -> Payer {
-    Payer(PrivateKeySigner::from_bytes(&B256::repeat_byte(n)).unwrap())
+pub(crate) fn unfunded_payer(n: u8) -> Payer {
+    Payer::new(n)
 }

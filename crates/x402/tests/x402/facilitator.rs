@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use domain::{Address, B256, Usdc};
-use palatine_x402::fake::{FakeChain, Weather};
+use palatine_x402::fake::{FakeChain, TransferBehavior};
 use palatine_x402::*;
 use serde_json::{Value, json};
 
 use crate::common::*;
 
-fn facilitator(shop: &Shop, payees: Payees) -> Facilitator {
+fn facilitator(server: &ResourceServer, payees: Payees) -> Facilitator {
     let policy = Policy { payees, least: Usdc(1000), most: Usdc(1_000_000), max_timeout_s: 300 };
-    Facilitator::new(shop.till.clone(), tokens(), TERMS, policy)
+    Facilitator::new(server.settlements.clone(), tokens(), TERMS, policy)
 }
 
 fn v1_terms() -> Value {
@@ -56,7 +56,7 @@ async fn verify(facilitator: &Facilitator, request: &Value) -> (u16, Value) {
 
 #[test]
 fn each_chain_is_supported_in_each_version() {
-    let said = read(&facilitator(&Shop::new(), Payees::Anyone).supported());
+    let said = read(&facilitator(&ResourceServer::new(), Payees::Anyone).supported());
     let kinds: Vec<_> =
         said["kinds"].as_array().unwrap().iter().map(|kind| kind["network"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["eip155:338", "cronos-testnet", "eip155:25", "cronos-mainnet"]);
@@ -66,16 +66,16 @@ fn each_chain_is_supported_in_each_version() {
 #[tokio::test]
 async fn every_shape_is_verified_and_settled_in_its_own_words() {
     for at in 0..3 {
-        let shop = Shop::new();
-        let payer = rich(&shop);
+        let server = ResourceServer::new();
+        let payer = funded_payer(&server);
         let (dialect, request) = shapes(&payer)[at].clone();
-        let facilitator = facilitator(&shop, Payees::Only([PAYEE].into()));
+        let facilitator = facilitator(&server, Payees::Only([PAYEE].into()));
         let (status, said) = verify(&facilitator, &request).await;
         assert_eq!(
             (status, &said["isValid"], &said["payer"]),
             (200, &json!(true), &json!(payer.address().to_string()))
         );
-        assert_eq!(shop.chain.settlements(), 0);
+        assert_eq!(server.chain.settlements(), 0);
         let (status, said) = settle(&facilitator, &request).await;
         assert_eq!(status, 200, "{said}");
         match dialect {
@@ -83,15 +83,15 @@ async fn every_shape_is_verified_and_settled_in_its_own_words() {
             Dialect::V1 => assert_eq!((&said["success"], &said["network"]), (&json!(true), &json!("cronos-testnet"))),
             Dialect::Cronos => assert_eq!((&said["event"], &said["to"]), (&json!("payment.settled"), &json!(PAYEE))),
         }
-        assert_eq!(shop.chain.holds(ASSET, PAYEE), PRICE);
+        assert_eq!(server.chain.holds(ASSET, PAYEE), PRICE);
     }
 }
 
 #[tokio::test]
 async fn a_copy_settles_nothing_and_is_no_second_success() {
-    let shop = Shop::new();
-    let payer = rich(&shop);
-    let facilitator = facilitator(&shop, Payees::Anyone);
+    let server = ResourceServer::new();
+    let payer = funded_payer(&server);
+    let facilitator = facilitator(&server, Payees::Anyone);
     let [(_, request), (_, in_v1), _] = shapes(&payer);
     let (_, first) = settle(&facilitator, &request).await;
     for copy in [&request, &in_v1] {
@@ -104,14 +104,14 @@ async fn a_copy_settles_nothing_and_is_no_second_success() {
     }
     let (_, said) = verify(&facilitator, &request).await;
     assert_eq!((&said["isValid"], &said["invalidReason"]), (&json!(false), &json!("duplicate_settlement")));
-    assert_eq!(shop.chain.settlements(), 1);
+    assert_eq!(server.chain.settlements(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_hundred_concurrent_copies_get_one_success() {
-    let shop = Arc::new(Shop::new());
-    let request = shapes(&rich(&shop))[0].1.clone();
-    let facilitator = Arc::new(facilitator(&shop, Payees::Anyone));
+    let server = Arc::new(ResourceServer::new());
+    let request = shapes(&funded_payer(&server))[0].1.clone();
+    let facilitator = Arc::new(facilitator(&server, Payees::Anyone));
     let copies = (0..100).map(|_| {
         let (facilitator, request) = (facilitator.clone(), request.clone());
         tokio::spawn(async move { settle(&facilitator, &request).await.1 })
@@ -120,36 +120,36 @@ async fn a_hundred_concurrent_copies_get_one_success() {
     for copy in copies.collect::<Vec<_>>() {
         successes += usize::from(copy.await.unwrap()["success"] == true);
     }
-    assert_eq!((successes, shop.chain.settlements()), (1, 1));
+    assert_eq!((successes, server.chain.settlements()), (1, 1));
 }
 
 #[tokio::test]
 async fn a_payment_settled_for_another_seller_buys_nothing_here() {
-    let shop = Shop::new();
-    let payer = rich(&shop);
-    settle(&facilitator(&shop, Payees::Anyone), &shapes(&payer)[0].1).await;
-    refused_for(Reason::Used, shop.buy(&signs_for(&payer, &authorization(&payer))).await);
+    let server = ResourceServer::new();
+    let payer = funded_payer(&server);
+    settle(&facilitator(&server, Payees::Anyone), &shapes(&payer)[0].1).await;
+    refused_for(Reason::Used, server.buy(&signs_for(&payer, &authorization(&payer))).await);
 }
 
 #[tokio::test]
 async fn strangers_and_amounts_out_of_bounds_are_not_settled_for() {
-    let shop = Shop::new();
-    let payer = rich(&shop);
+    let server = ResourceServer::new();
+    let payer = funded_payer(&server);
     let request = shapes(&payer)[0].1.clone();
-    let only = facilitator(&shop, Payees::Only([Address::repeat_byte(1)].into()));
+    let only = facilitator(&server, Payees::Only([Address::repeat_byte(1)].into()));
     let (status, said) = settle(&only, &request).await;
     assert_eq!((status, &said["errorReason"]), (200, &json!("invalid_payment_requirements")));
     let policy = Policy { payees: Payees::Anyone, least: Usdc(10_001), most: Usdc(20_000), max_timeout_s: 300 };
-    let dear = Facilitator::new(shop.till.clone(), tokens(), TERMS, policy);
+    let dear = Facilitator::new(server.settlements.clone(), tokens(), TERMS, policy);
     assert_eq!(settle(&dear, &request).await.1["success"], false);
-    assert_eq!((shop.chain.settlements(), shop.payments.len()), (0, 0));
+    assert_eq!((server.chain.settlements(), server.payments.len()), (0, 0));
 }
 
 #[tokio::test]
 async fn terms_other_than_the_accepted_ones_are_not_settled() {
-    let shop = Shop::new();
-    let payer = rich(&shop);
-    let facilitator = facilitator(&shop, Payees::Anyone);
+    let server = ResourceServer::new();
+    let payer = funded_payer(&server);
+    let facilitator = facilitator(&server, Payees::Anyone);
     for (field, value) in [
         ("amount", json!("9999")),
         ("payTo", json!(payer.address())),
@@ -164,35 +164,35 @@ async fn terms_other_than_the_accepted_ones_are_not_settled() {
         assert_eq!(said["isValid"], false, "{field}");
         assert_eq!(settle(&facilitator, &request).await.1["success"], false, "{field}");
     }
-    assert_eq!(shop.chain.settlements(), 0);
+    assert_eq!(server.chain.settlements(), 0);
 }
 
 #[tokio::test]
 async fn a_payer_without_money_is_told_so() {
-    let shop = Shop::new();
+    let server = ResourceServer::new();
     let request = shapes(&payer())[0].1.clone();
-    let facilitator = facilitator(&shop, Payees::Anyone);
+    let facilitator = facilitator(&server, Payees::Anyone);
     assert_eq!(verify(&facilitator, &request).await.1["invalidReason"], "insufficient_funds");
     assert_eq!(settle(&facilitator, &request).await.1["errorReason"], "insufficient_funds");
 }
 
 #[tokio::test]
 async fn what_cannot_be_decided_is_503_and_what_is_no_request_400() {
-    let shop = Shop::new();
-    let payer = rich(&shop);
-    let facilitator = facilitator(&shop, Payees::Anyone);
-    shop.chain.weather(Weather::Down);
+    let server = ResourceServer::new();
+    let payer = funded_payer(&server);
+    let facilitator = facilitator(&server, Payees::Anyone);
+    server.chain.set_behavior(TransferBehavior::Unavailable);
     let (status, said) = settle(&facilitator, &shapes(&payer)[0].1).await;
     assert_eq!((status, &said["success"], &said["transaction"]), (503, &json!(false), &json!("")));
     // The same may be asked again, and goes on where it was left.
     assert_eq!(verify(&facilitator, &shapes(&payer)[0].1).await.1["isValid"], true);
-    shop.chain.hide(true);
+    server.chain.hide(true);
     let other = Authorization { nonce: B256::repeat_byte(2), ..authorization(&payer) };
     let mut unread = shapes(&payer)[0].1.clone();
     unread["paymentPayload"] = v2(&other, &sign_here(&payer, &other));
     assert_eq!(verify(&facilitator, &unread).await.0, 503);
-    shop.chain.hide(false);
-    shop.chain.weather(Weather::Fair);
+    server.chain.hide(false);
+    server.chain.set_behavior(TransferBehavior::Settles);
     assert_eq!(settle(&facilitator, &shapes(&payer)[0].1).await.1["success"], true);
     let mut both = shapes(&payer)[1].1.clone();
     both["paymentHeader"] = json!("e30=");
@@ -205,30 +205,33 @@ async fn what_cannot_be_decided_is_503_and_what_is_no_request_400() {
 #[tokio::test]
 async fn fault_2_8_where_nothing_can_be_decided_it_is_said_when_to_ask_again() {
     for (_, request) in shapes(&payer()) {
-        let shop = Shop::new();
-        let payer = rich(&shop);
-        let facilitator = facilitator(&shop, Payees::Anyone);
+        let server = ResourceServer::new();
+        let payer = funded_payer(&server);
+        let facilitator = facilitator(&server, Payees::Anyone);
         let (bytes, other) = (request.to_string().into_bytes(), claim());
         let told = |answer: Answer| {
             let said = read(&answer)["retry_after"].as_u64();
             assert_eq!(said, answer.retry_after_s, "{answer:?}");
             (answer.status, said)
         };
-        shop.chain.hide(true);
+        server.chain.hide(true);
         assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (503, Some(5)));
         assert_eq!(told(facilitator.verify(&bytes, now(), CLIENT).await), (503, Some(5)));
-        shop.chain.hide(false);
+        server.chain.hide(false);
         // Who cannot send says for how long.
-        shop.chain.weather(Weather::Down);
-        assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (503, Some(FakeChain::DOWN_S)));
-        shop.chain.weather(Weather::Fair);
+        server.chain.set_behavior(TransferBehavior::Unavailable);
+        assert_eq!(
+            told(facilitator.settle(&bytes, now(), claim(), CLIENT).await),
+            (503, Some(FakeChain::UNAVAILABLE_S))
+        );
+        server.chain.set_behavior(TransferBehavior::Settles);
         assert_eq!(told(facilitator.settle(b"{}", now(), claim(), CLIENT).await), (400, None));
         // A copy is at work.
         let key = authorization(&payer).key();
-        let (begun, _) = shop.payments.find(&key).await.unwrap().unwrap();
-        shop.payments.reserve(&begun, PaymentClaim { id: other, until: now().plus(60_000) }, now()).await.unwrap();
+        let (begun, _) = server.payments.find(&key).await.unwrap().unwrap();
+        server.payments.reserve(&begun, PaymentClaim { id: other, until: now().plus(60_000) }, now()).await.unwrap();
         assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (409, Some(1)));
-        shop.payments.release(&key, other).await.unwrap();
+        server.payments.release(&key, other).await.unwrap();
         assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (200, None));
     }
 }
@@ -236,10 +239,10 @@ async fn fault_2_8_where_nothing_can_be_decided_it_is_said_when_to_ask_again() {
 #[tokio::test(start_paused = true)]
 async fn case_settle_pending_what_was_sent_and_is_not_mined_is_told_with_its_transaction() {
     for (at, (dialect, request)) in shapes(&payer()).into_iter().enumerate() {
-        let shop = Shop::new();
-        let payer = rich(&shop);
-        let facilitator = facilitator(&shop, Payees::Anyone);
-        shop.chain.weather(Weather::Pending);
+        let server = ResourceServer::new();
+        let payer = funded_payer(&server);
+        let facilitator = facilitator(&server, Payees::Anyone);
+        server.chain.set_behavior(TransferBehavior::StaysPending);
         let (status, said) = settle(&facilitator, &request).await;
         // Unmodified sellers read `settlement_pending` in a 200 alone, and ask once more.
         let (reason, tx) = match dialect {
@@ -249,10 +252,10 @@ async fn case_settle_pending_what_was_sent_and_is_not_mined_is_told_with_its_tra
         assert_eq!((status, reason), (200, &json!("settlement_pending")), "{at}: {said}");
         let tx: B256 = tx.as_str().unwrap().parse().unwrap();
         assert_eq!(settle(&facilitator, &request).await.1, said, "a second call says the same");
-        assert_eq!(shop.chain.execute(&authorization(&payer)).unwrap(), tx);
+        assert_eq!(server.chain.execute(&authorization(&payer)).unwrap(), tx);
         let (status, said) = settle(&facilitator, &request).await;
         let settled = said["success"] == true || said["event"] == "payment.settled";
         assert!(status == 200 && settled, "{at}: {said}");
-        assert_eq!(shop.chain.holds(ASSET, PAYEE), PRICE, "one payment");
+        assert_eq!(server.chain.holds(ASSET, PAYEE), PRICE, "one payment");
     }
 }

@@ -36,9 +36,9 @@ async fn facilitator(status: u16, answer: String) -> (String, Seen) {
     (base, seen)
 }
 
-fn hosted(base: &str, chain: &Arc<FakeChain>) -> Hosted {
+fn hosted(base: &str, chain: &Arc<FakeChain>) -> HostedFacilitator {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    Hosted::new(base, Duration::from_secs(5), 300, tokens(), chain.clone()).unwrap()
+    HostedFacilitator::new(base, Duration::from_secs(5), 300, tokens(), chain.clone()).unwrap()
 }
 
 fn payment(chain: &FakeChain) -> SignedAuthorization {
@@ -62,15 +62,15 @@ async fn it_is_asked_in_its_own_shape() {
     let payment = payment(&chain);
     let (base, seen) = facilitator(200, settled()).await;
     chain.execute(&payment.authorization).unwrap();
-    hosted(&base, &chain).settle(&payment, CLIENT).await.unwrap();
+    hosted(&base, &chain).transfer(&payment, CLIENT).await.unwrap();
     let (headers, body) = seen.lock().unwrap().pop().unwrap();
     assert_eq!(headers["x402-version"], "1");
     assert_eq!((&body["x402Version"], &body["paymentRequirements"]["network"]), (&json!(1), &json!("cronos-testnet")));
     // Our own facilitator reads it as it is.
     let policy = Policy { payees: Payees::Anyone, least: Usdc(1), most: Usdc(1_000_000), max_timeout_s: 300 };
-    let shop = Shop::new();
-    shop.chain.give(ASSET, payment.authorization.from, Usdc(1_000_000));
-    let ours = Facilitator::new(shop.till.clone(), tokens(), TERMS, policy);
+    let server = ResourceServer::new();
+    server.chain.give(ASSET, payment.authorization.from, Usdc(1_000_000));
+    let ours = Facilitator::new(server.settlements.clone(), tokens(), TERMS, policy);
     let answer = ours.verify(body.to_string().as_bytes(), now(), CLIENT).await;
     assert!(String::from_utf8_lossy(&answer.body).contains("\"isValid\":true"));
 }
@@ -81,13 +81,13 @@ async fn a_facilitator_that_lies_about_success_sells_nothing() {
     let payment = payment(&chain);
     let (base, _) = facilitator(200, settled()).await;
     let lying = Arc::new(hosted(&base, &chain));
-    assert!(matches!(lying.settle(&payment, CLIENT).await, Err(SettleError::Unknown(_))));
-    let till = Arc::new(Till::new(Arc::<fake::FakePayments>::default(), lying, chain.clone(), limits(8)));
-    let seller = Seller::new(till, tokens(), TERMS);
+    assert!(matches!(lying.transfer(&payment, CLIENT).await, Err(TransferError::Unknown(_))));
+    let settlements = Arc::new(Settlements::new(Arc::<fake::FakePayments>::default(), lying, chain.clone(), limits(8)));
+    let seller = Seller::new(settlements, tokens(), TERMS);
     let quote = quote_at(URL);
     let request = RequestHash::of("GET", URL, b"");
-    let order = Order { quote: &quote, resource: "a", now: now(), client: CLIENT };
-    let bound = Bound { request, now: now(), claim: 1 };
+    let order = PricedRequest { quote: &quote, resource: "a", now: now(), client: CLIENT };
+    let bound = RequestBinding { request, now: now(), claim: 1 };
     let headers = signs_for(&payer(), &payment.authorization);
     let refusal = answer(seller.sell(order, bound, &headers).await).await.unwrap_err();
     assert_eq!(refusal.status(), 503);
@@ -100,7 +100,7 @@ async fn a_facilitator_that_lies_about_failure_is_not_believed_either() {
     let payment = payment(&chain);
     chain.execute(&payment.authorization).unwrap();
     let (base, _) = facilitator(200, json!({ "event": "payment.failed", "error": "no" }).to_string()).await;
-    hosted(&base, &chain).settle(&payment, CLIENT).await.unwrap();
+    hosted(&base, &chain).transfer(&payment, CLIENT).await.unwrap();
 }
 
 #[tokio::test]
@@ -111,19 +111,19 @@ async fn what_it_refuses_is_refused_and_what_it_stammers_is_unknown() {
         [(200, json!({ "event": "payment.failed", "error": "no funds" })), (400, json!({ "error": "x" }))]
     {
         let (base, _) = facilitator(status, answer.to_string()).await;
-        assert!(matches!(hosted(&base, &chain).settle(&payment, CLIENT).await, Err(SettleError::Refused(_))));
+        assert!(matches!(hosted(&base, &chain).transfer(&payment, CLIENT).await, Err(TransferError::Refused(_))));
     }
     for answer in
         ["", "{}", "ok", "{\"event\":\"payment.settled\"}", "{\"event\":\"payment.settled\",\"txHash\":\"0x1\"}"]
     {
         let (base, _) = facilitator(200, answer.to_owned()).await;
         assert!(
-            matches!(hosted(&base, &chain).settle(&payment, CLIENT).await, Err(SettleError::Unknown(_))),
+            matches!(hosted(&base, &chain).transfer(&payment, CLIENT).await, Err(TransferError::Unknown(_))),
             "{answer}"
         );
     }
     let (base, _) = facilitator(200, "x".repeat(70_000)).await;
-    assert!(matches!(hosted(&base, &chain).settle(&payment, CLIENT).await, Err(SettleError::Unknown(_))));
+    assert!(matches!(hosted(&base, &chain).transfer(&payment, CLIENT).await, Err(TransferError::Unknown(_))));
 }
 
 #[tokio::test]
@@ -131,8 +131,8 @@ async fn a_facilitator_that_is_not_there_or_busy_has_sent_nothing() {
     let chain = Arc::new(FakeChain::default());
     let payment = payment(&chain);
     let (base, _) = facilitator(429, String::new()).await;
-    assert!(matches!(hosted(&base, &chain).settle(&payment, CLIENT).await, Err(SettleError::Unavailable { .. })));
+    assert!(matches!(hosted(&base, &chain).transfer(&payment, CLIENT).await, Err(TransferError::Unavailable { .. })));
     let nobody = hosted("http://127.0.0.1:1/v2/x402", &chain);
-    assert!(matches!(nobody.settle(&payment, CLIENT).await, Err(SettleError::Unavailable { .. })));
-    assert!(Hosted::new("ftp://x", Duration::from_secs(1), 1, tokens(), chain).is_err());
+    assert!(matches!(nobody.transfer(&payment, CLIENT).await, Err(TransferError::Unavailable { .. })));
+    assert!(HostedFacilitator::new("ftp://x", Duration::from_secs(1), 1, tokens(), chain).is_err());
 }

@@ -1,7 +1,7 @@
 //! A payment's whole life, with everything that can go wrong in any order.
 
 use domain::{U256, UnixMillis, Usdc};
-use palatine_x402::fake::Weather;
+use palatine_x402::fake::TransferBehavior;
 use palatine_x402::*;
 use proptest::prelude::*;
 
@@ -23,7 +23,7 @@ enum Step {
     /// The reconciler comes round.
     Reconcile,
     /// Whoever settles is in this mood from now on.
-    Weather(Weather),
+    TransferBehavior(TransferBehavior),
     /// The chain cannot be read, or can again.
     Hide(bool),
     /// Somebody puts the payment on the chain.
@@ -41,9 +41,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => prop_oneof![Just(1_u64), Just(61), Just(400)].prop_map(|seconds| Step::Wait { seconds }),
         2 => Just(Step::Reconcile),
         2 => prop_oneof![
-            2 => Just(Weather::Fair), 1 => Just(Weather::SettlesInSilence), 1 => Just(Weather::Silence), 1 => Just(Weather::Down),
-            1 => Just(Weather::Unknown),
-        ].prop_map(Step::Weather),
+            2 => Just(TransferBehavior::Settles), 1 => Just(TransferBehavior::SettlesWithoutAnswer), 1 => Just(TransferBehavior::NeverAnswers), 1 => Just(TransferBehavior::Unavailable),
+            1 => Just(TransferBehavior::UnknownOutcome),
+        ].prop_map(Step::TransferBehavior),
         1 => any::<bool>().prop_map(Step::Hide),
         1 => Just(Step::Execute),
         1 => Just(Step::Cancel),
@@ -51,19 +51,19 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 struct World {
-    shop: Shop,
+    server: ResourceServer,
     payer: Payer,
     now: UnixMillis,
-    held: Vec<Ticket>,
+    held: Vec<AnswerPermit>,
     answers: usize,
 }
 
 impl World {
     fn new() -> Self {
-        let shop = Shop::new();
-        let payer = rich(&shop);
-        shop.chain.set_time(NOW);
-        Self { shop, payer, now: now(), held: Vec::new(), answers: 0 }
+        let server = ResourceServer::new();
+        let payer = funded_payer(&server);
+        server.chain.set_time(NOW);
+        Self { server, payer, now: now(), held: Vec::new(), answers: 0 }
     }
 
     async fn take(&mut self, step: Step) {
@@ -71,8 +71,8 @@ impl World {
         match step {
             Step::Ask { body } => {
                 let headers = signs_for(&self.payer, &authorization);
-                if let Ok(ticket) = self.shop.ask_for(body, &headers, self.now).await {
-                    assert_eq!(self.shop.chain.holds(ASSET, PAYEE), PRICE, "nothing is served unpaid");
+                if let Ok(ticket) = self.server.ask_for(body, &headers, self.now).await {
+                    assert_eq!(self.server.chain.holds(ASSET, PAYEE), PRICE, "nothing is served unpaid");
                     self.held.push(ticket);
                 }
             }
@@ -88,19 +88,19 @@ impl World {
             }
             Step::Crash => {
                 self.held.clear();
-                self.shop = Shop::over(self.shop.chain.clone(), self.shop.payments.clone());
+                self.server = ResourceServer::over(self.server.chain.clone(), self.server.payments.clone());
             }
             Step::Wait { seconds } => {
                 self.now = self.now.plus(seconds * 1000);
-                self.shop.chain.set_time(self.now.0 / 1000);
+                self.server.chain.set_time(self.now.0 / 1000);
             }
-            Step::Reconcile => drop(self.shop.till.reconcile(self.now, 10).await.unwrap()),
-            Step::Weather(weather) => self.shop.chain.weather(weather),
-            Step::Hide(hidden) => self.shop.chain.hide(hidden),
+            Step::Reconcile => drop(self.server.settlements.reconcile(self.now, 10).await.unwrap()),
+            Step::TransferBehavior(behavior) => self.server.chain.set_behavior(behavior),
+            Step::Hide(hidden) => self.server.chain.hide(hidden),
             // The token takes nothing after its time.
             Step::Execute if U256::from(self.now.0 / 1000) >= authorization.valid_before => {}
-            Step::Execute => drop(self.shop.chain.execute(&authorization)),
-            Step::Cancel => self.shop.chain.cancel(authorization.key()),
+            Step::Execute => drop(self.server.chain.execute(&authorization)),
+            Step::Cancel => self.server.chain.cancel(authorization.key()),
         }
     }
 }
@@ -110,11 +110,11 @@ impl World {
 async fn settle_up(world: &mut World) {
     world.held.clear();
     world.take(Step::Hide(false)).await;
-    world.take(Step::Weather(Weather::Fair)).await;
+    world.take(Step::TransferBehavior(TransferBehavior::Settles)).await;
     world.take(Step::Wait { seconds: 61 }).await;
     world.take(Step::Reconcile).await;
     let key = authorization(&world.payer).key();
-    let found = world.shop.payments.find(&key).await.unwrap();
+    let found = world.server.payments.find(&key).await.unwrap();
     let request = RequestHash::of("POST", URL, b"hello");
     let owed = matches!(&found, Some((reserved, PaymentState::Settled { .. })) if reserved.request == request);
     let before = world.answers;
@@ -136,14 +136,14 @@ proptest! {
             let mut world = World::new();
             for step in steps {
                 world.take(step).await;
-                assert!(world.shop.chain.holds(ASSET, PAYEE) <= PRICE, "nobody pays twice");
+                assert!(world.server.chain.holds(ASSET, PAYEE) <= PRICE, "nobody pays twice");
             }
             settle_up(&mut world).await;
             assert!(world.answers <= 1, "{} answers for one payment", world.answers);
             if world.answers == 1 {
-                assert_eq!(world.shop.chain.holds(ASSET, PAYEE), PRICE);
+                assert_eq!(world.server.chain.holds(ASSET, PAYEE), PRICE);
             }
-            assert!(world.shop.chain.holds(ASSET, PAYEE) <= Usdc(PRICE.0));
+            assert!(world.server.chain.holds(ASSET, PAYEE) <= Usdc(PRICE.0));
         });
     }
 }

@@ -11,6 +11,6 @@ mod facilitator;
 mod hosted;
 mod life;
 mod npm;
-mod places;
+mod permits;
 mod record;
 mod wire;

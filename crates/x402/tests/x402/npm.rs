@@ -22,14 +22,14 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::common::{CLIENT, NAME, PAYEE, PRICE, Payer, Shop, TERMS, claim, tokens};
+use crate::common::{CLIENT, NAME, PAYEE, PRICE, Payer, ResourceServer, TERMS, claim, tokens};
 
 /// How long a script may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Anvil's first account, known to everybody.
 pub(crate) const PAYER_KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 
-/// A shop behind HTTP, as a gateway has it.
+/// A server behind HTTP, as a gateway has it.
 pub(crate) struct Front {
     pub(crate) seller: Seller,
     pub(crate) facilitator: Facilitator,
@@ -42,11 +42,11 @@ pub(crate) fn clock() -> UnixMillis {
 }
 
 impl Front {
-    pub(crate) fn new(till: &Arc<Till>, tokens: &Arc<Tokens>, token: &Arc<Token>) -> Self {
+    pub(crate) fn new(settlements: &Arc<Settlements>, tokens: &Arc<Tokens>, token: &Arc<Token>) -> Self {
         let policy = Policy { payees: Payees::Anyone, least: Usdc(1), most: Usdc(1_000_000), max_timeout_s: 300 };
         Self {
-            seller: Seller::new(till.clone(), tokens.clone(), TERMS),
-            facilitator: Facilitator::new(till.clone(), tokens.clone(), TERMS, policy),
+            seller: Seller::new(settlements.clone(), tokens.clone(), TERMS),
+            facilitator: Facilitator::new(settlements.clone(), tokens.clone(), TERMS, policy),
             offer: Offer { token: token.clone(), pay_to: PAYEE, amount: PRICE, max_timeout_s: 300 },
         }
     }
@@ -73,8 +73,8 @@ async fn sell(State((front, base)): Shared, method: Method, uri: Uri, headers: H
     let resource = Resource { url: url.clone(), description: "an answer".into(), mime_type: "text/plain".into() };
     let quote = Quote { resource, offers: vec![front.offer.clone()] };
     let request = RequestHash::of(method.as_str(), &url, &body);
-    let order = Order { quote: &quote, resource: "agent-1", now: clock(), client: CLIENT };
-    match front.seller.sell(order, Bound { request, now: clock(), claim: claim() }, &headers).await {
+    let order = PricedRequest { quote: &quote, resource: "agent-1", now: clock(), client: CLIENT };
+    match front.seller.sell(order, RequestBinding { request, now: clock(), claim: claim() }, &headers).await {
         Err(unsold) => crate::common::told(unsold).map(Body::from),
         Ok(ticket) => {
             let mut response = Response::new(Body::from("the answer"));
@@ -134,7 +134,7 @@ pub(crate) async fn buys(script: &str, base: &str, asset: Address) -> Value {
 }
 
 pub(crate) fn customer() -> Payer {
-    Payer(PAYER_KEY.parse().unwrap())
+    Payer::of_secret(&PAYER_KEY.parse::<B256>().unwrap().0)
 }
 
 /// The token that version 1's packages know: their lists of chains are closed,
@@ -149,15 +149,15 @@ fn cronos() -> Arc<Token> {
 }
 
 async fn sells_to(script: &str, token: Arc<Token>) {
-    let shop = Shop::new();
-    shop.chain.give(token.address(), customer().address(), Usdc(1_000_000));
+    let server = ResourceServer::new();
+    server.chain.give(token.address(), customer().address(), Usdc(1_000_000));
     let tokens = Arc::new([Token::clone(&token)].into_iter().collect());
-    let base = Front::new(&shop.till, &tokens, &token).open().await;
+    let base = Front::new(&server.settlements, &tokens, &token).open().await;
     let said = buys(script, &base, token.address()).await;
     assert_eq!((&said["status"], &said["body"]), (&200.into(), &"the answer".into()), "{said}");
     assert_eq!(said["receipt"]["success"], true, "{said}");
     assert_eq!(said["receipt"]["payer"], customer().address().to_string(), "{said}");
-    assert_eq!((shop.chain.settlements(), shop.chain.holds(token.address(), PAYEE)), (1, PRICE));
+    assert_eq!((server.chain.settlements(), server.chain.holds(token.address(), PAYEE)), (1, PRICE));
 }
 
 #[tokio::test]
@@ -167,16 +167,16 @@ async fn an_unmodified_client_of_version_2_pays_us_on_cronos() {
 
 /// What an unmodified client says that pays nothing.
 async fn refuses(allowed: &[&str]) -> String {
-    let shop = Shop::new();
+    let server = ResourceServer::new();
     let token = cronos();
-    shop.chain.give(token.address(), customer().address(), Usdc(1_000_000));
+    server.chain.give(token.address(), customer().address(), Usdc(1_000_000));
     let tokens = Arc::new([Token::clone(&token)].into_iter().collect());
-    let base = Front::new(&shop.till, &tokens, &token).open().await;
+    let base = Front::new(&server.settlements, &tokens, &token).open().await;
     let url = format!("{base}/paid");
     let output = node("fetch-v2.mjs", &[&[url.as_str(), PAYER_KEY], allowed].concat()).output();
     let output = timeout(PATIENCE, output).await.expect("the script ends").unwrap();
     assert!(!output.status.success());
-    assert_eq!((shop.chain.settlements(), shop.payments.len()), (0, 0));
+    assert_eq!((server.chain.settlements(), server.payments.len()), (0, 0));
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -240,14 +240,14 @@ pub(crate) async fn pay_by_hand(url: &str, tokens: Arc<Tokens>, copies: usize) -
 
 #[tokio::test]
 async fn we_pay_an_unmodified_server_that_settles_by_our_facilitator_and_serves_no_copy() {
-    let shop = Shop::new();
+    let ours = ResourceServer::new();
     let token = cronos();
-    shop.chain.give(token.address(), customer().address(), Usdc(1_000_000));
-    let base = Front::new(&shop.till, &tokens(), &token).open().await;
+    ours.chain.give(token.address(), customer().address(), Usdc(1_000_000));
+    let base = Front::new(&ours.settlements, &tokens(), &token).open().await;
     let server = express(&base, token.address()).await;
     let answers = pay_by_hand(&format!("{}/paid", server.base), tokens(), 3).await;
     assert_eq!((answers[0].0, answers[0].2.as_str()), (200, "their answer"), "{answers:?}");
     assert!(receipt(&answers[0].1).is_some());
     assert!(answers[1..].iter().all(|(status, ..)| *status == 402), "{answers:?}");
-    assert_eq!((shop.chain.settlements(), shop.chain.holds(token.address(), PAYEE)), (1, PRICE));
+    assert_eq!((ours.chain.settlements(), ours.chain.holds(token.address(), PAYEE)), (1, PRICE));
 }

@@ -11,7 +11,7 @@ use crate::common::*;
 const WINDOW: Window = Window { now: NOW, settle_margin_s: 10, clock_skew_s: 30 };
 
 fn verified(headers: &HeaderMap) -> Result<(Offer, SignedAuthorization), Reason> {
-    let presented = Presented::from_headers(headers, &tokens()).map_err(|(_, reason)| reason)?;
+    let presented = UnverifiedPayment::from_headers(headers, &tokens()).map_err(|(_, reason)| reason)?;
     verify(&quote_at(URL), &presented.ok_or(Reason::Payload)?, &WINDOW)
 }
 
@@ -103,7 +103,7 @@ fn a_field_given_twice_is_refused() {
 #[test]
 fn what_is_too_long_is_refused_before_it_is_read() {
     let [(name, mut payment), ..] = every_dialect();
-    payment["resource"]["description"] = json!("x".repeat(Presented::MAX_HEADER));
+    payment["resource"]["description"] = json!("x".repeat(UnverifiedPayment::MAX_HEADER));
     assert_eq!(verified(&header(&name, &payment)).unwrap_err(), Reason::Payload);
 }
 

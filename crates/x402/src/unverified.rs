@@ -37,7 +37,7 @@ pub(crate) struct Accepted {
 
 /// A payment, read from one of the dialects. Nothing in it is believed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Presented {
+pub struct UnverifiedPayment {
     pub(crate) dialect: Dialect,
     /// The chain, known by one of our tokens.
     pub(crate) chain_id: u64,
@@ -49,7 +49,7 @@ pub struct Presented {
     pub(crate) url: Option<String>,
 }
 
-impl Presented {
+impl UnverifiedPayment {
     /// The authorization, if it is for this token.
     pub(crate) fn authorization(&self, asset: Address) -> Authorization {
         let Transfer { from, to, value, valid_after, valid_before, nonce, .. } = self.transfer;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use domain::Address;
 use domain::relay::Journal;
 use palatine_relay::chain::{Chain, Facts};
-use palatine_relay::fake::{Ask, FakeChain, FakeClock, MemoryJournal, Wallet};
-use palatine_relay::{Answer, Anybody, Config, Error, FeePolicy, Relayer};
+use palatine_relay::fake::{FakeChain, FakeClock, MemoryJournal, TestRequest, Wallet};
+use palatine_relay::{Answer, Config, Error, FeePolicy, Relayer, SponsorAll};
 use serde_json::{Value, json};
 use wire::relay::{BatchAnswer, PaymentRequired, RelayAnswer, SignedRequest};
 
@@ -18,20 +18,20 @@ pub(crate) const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// `acceptOwnership()`.
 pub(crate) const CALL: [u8; 4] = [0x79, 0xba, 0x50, 0x97];
 
-pub(crate) struct Bench {
+pub(crate) struct Fixture {
     pub(crate) chain: Arc<FakeChain>,
     pub(crate) journal: Arc<MemoryJournal>,
     pub(crate) clock: Arc<FakeClock>,
     pub(crate) relayer: Relayer,
 }
 
-impl Default for Bench {
+impl Default for Fixture {
     fn default() -> Self {
         Self::new(Config { wait_ms: 2000, ..Config::default() })
     }
 }
 
-impl Bench {
+impl Fixture {
     pub(crate) fn new(config: Config) -> Self {
         let chain = Arc::new(FakeChain::default());
         chain.add_vault(VAULT);
@@ -45,7 +45,7 @@ impl Bench {
     pub(crate) fn over(config: Config, chain: Arc<FakeChain>, journal: Arc<MemoryJournal>) -> Self {
         let clock = Arc::new(FakeClock::default());
         let parts: (Arc<dyn Chain>, Arc<dyn Journal>) = (chain.clone(), journal.clone());
-        let relayer = Relayer::sponsoring(config, parts.0, parts.1, clock.clone(), Arc::new(Anybody)).unwrap();
+        let relayer = Relayer::sponsoring(config, parts.0, parts.1, clock.clone(), Arc::new(SponsorAll)).unwrap();
         Self { chain, journal, clock, relayer }
     }
 
@@ -91,8 +91,8 @@ impl Bench {
 }
 
 /// What most tests ask for.
-pub(crate) fn ask(nonce: u64) -> Ask {
-    Ask { to: VAULT, data: CALL.into(), nonce, ..Ask::default() }
+pub(crate) fn ask(nonce: u64) -> TestRequest {
+    TestRequest { to: VAULT, data: CALL.into(), nonce, ..TestRequest::default() }
 }
 
 pub(crate) fn body(signed: &SignedRequest) -> Vec<u8> {

@@ -21,11 +21,11 @@ use wire::vault::{AgentVault, ChainResponse, DeployRequest, TasksResponse, TxRes
 use x402::{Facilitator, Offer, Quote, Resource, Seller};
 
 use crate::config::Options;
-use crate::desk::{Counter, Desk};
 use crate::error::TreasuryError;
 use crate::identities::Identities;
 use crate::ledger::StoreLedger;
-use crate::trouble::Trouble;
+use crate::services::{ChainServices, PaymentServices};
+use crate::unavailable::ChainUnavailable;
 use crate::view;
 
 /// The first pause after the chain did not answer at start; doubles each time.
@@ -33,11 +33,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How often what was left open is looked at: relayed calls, payments.
-const TIDY_EVERY: Duration = Duration::from_secs(5);
+const MAINTAIN_EVERY: Duration = Duration::from_secs(5);
 /// Agents that are told apart while they act.
 const MAX_ACTING: u64 = 10_000;
 /// Payments looked at in one go.
-const MAX_TIDIED: usize = 256;
+const MAX_RECONCILED: usize = 256;
 
 /// The financial layer: a handle that is cheap to clone.
 #[derive(Clone)]
@@ -50,11 +50,11 @@ impl std::fmt::Debug for Treasury {
 }
 
 /// What there is of the chain.
-enum Link {
+enum Connection {
     /// It has not answered yet; why.
-    Waiting(Trouble),
+    Waiting(ChainUnavailable),
     /// It has.
-    Open(Arc<Desk>),
+    Open(Arc<ChainServices>),
 }
 
 pub(crate) struct Inner {
@@ -65,10 +65,10 @@ pub(crate) struct Inner {
     pub(crate) identities: Identities,
     pub(crate) clock: SystemClock,
     /// Agents that act: one call at a time each.
-    pub(crate) turns: Cache<PodId, Arc<Mutex<()>>>,
+    pub(crate) agent_locks: Cache<PodId, Arc<Mutex<()>>>,
     /// There is something to deploy.
     pub(crate) signal: Notify,
-    link: watch::Sender<Link>,
+    link: watch::Sender<Connection>,
     relayer: Option<Identity>,
     ends: CancellationToken,
     tasks: TaskTracker,
@@ -99,15 +99,15 @@ impl Treasury {
             store,
             book,
             clock: SystemClock,
-            turns: Cache::new(MAX_ACTING),
+            agent_locks: Cache::new(MAX_ACTING),
             signal: Notify::new(),
-            link: watch::Sender::new(Link::Waiting(Trouble::not_asked())),
+            link: watch::Sender::new(Connection::Waiting(ChainUnavailable::not_asked())),
             relayer,
             ends,
             tasks: TaskTracker::new(),
         };
         let treasury = Self(Arc::new(inner));
-        treasury.run(|inner| async move { inner.connect_and_tidy().await });
+        treasury.run(|inner| async move { inner.connect_and_maintain().await });
         treasury.run(|inner| async move { inner.carry_deploys().await });
         Ok(treasury)
     }
@@ -134,8 +134,8 @@ impl Treasury {
     /// [`TreasuryError::Unavailable`]: some of it is the chain's to say.
     pub fn chain(&self) -> Result<ChainResponse, TreasuryError> {
         let evm = &self.0.evm;
-        let desk = self.0.desk()?;
-        let token = &desk.chain.usdc_domain;
+        let services = self.0.services()?;
+        let token = &services.chain.usdc_domain;
         Ok(ChainResponse {
             chain_id: evm.chain_id,
             usdc: evm.usdc,
@@ -143,7 +143,7 @@ impl Treasury {
             usdc_version: token.version.clone().unwrap_or_default().into_owned(),
             factory: evm.factory,
             forwarder: evm.forwarder,
-            forwarder_name: desk.chain.forwarder_domain.name.clone().unwrap_or_default().into_owned(),
+            forwarder_name: services.chain.forwarder_domain.name.clone().unwrap_or_default().into_owned(),
             confirmations: evm.confirmations,
             relayer: self.0.relayer.as_ref().map(Identity::address),
         })
@@ -152,9 +152,9 @@ impl Treasury {
     /// Whether the chain answers: asks for its newest block.
     ///
     /// # Errors
-    /// [`Trouble`], with its cause in words for everybody.
-    pub async fn probe(&self) -> Result<(), Trouble> {
-        self.0.open_desk()?.chain.evm.head().await?;
+    /// [`ChainUnavailable`], with its cause in words for everybody.
+    pub async fn probe(&self) -> Result<(), ChainUnavailable> {
+        self.0.connected()?.chain.evm.head().await?;
         Ok(())
     }
 
@@ -201,11 +201,11 @@ impl Treasury {
         &self,
         agent: PodId,
         holder: Wallet,
-        wish: &DeployRequest,
+        request: &DeployRequest,
         client: IpAddr,
         now: UnixMillis,
     ) -> Result<AgentVault, TreasuryError> {
-        self.0.consent(agent, holder, wish, client, now).await
+        self.0.consent(agent, holder, request, client, now).await
     }
 
     /// A vault's books.
@@ -257,7 +257,7 @@ impl Treasury {
         if self.0.relayer.is_none() {
             return Err(TreasuryError::NoRelayer);
         }
-        self.0.desk()?.relayer.clone().ok_or(TreasuryError::NoRelayer)
+        self.0.services()?.relayer.clone().ok_or(TreasuryError::NoRelayer)
     }
 
     /// Whether there is a relayer at all, whatever the chain does.
@@ -281,8 +281,8 @@ impl Treasury {
     /// # Errors
     /// [`TreasuryError`].
     pub async fn quote(&self, holder: Wallet, url: &str, price: Usdc) -> Result<Quote, TreasuryError> {
-        let desk = self.0.desk()?;
-        let token = counter(&desk)?.tokens.at(self.0.evm.chain_id, self.0.evm.usdc).cloned();
+        let services = self.0.services()?;
+        let token = payments(&services)?.tokens.at(self.0.evm.chain_id, self.0.evm.usdc).cloned();
         let token = token.ok_or_else(|| TreasuryError::Config("the token is not one of [[x402.tokens]]".to_owned()))?;
         let pay_to = self.payee(holder).await?;
         let offer = Offer { token, pay_to, amount: price, max_timeout_s: self.0.options.x402.max_timeout_s };
@@ -296,8 +296,8 @@ impl Treasury {
     /// # Errors
     /// When nobody does.
     pub fn seller(&self) -> Result<Arc<Seller>, TreasuryError> {
-        let desk = self.0.desk()?;
-        Ok(Arc::clone(&counter(&desk)?.seller))
+        let services = self.0.services()?;
+        Ok(Arc::clone(&payments(&services)?.seller))
     }
 
     /// Who settles for other sellers.
@@ -305,47 +305,51 @@ impl Treasury {
     /// # Errors
     /// [`TreasuryError::NoRelayer`] when we settle for nobody.
     pub fn facilitator(&self) -> Result<Arc<Facilitator>, TreasuryError> {
-        let desk = self.0.desk()?;
-        counter(&desk)?.facilitator.clone().ok_or(TreasuryError::NoRelayer)
+        let services = self.0.services()?;
+        payments(&services)?.facilitator.clone().ok_or(TreasuryError::NoRelayer)
     }
 }
 
-fn counter(desk: &Desk) -> Result<&Counter, TreasuryError> {
-    desk.counter.as_ref().ok_or(TreasuryError::NoRelayer)
+fn payments(services: &ChainServices) -> Result<&PaymentServices, TreasuryError> {
+    services.payments.as_ref().ok_or(TreasuryError::NoRelayer)
 }
 
 impl Inner {
     /// What needs the chain, once it has answered.
-    pub(crate) fn desk(&self) -> Result<Arc<Desk>, TreasuryError> {
-        Ok(self.open_desk()?)
+    pub(crate) fn services(&self) -> Result<Arc<ChainServices>, TreasuryError> {
+        Ok(self.connected()?)
     }
 
-    fn open_desk(&self) -> Result<Arc<Desk>, Trouble> {
+    fn connected(&self) -> Result<Arc<ChainServices>, ChainUnavailable> {
         match &*self.link.borrow() {
-            Link::Open(desk) => Ok(Arc::clone(desk)),
-            Link::Waiting(trouble) => Err(trouble.clone()),
+            Connection::Open(services) => Ok(Arc::clone(services)),
+            Connection::Waiting(unavailable) => Err(unavailable.clone()),
         }
     }
 
     /// Asks the chain until it answers, then reads it and tidies up for ever.
-    async fn connect_and_tidy(self: Arc<Self>) {
-        let desk = self.connect().await;
-        tokio::join!(self.index(&desk), self.tidy(&desk));
+    async fn connect_and_maintain(self: Arc<Self>) {
+        let services = self.connect().await;
+        tokio::join!(self.index(&services), self.maintain(&services));
     }
 
-    async fn connect(&self) -> Arc<Desk> {
+    async fn connect(&self) -> Arc<ChainServices> {
         let mut pause = FIRST_PAUSE;
         loop {
-            match Desk::open(&self.options, &self.evm, &self.store, self.relayer.as_ref()).await {
-                Ok(desk) => {
-                    let desk = Arc::new(desk);
-                    self.link.send_replace(Link::Open(Arc::clone(&desk)));
-                    tracing::info!(chain_id = self.evm.chain_id, relays = desk.relayer.is_some(), "the chain answers");
-                    return desk;
+            match ChainServices::open(&self.options, &self.evm, &self.store, self.relayer.as_ref()).await {
+                Ok(services) => {
+                    let services = Arc::new(services);
+                    self.link.send_replace(Connection::Open(Arc::clone(&services)));
+                    tracing::info!(
+                        chain_id = self.evm.chain_id,
+                        relays = services.relayer.is_some(),
+                        "the chain answers"
+                    );
+                    return services;
                 }
-                Err(trouble) => {
-                    tracing::warn!(error = %trouble, ?pause, "the chain cannot be used for now; vaults and payments wait");
-                    self.link.send_replace(Link::Waiting(trouble));
+                Err(unavailable) => {
+                    tracing::warn!(error = %unavailable, ?pause, "the chain cannot be used for now; vaults and payments wait");
+                    self.link.send_replace(Connection::Waiting(unavailable));
                 }
             }
             tokio::time::sleep(pause).await;
@@ -353,24 +357,24 @@ impl Inner {
         }
     }
 
-    async fn index(&self, desk: &Desk) {
+    async fn index(&self, services: &ChainServices) {
         let ledger = Arc::new(StoreLedger { store: self.store.clone(), book: self.book });
-        Indexer::new(Arc::clone(&desk.chain), ledger).run().await;
+        Indexer::new(Arc::clone(&services.chain), ledger).run().await;
     }
 
-    async fn tidy(&self, desk: &Desk) {
+    async fn maintain(&self, services: &ChainServices) {
         loop {
-            if let Some(relayer) = &desk.relayer
+            if let Some(relayer) = &services.relayer
                 && let Err(error) = relayer.resume().await
             {
                 tracing::warn!(%error, "relayed calls are not looked at for now");
             }
-            if let Some(counter) = &desk.counter
-                && let Err(error) = counter.till.reconcile(self.clock.now(), MAX_TIDIED).await
+            if let Some(payments) = &services.payments
+                && let Err(error) = payments.settlements.reconcile(self.clock.now(), MAX_RECONCILED).await
             {
                 tracing::warn!(%error, "payments are not looked at for now");
             }
-            tokio::time::sleep(TIDY_EVERY).await;
+            tokio::time::sleep(MAINTAIN_EVERY).await;
         }
     }
 }

@@ -22,30 +22,30 @@ const STORE: &str = "what is under way on the EVM chain cannot be read from the 
 
 /// Why the chain is not used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{why}")]
-pub struct Trouble {
+#[error("{detail}")]
+pub struct ChainUnavailable {
     /// The cause, as everybody may read it.
-    pub said: &'static str,
+    pub summary: &'static str,
     /// The same with all that is known. For the log.
-    pub why: String,
+    pub detail: String,
 }
 
-impl Trouble {
+impl ChainUnavailable {
     pub(crate) fn not_asked() -> Self {
-        let said = "it was not asked yet";
-        Self { said, why: said.to_owned() }
+        let summary = "it was not asked yet";
+        Self { summary, detail: summary.to_owned() }
     }
 }
 
-impl From<EvmError> for Trouble {
+impl From<EvmError> for ChainUnavailable {
     fn from(error: EvmError) -> Self {
-        Self { said: of_chain(&error), why: error.to_string() }
+        Self { summary: of_chain(&error), detail: error.to_string() }
     }
 }
 
-impl From<StartError> for Trouble {
+impl From<StartError> for ChainUnavailable {
     fn from(error: StartError) -> Self {
-        let said = match &error {
+        let summary = match &error {
             StartError::Config(_) | StartError::Client(_) => CONFIGURATION,
             StartError::OtherChain { .. } => OTHER_CHAIN,
             StartError::Evm(error) => of_chain(error),
@@ -55,13 +55,13 @@ impl From<StartError> for Trouble {
             | StartError::Forwarder { .. }
             | StartError::Factory { .. } => CONTRACTS,
         };
-        Self { said, why: error.to_string() }
+        Self { summary, detail: error.to_string() }
     }
 }
 
-impl From<SendError> for Trouble {
+impl From<SendError> for ChainUnavailable {
     fn from(error: SendError) -> Self {
-        let said = match &error {
+        let summary = match &error {
             SendError::Evm(error) => of_chain(error),
             SendError::Outbox(_) => STORE,
             SendError::Forgotten { .. } => FORGOTTEN,
@@ -71,32 +71,32 @@ impl From<SendError> for Trouble {
             | SendError::Busy
             | SendError::Ended => ACCOUNT,
         };
-        Self { said, why: error.to_string() }
+        Self { summary, detail: error.to_string() }
     }
 }
 
-impl From<relay::Error> for Trouble {
+impl From<relay::Error> for ChainUnavailable {
     fn from(error: relay::Error) -> Self {
         // What was left open is read from its journal, and nothing else is done.
-        Self { said: STORE, why: error.to_string() }
+        Self { summary: STORE, detail: error.to_string() }
     }
 }
 
-impl From<StoreError> for Trouble {
+impl From<StoreError> for ChainUnavailable {
     fn from(error: StoreError) -> Self {
-        Self { said: STORE, why: error.to_string() }
+        Self { summary: STORE, detail: error.to_string() }
     }
 }
 
-impl From<Trouble> for TreasuryError {
-    fn from(trouble: Trouble) -> Self {
-        Self::Unavailable(trouble.why)
+impl From<ChainUnavailable> for TreasuryError {
+    fn from(unavailable: ChainUnavailable) -> Self {
+        Self::Unavailable(unavailable.detail)
     }
 }
 
 /// What is configured and cannot be with this chain.
-pub(crate) fn unfit(error: &dyn std::fmt::Display) -> Trouble {
-    Trouble { said: CONFIGURATION, why: error.to_string() }
+pub(crate) fn unfit(error: &dyn std::fmt::Display) -> ChainUnavailable {
+    ChainUnavailable { summary: CONFIGURATION, detail: error.to_string() }
 }
 
 fn of_chain(error: &EvmError) -> &'static str {
@@ -121,7 +121,7 @@ mod tests {
     fn fault_1_0_each_trouble_with_a_chain_has_its_own_words_and_none_of_the_inside() {
         let (one, host) = ("one.example".to_owned(), "two.example".to_owned());
         let silent = |method| EvmError::Unknown { method, why: "one.example: no connection".to_owned() };
-        let told: [(Trouble, &str); 10] = [
+        let told: [(ChainUnavailable, &str); 10] = [
             (silent("eth_getBlockByNumber").into(), "no EVM endpoint gives a block"),
             (StartError::Evm(silent("eth_chainId")).into(), "too few EVM endpoints give an answer that can be used"),
             (StartError::OtherChain { host: host.clone(), is: 1, wanted: 25 }.into(), OTHER_CHAIN),
@@ -136,9 +136,12 @@ mod tests {
             (SendError::Forgotten { account: Address::ZERO, chain: 1, ours: 2 }.into(), FORGOTTEN),
             (unfit(&"[[x402.tokens]] lacks it"), CONFIGURATION),
         ];
-        for (trouble, said) in told {
-            assert_eq!(trouble.said, said, "{trouble}");
-            assert!(!trouble.said.contains("example") && trouble.to_string() == trouble.why, "{trouble:?}");
+        for (unavailable, summary) in told {
+            assert_eq!(unavailable.summary, summary, "{unavailable}");
+            assert!(
+                !unavailable.summary.contains("example") && unavailable.to_string() == unavailable.detail,
+                "{unavailable:?}"
+            );
         }
     }
 }

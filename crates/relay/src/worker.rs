@@ -23,13 +23,13 @@ use crate::text::printable;
 
 /// How long the chain is asked to wait for a transaction at a time.
 const LOOK: Duration = Duration::from_secs(30);
-/// The first pause after trouble; doubles each time.
+/// The first pause after a failed step; doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest pause after trouble.
+/// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// Troubles in a row after which a task gives up. Its entry stays open, and is
+/// Failures in a row after which a task gives up. Its entry stays open, and is
 /// taken up again by the next look or the same request.
-const MAX_TROUBLES: u32 = 360;
+const MAX_FAILURES: u32 = 360;
 
 /// How far an entry is.
 #[derive(Clone, Debug)]
@@ -41,14 +41,14 @@ pub(crate) struct Progress {
 
 /// Why a step could not be taken just now.
 #[derive(Debug, thiserror::Error)]
-enum Trouble {
+enum StepError {
     #[error(transparent)]
     Chain(#[from] ChainError),
     #[error(transparent)]
     Journal(#[from] JournalError),
-    #[error("the entry before it is gone")]
-    Gone,
-    #[error("the chain does not know what it was given")]
+    #[error("the entry before it is not in the journal any more")]
+    PredecessorGone,
+    #[error("the sender has no record of a transaction that it took")]
     Lost,
 }
 
@@ -108,17 +108,17 @@ impl Inner {
     }
 
     async fn carry(self: &Arc<Self>, mut entry: RelayEntry, progress: &watch::Sender<Progress>) {
-        let mut troubles = 0;
-        while entry.state.is_open() && troubles < MAX_TROUBLES {
+        let mut failures = 0;
+        while entry.state.is_open() && failures < MAX_FAILURES {
             match self.step(&entry, progress).await {
                 Ok(next) => {
-                    (entry, troubles) = (next, 0);
+                    (entry, failures) = (next, 0);
                     progress.send_modify(|it| it.entry = entry.clone());
                 }
-                Err(trouble) => {
-                    tracing::warn!(id = %entry.id, %trouble, "a relayed call waits");
-                    sleep(pause(troubles)).await;
-                    troubles += 1;
+                Err(error) => {
+                    tracing::warn!(id = %entry.id, %error, "the next step of a relayed call failed; it is tried again");
+                    sleep(pause(failures)).await;
+                    failures += 1;
                 }
             }
         }
@@ -129,7 +129,7 @@ impl Inner {
         self: &Arc<Self>,
         entry: &RelayEntry,
         progress: &watch::Sender<Progress>,
-    ) -> Result<RelayEntry, Trouble> {
+    ) -> Result<RelayEntry, StepError> {
         let next = match &entry.state {
             RelayState::Paying => self.collect(entry, progress).await?,
             RelayState::Sending { fee } => {
@@ -149,7 +149,7 @@ impl Inner {
         &self,
         entry: &RelayEntry,
         progress: &watch::Sender<Progress>,
-    ) -> Result<Option<RelayState>, Trouble> {
+    ) -> Result<Option<RelayState>, StepError> {
         let Some(fee) = &entry.payment else { return Ok(Some(unpaid("no payment is written down"))) };
         let authorization = &fee.signed.authorization;
         let call = calls::transfer_with_authorization(&fee.signed);
@@ -162,7 +162,7 @@ impl Inner {
             Outcome::Mined(mined) if mined.succeeded && authorization.is_paid_by(&mined.logs) => {
                 paid(authorization, mined.tx)
             }
-            Outcome::Unknown => return Err(Trouble::Lost),
+            Outcome::Unknown => return Err(StepError::Lost),
             Outcome::Mined(_) => self.paid_otherwise(authorization, "the token refused it").await?,
             Outcome::Dropped(why) => self.paid_otherwise(authorization, &why).await?,
         };
@@ -171,19 +171,19 @@ impl Inner {
 
     /// Anyone can have sent the authorization before us; then we are paid all the
     /// same.
-    async fn paid_otherwise(&self, authorization: &Authorization, why: &str) -> Result<RelayState, Trouble> {
+    async fn paid_otherwise(&self, authorization: &Authorization, why: &str) -> Result<RelayState, StepError> {
         Ok(match self.chain.authorization(authorization).await? {
             AuthorizationState::Paid { tx } => paid(authorization, tx),
             AuthorizationState::Unused { .. } | AuthorizationState::Void => unpaid(why),
         })
     }
 
-    /// Sends the call. `None` while its fate is not known.
+    /// Sends the call. `None` while its outcome is not known.
     async fn send(
         self: &Arc<Self>,
         entry: &RelayEntry,
         progress: &watch::Sender<Progress>,
-    ) -> Result<Option<RelayOutcome>, Trouble> {
+    ) -> Result<Option<RelayOutcome>, StepError> {
         if let Some(before) = entry.after
             && let Some(outcome) = self.take_turn(entry, before).await?
         {
@@ -195,17 +195,17 @@ impl Inner {
                 Ok(None)
             }
             Outcome::Mined(mined) => self.judge(entry, &mined).await.map(Some),
-            Outcome::Unknown => Err(Trouble::Lost),
+            Outcome::Unknown => Err(StepError::Lost),
             Outcome::Dropped(why) => Ok(Some(outcome::never(&printable(&why)))),
         }
     }
 
     /// Waits for the entry before; how this one ends if it must not be sent then.
-    async fn take_turn(self: &Arc<Self>, entry: &RelayEntry, before: B256) -> Result<Option<RelayOutcome>, Trouble> {
-        let before = self.journal.find(before).await?.ok_or(Trouble::Gone)?;
+    async fn take_turn(self: &Arc<Self>, entry: &RelayEntry, before: B256) -> Result<Option<RelayOutcome>, StepError> {
+        let before = self.journal.find(before).await?.ok_or(StepError::PredecessorGone)?;
         let mut before = self.watch(before);
         let over = |it: &Progress| !it.entry.state.is_open();
-        let state = before.wait_for(over).await.map_err(|_| Trouble::Gone)?.entry.state.clone();
+        let state = before.wait_for(over).await.map_err(|_| StepError::PredecessorGone)?.entry.state.clone();
         if !matches!(&state, RelayState::Done { outcome, .. } if outcome.status.is_final()) {
             return Ok(Some(outcome::never(
                 "an earlier request of this signer was not carried out; this one was not sent",
@@ -215,7 +215,7 @@ impl Inner {
     }
 
     /// Tries a request right before it is sent, unless it was handed over before.
-    async fn try_again(&self, entry: &RelayEntry) -> Result<Option<RelayOutcome>, Trouble> {
+    async fn try_again(&self, entry: &RelayEntry) -> Result<Option<RelayOutcome>, StepError> {
         let Some(request) = Request::restore(entry) else { return Ok(None) };
         if self.chain.outcome(entry.key(), Duration::ZERO).await? != Outcome::Unknown {
             return Ok(None);
@@ -227,7 +227,7 @@ impl Inner {
         }
     }
 
-    async fn judge(&self, entry: &RelayEntry, mined: &Mined) -> Result<RelayOutcome, Trouble> {
+    async fn judge(&self, entry: &RelayEntry, mined: &Mined) -> Result<RelayOutcome, StepError> {
         let Some(used) = &entry.nonce else { return Ok(outcome::of_call(mined)) };
         let Some(mut outcome) = outcome::of_request(mined, used) else {
             return Ok(outcome::skipped(mined, self.chain.nonce(used.from).await? > used.nonce));
@@ -249,7 +249,7 @@ impl Inner {
     }
 
     /// Hands a transaction to the chain, and asks what became of it.
-    async fn carry_out(&self, key: B256, transaction: &Transaction) -> Result<Outcome, Trouble> {
+    async fn carry_out(&self, key: B256, transaction: &Transaction) -> Result<Outcome, StepError> {
         match self.chain.submit(key, transaction).await {
             Ok(()) => Ok(self.chain.outcome(key, LOOK).await?),
             Err(ChainError::Refused(why)) => Ok(Outcome::Dropped(why)),
@@ -276,8 +276,8 @@ impl Inner {
     }
 }
 
-fn pause(troubles: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << troubles.min(16)).min(LONGEST_PAUSE)
+fn pause(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE)
 }
 
 const fn paid(authorization: &Authorization, tx: B256) -> RelayState {
