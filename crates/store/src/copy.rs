@@ -17,21 +17,21 @@ use crate::url::{Place, StoreUrl};
 
 /// One of the two databases.
 enum End {
-    Sqlite(SqliteEnd),
+    Sqlite(Box<SqliteEnd>),
     Postgres(Box<PostgresEnd>),
 }
 
 impl End {
     async fn source(url: &StoreUrl) -> Result<Self, CopyError> {
         Ok(match url.place() {
-            Place::Sqlite(directory) => Self::Sqlite(SqliteEnd::source(&directory)?),
+            Place::Sqlite(directory) => Self::Sqlite(Box::new(SqliteEnd::source(&directory)?)),
             Place::Postgres(options) => Self::Postgres(Box::new(PostgresEnd::open(&options, url).await?)),
         })
     }
 
     async fn target(url: &StoreUrl) -> Result<Self, CopyError> {
         Ok(match url.place() {
-            Place::Sqlite(directory) => Self::Sqlite(SqliteEnd::target(&directory, url)?),
+            Place::Sqlite(directory) => Self::Sqlite(Box::new(SqliteEnd::target(&directory, url)?)),
             Place::Postgres(options) => Self::Postgres(Box::new(PostgresEnd::open(&options, url).await?)),
         })
     }
