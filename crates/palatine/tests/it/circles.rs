@@ -401,7 +401,7 @@ fn a_circle_is_found_however_its_imports_are_written() {
         "use a::A;",
         "pub use crate::a::A;",
     ] {
-        assert_eq!(circles(&[root, a, ("b.rs", b)]), [Vec::<String>::new(); 0], "{b}");
+        assert!(circles(&[root, a, ("b.rs", b)]).is_empty(), "{b}");
     }
     let through = [root, ("a.rs", "use crate::B; pub struct A;"), ("b.rs", "pub struct B(crate::a::A);")];
     assert_eq!(circles(&through), both, "through what the root re-exports");
