@@ -135,6 +135,8 @@ mod tests {
         ] {
             assert_eq!(text.parse::<StoreUrl>(), Err(why), "{text}");
         }
-        assert!(matches!("sqlite:///a/b".parse::<StoreUrl>().unwrap().place(), Place::Sqlite(path) if path == "/a/b"));
+        assert!(
+            matches!("sqlite:///a/b".parse::<StoreUrl>().unwrap().place(), Place::Sqlite(path) if path == std::path::Path::new("/a/b"))
+        );
     }
 }
