@@ -42,7 +42,7 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
     ),
     (
         "relay",
-        &["allow.rs", "answer.rs", "config.rs", "worker.rs", "prepare.rs", "relayer.rs", "status.rs"],
+        &["allow.rs", "answer.rs", "config.rs", "prepare.rs", "relayer.rs", "status.rs", "worker.rs"],
         "the relayer's methods lie in files of their own, and answer with its types",
     ),
     ("durable", &["draft.rs", "file.rs"], "a draft becomes a file, and a file is written as a draft"),
