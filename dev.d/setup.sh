@@ -2,8 +2,7 @@
 # shellcheck shell=bash
 
 # Where programs are looked for before they are linked into one folder.
-# Debian has a folder for each version of PostgreSQL.
-SEARCHED="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin$(printf ':%s' /usr/lib/postgresql/*/bin)"
+SEARCHED="$PATH:${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin"
 
 # Rows of dev.d/needs for these levels: program, package, why.
 needs() {
@@ -21,7 +20,8 @@ missing() {
     done < <(needs "$@")
 }
 
-found() { PATH=$SEARCHED type -P "$1"; }
+# Debian has a folder for each version of PostgreSQL, which may be installed meanwhile.
+found() { PATH=$SEARCHED$(printf ':%s' /usr/lib/postgresql/*/bin) type -P "$1"; }
 
 # Asks for what is missing and installs it; then nothing else is in reach.
 prepare() { # levels…
