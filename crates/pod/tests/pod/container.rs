@@ -38,7 +38,10 @@ impl Container {
         chown(dir.path(), Some(user), Some(user)).unwrap();
         compile_agent(&dir.path().join("agent"));
         let (port, agent_port) = (free_port(), free_port());
-        let mut command = Command::new(PROGRAM);
+        // The folder in which it was built may be closed to that user.
+        let program = dir.path().join("pod");
+        fs::copy(PROGRAM, &program).unwrap();
+        let mut command = Command::new(&program);
         command.args(["run", "--listen", &format!("127.0.0.1:{port}"), "--node", node]).uid(user).gid(user);
         let process = command.stdin(Stdio::null()).spawn().unwrap();
         Self { process, dir, port, agent_port }
