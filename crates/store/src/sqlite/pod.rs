@@ -4,7 +4,7 @@ use domain::{PodId, UnixMillis, Wallet};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::billing::keep_total;
-use super::row::{many, select_runs};
+use super::row::{many, one, select_runs};
 use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer, millis, natural};
 use crate::error::StoreError;
@@ -40,15 +40,22 @@ pub(crate) fn key_of(conn: &Connection, id: &PodId) -> rusqlite::Result<Option<P
 
 /// The last run of a POD.
 pub(crate) fn last_run(conn: &Connection, operation: &'static str, id: &PodId) -> Result<Option<Record>, StoreError> {
-    let sql = |error| StoreError::sql(operation, error);
-    let Some(key) = key_of(conn, id).map_err(sql)? else { return Ok(None) };
-    let found = many(
-        conn,
-        operation,
-        select_runs!("WHERE runs.id = (SELECT last_run FROM pods WHERE key = ?1)"),
-        (key.0.cast_signed(),),
-    )?;
-    Ok(found.into_iter().next())
+    match id.first_run() {
+        Some(run) => one(
+            conn,
+            operation,
+            select_runs!(
+                "WHERE pods.key = ?1 AND pods.name IS NULL AND pods.removed_at IS NULL AND runs.id = pods.last_run"
+            ),
+            (id_column(run),),
+        ),
+        None => one(
+            conn,
+            operation,
+            select_runs!("WHERE pods.name = ?1 AND pods.removed_at IS NULL AND runs.id = pods.last_run"),
+            (id.as_str(),),
+        ),
+    }
 }
 
 /// The last runs of a wallet's PODs that do not run, newest POD first.

@@ -48,9 +48,9 @@ pub(crate) async fn stop(
     gateway.ended(&record)
 }
 
-/// Removes an agent, whether it runs or not: its run ends, and its data, key, prices and
-/// history are erased. What it used, what is on the chain, and that the id was its
-/// holder's, stays.
+/// Removes an agent, whether it runs or not: its run ends, and its data, prices and
+/// history are erased. What it used, what is on the chain, its key at the gateway, and
+/// that the id was its holder's, stays.
 #[utoipa::path(
     delete,
     operation_id = "removeAgent",
