@@ -102,6 +102,31 @@ test_assets() {
     python_packages crates/palatine/tests/python/requirements.txt
 }
 
+# The version before this one, of the commit in tests/last-version: its programs, and what they boot.
+last_version() {
+    local commit last=$CACHE/last-version
+    commit=$(cat tests/last-version)
+    export PALATINE_LAST_VERSION=$last
+    [ "$(cat "$last/built" 2>/dev/null)" != "$commit" ] || return 0
+    git cat-file -e "$commit^{commit}" 2>/dev/null \
+        || fail "The last version's commit $commit is not in this checkout: git fetch --unshallow"
+    say "Building the last version, $commit"
+    rm -rf "$last" && mkdir -p "$last/tree"
+    git archive "$commit" | tar -x -C "$last/tree"
+    (
+        cd "$last/tree"
+        CACHE=$last TARGET=$last/target ASSETS=$last/assets
+        export CARGO_TARGET_DIR=$TARGET
+        # shellcheck source=/dev/null
+        . dev.d/build.sh
+        programs debug
+        guests
+    )
+    # What was only needed to build it is large.
+    rm -rf "$last"/{tree,guest} "$last"/target/debug/{build,deps,incremental,.fingerprint}
+    printf '%s' "$commit" > "$last/built"
+}
+
 # Builds the contracts and holds them to what they promise, with what is built kept in the cache.
 contracts() {
     mkdir -p "$CACHE/contracts"

@@ -25,8 +25,9 @@ use machine::Machine;
 /// A group of figures that are measured together.
 type Group = (&'static str, fn() -> Result<Vec<Figure>>);
 
-const GROUPS: [Group; 5] = [
+const GROUPS: [Group; 6] = [
     ("admission", admission::run),
+    ("admission-postgres", admission::run_on_postgres),
     ("boot", boot::run),
     ("payments", payments::run),
     ("indexing", indexing::run),

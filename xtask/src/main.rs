@@ -22,8 +22,11 @@ enum Task {
     /// The gateway under test of the benchmark
     #[command(hide = true)]
     BenchGateway {
-        /// Where its database lies
+        /// Where its files lie
         dir: PathBuf,
+        /// A database elsewhere
+        #[arg(long)]
+        store: Option<store::StoreUrl>,
     },
     /// A guest started by hand, for the benchmark
     #[command(hide = true)]
@@ -39,7 +42,7 @@ fn main() -> Result<()> {
     match Task::parse() {
         Task::Bench { only } => bench::run(only.as_deref()),
         Task::Openapi => openapi(),
-        Task::BenchGateway { dir } => bench::server::run(&dir),
+        Task::BenchGateway { dir, store } => bench::server::run(&dir, store),
         Task::BenchBare(bare) => bench::bare::run(&bare),
     }
 }

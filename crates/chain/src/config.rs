@@ -1,9 +1,8 @@
 //! `[solana]`: where balances are read, and how patiently.
 
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use domain::Wallet;
+use domain::{Bound, OutOfBounds, Wallet, check_bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::Endpoint;
@@ -138,18 +137,9 @@ pub enum ConfigError {
     /// Half of a pair.
     #[error("[solana] program and decimals go together: give both, or neither")]
     Pair,
-    /// Out of bounds.
-    #[error("[solana] {key} must be from {least} to {most}, not {given}")]
-    Bounds {
-        /// The offending key.
-        key: &'static str,
-        /// What it was.
-        given: u64,
-        /// The least allowed.
-        least: u64,
-        /// The most allowed.
-        most: u64,
-    },
+    /// A number out of its bounds.
+    #[error(transparent)]
+    Bounds(#[from] OutOfBounds),
 }
 
 impl Config {
@@ -171,10 +161,10 @@ impl Config {
         if self.program.is_some() != self.decimals.is_some() {
             return Err(ConfigError::Pair);
         }
-        self.bounds().try_for_each(|(key, given, range)| within(key, given, &range))
+        Ok(check_bounds("solana", self.bounds())?)
     }
 
-    fn bounds(&self) -> impl Iterator<Item = (&'static str, u64, RangeInclusive<u64>)> {
+    fn bounds(&self) -> [Bound; 9] {
         [
             ("timeout_ms", self.timeout_ms, 100..=60_000),
             ("deadline_ms", self.deadline_ms, self.timeout_ms..=300_000),
@@ -186,15 +176,7 @@ impl Config {
             ("concurrency", self.concurrency, 1..=1024),
             ("max_lag_slots", self.max_lag_slots, 0..=1_000_000),
         ]
-        .into_iter()
     }
-}
-
-fn within(key: &'static str, given: u64, range: &RangeInclusive<u64>) -> Result<(), ConfigError> {
-    if range.contains(&given) {
-        return Ok(());
-    }
-    Err(ConfigError::Bounds { key, given, least: *range.start(), most: *range.end() })
 }
 
 #[cfg(test)]

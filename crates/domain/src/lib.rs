@@ -4,6 +4,7 @@
 //! network or a virtual machine; everything that acts is in the other crates.
 
 mod agent;
+mod bounds;
 mod client;
 pub mod evm;
 mod id;
@@ -20,6 +21,7 @@ pub mod vault;
 
 pub use agent::{Action, End, Event, FailReason, Lack, Refusal, State, StateName, StopReason, step};
 pub use alloy_primitives::{Address, B256, Bytes, Signature, U256};
+pub use bounds::{Bound, OutOfBounds, check_bounds};
 pub use client::Client;
 pub use id::{Generation, IdError, ImageDigest, RunId, Wallet};
 pub use metering::{Mark, MarkKind, Meter, Usage};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use domain::UnixMillis;
+use domain::{Bound, OutOfBounds, UnixMillis, check_bounds};
 use sandbox::drivers::qemu::AcceleratorChoice;
 use serde::{Deserialize, Serialize};
 use wire::node::{KeptCause, Retention};
@@ -155,12 +155,9 @@ impl Default for Config {
 /// Why a `[node]` section is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    /// A number of zero.
-    #[error("node.{0} must be at least 1")]
-    Zero(&'static str),
-    /// A disk on which no filesystem fits.
-    #[error("node.{0} must be at least {least} MiB", least = Config::MIN_DISK_MIB)]
-    Disk(&'static str),
+    /// A number out of its bounds.
+    #[error(transparent)]
+    Bounds(#[from] OutOfBounds),
     /// A path that depends on where the program was started.
     #[error("node.{0} must be an absolute path")]
     Relative(&'static str),
@@ -175,6 +172,8 @@ pub enum ConfigError {
 impl Config {
     /// The smallest disk.
     pub const MIN_DISK_MIB: u64 = 16;
+    /// The largest disk: 16 TiB, which is what ext4 has with 4 KiB blocks.
+    pub const MAX_DISK_MIB: u64 = 16 << 20;
     /// Below are the machine's own users.
     pub const MIN_UID: u32 = 65_536;
     /// Memory that is left to the machine.
@@ -185,12 +184,7 @@ impl Config {
     /// # Errors
     /// Names the key.
     pub fn check(&self) -> Result<(), ConfigError> {
-        self.check_numbers()?;
-        for (key, size) in [("layer_mib", self.layer_mib), ("data_mib", self.data_mib)] {
-            if size < Self::MIN_DISK_MIB {
-                return Err(ConfigError::Disk(key));
-            }
-        }
+        check_bounds("node", self.bounds())?;
         for (key, path) in [("state", &self.state), ("socket", &self.socket), ("pod", &self.pod)] {
             if !path.is_absolute() {
                 return Err(ConfigError::Relative(key));
@@ -205,27 +199,29 @@ impl Config {
         if self.first_uid < Self::MIN_UID || !room { Err(ConfigError::Uid) } else { Ok(()) }
     }
 
-    fn check_numbers(&self) -> Result<(), ConfigError> {
-        let numbers = [
-            ("probe_deadline_ms", self.probe_deadline_ms),
-            ("vcpus_per_core", self.vcpus_per_core.into()),
-            ("memory_percent", self.memory_percent.into()),
-            ("disk_percent", self.disk_percent.into()),
-            ("retention_days", self.retention_days),
-            ("boot_deadline_ms", self.boot_deadline_ms),
-            ("health_period_ms", self.health_period_ms),
-            ("health_failures", self.health_failures.into()),
-            ("restart_window_s", self.restart_window_s),
-            ("backoff_first_ms", self.backoff_first_ms),
-            ("backoff_longest_ms", self.backoff_longest_ms),
-            ("power_off_ms", self.power_off_ms),
-            ("agent_log_kib", self.agent_log_kib),
-            ("console_log_kib", self.console_log_kib),
-            ("streams", self.streams.into()),
-            ("calls", self.calls.into()),
-            ("marks", self.marks as u64),
-        ];
-        numbers.iter().find(|(_, number)| *number == 0).map_or(Ok(()), |(key, _)| Err(ConfigError::Zero(key)))
+    fn bounds(&self) -> [Bound; 19] {
+        [
+            // A disk on which a filesystem fits.
+            ("layer_mib", self.layer_mib, Self::MIN_DISK_MIB..=Self::MAX_DISK_MIB),
+            ("data_mib", self.data_mib, Self::MIN_DISK_MIB..=Self::MAX_DISK_MIB),
+            ("probe_deadline_ms", self.probe_deadline_ms, 1..=DAY_MS),
+            ("vcpus_per_core", self.vcpus_per_core.into(), 1..=1_000),
+            ("memory_percent", self.memory_percent.into(), 1..=10_000),
+            ("disk_percent", self.disk_percent.into(), 1..=10_000),
+            ("retention_days", self.retention_days, 1..=36_500),
+            ("boot_deadline_ms", self.boot_deadline_ms, 1..=DAY_MS),
+            ("health_period_ms", self.health_period_ms, 1..=DAY_MS),
+            ("health_failures", self.health_failures.into(), 1..=u64::MAX),
+            ("restart_window_s", self.restart_window_s, 1..=36_500 * 86_400),
+            ("backoff_first_ms", self.backoff_first_ms, 1..=DAY_MS),
+            ("backoff_longest_ms", self.backoff_longest_ms, 1..=DAY_MS),
+            ("power_off_ms", self.power_off_ms, 1..=DAY_MS),
+            ("agent_log_kib", self.agent_log_kib, 1..=1 << 30),
+            ("console_log_kib", self.console_log_kib, 1..=1 << 30),
+            ("streams", self.streams.into(), 1..=1_000_000),
+            ("calls", self.calls.into(), 1..=1_000_000),
+            ("marks", self.marks as u64, 1..=u64::MAX),
+        ]
     }
 
     /// What one agent's disks are promised.
@@ -267,9 +263,14 @@ mod tests {
 
     #[test]
     fn a_value_out_of_bounds_is_refused_by_its_key() {
+        let bounds = |key, given, allowed| OutOfBounds { section: "node", key, given, allowed }.into();
         let cases = [
-            (Config { streams: 0, ..Config::default() }, ConfigError::Zero("streams")),
-            (Config { data_mib: 1, ..Config::default() }, ConfigError::Disk("data_mib")),
+            (Config { streams: 0, ..Config::default() }, bounds("streams", 0, 1..=1_000_000)),
+            (Config { data_mib: 1, ..Config::default() }, bounds("data_mib", 1, 16..=16 << 20)),
+            (
+                Config { restart_window_s: u64::MAX, ..Config::default() },
+                bounds("restart_window_s", u64::MAX, 1..=36_500 * 86_400),
+            ),
             (Config { socket: "node.sock".into(), ..Config::default() }, ConfigError::Relative("socket")),
             (Config { first_uid: 1_000, ..Config::default() }, ConfigError::Uid),
             (Config { first_uid: u32::MAX, ..Config::default() }, ConfigError::Uid),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use domain::{OutOfBounds, check_bounds};
 use serde::{Deserialize, Serialize};
 
 /// The section `[images]`.
@@ -47,9 +48,9 @@ pub enum ConfigError {
     /// A path that depends on where the program was started.
     #[error("images.{0} must be an absolute path")]
     Relative(&'static str),
-    /// A bound of zero.
-    #[error("images.{0} must be at least 1")]
-    Zero(&'static str),
+    /// A number out of its bounds.
+    #[error(transparent)]
+    Bounds(#[from] OutOfBounds),
 }
 
 impl Config {
@@ -69,14 +70,17 @@ impl Config {
         if self.kernel.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Err(ConfigError::Relative("kernel"));
         }
-        let bounds = [
-            ("max_image_mib", self.max_image_mib == 0),
-            ("max_entries", self.max_entries == 0),
-            ("max_layers", self.max_layers == 0),
-            ("registry_timeout_ms", self.registry_timeout_ms == 0),
-            ("pull_timeout_s", self.pull_timeout_s == 0),
-        ];
-        bounds.iter().find(|(_, zero)| *zero).map_or(Ok(()), |(key, _)| Err(ConfigError::Zero(key)))
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        Ok(check_bounds(
+            "images",
+            [
+                ("max_image_mib", self.max_image_mib, 1..=16 << 20),
+                ("max_entries", self.max_entries, 1..=u64::MAX),
+                ("max_layers", count(self.max_layers), 1..=10_000),
+                ("registry_timeout_ms", self.registry_timeout_ms, 1..=86_400_000),
+                ("pull_timeout_s", self.pull_timeout_s, 1..=86_400),
+            ],
+        )?)
     }
 }
 
@@ -96,6 +100,7 @@ mod tests {
         let relative: Config = toml::from_str("store = 'images'").unwrap();
         assert_eq!(relative.check(), Err(ConfigError::Relative("store")));
         let zero: Config = toml::from_str("max_layers = 0").unwrap();
-        assert_eq!(zero.check(), Err(ConfigError::Zero("max_layers")));
+        let said = zero.check().unwrap_err().to_string();
+        assert_eq!(said, "[images] max_layers must be from 1 to 10000, not 0");
     }
 }

@@ -1,10 +1,9 @@
 //! `[relayer]`: whether to relay, with which key, for whom, and for how much.
 
 use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use domain::{Address, Usdc};
+use domain::{Address, Bound, OutOfBounds, Usdc, check_bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::allow;
@@ -150,18 +149,9 @@ pub enum ConfigError {
     /// Not a signature.
     #[error("[relayer] targets: {0:?} is not a signature like \"transfer(address,uint256)\"")]
     Signature(String),
-    /// Out of bounds.
-    #[error("[relayer] {key} must be from {least} to {most}, not {given}")]
-    Bounds {
-        /// The offending key.
-        key: &'static str,
-        /// What it was.
-        given: u64,
-        /// The least allowed.
-        least: u64,
-        /// The most allowed.
-        most: u64,
-    },
+    /// A number out of its bounds.
+    #[error(transparent)]
+    Bounds(#[from] OutOfBounds),
 }
 
 impl Config {
@@ -175,7 +165,7 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_names()?;
         self.check_targets()?;
-        self.bounds().try_for_each(|(key, given, range)| within(key, given, &range))
+        Ok(check_bounds("relayer", self.bounds())?)
     }
 
     fn check_names(&self) -> Result<(), ConfigError> {
@@ -200,7 +190,7 @@ impl Config {
         }
     }
 
-    fn bounds(&self) -> impl Iterator<Item = (&'static str, u64, RangeInclusive<u64>)> {
+    fn bounds(&self) -> [Bound; 19] {
         [
             ("cro_usd_micros", self.cro_usd_micros, 1..=1_000_000_000),
             ("margin_bps", self.margin_bps, 0..=100_000),
@@ -222,15 +212,7 @@ impl Config {
             ("budgets.payee_percent", self.budgets.payee_percent, 1..=100),
             ("budgets.client_percent", self.budgets.client_percent, 1..=100),
         ]
-        .into_iter()
     }
-}
-
-fn within(key: &'static str, given: u64, range: &RangeInclusive<u64>) -> Result<(), ConfigError> {
-    if range.contains(&given) {
-        return Ok(());
-    }
-    Err(ConfigError::Bounds { key, given, least: *range.start(), most: *range.end() })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use domain::{OutOfBounds, check_bounds};
 use serde::Deserialize;
 
 use crate::url::{Place, StoreUrl};
@@ -45,42 +46,25 @@ impl Default for Config {
     }
 }
 
-/// Why `[store]` is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("[store] {key} must be from {least} to {most}, not {given}")]
-pub struct ConfigError {
-    /// The offending key.
-    pub key: &'static str,
-    /// What it was.
-    pub given: u64,
-    /// The least allowed.
-    pub least: u64,
-    /// The most allowed.
-    pub most: u64,
-}
-
 impl Config {
     /// Checks the bounds.
     ///
     /// # Errors
     /// Names the first key out of bounds.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    pub fn check(&self) -> Result<(), OutOfBounds> {
         let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
-        let bounds = [
-            ("queue", count(self.queue), 1, 1 << 20),
-            ("readers", count(self.readers), 1, 64),
-            // One for the news and one for the lease, besides those that serve.
-            ("connections", u64::from(self.connections), 3, 1000),
-            ("timeout_ms", self.timeout_ms, 100, 3_600_000),
-            // Idempotency keys live a day and point at their agents.
-            ("retention_days", self.retention_days, 2, 36_500),
-        ];
-        for (key, given, least, most) in bounds {
-            if !(least..=most).contains(&given) {
-                return Err(ConfigError { key, given, least, most });
-            }
-        }
-        Ok(())
+        check_bounds(
+            "store",
+            [
+                ("queue", count(self.queue), 1..=1 << 20),
+                ("readers", count(self.readers), 1..=64),
+                // One for the news and one for the lease, besides those that serve.
+                ("connections", self.connections.into(), 3..=1000),
+                ("timeout_ms", self.timeout_ms, 100..=3_600_000),
+                // Idempotency keys live a day and point at their agents.
+                ("retention_days", self.retention_days, 2..=36_500),
+            ],
+        )
     }
 
     /// Where the database is.

@@ -28,7 +28,7 @@ pub enum StoreError {
     IdTaken(RunId),
     /// The configuration is out of bounds.
     #[error(transparent)]
-    Config(#[from] crate::ConfigError),
+    Config(#[from] domain::OutOfBounds),
     /// A file or directory cannot be made or opened.
     #[error("{operation} {path}")]
     File {

@@ -47,7 +47,7 @@ mod url;
 
 pub use admission::{Admission, AdmissionStore, Idempotency, PodChoice, Reservation, Stamp};
 pub use billing::{Counted, Cursor, RunMark, UsageStore};
-pub use config::{Config, ConfigError};
+pub use config::Config;
 pub use copy::copy;
 pub use deploys::{Consent, Deploy, DeployState, DeployStore};
 pub use error::{Cause, StoreError};

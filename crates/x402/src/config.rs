@@ -1,11 +1,10 @@
 //! `[x402]`: what is sold and bought per request, and who settles it.
 
 use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use domain::{Address, Usdc};
+use domain::{Address, Bound, OutOfBounds, Usdc, check_bounds};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -150,18 +149,9 @@ pub enum ConfigError {
     /// A zero address can be paid and never spends.
     #[error("[x402] pay_to is the zero address")]
     ZeroPayee,
-    /// Out of bounds.
-    #[error("[x402] {key} must be from {least} to {most}, not {given}")]
-    Bounds {
-        /// The offending key.
-        key: &'static str,
-        /// What it was.
-        given: u64,
-        /// The least allowed.
-        least: u64,
-        /// The most allowed.
-        most: u64,
-    },
+    /// A number out of its bounds.
+    #[error(transparent)]
+    Bounds(#[from] OutOfBounds),
 }
 
 impl Config {
@@ -181,7 +171,7 @@ impl Config {
         self.settler()?;
         self.check_tokens()?;
         self.serve.amounts()?;
-        self.bounds().try_for_each(|(key, given, range)| within(key, given, &range))
+        Ok(check_bounds("x402", self.bounds())?)
     }
 
     fn check_tokens(&self) -> Result<(), ConfigError> {
@@ -201,7 +191,7 @@ impl Config {
         Ok(())
     }
 
-    fn bounds(&self) -> impl Iterator<Item = (&'static str, u64, RangeInclusive<u64>)> {
+    fn bounds(&self) -> [Bound; 8] {
         [
             ("max_timeout_s", self.max_timeout_s, 30..=3600),
             ("settle_margin_s", self.settle_margin_s, 1..=self.max_timeout_s / 2),
@@ -212,7 +202,6 @@ impl Config {
             ("settling_per_client", self.settling_per_client, 1..=10_000),
             ("settling_per_payer", self.settling_per_payer, 1..=10_000),
         ]
-        .into_iter()
     }
 
     /// Who settles.
@@ -281,13 +270,6 @@ impl Serve {
             |key, given: &str| Usdc::from_str(given).map_err(|_| ConfigError::Amount { key, given: given.to_owned() });
         Ok((read("least", &self.least)?, read("most", &self.most)?))
     }
-}
-
-fn within(key: &'static str, given: u64, range: &RangeInclusive<u64>) -> Result<(), ConfigError> {
-    if range.contains(&given) {
-        return Ok(());
-    }
-    Err(ConfigError::Bounds { key, given, least: *range.start(), most: *range.end() })
 }
 
 #[cfg(test)]

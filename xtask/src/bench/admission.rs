@@ -29,6 +29,8 @@ use super::machine::pin;
 const PEAK_SPAWNS: usize = 60_000;
 /// Spawns of the run at half of it.
 const HALF_SPAWNS: usize = 25_000;
+/// Spawns of the run on PostgreSQL.
+const POSTGRES_SPAWNS: usize = 20_000;
 /// Spawns nobody counts.
 const WARM_SPAWNS: usize = 3_000;
 /// Connections of the load.
@@ -46,10 +48,10 @@ const SPAWN: auth::Request<'static> = auth::Request { method: "POST", path: PATH
 
 type Sender = SendRequest<Full<Bytes>>;
 
-/// Measures, and returns the figures.
+/// Measures on SQLite, and returns the figures.
 pub(super) fn run() -> Result<Vec<Figure>> {
     let dir = tempfile::TempDir::with_prefix_in("palatine-bench-", super::scratch())?;
-    let mut server = Server::start(dir.path())?;
+    let mut server = Server::start(dir.path(), None)?;
     pin(1)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(load(&server));
@@ -57,18 +59,53 @@ pub(super) fn run() -> Result<Vec<Figure>> {
     outcome
 }
 
-async fn load(server: &Server) -> Result<Vec<Figure>> {
+/// Measures on PostgreSQL, which shares the load's processor.
+pub(super) fn run_on_postgres() -> Result<Vec<Figure>> {
+    let dir = tempfile::TempDir::with_prefix_in("palatine-bench-", super::scratch())?;
+    pin(1)?;
+    let database = fixtures::Postgres::start();
+    let mut server = Server::start(dir.path(), Some(&database.url("postgres")))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(load_on_postgres(&server));
+    server.end()?;
+    outcome
+}
+
+async fn load_on_postgres(server: &Server) -> Result<Vec<Figure>> {
+    let (mut idle, mut take) = prepare(server).await?;
+    closed(&mut idle, take(WARM_SPAWNS)?).await?;
+    let requests = take(POSTGRES_SPAWNS)?;
+    let since = Instant::now();
+    let latencies = closed(&mut idle, requests).await?;
+    let peak = count(latencies.len()) / since.elapsed().as_secs_f64();
+    Ok(vec![
+        Figure::new("admissions per second on PostgreSQL, the server on the load's core", peak, "1/s"),
+        Figure::new(
+            format!("… p99 at the peak, {CONNECTIONS} connections, PostgreSQL"),
+            millis(percentile(&latencies, 0.99)),
+            "ms",
+        ),
+    ])
+}
+
+/// Connections to the gateway, and what makes the next signed requests.
+async fn prepare(server: &Server) -> Result<(Vec<Sender>, impl FnMut(usize) -> Result<Vec<Request<Full<Bytes>>>>)> {
     let port = server.port;
     let mut idle = Vec::new();
     for _ in 0..CONNECTIONS {
         idle.push(connect(port).await?);
     }
     let mut at = 0;
-    let mut take = |count: usize| {
+    let take = move |count: usize| {
         let requests = requests(port, at, count);
         at += count;
         requests
     };
+    Ok((idle, take))
+}
+
+async fn load(server: &Server) -> Result<Vec<Figure>> {
+    let (mut idle, mut take) = prepare(server).await?;
     closed(&mut idle, take(WARM_SPAWNS)?).await?;
 
     let requests = take(PEAK_SPAWNS)?;
@@ -216,9 +253,13 @@ struct Server {
 }
 
 impl Server {
-    fn start(dir: &std::path::Path) -> Result<Self> {
-        let own = std::env::current_exe()?;
-        let mut child = Command::new(own).arg("bench-gateway").arg(dir).stdout(Stdio::piped()).spawn()?;
+    fn start(dir: &std::path::Path, store: Option<&str>) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("bench-gateway").arg(dir);
+        if let Some(url) = store {
+            command.arg("--store").arg(url);
+        }
+        let mut child = command.stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         let stdout = child.stdout.take().context("read the gateway's port")?;
         BufReader::new(stdout).read_line(&mut line)?;

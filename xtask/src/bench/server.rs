@@ -13,7 +13,7 @@ use chain::fake::FakeBalances;
 use control::{Control, Node, NodeError};
 use domain::{ImageDigest, PodId, RunId, Tiers, UnixMillis};
 use gateway::{ImageTable, Images, Limits, Listeners, NodeGuests, Parts, Tls};
-use store::Store;
+use store::{Store, StoreUrl};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wire::node::{Data, Gone, Marks, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec, Sandboxes};
@@ -27,15 +27,15 @@ const TOKENS: u64 = 1_000_000;
 const SELDOM_MS: u64 = 600_000;
 
 /// Serves until it is killed. Prints its port first.
-pub(crate) fn run(dir: &Path) -> Result<()> {
+pub(crate) fn run(dir: &Path, store: Option<StoreUrl>) -> Result<()> {
     pin(0)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(dir))
+    runtime.block_on(serve(dir, store))
 }
 
-async fn serve(dir: &Path) -> Result<()> {
+async fn serve(dir: &Path, url: Option<StoreUrl>) -> Result<()> {
     let shutdown = CancellationToken::new();
-    let store = Store::open(&store::Config { directory: dir.join("store"), ..store::Config::default() }).await?;
+    let store = Store::open(&store::Config { url, directory: dir.join("store"), ..store::Config::default() }).await?;
     let balances = Arc::new(FakeBalances::where_everybody_holds(TOKENS));
     let control = Control::start(
         control::Config { reconcile_ms: SELDOM_MS, ..control::Config::default() },

@@ -1,8 +1,6 @@
 //! `[evm]`: the chain of the vaults, how it is read, and what may be paid for gas.
 
-use std::ops::RangeInclusive;
-
-use domain::Address;
+use domain::{Address, Bound, OutOfBounds, check_bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::Endpoint;
@@ -161,18 +159,9 @@ pub enum EvmConfigError {
     /// Two of the contracts are one.
     #[error("[evm] usdc, factory and forwarder are three contracts: two have the same address")]
     Same,
-    /// Out of bounds.
-    #[error("[evm] {key} must be from {least} to {most}, not {given}")]
-    Bounds {
-        /// The offending key.
-        key: &'static str,
-        /// What it was.
-        given: u64,
-        /// The least allowed.
-        least: u64,
-        /// The most allowed.
-        most: u64,
-    },
+    /// A number out of its bounds.
+    #[error(transparent)]
+    Bounds(#[from] OutOfBounds),
 }
 
 impl EvmConfig {
@@ -230,7 +219,7 @@ impl EvmConfig {
             return Err(EvmConfigError::Endpoint);
         }
         self.check_addresses()?;
-        self.bounds().into_iter().try_for_each(|(key, given, range)| within(key, given, &range))
+        Ok(check_bounds("evm", self.bounds())?)
     }
 
     fn check_addresses(&self) -> Result<(), EvmConfigError> {
@@ -242,7 +231,7 @@ impl EvmConfig {
         if same { Err(EvmConfigError::Same) } else { Ok(()) }
     }
 
-    fn bounds(&self) -> [(&'static str, u64, RangeInclusive<u64>); 17] {
+    fn bounds(&self) -> [Bound; 17] {
         let endpoints = u64::try_from(self.endpoints.len()).unwrap_or(u64::MAX);
         [
             ("chain_id", self.chain_id, 1..=u64::MAX / 2 - 36),
@@ -264,13 +253,6 @@ impl EvmConfig {
             ("bench_ms", self.bench_ms, 0..=600_000),
         ]
     }
-}
-
-fn within(key: &'static str, given: u64, range: &RangeInclusive<u64>) -> Result<(), EvmConfigError> {
-    if range.contains(&given) {
-        return Ok(());
-    }
-    Err(EvmConfigError::Bounds { key, given, least: *range.start(), most: *range.end() })
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use domain::OutOfBounds;
+
 /// Why a section is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -26,10 +28,7 @@ pub enum ConfigError {
     /// One half of a certificate.
     #[error("tls: cert_file and key_file belong together, and tls.listen needs both")]
     HalfTls,
-    /// A limit that lets nothing through.
-    #[error("limits.{0} must be at least {1}")]
-    TooSmall(&'static str, u64),
-    /// A limit that lets too much through, or leaves too little.
-    #[error("limits.{0} must be at most {1}")]
-    TooLarge(&'static str, u64),
+    /// A number out of its bounds.
+    #[error(transparent)]
+    Bounds(#[from] OutOfBounds),
 }

@@ -123,7 +123,7 @@ impl Config {
             }
         }
         tls.check()?;
-        limits.check()
+        Ok(limits.check()?)
     }
 
     /// Whether anything says that the gateway is asked from elsewhere.
@@ -184,9 +184,12 @@ mod tests {
         let half = Tls { cert_file: Some("a".into()), ..Tls::default() };
         assert!(check(Config::default(), half, Limits::default()).starts_with("tls:"));
         let shut = Limits { connections: 0, ..Limits::default() };
-        assert_eq!(check(Config::default(), Tls::default(), shut), "limits.connections must be at least 1");
+        assert_eq!(check(Config::default(), Tls::default(), shut), "[limits] connections must be at least 1, not 0");
         let full = Limits { payer_percent: 91, ..Limits::default() };
-        assert_eq!(check(Config::default(), Tls::default(), full), "limits.payer_percent must be at most 90");
+        assert_eq!(
+            check(Config::default(), Tls::default(), full),
+            "[limits] payer_percent must be from 0 to 90, not 91"
+        );
         let both = Limits { owner_percent: 70, payer_percent: 40, ..Limits::default() };
         assert_eq!((both.for_visitors(100), both.for_unpaid(100)), (30, 10));
     }

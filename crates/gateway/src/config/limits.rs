@@ -1,8 +1,9 @@
 //! The section `[limits]`.
 
-use serde::Deserialize;
+use std::ops::RangeInclusive;
 
-use crate::config::error::ConfigError;
+use domain::{Bound, OutOfBounds, check_bounds};
+use serde::Deserialize;
 
 /// `[limits]`: what one client may take.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -140,57 +141,59 @@ impl Limits {
         without(places, self.owner_percent.saturating_add(self.payer_percent).min(Self::MAX_KEPT_PERCENT))
     }
 
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
-        let counts = [
-            ("connections", self.connections),
-            ("connections_per_address", self.connections_per_address),
-            ("body_bytes", self.body_bytes),
-            ("paid_body_bytes", self.paid_body_bytes),
-            ("wallet_per_minute", self.wallet_per_minute),
-            ("address_per_second", self.address_per_second),
-            ("ingress_per_second", self.ingress_per_second),
-            ("tracked", self.tracked),
-            ("agent_connections", self.agent_connections),
-            ("agent_connections_per_address", self.agent_connections_per_address),
-            ("agent_waiting", self.agent_waiting),
-            ("agent_waiting_per_address", self.agent_waiting_per_address),
-            ("streams", self.streams),
-            ("streams_per_agent", self.streams_per_agent),
-            ("streams_per_address", self.streams_per_address),
-            ("streams_per_wallet", self.streams_per_wallet),
-        ];
-        let times = [
-            ("header_ms", self.header_ms),
-            ("body_ms", self.body_ms),
-            ("connection_age_ms", self.connection_age_ms),
-            ("agent_connect_ms", self.agent_connect_ms),
-            ("agent_answer_ms", self.agent_answer_ms),
-            ("agent_wait_ms", self.agent_wait_ms),
-            ("agent_idle_ms", self.agent_idle_ms),
-            ("stream_idle_ms", self.stream_idle_ms),
-        ];
-        let counts = counts.into_iter().map(|(key, value)| (key, u64::from(value)));
-        if let Some((key, _)) = counts.chain(times).find(|(_, value)| *value == 0) {
-            return Err(ConfigError::TooSmall(key, 1));
-        }
-        if self.header_bytes < Self::MIN_HEADER_BYTES {
-            return Err(ConfigError::TooSmall("header_bytes", u64::from(Self::MIN_HEADER_BYTES)));
-        }
-        let bodies = [
-            ("paid_bodies_bytes", self.paid_bodies_bytes),
-            ("paid_bodies_per_address_bytes", self.paid_bodies_per_address_bytes),
-        ];
+    pub(crate) fn check(&self) -> Result<(), OutOfBounds> {
+        check_bounds("limits", self.counts().into_iter().chain(self.bodies()).chain(self.times()))
+    }
+
+    fn counts(&self) -> [Bound; 16] {
+        [
+            ("connections", self.connections.into(), AT_LEAST_ONE),
+            ("connections_per_address", self.connections_per_address.into(), AT_LEAST_ONE),
+            ("wallet_per_minute", self.wallet_per_minute.into(), AT_LEAST_ONE),
+            ("address_per_second", self.address_per_second.into(), AT_LEAST_ONE),
+            ("ingress_per_second", self.ingress_per_second.into(), AT_LEAST_ONE),
+            ("tracked", self.tracked.into(), AT_LEAST_ONE),
+            ("agent_connections", self.agent_connections.into(), AT_LEAST_ONE),
+            ("agent_connections_per_address", self.agent_connections_per_address.into(), AT_LEAST_ONE),
+            ("agent_waiting", self.agent_waiting.into(), AT_LEAST_ONE),
+            ("agent_waiting_per_address", self.agent_waiting_per_address.into(), AT_LEAST_ONE),
+            ("streams", self.streams.into(), AT_LEAST_ONE),
+            ("streams_per_agent", self.streams_per_agent.into(), AT_LEAST_ONE),
+            ("streams_per_address", self.streams_per_address.into(), AT_LEAST_ONE),
+            ("streams_per_wallet", self.streams_per_wallet.into(), AT_LEAST_ONE),
+            ("owner_percent", self.owner_percent.into(), 0..=Self::MAX_KEPT_PERCENT.into()),
+            ("payer_percent", self.payer_percent.into(), 0..=Self::MAX_KEPT_PERCENT.into()),
+        ]
+    }
+
+    fn bodies(&self) -> [Bound; 5] {
         // The largest that may come must find room.
-        if let Some((key, _)) = bodies.into_iter().find(|(_, value)| *value < self.paid_body_bytes) {
-            return Err(ConfigError::TooSmall(key, u64::from(self.paid_body_bytes)));
-        }
-        let kept = [("owner_percent", self.owner_percent), ("payer_percent", self.payer_percent)];
-        if let Some((key, _)) = kept.into_iter().find(|(_, percent)| *percent > Self::MAX_KEPT_PERCENT) {
-            return Err(ConfigError::TooLarge(key, u64::from(Self::MAX_KEPT_PERCENT)));
-        }
-        Ok(())
+        let largest = self.paid_body_bytes.into();
+        [
+            ("header_bytes", self.header_bytes.into(), Self::MIN_HEADER_BYTES.into()..=u64::MAX),
+            ("body_bytes", self.body_bytes.into(), AT_LEAST_ONE),
+            ("paid_body_bytes", self.paid_body_bytes.into(), AT_LEAST_ONE),
+            ("paid_bodies_bytes", self.paid_bodies_bytes.into(), largest..=u64::MAX),
+            ("paid_bodies_per_address_bytes", self.paid_bodies_per_address_bytes.into(), largest..=u64::MAX),
+        ]
+    }
+
+    fn times(&self) -> [Bound; 8] {
+        [
+            ("header_ms", self.header_ms, AT_LEAST_ONE),
+            ("body_ms", self.body_ms, AT_LEAST_ONE),
+            ("connection_age_ms", self.connection_age_ms, AT_LEAST_ONE),
+            ("agent_connect_ms", self.agent_connect_ms, AT_LEAST_ONE),
+            ("agent_answer_ms", self.agent_answer_ms, AT_LEAST_ONE),
+            ("agent_wait_ms", self.agent_wait_ms, AT_LEAST_ONE),
+            ("agent_idle_ms", self.agent_idle_ms, AT_LEAST_ONE),
+            ("stream_idle_ms", self.stream_idle_ms, AT_LEAST_ONE),
+        ]
     }
 }
+
+/// None would let nothing through.
+const AT_LEAST_ONE: RangeInclusive<u64> = 1..=u64::MAX;
 
 /// So many places without so many percent of them: one at least.
 fn without(places: u32, percent: u32) -> u32 {

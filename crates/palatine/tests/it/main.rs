@@ -22,3 +22,4 @@ mod soak;
 mod spawn;
 mod terminal;
 mod up;
+mod upgrade;

@@ -9,28 +9,28 @@ use domain::evm::Call;
 use domain::vault::Terms;
 use domain::{Address, B256, U256, Usdc};
 use fixtures::{
-    Agent, CHAIN_ID, EvmChain, FUNDS, PAYEE, PLAIN, PaymentSigner, SMALL, Stack, TOKEN_VERSION, assets, now_s, sign,
+    Agent, EvmChain, FUNDS, Holder, PAYEE, PLAIN, PaymentSigner, SMALL, Stack, TOKEN_VERSION, assets, now_s, sign,
     stdout_of, until,
 };
 use futures_util::future::join_all;
-use identity::{Identity, SignerSync};
+use identity::Identity;
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 
 /// `n` whole USDC.
-const fn whole(n: u64) -> Usdc {
+pub(crate) const fn whole(n: u64) -> Usdc {
     Usdc(n * 1_000_000)
 }
 
 /// One task that was signed for, and its call.
-struct Signed {
+pub(crate) struct Signed {
     id: B256,
     amount: Usdc,
-    call: Call,
+    pub(crate) call: Call,
 }
 
-fn signed_task(evm: &EvmChain, vault: Address, payer: &Identity, amount: Usdc, salt: u64) -> Signed {
+pub(crate) fn signed_task(evm: &EvmChain, vault: Address, payer: &Identity, amount: Usdc, salt: u64) -> Signed {
     let config = evm.config();
     let now = now_s();
     let terms = Terms {
@@ -56,7 +56,7 @@ fn signed_task(evm: &EvmChain, vault: Address, payer: &Identity, amount: Usdc, s
 }
 
 /// Has a call carried; the answer, if the gateway lived to give one.
-async fn carry(stack: &Stack, call: &Call) -> Option<Value> {
+pub(crate) async fn carry(stack: &Stack, call: &Call) -> Option<Value> {
     let body = json!({"to": call.to, "data": call.data});
     let answer = stack.post("/meta/call", &body).await.ok()?;
     answer.json().await.ok()
@@ -268,25 +268,12 @@ async fn a_link_needs_both_and_a_vault_that_somebody_else_deployed_is_found() {
     let path = format!("/agents/{agent}/vault");
     assert_eq!(stack.ask(&holder, Method::GET, &path, Value::Null).await.expect(403)["code"], "not_linked");
 
-    let terms = auth::LinkTerms {
-        gateway: stack.url.strip_prefix("http://").unwrap().parse().unwrap(),
-        holder: holder.wallet(),
-        owner: owner.address(),
-        chain_id: CHAIN_ID,
-        nonce: alloy_primitives::B128::repeat_byte(7),
-        issued_at: holder.instant(),
-        expires_at: holder.instant().plus(60_000),
-    };
-    let link = |signer: &Identity| {
-        let text = terms.text();
-        let owners = auth::EvmSignature::try_from(signer.sign_message_sync(text.as_bytes()).unwrap()).unwrap();
-        let holders = holder.keypair.sign_link(&terms, auth::Form::Raw);
-        json!({"text": text, "holder_signature": holders.to_string(), "owner_signature": owners.to_string()})
-    };
+    let link = |signer: &Identity| stack.link_request(&holder, owner.address(), signer);
     let links = async |body| stack.ask(&holder, Method::POST, "/links", body).await;
     assert_eq!(links(link(&stranger)).await.expect(403)["code"], "invalid_evm_signature");
-    assert_eq!(links(link(&owner)).await.expect(200)["owner"], json!(owner.address()));
-    assert_eq!(links(link(&owner)).await.expect(401)["code"], "replayed_signature");
+    let signed = link(&owner);
+    assert_eq!(links(signed.clone()).await.expect(200)["owner"], json!(owner.address()));
+    assert_eq!(links(signed).await.expect(401)["code"], "replayed_signature");
 
     let vault = stack.read(&holder, &path).await;
     assert_eq!((&vault["state"], &vault["owner"]), (&json!("unsigned"), &json!(owner.address())));
@@ -308,6 +295,48 @@ async fn a_link_needs_both_and_a_vault_that_somebody_else_deployed_is_found() {
     let found = stack.read(&holder, &path).await;
     assert_eq!((&found["state"], &found["address"]), (&json!("deployed"), &vault["address"]));
     assert_eq!(stack.status(&holder, &agent).await.expect(200)["vault"]["state"], "deployed");
+    stack.end();
+}
+
+/// A vault with money in it, and the prices of its agent, as the gateway says them.
+pub(crate) async fn holdings(stack: &Stack, holder: &Holder, agent: &Agent) -> [Value; 4] {
+    let vault = stack.vault(holder, agent).await;
+    let address = vault["address"].as_str().unwrap();
+    let books = stack.get(&format!("/vaults/{address}")).await.expect(200);
+    let prices = stack.read(holder, &format!("/agents/{}/prices", agent.id)).await["prices"].clone();
+    [vault["address"].clone(), vault["agent_wallet"].clone(), books["locked"].clone(), prices]
+}
+
+/// Gives an agent a price, and a vault in which a payer has locked so much.
+pub(crate) async fn endow(evm: &EvmChain, stack: &Stack, holder: &Holder, agent: &Agent, locked: Usdc) {
+    let owner = evm.payer().await;
+    stack.link(holder, &owner).await;
+    stack.price(holder, agent, "/v1", whole(1).0).await;
+    let vault = stack.deploy_vault(evm, holder, &owner, agent).await;
+    let task = signed_task(evm, vault, &evm.payer().await, locked, 1);
+    assert_eq!(carry(stack, &task.call).await.unwrap()["success"], true);
+    until("the books have the task", async || {
+        let books = stack.get(&format!("/vaults/{vault}")).await;
+        (books.body["locked"].as_str() == Some(&locked.0.to_string())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_is_stopped_and_started_has_its_vault_key_balance_and_prices() {
+    let evm = EvmChain::start().await;
+    let mut stack = Stack::start_on(&evm, PLAIN).await;
+    let holder = stack.holder(SMALL);
+    let first = stack.agent(&holder).await;
+    endow(&evm, &stack, &holder, &first, whole(3)).await;
+    let before = holdings(&stack, &holder, &first).await;
+    assert_eq!(before[2], json!(whole(3).0.to_string()));
+    stack.stop(&holder, &first.id).await.expect(200);
+    let second = Agent::of(&stack.ask(&holder, Method::POST, "/spawn", json!({"pod": first.id})).await.expect(200));
+    assert_eq!(holdings(&stack, &holder, &second).await, before);
+    // Who was asked for money before is asked for as much now.
+    let asked = stack.chat(&second.without_token(), "for money").send().await.unwrap();
+    assert_eq!(asked.status(), StatusCode::PAYMENT_REQUIRED);
     stack.end();
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use domain::{OutOfBounds, check_bounds};
 use serde::{Deserialize, Serialize};
 use wire::pod::GATEWAY_ADDRESS;
 
@@ -92,12 +93,9 @@ pub enum ConfigError {
     /// Too many name servers.
     #[error("network.resolvers: at most {max} are used", max = Config::MAX_RESOLVERS)]
     Resolvers,
-    /// A limit that lets nothing through.
-    #[error("network.{0} must be 1 to {most}", most = Config::MAX_LIMIT)]
-    Limit(&'static str),
-    /// A rate beyond all links.
-    #[error("network.mbit_per_second: {0} is more than {max}", max = Config::MAX_MBIT)]
-    Rate(u32),
+    /// A number out of its bounds.
+    #[error(transparent)]
+    Bounds(#[from] OutOfBounds),
     /// A name no interface can have.
     #[error("network.uplinks: {0:?} is not the name of an interface")]
     Uplink(String),
@@ -107,9 +105,9 @@ impl Config {
     /// Name servers at most: what a guest's resolver looks at.
     pub const MAX_RESOLVERS: usize = 3;
     /// The largest rate that is shaped.
-    pub const MAX_MBIT: u32 = 400_000;
+    pub const MAX_MBIT: u64 = 400_000;
     /// The largest limit: more is none.
-    pub const MAX_LIMIT: u32 = 100_000_000;
+    pub const MAX_LIMIT: u64 = 100_000_000;
 
     /// Checks the section.
     ///
@@ -126,17 +124,15 @@ impl Config {
         if let Some(address) = self.resolvers.iter().find(unfit) {
             return Err(ConfigError::Resolver(*address));
         }
-        let limits = [
-            ("connections", self.connections),
-            ("connections_per_second", self.connections_per_second),
-            ("packets_per_second", self.packets_per_second),
-        ];
-        if let Some((key, _)) = limits.iter().find(|(_, limit)| !(1..=Self::MAX_LIMIT).contains(limit)) {
-            return Err(ConfigError::Limit(key));
-        }
-        if self.mbit_per_second > Self::MAX_MBIT {
-            return Err(ConfigError::Rate(self.mbit_per_second));
-        }
+        check_bounds(
+            "network",
+            [
+                ("connections", self.connections.into(), 1..=Self::MAX_LIMIT),
+                ("connections_per_second", self.connections_per_second.into(), 1..=Self::MAX_LIMIT),
+                ("packets_per_second", self.packets_per_second.into(), 1..=Self::MAX_LIMIT),
+                ("mbit_per_second", self.mbit_per_second.into(), 0..=Self::MAX_MBIT),
+            ],
+        )?;
         let shaped = |name: &str| {
             (1..=15).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'@'))
@@ -281,7 +277,8 @@ mod tests {
     #[test]
     fn a_limit_of_nothing_is_refused_by_its_key() {
         let config = Config { connections_per_second: 0, ..Config::default() };
-        assert_eq!(config.check(), Err(ConfigError::Limit("connections_per_second")));
+        let said = config.check().unwrap_err().to_string();
+        assert_eq!(said, "[network] connections_per_second must be from 1 to 100000000, not 0");
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl AgentStore for Postgres {
     }
 
     async fn last_run(&self, id: PodId) -> Result<Option<Record>, StoreError> {
-        self.write(LastRun(id)).await
+        self.one("read a POD", pod::last_run_of(&id), decode).await
     }
 
     async fn of(&self, wallet: Wallet, limit: u32) -> Result<Vec<Record>, StoreError> {
@@ -163,17 +163,6 @@ impl Command for Observe {
             write(tx.conn(), &record).await.map_err(fail)?;
         }
         Ok(record)
-    }
-}
-
-struct LastRun(PodId);
-
-impl Command for LastRun {
-    type Answer = Option<Record>;
-    const NAME: &'static str = "read a POD";
-
-    async fn apply(&self, tx: &mut Tx) -> Result<Self::Answer, StoreError> {
-        pod::last_run(tx.conn(), &self.0).await.map_err(|error| StoreError::postgres(Self::NAME, error))
     }
 }
 

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
 use super::billing::keep_total;
-use super::database::{Command, Tx};
+use super::database::{Command, Statement, Tx};
 use super::row::{decode, lock, select_runs};
 use crate::codec::{id_column, integer, millis, natural};
 use crate::error::StoreError;
@@ -45,9 +45,14 @@ pub(crate) async fn hold(conn: &mut PgConnection, id: &PodId) -> sqlx::Result<Op
 
 /// The last run of a POD.
 pub(crate) async fn last_run(conn: &mut PgConnection, id: &PodId) -> sqlx::Result<Option<Record>> {
-    let (key, name) = names(id);
-    let found = query(LAST_RUN).bind(key).bind(name).fetch_optional(conn).await?;
+    let found = last_run_of(id).fetch_optional(conn).await?;
     found.map(|row| decode(&row)).transpose()
+}
+
+/// What finds the last run of a POD.
+pub(crate) fn last_run_of(id: &PodId) -> Statement<'static> {
+    let (key, name) = names(id);
+    query(LAST_RUN).bind(key).bind(name)
 }
 
 /// Whether a wallet with this disk quota may have one more POD.
