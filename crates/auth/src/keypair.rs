@@ -7,7 +7,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use secrecy::SecretString;
 use zeroize::Zeroizing;
 
-use crate::message::{Form, Request, bare_text, bound_text};
+use crate::message::{BoundRequest, MessageEncoding, bare_text, bound_text};
 use crate::name::GatewayName;
 use crate::verify::MAX_SIGNATURE_TEXT;
 
@@ -27,7 +27,7 @@ pub enum KeypairError {
 
 /// The headers of a signed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Headers {
+pub struct SignedHeaders {
     /// `X-Wallet`.
     pub wallet: String,
     /// `X-Signature`.
@@ -87,20 +87,20 @@ impl Keypair {
     /// one millisecond are one request to the gateway: sign each with an instant of
     /// its own.
     #[must_use]
-    pub fn sign_request(&self, gateway: &GatewayName, request: &Request<'_>, now: UnixMillis) -> Headers {
-        let signed = self.sign_text(&bound_text(now, gateway, request), Form::Raw, now);
-        Headers { audience: Some(gateway.clone()), ..signed }
+    pub fn sign_request(&self, gateway: &GatewayName, request: &BoundRequest<'_>, now: UnixMillis) -> SignedHeaders {
+        let signed = self.sign_text(&bound_text(now, gateway, request), MessageEncoding::Raw, now);
+        SignedHeaders { audience: Some(gateway.clone()), ..signed }
     }
 
     /// Signs Romulus's own text in this form. It binds no request and no gateway; prefer
     /// [`Self::sign_request`].
     #[must_use]
-    pub fn sign_instant(&self, form: Form, now: UnixMillis) -> Headers {
+    pub fn sign_instant(&self, form: MessageEncoding, now: UnixMillis) -> SignedHeaders {
         self.sign_text(&bare_text(now), form, now)
     }
 
-    fn sign_text(&self, text: &str, form: Form, now: UnixMillis) -> Headers {
-        Headers {
+    fn sign_text(&self, text: &str, form: MessageEncoding, now: UnixMillis) -> SignedHeaders {
+        SignedHeaders {
             wallet: self.wallet().to_string(),
             signature: base58(&self.sign_bytes(text, form)),
             timestamp: format!("{now:0>13}"),
@@ -108,7 +108,7 @@ impl Keypair {
         }
     }
 
-    pub(crate) fn sign_bytes(&self, text: &str, form: Form) -> [u8; 64] {
+    pub(crate) fn sign_bytes(&self, text: &str, form: MessageEncoding) -> [u8; 64] {
         let mut bytes = Vec::new();
         let carried = form.write(&self.wallet().0, text, &mut bytes);
         debug_assert!(carried, "a text that a request can carry fits every form");

@@ -16,15 +16,15 @@
 //! from the request, that of the second form where there is an audience.
 //!
 //! Romulus's own form can be replayed at any other gateway for five minutes: a
-//! caller lets it open no more than it must ([`Policy::require_bound`]).
+//! caller lets it open no more than it must ([`VerifyPolicy::require_bound`]).
 //!
-//! Wallets wrap the text before they sign it; [`Form`] lists the ways.
+//! Wallets wrap the text before they sign it; [`MessageEncoding`] lists the ways.
 //!
 //! A [`Link`] is a text of its own, which a holder and an owner sign both: its form
 //! stands at the head of `link.rs`, and [`LinkTerms::text`] writes it.
 //!
 //! # What a caller must still do
-//! Spend [`Signed::stamp_key`] in storage that outlives the process: a
+//! Spend [`VerifiedSignature::replay_key`] in storage that outlives the process: a
 //! signature is good for one request. The key is made of wallet and text, never
 //! of the signature's bytes, so another wrapping of the same text is the same
 //! request again.
@@ -38,12 +38,14 @@ mod token;
 mod verify;
 
 pub use evm::{EvmError, EvmSignature};
-pub use keypair::{Headers, Keypair, KeypairError};
-pub use link::{Asked, HolderSignature, Line, Link, LinkError, LinkTerms, MAX_LIFETIME_MS, MAX_LINK_TEXT};
-pub use message::{Form, Format, Request};
+pub use keypair::{Keypair, KeypairError, SignedHeaders};
+pub use link::{
+    HolderSignature, Link, LinkError, LinkField, LinkRequirements, LinkTerms, MAX_LIFETIME_MS, MAX_LINK_TEXT,
+};
+pub use message::{BoundRequest, MessageEncoding, OffchainFormat};
 pub use name::{GatewayName, GatewayNameError};
-pub use token::Tokens;
+pub use token::TokenIssuer;
 pub use verify::{
-    AuthError, Claim, FUTURE_MS, Header, MAX_SIGNATURE_TEXT, PAST_MS, Policy, Presented, Signed, TIMESTAMP_DIGITS,
-    verify,
+    AuthError, AuthHeader, FUTURE_MS, MAX_SIGNATURE_TEXT, PAST_MS, SignatureHeaders, TIMESTAMP_DIGITS,
+    UnverifiedSignature, VerifiedSignature, VerifyPolicy, verify,
 };

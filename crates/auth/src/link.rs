@@ -18,7 +18,7 @@
 //! milliseconds, the owner is written with the check-sum of EIP-55, the nonce is 16
 //! random bytes. [`LinkTerms::parse`] reads exactly what [`LinkTerms::text`] writes.
 //!
-//! The holder signs as wallets of Solana do (any [`Form`]), the owner by EIP-191.
+//! The holder signs as wallets of Solana do (any [`MessageEncoding`]), the owner by EIP-191.
 
 use std::fmt;
 use std::str::{FromStr, Split};
@@ -30,9 +30,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::evm::EvmSignature;
 use crate::keypair::{Keypair, base58};
-use crate::message::Form;
+use crate::message::MessageEncoding;
 use crate::name::GatewayName;
-use crate::verify::{FUTURE_MS, MAX_SIGNATURE_TEXT, form_of, stamp_key};
+use crate::verify::{FUTURE_MS, MAX_SIGNATURE_TEXT, form_of, replay_key};
 
 /// How long a text may wait for its two signatures: two people may have to meet.
 pub const MAX_LIFETIME_MS: u64 = 24 * 60 * 60 * 1000;
@@ -46,7 +46,7 @@ const STATEMENT: &str =
 /// A line of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as the lines")]
-pub enum Line {
+pub enum LinkField {
     Gateway,
     Statement,
     Holder,
@@ -57,7 +57,7 @@ pub enum Line {
     Expires,
 }
 
-impl Line {
+impl LinkField {
     /// What the line begins with.
     const fn label(self) -> &'static str {
         match self {
@@ -72,7 +72,7 @@ impl Line {
     }
 }
 
-impl fmt::Display for Line {
+impl fmt::Display for LinkField {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Gateway => "gateway",
@@ -92,7 +92,7 @@ impl fmt::Display for Line {
 pub enum LinkError {
     /// Not the text of a link.
     #[error("the line of the {0} is not that of a link")]
-    Text(Line),
+    Text(LinkField),
     /// It says the same in other bytes.
     #[error("the text is a link's, but not written as a link is: check-sum, digits, spaces, or something at its end")]
     NotCanonical,
@@ -162,17 +162,17 @@ impl LinkTerms {
         format!(
             "{}{ASKS}\n\n{STATEMENT}\n\n{}{}\n{}{}\n{}{}\n{}{}\n{}{}\n{}{}",
             self.gateway,
-            Line::Holder.label(),
+            LinkField::Holder.label(),
             self.holder,
-            Line::Owner.label(),
+            LinkField::Owner.label(),
             self.owner,
-            Line::Chain.label(),
+            LinkField::Chain.label(),
             self.chain_id,
-            Line::Nonce.label(),
+            LinkField::Nonce.label(),
             self.nonce,
-            Line::Issued.label(),
+            LinkField::Issued.label(),
             self.issued_at,
-            Line::Expires.label(),
+            LinkField::Expires.label(),
             self.expires_at,
         )
     }
@@ -191,31 +191,31 @@ impl LinkTerms {
         read_statement(&mut lines)?;
         let terms = Self {
             gateway,
-            holder: read(&mut lines, Line::Holder)?,
-            owner: read(&mut lines, Line::Owner)?,
-            chain_id: read(&mut lines, Line::Chain)?,
-            nonce: read(&mut lines, Line::Nonce)?,
-            issued_at: read(&mut lines, Line::Issued).map(UnixMillis)?,
-            expires_at: read(&mut lines, Line::Expires).map(UnixMillis)?,
+            holder: read(&mut lines, LinkField::Holder)?,
+            owner: read(&mut lines, LinkField::Owner)?,
+            chain_id: read(&mut lines, LinkField::Chain)?,
+            nonce: read(&mut lines, LinkField::Nonce)?,
+            issued_at: read(&mut lines, LinkField::Issued).map(UnixMillis)?,
+            expires_at: read(&mut lines, LinkField::Expires).map(UnixMillis)?,
         };
         if terms.text() == text { Ok(terms) } else { Err(LinkError::NotCanonical) }
     }
 
-    /// What to remember until [`Self::expires_at`] (`store`'s spent stamps), so that a
+    /// What to remember until [`Self::expires_at`] (`store`'s spent signatures), so that a
     /// link is accepted once: SHA-256 of holder and text.
     #[must_use]
-    pub fn stamp_key(&self) -> [u8; 32] {
-        stamp_key(&self.holder, &self.text())
+    pub fn replay_key(&self) -> [u8; 32] {
+        replay_key(&self.holder, &self.text())
     }
 
-    fn check(&self, asked: &Asked<'_>, at: UnixMillis) -> Result<(), LinkError> {
-        if !asked.gateways.contains(&self.gateway) {
+    fn check(&self, required: &LinkRequirements<'_>, at: UnixMillis) -> Result<(), LinkError> {
+        if !required.gateways.contains(&self.gateway) {
             return Err(LinkError::OtherGateway { named: self.gateway.clone() });
         }
-        if self.chain_id != asked.chain_id {
-            return Err(LinkError::OtherChain { named: self.chain_id, ours: asked.chain_id });
+        if self.chain_id != required.chain_id {
+            return Err(LinkError::OtherChain { named: self.chain_id, ours: required.chain_id });
         }
-        if self.holder != asked.holder {
+        if self.holder != required.holder {
             return Err(LinkError::OtherHolder { named: self.holder });
         }
         self.check_window(at)
@@ -233,16 +233,16 @@ impl LinkTerms {
 }
 
 fn read_gateway(lines: &mut Split<'_, char>) -> Result<GatewayName, LinkError> {
-    let name = lines.next().and_then(|line| line.strip_suffix(ASKS)).ok_or(LinkError::Text(Line::Gateway))?;
-    name.parse().map_err(|_| LinkError::Text(Line::Gateway))
+    let name = lines.next().and_then(|line| line.strip_suffix(ASKS)).ok_or(LinkError::Text(LinkField::Gateway))?;
+    name.parse().map_err(|_| LinkError::Text(LinkField::Gateway))
 }
 
 fn read_statement(lines: &mut Split<'_, char>) -> Result<(), LinkError> {
     let stated = ["", STATEMENT, ""].into_iter().all(|line| lines.next() == Some(line));
-    if stated { Ok(()) } else { Err(LinkError::Text(Line::Statement)) }
+    if stated { Ok(()) } else { Err(LinkError::Text(LinkField::Statement)) }
 }
 
-fn read<T: FromStr>(lines: &mut Split<'_, char>, line: Line) -> Result<T, LinkError> {
+fn read<T: FromStr>(lines: &mut Split<'_, char>, line: LinkField) -> Result<T, LinkError> {
     let value = lines.next().and_then(|text| text.strip_prefix(line.label()));
     value.and_then(|value| value.parse().ok()).ok_or(LinkError::Text(line))
 }
@@ -285,7 +285,7 @@ impl<'de> Deserialize<'de> for HolderSignature {
 
 /// What the one who accepts a link knows without it.
 #[derive(Clone, Copy, Debug)]
-pub struct Asked<'a> {
+pub struct LinkRequirements<'a> {
     /// The names that the operator gave the gateway.
     pub gateways: &'a [GatewayName],
     /// The chain of its vaults.
@@ -310,14 +310,14 @@ impl Link {
     /// Verifies both sides. `at` is now when the link is presented, and the instant at
     /// which it was accepted when a stored one is looked at again.
     ///
-    /// The caller must still spend [`LinkTerms::stamp_key`], and keep of a holder's
+    /// The caller must still spend [`LinkTerms::replay_key`], and keep of a holder's
     /// links the one that was issued last: a link presented twice would bring back an
     /// owner who was replaced.
     ///
     /// # Errors
     /// [`LinkError`] names the side or the line at fault.
-    pub fn verify(&self, asked: &Asked<'_>, at: UnixMillis) -> Result<(), LinkError> {
-        self.terms.check(asked, at)?;
+    pub fn verify(&self, required: &LinkRequirements<'_>, at: UnixMillis) -> Result<(), LinkError> {
+        self.terms.check(required, at)?;
         let text = self.terms.text();
         self.verify_owner(&text)?;
         self.verify_holder(&text)
@@ -341,7 +341,7 @@ impl Link {
 impl Keypair {
     /// Signs a link as its holder, in this form.
     #[must_use]
-    pub fn sign_link(&self, terms: &LinkTerms, form: Form) -> HolderSignature {
+    pub fn sign_link(&self, terms: &LinkTerms, form: MessageEncoding) -> HolderSignature {
         HolderSignature(self.sign_bytes(&terms.text(), form))
     }
 }

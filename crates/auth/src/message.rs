@@ -16,7 +16,7 @@ const SIGNERS: u8 = 1;
 
 /// The request that a bound signature covers.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct BoundRequest<'a> {
     /// The method, in capitals.
     pub method: &'a str,
     /// The path with its query string, as sent.
@@ -27,7 +27,7 @@ pub struct Request<'a> {
 
 /// How the text was wrapped before it was signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Form {
+pub enum MessageEncoding {
     /// The UTF-8 text: browser wallets, tweetnacl, our own client.
     Raw,
     /// `FF "solana offchain" 00`, format, length, text: Agave's
@@ -38,13 +38,13 @@ pub enum Form {
     V1,
     /// The specification's version 0, with an application domain of zeros and
     /// the wallet as only signer: the Ledger app.
-    V0(Format),
+    V0(OffchainFormat),
 }
 
 /// What a message of version 0 says of its text. A signer may name any that its
 /// text fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Format {
+pub enum OffchainFormat {
     /// Printable ASCII, the whole message no longer than a packet.
     Ascii,
     /// UTF-8, the whole message no longer than a packet.
@@ -53,7 +53,7 @@ pub enum Format {
     Long,
 }
 
-impl Format {
+impl OffchainFormat {
     const fn byte(self) -> u8 {
         match self {
             Self::Ascii => 0,
@@ -72,10 +72,16 @@ impl Format {
     }
 }
 
-impl Form {
+impl MessageEncoding {
     /// Every form, in the order in which they are tried.
-    pub const ALL: [Self; 6] =
-        [Self::Raw, Self::Legacy, Self::V1, Self::V0(Format::Ascii), Self::V0(Format::Utf8), Self::V0(Format::Long)];
+    pub const ALL: [Self; 6] = [
+        Self::Raw,
+        Self::Legacy,
+        Self::V1,
+        Self::V0(OffchainFormat::Ascii),
+        Self::V0(OffchainFormat::Utf8),
+        Self::V0(OffchainFormat::Long),
+    ];
 
     /// A name for logs.
     #[must_use]
@@ -109,14 +115,14 @@ impl Form {
 /// The legacy header has one format for each text: the first that it fits.
 fn write_legacy_head(text: &str, out: &mut Vec<u8>) -> bool {
     const HEADER: usize = SIGNING_DOMAIN.len() + 1 + 1 + 2;
-    let formats = [Format::Ascii, Format::Utf8, Format::Long];
+    let formats = [OffchainFormat::Ascii, OffchainFormat::Utf8, OffchainFormat::Long];
     let Some(format) = formats.into_iter().find(|format| format.fits(text, HEADER + text.len())) else { return false };
     out.extend_from_slice(SIGNING_DOMAIN);
     out.extend_from_slice(&[0, format.byte()]);
     write_length(text, out)
 }
 
-fn write_v0_head(signer: &[u8; 32], format: Format, text: &str, out: &mut Vec<u8>) -> bool {
+fn write_v0_head(signer: &[u8; 32], format: OffchainFormat, text: &str, out: &mut Vec<u8>) -> bool {
     const APPLICATION_DOMAIN: [u8; 32] = [0; 32];
     const HEADER: usize = SIGNING_DOMAIN.len() + 1 + 32 + 1 + 1 + 32 + 2;
     if !format.fits(text, HEADER + text.len()) {
@@ -153,13 +159,13 @@ pub(crate) fn bare_text(at: UnixMillis) -> String {
 ///
 /// No two requests share a text: a method has no `:` and a gateway's name no `/`,
 /// with which every path begins.
-pub(crate) fn bound_text(at: UnixMillis, gateway: &GatewayName, request: &Request<'_>) -> String {
+pub(crate) fn bound_text(at: UnixMillis, gateway: &GatewayName, request: &BoundRequest<'_>) -> String {
     format!("romulus:{at}:{}:{gateway}{}:{}", request.method, request.path, hex::encode(Sha256::digest(request.body)))
 }
 
 /// What our clients signed before gateways had names in it. Good nowhere; known so
 /// that it can be said what is wrong with it.
-pub(crate) fn nameless_text(at: UnixMillis, request: &Request<'_>) -> String {
+pub(crate) fn nameless_text(at: UnixMillis, request: &BoundRequest<'_>) -> String {
     format!("romulus:{at}:{}:{}:{}", request.method, request.path, hex::encode(Sha256::digest(request.body)))
 }
 
@@ -171,7 +177,7 @@ mod tests {
 
     const SIGNER: [u8; 32] = [7; 32];
 
-    fn bytes(form: Form, text: &str) -> Vec<u8> {
+    fn bytes(form: MessageEncoding, text: &str) -> Vec<u8> {
         let mut out = Vec::new();
         assert!(form.write(&SIGNER, text, &mut out), "{form:?} carries {} bytes", text.len());
         out
@@ -179,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_legacy_form_of_a_21_byte_text_has_41_bytes() {
-        let written = bytes(Form::Legacy, "romulus:1700000000000");
+        let written = bytes(MessageEncoding::Legacy, "romulus:1700000000000");
         let mut expected = b"\xffsolana offchain\x00\x00\x15\x00".to_vec();
         expected.extend_from_slice(b"romulus:1700000000000");
         assert_eq!((written.len(), written), (41, expected));
@@ -187,7 +193,7 @@ mod tests {
 
     #[test]
     fn the_v0_form_of_a_21_byte_text_has_106_bytes() {
-        let written = bytes(Form::V0(Format::Ascii), "romulus:1700000000000");
+        let written = bytes(MessageEncoding::V0(OffchainFormat::Ascii), "romulus:1700000000000");
         let mut expected = b"\xffsolana offchain\x00".to_vec();
         expected.extend_from_slice(&[0; 32]);
         expected.extend_from_slice(&[0, 1]);
@@ -200,16 +206,16 @@ mod tests {
     #[test]
     fn a_message_longer_than_a_packet_takes_the_extended_format() {
         let fits = "a".repeat(1212);
-        assert_eq!(bytes(Form::Legacy, &fits)[17], 0);
-        assert_eq!(bytes(Form::Legacy, &format!("{fits}a"))[17], 2);
+        assert_eq!(bytes(MessageEncoding::Legacy, &fits)[17], 0);
+        assert_eq!(bytes(MessageEncoding::Legacy, &format!("{fits}a"))[17], 2);
     }
 
     #[test]
     fn a_message_of_version_0_has_any_format_that_its_text_fits() {
         let fitting = |text: &str| -> Vec<u8> {
-            let formats = [Format::Ascii, Format::Utf8, Format::Long];
+            let formats = [OffchainFormat::Ascii, OffchainFormat::Utf8, OffchainFormat::Long];
             let mut out = Vec::new();
-            let mut written = |format| Form::V0(format).write(&SIGNER, text, &mut out).then(|| out[49]);
+            let mut written = |format| MessageEncoding::V0(format).write(&SIGNER, text, &mut out).then(|| out[49]);
             formats.into_iter().filter_map(&mut written).collect()
         };
         assert_eq!(fitting(&"a".repeat(1147)), [0, 1, 2]);
@@ -222,16 +228,20 @@ mod tests {
     fn a_text_longer_than_a_form_carries_has_no_such_form() {
         let long = "a".repeat(65_536);
         let mut out = Vec::new();
-        assert!(!Form::Legacy.write(&SIGNER, &long, &mut out));
-        assert!(!Form::V0(Format::Long).write(&SIGNER, &long, &mut out));
-        assert!(Form::ALL.into_iter().all(|form| form == Form::Raw || !form.write(&SIGNER, "", &mut out)));
+        assert!(!MessageEncoding::Legacy.write(&SIGNER, &long, &mut out));
+        assert!(!MessageEncoding::V0(OffchainFormat::Long).write(&SIGNER, &long, &mut out));
+        assert!(
+            MessageEncoding::ALL
+                .into_iter()
+                .all(|form| form == MessageEncoding::Raw || !form.write(&SIGNER, "", &mut out))
+        );
     }
 
     proptest! {
         #[test]
         fn the_legacy_form_is_what_solanas_own_crate_writes(text in "\\PC{1,1300}") {
             let theirs = OffchainMessage::new(0, text.as_bytes()).unwrap().serialize().unwrap();
-            prop_assert_eq!(bytes(Form::Legacy, &text), theirs);
+            prop_assert_eq!(bytes(MessageEncoding::Legacy, &text), theirs);
         }
 
         #[test]
@@ -240,7 +250,7 @@ mod tests {
             two in ("[A-Z]{1,7}", "[a-z]{1,3}(:[1-9]{1,4})?", "/[!-~]{0,30}", any::<Vec<u8>>()),
         ) {
             let text = |(method, gateway, path, body): &(String, String, String, Vec<u8>)| {
-                bound_text(UnixMillis(1_700_000_000_000), &gateway.parse().unwrap(), &Request { method, path, body })
+                bound_text(UnixMillis(1_700_000_000_000), &gateway.parse().unwrap(), &BoundRequest { method, path, body })
             };
             prop_assert_eq!(one == two, text(&one) == text(&two));
             prop_assert_ne!(text(&one), bare_text(UnixMillis(1_700_000_000_000)));

@@ -16,18 +16,18 @@ const FINGERPRINT: &[u8] = b"palatine request fingerprint v1";
 
 /// Makes and checks agents' tokens.
 #[derive(Clone)]
-pub struct Tokens {
+pub struct TokenIssuer {
     token: Hmac<Sha256>,
     fingerprint: Hmac<Sha256>,
 }
 
-impl fmt::Debug for Tokens {
+impl fmt::Debug for TokenIssuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Tokens(..)")
     }
 }
 
-impl Tokens {
+impl TokenIssuer {
     /// The longest text a token can be: what a caller need look at.
     pub const MAX_TEXT: usize = PREFIX.len() + 44;
 
@@ -72,8 +72,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn tokens(byte: u8) -> Tokens {
-        Tokens::new(&SecretBox::new(Box::new([byte; 32])))
+    fn tokens(byte: u8) -> TokenIssuer {
+        TokenIssuer::new(&SecretBox::new(Box::new([byte; 32])))
     }
 
     #[test]
@@ -90,7 +90,7 @@ mod tests {
         fn a_token_opens_its_own_agent_alone(one: u64, two: u64, noise in ".{0,60}") {
             let (one, two) = (RunId::from_bits(one), RunId::from_bits(two));
             let token = tokens(1).token(one);
-            prop_assert!(token.expose_secret().len() <= Tokens::MAX_TEXT);
+            prop_assert!(token.expose_secret().len() <= TokenIssuer::MAX_TEXT);
             prop_assert!(tokens(1).verify(one, token.expose_secret()));
             prop_assert_eq!(tokens(1).verify(two, token.expose_secret()), one == two);
             prop_assert!(!tokens(2).verify(one, token.expose_secret()));

@@ -8,7 +8,7 @@ use domain::{UnixMillis, Wallet};
 use ed25519_dalek::{Signature, Verifier, VerifyingKey};
 use sha2::{Digest, Sha256};
 
-use crate::message::{Form, Request, bare_text, bound_text, nameless_text};
+use crate::message::{BoundRequest, MessageEncoding, bare_text, bound_text, nameless_text};
 use crate::name::GatewayName;
 
 /// How long a signature is good.
@@ -22,7 +22,7 @@ pub const MAX_SIGNATURE_TEXT: usize = 88;
 
 /// The headers as they came.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Presented<'a> {
+pub struct SignatureHeaders<'a> {
     /// `X-Wallet`.
     pub wallet: Option<&'a str>,
     /// `X-Signature`.
@@ -35,7 +35,7 @@ pub struct Presented<'a> {
 
 /// What is accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Policy<'a> {
+pub struct VerifyPolicy<'a> {
     /// The names of the gateway, as its operator listed them.
     pub audiences: &'a [GatewayName],
     /// Refuse Romulus's own form, which binds neither request nor gateway.
@@ -45,14 +45,14 @@ pub struct Policy<'a> {
 /// A header of the signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as the headers")]
-pub enum Header {
+pub enum AuthHeader {
     Wallet,
     Signature,
     Timestamp,
     Audience,
 }
 
-impl fmt::Display for Header {
+impl fmt::Display for AuthHeader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Wallet => "X-Wallet",
@@ -68,10 +68,10 @@ impl fmt::Display for Header {
 pub enum AuthError {
     /// A header is absent.
     #[error("the header {0} is missing")]
-    Missing(Header),
+    Missing(AuthHeader),
     /// A header has the wrong shape.
     #[error("the header {0} is not {expected}", expected = shape(*.0))]
-    Malformed(Header),
+    Malformed(AuthHeader),
     /// Signed too long ago.
     #[error("the signature is older than 5 minutes; sign again")]
     Expired,
@@ -103,26 +103,26 @@ fn wanted(wrong: &str) -> String {
     )
 }
 
-const fn shape(header: Header) -> &'static str {
+const fn shape(header: AuthHeader) -> &'static str {
     match header {
-        Header::Wallet => "the base58 of 32 bytes",
-        Header::Signature => "the base58 of 64 bytes",
-        Header::Timestamp => "13 digits of Unix milliseconds",
-        Header::Audience => "the host of a gateway's URL, with its port unless that is the scheme's own",
+        AuthHeader::Wallet => "the base58 of 32 bytes",
+        AuthHeader::Signature => "the base58 of 64 bytes",
+        AuthHeader::Timestamp => "13 digits of Unix milliseconds",
+        AuthHeader::Audience => "the host of a gateway's URL, with its port unless that is the scheme's own",
     }
 }
 
 /// A verified signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Signed {
+pub struct VerifiedSignature {
     /// Who signed.
     pub wallet: Wallet,
     /// How the text was wrapped.
-    pub form: Form,
+    pub form: MessageEncoding,
     /// Whether the text binds this very request.
     pub bound: bool,
     /// What to remember until `expires_at`: SHA-256 of wallet and text.
-    pub stamp_key: [u8; 32],
+    pub replay_key: [u8; 32],
     /// When the signature is refused as too old anyway.
     pub expires_at: UnixMillis,
 }
@@ -131,17 +131,17 @@ pub struct Signed {
 ///
 /// The cheap checks come first; lengths are capped before anything is decoded.
 /// A request whose signature is good costs one curve operation for raw bytes; a bad
-/// one costs one for each [`Form`], without an audience two.
+/// one costs one for each [`MessageEncoding`], without an audience two.
 ///
 /// # Errors
 /// [`AuthError`] says which header is at fault and how.
 pub fn verify(
-    presented: Presented<'_>,
-    request: &Request<'_>,
-    policy: Policy<'_>,
+    headers: SignatureHeaders<'_>,
+    request: &BoundRequest<'_>,
+    policy: VerifyPolicy<'_>,
     now: UnixMillis,
-) -> Result<Signed, AuthError> {
-    Claim::read(presented, policy, now)?.verify(request, now)
+) -> Result<VerifiedSignature, AuthError> {
+    UnverifiedSignature::read(headers, policy, now)?.verify(request, now)
 }
 
 /// What a request's headers claim. Whoever has one knows that its body is worth
@@ -149,29 +149,29 @@ pub fn verify(
 /// takes no work on the curve.
 #[expect(missing_debug_implementations, reason = "until it is spent, it is as good as a password")]
 #[derive(Clone, Copy)]
-pub struct Claim<'a> {
+pub struct UnverifiedSignature<'a> {
     wallet: Wallet,
     signature: Signature,
     at: UnixMillis,
     audience: Option<&'a GatewayName>,
 }
 
-impl<'a> Claim<'a> {
+impl<'a> UnverifiedSignature<'a> {
     /// Reads the headers.
     ///
     /// # Errors
     /// Those of [`verify`] that need neither the body nor the curve.
-    pub fn read(presented: Presented<'_>, policy: Policy<'a>, now: UnixMillis) -> Result<Self, AuthError> {
-        let wallet = presented.wallet.ok_or(AuthError::Missing(Header::Wallet))?;
-        let signature = presented.signature.ok_or(AuthError::Missing(Header::Signature))?;
-        let timestamp = presented.timestamp.ok_or(AuthError::Missing(Header::Timestamp))?;
+    pub fn read(headers: SignatureHeaders<'_>, policy: VerifyPolicy<'a>, now: UnixMillis) -> Result<Self, AuthError> {
+        let wallet = headers.wallet.ok_or(AuthError::Missing(AuthHeader::Wallet))?;
+        let signature = headers.signature.ok_or(AuthError::Missing(AuthHeader::Signature))?;
+        let timestamp = headers.timestamp.ok_or(AuthError::Missing(AuthHeader::Timestamp))?;
         let at = parse_timestamp(timestamp)?;
         check_window(at, now)?;
-        let audience = presented.audience.map(|named| find_audience(named, policy.audiences)).transpose()?;
+        let audience = headers.audience.map(|named| find_audience(named, policy.audiences)).transpose()?;
         if policy.require_bound && audience.is_none() {
             return Err(AuthError::Unbound);
         }
-        let wallet: Wallet = wallet.parse().map_err(|_| AuthError::Malformed(Header::Wallet))?;
+        let wallet: Wallet = wallet.parse().map_err(|_| AuthError::Malformed(AuthHeader::Wallet))?;
         let signature = parse_signature(signature)?;
         Ok(Self { wallet, signature, at, audience })
     }
@@ -182,10 +182,10 @@ impl<'a> Claim<'a> {
     ///
     /// # Errors
     /// As [`verify`].
-    pub fn verify(&self, request: &Request<'_>, now: UnixMillis) -> Result<Signed, AuthError> {
+    pub fn verify(&self, request: &BoundRequest<'_>, now: UnixMillis) -> Result<VerifiedSignature, AuthError> {
         let Self { wallet, ref signature, at, audience } = *self;
         check_window(at, now)?;
-        let key = VerifyingKey::from_bytes(&wallet.0).map_err(|_| AuthError::Malformed(Header::Wallet))?;
+        let key = VerifyingKey::from_bytes(&wallet.0).map_err(|_| AuthError::Malformed(AuthHeader::Wallet))?;
         let wrapped = |text: &str| form_of(&key, signature, text);
         let (text, bound) = match audience {
             Some(gateway) => (bound_text(at, gateway, request), true),
@@ -195,21 +195,28 @@ impl<'a> Claim<'a> {
             let nameless = !bound && wrapped(&nameless_text(at, request)).is_some();
             return Err(if nameless { AuthError::Nameless } else { AuthError::Invalid });
         };
-        Ok(Signed { wallet, form, bound, stamp_key: stamp_key(&wallet, &text), expires_at: at.plus(PAST_MS) })
+        Ok(VerifiedSignature {
+            wallet,
+            form,
+            bound,
+            replay_key: replay_key(&wallet, &text),
+            expires_at: at.plus(PAST_MS),
+        })
     }
 }
 
 /// Finds the form in which this text was signed, if it was.
-pub(crate) fn form_of(key: &VerifyingKey, signature: &Signature, text: &str) -> Option<Form> {
+pub(crate) fn form_of(key: &VerifyingKey, signature: &Signature, text: &str) -> Option<MessageEncoding> {
     let mut bytes = Vec::with_capacity(256);
-    let signed = |form: &Form| form.write(key.as_bytes(), text, &mut bytes) && strict(key, &bytes, signature);
-    Form::ALL.into_iter().find(signed)
+    let signed =
+        |form: &MessageEncoding| form.write(key.as_bytes(), text, &mut bytes) && strict(key, &bytes, signature);
+    MessageEncoding::ALL.into_iter().find(signed)
 }
 
 fn find_audience<'a>(text: &str, ours: &'a [GatewayName]) -> Result<&'a GatewayName, AuthError> {
     ours.iter().find(|name| name.as_str() == text).ok_or_else(|| match text.parse() {
         Ok(named) => AuthError::OtherGateway { named },
-        Err(_) => AuthError::Malformed(Header::Audience),
+        Err(_) => AuthError::Malformed(AuthHeader::Audience),
     })
 }
 
@@ -223,7 +230,7 @@ fn strict(key: &VerifyingKey, message: &[u8], signature: &Signature) -> bool {
 
 fn parse_timestamp(text: &str) -> Result<UnixMillis, AuthError> {
     let shaped = text.len() == TIMESTAMP_DIGITS && text.bytes().all(|byte| byte.is_ascii_digit());
-    let malformed = AuthError::Malformed(Header::Timestamp);
+    let malformed = AuthError::Malformed(AuthHeader::Timestamp);
     if shaped { text.parse().map(UnixMillis).map_err(|_| malformed) } else { Err(malformed) }
 }
 
@@ -235,7 +242,7 @@ const fn check_window(at: UnixMillis, now: UnixMillis) -> Result<(), AuthError> 
 }
 
 fn parse_signature(text: &str) -> Result<Signature, AuthError> {
-    let malformed = AuthError::Malformed(Header::Signature);
+    let malformed = AuthError::Malformed(AuthHeader::Signature);
     if text.len() > MAX_SIGNATURE_TEXT {
         return Err(malformed);
     }
@@ -244,7 +251,7 @@ fn parse_signature(text: &str) -> Result<Signature, AuthError> {
     Ok(Signature::from_bytes(&bytes))
 }
 
-pub(crate) fn stamp_key(wallet: &Wallet, text: &str) -> [u8; 32] {
+pub(crate) fn replay_key(wallet: &Wallet, text: &str) -> [u8; 32] {
     Sha256::new().chain_update(wallet.0).chain_update(text).finalize().into()
 }
 

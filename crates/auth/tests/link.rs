@@ -8,8 +8,8 @@ use alloy_primitives::{B128, Signature, U256, eip191_hash_message, uint};
 use domain::{Address, UnixMillis, Wallet};
 use k256::ecdsa::SigningKey;
 use palatine_auth::{
-    Asked, EvmError, EvmSignature, Form, Format, GatewayName, HolderSignature, Keypair, Line, Link, LinkError,
-    LinkTerms, MAX_LIFETIME_MS,
+    EvmError, EvmSignature, GatewayName, HolderSignature, Keypair, Link, LinkError, LinkField, LinkRequirements,
+    LinkTerms, MAX_LIFETIME_MS, MessageEncoding, OffchainFormat,
 };
 use proptest::prelude::*;
 
@@ -61,13 +61,13 @@ fn terms() -> LinkTerms {
 }
 
 fn signed(terms: LinkTerms) -> Link {
-    let holder_signature = holder().sign_link(&terms, Form::Raw);
+    let holder_signature = holder().sign_link(&terms, MessageEncoding::Raw);
     let owner_signature = owner().sign(&terms.text());
     Link { terms, holder_signature, owner_signature }
 }
 
 fn verify(link: &Link, at: UnixMillis) -> Result<(), LinkError> {
-    link.verify(&Asked { gateways: &[gateway()], chain_id: CHAIN, holder: holder().wallet() }, at)
+    link.verify(&LinkRequirements { gateways: &[gateway()], chain_id: CHAIN, holder: holder().wallet() }, at)
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn the_text_is_what_the_documentation_shows() {
 #[test]
 fn a_link_that_both_sides_signed_is_a_link_whatever_the_wallet_wrapped() {
     // Its lines are no printable ASCII.
-    for form in Form::ALL.into_iter().filter(|form| *form != Form::V0(Format::Ascii)) {
+    for form in MessageEncoding::ALL.into_iter().filter(|form| *form != MessageEncoding::V0(OffchainFormat::Ascii)) {
         let link = Link { holder_signature: holder().sign_link(&terms(), form), ..signed(terms()) };
         assert_eq!(verify(&link, NOW), Ok(()), "{form:?}");
     }
@@ -110,7 +110,7 @@ fn a_stored_gateway_name_that_could_break_the_text_is_refused() {
 #[test]
 fn one_side_alone_links_nobody() {
     let stranger = Keypair::generate(&[1; 32]);
-    let forged = Link { holder_signature: stranger.sign_link(&terms(), Form::Raw), ..signed(terms()) };
+    let forged = Link { holder_signature: stranger.sign_link(&terms(), MessageEncoding::Raw), ..signed(terms()) };
     assert_eq!(verify(&forged, NOW), Err(LinkError::HolderSignature));
     let forged = Link { owner_signature: Account::new(8).sign(&terms().text()), ..signed(terms()) };
     assert_eq!(verify(&forged, NOW), Err(LinkError::OwnerSignature));
@@ -126,24 +126,28 @@ fn a_party_that_is_swapped_after_signing_breaks_the_other_sides_signature() {
     assert_eq!(verify(&stolen, NOW), Err(LinkError::HolderSignature));
     let thief = Keypair::generate(&[1; 32]);
     let other_holder = LinkTerms { holder: thief.wallet(), ..terms() };
-    let stolen = Link { holder_signature: thief.sign_link(&other_holder, Form::Raw), terms: other_holder, ..link };
-    let asked = Asked { gateways: &[gateway()], chain_id: CHAIN, holder: thief.wallet() };
-    assert_eq!(stolen.verify(&asked, NOW), Err(LinkError::OwnerSignature));
+    let stolen =
+        Link { holder_signature: thief.sign_link(&other_holder, MessageEncoding::Raw), terms: other_holder, ..link };
+    let required = LinkRequirements { gateways: &[gateway()], chain_id: CHAIN, holder: thief.wallet() };
+    assert_eq!(stolen.verify(&required, NOW), Err(LinkError::OwnerSignature));
 }
 
 #[test]
 fn a_link_of_another_holder_gateway_or_chain_is_refused_by_that_name() {
     let link = signed(terms());
     let ours = [gateway()];
-    let asked = Asked { gateways: &ours, chain_id: CHAIN, holder: holder().wallet() };
+    let required = LinkRequirements { gateways: &ours, chain_id: CHAIN, holder: holder().wallet() };
     let elsewhere: GatewayName = "other.example".parse().unwrap();
     let cases = [
-        (Asked { gateways: std::slice::from_ref(&elsewhere), ..asked }, LinkError::OtherGateway { named: gateway() }),
-        (Asked { chain_id: 25, ..asked }, LinkError::OtherChain { named: CHAIN, ours: 25 }),
-        (Asked { holder: Wallet([1; 32]), ..asked }, LinkError::OtherHolder { named: holder().wallet() }),
+        (
+            LinkRequirements { gateways: std::slice::from_ref(&elsewhere), ..required },
+            LinkError::OtherGateway { named: gateway() },
+        ),
+        (LinkRequirements { chain_id: 25, ..required }, LinkError::OtherChain { named: CHAIN, ours: 25 }),
+        (LinkRequirements { holder: Wallet([1; 32]), ..required }, LinkError::OtherHolder { named: holder().wallet() }),
     ];
-    for (asked, said) in cases {
-        assert_eq!(link.verify(&asked, NOW), Err(said));
+    for (required, said) in cases {
+        assert_eq!(link.verify(&required, NOW), Err(said));
     }
 }
 
@@ -169,8 +173,8 @@ fn a_link_that_is_good_for_longer_than_a_day_or_for_no_time_is_refused() {
 #[test]
 fn two_links_never_share_a_stamp() {
     let other = LinkTerms { nonce: B128::from([8; 16]), ..terms() };
-    assert_ne!(terms().stamp_key(), other.stamp_key());
-    assert_eq!(terms().stamp_key(), signed(terms()).terms.stamp_key());
+    assert_ne!(terms().replay_key(), other.replay_key());
+    assert_eq!(terms().replay_key(), signed(terms()).terms.replay_key());
 }
 
 #[test]
@@ -191,7 +195,10 @@ fn a_text_with_anything_more_or_written_otherwise_is_refused() {
     for other in others {
         assert_ne!(other, text);
         let said = LinkTerms::parse(&other);
-        assert!(matches!(said, Err(LinkError::NotCanonical | LinkError::Text(Line::Expires))), "{other}: {said:?}");
+        assert!(
+            matches!(said, Err(LinkError::NotCanonical | LinkError::Text(LinkField::Expires))),
+            "{other}: {said:?}"
+        );
     }
     assert_eq!(LinkTerms::parse(&"a".repeat(100_000)), Err(LinkError::NotCanonical));
 }
@@ -200,16 +207,16 @@ fn a_text_with_anything_more_or_written_otherwise_is_refused() {
 fn the_line_at_fault_is_named() {
     let text = terms().text();
     let cases = [
-        ("palatine.example", "PALATINE", Line::Gateway),
-        ("asks a holder", "commands a holder", Line::Gateway),
-        ("know and trust", "know", Line::Statement),
-        ("Holder: ", "Holder: 0", Line::Holder),
-        ("Owner: 0x", "Owner: 1x", Line::Owner),
-        ("eip155:", "solana:", Line::Chain),
-        ("Nonce: 0x", "Nonce: 0x00", Line::Nonce),
-        ("Issued: ", "Issued: -", Line::Issued),
-        ("Expires: ", "Expires: soon", Line::Expires),
-        ("\n", "\r\n", Line::Gateway),
+        ("palatine.example", "PALATINE", LinkField::Gateway),
+        ("asks a holder", "commands a holder", LinkField::Gateway),
+        ("know and trust", "know", LinkField::Statement),
+        ("Holder: ", "Holder: 0", LinkField::Holder),
+        ("Owner: 0x", "Owner: 1x", LinkField::Owner),
+        ("eip155:", "solana:", LinkField::Chain),
+        ("Nonce: 0x", "Nonce: 0x00", LinkField::Nonce),
+        ("Issued: ", "Issued: -", LinkField::Issued),
+        ("Expires: ", "Expires: soon", LinkField::Expires),
+        ("\n", "\r\n", LinkField::Gateway),
     ];
     for (from, to, line) in cases {
         assert_eq!(LinkTerms::parse(&text.replace(from, to)), Err(LinkError::Text(line)), "{from} {to}");

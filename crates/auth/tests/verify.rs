@@ -4,21 +4,21 @@
 
 use domain::UnixMillis;
 use palatine_auth::{
-    AuthError, Claim, Form, Format, GatewayName, Header, Headers, Keypair, KeypairError, Policy, Presented, Request,
-    Signed, verify,
+    AuthError, AuthHeader, BoundRequest, GatewayName, Keypair, KeypairError, MessageEncoding, OffchainFormat,
+    SignatureHeaders, SignedHeaders, UnverifiedSignature, VerifiedSignature, VerifyPolicy, verify,
 };
 use proptest::prelude::*;
 use secrecy::ExposeSecret;
 
 const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
-const SPAWN: Request<'static> = Request { method: "POST", path: "/spawn", body: br#"{"agent_type":"echo"}"# };
+const SPAWN: BoundRequest<'static> = BoundRequest { method: "POST", path: "/spawn", body: br#"{"agent_type":"echo"}"# };
 
 fn wallet() -> Keypair {
     Keypair::generate(&[42; 32])
 }
 
-fn present(headers: &Headers) -> Presented<'_> {
-    Presented {
+fn present(headers: &SignedHeaders) -> SignatureHeaders<'_> {
+    SignatureHeaders {
         wallet: Some(&headers.wallet),
         signature: Some(&headers.signature),
         timestamp: Some(&headers.timestamp),
@@ -31,18 +31,18 @@ fn names() -> [GatewayName; 2] {
     ["palatine.example:8443", "127.0.0.1:8080"].map(|name| name.parse().unwrap())
 }
 
-fn check(headers: &Headers, request: &Request<'_>, now: UnixMillis) -> Result<Signed, AuthError> {
-    let policy = Policy { audiences: &names(), require_bound: false };
+fn check(headers: &SignedHeaders, request: &BoundRequest<'_>, now: UnixMillis) -> Result<VerifiedSignature, AuthError> {
+    let policy = VerifyPolicy { audiences: &names(), require_bound: false };
     verify(present(headers), request, policy, now)
 }
 
-fn bound(request: &Request<'_>, at: UnixMillis) -> Headers {
+fn bound(request: &BoundRequest<'_>, at: UnixMillis) -> SignedHeaders {
     wallet().sign_request(&names()[0], request, at)
 }
 
 #[test]
 fn each_form_of_romulus_text_is_accepted() {
-    for form in Form::ALL {
+    for form in MessageEncoding::ALL {
         let signed = check(&wallet().sign_instant(form, NOW), &SPAWN, NOW).unwrap();
         assert_eq!((signed.wallet, signed.form, signed.bound), (wallet().wallet(), form, false));
     }
@@ -53,9 +53,9 @@ fn the_bound_form_is_accepted_for_its_own_request_alone() {
     let headers = bound(&SPAWN, NOW);
     assert!(check(&headers, &SPAWN, NOW).unwrap().bound);
     let others = [
-        Request { method: "GET", ..SPAWN },
-        Request { path: "/spawn?wait=false", ..SPAWN },
-        Request { body: br#"{"agent_type":"coding"}"#, ..SPAWN },
+        BoundRequest { method: "GET", ..SPAWN },
+        BoundRequest { path: "/spawn?wait=false", ..SPAWN },
+        BoundRequest { body: br#"{"agent_type":"coding"}"#, ..SPAWN },
     ];
     for other in others {
         assert_eq!(check(&headers, &other, NOW), Err(AuthError::Invalid), "{other:?}");
@@ -64,8 +64,8 @@ fn the_bound_form_is_accepted_for_its_own_request_alone() {
 
 #[test]
 fn a_gateway_that_wants_the_bound_form_refuses_the_others_by_that_name() {
-    let policy = Policy { audiences: &names(), require_bound: true };
-    for form in Form::ALL {
+    let policy = VerifyPolicy { audiences: &names(), require_bound: true };
+    for form in MessageEncoding::ALL {
         let headers = wallet().sign_instant(form, NOW);
         assert_eq!(verify(present(&headers), &SPAWN, policy, NOW), Err(AuthError::Unbound));
     }
@@ -76,7 +76,7 @@ fn a_gateway_that_wants_the_bound_form_refuses_the_others_by_that_name() {
 fn fault_2_5_a_bound_signature_is_good_at_the_gateway_it_names_alone() {
     let headers = bound(&SPAWN, NOW);
     let at = |names: &[GatewayName]| {
-        verify(present(&headers), &SPAWN, Policy { audiences: names, require_bound: false }, NOW)
+        verify(present(&headers), &SPAWN, VerifyPolicy { audiences: names, require_bound: false }, NOW)
     };
     assert!(at(&names()).unwrap().bound);
     let other: GatewayName = "other.example".parse().unwrap();
@@ -85,7 +85,7 @@ fn fault_2_5_a_bound_signature_is_good_at_the_gateway_it_names_alone() {
     // Whoever passes it on cannot give it another name, not even one of the same gateway's.
     let renamed = |name: &str| {
         verify(
-            Presented { audience: Some(name), ..present(&headers) },
+            SignatureHeaders { audience: Some(name), ..present(&headers) },
             &SPAWN,
             policy(&[other.clone(), names()[1].clone()]),
             NOW,
@@ -93,12 +93,12 @@ fn fault_2_5_a_bound_signature_is_good_at_the_gateway_it_names_alone() {
     };
     assert_eq!(renamed("other.example"), Err(AuthError::Invalid));
     assert_eq!(renamed("127.0.0.1:8080"), Err(AuthError::Invalid));
-    let unnamed = verify(Presented { audience: None, ..present(&headers) }, &SPAWN, policy(&names()), NOW);
+    let unnamed = verify(SignatureHeaders { audience: None, ..present(&headers) }, &SPAWN, policy(&names()), NOW);
     assert_eq!(unnamed, Err(AuthError::Invalid));
 }
 
-fn policy(audiences: &[GatewayName]) -> Policy<'_> {
-    Policy { audiences, require_bound: false }
+fn policy(audiences: &[GatewayName]) -> VerifyPolicy<'_> {
+    VerifyPolicy { audiences, require_bound: false }
 }
 
 #[test]
@@ -106,8 +106,9 @@ fn fault_2_5_a_name_that_no_url_has_is_malformed() {
     let headers = bound(&SPAWN, NOW);
     for name in ["", "Palatine.example:8443", "palatine.example:8443/", "https://palatine.example", "palatine.example:"]
     {
-        let said = verify(Presented { audience: Some(name), ..present(&headers) }, &SPAWN, policy(&names()), NOW);
-        assert_eq!(said, Err(AuthError::Malformed(Header::Audience)), "{name}");
+        let said =
+            verify(SignatureHeaders { audience: Some(name), ..present(&headers) }, &SPAWN, policy(&names()), NOW);
+        assert_eq!(said, Err(AuthError::Malformed(AuthHeader::Audience)), "{name}");
     }
 }
 
@@ -115,10 +116,10 @@ fn fault_2_5_a_name_that_no_url_has_is_malformed() {
 /// signed by OpenSSL.
 #[test]
 fn fault_2_5_the_form_without_a_gateway_is_refused_in_words_that_tell_the_new_one() {
-    let headers = Headers {
+    let headers = SignedHeaders {
         signature: "5W2NJj9WnQBKTGeACcEFjJrZknhxQwmcbvq8ScFES94Q1pffJbYUiZ835rqVFeZ1eXb5wcrXQ5gEPtZiVx1ear9Q"
             .to_owned(),
-        ..wallet().sign_instant(Form::Raw, NOW)
+        ..wallet().sign_instant(MessageEncoding::Raw, NOW)
     };
     let error = check(&headers, &SPAWN, NOW).unwrap_err();
     assert_eq!(error, AuthError::Nameless);
@@ -134,7 +135,7 @@ fn a_timestamp_that_is_not_13_digits_is_refused_even_if_it_was_signed() {
     for text in texts.into_iter().chain([wide, " 1700000000000", "0x18bcfe56800"]) {
         let mut headers = bound(&SPAWN, NOW);
         headers.timestamp = text.to_owned();
-        assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(Header::Timestamp)), "{text}");
+        assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(AuthHeader::Timestamp)), "{text}");
     }
 }
 
@@ -158,16 +159,16 @@ fn a_signature_is_remembered_for_as_long_as_it_would_be_accepted() {
 // see that the same text was wrapped or signed another way.
 #[test]
 fn the_same_text_in_another_form_is_the_same_request_again() {
-    let key = |form| check(&wallet().sign_instant(form, NOW), &SPAWN, NOW).unwrap().stamp_key;
-    assert!(Form::ALL.into_iter().all(|form| key(form) == key(Form::Raw)));
+    let key = |form| check(&wallet().sign_instant(form, NOW), &SPAWN, NOW).unwrap().replay_key;
+    assert!(MessageEncoding::ALL.into_iter().all(|form| key(form) == key(MessageEncoding::Raw)));
 }
 
 #[test]
 fn another_wallet_instant_or_request_is_another_stamp() {
     let key = |pair: &Keypair, at: UnixMillis, path| {
-        let request = Request { path, ..SPAWN };
+        let request = BoundRequest { path, ..SPAWN };
         let headers = pair.sign_request(&names()[0], &request, at);
-        check(&headers, &request, NOW).unwrap().stamp_key
+        check(&headers, &request, NOW).unwrap().replay_key
     };
     let other = Keypair::generate(&[43; 32]);
     let keys = [
@@ -186,12 +187,12 @@ fn a_missing_header_is_named() {
     let headers = bound(&SPAWN, NOW);
     let whole = present(&headers);
     let cases = [
-        (Presented { wallet: None, ..whole }, Header::Wallet),
-        (Presented { signature: None, ..whole }, Header::Signature),
-        (Presented { timestamp: None, ..whole }, Header::Timestamp),
+        (SignatureHeaders { wallet: None, ..whole }, AuthHeader::Wallet),
+        (SignatureHeaders { signature: None, ..whole }, AuthHeader::Signature),
+        (SignatureHeaders { timestamp: None, ..whole }, AuthHeader::Timestamp),
     ];
     for (presented, header) in cases {
-        let said = verify(presented, &SPAWN, Policy::default(), NOW);
+        let said = verify(presented, &SPAWN, VerifyPolicy::default(), NOW);
         assert_eq!(said, Err(AuthError::Missing(header)));
     }
 }
@@ -200,15 +201,15 @@ fn a_missing_header_is_named() {
 fn keys_and_signatures_of_another_length_are_refused_before_they_are_decoded() {
     let good = bound(&SPAWN, NOW);
     for length in [0, 31, 33, 1_000_000] {
-        let headers = Headers { wallet: "1".repeat(length), ..good.clone() };
-        assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(Header::Wallet)), "{length}");
+        let headers = SignedHeaders { wallet: "1".repeat(length), ..good.clone() };
+        assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(AuthHeader::Wallet)), "{length}");
     }
     for length in [0, 63, 65, 1_000_000] {
-        let headers = Headers { signature: "1".repeat(length), ..good.clone() };
-        assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(Header::Signature)), "{length}");
+        let headers = SignedHeaders { signature: "1".repeat(length), ..good.clone() };
+        assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(AuthHeader::Signature)), "{length}");
     }
-    let headers = Headers { wallet: format!("{}0", &good.wallet[1..]), ..good };
-    assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(Header::Wallet)));
+    let headers = SignedHeaders { wallet: format!("{}0", &good.wallet[1..]), ..good };
+    assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Malformed(AuthHeader::Wallet)));
 }
 
 /// The order of the base point, little-endian: adding it to a signature's `s`
@@ -240,7 +241,7 @@ fn a_key_of_small_order_signs_nothing() {
     identity[0] = 1;
     let mut signature = [0_u8; 64];
     signature[0] = 1;
-    let headers = Headers {
+    let headers = SignedHeaders {
         wallet: bs58::encode(identity).into_string(),
         signature: bs58::encode(signature).into_string(),
         timestamp: NOW.to_string(),
@@ -282,7 +283,7 @@ fn a_keypair_file_of_another_shape_is_refused_without_showing_it() {
 fn the_published_vectors_hold() {
     let pair = wallet();
     assert_eq!(pair.wallet().to_string(), "2iXtA8oeZqUU5pofxK971TCEvFGfems2AcDRaZHKD2pQ");
-    for form in Form::ALL {
+    for form in MessageEncoding::ALL {
         let headers = pair.sign_instant(form, NOW);
         assert_eq!(headers.timestamp, "1700000000000");
         assert_eq!(headers.signature, vector(form));
@@ -293,18 +294,24 @@ fn the_published_vectors_hold() {
     );
 }
 
-fn vector(form: Form) -> &'static str {
+fn vector(form: MessageEncoding) -> &'static str {
     match form {
-        Form::Raw => "3xmpT9cZUx2YmPZDQQnZbLa1pjP57CvroHv4o9jePf5cH3oVUzuWvp4XSbCvKxc7DGiXcp7rq7tPGUFqyAqgDouz",
-        Form::Legacy => "45dHPyrvgBpJDsGM565nVQiAie66cXruEdd6PBzcXuDwzVrTADrtSLkckSVFMBoAyhbZzFxr1gpUSMPZ7kcJRzRc",
-        Form::V1 => "2ZAUHnZpZ4aT7wFMssKyVAP3A98ZESTAdHuwJreqTegyca2j5cNyDTUNDP9CceKjhV5nb9Ln3GMfWowV9Udwk7Dg",
-        Form::V0(Format::Utf8) => {
+        MessageEncoding::Raw => {
+            "3xmpT9cZUx2YmPZDQQnZbLa1pjP57CvroHv4o9jePf5cH3oVUzuWvp4XSbCvKxc7DGiXcp7rq7tPGUFqyAqgDouz"
+        }
+        MessageEncoding::Legacy => {
+            "45dHPyrvgBpJDsGM565nVQiAie66cXruEdd6PBzcXuDwzVrTADrtSLkckSVFMBoAyhbZzFxr1gpUSMPZ7kcJRzRc"
+        }
+        MessageEncoding::V1 => {
+            "2ZAUHnZpZ4aT7wFMssKyVAP3A98ZESTAdHuwJreqTegyca2j5cNyDTUNDP9CceKjhV5nb9Ln3GMfWowV9Udwk7Dg"
+        }
+        MessageEncoding::V0(OffchainFormat::Utf8) => {
             "3tAAbRqoyza9bHKTV6stbwVpMTeeBS4VLsUXH5TDrLBNR9FqtAzYFhwhkReM7WqkVqpzfFfXgszFNdcvDdx2v4ua"
         }
-        Form::V0(Format::Long) => {
+        MessageEncoding::V0(OffchainFormat::Long) => {
             "2X66Lxk9r28vY755ahyBxuN95XYJYVKACX2THct16LkXew1N54RfxVBoSmzHyrnu74LmheyXvvcxGe5mMxT7bnEB"
         }
-        Form::V0(Format::Ascii) => {
+        MessageEncoding::V0(OffchainFormat::Ascii) => {
             "2ugbHHQ7xo8S69yL92QWZCbNKJGzgQo9p7ugdK6npD9bS8yTiL8Xu1itwx8cZpgF3cCoHzjh1edVJaGHEQBzgGpT"
         }
     }
@@ -312,8 +319,14 @@ fn vector(form: Form) -> &'static str {
 
 #[test]
 fn case_offchain_v1_is_taken_as_its_package_makes_it() {
-    for form in [Form::V1, Form::V0(Format::Utf8), Form::V0(Format::Long), Form::V0(Format::Ascii)] {
-        let headers = Headers { signature: vector(form).to_owned(), ..wallet().sign_instant(Form::Raw, NOW) };
+    for form in [
+        MessageEncoding::V1,
+        MessageEncoding::V0(OffchainFormat::Utf8),
+        MessageEncoding::V0(OffchainFormat::Long),
+        MessageEncoding::V0(OffchainFormat::Ascii),
+    ] {
+        let headers =
+            SignedHeaders { signature: vector(form).to_owned(), ..wallet().sign_instant(MessageEncoding::Raw, NOW) };
         let signed = check(&headers, &SPAWN, NOW).unwrap();
         assert_eq!((signed.wallet, signed.form, signed.bound), (wallet().wallet(), form, false));
     }
@@ -324,7 +337,7 @@ fn case_offchain_v1_is_taken_as_its_package_makes_it() {
 fn case_offchain_v1_with_a_second_signer_is_nobodys_word_yet() {
     let signature =
         "5tjdv2LvFSkSirbjwVGSTkGvxh33RFtxpwKV3fno1J3Xg2GeLotswhXEPFLvHProsNYogztUVz7oiKehbC3zMggE".to_owned();
-    let headers = Headers { signature, ..wallet().sign_instant(Form::Raw, NOW) };
+    let headers = SignedHeaders { signature, ..wallet().sign_instant(MessageEncoding::Raw, NOW) };
     assert_eq!(check(&headers, &SPAWN, NOW), Err(AuthError::Invalid));
 }
 
@@ -335,7 +348,7 @@ proptest! {
     fn whatever_the_headers_hold_the_verifier_does_not_panic_and_lets_nobody_in(
         wallet in ".{0,60}", signature in ".{0,100}", timestamp in ".{0,20}",
     ) {
-        let headers = Headers { wallet, signature, timestamp, audience: None };
+        let headers = SignedHeaders { wallet, signature, timestamp, audience: None };
         prop_assert!(check(&headers, &SPAWN, NOW).is_err());
     }
 
@@ -343,7 +356,7 @@ proptest! {
     fn a_signed_request_is_accepted_and_one_flipped_bit_is_not(
         seed: [u8; 32], path in "/[!-~]{0,40}", body: Vec<u8>, byte in 0_usize..64, bit in 0_u8..8,
     ) {
-        let request = Request { method: "POST", path: &path, body: &body };
+        let request = BoundRequest { method: "POST", path: &path, body: &body };
         let mut headers = Keypair::generate(&seed).sign_request(&names()[0], &request, NOW);
         prop_assert!(check(&headers, &request, NOW).is_ok());
         let mut bytes = bs58::decode(&headers.signature).into_vec().unwrap();
@@ -357,16 +370,16 @@ proptest! {
 fn fault_2_2_headers_that_no_body_could_save_are_refused_without_it() {
     let headers = bound(&SPAWN, NOW);
     let (whole, names) = (present(&headers), names());
-    let read = |presented, now| Claim::read(presented, policy(&names), now).map(drop);
+    let read = |presented, now| UnverifiedSignature::read(presented, policy(&names), now).map(drop);
     assert_eq!(read(whole, NOW), Ok(()));
-    let of = |wallet, signature, timestamp| read(Presented { wallet, signature, timestamp, ..whole }, NOW);
-    let Presented { wallet, signature, timestamp, .. } = whole;
-    assert_eq!(of(None, signature, timestamp), Err(AuthError::Missing(Header::Wallet)));
-    assert_eq!(of(wallet, None, timestamp), Err(AuthError::Missing(Header::Signature)));
-    assert_eq!(of(wallet, signature, None), Err(AuthError::Missing(Header::Timestamp)));
-    assert_eq!(of(Some("x"), signature, timestamp), Err(AuthError::Malformed(Header::Wallet)));
-    assert_eq!(of(wallet, Some("x"), timestamp), Err(AuthError::Malformed(Header::Signature)));
-    assert_eq!(of(wallet, signature, Some("1")), Err(AuthError::Malformed(Header::Timestamp)));
+    let of = |wallet, signature, timestamp| read(SignatureHeaders { wallet, signature, timestamp, ..whole }, NOW);
+    let SignatureHeaders { wallet, signature, timestamp, .. } = whole;
+    assert_eq!(of(None, signature, timestamp), Err(AuthError::Missing(AuthHeader::Wallet)));
+    assert_eq!(of(wallet, None, timestamp), Err(AuthError::Missing(AuthHeader::Signature)));
+    assert_eq!(of(wallet, signature, None), Err(AuthError::Missing(AuthHeader::Timestamp)));
+    assert_eq!(of(Some("x"), signature, timestamp), Err(AuthError::Malformed(AuthHeader::Wallet)));
+    assert_eq!(of(wallet, Some("x"), timestamp), Err(AuthError::Malformed(AuthHeader::Signature)));
+    assert_eq!(of(wallet, signature, Some("1")), Err(AuthError::Malformed(AuthHeader::Timestamp)));
     assert_eq!(read(whole, NOW.plus(palatine_auth::PAST_MS + 1)), Err(AuthError::Expired));
 }
 
@@ -374,7 +387,7 @@ fn fault_2_2_headers_that_no_body_could_save_are_refused_without_it() {
 fn fault_2_2_a_signature_that_expires_while_its_body_is_read_opens_nothing() {
     let headers = bound(&SPAWN, NOW);
     let names = names();
-    let claim = Claim::read(present(&headers), policy(&names), NOW).unwrap();
+    let claim = UnverifiedSignature::read(present(&headers), policy(&names), NOW).unwrap();
     let last = NOW.plus(palatine_auth::PAST_MS);
     assert!(claim.verify(&SPAWN, last).is_ok());
     assert_eq!(claim.verify(&SPAWN, last.plus(1)), Err(AuthError::Expired));

@@ -1,4 +1,4 @@
-//! What the rest of the house asks of a chain.
+//! What other crates ask of a chain.
 
 use async_trait::async_trait;
 use domain::{TokenAmount, Wallet};

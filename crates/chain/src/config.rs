@@ -21,7 +21,7 @@ pub struct Config {
     /// The mint's token program, `spl-token` or `token-2022`. Default: read from
     /// the chain once, then kept to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub program: Option<Program>,
+    pub program: Option<TokenProgram>,
     /// The mint's decimals; goes with `program`. Default: read with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub decimals: Option<u8>,
@@ -97,7 +97,7 @@ impl Commitment {
 /// The programs that keep tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Program {
+pub enum TokenProgram {
     /// SPL Token.
     SplToken,
     /// Token-2022.
@@ -105,7 +105,7 @@ pub enum Program {
     Token2022,
 }
 
-impl Program {
+impl TokenProgram {
     /// The program's address.
     #[must_use]
     pub const fn address(self) -> &'static str {
@@ -154,7 +154,7 @@ impl Config {
         if !(1..=Self::MAX_ENDPOINTS).contains(&self.endpoints.len()) {
             return Err(ConfigError::Endpoints(self.endpoints.len()));
         }
-        if !self.endpoints.iter().all(Endpoint::is_sound) {
+        if !self.endpoints.iter().all(Endpoint::is_valid) {
             return Err(ConfigError::Endpoint);
         }
         Wallet::from_str(&self.mint).map_err(|_| ConfigError::Mint(self.mint.clone()))?;

@@ -21,7 +21,7 @@ impl Endpoint {
 
     /// Whether it is a URL that HTTP can be spoken to.
     #[must_use]
-    pub fn is_sound(&self) -> bool {
+    pub fn is_valid(&self) -> bool {
         self.url().is_some()
     }
 

@@ -34,7 +34,7 @@ impl FakeBalances {
     /// A chain on which every wallet holds this many whole tokens until it is
     /// set otherwise.
     #[must_use]
-    pub fn where_everybody_holds(tokens: u64) -> Self {
+    pub fn with_default_balance(tokens: u64) -> Self {
         let fake = Self::default();
         fake.with(|held| held.everybody = TokenAmount::from_whole(tokens, DECIMALS));
         fake

@@ -7,16 +7,16 @@ use tokio::time::Instant;
 
 /// How long an answer is held against older ones. Then the best that is left
 /// counts again, so that one wrong slot cannot blind us for good.
-const MEMORY: Duration = Duration::from_secs(600);
+const WINDOW: Duration = Duration::from_secs(600);
 
 /// The newest slot, or block, seen lately.
 #[derive(Debug)]
-pub(crate) struct Newest {
+pub(crate) struct LagGuard {
     max_lag: u64,
     seen: Mutex<Option<(u64, Instant)>>,
 }
 
-impl Newest {
+impl LagGuard {
     /// Zero never refuses.
     pub(crate) const fn new(max_lag: u64) -> Self {
         Self { max_lag, seen: Mutex::new(None) }
@@ -27,7 +27,7 @@ impl Newest {
     pub(crate) fn check(&self, slot: u64, now: Instant) -> Result<(), u64> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match *seen {
-            Some((newest, at)) if slot < newest && now.duration_since(at) < MEMORY => {
+            Some((newest, at)) if slot < newest && now.duration_since(at) < WINDOW => {
                 let lag = newest - slot;
                 if self.max_lag > 0 && lag > self.max_lag { Err(lag) } else { Ok(()) }
             }
@@ -45,18 +45,18 @@ mod tests {
 
     #[test]
     fn a_slot_too_far_behind_is_refused_until_the_newest_is_forgotten() {
-        let newest = Newest::new(10);
+        let newest = LagGuard::new(10);
         let now = Instant::now();
         assert_eq!(newest.check(100, now), Ok(()));
         assert_eq!(newest.check(90, now), Ok(()));
         assert_eq!(newest.check(89, now), Err(11));
-        assert_eq!(newest.check(89, now + MEMORY), Ok(()));
-        assert_eq!(newest.check(90, now + MEMORY), Ok(()));
+        assert_eq!(newest.check(89, now + WINDOW), Ok(()));
+        assert_eq!(newest.check(90, now + WINDOW), Ok(()));
     }
 
     #[test]
     fn zero_asks_nothing() {
-        let newest = Newest::new(0);
+        let newest = LagGuard::new(0);
         let now = Instant::now();
         assert_eq!(newest.check(u64::MAX, now), Ok(()));
         assert_eq!(newest.check(0, now), Ok(()));

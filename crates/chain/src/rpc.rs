@@ -92,13 +92,13 @@ pub(crate) struct RpcError {
     pub(crate) data: Option<Value>,
 }
 
-/// How endpoints are called.
+/// How endpoints are called, and how often.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Manners {
+pub(crate) struct RetryPolicy {
     /// For one call to one endpoint.
     pub(crate) timeout: Duration,
     /// For which an endpoint that failed is tried last.
-    pub(crate) bench: Duration,
+    pub(crate) cooldown: Duration,
     /// Rounds over all endpoints, at least one.
     pub(crate) rounds: u64,
     /// The pause before the second round; doubles, with jitter.
@@ -107,7 +107,7 @@ pub(crate) struct Manners {
     pub(crate) max_answer: usize,
 }
 
-impl Manners {
+impl RetryPolicy {
     /// The pauses between rounds.
     pub(crate) fn pauses(&self) -> ExponentialBuilder {
         ExponentialBuilder::default()
@@ -118,36 +118,36 @@ impl Manners {
     }
 }
 
-/// All endpoints, and what they did lately.
+/// All endpoints, and how they did lately.
 #[derive(Debug)]
 pub(crate) struct Pool {
     http: Client,
-    seats: Vec<Seat>,
-    manners: Manners,
+    endpoints: Vec<PooledEndpoint>,
+    policy: RetryPolicy,
 }
 
-/// One endpoint; on the bench until the instant it holds.
+/// One endpoint; after a failure it cools down, and is tried last until then.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct PooledEndpoint {
     endpoint: Endpoint,
-    benched_until: Mutex<Option<Instant>>,
+    cooling_until: Mutex<Option<Instant>>,
     known: AtomicBool,
     height: AtomicU64,
 }
 
-impl Seat {
+impl PooledEndpoint {
     /// What may be shown of it.
     pub(crate) fn host(&self) -> String {
         self.endpoint.host()
     }
 
     /// Whether it has said since its last failure which chain it serves.
-    pub(crate) fn is_known(&self) -> bool {
+    pub(crate) fn is_verified(&self) -> bool {
         self.known.load(Ordering::Relaxed)
     }
 
     /// It has said which chain it serves.
-    pub(crate) fn know(&self) {
+    pub(crate) fn mark_verified(&self) {
         self.known.store(true, Ordering::Relaxed);
     }
 
@@ -161,62 +161,62 @@ impl Seat {
         self.height.store(height, Ordering::Relaxed);
     }
 
-    fn is_benched(&self, now: Instant) -> bool {
-        self.benched_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+    fn is_cooling_down(&self, now: Instant) -> bool {
+        self.cooling_until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
     }
 
-    fn bench(&self, until: Option<Instant>) {
-        *self.benched_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    fn cool_down(&self, until: Option<Instant>) {
+        *self.cooling_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
     }
 }
 
 impl Pool {
     /// # Errors
     /// When the machine has no TLS roots, for instance.
-    pub(crate) fn new(endpoints: &[Endpoint], manners: Manners) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(endpoints: &[Endpoint], policy: RetryPolicy) -> Result<Self, reqwest::Error> {
         let http = Client::builder()
-            .connect_timeout(manners.timeout)
+            .connect_timeout(policy.timeout)
             .redirect(Policy::none())
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .user_agent(concat!("palatine/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        let seat = |endpoint: &Endpoint| Seat {
+        let pooled = |endpoint: &Endpoint| PooledEndpoint {
             endpoint: endpoint.clone(),
-            benched_until: Mutex::new(None),
+            cooling_until: Mutex::new(None),
             known: AtomicBool::new(false),
             height: AtomicU64::new(0),
         };
-        Ok(Self { http, seats: endpoints.iter().map(seat).collect(), manners })
+        Ok(Self { http, endpoints: endpoints.iter().map(pooled).collect(), policy })
     }
 
-    pub(crate) const fn manners(&self) -> &Manners {
-        &self.manners
+    pub(crate) const fn policy(&self) -> &RetryPolicy {
+        &self.policy
     }
 
-    /// As configured, but those on the bench last.
-    pub(crate) fn order(&self) -> Vec<&Seat> {
+    /// As configured, but those that cool down last.
+    pub(crate) fn in_order(&self) -> Vec<&PooledEndpoint> {
         let now = Instant::now();
-        let mut seats: Vec<&Seat> = self.seats.iter().collect();
-        seats.sort_by_key(|seat| seat.is_benched(now));
-        seats
+        let mut endpoints: Vec<&PooledEndpoint> = self.endpoints.iter().collect();
+        endpoints.sort_by_key(|endpoint| endpoint.is_cooling_down(now));
+        endpoints
     }
 
     /// Remembers that an endpoint failed, or that it did not.
-    pub(crate) fn judge(&self, seat: &Seat, failed: bool) {
-        seat.bench(failed.then(|| Instant::now() + self.manners.bench));
-        seat.known.fetch_and(!failed, Ordering::Relaxed);
+    pub(crate) fn record_outcome(&self, endpoint: &PooledEndpoint, failed: bool) {
+        endpoint.cool_down(failed.then(|| Instant::now() + self.policy.cooldown));
+        endpoint.known.fetch_and(!failed, Ordering::Relaxed);
     }
 
     /// Calls a method; the deadline covers the last byte of the answer.
     pub(crate) async fn call<T: DeserializeOwned>(
         &self,
-        seat: &Seat,
+        endpoint: &PooledEndpoint,
         method: &str,
         params: &Value,
     ) -> Result<T, Fault> {
-        let late = Fault::TimedOut(self.manners.timeout.as_millis());
-        let exchange = exchange(&self.http, &seat.endpoint, self.manners.max_answer, method, params);
-        let body = tokio::time::timeout(self.manners.timeout, exchange).await.unwrap_or(Err(late))?;
+        let late = Fault::TimedOut(self.policy.timeout.as_millis());
+        let exchange = exchange(&self.http, &endpoint.endpoint, self.policy.max_answer, method, params);
+        let body = tokio::time::timeout(self.policy.timeout, exchange).await.unwrap_or(Err(late))?;
         let answer: Answer<T> =
             serde_json::from_slice(&body).map_err(|error| Fault::Garbage(short(&error.to_string())))?;
         match (answer.result, answer.error) {

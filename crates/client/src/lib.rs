@@ -1,9 +1,9 @@
-//! Typed clients of two of the house's APIs.
+//! Typed clients of the gateway's public API and of a node's API.
 //!
 //! | client | speaks | for |
 //! |---|---|---|
 //! | [`NodeClient`] | [`wire::node`], over a Unix socket | the control plane and the gateway |
-//! | [`Public`] | [`wire::public`], over HTTP; OpenAI's chat to an agent; E2B's process protocol into it | the CLI, and whoever writes programs against the gateway |
+//! | [`GatewayClient`] | [`wire::public`], over HTTP; OpenAI's chat to an agent; E2B's process protocol into it | the CLI, and whoever writes programs against the gateway |
 //!
 //! Every call has a deadline and every answer a bound; both are named.
 
@@ -14,6 +14,6 @@ mod public;
 pub use hop::strip_hop_by_hop;
 pub use node::{Deadlines, LogSource, NodeBody, NodeClient, NodeError, Tunnel};
 pub use public::{
-    ClientError, Command, Door, Exit, Limits, Payer, Process, ProcessHandle, Public, Question, Refused, SpawnOptions,
-    gateway_name,
+    AgentEndpoint, ApiError, ChatPrompt, ClientError, ExecCommand, ExitStatus, GatewayClient, Payer, Process,
+    ProcessHandle, SpawnOptions, Timeouts, gateway_name,
 };

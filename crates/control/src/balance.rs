@@ -9,7 +9,7 @@ use std::time::Duration;
 use chain::BalanceError;
 use domain::{Event, State, StopReason, Tiers, TokenAmount, UnixMillis};
 use futures_util::{StreamExt, stream};
-use store::{Below, Record};
+use store::{BelowTier, RunRecord};
 
 use crate::config::Config;
 use crate::service::Inner;
@@ -21,24 +21,24 @@ const AT_ONCE: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// It runs on; this is what to remember.
-    Keep(Below),
+    Keep(BelowTier),
     /// It was below for too long.
-    Stop(Below),
+    Stop(BelowTier),
 }
 
-fn judge(before: Below, enough: bool, now: UnixMillis, config: &Config) -> Verdict {
+fn judge(before: BelowTier, enough: bool, now: UnixMillis, config: &Config) -> Verdict {
     if enough {
-        return Verdict::Keep(Below::default());
+        return Verdict::Keep(BelowTier::default());
     }
     let since = before.since.unwrap_or(now);
-    let below = Below { readings: before.readings.saturating_add(1), since: Some(since) };
+    let below = BelowTier { readings: before.readings.saturating_add(1), since: Some(since) };
     let long = now.since(since) >= config.below_grace_s.saturating_mul(1000);
     if below.readings >= config.below_readings && long { Verdict::Stop(below) } else { Verdict::Keep(below) }
 }
 
 /// What the agent's tier asks for: what it asked at spawn, or less if the
 /// operator has lowered it since.
-fn needed(record: &Record, tiers: &Tiers) -> u64 {
+fn needed(record: &RunRecord, tiers: &Tiers) -> u64 {
     let today = tiers.iter().find(|(name, _)| **name == record.tier).map(|(_, tier)| tier.min);
     today.map_or(record.tier_config.min, |min| min.min(record.tier_config.min))
 }
@@ -65,7 +65,7 @@ impl Inner {
         stream::iter(running).for_each_concurrent(AT_ONCE, |record| self.recheck_one(record)).await;
     }
 
-    async fn recheck_one(self: &Arc<Self>, record: Record) {
+    async fn recheck_one(self: &Arc<Self>, record: RunRecord) {
         let outcome = match self.balances.balance(&record.wallet).await {
             Ok(balance) => self.judge_one(&record, balance).await,
             Err(BalanceError::Unknown { why, .. }) => {
@@ -76,7 +76,7 @@ impl Inner {
         metrics::counter!("palatine_balance_checks_total", "outcome" => outcome).increment(1);
     }
 
-    async fn judge_one(self: &Arc<Self>, record: &Record, balance: TokenAmount) -> &'static str {
+    async fn judge_one(self: &Arc<Self>, record: &RunRecord, balance: TokenAmount) -> &'static str {
         let enough = balance >= TokenAmount::from_whole(needed(record, &self.tiers), self.balances.decimals());
         let (below, outcome) = match judge(record.below, enough, self.clock.now(), &self.config) {
             Verdict::Keep(below) => (below, if enough { "enough" } else { "below" }),
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn an_agent_is_stopped_after_enough_readings_and_enough_time() {
-        let mut below = Below::default();
+        let mut below = BelowTier::default();
         for (at_s, stops) in [(0, false), (300, false), (599, false), (600, true)] {
             let verdict = judge(below, false, UnixMillis(at_s * 1000), &config());
             assert_eq!(matches!(verdict, Verdict::Stop(_)), stops, "after {at_s} s");
@@ -122,15 +122,15 @@ mod tests {
 
     #[test]
     fn one_good_reading_forgives_all() {
-        let long = Below { readings: 99, since: Some(UnixMillis(0)) };
-        assert_eq!(judge(long, true, UnixMillis(1 << 40), &config()), Verdict::Keep(Below::default()));
+        let long = BelowTier { readings: 99, since: Some(UnixMillis(0)) };
+        assert_eq!(judge(long, true, UnixMillis(1 << 40), &config()), Verdict::Keep(BelowTier::default()));
     }
 
     proptest! {
         #[test]
         fn nobody_is_stopped_sooner_than_promised(readings in proptest::collection::vec((any::<bool>(), 0_u64..400), 1..60)) {
             let config = config();
-            let (mut below, mut now, mut low_since, mut low_count) = (Below::default(), 0, None, 0);
+            let (mut below, mut now, mut low_since, mut low_count) = (BelowTier::default(), 0, None, 0);
             for (enough, wait_s) in readings {
                 now += wait_s * 1000;
                 (low_since, low_count) = if enough { (None, 0) } else { (low_since.or(Some(now)), low_count + 1) };

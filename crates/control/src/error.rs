@@ -1,7 +1,7 @@
 //! Why an agent did not come to be, or could not be stopped.
 
 use client::NodeError;
-use domain::{FailReason, ImageDigest, Lack, NoRoom, StopReason};
+use domain::{FailReason, ImageDigest, PlacementError, StopReason, WaitReason};
 use store::StoreError;
 
 /// Why a spawn gave no agent. Unless it is [`SpawnError::NodeUnavailable`] or
@@ -10,7 +10,7 @@ use store::StoreError;
 pub enum SpawnError {
     /// No node has room.
     #[error("there is no room: {0}")]
-    NoCapacity(NoRoom),
+    NoCapacity(PlacementError),
     /// No node that could hold it has its image.
     #[error("no node has the image {0}")]
     NoImage(ImageDigest),
@@ -36,7 +36,7 @@ pub enum SpawnError {
     /// The node lacks what it needs to start an agent, and did for the whole of the
     /// deadline; taken down.
     #[error("the node lacks what it needs to start an agent: {0}")]
-    NodeLacks(Lack),
+    NodeLacks(WaitReason),
     /// It failed while it was starting; taken down.
     #[error("the agent failed while it was starting: {0:?}")]
     Failed(FailReason),

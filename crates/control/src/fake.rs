@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::NodeError;
-use domain::{FailReason, Lack, Mark, MarkKind, PodId, RunId, UnixMillis};
+use domain::{FailReason, Mark, MarkKind, PodId, RunId, UnixMillis, WaitReason};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::fault::{Code, Fault};
 use wire::node::{
-    AgentMark, Data, DataDisk, Gone, KeptData, Marks, NodeInfo, Phase, Quarantined, RuntimeName, Sandbox, SandboxSpec,
-    Sandboxes,
+    AgentMark, DataDisk, DataPolicy, DeleteResponse, KeptData, MarksPage, NodeInfo, Phase, Quarantined, RuntimeName,
+    Sandbox, SandboxSpec, Sandboxes,
 };
 
 use crate::clock::Clock;
@@ -203,7 +203,7 @@ impl FakeNode {
     }
 
     /// It lacks something that a guest needs; with `None`, what it lacked is there.
-    pub fn lack(&self, id: RunId, lacks: Option<Lack>) {
+    pub fn lack(&self, id: RunId, lacks: Option<WaitReason>) {
         let mut guts = self.guts();
         let since = self.clock.now();
         if guts.sandboxes.get(&id).is_some_and(|sandbox| sandbox.phase == Phase::Ready) {
@@ -375,16 +375,16 @@ impl FakeNode {
         self.guts().sandboxes.get(&id).cloned().ok_or_else(|| unavailable(CREATE))
     }
 
-    fn delete_now(&self, id: RunId, pod: PodId, data: Data) -> Gone {
+    fn delete_now(&self, id: RunId, pod: PodId, data: DataPolicy) -> DeleteResponse {
         let mut guts = self.guts();
         let held = guts.sandboxes.contains_key(&id);
         match data {
-            Data::Keep if held => {
+            DataPolicy::Keep if held => {
                 let until = self.clock.now().plus(RETENTION_MS);
                 guts.kept.insert(pod, until);
             }
-            Data::Keep => {}
-            Data::Erase => {
+            DataPolicy::Keep => {}
+            DataPolicy::Erase => {
                 guts.kept.remove(&pod);
             }
         }
@@ -398,7 +398,7 @@ impl FakeNode {
         }
         drop(guts);
         self.news.notify_waiters();
-        Gone { id, kept }
+        DeleteResponse { id, kept }
     }
 
     /// Waits until `done` finds something, or for `wait`, or for the node to go
@@ -536,7 +536,13 @@ impl Node for FakeNode {
         self.get(id).await
     }
 
-    async fn delete(&self, id: RunId, pod: PodId, _grace: Duration, data: Data) -> Result<Gone, NodeError> {
+    async fn delete(
+        &self,
+        id: RunId,
+        pod: PodId,
+        _grace: Duration,
+        data: DataPolicy,
+    ) -> Result<DeleteResponse, NodeError> {
         self.ask("delete the sandbox", move |node| node.delete_now(id, pod, data)).await
     }
 
@@ -557,7 +563,7 @@ impl Node for FakeNode {
         .await
     }
 
-    async fn marks(&self, after: u64, wait: Duration) -> Result<Marks, NodeError> {
+    async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError> {
         let news = |guts: &Guts| guts.marks.last().is_some_and(|mark| mark.mark.seq > after).then_some(());
         self.until(wait, news).await;
         self.ask("read the metering marks", move |node| {
@@ -568,7 +574,7 @@ impl Node for FakeNode {
             }
             let page = guts.build.page;
             let marks = guts.marks.iter().filter(|mark| mark.mark.seq > after).take(page).copied().collect();
-            Marks { journal: guts.journal.clone(), marks }
+            MarksPage { journal: guts.journal.clone(), marks }
         })
         .await
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use client::NodeError;
-use store::{Counted, Cursor, RunMark, Store, StoreError};
+use store::{MarkCount, MarkCursor, RunMark, Store, StoreError};
 
 use crate::clock::Clock;
 use crate::node::{Node, within};
@@ -34,7 +34,7 @@ pub(crate) struct Journal {
     clock: Arc<dyn Clock>,
     deadline: Duration,
     /// How far the journal is durable that the node spoke of last.
-    kept: Mutex<Option<Cursor>>,
+    kept: Mutex<Option<MarkCursor>>,
 }
 
 impl Journal {
@@ -67,24 +67,24 @@ impl Journal {
         pulled
     }
 
-    async fn carry(&self, before: Option<Cursor>, wait: Duration) -> Result<Pulled, MarksError> {
+    async fn carry(&self, before: Option<MarkCursor>, wait: Duration) -> Result<Pulled, MarksError> {
         // The first question after a break must not wait for news.
         let (after, wait) = before.as_ref().map_or((0, Duration::ZERO), |cursor| (cursor.seq, wait));
         let said = within("read the metering marks", wait + self.deadline, self.node.marks(after, wait)).await?;
         if before.as_ref().is_some_and(|cursor| cursor.journal != said.journal) {
             // Another journal: that answer began in its middle.
             self.keep(None);
-            return Ok(Pulled { new_numbers: 1, counted: Counted::default() });
+            return Ok(Pulled { new_numbers: 1, counted: MarkCount::default() });
         }
         let last = said.marks.last().map_or(after, |mark| mark.mark.seq);
         let marks = said.marks.iter().map(|said| RunMark { run: said.agent, mark: said.mark }).collect();
         let counted = self.store.count_marks(self.name(), &said.journal, marks, self.clock.now()).await?;
-        self.keep(Some(Cursor { journal: said.journal, seq: counted.seq }));
+        self.keep(Some(MarkCursor { journal: said.journal, seq: counted.seq }));
         self.tell(&counted);
         Ok(Pulled { new_numbers: last.saturating_sub(after), counted })
     }
 
-    fn tell(&self, counted: &Counted) {
+    fn tell(&self, counted: &MarkCount) {
         metrics::counter!("palatine_marks_counted_total").increment(counted.new);
         if counted.missing > 0 {
             metrics::counter!("palatine_marks_missing_total").increment(counted.missing);
@@ -95,11 +95,11 @@ impl Journal {
         }
     }
 
-    fn kept(&self) -> Option<Cursor> {
+    fn kept(&self) -> Option<MarkCursor> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn keep(&self, cursor: Option<Cursor>) {
+    fn keep(&self, cursor: Option<MarkCursor>) {
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = cursor;
     }
 }
@@ -109,5 +109,5 @@ impl Journal {
 pub(crate) struct Pulled {
     /// How far the answer led beyond the question: 0 once all is read.
     pub(crate) new_numbers: u64,
-    pub(crate) counted: Counted,
+    pub(crate) counted: MarkCount,
 }

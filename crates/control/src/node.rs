@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use client::{NodeClient, NodeError};
 use domain::{NodeView, PodId, RunId};
-use wire::node::{Data, Gone, Marks, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
+use wire::node::{DataPolicy, DeleteResponse, MarksPage, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
 
 /// A machine that runs agents.
 ///
@@ -30,7 +30,13 @@ pub trait Node: Send + Sync {
 
     /// Takes a run of a POD down. When it returns, nothing of it runs, and the POD's data
     /// is set aside or erased.
-    async fn delete(&self, id: RunId, pod: PodId, grace: Duration, data: Data) -> Result<Gone, NodeError>;
+    async fn delete(
+        &self,
+        id: RunId,
+        pod: PodId,
+        grace: Duration,
+        data: DataPolicy,
+    ) -> Result<DeleteResponse, NodeError>;
 
     /// Erases what is kept of a POD that does not run.
     async fn erase(&self, pod: PodId) -> Result<(), NodeError>;
@@ -40,7 +46,7 @@ pub trait Node: Send + Sync {
 
     /// Marks after this one, waiting for the first. Tells the node that those up
     /// to `after` are kept.
-    async fn marks(&self, after: u64, wait: Duration) -> Result<Marks, NodeError>;
+    async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError>;
 }
 
 /// A node behind its daemon's socket.
@@ -80,7 +86,13 @@ impl Node for RemoteNode {
         self.client.wait_ready(id, timeout).await
     }
 
-    async fn delete(&self, id: RunId, pod: PodId, grace: Duration, data: Data) -> Result<Gone, NodeError> {
+    async fn delete(
+        &self,
+        id: RunId,
+        pod: PodId,
+        grace: Duration,
+        data: DataPolicy,
+    ) -> Result<DeleteResponse, NodeError> {
         self.client.delete(id, pod, grace, data).await
     }
 
@@ -92,7 +104,7 @@ impl Node for RemoteNode {
         self.client.list().await
     }
 
-    async fn marks(&self, after: u64, wait: Duration) -> Result<Marks, NodeError> {
+    async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError> {
         self.client.marks(after, wait).await
     }
 }

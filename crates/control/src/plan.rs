@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use domain::{Event, FailReason, Lack, PodId, RunId, State, UnixMillis};
-use store::{Epoch, Observation, Record};
+use domain::{Event, FailReason, PodId, RunId, State, UnixMillis, WaitReason};
+use store::{Epoch, NodeObservation, RunRecord};
 use wire::node::{Phase, Sandbox};
 
 /// What one node said.
@@ -30,7 +30,7 @@ pub(crate) type Waited = HashMap<RunId, UnixMillis>;
 #[derive(Debug)]
 pub(crate) struct Snapshot<'a> {
     pub(crate) nodes: &'a [NodeSaid],
-    pub(crate) live: &'a [Record],
+    pub(crate) live: &'a [RunRecord],
     /// Agents that a task of this process was spawning at some moment since the
     /// nodes were asked.
     pub(crate) busy: &'a HashSet<RunId>,
@@ -66,7 +66,7 @@ pub(crate) enum Step {
     /// An agent that cannot go on.
     Fail { id: RunId, reason: FailReason },
     /// An agent that is not as it was written down.
-    See { id: RunId, event: Option<Event>, seen: Observation },
+    See { id: RunId, event: Option<Event>, seen: NodeObservation },
 }
 
 /// What is due, and what to remember until the next look.
@@ -79,7 +79,7 @@ pub(crate) struct Plan {
 
 /// Plans.
 pub(crate) fn plan(look: &Snapshot<'_>, patience: Patience) -> Plan {
-    let live: HashMap<RunId, &Record> = look.live.iter().map(|record| (record.id, record)).collect();
+    let live: HashMap<RunId, &RunRecord> = look.live.iter().map(|record| (record.id, record)).collect();
     let answered: HashMap<&str, (HashMap<RunId, &Sandbox>, &HashSet<RunId>)> = look
         .nodes
         .iter()
@@ -120,14 +120,14 @@ fn by_id(sandboxes: &[Sandbox]) -> HashMap<RunId, &Sandbox> {
     sandboxes.iter().map(|sandbox| (sandbox.id, sandbox)).collect()
 }
 
-fn is_orphan(look: &Snapshot<'_>, node: &str, sandbox: &Sandbox, live: Option<&Record>) -> bool {
+fn is_orphan(look: &Snapshot<'_>, node: &str, sandbox: &Sandbox, live: Option<&RunRecord>) -> bool {
     match live {
         None => true,
         Some(record) => record.node.as_deref() != Some(node) && !look.busy.contains(&sandbox.id),
     }
 }
 
-fn plan_one(look: &Snapshot<'_>, patience: Patience, record: &Record, truth: Truth<'_>, plan: &mut Plan) {
+fn plan_one(look: &Snapshot<'_>, patience: Patience, record: &RunRecord, truth: Truth<'_>, plan: &mut Plan) {
     let id = record.id;
     if matches!(record.state, State::Stopping(_)) {
         plan.steps.push(Step::TearDown { id });
@@ -164,7 +164,7 @@ fn plan_one(look: &Snapshot<'_>, patience: Patience, record: &Record, truth: Tru
 }
 
 /// Nobody spawns it: its process is gone, or never came to it.
-fn reserved(look: &Snapshot<'_>, patience: Patience, record: &Record) -> Option<Step> {
+fn reserved(look: &Snapshot<'_>, patience: Patience, record: &RunRecord) -> Option<Step> {
     if look.others.contains(&record.epoch) {
         return None;
     }
@@ -174,7 +174,7 @@ fn reserved(look: &Snapshot<'_>, patience: Patience, record: &Record) -> Option<
 
 /// The node was to be told, and does not know of it. What an earlier process
 /// sent may still be under way.
-fn placed_but_absent(look: &Snapshot<'_>, patience: Patience, record: &Record) -> Option<Step> {
+fn placed_but_absent(look: &Snapshot<'_>, patience: Patience, record: &RunRecord) -> Option<Step> {
     if look.others.contains(&record.epoch) {
         return None;
     }
@@ -183,14 +183,14 @@ fn placed_but_absent(look: &Snapshot<'_>, patience: Patience, record: &Record) -
 }
 
 /// It waits for the repair; what else is known of it stays.
-fn quarantined(record: &Record) -> Option<Step> {
-    let (id, wanted) = (record.id, State::Waiting(Lack::Ledger));
+fn quarantined(record: &RunRecord) -> Option<Step> {
+    let (id, wanted) = (record.id, State::Waiting(WaitReason::Ledger));
     let runtime = record.runtime.clone().unwrap_or_default();
-    let seen = Observation { runtime, restarts: record.restarts };
-    (record.state != wanted).then_some(Step::See { id, event: Some(Event::Waiting(Lack::Ledger)), seen })
+    let seen = NodeObservation { runtime, restarts: record.restarts };
+    (record.state != wanted).then_some(Step::See { id, event: Some(Event::Waiting(WaitReason::Ledger)), seen })
 }
 
-fn here(look: &Snapshot<'_>, patience: Patience, record: &Record, sandbox: &Sandbox) -> Option<Step> {
+fn here(look: &Snapshot<'_>, patience: Patience, record: &RunRecord, sandbox: &Sandbox) -> Option<Step> {
     let id = record.id;
     let (wanted, event) = match sandbox.phase {
         Phase::Failed { reason } => return Some(Step::Fail { id, reason }),
@@ -205,13 +205,13 @@ fn here(look: &Snapshot<'_>, patience: Patience, record: &Record, sandbox: &Sand
         Phase::Booting | Phase::Backoff { .. } => (State::Booting, Event::Booting),
     };
     let event = (record.state != wanted).then_some(event);
-    let seen = Observation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
+    let seen = NodeObservation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
     let known = record.runtime.as_deref() == Some(&seen.runtime) && record.restarts >= seen.restarts;
     (event.is_some() || !known).then_some(Step::See { id, event, seen })
 }
 
 /// Never ready, and no task of this process waits for it: an earlier one did.
-fn overdue(look: &Snapshot<'_>, patience: Patience, record: &Record) -> bool {
+fn overdue(look: &Snapshot<'_>, patience: Patience, record: &RunRecord) -> bool {
     // What the node lacked meanwhile is not held against the agent.
     let waited = look.waited.get(&record.id).copied().unwrap_or_default();
     let asked = record.spawned_at.max(look.started_at).max(waited);

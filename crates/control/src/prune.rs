@@ -20,7 +20,7 @@ impl Inner {
         for _ in 0..MAX_BITES {
             match self.store.prune(self.clock.now()).await {
                 Ok(pruned) => {
-                    metrics::counter!("palatine_pruned_total", "what" => "stamps").increment(pruned.stamps);
+                    metrics::counter!("palatine_pruned_total", "what" => "stamps").increment(pruned.spent_signatures);
                     metrics::counter!("palatine_pruned_total", "what" => "keys").increment(pruned.keys);
                     metrics::counter!("palatine_pruned_total", "what" => "runs").increment(pruned.runs);
                     if !pruned.more {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use domain::{Event, FailReason, PodId, RunId};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
-use store::{Epoch, Observation, Record, StoreError};
+use store::{Epoch, NodeObservation, RunRecord, StoreError};
 use tokio::time::Instant;
-use wire::node::Data;
+use wire::node::DataPolicy;
 
 use crate::node::within;
 use crate::plan::{NodeSaid, Patience, Snapshot, Step, plan};
@@ -69,13 +69,13 @@ impl Inner {
     }
 
     /// The live runs, and the other gateways that are there.
-    async fn wanted(&self) -> Result<(Vec<Record>, BTreeSet<Epoch>), StoreError> {
+    async fn wanted(&self) -> Result<(Vec<RunRecord>, BTreeSet<Epoch>), StoreError> {
         let mut epochs = self.store.live_epochs().await?;
         epochs.remove(&self.store.epoch());
         Ok((self.store.live().await?, epochs))
     }
 
-    fn plan(&self, nodes: &[NodeSaid], live: &[Record], others: &BTreeSet<Epoch>) -> Vec<Step> {
+    fn plan(&self, nodes: &[NodeSaid], live: &[RunRecord], others: &BTreeSet<Epoch>) -> Vec<Step> {
         let patience = Patience {
             reserve_ms: RESERVE_MS,
             settle_ms: self.config.settle_ms,
@@ -146,7 +146,7 @@ impl Inner {
             return;
         }
         if let Some(node) = self.node(node)
-            && self.delete(node.as_ref(), id, pod, Data::Keep).await.is_some()
+            && self.delete(node.as_ref(), id, pod, DataPolicy::Keep).await.is_some()
         {
             tracing::warn!(agent = %id, node = node.name(), "a sandbox that nobody owned was removed");
         }
@@ -159,7 +159,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn note(&self, id: RunId, event: Option<Event>, seen: Observation) -> Result<(), StoreError> {
+    async fn note(&self, id: RunId, event: Option<Event>, seen: NodeObservation) -> Result<(), StoreError> {
         match event {
             Some(event) => self.store.settle(id, event, seen, self.clock.now()).await.map(drop),
             None => self.store.observe(id, seen).await.map(drop),

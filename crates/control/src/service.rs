@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chain::Balances;
 use domain::{PodId, RunId, StopReason, Tiers, UnixMillis};
-use store::{Record, Store};
+use store::{RunRecord, Store};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -149,24 +149,24 @@ impl Control {
     /// [`SpawnError`] says what the caller can be told.
     pub async fn spawn(
         &self,
-        record: Record,
+        record: RunRecord,
         env: Environment,
         traceparent: Option<String>,
-    ) -> Result<Record, SpawnError> {
+    ) -> Result<RunRecord, SpawnError> {
         self.begin(record, env, traceparent).await.unwrap_or(Err(SpawnError::CutOff))
     }
 
     /// Spawns a reserved agent for a caller that does not wait.
-    pub fn spawn_detached(&self, record: Record, env: Environment, traceparent: Option<String>) {
+    pub fn spawn_detached(&self, record: RunRecord, env: Environment, traceparent: Option<String>) {
         drop(self.begin(record, env, traceparent));
     }
 
     fn begin(
         &self,
-        record: Record,
+        record: RunRecord,
         env: Environment,
         traceparent: Option<String>,
-    ) -> tokio::task::JoinHandle<Result<Record, SpawnError>> {
+    ) -> tokio::task::JoinHandle<Result<RunRecord, SpawnError>> {
         let inner = Arc::clone(&self.inner);
         // Entered before the task runs: from here on no look takes it for lost.
         let working = inner.busy.enter(record.id, MAX_SPAWNS);
@@ -188,7 +188,7 @@ impl Control {
     ///
     /// # Errors
     /// [`StopError::Store`] for an unknown run or a fault of the store.
-    pub async fn stop(&self, id: RunId, reason: StopReason) -> Result<Record, StopError> {
+    pub async fn stop(&self, id: RunId, reason: StopReason) -> Result<RunRecord, StopError> {
         let inner = Arc::clone(&self.inner);
         let work = async move { inner.stop(id, reason).await };
         let done = self.inner.tasks.spawn(work.in_current_span()).await;
@@ -203,7 +203,7 @@ impl Control {
     /// # Errors
     /// [`StopError::Store`] for an unknown POD or a fault of the store;
     /// [`StopError::NodeUnavailable`] when data that is kept cannot be erased yet.
-    pub async fn remove(&self, pod: PodId) -> Result<Record, StopError> {
+    pub async fn remove(&self, pod: PodId) -> Result<RunRecord, StopError> {
         let inner = Arc::clone(&self.inner);
         let work = async move { inner.remove(pod).await };
         let done = self.inner.tasks.spawn(work.in_current_span()).await;
@@ -212,7 +212,7 @@ impl Control {
 
     /// The node that runs an agent, if it was placed on one that is configured.
     #[must_use]
-    pub fn node_of(&self, record: &Record) -> Option<Arc<dyn Node>> {
+    pub fn node_of(&self, record: &RunRecord) -> Option<Arc<dyn Node>> {
         self.inner.node(record.node.as_deref()?).cloned()
     }
 

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::NodeError;
-use domain::{End, Event, FailReason, NoRoom, NodeView, RunId, place};
+use domain::{EndReason, Event, FailReason, NodeView, PlacementError, RunId, place};
 use futures_util::future::join_all;
-use store::{Observation, Record, StoreError};
+use store::{NodeObservation, RunRecord, StoreError};
 use tokio::time::Instant;
 use wire::Environment;
 use wire::fault::Code;
@@ -24,7 +24,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A run that is to be brought up.
 pub(crate) struct RunOrder {
-    pub(crate) record: Record,
+    pub(crate) record: RunRecord,
     pub(crate) env: Environment,
     pub(crate) traceparent: Option<String>,
 }
@@ -54,7 +54,11 @@ impl From<StoreError> for SpawnFailure {
 
 impl Inner {
     /// Runs a spawn to its end: a ready agent, or one that is taken down.
-    pub(crate) async fn run_spawn(self: Arc<Self>, _working: Working, order: RunOrder) -> Result<Record, SpawnError> {
+    pub(crate) async fn run_spawn(
+        self: Arc<Self>,
+        _working: Working,
+        order: RunOrder,
+    ) -> Result<RunRecord, SpawnError> {
         let began = Instant::now();
         let id = order.record.id;
         let outcome = match self.bring_up(order).await {
@@ -72,12 +76,12 @@ impl Inner {
     }
 
     /// Ends a reservation for which there is no hand free.
-    pub(crate) async fn turn_away(self: &Arc<Self>, id: RunId, most: usize) -> Result<Record, SpawnError> {
+    pub(crate) async fn turn_away(self: &Arc<Self>, id: RunId, most: usize) -> Result<RunRecord, SpawnError> {
         let failure = SpawnFailure::new(FailReason::NoCapacity, SpawnError::TooMany(most));
         Err(self.give_up(id, failure).await)
     }
 
-    async fn bring_up(&self, order: RunOrder) -> Result<Record, SpawnFailure> {
+    async fn bring_up(&self, order: RunOrder) -> Result<RunRecord, SpawnFailure> {
         if self.stopping.is_cancelled() {
             return Err(SpawnFailure::new(FailReason::Interrupted, SpawnError::ShuttingDown));
         }
@@ -112,7 +116,7 @@ impl Inner {
         let mut full = false;
         loop {
             let chosen = place(&views, record.ask()).map_err(no_room)?.name.clone();
-            let node = self.node(&chosen).cloned().ok_or_else(|| no_room(NoRoom::NoNodes))?;
+            let node = self.node(&chosen).cloned().ok_or_else(|| no_room(PlacementError::NoNodes))?;
             self.store.place(record.id, &chosen, self.clock.now()).await?;
             let creation = node.create(record.id, &spec, traceparent.as_deref());
             match within("create the sandbox", self.config.node_timeout(), creation).await {
@@ -130,7 +134,7 @@ impl Inner {
                 Err(error) => return Err(self.not_created(record.id, &chosen, error)),
             }
             if views.is_empty() && full {
-                return Err(no_room(NoRoom::Full));
+                return Err(no_room(PlacementError::Full));
             }
             if views.is_empty() {
                 return Err(SpawnFailure::new(FailReason::NodeRefused, SpawnError::NoImage(record.image)));
@@ -139,7 +143,7 @@ impl Inner {
     }
 
     /// The node that keeps the POD's data, which no other has.
-    fn keeper<'a>(&self, record: &'a Record) -> Option<&'a str> {
+    fn keeper<'a>(&self, record: &'a RunRecord) -> Option<&'a str> {
         let kept = record.data.is_some_and(|data| !data.is_over(self.clock.now()));
         record.data_node.as_deref().filter(|_| kept)
     }
@@ -182,7 +186,7 @@ impl Inner {
         id: RunId,
         mut sandbox: Sandbox,
         deadline: Instant,
-    ) -> Result<Record, SpawnFailure> {
+    ) -> Result<RunRecord, SpawnFailure> {
         let mut shown = None;
         loop {
             let lacks = match sandbox.phase {
@@ -228,8 +232,8 @@ impl Inner {
         }
     }
 
-    async fn see(&self, id: RunId, event: Event, sandbox: &Sandbox) -> Result<Record, SpawnFailure> {
-        let seen = Observation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
+    async fn see(&self, id: RunId, event: Event, sandbox: &Sandbox) -> Result<RunRecord, SpawnFailure> {
+        let seen = NodeObservation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
         Ok(self.store.settle(id, event, seen, self.clock.now()).await?.record)
     }
 
@@ -245,7 +249,7 @@ impl Inner {
             Err(error) => return SpawnError::Store(error),
         };
         match (end, failure.error) {
-            (Some(End::Stopped(reason)), _) => SpawnError::Stopped(reason),
+            (Some(EndReason::Stopped(reason)), _) => SpawnError::Stopped(reason),
             (_, error) if ended => error,
             (_, error @ (SpawnError::NodeUnavailable(_) | SpawnError::Store(_))) => error,
             (_, _) => SpawnError::NodeUnavailable(None),
@@ -253,10 +257,10 @@ impl Inner {
     }
 }
 
-fn no_room(why: NoRoom) -> SpawnFailure {
+fn no_room(why: PlacementError) -> SpawnFailure {
     let reason = match why {
-        NoRoom::TooLarge { .. } => FailReason::ExceedsCapacity,
-        NoRoom::NoNodes | NoRoom::Full => FailReason::NoCapacity,
+        PlacementError::TooLarge { .. } => FailReason::ExceedsCapacity,
+        PlacementError::NoNodes | PlacementError::Full => FailReason::NoCapacity,
     };
     SpawnFailure::new(reason, SpawnError::NoCapacity(why))
 }

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{Event, PodId, RunId, State, StopReason};
-use store::{KeptData, Record, StoreError};
+use store::{KeptData, RunRecord, StoreError};
 use tracing::Instrument;
-use wire::node::{Data, Gone};
+use wire::node::{DataPolicy, DeleteResponse};
 
 use crate::error::StopError;
 use crate::node::{Node, within};
@@ -24,14 +24,16 @@ const LEAVING: usize = 64;
 impl Inner {
     /// Writes down that the agent is to end, then takes it down. If its node
     /// does not answer, the record stays `stopping`, and reconciliation goes on.
-    pub(crate) async fn stop(self: &Arc<Self>, id: RunId, reason: StopReason) -> Result<Record, StopError> {
+    pub(crate) async fn stop(self: &Arc<Self>, id: RunId, reason: StopReason) -> Result<RunRecord, StopError> {
         let record = self.store.advance(id, Event::Stop(reason), self.clock.now()).await?.record;
         if !record.state.is_live() {
             return Ok(record);
         }
         let ended = match self.tear_down_in_time(id).await {
             // Whoever else took it down has removed its POD with it.
-            Err(StoreError::Unknown(_)) => Record { state: State::Stopped(StopReason::Removed), data: None, ..record },
+            Err(StoreError::Unknown(_)) => {
+                RunRecord { state: State::Stopped(StopReason::Removed), data: None, ..record }
+            }
             ended => ended?,
         };
         let outcome = if ended.state.is_live() { "delayed" } else { "done" };
@@ -42,7 +44,7 @@ impl Inner {
     /// Removes a POD: its run is taken down, its data erased, and what the store knows of
     /// it forgotten. If the node of a run does not answer, the record stays `stopping`,
     /// and reconciliation goes on.
-    pub(crate) async fn remove(self: &Arc<Self>, pod: PodId) -> Result<Record, StopError> {
+    pub(crate) async fn remove(self: &Arc<Self>, pod: PodId) -> Result<RunRecord, StopError> {
         let record = self.store.last_run(pod).await?.ok_or(StoreError::NoPod(pod))?;
         if record.state.is_live() {
             let ended = self.stop(record.id, StopReason::Removed).await?;
@@ -61,14 +63,14 @@ impl Inner {
             })?;
         }
         match self.store.remove_pod(pod, self.clock.now()).await? {
-            true => Ok(Record { data: None, data_node: None, ..record }),
+            true => Ok(RunRecord { data: None, data_node: None, ..record }),
             false => Err(StopError::Running),
         }
     }
 
     /// Takes an agent down, and says how it is after a time that a caller can
     /// wait. A node that takes longer is waited for by a task of its own.
-    pub(crate) async fn tear_down_in_time(self: &Arc<Self>, id: RunId) -> Result<Record, StoreError> {
+    pub(crate) async fn tear_down_in_time(self: &Arc<Self>, id: RunId) -> Result<RunRecord, StoreError> {
         let inner = Arc::clone(self);
         let work = async move { inner.tear_down(id).await };
         let work = self.tasks.spawn(work.in_current_span());
@@ -105,12 +107,12 @@ impl Inner {
 
     /// Takes down an agent that is to end, and ends its record if its node says
     /// that nothing is left. Of any other agent, only says how it is.
-    pub(crate) async fn tear_down(&self, id: RunId) -> Result<Record, StoreError> {
+    pub(crate) async fn tear_down(&self, id: RunId) -> Result<RunRecord, StoreError> {
         let _turn = self.locks.turn(id).await;
         loop {
             let record = self.store.get(id).await?.ok_or(StoreError::Unknown(id))?;
             let State::Stopping(end) = record.state else { return Ok(record) };
-            let data = if end.erases_data() { Data::Erase } else { Data::Keep };
+            let data = if end.erases_data() { DataPolicy::Erase } else { DataPolicy::Keep };
             let Some(kept) = self.emptied(&record, data).await else { return Ok(record) };
             let ended = self.store.end(id, kept, self.clock.now()).await?;
             // Its holder has said meanwhile that what was just set aside goes.
@@ -124,12 +126,12 @@ impl Inner {
 
     /// Has the run's node take it down, if one was told of it: what that node keeps of
     /// the POD's data; `None` while it does not say that nothing runs.
-    async fn emptied(&self, record: &Record, data: Data) -> Option<Option<KeptData>> {
+    async fn emptied(&self, record: &RunRecord, data: DataPolicy) -> Option<Option<KeptData>> {
         let name = match (&record.node, data) {
             (Some(name), _) => name,
             // No node was told: what was kept before is kept still.
-            (None, Data::Keep) => return Some(record.data),
-            (None, Data::Erase) => match &record.data_node {
+            (None, DataPolicy::Keep) => return Some(record.data),
+            (None, DataPolicy::Erase) => match &record.data_node {
                 Some(name) => name,
                 None => return Some(None),
             },
@@ -145,7 +147,7 @@ impl Inner {
 
     /// What is left of the agent on its node, once that says that nothing of it runs and
     /// nothing can come any more.
-    async fn clear(&self, node: &dyn Node, record: &Record, data: Data) -> Option<Gone> {
+    async fn clear(&self, node: &dyn Node, record: &RunRecord, data: DataPolicy) -> Option<DeleteResponse> {
         let gone = self.delete(node, record.id, record.pod, data).await?;
         let Some(rest) = self.unsettled.rest(record.id, self.config.settle()) else { return Some(gone) };
         tokio::time::sleep(rest).await;
@@ -153,7 +155,13 @@ impl Inner {
     }
 
     /// Deletes on the node; says what it confirmed.
-    pub(crate) async fn delete(&self, node: &dyn Node, id: RunId, pod: PodId, data: Data) -> Option<Gone> {
+    pub(crate) async fn delete(
+        &self,
+        node: &dyn Node,
+        id: RunId,
+        pod: PodId,
+        data: DataPolicy,
+    ) -> Option<DeleteResponse> {
         let grace = self.config.stop_grace();
         let deadline = grace + self.config.node_timeout();
         match within("delete the sandbox", deadline, node.delete(id, pod, grace, data)).await {

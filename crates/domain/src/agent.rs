@@ -60,7 +60,7 @@ pub enum FailReason {
 /// What a node lacks to run an agent. It is waited for: no agent fails of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Lack {
+pub enum WaitReason {
     /// Room on its disk, or a disk that works.
     Disk,
     /// The agent's image.
@@ -77,7 +77,7 @@ pub enum Lack {
     Host,
 }
 
-impl Lack {
+impl WaitReason {
     /// All of them.
     pub const ALL: [Self; 7] =
         [Self::Disk, Self::Image, Self::Network, Self::Cgroup, Self::Vmm, Self::Ledger, Self::Host];
@@ -97,7 +97,7 @@ impl Lack {
     }
 }
 
-impl fmt::Display for Lack {
+impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -105,14 +105,14 @@ impl fmt::Display for Lack {
 
 /// How a stopping agent will end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum End {
+pub enum EndReason {
     /// On purpose.
     Stopped(StopReason),
     /// Not on purpose.
     Failed(FailReason),
 }
 
-impl End {
+impl EndReason {
     /// Whether the data goes with it: by its holder's word alone.
     #[must_use]
     pub const fn erases_data(self) -> bool {
@@ -135,11 +135,11 @@ pub enum State {
     /// The node has started it, or starts it again.
     Booting,
     /// Its node lacks this, and starts it when it is there.
-    Waiting(Lack),
+    Waiting(WaitReason),
     /// It answers.
     Ready,
     /// It is being taken down, to this end.
-    Stopping(End),
+    Stopping(EndReason),
     /// Gone, on purpose.
     Stopped(StopReason),
     /// Gone, not on purpose.
@@ -214,11 +214,11 @@ impl State {
 
     /// How it ended or will end, if that is known.
     #[must_use]
-    pub const fn end(self) -> Option<End> {
+    pub const fn end(self) -> Option<EndReason> {
         match self {
             Self::Stopping(end) => Some(end),
-            Self::Stopped(reason) => Some(End::Stopped(reason)),
-            Self::Failed(reason) => Some(End::Failed(reason)),
+            Self::Stopped(reason) => Some(EndReason::Stopped(reason)),
+            Self::Failed(reason) => Some(EndReason::Failed(reason)),
             Self::Reserved | Self::Placed | Self::Booting | Self::Waiting(_) | Self::Ready => None,
         }
     }
@@ -232,7 +232,7 @@ pub enum Event {
     /// The node starts it, for the first time or again.
     Booting,
     /// The node cannot start it, or go on with it, for want of this.
-    Waiting(Lack),
+    Waiting(WaitReason),
     /// It answers.
     Ready,
     /// Somebody wants it gone, on purpose.
@@ -245,7 +245,7 @@ pub enum Event {
 
 /// What has to be done because of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
+pub enum StepAction {
     /// Tell the node to run it.
     Create,
     /// Tell the node to take it down.
@@ -257,7 +257,7 @@ pub enum Action {
 /// A step that the life of an agent does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an agent that is {state} cannot take the step {event:?}", state = .state.name())]
-pub struct Refusal {
+pub struct InvalidTransition {
     /// The state it was in.
     pub state: State,
     /// What was refused.
@@ -270,38 +270,38 @@ pub struct Refusal {
 /// with no action, so that every caller may repeat itself.
 ///
 /// # Errors
-/// A [`Refusal`] for a step the diagram does not have.
-pub fn step(state: State, event: Event) -> Result<(State, &'static [Action]), Refusal> {
+/// A [`InvalidTransition`] for a step the diagram does not have.
+pub fn step(state: State, event: Event) -> Result<(State, &'static [StepAction]), InvalidTransition> {
     use State::{Booting, Failed, Placed, Ready, Reserved, Stopped, Stopping, Waiting};
-    let to = |next: State, actions: &'static [Action]| Ok((next, actions));
+    let to = |next: State, actions: &'static [StepAction]| Ok((next, actions));
     match (state, event) {
-        (Reserved, Event::Placed) => to(Placed, &[Action::Create]),
+        (Reserved, Event::Placed) => to(Placed, &[StepAction::Create]),
         (Placed, Event::Placed) => to(Placed, &[]),
         (Placed | Booting | Waiting(_) | Ready, Event::Booting) => to(Booting, &[]),
         (Placed | Booting | Waiting(_) | Ready, Event::Waiting(lack)) => to(Waiting(lack), &[]),
         (Placed | Booting | Waiting(_) | Ready, Event::Ready) => to(Ready, &[]),
         (Reserved | Placed | Booting | Waiting(_) | Ready, Event::Stop(reason)) => {
-            to(Stopping(End::Stopped(reason)), &[Action::Destroy])
+            to(Stopping(EndReason::Stopped(reason)), &[StepAction::Destroy])
         }
         (Reserved | Placed | Booting | Waiting(_) | Ready, Event::Fail(reason)) => {
-            to(Stopping(End::Failed(reason)), &[Action::Destroy])
+            to(Stopping(EndReason::Failed(reason)), &[StepAction::Destroy])
         }
         (Reserved | Placed | Booting | Waiting(_) | Ready, Event::Gone) => {
-            to(Failed(FailReason::Lost), &[Action::FreeWallet])
+            to(Failed(FailReason::Lost), &[StepAction::FreeWallet])
         }
         // The first end stands, but for its holder's word that the data goes.
-        (Stopping(_), Event::Stop(StopReason::Removed)) => to(Stopping(End::Stopped(StopReason::Removed)), &[]),
+        (Stopping(_), Event::Stop(StopReason::Removed)) => to(Stopping(EndReason::Stopped(StopReason::Removed)), &[]),
         (
             Stopping(_),
             Event::Stop(StopReason::Requested | StopReason::Balance | StopReason::Operator) | Event::Fail(_),
         ) => to(state, &[]),
-        (Stopping(End::Stopped(reason)), Event::Gone) => to(Stopped(reason), &[Action::FreeWallet]),
-        (Stopping(End::Failed(reason)), Event::Gone) => to(Failed(reason), &[Action::FreeWallet]),
+        (Stopping(EndReason::Stopped(reason)), Event::Gone) => to(Stopped(reason), &[StepAction::FreeWallet]),
+        (Stopping(EndReason::Failed(reason)), Event::Gone) => to(Failed(reason), &[StepAction::FreeWallet]),
         (Stopped(_) | Failed(_), Event::Stop(_) | Event::Fail(_) | Event::Gone) => to(state, &[]),
         (Reserved, Event::Booting | Event::Waiting(_) | Event::Ready)
         | (Booting | Waiting(_) | Ready, Event::Placed)
         | (Stopping(_) | Stopped(_) | Failed(_), Event::Placed | Event::Booting | Event::Waiting(_) | Event::Ready) => {
-            Err(Refusal { state, event })
+            Err(InvalidTransition { state, event })
         }
     }
 }
@@ -315,7 +315,7 @@ mod tests {
         let one = prop_oneof![
             Just(Event::Placed),
             Just(Event::Booting),
-            Just(Event::Waiting(Lack::Disk)),
+            Just(Event::Waiting(WaitReason::Disk)),
             Just(Event::Ready),
             Just(Event::Stop(StopReason::Requested)),
             Just(Event::Stop(StopReason::Removed)),
@@ -341,7 +341,7 @@ mod tests {
             let mut freed = 0;
             for event in story {
                 let Ok((next, actions)) = step(state, event) else { continue };
-                freed += actions.iter().filter(|a| **a == Action::FreeWallet).count();
+                freed += actions.iter().filter(|a| **a == StepAction::FreeWallet).count();
                 prop_assert_eq!(freed == 1, !next.is_live());
                 prop_assert!(state.is_live() || state == next, "a grave was left: {:?} -> {:?}", state, next);
                 state = next;
@@ -369,7 +369,7 @@ mod tests {
             let (told, actions) = step(state, Event::Stop(StopReason::Removed)).unwrap();
             prop_assert!(actions.is_empty());
             if state.is_live() {
-                prop_assert!(told.end().is_some_and(End::erases_data));
+                prop_assert!(told.end().is_some_and(EndReason::erases_data));
                 // Nobody takes it back.
                 for other in [Event::Stop(StopReason::Requested), Event::Stop(StopReason::Operator), Event::Fail(FailReason::Lost)] {
                     prop_assert_eq!(step(told, other).unwrap().0, told);
@@ -380,7 +380,7 @@ mod tests {
         }
 
         #[test]
-        fn fault_1_1_what_a_node_lacks_ends_no_agent(story in events(), lack in proptest::sample::select(&Lack::ALL[..])) {
+        fn fault_1_1_what_a_node_lacks_ends_no_agent(story in events(), lack in proptest::sample::select(&WaitReason::ALL[..])) {
             let mut state = State::Reserved;
             for event in story {
                 if let Ok((next, _)) = step(state, event) { state = next; }
@@ -397,7 +397,7 @@ mod tests {
             let mut created = 0;
             for event in story {
                 let Ok((next, actions)) = step(state, event) else { continue };
-                created += actions.iter().filter(|a| **a == Action::Create).count();
+                created += actions.iter().filter(|a| **a == StepAction::Create).count();
                 state = next;
             }
             prop_assert!(created <= 1);

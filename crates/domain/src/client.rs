@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// What counts as one client: an IPv4 address, or the IPv6 /64 that a provider gives
 /// to one customer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Client(pub u128);
+pub struct ClientAddr(pub u128);
 
 /// Set for IPv6 alone, where a /64 leaves room for it.
 const V6: u128 = 1 << 63;
 
-impl Client {
+impl ClientAddr {
     /// Whoever is at this address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
@@ -22,7 +22,7 @@ impl Client {
     }
 }
 
-impl fmt::Display for Client {
+impl fmt::Display for ClientAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match u32::try_from(self.0) {
             Ok(address) => write!(f, "client:{}", Ipv4Addr::from(address)),
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn one_customer_of_a_provider_is_one_client() {
-        let client = |text: &str| Client::of(text.parse().unwrap());
+        let client = |text: &str| ClientAddr::of(text.parse().unwrap());
         assert_eq!(client("2001:db8:1:2::1"), client("2001:db8:1:2:ffff::9"));
         assert_ne!(client("2001:db8:1:2::1"), client("2001:db8:1:3::1"));
         assert_eq!(client("::ffff:10.0.0.1"), client("10.0.0.1"));

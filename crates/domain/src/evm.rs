@@ -37,7 +37,7 @@ pub struct Call {
 
 /// A sending account on one chain: the owner of a row of nonces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Account {
+pub struct SenderAccount {
     /// EIP-155 chain id.
     pub chain_id: u64,
     /// Its address.
@@ -91,7 +91,7 @@ impl<'de> Deserialize<'de> for IntentKey {
 /// One signed form of a transaction. All attempts of an entry have its nonce, so
 /// at most one of them can ever be mined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attempt {
+pub struct TransactionAttempt {
     /// The transaction's hash.
     pub hash: B256,
     /// The signed bytes, as they are broadcast. Public once sent.
@@ -105,7 +105,7 @@ pub struct Attempt {
 
 /// A transaction in a block, at the depth that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mined {
+pub struct MinedTransaction {
     /// The attempt that was mined.
     pub hash: B256,
     /// Where.
@@ -121,9 +121,9 @@ pub struct Mined {
 /// How an entry ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum TransactionOutcome {
     /// One of its attempts was mined.
-    Mined(Mined),
+    Mined(MinedTransaction),
     /// Its nonce was used by a transaction that is not ours: none of its attempts
     /// can ever be mined. Asking again takes another key.
     Lost {
@@ -135,20 +135,20 @@ pub enum Outcome {
 /// Where an entry stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum EntryState {
+pub enum OutboxEntryState {
     /// One of its attempts may be mined, or has been but not deep enough.
     Pending,
     /// It is over.
-    Settled(Outcome),
+    Settled(TransactionOutcome),
 }
 
 /// A transaction as it is written down before anybody hears of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct OutboxEntry {
     /// What it is for. One entry per account and key.
     pub key: IntentKey,
     /// Who sends it.
-    pub account: Account,
+    pub account: SenderAccount,
     /// One entry per account and nonce.
     pub nonce: u64,
     /// What it does.
@@ -156,9 +156,9 @@ pub struct Entry {
     /// Gas it may use.
     pub gas_limit: u64,
     /// Oldest first; never empty.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<TransactionAttempt>,
     /// Where it stands.
-    pub state: EntryState,
+    pub state: OutboxEntryState,
 }
 
 #[cfg(test)]

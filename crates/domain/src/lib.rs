@@ -1,4 +1,4 @@
-//! The rules of the house, pure: no IO, no clock, no randomness.
+//! The rules of the product, pure: no IO, no clock, no randomness.
 //!
 //! Everything that decides is here and can be tried without a database, a
 //! network or a virtual machine; everything that acts is in the other crates.
@@ -19,14 +19,16 @@ mod tier;
 mod time;
 pub mod vault;
 
-pub use agent::{Action, End, Event, FailReason, Lack, Refusal, State, StateName, StopReason, step};
+pub use agent::{
+    EndReason, Event, FailReason, InvalidTransition, State, StateName, StepAction, StopReason, WaitReason, step,
+};
 pub use alloy_primitives::{Address, B256, Bytes, Signature, U256};
 pub use bounds::{Bound, OutOfBounds, check_bounds};
-pub use client::Client;
+pub use client::ClientAddr;
 pub use id::{Generation, IdError, ImageDigest, RunId, Wallet};
 pub use metering::{Mark, MarkKind, Meter, Usage};
 pub use money::{MoneyError, Usdc};
-pub use placement::{Ask, NoRoom, NodeView, place};
+pub use placement::{NodeView, PlacementError, ResourceRequest, place};
 pub use pod::{PodId, PodIdError};
 pub use tier::{Tier, TierError, TierName, Tiers, TokenAmount};
 pub use time::UnixMillis;

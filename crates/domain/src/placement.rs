@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What an agent asks of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ask {
+pub struct ResourceRequest {
     /// Virtual processors.
     pub cores: u32,
     /// Memory, in MiB.
@@ -34,11 +34,11 @@ pub struct NodeView {
 
 impl NodeView {
     /// Whether it could hold the agent if nothing else were there.
-    const fn could_hold(&self, ask: Ask) -> bool {
+    const fn could_hold(&self, ask: ResourceRequest) -> bool {
         ask.cores <= self.cores && ask.memory_mib <= self.memory_mib
     }
 
-    fn holds(&self, ask: Ask) -> bool {
+    fn holds(&self, ask: ResourceRequest) -> bool {
         self.schedulable
             && ask.cores <= self.cores
             && ask.cores <= self.free_cores
@@ -49,7 +49,7 @@ impl NodeView {
 
 /// Why no node was chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoRoom {
+pub enum PlacementError {
     /// No node takes new agents.
     #[error("no node takes new agents")]
     NoNodes,
@@ -60,9 +60,9 @@ pub enum NoRoom {
     )]
     TooLarge {
         /// What was asked for.
-        ask: Ask,
+        ask: ResourceRequest,
         /// What the largest node has.
-        most: Ask,
+        most: ResourceRequest,
     },
     /// All nodes that could are full.
     #[error("every node is full")]
@@ -73,19 +73,19 @@ pub enum NoRoom {
 /// cores, then name), so that large agents find room later.
 ///
 /// # Errors
-/// [`NoRoom`] says whether waiting can help.
-pub fn place(nodes: &[NodeView], ask: Ask) -> Result<&NodeView, NoRoom> {
+/// [`PlacementError`] says whether waiting can help.
+pub fn place(nodes: &[NodeView], ask: ResourceRequest) -> Result<&NodeView, PlacementError> {
     let open = || nodes.iter().filter(|node| node.schedulable);
-    let largest = open().max_by_key(|node| (node.cores, node.memory_mib)).ok_or(NoRoom::NoNodes)?;
+    let largest = open().max_by_key(|node| (node.cores, node.memory_mib)).ok_or(PlacementError::NoNodes)?;
     if !open().any(|node| node.could_hold(ask)) {
-        let most = Ask { cores: largest.cores, memory_mib: largest.memory_mib };
-        return Err(NoRoom::TooLarge { ask, most });
+        let most = ResourceRequest { cores: largest.cores, memory_mib: largest.memory_mib };
+        return Err(PlacementError::TooLarge { ask, most });
     }
     nodes
         .iter()
         .filter(|node| node.holds(ask))
         .min_by(|a, b| (a.free_memory_mib, a.free_cores, &a.name).cmp(&(b.free_memory_mib, b.free_cores, &b.name)))
-        .ok_or(NoRoom::Full)
+        .ok_or(PlacementError::Full)
 }
 
 #[cfg(test)]
@@ -127,20 +127,20 @@ mod tests {
 
     #[test]
     fn case_no_capacity_waiting_is_offered_only_where_it_can_help() {
-        let most = Ask { cores: 2, memory_mib: 4_096 };
+        let most = ResourceRequest { cores: 2, memory_mib: 4_096 };
         let nodes = [large(most.cores, most.memory_mib)];
-        assert_eq!(place(&nodes, most), Err(NoRoom::Full));
-        for ask in [Ask { cores: 4, ..most }, Ask { memory_mib: 8_192, ..most }] {
-            assert_eq!(place(&nodes, ask), Err(NoRoom::TooLarge { ask, most }));
+        assert_eq!(place(&nodes, most), Err(PlacementError::Full));
+        for ask in [ResourceRequest { cores: 4, ..most }, ResourceRequest { memory_mib: 8_192, ..most }] {
+            assert_eq!(place(&nodes, ask), Err(PlacementError::TooLarge { ask, most }));
         }
-        assert_eq!(place(&[], most), Err(NoRoom::NoNodes));
+        assert_eq!(place(&[], most), Err(PlacementError::NoNodes));
     }
 
     #[test]
     fn fault_1_6_a_node_that_has_promised_its_disk_is_full() {
-        let ask = Ask { cores: 1, memory_mib: 1 };
+        let ask = ResourceRequest { cores: 1, memory_mib: 1 };
         let node = NodeView { free_cores: 2, free_memory_mib: 4_096, free_disk_mib: 9, ..large(2, 4_096) };
-        assert_eq!(place(std::slice::from_ref(&node), ask), Err(NoRoom::Full));
+        assert_eq!(place(std::slice::from_ref(&node), ask), Err(PlacementError::Full));
         let roomy = NodeView { free_disk_mib: 10, ..node };
         assert!(place(&[roomy], ask).is_ok());
     }
@@ -150,7 +150,7 @@ mod tests {
         fn a_chosen_node_holds_the_agent_and_a_refusal_means_none_does(
             nodes in proptest::collection::vec(node(), 0..30), cores in 1_u32..16, memory_mib in 1_u64..16_384,
         ) {
-            let ask = Ask { cores, memory_mib };
+            let ask = ResourceRequest { cores, memory_mib };
             match place(&nodes, ask) {
                 Ok(node) => {
                     prop_assert!(node.holds(ask));

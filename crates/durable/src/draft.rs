@@ -10,20 +10,20 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::parent;
+use crate::folder::parent;
 
 /// Random bytes in the name of a draft: no two makers have the same.
 const NAME_BYTES: usize = 8;
 
 /// A file that is being made.
-pub(crate) enum Draft {
+pub(crate) enum TempFile {
     /// In no folder: it goes with whoever holds it.
     Nameless(File),
     /// Under a name of its own, where the file system knows no others.
     Named(File, PathBuf),
 }
 
-impl Draft {
+impl TempFile {
     /// One in the folder of this path.
     pub(crate) fn beside(path: &Path) -> io::Result<Self> {
         let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
@@ -84,7 +84,7 @@ mod tests {
     fn fault_1_4_drafts_with_names_are_each_makers_own_and_the_first_to_finish_wins() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
-        let mut drafts: Vec<Draft> = (0..4).map(|_| Draft::named(&path).unwrap()).collect();
+        let mut drafts: Vec<TempFile> = (0..4).map(|_| TempFile::named(&path).unwrap()).collect();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
         for (number, draft) in drafts.iter_mut().enumerate() {
             write!(draft.file(), "{number}").unwrap();

@@ -5,8 +5,9 @@ use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::draft::Draft;
+use crate::draft::TempFile;
 use crate::failpoint;
+use crate::folder::sync_parent;
 
 /// Broken files of one name that are kept at most.
 const MOST_ASIDE: usize = 100;
@@ -34,7 +35,7 @@ pub fn create(what: &str, path: &Path, bytes: &[u8]) -> io::Result<()> {
     if path.symlink_metadata().is_ok() {
         return Err(ErrorKind::AlreadyExists.into());
     }
-    let mut draft = Draft::beside(path)?;
+    let mut draft = TempFile::beside(path)?;
     let filled = fill(what, draft.file(), |file| file.write_all(bytes));
     let made = filled.and_then(|()| draft.publish(path));
     failpoint(what, "linked");
@@ -110,24 +111,6 @@ pub fn wipe(what: &str, path: &Path) -> io::Result<()> {
     fs::remove_file(path)?;
     failpoint(what, "unlinked");
     sync_parent(path)
-}
-
-/// Makes what happened to the names in a file's folder last.
-///
-/// # Errors
-/// When the disk will not.
-pub fn sync_parent(path: &Path) -> io::Result<()> {
-    File::open(parent(path))?.sync_all()
-}
-
-/// The folder of a path; that of a bare name is where we are.
-#[must_use]
-pub fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        Some(_) => Path::new("."),
-        None => path,
-    }
 }
 
 /// Where a file is written before it has its name. One writer has the right to the

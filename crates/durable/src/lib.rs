@@ -8,8 +8,10 @@
 mod draft;
 mod failpoint;
 mod file;
+mod folder;
 mod reserve;
 
 pub use failpoint::{AT, SEEN, failpoint};
-pub use file::{create, make_dir, move_to, name_aside, parent, replace, set_aside, sync_parent, wipe};
-pub use reserve::Reserve;
+pub use file::{create, make_dir, move_to, name_aside, replace, set_aside, wipe};
+pub use folder::{parent, sync_parent};
+pub use reserve::DiskReserve;

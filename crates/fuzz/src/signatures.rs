@@ -2,7 +2,10 @@
 
 use std::str::from_utf8;
 
-use auth::{Claim, EvmSignature, GatewayName, HolderSignature, LinkTerms, Policy, Presented, Request, verify};
+use auth::{
+    BoundRequest, EvmSignature, GatewayName, HolderSignature, LinkTerms, SignatureHeaders, UnverifiedSignature,
+    VerifyPolicy, verify,
+};
 use domain::{ImageDigest, PodId, RunId, UnixMillis, Wallet};
 
 /// The instant of the seeds.
@@ -17,19 +20,19 @@ pub(crate) fn signature(bytes: &[u8]) {
     let body = lines.next().unwrap_or_default();
     let audience = Some(audience).filter(|audience| *audience != "-");
     let presented =
-        Presented { wallet: Some(wallet), signature: Some(signature), timestamp: Some(timestamp), audience };
-    let request = Request { method, path, body };
+        SignatureHeaders { wallet: Some(wallet), signature: Some(signature), timestamp: Some(timestamp), audience };
+    let request = BoundRequest { method, path, body };
     let ours: Vec<GatewayName> = ["palatine.example:8443"].iter().filter_map(|name| name.parse().ok()).collect();
-    let policy = Policy { audiences: &ours, require_bound: false };
+    let policy = VerifyPolicy { audiences: &ours, require_bound: false };
     // As the gateway does it: the headers first, the body later.
-    let Ok(claim) = Claim::read(presented, policy, NOW) else { return };
+    let Ok(claim) = UnverifiedSignature::read(presented, policy, NOW) else { return };
     let Ok(signed) = claim.verify(&request, NOW) else { return };
     assert_eq!(signed.wallet.to_string(), wallet, "a wallet has one text");
     assert_eq!(signed.bound, audience.is_some());
     // A good signature is of this request alone, and at this gateway alone.
-    let nowhere = Policy { audiences: &[], require_bound: false };
+    let nowhere = VerifyPolicy { audiences: &[], require_bound: false };
     assert!(!signed.bound || verify(presented, &request, nowhere, NOW).is_err());
-    let other = Request { body: &[body, b"x"].concat(), ..request };
+    let other = BoundRequest { body: &[body, b"x"].concat(), ..request };
     assert!(!signed.bound || verify(presented, &other, policy, NOW).is_err());
     let late = signed.expires_at.plus(1);
     assert!(verify(presented, &request, policy, late).is_err(), "it ends");

@@ -4,7 +4,7 @@ use bytes::BytesMut;
 use serde_json::from_slice;
 use wire::connect::Envelope;
 use wire::fault::Fault;
-use wire::node::{Marks, Sandbox, SandboxSpec};
+use wire::node::{MarksPage, Sandbox, SandboxSpec};
 use wire::process::{RpcError, StartRequest};
 use wire::public::SpawnRequest;
 
@@ -46,5 +46,5 @@ pub(crate) fn documents(bytes: &[u8]) {
             }
         )*};
     }
-    same!(Fault, SpawnRequest, SandboxSpec, Sandbox, Marks, StartRequest, RpcError);
+    same!(Fault, SpawnRequest, SandboxSpec, Sandbox, MarksPage, StartRequest, RpcError);
 }

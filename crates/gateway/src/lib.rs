@@ -17,7 +17,7 @@
 //! # What a handler may rely on
 //! A handler that takes an [`crate::auth::caller::Holder`] runs only for a verified signature
 //! that binds the request and this gateway, and was spent durably before. One that
-//! takes a [`crate::auth::caller::Reader`], a [`crate::auth::caller::Stopper`] or a [`crate::auth::caller::UnspentSignature`] may
+//! takes a [`crate::auth::caller::ReadingHolder`], a [`crate::auth::caller::StoppingHolder`] or a [`crate::auth::caller::UnspentSignature`] may
 //! run for Romulus's own text; the last must spend it itself, and only `spawn` does.
 
 mod api;
@@ -41,8 +41,8 @@ pub use config::{Config, ConfigError, Limits, Tls};
 pub use edge::hosts::{Host, NameError, Origin};
 pub use edge::listen::{ListenError, Listeners};
 pub use edge::tls::TlsError;
-pub use nodes::guests::{GuestError, Guests, Io, NodeGuests};
-pub use nodes::images::{ImageTable, Images, NodeImages};
+pub use nodes::guests::{ByteStream, GuestConnector, GuestError, NodeGuests};
+pub use nodes::images::{ImageCatalog, ImageTable, NodeImages};
 pub use payments::PaymentServices;
 pub use serve::{ServeError, serve};
-pub use state::Parts;
+pub use state::GatewayParts;

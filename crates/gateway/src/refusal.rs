@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::response::IntoResponse;
 use chain::BalanceError;
 use control::{SpawnError, StopError};
-use domain::{FailReason, NoRoom};
+use domain::{FailReason, PlacementError};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use store::StoreError;
@@ -185,7 +185,7 @@ fn node_unavailable() -> Fault {
 
 fn spawn_fault(error: &SpawnError) -> Fault {
     match error {
-        SpawnError::NoCapacity(why @ NoRoom::TooLarge { .. }) => too_large(&why.to_string()),
+        SpawnError::NoCapacity(why @ PlacementError::TooLarge { .. }) => too_large(&why.to_string()),
         SpawnError::NoCapacity(_) => failed_fault(FailReason::NoCapacity),
         SpawnError::NoImage(image) => {
             Fault::new(Code::NoImage, format!("no node has the image {image}; its operator must import it"))

@@ -15,7 +15,7 @@ use crate::edge::tls::Certificates;
 use crate::health::probe;
 use crate::ingress::pool::Pools;
 use crate::ingress::urls::{AgentUrl, PathUrl};
-use crate::state::{Gateway, Names, Parts};
+use crate::state::{Gateway, GatewayParts, PublicUrls};
 use crate::{Config, ConfigError, Limits, Tls, TlsError};
 
 /// Between two rounds of a recorder's own upkeep.
@@ -45,7 +45,7 @@ pub async fn serve(
     tls: Tls,
     limits: Limits,
     listeners: Listeners,
-    parts: Parts,
+    parts: GatewayParts,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
     config.check(&tls, &limits)?;
@@ -71,7 +71,7 @@ pub async fn serve(
 }
 
 /// By which names clients know this gateway and its agents.
-fn names(config: &Config, listeners: &Listeners) -> Result<Names, ServeError> {
+fn names(config: &Config, listeners: &Listeners) -> Result<PublicUrls, ServeError> {
     let agent_url = match &config.agent_url {
         Some(text) => AgentUrl::parse(text)?,
         None => listeners.agent_url()?,
@@ -81,7 +81,7 @@ fn names(config: &Config, listeners: &Listeners) -> Result<Names, ServeError> {
         None => listeners.path_url()?,
     };
     let audiences = audience::audiences(config, &agent_url, &listeners.listening()?)?;
-    Ok(Names { agent_url, path_url, audiences })
+    Ok(PublicUrls { agent_url, path_url, audiences })
 }
 
 /// Waits for what runs on behalf of clients, and ends what is left of it then.

@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use auth::{GatewayName, Tokens};
+use auth::{GatewayName, TokenIssuer};
 use chain::Balances;
 use control::Control;
 use domain::{PodId, Tiers, UnixMillis, Wallet};
 use metrics_exporter_prometheus::PrometheusHandle;
 use moka::future::Cache;
-use store::{Record, Stamp, Store};
+use store::{ReplayKey, RunRecord, Store};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use treasury::Treasury;
 use wire::Secret;
 use wire::public::{Agent, Reason};
-use wire::relay::Health;
+use wire::relay::RelayerHealth;
 
 use crate::auth::spent::SpentSignatures;
 use crate::edge::hosts::KnownHosts;
@@ -27,8 +27,8 @@ use crate::ingress::bodies::BodyBudget;
 use crate::ingress::pool::Pools;
 use crate::ingress::price_table::PriceTable;
 use crate::ingress::urls::{AgentUrl, PathUrl};
-use crate::nodes::guests::Guests;
-use crate::nodes::images::Images;
+use crate::nodes::guests::GuestConnector;
+use crate::nodes::images::ImageCatalog;
 use crate::payments::PaymentServices;
 use crate::refusal::Refusal;
 use crate::{Config, Limits};
@@ -37,7 +37,7 @@ use crate::{Config, Limits};
 const HEALTH_LASTS: Duration = Duration::from_secs(2);
 
 /// The parts a gateway is made of.
-pub struct Parts {
+pub struct GatewayParts {
     /// What must last.
     pub store: Store,
     /// What places, starts and stops agents.
@@ -47,11 +47,11 @@ pub struct Parts {
     /// What a balance buys.
     pub tiers: Tiers,
     /// The agents' bearer tokens.
-    pub tokens: Tokens,
+    pub tokens: TokenIssuer,
     /// The way to the guests.
-    pub guests: Arc<dyn Guests>,
+    pub guests: Arc<dyn GuestConnector>,
     /// The images that can be named.
-    pub images: Arc<dyn Images>,
+    pub images: Arc<dyn ImageCatalog>,
     /// Vaults and payments; absent where no chain is configured.
     pub treasury: Option<Treasury>,
     /// Where requests to agents are paid; absent where none can be.
@@ -67,7 +67,7 @@ fn now() -> UnixMillis {
 }
 
 /// By which names clients know a gateway and its agents.
-pub(crate) struct Names {
+pub(crate) struct PublicUrls {
     pub(crate) agent_url: AgentUrl,
     /// Agents under paths, where there are such.
     pub(crate) path_url: Option<PathUrl>,
@@ -77,7 +77,7 @@ pub(crate) struct Names {
 
 /// One gateway.
 pub(crate) struct Gateway {
-    pub(crate) parts: Parts,
+    pub(crate) parts: GatewayParts,
     pub(crate) config: Config,
     pub(crate) limits: Limits,
     pub(crate) agent_url: AgentUrl,
@@ -90,7 +90,7 @@ pub(crate) struct Gateway {
     pub(crate) ids: RunIds,
     pub(crate) price_table: PriceTable,
     /// The relayer's health, cached.
-    pub(crate) relayer_health: Cache<(), Arc<Health>>,
+    pub(crate) relayer_health: Cache<(), Arc<RelayerHealth>>,
     /// What signatures and links may name.
     pub(crate) audiences: Vec<GatewayName>,
     /// How the parts that it works with were when they were last asked.
@@ -113,12 +113,12 @@ impl Gateway {
     pub(crate) fn new(
         config: Config,
         limits: Limits,
-        names: Names,
-        parts: Parts,
+        names: PublicUrls,
+        parts: GatewayParts,
         openapi: String,
         draining: CancellationToken,
     ) -> Self {
-        let Names { agent_url, path_url, audiences } = names;
+        let PublicUrls { agent_url, path_url, audiences } = names;
         let ours = audiences.iter().map(GatewayName::as_str).chain([agent_url.domain()]);
         let ours = ours.chain(path_url.as_ref().map(PathUrl::authority));
         // Where nobody can pay, nothing is kept for payers.
@@ -154,23 +154,23 @@ impl Gateway {
     }
 
     /// Spends a signature, durably.
-    pub(crate) async fn spend(&self, stamp: Stamp) -> Result<(), Refusal> {
-        self.parts.store.spend(stamp).await?;
-        self.spent.insert(stamp.key);
+    pub(crate) async fn spend(&self, replay_key: ReplayKey) -> Result<(), Refusal> {
+        self.parts.store.spend(replay_key).await?;
+        self.spent.insert(replay_key.key);
         Ok(())
     }
 
     /// Spends a signature for what must work on a full disk too. Where even that is not
     /// possible, one that is good for this request alone is remembered in memory: at the
     /// worst the same is asked twice.
-    pub(crate) async fn spend_essential(&self, stamp: Stamp, bound: bool) -> Result<(), Refusal> {
-        match self.parts.store.spend_essential(stamp).await {
+    pub(crate) async fn spend_essential(&self, replay_key: ReplayKey, bound: bool) -> Result<(), Refusal> {
+        match self.parts.store.spend_essential(replay_key).await {
             Err(error) if bound && error.retryable() => {
                 tracing::warn!(%error, "the store cannot record a spent signature: it is remembered in memory alone, until a restart")
             }
             spent => spent?,
         }
-        self.spent.insert(stamp.key);
+        self.spent.insert(replay_key.key);
         Ok(())
     }
 
@@ -180,13 +180,13 @@ impl Gateway {
     }
 
     /// The last run of an agent, if it is this wallet's.
-    pub(crate) async fn owned(&self, id: PodId, wallet: Wallet) -> Result<Record, Refusal> {
+    pub(crate) async fn owned(&self, id: PodId, wallet: Wallet) -> Result<RunRecord, Refusal> {
         let record = self.parts.store.last_run(id).await?;
         record.filter(|record| record.wallet == wallet).ok_or_else(Refusal::not_found)
     }
 
     /// An agent as its holder sees it.
-    pub(crate) fn view(&self, record: &Record) -> Agent {
+    pub(crate) fn view(&self, record: &RunRecord) -> Agent {
         // What was kept before a run that is live is in use.
         let kept = record.data.filter(|data| !record.state.is_live() && !data.is_over(self.now()));
         Agent {
@@ -214,7 +214,7 @@ impl Gateway {
     }
 
     /// The same with its bearer token: in the answer of a spawn alone.
-    pub(crate) fn view_with_token(&self, record: &Record) -> Agent {
+    pub(crate) fn view_with_token(&self, record: &RunRecord) -> Agent {
         Agent { token: Some(Secret(self.parts.tokens.token(record.id))), ..self.view(record) }
     }
 }

@@ -14,7 +14,7 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 /// What becomes of the guests when the daemon is asked to end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum OnShutdown {
+pub enum ShutdownPolicy {
     /// They go on; the next daemon adopts them.
     #[default]
     Leave,
@@ -110,7 +110,7 @@ pub struct Config {
     pub marks: usize,
     /// `leave`: guests outlive the daemon and are adopted by the next. `stop`: they are
     /// stopped with it and started again by the next. Default `leave`.
-    pub on_shutdown: OnShutdown,
+    pub on_shutdown: ShutdownPolicy,
 }
 
 impl Default for Config {
@@ -147,7 +147,7 @@ impl Default for Config {
             streams: 256,
             calls: 48,
             marks: 100_000,
-            on_shutdown: OnShutdown::Leave,
+            on_shutdown: ShutdownPolicy::Leave,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sandbox::{Runtime, RuntimeInfo};
 use tokio::sync::Mutex;
 
-use crate::images::Images;
+use crate::images::ImageCatalog;
 use crate::journal::Journal;
 use crate::registry::Registry;
 use crate::{Clock, Config};
@@ -14,8 +14,8 @@ use crate::{Clock, Config};
 pub(crate) struct NodeContext {
     pub(crate) config: Config,
     pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) about: RuntimeInfo,
-    pub(crate) images: Arc<dyn Images>,
+    pub(crate) runtime_info: RuntimeInfo,
+    pub(crate) images: Arc<dyn ImageCatalog>,
     pub(crate) journal: Journal,
     pub(crate) clock: Clock,
     /// Name servers of the guests.

@@ -4,7 +4,7 @@ use domain::RunId;
 use wire::pod::LogLine;
 
 use crate::guest::LineSplitter;
-use crate::ledger::Record;
+use crate::ledger::SandboxRecord;
 use crate::logs::AgentLog;
 
 /// Bytes of a log here, so that it is rotated soon.
@@ -59,7 +59,7 @@ pub fn journal(bytes: &[u8]) {
 /// # Panics
 /// When the bytes break that.
 pub fn record(bytes: &[u8]) {
-    let Ok(record) = Record::parse(bytes, AGENT) else { return };
+    let Ok(record) = SandboxRecord::parse(bytes, AGENT) else { return };
     let written = serde_json::to_vec(&record).expect("a record can be written");
-    assert_eq!(Record::parse(&written, AGENT), Ok(record));
+    assert_eq!(SandboxRecord::parse(&written, AGENT), Ok(record));
 }

@@ -5,24 +5,24 @@ use std::path::PathBuf;
 
 use domain::ImageDigest;
 use image::{ImageError, ImageStore};
-use wire::pod::Run;
+use wire::pod::ImageRunConfig;
 
 /// An image, as far as a node needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Base {
+pub struct BaseImage {
     /// Its disk.
     pub disk: PathBuf,
     /// How it is run.
-    pub run: Run,
+    pub run: ImageRunConfig,
 }
 
 /// Where images are found. Calls may read the disk.
-pub trait Images: Send + Sync + 'static {
+pub trait ImageCatalog: Send + Sync + 'static {
     /// One image; `None` if the node does not have it.
     ///
     /// # Errors
     /// When the store cannot be read.
-    fn find(&self, digest: &ImageDigest) -> Result<Option<Base>, ImageError>;
+    fn find(&self, digest: &ImageDigest) -> Result<Option<BaseImage>, ImageError>;
 
     /// All images that have names.
     ///
@@ -31,10 +31,10 @@ pub trait Images: Send + Sync + 'static {
     fn named(&self) -> Result<BTreeMap<String, ImageDigest>, ImageError>;
 }
 
-impl Images for ImageStore {
-    fn find(&self, digest: &ImageDigest) -> Result<Option<Base>, ImageError> {
+impl ImageCatalog for ImageStore {
+    fn find(&self, digest: &ImageDigest) -> Result<Option<BaseImage>, ImageError> {
         match self.get(digest) {
-            Ok(image) => Ok(Some(Base { disk: image.disk, run: image.run })),
+            Ok(image) => Ok(Some(BaseImage { disk: image.disk, run: image.run })),
             Err(ImageError::UnknownDigest(_)) => Ok(None),
             Err(error) => Err(error),
         }

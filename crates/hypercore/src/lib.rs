@@ -11,7 +11,7 @@
 //! | `ledger` | what is remembered of sandboxes; environments, sealed |
 //! | `journal`, `heartbeat` | what was seen, for the bill; when the node last lived |
 //! | `quarantine`, `retention` | what cannot be read; disks that outlived their run |
-//! | `upkeep`, `reserve` | what the node does by itself; room for its own books |
+//! | `upkeep`, `reserve` | what the node does by itself; room for its own records |
 //! | `context` | what all sandboxes of a node have in common |
 //! | `logs` | what agents and consoles have said, bounded |
 //! | `streams` | how many streams into an agent may be open |
@@ -58,7 +58,7 @@ mod upkeep;
 
 pub use api::openapi;
 pub use clock::Clock;
-pub use config::{Config, ConfigError, OnShutdown};
-pub use images::{Base, Images};
+pub use config::{Config, ConfigError, ShutdownPolicy};
+pub use images::{BaseImage, ImageCatalog};
 pub use sandbox::network::Config as NetworkConfig;
-pub use serve::{Parts, ServeError, StateLock, bind, serve};
+pub use serve::{NodeParts, ServeError, StateLock, bind, serve};

@@ -9,9 +9,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use config::{Environment, File, FileFormat};
 use image::ImageStore;
-use palatine_hypercore::{Clock, Config, NetworkConfig, Parts, StateLock, bind, serve};
+use palatine_hypercore::{Clock, Config, NetworkConfig, NodeParts, StateLock, bind, serve};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use sandbox::drivers::qemu::{Kernel, Qemu, Settings};
+use sandbox::drivers::qemu::{Kernel, Qemu, QemuSettings};
 use sandbox::network::Egress;
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
@@ -101,13 +101,18 @@ async fn run(sections: Sections, metrics: metrics_exporter_prometheus::Prometheu
     let images = ImageStore::open(&sections.images).context("open the image store")?;
     let kernel = prepare_kernel(&sections).await?;
     let runtime = Qemu::start(settings(&sections, kernel)).await.context("start the QEMU driver")?;
-    let about = sandbox::Runtime::about(&runtime);
-    tracing::info!(runtime = about.name.as_str(), reason = about.reason, "guests run in {}", about.name.as_str());
+    let runtime_info = sandbox::Runtime::info(&runtime);
+    tracing::info!(
+        runtime = runtime_info.name.as_str(),
+        reason = runtime_info.reason,
+        "guests run in {}",
+        runtime_info.name.as_str()
+    );
     let resolvers = match sections.network.egress {
         Egress::Internet => sections.network.resolvers.clone(),
         Egress::None => Vec::new(),
     };
-    let parts = Parts {
+    let parts = NodeParts {
         lock,
         runtime: Arc::new(runtime),
         images: Arc::new(images),
@@ -116,7 +121,7 @@ async fn run(sections: Sections, metrics: metrics_exporter_prometheus::Prometheu
         metrics,
     };
     let listener = bind(&sections.node)?;
-    tracing::info!(socket = %sections.node.socket.display(), "serving");
+    tracing::info!(socket = %sections.node.socket.display(), "serving the node API");
     let socket = sections.node.socket.clone();
     serve(sections.node, parts, listener, closing).await?;
     std::fs::remove_file(&socket).with_context(|| format!("remove {}", socket.display()))
@@ -124,14 +129,14 @@ async fn run(sections: Sections, metrics: metrics_exporter_prometheus::Prometheu
 
 async fn prepare_kernel(sections: &Sections) -> Result<Kernel> {
     let (images, pod) = (sections.images.clone(), sections.node.pod.clone());
-    let made = spawn_blocking(move || image::kernel::prepare(&images, &pod, &image::Silent)).await?;
+    let made = spawn_blocking(move || image::kernel::prepare(&images, &pod, &image::NoProgress)).await?;
     let made = made.context("prepare the guests' kernel")?;
     Ok(Kernel { vmlinux: made.vmlinux, initramfs: made.initramfs, version: made.version })
 }
 
-fn settings(sections: &Sections, kernel: Kernel) -> Settings {
+fn settings(sections: &Sections, kernel: Kernel) -> QemuSettings {
     let node = &sections.node;
-    Settings {
+    QemuSettings {
         state: node.state.clone(),
         kernel,
         accelerator: node.accelerator,
@@ -153,7 +158,7 @@ fn close_on_signal(closing: &CancellationToken) -> Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("ending");
+        tracing::info!("shutting down");
         closing.cancel();
     });
     Ok(())

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use domain::{PodId, RunId};
-use sandbox::Presence;
+use sandbox::ObservedRun;
 use wire::node::Quarantined;
 
 /// One of them.
 #[derive(Clone, Debug)]
 pub(crate) struct QuarantinedSandbox {
     /// What the machine holds of it.
-    pub(crate) presence: Presence,
+    pub(crate) presence: ObservedRun,
     /// Host memory its guest takes, in MiB.
     pub(crate) memory_mib: u64,
     /// What is wrong, and the repair.

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{Ask, NoRoom, PodId, RunId};
+use domain::{PlacementError, PodId, ResourceRequest, RunId};
 use tokio::sync::oneshot;
-use wire::node::Data;
+use wire::node::DataPolicy;
 
-use crate::policy::{Capacity, DiskRoom, Load};
+use crate::policy::{Allocated, Capacity, DiskSpace};
 use crate::quarantine::Quarantine;
-use crate::task::{Deletion, EndError, Handle, Order};
+use crate::task::{DeleteError, Deletion, Handle, Order};
 
 /// All handles, and what they take of the machine.
 pub(crate) struct Registry {
@@ -55,10 +55,10 @@ impl Registry {
     pub(crate) fn enter(
         &self,
         id: RunId,
-        ask: Ask,
-        room: DiskRoom,
+        ask: ResourceRequest,
+        room: DiskSpace,
         make: impl FnOnce(u16) -> Arc<Handle>,
-    ) -> Result<Admission, NoRoom> {
+    ) -> Result<Admission, PlacementError> {
         let mut handles = self.handles();
         if let Some(held) = handles.get(&id) {
             return Ok(Admission::Existing(Arc::clone(held)));
@@ -66,7 +66,7 @@ impl Registry {
         self.capacity.admit(self.load_with(&handles), ask, room)?;
         let quarantined = self.quarantine.taken().into_iter().filter_map(|(slot, _)| slot);
         let taken: BTreeSet<u16> = handles.values().map(|handle| handle.slot.number).chain(quarantined).collect();
-        let slot = (0..self.capacity.slots).find(|slot| !taken.contains(slot)).ok_or(NoRoom::Full)?;
+        let slot = (0..self.capacity.slots).find(|slot| !taken.contains(slot)).ok_or(PlacementError::Full)?;
         let handle = make(slot);
         handles.insert(id, Arc::clone(&handle));
         Ok(Admission::New(handle))
@@ -78,14 +78,14 @@ impl Registry {
     }
 
     /// Takes a sandbox down and returns when nothing of it is left.
-    pub(crate) async fn delete(&self, handle: &Handle, grace: Duration, data: Data) -> Result<(), EndError> {
+    pub(crate) async fn delete(&self, handle: &Handle, grace: Duration, data: DataPolicy) -> Result<(), DeleteError> {
         let (done, ended) = oneshot::channel();
         if handle.orders.send(Order::Delete(Deletion { grace, data, done })).await.is_err() {
             // A task ends after its sandbox, which is forgotten then, or with the daemon,
             // and then the guest may run on.
-            return self.get(handle.id()).map_or(Ok(()), |_| Err(EndError::Closing));
+            return self.get(handle.id()).map_or(Ok(()), |_| Err(DeleteError::Closing));
         }
-        ended.await.unwrap_or(Err(EndError::Closing))
+        ended.await.unwrap_or(Err(DeleteError::Closing))
     }
 
     /// Frees its slot and its share.
@@ -97,16 +97,20 @@ impl Registry {
         &self.capacity
     }
 
-    pub(crate) fn load(&self) -> Load {
+    pub(crate) fn load(&self) -> Allocated {
         self.load_with(&self.handles())
     }
 
     /// Guests that are quarantined and run take their share too.
-    fn load_with(&self, handles: &BTreeMap<RunId, Arc<Handle>>) -> Load {
-        let known = handles.values().fold(Load::default(), |load, handle| load.plus(handle.ask(), handle.disk_mib));
+    fn load_with(&self, handles: &BTreeMap<RunId, Arc<Handle>>) -> Allocated {
+        let known =
+            handles.values().fold(Allocated::default(), |load, handle| load.plus(handle.ask(), handle.disk_mib));
         let disk_mib = self.capacity.agent_disk_mib;
         self.quarantine.taken().into_iter().fold(known, |load, (_, memory_mib)| {
-            load.plus(Ask { cores: 1, memory_mib: memory_mib.saturating_sub(self.capacity.overhead_mib) }, disk_mib)
+            load.plus(
+                ResourceRequest { cores: 1, memory_mib: memory_mib.saturating_sub(self.capacity.overhead_mib) },
+                disk_mib,
+            )
         })
     }
 

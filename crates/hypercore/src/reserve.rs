@@ -1,25 +1,25 @@
-//! Room for the node's own books on a disk that others have filled.
+//! Room for the node's own records on a disk that others have filled.
 
 use std::io;
 use std::path::Path;
 
-use durable::Reserve;
+use durable::DiskReserve;
 use sandbox::is_full;
 
 /// Tens of thousands of marks, or a thousand records.
 const BYTES: usize = 4 * 1024 * 1024;
 
-/// The room that is kept for the node's own books.
-pub(crate) fn of(state: &Path) -> Reserve {
-    Reserve::at(state, BYTES)
+/// The room that is kept for the node's own records.
+pub(crate) fn of(state: &Path) -> DiskReserve {
+    DiskReserve::at(state, BYTES)
 }
 
 /// Gives that room up, if the disk is full and it is there: then what was tried may be
 /// tried again.
-pub(crate) fn make_room(reserve: &Reserve, error: &io::Error) -> bool {
+pub(crate) fn make_room(reserve: &DiskReserve, error: &io::Error) -> bool {
     let made = is_full(error) && reserve.release();
     if made {
-        tracing::error!("the disk under the node's state is full: the room kept for its books is in use now");
+        tracing::error!("the disk under the node's state is full: the room kept for its records is in use now");
         metrics::counter!("hypercore_reserve_releases_total").increment(1);
     }
     made

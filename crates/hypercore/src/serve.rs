@@ -34,7 +34,7 @@ use crate::policy::Capacity;
 use crate::registry::Registry;
 use crate::streams::ConnectionPermit;
 use crate::upkeep;
-use crate::{Clock, Config, Images, OnShutdown};
+use crate::{Clock, Config, ImageCatalog, ShutdownPolicy};
 
 /// Connections at most that carry no stream of an agent; those count for the agent.
 const CONNECTIONS: usize = 4_096;
@@ -100,13 +100,13 @@ impl StateLock {
 }
 
 /// What a node is made of.
-pub struct Parts {
+pub struct NodeParts {
     /// The right to the state folder.
     pub lock: StateLock,
     /// What isolates.
     pub runtime: Arc<dyn Runtime>,
     /// Where images are.
-    pub images: Arc<dyn Images>,
+    pub images: Arc<dyn ImageCatalog>,
     /// What tells the time.
     pub clock: Clock,
     /// Name servers of the guests.
@@ -153,7 +153,7 @@ fn find_group(name: &str) -> Option<u32> {
 /// What keeps it from starting.
 pub async fn serve(
     config: Config,
-    parts: Parts,
+    parts: NodeParts,
     listener: UnixListener,
     closing: CancellationToken,
 ) -> Result<(), ServeError> {
@@ -165,13 +165,13 @@ pub async fn serve(
     let journal = Journal::open(&state.join("marks"), config.marks, reserve.clone());
     let journal = journal.map_err(|error| failed(error.into()))?;
     let ledger = Ledger::open(&state, reserve.clone()).map_err(|error| failed(error.into()))?;
-    let about = parts.runtime.about();
-    let capacity = capacity(&config, &about).map_err(|error| failed(error.into()))?;
+    let runtime_info = parts.runtime.info();
+    let capacity = capacity(&config, &runtime_info).map_err(|error| failed(error.into()))?;
     let on_shutdown = config.on_shutdown;
     let shared = Arc::new(NodeContext {
         config,
         runtime: Arc::clone(&parts.runtime),
-        about,
+        runtime_info,
         images: parts.images,
         journal,
         clock: parts.clock,
@@ -189,11 +189,14 @@ pub async fn serve(
     accept(listener, api, &closing).await;
     node.close();
     match on_shutdown {
-        OnShutdown::Stop => node.halt().await,
-        OnShutdown::Leave => node.leave().await,
+        ShutdownPolicy::Stop => node.halt().await,
+        ShutdownPolicy::Leave => node.leave().await,
     }
     if let Err(error) = parts.runtime.close().await {
-        tracing::error!(error = &error as &dyn std::error::Error, "the machine has not got everything back");
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "not everything on the machine could be put back as it was"
+        );
     }
     drop(parts.lock);
     Ok(())
@@ -239,7 +242,7 @@ fn converse(stream: UnixStream, permit: ConnectionPermit, router: &axum::Router,
     });
 }
 
-fn capacity(config: &Config, about: &sandbox::RuntimeInfo) -> io::Result<Capacity> {
+fn capacity(config: &Config, runtime_info: &sandbox::RuntimeInfo) -> io::Result<Capacity> {
     let cores = u32::try_from(std::thread::available_parallelism()?.get()).unwrap_or(u32::MAX);
     let all_mib = match config.memory_mib {
         0 => machine_mib(Path::new("/proc/meminfo"))?.saturating_sub(Config::MACHINE_MIB),
@@ -249,8 +252,8 @@ fn capacity(config: &Config, about: &sandbox::RuntimeInfo) -> io::Result<Capacit
         cores,
         vcpus: cores.saturating_mul(config.vcpus_per_core),
         memory_mib: all_mib.saturating_mul(config.memory_percent.into()) / 100,
-        overhead_mib: about.overhead_mib,
-        slots: about.slots,
+        overhead_mib: runtime_info.overhead_mib,
+        slots: runtime_info.slots,
         agent_disk_mib: config.agent_disk_mib(),
         disk_percent: config.disk_percent,
         disk_free_mib: config.disk_free_mib,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use durable::Reserve;
+use durable::DiskReserve;
 use sandbox::Runtime;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -17,14 +17,14 @@ const PERIOD: Duration = Duration::from_secs(60);
 /// when an operator has loaded others; the rules in their namespaces stand meanwhile.
 const NETWORK_PERIOD: Duration = Duration::from_secs(2);
 
-/// Erases disks whose retention is over, and keeps room for the node's own books.
-pub(crate) async fn keep_disks(node: &NodeContext, reserve: Reserve) {
+/// Erases disks whose retention is over, and keeps room for the node's own records.
+pub(crate) async fn keep_disks(node: &NodeContext, reserve: DiskReserve) {
     let path = node.config.state.join("kept.ages");
     let (mut ages, mut looked) = (read_ages(&path), Instant::now());
     loop {
         let reserve = reserve.clone();
         if let Ok(Err(error)) = spawn_blocking(move || reserve.refill()).await {
-            tracing::warn!(%error, "room for the node's own books cannot be kept");
+            tracing::warn!(%error, "room for the node's own records cannot be kept");
         }
         let elapsed = looked.elapsed();
         looked += elapsed;
@@ -32,7 +32,7 @@ pub(crate) async fn keep_disks(node: &NodeContext, reserve: Reserve) {
             tracing::error!(error = &error as &dyn std::error::Error, "disks whose retention is over cannot be erased");
         }
         if let Err(error) = write_ages(path.clone(), ages.clone()).await {
-            tracing::warn!(%error, "it cannot be written down for how long disks were kept");
+            tracing::warn!(%error, "for how long disks were kept cannot be recorded; trying again");
         }
         sleep(PERIOD).await;
     }

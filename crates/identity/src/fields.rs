@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::keystore::KeystoreError;
+use crate::error::KeystoreError;
 
 /// An object of the keystore.
 #[derive(Clone, Copy)]

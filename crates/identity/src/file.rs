@@ -16,8 +16,9 @@ use rustix::process::geteuid;
 use secrecy::{ExposeSecret, SecretString};
 use zeroize::Zeroizing;
 
-use crate::keystore::{Chance, Keystore, KeystoreError, MAX_TEXT};
-use crate::{Cost, Identity};
+use crate::error::{KeystoreError, MAX_TEXT};
+use crate::keystore::{Keystore, Randomness};
+use crate::{Identity, KdfCost};
 
 /// Permission bits that others than the owner hold.
 const FOREIGN: u32 = 0o077;
@@ -148,7 +149,7 @@ impl Identity {
     ///
     /// # Errors
     /// [`KeyFileError`]; a file that exists is not changed.
-    pub fn load_or_create(path: &Path, password: &SecretString, cost: Cost) -> Result<Self, KeyFileError> {
+    pub fn load_or_create(path: &Path, password: &SecretString, cost: KdfCost) -> Result<Self, KeyFileError> {
         let identity = match Self::load(path, password) {
             Err(error) if error.is_absent() => Self::make(path, password, cost),
             answer => answer,
@@ -158,7 +159,7 @@ impl Identity {
         Ok(identity)
     }
 
-    fn make(path: &Path, password: &SecretString, cost: Cost) -> Result<Self, KeyFileError> {
+    fn make(path: &Path, password: &SecretString, cost: KdfCost) -> Result<Self, KeyFileError> {
         let fresh = Self::generate()?;
         match fresh.save(path, password, cost) {
             Ok(()) => Ok(fresh),
@@ -171,17 +172,17 @@ impl Identity {
     ///
     /// # Errors
     /// [`KeyFileError::Exists`] if anything is there already; it stays.
-    pub fn save(&self, path: &Path, password: &SecretString, cost: Cost) -> Result<(), KeyFileError> {
+    pub fn save(&self, path: &Path, password: &SecretString, cost: KdfCost) -> Result<(), KeyFileError> {
         if password.expose_secret().is_empty() {
             return Err(KeyFileError::EmptyPassword);
         }
         if path.file_name().is_none() {
             return Err(KeyFileError::NotAFile(path.to_owned()));
         }
-        let chance = draw_chance()?;
+        let randomness = draw_chance()?;
         let keystore = {
             let _turn = derivation();
-            Keystore::seal(self, password, cost, &chance).map_err(refused(path))?
+            Keystore::seal(self, password, cost, &randomness).map_err(refused(path))?
         };
         make_directory(parent(path))?;
         check_directory(path)?;
@@ -194,12 +195,12 @@ fn draw(bytes: &mut [u8]) -> Result<(), KeyFileError> {
     getrandom::fill(bytes).map_err(|error| KeyFileError::Random(io::Error::other(error)))
 }
 
-fn draw_chance() -> Result<Chance, KeyFileError> {
-    let mut chance = Chance { salt: [0; 32], iv: [0; 16], id: [0; 16] };
-    draw(&mut chance.salt)?;
-    draw(&mut chance.iv)?;
-    draw(&mut chance.id)?;
-    Ok(chance)
+fn draw_chance() -> Result<Randomness, KeyFileError> {
+    let mut randomness = Randomness { salt: [0; 32], iv: [0; 16], id: [0; 16] };
+    draw(&mut randomness.salt)?;
+    draw(&mut randomness.iv)?;
+    draw(&mut randomness.id)?;
+    Ok(randomness)
 }
 
 /// Opens a file that is this user's alone. `NONBLOCK`, since a pipe would wait for its

@@ -19,7 +19,7 @@ pub struct InvalidKey;
 /// The vault pays another wallet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the vault's agent wallet is {vaults}, and this identity is {ours}")]
-pub struct NotOurVault {
+pub struct VaultMismatch {
     /// This identity's address.
     pub ours: Address,
     /// What the vault says.
@@ -60,10 +60,10 @@ impl Identity {
     /// Whether the vault whose `agentWallet()` gave this answer is this identity's.
     ///
     /// # Errors
-    /// [`NotOurVault`] with both addresses.
-    pub fn verify_ownership(&self, agent_wallet: Address) -> std::result::Result<(), NotOurVault> {
+    /// [`VaultMismatch`] with both addresses.
+    pub fn verify_ownership(&self, agent_wallet: Address) -> std::result::Result<(), VaultMismatch> {
         let ours = self.address();
-        if ours == agent_wallet { Ok(()) } else { Err(NotOurVault { ours, vaults: agent_wallet }) }
+        if ours == agent_wallet { Ok(()) } else { Err(VaultMismatch { ours, vaults: agent_wallet }) }
     }
 
     /// The key's bytes, for the keystore alone.

@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::keystore::KeystoreError;
+use crate::error::KeystoreError;
 
 /// The most memory a keystore's scrypt may take, in bytes: twice geth's standard.
 pub const MAX_MEMORY: u64 = 512 << 20;
@@ -17,13 +17,13 @@ pub const MAX_ITERATIONS: u64 = 10_000_000;
 
 /// What opening a keystore costs whoever guesses at its password, and its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cost {
+pub struct KdfCost {
     n: u64,
     r: u32,
     p: u32,
 }
 
-impl Cost {
+impl KdfCost {
     /// scrypt with N = 2¹⁸, r = 8, p = 1, as geth writes: 256 MiB.
     pub const STANDARD: Self = Self { n: 1 << 18, r: 8, p: 1 };
     /// scrypt with N = 2¹², r = 8, p = 6, as `geth --lightkdf` writes: 4 MiB. For keys of
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_costs_that_are_written_can_be_read() {
-        for Cost { n, r, p } in [Cost::STANDARD, Cost::LIGHT, Cost::NONE] {
+        for KdfCost { n, r, p } in [KdfCost::STANDARD, KdfCost::LIGHT, KdfCost::NONE] {
             assert!(scrypt_params(n, r, p).is_ok());
         }
     }

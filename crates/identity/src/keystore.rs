@@ -22,77 +22,20 @@ use subtle::ConstantTimeEq;
 use uuid::{Builder, Uuid};
 use zeroize::Zeroizing;
 
+use crate::Identity;
+use crate::error::{KeystoreError, MAX_TEXT};
 use crate::fields::{Fields, unsupported};
-use crate::kdf::{Cost, Kdf};
-use crate::{Identity, InvalidKey};
-
-/// The longest keystore that is read, in bytes. They have about 500.
-pub const MAX_TEXT: usize = 16 << 10;
+use crate::kdf::{Kdf, KdfCost};
 
 const VERSION: u64 = 3;
 const CIPHER: &str = "aes-128-ctr";
 const PRF: &str = "hmac-sha256";
 const DERIVED: u64 = 32;
 
-/// Why a keystore does not give its key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum KeystoreError {
-    /// Longer than [`MAX_TEXT`].
-    #[error("longer than {MAX_TEXT} bytes, and so no keystore")]
-    TooLarge,
-    /// Ends before its JSON does.
-    #[error("empty, or cut off before the end of its JSON")]
-    Truncated,
-    /// No JSON.
-    #[error("not JSON")]
-    NotJson,
-    /// JSON, but nothing that a keystore has.
-    #[error("JSON, but not a Web3 keystore")]
-    Foreign,
-    /// A field is absent.
-    #[error("a keystore without `{0}`")]
-    Missing(&'static str),
-    /// A field has another shape than version 3 gives it.
-    #[error("a keystore whose `{0}` is not what version 3 has there")]
-    Malformed(&'static str),
-    /// A kind of keystore that we do not read.
-    #[error("a keystore whose `{field}` is {found}, which is not supported")]
-    Unsupported {
-        /// The field that says so.
-        field: &'static str,
-        /// What it says.
-        found: String,
-    },
-    /// It asks for more of this machine than any honest keystore.
-    #[error("a keystore that asks for {asked} {what}; at most {allowed} are given")]
-    TooCostly {
-        /// Of what.
-        what: &'static str,
-        /// How much.
-        asked: u128,
-        /// How much there may be.
-        allowed: u64,
-    },
-    /// The MAC differs.
-    #[error("the password is wrong, or the keystore was altered: its MAC does not match")]
-    Password,
-    /// It opened, and holds another key than it says.
-    #[error("the keystore says that it holds the key of {stated}, and holds that of {actual}: it was altered")]
-    Address {
-        /// Its `address`.
-        stated: Address,
-        /// The address of the key inside.
-        actual: Address,
-    },
-    /// It opened, and holds no key.
-    #[error("the keystore opened, but what it holds is no secp256k1 key")]
-    NoKey(#[from] InvalidKey),
-}
-
 /// The random bytes of one sealing. For one use: a second one would give the same
 /// keystream.
 #[derive(Clone, Copy)]
-pub struct Chance {
+pub struct Randomness {
     /// Salt of the key derivation.
     pub salt: [u8; 32],
     /// First counter block of the cipher.
@@ -116,23 +59,23 @@ impl Keystore {
     /// Puts this key under this password. As slow as `cost` says.
     ///
     /// # Errors
-    /// None that a [`Cost`] of this crate causes.
+    /// None that a [`KdfCost`] of this crate causes.
     pub fn seal(
         identity: &Identity,
         password: &SecretString,
-        cost: Cost,
-        chance: &Chance,
+        cost: KdfCost,
+        randomness: &Randomness,
     ) -> Result<Self, KeystoreError> {
-        let kdf = cost.salted(&chance.salt);
+        let kdf = cost.salted(&randomness.salt);
         let derived = kdf.derive(password)?;
         let mut ciphertext = *identity.secret();
-        apply_cipher(&derived, &chance.iv, &mut ciphertext);
+        apply_cipher(&derived, &randomness.iv, &mut ciphertext);
         Ok(Self {
-            id: Some(Builder::from_random_bytes(chance.id).into_uuid()),
+            id: Some(Builder::from_random_bytes(randomness.id).into_uuid()),
             address: Some(identity.address()),
             mac: mac(&derived, &ciphertext),
             kdf,
-            iv: chance.iv,
+            iv: randomness.iv,
             ciphertext,
         })
     }
@@ -310,7 +253,7 @@ mod tests {
 
     use super::*;
 
-    const CHANCE: Chance = Chance { salt: [1; 32], iv: [2; 16], id: [3; 16] };
+    const RANDOMNESS: Randomness = Randomness { salt: [1; 32], iv: [2; 16], id: [3; 16] };
 
     fn identity() -> Identity {
         Identity::from_secret(&[0x46; 32]).unwrap()
@@ -321,7 +264,7 @@ mod tests {
     }
 
     fn sealed() -> Keystore {
-        Keystore::seal(&identity(), &password(), Cost::NONE, &CHANCE).unwrap()
+        Keystore::seal(&identity(), &password(), KdfCost::NONE, &RANDOMNESS).unwrap()
     }
 
     /// What a key file's reader does with a text.
@@ -343,7 +286,7 @@ mod tests {
     /// Opened by hand with ethers 6 and eth-account 0.14.
     #[test]
     fn what_is_written_is_what_other_wallets_read() {
-        let light = Keystore::seal(&identity(), &password(), Cost::LIGHT, &CHANCE).unwrap();
+        let light = Keystore::seal(&identity(), &password(), KdfCost::LIGHT, &RANDOMNESS).unwrap();
         assert_eq!(light.to_json(), include_str!("../tests/identity/keystores/ours.json").trim_end());
     }
 
@@ -364,7 +307,7 @@ mod tests {
     #[test]
     fn a_keystore_of_no_key_is_called_that() {
         for secret in [[0; 32], [255; 32]] {
-            assert_eq!(holding(secret).open(&password()).unwrap_err(), KeystoreError::NoKey(InvalidKey));
+            assert_eq!(holding(secret).open(&password()).unwrap_err(), KeystoreError::NoKey(crate::InvalidKey));
         }
         assert_eq!(holding([0x46; 32]).open(&password()).unwrap().address(), identity().address());
     }
@@ -443,8 +386,8 @@ mod tests {
             secret: [u8; 32], salt: [u8; 32], iv: [u8; 16], id: [u8; 16], word in "\\PC{1,40}", other in "\\PC{0,40}",
         ) {
             let Ok(identity) = Identity::from_secret(&secret) else { return Ok(()) };
-            let chance = Chance { salt, iv, id };
-            let keystore = Keystore::seal(&identity, &word.clone().into(), Cost::NONE, &chance).unwrap();
+            let randomness = Randomness { salt, iv, id };
+            let keystore = Keystore::seal(&identity, &word.clone().into(), KdfCost::NONE, &randomness).unwrap();
             let back = Keystore::parse(keystore.to_json().as_bytes()).unwrap();
             prop_assert_eq!(&back, &keystore);
             prop_assert_eq!(back.open(&word.clone().into()).unwrap().address(), identity.address());

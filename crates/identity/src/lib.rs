@@ -14,11 +14,12 @@
 //! stays as it is.
 //!
 //! # Cost
-//! Opening a keystore of [`Cost::STANDARD`] takes 256 MiB and most of a second of one
+//! Opening a keystore of [`KdfCost::STANDARD`] takes 256 MiB and most of a second of one
 //! core. The calls that derive a key block: run them on a thread that may. In one
 //! process one of them works at a time, so that a hundred agents that start together
 //! do not ask for 25 GiB.
 
+mod error;
 mod fields;
 mod file;
 mod identity;
@@ -27,7 +28,8 @@ mod keystore;
 
 pub use alloy::network::{TxSigner, TxSignerSync};
 pub use alloy::signers::{Signer, SignerSync};
+pub use error::{KeystoreError, MAX_TEXT};
 pub use file::KeyFileError;
-pub use identity::{Identity, InvalidKey, NotOurVault};
-pub use kdf::{Cost, MAX_ITERATIONS, MAX_MEMORY, MAX_WORK};
-pub use keystore::{Chance, Keystore, KeystoreError, MAX_TEXT};
+pub use identity::{Identity, InvalidKey, VaultMismatch};
+pub use kdf::{KdfCost, MAX_ITERATIONS, MAX_MEMORY, MAX_WORK};
+pub use keystore::{Keystore, Randomness};

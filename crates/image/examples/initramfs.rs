@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
-use palatine_image::{Config, Silent, kernel};
+use palatine_image::{Config, NoProgress, kernel};
 
 #[derive(Parser)]
 struct Arguments {
@@ -25,7 +25,7 @@ fn main() -> Result<(), kernel::KernelError> {
     let arguments = Arguments::parse();
     let config = Config { store: arguments.out, kernel: arguments.kernel, ..Config::default() };
     let start = Instant::now();
-    let kernel = kernel::prepare(&config, &arguments.pod, &Silent)?;
+    let kernel = kernel::prepare(&config, &arguments.pod, &NoProgress)?;
     println!("vmlinux   {}", kernel.vmlinux.display());
     println!("initramfs {}", kernel.initramfs.display());
     println!("version   {} ({} ms)", kernel.version, start.elapsed().as_millis());

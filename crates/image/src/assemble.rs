@@ -9,11 +9,11 @@ use oci_spec::image::{ImageConfiguration, ImageManifest};
 
 use crate::blobs::{Blobs, settle};
 use crate::contract::{self, Accounts};
-use crate::digest::{Sum, Summed};
+use crate::digest::{BlobDigest, HashingReader};
 use crate::document;
-use crate::image::Record;
-use crate::layer::{Budget, LayerError, Root, apply, unpack};
-use crate::progress::Counted;
+use crate::image::ImageRecord;
+use crate::layer::{ImageRoot, LayerError, UnpackBudget, apply, unpack};
+use crate::progress::CountingReader;
 use crate::{Config, ImageError, Progress, disk};
 
 /// What a layer may have beyond its files' bytes: headers and padding.
@@ -22,19 +22,19 @@ const OVERHEAD: u64 = 1 << 30;
 /// Unpacks the layers below `scratch`, makes the disk of them and gives it its
 /// name. The record is returned, not written.
 pub(crate) fn assemble(
-    manifest: Sum,
+    manifest: BlobDigest,
     blobs: &Blobs,
     scratch: &Path,
     disk: &Path,
     bounds: &Config,
     to: &dyn Progress,
-) -> Result<Record, ImageError> {
+) -> Result<ImageRecord, ImageError> {
     if !rustix::process::geteuid().is_root() {
         return Err(ImageError::NotRoot);
     }
     let image = Parts::read(manifest, blobs, bounds)?;
     let path = scratch.join("root");
-    let root = Root::create(&path).map_err(|source| ImageError::file("create", &path, source))?;
+    let root = ImageRoot::create(&path).map_err(|source| ImageError::file("create", &path, source))?;
     image.unpack(&root, blobs, bounds, to)?;
     // Before the disk, which takes longer: most images that fail, fail here.
     let accounts = Accounts::of(&root).map_err(|source| ImageError::file("read the accounts of", &path, source))?;
@@ -44,7 +44,7 @@ pub(crate) fn assemble(
     image.record(run)
 }
 
-fn make_disk(root: &Path, unfinished: &Path, disk: &Path, image: Sum) -> Result<(), ImageError> {
+fn make_disk(root: &Path, unfinished: &Path, disk: &Path, image: BlobDigest) -> Result<(), ImageError> {
     disk::make(root, unfinished, image)?;
     let failed = |source| ImageError::file("write", disk, source);
     File::open(unfinished).and_then(|file| settle(&file)).map_err(failed)?;
@@ -59,23 +59,26 @@ struct Parts {
 }
 
 impl Parts {
-    fn read(sum: Sum, blobs: &Blobs, bounds: &Config) -> Result<Self, ImageError> {
+    fn read(sum: BlobDigest, blobs: &Blobs, bounds: &Config) -> Result<Self, ImageError> {
         let manifest: ImageManifest = document::json("manifest", &blobs.document(sum)?)?;
         document::check_layers(&manifest, bounds.max_layers)?;
-        let config = document::json("config", &blobs.document(Sum::named(manifest.config())?)?)?;
+        let config = document::json("config", &blobs.document(BlobDigest::named(manifest.config())?)?)?;
         document::check_config(&config, &manifest)?;
         Ok(Self { manifest, config })
     }
 
-    fn unpack(&self, root: &Root, blobs: &Blobs, bounds: &Config, to: &dyn Progress) -> Result<(), ImageError> {
-        let mut budget =
-            Budget { entries: bounds.max_entries, max_entries: bounds.max_entries, bytes: bounds.max_image_bytes() };
+    fn unpack(&self, root: &ImageRoot, blobs: &Blobs, bounds: &Config, to: &dyn Progress) -> Result<(), ImageError> {
+        let mut budget = UnpackBudget {
+            entries: bounds.max_entries,
+            max_entries: bounds.max_entries,
+            bytes: bounds.max_image_bytes(),
+        };
         let layers = self.manifest.layers().iter().zip(self.config.rootfs().diff_ids());
         to.step("unpack the layers", Some(self.manifest.layers().iter().map(|layer| layer.size()).sum()));
         for (at, (layer, diff_id)) in layers.enumerate() {
-            let expected = Sum::parse(diff_id)?;
-            let blob = blobs.open(Sum::named(layer)?)?;
-            let applied = one_layer(root, Counted::new(blob, to), expected, &mut budget, to);
+            let expected = BlobDigest::parse(diff_id)?;
+            let blob = blobs.open(BlobDigest::named(layer)?)?;
+            let applied = one_layer(root, CountingReader::new(blob, to), expected, &mut budget, to);
             applied.map_err(|source| match source {
                 LayerError::TooLarge => ImageError::TooLarge(bounds.max_image_mib),
                 LayerError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
@@ -87,10 +90,11 @@ impl Parts {
         Ok(())
     }
 
-    fn record(&self, run: wire::pod::Run) -> Result<Record, ImageError> {
+    fn record(&self, run: wire::pod::ImageRunConfig) -> Result<ImageRecord, ImageError> {
         let layers = self.manifest.layers();
-        let blobs = layers.iter().chain([self.manifest.config()]).map(|one| Ok(ImageDigest::from(Sum::named(one)?)));
-        Ok(Record {
+        let blobs =
+            layers.iter().chain([self.manifest.config()]).map(|one| Ok(ImageDigest::from(BlobDigest::named(one)?)));
+        Ok(ImageRecord {
             run,
             created: self.config.created().clone(),
             blobs: blobs.collect::<Result<_, ImageError>>()?,
@@ -100,15 +104,15 @@ impl Parts {
 }
 
 fn one_layer(
-    root: &Root,
+    root: &ImageRoot,
     blob: impl Read,
-    expected: Sum,
-    budget: &mut Budget,
+    expected: BlobDigest,
+    budget: &mut UnpackBudget,
     to: &dyn Progress,
 ) -> Result<(), LayerError> {
     let malformed = |error: std::io::Error| LayerError::Malformed(error.to_string());
     let at_most = budget.bytes.saturating_add(OVERHEAD);
-    let mut plain = Summed::new(unpack(blob).map_err(malformed)?, at_most);
+    let mut plain = HashingReader::new(unpack(blob).map_err(malformed)?, at_most);
     apply(root, &mut plain, budget, to)?;
     let (found, _) = plain.finish().map_err(malformed)?;
     if found == expected {

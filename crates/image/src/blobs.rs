@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-use crate::digest::{Sum, Summing};
+use crate::digest::{BlobDigest, Hasher};
 use crate::{ImageError, Progress};
 
 /// Bytes a manifest, an index or a config may have.
@@ -27,37 +27,43 @@ impl Blobs {
         Self { dir, scratch }
     }
 
-    pub(crate) fn path(&self, sum: Sum) -> PathBuf {
+    pub(crate) fn path(&self, sum: BlobDigest) -> PathBuf {
         self.dir.join(sum.hex())
     }
 
-    pub(crate) fn has(&self, sum: Sum) -> bool {
+    pub(crate) fn has(&self, sum: BlobDigest) -> bool {
         self.path(sum).is_file()
     }
 
-    pub(crate) fn open(&self, sum: Sum) -> Result<File, ImageError> {
+    pub(crate) fn open(&self, sum: BlobDigest) -> Result<File, ImageError> {
         File::open(self.path(sum)).map_err(|_| ImageError::Missing(sum.to_string()))
     }
 
     /// A small blob as a whole, verified again: it decides what is trusted.
-    pub(crate) fn document(&self, sum: Sum) -> Result<Vec<u8>, ImageError> {
+    pub(crate) fn document(&self, sum: BlobDigest) -> Result<Vec<u8>, ImageError> {
         let mut bytes = Vec::new();
         let path = self.path(sum);
         let read = self.open(sum)?.take(MAX_DOCUMENT).read_to_end(&mut bytes);
         read.map_err(|source| ImageError::file("read", &path, source))?;
-        let found = Sum::of(&bytes);
+        let found = BlobDigest::of(&bytes);
         if found == sum { Ok(bytes) } else { Err(ImageError::mismatch(sum, found)) }
     }
 
     /// Begins a blob of `size` bytes, at most `size` of which are taken.
-    pub(crate) fn begin(&self, sum: Sum, size: u64) -> Result<Incoming, ImageError> {
+    pub(crate) fn begin(&self, sum: BlobDigest, size: u64) -> Result<BlobWriter, ImageError> {
         let file = NamedTempFile::new_in(&self.scratch)
             .map_err(|source| ImageError::file("create a file in", &self.scratch, source))?;
-        Ok(Incoming { file, sum, size, summing: Summing::default(), path: self.path(sum) })
+        Ok(BlobWriter { file, sum, size, summing: Hasher::default(), path: self.path(sum) })
     }
 
     /// Takes a blob from a reader, unless it is there already.
-    pub(crate) fn put(&self, sum: Sum, size: u64, mut from: impl Read, to: &dyn Progress) -> Result<(), ImageError> {
+    pub(crate) fn put(
+        &self,
+        sum: BlobDigest,
+        size: u64,
+        mut from: impl Read,
+        to: &dyn Progress,
+    ) -> Result<(), ImageError> {
         if self.has(sum) {
             to.advance(size);
             return Ok(());
@@ -77,24 +83,24 @@ impl Blobs {
     }
 
     /// Takes bytes that we made.
-    pub(crate) fn keep(&self, bytes: &[u8]) -> Result<Sum, ImageError> {
-        let sum = Sum::of(bytes);
-        self.put(sum, bytes.len() as u64, bytes, &crate::Silent)?;
+    pub(crate) fn keep(&self, bytes: &[u8]) -> Result<BlobDigest, ImageError> {
+        let sum = BlobDigest::of(bytes);
+        self.put(sum, bytes.len() as u64, bytes, &crate::NoProgress)?;
         Ok(sum)
     }
 }
 
-/// A blob that is being written. Dropped before [`Incoming::finish`], it leaves
+/// A blob that is being written. Dropped before [`BlobWriter::finish`], it leaves
 /// nothing.
-pub(crate) struct Incoming {
+pub(crate) struct BlobWriter {
     file: NamedTempFile,
-    sum: Sum,
+    sum: BlobDigest,
     size: u64,
-    summing: Summing,
+    summing: Hasher,
     path: PathBuf,
 }
 
-impl Incoming {
+impl BlobWriter {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
         self.summing.update(bytes);
         if self.summing.bytes() > self.size {
@@ -145,7 +151,7 @@ pub(crate) fn settle(file: &File) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Silent;
+    use crate::NoProgress;
 
     fn blobs() -> (tempfile::TempDir, Blobs) {
         let dir = tempfile::tempdir().unwrap();
@@ -162,11 +168,11 @@ mod tests {
     #[test]
     fn a_blob_whose_bytes_are_not_those_named_leaves_nothing() {
         let (dir, blobs) = blobs();
-        let wrong = blobs.put(Sum::of(b"right"), 5, &b"wrong"[..], &Silent);
+        let wrong = blobs.put(BlobDigest::of(b"right"), 5, &b"wrong"[..], &NoProgress);
         assert!(matches!(wrong, Err(ImageError::Mismatch { .. })));
-        let long = blobs.put(Sum::of(b"right"), 5, &b"right and more"[..], &Silent);
+        let long = blobs.put(BlobDigest::of(b"right"), 5, &b"right and more"[..], &NoProgress);
         assert!(matches!(long, Err(ImageError::Size { .. })));
-        let short = blobs.put(Sum::of(b"right"), 5, &b"rig"[..], &Silent);
+        let short = blobs.put(BlobDigest::of(b"right"), 5, &b"rig"[..], &NoProgress);
         assert!(matches!(short, Err(ImageError::Size { .. })));
         assert_eq!((files(&dir.path().join("kept")), files(&dir.path().join("scratch"))), (0, 0));
     }

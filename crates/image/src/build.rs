@@ -13,9 +13,9 @@ use tempfile::NamedTempFile;
 
 use crate::blobs::{Blobs, publish};
 use crate::contract;
-use crate::digest::{Sum, Summed};
+use crate::digest::{BlobDigest, HashingReader};
 use crate::document::{self, descriptor};
-use crate::plan::Plan;
+use crate::plan::LayerPlan;
 use crate::recipe::Recipe;
 use crate::{ImageError, Progress};
 
@@ -27,16 +27,16 @@ const CREATED: &str = "1970-01-01T00:00:00Z";
 pub(crate) fn build(
     recipe: &Recipe,
     context: &Path,
-    base: Option<Sum>,
+    base: Option<BlobDigest>,
     blobs: &Blobs,
     scratch: &Path,
     to: &dyn Progress,
-) -> Result<Sum, ImageError> {
+) -> Result<BlobDigest, ImageError> {
     let (mut layers, below) = match base {
         None => (Vec::new(), None),
         Some(sum) => below(sum, blobs)?,
     };
-    let plan = Plan::of(recipe, context)?;
+    let plan = LayerPlan::of(recipe, context)?;
     to.step("write the layer", Some(plan.bytes()));
     let (sum, size) = layer(&plan, blobs, scratch, to)?;
     layers.push(descriptor(MediaType::ImageLayer, sum, size));
@@ -52,23 +52,27 @@ pub(crate) fn build(
     blobs.keep(&bytes("manifest", &manifest)?)
 }
 
-fn below(sum: Sum, blobs: &Blobs) -> Result<(Vec<Descriptor>, Option<ImageConfiguration>), ImageError> {
+fn below(sum: BlobDigest, blobs: &Blobs) -> Result<(Vec<Descriptor>, Option<ImageConfiguration>), ImageError> {
     let manifest: ImageManifest = document::json("manifest", &blobs.document(sum)?)?;
-    let config = document::json("config", &blobs.document(Sum::named(manifest.config())?)?)?;
+    let config = document::json("config", &blobs.document(BlobDigest::named(manifest.config())?)?)?;
     Ok((manifest.layers().clone(), Some(config)))
 }
 
-fn layer(plan: &Plan, blobs: &Blobs, scratch: &Path, to: &dyn Progress) -> Result<(Sum, u64), ImageError> {
+fn layer(plan: &LayerPlan, blobs: &Blobs, scratch: &Path, to: &dyn Progress) -> Result<(BlobDigest, u64), ImageError> {
     let failed = |source| ImageError::file("write", scratch, source);
     let mut file = NamedTempFile::new_in(scratch).map_err(failed)?;
     plan.write(file.as_file_mut(), to)?;
     file.rewind().map_err(failed)?;
-    let (sum, size) = Summed::new(file.as_file(), u64::MAX).finish().map_err(failed)?;
+    let (sum, size) = HashingReader::new(file.as_file(), u64::MAX).finish().map_err(failed)?;
     publish(file, &blobs.path(sum))?;
     Ok((sum, size))
 }
 
-fn config(recipe: &Recipe, below: Option<ImageConfiguration>, layer: Sum) -> Result<ImageConfiguration, ImageError> {
+fn config(
+    recipe: &Recipe,
+    below: Option<ImageConfiguration>,
+    layer: BlobDigest,
+) -> Result<ImageConfiguration, ImageError> {
     let mut diff_ids = below.as_ref().map(|config| config.rootfs().diff_ids().clone()).unwrap_or_default();
     diff_ids.push(layer.to_string());
     let odd = |error| ImageError::document("config", error);

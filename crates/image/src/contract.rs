@@ -16,9 +16,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use oci_spec::image::Config as OciConfig;
-use wire::pod::Run;
+use wire::pod::ImageRunConfig;
 
-use crate::layer::Root;
+use crate::layer::ImageRoot;
 
 /// The port's label.
 pub const PORT: &str = "ai.palatine.port";
@@ -100,7 +100,7 @@ pub(crate) struct Accounts {
 
 impl Accounts {
     /// Reads them; an image without them has no names.
-    pub(crate) fn of(root: &Root) -> std::io::Result<Self> {
+    pub(crate) fn of(root: &ImageRoot) -> std::io::Result<Self> {
         let text = |path| -> std::io::Result<String> {
             let bytes = root.read(path, MAX_ACCOUNTS)?.unwrap_or_default();
             Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -148,13 +148,13 @@ impl Accounts {
 }
 
 /// How an image is run.
-pub(crate) fn run(config: Option<&OciConfig>, accounts: &Accounts) -> Result<Run, ContractError> {
+pub(crate) fn run(config: Option<&OciConfig>, accounts: &Accounts) -> Result<ImageRunConfig, ContractError> {
     let empty = OciConfig::default();
     let config = config.unwrap_or(&empty);
     let labels = config.labels().clone().unwrap_or_default();
     let health_path = label(&labels, HEALTH)?.unwrap_or_else(|| DEFAULT_HEALTH.into());
     let cwd = config.working_dir().clone().filter(|dir| !dir.is_empty()).unwrap_or_else(|| "/".into());
-    let run = Run {
+    let run = ImageRunConfig {
         argv: argv(config)?,
         env: environment(config.env().as_deref().unwrap_or_default())?,
         cwd: path("the working directory", cwd)?,
@@ -254,7 +254,7 @@ mod tests {
         }
     }
 
-    fn running(value: serde_json::Value) -> Result<Run, ContractError> {
+    fn running(value: serde_json::Value) -> Result<ImageRunConfig, ContractError> {
         run(Some(&config(value)), &accounts())
     }
 

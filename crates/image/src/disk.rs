@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::ImageError;
-use crate::digest::Sum;
-use crate::tool::{Tool, ToolError};
+use crate::digest::BlobDigest;
+use crate::tool::{HostTool, ToolError};
 
 /// An image of many gigabytes on a slow disk.
 const DEADLINE: Duration = Duration::from_secs(3600);
-const MKFS: Tool = Tool { name: "mkfs.erofs", package: "erofs-utils", deadline: DEADLINE };
+const MKFS: HostTool = HostTool { name: "mkfs.erofs", package: "erofs-utils", deadline: DEADLINE };
 
 /// What the tool says when the disk is full.
 const NO_SPACE: &str = "No space left on device";
@@ -33,7 +33,7 @@ const SANE_BLOCK_BITS: RangeInclusive<u8> = 9..=16;
 /// and name. Not compressed: an emulated processor unpacks slower than it reads,
 /// and the host's page cache holds each block once for all guests. No extended
 /// attributes: none may come from an image.
-pub(crate) fn make(root: &Path, disk: &Path, image: Sum) -> Result<(), ImageError> {
+pub(crate) fn make(root: &Path, disk: &Path, image: BlobDigest) -> Result<(), ImageError> {
     let uuid = format!("-U{}", uuid(image));
     let made = MKFS.run(|c| c.args(["--preserve-mtime", "-x-1", &uuid]).arg(disk).arg(root));
     made.map_err(|error| match error {
@@ -81,7 +81,7 @@ fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 /// A UUID that says which image it is (version 8: made of other things).
-fn uuid(image: Sum) -> String {
+fn uuid(image: BlobDigest) -> String {
     let hex = image.hex();
     format!("{}-{}-8{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
 }
@@ -92,9 +92,9 @@ mod tests {
 
     #[test]
     fn the_uuid_is_one_and_depends_on_the_image() {
-        let one = uuid(Sum::of(b"a"));
+        let one = uuid(BlobDigest::of(b"a"));
         assert_eq!(one.split('-').map(str::len).collect::<Vec<_>>(), [8, 4, 4, 4, 12]);
-        assert_ne!(one, uuid(Sum::of(b"b")));
+        assert_ne!(one, uuid(BlobDigest::of(b"b")));
     }
 
     #[test]

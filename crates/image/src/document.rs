@@ -4,7 +4,7 @@ use oci_spec::image::{Arch, Descriptor, Digest, ImageConfiguration, ImageIndex, 
 use serde::de::DeserializeOwned;
 
 use crate::ImageError;
-use crate::digest::Sum;
+use crate::digest::BlobDigest;
 
 /// A Docker list of manifests, an OCI index by another name.
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -26,12 +26,12 @@ const LAYERS: [&str; 6] = [
 ];
 
 /// A document that is named by one digest: one image, or several to choose from.
-pub(crate) enum Document {
+pub(crate) enum ManifestDocument {
     Manifest(Box<ImageManifest>),
     Index(Box<ImageIndex>),
 }
 
-impl Document {
+impl ManifestDocument {
     /// Tells the two apart by what they hold. Something that holds both, which
     /// two readers could take for two images, is refused.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, ImageError> {
@@ -74,7 +74,7 @@ pub(crate) fn is_index(descriptor: &Descriptor) -> bool {
 }
 
 /// A descriptor of a blob that we hold.
-pub(crate) fn descriptor(kind: MediaType, sum: Sum, size: u64) -> Descriptor {
+pub(crate) fn descriptor(kind: MediaType, sum: BlobDigest, size: u64) -> Descriptor {
     let digest: Digest = sum.to_string().parse().expect("a SHA-256 sum is a digest");
     Descriptor::new(kind, size, digest)
 }
@@ -150,8 +150,8 @@ mod tests {
     #[test]
     fn a_document_that_is_two_things_at_once_is_refused() {
         let both = json!({"schemaVersion": 2, "manifests": [], "layers": [], "config": descriptor(None, 'a')});
-        assert!(Document::parse(both.to_string().as_bytes()).is_err());
-        assert!(Document::parse(b"{}").is_err());
-        assert!(Document::parse(b"[").is_err());
+        assert!(ManifestDocument::parse(both.to_string().as_bytes()).is_err());
+        assert!(ManifestDocument::parse(b"{}").is_err());
+        assert!(ManifestDocument::parse(b"[").is_err());
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use domain::ImageDigest;
 
-use crate::digest::{Sum, TooMuch};
+use crate::digest::{BlobDigest, DigestError};
 use crate::layer::LayerError;
 use crate::tool::ToolError;
 
@@ -31,8 +31,8 @@ pub enum ImageError {
     #[error("the image {0} is used by an agent: stop the agent first")]
     InUse(ImageDigest),
     /// Not the SHA-256 digest it should be.
-    #[error("{0:?} is not sha256:<64 hex digits>")]
-    Digest(String),
+    #[error(transparent)]
+    Digest(#[from] DigestError),
     /// A reference that could mean another image tomorrow.
     #[error("{0:?} is no registry reference by digest: use <registry>/<name>@sha256:<64 hex digits>")]
     Reference(String),
@@ -72,7 +72,7 @@ pub enum ImageError {
     #[error("the image has nothing for linux/amd64; it has: {0}")]
     Platform(String),
     /// More than one image, and no name to choose by.
-    #[error("the archive holds several images ({0}): save one of them alone")]
+    #[error("the archive holds several images ({0}): save one of them exclusive")]
     Several(String),
     /// A layer of a kind that cannot be unpacked.
     #[error("layers of type {0:?} are not supported")]
@@ -137,15 +137,7 @@ impl ImageError {
         Self::Document { what, why: why.to_string() }
     }
 
-    pub(crate) fn mismatch(expected: Sum, found: Sum) -> Self {
+    pub(crate) fn mismatch(expected: BlobDigest, found: BlobDigest) -> Self {
         Self::Mismatch { expected: expected.to_string(), found: found.to_string() }
     }
-}
-
-/// Whether a read stopped because its bound was passed.
-pub(crate) fn passed_bound(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<TooMuch>())
-        || std::error::Error::source(error)
-            .and_then(|source| source.downcast_ref::<io::Error>())
-            .is_some_and(passed_bound)
 }

@@ -9,10 +9,10 @@ pub use crate::kernel::fuzz::kernel;
 
 use crate::blobs::Blobs;
 use crate::contract::{self, Accounts};
-use crate::digest::{Sum, Summed};
-use crate::document::{self, Document};
-use crate::layer::{Budget, Root, apply, unpack};
-use crate::{Config, Silent};
+use crate::digest::{BlobDigest, HashingReader};
+use crate::document::{self, ManifestDocument};
+use crate::layer::{ImageRoot, UnpackBudget, apply, unpack};
+use crate::{Config, NoProgress};
 
 /// Bytes that a layer may unpack to here.
 const LAYER_BYTES: u64 = 1 << 20;
@@ -29,10 +29,10 @@ pub fn layer(bytes: &[u8]) {
     let dir = tempfile::tempdir().expect("a folder can be made");
     let (root, beside) = (dir.path().join("root"), dir.path().join("beside"));
     fs::write(&beside, "untouched").expect("a file can be written");
-    let opened = Root::create(&root).expect("a root can be made");
-    let mut budget = Budget { entries: LAYER_ENTRIES, bytes: LAYER_BYTES, max_entries: LAYER_ENTRIES };
+    let opened = ImageRoot::create(&root).expect("a root can be made");
+    let mut budget = UnpackBudget { entries: LAYER_ENTRIES, bytes: LAYER_BYTES, max_entries: LAYER_ENTRIES };
     if let Ok(plain) = unpack(bytes) {
-        let _ = apply(&opened, Summed::new(plain, 4 * LAYER_BYTES), &mut budget, &Silent);
+        let _ = apply(&opened, HashingReader::new(plain, 4 * LAYER_BYTES), &mut budget, &NoProgress);
     }
     assert_eq!(fs::read(&beside).ok().as_deref(), Some(&b"untouched"[..]), "a neighbour was changed");
     assert_eq!(names(dir.path()), ["beside", "root"], "something was made beside the root");
@@ -47,19 +47,19 @@ pub fn layer(bytes: &[u8]) {
 /// # Panics
 /// When the bytes break that.
 pub fn document(bytes: &[u8]) {
-    match Document::parse(bytes) {
-        Ok(Document::Index(index)) => {
+    match ManifestDocument::parse(bytes) {
+        Ok(ManifestDocument::Index(index)) => {
             let ours = document::ours(&index);
             assert!(ours.is_ok_and(document::fits) || document::ours(&index).is_err());
         }
-        Ok(Document::Manifest(manifest)) => {
+        Ok(ManifestDocument::Manifest(manifest)) => {
             let few = document::check_layers(&manifest, MAX_LAYERS).is_ok();
             assert!(!few || manifest.layers().len() <= MAX_LAYERS);
             for descriptor in manifest.layers().iter().chain([manifest.config()]) {
-                let named = Sum::named(descriptor);
+                let named = BlobDigest::named(descriptor);
                 assert!(
                     named.is_ok_and(|sum| sum.to_string() == descriptor.digest().to_string())
-                        || Sum::named(descriptor).is_err()
+                        || BlobDigest::named(descriptor).is_err()
                 );
             }
         }
@@ -85,11 +85,11 @@ pub fn archive(bytes: &[u8]) {
     }
     let blobs = Blobs::new(path("blobs"), path("scratch"));
     let bounds = Config { max_image_mib: 1, max_layers: MAX_LAYERS, ..Config::default() };
-    let imported = crate::source::import(&path("archive"), "fuzz", &blobs, &path("unpacked"), &bounds, &Silent);
+    let imported = crate::source::import(&path("archive"), "fuzz", &blobs, &path("unpacked"), &bounds, &NoProgress);
     assert_eq!(names(dir.path()), ["archive", "blobs", "scratch", "unpacked"]);
     for name in names(&path("blobs")) {
         let kept = fs::read(path("blobs").join(&name)).expect("a blob is a file");
-        assert_eq!(Sum::of(&kept).hex(), name, "a blob is under its own sum");
+        assert_eq!(BlobDigest::of(&kept).hex(), name, "a blob is under its own sum");
     }
     assert!(imported.is_err() || imported.is_ok_and(|manifest| blobs.has(manifest)));
 }

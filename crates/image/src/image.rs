@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use domain::ImageDigest;
 use serde::{Deserialize, Serialize};
-use wire::pod::Run;
+use wire::pod::ImageRunConfig;
 
 /// An image that can be booted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Image {
     /// Bytes of the disk.
     pub disk_bytes: u64,
     /// How it is run.
-    pub run: Run,
+    pub run: ImageRunConfig,
     /// When it was built, as it says itself (RFC 3339).
     pub created: Option<String>,
     /// Layers it is made of.
@@ -25,7 +25,7 @@ pub struct Image {
 
 /// An image and the names it goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ImageSummary {
     /// Its names, sorted.
     pub names: Vec<String>,
     /// The image.
@@ -34,7 +34,7 @@ pub struct Listed {
 
 /// What a removal did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Removed {
+pub struct Removal {
     /// The image the name meant.
     pub digest: ImageDigest,
     /// Whether the image itself is gone: it had no other name.
@@ -45,8 +45,8 @@ pub struct Removed {
 
 /// `images/<digest>.json`.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Record {
-    pub(crate) run: Run,
+pub(crate) struct ImageRecord {
+    pub(crate) run: ImageRunConfig,
     #[serde(default)]
     pub(crate) created: Option<String>,
     /// The blobs it needs: config and layers.

@@ -31,11 +31,12 @@ pub mod kernel;
 pub mod recipe;
 
 pub use config::{Config, ConfigError};
+pub use digest::DigestError;
 pub use error::ImageError;
-pub use image::{Image, Listed, Removed};
+pub use image::{Image, ImageSummary, Removal};
 pub use layer::LayerError;
 pub use lock::LockError;
-pub use progress::{Progress, Silent};
+pub use progress::{NoProgress, Progress};
 pub use source::{Credentials, RegistryError};
 pub use store::ImageStore;
 pub use tool::ToolError;

@@ -38,12 +38,12 @@ impl Lock {
     }
 
     /// Holds it alone.
-    pub(crate) fn alone(path: &Path) -> Result<Self, LockError> {
+    pub(crate) fn exclusive(path: &Path) -> Result<Self, LockError> {
         wait(path, File::try_lock)
     }
 
     /// Holds it alone, if nobody holds it now.
-    pub(crate) fn alone_now(path: &Path) -> Result<Self, LockError> {
+    pub(crate) fn try_exclusive(path: &Path) -> Result<Self, LockError> {
         let file = open(path)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),

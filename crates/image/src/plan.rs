@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use tar::{Builder, EntryType, Header};
 
-use crate::recipe::{Owner, Recipe, RecipeError};
+use crate::recipe::{Ownership, Recipe, RecipeError};
 use crate::{ImageError, Progress};
 
 const DIRECTORY: u32 = 0o755;
@@ -25,16 +25,16 @@ enum Node {
     Symlink(PathBuf),
 }
 
-struct Placed {
+struct PlannedFile {
     node: Node,
     mode: u32,
-    owner: Owner,
+    owner: Ownership,
 }
 
 /// A layer's content, by paths without a leading slash.
-pub(crate) struct Plan(BTreeMap<PathBuf, Placed>);
+pub(crate) struct LayerPlan(BTreeMap<PathBuf, PlannedFile>);
 
-impl Plan {
+impl LayerPlan {
     /// What the recipe says, with files from `context`; later lines win.
     pub(crate) fn of(recipe: &Recipe, context: &Path) -> Result<Self, ImageError> {
         let mut plan = Self(BTreeMap::new());
@@ -54,7 +54,7 @@ impl Plan {
 
     /// The bytes of all files.
     pub(crate) fn bytes(&self) -> u64 {
-        let size = |placed: &Placed| match &placed.node {
+        let size = |placed: &PlannedFile| match &placed.node {
             Node::Directory | Node::Symlink(_) => 0,
             Node::Text(text) => text.len() as u64,
             Node::File { size, .. } => *size,
@@ -71,13 +71,13 @@ impl Plan {
         archive.into_inner().map(|_| ()).map_err(|source| ImageError::file("pack", Path::new("the layer"), source))
     }
 
-    fn put(&mut self, path: &Path, node: Node, mode: u32, owner: Owner) {
+    fn put(&mut self, path: &Path, node: Node, mode: u32, owner: Ownership) {
         for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
-            let implied = || Placed { node: Node::Directory, mode: DIRECTORY, owner: Owner::default() };
+            let implied = || PlannedFile { node: Node::Directory, mode: DIRECTORY, owner: Ownership::default() };
             self.0.entry(parent.to_owned()).or_insert_with(implied);
         }
         if !path.as_os_str().is_empty() {
-            self.0.insert(path.to_owned(), Placed { node, mode, owner });
+            self.0.insert(path.to_owned(), PlannedFile { node, mode, owner });
         }
     }
 
@@ -86,7 +86,7 @@ impl Plan {
         from: &Path,
         to: &Path,
         mode: Option<u32>,
-        owner: Owner,
+        owner: Ownership,
         depth: usize,
     ) -> Result<(), ImageError> {
         let failed = |source| ImageError::file("read", from, source);
@@ -109,7 +109,12 @@ impl Plan {
     }
 }
 
-fn append(archive: &mut Builder<&mut File>, path: &Path, placed: &Placed, progress: &dyn Progress) -> io::Result<()> {
+fn append(
+    archive: &mut Builder<&mut File>,
+    path: &Path,
+    placed: &PlannedFile,
+    progress: &dyn Progress,
+) -> io::Result<()> {
     let mut header = Header::new_gnu();
     header.set_mode(placed.mode);
     header.set_uid(placed.owner.uid.into());

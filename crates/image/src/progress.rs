@@ -16,27 +16,27 @@ pub trait Progress: Send + Sync {
 
 /// Tells nobody.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Silent;
+pub struct NoProgress;
 
-impl Progress for Silent {
+impl Progress for NoProgress {
     fn step(&self, _: &str, _: Option<u64>) {}
     fn advance(&self, _: u64) {}
     fn warn(&self, _: &str) {}
 }
 
 /// A reader that tells how much of it has been read.
-pub(crate) struct Counted<'a, R> {
+pub(crate) struct CountingReader<'a, R> {
     from: R,
     to: &'a dyn Progress,
 }
 
-impl<'a, R: Read> Counted<'a, R> {
+impl<'a, R: Read> CountingReader<'a, R> {
     pub(crate) fn new(from: R, to: &'a dyn Progress) -> Self {
         Self { from, to }
     }
 }
 
-impl<R: Read> Read for Counted<'_, R> {
+impl<R: Read> Read for CountingReader<'_, R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let read = self.from.read(into)?;
         self.to.advance(read as u64);

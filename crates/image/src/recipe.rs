@@ -76,49 +76,49 @@ pub struct Recipe {
     pub state_dir: Option<String>,
     /// Directories to make.
     #[serde(default)]
-    pub directory: Vec<MakeDirectory>,
+    pub directory: Vec<DirectoryStep>,
     /// Files to write, with their text here.
     #[serde(default)]
-    pub write: Vec<Write>,
+    pub write: Vec<WriteStep>,
     /// Files and directories to copy.
     #[serde(default)]
-    pub copy: Vec<Copy>,
+    pub copy: Vec<CopyStep>,
 }
 
 /// `[[directory]]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct MakeDirectory {
+pub struct DirectoryStep {
     /// Where, in the image.
     pub path: String,
     /// Permissions in octal. Default `0755`.
     #[serde(default)]
-    pub mode: Option<Mode>,
+    pub mode: Option<FileMode>,
     /// `uid:gid`. Default `0:0`.
     #[serde(default)]
-    pub owner: Owner,
+    pub owner: Ownership,
 }
 
 /// `[[write]]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Write {
+pub struct WriteStep {
     /// Where, in the image.
     pub to: String,
     /// What.
     pub text: String,
     /// Permissions in octal. Default `0644`.
     #[serde(default)]
-    pub mode: Option<Mode>,
+    pub mode: Option<FileMode>,
     /// `uid:gid`. Default `0:0`.
     #[serde(default)]
-    pub owner: Owner,
+    pub owner: Ownership,
 }
 
 /// `[[copy]]`
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Copy {
+pub struct CopyStep {
     /// What, relative to the context; a directory is copied with all below it.
     pub from: PathBuf,
     /// Where, in the image.
@@ -126,18 +126,18 @@ pub struct Copy {
     /// Permissions of files in octal. Default `0755` for what may be executed,
     /// else `0644`.
     #[serde(default)]
-    pub mode: Option<Mode>,
+    pub mode: Option<FileMode>,
     /// `uid:gid`. Default `0:0`.
     #[serde(default)]
-    pub owner: Owner,
+    pub owner: Ownership,
 }
 
 /// Permissions, written in octal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Mode(pub u32);
+pub struct FileMode(pub u32);
 
-impl TryFrom<String> for Mode {
+impl TryFrom<String> for FileMode {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
@@ -150,14 +150,14 @@ impl TryFrom<String> for Mode {
 /// An owner, by numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
-pub struct Owner {
+pub struct Ownership {
     /// The user.
     pub uid: u32,
     /// The group.
     pub gid: u32,
 }
 
-impl TryFrom<String> for Owner {
+impl TryFrom<String> for Ownership {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {

@@ -25,8 +25,8 @@ use tempfile::NamedTempFile;
 
 use crate::assemble::assemble;
 use crate::blobs::{Blobs, publish, settle};
-use crate::digest::Sum;
-use crate::image::{Image, Listed, Record, Removed};
+use crate::digest::BlobDigest;
+use crate::image::{Image, ImageRecord, ImageSummary, Removal};
 use crate::lock::Lock;
 use crate::recipe::{Recipe, SCRATCH};
 use crate::source::{self, Credentials, RegistrySource};
@@ -127,13 +127,13 @@ impl ImageStore {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn list(&self) -> Result<Vec<Listed>, ImageError> {
+    pub fn list(&self) -> Result<Vec<ImageSummary>, ImageError> {
         let names = self.names()?;
         let listed = self.digests()?.into_iter().filter_map(|digest| {
             // What another process removes meanwhile is not listed.
             let image = self.get(&digest).ok()?;
             let names = names.iter().filter(|(_, named)| **named == digest).map(|(name, _)| name.clone()).collect();
-            Some(Listed { names, image })
+            Some(ImageSummary { names, image })
         });
         Ok(listed.collect())
     }
@@ -176,8 +176,8 @@ impl ImageStore {
     ///
     /// # Errors
     /// When the image is in use, or the name is not known.
-    pub fn remove(&self, name: &str, in_use: &BTreeSet<ImageDigest>) -> Result<Removed, ImageError> {
-        let _lock = self.alone()?;
+    pub fn remove(&self, name: &str, in_use: &BTreeSet<ImageDigest>) -> Result<Removal, ImageError> {
+        let _lock = self.exclusive()?;
         self.refuse_unreadable()?;
         let digest = self.resolve(name)?;
         let mut names: Vec<_> = self.names()?.into_iter().filter(|(_, d)| *d == digest).map(|(name, _)| name).collect();
@@ -191,7 +191,7 @@ impl ImageStore {
         }
         self.forget_names(name, &digest)?;
         let freed_bytes = if names.is_empty() { self.forget(&[digest])? } else { 0 };
-        Ok(Removed { digest, gone: names.is_empty(), freed_bytes })
+        Ok(Removal { digest, gone: names.is_empty(), freed_bytes })
     }
 
     /// Removes all images that have no name and are not in use, and blobs that no
@@ -200,7 +200,7 @@ impl ImageStore {
     /// # Errors
     /// When the store cannot be read or written.
     pub fn prune(&self, in_use: &BTreeSet<ImageDigest>) -> Result<u64, ImageError> {
-        let _lock = self.alone()?;
+        let _lock = self.exclusive()?;
         self.refuse_unreadable()?;
         let named: BTreeSet<_> = self.names()?.into_values().collect();
         let loose = self.digests()?.into_iter().filter(|digest| !named.contains(digest) && !in_use.contains(digest));
@@ -218,10 +218,10 @@ impl ImageStore {
     }
 
     /// Makes the image of a manifest whose blobs are here, and gives it its name.
-    fn take(&self, manifest: Sum, name: Option<&str>, to: &dyn Progress) -> Result<Image, ImageError> {
+    fn take(&self, manifest: BlobDigest, name: Option<&str>, to: &dyn Progress) -> Result<Image, ImageError> {
         let digest = ImageDigest::from(manifest);
         // Two that take in the same image: the second finds the first one's work.
-        let _turn = Lock::alone(&self.dir("tmp").join(format!("{}.lock", digest.hex())))?;
+        let _turn = Lock::exclusive(&self.dir("tmp").join(format!("{}.lock", digest.hex())))?;
         if self.get(&digest).is_err() {
             let scratch = self.scratch()?;
             let record = assemble(manifest, &self.blobs(), scratch.path(), &self.disk(&digest), &self.config, to)?;
@@ -296,7 +296,7 @@ impl ImageStore {
     /// Clears what dead processes left, if nobody is at work. Somebody who may
     /// only read does not do it either.
     fn clear(&self) {
-        let Ok(_lock) = Lock::alone_now(&self.lock_path()) else { return };
+        let Ok(_lock) = Lock::try_exclusive(&self.lock_path()) else { return };
         for name in entries(&self.dir("tmp")).unwrap_or_default() {
             let path = self.dir("tmp").join(name);
             let cleared = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
@@ -311,7 +311,7 @@ impl ImageStore {
         Ok(names.filter_map(|name| format!("sha256:{}", name.strip_suffix(".json")?).parse().ok()).collect())
     }
 
-    fn record(&self, digest: &ImageDigest) -> Option<Record> {
+    fn record(&self, digest: &ImageDigest) -> Option<ImageRecord> {
         serde_json::from_slice(&fs::read(self.record_path(digest)).ok()?).ok()
     }
 
@@ -328,8 +328,8 @@ impl ImageStore {
         Ok(Lock::shared(&self.lock_path())?)
     }
 
-    fn alone(&self) -> Result<Lock, ImageError> {
-        Ok(Lock::alone(&self.lock_path())?)
+    fn exclusive(&self) -> Result<Lock, ImageError> {
+        Ok(Lock::exclusive(&self.lock_path())?)
     }
 
     fn blobs(&self) -> Blobs {

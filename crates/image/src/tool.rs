@@ -56,13 +56,13 @@ pub enum ToolError {
 
 /// A program of the distribution, and the package that brings it.
 #[derive(Clone, Copy)]
-pub(crate) struct Tool {
+pub(crate) struct HostTool {
     pub(crate) name: &'static str,
     pub(crate) package: &'static str,
     pub(crate) deadline: Duration,
 }
 
-impl Tool {
+impl HostTool {
     /// Runs the tool with what `with` adds, and returns the end of its output.
     pub(crate) fn run(self, with: impl FnOnce(&mut Command) -> &mut Command) -> Result<Vec<u8>, ToolError> {
         tail(&mut self.output(with)?, MAX_ANSWER).map_err(|source| self.lost(source))
@@ -132,7 +132,7 @@ fn tail(file: &mut File, at_most: u64) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    const SHELL: Tool = Tool { name: "sh", package: "dash", deadline: Duration::from_secs(10) };
+    const SHELL: HostTool = HostTool { name: "sh", package: "dash", deadline: Duration::from_secs(10) };
 
     #[test]
     fn a_tools_answer_is_returned_and_its_complaint_is_in_the_error() {
@@ -143,13 +143,13 @@ mod tests {
 
     #[test]
     fn a_tool_that_hangs_is_killed_at_its_deadline() {
-        let slow = Tool { deadline: Duration::from_millis(50), ..SHELL };
+        let slow = HostTool { deadline: Duration::from_millis(50), ..SHELL };
         assert!(matches!(slow.run(|c| c.args(["-c", "exec sleep 60"])), Err(ToolError::Slow { .. })));
     }
 
     #[test]
     fn a_missing_tool_is_an_error_that_names_its_package() {
-        let missing = Tool { name: "no-such-tool", package: "no-such-package", ..SHELL };
+        let missing = HostTool { name: "no-such-tool", package: "no-such-package", ..SHELL };
         assert!(missing.run(|c| c).unwrap_err().to_string().contains("install the package no-such-package"));
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use palatine_image::kernel::{Kernel, KernelError, prepare};
-use palatine_image::{Config, Silent};
+use palatine_image::{Config, NoProgress};
 
 const VERSION: &str = "6.9.0-1-test";
 
@@ -136,7 +136,7 @@ impl Place {
     }
 
     fn prepare(&self) -> Result<Kernel, KernelError> {
-        prepare(&self.config, &self.dir.path().join("pod"), &Silent)
+        prepare(&self.config, &self.dir.path().join("pod"), &NoProgress)
     }
 
     /// Debian's way: one package.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use domain::vault::TaskId;
 use domain::{B256, ImageDigest, PodId};
-use image::Listed;
+use image::ImageSummary;
 use serde::Serialize;
 use wire::public::StopResponse;
 
@@ -17,8 +17,8 @@ pub(crate) struct ImageRow {
     pub(crate) port: u16,
 }
 
-impl From<&Listed> for ImageRow {
-    fn from(listed: &Listed) -> Self {
+impl From<&ImageSummary> for ImageRow {
+    fn from(listed: &ImageSummary) -> Self {
         let image = &listed.image;
         Self { digest: image.digest, names: listed.names.clone(), disk_bytes: image.disk_bytes, port: image.run.port }
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use auth::Tokens;
+use auth::TokenIssuer;
 use chain::SolanaBalances;
 use client::NodeClient;
 use control::Control;
-use gateway::{Listeners, NodeGuests, NodeImages, Parts};
+use gateway::{GatewayParts, Listeners, NodeGuests, NodeImages};
 use identity::Identity;
 use store::Store;
 use tokio::signal::unix::{SignalKind, signal};
@@ -52,18 +52,18 @@ async fn run(config: &Config) -> Result<()> {
         control_ends.clone(),
     );
     let treasury = treasury(config, &store, control_ends.clone()).await?;
-    let parts = Parts {
+    let parts = GatewayParts {
         store,
         control: control.clone(),
         balances,
         tiers,
-        tokens: Tokens::new(&gateway::token_key(&config.gateway.token_key_file)?),
+        tokens: TokenIssuer::new(&gateway::token_key(&config.gateway.token_key_file)?),
         guests: Arc::new(NodeGuests::new(HashMap::from([(NODE.to_owned(), node.clone())]))),
         images: Arc::new(NodeImages::new(vec![node])),
         treasury: treasury.clone(),
         payments: treasury.clone().map(|treasury| Arc::new(treasury) as Arc<dyn gateway::PaymentServices>),
         metrics: Some(metrics),
-        follow: Some(telemetry::follow),
+        follow: Some(telemetry::set_parent),
     };
     let (edge, tls, limits) = (config.gateway.clone(), config.tls.clone(), config.limits.clone());
     let served = gateway::serve(edge, tls, limits, listeners, parts, shutdown).await;

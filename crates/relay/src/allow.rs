@@ -2,56 +2,17 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use alloy_primitives::{Address, keccak256};
+use alloy_primitives::Address;
 
 use crate::abi::{PODVault, PODVaultFactory, TestUSDC};
-use crate::chain::Facts;
+use crate::calls::{Selector, selector_of};
+use crate::chain::ChainParameters;
 use crate::class::CallClass;
 use crate::config::Config;
 
-/// Functions of a vault that can be let through: those that ask who sends.
-/// `initialize` is the factory's alone.
-pub(crate) const VAULT_CALLS: &[&str] = &[
-    "createTask",
-    "createTaskWithPermit",
-    "createTaskWithAuthorization",
-    "submit",
-    "decline",
-    "refund",
-    "completeTask",
-    "dispute",
-    "claim",
-    "resolve",
-    "defaultResolve",
-    "withdraw",
-    "withdrawCredit",
-    "setOperator",
-    "setSettings",
-    "setPaused",
-    "transferOwnership",
-    "acceptOwnership",
-    "proposeAgentWallet",
-    "acceptAgentWallet",
-];
-/// Functions for which it does not matter who sends.
-pub(crate) const SPONSORED: &[&str] = &[
-    "createPODVault",
-    "createTaskWithAuthorization",
-    "createTaskWithPermit",
-    "refund",
-    "claim",
-    "defaultResolve",
-    "transferWithAuthorization",
-];
-/// All of them but the last: whoever has a micro-USDC could have any number of
-/// transfers sent.
-pub(crate) const SPONSORED_BY_DEFAULT: &[&str] = SPONSORED.split_at(SPONSORED.len() - 1).0;
-
-type Selector = [u8; 4];
-
 /// What the rules say of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rule {
+pub(crate) enum AllowRule {
     /// Let through.
     Allowed,
     /// Let through if the target is a vault of our factory.
@@ -62,7 +23,7 @@ pub(crate) enum Rule {
 
 /// The rules, from the configuration.
 #[derive(Clone, Debug)]
-pub(crate) struct Rules {
+pub(crate) struct AllowRules {
     factory: Address,
     token: Address,
     listed: HashMap<Address, HashSet<Selector>>,
@@ -72,9 +33,9 @@ pub(crate) struct Rules {
     sponsored_vault: HashSet<Selector>,
 }
 
-impl Rules {
+impl AllowRules {
     /// The configuration was checked: what is no signature is left out.
-    pub(crate) fn new(config: &Config, facts: &Facts) -> Self {
+    pub(crate) fn new(config: &Config, facts: &ChainParameters) -> Self {
         let listed = config.targets.iter().map(|target| {
             let selectors = target.calls.iter().filter_map(|call| selector_of(call)).collect();
             (target.address, selectors)
@@ -91,28 +52,29 @@ impl Rules {
     }
 
     /// For a call through the forwarder.
-    pub(crate) fn forwarded(&self, to: Address, selector: Option<Selector>) -> Rule {
-        let Some(selector) = selector else { return Rule::NoSuchCall };
+    pub(crate) fn forwarded(&self, to: Address, selector: Option<Selector>) -> AllowRule {
+        let Some(selector) = selector else { return AllowRule::NoSuchCall };
         match self.listed.get(&to) {
-            Some(calls) if calls.contains(&selector) => Rule::Allowed,
-            None if self.vault.contains(&selector) && to != self.factory && to != self.token => Rule::IfVault,
-            Some(_) | None => Rule::NoSuchCall,
+            Some(calls) if calls.contains(&selector) => AllowRule::Allowed,
+            None if self.vault.contains(&selector) && to != self.factory && to != self.token => AllowRule::IfVault,
+            Some(_) | None => AllowRule::NoSuchCall,
         }
     }
 
     /// For a call of the relayer's own.
-    pub(crate) fn sponsored(&self, to: Address, selector: Option<Selector>) -> Rule {
-        let Some(selector) = selector else { return Rule::NoSuchCall };
-        let of_ours =
-            |calls: &HashSet<Selector>| if calls.contains(&selector) { Rule::Allowed } else { Rule::NoSuchCall };
+    pub(crate) fn sponsored(&self, to: Address, selector: Option<Selector>) -> AllowRule {
+        let Some(selector) = selector else { return AllowRule::NoSuchCall };
+        let of_ours = |calls: &HashSet<Selector>| {
+            if calls.contains(&selector) { AllowRule::Allowed } else { AllowRule::NoSuchCall }
+        };
         if to == self.factory {
             of_ours(&self.sponsored_factory)
         } else if to == self.token {
             of_ours(&self.sponsored_token)
         } else if self.sponsored_vault.contains(&selector) {
-            Rule::IfVault
+            AllowRule::IfVault
         } else {
-            Rule::NoSuchCall
+            AllowRule::NoSuchCall
         }
     }
 
@@ -130,16 +92,16 @@ impl Rules {
 
     /// For a transaction that its own signer pays: whatever is let through one way
     /// or the other.
-    pub(crate) fn broadcast(&self, to: Address, selector: Option<Selector>) -> Rule {
+    pub(crate) fn broadcast(&self, to: Address, selector: Option<Selector>) -> AllowRule {
         match self.forwarded(to, selector) {
-            Rule::NoSuchCall => self.sponsored(to, selector),
-            rule @ (Rule::Allowed | Rule::IfVault) => rule,
+            AllowRule::NoSuchCall => self.sponsored(to, selector),
+            rule @ (AllowRule::Allowed | AllowRule::IfVault) => rule,
         }
     }
 }
 
 /// Never a target, whatever the configuration lists: the forwarder itself.
-fn forbidden(address: Address, facts: &Facts) -> bool {
+fn forbidden(address: Address, facts: &ChainParameters) -> bool {
     address == facts.forwarder
 }
 
@@ -149,18 +111,10 @@ fn named(names: &BTreeSet<String>, signatures: &[&str]) -> HashSet<Selector> {
     signatures.iter().filter(|it| names.contains(&name(it))).filter_map(|it| selector_of(it)).collect()
 }
 
-/// The selector of a signature like `transfer(address,uint256)`.
-pub(crate) fn selector_of(signature: &str) -> Option<Selector> {
-    let (name, arguments) = signature.split_once('(')?;
-    let sound =
-        |part: &str, more: &str| part.bytes().all(|c| c.is_ascii_alphanumeric() || more.as_bytes().contains(&c));
-    let shaped = !name.is_empty() && sound(name, "_$") && arguments.ends_with(')') && sound(arguments, "(),[]");
-    shaped.then(|| keccak256(signature)).and_then(|hash| hash.first_chunk().copied())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calls::{SPONSORED, VAULT_CALLS};
 
     #[test]
     fn every_name_is_a_function_of_the_contracts() {

@@ -1,13 +1,12 @@
 //! From entries to the wire. Pure.
 
-use wire::relay::{BatchAnswer, BatchResult, Priority, RelayAnswer, Status};
+use wire::relay::{BatchAnswer, BatchResult, CallStatus, Priority, RelayAnswer};
 
-use crate::error::Error;
+use crate::error::RelayError;
 use crate::payment::PaymentError;
-use crate::relayer::Answer;
-use crate::request::Request;
-use crate::worker::Progress;
-use domain::relay::{Fee, RelayOutcome, RelayState, RelayStatus};
+use crate::request::VerifiedRequest;
+use crate::state::{EntryProgress, RelayResponse};
+use domain::relay::{CollectedFee, RelayOutcome, RelayState, RelayStatus};
 
 /// Everything is known.
 const OK: u16 = 200;
@@ -18,15 +17,18 @@ const ACCEPTED: u16 = 202;
 ///
 /// # Errors
 /// When its fee could not be collected.
-pub(crate) fn single(progress: &Progress, priority: Option<Priority>) -> Result<Answer<RelayAnswer>, Error> {
+pub(crate) fn single(
+    progress: &EntryProgress,
+    priority: Option<Priority>,
+) -> Result<RelayResponse<RelayAnswer>, RelayError> {
     let body = match &progress.entry.state {
         RelayState::Unpaid { why } => return Err(unpaid(why)),
         RelayState::Paying => pending(None, None),
         RelayState::Sending { fee } => pending(*fee, progress.tx.map(|tx| tx.to_string())),
         RelayState::Done { fee, outcome } => done(*fee, outcome),
     };
-    let status = if body.status == Status::Pending { ACCEPTED } else { OK };
-    Ok(Answer { status, body: RelayAnswer { priority, ..body } })
+    let status = if body.status == CallStatus::Pending { ACCEPTED } else { OK };
+    Ok(RelayResponse { status, body: RelayAnswer { priority, ..body } })
 }
 
 /// The answer for a batch.
@@ -34,10 +36,10 @@ pub(crate) fn single(progress: &Progress, priority: Option<Priority>) -> Result<
 /// # Errors
 /// When its fee could not be collected.
 pub(crate) fn batch(
-    requests: &[Request],
-    ended: &[Progress],
+    requests: &[VerifiedRequest],
+    ended: &[EntryProgress],
     priority: Priority,
-) -> Result<Answer<BatchAnswer>, Error> {
+) -> Result<RelayResponse<BatchAnswer>, RelayError> {
     let answers = ended.iter().map(|it| single(it, None)).collect::<Result<Vec<_>, _>>()?;
     let status = answers.iter().map(|it| it.status).max().unwrap_or(OK);
     let success_count = answers.iter().filter(|it| it.body.success).count();
@@ -58,19 +60,19 @@ pub(crate) fn batch(
         results: results.collect(),
         priority,
     };
-    Ok(Answer { status, body })
+    Ok(RelayResponse { status, body })
 }
 
-fn unpaid(why: &str) -> Error {
-    Error::Payment(PaymentError::Failed(why.to_owned()), None)
+fn unpaid(why: &str) -> RelayError {
+    RelayError::Payment(PaymentError::Failed(why.to_owned()), None)
 }
 
-fn pending(fee: Option<Fee>, tx_hash: Option<String>) -> RelayAnswer {
+fn pending(fee: Option<CollectedFee>, tx_hash: Option<String>) -> RelayAnswer {
     let why = "not on the chain yet; ask again with the same request";
-    with_fee(fee, RelayAnswer { tx_hash, reason: Some(why.to_owned()), ..empty(Status::Pending) })
+    with_fee(fee, RelayAnswer { tx_hash, reason: Some(why.to_owned()), ..empty(CallStatus::Pending) })
 }
 
-fn done(fee: Option<Fee>, outcome: &RelayOutcome) -> RelayAnswer {
+fn done(fee: Option<CollectedFee>, outcome: &RelayOutcome) -> RelayAnswer {
     let answer = RelayAnswer {
         tx_hash: outcome.tx.map(|tx| tx.to_string()),
         reason: outcome.reason.clone(),
@@ -82,24 +84,24 @@ fn done(fee: Option<Fee>, outcome: &RelayOutcome) -> RelayAnswer {
     with_fee(fee, answer)
 }
 
-fn with_fee(fee: Option<Fee>, answer: RelayAnswer) -> RelayAnswer {
+fn with_fee(fee: Option<CollectedFee>, answer: RelayAnswer) -> RelayAnswer {
     let payment_tx_hash = fee.map(|fee| fee.tx.to_string());
     RelayAnswer { payment_tx_hash, fee_taken: fee.map(|fee| fee.amount.0.to_string()), ..answer }
 }
 
-const fn status_of(status: RelayStatus) -> Status {
+const fn status_of(status: RelayStatus) -> CallStatus {
     match status {
-        RelayStatus::Executed => Status::Executed,
-        RelayStatus::Reverted => Status::Reverted,
-        RelayStatus::Failed => Status::Failed,
-        RelayStatus::Superseded => Status::Superseded,
+        RelayStatus::Executed => CallStatus::Executed,
+        RelayStatus::Reverted => CallStatus::Reverted,
+        RelayStatus::Failed => CallStatus::Failed,
+        RelayStatus::Superseded => CallStatus::Superseded,
     }
 }
 
 /// `success` is true of what was executed, and of nothing else.
-pub(crate) fn empty(status: Status) -> RelayAnswer {
+pub(crate) fn empty(status: CallStatus) -> RelayAnswer {
     RelayAnswer {
-        success: status == Status::Executed,
+        success: status == CallStatus::Executed,
         status,
         tx_hash: None,
         payment_tx_hash: None,

@@ -12,7 +12,7 @@ use crate::class::CallClass;
 pub struct Budgets {
     /// What is counted: `gas`, or `gwei`, which is gas times its price at that moment.
     /// Default `gas`.
-    pub unit: Unit,
+    pub unit: BudgetUnit,
     /// Vaults. Default 27000000: some 200.
     pub deploy: u64,
     /// Tasks: paid for, worked on, decided. Default 100000000.
@@ -38,7 +38,7 @@ pub struct Budgets {
 /// What budgets are counted in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Unit {
+pub enum BudgetUnit {
     /// Gas, whatever it costs.
     #[default]
     Gas,
@@ -49,7 +49,7 @@ pub enum Unit {
 impl Default for Budgets {
     fn default() -> Self {
         Self {
-            unit: Unit::Gas,
+            unit: BudgetUnit::Gas,
             deploy: 27_000_000,
             task: 100_000_000,
             withdraw: 30_000_000,
@@ -84,7 +84,7 @@ impl Budgets {
     }
 }
 
-impl Unit {
+impl BudgetUnit {
     /// So much gas at so many wei each, rounded up.
     pub(crate) fn cost(self, gas: u64, wei_per_gas: u128) -> u64 {
         match self {

@@ -7,7 +7,7 @@ use alloy_sol_types::Eip712Domain;
 use async_trait::async_trait;
 use chain::evm::Revert;
 use domain::payment::{Authorization, AuthorizationState};
-use domain::relay::Transaction;
+use domain::relay::RelayTransaction;
 
 /// Why the chain gave no answer. This says nothing about the call.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +22,7 @@ pub enum ChainError {
 
 /// What never changes while the process runs: read and checked once, at start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct ChainParameters {
     /// EIP-155.
     pub chain_id: u64,
     /// OpenZeppelin's `ERC2771Forwarder`.
@@ -41,7 +41,7 @@ pub struct Facts {
     pub relayer: Address,
 }
 
-impl Facts {
+impl ChainParameters {
     /// The separator of the token's EIP-712 domain.
     #[must_use]
     pub fn token_separator(&self) -> B256 {
@@ -53,7 +53,7 @@ impl Facts {
 
 /// A call, as `eth_call` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct EthCall {
     /// Who calls.
     pub from: Address,
     /// Who is called.
@@ -77,7 +77,7 @@ pub enum Simulation<T> {
 
 /// A transaction in a block that is as deep as the chain's settings ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mined {
+pub struct TransactionReceipt {
     /// Its hash: the one that was mined, of all that were tried.
     pub tx: B256,
     /// Its block.
@@ -94,20 +94,20 @@ pub struct Mined {
 
 /// What became of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum TransactionState {
     /// Nothing was ever submitted under this key.
     Unknown,
     /// Not known yet; the hash of the newest try, if it was sent.
     Pending(Option<B256>),
     /// It is on the chain, deep enough.
-    Mined(Mined),
+    Mined(TransactionReceipt),
     /// It will never be on the chain: given up, and its nonce used otherwise.
     Dropped(String),
 }
 
 /// What the relayer's account has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Holdings {
+pub struct AccountBalances {
     /// Wei of the relayer's own account.
     pub wei: U256,
     /// Micro-USDC of the receiving wallet.
@@ -118,7 +118,7 @@ pub struct Holdings {
 #[async_trait]
 pub trait Chain: Send + Sync {
     /// What never changes.
-    fn facts(&self) -> &Facts;
+    fn facts(&self) -> &ChainParameters;
 
     /// The forwarder's next nonce of this address.
     async fn nonce(&self, from: Address) -> Result<U256, ChainError>;
@@ -127,16 +127,16 @@ pub trait Chain: Send + Sync {
     async fn is_vault(&self, address: Address) -> Result<bool, ChainError>;
 
     /// `eth_call`, at the newest block.
-    async fn simulate(&self, call: &Call) -> Result<Simulation<Bytes>, ChainError>;
+    async fn simulate(&self, call: &EthCall) -> Result<Simulation<Bytes>, ChainError>;
 
     /// `eth_estimateGas`, with a margin: the limit of such a transaction.
-    async fn estimate(&self, call: &Call) -> Result<Simulation<u64>, ChainError>;
+    async fn estimate(&self, call: &EthCall) -> Result<Simulation<u64>, ChainError>;
 
     /// Wei per gas that a transaction sent now would pay at most.
     async fn gas_price(&self) -> Result<u128, ChainError>;
 
     /// What the relayer has in its account and in this wallet.
-    async fn holdings(&self, wallet: Address) -> Result<Holdings, ChainError>;
+    async fn holdings(&self, wallet: Address) -> Result<AccountBalances, ChainError>;
 
     /// EIP-3009's `authorizationState`: used or cancelled.
     async fn spent(&self, payer: Address, nonce: B256) -> Result<bool, ChainError>;
@@ -149,11 +149,11 @@ pub trait Chain: Send + Sync {
     /// and replaced when stuck, by this life of the process or the next. Whatever is
     /// submitted under one key becomes at most one transaction on the chain, however
     /// often and from however many lives of the process it is submitted.
-    async fn submit(&self, key: B256, transaction: &Transaction) -> Result<(), ChainError>;
+    async fn submit(&self, key: B256, transaction: &RelayTransaction) -> Result<(), ChainError>;
 
-    /// What became of a submitted transaction; waits for `Mined` or `Dropped` at
+    /// What became of a submitted transaction; waits for `TransactionReceipt` or `Dropped` at
     /// most this long.
-    async fn outcome(&self, key: B256, wait: Duration) -> Result<Outcome, ChainError>;
+    async fn outcome(&self, key: B256, wait: Duration) -> Result<TransactionState, ChainError>;
 
     /// `eth_sendRawTransaction` of somebody else's transaction. One that is known
     /// already is no error. Answers with its hash.
@@ -161,5 +161,10 @@ pub trait Chain: Send + Sync {
 
     /// Waits, at most this long, until a transaction is this deep: 1 is its own
     /// block.
-    async fn mined(&self, tx: B256, confirmations: u64, wait: Duration) -> Result<Option<Mined>, ChainError>;
+    async fn mined(
+        &self,
+        tx: B256,
+        confirmations: u64,
+        wait: Duration,
+    ) -> Result<Option<TransactionReceipt>, ChainError>;
 }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use domain::{Address, Bound, OutOfBounds, Usdc, check_bounds};
 use serde::{Deserialize, Serialize};
 
-use crate::allow;
 use crate::budget::Budgets;
+use crate::calls;
 
 /// `[relayer]`. It needs `[evm]`, which names the chain and its contracts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +30,7 @@ pub struct Config {
     /// `defaultResolve`, `transferWithAuthorization`. Default: all but the last.
     pub sponsored_calls: BTreeSet<String>,
     /// Further contracts that trust the forwarder; at most 64. Default none.
-    pub targets: Vec<Target>,
+    pub targets: Vec<TargetContract>,
     /// Whether calls cost anything. Default `waived`.
     pub fee: FeePolicy,
     /// Where fees go. Default: the relayer's own account.
@@ -79,7 +79,7 @@ pub struct Config {
 /// A contract of the operator's choice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Target {
+pub struct TargetContract {
     /// Its address.
     pub address: Address,
     /// Functions that may be called, as Solidity signs them:
@@ -104,8 +104,8 @@ impl Default for Config {
             enabled: false,
             key: "/var/lib/palatine/gateway/relayer.json".into(),
             password_file: "/var/lib/palatine/gateway/relayer.password".into(),
-            vault_calls: names(allow::VAULT_CALLS),
-            sponsored_calls: names(allow::SPONSORED_BY_DEFAULT),
+            vault_calls: names(calls::VAULT_CALLS),
+            sponsored_calls: names(calls::SPONSORED_BY_DEFAULT),
             targets: Vec::new(),
             fee: FeePolicy::Waived,
             receiving_wallet: None,
@@ -141,7 +141,7 @@ pub enum ConfigError {
     #[error("[relayer] vault_calls: {0:?} is no function of a vault that may be relayed")]
     VaultCall(String),
     /// A function that needs its sender.
-    #[error("[relayer] sponsored_calls: {0:?} is not one of {known}", known = allow::SPONSORED.join(", "))]
+    #[error("[relayer] sponsored_calls: {0:?} is not one of {known}", known = calls::SPONSORED.join(", "))]
     SponsoredCall(String),
     /// Too many.
     #[error("[relayer] targets: at most {most} targets of at most {most} calls", most = Config::MAX_TARGETS)]
@@ -169,22 +169,22 @@ impl Config {
     }
 
     fn check_names(&self) -> Result<(), ConfigError> {
-        if let Some(name) = self.vault_calls.iter().find(|name| !allow::VAULT_CALLS.contains(&name.as_str())) {
+        if let Some(name) = self.vault_calls.iter().find(|name| !calls::VAULT_CALLS.contains(&name.as_str())) {
             return Err(ConfigError::VaultCall(name.clone()));
         }
-        match self.sponsored_calls.iter().find(|name| !allow::SPONSORED.contains(&name.as_str())) {
+        match self.sponsored_calls.iter().find(|name| !calls::SPONSORED.contains(&name.as_str())) {
             Some(name) => Err(ConfigError::SponsoredCall(name.clone())),
             None => Ok(()),
         }
     }
 
     fn check_targets(&self) -> Result<(), ConfigError> {
-        let crowded = |target: &Target| target.calls.len() > Self::MAX_TARGETS;
+        let crowded = |target: &TargetContract| target.calls.len() > Self::MAX_TARGETS;
         if self.targets.len() > Self::MAX_TARGETS || self.targets.iter().any(crowded) {
             return Err(ConfigError::Targets);
         }
         let mut calls = self.targets.iter().flat_map(|target| &target.calls);
-        match calls.find(|call| allow::selector_of(call).is_none()) {
+        match calls.find(|call| calls::selector_of(call).is_none()) {
             Some(call) => Err(ConfigError::Signature(call.clone())),
             None => Ok(()),
         }

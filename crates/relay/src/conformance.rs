@@ -3,19 +3,19 @@
 use alloy_primitives::{Address, B256, Bytes, Signature, U256};
 use domain::payment::{Authorization, SignedAuthorization};
 use domain::relay::{
-    DailyQuota, Fee, FeePayment, ForwarderNonce, Journal, JournalError, RelayAdmission, RelayCounts, RelayEntry,
-    RelayOutcome, RelayState, RelayStatus, Transaction,
+    CollectedFee, DailyQuota, FeePayment, ForwarderNonce, Journal, JournalError, RelayAdmission, RelayCounts,
+    RelayEntry, RelayOutcome, RelayState, RelayStatus, RelayTransaction,
 };
 use domain::{UnixMillis, Usdc};
 
 /// The result of one rule: which was broken, and how.
-pub type Broken = Result<(), String>;
+pub type RuleResult = Result<(), String>;
 
 /// Runs the suite on an empty journal.
 ///
 /// # Errors
 /// The first rule that the journal breaks.
-pub async fn run(journal: &dyn Journal) -> Broken {
+pub async fn run(journal: &dyn Journal) -> RuleResult {
     an_entry_is_kept_as_it_was_given(journal).await?;
     an_id_stands_once(journal).await?;
     a_nonce_has_one_holder(journal).await?;
@@ -35,8 +35,12 @@ pub async fn run(journal: &dyn Journal) -> Broken {
 pub fn entry(number: u8) -> RelayEntry {
     let from = Address::repeat_byte(number);
     let nonce = ForwarderNonce { forwarder: Address::repeat_byte(0xf0), from, nonce: U256::MAX };
-    let transaction =
-        Transaction { to: nonce.forwarder, value: U256::from(7), data: Bytes::from(vec![number; 70]), gas: u64::MAX };
+    let transaction = RelayTransaction {
+        to: nonce.forwarder,
+        value: U256::from(7),
+        data: Bytes::from(vec![number; 70]),
+        gas: u64::MAX,
+    };
     RelayEntry {
         id: B256::repeat_byte(number),
         nonce: Some(nonce),
@@ -79,14 +83,14 @@ fn done(status: RelayStatus) -> RelayState {
         gas_price: Some(u128::MAX),
         reason: Some("¿?".to_owned()),
     };
-    RelayState::Done { fee: Some(Fee { amount: Usdc(1), tx: B256::repeat_byte(8) }), outcome }
+    RelayState::Done { fee: Some(CollectedFee { amount: Usdc(1), tx: B256::repeat_byte(8) }), outcome }
 }
 
 fn quota(subject: &str, day: u64, add: u64, limit: u64) -> DailyQuota {
     DailyQuota { subject: subject.to_owned(), day, add, limit }
 }
 
-fn ensure(rule: &str, holds: bool) -> Broken {
+fn ensure(rule: &str, holds: bool) -> RuleResult {
     if holds { Ok(()) } else { Err(rule.to_owned()) }
 }
 
@@ -102,7 +106,7 @@ async fn step(journal: &dyn Journal, id: B256, next: &RelayState) -> Result<Rela
     told("step", journal.step(id, next).await)
 }
 
-async fn an_entry_is_kept_as_it_was_given(journal: &dyn Journal) -> Broken {
+async fn an_entry_is_kept_as_it_was_given(journal: &dyn Journal) -> RuleResult {
     let rule = "an entry is kept as it was given";
     let entry = RelayEntry { payment: Some(fee_payment(1, 1)), state: RelayState::Paying, ..entry(1) };
     ensure(rule, admit(journal, std::slice::from_ref(&entry), &[]).await? == RelayAdmission::New)?;
@@ -110,7 +114,7 @@ async fn an_entry_is_kept_as_it_was_given(journal: &dyn Journal) -> Broken {
     ensure(rule, told(rule, journal.find(B256::repeat_byte(0xcc)).await)?.is_none())
 }
 
-async fn an_id_stands_once(journal: &dyn Journal) -> Broken {
+async fn an_id_stands_once(journal: &dyn Journal) -> RuleResult {
     let rule = "an id stands once";
     let first = told(rule, journal.find(B256::repeat_byte(1)).await)?.ok_or(rule)?;
     let again = RelayEntry { at: UnixMillis(99), ..entry(1) };
@@ -118,7 +122,7 @@ async fn an_id_stands_once(journal: &dyn Journal) -> Broken {
     ensure(rule, told(rule, journal.find(first.id).await)? == Some(first))
 }
 
-async fn a_nonce_has_one_holder(journal: &dyn Journal) -> Broken {
+async fn a_nonce_has_one_holder(journal: &dyn Journal) -> RuleResult {
     let rule = "a nonce has one holder";
     let other = RelayEntry { id: B256::repeat_byte(2), ..entry(1) };
     let nonce = other.nonce.ok_or(rule)?;
@@ -126,7 +130,7 @@ async fn a_nonce_has_one_holder(journal: &dyn Journal) -> Broken {
     ensure(rule, told(rule, journal.find(other.id).await)?.is_none())
 }
 
-async fn a_nonce_is_free_again_when_it_was_not_spent(journal: &dyn Journal) -> Broken {
+async fn a_nonce_is_free_again_when_it_was_not_spent(journal: &dyn Journal) -> RuleResult {
     let rule = "a nonce is free again when it was not spent";
     for (number, end, free) in
         [(3, RelayStatus::Failed, true), (4, RelayStatus::Reverted, false), (5, RelayStatus::Superseded, false)]
@@ -144,7 +148,7 @@ async fn a_nonce_is_free_again_when_it_was_not_spent(journal: &dyn Journal) -> B
     Ok(())
 }
 
-async fn a_payment_buys_one_group(journal: &dyn Journal) -> Broken {
+async fn a_payment_buys_one_group(journal: &dyn Journal) -> RuleResult {
     let rule = "a payment buys one group";
     let with = |number, payment| RelayEntry { payment: Some(payment), state: RelayState::Paying, ..entry(number) };
     ensure(rule, admit(journal, &[with(6, fee_payment(6, 6))], &[]).await? == RelayAdmission::New)?;
@@ -155,10 +159,10 @@ async fn a_payment_buys_one_group(journal: &dyn Journal) -> Broken {
     ensure(rule, admit(journal, &mates, &[]).await? == RelayAdmission::New)
 }
 
-async fn steps_go_one_way(journal: &dyn Journal) -> Broken {
+async fn steps_go_one_way(journal: &dyn Journal) -> RuleResult {
     let rule = "steps go one way";
     let id = B256::repeat_byte(8);
-    let paid = RelayState::Sending { fee: Some(Fee { amount: Usdc(5), tx: B256::repeat_byte(5) }) };
+    let paid = RelayState::Sending { fee: Some(CollectedFee { amount: Usdc(5), tx: B256::repeat_byte(5) }) };
     ensure(rule, step(journal, id, &done(RelayStatus::Executed)).await?.state == RelayState::Paying)?;
     ensure(rule, step(journal, id, &paid).await?.state == paid)?;
     ensure(rule, step(journal, id, &RelayState::Unpaid { why: "no".to_owned() }).await?.state == paid)?;
@@ -168,7 +172,7 @@ async fn steps_go_one_way(journal: &dyn Journal) -> Broken {
     ensure(rule, journal.step(B256::repeat_byte(0xcc), &paid).await.is_err())
 }
 
-async fn what_gives_way_is_replaced_by_the_next_attempt_only(journal: &dyn Journal) -> Broken {
+async fn what_gives_way_is_replaced_by_the_next_attempt_only(journal: &dyn Journal) -> RuleResult {
     let rule = "what gives way is replaced by the next attempt only";
     let call = RelayEntry { nonce: None, after: None, ..entry(10) };
     admit(journal, std::slice::from_ref(&call), &[]).await?;
@@ -180,7 +184,7 @@ async fn what_gives_way_is_replaced_by_the_next_attempt_only(journal: &dyn Journ
     ensure(rule, told(rule, journal.find(call.id).await)? == Some(next))
 }
 
-async fn quotas_count_what_was_taken_on_and_nothing_else(journal: &dyn Journal) -> Broken {
+async fn quotas_count_what_was_taken_on_and_nothing_else(journal: &dyn Journal) -> RuleResult {
     let rule = "quotas count what was taken on and nothing else";
     let over = || RelayAdmission::OverQuota("b".to_owned());
     let quotas = |add| [quota("a", 1, add, 10), quota("b", 1, add, 5)];
@@ -197,7 +201,7 @@ async fn quotas_count_what_was_taken_on_and_nothing_else(journal: &dyn Journal) 
     ensure(rule, counted("y", &[quota("c", 1, 1, 10)]).await? == Some("c".to_owned()))
 }
 
-async fn what_is_asked_for_again_is_counted_once(journal: &dyn Journal) -> Broken {
+async fn what_is_asked_for_again_is_counted_once(journal: &dyn Journal) -> RuleResult {
     let rule = "what is asked for again is counted once";
     let counted = async |once: &str, day| told(rule, journal.count(once, &[quota("f", day, 1, 2)]).await);
     for _ in 0..3 {
@@ -209,7 +213,7 @@ async fn what_is_asked_for_again_is_counted_once(journal: &dyn Journal) -> Broke
     ensure(rule, counted("three", 4).await?.is_none())
 }
 
-async fn a_batch_is_taken_on_whole_or_not_at_all(journal: &dyn Journal) -> Broken {
+async fn a_batch_is_taken_on_whole_or_not_at_all(journal: &dyn Journal) -> RuleResult {
     let rule = "a batch is taken on whole or not at all";
     let batch = [entry(14), entry(1)];
     ensure(rule, matches!(admit(journal, &batch, &[quota("d", 1, 1, 1)]).await?, RelayAdmission::Known(_)))?;
@@ -217,7 +221,7 @@ async fn a_batch_is_taken_on_whole_or_not_at_all(journal: &dyn Journal) -> Broke
     ensure(rule, admit(journal, &[entry(14)], &[quota("d", 1, 1, 1)]).await? == RelayAdmission::New)
 }
 
-async fn open_entries_are_listed_oldest_first(journal: &dyn Journal) -> Broken {
+async fn open_entries_are_listed_oldest_first(journal: &dyn Journal) -> RuleResult {
     let rule = "open entries are listed oldest first";
     let open = told(rule, journal.open(usize::MAX).await)?;
     let ages: Vec<UnixMillis> = open.iter().map(|entry| entry.at).collect();
@@ -225,7 +229,7 @@ async fn open_entries_are_listed_oldest_first(journal: &dyn Journal) -> Broken {
     ensure(rule, open.len() == 7 && told(rule, journal.open(1).await)? == open[..1])
 }
 
-async fn everything_is_counted(journal: &dyn Journal) -> Broken {
+async fn everything_is_counted(journal: &dyn Journal) -> RuleResult {
     let rule = "everything is counted";
     let counts = told(rule, journal.counts().await)?;
     ensure(rule, counts == RelayCounts { pending: 7, executed: 2, failed: 3 })

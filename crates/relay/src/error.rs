@@ -2,18 +2,18 @@
 
 use domain::Address;
 use serde::Serialize;
-use wire::relay::{MAX_BATCH, PaymentRequired, Refusal};
+use wire::relay::{MAX_BATCH, PaymentRequired, RelayRefusal};
 
 use crate::chain::ChainError;
 use crate::payment::PaymentError;
 use crate::request::RequestError;
-use crate::text::TextError;
+use crate::text::ParseError;
 use domain::relay::JournalError;
 
 /// Why nothing was relayed. Nothing was sent and nothing was taken, unless it says
 /// so.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Error {
+pub enum RelayError {
     /// The body is not the JSON of this route.
     #[error("the body is not what this route takes: {0}")]
     Body(String),
@@ -26,7 +26,7 @@ pub enum Error {
         /// Which.
         field: &'static str,
         /// What it should be.
-        error: TextError,
+        error: ParseError,
     },
     /// None, or too many.
     #[error("a batch has from 1 to {MAX_BATCH} requests, not {0}")]
@@ -117,7 +117,7 @@ pub enum Error {
         index: usize,
         /// What is wrong with it.
         #[source]
-        error: Box<Error>,
+        error: Box<RelayError>,
     },
 }
 
@@ -126,18 +126,18 @@ pub enum Error {
 #[serde(untagged)]
 pub enum ErrorBody {
     /// Any but a 402 with terms.
-    Refusal(Refusal),
+    Refusal(RelayRefusal),
     /// A 402 with terms.
     Payment(Box<PaymentRequired>),
 }
 
-impl From<ChainError> for Error {
+impl From<ChainError> for RelayError {
     fn from(error: ChainError) -> Self {
         Self::Chain(error)
     }
 }
 
-impl Error {
+impl RelayError {
     /// The HTTP status.
     #[must_use]
     pub fn status(&self) -> u16 {
@@ -214,8 +214,8 @@ impl Error {
         }
     }
 
-    fn refusal(&self) -> Refusal {
-        Refusal {
+    fn refusal(&self) -> RelayRefusal {
+        RelayRefusal {
             error: self.code().to_owned(),
             message: self.to_string(),
             index: if let Self::At { index, .. } = self { Some(*index) } else { None },

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
 use async_trait::async_trait;
-use chain::evm::{At, Broadcast, Evm, EvmError, Landed, SendError, Sender, Sighting};
-use domain::evm::{Entry, IntentKey};
+use chain::evm::{BlockTag, Broadcast, ConfirmedTransaction, Evm, EvmError, SendError, Sender, TransactionStatus};
+use domain::evm::{IntentKey, OutboxEntry};
 use domain::payment::{Authorization, AuthorizationState};
-use domain::relay::Transaction;
+use domain::relay::RelayTransaction;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::abi::ERC2771Forwarder::noncesCall;
-use crate::chain::{Call, Chain, ChainError, Facts, Holdings, Mined, Outcome, Simulation};
+use crate::chain::{
+    AccountBalances, Chain, ChainError, ChainParameters, EthCall, Simulation, TransactionReceipt, TransactionState,
+};
 
 /// Pause between two looks for a transaction of somebody else.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -22,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 pub struct EvmChain {
     chain: Arc<chain::evm::Chain>,
     sender: Sender,
-    facts: Facts,
+    facts: ChainParameters,
 }
 
 impl EvmChain {
@@ -37,28 +39,28 @@ impl EvmChain {
         &self.chain.evm
     }
 
-    async fn landed(&self, tx: B256) -> Result<Option<Landed>, ChainError> {
-        match self.evm().sighting(tx).await.map_err(unavailable)? {
-            Sighting::Deep(landed) => Ok(Some(landed)),
-            Sighting::Absent | Sighting::Shallow { .. } => Ok(None),
+    async fn confirmed(&self, tx: B256) -> Result<Option<ConfirmedTransaction>, ChainError> {
+        match self.evm().transaction_status(tx).await.map_err(unavailable)? {
+            TransactionStatus::Confirmed(confirmed) => Ok(Some(confirmed)),
+            TransactionStatus::NotFound | TransactionStatus::Unconfirmed { .. } => Ok(None),
         }
     }
 
     /// As deep as `[evm] confirmations` ask, and as this asks.
-    async fn at_depth(&self, tx: B256, confirmations: u64) -> Result<Option<Mined>, ChainError> {
-        let Some(landed) = self.landed(tx).await? else { return Ok(None) };
-        let deep_at = landed.mined.block.number.saturating_add(confirmations).saturating_sub(1);
+    async fn at_depth(&self, tx: B256, confirmations: u64) -> Result<Option<TransactionReceipt>, ChainError> {
+        let Some(confirmed) = self.confirmed(tx).await? else { return Ok(None) };
+        let deep_at = confirmed.mined.block.number.saturating_add(confirmations).saturating_sub(1);
         let head = self.evm().head().await.map_err(unavailable)?;
-        Ok((head.number >= deep_at).then(|| mined(landed)))
+        Ok((head.number >= deep_at).then(|| mined(confirmed)))
     }
 }
 
 /// What the checked chain says of itself, for this relayer.
 #[must_use]
-pub fn facts(chain: &chain::evm::Chain, relayer: Address) -> Facts {
+pub fn facts(chain: &chain::evm::Chain, relayer: Address) -> ChainParameters {
     let config = chain.evm.config();
     let said = |text: &Option<std::borrow::Cow<'static, str>>| text.as_deref().unwrap_or_default().to_owned();
-    Facts {
+    ChainParameters {
         chain_id: config.chain_id,
         forwarder: config.forwarder,
         forwarder_name: said(&chain.forwarder_domain.name),
@@ -72,24 +74,24 @@ pub fn facts(chain: &chain::evm::Chain, relayer: Address) -> Facts {
 
 #[async_trait]
 impl Chain for EvmChain {
-    fn facts(&self) -> &Facts {
+    fn facts(&self) -> &ChainParameters {
         &self.facts
     }
 
     async fn nonce(&self, from: Address) -> Result<U256, ChainError> {
         let asked = noncesCall { owner: from };
-        self.evm().read(self.facts.forwarder, &asked, At::Latest).await.map_err(unavailable)
+        self.evm().read(self.facts.forwarder, &asked, BlockTag::Latest).await.map_err(unavailable)
     }
 
     async fn is_vault(&self, address: Address) -> Result<bool, ChainError> {
         self.chain.is_vault(address).await.map_err(unavailable)
     }
 
-    async fn simulate(&self, call: &Call) -> Result<Simulation<Bytes>, ChainError> {
-        simulated(self.evm().call(&plain(call), Some(call.from), At::Latest).await)
+    async fn simulate(&self, call: &EthCall) -> Result<Simulation<Bytes>, ChainError> {
+        simulated(self.evm().call(&plain(call), Some(call.from), BlockTag::Latest).await)
     }
 
-    async fn estimate(&self, call: &Call) -> Result<Simulation<u64>, ChainError> {
+    async fn estimate(&self, call: &EthCall) -> Result<Simulation<u64>, ChainError> {
         simulated(self.evm().gas_limit(&plain(call), call.from).await)
     }
 
@@ -97,15 +99,15 @@ impl Chain for EvmChain {
         Ok(self.evm().price().await.map_err(unavailable)?.max_fee())
     }
 
-    async fn holdings(&self, wallet: Address) -> Result<Holdings, ChainError> {
+    async fn holdings(&self, wallet: Address) -> Result<AccountBalances, ChainError> {
         let (wei, usdc) =
-            tokio::try_join!(self.evm().coins(self.facts.relayer), self.chain.usdc_of(wallet, At::Latest))
+            tokio::try_join!(self.evm().balance_wei(self.facts.relayer), self.chain.usdc_of(wallet, BlockTag::Latest))
                 .map_err(unavailable)?;
-        Ok(Holdings { wei, usdc: usdc.to_u256() })
+        Ok(AccountBalances { wei, usdc: usdc.to_u256() })
     }
 
     async fn spent(&self, payer: Address, nonce: B256) -> Result<bool, ChainError> {
-        self.chain.is_authorization_used(payer, nonce, At::Latest).await.map_err(unavailable)
+        self.chain.is_authorization_used(payer, nonce, BlockTag::Latest).await.map_err(unavailable)
     }
 
     async fn authorization(&self, authorization: &Authorization) -> Result<AuthorizationState, ChainError> {
@@ -120,23 +122,23 @@ impl Chain for EvmChain {
         Ok(state)
     }
 
-    async fn submit(&self, key: B256, transaction: &Transaction) -> Result<(), ChainError> {
-        let Transaction { to, value, data, .. } = transaction;
+    async fn submit(&self, key: B256, transaction: &RelayTransaction) -> Result<(), ChainError> {
+        let RelayTransaction { to, value, data, .. } = transaction;
         let call = domain::evm::Call { to: *to, data: data.clone(), value: *value };
         self.sender.send(&self::key(key)?, &call).await.map(drop).map_err(unsent)
     }
 
-    async fn outcome(&self, key: B256, wait: Duration) -> Result<Outcome, ChainError> {
+    async fn outcome(&self, key: B256, wait: Duration) -> Result<TransactionState, ChainError> {
         let key = self::key(key)?;
-        let Some(entry) = self.sender.find(&key).await.map_err(unsent)? else { return Ok(Outcome::Unknown) };
+        let Some(entry) = self.sender.find(&key).await.map_err(unsent)? else { return Ok(TransactionState::Unknown) };
         let Ok(settled) = timeout(wait, self.sender.settled(&key)).await else { return Ok(pending(&entry)) };
         match settled.map_err(unsent)? {
-            domain::evm::Outcome::Mined(it) => {
-                let landed = self.landed(it.hash).await?;
-                Ok(landed.map_or_else(|| pending(&entry), |landed| Outcome::Mined(mined(landed))))
+            domain::evm::TransactionOutcome::Mined(it) => {
+                let confirmed = self.confirmed(it.hash).await?;
+                Ok(confirmed.map_or_else(|| pending(&entry), |confirmed| TransactionState::Mined(mined(confirmed))))
             }
-            domain::evm::Outcome::Lost { .. } => {
-                Ok(Outcome::Dropped("another transaction used the relayer's nonce".to_owned()))
+            domain::evm::TransactionOutcome::Lost { .. } => {
+                Ok(TransactionState::Dropped("another transaction used the relayer's nonce".to_owned()))
             }
         }
     }
@@ -144,13 +146,18 @@ impl Chain for EvmChain {
     async fn broadcast(&self, raw: &[u8]) -> Result<B256, ChainError> {
         let hash = alloy_primitives::keccak256(raw);
         match self.evm().broadcast(&Bytes::copy_from_slice(raw)).await.map_err(unavailable)? {
-            Broadcast::Taken => Ok(hash),
+            Broadcast::Accepted => Ok(hash),
             Broadcast::NonceUsed => Err(ChainError::Refused("its nonce is used".to_owned())),
             Broadcast::Refused(why) => Err(ChainError::Refused(why)),
         }
     }
 
-    async fn mined(&self, tx: B256, confirmations: u64, wait: Duration) -> Result<Option<Mined>, ChainError> {
+    async fn mined(
+        &self,
+        tx: B256,
+        confirmations: u64,
+        wait: Duration,
+    ) -> Result<Option<TransactionReceipt>, ChainError> {
         let until = Instant::now() + wait;
         loop {
             let found = self.at_depth(tx, confirmations).await?;
@@ -162,7 +169,7 @@ impl Chain for EvmChain {
     }
 }
 
-fn plain(call: &Call) -> domain::evm::Call {
+fn plain(call: &EthCall) -> domain::evm::Call {
     domain::evm::Call { to: call.to, data: call.data.clone(), value: call.value }
 }
 
@@ -175,9 +182,9 @@ fn simulated<T>(answer: Result<T, EvmError>) -> Result<Simulation<T>, ChainError
     }
 }
 
-fn mined(landed: Landed) -> Mined {
-    let Landed { mined, logs } = landed;
-    Mined {
+fn mined(confirmed: ConfirmedTransaction) -> TransactionReceipt {
+    let ConfirmedTransaction { mined, logs } = confirmed;
+    TransactionReceipt {
         tx: mined.hash,
         block: mined.block.number,
         gas_used: mined.gas_used,
@@ -187,8 +194,8 @@ fn mined(landed: Landed) -> Mined {
     }
 }
 
-fn pending(entry: &Entry) -> Outcome {
-    Outcome::Pending(entry.attempts.last().map(|attempt| attempt.hash))
+fn pending(entry: &OutboxEntry) -> TransactionState {
+    TransactionState::Pending(entry.attempts.last().map(|attempt| attempt.hash))
 }
 
 fn key(key: B256) -> Result<IntentKey, ChainError> {

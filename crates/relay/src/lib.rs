@@ -13,7 +13,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `relayer` | [`Relayer`]: a method for each route |
+//! | `relayer`, `state` | [`Relayer`]: a method for each route; what it holds |
 //! | `prepare` | from a body to work that may be taken on: rules, simulation, price |
 //! | `worker` | one task carries one entry to its end |
 //! | `answer` | from entries to the wire |
@@ -21,7 +21,7 @@
 //! | `raw` | whole transactions of others |
 //! | `class`, `sponsor` | what a call is for; for whom vaults are deployed |
 //! | `spend`, `budget` | pure: what is counted of a call, and for whom; `[relayer.budgets]` |
-//! | `request`, `payment`, `allow`, `price`, `outcome`, `text` | pure: checks and meanings |
+//! | `request`, `payment`, `allow`, `calls`, `price`, `outcome`, `text` | pure: checks and meanings |
 //! | `chain`, `clock` | the traits: what is needed from outside, besides [`Journal`] |
 //! | `evm` | [`EvmChain`]: the chain, over `chain::evm` |
 //! | `config`, `error` | `[relayer]`; refusals |
@@ -32,6 +32,7 @@ mod abi;
 mod allow;
 mod answer;
 mod budget;
+mod calls;
 pub mod chain;
 mod class;
 pub mod client;
@@ -54,20 +55,21 @@ mod relayer;
 pub mod request;
 mod spend;
 mod sponsor;
+mod state;
 mod status;
 pub mod text;
 mod worker;
 
-pub use budget::{Budgets, Unit};
-pub use chain::{Chain, ChainError, Facts};
+pub use budget::{BudgetUnit, Budgets};
+pub use chain::{Chain, ChainError, ChainParameters};
 pub use class::{CallClass, VaultDeployment};
 pub use clock::{Clock, SystemClock};
-pub use config::{Config, ConfigError, FeePolicy, Target};
+pub use config::{Config, ConfigError, FeePolicy, TargetContract};
 pub use domain::relay::{Journal, JournalError};
-pub use error::{Error, ErrorBody};
+pub use error::{ErrorBody, RelayError};
 pub use evm::{EvmChain, facts};
-pub use relayer::{Answer, Relayer};
 pub use spend::{Beneficiary, GasSpend};
-pub use sponsor::Sponsor;
+pub use sponsor::SponsorPolicy;
 #[cfg(feature = "fake")]
 pub use sponsor::{SponsorAll, SponsorOneHolder};
+pub use state::{RelayResponse, Relayer};

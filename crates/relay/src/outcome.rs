@@ -4,13 +4,13 @@ use alloy_primitives::Log;
 use alloy_sol_types::SolEvent;
 
 use crate::abi::ERC2771Forwarder::ExecutedForwardRequest;
-use crate::chain::Mined;
+use crate::chain::TransactionReceipt;
 use domain::relay::{ForwarderNonce, RelayOutcome, RelayStatus};
 
 /// What became of a forward request: a transaction that ran to its end says so
 /// itself, in the forwarder's event for this signer and nonce. `None` if the
 /// forwarder skipped the request; see [`skipped`].
-pub(crate) fn of_request(mined: &Mined, used: &ForwarderNonce) -> Option<RelayOutcome> {
+pub(crate) fn of_request(mined: &TransactionReceipt, used: &ForwarderNonce) -> Option<RelayOutcome> {
     let undone = "the forwarder's transaction was undone; the nonce is not spent";
     if !mined.succeeded {
         return Some(outcome(mined, RelayStatus::Failed, Some(undone)));
@@ -23,7 +23,7 @@ pub(crate) fn of_request(mined: &Mined, used: &ForwarderNonce) -> Option<RelayOu
 
 /// A request that the forwarder skipped as no longer valid, by whether its nonce is
 /// spent.
-pub(crate) fn skipped(mined: &Mined, spent: bool) -> RelayOutcome {
+pub(crate) fn skipped(mined: &TransactionReceipt, spent: bool) -> RelayOutcome {
     if spent {
         let why = "another transaction used this nonce first; this one had no effect";
         return outcome(mined, RelayStatus::Superseded, Some(why));
@@ -36,7 +36,7 @@ pub(crate) fn skipped(mined: &Mined, spent: bool) -> RelayOutcome {
 }
 
 /// What became of a sponsored call.
-pub(crate) fn of_call(mined: &Mined) -> RelayOutcome {
+pub(crate) fn of_call(mined: &TransactionReceipt) -> RelayOutcome {
     let undone = "the called contract reverted";
     let (status, reason) =
         if mined.succeeded { (RelayStatus::Executed, None) } else { (RelayStatus::Failed, Some(undone)) };
@@ -49,7 +49,7 @@ pub(crate) fn never(why: &str) -> RelayOutcome {
     RelayOutcome { status: RelayStatus::Failed, tx: None, block: None, gas_used: None, gas_price: None, reason }
 }
 
-fn outcome(mined: &Mined, status: RelayStatus, reason: Option<&str>) -> RelayOutcome {
+fn outcome(mined: &TransactionReceipt, status: RelayStatus, reason: Option<&str>) -> RelayOutcome {
     RelayOutcome {
         status,
         tx: Some(mined.tx),
@@ -76,21 +76,21 @@ mod tests {
     const USED: ForwarderNonce =
         ForwarderNonce { forwarder: Address::repeat_byte(1), from: Address::repeat_byte(2), nonce: U256::ZERO };
 
-    fn mined(address: Address, signer: Address, nonce: u64, success: bool) -> Mined {
+    fn mined(address: Address, signer: Address, nonce: u64, success: bool) -> TransactionReceipt {
         let event = ExecutedForwardRequest { signer, nonce: U256::from(nonce), success };
         let logs = vec![Log { address, data: event.encode_log_data() }];
-        Mined { tx: B256::ZERO, block: 1, gas_used: 2, gas_price: 3, succeeded: true, logs }
+        TransactionReceipt { tx: B256::ZERO, block: 1, gas_used: 2, gas_price: 3, succeeded: true, logs }
     }
 
     #[test]
     fn only_the_forwarders_own_event_for_this_signer_and_nonce_counts() {
-        let status = |mined: &Mined| of_request(mined, &USED).map(|outcome| outcome.status);
+        let status = |mined: &TransactionReceipt| of_request(mined, &USED).map(|outcome| outcome.status);
         assert_eq!(status(&mined(USED.forwarder, USED.from, 0, true)), Some(RelayStatus::Executed));
         assert_eq!(status(&mined(USED.forwarder, USED.from, 0, false)), Some(RelayStatus::Reverted));
         assert_eq!(status(&mined(Address::repeat_byte(9), USED.from, 0, true)), None);
         assert_eq!(status(&mined(USED.forwarder, Address::repeat_byte(9), 0, true)), None);
         assert_eq!(status(&mined(USED.forwarder, USED.from, 1, true)), None);
-        let undone = Mined { succeeded: false, ..mined(USED.forwarder, USED.from, 0, true) };
+        let undone = TransactionReceipt { succeeded: false, ..mined(USED.forwarder, USED.from, 0, true) };
         assert_eq!(status(&undone), Some(RelayStatus::Failed));
     }
 }

@@ -5,10 +5,10 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use domain::Usdc;
 use domain::payment::{Authorization, SignedAuthorization};
-use wire::relay::{Payment, X402_VERSION};
+use wire::relay::{FeePayment, X402_VERSION};
 
-use crate::chain::Facts;
-use crate::text::{self, TextError};
+use crate::chain::ChainParameters;
+use crate::text::{self, ParseError};
 
 /// Bytes of an `X-Payment` header at most: base64 of some 700 bytes of JSON.
 pub const MAX_HEADER: usize = 4096;
@@ -27,7 +27,7 @@ pub enum PaymentError {
         /// Which.
         field: &'static str,
         /// What it should be.
-        error: TextError,
+        error: ParseError,
     },
     /// Of another protocol.
     #[error("X-Payment is of version {0}; this relayer takes version 1")]
@@ -80,7 +80,7 @@ pub enum PaymentError {
 ///
 /// # Errors
 /// Says which part has the wrong shape.
-pub fn read(header: &str, facts: &Facts) -> Result<SignedAuthorization, PaymentError> {
+pub fn read(header: &str, facts: &ChainParameters) -> Result<SignedAuthorization, PaymentError> {
     let payment = decode(header)?;
     if payment.version != X402_VERSION {
         return Err(PaymentError::Version(payment.version));
@@ -103,7 +103,7 @@ pub fn read(header: &str, facts: &Facts) -> Result<SignedAuthorization, PaymentE
 /// Says what is wrong with it.
 pub fn check(
     signed: &SignedAuthorization,
-    facts: &Facts,
+    facts: &ChainParameters,
     payee: Address,
     price: Usdc,
     now_s: u64,
@@ -123,7 +123,7 @@ pub fn check(
     if signer == Some(from) { Ok(()) } else { Err(not_signed(facts)) }
 }
 
-fn not_signed(facts: &Facts) -> PaymentError {
+fn not_signed(facts: &ChainParameters) -> PaymentError {
     let (name, version) = (facts.token_name.clone(), facts.token_version.clone());
     PaymentError::Signature { name, version, token: facts.token }
 }
@@ -164,7 +164,7 @@ fn canonical(signature: &[u8]) -> Option<Signature> {
     signature.normalize_s().is_none().then_some(signature)
 }
 
-fn decode(header: &str) -> Result<Payment, PaymentError> {
+fn decode(header: &str) -> Result<FeePayment, PaymentError> {
     if header.len() > MAX_HEADER {
         return Err(PaymentError::Shape);
     }
@@ -172,7 +172,7 @@ fn decode(header: &str) -> Result<Payment, PaymentError> {
     serde_json::from_slice(&json.map_err(|_| PaymentError::Shape)?).map_err(|_| PaymentError::Shape)
 }
 
-fn authorization(wire: &wire::relay::Authorization, facts: &Facts) -> Result<Authorization, PaymentError> {
+fn authorization(wire: &wire::relay::Authorization, facts: &ChainParameters) -> Result<Authorization, PaymentError> {
     Ok(Authorization {
         chain_id: facts.chain_id,
         asset: facts.token,
@@ -185,6 +185,6 @@ fn authorization(wire: &wire::relay::Authorization, facts: &Facts) -> Result<Aut
     })
 }
 
-fn field<T>(field: &'static str, read: Result<T, TextError>) -> Result<T, PaymentError> {
+fn field<T>(field: &'static str, read: Result<T, ParseError>) -> Result<T, PaymentError> {
     read.map_err(|error| PaymentError::Field { field, error })
 }

@@ -12,13 +12,13 @@ const BPS: u64 = 10_000;
 
 /// What fees are reckoned with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Rates {
+pub(crate) struct FeeRates {
     cro_usd_micros: u64,
     margin_bps: u64,
     min_fee: Usdc,
 }
 
-impl Rates {
+impl FeeRates {
     pub(crate) const fn new(config: &Config) -> Self {
         Self { cro_usd_micros: config.cro_usd_micros, margin_bps: config.margin_bps, min_fee: config.min_fee }
     }
@@ -55,8 +55,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn rates(margin_bps: u64) -> Rates {
-        Rates::new(&Config { margin_bps, cro_usd_micros: 150_000, min_fee: Usdc(0), ..Config::default() })
+    fn rates(margin_bps: u64) -> FeeRates {
+        FeeRates::new(&Config { margin_bps, cro_usd_micros: 150_000, min_fee: Usdc(0), ..Config::default() })
     }
 
     #[test]
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn no_fee_is_under_the_least() {
-        let rates = Rates::new(&Config::default());
+        let rates = FeeRates::new(&Config::default());
         assert_eq!(rates.fee(1, 1), Some(Usdc(1000)));
     }
 

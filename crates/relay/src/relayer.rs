@@ -1,34 +1,32 @@
 //! A method for each route.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alloy_primitives::{B256, U256};
-use domain::{Address, Client};
+use alloy_primitives::U256;
+use domain::ClientAddr;
+use governor::RateLimiter;
 use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, RateLimiter};
 use moka::future::Cache;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use wire::relay::{BatchAnswer, BatchRequest, CallRequest, MAX_BATCH, RawRequest, RelayAnswer, RelayRequest};
 
-use crate::allow::Rules;
+use crate::allow::AllowRules;
 use crate::answer;
 use crate::chain::Chain;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
-use crate::error::Error;
-use crate::prepare::Prepared;
-use crate::price::Rates;
-use crate::request::{Bounds, Request};
+use crate::error::RelayError;
+use crate::prepare::PreparedCall;
+use crate::price::FeeRates;
+use crate::request::{RequestLimits, VerifiedRequest};
 use crate::spend::GasSpend;
-use crate::sponsor::{Sponsor, SponsorNone};
-use crate::status::{Latency, Price};
-use crate::worker::Progress;
+use crate::sponsor::{NoSponsor, SponsorPolicy};
+use crate::state::{EntryProgress, Inner, Latency, RelayResponse, Relayer};
 use domain::relay::{Journal, RelayAdmission, RelayEntry, RelayState};
 
 /// Groups of client addresses that are counted per minute.
@@ -42,44 +40,6 @@ const MAX_RESUMED: usize = 1024;
 /// Bytes of JSON around the data of one request.
 const ENVELOPE: usize = 4096;
 
-/// An answer that is no refusal: 200, or 202 while the chain has not decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer<T> {
-    /// The HTTP status.
-    pub status: u16,
-    /// The body.
-    pub body: T,
-}
-
-/// The relayer. Cheap to clone; needs a tokio runtime. Transaction that was taken on goes
-/// on when its caller goes away.
-#[derive(Clone)]
-pub struct Relayer(pub(crate) Arc<Inner>);
-
-pub(crate) struct Inner {
-    pub(crate) config: Config,
-    pub(crate) rules: Rules,
-    pub(crate) rates: Rates,
-    pub(crate) payee: Address,
-    pub(crate) chain: Arc<dyn Chain>,
-    pub(crate) journal: Arc<dyn Journal>,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) sponsor: Arc<dyn Sponsor>,
-    pub(crate) quotes: Cache<B256, Price>,
-    pub(crate) vaults: Cache<Address, ()>,
-    pub(crate) running: Mutex<HashMap<B256, watch::Receiver<Progress>>>,
-    pub(crate) latency: Latency,
-    slots: Arc<Semaphore>,
-    rate: DefaultKeyedRateLimiter<u64>,
-    hasher: RandomState,
-}
-
-impl std::fmt::Debug for Relayer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relayer").field("facts", self.0.chain.facts()).finish_non_exhaustive()
-    }
-}
-
 impl Relayer {
     /// A relayer on this chain, which deploys nobody's vault for nothing. Nothing is
     /// asked or sent yet; call [`Relayer::resume`] next.
@@ -92,7 +52,7 @@ impl Relayer {
         journal: Arc<dyn Journal>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
-        Self::sponsoring(config, chain, journal, clock, Arc::new(SponsorNone))
+        Self::sponsoring(config, chain, journal, clock, Arc::new(NoSponsor))
     }
 
     /// The same, with somebody who says whose vaults are deployed for nothing.
@@ -104,14 +64,14 @@ impl Relayer {
         chain: Arc<dyn Chain>,
         journal: Arc<dyn Journal>,
         clock: Arc<dyn Clock>,
-        sponsor: Arc<dyn Sponsor>,
+        sponsor: Arc<dyn SponsorPolicy>,
     ) -> Result<Self, ConfigError> {
         config.check()?;
         let per_minute = u32::try_from(config.per_client_minute).ok().and_then(NonZeroU32::new);
         let quota = governor::Quota::per_minute(per_minute.unwrap_or(NonZeroU32::MIN));
         Ok(Self(Arc::new(Inner {
-            rules: Rules::new(&config, chain.facts()),
-            rates: Rates::new(&config),
+            rules: AllowRules::new(&config, chain.facts()),
+            rates: FeeRates::new(&config),
             payee: config.receiving_wallet.unwrap_or(chain.facts().relayer),
             quotes: Cache::builder().max_capacity(MAX_QUOTES).time_to_live(Duration::from_secs(config.quote_s)).build(),
             vaults: Cache::new(MAX_VAULTS),
@@ -147,7 +107,7 @@ impl Relayer {
     ///
     /// # Errors
     /// When the journal does not answer.
-    pub async fn resume(&self) -> Result<usize, Error> {
+    pub async fn resume(&self) -> Result<usize, RelayError> {
         let open = self.0.journal.open(MAX_RESUMED).await?;
         let count = open.len();
         for entry in open {
@@ -159,18 +119,18 @@ impl Relayer {
     /// `POST /meta/relay`: carries out one forward request.
     ///
     /// # Errors
-    /// Says why it was not sent; see [`Error`].
+    /// Says why it was not sent; see [`RelayError`].
     pub async fn relay(
         &self,
         body: &[u8],
         payment: Option<&str>,
         client: IpAddr,
-    ) -> Result<Answer<RelayAnswer>, Error> {
+    ) -> Result<RelayResponse<RelayAnswer>, RelayError> {
         let inner = &self.0;
         inner.admit_client(client)?;
         let RelayRequest { signed, priority } = self.read(body)?;
         let facts = inner.chain.facts();
-        let request = Request::read(&signed, facts, &inner.bounds(), inner.now_s())?;
+        let request = VerifiedRequest::read(&signed, facts, &inner.bounds(), inner.now_s())?;
         let found = inner.journal.find(request.digest).await?;
         let progress = if let Some(entry) = found.as_ref().filter(|entry| !entry.is_replaceable()) {
             inner.watch(entry.clone())
@@ -178,7 +138,7 @@ impl Relayer {
             let prepared = inner.prepare(&request, None, found.as_ref()).await?;
             let quotas = inner.quotas(client, &[&prepared]).await?;
             let mut all = inner.take_on(vec![prepared], quotas, payment, priority).await?;
-            all.pop().ok_or(Error::Busy)?
+            all.pop().ok_or(RelayError::Busy)?
         };
         let progress = inner.wait(progress).await;
         answer::single(&progress, Some(priority))
@@ -199,13 +159,13 @@ impl Relayer {
         body: &[u8],
         payment: Option<&str>,
         client: IpAddr,
-    ) -> Result<Answer<BatchAnswer>, Error> {
+    ) -> Result<RelayResponse<BatchAnswer>, RelayError> {
         let inner = &self.0;
         inner.admit_client(client)?;
         let BatchRequest { requests, priority } = self.read(body)?;
         let requests = inner.read_batch(&requests)?;
         let members = inner.prepare_batch(&requests).await?;
-        let fresh: Vec<&Prepared> = members.iter().filter_map(|member| member.as_ref().err()).collect();
+        let fresh: Vec<&PreparedCall> = members.iter().filter_map(|member| member.as_ref().err()).collect();
         let quotas = inner.quotas(client, &fresh).await?;
         let fresh = fresh.into_iter().cloned().collect();
         let mut started = inner.take_on(fresh, quotas, payment, priority).await?.into_iter();
@@ -213,7 +173,7 @@ impl Relayer {
         for member in members {
             let watched = match member {
                 Ok(known) => inner.watch(known),
-                Err(_) => started.next().ok_or(Error::Busy)?,
+                Err(_) => started.next().ok_or(RelayError::Busy)?,
             };
             all.push(watched);
         }
@@ -225,7 +185,12 @@ impl Relayer {
     ///
     /// # Errors
     /// Says why it was not sent.
-    pub async fn call(&self, body: &[u8], payment: Option<&str>, client: IpAddr) -> Result<Answer<RelayAnswer>, Error> {
+    pub async fn call(
+        &self,
+        body: &[u8],
+        payment: Option<&str>,
+        client: IpAddr,
+    ) -> Result<RelayResponse<RelayAnswer>, RelayError> {
         let inner = &self.0;
         inner.admit_client(client)?;
         let request: CallRequest = self.read(body)?;
@@ -237,7 +202,7 @@ impl Relayer {
             let prepared = inner.prepare_call(&call, found.as_ref()).await?;
             let quotas = inner.quotas(client, &[&prepared]).await?;
             let mut all = inner.take_on(vec![prepared], quotas, payment, wire::relay::Priority::Normal).await?;
-            all.pop().ok_or(Error::Busy)?
+            all.pop().ok_or(RelayError::Busy)?
         };
         let progress = inner.wait(progress).await;
         answer::single(&progress, None)
@@ -248,7 +213,7 @@ impl Relayer {
     ///
     /// # Errors
     /// Says why it was not passed on.
-    pub async fn raw(&self, body: &[u8], client: IpAddr) -> Result<Answer<RelayAnswer>, Error> {
+    pub async fn raw(&self, body: &[u8], client: IpAddr) -> Result<RelayResponse<RelayAnswer>, RelayError> {
         self.0.admit_client(client)?;
         let request: RawRequest = self.read(body)?;
         self.0.pass_on(&request).await
@@ -258,8 +223,8 @@ impl Relayer {
     /// it is sent: once under the name that it is sent under, however often it is tried.
     ///
     /// # Errors
-    /// [`Error::OverQuota`], or the chain or the journal does not answer.
-    pub async fn spend(&self, once: &str, spend: GasSpend, client: Option<Client>) -> Result<(), Error> {
+    /// [`RelayError::OverQuota`], or the chain or the journal does not answer.
+    pub async fn spend(&self, once: &str, spend: GasSpend, client: Option<ClientAddr>) -> Result<(), RelayError> {
         let quotas = self.0.count(&[spend], client).await?;
         match self.0.journal.count(once, &quotas).await? {
             None => Ok(()),
@@ -267,11 +232,11 @@ impl Relayer {
         }
     }
 
-    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, Error> {
+    fn read<T: DeserializeOwned>(&self, body: &[u8]) -> Result<T, RelayError> {
         if body.len() > self.max_body() {
-            return Err(Error::TooLarge(self.max_body()));
+            return Err(RelayError::TooLarge(self.max_body()));
         }
-        serde_json::from_slice(body).map_err(|error| Error::Body(crate::text::printable(&error.to_string())))
+        serde_json::from_slice(body).map_err(|error| RelayError::Body(crate::text::printable(&error.to_string())))
     }
 }
 
@@ -280,8 +245,8 @@ impl Inner {
         self.clock.now().0 / 1000
     }
 
-    pub(crate) fn bounds(&self) -> Bounds {
-        Bounds {
+    pub(crate) fn bounds(&self) -> RequestLimits {
+        RequestLimits {
             max_gas: self.config.max_gas,
             max_data: usize::try_from(self.config.max_data_bytes).unwrap_or(usize::MAX),
             max_value: U256::from(self.config.max_value_wei),
@@ -290,22 +255,22 @@ impl Inner {
         }
     }
 
-    pub(crate) fn admit_client(&self, client: IpAddr) -> Result<(), Error> {
-        let group = self.hasher.hash_one(Client::of(client)) % RATE_GROUPS;
+    pub(crate) fn admit_client(&self, client: IpAddr) -> Result<(), RelayError> {
+        let group = self.hasher.hash_one(ClientAddr::of(client)) % RATE_GROUPS;
         self.rate.check_key(&group).map_err(|until| {
             let wait = until.wait_time_from(DefaultClock::default().now());
-            Error::TooOften(wait.as_secs().saturating_add(1))
+            RelayError::TooOften(wait.as_secs().saturating_add(1))
         })
     }
 
     /// Collects what is to be paid, writes the entries down, and starts them.
     async fn take_on(
         self: &Arc<Self>,
-        fresh: Vec<Prepared>,
+        fresh: Vec<PreparedCall>,
         quotas: Vec<domain::relay::DailyQuota>,
         payment: Option<&str>,
         priority: wire::relay::Priority,
-    ) -> Result<Vec<watch::Receiver<Progress>>, Error> {
+    ) -> Result<Vec<watch::Receiver<EntryProgress>>, RelayError> {
         if fresh.is_empty() {
             return Ok(Vec::new());
         }
@@ -319,16 +284,16 @@ impl Inner {
             RelayAdmission::New => {}
             // Somebody was faster with the same request: his is ours too.
             RelayAdmission::Known(entry) if entries.len() == 1 => return Ok(vec![self.watch(*entry)]),
-            RelayAdmission::Known(_) => return Err(Error::Busy),
-            RelayAdmission::NonceTaken(nonce) => return Err(Error::NonceInUse(nonce.from)),
-            RelayAdmission::PaymentUsed => return Err(Error::Payment(crate::payment::PaymentError::Reused, None)),
+            RelayAdmission::Known(_) => return Err(RelayError::Busy),
+            RelayAdmission::NonceTaken(nonce) => return Err(RelayError::NonceInUse(nonce.from)),
+            RelayAdmission::PaymentUsed => return Err(RelayError::Payment(crate::payment::PaymentError::Reused, None)),
             RelayAdmission::OverQuota(subject) => return Err(self.over_quota(subject)),
         }
         Ok(entries.into_iter().zip(permits).map(|(entry, permit)| Self::start(self, entry, Some(permit))).collect())
     }
 
-    fn places(&self, count: usize) -> Result<Vec<OwnedSemaphorePermit>, Error> {
-        let place = || Arc::clone(&self.slots).try_acquire_owned().map_err(|_| Error::Busy);
+    fn places(&self, count: usize) -> Result<Vec<OwnedSemaphorePermit>, RelayError> {
+        let place = || Arc::clone(&self.slots).try_acquire_owned().map_err(|_| RelayError::Busy);
         (0..count).map(|_| place()).collect()
     }
 }

@@ -6,14 +6,14 @@ use alloy_sol_types::{Eip712Domain, SolCall, SolStruct};
 use wire::relay::{ForwardRequest as ForwardRequestText, SignedRequest};
 
 use crate::abi::{ERC2771Forwarder, ForwardRequest};
-use crate::chain::{Call, Facts};
+use crate::chain::{ChainParameters, EthCall};
 use crate::payment::recover;
-use crate::text::{self, TextError};
+use crate::text::{self, ParseError};
 use domain::relay::{ForwarderNonce, RelayEntry};
 
 /// A forward request whose signature was checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Request {
+pub struct VerifiedRequest {
     /// Who signed.
     pub from: Address,
     /// Who is called.
@@ -36,7 +36,7 @@ pub struct Request {
 
 /// What a request may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct RequestLimits {
     /// Gas at most.
     pub max_gas: u64,
     /// Bytes of the call at most.
@@ -58,7 +58,7 @@ pub enum RequestError {
         /// Which.
         field: &'static str,
         /// What it should be.
-        error: TextError,
+        error: ParseError,
     },
     /// More gas than is allowed.
     #[error("gas is {0}; at most {1} is relayed")]
@@ -80,16 +80,21 @@ pub enum RequestError {
     Signature,
 }
 
-impl Request {
+impl VerifiedRequest {
     /// Reads a request and checks its signature.
     ///
     /// # Errors
     /// Says which field is wrong.
-    pub fn read(signed: &SignedRequest, facts: &Facts, bounds: &Bounds, now_s: u64) -> Result<Self, RequestError> {
+    pub fn read(
+        signed: &SignedRequest,
+        facts: &ChainParameters,
+        bounds: &RequestLimits,
+        now_s: u64,
+    ) -> Result<Self, RequestError> {
         let mut request = parse(signed)?;
         bounds.check(&request, now_s)?;
         request.digest =
-            request.digest(facts).ok_or(RequestError::Field { field: "deadline", error: TextError::TooLarge })?;
+            request.digest(facts).ok_or(RequestError::Field { field: "deadline", error: ParseError::TooLarge })?;
         if recover(&request.signature, request.digest) != Some(request.from) {
             return Err(RequestError::Signature);
         }
@@ -98,7 +103,7 @@ impl Request {
 
     /// The nonce it uses.
     #[must_use]
-    pub const fn forwarder_nonce(&self, facts: &Facts) -> ForwarderNonce {
+    pub const fn forwarder_nonce(&self, facts: &ChainParameters) -> ForwarderNonce {
         ForwarderNonce { forwarder: facts.forwarder, from: self.from, nonce: self.nonce }
     }
 
@@ -111,16 +116,16 @@ impl Request {
     /// The call as the target gets it from the forwarder: the sender's address is
     /// appended (ERC-2771).
     #[must_use]
-    pub fn inner(&self, facts: &Facts) -> Call {
+    pub fn inner(&self, facts: &ChainParameters) -> EthCall {
         let data = [self.data.as_ref(), self.from.as_slice()].concat().into();
-        Call { from: facts.forwarder, to: self.to, value: self.value, data, gas: None }
+        EthCall { from: facts.forwarder, to: self.to, value: self.value, data, gas: None }
     }
 
     /// `execute`, to try it: it reverts if anything at all is wrong, and says what.
     #[must_use]
-    pub fn trial(&self, facts: &Facts) -> Call {
+    pub fn trial(&self, facts: &ChainParameters) -> EthCall {
         let data = ERC2771Forwarder::executeCall { request: self.data() }.abi_encode().into();
-        Call { from: facts.relayer, to: facts.forwarder, value: self.value, data, gas: None }
+        EthCall { from: facts.relayer, to: facts.forwarder, value: self.value, data, gas: None }
     }
 
     /// `executeBatch` of this request alone, with the relayer for the leftover
@@ -128,7 +133,7 @@ impl Request {
     /// the nonce is spent then, so that nobody can execute later what was already
     /// reported as failed; the event says which it was.
     #[must_use]
-    pub fn execution(&self, facts: &Facts) -> Bytes {
+    pub fn execution(&self, facts: &ChainParameters) -> Bytes {
         let call = ERC2771Forwarder::executeBatchCall { requests: vec![self.data()], refundReceiver: facts.relayer };
         call.abi_encode().into()
     }
@@ -180,7 +185,7 @@ impl Request {
 
     /// What its signer signs; `None` if the deadline has more than 48 bits.
     #[must_use]
-    pub fn digest(&self, facts: &Facts) -> Option<B256> {
+    pub fn digest(&self, facts: &ChainParameters) -> Option<B256> {
         let signed = ForwardRequest {
             from: self.from,
             to: self.to,
@@ -194,8 +199,8 @@ impl Request {
     }
 }
 
-impl Bounds {
-    fn check(&self, request: &Request, now_s: u64) -> Result<(), RequestError> {
+impl RequestLimits {
+    fn check(&self, request: &VerifiedRequest, now_s: u64) -> Result<(), RequestError> {
         if request.gas > self.max_gas {
             return Err(RequestError::Gas(request.gas, self.max_gas));
         }
@@ -218,7 +223,7 @@ impl Bounds {
 /// The version in every OpenZeppelin forwarder's domain.
 pub(crate) const DOMAIN_VERSION: &str = "1";
 
-pub(crate) fn forwarder_domain(facts: &Facts) -> Eip712Domain {
+pub(crate) fn forwarder_domain(facts: &ChainParameters) -> Eip712Domain {
     Eip712Domain::new(
         Some(facts.forwarder_name.clone().into()),
         Some(DOMAIN_VERSION.into()),
@@ -228,9 +233,9 @@ pub(crate) fn forwarder_domain(facts: &Facts) -> Eip712Domain {
     )
 }
 
-fn parse(signed: &SignedRequest) -> Result<Request, RequestError> {
+fn parse(signed: &SignedRequest) -> Result<VerifiedRequest, RequestError> {
     let wire = &signed.request;
-    Ok(Request {
+    Ok(VerifiedRequest {
         from: field("from", text::address(&wire.from))?,
         to: field("to", text::address(&wire.to))?,
         value: field("value", text::number(&wire.value))?,
@@ -243,6 +248,6 @@ fn parse(signed: &SignedRequest) -> Result<Request, RequestError> {
     })
 }
 
-fn field<T>(field: &'static str, read: Result<T, TextError>) -> Result<T, RequestError> {
+fn field<T>(field: &'static str, read: Result<T, ParseError>) -> Result<T, RequestError> {
     read.map_err(|error| RequestError::Field { field, error })
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{Address, Client, Wallet};
+use domain::{Address, ClientAddr, Wallet};
 
 use crate::class::CallClass;
 use crate::config::Config;
@@ -52,7 +52,7 @@ struct Sum {
 pub(crate) fn quotas(
     config: &Config,
     spends: &[GasSpend],
-    client: Option<Client>,
+    client: Option<ClientAddr>,
     wei_per_gas: u128,
     day: u64,
 ) -> Vec<DailyQuota> {
@@ -85,7 +85,7 @@ pub(crate) fn quotas(
 }
 
 /// Everyone that a call counts for, and his bounds.
-fn subjects(config: &Config, spend: &GasSpend, client: Option<Client>) -> impl Iterator<Item = (String, Bounds)> {
+fn subjects(config: &Config, spend: &GasSpend, client: Option<ClientAddr>) -> impl Iterator<Item = (String, Bounds)> {
     let class = spend.class;
     let budgets = &config.budgets;
     let share = |percent| Some(budgets.share(class, percent));
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     fn of(spends: &[GasSpend]) -> Vec<(String, u64, u64)> {
-        let client = Client::of([10, 0, 0, 1].into());
+        let client = ClientAddr::of([10, 0, 0, 1].into());
         let quotas = quotas(&Config::default(), spends, Some(client), 0, 7);
         quotas.into_iter().map(|quota| (quota.subject, quota.add, quota.limit)).collect()
     }

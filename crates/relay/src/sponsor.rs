@@ -9,7 +9,7 @@ use domain::relay::JournalError;
 
 /// Who knows the agents and their owners.
 #[async_trait]
-pub trait Sponsor: Send + Sync {
+pub trait SponsorPolicy: Send + Sync {
     /// For whom the operator pays for this vault: it must be the one that an agent is
     /// to have, which is live or being created, and whose holder is linked to the
     /// vault's owner. That holder; `None` if the operator does not pay.
@@ -17,10 +17,10 @@ pub trait Sponsor: Send + Sync {
 }
 
 /// Pays for nobody's vault.
-pub(crate) struct SponsorNone;
+pub(crate) struct NoSponsor;
 
 #[async_trait]
-impl Sponsor for SponsorNone {
+impl SponsorPolicy for NoSponsor {
     async fn sponsors(&self, _: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
         Ok(None)
     }
@@ -38,7 +38,7 @@ pub struct SponsorOneHolder(pub Wallet);
 
 #[cfg(feature = "fake")]
 #[async_trait]
-impl Sponsor for SponsorOneHolder {
+impl SponsorPolicy for SponsorOneHolder {
     async fn sponsors(&self, _: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
         Ok(Some(self.0))
     }
@@ -46,7 +46,7 @@ impl Sponsor for SponsorOneHolder {
 
 #[cfg(feature = "fake")]
 #[async_trait]
-impl Sponsor for SponsorAll {
+impl SponsorPolicy for SponsorAll {
     async fn sponsors(&self, vault: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
         let mut holder = [0; 32];
         holder[..20].copy_from_slice(vault.owner.as_slice());

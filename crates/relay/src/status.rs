@@ -1,31 +1,26 @@
 //! What the relayer tells of itself: prices, its domain, how it is.
 
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
-
 use alloy_primitives::{B256, U256};
 use domain::{UnixMillis, Usdc};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use wire::relay::{
-    Balance, Domain, DomainAnswer, EstimateAnswer, EstimateQuery, Health, HealthStatus, Member, NonceAnswer, Offer,
-    PaymentRequired, Pool, PriceAt, Pricing, PricingFacts, Priority, Quote, Rebalance, Sender, Stats, Terms,
-    TokenDomain, Types, X402_VERSION,
+    DomainAnswer, Eip712Domain, Eip712Field, Eip712Types, EstimateAnswer, EstimateQuery, FeeOffer, FeeTerms,
+    HealthStatus, NonceAnswer, PaymentRequired, PriceSource, PricingInputs, Priority, PriorityPrice, PriorityPrices,
+    Rebalance, RelayerBalance, RelayerHealth, RelayerStats, SenderInfo, SenderPool, TokenDomain, X402_VERSION,
 };
 
-use crate::chain::{Call, Holdings, Simulation};
+use crate::chain::{AccountBalances, EthCall, Simulation};
 use crate::config::FeePolicy;
-use crate::error::Error;
+use crate::error::RelayError;
 use crate::payment::{SCHEME, network};
 use crate::prepare::ceiling;
 use crate::price::{COLLECTING_GAS, units};
-use crate::relayer::{Inner, Relayer};
 use crate::request::DOMAIN_VERSION;
+use crate::state::{CachedPrice, Inner, Relayer};
 use crate::text;
 use domain::relay::RelayCounts;
 
-/// Calls whose duration is remembered.
-const REMEMBERED: usize = 64;
 /// Gas that CroGas's clients ask for where their caller names none.
 const UNTRIED_GAS: u64 = 100_000;
 /// Decimals of CRO.
@@ -35,45 +30,13 @@ const USDC_DECIMALS: usize = 6;
 /// Decimals of a gwei.
 const GWEI_DECIMALS: usize = 9;
 
-/// How long the last calls took, from being taken on to their end.
-#[derive(Debug, Default)]
-pub(crate) struct Latency(Mutex<VecDeque<u64>>);
-
-impl Latency {
-    pub(crate) fn note(&self, millis: u64) {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.len() == REMEMBERED {
-            last.pop_front();
-        }
-        last.push_back(millis);
-    }
-
-    /// The median in whole seconds, for people.
-    fn told(&self) -> String {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sorted: Vec<u64> = last.iter().copied().collect();
-        sorted.sort_unstable();
-        sorted
-            .get(sorted.len() / 2)
-            .map_or_else(|| "not measured yet".to_owned(), |median| format!("~{} sec", median.div_ceil(1000).max(1)))
-    }
-}
-
-/// A price, and until when it is kept.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Price {
-    pub(crate) fee: Usdc,
-    gas_price: u128,
-    until: UnixMillis,
-}
-
 impl Relayer {
     /// `GET /meta/nonce/{address}`.
     ///
     /// # Errors
     /// When it is no address, or the chain does not answer.
-    pub async fn nonce(&self, address: &str) -> Result<NonceAnswer, Error> {
-        let from = text::address(address).map_err(|error| Error::Field { field: "address", error })?;
+    pub async fn nonce(&self, address: &str) -> Result<NonceAnswer, RelayError> {
+        let from = text::address(address).map_err(|error| RelayError::Field { field: "address", error })?;
         let nonce = self.0.chain.nonce(from).await?.to_string();
         Ok(NonceAnswer { address: address.to_owned(), nonce })
     }
@@ -83,7 +46,7 @@ impl Relayer {
     pub fn domain(&self) -> DomainAnswer {
         let facts = self.0.chain.facts();
         let forwarder_address = facts.forwarder.to_string();
-        let domain = Domain {
+        let domain = Eip712Domain {
             name: facts.forwarder_name.clone(),
             version: DOMAIN_VERSION.to_owned(),
             chain_id: facts.chain_id,
@@ -97,7 +60,7 @@ impl Relayer {
     ///
     /// # Errors
     /// When the query is wrong, or the chain does not answer.
-    pub async fn estimate(&self, query: &EstimateQuery) -> Result<EstimateAnswer, Error> {
+    pub async fn estimate(&self, query: &EstimateQuery) -> Result<EstimateAnswer, RelayError> {
         let inner = &self.0;
         let call = inner.estimated_call(query)?;
         let (gas, simulated) = match inner.chain.estimate(&call).await? {
@@ -109,7 +72,7 @@ impl Relayer {
     }
 
     /// `GET /health`: the status, 200 or 503, and the body.
-    pub async fn health(&self) -> (u16, Health) {
+    pub async fn health(&self) -> (u16, RelayerHealth) {
         let inner = &self.0;
         let (holdings, gas_price, counts) =
             tokio::join!(inner.chain.holdings(inner.payee), inner.chain.gas_price(), inner.journal.counts());
@@ -119,7 +82,7 @@ impl Relayer {
         let counts = counts.inspect_err(|error| warnings.push(error.to_string())).ok();
         // What an endpoint said in its own words is for the log.
         for warning in &mut warnings {
-            tracing::warn!(%warning, "the relayer is not well");
+            tracing::warn!(%warning, "the relayer is degraded");
             "the chain or the journal does not answer".clone_into(warning);
         }
         warnings.dedup();
@@ -138,7 +101,7 @@ impl Relayer {
 impl Inner {
     /// The price for one group of calls, kept as long as quotes are kept: each
     /// call's gas, and once that of collecting the fee.
-    pub(crate) async fn price(&self, group: B256, gas: &[u64]) -> Result<Price, Error> {
+    pub(crate) async fn price(&self, group: B256, gas: &[u64]) -> Result<CachedPrice, RelayError> {
         if let Some(price) = self.quotes.get(&group).await.filter(|price| price.until > self.clock.now()) {
             return Ok(price);
         }
@@ -147,24 +110,24 @@ impl Inner {
         Ok(price)
     }
 
-    async fn fresh_price(&self, gas: &[u64]) -> Result<Price, Error> {
+    async fn fresh_price(&self, gas: &[u64]) -> Result<CachedPrice, RelayError> {
         let gas_price = self.chain.gas_price().await?;
         let fee = match self.config.fee {
             FeePolicy::Waived => Usdc::ZERO,
             FeePolicy::Charged => {
                 let gas = gas.iter().copied().fold(COLLECTING_GAS, u64::saturating_add);
-                self.rates.fee(gas, gas_price).ok_or(Error::NoPrice)?
+                self.rates.fee(gas, gas_price).ok_or(RelayError::NoPrice)?
             }
         };
-        Ok(Price { fee, gas_price, until: self.clock.now().plus(self.config.quote_s * 1000) })
+        Ok(CachedPrice { fee, gas_price, until: self.clock.now().plus(self.config.quote_s * 1000) })
     }
 
     /// The body of a 402.
-    pub(crate) fn terms(&self, price: &Price, gas: &[u64], priority: Priority) -> PaymentRequired {
+    pub(crate) fn terms(&self, price: &CachedPrice, gas: &[u64], priority: Priority) -> PaymentRequired {
         let facts = self.chain.facts();
         let what =
             if gas.len() == 1 { "Meta-transaction relay".to_owned() } else { format!("Batch relay of {}", gas.len()) };
-        let terms = Terms {
+        let terms = FeeTerms {
             scheme: SCHEME.to_owned(),
             network: network(facts.chain_id),
             asset: facts.token.to_string(),
@@ -176,17 +139,17 @@ impl Inner {
         PaymentRequired {
             error: "Payment Required".to_owned(),
             message: None,
-            x402: Offer { version: X402_VERSION, accepts: vec![terms] },
+            x402: FeeOffer { version: X402_VERSION, accepts: vec![terms] },
             quote: self.quote(price, gas, priority),
         }
     }
 
-    fn quote(&self, price: &Price, gas: &[u64], priority: Priority) -> Quote {
+    fn quote(&self, price: &CachedPrice, gas: &[u64], priority: Priority) -> PriceSource {
         let one_by_one = |gas: &u64| self.rates.fee(gas.saturating_add(COLLECTING_GAS), price.gas_price);
         let original: Usdc = gas.iter().filter_map(one_by_one).sum();
         let saved = original.0.saturating_sub(price.fee.0).saturating_mul(100).checked_div(original.0);
         let batch = gas.len() > 1;
-        Quote {
+        PriceSource {
             gas_estimate: sum(gas).to_string(),
             gas_price_gwei: gwei(price.gas_price),
             cro_price: self.rates.dollars(),
@@ -202,25 +165,26 @@ impl Inner {
         }
     }
 
-    fn estimated_call(&self, query: &EstimateQuery) -> Result<Call, Error> {
-        let to = text::address(&query.to).map_err(|error| Error::Field { field: "to", error })?;
+    fn estimated_call(&self, query: &EstimateQuery) -> Result<EthCall, RelayError> {
+        let to = text::address(&query.to).map_err(|error| RelayError::Field { field: "to", error })?;
         let data = text::bytes(query.data.as_deref().unwrap_or("0x"));
-        let data = data.map_err(|error| Error::Field { field: "data", error })?;
+        let data = data.map_err(|error| RelayError::Field { field: "data", error })?;
         let value = text::number(query.value.as_deref().unwrap_or("0"));
-        let value = value.map_err(|error| Error::Field { field: "value", error })?;
-        Ok(Call { from: self.chain.facts().relayer, to, value, data, gas: None })
+        let value = value.map_err(|error| RelayError::Field { field: "value", error })?;
+        Ok(EthCall { from: self.chain.facts().relayer, to, value, data, gas: None })
     }
 
     /// What CroGas answers with a priority and without, in one: its clients read
     /// the former whatever they asked.
-    fn estimate_answer(&self, gas: u64, price: &Price, priority: Option<Priority>) -> EstimateAnswer {
-        let at = |priority: Priority| PriceAt {
+    fn estimate_answer(&self, gas: u64, price: &CachedPrice, priority: Option<Priority>) -> EstimateAnswer {
+        let at = |priority: Priority| PriorityPrice {
             emoji: priority.emoji().to_owned(),
             label: priority.label().to_owned(),
             price_usdc: usdc(price.fee),
             estimated_time: self.latency.told(),
         };
-        let pricing = || Pricing { slow: at(Priority::Slow), normal: at(Priority::Normal), fast: at(Priority::Fast) };
+        let pricing =
+            || PriorityPrices { slow: at(Priority::Slow), normal: at(Priority::Normal), fast: at(Priority::Fast) };
         EstimateAnswer {
             gas_estimate: gas.to_string(),
             simulated: true,
@@ -236,7 +200,7 @@ impl Inner {
         }
     }
 
-    fn low(&self, holdings: &Holdings) -> Option<String> {
+    fn low(&self, holdings: &AccountBalances) -> Option<String> {
         let least = U256::from(self.config.low_balance_cro) * U256::from(10).pow(U256::from(CRO_DECIMALS));
         let has = units(holdings.wei, CRO_DECIMALS);
         let words = || format!("Low CRO balance: {has} CRO (threshold: {})", self.config.low_balance_cro);
@@ -246,33 +210,33 @@ impl Inner {
     fn health_answer(
         &self,
         status: HealthStatus,
-        (holdings, gas_price, counts): (Holdings, u128, RelayCounts),
+        (holdings, gas_price, counts): (AccountBalances, u128, RelayCounts),
         warnings: Vec<String>,
-    ) -> Health {
+    ) -> RelayerHealth {
         let address = self.chain.facts().relayer.to_string();
-        let sender = Sender { address: address.clone(), pending_tx_count: counts.pending };
+        let sender = SenderInfo { address: address.clone(), pending_tx_count: counts.pending };
         let gwei = gas_price / 10_u128.pow(9);
-        Health {
+        RelayerHealth {
             status,
             relayer_address: address,
-            relayer_balance: Balance {
+            relayer_balance: RelayerBalance {
                 cro: units(holdings.wei, CRO_DECIMALS),
                 usdc: units(holdings.usdc, USDC_DECIMALS),
             },
             stats: stats(&counts),
-            pricing: PricingFacts { cro_usd_price: self.rates.dollars(), current_gas_price_gwei: gwei.to_string() },
+            pricing: PricingInputs { cro_usd_price: self.rates.dollars(), current_gas_price_gwei: gwei.to_string() },
             warnings,
             auto_rebalance: Rebalance::default(),
-            relayer_pool: Pool { total_relayers: 1, relayers: vec![sender] },
+            relayer_pool: SenderPool { total_relayers: 1, relayers: vec![sender] },
         }
     }
 }
 
-fn stats(counts: &RelayCounts) -> Stats {
+fn stats(counts: &RelayCounts) -> RelayerStats {
     let RelayCounts { pending, executed, failed } = *counts;
     let ended = executed.saturating_add(failed);
     let thousandths = executed.saturating_mul(1000).checked_div(ended).unwrap_or(1000);
-    Stats {
+    RelayerStats {
         total_relayed: ended.saturating_add(pending),
         pending,
         confirmed: executed,
@@ -281,8 +245,8 @@ fn stats(counts: &RelayCounts) -> Stats {
     }
 }
 
-fn types() -> Types {
-    let member = |(name, kind): (&str, &str)| Member { name: name.to_owned(), kind: kind.to_owned() };
+fn types() -> Eip712Types {
+    let member = |(name, kind): (&str, &str)| Eip712Field { name: name.to_owned(), kind: kind.to_owned() };
     let members = [
         ("from", "address"),
         ("to", "address"),
@@ -292,7 +256,7 @@ fn types() -> Types {
         ("deadline", "uint48"),
         ("data", "bytes"),
     ];
-    Types { forward_request: members.map(member).to_vec() }
+    Eip712Types { forward_request: members.map(member).to_vec() }
 }
 
 /// Six decimals, as CroGas writes it.

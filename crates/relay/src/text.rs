@@ -9,7 +9,7 @@ const SIGNATURE: usize = 65;
 
 /// What a text should have been.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TextError {
+pub enum ParseError {
     /// Not digits alone, or too many of them.
     #[error("is not a decimal number of at most 256 bits")]
     Number,
@@ -28,39 +28,39 @@ pub enum TextError {
 }
 
 /// Decimal digits: no sign, no space, no `0x`, no exponent.
-pub(crate) fn number(text: &str) -> Result<U256, TextError> {
+pub(crate) fn number(text: &str) -> Result<U256, ParseError> {
     let shaped = (1..=MAX_DIGITS).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
-    shaped.then(|| U256::from_str_radix(text, 10).ok()).flatten().ok_or(TextError::Number)
+    shaped.then(|| U256::from_str_radix(text, 10).ok()).flatten().ok_or(ParseError::Number)
 }
 
 /// The same, of at most 64 bits.
-pub(crate) fn small(text: &str) -> Result<u64, TextError> {
-    u64::try_from(number(text)?).map_err(|_| TextError::TooLarge)
+pub(crate) fn small(text: &str) -> Result<u64, ParseError> {
+    u64::try_from(number(text)?).map_err(|_| ParseError::TooLarge)
 }
 
 /// Letters of either case: a checksum is not asked for, as CroGas asks for none.
-pub(crate) fn address(text: &str) -> Result<Address, TextError> {
-    let bytes = bytes(text).map_err(|_| TextError::Address)?;
-    Address::try_from(bytes.as_ref()).map_err(|_| TextError::Address)
+pub(crate) fn address(text: &str) -> Result<Address, ParseError> {
+    let bytes = bytes(text).map_err(|_| ParseError::Address)?;
+    Address::try_from(bytes.as_ref()).map_err(|_| ParseError::Address)
 }
 
-pub(crate) fn word(text: &str) -> Result<B256, TextError> {
-    let bytes = bytes(text).map_err(|_| TextError::Word)?;
-    B256::try_from(bytes.as_ref()).map_err(|_| TextError::Word)
+pub(crate) fn word(text: &str) -> Result<B256, ParseError> {
+    let bytes = bytes(text).map_err(|_| ParseError::Word)?;
+    B256::try_from(bytes.as_ref()).map_err(|_| ParseError::Word)
 }
 
-pub(crate) fn bytes(text: &str) -> Result<Bytes, TextError> {
-    let digits = text.strip_prefix("0x").ok_or(TextError::Bytes)?;
+pub(crate) fn bytes(text: &str) -> Result<Bytes, ParseError> {
+    let digits = text.strip_prefix("0x").ok_or(ParseError::Bytes)?;
     // A second 0x would be taken for a prefix.
     if digits.bytes().any(|digit| !digit.is_ascii_hexdigit()) {
-        return Err(TextError::Bytes);
+        return Err(ParseError::Bytes);
     }
-    alloy_primitives::hex::decode(digits).map(Bytes::from).map_err(|_| TextError::Bytes)
+    alloy_primitives::hex::decode(digits).map(Bytes::from).map_err(|_| ParseError::Bytes)
 }
 
 /// A signature of 65 bytes ends in 27 or 28, which is what contracts take; 0 and 1, as
 /// hardware wallets write the same, are read as these.
-pub(crate) fn signature(text: &str) -> Result<Bytes, TextError> {
+pub(crate) fn signature(text: &str) -> Result<Bytes, ParseError> {
     let mut bytes = bytes(text)?.to_vec();
     if bytes.len() == SIGNATURE
         && let Some(v @ (0 | 1)) = bytes.last_mut()
@@ -86,22 +86,22 @@ mod tests {
     #[test]
     fn what_is_not_digits_alone_is_no_number() {
         for text in ["", "-1", "+1", " 1", "1 ", "0x1", "1e3", "1.0", "1_0", "½", "١"] {
-            assert_eq!(number(text), Err(TextError::Number), "{text:?}");
+            assert_eq!(number(text), Err(ParseError::Number), "{text:?}");
         }
         assert_eq!(number(&U256::MAX.to_string()), Ok(U256::MAX));
-        assert_eq!(number(&format!("{}0", U256::MAX)), Err(TextError::Number));
-        assert_eq!(number(&"9".repeat(78)), Err(TextError::Number));
-        assert_eq!(small("18446744073709551616"), Err(TextError::TooLarge));
+        assert_eq!(number(&format!("{}0", U256::MAX)), Err(ParseError::Number));
+        assert_eq!(number(&"9".repeat(78)), Err(ParseError::Number));
+        assert_eq!(small("18446744073709551616"), Err(ParseError::TooLarge));
     }
 
     #[test]
     fn what_is_not_hexadecimal_is_no_bytes() {
         for text in ["", "0X00", "00", "0x0", "0x0x00", "0xzz", "0x 00"] {
-            assert_eq!(bytes(text), Err(TextError::Bytes), "{text:?}");
+            assert_eq!(bytes(text), Err(ParseError::Bytes), "{text:?}");
         }
         assert_eq!(bytes("0x"), Ok(Bytes::new()));
-        assert_eq!(address(&format!("0x{}", "0".repeat(39))), Err(TextError::Address));
-        assert_eq!(word("0x00"), Err(TextError::Word));
+        assert_eq!(address(&format!("0x{}", "0".repeat(39))), Err(ParseError::Address));
+        assert_eq!(word("0x00"), Err(ParseError::Word));
     }
 
     proptest! {

@@ -10,15 +10,15 @@ use std::time::Duration;
 use alloy_primitives::B256;
 use chain::evm::calls;
 use domain::payment::{Authorization, AuthorizationState};
-use domain::relay::{Fee, JournalError, RelayEntry, RelayOutcome, RelayState, RelayStatus, Transaction};
+use domain::relay::{CollectedFee, JournalError, RelayEntry, RelayOutcome, RelayState, RelayStatus, RelayTransaction};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::chain::{ChainError, Mined, Outcome, Simulation};
-use crate::error::Error;
+use crate::chain::{ChainError, Simulation, TransactionReceipt, TransactionState};
+use crate::error::RelayError;
 use crate::outcome;
-use crate::relayer::Inner;
-use crate::request::Request;
+use crate::request::VerifiedRequest;
+use crate::state::{EntryProgress, Inner};
 use crate::text::printable;
 
 /// How long the chain is asked to wait for a transaction at a time.
@@ -30,14 +30,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Failures in a row after which a task gives up. Its entry stays open, and is
 /// taken up again by the next look or the same request.
 const MAX_FAILURES: u32 = 360;
-
-/// How far an entry is.
-#[derive(Clone, Debug)]
-pub(crate) struct Progress {
-    pub(crate) entry: RelayEntry,
-    /// The newest transaction that carries it, while it is not mined.
-    pub(crate) tx: Option<B256>,
-}
 
 /// Why a step could not be taken just now.
 #[derive(Debug, thiserror::Error)]
@@ -54,11 +46,11 @@ enum StepError {
 
 impl Inner {
     /// The progress of an entry that stands in the journal.
-    pub(crate) fn watch(self: &Arc<Self>, entry: RelayEntry) -> watch::Receiver<Progress> {
+    pub(crate) fn watch(self: &Arc<Self>, entry: RelayEntry) -> watch::Receiver<EntryProgress> {
         if entry.state.is_open() {
             return Self::start(self, entry, None);
         }
-        watch::channel(Progress { entry, tx: None }).1
+        watch::channel(EntryProgress { entry, tx: None }).1
     }
 
     /// Starts an entry's task, unless it has one.
@@ -66,14 +58,14 @@ impl Inner {
         inner: &Arc<Self>,
         entry: RelayEntry,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> watch::Receiver<Progress> {
+    ) -> watch::Receiver<EntryProgress> {
         let id = entry.id;
         let mut running = inner.running.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = match running.entry(id) {
             Slot::Occupied(slot) => return slot.get().clone(),
             Slot::Vacant(slot) => slot,
         };
-        let (sender, receiver) = watch::channel(Progress { entry: entry.clone(), tx: None });
+        let (sender, receiver) = watch::channel(EntryProgress { entry: entry.clone(), tx: None });
         slot.insert(receiver.clone());
         let inner = Arc::clone(inner);
         tokio::spawn(async move {
@@ -85,12 +77,12 @@ impl Inner {
     }
 
     /// Waits until an entry has ended, as long as answers may take.
-    pub(crate) async fn wait(&self, progress: watch::Receiver<Progress>) -> Progress {
+    pub(crate) async fn wait(&self, progress: watch::Receiver<EntryProgress>) -> EntryProgress {
         self.wait_until(progress, Instant::now() + Duration::from_millis(self.config.wait_ms)).await
     }
 
     /// The same for many, all together.
-    pub(crate) async fn wait_all(&self, all: Vec<watch::Receiver<Progress>>) -> Vec<Progress> {
+    pub(crate) async fn wait_all(&self, all: Vec<watch::Receiver<EntryProgress>>) -> Vec<EntryProgress> {
         let until = Instant::now() + Duration::from_millis(self.config.wait_ms);
         let mut ended = Vec::with_capacity(all.len());
         for progress in all {
@@ -99,15 +91,15 @@ impl Inner {
         ended
     }
 
-    async fn wait_until(&self, mut progress: watch::Receiver<Progress>, until: Instant) -> Progress {
-        let over = |it: &Progress| !it.entry.state.is_open();
+    async fn wait_until(&self, mut progress: watch::Receiver<EntryProgress>, until: Instant) -> EntryProgress {
+        let over = |it: &EntryProgress| !it.entry.state.is_open();
         // Both a task that gave up and a time-out leave the newest state behind.
         let _ = timeout_at(until, progress.wait_for(over)).await;
         let newest = progress.borrow();
         newest.clone()
     }
 
-    async fn carry(self: &Arc<Self>, mut entry: RelayEntry, progress: &watch::Sender<Progress>) {
+    async fn carry(self: &Arc<Self>, mut entry: RelayEntry, progress: &watch::Sender<EntryProgress>) {
         let mut failures = 0;
         while entry.state.is_open() && failures < MAX_FAILURES {
             match self.step(&entry, progress).await {
@@ -128,7 +120,7 @@ impl Inner {
     async fn step(
         self: &Arc<Self>,
         entry: &RelayEntry,
-        progress: &watch::Sender<Progress>,
+        progress: &watch::Sender<EntryProgress>,
     ) -> Result<RelayEntry, StepError> {
         let next = match &entry.state {
             RelayState::Paying => self.collect(entry, progress).await?,
@@ -148,23 +140,23 @@ impl Inner {
     async fn collect(
         &self,
         entry: &RelayEntry,
-        progress: &watch::Sender<Progress>,
+        progress: &watch::Sender<EntryProgress>,
     ) -> Result<Option<RelayState>, StepError> {
         let Some(fee) = &entry.payment else { return Ok(Some(unpaid("no payment is written down"))) };
         let authorization = &fee.signed.authorization;
         let call = calls::transfer_with_authorization(&fee.signed);
-        let transaction = Transaction { to: call.to, value: call.value, data: call.data, gas: fee.gas };
+        let transaction = RelayTransaction { to: call.to, value: call.value, data: call.data, gas: fee.gas };
         let state = match self.carry_out(fee.key(), &transaction).await? {
-            Outcome::Pending(tx) => {
+            TransactionState::Pending(tx) => {
                 progress.send_modify(|it| it.tx = tx);
                 return Ok(None);
             }
-            Outcome::Mined(mined) if mined.succeeded && authorization.is_paid_by(&mined.logs) => {
+            TransactionState::Mined(mined) if mined.succeeded && authorization.is_paid_by(&mined.logs) => {
                 paid(authorization, mined.tx)
             }
-            Outcome::Unknown => return Err(StepError::Lost),
-            Outcome::Mined(_) => self.paid_otherwise(authorization, "the token refused it").await?,
-            Outcome::Dropped(why) => self.paid_otherwise(authorization, &why).await?,
+            TransactionState::Unknown => return Err(StepError::Lost),
+            TransactionState::Mined(_) => self.paid_otherwise(authorization, "the token refused it").await?,
+            TransactionState::Dropped(why) => self.paid_otherwise(authorization, &why).await?,
         };
         Ok(Some(state))
     }
@@ -182,7 +174,7 @@ impl Inner {
     async fn send(
         self: &Arc<Self>,
         entry: &RelayEntry,
-        progress: &watch::Sender<Progress>,
+        progress: &watch::Sender<EntryProgress>,
     ) -> Result<Option<RelayOutcome>, StepError> {
         if let Some(before) = entry.after
             && let Some(outcome) = self.take_turn(entry, before).await?
@@ -190,13 +182,13 @@ impl Inner {
             return Ok(Some(outcome));
         }
         match self.carry_out(entry.key(), &entry.transaction).await? {
-            Outcome::Pending(tx) => {
+            TransactionState::Pending(tx) => {
                 progress.send_modify(|it| it.tx = tx);
                 Ok(None)
             }
-            Outcome::Mined(mined) => self.judge(entry, &mined).await.map(Some),
-            Outcome::Unknown => Err(StepError::Lost),
-            Outcome::Dropped(why) => Ok(Some(outcome::never(&printable(&why)))),
+            TransactionState::Mined(mined) => self.judge(entry, &mined).await.map(Some),
+            TransactionState::Unknown => Err(StepError::Lost),
+            TransactionState::Dropped(why) => Ok(Some(outcome::never(&printable(&why)))),
         }
     }
 
@@ -204,7 +196,7 @@ impl Inner {
     async fn take_turn(self: &Arc<Self>, entry: &RelayEntry, before: B256) -> Result<Option<RelayOutcome>, StepError> {
         let before = self.journal.find(before).await?.ok_or(StepError::PredecessorGone)?;
         let mut before = self.watch(before);
-        let over = |it: &Progress| !it.entry.state.is_open();
+        let over = |it: &EntryProgress| !it.entry.state.is_open();
         let state = before.wait_for(over).await.map_err(|_| StepError::PredecessorGone)?.entry.state.clone();
         if !matches!(&state, RelayState::Done { outcome, .. } if outcome.status.is_final()) {
             return Ok(Some(outcome::never(
@@ -216,18 +208,18 @@ impl Inner {
 
     /// Tries a request right before it is sent, unless it was handed over before.
     async fn try_again(&self, entry: &RelayEntry) -> Result<Option<RelayOutcome>, StepError> {
-        let Some(request) = Request::restore(entry) else { return Ok(None) };
-        if self.chain.outcome(entry.key(), Duration::ZERO).await? != Outcome::Unknown {
+        let Some(request) = VerifiedRequest::restore(entry) else { return Ok(None) };
+        if self.chain.outcome(entry.key(), Duration::ZERO).await? != TransactionState::Unknown {
             return Ok(None);
         }
         match self.try_out(&request).await {
             Ok(_) => Ok(None),
-            Err(Error::Chain(error)) => Err(error.into()),
+            Err(RelayError::Chain(error)) => Err(error.into()),
             Err(refusal) => Ok(Some(outcome::never(&printable(&refusal.to_string())))),
         }
     }
 
-    async fn judge(&self, entry: &RelayEntry, mined: &Mined) -> Result<RelayOutcome, StepError> {
+    async fn judge(&self, entry: &RelayEntry, mined: &TransactionReceipt) -> Result<RelayOutcome, StepError> {
         let Some(used) = &entry.nonce else { return Ok(outcome::of_call(mined)) };
         let Some(mut outcome) = outcome::of_request(mined, used) else {
             return Ok(outcome::skipped(mined, self.chain.nonce(used.from).await? > used.nonce));
@@ -241,7 +233,7 @@ impl Inner {
     /// What the called contract says when it is asked once more; the forwarder keeps
     /// no reasons.
     async fn why(&self, entry: &RelayEntry) -> Option<String> {
-        let request = Request::restore(entry)?;
+        let request = VerifiedRequest::restore(entry)?;
         match self.chain.simulate(&self.inner_call(&request)).await {
             Ok(Simulation::Reverted(why)) => Some(printable(&format!("the called contract reverted: {why}"))),
             Ok(Simulation::Done(_)) | Err(_) => None,
@@ -249,10 +241,10 @@ impl Inner {
     }
 
     /// Hands a transaction to the chain, and asks what became of it.
-    async fn carry_out(&self, key: B256, transaction: &Transaction) -> Result<Outcome, StepError> {
+    async fn carry_out(&self, key: B256, transaction: &RelayTransaction) -> Result<TransactionState, StepError> {
         match self.chain.submit(key, transaction).await {
             Ok(()) => Ok(self.chain.outcome(key, LOOK).await?),
-            Err(ChainError::Refused(why)) => Ok(Outcome::Dropped(why)),
+            Err(ChainError::Refused(why)) => Ok(TransactionState::Dropped(why)),
             Err(error @ ChainError::Unavailable(_)) => Err(error.into()),
         }
     }
@@ -272,7 +264,7 @@ impl Inner {
         self.latency.note(millis);
         metrics::counter!("palatine_relayed_total", "outcome" => outcome).increment(1);
         metrics::histogram!("palatine_relay_seconds").record(Duration::from_millis(millis).as_secs_f64());
-        tracing::info!(id = %entry.id, outcome, millis, "a relayed call");
+        tracing::info!(id = %entry.id, outcome, millis, "a relayed call ended");
     }
 }
 
@@ -281,7 +273,7 @@ fn pause(failures: u32) -> Duration {
 }
 
 const fn paid(authorization: &Authorization, tx: B256) -> RelayState {
-    RelayState::Sending { fee: Some(Fee { amount: authorization.value, tx }) }
+    RelayState::Sending { fee: Some(CollectedFee { amount: authorization.value, tx }) }
 }
 
 fn unpaid(why: &str) -> RelayState {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Failure, files};
+use crate::{DriverFailure, files};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// The period over which processor time is counted.
@@ -35,7 +35,7 @@ const CREATE_TRIES: usize = 5;
 
 /// What a sandbox may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct CgroupLimits {
     pub(crate) cores: u32,
     pub(crate) memory_mib: u64,
     /// Of the disk, if it is limited.
@@ -45,24 +45,24 @@ pub(crate) struct Limits {
 /// How fast a sandbox may read, and write, a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DiskRate {
-    pub(crate) device: Device,
+    pub(crate) device: BlockDevice,
     pub(crate) bytes_per_second: u64,
 }
 
 /// A disk, by its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Device {
+pub(crate) struct BlockDevice {
     major: u32,
     minor: u32,
 }
 
-impl Device {
+impl BlockDevice {
     /// The disk on which this folder lies; of a part of one, the whole.
-    pub(crate) fn of(folder: &Path) -> Result<Self, Failure> {
+    pub(crate) fn of(folder: &Path) -> Result<Self, DriverFailure> {
         let number = fs::metadata(folder)?.dev();
         let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
         let block = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).map_err(|_| {
-            Failure::Missing(format!(
+            DriverFailure::Missing(format!(
                 "node.disk_mib_per_second: {} lies on no block device of this machine, whose use could be limited",
                 folder.display()
             ))
@@ -71,7 +71,8 @@ impl Device {
         let text = fs::read_to_string(whole)?;
         let parsed =
             text.trim().split_once(':').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
-        let (major, minor) = parsed.ok_or_else(|| Failure::Missing(format!("{text:?} is not a disk's number")))?;
+        let (major, minor) =
+            parsed.ok_or_else(|| DriverFailure::Missing(format!("{text:?} is not a disk's number")))?;
         Ok(Self { major, minor })
     }
 }
@@ -93,7 +94,7 @@ enum Layout {
 
 impl Cgroups {
     /// Finds out what this host has.
-    pub(crate) fn detect(parent: &str) -> Result<Self, Failure> {
+    pub(crate) fn detect(parent: &str) -> Result<Self, DriverFailure> {
         let v2 = fs::read_to_string(format!("{ROOT}/cgroup.controllers")).unwrap_or_default();
         let layout = if ["memory", "cpu", "pids"].iter().all(|want| v2.split_whitespace().any(|has| has == *want)) {
             Layout::V2(ROOT.into())
@@ -104,7 +105,7 @@ impl Cgroups {
     }
 
     /// Makes the group of a sandbox; the files let a process enter it.
-    pub(crate) fn create(&self, id: &str, limits: Limits) -> io::Result<Vec<File>> {
+    pub(crate) fn create(&self, id: &str, limits: CgroupLimits) -> io::Result<Vec<File>> {
         for dir in self.layout.roots() {
             self.make(dir, id)?;
         }
@@ -147,7 +148,7 @@ impl Cgroups {
         }
     }
 
-    fn settings(&self, id: &str, limits: Limits) -> Vec<(PathBuf, String)> {
+    fn settings(&self, id: &str, limits: CgroupLimits) -> Vec<(PathBuf, String)> {
         let bytes = (limits.memory_mib * 1024 * 1024).to_string();
         let quota = u64::from(limits.cores) * PERIOD_US;
         let threads = (limits.cores + SPARE_THREADS).to_string();
@@ -169,7 +170,7 @@ impl Cgroups {
                 }
                 if let Some(blkio) = blkio {
                     settings.extend(existing(at(blkio, "blkio.bfq.weight"), weight));
-                    if let Some(DiskRate { device: Device { major, minor }, bytes_per_second }) = limits.disk {
+                    if let Some(DiskRate { device: BlockDevice { major, minor }, bytes_per_second }) = limits.disk {
                         let rate = format!("{major}:{minor} {bytes_per_second}");
                         settings.push((at(blkio, "blkio.throttle.read_bps_device"), rate.clone()));
                         settings.push((at(blkio, "blkio.throttle.write_bps_device"), rate));
@@ -188,7 +189,7 @@ impl Cgroups {
                     settings.push((swap, "0".to_owned()));
                 }
                 settings.extend(existing(at(root, "io.weight"), weight));
-                if let Some(DiskRate { device: Device { major, minor }, bytes_per_second: rate }) = limits.disk {
+                if let Some(DiskRate { device: BlockDevice { major, minor }, bytes_per_second: rate }) = limits.disk {
                     settings.push((at(root, "io.max"), format!("{major}:{minor} rbps={rate} wbps={rate}")));
                 }
                 settings
@@ -233,7 +234,7 @@ impl Cgroups {
     }
 
     /// Kills all that is in the group and waits until it is empty.
-    pub(crate) fn kill(&self, id: &str) -> Result<(), Failure> {
+    pub(crate) fn kill(&self, id: &str) -> Result<(), DriverFailure> {
         let until = Instant::now() + KILL_DEADLINE;
         loop {
             let pids = self.pids(id)?;
@@ -241,7 +242,7 @@ impl Cgroups {
                 return Ok(());
             }
             if Instant::now() > until {
-                return Err(Failure::Deadline(KILL_DEADLINE));
+                return Err(DriverFailure::Deadline(KILL_DEADLINE));
             }
             for pid in pids.into_iter().filter_map(|pid| i32::try_from(pid).ok().and_then(Pid::from_raw)) {
                 // One that is gone already is what we want.
@@ -294,7 +295,7 @@ impl Layout {
     }
 }
 
-fn v1(mounts: &str) -> Result<Layout, Failure> {
+fn v1(mounts: &str) -> Result<Layout, DriverFailure> {
     let mounted = |controller: &str| {
         mounts
             .lines()
@@ -307,7 +308,7 @@ fn v1(mounts: &str) -> Result<Layout, Failure> {
     };
     let find = |controller: &str| {
         mounted(controller).ok_or_else(|| {
-            Failure::Missing(format!(
+            DriverFailure::Missing(format!(
                 "no cgroup hierarchy has the controller {controller}; guests could not be limited"
             ))
         })
@@ -368,8 +369,8 @@ mod tests {
     #[test]
     fn version_2_is_limited_with_its_own_names() {
         let groups = Cgroups { layout: Layout::V2("/c".into()), parent: "p".into() };
-        let disk = Some(DiskRate { device: Device { major: 8, minor: 16 }, bytes_per_second: 5 });
-        let settings = groups.settings("x", Limits { cores: 2, memory_mib: 1, disk });
+        let disk = Some(DiskRate { device: BlockDevice { major: 8, minor: 16 }, bytes_per_second: 5 });
+        let settings = groups.settings("x", CgroupLimits { cores: 2, memory_mib: 1, disk });
         assert!(settings.contains(&("/c/p/x/memory.max".into(), "1048576".into())));
         assert!(settings.contains(&("/c/p/x/cpu.max".into(), "200000 100000".into())));
         assert!(settings.contains(&("/c/p/x/io.max".into(), "8:16 rbps=5 wbps=5".into())));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::Failure;
+use crate::DriverFailure;
 
 /// How long any of them may take.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 const SAID_BYTES: usize = 512;
 
 /// Runs a program with this standard input and waits for it.
-pub(crate) fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<(), Failure> {
+pub(crate) fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<(), DriverFailure> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| missing(program, &error))?;
@@ -27,12 +27,12 @@ pub(crate) fn run(program: &'static str, arguments: &[&str], input: &str) -> Res
     }
     wait(&mut child)?;
     let status = child.wait()?;
-    if status.success() { Ok(()) } else { Err(Failure::Command { program, said: said(child) }) }
+    if status.success() { Ok(()) } else { Err(DriverFailure::Command { program, said: said(child) }) }
 }
 
 /// Runs a program that only looks, with no environment but this, and gives what it
 /// says: at most what fits into a pipe.
-pub(crate) fn read(program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<String, Failure> {
+pub(crate) fn read(program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Result<String, DriverFailure> {
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(environment.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -44,16 +44,20 @@ pub(crate) fn read(program: &Path, arguments: &[&str], environment: &[(&str, &st
     }
     let status = child.wait()?;
     if !status.success() {
-        return Err(Failure::Missing(format!("{} {} ended with {status}", program.display(), arguments.join(" "))));
+        return Err(DriverFailure::Missing(format!(
+            "{} {} ended with {status}",
+            program.display(),
+            arguments.join(" ")
+        )));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn missing(program: &str, error: &std::io::Error) -> Failure {
-    Failure::Missing(format!("the program {program} cannot be run ({error}); is its package installed?"))
+fn missing(program: &str, error: &std::io::Error) -> DriverFailure {
+    DriverFailure::Missing(format!("the program {program} cannot be run ({error}); is its package installed?"))
 }
 
-fn wait(child: &mut Child) -> Result<(), Failure> {
+fn wait(child: &mut Child) -> Result<(), DriverFailure> {
     let pid = Pid::from_child(child);
     let gone = pidfd_open(pid, PidfdFlags::empty())?;
     let until = Instant::now() + DEADLINE;
@@ -64,7 +68,7 @@ fn wait(child: &mut Child) -> Result<(), Failure> {
             Ok(0) => {
                 child.kill()?;
                 child.wait()?;
-                return Err(Failure::Deadline(DEADLINE));
+                return Err(DriverFailure::Deadline(DEADLINE));
             }
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::INTR) => {}

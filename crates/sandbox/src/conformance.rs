@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{Lack, PodId, RunId, UnixMillis};
+use domain::{PodId, RunId, UnixMillis, WaitReason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 use wire::node::{DataDisk, KeptCause, Retention};
 use wire::pod::PORT;
 
 use crate::{
-    Condition, DiskRetention, GuestFacts, Presence, ProcessFacts, QemuFacts, Refusal, Runtime, RuntimeError, Slot, Spec,
+    DiskRetention, DriverRefusal, GuestCondition, GuestFacts, GuestSpec, ObservedRun, ProcessFacts, QemuFacts, Runtime,
+    RuntimeError, Slot,
 };
 
 /// For how long disks are kept in this suite.
@@ -54,7 +55,7 @@ pub type RuleResult = Result<(), String>;
 /// The first rule that the driver breaks.
 pub async fn run(harness: &dyn Harness) -> RuleResult {
     let driver = harness.driver().await;
-    let spec = |bits, slot| Spec {
+    let spec = |bits, slot| GuestSpec {
         slot: Slot { run: RunId::from_bits(bits), number: slot },
         pod: pod(),
         data: DataDisk::KeptOrEmpty,
@@ -89,7 +90,7 @@ pub async fn run(harness: &dyn Harness) -> RuleResult {
     a_sweep_erases_nothing(&*next).await?;
     heard("the driver that made it", timeout(harness.boot_deadline(), guest.exit.wait()).await)?;
     what_does_not_run_is_refused(&*next, &one).await?;
-    let two = Spec { data: DataDisk::Kept, ..spec(0x0c0f_0004, 2) };
+    let two = GuestSpec { data: DataDisk::Kept, ..spec(0x0c0f_0004, 2) };
     the_data_of_a_pod_comes_back_in_its_next_run(harness, &*next, &two).await?;
     the_data_of_a_pod_is_kept_at_the_end_of_each_run(harness, &*next, &two).await?;
     what_is_kept_can_be_erased(&*next).await?;
@@ -98,7 +99,7 @@ pub async fn run(harness: &dyn Harness) -> RuleResult {
     done("close", next.close().await)
 }
 
-async fn what_was_never_made_can_be_stopped(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
+async fn what_was_never_made_can_be_stopped(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
     use DiskRetention::{Attached, Erase, KeepAll, KeepData};
     for disks in [Attached, KeepData(RETENTION), KeepAll(RETENTION), Erase] {
         done("stop of what was never made", driver.stop(spec.slot, disks).await)?;
@@ -106,20 +107,20 @@ async fn what_was_never_made_can_be_stopped(driver: &dyn Runtime, spec: &Spec) -
     nothing_is_kept(driver).await
 }
 
-async fn what_does_not_run_is_refused(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
+async fn what_does_not_run_is_refused(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
     let id = spec.slot.run;
-    refuses("stats", driver.stats(id).await, &Refusal::NotRunning)?;
-    refuses("console", driver.console(id).await.map(drop), &Refusal::NotRunning)?;
-    refuses("connect", driver.connect(id, PORT).await.map(drop), &Refusal::NotRunning)
+    refuses("stats", driver.stats(id).await, &DriverRefusal::NotRunning)?;
+    refuses("console", driver.console(id).await.map(drop), &DriverRefusal::NotRunning)?;
+    refuses("connect", driver.connect(id, PORT).await.map(drop), &DriverRefusal::NotRunning)
 }
 
-async fn a_missing_seat_is_refused(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
-    let slots = driver.about().slots;
-    refuses("create", driver.create(spec).await, &Refusal::NoSlot { slot: spec.slot.number, slots })
+async fn a_missing_seat_is_refused(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
+    let slots = driver.info().slots;
+    refuses("create", driver.create(spec).await, &DriverRefusal::NoSlot { slot: spec.slot.number, slots })
 }
 
-async fn a_guest_is_made_once(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
-    refuses("create of what runs", driver.create(spec).await, &Refusal::Runs)
+async fn a_guest_is_made_once(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
+    refuses("create of what runs", driver.create(spec).await, &DriverRefusal::Runs)
 }
 
 async fn answers(driver: &dyn Runtime, id: RunId, deadline: Duration) -> RuleResult {
@@ -144,7 +145,7 @@ async fn health(driver: &dyn Runtime, id: RunId) -> Result<String, String> {
     Ok(said)
 }
 
-async fn a_running_guest_can_be_measured(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
+async fn a_running_guest_can_be_measured(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
     let stats = done("stats", driver.stats(spec.slot.run).await)?;
     let empty = stats.cpu_us == 0 || stats.memory_bytes == 0 || stats.resident_bytes == 0;
     if empty { Err(format!("stats: a running guest uses nothing: {stats:?}")) } else { Ok(()) }
@@ -163,20 +164,24 @@ fn lies(facts: &GuestFacts) -> Vec<GuestFacts> {
     }
 }
 
-async fn a_guest_is_adopted_by_its_own_facts_only(driver: &dyn Runtime, spec: &Spec, facts: &GuestFacts) -> RuleResult {
+async fn a_guest_is_adopted_by_its_own_facts_only(
+    driver: &dyn Runtime,
+    spec: &GuestSpec,
+    facts: &GuestFacts,
+) -> RuleResult {
     for lie in lies(facts) {
         if done("adopt", driver.adopt(spec, &lie).await)?.is_some() {
             return Err(format!("adopt: {lie:?} was taken for {facts:?}"));
         }
     }
-    let stranger = Spec { slot: Slot { run: RunId::from_bits(0x0c0f_0003), ..spec.slot }, ..spec.clone() };
+    let stranger = GuestSpec { slot: Slot { run: RunId::from_bits(0x0c0f_0003), ..spec.slot }, ..spec.clone() };
     match done("adopt", driver.adopt(&stranger, facts).await)? {
         Some(_) => Err("adopt: one sandbox was given another's guest".to_owned()),
         None => Ok(()),
     }
 }
 
-async fn a_sweep_spares_the_known(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
+async fn a_sweep_spares_the_known(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
     // The second is one whose record cannot be read.
     for slot in [Some(spec.slot.number), None] {
         let known = BTreeMap::from([(spec.slot.run, slot)]);
@@ -188,24 +193,24 @@ async fn a_sweep_spares_the_known(driver: &dyn Runtime, spec: &Spec) -> RuleResu
     Ok(())
 }
 
-async fn what_is_there_is_seen(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
-    let remains = done("remains", driver.present().await)?;
-    let wanted = Presence { runs: true, slot: Some(spec.slot.number), pod: Some(spec.pod) };
+async fn what_is_there_is_seen(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
+    let remains = done("remains", driver.observed_runs().await)?;
+    let wanted = ObservedRun { runs: true, slot: Some(spec.slot.number), pod: Some(spec.pod) };
     match remains.get(&spec.slot.run) {
         Some(found) if *found == wanted => Ok(()),
         other => Err(format!("remains: {other:?} where it should be {wanted:?}")),
     }
 }
 
-async fn a_running_guest_is_said_to_run(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
+async fn a_running_guest_is_said_to_run(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
     done("resume of what runs", driver.resume(spec.slot.run).await)?;
     match done("condition", driver.condition(spec.slot.run).await)? {
-        Condition::Running => Ok(()),
-        other @ Condition::Paused(_) => Err(format!("condition: {other:?}")),
+        GuestCondition::Running => Ok(()),
+        other @ GuestCondition::Paused(_) => Err(format!("condition: {other:?}")),
     }
 }
 
-async fn a_sweep_removes_the_unknown(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
+async fn a_sweep_removes_the_unknown(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
     match done("sweep", driver.sweep(&BTreeMap::new(), &RETENTION).await)? {
         1 => what_does_not_run_is_refused(driver, spec).await,
         some => Err(format!("sweep: {some} removed instead of one")),
@@ -223,7 +228,7 @@ async fn a_sweep_erases_nothing(driver: &dyn Runtime) -> RuleResult {
 async fn the_data_of_a_pod_comes_back_in_its_next_run(
     harness: &dyn Harness,
     driver: &dyn Runtime,
-    spec: &Spec,
+    spec: &GuestSpec,
 ) -> RuleResult {
     let guest = done("create of the POD's next run", driver.create(spec).await)?;
     // The layer of a run that was swept stays where it is kept.
@@ -240,7 +245,7 @@ async fn the_data_of_a_pod_comes_back_in_its_next_run(
 async fn the_data_of_a_pod_is_kept_at_the_end_of_each_run(
     harness: &dyn Harness,
     driver: &dyn Runtime,
-    spec: &Spec,
+    spec: &GuestSpec,
 ) -> RuleResult {
     for disk in done("kept", driver.kept(None).await)? {
         done("erase", driver.erase(&disk.name).await)?;
@@ -261,10 +266,10 @@ async fn what_is_kept_can_be_erased(driver: &dyn Runtime) -> RuleResult {
     nothing_is_kept(driver).await
 }
 
-async fn no_empty_disk_takes_the_place_of_data_that_is_gone(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
+async fn no_empty_disk_takes_the_place_of_data_that_is_gone(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
     match driver.create(spec).await {
         Ok(_) => return Err("create: made on an empty disk, where there must be data".to_owned()),
-        Err(error) if error.lack() == Lack::Disk => {}
+        Err(error) if error.wait_reason() == WaitReason::Disk => {}
         Err(error) => return Err(format!("create: said {error}, where the data is gone")),
     }
     done("stop(KeepData)", driver.stop(spec.slot, DiskRetention::KeepData(RETENTION)).await)?;
@@ -292,7 +297,7 @@ async fn is_written(harness: &dyn Harness, id: RunId) -> RuleResult {
     if found == TEXT { Ok(()) } else { Err(format!("/data: {found:?} where it should be {TEXT:?}")) }
 }
 
-async fn the_end_may_come_twice(driver: &dyn Runtime, spec: &Spec) -> RuleResult {
+async fn the_end_may_come_twice(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
     for _ in 0..2 {
         done("stop(Erase)", driver.stop(spec.slot, DiskRetention::Erase).await)?;
     }
@@ -311,7 +316,7 @@ fn done<T, E: std::error::Error>(what: &str, result: Result<T, E>) -> Result<T, 
     })
 }
 
-fn refuses<T>(what: &str, result: Result<T, RuntimeError>, wanted: &Refusal) -> RuleResult {
+fn refuses<T>(what: &str, result: Result<T, RuntimeError>, wanted: &DriverRefusal) -> RuleResult {
     match result {
         Ok(_) => Err(format!("{what}: done, where it should be refused because {wanted}")),
         Err(error) if error.refusal() == Some(wanted) => Ok(()),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, SeekFrom, flock, ioctl_ficlone, seek, statvfs};
 use rustix::io::Errno;
 
-use crate::{Failure, command, files};
+use crate::{DriverFailure, command, files};
 
 /// The disk that a run writes to outside of `/data`.
 pub(crate) const LAYER: &str = "layer.ext4";
@@ -28,7 +28,7 @@ const CLAIM_AGAIN: Duration = Duration::from_millis(20);
 const JOURNAL_MIB: u64 = 4;
 
 /// The empty filesystem of this size, made on first use.
-pub(crate) fn template(dir: &Path, mib: u64) -> Result<PathBuf, Failure> {
+pub(crate) fn template(dir: &Path, mib: u64) -> Result<PathBuf, DriverFailure> {
     let path = template_path(dir, mib);
     if path.exists() {
         return Ok(path);
@@ -106,9 +106,9 @@ pub(crate) fn copy(template: &Path, to: &Path) -> io::Result<()> {
 
 /// Refuses to go on without a disk that a guest has used: an empty one in its place
 /// would be found only when what was on it is missed.
-pub(crate) fn must_be_there(path: &Path) -> Result<(), Failure> {
+pub(crate) fn must_be_there(path: &Path) -> Result<(), DriverFailure> {
     let lost = |how: &str| {
-        Failure::Missing(format!(
+        DriverFailure::Missing(format!(
             "{} is {how}: put it back from a backup, or give the agent up by a stop",
             path.display()
         ))
@@ -123,7 +123,7 @@ pub(crate) fn must_be_there(path: &Path) -> Result<(), Failure> {
 
 /// Holds a disk for one VMM. The lock lies on the open file itself: it passes to the
 /// VMM with it, and ends when the last process has closed it.
-pub(crate) fn claim(disk: &File, path: &Path) -> Result<(), Failure> {
+pub(crate) fn claim(disk: &File, path: &Path) -> Result<(), DriverFailure> {
     let until = Instant::now() + CLAIM_LIMIT;
     loop {
         match flock(disk, FlockOperation::NonBlockingLockExclusive) {
@@ -131,7 +131,7 @@ pub(crate) fn claim(disk: &File, path: &Path) -> Result<(), Failure> {
             // A process that is just being started holds all that its parent had open.
             Err(Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(CLAIM_AGAIN),
             Err(Errno::WOULDBLOCK) => {
-                return Err(Failure::Taken(format!(
+                return Err(DriverFailure::Taken(format!(
                     "{} is written to by another VMM: end that one first",
                     path.display()
                 )));
@@ -142,7 +142,7 @@ pub(crate) fn claim(disk: &File, path: &Path) -> Result<(), Failure> {
 }
 
 /// Refuses to let go of disks that a VMM still writes to.
-pub(crate) fn must_be_free(dir: &Path) -> Result<(), Failure> {
+pub(crate) fn must_be_free(dir: &Path) -> Result<(), DriverFailure> {
     for name in names(dir)? {
         let path = dir.join(name);
         claim(&File::open(&path)?, &path)?;

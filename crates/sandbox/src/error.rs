@@ -5,12 +5,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::{Lack, RunId};
+use domain::{RunId, WaitReason};
 
 /// What was asked of a runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as the calls of Runtime")]
-pub enum Operation {
+pub enum RuntimeOperation {
     Create,
     Adopt,
     Console,
@@ -21,7 +21,7 @@ pub enum Operation {
     Stop,
 }
 
-impl fmt::Display for Operation {
+impl fmt::Display for RuntimeOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Create => "create",
@@ -38,7 +38,7 @@ impl fmt::Display for Operation {
 
 /// Why a driver will not, although it could try.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum DriverRefusal {
     /// `create` of what runs.
     #[error("it runs already")]
     Runs,
@@ -80,7 +80,7 @@ pub(crate) mod step {
 
 /// What went wrong below an operation.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum DriverFailure {
     /// The system said no.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -115,7 +115,7 @@ pub enum Failure {
     Taken(String),
 }
 
-impl From<rustix::io::Errno> for Failure {
+impl From<rustix::io::Errno> for DriverFailure {
     fn from(errno: rustix::io::Errno) -> Self {
         Self::Io(errno.into())
     }
@@ -128,27 +128,27 @@ pub enum RuntimeError {
     #[error("{operation} sandbox {id}: {refusal}")]
     Refused {
         /// What was asked.
-        operation: Operation,
+        operation: RuntimeOperation,
         /// Of which sandbox.
         id: RunId,
         /// Why not.
-        refusal: Refusal,
+        refusal: DriverRefusal,
     },
     /// The driver tried.
     #[error("{operation} sandbox {id}: {step}")]
     Failed {
         /// What was asked.
-        operation: Operation,
+        operation: RuntimeOperation,
         /// Of which sandbox.
         id: RunId,
         /// How far it came.
         step: &'static str,
         /// What stood in the way.
-        source: Failure,
+        source: DriverFailure,
     },
 }
 
-impl Failure {
+impl DriverFailure {
     /// Whether a file could not be written for want of room. The kernel says the same
     /// where it has no more cgroups, namespaces or rules to give: that is no disk.
     fn is_of_a_full_disk(&self) -> bool {
@@ -175,28 +175,28 @@ pub fn is_full(error: &io::Error) -> bool {
 impl RuntimeError {
     /// What the node lacks, where a sandbox could not be created.
     #[must_use]
-    pub fn lack(&self) -> Lack {
+    pub fn wait_reason(&self) -> WaitReason {
         match self {
             Self::Refused { refusal, .. } => match refusal {
-                Refusal::DiskFull { .. } => Lack::Disk,
-                Refusal::NoBase(_) => Lack::Image,
-                Refusal::Runs | Refusal::NotRunning | Refusal::NoSlot { .. } => Lack::Host,
+                DriverRefusal::DiskFull { .. } => WaitReason::Disk,
+                DriverRefusal::NoBase(_) => WaitReason::Image,
+                DriverRefusal::Runs | DriverRefusal::NotRunning | DriverRefusal::NoSlot { .. } => WaitReason::Host,
             },
-            Self::Failed { source: Failure::Cgroup(_), .. } => Lack::Cgroup,
+            Self::Failed { source: DriverFailure::Cgroup(_), .. } => WaitReason::Cgroup,
             Self::Failed { step, source, .. } => match *step {
-                step::IMAGE => Lack::Image,
-                step::DISKS => Lack::Disk,
-                step::NETWORK => Lack::Network,
-                _ if source.is_of_a_full_disk() => Lack::Disk,
-                step::VMM | step::REACH => Lack::Vmm,
-                _ => Lack::Host,
+                step::IMAGE => WaitReason::Image,
+                step::DISKS => WaitReason::Disk,
+                step::NETWORK => WaitReason::Network,
+                _ if source.is_of_a_full_disk() => WaitReason::Disk,
+                step::VMM | step::REACH => WaitReason::Vmm,
+                _ => WaitReason::Host,
             },
         }
     }
 
     /// The refusal, if it is one.
     #[must_use]
-    pub const fn refusal(&self) -> Option<&Refusal> {
+    pub const fn refusal(&self) -> Option<&DriverRefusal> {
         match self {
             Self::Refused { refusal, .. } => Some(refusal),
             Self::Failed { .. } => None,
@@ -211,7 +211,7 @@ pub struct DriverError {
     /// How far it came.
     pub step: &'static str,
     /// What stood in the way.
-    pub source: Failure,
+    pub source: DriverFailure,
 }
 
 /// Names the step that failed.
@@ -219,15 +219,15 @@ pub(crate) trait Step<T> {
     /// For a step of the driver itself.
     fn step(self, step: &'static str) -> Result<T, DriverError>;
     /// For a step of an operation on one sandbox.
-    fn during(self, operation: Operation, id: RunId, step: &'static str) -> Result<T, RuntimeError>;
+    fn during(self, operation: RuntimeOperation, id: RunId, step: &'static str) -> Result<T, RuntimeError>;
 }
 
-impl<T, E: Into<Failure>> Step<T> for Result<T, E> {
+impl<T, E: Into<DriverFailure>> Step<T> for Result<T, E> {
     fn step(self, step: &'static str) -> Result<T, DriverError> {
         self.map_err(|source| DriverError { step, source: source.into() })
     }
 
-    fn during(self, operation: Operation, id: RunId, step: &'static str) -> Result<T, RuntimeError> {
+    fn during(self, operation: RuntimeOperation, id: RunId, step: &'static str) -> Result<T, RuntimeError> {
         self.map_err(|source| RuntimeError::Failed { operation, id, step, source: source.into() })
     }
 }
@@ -238,31 +238,35 @@ mod tests {
 
     #[test]
     fn fault_1_1_a_failed_creation_says_what_the_node_lacks() {
-        let failed =
-            |step, source| RuntimeError::Failed { operation: Operation::Create, id: RunId::from_bits(1), step, source };
-        let missing = || Failure::Missing("it".to_owned());
-        let full = || Failure::Io(io::ErrorKind::StorageFull.into());
-        let nft = |said: &str| Failure::Command { program: "nft", said: said.to_owned() };
+        let failed = |step, source| RuntimeError::Failed {
+            operation: RuntimeOperation::Create,
+            id: RunId::from_bits(1),
+            step,
+            source,
+        };
+        let missing = || DriverFailure::Missing("it".to_owned());
+        let full = || DriverFailure::Io(io::ErrorKind::StorageFull.into());
+        let nft = |said: &str| DriverFailure::Command { program: "nft", said: said.to_owned() };
         let cases = [
-            (failed(step::IMAGE, Failure::Io(io::ErrorKind::PermissionDenied.into())), Lack::Image),
-            (failed(step::DISKS, missing()), Lack::Disk),
-            (failed(step::DISKS, full()), Lack::Disk),
-            (failed(step::NETWORK, nft("Operation not supported")), Lack::Network),
+            (failed(step::IMAGE, DriverFailure::Io(io::ErrorKind::PermissionDenied.into())), WaitReason::Image),
+            (failed(step::DISKS, missing()), WaitReason::Disk),
+            (failed(step::DISKS, full()), WaitReason::Disk),
+            (failed(step::NETWORK, nft("Operation not supported")), WaitReason::Network),
             // No more rules, namespaces, cgroups and processes: none of it is a disk.
-            (failed(step::NETWORK, nft("write: No space left on device")), Lack::Network),
-            (failed(step::NETWORK, full()), Lack::Network),
-            (failed(step::VMM, Failure::Cgroup(io::ErrorKind::StorageFull.into())), Lack::Cgroup),
-            (failed(step::VMM, Failure::Process(io::ErrorKind::StorageFull.into())), Lack::Vmm),
-            (failed(step::VMM, Failure::Vmm("cannot allocate memory".to_owned())), Lack::Vmm),
-            (failed(step::VMM, Failure::Io(io::ErrorKind::NotFound.into())), Lack::Vmm),
+            (failed(step::NETWORK, nft("write: No space left on device")), WaitReason::Network),
+            (failed(step::NETWORK, full()), WaitReason::Network),
+            (failed(step::VMM, DriverFailure::Cgroup(io::ErrorKind::StorageFull.into())), WaitReason::Cgroup),
+            (failed(step::VMM, DriverFailure::Process(io::ErrorKind::StorageFull.into())), WaitReason::Vmm),
+            (failed(step::VMM, DriverFailure::Vmm("cannot allocate memory".to_owned())), WaitReason::Vmm),
+            (failed(step::VMM, DriverFailure::Io(io::ErrorKind::NotFound.into())), WaitReason::Vmm),
             // Its sockets are files beside its disks.
-            (failed(step::VMM, full()), Lack::Disk),
-            (failed("make its folder", full()), Lack::Disk),
-            (failed(step::REACH, Failure::Deadline(Duration::from_secs(5))), Lack::Vmm),
-            (failed("look at the VMM's process", missing()), Lack::Host),
+            (failed(step::VMM, full()), WaitReason::Disk),
+            (failed("make its folder", full()), WaitReason::Disk),
+            (failed(step::REACH, DriverFailure::Deadline(Duration::from_secs(5))), WaitReason::Vmm),
+            (failed("look at the VMM's process", missing()), WaitReason::Host),
         ];
-        for (error, lack) in cases {
-            assert_eq!(error.lack(), lack, "{error}");
+        for (error, wait_reason) in cases {
+            assert_eq!(error.wait_reason(), wait_reason, "{error}");
         }
     }
 }

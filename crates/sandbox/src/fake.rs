@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use domain::{Lack, PodId, RunId};
+use domain::{PodId, RunId, WaitReason};
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
 use wire::node::{DataDisk, KeptDisk, Retention, RuntimeName};
@@ -18,9 +18,10 @@ use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::process::ProcessFacts;
 use crate::runtime::{
-    Condition, DiskRetention, DiskUsage, Exit, Guest, GuestStream, Presence, Runtime, RuntimeInfo, Slot, Spec, Stats,
+    DiskRetention, DiskUsage, Guest, GuestCondition, GuestExit, GuestSpec, GuestStats, GuestStream, ObservedRun,
+    Runtime, RuntimeInfo, Slot,
 };
-use crate::{DriverError, Failure, Operation, Refusal, RuntimeError};
+use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation};
 
 const PIPE_BYTES: usize = 64 * 1024;
 /// Host memory a fake guest takes beyond its own.
@@ -42,14 +43,14 @@ pub struct GuestConnection {
 }
 
 /// What a guest does with a connection. Returning `false` refuses it.
-pub type Serve = dyn Fn(GuestConnection) -> bool + Send + Sync;
+pub type GuestHandler = dyn Fn(GuestConnection) -> bool + Send + Sync;
 
 /// The host, as far as a fake has one.
 #[derive(Clone)]
 pub struct FakeHost(Arc<Inner>);
 
 struct Inner {
-    serve: Box<Serve>,
+    serve: Box<GuestHandler>,
     state: Mutex<State>,
 }
 
@@ -58,13 +59,13 @@ struct State {
     disks: BTreeMap<RunId, Disks>,
     pids: u32,
     /// Answers of the next `create`s, taken from the front.
-    failures: Vec<Refusal>,
+    failures: Vec<DriverRefusal>,
     /// The answer of every `create`, as long as it is there.
-    trouble: Option<Refusal>,
+    refusal: Option<DriverRefusal>,
     /// How often a `create` was refused.
     refused: u32,
     /// Calls that fail, each once.
-    failing: Vec<Operation>,
+    failing: Vec<RuntimeOperation>,
     kept: BTreeMap<String, (KeptDisk, String)>,
     room: DiskUsage,
     /// Runs of which nothing can be removed by a sweep.
@@ -92,7 +93,7 @@ impl State {
             disks: BTreeMap::new(),
             pids: 0,
             failures: Vec::new(),
-            trouble: None,
+            refusal: None,
             refused: 0,
             failing: Vec::new(),
             kept: BTreeMap::new(),
@@ -102,10 +103,10 @@ impl State {
         }
     }
 
-    fn attempt(&mut self, operation: Operation, id: RunId) -> Result<(), RuntimeError> {
+    fn attempt(&mut self, operation: RuntimeOperation, id: RunId) -> Result<(), RuntimeError> {
         let Some(at) = self.failing.iter().position(|failing| *failing == operation) else { return Ok(()) };
         self.failing.remove(at);
-        let source = Failure::Missing("the machine lacks something".to_owned());
+        let source = DriverFailure::Missing("the machine lacks something".to_owned());
         Err(RuntimeError::Failed { operation, id, step: step::VMM, source })
     }
 
@@ -124,7 +125,7 @@ impl State {
     }
 
     /// Makes a run's disks unless they are there, or takes its POD's back.
-    fn make_disks(&mut self, spec: &Spec) -> Result<(), RuntimeError> {
+    fn make_disks(&mut self, spec: &GuestSpec) -> Result<(), RuntimeError> {
         if self.disks.contains_key(&spec.slot.run) {
             return Ok(());
         }
@@ -135,8 +136,8 @@ impl State {
             (Some((_, data)), _) => data,
             (None, DataDisk::KeptOrEmpty) => EMPTY.to_owned(),
             (None, DataDisk::Kept) => {
-                let source = Failure::Missing(format!("nothing is kept of the POD {}", spec.pod));
-                let operation = Operation::Create;
+                let source = DriverFailure::Missing(format!("nothing is kept of the POD {}", spec.pod));
+                let operation = RuntimeOperation::Create;
                 return Err(RuntimeError::Failed { operation, id: spec.slot.run, step: step::DISKS, source });
             }
         };
@@ -149,7 +150,7 @@ struct Running {
     slot: Slot,
     facts: GuestFacts,
     ended: watch::Sender<Option<String>>,
-    paused: Option<Lack>,
+    paused: Option<WaitReason>,
 }
 
 impl FakeHost {
@@ -172,18 +173,18 @@ impl FakeHost {
     }
 
     /// Makes the next `create` refuse.
-    pub fn fail_next(&self, refusal: Refusal) {
+    pub fn fail_next(&self, refusal: DriverRefusal) {
         self.state().failures.push(refusal);
     }
 
     /// Makes every `create` refuse, until it is called with `None`.
-    pub fn fail(&self, refusal: Option<Refusal>) {
-        self.state().trouble = refusal;
+    pub fn fail(&self, refusal: Option<DriverRefusal>) {
+        self.state().refusal = refusal;
     }
 
     /// Makes one more call of this kind fail, of `create`, `adopt` and `stop`, as where
     /// the VMM is lacking.
-    pub fn fail_call(&self, operation: Operation) {
+    pub fn fail_call(&self, operation: RuntimeOperation) {
         self.state().failing.push(operation);
     }
 
@@ -201,9 +202,9 @@ impl FakeHost {
 
     /// Stops a guest as a VMM does whose disk is full; `resume` has it go on once
     /// this was called with `None`.
-    pub fn pause(&self, id: RunId, lack: Option<Lack>) {
+    pub fn pause(&self, id: RunId, wait_reason: Option<WaitReason>) {
         if let Some(guest) = self.state().running.get_mut(&id) {
-            guest.paused = lack;
+            guest.paused = wait_reason;
         }
     }
 
@@ -271,19 +272,19 @@ pub struct FakeRuntime(FakeHost);
 
 #[async_trait]
 impl Runtime for FakeRuntime {
-    fn about(&self) -> RuntimeInfo {
+    fn info(&self) -> RuntimeInfo {
         let reason = "a fake, for tests".to_owned();
         RuntimeInfo { name: RuntimeName::QemuTcg, reason, overhead_mib: OVERHEAD_MIB, slots: SLOTS }
     }
 
-    async fn present(&self) -> Result<BTreeMap<RunId, Presence>, DriverError> {
+    async fn observed_runs(&self) -> Result<BTreeMap<RunId, ObservedRun>, DriverError> {
         let state = self.0.state();
-        let present = state.disks.iter().map(|(id, disks)| {
+        let observed_runs = state.disks.iter().map(|(id, disks)| {
             let guest = state.running.get(id);
             let slot = guest.map(|guest| guest.slot.number);
-            (*id, Presence { runs: guest.is_some(), slot, pod: Some(disks.pod) })
+            (*id, ObservedRun { runs: guest.is_some(), slot, pod: Some(disks.pod) })
         });
-        Ok(present.collect())
+        Ok(observed_runs.collect())
     }
 
     async fn sweep(&self, known: &BTreeMap<RunId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError> {
@@ -298,25 +299,29 @@ impl Runtime for FakeRuntime {
         Ok(unknown.len())
     }
 
-    async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError> {
+    async fn create(&self, spec: &GuestSpec) -> Result<Guest, RuntimeError> {
         let (id, mut state) = (spec.slot.run, self.0.state());
-        if let Err(error) = state.attempt(Operation::Create, id) {
+        if let Err(error) = state.attempt(RuntimeOperation::Create, id) {
             // It came as far as to the VMM.
             state.make_disks(spec)?;
             return Err(error);
         }
-        if let Some(trouble) = state.trouble.clone() {
+        if let Some(refusal) = state.refusal.clone() {
             state.refused += 1;
-            return Err(refused(Operation::Create, id, trouble));
+            return Err(refused(RuntimeOperation::Create, id, refusal));
         }
         if !state.failures.is_empty() {
-            return Err(refused(Operation::Create, id, state.failures.remove(0)));
+            return Err(refused(RuntimeOperation::Create, id, state.failures.remove(0)));
         }
         if spec.slot.number >= SLOTS {
-            return Err(refused(Operation::Create, id, Refusal::NoSlot { slot: spec.slot.number, slots: SLOTS }));
+            return Err(refused(
+                RuntimeOperation::Create,
+                id,
+                DriverRefusal::NoSlot { slot: spec.slot.number, slots: SLOTS },
+            ));
         }
         if state.running.contains_key(&id) {
-            return Err(refused(Operation::Create, id, Refusal::Runs));
+            return Err(refused(RuntimeOperation::Create, id, DriverRefusal::Runs));
         }
         state.make_disks(spec)?;
         state.pids += 1;
@@ -325,26 +330,26 @@ impl Runtime for FakeRuntime {
         }
         let process = ProcessFacts { pid: state.pids, started: 7, boot: "fake".to_owned() };
         let facts = GuestFacts::Qemu(QemuFacts { process });
-        let (ended, exit) = Exit::channel();
+        let (ended, exit) = GuestExit::channel();
         state.running.insert(id, Running { slot: spec.slot, facts: facts.clone(), ended, paused: None });
         Ok(Guest { facts, exit })
     }
 
-    async fn adopt(&self, spec: &Spec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
+    async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
         let mut state = self.0.state();
-        state.attempt(Operation::Adopt, spec.slot.run)?;
+        state.attempt(RuntimeOperation::Adopt, spec.slot.run)?;
         let Some(guest) = state.running.get_mut(&spec.slot.run).filter(|guest| guest.facts == *facts) else {
             return Ok(None);
         };
         // The watcher of the daemon before is gone with it.
-        let (ended, exit) = Exit::channel();
+        let (ended, exit) = GuestExit::channel();
         guest.ended = ended;
         Ok(Some(Guest { facts: facts.clone(), exit }))
     }
 
     async fn console(&self, id: RunId) -> Result<Box<dyn GuestStream>, RuntimeError> {
         if !self.0.state().running.contains_key(&id) {
-            return Err(refused(Operation::Console, id, Refusal::NotRunning));
+            return Err(refused(RuntimeOperation::Console, id, DriverRefusal::NotRunning));
         }
         let (mut guest, host) = duplex(PIPE_BYTES);
         let (mut gone, machine) = (self.0.watch(id), self.0.clone());
@@ -359,7 +364,7 @@ impl Runtime for FakeRuntime {
 
     async fn connect(&self, id: RunId, port: u16) -> Result<Box<dyn GuestStream>, RuntimeError> {
         if !self.0.state().running.contains_key(&id) {
-            return Err(refused(Operation::Connect, id, Refusal::NotRunning));
+            return Err(refused(RuntimeOperation::Connect, id, DriverRefusal::NotRunning));
         }
         let boot = self.0.boots(id);
         let (stream, host) = duplex(PIPE_BYTES);
@@ -370,21 +375,21 @@ impl Runtime for FakeRuntime {
         if (self.0.0.serve)(GuestConnection { id, port, boot, stream }) {
             return Ok(Box::new(host));
         }
-        let source = Failure::Io(io::ErrorKind::ConnectionRefused.into());
-        Err(RuntimeError::Failed { operation: Operation::Connect, id, step: "connect to its port", source })
+        let source = DriverFailure::Io(io::ErrorKind::ConnectionRefused.into());
+        Err(RuntimeError::Failed { operation: RuntimeOperation::Connect, id, step: "connect to its port", source })
     }
 
-    async fn stats(&self, id: RunId) -> Result<Stats, RuntimeError> {
+    async fn stats(&self, id: RunId) -> Result<GuestStats, RuntimeError> {
         if self.0.state().running.contains_key(&id) {
-            Ok(Stats { cpu_us: 1, memory_bytes: 1, resident_bytes: 1, ..Stats::default() })
+            Ok(GuestStats { cpu_us: 1, memory_bytes: 1, resident_bytes: 1, ..GuestStats::default() })
         } else {
-            Err(refused(Operation::Stats, id, Refusal::NotRunning))
+            Err(refused(RuntimeOperation::Stats, id, DriverRefusal::NotRunning))
         }
     }
 
     async fn stop(&self, slot: Slot, disks: DiskRetention) -> Result<(), RuntimeError> {
         let mut state = self.0.state();
-        state.attempt(Operation::Stop, slot.run)?;
+        state.attempt(RuntimeOperation::Stop, slot.run)?;
         if let Some(guest) = state.running.remove(&slot.run) {
             guest.ended.send_replace(Some("it was stopped".to_owned()));
         }
@@ -398,11 +403,11 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn condition(&self, id: RunId) -> Result<Condition, RuntimeError> {
+    async fn condition(&self, id: RunId) -> Result<GuestCondition, RuntimeError> {
         match self.0.state().running.get(&id) {
-            Some(Running { paused: Some(lack), .. }) => Ok(Condition::Paused(*lack)),
-            Some(_) => Ok(Condition::Running),
-            None => Err(refused(Operation::Condition, id, Refusal::NotRunning)),
+            Some(Running { paused: Some(wait_reason), .. }) => Ok(GuestCondition::Paused(*wait_reason)),
+            Some(_) => Ok(GuestCondition::Running),
+            None => Err(refused(RuntimeOperation::Condition, id, DriverRefusal::NotRunning)),
         }
     }
 
@@ -431,7 +436,8 @@ impl Runtime for FakeRuntime {
         let mut state = self.0.state();
         state.reconciled += 1;
         if state.reconciled == 1 {
-            return Err(Failure::Missing("the machine lacks something".to_owned())).step("look at the host's rules");
+            return Err(DriverFailure::Missing("the machine lacks something".to_owned()))
+                .step("look at the host's rules");
         }
         Ok(())
     }
@@ -448,11 +454,11 @@ impl FakeHost {
 
     /// Guests hang up when they end.
     #[must_use]
-    pub fn watch(&self, id: RunId) -> Option<Exit> {
-        self.state().running.get(&id).map(|guest| Exit::of(&guest.ended))
+    pub fn watch(&self, id: RunId) -> Option<GuestExit> {
+        self.state().running.get(&id).map(|guest| GuestExit::of(&guest.ended))
     }
 }
 
-fn refused(operation: Operation, id: RunId, refusal: Refusal) -> RuntimeError {
+fn refused(operation: RuntimeOperation, id: RunId, refusal: DriverRefusal) -> RuntimeError {
     RuntimeError::Refused { operation, id, refusal }
 }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use wire::node::{KeptDisk, Retention};
 
 use crate::disk::{self, DATA};
-use crate::{Failure, files, owner};
+use crate::{DriverFailure, files, owner};
 
 const NOTE: &str = "kept.json";
 /// How the name of a folder begins that is being erased: as no POD's does.
@@ -92,7 +92,7 @@ impl KeptDisks {
 
     /// Moves the newest data disk of a POD to where its next run has it; whether there
     /// was one. What was kept beside it stays under its retention.
-    pub(crate) fn take_back(&self, pod: PodId, to: &Path) -> Result<bool, Failure> {
+    pub(crate) fn take_back(&self, pod: PodId, to: &Path) -> Result<bool, DriverFailure> {
         let Some(data) = self.newest_data(pod)? else { return Ok(false) };
         disk::must_be_there(&data.path)?;
         fs::rename(&data.path, to)?;
@@ -426,7 +426,7 @@ mod tests {
         assert_eq!(kept.list(None).unwrap().len(), 1);
         // What cannot be had is no reason for an empty disk.
         fs::write(state.path().join("kept/agent-123.1").join(DATA), "").unwrap();
-        assert!(matches!(kept.take_back(pod(), &to), Err(Failure::Missing(why)) if why.contains("backup")));
+        assert!(matches!(kept.take_back(pod(), &to), Err(DriverFailure::Missing(why)) if why.contains("backup")));
     }
 
     #[test]

@@ -37,9 +37,10 @@ pub mod process;
 pub mod runtime;
 
 pub use drivers::qemu::facts::QemuFacts;
-pub use error::{DriverError, Failure, Operation, Refusal, RuntimeError, is_full};
+pub use error::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, is_full};
 pub use facts::GuestFacts;
 pub use process::ProcessFacts;
 pub use runtime::{
-    Condition, DiskRetention, DiskUsage, Exit, Guest, GuestStream, Presence, Runtime, RuntimeInfo, Slot, Spec, Stats,
+    DiskRetention, DiskUsage, Guest, GuestCondition, GuestExit, GuestSpec, GuestStats, GuestStream, ObservedRun,
+    Runtime, RuntimeInfo, Slot,
 };

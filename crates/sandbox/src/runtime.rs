@@ -29,13 +29,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use domain::{Lack, PodId, RunId};
+use domain::{PodId, RunId, WaitReason};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use wire::node::{DataDisk, KeptDisk, Retention, RuntimeName};
 
 use crate::facts::GuestFacts;
-use crate::network::Limited;
+use crate::network::DroppedPackets;
 use crate::{DriverError, RuntimeError};
 
 /// A run's place on its node: its number decides its addresses, its links and its user.
@@ -49,7 +49,7 @@ pub struct Slot {
 
 /// What to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spec {
+pub struct GuestSpec {
     /// Which run, and where.
     pub slot: Slot,
     /// The POD that it is a run of.
@@ -73,14 +73,14 @@ pub struct Guest {
     /// To find it again.
     pub facts: GuestFacts,
     /// To hear of its death.
-    pub exit: Exit,
+    pub exit: GuestExit,
 }
 
 /// Tells when a guest's VMM is gone, and in words how it ended.
 #[derive(Clone, Debug)]
-pub struct Exit(watch::Receiver<Option<String>>);
+pub struct GuestExit(watch::Receiver<Option<String>>);
 
-impl Exit {
+impl GuestExit {
     /// An exit, and the means to announce it.
     #[must_use]
     pub fn channel() -> (watch::Sender<Option<String>>, Self) {
@@ -126,7 +126,7 @@ pub enum DiskRetention {
 
 /// What a machine holds of a run, whoever remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Presence {
+pub struct ObservedRun {
     /// Whether its guest runs.
     pub runs: bool,
     /// The slot's number, where it can be seen.
@@ -137,11 +137,11 @@ pub struct Presence {
 
 /// Whether a guest that runs gets anywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub enum GuestCondition {
     /// It does, for all the VMM knows.
     Running,
     /// The VMM has stopped it, for want of this.
-    Paused(Lack),
+    Paused(WaitReason),
 }
 
 /// The disk under the guests' disks, in bytes.
@@ -157,7 +157,7 @@ pub struct DiskUsage {
 
 /// What a guest uses of the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
+pub struct GuestStats {
     /// Processor time of the VMM since it started, in microseconds.
     pub cpu_us: u64,
     /// Memory charged to it, page cache included.
@@ -165,7 +165,7 @@ pub struct Stats {
     /// Memory of the VMM's process that is in RAM.
     pub resident_bytes: u64,
     /// What it sent beyond its share.
-    pub limited: Limited,
+    pub limited: DroppedPackets,
 }
 
 /// What a runtime says of itself.
@@ -190,13 +190,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> GuestStream for T {}
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
     /// What it is.
-    fn about(&self) -> RuntimeInfo;
+    fn info(&self) -> RuntimeInfo;
 
     /// What the machine holds, of any sandbox.
     ///
     /// # Errors
     /// When the machine cannot be read.
-    async fn present(&self) -> Result<BTreeMap<RunId, Presence>, DriverError>;
+    async fn observed_runs(&self) -> Result<BTreeMap<RunId, ObservedRun>, DriverError>;
 
     /// Ends whatever is left of sandboxes that are not in `known`, keeps their disks
     /// under their PODs' names, and says how many those were. Of the known ones, those whose slot is
@@ -209,24 +209,24 @@ pub trait Runtime: Send + Sync + 'static {
     /// Starts a sandbox: its disks unless they are there, its network, its VMM.
     ///
     /// # Errors
-    /// [`Refusal::Runs`](crate::Refusal::Runs) and the other refusals before
+    /// [`DriverRefusal::Runs`](crate::DriverRefusal::Runs) and the other refusals before
     /// anything is touched; after a failure nothing runs. Data that is kept of the POD
     /// and cannot be had is a failure, as is none where there must be some: no empty
     /// disk takes its place.
-    async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError>;
+    async fn create(&self, spec: &GuestSpec) -> Result<Guest, RuntimeError>;
 
     /// Finds a guest that outlived the daemon; `None` when it is not there, or
     /// when what is there does not prove to be it.
     ///
     /// # Errors
     /// When the machine cannot be read.
-    async fn adopt(&self, spec: &Spec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError>;
+    async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError>;
 
     /// Opens the serial console. One reader at a time; while there is none, what
     /// the guest prints is lost and the guest does not wait.
     ///
     /// # Errors
-    /// [`Refusal::NotRunning`](crate::Refusal::NotRunning), or the VMM's socket.
+    /// [`DriverRefusal::NotRunning`](crate::DriverRefusal::NotRunning), or the VMM's socket.
     async fn console(&self, id: RunId) -> Result<Box<dyn GuestStream>, RuntimeError>;
 
     /// Opens a connection to one of the guest's own ports. May wait as long as
@@ -239,14 +239,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// Measures what the guest uses.
     ///
     /// # Errors
-    /// [`Refusal::NotRunning`](crate::Refusal::NotRunning).
-    async fn stats(&self, id: RunId) -> Result<Stats, RuntimeError>;
+    /// [`DriverRefusal::NotRunning`](crate::DriverRefusal::NotRunning).
+    async fn stats(&self, id: RunId) -> Result<GuestStats, RuntimeError>;
 
     /// Whether a guest that runs was stopped by its VMM.
     ///
     /// # Errors
-    /// [`Refusal::NotRunning`](crate::Refusal::NotRunning), or the VMM's socket.
-    async fn condition(&self, id: RunId) -> Result<Condition, RuntimeError>;
+    /// [`DriverRefusal::NotRunning`](crate::DriverRefusal::NotRunning), or the VMM's socket.
+    async fn condition(&self, id: RunId) -> Result<GuestCondition, RuntimeError>;
 
     /// Has a guest go on that its VMM has stopped. What stopped it is tried again,
     /// and may stop it again at once.

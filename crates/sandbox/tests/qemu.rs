@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use domain::{Lack, PodId, RunId, UnixMillis};
-use palatine_sandbox::drivers::qemu::{AcceleratorChoice, Kernel, Qemu, Settings};
+use domain::{PodId, RunId, UnixMillis, WaitReason};
+use palatine_sandbox::drivers::qemu::{AcceleratorChoice, Kernel, Qemu, QemuSettings};
 use palatine_sandbox::network::{self, Egress};
-use palatine_sandbox::{DiskRetention, Failure, GuestFacts, QemuFacts, Runtime, RuntimeError, Slot, Spec, process};
+use palatine_sandbox::{
+    DiskRetention, DriverFailure, GuestFacts, GuestSpec, QemuFacts, Runtime, RuntimeError, Slot, process,
+};
 use wire::node::{DataDisk, KeptCause, Retention};
 
 const RETENTION: Retention = Retention { since: UnixMillis(1), until: UnixMillis(2), cause: KeptCause::Found };
@@ -30,7 +32,7 @@ async fn driver(state: &Path, name: &str, number: u32) -> Qemu {
         ..network::Config::default()
     };
     let (vmlinux, initramfs) = (state.join("vmlinux"), state.join("initramfs"));
-    let settings = Settings {
+    let settings = QemuSettings {
         state: state.to_owned(),
         kernel: Kernel { vmlinux, initramfs, version: "none".to_owned() },
         accelerator: AcceleratorChoice::Tcg,
@@ -45,10 +47,10 @@ async fn driver(state: &Path, name: &str, number: u32) -> Qemu {
     Qemu::start(settings).await.unwrap()
 }
 
-fn spec(state: &Path) -> Spec {
+fn spec(state: &Path) -> GuestSpec {
     let slot = Slot { run: RunId::from_bits(0x0d0f_0001), number: 1 };
     let (pod, data) = (PodId::chosen("agent-123").unwrap(), DataDisk::KeptOrEmpty);
-    Spec { slot, pod, data, cores: 1, memory_mib: 64, base: state.join("base"), ran: false }
+    GuestSpec { slot, pod, data, cores: 1, memory_mib: 64, base: state.join("base"), ran: false }
 }
 
 #[tokio::test]
@@ -58,10 +60,10 @@ async fn fault_1_1_a_vmm_that_ends_at_once_is_the_nodes_trouble_and_leaves_nothi
     let (driver, spec) = (driver(state.path(), "plsa", 1).await, spec(state.path()));
     for _ in 0..2 {
         let error = driver.create(&spec).await.unwrap_err();
-        assert_eq!(error.lack(), Lack::Vmm, "{error:?}");
-        let RuntimeError::Failed { source: Failure::Vmm(words), .. } = error else { panic!("{error:?}") };
+        assert_eq!(error.wait_reason(), WaitReason::Vmm, "{error:?}");
+        let RuntimeError::Failed { source: DriverFailure::Vmm(words), .. } = error else { panic!("{error:?}") };
         assert!(words.contains("and said: ") && words.contains("vmlinux"), "{words}");
-        assert!(driver.present().await.unwrap().values().all(|remains| !remains.runs));
+        assert!(driver.observed_runs().await.unwrap().values().all(|remains| !remains.runs));
     }
     let disks = state.path().join("guests").join(spec.slot.run.to_string());
     assert!(disks.join("data.ext4").exists(), "its data is kept");
@@ -84,7 +86,7 @@ async fn kept_data_is_given_back_by_a_run_that_never_ran_and_an_empty_disk_is_no
     let here = state.path().join("guests").join(spec.slot.run.to_string()).join("data.ext4");
     for end in [DiskRetention::KeepData(RETENTION), DiskRetention::KeepAll(RETENTION)] {
         assert!(driver.kept_data(spec.pod).await.unwrap().is_some());
-        driver.create(&Spec { data: DataDisk::Kept, ..spec.clone() }).await.unwrap_err();
+        driver.create(&GuestSpec { data: DataDisk::Kept, ..spec.clone() }).await.unwrap_err();
         assert_eq!(fs::read_to_string(&here).unwrap(), "what the agent wrote");
         assert_eq!(driver.kept_data(spec.pod).await.unwrap(), None);
         driver.stop(spec.slot, end).await.unwrap();
@@ -104,10 +106,10 @@ async fn data_that_cannot_be_had_is_waited_for() {
     // What lies there is no disk; then there is nothing, where there must be something.
     fs::create_dir_all(kept.parent().unwrap()).unwrap();
     fs::write(&kept, "").unwrap();
-    for spec in [spec.clone(), Spec { data: DataDisk::Kept, ..spec.clone() }] {
+    for spec in [spec.clone(), GuestSpec { data: DataDisk::Kept, ..spec.clone() }] {
         let error = driver.create(&spec).await.unwrap_err();
-        assert_eq!(error.lack(), Lack::Disk, "{error:?}");
-        let RuntimeError::Failed { source: Failure::Missing(why), .. } = error else { panic!("{error:?}") };
+        assert_eq!(error.wait_reason(), WaitReason::Disk, "{error:?}");
+        let RuntimeError::Failed { source: DriverFailure::Missing(why), .. } = error else { panic!("{error:?}") };
         assert!(why.contains("backup"), "{why}");
         let _ = fs::remove_file(&kept);
     }
@@ -128,11 +130,11 @@ async fn fault_1_3_a_disk_that_another_vmm_writes_to_is_neither_used_nor_let_go(
     rustix::fs::flock(&disk, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let error = driver.create(&spec).await.unwrap_err();
     assert!(
-        matches!(&error, RuntimeError::Failed { source: Failure::Taken(why), .. } if why.contains("data.ext4")),
+        matches!(&error, RuntimeError::Failed { source: DriverFailure::Taken(why), .. } if why.contains("data.ext4")),
         "{error:?}"
     );
     let error = driver.stop(spec.slot, DiskRetention::Erase).await.unwrap_err();
-    assert!(matches!(error, RuntimeError::Failed { source: Failure::Taken(_), .. }), "{error:?}");
+    assert!(matches!(error, RuntimeError::Failed { source: DriverFailure::Taken(_), .. }), "{error:?}");
     assert!(dir.join("data.ext4").exists());
     drop(disk);
     driver.stop(spec.slot, DiskRetention::Erase).await.unwrap();
@@ -148,7 +150,7 @@ async fn fault_1_3_a_vmm_that_runs_under_another_nodes_name_is_not_taken_for_gon
     let mut vmm = stand_in("plt-another", spec.slot.run);
     let facts = GuestFacts::Qemu(QemuFacts { process: process::facts(vmm.id()).unwrap() });
     let error = driver.adopt(&spec, &facts).await.unwrap_err();
-    assert_eq!(error.lack(), Lack::Vmm, "{error:?}");
+    assert_eq!(error.wait_reason(), WaitReason::Vmm, "{error:?}");
     assert!(vmm.try_wait().unwrap().is_none(), "it was ended");
     vmm.kill().unwrap();
     vmm.wait().unwrap();
@@ -165,12 +167,12 @@ async fn fault_1_1_a_disk_that_is_lost_is_missed_and_not_made_anew() {
     needs::needs!(root, network, tun, cgroups);
     let state = tempfile::tempdir().unwrap();
     let driver = driver(state.path(), "plsf", 6).await;
-    let spec = Spec { ran: true, ..spec(state.path()) };
+    let spec = GuestSpec { ran: true, ..spec(state.path()) };
     let disk = state.path().join("guests").join(spec.slot.run.to_string()).join("layer.ext4");
     for lost in ["gone", "empty"] {
         let error = driver.create(&spec).await.unwrap_err();
-        assert_eq!(error.lack(), Lack::Disk, "{error:?}");
-        let RuntimeError::Failed { source: Failure::Missing(why), .. } = error else { panic!("{error:?}") };
+        assert_eq!(error.wait_reason(), WaitReason::Disk, "{error:?}");
+        let RuntimeError::Failed { source: DriverFailure::Missing(why), .. } = error else { panic!("{error:?}") };
         assert!(why.contains(lost) && why.contains("layer.ext4") && why.contains("backup"), "{why}");
         fs::write(&disk, "").unwrap();
     }
@@ -205,7 +207,7 @@ async fn fault_1_2_a_vmm_that_cannot_be_asked_is_not_taken_for_gone() {
     for listener in [None, Some(())] {
         let _listener = listener.map(|()| UnixListener::bind(dir.join("control")).unwrap());
         let error = driver.adopt(&spec, &facts).await.unwrap_err();
-        assert_eq!(error.lack(), Lack::Vmm, "{error:?}");
+        assert_eq!(error.wait_reason(), WaitReason::Vmm, "{error:?}");
     }
     assert!(vmm.try_wait().unwrap().is_none(), "it was ended");
     vmm.kill().unwrap();

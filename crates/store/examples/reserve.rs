@@ -9,8 +9,8 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use domain::{ImageDigest, RunId, Tier, TierName, UnixMillis, Wallet};
-use palatine_store::{Admission, Config, PodChoice, Reservation, Stamp, Store};
+use domain::{RunId, UnixMillis, Wallet};
+use palatine_store::{Admission, Config, ReplayKey, Reservation, Store};
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -113,18 +113,11 @@ fn reservation(caller: u64, turn: u64) -> Result<Reservation, Fault> {
     key.reverse();
     let now = UnixMillis::from_system(std::time::SystemTime::now()).ok_or("the clock is before 1970")?;
     Ok(Reservation {
-        stamp: Stamp { key, expires_at: now.plus(330_000) },
+        replay_key: ReplayKey { key, expires_at: now.plus(330_000) },
         id: RunId::from_bits(seed),
         wallet: Wallet(wallet),
-        agent_type: "echo".to_owned(),
-        image: ImageDigest([7; 32]),
-        tier: TierName::try_from("basic".to_owned())?,
-        tier_config: Tier { min: 100_000, cores: 1, memory: 1024, disk: Tier::DEFAULT_DISK_MIB },
-        public: false,
-        pod: PodChoice::New { name: None, ephemeral: false },
-        brought: false,
-        idempotency: None,
         now,
+        ..fixtures::reservation(caller, turn)
     })
 }
 

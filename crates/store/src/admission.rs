@@ -4,14 +4,14 @@ use domain::{Generation, ImageDigest, Meter, PodId, RunId, State, Tier, TierName
 
 use crate::pod::KeptPod;
 use crate::port::port;
-use crate::record::{Below, Change, Epoch, PodKey, Record};
+use crate::record::{BelowTier, Epoch, PodKey, RunChange, RunRecord};
 
 /// How long an idempotency key stands for its first answer.
 pub(crate) const KEY_LIFE_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// A signed message that may be used once: the SHA-256 of wallet and text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct ReplayKey {
     /// Which message.
     pub key: [u8; 32],
     /// From when on nobody accepts it any more.
@@ -20,7 +20,7 @@ pub struct Stamp {
 
 /// A caller's promise that a retry is the same request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Idempotency {
+pub struct IdempotencyKey {
     /// The caller's key.
     pub key: String,
     /// The SHA-256 of what was asked.
@@ -45,7 +45,7 @@ pub enum PodChoice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
     /// The message that asks; spent whatever the answer is.
-    pub stamp: Stamp,
+    pub replay_key: ReplayKey,
     /// The new run's id.
     pub id: RunId,
     /// The POD it is of.
@@ -65,7 +65,7 @@ pub struct Reservation {
     /// Whether it answers without its bearer token.
     pub public: bool,
     /// The caller's key, if it sent one.
-    pub idempotency: Option<Idempotency>,
+    pub idempotency: Option<IdempotencyKey>,
     /// The time.
     pub now: UnixMillis,
 }
@@ -74,10 +74,10 @@ pub struct Reservation {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// The wallet's slot is taken for this run.
-    Reserved(Record),
+    Reserved(RunRecord),
     /// The key was used for the same request before: this is its run, as it
     /// is now.
-    Repeated(Record),
+    Repeated(RunRecord),
     /// The key was used for the same request before, and its POD was removed since.
     RepeatedRemoved,
     /// The wallet has a live run, of this POD.
@@ -101,10 +101,10 @@ port! {
     AdmissionStore {
         /// Spends a message; [`StoreError::Replayed`](crate::StoreError::Replayed) if it
         /// was spent before.
-        fn spend(&self, stamp: Stamp) -> ();
+        fn spend(&self, replay_key: ReplayKey) -> ();
 
         /// The same for what must work on a full disk too.
-        fn spend_essential(&self, stamp: Stamp) -> ();
+        fn spend_essential(&self, replay_key: ReplayKey) -> ();
 
         /// Spends a message and takes its wallet's slot, in one transaction. Whatever
         /// stands in the way, but for faults of the store, is an [`Admission`].
@@ -119,17 +119,17 @@ pub(crate) enum Place {
     /// Where it was before its holder removed it.
     Again { id: PodId, key: PodKey },
     /// There, with its last run.
-    There(Box<Record>),
+    There(Box<RunRecord>),
 }
 
 impl Reservation {
     /// The run, as it will be written.
-    pub(crate) fn record(&self, epoch: Epoch, place: &Place) -> Record {
+    pub(crate) fn record(&self, epoch: Epoch, place: &Place) -> RunRecord {
         let (pod, pod_key, last) = match place {
             Place::New { id, key } | Place::Again { id, key } => (*id, *key, None),
             Place::There(last) => (last.pod, last.pod_key, Some(last)),
         };
-        Record {
+        RunRecord {
             id: self.id,
             pod,
             pod_key,
@@ -155,7 +155,7 @@ impl Reservation {
             epoch,
             meter: Meter::default(),
             was_ready: false,
-            below: Below::default(),
+            below: BelowTier::default(),
             changes: last.map_or(1, |last| last.changes + 1),
             data: last.and_then(|last| last.data),
             data_node: last.and_then(|last| last.data_node.clone()),
@@ -163,7 +163,7 @@ impl Reservation {
     }
 
     /// What listeners are told of it.
-    pub(crate) const fn change(&self, record: &Record) -> Change {
-        Change { seq: record.changes, at: self.now, state: State::Reserved }
+    pub(crate) const fn change(&self, record: &RunRecord) -> RunChange {
+        RunChange { seq: record.changes, at: self.now, state: State::Reserved }
     }
 }

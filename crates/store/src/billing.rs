@@ -22,7 +22,7 @@ pub struct RunMark {
 
 /// How far a node's journal is counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor {
+pub struct MarkCursor {
     /// The journal.
     pub journal: String,
     /// The last mark counted.
@@ -31,7 +31,7 @@ pub struct Cursor {
 
 /// What came of a stretch of marks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct MarkCount {
     /// The last mark counted, ever.
     pub seq: u64,
     /// Marks counted now.
@@ -49,10 +49,10 @@ port! {
     UsageStore {
         /// Counts marks of a node's journal, each exactly once, whatever is sent again.
         /// An empty stretch says that the journal was heard of.
-        fn count_marks(&self, node: &str, journal: &str, marks: Vec<RunMark>, now: UnixMillis) -> Counted;
+        fn count_marks(&self, node: &str, journal: &str, marks: Vec<RunMark>, now: UnixMillis) -> MarkCount;
 
         /// How far a node's journal is counted.
-        fn mark_cursor(&self, node: &str) -> Option<Cursor>;
+        fn mark_cursor(&self, node: &str) -> Option<MarkCursor>;
 
         /// What a wallet used up to `now`, the live run included, and how many of its
         /// runs were ever ready.
@@ -60,7 +60,7 @@ port! {
     }
 }
 
-impl Counted {
+impl MarkCount {
     /// Goes on to this mark; whether it is a new one.
     pub(crate) const fn is_next(&mut self, seq: u64) -> bool {
         if seq <= self.seq {

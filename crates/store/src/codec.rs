@@ -1,6 +1,6 @@
 //! How the domain's values lie in columns, in either database.
 
-use domain::{End, FailReason, Lack, Meter, RunId, State, StopReason, UnixMillis};
+use domain::{EndReason, FailReason, Meter, RunId, State, StopReason, UnixMillis, WaitReason};
 
 use crate::error::StoreError;
 
@@ -52,25 +52,25 @@ pub(crate) const fn state_columns(state: State) -> (&'static str, Option<&'stati
     let reason = match (state, state.end()) {
         (State::Waiting(lack), _) => Some(lack.as_str()),
         (_, None) => None,
-        (_, Some(End::Stopped(reason))) => Some(stop_text(reason)),
-        (_, Some(End::Failed(reason))) => Some(fail_text(reason)),
+        (_, Some(EndReason::Stopped(reason))) => Some(stop_text(reason)),
+        (_, Some(EndReason::Failed(reason))) => Some(fail_text(reason)),
     };
     (state.name().as_str(), reason)
 }
 
-fn end_of(reason: Option<&str>) -> Result<End, StoreError> {
+fn end_of(reason: Option<&str>) -> Result<EndReason, StoreError> {
     Ok(match reason {
-        Some("requested") => End::Stopped(StopReason::Requested),
-        Some("removed") => End::Stopped(StopReason::Removed),
-        Some("balance") => End::Stopped(StopReason::Balance),
-        Some("operator") => End::Stopped(StopReason::Operator),
-        Some("boot_timeout") => End::Failed(FailReason::BootTimeout),
-        Some("crash_loop") => End::Failed(FailReason::CrashLoop),
-        Some("no_capacity") => End::Failed(FailReason::NoCapacity),
-        Some("exceeds_capacity") => End::Failed(FailReason::ExceedsCapacity),
-        Some("node_refused") => End::Failed(FailReason::NodeRefused),
-        Some("interrupted") => End::Failed(FailReason::Interrupted),
-        Some("lost") => End::Failed(FailReason::Lost),
+        Some("requested") => EndReason::Stopped(StopReason::Requested),
+        Some("removed") => EndReason::Stopped(StopReason::Removed),
+        Some("balance") => EndReason::Stopped(StopReason::Balance),
+        Some("operator") => EndReason::Stopped(StopReason::Operator),
+        Some("boot_timeout") => EndReason::Failed(FailReason::BootTimeout),
+        Some("crash_loop") => EndReason::Failed(FailReason::CrashLoop),
+        Some("no_capacity") => EndReason::Failed(FailReason::NoCapacity),
+        Some("exceeds_capacity") => EndReason::Failed(FailReason::ExceedsCapacity),
+        Some("node_refused") => EndReason::Failed(FailReason::NodeRefused),
+        Some("interrupted") => EndReason::Failed(FailReason::Interrupted),
+        Some("lost") => EndReason::Failed(FailReason::Lost),
         Some(_) | None => return Err(StoreError::Value("the reason of an agent's end")),
     })
 }
@@ -82,14 +82,14 @@ pub(crate) fn state_of(name: &str, reason: Option<&str>) -> Result<State, StoreE
         "placed" => Ok(State::Placed),
         "booting" => Ok(State::Booting),
         "waiting" => {
-            let lack = Lack::ALL.into_iter().find(|lack| Some(lack.as_str()) == reason);
+            let lack = WaitReason::ALL.into_iter().find(|lack| Some(lack.as_str()) == reason);
             lack.map(State::Waiting).ok_or(StoreError::Value("what an agent waits for"))
         }
         "ready" => Ok(State::Ready),
         "stopping" => Ok(State::Stopping(end_of(reason)?)),
         "stopped" | "failed" => match (name, end_of(reason)?) {
-            ("stopped", End::Stopped(reason)) => Ok(State::Stopped(reason)),
-            ("failed", End::Failed(reason)) => Ok(State::Failed(reason)),
+            ("stopped", EndReason::Stopped(reason)) => Ok(State::Stopped(reason)),
+            ("failed", EndReason::Failed(reason)) => Ok(State::Failed(reason)),
             _ => Err(StoreError::Value("an end that does not fit its reason")),
         },
         _ => Err(StoreError::Value("the name of a state")),
@@ -126,9 +126,9 @@ mod tests {
             FailReason::Lost,
         ];
         let plain = [State::Reserved, State::Placed, State::Booting, State::Ready];
-        let stopped = stops.into_iter().flat_map(|r| [State::Stopped(r), State::Stopping(End::Stopped(r))]);
-        let failed = fails.into_iter().flat_map(|r| [State::Failed(r), State::Stopping(End::Failed(r))]);
-        let waiting = Lack::ALL.into_iter().map(State::Waiting);
+        let stopped = stops.into_iter().flat_map(|r| [State::Stopped(r), State::Stopping(EndReason::Stopped(r))]);
+        let failed = fails.into_iter().flat_map(|r| [State::Failed(r), State::Stopping(EndReason::Failed(r))]);
+        let waiting = WaitReason::ALL.into_iter().map(State::Waiting);
         for state in plain.into_iter().chain(waiting).chain(stopped).chain(failed) {
             let (name, reason) = state_columns(state);
             assert_eq!(state_of(name, reason).unwrap(), state);

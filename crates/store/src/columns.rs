@@ -5,7 +5,7 @@ use domain::{Generation, ImageDigest, Tier, TierName, Wallet};
 use crate::codec::{ended, id_of, meter, millis, natural, state_of};
 use crate::error::StoreError;
 use crate::pod::id_from;
-use crate::record::{Below, Epoch, KeptData, PodKey, Record};
+use crate::record::{BelowTier, Epoch, KeptData, PodKey, RunRecord};
 
 /// A row of `runs` with its POD's, as it lies in the columns.
 pub(crate) struct Columns {
@@ -30,7 +30,7 @@ pub(crate) struct Columns {
 }
 
 impl Columns {
-    pub(crate) fn record(self) -> Result<Record, StoreError> {
+    pub(crate) fn record(self) -> Result<RunRecord, StoreError> {
         let (tier, min, cores, memory) = self.tier;
         let (node, runtime, restarts, was_ready) = self.placed;
         let ended_at = self.ended_at.map(millis);
@@ -38,7 +38,7 @@ impl Columns {
         let (data_node, until, bytes) = self.data;
         let pod_key = PodKey(key.cast_unsigned());
         let kept = KeptData { until: until.map(millis), bytes: natural(bytes.unwrap_or_default()) };
-        Ok(Record {
+        Ok(RunRecord {
             id: id_of(self.id),
             pod: id_from(pod_key, name)?,
             pod_key,
@@ -61,7 +61,7 @@ impl Columns {
             epoch: Epoch(self.epoch.cast_unsigned()),
             meter: ended(meter(self.meter), ended_at),
             was_ready,
-            below: Below { readings: self.below.0, since: self.below.1.map(millis) },
+            below: BelowTier { readings: self.below.0, since: self.below.1.map(millis) },
             changes: natural(self.changes),
             data: data_node.is_some().then_some(kept),
             data_node,

@@ -12,7 +12,7 @@
 use crate::error::StoreError;
 use crate::postgres::PostgresEnd;
 use crate::sqlite::SqliteEnd;
-use crate::table::{Copied, CopyError, Sum, Table, Value};
+use crate::table::{CopiedTable, CopyError, RowsDigest, Table, Value};
 use crate::url::{Place, StoreUrl};
 
 /// One of the two databases.
@@ -63,8 +63,8 @@ impl End {
     }
 
     /// All its rows, as one sum.
-    async fn sum(&mut self, table: &Table) -> Result<Copied, StoreError> {
-        let mut sum = Sum::default();
+    async fn sum(&mut self, table: &Table) -> Result<CopiedTable, StoreError> {
+        let mut sum = RowsDigest::default();
         let add = async |row: Vec<Value>| {
             sum.add(&row);
             Ok(())
@@ -87,7 +87,7 @@ impl End {
 ///
 /// # Errors
 /// [`CopyError`]; the target is as empty as it was.
-pub async fn copy(from: &StoreUrl, to: &StoreUrl) -> Result<Vec<Copied>, CopyError> {
+pub async fn copy(from: &StoreUrl, to: &StoreUrl) -> Result<Vec<CopiedTable>, CopyError> {
     let (mut source, mut target) = (End::source(from).await?, End::target(to).await?);
     let tables = source.tables()?;
     if let Some(table) = different(&tables, &target.tables()?) {
@@ -117,8 +117,8 @@ fn different(one: &[Table], other: &[Table]) -> Option<String> {
     differing.or_else(|| other.iter().find(|table| lacks(one, table))).map(|table| table.name.clone())
 }
 
-async fn send(source: &mut End, target: &mut End, table: &Table) -> Result<Copied, StoreError> {
-    let mut sum = Sum::default();
+async fn send(source: &mut End, target: &mut End, table: &Table) -> Result<CopiedTable, StoreError> {
+    let mut sum = RowsDigest::default();
     let pass = async |row: Vec<Value>| {
         sum.add(&row);
         target.insert(table, row).await

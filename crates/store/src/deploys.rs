@@ -41,7 +41,7 @@ impl DeployState {
 
 /// A POD's vault on its way onto the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Deploy {
+pub struct VaultDeploy {
     /// Whose vault.
     pub pod: PodId,
     /// Who owns it.
@@ -53,7 +53,7 @@ pub struct Deploy {
     /// How far it is.
     pub state: DeployState,
     /// The owner's signature, and the Unix second at which it ends.
-    pub consent: Option<Consent>,
+    pub consent: Option<VaultConsent>,
     /// The transaction.
     pub tx: Option<B256>,
     /// Why it failed.
@@ -62,7 +62,7 @@ pub struct Deploy {
 
 /// An owner's signature for a vault.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Consent {
+pub struct VaultConsent {
     /// Unix seconds until which it is good.
     pub deadline: u64,
     /// The signature's bytes.
@@ -74,12 +74,12 @@ port! {
     DeployStore {
         /// Notes how far a POD's vault is. One that is deployed stays so.
         /// [`StoreError::NoPod`](crate::StoreError::NoPod).
-        fn put_deploy(&self, deploy: Deploy, now: UnixMillis) -> ();
+        fn put_deploy(&self, deploy: VaultDeploy, now: UnixMillis) -> ();
 
         /// A POD's vault.
-        fn deploy_of(&self, pod: PodId) -> Option<Deploy>;
+        fn deploy_of(&self, pod: PodId) -> Option<VaultDeploy>;
 
         /// The vaults that are on their way, the longest untouched first.
-        fn deploying(&self) -> Vec<Deploy>;
+        fn deploying(&self) -> Vec<VaultDeploy>;
     }
 }

@@ -9,7 +9,7 @@ mod draft;
 use std::collections::BTreeMap;
 
 use domain::evm::BlockRef;
-use domain::vault::{Impossible, Logged, Task, TaskId, Vault};
+use domain::vault::{InvalidEvent, LoggedEvent, Task, TaskId, Vault};
 use domain::{Address, Usdc};
 
 use crate::port::port;
@@ -37,7 +37,7 @@ pub struct EventBatch {
     /// Remembered blocks below this number are forgotten.
     pub forget_below: u64,
     /// By block and log index.
-    pub events: Vec<Logged>,
+    pub events: Vec<LoggedEvent>,
 }
 
 /// Why a batch is refused. Nothing was changed.
@@ -54,7 +54,7 @@ pub enum BatchRefusal {
         /// The event's vault.
         vault: Address,
         /// What is wrong with it.
-        why: Impossible,
+        why: InvalidEvent,
     },
 }
 
@@ -77,32 +77,32 @@ port! {
 
         /// Posts a batch, as a whole or not at all. A batch that cannot follow is the
         /// answer's own error.
-        fn post_batch(&self, book: IndexId, batch: EventBatch) -> Result<(), BatchRefusal>;
+        fn post_batch(&self, index: IndexId, batch: EventBatch) -> Result<(), BatchRefusal>;
 
         /// Takes all events above a remembered block back; all there are, for `None`. A
         /// block that is not remembered is the answer's own error.
-        fn roll_back(&self, book: IndexId, to: Option<BlockRef>) -> Result<(), BatchRefusal>;
+        fn roll_back(&self, index: IndexId, to: Option<BlockRef>) -> Result<(), BatchRefusal>;
 
         /// The last block that was posted.
-        fn index_cursor(&self, book: IndexId) -> Option<BlockRef>;
+        fn index_cursor(&self, index: IndexId) -> Option<BlockRef>;
 
         /// The blocks that are remembered, newest first.
-        fn index_blocks(&self, book: IndexId) -> Vec<BlockRef>;
+        fn index_blocks(&self, index: IndexId) -> Vec<BlockRef>;
 
         /// All vaults.
-        fn vaults(&self, book: IndexId) -> Vec<Address>;
+        fn vaults(&self, index: IndexId) -> Vec<Address>;
 
         /// One vault, as it is indexed.
-        fn vault(&self, book: IndexId, address: Address) -> Option<IndexedVault>;
+        fn vault(&self, index: IndexId, address: Address) -> Option<IndexedVault>;
 
         /// A vault's tasks, newest first, at most 500.
-        fn tasks(&self, book: IndexId, vault: Address) -> Vec<(TaskId, Task)>;
+        fn tasks(&self, index: IndexId, vault: Address) -> Vec<(TaskId, Task)>;
 
         /// One task of a vault.
-        fn task(&self, book: IndexId, vault: Address, id: TaskId) -> Option<Task>;
+        fn task(&self, index: IndexId, vault: Address, id: TaskId) -> Option<Task>;
 
         /// A vault's events in their order, at most 1000 of them after `(block,
         /// log_index)`.
-        fn vault_events(&self, book: IndexId, vault: Address, after: Option<(u64, u64)>) -> Vec<Logged>;
+        fn vault_events(&self, index: IndexId, vault: Address, after: Option<(u64, u64)>) -> Vec<LoggedEvent>;
     }
 }

@@ -1,18 +1,18 @@
 //! Steps of a run's life, and their history.
 
-use domain::{Action, Event, PodId, RunId, State, UnixMillis, Wallet, step};
+use domain::{Event, PodId, RunId, State, StepAction, UnixMillis, Wallet, step};
 
 use crate::codec::ended;
 use crate::error::StoreError;
 use crate::port::port;
-use crate::record::{Below, Change, KeptData, Record};
+use crate::record::{BelowTier, KeptData, RunChange, RunRecord};
 
 /// Changes of state kept of one POD: a flapping one forgets its oldest.
 pub(crate) const MAX_CHANGES: u64 = 1000;
 
 /// What a node said of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Observation {
+pub struct NodeObservation {
     /// What isolates it.
     pub runtime: String,
     /// How often it was started again.
@@ -21,13 +21,13 @@ pub struct Observation {
 
 /// What came of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Advanced {
+pub struct StepOutcome {
     /// The agent after it.
-    pub record: Record,
+    pub record: RunRecord,
     /// What has to be done because of it.
-    pub actions: &'static [Action],
+    pub actions: &'static [StepAction],
     /// The change it made, if it made one.
-    pub change: Option<Change>,
+    pub change: Option<RunChange>,
 }
 
 port! {
@@ -35,11 +35,11 @@ port! {
     AgentStore {
         /// Takes one step of a run's life; tells subscribers when it is durable.
         /// [`StoreError::Unknown`], [`StoreError::Refused`].
-        fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> Advanced;
+        fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> StepOutcome;
 
         /// Ends a run of which its node holds nothing any more but what it keeps of the
         /// POD's data. A run that ends with its data removed takes its POD with it.
-        fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> Advanced;
+        fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> StepOutcome;
 
         /// Forgets all of a POD but what its wallet used and that its id was its
         /// holder's; `false` while a run of it is live. One that is not there is removed
@@ -47,36 +47,36 @@ port! {
         fn remove_pod(&self, pod: PodId, now: UnixMillis) -> bool;
 
         /// Writes down the node that is about to be told of a reserved run.
-        fn place(&self, id: RunId, node: &str, now: UnixMillis) -> Advanced;
+        fn place(&self, id: RunId, node: &str, now: UnixMillis) -> StepOutcome;
 
         /// Takes a step together with what the node said.
-        fn settle(&self, id: RunId, event: Event, seen: Observation, now: UnixMillis) -> Advanced;
+        fn settle(&self, id: RunId, event: Event, seen: NodeObservation, now: UnixMillis) -> StepOutcome;
 
         /// Notes what the node said, with no step.
-        fn observe(&self, id: RunId, seen: Observation) -> Record;
+        fn observe(&self, id: RunId, seen: NodeObservation) -> RunRecord;
 
         /// Notes how long the holder's balance has been below the tier.
-        fn note_balance(&self, id: RunId, below: Below) -> ();
+        fn note_balance(&self, id: RunId, below: BelowTier) -> ();
 
         /// A run.
-        fn get(&self, id: RunId) -> Option<Record>;
+        fn get(&self, id: RunId) -> Option<RunRecord>;
 
         /// The last run of a POD; `None` of one that is not there or was removed.
-        fn last_run(&self, id: PodId) -> Option<Record>;
+        fn last_run(&self, id: PodId) -> Option<RunRecord>;
 
         /// The last runs of a wallet's PODs: the live one, then those that do not run,
         /// the newest POD first.
-        fn of(&self, wallet: Wallet, limit: u32) -> Vec<Record>;
+        fn of(&self, wallet: Wallet, limit: u32) -> Vec<RunRecord>;
 
         /// The live run of a wallet.
-        fn live_of(&self, wallet: Wallet) -> Option<Record>;
+        fn live_of(&self, wallet: Wallet) -> Option<RunRecord>;
 
         /// All live runs, oldest first.
-        fn live(&self) -> Vec<Record>;
+        fn live(&self) -> Vec<RunRecord>;
 
         /// The changes of a POD's state after this number, over all its runs, oldest
         /// first. [`StoreError::NoPod`].
-        fn changes(&self, id: PodId, after: u64) -> Vec<Change>;
+        fn changes(&self, id: PodId, after: u64) -> Vec<RunChange>;
     }
 }
 
@@ -88,7 +88,7 @@ pub(crate) struct Advance {
     pub(crate) id: RunId,
     pub(crate) event: Event,
     pub(crate) node: Option<String>,
-    pub(crate) seen: Option<Observation>,
+    pub(crate) seen: Option<NodeObservation>,
     /// What its node keeps of its POD's data, now that it has ended.
     pub(crate) kept: Option<KeptData>,
     pub(crate) now: UnixMillis,
@@ -97,15 +97,15 @@ pub(crate) struct Advance {
 /// What a step makes of a run.
 pub(crate) enum Stepped {
     /// Nothing.
-    Same(Advanced),
+    Same(StepOutcome),
     /// This.
     New {
         /// The run after it.
-        record: Record,
+        record: RunRecord,
         /// What has to be done because of it.
-        actions: &'static [Action],
+        actions: &'static [StepAction],
         /// The change of state, if it is one.
-        change: Option<Change>,
+        change: Option<RunChange>,
         /// Whether the POD goes with it.
         removes: bool,
     },
@@ -118,18 +118,18 @@ impl Advance {
     }
 
     /// What the step makes of the run as it is.
-    pub(crate) fn take(&self, before: Record) -> Result<Stepped, StoreError> {
+    pub(crate) fn take(&self, before: RunRecord) -> Result<Stepped, StoreError> {
         if self.forgets_a_removal(before.state) {
-            return Ok(Stepped::Same(Advanced { record: before, actions: &[], change: None }));
+            return Ok(Stepped::Same(StepOutcome { record: before, actions: &[], change: None }));
         }
         let (state, actions) = step(before.state, self.event)?;
         let record = self.after(&before, state);
         if record == before {
-            return Ok(Stepped::Same(Advanced { record, actions, change: None }));
+            return Ok(Stepped::Same(StepOutcome { record, actions, change: None }));
         }
-        let change = (state != before.state).then_some(Change { seq: record.changes, at: self.now, state });
+        let change = (state != before.state).then_some(RunChange { seq: record.changes, at: self.now, state });
         let ended = before.state.is_live() && !state.is_live();
-        let removes = ended && state.end().is_some_and(domain::End::erases_data);
+        let removes = ended && state.end().is_some_and(domain::EndReason::erases_data);
         Ok(Stepped::New { record, actions, change, removes })
     }
 
@@ -140,7 +140,7 @@ impl Advance {
         self.event == Event::Gone && self.kept.is_some() && removed
     }
 
-    fn after(&self, before: &Record, state: State) -> Record {
+    fn after(&self, before: &RunRecord, state: State) -> RunRecord {
         let mut record = before.clone();
         record.state = state;
         record.was_ready |= state == State::Ready;
@@ -167,7 +167,7 @@ impl Advance {
 }
 
 /// Adds what a node said.
-pub(crate) fn note(record: &mut Record, seen: &Observation) {
+pub(crate) fn note(record: &mut RunRecord, seen: &NodeObservation) {
     if record.runtime.as_deref() != Some(&seen.runtime) {
         record.runtime = Some(seen.runtime.clone());
     }

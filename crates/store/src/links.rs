@@ -7,7 +7,7 @@ use crate::port::port;
 /// A holder and an owner that say, each by a signature over the same text, that
 /// they belong together. Verified before it comes here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
+pub struct AccountLink {
     /// The Solana wallet.
     pub holder: Wallet,
     /// The EVM address.
@@ -27,9 +27,9 @@ port! {
     LinkStore {
         /// Keeps a link in place of the holder's older one. `false`: the one that is
         /// held is as new or newer.
-        fn keep_link(&self, link: Link) -> bool;
+        fn keep_link(&self, link: AccountLink) -> bool;
 
         /// A holder's link.
-        fn link_of(&self, holder: Wallet) -> Option<Link>;
+        fn link_of(&self, holder: Wallet) -> Option<AccountLink>;
     }
 }

@@ -1,6 +1,6 @@
 //! Transactions of our own accounts, written before anybody hears of them.
 
-use domain::evm::{Account, Attempt, Entry, EntryState, IntentKey, Outcome};
+use domain::evm::{IntentKey, OutboxEntry, OutboxEntryState, SenderAccount, TransactionAttempt, TransactionOutcome};
 
 use crate::port::port;
 
@@ -17,42 +17,42 @@ port! {
     /// Transactions of our own accounts.
     OutboxStore {
         /// The entry of a key, whatever its state.
-        fn outbox_find(&self, account: Account, key: IntentKey) -> Option<Entry>;
+        fn outbox_find(&self, account: SenderAccount, key: IntentKey) -> Option<OutboxEntry>;
 
         /// All pending entries of an account, by nonce.
-        fn outbox_pending(&self, account: Account) -> Vec<Entry>;
+        fn outbox_pending(&self, account: SenderAccount) -> Vec<OutboxEntry>;
 
         /// The highest nonce of an account that was ever written, whatever became of it.
-        fn outbox_highest(&self, account: Account) -> Option<u64>;
+        fn outbox_highest(&self, account: SenderAccount) -> Option<u64>;
 
         /// Writes a new entry.
-        fn outbox_write(&self, entry: Entry) -> OutboxWrite;
+        fn outbox_write(&self, entry: OutboxEntry) -> OutboxWrite;
 
         /// Adds an attempt to a pending entry.
-        fn outbox_add(&self, account: Account, nonce: u64, attempt: Attempt) -> OutboxWrite;
+        fn outbox_add(&self, account: SenderAccount, nonce: u64, attempt: TransactionAttempt) -> OutboxWrite;
 
         /// Ends a pending entry.
-        fn outbox_settle(&self, account: Account, nonce: u64, outcome: Outcome) -> OutboxWrite;
+        fn outbox_settle(&self, account: SenderAccount, nonce: u64, outcome: TransactionOutcome) -> OutboxWrite;
     }
 }
 
 /// What is done to a pending entry.
 pub(crate) enum Change {
     /// One more attempt.
-    Add(Attempt),
+    Add(TransactionAttempt),
     /// Its end.
-    Settle(Outcome),
+    Settle(TransactionOutcome),
 }
 
 impl Change {
-    pub(crate) fn make(&self, entry: &mut Entry) {
+    pub(crate) fn make(&self, entry: &mut OutboxEntry) {
         match self {
             Self::Add(attempt) => entry.attempts.push(attempt.clone()),
-            Self::Settle(outcome) => entry.state = EntryState::Settled(*outcome),
+            Self::Settle(outcome) => entry.state = OutboxEntryState::Settled(*outcome),
         }
     }
 }
 
-pub(crate) const fn is_pending(entry: &Entry) -> bool {
-    matches!(entry.state, EntryState::Pending)
+pub(crate) const fn is_pending(entry: &OutboxEntry) -> bool {
+    matches!(entry.state, OutboxEntryState::Pending)
 }

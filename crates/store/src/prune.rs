@@ -8,16 +8,16 @@ use crate::port::port;
 use crate::record::Epoch;
 
 /// Rows of each kind forgotten in one transaction.
-pub(crate) const BITE: u32 = 500;
+pub(crate) const DELETE_BATCH: u32 = 500;
 /// A spent message is kept this much longer than anyone accepts it, should the
 /// clock be set back.
-pub(crate) const STAMP_SLACK_MS: u64 = 10 * 60 * 1000;
+pub(crate) const SPENT_SLACK_MS: u64 = 10 * 60 * 1000;
 
 /// What was forgotten.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pruned {
+pub struct PruneReport {
     /// Spent messages that nobody would accept any more.
-    pub stamps: u64,
+    pub spent_signatures: u64,
     /// Idempotency keys past their day.
     pub keys: u64,
     /// Ended runs past their retention, but the last of each POD; their usage went into
@@ -38,8 +38,8 @@ port! {
         /// tried again by this.
         fn check(&self) -> ();
 
-        /// Forgets a bite of what is old. Call again while [`Pruned::more`] says so.
-        fn prune(&self, now: UnixMillis) -> Pruned;
+        /// Forgets a batch of what is old. Call again while [`PruneReport::more`] says so.
+        fn prune(&self, now: UnixMillis) -> PruneReport;
 
         /// The runs of gateways that use this store now, this one included: what another
         /// one reserved has lost the process that would complete it.

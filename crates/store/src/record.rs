@@ -2,13 +2,15 @@
 
 use std::fmt;
 
-use domain::{Ask, Generation, ImageDigest, Meter, PodId, RunId, State, Tier, TierName, UnixMillis, Usage, Wallet};
+use domain::{
+    Generation, ImageDigest, Meter, PodId, ResourceRequest, RunId, State, Tier, TierName, UnixMillis, Usage, Wallet,
+};
 
 use crate::error::StoreError;
 
 /// Changes of state that a slow subscriber may lag behind before it has to read them
 /// from the store.
-pub(crate) const NEWS: usize = 4096;
+pub(crate) const CHANGE_QUEUE: usize = 4096;
 
 /// One run of the gateway: a random number made when the store is opened. A
 /// reservation of an earlier epoch has lost the process that would complete it.
@@ -35,7 +37,7 @@ impl fmt::Debug for Epoch {
 
 /// How long a holder's balance has been below the agent's tier.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Below {
+pub struct BelowTier {
     /// Successful readings below, in a row.
     pub readings: u32,
     /// When the first of them was.
@@ -65,7 +67,7 @@ impl KeptData {
 
 /// One change of a POD's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct RunChange {
     /// Rises by one with each change of this POD.
     pub seq: u64,
     /// When it was written.
@@ -74,7 +76,7 @@ pub struct Change {
     pub state: State,
 }
 
-impl Change {
+impl RunChange {
     /// What a POD's first change was: its first reservation.
     pub(crate) const fn first(at: UnixMillis) -> Self {
         Self { seq: 1, at, state: State::Reserved }
@@ -83,7 +85,7 @@ impl Change {
 
 /// One run of a POD.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct RunRecord {
     /// The run.
     pub id: RunId,
     /// The POD it is a run of.
@@ -129,7 +131,7 @@ pub struct Record {
     /// Whether it was ever ready.
     pub was_ready: bool,
     /// Its holder's balance, when last seen below the tier.
-    pub below: Below,
+    pub below: BelowTier,
     /// The number of its POD's last change of state.
     pub changes: u64,
     /// What a node keeps of the POD's data, as that node said when a run of it ended
@@ -139,11 +141,11 @@ pub struct Record {
     pub data_node: Option<String>,
 }
 
-impl Record {
+impl RunRecord {
     /// What it asks of a node.
     #[must_use]
-    pub fn ask(&self) -> Ask {
-        Ask { cores: self.tier_config.cores, memory_mib: u64::from(self.tier_config.memory) }
+    pub fn ask(&self) -> ResourceRequest {
+        ResourceRequest { cores: self.tier_config.cores, memory_mib: u64::from(self.tier_config.memory) }
     }
 
     /// What it used up to `now`.

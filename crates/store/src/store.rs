@@ -6,7 +6,7 @@ use tokio::sync::broadcast;
 use crate::config::Config;
 use crate::error::StoreError;
 use crate::postgres::Postgres;
-use crate::record::{Change, Epoch};
+use crate::record::{Epoch, RunChange};
 use crate::sqlite::Sqlite;
 use crate::url::Place;
 
@@ -55,7 +55,7 @@ impl Store {
     /// A subscriber that lags too far learns so, and reads what it missed by
     /// [`Store::changes`].
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<(PodId, Change)> {
+    pub fn subscribe(&self) -> broadcast::Receiver<(PodId, RunChange)> {
         match self {
             Self::Sqlite(store) => store.subscribe(),
             Self::Postgres(store) => store.subscribe(),

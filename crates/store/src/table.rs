@@ -23,7 +23,7 @@ pub(crate) struct Table {
 
 /// How many rows a table has, and what is in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Copied {
+pub struct CopiedTable {
     /// The table.
     pub table: String,
     /// Its rows.
@@ -61,12 +61,12 @@ pub enum CopyError {
 
 /// A digest of rows, whatever their order: the sum of each one's SHA-256, modulo 2^256.
 #[derive(Clone, Default)]
-pub(crate) struct Sum {
+pub(crate) struct RowsDigest {
     rows: u64,
     sum: [u8; 32],
 }
 
-impl Sum {
+impl RowsDigest {
     pub(crate) fn add(&mut self, row: &[Value]) {
         let mut carry = 0_u16;
         for (digit, more) in self.sum.iter_mut().zip(digest(row)) {
@@ -77,9 +77,9 @@ impl Sum {
     }
 
     /// What it is of.
-    pub(crate) fn of(self, table: &Table) -> Copied {
+    pub(crate) fn of(self, table: &Table) -> CopiedTable {
         let digest = self.sum.iter().rev().map(|byte| format!("{byte:02x}")).collect();
-        Copied { table: table.name.clone(), rows: self.rows, digest }
+        CopiedTable { table: table.name.clone(), rows: self.rows, digest }
     }
 }
 
@@ -105,8 +105,8 @@ fn digest(row: &[Value]) -> [u8; 32] {
 mod tests {
     use super::*;
 
-    fn sum(rows: &[Vec<Value>]) -> Copied {
-        let mut sum = Sum::default();
+    fn sum(rows: &[Vec<Value>]) -> CopiedTable {
+        let mut sum = RowsDigest::default();
         rows.iter().for_each(|row| sum.add(row));
         sum.of(&Table { name: "t".to_owned(), columns: Vec::new() })
     }

@@ -71,9 +71,9 @@ pub enum Error {
 /// Keeps the exporter alive; dropping it sends what is still held.
 #[must_use = "dropping it ends the export of traces"]
 #[derive(Debug)]
-pub struct Guard(Option<SdkTracerProvider>);
+pub struct TelemetryGuard(Option<SdkTracerProvider>);
 
-impl Drop for Guard {
+impl Drop for TelemetryGuard {
     fn drop(&mut self) {
         if let Some(provider) = self.0.take() {
             // Nobody is left to tell: the subscriber is going away with us.
@@ -103,7 +103,7 @@ impl Config {
 ///
 /// # Errors
 /// A key of `[log]` that cannot be used, or a second call.
-pub fn init(config: &Config, program: &'static str) -> Result<Guard, Error> {
+pub fn init(config: &Config, program: &'static str) -> Result<TelemetryGuard, Error> {
     let filter = EnvFilter::try_new(&config.filter)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = match config.format {
@@ -116,12 +116,12 @@ pub fn init(config: &Config, program: &'static str) -> Result<Guard, Error> {
     });
     let traces = provider.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer(program)));
     tracing_subscriber::registry().with(filter).with(traces).with(lines).try_init()?;
-    Ok(Guard(provider))
+    Ok(TelemetryGuard(provider))
 }
 
 /// Makes `span` a child of the trace that a `traceparent` header names (W3C
 /// Trace Context); a header that names none changes nothing.
-pub fn follow(span: &Span, traceparent: &str) {
+pub fn set_parent(span: &Span, traceparent: &str) {
     let carrier = HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
     // Fails only where no traces are exported, and then there is nothing to follow.
     let _ = span.set_parent(TraceContextPropagator::new().extract(&carrier));
@@ -170,7 +170,7 @@ mod tests {
         let config = Config { otlp_endpoint: Some(endpoint), ..Config::default() };
         let guard = init(&config, "palatine-test").unwrap();
         let span = tracing::info_span!("a-traced-0");
-        follow(&span, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        set_parent(&span, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
         drop(span);
         drop(guard);
         let request = received.join().unwrap();

@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use alloy_primitives::Signature;
-use chain::evm::calls::{self, Consent as Signed};
-use chain::evm::{At, Chain, EvmError, SendError, Sender};
-use domain::evm::{IntentKey, Outcome};
-use domain::{Address, Bytes, Client, PodId, UnixMillis, Wallet};
+use chain::evm::calls::{self, DeadlineSignature};
+use chain::evm::{BlockTag, Chain, EvmError, SendError, Sender};
+use domain::evm::{IntentKey, TransactionOutcome};
+use domain::{Address, Bytes, ClientAddr, PodId, UnixMillis, Wallet};
 use relay::{Beneficiary, CallClass, Clock, GasSpend};
-use store::{Consent, Deploy, DeployState};
+use store::{DeployState, VaultConsent, VaultDeploy};
 use wire::vault::{AgentVault, DeployRequest};
 
 use crate::error::TreasuryError;
@@ -41,9 +41,9 @@ impl Inner {
         agent: PodId,
         holder: Wallet,
         now: UnixMillis,
-    ) -> Result<Option<Deploy>, TreasuryError> {
+    ) -> Result<Option<VaultDeploy>, TreasuryError> {
         let known = self.store.deploy_of(agent).await?;
-        let under_way = |known: &Deploy| matches!(known.state, DeployState::Deploying | DeployState::Deployed);
+        let under_way = |known: &VaultDeploy| matches!(known.state, DeployState::Deploying | DeployState::Deployed);
         if known.as_ref().is_some_and(under_way) {
             return Ok(known);
         }
@@ -59,13 +59,13 @@ impl Inner {
     }
 
     /// Where an agent's vault will be. An agent that has a key gets no other one.
-    async fn draft(&self, agent: PodId, owner: Address, has_key: bool) -> Result<Deploy, TreasuryError> {
+    async fn draft(&self, agent: PodId, owner: Address, has_key: bool) -> Result<VaultDeploy, TreasuryError> {
         let if_missing = if has_key { IfMissing::Refuse } else { IfMissing::Create };
         let services = self.services()?;
         let agent_wallet = self.identities.of(agent, if_missing).await?.address();
         let address = services.chain.vault_of(agent.as_str(), owner).await.map_err(unanswered)?;
         let state = DeployState::Unsigned;
-        Ok(Deploy { pod: agent, owner, agent_wallet, address, state, consent: None, tx: None, reason: None })
+        Ok(VaultDeploy { pod: agent, owner, agent_wallet, address, state, consent: None, tx: None, reason: None })
     }
 
     /// Takes an owner's consent, and has the vault deployed.
@@ -86,16 +86,17 @@ impl Inner {
         let consent = read_consent(request, now)?;
         let services = self.services()?;
         let sender = services.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
-        let deploy = Deploy { state: DeployState::Deploying, consent: Some(consent), tx: None, reason: None, ..deploy };
+        let deploy =
+            VaultDeploy { state: DeployState::Deploying, consent: Some(consent), tx: None, reason: None, ..deploy };
         let call = call(self.evm.factory, &deploy).ok_or(TreasuryError::Signature)?;
         // Tried first: what the factory would refuse is refused here, with its reason.
-        services.chain.evm.call(&call, Some(sender.account().address), At::Latest).await.map_err(refused)?;
+        services.chain.evm.call(&call, Some(sender.account().address), BlockTag::Latest).await.map_err(refused)?;
         let gas = services.chain.evm.gas_limit(&call, sender.account().address).await.map_err(refused)?;
         let relayer = services.relayer.as_ref().ok_or(TreasuryError::NoRelayer)?;
         let key = key(&deploy).ok_or(TreasuryError::Signature)?;
         let beneficiary = Some(Beneficiary::Holder(holder));
         let spend = GasSpend { class: CallClass::Deploy, wallet: deploy.owner, beneficiary, gas };
-        relayer.spend(key.as_str(), spend, Some(Client::of(client))).await?;
+        relayer.spend(key.as_str(), spend, Some(ClientAddr::of(client))).await?;
         self.store.put_deploy(deploy.clone(), now).await?;
         self.signal.notify_one();
         Ok(view::deploy(self.evm.chain_id, deploy))
@@ -105,7 +106,7 @@ impl Inner {
     pub(crate) async fn carry_deploys(&self) {
         loop {
             if let Err(error) = self.carry_all().await {
-                tracing::warn!(%error, "vaults are not deployed for now");
+                tracing::warn!(%error, "vaults cannot be deployed now; trying again");
             }
             let _ = tokio::time::timeout(LOOK_EVERY, self.signal.notified()).await;
         }
@@ -120,12 +121,12 @@ impl Inner {
         for deploy in under_way {
             let agent = deploy.pod;
             let carried = self.carry(&services, deploy).await?;
-            tracing::info!(%agent, vault = %carried.address, state = carried.state.as_str(), "a vault is carried on");
+            tracing::info!(%agent, vault = %carried.address, state = carried.state.as_str(), "a vault's deployment went on");
         }
         Ok(())
     }
 
-    async fn carry(&self, services: &ChainServices, deploy: Deploy) -> Result<Deploy, TreasuryError> {
+    async fn carry(&self, services: &ChainServices, deploy: VaultDeploy) -> Result<VaultDeploy, TreasuryError> {
         let sender = services.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
         let mut next = found(&services.chain, deploy).await?;
         if next.state == DeployState::Deploying {
@@ -137,60 +138,62 @@ impl Inner {
 }
 
 /// Sends the deployment, once, and waits for its end.
-async fn deployed(factory: Address, sender: &Sender, deploy: Deploy) -> Result<Deploy, TreasuryError> {
+async fn deployed(factory: Address, sender: &Sender, deploy: VaultDeploy) -> Result<VaultDeploy, TreasuryError> {
     let (Some(call), Some(key)) = (call(factory, &deploy), key(&deploy)) else {
         return Ok(failed(deploy, "its owner's signature is lost".to_owned()));
     };
     match sender.execute(&key, &call).await {
-        Ok(Outcome::Mined(mined)) if mined.success => {
-            Ok(Deploy { state: DeployState::Deployed, tx: Some(mined.hash), ..deploy })
+        Ok(TransactionOutcome::Mined(mined)) if mined.success => {
+            Ok(VaultDeploy { state: DeployState::Deployed, tx: Some(mined.hash), ..deploy })
         }
-        Ok(Outcome::Mined(mined)) => {
-            Ok(failed(Deploy { tx: Some(mined.hash), ..deploy }, "the chain reverted it".to_owned()))
+        Ok(TransactionOutcome::Mined(mined)) => {
+            Ok(failed(VaultDeploy { tx: Some(mined.hash), ..deploy }, "the chain reverted it".to_owned()))
         }
-        Ok(Outcome::Lost { .. }) => Ok(failed(deploy, "the relayer's account sent something else".to_owned())),
+        Ok(TransactionOutcome::Lost { .. }) => {
+            Ok(failed(deploy, "the relayer's account sent something else".to_owned()))
+        }
         Err(SendError::Evm(EvmError::Reverted(revert))) => Ok(failed(deploy, revert.to_string())),
         Err(error) => Err(TreasuryError::Unavailable(error.to_string())),
     }
 }
 
 /// What is on the chain already, whoever put it there.
-async fn found(chain: &Chain, deploy: Deploy) -> Result<Deploy, TreasuryError> {
+async fn found(chain: &Chain, deploy: VaultDeploy) -> Result<VaultDeploy, TreasuryError> {
     if !chain.is_vault(deploy.address).await.map_err(unanswered)? {
         return Ok(deploy);
     }
-    let vault = chain.vault(deploy.address, At::Latest).await.map_err(unanswered)?;
+    let vault = chain.vault(deploy.address, BlockTag::Latest).await.map_err(unanswered)?;
     if vault.agent_wallet == deploy.agent_wallet {
-        return Ok(Deploy { state: DeployState::Deployed, ..deploy });
+        return Ok(VaultDeploy { state: DeployState::Deployed, ..deploy });
     }
     let said = format!("the vault has another agent wallet: {}", vault.agent_wallet);
     Ok(failed(deploy, said))
 }
 
-fn failed(deploy: Deploy, reason: String) -> Deploy {
-    Deploy { state: DeployState::Failed, reason: Some(reason), ..deploy }
+fn failed(deploy: VaultDeploy, reason: String) -> VaultDeploy {
+    VaultDeploy { state: DeployState::Failed, reason: Some(reason), ..deploy }
 }
 
-fn call(factory: Address, deploy: &Deploy) -> Option<domain::evm::Call> {
+fn call(factory: Address, deploy: &VaultDeploy) -> Option<domain::evm::Call> {
     let consent = deploy.consent.as_ref()?;
-    let signed = Signed { deadline: consent.deadline, signature: Bytes::from(consent.signature.clone()) };
+    let signed = DeadlineSignature { deadline: consent.deadline, signature: Bytes::from(consent.signature.clone()) };
     Some(calls::create_vault(factory, deploy.pod.as_str(), deploy.owner, deploy.agent_wallet, Some(&signed)))
 }
 
 /// One intent a consent: a new signature is a new try.
-fn key(deploy: &Deploy) -> Option<IntentKey> {
+fn key(deploy: &VaultDeploy) -> Option<IntentKey> {
     let deadline = deploy.consent.as_ref()?.deadline;
     format!("vault:{}:{}:{deadline}", deploy.pod, deploy.owner).parse().ok()
 }
 
-fn read_consent(request: &DeployRequest, now: UnixMillis) -> Result<Consent, TreasuryError> {
+fn read_consent(request: &DeployRequest, now: UnixMillis) -> Result<VaultConsent, TreasuryError> {
     let ahead = request.deadline.saturating_sub(now.0 / 1000);
     if !(MIN_WINDOW_S..=MAX_WINDOW_S).contains(&ahead) {
         return Err(TreasuryError::Deadline { least: MIN_WINDOW_S, most: MAX_WINDOW_S });
     }
     let signature: Signature =
         request.signature.parse().map_err(|error| TreasuryError::Malformed(format!("{error}")))?;
-    Ok(Consent { deadline: request.deadline, signature: signature.as_bytes().to_vec() })
+    Ok(VaultConsent { deadline: request.deadline, signature: signature.as_bytes().to_vec() })
 }
 
 fn unanswered(error: EvmError) -> TreasuryError {

@@ -1,6 +1,6 @@
 //! Why the treasury says no.
 
-use relay::Error;
+use relay::RelayError;
 use store::StoreError;
 
 use crate::identities::IdentityError;
@@ -62,10 +62,10 @@ pub enum TreasuryError {
     Store(#[from] StoreError),
 }
 
-impl From<Error> for TreasuryError {
-    fn from(error: Error) -> Self {
+impl From<RelayError> for TreasuryError {
+    fn from(error: RelayError) -> Self {
         match error {
-            Error::OverQuota { subject, retry_after_s } => Self::OverQuota { subject, retry_after_s },
+            RelayError::OverQuota { subject, retry_after_s } => Self::OverQuota { subject, retry_after_s },
             error => Self::Unavailable(error.to_string()),
         }
     }

@@ -61,7 +61,7 @@ pub(crate) struct Inner {
     pub(crate) options: Options,
     pub(crate) evm: EvmConfig,
     pub(crate) store: Store,
-    pub(crate) book: IndexId,
+    pub(crate) index: IndexId,
     pub(crate) identities: Identities,
     pub(crate) clock: SystemClock,
     /// Agents that act: one call at a time each.
@@ -89,7 +89,7 @@ impl Treasury {
         relayer: Option<Identity>,
         ends: CancellationToken,
     ) -> Result<Self, TreasuryError> {
-        let book = store.chain_index(evm.chain_id, evm.factory).await?;
+        let index = store.chain_index(evm.chain_id, evm.factory).await?;
         store.release_payments().await?;
         let password = SecretString::from(hex::encode(key.expose_secret()));
         let inner = Inner {
@@ -97,7 +97,7 @@ impl Treasury {
             options,
             evm,
             store,
-            book,
+            index,
             clock: SystemClock,
             agent_locks: Cache::new(MAX_ACTING),
             signal: Notify::new(),
@@ -208,13 +208,13 @@ impl Treasury {
         self.0.consent(agent, holder, request, client, now).await
     }
 
-    /// A vault's books.
+    /// A vault's ledger.
     ///
     /// # Errors
     /// [`TreasuryError::UnknownVault`], faults of the store.
     pub async fn vault(&self, address: Address) -> Result<VaultResponse, TreasuryError> {
-        let books = self.0.store.vault(self.0.book, address).await?;
-        books.map(|books| view::vault(address, books)).ok_or(TreasuryError::UnknownVault)
+        let indexed = self.0.store.vault(self.0.index, address).await?;
+        indexed.map(|indexed| view::vault(address, indexed)).ok_or(TreasuryError::UnknownVault)
     }
 
     /// A vault's tasks, newest first.
@@ -223,7 +223,7 @@ impl Treasury {
     /// [`TreasuryError::UnknownVault`], faults of the store.
     pub async fn tasks(&self, vault: Address) -> Result<TasksResponse, TreasuryError> {
         self.vault(vault).await?;
-        let tasks = self.0.store.tasks(self.0.book, vault).await?;
+        let tasks = self.0.store.tasks(self.0.index, vault).await?;
         Ok(TasksResponse { tasks: tasks.into_iter().filter_map(|(id, task)| view::task(id, task)).collect() })
     }
 
@@ -358,7 +358,7 @@ impl Inner {
     }
 
     async fn index(&self, services: &ChainServices) {
-        let ledger = Arc::new(StoreLedger { store: self.store.clone(), book: self.book });
+        let ledger = Arc::new(StoreLedger { store: self.store.clone(), index: self.index });
         Indexer::new(Arc::clone(&services.chain), ledger).run().await;
     }
 
@@ -367,12 +367,12 @@ impl Inner {
             if let Some(relayer) = &services.relayer
                 && let Err(error) = relayer.resume().await
             {
-                tracing::warn!(%error, "relayed calls are not looked at for now");
+                tracing::warn!(%error, "open relayed calls cannot be taken up now; trying again");
             }
             if let Some(payments) = &services.payments
                 && let Err(error) = payments.settlements.reconcile(self.clock.now(), MAX_RECONCILED).await
             {
-                tracing::warn!(%error, "payments are not looked at for now");
+                tracing::warn!(%error, "open payments cannot be reconciled now; trying again");
             }
             tokio::time::sleep(MAINTAIN_EVERY).await;
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use domain::PodId;
-use identity::{Cost, Identity, KeyFileError};
+use identity::{Identity, KdfCost, KeyFileError};
 use moka::future::Cache;
 use secrecy::SecretString;
 
@@ -53,7 +53,7 @@ impl Identities {
         let password = self.password.clone();
         let opening = async move {
             let open = move || match if_missing {
-                IfMissing::Create => Identity::load_or_create(&path, &password, Cost::STANDARD),
+                IfMissing::Create => Identity::load_or_create(&path, &password, KdfCost::STANDARD),
                 IfMissing::Refuse => Identity::load(&path, &password),
             };
             // Derivation takes a core for most of a second.

@@ -12,7 +12,7 @@
 //! | `sponsor` | for whom vaults are deployed |
 //! | `ledger`, `outbox` | the traits of `chain`, over the store |
 //! | `unavailable` | pure: why the chain is not used, for everybody |
-//! | `view` | pure: from the books to the wire |
+//! | `view` | pure: from the ledger to the wire |
 //! | `config`, `error` | `[treasury]`; why not |
 
 mod config;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chain::evm::{Outbox, OutboxError};
-use domain::evm::{Account, Attempt, Entry, IntentKey, Outcome};
+use domain::evm::{IntentKey, OutboxEntry, SenderAccount, TransactionAttempt, TransactionOutcome};
 use store::{OutboxWrite, Store, StoreError};
 
 /// The senders' outbox.
@@ -19,27 +19,32 @@ pub(crate) struct StoreOutbox(pub(crate) Store);
 
 #[async_trait]
 impl Outbox for StoreOutbox {
-    async fn find(&self, account: &Account, key: &IntentKey) -> Result<Option<Entry>, OutboxError> {
+    async fn find(&self, account: &SenderAccount, key: &IntentKey) -> Result<Option<OutboxEntry>, OutboxError> {
         self.0.outbox_find(*account, key.clone()).await.map_err(unavailable)
     }
 
-    async fn pending(&self, account: &Account) -> Result<Vec<Entry>, OutboxError> {
+    async fn pending(&self, account: &SenderAccount) -> Result<Vec<OutboxEntry>, OutboxError> {
         self.0.outbox_pending(*account).await.map_err(unavailable)
     }
 
-    async fn highest_nonce(&self, account: &Account) -> Result<Option<u64>, OutboxError> {
+    async fn highest_nonce(&self, account: &SenderAccount) -> Result<Option<u64>, OutboxError> {
         self.0.outbox_highest(*account).await.map_err(unavailable)
     }
 
-    async fn write(&self, entry: &Entry) -> Result<(), OutboxError> {
+    async fn write(&self, entry: &OutboxEntry) -> Result<(), OutboxError> {
         posted(self.0.outbox_write(entry.clone()).await)
     }
 
-    async fn add(&self, account: &Account, nonce: u64, attempt: &Attempt) -> Result<(), OutboxError> {
+    async fn add(&self, account: &SenderAccount, nonce: u64, attempt: &TransactionAttempt) -> Result<(), OutboxError> {
         posted(self.0.outbox_add(*account, nonce, attempt.clone()).await)
     }
 
-    async fn settle(&self, account: &Account, nonce: u64, outcome: &Outcome) -> Result<(), OutboxError> {
+    async fn settle(
+        &self,
+        account: &SenderAccount,
+        nonce: u64,
+        outcome: &TransactionOutcome,
+    ) -> Result<(), OutboxError> {
         posted(self.0.outbox_settle(*account, nonce, *outcome).await)
     }
 }
@@ -57,12 +62,13 @@ fn posted(answer: Result<OutboxWrite, StoreError>) -> Result<(), OutboxError> {
 
 #[cfg(test)]
 mod tests {
+    use fixtures::TempStore;
+
     use super::*;
 
     #[tokio::test]
     async fn the_outbox_over_the_store_does_what_every_outbox_must() {
-        let room = tempfile::tempdir().unwrap();
-        let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
-        chain::evm::suite::outbox(&StoreOutbox(Store::open(&config).await.unwrap())).await;
+        let store = TempStore::open().await;
+        chain::evm::suite::outbox(&StoreOutbox(store.clone())).await;
     }
 }

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::evm::{Chain, EvmConfig, Key, Sender};
+use chain::evm::{Chain, EvmConfig, Sender, SigningKey};
 use identity::Identity;
 use relay::Relayer;
 use store::Store;
-use x402::{Facilitator, HostedFacilitator, Limits, Payments, Seller, Settlements, Settler, Token, Tokens};
+use x402::{
+    Facilitator, FacilitatorChoice, HostedFacilitator, Payments, Seller, SettlementLimits, Settlements, Token, Tokens,
+};
 
 use crate::config::Options;
 use crate::outbox::outbox;
@@ -46,7 +48,7 @@ impl ChainServices {
         let sender = match key {
             None => None,
             Some(identity) => {
-                let key = Key::new(identity.clone());
+                let key = SigningKey::new(identity.clone());
                 Some(Sender::start(Arc::clone(&chain), outbox(store), key).await?)
             }
         };
@@ -85,19 +87,19 @@ fn payments(
     let config = &options.x402;
     let payments: Arc<dyn Payments> = Arc::new(store.payments());
     let reader = Arc::new(ChainTokenReader(Arc::clone(chain)));
-    let limits: Limits = config.limits();
+    let limits: SettlementLimits = config.limits();
     // One chain is worked on here: what is on others is neither sold for nor settled.
     let here = |token: &&Arc<Token>| token.chain_id() == chain.evm.config().chain_id;
     let tokens: Arc<Tokens> = Arc::new(config.tokens().iter().filter(here).map(|token| Token::clone(token)).collect());
     check_token(&tokens, chain)?;
     let (settlements, own) = match (config.settler().map_err(|error| unfit(&error))?, own) {
-        (Settler::Own, None) => return Ok(None),
-        (Settler::Own, Some((sender, relayer))) => {
+        (FacilitatorChoice::Own, None) => return Ok(None),
+        (FacilitatorChoice::Own, Some((sender, relayer))) => {
             let (sender, relayer) = (sender.clone(), relayer.clone());
             let settlement = RelayerTransfers { chain: Arc::clone(chain), sender, relayer };
             (Settlements::new(payments, Arc::new(settlement), reader, limits), true)
         }
-        (Settler::Hosted(url), _) => {
+        (FacilitatorChoice::Hosted(url), _) => {
             let patience = Duration::from_millis(config.settle_timeout_ms);
             let hosted =
                 HostedFacilitator::new(&url, patience, config.max_timeout_s, Arc::clone(&tokens), reader.clone());

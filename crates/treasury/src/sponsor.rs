@@ -3,15 +3,15 @@
 use async_trait::async_trait;
 use domain::relay::JournalError;
 use domain::{PodId, Wallet};
-use relay::{Sponsor, VaultDeployment};
-use store::{Deploy, DeployState, Store, StoreError};
+use relay::{SponsorPolicy, VaultDeployment};
+use store::{DeployState, Store, StoreError, VaultDeploy};
 
 /// Who knows them.
 #[derive(Clone, Debug)]
 pub(crate) struct StoreSponsor(pub(crate) Store);
 
 #[async_trait]
-impl Sponsor for StoreSponsor {
+impl SponsorPolicy for StoreSponsor {
     async fn sponsors(&self, vault: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
         let Ok(agent) = vault.pod_id.parse::<PodId>() else { return Ok(None) };
         self.holder(agent, vault).await.map_err(|error| JournalError(error.to_string()))
@@ -34,19 +34,19 @@ impl StoreSponsor {
 
 /// Whether an agent's vault is this one, and still to come. Its holder may link himself
 /// to another owner: that vault is another one.
-fn is_due(deploy: &Deploy, vault: &VaultDeployment) -> bool {
+fn is_due(deploy: &VaultDeploy, vault: &VaultDeployment) -> bool {
     let is_this = (deploy.owner, deploy.agent_wallet) == (vault.owner, vault.agent_wallet);
     is_this && deploy.state != DeployState::Deployed
 }
 
 #[cfg(test)]
 mod tests {
-    use domain::{Address, Event, ImageDigest, RunId, StopReason, Tier, TierName, UnixMillis};
-    use store::{Link, PodChoice, Reservation, Stamp};
+    use domain::{Address, Event, RunId, StopReason, UnixMillis};
+    use fixtures::{NOW, TempStore, reservation};
+    use store::{AccountLink, Reservation};
 
     use super::*;
 
-    const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
     const OWNER: Address = Address::repeat_byte(1);
     const HOLDER: Wallet = Wallet([3; 32]);
     const AGENT_WALLET: Address = Address::repeat_byte(2);
@@ -63,7 +63,7 @@ mod tests {
 
     async fn link(store: &Store, owner: Address, at: UnixMillis) {
         let signed = || String::new();
-        let link = Link {
+        let link = AccountLink {
             holder: HOLDER,
             owner,
             text: signed(),
@@ -74,8 +74,8 @@ mod tests {
         assert!(store.keep_link(link).await.unwrap());
     }
 
-    fn deploy(state: DeployState) -> Deploy {
-        Deploy {
+    fn deploy(state: DeployState) -> VaultDeploy {
+        VaultDeploy {
             pod: agent(),
             owner: OWNER,
             agent_wallet: AGENT_WALLET,
@@ -89,9 +89,7 @@ mod tests {
 
     #[tokio::test]
     async fn fault_2_6_an_agent_whose_holder_links_himself_anew_has_one_vault_paid_for() {
-        let room = tempfile::tempdir().unwrap();
-        let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
-        let store = Store::open(&config).await.unwrap();
+        let store = TempStore::open().await;
         let sponsor = StoreSponsor(store.clone());
         reserve(&store).await;
         store.put_deploy(deploy(DeployState::Unsigned), NOW).await.unwrap();
@@ -107,9 +105,7 @@ mod tests {
 
     #[tokio::test]
     async fn fault_2_6_a_vault_is_paid_for_while_its_linked_holders_agent_runs() {
-        let room = tempfile::tempdir().unwrap();
-        let config = store::Config { directory: room.path().to_owned(), ..store::Config::default() };
-        let store = Store::open(&config).await.unwrap();
+        let store = TempStore::open().await;
         let sponsor = StoreSponsor(store.clone());
         let sponsors = async |vault: VaultDeployment| sponsor.sponsors(&vault).await.unwrap() == Some(HOLDER);
         assert!(!sponsors(vault()).await, "there is no such agent");
@@ -127,20 +123,7 @@ mod tests {
     }
 
     async fn reserve(store: &Store) {
-        let request = Reservation {
-            stamp: Stamp { key: [9; 32], expires_at: NOW.plus(330_000) },
-            id: RUN,
-            pod: PodChoice::New { name: None, ephemeral: false },
-            brought: false,
-            wallet: HOLDER,
-            agent_type: "echo".to_owned(),
-            image: ImageDigest([7; 32]),
-            tier: TierName::try_from("standard".to_owned()).unwrap(),
-            tier_config: Tier { min: 500_000, cores: 2, memory: 2048, disk: Tier::DEFAULT_DISK_MIB },
-            public: false,
-            idempotency: None,
-            now: NOW,
-        };
+        let request = Reservation { id: RUN, wallet: HOLDER, ..reservation(1, 7) };
         assert!(matches!(store.reserve(request).await.unwrap(), store::Admission::Reserved(_)));
     }
 }

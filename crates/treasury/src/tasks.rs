@@ -8,9 +8,9 @@ use alloy_primitives::Log;
 use alloy_sol_types::SolEvent;
 use chain::evm::abi::ERC2771Forwarder::ExecutedForwardRequest;
 use chain::evm::typed::digest;
-use chain::evm::{EvmError, SendError, Sighting, Weighed, calls};
-use domain::evm::{Call, IntentKey, Outcome};
-use domain::vault::{TaskId, Terms, Vault};
+use chain::evm::{Estimate, EvmError, SendError, TransactionStatus, calls};
+use domain::evm::{Call, IntentKey, TransactionOutcome};
+use domain::vault::{TaskId, TaskTerms, Vault};
 use domain::{Address, B256, Bytes, PodId, UnixMillis};
 use identity::SignerSync;
 use relay::{CallClass, GasSpend};
@@ -38,9 +38,9 @@ impl Inner {
         result_hash: B256,
         now: UnixMillis,
     ) -> Result<TxResponse, TreasuryError> {
-        let (books, terms) = self.task_of(agent, task).await?;
-        let call = calls::submit(books.0, &terms, result_hash);
-        self.as_agent(agent, &books.1, &format!("submit:{task}"), &call, now).await
+        let (indexed, terms) = self.task_of(agent, task).await?;
+        let call = calls::submit(indexed.0, &terms, result_hash);
+        self.as_agent(agent, &indexed.1, &format!("submit:{task}"), &call, now).await
     }
 
     /// Turns a task down.
@@ -50,19 +50,19 @@ impl Inner {
         task: TaskId,
         now: UnixMillis,
     ) -> Result<TxResponse, TreasuryError> {
-        let (books, terms) = self.task_of(agent, task).await?;
-        let call = calls::decline(books.0, &terms);
-        self.as_agent(agent, &books.1, &format!("decline:{task}"), &call, now).await
+        let (indexed, terms) = self.task_of(agent, task).await?;
+        let call = calls::decline(indexed.0, &terms);
+        self.as_agent(agent, &indexed.1, &format!("decline:{task}"), &call, now).await
     }
 
-    /// An agent's vault and one of its tasks, as the books have them.
-    async fn task_of(&self, agent: PodId, task: TaskId) -> Result<((Address, Vault), Terms), TreasuryError> {
+    /// An agent's vault and one of its tasks, as the ledger has them.
+    async fn task_of(&self, agent: PodId, task: TaskId) -> Result<((Address, Vault), TaskTerms), TreasuryError> {
         let deploy = self.store.deploy_of(agent).await?;
         let deploy =
             deploy.filter(|deploy| deploy.state == DeployState::Deployed).ok_or(TreasuryError::UnknownVault)?;
-        let books = self.store.vault(self.book, deploy.address).await?.ok_or(TreasuryError::UnknownVault)?;
-        let task = self.store.task(self.book, deploy.address, task).await?.ok_or(TreasuryError::UnknownTask)?;
-        Ok(((deploy.address, books.vault), task.terms.ok_or(TreasuryError::UnknownTask)?))
+        let indexed = self.store.vault(self.index, deploy.address).await?.ok_or(TreasuryError::UnknownVault)?;
+        let task = self.store.task(self.index, deploy.address, task).await?.ok_or(TreasuryError::UnknownTask)?;
+        Ok(((deploy.address, indexed.vault), task.terms.ok_or(TreasuryError::UnknownTask)?))
     }
 
     /// Sends a call as the agent, through the forwarder.
@@ -82,7 +82,7 @@ impl Inner {
         let turn = self.agent_locks.get_with(agent, async { Arc::default() }).await;
         let _turn = turn.lock().await;
         // Simulated as the agent: the forwarder hides why an inner call fails.
-        services.chain.evm.call(call, Some(identity.address()), chain::evm::At::Latest).await.map_err(refused)?;
+        services.chain.evm.call(call, Some(identity.address()), chain::evm::BlockTag::Latest).await.map_err(refused)?;
         let nonce = services.chain.forwarder_nonce(identity.address()).await.map_err(refused)?;
         let request = calls::request(identity.address(), call, INNER_GAS, nonce, now.0 / 1000 + WINDOW_S);
         let signature = identity.sign_hash_sync(&digest(&request, &services.chain.forwarder_domain));
@@ -91,8 +91,8 @@ impl Inner {
         let key = format!("{name}:{nonce}").parse::<IntentKey>();
         let key = key.map_err(|error| TreasuryError::Unavailable(error.to_string()))?;
         let relayer = services.relayer.as_ref().ok_or(TreasuryError::NoRelayer)?;
-        let weighed = sender.weigh(&key, &forwarded).await.map_err(unsent)?;
-        if let Weighed::Fresh(cost) = &weighed {
+        let estimate = sender.estimate(&key, &forwarded).await.map_err(unsent)?;
+        if let Estimate::New(cost) = &estimate {
             let spend = GasSpend {
                 class: CallClass::Task,
                 wallet: identity.address(),
@@ -101,7 +101,7 @@ impl Inner {
             };
             relayer.spend(key.as_str(), spend, None).await?;
         }
-        let entry = sender.send_weighed(&key, &forwarded, weighed).await.map_err(unsent)?;
+        let entry = sender.send_estimated(&key, &forwarded, estimate).await.map_err(unsent)?;
         let newest = entry.attempts.last().map(|attempt| attempt.hash).unwrap_or_default();
         match tokio::time::timeout(WAIT, sender.settled(&key)).await {
             Ok(outcome) => ended(&services, outcome.map_err(unsent)?).await,
@@ -111,17 +111,21 @@ impl Inner {
 }
 
 /// Whether the inner call took effect: the outer one ends well either way.
-async fn ended(services: &ChainServices, outcome: Outcome) -> Result<TxResponse, TreasuryError> {
-    let Outcome::Mined(mined) = outcome else {
+async fn ended(services: &ChainServices, outcome: TransactionOutcome) -> Result<TxResponse, TreasuryError> {
+    let TransactionOutcome::Mined(mined) = outcome else {
         return Err(TreasuryError::Unavailable("the relayer's account sent something else".to_owned()));
     };
-    let sighting = services.chain.evm.sighting(mined.hash).await.map_err(refused)?;
-    match sighting {
-        Sighting::Deep(landed) if mined.success && executed(&landed.logs) => {
+    let status = services.chain.evm.transaction_status(mined.hash).await.map_err(refused)?;
+    match status {
+        TransactionStatus::Confirmed(confirmed) if mined.success && executed(&confirmed.logs) => {
             Ok(TxResponse { success: true, tx: mined.hash })
         }
-        Sighting::Deep(_) => Err(TreasuryError::Reverts(format!("the vault refused it in {}", mined.hash))),
-        Sighting::Absent | Sighting::Shallow { .. } => Ok(TxResponse { success: false, tx: mined.hash }),
+        TransactionStatus::Confirmed(_) => {
+            Err(TreasuryError::Reverts(format!("the vault refused it in {}", mined.hash)))
+        }
+        TransactionStatus::NotFound | TransactionStatus::Unconfirmed { .. } => {
+            Ok(TxResponse { success: false, tx: mined.hash })
+        }
     }
 }
 

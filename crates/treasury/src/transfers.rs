@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use alloy_primitives::keccak256;
 use async_trait::async_trait;
-use chain::evm::{At, Chain, EvmError, SendError, Sender, Sighting, Weighed, calls};
-use domain::evm::{Call, IntentKey, Outcome};
+use chain::evm::{BlockTag, Chain, Estimate, EvmError, SendError, Sender, TransactionStatus, calls};
+use domain::evm::{Call, IntentKey, TransactionOutcome};
 use domain::payment::{Authorization, AuthorizationState, SignedAuthorization};
-use domain::{Address, B256, Client, Usdc};
+use domain::{Address, B256, ClientAddr, Usdc};
 use relay::{Beneficiary, CallClass, GasSpend, Relayer};
-use x402::{Submission, TokenReadError, TokenReader, TransferError, Transfers};
+use x402::{SubmissionState, TokenReadError, TokenReader, TransferError, Transfers};
 
 /// Our own account makes the transfers.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub(crate) struct RelayerTransfers {
 
 #[async_trait]
 impl Transfers for RelayerTransfers {
-    async fn transfer(&self, payment: &SignedAuthorization, client: Client) -> Result<B256, TransferError> {
+    async fn transfer(&self, payment: &SignedAuthorization, client: ClientAddr) -> Result<B256, TransferError> {
         let authorization = &payment.authorization;
         let token = self.chain.evm.config().usdc;
         if authorization.asset != token {
@@ -31,20 +31,23 @@ impl Transfers for RelayerTransfers {
         let key = key(authorization)?;
         self.send(&key, &calls::transfer_with_authorization(payment), authorization, client).await?;
         match self.sender.settled(&key).await.map_err(unconfirmed)? {
-            Outcome::Mined(mined) if mined.success => self.receipt(authorization, mined.hash).await,
-            Outcome::Mined(_) => Err(TransferError::Refused("the transfer was reverted".to_owned())),
-            Outcome::Lost { .. } => Err(TransferError::Unknown("our transaction was replaced by another".to_owned())),
+            TransactionOutcome::Mined(mined) if mined.success => self.receipt(authorization, mined.hash).await,
+            TransactionOutcome::Mined(_) => Err(TransferError::Refused("the transfer was reverted".to_owned())),
+            TransactionOutcome::Lost { .. } => {
+                Err(TransferError::Unknown("our transaction was replaced by another".to_owned()))
+            }
         }
     }
 
-    async fn submission(&self, payment: &SignedAuthorization) -> Submission {
-        let Ok(key) = key(&payment.authorization) else { return Submission::None };
+    async fn submission(&self, payment: &SignedAuthorization) -> SubmissionState {
+        let Ok(key) = key(&payment.authorization) else { return SubmissionState::None };
         match self.sender.find(&key).await {
-            Ok(None) => Submission::None,
-            Ok(Some(entry)) => {
-                entry.attempts.last().map_or(Submission::Unknown, |attempt| Submission::Transaction(attempt.hash))
-            }
-            Err(_) => Submission::Unknown,
+            Ok(None) => SubmissionState::None,
+            Ok(Some(entry)) => entry
+                .attempts
+                .last()
+                .map_or(SubmissionState::Unknown, |attempt| SubmissionState::Transaction(attempt.hash)),
+            Err(_) => SubmissionState::Unknown,
         }
     }
 }
@@ -57,24 +60,26 @@ impl RelayerTransfers {
         key: &IntentKey,
         call: &Call,
         authorization: &Authorization,
-        client: Client,
+        client: ClientAddr,
     ) -> Result<(), TransferError> {
-        let weighed = self.sender.weigh(key, call).await.map_err(unsent)?;
-        if let Weighed::Fresh(cost) = &weighed {
+        let estimate = self.sender.estimate(key, call).await.map_err(unsent)?;
+        if let Estimate::New(cost) = &estimate {
             let Authorization { from, to, .. } = *authorization;
             let beneficiary = Some(Beneficiary::Payee(to));
             let spend = GasSpend { class: CallClass::Settle, wallet: from, beneficiary, gas: cost.gas_limit() };
             self.relayer.spend(key.as_str(), spend, Some(client)).await.map_err(uncounted)?;
         }
-        self.sender.send_weighed(key, call, weighed).await.map(drop).map_err(unsent)
+        self.sender.send_estimated(key, call, estimate).await.map(drop).map_err(unsent)
     }
 
     /// The transfer, as its own receipt tells it.
     async fn receipt(&self, authorization: &Authorization, tx: B256) -> Result<B256, TransferError> {
-        match self.chain.evm.sighting(tx).await {
-            Ok(Sighting::Deep(landed)) if authorization.is_paid_by(&landed.logs) => Ok(tx),
-            Ok(Sighting::Deep(_)) => Err(TransferError::Unknown("the receipt shows another transfer".to_owned())),
-            Ok(Sighting::Absent | Sighting::Shallow { .. }) => {
+        match self.chain.evm.transaction_status(tx).await {
+            Ok(TransactionStatus::Confirmed(confirmed)) if authorization.is_paid_by(&confirmed.logs) => Ok(tx),
+            Ok(TransactionStatus::Confirmed(_)) => {
+                Err(TransferError::Unknown("the receipt shows another transfer".to_owned()))
+            }
+            Ok(TransactionStatus::NotFound | TransactionStatus::Unconfirmed { .. }) => {
                 Err(TransferError::Unknown("the receipt is not deep enough any more".to_owned()))
             }
             Err(error) => Err(TransferError::Unknown(error.to_string())),
@@ -89,7 +94,7 @@ fn key(authorization: &Authorization) -> Result<IntentKey, TransferError> {
 }
 
 /// Why nothing is counted, and so nothing is sent.
-fn uncounted(error: relay::Error) -> TransferError {
+fn uncounted(error: relay::RelayError) -> TransferError {
     TransferError::Unavailable { why: error.to_string(), retry_after_s: error.retry_after() }
 }
 
@@ -120,7 +125,7 @@ impl TokenReader for ChainTokenReader {
 
     async fn balance(&self, chain_id: u64, asset: Address, owner: Address) -> Result<Usdc, TokenReadError> {
         self.ours(chain_id, asset)?;
-        self.0.usdc_of(owner, At::Latest).await.map_err(unread)
+        self.0.usdc_of(owner, BlockTag::Latest).await.map_err(unread)
     }
 }
 
@@ -139,13 +144,11 @@ fn unread(error: EvmError) -> TokenReadError {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::time::Duration;
 
-    use alloy_primitives::hex;
     use chain::evm::fake::MemoryOutbox;
-    use chain::evm::{Key, deploy_local};
+    use chain::evm::{SigningKey, deploy_local};
     use domain::U256;
-    use fixtures::{Anvil, CHAIN_ID};
+    use fixtures::{ACCOUNT_KEYS, Anvil, CHAIN_ID, PATIENCE};
     use identity::{Identity, SignerSync};
     use relay::fake::MemoryJournal;
     use relay::{Config, EvmChain, SystemClock};
@@ -153,11 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// How long anything may take.
-    const PATIENCE: Duration = Duration::from_secs(60);
-    /// Anvil's first account, which has coins.
-    const FUNDED: [u8; 32] = hex!("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80");
-    const CLIENT: Client = Client(1);
+    const CLIENT: ClientAddr = ClientAddr(1);
 
     struct Fixture {
         settlement: RelayerTransfers,
@@ -171,8 +170,8 @@ mod tests {
             let _ = rustls::crypto::ring::default_provider().install_default();
             let anvil = Anvil::start(&[]);
             let endpoint = anvil.endpoint();
-            let funded = Identity::from_secret(&FUNDED).unwrap();
-            let key = || Key::new(funded.clone());
+            let funded = Identity::from_secret(&ACCOUNT_KEYS[0]).unwrap();
+            let key = || SigningKey::new(funded.clone());
             let deployed =
                 deploy_local(endpoint.clone(), CHAIN_ID, &key(), funded.address(), Usdc(1000)).await.unwrap();
             let chain = Arc::new(Chain::connect(&deployed.config(endpoint, CHAIN_ID)).await.unwrap());
@@ -202,8 +201,8 @@ mod tests {
 
         /// What was counted, by subject.
         fn counted(&self) -> BTreeMap<String, u64> {
-            let books = serde_json::to_value(self.journal.state()).unwrap();
-            serde_json::from_value(books["counts"].clone()).unwrap()
+            let state = serde_json::to_value(self.journal.state()).unwrap();
+            serde_json::from_value(state["counts"].clone()).unwrap()
         }
     }
 
@@ -219,11 +218,11 @@ mod tests {
         }
         assert_eq!(
             (fixture.counted(), fixture.settlement.submission(&empty).await),
-            (BTreeMap::new(), Submission::None)
+            (BTreeMap::new(), SubmissionState::None)
         );
-        let paying = fixture.payment(&Identity::from_secret(&FUNDED).unwrap(), Usdc(1));
+        let paying = fixture.payment(&Identity::from_secret(&ACCOUNT_KEYS[0]).unwrap(), Usdc(1));
         let tx = settle(&paying).await.unwrap();
-        assert_eq!(fixture.settlement.submission(&paying).await, Submission::Transaction(tx));
+        assert_eq!(fixture.settlement.submission(&paying).await, SubmissionState::Transaction(tx));
         let counted = fixture.counted();
         let payee = format!("settle:payee:{}:share", paying.authorization.to);
         let shared = counted.iter().filter(|(name, _)| name.ends_with(&payee)).map(|(_, gas)| *gas).collect::<Vec<_>>();

@@ -75,8 +75,8 @@ impl From<SendError> for ChainUnavailable {
     }
 }
 
-impl From<relay::Error> for ChainUnavailable {
-    fn from(error: relay::Error) -> Self {
+impl From<relay::RelayError> for ChainUnavailable {
+    fn from(error: relay::RelayError) -> Self {
         // What was left open is read from its journal, and nothing else is done.
         Self { summary: STORE, detail: error.to_string() }
     }

@@ -1,13 +1,13 @@
-//! From the books to what the wire says of them. Pure.
+//! From the ledger to what the wire says of them. Pure.
 
 use domain::Address;
 use domain::vault::{Task, TaskId, TaskState};
-use store::{Deploy, DeployState, IndexedVault};
+use store::{DeployState, IndexedVault, VaultDeploy};
 use wire::vault::{AgentVault, Task as Shown, VaultResponse, VaultState};
 
-/// A vault's books, as the wire has them.
-pub(crate) fn vault(address: Address, books: IndexedVault) -> VaultResponse {
-    let IndexedVault { vault, credits, cursor } = books;
+/// A vault's ledger, as the wire has them.
+pub(crate) fn vault(address: Address, indexed: IndexedVault) -> VaultResponse {
+    let IndexedVault { vault, credits, cursor } = indexed;
     VaultResponse {
         address,
         pod_id: vault.pod_id,
@@ -55,7 +55,7 @@ const fn deploy_state(state: DeployState) -> VaultState {
 }
 
 /// An agent's vault to be, as the wire has it.
-pub(crate) fn deploy(chain_id: u64, deploy: Deploy) -> AgentVault {
+pub(crate) fn deploy(chain_id: u64, deploy: VaultDeploy) -> AgentVault {
     AgentVault {
         chain_id,
         address: deploy.address,

@@ -1,4 +1,4 @@
-//! How every API of the house says no.
+//! How every API refuses.
 
 use domain::{IdError, PodId, UnixMillis};
 use serde::{Deserialize, Serialize};

@@ -5,17 +5,17 @@
 //! | `PUT /v1/sandboxes/{id}` [`SandboxSpec`] | makes it run; 202 [`Sandbox`]. The same spec again is 200 and changes nothing |
 //! | `GET /v1/sandboxes` | all, as [`Sandboxes`] |
 //! | `GET /v1/sandboxes/{id}` | one. `?wait_ms=` with `?until=ready` answers when it is ready or has failed |
-//! | `DELETE /v1/sandboxes/{id}?pod=&grace_ms=&data=` | gone when this answers 200 [`Gone`]; unknown ids are gone already, and answered for by what is kept of `pod`. `data` is `keep` (default: the POD's data is kept) or `erase` |
+//! | `DELETE /v1/sandboxes/{id}?pod=&grace_ms=&data=` | gone when this answers 200 [`DeleteResponse`]; unknown ids are gone already, and answered for by what is kept of `pod`. `data` is `keep` (default: the POD's data is kept) or `erase` |
 //! | `GET /v1/disks` | disks that outlived their sandbox, as [`Disks`] |
 //! | `DELETE /v1/pods/{pod}/data` | erases what is kept of a POD: its owner's word; 204, also where nothing is kept |
 //! | `GET /v1/sandboxes/{id}/logs?follow=&source=` | text lines; `source` is `agent` (default) or `console` |
 //! | `GET /v1/sandboxes/{id}/tunnel` | `Upgrade: palatine-tunnel`: 101, then bytes to and from the agent's port |
 //! | `POST /v1/sandboxes/{id}/pod/process.Process/*` | passed to `pod` with the node's own credential |
-//! | `GET /v1/marks?after=&wait_ms=` | metering: [`Marks`], oldest first. Asking with `after=N` tells the node that 1..=N are kept |
+//! | `GET /v1/marks?after=&wait_ms=` | metering: [`MarksPage`], oldest first. Asking with `after=N` tells the node that 1..=N are kept |
 //! | `GET /v1/node` | [`NodeInfo`] |
 //! | `GET /health`, `/metrics`, `/openapi.json` | as everywhere |
 
-use domain::{FailReason, Generation, ImageDigest, Lack, Mark, PodId, RunId, UnixMillis};
+use domain::{FailReason, Generation, ImageDigest, Mark, PodId, RunId, UnixMillis, WaitReason};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -110,7 +110,7 @@ pub enum Phase {
     /// failure of the agent, and not billed.
     Waiting {
         /// What it lacks.
-        lacks: Lack,
+        lacks: WaitReason,
         /// Since when.
         since: UnixMillis,
     },
@@ -169,7 +169,7 @@ pub struct Quarantined {
 /// What becomes of a sandbox's disks when it is deleted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Data {
+pub enum DataPolicy {
     /// They are set aside for the node's retention.
     #[default]
     Keep,
@@ -177,7 +177,7 @@ pub enum Data {
     Erase,
 }
 
-impl Data {
+impl DataPolicy {
     /// The word as the wire writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -190,7 +190,7 @@ impl Data {
 
 /// What a deletion leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Gone {
+pub struct DeleteResponse {
     /// The sandbox that is gone.
     pub id: RunId,
     /// What is kept of its POD's data; absent where nothing is.
@@ -256,7 +256,7 @@ pub enum KeptCause {
 
 /// A stretch of the node's metering journal.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Marks {
+pub struct MarksPage {
     /// The journal these numbers belong to: a node that lost its disk starts a
     /// new one.
     pub journal: String,

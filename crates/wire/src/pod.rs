@@ -7,10 +7,10 @@
 //!
 //! | call | does |
 //! |---|---|
-//! | `POST /v1/identity` [`Identity`] | once: 200 [`Status`]; again: 409 `wrong_state` |
-//! | `GET /v1/status?wait_ms=&until=ready` | [`Status`] |
+//! | `POST /v1/identity` [`Identity`] | once: 200 [`PodStatus`]; again: 409 `wrong_state` |
+//! | `GET /v1/status?wait_ms=&until=ready` | [`PodStatus`] |
 //! | `GET /v1/logs?after=&follow=` | [`LogLine`]s, one JSON a line |
-//! | `POST /v1/stop` [`Stop`] | stops the agent, syncs, powers off |
+//! | `POST /v1/stop` [`StopRequest`] | stops the agent, syncs, powers off |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /health` | 204, without a token |
 //! | `POST /process.Process/*` | E2B's process protocol: [`crate::process`] |
@@ -61,7 +61,7 @@ pub struct Identity {
     /// Name servers, as addresses.
     pub resolvers: Vec<String>,
     /// What to run.
-    pub run: Run,
+    pub run: ImageRunConfig,
     /// The holder's environment.
     pub env: Environment,
     /// W3C trace context of the spawn.
@@ -72,7 +72,7 @@ pub struct Identity {
 /// What an image says about how it is run: the image contract, from the OCI
 /// config and its `ai.palatine.*` labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Run {
+pub struct ImageRunConfig {
     /// Entrypoint and arguments; never empty.
     pub argv: Vec<String>,
     /// The image's own environment.
@@ -95,7 +95,7 @@ pub struct Run {
 
 /// What `pod` says of itself and its agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Status {
+pub struct PodStatus {
     /// Where it is.
     pub phase: PodPhase,
     /// How often the agent's process was started again in this boot.
@@ -143,7 +143,7 @@ pub struct LogLine {
 
 /// `POST /v1/stop`.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Stop {
+pub struct StopRequest {
     /// Milliseconds between the stop signal and `SIGKILL`.
     pub grace_ms: u64,
 }

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use domain::{
-    End, FailReason, ImageDigest, Lack, PodId, RunId, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage,
-    Wallet,
+    EndReason, FailReason, ImageDigest, PodId, RunId, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage,
+    WaitReason, Wallet,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -145,7 +145,7 @@ pub enum Reason {
     /// Not on purpose.
     Failed(FailReason),
     /// Its node lacks this.
-    Waiting(Lack),
+    Waiting(WaitReason),
 }
 
 impl Reason {
@@ -155,8 +155,8 @@ impl Reason {
         match state {
             State::Reserved | State::Placed | State::Booting | State::Ready => None,
             State::Waiting(lack) => Some(Self::Waiting(lack)),
-            State::Stopping(End::Stopped(reason)) | State::Stopped(reason) => Some(Self::Stopped(reason)),
-            State::Stopping(End::Failed(reason)) | State::Failed(reason) => Some(Self::Failed(reason)),
+            State::Stopping(EndReason::Stopped(reason)) | State::Stopped(reason) => Some(Self::Stopped(reason)),
+            State::Stopping(EndReason::Failed(reason)) | State::Failed(reason) => Some(Self::Failed(reason)),
         }
     }
 }
@@ -274,7 +274,7 @@ impl StateChange {
 /// What a gateway works with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Part {
+pub enum Component {
     /// The database.
     Store,
     /// The nodes that run agents.
@@ -285,7 +285,7 @@ pub enum Part {
     Evm,
 }
 
-impl Part {
+impl Component {
     /// The name, as it is written.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -301,7 +301,7 @@ impl Part {
 /// Whether a part does what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum PartState {
+pub enum ComponentState {
     /// It did, when it was last asked.
     Ok,
     /// It did not.
@@ -310,11 +310,11 @@ pub enum PartState {
 
 /// How a part was when it was last asked.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct PartReport {
+pub struct ComponentStatus {
     /// Which.
-    pub part: Part,
+    pub part: Component,
     /// How it was.
-    pub state: PartState,
+    pub state: ComponentState,
     /// Since when.
     pub since: UnixMillis,
     /// What it does not do.
@@ -331,7 +331,7 @@ pub struct ReadyResponse {
     pub version: String,
     /// What the gateway works with. While `evm` alone is failing, agents work and
     /// vaults and payments do not: that is said here, with status 200.
-    pub parts: Vec<PartReport>,
+    pub parts: Vec<ComponentStatus>,
 }
 
 /// The answer of `GET /health`.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::vault::Terms;
+use domain::vault::TaskTerms;
 use domain::{Address, B256, Usdc, Wallet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -149,7 +149,7 @@ pub struct Task {
     pub creator: Address,
     /// All its terms, as the contract has them: what every later call repeats.
     #[schema(value_type = Object)]
-    pub terms: Terms,
+    pub terms: TaskTerms,
     /// What is to be done, as the creator wrote it.
     pub metadata: String,
     /// Hash of what the agent delivered.

@@ -12,7 +12,7 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use http::{HeaderMap, HeaderName};
 use palatine_x402::fake::Payer;
 use palatine_x402::{
-    Buyer, Offer, PAYMENT_REQUIRED, Quote, Resource, Timing, Token, Tokens, UnverifiedPayment, digest,
+    Buyer, Offer, PAYMENT_REQUIRED, Quote, Resource, SellerTiming, Token, Tokens, UnverifiedPayment, digest,
     payment_required, verify,
 };
 
@@ -52,7 +52,7 @@ fn main() {
 /// Payments, and bare recoveries, per second.
 fn measure(tokens: &std::sync::Arc<Tokens>, quote: &Quote, drop: Option<&HeaderName>) -> (f64, f64) {
     let payments = payments(tokens, quote, drop);
-    let terms = Timing { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
+    let terms = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
     let window = terms.window(UnixMillis(NOW * 1000));
     let check = |headers: &HeaderMap| {
         let presented = UnverifiedPayment::from_headers(black_box(headers), tokens).unwrap().unwrap();

@@ -46,7 +46,7 @@ pub struct Buyer<S> {
 
 /// What is paid, once its header was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Paying {
+pub struct SignedPayment {
     /// The header to send the same request again with.
     pub header: (HeaderName, HeaderValue),
     /// Who is paid.
@@ -105,7 +105,14 @@ impl<S: SignHash> Buyer<S> {
     ///
     /// # Errors
     /// Nothing was signed; the reason is for the user.
-    pub fn pay(&self, headers: &HeaderMap, body: &[u8], cap: Usdc, now: u64, nonce: B256) -> Result<Paying, BuyError> {
+    pub fn pay(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+        cap: Usdc,
+        now: u64,
+        nonce: B256,
+    ) -> Result<SignedPayment, BuyError> {
         let header = headers.get(PAYMENT_REQUIRED).map(HeaderValue::as_bytes);
         let stated = read_terms(header, body, &self.tokens, self.max_timeout_s).ok_or(BuyError::NoTerms)?;
         let (offer, token) = self.choose(&stated, cap)?;
@@ -134,7 +141,7 @@ impl<S: SignHash> Buyer<S> {
         (by_3009 && domain && offer.pay_to != Address::ZERO).then_some(token)
     }
 
-    fn sign(&self, offer: &StatedOffer, token: &Arc<Token>, now: u64, nonce: B256) -> Result<Paying, BuyError> {
+    fn sign(&self, offer: &StatedOffer, token: &Arc<Token>, now: u64, nonce: B256) -> Result<SignedPayment, BuyError> {
         let valid_before = now.saturating_add(offer.max_timeout_s);
         let authorization = Authorization {
             chain_id: offer.chain_id,
@@ -153,7 +160,7 @@ impl<S: SignHash> Buyer<S> {
             OfferFormat::V1 { network } => (X_PAYMENT, v1_header(network, &signed)),
         };
         let value = HeaderValue::try_from(value).map_err(|_| BuyError::NoTerms)?;
-        Ok(Paying {
+        Ok(SignedPayment {
             header: (name, value),
             payee: authorization.to,
             amount: authorization.value,

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::{Address, B256, Usdc};
 
-use crate::{Authorization, AuthorizationState, Client, SignedAuthorization};
+use crate::{Authorization, AuthorizationState, ClientAddr, SignedAuthorization};
 
 /// Why a transfer was not made, or is not known to be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,7 @@ impl TransferError {
 
 /// What is known of the transactions that were sent for a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Submission {
+pub enum SubmissionState {
     /// There is none.
     None,
     /// This is the newest; it may be on its way.
@@ -54,10 +54,10 @@ pub trait Transfers: Send + Sync {
     /// takes a nonce once, so nothing is paid twice. It never answers `Ok` for
     /// anything but this transfer: success is read from a receipt, by
     /// [`Authorization::is_paid_by`] or a check as strict.
-    async fn transfer(&self, payment: &SignedAuthorization, client: Client) -> Result<B256, TransferError>;
+    async fn transfer(&self, payment: &SignedAuthorization, client: ClientAddr) -> Result<B256, TransferError>;
 
     /// What was sent for this payment, by whatever attempt.
-    async fn submission(&self, payment: &SignedAuthorization) -> Submission;
+    async fn submission(&self, payment: &SignedAuthorization) -> SubmissionState;
 }
 
 /// Why the chain could not be read. Says nothing about the payment.

@@ -8,7 +8,7 @@ use domain::{Address, Bound, OutOfBounds, Usdc, check_bounds};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use crate::{Limits, Payees, Policy, Timing, Token, Tokens};
+use crate::{AllowedPayees, FacilitatorPolicy, SellerTiming, SettlementLimits, Token, Tokens};
 
 /// `[x402]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub struct Config {
     /// and of its testnet. Their EIP-712 domains are compared with the chain's.
     pub tokens: Vec<TokenConfig>,
     /// `[x402.serve]`: whom the facilitator's endpoints settle for. Default: ourselves.
-    pub serve: Serve,
+    pub serve: ServeConfig,
 }
 
 /// `[[x402.tokens]]`.
@@ -69,7 +69,7 @@ pub struct TokenConfig {
 /// `[x402.serve]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Serve {
+pub struct ServeConfig {
     /// Settle for any payee. Each settlement costs the relayer gas. Default
     /// `false`.
     pub anyone: bool,
@@ -95,12 +95,12 @@ impl Default for Config {
             settling_per_client: 16,
             settling_per_payer: 8,
             tokens: cronos(),
-            serve: Serve::default(),
+            serve: ServeConfig::default(),
         }
     }
 }
 
-impl Default for Serve {
+impl Default for ServeConfig {
     fn default() -> Self {
         Self { anyone: false, payees: BTreeSet::new(), least: "0.001".into(), most: "1000".into() }
     }
@@ -122,7 +122,7 @@ fn cronos() -> Vec<TokenConfig> {
 
 /// Who settles.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Settler {
+pub enum FacilitatorChoice {
     /// Our own relayer.
     Own,
     /// The hosted facilitator at this base URL.
@@ -208,16 +208,16 @@ impl Config {
     ///
     /// # Errors
     /// Neither `own` nor an HTTP URL.
-    pub fn settler(&self) -> Result<Settler, ConfigError> {
+    pub fn settler(&self) -> Result<FacilitatorChoice, ConfigError> {
         let wrong = || ConfigError::Facilitator(self.facilitator.clone());
         if self.facilitator == Self::OWN {
-            return Ok(Settler::Own);
+            return Ok(FacilitatorChoice::Own);
         }
         let url = reqwest::Url::parse(&self.facilitator).map_err(|_| wrong())?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(wrong());
         }
-        Ok(Settler::Hosted(self.facilitator.clone()))
+        Ok(FacilitatorChoice::Hosted(self.facilitator.clone()))
     }
 
     /// The tokens.
@@ -229,9 +229,9 @@ impl Config {
 
     /// What bounds settlements.
     #[must_use]
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> SettlementLimits {
         let places = |count: u64| usize::try_from(count).unwrap_or(Semaphore::MAX_PERMITS);
-        Limits {
+        SettlementLimits {
             settle_timeout: Duration::from_millis(self.settle_timeout_ms),
             max_settling: places(self.max_settling),
             per_client: places(self.settling_per_client),
@@ -241,8 +241,8 @@ impl Config {
 
     /// How payments are taken.
     #[must_use]
-    pub const fn timing(&self) -> Timing {
-        Timing {
+    pub const fn timing(&self) -> SellerTiming {
+        SellerTiming {
             settle_margin_s: self.settle_margin_s,
             clock_skew_s: self.clock_skew_s,
             claim_ms: self.settle_timeout_ms.saturating_add(self.answer_timeout_ms),
@@ -253,18 +253,18 @@ impl Config {
     ///
     /// # Errors
     /// An amount that is none.
-    pub fn policy(&self, own: impl IntoIterator<Item = Address>) -> Result<Policy, ConfigError> {
+    pub fn policy(&self, own: impl IntoIterator<Item = Address>) -> Result<FacilitatorPolicy, ConfigError> {
         let (least, most) = self.serve.amounts()?;
         let payees = if self.serve.anyone {
-            Payees::Anyone
+            AllowedPayees::Anyone
         } else {
-            Payees::Only(self.serve.payees.iter().copied().chain(self.pay_to).chain(own).collect())
+            AllowedPayees::Only(self.serve.payees.iter().copied().chain(self.pay_to).chain(own).collect())
         };
-        Ok(Policy { payees, least, most, max_timeout_s: self.max_timeout_s })
+        Ok(FacilitatorPolicy { payees, least, most, max_timeout_s: self.max_timeout_s })
     }
 }
 
-impl Serve {
+impl ServeConfig {
     fn amounts(&self) -> Result<(Usdc, Usdc), ConfigError> {
         let read =
             |key, given: &str| Usdc::from_str(given).map_err(|_| ConfigError::Amount { key, given: given.to_owned() });
@@ -285,7 +285,7 @@ mod tests {
         let config = Config::default();
         config.check().unwrap();
         assert_eq!(toml::from_str::<Config>(&toml::to_string(&config).unwrap()).unwrap(), config);
-        assert_eq!(config.settler(), Ok(Settler::Own));
+        assert_eq!(config.settler(), Ok(FacilitatorChoice::Own));
     }
 
     #[test]
@@ -320,8 +320,8 @@ mod tests {
     fn our_own_payees_are_settled_for_and_strangers_are_not() {
         let own = Address::repeat_byte(7);
         let policy = Config::default().policy([own]).unwrap();
-        assert_eq!(policy.payees, Payees::Only([own].into()));
-        let open = Config { serve: Serve { anyone: true, ..Serve::default() }, ..Config::default() };
-        assert_eq!(open.policy([]).unwrap().payees, Payees::Anyone);
+        assert_eq!(policy.payees, AllowedPayees::Only([own].into()));
+        let open = Config { serve: ServeConfig { anyone: true, ..ServeConfig::default() }, ..Config::default() };
+        assert_eq!(open.policy([]).unwrap().payees, AllowedPayees::Anyone);
     }
 }

@@ -14,13 +14,14 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use serde_json::{Value, json};
 use x402_types::proto::{SupportedPaymentKind, v1::VerifyResponse};
 
-use crate::seller::Timing;
+use crate::seller::SellerTiming;
 use crate::settlements::{SettleOutcome, SettlementError, Settlements};
-use crate::verify::{held_against, timely};
+use crate::verify::{check_validity, held_against};
 use crate::wire::to_json;
-use crate::wire::{Asked, SettleAnswer, parse_request, settled_by_cronos};
+use crate::wire::{FacilitatorRequest, SettleAnswer, parse_request, settled_by_cronos};
 use crate::{
-    Client, Dialect, Offer, Payment, PaymentClaim, PaymentState, Reason, RequestHash, SignedAuthorization, Tokens,
+    ClientAddr, Dialect, InvalidReason, Offer, Payment, PaymentClaim, PaymentState, RequestHash, SignedAuthorization,
+    Tokens,
 };
 
 /// Seconds after which a copy of a payment that is at work may ask again.
@@ -31,9 +32,9 @@ const LATER_S: u64 = 5;
 
 /// For whom and what is settled. Each settlement costs us gas.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct FacilitatorPolicy {
     /// Payees that are settled for.
-    pub payees: Payees,
+    pub payees: AllowedPayees,
     /// The smallest payment.
     pub least: Usdc,
     /// The largest payment.
@@ -44,18 +45,18 @@ pub struct Policy {
 
 /// Payees that are settled for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Payees {
+pub enum AllowedPayees {
     /// All.
     Anyone,
     /// These.
     Only(BTreeSet<Address>),
 }
 
-impl Policy {
+impl FacilitatorPolicy {
     fn allows(&self, offer: &Offer) -> bool {
         let payee = match &self.payees {
-            Payees::Anyone => true,
-            Payees::Only(payees) => payees.contains(&offer.pay_to),
+            AllowedPayees::Anyone => true,
+            AllowedPayees::Only(payees) => payees.contains(&offer.pay_to),
         };
         payee && (self.least..=self.most).contains(&offer.amount) && offer.max_timeout_s <= self.max_timeout_s
     }
@@ -63,7 +64,7 @@ impl Policy {
 
 /// An answer: a status and a JSON body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct FacilitatorResponse {
     /// 200 for whatever was decided, good or bad; 400 for what is no request; 409
     /// while a copy is at work; 503 when nothing can be decided.
     pub status: u16,
@@ -78,8 +79,8 @@ pub struct Answer {
 pub struct Facilitator {
     settlements: Arc<Settlements>,
     tokens: Arc<Tokens>,
-    timing: Timing,
-    policy: Policy,
+    timing: SellerTiming,
+    policy: FacilitatorPolicy,
 }
 
 /// How sure an answer is.
@@ -123,7 +124,7 @@ impl AnswerKind {
 /// How a settlement is told.
 struct Outcome {
     told: AnswerKind,
-    tx: Result<B256, Reason>,
+    tx: Result<B256, InvalidReason>,
     /// The transaction of what was settled before.
     known: Option<B256>,
 }
@@ -131,13 +132,18 @@ struct Outcome {
 impl Facilitator {
     /// A facilitator for these tokens.
     #[must_use]
-    pub const fn new(settlements: Arc<Settlements>, tokens: Arc<Tokens>, timing: Timing, policy: Policy) -> Self {
+    pub const fn new(
+        settlements: Arc<Settlements>,
+        tokens: Arc<Tokens>,
+        timing: SellerTiming,
+        policy: FacilitatorPolicy,
+    ) -> Self {
         Self { settlements, tokens, timing, policy }
     }
 
     /// `GET /supported`: each chain once in each version.
     #[must_use]
-    pub fn supported(&self) -> Answer {
+    pub fn supported(&self) -> FacilitatorResponse {
         let mut kinds: Vec<SupportedPaymentKind> = Vec::new();
         for token in self.tokens.iter() {
             for (x402_version, network) in [(2, token.caip2()), (1, token.network().to_owned())] {
@@ -150,7 +156,7 @@ impl Facilitator {
     }
 
     /// `POST /verify`: would it be settled? Sends nothing.
-    pub async fn verify(&self, body: &[u8], now: UnixMillis, client: Client) -> Answer {
+    pub async fn verify(&self, body: &[u8], now: UnixMillis, client: ClientAddr) -> FacilitatorResponse {
         let asked = match parse_request(body, &self.tokens) {
             Ok(asked) => asked,
             Err((dialect, reason)) => return verified(AnswerKind::Malformed, dialect, None, Err(reason)),
@@ -164,13 +170,13 @@ impl Facilitator {
             Ok(verdict) => verified(AnswerKind::Decided, dialect, payer, verdict),
             Err(error) => {
                 tracing::warn!(%error, "a payment cannot be verified at the moment");
-                verified(AnswerKind::broken(&error), dialect, payer, Err(Reason::Unsettled))
+                verified(AnswerKind::broken(&error), dialect, payer, Err(InvalidReason::Unsettled))
             }
         }
     }
 
     /// `POST /settle`: settles it. `claim` is a random number of this call alone.
-    pub async fn settle(&self, body: &[u8], now: UnixMillis, claim: u64, client: Client) -> Answer {
+    pub async fn settle(&self, body: &[u8], now: UnixMillis, claim: u64, client: ClientAddr) -> FacilitatorResponse {
         let asked = match parse_request(body, &self.tokens) {
             Ok(asked) => asked,
             Err((dialect, reason)) => {
@@ -189,12 +195,12 @@ impl Facilitator {
         };
         let outcome = outcome.unwrap_or_else(|error| {
             tracing::warn!(%error, "a payment cannot be settled at the moment");
-            Outcome { told: AnswerKind::broken(&error), tx: Err(Reason::Unsettled), known: None }
+            Outcome { told: AnswerKind::broken(&error), tx: Err(InvalidReason::Unsettled), known: None }
         });
         settled(Some(&asked), asked.presented.dialect(), &network, outcome)
     }
 
-    fn network(&self, asked: &Asked) -> String {
+    fn network(&self, asked: &FacilitatorRequest) -> String {
         let chain_id = asked.presented.chain_id;
         let token = self.tokens.iter().find(|token| token.chain_id() == chain_id);
         token.map_or_else(String::new, |token| match asked.presented.dialect() {
@@ -204,24 +210,28 @@ impl Facilitator {
     }
 
     /// Everything that needs no chain.
-    fn check(&self, asked: &Asked, now: UnixMillis) -> Result<(Offer, SignedAuthorization), Reason> {
+    fn check(
+        &self,
+        asked: &FacilitatorRequest,
+        now: UnixMillis,
+    ) -> Result<(Offer, SignedAuthorization), InvalidReason> {
         let offer = self.offer(asked)?;
         // What the payer accepted is what he is held against, to the letter.
         if asked.presented.accepted.as_ref().is_some_and(|accepted| *accepted != asked.terms) {
-            return Err(Reason::Requirements);
+            return Err(InvalidReason::Requirements);
         }
         let mut presented = asked.presented.clone();
         presented.accepted = None;
         let signed = held_against(&offer, &presented)?;
-        timely(&signed.authorization, offer.max_timeout_s, &self.timing.window(now))?;
+        check_validity(&signed.authorization, offer.max_timeout_s, &self.timing.window(now))?;
         Ok((offer, signed))
     }
 
-    fn offer(&self, asked: &Asked) -> Result<Offer, Reason> {
+    fn offer(&self, asked: &FacilitatorRequest) -> Result<Offer, InvalidReason> {
         let terms = &asked.terms;
-        let token = self.tokens.at(asked.presented.chain_id, terms.asset).ok_or(Reason::Requirements)?;
+        let token = self.tokens.at(asked.presented.chain_id, terms.asset).ok_or(InvalidReason::Requirements)?;
         if !domain_agrees(terms.extra.as_ref(), token.name(), token.version()) {
-            return Err(Reason::Requirements);
+            return Err(InvalidReason::Requirements);
         }
         let offer = Offer {
             token: Arc::clone(token),
@@ -229,7 +239,7 @@ impl Facilitator {
             amount: terms.amount,
             max_timeout_s: terms.max_timeout_s,
         };
-        if self.policy.allows(&offer) { Ok(offer) } else { Err(Reason::Policy) }
+        if self.policy.allows(&offer) { Ok(offer) } else { Err(InvalidReason::Policy) }
     }
 
     /// Not used before, and the payer holds enough. What this facilitator has
@@ -237,17 +247,17 @@ impl Facilitator {
     async fn promising(
         &self,
         signed: &SignedAuthorization,
-        client: Client,
-    ) -> Result<Result<(), Reason>, SettlementError> {
+        client: ClientAddr,
+    ) -> Result<Result<(), InvalidReason>, SettlementError> {
         let _permit = self.settlements.permit(client, signed).await?;
         let authorization = &signed.authorization;
         match self.settlements.payments().find(&authorization.key()).await? {
             Some((begun, state)) if begun.resource == Payment::FACILITATOR && begun.signed == *signed => match state {
                 PaymentState::Settled { .. } => return Ok(Ok(())),
                 PaymentState::Reserved => {}
-                PaymentState::Answered { .. } | PaymentState::Failed { .. } => return Ok(Err(Reason::Used)),
+                PaymentState::Answered { .. } | PaymentState::Failed { .. } => return Ok(Err(InvalidReason::Used)),
             },
-            Some(_) => return Ok(Err(Reason::Used)),
+            Some(_) => return Ok(Err(InvalidReason::Used)),
             None => {}
         }
         self.settlements.check_token(authorization).await
@@ -258,7 +268,7 @@ impl Facilitator {
         offer: &Offer,
         payment: SignedAuthorization,
         (now, claim): (UnixMillis, u64),
-        client: Client,
+        client: ClientAddr,
     ) -> Result<Outcome, SettlementError> {
         let told = |told, tx, known| Outcome { told, tx, known };
         if let Err(reason) = self.settlements.precheck(client, &payment).await? {
@@ -274,13 +284,13 @@ impl Facilitator {
                 told(AnswerKind::Decided, Ok(tx), None)
             }
             SettleOutcome::Paid(tx) | SettleOutcome::Answered(tx) => {
-                told(AnswerKind::Decided, Err(Reason::Used), Some(tx))
+                told(AnswerKind::Decided, Err(InvalidReason::Used), Some(tx))
             }
-            SettleOutcome::InFlight => told(AnswerKind::InFlight, Err(Reason::Used), None),
+            SettleOutcome::InFlight => told(AnswerKind::InFlight, Err(InvalidReason::Used), None),
             // 200, or unmodified clients do not read it: they ask once more, and then wait.
-            SettleOutcome::Pending(tx) => told(AnswerKind::Decided, Err(Reason::Pending), Some(tx)),
-            SettleOutcome::Open(Reason::Unsettled) => {
-                told(AnswerKind::Undecided(LATER_S), Err(Reason::Unsettled), None)
+            SettleOutcome::Pending(tx) => told(AnswerKind::Decided, Err(InvalidReason::Pending), Some(tx)),
+            SettleOutcome::Open(InvalidReason::Unsettled) => {
+                told(AnswerKind::Undecided(LATER_S), Err(InvalidReason::Unsettled), None)
             }
             SettleOutcome::Refused(reason) | SettleOutcome::Open(reason) => {
                 told(AnswerKind::Decided, Err(reason), None)
@@ -298,17 +308,27 @@ pub(crate) fn domain_agrees(extra: Option<&Value>, name: &str, version: &str) ->
     says("name", name) && says("version", version)
 }
 
-fn verified(told: AnswerKind, dialect: Dialect, payer: Option<Address>, verdict: Result<(), Reason>) -> Answer {
+fn verified(
+    told: AnswerKind,
+    dialect: Dialect,
+    payer: Option<Address>,
+    verdict: Result<(), InvalidReason>,
+) -> FacilitatorResponse {
     let payer = payer.map(|payer| payer.to_string());
     let verdict = match (verdict, payer) {
         (Ok(()), Some(payer)) => VerifyResponse::valid(payer),
-        (Ok(()), None) => VerifyResponse::invalid(None, Reason::Payload.code(dialect).to_owned()),
+        (Ok(()), None) => VerifyResponse::invalid(None, InvalidReason::Payload.code(dialect).to_owned()),
         (Err(reason), payer) => VerifyResponse::invalid(payer, reason.code(dialect).to_owned()),
     };
     answer(told, json!(verdict))
 }
 
-fn settled(asked: Option<&Asked>, dialect: Dialect, network: &str, outcome: Outcome) -> Answer {
+fn settled(
+    asked: Option<&FacilitatorRequest>,
+    dialect: Dialect,
+    network: &str,
+    outcome: Outcome,
+) -> FacilitatorResponse {
     let code = outcome.tx.map_err(|reason| reason.code(dialect));
     let transfer = asked.map(|asked| &asked.presented.transfer);
     let body = match dialect {
@@ -327,10 +347,10 @@ fn settled(asked: Option<&Asked>, dialect: Dialect, network: &str, outcome: Outc
     answer(outcome.told, body)
 }
 
-fn answer(told: AnswerKind, mut body: Value) -> Answer {
+fn answer(told: AnswerKind, mut body: Value) -> FacilitatorResponse {
     let retry_after_s = told.retry_after_s();
     if let (Some(seconds), Some(fields)) = (retry_after_s, body.as_object_mut()) {
         fields.insert("retry_after".to_owned(), seconds.into());
     }
-    Answer { status: told.status(), retry_after_s, body: to_json(&body) }
+    FacilitatorResponse { status: told.status(), retry_after_s, body: to_json(&body) }
 }

@@ -9,9 +9,9 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use k256::ecdsa::SigningKey;
 
 use crate::{
-    Authorization, AuthorizationState, Client, Payment, PaymentClaim, PaymentKey, PaymentState, Payments,
-    PaymentsError, ReserveOutcome, SignError, SignHash, SignedAuthorization, Submission, TokenReadError, TokenReader,
-    TransferError, Transfers,
+    Authorization, AuthorizationState, ClientAddr, Payment, PaymentClaim, PaymentKey, PaymentState, Payments,
+    PaymentsError, ReserveOutcome, SignError, SignHash, SignedAuthorization, SubmissionState, TokenReadError,
+    TokenReader, TransferError, Transfers,
 };
 
 /// Somebody who pays, with a key of his own.
@@ -253,7 +253,7 @@ struct Ledger {
     behavior: TransferBehavior,
     time: u64,
     settlements: usize,
-    clients: HashSet<Client>,
+    clients: HashSet<ClientAddr>,
     readings: usize,
     unreadable: bool,
 }
@@ -309,7 +309,7 @@ impl FakeChain {
 
     /// Whether a transfer was asked for on behalf of this client.
     #[must_use]
-    pub fn served(&self, client: Client) -> bool {
+    pub fn served(&self, client: ClientAddr) -> bool {
         self.with(|ledger| ledger.clients.contains(&client))
     }
 
@@ -372,7 +372,7 @@ impl Ledger {
 
 #[async_trait]
 impl Transfers for FakeChain {
-    async fn transfer(&self, payment: &SignedAuthorization, client: Client) -> Result<B256, TransferError> {
+    async fn transfer(&self, payment: &SignedAuthorization, client: ClientAddr) -> Result<B256, TransferError> {
         let behavior = self.with(|ledger| {
             ledger.settlements += 1;
             ledger.clients.insert(client);
@@ -396,14 +396,14 @@ impl Transfers for FakeChain {
         }
     }
 
-    async fn submission(&self, payment: &SignedAuthorization) -> Submission {
+    async fn submission(&self, payment: &SignedAuthorization) -> SubmissionState {
         self.with(|ledger| match ledger.behavior {
-            TransferBehavior::StaysPending => Submission::Transaction(tx_of(&payment.authorization.key())),
+            TransferBehavior::StaysPending => SubmissionState::Transaction(tx_of(&payment.authorization.key())),
             TransferBehavior::SettlesWithoutAnswer
             | TransferBehavior::NeverAnswers
-            | TransferBehavior::UnknownOutcome => Submission::Unknown,
+            | TransferBehavior::UnknownOutcome => SubmissionState::Unknown,
             TransferBehavior::Settles | TransferBehavior::ClaimsFalsely | TransferBehavior::Unavailable => {
-                Submission::None
+                SubmissionState::None
             }
         })
     }

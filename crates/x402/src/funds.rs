@@ -19,13 +19,13 @@ type Account = (u64, Address, Address);
 
 /// The token, and what it said a moment ago. Good for refusing a payment before it
 /// costs anything; whether one was made is asked afresh.
-pub(crate) struct Funds {
+pub(crate) struct FundsCache {
     chain: Arc<dyn TokenReader>,
     used: Cache<PaymentKey, bool>,
     balances: Cache<Account, Usdc>,
 }
 
-impl Funds {
+impl FundsCache {
     pub(crate) fn new(chain: Arc<dyn TokenReader>) -> Self {
         Self {
             chain,

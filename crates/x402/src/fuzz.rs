@@ -1,6 +1,6 @@
 //! What is fuzzed of this crate: what other sellers, their facilitators and their buyers send.
 
-use crate::wire::{Asked, CronosVerdict, parse_request, read_receipt, read_terms};
+use crate::wire::{CronosVerdict, FacilitatorRequest, parse_request, read_receipt, read_terms};
 use crate::{Dialect, Tokens};
 
 /// Seconds of a time-out that no terms state.
@@ -15,7 +15,7 @@ const MAX_WORDS: usize = 200;
 /// When the bytes break that.
 pub fn facilitator(bytes: &[u8], tokens: &Tokens) {
     let ours = |chain_id| tokens.iter().any(|token| token.chain_id() == chain_id);
-    if let Ok(Asked { presented, terms }) = parse_request(bytes, tokens) {
+    if let Ok(FacilitatorRequest { presented, terms }) = parse_request(bytes, tokens) {
         assert!(ours(presented.chain_id));
         assert!(presented.transfer.signature.normalize_s().is_none(), "a signature has one writing");
         assert!(presented.dialect != Dialect::V2 || presented.accepted.is_some(), "who pays in V2 says for what");

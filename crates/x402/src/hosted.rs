@@ -12,7 +12,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use domain::B256;
 
 use crate::wire::{CronosRequest, CronosVerdict, to_json};
-use crate::{AuthorizationState, SignedAuthorization, Submission, TokenReader, Tokens, TransferError, Transfers};
+use crate::{AuthorizationState, SignedAuthorization, SubmissionState, TokenReader, Tokens, TransferError, Transfers};
 
 /// Bytes of an answer that are read.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -112,7 +112,7 @@ async fn read(mut response: Response) -> Result<CronosVerdict, TransferError> {
 
 #[async_trait]
 impl Transfers for HostedFacilitator {
-    async fn transfer(&self, payment: &SignedAuthorization, _: crate::Client) -> Result<B256, TransferError> {
+    async fn transfer(&self, payment: &SignedAuthorization, _: crate::ClientAddr) -> Result<B256, TransferError> {
         let verdict = self.ask(payment).await?;
         let state = self
             .chain
@@ -130,7 +130,7 @@ impl Transfers for HostedFacilitator {
     }
 
     /// It does not tell what it sends before that is settled.
-    async fn submission(&self, _: &SignedAuthorization) -> Submission {
-        Submission::Unknown
+    async fn submission(&self, _: &SignedAuthorization) -> SubmissionState {
+        SubmissionState::Unknown
     }
 }

@@ -59,25 +59,25 @@ mod unverified;
 mod verify;
 mod wire;
 
-pub use domain::Client;
+pub use domain::ClientAddr;
 pub use domain::payment::{
     Authorization, AuthorizationState, Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError,
     RequestHash, ReserveOutcome, SignedAuthorization,
 };
 
-pub use buyer::{BuyError, Buyer, Paying, SignError, SignHash, receipt};
-pub use chain::{Submission, TokenReadError, TokenReader, TransferError, Transfers};
-pub use config::{Config, ConfigError, Serve, Settler, TokenConfig};
+pub use buyer::{BuyError, Buyer, SignError, SignHash, SignedPayment, receipt};
+pub use chain::{SubmissionState, TokenReadError, TokenReader, TransferError, Transfers};
+pub use config::{Config, ConfigError, FacilitatorChoice, ServeConfig, TokenConfig};
 pub use dialect::Dialect;
-pub use facilitator::{Answer, Facilitator, Payees, Policy};
+pub use facilitator::{AllowedPayees, Facilitator, FacilitatorPolicy, FacilitatorResponse};
 pub use hosted::{HostedError, HostedFacilitator};
 pub use offer::{Offer, Quote, Resource};
-pub use reason::Reason;
+pub use reason::InvalidReason;
 pub use seller::{
     AnswerError, AnswerPermit, CheckedPayment, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRejection, PricedRequest,
-    Purchase, RequestBinding, Seller, Timing, X_PAYMENT_RESPONSE, payment_required,
+    Purchase, RequestBinding, Seller, SellerTiming, X_PAYMENT_RESPONSE, payment_required,
 };
-pub use settlements::{Limits, Reconciled, SettlementError, Settlements};
+pub use settlements::{ReconcileReport, SettlementError, SettlementLimits, Settlements};
 pub use token::{Token, Tokens};
 pub use unverified::{PAYMENT_SIGNATURE, UnverifiedPayment, X_PAYMENT};
-pub use verify::{Window, authentic, digest, timely, verify};
+pub use verify::{ValidityWindow, check_authenticity, check_validity, digest, verify};

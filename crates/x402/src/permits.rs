@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use domain::{Address, Client};
+use domain::{Address, ClientAddr};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -30,7 +30,7 @@ pub(crate) struct PermitLimits {
 /// All permits.
 pub(crate) struct Permits {
     all: Arc<Semaphore>,
-    clients: Arc<KeyedPermits<Client>>,
+    clients: Arc<KeyedPermits<ClientAddr>>,
     payers: Arc<KeyedPermits<Address>>,
     waiting: AtomicUsize,
 }
@@ -39,7 +39,7 @@ pub(crate) struct Permits {
 #[derive(Debug)]
 pub(crate) struct Permit {
     _payer: KeyedPermit<Address>,
-    _client: KeyedPermit<Client>,
+    _client: KeyedPermit<ClientAddr>,
     _all: OwnedSemaphorePermit,
 }
 
@@ -55,7 +55,7 @@ impl Permits {
 
     /// A permit for a payment of this payer, which this client has brought; none if
     /// too many wait, or it does not come free in time.
-    pub(crate) async fn acquire(&self, client: Client, payer: Address) -> Option<Permit> {
+    pub(crate) async fn acquire(&self, client: ClientAddr, payer: Address) -> Option<Permit> {
         let _queued = WaitGuard::join(&self.waiting)?;
         // The shares first, the payer's before that of its address, which others have too:
         // a wait holds nobody else up.
@@ -164,14 +164,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn fault_2_3_neither_a_client_nor_a_payer_has_more_than_its_share() {
         let permits = Permits::new(PermitLimits { all: 100, per_client: 2, per_payer: 1 });
-        let first = permits.acquire(Client(1), payer(1)).await.unwrap();
-        let second = permits.acquire(Client(1), payer(2)).await.unwrap();
-        assert!(permits.acquire(Client(1), payer(3)).now_or_never().is_none(), "the client's share is used up");
-        assert!(permits.acquire(Client(2), payer(1)).now_or_never().is_none(), "the payer's share is used up");
-        let other = permits.acquire(Client(2), payer(3)).await.unwrap();
-        assert!(permits.acquire(Client(1), payer(4)).await.is_none(), "nobody made room in time");
+        let first = permits.acquire(ClientAddr(1), payer(1)).await.unwrap();
+        let second = permits.acquire(ClientAddr(1), payer(2)).await.unwrap();
+        assert!(permits.acquire(ClientAddr(1), payer(3)).now_or_never().is_none(), "the client's share is used up");
+        assert!(permits.acquire(ClientAddr(2), payer(1)).now_or_never().is_none(), "the payer's share is used up");
+        let other = permits.acquire(ClientAddr(2), payer(3)).await.unwrap();
+        assert!(permits.acquire(ClientAddr(1), payer(4)).await.is_none(), "nobody made room in time");
         drop(first);
-        drop(permits.acquire(Client(1), payer(4)).await.unwrap());
+        drop(permits.acquire(ClientAddr(1), payer(4)).await.unwrap());
         drop((second, other));
         assert!(permits.clients.held.lock().unwrap().is_empty() && permits.payers.held.lock().unwrap().is_empty());
         assert_eq!((permits.all.available_permits(), permits.waiting.load(Ordering::Relaxed)), (100, 0));
@@ -186,7 +186,7 @@ mod tests {
         let before = permits.waiting.load(Ordering::Relaxed);
         let wait = |(client, of)| {
             let permits = Arc::clone(permits);
-            tokio::spawn(async move { permits.acquire(Client(client), payer(of)).await.is_some() })
+            tokio::spawn(async move { permits.acquire(ClientAddr(client), payer(of)).await.is_some() })
         };
         let waiting = keys.take(count).map(wait).collect();
         while permits.waiting.load(Ordering::Relaxed) < before + count {
@@ -196,18 +196,18 @@ mod tests {
     }
 
     fn is_refused_at_once(permits: &Permits, client: u128, of: u16) -> bool {
-        permits.acquire(Client(client), payer(of)).now_or_never().is_some_and(|permit| permit.is_none())
+        permits.acquire(ClientAddr(client), payer(of)).now_or_never().is_some_and(|permit| permit.is_none())
     }
 
     #[tokio::test(start_paused = true)]
     async fn fault_2_3_one_who_has_many_wait_leaves_others_room_to_wait() {
         let permits = Arc::new(Permits::new(PermitLimits { all: 2, per_client: 1, per_payer: 1 }));
-        let held = permits.acquire(Client(1), payer(1)).await.unwrap();
+        let held = permits.acquire(ClientAddr(1), payer(1)).await.unwrap();
         let mut waiting = queue_up(&permits, MAX_WAITING_EACH, repeat((1, 1))).await;
         assert!(is_refused_at_once(&permits, 2, 1), "the payer's share of the permits to wait");
         waiting.extend(queue_up(&permits, MAX_WAITING_EACH, (2..).map(|of| (1, of))).await);
         assert!(is_refused_at_once(&permits, 1, 999), "the client's share of the permits to wait");
-        drop(permits.acquire(Client(2), payer(999)).await.unwrap());
+        drop(permits.acquire(ClientAddr(2), payer(999)).await.unwrap());
         drop(held);
         for waiter in waiting {
             assert!(waiter.await.unwrap());
@@ -218,7 +218,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_more_wait_than_may() {
         let permits = Arc::new(Permits::new(PermitLimits { all: 1, per_client: 1, per_payer: 1 }));
-        let held = permits.acquire(Client(0), payer(0)).await.unwrap();
+        let held = permits.acquire(ClientAddr(0), payer(0)).await.unwrap();
         let waiting = queue_up(&permits, MAX_WAITING, (1..18_u16).map(|n| (n.into(), n)).cycle()).await;
         assert!(is_refused_at_once(&permits, 20, 20));
         drop(held);

@@ -6,7 +6,7 @@ use crate::Dialect;
 /// `errorReason`; version 2 specification, section 9, and version 1's list), and our own
 /// where it has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Reason {
+pub enum InvalidReason {
     /// The message is no payment, or a field is not what it must be.
     #[error("the payment is malformed")]
     Payload,
@@ -60,7 +60,7 @@ pub enum Reason {
     Policy,
 }
 
-impl Reason {
+impl InvalidReason {
     /// The code in this dialect.
     #[must_use]
     pub const fn code(self, dialect: Dialect) -> &'static str {

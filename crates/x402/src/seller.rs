@@ -24,11 +24,11 @@ use http::{Response, StatusCode};
 
 use crate::settlements::{SettleOutcome, SettlementError, Settlements};
 use crate::unverified::{PAYMENT_SIGNATURE, UnverifiedPayment, X_PAYMENT};
-use crate::verify::{Window, authentic, timely};
+use crate::verify::{ValidityWindow, check_authenticity, check_validity};
 use crate::wire::{SettleAnswer, to_base64, to_json, v1_required, v2_required};
 use crate::{
-    Client, Dialect, Offer, Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError, Quote, Reason,
-    RequestHash, SignedAuthorization, Tokens,
+    ClientAddr, Dialect, InvalidReason, Offer, Payment, PaymentClaim, PaymentKey, PaymentState, Payments,
+    PaymentsError, Quote, RequestHash, SignedAuthorization, Tokens,
 };
 
 /// Version 2's header for terms.
@@ -43,7 +43,7 @@ const NO_PAYMENT: &str = "payment required";
 
 /// How a seller takes payments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
+pub struct SellerTiming {
     /// Seconds that must be left of a payment for its settlement.
     pub settle_margin_s: u64,
     /// Seconds by which a payer's clock may be ahead.
@@ -53,11 +53,11 @@ pub struct Timing {
     pub claim_ms: u64,
 }
 
-impl Timing {
+impl SellerTiming {
     /// The window of validity at this moment.
     #[must_use]
-    pub const fn window(&self, now: UnixMillis) -> Window {
-        Window { now: now.0 / 1000, settle_margin_s: self.settle_margin_s, clock_skew_s: self.clock_skew_s }
+    pub const fn window(&self, now: UnixMillis) -> ValidityWindow {
+        ValidityWindow { now: now.0 / 1000, settle_margin_s: self.settle_margin_s, clock_skew_s: self.clock_skew_s }
     }
 }
 
@@ -71,7 +71,7 @@ pub struct PricedRequest<'a> {
     /// When it came.
     pub now: UnixMillis,
     /// Who brought it.
-    pub client: Client,
+    pub client: ClientAddr,
 }
 
 /// What a payment is bound to.
@@ -124,13 +124,13 @@ impl CheckedPayment<'_> {
 pub struct Seller {
     settlements: Arc<Settlements>,
     tokens: Arc<Tokens>,
-    timing: Timing,
+    timing: SellerTiming,
 }
 
 impl Seller {
     /// A seller for payments in these tokens.
     #[must_use]
-    pub const fn new(settlements: Arc<Settlements>, tokens: Arc<Tokens>, timing: Timing) -> Self {
+    pub const fn new(settlements: Arc<Settlements>, tokens: Arc<Tokens>, timing: SellerTiming) -> Self {
         Self { settlements, tokens, timing }
     }
 
@@ -139,7 +139,7 @@ impl Seller {
         match UnverifiedPayment::from_headers(headers, &self.tokens) {
             Ok(Some(presented)) => Ok(presented),
             Ok(None) => Err(PaymentRejection::PaymentRequired(Box::new(payment_required(quote, NO_PAYMENT)))),
-            Err((dialect, Reason::Payload)) => Err(PaymentRejection::Malformed(header_of(dialect))),
+            Err((dialect, InvalidReason::Payload)) => Err(PaymentRejection::Malformed(header_of(dialect))),
             Err((dialect, reason)) => {
                 Err(PaymentRejection::PaymentRequired(Box::new(payment_required(quote, reason.code(dialect)))))
             }
@@ -158,17 +158,17 @@ impl Seller {
     ) -> Result<CheckedPayment<'a>, PaymentRejection> {
         let presented = self.presented(order.quote, headers)?;
         let dialect = presented.dialect();
-        let refused = |reason: Reason| {
+        let refused = |reason: InvalidReason| {
             PaymentRejection::PaymentRequired(Box::new(payment_required(order.quote, reason.code(dialect))))
         };
-        let (offer, payment) = authentic(order.quote, &presented).map_err(refused)?;
+        let (offer, payment) = check_authenticity(order.quote, &presented).map_err(refused)?;
         let checked = CheckedPayment { order, dialect, offer, payment };
         self.in_time(&checked, order.now).await?;
         let declined = |reason, tx| Err(declined(order, dialect, &checked.offer, &payment, reason, tx));
         match self.settlements.precheck(order.client, &payment).await? {
             // What has bought its answer gets no place of those who pay.
-            Ok(Some(PaymentState::Answered { tx })) => declined(Reason::Used, Some(tx)),
-            Ok(Some(PaymentState::Failed { .. })) => declined(Reason::Used, None),
+            Ok(Some(PaymentState::Answered { tx })) => declined(InvalidReason::Used, Some(tx)),
+            Ok(Some(PaymentState::Failed { .. })) => declined(InvalidReason::Used, None),
             Ok(Some(PaymentState::Reserved | PaymentState::Settled { .. }) | None) => Ok(checked),
             Err(reason) => declined(reason, None),
         }
@@ -177,7 +177,7 @@ impl Seller {
     /// Whether a payment is valid at this moment, or was when it was made.
     async fn in_time(&self, checked: &CheckedPayment<'_>, now: UnixMillis) -> Result<(), PaymentRejection> {
         let CheckedPayment { order, dialect, offer, payment } = checked;
-        match timely(&payment.authorization, offer.max_timeout_s, &self.timing.window(now)) {
+        match check_validity(&payment.authorization, offer.max_timeout_s, &self.timing.window(now)) {
             Err(reason) if !self.paid_already(&payment.authorization.key()).await? => {
                 Err(PaymentRejection::PaymentRequired(Box::new(payment_required(order.quote, reason.code(*dialect)))))
             }
@@ -210,12 +210,12 @@ impl Seller {
                 purchase: Purchase { key: payment.authorization.key(), amount: offer.amount, payee: offer.pay_to, tx },
             }),
             SettleOutcome::InFlight => Err(PaymentRejection::InFlight),
-            SettleOutcome::Answered(tx) => declined(Reason::Used, Some(tx)),
+            SettleOutcome::Answered(tx) => declined(InvalidReason::Used, Some(tx)),
             SettleOutcome::Pending(tx) => {
-                let receipt = Receipt::new(dialect, &offer, &payment, Err((Reason::Pending, Some(tx))));
+                let receipt = Receipt::new(dialect, &offer, &payment, Err((InvalidReason::Pending, Some(tx))));
                 Err(PaymentRejection::Pending(receipt.headers()))
             }
-            SettleOutcome::Open(Reason::Unsettled) => Err(PaymentRejection::Unsettled),
+            SettleOutcome::Open(InvalidReason::Unsettled) => Err(PaymentRejection::Unsettled),
             SettleOutcome::Refused(reason) | SettleOutcome::Open(reason) => declined(reason, None),
         }
     }
@@ -247,7 +247,7 @@ fn declined(
     dialect: Dialect,
     offer: &Offer,
     payment: &SignedAuthorization,
-    reason: Reason,
+    reason: InvalidReason,
     tx: Option<B256>,
 ) -> PaymentRejection {
     let mut response = payment_required(order.quote, reason.code(dialect));
@@ -356,7 +356,7 @@ impl Receipt {
         dialect: Dialect,
         offer: &Offer,
         signed: &SignedAuthorization,
-        tx: Result<B256, (Reason, Option<B256>)>,
+        tx: Result<B256, (InvalidReason, Option<B256>)>,
     ) -> Self {
         let payer = signed.authorization.from;
         let network = match dialect {

@@ -16,17 +16,17 @@ use std::time::Duration;
 use domain::{B256, U256, UnixMillis};
 use tokio::time::timeout;
 
-use crate::funds::Funds;
+use crate::funds::FundsCache;
 use crate::permits::{Permit, PermitLimits, Permits};
 use crate::{
-    Authorization, AuthorizationState, Client, Payment, PaymentClaim, PaymentKey, PaymentState, Payments,
-    PaymentsError, Reason, ReserveOutcome, SignedAuthorization, Submission, TokenReadError, TokenReader, TransferError,
-    Transfers,
+    Authorization, AuthorizationState, ClientAddr, InvalidReason, Payment, PaymentClaim, PaymentKey, PaymentState,
+    Payments, PaymentsError, ReserveOutcome, SignedAuthorization, SubmissionState, TokenReadError, TokenReader,
+    TransferError, Transfers,
 };
 
 /// What bounds the taking of money.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct SettlementLimits {
     /// How long one settlement may take before the token is asked about it.
     pub settle_timeout: Duration,
     /// Payments that are checked or settled at once.
@@ -44,7 +44,7 @@ pub struct Settlements {
     transfers: Arc<dyn Transfers>,
     token: Arc<dyn TokenReader>,
     settle_timeout: Duration,
-    funds: Funds,
+    funds: FundsCache,
     permits: Permits,
 }
 
@@ -58,11 +58,11 @@ pub(crate) enum SettleOutcome {
     /// Somebody else is at work on it.
     InFlight,
     /// It will never be taken.
-    Refused(Reason),
+    Refused(InvalidReason),
     /// Its transfer was sent by this transaction and is not confirmed yet.
     Pending(B256),
     /// It is not taken now, and may be later: the row stays.
-    Open(Reason),
+    Open(InvalidReason),
 }
 
 /// Why nothing can be said of a payment.
@@ -74,7 +74,7 @@ pub enum SettlementError {
     /// The token cannot be read.
     #[error(transparent)]
     Token(#[from] TokenReadError),
-    /// [`Limits`] are reached, and no place came free in time.
+    /// [`SettlementLimits`] are reached, and no place came free in time.
     #[error("too many payments are under way")]
     Busy,
     /// Nobody can make the transfer just now, and nobody has: nothing was charged.
@@ -89,7 +89,7 @@ pub enum SettlementError {
 
 /// What a pass over what was left open has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reconciled {
+pub struct ReconcileReport {
     /// Found to be paid.
     pub settled: usize,
     /// Found never to be paid.
@@ -101,7 +101,7 @@ pub struct Reconciled {
 /// Whether a payment that was sent, or may have been, is decided, by the token's word.
 enum Resolution {
     Paid(B256),
-    Failed(Reason),
+    Failed(InvalidReason),
     Undecided,
 }
 
@@ -110,7 +110,7 @@ struct SettleJob {
     payment: SignedAuthorization,
     claim: PaymentClaim,
     /// Who brought it.
-    client: Client,
+    client: ClientAddr,
     /// It was tried before.
     resumed: bool,
 }
@@ -127,7 +127,7 @@ enum TransferFailure {
 }
 
 /// Where the record has a payment that may buy something, or why it buys nothing.
-pub(crate) type Precheck = Result<Option<PaymentState>, Reason>;
+pub(crate) type Precheck = Result<Option<PaymentState>, InvalidReason>;
 
 impl Settlements {
     /// Settlements over a record, whoever makes transfers, and the token.
@@ -136,11 +136,11 @@ impl Settlements {
         payments: Arc<dyn Payments>,
         transfers: Arc<dyn Transfers>,
         token: Arc<dyn TokenReader>,
-        limits: Limits,
+        limits: SettlementLimits,
     ) -> Self {
-        let Limits { settle_timeout, max_settling, per_client, per_payer } = limits;
+        let SettlementLimits { settle_timeout, max_settling, per_client, per_payer } = limits;
         let permits = Permits::new(PermitLimits { all: max_settling, per_client, per_payer });
-        let funds = Funds::new(Arc::clone(&token));
+        let funds = FundsCache::new(Arc::clone(&token));
         Self { payments, transfers, token, settle_timeout, funds, permits }
     }
 
@@ -151,7 +151,7 @@ impl Settlements {
     /// A place for a verified payment.
     pub(crate) async fn permit(
         &self,
-        client: Client,
+        client: ClientAddr,
         payment: &SignedAuthorization,
     ) -> Result<Permit, SettlementError> {
         self.permits.acquire(client, payment.authorization.from).await.ok_or(SettlementError::Busy)
@@ -163,7 +163,7 @@ impl Settlements {
     /// record has it.
     pub(crate) async fn precheck(
         &self,
-        client: Client,
+        client: ClientAddr,
         payment: &SignedAuthorization,
     ) -> Result<Precheck, SettlementError> {
         let _permit = self.permit(client, payment).await?;
@@ -184,25 +184,25 @@ impl Settlements {
 
     /// Whether a payment that was reserved and left has its payer's money behind it, as
     /// one that is new must; what was made, or may be on its way, is another question.
-    async fn is_funded(&self, payment: &SignedAuthorization) -> Result<Result<(), Reason>, SettlementError> {
+    async fn is_funded(&self, payment: &SignedAuthorization) -> Result<Result<(), InvalidReason>, SettlementError> {
         let authorization = &payment.authorization;
-        let backed = self.transfers.submission(payment).await != Submission::None
+        let backed = self.transfers.submission(payment).await != SubmissionState::None
             || self.funds.is_used(authorization).await?
             || self.funds.covers(authorization).await?;
-        Ok(if backed { Ok(()) } else { Err(Reason::Funds) })
+        Ok(if backed { Ok(()) } else { Err(InvalidReason::Funds) })
     }
 
     /// Whether the token would take an authorization, as far as it said a moment ago.
     pub(crate) async fn check_token(
         &self,
         authorization: &Authorization,
-    ) -> Result<Result<(), Reason>, SettlementError> {
+    ) -> Result<Result<(), InvalidReason>, SettlementError> {
         Ok(if self.funds.is_used(authorization).await? {
-            Err(Reason::Used)
+            Err(InvalidReason::Used)
         } else if self.funds.covers(authorization).await? {
             Ok(())
         } else {
-            Err(Reason::Funds)
+            Err(InvalidReason::Funds)
         })
     }
 
@@ -211,7 +211,7 @@ impl Settlements {
         self: &Arc<Self>,
         payment: Payment,
         claim: PaymentClaim,
-        client: Client,
+        client: ClientAddr,
     ) -> Result<SettleOutcome, SettlementError> {
         let permit = self.permit(client, &payment.signed).await?;
         let resumed = match self.payments.reserve(&payment, claim, payment.seen_at).await? {
@@ -221,7 +221,7 @@ impl Settlements {
             ReserveOutcome::InFlight => return Ok(SettleOutcome::InFlight),
             ReserveOutcome::Answered { tx } => return Ok(SettleOutcome::Answered(tx)),
             ReserveOutcome::Failed { .. } | ReserveOutcome::Conflict => {
-                return Ok(SettleOutcome::Refused(Reason::Used));
+                return Ok(SettleOutcome::Refused(InvalidReason::Used));
             }
         };
         let job = SettleJob { payment: payment.signed, claim, client, resumed };
@@ -237,7 +237,7 @@ impl Settlements {
             settlements.run(&job).await
         });
         // A task that died says nothing: the claim runs out by itself.
-        work.await.unwrap_or(Ok(SettleOutcome::Open(Reason::Unsettled)))
+        work.await.unwrap_or(Ok(SettleOutcome::Open(InvalidReason::Unsettled)))
     }
 
     async fn run(&self, job: &SettleJob) -> Result<SettleOutcome, SettlementError> {
@@ -280,34 +280,35 @@ impl Settlements {
     async fn left_open(&self, job: &SettleJob, failure: TransferFailure) -> Result<SettleOutcome, SettlementError> {
         let sent = self.transfers.submission(&job.payment).await;
         match (failure, sent) {
-            (TransferFailure::InsufficientFunds, _) => Ok(SettleOutcome::Open(Reason::Funds)),
+            (TransferFailure::InsufficientFunds, _) => Ok(SettleOutcome::Open(InvalidReason::Funds)),
             (TransferFailure::Error(TransferError::Refused(_)), _) => {
                 Ok(SettleOutcome::Open(self.refusal_reason(&job.payment.authorization).await))
             }
-            (TransferFailure::Error(TransferError::Unavailable { why, retry_after_s }), Submission::None) => {
+            (TransferFailure::Error(TransferError::Unavailable { why, retry_after_s }), SubmissionState::None) => {
                 Err(SettlementError::Unavailable { why, retry_after_s })
             }
             // Who cannot tell what was sent before knows of this one attempt.
-            (TransferFailure::Error(TransferError::Unavailable { why, retry_after_s }), Submission::Unknown)
+            (TransferFailure::Error(TransferError::Unavailable { why, retry_after_s }), SubmissionState::Unknown)
                 if !job.resumed =>
             {
                 Err(SettlementError::Unavailable { why, retry_after_s })
             }
-            (TransferFailure::NoAnswer | TransferFailure::Error(_), Submission::Transaction(tx)) => {
+            (TransferFailure::NoAnswer | TransferFailure::Error(_), SubmissionState::Transaction(tx)) => {
                 Ok(SettleOutcome::Pending(tx))
             }
-            (TransferFailure::NoAnswer | TransferFailure::Error(_), Submission::None | Submission::Unknown) => {
-                Ok(SettleOutcome::Open(Reason::Unsettled))
-            }
+            (
+                TransferFailure::NoAnswer | TransferFailure::Error(_),
+                SubmissionState::None | SubmissionState::Unknown,
+            ) => Ok(SettleOutcome::Open(InvalidReason::Unsettled)),
         }
     }
 
     async fn resolve(&self, authorization: &Authorization) -> Result<Resolution, TokenReadError> {
         Ok(match self.token.state(authorization).await? {
             AuthorizationState::Paid { tx } => Resolution::Paid(tx),
-            AuthorizationState::Void => Resolution::Failed(Reason::Used),
+            AuthorizationState::Void => Resolution::Failed(InvalidReason::Used),
             AuthorizationState::Unused { as_of } if U256::from(as_of) >= authorization.valid_before => {
-                Resolution::Failed(Reason::ValidBefore)
+                Resolution::Failed(InvalidReason::ValidBefore)
             }
             AuthorizationState::Unused { .. } => Resolution::Undecided,
         })
@@ -323,16 +324,16 @@ impl Settlements {
                 self.payments.failed(key, reason.code(crate::Dialect::V2)).await?;
                 Ok(SettleOutcome::Refused(*reason))
             }
-            Resolution::Undecided => Ok(SettleOutcome::Open(Reason::Unsettled)),
+            Resolution::Undecided => Ok(SettleOutcome::Open(InvalidReason::Unsettled)),
         }
     }
 
     /// Why the token refused: for want of money, or for a reason of its own.
-    async fn refusal_reason(&self, authorization: &Authorization) -> Reason {
+    async fn refusal_reason(&self, authorization: &Authorization) -> InvalidReason {
         let Authorization { chain_id, asset, from, value, .. } = *authorization;
         match self.token.balance(chain_id, asset, from).await {
-            Ok(held) if held < value => Reason::Funds,
-            _ => Reason::Transfer,
+            Ok(held) if held < value => InvalidReason::Funds,
+            _ => InvalidReason::Transfer,
         }
     }
 
@@ -343,8 +344,8 @@ impl Settlements {
     /// # Errors
     /// When the record does not work. A token that cannot be read leaves its
     /// payments open.
-    pub async fn reconcile(&self, now: UnixMillis, limit: usize) -> Result<Reconciled, PaymentsError> {
-        let mut done = Reconciled::default();
+    pub async fn reconcile(&self, now: UnixMillis, limit: usize) -> Result<ReconcileReport, PaymentsError> {
+        let mut done = ReconcileReport::default();
         for payment in self.payments.pending(now, limit).await? {
             let key = payment.key();
             match self.resolve(&payment.signed.authorization).await.unwrap_or(Resolution::Undecided) {

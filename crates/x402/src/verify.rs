@@ -3,9 +3,9 @@
 use domain::{Address, B256, U256};
 
 use crate::recover::signer;
-use crate::unverified::{Accepted, UnverifiedPayment};
+use crate::unverified::{AcceptedTerms, UnverifiedPayment};
 use crate::wire::v2_extra;
-use crate::{Authorization, Offer, Quote, Reason, SignedAuthorization, Token};
+use crate::{Authorization, InvalidReason, Offer, Quote, SignedAuthorization, Token};
 
 /// The hash that is signed for a transfer of this token.
 #[must_use]
@@ -15,7 +15,7 @@ pub fn digest(token: &Token, authorization: &Authorization) -> B256 {
 
 /// The time, and how far clocks may be apart. Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct ValidityWindow {
     /// Our clock.
     pub now: u64,
     /// Seconds that must be left for the settlement.
@@ -30,17 +30,20 @@ pub struct Window {
 /// # Errors
 /// The first thing that is wrong. The signature is looked at last: it costs the
 /// most.
-pub fn authentic(quote: &Quote, presented: &UnverifiedPayment) -> Result<(Offer, SignedAuthorization), Reason> {
+pub fn check_authenticity(
+    quote: &Quote,
+    presented: &UnverifiedPayment,
+) -> Result<(Offer, SignedAuthorization), InvalidReason> {
     if presented.url.as_ref().is_some_and(|url| *url != quote.resource.url) {
-        return Err(Reason::Requirements);
+        return Err(InvalidReason::Requirements);
     }
-    let mut reason = Reason::Network;
+    let mut reason = InvalidReason::Network;
     for offer in quote.offers.iter().take(Quote::MAX_OFFERS) {
         match held_against(offer, presented) {
             Ok(signed) => return Ok((offer.clone(), signed)),
-            Err(Reason::Network) => {}
+            Err(InvalidReason::Network) => {}
             // The offer that was accepted says best what is wrong.
-            Err(found) if matches!(reason, Reason::Network | Reason::Requirements) => reason = found,
+            Err(found) if matches!(reason, InvalidReason::Network | InvalidReason::Requirements) => reason = found,
             Err(_) => {}
         }
     }
@@ -48,38 +51,38 @@ pub fn authentic(quote: &Quote, presented: &UnverifiedPayment) -> Result<(Offer,
 }
 
 /// Holds a payment against one offer.
-pub(crate) fn held_against(offer: &Offer, presented: &UnverifiedPayment) -> Result<SignedAuthorization, Reason> {
+pub(crate) fn held_against(offer: &Offer, presented: &UnverifiedPayment) -> Result<SignedAuthorization, InvalidReason> {
     let UnverifiedPayment { chain_id, asset, transfer, accepted, .. } = presented;
     if *chain_id != offer.token.chain_id() {
-        return Err(Reason::Network);
+        return Err(InvalidReason::Network);
     }
     if asset.is_some_and(|asset| asset != offer.token.address()) {
-        return Err(Reason::Requirements);
+        return Err(InvalidReason::Requirements);
     }
     if accepted.as_ref().is_some_and(|accepted| *accepted != payment_required(offer)) {
-        return Err(Reason::Requirements);
+        return Err(InvalidReason::Requirements);
     }
     if transfer.to != offer.pay_to {
-        return Err(Reason::Recipient);
+        return Err(InvalidReason::Recipient);
     }
     if transfer.from == transfer.to {
-        return Err(Reason::SelfPayment);
+        return Err(InvalidReason::SelfPayment);
     }
     if transfer.value != offer.amount {
-        return Err(Reason::Value);
+        return Err(InvalidReason::Value);
     }
     let signed = SignedAuthorization {
         authorization: presented.authorization(offer.token.address()),
         signature: transfer.signature,
     };
     if signed_by(&offer.token, &signed) != Some(transfer.from) {
-        return Err(Reason::Signature);
+        return Err(InvalidReason::Signature);
     }
     Ok(signed)
 }
 
-fn payment_required(offer: &Offer) -> Accepted {
-    Accepted {
+fn payment_required(offer: &Offer) -> AcceptedTerms {
+    AcceptedTerms {
         asset: offer.token.address(),
         pay_to: offer.pay_to,
         amount: offer.amount,
@@ -98,31 +101,35 @@ fn signed_by(token: &Token, signed: &SignedAuthorization) -> Option<Address> {
 /// Is it valid now, for long enough to settle, and for no longer than was asked?
 ///
 /// # Errors
-/// [`Reason::ValidAfter`] or [`Reason::ValidBefore`].
-pub fn timely(authorization: &Authorization, max_timeout_s: u64, window: &Window) -> Result<(), Reason> {
-    let Window { now, settle_margin_s, clock_skew_s } = *window;
+/// [`InvalidReason::ValidAfter`] or [`InvalidReason::ValidBefore`].
+pub fn check_validity(
+    authorization: &Authorization,
+    max_timeout_s: u64,
+    window: &ValidityWindow,
+) -> Result<(), InvalidReason> {
+    let ValidityWindow { now, settle_margin_s, clock_skew_s } = *window;
     if authorization.valid_after >= U256::from(now) {
-        return Err(Reason::ValidAfter);
+        return Err(InvalidReason::ValidAfter);
     }
     // Records of longer ones would have to be kept for longer.
     let earliest = U256::from(now.saturating_add(settle_margin_s));
     let latest = U256::from(now.saturating_add(max_timeout_s).saturating_add(clock_skew_s));
     if authorization.valid_before <= earliest || authorization.valid_before > latest {
-        return Err(Reason::ValidBefore);
+        return Err(InvalidReason::ValidBefore);
     }
     Ok(())
 }
 
-/// Both: [`authentic`] and [`timely`].
+/// Both: [`check_authenticity`] and [`check_validity`].
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub fn verify(
     quote: &Quote,
     presented: &UnverifiedPayment,
-    window: &Window,
-) -> Result<(Offer, SignedAuthorization), Reason> {
-    let (offer, signed) = authentic(quote, presented)?;
-    timely(&signed.authorization, offer.max_timeout_s, window)?;
+    window: &ValidityWindow,
+) -> Result<(Offer, SignedAuthorization), InvalidReason> {
+    let (offer, signed) = check_authenticity(quote, presented)?;
+    check_validity(&signed.authorization, offer.max_timeout_s, window)?;
     Ok((offer, signed))
 }

@@ -44,7 +44,7 @@ const SEED_PER_SECOND: f64 = 81.0;
 
 const BODY: &[u8] = br#"{"agent_type":"echo"}"#;
 const PATH: &str = "/spawn?wait=false";
-const SPAWN: auth::Request<'static> = auth::Request { method: "POST", path: PATH, body: BODY };
+const SPAWN: auth::BoundRequest<'static> = auth::BoundRequest { method: "POST", path: PATH, body: BODY };
 
 type Sender = SendRequest<Full<Bytes>>;
 
@@ -224,13 +224,13 @@ fn bare_verification() -> Result<f64> {
     let now = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
     let gateway: GatewayName = "127.0.0.1:8080".parse()?;
     let headers = Keypair::generate(&[0x5e; 32]).sign_request(&gateway, &SPAWN, now);
-    let presented = auth::Presented {
+    let presented = auth::SignatureHeaders {
         wallet: Some(&headers.wallet),
         signature: Some(&headers.signature),
         timestamp: Some(&headers.timestamp),
         audience: Some(gateway.as_str()),
     };
-    let policy = auth::Policy { audiences: std::slice::from_ref(&gateway), require_bound: false };
+    let policy = auth::VerifyPolicy { audiences: std::slice::from_ref(&gateway), require_bound: false };
     let since = Instant::now();
     for _ in 0..BARE {
         auth::verify(presented, &SPAWN, policy, now)?;

@@ -193,7 +193,7 @@ impl ProductStack {
 
     fn ask(&self, method: &str, path: &str, body: &str) -> Result<Value> {
         let now = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
-        let signed = auth::Request { method, path, body: body.as_bytes() };
+        let signed = auth::BoundRequest { method, path, body: body.as_bytes() };
         let headers = self.holder.sign_request(&LISTEN.parse()?, &signed, now);
         let request = self.web.request(method.parse()?, format!("http://{LISTEN}{path}")).body(body.to_owned());
         let request = request.header("content-type", "application/json").header("x-wallet", headers.wallet);

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use chain::evm::{Chain, Indexer, Progress, calls};
+use chain::evm::{Chain, IndexProgress, Indexer, calls};
 use domain::evm::Call;
-use domain::vault::Terms;
+use domain::vault::TaskTerms;
 use domain::{Address, B256, U256, Usdc};
-use relay::fake::Wallet;
+use relay::fake::TestWallet;
 use serde_json::json;
 use store::Store;
 
@@ -91,14 +91,14 @@ async fn measure(shape: &Shape) -> Result<[Figure; 3]> {
 
 impl EventChain {
     async fn with_deals(shape: &Shape) -> Result<Self> {
-        let owner = Wallet::new(OWNER).address();
+        let owner = TestWallet::new(OWNER).address();
         let local = LocalChain::start().await?;
         let funds = Usdc(PRICE.0 * u64::from(shape.deals));
         let chain = Arc::new(Chain::connect(&local.deploy(owner, funds).await?).await?);
         let vault = local.vault(&chain, owner).await?;
         local.send(owner, &calls::approve(chain.evm.config().usdc, vault, funds)).await?;
         let submit_by = local.now().await? + 86_400;
-        let terms: Vec<Terms> = (0..shape.deals).map(|salt| terms(owner, submit_by, salt)).collect();
+        let terms: Vec<TaskTerms> = (0..shape.deals).map(|salt| terms(owner, submit_by, salt)).collect();
         let source = Self { local, chain, vault };
         let creates = terms.iter().map(|terms| calls::create_task(vault, terms, METADATA));
         source.act(owner, creates, shape.per_block).await?;
@@ -106,7 +106,7 @@ impl EventChain {
         source.act(owner, submits, shape.per_block).await?;
         let completes = terms.iter().map(|terms| calls::complete(vault, terms, PRICE));
         source.act(owner, completes, shape.per_block).await?;
-        let earned = source.chain.vault(vault, chain::evm::At::Latest).await?.available;
+        let earned = source.chain.vault(vault, chain::evm::BlockTag::Latest).await?.available;
         ensure!(earned == funds, "the deals earned {earned} of {funds}");
         Ok(source)
     }
@@ -133,8 +133,8 @@ impl EventChain {
         let (mut events, mut ranges, mut from) = (0, Vec::new(), config.start_block);
         let since = Instant::now();
         loop {
-            let progress = indexer.pass().await?;
-            let Progress::Applied { cursor, events: more, at_head } = progress else {
+            let progress = indexer.index_range().await?;
+            let IndexProgress::Applied { cursor, events: more, at_head } = progress else {
                 anyhow::bail!("a pass ended with {progress:?}");
             };
             ranges.push((from, cursor.number));
@@ -159,8 +159,8 @@ impl EventChain {
     }
 }
 
-fn terms(creator: Address, submit_by: u64, salt: u32) -> Terms {
-    Terms {
+fn terms(creator: Address, submit_by: u64, salt: u32) -> TaskTerms {
+    TaskTerms {
         creator,
         evaluator: Address::ZERO,
         arbiter: Address::ZERO,

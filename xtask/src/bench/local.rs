@@ -1,11 +1,11 @@
 //! A local EVM chain with our contracts on it, as `palatine up` has one.
 
 use anyhow::{Context, Result, anyhow, ensure};
-use chain::evm::{Chain, EvmConfig, Key, calls, deploy_local};
+use chain::evm::{Chain, EvmConfig, SigningKey, calls, deploy_local};
 use domain::evm::Call;
 use domain::{Address, Usdc};
 use fixtures::{Anvil, CHAIN_ID};
-use relay::fake::Wallet;
+use relay::fake::TestWallet;
 use serde_json::{Value, json};
 
 use super::machine::pin;
@@ -69,11 +69,11 @@ impl LocalChain {
     /// Our contracts; the holder has coins and this much USDC. The configuration is
     /// the one `palatine up` writes.
     pub(super) async fn deploy(&self, holder: Address, funds: Usdc) -> Result<EvmConfig> {
-        let deployer = Wallet::new(DEPLOYER);
+        let deployer = TestWallet::new(DEPLOYER);
         self.give_coins(deployer.address()).await;
         self.give_coins(holder).await;
         let endpoint = || self.anvil.endpoint();
-        let key = Key::new(deployer.signer().clone());
+        let key = SigningKey::new(deployer.signer().clone());
         let deployed = deploy_local(endpoint(), CHAIN_ID, &key, holder, funds).await.context("deploy the contracts")?;
         Ok(deployed.config(endpoint(), CHAIN_ID))
     }

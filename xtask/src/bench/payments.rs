@@ -12,10 +12,10 @@ use alloy::signers::SignerSync;
 use anyhow::{Context, Result};
 use domain::{Address, B256, UnixMillis, Usdc};
 use http::{HeaderMap, HeaderName};
-use relay::fake::Wallet;
+use relay::fake::TestWallet;
 use x402::{
-    Buyer, Offer, PAYMENT_REQUIRED, Quote, Resource, SignError, SignHash, SignedAuthorization, Timing, Token, Tokens,
-    UnverifiedPayment, Window, digest, payment_required, verify,
+    Buyer, Offer, PAYMENT_REQUIRED, Quote, Resource, SellerTiming, SignError, SignHash, SignedAuthorization, Token,
+    Tokens, UnverifiedPayment, ValidityWindow, digest, payment_required, verify,
 };
 
 use super::figures::Figure;
@@ -43,7 +43,7 @@ pub(super) fn run() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-struct WalletSigner(Wallet);
+struct WalletSigner(TestWallet);
 
 impl SignHash for WalletSigner {
     fn address(&self) -> Address {
@@ -59,7 +59,7 @@ impl SignHash for WalletSigner {
 struct VerifyBench {
     tokens: Arc<Tokens>,
     quote: Quote,
-    window: Window,
+    window: ValidityWindow,
     requests: Vec<HeaderMap>,
 }
 
@@ -76,7 +76,7 @@ impl VerifyBench {
         };
         let quote = Quote { resource, offers: vec![offer] };
         let requests = paid(&tokens, &quote, without)?;
-        let terms = Timing { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
+        let terms = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
         Ok(Self { tokens, quote, window: terms.window(UnixMillis(NOW_S * 1000)), requests })
     }
 
@@ -114,7 +114,7 @@ impl VerifyBench {
 
 /// Requests that pay, as our own buyer makes them from what the seller asks.
 fn paid(tokens: &Arc<Tokens>, quote: &Quote, without: Option<&HeaderName>) -> Result<Vec<HeaderMap>> {
-    let buyer = Buyer::new(WalletSigner(Wallet::new(PAYER)), Arc::clone(tokens), 600);
+    let buyer = Buyer::new(WalletSigner(TestWallet::new(PAYER)), Arc::clone(tokens), 600);
     let mut asked = payment_required(quote, "payment required");
     if let Some(name) = without {
         asked.headers_mut().remove(name);

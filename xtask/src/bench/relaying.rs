@@ -16,12 +16,12 @@ use alloy::consensus::{SignableTransaction, TxEip1559, TxEnvelope};
 use alloy::eips::eip2718::Encodable2718;
 use alloy::signers::SignerSync;
 use anyhow::{Context, Result, ensure};
-use chain::evm::{Chain, EvmConfig, Key, Sender, calls};
+use chain::evm::{Chain, EvmConfig, Sender, SigningKey, calls};
 use domain::evm::Call;
 use domain::{Address, Bytes, U256, UnixMillis, Usdc};
 use fixtures::CHAIN_ID;
-use relay::fake::{TestRequest, Wallet};
-use relay::{EvmChain, Facts, Relayer, SystemClock};
+use relay::fake::{TestRequest, TestWallet};
+use relay::{ChainParameters, EvmChain, Relayer, SystemClock};
 use serde_json::json;
 use store::Store;
 use tokio::time::sleep;
@@ -85,8 +85,8 @@ pub(super) fn run() -> Result<Vec<Figure>> {
 struct RelayBench {
     local: LocalChain,
     evm: EvmConfig,
-    facts: Facts,
-    owner: Wallet,
+    facts: ChainParameters,
+    owner: TestWallet,
     vault: Address,
     nonce: u64,
     forwarded: u64,
@@ -94,7 +94,7 @@ struct RelayBench {
 
 impl RelayBench {
     async fn start() -> Result<Self> {
-        let (owner, relayer) = (Wallet::new(OWNER), Wallet::new(RELAYER).address());
+        let (owner, relayer) = (TestWallet::new(OWNER), TestWallet::new(RELAYER).address());
         let local = LocalChain::start().await?;
         local.give_coins(relayer).await;
         let evm = local.deploy(owner.address(), Usdc(0)).await?;
@@ -224,7 +224,7 @@ fn off(round: u32, every: Duration) -> Duration {
 async fn relayer(evm: &EvmConfig, dir: &Path) -> Result<Relayer> {
     let store = Store::open(&store::Config { directory: dir.join("store"), ..store::Config::default() }).await?;
     let chain = Arc::new(Chain::connect(evm).await?);
-    let key = Key::new(Wallet::new(RELAYER).signer().clone());
+    let key = SigningKey::new(TestWallet::new(RELAYER).signer().clone());
     let sender = Sender::start(Arc::clone(&chain), treasury::outbox(&store), key).await?;
     let budgets = relay::Budgets { manage: MUCH_GAS, ..relay::Budgets::default() };
     let config = relay::Config { per_client_minute: MANY, budgets, ..relay::Config::default() };

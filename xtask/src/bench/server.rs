@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use auth::Tokens;
+use auth::TokenIssuer;
 use chain::fake::FakeBalances;
 use control::{Control, Node, NodeError};
 use domain::{ImageDigest, PodId, RunId, Tiers, UnixMillis};
-use gateway::{ImageTable, Images, Limits, Listeners, NodeGuests, Parts, Tls};
+use gateway::{GatewayParts, ImageCatalog, ImageTable, Limits, Listeners, NodeGuests, Tls};
 use store::{Store, StoreUrl};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wire::node::{Data, Gone, Marks, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec, Sandboxes};
+use wire::node::{
+    DataPolicy, DeleteResponse, MarksPage, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec, Sandboxes,
+};
 
 use super::machine::pin;
 
@@ -36,7 +38,7 @@ pub(crate) fn run(dir: &Path, store: Option<StoreUrl>) -> Result<()> {
 async fn serve(dir: &Path, url: Option<StoreUrl>) -> Result<()> {
     let shutdown = CancellationToken::new();
     let store = Store::open(&store::Config { url, directory: dir.join("store"), ..store::Config::default() }).await?;
-    let balances = Arc::new(FakeBalances::where_everybody_holds(TOKENS));
+    let balances = Arc::new(FakeBalances::with_default_balance(TOKENS));
     let control = Control::start(
         control::Config { reconcile_ms: SELDOM_MS, ..control::Config::default() },
         store.clone(),
@@ -45,12 +47,12 @@ async fn serve(dir: &Path, url: Option<StoreUrl>) -> Result<()> {
         Tiers::romulus(),
         shutdown.clone(),
     );
-    let parts = Parts {
+    let parts = GatewayParts {
         store,
         control,
         balances,
         tiers: Tiers::romulus(),
-        tokens: Tokens::new(&gateway::token_key(&dir.join("token.key"))?),
+        tokens: TokenIssuer::new(&gateway::token_key(&dir.join("token.key"))?),
         guests: Arc::new(NodeGuests::new(std::collections::HashMap::new())),
         images: Arc::new(OneImage::default()),
         treasury: None,
@@ -120,8 +122,8 @@ impl Node for InstantNode {
         std::future::pending().await
     }
 
-    async fn delete(&self, id: RunId, _: PodId, _: Duration, _: Data) -> Result<Gone, NodeError> {
-        Ok(Gone { id, kept: None })
+    async fn delete(&self, id: RunId, _: PodId, _: Duration, _: DataPolicy) -> Result<DeleteResponse, NodeError> {
+        Ok(DeleteResponse { id, kept: None })
     }
 
     async fn erase(&self, _: PodId) -> Result<(), NodeError> {
@@ -132,7 +134,7 @@ impl Node for InstantNode {
         std::future::pending().await
     }
 
-    async fn marks(&self, _: u64, _: Duration) -> Result<Marks, NodeError> {
+    async fn marks(&self, _: u64, _: Duration) -> Result<MarksPage, NodeError> {
         std::future::pending().await
     }
 }
@@ -147,7 +149,7 @@ impl Default for OneImage {
 }
 
 #[async_trait::async_trait]
-impl Images for OneImage {
+impl ImageCatalog for OneImage {
     fn table(&self) -> Option<Arc<ImageTable>> {
         Some(self.0.clone())
     }

@@ -5,7 +5,7 @@ use alloy::primitives::{Uint, aliases::U48};
 use alloy::sol_types::SolCall;
 use domain::evm::Call;
 use domain::payment::SignedAuthorization;
-use domain::vault::{Settings, Terms};
+use domain::vault::{TaskTerms, VaultSettings};
 use domain::{Address, B256, Bytes, U256, Usdc};
 
 use super::abi::ERC2771Forwarder as Forwarder;
@@ -13,7 +13,7 @@ use super::abi::PODVault as Vault;
 use super::abi::PODVaultFactory as Factory;
 use super::abi::TestUSDC as Token;
 use super::terms::{settings_to_abi, to_abi};
-use super::typed::{ForwardRequest, Window};
+use super::typed::{ForwardRequest, ValidityWindow};
 
 fn call(to: Address, function: &impl SolCall) -> Call {
     Call { to, data: function.abi_encode().into(), value: U256::ZERO }
@@ -22,7 +22,7 @@ fn call(to: Address, function: &impl SolCall) -> Call {
 /// An owner's consent to a vault: a signature, and the last Unix second at which
 /// it is good.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Consent {
+pub struct DeadlineSignature {
     /// The last Unix second at which it is good.
     pub deadline: u64,
     /// The signature.
@@ -31,7 +31,13 @@ pub struct Consent {
 
 /// Makes a vault. Without a consent the owner must be the sender.
 #[must_use]
-pub fn create_vault(factory: Address, pod_id: &str, owner: Address, agent: Address, consent: Option<&Consent>) -> Call {
+pub fn create_vault(
+    factory: Address,
+    pod_id: &str,
+    owner: Address,
+    agent: Address,
+    consent: Option<&DeadlineSignature>,
+) -> Call {
     let (deadline, signature) = consent.map_or((0, Bytes::new()), |it| (it.deadline, it.signature.clone()));
     let (pod_id, deadline) = (pod_id.to_owned(), U256::from(deadline));
     call(factory, &Factory::createPODVaultCall { podId: pod_id, owner, agentWallet: agent, deadline, signature })
@@ -39,7 +45,7 @@ pub fn create_vault(factory: Address, pod_id: &str, owner: Address, agent: Addre
 
 /// Creates a task by allowance; the creator is the sender.
 #[must_use]
-pub fn create_task(vault: Address, terms: &Terms, metadata: &str) -> Call {
+pub fn create_task(vault: Address, terms: &TaskTerms, metadata: &str) -> Call {
     call(vault, &Vault::createTaskCall { terms: to_abi(terms), metadata: metadata.to_owned() })
 }
 
@@ -48,9 +54,9 @@ pub fn create_task(vault: Address, terms: &Terms, metadata: &str) -> Call {
 #[must_use]
 pub fn create_task_with_permit(
     vault: Address,
-    terms: &Terms,
+    terms: &TaskTerms,
     metadata: &str,
-    permit: &Consent,
+    permit: &DeadlineSignature,
     creator: Bytes,
 ) -> Call {
     call(
@@ -70,9 +76,9 @@ pub fn create_task_with_permit(
 #[must_use]
 pub fn create_task_with_authorization(
     vault: Address,
-    terms: &Terms,
+    terms: &TaskTerms,
     metadata: &str,
-    window: Window,
+    window: ValidityWindow,
     signature: Bytes,
 ) -> Call {
     call(
@@ -89,49 +95,49 @@ pub fn create_task_with_authorization(
 
 /// Hands in a result; by the agent or an operator.
 #[must_use]
-pub fn submit(vault: Address, terms: &Terms, result_hash: B256) -> Call {
+pub fn submit(vault: Address, terms: &TaskTerms, result_hash: B256) -> Call {
     call(vault, &Vault::submitCall { terms: to_abi(terms), resultHash: result_hash })
 }
 
 /// Turns a task down; by the agent.
 #[must_use]
-pub fn decline(vault: Address, terms: &Terms) -> Call {
+pub fn decline(vault: Address, terms: &TaskTerms) -> Call {
     call(vault, &Vault::declineCall { terms: to_abi(terms) })
 }
 
 /// Gives back what nobody earned in time; by anyone.
 #[must_use]
-pub fn refund(vault: Address, terms: &Terms) -> Call {
+pub fn refund(vault: Address, terms: &TaskTerms) -> Call {
     call(vault, &Vault::refundCall { terms: to_abi(terms) })
 }
 
 /// Pays for a result, in part or whole; by the creator or the evaluator.
 #[must_use]
-pub fn complete(vault: Address, terms: &Terms, paid: Usdc) -> Call {
+pub fn complete(vault: Address, terms: &TaskTerms, paid: Usdc) -> Call {
     call(vault, &Vault::completeTaskCall { terms: to_abi(terms), paid: Uint::from(paid.0) })
 }
 
 /// Disputes a result; by the creator.
 #[must_use]
-pub fn dispute(vault: Address, terms: &Terms, reason_hash: B256) -> Call {
+pub fn dispute(vault: Address, terms: &TaskTerms, reason_hash: B256) -> Call {
     call(vault, &Vault::disputeCall { terms: to_abi(terms), reasonHash: reason_hash })
 }
 
 /// Takes the pay for a result that nobody answered; by anyone.
 #[must_use]
-pub fn claim(vault: Address, terms: &Terms) -> Call {
+pub fn claim(vault: Address, terms: &TaskTerms) -> Call {
     call(vault, &Vault::claimCall { terms: to_abi(terms) })
 }
 
 /// Settles a dispute; by the arbiter.
 #[must_use]
-pub fn resolve(vault: Address, terms: &Terms, agent_amount: Usdc) -> Call {
+pub fn resolve(vault: Address, terms: &TaskTerms, agent_amount: Usdc) -> Call {
     call(vault, &Vault::resolveCall { terms: to_abi(terms), agentAmount: Uint::from(agent_amount.0) })
 }
 
 /// Settles a dispute that the arbiter left alone; by anyone.
 #[must_use]
-pub fn default_resolve(vault: Address, terms: &Terms) -> Call {
+pub fn default_resolve(vault: Address, terms: &TaskTerms) -> Call {
     call(vault, &Vault::defaultResolveCall { terms: to_abi(terms) })
 }
 
@@ -155,7 +161,7 @@ pub fn set_operator(vault: Address, operator: Address, authorized: bool) -> Call
 
 /// Sets arbiter and fee of tasks to come; by the owner.
 #[must_use]
-pub fn set_settings(vault: Address, settings: &Settings) -> Call {
+pub fn set_settings(vault: Address, settings: &VaultSettings) -> Call {
     call(vault, &Vault::setSettingsCall { newSettings: settings_to_abi(settings) })
 }
 

@@ -215,7 +215,7 @@ impl EvmConfig {
         if !(1..=Self::MAX_ENDPOINTS).contains(&self.endpoints.len()) {
             return Err(EvmConfigError::Endpoints(self.endpoints.len()));
         }
-        if !self.endpoints.iter().all(Endpoint::is_sound) {
+        if !self.endpoints.iter().all(Endpoint::is_valid) {
             return Err(EvmConfigError::Endpoint);
         }
         self.check_addresses()?;

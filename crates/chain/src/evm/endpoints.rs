@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::answer::Block;
 use super::{EvmConfig, EvmError};
-use crate::lag::Newest;
-use crate::rpc::{self, Manners, Pool, RpcError, Seat};
+use crate::lag::LagGuard;
+use crate::rpc::{self, Pool, PooledEndpoint, RetryPolicy, RpcError};
 
 /// Bytes of an answer at most: the logs of some 5,000 tasks.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -30,7 +30,7 @@ pub(super) enum Fault {
     #[error("{host} is {blocks} blocks behind")]
     Behind { host: String, blocks: u64 },
     #[error("{host}: {what}")]
-    Nonsense { host: String, what: &'static str },
+    Invalid { host: String, what: &'static str },
     #[error("{said} of the {wanted} endpoints that must agree have answered; the last failure: {last}")]
     TooFew { said: usize, wanted: usize, last: String },
     #[error("{one} and {other} contradict each other")]
@@ -46,7 +46,7 @@ impl Fault {
             Self::Call { fault, .. } => fault.name(),
             Self::OtherChain { .. } => "other_chain",
             Self::Behind { .. } => "behind",
-            Self::Nonsense { .. } => "nonsense",
+            Self::Invalid { .. } => "invalid_answer",
             Self::TooFew { .. } => "too_few",
             Self::Disagreement { .. } => "disagreement",
             Self::Late(_) => "late",
@@ -65,16 +65,16 @@ impl Fault {
     }
 }
 
-/// A question, and which refusals are its answers.
+/// A request, and which refusals are its answers.
 #[derive(Clone, Debug)]
-pub(super) struct Question {
+pub(super) struct RpcRequest {
     method: &'static str,
     params: Value,
     is_answer: fn(&RpcError) -> bool,
     needs: u64,
 }
 
-impl Question {
+impl RpcRequest {
     /// One that no refusal answers.
     pub(super) fn new(method: &'static str, params: Value) -> Self {
         Self { method, params, is_answer: |_| false, needs: 0 }
@@ -92,7 +92,7 @@ impl Question {
 }
 
 /// An answer, or a refusal that is one.
-pub(super) type Said<T> = Result<T, RpcError>;
+pub(super) type AnswerOrRefusal<T> = Result<T, RpcError>;
 
 /// All endpoints.
 #[derive(Debug)]
@@ -101,64 +101,64 @@ pub(super) struct Endpoints {
     chain_id: u64,
     quorum: usize,
     deadline: Duration,
-    newest: Newest,
+    newest: LagGuard,
 }
 
 impl Endpoints {
     /// # Errors
     /// When the machine has no TLS roots, for instance.
     pub(super) fn new(config: &EvmConfig) -> Result<Self, reqwest::Error> {
-        let manners = Manners {
+        let policy = RetryPolicy {
             timeout: Duration::from_millis(config.timeout_ms),
-            bench: Duration::from_millis(config.bench_ms),
+            cooldown: Duration::from_millis(config.bench_ms),
             rounds: config.attempts,
             backoff: Duration::from_millis(config.backoff_ms),
             max_answer: MAX_ANSWER,
         };
         Ok(Self {
-            pool: Pool::new(&config.endpoints, manners)?,
+            pool: Pool::new(&config.endpoints, policy)?,
             chain_id: config.chain_id,
             quorum: config.quorum(),
             deadline: Duration::from_millis(config.deadline_ms),
-            newest: Newest::new(config.max_lag_blocks),
+            newest: LagGuard::new(config.max_lag_blocks),
         })
     }
 
     /// The first answer that any endpoint gives.
-    pub(super) async fn ask<T: DeserializeOwned>(&self, question: &Question) -> Result<Said<T>, EvmError> {
+    pub(super) async fn ask<T: DeserializeOwned>(&self, request: &RpcRequest) -> Result<AnswerOrRefusal<T>, EvmError> {
         let rounds = || async {
             let mut last = none_left();
-            for seat in self.pool.order() {
-                match self.put::<T>(seat, question).await {
+            for endpoint in self.pool.in_order() {
+                match self.call::<T>(endpoint, request).await {
                     Ok(said) => return Ok(said),
                     Err(fault) => last = fault,
                 }
             }
             Err(last)
         };
-        self.in_time(question.method, rounds.retry(self.pool.manners().pauses())).await
+        self.in_time(request.method, rounds.retry(self.pool.policy().pauses())).await
     }
 
     /// The answer in which as many endpoints agree as must; `None` when they agree
     /// that there is none, or too few know of it yet.
     pub(super) async fn agree<T: DeserializeOwned + PartialEq>(
         &self,
-        question: &Question,
+        request: &RpcRequest,
     ) -> Result<Option<T>, EvmError> {
-        let rounds = || self.poll(question);
+        let rounds = || self.poll(request);
         let retried = rounds
-            .retry(self.pool.manners().pauses())
+            .retry(self.pool.policy().pauses())
             .when(|fault| !matches!(fault, Fault::Disagreement { .. } | Fault::Call { .. }));
-        self.in_time(question.method, retried).await
+        self.in_time(request.method, retried).await
     }
 
-    async fn poll<T: DeserializeOwned + PartialEq>(&self, question: &Question) -> Result<Option<T>, Fault> {
+    async fn poll<T: DeserializeOwned + PartialEq>(&self, request: &RpcRequest) -> Result<Option<T>, Fault> {
         let mut poll = Poll::new(self.quorum);
-        for seat in self.pool.order() {
-            match self.put_high::<T>(seat, question).await {
-                Ok(Ok(said)) => poll.count(seat.host(), said)?,
+        for endpoint in self.pool.in_order() {
+            match self.call_if_synced::<T>(endpoint, request).await {
+                Ok(Ok(said)) => poll.count(endpoint.host(), said)?,
                 Ok(Err(refusal)) => {
-                    return Err(Fault::Call { host: seat.host(), fault: rpc::Fault::Rpc(refusal) });
+                    return Err(Fault::Call { host: endpoint.host(), fault: rpc::Fault::Rpc(refusal) });
                 }
                 Err(fault) => poll.fail(&fault),
             }
@@ -171,74 +171,85 @@ impl Endpoints {
 
     /// The newest block, from an endpoint that is not too far behind.
     pub(super) async fn head(&self) -> Result<Block, EvmError> {
-        let question = Question::new("eth_getBlockByNumber", json!(["latest", false]));
+        let request = RpcRequest::new("eth_getBlockByNumber", json!(["latest", false]));
         let rounds = || async {
             let mut last = none_left();
-            for seat in self.pool.order() {
-                match self.head_of(seat, &question).await {
+            for endpoint in self.pool.in_order() {
+                match self.head_of(endpoint, &request).await {
                     Ok(block) => return Ok(block),
                     Err(fault) => last = fault,
                 }
             }
             Err(last)
         };
-        self.in_time(question.method, rounds.retry(self.pool.manners().pauses())).await
+        self.in_time(request.method, rounds.retry(self.pool.policy().pauses())).await
     }
 
-    async fn head_of(&self, seat: &Seat, question: &Question) -> Result<Block, Fault> {
-        let host = || seat.host();
-        let said = self.put::<Option<Block>>(seat, question).await?;
-        let block = said.ok().flatten().ok_or_else(|| Fault::Nonsense { host: host(), what: "it has no blocks" })?;
+    async fn head_of(&self, endpoint: &PooledEndpoint, request: &RpcRequest) -> Result<Block, Fault> {
+        let host = || endpoint.host();
+        let said = self.call::<Option<Block>>(endpoint, request).await?;
+        let block = said.ok().flatten().ok_or_else(|| Fault::Invalid { host: host(), what: "it has no blocks" })?;
         let fresh = self.newest.check(block.number, Instant::now());
         if let Err(blocks) = fresh {
-            self.pool.judge(seat, true);
+            self.pool.record_outcome(endpoint, true);
             return Err(Fault::Behind { host: host(), blocks });
         }
         Ok(block)
     }
 
     /// The height that as many endpoints have reached as must agree.
-    pub(super) async fn reach(&self) -> Result<u64, EvmError> {
-        let question = height();
+    pub(super) async fn agreed_head(&self) -> Result<u64, EvmError> {
+        let request = height();
         let rounds = || async {
             let mut heights = Vec::new();
             let mut last = none_left();
-            for seat in self.pool.order() {
-                match self.height_of(seat, &question).await {
+            for endpoint in self.pool.in_order() {
+                match self.height_of(endpoint, &request).await {
                     Ok(height) => heights.push(height),
                     Err(fault) => last = fault,
                 }
             }
             reached(heights, self.quorum).map_err(|said| too_few(said, self.quorum, &last))
         };
-        self.in_time(question.method, rounds.retry(self.pool.manners().pauses())).await
+        self.in_time(request.method, rounds.retry(self.pool.policy().pauses())).await
     }
 
-    async fn height_of(&self, seat: &Seat, question: &Question) -> Result<u64, Fault> {
-        let said = self.put::<Quantity>(seat, question).await?;
-        let height = said.map_err(|_| Fault::Nonsense { host: seat.host(), what: "no height" })?.0;
-        seat.reached(height);
+    async fn height_of(&self, endpoint: &PooledEndpoint, request: &RpcRequest) -> Result<u64, Fault> {
+        let said = self.call::<Quantity>(endpoint, request).await?;
+        let height = said.map_err(|_| Fault::Invalid { host: endpoint.host(), what: "no height" })?.0;
+        endpoint.reached(height);
         Ok(height)
     }
 
     /// Asks one endpoint, unless it is not as far: then it knows of nothing.
-    async fn put_high<T: DeserializeOwned>(&self, seat: &Seat, question: &Question) -> Result<Said<Option<T>>, Fault> {
-        let is_low = seat.height() < question.needs;
-        if is_low && self.height_of(seat, &height()).await? < question.needs {
+    async fn call_if_synced<T: DeserializeOwned>(
+        &self,
+        endpoint: &PooledEndpoint,
+        request: &RpcRequest,
+    ) -> Result<AnswerOrRefusal<Option<T>>, Fault> {
+        let is_low = endpoint.height() < request.needs;
+        if is_low && self.height_of(endpoint, &height()).await? < request.needs {
             return Ok(Ok(None));
         }
-        self.put(seat, question).await
+        self.call(endpoint, request).await
     }
 
     /// The answers of all endpoints, by host; they are asked at once.
-    pub(super) async fn each<T: DeserializeOwned>(&self, question: &Question) -> Vec<(String, Result<Said<T>, Fault>)> {
-        let asked = self.pool.order().into_iter().map(async |seat| (seat.host(), self.put(seat, question).await));
+    pub(super) async fn each<T: DeserializeOwned>(
+        &self,
+        request: &RpcRequest,
+    ) -> Vec<(String, Result<AnswerOrRefusal<T>, Fault>)> {
+        let asked = self
+            .pool
+            .in_order()
+            .into_iter()
+            .map(async |endpoint| (endpoint.host(), self.call(endpoint, request).await));
         join_all(asked).await
     }
 
     /// Endpoints in the order in which they are tried.
-    pub(super) fn seats(&self) -> Vec<&Seat> {
-        self.pool.order()
+    pub(super) fn in_order(&self) -> Vec<&PooledEndpoint> {
+        self.pool.in_order()
     }
 
     pub(super) const fn quorum(&self) -> usize {
@@ -246,37 +257,45 @@ impl Endpoints {
     }
 
     /// Asks one endpoint.
-    pub(super) async fn put<T: DeserializeOwned>(&self, seat: &Seat, question: &Question) -> Result<Said<T>, Fault> {
+    pub(super) async fn call<T: DeserializeOwned>(
+        &self,
+        endpoint: &PooledEndpoint,
+        request: &RpcRequest,
+    ) -> Result<AnswerOrRefusal<T>, Fault> {
         let begun = Instant::now();
-        let answer = self.put_unjudged(seat, question).await;
+        let answer = self.call_unrecorded(endpoint, request).await;
         let outcome = answer.as_ref().map_or_else(Fault::name, |_| "ok");
         metrics::counter!("palatine_evm_calls_total", "outcome" => outcome).increment(1);
         metrics::histogram!("palatine_evm_call_seconds").record(begun.elapsed().as_secs_f64());
         if let Err(fault) = &answer {
-            tracing::warn!(method = question.method, %fault, "an EVM endpoint failed");
+            tracing::warn!(method = request.method, %fault, "an EVM endpoint failed");
         }
-        self.pool.judge(seat, answer.is_err());
+        self.pool.record_outcome(endpoint, answer.is_err());
         answer
     }
 
-    async fn put_unjudged<T: DeserializeOwned>(&self, seat: &Seat, question: &Question) -> Result<Said<T>, Fault> {
-        if !seat.is_known() {
-            self.greet(seat).await?;
+    async fn call_unrecorded<T: DeserializeOwned>(
+        &self,
+        endpoint: &PooledEndpoint,
+        request: &RpcRequest,
+    ) -> Result<AnswerOrRefusal<T>, Fault> {
+        if !endpoint.is_verified() {
+            self.verify_chain_id(endpoint).await?;
         }
-        match self.pool.call(seat, question.method, &question.params).await {
+        match self.pool.call(endpoint, request.method, &request.params).await {
             Ok(answer) => Ok(Ok(answer)),
-            Err(rpc::Fault::Rpc(refusal)) if (question.is_answer)(&refusal) => Ok(Err(refusal)),
-            Err(fault) => Err(Fault::Call { host: seat.host(), fault }),
+            Err(rpc::Fault::Rpc(refusal)) if (request.is_answer)(&refusal) => Ok(Err(refusal)),
+            Err(fault) => Err(Fault::Call { host: endpoint.host(), fault }),
         }
     }
 
-    async fn greet(&self, seat: &Seat) -> Result<(), Fault> {
-        let said = self.pool.call::<Quantity>(seat, "eth_chainId", &json!([])).await;
-        let is = said.map_err(|fault| Fault::Call { host: seat.host(), fault })?.0;
+    async fn verify_chain_id(&self, endpoint: &PooledEndpoint) -> Result<(), Fault> {
+        let said = self.pool.call::<Quantity>(endpoint, "eth_chainId", &json!([])).await;
+        let is = said.map_err(|fault| Fault::Call { host: endpoint.host(), fault })?.0;
         if is != self.chain_id {
-            return Err(Fault::OtherChain { host: seat.host(), is, wanted: self.chain_id });
+            return Err(Fault::OtherChain { host: endpoint.host(), is, wanted: self.chain_id });
         }
-        seat.know();
+        endpoint.mark_verified();
         Ok(())
     }
 
@@ -303,12 +322,12 @@ impl Endpoints {
 pub(super) struct Quantity(#[serde(with = "alloy::serde::quantity")] pub(super) u64);
 
 /// How far an endpoint is.
-pub(super) fn height() -> Question {
-    Question::new("eth_blockNumber", json!([]))
+pub(super) fn height() -> RpcRequest {
+    RpcRequest::new("eth_blockNumber", json!([]))
 }
 
 fn none_left() -> Fault {
-    Fault::Nonsense { host: "nobody".to_owned(), what: "there is no endpoint" }
+    Fault::Invalid { host: "nobody".to_owned(), what: "there is no endpoint" }
 }
 
 fn too_few(said: usize, wanted: usize, last: &Fault) -> Fault {

@@ -2,7 +2,7 @@
 
 use domain::Address;
 
-use super::Revert;
+use super::revert::Revert;
 
 /// Why there is no answer from the chain, or none that may be used. Never holds
 /// an endpoint's URL.

@@ -5,39 +5,41 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use domain::Address;
-use domain::evm::{Account, Attempt, BlockRef, Entry, EntryState, IntentKey, Outcome};
-use domain::vault::{Books, Logged};
+use domain::evm::{
+    BlockRef, IntentKey, OutboxEntry, OutboxEntryState, SenderAccount, TransactionAttempt, TransactionOutcome,
+};
+use domain::vault::{LoggedEvent, VaultLedger};
 
-use super::{Batch, Ledger, LedgerError, Outbox, OutboxError};
+use super::{EventBatch, Ledger, LedgerError, Outbox, OutboxError};
 
 /// A ledger that keeps events, and folds them when asked.
 #[derive(Debug, Default)]
-pub struct MemoryLedger(Mutex<Pages>);
+pub struct MemoryLedger(Mutex<LedgerState>);
 
 /// All that a ledger holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pages {
+pub struct LedgerState {
     /// Remembered blocks, oldest first.
     pub blocks: Vec<BlockRef>,
     /// All events, in their order.
-    pub events: Vec<Logged>,
+    pub events: Vec<LoggedEvent>,
 }
 
-impl Pages {
+impl LedgerState {
     /// The last block that was applied.
     #[must_use]
     pub fn cursor(&self) -> Option<BlockRef> {
         self.blocks.last().copied()
     }
 
-    /// The books of every vault.
+    /// The ledger of every vault.
     ///
     /// # Errors
     /// The first event that cannot follow those before it.
-    pub fn books(&self) -> Result<BTreeMap<Address, Books>, LedgerError> {
-        let mut books: BTreeMap<Address, Books> = BTreeMap::new();
+    pub fn vault_ledgers(&self) -> Result<BTreeMap<Address, VaultLedger>, LedgerError> {
+        let mut vault_ledgers: BTreeMap<Address, VaultLedger> = BTreeMap::new();
         for logged in &self.events {
-            let applied = books.entry(logged.vault).or_default().apply(&logged.event);
+            let applied = vault_ledgers.entry(logged.vault).or_default().apply(&logged.event);
             applied.map_err(|why| LedgerError::Impossible {
                 block: logged.block.number,
                 log_index: logged.log_index,
@@ -45,14 +47,14 @@ impl Pages {
                 why,
             })?;
         }
-        Ok(books)
+        Ok(vault_ledgers)
     }
 
     /// The pages after a batch.
     ///
     /// # Errors
     /// As [`Ledger::apply`].
-    pub fn after(&self, batch: &Batch) -> Result<Self, LedgerError> {
+    pub fn after(&self, batch: &EventBatch) -> Result<Self, LedgerError> {
         if self.cursor() != batch.after {
             return Err(LedgerError::Moved);
         }
@@ -60,7 +62,7 @@ impl Pages {
         let blocks = kept.chain(&batch.blocks).copied().collect();
         let events = self.events.iter().chain(&batch.events).cloned().collect();
         let next = Self { blocks, events };
-        next.books()?;
+        next.vault_ledgers()?;
         Ok(next)
     }
 
@@ -78,47 +80,47 @@ impl Pages {
 impl MemoryLedger {
     /// All that it holds.
     #[must_use]
-    pub fn pages(&self) -> Pages {
+    pub fn ledger_state(&self) -> LedgerState {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn turn(&self, pages: Pages) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pages;
+    fn turn(&self, ledger_state: LedgerState) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ledger_state;
     }
 }
 
 #[async_trait]
 impl Ledger for MemoryLedger {
     async fn cursor(&self) -> Result<Option<BlockRef>, LedgerError> {
-        Ok(self.pages().cursor())
+        Ok(self.ledger_state().cursor())
     }
 
     async fn remembered(&self) -> Result<Vec<BlockRef>, LedgerError> {
-        Ok(self.pages().blocks.into_iter().rev().collect())
+        Ok(self.ledger_state().blocks.into_iter().rev().collect())
     }
 
     async fn vaults(&self) -> Result<Vec<Address>, LedgerError> {
-        Ok(self.pages().books()?.into_keys().collect())
+        Ok(self.ledger_state().vault_ledgers()?.into_keys().collect())
     }
 
-    async fn apply(&self, batch: &Batch) -> Result<(), LedgerError> {
-        self.turn(self.pages().after(batch)?);
+    async fn apply(&self, batch: &EventBatch) -> Result<(), LedgerError> {
+        self.turn(self.ledger_state().after(batch)?);
         Ok(())
     }
 
     async fn roll_back(&self, to: Option<&BlockRef>) -> Result<(), LedgerError> {
-        self.turn(self.pages().before(to));
+        self.turn(self.ledger_state().before(to));
         Ok(())
     }
 }
 
 /// An outbox that can be made to fail.
 #[derive(Debug, Default)]
-pub struct MemoryOutbox(Mutex<Drawer>);
+pub struct MemoryOutbox(Mutex<OutboxState>);
 
 #[derive(Debug, Default)]
-struct Drawer {
-    entries: HashMap<Account, BTreeMap<u64, Entry>>,
+struct OutboxState {
+    entries: HashMap<SenderAccount, BTreeMap<u64, OutboxEntry>>,
     failing: bool,
 }
 
@@ -131,17 +133,22 @@ impl MemoryOutbox {
 
     fn with<T>(
         &self,
-        account: &Account,
-        work: impl FnOnce(&mut BTreeMap<u64, Entry>) -> Result<T, OutboxError>,
+        account: &SenderAccount,
+        work: impl FnOnce(&mut BTreeMap<u64, OutboxEntry>) -> Result<T, OutboxError>,
     ) -> Result<T, OutboxError> {
-        let mut drawer = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = work(drawer.entries.entry(*account).or_default())?;
-        if drawer.failing { Err(OutboxError::Unavailable("the test said so".to_owned())) } else { Ok(done) }
+        let mut outbox = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = work(outbox.entries.entry(*account).or_default())?;
+        if outbox.failing { Err(OutboxError::Unavailable("the test said so".to_owned())) } else { Ok(done) }
     }
 
-    fn with_pending(&self, account: &Account, nonce: u64, work: impl FnOnce(&mut Entry)) -> Result<(), OutboxError> {
+    fn with_pending(
+        &self,
+        account: &SenderAccount,
+        nonce: u64,
+        work: impl FnOnce(&mut OutboxEntry),
+    ) -> Result<(), OutboxError> {
         self.with(account, |entries| {
-            let pending = entries.get_mut(&nonce).filter(|entry| entry.state == EntryState::Pending);
+            let pending = entries.get_mut(&nonce).filter(|entry| entry.state == OutboxEntryState::Pending);
             pending.map(work).ok_or(OutboxError::Conflict)
         })
     }
@@ -149,20 +156,20 @@ impl MemoryOutbox {
 
 #[async_trait]
 impl Outbox for MemoryOutbox {
-    async fn find(&self, account: &Account, key: &IntentKey) -> Result<Option<Entry>, OutboxError> {
+    async fn find(&self, account: &SenderAccount, key: &IntentKey) -> Result<Option<OutboxEntry>, OutboxError> {
         self.with(account, |entries| Ok(entries.values().find(|entry| entry.key == *key).cloned()))
     }
 
-    async fn pending(&self, account: &Account) -> Result<Vec<Entry>, OutboxError> {
-        let pending = |entry: &&Entry| entry.state == EntryState::Pending;
+    async fn pending(&self, account: &SenderAccount) -> Result<Vec<OutboxEntry>, OutboxError> {
+        let pending = |entry: &&OutboxEntry| entry.state == OutboxEntryState::Pending;
         self.with(account, |entries| Ok(entries.values().filter(pending).cloned().collect()))
     }
 
-    async fn highest_nonce(&self, account: &Account) -> Result<Option<u64>, OutboxError> {
+    async fn highest_nonce(&self, account: &SenderAccount) -> Result<Option<u64>, OutboxError> {
         self.with(account, |entries| Ok(entries.keys().next_back().copied()))
     }
 
-    async fn write(&self, entry: &Entry) -> Result<(), OutboxError> {
+    async fn write(&self, entry: &OutboxEntry) -> Result<(), OutboxError> {
         self.with(&entry.account, |entries| {
             let taken = entries.values().any(|other| other.key == entry.key || other.nonce == entry.nonce);
             if taken {
@@ -173,11 +180,16 @@ impl Outbox for MemoryOutbox {
         })
     }
 
-    async fn add(&self, account: &Account, nonce: u64, attempt: &Attempt) -> Result<(), OutboxError> {
+    async fn add(&self, account: &SenderAccount, nonce: u64, attempt: &TransactionAttempt) -> Result<(), OutboxError> {
         self.with_pending(account, nonce, |entry| entry.attempts.push(attempt.clone()))
     }
 
-    async fn settle(&self, account: &Account, nonce: u64, outcome: &Outcome) -> Result<(), OutboxError> {
-        self.with_pending(account, nonce, |entry| entry.state = EntryState::Settled(*outcome))
+    async fn settle(
+        &self,
+        account: &SenderAccount,
+        nonce: u64,
+        outcome: &TransactionOutcome,
+    ) -> Result<(), OutboxError> {
+        self.with_pending(account, nonce, |entry| entry.state = OutboxEntryState::Settled(*outcome))
     }
 }

@@ -12,7 +12,7 @@ const HEADROOM_DIVISOR: u128 = 4;
 
 /// Wei per unit of gas that a transaction offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Price {
+pub enum GasPrice {
     /// EIP-1559.
     Dynamic {
         /// At most, in all.
@@ -27,7 +27,7 @@ pub enum Price {
     },
 }
 
-impl Price {
+impl GasPrice {
     /// At most, in all.
     #[must_use]
     pub const fn max_fee(self) -> u128 {
@@ -49,7 +49,7 @@ impl Price {
 
 /// What the operator pays at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Caps {
+pub(super) struct FeeCaps {
     pub(super) max_fee: u128,
     pub(super) tip: u128,
 }
@@ -58,29 +58,29 @@ pub(super) struct Caps {
 ///
 /// # Errors
 /// [`EvmError::GasTooDear`] when the least that gets in costs more than the cap.
-pub(super) fn quote(base_fee: Option<u128>, gas_price: u128, caps: Caps) -> Result<Price, EvmError> {
+pub(super) fn quote(base_fee: Option<u128>, gas_price: u128, caps: FeeCaps) -> Result<GasPrice, EvmError> {
     let least = base_fee.unwrap_or(gas_price);
     if least > caps.max_fee {
         return Err(EvmError::GasTooDear { now: least, cap: caps.max_fee });
     }
     let Some(base) = base_fee else {
-        return Ok(Price::Legacy { gas_price });
+        return Ok(GasPrice::Legacy { gas_price });
     };
     let wanted = base.saturating_add(base / HEADROOM_DIVISOR).saturating_add(caps.tip).max(gas_price);
     let max_fee = wanted.min(caps.max_fee);
-    Ok(Price::Dynamic { max_fee, tip: caps.tip.min(max_fee) })
+    Ok(GasPrice::Dynamic { max_fee, tip: caps.tip.min(max_fee) })
 }
 
 /// What to offer instead of `old`, which is stuck while `fresh` is asked for;
 /// `None` when the cap allows no replacement that nodes would take.
-pub(super) fn bump(old: Price, fresh: Price, cap: u128) -> Option<Price> {
+pub(super) fn bump(old: GasPrice, fresh: GasPrice, cap: u128) -> Option<GasPrice> {
     let max_fee = raised(old.max_fee()).max(fresh.max_fee());
     if max_fee > cap {
         return None;
     }
     Some(match old {
-        Price::Legacy { .. } => Price::Legacy { gas_price: max_fee },
-        Price::Dynamic { tip, .. } => Price::Dynamic { max_fee, tip: raised(tip).max(fresh.tip()).min(max_fee) },
+        GasPrice::Legacy { .. } => GasPrice::Legacy { gas_price: max_fee },
+        GasPrice::Dynamic { tip, .. } => GasPrice::Dynamic { max_fee, tip: raised(tip).max(fresh.tip()).min(max_fee) },
     })
 }
 
@@ -105,14 +105,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const CAPS: Caps = Caps { max_fee: 1000, tip: 3 };
+    const CAPS: FeeCaps = FeeCaps { max_fee: 1000, tip: 3 };
 
     #[test]
     fn the_offer_covers_the_base_fee_and_stays_under_the_cap() {
-        assert_eq!(quote(Some(400), 10, CAPS), Ok(Price::Dynamic { max_fee: 503, tip: 3 }));
-        assert_eq!(quote(Some(400), 700, CAPS), Ok(Price::Dynamic { max_fee: 700, tip: 3 }));
-        assert_eq!(quote(Some(999), 10, CAPS), Ok(Price::Dynamic { max_fee: 1000, tip: 3 }));
-        assert_eq!(quote(None, 10, CAPS), Ok(Price::Legacy { gas_price: 10 }));
+        assert_eq!(quote(Some(400), 10, CAPS), Ok(GasPrice::Dynamic { max_fee: 503, tip: 3 }));
+        assert_eq!(quote(Some(400), 700, CAPS), Ok(GasPrice::Dynamic { max_fee: 700, tip: 3 }));
+        assert_eq!(quote(Some(999), 10, CAPS), Ok(GasPrice::Dynamic { max_fee: 1000, tip: 3 }));
+        assert_eq!(quote(None, 10, CAPS), Ok(GasPrice::Legacy { gas_price: 10 }));
     }
 
     #[test]
@@ -129,8 +129,8 @@ mod tests {
             max_fee in 1u128..1 << 80, tip in 0u128..1 << 80, now in 0u128..1 << 80, cap in 1u128..1 << 82,
         ) {
             let tip = tip.min(max_fee);
-            let fresh = Price::Dynamic { max_fee: now, tip: 0 };
-            match bump(Price::Dynamic { max_fee, tip }, fresh, cap) {
+            let fresh = GasPrice::Dynamic { max_fee: now, tip: 0 };
+            match bump(GasPrice::Dynamic { max_fee, tip }, fresh, cap) {
                 Some(new) => {
                     prop_assert!(new.max_fee() <= cap && new.max_fee() >= now);
                     prop_assert!(new.max_fee() * 8 >= max_fee * 9 && new.tip() <= new.max_fee());

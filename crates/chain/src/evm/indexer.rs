@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use alloy::primitives::{BloomInput, keccak256};
 use domain::evm::BlockRef;
-use domain::vault::{Logged, VaultEvent};
+use domain::vault::{LoggedEvent, VaultEvent};
 use domain::{Address, B256};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::abi::PODVault::PODVaultEvents;
 use super::answer::{Block, Log};
-use super::node::Source;
-use super::{Batch, Chain, EvmError, Ledger, LedgerError, terms};
+use super::node::LogFilter;
+use super::{Chain, EventBatch, EvmError, Ledger, LedgerError, terms};
 
 /// Blocks that are asked for at once.
 const BLOCKS_AT_ONCE: usize = 8;
@@ -54,7 +54,7 @@ pub enum IndexError {
 
 /// What a pass did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum IndexProgress {
     /// There is nothing new.
     Idle,
     /// A range was applied; there may be more.
@@ -95,15 +95,15 @@ impl std::fmt::Debug for Indexer {
 }
 
 /// What has become of the cursor's block.
-enum Still {
-    There,
+enum CursorBlock {
+    Canonical,
     Unknown,
-    Gone,
+    Orphaned,
 }
 
 /// A range that is being read.
 #[derive(Debug, Default)]
-struct Reading {
+struct RangeScan {
     blocks: BTreeMap<u64, Block>,
     logs: Vec<Log>,
     created: BTreeSet<Address>,
@@ -124,15 +124,15 @@ impl Indexer {
         let poll = Duration::from_millis(self.chain.evm.config().poll_ms);
         let mut failures = 0_u32;
         loop {
-            let pause = match self.pass().await {
-                Ok(Progress::Applied { at_head: true, .. } | Progress::Idle) => {
+            let pause = match self.index_range().await {
+                Ok(IndexProgress::Applied { at_head: true, .. } | IndexProgress::Idle) => {
                     failures = 0;
                     poll
                 }
                 Ok(_) => Duration::ZERO,
                 Err(error) => {
                     failures = failures.saturating_add(1);
-                    tracing::warn!(%error, failures, "the vaults' ledger does not go on");
+                    tracing::warn!(%error, failures, "the vaults' events cannot be read; trying again");
                     poll.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(LONGEST_PAUSE)
                 }
             };
@@ -145,52 +145,52 @@ impl Indexer {
     /// # Errors
     /// [`IndexError`]; then the ledger has not changed, or a ledger's failure says
     /// so.
-    pub async fn pass(&mut self) -> Result<Progress, IndexError> {
+    pub async fn index_range(&mut self) -> Result<IndexProgress, IndexError> {
         let done = self.step().await;
         match &done {
-            Ok(Progress::Applied { cursor, events, .. }) => {
+            Ok(IndexProgress::Applied { cursor, events, .. }) => {
                 metrics::gauge!("palatine_evm_index_block").set(gauge(cursor.number));
                 metrics::counter!("palatine_evm_index_events_total").increment(*events as u64);
             }
-            Ok(Progress::RolledBack { .. }) => {
+            Ok(IndexProgress::RolledBack { .. }) => {
                 metrics::counter!("palatine_evm_reorgs_total").increment(1);
                 self.vaults = None;
             }
-            Ok(Progress::Idle | Progress::Narrowed { .. }) => {}
+            Ok(IndexProgress::Idle | IndexProgress::Narrowed { .. }) => {}
             Err(_) => self.vaults = None,
         }
         done
     }
 
-    async fn step(&mut self) -> Result<Progress, IndexError> {
-        let reach = self.chain.evm.reach().await?;
+    async fn step(&mut self) -> Result<IndexProgress, IndexError> {
+        let agreed_head = self.chain.evm.agreed_head().await?;
         let cursor = self.ledger.cursor().await?;
         if let Some(cursor) = cursor {
-            match self.still(&cursor, reach).await? {
-                Still::There => {}
-                Still::Unknown => return Ok(Progress::Idle),
-                Still::Gone => return self.roll_back(&cursor, reach).await,
+            match self.still(&cursor, agreed_head).await? {
+                CursorBlock::Canonical => {}
+                CursorBlock::Unknown => return Ok(IndexProgress::Idle),
+                CursorBlock::Orphaned => return self.roll_back(&cursor, agreed_head).await,
             }
         }
         let from = cursor.map_or(self.chain.evm.config().start_block, |cursor| cursor.number + 1);
-        if from > reach {
-            return Ok(Progress::Idle);
+        if from > agreed_head {
+            return Ok(IndexProgress::Idle);
         }
-        let to = reach.min(from.saturating_add(self.range - 1));
-        match self.read(cursor, from, to, reach).await {
-            Ok(batch) => self.apply(batch, reach).await,
+        let to = agreed_head.min(from.saturating_add(self.range - 1));
+        match self.read(cursor, from, to, agreed_head).await {
+            Ok(batch) => self.apply(batch, agreed_head).await,
             Err(IndexError::Evm(error)) if to > from && is_too_much(&error) => Ok(self.narrow(to - from + 1)),
             Err(error) => Err(error),
         }
     }
 
-    fn narrow(&mut self, read: u64) -> Progress {
+    fn narrow(&mut self, read: u64) -> IndexProgress {
         self.range = (read / 2).max(1);
         tracing::info!(range = self.range, "an endpoint gives the logs of fewer blocks at once");
-        Progress::Narrowed { range: self.range }
+        IndexProgress::Narrowed { range: self.range }
     }
 
-    async fn apply(&mut self, batch: Batch, reach: u64) -> Result<Progress, IndexError> {
+    async fn apply(&mut self, batch: EventBatch, agreed_head: u64) -> Result<IndexProgress, IndexError> {
         self.ledger.apply(&batch).await?;
         let created = batch.events.iter().filter(|logged| matches!(logged.event, VaultEvent::VaultCreated { .. }));
         if let Some(vaults) = &mut self.vaults {
@@ -198,35 +198,41 @@ impl Indexer {
         }
         self.range = self.range.saturating_mul(2).min(self.chain.evm.config().log_range);
         let (cursor, events) = (batch.cursor, batch.events.len());
-        Ok(Progress::Applied { cursor, events, at_head: cursor.number == reach })
+        Ok(IndexProgress::Applied { cursor, events, at_head: cursor.number == agreed_head })
     }
 
-    async fn still(&self, cursor: &BlockRef, reach: u64) -> Result<Still, IndexError> {
-        if cursor.number > reach {
-            return self.still_below(reach).await;
+    async fn still(&self, cursor: &BlockRef, agreed_head: u64) -> Result<CursorBlock, IndexError> {
+        if cursor.number > agreed_head {
+            return self.still_below(agreed_head).await;
         }
         Ok(match self.chain.evm.block(cursor.number).await? {
-            Some(block) if block.hash == cursor.hash => Still::There,
-            Some(_) => Still::Gone,
-            None => Still::Unknown,
+            Some(block) if block.hash == cursor.hash => CursorBlock::Canonical,
+            Some(_) => CursorBlock::Orphaned,
+            None => CursorBlock::Unknown,
         })
     }
 
     /// The chain is shorter than the ledger: the endpoints are behind, unless what
     /// they have is of another fork.
-    async fn still_below(&self, reach: u64) -> Result<Still, IndexError> {
+    async fn still_below(&self, agreed_head: u64) -> Result<CursorBlock, IndexError> {
         let remembered = self.ledger.remembered().await?;
-        let Some(highest) = remembered.iter().find(|block| block.number <= reach) else { return Ok(Still::Gone) };
+        let Some(highest) = remembered.iter().find(|block| block.number <= agreed_head) else {
+            return Ok(CursorBlock::Orphaned);
+        };
         let block = self.chain.evm.block(highest.number).await?;
-        Ok(if block.is_none_or(|block| block.hash == highest.hash) { Still::Unknown } else { Still::Gone })
+        Ok(if block.is_none_or(|block| block.hash == highest.hash) {
+            CursorBlock::Unknown
+        } else {
+            CursorBlock::Orphaned
+        })
     }
 
     /// To the newest block that both the ledger and the chain have.
-    async fn roll_back(&self, cursor: &BlockRef, reach: u64) -> Result<Progress, IndexError> {
+    async fn roll_back(&self, cursor: &BlockRef, agreed_head: u64) -> Result<IndexProgress, IndexError> {
         let config = self.chain.evm.config();
         let deepest = cursor.number.saturating_sub(config.reorg_depth);
         for known in self.ledger.remembered().await? {
-            if known.number > reach || known.number < deepest {
+            if known.number > agreed_head || known.number < deepest {
                 continue;
             }
             if self.chain.evm.block(known.number).await?.is_some_and(|block| block.hash == known.hash) {
@@ -239,17 +245,23 @@ impl Indexer {
         Err(IndexError::TooDeep { cursor: cursor.number, depth: config.reorg_depth })
     }
 
-    async fn roll_back_to(&self, from: &BlockRef, to: Option<BlockRef>) -> Result<Progress, IndexError> {
+    async fn roll_back_to(&self, from: &BlockRef, to: Option<BlockRef>) -> Result<IndexProgress, IndexError> {
         tracing::warn!(%from, to = ?to.map(|block| block.number), "the chain was re-organised");
         self.ledger.roll_back(to.as_ref()).await?;
-        Ok(Progress::RolledBack { cursor: to })
+        Ok(IndexProgress::RolledBack { cursor: to })
     }
 
-    async fn read(&mut self, after: Option<BlockRef>, from: u64, to: u64, reach: u64) -> Result<Batch, IndexError> {
+    async fn read(
+        &mut self,
+        after: Option<BlockRef>,
+        from: u64,
+        to: u64,
+        agreed_head: u64,
+    ) -> Result<EventBatch, IndexError> {
         let depth = self.chain.evm.config().reorg_depth;
-        let zone = from.max((reach + 1).saturating_sub(depth)).min(to);
+        let zone = from.max((agreed_head + 1).saturating_sub(depth)).min(to);
         let vaults = self.vaults().await?;
-        let mut reading = Reading { blocks: self.blocks(zone..=to).await?, ..Reading::default() };
+        let mut reading = RangeScan { blocks: self.blocks(zone..=to).await?, ..RangeScan::default() };
         linked(after, &reading.blocks)?;
         self.read_logs(&vaults, from, to, &mut reading).await?;
         self.look_twice(&vaults, &reading).await?;
@@ -257,7 +269,7 @@ impl Indexer {
         let events = self.events(&mut reading).await?;
         let cursor = self.unmoved(to, &reading).await?;
         self.vaults = Some(vaults);
-        Ok(Batch { after, cursor, blocks: remembered, forget_below: to.saturating_sub(depth), events })
+        Ok(EventBatch { after, cursor, blocks: remembered, forget_below: to.saturating_sub(depth), events })
     }
 
     async fn vaults(&mut self) -> Result<HashMap<Address, B256>, IndexError> {
@@ -281,10 +293,10 @@ impl Indexer {
         vaults: &HashMap<Address, B256>,
         from: u64,
         to: u64,
-        reading: &mut Reading,
+        reading: &mut RangeScan,
     ) -> Result<(), IndexError> {
         let factory = [self.chain.factory()];
-        reading.logs = self.chain.evm.logs(&Source::Contracts(&factory), from, to).await?;
+        reading.logs = self.chain.evm.logs(&LogFilter::Contracts(&factory), from, to).await?;
         for log in &reading.logs {
             reading.created.extend(terms::creation(log)?.map(|(vault, _)| vault));
         }
@@ -294,7 +306,7 @@ impl Indexer {
         }
         let topics: Vec<B256> = PODVaultEvents::SELECTORS.iter().map(B256::from).collect();
         let few = ours.len() <= FEW_VAULTS;
-        let source = if few { Source::Contracts(&ours) } else { Source::Topics(&topics) };
+        let source = if few { LogFilter::Contracts(&ours) } else { LogFilter::Topics(&topics) };
         let mut logs = self.chain.evm.logs(&source, from, to).await?;
         logs.retain(|log| few || vaults.contains_key(&log.address) || reading.created.contains(&log.address));
         reading.logs.extend(logs);
@@ -305,7 +317,7 @@ impl Indexer {
     /// A block whose bloom filter has one of our addresses, and none of whose logs
     /// was in the answer, is asked for by its hash: the answer may have been made
     /// before the block was, or of another fork. Filters err, so no log is no fault.
-    async fn look_twice(&self, vaults: &HashMap<Address, B256>, reading: &Reading) -> Result<(), IndexError> {
+    async fn look_twice(&self, vaults: &HashMap<Address, B256>, reading: &RangeScan) -> Result<(), IndexError> {
         for block in reading.blocks.values() {
             let heard = |address: &Address| {
                 reading.logs.iter().any(|log| log.block_number == block.number && log.address == *address)
@@ -318,7 +330,7 @@ impl Indexer {
             let unheard: Vec<Address> =
                 all.filter(|(address, hash)| speaks(*hash) && !heard(address)).map(|(address, _)| address).collect();
             for some in unheard.chunks(FEW_VAULTS) {
-                if !self.chain.evm.logs_in(&Source::Contracts(some), block.reference()).await?.is_empty() {
+                if !self.chain.evm.logs_in(&LogFilter::Contracts(some), block.reference()).await?.is_empty() {
                     return Err(misfit("an answer without logs that one of its blocks holds").into());
                 }
             }
@@ -327,7 +339,7 @@ impl Indexer {
     }
 
     /// The logs as events, each in the block that is the chain's at its height.
-    async fn events(&self, reading: &mut Reading) -> Result<Vec<Logged>, IndexError> {
+    async fn events(&self, reading: &mut RangeScan) -> Result<Vec<LoggedEvent>, IndexError> {
         let numbers: BTreeSet<u64> = reading.logs.iter().map(|log| log.block_number).collect();
         let unknown: Vec<u64> = numbers.into_iter().filter(|number| !reading.blocks.contains_key(number)).collect();
         let more = self.blocks(unknown.into_iter()).await?;
@@ -341,7 +353,7 @@ impl Indexer {
             } else {
                 terms::event(log)?.map(|event| (log.address, event))
             };
-            let place = |(vault, event)| Logged {
+            let place = |(vault, event)| LoggedEvent {
                 block,
                 log_index: log.log_index,
                 transaction: log.transaction_hash,
@@ -354,7 +366,7 @@ impl Indexer {
     }
 
     /// The range's last block, which is still the one it was when reading began.
-    async fn unmoved(&self, to: u64, reading: &Reading) -> Result<BlockRef, IndexError> {
+    async fn unmoved(&self, to: u64, reading: &RangeScan) -> Result<BlockRef, IndexError> {
         let before = reading.blocks.get(&to).ok_or_else(|| misfit("no last block"))?;
         let now = self.chain.evm.block(to).await?;
         if now.is_some_and(|now| now.hash == before.hash) {

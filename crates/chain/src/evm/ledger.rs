@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use domain::Address;
 use domain::evm::BlockRef;
-use domain::vault::{Impossible, Logged};
+use domain::vault::{InvalidEvent, LoggedEvent};
 
 /// Why a ledger does not take what it is given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +21,7 @@ pub enum LedgerError {
         /// Whose.
         vault: Address,
         /// What is wrong with it.
-        why: Impossible,
+        why: InvalidEvent,
     },
     /// The storage failed. For the log, not for clients.
     #[error("the ledger's storage failed: {0}")]
@@ -30,7 +30,7 @@ pub enum LedgerError {
 
 /// A range of blocks and all vault events in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
+pub struct EventBatch {
     /// The cursor before it; `None` at the very first.
     pub after: Option<BlockRef>,
     /// The cursor after it: the range's last block.
@@ -41,10 +41,10 @@ pub struct Batch {
     /// Remembered blocks below this number are forgotten.
     pub forget_below: u64,
     /// By block and log index. Vaults come into being among them.
-    pub events: Vec<Logged>,
+    pub events: Vec<LoggedEvent>,
 }
 
-/// The books of all vaults of one factory on one chain, and how far they are
+/// The ledger of all vaults of one factory on one chain, and how far they are
 /// read. Every call is one transaction: after a crash at any instant it has
 /// either happened as a whole or not at all. What a call has answered is durable.
 #[async_trait]
@@ -64,7 +64,7 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// [`LedgerError::Moved`] when the cursor is not `batch.after`; then, as after
     /// every error, nothing has changed.
-    async fn apply(&self, batch: &Batch) -> Result<(), LedgerError>;
+    async fn apply(&self, batch: &EventBatch) -> Result<(), LedgerError>;
 
     /// Undoes all events above a remembered block, forgets the blocks above it and
     /// moves the cursor to it; `None` undoes everything.

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use alloy::primitives::keccak256;
 use alloy::sol_types::{SolCall, SolConstructor};
-use domain::evm::{Account, Call};
+use domain::evm::{Call, SenderAccount};
 use domain::{Address, B256, Bytes, U256, Usdc};
 use tokio::time::Instant;
 
 use super::abi::{ERC2771Forwarder as Forwarder, PODVaultFactory as Factory, TestUSDC as Token};
-use super::node::At;
-use super::sign::{Frame, attempt};
+use super::node::BlockTag;
+use super::sign::{TransactionFields, attempt};
 use super::start::check_chain_id;
-use super::{Broadcast, Evm, EvmConfig, EvmError, Key, Sighting, SignError, StartError};
+use super::{Broadcast, Evm, EvmConfig, EvmError, SignError, SigningKey, StartError, TransactionStatus};
 use crate::Endpoint;
 
 /// The deterministic deployment proxy, at the same address on every chain that has
@@ -37,7 +37,7 @@ const REAL_CHAINS: [u64; 2] = [1, 25];
 
 /// What a development chain has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deployed {
+pub struct LocalContracts {
     /// The test token.
     pub usdc: Address,
     /// The forwarder.
@@ -48,7 +48,7 @@ pub struct Deployed {
     pub implementation: Address,
 }
 
-impl Deployed {
+impl LocalContracts {
     /// `[evm]` for this chain, with the defaults; a development chain mines a block
     /// for each transaction, so one confirmation is all there is.
     #[must_use]
@@ -96,10 +96,10 @@ pub enum DeployError {
 pub async fn deploy_local(
     endpoint: Endpoint,
     chain_id: u64,
-    key: &Key,
+    key: &SigningKey,
     holder: Address,
     funds: Usdc,
-) -> Result<Deployed, DeployError> {
+) -> Result<LocalContracts, DeployError> {
     if REAL_CHAINS.contains(&chain_id) {
         return Err(DeployError::RealChain(chain_id));
     }
@@ -108,14 +108,14 @@ pub async fn deploy_local(
     if evm.code(PROXY).await?.is_empty() {
         return Err(DeployError::NoProxy(chain_id));
     }
-    let account = Account { chain_id, address: key.address() };
+    let account = SenderAccount { chain_id, address: key.address() };
     let site = Site { evm, key, account };
     let usdc = site.make("the test token", token_code(key.address())).await?;
     let forwarder = site.make("the forwarder", forwarder_code()).await?;
     let factory = site.make("the factory", factory_code(usdc, forwarder)).await?;
     site.fund(usdc, holder, funds).await?;
-    let implementation = site.evm.read(factory, &Factory::implementationCall {}, At::Latest).await?;
-    Ok(Deployed { usdc, forwarder, factory, implementation })
+    let implementation = site.evm.read(factory, &Factory::implementationCall {}, BlockTag::Latest).await?;
+    Ok(LocalContracts { usdc, forwarder, factory, implementation })
 }
 
 /// The contracts are not there yet: the addresses stand in for them.
@@ -144,8 +144,8 @@ fn factory_code(usdc: Address, forwarder: Address) -> Vec<u8> {
 
 struct Site<'a> {
     evm: Evm,
-    key: &'a Key,
-    account: Account,
+    key: &'a SigningKey,
+    account: SenderAccount,
 }
 
 impl Site<'_> {
@@ -160,7 +160,7 @@ impl Site<'_> {
     }
 
     async fn fund(&self, usdc: Address, holder: Address, funds: Usdc) -> Result<(), DeployError> {
-        let held = self.evm.read(usdc, &Token::balanceOfCall { account: holder }, At::Latest).await?;
+        let held = self.evm.read(usdc, &Token::balanceOfCall { account: holder }, BlockTag::Latest).await?;
         let missing = funds.to_u256().saturating_sub(held);
         if missing.is_zero() {
             return Ok(());
@@ -173,7 +173,7 @@ impl Site<'_> {
     async fn send(&self, what: &'static str, call: &Call) -> Result<(), DeployError> {
         let gas_limit = self.evm.gas_limit(call, self.account.address).await?;
         let (price, nonce) = (self.evm.price().await?, self.evm.nonce(self.account.address).await?);
-        let attempt = attempt(self.key, &Frame { account: self.account, nonce, gas_limit, price }, call)?;
+        let attempt = attempt(self.key, &TransactionFields { account: self.account, nonce, gas_limit, price }, call)?;
         if let Broadcast::Refused(why) = self.evm.broadcast(&attempt.raw).await? {
             return Err(DeployError::Failed { what, why });
         }
@@ -183,10 +183,12 @@ impl Site<'_> {
     async fn mined(&self, what: &'static str, hash: B256) -> Result<(), DeployError> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            match self.evm.sighting(hash).await? {
-                Sighting::Deep(landed) if landed.mined.success => return Ok(()),
-                Sighting::Deep(_) => return Err(DeployError::Failed { what, why: "it was reverted".to_owned() }),
-                Sighting::Shallow { .. } | Sighting::Absent => tokio::time::sleep(LOOK).await,
+            match self.evm.transaction_status(hash).await? {
+                TransactionStatus::Confirmed(confirmed) if confirmed.mined.success => return Ok(()),
+                TransactionStatus::Confirmed(_) => {
+                    return Err(DeployError::Failed { what, why: "it was reverted".to_owned() });
+                }
+                TransactionStatus::Unconfirmed { .. } | TransactionStatus::NotFound => tokio::time::sleep(LOOK).await,
             }
         }
         Err(DeployError::Failed { what, why: format!("not mined within {} s", PATIENCE.as_secs()) })

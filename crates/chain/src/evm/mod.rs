@@ -13,7 +13,7 @@
 //! | [`calls`], [`typed`] | pure: every call as plain data; what is signed, and the hashes |
 //! | `revert`, `error` | why a contract refuses; why there is no answer |
 //! | `answer`, `endpoints`, `node`, `views`, `uses` | asking: the RPC's JSON, endpoints that must agree, typed questions |
-//! | `witness` | pure: what a receipt is worth |
+//! | `receipt` | pure: what a receipt is worth |
 //! | `fees`, `sign` | pure: what is paid for gas; from a call to signed bytes |
 //! | `outbox`, `sender`, `worker` | transactions: written down, sent, replaced, believed |
 //! | `ledger`, `indexer`, `reconcile` | events: range by range into the ledger; the ledger against the chain |
@@ -35,6 +35,7 @@ mod ledger;
 mod local;
 mod node;
 mod outbox;
+mod receipt;
 mod reconcile;
 mod revert;
 mod sender;
@@ -44,24 +45,25 @@ mod start;
 pub mod suite;
 mod terms;
 pub mod typed;
+mod unsent;
 mod uses;
 mod views;
-mod witness;
 mod worker;
 
 pub use config::{EvmConfig, EvmConfigError};
 pub use error::EvmError;
-pub use fees::Price;
-pub use indexer::{IndexError, Indexer, Progress};
-pub use ledger::{Batch, Ledger, LedgerError};
-pub use local::{DeployError, Deployed, deploy_local};
-pub use node::{At, Broadcast, Evm, Landed, Sighting};
+pub use fees::GasPrice;
+pub use indexer::{IndexError, IndexProgress, Indexer};
+pub use ledger::{EventBatch, Ledger, LedgerError};
+pub use local::{DeployError, LocalContracts, deploy_local};
+pub use node::{BlockTag, Broadcast, ConfirmedTransaction, Evm, TransactionStatus};
 pub use outbox::{Outbox, OutboxError};
-pub use reconcile::{Break, Claim, Figure, MAX_CREDITS, Reconciliation};
-pub use revert::{Field, OnChain, Revert, Role};
-pub use sender::{Cost, SendError, Sender, Weighed};
-pub use sign::{Key, SignError};
+pub use reconcile::{LedgerVault, MAX_CREDITS, Mismatch, MismatchKind, Reconciliation};
+pub use revert::{BoundedField, OnChainTaskState, Revert, VaultRole};
+pub use sender::{Estimate, Sender, TransactionCost};
+pub use sign::{SignError, SigningKey};
 pub use start::{Chain, StartError};
+pub use unsent::SendError;
 pub use views::{TaskView, VaultView};
 
 /// Transactions of one account that may wait to be mined at once; nodes drop more.

@@ -2,27 +2,27 @@
 
 use alloy::primitives::{Log as RawLog, LogData};
 use alloy::sol_types::SolCall;
-use domain::evm::{BlockRef, Call, Mined};
+use domain::evm::{BlockRef, Call, MinedTransaction};
 use domain::{Address, B256, Bytes, U256};
 use serde_json::{Map, Value, json};
 
 use super::answer::{Block, Log, Receipt};
-use super::endpoints::{Endpoints, Quantity, Question, Said, height};
-use super::fees::{self, Caps, GWEI, Price};
-use super::witness::{self, Statement, Testimony};
+use super::endpoints::{AnswerOrRefusal, Endpoints, Quantity, RpcRequest, height};
+use super::fees::{self, FeeCaps, GWEI, GasPrice};
+use super::receipt::{self, ReceiptCheck, ReceiptReport};
 use super::{EvmConfig, EvmError, Revert};
-use crate::rpc::{RpcError, Seat};
+use crate::rpc::{PooledEndpoint, RpcError};
 
 /// At which state a call is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
+pub enum BlockTag {
     /// The newest block an endpoint has.
     Latest,
     /// The end of a block.
     Block(u64),
 }
 
-impl At {
+impl BlockTag {
     const fn number(self) -> u64 {
         match self {
             Self::Latest => 0,
@@ -40,32 +40,32 @@ impl At {
 
 /// A transaction that is believed, and what it logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Landed {
+pub struct ConfirmedTransaction {
     /// Where, and whether it took effect.
-    pub mined: Mined,
+    pub mined: MinedTransaction,
     /// Its logs, in their order.
     pub logs: Vec<RawLog>,
 }
 
 /// What is known of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sighting {
+pub enum TransactionStatus {
     /// No endpoint knows it in a block.
-    Absent,
+    NotFound,
     /// In a block that is not deep enough, or not known to enough endpoints.
-    Shallow {
+    Unconfirmed {
         /// The block's number.
         block: u64,
     },
     /// As deep as was asked for, as enough endpoints say alike.
-    Deep(Landed),
+    Confirmed(ConfirmedTransaction),
 }
 
 /// What the endpoints did with a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Broadcast {
     /// At least one has it, now or before.
-    Taken,
+    Accepted,
     /// Its nonce is used: it, or another one, is in a block.
     NonceUsed,
     /// None has it; in the words of the last.
@@ -103,13 +103,13 @@ impl Evm {
     ///
     /// # Errors
     /// [`EvmError`].
-    pub async fn reach(&self) -> Result<u64, EvmError> {
-        self.endpoints.reach().await
+    pub async fn agreed_head(&self) -> Result<u64, EvmError> {
+        self.endpoints.agreed_head().await
     }
 
     pub(super) async fn block(&self, number: u64) -> Result<Option<Block>, EvmError> {
-        let question = Question::new("eth_getBlockByNumber", json!([format!("{number:#x}"), false]));
-        let block = self.endpoints.agree::<Block>(&question).await?;
+        let request = RpcRequest::new("eth_getBlockByNumber", json!([format!("{number:#x}"), false]));
+        let block = self.endpoints.agree::<Block>(&request).await?;
         match block {
             Some(block) if block.number != number => {
                 Err(EvmError::Inconsistent { method: "eth_getBlockByNumber", what: "a block of another number" })
@@ -123,9 +123,9 @@ impl Evm {
     ///
     /// # Errors
     /// [`EvmError::Reverted`] when the contract refuses; else as every question.
-    pub async fn call(&self, call: &Call, from: Option<Address>, at: At) -> Result<Bytes, EvmError> {
-        let question = Question::new("eth_call", json!([transaction(call, from), at.json()]));
-        unless_reverted(self.endpoints.ask(&question.answered_by(is_revert)).await?)
+    pub async fn call(&self, call: &Call, from: Option<Address>, at: BlockTag) -> Result<Bytes, EvmError> {
+        let request = RpcRequest::new("eth_call", json!([transaction(call, from), at.json()]));
+        unless_reverted(self.endpoints.ask(&request.answered_by(is_revert)).await?)
     }
 
     /// Reads a contract by a function of its ABI: at a block's end as enough
@@ -133,8 +133,13 @@ impl Evm {
     ///
     /// # Errors
     /// As [`Evm::call`].
-    pub async fn read<C: SolCall + Sync>(&self, to: Address, function: &C, at: At) -> Result<C::Return, EvmError> {
-        if let At::Block(_) = at {
+    pub async fn read<C: SolCall + Sync>(
+        &self,
+        to: Address,
+        function: &C,
+        at: BlockTag,
+    ) -> Result<C::Return, EvmError> {
+        if let BlockTag::Block(_) = at {
             return self.read_agreed(to, function, at).await;
         }
         let call = Call { to, data: function.abi_encode().into(), value: U256::ZERO };
@@ -148,11 +153,11 @@ impl Evm {
         &self,
         to: Address,
         function: &C,
-        at: At,
+        at: BlockTag,
     ) -> Result<C::Return, EvmError> {
         let call = Call { to, data: function.abi_encode().into(), value: U256::ZERO };
-        let question = Question::new("eth_call", json!([transaction(&call, None), at.json()])).needs(at.number());
-        let data = self.endpoints.agree::<Bytes>(&question).await?;
+        let request = RpcRequest::new("eth_call", json!([transaction(&call, None), at.json()])).needs(at.number());
+        let data = self.endpoints.agree::<Bytes>(&request).await?;
         decoded::<C>(&data.unwrap_or_default())
     }
 
@@ -161,17 +166,17 @@ impl Evm {
     /// # Errors
     /// [`EvmError`].
     pub async fn code(&self, address: Address) -> Result<Bytes, EvmError> {
-        let question = Question::new("eth_getCode", json!([address, "latest"]));
-        Ok(self.endpoints.agree(&question).await?.unwrap_or_default())
+        let request = RpcRequest::new("eth_getCode", json!([address, "latest"]));
+        Ok(self.endpoints.agree(&request).await?.unwrap_or_default())
     }
 
     /// Coins of the chain that an account holds, in wei.
     ///
     /// # Errors
     /// [`EvmError`].
-    pub async fn coins(&self, account: Address) -> Result<U256, EvmError> {
-        let question = Question::new("eth_getBalance", json!([account, "latest"]));
-        answered("eth_getBalance", self.endpoints.ask(&question).await?)
+    pub async fn balance_wei(&self, account: Address) -> Result<U256, EvmError> {
+        let request = RpcRequest::new("eth_getBalance", json!([account, "latest"]));
+        answered("eth_getBalance", self.endpoints.ask(&request).await?)
     }
 
     /// Transactions that an account has in blocks.
@@ -179,16 +184,16 @@ impl Evm {
     /// # Errors
     /// [`EvmError`].
     pub async fn nonce(&self, account: Address) -> Result<u64, EvmError> {
-        let question = Question::new("eth_getTransactionCount", json!([account, "latest"]));
-        let said: Quantity = answered("eth_getTransactionCount", self.endpoints.ask(&question).await?)?;
+        let request = RpcRequest::new("eth_getTransactionCount", json!([account, "latest"]));
+        let said: Quantity = answered("eth_getTransactionCount", self.endpoints.ask(&request).await?)?;
         Ok(said.0)
     }
 
     /// The same at the end of a block, as enough endpoints say alike.
     pub(super) async fn nonce_at(&self, account: Address, block: u64) -> Result<Option<u64>, EvmError> {
-        let question = Question::new("eth_getTransactionCount", json!([account, format!("{block:#x}")]));
-        let question = question.needs(block);
-        Ok(self.endpoints.agree::<U256>(&question).await?.map(|count| count.saturating_to()))
+        let request = RpcRequest::new("eth_getTransactionCount", json!([account, format!("{block:#x}")]));
+        let request = request.needs(block);
+        Ok(self.endpoints.agree::<U256>(&request).await?.map(|count| count.saturating_to()))
     }
 
     /// The gas limit for a call: the estimate, the margin, the cap.
@@ -197,8 +202,8 @@ impl Evm {
     /// [`EvmError::Reverted`] when the contract refuses the call,
     /// [`EvmError::GasTooMuch`] when it needs more than `[evm] max_gas`.
     pub async fn gas_limit(&self, call: &Call, from: Address) -> Result<u64, EvmError> {
-        let question = Question::new("eth_estimateGas", json!([transaction(call, Some(from))]));
-        let estimate: Quantity = unless_reverted(self.endpoints.ask(&question.answered_by(is_revert)).await?)?;
+        let request = RpcRequest::new("eth_estimateGas", json!([transaction(call, Some(from))]));
+        let estimate: Quantity = unless_reverted(self.endpoints.ask(&request.answered_by(is_revert)).await?)?;
         fees::limit(estimate.0, self.config.gas_margin_percent, self.config.max_gas)
     }
 
@@ -206,15 +211,15 @@ impl Evm {
     ///
     /// # Errors
     /// [`EvmError::GasTooDear`] when the cap is below what gets in.
-    pub async fn price(&self) -> Result<Price, EvmError> {
+    pub async fn price(&self) -> Result<GasPrice, EvmError> {
         let head = self.endpoints.head().await?;
-        let question = Question::new("eth_gasPrice", json!([]));
-        let price: U256 = answered("eth_gasPrice", self.endpoints.ask(&question).await?)?;
+        let request = RpcRequest::new("eth_gasPrice", json!([]));
+        let price: U256 = answered("eth_gasPrice", self.endpoints.ask(&request).await?)?;
         fees::quote(head.base_fee_per_gas, price.saturating_to(), self.caps())
     }
 
-    pub(super) fn caps(&self) -> Caps {
-        Caps { max_fee: u128::from(self.config.max_fee_gwei) * GWEI, tip: u128::from(self.config.tip_gwei) * GWEI }
+    pub(super) fn caps(&self) -> FeeCaps {
+        FeeCaps { max_fee: u128::from(self.config.max_fee_gwei) * GWEI, tip: u128::from(self.config.tip_gwei) * GWEI }
     }
 
     /// Hands signed bytes to every endpoint: one that swallows them is overtaken by
@@ -223,9 +228,9 @@ impl Evm {
     /// # Errors
     /// [`EvmError::Unknown`] when no endpoint could be asked.
     pub async fn broadcast(&self, raw: &Bytes) -> Result<Broadcast, EvmError> {
-        let question = Question::new("eth_sendRawTransaction", json!([raw])).answered_by(|_| true);
+        let request = RpcRequest::new("eth_sendRawTransaction", json!([raw])).answered_by(|_| true);
         let mut sum = Err(EvmError::Unknown { method: "eth_sendRawTransaction", why: "no endpoint".to_owned() });
-        for (_, answer) in self.endpoints.each::<B256>(&question).await {
+        for (_, answer) in self.endpoints.each::<B256>(&request).await {
             sum = better(sum, answer.map(taken), |fault| EvmError::Unknown {
                 method: "eth_sendRawTransaction",
                 why: fault.to_string(),
@@ -240,44 +245,46 @@ impl Evm {
     /// [`EvmError::Disagreement`] when an endpoint that is past its block says
     /// otherwise, [`EvmError::Inconsistent`] when an endpoint's receipt does not fit
     /// its own blocks: then the receipt is not believed.
-    pub async fn sighting(&self, hash: B256) -> Result<Sighting, EvmError> {
+    pub async fn transaction_status(&self, hash: B256) -> Result<TransactionStatus, EvmError> {
         let Some((claimant, claim)) = self.claim(hash).await? else {
-            return Ok(Sighting::Absent);
+            return Ok(TransactionStatus::NotFound);
         };
         let mut deep = Vec::new();
-        for seat in self.endpoints.seats() {
-            let Ok(said) = self.statement(seat, &claim).await else { continue };
-            match witness::testify(&claim, self.config.confirmations, &said) {
-                Testimony::Deep => deep.extend(said.block),
-                Testimony::Shallow => {}
-                Testimony::Contradicts if seat.host() == claimant => {
+        for endpoint in self.endpoints.in_order() {
+            let Ok(said) = self.statement(endpoint, &claim).await else { continue };
+            match receipt::check_receipt(&claim, self.config.confirmations, &said) {
+                ReceiptCheck::Confirmed => deep.extend(said.block),
+                ReceiptCheck::Unconfirmed => {}
+                ReceiptCheck::Contradicted if endpoint.host() == claimant => {
                     return Err(EvmError::Inconsistent { method: RECEIPT, what: "a receipt that changed meanwhile" });
                 }
-                Testimony::Contradicts => return Err(contradiction(claimant, seat.host())),
-                Testimony::Inconsistent(what) => return Err(EvmError::Inconsistent { method: RECEIPT, what }),
+                ReceiptCheck::Contradicted => return Err(contradiction(claimant, endpoint.host())),
+                ReceiptCheck::Inconsistent(what) => return Err(EvmError::Inconsistent { method: RECEIPT, what }),
             }
             if deep.len() >= self.endpoints.quorum() {
                 break;
             }
         }
         if deep.len() < self.endpoints.quorum() {
-            return Ok(Sighting::Shallow { block: claim.block_number });
+            return Ok(TransactionStatus::Unconfirmed { block: claim.block_number });
         }
-        Ok(deep.first().map_or(Sighting::Absent, |block| Sighting::Deep(landed(&claim, block))))
+        Ok(deep
+            .first()
+            .map_or(TransactionStatus::NotFound, |block| TransactionStatus::Confirmed(confirmed(&claim, block))))
     }
 
     /// The first receipt that an endpoint claims, and the endpoint's host; `None`
     /// when as many endpoints as must agree know of none.
     async fn claim(&self, hash: B256) -> Result<Option<(String, Receipt)>, EvmError> {
-        let question = Question::new(RECEIPT, json!([hash]));
+        let request = RpcRequest::new(RECEIPT, json!([hash]));
         let mut silent = 0;
         let mut why = "too few endpoints answer".to_owned();
-        for seat in self.endpoints.seats() {
-            match self.endpoints.put::<Option<Receipt>>(seat, &question).await {
+        for endpoint in self.endpoints.in_order() {
+            match self.endpoints.call::<Option<Receipt>>(endpoint, &request).await {
                 Ok(Ok(Some(receipt))) if receipt.transaction_hash != hash => {
                     return Err(EvmError::Inconsistent { method: RECEIPT, what: "a receipt of another transaction" });
                 }
-                Ok(Ok(Some(receipt))) => return Ok(Some((seat.host(), receipt))),
+                Ok(Ok(Some(receipt))) => return Ok(Some((endpoint.host(), receipt))),
                 Ok(_) => silent += 1,
                 Err(fault) => why = fault.to_string(),
             }
@@ -285,19 +292,23 @@ impl Evm {
         if silent >= self.endpoints.quorum() { Ok(None) } else { Err(EvmError::Unknown { method: RECEIPT, why }) }
     }
 
-    async fn statement(&self, seat: &Seat, claim: &Receipt) -> Result<Statement, super::endpoints::Fault> {
+    async fn statement(
+        &self,
+        endpoint: &PooledEndpoint,
+        claim: &Receipt,
+    ) -> Result<ReceiptReport, super::endpoints::Fault> {
         let height = height();
-        let receipt = Question::new(RECEIPT, json!([claim.transaction_hash]));
-        let block = Question::new("eth_getBlockByNumber", json!([format!("{:#x}", claim.block_number), false]));
-        Ok(Statement {
-            height: self.endpoints.put::<Quantity>(seat, &height).await?.map_or(0, |height| height.0),
-            receipt: self.endpoints.put::<Option<Receipt>>(seat, &receipt).await?.unwrap_or_default(),
-            block: self.endpoints.put::<Option<Block>>(seat, &block).await?.unwrap_or_default(),
+        let receipt = RpcRequest::new(RECEIPT, json!([claim.transaction_hash]));
+        let block = RpcRequest::new("eth_getBlockByNumber", json!([format!("{:#x}", claim.block_number), false]));
+        Ok(ReceiptReport {
+            height: self.endpoints.call::<Quantity>(endpoint, &height).await?.map_or(0, |height| height.0),
+            receipt: self.endpoints.call::<Option<Receipt>>(endpoint, &receipt).await?.unwrap_or_default(),
+            block: self.endpoints.call::<Option<Block>>(endpoint, &block).await?.unwrap_or_default(),
         })
     }
 
     /// Logs in a range of blocks, both ends included, as enough endpoints say alike.
-    pub(super) async fn logs(&self, of: &Source<'_>, from: u64, to: u64) -> Result<Vec<Log>, EvmError> {
+    pub(super) async fn logs(&self, of: &LogFilter<'_>, from: u64, to: u64) -> Result<Vec<Log>, EvmError> {
         let mut filter = of.filter();
         filter.extend([("fromBlock".to_owned(), hex(from)), ("toBlock".to_owned(), hex(to))]);
         let logs = self.agreed_logs(json!([filter]), to).await?;
@@ -305,7 +316,7 @@ impl Evm {
     }
 
     /// The same in one block, which no re-organisation can exchange meanwhile.
-    pub(super) async fn logs_in(&self, of: &Source<'_>, block: BlockRef) -> Result<Vec<Log>, EvmError> {
+    pub(super) async fn logs_in(&self, of: &LogFilter<'_>, block: BlockRef) -> Result<Vec<Log>, EvmError> {
         let mut filter = of.filter();
         filter.extend([("blockHash".to_owned(), json!(block.hash))]);
         let logs = self.agreed_logs(json!([filter]), block.number).await?;
@@ -314,22 +325,22 @@ impl Evm {
 
     /// Logs as they come, of a filter that ends at a height.
     pub(super) async fn agreed_logs(&self, filter: Value, needs: u64) -> Result<Vec<Log>, EvmError> {
-        let question = Question::new(LOGS, filter).answered_by(is_too_many).needs(needs);
+        let request = RpcRequest::new(LOGS, filter).answered_by(is_too_many).needs(needs);
         let unknown = || EvmError::Unknown { method: LOGS, why: "no endpoint has these blocks".to_owned() };
-        self.endpoints.agree(&question).await?.ok_or_else(unknown)
+        self.endpoints.agree(&request).await?.ok_or_else(unknown)
     }
 }
 
 /// Whose logs are asked for.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Source<'a> {
+pub(super) enum LogFilter<'a> {
     /// Of these contracts.
     Contracts(&'a [Address]),
     /// Of anybody, with one of these first topics.
     Topics(&'a [B256]),
 }
 
-impl Source<'_> {
+impl LogFilter<'_> {
     fn filter(&self) -> Map<String, Value> {
         let (key, value) = match self {
             Self::Contracts(contracts) => ("address", json!(contracts)),
@@ -366,11 +377,11 @@ fn decoded<C: SolCall>(data: &[u8]) -> Result<C::Return, EvmError> {
     C::abi_decode_returns(data).map_err(|_| EvmError::Inconsistent { method: "eth_call", what })
 }
 
-fn answered<T>(method: &'static str, said: Said<T>) -> Result<T, EvmError> {
+fn answered<T>(method: &'static str, said: AnswerOrRefusal<T>) -> Result<T, EvmError> {
     said.map_err(|refusal| EvmError::Unknown { method, why: refusal.message })
 }
 
-fn unless_reverted<T>(said: Said<T>) -> Result<T, EvmError> {
+fn unless_reverted<T>(said: AnswerOrRefusal<T>) -> Result<T, EvmError> {
     said.map_err(|refusal| EvmError::Reverted(revert(&refusal)))
 }
 
@@ -404,12 +415,12 @@ fn is_too_many(refusal: &RpcError) -> bool {
     refusal.code == -32005 || WORDS.iter().any(|words| message.contains(words))
 }
 
-fn taken(said: Said<B256>) -> Broadcast {
-    let Err(refusal) = said else { return Broadcast::Taken };
+fn taken(said: AnswerOrRefusal<B256>) -> Broadcast {
+    let Err(refusal) = said else { return Broadcast::Accepted };
     let message = refusal.message.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
     if says(&["already known", "already imported", "already exists", "known transaction", "already in mempool"]) {
-        Broadcast::Taken
+        Broadcast::Accepted
     } else if says(&["nonce too low", "invalid nonce", "invalid sequence"]) {
         Broadcast::NonceUsed
     } else {
@@ -425,7 +436,7 @@ fn better<F>(
     unknown: impl Fn(F) -> EvmError,
 ) -> Result<Broadcast, EvmError> {
     match (sum, next) {
-        (Ok(Broadcast::Taken), _) | (_, Ok(Broadcast::Taken)) => Ok(Broadcast::Taken),
+        (Ok(Broadcast::Accepted), _) | (_, Ok(Broadcast::Accepted)) => Ok(Broadcast::Accepted),
         (Ok(Broadcast::NonceUsed), _) | (_, Ok(Broadcast::NonceUsed)) => Ok(Broadcast::NonceUsed),
         (_, Ok(refused)) => Ok(refused),
         (Ok(refused), Err(_)) => Ok(refused),
@@ -439,14 +450,14 @@ fn contradiction(one: String, other: String) -> EvmError {
     EvmError::Disagreement { method: RECEIPT, one, other }
 }
 
-fn landed(receipt: &Receipt, block: &Block) -> Landed {
+fn confirmed(receipt: &Receipt, block: &Block) -> ConfirmedTransaction {
     let raw =
         |log: &Log| RawLog { address: log.address, data: LogData::new_unchecked(log.topics.clone(), log.data.clone()) };
-    Landed { mined: witness::mined(receipt, block), logs: receipt.logs.iter().map(raw).collect() }
+    ConfirmedTransaction { mined: receipt::mined(receipt, block), logs: receipt.logs.iter().map(raw).collect() }
 }
 
 /// In order: what was asked for, nothing else, nothing twice.
-fn sound_logs(of: &Source<'_>, mut logs: Vec<Log>, belongs: impl Fn(&Log) -> bool) -> Result<Vec<Log>, EvmError> {
+fn sound_logs(of: &LogFilter<'_>, mut logs: Vec<Log>, belongs: impl Fn(&Log) -> bool) -> Result<Vec<Log>, EvmError> {
     let refuse = |what| Err(EvmError::Inconsistent { method: LOGS, what });
     if logs.iter().any(|log| log.removed || !belongs(log) || !of.has(log)) {
         return refuse("a log that was not asked for");

@@ -1,7 +1,7 @@
 //! What is written down before a transaction is broadcast.
 
 use async_trait::async_trait;
-use domain::evm::{Account, Attempt, Entry, IntentKey, Outcome};
+use domain::evm::{IntentKey, OutboxEntry, SenderAccount, TransactionAttempt, TransactionOutcome};
 
 /// Why an outbox does not take what it is given.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,30 +23,35 @@ pub enum OutboxError {
 #[async_trait]
 pub trait Outbox: Send + Sync {
     /// The entry of a key, whatever its state.
-    async fn find(&self, account: &Account, key: &IntentKey) -> Result<Option<Entry>, OutboxError>;
+    async fn find(&self, account: &SenderAccount, key: &IntentKey) -> Result<Option<OutboxEntry>, OutboxError>;
 
     /// All entries that are pending, by nonce. Bounded by
     /// [`MAX_PENDING`](super::MAX_PENDING): no more are ever written.
-    async fn pending(&self, account: &Account) -> Result<Vec<Entry>, OutboxError>;
+    async fn pending(&self, account: &SenderAccount) -> Result<Vec<OutboxEntry>, OutboxError>;
 
     /// The highest nonce of any entry, whatever its state.
-    async fn highest_nonce(&self, account: &Account) -> Result<Option<u64>, OutboxError>;
+    async fn highest_nonce(&self, account: &SenderAccount) -> Result<Option<u64>, OutboxError>;
 
     /// Writes a new entry, pending.
     ///
     /// # Errors
     /// [`OutboxError::Conflict`] when its key or its nonce is taken.
-    async fn write(&self, entry: &Entry) -> Result<(), OutboxError>;
+    async fn write(&self, entry: &OutboxEntry) -> Result<(), OutboxError>;
 
     /// Adds an attempt to a pending entry.
     ///
     /// # Errors
     /// [`OutboxError::Conflict`] when no pending entry has this nonce.
-    async fn add(&self, account: &Account, nonce: u64, attempt: &Attempt) -> Result<(), OutboxError>;
+    async fn add(&self, account: &SenderAccount, nonce: u64, attempt: &TransactionAttempt) -> Result<(), OutboxError>;
 
     /// Ends a pending entry. Its attempts' raw bytes may be dropped.
     ///
     /// # Errors
     /// [`OutboxError::Conflict`] when no pending entry has this nonce.
-    async fn settle(&self, account: &Account, nonce: u64, outcome: &Outcome) -> Result<(), OutboxError>;
+    async fn settle(
+        &self,
+        account: &SenderAccount,
+        nonce: u64,
+        outcome: &TransactionOutcome,
+    ) -> Result<(), OutboxError>;
 }

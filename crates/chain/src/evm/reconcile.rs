@@ -4,17 +4,17 @@ use domain::evm::BlockRef;
 use domain::vault::Vault;
 use domain::{Address, Usdc};
 
-use super::{At, Chain, EvmError, VaultView};
+use super::{BlockTag, Chain, EvmError, VaultView};
 
 /// Credits that are compared of one vault at most.
 pub const MAX_CREDITS: usize = 10_000;
 
 /// What the ledger says of one vault.
 #[derive(Clone, Debug)]
-pub struct Claim<'a> {
+pub struct LedgerVault<'a> {
     /// Its address.
     pub address: Address,
-    /// Its books.
+    /// Its ledger.
     pub vault: &'a Vault,
     /// What accounts may withdraw; at most [`MAX_CREDITS`].
     pub credits: &'a [(Address, Usdc)],
@@ -22,7 +22,7 @@ pub struct Claim<'a> {
 
 /// Which figure differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Figure {
+pub enum MismatchKind {
     /// What the owner may withdraw.
     Available,
     /// All that the pod ever earned.
@@ -39,11 +39,11 @@ pub enum Figure {
 
 /// A difference between the ledger and the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Break {
+pub struct Mismatch {
     /// The vault.
     pub vault: Address,
     /// What differs.
-    pub figure: Figure,
+    pub figure: MismatchKind,
     /// What the ledger says: micro-USDC, or a count.
     pub ledger: u64,
     /// What the chain says.
@@ -54,7 +54,7 @@ pub struct Break {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reconciliation {
     /// None, if the ledger equals the chain.
-    pub breaks: Vec<Break>,
+    pub mismatches: Vec<Mismatch>,
     /// What vaults hold beyond what they owe: sent to them unasked.
     pub gifts: Vec<(Address, Usdc)>,
 }
@@ -66,11 +66,11 @@ impl Chain {
     /// # Errors
     /// [`EvmError`]; [`EvmError::Inconsistent`] when the cursor's block is not the
     /// chain's: roll back first.
-    pub async fn reconcile(&self, cursor: &BlockRef, claims: &[Claim<'_>]) -> Result<Reconciliation, EvmError> {
+    pub async fn reconcile(&self, cursor: &BlockRef, claims: &[LedgerVault<'_>]) -> Result<Reconciliation, EvmError> {
         self.stands(cursor).await?;
         let mut sum = Reconciliation::default();
         for claim in claims {
-            self.compare(claim, At::Block(cursor.number), &mut sum).await?;
+            self.compare(claim, BlockTag::Block(cursor.number), &mut sum).await?;
         }
         self.stands(cursor).await?;
         Ok(sum)
@@ -83,14 +83,14 @@ impl Chain {
         if same { Ok(()) } else { Err(EvmError::Inconsistent { method: "eth_getBlockByNumber", what }) }
     }
 
-    async fn compare(&self, claim: &Claim<'_>, at: At, sum: &mut Reconciliation) -> Result<(), EvmError> {
+    async fn compare(&self, claim: &LedgerVault<'_>, at: BlockTag, sum: &mut Reconciliation) -> Result<(), EvmError> {
         let view = self.vault(claim.address, at).await?;
-        sum.breaks.extend(differences(claim, &view));
+        sum.mismatches.extend(differences(claim, &view));
         for (account, ledger) in claim.credits.iter().take(MAX_CREDITS) {
             let chain = self.credit(claim.address, *account, at).await?;
             if chain != *ledger {
-                let figure = Figure::Credit(*account);
-                sum.breaks.push(Break { vault: claim.address, figure, ledger: ledger.0, chain: chain.0 });
+                let figure = MismatchKind::Credit(*account);
+                sum.mismatches.push(Mismatch { vault: claim.address, figure, ledger: ledger.0, chain: chain.0 });
             }
         }
         let owed = claim.vault.owes().unwrap_or(Usdc(u64::MAX));
@@ -99,18 +99,18 @@ impl Chain {
     }
 }
 
-fn differences(claim: &Claim<'_>, view: &VaultView) -> Vec<Break> {
+fn differences(claim: &LedgerVault<'_>, view: &VaultView) -> Vec<Mismatch> {
     let vault = claim.vault;
     let owed = vault.owes().map_or(u64::MAX, |owed| owed.0);
     let figures = [
-        (Figure::Available, vault.available.0, view.available.0),
-        (Figure::TotalEarnings, vault.total_earnings.0, view.total_earnings.0),
-        (Figure::TotalTasks, vault.total_tasks, view.total_tasks),
-        (Figure::Solvency, owed, view.balance.0.min(owed)),
-        (Figure::Places, 0, u64::from(!same_places(vault, view))),
+        (MismatchKind::Available, vault.available.0, view.available.0),
+        (MismatchKind::TotalEarnings, vault.total_earnings.0, view.total_earnings.0),
+        (MismatchKind::TotalTasks, vault.total_tasks, view.total_tasks),
+        (MismatchKind::Solvency, owed, view.balance.0.min(owed)),
+        (MismatchKind::Places, 0, u64::from(!same_places(vault, view))),
     ];
     let differing = figures.into_iter().filter(|(_, ledger, chain)| ledger != chain);
-    differing.map(|(figure, ledger, chain)| Break { vault: claim.address, figure, ledger, chain }).collect()
+    differing.map(|(figure, ledger, chain)| Mismatch { vault: claim.address, figure, ledger, chain }).collect()
 }
 
 fn same_places(vault: &Vault, view: &VaultView) -> bool {

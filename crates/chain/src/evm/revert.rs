@@ -15,7 +15,7 @@ const MAX_DATA: usize = 68;
 /// Whom a call is reserved for, as `IPODVault.Role` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in contracts/src/interfaces/IPODVault.sol")]
-pub enum Role {
+pub enum VaultRole {
     Factory,
     Owner,
     PendingOwner,
@@ -29,24 +29,24 @@ pub enum Role {
     Other(u8),
 }
 
-impl From<u8> for Role {
+impl From<u8> for VaultRole {
     fn from(role: u8) -> Self {
-        const ROLES: [Role; 9] = [
-            Role::Factory,
-            Role::Owner,
-            Role::PendingOwner,
-            Role::Agent,
-            Role::AgentOrOperator,
-            Role::PendingAgent,
-            Role::Creator,
-            Role::CreatorOrEvaluator,
-            Role::Arbiter,
+        const ROLES: [VaultRole; 9] = [
+            VaultRole::Factory,
+            VaultRole::Owner,
+            VaultRole::PendingOwner,
+            VaultRole::Agent,
+            VaultRole::AgentOrOperator,
+            VaultRole::PendingAgent,
+            VaultRole::Creator,
+            VaultRole::CreatorOrEvaluator,
+            VaultRole::Arbiter,
         ];
         ROLES.get(usize::from(role)).copied().unwrap_or(Self::Other(role))
     }
 }
 
-impl std::fmt::Display for Role {
+impl std::fmt::Display for VaultRole {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Factory => "the factory",
@@ -66,7 +66,7 @@ impl std::fmt::Display for Role {
 /// Where a task stands on the chain, as `IPODVault.State` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in contracts/src/interfaces/IPODVault.sol")]
-pub enum OnChain {
+pub enum OnChainTaskState {
     None,
     Funded,
     Submitted,
@@ -78,22 +78,22 @@ pub enum OnChain {
     Other(u8),
 }
 
-impl From<u8> for OnChain {
+impl From<u8> for OnChainTaskState {
     fn from(state: u8) -> Self {
-        const STATES: [OnChain; 7] = [
-            OnChain::None,
-            OnChain::Funded,
-            OnChain::Submitted,
-            OnChain::Disputed,
-            OnChain::Completed,
-            OnChain::Refunded,
-            OnChain::Resolved,
+        const STATES: [OnChainTaskState; 7] = [
+            OnChainTaskState::None,
+            OnChainTaskState::Funded,
+            OnChainTaskState::Submitted,
+            OnChainTaskState::Disputed,
+            OnChainTaskState::Completed,
+            OnChainTaskState::Refunded,
+            OnChainTaskState::Resolved,
         ];
         STATES.get(usize::from(state)).copied().unwrap_or(Self::Other(state))
     }
 }
 
-impl std::fmt::Display for OnChain {
+impl std::fmt::Display for OnChainTaskState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::None => "unknown",
@@ -111,7 +111,7 @@ impl std::fmt::Display for OnChain {
 /// Which quantity was out of bounds, as `IPODVault.Field` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in contracts/src/interfaces/IPODVault.sol")]
-pub enum Field {
+pub enum BoundedField {
     Amount,
     MinPaid,
     SubmitBy,
@@ -126,25 +126,25 @@ pub enum Field {
     Other(u8),
 }
 
-impl From<u8> for Field {
+impl From<u8> for BoundedField {
     fn from(field: u8) -> Self {
-        const FIELDS: [Field; 10] = [
-            Field::Amount,
-            Field::MinPaid,
-            Field::SubmitBy,
-            Field::ReviewPeriod,
-            Field::ArbiterPeriod,
-            Field::DefaultAgentBps,
-            Field::MetadataLength,
-            Field::FeeBps,
-            Field::Paid,
-            Field::AgentAmount,
+        const FIELDS: [BoundedField; 10] = [
+            BoundedField::Amount,
+            BoundedField::MinPaid,
+            BoundedField::SubmitBy,
+            BoundedField::ReviewPeriod,
+            BoundedField::ArbiterPeriod,
+            BoundedField::DefaultAgentBps,
+            BoundedField::MetadataLength,
+            BoundedField::FeeBps,
+            BoundedField::Paid,
+            BoundedField::AgentAmount,
         ];
         FIELDS.get(usize::from(field)).copied().unwrap_or(Self::Other(field))
     }
 }
 
-impl std::fmt::Display for Field {
+impl std::fmt::Display for BoundedField {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Amount => "the amount (micro-USDC)",
@@ -169,10 +169,10 @@ pub enum Revert {
     // Of the vault.
     /// The caller is not whom the call is reserved for.
     #[error("only {required} may do this, not {caller}: sign with that account")]
-    Unauthorized { caller: Address, required: Role },
+    Unauthorized { caller: Address, required: VaultRole },
     /// The task is in another state than the call needs.
     #[error("task {task} is {actual}, and has to be {required}: look at it again before you go on")]
-    WrongState { task: TaskId, actual: OnChain, required: OnChain },
+    WrongState { task: TaskId, actual: OnChainTaskState, required: OnChainTaskState },
     /// No task has these terms.
     #[error("no task of these terms is in this vault: terms must be given exactly as they were at creation ({task})")]
     NoTask { task: TaskId },
@@ -187,7 +187,7 @@ pub enum Revert {
     DeadlineNotReached { task: TaskId, deadline: u64, time: u64 },
     /// A quantity lies outside its bounds.
     #[error("{field} must be from {min} to {max}, not {value}")]
-    OutOfBounds { field: Field, value: U256, min: U256, max: U256 },
+    OutOfBounds { field: BoundedField, value: U256, min: U256, max: U256 },
     /// The terms do not state the vault's settings.
     #[error("the vault's settings are arbiter {arbiter}, fee {fee_bps} bps to {fee_recipient}: put them in the terms")]
     SettingsMismatch { arbiter: Address, fee_recipient: Address, fee_bps: u16 },

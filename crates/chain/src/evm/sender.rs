@@ -11,71 +11,35 @@
 use std::sync::Arc;
 
 use domain::U256;
-use domain::evm::{Account, Call, Entry, IntentKey, Outcome};
+use domain::evm::{Call, IntentKey, OutboxEntry, SenderAccount, TransactionOutcome};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::worker::{Ask, Worker};
-use super::{Chain, EvmError, Key, Outbox, OutboxError, Price, SignError};
+use super::unsent::SendError;
+use super::worker::{Worker, WorkerRequest, same_call};
+use super::{Chain, GasPrice, Outbox, SigningKey};
 
 /// Requests that wait for the account's task at once.
 const MAX_REQUESTS: usize = 64;
 
-/// Why a transaction is not sent, or its end not known.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SendError {
-    /// The chain refuses it, or cannot be asked. Nothing was written.
-    #[error(transparent)]
-    Evm(#[from] EvmError),
-    /// The storage failed, or another process sends from this account.
-    #[error(transparent)]
-    Outbox(#[from] OutboxError),
-    /// The key cannot sign.
-    #[error(transparent)]
-    Sign(#[from] SignError),
-    /// The key stands for another call.
-    #[error("{0} was asked for before, with another call")]
-    KeyReused(IntentKey),
-    /// Nothing was ever asked for under this key.
-    #[error("{0} was never asked for")]
-    NoSuchKey(IntentKey),
-    /// Too many wait to be mined.
-    #[error("{most} transactions of this account wait already: try later", most = super::MAX_PENDING)]
-    Busy,
-    /// The chain knows fewer transactions than were settled: it is another chain of
-    /// the same id, or its endpoint lost its memory.
-    #[error("the chain has {chain} transactions of {account}, and up to {ours} are settled: is it the same chain?")]
-    Forgotten {
-        /// Whose.
-        account: domain::Address,
-        /// What the chain has.
-        chain: u64,
-        /// What the outbox has.
-        ours: u64,
-    },
-    /// The account's task has ended.
-    #[error("the sender has ended")]
-    Ended,
-}
-
-/// A call that was looked at before it is sent.
+/// What a simulation says about a call, before it is sent.
 #[derive(Clone, Debug)]
-pub enum Weighed {
+pub enum Estimate {
     /// It was sent before.
-    Known(Box<Entry>),
+    AlreadySent(Box<OutboxEntry>),
     /// It is new, and would cost this.
-    Fresh(Cost),
+    New(TransactionCost),
 }
 
 /// What a transaction would cost.
 #[derive(Clone, Copy, Debug)]
-pub struct Cost {
+pub struct TransactionCost {
     gas_limit: u64,
-    price: Price,
+    price: GasPrice,
     /// What the account has.
-    coins: U256,
+    balance_wei: U256,
 }
 
-impl Cost {
+impl TransactionCost {
     /// Gas that it may use at most.
     #[must_use]
     pub const fn gas_limit(&self) -> u64 {
@@ -88,9 +52,9 @@ impl Cost {
 #[derive(Clone, Debug)]
 pub struct Sender {
     chain: Arc<Chain>,
-    account: Account,
-    requests: mpsc::Sender<Ask>,
-    trouble: watch::Receiver<Option<String>>,
+    account: SenderAccount,
+    requests: mpsc::Sender<WorkerRequest>,
+    last_error: watch::Receiver<Option<String>>,
 }
 
 impl Sender {
@@ -99,18 +63,18 @@ impl Sender {
     ///
     /// # Errors
     /// When the outbox or the chain cannot be read, or do not fit each other.
-    pub async fn start(chain: Arc<Chain>, outbox: Arc<dyn Outbox>, key: Key) -> Result<Self, SendError> {
-        let account = Account { chain_id: chain.evm.config().chain_id, address: key.address() };
+    pub async fn start(chain: Arc<Chain>, outbox: Arc<dyn Outbox>, key: SigningKey) -> Result<Self, SendError> {
+        let account = SenderAccount { chain_id: chain.evm.config().chain_id, address: key.address() };
         let (requests, inbox) = mpsc::channel(MAX_REQUESTS);
-        let (tell, trouble) = watch::channel(None);
+        let (tell, last_error) = watch::channel(None);
         let worker = Worker::recover(Arc::clone(&chain), outbox, key, account, tell).await?;
         tokio::spawn(worker.run(inbox));
-        Ok(Self { chain, account, requests, trouble })
+        Ok(Self { chain, account, requests, last_error })
     }
 
     /// Whose transactions it sends.
     #[must_use]
-    pub const fn account(&self) -> Account {
+    pub const fn account(&self) -> SenderAccount {
         self.account
     }
 
@@ -120,9 +84,9 @@ impl Sender {
     ///
     /// # Errors
     /// [`SendError`]; then nothing was written, unless it was before.
-    pub async fn send(&self, key: &IntentKey, call: &Call) -> Result<Entry, SendError> {
-        let weighed = self.weigh(key, call).await?;
-        self.send_weighed(key, call, weighed).await
+    pub async fn send(&self, key: &IntentKey, call: &Call) -> Result<OutboxEntry, SendError> {
+        let estimate = self.estimate(key, call).await?;
+        self.send_estimated(key, call, estimate).await
     }
 
     /// Simulates a call, and says what it would cost, without sending it; or that it
@@ -130,38 +94,43 @@ impl Sender {
     ///
     /// # Errors
     /// [`SendError`].
-    pub async fn weigh(&self, key: &IntentKey, call: &Call) -> Result<Weighed, SendError> {
+    pub async fn estimate(&self, key: &IntentKey, call: &Call) -> Result<Estimate, SendError> {
         if let Some(entry) = self.find(key).await? {
-            return same_call(entry, call).map(Box::new).map(Weighed::Known);
+            return same_call(entry, call).map(Box::new).map(Estimate::AlreadySent);
         }
-        let (gas_limit, price, coins) = tokio::try_join!(
+        let (gas_limit, price, balance_wei) = tokio::try_join!(
             self.chain.evm.gas_limit(call, self.account.address),
             self.chain.evm.price(),
-            self.chain.evm.coins(self.account.address),
+            self.chain.evm.balance_wei(self.account.address),
         )?;
-        Ok(Weighed::Fresh(Cost { gas_limit, price, coins }))
+        Ok(Estimate::New(TransactionCost { gas_limit, price, balance_wei }))
     }
 
-    /// Sends a call that was weighed under this key, as [`Sender::send`] does.
+    /// Sends a call that was estimated under this key, as [`Sender::send`] does.
     ///
     /// # Errors
     /// [`SendError`]; then nothing was written, unless it was before.
-    pub async fn send_weighed(&self, key: &IntentKey, call: &Call, weighed: Weighed) -> Result<Entry, SendError> {
-        let Cost { gas_limit, price, coins } = match weighed {
-            Weighed::Known(entry) => return Ok(*entry),
-            Weighed::Fresh(cost) => cost,
+    pub async fn send_estimated(
+        &self,
+        key: &IntentKey,
+        call: &Call,
+        estimate: Estimate,
+    ) -> Result<OutboxEntry, SendError> {
+        let TransactionCost { gas_limit, price, balance_wei } = match estimate {
+            Estimate::AlreadySent(entry) => return Ok(*entry),
+            Estimate::New(cost) => cost,
         };
         let (key, call) = (key.clone(), call.clone());
-        self.ask(|answer| Ask::Send { key, call, gas_limit, price, coins, answer }).await?
+        self.ask(|answer| WorkerRequest::Send { key, call, gas_limit, price, balance_wei, answer }).await?
     }
 
     /// The entry of a key, if there is one.
     ///
     /// # Errors
     /// [`SendError`].
-    pub async fn find(&self, key: &IntentKey) -> Result<Option<Entry>, SendError> {
+    pub async fn find(&self, key: &IntentKey) -> Result<Option<OutboxEntry>, SendError> {
         let key = key.clone();
-        self.ask(|answer| Ask::Find { key, answer }).await?
+        self.ask(|answer| WorkerRequest::Find { key, answer }).await?
     }
 
     /// Waits for the end of what was asked for under a key. Put a deadline on it: a
@@ -169,34 +138,29 @@ impl Sender {
     ///
     /// # Errors
     /// [`SendError::NoSuchKey`] when nothing was asked for.
-    pub async fn settled(&self, key: &IntentKey) -> Result<Outcome, SendError> {
+    pub async fn settled(&self, key: &IntentKey) -> Result<TransactionOutcome, SendError> {
         let key = key.clone();
-        self.ask(|answer| Ask::Wait { key, answer }).await?
+        self.ask(|answer| WorkerRequest::Wait { key, answer }).await?
     }
 
     /// Sends a call and waits for its end.
     ///
     /// # Errors
     /// As [`Sender::send`].
-    pub async fn execute(&self, key: &IntentKey, call: &Call) -> Result<Outcome, SendError> {
+    pub async fn execute(&self, key: &IntentKey, call: &Call) -> Result<TransactionOutcome, SendError> {
         self.send(key, call).await?;
         self.settled(key).await
     }
 
     /// What keeps pending transactions from going on, if anything does.
     #[must_use]
-    pub fn trouble(&self) -> Option<String> {
-        self.trouble.borrow().clone()
+    pub fn last_error(&self) -> Option<String> {
+        self.last_error.borrow().clone()
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, SendError> {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> WorkerRequest) -> Result<T, SendError> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(request(answer)).await.map_err(|_| SendError::Ended)?;
         answered.await.map_err(|_| SendError::Ended)
     }
-}
-
-/// The entry, if it is of this call.
-pub(super) fn same_call(entry: Entry, call: &Call) -> Result<Entry, SendError> {
-    if entry.call == *call { Ok(entry) } else { Err(SendError::KeyReused(entry.key)) }
 }

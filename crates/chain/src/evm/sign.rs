@@ -8,15 +8,15 @@ use alloy::eips::eip2718::Encodable2718;
 use alloy::network::TxSignerSync;
 use alloy::primitives::{Signature, TxKind};
 use domain::Address;
-use domain::evm::{Account, Attempt, Call};
+use domain::evm::{Call, SenderAccount, TransactionAttempt};
 
-use super::Price;
+use super::GasPrice;
 
 /// A key that signs transactions of one account.
 #[derive(Clone)]
-pub struct Key(Arc<dyn TxSignerSync<Signature> + Send + Sync>);
+pub struct SigningKey(Arc<dyn TxSignerSync<Signature> + Send + Sync>);
 
-impl Key {
+impl SigningKey {
     /// Any signer of alloy's: a `PrivateKeySigner`, or an identity.
     #[must_use]
     pub fn new(signer: impl TxSignerSync<Signature> + Send + Sync + 'static) -> Self {
@@ -30,9 +30,9 @@ impl Key {
     }
 }
 
-impl fmt::Debug for Key {
+impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Key({})", self.address())
+        write!(f, "SigningKey({})", self.address())
     }
 }
 
@@ -46,26 +46,30 @@ pub struct SignError {
 
 /// What is signed beside the call.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Frame {
-    pub(super) account: Account,
+pub(super) struct TransactionFields {
+    pub(super) account: SenderAccount,
     pub(super) nonce: u64,
     pub(super) gas_limit: u64,
-    pub(super) price: Price,
+    pub(super) price: GasPrice,
 }
 
 /// Signs a call as a transaction. The same frame and call give the same bytes: the
 /// signature is deterministic (RFC 6979).
-pub(super) fn attempt(key: &Key, frame: &Frame, call: &Call) -> Result<Attempt, SignError> {
+pub(super) fn attempt(
+    key: &SigningKey,
+    frame: &TransactionFields,
+    call: &Call,
+) -> Result<TransactionAttempt, SignError> {
     let envelope = match frame.price {
-        Price::Dynamic { max_fee, tip } => TxEnvelope::from(signed(key, dynamic(frame, call, max_fee, tip))?),
-        Price::Legacy { gas_price } => TxEnvelope::from(signed(key, legacy(frame, call, gas_price))?),
+        GasPrice::Dynamic { max_fee, tip } => TxEnvelope::from(signed(key, dynamic(frame, call, max_fee, tip))?),
+        GasPrice::Legacy { gas_price } => TxEnvelope::from(signed(key, legacy(frame, call, gas_price))?),
     };
     let (max_fee, tip) = (frame.price.max_fee(), frame.price.tip());
-    Ok(Attempt { hash: *envelope.tx_hash(), raw: envelope.encoded_2718().into(), max_fee, tip })
+    Ok(TransactionAttempt { hash: *envelope.tx_hash(), raw: envelope.encoded_2718().into(), max_fee, tip })
 }
 
 fn signed<T: SignableTransaction<Signature> + 'static>(
-    key: &Key,
+    key: &SigningKey,
     mut transaction: T,
 ) -> Result<alloy::consensus::Signed<T>, SignError> {
     let signature = key.0.sign_transaction_sync(&mut transaction);
@@ -73,7 +77,7 @@ fn signed<T: SignableTransaction<Signature> + 'static>(
     Ok(transaction.into_signed(signature))
 }
 
-fn dynamic(frame: &Frame, call: &Call, max_fee: u128, tip: u128) -> TxEip1559 {
+fn dynamic(frame: &TransactionFields, call: &Call, max_fee: u128, tip: u128) -> TxEip1559 {
     TxEip1559 {
         chain_id: frame.account.chain_id,
         nonce: frame.nonce,
@@ -87,7 +91,7 @@ fn dynamic(frame: &Frame, call: &Call, max_fee: u128, tip: u128) -> TxEip1559 {
     }
 }
 
-fn legacy(frame: &Frame, call: &Call, gas_price: u128) -> TxLegacy {
+fn legacy(frame: &TransactionFields, call: &Call, gas_price: u128) -> TxLegacy {
     TxLegacy {
         chain_id: Some(frame.account.chain_id),
         nonce: frame.nonce,

@@ -4,8 +4,8 @@ use alloy::sol_types::Eip712Domain;
 use domain::{Address, B256};
 
 use super::abi::{ERC2771Forwarder as Forwarder, PODVaultFactory as Factory, TestUSDC as Token};
-use super::endpoints::{Fault, Quantity, Question};
-use super::node::At;
+use super::endpoints::{Fault, Quantity, RpcRequest};
+use super::node::BlockTag;
 use super::{Evm, EvmConfig, EvmConfigError, EvmError, typed};
 
 /// Decimals of USDC.
@@ -115,10 +115,10 @@ impl Chain {
 }
 
 pub(super) async fn check_chain_id(evm: &Evm) -> Result<(), StartError> {
-    let question = Question::new("eth_chainId", serde_json::json!([]));
+    let request = RpcRequest::new("eth_chainId", serde_json::json!([]));
     let mut answered = 0;
     let mut last = String::from("none");
-    for (_, answer) in evm.endpoints.each::<Quantity>(&question).await {
+    for (_, answer) in evm.endpoints.each::<Quantity>(&request).await {
         match answer {
             Ok(_) => answered += 1,
             Err(Fault::OtherChain { host, is, wanted }) => return Err(StartError::OtherChain { host, is, wanted }),
@@ -143,11 +143,11 @@ async fn check_code(evm: &Evm) -> Result<(), StartError> {
 
 async fn check_token(evm: &Evm) -> Result<Eip712Domain, StartError> {
     let config = evm.config();
-    let decimals = evm.read_agreed(config.usdc, &Token::decimalsCall {}, At::Latest).await?;
+    let decimals = evm.read_agreed(config.usdc, &Token::decimalsCall {}, BlockTag::Latest).await?;
     if decimals != DECIMALS {
         return Err(StartError::Decimals(decimals));
     }
-    let tokens = evm.read_agreed(config.usdc, &Token::DOMAIN_SEPARATORCall {}, At::Latest).await?;
+    let tokens = evm.read_agreed(config.usdc, &Token::DOMAIN_SEPARATORCall {}, BlockTag::Latest).await?;
     let versions = config.usdc_version.as_deref().map_or_else(|| VERSIONS.to_vec(), |version| vec![version]);
     let domain = |version: &&str| typed::token_domain(config, version);
     let domains: Vec<Eip712Domain> = versions.iter().map(domain).collect();
@@ -162,17 +162,17 @@ async fn check_factory(evm: &Evm) -> Result<Address, StartError> {
         if configured == is { Ok(()) } else { Err(StartError::Factory { key, configured, is }) }
     };
     let factory = config.factory;
-    same("usdc", config.usdc, evm.read_agreed(factory, &Factory::usdcCall {}, At::Latest).await?)?;
-    let forwarder = evm.read_agreed(factory, &Factory::trustedForwarderCall {}, At::Latest).await?;
+    same("usdc", config.usdc, evm.read_agreed(factory, &Factory::usdcCall {}, BlockTag::Latest).await?)?;
+    let forwarder = evm.read_agreed(factory, &Factory::trustedForwarderCall {}, BlockTag::Latest).await?;
     same("forwarder", config.forwarder, forwarder)?;
-    let implementation = evm.read_agreed(factory, &Factory::implementationCall {}, At::Latest).await?;
+    let implementation = evm.read_agreed(factory, &Factory::implementationCall {}, BlockTag::Latest).await?;
     same("implementation", config.implementation.unwrap_or(implementation), implementation)?;
     Ok(implementation)
 }
 
 async fn check_forwarder(evm: &Evm) -> Result<Eip712Domain, StartError> {
     let config = evm.config();
-    let said = evm.read_agreed(config.forwarder, &Forwarder::eip712DomainCall {}, At::Latest).await?;
+    let said = evm.read_agreed(config.forwarder, &Forwarder::eip712DomainCall {}, BlockTag::Latest).await?;
     let chain_id = said.chainId.saturating_to();
     if chain_id != config.chain_id || said.verifyingContract != config.forwarder {
         return Err(StartError::Forwarder { chain_id, contract: said.verifyingContract });

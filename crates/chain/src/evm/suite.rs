@@ -1,11 +1,13 @@
 //! What every ledger and every outbox must do. An implementation's tests call
 //! these with a fresh one; they panic where it does otherwise.
 
-use domain::evm::{Account, Attempt, BlockRef, Call, Entry, EntryState, IntentKey, Outcome};
-use domain::vault::{Impossible, Logged, TaskId, VaultEvent};
+use domain::evm::{
+    BlockRef, Call, IntentKey, OutboxEntry, OutboxEntryState, SenderAccount, TransactionAttempt, TransactionOutcome,
+};
+use domain::vault::{InvalidEvent, LoggedEvent, TaskId, VaultEvent};
 use domain::{Address, B256, Bytes, U256, Usdc};
 
-use super::{Batch, Ledger, LedgerError, Outbox, OutboxError};
+use super::{EventBatch, Ledger, LedgerError, Outbox, OutboxError};
 
 const VAULT: Address = Address::with_last_byte(7);
 const OWNER: Address = Address::with_last_byte(1);
@@ -16,21 +18,21 @@ fn block(number: u64, fork: u8) -> BlockRef {
     BlockRef { number, hash, time: 1_700_000_000 + number }
 }
 
-fn logged(block: BlockRef, log_index: u64, event: VaultEvent) -> Logged {
-    Logged { block, log_index, transaction: B256::with_last_byte(9), vault: VAULT, event }
+fn logged(block: BlockRef, log_index: u64, event: VaultEvent) -> LoggedEvent {
+    LoggedEvent { block, log_index, transaction: B256::with_last_byte(9), vault: VAULT, event }
 }
 
-fn created(at: BlockRef) -> Logged {
+fn created(at: BlockRef) -> LoggedEvent {
     logged(at, 0, VaultEvent::VaultCreated { owner: OWNER, agent_wallet: OWNER, pod_id: "pod".to_owned() })
 }
 
-fn paused(at: BlockRef, log_index: u64) -> Logged {
+fn paused(at: BlockRef, log_index: u64) -> LoggedEvent {
     logged(at, log_index, VaultEvent::CreationPaused { paused: true })
 }
 
-fn batch(after: Option<BlockRef>, blocks: &[BlockRef], forget_below: u64, events: Vec<Logged>) -> Batch {
+fn batch(after: Option<BlockRef>, blocks: &[BlockRef], forget_below: u64, events: Vec<LoggedEvent>) -> EventBatch {
     let cursor = *blocks.last().expect("a batch has a block");
-    Batch { after, cursor, blocks: blocks.to_vec(), forget_below, events }
+    EventBatch { after, cursor, blocks: blocks.to_vec(), forget_below, events }
 }
 
 /// A ledger applies whole batches in a row, refuses others without a trace, and
@@ -60,7 +62,7 @@ pub async fn ledger(ledger: &dyn Ledger) {
 
 async fn refuses_the_impossible(ledger: &dyn Ledger, after: BlockRef, at: BlockRef) {
     let event = VaultEvent::TaskCompleted { task: TaskId(B256::ZERO), amount: Usdc(1) };
-    let why = Impossible::NoTask(event.name());
+    let why = InvalidEvent::NoTask(event.name());
     let refused = ledger.apply(&batch(Some(after), &[at], 0, vec![paused(at, 0), logged(at, 1, event)])).await;
     assert_eq!(refused, Err(LedgerError::Impossible { block: at.number, log_index: 1, vault: VAULT, why }));
 }
@@ -79,23 +81,23 @@ async fn forgets(ledger: &dyn Ledger, after: BlockRef) {
     assert_eq!(ledger.remembered().await, Ok(vec![blocks[1], blocks[0]]));
 }
 
-fn account(n: u8) -> Account {
-    Account { chain_id: 338, address: Address::with_last_byte(n) }
+fn account(n: u8) -> SenderAccount {
+    SenderAccount { chain_id: 338, address: Address::with_last_byte(n) }
 }
 
-fn attempt(n: u8) -> Attempt {
-    Attempt { hash: B256::with_last_byte(n), raw: Bytes::from(vec![n; 3]), max_fee: 1 << 70, tip: 5 }
+fn attempt(n: u8) -> TransactionAttempt {
+    TransactionAttempt { hash: B256::with_last_byte(n), raw: Bytes::from(vec![n; 3]), max_fee: 1 << 70, tip: 5 }
 }
 
-fn entry(account: Account, key: &str, nonce: u64) -> Entry {
-    Entry {
+fn entry(account: SenderAccount, key: &str, nonce: u64) -> OutboxEntry {
+    OutboxEntry {
         key: key.parse().expect("a key"),
         account,
         nonce,
         call: Call { to: VAULT, data: Bytes::from(vec![1, 2]), value: U256::MAX },
         gas_limit: 21_000,
         attempts: vec![attempt(1)],
-        state: EntryState::Pending,
+        state: OutboxEntryState::Pending,
     }
 }
 
@@ -121,17 +123,17 @@ pub async fn outbox(outbox: &dyn Outbox) {
     outbox.add(&ours, 4, &attempt(2)).await.expect("another attempt");
     assert_eq!(outbox.add(&ours, 9, &attempt(2)).await, Err(OutboxError::Conflict));
     let pending = outbox.find(&ours, &key).await.expect("an answer").expect("the entry");
-    assert_eq!(pending, Entry { attempts: vec![attempt(1), attempt(2)], ..first });
+    assert_eq!(pending, OutboxEntry { attempts: vec![attempt(1), attempt(2)], ..first });
     settles(outbox, ours, &key).await;
 }
 
-async fn settles(outbox: &dyn Outbox, ours: Account, key: &IntentKey) {
-    let outcome = Outcome::Lost { at: block(9, 0) };
+async fn settles(outbox: &dyn Outbox, ours: SenderAccount, key: &IntentKey) {
+    let outcome = TransactionOutcome::Lost { at: block(9, 0) };
     outbox.settle(&ours, 4, &outcome).await.expect("its end");
     assert_eq!(outbox.settle(&ours, 4, &outcome).await, Err(OutboxError::Conflict), "an end twice");
     assert_eq!(outbox.add(&ours, 4, &attempt(3)).await, Err(OutboxError::Conflict), "an attempt after the end");
     let ended = outbox.find(&ours, key).await.expect("an answer").expect("the entry");
-    assert_eq!(ended.state, EntryState::Settled(outcome));
+    assert_eq!(ended.state, OutboxEntryState::Settled(outcome));
     let nonces: Vec<u64> = outbox.pending(&ours).await.expect("an answer").iter().map(|entry| entry.nonce).collect();
     assert_eq!((nonces, outbox.highest_nonce(&ours).await), (vec![3], Ok(Some(4))));
 }

@@ -2,7 +2,7 @@
 
 use alloy::primitives::{Uint, aliases::U40};
 use alloy::sol_types::SolEventInterface;
-use domain::vault::{Settings, TaskId, Terms, VaultEvent};
+use domain::vault::{TaskId, TaskTerms, VaultEvent, VaultSettings};
 use domain::{Address, U256, Usdc};
 
 use super::EvmError;
@@ -12,7 +12,7 @@ use super::abi::PODVaultFactory::PODVaultFactoryEvents;
 use super::answer::Log;
 
 /// Terms as the contract has them.
-pub(super) fn to_abi(terms: &Terms) -> Abi::Terms {
+pub(super) fn to_abi(terms: &TaskTerms) -> Abi::Terms {
     Abi::Terms {
         creator: terms.creator,
         evaluator: terms.evaluator,
@@ -30,8 +30,8 @@ pub(super) fn to_abi(terms: &Terms) -> Abi::Terms {
     }
 }
 
-fn from_abi(terms: &Abi::Terms) -> Result<Terms, EvmError> {
-    Ok(Terms {
+fn from_abi(terms: &Abi::Terms) -> Result<TaskTerms, EvmError> {
+    Ok(TaskTerms {
         creator: terms.creator,
         evaluator: terms.evaluator,
         arbiter: terms.arbiter,
@@ -49,13 +49,13 @@ fn from_abi(terms: &Abi::Terms) -> Result<Terms, EvmError> {
 }
 
 /// Settings as the contract has them.
-pub(super) const fn settings_to_abi(settings: &Settings) -> Abi::Settings {
+pub(super) const fn settings_to_abi(settings: &VaultSettings) -> Abi::Settings {
     Abi::Settings { arbiter: settings.arbiter, feeRecipient: settings.fee_recipient, feeBps: settings.fee_bps }
 }
 
 /// Settings from the contract.
-pub(super) const fn settings(from: &Abi::Settings) -> Settings {
-    Settings { arbiter: from.arbiter, fee_recipient: from.feeRecipient, fee_bps: from.feeBps }
+pub(super) const fn settings(from: &Abi::Settings) -> VaultSettings {
+    VaultSettings { arbiter: from.arbiter, fee_recipient: from.feeRecipient, fee_bps: from.feeBps }
 }
 
 /// An amount; there are not 2⁶⁴ micro-USDC in the world.

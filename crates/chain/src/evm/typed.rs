@@ -5,7 +5,7 @@
 
 use alloy::sol_types::{Eip712Domain, SolStruct};
 use alloy_sol_types::{eip712_domain, sol};
-use domain::vault::{TaskId, Terms};
+use domain::vault::{TaskId, TaskTerms};
 use domain::{Address, B256, U256};
 
 use super::{EvmConfig, terms};
@@ -79,7 +79,7 @@ sol! {
 /// When an authorization is good: after `after` and before `before`, in Unix
 /// seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
+pub struct ValidityWindow {
     /// Good after this.
     pub after: u64,
     /// Good before this.
@@ -128,13 +128,18 @@ pub fn forwarder_domain(config: &EvmConfig, name: &str, version: &str) -> Eip712
 /// it to have another send the task, and it is the nonce of the authorization that
 /// pays for it.
 #[must_use]
-pub fn task_id(config: &EvmConfig, vault: Address, of: &Terms) -> TaskId {
+pub fn task_id(config: &EvmConfig, vault: Address, of: &TaskTerms) -> TaskId {
     TaskId(digest(&terms::to_abi(of), &vault_domain(config, vault)))
 }
 
 /// The payment for a task, bound to its terms: the nonce is the task's id.
 #[must_use]
-pub fn task_payment(config: &EvmConfig, vault: Address, of: &Terms, window: Window) -> ReceiveWithAuthorization {
+pub fn task_payment(
+    config: &EvmConfig,
+    vault: Address,
+    of: &TaskTerms,
+    window: ValidityWindow,
+) -> ReceiveWithAuthorization {
     ReceiveWithAuthorization {
         from: of.creator,
         to: vault,

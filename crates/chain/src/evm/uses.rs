@@ -6,7 +6,7 @@ use domain::{Address, B256};
 use serde_json::json;
 
 use super::abi::TestUSDC::AuthorizationUsed;
-use super::{At, Chain, EvmError, Sighting};
+use super::{BlockTag, Chain, EvmError, TransactionStatus};
 
 /// Ranges of blocks that are searched for a use, from the newest back.
 const MAX_RANGES: u64 = 24;
@@ -18,19 +18,21 @@ impl Chain {
     /// [`EvmError`]; also when it was used in a transaction that is not deep enough.
     pub async fn authorization_state(&self, authorization: &Authorization) -> Result<AuthorizationState, EvmError> {
         let Authorization { from, nonce, .. } = *authorization;
-        let reach = self.evm.reach().await?;
-        let deep = (reach + 1).saturating_sub(self.evm.config().confirmations);
-        if !self.is_authorization_used(from, nonce, At::Block(deep)).await? {
+        let agreed_head = self.evm.agreed_head().await?;
+        let deep = (agreed_head + 1).saturating_sub(self.evm.config().confirmations);
+        if !self.is_authorization_used(from, nonce, BlockTag::Block(deep)).await? {
             let block = self.evm.block(deep).await?;
             let what = "no block at a height that was told";
             let block = block.ok_or(EvmError::Inconsistent { method: "eth_getBlockByNumber", what })?;
             return Ok(AuthorizationState::Unused { as_of: block.reference().time });
         }
         let Some(tx) = self.find_use(from, nonce, deep).await? else { return Ok(AuthorizationState::Void) };
-        match self.evm.sighting(tx).await? {
-            Sighting::Deep(landed) if authorization.is_paid_by(&landed.logs) => Ok(AuthorizationState::Paid { tx }),
-            Sighting::Deep(_) => Ok(AuthorizationState::Void),
-            Sighting::Absent | Sighting::Shallow { .. } => {
+        match self.evm.transaction_status(tx).await? {
+            TransactionStatus::Confirmed(confirmed) if authorization.is_paid_by(&confirmed.logs) => {
+                Ok(AuthorizationState::Paid { tx })
+            }
+            TransactionStatus::Confirmed(_) => Ok(AuthorizationState::Void),
+            TransactionStatus::NotFound | TransactionStatus::Unconfirmed { .. } => {
                 let what = "an authorization was used in a transaction that is not deep enough";
                 Err(EvmError::Inconsistent { method: "eth_getTransactionReceipt", what })
             }

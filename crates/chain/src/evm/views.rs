@@ -1,13 +1,13 @@
 //! What vaults, the factory, the token and the forwarder say of themselves.
 
-use domain::vault::{Settings, TaskId};
+use domain::vault::{TaskId, VaultSettings};
 use domain::{Address, B256, U256, Usdc};
 
 use super::abi::ERC2771Forwarder as Forwarder;
 use super::abi::PODVault as Vault;
 use super::abi::PODVaultFactory as Factory;
 use super::abi::TestUSDC as Token;
-use super::{At, Chain, EvmError, OnChain, terms};
+use super::{BlockTag, Chain, EvmError, OnChainTaskState, terms};
 
 /// A vault as it stands on the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub struct VaultView {
     /// Who has been offered the agent's role; zero for nobody.
     pub pending_agent_wallet: Address,
     /// For tasks to come.
-    pub settings: Settings,
+    pub settings: VaultSettings,
     /// Whether creation is stopped.
     pub paused: bool,
     /// What the owner may withdraw.
@@ -44,7 +44,7 @@ pub struct TaskView {
     /// Who paid.
     pub creator: Address,
     /// Where it stands.
-    pub state: OnChain,
+    pub state: OnChainTaskState,
     /// When it was created, in Unix seconds.
     pub created_at: u64,
     /// When its present state's time ends; 0 at the end.
@@ -58,7 +58,7 @@ impl Chain {
     /// [`EvmError`], as everything here.
     pub async fn vault_of(&self, pod_id: &str, owner: Address) -> Result<Address, EvmError> {
         let function = Factory::vaultOfCall { podId: pod_id.to_owned(), owner };
-        self.evm.read_agreed(self.factory(), &function, At::Latest).await
+        self.evm.read_agreed(self.factory(), &function, BlockTag::Latest).await
     }
 
     /// Whether our factory made the vault at this address: by its code and address,
@@ -67,15 +67,15 @@ impl Chain {
     /// # Errors
     /// [`EvmError`].
     pub async fn is_vault(&self, vault: Address) -> Result<bool, EvmError> {
-        let reach = At::Block(self.evm.reach().await?);
-        self.evm.read_agreed(self.factory(), &Factory::isVaultCall { vault }, reach).await
+        let agreed_head = BlockTag::Block(self.evm.agreed_head().await?);
+        self.evm.read_agreed(self.factory(), &Factory::isVaultCall { vault }, agreed_head).await
     }
 
     /// A vault at one block's end.
     ///
     /// # Errors
     /// [`EvmError`].
-    pub async fn vault(&self, vault: Address, at: At) -> Result<VaultView, EvmError> {
+    pub async fn vault(&self, vault: Address, at: BlockTag) -> Result<VaultView, EvmError> {
         let evm = &self.evm;
         let (pod_id, owner, pending_owner, agent_wallet, pending_agent_wallet, settings) = tokio::try_join!(
             evm.read(vault, &Vault::podIdCall {}, at),
@@ -111,7 +111,7 @@ impl Chain {
     ///
     /// # Errors
     /// [`EvmError`].
-    pub async fn task(&self, vault: Address, task: TaskId, at: At) -> Result<Option<TaskView>, EvmError> {
+    pub async fn task(&self, vault: Address, task: TaskId, at: BlockTag) -> Result<Option<TaskView>, EvmError> {
         let found = self.evm.read(vault, &Vault::tasksCall { taskId: task.0 }, at).await?;
         let view = TaskView {
             amount: terms::usdc(found.amount.to())?,
@@ -120,14 +120,14 @@ impl Chain {
             created_at: found.timestamp.to(),
             deadline: found.deadline.to(),
         };
-        Ok((view.state != OnChain::None).then_some(view))
+        Ok((view.state != OnChainTaskState::None).then_some(view))
     }
 
     /// What an account may withdraw from a vault.
     ///
     /// # Errors
     /// [`EvmError`].
-    pub async fn credit(&self, vault: Address, account: Address, at: At) -> Result<Usdc, EvmError> {
+    pub async fn credit(&self, vault: Address, account: Address, at: BlockTag) -> Result<Usdc, EvmError> {
         terms::usdc(self.evm.read(vault, &Vault::creditsCall { account }, at).await?)
     }
 
@@ -135,7 +135,7 @@ impl Chain {
     ///
     /// # Errors
     /// [`EvmError`].
-    pub async fn is_operator(&self, vault: Address, account: Address, at: At) -> Result<bool, EvmError> {
+    pub async fn is_operator(&self, vault: Address, account: Address, at: BlockTag) -> Result<bool, EvmError> {
         self.evm.read(vault, &Vault::authorizedOperatorsCall { account }, at).await
     }
 
@@ -143,7 +143,7 @@ impl Chain {
     ///
     /// # Errors
     /// [`EvmError`].
-    pub async fn usdc_of(&self, account: Address, at: At) -> Result<Usdc, EvmError> {
+    pub async fn usdc_of(&self, account: Address, at: BlockTag) -> Result<Usdc, EvmError> {
         terms::usdc(self.evm.read(self.usdc(), &Token::balanceOfCall { account }, at).await?)
     }
 
@@ -152,7 +152,7 @@ impl Chain {
     ///
     /// # Errors
     /// [`EvmError`].
-    pub async fn allowance(&self, owner: Address, spender: Address, at: At) -> Result<U256, EvmError> {
+    pub async fn allowance(&self, owner: Address, spender: Address, at: BlockTag) -> Result<U256, EvmError> {
         self.evm.read(self.usdc(), &Token::allowanceCall { owner, spender }, at).await
     }
 
@@ -161,14 +161,19 @@ impl Chain {
     /// # Errors
     /// [`EvmError`].
     pub async fn permit_nonce(&self, owner: Address) -> Result<U256, EvmError> {
-        self.evm.read(self.usdc(), &Token::noncesCall { owner }, At::Latest).await
+        self.evm.read(self.usdc(), &Token::noncesCall { owner }, BlockTag::Latest).await
     }
 
     /// Whether an ERC-3009 authorization was used or cancelled.
     ///
     /// # Errors
     /// [`EvmError`].
-    pub async fn is_authorization_used(&self, authorizer: Address, nonce: B256, at: At) -> Result<bool, EvmError> {
+    pub async fn is_authorization_used(
+        &self,
+        authorizer: Address,
+        nonce: B256,
+        at: BlockTag,
+    ) -> Result<bool, EvmError> {
         self.evm.read(self.usdc(), &Token::authorizationStateCall { authorizer, nonce }, at).await
     }
 
@@ -177,7 +182,7 @@ impl Chain {
     /// # Errors
     /// [`EvmError`].
     pub async fn forwarder_nonce(&self, account: Address) -> Result<U256, EvmError> {
-        self.evm.read(self.forwarder(), &Forwarder::noncesCall { owner: account }, At::Latest).await
+        self.evm.read(self.forwarder(), &Forwarder::noncesCall { owner: account }, BlockTag::Latest).await
     }
 
     /// The token.

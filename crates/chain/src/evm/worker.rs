@@ -4,45 +4,49 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::evm::{Account, Attempt, Call, Entry, EntryState, IntentKey, Outcome};
+use domain::evm::{
+    Call, IntentKey, OutboxEntry, OutboxEntryState, SenderAccount, TransactionAttempt, TransactionOutcome,
+};
 use domain::{B256, U256};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::sender::same_call;
-use super::sign::{Frame, attempt};
-use super::{Broadcast, Chain, EvmError, Key, MAX_PENDING, Outbox, OutboxError, Price, SendError, Sighting, fees};
+use super::sign::{TransactionFields, attempt};
+use super::unsent::SendError;
+use super::{
+    Broadcast, Chain, EvmError, GasPrice, MAX_PENDING, Outbox, OutboxError, SigningKey, TransactionStatus, fees,
+};
 
 /// Attempts of one entry at most: 1.125¹⁵ is a price six times the first.
 const MAX_ATTEMPTS: usize = 16;
 /// The first pause after something was sent; doubles up to `[evm] poll_ms`.
-const FIRST_LOOK: Duration = Duration::from_millis(10);
+const FIRST_POLL: Duration = Duration::from_millis(10);
 /// Looks that must find no trace of an entry whose nonce is used, before it is
 /// lost: an endpoint may know a block before it knows its receipts.
-const LOST_LOOKS: u32 = 3;
+const LOST_CHECKS: u32 = 3;
 
 type Answer<T> = oneshot::Sender<Result<T, SendError>>;
 
 /// What handles ask of the task.
 #[derive(Debug)]
-pub(super) enum Ask {
-    Send { key: IntentKey, call: Call, gas_limit: u64, price: Price, coins: U256, answer: Answer<Entry> },
-    Find { key: IntentKey, answer: Answer<Option<Entry>> },
-    Wait { key: IntentKey, answer: Answer<Outcome> },
+pub(super) enum WorkerRequest {
+    Send { key: IntentKey, call: Call, gas_limit: u64, price: GasPrice, balance_wei: U256, answer: Answer<OutboxEntry> },
+    Find { key: IntentKey, answer: Answer<Option<OutboxEntry>> },
+    Wait { key: IntentKey, answer: Answer<TransactionOutcome> },
 }
 
 /// A pending entry, and what this process knows of it.
 #[derive(Debug)]
 struct Pending {
-    entry: Entry,
+    entry: OutboxEntry,
     /// When it was last offered.
     offered: Instant,
     /// Looks that found its nonce used and no trace of it.
-    traceless: u32,
+    missing_checks: u32,
 }
 
 impl Pending {
-    fn newest(&self) -> Option<&Attempt> {
+    fn newest(&self) -> Option<&TransactionAttempt> {
         self.entry.attempts.last()
     }
 }
@@ -50,7 +54,7 @@ impl Pending {
 /// What a look at the chain found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
-    Ended(Outcome),
+    Ended(TransactionOutcome),
     InBlock,
     Nowhere,
 }
@@ -59,18 +63,18 @@ enum Found {
 pub(super) struct Worker {
     chain: Arc<Chain>,
     outbox: Arc<dyn Outbox>,
-    key: Key,
-    account: Account,
+    key: SigningKey,
+    account: SenderAccount,
     next: u64,
     pending: Vec<Pending>,
     /// A write failed, and may have happened all the same: what is held here is
     /// read again before anything else is done.
-    unsure: bool,
+    needs_reload: bool,
     /// The present look came soon after something was sent: an endpoint may need
     /// longer than that to know all of a block, so it finds nothing lost.
-    hasty: bool,
-    waiting: HashMap<IntentKey, Vec<Answer<Outcome>>>,
-    trouble: watch::Sender<Option<String>>,
+    too_early: bool,
+    waiting: HashMap<IntentKey, Vec<Answer<TransactionOutcome>>>,
+    last_error: watch::Sender<Option<String>>,
 }
 
 impl std::fmt::Debug for dyn Outbox {
@@ -84,20 +88,30 @@ impl Worker {
     pub(super) async fn recover(
         chain: Arc<Chain>,
         outbox: Arc<dyn Outbox>,
-        key: Key,
-        account: Account,
-        trouble: watch::Sender<Option<String>>,
+        key: SigningKey,
+        account: SenderAccount,
+        last_error: watch::Sender<Option<String>>,
     ) -> Result<Self, SendError> {
         let (next, pending, waiting) = (0, Vec::new(), HashMap::new());
-        let mut worker =
-            Self { chain, outbox, key, account, next, pending, unsure: true, hasty: false, waiting, trouble };
-        worker.be_sure().await?;
+        let mut worker = Self {
+            chain,
+            outbox,
+            key,
+            account,
+            next,
+            pending,
+            needs_reload: true,
+            too_early: false,
+            waiting,
+            last_error,
+        };
+        worker.reload_if_needed().await?;
         Ok(worker)
     }
 
     /// Reads what is pending, if that is not known for sure, and offers it.
-    async fn be_sure(&mut self) -> Result<(), SendError> {
-        if !self.unsure {
+    async fn reload_if_needed(&mut self) -> Result<(), SendError> {
+        if !self.needs_reload {
             return Ok(());
         }
         let entries = self.outbox.pending(&self.account).await?;
@@ -105,8 +119,8 @@ impl Worker {
         let count = self.count().await?;
         self.next = follow(self.account, count, highest, &entries)?;
         let now = Instant::now();
-        self.pending = entries.into_iter().map(|entry| Pending { entry, offered: now, traceless: 0 }).collect();
-        self.unsure = false;
+        self.pending = entries.into_iter().map(|entry| Pending { entry, offered: now, missing_checks: 0 }).collect();
+        self.needs_reload = false;
         self.offer_all().await;
         self.answer_settled().await
     }
@@ -128,12 +142,12 @@ impl Worker {
 
     /// A write to the outbox: whatever goes wrong, its effect is not known.
     fn written(&mut self, done: Result<(), OutboxError>) -> Result<(), SendError> {
-        self.unsure |= done.is_err();
+        self.needs_reload |= done.is_err();
         Ok(done?)
     }
 
     /// Until the last handle is gone.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<WorkerRequest>) {
         let longest = Duration::from_millis(self.chain.evm.config().poll_ms);
         let mut pause = longest;
         let mut next_look = Instant::now();
@@ -142,8 +156,8 @@ impl Worker {
                 request = inbox.recv() => match request {
                     Some(request) => {
                         // What was just sent is looked for soon, then ever more rarely.
-                        if matches!(request, Ask::Send { .. }) {
-                            pause = FIRST_LOOK.min(longest);
+                        if matches!(request, WorkerRequest::Send { .. }) {
+                            pause = FIRST_POLL.min(longest);
                             next_look = next_look.min(Instant::now() + pause);
                         }
                         self.serve(request).await;
@@ -151,7 +165,7 @@ impl Worker {
                     None => return,
                 },
                 () = sleep_until(next_look) => {
-                    self.hasty = pause < longest;
+                    self.too_early = pause < longest;
                     self.look().await;
                     pause = (pause * 2).min(longest);
                     next_look = Instant::now() + pause;
@@ -161,28 +175,28 @@ impl Worker {
     }
 
     /// A receiver that is gone needs no answer.
-    async fn serve(&mut self, request: Ask) {
+    async fn serve(&mut self, request: WorkerRequest) {
         match request {
-            Ask::Send { key, call, gas_limit, price, coins, answer } => {
-                let entry = self.send(key, call, gas_limit, price, coins).await;
+            WorkerRequest::Send { key, call, gas_limit, price, balance_wei, answer } => {
+                let entry = self.send(key, call, gas_limit, price, balance_wei).await;
                 drop(answer.send(entry));
             }
-            Ask::Find { key, answer } => {
+            WorkerRequest::Find { key, answer } => {
                 let found = self.outbox.find(&self.account, &key).await;
                 drop(answer.send(found.map_err(SendError::from)));
             }
-            Ask::Wait { key, answer } => self.wait(key, answer).await,
+            WorkerRequest::Wait { key, answer } => self.wait(key, answer).await,
         }
     }
 
-    async fn wait(&mut self, key: IntentKey, answer: Answer<Outcome>) {
+    async fn wait(&mut self, key: IntentKey, answer: Answer<TransactionOutcome>) {
         let found = self.outbox.find(&self.account, &key).await;
         let settled = match found.map(|entry| entry.map(|entry| entry.state)) {
-            Ok(Some(EntryState::Pending)) => {
+            Ok(Some(OutboxEntryState::Pending)) => {
                 self.waiting.entry(key).or_default().push(answer);
                 return;
             }
-            Ok(Some(EntryState::Settled(outcome))) => Ok(outcome),
+            Ok(Some(OutboxEntryState::Settled(outcome))) => Ok(outcome),
             Ok(None) => Err(SendError::NoSuchKey(key)),
             Err(error) => Err(error.into()),
         };
@@ -195,40 +209,40 @@ impl Worker {
         key: IntentKey,
         call: Call,
         gas_limit: u64,
-        price: Price,
-        coins: U256,
-    ) -> Result<Entry, SendError> {
-        self.be_sure().await?;
+        price: GasPrice,
+        balance_wei: U256,
+    ) -> Result<OutboxEntry, SendError> {
+        self.reload_if_needed().await?;
         if let Some(entry) = self.outbox.find(&self.account, &key).await? {
             return same_call(entry, &call);
         }
         if self.pending.len() >= MAX_PENDING {
             return Err(SendError::Busy);
         }
-        self.afford(&call, gas_limit, price, coins)?;
-        let frame = Frame { account: self.account, nonce: self.next, gas_limit, price };
+        self.afford(&call, gas_limit, price, balance_wei)?;
+        let frame = TransactionFields { account: self.account, nonce: self.next, gas_limit, price };
         let attempts = vec![attempt(&self.key, &frame, &call)?];
-        let (account, nonce, state) = (self.account, self.next, EntryState::Pending);
-        let entry = Entry { key, account, nonce, call, gas_limit, attempts, state };
+        let (account, nonce, state) = (self.account, self.next, OutboxEntryState::Pending);
+        let entry = OutboxEntry { key, account, nonce, call, gas_limit, attempts, state };
         let done = self.outbox.write(&entry).await;
         self.written(done)?;
         self.next += 1;
-        self.pending.push(Pending { entry: entry.clone(), offered: Instant::now(), traceless: 0 });
+        self.pending.push(Pending { entry: entry.clone(), offered: Instant::now(), missing_checks: 0 });
         self.offer(self.pending.len() - 1).await;
         Ok(entry)
     }
 
-    fn afford(&self, call: &Call, gas_limit: u64, price: Price, coins: U256) -> Result<(), EvmError> {
+    fn afford(&self, call: &Call, gas_limit: u64, price: GasPrice, balance_wei: U256) -> Result<(), EvmError> {
         let cost = |gas: u64, fee: u128, value: U256| (U256::from(gas) * U256::from(fee)).saturating_add(value);
         let promised = self.pending.iter().fold(U256::ZERO, |sum, pending| {
             let fee = pending.newest().map_or(0, |attempt| attempt.max_fee);
             sum.saturating_add(cost(pending.entry.gas_limit, fee, pending.entry.call.value))
         });
         let needs = promised.saturating_add(cost(gas_limit, price.max_fee(), call.value));
-        if needs <= coins {
+        if needs <= balance_wei {
             return Ok(());
         }
-        let (has, needs) = (coins.saturating_to(), needs.saturating_to());
+        let (has, needs) = (balance_wei.saturating_to(), needs.saturating_to());
         Err(EvmError::Unfunded { account: self.account.address, has, needs })
     }
 
@@ -244,24 +258,24 @@ impl Worker {
         pending.offered = Instant::now();
         let Some(raw) = pending.newest().map(|attempt| attempt.raw.clone()) else { return };
         let nonce = pending.entry.nonce;
-        let trouble = match self.chain.evm.broadcast(&raw).await {
-            Ok(Broadcast::Taken | Broadcast::NonceUsed) => None,
+        let last_error = match self.chain.evm.broadcast(&raw).await {
+            Ok(Broadcast::Accepted | Broadcast::NonceUsed) => None,
             Ok(Broadcast::Refused(words)) => Some(format!("nonce {nonce}: no endpoint takes it: {words}")),
             Err(error) => Some(format!("nonce {nonce}: {error}")),
         };
-        self.tell(trouble);
+        self.tell(last_error);
     }
 
-    fn tell(&self, trouble: Option<String>) {
-        if let Some(trouble) = &trouble {
-            tracing::warn!(account = %self.account.address, trouble, "a transaction does not go on");
+    fn tell(&self, last_error: Option<String>) {
+        if let Some(last_error) = &last_error {
+            tracing::warn!(account = %self.account.address, last_error, "a transaction was not accepted by an endpoint; it is sent again");
         }
-        self.trouble.send_replace(trouble);
+        self.last_error.send_replace(last_error);
     }
 
     /// Looks after everything that is pending.
     async fn look(&mut self) {
-        if self.pending.is_empty() && !self.unsure {
+        if self.pending.is_empty() && !self.needs_reload {
             return;
         }
         match self.look_once().await {
@@ -271,7 +285,7 @@ impl Worker {
     }
 
     async fn look_once(&mut self) -> Result<(), SendError> {
-        self.be_sure().await?;
+        self.reload_if_needed().await?;
         let count = self.count().await?;
         self.next = self.next.max(count);
         let nonces: Vec<u64> = self.pending.iter().map(|pending| pending.entry.nonce).collect();
@@ -304,7 +318,7 @@ impl Worker {
     /// nonce that is too high would hold up everything after it.
     async fn count(&self) -> Result<u64, SendError> {
         let evm = &self.chain.evm;
-        let count = evm.nonce_at(self.account.address, evm.reach().await?).await?;
+        let count = evm.nonce_at(self.account.address, evm.agreed_head().await?).await?;
         let unknown =
             || EvmError::Unknown { method: "eth_getTransactionCount", why: "too few endpoints know".to_owned() };
         Ok(count.ok_or_else(unknown)?)
@@ -316,30 +330,32 @@ impl Worker {
         let nonce = pending.entry.nonce;
         let hashes: Vec<B256> = pending.entry.attempts.iter().rev().map(|attempt| attempt.hash).collect();
         for hash in hashes {
-            match self.chain.evm.sighting(hash).await? {
-                Sighting::Deep(landed) => return Ok(Found::Ended(Outcome::Mined(landed.mined))),
-                Sighting::Shallow { .. } => return Ok(Found::InBlock),
-                Sighting::Absent => {}
+            match self.chain.evm.transaction_status(hash).await? {
+                TransactionStatus::Confirmed(confirmed) => {
+                    return Ok(Found::Ended(TransactionOutcome::Mined(confirmed.mined)));
+                }
+                TransactionStatus::Unconfirmed { .. } => return Ok(Found::InBlock),
+                TransactionStatus::NotFound => {}
             }
         }
         let used = if nonce < count { self.used(nonce).await? } else { None };
         let Some(pending) = self.pending.get_mut(n) else { return Ok(Found::Nowhere) };
-        pending.traceless = if used.is_some() { pending.traceless + u32::from(!self.hasty) } else { 0 };
-        Ok(used.filter(|_| pending.traceless >= LOST_LOOKS).map_or(Found::Nowhere, Found::Ended))
+        pending.missing_checks = if used.is_some() { pending.missing_checks + u32::from(!self.too_early) } else { 0 };
+        Ok(used.filter(|_| pending.missing_checks >= LOST_CHECKS).map_or(Found::Nowhere, Found::Ended))
     }
 
     /// Whether a nonce is used at the depth that is asked for, as enough endpoints
     /// say alike.
-    async fn used(&self, nonce: u64) -> Result<Option<Outcome>, SendError> {
+    async fn used(&self, nonce: u64) -> Result<Option<TransactionOutcome>, SendError> {
         let evm = &self.chain.evm;
-        let deep = (evm.reach().await? + 1).saturating_sub(evm.config().confirmations);
+        let deep = (evm.agreed_head().await? + 1).saturating_sub(evm.config().confirmations);
         let count = evm.nonce_at(self.account.address, deep).await?;
         let block = evm.block(deep).await?;
         let lost = block.filter(|_| count.is_some_and(|count| nonce < count));
-        Ok(lost.map(|block| Outcome::Lost { at: block.reference() }))
+        Ok(lost.map(|block| TransactionOutcome::Lost { at: block.reference() }))
     }
 
-    async fn settle(&mut self, n: usize, outcome: Outcome) -> Result<(), SendError> {
+    async fn settle(&mut self, n: usize, outcome: TransactionOutcome) -> Result<(), SendError> {
         let Some(nonce) = self.pending.get(n).map(|pending| pending.entry.nonce) else { return Ok(()) };
         let done = self.outbox.settle(&self.account, nonce, &outcome).await;
         self.written(done)?;
@@ -360,8 +376,9 @@ impl Worker {
             return Ok(());
         };
         let Some(pending) = self.pending.get(n) else { return Ok(()) };
-        let Entry { account, nonce, gas_limit, .. } = pending.entry;
-        let attempt = attempt(&self.key, &Frame { account, nonce, gas_limit, price: higher }, &pending.entry.call)?;
+        let OutboxEntry { account, nonce, gas_limit, .. } = pending.entry;
+        let attempt =
+            attempt(&self.key, &TransactionFields { account, nonce, gas_limit, price: higher }, &pending.entry.call)?;
         let done = self.outbox.add(&account, nonce, &attempt).await;
         self.written(done)?;
         if let Some(pending) = self.pending.get_mut(n) {
@@ -372,7 +389,7 @@ impl Worker {
         Ok(())
     }
 
-    async fn higher(&self, n: usize) -> Result<Option<Price>, SendError> {
+    async fn higher(&self, n: usize) -> Result<Option<GasPrice>, SendError> {
         let Some(pending) = self.pending.get(n) else { return Ok(None) };
         let Some(newest) = pending.newest().filter(|_| pending.entry.attempts.len() < MAX_ATTEMPTS) else {
             return Ok(None);
@@ -383,19 +400,24 @@ impl Worker {
             Err(error) => return Err(error.into()),
         };
         let old = match fresh {
-            Price::Dynamic { .. } => Price::Dynamic { max_fee: newest.max_fee, tip: newest.tip },
-            Price::Legacy { .. } => Price::Legacy { gas_price: newest.max_fee },
+            GasPrice::Dynamic { .. } => GasPrice::Dynamic { max_fee: newest.max_fee, tip: newest.tip },
+            GasPrice::Legacy { .. } => GasPrice::Legacy { gas_price: newest.max_fee },
         };
         Ok(fees::bump(old, fresh, self.chain.evm.caps().max_fee))
     }
 }
 
 /// The next nonce, from what the chain has and what was written.
-fn follow(account: Account, count: u64, highest: Option<u64>, pending: &[Entry]) -> Result<u64, SendError> {
+fn follow(account: SenderAccount, count: u64, highest: Option<u64>, pending: &[OutboxEntry]) -> Result<u64, SendError> {
     let ours = highest.map_or(0, |highest| highest + 1);
     let settled = |nonce: u64| !pending.iter().any(|entry| entry.nonce == nonce);
     match (count..ours).rev().find(|nonce| settled(*nonce)) {
         Some(ours) => Err(SendError::Forgotten { account: account.address, chain: count, ours }),
         None => Ok(count.max(ours)),
     }
+}
+
+/// The entry, if it is of this call.
+pub(super) fn same_call(entry: OutboxEntry, call: &Call) -> Result<OutboxEntry, SendError> {
+    if entry.call == *call { Ok(entry) } else { Err(SendError::KeyReused(entry.key)) }
 }

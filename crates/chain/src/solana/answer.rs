@@ -5,19 +5,19 @@ use std::collections::HashSet;
 use domain::{TokenAmount, Wallet};
 use serde::Deserialize;
 
-use crate::Program;
+use crate::TokenProgram;
 
 /// What is pinned of the mint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mint {
     pub(super) address: String,
-    pub(super) program: Program,
+    pub(super) program: TokenProgram,
     pub(super) decimals: u8,
 }
 
 /// Why an answer cannot be used, though it is of the right shape.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Nonsense {
+pub(super) enum InvalidAnswer {
     #[error("an account of another mint")]
     OtherMint,
     #[error("an account of another owner")]
@@ -38,26 +38,26 @@ pub(super) enum Nonsense {
 
 /// An answer that says which slot it is of.
 #[derive(Debug, Deserialize)]
-pub(super) struct AtSlot<T> {
-    pub(super) context: Context,
+pub(super) struct RpcResponse<T> {
+    pub(super) context: ResponseContext,
     pub(super) value: T,
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Context {
+pub(super) struct ResponseContext {
     pub(super) slot: u64,
 }
 
 /// One token account, with its address.
 #[derive(Debug, Deserialize)]
-pub(super) struct Held {
+pub(super) struct TokenAccount {
     pubkey: String,
-    account: Account<AccountInfo>,
+    account: ParsedAccount<AccountInfo>,
 }
 
 /// An account whose data the RPC has parsed. Raw data (an array) is refused.
 #[derive(Debug, Deserialize)]
-pub(super) struct Account<I> {
+pub(super) struct ParsedAccount<I> {
     owner: String,
     data: Data<I>,
 }
@@ -106,30 +106,30 @@ pub(super) struct MintInfo {
 
 /// The sum of what counts. Accounts that another program owns are not of this
 /// token, whatever they say.
-pub(super) fn sum(accounts: &[Held], mint: &Mint, wallet: &Wallet) -> Result<TokenAmount, Nonsense> {
+pub(super) fn sum(accounts: &[TokenAccount], mint: &Mint, wallet: &Wallet) -> Result<TokenAmount, InvalidAnswer> {
     let wallet = wallet.to_string();
     let mut seen = HashSet::with_capacity(accounts.len());
     let mut total = 0_u128;
     for held in accounts.iter().filter(|held| held.account.owner == mint.program.address()) {
         if !seen.insert(held.pubkey.as_str()) {
-            return Err(Nonsense::Twice);
+            return Err(InvalidAnswer::Twice);
         }
         total += u128::from(counted(&held.account.data.parsed.info, mint, &wallet)?);
     }
     Ok(TokenAmount(total))
 }
 
-fn counted(info: &AccountInfo, mint: &Mint, wallet: &str) -> Result<u64, Nonsense> {
+fn counted(info: &AccountInfo, mint: &Mint, wallet: &str) -> Result<u64, InvalidAnswer> {
     if info.mint != mint.address {
-        return Err(Nonsense::OtherMint);
+        return Err(InvalidAnswer::OtherMint);
     }
     if info.owner != wallet {
-        return Err(Nonsense::OtherOwner);
+        return Err(InvalidAnswer::OtherOwner);
     }
     if info.token_amount.decimals != mint.decimals {
-        return Err(Nonsense::OtherDecimals);
+        return Err(InvalidAnswer::OtherDecimals);
     }
-    let amount = integer(&info.token_amount.amount).ok_or(Nonsense::Amount)?;
+    let amount = integer(&info.token_amount.amount).ok_or(InvalidAnswer::Amount)?;
     Ok(match info.state {
         AccountState::Initialized => amount,
         AccountState::Frozen | AccountState::Uninitialized => 0,
@@ -142,12 +142,12 @@ fn integer(text: &str) -> Option<u64> {
 }
 
 /// What to pin of a mint.
-pub(super) fn mint(address: &str, account: Option<&Account<MintInfo>>) -> Result<Mint, Nonsense> {
-    let account = account.ok_or(Nonsense::NoMint)?;
-    let program = Program::at(&account.owner).ok_or(Nonsense::NoTokenProgram)?;
+pub(super) fn mint(address: &str, account: Option<&ParsedAccount<MintInfo>>) -> Result<Mint, InvalidAnswer> {
+    let account = account.ok_or(InvalidAnswer::NoMint)?;
+    let program = TokenProgram::at(&account.owner).ok_or(InvalidAnswer::NoTokenProgram)?;
     let info = &account.data.parsed.info;
     if !info.is_initialized {
-        return Err(Nonsense::Uninitialised);
+        return Err(InvalidAnswer::Uninitialised);
     }
     Ok(Mint { address: address.to_owned(), program, decimals: info.decimals })
 }
@@ -163,12 +163,12 @@ mod tests {
     const OWNER: Wallet = Wallet([9; 32]);
 
     fn pinned() -> Mint {
-        Mint { address: MINT.to_owned(), program: Program::SplToken, decimals: 6 }
+        Mint { address: MINT.to_owned(), program: TokenProgram::SplToken, decimals: 6 }
     }
 
     fn account(pubkey: &str, amount: &Value, state: &str) -> Value {
         json!({"pubkey": pubkey, "account": {
-            "owner": Program::SplToken.address(),
+            "owner": TokenProgram::SplToken.address(),
             "data": {"program": "spl-token", "space": 165, "parsed": {"type": "account", "info": {
                 "mint": MINT, "owner": OWNER.to_string(), "state": state, "isNative": false,
                 "tokenAmount": {"amount": amount, "decimals": 6, "uiAmount": null, "uiAmountString": "?"},
@@ -176,12 +176,12 @@ mod tests {
         }})
     }
 
-    fn read(accounts: Value) -> Result<Result<TokenAmount, Nonsense>, serde_json::Error> {
-        let accounts: Vec<Held> = serde_json::from_value(accounts)?;
+    fn read(accounts: Value) -> Result<Result<TokenAmount, InvalidAnswer>, serde_json::Error> {
+        let accounts: Vec<TokenAccount> = serde_json::from_value(accounts)?;
         Ok(sum(&accounts, &pinned(), &OWNER))
     }
 
-    fn changed(pointer: &str, to: Value) -> Result<Result<TokenAmount, Nonsense>, serde_json::Error> {
+    fn changed(pointer: &str, to: Value) -> Result<Result<TokenAmount, InvalidAnswer>, serde_json::Error> {
         let mut accounts = json!([account("a", &json!("5"), "initialized")]);
         *accounts.pointer_mut(pointer).unwrap() = to;
         read(accounts)
@@ -217,7 +217,7 @@ mod tests {
         for amount in ["+5", "-5", "5.0", "5e3", "0x5", "", " 5", "18446744073709551616", "NaN"] {
             let answer = changed("/0/account/data/parsed/info/tokenAmount/amount", json!(amount)).unwrap();
             // The empty text is no number either.
-            assert_eq!(answer, Err(Nonsense::Amount), "{amount:?}");
+            assert_eq!(answer, Err(InvalidAnswer::Amount), "{amount:?}");
         }
         for amount in [json!(5), json!(5.5), json!(null), json!(["5"])] {
             assert!(changed("/0/account/data/parsed/info/tokenAmount/amount", amount).is_err());
@@ -228,20 +228,20 @@ mod tests {
     fn accounts_of_others_are_refused() {
         let info = "/0/account/data/parsed/info";
         let cases = [
-            ("mint", json!("So11111111111111111111111111111111111111112"), Nonsense::OtherMint),
-            ("owner", json!(Wallet([8; 32]).to_string()), Nonsense::OtherOwner),
-            ("tokenAmount/decimals", json!(9), Nonsense::OtherDecimals),
+            ("mint", json!("So11111111111111111111111111111111111111112"), InvalidAnswer::OtherMint),
+            ("owner", json!(Wallet([8; 32]).to_string()), InvalidAnswer::OtherOwner),
+            ("tokenAmount/decimals", json!(9), InvalidAnswer::OtherDecimals),
         ];
         for (field, to, said) in cases {
             assert_eq!(changed(&format!("{info}/{field}"), to).unwrap(), Err(said));
         }
         let twice = json!([account("a", &json!("5"), "initialized"), account("a", &json!("5"), "initialized")]);
-        assert_eq!(read(twice).unwrap(), Err(Nonsense::Twice));
+        assert_eq!(read(twice).unwrap(), Err(InvalidAnswer::Twice));
     }
 
     #[test]
     fn accounts_of_another_program_are_not_of_this_token() {
-        let other = changed("/0/account/owner", json!(Program::Token2022.address())).unwrap();
+        let other = changed("/0/account/owner", json!(TokenProgram::Token2022.address())).unwrap();
         assert_eq!(other, Ok(TokenAmount(0)));
     }
 
@@ -257,16 +257,16 @@ mod tests {
     #[test]
     fn a_mint_is_pinned_with_its_program_and_decimals() {
         let of = |owner: &str, ready: bool| {
-            let account: Account<MintInfo> = serde_json::from_value(json!({
+            let account: ParsedAccount<MintInfo> = serde_json::from_value(json!({
                 "owner": owner, "data": {"parsed": {"info": {"decimals": 6, "isInitialized": ready}}},
             }))
             .unwrap();
             mint(MINT, Some(&account))
         };
-        assert_eq!(of(Program::Token2022.address(), true).unwrap().program, Program::Token2022);
-        assert_eq!(of("11111111111111111111111111111111", true), Err(Nonsense::NoTokenProgram));
-        assert_eq!(of(Program::SplToken.address(), false), Err(Nonsense::Uninitialised));
-        assert_eq!(mint(MINT, None), Err(Nonsense::NoMint));
+        assert_eq!(of(TokenProgram::Token2022.address(), true).unwrap().program, TokenProgram::Token2022);
+        assert_eq!(of("11111111111111111111111111111111", true), Err(InvalidAnswer::NoTokenProgram));
+        assert_eq!(of(TokenProgram::SplToken.address(), false), Err(InvalidAnswer::Uninitialised));
+        assert_eq!(mint(MINT, None), Err(InvalidAnswer::NoMint));
     }
 
     proptest! {

@@ -10,11 +10,11 @@ use serde_json::json;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
-use super::answer::{self, Account, AtSlot, Held, Mint, MintInfo};
+use super::answer::{self, Mint, MintInfo, ParsedAccount, RpcResponse, TokenAccount};
 use super::endpoints::{Endpoints, Fault};
-use crate::lag::Newest;
+use crate::lag::LagGuard;
 use crate::rpc;
-use crate::{BalanceError, Balances, Commitment, Config, ConfigError, Program};
+use crate::{BalanceError, Balances, Commitment, Config, ConfigError, TokenProgram};
 
 /// What callers are told to wait when no endpoint says better.
 const RETRY_AFTER_S: u64 = 5;
@@ -55,7 +55,7 @@ pub struct SolanaBalances {
     deadline: Duration,
     cache: Cache<Wallet, TokenAmount>,
     places: Semaphore,
-    newest: Newest,
+    newest: LagGuard,
 }
 
 impl SolanaBalances {
@@ -81,7 +81,7 @@ impl SolanaBalances {
                 .time_to_live(Duration::from_millis(config.cache_ms))
                 .build(),
             places: Semaphore::new(usize::try_from(config.concurrency).unwrap_or(Semaphore::MAX_PERMITS)),
-            newest: Newest::new(config.max_lag_slots),
+            newest: LagGuard::new(config.max_lag_slots),
         })
     }
 
@@ -106,7 +106,7 @@ impl SolanaBalances {
 
     /// The token program that owns the mint, once it is known.
     #[must_use]
-    pub fn program(&self) -> Option<Program> {
+    pub fn program(&self) -> Option<TokenProgram> {
         self.mint.get().map(|mint| mint.program)
     }
 
@@ -116,8 +116,9 @@ impl SolanaBalances {
 
     async fn read_mint(&self) -> Result<Mint, Fault> {
         let params = json!([self.address, {"encoding": "jsonParsed", "commitment": self.commitment.as_str()}]);
-        let accept =
-            |answer: AtSlot<Option<Account<MintInfo>>>| Ok(answer::mint(&self.address, answer.value.as_ref())?);
+        let accept = |answer: RpcResponse<Option<ParsedAccount<MintInfo>>>| {
+            Ok(answer::mint(&self.address, answer.value.as_ref())?)
+        };
         let mint = self.endpoints.ask("getAccountInfo", &params, accept).await?;
         tracing::info!(mint = %mint.address, program = ?mint.program, decimals = mint.decimals, "the token is pinned");
         Ok(mint)
@@ -146,7 +147,7 @@ impl SolanaBalances {
             {"mint": mint.address},
             {"encoding": "jsonParsed", "commitment": self.commitment.as_str()},
         ]);
-        let accept = |answer: AtSlot<Vec<Held>>| {
+        let accept = |answer: RpcResponse<Vec<TokenAccount>>| {
             let total = answer::sum(&answer.value, mint, wallet)?;
             self.newest.check(answer.context.slot, Instant::now()).map_err(Fault::Behind)?;
             Ok(total)

@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::answer::Nonsense;
+use super::answer::InvalidAnswer;
 use crate::Config;
-use crate::rpc::{self, Manners, Pool, Seat};
+use crate::rpc::{self, Pool, PooledEndpoint, RetryPolicy};
 
 /// Bytes of an answer at most: some 6,000 token accounts of one wallet.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
@@ -20,7 +20,7 @@ pub(super) enum Fault {
     #[error(transparent)]
     Call(#[from] rpc::Fault),
     #[error("{0}")]
-    Nonsense(#[from] Nonsense),
+    Invalid(#[from] InvalidAnswer),
     #[error("{0} slots behind")]
     Behind(u64),
     #[error("the program ends")]
@@ -32,7 +32,7 @@ impl Fault {
     const fn name(&self) -> &'static str {
         match self {
             Self::Call(fault) => fault.name(),
-            Self::Nonsense(_) => "nonsense",
+            Self::Invalid(_) => "invalid_answer",
             Self::Behind(_) => "behind",
             Self::Ending => "ending",
         }
@@ -47,14 +47,14 @@ impl Endpoints {
     /// # Errors
     /// When the machine has no TLS roots, for instance.
     pub(super) fn new(config: &Config) -> Result<Self, reqwest::Error> {
-        let manners = Manners {
+        let policy = RetryPolicy {
             timeout: Duration::from_millis(config.timeout_ms),
-            bench: Duration::from_millis(config.bench_ms),
+            cooldown: Duration::from_millis(config.bench_ms),
             rounds: config.attempts,
             backoff: Duration::from_millis(config.backoff_ms),
             max_answer: MAX_ANSWER,
         };
-        Pool::new(&config.endpoints, manners).map(Self)
+        Pool::new(&config.endpoints, policy).map(Self)
     }
 
     /// The first answer that `accept` takes.
@@ -67,7 +67,7 @@ impl Endpoints {
         params: &Value,
         accept: impl Fn(T) -> Result<U, Fault>,
     ) -> Result<U, Fault> {
-        (|| self.round(method, params, &accept)).retry(self.0.manners().pauses()).await
+        (|| self.round(method, params, &accept)).retry(self.0.policy().pauses()).await
     }
 
     async fn round<T: DeserializeOwned, U>(
@@ -77,8 +77,8 @@ impl Endpoints {
         accept: &impl Fn(T) -> Result<U, Fault>,
     ) -> Result<U, Fault> {
         let mut last = Fault::Call(rpc::Fault::Unreachable("no endpoint".to_owned()));
-        for seat in self.0.order() {
-            match self.try_one(seat, method, params, accept).await {
+        for endpoint in self.0.in_order() {
+            match self.try_one(endpoint, method, params, accept).await {
                 Ok(answer) => return Ok(answer),
                 Err(fault) => last = fault,
             }
@@ -88,20 +88,20 @@ impl Endpoints {
 
     async fn try_one<T: DeserializeOwned, U>(
         &self,
-        seat: &Seat,
+        endpoint: &PooledEndpoint,
         method: &'static str,
         params: &Value,
         accept: &impl Fn(T) -> Result<U, Fault>,
     ) -> Result<U, Fault> {
         let begun = Instant::now();
-        let answer = self.0.call(seat, method, params).await.map_err(Fault::from).and_then(accept);
+        let answer = self.0.call(endpoint, method, params).await.map_err(Fault::from).and_then(accept);
         let outcome = answer.as_ref().map_or_else(Fault::name, |_| "ok");
         metrics::counter!("palatine_solana_calls_total", "outcome" => outcome).increment(1);
         metrics::histogram!("palatine_solana_call_seconds").record(begun.elapsed().as_secs_f64());
         if let Err(fault) = &answer {
-            tracing::warn!(endpoint = %seat.host(), method, %fault, "a Solana endpoint failed");
+            tracing::warn!(endpoint = %endpoint.host(), method, %fault, "a Solana endpoint failed");
         }
-        self.0.judge(seat, answer.is_err());
+        self.0.record_outcome(endpoint, answer.is_err());
         answer
     }
 }

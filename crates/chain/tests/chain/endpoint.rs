@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use domain::Wallet;
 use futures_util::StreamExt;
 use futures_util::stream::{self, Stream};
-use palatine_chain::{Config, Endpoint, Program};
+use palatine_chain::{Config, Endpoint, TokenProgram};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -95,7 +95,7 @@ impl Fake {
 
 async fn answer(State(seen): State<Arc<Seen>>, Json(request): Json<Value>) -> Response {
     if request["method"] == "getAccountInfo" {
-        return Json(mint_account(Program::SplToken.address(), 6)).into_response();
+        return Json(mint_account(TokenProgram::SplToken.address(), 6)).into_response();
     }
     assert_eq!(request["method"], "getTokenAccountsByOwner");
     assert_eq!(request["params"][1], json!({"mint": MINT}));
@@ -150,7 +150,7 @@ pub(crate) fn at_slot(slot: u64, accounts: &[Value]) -> Value {
 /// One account of `wallet`, at an address of its own.
 pub(crate) fn account(wallet: &Wallet, amount: &str, address: &str) -> Value {
     json!({"pubkey": address, "account": {
-        "owner": Program::SplToken.address(), "lamports": 2_039_280, "executable": false, "space": 165,
+        "owner": TokenProgram::SplToken.address(), "lamports": 2_039_280, "executable": false, "space": 165,
         "data": {"program": "spl-token", "space": 165, "parsed": {"type": "account", "info": {
             "mint": MINT, "owner": wallet.to_string(), "state": "initialized", "isNative": false,
             "tokenAmount": {"amount": amount, "decimals": 6, "uiAmount": 1.5, "uiAmountString": "1.5"},

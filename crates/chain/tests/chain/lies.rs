@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::{TokenAmount, Wallet};
-use palatine_chain::{BalanceError, Balances, ChainError, Config, Endpoint, Program, SolanaBalances};
+use palatine_chain::{BalanceError, Balances, ChainError, Config, Endpoint, SolanaBalances, TokenProgram};
 use serde_json::{Value, json};
 
 use crate::endpoint::{Does, Fake, MINT, SLOT, account, at_slot, config, tls};
@@ -119,14 +119,14 @@ async fn without_an_endpoint_at_start_nobody_reaches_a_tier_until_one_answers() 
 
     let balances = SolanaBalances::new(&config(&[&fake])).unwrap();
     assert_eq!(balances.balance(&WALLET).await, Ok(TokenAmount(5_000_000)));
-    assert_eq!((balances.program(), balances.decimals()), (Some(Program::SplToken), 6));
+    assert_eq!((balances.program(), balances.decimals()), (Some(TokenProgram::SplToken), 6));
 }
 
 #[tokio::test]
 async fn a_pinned_mint_needs_no_endpoint_at_start() {
     tls();
     let fake = Fake::that(holding("1")).await;
-    let mut config = Config { program: Some(Program::SplToken), decimals: Some(6), ..config(&[&fake]) };
+    let mut config = Config { program: Some(TokenProgram::SplToken), decimals: Some(6), ..config(&[&fake]) };
     config.endpoints = vec![Endpoint("http://127.0.0.1:1/".to_owned())];
     let balances = SolanaBalances::connect(&config).await.unwrap();
     assert_eq!((balances.decimals(), balances.mint()), (6, MINT));
@@ -136,7 +136,7 @@ async fn a_pinned_mint_needs_no_endpoint_at_start() {
 #[tokio::test]
 async fn a_wrongly_pinned_mint_makes_balances_unknown() {
     let fake = Fake::that(holding("5")).await;
-    let pinned = Config { program: Some(Program::SplToken), decimals: Some(9), attempts: 1, ..config(&[&fake]) };
+    let pinned = Config { program: Some(TokenProgram::SplToken), decimals: Some(9), attempts: 1, ..config(&[&fake]) };
     assert!(connect(&pinned).await.balance(&WALLET).await.is_err());
 }
 

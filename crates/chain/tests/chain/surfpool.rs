@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use domain::{TokenAmount, Wallet};
 use fixtures::SolanaChain;
-use palatine_chain::{Balances, ChainError, Config, Program, SolanaBalances};
+use palatine_chain::{Balances, ChainError, Config, SolanaBalances, TokenProgram};
 use serde_json::json;
 
 use crate::endpoint::tls;
@@ -23,7 +23,7 @@ async fn connect(config: &Config) -> SolanaBalances {
 async fn minted_frozen_and_several_accounts_of_spl_token_add_up() {
     let mut chain = SolanaChain::start();
     let balances = connect(&chain.config()).await;
-    assert_eq!((balances.program(), balances.decimals()), (Some(Program::SplToken), 6));
+    assert_eq!((balances.program(), balances.decimals()), (Some(TokenProgram::SplToken), 6));
     let held = async || balances.balance(&HOLDER).await.unwrap().0;
     let holder = HOLDER.to_string();
 
@@ -47,7 +47,7 @@ async fn token_2022_is_read_the_same_way() {
     let minted = chain.tell(&json!({"do": "mint", "program": "token-2022", "decimals": 9}));
     let mint = minted["mint"].as_str().unwrap().to_owned();
     let balances = connect(&Config { mint: mint.clone(), ..chain.config() }).await;
-    assert_eq!((balances.program(), balances.decimals()), (Some(Program::Token2022), 9));
+    assert_eq!((balances.program(), balances.decimals()), (Some(TokenProgram::Token2022), 9));
     let holder = HOLDER.to_string();
     chain.tell(&json!({"do": "fund", "wallet": holder, "amount": 2, "mint": mint}));
     chain.tell(&json!({"do": "fund", "wallet": holder, "amount": 3, "mint": mint, "fresh": true}));
@@ -128,7 +128,7 @@ async fn fault_1_0_the_local_chain_lives_past_its_channel_of_events_idle_and_bus
 async fn fault_1_0_a_hung_chain_is_started_again_with_its_mints_accounts_and_balances() {
     let dir = tempfile::tempdir().unwrap();
     let journal = dir.path().join("journal").display().to_string();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = fixtures::free_port().to_string();
     let arguments = ["--journal", &journal, "--port", &port];
     let mut chain = SolanaChain::start_with(&arguments);
     let (holder, other) = (HOLDER.to_string(), OTHER.to_string());

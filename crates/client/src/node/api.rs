@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use wire::TRACEPARENT;
 use wire::fault::Code;
-use wire::node::{Data, Disks, Gone, Marks, NodeInfo, Phase, Sandbox, SandboxSpec, Sandboxes};
+use wire::node::{DataPolicy, DeleteResponse, Disks, MarksPage, NodeInfo, Phase, Sandbox, SandboxSpec, Sandboxes};
 
 use super::call::Call;
 use super::exchange::{Answer, send};
@@ -157,7 +157,13 @@ impl NodeClient {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn delete(&self, id: RunId, pod: PodId, grace: Duration, data: Data) -> Result<Gone, NodeError> {
+    pub async fn delete(
+        &self,
+        id: RunId,
+        pod: PodId,
+        grace: Duration,
+        data: DataPolicy,
+    ) -> Result<DeleteResponse, NodeError> {
         let call = Call::new("delete the sandbox", grace + self.deadlines.margin);
         let path = format!("{}?pod={pod}&grace_ms={}&data={}", sandbox(id), grace.as_millis(), data.as_str());
         self.json(call, empty(Method::DELETE, &path)).await
@@ -197,7 +203,7 @@ impl NodeClient {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn marks(&self, after: u64, wait: Duration) -> Result<Marks, NodeError> {
+    pub async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError> {
         let wait = wait.min(LONGEST_WAIT);
         let call = Call::new("read the metering marks", wait + self.deadlines.margin);
         self.json(call, empty(Method::GET, &format!("/v1/marks?after={after}&wait_ms={}", wait.as_millis()))).await

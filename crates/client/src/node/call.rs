@@ -20,7 +20,7 @@ pub struct Deadlines {
     /// The head of what the guest answers to a passed request. The guest waits up
     /// to 30 s for a command to read its input; a request that says otherwise
     /// (`connect-timeout-ms`) gets that, and [`Self::margin`].
-    pub pass: Duration,
+    pub forward: Duration,
     /// Silence within a streamed answer that is not followed.
     pub idle: Duration,
     /// What is added to a wait that the node was asked for (`wait_ms`, `grace_ms`).
@@ -34,7 +34,7 @@ impl Default for Deadlines {
             create: Duration::from_secs(20),
             tunnel: Duration::from_secs(5),
             stream: Duration::from_secs(10),
-            pass: Duration::from_secs(40),
+            forward: Duration::from_secs(40),
             idle: Duration::from_secs(10),
             margin: Duration::from_secs(10),
         }

@@ -23,7 +23,7 @@ use super::NodeError;
 /// Bytes of an answer that is read whole, at most.
 pub(super) const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// The pause before a node is knocked at again whose queue of connections is full.
-const KNOCK_AGAIN: Duration = Duration::from_millis(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// An answer whose body still flows. Dropping it ends the connection.
 pub(super) struct Answer {
@@ -54,7 +54,7 @@ where
 async fn connect(socket: &Path) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(socket).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(KNOCK_AGAIN).await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(RETRY_PAUSE).await,
             done => return done,
         }
     }

@@ -101,7 +101,7 @@ impl NodeClient {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn pass<B>(&self, id: RunId, path: &str, request: Request<B>) -> Result<Response<NodeBody>, NodeError>
+    pub async fn forward<B>(&self, id: RunId, path: &str, request: Request<B>) -> Result<Response<NodeBody>, NodeError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -120,7 +120,7 @@ impl NodeClient {
     fn patience(&self, headers: &HeaderMap) -> Duration {
         let asked = headers.get(TIMEOUT_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
         let asked = asked.map(|millis| Duration::from_millis(millis).min(LONGEST_PASS) + self.deadlines.margin);
-        asked.unwrap_or_default().max(self.deadlines.pass)
+        asked.unwrap_or_default().max(self.deadlines.forward)
     }
 }
 

@@ -7,7 +7,7 @@ use wire::public::{
 };
 
 use super::http::Call;
-use super::{ClientError, Public};
+use super::{ClientError, GatewayClient};
 
 const JSON: &str = "application/json";
 
@@ -20,7 +20,7 @@ pub struct SpawnOptions {
     pub idempotency_key: Option<String>,
 }
 
-impl Public {
+impl GatewayClient {
     /// The tiers, the token's mint and the known agent types.
     ///
     /// # Errors

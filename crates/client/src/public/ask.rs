@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use wire::Secret;
 
 use super::http::{is_of, number, refused, whole, within, words};
-use super::stream::{EVENT_STREAM, Flow, events};
-use super::{ClientError, Public};
+use super::stream::{EVENT_STREAM, EventStream, events};
+use super::{ClientError, GatewayClient};
 
 const OPERATION: &str = "ask the agent";
 /// What ends a stream of chunks.
@@ -18,7 +18,7 @@ const DONE: &str = "[DONE]";
 
 /// Where an agent answers, and what opens it.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct AgentEndpoint {
     /// The agent's URL, as the gateway tells it.
     pub url: String,
     /// Its bearer token; a public agent needs none.
@@ -40,7 +40,7 @@ pub trait Payer: Send + Sync {
 
 /// What to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct ChatPrompt {
     /// The model to name in the request.
     pub model: String,
     /// The words.
@@ -87,7 +87,7 @@ struct AgentError {
     message: String,
 }
 
-impl Public {
+impl GatewayClient {
     /// Asks an agent; its words come as it says them. An answer that has a price is
     /// paid for once.
     ///
@@ -96,16 +96,16 @@ impl Public {
     /// `agent_unreachable`, one that says no itself is [`ClientError::Agent`].
     pub async fn ask(
         &self,
-        door: &Door,
-        question: &Question,
+        endpoint: &AgentEndpoint,
+        question: &ChatPrompt,
         payer: Option<&dyn Payer>,
-    ) -> Result<Flow<String>, ClientError> {
-        let url = chat_url(&door.url)?;
+    ) -> Result<EventStream<String>, ClientError> {
+        let url = chat_url(&endpoint.url)?;
         let content = Message { role: "user", content: &question.text };
         let body = ChatRequest { model: &question.model, stream: true, messages: [content] };
         let body = serde_json::to_vec(&body).map_err(|error| ClientError::protocol(OPERATION, error))?;
         let mut request = self.http.post(url).header(ACCEPT, EVENT_STREAM).header(CONTENT_TYPE, "application/json");
-        if let Some(token) = &door.token {
+        if let Some(token) = &endpoint.token {
             request = request.bearer_auth(token.expose());
         }
         let idle = self.limits.answer_idle;
@@ -121,7 +121,7 @@ impl Public {
     }
 }
 
-impl Public {
+impl GatewayClient {
     /// Sends a request, and once more with a payment if one is asked for.
     async fn paying(&self, request: Request, payer: Option<&dyn Payer>) -> Result<Response, ClientError> {
         let again = request.try_clone();
@@ -178,9 +178,9 @@ fn parse(data: &str) -> Result<Part, ClientError> {
 }
 
 /// The words of a stream of chunks. One that ends before it says so broke off.
-fn said(events: Flow<sse_stream::Sse>) -> Flow<String> {
+fn said(events: EventStream<sse_stream::Sse>) -> EventStream<String> {
     struct State {
-        events: Flow<sse_stream::Sse>,
+        events: EventStream<sse_stream::Sse>,
         finished: bool,
         over: bool,
     }
@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
 
-    fn flow(data: &[&str]) -> Flow<Sse> {
+    fn flow(data: &[&str]) -> EventStream<Sse> {
         let events: VecDeque<_> = data.iter().map(|data| Ok(Sse::default().data(*data))).collect();
         iter(events).boxed()
     }

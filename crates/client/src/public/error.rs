@@ -1,4 +1,4 @@
-//! What can go wrong between a holder and the house.
+//! Why a call to the gateway has no answer that can be used.
 
 use std::error::Error;
 use std::fmt;
@@ -10,12 +10,12 @@ use wire::process::RpcError;
 
 /// A refusal. Its source is the [`Fault`].
 #[derive(Debug)]
-pub struct Refused {
+pub struct ApiError {
     operation: &'static str,
     fault: Box<Fault>,
 }
 
-impl Refused {
+impl ApiError {
     pub(super) fn new(operation: &'static str, fault: Fault) -> Self {
         Self { operation, fault: Box::new(fault) }
     }
@@ -27,13 +27,13 @@ impl Refused {
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.operation)
     }
 }
 
-impl Error for Refused {
+impl Error for ApiError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&*self.fault)
     }
@@ -51,9 +51,9 @@ pub enum ClientError {
     /// The call must be signed, and no keypair was given.
     #[error("{0}: needs a keypair to sign with")]
     Unsigned(&'static str),
-    /// The gateway, or the agent's door, said no.
+    /// The gateway refused, for itself or for the agent.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    Refused(#[from] ApiError),
     /// The agent itself said no.
     #[error("the agent answered with status {status}: {message}")]
     Agent {

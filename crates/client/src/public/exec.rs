@@ -22,8 +22,8 @@ use wire::process::{
 };
 
 use super::http::{Call, is_of};
-use super::stream::{Flow, chunks};
-use super::{ClientError, Public};
+use super::stream::{EventStream, chunks};
+use super::{ClientError, GatewayClient};
 
 pub(super) const OPERATION: &str = "run the command in the agent";
 /// How often we ask to hear that the process is still there; a third of the
@@ -34,7 +34,7 @@ pub(super) const MAX_INPUT: usize = 32 * 1024;
 
 /// What to run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Command {
+pub struct ExecCommand {
     /// The program and its arguments; never empty.
     pub argv: Vec<String>,
     /// Where; the agent's own directory where absent.
@@ -55,17 +55,17 @@ pub struct Process {
 /// What can be done to a process from aside.
 #[derive(Clone, Debug)]
 pub struct ProcessHandle {
-    client: Public,
+    client: GatewayClient,
     agent: PodId,
     pid: u32,
 }
 
-impl Public {
+impl GatewayClient {
     /// Starts a command in one's own agent.
     ///
     /// # Errors
     /// See [`ClientError`]; a program that is not there is [`ClientError::Rpc`].
-    pub async fn exec(&self, agent: PodId, command: &Command) -> Result<Process, ClientError> {
+    pub async fn exec(&self, agent: PodId, command: &ExecCommand) -> Result<Process, ClientError> {
         let Some((program, arguments)) = command.argv.split_first() else {
             return Err(ClientError::protocol(OPERATION, "there is no command"));
         };
@@ -110,7 +110,7 @@ impl Process {
 
 /// The envelopes of an answer that goes on.
 struct Answers {
-    flow: Flow<Bytes>,
+    flow: EventStream<Bytes>,
     buffer: BytesMut,
 }
 
@@ -197,7 +197,7 @@ impl ProcessHandle {
     }
 
     /// Asks it to end, and ends it by force where it does not. Takes three times
-    /// [`Limits::end`](super::Limits) at most; it may be gone before.
+    /// [`Timeouts::end`](super::Timeouts) at most; it may be gone before.
     pub(super) async fn end(&self) {
         let limit = self.client.limits.end;
         let _ = timeout(limit, self.signal(Signal::Term)).await;

@@ -7,12 +7,12 @@ use domain::PodId;
 use futures_util::stream::{StreamExt, unfold};
 use wire::public::StateChange;
 
-use super::stream::Flow;
-use super::{ClientError, Public};
+use super::stream::EventStream;
+use super::{ClientError, GatewayClient};
 
 const OPERATION: &str = "follow the agent's changes";
 /// Connections in a row that may end without a change.
-const FRUITLESS: u32 = 20;
+const MAX_EMPTY_CONNECTIONS: u32 = 20;
 /// Attempts to open one connection.
 const ATTEMPTS: usize = 8;
 /// The pause before a new connection, and the longest one.
@@ -21,22 +21,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A reader that comes back.
 struct Follower {
-    client: Public,
+    client: GatewayClient,
     agent: PodId,
     after: u64,
-    flow: Option<Flow<StateChange>>,
-    fruitless: u32,
+    flow: Option<EventStream<StateChange>>,
+    empty_connections: u32,
     over: bool,
 }
 
-impl Public {
+impl GatewayClient {
     /// Every change of an agent's state after number `after`, until its end.
     /// Where the gateway goes away or comes back, the stream goes on where it
     /// was; it ends with an error when the gateway stays away.
     #[must_use]
-    pub fn follow(&self, agent: PodId, after: u64) -> Flow<StateChange> {
+    pub fn follow(&self, agent: PodId, after: u64) -> EventStream<StateChange> {
         let client = self.clone();
-        let follower = Follower { client, agent, after, flow: None, fruitless: 0, over: false };
+        let follower = Follower { client, agent, after, flow: None, empty_connections: 0, over: false };
         unfold(follower, |mut follower| async move { follower.next().await.map(|change| (change, follower)) }).boxed()
     }
 }
@@ -56,15 +56,15 @@ impl Follower {
             match self.heard().await {
                 Ok(Some(change)) => {
                     self.after = change.seq;
-                    self.fruitless = 0;
+                    self.empty_connections = 0;
                     return Ok(change);
                 }
-                Ok(None) => self.fruitless += 1,
-                Err(error) if may_pass(&error) => self.fruitless += 1,
+                Ok(None) => self.empty_connections += 1,
+                Err(error) if may_pass(&error) => self.empty_connections += 1,
                 Err(error) => return Err(error),
             }
             self.flow = None;
-            if self.fruitless > FRUITLESS {
+            if self.empty_connections > MAX_EMPTY_CONNECTIONS {
                 return Err(ClientError::BrokenOff(OPERATION));
             }
             tokio::time::sleep(PAUSE).await;
@@ -83,7 +83,7 @@ impl Follower {
     }
 }
 
-async fn connect(client: &Public, agent: PodId, after: u64) -> Result<Flow<StateChange>, ClientError> {
+async fn connect(client: &GatewayClient, agent: PodId, after: u64) -> Result<EventStream<StateChange>, ClientError> {
     let patience = ExponentialBuilder::default()
         .with_min_delay(PAUSE)
         .with_max_delay(LONGEST_PAUSE)

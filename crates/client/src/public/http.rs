@@ -15,7 +15,7 @@ use wire::fault::Fault;
 use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use super::resolve::Resolver;
-use super::{ClientError, Refused};
+use super::{ApiError, ClientError};
 
 /// Bytes of an answer that is read whole, at most.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
@@ -24,7 +24,7 @@ const MAX_WORDS: usize = 200;
 
 /// How long calls may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct Timeouts {
     /// Opening a connection.
     pub connect: Duration,
     /// Reading, and the head of every stream.
@@ -51,7 +51,7 @@ pub struct Limits {
     pub end: Duration,
 }
 
-impl Default for Limits {
+impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
@@ -71,13 +71,13 @@ impl Default for Limits {
 
 /// A client of one gateway. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Public {
+pub struct GatewayClient {
     pub(super) http: Client,
     gateway: Url,
     /// What signatures name: the host of that URL, and of no answer.
     name: GatewayName,
     signer: Option<Arc<Signer>>,
-    pub(super) limits: Limits,
+    pub(super) limits: Timeouts,
 }
 
 /// A keypair, and the last instant it signed.
@@ -140,7 +140,7 @@ impl Call {
     }
 }
 
-impl Public {
+impl GatewayClient {
     /// A client of the gateway at this URL, such as `http://127.0.0.1:8080`. A
     /// TLS provider must be installed.
     ///
@@ -151,7 +151,7 @@ impl Public {
         if rustls::crypto::CryptoProvider::get_default().is_none() {
             return Err(ClientError::Setup("no TLS provider is installed".into()));
         }
-        let limits = Limits::default();
+        let limits = Timeouts::default();
         let resolver = Resolver::new(&url);
         let builder = Client::builder().connect_timeout(limits.connect).redirect(Policy::none());
         let builder = if resolver.is_here() { builder.no_proxy() } else { builder };
@@ -173,7 +173,7 @@ impl Public {
     /// The same client with other limits (but for `connect`, which is fixed when
     /// the client is made).
     #[must_use]
-    pub const fn with_limits(mut self, limits: Limits) -> Self {
+    pub const fn with_limits(mut self, limits: Timeouts) -> Self {
         self.limits = limits;
         self
     }
@@ -204,7 +204,7 @@ impl Public {
 
     async fn send_signed(&self, mut call: Call) -> Result<Response, ClientError> {
         let signer = self.signer.as_ref().ok_or(ClientError::Unsigned(call.operation))?;
-        let request = auth::Request { method: call.method.as_str(), path: &call.path, body: &call.body };
+        let request = auth::BoundRequest { method: call.method.as_str(), path: &call.path, body: &call.body };
         let signed = signer.keypair.sign_request(&self.name, &request, signer.instant());
         call = call
             .header(X_WALLET, &signed.wallet)?
@@ -284,7 +284,7 @@ fn in_the_guest(body: &[u8]) -> Option<ClientError> {
 /// The fault in this body, if it is one.
 pub(super) fn refused(operation: &'static str, body: &[u8]) -> Option<ClientError> {
     let fault: Fault = serde_json::from_slice(body).ok()?;
-    Some(Refused::new(operation, fault).into())
+    Some(ApiError::new(operation, fault).into())
 }
 
 /// Reads the body, at most [`MAX_ANSWER`] bytes of it.

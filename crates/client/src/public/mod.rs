@@ -12,8 +12,8 @@ mod stream;
 mod vault;
 
 pub use api::SpawnOptions;
-pub use ask::{Door, Payer, Question};
-pub use error::{ClientError, Refused};
-pub use exec::{Command, Process, ProcessHandle};
-pub use http::{Limits, Public, gateway_name};
-pub use pump::Exit;
+pub use ask::{AgentEndpoint, ChatPrompt, Payer};
+pub use error::{ApiError, ClientError};
+pub use exec::{ExecCommand, Process, ProcessHandle};
+pub use http::{GatewayClient, Timeouts, gateway_name};
+pub use pump::ExitStatus;

@@ -18,7 +18,7 @@ const BY_SIGNAL: i32 = 128;
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exit {
+pub struct ExitStatus {
     /// Its exit code; 128 + n where signal n ended it. Absent where its end is told in
     /// words that we do not know.
     pub code: Option<i32>,
@@ -28,7 +28,7 @@ pub struct Exit {
     pub status: String,
 }
 
-impl From<Ended> for Exit {
+impl From<Ended> for ExitStatus {
     fn from(ended: Ended) -> Self {
         let signal = ended.signal();
         let code = if ended.exited { Some(ended.exit_code) } else { signal.map(|number| BY_SIGNAL + number) };
@@ -51,7 +51,7 @@ impl Process {
         out: impl AsyncWrite + Unpin,
         err: impl AsyncWrite + Unpin,
         interrupted: impl Future<Output = ()>,
-    ) -> Result<Exit, ClientError> {
+    ) -> Result<ExitStatus, ClientError> {
         let handle = self.handle();
         let exit = self.follow(input, out, err, interrupted).await;
         if exit.is_err() {
@@ -66,7 +66,7 @@ impl Process {
         mut out: impl AsyncWrite + Unpin,
         mut err: impl AsyncWrite + Unpin,
         interrupted: impl Future<Output = ()>,
-    ) -> Result<Exit, ClientError> {
+    ) -> Result<ExitStatus, ClientError> {
         let mut feeding = input.is_some();
         let mut fed = pin!(feed(self.handle(), input));
         let mut ending = pin!(end_when(interrupted, self.handle()));

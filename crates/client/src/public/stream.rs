@@ -12,7 +12,7 @@ use sse_stream::{Sse, SseByteStream};
 use wire::public::StateChange;
 
 use super::http::{Call, is_of};
-use super::{ClientError, Public};
+use super::{ClientError, GatewayClient};
 use crate::LogSource;
 
 /// Bytes between two events of a stream, at most.
@@ -21,14 +21,14 @@ const MAX_EVENT: usize = 1024 * 1024;
 pub(super) const EVENT_STREAM: &str = "text/event-stream";
 
 /// A stream that its reader may hold as long as it likes.
-pub(super) type Flow<T> = BoxStream<'static, Result<T, ClientError>>;
+pub(super) type EventStream<T> = BoxStream<'static, Result<T, ClientError>>;
 
-impl Public {
+impl GatewayClient {
     /// The text that an agent wrote; with `follow`, what it goes on to write.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn logs(&self, id: PodId, source: LogSource, follow: bool) -> Result<Flow<Bytes>, ClientError> {
+    pub async fn logs(&self, id: PodId, source: LogSource, follow: bool) -> Result<EventStream<Bytes>, ClientError> {
         let operation = "read the agent's output";
         let path = format!("/agents/{id}/logs?follow={follow}&source={}", source.as_str());
         let response = self.streamed(Call::get(operation, path, self.limits.read)).await?;
@@ -41,7 +41,7 @@ impl Public {
     /// # Errors
     /// See [`ClientError`]; a connection that breaks ends the stream, and one may
     /// come back with the last `seq`, as [`Self::follow`] does by itself.
-    pub async fn events(&self, id: PodId, after: u64) -> Result<Flow<StateChange>, ClientError> {
+    pub async fn events(&self, id: PodId, after: u64) -> Result<EventStream<StateChange>, ClientError> {
         let operation = "follow the agent's changes";
         let call = Call::get(operation, format!("/agents/{id}/events"), self.limits.read)
             .header("accept", EVENT_STREAM)?
@@ -67,7 +67,7 @@ fn change(operation: &'static str, event: &Sse) -> Result<Option<StateChange>, C
 }
 
 /// The body's pieces as they come; silence longer than `idle` is an error.
-pub(super) fn chunks(operation: &'static str, response: Response, idle: Option<Duration>) -> Flow<Bytes> {
+pub(super) fn chunks(operation: &'static str, response: Response, idle: Option<Duration>) -> EventStream<Bytes> {
     unfold(Some(response), move |response| async move {
         let mut response = response?;
         let next = response.chunk();
@@ -86,7 +86,7 @@ pub(super) fn chunks(operation: &'static str, response: Response, idle: Option<D
 }
 
 /// The body's server-sent events, each of a bounded size.
-pub(super) fn events(operation: &'static str, response: Response, idle: Duration) -> Flow<Sse> {
+pub(super) fn events(operation: &'static str, response: Response, idle: Duration) -> EventStream<Sse> {
     let unread = Arc::new(AtomicUsize::new(0));
     let counted = {
         let unread = Arc::clone(&unread);

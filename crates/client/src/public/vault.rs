@@ -10,11 +10,11 @@ use wire::vault::{
 };
 
 use super::http::Call;
-use super::{ClientError, Public};
+use super::{ClientError, GatewayClient};
 
 const JSON: &str = "application/json";
 
-impl Public {
+impl GatewayClient {
     /// The chain that the gateway works on.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ impl Public {
     ///
     /// # Errors
     /// See [`ClientError`]; a wallet without a link is refused with `not_linked`.
-    pub async fn my_link(&self) -> Result<LinkResponse, ClientError> {
+    pub async fn own_link(&self) -> Result<LinkResponse, ClientError> {
         self.signed(Call::get("read the wallet's link", "/links", self.limits.read)).await
     }
 
@@ -59,7 +59,7 @@ impl Public {
         self.signed(with_json(call, consent)?).await
     }
 
-    /// A vault's books.
+    /// A vault's ledger.
     ///
     /// # Errors
     /// See [`ClientError`].

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use futures_util::StreamExt;
-use palatine_client::{ClientError, Door, Question};
+use palatine_client::{AgentEndpoint, ChatPrompt, ClientError};
 use serde_json::{Value, json};
 use wire::fault::{Code, Fault};
 
@@ -14,9 +14,9 @@ use crate::gateway::{Gateway, ID, Then, body, fault, start};
 
 async fn heard(gateway: &Gateway) -> Vec<Result<String, ClientError>> {
     let url = format!("http://{ID}.localhost:{}", gateway.port);
-    let door = Door { url, token: Some("plt_hush".to_owned().into()) };
-    let question = Question { model: "default".into(), text: "hi".into() };
-    match gateway.hasty.ask(&door, &question, None).await {
+    let agent = AgentEndpoint { url, token: Some("plt_hush".to_owned().into()) };
+    let question = ChatPrompt { model: "default".into(), text: "hi".into() };
+    match gateway.hasty.ask(&agent, &question, None).await {
         Ok(words) => words.collect().await,
         Err(error) => vec![Err(error)],
     }

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream;
-use palatine_client::{ClientError, Command, Exit};
+use palatine_client::{ClientError, ExecCommand, ExitStatus};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, Empty};
 use tokio::sync::mpsc;
@@ -161,11 +161,11 @@ async fn guest() -> (Gateway, Guest) {
     (start(app).await, guest)
 }
 
-fn command(program: &str) -> Command {
-    Command { argv: vec![program.to_owned(), "-x".to_owned()], ..Command::default() }
+fn command(program: &str) -> ExecCommand {
+    ExecCommand { argv: vec![program.to_owned(), "-x".to_owned()], ..ExecCommand::default() }
 }
 
-async fn outcome(gateway: &Gateway, program: &str) -> (Result<Exit, ClientError>, Vec<u8>, Vec<u8>) {
+async fn outcome(gateway: &Gateway, program: &str) -> (Result<ExitStatus, ClientError>, Vec<u8>, Vec<u8>) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let exit = match gateway.hasty.exec(ID.into(), &command(program)).await {
         Ok(process) => {
@@ -179,7 +179,7 @@ async fn outcome(gateway: &Gateway, program: &str) -> (Result<Exit, ClientError>
 #[tokio::test]
 async fn output_goes_where_it_belongs_and_the_exit_code_comes_back() {
     let (gateway, guest) = guest().await;
-    let command = Command {
+    let command = ExecCommand {
         argv: vec!["hi".into(), "-x".into()],
         cwd: Some("/data".into()),
         envs: BTreeMap::from([("A".into(), "1".into())]),
@@ -188,7 +188,7 @@ async fn output_goes_where_it_belongs_and_the_exit_code_comes_back() {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let process = gateway.client.exec(ID.into(), &command).await.unwrap();
     let exit = process.run(None::<Empty>, &mut out, &mut err, pending()).await.unwrap();
-    assert_eq!(exit, Exit { code: Some(3), signal: None, status: "exit status 3".into() });
+    assert_eq!(exit, ExitStatus { code: Some(3), signal: None, status: "exit status 3".into() });
     assert_eq!((out.as_slice(), err.as_slice()), (&b"hi\n"[..], &b"oh\n"[..]));
     let process = json!({"cmd": "hi", "args": ["-x"], "envs": {"A": "1"}, "cwd": "/data"});
     assert_eq!(guest.seen.lock().unwrap()[0].1, json!({"process": process, "stdin": false}));
@@ -198,7 +198,7 @@ async fn output_goes_where_it_belongs_and_the_exit_code_comes_back() {
 async fn case_exec_stdin_input_goes_over_one_signed_call_and_comes_back_whole() {
     let (gateway, guest) = guest().await;
     let sent: Vec<u8> = (0..2_500_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
-    let process = gateway.client.exec(ID.into(), &Command { stdin: true, ..command("cat") }).await.unwrap();
+    let process = gateway.client.exec(ID.into(), &ExecCommand { stdin: true, ..command("cat") }).await.unwrap();
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let input = std::io::Cursor::new(sent.clone());
     let run = process.run(Some(input), &mut out, &mut err, pending());
@@ -225,7 +225,7 @@ impl tokio::io::AsyncRead for Torn {
 #[tokio::test]
 async fn case_exec_stdin_a_run_that_fails_ends_its_command() {
     let (gateway, guest) = guest().await;
-    let process = gateway.client.exec(ID.into(), &Command { stdin: true, ..command("hangs") }).await.unwrap();
+    let process = gateway.client.exec(ID.into(), &ExecCommand { stdin: true, ..command("hangs") }).await.unwrap();
     let failed = process.run(Some(Torn), Vec::new(), Vec::new(), pending()).await.unwrap_err();
     assert!(matches!(failed, ClientError::Local { .. }), "{failed}");
     let seen = guest.seen.lock().unwrap().clone();
@@ -249,7 +249,7 @@ async fn case_exec_stdin_a_run_that_is_interrupted_ends_its_command() {
 #[tokio::test]
 async fn a_command_that_reads_none_of_its_input_ends_by_itself() {
     let (gateway, _) = guest().await;
-    let process = gateway.client.exec(ID.into(), &Command { stdin: true, ..command("hi") }).await.unwrap();
+    let process = gateway.client.exec(ID.into(), &ExecCommand { stdin: true, ..command("hi") }).await.unwrap();
     let endless = tokio::io::repeat(b'y').take(1 << 20);
     let exit = tokio::time::timeout(SOON, process.run(Some(endless), Vec::new(), Vec::new(), pending()))
         .await
@@ -262,7 +262,7 @@ async fn a_command_that_reads_none_of_its_input_ends_by_itself() {
 async fn case_exit_code_a_process_that_a_signal_ended_has_the_code_that_shells_give_it() {
     let (gateway, _) = guest().await;
     let (exit, ..) = outcome(&gateway, "killed").await;
-    assert_eq!(exit.unwrap(), Exit { code: Some(137), signal: Some(9), status: "signal: killed".into() });
+    assert_eq!(exit.unwrap(), ExitStatus { code: Some(137), signal: Some(9), status: "signal: killed".into() });
 }
 
 #[tokio::test]
@@ -304,7 +304,7 @@ async fn an_agent_that_dies_hangs_or_lies_under_a_command_is_an_error_and_never_
     }
     let (exit, ..) = outcome(&gateway, "elsewhere").await;
     assert_eq!(exit.unwrap_err().code(), Some(Code::AgentNotReady));
-    assert!(gateway.client.exec(ID.into(), &Command::default()).await.is_err());
+    assert!(gateway.client.exec(ID.into(), &ExecCommand::default()).await.is_err());
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use auth::{Keypair, Policy, Presented};
+use auth::{Keypair, SignatureHeaders, VerifyPolicy};
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -16,7 +16,7 @@ use domain::{RunId, UnixMillis};
 use futures_util::stream::{self, Stream, StreamExt};
 use http::StatusCode;
 use http_body_util::BodyExt;
-use palatine_client::{Limits, Public};
+use palatine_client::{GatewayClient, Timeouts};
 use tokio::net::TcpListener;
 use wire::connect::Envelope;
 use wire::fault::{Code, Fault};
@@ -31,9 +31,9 @@ type Used = Arc<Mutex<HashSet<[u8; 32]>>>;
 /// A running gateway; it ends with the test's runtime.
 pub(crate) struct Gateway {
     pub(crate) port: u16,
-    pub(crate) client: Public,
+    pub(crate) client: GatewayClient,
     /// A client that a hung gateway costs little time.
-    pub(crate) hasty: Public,
+    pub(crate) hasty: GatewayClient,
 }
 
 pub(crate) async fn start(routes: Router) -> Gateway {
@@ -50,14 +50,14 @@ pub(crate) fn keypair() -> Keypair {
 }
 
 /// A client with the patience of a test.
-pub(crate) fn client(url: &str) -> Public {
+pub(crate) fn client(url: &str) -> GatewayClient {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let limits = Limits { exec_idle: Duration::from_secs(3), ..limits(SOON) };
-    Public::new(url).unwrap().signed_by(keypair()).with_limits(limits)
+    let limits = Timeouts { exec_idle: Duration::from_secs(3), ..limits(SOON) };
+    GatewayClient::new(url).unwrap().signed_by(keypair()).with_limits(limits)
 }
 
-fn limits(all: Duration) -> Limits {
-    Limits {
+fn limits(all: Duration) -> Timeouts {
+    Timeouts {
         connect: all,
         read: all,
         spawn: all,
@@ -85,19 +85,19 @@ async fn guard(State(used): State<Used>, request: Request, next: Next) -> Respon
         (whole.clone(), Body::from(whole))
     };
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
-    let presented = Presented {
+    let presented = SignatureHeaders {
         wallet: text("x-wallet"),
         signature: text("x-signature"),
         timestamp: text("x-timestamp"),
         audience: text("x-audience"),
     };
-    let signed = auth::Request { method: head.method.as_str(), path: &path, body: &body };
+    let signed = auth::BoundRequest { method: head.method.as_str(), path: &path, body: &body };
     let now = UnixMillis::from_system(SystemTime::now()).unwrap();
     // Whoever the client's URL names, is meant.
     let named = [text("host").unwrap().parse().unwrap()];
-    let policy = Policy { audiences: &named, require_bound: true };
+    let policy = VerifyPolicy { audiences: &named, require_bound: true };
     match auth::verify(presented, &signed, policy, now) {
-        Ok(signed) if used.lock().unwrap().insert(signed.stamp_key) => {
+        Ok(signed) if used.lock().unwrap().insert(signed.replay_key) => {
             next.run(Request::from_parts(head, passed)).await
         }
         Ok(_) => fault(Fault::new(Code::ReplayedSignature, "replayed")),

@@ -23,7 +23,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use wire::fault::{Code, Fault};
-use wire::node::{AgentMark, Data, DataDisk, Gone, Marks, Phase, RuntimeName, Sandbox, SandboxSpec, TUNNEL};
+use wire::node::{
+    AgentMark, DataDisk, DataPolicy, DeleteResponse, MarksPage, Phase, RuntimeName, Sandbox, SandboxSpec, TUNNEL,
+};
 use wire::{Environment, Secret};
 
 const ID: RunId = RunId::from_bits(0xa1b2_c3d4_e5f6_7890);
@@ -83,7 +85,7 @@ fn bind() -> (TempDir, PathBuf, UnixListener) {
 
 fn short() -> Deadlines {
     let soon = Duration::from_millis(400);
-    Deadlines { read: soon, create: soon, tunnel: soon, stream: soon, pass: soon, idle: soon, margin: soon }
+    Deadlines { read: soon, create: soon, tunnel: soon, stream: soon, forward: soon, idle: soon, margin: soon }
 }
 
 fn one(phase: Phase) -> Sandbox {
@@ -159,20 +161,23 @@ async fn what_the_node_refuses_keeps_its_code() {
 
 #[tokio::test]
 async fn a_deletion_hands_its_grace_to_the_node() {
-    async fn delete(Query(query): Query<BTreeMap<String, String>>) -> Json<Gone> {
+    async fn delete(Query(query): Query<BTreeMap<String, String>>) -> Json<DeleteResponse> {
         assert_eq!((query["grace_ms"].as_str(), query["data"].as_str()), ("1500", "erase"));
-        Json(Gone { id: ID, kept: None })
+        Json(DeleteResponse { id: ID, kept: None })
     }
     let server = Server::http(Router::new().route("/v1/sandboxes/{id}", axum::routing::delete(delete)));
-    assert_eq!(server.client().delete(ID, ID.into(), Duration::from_millis(1500), Data::Erase).await.unwrap().id, ID);
+    assert_eq!(
+        server.client().delete(ID, ID.into(), Duration::from_millis(1500), DataPolicy::Erase).await.unwrap().id,
+        ID
+    );
 }
 
 #[tokio::test]
 async fn the_list_the_node_itself_and_its_marks_are_read() {
     let mark = AgentMark { agent: ID, mark: Mark { seq: 8, at: UnixMillis(5), kind: MarkKind::Ready } };
-    async fn marks(State(mark): State<AgentMark>, Query(query): Query<BTreeMap<String, u64>>) -> Json<Marks> {
+    async fn marks(State(mark): State<AgentMark>, Query(query): Query<BTreeMap<String, u64>>) -> Json<MarksPage> {
         assert_eq!((query["after"], query["wait_ms"]), (7, 20));
-        Json(Marks { journal: "j1".into(), marks: vec![mark] })
+        Json(MarksPage { journal: "j1".into(), marks: vec![mark] })
     }
     let node = json!({
         "name": "n1", "version": "0.1.0", "runtime": "qemu-tcg", "runtime_reason": "no /dev/kvm", "cores": 2,
@@ -246,15 +251,15 @@ async fn a_server_that_accepts_and_says_nothing_runs_into_every_deadline() {
     let client = server.hasty();
     let spec = spec();
     let empty = || Request::post("/").body(Full::<Bytes>::default()).unwrap();
-    let (read, create, wait, delete, marks, logs, tunnel, pass) = tokio::join!(
+    let (read, create, wait, delete, marks, logs, tunnel, forward) = tokio::join!(
         client.info(),
         client.create(ID, &spec, None),
         client.wait_ready(ID, Duration::from_millis(10)),
-        client.delete(ID, ID.into(), Duration::from_millis(10), Data::Keep),
+        client.delete(ID, ID.into(), Duration::from_millis(10), DataPolicy::Keep),
         client.marks(0, Duration::from_millis(10)),
         client.logs(ID, LogSource::Console, true),
         client.tunnel(ID),
-        client.pass(ID, "/process.Process/Start", empty()),
+        client.forward(ID, "/process.Process/Start", empty()),
     );
     let errors = [
         read.map(drop),
@@ -264,7 +269,7 @@ async fn a_server_that_accepts_and_says_nothing_runs_into_every_deadline() {
         marks.map(drop),
         logs.map(drop),
         tunnel.map(drop),
-        pass.map(drop),
+        forward.map(drop),
     ];
     for error in errors {
         assert!(matches!(error, Err(NodeError::TimedOut { .. })), "{error:?}");
@@ -424,7 +429,7 @@ async fn a_passed_request_keeps_its_body_and_status_and_loses_its_connections_he
         .header("content-type", "application/connect+json")
         .body(Full::new(Bytes::from("frames")))
         .unwrap();
-    let answer = server.client().pass(ID, "/process.Process/Start", request).await.unwrap();
+    let answer = server.client().forward(ID, "/process.Process/Start", request).await.unwrap();
     assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
     assert!(!answer.headers().contains_key("keep-alive"));
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "frames");
@@ -435,7 +440,7 @@ async fn only_process_routes_are_passed() {
     let client = NodeClient::new("/nonexistent");
     for path in ["/v1/stop", "/process.Process/", "/process.Process/../v1/stop", "/process.Process/Start?x=1", ""] {
         let request = Request::post("/").body(Full::<Bytes>::default()).unwrap();
-        let error = client.pass(ID, path, request).await.map(drop).unwrap_err();
+        let error = client.forward(ID, path, request).await.map(drop).unwrap_err();
         assert!(matches!(error, NodeError::Protocol { .. }), "{path}: {error:?}");
     }
 }

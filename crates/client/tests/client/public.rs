@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use bytes::Bytes;
 use domain::{StateName, Wallet};
 use futures_util::StreamExt;
-use palatine_client::{ClientError, LogSource, Public, SpawnOptions};
+use palatine_client::{ClientError, GatewayClient, LogSource, SpawnOptions};
 use serde_json::{Value, json};
 use wire::fault::{Code, Fault};
 use wire::public::SpawnRequest;
@@ -117,7 +117,7 @@ async fn an_endless_answer_is_cut_at_its_bound() {
         Body::from_stream(chunks)
     };
     let gateway = start(Router::new().route("/tiers", get(endless))).await;
-    let patient = Public::new(&format!("http://127.0.0.1:{}", gateway.port)).unwrap();
+    let patient = GatewayClient::new(&format!("http://127.0.0.1:{}", gateway.port)).unwrap();
     assert!(matches!(patient.tiers().await, Err(ClientError::Protocol { .. })));
 }
 
@@ -134,11 +134,11 @@ async fn a_gateway_that_hangs_or_is_not_there_is_said_to_be_that() {
 #[tokio::test]
 async fn without_a_keypair_only_open_calls_are_made() {
     let gateway = start(Router::new().route("/tiers", get(|| async { StatusCode::IM_A_TEAPOT }))).await;
-    let client = Public::new(&format!("http://127.0.0.1:{}", gateway.port)).unwrap();
+    let client = GatewayClient::new(&format!("http://127.0.0.1:{}", gateway.port)).unwrap();
     assert!(matches!(client.agents().await, Err(ClientError::Unsigned("list the agents"))));
     assert!(matches!(client.usage().await, Err(ClientError::Unsigned(_))));
     assert!(matches!(client.tiers().await, Err(ClientError::Protocol { .. })));
-    assert!(matches!(Public::new("127.0.0.1:8080"), Err(ClientError::Gateway(_))));
+    assert!(matches!(GatewayClient::new("127.0.0.1:8080"), Err(ClientError::Gateway(_))));
 }
 
 #[tokio::test]

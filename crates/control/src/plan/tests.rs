@@ -1,6 +1,6 @@
-use domain::{End, Generation, ImageDigest, Meter, StopReason, Tier, TierName, Wallet};
+use domain::{EndReason, Generation, ImageDigest, Meter, StopReason, Tier, TierName, Wallet};
 use proptest::prelude::*;
-use store::{Below, PodKey};
+use store::{BelowTier, PodKey};
 use wire::node::RuntimeName;
 
 use super::*;
@@ -16,9 +16,9 @@ fn id(n: u64) -> RunId {
     RunId::from_bits(n)
 }
 
-fn record(n: u64, state: State) -> Record {
+fn record(n: u64, state: State) -> RunRecord {
     let placed = state != State::Reserved;
-    Record {
+    RunRecord {
         id: id(n),
         pod: PodId::minted(id(n)),
         pod_key: PodKey(n),
@@ -41,7 +41,7 @@ fn record(n: u64, state: State) -> Record {
         epoch: EPOCH,
         meter: Meter::default(),
         was_ready: state == State::Ready,
-        below: Below::default(),
+        below: BelowTier::default(),
         changes: 1,
         data: None,
         data_node: None,
@@ -73,7 +73,7 @@ fn said(sandboxes: Vec<Sandbox>) -> Vec<NodeSaid> {
 
 struct Look {
     nodes: Vec<NodeSaid>,
-    live: Vec<Record>,
+    live: Vec<RunRecord>,
     busy: HashSet<RunId>,
     missing: Missing,
     waited: Waited,
@@ -81,7 +81,7 @@ struct Look {
 }
 
 impl Look {
-    fn at(nodes: Vec<NodeSaid>, live: Vec<Record>, after_ms: u64) -> Self {
+    fn at(nodes: Vec<NodeSaid>, live: Vec<RunRecord>, after_ms: u64) -> Self {
         Self { nodes, live, busy: HashSet::new(), missing: Missing::new(), waited: Waited::new(), after_ms }
     }
 
@@ -134,7 +134,7 @@ fn an_agent_that_is_as_written_down_needs_nothing() {
 
 #[test]
 fn a_reservation_of_an_earlier_run_fails_at_once_and_one_of_this_run_after_its_grace() {
-    let earlier = Record { epoch: Epoch(6), ..record(1, State::Reserved) };
+    let earlier = RunRecord { epoch: Epoch(6), ..record(1, State::Reserved) };
     assert_eq!(Look::at(said(vec![]), vec![earlier], 0).steps(), fail(1, FailReason::Interrupted));
     let ours = record(1, State::Reserved);
     assert_eq!(Look::at(said(vec![]), vec![ours.clone()], 4_999).steps(), vec![]);
@@ -146,7 +146,7 @@ fn a_reservation_of_an_earlier_run_fails_at_once_and_one_of_this_run_after_its_g
 
 #[test]
 fn a_placed_agent_of_an_earlier_run_fails_once_what_was_sent_has_settled() {
-    let earlier = Record { epoch: Epoch(6), ..record(1, State::Placed) };
+    let earlier = RunRecord { epoch: Epoch(6), ..record(1, State::Placed) };
     assert_eq!(Look::at(said(vec![]), vec![earlier.clone()], 1_999).steps(), vec![]);
     assert_eq!(Look::at(said(vec![]), vec![earlier], 2_000).steps(), fail(1, FailReason::Interrupted));
 }
@@ -154,15 +154,15 @@ fn a_placed_agent_of_an_earlier_run_fails_once_what_was_sent_has_settled() {
 #[test]
 fn what_another_gateway_reserves_or_places_is_left_to_it_while_it_is_there() {
     for state in [State::Reserved, State::Placed] {
-        let theirs = Record { epoch: OTHER, ..record(1, state) };
+        let theirs = RunRecord { epoch: OTHER, ..record(1, state) };
         assert_eq!(Look::at(said(vec![]), vec![theirs], 100_000).steps(), vec![], "{state:?}");
     }
 }
 
 #[test]
 fn a_placed_agent_that_its_node_runs_is_taken_over() {
-    let earlier = Record { epoch: Epoch(6), runtime: None, ..record(1, State::Placed) };
-    let seen = Observation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
+    let earlier = RunRecord { epoch: Epoch(6), runtime: None, ..record(1, State::Placed) };
+    let seen = NodeObservation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
     let steps = Look::at(said(vec![sandbox(1, Phase::Ready)]), vec![earlier], 0).steps();
     assert_eq!(steps, vec![Step::See { id: id(1), event: Some(Event::Ready), seen }]);
 }
@@ -173,14 +173,14 @@ fn an_agent_taken_over_that_never_gets_ready_is_overdue() {
     assert_eq!(Look::at(said(vec![sandbox(1, Phase::Booting)]), vec![booting.clone()], 59_999).steps(), vec![]);
     let late = Look::at(said(vec![sandbox(1, Phase::Booting)]), vec![booting], 60_000);
     assert_eq!(late.steps(), fail(1, FailReason::BootTimeout));
-    let again = Record { was_ready: true, ..record(1, State::Booting) };
+    let again = RunRecord { was_ready: true, ..record(1, State::Booting) };
     assert_eq!(Look::at(said(vec![sandbox(1, Phase::Booting)]), vec![again], 600_000).steps(), vec![]);
 }
 
 #[test]
 fn a_guest_that_died_is_seen_booting_with_its_restarts() {
     let down = Sandbox { restarts: 3, ..sandbox(1, Phase::Backoff { at: START }) };
-    let seen = Observation { runtime: "qemu-tcg".to_owned(), restarts: 3 };
+    let seen = NodeObservation { runtime: "qemu-tcg".to_owned(), restarts: 3 };
     let steps = Look::at(said(vec![down]), vec![record(1, State::Ready)], 0).steps();
     assert_eq!(steps, vec![Step::See { id: id(1), event: Some(Event::Booting), seen }]);
 }
@@ -209,17 +209,17 @@ fn a_running_agent_is_lost_only_after_its_node_denied_it_long_enough() {
 fn a_node_that_does_not_answer_changes_nothing_but_what_is_to_end() {
     let silent = vec![NodeSaid { sandboxes: None, ..said(vec![]).remove(0) }];
     let states = [State::Placed, State::Booting, State::Ready];
-    let live: Vec<Record> = (1..).zip(states).map(|(n, state)| record(n, state)).collect();
+    let live: Vec<RunRecord> = (1..).zip(states).map(|(n, state)| record(n, state)).collect();
     assert_eq!(Look::at(silent.clone(), live, 3_600_000).steps(), vec![]);
-    let stopping = record(1, State::Stopping(End::Stopped(StopReason::Requested)));
+    let stopping = record(1, State::Stopping(EndReason::Stopped(StopReason::Requested)));
     assert_eq!(Look::at(silent, vec![stopping], 0).steps(), vec![Step::TearDown { id: id(1) }]);
 }
 
 #[test]
 fn fault_1_1_an_agent_whose_node_lacks_something_waits_for_as_long_as_that_takes() {
-    let lacks = Lack::Disk;
+    let lacks = WaitReason::Disk;
     let waiting = || said(vec![sandbox(1, Phase::Waiting { lacks, since: START })]);
-    let seen = Observation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
+    let seen = NodeObservation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
     let step = Step::See { id: id(1), event: Some(Event::Waiting(lacks)), seen };
     for state in [State::Placed, State::Booting, State::Ready] {
         assert_eq!(Look::at(waiting(), vec![record(1, state)], 3_600_000).steps(), vec![step.clone()]);
@@ -240,12 +240,12 @@ fn fault_1_1_an_agent_whose_node_lacks_something_waits_for_as_long_as_that_takes
 fn fault_1_2_an_agent_that_its_node_cannot_read_is_not_gone() {
     let mut nodes = said(vec![]);
     nodes[0].quarantined.insert(id(1));
-    for state in [State::Placed, State::Booting, State::Waiting(Lack::Disk), State::Ready] {
+    for state in [State::Placed, State::Booting, State::Waiting(WaitReason::Disk), State::Ready] {
         let steps = Look::at(nodes.clone(), vec![record(1, state)], 3_600_000).steps();
-        let event = Some(Event::Waiting(Lack::Ledger));
+        let event = Some(Event::Waiting(WaitReason::Ledger));
         assert!(matches!(&steps[..], [Step::See { event: told, .. }] if *told == event), "{steps:?}");
     }
-    let waits = vec![record(1, State::Waiting(Lack::Ledger))];
+    let waits = vec![record(1, State::Waiting(WaitReason::Ledger))];
     assert_eq!(Look::at(nodes.clone(), waits, 3_600_000).steps(), vec![]);
     // Nor is it an orphan.
     assert_eq!(Look::at(nodes, vec![], 3_600_000).steps(), vec![]);
@@ -256,9 +256,9 @@ fn state() -> impl Strategy<Value = State> {
         Just(State::Reserved),
         Just(State::Placed),
         Just(State::Booting),
-        Just(State::Waiting(Lack::Disk)),
+        Just(State::Waiting(WaitReason::Disk)),
         Just(State::Ready),
-        Just(State::Stopping(End::Stopped(StopReason::Requested))),
+        Just(State::Stopping(EndReason::Stopped(StopReason::Requested))),
     ]
 }
 
@@ -267,7 +267,7 @@ fn phase() -> impl Strategy<Value = Phase> {
         Just(Phase::Booting),
         Just(Phase::Ready),
         Just(Phase::Backoff { at: START }),
-        Just(Phase::Waiting { lacks: Lack::Network, since: START }),
+        Just(Phase::Waiting { lacks: WaitReason::Network, since: START }),
         Just(Phase::Stopping),
         Just(Phase::Failed { reason: FailReason::CrashLoop }),
     ]
@@ -280,8 +280,8 @@ proptest! {
         held in proptest::collection::btree_map(0_u64..20, phase(), 0..20),
         answers: bool, after_ms in 0_u64..100_000,
     ) {
-        let live: Vec<Record> = agents.iter()
-            .map(|(n, (state, epoch, _))| Record { epoch: Epoch(*epoch), ..record(*n, *state) }).collect();
+        let live: Vec<RunRecord> = agents.iter()
+            .map(|(n, (state, epoch, _))| RunRecord { epoch: Epoch(*epoch), ..record(*n, *state) }).collect();
         let sandboxes: Vec<Sandbox> = held.iter().map(|(n, phase)| sandbox(*n, *phase)).collect();
         let nodes = vec![NodeSaid { sandboxes: answers.then_some(sandboxes), ..said(vec![]).remove(0) }];
         let mut look = Look::at(nodes, live, after_ms);

@@ -42,7 +42,7 @@ async fn a_balance_that_comes_back_forgives_and_one_that_is_unknown_stops_nobody
     house.balances.set(wallet(1), 500_000);
     house.balances.fail(false);
     house.pass(Duration::from_secs(12)).await;
-    assert_eq!(house.store.get(id(1)).await.unwrap().unwrap().below, store::Below::default());
+    assert_eq!(house.store.get(id(1)).await.unwrap().unwrap().below, store::BelowTier::default());
     house.pass(Duration::from_secs(60)).await;
     assert_eq!(house.state(1).await, State::Ready);
 }

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use domain::{End, FailReason, Lack, State, StopReason};
+use domain::{EndReason, FailReason, State, StopReason, WaitReason};
 use palatine_control::fake::{Build, Chaos};
 use palatine_control::{Node, SpawnError, StopError};
-use store::{Admission, PodChoice, Record, Reservation};
+use store::{Admission, PodChoice, Reservation, RunRecord};
 use wire::Environment;
 
 use crate::house::{Ground, House, id, pod, wish};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-async fn record(house: &House, n: u64) -> Record {
+async fn record(house: &House, n: u64) -> RunRecord {
     house.store.get(id(n)).await.unwrap().unwrap()
 }
 
@@ -22,11 +22,11 @@ async fn fault_1_1_an_agent_whose_node_lacks_something_waits_for_days_unbilled_a
     let house = ground.house();
     house.spawned(1).await;
     house.pass(Duration::from_secs(5)).await;
-    house.node().lack(id(1), Some(Lack::Disk));
-    house.until("it waits", async |house| house.state(1).await == State::Waiting(Lack::Disk)).await;
+    house.node().lack(id(1), Some(WaitReason::Disk));
+    house.until("it waits", async |house| house.state(1).await == State::Waiting(WaitReason::Disk)).await;
     let paid = house.uptime(1).await;
     house.pass(Duration::from_secs(1_800)).await;
-    assert_eq!(house.state(1).await, State::Waiting(Lack::Disk));
+    assert_eq!(house.state(1).await, State::Waiting(WaitReason::Disk));
     assert_eq!(house.uptime(1).await, paid);
     assert_eq!(house.node().running(), [id(1)]);
     house.node().lack(id(1), None);
@@ -99,7 +99,7 @@ async fn fault_1_2_an_agent_that_its_node_cannot_read_is_not_lost() {
     house.spawned(1).await;
     house.node().quarantine(id(1), true);
     house.pass(Duration::from_secs(600)).await;
-    assert_eq!(house.state(1).await, State::Waiting(Lack::Ledger), "and whoever asks is told so");
+    assert_eq!(house.state(1).await, State::Waiting(WaitReason::Ledger), "and whoever asks is told so");
     assert!(house.node().kept().is_empty());
     house.node().quarantine(id(1), false);
     house.pass(Duration::from_secs(30)).await;
@@ -114,11 +114,11 @@ async fn removed_while_failing(falls_silent: bool) {
     house.spawned(1).await;
     house.node().fail(id(1), FailReason::CrashLoop);
     house.node().set_chaos(Chaos { slow: Duration::from_secs(3), ..Chaos::default() });
-    let failing = State::Stopping(End::Failed(FailReason::CrashLoop));
+    let failing = State::Stopping(EndReason::Failed(FailReason::CrashLoop));
     house.until("it is being taken down", async |house| house.state(1).await == failing).await;
     house.node().set_down(falls_silent);
     let told = house.finish(house.control.remove(pod(1))).await.unwrap();
-    assert!(told.state.end().is_some_and(End::erases_data), "{told:?}");
+    assert!(told.state.end().is_some_and(EndReason::erases_data), "{told:?}");
     assert!(told.state.is_live() || !falls_silent, "{told:?}");
     house.node().set_down(false);
     house.until("the wallet is free", async |house| house.is_free(1).await).await;
@@ -137,7 +137,7 @@ async fn fault_1_1_a_removal_erases_though_its_node_answers_nobody_in_time() {
 }
 
 /// Starts a run of a POD that is there.
-async fn start(house: &House, n: u64, of: u64) -> Result<Record, SpawnError> {
+async fn start(house: &House, n: u64, of: u64) -> Result<RunRecord, SpawnError> {
     let asked = Reservation { pod: PodChoice::Existing(pod(of)), ..wish(of, n, house.now()) };
     let Admission::Reserved(record) = house.store.reserve(asked).await.unwrap() else { panic!("it is refused") };
     house.finish(house.control.spawn(record, Environment::default(), None)).await

@@ -11,7 +11,7 @@ use chain::fake::FakeBalances;
 use domain::{ImageDigest, PodId, RunId, State, Tier, TierName, Tiers, UnixMillis, Wallet};
 use palatine_control::fake::{Build, FakeNode, TokioClock};
 use palatine_control::{Clock, Config, Control, Node};
-use store::{Admission, PodChoice, Record, Reservation, Sqlite, Stamp, Store};
+use store::{Admission, PodChoice, ReplayKey, Reservation, RunRecord, Sqlite, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -77,7 +77,7 @@ impl Ground {
             }
         });
         let store = self.store();
-        let balances = Arc::new(FakeBalances::where_everybody_holds(10_000_000));
+        let balances = Arc::new(FakeBalances::with_default_balance(10_000_000));
         let stopping = CancellationToken::new();
         let control = Control::start_at(
             self.config.clone(),
@@ -121,7 +121,7 @@ fn bytes(n: u64) -> [u8; 32] {
 /// Agent `n` of wallet `holder`.
 pub(crate) fn wish(holder: u64, n: u64, now: UnixMillis) -> Reservation {
     Reservation {
-        stamp: Stamp { key: bytes(n), expires_at: now.plus(330_000) },
+        replay_key: ReplayKey { key: bytes(n), expires_at: now.plus(330_000) },
         id: id(n),
         wallet: wallet(holder),
         agent_type: "echo".to_owned(),
@@ -145,7 +145,7 @@ impl House {
         self.clock.now()
     }
 
-    pub(crate) async fn reserve(&self, n: u64) -> Record {
+    pub(crate) async fn reserve(&self, n: u64) -> RunRecord {
         match self.store.reserve(wish(n, n, self.now())).await.unwrap() {
             Admission::Reserved(record) => record,
             other => panic!("not reserved: {other:?}"),
@@ -179,7 +179,7 @@ impl House {
         }
         // Answered behind whatever was asked before.
         let nobody = RunId::from_bits(0);
-        let _ = tokio::join!(self.store.note_balance(nobody, store::Below::default()), self.store.get(nobody));
+        let _ = tokio::join!(self.store.note_balance(nobody, store::BelowTier::default()), self.store.get(nobody));
     }
 
     /// Moves time until the future has come to its end.
@@ -213,7 +213,7 @@ impl House {
     }
 
     /// Reserves and spawns, and must get a ready agent.
-    pub(crate) async fn spawned(&self, n: u64) -> Record {
+    pub(crate) async fn spawned(&self, n: u64) -> RunRecord {
         let record = self.reserve(n).await;
         self.finish(self.control.spawn(record, wire::Environment::default(), None)).await.unwrap()
     }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use domain::{FailReason, NoRoom, State};
+use domain::{FailReason, PlacementError, State};
 use palatine_control::SpawnError;
 use palatine_control::fake::{Build, Fate};
 use wire::Environment;
@@ -8,7 +8,7 @@ use wire::fault::Code;
 
 use crate::house::{Ground, House, id, pod};
 
-async fn spawn(house: &House, n: u64) -> Result<store::Record, SpawnError> {
+async fn spawn(house: &House, n: u64) -> Result<store::RunRecord, SpawnError> {
     let record = house.reserve(n).await;
     house.finish(house.control.spawn(record, Environment::default(), None)).await
 }
@@ -35,7 +35,7 @@ async fn without_room_there_is_no_agent_and_the_wallet_is_free() {
     let house = ground.house();
     spawn(&house, 1).await.unwrap();
     let refused = spawn(&house, 2).await.unwrap_err();
-    assert!(matches!(refused, SpawnError::NoCapacity(NoRoom::Full)), "{refused}");
+    assert!(matches!(refused, SpawnError::NoCapacity(PlacementError::Full)), "{refused}");
     assert_eq!(house.state(2).await, State::Failed(FailReason::NoCapacity));
     assert_eq!(house.node().running(), [id(1)]);
 }
@@ -64,7 +64,7 @@ async fn fault_1_10_a_node_without_the_image_leaves_it_to_the_next() {
         house.nodes[0].set_refusal(Some(first));
         house.nodes[1].set_refusal(Some(second));
         let refused = spawn(&house, n).await.unwrap_err();
-        assert!(matches!(refused, SpawnError::NoCapacity(NoRoom::Full)), "{refused}");
+        assert!(matches!(refused, SpawnError::NoCapacity(PlacementError::Full)), "{refused}");
     }
     house.nodes[0].set_refusal(Some(Code::NoImage));
     house.nodes[1].set_refusal(Some(Code::NoImage));

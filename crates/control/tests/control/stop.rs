@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use domain::{End, State, StopReason};
+use domain::{EndReason, State, StopReason};
 use palatine_control::fake::{Build, Chaos, Fate};
 use palatine_control::{SpawnError, StopError};
 use store::StoreError;
@@ -45,7 +45,7 @@ async fn a_stop_while_the_node_is_silent_holds_the_wallet_until_the_node_confirm
     house.spawned(1).await;
     house.node().set_down(true);
     let record = house.finish(house.control.stop(id(1), REQUESTED)).await.unwrap();
-    assert_eq!(record.state, State::Stopping(End::Stopped(REQUESTED)));
+    assert_eq!(record.state, State::Stopping(EndReason::Stopped(REQUESTED)));
     house.pass(Duration::from_secs(30)).await;
     assert!(!house.is_free(1).await);
     house.node().set_down(false);
@@ -112,7 +112,7 @@ async fn a_node_that_hangs_holds_up_neither_the_callers_nor_other_nodes() {
     house.nodes[0].set_chaos(Chaos { slow: Duration::from_secs(3_000), ..Chaos::default() });
     let began = house.now();
     let record = house.finish(house.control.stop(id(1), REQUESTED)).await.unwrap();
-    assert_eq!(record.state, State::Stopping(End::Stopped(REQUESTED)));
+    assert_eq!(record.state, State::Stopping(EndReason::Stopped(REQUESTED)));
     assert!(house.now().since(began) < 20_000);
     house.nodes[1].crash(id(2));
     let began = house.now();

@@ -4,9 +4,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use alloy_primitives::{Log, Signature, keccak256};
-use serde::{Deserialize, Serialize};
 
-use super::stored::Stored;
 use crate::{Address, B256, U256, Usdc};
 
 /// The EIP-712 type that EIP-3009 has payers sign.
@@ -92,8 +90,7 @@ impl Authorization {
 /// An authorization and its signature. The signature is good for exactly one
 /// transfer to exactly one payee, so it is no secret; `Debug` leaves it out for
 /// brevity.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Stored", into = "Stored")]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SignedAuthorization {
     /// What was signed.
     pub authorization: Authorization,

@@ -5,13 +5,14 @@
 //! version reads this form too: it skips the field.
 
 use alloy_primitives::Signature;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Authorization, SignedAuthorization};
 use crate::{Address, B256, Bytes, U256, Usdc};
 
 #[derive(Serialize, Deserialize)]
-pub(super) struct Stored {
+struct Stored {
     #[serde(default)]
     chain_id: u64,
     token: Address,
@@ -46,6 +47,18 @@ impl TryFrom<Stored> for SignedAuthorization {
         let (chain_id, asset) = (stored.chain_id, stored.token);
         let authorization = Authorization { chain_id, asset, from, to, value, valid_after, valid_before, nonce };
         Ok(Self { authorization, signature: Signature::from_raw(&stored.signature)? })
+    }
+}
+
+impl Serialize for SignedAuthorization {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Stored::from(*self).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SignedAuthorization {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Stored::deserialize(deserializer)?.try_into().map_err(D::Error::custom)
     }
 }
 

@@ -18,7 +18,7 @@ pub struct RelayEntry {
     pub nonce: Option<ForwarderNonce>,
     /// The transaction that carries it out, under [`RelayEntry::key`].
     #[serde(rename = "work")]
-    pub transaction: Transaction,
+    pub transaction: RelayTransaction,
     /// What pays for it, where a fee was asked.
     pub payment: Option<FeePayment>,
     /// Where it is.
@@ -84,7 +84,7 @@ impl ForwarderNonce {
 
 /// A transaction that is ready to be sent from the relayer's account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Transaction {
+pub struct RelayTransaction {
     /// Who is called: the forwarder, or the target itself.
     pub to: Address,
     /// Wei.
@@ -128,12 +128,12 @@ pub enum RelayState {
     /// The fee is in, or none was asked; the call is being sent.
     Sending {
         /// What was taken, where a fee was.
-        fee: Option<Fee>,
+        fee: Option<CollectedFee>,
     },
     /// It is over.
     Done {
         /// What was taken, where a fee was.
-        fee: Option<Fee>,
+        fee: Option<CollectedFee>,
         /// What became of it.
         #[serde(rename = "verdict")]
         outcome: RelayOutcome,
@@ -177,7 +177,7 @@ impl RelayState {
 
 /// A fee that was taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fee {
+pub struct CollectedFee {
     /// How much.
     pub amount: Usdc,
     /// The transaction that moved it.
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!((payment.gas, payment.signed.authorization.value), (90_000, Usdc(5)));
         assert_eq!(payment.signed.authorization.valid_before, U256::from(0x77));
         let done: RelayEntry = serde_json::from_str(DONE).unwrap();
-        let RelayState::Done { fee: Some(Fee { amount: Usdc(1), .. }), outcome } = &done.state else {
+        let RelayState::Done { fee: Some(CollectedFee { amount: Usdc(1), .. }), outcome } = &done.state else {
             panic!("{done:?}")
         };
         assert_eq!((outcome.status, outcome.gas_price), (RelayStatus::Superseded, Some(5_000_000_000_000)));

@@ -8,5 +8,7 @@
 mod entry;
 mod journal;
 
-pub use entry::{Fee, FeePayment, ForwarderNonce, RelayEntry, RelayOutcome, RelayState, RelayStatus, Transaction};
+pub use entry::{
+    CollectedFee, FeePayment, ForwarderNonce, RelayEntry, RelayOutcome, RelayState, RelayStatus, RelayTransaction,
+};
 pub use journal::{DailyQuota, Journal, JournalError, RelayAdmission, RelayCounts};

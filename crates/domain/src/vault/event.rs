@@ -37,7 +37,7 @@ impl FromStr for TaskId {
 
 /// Everything the parties of a task agree to, as `IPODVault.Terms` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Terms {
+pub struct TaskTerms {
     /// Who pays, may dispute, and gets back what the pod does not get.
     pub creator: Address,
     /// Who may complete the task beside the creator; zero for nobody.
@@ -68,7 +68,7 @@ pub struct Terms {
 
 /// What an owner sets for tasks to come, as `IPODVault.Settings` has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Settings {
+pub struct VaultSettings {
     /// Who resolves disputes; zero for nobody.
     pub arbiter: Address,
     /// Who gets the fee; zero if there is none.
@@ -89,7 +89,7 @@ pub enum VaultEvent {
     TaskCreated { task: TaskId, amount: Usdc, creator: Address },
     /// The terms of the task just created. Bytes of the metadata that are no
     /// UTF-8 are shown as U+FFFD: the hash in the terms is of the bytes.
-    TaskTerms { task: TaskId, terms: Terms, metadata: String },
+    TaskTerms { task: TaskId, terms: TaskTerms, metadata: String },
     /// A result was handed in.
     TaskSubmitted { task: TaskId, submitter: Address, result_hash: B256, review_by: u64 },
     /// The agent turned the task down; the refund follows.
@@ -114,7 +114,7 @@ pub enum VaultEvent {
     /// An operator was authorized, or no longer is.
     OperatorSet { operator: Address, authorized: bool },
     /// Settings for tasks to come.
-    SettingsChanged { settings: Settings },
+    SettingsChanged { settings: VaultSettings },
     /// Creation was stopped or allowed again.
     CreationPaused { paused: bool },
     /// The vault was offered; zero takes the offer back.
@@ -129,7 +129,7 @@ pub enum VaultEvent {
 
 /// An event, and where on the chain it stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Logged {
+pub struct LoggedEvent {
     /// The block.
     pub block: BlockRef,
     /// Its place among all logs of the block: with the block's number its key, and

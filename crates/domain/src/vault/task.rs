@@ -10,12 +10,10 @@
 //! `announced`, `declined` and `claimed` last no longer than the transaction that
 //! makes them: they stand for the second event that must follow.
 
-use std::fmt;
-
 use alloy_primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
-use super::{Impossible, Terms, VaultEvent};
+use super::{InvalidEvent, TaskStateName, TaskTerms, VaultEvent};
 use crate::Usdc;
 
 /// Where a task stands.
@@ -64,46 +62,6 @@ pub enum TaskState {
     },
 }
 
-/// A state's name alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "named as the states")]
-pub enum TaskStateName {
-    Announced,
-    Funded,
-    Declined,
-    Submitted,
-    Disputed,
-    Claimed,
-    Completed,
-    Refunded,
-    Resolved,
-}
-
-impl TaskStateName {
-    /// The name as the wire and the database write it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Announced => "announced",
-            Self::Funded => "funded",
-            Self::Declined => "declined",
-            Self::Submitted => "submitted",
-            Self::Disputed => "disputed",
-            Self::Claimed => "claimed",
-            Self::Completed => "completed",
-            Self::Refunded => "refunded",
-            Self::Resolved => "resolved",
-        }
-    }
-}
-
-impl fmt::Display for TaskStateName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
 impl TaskState {
     /// The state's name alone.
     #[must_use]
@@ -136,7 +94,7 @@ pub struct Task {
     /// Who paid.
     pub creator: Address,
     /// Its terms; nothing only while it is announced.
-    pub terms: Option<Terms>,
+    pub terms: Option<TaskTerms>,
     /// What it is about, in its creator's words: not to be trusted.
     pub metadata: String,
     /// Where it stands.
@@ -194,8 +152,8 @@ impl Task {
     /// The task after one more of its events.
     ///
     /// # Errors
-    /// [`Impossible`] when the event cannot follow.
-    pub fn step(&self, event: &VaultEvent) -> Result<Self, Impossible> {
+    /// [`InvalidEvent`] when the event cannot follow.
+    pub fn step(&self, event: &VaultEvent) -> Result<Self, InvalidEvent> {
         use VaultEvent as E;
         match event {
             E::TaskTerms { terms, metadata, .. } => self.agree(terms, metadata),
@@ -211,7 +169,7 @@ impl Task {
     }
 
     /// Steps that move no money.
-    fn advance(&self, event: &VaultEvent) -> Result<Self, Impossible> {
+    fn advance(&self, event: &VaultEvent) -> Result<Self, InvalidEvent> {
         use {TaskState as S, VaultEvent as E};
         let state = match (self.state, event) {
             (S::Funded, E::TaskSubmitted { submitter, result_hash, review_by, .. }) => {
@@ -227,35 +185,35 @@ impl Task {
         Ok(Self { state, ..self.clone() })
     }
 
-    fn agree(&self, terms: &Terms, metadata: &str) -> Result<Self, Impossible> {
+    fn agree(&self, terms: &TaskTerms, metadata: &str) -> Result<Self, InvalidEvent> {
         if self.state != TaskState::Announced {
             return Err(self.refuse("TaskTerms"));
         }
         if terms.amount != self.amount || terms.creator != self.creator {
-            return Err(Impossible::OtherTerms);
+            return Err(InvalidEvent::OtherTerms);
         }
         let (terms, metadata) = (Some(terms.clone()), metadata.to_owned());
         Ok(Self { terms, metadata, state: TaskState::Funded, ..self.clone() })
     }
 
-    fn refund(&self, amount: Usdc) -> Result<Self, Impossible> {
+    fn refund(&self, amount: Usdc) -> Result<Self, InvalidEvent> {
         match self.state {
             TaskState::Funded | TaskState::Declined if amount == self.amount => {
                 Ok(Self { state: TaskState::Refunded, ..self.clone() })
             }
-            TaskState::Funded | TaskState::Declined => Err(Impossible::Amount { said: amount, is: self.amount }),
+            TaskState::Funded | TaskState::Declined => Err(InvalidEvent::Amount { said: amount, is: self.amount }),
             _ => Err(self.refuse("TaskRefunded")),
         }
     }
 
-    fn complete(&self, earned: Usdc) -> Result<Self, Impossible> {
+    fn complete(&self, earned: Usdc) -> Result<Self, InvalidEvent> {
         match self.state {
             TaskState::Submitted { .. } | TaskState::Claimed => self.end(earned, TaskState::Completed { earned }),
             _ => Err(self.refuse("TaskCompleted")),
         }
     }
 
-    fn resolve(&self, earned: Usdc, by_default: bool) -> Result<Self, Impossible> {
+    fn resolve(&self, earned: Usdc, by_default: bool) -> Result<Self, InvalidEvent> {
         match self.state {
             TaskState::Disputed { .. } => self.end(earned, TaskState::Resolved { earned, by_default }),
             _ => Err(self.refuse("TaskResolved")),
@@ -263,16 +221,16 @@ impl Task {
     }
 
     /// The contract credits before it says that the task has ended.
-    fn end(&self, earned: Usdc, state: TaskState) -> Result<Self, Impossible> {
+    fn end(&self, earned: Usdc, state: TaskState) -> Result<Self, InvalidEvent> {
         let left = self.uncredited();
         if earned > left {
-            return Err(Impossible::Amount { said: earned, is: left });
+            return Err(InvalidEvent::Amount { said: earned, is: left });
         }
         Ok(Self { state, ..self.clone() })
     }
 
-    fn credit(&self, amount: Usdc) -> Result<Self, Impossible> {
-        let over = Impossible::Amount { said: amount, is: self.uncredited() };
+    fn credit(&self, amount: Usdc) -> Result<Self, InvalidEvent> {
+        let over = InvalidEvent::Amount { said: amount, is: self.uncredited() };
         match self.state {
             TaskState::Announced | TaskState::Funded | TaskState::Declined => Err(self.refuse("Credited")),
             _ if amount > self.uncredited() => Err(over),
@@ -280,7 +238,7 @@ impl Task {
         }
     }
 
-    const fn refuse(&self, event: &'static str) -> Impossible {
-        Impossible::Step { event, state: self.state.name() }
+    const fn refuse(&self, event: &'static str) -> InvalidEvent {
+        InvalidEvent::Step { event, state: self.state.name() }
     }
 }

@@ -1,11 +1,11 @@
-//! A model of the contract that says what it does, and books that must follow.
+//! A model of the contract that says what it does, and a ledger that must follow.
 
 use std::collections::BTreeMap;
 
 use alloy_primitives::{Address, B256};
 use proptest::prelude::*;
 
-use super::{Books, Impossible, Settings, TaskId, TaskStateName, Terms, VaultEvent as E};
+use super::{InvalidEvent, TaskId, TaskStateName, TaskTerms, VaultEvent as E, VaultLedger, VaultSettings};
 use crate::Usdc;
 
 const OWNER: Address = Address::with_last_byte(1);
@@ -16,8 +16,8 @@ fn person(n: u8) -> Address {
     Address::with_last_byte(0x80 | (n % 4))
 }
 
-fn terms(creator: Address, amount: Usdc) -> Terms {
-    Terms {
+fn terms(creator: Address, amount: Usdc) -> TaskTerms {
+    TaskTerms {
         creator,
         evaluator: Address::ZERO,
         arbiter: Address::ZERO,
@@ -167,25 +167,25 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     prop::collection::vec(act, 0..60)
 }
 
-/// What the books come to.
-fn sums(books: &Books) -> (Vec<u64>, BTreeMap<Address, Usdc>) {
-    let vault = books.vault().unwrap();
+/// What the ledger comes to.
+fn sums(ledger: &VaultLedger) -> (Vec<u64>, BTreeMap<Address, Usdc>) {
+    let vault = ledger.vault().unwrap();
     let figures = vec![vault.available.0, vault.total_earnings.0, vault.locked.0, vault.credited.0, vault.total_tasks];
-    (figures, books.credits().iter().filter(|(_, sum)| sum.0 > 0).map(|(who, sum)| (*who, *sum)).collect())
+    (figures, ledger.credits().iter().filter(|(_, sum)| sum.0 > 0).map(|(who, sum)| (*who, *sum)).collect())
 }
 
 proptest! {
     #[test]
-    fn the_books_follow_the_contract_to_the_micro_usdc(acts in acts()) {
+    fn the_ledger_follows_the_contract_to_the_micro_usdc(acts in acts()) {
         let model = model(&acts);
-        let books = Books::of(&model.said).unwrap();
-        let vault = books.vault().unwrap();
+        let ledger = VaultLedger::of(&model.said).unwrap();
+        let vault = ledger.vault().unwrap();
         prop_assert_eq!(vault.available.0, model.available);
         prop_assert_eq!(vault.total_earnings.0, model.earned);
         prop_assert_eq!(vault.locked.0, model.locked());
         prop_assert_eq!(vault.credited.0, model.credits.values().sum::<u64>());
         for (account, credit) in &model.credits {
-            prop_assert_eq!(books.credit(account).0, *credit);
+            prop_assert_eq!(ledger.credit(account).0, *credit);
         }
         prop_assert_eq!(vault.owes().unwrap().0, model.available + model.locked() + vault.credited.0);
     }
@@ -195,14 +195,14 @@ proptest! {
         let said = model(&acts).said;
         let at = at.index(said.len());
         prop_assume!(said[at].task().is_some());
-        let whole = sums(&Books::of(&said).unwrap());
+        let whole = sums(&VaultLedger::of(&said).unwrap());
         let without: Vec<&E> = said.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, event)| event).collect();
         let twice: Vec<&E> = said.iter().take(at + 1).chain(said.iter().skip(at)).collect();
         for other in [without, twice] {
             let marker = matches!(said[at], E::TaskDeclined { .. } | E::TaskClaimed { .. });
             let open = matches!(said[at], E::TaskSubmitted { .. } | E::TaskDisputed { .. });
-            if let Ok(books) = Books::of(other) {
-                prop_assert!(marker || open || sums(&books) != whole);
+            if let Ok(ledger) = VaultLedger::of(other) {
+                prop_assert!(marker || open || sums(&ledger) != whole);
             }
         }
     }
@@ -215,11 +215,11 @@ proptest! {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             said.swap(n, usize::try_from(state >> 33).unwrap() % (n + 1));
         }
-        let mut books = Books::default();
+        let mut ledger = VaultLedger::default();
         for event in &said {
-            let before = books.clone();
-            if books.apply(event).is_err() {
-                prop_assert_eq!(&books, &before);
+            let before = ledger.clone();
+            if ledger.apply(event).is_err() {
+                prop_assert_eq!(&ledger, &before);
             }
         }
     }
@@ -232,49 +232,49 @@ proptest! {
     }
 }
 
-fn created() -> Books {
-    Books::of(&Model::new().said).unwrap()
+fn created() -> VaultLedger {
+    VaultLedger::of(&Model::new().said).unwrap()
 }
 
 #[test]
 fn the_first_event_is_the_vaults_creation_and_it_comes_once() {
-    let mut books = Books::default();
+    let mut ledger = VaultLedger::default();
     let pause = E::CreationPaused { paused: true };
-    assert_eq!(books.apply(&pause), Err(Impossible::NoVault("CreationPaused")));
-    books.apply(&Model::new().said[0]).unwrap();
-    assert_eq!(books.apply(&Model::new().said[0]), Err(Impossible::VaultTwice));
-    books.apply(&pause).unwrap();
-    assert!(books.vault().unwrap().paused);
+    assert_eq!(ledger.apply(&pause), Err(InvalidEvent::NoVault("CreationPaused")));
+    ledger.apply(&Model::new().said[0]).unwrap();
+    assert_eq!(ledger.apply(&Model::new().said[0]), Err(InvalidEvent::VaultTwice));
+    ledger.apply(&pause).unwrap();
+    assert!(ledger.vault().unwrap().paused);
 }
 
 #[test]
 fn a_place_is_taken_by_whom_it_was_offered_to() {
-    let mut books = created();
+    let mut ledger = created();
     let (heir, thief) = (person(0), person(1));
     let take = |owner| E::OwnershipTransferred { previous_owner: OWNER, owner };
-    assert_eq!(books.apply(&take(heir)), Err(Impossible::Somebody("OwnershipTransferred")));
-    books.apply(&E::OwnershipTransferStarted { owner: OWNER, pending_owner: heir }).unwrap();
-    assert_eq!(books.apply(&take(thief)), Err(Impossible::Somebody("OwnershipTransferred")));
-    books.apply(&take(heir)).unwrap();
+    assert_eq!(ledger.apply(&take(heir)), Err(InvalidEvent::Somebody("OwnershipTransferred")));
+    ledger.apply(&E::OwnershipTransferStarted { owner: OWNER, pending_owner: heir }).unwrap();
+    assert_eq!(ledger.apply(&take(thief)), Err(InvalidEvent::Somebody("OwnershipTransferred")));
+    ledger.apply(&take(heir)).unwrap();
     let back = E::AgentWalletProposed { agent_wallet: AGENT, pending_agent_wallet: Address::ZERO };
-    books.apply(&E::AgentWalletProposed { agent_wallet: AGENT, pending_agent_wallet: heir }).unwrap();
-    books.apply(&back).unwrap();
-    let vault = books.vault().unwrap();
+    ledger.apply(&E::AgentWalletProposed { agent_wallet: AGENT, pending_agent_wallet: heir }).unwrap();
+    ledger.apply(&back).unwrap();
+    let vault = ledger.vault().unwrap();
     assert_eq!((vault.owner, vault.pending_owner, vault.pending_agent_wallet), (heir, None, None));
     let taken = E::AgentWalletChanged { previous_agent_wallet: AGENT, agent_wallet: heir };
-    assert_eq!(books.apply(&taken), Err(Impossible::Somebody("AgentWalletChanged")));
+    assert_eq!(ledger.apply(&taken), Err(InvalidEvent::Somebody("AgentWalletChanged")));
 }
 
 #[test]
 fn operators_and_settings_are_kept() {
-    let mut books = created();
-    books.apply(&E::OperatorSet { operator: FEES, authorized: true }).unwrap();
-    books.apply(&E::OperatorSet { operator: AGENT, authorized: true }).unwrap();
-    books.apply(&E::OperatorSet { operator: FEES, authorized: false }).unwrap();
-    let settings = Settings { arbiter: OWNER, fee_recipient: FEES, fee_bps: 7 };
-    books.apply(&E::SettingsChanged { settings }).unwrap();
-    assert_eq!(books.operators().iter().collect::<Vec<_>>(), [&AGENT]);
-    assert_eq!(books.vault().unwrap().settings, settings);
+    let mut ledger = created();
+    ledger.apply(&E::OperatorSet { operator: FEES, authorized: true }).unwrap();
+    ledger.apply(&E::OperatorSet { operator: AGENT, authorized: true }).unwrap();
+    ledger.apply(&E::OperatorSet { operator: FEES, authorized: false }).unwrap();
+    let settings = VaultSettings { arbiter: OWNER, fee_recipient: FEES, fee_bps: 7 };
+    ledger.apply(&E::SettingsChanged { settings }).unwrap();
+    assert_eq!(ledger.operators().iter().collect::<Vec<_>>(), [&AGENT]);
+    assert_eq!(ledger.vault().unwrap().settings, settings);
 }
 
 #[test]
@@ -282,12 +282,12 @@ fn what_ends_without_its_credits_is_unfinished() {
     let act = |what| Act { what, who: 0, part: 0, amount: 99 };
     let said = model(&[act(0), act(3)]).said;
     let cut = &said[..said.len() - 1];
-    assert_eq!(Books::of(cut), Err(Impossible::Unfinished));
+    assert_eq!(VaultLedger::of(cut), Err(InvalidEvent::Unfinished));
     let half = E::Credited { account: person(0), amount: Usdc(99), task: said[1].task().unwrap() };
-    assert_eq!(Books::of(cut.iter().chain([&half])), Err(Impossible::Unfinished));
+    assert_eq!(VaultLedger::of(cut.iter().chain([&half])), Err(InvalidEvent::Unfinished));
     let much = E::Credited { account: person(0), amount: Usdc(101), task: said[1].task().unwrap() };
-    let refused = Books::of(cut.iter().chain([&much]));
-    assert_eq!(refused, Err(Impossible::Amount { said: Usdc(101), is: Usdc(100) }));
+    let refused = VaultLedger::of(cut.iter().chain([&much]));
+    assert_eq!(refused, Err(InvalidEvent::Amount { said: Usdc(101), is: Usdc(100) }));
 }
 
 #[test]
@@ -296,9 +296,9 @@ fn a_step_that_the_state_does_not_allow_is_named() {
     let mut said = model(&[act(0)]).said;
     let task = said[1].task().unwrap();
     said.push(E::TaskCompleted { task, amount: Usdc(1) });
-    let refused = Impossible::Step { event: "TaskCompleted", state: TaskStateName::Funded };
-    assert_eq!(Books::of(&said), Err(refused.clone()));
+    let refused = InvalidEvent::Step { event: "TaskCompleted", state: TaskStateName::Funded };
+    assert_eq!(VaultLedger::of(&said), Err(refused.clone()));
     assert_eq!(refused.to_string(), "TaskCompleted of a task that is funded");
     let big = E::EarningsWithdrawn { amount: Usdc(1), recipient: OWNER };
-    assert_eq!(created().apply(&big), Err(Impossible::Amount { said: Usdc(1), is: Usdc::ZERO }));
+    assert_eq!(created().apply(&big), Err(InvalidEvent::Amount { said: Usdc(1), is: Usdc::ZERO }));
 }

@@ -44,9 +44,9 @@ pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
 }
 
 /// `{id}` in a path. What cannot be an id is not found.
-pub(crate) struct Id(pub(crate) PodId);
+pub(crate) struct PodPath(pub(crate) PodId);
 
-impl<S: Send + Sync> FromRequestParts<S> for Id {
+impl<S: Send + Sync> FromRequestParts<S> for PodPath {
     type Rejection = Refusal;
 
     async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, Refusal> {
@@ -84,9 +84,9 @@ fn unread(error: &PathRejection) -> Refusal {
 }
 
 /// `{wallet}` in a path.
-pub(crate) struct WalletOf(pub(crate) Wallet);
+pub(crate) struct WalletPath(pub(crate) Wallet);
 
-impl<S: Send + Sync> FromRequestParts<S> for WalletOf {
+impl<S: Send + Sync> FromRequestParts<S> for WalletPath {
     type Rejection = Refusal;
 
     async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, Refusal> {

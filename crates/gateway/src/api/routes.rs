@@ -43,14 +43,14 @@ fn agents() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(usage::usage))
         .routes(routes!(logs::logs))
         .routes(routes!(events::events))
-        .routes(routes!(process::pass))
+        .routes(routes!(process::forward))
 }
 
 /// Vaults, their tasks, links and prices.
 fn payments() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::default()
         .routes(routes!(vaults::chain))
-        .routes(routes!(links::my_link, links::link))
+        .routes(routes!(links::own_link, links::link))
         .routes(routes!(vaults::agent_vault, vaults::deploy))
         .routes(routes!(prices::prices, prices::set_prices))
         .routes(routes!(vaults::submit))

@@ -9,14 +9,14 @@ use crate::ingress::urls::AgentUrl;
 use crate::{Config, ConfigError};
 
 /// An address that is listened on, and whether it speaks TLS.
-pub(crate) type Listening = (SocketAddr, bool);
+pub(crate) type ListenAddress = (SocketAddr, bool);
 
 /// The operator's own list; without one, what follows from the rest of the
 /// configuration. Never what a request says.
 pub(crate) fn audiences(
     config: &Config,
     agent_url: &AgentUrl,
-    listening: &[Listening],
+    listening: &[ListenAddress],
 ) -> Result<Vec<GatewayName>, ConfigError> {
     let mut names: BTreeSet<GatewayName> = config.name.iter().chain(&config.audiences).cloned().collect();
     if config.audiences.is_empty() {
@@ -34,7 +34,7 @@ pub(crate) fn audiences(
 
 /// What an address is called. One that stands for every address is no name: every
 /// gateway that listens so would have the same.
-fn own(listening: &Listening) -> Vec<GatewayName> {
+fn own(listening: &ListenAddress) -> Vec<GatewayName> {
     let ip = listening.0.ip();
     if ip.is_unspecified() {
         Vec::new()
@@ -46,7 +46,7 @@ fn own(listening: &Listening) -> Vec<GatewayName> {
 }
 
 /// What this machine calls itself, and the loopback address that is listened on.
-fn local(listening: &Listening) -> Vec<GatewayName> {
+fn local(listening: &ListenAddress) -> Vec<GatewayName> {
     let ip = Some(listening.0.ip()).filter(|ip| !ip.is_unspecified()).map(host);
     let hosts = ["127.0.0.1", "localhost", "[::1]"].into_iter().map(str::to_owned).chain(ip);
     hosts.filter_map(|host| named(&host, listening)).collect()
@@ -59,7 +59,7 @@ fn host(ip: IpAddr) -> String {
     }
 }
 
-fn named(host: &str, &(address, tls): &Listening) -> Option<GatewayName> {
+fn named(host: &str, &(address, tls): &ListenAddress) -> Option<GatewayName> {
     let usual = if tls { 443 } else { 80 };
     GatewayName::new(host, Some(address.port()).filter(|port| *port != usual)).ok()
 }
@@ -70,7 +70,7 @@ mod tests {
 
     fn names(config: &Config, listening: &[(&str, bool)]) -> Vec<String> {
         let agent_url = AgentUrl::parse(config.agent_url.as_deref().unwrap_or("http://{id}.localhost:8080")).unwrap();
-        let listening: Vec<Listening> =
+        let listening: Vec<ListenAddress> =
             listening.iter().map(|(address, tls)| (address.parse().unwrap(), *tls)).collect();
         let names = audiences(config, &agent_url, &listening).unwrap();
         names.into_iter().map(String::from).collect()

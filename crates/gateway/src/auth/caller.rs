@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use auth::{Claim, Policy, Presented, Request as Bound};
+use auth::{BoundRequest, SignatureHeaders, UnverifiedSignature, VerifyPolicy};
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::FromRequest;
 use bytes::BytesMut;
@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use http::Request;
 use http::header::HeaderMap;
 use http::request::Parts;
-use store::Stamp;
+use store::ReplayKey;
 use wire::connect::Envelope;
 use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
@@ -22,10 +22,10 @@ use crate::refusal::Refusal;
 use crate::state::Gateway;
 
 /// A verified signature that is **not spent yet**: a handler that takes this spends
-/// `stamp`, whatever the answer is. It may be of Romulus's own text.
+/// `replay_key`, whatever the answer is. It may be of Romulus's own text.
 pub(crate) struct UnspentSignature {
     pub(crate) wallet: Wallet,
-    pub(crate) stamp: Stamp,
+    pub(crate) replay_key: ReplayKey,
     /// Whether it covers this request alone.
     pub(crate) bound: bool,
     pub(crate) body: Bytes,
@@ -35,8 +35,8 @@ pub(crate) struct UnspentSignature {
 /// A verified signature that binds the request and this gateway, spent durably.
 pub(crate) struct Holder {
     pub(crate) wallet: Wallet,
-    /// Whether it covers this request alone; otherwise it is a [`Reader`]'s or a
-    /// [`Stopper`]'s, in Romulus's own text.
+    /// Whether it covers this request alone; otherwise it is a [`ReadingHolder`]'s or a
+    /// [`StoppingHolder`]'s, in Romulus's own text.
     pub(crate) bound: bool,
     pub(crate) body: Bytes,
     pub(crate) now: UnixMillis,
@@ -44,11 +44,11 @@ pub(crate) struct Holder {
 
 /// A [`Holder`] who only reads what is its own, and may have signed Romulus's own
 /// text. That works on a full disk too.
-pub(crate) struct Reader(pub(crate) Holder);
+pub(crate) struct ReadingHolder(pub(crate) Holder);
 
 /// A [`Holder`] who is let in however often the wallet has asked, and may have
 /// signed Romulus's own text: stopping always works.
-pub(crate) struct Stopper(pub(crate) Holder);
+pub(crate) struct StoppingHolder(pub(crate) Holder);
 
 /// Which texts open a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +61,9 @@ enum AcceptedText {
 }
 
 impl AcceptedText {
-    fn policy(self, gateway: &Gateway) -> Policy<'_> {
+    fn policy(self, gateway: &Gateway) -> VerifyPolicy<'_> {
         let require_bound = gateway.config.require_bound || self == Self::BoundText;
-        Policy { audiences: &gateway.audiences, require_bound }
+        VerifyPolicy { audiences: &gateway.audiences, require_bound }
     }
 }
 
@@ -83,7 +83,7 @@ impl FromRequest<Arc<Gateway>> for Holder {
     }
 }
 
-impl FromRequest<Arc<Gateway>> for Reader {
+impl FromRequest<Arc<Gateway>> for ReadingHolder {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
@@ -91,7 +91,7 @@ impl FromRequest<Arc<Gateway>> for Reader {
     }
 }
 
-impl FromRequest<Arc<Gateway>> for Stopper {
+impl FromRequest<Arc<Gateway>> for StoppingHolder {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
@@ -100,14 +100,14 @@ impl FromRequest<Arc<Gateway>> for Stopper {
 }
 
 async fn spend(gateway: &Gateway, verified: UnspentSignature) -> Result<Holder, Refusal> {
-    let UnspentSignature { wallet, stamp, bound, body, now } = verified;
-    gateway.spend(stamp).await?;
+    let UnspentSignature { wallet, replay_key, bound, body, now } = verified;
+    gateway.spend(replay_key).await?;
     Ok(Holder { wallet, bound, body, now })
 }
 
 async fn spend_essential(gateway: &Gateway, verified: UnspentSignature) -> Result<Holder, Refusal> {
-    let UnspentSignature { wallet, stamp, bound, body, now } = verified;
-    gateway.spend_essential(stamp, bound).await?;
+    let UnspentSignature { wallet, replay_key, bound, body, now } = verified;
+    gateway.spend_essential(replay_key, bound).await?;
     Ok(Holder { wallet, bound, body, now })
 }
 
@@ -126,7 +126,7 @@ async fn verify(gateway: &Gateway, request: Request<Body>, opens: AcceptedText) 
     cors::need_json(&request)?;
     let (head, body) = request.into_parts();
     // The headers first: a request that they refuse does not have its body read.
-    let claim = Claim::read(presented(&head.headers), opens.policy(gateway), gateway.now())?;
+    let claim = UnverifiedSignature::read(presented(&head.headers), opens.policy(gateway), gateway.now())?;
     let body = read(gateway, body).await?;
     verify_over(gateway, &claim, &head, body)
 }
@@ -136,7 +136,8 @@ async fn verify(gateway: &Gateway, request: Request<Body>, opens: AcceptedText) 
 pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Result<(Wallet, Body), Refusal> {
     cors::need_json(&request)?;
     let (head, body) = request.into_parts();
-    let claim = Claim::read(presented(&head.headers), AcceptedText::BoundText.policy(gateway), gateway.now())?;
+    let claim =
+        UnverifiedSignature::read(presented(&head.headers), AcceptedText::BoundText.policy(gateway), gateway.now())?;
     let mut rest = body.into_data_stream();
     let within = Duration::from_millis(gateway.limits.body_ms);
     let begun = tokio::time::timeout(within, first_envelope(&mut rest)).await;
@@ -162,32 +163,37 @@ async fn first_envelope(body: &mut BodyDataStream) -> Result<(Bytes, Bytes), Ref
     }
 }
 
-fn verify_over(gateway: &Gateway, claim: &Claim<'_>, head: &Parts, body: Bytes) -> Result<UnspentSignature, Refusal> {
+fn verify_over(
+    gateway: &Gateway,
+    claim: &UnverifiedSignature<'_>,
+    head: &Parts,
+    body: Bytes,
+) -> Result<UnspentSignature, Refusal> {
     let now = gateway.now();
     let signed = claim.verify(&bound(head, &body), now)?;
     tracing::debug!(form = signed.form.as_str(), bound = signed.bound, "a signature was verified");
-    if gateway.spent.contains(&signed.stamp_key) {
+    if gateway.spent.contains(&signed.replay_key) {
         return Err(store::StoreError::Replayed.into());
     }
-    let stamp = Stamp { key: signed.stamp_key, expires_at: signed.expires_at };
-    Ok(UnspentSignature { wallet: signed.wallet, stamp, bound: signed.bound, body, now })
+    let replay_key = ReplayKey { key: signed.replay_key, expires_at: signed.expires_at };
+    Ok(UnspentSignature { wallet: signed.wallet, replay_key, bound: signed.bound, body, now })
 }
 
 /// What a bound signature of this request covers.
-fn bound<'a>(head: &'a Parts, body: &'a [u8]) -> Bound<'a> {
+fn bound<'a>(head: &'a Parts, body: &'a [u8]) -> BoundRequest<'a> {
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
-    Bound { method: head.method.as_str(), path, body }
+    BoundRequest { method: head.method.as_str(), path, body }
 }
 
 /// The signature's headers. One that is there twice, or is not text, is as
 /// malformed as an empty one.
-pub(crate) fn presented(headers: &HeaderMap) -> Presented<'_> {
+pub(crate) fn presented(headers: &HeaderMap) -> SignatureHeaders<'_> {
     let one = |name: &str| {
         let mut values = headers.get_all(name).iter();
         let first = values.next()?;
         Some(if values.next().is_some() { "" } else { first.to_str().unwrap_or("") })
     };
-    Presented {
+    SignatureHeaders {
         wallet: one(X_WALLET),
         signature: one(X_SIGNATURE),
         timestamp: one(X_TIMESTAMP),

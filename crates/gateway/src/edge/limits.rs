@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use domain::Client;
+use domain::ClientAddr;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
@@ -119,7 +119,7 @@ impl RateLimits {
 /// What counts as one address: an IPv4 address, or the /64 a provider gives to
 /// one customer.
 pub(crate) fn client_key(address: IpAddr) -> u128 {
-    Client::of(address).0
+    ClientAddr::of(address).0
 }
 
 /// The wider block of an IPv6 address: the /48 that a provider gives to one site,

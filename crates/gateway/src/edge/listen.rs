@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 
-use crate::auth::audience::Listening;
+use crate::auth::audience::ListenAddress;
 use crate::edge::connection::Server;
 use crate::edge::eviction::IdleConnections;
 use crate::edge::limits::{client_block, client_key};
@@ -86,7 +86,7 @@ impl Listeners {
     }
 
     /// The addresses, and which speak TLS.
-    pub(crate) fn listening(&self) -> Result<Vec<Listening>, ListenError> {
+    pub(crate) fn listening(&self) -> Result<Vec<ListenAddress>, ListenError> {
         let plain = self.plain.iter().map(|listener| (listener, false));
         let secure = self.tls.iter().map(|listener| (listener, true));
         plain

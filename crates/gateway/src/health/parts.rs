@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use domain::UnixMillis;
-use wire::public::{Part, PartReport, PartState};
+use wire::public::{Component, ComponentState, ComponentStatus};
 
 /// What is said of a part before its first answer.
 const NOT_ASKED: &str = "it was not asked yet";
@@ -16,7 +16,7 @@ pub(crate) const NO_BALANCE: &str = "no Solana endpoint gives a balance";
 
 /// How the parts were when they were last asked.
 #[derive(Debug)]
-pub(crate) struct PartsHealth(Mutex<BTreeMap<Part, Health>>);
+pub(crate) struct PartsHealth(Mutex<BTreeMap<Component, Health>>);
 
 /// How a part was, and since when it does what it is for, or does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ impl Outage {
 impl Health {
     /// Whether the gateway is not ready meanwhile. On a full disk agents that run can still be
     /// reached, and stopped, which makes room.
-    fn blocks_readiness(&self, part: Part) -> bool {
+    fn blocks_readiness(&self, part: Component) -> bool {
         self.outage.is_some_and(|public| is_needed(part) && public != NO_DISK)
     }
 }
@@ -48,13 +48,15 @@ impl Health {
 impl PartsHealth {
     /// Nothing was asked before `now`.
     pub(crate) fn new(with_evm: bool, now: UnixMillis) -> Self {
-        let parts = [Part::Store, Part::Node, Part::Solana].into_iter().chain(with_evm.then_some(Part::Evm));
+        let parts = [Component::Store, Component::Node, Component::Solana]
+            .into_iter()
+            .chain(with_evm.then_some(Component::Evm));
         let fresh = Health { since: now, outage: Some(NOT_ASKED) };
         Self(Mutex::new(parts.map(|part| (part, fresh)).collect()))
     }
 
     /// Records how a part is. A change is logged, with all that is known of it.
-    pub(crate) fn record(&self, part: Part, outcome: Result<(), Outage>, now: UnixMillis) {
+    pub(crate) fn record(&self, part: Component, outcome: Result<(), Outage>, now: UnixMillis) {
         let outage = outcome.as_ref().err().map(|outage| outage.public);
         metrics::gauge!("palatine_part_up", "part" => part.name()).set(if outcome.is_ok() { 1.0 } else { 0.0 });
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,11 +85,11 @@ impl PartsHealth {
         !all.iter().any(|(part, health)| health.blocks_readiness(*part))
     }
 
-    pub(crate) fn reports(&self) -> Vec<PartReport> {
+    pub(crate) fn reports(&self) -> Vec<ComponentStatus> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let report = |(part, health): (&Part, &Health)| PartReport {
+        let report = |(part, health): (&Component, &Health)| ComponentStatus {
             part: *part,
-            state: if health.outage.is_some() { PartState::Failing } else { PartState::Ok },
+            state: if health.outage.is_some() { ComponentState::Failing } else { ComponentState::Ok },
             since: health.since,
             why: health.outage.map(str::to_owned),
         };
@@ -96,10 +98,10 @@ impl PartsHealth {
 }
 
 /// Whether nothing can be spawned without it.
-pub(crate) const fn is_needed(part: Part) -> bool {
+pub(crate) const fn is_needed(part: Component) -> bool {
     match part {
-        Part::Store | Part::Node | Part::Solana => true,
-        Part::Evm => false,
+        Component::Store | Component::Node | Component::Solana => true,
+        Component::Evm => false,
     }
 }
 
@@ -110,30 +112,30 @@ mod tests {
     #[test]
     fn an_outage_begins_when_it_is_first_seen_and_ends_with_the_first_answer() {
         let parts = PartsHealth::new(false, UnixMillis(1));
-        let solana = || parts.reports().into_iter().find(|report| report.part == Part::Solana).unwrap();
+        let solana = || parts.reports().into_iter().find(|report| report.part == Component::Solana).unwrap();
         let solana_then = solana();
-        assert_eq!((solana_then.state, solana_then.since), (PartState::Failing, UnixMillis(1)));
+        assert_eq!((solana_then.state, solana_then.since), (ComponentState::Failing, UnixMillis(1)));
         assert_eq!(solana_then.why.as_deref(), Some(NOT_ASKED));
-        parts.record(Part::Solana, Ok(()), UnixMillis(1));
+        parts.record(Component::Solana, Ok(()), UnixMillis(1));
         let silence = |public, detail| Err(Outage::new(public, detail));
-        parts.record(Part::Solana, silence(NO_BALANCE, "silence"), UnixMillis(2));
-        parts.record(Part::Solana, silence(NO_BALANCE, "another silence"), UnixMillis(3));
-        assert_eq!((solana().state, solana().since), (PartState::Failing, UnixMillis(2)));
+        parts.record(Component::Solana, silence(NO_BALANCE, "silence"), UnixMillis(2));
+        parts.record(Component::Solana, silence(NO_BALANCE, "another silence"), UnixMillis(3));
+        assert_eq!((solana().state, solana().since), (ComponentState::Failing, UnixMillis(2)));
         assert_eq!(solana().why.as_deref(), Some("no Solana endpoint gives a balance"));
-        parts.record(Part::Solana, Ok(()), UnixMillis(4));
-        assert_eq!((solana().state, solana().since), (PartState::Ok, UnixMillis(4)));
+        parts.record(Component::Solana, Ok(()), UnixMillis(4));
+        assert_eq!((solana().state, solana().since), (ComponentState::Ok, UnixMillis(4)));
         // Without a chain of vaults nothing is said of one.
-        parts.record(Part::Evm, Ok(()), UnixMillis(5));
-        assert!(parts.reports().iter().all(|report| report.part != Part::Evm));
+        parts.record(Component::Evm, Ok(()), UnixMillis(5));
+        assert!(parts.reports().iter().all(|report| report.part != Component::Evm));
     }
 
     #[test]
     fn fault_1_0_a_part_that_fails_otherwise_says_so_and_its_outage_began_before() {
         let parts = PartsHealth::new(true, UnixMillis(1));
-        let evm = || parts.reports().into_iter().find(|report| report.part == Part::Evm).unwrap();
-        parts.record(Part::Evm, Ok(()), UnixMillis(2));
+        let evm = || parts.reports().into_iter().find(|report| report.part == Component::Evm).unwrap();
+        parts.record(Component::Evm, Ok(()), UnixMillis(2));
         for (at, public) in [(3, "no EVM endpoint gives a block"), (4, "the EVM endpoints contradict each other")] {
-            parts.record(Part::Evm, Err(Outage::new(public, "one.example")), UnixMillis(at));
+            parts.record(Component::Evm, Err(Outage::new(public, "one.example")), UnixMillis(at));
             assert_eq!((evm().since, evm().why.as_deref()), (UnixMillis(3), Some(public)));
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::MissedTickBehavior;
-use wire::public::{Part, PartReport, PartState, ReadyResponse};
+use wire::public::{Component, ComponentState, ComponentStatus, ReadyResponse};
 
 use crate::health::parts::{NO_BALANCE, NO_DISK, NO_NODE, NOT_WRITTEN, Outage, is_needed};
 use crate::state::Gateway;
@@ -36,15 +36,18 @@ impl Gateway {
             } else {
                 Ok(())
             };
-            record(Part::Node, outcome);
+            record(Component::Node, outcome);
         };
         let solana = async {
             let read = self.parts.balances.probe().await;
-            record(Part::Solana, read.map_err(|error| Outage::new(NO_BALANCE, error)));
+            record(Component::Solana, read.map_err(|error| Outage::new(NO_BALANCE, error)));
         };
         let evm = async {
             if let Some(treasury) = &self.parts.treasury {
-                record(Part::Evm, treasury.probe().await.map_err(|found| Outage::new(found.summary, found.detail)));
+                record(
+                    Component::Evm,
+                    treasury.probe().await.map_err(|found| Outage::new(found.summary, found.detail)),
+                );
             }
         };
         tokio::join!(node, solana, evm);
@@ -53,9 +56,9 @@ impl Gateway {
     /// What `/ready` says.
     pub(crate) async fn readiness(&self) -> (StatusCode, ReadyResponse) {
         let stored = self.parts.store.check().await;
-        self.parts_health.record(Part::Store, stored.map_err(|error| Outage::new(NOT_WRITTEN, error)), self.now());
+        self.parts_health.record(Component::Store, stored.map_err(|error| Outage::new(NOT_WRITTEN, error)), self.now());
         let parts = self.parts_health.reports();
-        let failing = |report: &&PartReport| report.state == PartState::Failing;
+        let failing = |report: &&ComponentStatus| report.state == ComponentState::Failing;
         let ready = self.parts_health.are_ready() && !self.draining.is_cancelled();
         let status = if self.draining.is_cancelled() {
             "shutting down".to_owned()
@@ -70,6 +73,6 @@ impl Gateway {
     }
 }
 
-fn sentence(report: &PartReport) -> String {
+fn sentence(report: &ComponentStatus) -> String {
     format!("{}: {}", report.part.name(), report.why.as_deref().unwrap_or("failing"))
 }

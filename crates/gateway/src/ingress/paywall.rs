@@ -13,10 +13,10 @@ use http::Response;
 use http::header::HeaderMap;
 use http::request::Parts;
 use hyper::body::{Body as _, Incoming};
-use store::Record;
+use store::RunRecord;
 use wire::fault::{Code, Fault};
 use x402::{
-    AnswerError, AnswerPermit, CheckedPayment, Client, PaymentRejection, PricedRequest, Quote, RequestBinding,
+    AnswerError, AnswerPermit, CheckedPayment, ClientAddr, PaymentRejection, PricedRequest, Quote, RequestBinding,
     RequestHash, Seller, SettlementError,
 };
 
@@ -42,7 +42,7 @@ pub(crate) struct VerifiedPayment<'a> {
 
 impl VerifiedPayment<'_> {
     /// Whose quotas the request takes from.
-    pub(crate) const fn requester(&self, client: Client) -> Requester {
+    pub(crate) const fn requester(&self, client: ClientAddr) -> Requester {
         Requester::Payer(client.0, self.payment.payer())
     }
 
@@ -63,7 +63,7 @@ pub(crate) struct Paywall {
     seller: Arc<Seller>,
     quote: Quote,
     resource: String,
-    client: Client,
+    client: ClientAddr,
 }
 
 impl Gateway {
@@ -82,7 +82,7 @@ impl Gateway {
     /// The paywall before a request to this agent.
     pub(crate) async fn paywall(
         &self,
-        record: &Record,
+        record: &RunRecord,
         price: Usdc,
         head: &Parts,
         client: IpAddr,
@@ -94,7 +94,7 @@ impl Gateway {
             seller: payments.seller()?,
             quote: payments.quote(record.wallet, &url, price).await?,
             resource: record.pod.to_string(),
-            client: Client::of(client),
+            client: ClientAddr::of(client),
         })
     }
 
@@ -111,7 +111,7 @@ impl Gateway {
 
 impl Paywall {
     /// The address of the client.
-    pub(crate) const fn client(&self) -> Client {
+    pub(crate) const fn client(&self) -> ClientAddr {
         self.client
     }
 
@@ -164,25 +164,25 @@ fn with_headers(mut response: Response<Body>, headers: HeaderMap) -> Response<Bo
 /// Ends a paid request. An agent that did not answer, or failed, still owes the answer:
 /// the payment can be used again. Every other answer is the one that was bought. The
 /// receipt goes with all of them.
-pub(crate) async fn finish(ticket: AnswerPermit, answered: Result<Response<Body>, Refusal>) -> Response<Body> {
-    let receipt = ticket.headers();
+pub(crate) async fn finish(permit: AnswerPermit, answered: Result<Response<Body>, Refusal>) -> Response<Body> {
+    let receipt = permit.headers();
     let is_answer = answered.as_ref().is_ok_and(|response| !response.status().is_server_error());
-    let booked = if is_answer {
-        book(ticket).await
+    let recorded = if is_answer {
+        record_answer(permit).await
     } else {
-        if let Err(error) = ticket.give_back().await {
+        if let Err(error) = permit.give_back().await {
             tracing::warn!(%error, "a payment cannot be released now; it can be used again when its claim expires");
         }
         Ok(())
     };
-    let response = booked.and(answered).unwrap_or_else(IntoResponse::into_response);
+    let response = recorded.and(answered).unwrap_or_else(IntoResponse::into_response);
     with_headers(response, receipt)
 }
 
-async fn book(ticket: AnswerPermit) -> Result<(), Refusal> {
-    ticket.answer().await.map(drop).map_err(|error| {
-        tracing::warn!(%error, "the answer to a paid request cannot be booked and is withheld");
-        let said = "the payment cannot be booked just now; send the same request again";
+async fn record_answer(permit: AnswerPermit) -> Result<(), Refusal> {
+    permit.answer().await.map(drop).map_err(|error| {
+        tracing::warn!(%error, "the answer to a paid request cannot be recorded and is withheld");
+        let said = "the payment cannot be recorded just now; send the same request again";
         match error {
             AnswerError::Lost => {
                 Fault::new(Code::PaymentInFlight, "another copy of this request answers it").retry_after(SOON_S).into()

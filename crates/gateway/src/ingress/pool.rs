@@ -15,7 +15,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use moka::future::Cache;
-use store::Record;
+use store::RunRecord;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
@@ -25,7 +25,7 @@ use crate::Limits;
 use crate::edge::idle::IdleTimer;
 use crate::edge::requester::Requester;
 use crate::ingress::queue::{Queue, QueuePermit, busy};
-use crate::nodes::guests::{GuestError, Guests};
+use crate::nodes::guests::{GuestConnector, GuestError};
 use crate::nodes::record::node_of;
 use crate::refusal::Refusal;
 
@@ -37,7 +37,7 @@ const PORTS: u64 = 16_384;
 
 /// The pools of all agents that had requests lately.
 pub(crate) struct Pools {
-    guests: Arc<dyn Guests>,
+    guests: Arc<dyn GuestConnector>,
     limits: Limits,
     agents: Mutex<HashMap<(RunId, Generation), Arc<Pool>>>,
     /// The agents' ports, as far as requests have named one.
@@ -48,12 +48,12 @@ impl Pools {
     /// How often idle connections are looked for.
     pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
-    pub(crate) fn new(guests: Arc<dyn Guests>, limits: &Limits) -> Self {
+    pub(crate) fn new(guests: Arc<dyn GuestConnector>, limits: &Limits) -> Self {
         Self { guests, limits: limits.clone(), agents: Mutex::default(), ports: Cache::new(PORTS) }
     }
 
     /// Waits for a permit for one request to this agent.
-    pub(crate) async fn lease(&self, record: &Record, requester: Requester) -> Result<Lease, Refusal> {
+    pub(crate) async fn lease(&self, record: &RunRecord, requester: Requester) -> Result<Lease, Refusal> {
         let pool = self.pool(record)?;
         let until = Instant::now() + Duration::from_millis(self.limits.agent_wait_ms);
         let permit = pool.queue.acquire(requester, until).await?;
@@ -62,7 +62,7 @@ impl Pools {
 
     /// The port that the agent serves. Its node is asked once: the port is its image's,
     /// and however often the agent is started again, at one generation it has one image.
-    pub(crate) async fn port(&self, record: &Record) -> Result<u16, Refusal> {
+    pub(crate) async fn port(&self, record: &RunRecord) -> Result<u16, Refusal> {
         let key = (record.id, record.generation);
         if let Some(port) = self.ports.get(&key).await {
             return Ok(port);
@@ -72,7 +72,7 @@ impl Pools {
         Ok(port)
     }
 
-    fn pool(&self, record: &Record) -> Result<Arc<Pool>, Refusal> {
+    fn pool(&self, record: &RunRecord) -> Result<Arc<Pool>, Refusal> {
         let node = node_of(record)?;
         let fresh = || Arc::new(Pool::new(Arc::clone(&self.guests), node, record.id, &self.limits));
         Ok(Arc::clone(self.agents().entry((record.id, record.generation)).or_insert_with(fresh)))
@@ -94,7 +94,7 @@ impl Pools {
 
 /// The connections to one agent.
 struct Pool {
-    guests: Arc<dyn Guests>,
+    guests: Arc<dyn GuestConnector>,
     node: String,
     id: RunId,
     queue: Queue,
@@ -157,7 +157,7 @@ impl BodyHistory {
 }
 
 impl Pool {
-    fn new(guests: Arc<dyn Guests>, node: &str, id: RunId, limits: &Limits) -> Self {
+    fn new(guests: Arc<dyn GuestConnector>, node: &str, id: RunId, limits: &Limits) -> Self {
         Self {
             guests,
             node: node.to_owned(),

@@ -15,7 +15,7 @@ use wire::TRACEPARENT;
 use wire::fault::Fault;
 use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
-use crate::api::extract::Id;
+use crate::api::extract::PodPath;
 use crate::auth::caller::{self, Holder};
 use crate::edge::idle::IdleTimer;
 use crate::edge::source::RequestSource;
@@ -58,10 +58,10 @@ pub(crate) struct Segment {
     ),
     security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
-pub(crate) async fn pass(
+pub(crate) async fn forward(
     State(gateway): State<Arc<Gateway>>,
     Extension(source): Extension<RequestSource>,
-    Id(id): Id,
+    PodPath(id): PodPath,
     Path(Segment { method }): Path<Segment>,
     request: Request<Body>,
 ) -> Result<Response<Body>, Refusal> {
@@ -90,7 +90,7 @@ pub(crate) async fn pass(
     let mut request = Request::new(Body::new(timer.wrap(body)));
     *request.method_mut() = Method::POST;
     *request.headers_mut() = headers;
-    let answer = gateway.parts.guests.pass(node, record.id, &format!("/process.Process/{method}"), request).await?;
+    let answer = gateway.parts.guests.forward(node, record.id, &format!("/process.Process/{method}"), request).await?;
     let (mut head, body) = answer.into_parts();
     strip_hop_by_hop(&mut head.headers);
     let body = until_drained(body, permit, &gateway.draining);

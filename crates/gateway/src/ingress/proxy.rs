@@ -16,7 +16,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use store::Record;
+use store::RunRecord;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -119,7 +119,7 @@ struct ResponseContext {
 /// A request that has a price.
 struct PaidRequest {
     paywall: Paywall,
-    record: Record,
+    record: RunRecord,
     client: Option<UpgradeRequest>,
     context: ResponseContext,
     /// As it came: what the payment is bound to.
@@ -138,7 +138,7 @@ fn presented(headers: &HeaderMap, socket: Option<Socket>) -> impl Iterator<Item 
 }
 
 /// The agent, if the caller may talk to it and it can answer.
-fn reachable(last_run: Option<Record>, open: bool) -> Result<Record, Refusal> {
+fn reachable(last_run: Option<RunRecord>, open: bool) -> Result<RunRecord, Refusal> {
     let Some(record) = last_run.filter(|record| open || record.public) else {
         if open {
             return Err(Refusal::not_found());
@@ -160,7 +160,7 @@ fn reachable(last_run: Option<Record>, open: bool) -> Result<Record, Refusal> {
 
 impl Gateway {
     /// Refuses a port other than the agent's: no other port of a guest can be reached.
-    async fn check_port(&self, record: &Record, asked: Option<u16>) -> Result<(), Refusal> {
+    async fn check_port(&self, record: &RunRecord, asked: Option<u16>) -> Result<(), Refusal> {
         let Some(asked) = asked else { return Ok(()) };
         let port = self.pools.port(record).await?;
         if asked == port {
@@ -174,7 +174,7 @@ impl Gateway {
     /// the agent.
     async fn permits(
         &self,
-        record: &Record,
+        record: &RunRecord,
         requester: Requester,
         client: Option<UpgradeRequest>,
     ) -> Result<AgentPermits, Refusal> {
@@ -232,10 +232,10 @@ impl Gateway {
             Err(response) => return Ok(response),
         };
         match payment.pay(hash, self.now()).await {
-            Ok(ticket) => {
+            Ok(permit) => {
                 let permits = self.renewed(permits);
                 let request = request.map(|()| Body::new(body));
-                Ok(finish(ticket, self.answered(permits, context, request).await).await)
+                Ok(finish(permit, self.answered(permits, context, request).await).await)
             }
             Err(response) => Ok(response),
         }

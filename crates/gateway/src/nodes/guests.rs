@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use wire::fault::{Code, Fault};
 
 /// A two-way stream of bytes.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// Why a guest could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -47,19 +47,19 @@ impl From<NodeError> for GuestError {
 
 /// The way to the guests, whichever node runs them.
 #[async_trait]
-pub trait Guests: Send + Sync {
+pub trait GuestConnector: Send + Sync {
     /// The port that the agent serves.
     async fn port(&self, node: &str, id: RunId) -> Result<u16, GuestError>;
 
     /// Opens a connection to the agent's port.
-    async fn tunnel(&self, node: &str, id: RunId) -> Result<Box<dyn Io>, GuestError>;
+    async fn tunnel(&self, node: &str, id: RunId) -> Result<Box<dyn ByteStream>, GuestError>;
 
     /// The lines the agent (or, with `console`, its guest) wrote; with `follow`,
     /// those it goes on to write.
     async fn logs(&self, node: &str, id: RunId, console: bool, follow: bool) -> Result<Body, GuestError>;
 
     /// Passes a request to the process routes of the guest.
-    async fn pass(
+    async fn forward(
         &self,
         node: &str,
         id: RunId,
@@ -85,13 +85,13 @@ impl NodeGuests {
 }
 
 #[async_trait]
-impl Guests for NodeGuests {
+impl GuestConnector for NodeGuests {
     async fn port(&self, node: &str, id: RunId) -> Result<u16, GuestError> {
         let sandbox = self.node(node)?.get(id).await?;
         Ok(sandbox.ok_or_else(|| GuestError::Unreachable("the node does not run it".into()))?.port)
     }
 
-    async fn tunnel(&self, node: &str, id: RunId) -> Result<Box<dyn Io>, GuestError> {
+    async fn tunnel(&self, node: &str, id: RunId) -> Result<Box<dyn ByteStream>, GuestError> {
         Ok(Box::new(self.node(node)?.tunnel(id).await?))
     }
 
@@ -100,13 +100,13 @@ impl Guests for NodeGuests {
         Ok(Body::new(self.node(node)?.logs(id, source, follow).await?))
     }
 
-    async fn pass(
+    async fn forward(
         &self,
         node: &str,
         id: RunId,
         path: &str,
         request: Request<Body>,
     ) -> Result<Response<Body>, GuestError> {
-        Ok(self.node(node)?.pass(id, path, request).await?.map(Body::new))
+        Ok(self.node(node)?.forward(id, path, request).await?.map(Body::new))
     }
 }

@@ -17,7 +17,7 @@ pub type ImageTable = BTreeMap<String, ImageDigest>;
 
 /// Where the names of images come from.
 #[async_trait]
-pub trait Images: Send + Sync {
+pub trait ImageCatalog: Send + Sync {
     /// What is known; `None` before anything was read.
     fn table(&self) -> Option<Arc<ImageTable>>;
 
@@ -68,7 +68,7 @@ impl NodeImages {
 }
 
 #[async_trait]
-impl Images for NodeImages {
+impl ImageCatalog for NodeImages {
     fn table(&self) -> Option<Arc<ImageTable>> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

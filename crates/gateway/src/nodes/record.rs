@@ -1,6 +1,6 @@
 //! Which node an agent is on.
 
-use store::Record;
+use store::RunRecord;
 
 /// Why an agent is on no node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +14,7 @@ pub(crate) enum NoNode {
 }
 
 /// The node that runs this agent.
-pub(crate) fn node_of(record: &Record) -> Result<&str, NoNode> {
+pub(crate) fn node_of(record: &RunRecord) -> Result<&str, NoNode> {
     if !record.state.is_live() {
         return Err(NoNode::Ended);
     }

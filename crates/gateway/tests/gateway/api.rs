@@ -1,6 +1,6 @@
 //! Romulus's routes and JSON, and what we add to them.
 
-use auth::Form;
+use auth::MessageEncoding;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -23,7 +23,7 @@ async fn a_spawn_answers_with_the_seeds_json_and_ours_beside_it() {
 #[tokio::test]
 async fn romulus_own_form_spawns_in_each_of_its_three_wrappings() {
     let edge = Edge::start().await;
-    for form in Form::ALL {
+    for form in MessageEncoding::ALL {
         let headers = holder().sign_instant(form, instant());
         let answer = Answer::of(edge.with(&headers, Method::POST, "/spawn", br#"{"agent_type": "coding"}"#)).await;
         assert_eq!((answer.status, &answer.body["agent"]["agent_type"]), (200, &json!("coding")), "{form:?}");

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use auth::{Form, Headers, Keypair, Tokens};
+use auth::{Keypair, MessageEncoding, SignedHeaders, TokenIssuer};
 use chain::fake::FakeBalances;
 use control::fake::{Build, FakeNode};
 use control::{Control, Node, SystemClock};
 use domain::{RunId, Tiers, UnixMillis};
-use gateway::{Config, Limits, Listeners, Parts, Tls, serve};
+use gateway::{Config, GatewayParts, Limits, Listeners, Tls, serve};
 use metrics_exporter_prometheus::PrometheusHandle;
 use palatine_gateway as gateway;
 use reqwest::{Client, Method, RequestBuilder, Response};
@@ -54,7 +54,7 @@ impl Default for Setup {
             home: Arc::new(TempDir::new().unwrap()),
             guests: Arc::default(),
             images: Arc::default(),
-            balances: Arc::new(FakeBalances::where_everybody_holds(2_000_000)),
+            balances: Arc::new(FakeBalances::with_default_balance(2_000_000)),
             control: control::Config::default(),
             node: FakeNode::new("one", Arc::new(SystemClock), Build::default(), 1),
             metrics: None,
@@ -76,7 +76,7 @@ impl Setup {
         let stop = CancellationToken::new();
         let control_stop = CancellationToken::new();
         let control = control(&store, &self, control_stop.clone());
-        let parts = Parts {
+        let parts = GatewayParts {
             store: store.clone(),
             control: control.clone(),
             balances: self.balances.clone(),
@@ -125,8 +125,8 @@ fn control(store: &Store, setup: &Setup, stop: CancellationToken) -> Control {
 }
 
 /// The agents' tokens of every gateway here.
-pub(crate) fn tokens() -> Tokens {
-    Tokens::new(&SecretBox::new(Box::new([7; 32])))
+pub(crate) fn tokens() -> TokenIssuer {
+    TokenIssuer::new(&SecretBox::new(Box::new([7; 32])))
 }
 
 pub(crate) fn client() -> reqwest::ClientBuilder {
@@ -169,7 +169,7 @@ impl Edge {
     }
 
     /// A request with these headers of a signature.
-    pub(crate) fn with(&self, headers: &Headers, method: Method, path: &str, body: &[u8]) -> RequestBuilder {
+    pub(crate) fn with(&self, headers: &SignedHeaders, method: Method, path: &str, body: &[u8]) -> RequestBuilder {
         let mut request = self.client.request(method, self.url(path));
         if let Some(gateway) = &headers.audience {
             request = request.header("X-Audience", gateway.as_str());
@@ -189,9 +189,9 @@ impl Edge {
     }
 
     /// Signs in our clients' form.
-    pub(crate) fn sign(&self, holder: &Keypair, method: &str, path: &str, body: &[u8]) -> Headers {
+    pub(crate) fn sign(&self, holder: &Keypair, method: &str, path: &str, body: &[u8]) -> SignedHeaders {
         let gateway = self.address.to_string().parse().unwrap();
-        holder.sign_request(&gateway, &auth::Request { method, path, body }, instant())
+        holder.sign_request(&gateway, &auth::BoundRequest { method, path, body }, instant())
     }
 
     pub(crate) async fn get(&self, holder: &Keypair, path: &str) -> Answer {
@@ -293,6 +293,6 @@ pub(crate) fn instant() -> UnixMillis {
 }
 
 /// Romulus's own text, in raw bytes.
-pub(crate) fn bare(holder: &Keypair) -> Headers {
-    holder.sign_instant(Form::Raw, instant())
+pub(crate) fn bare(holder: &Keypair) -> SignedHeaders {
+    holder.sign_instant(MessageEncoding::Raw, instant())
 }

@@ -2,7 +2,7 @@
 //! (The sum over all token accounts is tried in `chain`, the second look at
 //! balances in `control`.)
 
-use auth::{Form, Headers, Keypair};
+use auth::{Keypair, MessageEncoding, SignedHeaders};
 use domain::UnixMillis;
 use reqwest::Method;
 use serde_json::json;
@@ -21,7 +21,7 @@ const ECHO_BODY: &[u8] = br#"{"agent_type":"echo"}"#;
 async fn a_signature_over_a_timestamp_that_is_no_number_is_refused() {
     let edge = Edge::start().await;
     for timestamp in ["x", "", "NaN", "17e11", "1700000000000x", "99999999999999"] {
-        let headers = Headers { timestamp: timestamp.to_owned(), ..bare(&holder()) };
+        let headers = SignedHeaders { timestamp: timestamp.to_owned(), ..bare(&holder()) };
         let answer = Answer::of(edge.with(&headers, Method::POST, "/spawn", ECHO_BODY)).await;
         assert_eq!((answer.status, answer.code()), (401, "malformed_signature"), "{timestamp}");
     }
@@ -32,7 +32,7 @@ async fn a_signature_that_is_too_old_or_of_the_future_is_refused() {
     let edge = Edge::start().await;
     let now = instant().0;
     for at in [now - 310_000, now + 60_000] {
-        let headers = holder().sign_instant(Form::Raw, UnixMillis(at));
+        let headers = holder().sign_instant(MessageEncoding::Raw, UnixMillis(at));
         let answer = Answer::of(edge.with(&headers, Method::POST, "/spawn", ECHO_BODY)).await;
         assert_eq!((answer.status, answer.code()), (401, "expired_signature"));
     }
@@ -76,7 +76,11 @@ async fn a_bound_signature_opens_its_own_request_alone() {
 async fn the_same_text_in_another_wrapping_is_the_same_request_again() {
     let (edge, holder) = (Edge::start().await, holder());
     let at = instant();
-    for (form, code) in [(Form::Legacy, ""), (Form::Raw, "replayed_signature"), (Form::V1, "replayed_signature")] {
+    for (form, code) in [
+        (MessageEncoding::Legacy, ""),
+        (MessageEncoding::Raw, "replayed_signature"),
+        (MessageEncoding::V1, "replayed_signature"),
+    ] {
         let headers = holder.sign_instant(form, at);
         assert_eq!(Answer::of(edge.with(&headers, Method::GET, "/agents", b"")).await.code(), code, "{form:?}");
     }
@@ -316,7 +320,7 @@ async fn fault_2_5_an_operator_cannot_replay_a_spawn_at_another() {
     let replayed = Answer::of(there.with(&headers, Method::POST, "/spawn", ECHO_BODY)).await;
     assert_eq!((replayed.status, replayed.code()), (401, "other_gateway"), "{replayed:?}");
     // Nor by giving it the other's name.
-    let renamed = Headers { audience: Some(there.address.to_string().parse().unwrap()), ..headers.clone() };
+    let renamed = SignedHeaders { audience: Some(there.address.to_string().parse().unwrap()), ..headers.clone() };
     let replayed = Answer::of(there.with(&renamed, Method::POST, "/spawn", ECHO_BODY)).await;
     assert_eq!((replayed.status, replayed.code()), (401, "invalid_signature"));
     assert!(there.store.of(holder.wallet(), 10).await.unwrap().is_empty());

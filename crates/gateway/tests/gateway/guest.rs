@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
 use domain::{ImageDigest, RunId};
-use gateway::{GuestError, Guests, ImageTable, Images, Io};
+use gateway::{ByteStream, GuestConnector, GuestError, ImageCatalog, ImageTable};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use palatine_gateway as gateway;
@@ -148,7 +148,7 @@ impl AsyncWrite for Tunnel {
 }
 
 #[async_trait]
-impl Guests for FakeGuests {
+impl GuestConnector for FakeGuests {
     async fn port(&self, _: &str, _: RunId) -> Result<u16, GuestError> {
         if self.ports.fetch_add(1, Ordering::SeqCst) == 0 && self.silent_at_first.load(Ordering::SeqCst) {
             return Err(GuestError::Unreachable("the node has just started".into()));
@@ -156,7 +156,7 @@ impl Guests for FakeGuests {
         Ok(8080)
     }
 
-    async fn tunnel(&self, _: &str, id: RunId) -> Result<Box<dyn Io>, GuestError> {
+    async fn tunnel(&self, _: &str, id: RunId) -> Result<Box<dyn ByteStream>, GuestError> {
         if let Some(code) = *self.refusal.lock().unwrap() {
             return Err(GuestError::Refused(Box::new(Fault::new(code, "internal words of the node"))));
         }
@@ -170,7 +170,13 @@ impl Guests for FakeGuests {
         self.logs.lock().unwrap().pop_front().ok_or_else(|| GuestError::Node("no logs were set".into()))
     }
 
-    async fn pass(&self, _: &str, _: RunId, path: &str, request: Request<Body>) -> Result<Response<Body>, GuestError> {
+    async fn forward(
+        &self,
+        _: &str,
+        _: RunId,
+        path: &str,
+        request: Request<Body>,
+    ) -> Result<Response<Body>, GuestError> {
         let (head, body) = request.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         self.passed.lock().unwrap().push((path.to_owned(), head.headers, body));
@@ -192,7 +198,7 @@ impl Default for FakeImages {
 }
 
 #[async_trait]
-impl Images for FakeImages {
+impl ImageCatalog for FakeImages {
     fn table(&self) -> Option<Arc<ImageTable>> {
         self.0.lock().unwrap().clone()
     }

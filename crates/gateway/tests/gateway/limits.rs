@@ -1,6 +1,6 @@
 //! What one client may take.
 
-use auth::Form;
+use auth::MessageEncoding;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -169,9 +169,9 @@ async fn fault_2_2_who_is_refused_by_the_head_of_a_request_is_not_waited_for() {
     setup.limits.ingress_per_second = 2;
     let (edge, holder) = (setup.start().await, holder());
     let (id, _) = edge.agent(&holder, false).await;
-    let signed = holder.sign_instant(Form::Raw, instant());
-    let old = holder.sign_instant(Form::Raw, domain::UnixMillis(1_700_000_000_000));
-    let signature = |headers: &auth::Headers, timestamp: &str| {
+    let signed = holder.sign_instant(MessageEncoding::Raw, instant());
+    let old = holder.sign_instant(MessageEncoding::Raw, domain::UnixMillis(1_700_000_000_000));
+    let signature = |headers: &auth::SignedHeaders, timestamp: &str| {
         format!("X-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {timestamp}\r\n", headers.wallet, headers.signature)
     };
     let json = "Content-Type: application/json\r\n";
@@ -201,7 +201,7 @@ async fn fault_2_2_who_is_refused_by_the_head_of_a_request_is_not_waited_for() {
 #[tokio::test]
 async fn fault_2_8_who_is_refused_while_he_still_sends_reads_why() {
     let (edge, holder) = (Edge::start().await, holder());
-    let signed = holder.sign_instant(Form::Raw, instant());
+    let signed = holder.sign_instant(MessageEncoding::Raw, instant());
     let signature = format!(
         "X-Wallet: {}\r\nX-Signature: {}\r\nX-Timestamp: {}\r\n",
         signed.wallet, signed.signature, signed.timestamp

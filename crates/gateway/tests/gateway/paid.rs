@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use treasury::TreasuryError;
 use x402::fake::{FakeChain, FakePayments};
-use x402::{Buyer, Offer, Quote, Resource, Seller, Settlements, SignHash, Timing, Token, Tokens};
+use x402::{Buyer, Offer, Quote, Resource, Seller, SellerTiming, Settlements, SignHash, Token, Tokens};
 
 use crate::edge::{Answer, Edge, PATIENCE, Setup, holder, instant};
 use crate::raw;
@@ -45,9 +45,10 @@ impl FakeServices {
         let chain = Arc::<FakeChain>::default();
         let tokens: Tokens = [Token::new(338, "cronos-testnet", ASSET, "USDC", "1")].into_iter().collect();
         let tokens = Arc::new(tokens);
-        let limits = x402::Limits { settle_timeout: PATIENCE, max_settling: 64, per_client: 64, per_payer: 64 };
+        let limits =
+            x402::SettlementLimits { settle_timeout: PATIENCE, max_settling: 64, per_client: 64, per_payer: 64 };
         let settlements = Settlements::new(Arc::new(FakePayments::default()), chain.clone(), chain.clone(), limits);
-        let terms = Timing { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
+        let terms = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
         let seller = Arc::new(Seller::new(Arc::new(settlements), tokens.clone(), terms));
         Arc::new(Self { chain, tokens, seller })
     }

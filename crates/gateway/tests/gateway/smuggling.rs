@@ -70,9 +70,8 @@ async fn case_h2c_upgrade_an_agent_that_changes_protocols_all_the_same_is_not_jo
 #[tokio::test]
 async fn case_h2c_upgrade_real_hypercorn_is_reached_in_http_1_alone() {
     let (edge, holder) = (Edge::start().await, holder());
-    let assets = std::env::var_os("PALATINE_ASSETS").expect("PALATINE_ASSETS is not set: run this by ./dev test");
-    let python = std::path::Path::new(&assets).join("python");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let python = fixtures::assets().join("python");
+    let port = fixtures::free_port();
     let mut server = tokio::process::Command::new("python3")
         .args(["-m", "hypercorn", "--bind", &format!("127.0.0.1:{port}"), "hello:app"])
         .env("PYTHONPATH", &python)

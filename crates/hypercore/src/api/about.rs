@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use sandbox::network::Limited;
+use sandbox::network::DroppedPackets;
 use wire::fault::Fault;
 use wire::node::{Disks, NodeInfo, Phase};
 
@@ -71,7 +71,7 @@ async fn measure(api: &Api) {
             cpu_us += stats.cpu_us;
             memory += stats.memory_bytes;
             resident += stats.resident_bytes;
-            let Limited { packets, connection_rate, connections } = stats.limited;
+            let DroppedPackets { packets, connection_rate, connections } = stats.limited;
             for ((_, sum), dropped) in limited.iter_mut().zip([packets, connection_rate, connections]) {
                 *sum += dropped;
             }

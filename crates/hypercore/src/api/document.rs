@@ -39,7 +39,7 @@ pub(crate) async fn serve() -> Response {
         super::pods::erase,
         super::logs::logs,
         super::tunnel::tunnel,
-        super::process::pass,
+        super::process::forward,
         super::marks::marks,
         super::about::node,
         super::about::disks,

@@ -8,7 +8,7 @@ use wire::fault::{Code, Fault};
 
 use crate::guest::PodError;
 use crate::node::CreateError;
-use crate::task::EndError;
+use crate::task::DeleteError;
 
 /// A fault on its way out.
 #[derive(Debug)]
@@ -68,7 +68,10 @@ impl From<CreateError> for ApiError {
             CreateError::NoData(_) => plain(Code::NoData),
             CreateError::Stopping | CreateError::Quarantined(_) => plain(Code::WrongState),
             CreateError::Ledger(error) if error.is_of_a_full_disk() => {
-                tracing::error!(error = error as &dyn std::error::Error, "a sandbox cannot be written down");
+                tracing::error!(
+                    error = error as &dyn std::error::Error,
+                    "a sandbox cannot be recorded and is not made"
+                );
                 Self::new(Code::NoCapacity, "this node's disk is full")
             }
             CreateError::Closing => plain(Code::ShuttingDown),
@@ -79,11 +82,11 @@ impl From<CreateError> for ApiError {
     }
 }
 
-impl From<EndError> for ApiError {
-    fn from(error: EndError) -> Self {
+impl From<DeleteError> for ApiError {
+    fn from(error: DeleteError) -> Self {
         match &error {
-            EndError::PodRunning { .. } => Self::new(Code::PodRunning, error.to_string()),
-            EndError::Closing | EndError::StillThere(_) => {
+            DeleteError::PodRunning { .. } => Self::new(Code::PodRunning, error.to_string()),
+            DeleteError::Closing | DeleteError::StillThere(_) => {
                 Self::internal(&error, "the sandbox is not gone yet and is tried again")
             }
         }

@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use wire::fault::Fault;
-use wire::node::Marks;
+use wire::node::MarksPage;
 
 use super::fault::{ApiError, json};
 use super::state::{Api, query};
@@ -32,7 +32,7 @@ pub(crate) struct MarksQuery {
     path = "/v1/marks",
     params(MarksQuery),
     responses(
-        (status = 200, description = "A stretch of the journal", body = Marks),
+        (status = 200, description = "A stretch of the journal", body = MarksPage),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     )
 )]

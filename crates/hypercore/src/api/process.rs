@@ -44,7 +44,7 @@ const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     )
 )]
-pub(crate) async fn pass(
+pub(crate) async fn forward(
     State(api): State<Api>,
     path: Result<Path<(RunId, String)>, PathRejection>,
     request: Request,

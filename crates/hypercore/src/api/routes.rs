@@ -20,7 +20,7 @@ const MAX_SPEC: usize = 512 * 1024;
 /// All routes.
 pub(crate) fn routes(api: Api) -> Router {
     let streams = Router::new()
-        .route("/v1/sandboxes/{id}/pod/process.Process/{method}", post(process::pass))
+        .route("/v1/sandboxes/{id}/pod/process.Process/{method}", post(process::forward))
         .layer(DefaultBodyLimit::disable());
     Router::new()
         .route("/v1/sandboxes", get(sandboxes::list))
@@ -48,7 +48,7 @@ async fn observe(State(()): State<()>, path: Option<MatchedPath>, request: Reque
     let route = path.as_ref().map_or("none", |path| path.as_str()).to_owned();
     let span = tracing::info_span!("call", trace_id = tracing::field::Empty, method = %request.method(), route);
     if let Some(trace) = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok()) {
-        telemetry::follow(&span, trace);
+        telemetry::set_parent(&span, trace);
         span.record("trace_id", wire::trace_id(trace));
     }
     let since = Instant::now();

@@ -13,12 +13,12 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use wire::TRACEPARENT;
 use wire::fault::{Code, Fault};
-use wire::node::{Data, Gone, Sandbox, SandboxSpec, Sandboxes};
+use wire::node::{DataPolicy, DeleteResponse, Sandbox, SandboxSpec, Sandboxes};
 
 use super::fault::{ApiError, json};
 use super::state::{Api, id, query};
 use crate::journal::MAX_WAIT;
-use crate::node::Created;
+use crate::node::CreateOutcome;
 
 /// What a reader waits for.
 #[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
@@ -51,7 +51,7 @@ pub(crate) struct DeleteOptions {
     grace_ms: u64,
     /// What becomes of its POD's data: it is kept, unless its owner has it erased.
     #[serde(default)]
-    data: Data,
+    data: DataPolicy,
 }
 
 /// Makes a sandbox run.
@@ -81,8 +81,8 @@ pub(crate) async fn put(
     })?;
     let trace = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok()).map(str::to_owned);
     Ok(match api.node.create(id, spec, trace).await? {
-        Created::New(sandbox) => json(StatusCode::ACCEPTED, &sandbox),
-        Created::Existing(sandbox) => json(StatusCode::OK, &sandbox),
+        CreateOutcome::New(sandbox) => json(StatusCode::ACCEPTED, &sandbox),
+        CreateOutcome::Existing(sandbox) => json(StatusCode::OK, &sandbox),
     })
 }
 
@@ -134,7 +134,7 @@ pub(crate) async fn get(
     path = "/v1/sandboxes/{id}",
     params(("id" = RunId, Path, description = "The run"), DeleteOptions),
     responses(
-        (status = 200, description = "Nothing of it runs; what is kept of its POD", body = Gone),
+        (status = 200, description = "Nothing of it runs; what is kept of its POD", body = DeleteResponse),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     )
 )]

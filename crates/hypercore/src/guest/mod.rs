@@ -8,7 +8,7 @@ mod splitter;
 
 pub(crate) use connection::{PodConnection, PodError, bearer};
 pub(crate) use follow::follow;
-pub(crate) use pod::{Delivered, PodClient};
+pub(crate) use pod::{IdentityDelivery, PodClient};
 #[cfg(feature = "fuzz")]
 pub(crate) use splitter::LineSplitter;
 pub(crate) use splitter::RateLimiter;

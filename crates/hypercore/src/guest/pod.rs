@@ -12,17 +12,17 @@ use sandbox::Runtime;
 use serde::de::DeserializeOwned;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use wire::Secret;
-use wire::pod::{Identity, PORT, Status, Stop};
+use wire::pod::{Identity, PORT, PodStatus, StopRequest};
 
 use super::connection::{PodConnection, PodError, request};
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_millis(1_000);
-/// How often a guest that is booting is knocked at. What comes before it has its
+/// How often a guest that is booting is tried. What comes before it has its
 /// address is lost, so one try with patience would often wait in vain.
-const KNOCK: Duration = Duration::from_millis(15);
-/// Knocks at the same time, at most.
-const KNOCKS: usize = 80;
+const RETRY_PAUSE: Duration = Duration::from_millis(15);
+/// Tries at the same time, at most.
+const PARALLEL_TRIES: usize = 80;
 /// How long an answer may take that needs no waiting.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the answer to an identity may take: it waits for the guest's disks.
@@ -32,7 +32,7 @@ const READY_WAIT: Duration = Duration::from_secs(10);
 
 /// What became of an identity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Delivered {
+pub(crate) enum IdentityDelivery {
     /// It was taken.
     Accepted,
     /// One was there already.
@@ -78,40 +78,42 @@ impl PodClient {
     pub(crate) async fn deliver(
         &self,
         identity: impl Fn() -> Result<Identity, std::io::Error>,
-    ) -> Result<Delivered, PodError> {
+    ) -> Result<IdentityDelivery, PodError> {
         loop {
-            let mut line = self.knock().await;
+            let mut line = self.connect_when_up().await;
             let identity = identity().map_err(|error| PodError::Unclear(error.to_string()))?;
             let body = json(&identity)?;
             match line.ask(request(Method::POST, "/v1/identity", None, body)?, TAKE).await {
-                Ok(_) => return Ok(Delivered::Accepted),
-                Err(PodError::Refused { status: StatusCode::CONFLICT, .. }) => return Ok(Delivered::AlreadyTold),
+                Ok(_) => return Ok(IdentityDelivery::Accepted),
+                Err(PodError::Refused { status: StatusCode::CONFLICT, .. }) => {
+                    return Ok(IdentityDelivery::AlreadyTold);
+                }
                 Err(error @ (PodError::Refused { .. } | PodError::Unclear(_))) => return Err(error),
-                Err(PodError::Unreachable(_) | PodError::Broken(_) | PodError::Late(_)) => sleep(KNOCK).await,
+                Err(PodError::Unreachable(_) | PodError::Broken(_) | PodError::Late(_)) => sleep(RETRY_PAUSE).await,
             }
         }
     }
 
-    /// Knocks until somebody opens.
-    async fn knock(&self) -> PodConnection {
-        let (mut tries, mut ticks) = (FuturesUnordered::new(), interval(KNOCK));
+    /// Opens connections, one after another, until one is taken.
+    async fn connect_when_up(&self) -> PodConnection {
+        let (mut tries, mut ticks) = (FuturesUnordered::new(), interval(RETRY_PAUSE));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 Some(opened) = tries.next() => if let Ok(line) = opened { return line },
-                _ = ticks.tick(), if tries.len() < KNOCKS => tries.push(self.open()),
+                _ = ticks.tick(), if tries.len() < PARALLEL_TRIES => tries.push(self.open()),
             }
         }
     }
 
     /// Asks how it is, over a connection that is kept.
-    pub(crate) async fn status(&self, line: &mut PodConnection) -> Result<Status, PodError> {
+    pub(crate) async fn status(&self, line: &mut PodConnection) -> Result<PodStatus, PodError> {
         self.get(line, "/v1/status", ANSWER).await
     }
 
     /// Asks how it is, waiting a while for readiness.
-    pub(crate) async fn when_ready(&self, line: &mut PodConnection) -> Result<Status, PodError> {
+    pub(crate) async fn when_ready(&self, line: &mut PodConnection) -> Result<PodStatus, PodError> {
         let path = format!("/v1/status?until=ready&wait_ms={}", READY_WAIT.as_millis());
         self.get(line, &path, READY_WAIT + ANSWER).await
     }
@@ -125,7 +127,7 @@ impl PodClient {
     /// Asks the guest to end.
     pub(crate) async fn stop(&self, grace: Duration) -> Result<(), PodError> {
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        let body = json(&Stop { grace_ms })?;
+        let body = json(&StopRequest { grace_ms })?;
         let mut line = self.open().await?;
         line.ask(request(Method::POST, "/v1/stop", Some(&self.token), body)?, ANSWER).await.map(drop)
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use wire::node::AgentMark;
 
-use super::state::{Head, JournalState, VERSION};
+use super::state::{JournalHeader, JournalState, VERSION};
 use crate::ledger::random;
 
 /// Bytes of a journal's name.
@@ -61,7 +61,7 @@ impl JournalFile {
     fn start(path: &Path) -> io::Result<(Self, JournalState)> {
         let mut name = [0; NAME_BYTES];
         random(&mut name)?;
-        let state = JournalState::new(Head::new(hex::encode(name)));
+        let state = JournalState::new(JournalHeader::new(hex::encode(name)));
         Ok((Self::write(path, &state)?, state))
     }
 
@@ -130,7 +130,7 @@ fn is_whole(text: &[u8], good: u64) -> bool {
 pub(crate) fn read(text: &[u8]) -> Option<(JournalState, u64)> {
     let mut lines = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
     let head = lines.next()?;
-    let mut state = JournalState::new(serde_json::from_slice(head).ok().filter(Head::may_go_on)?);
+    let mut state = JournalState::new(serde_json::from_slice(head).ok().filter(JournalHeader::may_go_on)?);
     let mut good = head.len() as u64;
     for line in lines {
         match serde_json::from_slice::<AgentMark>(line) {

@@ -11,7 +11,7 @@ pub(super) const VERSION: u32 = 1;
 
 /// The first line of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Head {
+pub(super) struct JournalHeader {
     /// The form of the file.
     #[serde(default = "first")]
     pub(super) version: u32,
@@ -27,7 +27,7 @@ const fn first() -> u32 {
     1
 }
 
-impl Head {
+impl JournalHeader {
     /// Of a journal that begins.
     pub(super) const fn new(journal: String) -> Self {
         Self { version: VERSION, journal, fetched: 0, standing: BTreeMap::new() }
@@ -42,13 +42,13 @@ impl Head {
 /// The marks that nobody has fetched yet, and how each agent stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JournalState {
-    head: Head,
+    head: JournalHeader,
     marks: VecDeque<AgentMark>,
     standing: BTreeMap<RunId, MarkKind>,
 }
 
 impl JournalState {
-    pub(super) fn new(head: Head) -> Self {
+    pub(super) fn new(head: JournalHeader) -> Self {
         Self { standing: head.standing.clone(), head, marks: VecDeque::new() }
     }
 
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn state() -> JournalState {
-        JournalState::new(Head::new("j".to_owned()))
+        JournalState::new(JournalHeader::new("j".to_owned()))
     }
 
     fn kind() -> impl Strategy<Value = MarkKind> {

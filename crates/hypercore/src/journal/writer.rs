@@ -6,10 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use domain::{MarkKind, RunId, UnixMillis};
-use durable::Reserve;
+use durable::DiskReserve;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
-use wire::node::{AgentMark, Marks};
+use wire::node::{AgentMark, MarksPage};
 
 use super::file::JournalFile;
 use super::state::JournalState;
@@ -64,7 +64,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// Opens it. With `most` marks that nobody has fetched it is full.
-    pub(crate) fn open(path: &Path, most: usize, reserve: Reserve) -> Result<Self, JournalError> {
+    pub(crate) fn open(path: &Path, most: usize, reserve: DiskReserve) -> Result<Self, JournalError> {
         let opened = match JournalFile::open(path) {
             Err(error) if make_room(&reserve, &error) => JournalFile::open(path),
             other => other,
@@ -91,7 +91,7 @@ impl Journal {
 
     /// What comes after this number, waiting for the first. What comes before was
     /// fetched and may be forgotten.
-    pub(crate) async fn after(&self, after: u64, wait: Duration) -> Marks {
+    pub(crate) async fn after(&self, after: u64, wait: Duration) -> MarksPage {
         if after > 0 {
             // A full queue only means that it is forgotten later.
             let _ = self.commands.try_send(Command::Fetched(after));
@@ -99,7 +99,7 @@ impl Journal {
         let mut last = self.last.clone();
         let _ = timeout(wait.min(MAX_WAIT), last.wait_for(|last| *last > after)).await;
         let state = self.state();
-        Marks { journal: state.journal().to_owned(), marks: state.after(after, PAGE) }
+        MarksPage { journal: state.journal().to_owned(), marks: state.after(after, PAGE) }
     }
 
     /// How an agent stands.
@@ -136,7 +136,7 @@ struct Writer {
     last: watch::Sender<u64>,
     /// Marks in the file that were fetched.
     stale: u64,
-    reserve: Reserve,
+    reserve: DiskReserve,
 }
 
 impl Writer {

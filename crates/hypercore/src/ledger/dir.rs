@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use domain::{Generation, RunId};
 
-use durable::Reserve;
+use durable::DiskReserve;
 use sandbox::is_full;
 
-use super::record::{Record, Wanted};
+use super::record::{DesiredState, SandboxRecord};
 use super::{Sealer, Secrets};
 use crate::error_chain::error_chain;
 use crate::reserve::make_room;
@@ -42,13 +42,13 @@ impl LedgerError {
 pub(crate) struct Ledger {
     root: PathBuf,
     sealer: Sealer,
-    reserve: Reserve,
+    reserve: DiskReserve,
 }
 
 /// What was found at the start.
 #[derive(Default)]
-pub(crate) struct Found {
-    pub(crate) records: Vec<Record>,
+pub(crate) struct LedgerScan {
+    pub(crate) records: Vec<SandboxRecord>,
     /// Folders that hold no record: creations or deletions cut off, unless the machine
     /// holds something of them.
     pub(crate) unrecorded: Vec<RunId>,
@@ -58,7 +58,7 @@ pub(crate) struct Found {
 
 impl Ledger {
     /// Opens the ledger under the node's state folder.
-    pub(crate) fn open(state: &Path, reserve: Reserve) -> Result<Self, LedgerError> {
+    pub(crate) fn open(state: &Path, reserve: DiskReserve) -> Result<Self, LedgerError> {
         let root = state.join("sandboxes");
         durable::make_dir("ledger", &root).map_err(|source| failed("make", &root, source))?;
         let key = state.join("node.key");
@@ -71,8 +71,8 @@ impl Ledger {
 
     /// Reads everything. What cannot be read is told apart, and never an error: it
     /// must not keep the others from their node.
-    pub(crate) fn load(&self) -> Result<Found, LedgerError> {
-        let mut found = Found::default();
+    pub(crate) fn load(&self) -> Result<LedgerScan, LedgerError> {
+        let mut found = LedgerScan::default();
         let entries = fs::read_dir(&self.root).map_err(|source| failed("list", &self.root, source))?;
         for entry in entries {
             let name = entry.map_err(|source| failed("list", &self.root, source))?.file_name();
@@ -98,7 +98,7 @@ impl Ledger {
 pub(crate) struct SandboxDir {
     dir: PathBuf,
     sealer: Sealer,
-    reserve: Reserve,
+    reserve: DiskReserve,
 }
 
 impl SandboxDir {
@@ -108,7 +108,7 @@ impl SandboxDir {
     }
 
     /// Makes the sandbox exist. The record comes last.
-    pub(crate) fn create(&self, record: &Record, secrets: &Secrets) -> Result<(), LedgerError> {
+    pub(crate) fn create(&self, record: &SandboxRecord, secrets: &Secrets) -> Result<(), LedgerError> {
         let path = self.secrets();
         durable::make_dir("sandbox", &self.dir).map_err(|source| failed("make", &self.dir, source))?;
         let sealed = self.sealer.seal(record.id, record.desired.generation, secrets);
@@ -119,11 +119,11 @@ impl SandboxDir {
     }
 
     /// Writes the record.
-    pub(crate) fn write(&self, record: &Record) -> Result<(), LedgerError> {
+    pub(crate) fn write(&self, record: &SandboxRecord) -> Result<(), LedgerError> {
         let path = self.record();
         let text = serde_json::to_vec_pretty(record).map_err(io::Error::other);
         let written = text.and_then(|text| match durable::replace("record", &path, &text) {
-            // A disk that others have filled does not keep the node from its own books.
+            // A disk that others have filled does not keep the node from its own records.
             Err(error) if make_room(&self.reserve, &error) => durable::replace("record", &path, &text),
             other => other,
         });
@@ -156,7 +156,7 @@ impl SandboxDir {
 
     /// The record; `None` where there is none. Everything else is said in words, with
     /// the repair.
-    fn read(&self, id: RunId) -> Result<Option<Record>, String> {
+    fn read(&self, id: RunId) -> Result<Option<SandboxRecord>, String> {
         let path = self.record();
         let unreadable = |why: String| format!("{} {why}; {REPAIR}", path.display());
         let text = match fs::read(&path) {
@@ -164,8 +164,8 @@ impl SandboxDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unreadable(format!("cannot be read ({error})"))),
         };
-        let record = Record::parse(&text, id).map_err(unreadable)?;
-        if record.wanted == Wanted::Run && record.failed.is_none() {
+        let record = SandboxRecord::parse(&text, id).map_err(unreadable)?;
+        if record.wanted == DesiredState::Run && record.failed.is_none() {
             self.unseal(id, record.desired.generation).map_err(|error| format!("{}; {REPAIR}", error_chain(&error)))?;
         }
         Ok(Some(record))
@@ -210,11 +210,11 @@ mod tests {
 
     use super::super::record::VERSION;
     use super::*;
-    use crate::policy::Desired;
+    use crate::policy::DesiredSpec;
 
-    fn record(bits: u64) -> Record {
+    fn record(bits: u64) -> SandboxRecord {
         let run = RunId::from_bits(bits);
-        let desired = Desired {
+        let desired = DesiredSpec {
             pod: PodId::minted(run),
             data: DataDisk::KeptOrEmpty,
             generation: Generation(1),
@@ -222,7 +222,7 @@ mod tests {
             cores: 1,
             memory_mib: 128,
         };
-        Record::new(Slot { run, number: 3 }, desired, crate::tests::run(), 64, UnixMillis(5))
+        SandboxRecord::new(Slot { run, number: 3 }, desired, crate::tests::run(), 64, UnixMillis(5))
     }
 
     fn open(state: &Path) -> Ledger {
@@ -297,7 +297,7 @@ mod tests {
         assert!(found.records.is_empty() && found.unrecorded.is_empty());
         assert!(found.unreadable[0].1.contains("secrets"), "{:?}", found.unreadable);
         // What is to be gone needs no secrets.
-        own.write(&Record { wanted: Wanted::GoneKept, ..record(1) }).unwrap();
+        own.write(&SandboxRecord { wanted: DesiredState::GoneKept, ..record(1) }).unwrap();
         assert_eq!(ledger.load().unwrap().records.len(), 1);
     }
 
@@ -314,7 +314,7 @@ mod tests {
     #[test]
     fn a_field_of_a_later_minor_program_is_read_over() {
         let text = serde_json::to_string(&record(1)).unwrap().replace("{\"version\"", "{\"novelty\":1,\"version\"");
-        assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), record(1));
+        assert_eq!(serde_json::from_str::<SandboxRecord>(&text).unwrap(), record(1));
     }
 
     #[test]

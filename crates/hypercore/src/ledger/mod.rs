@@ -21,5 +21,5 @@ mod record;
 mod seal;
 
 pub(crate) use dir::{Ledger, LedgerError, SandboxDir};
-pub(crate) use record::{Record, Wanted};
+pub(crate) use record::{DesiredState, SandboxRecord};
 pub(crate) use seal::{Sealer, Secrets, random};

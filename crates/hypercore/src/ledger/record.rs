@@ -4,10 +4,10 @@ use domain::{FailReason, PodId, RunId, UnixMillis};
 use sandbox::{GuestFacts, Slot};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use wire::node::{Data, DataDisk, Phase};
-use wire::pod::Run;
+use wire::node::{DataDisk, DataPolicy, Phase};
+use wire::pod::ImageRunConfig;
 
-use crate::policy::Desired;
+use crate::policy::DesiredSpec;
 
 /// The form of a record that this program writes. It reads the earlier ones too; a
 /// record of a later program is left alone, and its sandbox with it.
@@ -22,7 +22,7 @@ pub(crate) const VERSION: u32 = 3;
 /// What is to become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Wanted {
+pub(crate) enum DesiredState {
     /// It shall run.
     Run,
     /// It shall be gone, and its disks erased: its owner's word.
@@ -31,25 +31,25 @@ pub(crate) enum Wanted {
     GoneKept,
 }
 
-impl From<Data> for Wanted {
-    fn from(data: Data) -> Self {
+impl From<DataPolicy> for DesiredState {
+    fn from(data: DataPolicy) -> Self {
         match data {
-            Data::Keep => Self::GoneKept,
-            Data::Erase => Self::Gone,
+            DataPolicy::Keep => Self::GoneKept,
+            DataPolicy::Erase => Self::Gone,
         }
     }
 }
 
 /// All that is known of a sandbox but its secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Record {
+pub(crate) struct SandboxRecord {
     pub(crate) version: u32,
     pub(crate) id: RunId,
     pub(crate) slot: u16,
-    pub(crate) desired: Desired,
+    pub(crate) desired: DesiredSpec,
     /// What the image said when the sandbox was made.
-    pub(crate) run: Run,
-    pub(crate) wanted: Wanted,
+    pub(crate) run: ImageRunConfig,
+    pub(crate) wanted: DesiredState,
     pub(crate) created_at: UnixMillis,
     /// How often it was started, the first time included. Numbers its boots.
     pub(crate) starts: u32,
@@ -66,16 +66,22 @@ pub(crate) struct Record {
     pub(crate) facts: Option<GuestFacts>,
 }
 
-impl Record {
+impl SandboxRecord {
     /// A sandbox that was just asked for.
-    pub(crate) const fn new(slot: Slot, desired: Desired, run: Run, disk_mib: u64, now: UnixMillis) -> Self {
+    pub(crate) const fn new(
+        slot: Slot,
+        desired: DesiredSpec,
+        run: ImageRunConfig,
+        disk_mib: u64,
+        now: UnixMillis,
+    ) -> Self {
         Self {
             version: VERSION,
             id: slot.run,
             slot: slot.number,
             desired,
             run,
-            wanted: Wanted::Run,
+            wanted: DesiredState::Run,
             created_at: now,
             starts: 0,
             ran: false,
@@ -110,9 +116,9 @@ impl Record {
     /// What it is shown as before anybody has looked at its guest.
     pub(crate) const fn phase(&self) -> Phase {
         match (self.wanted, self.failed) {
-            (Wanted::Gone | Wanted::GoneKept, _) => Phase::Stopping,
-            (Wanted::Run, Some(reason)) => Phase::Failed { reason },
-            (Wanted::Run, None) => Phase::Booting,
+            (DesiredState::Gone | DesiredState::GoneKept, _) => Phase::Stopping,
+            (DesiredState::Run, Some(reason)) => Phase::Failed { reason },
+            (DesiredState::Run, None) => Phase::Booting,
         }
     }
 
@@ -171,32 +177,32 @@ mod tests {
     #[test]
     fn a_record_of_each_earlier_form_is_a_run_of_the_pod_that_was_minted_for_it() {
         for text in [RUNNING_1, RUNNING_2, FAILED_2, ENDING_2] {
-            let record = Record::parse(text, id()).unwrap();
+            let record = SandboxRecord::parse(text, id()).unwrap();
             assert_eq!((record.version, record.id, record.desired.pod), (VERSION, id(), PodId::minted(id())));
             assert_eq!(record.desired.data, DataDisk::KeptOrEmpty);
             assert!(record.ran);
             let written = serde_json::to_vec(&record).unwrap();
-            assert_eq!(Record::parse(&written, id()), Ok(record));
+            assert_eq!(SandboxRecord::parse(&written, id()), Ok(record));
         }
         for text in [RUNNING_1, RUNNING_2] {
             let process = ProcessFacts { pid: 1, started: 7, boot: "fake".to_owned() };
-            let facts = Record::parse(text, id()).unwrap().facts;
+            let facts = SandboxRecord::parse(text, id()).unwrap().facts;
             assert_eq!(facts, Some(GuestFacts::Qemu(QemuFacts { process })), "its guest is found by these");
         }
-        assert_eq!(Record::parse(FAILED_2, id()).unwrap().failed, Some(FailReason::CrashLoop));
-        assert_eq!(Record::parse(ENDING_2, id()).unwrap().wanted, Wanted::GoneKept);
-        assert_eq!(Record::parse(RUNNING_1, id()).unwrap().disk_mib, None);
+        assert_eq!(SandboxRecord::parse(FAILED_2, id()).unwrap().failed, Some(FailReason::CrashLoop));
+        assert_eq!(SandboxRecord::parse(ENDING_2, id()).unwrap().wanted, DesiredState::GoneKept);
+        assert_eq!(SandboxRecord::parse(RUNNING_1, id()).unwrap().disk_mib, None);
     }
 
     #[test]
     fn a_record_of_a_later_form_and_one_of_none_are_refused() {
-        let ours = serde_json::to_value(Record::parse(RUNNING_2, id()).unwrap()).unwrap();
+        let ours = serde_json::to_value(SandboxRecord::parse(RUNNING_2, id()).unwrap()).unwrap();
         for (version, why) in
             [(json!(VERSION + 1), "later version"), (json!(0), "which form"), (Value::Null, "which form")]
         {
             let mut record = ours.clone();
             record["version"] = version;
-            let refused = Record::parse(record.to_string().as_bytes(), id()).unwrap_err();
+            let refused = SandboxRecord::parse(record.to_string().as_bytes(), id()).unwrap_err();
             assert!(refused.contains(why), "{refused}");
         }
     }
@@ -209,7 +215,7 @@ mod tests {
 
     #[test]
     fn the_last_program_leaves_a_record_of_this_form_alone() {
-        let ours = serde_json::to_vec(&Record::parse(RUNNING_2, id()).unwrap()).unwrap();
+        let ours = serde_json::to_vec(&SandboxRecord::parse(RUNNING_2, id()).unwrap()).unwrap();
         let its: Form2 = serde_json::from_slice(&ours).unwrap();
         assert!(its.version > 2);
     }

@@ -8,20 +8,20 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use wire::Environment;
 use wire::node::{DataDisk, Phase, Sandbox, SandboxSpec};
-use wire::pod::Run;
+use wire::pod::ImageRunConfig;
 
 use super::info::disk_room;
 use super::{CreateError, Node};
 use crate::error_chain::error_chain;
-use crate::ledger::{Record, Secrets};
-use crate::policy::{Desired, DiskRoom, Offer, offer};
+use crate::ledger::{SandboxRecord, Secrets};
+use crate::policy::{DesiredSpec, DiskSpace, SpecMatch, offer};
 use crate::registry::Admission;
 use crate::task::{Handle, Origin, Task};
 
 const MIB: u64 = 1024 * 1024;
 
 /// What came of asking for a sandbox.
-pub(crate) enum Created {
+pub(crate) enum CreateOutcome {
     /// It is new.
     New(Sandbox),
     /// It was there.
@@ -35,7 +35,7 @@ impl Node {
         id: RunId,
         spec: SandboxSpec,
         trace: Option<String>,
-    ) -> Result<Created, CreateError> {
+    ) -> Result<CreateOutcome, CreateError> {
         check(&spec)?;
         if let Some(held) = self.shared.registry.get(id) {
             return self.again(&held, &spec).await;
@@ -56,18 +56,18 @@ impl Node {
         &self,
         id: RunId,
         spec: &SandboxSpec,
-        run: Run,
-        room: DiskRoom,
+        run: ImageRunConfig,
+        room: DiskSpace,
     ) -> Result<(Arc<Handle>, Option<Task>), CreateError> {
         let _kept = self.shared.kept.lock().await;
         self.refuse_second_run(id, spec.pod)?;
         let room = room.with_guests(self.data_to_take_back(spec).await? / MIB);
         let disk_mib = self.shared.config.agent_disk_mib();
-        let (desired, now) = (Desired::from(spec), self.shared.clock.now());
+        let (desired, now) = (DesiredSpec::from(spec), self.shared.clock.now());
         let mut made = None;
-        let ask = domain::Ask { cores: spec.cores, memory_mib: spec.memory_mib };
+        let ask = domain::ResourceRequest { cores: spec.cores, memory_mib: spec.memory_mib };
         let entry = self.shared.registry.enter(id, ask, room, |number| {
-            let record = Record::new(Slot { run: id, number }, desired, run, disk_mib, now);
+            let record = SandboxRecord::new(Slot { run: id, number }, desired, run, disk_mib, now);
             let (handle, task) = self.prepare(record);
             made = Some(task);
             handle
@@ -97,7 +97,7 @@ impl Node {
             (Ok(None), DataDisk::KeptOrEmpty) => Ok(0),
             (Ok(None), DataDisk::Kept) => Err(CreateError::NoData(spec.pod)),
             (Err(error), _) => {
-                tracing::error!(pod = %spec.pod, error = error_chain(&error), "what is kept of a POD cannot be seen");
+                tracing::error!(pod = %spec.pod, error = error_chain(&error), "the data kept of a POD cannot be looked up");
                 Ok(0)
             }
         }
@@ -109,7 +109,7 @@ impl Node {
         task: Task,
         env: Environment,
         trace: Option<String>,
-    ) -> Result<Created, CreateError> {
+    ) -> Result<CreateOutcome, CreateError> {
         let (written, in_ledger) = oneshot::channel();
         let secrets = match Secrets::new(env) {
             Ok(secrets) => secrets,
@@ -120,10 +120,10 @@ impl Node {
         };
         self.spawn(task, Origin::Asked { secrets, written, trace });
         in_ledger.await.map_err(|_| CreateError::Closing)??;
-        Ok(Created::New(handle.sandbox()))
+        Ok(CreateOutcome::New(handle.sandbox()))
     }
 
-    async fn again(&self, held: &Arc<Handle>, spec: &SandboxSpec) -> Result<Created, CreateError> {
+    async fn again(&self, held: &Arc<Handle>, spec: &SandboxSpec) -> Result<CreateOutcome, CreateError> {
         let sandbox = held.sandbox();
         if sandbox.phase == Phase::Stopping {
             return Err(CreateError::Stopping);
@@ -135,13 +135,13 @@ impl Node {
         });
         let same = same.await.map_err(|error| CreateError::Disk(std::io::Error::other(error)))?;
         match offer(held.desired, spec.into(), || same) {
-            Offer::Same => Ok(Created::Existing(sandbox)),
-            Offer::Stale => Err(CreateError::Stale),
+            SpecMatch::Same => Ok(CreateOutcome::Existing(sandbox)),
+            SpecMatch::Stale => Err(CreateError::Stale),
         }
     }
 
     /// Whether the machine has what a new sandbox needs besides cores and memory.
-    async fn room_for(&self, spec: &SandboxSpec) -> Result<(Run, DiskRoom), CreateError> {
+    async fn room_for(&self, spec: &SandboxSpec) -> Result<(ImageRunConfig, DiskSpace), CreateError> {
         if self.tasks.is_closed() {
             return Err(CreateError::Closing);
         }

@@ -14,7 +14,7 @@ use tracing::Instrument;
 use crate::context::NodeContext;
 use crate::error_chain::error_chain;
 use crate::journal::JournalError;
-use crate::ledger::{Ledger, Record};
+use crate::ledger::{Ledger, SandboxRecord};
 use crate::streams::Streams;
 use crate::task::{BOOKS_DEADLINE, Handle, Inbox, Order, Origin, Task};
 
@@ -91,7 +91,7 @@ impl Node {
         self.tasks.close();
     }
 
-    pub(super) fn prepare(&self, record: Record) -> (Arc<Handle>, Task) {
+    pub(super) fn prepare(&self, record: SandboxRecord) -> (Arc<Handle>, Task) {
         let (orders, inbox) = mpsc::channel(ORDERS);
         let (view, shown) = watch::channel(Task::show(&self.shared, &record, record.phase()));
         let dir = self.ledger.dir_of(record.id);
@@ -114,7 +114,7 @@ impl Node {
     pub(super) fn spawn(&self, task: Task, origin: Origin) {
         let span = tracing::info_span!("sandbox", id = %task.id());
         if let Origin::Asked { trace: Some(trace), .. } = &origin {
-            telemetry::follow(&span, trace);
+            telemetry::set_parent(&span, trace);
         }
         let leave = self.leave.clone();
         self.tasks.spawn(async move { leave.run_until_cancelled(task.run(origin)).await }.instrument(span));

@@ -5,12 +5,12 @@ use std::time::Duration;
 use domain::{MarkKind, PodId, RunId};
 use sandbox::{DiskRetention, Slot};
 use tokio::task::spawn_blocking;
-use wire::node::{Data, Gone, KeptCause};
+use wire::node::{DataPolicy, DeleteResponse, KeptCause};
 
 use super::Node;
 use crate::error_chain::error_chain;
 use crate::retention;
-use crate::task::EndError;
+use crate::task::DeleteError;
 
 impl Node {
     /// Takes a sandbox down, and says what is kept of its POD. What is not there is gone
@@ -20,8 +20,8 @@ impl Node {
         id: RunId,
         pod: Option<PodId>,
         grace: Duration,
-        data: Data,
-    ) -> Result<Gone, EndError> {
+        data: DataPolicy,
+    ) -> Result<DeleteResponse, DeleteError> {
         let told = pod.unwrap_or_else(|| PodId::minted(id));
         let pod = match (self.shared.registry.get(id), self.shared.registry.quarantine.get(id)) {
             (Some(handle), _) => {
@@ -30,47 +30,47 @@ impl Node {
             }
             (None, Some(held)) => {
                 let given_up = self.give_up(id, data).await;
-                given_up.map_err(|error| EndError::StillThere(format!("{error:#}")))?;
+                given_up.map_err(|error| DeleteError::StillThere(format!("{error:#}")))?;
                 held.presence.pod.unwrap_or(told)
             }
             (None, None) => told,
         };
-        if data == Data::Erase {
+        if data == DataPolicy::Erase {
             self.erase_data(pod).await?;
         }
         let kept = retention::kept_data(&self.shared, pod).await;
-        Ok(Gone { id, kept: kept.map_err(|error| EndError::StillThere(error_chain(&error)))? })
+        Ok(DeleteResponse { id, kept: kept.map_err(|error| DeleteError::StillThere(error_chain(&error)))? })
     }
 
     /// Erases what is kept of a POD that does not run.
-    pub(crate) async fn erase_data(&self, pod: PodId) -> Result<(), EndError> {
+    pub(crate) async fn erase_data(&self, pod: PodId) -> Result<(), DeleteError> {
         let _kept = self.shared.kept.lock().await;
         let registry = &self.shared.registry;
         if let Some(run) = registry.run_of(pod).map(|handle| handle.id()) {
-            return Err(EndError::PodRunning { pod, run });
+            return Err(DeleteError::PodRunning { pod, run });
         }
         if let Some(held) = registry.quarantine.run_of(pod) {
-            return Err(EndError::StillThere(format!("a run of the POD is quarantined: {}", held.cause)));
+            return Err(DeleteError::StillThere(format!("a run of the POD is quarantined: {}", held.cause)));
         }
-        retention::erase(&self.shared, pod).await.map_err(|error| EndError::StillThere(error_chain(&error)))
+        retention::erase(&self.shared, pod).await.map_err(|error| DeleteError::StillThere(error_chain(&error)))
     }
 
     /// Ends a sandbox that cannot be read: somebody has given it up.
-    async fn give_up(&self, id: RunId, data: Data) -> anyhow::Result<()> {
+    async fn give_up(&self, id: RunId, data: DataPolicy) -> anyhow::Result<()> {
         let _alone = self.giving_up.lock().await;
         let Some(held) = self.shared.registry.quarantine.get(id) else { return Ok(()) };
         let disks = match data {
-            Data::Keep => {
+            DataPolicy::Keep => {
                 DiskRetention::KeepAll(self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted))
             }
-            Data::Erase => DiskRetention::Erase,
+            DataPolicy::Erase => DiskRetention::Erase,
         };
         // Without a number of its own its link goes with its namespace.
         let slot = held.presence.slot.unwrap_or(u16::MAX);
         self.shared.runtime.stop(Slot { run: id, number: slot }, disks).await?;
         anyhow::ensure!(
             self.mark(id, MarkKind::Gone, self.shared.clock.now()).await?,
-            "its end is not in the node's books yet: the disk takes nothing"
+            "its end is not in the node's records yet: the disk takes nothing"
         );
         let dir = self.ledger.dir_of(id);
         spawn_blocking(move || dir.remove()).await??;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use domain::{NoRoom, PodId, RunId, Tiers};
+use domain::{PlacementError, PodId, RunId, Tiers};
 use sandbox::DriverError;
 use wire::EnvironmentError;
 
@@ -20,7 +20,7 @@ pub(crate) enum CreateError {
     #[error("this node does not have the image {0}")]
     NoImage(domain::ImageDigest),
     #[error("{}", no_room(.0))]
-    NoRoom(NoRoom),
+    NoRoom(PlacementError),
     #[error("this node's disk is full: {free_mib} MiB are free in {} and {least_mib} MiB must stay free", .path.display())]
     DiskFull { path: PathBuf, free_mib: u64, least_mib: u64 },
     #[error("this node has metering marks that nobody fetches; it takes no more sandboxes until they are")]
@@ -47,10 +47,10 @@ pub(crate) enum CreateError {
     Driver(#[from] DriverError),
 }
 
-fn no_room(why: &NoRoom) -> String {
+fn no_room(why: &PlacementError) -> String {
     match why {
-        NoRoom::TooLarge { .. } => format!("this node is too small: {why}"),
-        NoRoom::Full | NoRoom::NoNodes => {
+        PlacementError::TooLarge { .. } => format!("this node is too small: {why}"),
+        PlacementError::Full | PlacementError::NoNodes => {
             "this node has no room left: not enough free memory, disk, cores or slots".to_owned()
         }
     }

@@ -5,7 +5,7 @@ use tokio::task::spawn_blocking;
 use wire::node::{Disks, NodeDisk, NodeInfo};
 
 use super::{CreateError, Node};
-use crate::policy::{DiskRoom, Load};
+use crate::policy::{Allocated, DiskSpace};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -21,25 +21,25 @@ impl Node {
         let images = self.shared.images.clone();
         let named = spawn_blocking(move || images.named()).await;
         let images = named.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
-        let (load, capacity, about) =
-            (self.shared.registry.load(), self.shared.registry.capacity(), &self.shared.about);
+        let (load, capacity, runtime_info) =
+            (self.shared.registry.load(), self.shared.registry.capacity(), &self.shared.runtime_info);
         Ok(NodeInfo {
             name: self.shared.config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            runtime: about.name,
-            runtime_reason: about.reason.clone(),
+            runtime: runtime_info.name,
+            runtime_reason: runtime_info.reason.clone(),
             cores: capacity.cores,
             free_cores: capacity.free_vcpus(load),
             memory_mib: capacity.memory_mib,
             free_memory_mib: capacity.free_memory_mib(load),
-            most_memory_mib: Some(capacity.free_memory_mib(Load::default())),
+            most_memory_mib: Some(capacity.free_memory_mib(Allocated::default())),
             disk: Some(self.disk(load).await?),
             sandboxes: load.sandboxes,
             images,
         })
     }
 
-    async fn disk(&self, load: Load) -> Result<NodeDisk, DriverError> {
+    async fn disk(&self, load: Allocated) -> Result<NodeDisk, DriverError> {
         let (found, capacity) = (self.shared.runtime.disk_usage().await?, self.shared.registry.capacity());
         let kept = self.shared.runtime.kept(None).await?;
         Ok(NodeDisk {
@@ -56,6 +56,6 @@ impl Node {
     }
 }
 
-pub(super) fn disk_room(room: DiskUsage) -> DiskRoom {
-    DiskRoom { free_mib: room.free / MIB, guests_mib: room.guests / MIB }
+pub(super) fn disk_room(room: DiskUsage) -> DiskSpace {
+    DiskSpace { free_mib: room.free / MIB, guests_mib: room.guests / MIB }
 }

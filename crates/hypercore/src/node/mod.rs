@@ -7,6 +7,6 @@ mod error;
 mod info;
 mod recover;
 
-pub(crate) use create::Created;
+pub(crate) use create::CreateOutcome;
 pub(crate) use daemon::Node;
 pub(crate) use error::CreateError;

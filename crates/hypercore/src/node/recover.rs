@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use domain::{MarkKind, RunId, UnixMillis};
-use sandbox::Presence;
+use sandbox::ObservedRun;
 use tokio::task::spawn_blocking;
 use wire::node::KeptCause;
 
@@ -13,7 +13,7 @@ use crate::task::Origin;
 
 const MIB: u64 = 1024 * 1024;
 /// What the machine holds of a sandbox of which it holds nothing.
-const ABSENT: Presence = Presence { runs: false, slot: None, pod: None };
+const ABSENT: ObservedRun = ObservedRun { runs: false, slot: None, pod: None };
 /// What is wrong with a sandbox that has lost its record.
 const NO_RECORD: &str = "its record.json is not there, and the machine holds something of it: put the file back from a \
                          backup and start hypercore again, or give the sandbox up with DELETE /v1/sandboxes/{id} on \
@@ -31,16 +31,17 @@ impl Node {
     pub(crate) async fn recover(&self, last_alive: Option<UnixMillis>) -> anyhow::Result<()> {
         let ledger = self.ledger.clone();
         let found = spawn_blocking(move || ledger.load()).await??;
-        let present = self.shared.runtime.present().await?;
+        let observed_runs = self.shared.runtime.observed_runs().await?;
         let at = last_alive.unwrap_or_else(|| self.shared.clock.now());
-        let (lost, cut_off): (Vec<_>, Vec<_>) = found.unrecorded.into_iter().partition(|id| present.contains_key(id));
+        let (lost, cut_off): (Vec<_>, Vec<_>) =
+            found.unrecorded.into_iter().partition(|id| observed_runs.contains_key(id));
         let lost = lost.into_iter().map(|id| (id, NO_RECORD.to_owned()));
         for (id, cause) in found.unreadable.into_iter().chain(lost) {
-            self.quarantine(id, cause, present.get(&id).copied().unwrap_or(ABSENT), at).await?;
+            self.quarantine(id, cause, observed_runs.get(&id).copied().unwrap_or(ABSENT), at).await?;
         }
         let known = found.records.iter().map(|record| (record.id, Some(record.slot)));
         let held = self.shared.registry.quarantine.list().into_iter();
-        let held = held.map(|held| (held.id, present.get(&held.id).and_then(|presence| presence.slot)));
+        let held = held.map(|held| (held.id, observed_runs.get(&held.id).and_then(|presence| presence.slot)));
         let known: BTreeMap<_, _> = known.chain(held).collect();
         let retention = self.shared.config.retention(self.shared.clock.now(), KeptCause::Found);
         let swept = self.shared.runtime.sweep(&known, &retention).await?;
@@ -48,7 +49,7 @@ impl Node {
             tracing::warn!(swept, "sandboxes that are not in the ledger were ended; their disks are kept");
         }
         // Their PODs' data is there: no other run may begin without it.
-        for (id, presence) in self.shared.runtime.present().await? {
+        for (id, presence) in self.shared.runtime.observed_runs().await? {
             if !known.contains_key(&id) {
                 self.quarantine(id, NOT_REMOVED.to_owned(), presence, at).await?;
             }
@@ -76,7 +77,7 @@ impl Node {
 
     /// Leaves a sandbox alone of which something cannot be read. Nobody is let in to
     /// it, so nobody is billed for it.
-    async fn quarantine(&self, id: RunId, cause: String, presence: Presence, at: UnixMillis) -> anyhow::Result<()> {
+    async fn quarantine(&self, id: RunId, cause: String, presence: ObservedRun, at: UnixMillis) -> anyhow::Result<()> {
         tracing::error!(%id, runs = presence.runs, cause, "a sandbox is quarantined");
         if self.shared.journal.standing(id) == Some(MarkKind::Ready) {
             self.mark(id, MarkKind::Unready, at).await?;

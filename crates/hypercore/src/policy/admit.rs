@@ -6,7 +6,7 @@ use wire::node::{DataDisk, SandboxSpec};
 
 /// A spec without its environment: what may be written down in the clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Desired {
+pub(crate) struct DesiredSpec {
     /// The POD that this is a run of.
     pub(crate) pod: PodId,
     /// Whether there must be data of that POD.
@@ -17,7 +17,7 @@ pub(crate) struct Desired {
     pub(crate) memory_mib: u64,
 }
 
-impl From<&SandboxSpec> for Desired {
+impl From<&SandboxSpec> for DesiredSpec {
     fn from(spec: &SandboxSpec) -> Self {
         let &SandboxSpec { pod, data, generation, image, cores, memory_mib, env: _ } = spec;
         Self { pod, data, generation, image, cores, memory_mib }
@@ -26,7 +26,7 @@ impl From<&SandboxSpec> for Desired {
 
 /// How an offered spec stands to the one that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Offer {
+pub(crate) enum SpecMatch {
     /// The same again: nothing to do.
     Same,
     /// Older, newer, or different at the same generation. A sandbox is not changed
@@ -36,29 +36,36 @@ pub(crate) enum Offer {
 
 /// Compares. `same_environment` is only asked when all else is equal, since the
 /// held environment has to be unsealed for it.
-pub(crate) fn offer(held: Desired, offered: Desired, same_environment: impl FnOnce() -> bool) -> Offer {
-    if held == offered && same_environment() { Offer::Same } else { Offer::Stale }
+pub(crate) fn offer(held: DesiredSpec, offered: DesiredSpec, same_environment: impl FnOnce() -> bool) -> SpecMatch {
+    if held == offered && same_environment() { SpecMatch::Same } else { SpecMatch::Stale }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn desired(generation: u64, cores: u32) -> Desired {
+    fn desired(generation: u64, cores: u32) -> DesiredSpec {
         let pod = PodId::minted(domain::RunId::from_bits(1));
         let image = ImageDigest([7; 32]);
-        Desired { pod, data: DataDisk::KeptOrEmpty, generation: Generation(generation), image, cores, memory_mib: 128 }
+        DesiredSpec {
+            pod,
+            data: DataDisk::KeptOrEmpty,
+            generation: Generation(generation),
+            image,
+            cores,
+            memory_mib: 128,
+        }
     }
 
     #[test]
     fn only_the_very_same_spec_is_taken_again() {
         let held = desired(2, 1);
-        assert_eq!(offer(held, desired(2, 1), || true), Offer::Same);
-        assert_eq!(offer(held, desired(2, 1), || false), Offer::Stale);
-        let must_be_there = Desired { data: DataDisk::Kept, ..held };
-        let of_another_pod = Desired { pod: PodId::minted(domain::RunId::from_bits(2)), ..held };
+        assert_eq!(offer(held, desired(2, 1), || true), SpecMatch::Same);
+        assert_eq!(offer(held, desired(2, 1), || false), SpecMatch::Stale);
+        let must_be_there = DesiredSpec { data: DataDisk::Kept, ..held };
+        let of_another_pod = DesiredSpec { pod: PodId::minted(domain::RunId::from_bits(2)), ..held };
         for other in [desired(1, 1), desired(3, 1), desired(2, 2), must_be_there, of_another_pod] {
-            assert_eq!(offer(held, other, || true), Offer::Stale);
+            assert_eq!(offer(held, other, || true), SpecMatch::Stale);
         }
     }
 }

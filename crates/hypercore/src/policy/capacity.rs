@@ -1,6 +1,6 @@
 //! What the node can still hold.
 
-use domain::{Ask, NoRoom};
+use domain::{PlacementError, ResourceRequest};
 
 /// What the machine gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,14 +25,14 @@ pub(crate) struct Capacity {
 
 /// The disk under the guests' disks, as it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct DiskRoom {
+pub(crate) struct DiskSpace {
     /// What is free.
     pub(crate) free_mib: u64,
     /// What the guests' disks take already.
     pub(crate) guests_mib: u64,
 }
 
-impl DiskRoom {
+impl DiskSpace {
     /// The room when the guests have taken disks back that are kept now: what those take is
     /// part of what the guests are promised.
     pub(crate) const fn with_guests(self, mib: u64) -> Self {
@@ -42,7 +42,7 @@ impl DiskRoom {
 
 /// What is given already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Load {
+pub(crate) struct Allocated {
     pub(crate) vcpus: u32,
     /// Without overheads.
     pub(crate) memory_mib: u64,
@@ -51,9 +51,9 @@ pub(crate) struct Load {
     pub(crate) disk_mib: u64,
 }
 
-impl Load {
+impl Allocated {
     /// The load with one more guest.
-    pub(crate) const fn plus(self, ask: Ask, disk_mib: u64) -> Self {
+    pub(crate) const fn plus(self, ask: ResourceRequest, disk_mib: u64) -> Self {
         Self {
             vcpus: self.vcpus.saturating_add(ask.cores),
             memory_mib: self.memory_mib.saturating_add(ask.memory_mib),
@@ -65,31 +65,31 @@ impl Load {
 
 impl Capacity {
     /// Whether one more guest fits.
-    pub(crate) fn admit(&self, load: Load, ask: Ask, room: DiskRoom) -> Result<(), NoRoom> {
-        let most = Ask { cores: self.cores, memory_mib: self.free_memory_mib(Load::default()) };
+    pub(crate) fn admit(&self, load: Allocated, ask: ResourceRequest, room: DiskSpace) -> Result<(), PlacementError> {
+        let most = ResourceRequest { cores: self.cores, memory_mib: self.free_memory_mib(Allocated::default()) };
         if ask.cores > most.cores || ask.memory_mib > most.memory_mib {
-            return Err(NoRoom::TooLarge { ask, most });
+            return Err(PlacementError::TooLarge { ask, most });
         }
         let fits = ask.cores <= self.free_vcpus(load)
             && ask.memory_mib <= self.free_memory_mib(load)
             && self.agent_disk_mib <= self.free_disk_mib(load, room)
             && load.sandboxes < u32::from(self.slots);
-        if fits { Ok(()) } else { Err(NoRoom::Full) }
+        if fits { Ok(()) } else { Err(PlacementError::Full) }
     }
 
     /// Virtual processors still to be given.
-    pub(crate) const fn free_vcpus(&self, load: Load) -> u32 {
+    pub(crate) const fn free_vcpus(&self, load: Allocated) -> u32 {
         self.vcpus.saturating_sub(load.vcpus)
     }
 
     /// Disk still to be promised.
-    pub(crate) fn free_disk_mib(&self, load: Load, room: DiskRoom) -> u64 {
+    pub(crate) fn free_disk_mib(&self, load: Allocated, room: DiskSpace) -> u64 {
         let all = room.free_mib.saturating_add(room.guests_mib).saturating_sub(self.disk_free_mib);
         (all.saturating_mul(self.disk_percent.into()) / 100).saturating_sub(load.disk_mib)
     }
 
     /// Memory the next guest may ask for: its own overhead is taken off already.
-    pub(crate) fn free_memory_mib(&self, load: Load) -> u64 {
+    pub(crate) fn free_memory_mib(&self, load: Allocated) -> u64 {
         let overheads = self.overhead_mib.saturating_mul(u64::from(load.sandboxes) + 1);
         self.memory_mib.saturating_sub(load.memory_mib).saturating_sub(overheads)
     }
@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    const ROOMY: DiskRoom = DiskRoom { free_mib: u64::MAX, guests_mib: 0 };
+    const ROOMY: DiskSpace = DiskSpace { free_mib: u64::MAX, guests_mib: 0 };
 
     fn capacity() -> Capacity {
         Capacity {
@@ -123,9 +123,9 @@ mod tests {
             memory_mib in 0_u64..40_000, overhead_mib in 0_u64..300,
         ) {
             let capacity = Capacity { memory_mib, overhead_mib, ..capacity() };
-            let mut load = Load::default();
+            let mut load = Allocated::default();
             for (cores, memory_mib) in asks {
-                let ask = Ask { cores, memory_mib };
+                let ask = ResourceRequest { cores, memory_mib };
                 let room = capacity.free_memory_mib(load);
                 if capacity.admit(load, ask, ROOMY).is_ok() {
                     prop_assert!(memory_mib <= room);
@@ -143,11 +143,11 @@ mod tests {
             disk_percent in 1_u32..400, disk_free_mib in 0_u64..5_000, guests in 0_usize..60,
         ) {
             let capacity = Capacity { agent_disk_mib, disk_percent, disk_free_mib, ..capacity() };
-            let (ask, mut load) = (Ask { cores: 1, memory_mib: 1 }, Load::default());
+            let (ask, mut load) = (ResourceRequest { cores: 1, memory_mib: 1 }, Allocated::default());
             for _ in 0..guests {
                 // Whatever part of their promise the guests have written: the room is the same.
                 let guests_mib = (load.disk_mib * written / 100).min(size_mib);
-                let room = DiskRoom { free_mib: size_mib - guests_mib, guests_mib };
+                let room = DiskSpace { free_mib: size_mib - guests_mib, guests_mib };
                 if capacity.admit(load, ask, room).is_ok() {
                     load = load.plus(ask, agent_disk_mib);
                 }
@@ -161,19 +161,19 @@ mod tests {
     #[test]
     fn a_disk_that_is_taken_back_is_part_of_what_its_run_is_promised() {
         let capacity = Capacity { agent_disk_mib: 100, ..capacity() };
-        let (ask, room) = (Ask { cores: 1, memory_mib: 1 }, DiskRoom { free_mib: 60, guests_mib: 0 });
-        assert_eq!(capacity.admit(Load::default(), ask, room), Err(NoRoom::Full));
-        assert_eq!(capacity.admit(Load::default(), ask, room.with_guests(39)), Err(NoRoom::Full));
-        assert_eq!(capacity.admit(Load::default(), ask, room.with_guests(40)), Ok(()));
+        let (ask, room) = (ResourceRequest { cores: 1, memory_mib: 1 }, DiskSpace { free_mib: 60, guests_mib: 0 });
+        assert_eq!(capacity.admit(Allocated::default(), ask, room), Err(PlacementError::Full));
+        assert_eq!(capacity.admit(Allocated::default(), ask, room.with_guests(39)), Err(PlacementError::Full));
+        assert_eq!(capacity.admit(Allocated::default(), ask, room.with_guests(40)), Ok(()));
     }
 
     #[test]
     fn a_guest_with_more_than_the_machine_has_never_fits() {
         let capacity = Capacity { cores: 2, overhead_mib: 99, ..capacity() };
-        let most = Ask { cores: 2, memory_mib: 9_900 };
-        for ask in [Ask { cores: 4, memory_mib: 1 }, Ask { cores: 1, memory_mib: 9_901 }] {
-            assert_eq!(capacity.admit(Load::default(), ask, ROOMY), Err(NoRoom::TooLarge { ask, most }));
+        let most = ResourceRequest { cores: 2, memory_mib: 9_900 };
+        for ask in [ResourceRequest { cores: 4, memory_mib: 1 }, ResourceRequest { cores: 1, memory_mib: 9_901 }] {
+            assert_eq!(capacity.admit(Allocated::default(), ask, ROOMY), Err(PlacementError::TooLarge { ask, most }));
         }
-        assert_eq!(capacity.admit(Load::default(), most, ROOMY), Ok(()));
+        assert_eq!(capacity.admit(Allocated::default(), most, ROOMY), Ok(()));
     }
 }

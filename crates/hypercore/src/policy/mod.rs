@@ -6,8 +6,8 @@ mod readiness;
 mod restart;
 mod retention;
 
-pub(crate) use admit::{Desired, Offer, offer};
-pub(crate) use capacity::{Capacity, DiskRoom, Load};
+pub(crate) use admit::{DesiredSpec, SpecMatch, offer};
+pub(crate) use capacity::{Allocated, Capacity, DiskSpace};
 pub(crate) use readiness::Readiness;
-pub(crate) use restart::{Backoff, Next, RestartPolicy};
+pub(crate) use restart::{Backoff, RestartDecision, RestartPolicy};
 pub(crate) use retention::{KeptAges, kept_until};

@@ -32,7 +32,7 @@ impl Backoff {
 
 /// What follows a death.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum RestartDecision {
     /// Another start.
     StartAt(UnixMillis),
     /// It died too often.
@@ -42,15 +42,15 @@ pub(crate) enum Next {
 impl RestartPolicy {
     /// Adds a death to those of before, which then holds only those that still
     /// count, and says what follows.
-    pub(crate) fn after_death(&self, deaths: &mut Vec<UnixMillis>, now: UnixMillis) -> Next {
+    pub(crate) fn after_death(&self, deaths: &mut Vec<UnixMillis>, now: UnixMillis) -> RestartDecision {
         // A clock that went back makes an old death count for longer, never for less.
         deaths.retain(|death| now.since(*death) < self.window_ms);
         deaths.push(now);
         let count = u32::try_from(deaths.len()).unwrap_or(u32::MAX);
         if count > self.most {
-            return Next::GiveUp;
+            return RestartDecision::GiveUp;
         }
-        Next::StartAt(now.plus(self.backoff.pause_ms(count)))
+        RestartDecision::StartAt(now.plus(self.backoff.pause_ms(count)))
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
     fn pauses_double_up_to_the_longest_and_then_it_is_given_up() {
         let (mut deaths, mut now) = (Vec::new(), UnixMillis(1_000));
         let mut pauses = Vec::new();
-        while let Next::StartAt(at) = POLICY.after_death(&mut deaths, now) {
+        while let RestartDecision::StartAt(at) = POLICY.after_death(&mut deaths, now) {
             pauses.push(at.since(now));
             now = at;
         }
@@ -78,7 +78,7 @@ mod tests {
     fn a_death_is_forgotten_after_the_window() {
         let mut deaths = vec![UnixMillis(0), UnixMillis(1), UnixMillis(2)];
         let next = POLICY.after_death(&mut deaths, UnixMillis(61_000));
-        assert_eq!(next, Next::StartAt(UnixMillis(61_500)));
+        assert_eq!(next, RestartDecision::StartAt(UnixMillis(61_500)));
         assert_eq!(deaths.len(), 1);
     }
 
@@ -88,7 +88,7 @@ mod tests {
             let (mut deaths, mut now, mut starts) = (Vec::new(), UnixMillis(0), Vec::new());
             for gap in gaps {
                 now = now.plus(gap);
-                let Next::StartAt(at) = POLICY.after_death(&mut deaths, now) else { break };
+                let RestartDecision::StartAt(at) = POLICY.after_death(&mut deaths, now) else { break };
                 starts.push(now);
                 now = at;
                 let recent = starts.iter().filter(|start| now.since(**start) < POLICY.window_ms).count();

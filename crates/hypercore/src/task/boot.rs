@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::MarkKind;
-use sandbox::{DiskRetention, Operation, Refusal, RuntimeError};
+use sandbox::{DiskRetention, DriverRefusal, RuntimeError, RuntimeOperation};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use wire::node::Phase;
@@ -17,8 +17,8 @@ use super::live::RunningGuest;
 use super::machine::{BOOKS_DEADLINE, Stage, Task};
 use super::order::{Ending, StageName};
 use crate::context::NodeContext;
-use crate::guest::{Delivered, PodClient, PodError};
-use crate::ledger::{Record, Secrets, random};
+use crate::guest::{IdentityDelivery, PodClient, PodError};
+use crate::ledger::{SandboxRecord, Secrets, random};
 use crate::policy::Readiness;
 
 /// Bytes for the guest kernel's generator.
@@ -86,9 +86,9 @@ impl Task {
         match found {
             Ok(Ok(Some(base))) => Ok(base.disk),
             Ok(Ok(None) | Err(_)) | Err(_) => Err(RuntimeError::Refused {
-                operation: Operation::Create,
+                operation: RuntimeOperation::Create,
                 id: self.record.id,
-                refusal: Refusal::NoBase(PathBuf::from(digest.to_string())),
+                refusal: DriverRefusal::NoBase(PathBuf::from(digest.to_string())),
             }),
         }
     }
@@ -140,7 +140,7 @@ impl Task {
             self.save().await?;
         }
         self.waiting = None;
-        tracing::info!(boot = self.record.starts, "ready");
+        tracing::info!(boot = self.record.starts, "the sandbox is ready");
         self.publish(Phase::Ready);
         Ok(Stage::Monitor(live))
     }
@@ -166,7 +166,7 @@ impl Task {
 
 fn identity(
     shared: &NodeContext,
-    record: &Record,
+    record: &SandboxRecord,
     secrets: &Secrets,
     trace: &Option<String>,
 ) -> Result<Identity, std::io::Error> {
@@ -191,11 +191,11 @@ fn unix_ns() -> u64 {
 }
 
 fn outcome(
-    told: Result<Result<Delivered, PodError>, tokio::time::error::Elapsed>,
+    told: Result<Result<IdentityDelivery, PodError>, tokio::time::error::Elapsed>,
     deadline: Duration,
 ) -> Result<(), GuestFailure> {
     match told {
-        Ok(Ok(Delivered::Accepted | Delivered::AlreadyTold)) => Ok(()),
+        Ok(Ok(IdentityDelivery::Accepted | IdentityDelivery::AlreadyTold)) => Ok(()),
         Ok(Err(error)) => Err(GuestFailure::Pod(format!("it refused its identity: {error}"))),
         Err(_) => Err(GuestFailure::Boot(deadline)),
     }

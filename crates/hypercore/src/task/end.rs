@@ -6,13 +6,13 @@ use domain::MarkKind;
 use sandbox::{DiskRetention, RuntimeError};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-use wire::node::{Data, KeptCause, Phase};
+use wire::node::{DataPolicy, KeptCause, Phase};
 
 use super::failure::BookkeepingError;
 use super::live::RunningGuest;
 use super::machine::{BOOKS_DEADLINE, Task};
-use super::order::{Deletion, EndError, Ending};
-use crate::ledger::Wanted;
+use super::order::{DeleteError, Deletion, Ending};
+use crate::ledger::DesiredState;
 
 /// Pause before what could not be removed is tried again.
 const RETRY: Duration = Duration::from_secs(3);
@@ -23,10 +23,10 @@ const HALT_GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 enum NotGone {
     #[error(transparent)]
-    Books(#[from] BookkeepingError),
+    Bookkeeping(#[from] BookkeepingError),
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    #[error("its end is not in the node's books yet: the disk takes nothing")]
+    #[error("its end is not in the node's records yet: the disk takes nothing")]
     Late,
 }
 
@@ -50,7 +50,7 @@ impl Task {
         }
         while let Err(why) = self.remove(written).await {
             tracing::error!(error = &why as &dyn std::error::Error, "a sandbox cannot be removed");
-            let said = EndError::StillThere(why.to_string());
+            let said = DeleteError::StillThere(why.to_string());
             for done in waiting.drain(..) {
                 let _ = done.send(Err(said.clone()));
             }
@@ -76,10 +76,10 @@ impl Task {
     }
 
     /// An owner's word is not taken back by who only wants the guest gone.
-    fn want_gone(&mut self, data: Data) {
+    fn want_gone(&mut self, data: DataPolicy) {
         self.record.wanted = match (self.record.wanted, data) {
-            (Wanted::Gone, _) | (_, Data::Erase) => Wanted::Gone,
-            (Wanted::Run | Wanted::GoneKept, Data::Keep) => Wanted::GoneKept,
+            (DesiredState::Gone, _) | (_, DataPolicy::Erase) => DesiredState::Gone,
+            (DesiredState::Run | DesiredState::GoneKept, DataPolicy::Keep) => DesiredState::GoneKept,
         };
     }
 
@@ -94,7 +94,10 @@ impl Task {
         };
         let written = timeout(BOOKS_DEADLINE, written).await.unwrap_or(Err(NotGone::Late));
         if let Err(why) = &written {
-            tracing::warn!(error = why as &dyn std::error::Error, "an end cannot be written down yet");
+            tracing::warn!(
+                error = why as &dyn std::error::Error,
+                "the sandbox's end cannot be recorded yet; trying again"
+            );
         }
         written.is_ok()
     }
@@ -104,10 +107,10 @@ impl Task {
     fn disks(&self) -> DiskRetention {
         let retention = || self.shared.config.retention(self.shared.clock.now(), KeptCause::Deleted);
         match (self.record.wanted, self.record.failed) {
-            (Wanted::Run, _) => DiskRetention::Attached,
-            (Wanted::Gone, _) => DiskRetention::Erase,
-            (Wanted::GoneKept, None) => DiskRetention::KeepData(retention()),
-            (Wanted::GoneKept, Some(_)) => DiskRetention::KeepAll(retention()),
+            (DesiredState::Run, _) => DiskRetention::Attached,
+            (DesiredState::Gone, _) => DiskRetention::Erase,
+            (DesiredState::GoneKept, None) => DiskRetention::KeepData(retention()),
+            (DesiredState::GoneKept, Some(_)) => DiskRetention::KeepAll(retention()),
         }
     }
 
@@ -134,7 +137,7 @@ impl Task {
         // Else the next daemon would start it again, on disks that are gone. If there
         // still is no room for that, there is none for a start either.
         if !written && let Err(broken) = self.save().await {
-            tracing::warn!(error = &broken as &dyn std::error::Error, "an end cannot be written down at all");
+            tracing::warn!(error = &broken as &dyn std::error::Error, "the sandbox's end cannot be recorded");
         }
         if let Some(logs) = self.handle.logs.get() {
             logs.agent.close();
@@ -146,7 +149,7 @@ impl Task {
             .await
             .map_err(BookkeepingError::Blocking)?
             .map_err(BookkeepingError::from)?;
-        tracing::info!("gone");
+        tracing::info!("the sandbox is removed");
         Ok(())
     }
 

@@ -1,9 +1,9 @@
-//! What keeps a task from going on: the node lacks something, its guest died, its books
+//! What keeps a task from going on: the node lacks something, its guest died, its records
 //! cannot be written.
 
 use std::time::Duration;
 
-use domain::{FailReason, Lack};
+use domain::{FailReason, WaitReason};
 use sandbox::{RuntimeError, is_full};
 
 use crate::error_chain::error_chain;
@@ -13,13 +13,13 @@ use crate::policy::Readiness;
 
 /// What the node lacks, and how that was noticed.
 pub(super) struct Shortage {
-    pub(super) lacks: Lack,
+    pub(super) lacks: WaitReason,
     pub(super) cause: String,
 }
 
 impl From<RuntimeError> for Shortage {
     fn from(error: RuntimeError) -> Self {
-        Self { lacks: error.lack(), cause: error_chain(&error) }
+        Self { lacks: error.wait_reason(), cause: error_chain(&error) }
     }
 }
 
@@ -58,7 +58,7 @@ impl GuestFailure {
     }
 }
 
-/// What stops a task from going on: its own books.
+/// What stops a task from going on: its own records.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BookkeepingError {
     #[error(transparent)]
@@ -74,11 +74,11 @@ pub(super) enum BookkeepingError {
 }
 
 impl BookkeepingError {
-    pub(super) fn lack(&self) -> Lack {
+    pub(super) fn wait_reason(&self) -> WaitReason {
         match self {
-            Self::Ledger(error) if error.is_of_a_full_disk() => Lack::Disk,
-            Self::Log(error) if is_full(error) => Lack::Disk,
-            Self::Ledger(_) | Self::Journal(_) | Self::Log(_) | Self::Blocking(_) | Self::Closed => Lack::Ledger,
+            Self::Ledger(error) if error.is_of_a_full_disk() => WaitReason::Disk,
+            Self::Log(error) if is_full(error) => WaitReason::Disk,
+            Self::Ledger(_) | Self::Journal(_) | Self::Log(_) | Self::Blocking(_) | Self::Closed => WaitReason::Ledger,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use domain::{Ask, RunId};
+use domain::{ResourceRequest, RunId};
 use sandbox::Slot;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -14,7 +14,7 @@ use super::order::Order;
 use crate::guest::PodClient;
 use crate::ledger::{LedgerError, SandboxDir};
 use crate::logs::RotatedLog;
-use crate::policy::Desired;
+use crate::policy::DesiredSpec;
 use crate::streams::Streams;
 
 /// How a task begins.
@@ -28,7 +28,7 @@ pub(crate) enum Origin {
 /// A handle on a sandbox's task.
 pub(crate) struct Handle {
     pub(crate) slot: Slot,
-    pub(crate) desired: Desired,
+    pub(crate) desired: DesiredSpec,
     /// What its disks are promised.
     pub(crate) disk_mib: u64,
     /// The port its agent serves.
@@ -53,8 +53,8 @@ impl Handle {
         self.slot.run
     }
 
-    pub(crate) fn ask(&self) -> Ask {
-        Ask { cores: self.desired.cores, memory_mib: self.desired.memory_mib }
+    pub(crate) fn ask(&self) -> ResourceRequest {
+        ResourceRequest { cores: self.desired.cores, memory_mib: self.desired.memory_mib }
     }
 
     pub(crate) fn sandbox(&self) -> Sandbox {

@@ -5,12 +5,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{FailReason, Lack, MarkKind, RunId, UnixMillis};
-use sandbox::{DiskRetention, Guest, GuestFacts, RuntimeError, Spec};
+use domain::{FailReason, MarkKind, RunId, UnixMillis, WaitReason};
+use sandbox::{DiskRetention, Guest, GuestFacts, GuestSpec, RuntimeError};
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-use wire::node::{Data, Phase, Sandbox};
+use wire::node::{DataPolicy, Phase, Sandbox};
 
 use super::failure::{BookkeepingError, GuestFailure, Shortage};
 use super::handle::{Handle, Logs, Origin};
@@ -20,9 +20,9 @@ use crate::context::NodeContext;
 use crate::error_chain::error_chain;
 use crate::guest::PodClient;
 use crate::journal::JournalError;
-use crate::ledger::{Record, SandboxDir, Secrets, Wanted};
+use crate::ledger::{DesiredState, SandboxDir, SandboxRecord, Secrets};
 use crate::logs::{AgentLog, RotatedLog};
-use crate::policy::{Desired, Next, Readiness};
+use crate::policy::{DesiredSpec, Readiness, RestartDecision};
 
 /// Where a sandbox's task is.
 pub(super) enum Stage {
@@ -37,7 +37,7 @@ pub(super) enum Stage {
     /// The node lacks something: what there is is looked at again later.
     Wait(Shortage),
     /// It runs, and its VMM has stopped it for want of something.
-    Suspended(RunningGuest, Lack),
+    Suspended(RunningGuest, WaitReason),
     /// It was given up.
     Failed(FailReason),
     /// It ends.
@@ -47,7 +47,7 @@ pub(super) enum Stage {
 /// A wait for what the node lacks.
 #[derive(Clone, Copy)]
 pub(super) struct Waiting {
-    lacks: Lack,
+    lacks: WaitReason,
     since: UnixMillis,
     tries: u32,
 }
@@ -55,7 +55,7 @@ pub(super) struct Waiting {
 /// The task that owns a sandbox.
 pub(crate) struct Task {
     pub(super) shared: Arc<NodeContext>,
-    pub(super) record: Record,
+    pub(super) record: SandboxRecord,
     pub(super) dir: SandboxDir,
     pub(super) view: watch::Sender<Sandbox>,
     pub(super) orders: Inbox,
@@ -85,7 +85,7 @@ impl Task {
     /// A task for this record, shown before it begins.
     pub(crate) fn new(
         shared: Arc<NodeContext>,
-        record: Record,
+        record: SandboxRecord,
         dir: SandboxDir,
         orders: Inbox,
         view: watch::Sender<Sandbox>,
@@ -112,7 +112,7 @@ impl Task {
     }
 
     /// What is shown of a record.
-    pub(crate) fn show(shared: &NodeContext, record: &Record, phase: Phase) -> Sandbox {
+    pub(crate) fn show(shared: &NodeContext, record: &SandboxRecord, phase: Phase) -> Sandbox {
         Sandbox {
             id: record.id,
             pod: record.desired.pod,
@@ -122,7 +122,7 @@ impl Task {
             memory_mib: record.desired.memory_mib,
             port: record.run.port,
             phase,
-            runtime: shared.about.name,
+            runtime: shared.runtime_info.name,
             restarts: record.restarts(),
             created_at: record.created_at,
             ready_after_ms: record.ready_after_ms,
@@ -156,19 +156,19 @@ impl Task {
             Stage::Monitor(live) => self.monitor(live).await,
             Stage::Backoff(until) => Ok(self.pause(until, Stage::Start).await),
             Stage::Wait(want) => self.wait(want).await,
-            Stage::Suspended(live, lack) => self.suspended(live, lack).await,
+            Stage::Suspended(live, wait_reason) => self.suspended(live, wait_reason).await,
             Stage::Failed(reason) => self.given_up(reason).await,
             Stage::End(live, order) => Ok(Stage::End(live, order)),
         }
     }
 
-    /// The books cannot be written: nothing may be claimed, so nobody is let in and
+    /// The records cannot be written: nothing may be claimed, so nobody is let in and
     /// nobody billed. The guest, if there is one, is left alone until they can.
     async fn broken(&mut self, broken: &BookkeepingError) -> Stage {
-        tracing::error!(error = broken as &dyn std::error::Error, "the node's books on a sandbox cannot be written");
+        tracing::error!(error = broken as &dyn std::error::Error, "the node's records on a sandbox cannot be written");
         // What it waits for is written later, if not now.
         let _ = timeout(BOOKS_DEADLINE, self.journal(MarkKind::Unready, self.shared.clock.now())).await;
-        Stage::Wait(Shortage { lacks: broken.lack(), cause: error_chain(broken) })
+        Stage::Wait(Shortage { lacks: broken.wait_reason(), cause: error_chain(broken) })
     }
 
     /// Shows what the node lacks, and looks again after a pause that grows. This ends
@@ -229,7 +229,7 @@ impl Task {
         metrics::counter!("hypercore_guest_deaths_total", "cause" => death.label()).increment(1);
         let now = self.shared.clock.now();
         let next = self.shared.config.restart_policy().after_death(&mut self.record.deaths, now);
-        if next == Next::GiveUp {
+        if next == RestartDecision::GiveUp {
             self.record.failed = Some(death.reason());
         }
         let stopped = self.stop_guest().await;
@@ -237,12 +237,12 @@ impl Task {
             return Ok(Stage::End(None, order));
         }
         match (stopped, next) {
-            (Ok(()), Next::StartAt(at)) => {
+            (Ok(()), RestartDecision::StartAt(at)) => {
                 self.save().await?;
                 self.publish(Phase::Backoff { at });
                 Ok(Stage::Backoff(at))
             }
-            (Ok(()), Next::GiveUp) => Ok(Stage::Failed(death.reason())),
+            (Ok(()), RestartDecision::GiveUp) => Ok(Stage::Failed(death.reason())),
             (Err(error), _) => Ok(Stage::Wait(error.into())),
         }
     }
@@ -258,13 +258,16 @@ impl Task {
         }
         self.waiting = None;
         if let Err(broken) = self.open().await {
-            tracing::warn!(error = &broken as &dyn std::error::Error, "what a failed agent has said cannot be read");
+            tracing::warn!(error = &broken as &dyn std::error::Error, "the log of a failed agent cannot be read");
         }
         loop {
             let saved = self.save().await;
             self.publish(Phase::Failed { reason });
             let Err(broken) = saved else { return Ok(Stage::End(None, self.orders.ending(StageName::Failed).await)) };
-            tracing::error!(error = &broken as &dyn std::error::Error, "a failure cannot be written down yet");
+            tracing::error!(
+                error = &broken as &dyn std::error::Error,
+                "the sandbox's failure cannot be recorded yet; trying again"
+            );
             tokio::select! {
                 biased;
                 order = self.orders.ending(StageName::Failed) => return Ok(Stage::End(None, order)),
@@ -296,15 +299,15 @@ impl Task {
         tokio::select! {
             biased;
             marked = &mut marked => return Ok(marked.map(|()| None)?),
-            order = self.orders.ending(StageName::Books) => return Ok(Some(order)),
+            order = self.orders.ending(StageName::Bookkeeping) => return Ok(Some(order)),
             () = sleep(BOOKS_DEADLINE) => {}
         }
         let cause = "the node's metering journal is not written: its disk takes nothing".to_owned();
-        self.show_shortage(&Shortage { lacks: Lack::Ledger, cause });
+        self.show_shortage(&Shortage { lacks: WaitReason::Ledger, cause });
         let heard = tokio::select! {
             biased;
             marked = &mut marked => marked.map(|()| None)?,
-            order = self.orders.ending(StageName::Books) => Some(order),
+            order = self.orders.ending(StageName::Bookkeeping) => Some(order),
         };
         self.waiting = None;
         Ok(heard)
@@ -380,9 +383,9 @@ impl Task {
 
     async fn found(&mut self, last_alive: UnixMillis) -> Result<Stage, BookkeepingError> {
         let data = match self.record.wanted {
-            Wanted::Run => None,
-            Wanted::Gone => Some(Data::Erase),
-            Wanted::GoneKept => Some(Data::Keep),
+            DesiredState::Run => None,
+            DesiredState::Gone => Some(DataPolicy::Erase),
+            DesiredState::GoneKept => Some(DataPolicy::Keep),
         };
         if let Some(data) = data {
             let (done, _) = tokio::sync::oneshot::channel();
@@ -455,9 +458,9 @@ impl Task {
         Ok(())
     }
 
-    pub(super) fn spec(&self, base: PathBuf) -> Spec {
-        let Record { desired, ran, .. } = &self.record;
-        let Desired { pod, data, cores, memory_mib, generation: _, image: _ } = *desired;
-        Spec { slot: self.record.slot(), pod, data, cores, memory_mib, base, ran: *ran }
+    pub(super) fn spec(&self, base: PathBuf) -> GuestSpec {
+        let SandboxRecord { desired, ran, .. } = &self.record;
+        let DesiredSpec { pod, data, cores, memory_mib, generation: _, image: _ } = *desired;
+        GuestSpec { slot: self.record.slot(), pod, data, cores, memory_mib, base, ran: *ran }
     }
 }

@@ -30,4 +30,4 @@ mod order;
 
 pub(crate) use handle::{Handle, Origin};
 pub(crate) use machine::{BOOKS_DEADLINE, Task};
-pub(crate) use order::{Deletion, EndError, Inbox, Order};
+pub(crate) use order::{DeleteError, Deletion, Inbox, Order};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use domain::{Lack, RunId, UnixMillis};
-use sandbox::{Condition, Runtime};
+use domain::{RunId, UnixMillis, WaitReason};
+use sandbox::{GuestCondition, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use wire::node::Phase;
 use wire::pod::PodPhase;
@@ -17,7 +17,7 @@ use crate::context::NodeContext;
 use crate::guest::{PodClient, PodConnection};
 
 /// What must be free, in bytes, before a guest that a full disk has stopped goes on:
-/// it would use up at once what the node's own books need.
+/// it would use up at once what the node's own records need.
 const RESUME_FREE: u64 = 64 * 1024 * 1024;
 /// How long a guest that goes on may take to be stopped again by what it waited for.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -29,7 +29,7 @@ enum NotReady {
     /// The guest must be started again, unless its VMM has only stopped it.
     Guest(GuestFailure),
     /// Its VMM has stopped it for want of something.
-    Suspended(Lack),
+    Suspended(WaitReason),
 }
 
 impl Task {
@@ -43,7 +43,7 @@ impl Task {
         };
         match lost {
             NotReady::Guest(death) => self.lost(live, death, at).await,
-            NotReady::Suspended(lack) => self.stopped(live, lack, at).await,
+            NotReady::Suspended(wait_reason) => self.stopped(live, wait_reason, at).await,
             NotReady::Agent => match self.unready(at).await? {
                 Some(order) => Ok(Stage::End(Some(live), order)),
                 None => {
@@ -63,21 +63,32 @@ impl Task {
         at: UnixMillis,
     ) -> Result<Stage, BookkeepingError> {
         match (&death, condition(&*self.shared.runtime, self.record.id).await) {
-            (GuestFailure::Boot(_) | GuestFailure::Pod(_), Some(lack)) => self.stopped(live, lack, at).await,
+            (GuestFailure::Boot(_) | GuestFailure::Pod(_), Some(wait_reason)) => {
+                self.stopped(live, wait_reason, at).await
+            }
             _ => self.died(&death, at).await,
         }
     }
 
-    async fn stopped(&mut self, live: RunningGuest, lack: Lack, at: UnixMillis) -> Result<Stage, BookkeepingError> {
+    async fn stopped(
+        &mut self,
+        live: RunningGuest,
+        wait_reason: WaitReason,
+        at: UnixMillis,
+    ) -> Result<Stage, BookkeepingError> {
         Ok(match self.unready(at).await? {
             Some(order) => Stage::End(Some(live), order),
-            None => Stage::Suspended(live, lack),
+            None => Stage::Suspended(live, wait_reason),
         })
     }
 
     /// A guest that its VMM has stopped: it goes on where it was when the node has
     /// what it lacked. Meanwhile nobody is billed.
-    pub(super) async fn suspended(&mut self, mut live: RunningGuest, lacks: Lack) -> Result<Stage, BookkeepingError> {
+    pub(super) async fn suspended(
+        &mut self,
+        mut live: RunningGuest,
+        lacks: WaitReason,
+    ) -> Result<Stage, BookkeepingError> {
         let cause = "the VMM has stopped the guest: a disk of the host is full or does not work".to_owned();
         let want = Shortage { lacks, cause };
         loop {
@@ -109,15 +120,15 @@ impl Task {
             return false;
         }
         sleep(SETTLE).await;
-        matches!(runtime.condition(id).await, Ok(Condition::Running))
+        matches!(runtime.condition(id).await, Ok(GuestCondition::Running))
     }
 }
 
 /// What a guest that runs is stopped for want of, if it is.
-async fn condition(runtime: &dyn Runtime, id: RunId) -> Option<Lack> {
+async fn condition(runtime: &dyn Runtime, id: RunId) -> Option<WaitReason> {
     match runtime.condition(id).await {
-        Ok(Condition::Paused(lack)) => Some(lack),
-        Ok(Condition::Running) | Err(_) => None,
+        Ok(GuestCondition::Paused(wait_reason)) => Some(wait_reason),
+        Ok(GuestCondition::Running) | Err(_) => None,
     }
 }
 
@@ -136,8 +147,8 @@ async fn until_lost(pod: &PodClient, shared: &NodeContext, id: RunId) -> (NotRea
             Err(why) => {
                 line = None;
                 silent += 1;
-                if let Some(lack) = condition(&**runtime, id).await {
-                    return (NotReady::Suspended(lack), seen);
+                if let Some(wait_reason) = condition(&**runtime, id).await {
+                    return (NotReady::Suspended(wait_reason), seen);
                 }
                 if silent >= config.health_failures {
                     let words = format!("its pod gave no answer {silent} times: {why}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::{PodId, RunId};
 use tokio::sync::{mpsc, oneshot};
-use wire::node::Data;
+use wire::node::DataPolicy;
 
 /// What a task is told.
 #[derive(Debug)]
@@ -21,14 +21,14 @@ pub(crate) struct Deletion {
     /// What its agent may take to end by itself.
     pub(crate) grace: Duration,
     /// What becomes of its POD's data.
-    pub(crate) data: Data,
+    pub(crate) data: DataPolicy,
     /// Told when nothing of it is left, or why something is.
-    pub(crate) done: oneshot::Sender<Result<(), EndError>>,
+    pub(crate) done: oneshot::Sender<Result<(), DeleteError>>,
 }
 
 /// Why a sandbox, or what is kept of its POD, is not gone.
 #[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum EndError {
+pub(crate) enum DeleteError {
     /// The daemon ends first.
     #[error("the node is going down; the next daemon can be asked")]
     Closing,
@@ -58,8 +58,8 @@ pub(super) enum StageName {
     NoGuest,
     /// It was given up.
     Failed,
-    /// Whatever its guest does, the node's books are waited for.
-    Books,
+    /// Whatever its guest does, the node's records are waited for.
+    Bookkeeping,
 }
 
 /// An order that ends what a task does: at every moment but in its end itself.

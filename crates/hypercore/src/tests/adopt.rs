@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use domain::{MarkKind, PodId, UnixMillis};
+use fixtures::until_holds;
 use sandbox::{DiskRetention, Runtime, Slot};
 use wire::node::{DataDisk, Phase};
 
-use super::node::{TestNode, eventually, id};
+use super::node::{TestNode, id};
 use super::pod::PodBehavior;
 
 #[tokio::test]
@@ -50,7 +51,7 @@ async fn a_guest_that_was_booting_goes_on_booting() {
     let host = TestNode::new(PodBehavior::Slow);
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
-    eventually("an identity", || host.guests.with(id(1), |guest| !guest.identities.is_empty())).await;
+    until_holds("an identity", || host.guests.with(id(1), |guest| !guest.identities.is_empty())).await;
     let pid = daemon.until(id(1), |sandbox| sandbox.pid.is_some()).await.pid;
     daemon.kill().await;
     host.guests.with(id(1), |guest| guest.phase = Some(wire::pod::PodPhase::Ready));
@@ -65,7 +66,7 @@ async fn a_deletion_that_was_cut_off_is_finished() {
     let host = TestNode::new(PodBehavior::Good);
     host.leaves(id(1), |record| record["wanted"] = "gone".into()).await;
     let next = host.daemon().await;
-    eventually("gone", || next.sandbox(id(1)).is_none()).await;
+    until_holds("gone", || next.sandbox(id(1)).is_none()).await;
     assert!(host.machine.running().is_empty() && host.machine.disks().is_empty());
     let kinds = next.kinds(id(1)).await;
     assert_eq!(kinds.last(), Some(&MarkKind::Gone));
@@ -74,7 +75,7 @@ async fn a_deletion_that_was_cut_off_is_finished() {
 #[tokio::test]
 async fn what_is_in_no_ledger_is_removed_and_what_has_no_record_too() {
     let host = TestNode::new(PodBehavior::Good);
-    let spec = sandbox::Spec {
+    let spec = sandbox::GuestSpec {
         slot: Slot { run: id(9), number: 9 },
         pod: PodId::minted(id(9)),
         data: DataDisk::KeptOrEmpty,
@@ -129,11 +130,11 @@ async fn lines_are_neither_lost_nor_doubled_over_two_daemons() {
         std::fs::read_to_string(path).unwrap_or_default()
     };
     host.guests.with(id(1), |guest| guest.lines.extend(["one", "two"].map(str::to_owned)));
-    eventually("two lines", || written().ends_with("two\n")).await;
+    until_holds("two lines", || written().ends_with("two\n")).await;
     daemon.kill().await;
     host.guests.with(id(1), |guest| guest.lines.extend(["three", "four"].map(str::to_owned)));
     let _next = host.daemon().await;
-    eventually("four lines", || written().ends_with("four\n")).await;
+    until_holds("four lines", || written().ends_with("four\n")).await;
     assert_eq!(written(), "1 1 one\n1 2 two\n1 3 three\n1 4 four\n");
 }
 

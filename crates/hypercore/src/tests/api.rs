@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
-use wire::node::{AgentMark, Marks, SandboxSpec};
+use wire::node::{AgentMark, MarksPage, SandboxSpec};
 
 use super::node::{Daemon, TestNode, id, spec};
 use super::pod::PodBehavior;
@@ -117,7 +117,7 @@ async fn the_journal_is_handed_out_once_it_is_asked_for_and_forgets_what_was_kep
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
     daemon.ready(id(1)).await;
     let (_, marks) = json(call(&daemon, Method::GET, "/v1/marks", "").await).await;
-    let marks: Marks = serde_json::from_value(marks).unwrap();
+    let marks: MarksPage = serde_json::from_value(marks).unwrap();
     let numbers: Vec<u64> = marks.marks.iter().map(|AgentMark { mark, .. }| mark.seq).collect();
     assert_eq!(numbers, [1, 2]);
     let (_, rest) = json(call(&daemon, Method::GET, "/v1/marks?after=2", "").await).await;

@@ -1,16 +1,17 @@
-//! The node's own books: a record that cannot be written, a journal whose disk takes
+//! The node's own records: a record that cannot be written, a journal whose disk takes
 //! nothing.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::{FailReason, Lack, MarkKind};
-use sandbox::Operation;
+use domain::{FailReason, MarkKind, WaitReason};
+use fixtures::until_holds;
+use sandbox::RuntimeOperation;
 use tokio::time::timeout;
-use wire::node::{Data, Phase, Sandbox};
+use wire::node::{DataPolicy, Phase, Sandbox};
 use wire::pod::PodPhase;
 
-use super::node::{Daemon, SOON, TestNode, eventually, id};
+use super::node::{Daemon, SOON, TestNode, id};
 use super::pod::PodBehavior;
 
 const FAILED: Phase = Phase::Failed { reason: FailReason::CrashLoop };
@@ -26,8 +27,8 @@ fn no_record(host: &TestNode) -> PathBuf {
     draft
 }
 
-fn waits_for_the_books(sandbox: &Sandbox) -> bool {
-    matches!(sandbox.phase, Phase::Waiting { lacks: Lack::Ledger, .. })
+fn waits_for_the_records(sandbox: &Sandbox) -> bool {
+    matches!(sandbox.phase, Phase::Waiting { lacks: WaitReason::Ledger, .. })
 }
 
 async fn one_ready(host: &TestNode) -> Daemon {
@@ -38,7 +39,7 @@ async fn one_ready(host: &TestNode) -> Daemon {
 }
 
 /// Deletes it; the time that takes is bounded.
-async fn delete(daemon: &Daemon, data: Data) -> bool {
+async fn delete(daemon: &Daemon, data: DataPolicy) -> bool {
     timeout(SOON, daemon.node.delete(id(1), None, Duration::ZERO, data)).await.unwrap().is_ok()
 }
 
@@ -52,7 +53,7 @@ async fn fault_1_1_an_agent_that_was_given_up_is_not_started_again_whatever_the_
     daemon.until(id(1), |sandbox| sandbox.phase == FAILED).await;
     std::fs::remove_dir(draft).unwrap();
     let written = || std::fs::read_to_string(file(&host, "record.json")).unwrap().contains("crash_loop");
-    eventually("the failure is written down", written).await;
+    until_holds("the failure is written down", written).await;
     assert_eq!((host.machine.running().len(), host.machine.disks()[&id(1)]), (0, 1));
     assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready]);
     // The next daemon shows it from the start, and needs no secrets for that.
@@ -60,7 +61,7 @@ async fn fault_1_1_an_agent_that_was_given_up_is_not_started_again_whatever_the_
     std::fs::remove_file(file(&host, "secrets")).unwrap();
     let next = host.daemon().await;
     assert_eq!(next.sandbox(id(1)).unwrap().phase, FAILED);
-    assert!(delete(&next, Data::Keep).await);
+    assert!(delete(&next, DataPolicy::Keep).await);
     assert_eq!((host.machine.kept().len(), host.machine.disks().len()), (1, 0));
 }
 
@@ -69,7 +70,7 @@ async fn fault_1_1_a_guest_that_was_given_up_and_cannot_be_stopped_is_stopped_la
     let mut host = TestNode::new(PodBehavior::Hopeless);
     host.config.restarts = 0;
     for _ in 0..3 {
-        host.machine.fail_call(Operation::Stop);
+        host.machine.fail_call(RuntimeOperation::Stop);
     }
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
@@ -83,9 +84,9 @@ async fn fault_1_6_a_sandbox_is_removed_although_its_end_cannot_be_written_down(
     let host = TestNode::new(PodBehavior::Good);
     let daemon = one_ready(&host).await;
     let _draft = no_record(&host);
-    host.machine.fail_call(Operation::Stop);
-    assert!(!delete(&daemon, Data::Erase).await, "it could not be stopped");
-    eventually("gone", || daemon.sandbox(id(1)).is_none()).await;
+    host.machine.fail_call(RuntimeOperation::Stop);
+    assert!(!delete(&daemon, DataPolicy::Erase).await, "it could not be stopped");
+    until_holds("gone", || daemon.sandbox(id(1)).is_none()).await;
     assert!(host.machine.running().is_empty() && host.machine.disks().is_empty());
     assert_eq!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Gone));
 }
@@ -95,17 +96,17 @@ async fn fault_1_6_an_end_is_in_the_ledger_before_its_mark_is_waited_for() {
     let host = TestNode::new(PodBehavior::Good);
     let daemon = one_ready(&host).await;
     let (draft, held) = (no_record(&host), daemon.node.shared.journal.hold());
-    let asked = delete(&daemon, Data::Erase);
+    let asked = delete(&daemon, DataPolicy::Erase);
     let room = async {
-        eventually("its disks are gone", || host.machine.disks().is_empty()).await;
+        until_holds("its disks are gone", || host.machine.disks().is_empty()).await;
         std::fs::remove_dir(draft).unwrap();
     };
     let (ended, ()) = tokio::join!(asked, room);
     assert!(!ended, "its end is in no journal");
     let written = || std::fs::read_to_string(file(&host, "record.json")).unwrap().contains("\"wanted\": \"gone\"");
-    eventually("the end is written down", written).await;
+    until_holds("the end is written down", written).await;
     drop(held);
-    eventually("gone", || daemon.sandbox(id(1)).is_none()).await;
+    until_holds("gone", || daemon.sandbox(id(1)).is_none()).await;
 }
 
 #[tokio::test]
@@ -114,11 +115,11 @@ async fn fault_1_6_a_guest_that_dies_while_the_journal_takes_nothing_can_be_dele
     let daemon = one_ready(&host).await;
     let held = daemon.node.shared.journal.hold();
     host.machine.crash(id(1));
-    daemon.until(id(1), waits_for_the_books).await;
-    assert!(!delete(&daemon, Data::Erase).await, "its end is in no journal");
+    daemon.until(id(1), waits_for_the_records).await;
+    assert!(!delete(&daemon, DataPolicy::Erase).await, "its end is in no journal");
     assert!(host.machine.disks().is_empty(), "that has made room");
     drop(held);
-    eventually("gone", || daemon.sandbox(id(1)).is_none()).await;
+    until_holds("gone", || daemon.sandbox(id(1)).is_none()).await;
     assert_eq!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Gone));
 }
 
@@ -129,9 +130,9 @@ async fn fault_1_6_a_readiness_that_the_journal_does_not_take_is_neither_shown_n
     daemon.create(id(1)).await;
     daemon.until(id(1), |sandbox| sandbox.pid.is_some()).await;
     let held = daemon.node.shared.journal.hold();
-    eventually("an identity", || host.guests.with(id(1), |guest| !guest.identities.is_empty())).await;
+    until_holds("an identity", || host.guests.with(id(1), |guest| !guest.identities.is_empty())).await;
     host.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
-    daemon.until(id(1), waits_for_the_books).await;
+    daemon.until(id(1), waits_for_the_records).await;
     let released = crate::Clock::system().now();
     drop(held);
     daemon.ready(id(1)).await;
@@ -150,10 +151,10 @@ async fn fault_1_6_a_node_starts_although_the_journal_takes_nothing() {
     let mut held = None;
     let next = timeout(SOON, host.daemon_with(|journal| held = Some(journal.hold()))).await.unwrap();
     assert_eq!(next.node.shared.registry.quarantine.list().len(), 1);
-    assert!(!delete(&next, Data::Keep).await, "its end is in no journal");
+    assert!(!delete(&next, DataPolicy::Keep).await, "its end is in no journal");
     assert_eq!((host.machine.running().len(), host.machine.kept().len()), (0, 1), "that has made room");
     drop(held);
-    assert!(delete(&next, Data::Keep).await);
+    assert!(delete(&next, DataPolicy::Keep).await);
     assert!(next.node.shared.registry.quarantine.list().is_empty());
 }
 
@@ -163,11 +164,11 @@ async fn fault_1_1_who_asks_a_daemon_that_ends_is_not_told_that_the_sandbox_is_g
     let daemon = one_ready(&host).await;
     let handle = daemon.node.shared.registry.get(id(1)).unwrap();
     daemon.node.leave().await;
-    assert!(daemon.node.shared.registry.delete(&handle, Duration::ZERO, Data::Erase).await.is_err());
-    assert!(!delete(&daemon, Data::Erase).await);
+    assert!(daemon.node.shared.registry.delete(&handle, Duration::ZERO, DataPolicy::Erase).await.is_err());
+    assert!(!delete(&daemon, DataPolicy::Erase).await);
     assert_eq!(host.machine.running().len(), 1, "the next daemon adopts it");
     let next = host.daemon().await;
-    assert!(delete(&next, Data::Erase).await);
+    assert!(delete(&next, DataPolicy::Erase).await);
     assert!(host.machine.running().is_empty());
 }
 
@@ -177,8 +178,8 @@ async fn fault_1_1_an_order_that_a_task_leaves_unanswered_is_no_success() {
     let daemon = one_ready(&host).await;
     // It waits for its journal, and the daemon ends meanwhile.
     let held = daemon.node.shared.journal.hold();
-    let (ended, ()) = tokio::join!(daemon.node.delete(id(1), None, Duration::ZERO, Data::Erase), async {
-        eventually("it ends", || daemon.sandbox(id(1)).is_some_and(|sandbox| sandbox.phase == Phase::Stopping)).await;
+    let (ended, ()) = tokio::join!(daemon.node.delete(id(1), None, Duration::ZERO, DataPolicy::Erase), async {
+        until_holds("it ends", || daemon.sandbox(id(1)).is_some_and(|sandbox| sandbox.phase == Phase::Stopping)).await;
         daemon.node.leave().await;
     });
     assert!(ended.is_err());

@@ -12,9 +12,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use domain::MarkKind;
-use wire::node::{AgentMark, Data};
+use fixtures::until_holds;
+use wire::node::{AgentMark, DataPolicy};
 
-use super::node::{TestNode, eventually, id};
+use super::node::{TestNode, id};
 use super::pod::PodBehavior;
 use crate::retention;
 
@@ -32,7 +33,7 @@ async fn the_daemon_that_is_killed() {
     for bits in [1, 2] {
         let record = fs::read_to_string(state.join("sandboxes").join(id(bits).to_string()).join("record.json"));
         if record.is_ok_and(|record| record.contains("\"wanted\": \"gone")) {
-            eventually("gone", || daemon.sandbox(id(bits)).is_none()).await;
+            until_holds("gone", || daemon.sandbox(id(bits)).is_none()).await;
         }
     }
     daemon.create(id(1)).await;
@@ -40,18 +41,18 @@ async fn the_daemon_that_is_killed() {
     daemon.kill().await;
     let daemon = host.daemon().await;
     daemon.ready(id(1)).await;
-    daemon.node.delete(id(1), None, Duration::ZERO, Data::Erase).await.unwrap();
+    daemon.node.delete(id(1), None, Duration::ZERO, DataPolicy::Erase).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     daemon.create(id(2)).await;
     daemon.ready(id(2)).await;
-    daemon.node.delete(id(2), None, Duration::ZERO, Data::Keep).await.unwrap();
+    daemon.node.delete(id(2), None, Duration::ZERO, DataPolicy::Keep).await.unwrap();
     let ages = state.join("kept.ages");
     for kept in [1, 0] {
         let mut aged = retention::read_ages(&ages);
         retention::expire(&daemon.node.shared, &mut aged, Duration::from_secs(1)).await.unwrap();
         assert_eq!(host.machine.kept().len(), kept);
         retention::write_ages(ages.clone(), aged).await.unwrap();
-        daemon.node.delete(id(2), None, Duration::ZERO, Data::Erase).await.unwrap();
+        daemon.node.delete(id(2), None, Duration::ZERO, DataPolicy::Erase).await.unwrap();
     }
 }
 

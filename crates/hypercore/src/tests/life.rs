@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use domain::{FailReason, Generation, MarkKind, NoRoom};
-use sandbox::Refusal;
+use domain::{FailReason, Generation, MarkKind, PlacementError};
+use fixtures::until_holds;
+use sandbox::DriverRefusal;
 use tokio::time::timeout;
-use wire::node::{Data, Phase};
+use wire::node::{DataPolicy, Phase};
 use wire::pod::PodPhase;
 
-use super::node::{SOON, TestNode, eventually, id, spec};
+use super::node::{SOON, TestNode, id, spec};
 use super::pod::PodBehavior;
-use crate::node::{CreateError, Created};
+use crate::node::{CreateError, CreateOutcome};
 use crate::policy::Readiness;
 
 const GRACE: Duration = Duration::from_secs(2);
@@ -22,7 +23,7 @@ async fn a_spawn_becomes_ready_and_a_delete_leaves_nothing() {
     assert_eq!(daemon.create(id(1)).await.phase, Phase::Booting);
     let ready = daemon.ready(id(1)).await;
     assert!(ready.ready_after_ms.is_some() && ready.pid.is_some());
-    daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
+    daemon.node.delete(id(1), None, GRACE, DataPolicy::Erase).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     assert!(host.machine.running().is_empty() && host.machine.disks().is_empty());
     assert_eq!(std::fs::read_dir(host.state().join("sandboxes")).unwrap().count(), 0);
@@ -61,7 +62,7 @@ async fn the_same_spec_again_changes_nothing_and_another_is_refused() {
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
-    assert!(matches!(daemon.offer(id(1), &spec()).await, Ok(Created::Existing(_))));
+    assert!(matches!(daemon.offer(id(1), &spec()).await, Ok(CreateOutcome::Existing(_))));
     let mut other = spec();
     other.env.0.insert("API_KEY".to_owned(), "another".to_owned().into());
     assert!(matches!(daemon.offer(id(1), &other).await, Err(CreateError::Stale)));
@@ -80,7 +81,7 @@ async fn twenty_at_once_for_one_agent_make_one_guest() {
     let spec = spec();
     let offers = (0..20).map(|_| daemon.offer(id(1), &spec));
     let made = futures_util::future::join_all(offers).await;
-    let new = made.iter().filter(|made| matches!(made, Ok(Created::New(_)))).count();
+    let new = made.iter().filter(|made| matches!(made, Ok(CreateOutcome::New(_)))).count();
     assert_eq!(new, 1);
     daemon.ready(id(1)).await;
     assert_eq!(host.machine.running().len(), 1);
@@ -112,7 +113,7 @@ async fn a_guest_that_dies_too_often_has_failed_and_keeps_its_place_until_it_is_
     let sandbox = daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
     assert_eq!(sandbox.restarts, host.config.restarts);
     assert!(host.machine.running().is_empty());
-    daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
+    daemon.node.delete(id(1), None, GRACE, DataPolicy::Erase).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Gone]);
 }
@@ -136,7 +137,7 @@ async fn a_guest_that_never_gets_ready_is_given_up_for_that_reason() {
 async fn a_guest_that_cannot_be_made_is_tried_again_and_that_is_no_restart() {
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
-    host.machine.fail_next(Refusal::NoBase("/gone".into()));
+    host.machine.fail_next(DriverRefusal::NoBase("/gone".into()));
     daemon.create(id(1)).await;
     assert_eq!(daemon.ready(id(1)).await.restarts, 0);
 }
@@ -223,8 +224,8 @@ async fn a_delete_in_the_middle_of_a_boot_works_at_once() {
     host.config.boot_deadline_ms = 60_000;
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
-    eventually("a guest", || !host.machine.running().is_empty()).await;
-    timeout(Duration::from_secs(2), daemon.node.delete(id(1), None, Duration::from_secs(30), Data::Erase))
+    until_holds("a guest", || !host.machine.running().is_empty()).await;
+    timeout(Duration::from_secs(2), daemon.node.delete(id(1), None, Duration::from_secs(30), DataPolicy::Erase))
         .await
         .unwrap()
         .unwrap();
@@ -237,11 +238,11 @@ async fn deletes_at_the_same_time_all_hear_of_the_end() {
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
-    let deletes = (0..8).map(|_| daemon.node.delete(id(1), None, GRACE, Data::Erase));
+    let deletes = (0..8).map(|_| daemon.node.delete(id(1), None, GRACE, DataPolicy::Erase));
     let ended = timeout(SOON, futures_util::future::join_all(deletes)).await.unwrap();
     assert!(ended.iter().all(Result::is_ok));
     assert!(daemon.sandbox(id(1)).is_none());
-    daemon.node.delete(id(99), None, GRACE, Data::Erase).await.unwrap();
+    daemon.node.delete(id(99), None, GRACE, DataPolicy::Erase).await.unwrap();
 }
 
 #[tokio::test]
@@ -252,11 +253,11 @@ async fn what_the_machine_cannot_hold_is_refused_and_a_delete_makes_room() {
     assert!(daemon.offer(id(1), &large).await.is_ok());
     assert!(daemon.offer(id(2), &large).await.is_ok());
     let refused = daemon.offer(id(3), &large).await;
-    assert!(matches!(refused, Err(CreateError::NoRoom(NoRoom::Full))));
-    daemon.node.delete(id(1), None, Duration::ZERO, Data::Erase).await.unwrap();
+    assert!(matches!(refused, Err(CreateError::NoRoom(PlacementError::Full))));
+    daemon.node.delete(id(1), None, Duration::ZERO, DataPolicy::Erase).await.unwrap();
     assert!(daemon.offer(id(3), &large).await.is_ok());
     let wide = wire::node::SandboxSpec { cores: 4, ..spec() };
-    assert!(matches!(daemon.offer(id(4), &wide).await, Err(CreateError::NoRoom(NoRoom::TooLarge { .. }))));
+    assert!(matches!(daemon.offer(id(4), &wide).await, Err(CreateError::NoRoom(PlacementError::TooLarge { .. }))));
     let unknown = wire::node::SandboxSpec { image: domain::ImageDigest([1; 32]), ..spec() };
     assert!(matches!(daemon.offer(id(5), &unknown).await, Err(CreateError::NoImage(_))));
 }
@@ -270,6 +271,6 @@ async fn a_node_whose_marks_nobody_fetches_takes_no_more() {
     daemon.ready(id(1)).await;
     assert!(matches!(daemon.offer(id(2), &spec()).await, Err(CreateError::MarksFull)));
     daemon.node.shared.journal.after(2, Duration::ZERO).await;
-    eventually("the marks are forgotten", || !daemon.node.shared.journal.is_full()).await;
+    until_holds("the marks are forgotten", || !daemon.node.shared.journal.is_full()).await;
     daemon.create(id(2)).await;
 }

@@ -10,7 +10,7 @@ use image::ImageError;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbox::fake::FakeHost;
 use tempfile::TempDir;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use wire::node::{AgentMark, DataDisk, Phase, Sandbox, SandboxSpec};
 use wire::{Environment, Secret};
 
@@ -18,10 +18,10 @@ use super::pod::{Guests, PodBehavior, run};
 use crate::api::{Api, routes};
 use crate::context::NodeContext;
 use crate::heartbeat::Heartbeat;
-use crate::images::{Base, Images};
+use crate::images::{BaseImage, ImageCatalog};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
-use crate::node::{CreateError, Created, Node};
+use crate::node::{CreateError, CreateOutcome, Node};
 use crate::policy::Capacity;
 use crate::registry::Registry;
 use crate::reserve;
@@ -34,9 +34,9 @@ pub(super) const SOON: Duration = Duration::from_secs(20);
 
 struct OneImage;
 
-impl Images for OneImage {
-    fn find(&self, digest: &ImageDigest) -> Result<Option<Base>, ImageError> {
-        Ok((*digest == IMAGE).then(|| Base { disk: "/dev/null".into(), run: run() }))
+impl ImageCatalog for OneImage {
+    fn find(&self, digest: &ImageDigest) -> Result<Option<BaseImage>, ImageError> {
+        Ok((*digest == IMAGE).then(|| BaseImage { disk: "/dev/null".into(), run: run() }))
     }
 
     fn named(&self) -> Result<BTreeMap<String, ImageDigest>, ImageError> {
@@ -95,13 +95,13 @@ impl TestNode {
         let state = self.state();
         let (heartbeat, last_alive) = Heartbeat::open(&state.join("heartbeat")).expect("a heartbeat");
         let runtime: Arc<dyn sandbox::Runtime> = Arc::new(self.machine.driver());
-        let about = runtime.about();
+        let runtime_info = runtime.info();
         let capacity = Capacity {
             cores: 2,
             vcpus: 8,
             memory_mib: 4_096,
-            overhead_mib: about.overhead_mib,
-            slots: about.slots,
+            overhead_mib: runtime_info.overhead_mib,
+            slots: runtime_info.slots,
             agent_disk_mib: self.config.agent_disk_mib(),
             disk_percent: self.config.disk_percent,
             disk_free_mib: self.config.disk_free_mib,
@@ -109,7 +109,7 @@ impl TestNode {
         let shared = Arc::new(NodeContext {
             config: self.config.clone(),
             runtime,
-            about,
+            runtime_info,
             images: Arc::new(OneImage),
             journal: Journal::open(&state.join("marks"), self.config.marks, reserve::of(state)).expect("a journal"),
             clock: Clock::system(),
@@ -161,18 +161,18 @@ impl Daemon {
 
     pub(super) async fn create(&self, id: RunId) -> Sandbox {
         match self.offer(id, &spec()).await {
-            Ok(Created::New(sandbox) | Created::Existing(sandbox)) => sandbox,
+            Ok(CreateOutcome::New(sandbox) | CreateOutcome::Existing(sandbox)) => sandbox,
             Err(error) => panic!("{error}"),
         }
     }
 
     /// Offers this, as the first run of the POD that is minted for it.
-    pub(super) async fn offer(&self, id: RunId, spec: &SandboxSpec) -> Result<Created, CreateError> {
+    pub(super) async fn offer(&self, id: RunId, spec: &SandboxSpec) -> Result<CreateOutcome, CreateError> {
         self.offer_run(id, &SandboxSpec { pod: PodId::minted(id), ..spec.clone() }).await
     }
 
     /// Offers a run of the POD that the spec names.
-    pub(super) async fn offer_run(&self, id: RunId, spec: &SandboxSpec) -> Result<Created, CreateError> {
+    pub(super) async fn offer_run(&self, id: RunId, spec: &SandboxSpec) -> Result<CreateOutcome, CreateError> {
         self.node.create(id, spec.clone(), None).await
     }
 
@@ -217,14 +217,4 @@ pub(super) fn spec_of(pod: PodId) -> SandboxSpec {
 
 pub(super) const fn id(bits: u64) -> RunId {
     RunId::from_bits(bits)
-}
-
-/// Waits until something holds.
-pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let wait = async {
-        while !holds() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(SOON, wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }

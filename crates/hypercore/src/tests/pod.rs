@@ -16,7 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use sandbox::fake::{FakeHost, GuestConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
-use wire::pod::{Identity, LogLine, PORT, PodPhase, Run, Status};
+use wire::pod::{Identity, ImageRunConfig, LogLine, PORT, PodPhase, PodStatus};
 
 /// How a guest behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +36,8 @@ pub(crate) enum PodBehavior {
 }
 
 /// An image's word on how it is run.
-pub(crate) fn run() -> Run {
-    Run {
+pub(crate) fn run() -> ImageRunConfig {
+    ImageRunConfig {
         argv: vec!["/agent".to_owned()],
         env: BTreeMap::new(),
         cwd: "/".to_owned(),
@@ -183,7 +183,7 @@ async fn status(State(pod): State<Pod>, Query(query): Query<HashMap<String, Stri
         let phase = if flaps && wait.is_zero() { PodPhase::Backoff } else { phase };
         let settled = matches!(phase, PodPhase::Ready | PodPhase::Failed | PodPhase::Stopping);
         if settled || Instant::now() >= until {
-            let status = Status {
+            let status = PodStatus {
                 phase,
                 restarts: 0,
                 listening_after_us: 1,

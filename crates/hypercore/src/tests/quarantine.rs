@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use domain::MarkKind;
-use wire::node::Data;
+use wire::node::DataPolicy;
 
 use super::node::{Daemon, TestNode, id, spec};
 use super::pod::PodBehavior;
@@ -88,7 +88,7 @@ async fn what_is_in_no_ledger_and_cannot_be_removed_keeps_its_pods_data_from_bei
     let [held] = next.node.shared.registry.quarantine.list().try_into().unwrap();
     assert!(held.id == id(1) && held.cause.contains("could not be removed"), "{}", held.cause);
     assert!(matches!(next.offer_run(id(2), &spec()).await, Err(CreateError::Quarantined(_))));
-    let gone = next.node.delete(id(1), None, Duration::ZERO, Data::Keep).await.unwrap();
+    let gone = next.node.delete(id(1), None, Duration::ZERO, DataPolicy::Keep).await.unwrap();
     assert!(gone.kept.is_some());
     assert!(next.offer_run(id(2), &spec()).await.is_ok());
     next.ready(id(2)).await;
@@ -114,7 +114,7 @@ async fn fault_1_2_a_record_that_was_repaired_gives_the_same_guest_back() {
 
 #[tokio::test]
 async fn fault_1_2_a_quarantined_sandbox_can_be_given_up_and_its_disks_are_set_aside() {
-    for (data, kept) in [(Data::Keep, 1), (Data::Erase, 0)] {
+    for (data, kept) in [(DataPolicy::Keep, 1), (DataPolicy::Erase, 0)] {
         let host = TestNode::new(PodBehavior::Good);
         let next = after(&host, cut).await;
         let gone = next.node.delete(id(1), None, Duration::ZERO, data).await.unwrap();

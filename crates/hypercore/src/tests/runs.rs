@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use domain::{Generation, Lack, PodId, RunId};
-use sandbox::{Operation, Refusal};
-use wire::node::{Data, DataDisk, Phase, SandboxSpec};
+use domain::{Generation, PodId, RunId, WaitReason};
+use fixtures::until_holds;
+use sandbox::{DriverRefusal, RuntimeOperation};
+use wire::node::{DataDisk, DataPolicy, Phase, SandboxSpec};
 
-use super::node::{Daemon, TestNode, eventually, id, spec_of};
+use super::node::{Daemon, TestNode, id, spec_of};
 use super::pod::PodBehavior;
-use crate::node::{CreateError, Created};
+use crate::node::{CreateError, CreateOutcome};
 use crate::policy::KeptAges;
 use crate::retention;
-use crate::task::EndError;
+use crate::task::DeleteError;
 
 const WRITTEN: &str = "what the agent wrote";
 
@@ -28,15 +29,15 @@ fn must_have_data() -> SandboxSpec {
 async fn one_run(host: &TestNode, daemon: &Daemon) {
     start(daemon, id(1), &spec_of(pod())).await;
     host.machine.write_data(id(1), WRITTEN);
-    end(daemon, id(1), Data::Keep).await;
+    end(daemon, id(1), DataPolicy::Keep).await;
 }
 
 async fn start(daemon: &Daemon, id: RunId, spec: &SandboxSpec) {
-    assert!(matches!(daemon.offer_run(id, spec).await, Ok(Created::New(_))));
+    assert!(matches!(daemon.offer_run(id, spec).await, Ok(CreateOutcome::New(_))));
     assert_eq!(daemon.ready(id).await.pod, spec.pod);
 }
 
-async fn end(daemon: &Daemon, id: RunId, data: Data) -> wire::node::Gone {
+async fn end(daemon: &Daemon, id: RunId, data: DataPolicy) -> wire::node::DeleteResponse {
     daemon.node.delete(id, Some(pod()), Duration::ZERO, data).await.unwrap()
 }
 
@@ -49,7 +50,7 @@ async fn what_a_run_wrote_is_there_in_the_next_run_of_its_pod_and_in_no_others()
         assert_eq!((guest.identities[0].pod_id, guest.identities[0].run_id), (pod(), id(1)));
     });
     host.machine.write_data(id(1), WRITTEN);
-    let kept = end(&daemon, id(1), Data::Keep).await.kept.unwrap();
+    let kept = end(&daemon, id(1), DataPolicy::Keep).await.kept.unwrap();
     let now = crate::Clock::system().now();
     assert!(kept.until.is_some_and(|until| until > now) && kept.bytes > 0);
     start(&daemon, id(2), &spec_of(PodId::chosen("agent-124").unwrap())).await;
@@ -64,7 +65,7 @@ async fn what_a_run_wrote_is_there_in_the_next_run_of_its_pod_and_in_no_others()
     host.machine.crash(id(3));
     daemon.until(id(3), |sandbox| sandbox.phase == Phase::Ready && sandbox.restarts == 1).await;
     assert_eq!(host.machine.data(id(3)).as_deref(), Some(WRITTEN));
-    assert_eq!(end(&daemon, id(3), Data::Keep).await.kept.map(|kept| kept.bytes), Some(1));
+    assert_eq!(end(&daemon, id(3), DataPolicy::Keep).await.kept.map(|kept| kept.bytes), Some(1));
 }
 
 #[tokio::test]
@@ -77,7 +78,7 @@ async fn a_run_that_needs_data_is_refused_where_none_is_kept_and_nothing_is_made
     assert_eq!(std::fs::read_dir(host.state().join("sandboxes")).unwrap().count(), 0);
     // What was erased is not kept either.
     one_run(&host, &daemon).await;
-    assert_eq!(end(&daemon, id(1), Data::Erase).await.kept, None);
+    assert_eq!(end(&daemon, id(1), DataPolicy::Erase).await.kept, None);
     assert!(matches!(daemon.offer_run(id(2), &must_have_data()).await, Err(CreateError::NoData(_))));
 }
 
@@ -88,7 +89,7 @@ async fn a_pod_has_one_run_at_a_time() {
     let (first, spec) = (spec_of(pod()), must_have_data());
     let offers = (1..=20).map(|bits| daemon.offer_run(id(bits), &first));
     let made = futures_util::future::join_all(offers).await;
-    assert_eq!(made.iter().filter(|made| matches!(made, Ok(Created::New(_)))).count(), 1);
+    assert_eq!(made.iter().filter(|made| matches!(made, Ok(CreateOutcome::New(_)))).count(), 1);
     let refused =
         made.iter().filter(|made| matches!(made, Err(CreateError::PodRunning { pod: of, .. }) if *of == pod()));
     assert_eq!(refused.count(), 19);
@@ -96,7 +97,7 @@ async fn a_pod_has_one_run_at_a_time() {
     daemon.ready(run.id()).await;
     // It is said of a run that must have its data too: that data is in use.
     assert!(matches!(daemon.offer_run(id(99), &spec).await, Err(CreateError::PodRunning { .. })));
-    end(&daemon, run.id(), Data::Keep).await;
+    end(&daemon, run.id(), DataPolicy::Keep).await;
     start(&daemon, id(99), &spec).await;
 }
 
@@ -109,8 +110,8 @@ async fn a_run_that_cannot_be_read_keeps_its_pod_from_another_one() {
     std::fs::write(host.state().join("sandboxes").join(id(1).to_string()).join("record.json"), "noise").unwrap();
     let next = host.daemon().await;
     assert!(matches!(next.offer_run(id(2), &spec_of(pod())).await, Err(CreateError::Quarantined(_))));
-    assert!(matches!(next.node.erase_data(pod()).await, Err(EndError::StillThere(_))));
-    assert!(end(&next, id(1), Data::Keep).await.kept.is_some());
+    assert!(matches!(next.node.erase_data(pod()).await, Err(DeleteError::StillThere(_))));
+    assert!(end(&next, id(1), DataPolicy::Keep).await.kept.is_some());
     start(&next, id(2), &must_have_data()).await;
 }
 
@@ -119,12 +120,12 @@ async fn a_node_answers_for_the_data_of_a_run_that_it_does_not_know_any_more() {
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
     one_run(&host, &daemon).await;
-    let kept = end(&daemon, id(77), Data::Keep).await.kept;
+    let kept = end(&daemon, id(77), DataPolicy::Keep).await.kept;
     assert!(kept.is_some());
-    assert_eq!(end(&daemon, id(1), Data::Keep).await.kept, kept);
-    let of_another = daemon.node.delete(id(1), None, Duration::ZERO, Data::Erase).await.unwrap();
+    assert_eq!(end(&daemon, id(1), DataPolicy::Keep).await.kept, kept);
+    let of_another = daemon.node.delete(id(1), None, Duration::ZERO, DataPolicy::Erase).await.unwrap();
     assert_eq!((of_another.kept, host.machine.kept().len()), (None, 1), "without its name it is another POD's");
-    assert_eq!(end(&daemon, id(77), Data::Erase).await.kept, None);
+    assert_eq!(end(&daemon, id(77), DataPolicy::Erase).await.kept, None);
     assert!(host.machine.kept().is_empty());
 }
 
@@ -133,15 +134,15 @@ async fn what_is_kept_is_erased_by_its_owners_word_and_never_while_its_pod_runs(
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
     one_run(&host, &daemon).await;
-    host.machine.fail(Some(Refusal::DiskFull { path: "/".into(), free_mib: 1, least_mib: 2 }));
+    host.machine.fail(Some(DriverRefusal::DiskFull { path: "/".into(), free_mib: 1, least_mib: 2 }));
     daemon.offer_run(id(2), &must_have_data()).await.unwrap();
     // It has not taken its data back yet, and has the right to it.
-    daemon.until(id(2), |sandbox| matches!(sandbox.phase, Phase::Waiting { lacks: Lack::Disk, .. })).await;
+    daemon.until(id(2), |sandbox| matches!(sandbox.phase, Phase::Waiting { lacks: WaitReason::Disk, .. })).await;
     for refused in [
         daemon.node.erase_data(pod()).await,
-        daemon.node.delete(id(1), Some(pod()), Duration::ZERO, Data::Erase).await.map(drop),
+        daemon.node.delete(id(1), Some(pod()), Duration::ZERO, DataPolicy::Erase).await.map(drop),
     ] {
-        assert!(matches!(refused, Err(EndError::PodRunning { run, .. }) if run == id(2)));
+        assert!(matches!(refused, Err(DeleteError::PodRunning { run, .. }) if run == id(2)));
     }
     let (mut ages, month) = (KeptAges::default(), Duration::from_millis(host.config.retention_ms()));
     for _ in 0..3 {
@@ -151,7 +152,7 @@ async fn what_is_kept_is_erased_by_its_owners_word_and_never_while_its_pod_runs(
     host.machine.fail(None);
     daemon.ready(id(2)).await;
     assert_eq!(host.machine.data(id(2)).as_deref(), Some(WRITTEN));
-    end(&daemon, id(2), Data::Keep).await;
+    end(&daemon, id(2), DataPolicy::Keep).await;
     for _ in 0..2 {
         daemon.node.erase_data(pod()).await.unwrap();
     }
@@ -164,17 +165,17 @@ async fn a_run_that_never_ran_gives_the_data_back_that_it_took() {
     let daemon = host.daemon().await;
     one_run(&host, &daemon).await;
     for _ in 0..1_000 {
-        host.machine.fail_call(Operation::Create);
+        host.machine.fail_call(RuntimeOperation::Create);
     }
     daemon.offer_run(id(2), &must_have_data()).await.unwrap();
-    eventually("it is taken", || host.machine.data(id(2)).as_deref() == Some(WRITTEN)).await;
+    until_holds("it is taken", || host.machine.data(id(2)).as_deref() == Some(WRITTEN)).await;
     assert!(host.machine.kept().is_empty());
-    assert!(end(&daemon, id(2), Data::Keep).await.kept.is_some());
+    assert!(end(&daemon, id(2), DataPolicy::Keep).await.kept.is_some());
     assert_eq!((host.machine.kept().len(), host.machine.disks().len()), (1, 0));
     // One that made an empty disk, and no guest for it, leaves nothing.
     daemon.offer(id(3), &spec_of(pod())).await.unwrap();
-    eventually("its disks", || host.machine.disks().contains_key(&id(3))).await;
-    let gone = daemon.node.delete(id(3), None, Duration::ZERO, Data::Keep).await.unwrap();
+    until_holds("its disks", || host.machine.disks().contains_key(&id(3))).await;
+    let gone = daemon.node.delete(id(3), None, Duration::ZERO, DataPolicy::Keep).await.unwrap();
     assert_eq!((gone.kept, host.machine.kept().len()), (None, 1));
 }
 
@@ -184,7 +185,7 @@ async fn the_same_run_again_changes_nothing_and_of_another_pod_it_is_refused() {
     let daemon = host.daemon().await;
     let spec = spec_of(pod());
     start(&daemon, id(1), &spec).await;
-    assert!(matches!(daemon.offer_run(id(1), &spec).await, Ok(Created::Existing(_))));
+    assert!(matches!(daemon.offer_run(id(1), &spec).await, Ok(CreateOutcome::Existing(_))));
     let other = SandboxSpec { pod: PodId::chosen("agent-124").unwrap(), ..spec.clone() };
     for other in [other, must_have_data(), SandboxSpec { generation: Generation(2), ..spec }] {
         assert!(matches!(daemon.offer_run(id(1), &other).await, Err(CreateError::Stale)));
@@ -205,7 +206,7 @@ async fn a_guest_of_the_last_version_is_adopted_alive_and_its_data_is_its_pods()
     assert_eq!((ready.pod, ready.restarts, ready.pid), (PodId::minted(run), 0, Some(1)));
     host.guests.with(run, |guest| assert_eq!(guest.identities.len(), 1, "it was not started again"));
     let pod = PodId::minted(run);
-    let gone = next.node.delete(run, None, Duration::ZERO, Data::Keep).await.unwrap();
+    let gone = next.node.delete(run, None, Duration::ZERO, DataPolicy::Keep).await.unwrap();
     assert!(gone.kept.is_some());
     let spec = SandboxSpec { data: DataDisk::Kept, ..spec_of(pod) };
     start(&next, id(2), &spec).await;

@@ -2,41 +2,44 @@
 
 use std::time::Duration;
 
-use domain::{FailReason, Lack, Mark, MarkKind, UnixMillis};
-use sandbox::{DiskRetention, DiskUsage, Operation, Refusal, Runtime, Slot, Spec};
+use domain::{FailReason, Mark, MarkKind, UnixMillis, WaitReason};
+use fixtures::until_holds;
+use sandbox::{DiskRetention, DiskUsage, DriverRefusal, GuestSpec, Runtime, RuntimeOperation, Slot};
 use serde_json::Value;
-use wire::node::{AgentMark, Data, DataDisk, KeptCause, Phase, Retention, Sandbox};
+use wire::node::{AgentMark, DataDisk, DataPolicy, KeptCause, Phase, Retention, Sandbox};
 
-use super::node::{TestNode, eventually, id};
+use super::node::{TestNode, id};
 use super::pod::PodBehavior;
 use crate::policy::KeptAges;
 use crate::{retention, upkeep};
 
 const GRACE: Duration = Duration::from_millis(500);
 
-fn full() -> Refusal {
-    Refusal::DiskFull { path: "/".into(), free_mib: 1, least_mib: 2 }
+fn full() -> DriverRefusal {
+    DriverRefusal::DiskFull { path: "/".into(), free_mib: 1, least_mib: 2 }
 }
 
-fn waits_for(lack: Lack) -> impl Fn(&Sandbox) -> bool {
-    move |sandbox| matches!(sandbox.phase, Phase::Waiting { lacks, .. } if lacks == lack)
+fn waits_for(wait_reason: WaitReason) -> impl Fn(&Sandbox) -> bool {
+    move |sandbox| matches!(sandbox.phase, Phase::Waiting { lacks, .. } if lacks == wait_reason)
 }
 
 #[tokio::test]
 async fn fault_1_1_what_the_node_lacks_is_waited_for_and_is_no_death_of_the_agent() {
-    for (trouble, lack) in [(full(), Lack::Disk), (Refusal::NoBase("/gone".into()), Lack::Image)] {
+    for (trouble, wait_reason) in
+        [(full(), WaitReason::Disk), (DriverRefusal::NoBase("/gone".into()), WaitReason::Image)]
+    {
         let host = TestNode::new(PodBehavior::Good);
         let daemon = host.daemon().await;
         daemon.create(id(1)).await;
         daemon.ready(id(1)).await;
         host.machine.fail(Some(trouble));
         host.machine.crash(id(1));
-        let waiting = daemon.until(id(1), waits_for(lack)).await;
+        let waiting = daemon.until(id(1), waits_for(wait_reason)).await;
         assert!(waiting.cause.is_some_and(|cause| !cause.is_empty()));
         // Far more often than an agent may die.
         let tries = host.config.restarts + 8;
-        eventually("many tries", || host.machine.refused() > tries).await;
-        assert!(waits_for(lack)(&daemon.sandbox(id(1)).unwrap()));
+        until_holds("many tries", || host.machine.refused() > tries).await;
+        assert!(waits_for(wait_reason)(&daemon.sandbox(id(1)).unwrap()));
         assert_eq!(daemon.sandbox(id(1)).unwrap().restarts, 1);
         host.machine.fail(None);
         let ready = daemon.ready(id(1)).await;
@@ -58,9 +61,9 @@ async fn fault_1_1_a_daemon_that_comes_back_to_a_full_disk_waits_and_erases_noth
     host.machine.crash(id(1));
     for round in 1..=3 {
         let next = host.daemon().await;
-        next.until(id(1), waits_for(Lack::Disk)).await;
-        eventually("many tries", || host.machine.refused() > round * 8).await;
-        assert!(waits_for(Lack::Disk)(&next.sandbox(id(1)).unwrap()));
+        next.until(id(1), waits_for(WaitReason::Disk)).await;
+        until_holds("many tries", || host.machine.refused() > round * 8).await;
+        assert!(waits_for(WaitReason::Disk)(&next.sandbox(id(1)).unwrap()));
         next.kill().await;
     }
     host.machine.fail(None);
@@ -74,8 +77,8 @@ async fn fault_1_1_an_agent_that_waits_can_be_stopped() {
     let daemon = host.daemon().await;
     host.machine.fail(Some(full()));
     daemon.create(id(1)).await;
-    daemon.until(id(1), waits_for(Lack::Disk)).await;
-    daemon.node.delete(id(1), None, GRACE, Data::Keep).await.unwrap();
+    daemon.until(id(1), waits_for(WaitReason::Disk)).await;
+    daemon.node.delete(id(1), None, GRACE, DataPolicy::Keep).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     assert!(host.machine.kept().is_empty(), "a guest that never ran has left nothing");
 }
@@ -102,7 +105,7 @@ async fn fault_1_1_an_agent_that_failed_keeps_its_disks_until_its_owner_has_them
     daemon.create(id(1)).await;
     let failed = Phase::Failed { reason: FailReason::CrashLoop };
     daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
-    let gone = daemon.node.delete(id(1), None, GRACE, Data::Keep).await.unwrap();
+    let gone = daemon.node.delete(id(1), None, GRACE, DataPolicy::Keep).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     let kept = host.machine.kept();
     assert_eq!(kept.len(), 1);
@@ -111,11 +114,11 @@ async fn fault_1_1_an_agent_that_failed_keeps_its_disks_until_its_owner_has_them
     assert_eq!((until, retention.cause), (Some(retention.until), KeptCause::Deleted));
     assert_eq!(retention.until.since(retention.since), 30 * 86_400_000);
     // Whoever asks again hears the same, and a sweep of the next daemon takes nothing.
-    assert_eq!(daemon.node.delete(id(1), None, GRACE, Data::Keep).await.unwrap(), gone);
+    assert_eq!(daemon.node.delete(id(1), None, GRACE, DataPolicy::Keep).await.unwrap(), gone);
     daemon.kill().await;
     let next = host.daemon().await;
     assert_eq!(next.node.disks().await.unwrap().kept, kept);
-    assert_eq!(next.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap().kept, None);
+    assert_eq!(next.node.delete(id(1), None, GRACE, DataPolicy::Erase).await.unwrap().kept, None);
     assert!(host.machine.kept().is_empty());
 }
 
@@ -124,7 +127,7 @@ async fn fault_1_1_a_deletion_without_the_owners_word_that_was_cut_off_keeps_the
     let host = TestNode::new(PodBehavior::Good);
     host.leaves(id(1), |record| record["wanted"] = "gone_kept".into()).await;
     let next = host.daemon().await;
-    eventually("gone", || next.sandbox(id(1)).is_none()).await;
+    until_holds("gone", || next.sandbox(id(1)).is_none()).await;
     assert!(host.machine.running().is_empty() && host.machine.disks().is_empty());
     assert_eq!(host.machine.kept().len(), 1);
 }
@@ -138,7 +141,7 @@ async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_be
     for (bits, since) in [(1, UnixMillis(0)), (2, now)] {
         let slot = Slot { run: id(bits), number: 0 };
         let (pod, data, base) = (id(bits).into(), DataDisk::KeptOrEmpty, "/dev/null".into());
-        driver.create(&Spec { slot, pod, data, cores: 1, memory_mib: 128, base, ran: false }).await.unwrap();
+        driver.create(&GuestSpec { slot, pod, data, cores: 1, memory_mib: 128, base, ran: false }).await.unwrap();
         let until = since.plus(host.config.retention_ms());
         let retention = Retention { since, until, cause: KeptCause::Deleted };
         driver.stop(slot, DiskRetention::KeepAll(retention)).await.unwrap();
@@ -163,10 +166,10 @@ async fn fault_1_1_a_vmm_that_ends_at_once_is_waited_for_and_costs_the_agent_not
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
     for _ in 0..host.config.restarts + 8 {
-        host.machine.fail_call(Operation::Create);
+        host.machine.fail_call(RuntimeOperation::Create);
     }
     daemon.create(id(1)).await;
-    daemon.until(id(1), waits_for(Lack::Vmm)).await;
+    daemon.until(id(1), waits_for(WaitReason::Vmm)).await;
     let ready = daemon.ready(id(1)).await;
     assert_eq!((ready.restarts, host.machine.failing()), (0, 0));
     assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready]);
@@ -180,10 +183,10 @@ async fn fault_1_1_a_vmm_that_cannot_be_reached_is_not_billed_and_is_adopted_whe
     let before = daemon.ready(id(1)).await;
     daemon.kill().await;
     for _ in 0..host.config.restarts + 8 {
-        host.machine.fail_call(Operation::Adopt);
+        host.machine.fail_call(RuntimeOperation::Adopt);
     }
     let next = host.daemon().await;
-    next.until(id(1), waits_for(Lack::Vmm)).await;
+    next.until(id(1), waits_for(WaitReason::Vmm)).await;
     assert_eq!(next.kinds(id(1)).await.last(), Some(&MarkKind::Unready));
     let after = next.ready(id(1)).await;
     assert_eq!((after.pid, after.restarts, host.machine.failing()), (before.pid, 0, 0));
@@ -198,7 +201,7 @@ async fn fault_1_1_what_a_guest_wrote_that_no_record_knows_is_kept() {
     };
     host.leaves(id(1), change).await;
     let next = host.daemon().await;
-    eventually("gone", || next.sandbox(id(1)).is_none()).await;
+    until_holds("gone", || next.sandbox(id(1)).is_none()).await;
     assert_eq!((host.machine.running().len(), host.machine.kept().len()), (0, 1));
 }
 
@@ -208,9 +211,9 @@ async fn fault_1_6_a_guest_that_its_vmm_stops_is_billed_until_it_was_last_seen_a
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
-    host.machine.pause(id(1), Some(Lack::Disk));
+    host.machine.pause(id(1), Some(WaitReason::Disk));
     let paused = crate::Clock::system().now();
-    daemon.until(id(1), waits_for(Lack::Disk)).await;
+    daemon.until(id(1), waits_for(WaitReason::Disk)).await;
     let marks = daemon.marks(id(1)).await;
     let Some(AgentMark { mark: Mark { kind: MarkKind::Unready, at, .. }, .. }) = marks.last() else {
         panic!("{marks:?}")
@@ -226,13 +229,13 @@ async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_waits_and_goes_on_where_
     daemon.create(id(1)).await;
     let before = daemon.ready(id(1)).await;
     host.machine.set_disk_usage(DiskUsage { size: 1 << 30, free: 0, guests: 0 });
-    host.machine.pause(id(1), Some(Lack::Disk));
-    daemon.until(id(1), waits_for(Lack::Disk)).await;
+    host.machine.pause(id(1), Some(WaitReason::Disk));
+    daemon.until(id(1), waits_for(WaitReason::Disk)).await;
     assert_eq!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Unready), "nobody pays for it");
     // The next daemon finds it so too.
     daemon.kill().await;
     let next = host.daemon().await;
-    next.until(id(1), waits_for(Lack::Disk)).await;
+    next.until(id(1), waits_for(WaitReason::Disk)).await;
     host.machine.pause(id(1), None);
     host.machine.set_disk_usage(DiskUsage { size: 1 << 30, free: 1 << 30, guests: 0 });
     let after = next.ready(id(1)).await;
@@ -245,9 +248,9 @@ async fn fault_1_6_a_stopped_guest_can_be_deleted() {
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
-    host.machine.pause(id(1), Some(Lack::Disk));
-    daemon.until(id(1), waits_for(Lack::Disk)).await;
-    daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
+    host.machine.pause(id(1), Some(WaitReason::Disk));
+    daemon.until(id(1), waits_for(WaitReason::Disk)).await;
+    daemon.node.delete(id(1), None, GRACE, DataPolicy::Erase).await.unwrap();
     assert!(host.machine.running().is_empty() && host.machine.disks().is_empty());
 }
 
@@ -258,14 +261,14 @@ async fn fault_1_6_a_node_promises_its_disk_once() {
     host.machine.set_disk_usage(DiskUsage { size: 10 << 30, free: 10 << 30, guests: 0 });
     let daemon = host.daemon().await;
     let refused = daemon.offer(id(1), &super::node::spec()).await;
-    assert!(matches!(refused, Err(crate::node::CreateError::NoRoom(domain::NoRoom::Full))), "100 GB on 10 GB");
+    assert!(matches!(refused, Err(crate::node::CreateError::NoRoom(domain::PlacementError::Full))), "100 GB on 10 GB");
     host.machine.set_disk_usage(DiskUsage { size: 120 << 30, free: 120 << 30, guests: 0 });
     daemon.create(id(1)).await;
     daemon.create(id(2)).await;
     let disk = daemon.node.info().await.unwrap().disk.unwrap();
     assert_eq!((disk.promised_mib, disk.sandbox_mib, disk.overcommit_percent), (200_000, 100_000, 200));
     assert!(daemon.offer(id(3), &super::node::spec()).await.is_err());
-    daemon.node.delete(id(1), None, GRACE, Data::Erase).await.unwrap();
+    daemon.node.delete(id(1), None, GRACE, DataPolicy::Erase).await.unwrap();
     daemon.create(id(3)).await;
 }
 
@@ -274,7 +277,7 @@ async fn fault_1_5_a_look_at_the_machine_that_fails_is_not_the_last() {
     let host = TestNode::new(PodBehavior::Good);
     let driver = host.machine.driver();
     let looking = tokio::spawn(async move { upkeep::keep_network(&driver).await });
-    eventually("looks", || host.machine.reconciled() > 2).await;
+    until_holds("looks", || host.machine.reconciled() > 2).await;
     assert!(!looking.is_finished());
     looking.abort();
 }

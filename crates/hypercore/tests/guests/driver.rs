@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::RunId;
 use sandbox::conformance::{self, Harness};
-use sandbox::drivers::qemu::{AcceleratorChoice, Qemu, Settings};
+use sandbox::drivers::qemu::{AcceleratorChoice, Qemu, QemuSettings};
 use sandbox::{GuestFacts, QemuFacts, Runtime};
 
 use crate::machine;
@@ -27,8 +27,8 @@ impl OnQemu {
     }
 }
 
-fn settings(state: &Path) -> Settings {
-    Settings {
+fn settings(state: &Path) -> QemuSettings {
+    QemuSettings {
         state: state.to_owned(),
         kernel: machine::kernel(),
         accelerator: AcceleratorChoice::Auto,

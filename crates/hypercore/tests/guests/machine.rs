@@ -4,19 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use domain::ImageDigest;
+use fixtures::assets;
 use sandbox::drivers::qemu::Kernel;
 use sandbox::network::{self, Egress};
-
-/// Where `./dev` puts what runs in guests.
-pub(crate) fn assets() -> PathBuf {
-    std::env::var_os("PALATINE_ASSETS").expect("PALATINE_ASSETS is not set: run this by ./dev test").into()
-}
 
 /// The kernel with the real `pod`, made once for all tests.
 pub(crate) fn kernel() -> Kernel {
     let store = std::env::temp_dir().join("palatine-hypercore-tests");
     let config = image::Config { store, ..image::Config::default() };
-    let made = image::kernel::prepare(&config, &assets().join("pod"), &image::Silent).expect("a kernel for guests");
+    let made = image::kernel::prepare(&config, &assets().join("pod"), &image::NoProgress).expect("a kernel for guests");
     Kernel { vmlinux: made.vmlinux, initramfs: made.initramfs, version: made.version }
 }
 
@@ -26,7 +22,7 @@ pub(crate) fn echo() -> (PathBuf, ImageDigest) {
     let config = image::Config { store: store.clone(), ..image::Config::default() };
     let images = image::ImageStore::open(&config).expect("an image store");
     let recipe = assets().join("images/agent-echo");
-    let made = images.build(&recipe, None, "echo", &image::Silent).expect("the reference agent's image");
+    let made = images.build(&recipe, None, "echo", &image::NoProgress).expect("the reference agent's image");
     (store, made.digest)
 }
 

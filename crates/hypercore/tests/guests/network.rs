@@ -158,7 +158,7 @@ async fn fault_1_5_rules_that_an_operator_has_removed_come_back_and_the_guests_g
     assert!(removed.expect("nft is installed").success());
     let until = Instant::now() + PATIENCE;
     // It is told after it is done.
-    while table("pltr").as_ref() != Some(&laid) || !node.log().contains("the node's rules are laid again") {
+    while table("pltr").as_ref() != Some(&laid) || !node.log().contains("they are set again") {
         assert!(Instant::now() < until, "not laid again, or not told: {}", node.log());
         sleep(Duration::from_millis(50)).await;
     }

@@ -11,7 +11,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use wire::connect::Envelope;
-use wire::node::{Data, DataDisk, Phase, Sandbox, SandboxSpec};
+use wire::node::{DataDisk, DataPolicy, Phase, Sandbox, SandboxSpec};
 use wire::process::{EventFrame, STREAM_TYPE};
 use wire::{Environment, Secret};
 
@@ -41,7 +41,7 @@ impl NodeProcess {
         needs::needs!(root, network, tun, cgroups);
         let dir = tempfile::tempdir().expect("a folder");
         let (images, image) = machine::echo();
-        let (state, socket, pod) = (dir.path().join("node"), dir.path().join("socket"), machine::assets().join("pod"));
+        let (state, socket, pod) = (dir.path().join("node"), dir.path().join("socket"), fixtures::assets().join("pod"));
         let config = format!(
             "[node]\nname = \"{name}\"\nstate = {state:?}\nsocket = {socket:?}\npod = {pod:?}\naccelerator = \"tcg\"\n\
              memory_mib = 4096\nlayer_mib = 128\ndata_mib = 64\ndisk_free_mib = 64\nfirst_uid = {}\nrestarts = 3\n\
@@ -164,7 +164,7 @@ impl NodeProcess {
     pub(crate) async fn delete(&self, id: RunId) {
         let grace = Duration::from_secs(5);
         self.client()
-            .delete(id, id.into(), grace, Data::Erase)
+            .delete(id, id.into(), grace, DataPolicy::Erase)
             .await
             .unwrap_or_else(|error| panic!("{error}: {}", self.log()));
     }
@@ -181,7 +181,8 @@ impl NodeProcess {
         let mut body = BytesMut::new();
         Envelope { end: false, message: Bytes::from(request.to_string()) }.encode(&mut body);
         let request = http::Request::post("/").header("content-type", STREAM_TYPE).body(Full::new(body.freeze()));
-        let answer = self.client().pass(id, "/process.Process/Start", request.expect("a request")).await.expect("pod");
+        let answer =
+            self.client().forward(id, "/process.Process/Start", request.expect("a request")).await.expect("pod");
         let mut said = BytesMut::from(&answer.into_body().collect().await.expect("a stream").to_bytes()[..]);
         let mut printed = String::new();
         while let Ok(Some(envelope)) = Envelope::decode(&mut said) {

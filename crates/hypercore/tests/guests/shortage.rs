@@ -6,12 +6,12 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::Duration;
 
-use domain::{Lack, PodId, RunId};
+use domain::{PodId, RunId, WaitReason};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
-use wire::node::{Data, DataDisk, Phase};
+use wire::node::{DataDisk, DataPolicy, Phase};
 
 use crate::machine::Residue;
 use crate::node::{NodeProcess, PATIENCE, id};
@@ -64,7 +64,7 @@ fn kill(pid: Option<u32>) {
 }
 
 fn waits_for_disk(phase: Phase) -> bool {
-    matches!(phase, Phase::Waiting { lacks: Lack::Disk, .. })
+    matches!(phase, Phase::Waiting { lacks: WaitReason::Disk, .. })
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn fault_1_1_a_daemon_that_comes_back_to_too_little_disk_waits_and_the_dat
     assert_eq!(count(&node, id(1)).await, 2);
 
     // Nobody's word: its disks are left, whole; its owner's word erases them.
-    let gone = node.client().delete(id(1), id(1).into(), Duration::from_secs(5), Data::Keep).await.unwrap();
+    let gone = node.client().delete(id(1), id(1).into(), Duration::from_secs(5), DataPolicy::Keep).await.unwrap();
     let kept = node.client().disks().await.unwrap().kept;
     assert_eq!((kept.len(), kept[0].pod), (1, id(1).into()));
     assert_eq!(gone.kept.and_then(|kept| kept.until), kept[0].retention.map(|kept| kept.until));
@@ -115,7 +115,7 @@ async fn what_was_written_to_data_is_there_in_the_pods_next_run() {
         assert_eq!(node.ready(id(run)).await.pod, pod);
         assert_eq!(node.run(id(run), &["/usr/bin/agent-echo", "tell", "env", "POD_ID"]).await.trim(), "agent-123");
         assert_eq!(count(&node, id(run)).await, counted, "what the run before has counted is there");
-        let gone = node.client().delete(id(run), pod, Duration::from_secs(5), Data::Keep).await.unwrap();
+        let gone = node.client().delete(id(run), pod, Duration::from_secs(5), DataPolicy::Keep).await.unwrap();
         assert!(gone.kept.is_some_and(|kept| kept.bytes > 0));
         spec.data = DataDisk::Kept;
     }

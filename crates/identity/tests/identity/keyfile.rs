@@ -5,7 +5,7 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use palatine_identity::{Cost, Identity, KeyFileError, Keystore, KeystoreError};
+use palatine_identity::{Identity, KdfCost, KeyFileError, Keystore, KeystoreError};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use secrecy::SecretString;
 use tempfile::TempDir;
@@ -18,7 +18,7 @@ pub(crate) fn password() -> SecretString {
 }
 
 fn start(path: &Path) -> Result<Identity, KeyFileError> {
-    Identity::load_or_create(path, &password(), Cost::LIGHT)
+    Identity::load_or_create(path, &password(), KdfCost::LIGHT)
 }
 
 /// A private directory, and a path in it where nothing lies.
@@ -76,7 +76,7 @@ fn two_agents_have_two_keys() {
 #[test]
 fn a_key_of_the_standard_cost_opens_again() {
     let (_home, path) = place();
-    let made = Identity::load_or_create(&path, &password(), Cost::STANDARD).unwrap();
+    let made = Identity::load_or_create(&path, &password(), KdfCost::STANDARD).unwrap();
     assert!(fs::read_to_string(&path).unwrap().contains("\"n\":262144"));
     assert_eq!(start(&path).unwrap().address(), made.address());
 }
@@ -110,7 +110,7 @@ fn a_wrong_password_changes_nothing_and_the_right_one_still_opens() {
     let made = start(&path).unwrap();
     let held = state(&path);
     for wrong in ["", "Correct horse", "correct horse\n"] {
-        let error = Identity::load_or_create(&path, &wrong.into(), Cost::LIGHT).unwrap_err();
+        let error = Identity::load_or_create(&path, &wrong.into(), KdfCost::LIGHT).unwrap_err();
         assert_eq!(inner(error), KeystoreError::Password);
     }
     assert_eq!(state(&path), held);
@@ -120,7 +120,7 @@ fn a_wrong_password_changes_nothing_and_the_right_one_still_opens() {
 #[test]
 fn a_key_under_an_empty_password_is_not_made() {
     let (home, path) = place();
-    let error = Identity::load_or_create(&path, &"".into(), Cost::LIGHT).unwrap_err();
+    let error = Identity::load_or_create(&path, &"".into(), KdfCost::LIGHT).unwrap_err();
     assert!(matches!(error, KeyFileError::EmptyPassword));
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
 }
@@ -157,7 +157,7 @@ fn a_pipe_or_directory_in_the_files_place_is_refused_without_waiting() {
     assert!(matches!(start(&path), Err(KeyFileError::NotAFile(_))));
     assert!(matches!(start(home.path()), Err(KeyFileError::NotAFile(_))));
     assert!(matches!(
-        Identity::generate().unwrap().save(Path::new(".."), &password(), Cost::LIGHT),
+        Identity::generate().unwrap().save(Path::new(".."), &password(), KdfCost::LIGHT),
         Err(KeyFileError::NotAFile(_))
     ));
 }
@@ -199,7 +199,7 @@ fn a_key_file_that_does_not_say_whose_it_is_is_refused_but_can_be_imported() {
     assert!(matches!(Identity::load(&path, &password), Err(KeyFileError::Unaddressed(_))));
     let opened = Keystore::read(&path).unwrap().open(&password).unwrap();
     let imported = home.path().join("imported.json");
-    opened.save(&imported, &password, Cost::LIGHT).unwrap();
+    opened.save(&imported, &password, KdfCost::LIGHT).unwrap();
     assert_eq!(Identity::load(&imported, &password).unwrap().address(), opened.address());
 }
 
@@ -208,11 +208,11 @@ fn saving_never_replaces_a_file_of_any_kind() {
     let (home, path) = place();
     let other = Identity::generate().unwrap();
     put(&path, b"mine", 0o644);
-    assert!(matches!(other.save(&path, &password(), Cost::LIGHT), Err(KeyFileError::Exists(_))));
+    assert!(matches!(other.save(&path, &password(), KdfCost::LIGHT), Err(KeyFileError::Exists(_))));
     assert_eq!(fs::read(&path).unwrap(), b"mine");
     let dangling = home.path().join("dangling.json");
     symlink(home.path().join("nowhere"), &dangling).unwrap();
-    assert!(matches!(other.save(&dangling, &password(), Cost::LIGHT), Err(KeyFileError::Exists(_))));
+    assert!(matches!(other.save(&dangling, &password(), KdfCost::LIGHT), Err(KeyFileError::Exists(_))));
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
 }
 

@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::thread;
 use std::time::Duration;
 
-use palatine_identity::{Cost, Identity};
+use palatine_identity::{Identity, KdfCost};
 
 use crate::keyfile::password;
 
@@ -17,7 +17,7 @@ const PLACE: &str = "PALATINE_TEST_KEY_FILE";
 const CHILD: &str = "race::a_child_of_the_race";
 
 fn start(path: &Path) -> Identity {
-    Identity::load_or_create(path, &password(), Cost::LIGHT).unwrap()
+    Identity::load_or_create(path, &password(), KdfCost::LIGHT).unwrap()
 }
 
 /// A process that opens or makes this key file and says its address.

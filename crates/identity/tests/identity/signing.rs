@@ -6,7 +6,7 @@ use alloy::primitives::{Signature, TxKind, address, b256, keccak256, uint};
 use alloy::rpc::types::TransactionRequest;
 use alloy_sol_types::{SolStruct, eip712_domain, sol};
 use domain::{Address, U256};
-use palatine_identity::{Identity, InvalidKey, NotOurVault, Signer, SignerSync, TxSigner, TxSignerSync};
+use palatine_identity::{Identity, InvalidKey, Signer, SignerSync, TxSigner, TxSignerSync, VaultMismatch};
 
 sol! {
     struct Person {
@@ -119,7 +119,7 @@ fn a_vault_is_owned_by_the_identity_that_it_names_alone() {
     let ours = identity().address();
     assert_eq!(identity().verify_ownership(ours), Ok(()));
     for vaults in [Address::ZERO, Address::from([0x35; 20])] {
-        assert_eq!(identity().verify_ownership(vaults), Err(NotOurVault { ours, vaults }));
+        assert_eq!(identity().verify_ownership(vaults), Err(VaultMismatch { ours, vaults }));
     }
 }
 

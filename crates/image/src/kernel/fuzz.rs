@@ -1,6 +1,6 @@
 //! What is fuzzed of the readers of kernel packages.
 
-use super::modules::Info;
+use super::modules::ModuleInfo;
 use super::strip::strip;
 use super::unpack::{XZ, unpack, vmlinux};
 
@@ -19,7 +19,7 @@ pub fn kernel(bytes: &[u8]) {
     let stripped = strip(&module);
     // And a table of its sections.
     assert!(stripped.len() <= 3 * module.len() + 4096, "{} of {}", stripped.len(), module.len());
-    if let Some(needs) = Info::of(&module) {
-        assert_eq!(Info::of(&stripped), Some(needs), "it needs what it needed");
+    if let Some(needs) = ModuleInfo::of(&module) {
+        assert_eq!(ModuleInfo::of(&stripped), Some(needs), "it needs what it needed");
     }
 }

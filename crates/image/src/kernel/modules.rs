@@ -117,7 +117,7 @@ impl Order {
         };
         let packed = std::fs::read(&path).map_err(|source| KernelError::file("read", &path, source))?;
         let data = unpack(packed)?;
-        let info = Info::of(&data).ok_or(KernelError::BadModule(path))?;
+        let info = ModuleInfo::of(&data).ok_or(KernelError::BadModule(path))?;
         for soft in &info.soft {
             self.prefer(soft)?;
         }
@@ -142,12 +142,12 @@ impl Order {
 
 /// What a module says it needs.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Info {
+pub(super) struct ModuleInfo {
     depends: Vec<String>,
     soft: Vec<String>,
 }
 
-impl Info {
+impl ModuleInfo {
     pub(super) fn of(module: &[u8]) -> Option<Self> {
         let header = elf::FileHeader64::<Endianness>::parse(module).ok()?;
         let endian = header.endian().ok()?;
@@ -188,7 +188,8 @@ mod tests {
 
     #[test]
     fn a_modules_own_words_say_what_it_needs() {
-        let info = Info::parse(b"license=GPL\0depends=virtio,virtio-ring\0softdep=pre: crc32c post: later\0depends=\0");
+        let info =
+            ModuleInfo::parse(b"license=GPL\0depends=virtio,virtio-ring\0softdep=pre: crc32c post: later\0depends=\0");
         assert_eq!(info.depends, ["virtio", "virtio_ring"]);
         assert_eq!(info.soft, ["crc32c"]);
     }

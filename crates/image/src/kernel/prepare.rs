@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::KernelError;
 use super::modules::{WANTED, keep_only, load_order};
-use super::source::{self, Source};
+use super::source::{self, KernelSource};
 use super::{initramfs, unpack};
 use crate::blobs::settle;
 use crate::lock::Lock;
@@ -82,7 +82,7 @@ impl Place {
         let dir = config.store.join("kernels");
         let packages = dir.join("packages");
         fs::create_dir_all(&packages).map_err(|source| KernelError::file("create", &packages, source))?;
-        let place = Self { _lock: Lock::alone(&dir.join("lock"))?, dir };
+        let place = Self { _lock: Lock::exclusive(&dir.join("lock"))?, dir };
         place.clear().map_err(|source| KernelError::file("clear", &place.dir, source))?;
         // A VMM that is nobody opens the kernel by itself.
         let open = fs::set_permissions(&place.dir, fs::Permissions::from_mode(0o755));
@@ -114,7 +114,7 @@ impl Place {
     }
 
     /// The newest of the kernels that were downloaded before.
-    fn downloaded(&self) -> Option<Source> {
+    fn downloaded(&self) -> Option<KernelSource> {
         let packages = fs::read_dir(self.packages()).ok()?;
         let version = packages.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         version
@@ -123,14 +123,14 @@ impl Place {
             .max_by_key(|source| source::ordinal(&source.version))
     }
 
-    fn download(&self, progress: &dyn Progress) -> Result<Source, KernelError> {
+    fn download(&self, progress: &dyn Progress) -> Result<KernelSource, KernelError> {
         let scratch = self.scratch()?;
         source::download(scratch.path(), progress)?;
         self.unpack(DISTRIBUTION, &source::packages_in(scratch.path())?, progress)
     }
 
     /// A kernel's tree, or a directory of packages, or one package.
-    fn given(&self, path: &Path, progress: &dyn Progress) -> Result<Source, KernelError> {
+    fn given(&self, path: &Path, progress: &dyn Progress) -> Result<KernelSource, KernelError> {
         if let Ok(source) = source::find(path) {
             return Ok(source);
         }
@@ -141,7 +141,7 @@ impl Place {
         self.unpack(GIVEN, &debs, progress)
     }
 
-    fn unpack(&self, origin: &str, debs: &[PathBuf], progress: &dyn Progress) -> Result<Source, KernelError> {
+    fn unpack(&self, origin: &str, debs: &[PathBuf], progress: &dyn Progress) -> Result<KernelSource, KernelError> {
         let mut hash = Sha256::new();
         for deb in debs {
             hash.update(read(deb)?);
@@ -159,7 +159,7 @@ impl Place {
         source::find(&root)
     }
 
-    fn kernel(&self, source: &Source, pod: &Path, progress: &dyn Progress) -> Result<Kernel, KernelError> {
+    fn kernel(&self, source: &KernelSource, pod: &Path, progress: &dyn Progress) -> Result<Kernel, KernelError> {
         let kernel = Kernel {
             vmlinux: self.vmlinux(source, progress)?,
             initramfs: self.initramfs(source, pod, progress)?,
@@ -171,7 +171,7 @@ impl Place {
         Ok(kernel)
     }
 
-    fn vmlinux(&self, source: &Source, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
+    fn vmlinux(&self, source: &KernelSource, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
         let packed = read(&source.vmlinuz)?;
         let path = self.dir.join(format!("vmlinux-{}", key(Sha256::new_with_prefix(&packed))));
         if !path.is_file() {
@@ -181,7 +181,7 @@ impl Place {
         Ok(path)
     }
 
-    fn initramfs(&self, source: &Source, pod: &Path, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
+    fn initramfs(&self, source: &KernelSource, pod: &Path, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
         let pod = read(pod)?;
         let modules = load_order(&source.modules, &WANTED)?;
         progress.step("write the initramfs", None);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::KernelError;
 use crate::Progress;
-use crate::tool::Tool;
+use crate::tool::HostTool;
 
 /// A download of some 30 to 150 MB over a slow line.
 const DOWNLOAD: Duration = Duration::from_secs(1800);
@@ -17,25 +17,25 @@ const UNPACK: Duration = Duration::from_secs(300);
 /// Packages behind the distribution's name for "a kernel" at most.
 const MAX_PACKAGES: usize = 16;
 
-const APT_GET: Tool = Tool { name: "apt-get", package: "apt", deadline: DOWNLOAD };
-const APT_CACHE: Tool = Tool { name: "apt-cache", package: "apt", deadline: LOOKUP };
-const DPKG_DEB: Tool = Tool { name: "dpkg-deb", package: "dpkg", deadline: UNPACK };
+const APT_GET: HostTool = HostTool { name: "apt-get", package: "apt", deadline: DOWNLOAD };
+const APT_CACHE: HostTool = HostTool { name: "apt-cache", package: "apt", deadline: LOOKUP };
+const DPKG_DEB: HostTool = HostTool { name: "dpkg-deb", package: "dpkg", deadline: UNPACK };
 
 /// One kernel, as its package lays it out.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Source {
+pub(super) struct KernelSource {
     pub(super) version: String,
     pub(super) vmlinuz: PathBuf,
     pub(super) modules: PathBuf,
 }
 
 /// The newest kernel below `root` that has its modules.
-pub(super) fn find(root: &Path) -> Result<Source, KernelError> {
+pub(super) fn find(root: &Path) -> Result<KernelSource, KernelError> {
     let trees = root.join("lib/modules");
     let Ok(entries) = fs::read_dir(&trees) else { return Err(KernelError::NoKernel(root.to_owned())) };
     entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .map(|version| Source {
+        .map(|version| KernelSource {
             vmlinuz: root.join(format!("boot/vmlinuz-{version}")),
             modules: trees.join(&version),
             version,

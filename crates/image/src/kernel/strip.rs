@@ -8,7 +8,7 @@
 use object::read::elf::{FileHeader, SectionHeader};
 use object::{Endianness, elf, pod};
 
-use super::modules::Info;
+use super::modules::ModuleInfo;
 
 /// What ends a signed module.
 const SIGNED: &[u8] = b"~Module signature appended~\n";
@@ -32,8 +32,8 @@ type Section = elf::SectionHeader64<Endianness>;
 pub(super) fn strip(module: &[u8]) -> Vec<u8> {
     let bare = unsigned(module);
     let mut ways = without_unused(bare).into_iter().chain([bare.to_vec()]);
-    let needs = Info::of(module);
-    ways.find(|stripped| Info::of(stripped) == needs).unwrap_or_else(|| module.to_vec())
+    let needs = ModuleInfo::of(module);
+    ways.find(|stripped| ModuleInfo::of(stripped) == needs).unwrap_or_else(|| module.to_vec())
 }
 
 fn unsigned(module: &[u8]) -> &[u8] {

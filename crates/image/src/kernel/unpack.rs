@@ -10,9 +10,9 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, elf};
 
 use super::KernelError;
-use crate::tool::Tool;
+use crate::tool::HostTool;
 
-const XZ_TOOL: Tool = Tool { name: "xz", package: "xz-utils", deadline: Duration::from_secs(60) };
+const XZ_TOOL: HostTool = HostTool { name: "xz", package: "xz-utils", deadline: Duration::from_secs(60) };
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 pub(super) const XZ: &[u8] = &[0xfd, b'7', b'z', b'X', b'Z', 0];

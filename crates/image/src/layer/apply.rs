@@ -5,11 +5,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 use super::LayerError;
 use super::archive::Archive;
-use super::entry::{Extended, Head, What};
+use super::entry::{EntryHeader, EntryKind, ExtendedHeaders};
 use super::error::shown;
-use super::path::Below;
-use super::root::{Made, Root, set};
-use super::sparse::Sparse;
+use super::path::RelativePath;
+use super::root::{CreatedInodes, ImageRoot, set};
+use super::sparse::SparseMap;
 use crate::Progress;
 
 /// The name before which a whiteout stands.
@@ -25,14 +25,14 @@ const MAX_WARNINGS: usize = 16;
 
 /// What all layers of an image may have together.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Budget {
+pub(crate) struct UnpackBudget {
     pub(crate) entries: u64,
     pub(crate) bytes: u64,
     /// Of `entries`, for the error's text.
     pub(crate) max_entries: u64,
 }
 
-impl Budget {
+impl UnpackBudget {
     fn entry(&mut self) -> Result<(), LayerError> {
         self.entries = self.entries.checked_sub(1).ok_or(LayerError::TooMany(self.max_entries))?;
         Ok(())
@@ -45,18 +45,23 @@ impl Budget {
 }
 
 /// Applies the archive to the root, over what lower layers left there.
-pub(crate) fn apply(root: &Root, archive: impl Read, budget: &mut Budget, to: &dyn Progress) -> Result<(), LayerError> {
-    let mut layer = Layer { root, made: Made::new(), left_out: HashSet::new(), to };
-    let mut extended = Extended::default();
+pub(crate) fn apply(
+    root: &ImageRoot,
+    archive: impl Read,
+    budget: &mut UnpackBudget,
+    to: &dyn Progress,
+) -> Result<(), LayerError> {
+    let mut layer = Layer { root, made: CreatedInodes::new(), left_out: HashSet::new(), to };
+    let mut extended = ExtendedHeaders::default();
     let mut archive = Archive::new(archive);
     while let Some(header) = archive.next().map_err(|error| super::error::read(&error))? {
         budget.entry()?;
         if let Some(head) = extended.take(&header, &mut archive)? {
             match &head.what {
-                What::File => budget.spend(archive.left())?,
+                EntryKind::File => budget.spend(archive.left())?,
                 // The disk holds its holes too.
-                What::Holes(sparse) => budget.spend(sparse.size)?,
-                What::Directory | What::Symlink(_) | What::Hardlink(_) | What::Device(_) => {}
+                EntryKind::Holes(sparse) => budget.spend(sparse.size)?,
+                EntryKind::Directory | EntryKind::Symlink(_) | EntryKind::Hardlink(_) | EntryKind::Device(_) => {}
             }
             layer.entry(&head, &mut archive)?;
         }
@@ -65,32 +70,32 @@ pub(crate) fn apply(root: &Root, archive: impl Read, budget: &mut Budget, to: &d
 }
 
 struct Layer<'a> {
-    root: &'a Root,
-    made: Made,
+    root: &'a ImageRoot,
+    made: CreatedInodes,
     /// Devices of this layer.
     left_out: HashSet<Vec<u8>>,
     to: &'a dyn Progress,
 }
 
 impl Layer<'_> {
-    fn entry(&mut self, head: &Head, content: &mut impl Read) -> Result<(), LayerError> {
-        let path = Below::parse(&head.path)?;
+    fn entry(&mut self, head: &EntryHeader, content: &mut impl Read) -> Result<(), LayerError> {
+        let path = RelativePath::parse(&head.path)?;
         let name = path.split().map(|(_, name)| name.to_vec()).unwrap_or_default();
         if name.starts_with(WHITEOUT) {
             return self.whiteout(head, &path, &name);
         }
         match &head.what {
-            What::Directory => self.directory(head, &path),
-            What::File => self.file(head, &path, None, content),
-            What::Holes(sparse) => self.file(head, &path, Some(sparse), content),
-            What::Symlink(target) => self.symlink(head, &path, target),
-            What::Hardlink(target) => self.hardlink(head, &path, target),
-            What::Device(kind) => self.leave_out(head, &path, kind),
+            EntryKind::Directory => self.directory(head, &path),
+            EntryKind::File => self.file(head, &path, None, content),
+            EntryKind::Holes(sparse) => self.file(head, &path, Some(sparse), content),
+            EntryKind::Symlink(target) => self.symlink(head, &path, target),
+            EntryKind::Hardlink(target) => self.hardlink(head, &path, target),
+            EntryKind::Device(kind) => self.leave_out(head, &path, kind),
         }
     }
 
     /// What a lower layer has at a device's path is hidden by it, as by anything else.
-    fn leave_out(&mut self, head: &Head, path: &Below, kind: &str) -> Result<(), LayerError> {
+    fn leave_out(&mut self, head: &EntryHeader, path: &RelativePath, kind: &str) -> Result<(), LayerError> {
         if self.left_out.len() < MAX_WARNINGS {
             self.to.warn(&format!("{:?} is a {kind}: left out, a guest has its own", shown(&head.path)));
         }
@@ -99,7 +104,7 @@ impl Layer<'_> {
         hidden.map_err(|source| LayerError::io("hide what was at", &head.path, source))
     }
 
-    fn whiteout(&self, head: &Head, path: &Below, name: &[u8]) -> Result<(), LayerError> {
+    fn whiteout(&self, head: &EntryHeader, path: &RelativePath, name: &[u8]) -> Result<(), LayerError> {
         let failed = |source: io::Error| LayerError::io("apply the whiteout", &head.path, source);
         let Some((directory, _)) = path.split() else { return Ok(()) };
         if name == OPAQUE {
@@ -114,23 +119,23 @@ impl Layer<'_> {
         if matches!(hidden, b"" | b"." | b"..") {
             return Err(LayerError::Traversal(shown(&head.path)));
         }
-        self.root.whiteout(&Below::parse(&target)?, &self.made).map_err(failed)
+        self.root.whiteout(&RelativePath::parse(&target)?, &self.made).map_err(failed)
     }
 
-    fn directory(&mut self, head: &Head, path: &Below) -> Result<(), LayerError> {
+    fn directory(&mut self, head: &EntryHeader, path: &RelativePath) -> Result<(), LayerError> {
         let made = self.root.directory(path, head.attributes, &mut self.made);
         made.map_err(|source| LayerError::io("make the directory", &head.path, source))
     }
 
     fn file(
         &mut self,
-        head: &Head,
-        path: &Below,
-        sparse: Option<&Sparse>,
+        head: &EntryHeader,
+        path: &RelativePath,
+        sparse: Option<&SparseMap>,
         content: &mut impl Read,
     ) -> Result<(), LayerError> {
         let failed = |source: io::Error| match source.kind() {
-            _ if crate::error::passed_bound(&source) => LayerError::TooLarge,
+            _ if crate::digest::passed_bound(&source) => LayerError::TooLarge,
             // Only a reader says so.
             io::ErrorKind::UnexpectedEof => super::error::read(&source),
             _ => LayerError::io("write", &head.path, source),
@@ -149,7 +154,7 @@ impl Layer<'_> {
         set(&file, head.attributes).map_err(failed)
     }
 
-    fn symlink(&mut self, head: &Head, path: &Below, target: &[u8]) -> Result<(), LayerError> {
+    fn symlink(&mut self, head: &EntryHeader, path: &RelativePath, target: &[u8]) -> Result<(), LayerError> {
         if target.is_empty() || target.len() > MAX_TARGET || target.contains(&0) {
             return Err(LayerError::Link { path: shown(&head.path), target: shown(target) });
         }
@@ -157,9 +162,9 @@ impl Layer<'_> {
         made.map_err(|source| LayerError::io("make the symlink", &head.path, source))
     }
 
-    fn hardlink(&mut self, head: &Head, path: &Below, target: &[u8]) -> Result<(), LayerError> {
+    fn hardlink(&mut self, head: &EntryHeader, path: &RelativePath, target: &[u8]) -> Result<(), LayerError> {
         let failed = |source: io::Error| LayerError::io("make the link", &head.path, source);
-        let named = Below::parse(target)?;
+        let named = RelativePath::parse(target)?;
         if self.left_out.contains(&named.bytes()) {
             return self.leave_out(head, path, "link to a device");
         }

@@ -12,7 +12,7 @@ use super::LayerError;
 use super::archive::Archive;
 use super::error::shown;
 use super::root::Attributes;
-use super::sparse::{self, Sparse};
+use super::sparse::{self, SparseMap};
 
 /// Bytes of the extended headers of one entry at most.
 const MAX_EXTENDED: u64 = 1 << 20;
@@ -22,10 +22,10 @@ const DIRECTORY_MODE: u32 = 0o3777;
 
 /// What an entry is.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum What {
+pub(super) enum EntryKind {
     File,
     /// A file with holes.
-    Holes(Sparse),
+    Holes(SparseMap),
     Directory,
     Symlink(Vec<u8>),
     Hardlink(Vec<u8>),
@@ -35,32 +35,32 @@ pub(super) enum What {
 
 /// An entry's head.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(super) struct EntryHeader {
     pub(super) path: Vec<u8>,
-    pub(super) what: What,
+    pub(super) what: EntryKind,
     pub(super) attributes: Attributes,
 }
 
 /// Extended headers that stand before the entry they are for.
 #[derive(Default)]
-pub(super) struct Extended {
+pub(super) struct ExtendedHeaders {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     uid: Option<u64>,
     gid: Option<u64>,
     mtime: Option<i64>,
     size: Option<u64>,
-    sparse: sparse::Records,
+    sparse: sparse::SparseRecords,
 }
 
-impl Extended {
+impl ExtendedHeaders {
     /// Takes an entry: an extended header is remembered, any other entry's head is
     /// returned, and its bytes are opened.
     pub(super) fn take<R: Read>(
         &mut self,
         header: &Header,
         archive: &mut Archive<R>,
-    ) -> Result<Option<Head>, LayerError> {
+    ) -> Result<Option<EntryHeader>, LayerError> {
         match header.entry_type() {
             EntryType::GNULongName => self.path = Some(long_name(header, archive)?),
             EntryType::GNULongLink => self.link = Some(long_name(header, archive)?),
@@ -93,7 +93,7 @@ impl Extended {
         Ok(())
     }
 
-    fn head<R: Read>(mut self, header: &Header, archive: &mut Archive<R>) -> Result<Head, LayerError> {
+    fn head<R: Read>(mut self, header: &Header, archive: &mut Archive<R>) -> Result<EntryHeader, LayerError> {
         let old = header.as_old();
         let path = self.sparse.name.take().or(self.path.take());
         let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
@@ -101,21 +101,21 @@ impl Extended {
         let link = link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned)).unwrap_or_default();
         let what = match header.entry_type() {
             // Archives older than directories' own type mark them by a slash.
-            EntryType::Regular if path.ends_with(b"/") => What::Directory,
+            EntryType::Regular if path.ends_with(b"/") => EntryKind::Directory,
             EntryType::Regular | EntryType::Continuous => {
                 archive.open(self.stored(header)?).map_err(read)?;
-                std::mem::take(&mut self.sparse).map(archive)?.map_or(What::File, What::Holes)
+                std::mem::take(&mut self.sparse).map(archive)?.map_or(EntryKind::File, EntryKind::Holes)
             }
-            EntryType::GNUSparse => What::Holes(sparse::map_of(header, self.stored(header)?, archive)?),
-            EntryType::Directory => What::Directory,
-            EntryType::Symlink => What::Symlink(link),
-            EntryType::Link => What::Hardlink(link),
-            EntryType::Char => What::Device("character device"),
-            EntryType::Block => What::Device("block device"),
-            EntryType::Fifo => What::Device("fifo"),
+            EntryType::GNUSparse => EntryKind::Holes(sparse::map_of(header, self.stored(header)?, archive)?),
+            EntryType::Directory => EntryKind::Directory,
+            EntryType::Symlink => EntryKind::Symlink(link),
+            EntryType::Link => EntryKind::Hardlink(link),
+            EntryType::Char => EntryKind::Device("character device"),
+            EntryType::Block => EntryKind::Device("block device"),
+            EntryType::Fifo => EntryKind::Device("fifo"),
             kind => return Err(LayerError::Unknown { path: shown(&path), kind: char::from(kind.as_byte()) }),
         };
-        let kept = if what == What::Directory { DIRECTORY_MODE } else { FILE_MODE };
+        let kept = if what == EntryKind::Directory { DIRECTORY_MODE } else { FILE_MODE };
         let attributes = Attributes {
             mode: field(&old.mode, header.mode())? & kept,
             uid: id(self.uid.map_or_else(|| field(&old.uid, header.uid()), Ok)?)?,
@@ -125,7 +125,7 @@ impl Extended {
                 None => i64::try_from(field(&old.mtime, header.mtime())?).map_err(malformed)?,
             },
         };
-        Ok(Head { path, what, attributes })
+        Ok(EntryHeader { path, what, attributes })
     }
 
     /// How many bytes the archive holds of a file.

@@ -2,7 +2,11 @@
 
 use std::io;
 
-use super::path::MAX_NAME;
+use crate::digest::passed_bound;
+
+/// Bytes of one name at most: one less than Linux takes, since `mkfs.erofs` cuts the
+/// last byte off a longer one and then does not find its file.
+pub(super) const MAX_NAME: usize = 254;
 
 /// Why a layer cannot be unpacked. Paths are as the archive has them.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +73,7 @@ impl LayerError {
 
 /// Why an archive cannot be read on.
 pub(super) fn read(error: &io::Error) -> LayerError {
-    if crate::error::passed_bound(error) { LayerError::TooLarge } else { LayerError::Malformed(error.to_string()) }
+    if passed_bound(error) { LayerError::TooLarge } else { LayerError::Malformed(error.to_string()) }
 }
 
 /// A path for people: what is not text is replaced, what is long is cut.

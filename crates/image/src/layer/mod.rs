@@ -21,7 +21,7 @@ mod root;
 mod sparse;
 mod unpack;
 
-pub(crate) use apply::{Budget, apply};
+pub(crate) use apply::{UnpackBudget, apply};
 pub use error::LayerError;
-pub(crate) use root::Root;
+pub(crate) use root::ImageRoot;
 pub(crate) use unpack::unpack;

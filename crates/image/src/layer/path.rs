@@ -1,23 +1,20 @@
 //! Paths in archives: bytes without trust.
 
 use super::LayerError;
-use super::error::shown;
+use super::error::{MAX_NAME, shown};
 
 /// Bytes of a path at most.
 const MAX_PATH: usize = 4095;
-/// Bytes of one name at most: one less than Linux takes, since `mkfs.erofs` cuts the
-/// last byte off a longer one and then does not find its file.
-pub(super) const MAX_NAME: usize = 254;
 /// Directories below each other at most.
 pub(super) const MAX_DEPTH: usize = 128;
 
 /// A path below the root, in its parts; empty for the root itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Below {
+pub(super) struct RelativePath {
     parts: Vec<Vec<u8>>,
 }
 
-impl Below {
+impl RelativePath {
     /// Takes an archive's path. A leading `/` or `./` means the root, as it does
     /// to every other tool.
     pub(super) fn parse(path: &[u8]) -> Result<Self, LayerError> {
@@ -60,31 +57,31 @@ mod tests {
     #[test]
     fn leading_slashes_and_dots_mean_the_root() {
         for path in ["a/b", "/a/b", "./a/b", "./a//b/", "a/./b"] {
-            assert_eq!(Below::parse(path.as_bytes()).unwrap().bytes(), b"a/b", "{path}");
+            assert_eq!(RelativePath::parse(path.as_bytes()).unwrap().bytes(), b"a/b", "{path}");
         }
-        assert!(Below::parse(b"./").unwrap().split().is_none());
+        assert!(RelativePath::parse(b"./").unwrap().split().is_none());
     }
 
     #[test]
     fn whatever_leads_upwards_is_refused() {
         for path in ["..", "../etc/passwd", "a/../../b", "/..", "a/.."] {
-            assert!(matches!(Below::parse(path.as_bytes()), Err(LayerError::Traversal(_))), "{path}");
+            assert!(matches!(RelativePath::parse(path.as_bytes()), Err(LayerError::Traversal(_))), "{path}");
         }
     }
 
     #[test]
     fn what_is_too_long_or_too_deep_is_refused() {
         for path in ["a/".repeat(200), "a/".repeat(3000), "a\0b".to_owned()] {
-            assert!(matches!(Below::parse(path.as_bytes()), Err(LayerError::Path(_))));
+            assert!(matches!(RelativePath::parse(path.as_bytes()), Err(LayerError::Path(_))));
         }
-        assert!(Below::parse(&[b'a'; 254]).is_ok());
-        assert!(matches!(Below::parse(&[b'a'; 255]), Err(LayerError::Name(_))));
+        assert!(RelativePath::parse(&[b'a'; 254]).is_ok());
+        assert!(matches!(RelativePath::parse(&[b'a'; 255]), Err(LayerError::Name(_))));
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_a_path_that_leaves_the_root(path in proptest::collection::vec(any::<u8>(), 0..64)) {
-            if let Ok(below) = Below::parse(&path) {
+            if let Ok(below) = RelativePath::parse(&path) {
                 let bytes = below.bytes();
                 prop_assert!(!bytes.starts_with(b"/"));
                 prop_assert!(bytes.split(|b| *b == b'/').all(|part| part != b".."));

@@ -17,7 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::path::{Below, MAX_DEPTH};
+use super::path::{MAX_DEPTH, RelativePath};
 
 /// Directories that whiteouts and replacements look into, below each other.
 const MAX_REMOVAL_DEPTH: usize = 2 * MAX_DEPTH;
@@ -38,12 +38,12 @@ const IMPLIED: Attributes = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: 0 }
 /// An image's root. No operation changes the time of a directory by making or
 /// removing something in it: only an entry of its own does.
 #[derive(Debug)]
-pub(crate) struct Root(OwnedFd);
+pub(crate) struct ImageRoot(OwnedFd);
 
 /// Which inodes a layer has made: what its own whiteouts spare.
-pub(super) type Made = HashSet<u64>;
+pub(super) type CreatedInodes = HashSet<u64>;
 
-impl Root {
+impl ImageRoot {
     /// Makes an empty root.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
         std::fs::create_dir(path)?;
@@ -66,7 +66,12 @@ impl Root {
     }
 
     /// Makes or keeps the directory and sets its attributes.
-    pub(super) fn directory(&self, path: &Below, attributes: Attributes, made: &mut Made) -> io::Result<()> {
+    pub(super) fn directory(
+        &self,
+        path: &RelativePath,
+        attributes: Attributes,
+        made: &mut CreatedInodes,
+    ) -> io::Result<()> {
         let Some((parent, name)) = path.split() else { return set(&self.0, attributes) };
         let parent = self.parent(&parent, made)?;
         if kind(&parent, name)? != Some(FileType::Directory) {
@@ -79,7 +84,7 @@ impl Root {
     }
 
     /// A new file, empty, in the place of whatever was there.
-    pub(super) fn file(&self, path: &Below, made: &mut Made) -> io::Result<File> {
+    pub(super) fn file(&self, path: &RelativePath, made: &mut CreatedInodes) -> io::Result<File> {
         let (parent, name) = self.place(path, made)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = steady(&parent, || openat(&parent, &name[..], flags, Mode::RUSR | Mode::WUSR))?;
@@ -89,7 +94,13 @@ impl Root {
 
     /// A new symlink, in the place of whatever was there. Its target is only
     /// text here.
-    pub(super) fn symlink(&self, path: &Below, target: &[u8], with: Attributes, made: &mut Made) -> io::Result<()> {
+    pub(super) fn symlink(
+        &self,
+        path: &RelativePath,
+        target: &[u8],
+        with: Attributes,
+        made: &mut CreatedInodes,
+    ) -> io::Result<()> {
         let (parent, name) = self.place(path, made)?;
         steady(&parent, || symlinkat(target, &parent, &name[..]))?;
         let (uid, gid) = owner(with);
@@ -101,7 +112,12 @@ impl Root {
 
     /// A second name for a file or symlink of the image; `false` if there is no
     /// such file.
-    pub(super) fn link(&self, path: &Below, target: &Below, made: &mut Made) -> io::Result<bool> {
+    pub(super) fn link(
+        &self,
+        path: &RelativePath,
+        target: &RelativePath,
+        made: &mut CreatedInodes,
+    ) -> io::Result<bool> {
         let Some((from, from_name)) = target.split() else { return Ok(false) };
         let Some(from) = self.existing(&from)? else { return Ok(false) };
         if !matches!(kind(&from, from_name)?, Some(FileType::RegularFile | FileType::Symlink)) {
@@ -119,14 +135,14 @@ impl Root {
     }
 
     /// Removes what lower layers have at this path.
-    pub(super) fn whiteout(&self, path: &Below, made: &Made) -> io::Result<()> {
+    pub(super) fn whiteout(&self, path: &RelativePath, made: &CreatedInodes) -> io::Result<()> {
         let Some((parent, name)) = path.split() else { return Ok(()) };
         let Some(parent) = self.existing(&parent)? else { return Ok(()) };
         prune(&parent, name, made, MAX_REMOVAL_DEPTH).map(|_| ())
     }
 
     /// Removes what lower layers have in this directory.
-    pub(super) fn opaque(&self, path: &Below, made: &Made) -> io::Result<()> {
+    pub(super) fn opaque(&self, path: &RelativePath, made: &CreatedInodes) -> io::Result<()> {
         let Some(directory) = self.existing(path)? else { return Ok(()) };
         for name in names(&directory)? {
             prune(&directory, name.to_bytes(), made, MAX_REMOVAL_DEPTH)?;
@@ -135,19 +151,19 @@ impl Root {
     }
 
     /// The parent of a path and the name in it, which is free afterwards.
-    fn place(&self, path: &Below, made: &mut Made) -> io::Result<(OwnedFd, Vec<u8>)> {
+    fn place(&self, path: &RelativePath, made: &mut CreatedInodes) -> io::Result<(OwnedFd, Vec<u8>)> {
         let (parent, name) = self.resolve(path, made)?;
         remove(&parent, &name)?;
         Ok((parent, name))
     }
 
-    fn resolve(&self, path: &Below, made: &mut Made) -> io::Result<(OwnedFd, Vec<u8>)> {
+    fn resolve(&self, path: &RelativePath, made: &mut CreatedInodes) -> io::Result<(OwnedFd, Vec<u8>)> {
         let (parent, name) = path.split().ok_or_else(|| io::Error::from(io::ErrorKind::IsADirectory))?;
         Ok((self.parent(&parent, made)?, name.to_vec()))
     }
 
     /// The directory at this path, with its missing ancestors made.
-    fn parent(&self, path: &Below, made: &mut Made) -> io::Result<OwnedFd> {
+    fn parent(&self, path: &RelativePath, made: &mut CreatedInodes) -> io::Result<OwnedFd> {
         match self.existing(path)? {
             Some(directory) => return Ok(directory),
             None => self.make_missing(path, made)?,
@@ -155,7 +171,7 @@ impl Root {
         self.existing(path)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotADirectory))
     }
 
-    fn make_missing(&self, path: &Below, made: &mut Made) -> io::Result<()> {
+    fn make_missing(&self, path: &RelativePath, made: &mut CreatedInodes) -> io::Result<()> {
         for prefix in path.prefixes() {
             if self.existing(&prefix)?.is_some() {
                 continue;
@@ -170,7 +186,7 @@ impl Root {
         Ok(())
     }
 
-    fn existing(&self, path: &Below) -> io::Result<Option<OwnedFd>> {
+    fn existing(&self, path: &RelativePath) -> io::Result<Option<OwnedFd>> {
         match openat2(&self.0, path.bytes(), DIRECTORY, Mode::empty(), confined()) {
             Ok(directory) => Ok(Some(directory)),
             Err(Errno::NOENT) => Ok(None),
@@ -209,7 +225,7 @@ fn steady<T>(directory: &OwnedFd, work: impl FnOnce() -> rustix::io::Result<T>) 
     Ok(done)
 }
 
-fn note(file: impl AsFd, made: &mut Made) -> io::Result<()> {
+fn note(file: impl AsFd, made: &mut CreatedInodes) -> io::Result<()> {
     made.insert(rustix::fs::fstat(file)?.st_ino);
     Ok(())
 }
@@ -227,12 +243,12 @@ fn kind(parent: &OwnedFd, name: &[u8]) -> io::Result<Option<FileType>> {
 }
 
 fn remove(parent: &OwnedFd, name: &[u8]) -> io::Result<()> {
-    prune(parent, name, &Made::new(), MAX_REMOVAL_DEPTH).map(|_| ())
+    prune(parent, name, &CreatedInodes::new(), MAX_REMOVAL_DEPTH).map(|_| ())
 }
 
 /// Removes `name` and all below it but what is in `spared` and the directories
 /// that lead there; whether anything was spared.
-fn prune(parent: &OwnedFd, name: &[u8], spared: &Made, depth: usize) -> io::Result<bool> {
+fn prune(parent: &OwnedFd, name: &[u8], spared: &CreatedInodes, depth: usize) -> io::Result<bool> {
     let Some(stat) = stat(parent, name)? else { return Ok(false) };
     let mut keeps = spared.contains(&stat.st_ino);
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {

@@ -18,13 +18,13 @@ const MAX_DIGITS: usize = 20;
 
 /// A file with holes: how long it is, and where its bytes belong.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Sparse {
+pub(super) struct SparseMap {
     pub(super) size: u64,
     /// Offset and length of each, in the order in which they stand in the archive.
     pub(super) pieces: Vec<(u64, u64)>,
 }
 
-impl Sparse {
+impl SparseMap {
     /// Refuses a map whose pieces overlap, lie outside the file, or are not what the
     /// archive holds.
     fn checked(self, stored: u64) -> Result<Self, LayerError> {
@@ -49,17 +49,17 @@ impl Sparse {
 
 /// What records of an extended header say of holes.
 #[derive(Debug, Default)]
-pub(super) struct Records {
+pub(super) struct SparseRecords {
     pub(super) name: Option<Vec<u8>>,
     size: Option<u64>,
     major: Option<u64>,
-    sparse: Sparse,
+    sparse: SparseMap,
     offset: Option<u64>,
     /// Whether there was any.
     said: bool,
 }
 
-impl Records {
+impl SparseRecords {
     /// Takes the record `GNU.sparse.<key>`.
     pub(super) fn take(&mut self, key: &[u8], value: &[u8]) -> Result<(), LayerError> {
         self.said = true;
@@ -85,11 +85,11 @@ impl Records {
     }
 
     /// The map, if there is one. Format 1.0 has it at the front of the entry's bytes.
-    pub(super) fn map<R: Read>(self, archive: &mut Archive<R>) -> Result<Option<Sparse>, LayerError> {
+    pub(super) fn map<R: Read>(self, archive: &mut Archive<R>) -> Result<Option<SparseMap>, LayerError> {
         if !self.said {
             return Ok(None);
         }
-        let mut sparse = Sparse { size: self.size.ok_or_else(wrong)?, ..self.sparse };
+        let mut sparse = SparseMap { size: self.size.ok_or_else(wrong)?, ..self.sparse };
         match self.major {
             None | Some(0) => {}
             Some(1) => sparse.pieces = pieces_before(archive)?,
@@ -101,9 +101,9 @@ impl Records {
 
 /// The map of the type `S`: four pieces in the header, 21 in each block behind it.
 /// The entry is opened behind them.
-pub(super) fn map_of<R: Read>(header: &Header, size: u64, archive: &mut Archive<R>) -> Result<Sparse, LayerError> {
+pub(super) fn map_of<R: Read>(header: &Header, size: u64, archive: &mut Archive<R>) -> Result<SparseMap, LayerError> {
     let gnu = header.as_gnu().ok_or_else(wrong)?;
-    let mut sparse = Sparse { size: gnu.real_size().map_err(malformed)?, pieces: Vec::new() };
+    let mut sparse = SparseMap { size: gnu.real_size().map_err(malformed)?, pieces: Vec::new() };
     gnu.sparse.iter().try_for_each(|piece| add(&mut sparse, piece))?;
     let mut more = gnu.is_extended();
     while more {
@@ -116,7 +116,7 @@ pub(super) fn map_of<R: Read>(header: &Header, size: u64, archive: &mut Archive<
     sparse.checked(size)
 }
 
-fn add(sparse: &mut Sparse, piece: &GnuSparseHeader) -> Result<(), LayerError> {
+fn add(sparse: &mut SparseMap, piece: &GnuSparseHeader) -> Result<(), LayerError> {
     if piece.is_empty() {
         return Ok(());
     }

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use tar::EntryType;
 
-use crate::digest::Summed;
-use crate::error::passed_bound;
+use crate::digest::HashingReader;
+use crate::digest::passed_bound;
 use crate::layer::unpack;
-use crate::progress::Counted;
+use crate::progress::CountingReader;
 use crate::{ImageError, Progress};
 
 /// Entries of an archive at most: a blob each, and a few documents.
@@ -33,8 +33,8 @@ impl Files {
         let failed = |source| ImageError::file("read", archive, source);
         let file = File::open(archive).map_err(failed)?;
         to.step("read the archive", file.metadata().ok().map(|data| data.len()));
-        let plain = unpack(Counted::new(file, to)).map_err(failed)?;
-        Self::read(Summed::new(plain, at_most), dir).map_err(|source| match source {
+        let plain = unpack(CountingReader::new(file, to)).map_err(failed)?;
+        Self::read(HashingReader::new(plain, at_most), dir).map_err(|source| match source {
             ReadError::Archive(error) if passed_bound(&error) => ImageError::TooLarge(at_most >> 20),
             ReadError::Archive(_) => ImageError::NotAnImage(archive.to_owned()),
             ReadError::Store(error) => ImageError::file("write", dir, error),

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::archive::Files;
 use crate::blobs::Blobs;
-use crate::digest::{Sum, Summed};
+use crate::digest::{BlobDigest, HashingReader};
 use crate::document::{self, descriptor};
 use crate::{ImageError, Progress};
 
@@ -32,7 +32,7 @@ pub(super) fn import(
     blobs: &Blobs,
     bounds: &crate::Config,
     to: &dyn Progress,
-) -> Result<Sum, ImageError> {
+) -> Result<BlobDigest, ImageError> {
     let saved: Vec<Saved> = document::json("manifest.json", &files.document("manifest.json")?)?;
     let image = choose(&saved, name)?;
     let layers = image.layers.as_deref().unwrap_or_default();
@@ -75,7 +75,7 @@ fn copy(files: &Files, name: &str, blobs: &Blobs, to: &dyn Progress) -> Result<D
     let mut head = Vec::new();
     File::open(path).map_err(failed)?.take(2).read_to_end(&mut head).map_err(failed)?;
     let kind = if head == [0x1f, 0x8b] { MediaType::ImageLayerGzip } else { MediaType::ImageLayer };
-    let (sum, size) = Summed::new(File::open(path).map_err(failed)?, u64::MAX).finish().map_err(failed)?;
+    let (sum, size) = HashingReader::new(File::open(path).map_err(failed)?, u64::MAX).finish().map_err(failed)?;
     blobs.put(sum, size, File::open(path).map_err(failed)?, to)?;
     Ok(descriptor(kind, sum, size))
 }

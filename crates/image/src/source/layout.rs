@@ -8,8 +8,8 @@ use oci_spec::image::{Descriptor, ImageIndex};
 use super::archive::Files;
 use super::docker;
 use crate::blobs::{Blobs, MAX_DOCUMENT};
-use crate::digest::Sum;
-use crate::document::{self, Document};
+use crate::digest::BlobDigest;
+use crate::document::{self, ManifestDocument};
 use crate::{ImageError, Progress};
 
 /// The annotations by which layouts name their images: the whole name where
@@ -32,7 +32,7 @@ impl Layout {
         }
     }
 
-    fn blob(&self, sum: Sum) -> Result<File, ImageError> {
+    fn blob(&self, sum: BlobDigest) -> Result<File, ImageError> {
         let path = self.path(&format!("blobs/sha256/{}", sum.hex()));
         let path = path.ok_or_else(|| ImageError::Missing(sum.to_string()))?;
         File::open(&path).map_err(|source| ImageError::file("read", &path, source))
@@ -49,18 +49,18 @@ impl Layout {
     }
 
     /// Copies one blob, verified.
-    fn copy(&self, descriptor: &Descriptor, blobs: &Blobs, to: &dyn Progress) -> Result<Sum, ImageError> {
-        let sum = Sum::named(descriptor)?;
+    fn copy(&self, descriptor: &Descriptor, blobs: &Blobs, to: &dyn Progress) -> Result<BlobDigest, ImageError> {
+        let sum = BlobDigest::named(descriptor)?;
         blobs.put(sum, descriptor.size(), self.blob(sum)?, to)?;
         Ok(sum)
     }
 
-    fn document(&self, descriptor: &Descriptor, blobs: &Blobs) -> Result<(Sum, Document), ImageError> {
+    fn document(&self, descriptor: &Descriptor, blobs: &Blobs) -> Result<(BlobDigest, ManifestDocument), ImageError> {
         if descriptor.size() > MAX_DOCUMENT {
             return Err(ImageError::document("manifest", "it is larger than 4 MiB"));
         }
-        let sum = self.copy(descriptor, blobs, &crate::Silent)?;
-        Ok((sum, Document::parse(&blobs.document(sum)?)?))
+        let sum = self.copy(descriptor, blobs, &crate::NoProgress)?;
+        Ok((sum, ManifestDocument::parse(&blobs.document(sum)?)?))
     }
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn import(
     scratch: &Path,
     bounds: &crate::Config,
     to: &dyn Progress,
-) -> Result<Sum, ImageError> {
+) -> Result<BlobDigest, ImageError> {
     let layout = if path.join("oci-layout").is_file() {
         Layout::Directory(path.to_owned())
     } else if path.is_file() {
@@ -109,14 +109,14 @@ fn copy_image(
     blobs: &Blobs,
     bounds: &crate::Config,
     to: &dyn Progress,
-) -> Result<Sum, ImageError> {
+) -> Result<BlobDigest, ImageError> {
     let mut descriptor = descriptor.clone();
     for _ in 0..MAX_INDEXES {
         match layout.document(&descriptor, blobs)? {
-            (_, Document::Index(index)) => descriptor = document::ours(&index)?.clone(),
-            (sum, Document::Manifest(manifest)) => {
+            (_, ManifestDocument::Index(index)) => descriptor = document::ours(&index)?.clone(),
+            (sum, ManifestDocument::Manifest(manifest)) => {
                 document::check_layers(&manifest, bounds.max_layers)?;
-                layout.copy(manifest.config(), blobs, &crate::Silent)?;
+                layout.copy(manifest.config(), blobs, &crate::NoProgress)?;
                 to.step("copy the layers", Some(manifest.layers().iter().map(Descriptor::size).sum()));
                 for layer in manifest.layers() {
                     layout.copy(layer, blobs, to)?;

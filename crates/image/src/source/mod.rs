@@ -3,9 +3,11 @@
 
 mod archive;
 mod docker;
+mod error;
 mod layout;
 mod registry;
 
+pub use error::RegistryError;
 pub(crate) use layout::import;
-pub use registry::{Credentials, RegistryError};
-pub(crate) use registry::{Source as RegistrySource, pull};
+pub use registry::Credentials;
+pub(crate) use registry::{RegistrySource, pull};

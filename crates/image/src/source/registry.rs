@@ -12,9 +12,10 @@ use reqwest::header::{ACCEPT, WWW_AUTHENTICATE};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use wire::Secret;
 
+use super::error::RegistryError;
 use crate::blobs::{Blobs, MAX_DOCUMENT};
-use crate::digest::Sum;
-use crate::document::{self, ACCEPTED, Document};
+use crate::digest::BlobDigest;
+use crate::document::{self, ACCEPTED, ManifestDocument};
 use crate::{ImageError, Progress};
 
 /// Tries of one request at most.
@@ -27,57 +28,6 @@ const MAX_TOKEN: usize = 64 << 10;
 /// Indexes in indexes at most.
 const MAX_INDEXES: usize = 4;
 
-/// Why a registry did not give an image.
-#[derive(Debug, thiserror::Error)]
-pub enum RegistryError {
-    /// The request could not be made or was cut off.
-    #[error("{what} from the registry {registry}")]
-    Request {
-        /// What was asked for.
-        what: &'static str,
-        /// Whom.
-        registry: String,
-        /// What went wrong.
-        source: reqwest::Error,
-    },
-    /// It answered something else.
-    #[error("the registry {registry} answered {status} for {what}")]
-    Status {
-        /// What was asked for.
-        what: &'static str,
-        /// Whom.
-        registry: String,
-        /// Its answer.
-        status: StatusCode,
-    },
-    /// It wants credentials in a way we do not know, or from an unsafe place.
-    #[error("the registry {registry} asks for credentials in a way that is not supported: {why}")]
-    Challenge {
-        /// Whom.
-        registry: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// The answer is too large.
-    #[error("the registry {registry} answered {what} with more than {at_most} bytes")]
-    TooLarge {
-        /// What was asked for.
-        what: &'static str,
-        /// Whom.
-        registry: String,
-        /// The bound.
-        at_most: usize,
-    },
-    /// The pull took too long.
-    #[error("the pull from {registry} took longer than images.pull_timeout_s ({after_s} s)")]
-    Slow {
-        /// Whom.
-        registry: String,
-        /// The bound.
-        after_s: u64,
-    },
-}
-
 /// A user and password (or token) for a registry.
 #[derive(Clone, Debug)]
 pub struct Credentials {
@@ -88,18 +38,18 @@ pub struct Credentials {
 }
 
 /// What to pull, and as whom.
-pub(crate) struct Source {
+pub(crate) struct RegistrySource {
     pub(crate) reference: String,
     pub(crate) credentials: Option<Credentials>,
 }
 
 /// Copies the image into the blobs, and returns its manifest.
 pub(crate) async fn pull(
-    source: &Source,
+    source: &RegistrySource,
     blobs: &Blobs,
     bounds: &crate::Config,
     to: &dyn Progress,
-) -> Result<Sum, ImageError> {
+) -> Result<BlobDigest, ImageError> {
     let (session, sum) = Session::open(source, bounds)?;
     let slow = || RegistryError::Slow { registry: session.registry.clone(), after_s: bounds.pull_timeout_s };
     let whole = Duration::from_secs(bounds.pull_timeout_s);
@@ -118,10 +68,10 @@ struct Session {
 }
 
 impl Session {
-    fn open(source: &Source, bounds: &crate::Config) -> Result<(Self, Sum), ImageError> {
+    fn open(source: &RegistrySource, bounds: &crate::Config) -> Result<(Self, BlobDigest), ImageError> {
         let wrong = || ImageError::Reference(source.reference.chars().take(300).collect());
         let reference: Reference = source.reference.parse().map_err(|_| wrong())?;
-        let sum = Sum::parse(reference.digest().ok_or_else(wrong)?)?;
+        let sum = BlobDigest::parse(reference.digest().ok_or_else(wrong)?)?;
         let registry = reference.resolve_registry().to_owned();
         let url = format!("https://{registry}/v2/{}/", reference.repository());
         let mut base: Url = url.parse().map_err(|_| wrong())?;
@@ -135,24 +85,24 @@ impl Session {
 
     async fn image(
         &self,
-        sum: Sum,
+        sum: BlobDigest,
         blobs: &Blobs,
         bounds: &crate::Config,
         to: &dyn Progress,
-    ) -> Result<Sum, ImageError> {
+    ) -> Result<BlobDigest, ImageError> {
         let mut sum = sum;
         to.step("ask the registry", None);
         for _ in 0..MAX_INDEXES {
-            match Document::parse(&self.manifest(sum, blobs).await?)? {
-                Document::Index(index) => sum = Sum::named(document::ours(&index)?)?,
-                Document::Manifest(manifest) => {
+            match ManifestDocument::parse(&self.manifest(sum, blobs).await?)? {
+                ManifestDocument::Index(index) => sum = BlobDigest::named(document::ours(&index)?)?,
+                ManifestDocument::Manifest(manifest) => {
                     document::check_layers(&manifest, bounds.max_layers)?;
                     let bytes: u64 = manifest.layers().iter().map(Descriptor::size).sum();
                     if bytes > bounds.max_image_bytes() || manifest.config().size() > MAX_DOCUMENT {
                         return Err(ImageError::TooLarge(bounds.max_image_mib));
                     }
                     to.step("download the layers", Some(bytes));
-                    self.blob(manifest.config(), blobs, &crate::Silent).await?;
+                    self.blob(manifest.config(), blobs, &crate::NoProgress).await?;
                     for layer in manifest.layers() {
                         self.blob(layer, blobs, to).await?;
                     }
@@ -163,7 +113,7 @@ impl Session {
         Err(ImageError::document("index", "indexes are nested too deep"))
     }
 
-    async fn manifest(&self, sum: Sum, blobs: &Blobs) -> Result<Vec<u8>, ImageError> {
+    async fn manifest(&self, sum: BlobDigest, blobs: &Blobs) -> Result<Vec<u8>, ImageError> {
         if !blobs.has(sum) {
             let bytes = retried(|| async {
                 let request = self.client.get(self.url("manifests", sum)?).header(ACCEPT, ACCEPTED.join(", "));
@@ -179,7 +129,7 @@ impl Session {
     }
 
     async fn blob(&self, descriptor: &Descriptor, blobs: &Blobs, to: &dyn Progress) -> Result<(), ImageError> {
-        let sum = Sum::named(descriptor)?;
+        let sum = BlobDigest::named(descriptor)?;
         if blobs.has(sum) {
             to.advance(descriptor.size());
             return Ok(());
@@ -196,7 +146,7 @@ impl Session {
         .await
     }
 
-    fn url(&self, kind: &str, sum: Sum) -> Result<Url, ImageError> {
+    fn url(&self, kind: &str, sum: BlobDigest) -> Result<Url, ImageError> {
         self.base.join(&format!("{kind}/{sum}")).map_err(|_| ImageError::Reference(self.base.to_string()))
     }
 

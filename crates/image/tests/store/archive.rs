@@ -3,13 +3,13 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use palatine_image::{Image, ImageError, Silent};
+use palatine_image::{Image, ImageError, NoProgress};
 use serde_json::json;
 
-use crate::fixture::{INDEX, MANIFEST, Made, Place, Tar, descriptor, digest, layout, story};
+use crate::fixture::{CreatedInodes, INDEX, MANIFEST, Place, Tar, descriptor, digest, layout, story};
 
-fn image() -> Made {
-    Made::of(vec![Tar::new().file("a", b"1").done(), Tar::new().file("b", b"2").done()])
+fn image() -> CreatedInodes {
+    CreatedInodes::of(vec![Tar::new().file("a", b"1").done(), Tar::new().file("b", b"2").done()])
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -29,11 +29,11 @@ fn write(dir: &Path, bytes: &[u8]) -> PathBuf {
 }
 
 fn take(place: &Place, archive: &[u8]) -> Result<Image, ImageError> {
-    place.store.import(&write(place.dir.path(), archive), "test", &Silent)
+    place.store.import(&write(place.dir.path(), archive), "test", &NoProgress)
 }
 
 /// An OCI layout in an archive.
-fn oci_archive(made: &Made) -> Vec<u8> {
+fn oci_archive(made: &CreatedInodes) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let root = made.layout(dir.path());
     let mut archive = tar::Builder::new(Vec::new());
@@ -42,7 +42,7 @@ fn oci_archive(made: &Made) -> Vec<u8> {
 }
 
 /// What `docker save` wrote for years: layers in directories, one of them a link.
-fn docker_archive(made: &Made, tags: &[&str]) -> Vec<u8> {
+fn docker_archive(made: &CreatedInodes, tags: &[&str]) -> Vec<u8> {
     let config = format!("{}.json", &digest(&made.config)["sha256:".len()..]);
     let saved = json!([{"Config": config, "RepoTags": tags, "Layers": ["one/layer.tar", "two/layer.tar"]}]);
     Tar::new()
@@ -83,7 +83,7 @@ fn packed_layers_are_unpacked_by_what_they_are() {
     let plain = Tar::new().file("a", b"1").done();
     for packed in [gzip(&plain), zstd(&plain)] {
         let place = Place::new();
-        let made = Made::with(vec![packed], &[digest(&plain)], json!({"Cmd": ["/agent"]}));
+        let made = CreatedInodes::with(vec![packed], &[digest(&plain)], json!({"Cmd": ["/agent"]}));
         let root = crate::fixture::extract(&place.import(&made).unwrap(), place.dir.path());
         assert_eq!(std::fs::read_to_string(root.join("a")).unwrap(), "1");
     }
@@ -103,15 +103,15 @@ fn an_index_of_many_platforms_gives_the_one_for_this_machine() {
     let blobs: Vec<_> = made.blobs().into_iter().chain([index.as_bytes()]).collect();
     let dir = tempfile::tempdir().unwrap();
     let root = layout(dir.path(), &blobs, &[descriptor(INDEX, index.as_bytes())]);
-    let taken = place.store.import(&root, "test", &Silent).unwrap();
+    let taken = place.store.import(&root, "test", &NoProgress).unwrap();
     assert_eq!(taken.digest.to_string(), made.digest());
 }
 
 #[test]
 fn of_several_images_the_one_of_the_given_name_is_taken_or_none() {
     let place = Place::new();
-    let (one, two) = (image(), Made::of(vec![Tar::new().file("other", b"").done()]));
-    let named = |made: &Made, name: &str| {
+    let (one, two) = (image(), CreatedInodes::of(vec![Tar::new().file("other", b"").done()]));
+    let named = |made: &CreatedInodes, name: &str| {
         let mut descriptor = descriptor(MANIFEST, &made.manifest);
         descriptor["annotations"] = json!({"org.opencontainers.image.ref.name": name});
         descriptor
@@ -119,9 +119,9 @@ fn of_several_images_the_one_of_the_given_name_is_taken_or_none() {
     let blobs: Vec<_> = one.blobs().into_iter().chain(two.blobs()).collect();
     let dir = tempfile::tempdir().unwrap();
     let root = layout(dir.path(), &blobs, &[named(&one, "example.org/one:latest"), named(&two, "two")]);
-    assert_eq!(place.store.import(&root, "one", &Silent).unwrap().digest.to_string(), one.digest());
-    assert_eq!(place.store.import(&root, "two", &Silent).unwrap().digest.to_string(), two.digest());
-    let error = place.store.import(&root, "three", &Silent).unwrap_err().to_string();
+    assert_eq!(place.store.import(&root, "one", &NoProgress).unwrap().digest.to_string(), one.digest());
+    assert_eq!(place.store.import(&root, "two", &NoProgress).unwrap().digest.to_string(), two.digest());
+    let error = place.store.import(&root, "three", &NoProgress).unwrap_err().to_string();
     assert!(error.contains("example.org/one:latest, two"), "{error}");
 }
 
@@ -142,6 +142,6 @@ fn what_is_no_image_is_refused_and_leaves_nothing() {
         assert!(!story(&error).is_empty());
         place.assert_no_image();
     }
-    let missing = place.store.import(Path::new("/nonexistent"), "test", &Silent);
+    let missing = place.store.import(Path::new("/nonexistent"), "test", &NoProgress);
     assert!(matches!(missing, Err(ImageError::NotAnImage(_))));
 }

@@ -4,11 +4,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Mutex;
 
-use palatine_image::{ImageError, LayerError, Progress, Silent};
+use palatine_image::{ImageError, LayerError, NoProgress, Progress};
 use serde_json::{Value, json};
 use tar::{EntryType, Header};
 
-use crate::fixture::{Made, Place, Tar, digest, extract, story};
+use crate::fixture::{CreatedInodes, Place, Tar, digest, extract, story};
 
 /// Keeps what it is warned of.
 #[derive(Default)]
@@ -25,7 +25,7 @@ impl Progress for Warnings {
 /// The image's root, and what was warned of.
 fn unpacked(place: &Place, layers: Vec<Vec<u8>>) -> (std::path::PathBuf, Vec<String>) {
     let (warnings, dir) = (Warnings::default(), tempfile::tempdir().unwrap());
-    let image = place.store.import(&Made::of(layers).layout(dir.path()), "test", &warnings);
+    let image = place.store.import(&CreatedInodes::of(layers).layout(dir.path()), "test", &warnings);
     let image = image.unwrap_or_else(|error| panic!("{}", story(&error)));
     (extract(&image, place.dir.path()), warnings.0.into_inner().unwrap())
 }
@@ -205,7 +205,7 @@ fn case_image_stopsignal_rtmin_is_taken() {
     let layer = Tar::new().file("agent", b"x").done();
     for (said, kept) in [("SIGRTMIN+3", "SIGRTMIN+3"), ("RTMAX-1", "SIGRTMIN+29"), ("37", "SIGRTMIN+3")] {
         let run = json!({"Entrypoint": ["/agent"], "StopSignal": said});
-        let image = Place::new().import(&Made::with(vec![layer.clone()], &[digest(&layer)], run));
+        let image = Place::new().import(&CreatedInodes::with(vec![layer.clone()], &[digest(&layer)], run));
         assert_eq!(image.unwrap_or_else(|error| panic!("{said}: {}", story(&error))).run.stop_signal, kept);
     }
 }
@@ -214,7 +214,7 @@ fn case_image_stopsignal_rtmin_is_taken() {
 fn case_image_zstd_docker_type_is_taken() {
     let plain = Tar::new().file("agent", b"x").done();
     let packed = ruzstd::encoding::compress_to_vec(&plain[..], ruzstd::encoding::CompressionLevel::Fastest);
-    let mut made = Made::with(vec![packed], &[digest(&plain)], json!({"Entrypoint": ["/agent"]}));
+    let mut made = CreatedInodes::with(vec![packed], &[digest(&plain)], json!({"Entrypoint": ["/agent"]}));
     let manifest = String::from_utf8(made.manifest).unwrap();
     let kind = "application/vnd.docker.image.rootfs.diff.tar.zstd";
     made.manifest = manifest.replace(crate::fixture::LAYER, kind).into_bytes();
@@ -225,7 +225,7 @@ fn case_image_zstd_docker_type_is_taken() {
 #[test]
 fn case_docker_25_archive_is_taken_by_its_manifest_json() {
     let layer = Tar::new().file("agent", b"x").done();
-    let made = Made::of(vec![layer.clone()]);
+    let made = CreatedInodes::of(vec![layer.clone()]);
     let blob = |bytes: &[u8]| format!("blobs/sha256/{}", &digest(bytes)["sha256:".len()..]);
     let saved = json!([{"Config": blob(&made.config), "RepoTags": null, "Layers": [blob(&layer)]}]);
     let empty: [Value; 3] = [
@@ -245,7 +245,7 @@ fn case_docker_25_archive_is_taken_by_its_manifest_json() {
         let place = Place::new();
         let path = place.dir.path().join("saved.tar");
         std::fs::write(&path, archive).unwrap();
-        let image = place.store.import(&path, "test", &Silent);
+        let image = place.store.import(&path, "test", &NoProgress);
         let image = image.unwrap_or_else(|error| panic!("{index}: {}", story(&error)));
         assert_eq!(image.run.argv, ["/agent"]);
     }

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use palatine_image::{Config, ImageStore, Silent};
+use palatine_image::{Config, ImageStore, NoProgress};
 
-use crate::fixture::{Made, Place, Tar, digest, extract};
+use crate::fixture::{CreatedInodes, Place, Tar, digest, extract};
 
 const STORE: &str = "PALATINE_TEST_STORE";
 const LAYOUT: &str = "PALATINE_TEST_LAYOUT";
@@ -19,7 +19,7 @@ const KILLS: u32 = 12;
 fn an_import_for_the_test_below() {
     let (Some(store), Some(layout)) = (std::env::var_os(STORE), std::env::var_os(LAYOUT)) else { return };
     let config = Config { store: PathBuf::from(store), ..Config::default() };
-    ImageStore::open(&config).unwrap().import(&PathBuf::from(layout), "test", &Silent).unwrap();
+    ImageStore::open(&config).unwrap().import(&PathBuf::from(layout), "test", &NoProgress).unwrap();
 }
 
 fn import(place: &Place, layout: &std::path::Path) -> Command {
@@ -33,7 +33,7 @@ fn import(place: &Place, layout: &std::path::Path) -> Command {
 }
 
 /// Whatever is there is whole.
-fn assert_sound(place: &Place, made: &Made) {
+fn assert_sound(place: &Place, made: &CreatedInodes) {
     let store = ImageStore::open(&place.config).unwrap();
     for listed in store.list().unwrap() {
         assert_eq!(listed.image.digest.to_string(), made.digest());
@@ -58,7 +58,7 @@ fn assert_sound(place: &Place, made: &Made) {
 fn an_import_killed_at_any_instant_leaves_no_half_image() {
     let place = Place::new();
     let dir = tempfile::tempdir().unwrap();
-    let made = Made::of(vec![Tar::new().file("large", &vec![5; 24 << 20]).done()]);
+    let made = CreatedInodes::of(vec![Tar::new().file("large", &vec![5; 24 << 20]).done()]);
     let layout = made.layout(dir.path());
     let start = std::time::Instant::now();
     assert!(import(&place, &layout).status().unwrap().success());

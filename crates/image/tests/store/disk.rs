@@ -171,6 +171,6 @@ fn the_accounts_of_the_image_say_who_runs_it() {
         .symlink("etc/passwd", "/etc/real");
     let layer = layer.done();
     let run = serde_json::json!({"Cmd": ["/agent"], "User": "me"});
-    let made = crate::fixture::Made::with(vec![layer.clone()], &[crate::fixture::digest(&layer)], run);
+    let made = crate::fixture::CreatedInodes::with(vec![layer.clone()], &[crate::fixture::digest(&layer)], run);
     assert_eq!(place.import(&made).unwrap().run.user, "4242:4343");
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use palatine_image::{Config, Image, ImageError, ImageStore, Silent};
+use palatine_image::{Config, Image, ImageError, ImageStore, NoProgress};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{EntryType, Header};
@@ -82,13 +82,13 @@ impl Tar {
 
 /// An image: layers (packed or not) and a config.
 #[derive(Clone)]
-pub(crate) struct Made {
+pub(crate) struct CreatedInodes {
     pub(crate) layers: Vec<Vec<u8>>,
     pub(crate) config: Vec<u8>,
     pub(crate) manifest: Vec<u8>,
 }
 
-impl Made {
+impl CreatedInodes {
     /// Plain layers, and the usual entrypoint.
     pub(crate) fn of(layers: Vec<Vec<u8>>) -> Self {
         let diff_ids: Vec<_> = layers.iter().map(|layer| digest(layer)).collect();
@@ -162,12 +162,12 @@ impl Place {
 
     /// Imports plain layers.
     pub(crate) fn layers(&self, layers: Vec<Vec<u8>>) -> Result<Image, ImageError> {
-        self.import(&Made::of(layers))
+        self.import(&CreatedInodes::of(layers))
     }
 
-    pub(crate) fn import(&self, made: &Made) -> Result<Image, ImageError> {
+    pub(crate) fn import(&self, made: &CreatedInodes) -> Result<Image, ImageError> {
         let dir = tempfile::tempdir_in(self.dir.path()).unwrap();
-        self.store.import(&made.layout(dir.path()), "test", &Silent)
+        self.store.import(&made.layout(dir.path()), "test", &NoProgress)
     }
 
     /// Nothing of an image is in the store, whole or in part (but for blobs, which

@@ -6,7 +6,7 @@ use palatine_image::{ImageError, LayerError};
 use serde_json::json;
 use tar::EntryType;
 
-use crate::fixture::{Made, Place, Tar, descriptor, digest, extract, story};
+use crate::fixture::{CreatedInodes, Place, Tar, descriptor, digest, extract, story};
 
 fn refused(place: &Place, layer: Vec<u8>) -> LayerError {
     let error = place.layers(vec![layer]).unwrap_err();
@@ -120,7 +120,7 @@ fn a_small_layer_that_unpacks_to_a_huge_one_is_refused() {
     let packed = packed.finish().unwrap();
     assert!(packed.len() < 64 << 10);
     let place = Place::with(|config| config.max_image_mib = 4);
-    let made = Made::with(vec![packed], &[digest(b"whatever")], json!({"Cmd": ["/agent"]}));
+    let made = CreatedInodes::with(vec![packed], &[digest(b"whatever")], json!({"Cmd": ["/agent"]}));
     assert!(matches!(place.import(&made), Err(ImageError::TooLarge(4))));
     place.assert_no_image();
 }
@@ -145,21 +145,21 @@ fn bytes_that_are_not_those_the_documents_name_are_refused() {
     // The layer's blob, then its unpacked content, then the config, is another.
     let place = Place::new();
     let dir = tempfile::tempdir().unwrap();
-    let made = Made::of(vec![layer.clone()]);
+    let made = CreatedInodes::of(vec![layer.clone()]);
     let root = made.layout(dir.path());
     let blob = |bytes: &[u8]| root.join("blobs/sha256").join(&digest(bytes)["sha256:".len()..]);
     std::fs::write(blob(&layer), &other).unwrap();
-    let error = place.store.import(&root, "test", &palatine_image::Silent).unwrap_err();
+    let error = place.store.import(&root, "test", &palatine_image::NoProgress).unwrap_err();
     assert!(matches!(error, ImageError::Mismatch { .. }), "{}", story(&error));
     std::fs::write(blob(&layer), [&layer[..], b"more"].concat()).unwrap();
-    let error = place.store.import(&root, "test", &palatine_image::Silent).unwrap_err();
+    let error = place.store.import(&root, "test", &palatine_image::NoProgress).unwrap_err();
     assert!(matches!(error, ImageError::Size { .. }), "{}", story(&error));
     std::fs::remove_file(blob(&layer)).unwrap();
-    let error = place.store.import(&root, "test", &palatine_image::Silent).unwrap_err();
+    let error = place.store.import(&root, "test", &palatine_image::NoProgress).unwrap_err();
     assert!(matches!(error, ImageError::Missing(_)), "{}", story(&error));
     place.assert_no_image();
     let place = Place::new();
-    let lying = Made::with(vec![layer], &[digest(&other)], json!({"Cmd": ["/agent"]}));
+    let lying = CreatedInodes::with(vec![layer], &[digest(&other)], json!({"Cmd": ["/agent"]}));
     let Err(ImageError::Layer { source, .. }) = place.import(&lying) else { panic!("taken in") };
     assert!(matches!(source, LayerError::DiffId { .. }));
     place.assert_no_image();
@@ -169,16 +169,16 @@ fn bytes_that_are_not_those_the_documents_name_are_refused() {
 fn documents_that_do_not_fit_each_other_or_this_machine_are_refused() {
     let layer = Tar::new().file("a", b"1").done();
     let place = Place::new();
-    let short = Made::with(vec![layer.clone()], &[], json!({"Cmd": ["/agent"]}));
+    let short = CreatedInodes::with(vec![layer.clone()], &[], json!({"Cmd": ["/agent"]}));
     assert!(matches!(place.import(&short), Err(ImageError::Document { .. })));
-    let mut arm = Made::of(vec![layer.clone()]);
+    let mut arm = CreatedInodes::of(vec![layer.clone()]);
     arm.config = String::from_utf8(arm.config).unwrap().replace("amd64", "arm64").into_bytes();
     let manifest: serde_json::Value = serde_json::from_slice(&arm.manifest).unwrap();
     let mut manifest = manifest;
     manifest["config"] = descriptor(crate::fixture::CONFIG, &arm.config);
     arm.manifest = manifest.to_string().into_bytes();
     assert!(matches!(place.import(&arm), Err(ImageError::Platform(had)) if had == "linux/arm64"));
-    let mut odd = Made::of(vec![layer]);
+    let mut odd = CreatedInodes::of(vec![layer]);
     odd.manifest =
         String::from_utf8(odd.manifest).unwrap().replace(crate::fixture::LAYER, "application/odd").into_bytes();
     assert!(matches!(place.import(&odd), Err(ImageError::MediaType(kind)) if kind == "application/odd"));
@@ -189,7 +189,7 @@ fn documents_that_do_not_fit_each_other_or_this_machine_are_refused() {
 fn an_image_that_cannot_be_run_is_refused_with_the_reason() {
     let place = Place::new();
     let layer = Tar::new().file("a", b"1").done();
-    let made = Made::with(vec![layer.clone()], &[digest(&layer)], json!({}));
+    let made = CreatedInodes::with(vec![layer.clone()], &[digest(&layer)], json!({}));
     let error = place.import(&made).unwrap_err().to_string();
     assert!(error.contains("no entrypoint"), "{error}");
     place.assert_no_image();

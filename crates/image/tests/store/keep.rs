@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use palatine_image::{ImageError, ImageStore, Silent};
+use palatine_image::{ImageError, ImageStore, NoProgress};
 
-use crate::fixture::{Made, Place, Tar, files};
+use crate::fixture::{CreatedInodes, Place, Tar, files};
 
-fn image(content: &[u8]) -> Made {
-    Made::of(vec![Tar::new().file("a", content).done()])
+fn image(content: &[u8]) -> CreatedInodes {
+    CreatedInodes::of(vec![Tar::new().file("a", content).done()])
 }
 
 #[test]
@@ -69,11 +69,11 @@ fn fault_1_2_nothing_is_removed_beside_what_cannot_be_read() {
 fn removal_takes_the_disk_and_the_blobs_that_nobody_else_needs() {
     let place = Place::new();
     let shared = Tar::new().file("shared", b"1").done();
-    let one = Made::of(vec![shared.clone(), Tar::new().file("one", b"1").done()]);
-    let two = Made::of(vec![shared, Tar::new().file("two", b"1").done()]);
+    let one = CreatedInodes::of(vec![shared.clone(), Tar::new().file("one", b"1").done()]);
+    let two = CreatedInodes::of(vec![shared, Tar::new().file("two", b"1").done()]);
     for (made, name) in [(&one, "one"), (&two, "two")] {
         let dir = tempfile::tempdir().unwrap();
-        place.store.import(&made.layout(dir.path()), name, &Silent).unwrap();
+        place.store.import(&made.layout(dir.path()), name, &NoProgress).unwrap();
     }
     let blobs = place.config.store.join("blobs/sha256");
     assert_eq!(files(&blobs), 7);
@@ -93,7 +93,7 @@ fn an_image_in_use_or_with_another_name_stays() {
     assert!(matches!(place.store.remove("test", &used), Err(ImageError::InUse(_))));
     assert_eq!(place.store.resolve("test").unwrap(), taken.digest);
     let dir = tempfile::tempdir().unwrap();
-    place.store.import(&image(b"1").layout(dir.path()), "other", &Silent).unwrap();
+    place.store.import(&image(b"1").layout(dir.path()), "other", &NoProgress).unwrap();
     let removed = place.store.remove("test", &used).unwrap();
     assert!(!removed.gone);
     assert_eq!(place.store.resolve("other").unwrap(), taken.digest);
@@ -106,7 +106,7 @@ fn names_that_could_be_paths_are_refused() {
     for name in ["", "../x", "a/b", ".hidden", "A", "a b", &"a".repeat(65)] {
         assert!(matches!(place.store.resolve(name), Err(ImageError::Name(_))), "{name}");
         let dir = tempfile::tempdir().unwrap();
-        let taken = place.store.import(&image(b"1").layout(dir.path()), name, &Silent);
+        let taken = place.store.import(&image(b"1").layout(dir.path()), name, &NoProgress);
         assert!(matches!(taken, Err(ImageError::Name(_))), "{name}");
     }
 }
@@ -120,7 +120,7 @@ fn many_at_once_take_in_one_image_and_there_is_one() {
     std::thread::scope(|scope| {
         let work = (0..8).map(|_| {
             let (config, layout) = (&place.config, &layout);
-            scope.spawn(move || ImageStore::open(config).unwrap().import(layout, "test", &Silent).unwrap())
+            scope.spawn(move || ImageStore::open(config).unwrap().import(layout, "test", &NoProgress).unwrap())
         });
         let images: Vec<_> = work.collect::<Vec<_>>().into_iter().map(|one| one.join().unwrap()).collect();
         assert!(images.iter().all(|image| *image == images[0]));

@@ -9,10 +9,10 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use palatine_image::{Credentials, Image, ImageError, RegistryError, Silent};
+use palatine_image::{Credentials, Image, ImageError, NoProgress, RegistryError};
 use serde_json::json;
 
-use crate::fixture::{INDEX, MANIFEST, Made, Place, Tar, descriptor, digest, story};
+use crate::fixture::{CreatedInodes, INDEX, MANIFEST, Place, Tar, descriptor, digest, story};
 
 /// What the registry does.
 #[derive(Default)]
@@ -78,12 +78,12 @@ async fn token(Query(query): Query<HashMap<String, String>>, headers: HeaderMap)
     }
 }
 
-fn image() -> Made {
-    Made::of(vec![Tar::new().file("a", &vec![1; 300 << 10]).done()])
+fn image() -> CreatedInodes {
+    CreatedInodes::of(vec![Tar::new().file("a", &vec![1; 300 << 10]).done()])
 }
 
 async fn pull(place: &Place, reference: &str, credentials: Option<Credentials>) -> Result<Image, ImageError> {
-    place.store.pull(reference, Some("test"), credentials, Arc::new(Silent)).await
+    place.store.pull(reference, Some("test"), credentials, Arc::new(NoProgress)).await
 }
 
 #[tokio::test]

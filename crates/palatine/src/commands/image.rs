@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use client::NodeClient;
 use domain::ImageDigest;
-use image::{ImageStore, Listed};
+use image::{ImageStore, ImageSummary};
 
 use crate::answers::ImageRow;
 use crate::cli::{Image, Store};
@@ -20,7 +20,7 @@ pub(crate) fn run(state: &StateDir, named: &Store, command: Image, json: bool) -
     eprintln!("The image store: {}", location.images.store.display());
     let store = ImageStore::open(&location.images).context("open the image store (root keeps it)")?;
     let imported = |name: String, image: image::Image| {
-        let shown = ImageRow::from(&Listed { names: vec![name], image });
+        let shown = ImageRow::from(&ImageSummary { names: vec![name], image });
         show(json, &shown, |shown| format!("{} {}", shown.names.join(" "), shown.digest))
     };
     match command {

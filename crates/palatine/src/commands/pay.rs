@@ -7,7 +7,7 @@ use alloy_primitives::Signature;
 use domain::{Address, B256, Usdc};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use identity::{Identity, SignerSync};
-use x402::{BuyError, Buyer, Paying, SignError, SignHash, Tokens};
+use x402::{BuyError, Buyer, SignError, SignHash, SignedPayment, Tokens};
 
 use super::now;
 use crate::cli::Signer;
@@ -19,7 +19,7 @@ pub(crate) struct LimitedPayer<'a> {
     signer: &'a Signer,
     state: &'a StateDir,
     most: Option<Usdc>,
-    paying: Mutex<Option<Paying>>,
+    paying: Mutex<Option<SignedPayment>>,
 }
 
 /// A key that is opened only when something is to be signed.
@@ -63,7 +63,7 @@ impl<'a> LimitedPayer<'a> {
         Ok(Arc::new(config.tokens()))
     }
 
-    fn sign(&self, headers: &HeaderMap, body: &[u8]) -> Result<Paying, Box<dyn Error + Send + Sync>> {
+    fn sign(&self, headers: &HeaderMap, body: &[u8]) -> Result<SignedPayment, Box<dyn Error + Send + Sync>> {
         let most_s = x402::Config::default().max_timeout_s;
         let now_s = now()?.0 / 1000;
         let mut nonce = [0; 32];

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use client::{ClientError, Door, LogSource, Public, Question, SpawnOptions};
+use client::{AgentEndpoint, ChatPrompt, ClientError, GatewayClient, LogSource, SpawnOptions};
 use domain::PodId;
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -30,13 +30,13 @@ use crate::up::StateDir;
 struct Session<'a> {
     target: &'a Target,
     state: &'a StateDir,
-    client: Public,
+    client: GatewayClient,
     tokens: Keyring,
     json: bool,
 }
 
 pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> Result<ExitCode> {
-    let client = Public::new(&gateway(target, state)?)?;
+    let client = GatewayClient::new(&gateway(target, state)?)?;
     let unsigned = matches!(command, Command::Tiers);
     let client = if unsigned { client } else { client.signed_by(signer(target, state)?) };
     let session = Session { target, state, client, tokens: Keyring::at(state.tokens()), json: target.json };
@@ -115,7 +115,7 @@ impl Session<'_> {
         if unwanted || KeystoreLocation::find(signer, self.state)?.is_none() {
             return Ok(());
         }
-        match self.client.my_link().await {
+        match self.client.own_link().await {
             Ok(_) => {}
             Err(ClientError::Refused(refused)) if matches!(refused.fault().code, Code::NoChain | Code::NotLinked) => {
                 return Ok(());
@@ -163,7 +163,7 @@ impl Session<'_> {
 
     async fn exec(&self, options: Exec) -> Result<ExitCode> {
         let command =
-            client::Command { argv: options.argv, cwd: options.cwd, envs: BTreeMap::new(), stdin: options.stdin };
+            client::ExecCommand { argv: options.argv, cwd: options.cwd, envs: BTreeMap::new(), stdin: options.stdin };
         let interrupted = interrupted()?;
         let process = self.client.exec(options.id, &command).await?;
         let input = options.stdin.then(|| own_stream(&std::io::stdin())).transpose()?;
@@ -181,9 +181,9 @@ impl Session<'_> {
             None => self.client.status(options.id).await?.agent.url,
         };
         let token = options.token.map(Secret::from).or_else(|| self.tokens.find(options.id));
-        let question = Question { model: options.model, text: options.question };
+        let question = ChatPrompt { model: options.model, text: options.question };
         let payer = LimitedPayer::new(&options.signer, self.state, options.pay_up_to);
-        let mut words = self.client.ask(&Door { url, token }, &question, Some(&payer)).await?;
+        let mut words = self.client.ask(&AgentEndpoint { url, token }, &question, Some(&payer)).await?;
         let mut out = std::io::stdout();
         while let Some(word) = words.next().await {
             out.write_all(word?.as_bytes())?;

@@ -1,7 +1,7 @@
 //! `palatine sign`: the headers of a signed request, for cURL and scripts.
 
 use anyhow::Result;
-use auth::Request;
+use auth::BoundRequest;
 
 use super::{gateway, now, signer};
 use crate::cli::{Sign, Target};
@@ -15,7 +15,7 @@ pub(crate) fn run(target: &Target, request: &Sign) -> Result<()> {
         None => (gateway(target, &state)?, request.url.as_str()),
     };
     let name = client::gateway_name(&gateway)?;
-    let signed = Request { method: &request.method, path, body: request.body.as_bytes() };
+    let signed = BoundRequest { method: &request.method, path, body: request.body.as_bytes() };
     let headers = keypair.sign_request(&name, &signed, now()?);
     println!("X-Wallet: {}\nX-Signature: {}", headers.wallet, headers.signature);
     println!("X-Timestamp: {}\nX-Audience: {name}", headers.timestamp);

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use store::Copied;
+use store::CopiedTable;
 
 use crate::cli::StoreCommand;
 use crate::output::show;
@@ -24,7 +24,7 @@ pub(crate) fn run(command: &StoreCommand, json: bool) -> Result<()> {
     Ok(())
 }
 
-fn of(copied: &Copied) -> Shown<'_> {
+fn of(copied: &CopiedTable) -> Shown<'_> {
     Shown { table: &copied.table, rows: copied.rows, digest: &copied.digest }
 }
 

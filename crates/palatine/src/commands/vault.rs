@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use alloy_primitives::keccak256;
 use anyhow::{Context, Result, bail};
-use chain::evm::typed::{CreateVault, Window, digest, factory_domain, task_id, task_payment};
+use chain::evm::typed::{CreateVault, ValidityWindow, digest, factory_domain, task_id, task_payment};
 use chain::evm::{EvmConfig, calls};
-use client::{ClientError, Public};
+use client::{ClientError, GatewayClient};
 use domain::evm::Call;
-use domain::vault::{Settings, TaskId, Terms};
+use domain::vault::{TaskId, TaskTerms, VaultSettings};
 use domain::{Address, B256, Bytes, PodId, U256, Usdc};
 use identity::{Identity, SignerSync};
 use relay::client::{CallSigner, FeeAllowance, ForwarderKind, RelayCall, RelayClient, RelayClientConfig, RelayResult};
@@ -36,7 +36,7 @@ const BACKDATED_S: u64 = 60;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// How often a vault on its way is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long what is on the chain may be unknown to the gateway's books.
+/// How long what is on the chain may be unknown to the gateway's ledger.
 const INDEX_LIMIT: Duration = Duration::from_secs(15);
 /// How long a vault may be on its way before we say so.
 const DEPLOY_LIMIT: Duration = Duration::from_secs(120);
@@ -49,12 +49,12 @@ struct VaultSession<'a> {
     state: &'a StateDir,
     signer: &'a Signer,
     url: String,
-    client: Public,
+    client: GatewayClient,
 }
 
 pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, command: Vault) -> Result<ExitCode> {
     let url = gateway(target, state)?;
-    let session = VaultSession { client: Public::new(&url)?, target, state, signer, url };
+    let session = VaultSession { client: GatewayClient::new(&url)?, target, state, signer, url };
     session.run(command).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -62,7 +62,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, comm
 /// Has the vault of an agent that was just spawned deployed, if a key is known.
 pub(crate) async fn deploy_after_spawn(target: &Target, state: &StateDir, signer: &Signer, agent: PodId) -> Result<()> {
     let url = gateway(target, state)?;
-    let session = VaultSession { client: Public::new(&url)?, target, state, signer, url };
+    let session = VaultSession { client: GatewayClient::new(&url)?, target, state, signer, url };
     let vault = session.sign_for(agent).await?;
     eprintln!("vault {} ({})", vault.address, vault.state.as_str());
     Ok(())
@@ -111,7 +111,7 @@ impl VaultSession<'_> {
                 if arbiter.is_none() && fee_recipient.is_none() && fee_bps.is_none() {
                     return Ok(());
                 }
-                let settings = Settings {
+                let settings = VaultSettings {
                     arbiter: arbiter.unwrap_or(vault.arbiter),
                     fee_recipient: fee_recipient.unwrap_or(vault.fee_recipient),
                     fee_bps: fee_bps.unwrap_or(vault.fee_bps),
@@ -123,7 +123,7 @@ impl VaultSession<'_> {
     }
 
     /// The gateway's client, signing as the holder.
-    fn holder(&self) -> Result<Public> {
+    fn holder(&self) -> Result<GatewayClient> {
         Ok(self.client.clone().signed_by(holder(self.target, self.state)?))
     }
 
@@ -153,7 +153,7 @@ impl VaultSession<'_> {
     }
 
     /// Asks until the gateway has read the chain so far; what is new there is not in
-    /// its books at once.
+    /// its ledger at once.
     async fn once_indexed<T, F>(&self, ask: impl Fn() -> F) -> Result<T, ClientError>
     where
         F: Future<Output = Result<T, ClientError>>,
@@ -227,7 +227,7 @@ impl VaultSession<'_> {
         let evm = config(&chain);
         let now = self.now_s()?;
         let terms = terms(task, &vault, creator.address(), now, random()?);
-        let window = Window { after: now.saturating_sub(BACKDATED_S), before: now + WINDOW_S };
+        let window = ValidityWindow { after: now.saturating_sub(BACKDATED_S), before: now + WINDOW_S };
         let payment = task_payment(&evm, vault.address, &terms, window);
         let domain = chain::evm::typed::token_domain(&evm, &chain.usdc_version);
         let signature = creator.sign_hash_sync(&digest(&payment, &domain)).context("sign the payment")?;
@@ -327,7 +327,7 @@ impl VaultSession<'_> {
         if chain.relayer.is_none() {
             bail!("this gateway relays nothing: its operator has not enabled [relayer]");
         }
-        let facts = relay::Facts {
+        let facts = relay::ChainParameters {
             chain_id: chain.chain_id,
             forwarder: chain.forwarder,
             forwarder_name: chain.forwarder_name.clone(),
@@ -364,7 +364,7 @@ impl VaultSession<'_> {
 
     fn show_relayed(&self, what: &'static str, task: Option<TaskId>, relayed: RelayResult) -> Result<()> {
         match relayed.status {
-            Some(wire::relay::Status::Pending) => eprintln!("It is on its way, and not confirmed yet."),
+            Some(wire::relay::CallStatus::Pending) => eprintln!("It is on its way, and not confirmed yet."),
             _ if relayed.success => {}
             _ => bail!("the call did not succeed: {}", relayed.reason.unwrap_or_else(|| "no reason given".to_owned())),
         }
@@ -401,8 +401,8 @@ fn config(chain: &ChainResponse) -> EvmConfig {
     config
 }
 
-fn terms(task: &CreateTask, vault: &VaultResponse, creator: Address, now: u64, salt: B256) -> Terms {
-    Terms {
+fn terms(task: &CreateTask, vault: &VaultResponse, creator: Address, now: u64, salt: B256) -> TaskTerms {
+    TaskTerms {
         creator,
         evaluator: task.evaluator.unwrap_or_default(),
         arbiter: vault.arbiter,

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use alloy_primitives::B128;
 use anyhow::{Context, Result};
-use auth::{EvmSignature, Form, LinkTerms, MAX_LIFETIME_MS};
-use client::{Public, gateway_name};
-use identity::{Cost, Identity, Keystore, SignerSync};
+use auth::{EvmSignature, LinkTerms, MAX_LIFETIME_MS, MessageEncoding};
+use client::{GatewayClient, gateway_name};
+use identity::{Identity, KdfCost, Keystore, SignerSync};
 use wire::vault::LinkRequest;
 
 use super::{gateway, now, signer as holder};
@@ -21,7 +21,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, comm
         Wallet::New { outfile } => {
             let password = new_password(signer.password_file.as_deref(), &outfile)?;
             let identity = Identity::generate()?;
-            identity.save(&outfile, &password, Cost::STANDARD)?;
+            identity.save(&outfile, &password, KdfCost::STANDARD)?;
             let shown = WalletInfo { address: identity.address().to_string(), keystore: outfile };
             show(target.json, &shown, output::wallet)?;
         }
@@ -40,7 +40,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, comm
 async fn link(target: &Target, state: &StateDir, signer: &Signer) -> Result<()> {
     let url = gateway(target, state)?;
     let holder = holder(target, state)?;
-    let client = Public::new(&url)?.signed_by(holder.clone());
+    let client = GatewayClient::new(&url)?.signed_by(holder.clone());
     let chain = client.chain().await?;
     let owner = open(signer, state)?;
     let issued_at = now()?;
@@ -56,7 +56,7 @@ async fn link(target: &Target, state: &StateDir, signer: &Signer) -> Result<()> 
     let text = terms.text();
     let owners = owner.sign_message_sync(text.as_bytes()).context("sign as the owner")?;
     let request = LinkRequest {
-        holder_signature: holder.sign_link(&terms, Form::Raw).to_string(),
+        holder_signature: holder.sign_link(&terms, MessageEncoding::Raw).to_string(),
         owner_signature: EvmSignature::try_from(owners)?.to_string(),
         text,
     };

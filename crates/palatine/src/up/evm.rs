@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use chain::Endpoint;
-use chain::evm::{Deployed, Key, deploy_local};
+use chain::evm::{LocalContracts, SigningKey, deploy_local};
 use domain::{Address, Usdc};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -194,7 +194,7 @@ pub(crate) struct EvmKeys {
 
 impl EvmKeys {
     /// The keys in this folder. A deployer whose chain is gone is forgotten: with
-    /// another one, another factory stands, and no books of the old one are taken
+    /// another one, another factory stands, and no ledger of the old one is taken
     /// for its.
     pub(crate) fn at(dir: &Path) -> Result<Self> {
         let key = |name| DevKey::at(dir, name);
@@ -272,7 +272,7 @@ enum Repair {
 #[derive(Clone, Debug)]
 pub(crate) struct Contracts {
     pub(crate) rpc: String,
-    pub(crate) deployed: Deployed,
+    pub(crate) deployed: LocalContracts,
     pub(crate) owner: Address,
     relayer: DevKey,
 }
@@ -287,7 +287,7 @@ impl Contracts {
             give_coins(rpc, account).await?;
         }
         let endpoint = Endpoint(rpc.to_owned());
-        let key = Key::new(deployer);
+        let key = SigningKey::new(deployer);
         let deployed = deploy_local(endpoint, CHAIN_ID, &key, owner.address(), OWNER_USDC).await;
         let deployed = deployed.context("put our contracts onto the local chain")?;
         Ok(Self { rpc: rpc.to_owned(), deployed, owner: owner.address(), relayer: keys.relayer.clone() })

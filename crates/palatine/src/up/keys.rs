@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use identity::{Cost, Identity};
+use identity::{Identity, KdfCost};
 use secrecy::SecretString;
 
 /// Bytes of a password, before they are written in hex.
@@ -26,7 +26,7 @@ impl DevKey {
     /// The key; made the first time.
     pub(crate) fn open(&self) -> Result<Identity> {
         let password = self.password()?;
-        Ok(Identity::load_or_create(&self.keystore, &password, Cost::LIGHT)?)
+        Ok(Identity::load_or_create(&self.keystore, &password, KdfCost::LIGHT)?)
     }
 
     /// Forgets the key: the chain it was for is gone.

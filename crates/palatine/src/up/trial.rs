@@ -5,7 +5,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use client::{Door, Public, Question, SpawnOptions};
+use client::{AgentEndpoint, ChatPrompt, GatewayClient, SpawnOptions};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use wire::public::SpawnRequest;
@@ -36,11 +36,11 @@ pub(super) async fn clear(stack: &LocalStack) -> Result<()> {
     timeout(CLEAR_LIMIT, clear_all(&client)).await.context("stop the agent of the trial")?
 }
 
-fn client(stack: &LocalStack) -> Result<Public> {
-    Ok(Public::new(&stack.gateway)?.signed_by(keypair::read(&stack.visitor_keypair)?))
+fn client(stack: &LocalStack) -> Result<GatewayClient> {
+    Ok(GatewayClient::new(&stack.gateway)?.signed_by(keypair::read(&stack.visitor_keypair)?))
 }
 
-async fn job(client: &Public) -> Result<()> {
+async fn job(client: &GatewayClient) -> Result<()> {
     let step = Step::start("Trying it: a second wallet spawns an agent");
     let request =
         SpawnRequest { agent_type: Some("echo".to_owned()), ephemeral: Some(true), ..SpawnRequest::default() };
@@ -48,9 +48,9 @@ async fn job(client: &Public) -> Result<()> {
     step.done();
     eprintln!("  {}", agent.url);
     eprintln!("  > {QUESTION}");
-    let question = Question { model: "default".to_owned(), text: QUESTION.to_owned() };
+    let question = ChatPrompt { model: "default".to_owned(), text: QUESTION.to_owned() };
     let ask = async {
-        let mut words = client.ask(&Door { url: agent.url, token: agent.token }, &question, None).await?;
+        let mut words = client.ask(&AgentEndpoint { url: agent.url, token: agent.token }, &question, None).await?;
         let mut answer = String::new();
         while let Some(word) = words.next().await {
             answer.push_str(&word?);
@@ -65,7 +65,7 @@ async fn job(client: &Public) -> Result<()> {
     Ok(())
 }
 
-async fn clear_all(client: &Public) -> Result<()> {
+async fn clear_all(client: &GatewayClient) -> Result<()> {
     for agent in client.agents().await? {
         if agent.state.is_live() {
             client.stop(agent.id).await?;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use chain::evm::At;
+use chain::evm::BlockTag;
 use domain::{B256, Usdc};
-use fixtures::{Agent, Answer, EvmChain, PATIENCE, PAYEE, PaymentSigner, SMALL, Stack, now_s};
+use fixtures::{Answer, EvmChain, PATIENCE, PAYEE, PaymentSigner, SMALL, SpawnedAgent, Stack, now_s};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,7 +22,7 @@ struct Addressing {
 }
 
 impl Addressing {
-    fn all(stack: &Stack, agent: &Agent) -> [Self; 3] {
+    fn all(stack: &Stack, agent: &SpawnedAgent) -> [Self; 3] {
         let gateway = stack.url.strip_prefix("http://").unwrap().to_owned();
         let paths = agent.text("path_url").strip_prefix("http://").and_then(|url| url.split_once('/'));
         let paths = paths.unwrap().0.to_owned();
@@ -68,22 +68,7 @@ async fn fault_2_11_and_2_2_each_way_to_name_an_agent_has_the_same_paywall_befor
 
     let mut terms = Vec::new();
     for way in &ways {
-        // Nothing is read of what is not paid for, nor of what nobody may ask.
-        assert_eq!(way.announced("/echo/paid", "").await, "HTTP/1.1 402", "{}", way.name);
-        assert_eq!(way.announced("/echo/free", "").await, "HTTP/1.1 401", "{}", way.name);
-        assert_eq!(
-            way.announced("/echo/free", "authorization: Bearer plt_x\r\n").await,
-            "HTTP/1.1 401",
-            "{}",
-            way.name
-        );
-        // No other writing of the path is free, and no other protocol.
-        for path in ["//echo/paid", "/echo/../echo/paid", "/%65cho/paid", "/echo/paid;x"] {
-            let status = way.announced(path, "").await;
-            assert!(["HTTP/1.1 400", "HTTP/1.1 401"].contains(&status.as_str()), "{} {path}: {status}", way.name);
-        }
-        let upgrade = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n";
-        assert_eq!(way.announced("/echo/paid", upgrade).await, "HTTP/1.1 402", "{}", way.name);
+        refuses_what_is_not_paid(way).await;
         let free = way.ask(&web, "/echo/paid", &body).bearer_auth(agent.text("token"));
         assert_eq!(Answer::of(free.send().await.unwrap()).await.expect(200)["path"], "/echo/paid", "{}", way.name);
         let asked = way.ask(&web, "/echo/paid", &body).send().await.unwrap();
@@ -104,7 +89,25 @@ async fn fault_2_11_and_2_2_each_way_to_name_an_agent_has_the_same_paywall_befor
             let again = way.ask(&web, "/echo/paid", &body).header(&name, &value).send().await.unwrap();
             assert_eq!(again.status(), 402, "paid by {}, shown by {}", paid.name, way.name);
         }
-        assert_eq!(chain.usdc_of(PAYEE, At::Latest).await.unwrap(), Usdc(PRICE.0 * u64::from(n)));
+        assert_eq!(chain.usdc_of(PAYEE, BlockTag::Latest).await.unwrap(), Usdc(PRICE.0 * u64::from(n)));
     }
     stack.end();
+}
+
+/// Nothing is read of what is not paid for, nor of what nobody may ask.
+async fn refuses_what_is_not_paid(way: &Addressing) {
+    let upgrade = "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n";
+    for (path, headers, status) in [
+        ("/echo/paid", "", "HTTP/1.1 402"),
+        ("/echo/paid", upgrade, "HTTP/1.1 402"),
+        ("/echo/free", "", "HTTP/1.1 401"),
+        ("/echo/free", "authorization: Bearer plt_x\r\n", "HTTP/1.1 401"),
+    ] {
+        assert_eq!(way.announced(path, headers).await, status, "{} {path} {headers}", way.name);
+    }
+    // No other writing of the path is free.
+    for path in ["//echo/paid", "/echo/../echo/paid", "/%65cho/paid", "/echo/paid;x"] {
+        let status = way.announced(path, "").await;
+        assert!(["HTTP/1.1 400", "HTTP/1.1 401"].contains(&status.as_str()), "{} {path}: {status}", way.name);
+    }
 }

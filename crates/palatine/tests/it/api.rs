@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use fixtures::{Agent, Holder, PLAIN, SMALL, Stack};
+use fixtures::{Holder, PLAIN, SMALL, SpawnedAgent, Stack};
 use serde_json::{Value, json};
 
 /// Signs `romulus:<now>` with OpenSSL, as any tool could, and encodes it with
@@ -46,7 +46,7 @@ async fn the_seeds_curl_example_works_from_spawn_to_stop() {
     };
     let (status, spawned) = send("POST", "/spawn", r#"{"agent_type": "echo"}"#);
     assert_eq!(status, 200, "{spawned}");
-    let agent = Agent::of(&spawned);
+    let agent = SpawnedAgent::of(&spawned);
     let (id, url) = (agent.id.as_str(), agent.text("url"));
 
     let bearer = format!("Authorization: Bearer {}", agent.text("token"));
@@ -98,7 +98,7 @@ async fn every_program_tells_its_metrics_and_a_trace_id_runs_through_all_three()
         let text = std::fs::read_to_string(stack.path(log)).unwrap();
         assert!(text.contains(trace), "{log} does not name the trace");
     }
-    let id = Agent::of(&answer.json().await.unwrap()).id;
+    let id = SpawnedAgent::of(&answer.json().await.unwrap()).id;
     let console = stack.read(&holder, &format!("/agents/{id}/logs?source=console")).await;
     let logs = stack.read(&holder, &format!("/agents/{id}/logs")).await;
     let seen = [console, logs].iter().any(|said| said.to_string().contains(trace));

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use fixtures::{Agent, PLAIN, SMALL, Stack, assets, stdout_of};
+use fixtures::{PLAIN, SMALL, SpawnedAgent, Stack, assets, stdout_of};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -116,7 +116,7 @@ async fn fault_2_11_the_seeds_curl_example_works_as_stdout_of() {
     let said: Value = serde_json::from_str(&stdout_of(&output)).unwrap();
     assert_eq!((&said["success"], &said["agent"]["agent_type"]), (&json!(true), &json!("coding")), "{said}");
     // The seed's URL is the bare host.
-    let agent = Agent::of(&said);
+    let agent = SpawnedAgent::of(&said);
     let host = agent.text("host");
     assert_eq!(agent.text("url"), format!("http://{host}"));
     assert!(host.starts_with(&agent.id), "{said}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use client::NodeClient;
 use domain::RunId;
-use fixtures::{Agent, Holder, SMALL, Stack, until};
+use fixtures::{Holder, SMALL, SpawnedAgent, Stack, until};
 use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -29,7 +29,7 @@ pub(crate) fn random_below(limit: Duration) -> Duration {
 /// A running agent of a test, with the instants that bound its bill.
 struct Running {
     holder: Holder,
-    agent: Agent,
+    agent: SpawnedAgent,
     asked: Instant,
     ready: Instant,
 }

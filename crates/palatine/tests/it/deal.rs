@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Output;
 
-use chain::evm::{At, Chain, EvmConfig};
+use chain::evm::{BlockTag, Chain, EvmConfig};
 use domain::{Address, U256, Usdc};
 use fixtures::{CHAIN_ID, EvmRpc, FUNDS, LocalStack, mint, stderr_of, until};
 use identity::Identity;
@@ -90,7 +90,7 @@ impl Deal {
     }
 
     async fn usdc(&self, who: Address) -> Usdc {
-        self.chain.usdc_of(who, At::Latest).await.unwrap()
+        self.chain.usdc_of(who, BlockTag::Latest).await.unwrap()
     }
 
     fn show(&self) -> Value {
@@ -104,7 +104,7 @@ impl Deal {
         self.stack.json(&[&["vault"][..], &who, &[what, &self.agent], words].concat())
     }
 
-    /// The books say that a task is there.
+    /// The ledger says that a task is there.
     async fn is(&self, task: &str, wanted: &str) {
         until(&format!("{task} is {wanted}"), async || {
             let tasks = self.act(None, "tasks", &[]);
@@ -116,7 +116,7 @@ impl Deal {
 
     async fn appoint_arbiter(&self) {
         self.act(None, "set", &["--arbiter", &self.arbiter.address.to_string()]);
-        until("the books have the arbiter", async || {
+        until("the ledger has the arbiter", async || {
             (self.show()["arbiter"].as_str()?.parse() == Ok(self.arbiter.address)).then_some(())
         })
         .await;
@@ -161,7 +161,7 @@ impl Deal {
 
     /// What anyone may do when the time is over.
     async fn outlast(&self, tasks: &Tasks) {
-        self.rpc.pass(200).await;
+        self.rpc.advance_time(200).await;
         self.act(Some(&self.client), "refund", &[&tasks.unanswered]);
         self.act(None, "claim", &[&tasks.unreviewed]);
         self.act(None, "default-resolve", &[&tasks.undecided]);
@@ -210,11 +210,11 @@ async fn by_the_command_line_alone_a_vault_pays_and_every_unhappy_end_adds_up() 
     deal.work(&tasks);
     deal.outlast(&tasks).await;
 
-    let books = deal.show();
-    assert_eq!(books["available_balance"], EARNED.to_string());
-    assert_eq!(books["locked"], "0");
+    let ledger = deal.show();
+    assert_eq!(ledger["available_balance"], EARNED.to_string());
+    assert_eq!(ledger["locked"], "0");
     let back = (PAID_IN - EARNED).to_string();
-    assert_eq!(books["credits"], json!({client.to_string().to_lowercase(): back}));
+    assert_eq!(ledger["credits"], json!({client.to_string().to_lowercase(): back}));
     deal.act(None, "withdraw", &[]);
     deal.act(Some(&deal.client), "withdraw", &["--credit"]);
     assert_eq!(deal.usdc(owner).await.checked_sub(owned), Some(Usdc(EARNED)));
@@ -223,7 +223,7 @@ async fn by_the_command_line_alone_a_vault_pays_and_every_unhappy_end_adds_up() 
 
     deal.ask_for_money().await;
     for who in [owner, client, deal.arbiter.address] {
-        assert_eq!(deal.chain.evm.coins(who).await.unwrap(), U256::ZERO, "{who} needed a coin");
+        assert_eq!(deal.chain.evm.balance_wei(who).await.unwrap(), U256::ZERO, "{who} needed a coin");
     }
     deal.stack.run(&["stop", &deal.agent]);
 }

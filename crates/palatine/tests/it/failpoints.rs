@@ -9,7 +9,7 @@ use domain::RunId;
 use fixtures::{Failpoint, Holder, SMALL, Stack, until};
 use reqwest::Method;
 use serde_json::{Value, json};
-use wire::node::Data;
+use wire::node::DataPolicy;
 
 use crate::crash::{QUICK, assert_same, rounds, settled};
 
@@ -41,7 +41,7 @@ async fn live(stack: &mut Stack, holder: &Holder, life: Life) -> Option<()> {
 
 async fn set_aside(stack: &mut Stack, id: RunId) -> Option<()> {
     let node = stack.node_client();
-    match node.delete(id, id.into(), Duration::ZERO, Data::Keep).await {
+    match node.delete(id, id.into(), Duration::ZERO, DataPolicy::Keep).await {
         Ok(gone) => return gone.kept.map(drop),
         Err(error) => eprintln!("{error}"),
     }

@@ -14,7 +14,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("domain", &[]),
     ("needs", &[]),
-    ("fixtures", &["domain", "needs", "auth", "chain", "identity", "x402", "client"]),
+    ("fixtures", &["domain", "needs", "auth", "store", "chain", "identity", "x402", "client"]),
     ("durable", &[]),
     ("telemetry", &[]),
     ("wire", &["domain"]),

@@ -15,11 +15,11 @@ const WORLD_PORT: u16 = 8099;
 const PRIVATE: [&str; 6] =
     ["10.77.0.2", "172.16.77.2", "192.168.77.2", "100.64.77.2", "169.254.169.254", "198.18.77.2"];
 
-struct World {
+struct InternetHost {
     server: Child,
 }
 
-impl World {
+impl InternetHost {
     fn start() -> Self {
         let far: String = PRIVATE.iter().map(|address| format!("addr add {address}/32 dev far\n")).collect();
         batch(&[], "netns add palatine-test-world\nlink add near type veth peer name far netns palatine-test-world\n");
@@ -43,7 +43,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for InternetHost {
     fn drop(&mut self) {
         self.server.kill().ok();
         self.server.wait().ok();
@@ -81,7 +81,7 @@ fn addresses(family: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_nor_link_local_addresses() {
     needs::needs!(root, network, tun, cgroups);
-    let world = World::start();
+    let internet = InternetHost::start();
     let mut stack = Stack::start("[network]\nuplinks = [\"near\"]\n").await;
     let (one, other) = (stack.holder(SMALL), stack.holder(SMALL));
     let id = stack.agent(&one).await.id;
@@ -95,12 +95,24 @@ async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_no
     let open = probe(&stack, &one, &id, &[format!("{WORLD}:{WORLD_PORT}")]);
     assert_eq!(open[0].1, "answered", "without a way out the rest of this test would prove nothing: {open:?}");
 
-    let mut targets: Vec<String> = addresses("-4").iter().map(|address| format!("{address}:{port4}")).collect();
-    targets.retain(|target| !target.starts_with("127."));
-    assert!(targets.len() >= 2, "the host's side of the guests' links has addresses: {targets:?}");
-    targets.push(format!("10.200.0.1:{port4}"));
+    for targets in [private_targets(port4), private_targets_v6(port6)] {
+        for (target, how) in probe(&stack, &one, &id, &targets) {
+            assert_ne!(how, "answered", "{target}");
+        }
+    }
+    stack.end();
+    drop(internet);
+}
+
+/// What no guest may reach over IPv4: the host at this port, the neighbour, private, link-local
+/// and metadata addresses.
+fn private_targets(port: u16) -> Vec<String> {
+    let own: Vec<String> = addresses("-4").into_iter().filter(|address| !address.starts_with("127.")).collect();
+    assert!(own.len() >= 2, "the host's side of the guests' links has addresses: {own:?}");
+    let mut targets: Vec<String> = own.iter().map(|address| format!("{address}:{port}")).collect();
+    targets.push(format!("10.200.0.1:{port}"));
     // Both guests serve on 8080, and hypercore talks to pod on 49983; the neighbour's way in is its own link's address.
-    for address in addresses("-4").iter().filter(|address| !address.starts_with("127.")) {
+    for address in &own {
         let mut octets: Vec<u8> = address.split('.').map(|octet| octet.parse().unwrap()).collect();
         octets[3] ^= 3;
         let peer = octets.iter().map(u8::to_string).collect::<Vec<_>>().join(".");
@@ -109,14 +121,11 @@ async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_no
     targets.retain(|target| !target.starts_with(WORLD));
     targets.extend(PRIVATE.iter().map(|address| format!("{address}:{WORLD_PORT}")));
     targets.extend(["169.254.169.254:80".to_owned(), "224.0.0.1:80".to_owned(), "255.255.255.255:80".to_owned()]);
-    for (target, how) in probe(&stack, &one, &id, &targets) {
-        assert_ne!(how, "answered", "{target}");
-    }
+    targets
+}
 
-    let scoped = addresses("-6").into_iter().filter(|address| address != "::1").map(|address| {
-        if address.starts_with("fe80") { format!("[{address}%2]:{port6}") } else { format!("[{address}]:{port6}") }
-    });
-    let mut targets: Vec<String> = scoped.collect();
+/// The same over IPv6.
+fn private_targets_v6(port: u16) -> Vec<String> {
     let known = [
         "[fd00:ec2::254]:80",
         "[ff02::1%2]:80",
@@ -124,18 +133,16 @@ async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_no
         "[::ffff:10.200.0.1]:8080",
         "[64:ff9b::a9fe:a9fe]:80",
     ];
-    targets.extend(known.map(str::to_owned));
-    for (target, how) in probe(&stack, &one, &id, &targets) {
-        assert_ne!(how, "answered", "{target}");
-    }
-    stack.end();
-    drop(world);
+    let own = addresses("-6").into_iter().filter(|address| address != "::1").map(|address| {
+        if address.starts_with("fe80") { format!("[{address}%2]:{port}") } else { format!("[{address}]:{port}") }
+    });
+    own.chain(known.map(str::to_owned)).collect()
 }
 
 #[tokio::test]
 async fn a_guest_without_egress_reaches_nothing_and_still_answers() {
     needs::needs!(root, network, tun, cgroups);
-    let world = World::start();
+    let internet = InternetHost::start();
     let mut stack = Stack::start("[network]\negress = \"none\"\n").await;
     let holder = stack.holder(SMALL);
     let agent = stack.agent(&holder).await;
@@ -144,5 +151,5 @@ async fn a_guest_without_egress_reaches_nothing_and_still_answers() {
     let answer = stack.request(reqwest::Method::GET, &agent, "/health").send().await.unwrap();
     assert!(answer.status().is_success());
     stack.end();
-    drop(world);
+    drop(internet);
 }

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::evm::typed::{CreateVault, Window, digest, factory_domain, task_id, task_payment, token_domain};
-use chain::evm::{At, Chain, calls};
+use chain::evm::calls::{self, DeadlineSignature};
+use chain::evm::typed::{CreateVault, ValidityWindow, digest, factory_domain, task_id, task_payment, token_domain};
+use chain::evm::{BlockTag, Chain};
 use domain::evm::Call;
-use domain::vault::Terms;
+use domain::vault::TaskTerms;
 use domain::{Address, B256, U256, Usdc};
 use fixtures::{
-    Agent, EvmChain, FUNDS, Holder, PAYEE, PLAIN, PaymentSigner, SMALL, Stack, TOKEN_VERSION, assets, now_s, sign,
-    stdout_of, until,
+    EvmChain, FUNDS, Holder, PAYEE, PLAIN, PaymentSigner, SMALL, SpawnedAgent, Stack, TOKEN_VERSION, assets, now_s,
+    sign, stdout_of, until,
 };
 use futures_util::future::join_all;
 use identity::Identity;
@@ -33,7 +34,7 @@ pub(crate) struct Signed {
 pub(crate) fn signed_task(evm: &EvmChain, vault: Address, payer: &Identity, amount: Usdc, salt: u64) -> Signed {
     let config = evm.config();
     let now = now_s();
-    let terms = Terms {
+    let terms = TaskTerms {
         creator: payer.address(),
         evaluator: Address::ZERO,
         arbiter: Address::ZERO,
@@ -48,7 +49,7 @@ pub(crate) fn signed_task(evm: &EvmChain, vault: Address, payer: &Identity, amou
         metadata_hash: alloy_primitives::keccak256("work"),
         salt: B256::from(U256::from(salt)),
     };
-    let window = Window { after: now - 600, before: now + 3600 };
+    let window = ValidityWindow { after: now - 600, before: now + 3600 };
     let payment = task_payment(&config, vault, &terms, window);
     let signature = sign(payer, digest(&payment, &token_domain(&config, TOKEN_VERSION)));
     let call = calls::create_task_with_authorization(vault, &terms, "work", window, signature);
@@ -62,18 +63,17 @@ pub(crate) async fn carry(stack: &Stack, call: &Call) -> Option<Value> {
     answer.json().await.ok()
 }
 
-async fn deployed_vault(evm: &EvmChain, stack: &Stack, chain: &Chain, owner: &Identity) -> Address {
-    let config = evm.config();
+/// The consent of an owner to the vault of a POD, good for an hour, with this signature.
+fn vault_consent(evm: &EvmChain, pod: &str, owner: Address, agent: Address, signer: &Identity) -> DeadlineSignature {
     let deadline = now_s() + 3600;
+    let message = CreateVault { podId: pod.to_owned(), owner, agentWallet: agent, deadline: U256::from(deadline) };
+    DeadlineSignature { deadline, signature: sign(signer, digest(&message, &factory_domain(&evm.config()))) }
+}
+
+async fn deployed_vault(evm: &EvmChain, stack: &Stack, chain: &Chain, owner: &Identity) -> Address {
     let (name, agent) = ("a-pod", Address::repeat_byte(0xa9));
-    let message = CreateVault {
-        podId: name.to_owned(),
-        owner: owner.address(),
-        agentWallet: agent,
-        deadline: U256::from(deadline),
-    };
-    let consent = calls::Consent { deadline, signature: sign(owner, digest(&message, &factory_domain(&config))) };
-    let call = calls::create_vault(config.factory, name, owner.address(), agent, Some(&consent));
+    let consent = vault_consent(evm, name, owner.address(), agent, owner);
+    let call = calls::create_vault(evm.config().factory, name, owner.address(), agent, Some(&consent));
     // The operator pays for nobody's vault but those of agents here.
     let refused = stack.post("/meta/call", &json!({"to": call.to, "data": call.data})).await.unwrap();
     assert_eq!(refused.status(), StatusCode::FORBIDDEN);
@@ -84,7 +84,7 @@ async fn deployed_vault(evm: &EvmChain, stack: &Stack, chain: &Chain, owner: &Id
 }
 
 #[tokio::test]
-async fn whatever_kills_the_gateway_each_signed_task_is_created_once_and_the_books_equal_the_chain() {
+async fn whatever_kills_the_gateway_each_signed_task_is_created_once_and_the_ledger_equals_the_chain() {
     let evm = EvmChain::start().await;
     let chain = evm.connect().await;
     let mut stack = Stack::start_on(&evm, PLAIN).await;
@@ -94,37 +94,46 @@ async fn whatever_kills_the_gateway_each_signed_task_is_created_once_and_the_boo
     for round in 0..u64::from(crate::crash::rounds()) {
         let tasks: Vec<Signed> =
             (0..4).map(|n| signed_task(&evm, vault, &payer, Usdc(1 + round * 10 + n), round * 10 + n)).collect();
-        let sending = join_all(tasks.iter().map(|task| carry(&stack, &task.call)));
-        let instant = crate::crash::random_below(Duration::from_millis(150));
-        tokio::time::timeout(instant, sending).await.ok();
-        stack.kill_gateway();
-        stack.start_gateway().await;
+        send_into_a_kill(&mut stack, &tasks).await;
         for task in &tasks {
-            let answer = until("the task is created", async || {
-                let answer = carry(&stack, &task.call).await?;
-                (answer["success"] == true).then_some(answer)
-            })
-            .await;
-            assert_eq!(answer["status"], "executed", "{answer}");
+            assert_eq!(created(&stack, task).await["status"], "executed");
         }
         all.extend(tasks);
     }
     let locked: u64 = all.iter().map(|task| task.amount.0).sum();
-    assert_eq!(chain.usdc_of(vault, At::Latest).await.unwrap(), Usdc(locked));
-    assert_eq!(chain.usdc_of(payer.address(), At::Latest).await.unwrap(), Usdc(FUNDS.0 - locked));
-    let books = until("the books are read to the end", async || {
-        let books = stack.get(&format!("/vaults/{vault}")).await;
-        (books.status == 200 && books.body["locked"].as_str() == Some(&format!("{locked}"))).then_some(books.body)
+    assert_eq!(chain.usdc_of(vault, BlockTag::Latest).await.unwrap(), Usdc(locked));
+    assert_eq!(chain.usdc_of(payer.address(), BlockTag::Latest).await.unwrap(), Usdc(FUNDS.0 - locked));
+    let ledger = until("the ledger is read to the end", async || {
+        let ledger = stack.get(&format!("/vaults/{vault}")).await;
+        (ledger.status == 200 && ledger.body["locked"].as_str() == Some(&format!("{locked}"))).then_some(ledger.body)
     })
     .await;
-    assert_eq!(books["available_balance"], "0");
+    assert_eq!(ledger["available_balance"], "0");
     let tasks = stack.get(&format!("/vaults/{vault}/tasks")).await.expect(200);
-    let mut listed: Vec<_> = tasks["tasks"].as_array().unwrap().iter().map(|task| task["id"].clone()).collect();
-    let mut made: Vec<_> = all.iter().map(|task| json!(task.id)).collect();
-    listed.sort_by_key(Value::to_string);
-    made.sort_by_key(Value::to_string);
-    assert_eq!(listed, made);
+    let listed = tasks["tasks"].as_array().unwrap().iter().map(|task| task["id"].clone());
+    assert_eq!(sorted(listed), sorted(all.iter().map(|task| json!(task.id))));
     stack.end();
+}
+
+/// Sends all of these at once, and kills the gateway at some instant of that.
+async fn send_into_a_kill(stack: &mut Stack, tasks: &[Signed]) {
+    let sending = join_all(tasks.iter().map(|task| carry(stack, &task.call)));
+    let instant = crate::crash::random_below(Duration::from_millis(150));
+    tokio::time::timeout(instant, sending).await.ok();
+    stack.kill_gateway();
+    stack.start_gateway().await;
+}
+
+/// The answer that says that a task was created, however often it is asked for.
+async fn created(stack: &Stack, task: &Signed) -> Value {
+    until("the task is created", async || carry(stack, &task.call).await.filter(|answer| answer["success"] == true))
+        .await
+}
+
+fn sorted(values: impl Iterator<Item = Value>) -> Vec<String> {
+    let mut texts: Vec<_> = values.map(|value| value.to_string()).collect();
+    texts.sort();
+    texts
 }
 
 /// An agent whose answers cost one USDC, and somebody who asks it without its token.
@@ -132,8 +141,8 @@ struct PricedAgent {
     stack: Stack,
     evm: EvmChain,
     chain: Chain,
-    agent: Agent,
-    stranger: Agent,
+    agent: SpawnedAgent,
+    stranger: SpawnedAgent,
 }
 
 /// The path that costs.
@@ -151,7 +160,7 @@ impl PricedAgent {
         Self { stack, evm, chain, agent, stranger }
     }
 
-    fn ask(&self, who: &Agent, path: &str) -> RequestBuilder {
+    fn ask(&self, who: &SpawnedAgent, path: &str) -> RequestBuilder {
         self.stack.chat_at(who, path, "for money")
     }
 
@@ -168,7 +177,7 @@ impl PricedAgent {
     }
 
     async fn earned(&self) -> Usdc {
-        self.chain.usdc_of(PAYEE, At::Latest).await.unwrap()
+        self.chain.usdc_of(PAYEE, BlockTag::Latest).await.unwrap()
     }
 }
 
@@ -253,8 +262,8 @@ async fn an_unmodified_client_from_npm_pays_one_of_our_agents() {
     assert!(said["body"].as_str().unwrap().contains("hello"), "{said}");
     assert_eq!(said["receipt"]["success"], true, "{said}");
     assert_eq!(said["receipt"]["payer"].as_str().unwrap().parse(), Ok(payer.address()));
-    assert_eq!(chain.usdc_of(PAYEE, At::Latest).await.unwrap(), whole(2));
-    assert_eq!(chain.usdc_of(payer.address(), At::Latest).await.unwrap(), Usdc(FUNDS.0 - whole(2).0));
+    assert_eq!(chain.usdc_of(PAYEE, BlockTag::Latest).await.unwrap(), whole(2));
+    assert_eq!(chain.usdc_of(payer.address(), BlockTag::Latest).await.unwrap(), Usdc(FUNDS.0 - whole(2).0));
     stack.end();
 }
 
@@ -277,20 +286,14 @@ async fn a_link_needs_both_and_a_vault_that_somebody_else_deployed_is_found() {
 
     let vault = stack.read(&holder, &path).await;
     assert_eq!((&vault["state"], &vault["owner"]), (&json!("unsigned"), &json!(owner.address())));
-    let deadline = now_s() + 3600;
-    let message = CreateVault {
-        podId: agent.clone(),
-        owner: owner.address(),
-        agentWallet: vault["agent_wallet"].as_str().unwrap().parse().unwrap(),
-        deadline: U256::from(deadline),
-    };
-    let hash = digest(&message, &factory_domain(&evm.config()));
+    let wallet = vault["agent_wallet"].as_str().unwrap().parse().unwrap();
+    let consent = |signer: &Identity| vault_consent(&evm, &agent, owner.address(), wallet, signer);
     // Only the owner's own signature deploys it.
-    let request = json!({"deadline": deadline, "signature": sign(&stranger, hash)});
+    let DeadlineSignature { deadline, signature } = consent(&stranger);
+    let request = json!({"deadline": deadline, "signature": signature});
     let refused = stack.ask(&holder, Method::POST, &path, request).await.expect(409);
     assert!(refused["code"] == "would_revert" && refused["error"].as_str().unwrap().contains("owner"), "{refused}");
-    let consent = calls::Consent { deadline, signature: sign(&owner, hash) };
-    let call = calls::create_vault(evm.deployed.factory, &agent, message.owner, message.agentWallet, Some(&consent));
+    let call = calls::create_vault(evm.deployed.factory, &agent, owner.address(), wallet, Some(&consent(&owner)));
     assert_eq!(carry(&stack, &call).await.unwrap()["success"], true);
     let found = stack.read(&holder, &path).await;
     assert_eq!((&found["state"], &found["address"]), (&json!("deployed"), &vault["address"]));
@@ -299,25 +302,25 @@ async fn a_link_needs_both_and_a_vault_that_somebody_else_deployed_is_found() {
 }
 
 /// A vault with money in it, and the prices of its agent, as the gateway says them.
-pub(crate) async fn holdings(stack: &Stack, holder: &Holder, agent: &Agent) -> [Value; 4] {
+pub(crate) async fn holdings(stack: &Stack, holder: &Holder, agent: &SpawnedAgent) -> [Value; 4] {
     let vault = stack.vault(holder, agent).await;
     let address = vault["address"].as_str().unwrap();
-    let books = stack.get(&format!("/vaults/{address}")).await.expect(200);
+    let ledger = stack.get(&format!("/vaults/{address}")).await.expect(200);
     let prices = stack.read(holder, &format!("/agents/{}/prices", agent.id)).await["prices"].clone();
-    [vault["address"].clone(), vault["agent_wallet"].clone(), books["locked"].clone(), prices]
+    [vault["address"].clone(), vault["agent_wallet"].clone(), ledger["locked"].clone(), prices]
 }
 
 /// Gives an agent a price, and a vault in which a payer has locked so much.
-pub(crate) async fn endow(evm: &EvmChain, stack: &Stack, holder: &Holder, agent: &Agent, locked: Usdc) {
+pub(crate) async fn endow(evm: &EvmChain, stack: &Stack, holder: &Holder, agent: &SpawnedAgent, locked: Usdc) {
     let owner = evm.payer().await;
     stack.link(holder, &owner).await;
     stack.price(holder, agent, "/v1", whole(1).0).await;
     let vault = stack.deploy_vault(evm, holder, &owner, agent).await;
     let task = signed_task(evm, vault, &evm.payer().await, locked, 1);
     assert_eq!(carry(stack, &task.call).await.unwrap()["success"], true);
-    until("the books have the task", async || {
-        let books = stack.get(&format!("/vaults/{vault}")).await;
-        (books.body["locked"].as_str() == Some(&locked.0.to_string())).then_some(())
+    until("the ledger has the task", async || {
+        let ledger = stack.get(&format!("/vaults/{vault}")).await;
+        (ledger.body["locked"].as_str() == Some(&locked.0.to_string())).then_some(())
     })
     .await;
 }
@@ -332,7 +335,8 @@ async fn an_agent_that_is_stopped_and_started_has_its_vault_key_balance_and_pric
     let before = holdings(&stack, &holder, &first).await;
     assert_eq!(before[2], json!(whole(3).0.to_string()));
     stack.stop(&holder, &first.id).await.expect(200);
-    let second = Agent::of(&stack.ask(&holder, Method::POST, "/spawn", json!({"pod": first.id})).await.expect(200));
+    let second =
+        SpawnedAgent::of(&stack.ask(&holder, Method::POST, "/spawn", json!({"pod": first.id})).await.expect(200));
     assert_eq!(holdings(&stack, &holder, &second).await, before);
     // Who was asked for money before is asked for as much now.
     let asked = stack.chat(&second.without_token(), "for money").send().await.unwrap();

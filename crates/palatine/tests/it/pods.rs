@@ -1,6 +1,6 @@
 //! A POD lasts: what a stop keeps, what a start finds, what a removal leaves.
 
-use fixtures::{Agent, Answer, Holder, PLAIN, SMALL, Stack};
+use fixtures::{Answer, Holder, PLAIN, SMALL, SpawnedAgent, Stack};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ async fn spawn(stack: &Stack, holder: &Holder, request: Value) -> Answer {
 }
 
 /// What the agent counts in its state directory, which is its POD's data.
-async fn counts(stack: &Stack, method: Method, agent: &Agent) -> (u64, u64) {
+async fn counts(stack: &Stack, method: Method, agent: &SpawnedAgent) -> (u64, u64) {
     let counts = Answer::of(stack.request(method, agent, "/state").send().await.unwrap()).await.expect(200);
     (counts["starts"].as_u64().unwrap(), counts["count"].as_u64().unwrap())
 }
@@ -20,7 +20,7 @@ async fn an_agent_that_is_stopped_and_started_has_its_id_url_prices_history_and_
     let mut stack = Stack::start(PLAIN).await;
     let (holder, other) = (stack.holder(SMALL), stack.holder(SMALL));
     let first = spawn(&stack, &holder, json!({"agent_type": "echo", "name": "agent-123", "public": true})).await;
-    let first = Agent::of(&first.expect(200));
+    let first = SpawnedAgent::of(&first.expect(200));
     assert_eq!(first.id, "agent-123");
     assert!(first.text("url").starts_with("http://agent-123."), "{}", first.json);
     assert_eq!(counts(&stack, Method::POST, &first).await, (1, 1));
@@ -34,7 +34,7 @@ async fn an_agent_that_is_stopped_and_started_has_its_id_url_prices_history_and_
     let taken = spawn(&stack, &other, json!({"agent_type": "echo", "name": "agent-123"})).await.expect(409);
     assert_eq!((&taken["code"], &taken["field"]), (&json!("id_taken"), &json!("name")));
 
-    let second = Agent::of(&spawn(&stack, &holder, json!({"pod": "agent-123"})).await.expect(200));
+    let second = SpawnedAgent::of(&spawn(&stack, &holder, json!({"pod": "agent-123"})).await.expect(200));
     assert_eq!((second.text("id"), second.text("url")), (first.text("id"), first.text("url")));
     assert_eq!((&second.json["public"], &second.json["created_at"]), (&json!(true), &first.json["created_at"]));
     assert_ne!((second.text("run"), second.text("token")), (first.text("run"), first.text("token")));
@@ -55,7 +55,7 @@ async fn an_agent_that_is_stopped_and_started_has_its_id_url_prices_history_and_
     // The id stays its holder's: with nothing of what was there before.
     assert_eq!(spawn(&stack, &other, json!({"agent_type": "echo", "name": "agent-123"})).await.status, 409);
     let anew = spawn(&stack, &holder, json!({"agent_type": "echo", "name": "agent-123"})).await.expect(200);
-    assert_eq!(counts(&stack, Method::GET, &Agent::of(&anew)).await, (1, 0));
+    assert_eq!(counts(&stack, Method::GET, &SpawnedAgent::of(&anew)).await, (1, 0));
     stack.end();
 }
 
@@ -82,8 +82,9 @@ async fn the_token_of_a_run_that_is_over_opens_no_later_one() {
     let holder = stack.holder(SMALL);
     let first = stack.agent(&holder).await;
     stack.stop(&holder, &first.id).await.expect(200);
-    let second = Agent::of(&spawn(&stack, &holder, json!({"pod": first.id})).await.expect(200));
-    let ask = async |agent: &Agent| Answer::of(stack.chat(agent, "hello").send().await.unwrap()).await.status.as_u16();
+    let second = SpawnedAgent::of(&spawn(&stack, &holder, json!({"pod": first.id})).await.expect(200));
+    let ask =
+        async |agent: &SpawnedAgent| Answer::of(stack.chat(agent, "hello").send().await.unwrap()).await.status.as_u16();
     assert_eq!((ask(&first).await, ask(&second).await), (401, 200));
     stack.end();
 }

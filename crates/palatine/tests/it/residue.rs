@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fixtures::{Agent, Inventory, LocalStack, PLAIN, SMALL, Stack};
+use fixtures::{LocalStack, MachineInventory, PLAIN, SMALL, SpawnedAgent, Stack};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn rounds() -> u32 {
 #[tokio::test]
 async fn spawns_and_removals_leave_the_host_as_it_was() {
     needs::needs!(root, network, tun, cgroups);
-    let untouched = Inventory::take();
+    let untouched = MachineInventory::take();
     let mut stack = Stack::start(PLAIN).await;
     let holder = stack.holder(SMALL);
     // The first agent brings what the node keeps while it runs, such as its rules.
@@ -26,8 +26,8 @@ async fn spawns_and_removals_leave_the_host_as_it_was() {
         // An agent that is to leave nothing is removed by its stop.
         let ephemeral = round % 2 == 1;
         let request = json!({"agent_type": "echo", "ephemeral": ephemeral});
-        let id = Agent::of(&stack.ask(&holder, Method::POST, "/spawn", request).await.expect(200)).id;
-        let running = untouched.changes(&Inventory::take()).join("\n");
+        let id = SpawnedAgent::of(&stack.ask(&holder, Method::POST, "/spawn", request).await.expect(200)).id;
+        let running = untouched.changes(&MachineInventory::take()).join("\n");
         for kind in ["process", "link", "namespace", "rules", "cgroup"] {
             assert!(running.contains(&format!("+ {kind}: ")), "a {kind} of a running agent is not seen: {running}");
         }
@@ -35,7 +35,7 @@ async fn spawns_and_removals_leave_the_host_as_it_was() {
         assert_eq!(ended.expect(200)["data_kept_until"], Value::Null);
         assert!(stack.agents(&holder).await.is_empty());
         match &idle {
-            None => idle = Some((Inventory::take(), files(&stack))),
+            None => idle = Some((MachineInventory::take(), files(&stack))),
             Some((machine, there)) => {
                 machine.comes_back();
                 assert_eq!(&files(&stack), there);
@@ -64,7 +64,7 @@ fn timed_up(stack: &LocalStack) -> Duration {
 #[tokio::test]
 async fn up_and_down_leave_nothing_and_the_second_up_is_quick() {
     needs::needs!(root, network, tun, cgroups);
-    let untouched = Inventory::take();
+    let untouched = MachineInventory::take();
     let stack = LocalStack::new();
     timed_up(&stack);
     let status = stack.status().unwrap();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use fixtures::{Agent, SMALL, Stack, stdout_of};
+use fixtures::{SMALL, SpawnedAgent, Stack, stdout_of};
 use reqwest::Method;
 use serde_json::json;
 
@@ -16,7 +16,7 @@ async fn a_holders_secret_is_in_no_answer_log_list_command_line_or_file() {
     let holder = stack.holder(SMALL);
     let body = json!({"agent_type": "echo", "env": {"OPENAI_API_KEY": CANARY, "CANARY": CANARY}});
     let answer = stack.ask(&holder, Method::POST, "/spawn", body).await.expect(200);
-    let agent = Agent::of(&answer);
+    let agent = SpawnedAgent::of(&answer);
     let (id, token) = (agent.id.as_str(), agent.text("token"));
 
     // The agent has it, or the rest of this test would prove nothing.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fixtures::{Agent, Answer, Holder, Inventory, LocalStack, SMALL, Stack, until};
+use fixtures::{Answer, Holder, LocalStack, MachineInventory, SMALL, SpawnedAgent, Stack, until};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
@@ -72,7 +72,7 @@ impl Drop for Disk {
 /// An agent that counts on its own disk, and what it last said that it had kept.
 struct Counting {
     holder: Holder,
-    agent: Agent,
+    agent: SpawnedAgent,
     kept: u64,
 }
 
@@ -167,7 +167,7 @@ async fn is_ready(stack: &LocalStack) -> bool {
 #[tokio::test]
 async fn soak_day_of_a_stack_that_is_left_alone_and_then_used() {
     needs::needs!(root, network, tun, cgroups);
-    let untouched = Inventory::take();
+    let untouched = MachineInventory::take();
     let stack = LocalStack::new();
     stack.up(&[]);
     stack.live();

@@ -1,7 +1,7 @@
 //! The main job, from the signed request to the stopped agent.
 
 use domain::Tier;
-use fixtures::{Agent, Answer, Holder, LARGE, PLAIN, SMALL, Stack, stdout_of, until};
+use fixtures::{Answer, Holder, LARGE, PLAIN, SMALL, SpawnedAgent, Stack, stdout_of, until};
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
@@ -12,7 +12,7 @@ async fn case_burst_502_a_burst_for_one_agent_is_answered_and_its_neighbour_unto
     let (first, second) = (stack.holder(SMALL), stack.holder(SMALL));
     let busy = stack.agent(&first).await;
     let neighbour = stack.agent(&second).await;
-    let ask = |agent: &Agent| {
+    let ask = |agent: &SpawnedAgent| {
         let asked = stack.chat(agent, "hello").send();
         async { Answer::of(asked.await.unwrap()).await }
     };
@@ -38,7 +38,7 @@ async fn a_holder_gets_an_agent_talks_to_it_sees_its_use_and_stops_it() {
     assert_eq!(answer["success"], true);
     let tier = &answer["tier_config"];
     assert_eq!([&tier["min"], &tier["cores"], &tier["memory"]], [&json!(LARGE), &json!(2), &json!(256)]);
-    let agent = Agent::of(&answer);
+    let agent = SpawnedAgent::of(&answer);
     assert_eq!(agent.text("wallet"), holder.wallet().to_string());
     assert_eq!((agent.text("tier"), agent.text("state"), agent.text("runtime")), ("large", "ready", "qemu-tcg"));
     assert!(agent.json["spawned_at"].is_u64() && agent.text("image").starts_with("sha256:"));
@@ -118,7 +118,7 @@ async fn an_agents_cores_and_memory_are_its_tiers() {
     let holder = stack.holder(LARGE);
     let answer = stack.spawn(&holder).await.expect(200);
     let tier: Tier = serde_json::from_value(answer["tier_config"].clone()).unwrap();
-    let id = Agent::of(&answer).id;
+    let id = SpawnedAgent::of(&answer).id;
     let inside = |command: &str| {
         let output = stack.exec_echo(&holder, &id, &["tell", command]).output().unwrap();
         stdout_of(&output).trim().parse::<u64>().unwrap()

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use fixtures::{Agent, Holder, PLAIN, SMALL, Stack, program, stderr_of, stdout_of, until};
+use fixtures::{Holder, PLAIN, SMALL, SpawnedAgent, Stack, program, stderr_of, stdout_of, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -42,15 +42,15 @@ async fn the_commands_of_the_readme_work_for_people_and_for_programs() {
 }
 
 /// What an agent has counted on its disk.
-async fn counted(stack: &Stack, method: Method, agent: &Agent) -> u64 {
+async fn counted(stack: &Stack, method: Method, agent: &SpawnedAgent) -> u64 {
     let answer = stack.request(method, agent, "/state").send().await.unwrap();
     answer.json::<Value>().await.unwrap()["count"].as_u64().unwrap()
 }
 
 /// A command with `--json` that gives an agent.
-fn given(stack: &Stack, holder: &Holder, words: &[&str]) -> Agent {
+fn given(stack: &Stack, holder: &Holder, words: &[&str]) -> SpawnedAgent {
     let words = [words, &["--json"]].concat();
-    Agent::of(&serde_json::from_str(&stdout_of(&stack.cli(holder, &words).output().unwrap())).unwrap())
+    SpawnedAgent::of(&serde_json::from_str(&stdout_of(&stack.cli(holder, &words).output().unwrap())).unwrap())
 }
 
 #[tokio::test]

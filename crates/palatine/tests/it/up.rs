@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fixtures::{Inventory, LocalStack, assets, json_rpc, stderr_of, stdout_of, until};
+use fixtures::{LocalStack, MachineInventory, assets, json_rpc, stderr_of, stdout_of, until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -158,7 +158,7 @@ async fn fault_1_5_a_part_that_dies_is_started_again_and_one_that_cannot_be_is_n
 #[tokio::test]
 async fn fault_1_5_down_and_the_next_up_clear_what_a_killed_up_left() {
     needs::needs!(root, network, tun, cgroups);
-    let untouched = Inventory::take();
+    let untouched = MachineInventory::take();
     let stack = LocalStack::new();
     let kill_all = |stack: &LocalStack| {
         let up = stack.supervisor();
@@ -174,7 +174,7 @@ async fn fault_1_5_down_and_the_next_up_clear_what_a_killed_up_left() {
     let node = kill_all(&stack);
     kill_process(node, Signal::KILL).unwrap();
     stack.until_gone().await;
-    let left = untouched.changes(&Inventory::take()).join("\n");
+    let left = untouched.changes(&MachineInventory::take()).join("\n");
     assert!(left.contains("qemu-system") && left.contains("rules: "), "{left}");
     stack.down();
     untouched.comes_back();
@@ -192,7 +192,7 @@ async fn fault_1_5_down_and_the_next_up_clear_what_a_killed_up_left() {
 #[tokio::test]
 async fn fault_1_5_down_while_the_node_hangs_or_is_between_two_starts_leaves_nothing() {
     needs::needs!(root, network, tun, cgroups);
-    let untouched = Inventory::take();
+    let untouched = MachineInventory::take();
     let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     let id = stack.spawn("echo");
@@ -217,7 +217,7 @@ async fn fault_1_5_down_while_the_node_hangs_or_is_between_two_starts_leaves_not
 #[tokio::test]
 async fn fault_1_5_down_clears_what_a_second_interrupt_left() {
     needs::needs!(root, network, tun, cgroups);
-    let untouched = Inventory::take();
+    let untouched = MachineInventory::take();
     let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     stack.spawn("echo");

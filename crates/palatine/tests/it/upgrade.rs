@@ -3,14 +3,14 @@
 
 use std::process::Stdio;
 
-use fixtures::{Agent, Answer, EvmChain, Holder, SMALL, Stack, stderr_of};
+use fixtures::{Answer, EvmChain, Holder, SMALL, SpawnedAgent, Stack, stderr_of};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::money::{endow, holdings, whole};
 
 /// How often the agent was started, and how far it has counted, both on its own disk.
-async fn counts(stack: &Stack, method: Method, agent: &Agent) -> [Value; 2] {
+async fn counts(stack: &Stack, method: Method, agent: &SpawnedAgent) -> [Value; 2] {
     let counts = Answer::of(stack.request(method, agent, "/state").send().await.unwrap()).await.expect(200);
     [counts["starts"].clone(), counts["count"].clone()]
 }
@@ -49,7 +49,7 @@ async fn soak_upgrade_takes_over_the_last_versions_guests_alive_with_all_that_it
     // It is a POD like any other now.
     stack.stop(&holder, &agent.id).await.expect(200);
     let again = stack.ask(&holder, Method::POST, "/spawn", json!({"pod": agent.id})).await.expect(200);
-    let again = Agent::of(&again);
+    let again = SpawnedAgent::of(&again);
     assert_eq!(counts(&stack, Method::GET, &again).await, [json!(2), json!(2)]);
     assert_eq!(holdings(&stack, &holder, &again).await, had);
     stack.remove(&holder, &agent.id).await.expect(200);

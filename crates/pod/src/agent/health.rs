@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
-use wire::pod::Run;
+use wire::pod::ImageRunConfig;
 
 use super::probe;
 
@@ -15,7 +15,7 @@ const HEALTH_PERIOD: Duration = Duration::from_secs(5);
 const HEALTH_MISSES: u32 = 6;
 
 /// Says `ready` once, and comes back with the reason to end the agent.
-pub(super) async fn watch(run: &Run, ready: impl FnOnce()) -> String {
+pub(super) async fn watch(run: &ImageRunConfig, ready: impl FnOnce()) -> String {
     if timeout(READY_TIMEOUT, probe::until_answers(run.port, &run.ready_path)).await.is_err() {
         return format!("not ready within {} s", READY_TIMEOUT.as_secs());
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use domain::{PodId, RunId};
 use rustix::process::Signal;
-use wire::pod::Run;
+use wire::pod::ImageRunConfig;
 use wire::{Environment, Secret};
 
 use crate::process::{OomScore, ProcessSpec, User};
@@ -19,7 +19,7 @@ pub(crate) struct Plan {
     /// The agent.
     pub(crate) agent: PodId,
     /// The image contract.
-    pub(crate) run: Run,
+    pub(crate) run: ImageRunConfig,
     /// The trace of the spawn, to find its lines among others.
     pub(crate) trace_id: String,
     /// The signal that asks the agent to end.
@@ -44,7 +44,7 @@ impl Plan {
 pub(crate) fn environment(
     pod: PodId,
     run_id: RunId,
-    run: &Run,
+    run: &ImageRunConfig,
     user: &User,
     holder: Environment,
     traceparent: Option<String>,
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn the_holder_overrides_the_image_and_nobody_overrides_ours() {
         let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
-        let run = Run {
+        let run = ImageRunConfig {
             argv: vec!["/agent".to_owned()],
             env: pairs(&[("A", "image"), ("B", "image"), ("PALATINE_PORT", "1")]),
             cwd: "/".to_owned(),

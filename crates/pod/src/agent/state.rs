@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use wire::Secret;
-use wire::pod::{PodPhase, Status};
+use wire::pod::{PodPhase, PodStatus};
 
 use super::logs::Logs;
 use super::plan::Plan;
@@ -29,7 +29,7 @@ struct Shared {
     processes: ProcessTable,
     timings: Mutex<Timings>,
     set_up: watch::Sender<bool>,
-    status: watch::Sender<Status>,
+    status: watch::Sender<PodStatus>,
     assignment: watch::Sender<Option<Assignment>>,
     streams: Arc<Semaphore>,
     stop: watch::Sender<Option<Duration>>,
@@ -46,7 +46,7 @@ impl Pod {
     /// A pod that listens, and is neither set up nor has an identity.
     pub(crate) fn new(logs: Logs, reaper: Reaper, mut timings: Timings) -> Self {
         let listening_after_us = timings.milestone("listening");
-        let status = Status {
+        let status = PodStatus {
             phase: PodPhase::Waiting,
             restarts: 0,
             listening_after_us,
@@ -111,12 +111,12 @@ impl Pod {
     }
 
     /// Its state.
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> PodStatus {
         self.0.status.borrow().clone()
     }
 
     /// Its state, and every change of it.
-    pub(crate) fn watch(&self) -> watch::Receiver<Status> {
+    pub(crate) fn watch(&self) -> watch::Receiver<PodStatus> {
         self.0.status.subscribe()
     }
 

@@ -14,7 +14,7 @@ use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use tokio::time::timeout;
 use wire::fault::{Code, Fault};
-use wire::pod::{Identity, LogLine, PodPhase, Status, Stop};
+use wire::pod::{Identity, LogLine, PodPhase, PodStatus, StopRequest};
 
 use super::error::{ApiError, read};
 use crate::agent::Pod;
@@ -26,7 +26,7 @@ const MAX_WAIT: Duration = Duration::from_mins(1);
 const MAX_GRACE: Duration = Duration::from_mins(10);
 
 /// `POST /v1/identity`: may come before the agent's files are there, and waits for them.
-pub(super) async fn identity(pod: Pod, platform: Arc<dyn Platform>, body: Bytes) -> Result<Json<Status>, ApiError> {
+pub(super) async fn identity(pod: Pod, platform: Arc<dyn Platform>, body: Bytes) -> Result<Json<PodStatus>, ApiError> {
     pod.wait_for_set_up().await;
     if pod.has_identity() {
         return Err(ApiError::new(Code::WrongState, "this pod has its identity"));
@@ -75,7 +75,7 @@ enum Until {
 pub(super) async fn status(
     State(pod): State<Pod>,
     wait: Result<Query<Wait>, QueryRejection>,
-) -> Result<Json<Status>, ApiError> {
+) -> Result<Json<PodStatus>, ApiError> {
     let Query(wait) = wait.map_err(|error| ApiError::new(Code::InvalidRequest, error.body_text()))?;
     if let Some(Until::Ready) = wait.until {
         let patience = Duration::from_millis(wait.wait_ms).min(MAX_WAIT);
@@ -128,8 +128,8 @@ fn text(lines: &[LogLine]) -> Bytes {
 }
 
 /// `POST /v1/stop`: answers at once; the pod has ended when its machine or process has.
-pub(super) async fn stop(State(pod): State<Pod>, body: Bytes) -> Result<Json<Status>, ApiError> {
-    let stop: Stop = read(&body)?;
+pub(super) async fn stop(State(pod): State<Pod>, body: Bytes) -> Result<Json<PodStatus>, ApiError> {
+    let stop: StopRequest = read(&body)?;
     pod.stop(Duration::from_millis(stop.grace_ms).min(MAX_GRACE));
     Ok(Json(pod.status()))
 }

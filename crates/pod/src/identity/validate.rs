@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 use wire::EnvironmentError;
-use wire::pod::{Identity, Run};
+use wire::pod::{Identity, ImageRunConfig};
 use zeroize::Zeroizing;
 
 use crate::process::{Accounts, User, UserError};
@@ -79,7 +79,7 @@ pub(super) fn validate(identity: &Identity, accounts: &Accounts) -> Result<Valid
     })
 }
 
-fn validate_run(run: &Run) -> Result<(), IdentityError> {
+fn validate_run(run: &ImageRunConfig) -> Result<(), IdentityError> {
     if run.argv.first().is_none_or(String::is_empty) {
         return Err(wrong("run.argv", "names no program"));
     }

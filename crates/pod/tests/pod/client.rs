@@ -4,6 +4,7 @@ use std::io;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
+use fixtures::PATIENCE;
 use futures_util::stream::unfold;
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody};
@@ -15,7 +16,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Duration, sleep, timeout};
 use wire::connect::Envelope;
 
-use crate::PATIENCE;
 use crate::TOKEN;
 
 /// One that speaks to a `pod`, or to its agent.

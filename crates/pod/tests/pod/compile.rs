@@ -1,6 +1,5 @@
 //! The program of these tests, compiled by the test itself.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -19,9 +18,4 @@ pub(crate) fn run(command: &mut Command) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{command:?}: {}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
-}
-
-/// A port of the loopback that nobody has.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

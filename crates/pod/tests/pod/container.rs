@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use fixtures::{PATIENCE, free_port};
 use http::Method;
 use needs::needs;
 use rustix::process::{Pid, Signal, kill_process};
@@ -15,8 +16,8 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::client::Client;
-use crate::compile::{compile_agent, free_port};
-use crate::{CANARY, PATIENCE, exec, identity};
+use crate::compile::compile_agent;
+use crate::{CANARY, exec, identity};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pod");
 /// The agent's user.

@@ -1,14 +1,14 @@
 //! A guest from power on to power off.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
+use fixtures::{PATIENCE, until};
 use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::machine::{Disks, Machine};
-use crate::{CANARY, PATIENCE, TOKEN, TRACE, exec, identity, now_ms};
+use crate::{CANARY, TOKEN, TRACE, exec, identity, now_ms};
 
 /// What PID 1 may take.
 const MAX_RESIDENT: u64 = 12 << 20;
@@ -129,7 +129,7 @@ async fn confines_its_agent(pod: Client) {
 
 async fn starts_its_agent_again(pod: Client, machine: &Machine) {
     let _ = Client::of_agent(machine.agent).send(http::Method::GET, "/die", &[], "").await;
-    let again = until(pod, |status| status["restarts"] == 1).await;
+    let again = until_status(pod, |status| status["restarts"] == 1).await;
     assert_eq!(again["last_exit"], "exit status 7", "{again}");
     let status = pod.status("?until=ready&wait_ms=60000").await;
     assert_eq!(status["phase"], "ready", "{status}");
@@ -177,15 +177,7 @@ async fn gives_up_in_the_end_and_still_has_its_data(disks: &Disks) {
     disks.check_clean();
 }
 
-async fn until(pod: Client, done: impl Fn(&Value) -> bool) -> Value {
-    let look = async {
-        loop {
-            let status = pod.status("").await;
-            if done(&status) {
-                return status;
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    timeout(PATIENCE, look).await.expect("the status never came")
+/// Waits for a status of the pod.
+async fn until_status(pod: Client, done: impl Fn(&Value) -> bool) -> Value {
+    until("the status", async || Some(pod.status("").await).filter(&done)).await
 }

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use fixtures::{PATIENCE, assets, free_port};
 use tempfile::TempDir;
 
-use crate::PATIENCE;
-use crate::compile::{compile_agent, free_port, run};
+use crate::compile::{compile_agent, run};
 
 /// Disks of one agent.
 pub(crate) struct Disks {
@@ -138,10 +138,9 @@ impl Drop for Machine {
 }
 
 fn kernel() -> image::kernel::Kernel {
-    let assets = std::env::var_os("PALATINE_ASSETS").expect("PALATINE_ASSETS is not set: run this by ./dev test");
     let store = Path::new(env!("CARGO_TARGET_TMPDIR")).join("images");
     let config = image::Config { store, ..image::Config::default() };
-    image::kernel::prepare(&config, &Path::new(&assets).join("pod"), &image::Silent).expect("a kernel for guests")
+    image::kernel::prepare(&config, &assets().join("pod"), &image::NoProgress).expect("a kernel for guests")
 }
 
 /// The emulated clock counts as the host's does; the guest cannot measure it.

@@ -19,10 +19,7 @@ mod guest;
 mod machine;
 
 use serde_json::{Value, json};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-/// How long anything may take on a machine that is busy with other tests.
-const PATIENCE: Duration = Duration::from_secs(60);
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What later calls carry.
 const TOKEN: &str = "the-token-of-this-guest-0123456789";

@@ -6,7 +6,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wire::relay::{Refusal, X_PAYMENT};
+use wire::relay::{RelayRefusal, X_PAYMENT};
 
 use super::ClientError;
 use crate::text::printable;
@@ -23,7 +23,7 @@ pub(super) struct Server {
 
 /// A whole answer.
 #[derive(Debug)]
-pub(super) struct Heard {
+pub(super) struct HttpResponse {
     pub(super) status: u16,
     pub(super) body: Vec<u8>,
 }
@@ -39,7 +39,7 @@ impl Server {
         Ok(Self { http: http.map_err(|error| ClientError::Client(words(error)))?, base: base.ok_or(ClientError::Url)? })
     }
 
-    pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Heard, ClientError> {
+    pub(super) async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<HttpResponse, ClientError> {
         let mut url = self.at(path);
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
@@ -52,7 +52,7 @@ impl Server {
         path: &str,
         body: &(impl Serialize + Sync),
         payment: Option<&str>,
-    ) -> Result<Heard, ClientError> {
+    ) -> Result<HttpResponse, ClientError> {
         let request = self.http.post(self.at(path)).json(body);
         exchange(match payment {
             Some(payment) => request.header(X_PAYMENT, payment),
@@ -69,7 +69,7 @@ impl Server {
     }
 }
 
-impl Heard {
+impl HttpResponse {
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         serde_json::from_slice(&self.body).map_err(|error| ClientError::Garbage(printable(&error.to_string())))
     }
@@ -85,17 +85,17 @@ impl Heard {
             error: String,
             message: Option<String>,
         }
-        let said = self.read::<Refusal>().map(|it| (it.error, it.message));
+        let said = self.read::<RelayRefusal>().map(|it| (it.error, it.message));
         let said = said.or_else(|_| self.read::<Said>().map(|it| (it.error, it.message.unwrap_or_default())));
         let (code, message) = said.unwrap_or_default();
         ClientError::Refused { status: self.status, code: printable(&code), message: printable(&message) }
     }
 }
 
-async fn exchange(request: RequestBuilder) -> Result<Heard, ClientError> {
+async fn exchange(request: RequestBuilder) -> Result<HttpResponse, ClientError> {
     let response = request.send().await.map_err(unreachable)?;
     let status = response.status().as_u16();
-    Ok(Heard { status, body: bounded(response).await? })
+    Ok(HttpResponse { status, body: bounded(response).await? })
 }
 
 async fn bounded(mut response: Response) -> Result<Vec<u8>, ClientError> {

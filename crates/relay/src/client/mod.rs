@@ -17,7 +17,7 @@ mod terms;
 use alloy::signers::SignerSync;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use domain::Usdc;
-use wire::relay::Status;
+use wire::relay::CallStatus;
 
 pub use remote::{RelayClient, RelayClientConfig};
 pub use terms::ForwarderKind;
@@ -70,7 +70,7 @@ pub struct RelayResult {
     /// the relayer says.
     pub success: bool,
     /// What became of it; CroGas's own servers do not say.
-    pub status: Option<Status>,
+    pub status: Option<CallStatus>,
     /// The transaction.
     pub tx: Option<B256>,
     /// What an authorization was signed for. Whether the relayer collected it, its

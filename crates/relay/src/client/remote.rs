@@ -10,16 +10,16 @@ use domain::evm::Call;
 use domain::payment::Authorization;
 use serde::{Deserialize, Serialize};
 use wire::relay::{
-    BatchRequest, CallRequest, DomainAnswer, EstimateAnswer, EstimateQuery, Health, MAX_BATCH, NonceAnswer, Payment,
-    PaymentPayload, PaymentRequired, Priority, RelayRequest, SignedRequest, Status, X402_VERSION,
+    BatchRequest, CallRequest, CallStatus, DomainAnswer, EstimateAnswer, EstimateQuery, FeePayment, MAX_BATCH,
+    NonceAnswer, PaymentPayload, PaymentRequired, Priority, RelayRequest, RelayerHealth, SignedRequest, X402_VERSION,
 };
 
-use super::http::{Heard, Server};
+use super::http::{HttpResponse, Server};
 use super::terms::{ForwarderKind, check_domain, choose};
 use super::{CallSigner, ClientError, FeeAllowance, RelayCall, RelayResult};
-use crate::chain::{Chain, Facts};
+use crate::chain::{Chain, ChainParameters};
 use crate::payment::{SCHEME, network, to_wire};
-use crate::request::Request;
+use crate::request::VerifiedRequest;
 use crate::text;
 use crate::text::printable;
 use domain::relay::ForwarderNonce;
@@ -42,7 +42,7 @@ pub struct RelayClientConfig {
     pub forwarder_kind: ForwarderKind,
     /// The chain, the forwarder and the token we expect; its factory and relayer
     /// are not looked at.
-    pub facts: Facts,
+    pub facts: ChainParameters,
 }
 
 /// A relayer elsewhere.
@@ -50,7 +50,7 @@ pub struct RelayClientConfig {
 pub struct RelayClient {
     server: Server,
     forwarder_kind: ForwarderKind,
-    facts: Facts,
+    facts: ChainParameters,
 }
 
 /// What a relayer, ours or another, says of a call.
@@ -58,7 +58,7 @@ pub struct RelayClient {
 #[serde(rename_all = "camelCase")]
 struct Said {
     success: bool,
-    status: Option<Status>,
+    status: Option<CallStatus>,
     tx_hash: Option<String>,
     payment_tx_hash: Option<String>,
     #[serde(alias = "error")]
@@ -117,7 +117,7 @@ impl RelayClient {
     ///
     /// # Errors
     /// When the relayer does not answer.
-    pub async fn health(&self) -> Result<Health, ClientError> {
+    pub async fn health(&self) -> Result<RelayerHealth, ClientError> {
         self.server.get("/health", &[]).await?.read()
     }
 
@@ -198,7 +198,7 @@ impl RelayClient {
 
     /// Signs for the expected domain: never for one that the relayer names.
     fn sign(&self, signer: CallSigner<'_>, call: &RelayCall, nonce: U256) -> Result<SignedRequest, ClientError> {
-        let request = Request {
+        let request = VerifiedRequest {
             from: signer.address,
             to: call.to,
             value: call.value,
@@ -221,7 +221,7 @@ impl RelayClient {
         path: &str,
         body: &(impl Serialize + Sync),
         allowance: &FeeAllowance,
-    ) -> Result<(Heard, Option<Usdc>), ClientError> {
+    ) -> Result<(HttpResponse, Option<Usdc>), ClientError> {
         let heard = self.server.post(path, body, None).await?;
         if heard.status != 402 {
             return Ok((heard, None));
@@ -253,7 +253,7 @@ impl RelayClient {
             nonce: allowance.nonce,
         };
         let signature = signature(signer, authorization.digest(self.facts.token_separator()))?;
-        let payment = Payment {
+        let payment = FeePayment {
             version: X402_VERSION,
             scheme: SCHEME.to_owned(),
             network: network(self.facts.chain_id),

@@ -3,13 +3,13 @@
 use alloy_primitives::{Address, B256, Log, U256};
 use alloy_sol_types::{SolEvent, SolStruct, sol};
 use domain::Usdc;
-use wire::relay::{DomainAnswer, PaymentRequired, Terms};
+use wire::relay::{DomainAnswer, FeeTerms, PaymentRequired};
 
 use super::ClientError;
-use crate::chain::{Facts, Mined};
+use crate::chain::{ChainParameters, TransactionReceipt};
 use crate::outcome;
 use crate::payment::{SCHEME, network};
-use crate::request::{DOMAIN_VERSION, Request, forwarder_domain};
+use crate::request::{DOMAIN_VERSION, VerifiedRequest, forwarder_domain};
 use crate::text;
 use domain::relay::{ForwarderNonce, RelayStatus};
 
@@ -45,7 +45,7 @@ mod minimal {
 
 impl ForwarderKind {
     /// What is signed.
-    pub(super) fn digest(self, request: &Request, facts: &Facts) -> Option<B256> {
+    pub(super) fn digest(self, request: &VerifiedRequest, facts: &ChainParameters) -> Option<B256> {
         match self {
             Self::Openzeppelin => request.digest(facts),
             Self::Minimal => {
@@ -73,7 +73,7 @@ impl ForwarderKind {
     }
 
     /// Whether the chain says that this request was executed and succeeded.
-    pub(super) fn proves(self, mined: &Mined, used: &ForwarderNonce, to: Address) -> bool {
+    pub(super) fn proves(self, mined: &TransactionReceipt, used: &ForwarderNonce, to: Address) -> bool {
         match self {
             Self::Openzeppelin => outcome::of_request(mined, used).is_some_and(|it| it.status == RelayStatus::Executed),
             Self::Minimal => mined.succeeded && mined.logs.iter().any(|log| executed(log, used, to)),
@@ -89,7 +89,7 @@ fn executed(log: &Log, used: &ForwarderNonce, to: Address) -> bool {
 /// Holds a relayer's domain against what is expected of it.
 pub(super) fn check_domain(
     said: &DomainAnswer,
-    facts: &Facts,
+    facts: &ChainParameters,
     forwarder_kind: ForwarderKind,
 ) -> Result<(), ClientError> {
     let is_forwarder = |text: &str| text::address(text).is_ok_and(|address| address == facts.forwarder);
@@ -109,8 +109,12 @@ pub(super) fn check_domain(
 }
 
 /// The first terms of a 402 that we can pay by, whom, and how much.
-pub(super) fn choose(asked: &PaymentRequired, facts: &Facts, most: Usdc) -> Result<(Address, Usdc), ClientError> {
-    let ours = |terms: &&Terms| {
+pub(super) fn choose(
+    asked: &PaymentRequired,
+    facts: &ChainParameters,
+    most: Usdc,
+) -> Result<(Address, Usdc), ClientError> {
+    let ours = |terms: &&FeeTerms| {
         let asset = text::address(&terms.asset).is_ok_and(|asset| asset == facts.token);
         terms.scheme == SCHEME && terms.network == network(facts.chain_id) && asset
     };

@@ -9,13 +9,15 @@ use alloy_sol_types::{SolCall, SolEvent};
 use async_trait::async_trait;
 use chain::evm::Revert;
 use domain::payment::{Authorization, AuthorizationState};
-use domain::relay::Transaction;
+use domain::relay::RelayTransaction;
 
 use super::EPOCH_S;
 use crate::abi::{ERC2771Forwarder, TestUSDC};
-use crate::chain::{Call, Chain, ChainError, Facts, Holdings, Mined, Outcome, Simulation};
+use crate::chain::{
+    AccountBalances, Chain, ChainError, ChainParameters, EthCall, Simulation, TransactionReceipt, TransactionState,
+};
 use crate::payment::recover;
-use crate::request::Request;
+use crate::request::VerifiedRequest;
 
 /// What a simulated call costs.
 const GAS: u64 = 150_000;
@@ -38,7 +40,7 @@ pub enum TargetBehavior {
 
 /// A call that took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effect {
+pub struct ExecutedCall {
     /// In whose name: the signer's, or the relayer's.
     pub from: Address,
     /// Who was called.
@@ -51,7 +53,7 @@ pub struct Effect {
 /// it is held.
 #[derive(Debug)]
 pub struct FakeChain {
-    facts: Facts,
+    facts: ChainParameters,
     world: Mutex<ChainState>,
 }
 
@@ -63,10 +65,10 @@ struct ChainState {
     usdc: HashMap<Address, u64>,
     spent: HashSet<(Address, B256)>,
     moved: HashMap<(Address, B256), B256>,
-    intents: HashMap<B256, Transaction>,
-    mined: HashMap<B256, Mined>,
-    passed_on: HashMap<B256, Mined>,
-    effects: Vec<Effect>,
+    intents: HashMap<B256, RelayTransaction>,
+    mined: HashMap<B256, TransactionReceipt>,
+    passed_on: HashMap<B256, TransactionReceipt>,
+    effects: Vec<ExecutedCall>,
     submissions: u64,
     time: u64,
     wei: U256,
@@ -78,7 +80,7 @@ struct ChainState {
 
 impl Default for FakeChain {
     fn default() -> Self {
-        let facts = Facts {
+        let facts = ChainParameters {
             chain_id: 338,
             forwarder: Address::repeat_byte(0xf0),
             forwarder_name: "Forwarder".to_owned(),
@@ -95,7 +97,7 @@ impl Default for FakeChain {
 impl FakeChain {
     /// A chain of these facts.
     #[must_use]
-    pub fn of(facts: Facts) -> Self {
+    pub fn of(facts: ChainParameters) -> Self {
         let wei = U256::from(100) * U256::from(10).pow(U256::from(18));
         Self { facts, world: Mutex::new(ChainState { time: EPOCH_S, wei, ..ChainState::default() }) }
     }
@@ -163,7 +165,7 @@ impl FakeChain {
 
     /// All that took effect, in order.
     #[must_use]
-    pub fn effects(&self) -> Vec<Effect> {
+    pub fn effects(&self) -> Vec<ExecutedCall> {
         self.with(|world| world.effects.clone())
     }
 
@@ -198,14 +200,14 @@ impl ChainState {
 
     /// What the forwarder would say against this request; `Ok` is the digest's
     /// owner.
-    fn validate(&self, facts: &Facts, it: &ERC2771Forwarder::ForwardRequestData) -> Result<(), Revert> {
+    fn validate(&self, facts: &ChainParameters, it: &ERC2771Forwarder::ForwardRequestData) -> Result<(), Revert> {
         if matches!(self.behavior(it.to), TargetBehavior::Distrusts) {
             return Err(Revert::UntrustfulTarget { target: it.to, forwarder: facts.forwarder });
         }
         if it.deadline.saturating_to::<u64>() < self.time {
             return Err(Revert::RequestExpired { deadline: it.deadline.saturating_to() });
         }
-        let request = Request {
+        let request = VerifiedRequest {
             from: it.from,
             to: it.to,
             value: it.value,
@@ -223,7 +225,7 @@ impl ChainState {
         Err(Revert::RequestSigner { signer, from: it.from })
     }
 
-    fn try_call(&self, facts: &Facts, call: &Call) -> Simulation<Bytes> {
+    fn try_call(&self, facts: &ChainParameters, call: &EthCall) -> Simulation<Bytes> {
         if call.to == facts.forwarder {
             let Ok(execute) = ERC2771Forwarder::executeCall::abi_decode(&call.data) else {
                 return Simulation::Reverted(Revert::Silent);
@@ -252,8 +254,8 @@ impl ChainState {
 
     fn can_move(&self, it: &Authorization) -> bool {
         let holds = self.usdc.get(&it.from).copied().unwrap_or_default() >= it.value.0;
-        let timely = it.valid_after < U256::from(self.time) && it.valid_before > U256::from(self.time);
-        holds && timely && !self.spent.contains(&(it.from, it.nonce))
+        let in_time = it.valid_after < U256::from(self.time) && it.valid_before > U256::from(self.time);
+        holds && in_time && !self.spent.contains(&(it.from, it.nonce))
     }
 
     fn transfer(&mut self, it: &Authorization, tx: B256) -> bool {
@@ -267,16 +269,16 @@ impl ChainState {
         true
     }
 
-    fn mine(&mut self, facts: &Facts, key: B256, intent: &Transaction) -> Mined {
+    fn mine(&mut self, facts: &ChainParameters, key: B256, intent: &RelayTransaction) -> TransactionReceipt {
         let tx = keccak256([b"tx".as_slice(), key.as_slice()].concat());
         let (succeeded, logs) = self.run(facts, intent, tx);
         let block = u64::try_from(self.mined.len()).unwrap_or_default() + 1;
-        let mined = Mined { tx, block, gas_used: GAS, gas_price: GAS_PRICE, succeeded, logs };
+        let mined = TransactionReceipt { tx, block, gas_used: GAS, gas_price: GAS_PRICE, succeeded, logs };
         self.mined.insert(key, mined.clone());
         mined
     }
 
-    fn run(&mut self, facts: &Facts, intent: &Transaction, tx: B256) -> (bool, Vec<Log>) {
+    fn run(&mut self, facts: &ChainParameters, intent: &RelayTransaction, tx: B256) -> (bool, Vec<Log>) {
         if intent.to == facts.forwarder {
             return self.run_batch(facts, intent);
         }
@@ -285,12 +287,12 @@ impl ChainState {
         }
         let works = matches!(self.behavior(intent.to), TargetBehavior::Works);
         if works {
-            self.effects.push(Effect { from: facts.relayer, to: intent.to, data: intent.data.clone() });
+            self.effects.push(ExecutedCall { from: facts.relayer, to: intent.to, data: intent.data.clone() });
         }
         (works, Vec::new())
     }
 
-    fn run_batch(&mut self, facts: &Facts, intent: &Transaction) -> (bool, Vec<Log>) {
+    fn run_batch(&mut self, facts: &ChainParameters, intent: &RelayTransaction) -> (bool, Vec<Log>) {
         let Ok(batch) = ERC2771Forwarder::executeBatchCall::abi_decode(&intent.data) else { return (false, vec![]) };
         let mut logs = Vec::new();
         for it in batch.requests {
@@ -301,7 +303,7 @@ impl ChainState {
             *self.nonces.entry(it.from).or_default() += 1;
             let success = matches!(self.behavior(it.to), TargetBehavior::Works);
             if success {
-                self.effects.push(Effect { from: it.from, to: it.to, data: it.data.clone() });
+                self.effects.push(ExecutedCall { from: it.from, to: it.to, data: it.data.clone() });
             }
             let event = ERC2771Forwarder::ExecutedForwardRequest { signer: it.from, nonce, success };
             logs.push(Log { address: facts.forwarder, data: event.encode_log_data() });
@@ -309,7 +311,7 @@ impl ChainState {
         (true, logs)
     }
 
-    fn run_token(&mut self, facts: &Facts, intent: &Transaction, tx: B256) -> (bool, Vec<Log>) {
+    fn run_token(&mut self, facts: &ChainParameters, intent: &RelayTransaction, tx: B256) -> (bool, Vec<Log>) {
         let Some(it) = authorization(facts, &intent.data) else { return (false, vec![]) };
         if self.token_fails || !self.transfer(&it, tx) {
             return (false, vec![]);
@@ -320,7 +322,7 @@ impl ChainState {
     }
 }
 
-fn authorization(facts: &Facts, data: &Bytes) -> Option<Authorization> {
+fn authorization(facts: &ChainParameters, data: &Bytes) -> Option<Authorization> {
     let call = TestUSDC::transferWithAuthorizationCall::abi_decode(data).ok()?;
     Some(Authorization {
         chain_id: facts.chain_id,
@@ -336,7 +338,7 @@ fn authorization(facts: &Facts, data: &Bytes) -> Option<Authorization> {
 
 #[async_trait]
 impl Chain for FakeChain {
-    fn facts(&self) -> &Facts {
+    fn facts(&self) -> &ChainParameters {
         &self.facts
     }
 
@@ -348,11 +350,11 @@ impl Chain for FakeChain {
         self.up(|world| world.vaults.contains(&address))
     }
 
-    async fn simulate(&self, call: &Call) -> Result<Simulation<Bytes>, ChainError> {
+    async fn simulate(&self, call: &EthCall) -> Result<Simulation<Bytes>, ChainError> {
         self.up(|world| world.try_call(&self.facts, call))
     }
 
-    async fn estimate(&self, call: &Call) -> Result<Simulation<u64>, ChainError> {
+    async fn estimate(&self, call: &EthCall) -> Result<Simulation<u64>, ChainError> {
         self.up(|world| match world.try_call(&self.facts, call) {
             Simulation::Done(_) => Simulation::Done(GAS),
             Simulation::Reverted(why) => Simulation::Reverted(why),
@@ -363,9 +365,9 @@ impl Chain for FakeChain {
         self.up(|_| GAS_PRICE)
     }
 
-    async fn holdings(&self, wallet: Address) -> Result<Holdings, ChainError> {
+    async fn holdings(&self, wallet: Address) -> Result<AccountBalances, ChainError> {
         let usdc = U256::from(self.usdc(wallet));
-        self.up(|world| Holdings { wei: world.wei, usdc })
+        self.up(|world| AccountBalances { wei: world.wei, usdc })
     }
 
     async fn spent(&self, payer: Address, nonce: B256) -> Result<bool, ChainError> {
@@ -379,7 +381,7 @@ impl Chain for FakeChain {
         })
     }
 
-    async fn submit(&self, key: B256, transaction: &Transaction) -> Result<(), ChainError> {
+    async fn submit(&self, key: B256, transaction: &RelayTransaction) -> Result<(), ChainError> {
         self.up(|world| {
             world.submissions += 1;
             if world.dropping && !world.intents.contains_key(&key) {
@@ -390,18 +392,18 @@ impl Chain for FakeChain {
         })?
     }
 
-    async fn outcome(&self, key: B256, wait: Duration) -> Result<Outcome, ChainError> {
+    async fn outcome(&self, key: B256, wait: Duration) -> Result<TransactionState, ChainError> {
         let outcome = self.up(|world| {
-            let Some(intent) = world.intents.get(&key).cloned() else { return Outcome::Unknown };
+            let Some(intent) = world.intents.get(&key).cloned() else { return TransactionState::Unknown };
             if let Some(mined) = world.mined.get(&key) {
-                return Outcome::Mined(mined.clone());
+                return TransactionState::Mined(mined.clone());
             }
             if world.held {
-                return Outcome::Pending(Some(keccak256([b"tx".as_slice(), key.as_slice()].concat())));
+                return TransactionState::Pending(Some(keccak256([b"tx".as_slice(), key.as_slice()].concat())));
             }
-            Outcome::Mined(world.mine(&self.facts, key, &intent))
+            TransactionState::Mined(world.mine(&self.facts, key, &intent))
         })?;
-        if matches!(outcome, Outcome::Pending(_)) {
+        if matches!(outcome, TransactionState::Pending(_)) {
             tokio::time::sleep(wait.min(Duration::from_millis(5))).await;
         }
         Ok(outcome)
@@ -409,12 +411,18 @@ impl Chain for FakeChain {
 
     async fn broadcast(&self, raw: &[u8]) -> Result<B256, ChainError> {
         let tx = keccak256(raw);
-        let mined = Mined { tx, block: 1, gas_used: GAS, gas_price: GAS_PRICE, succeeded: true, logs: Vec::new() };
+        let mined =
+            TransactionReceipt { tx, block: 1, gas_used: GAS, gas_price: GAS_PRICE, succeeded: true, logs: Vec::new() };
         self.up(|world| world.passed_on.insert(tx, mined))?;
         Ok(tx)
     }
 
-    async fn mined(&self, tx: B256, _confirmations: u64, _wait: Duration) -> Result<Option<Mined>, ChainError> {
+    async fn mined(
+        &self,
+        tx: B256,
+        _confirmations: u64,
+        _wait: Duration,
+    ) -> Result<Option<TransactionReceipt>, ChainError> {
         self.up(|world| world.passed_on.get(&tx).filter(|_| !world.held).cloned())
     }
 }

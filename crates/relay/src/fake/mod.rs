@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `chain` | [`FakeChain`]: a forwarder, a token, targets that work or revert |
 //! | `journal` | [`JournalState`], the journal's rules over plain maps; [`MemoryJournal`] |
-//! | `wallet` | [`Wallet`]: signs requests and payments |
+//! | `wallet` | [`TestWallet`]: signs requests and payments |
 
 mod chain;
 mod journal;
@@ -16,9 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use alloy_primitives::{Bytes, keccak256};
 use domain::UnixMillis;
 
-pub use chain::{Effect, FakeChain, TargetBehavior};
+pub use chain::{ExecutedCall, FakeChain, TargetBehavior};
 pub use journal::{JournalState, MemoryJournal};
-pub use wallet::{TestRequest, Wallet};
+pub use wallet::{TestRequest, TestWallet};
 
 use crate::clock::Clock;
 
@@ -43,7 +43,7 @@ impl Default for FakeClock {
 
 impl FakeClock {
     /// Moves it on.
-    pub fn pass(&self, seconds: u64) {
+    pub fn advance(&self, seconds: u64) {
         self.0.fetch_add(seconds * 1000, Ordering::SeqCst);
     }
 }

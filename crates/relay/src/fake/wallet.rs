@@ -7,16 +7,16 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::Usdc;
 use domain::payment::Authorization;
-use wire::relay::{Payment, PaymentPayload, SignedRequest, Terms};
+use wire::relay::{FeePayment, FeeTerms, PaymentPayload, SignedRequest};
 
 use super::EPOCH_S;
-use crate::chain::Facts;
+use crate::chain::ChainParameters;
 use crate::payment::to_wire;
-use crate::request::Request;
+use crate::request::VerifiedRequest;
 
 /// A wallet with a key of its own, made from a number.
 #[derive(Clone, Debug)]
-pub struct Wallet(PrivateKeySigner);
+pub struct TestWallet(PrivateKeySigner);
 
 /// What a test asks to be relayed. `Default` is a call of nothing, good for an hour.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ impl Default for TestRequest {
     }
 }
 
-impl Wallet {
+impl TestWallet {
     /// The wallet of this number; never zero.
     #[must_use]
     pub fn new(number: u64) -> Self {
@@ -60,14 +60,14 @@ impl Wallet {
 
     /// Signs what it asks for itself.
     #[must_use]
-    pub fn ask(&self, facts: &Facts, ask: &TestRequest) -> SignedRequest {
+    pub fn ask(&self, facts: &ChainParameters, ask: &TestRequest) -> SignedRequest {
         self.ask_as(self.address(), facts, ask)
     }
 
     /// Signs a request in somebody's name.
     #[must_use]
-    pub fn ask_as(&self, from: Address, facts: &Facts, ask: &TestRequest) -> SignedRequest {
-        let request = Request {
+    pub fn ask_as(&self, from: Address, facts: &ChainParameters, ask: &TestRequest) -> SignedRequest {
+        let request = VerifiedRequest {
             from,
             to: ask.to,
             value: ask.value,
@@ -84,7 +84,7 @@ impl Wallet {
 
     /// An `X-Payment` for these terms, by this nonce.
     #[must_use]
-    pub fn pay(&self, facts: &Facts, terms: &Terms, nonce: u64) -> String {
+    pub fn pay(&self, facts: &ChainParameters, terms: &FeeTerms, nonce: u64) -> String {
         let authorization = Authorization {
             chain_id: facts.chain_id,
             asset: facts.token,
@@ -100,8 +100,8 @@ impl Wallet {
 
     /// An `X-Payment` with this authorization.
     #[must_use]
-    pub fn pay_by(&self, facts: &Facts, network: &str, authorization: &Authorization) -> String {
-        let payment = Payment {
+    pub fn pay_by(&self, facts: &ChainParameters, network: &str, authorization: &Authorization) -> String {
+        let payment = FeePayment {
             version: wire::relay::X402_VERSION,
             scheme: "exact".to_owned(),
             network: network.to_owned(),

@@ -2,40 +2,37 @@
 //! second one.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256, U256};
 use chain::evm::fake::MemoryOutbox;
-use chain::evm::{At, Deployed, EvmConfig, Key, Outbox, Sender, calls, deploy_local, typed};
+use chain::evm::{BlockTag, EvmConfig, LocalContracts, Outbox, Sender, SigningKey, calls, deploy_local, typed};
 use domain::Usdc;
 use domain::relay::Journal;
-use palatine_relay::fake::{MemoryJournal, TestRequest, Wallet};
-use palatine_relay::{Answer, Config, Error, EvmChain, Relayer, SponsorAll, SystemClock};
+use palatine_relay::fake::{MemoryJournal, TestRequest, TestWallet};
+use palatine_relay::{Config, EvmChain, RelayError, RelayResponse, Relayer, SponsorAll, SystemClock};
 use serde_json::json;
 use wire::relay::RelayAnswer;
 
 use crate::fixture::{HERE, body};
 
-pub(crate) use fixtures::{Anvil, CHAIN_ID, now_s};
-/// How long the chain may take to answer.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// Anvil's first two keys, the same everywhere: one deploys, one relays.
-const DEPLOYER: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
-const RELAYER: &str = "0x59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d";
+use fixtures::ACCOUNT_KEYS;
+pub(crate) use fixtures::{Anvil, CHAIN_ID, PATIENCE, now_s};
 
+/// The account that deploys: anvil's first one.
 pub(crate) fn deployer() -> PrivateKeySigner {
-    DEPLOYER.parse().unwrap()
+    PrivateKeySigner::from_bytes(&ACCOUNT_KEYS[0]).unwrap()
 }
 
+/// The account that relays: anvil's second one.
 pub(crate) fn relayer_key() -> PrivateKeySigner {
-    RELAYER.parse().unwrap()
+    PrivateKeySigner::from_bytes(&ACCOUNT_KEYS[1]).unwrap()
 }
 
 /// Our contracts, and this much USDC for each of these.
 pub(crate) async fn deploy(anvil: &Anvil, holders: &[Address], funds: Usdc) -> EvmConfig {
-    let key = Key::new(deployer());
-    let mut deployed: Option<Deployed> = None;
+    let key = SigningKey::new(deployer());
+    let mut deployed: Option<LocalContracts> = None;
     for holder in holders {
         deployed = Some(deploy_local(anvil.endpoint(), CHAIN_ID, &key, *holder, funds).await.unwrap());
     }
@@ -50,7 +47,7 @@ pub(crate) async fn relayer(
     journal: Arc<dyn Journal>,
 ) -> (Relayer, Arc<EvmChain>) {
     let chain = Arc::new(chain::evm::Chain::connect(evm).await.unwrap());
-    let sender = Sender::start(Arc::clone(&chain), outbox, Key::new(relayer_key())).await.unwrap();
+    let sender = Sender::start(Arc::clone(&chain), outbox, SigningKey::new(relayer_key())).await.unwrap();
     let chain = Arc::new(EvmChain::new(chain, sender));
     let (on, clock) = (Arc::clone(&chain) as _, Arc::new(SystemClock));
     let relayer = Relayer::sponsoring(config, on, journal, clock, Arc::new(SponsorAll)).unwrap();
@@ -63,7 +60,7 @@ pub(crate) struct RelayStack {
     pub(crate) evm: EvmConfig,
     pub(crate) chain: chain::evm::Chain,
     pub(crate) relayer: Relayer,
-    pub(crate) facts: palatine_relay::Facts,
+    pub(crate) facts: palatine_relay::ChainParameters,
 }
 
 impl RelayStack {
@@ -79,20 +76,24 @@ impl RelayStack {
     }
 
     /// Deploys a vault by its owner's signature alone.
-    pub(crate) async fn vault(&self, pod: &str, owner: &Wallet, agent: Address) -> Address {
+    pub(crate) async fn vault(&self, pod: &str, owner: &TestWallet, agent: Address) -> Address {
         let call = vault_call(&self.evm, pod, owner, agent);
         let answer = self.call(&call).await.unwrap();
         assert!(answer.body.success, "{answer:?}");
         self.chain.vault_of(pod, owner.address()).await.unwrap()
     }
 
-    pub(crate) async fn call(&self, call: &domain::evm::Call) -> Result<Answer<RelayAnswer>, Error> {
+    pub(crate) async fn call(&self, call: &domain::evm::Call) -> Result<RelayResponse<RelayAnswer>, RelayError> {
         let body = json!({"to": call.to, "data": call.data}).to_string();
         self.relayer.call(body.as_bytes(), None, HERE).await
     }
 
     /// Has a call relayed in a wallet's name, at its next nonce.
-    pub(crate) async fn relay(&self, wallet: &Wallet, call: &domain::evm::Call) -> Result<Answer<RelayAnswer>, Error> {
+    pub(crate) async fn relay(
+        &self,
+        wallet: &TestWallet,
+        call: &domain::evm::Call,
+    ) -> Result<RelayResponse<RelayAnswer>, RelayError> {
         let signed = wallet.ask(&self.facts, &self.ask(wallet.address(), call).await);
         self.relayer.relay(&body(&signed), None, HERE).await
     }
@@ -110,16 +111,16 @@ impl RelayStack {
     }
 
     pub(crate) async fn usdc(&self, of: Address) -> u64 {
-        self.chain.usdc_of(of, At::Latest).await.unwrap().0
+        self.chain.usdc_of(of, BlockTag::Latest).await.unwrap().0
     }
 
-    pub(crate) async fn coins(&self, of: Address) -> U256 {
-        self.chain.evm.coins(of).await.unwrap()
+    pub(crate) async fn balance_wei(&self, of: Address) -> U256 {
+        self.chain.evm.balance_wei(of).await.unwrap()
     }
 }
 
 /// `createPODVault`, signed by its owner.
-pub(crate) fn vault_call(evm: &EvmConfig, pod: &str, owner: &Wallet, agent: Address) -> domain::evm::Call {
+pub(crate) fn vault_call(evm: &EvmConfig, pod: &str, owner: &TestWallet, agent: Address) -> domain::evm::Call {
     let deadline = now_s() + 3600;
     let consent = typed::CreateVault {
         podId: pod.to_owned(),
@@ -128,7 +129,13 @@ pub(crate) fn vault_call(evm: &EvmConfig, pod: &str, owner: &Wallet, agent: Addr
         deadline: U256::from(deadline),
     };
     let signature = owner.sign(typed::digest(&consent, &typed::factory_domain(evm))).parse().unwrap();
-    calls::create_vault(evm.factory, pod, owner.address(), agent, Some(&calls::Consent { deadline, signature }))
+    calls::create_vault(
+        evm.factory,
+        pod,
+        owner.address(),
+        agent,
+        Some(&calls::DeadlineSignature { deadline, signature }),
+    )
 }
 
 pub(crate) fn word(number: u8) -> B256 {

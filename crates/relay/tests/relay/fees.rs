@@ -3,9 +3,9 @@
 use alloy_primitives::{Address, B256, U256};
 use domain::Usdc;
 use domain::payment::Authorization;
-use palatine_relay::fake::{EPOCH_S, TargetBehavior, Wallet};
+use palatine_relay::fake::{EPOCH_S, TargetBehavior, TestWallet};
 use palatine_relay::{Config, FeePolicy};
-use wire::relay::{SignedRequest, Status, Terms};
+use wire::relay::{CallStatus, FeeTerms, SignedRequest};
 
 use crate::fixture::{Fixture, VAULT, code, refusal};
 
@@ -13,14 +13,14 @@ const RICH: u64 = 100_000_000;
 
 struct Sale {
     fixture: Fixture,
-    payer: Wallet,
+    payer: TestWallet,
     signed: SignedRequest,
-    terms: Terms,
+    terms: FeeTerms,
 }
 
 async fn sale() -> Sale {
     let fixture = Fixture::charging();
-    let payer = Wallet::new(1);
+    let payer = TestWallet::new(1);
     fixture.chain.give(payer.address(), RICH);
     let signed = fixture.signed(&payer, 0);
     let terms = fixture.terms(&signed).await.x402.accepts.remove(0);
@@ -93,7 +93,7 @@ async fn fees_go_to_the_receiving_wallet() {
         wait_ms: 2000,
         ..Config::default()
     });
-    let terms = fixture.terms(&fixture.signed(&Wallet::new(1), 0)).await.x402.accepts.remove(0);
+    let terms = fixture.terms(&fixture.signed(&TestWallet::new(1), 0)).await.x402.accepts.remove(0);
     assert_eq!(terms.pay_to.parse::<Address>().unwrap(), wallet);
 }
 
@@ -104,7 +104,7 @@ async fn a_payment_that_is_not_what_was_asked_is_refused_with_the_terms() {
     assert_eq!(sale.refused(|it| it.value = Usdc(it.value.0 - 1)).await, invalid());
     assert_eq!(sale.refused(|it| it.valid_after = U256::from(EPOCH_S)).await, invalid());
     assert_eq!(sale.refused(|it| it.valid_before = U256::from(EPOCH_S + 30)).await, invalid());
-    assert_eq!(sale.refused(|it| it.from = Wallet::new(2).address()).await, invalid());
+    assert_eq!(sale.refused(|it| it.from = TestWallet::new(2).address()).await, invalid());
     assert_eq!(sale.refused(|it| it.value = Usdc(RICH + 1)).await, invalid());
 }
 
@@ -133,7 +133,7 @@ async fn what_is_no_payment_is_a_400() {
 #[tokio::test]
 async fn one_payment_does_not_buy_two_relays() {
     let sale = sale().await;
-    let other = sale.fixture.signed(&Wallet::new(2), 0);
+    let other = sale.fixture.signed(&TestWallet::new(2), 0);
     sale.fixture.terms(&other).await;
     let header = sale.payer.pay(sale.fixture.facts(), &sale.terms, 1);
     let (first, second) = tokio::join!(
@@ -142,7 +142,7 @@ async fn one_payment_does_not_buy_two_relays() {
     );
     assert_eq!(u32::from(first.is_ok()) + u32::from(second.is_ok()), 1, "{first:?} {second:?}");
     assert_eq!(sale.fixture.chain.effects().len(), 1);
-    let third = sale.fixture.signed(&Wallet::new(3), 0);
+    let third = sale.fixture.signed(&TestWallet::new(3), 0);
     assert_eq!(code(sale.fixture.relay_paid(&third, Some(&header)).await), "PAYMENT_INVALID");
 }
 
@@ -183,7 +183,7 @@ async fn a_call_that_fails_after_its_fee_was_taken_says_both() {
     sale.fixture.chain.set_behavior(VAULT, TargetBehavior::RevertsWhenMined);
     let header = sale.payer.pay(sale.fixture.facts(), &sale.terms, 1);
     let answer = sale.fixture.relay_paid(&sale.signed, Some(&header)).await.unwrap().body;
-    assert_eq!((answer.success, answer.status), (false, Status::Reverted));
+    assert_eq!((answer.success, answer.status), (false, CallStatus::Reverted));
     assert_eq!(answer.fee_taken, Some(sale.fee().to_string()));
     assert!(answer.payment_tx_hash.is_some() && answer.reason.is_some());
 }
@@ -200,13 +200,13 @@ async fn a_call_that_would_revert_is_refused_before_any_fee() {
 #[tokio::test]
 async fn a_batch_is_paid_once() {
     let fixture = Fixture::charging();
-    let payer = Wallet::new(1);
+    let payer = TestWallet::new(1);
     fixture.chain.give(payer.address(), RICH);
-    let requests = [fixture.signed(&payer, 0), fixture.signed(&payer, 1), fixture.signed(&Wallet::new(2), 0)];
+    let requests = [fixture.signed(&payer, 0), fixture.signed(&payer, 1), fixture.signed(&TestWallet::new(2), 0)];
     let (status, said) = refusal(fixture.batch(&requests).await);
     assert_eq!((status, said["quote"]["transactionCount"].as_u64()), (402, Some(3)));
     assert!(said["quote"]["discountPercent"].as_u64().unwrap() > 0);
-    let terms: Terms = serde_json::from_value(said["x402"]["accepts"][0].clone()).unwrap();
+    let terms: FeeTerms = serde_json::from_value(said["x402"]["accepts"][0].clone()).unwrap();
     let header = payer.pay(fixture.facts(), &terms, 1);
     let answer = fixture.batch_paid(&requests, Some(&header)).await.unwrap().body;
     assert!(answer.success && answer.payment_tx_hash.is_some(), "{answer:?}");

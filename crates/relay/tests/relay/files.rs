@@ -9,7 +9,10 @@ use std::sync::Mutex;
 use alloy_primitives::B256;
 use async_trait::async_trait;
 use chain::evm::{Outbox, OutboxError};
-use domain::evm::{Account, Attempt, BlockRef, Entry as Sent, EntryState, IntentKey, Mined, Outcome};
+use domain::evm::{
+    BlockRef, IntentKey, MinedTransaction, OutboxEntry as Sent, OutboxEntryState, SenderAccount, TransactionAttempt,
+    TransactionOutcome,
+};
 use domain::relay::{DailyQuota, Journal, JournalError, RelayAdmission, RelayCounts, RelayEntry, RelayState};
 use palatine_relay::fake::JournalState;
 use serde::de::DeserializeOwned;
@@ -88,19 +91,19 @@ struct Line {
     end: Option<End>,
 }
 
-/// [`Outcome`] as JSON can hold it: serde's tagged enums know no 128-bit numbers.
+/// [`TransactionOutcome`] as JSON can hold it: serde's tagged enums know no 128-bit numbers.
 #[derive(Serialize, Deserialize)]
 enum End {
-    Mined(Mined),
+    Mined(MinedTransaction),
     Lost(BlockRef),
 }
 
 impl Line {
     fn entry(&self) -> Sent {
         let state = match &self.end {
-            None => EntryState::Pending,
-            Some(End::Mined(mined)) => EntryState::Settled(Outcome::Mined(*mined)),
-            Some(End::Lost(at)) => EntryState::Settled(Outcome::Lost { at: *at }),
+            None => OutboxEntryState::Pending,
+            Some(End::Mined(mined)) => OutboxEntryState::Settled(TransactionOutcome::Mined(*mined)),
+            Some(End::Lost(at)) => OutboxEntryState::Settled(TransactionOutcome::Lost { at: *at }),
         };
         Sent { state, ..self.pending.clone() }
     }
@@ -121,18 +124,18 @@ impl FileOutbox {
 
 #[async_trait]
 impl Outbox for FileOutbox {
-    async fn find(&self, _account: &Account, key: &IntentKey) -> Result<Option<Sent>, OutboxError> {
+    async fn find(&self, _account: &SenderAccount, key: &IntentKey) -> Result<Option<Sent>, OutboxError> {
         Ok(self.0.read(|lines| lines.values().find(|line| line.pending.key == *key).map(Line::entry)))
     }
 
-    async fn pending(&self, _account: &Account) -> Result<Vec<Sent>, OutboxError> {
+    async fn pending(&self, _account: &SenderAccount) -> Result<Vec<Sent>, OutboxError> {
         let pending = |line: &&Line| line.end.is_none();
         let mut all: Vec<Sent> = self.0.read(|lines| lines.values().filter(pending).map(Line::entry).collect());
         all.sort_by_key(|entry| entry.nonce);
         Ok(all)
     }
 
-    async fn highest_nonce(&self, _account: &Account) -> Result<Option<u64>, OutboxError> {
+    async fn highest_nonce(&self, _account: &SenderAccount) -> Result<Option<u64>, OutboxError> {
         Ok(self.0.read(|lines| lines.keys().max().copied()))
     }
 
@@ -146,14 +149,19 @@ impl Outbox for FileOutbox {
         })
     }
 
-    async fn add(&self, _account: &Account, nonce: u64, attempt: &Attempt) -> Result<(), OutboxError> {
+    async fn add(&self, _account: &SenderAccount, nonce: u64, attempt: &TransactionAttempt) -> Result<(), OutboxError> {
         self.change_pending(nonce, |line| line.pending.attempts.push(attempt.clone()))
     }
 
-    async fn settle(&self, _account: &Account, nonce: u64, outcome: &Outcome) -> Result<(), OutboxError> {
+    async fn settle(
+        &self,
+        _account: &SenderAccount,
+        nonce: u64,
+        outcome: &TransactionOutcome,
+    ) -> Result<(), OutboxError> {
         let end = match outcome {
-            Outcome::Mined(mined) => End::Mined(*mined),
-            Outcome::Lost { at } => End::Lost(*at),
+            TransactionOutcome::Mined(mined) => End::Mined(*mined),
+            TransactionOutcome::Lost { at } => End::Lost(*at),
         };
         self.change_pending(nonce, |line| line.end = Some(end))
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use domain::Address;
 use domain::relay::Journal;
-use palatine_relay::chain::{Chain, Facts};
-use palatine_relay::fake::{FakeChain, FakeClock, MemoryJournal, TestRequest, Wallet};
-use palatine_relay::{Answer, Config, Error, FeePolicy, Relayer, SponsorAll};
+use palatine_relay::chain::{Chain, ChainParameters};
+use palatine_relay::fake::{FakeChain, FakeClock, MemoryJournal, TestRequest, TestWallet};
+use palatine_relay::{Config, FeePolicy, RelayError, RelayResponse, Relayer, SponsorAll};
 use serde_json::{Value, json};
 use wire::relay::{BatchAnswer, PaymentRequired, RelayAnswer, SignedRequest};
 
@@ -49,15 +49,15 @@ impl Fixture {
         Self { chain, journal, clock, relayer }
     }
 
-    pub(crate) fn facts(&self) -> &Facts {
+    pub(crate) fn facts(&self) -> &ChainParameters {
         self.chain.facts()
     }
 
-    pub(crate) fn signed(&self, wallet: &Wallet, nonce: u64) -> SignedRequest {
+    pub(crate) fn signed(&self, wallet: &TestWallet, nonce: u64) -> SignedRequest {
         wallet.ask(self.facts(), &ask(nonce))
     }
 
-    pub(crate) async fn relay(&self, signed: &SignedRequest) -> Result<Answer<RelayAnswer>, Error> {
+    pub(crate) async fn relay(&self, signed: &SignedRequest) -> Result<RelayResponse<RelayAnswer>, RelayError> {
         self.relay_paid(signed, None).await
     }
 
@@ -65,11 +65,11 @@ impl Fixture {
         &self,
         signed: &SignedRequest,
         payment: Option<&str>,
-    ) -> Result<Answer<RelayAnswer>, Error> {
+    ) -> Result<RelayResponse<RelayAnswer>, RelayError> {
         self.relayer.relay(&body(signed), payment, HERE).await
     }
 
-    pub(crate) async fn batch(&self, requests: &[SignedRequest]) -> Result<Answer<BatchAnswer>, Error> {
+    pub(crate) async fn batch(&self, requests: &[SignedRequest]) -> Result<RelayResponse<BatchAnswer>, RelayError> {
         self.batch_paid(requests, None).await
     }
 
@@ -77,14 +77,14 @@ impl Fixture {
         &self,
         requests: &[SignedRequest],
         payment: Option<&str>,
-    ) -> Result<Answer<BatchAnswer>, Error> {
+    ) -> Result<RelayResponse<BatchAnswer>, RelayError> {
         self.relayer.batch(json!({ "requests": requests }).to_string().as_bytes(), payment, HERE).await
     }
 
     /// The terms of a request that comes without a payment.
     pub(crate) async fn terms(&self, signed: &SignedRequest) -> PaymentRequired {
         match self.relay(signed).await {
-            Err(Error::PaymentRequired(terms)) => *terms,
+            Err(RelayError::PaymentRequired(terms)) => *terms,
             other => panic!("no terms: {other:?}"),
         }
     }
@@ -100,12 +100,12 @@ pub(crate) fn body(signed: &SignedRequest) -> Vec<u8> {
 }
 
 /// Status and body of a refusal, as the wire has them.
-pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, Error>) -> (u16, Value) {
+pub(crate) fn refusal<T: std::fmt::Debug>(answer: Result<T, RelayError>) -> (u16, Value) {
     let error = answer.unwrap_err();
     (error.status(), serde_json::to_value(error.body()).unwrap())
 }
 
 /// The code of a refusal.
-pub(crate) fn code<T: std::fmt::Debug>(answer: Result<T, Error>) -> &'static str {
+pub(crate) fn code<T: std::fmt::Debug>(answer: Result<T, RelayError>) -> &'static str {
     answer.unwrap_err().code()
 }

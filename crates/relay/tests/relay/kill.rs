@@ -13,14 +13,14 @@ use alloy_primitives::{Address, B256, U256};
 use chain::evm::{EvmConfig, calls};
 use domain::Usdc;
 use domain::payment::Authorization;
-use palatine_relay::fake::{MemoryJournal, TestRequest, Wallet};
-use palatine_relay::{Budgets, Config, Error, FeePolicy, Relayer};
+use palatine_relay::fake::{MemoryJournal, TestRequest, TestWallet};
+use palatine_relay::{Budgets, Config, FeePolicy, RelayError, Relayer};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
-use wire::relay::{BatchAnswer, SignedRequest, Status};
+use wire::relay::{BatchAnswer, CallStatus, SignedRequest};
 
 use crate::anvil::{Anvil, deploy, now_s, relayer, vault_call};
 use crate::files::{FileJournal, FileOutbox};
@@ -87,7 +87,7 @@ async fn ask(relayer: Relayer, batch: Batch) -> BatchAnswer {
     loop {
         match relayer.batch(body.as_bytes(), Some(&batch.payment), HERE).await {
             Ok(answer) if answer.status == 200 => return answer.body,
-            Ok(_) | Err(Error::Busy | Error::Chain(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Ok(_) | Err(RelayError::Busy | RelayError::Chain(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
             Err(error) => panic!("{error}"),
         }
     }
@@ -145,7 +145,7 @@ impl Life {
 }
 
 /// A vault for each owner, by their signatures alone.
-async fn vaults(evm: &EvmConfig, owners: &[Wallet]) -> Vec<Address> {
+async fn vaults(evm: &EvmConfig, owners: &[TestWallet]) -> Vec<Address> {
     let free = Config { per_client_minute: 1000, ..Config::default() };
     let outbox = Arc::new(chain::evm::fake::MemoryOutbox::default());
     let (relayer, _) = relayer(evm, free, outbox, Arc::new(MemoryJournal::default())).await;
@@ -160,11 +160,11 @@ async fn vaults(evm: &EvmConfig, owners: &[Wallet]) -> Vec<Address> {
     vaults
 }
 
-async fn orders(evm: &EvmConfig, owners: &[Wallet], vaults: &[Address]) -> Orders {
+async fn orders(evm: &EvmConfig, owners: &[TestWallet], vaults: &[Address]) -> Orders {
     let chain = chain::evm::Chain::connect(evm).await.unwrap();
     let facts = palatine_relay::facts(&chain, crate::anvil::relayer_key().address());
     let deadline = now_s() + 3600;
-    let batch = |(owner, vault): (&Wallet, &Address)| {
+    let batch = |(owner, vault): (&TestWallet, &Address)| {
         let request = |nonce| {
             let data = calls::set_operator(*vault, operator(nonce), true).data;
             owner.ask(&facts, &TestRequest { to: *vault, data, nonce, gas: 120_000, value: U256::ZERO, deadline })
@@ -203,9 +203,9 @@ async fn logged(anvil: &Anvil, of: Address) -> HashMap<String, usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_twenty_kills_every_request_has_one_effect_one_fee_and_one_answer() {
-    let owners: Vec<Wallet> = (1..=OWNERS).map(Wallet::new).collect();
+    let owners: Vec<TestWallet> = (1..=OWNERS).map(TestWallet::new).collect();
     let anvil = Anvil::start(&[]);
-    let holders: Vec<Address> = owners.iter().map(Wallet::address).collect();
+    let holders: Vec<Address> = owners.iter().map(TestWallet::address).collect();
     let evm = EvmConfig { poll_ms: 100, ..deploy(&anvil, &holders, FUNDS).await };
     let vaults = vaults(&evm, &owners).await;
     anvil.call("evm_setIntervalMining", json!([1])).await;
@@ -224,7 +224,7 @@ async fn after_twenty_kills_every_request_has_one_effect_one_fee_and_one_answer(
 
     assert_eq!(last.len(), owners.len());
     for answer in &last {
-        assert!(answer.success && answer.results.iter().all(|it| it.status == Status::Executed), "{answer:?}");
+        assert!(answer.success && answer.results.iter().all(|it| it.status == CallStatus::Executed), "{answer:?}");
         assert_eq!(answer.fee_taken, Some(PAID.0.to_string()));
     }
     assert!(early.iter().all(|answer| last.contains(answer)), "an answer changed");
@@ -233,12 +233,12 @@ async fn after_twenty_kills_every_request_has_one_effect_one_fee_and_one_answer(
         let effects = logged(&anvil, *vault).await;
         assert!(effects.values().all(|count| *count == 1), "an effect came twice: {effects:?}");
         for number in 0..REQUESTS {
-            assert!(chain.is_operator(*vault, operator(number), chain::evm::At::Latest).await.unwrap());
+            assert!(chain.is_operator(*vault, operator(number), chain::evm::BlockTag::Latest).await.unwrap());
         }
         assert_eq!(chain.forwarder_nonce(owner.address()).await.unwrap(), U256::from(REQUESTS));
-        assert_eq!(chain.usdc_of(owner.address(), chain::evm::At::Latest).await.unwrap(), Usdc(FUNDS.0 - PAID.0));
+        assert_eq!(chain.usdc_of(owner.address(), chain::evm::BlockTag::Latest).await.unwrap(), Usdc(FUNDS.0 - PAID.0));
     }
-    assert_eq!(chain.usdc_of(PAYEE, chain::evm::At::Latest).await.unwrap(), Usdc(PAID.0 * OWNERS));
+    assert_eq!(chain.usdc_of(PAYEE, chain::evm::BlockTag::Latest).await.unwrap(), Usdc(PAID.0 * OWNERS));
     let sent = anvil.call("eth_getTransactionCount", json!([crate::anvil::relayer_key().address(), "latest"])).await;
     let wanted = OWNERS + OWNERS * (REQUESTS + 1);
     assert_eq!(sent, json!(format!("{wanted:#x}")), "vaults, fees and calls, each sent once");

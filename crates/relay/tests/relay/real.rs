@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use alloy_primitives::{Address, B256, Bytes, U256, keccak256};
 use chain::evm::fake::MemoryOutbox;
-use chain::evm::{At, calls, typed};
+use chain::evm::{BlockTag, calls, typed};
 use domain::Usdc;
-use domain::vault::Terms;
-use palatine_relay::fake::{MemoryJournal, TestRequest, Wallet};
+use domain::vault::TaskTerms;
+use palatine_relay::fake::{MemoryJournal, TestRequest, TestWallet};
 use palatine_relay::{Config, FeePolicy};
 use serde_json::json;
-use wire::relay::{RelayAnswer, Status};
+use wire::relay::{CallStatus, RelayAnswer};
 
 use crate::anvil::{RelayStack, now_s, word};
 use crate::fixture::{HERE, body, code, refusal};
@@ -21,8 +21,8 @@ fn config() -> Config {
     Config { per_client_minute: 10_000, ..Config::default() }
 }
 
-fn terms(creator: Address, salt: u8) -> Terms {
-    Terms {
+fn terms(creator: Address, salt: u8) -> TaskTerms {
+    TaskTerms {
         creator,
         evaluator: Address::ZERO,
         arbiter: Address::ZERO,
@@ -42,15 +42,15 @@ fn terms(creator: Address, salt: u8) -> Terms {
 /// A vault, its people, and a task in it; nobody among them has any CRO.
 struct Deal {
     stack: RelayStack,
-    owner: Wallet,
-    agent: Wallet,
-    creator: Wallet,
+    owner: TestWallet,
+    agent: TestWallet,
+    creator: TestWallet,
     vault: Address,
-    terms: Terms,
+    terms: TaskTerms,
 }
 
 async fn deal() -> Deal {
-    let (owner, agent, creator) = (Wallet::new(1), Wallet::new(2), Wallet::new(3));
+    let (owner, agent, creator) = (TestWallet::new(1), TestWallet::new(2), TestWallet::new(3));
     let stack = RelayStack::start(config(), &[creator.address()]).await;
     let vault = stack.vault("pod", &owner, agent.address()).await;
     let terms = terms(creator.address(), 1);
@@ -60,8 +60,8 @@ async fn deal() -> Deal {
 }
 
 impl Deal {
-    async fn create(&self, terms: &Terms) -> RelayAnswer {
-        let window = typed::Window { after: 0, before: now_s() + 3600 };
+    async fn create(&self, terms: &TaskTerms) -> RelayAnswer {
+        let window = typed::ValidityWindow { after: 0, before: now_s() + 3600 };
         let payment = typed::task_payment(&self.stack.evm, self.vault, terms, window);
         let signature = self.creator.sign(typed::digest(&payment, &self.stack.chain.usdc_domain)).parse().unwrap();
         let call = calls::create_task_with_authorization(self.vault, terms, "a task", window, signature);
@@ -69,7 +69,7 @@ impl Deal {
     }
 
     async fn earned(&self) -> u64 {
-        self.stack.chain.vault(self.vault, At::Latest).await.unwrap().available.0
+        self.stack.chain.vault(self.vault, BlockTag::Latest).await.unwrap().available.0
     }
 }
 
@@ -85,13 +85,13 @@ async fn a_whole_deal_is_gasless_and_its_sums_are_exact() {
     ];
     for (wallet, call) in calls {
         let answer = stack.relay(wallet, &call).await.unwrap().body;
-        assert!(answer.success && answer.status == Status::Executed, "{answer:?}");
+        assert!(answer.success && answer.status == CallStatus::Executed, "{answer:?}");
     }
     assert_eq!(stack.usdc(owner.address()).await, PRICE.0);
     assert_eq!(stack.usdc(creator.address()).await, 1_000_000_000 - PRICE.0);
     assert_eq!(stack.usdc(*vault).await, 0);
     for wallet in [owner, agent, creator] {
-        assert_eq!(stack.coins(wallet.address()).await, U256::ZERO);
+        assert_eq!(stack.balance_wei(wallet.address()).await, U256::ZERO);
     }
 }
 
@@ -99,7 +99,7 @@ async fn a_whole_deal_is_gasless_and_its_sums_are_exact() {
 async fn nobody_is_forged_through_the_forwarder() {
     let deal = deal().await;
     let Deal { stack, agent, creator, vault, terms, .. } = &deal;
-    let mallory = Wallet::new(66);
+    let mallory = TestWallet::new(66);
     let submit = calls::submit(*vault, terms, word(6));
     let refused = stack.relay(&mallory, &submit).await;
     assert!(refused.as_ref().unwrap_err().to_string().contains("only the agent wallet"), "{refused:?}");
@@ -123,7 +123,7 @@ async fn nobody_is_forged_through_the_forwarder() {
     assert_eq!(code(stack.relayer.relay(&body(&forged), None, HERE).await), "INVALID_SIGNATURE");
     let forwarder = Address::repeat_byte(1);
     for (chain_id, forwarder) in [(25, stack.facts.forwarder), (338, forwarder)] {
-        let elsewhere = palatine_relay::Facts { chain_id, forwarder, ..stack.facts.clone() };
+        let elsewhere = palatine_relay::ChainParameters { chain_id, forwarder, ..stack.facts.clone() };
         let signed = agent.ask(&elsewhere, &ask);
         assert_eq!(code(stack.relayer.relay(&body(&signed), None, HERE).await), "INVALID_SIGNATURE");
     }
@@ -186,7 +186,11 @@ async fn a_call_that_another_one_overtakes_is_told_as_reverted_and_its_nonce_is_
     stack.anvil.call("evm_mine", json!([])).await;
     stack.anvil.call("evm_setAutomine", json!([true])).await;
     let answer = asked.await.unwrap().unwrap();
-    assert_eq!((answer.status, answer.body.success, answer.body.status), (200, false, Status::Reverted), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.body.success, answer.body.status),
+        (200, false, CallStatus::Reverted),
+        "{answer:?}"
+    );
     assert!(
         answer.body.tx_hash.is_some() && answer.body.reason.as_ref().unwrap().contains("is refunded"),
         "{answer:?}"
@@ -219,21 +223,21 @@ async fn a_batch_with_a_step_that_builds_on_the_one_before_works() {
         );
     }
     // The new owner must accept; that works only when the old one has offered.
-    let heir = Wallet::new(4);
+    let heir = TestWallet::new(4);
     let offer = calls::transfer_ownership(*vault, heir.address());
     requests.push(owner.ask(&stack.facts, &TestRequest { nonce: first.nonce + 3, data: offer.data, ..first.clone() }));
     let body = json!({ "requests": requests }).to_string();
     let answer = stack.relayer.batch(body.as_bytes(), None, HERE).await.unwrap().body;
     assert!(answer.success && answer.success_count == 4, "{answer:?}");
     for operator in operators {
-        assert!(stack.chain.is_operator(*vault, operator, At::Latest).await.unwrap());
+        assert!(stack.chain.is_operator(*vault, operator, BlockTag::Latest).await.unwrap());
     }
     assert!(stack.relay(&heir, &calls::accept_ownership(*vault)).await.unwrap().body.success);
 }
 
 #[tokio::test]
 async fn a_fee_is_collected_in_real_usdc_once_and_a_forged_one_is_not() {
-    let (owner, agent, payer) = (Wallet::new(1), Wallet::new(2), Wallet::new(3));
+    let (owner, agent, payer) = (TestWallet::new(1), TestWallet::new(2), TestWallet::new(3));
     let payee = Address::repeat_byte(0xfe);
     let charged = Config { fee: FeePolicy::Charged, receiving_wallet: Some(payee), ..config() };
     let stack = RelayStack::start(charged, &[payer.address()]).await;
@@ -252,7 +256,7 @@ async fn a_fee_is_collected_in_real_usdc_once_and_a_forged_one_is_not() {
         valid_before: U256::from(now_s() + 600),
         nonce: B256::repeat_byte(3),
     };
-    let forged = Wallet::new(66).pay_by(&stack.facts, "eip155:338", &authorization);
+    let forged = TestWallet::new(66).pay_by(&stack.facts, "eip155:338", &authorization);
     assert_eq!(code(stack.relayer.call(request.as_bytes(), Some(&forged), HERE).await), "PAYMENT_INVALID");
     let payment = payer.pay_by(&stack.facts, "eip155:338", &authorization);
     let answer = stack.relayer.call(request.as_bytes(), Some(&payment), HERE).await.unwrap().body;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use palatine_relay::fake::{MemoryJournal, Wallet};
+use palatine_relay::fake::{MemoryJournal, TestWallet};
 use palatine_relay::{Config, FeePolicy};
-use wire::relay::Status;
+use wire::relay::CallStatus;
 
 use crate::cases::settled;
 use crate::fixture::{Fixture, ask};
@@ -17,8 +17,8 @@ fn hasty(fee: FeePolicy) -> Config {
 async fn what_was_taken_on_is_carried_out_by_the_next_process_once() {
     let before = Fixture::new(hasty(FeePolicy::Waived));
     before.chain.hold(true);
-    let wallet = Wallet::new(1);
-    let requests = [before.signed(&wallet, 0), before.signed(&wallet, 1), before.signed(&Wallet::new(2), 0)];
+    let wallet = TestWallet::new(1);
+    let requests = [before.signed(&wallet, 0), before.signed(&wallet, 1), before.signed(&TestWallet::new(2), 0)];
     assert_eq!(before.batch(&requests).await.unwrap().status, 202);
     before.chain.go_down(true);
     let left = Arc::new(MemoryJournal::with(before.journal.state()));
@@ -36,13 +36,13 @@ async fn what_was_taken_on_is_carried_out_by_the_next_process_once() {
 #[tokio::test]
 async fn a_fee_that_was_taken_by_one_process_is_not_taken_again_by_the_next() {
     let before = Fixture::new(hasty(FeePolicy::Charged));
-    let payer = Wallet::new(1);
+    let payer = TestWallet::new(1);
     before.chain.give(payer.address(), 100_000_000);
     let signed = payer.ask(before.facts(), &ask(0));
     let terms = before.terms(&signed).await.x402.accepts.remove(0);
     before.chain.hold(true);
     let header = payer.pay(before.facts(), &terms, 1);
-    assert_eq!(before.relay_paid(&signed, Some(&header)).await.unwrap().body.status, Status::Pending);
+    assert_eq!(before.relay_paid(&signed, Some(&header)).await.unwrap().body.status, CallStatus::Pending);
     let left = Arc::new(MemoryJournal::with(before.journal.state()));
     let after = Fixture::over(hasty(FeePolicy::Charged), before.chain.clone(), left);
     before.chain.hold(false);

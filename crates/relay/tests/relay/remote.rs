@@ -7,18 +7,18 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use domain::Usdc;
 use palatine_relay::Config;
-use palatine_relay::chain::{Chain, Facts};
+use palatine_relay::chain::{Chain, ChainParameters};
 use palatine_relay::client::{
     CallSigner, ClientError, FeeAllowance, ForwarderKind, RelayCall, RelayClient, RelayClientConfig,
 };
-use palatine_relay::fake::{EPOCH_S, TargetBehavior, Wallet};
+use palatine_relay::fake::{EPOCH_S, TargetBehavior, TestWallet};
 use serde_json::{Value, json};
-use wire::relay::{EstimateQuery, Status};
+use wire::relay::{CallStatus, EstimateQuery};
 
 use crate::fixture::{CALL, Fixture, VAULT};
 use crate::server::{serve, serve_routes};
 
-fn remote(address: std::net::SocketAddr, facts: &Facts) -> RelayClient {
+fn remote(address: std::net::SocketAddr, facts: &ChainParameters) -> RelayClient {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let url = format!("http://{address}");
     let timeout = Duration::from_secs(10);
@@ -39,7 +39,7 @@ fn allowance(most: u64) -> FeeAllowance {
     FeeAllowance { most: Usdc(most), nonce: B256::repeat_byte(7), now_s: EPOCH_S }
 }
 
-fn signer(wallet: &Wallet) -> CallSigner<'_> {
+fn signer(wallet: &TestWallet) -> CallSigner<'_> {
     CallSigner { address: wallet.address(), key: wallet.signer() }
 }
 
@@ -47,9 +47,9 @@ fn signer(wallet: &Wallet) -> CallSigner<'_> {
 async fn calls_are_relayed_one_by_one_and_in_a_batch() {
     let fixture = Fixture::default();
     let remote = remote(serve(fixture.relayer.clone()).await, fixture.facts());
-    let wallet = Wallet::new(1);
+    let wallet = TestWallet::new(1);
     let relayed = remote.relay(signer(&wallet), &call(), &allowance(0), None).await.unwrap();
-    assert_eq!((relayed.success, relayed.status, relayed.paid), (true, Some(Status::Executed), None));
+    assert_eq!((relayed.success, relayed.status, relayed.paid), (true, Some(CallStatus::Executed), None));
     let batch = remote.batch(signer(&wallet), &[call(), call()], &allowance(0), None).await.unwrap();
     assert!(batch.len() == 2 && batch.iter().all(|it| it.success && it.tx.is_some()));
     assert_eq!(remote.nonce(wallet.address()).await.unwrap(), U256::from(3));
@@ -62,7 +62,7 @@ async fn calls_are_relayed_one_by_one_and_in_a_batch() {
 async fn a_fee_is_paid_up_to_the_cap_and_not_beyond() {
     let fixture = Fixture::charging();
     let remote = remote(serve(fixture.relayer.clone()).await, fixture.facts());
-    let wallet = Wallet::new(1);
+    let wallet = TestWallet::new(1);
     fixture.chain.give(wallet.address(), 1_000_000);
     let dear = remote.relay(signer(&wallet), &call(), &allowance(166_799), None).await.unwrap_err();
     assert_eq!(dear, ClientError::TooDear { asked: Usdc(166_800), most: Usdc(166_799) });
@@ -76,9 +76,9 @@ async fn a_call_that_reverts_is_told_as_such() {
     let fixture = Fixture::default();
     fixture.chain.set_behavior(VAULT, TargetBehavior::RevertsWhenMined);
     let remote = remote(serve(fixture.relayer.clone()).await, fixture.facts());
-    let wallet = Wallet::new(1);
+    let wallet = TestWallet::new(1);
     let relayed = remote.relay(signer(&wallet), &call(), &allowance(0), None).await.unwrap();
-    assert_eq!((relayed.success, relayed.status), (false, Some(Status::Reverted)));
+    assert_eq!((relayed.success, relayed.status), (false, Some(CallStatus::Reverted)));
     fixture.chain.set_behavior(VAULT, TargetBehavior::Reverts(chain::evm::Revert::Silent));
     let refused = remote.relay(signer(&wallet), &call(), &allowance(0), None).await.unwrap_err();
     assert!(matches!(refused, ClientError::Refused { status: 400, code, .. } if code == "TX_SIMULATION_FAILED"));
@@ -122,7 +122,7 @@ async fn a_success_that_the_chain_does_not_show_is_a_lie() {
     let raw = fixture.chain.broadcast(b"somebody else's transaction").await.unwrap();
     for tx in [raw, B256::repeat_byte(9)] {
         let liar = liar(&fixture, 200, json!({"success": true, "txHash": tx, "result": "0x"})).await;
-        let wallet = Wallet::new(1);
+        let wallet = TestWallet::new(1);
         let proof = liar.relay(signer(&wallet), &call(), &allowance(0), Some(&*fixture.chain)).await;
         assert_eq!(proof, Err(ClientError::Disproved { tx }));
         let believed = liar.relay(signer(&wallet), &call(), &allowance(0), None).await.unwrap();
@@ -148,7 +148,7 @@ async fn terms_in_another_token_network_or_scheme_are_not_paid() {
         changed[key] = value;
         let asked = json!({"error": "Payment Required", "x402": {"version": 1, "accepts": [changed]}, "quote": quote});
         let liar = liar(&fixture, 402, asked).await;
-        let wallet = Wallet::new(1);
+        let wallet = TestWallet::new(1);
         let refused = liar.relay(signer(&wallet), &call(), &allowance(u64::MAX), None).await;
         assert!(matches!(refused, Err(ClientError::OtherTerms(_))), "{key}: {refused:?}");
     }
@@ -157,7 +157,7 @@ async fn terms_in_another_token_network_or_scheme_are_not_paid() {
 #[tokio::test]
 async fn an_endless_or_odd_answer_is_refused() {
     let fixture = Fixture::default();
-    let wallet = Wallet::new(1);
+    let wallet = TestWallet::new(1);
     for answer in [json!("x".repeat(300_000)), json!({"success": "yes"}), json!([])] {
         let liar = liar(&fixture, 200, answer).await;
         let refused = liar.relay(signer(&wallet), &call(), &allowance(0), None).await;
@@ -194,7 +194,7 @@ async fn a_relayer_that_goes_silent_after_the_payment_is_told_with_what_it_may_c
         forwarder_kind: ForwarderKind::Openzeppelin,
         facts: fixture.facts().clone(),
     };
-    let wallet = Wallet::new(1);
+    let wallet = TestWallet::new(1);
     let silent =
         RelayClient::new(config).unwrap().relay(signer(&wallet), &call(), &allowance(10), None).await.unwrap_err();
     assert!(matches!(silent, ClientError::Unreachable { paid: Some(Usdc(5)), .. }), "{silent:?}");

@@ -2,7 +2,7 @@
 
 use alloy_primitives::U256;
 use palatine_relay::Config;
-use palatine_relay::fake::Wallet;
+use palatine_relay::fake::TestWallet;
 use serde_json::{Value, json};
 use wire::relay::EstimateQuery;
 
@@ -46,7 +46,7 @@ async fn the_domain_is_what_ethers_signs_with() {
 #[tokio::test]
 async fn the_nonce_is_a_text_and_the_address_is_echoed() {
     let fixture = Fixture::default();
-    let address = Wallet::new(1).address().to_string();
+    let address = TestWallet::new(1).address().to_string();
     let said = serde_json::to_value(fixture.relayer.nonce(&address).await.unwrap()).unwrap();
     assert_eq!(said, json!({"address": address, "nonce": "0"}));
     assert_eq!(refusal(fixture.relayer.nonce("0x1").await).0, 400);
@@ -55,7 +55,7 @@ async fn the_nonce_is_a_text_and_the_address_is_echoed() {
 #[tokio::test]
 async fn a_relayed_call_answers_with_crogass_fields() {
     let fixture = Fixture::default();
-    let signed = fixture.signed(&Wallet::new(1), 0);
+    let signed = fixture.signed(&TestWallet::new(1), 0);
     let body = json!({"request": signed.request, "signature": signed.signature, "priority": "fast"}).to_string();
     let answer = fixture.relayer.relay(body.as_bytes(), None, HERE).await.unwrap();
     let said = serde_json::to_value(answer.body).unwrap();
@@ -71,7 +71,7 @@ async fn a_relayed_call_answers_with_crogass_fields() {
 #[tokio::test]
 async fn a_402_is_crogass_down_to_its_quote() {
     let fixture = Fixture::charging();
-    let (status, said) = refusal(fixture.relay(&fixture.signed(&Wallet::new(1), 0)).await);
+    let (status, said) = refusal(fixture.relay(&fixture.signed(&TestWallet::new(1), 0)).await);
     assert_eq!((status, &said["error"]), (402, &json!("Payment Required")));
     assert_eq!(said["x402"]["version"], 1);
     assert_eq!(
@@ -96,7 +96,7 @@ async fn a_402_is_crogass_down_to_its_quote() {
 #[tokio::test]
 async fn a_batch_answers_with_crogass_fields() {
     let fixture = Fixture::default();
-    let answer = fixture.batch(&[fixture.signed(&Wallet::new(1), 0)]).await.unwrap();
+    let answer = fixture.batch(&[fixture.signed(&TestWallet::new(1), 0)]).await.unwrap();
     let said = serde_json::to_value(answer.body).unwrap();
     assert_eq!(keys(&said), ["priority", "results", "success", "successCount", "totalCount"]);
     assert_eq!(keys(&said["results"][0]), ["status", "success", "to", "txHash"]);
@@ -129,7 +129,7 @@ async fn an_estimate_has_the_flat_fields_and_the_tiers() {
 #[tokio::test]
 async fn health_has_crogass_fields_and_is_a_503_when_cro_is_short() {
     let fixture = Fixture::default();
-    fixture.relay(&fixture.signed(&Wallet::new(1), 0)).await.unwrap();
+    fixture.relay(&fixture.signed(&TestWallet::new(1), 0)).await.unwrap();
     let (status, health) = fixture.relayer.health().await;
     let said = serde_json::to_value(health).unwrap();
     assert_eq!((status, &said["status"]), (200, &json!("healthy")));

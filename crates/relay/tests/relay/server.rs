@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use palatine_relay::{Answer, Error, Relayer};
+use palatine_relay::{RelayError, RelayResponse, Relayer};
 use serde::Serialize;
 use wire::relay::{EstimateQuery, X_PAYMENT};
 
@@ -34,7 +34,7 @@ pub(crate) async fn serve_routes(routes: Router) -> SocketAddr {
     address
 }
 
-fn said<T: Serialize>(answer: Result<Answer<T>, Error>) -> Response {
+fn said<T: Serialize>(answer: Result<RelayResponse<T>, RelayError>) -> Response {
     match answer {
         Ok(answer) => (StatusCode::from_u16(answer.status).unwrap(), Json(answer.body)).into_response(),
         Err(error) => (StatusCode::from_u16(error.status()).unwrap(), Json(error.body())).into_response(),
@@ -54,14 +54,14 @@ async fn batch(State(relayer): State<Relayer>, headers: HeaderMap, body: Bytes) 
 }
 
 async fn nonce(State(relayer): State<Relayer>, Path(address): Path<String>) -> Response {
-    said(relayer.nonce(&address).await.map(|body| Answer { status: 200, body }))
+    said(relayer.nonce(&address).await.map(|body| RelayResponse { status: 200, body }))
 }
 
 async fn estimate(State(relayer): State<Relayer>, Query(query): Query<EstimateQuery>) -> Response {
-    said(relayer.estimate(&query).await.map(|body| Answer { status: 200, body }))
+    said(relayer.estimate(&query).await.map(|body| RelayResponse { status: 200, body }))
 }
 
 async fn health(State(relayer): State<Relayer>) -> Response {
     let (status, body) = relayer.health().await;
-    said(Ok(Answer { status, body }))
+    said(Ok(RelayResponse { status, body }))
 }

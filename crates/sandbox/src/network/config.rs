@@ -26,7 +26,7 @@ pub struct Config {
     /// What our links (`<name>-<slot>`), namespaces (`<name>-<id>`), nftables table
     /// and cgroups are called. A machine-wide lock: a second node of the same name on
     /// one machine does not start. 1 to 9 of a-z and 0-9. Default `palatine`.
-    pub name: Name,
+    pub name: NetworkName,
     /// `internet`: public addresses over IPv4. `none`: nothing. The host, other
     /// guests, private, link-local and all other special-purpose addresses, and
     /// IPv6, are closed in both. Default `internet`.
@@ -39,7 +39,7 @@ pub struct Config {
     /// The private range from which each guest's uplink takes four addresses, with a
     /// prefix of 16 to 28. Must not be in use around this machine, nor meet that of
     /// another node on it. Default `10.201.0.0/16`.
-    pub range: Range,
+    pub range: AddressRange,
     /// Interfaces that lead to the internet; forwarding is switched on for these and
     /// for our own links, for nothing else, and switched back when the last guest is
     /// gone. Empty: those with a default route. Default `[]`.
@@ -61,11 +61,11 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            name: Name("palatine".to_owned()),
+            name: NetworkName("palatine".to_owned()),
             egress: Egress::Internet,
             resolvers: vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(9, 9, 9, 9)],
             smtp: false,
-            range: Range { base: Ipv4Addr::new(10, 201, 0, 0), prefix: 16 },
+            range: AddressRange { base: Ipv4Addr::new(10, 201, 0, 0), prefix: 16 },
             uplinks: Vec::new(),
             connections: 4_096,
             connections_per_second: 256,
@@ -86,7 +86,7 @@ pub enum ConfigError {
     Range(String),
     /// A range that holds the guests' own link.
     #[error("network.range: {0} holds {GATEWAY_ADDRESS}, the guests' own link")]
-    Overlap(Range),
+    Overlap(AddressRange),
     /// A name server that cannot be one.
     #[error("network.resolvers: {0} is not the address of a name server")]
     Resolver(Ipv4Addr),
@@ -147,9 +147,9 @@ impl Config {
 /// What our things on the host are called.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(String);
+pub struct NetworkName(String);
 
-impl Name {
+impl NetworkName {
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -157,7 +157,7 @@ impl Name {
     }
 }
 
-impl TryFrom<String> for Name {
+impl TryFrom<String> for NetworkName {
     type Error = ConfigError;
 
     fn try_from(name: String) -> Result<Self, ConfigError> {
@@ -168,13 +168,13 @@ impl TryFrom<String> for Name {
     }
 }
 
-impl From<Name> for String {
-    fn from(name: Name) -> Self {
+impl From<NetworkName> for String {
+    fn from(name: NetworkName) -> Self {
         name.0
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for NetworkName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -183,12 +183,12 @@ impl fmt::Display for Name {
 /// A private network, cut into pieces of four addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Range {
+pub struct AddressRange {
     base: Ipv4Addr,
     prefix: u8,
 }
 
-impl Range {
+impl AddressRange {
     /// Addresses of one piece: network, host's end, guest's end, broadcast.
     const PIECE: u32 = 4;
 
@@ -222,7 +222,7 @@ impl Range {
     }
 }
 
-impl FromStr for Range {
+impl FromStr for AddressRange {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
@@ -236,7 +236,7 @@ impl FromStr for Range {
     }
 }
 
-impl TryFrom<String> for Range {
+impl TryFrom<String> for AddressRange {
     type Error = ConfigError;
 
     fn try_from(text: String) -> Result<Self, ConfigError> {
@@ -244,13 +244,13 @@ impl TryFrom<String> for Range {
     }
 }
 
-impl From<Range> for String {
-    fn from(range: Range) -> Self {
+impl From<AddressRange> for String {
+    fn from(range: AddressRange) -> Self {
         range.to_string()
     }
 }
 
-impl fmt::Display for Range {
+impl fmt::Display for AddressRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.base, self.prefix)
     }
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn ranges_that_are_public_or_crooked_are_refused() {
         for text in ["8.8.0.0/16", "10.201.0.1/16", "10.0.0.0/8", "10.201.0.0/29", "10.201.0.0", "x/16"] {
-            assert_eq!(text.parse::<Range>(), Err(ConfigError::Range(text.to_owned())));
+            assert_eq!(text.parse::<AddressRange>(), Err(ConfigError::Range(text.to_owned())));
         }
         let config = Config { range: "10.200.0.0/16".parse().unwrap(), ..Config::default() };
         assert!(matches!(config.check(), Err(ConfigError::Overlap(_))));
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn every_slot_has_four_addresses_of_its_own() {
-        let range: Range = "10.201.0.0/16".parse().unwrap();
+        let range: AddressRange = "10.201.0.0/16".parse().unwrap();
         assert_eq!(range.slots(), 16_384);
         assert_eq!(range.ends(0), ("10.201.0.1".parse().unwrap(), "10.201.0.2".parse().unwrap()));
         assert_eq!(range.ends(16_383).1, "10.201.255.254".parse::<Ipv4Addr>().unwrap());
@@ -292,7 +292,7 @@ mod tests {
     #[test]
     fn a_name_fits_into_that_of_an_interface() {
         for name in ["", "1a", "A", "a-b", "abcdefghij"] {
-            assert!(Name::try_from(name.to_owned()).is_err(), "{name}");
+            assert!(NetworkName::try_from(name.to_owned()).is_err(), "{name}");
         }
         assert!(format!("{}-{}", "abcdefghi", u16::MAX).len() <= 15);
     }

@@ -13,7 +13,7 @@ use wire::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS, PREFIX_LENGTH};
 
 use super::netlink::{Netfilter, link_alias};
 use super::{Config, Egress, rules};
-use crate::{Failure, command};
+use crate::{DriverFailure, command};
 
 /// Where `ip netns` keeps its names.
 pub(super) const NAMESPACES: &str = "/run/netns";
@@ -38,7 +38,7 @@ impl Tap {
 
 /// Packets of a guest that were dropped because it had used up its share.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Limited {
+pub struct DroppedPackets {
     /// More than `network.packets_per_second`.
     pub packets: u64,
     /// Of connections beyond `network.connections_per_second`.
@@ -76,11 +76,11 @@ impl<'a> Namespace<'a> {
 
     /// Makes the namespace, its links and its rules; what an earlier try left is
     /// removed first. The rules stand before anything can run behind the link.
-    pub(crate) fn up(&self, slot: u16) -> Result<Tap, Failure> {
+    pub(crate) fn up(&self, slot: u16) -> Result<Tap, DriverFailure> {
         self.down(Some(slot))?;
         let link = self.link(slot);
         if link_alias(&link)?.is_some() {
-            return Err(Failure::Taken(format!("the link {link} is there and is not this node's")));
+            return Err(DriverFailure::Taken(format!("the link {link} is there and is not this node's")));
         }
         command::run("ip", &["-batch", "-"], &self.outside(slot))?;
         if self.config.egress == Egress::Internet {
@@ -99,7 +99,7 @@ impl<'a> Namespace<'a> {
 
     /// Bounds what leaves by a link of this thread's namespace: at the host's end that
     /// is what the guest receives, at the other what it sends.
-    fn shape(&self, link: &str) -> Result<(), Failure> {
+    fn shape(&self, link: &str) -> Result<(), DriverFailure> {
         let rate = self.config.mbit_per_second;
         if rate == 0 || self.config.egress == Egress::None {
             return Ok(());
@@ -112,7 +112,7 @@ impl<'a> Namespace<'a> {
     /// Removes the namespace and the link, whatever is there of them and this node's.
     /// Where the slot is not known, the link goes with the namespace that holds its other
     /// end.
-    pub(crate) fn down(&self, slot: Option<u16>) -> Result<(), Failure> {
+    pub(crate) fn down(&self, slot: Option<u16>) -> Result<(), DriverFailure> {
         let linked = match slot {
             Some(slot) if link_alias(&self.link(slot))?.as_deref() == Some(self.mark) => Some(slot),
             Some(_) | None => None,
@@ -142,12 +142,12 @@ impl<'a> Namespace<'a> {
     }
 
     /// What was dropped so far.
-    pub(crate) fn limited(&self) -> Result<Limited, Failure> {
+    pub(crate) fn limited(&self) -> Result<DroppedPackets, DriverFailure> {
         inside(&self.path(), || {
             let filter = Netfilter::open()?;
             let [packets, connection_rate, connections] = rules::COUNTERS;
             let counted = |name| filter.counted(rules::TABLE, name);
-            Ok(Limited {
+            Ok(DroppedPackets {
                 packets: counted(packets)?,
                 connection_rate: counted(connection_rate)?,
                 connections: counted(connections)?,
@@ -188,14 +188,17 @@ impl<'a> Namespace<'a> {
 }
 
 /// Runs something on a thread of its own that lives in a namespace and ends there.
-fn inside<T: Send>(namespace: &Path, act: impl FnOnce() -> Result<T, Failure> + Send) -> Result<T, Failure> {
+fn inside<T: Send>(
+    namespace: &Path,
+    act: impl FnOnce() -> Result<T, DriverFailure> + Send,
+) -> Result<T, DriverFailure> {
     let namespace = File::open(namespace)?;
     let work = || {
         move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
         act()
     };
     thread::scope(|scope| scope.spawn(work).join())
-        .unwrap_or_else(|_| Err(Failure::Missing("the thread in the namespace is gone".to_owned())))
+        .unwrap_or_else(|_| Err(DriverFailure::Missing("the thread in the namespace is gone".to_owned())))
 }
 
 fn sysctls() -> io::Result<()> {
@@ -225,9 +228,9 @@ const IFF_VNET_HDR: u16 = 0x4000;
 
 /// Makes the card in the namespace of this thread. It lives as long as the file.
 #[expect(unsafe_code, reason = "rustix has no call for TUNSETIFF")]
-fn open_tap() -> Result<Tap, Failure> {
+fn open_tap() -> Result<Tap, DriverFailure> {
     let tun = OpenOptions::new().read(true).write(true).open("/dev/net/tun").map_err(|error| {
-        Failure::Missing(format!("/dev/net/tun cannot be opened ({error}); is the kernel module tun loaded?"))
+        DriverFailure::Missing(format!("/dev/net/tun cannot be opened ({error}); is the kernel module tun loaded?"))
     })?;
     let mut request = InterfaceRequest { name: [0; 16], flags: IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, rest: [0; 22] };
     request.name[..TAP.len()].copy_from_slice(TAP);

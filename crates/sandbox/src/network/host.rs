@@ -13,14 +13,14 @@ use super::rules::{self, GuardedUplinks};
 use super::ruleset::Ruleset;
 use super::shared::SharedHost;
 use super::{Config, Egress};
-use crate::{Failure, command, files};
+use crate::{DriverFailure, command, files};
 
 /// Between two words on rules that had to be laid again.
 const TELL_PERIOD: Duration = Duration::from_secs(60);
 
 /// What the guests' networks need of the host.
 #[derive(Debug)]
-pub(crate) struct Host {
+pub(crate) struct HostNetwork {
     config: Config,
     machine: SharedHost,
     /// The rules as they were laid; nothing where none are to be there.
@@ -29,13 +29,13 @@ pub(crate) struct Host {
     told: Mutex<Option<Instant>>,
 }
 
-impl Host {
+impl HostNetwork {
     pub(crate) fn new(config: Config) -> Self {
         Self { config, machine: SharedHost::this(), ruleset: Mutex::default(), told: Mutex::default() }
     }
 
     /// Lays the rules and switches forwarding on. Repeats itself without harm.
-    pub(crate) fn open(&self) -> Result<(), Failure> {
+    pub(crate) fn open(&self) -> Result<(), DriverFailure> {
         let name = self.config.name.as_str();
         if self.config.egress == Egress::None {
             let alone = |guarded: &GuardedUplinks| nft(&[rules::no_host(&self.config), rules::uplinks(guarded)]);
@@ -55,7 +55,7 @@ impl Host {
     /// Lays the rules again if they are not as they were laid: an operator who loads
     /// rules of his own begins with `flush ruleset`. Guests and what they have open
     /// go on.
-    pub(crate) fn reconcile_network(&self) -> Result<(), Failure> {
+    pub(crate) fn reconcile_network(&self) -> Result<(), DriverFailure> {
         let mut ruleset = self.ruleset.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(known) = ruleset.as_mut() else { return Ok(()) };
         if known.is_untouched()? {
@@ -86,18 +86,22 @@ impl Host {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|at| at.elapsed() >= TELL_PERIOD) {
             *told = Some(Instant::now());
-            tracing::warn!(table = self.config.name.as_str(), why, "the node's rules are laid again");
+            tracing::warn!(
+                table = self.config.name.as_str(),
+                why,
+                "the node's packet filter rules were missing or changed; they are set again"
+            );
         }
     }
 
     /// Replaces what is there of the rules in one transaction.
-    fn lay(&self, guarded: &GuardedUplinks) -> Result<Ruleset, Failure> {
+    fn lay(&self, guarded: &GuardedUplinks) -> Result<Ruleset, DriverFailure> {
         nft(&[rules::host(&self.config), rules::uplinks(guarded)])?;
         Ruleset::read(self.config.name.as_str(), guarded, Ruleset::generation()?)
     }
 
     /// Gives back what `open` took.
-    pub(crate) fn close(&self) -> Result<(), Failure> {
+    pub(crate) fn close(&self) -> Result<(), DriverFailure> {
         let mut ruleset = self.ruleset.lock().unwrap_or_else(PoisonError::into_inner);
         let guard = |guarded: &GuardedUplinks| nft(&[rules::no_host(&self.config), rules::uplinks(guarded)]);
         *ruleset = None;
@@ -128,13 +132,13 @@ impl Host {
     }
 
     /// Removes the link of a slot.
-    pub(crate) fn remove_link(&self, slot: &str) -> Result<(), Failure> {
+    pub(crate) fn remove_link(&self, slot: &str) -> Result<(), DriverFailure> {
         let link = format!("{}-{slot}", self.config.name);
         command::run("ip", &["link", "del", &link], "")
     }
 
     /// Removes the name of a namespace.
-    pub(crate) fn remove_namespace(&self, id: &str) -> Result<(), Failure> {
+    pub(crate) fn remove_namespace(&self, id: &str) -> Result<(), DriverFailure> {
         let namespace = format!("{}-{id}", self.config.name);
         command::run("ip", &["netns", "del", &namespace], "")
     }
@@ -144,12 +148,12 @@ impl Host {
         names.iter().filter_map(|name| name.strip_prefix(&prefix)).map(str::to_owned).collect()
     }
 
-    fn refuse_overlap(&self, routes: &str) -> Result<(), Failure> {
+    fn refuse_overlap(&self, routes: &str) -> Result<(), DriverFailure> {
         let prefix = format!("{}-", self.config.name);
         let foreign = |route: &&Route| !route.link.starts_with(&prefix) && route.mask != 0;
         match parse(routes).iter().filter(foreign).find(|route| self.config.range.meets(route.to, route.mask)) {
             None => Ok(()),
-            Some(route) => Err(Failure::Missing(format!(
+            Some(route) => Err(DriverFailure::Missing(format!(
                 "network.range: {} is in use at {} ({}); choose another private range",
                 self.config.range, route.link, route.to
             ))),
@@ -158,7 +162,7 @@ impl Host {
 }
 
 /// Lays rules in one transaction.
-fn nft(rules: &[String]) -> Result<(), Failure> {
+fn nft(rules: &[String]) -> Result<(), DriverFailure> {
     command::run("nft", &["-f", "-"], &rules.concat())
 }
 
@@ -207,11 +211,11 @@ mod tests {
 
     #[test]
     fn a_range_that_is_in_use_is_refused_with_the_links_name() {
-        let host = Host::new(Config::default());
+        let host = HostNetwork::new(Config::default());
         let error = host.refuse_overlap(ROUTES).unwrap_err();
         assert!(error.to_string().contains("wg0 (10.201.5.0)"), "{error}");
         let other = Config { range: "172.30.0.0/16".parse().unwrap(), ..Config::default() };
-        assert!(Host::new(other).refuse_overlap(ROUTES).is_ok());
+        assert!(HostNetwork::new(other).refuse_overlap(ROUTES).is_ok());
     }
 
     /// Runs this in a network of its own, where all rules are its.
@@ -226,13 +230,13 @@ mod tests {
     }
 
     /// A node of this name in such a network, with an interface that is guarded.
-    fn host(dir: &Path, name: &str, range: &str) -> Host {
+    fn host(dir: &Path, name: &str, range: &str) -> HostNetwork {
         let setting = dir.join("lo");
         fs::create_dir_all(&setting).unwrap();
         fs::write(setting.join("forwarding"), "0").unwrap();
         let (name, range) = (name.to_owned().try_into().unwrap(), range.parse().unwrap());
         let config = Config { name, range, uplinks: vec!["lo".to_owned()], ..Config::default() };
-        Host { config, machine: SharedHost::of_test(dir), ruleset: Mutex::default(), told: Mutex::default() }
+        HostNetwork { config, machine: SharedHost::of_test(dir), ruleset: Mutex::default(), told: Mutex::default() }
     }
 
     fn change(rules: &str) {

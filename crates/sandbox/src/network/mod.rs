@@ -15,22 +15,22 @@
 //!
 //! What a guest sends costs the host: memory for each connection, time for each
 //! packet. Each guest has a share of both ([`Config`]); what is over it is dropped in
-//! the guest's namespace, before it becomes the host's, and counted ([`Limited`]).
+//! the guest's namespace, before it becomes the host's, and counted ([`DroppedPackets`]).
 
-mod claim;
 mod config;
 mod dial;
 mod guest;
 mod host;
+mod lock;
 mod netlink;
 mod peer;
 mod rules;
 mod ruleset;
 mod shared;
 
-pub(crate) use claim::Claim;
-pub use config::{Config, ConfigError, Egress, Name, Range};
+pub use config::{AddressRange, Config, ConfigError, Egress, NetworkName};
 pub(crate) use dial::Dialer;
-pub use guest::Limited;
+pub use guest::DroppedPackets;
 pub(crate) use guest::{Namespace, Tap};
-pub(crate) use host::Host;
+pub(crate) use host::HostNetwork;
+pub(crate) use lock::NetworkLock;

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Range;
+use super::AddressRange;
 
 /// What it has on the machine that no other may have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PeerNode {
     pub(super) mark: String,
     pub(super) state: PathBuf,
-    pub(super) range: Range,
+    pub(super) range: AddressRange,
     /// The user of slot 0.
     #[serde(default)]
     pub(super) first_uid: u32,

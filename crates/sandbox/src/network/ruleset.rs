@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::netlink::Netfilter;
 use super::rules::{GuardedUplinks, UPLINKS};
-use crate::{Failure, command};
+use crate::{DriverFailure, command};
 
 /// Rules, as they were when the machine's had this number.
 #[derive(Debug)]
@@ -19,20 +19,20 @@ pub(super) struct Ruleset {
 
 impl Ruleset {
     /// The number that all rules of the machine have together.
-    pub(super) fn generation() -> Result<u32, Failure> {
+    pub(super) fn generation() -> Result<u32, DriverFailure> {
         Ok(Netfilter::open()?.generation()?)
     }
 
     /// Reads the tables. The number was asked for before: what is changed meanwhile is
     /// seen the next time.
-    pub(super) fn read(name: &str, guarded: &GuardedUplinks, generation: u32) -> Result<Self, Failure> {
+    pub(super) fn read(name: &str, guarded: &GuardedUplinks, generation: u32) -> Result<Self, DriverFailure> {
         let shared = if guarded.is_empty() { String::new() } else { list(UPLINKS)? };
         Ok(Self { generation, guarded: guarded.clone(), own: list(name)?, shared })
     }
 
     /// Whether nobody has changed any rule of the machine since. Costs one question to
     /// the kernel: it is asked at every guest's start.
-    pub(super) fn is_untouched(&self) -> Result<bool, Failure> {
+    pub(super) fn is_untouched(&self) -> Result<bool, DriverFailure> {
         Ok(Self::generation()? == self.generation)
     }
 
@@ -48,7 +48,7 @@ impl Ruleset {
 }
 
 /// A table as `nft` tells it: the same words for the same rules.
-fn list(table: &str) -> Result<String, Failure> {
+fn list(table: &str) -> Result<String, DriverFailure> {
     let path = std::env::var("PATH").unwrap_or_default();
     command::read(Path::new("nft"), &["-s", "-n", "list", "table", "inet", table], &[("PATH", &path)])
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::guest::NAMESPACES;
 use super::peer::PeerNode;
 use super::rules::GuardedUplinks;
-use crate::{Failure, files};
+use crate::{DriverFailure, files};
 
 const RECORD: &str = "/run/palatine-network.json";
 const SETTINGS: &str = "/proc/sys/net/ipv4/conf";
@@ -28,7 +28,7 @@ const TRIES: usize = 100;
 
 /// What was changed.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct Record {
+pub(super) struct HostChanges {
     /// The nodes, by name.
     #[serde(default)]
     pub(super) nodes: BTreeMap<String, PeerNode>,
@@ -67,13 +67,14 @@ impl SharedHost {
         &self,
         node: &str,
         uplinks: &[String],
-        guard: impl FnOnce(&GuardedUplinks) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+        guard: impl FnOnce(&GuardedUplinks) -> Result<(), DriverFailure>,
+    ) -> Result<(), DriverFailure> {
         let mut file = self.lock()?;
         let mut record = read(&mut file)?;
         for name in uplinks {
-            let now = fs::read_to_string(self.setting(name))
-                .map_err(|_| Failure::Missing(format!("network.uplinks: this machine has no interface {name}")))?;
+            let now = fs::read_to_string(self.setting(name)).map_err(|_| {
+                DriverFailure::Missing(format!("network.uplinks: this machine has no interface {name}"))
+            })?;
             let uplink = record.uplinks.entry(name.clone()).or_default();
             if uplink.nodes.is_empty() {
                 now.trim().clone_into(&mut uplink.before);
@@ -96,8 +97,8 @@ impl SharedHost {
     pub(super) fn close(
         &self,
         node: &str,
-        guard: impl FnOnce(&GuardedUplinks) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
+        guard: impl FnOnce(&GuardedUplinks) -> Result<(), DriverFailure>,
+    ) -> Result<(), DriverFailure> {
         let mut file = self.lock()?;
         let mut record = read(&mut file)?;
         self.release(&mut record, node, &[])?;
@@ -115,7 +116,10 @@ impl SharedHost {
     }
 
     /// Tells which interfaces are guarded, while no node changes that or the rules.
-    pub(super) fn guarding(&self, act: impl FnOnce(&GuardedUplinks) -> Result<(), Failure>) -> Result<(), Failure> {
+    pub(super) fn guarding(
+        &self,
+        act: impl FnOnce(&GuardedUplinks) -> Result<(), DriverFailure>,
+    ) -> Result<(), DriverFailure> {
         let mut file = self.lock()?;
         let record = read(&mut file)?;
         act(&record.guarded())
@@ -124,7 +128,7 @@ impl SharedHost {
     /// Writes the record anew; half of one, on a full `/run`, would keep every node from
     /// starting. The new file is locked before it has the name, and held instead of the
     /// old one: who waits for that finds that it is not the record any more.
-    pub(super) fn write(&self, held: &mut File, record: &Record) -> Result<(), Failure> {
+    pub(super) fn write(&self, held: &mut File, record: &HostChanges) -> Result<(), DriverFailure> {
         let text = serde_json::to_vec(record).map_err(io::Error::from)?;
         let half = self.record.with_extension("half");
         let mut draft = open_named(&half)?;
@@ -140,7 +144,7 @@ impl SharedHost {
     }
 
     /// Lets go of the node's interfaces but `kept`; the last node switches back.
-    fn release(&self, record: &mut Record, node: &str, kept: &[String]) -> Result<(), Failure> {
+    fn release(&self, record: &mut HostChanges, node: &str, kept: &[String]) -> Result<(), DriverFailure> {
         for (name, uplink) in record.uplinks.iter_mut().filter(|(name, _)| !kept.contains(name)) {
             if uplink.nodes.remove(node) && uplink.nodes.is_empty() {
                 match fs::write(self.setting(name), &uplink.before) {
@@ -155,7 +159,7 @@ impl SharedHost {
     }
 
     /// Unless somebody else has put a namespace there meanwhile.
-    fn remove_place(&self) -> Result<(), Failure> {
+    fn remove_place(&self) -> Result<(), DriverFailure> {
         if !files::names(&self.place)?.is_empty() {
             return Ok(());
         }
@@ -176,7 +180,7 @@ impl SharedHost {
     }
 
     /// The record, for us alone.
-    pub(super) fn lock(&self) -> Result<File, Failure> {
+    pub(super) fn lock(&self) -> Result<File, DriverFailure> {
         for _ in 0..TRIES {
             let file = open_named(&self.record)?;
             flock(&file, FlockOperation::LockExclusive)?;
@@ -184,11 +188,11 @@ impl SharedHost {
                 return Ok(file);
             }
         }
-        Err(Failure::Missing(format!("{} is always in use", self.record.display())))
+        Err(DriverFailure::Missing(format!("{} is always in use", self.record.display())))
     }
 }
 
-impl Record {
+impl HostChanges {
     /// The interfaces that would not forward by themselves, each with its nodes.
     fn guarded(&self) -> GuardedUplinks {
         let ours = self.uplinks.iter().filter(|(_, uplink)| uplink.before == "0");
@@ -218,14 +222,14 @@ pub(super) fn same(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-pub(super) fn read(file: &mut File) -> Result<Record, Failure> {
+pub(super) fn read(file: &mut File) -> Result<HostChanges, DriverFailure> {
     let mut text = String::new();
     file.read_to_string(&mut text)?;
     // Earlier programs wrote over the record in its place. What a longer one has left
     // behind a shorter one, when its writer was killed, is not looked at.
     match serde_json::Deserializer::from_str(&text).into_iter().next() {
-        None => Ok(Record::default()),
-        Some(record) => record.map_err(|error| Failure::Missing(format!("{RECORD} cannot be read: {error}"))),
+        None => Ok(HostChanges::default()),
+        Some(record) => record.map_err(|error| DriverFailure::Missing(format!("{RECORD} cannot be read: {error}"))),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::vault::{Found as Before, Impossible, Logged, Task, TaskId, Vault, post};
+use domain::vault::{InvalidEvent, LoggedEvent, PostingInput, Task, TaskId, Vault, post};
 use domain::{Address, Usdc};
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +31,7 @@ pub(crate) struct Needs {
 impl Needs {
     pub(crate) fn of(batch: &EventBatch) -> Self {
         let mut needs = Self::default();
-        for Logged { vault, event, .. } in &batch.events {
+        for LoggedEvent { vault, event, .. } in &batch.events {
             needs.vaults.insert(*vault);
             needs.tasks.extend(event.task().map(|task| (*vault, task)));
             needs.credits.extend(event.account().map(|account| (*vault, account)));
@@ -56,7 +56,7 @@ pub(crate) struct Draft<'a> {
     /// creation.
     pub(crate) new_tasks: Vec<(Address, TaskId, u64)>,
     /// Its events, each with the way back.
-    pub(crate) events: Vec<(&'a Logged, Undo)>,
+    pub(crate) events: Vec<(&'a LoggedEvent, Undo)>,
 }
 
 impl<'a> Draft<'a> {
@@ -65,21 +65,21 @@ impl<'a> Draft<'a> {
         let mut draft = Self { rows: found, new_tasks: Vec::new(), events: Vec::new() };
         for logged in &batch.events {
             draft.post(logged).map_err(|why| {
-                let Logged { block, log_index, vault, .. } = logged;
+                let LoggedEvent { block, log_index, vault, .. } = logged;
                 BatchRefusal::Impossible { block: block.number, log_index: *log_index, vault: *vault, why }
             })?;
         }
         Ok(draft)
     }
 
-    fn post(&mut self, logged: &'a Logged) -> Result<(), Impossible> {
+    fn post(&mut self, logged: &'a LoggedEvent) -> Result<(), InvalidEvent> {
         let event = &logged.event;
         let task_key = event.task().map(|task| (logged.vault, task));
         let credit_key = event.account().map(|account| (logged.vault, account));
         let vault = self.rows.vaults.get(&logged.vault).cloned();
         let task = task_key.and_then(|key| self.rows.tasks.get(&key).cloned());
         let credit = credit_key.map(|key| self.rows.credits.get(&key).copied().unwrap_or_default());
-        let before = Before { vault: vault.as_ref(), task: task.as_ref(), credit: credit.unwrap_or_default() };
+        let before = PostingInput { vault: vault.as_ref(), task: task.as_ref(), credit: credit.unwrap_or_default() };
         let posting = post(before, event)?;
         if let (None, Some((_, id))) = (&task, task_key) {
             self.new_tasks.push((logged.vault, id, order(logged)));
@@ -93,6 +93,6 @@ impl<'a> Draft<'a> {
 }
 
 /// A task's place in the order of creation: its block, and its place in it.
-const fn order(logged: &Logged) -> u64 {
+const fn order(logged: &LoggedEvent) -> u64 {
     logged.block.number << LOG_BITS | logged.log_index
 }

@@ -7,23 +7,23 @@ use super::database::{Command, Postgres, Statement, Tx};
 use super::life::keep_change;
 use super::pod::{last_run, look_up, quota};
 use super::row::{find, find_live};
-use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, Place, PodChoice, Reservation, Stamp};
+use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, Place, PodChoice, ReplayKey, Reservation};
 use crate::codec::{id_column, id_of, integer};
 use crate::error::StoreError;
 use crate::pod::{Found, Quota};
-use crate::record::{PodKey, Record};
+use crate::record::{PodKey, RunRecord};
 
 const SPEND: &str = "spend a message";
 
 impl AdmissionStore for Postgres {
-    async fn spend(&self, stamp: Stamp) -> Result<(), StoreError> {
-        let fresh = self.execute(SPEND, insert_stamp(&stamp)).await?;
+    async fn spend(&self, replay_key: ReplayKey) -> Result<(), StoreError> {
+        let fresh = self.execute(SPEND, insert_replay_key(&replay_key)).await?;
         if fresh == 1 { Ok(()) } else { Err(StoreError::Replayed) }
     }
 
-    async fn spend_essential(&self, stamp: Stamp) -> Result<(), StoreError> {
+    async fn spend_essential(&self, replay_key: ReplayKey) -> Result<(), StoreError> {
         // The server's disk has no room that is kept for it.
-        self.spend(stamp).await
+        self.spend(replay_key).await
     }
 
     async fn reserve(&self, reservation: Reservation) -> Result<Admission, StoreError> {
@@ -31,10 +31,10 @@ impl AdmissionStore for Postgres {
     }
 }
 
-fn insert_stamp(stamp: &Stamp) -> Statement<'_> {
+fn insert_replay_key(replay_key: &ReplayKey) -> Statement<'_> {
     query("INSERT INTO spent (key, expires_at) VALUES ($1, $2) ON CONFLICT DO NOTHING")
-        .bind(stamp.key)
-        .bind(integer(stamp.expires_at.0))
+        .bind(replay_key.key)
+        .bind(integer(replay_key.expires_at.0))
 }
 
 struct Reserve(Reservation);
@@ -45,7 +45,7 @@ impl Command for Reserve {
 
     async fn apply(&self, tx: &mut Tx) -> Result<Admission, StoreError> {
         let fail = |error| StoreError::postgres(Self::NAME, error);
-        let spent = insert_stamp(&self.0.stamp).execute(tx.conn()).await.map_err(fail)?;
+        let spent = insert_replay_key(&self.0.replay_key).execute(tx.conn()).await.map_err(fail)?;
         if spent.rows_affected() == 0 {
             return Ok(Admission::Replayed);
         }
@@ -63,7 +63,7 @@ impl Command for Reserve {
 
 impl Reserve {
     /// Takes slot and id, or says who has them; the message is spent in any case.
-    async fn take(&self, tx: &mut Tx, place: &Place, record: Record) -> Result<Admission, StoreError> {
+    async fn take(&self, tx: &mut Tx, place: &Place, record: RunRecord) -> Result<Admission, StoreError> {
         let fail = |error| StoreError::postgres(Self::NAME, error);
         // Of another holder's POD, or one that is removed meanwhile, it is known late.
         let may_lose = !matches!(place, Place::New { id, .. } if id.first_run().is_some());
@@ -128,7 +128,7 @@ impl Reserve {
     }
 
     /// Writes that the POD is there and runs; `false` if it is not this holder's any more.
-    async fn write_pod(&self, conn: &mut PgConnection, place: &Place, record: &Record) -> sqlx::Result<bool> {
+    async fn write_pod(&self, conn: &mut PgConnection, place: &Place, record: &RunRecord) -> sqlx::Result<bool> {
         let (key, run) = (record.pod_key.0.cast_signed(), id_column(self.0.id));
         let write = match place {
             Place::New { id, .. } => query(
@@ -168,7 +168,7 @@ impl Reserve {
     }
 
     /// Whether the slot and the id were free. They are taken from here on.
-    async fn insert(&self, conn: &mut PgConnection, record: &Record) -> sqlx::Result<bool> {
+    async fn insert(&self, conn: &mut PgConnection, record: &RunRecord) -> sqlx::Result<bool> {
         let insert = query(
             "INSERT INTO runs (id, wallet, generation, state, agent_type, image, tier, tier_min, cores, memory_mib, \
              public, spawned_at, epoch, pod, disk_mib, changes) VALUES \

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Row, query};
 
 use super::database::{Command, Postgres, Tx};
 use super::row::small;
-use crate::billing::{Counted, Cursor, HEARD_EVERY_MS, RunMark, UsageStore, clamped};
+use crate::billing::{HEARD_EVERY_MS, MarkCount, MarkCursor, RunMark, UsageStore, clamped};
 use crate::codec::{ended, id_column, integer, meter, millis, natural};
 use crate::error::StoreError;
 
@@ -18,13 +18,13 @@ impl UsageStore for Postgres {
         journal: &str,
         marks: Vec<RunMark>,
         now: UnixMillis,
-    ) -> Result<Counted, StoreError> {
+    ) -> Result<MarkCount, StoreError> {
         self.write(CountMarks { node: node.to_owned(), journal: journal.to_owned(), marks, now }).await
     }
 
-    async fn mark_cursor(&self, node: &str) -> Result<Option<Cursor>, StoreError> {
+    async fn mark_cursor(&self, node: &str) -> Result<Option<MarkCursor>, StoreError> {
         let sql = "SELECT journal, seq FROM cursors WHERE node = $1 ORDER BY heard_at DESC, n DESC LIMIT 1";
-        let decode = |row: &PgRow| Ok(Cursor { journal: row.try_get(0)?, seq: natural(row.try_get(1)?) });
+        let decode = |row: &PgRow| Ok(MarkCursor { journal: row.try_get(0)?, seq: natural(row.try_get(1)?) });
         self.one("read a node's cursor", query(sql).bind(node), decode).await
     }
 
@@ -41,10 +41,10 @@ struct CountMarks {
 }
 
 impl Command for CountMarks {
-    type Answer = Counted;
+    type Answer = MarkCount;
     const NAME: &'static str = "count marks";
 
-    async fn apply(&self, tx: &mut Tx) -> Result<Counted, StoreError> {
+    async fn apply(&self, tx: &mut Tx) -> Result<MarkCount, StoreError> {
         self.count(tx.conn()).await.map_err(|error| StoreError::postgres(Self::NAME, error))
     }
 }
@@ -56,12 +56,12 @@ struct Journal {
 }
 
 impl CountMarks {
-    async fn count(&self, conn: &mut PgConnection) -> sqlx::Result<Counted> {
+    async fn count(&self, conn: &mut PgConnection) -> sqlx::Result<MarkCount> {
         let journal = match self.begin_journal(conn).await? {
             Some(journal) => journal,
             None => self.journal(conn).await?,
         };
-        let mut counted = Counted { seq: journal.seq, ..Counted::default() };
+        let mut counted = MarkCount { seq: journal.seq, ..MarkCount::default() };
         for mark in &self.marks {
             self.count_one(conn, journal.n, mark, &mut counted).await?;
         }
@@ -102,7 +102,7 @@ impl CountMarks {
         conn: &mut PgConnection,
         cursor: i64,
         mark: &RunMark,
-        sum: &mut Counted,
+        sum: &mut MarkCount,
     ) -> sqlx::Result<()> {
         if !sum.is_next(mark.mark.seq) {
             return Ok(());

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{lease, news, schema};
 use crate::config::Config;
 use crate::error::StoreError;
-use crate::record::{Change, Epoch};
+use crate::record::{Epoch, RunChange};
 
 /// How often a command is tried that met a tie.
 const TRIES: usize = 5;
@@ -39,7 +39,7 @@ struct Inner {
     epoch: Epoch,
     timeout: Duration,
     retention_ms: u64,
-    news: news::News,
+    news: news::ChangeFeed,
     _tasks: [AbortOnDropHandle<()>; 2],
 }
 
@@ -76,7 +76,7 @@ impl Tx {
     }
 
     /// Tells the listeners of all gateways, once this is durable.
-    pub(crate) async fn announce(&mut self, pod: PodId, change: &Change) -> sqlx::Result<()> {
+    pub(crate) async fn announce(&mut self, pod: PodId, change: &RunChange) -> sqlx::Result<()> {
         self.told = true;
         news::write(&mut self.inner, pod, change).await
     }
@@ -107,14 +107,14 @@ impl Postgres {
         drop(conn);
         let epoch = Epoch::random()?;
         let lease = lease::keep(pool.clone(), epoch).await?;
-        let (news, teller) = news::start(pool.clone()).await?;
+        let (news, listener) = news::start(pool.clone()).await?;
         let inner = Inner {
             pool,
             epoch,
             timeout,
             retention_ms: config.retention_ms(),
             news,
-            _tasks: [AbortOnDropHandle::new(lease), AbortOnDropHandle::new(teller)],
+            _tasks: [AbortOnDropHandle::new(lease), AbortOnDropHandle::new(listener)],
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -127,7 +127,7 @@ impl Postgres {
         self.inner.retention_ms
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<(PodId, Change)> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<(PodId, RunChange)> {
         self.inner.news.subscribe()
     }
 

@@ -7,7 +7,7 @@ use sqlx::{Row, query};
 use super::database::{Command, Postgres, Tx};
 use super::pod::{hold, names};
 use crate::codec::{integer, natural};
-use crate::deploys::{Consent, Deploy, DeployState, DeployStore, MAX_LISTED};
+use crate::deploys::{DeployState, DeployStore, MAX_LISTED, VaultConsent, VaultDeploy};
 use crate::error::StoreError;
 use crate::pod::id_from;
 use crate::record::PodKey;
@@ -24,24 +24,24 @@ macro_rules! select_deploys {
 }
 
 impl DeployStore for Postgres {
-    async fn put_deploy(&self, deploy: Deploy, now: UnixMillis) -> Result<(), StoreError> {
+    async fn put_deploy(&self, deploy: VaultDeploy, now: UnixMillis) -> Result<(), StoreError> {
         self.write(Put { deploy, now }).await
     }
 
-    async fn deploy_of(&self, pod: PodId) -> Result<Option<Deploy>, StoreError> {
+    async fn deploy_of(&self, pod: PodId) -> Result<Option<VaultDeploy>, StoreError> {
         let (key, name) = names(&pod);
         let found = query(select_deploys!("WHERE removed_at IS NULL AND (name = $2 OR key = $1 AND name IS NULL)"));
         self.one("read a POD's vault", found.bind(key).bind(name), decode).await
     }
 
-    async fn deploying(&self) -> Result<Vec<Deploy>, StoreError> {
+    async fn deploying(&self) -> Result<Vec<VaultDeploy>, StoreError> {
         let list = query(select_deploys!("WHERE state = 'deploying' ORDER BY changed_at LIMIT $1"));
         self.many("list the vaults on their way", list.bind(i64::from(MAX_LISTED)), decode).await
     }
 }
 
 struct Put {
-    deploy: Deploy,
+    deploy: VaultDeploy,
     now: UnixMillis,
 }
 
@@ -84,17 +84,17 @@ impl Put {
     }
 }
 
-fn decode(row: &PgRow) -> sqlx::Result<Deploy> {
+fn decode(row: &PgRow) -> sqlx::Result<VaultDeploy> {
     let address = |column| row.try_get::<[u8; 20], usize>(column).map(Address::from);
     let deadline: Option<i64> = row.try_get(5)?;
     let signature: Option<Vec<u8>> = row.try_get(6)?;
-    Ok(Deploy {
+    Ok(VaultDeploy {
         pod: pod(row)?,
         owner: address(1)?,
         agent_wallet: address(2)?,
         address: address(3)?,
         state: state(row)?,
-        consent: deadline.zip(signature).map(|(end, signature)| Consent { deadline: natural(end), signature }),
+        consent: deadline.zip(signature).map(|(end, signature)| VaultConsent { deadline: natural(end), signature }),
         tx: row.try_get::<Option<[u8; 32]>, _>(7)?.map(B256::from),
         reason: row.try_get(8)?,
     })

@@ -5,7 +5,7 @@ mod rows;
 
 use domain::Address;
 use domain::evm::BlockRef;
-use domain::vault::{Logged, Task, TaskId};
+use domain::vault::{LoggedEvent, Task, TaskId};
 use sqlx::{Row, query};
 
 use super::database::{Command, Postgres, Tx};
@@ -28,57 +28,57 @@ impl IndexStore for Postgres {
         id.map(IndexId).ok_or(StoreError::Value("an index that was opened and is gone"))
     }
 
-    async fn post_batch(&self, book: IndexId, batch: EventBatch) -> Result<Result<(), BatchRefusal>, StoreError> {
-        self.write(Apply { book, batch }).await
+    async fn post_batch(&self, index: IndexId, batch: EventBatch) -> Result<Result<(), BatchRefusal>, StoreError> {
+        self.write(Apply { index, batch }).await
     }
 
-    async fn roll_back(&self, book: IndexId, to: Option<BlockRef>) -> Result<Result<(), BatchRefusal>, StoreError> {
-        self.write(RollBack { book, to }).await
+    async fn roll_back(&self, index: IndexId, to: Option<BlockRef>) -> Result<Result<(), BatchRefusal>, StoreError> {
+        self.write(RollBack { index, to }).await
     }
 
-    async fn index_cursor(&self, book: IndexId) -> Result<Option<BlockRef>, StoreError> {
-        self.one(READ, query(rows::CURSOR).bind(book.0), rows::block).await
+    async fn index_cursor(&self, index: IndexId) -> Result<Option<BlockRef>, StoreError> {
+        self.one(READ, query(rows::CURSOR).bind(index.0), rows::block).await
     }
 
-    async fn index_blocks(&self, book: IndexId) -> Result<Vec<BlockRef>, StoreError> {
-        self.many(READ, query(rows::REMEMBERED).bind(book.0), rows::block).await
+    async fn index_blocks(&self, index: IndexId) -> Result<Vec<BlockRef>, StoreError> {
+        self.many(READ, query(rows::REMEMBERED).bind(index.0), rows::block).await
     }
 
-    async fn vaults(&self, book: IndexId) -> Result<Vec<Address>, StoreError> {
+    async fn vaults(&self, index: IndexId) -> Result<Vec<Address>, StoreError> {
         let sql = "SELECT address FROM vaults WHERE book = $1 ORDER BY address";
-        self.many(READ, query(sql).bind(book.0), |row| rows::address(row, 0)).await
+        self.many(READ, query(sql).bind(index.0), |row| rows::address(row, 0)).await
     }
 
-    async fn vault(&self, book: IndexId, address: Address) -> Result<Option<IndexedVault>, StoreError> {
-        self.write(ReadVault { book, address }).await
+    async fn vault(&self, index: IndexId, address: Address) -> Result<Option<IndexedVault>, StoreError> {
+        self.write(ReadVault { index, address }).await
     }
 
-    async fn tasks(&self, book: IndexId, vault: Address) -> Result<Vec<(TaskId, Task)>, StoreError> {
+    async fn tasks(&self, index: IndexId, vault: Address) -> Result<Vec<(TaskId, Task)>, StoreError> {
         let sql = "SELECT task, body FROM tasks WHERE book = $1 AND vault = $2 ORDER BY n DESC LIMIT $3";
-        let tasks = query(sql).bind(book.0).bind(vault.0.0).bind(i64::from(MAX_TASKS));
+        let tasks = query(sql).bind(index.0).bind(vault.0.0).bind(i64::from(MAX_TASKS));
         self.many(READ, tasks, |row| Ok((TaskId(rows::hash(row, 0)?), parse_json(row, 1)?))).await
     }
 
-    async fn task(&self, book: IndexId, vault: Address, id: TaskId) -> Result<Option<Task>, StoreError> {
-        let task = query(rows::TASK).bind(book.0).bind(vault.0.0).bind(id.0.0);
+    async fn task(&self, index: IndexId, vault: Address, id: TaskId) -> Result<Option<Task>, StoreError> {
+        let task = query(rows::TASK).bind(index.0).bind(vault.0.0).bind(id.0.0);
         self.one(READ, task, |row| parse_json(row, 0)).await
     }
 
     async fn vault_events(
         &self,
-        book: IndexId,
+        index: IndexId,
         vault: Address,
         after: Option<(u64, u64)>,
-    ) -> Result<Vec<Logged>, StoreError> {
-        let (block, index) = after.map_or((-1, -1), |(block, index)| (integer(block), integer(index)));
+    ) -> Result<Vec<LoggedEvent>, StoreError> {
+        let (block, log_index) = after.map_or((-1, -1), |(block, index)| (integer(block), integer(index)));
         let events = query(
             "SELECT body FROM book_events WHERE book = $1 AND vault = $2 AND (block, log_index) > ($3, $4) \
              ORDER BY block, log_index LIMIT $5",
         )
-        .bind(book.0)
+        .bind(index.0)
         .bind(vault.0.0)
         .bind(block)
-        .bind(index)
+        .bind(log_index)
         .bind(i64::from(MAX_EVENTS));
         self.many(READ, events, |row| parse_json(row, 0)).await
     }
@@ -86,7 +86,7 @@ impl IndexStore for Postgres {
 
 /// A vault, its credits and the cursor as they were at one instant.
 struct ReadVault {
-    book: IndexId,
+    index: IndexId,
     address: Address,
 }
 
@@ -102,9 +102,9 @@ impl Command for ReadVault {
 impl ReadVault {
     async fn read(&self, tx: &mut Tx) -> sqlx::Result<Option<IndexedVault>> {
         tx.snapshot().await?;
-        let vault = rows::vault(tx.conn(), self.book, self.address).await?;
-        let cursor = rows::cursor(tx.conn(), self.book).await?;
+        let vault = rows::vault(tx.conn(), self.index, self.address).await?;
+        let cursor = rows::cursor(tx.conn(), self.index).await?;
         let (Some(vault), Some(cursor)) = (vault, cursor) else { return Ok(None) };
-        Ok(Some(IndexedVault { vault, credits: rows::credits(tx.conn(), self.book, self.address).await?, cursor }))
+        Ok(Some(IndexedVault { vault, credits: rows::credits(tx.conn(), self.index, self.address).await?, cursor }))
     }
 }

@@ -25,7 +25,7 @@ pub(crate) async fn keep(pool: PgPool, epoch: Epoch) -> Result<JoinHandle<()>, S
         loop {
             tokio::time::sleep(RENEW).await;
             if let Err(error) = renew(&pool, epoch).await {
-                tracing::warn!(%error, "the database does not hear that this gateway is there");
+                tracing::warn!(%error, "this gateway's lease in the database cannot be renewed; trying again");
             }
         }
     }))

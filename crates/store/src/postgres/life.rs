@@ -9,15 +9,15 @@ use super::pod::{self, RemovePod};
 use super::row::{LIVE_OF, OF_ID, decode, find_live, lock, select_runs};
 use crate::codec::{id_column, integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
-use crate::life::{Advance, Advanced, AgentStore, MAX_CHANGES, MAX_LISTED, Observation, Stepped, note};
-use crate::record::{Below, Change, KeptData, PodKey, Record};
+use crate::life::{Advance, AgentStore, MAX_CHANGES, MAX_LISTED, NodeObservation, StepOutcome, Stepped, note};
+use crate::record::{BelowTier, KeptData, PodKey, RunChange, RunRecord};
 
 impl AgentStore for Postgres {
-    async fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> Result<Advanced, StoreError> {
+    async fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> Result<StepOutcome, StoreError> {
         self.write(Advance::step(id, event, now)).await
     }
 
-    async fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> Result<Advanced, StoreError> {
+    async fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> Result<StepOutcome, StoreError> {
         self.write(Advance { kept, ..Advance::step(id, Event::Gone, now) }).await
     }
 
@@ -25,7 +25,7 @@ impl AgentStore for Postgres {
         self.write(RemovePod { pod, now }).await
     }
 
-    async fn place(&self, id: RunId, node: &str, now: UnixMillis) -> Result<Advanced, StoreError> {
+    async fn place(&self, id: RunId, node: &str, now: UnixMillis) -> Result<StepOutcome, StoreError> {
         self.write(Advance { node: Some(node.to_owned()), ..Advance::step(id, Event::Placed, now) }).await
     }
 
@@ -33,17 +33,17 @@ impl AgentStore for Postgres {
         &self,
         id: RunId,
         event: Event,
-        seen: Observation,
+        seen: NodeObservation,
         now: UnixMillis,
-    ) -> Result<Advanced, StoreError> {
+    ) -> Result<StepOutcome, StoreError> {
         self.write(Advance { seen: Some(seen), ..Advance::step(id, event, now) }).await
     }
 
-    async fn observe(&self, id: RunId, seen: Observation) -> Result<Record, StoreError> {
+    async fn observe(&self, id: RunId, seen: NodeObservation) -> Result<RunRecord, StoreError> {
         self.write(Observe { id, seen }).await
     }
 
-    async fn note_balance(&self, id: RunId, below: Below) -> Result<(), StoreError> {
+    async fn note_balance(&self, id: RunId, below: BelowTier) -> Result<(), StoreError> {
         let update = query("UPDATE runs SET below_readings = $2, below_since = $3 WHERE id = $1")
             .bind(id_column(id))
             .bind(i64::from(below.readings))
@@ -52,37 +52,37 @@ impl AgentStore for Postgres {
         if known == 0 { Err(StoreError::Unknown(id)) } else { Ok(()) }
     }
 
-    async fn get(&self, id: RunId) -> Result<Option<Record>, StoreError> {
+    async fn get(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {
         self.one("read a run", query(OF_ID).bind(id_column(id)), decode).await
     }
 
-    async fn last_run(&self, id: PodId) -> Result<Option<Record>, StoreError> {
+    async fn last_run(&self, id: PodId) -> Result<Option<RunRecord>, StoreError> {
         self.one("read a POD", pod::last_run_of(&id), decode).await
     }
 
-    async fn of(&self, wallet: Wallet, limit: u32) -> Result<Vec<Record>, StoreError> {
+    async fn of(&self, wallet: Wallet, limit: u32) -> Result<Vec<RunRecord>, StoreError> {
         self.write(Of { wallet, limit: limit.min(MAX_LISTED) }).await
     }
 
-    async fn live_of(&self, wallet: Wallet) -> Result<Option<Record>, StoreError> {
+    async fn live_of(&self, wallet: Wallet) -> Result<Option<RunRecord>, StoreError> {
         self.one("read a wallet's live run", query(LIVE_OF).bind(wallet.0), decode).await
     }
 
-    async fn live(&self) -> Result<Vec<Record>, StoreError> {
+    async fn live(&self) -> Result<Vec<RunRecord>, StoreError> {
         let live = query(select_runs!("WHERE ended_at IS NULL ORDER BY runs.id"));
         self.many("list the live runs", live, decode).await
     }
 
-    async fn changes(&self, id: PodId, after: u64) -> Result<Vec<Change>, StoreError> {
+    async fn changes(&self, id: PodId, after: u64) -> Result<Vec<RunChange>, StoreError> {
         self.write(Changes { id, after }).await
     }
 }
 
 impl Command for Advance {
-    type Answer = Advanced;
+    type Answer = StepOutcome;
     const NAME: &'static str = "take a step of an agent";
 
-    async fn apply(&self, tx: &mut Tx) -> Result<Advanced, StoreError> {
+    async fn apply(&self, tx: &mut Tx) -> Result<StepOutcome, StoreError> {
         let fail = |error| StoreError::postgres(Self::NAME, error);
         let before = lock(tx.conn(), self.id).await.map_err(fail)?.ok_or(StoreError::Unknown(self.id))?;
         let (record, actions, change, removes) = match self.take(before)? {
@@ -97,12 +97,12 @@ impl Command for Advance {
         if removes && !pod::remove(tx.conn(), &record, self.now).await.map_err(fail)? {
             return Err(StoreError::tie(Self::NAME));
         }
-        Ok(Advanced { record, actions, change })
+        Ok(StepOutcome { record, actions, change })
     }
 }
 
 /// Writes what a step can change. The bill is not among it: only marks change it.
-async fn write(conn: &mut PgConnection, record: &Record) -> sqlx::Result<()> {
+async fn write(conn: &mut PgConnection, record: &RunRecord) -> sqlx::Result<()> {
     let (state, reason) = state_columns(record.state);
     query(
         "UPDATE runs SET state = $2, reason = $3, generation = $4, changes = $5, node = $6, runtime = $7, \
@@ -127,7 +127,7 @@ async fn write(conn: &mut PgConnection, record: &Record) -> sqlx::Result<()> {
 }
 
 /// Adds to a POD's history.
-pub(crate) async fn keep_change(conn: &mut PgConnection, pod: PodKey, change: &Change) -> sqlx::Result<()> {
+pub(crate) async fn keep_change(conn: &mut PgConnection, pod: PodKey, change: &RunChange) -> sqlx::Result<()> {
     let key = pod.0.cast_signed();
     let (name, reason) = state_columns(change.state);
     query("INSERT INTO changes (pod, seq, at, state, reason) VALUES ($1, $2, $3, $4, $5)")
@@ -147,14 +147,14 @@ pub(crate) async fn keep_change(conn: &mut PgConnection, pod: PodKey, change: &C
 
 struct Observe {
     id: RunId,
-    seen: Observation,
+    seen: NodeObservation,
 }
 
 impl Command for Observe {
-    type Answer = Record;
+    type Answer = RunRecord;
     const NAME: &'static str = "note what a node said";
 
-    async fn apply(&self, tx: &mut Tx) -> Result<Record, StoreError> {
+    async fn apply(&self, tx: &mut Tx) -> Result<RunRecord, StoreError> {
         let fail = |error| StoreError::postgres(Self::NAME, error);
         let before = lock(tx.conn(), self.id).await.map_err(fail)?.ok_or(StoreError::Unknown(self.id))?;
         let mut record = before.clone();
@@ -172,16 +172,16 @@ struct Of {
 }
 
 impl Command for Of {
-    type Answer = Vec<Record>;
+    type Answer = Vec<RunRecord>;
     const NAME: &'static str = "list a wallet's PODs";
 
-    async fn apply(&self, tx: &mut Tx) -> Result<Vec<Record>, StoreError> {
+    async fn apply(&self, tx: &mut Tx) -> Result<Vec<RunRecord>, StoreError> {
         self.list(tx).await.map_err(|error| StoreError::postgres(Self::NAME, error))
     }
 }
 
 impl Of {
-    async fn list(&self, tx: &mut Tx) -> sqlx::Result<Vec<Record>> {
+    async fn list(&self, tx: &mut Tx) -> sqlx::Result<Vec<RunRecord>> {
         tx.snapshot().await?;
         let mut runs = Vec::from_iter(find_live(tx.conn(), &self.wallet).await?);
         let stopped = query(select_runs!(
@@ -203,20 +203,20 @@ struct Changes {
 }
 
 impl Command for Changes {
-    type Answer = Vec<Change>;
+    type Answer = Vec<RunChange>;
     const NAME: &'static str = "read a POD's changes";
 
-    async fn apply(&self, tx: &mut Tx) -> Result<Vec<Change>, StoreError> {
+    async fn apply(&self, tx: &mut Tx) -> Result<Vec<RunChange>, StoreError> {
         let found = self.read(tx).await.map_err(|error| StoreError::postgres(Self::NAME, error))?;
         found.ok_or(StoreError::NoPod(self.id))
     }
 }
 
 impl Changes {
-    async fn read(&self, tx: &mut Tx) -> sqlx::Result<Option<Vec<Change>>> {
+    async fn read(&self, tx: &mut Tx) -> sqlx::Result<Option<Vec<RunChange>>> {
         tx.snapshot().await?;
         let Some(record) = pod::last_run(tx.conn(), &self.id).await? else { return Ok(None) };
-        let first = (self.after == 0 && record.changes <= MAX_CHANGES).then(|| Change::first(record.created_at));
+        let first = (self.after == 0 && record.changes <= MAX_CHANGES).then(|| RunChange::first(record.created_at));
         let sql = "SELECT seq, at, state, reason FROM changes WHERE pod = $1 AND seq > $2 ORDER BY seq";
         let rows = query(sql).bind(record.pod_key.0.cast_signed()).bind(integer(self.after));
         let rows = rows.fetch_all(tx.conn()).await?;
@@ -224,8 +224,8 @@ impl Changes {
     }
 }
 
-fn decode_change(row: &PgRow) -> sqlx::Result<Change> {
+fn decode_change(row: &PgRow) -> sqlx::Result<RunChange> {
     let (state, reason): (String, Option<String>) = (row.try_get(2)?, row.try_get(3)?);
     let state = state_of(&state, reason.as_deref()).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    Ok(Change { seq: natural(row.try_get(0)?), at: millis(row.try_get(1)?), state })
+    Ok(RunChange { seq: natural(row.try_get(0)?), at: millis(row.try_get(1)?), state })
 }

@@ -7,10 +7,10 @@ use sqlx::{Row, query};
 use super::database::Postgres;
 use crate::codec::{integer, millis};
 use crate::error::StoreError;
-use crate::links::{Link, LinkStore};
+use crate::links::{AccountLink, LinkStore};
 
 impl LinkStore for Postgres {
-    async fn keep_link(&self, link: Link) -> Result<bool, StoreError> {
+    async fn keep_link(&self, link: AccountLink) -> Result<bool, StoreError> {
         let insert = query(
             "INSERT INTO links (holder, owner, text, holder_signature, owner_signature, signed_at) \
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (holder) DO UPDATE SET owner = $2, text = $3, \
@@ -25,14 +25,14 @@ impl LinkStore for Postgres {
         Ok(self.execute("keep a link", insert).await? == 1)
     }
 
-    async fn link_of(&self, holder: Wallet) -> Result<Option<Link>, StoreError> {
+    async fn link_of(&self, holder: Wallet) -> Result<Option<AccountLink>, StoreError> {
         let sql = "SELECT owner, text, holder_signature, owner_signature, signed_at FROM links WHERE holder = $1";
         self.one("read a link", query(sql).bind(holder.0), |row| decode(holder, row)).await
     }
 }
 
-fn decode(holder: Wallet, row: &PgRow) -> sqlx::Result<Link> {
-    Ok(Link {
+fn decode(holder: Wallet, row: &PgRow) -> sqlx::Result<AccountLink> {
+    Ok(AccountLink {
         holder,
         owner: Address::from(row.try_get::<[u8; 20], _>(0)?),
         text: row.try_get(1)?,

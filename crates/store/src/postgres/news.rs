@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::codec::{integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
-use crate::record::{Change, NEWS};
+use crate::record::{CHANGE_QUEUE, RunChange};
 
 /// Between two looks when nothing happens here: how late a change of another gateway's
 /// agents is told at most.
@@ -28,13 +28,13 @@ const READ: &str = "read what other gateways did";
 
 /// The way to the listeners.
 #[derive(Debug)]
-pub(crate) struct News {
-    listeners: broadcast::Sender<(PodId, Change)>,
+pub(crate) struct ChangeFeed {
+    listeners: broadcast::Sender<(PodId, RunChange)>,
     wake: Arc<Notify>,
 }
 
-impl News {
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<(PodId, Change)> {
+impl ChangeFeed {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<(PodId, RunChange)> {
         self.listeners.subscribe()
     }
 
@@ -45,16 +45,16 @@ impl News {
 }
 
 /// Starts the task that looks.
-pub(crate) async fn start(pool: PgPool) -> Result<(News, JoinHandle<()>), StoreError> {
-    let (listeners, _) = broadcast::channel(NEWS);
+pub(crate) async fn start(pool: PgPool) -> Result<(ChangeFeed, JoinHandle<()>), StoreError> {
+    let (listeners, _) = broadcast::channel(CHANGE_QUEUE);
     let wake = Arc::new(Notify::new());
     let row = query("SELECT pg_current_snapshot()::text").fetch_one(&pool).await;
     let seen = row.and_then(|row| row.try_get(0)).map_err(|error| StoreError::postgres(READ, error))?;
     let task = tokio::spawn(tell(pool, seen, listeners.clone(), Arc::clone(&wake)));
-    Ok((News { listeners, wake }, task))
+    Ok((ChangeFeed { listeners, wake }, task))
 }
 
-async fn tell(pool: PgPool, mut seen: String, listeners: broadcast::Sender<(PodId, Change)>, wake: Arc<Notify>) {
+async fn tell(pool: PgPool, mut seen: String, listeners: broadcast::Sender<(PodId, RunChange)>, wake: Arc<Notify>) {
     loop {
         // What is woken for before this sleeps is remembered.
         let _ = tokio::time::timeout(PERIOD, wake.notified()).await;
@@ -66,13 +66,13 @@ async fn tell(pool: PgPool, mut seen: String, listeners: broadcast::Sender<(PodI
                     let _ = listeners.send(change);
                 }
             }
-            Err(error) => tracing::warn!(%error, "what other gateways did is not known for now"),
+            Err(error) => tracing::warn!(%error, "changes by other gateways cannot be read now; trying again"),
         }
     }
 }
 
 /// What a later snapshot sees and this one did not, and that snapshot.
-async fn since(pool: &PgPool, seen: &str) -> sqlx::Result<(String, Vec<(PodId, Change)>)> {
+async fn since(pool: &PgPool, seen: &str) -> sqlx::Result<(String, Vec<(PodId, RunChange)>)> {
     let sql = "SELECT look.at::text, news.pod, news.seq, news.at, news.state, news.reason \
                FROM (SELECT pg_current_snapshot() AS at) AS look \
                LEFT JOIN news ON news.tx >= pg_snapshot_xmin($1::pg_snapshot) \
@@ -83,17 +83,17 @@ async fn since(pool: &PgPool, seen: &str) -> sqlx::Result<(String, Vec<(PodId, C
     Ok((now, changes))
 }
 
-fn decode(row: &PgRow) -> sqlx::Result<Option<(PodId, Change)>> {
+fn decode(row: &PgRow) -> sqlx::Result<Option<(PodId, RunChange)>> {
     let Some(pod) = row.try_get::<Option<String>, _>(1)? else { return Ok(None) };
     let pod = pod.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     let (name, reason): (String, Option<String>) = (row.try_get(4)?, row.try_get(5)?);
     let state = state_of(&name, reason.as_deref()).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
-    let change = Change { seq: natural(row.try_get(2)?), at: millis(row.try_get(3)?), state };
+    let change = RunChange { seq: natural(row.try_get(2)?), at: millis(row.try_get(3)?), state };
     Ok(Some((pod, change)))
 }
 
 /// Writes a change down for the listeners, in the transaction that makes it.
-pub(crate) async fn write(conn: &mut PgConnection, pod: PodId, change: &Change) -> sqlx::Result<()> {
+pub(crate) async fn write(conn: &mut PgConnection, pod: PodId, change: &RunChange) -> sqlx::Result<()> {
     let (state, reason) = state_columns(change.state);
     let sql = "INSERT INTO news (pod, seq, at, state, reason) VALUES ($1, $2, $3, $4, $5)";
     let insert = query(sql).bind(pod.as_str().to_owned()).bind(integer(change.seq)).bind(integer(change.at.0));

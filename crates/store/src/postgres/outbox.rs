@@ -1,6 +1,6 @@
 //! Transactions of our own accounts.
 
-use domain::evm::{Account, Attempt, Entry, IntentKey, Outcome};
+use domain::evm::{IntentKey, OutboxEntry, SenderAccount, TransactionAttempt, TransactionOutcome};
 use sqlx::{PgConnection, Row, query};
 
 use super::database::{Command, Postgres, Tx};
@@ -13,20 +13,20 @@ const READ: &str = "read the outbox";
 const WRITE: &str = "write to the outbox";
 
 impl OutboxStore for Postgres {
-    async fn outbox_find(&self, account: Account, key: IntentKey) -> Result<Option<Entry>, StoreError> {
+    async fn outbox_find(&self, account: SenderAccount, key: IntentKey) -> Result<Option<OutboxEntry>, StoreError> {
         let sql = "SELECT body FROM outbox WHERE chain_id = $1 AND account = $2 AND key = $3";
         let (chain, address) = columns(&account);
         self.one(READ, query(sql).bind(chain).bind(address).bind(key.as_str().to_owned()), |row| parse_json(row, 0))
             .await
     }
 
-    async fn outbox_pending(&self, account: Account) -> Result<Vec<Entry>, StoreError> {
+    async fn outbox_pending(&self, account: SenderAccount) -> Result<Vec<OutboxEntry>, StoreError> {
         let sql = "SELECT body FROM outbox WHERE chain_id = $1 AND account = $2 AND pending ORDER BY nonce";
         let (chain, address) = columns(&account);
         self.many(READ, query(sql).bind(chain).bind(address), |row| parse_json(row, 0)).await
     }
 
-    async fn outbox_highest(&self, account: Account) -> Result<Option<u64>, StoreError> {
+    async fn outbox_highest(&self, account: SenderAccount) -> Result<Option<u64>, StoreError> {
         let sql = "SELECT max(nonce) FROM outbox WHERE chain_id = $1 AND account = $2";
         let (chain, address) = columns(&account);
         let highest: Option<Option<i64>> =
@@ -34,7 +34,7 @@ impl OutboxStore for Postgres {
         Ok(highest.flatten().map(natural))
     }
 
-    async fn outbox_write(&self, entry: Entry) -> Result<OutboxWrite, StoreError> {
+    async fn outbox_write(&self, entry: OutboxEntry) -> Result<OutboxWrite, StoreError> {
         let (chain, address) = columns(&entry.account);
         // Both the key and the nonce are unique.
         let insert = query(
@@ -50,17 +50,27 @@ impl OutboxStore for Postgres {
         Ok(if self.execute(WRITE, insert).await? == 1 { OutboxWrite::Done } else { OutboxWrite::Conflict })
     }
 
-    async fn outbox_add(&self, account: Account, nonce: u64, attempt: Attempt) -> Result<OutboxWrite, StoreError> {
+    async fn outbox_add(
+        &self,
+        account: SenderAccount,
+        nonce: u64,
+        attempt: TransactionAttempt,
+    ) -> Result<OutboxWrite, StoreError> {
         self.write(Update { account, nonce, change: Change::Add(attempt) }).await
     }
 
-    async fn outbox_settle(&self, account: Account, nonce: u64, outcome: Outcome) -> Result<OutboxWrite, StoreError> {
+    async fn outbox_settle(
+        &self,
+        account: SenderAccount,
+        nonce: u64,
+        outcome: TransactionOutcome,
+    ) -> Result<OutboxWrite, StoreError> {
         self.write(Update { account, nonce, change: Change::Settle(outcome) }).await
     }
 }
 
 struct Update {
-    account: Account,
+    account: SenderAccount,
     nonce: u64,
     change: Change,
 }
@@ -81,14 +91,14 @@ impl Command for Update {
 }
 
 impl Update {
-    async fn pending(&self, conn: &mut PgConnection) -> sqlx::Result<Option<Entry>> {
+    async fn pending(&self, conn: &mut PgConnection) -> sqlx::Result<Option<OutboxEntry>> {
         let sql = "SELECT body FROM outbox WHERE chain_id = $1 AND account = $2 AND nonce = $3 AND pending FOR UPDATE";
         let (chain, address) = columns(&self.account);
         let found = query(sql).bind(chain).bind(address).bind(integer(self.nonce)).fetch_optional(conn).await?;
         found.map(|row| parse_json(&row, 0)).transpose()
     }
 
-    async fn update(&self, conn: &mut PgConnection, entry: &Entry) -> sqlx::Result<()> {
+    async fn update(&self, conn: &mut PgConnection, entry: &OutboxEntry) -> sqlx::Result<()> {
         let sql = "UPDATE outbox SET pending = $4, body = $5 WHERE chain_id = $1 AND account = $2 AND nonce = $3";
         let (chain, address) = columns(&self.account);
         let update = query(sql).bind(chain).bind(address).bind(integer(self.nonce));
@@ -96,6 +106,6 @@ impl Update {
     }
 }
 
-fn columns(account: &Account) -> (i64, [u8; 20]) {
+fn columns(account: &SenderAccount) -> (i64, [u8; 20]) {
     (integer(account.chain_id), account.address.0.0)
 }

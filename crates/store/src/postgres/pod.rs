@@ -10,7 +10,7 @@ use super::row::{decode, lock, select_runs};
 use crate::codec::{id_column, integer, millis, natural};
 use crate::error::StoreError;
 use crate::pod::{Found, MAX_STOPPED_PODS, Quota, id_from};
-use crate::record::{KeptData, PodKey, Record};
+use crate::record::{KeptData, PodKey, RunRecord};
 
 /// The last run of the POD of this number or name.
 const LAST_RUN: &str = select_runs!(
@@ -44,7 +44,7 @@ pub(crate) async fn hold(conn: &mut PgConnection, id: &PodId) -> sqlx::Result<Op
 }
 
 /// The last run of a POD.
-pub(crate) async fn last_run(conn: &mut PgConnection, id: &PodId) -> sqlx::Result<Option<Record>> {
+pub(crate) async fn last_run(conn: &mut PgConnection, id: &PodId) -> sqlx::Result<Option<RunRecord>> {
     let found = last_run_of(id).fetch_optional(conn).await?;
     found.map(|row| decode(&row)).transpose()
 }
@@ -78,7 +78,7 @@ fn stopped_row(row: &PgRow) -> sqlx::Result<(PodId, Option<KeptData>)> {
 }
 
 /// Writes that a POD's run has ended, and what its node keeps.
-pub(crate) async fn rest(conn: &mut PgConnection, record: &Record, at: UnixMillis) -> sqlx::Result<()> {
+pub(crate) async fn rest(conn: &mut PgConnection, record: &RunRecord, at: UnixMillis) -> sqlx::Result<()> {
     let data = record.data.as_ref();
     query("UPDATE pods SET stopped_at = $2, data_node = $3, data_until = $4, data_bytes = $5 WHERE key = $1")
         .bind(record.pod_key.0.cast_signed())
@@ -94,7 +94,7 @@ pub(crate) async fn rest(conn: &mut PgConnection, record: &Record, at: UnixMilli
 /// Forgets all of a POD but what its wallet used, and that its id was its holder's;
 /// `false` if a later run of it was begun meanwhile. Its row is locked first, as whoever
 /// sets its prices does.
-pub(crate) async fn remove(conn: &mut PgConnection, record: &Record, now: UnixMillis) -> sqlx::Result<bool> {
+pub(crate) async fn remove(conn: &mut PgConnection, record: &RunRecord, now: UnixMillis) -> sqlx::Result<bool> {
     let key = record.pod_key.0.cast_signed();
     let removed = query(
         "UPDATE pods SET removed_at = $2, last_run = 0, stopped_at = NULL, data_node = NULL, data_until = NULL, \

@@ -12,7 +12,7 @@ use super::lease;
 use super::row::{decode, select_runs};
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;
-use crate::prune::{BITE, MaintenanceStore, Pruned, STAMP_SLACK_MS};
+use crate::prune::{DELETE_BATCH, MaintenanceStore, PruneReport, SPENT_SLACK_MS};
 use crate::record::Epoch;
 
 impl MaintenanceStore for Postgres {
@@ -20,7 +20,7 @@ impl MaintenanceStore for Postgres {
         self.execute(lease::WRITE, lease::statement(self.epoch())).await.map(drop)
     }
 
-    async fn prune(&self, now: UnixMillis) -> Result<Pruned, StoreError> {
+    async fn prune(&self, now: UnixMillis) -> Result<PruneReport, StoreError> {
         self.write(Prune { now, retention_ms: self.retention_ms() }).await
     }
 
@@ -38,40 +38,41 @@ struct Prune {
 }
 
 impl Command for Prune {
-    type Answer = Pruned;
+    type Answer = PruneReport;
     const NAME: &'static str = "forget what is old";
 
-    async fn apply(&self, tx: &mut Tx) -> Result<Pruned, StoreError> {
+    async fn apply(&self, tx: &mut Tx) -> Result<PruneReport, StoreError> {
         self.forget(tx.conn()).await.map_err(|error| StoreError::postgres(Self::NAME, error))
     }
 }
 
-/// The rows of a bite are those that no other gateway forgets in this instant.
+/// The rows of a batch are those that no other gateway forgets in this instant.
 impl Prune {
-    async fn forget(&self, conn: &mut PgConnection) -> sqlx::Result<Pruned> {
+    async fn forget(&self, conn: &mut PgConnection) -> sqlx::Result<PruneReport> {
         let before = |age: u64| integer(self.now.0.saturating_sub(age));
         query("DELETE FROM news WHERE written < now() - interval '1 hour'").execute(&mut *conn).await?;
-        let stamps = "DELETE FROM spent WHERE ctid = ANY (ARRAY (SELECT ctid FROM spent \
+        let spent_signatures = "DELETE FROM spent WHERE ctid = ANY (ARRAY (SELECT ctid FROM spent \
                       WHERE expires_at < $1 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
-        let stamps = bite(conn, stamps, before(STAMP_SLACK_MS)).await?;
+        let spent_signatures = delete_batch(conn, spent_signatures, before(SPENT_SLACK_MS)).await?;
         let keys = "DELETE FROM idempotency WHERE ctid = ANY (ARRAY (SELECT ctid FROM idempotency \
                     WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
-        let keys = bite(conn, keys, before(0)).await?;
+        let keys = delete_batch(conn, keys, before(0)).await?;
         let payments = "DELETE FROM payments WHERE ctid = ANY (ARRAY (SELECT ctid FROM payments \
                         WHERE valid_before BETWEEN 0 AND $1 AND stage IN ('answered', 'failed') \
                         ORDER BY valid_before LIMIT $2 FOR UPDATE SKIP LOCKED))";
-        let payments = bite(conn, payments, before(self.retention_ms) / 1000).await?;
+        let payments = delete_batch(conn, payments, before(self.retention_ms) / 1000).await?;
         let purposes = "DELETE FROM spent_payments WHERE ctid = ANY (ARRAY (SELECT ctid FROM spent_payments \
                         WHERE valid_before <= $1 ORDER BY valid_before LIMIT $2 FOR UPDATE SKIP LOCKED))";
-        let purposes = bite(conn, purposes, before(self.retention_ms) / 1000).await?;
+        let purposes = delete_batch(conn, purposes, before(self.retention_ms) / 1000).await?;
         let runs = forget_runs(conn, before(self.retention_ms)).await?;
-        let more = [stamps, keys, payments, purposes, runs].iter().any(|count| *count >= u64::from(BITE));
-        Ok(Pruned { stamps, keys, runs, payments, purposes, more })
+        let more =
+            [spent_signatures, keys, payments, purposes, runs].iter().any(|count| *count >= u64::from(DELETE_BATCH));
+        Ok(PruneReport { spent_signatures, keys, runs, payments, purposes, more })
     }
 }
 
-async fn bite(conn: &mut PgConnection, sql: &'static str, before: i64) -> sqlx::Result<u64> {
-    let gone = query(sql).bind(before).bind(i64::from(BITE)).execute(conn).await?;
+async fn delete_batch(conn: &mut PgConnection, sql: &'static str, before: i64) -> sqlx::Result<u64> {
+    let gone = query(sql).bind(before).bind(i64::from(DELETE_BATCH)).execute(conn).await?;
     Ok(gone.rows_affected())
 }
 
@@ -80,7 +81,7 @@ async fn forget_runs(conn: &mut PgConnection, before: i64) -> sqlx::Result<u64> 
         "WHERE ended_at IS NOT NULL AND ended_at < $1 AND runs.id <> pods.last_run ORDER BY ended_at LIMIT $2 \
          FOR UPDATE OF runs SKIP LOCKED"
     ));
-    let old = old.bind(before).bind(i64::from(BITE)).fetch_all(&mut *conn).await?;
+    let old = old.bind(before).bind(i64::from(DELETE_BATCH)).fetch_all(&mut *conn).await?;
     let mut forgotten = 0;
     for row in &old {
         let run = decode(row)?;

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row, query};
 
 use crate::codec::id_column;
 use crate::columns::Columns;
-use crate::record::Record;
+use crate::record::RunRecord;
 
 /// `SELECT` of whole runs, with what follows the tables.
 macro_rules! select_runs {
@@ -30,24 +30,24 @@ pub(crate) const LIVE_OF: &str = select_runs!("WHERE runs.wallet = $1 AND ended_
 
 /// The run of this id, which nobody else changes until the transaction ends. It is read by
 /// a statement of its own: what that one sees, its POD's row too, is newer than the lock.
-pub(crate) async fn lock(conn: &mut PgConnection, id: RunId) -> sqlx::Result<Option<Record>> {
+pub(crate) async fn lock(conn: &mut PgConnection, id: RunId) -> sqlx::Result<Option<RunRecord>> {
     query("SELECT 1 FROM runs WHERE id = $1 FOR UPDATE").bind(id_column(id)).execute(&mut *conn).await?;
     find(conn, id).await
 }
 
 /// The run of this id.
-pub(crate) async fn find(conn: &mut PgConnection, id: RunId) -> sqlx::Result<Option<Record>> {
+pub(crate) async fn find(conn: &mut PgConnection, id: RunId) -> sqlx::Result<Option<RunRecord>> {
     let found = query(OF_ID).bind(id_column(id)).fetch_optional(conn).await?;
     found.map(|row| decode(&row)).transpose()
 }
 
 /// The live run of this wallet.
-pub(crate) async fn find_live(conn: &mut PgConnection, wallet: &Wallet) -> sqlx::Result<Option<Record>> {
+pub(crate) async fn find_live(conn: &mut PgConnection, wallet: &Wallet) -> sqlx::Result<Option<RunRecord>> {
     let found = query(LIVE_OF).bind(wallet.0).fetch_optional(conn).await?;
     found.map(|row| decode(&row)).transpose()
 }
 
-pub(crate) fn decode(row: &PgRow) -> sqlx::Result<Record> {
+pub(crate) fn decode(row: &PgRow) -> sqlx::Result<RunRecord> {
     read(row)?.record().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 

@@ -8,19 +8,19 @@ use super::life::keep_change;
 use super::pod::{self, look_up, quota};
 use super::row::{find, find_live};
 use super::writer::{Command, Tx};
-use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, Place, PodChoice, Reservation, Stamp};
+use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, Place, PodChoice, ReplayKey, Reservation};
 use crate::codec::{id_column, id_of, integer};
 use crate::error::StoreError;
 use crate::pod::{Found, Quota};
-use crate::record::{PodKey, Record};
+use crate::record::{PodKey, RunRecord};
 
 impl AdmissionStore for Sqlite {
-    async fn spend(&self, stamp: Stamp) -> Result<(), StoreError> {
-        self.write(Spend { stamp, essential: false }).await
+    async fn spend(&self, replay_key: ReplayKey) -> Result<(), StoreError> {
+        self.write(Spend { replay_key, essential: false }).await
     }
 
-    async fn spend_essential(&self, stamp: Stamp) -> Result<(), StoreError> {
-        self.write(Spend { stamp, essential: true }).await
+    async fn spend_essential(&self, replay_key: ReplayKey) -> Result<(), StoreError> {
+        self.write(Spend { replay_key, essential: true }).await
     }
 
     async fn reserve(&self, reservation: Reservation) -> Result<Admission, StoreError> {
@@ -29,7 +29,7 @@ impl AdmissionStore for Sqlite {
 }
 
 pub(crate) struct Spend {
-    pub(crate) stamp: Stamp,
+    pub(crate) replay_key: ReplayKey,
     /// Whether what it pays for must work on a full disk.
     pub(crate) essential: bool,
 }
@@ -43,7 +43,7 @@ impl Command for Spend {
     }
 
     fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        if spend(tx.conn, &self.stamp)? { Ok(()) } else { Err(StoreError::Replayed) }
+        if spend(tx.conn, &self.replay_key)? { Ok(()) } else { Err(StoreError::Replayed) }
     }
 }
 
@@ -52,7 +52,7 @@ impl Command for Reservation {
     const NAME: &'static str = "reserve an agent";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Admission, StoreError> {
-        if !spend(tx.conn, &self.stamp)? {
+        if !spend(tx.conn, &self.replay_key)? {
             return Ok(Admission::Replayed);
         }
         if let Some(answer) = self.repeated(tx.conn)? {
@@ -75,12 +75,12 @@ impl Command for Reservation {
 }
 
 /// Whether the message was fresh. It is spent from here on.
-fn spend(conn: &Connection, stamp: &Stamp) -> Result<bool, StoreError> {
+fn spend(conn: &Connection, replay_key: &ReplayKey) -> Result<bool, StoreError> {
     let sql = |error| StoreError::sql(Spend::NAME, error);
     let mut insert = conn
         .prepare_cached("INSERT INTO spent (key, expires_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")
         .map_err(sql)?;
-    let fresh = insert.execute((&stamp.key, integer(stamp.expires_at.0))).map_err(sql)?;
+    let fresh = insert.execute((&replay_key.key, integer(replay_key.expires_at.0))).map_err(sql)?;
     Ok(fresh == 1)
 }
 
@@ -134,7 +134,7 @@ impl Reservation {
     }
 
     /// Writes that the POD is there and runs.
-    fn write_pod(&self, conn: &Connection, place: &Place, record: &Record) -> rusqlite::Result<()> {
+    fn write_pod(&self, conn: &Connection, place: &Place, record: &RunRecord) -> rusqlite::Result<()> {
         let (key, run, now) = (record.pod_key.0.cast_signed(), id_column(self.id), integer(self.now.0));
         match place {
             Place::New { id, .. } => conn
@@ -169,7 +169,7 @@ impl Reservation {
     }
 
     /// Whether the slot and the id were free. They are taken from here on.
-    fn insert(&self, tx: &Tx<'_>, record: &Record) -> Result<bool, StoreError> {
+    fn insert(&self, tx: &Tx<'_>, record: &RunRecord) -> Result<bool, StoreError> {
         let sql = |error| StoreError::sql(Self::NAME, error);
         let mut insert = tx
             .conn

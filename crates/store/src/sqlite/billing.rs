@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::handle::Sqlite;
 use super::writer::{Command, Tx};
-use crate::billing::{Counted, Cursor, HEARD_EVERY_MS, RunMark, UsageStore, clamped};
+use crate::billing::{HEARD_EVERY_MS, MarkCount, MarkCursor, RunMark, UsageStore, clamped};
 use crate::codec::{ended, id_column, integer, meter, millis, natural};
 use crate::error::StoreError;
 
@@ -16,11 +16,11 @@ impl UsageStore for Sqlite {
         journal: &str,
         marks: Vec<RunMark>,
         now: UnixMillis,
-    ) -> Result<Counted, StoreError> {
+    ) -> Result<MarkCount, StoreError> {
         self.write(CountMarks { node: node.to_owned(), journal: journal.to_owned(), marks, now }).await
     }
 
-    async fn mark_cursor(&self, node: &str) -> Result<Option<Cursor>, StoreError> {
+    async fn mark_cursor(&self, node: &str) -> Result<Option<MarkCursor>, StoreError> {
         let node = node.to_owned();
         self.read("read a node's cursor", move |conn| cursor(conn, &node)).await
     }
@@ -38,14 +38,14 @@ pub(crate) struct CountMarks {
 }
 
 impl Command for CountMarks {
-    type Answer = Counted;
+    type Answer = MarkCount;
     const NAME: &'static str = "count marks";
 
     fn is_essential(&self) -> bool {
         true
     }
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<Counted, StoreError> {
+    fn apply(&self, tx: &Tx<'_>) -> Result<MarkCount, StoreError> {
         self.count(tx).map_err(|error| StoreError::sql(Self::NAME, error))
     }
 }
@@ -57,13 +57,13 @@ struct Journal {
 }
 
 impl CountMarks {
-    fn count(&self, tx: &Tx<'_>) -> rusqlite::Result<Counted> {
+    fn count(&self, tx: &Tx<'_>) -> rusqlite::Result<MarkCount> {
         let conn = tx.conn;
         let journal = match self.journal(conn)? {
             Some(journal) => journal,
             None => self.begin_journal(tx)?,
         };
-        let mut counted = Counted { seq: journal.seq, ..Counted::default() };
+        let mut counted = MarkCount { seq: journal.seq, ..MarkCount::default() };
         for mark in &self.marks {
             self.count_one(tx, journal.n, mark, &mut counted)?;
         }
@@ -100,7 +100,7 @@ impl CountMarks {
         Ok(Journal { n: conn.last_insert_rowid(), seq: 0, heard_at: self.now })
     }
 
-    fn count_one(&self, tx: &Tx<'_>, cursor: i64, mark: &RunMark, sum: &mut Counted) -> rusqlite::Result<()> {
+    fn count_one(&self, tx: &Tx<'_>, cursor: i64, mark: &RunMark, sum: &mut MarkCount) -> rusqlite::Result<()> {
         if !sum.is_next(mark.mark.seq) {
             return Ok(());
         }
@@ -143,8 +143,8 @@ fn write(conn: &Connection, agent: RunId, cursor: i64, meter: Meter) -> rusqlite
 }
 
 /// The journal last heard of a node, and how far it is counted.
-pub(crate) fn cursor(conn: &Connection, node: &str) -> Result<Option<Cursor>, StoreError> {
-    let read = |row: &Row<'_>| Ok(Cursor { journal: row.get(0)?, seq: natural(row.get(1)?) });
+pub(crate) fn cursor(conn: &Connection, node: &str) -> Result<Option<MarkCursor>, StoreError> {
+    let read = |row: &Row<'_>| Ok(MarkCursor { journal: row.get(0)?, seq: natural(row.get(1)?) });
     conn.prepare_cached("SELECT journal, seq FROM cursors WHERE node = ?1 ORDER BY heard_at DESC, n DESC LIMIT 1")
         .and_then(|mut statement| statement.query_row((node,), read).optional())
         .map_err(|error| StoreError::sql("read a node's cursor", error))

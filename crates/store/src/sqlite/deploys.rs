@@ -8,13 +8,13 @@ use super::handle::Sqlite;
 use super::pod::key_of;
 use super::writer::{Command, Tx};
 use crate::codec::{integer, natural};
-use crate::deploys::{Consent, Deploy, DeployState, DeployStore, MAX_LISTED};
+use crate::deploys::{DeployState, DeployStore, MAX_LISTED, VaultConsent, VaultDeploy};
 use crate::error::StoreError;
 use crate::pod::id_from;
 use crate::record::PodKey;
 
 struct Put {
-    deploy: Deploy,
+    deploy: VaultDeploy,
     now: UnixMillis,
 }
 
@@ -56,16 +56,16 @@ impl Put {
 }
 
 impl DeployStore for Sqlite {
-    async fn put_deploy(&self, deploy: Deploy, now: UnixMillis) -> Result<(), StoreError> {
+    async fn put_deploy(&self, deploy: VaultDeploy, now: UnixMillis) -> Result<(), StoreError> {
         self.write(Put { deploy, now }).await
     }
 
-    async fn deploy_of(&self, pod: PodId) -> Result<Option<Deploy>, StoreError> {
+    async fn deploy_of(&self, pod: PodId) -> Result<Option<VaultDeploy>, StoreError> {
         const NAME: &str = "read a POD's vault";
         self.read(NAME, move |conn| find(conn, &pod).map_err(|error| StoreError::sql(NAME, error))).await
     }
 
-    async fn deploying(&self) -> Result<Vec<Deploy>, StoreError> {
+    async fn deploying(&self) -> Result<Vec<VaultDeploy>, StoreError> {
         const NAME: &str = "list the vaults on their way";
         self.read(NAME, |conn| list(conn).map_err(|error| StoreError::sql(NAME, error))).await
     }
@@ -74,27 +74,27 @@ impl DeployStore for Sqlite {
 const SELECT: &str = "SELECT key, owner, agent_wallet, address, state, deadline, signature, tx, reason, name \
                       FROM deploys JOIN pods ON pods.key = deploys.pod";
 
-fn find(conn: &Connection, pod: &PodId) -> rusqlite::Result<Option<Deploy>> {
+fn find(conn: &Connection, pod: &PodId) -> rusqlite::Result<Option<VaultDeploy>> {
     let Some(key) = key_of(conn, pod)? else { return Ok(None) };
     conn.prepare_cached(&format!("{SELECT} WHERE key = ?1"))?.query_row((key.0.cast_signed(),), decode).optional()
 }
 
-fn list(conn: &Connection) -> rusqlite::Result<Vec<Deploy>> {
+fn list(conn: &Connection) -> rusqlite::Result<Vec<VaultDeploy>> {
     let sql = format!("{SELECT} WHERE state = 'deploying' ORDER BY changed_at LIMIT ?1");
     conn.prepare_cached(&sql)?.query_map((MAX_LISTED,), decode)?.collect()
 }
 
-fn decode(row: &Row<'_>) -> rusqlite::Result<Deploy> {
+fn decode(row: &Row<'_>) -> rusqlite::Result<VaultDeploy> {
     let address = |column| row.get::<_, [u8; 20]>(column).map(Address::from);
     let deadline: Option<i64> = row.get(5)?;
     let signature: Option<Vec<u8>> = row.get(6)?;
-    Ok(Deploy {
+    Ok(VaultDeploy {
         pod: pod(row)?,
         owner: address(1)?,
         agent_wallet: address(2)?,
         address: address(3)?,
         state: state(row)?,
-        consent: deadline.zip(signature).map(|(end, signature)| Consent { deadline: natural(end), signature }),
+        consent: deadline.zip(signature).map(|(end, signature)| VaultConsent { deadline: natural(end), signature }),
         tx: row.get::<_, Option<[u8; 32]>>(7)?.map(B256::from),
         reason: row.get(8)?,
     })

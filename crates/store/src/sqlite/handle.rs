@@ -15,10 +15,10 @@ use super::files;
 use super::health::Health;
 use super::reader::Readers;
 use super::rows::Rows;
-use super::writer::{Answers, Command, News, Queue, Request, Writer};
+use super::writer::{Answers, ChangeFeed, Command, Queue, Request, Writer};
 use crate::config::Config;
 use crate::error::StoreError;
-use crate::record::{Change, Epoch, NEWS};
+use crate::record::{CHANGE_QUEUE, Epoch, RunChange};
 
 /// A store in SQLite: a handle that is cheap to clone.
 ///
@@ -33,7 +33,7 @@ pub struct Sqlite {
 struct Inner {
     /// `None` only while this is dropped.
     channels: Option<Channels>,
-    news: News,
+    news: ChangeFeed,
     epoch: Epoch,
     timeout: Duration,
     health: Arc<Health>,
@@ -77,7 +77,7 @@ impl Sqlite {
         files.note_made();
         let epoch = Epoch::random()?;
         let (readers, mut threads) = Readers::start(config.readers, &files.database)?;
-        let (news, _) = broadcast::channel(NEWS);
+        let (news, _) = broadcast::channel(CHANGE_QUEUE);
         let (queue, commands) = mpsc::channel(config.queue);
         let database = files.database.clone();
         let health = Arc::new(Health::of(directory));
@@ -112,8 +112,8 @@ impl Sqlite {
     }
 
     /// Whether it can be written, where that was in doubt.
-    pub(crate) fn trouble(&self) -> Option<StoreError> {
-        self.inner.health.trouble()
+    pub(crate) fn last_error(&self) -> Option<StoreError> {
+        self.inner.health.last_error()
     }
 
     pub(crate) fn retention_ms(&self) -> u64 {
@@ -121,7 +121,7 @@ impl Sqlite {
     }
 
     /// Every change of state from now on, once it is durable.
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<(PodId, Change)> {
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<(PodId, RunChange)> {
         self.inner.news.subscribe()
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use durable::Reserve;
+use durable::DiskReserve;
 
 use crate::error::StoreError;
 
@@ -17,34 +17,34 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How the disk is.
 #[derive(Debug)]
 pub(crate) struct Health {
-    reserve: Reserve,
+    reserve: DiskReserve,
     /// The reserve is in use.
     starved: AtomicBool,
-    trouble: Mutex<Option<StoreError>>,
+    last_error: Mutex<Option<StoreError>>,
     looked: Mutex<Option<Instant>>,
 }
 
 impl Health {
     pub(crate) fn of(directory: &Path) -> Self {
         Self {
-            reserve: Reserve::at(directory, BYTES),
+            reserve: DiskReserve::at(directory, BYTES),
             starved: AtomicBool::new(false),
-            trouble: Mutex::default(),
+            last_error: Mutex::default(),
             looked: Mutex::default(),
         }
     }
 
     pub(crate) fn works(&self) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(crate) fn fails(&self, error: &StoreError) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
     }
 
     /// Why nothing can be written, as long as that is so.
-    pub(crate) fn trouble(&self) -> Option<StoreError> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn last_error(&self) -> Option<StoreError> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Gives the room up: from now on nothing but what is essential is written.
@@ -67,7 +67,7 @@ impl Health {
             tracing::info!("the store's disk has room again");
             return None;
         }
-        self.trouble()
+        self.last_error()
     }
 
     /// Makes the reserve again, now and then, if it was given up.

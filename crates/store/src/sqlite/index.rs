@@ -5,7 +5,7 @@ mod rows;
 
 use domain::Address;
 use domain::evm::BlockRef;
-use domain::vault::{Logged, Task, TaskId};
+use domain::vault::{LoggedEvent, Task, TaskId};
 use rusqlite::Connection;
 
 use super::handle::Sqlite;
@@ -40,51 +40,51 @@ impl IndexStore for Sqlite {
         self.write(Open { chain_id, factory }).await
     }
 
-    async fn post_batch(&self, book: IndexId, batch: EventBatch) -> Result<Result<(), BatchRefusal>, StoreError> {
-        self.write(Apply { book, batch }).await
+    async fn post_batch(&self, index: IndexId, batch: EventBatch) -> Result<Result<(), BatchRefusal>, StoreError> {
+        self.write(Apply { index, batch }).await
     }
 
-    async fn roll_back(&self, book: IndexId, to: Option<BlockRef>) -> Result<Result<(), BatchRefusal>, StoreError> {
-        self.write(RollBack { book, to }).await
+    async fn roll_back(&self, index: IndexId, to: Option<BlockRef>) -> Result<Result<(), BatchRefusal>, StoreError> {
+        self.write(RollBack { index, to }).await
     }
 
-    async fn index_cursor(&self, book: IndexId) -> Result<Option<BlockRef>, StoreError> {
-        self.leaf(move |conn| cursor(conn, book)).await
+    async fn index_cursor(&self, index: IndexId) -> Result<Option<BlockRef>, StoreError> {
+        self.leaf(move |conn| cursor(conn, index)).await
     }
 
-    async fn index_blocks(&self, book: IndexId) -> Result<Vec<BlockRef>, StoreError> {
-        self.leaf(move |conn| remembered(conn, book)).await
+    async fn index_blocks(&self, index: IndexId) -> Result<Vec<BlockRef>, StoreError> {
+        self.leaf(move |conn| remembered(conn, index)).await
     }
 
-    async fn vaults(&self, book: IndexId) -> Result<Vec<Address>, StoreError> {
-        self.leaf(move |conn| vaults(conn, book)).await
+    async fn vaults(&self, index: IndexId) -> Result<Vec<Address>, StoreError> {
+        self.leaf(move |conn| vaults(conn, index)).await
     }
 
-    async fn vault(&self, book: IndexId, address: Address) -> Result<Option<IndexedVault>, StoreError> {
+    async fn vault(&self, index: IndexId, address: Address) -> Result<Option<IndexedVault>, StoreError> {
         self.leaf(move |conn| {
-            let (Some(vault), Some(cursor)) = (vault(conn, book, address)?, cursor(conn, book)?) else {
+            let (Some(vault), Some(cursor)) = (vault(conn, index, address)?, cursor(conn, index)?) else {
                 return Ok(None);
             };
-            Ok(Some(IndexedVault { vault, credits: credits(conn, book, address)?, cursor }))
+            Ok(Some(IndexedVault { vault, credits: credits(conn, index, address)?, cursor }))
         })
         .await
     }
 
-    async fn tasks(&self, book: IndexId, vault: Address) -> Result<Vec<(TaskId, Task)>, StoreError> {
-        self.leaf(move |conn| tasks(conn, book, vault)).await
+    async fn tasks(&self, index: IndexId, vault: Address) -> Result<Vec<(TaskId, Task)>, StoreError> {
+        self.leaf(move |conn| tasks(conn, index, vault)).await
     }
 
-    async fn task(&self, book: IndexId, vault: Address, id: TaskId) -> Result<Option<Task>, StoreError> {
-        self.leaf(move |conn| task(conn, book, vault, id)).await
+    async fn task(&self, index: IndexId, vault: Address, id: TaskId) -> Result<Option<Task>, StoreError> {
+        self.leaf(move |conn| task(conn, index, vault, id)).await
     }
 
     async fn vault_events(
         &self,
-        book: IndexId,
+        index: IndexId,
         vault: Address,
         after: Option<(u64, u64)>,
-    ) -> Result<Vec<Logged>, StoreError> {
-        self.leaf(move |conn| events(conn, book, vault, after)).await
+    ) -> Result<Vec<LoggedEvent>, StoreError> {
+        self.leaf(move |conn| events(conn, index, vault, after)).await
     }
 }
 

@@ -9,15 +9,15 @@ use super::row::{find, find_live, many, select_runs};
 use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
-use crate::life::{Advance, Advanced, AgentStore, MAX_CHANGES, MAX_LISTED, Observation, Stepped, note};
-use crate::record::{Below, Change, KeptData, PodKey, Record};
+use crate::life::{Advance, AgentStore, MAX_CHANGES, MAX_LISTED, NodeObservation, StepOutcome, Stepped, note};
+use crate::record::{BelowTier, KeptData, PodKey, RunChange, RunRecord};
 
 impl AgentStore for Sqlite {
-    async fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> Result<Advanced, StoreError> {
+    async fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> Result<StepOutcome, StoreError> {
         self.write(Advance::step(id, event, now)).await
     }
 
-    async fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> Result<Advanced, StoreError> {
+    async fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> Result<StepOutcome, StoreError> {
         self.write(Advance { kept, ..Advance::step(id, Event::Gone, now) }).await
     }
 
@@ -25,7 +25,7 @@ impl AgentStore for Sqlite {
         self.write(RemovePod { pod, now }).await
     }
 
-    async fn place(&self, id: RunId, node: &str, now: UnixMillis) -> Result<Advanced, StoreError> {
+    async fn place(&self, id: RunId, node: &str, now: UnixMillis) -> Result<StepOutcome, StoreError> {
         self.write(Advance { node: Some(node.to_owned()), ..Advance::step(id, Event::Placed, now) }).await
     }
 
@@ -33,58 +33,58 @@ impl AgentStore for Sqlite {
         &self,
         id: RunId,
         event: Event,
-        seen: Observation,
+        seen: NodeObservation,
         now: UnixMillis,
-    ) -> Result<Advanced, StoreError> {
+    ) -> Result<StepOutcome, StoreError> {
         self.write(Advance { seen: Some(seen), ..Advance::step(id, event, now) }).await
     }
 
-    async fn observe(&self, id: RunId, seen: Observation) -> Result<Record, StoreError> {
+    async fn observe(&self, id: RunId, seen: NodeObservation) -> Result<RunRecord, StoreError> {
         self.write(Observe { id, seen }).await
     }
 
-    async fn note_balance(&self, id: RunId, below: Below) -> Result<(), StoreError> {
+    async fn note_balance(&self, id: RunId, below: BelowTier) -> Result<(), StoreError> {
         self.write(NoteBalance { id, below }).await
     }
 
-    async fn get(&self, id: RunId) -> Result<Option<Record>, StoreError> {
+    async fn get(&self, id: RunId) -> Result<Option<RunRecord>, StoreError> {
         const NAME: &str = "read a run";
         self.read(NAME, move |conn| find(conn, NAME, id)).await
     }
 
-    async fn last_run(&self, id: PodId) -> Result<Option<Record>, StoreError> {
+    async fn last_run(&self, id: PodId) -> Result<Option<RunRecord>, StoreError> {
         const NAME: &str = "read a POD";
         self.read(NAME, move |conn| pod::last_run(conn, NAME, &id)).await
     }
 
-    async fn of(&self, wallet: Wallet, limit: u32) -> Result<Vec<Record>, StoreError> {
+    async fn of(&self, wallet: Wallet, limit: u32) -> Result<Vec<RunRecord>, StoreError> {
         self.read("list a wallet's PODs", move |conn| of(conn, &wallet, limit.min(MAX_LISTED))).await
     }
 
-    async fn live_of(&self, wallet: Wallet) -> Result<Option<Record>, StoreError> {
+    async fn live_of(&self, wallet: Wallet) -> Result<Option<RunRecord>, StoreError> {
         const NAME: &str = "read a wallet's live run";
         self.read(NAME, move |conn| find_live(conn, NAME, &wallet)).await
     }
 
-    async fn live(&self) -> Result<Vec<Record>, StoreError> {
+    async fn live(&self) -> Result<Vec<RunRecord>, StoreError> {
         const NAME: &str = "list the live runs";
         self.read(NAME, |conn| many(conn, NAME, select_runs!("WHERE ended_at IS NULL ORDER BY runs.id"), ())).await
     }
 
-    async fn changes(&self, id: PodId, after: u64) -> Result<Vec<Change>, StoreError> {
+    async fn changes(&self, id: PodId, after: u64) -> Result<Vec<RunChange>, StoreError> {
         self.read("read a POD's changes", move |conn| changes(conn, id, after)).await
     }
 }
 
 impl Command for Advance {
-    type Answer = Advanced;
+    type Answer = StepOutcome;
     const NAME: &'static str = "take a step of an agent";
 
     fn is_essential(&self) -> bool {
         true
     }
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<Advanced, StoreError> {
+    fn apply(&self, tx: &Tx<'_>) -> Result<StepOutcome, StoreError> {
         let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
         let (record, actions, change, removes) = match self.take(before)? {
             Stepped::Same(advanced) => return Ok(advanced),
@@ -98,12 +98,12 @@ impl Command for Advance {
         if removes {
             pod::remove(tx, &record, self.now)?;
         }
-        Ok(Advanced { record, actions, change })
+        Ok(StepOutcome { record, actions, change })
     }
 }
 
 /// Writes what a step can change. The bill is not among it: only marks change it.
-fn write(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
+fn write(tx: &Tx<'_>, record: &RunRecord) -> rusqlite::Result<()> {
     let (state, reason) = state_columns(record.state);
     // Should one of the two statements fail, what is remembered may be neither.
     tx.rows.forget(record.id);
@@ -130,14 +130,14 @@ fn write(tx: &Tx<'_>, record: &Record) -> rusqlite::Result<()> {
 
 /// Frees the wallet. Apart from the other columns, because naming this one has
 /// SQLite write every index of live runs anew, changed or not.
-fn end(conn: &Connection, record: &Record, at: UnixMillis) -> rusqlite::Result<()> {
+fn end(conn: &Connection, record: &RunRecord, at: UnixMillis) -> rusqlite::Result<()> {
     conn.prepare_cached("UPDATE runs SET ended_at = ?2 WHERE id = ?1")?
         .execute((id_column(record.id), integer(at.0)))?;
     pod::rest(conn, record, at)
 }
 
 /// Adds to a POD's history.
-pub(crate) fn keep_change(conn: &Connection, pod: PodKey, change: &Change) -> rusqlite::Result<()> {
+pub(crate) fn keep_change(conn: &Connection, pod: PodKey, change: &RunChange) -> rusqlite::Result<()> {
     let key = pod.0.cast_signed();
     let (name, reason) = state_columns(change.state);
     conn.prepare_cached("INSERT INTO changes (pod, seq, at, state, reason) VALUES (?1, ?2, ?3, ?4, ?5)")?
@@ -150,14 +150,14 @@ pub(crate) fn keep_change(conn: &Connection, pod: PodKey, change: &Change) -> ru
 
 pub(crate) struct Observe {
     pub(crate) id: RunId,
-    pub(crate) seen: Observation,
+    pub(crate) seen: NodeObservation,
 }
 
 impl Command for Observe {
-    type Answer = Record;
+    type Answer = RunRecord;
     const NAME: &'static str = "note what a node said";
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<Record, StoreError> {
+    fn apply(&self, tx: &Tx<'_>) -> Result<RunRecord, StoreError> {
         let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
         let mut record = before.clone();
         note(&mut record, &self.seen);
@@ -170,7 +170,7 @@ impl Command for Observe {
 
 pub(crate) struct NoteBalance {
     pub(crate) id: RunId,
-    pub(crate) below: Below,
+    pub(crate) below: BelowTier,
 }
 
 impl Command for NoteBalance {
@@ -191,10 +191,10 @@ impl Command for NoteBalance {
 }
 
 /// The changes of a POD after this one, oldest first.
-pub(crate) fn changes(conn: &Connection, id: PodId, after: u64) -> Result<Vec<Change>, StoreError> {
+pub(crate) fn changes(conn: &Connection, id: PodId, after: u64) -> Result<Vec<RunChange>, StoreError> {
     const NAME: &str = "read a POD's changes";
     let record = pod::last_run(conn, NAME, &id)?.ok_or(StoreError::NoPod(id))?;
-    let first = (after == 0 && record.changes <= MAX_CHANGES).then(|| Change::first(record.created_at));
+    let first = (after == 0 && record.changes <= MAX_CHANGES).then(|| RunChange::first(record.created_at));
     let sql = |error| StoreError::sql(NAME, error);
     let mut statement = conn
         .prepare_cached("SELECT seq, at, state, reason FROM changes WHERE pod = ?1 AND seq > ?2 ORDER BY seq")
@@ -203,13 +203,13 @@ pub(crate) fn changes(conn: &Connection, id: PodId, after: u64) -> Result<Vec<Ch
         .query_map((record.pod_key.0.cast_signed(), integer(after)), |row| {
             let (seq, at): (i64, i64) = (row.get(0)?, row.get(1)?);
             let (state, reason): (String, Option<String>) = (row.get(2)?, row.get(3)?);
-            Ok(state_of(&state, reason.as_deref()).map(|state| Change { seq: natural(seq), at: millis(at), state }))
+            Ok(state_of(&state, reason.as_deref()).map(|state| RunChange { seq: natural(seq), at: millis(at), state }))
         })
         .map_err(sql)?;
     first.map(Ok).into_iter().chain(rows.map(|row| row.map_err(sql)?)).collect()
 }
 
-fn of(conn: &Connection, wallet: &Wallet, limit: u32) -> Result<Vec<Record>, StoreError> {
+fn of(conn: &Connection, wallet: &Wallet, limit: u32) -> Result<Vec<RunRecord>, StoreError> {
     const NAME: &str = "list a wallet's PODs";
     let mut runs = Vec::from_iter(find_live(conn, NAME, wallet)?);
     runs.extend(pod::stopped(conn, NAME, wallet, limit)?);

@@ -7,9 +7,9 @@ use super::handle::Sqlite;
 use super::writer::{Command, Tx};
 use crate::codec::{integer, millis};
 use crate::error::StoreError;
-use crate::links::{Link, LinkStore};
+use crate::links::{AccountLink, LinkStore};
 
-struct Keep(Link);
+struct Keep(AccountLink);
 
 impl Command for Keep {
     type Answer = bool;
@@ -34,23 +34,23 @@ impl Command for Keep {
 }
 
 impl LinkStore for Sqlite {
-    async fn keep_link(&self, link: Link) -> Result<bool, StoreError> {
+    async fn keep_link(&self, link: AccountLink) -> Result<bool, StoreError> {
         self.write(Keep(link)).await
     }
 
-    async fn link_of(&self, holder: Wallet) -> Result<Option<Link>, StoreError> {
+    async fn link_of(&self, holder: Wallet) -> Result<Option<AccountLink>, StoreError> {
         const NAME: &str = "read a link";
         self.read(NAME, move |conn| find(conn, holder).map_err(|error| StoreError::sql(NAME, error))).await
     }
 }
 
-fn find(conn: &Connection, holder: Wallet) -> rusqlite::Result<Option<Link>> {
+fn find(conn: &Connection, holder: Wallet) -> rusqlite::Result<Option<AccountLink>> {
     let sql = "SELECT owner, text, holder_signature, owner_signature, signed_at FROM links WHERE holder = ?1";
     conn.prepare_cached(sql)?.query_row((holder.0,), |row| decode(holder, row)).optional()
 }
 
-fn decode(holder: Wallet, row: &Row<'_>) -> rusqlite::Result<Link> {
-    Ok(Link {
+fn decode(holder: Wallet, row: &Row<'_>) -> rusqlite::Result<AccountLink> {
+    Ok(AccountLink {
         holder,
         owner: Address::from(row.get::<_, [u8; 20]>(0)?),
         text: row.get(1)?,

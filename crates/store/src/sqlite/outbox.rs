@@ -1,6 +1,6 @@
 //! Transactions of our own accounts.
 
-use domain::evm::{Account, Attempt, Entry, IntentKey, Outcome};
+use domain::evm::{IntentKey, OutboxEntry, SenderAccount, TransactionAttempt, TransactionOutcome};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::handle::Sqlite;
@@ -12,7 +12,7 @@ use crate::outbox::{Change, OutboxStore, OutboxWrite, is_pending};
 
 const NAME: &str = "write to the outbox";
 
-struct Insert(Entry);
+struct Insert(OutboxEntry);
 
 impl Command for Insert {
     type Answer = OutboxWrite;
@@ -32,7 +32,7 @@ impl Command for Insert {
 }
 
 struct Update {
-    account: Account,
+    account: SenderAccount,
     nonce: u64,
     change: Change,
 }
@@ -54,27 +54,37 @@ impl Command for Update {
 }
 
 impl OutboxStore for Sqlite {
-    async fn outbox_find(&self, account: Account, key: IntentKey) -> Result<Option<Entry>, StoreError> {
+    async fn outbox_find(&self, account: SenderAccount, key: IntentKey) -> Result<Option<OutboxEntry>, StoreError> {
         self.look(move |conn| by_key(conn, &account, &key)).await
     }
 
-    async fn outbox_pending(&self, account: Account) -> Result<Vec<Entry>, StoreError> {
+    async fn outbox_pending(&self, account: SenderAccount) -> Result<Vec<OutboxEntry>, StoreError> {
         self.look(move |conn| pending(conn, &account)).await
     }
 
-    async fn outbox_highest(&self, account: Account) -> Result<Option<u64>, StoreError> {
+    async fn outbox_highest(&self, account: SenderAccount) -> Result<Option<u64>, StoreError> {
         self.look(move |conn| highest(conn, &account)).await
     }
 
-    async fn outbox_write(&self, entry: Entry) -> Result<OutboxWrite, StoreError> {
+    async fn outbox_write(&self, entry: OutboxEntry) -> Result<OutboxWrite, StoreError> {
         self.write(Insert(entry)).await
     }
 
-    async fn outbox_add(&self, account: Account, nonce: u64, attempt: Attempt) -> Result<OutboxWrite, StoreError> {
+    async fn outbox_add(
+        &self,
+        account: SenderAccount,
+        nonce: u64,
+        attempt: TransactionAttempt,
+    ) -> Result<OutboxWrite, StoreError> {
         self.write(Update { account, nonce, change: Change::Add(attempt) }).await
     }
 
-    async fn outbox_settle(&self, account: Account, nonce: u64, outcome: Outcome) -> Result<OutboxWrite, StoreError> {
+    async fn outbox_settle(
+        &self,
+        account: SenderAccount,
+        nonce: u64,
+        outcome: TransactionOutcome,
+    ) -> Result<OutboxWrite, StoreError> {
         self.write(Update { account, nonce, change: Change::Settle(outcome) }).await
     }
 }
@@ -89,7 +99,7 @@ impl Sqlite {
     }
 }
 
-fn insert(conn: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+fn insert(conn: &Connection, entry: &OutboxEntry) -> rusqlite::Result<()> {
     let (chain, account) = columns(&entry.account);
     conn.prepare_cached(
         "INSERT INTO outbox (chain_id, account, nonce, key, pending, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -105,18 +115,18 @@ fn insert(conn: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn update(conn: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+fn update(conn: &Connection, entry: &OutboxEntry) -> rusqlite::Result<()> {
     let (chain, account) = columns(&entry.account);
     let sql = "UPDATE outbox SET pending = ?4, body = ?5 WHERE chain_id = ?1 AND account = ?2 AND nonce = ?3";
     conn.prepare_cached(sql)?.execute((chain, account, integer(entry.nonce), is_pending(entry), to_json(entry)?))?;
     Ok(())
 }
 
-fn columns(account: &Account) -> (i64, [u8; 20]) {
+fn columns(account: &SenderAccount) -> (i64, [u8; 20]) {
     (integer(account.chain_id), account.address.0.0)
 }
 
-fn taken(conn: &Connection, account: &Account, nonce: u64) -> rusqlite::Result<bool> {
+fn taken(conn: &Connection, account: &SenderAccount, nonce: u64) -> rusqlite::Result<bool> {
     let (chain, account) = columns(account);
     conn.prepare_cached("SELECT 1 FROM outbox WHERE chain_id = ?1 AND account = ?2 AND nonce = ?3")?.exists((
         chain,
@@ -125,34 +135,34 @@ fn taken(conn: &Connection, account: &Account, nonce: u64) -> rusqlite::Result<b
     ))
 }
 
-fn by_key(conn: &Connection, account: &Account, key: &IntentKey) -> rusqlite::Result<Option<Entry>> {
+fn by_key(conn: &Connection, account: &SenderAccount, key: &IntentKey) -> rusqlite::Result<Option<OutboxEntry>> {
     let (chain, account) = columns(account);
     conn.prepare_cached("SELECT body FROM outbox WHERE chain_id = ?1 AND account = ?2 AND key = ?3")?
         .query_row((chain, account, key.as_str()), decode)
         .optional()
 }
 
-fn pending_at(conn: &Connection, account: &Account, nonce: u64) -> rusqlite::Result<Option<Entry>> {
+fn pending_at(conn: &Connection, account: &SenderAccount, nonce: u64) -> rusqlite::Result<Option<OutboxEntry>> {
     let (chain, account) = columns(account);
     conn.prepare_cached("SELECT body FROM outbox WHERE chain_id = ?1 AND account = ?2 AND nonce = ?3 AND pending = 1")?
         .query_row((chain, account, integer(nonce)), decode)
         .optional()
 }
 
-fn pending(conn: &Connection, account: &Account) -> rusqlite::Result<Vec<Entry>> {
+fn pending(conn: &Connection, account: &SenderAccount) -> rusqlite::Result<Vec<OutboxEntry>> {
     let (chain, account) = columns(account);
     conn.prepare_cached("SELECT body FROM outbox WHERE chain_id = ?1 AND account = ?2 AND pending = 1 ORDER BY nonce")?
         .query_map((chain, account), decode)?
         .collect()
 }
 
-fn highest(conn: &Connection, account: &Account) -> rusqlite::Result<Option<u64>> {
+fn highest(conn: &Connection, account: &SenderAccount) -> rusqlite::Result<Option<u64>> {
     let (chain, account) = columns(account);
     let sql = "SELECT max(nonce) FROM outbox WHERE chain_id = ?1 AND account = ?2";
     let highest: Option<i64> = conn.prepare_cached(sql)?.query_row((chain, account), |row| row.get(0))?;
     Ok(highest.map(natural))
 }
 
-fn decode(row: &Row<'_>) -> rusqlite::Result<Entry> {
+fn decode(row: &Row<'_>) -> rusqlite::Result<OutboxEntry> {
     parse_json(row, 0)
 }

@@ -9,7 +9,7 @@ use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer, millis, natural};
 use crate::error::StoreError;
 use crate::pod::{Found, MAX_STOPPED_PODS, Quota, id_from};
-use crate::record::{KeptData, PodKey, Record};
+use crate::record::{KeptData, PodKey, RunRecord};
 
 /// Whether a holder may have this chosen id.
 pub(crate) fn look_up(conn: &Connection, name: &PodId, wallet: &Wallet) -> rusqlite::Result<Found> {
@@ -39,7 +39,11 @@ pub(crate) fn key_of(conn: &Connection, id: &PodId) -> rusqlite::Result<Option<P
 }
 
 /// The last run of a POD.
-pub(crate) fn last_run(conn: &Connection, operation: &'static str, id: &PodId) -> Result<Option<Record>, StoreError> {
+pub(crate) fn last_run(
+    conn: &Connection,
+    operation: &'static str,
+    id: &PodId,
+) -> Result<Option<RunRecord>, StoreError> {
     match id.first_run() {
         Some(run) => one(
             conn,
@@ -64,7 +68,7 @@ pub(crate) fn stopped(
     operation: &'static str,
     wallet: &Wallet,
     limit: u32,
-) -> Result<Vec<Record>, StoreError> {
+) -> Result<Vec<RunRecord>, StoreError> {
     many(
         conn,
         operation,
@@ -103,7 +107,7 @@ fn stopped_row(row: &Row<'_>) -> rusqlite::Result<(PodKey, Option<String>, Optio
 }
 
 /// Writes that a POD's run has ended, and what its node keeps.
-pub(crate) fn rest(conn: &Connection, record: &Record, at: UnixMillis) -> rusqlite::Result<()> {
+pub(crate) fn rest(conn: &Connection, record: &RunRecord, at: UnixMillis) -> rusqlite::Result<()> {
     let data = record.data.as_ref();
     conn.prepare_cached(
         "UPDATE pods SET stopped_at = ?2, data_node = ?3, data_until = ?4, data_bytes = ?5 WHERE key = ?1",
@@ -119,7 +123,7 @@ pub(crate) fn rest(conn: &Connection, record: &Record, at: UnixMillis) -> rusqli
 }
 
 /// Forgets all of a POD but what its wallet used, and that its id was its holder's.
-pub(crate) fn remove(tx: &Tx<'_>, record: &Record, now: UnixMillis) -> Result<(), StoreError> {
+pub(crate) fn remove(tx: &Tx<'_>, record: &RunRecord, now: UnixMillis) -> Result<(), StoreError> {
     const NAME: &str = "forget a POD";
     let sql = |error| StoreError::sql(NAME, error);
     let key = record.pod_key.0.cast_signed();

@@ -11,17 +11,17 @@ use super::row::{find, many, select_runs};
 use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;
-use crate::prune::{BITE, MaintenanceStore, Pruned, STAMP_SLACK_MS};
+use crate::prune::{DELETE_BATCH, MaintenanceStore, PruneReport, SPENT_SLACK_MS};
 use crate::record::Epoch;
 
 impl MaintenanceStore for Sqlite {
     async fn check(&self) -> Result<(), StoreError> {
         const NAME: &str = "read a run";
         self.read(NAME, |conn| find(conn, NAME, RunId::from_bits(0))).await?;
-        if self.trouble().is_some() { self.write(Probe).await } else { Ok(()) }
+        if self.last_error().is_some() { self.write(Probe).await } else { Ok(()) }
     }
 
-    async fn prune(&self, now: UnixMillis) -> Result<Pruned, StoreError> {
+    async fn prune(&self, now: UnixMillis) -> Result<PruneReport, StoreError> {
         self.write(Prune { now, retention_ms: self.retention_ms() }).await
     }
 
@@ -57,48 +57,50 @@ pub(crate) struct Prune {
 }
 
 impl Command for Prune {
-    type Answer = Pruned;
+    type Answer = PruneReport;
     const NAME: &'static str = "forget what is old";
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<Pruned, StoreError> {
+    fn apply(&self, tx: &Tx<'_>) -> Result<PruneReport, StoreError> {
         let sql = |error| StoreError::sql(Self::NAME, error);
         let before = |age: u64| integer(self.now.0.saturating_sub(age));
-        let stamps = bite(
+        let spent_signatures = delete_batch(
             tx.conn,
             "DELETE FROM spent WHERE (expires_at, key) IN \
              (SELECT expires_at, key FROM spent WHERE expires_at < ?1 ORDER BY expires_at LIMIT ?2)",
-            before(STAMP_SLACK_MS),
+            before(SPENT_SLACK_MS),
         );
-        let keys = bite(
+        let keys = delete_batch(
             tx.conn,
             "DELETE FROM idempotency WHERE (wallet, key) IN \
              (SELECT wallet, key FROM idempotency WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
             before(0),
         );
-        let payments = bite(
+        let payments = delete_batch(
             tx.conn,
             "DELETE FROM payments WHERE (chain_id, asset, payer, nonce) IN \
              (SELECT chain_id, asset, payer, nonce FROM payments \
               WHERE valid_before BETWEEN 0 AND ?1 AND stage IN ('answered', 'failed') ORDER BY valid_before LIMIT ?2)",
             before(self.retention_ms) / 1000,
         );
-        let purposes = bite(
+        let purposes = delete_batch(
             tx.conn,
             "DELETE FROM spent_payments WHERE (chain_id, asset, payer, nonce) IN \
              (SELECT chain_id, asset, payer, nonce FROM spent_payments \
               WHERE valid_before <= ?1 ORDER BY valid_before LIMIT ?2)",
             before(self.retention_ms) / 1000,
         );
-        let (stamps, keys, payments) = (stamps.map_err(sql)?, keys.map_err(sql)?, payments.map_err(sql)?);
+        let (spent_signatures, keys, payments) =
+            (spent_signatures.map_err(sql)?, keys.map_err(sql)?, payments.map_err(sql)?);
         let purposes = purposes.map_err(sql)?;
         let runs = forget_runs(tx.conn, before(self.retention_ms))?;
-        let more = [stamps, keys, payments, purposes, runs].iter().any(|count| *count >= u64::from(BITE));
-        Ok(Pruned { stamps, keys, runs, payments, purposes, more })
+        let more =
+            [spent_signatures, keys, payments, purposes, runs].iter().any(|count| *count >= u64::from(DELETE_BATCH));
+        Ok(PruneReport { spent_signatures, keys, runs, payments, purposes, more })
     }
 }
 
-fn bite(conn: &Connection, sql: &'static str, before: i64) -> rusqlite::Result<u64> {
-    let gone = conn.prepare_cached(sql)?.execute((before, BITE))?;
+fn delete_batch(conn: &Connection, sql: &'static str, before: i64) -> rusqlite::Result<u64> {
+    let gone = conn.prepare_cached(sql)?.execute((before, DELETE_BATCH))?;
     Ok(u64::try_from(gone).unwrap_or(u64::MAX))
 }
 
@@ -109,7 +111,7 @@ fn forget_runs(conn: &Connection, before: i64) -> Result<u64, StoreError> {
         select_runs!(
             "WHERE ended_at IS NOT NULL AND ended_at < ?1 AND runs.id <> pods.last_run ORDER BY ended_at LIMIT ?2"
         ),
-        (before, BITE),
+        (before, DELETE_BATCH),
     )?;
     let mut forgotten = 0;
     for run in old {

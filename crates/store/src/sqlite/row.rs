@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 use crate::codec::id_column;
 use crate::columns::Columns;
 use crate::error::StoreError;
-use crate::record::Record;
+use crate::record::RunRecord;
 
 /// `SELECT` of whole runs, with what follows the tables.
 macro_rules! select_runs {
@@ -24,7 +24,7 @@ macro_rules! select_runs {
 pub(crate) use select_runs;
 
 /// The run of this id.
-pub(crate) fn find(conn: &Connection, operation: &'static str, id: RunId) -> Result<Option<Record>, StoreError> {
+pub(crate) fn find(conn: &Connection, operation: &'static str, id: RunId) -> Result<Option<RunRecord>, StoreError> {
     one(conn, operation, select_runs!("WHERE runs.id = ?1"), (id_column(id),))
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn find_live(
     conn: &Connection,
     operation: &'static str,
     wallet: &Wallet,
-) -> Result<Option<Record>, StoreError> {
+) -> Result<Option<RunRecord>, StoreError> {
     one(conn, operation, select_runs!("WHERE runs.wallet = ?1 AND ended_at IS NULL"), (wallet.0,))
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn one(
     operation: &'static str,
     sql: &'static str,
     params: impl Params,
-) -> Result<Option<Record>, StoreError> {
+) -> Result<Option<RunRecord>, StoreError> {
     let fail = |error| StoreError::sql(operation, error);
     let row = conn.prepare_cached(sql).map_err(fail)?.query_row(params, |row| Ok(decode(row))).optional();
     row.map_err(fail)?.transpose()
@@ -55,14 +55,14 @@ pub(crate) fn many(
     operation: &'static str,
     sql: &'static str,
     params: impl Params,
-) -> Result<Vec<Record>, StoreError> {
+) -> Result<Vec<RunRecord>, StoreError> {
     let fail = |error| StoreError::sql(operation, error);
     let mut statement = conn.prepare_cached(sql).map_err(fail)?;
     let rows = statement.query_map(params, |row| Ok(decode(row))).map_err(fail)?;
     rows.map(|row| row.map_err(fail)?).collect()
 }
 
-fn decode(row: &Row<'_>) -> Result<Record, StoreError> {
+fn decode(row: &Row<'_>) -> Result<RunRecord, StoreError> {
     let columns = read(row).map_err(|error| StoreError::sql("read a run", error))?;
     columns.record()
 }

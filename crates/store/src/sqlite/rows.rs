@@ -13,12 +13,12 @@ use rusqlite::Connection;
 
 use super::row::find;
 use crate::error::StoreError;
-use crate::record::Record;
+use crate::record::RunRecord;
 
 /// Agents remembered: about 2 MiB.
 const MOST: usize = 4096;
 
-pub(crate) struct Rows(RefCell<LruCache<RunId, Record>>);
+pub(crate) struct Rows(RefCell<LruCache<RunId, RunRecord>>);
 
 impl Default for Rows {
     fn default() -> Self {
@@ -33,7 +33,7 @@ impl Rows {
         conn: &Connection,
         operation: &'static str,
         id: RunId,
-    ) -> Result<Option<Record>, StoreError> {
+    ) -> Result<Option<RunRecord>, StoreError> {
         let known = self.0.borrow_mut().get(&id).cloned();
         match known {
             None => find(conn, operation, id),
@@ -45,7 +45,7 @@ impl Rows {
     }
 
     /// Remembers what was written. Whoever has ended changes no more.
-    pub(crate) fn keep(&self, record: &Record) {
+    pub(crate) fn keep(&self, record: &RunRecord) {
         if record.state.is_live() {
             self.0.borrow_mut().insert(record.id, record.clone());
         } else {

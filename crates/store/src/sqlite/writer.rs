@@ -21,7 +21,7 @@ use super::files::Files;
 use super::health::Health;
 use super::rows::Rows;
 use crate::error::StoreError;
-use crate::record::{Change, Epoch};
+use crate::record::{Epoch, RunChange};
 
 /// Commands in one transaction at most: bounds how long the first one waits.
 const MAX_BATCH: usize = 1024;
@@ -49,12 +49,12 @@ pub(crate) struct Tx<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) epoch: Epoch,
     pub(crate) rows: &'a Rows,
-    news: RefCell<Vec<(PodId, Change)>>,
+    news: RefCell<Vec<(PodId, RunChange)>>,
 }
 
 impl Tx<'_> {
     /// Tells subscribers, once this is durable.
-    pub(crate) fn announce(&self, pod: PodId, change: Change) {
+    pub(crate) fn announce(&self, pod: PodId, change: RunChange) {
         self.news.borrow_mut().push((pod, change));
     }
 }
@@ -148,14 +148,14 @@ impl Answers {
 }
 
 pub(crate) type Queue = mpsc::Sender<Box<dyn Job>>;
-pub(crate) type News = broadcast::Sender<(PodId, Change)>;
+pub(crate) type ChangeFeed = broadcast::Sender<(PodId, RunChange)>;
 
 /// The writer's state.
 pub(crate) struct Writer {
     pub(crate) conn: Connection,
     pub(crate) epoch: Epoch,
     pub(crate) rows: Rows,
-    pub(crate) news: News,
+    pub(crate) news: ChangeFeed,
     pub(crate) answers: Answers,
     pub(crate) checkpoints: Checkpoints,
     pub(crate) files: Files,

@@ -1,14 +1,14 @@
 use domain::{Event, State, StopReason};
 use palatine_store::{Admission, Reservation, StoreError};
 
-use crate::help::{DAY_MS, NOW, Place, id, keyed, open, pod, reserved, stamp, wallet, wish};
+use crate::help::{DAY_MS, NOW, Place, id, keyed, open, pod, replay_key, reservation, reserved, wallet};
 
-pub(crate) async fn of_fifty_concurrent_wishes_of_one_wallet_one_is_granted(place: &Place) {
+pub(crate) async fn of_fifty_concurrent_reservations_of_one_wallet_one_is_granted(place: &Place) {
     let store = open(place).await;
     let asked: Vec<_> = (0..50)
         .map(|n| {
             let store = store.clone();
-            tokio::spawn(async move { store.reserve(wish(1, n)).await.unwrap() })
+            tokio::spawn(async move { store.reserve(reservation(1, n)).await.unwrap() })
         })
         .collect();
     let mut granted = Vec::new();
@@ -27,7 +27,7 @@ pub(crate) async fn of_fifty_concurrent_wishes_of_one_wallet_one_is_granted(plac
 
 pub(crate) async fn a_reservation_is_read_as_it_was_written(place: &Place) {
     let store = open(place).await;
-    let record = reserved(&store, Reservation { public: true, ..wish(1, 1) }).await;
+    let record = reserved(&store, Reservation { public: true, ..reservation(1, 1) }).await;
     assert_eq!(record.state, State::Reserved);
     assert_eq!(record.epoch, store.epoch());
     assert_eq!(store.get(id(1)).await.unwrap(), Some(record.clone()));
@@ -39,22 +39,22 @@ pub(crate) async fn a_reservation_is_read_as_it_was_written(place: &Place) {
 
 pub(crate) async fn a_message_works_once_also_across_a_restart_and_whatever_it_asked(place: &Place) {
     let store = open(place).await;
-    reserved(&store, wish(1, 1)).await;
-    store.spend(stamp(2)).await.unwrap();
+    reserved(&store, reservation(1, 1)).await;
+    store.spend(replay_key(2)).await.unwrap();
     drop(store);
     let store = open(place).await;
-    assert!(matches!(store.spend(stamp(1)).await, Err(StoreError::Replayed)));
-    assert!(matches!(store.spend(stamp(2)).await, Err(StoreError::Replayed)));
-    let again = Reservation { id: id(3), stamp: stamp(2), ..wish(3, 3) };
+    assert!(matches!(store.spend(replay_key(1)).await, Err(StoreError::Replayed)));
+    assert!(matches!(store.spend(replay_key(2)).await, Err(StoreError::Replayed)));
+    let again = Reservation { id: id(3), replay_key: replay_key(2), ..reservation(3, 3) };
     assert_eq!(store.reserve(again).await.unwrap(), Admission::Replayed);
     assert_eq!(store.get(id(3)).await.unwrap(), None);
 }
 
-pub(crate) async fn a_wish_that_is_refused_spends_its_message_too(place: &Place) {
+pub(crate) async fn a_reservation_that_is_refused_spends_its_message_too(place: &Place) {
     let store = open(place).await;
-    reserved(&store, wish(1, 1)).await;
-    assert_eq!(store.reserve(wish(1, 2)).await.unwrap(), Admission::Busy(pod(1)));
-    assert!(matches!(store.spend(stamp(2)).await, Err(StoreError::Replayed)));
+    reserved(&store, reservation(1, 1)).await;
+    assert_eq!(store.reserve(reservation(1, 2)).await.unwrap(), Admission::Busy(pod(1)));
+    assert!(matches!(store.spend(replay_key(2)).await, Err(StoreError::Replayed)));
 }
 
 pub(crate) async fn a_retry_with_its_key_gets_the_first_answer_as_it_is_now(place: &Place) {
@@ -85,8 +85,8 @@ pub(crate) async fn a_key_stands_for_its_answer_for_a_day_and_no_longer(place: &
 
 pub(crate) async fn an_id_that_is_taken_is_said_so_and_takes_no_slot(place: &Place) {
     let store = open(place).await;
-    reserved(&store, wish(1, 1)).await;
-    let twin = Reservation { id: id(1), ..wish(2, 2) };
+    reserved(&store, reservation(1, 1)).await;
+    let twin = Reservation { id: id(1), ..reservation(2, 2) };
     assert!(matches!(store.reserve(twin).await, Err(StoreError::IdTaken(taken)) if taken == id(1)));
     assert_eq!(store.live_of(wallet(2)).await.unwrap(), None);
 }

@@ -1,12 +1,12 @@
 use std::collections::BTreeMap;
 
 use domain::{Event, Mark, MarkKind, Meter, StopReason, Tier, UnixMillis, Usage};
-use palatine_store::{Counted, Cursor, RunMark, Store};
+use palatine_store::{MarkCount, MarkCursor, RunMark, Store};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 
-use crate::help::{NOW, Place, id, open, reserved, wallet, wish};
+use crate::help::{NOW, Place, id, open, reservation, reserved, wallet};
 
 const TIER: Tier = Tier { min: 500_000, cores: 2, memory: 2048, disk: Tier::DEFAULT_DISK_MIB };
 
@@ -15,7 +15,7 @@ fn mark(seq: u64, agent: u64, after_ms: u64, kind: MarkKind) -> RunMark {
 }
 
 async fn running(store: &Store, n: u64) {
-    reserved(store, wish(n, n)).await;
+    reserved(store, reservation(n, n)).await;
     store.place(id(n), "one", NOW).await.unwrap();
 }
 
@@ -42,13 +42,13 @@ pub(crate) async fn marks_sent_again_or_overlapping_count_once_and_gaps_are_told
     running(&store, 1).await;
     let first = vec![mark(1, 1, 0, MarkKind::Booting), mark(2, 1, 10, MarkKind::Ready)];
     let counted = store.count_marks("one", "a", first.clone(), NOW).await.unwrap();
-    assert_eq!(counted, Counted { seq: 2, new: 2, ..Counted::default() });
+    assert_eq!(counted, MarkCount { seq: 2, new: 2, ..MarkCount::default() });
     let again = store.count_marks("one", "a", first, NOW).await.unwrap();
-    assert_eq!(again, Counted { seq: 2, repeated: 2, ..Counted::default() });
+    assert_eq!(again, MarkCount { seq: 2, repeated: 2, ..MarkCount::default() });
     let later = vec![mark(2, 1, 10, MarkKind::Ready), mark(5, 1, 30, MarkKind::Gone), mark(6, 9, 40, MarkKind::Ready)];
     let counted = store.count_marks("one", "a", later, NOW).await.unwrap();
-    assert_eq!(counted, Counted { seq: 6, new: 1, repeated: 1, foreign: 1, missing: 2 });
-    assert_eq!(store.mark_cursor("one").await.unwrap(), Some(Cursor { journal: "a".to_owned(), seq: 6 }));
+    assert_eq!(counted, MarkCount { seq: 6, new: 1, repeated: 1, foreign: 1, missing: 2 });
+    assert_eq!(store.mark_cursor("one").await.unwrap(), Some(MarkCursor { journal: "a".to_owned(), seq: 6 }));
     assert_eq!(store.mark_cursor("two").await.unwrap(), None);
     assert_eq!(uptime(&store, 1, 99).await, (20, 1));
 }
@@ -138,7 +138,7 @@ async fn counts_once(place: &Place, base: u64, story: &[(u64, MarkKind, u64)], t
         .collect();
     let mut store = open(place).await;
     for agent in base..base + 3 {
-        reserved(&store, wish(agent, agent)).await;
+        reserved(&store, reservation(agent, agent)).await;
         store.place(id(agent), &node, NOW).await.unwrap();
     }
     let mut sent = 0;

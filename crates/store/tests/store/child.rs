@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use palatine_store::{Admission, Config, Store};
 
-use crate::help::{id, reopen, room, wish};
+use crate::help::{folder, id, reopen, reservation};
 
 const DIRECTORY: &str = "PALATINE_TEST_STORE";
 /// Callers in the child, so that transactions hold several reservations.
@@ -23,7 +23,7 @@ async fn writes_for_ever() {
         let store = store.clone();
         tokio::spawn(async move {
             for n in (from + caller..).step_by(8) {
-                let admission = store.reserve(wish(n, n)).await.unwrap();
+                let admission = store.reserve(reservation(n, n)).await.unwrap();
                 assert!(matches!(admission, Admission::Reserved(_)));
                 // One write a line: the parent never sees half of one.
                 std::io::stdout().write_all(format!("kept {n}\n").as_bytes()).unwrap();
@@ -54,8 +54,8 @@ fn kept(line: &str) -> Option<u64> {
 
 #[tokio::test]
 async fn every_acknowledged_reservation_survives_kill_9() {
-    let room = room();
-    let directory = room.path().join("store");
+    let folder = folder();
+    let directory = folder.path().join("store");
     let mut acknowledged = Vec::new();
     for round in 1..=5_usize {
         let (mut child, lines) = start(&directory);
@@ -72,7 +72,7 @@ async fn every_acknowledged_reservation_survives_kill_9() {
         child.wait().unwrap();
         assert!(seen >= 100 * round, "the child died by itself after {seen}");
     }
-    let store = reopen(&room).await;
+    let store = reopen(&folder).await;
     for n in &acknowledged {
         assert!(store.get(id(*n)).await.unwrap().is_some(), "reservation {n} was acknowledged and is gone");
     }

@@ -3,10 +3,12 @@
 use domain::payment::{Payment, PaymentClaim, Payments, RequestHash};
 use domain::relay::{DailyQuota, Journal, RelayEntry, RelayState};
 use domain::{Address, B256, Event, Mark, MarkKind, StopReason, U256, Usdc};
-use palatine_store::{Copied, CopyError, Deploy, DeployState, KeptData, Link, RunMark, Store, StoreUrl, copy};
+use palatine_store::{
+    AccountLink, CopiedTable, CopyError, DeployState, KeptData, RunMark, Store, StoreUrl, VaultDeploy, copy,
+};
 use relay::conformance;
 
-use crate::help::{DAY_MS, NOW, Place, id, keyed, new_database, open, parse, reserved, room, wallet, wish};
+use crate::help::{DAY_MS, NOW, Place, folder, id, keyed, new_database, open, parse, reservation, reserved, wallet};
 use crate::{index, outbox};
 
 /// Something in every table there is.
@@ -19,10 +21,10 @@ async fn fill(store: &Store) {
     store.set_prices(pod, [("/v1".to_owned(), Usdc(7))].into()).await.unwrap();
     store.put_deploy(deploy(pod), NOW).await.unwrap();
     // One that is forgotten leaves its usage.
-    reserved(store, wish(2, 2)).await;
+    reserved(store, reservation(2, 2)).await;
     store.advance(id(2), Event::Stop(StopReason::Removed), NOW).await.unwrap();
     store.end(id(2), None, NOW).await.unwrap();
-    reserved(store, wish(3, 3)).await;
+    reserved(store, reservation(3, 3)).await;
     store.advance(id(3), Event::Stop(StopReason::Balance), NOW).await.unwrap();
     store.end(id(3), Some(KeptData { until: Some(NOW.plus(DAY_MS)), bytes: 5 }), NOW).await.unwrap();
     store.keep_link(link()).await.unwrap();
@@ -31,16 +33,23 @@ async fn fill(store: &Store) {
     pay(store).await;
 }
 
-fn link() -> Link {
+fn link() -> AccountLink {
     let (holder_signature, owner_signature) = ("h".to_owned(), "ö".to_owned());
     let text = "both\n'\"; --".to_owned();
-    Link { holder: wallet(1), owner: Address::repeat_byte(1), text, holder_signature, owner_signature, signed_at: NOW }
+    AccountLink {
+        holder: wallet(1),
+        owner: Address::repeat_byte(1),
+        text,
+        holder_signature,
+        owner_signature,
+        signed_at: NOW,
+    }
 }
 
-fn deploy(pod: domain::PodId) -> Deploy {
+fn deploy(pod: domain::PodId) -> VaultDeploy {
     let (owner, agent_wallet, address) = (Address::repeat_byte(1), Address::repeat_byte(2), Address::repeat_byte(3));
     let (consent, tx, reason) = (None, Some(B256::repeat_byte(9)), None);
-    Deploy { pod, owner, agent_wallet, address, state: DeployState::Deploying, consent, tx, reason }
+    VaultDeploy { pod, owner, agent_wallet, address, state: DeployState::Deploying, consent, tx, reason }
 }
 
 async fn pay(store: &Store) {
@@ -59,18 +68,18 @@ async fn pay(store: &Store) {
     store.relay_journal(338).admit(&[entry], &[quota]).await.unwrap();
 }
 
-fn sqlite_url(room: &tempfile::TempDir) -> StoreUrl {
-    format!("sqlite://{}", room.path().join("store").display()).parse().unwrap()
+fn sqlite_url(folder: &tempfile::TempDir) -> StoreUrl {
+    format!("sqlite://{}", folder.path().join("store").display()).parse().unwrap()
 }
 
 /// The tables that hold nothing.
-fn empty(copied: &[Copied]) -> Vec<&str> {
+fn empty(copied: &[CopiedTable]) -> Vec<&str> {
     copied.iter().filter(|table| table.rows == 0).map(|table| table.table.as_str()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_goes_to_postgres_and_back_and_is_what_it_was() {
-    let (first, last) = (room(), room());
+    let (first, last) = (folder(), folder());
     let (from, over, back) = (sqlite_url(&first), parse(&new_database().await), sqlite_url(&last));
     let store = open(&Place::Url(from.clone())).await;
     fill(&store).await;
@@ -84,7 +93,7 @@ async fn a_store_goes_to_postgres_and_back_and_is_what_it_was() {
     assert_eq!(there, again);
     assert!(matches!(copy(&over, &back).await, Err(CopyError::NotEmpty(_))));
     let moved = open(&Place::Url(over.clone())).await;
-    assert!(matches!(copy(&over, &sqlite_url(&room())).await, Err(CopyError::InUse(_))));
+    assert!(matches!(copy(&over, &sqlite_url(&folder())).await, Err(CopyError::InUse(_))));
     let returned = open(&Place::Url(back)).await;
     for store in [&moved, &returned] {
         assert!(store.live_of(wallet(1)).await.unwrap().is_some());
@@ -94,6 +103,6 @@ async fn a_store_goes_to_postgres_and_back_and_is_what_it_was() {
             store.chain_index(1, Address::ZERO).await.unwrap()
         );
         store.count_marks("two", "b", Vec::new(), NOW).await.unwrap();
-        reserved(store, wish(9, 9)).await;
+        reserved(store, reservation(9, 9)).await;
     }
 }

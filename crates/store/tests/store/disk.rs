@@ -6,7 +6,7 @@ use palatine_store::{Admission, Config, Store, StoreError};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use tempfile::TempDir;
 
-use crate::help::{id, room, wallet, wish};
+use crate::help::{folder, id, reservation, wallet};
 
 /// Big enough for an empty store, and soon full.
 const SIZE: &std::ffi::CStr = c"size=2m,mode=0700";
@@ -14,15 +14,15 @@ const SIZE: &std::ffi::CStr = c"size=2m,mode=0700";
 /// A tiny disk in a mount namespace that only this test's threads see, and that
 /// goes with them.
 fn tiny_disk() -> TempDir {
-    let room = room();
+    let folder = folder();
     #[expect(unsafe_code, reason = "a namespace of this thread's own; no other thread of the test exists yet")]
     // SAFETY: only the mount table is unshared; no file descriptor is.
     let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
     unshared.expect("this test makes a mount of its own: run it as root");
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .expect("keep our mounts to ourselves");
-    mount("tmpfs", room.path(), "tmpfs", MountFlags::empty(), SIZE).expect("mount a tiny disk");
-    room
+    mount("tmpfs", folder.path(), "tmpfs", MountFlags::empty(), SIZE).expect("mount a tiny disk");
+    folder
 }
 
 fn fill(path: &Path) {
@@ -33,17 +33,17 @@ fn fill(path: &Path) {
 
 #[test]
 fn a_full_disk_fails_everybody_cleanly_and_room_heals_it() {
-    let room = tiny_disk();
+    let folder = tiny_disk();
     // Threads started from here on see the tiny disk.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(fill_and_heal(&room));
+    runtime.block_on(fill_and_heal(&folder));
 }
 
-async fn fill_and_heal(room: &TempDir) {
-    let config = Config { directory: room.path().join("store"), ..Config::default() };
+async fn fill_and_heal(folder: &TempDir) {
+    let config = Config { directory: folder.path().join("store"), ..Config::default() };
     let store = Store::open(&config).await.unwrap();
-    assert!(matches!(store.reserve(wish(1, 1)).await.unwrap(), Admission::Reserved(_)));
-    let ballast = room.path().join("ballast");
+    assert!(matches!(store.reserve(reservation(1, 1)).await.unwrap(), Admission::Reserved(_)));
+    let ballast = folder.path().join("ballast");
     fill(&ballast);
     let mut news = store.subscribe();
     let mut told = 0;
@@ -54,7 +54,7 @@ async fn fill_and_heal(room: &TempDir) {
         let asked: Vec<_> = wishes
             .map(|n| {
                 let store = store.clone();
-                (n, tokio::spawn(async move { store.reserve(wish(n, n)).await }))
+                (n, tokio::spawn(async move { store.reserve(reservation(n, n)).await }))
             })
             .collect();
         for (n, answer) in asked {
@@ -83,7 +83,7 @@ async fn fill_and_heal(room: &TempDir) {
     for n in &failed {
         assert_eq!(store.live_of(wallet(*n)).await.unwrap(), None, "{n} failed and took its slot");
         // Neither was the message spent.
-        assert!(matches!(store.reserve(wish(*n, *n)).await.unwrap(), Admission::Reserved(_)), "{n}");
+        assert!(matches!(store.reserve(reservation(*n, *n)).await.unwrap(), Admission::Reserved(_)), "{n}");
     }
     drop(store);
     let store = Store::open(&config).await.unwrap();

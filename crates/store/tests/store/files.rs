@@ -3,10 +3,10 @@ use std::path::Path;
 
 use domain::relay::{Journal, RelayAdmission, RelayEntry, RelayState};
 use domain::{Address, B256, State, StopReason};
-use palatine_store::{Admission, Config, Pruned, Store, StoreError};
+use palatine_store::{Admission, Config, PruneReport, Store, StoreError};
 use rusqlite::{Connection, params};
 
-use crate::help::{NOW, bytes, config, id, keyed, pod, reopen, reserved, room, wallet, wish};
+use crate::help::{NOW, bytes, config, folder, id, keyed, pod, reopen, reservation, reserved, wallet};
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -14,12 +14,12 @@ fn mode(path: &Path) -> u32 {
 
 #[tokio::test]
 async fn nobody_else_may_read_the_files_even_where_they_lay_open_before() {
-    let room = room();
-    let directory = config(&room).directory;
+    let folder = folder();
+    let directory = config(&folder).directory;
     std::fs::create_dir(&directory).unwrap();
     std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o755)).unwrap();
-    let store = reopen(&room).await;
-    reserved(&store, wish(1, 1)).await;
+    let store = reopen(&folder).await;
+    reserved(&store, reservation(1, 1)).await;
     assert_eq!(mode(&directory), 0o700);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&directory).unwrap() {
@@ -33,24 +33,24 @@ async fn nobody_else_may_read_the_files_even_where_they_lay_open_before() {
 
 #[tokio::test]
 async fn a_second_process_is_kept_out_and_let_in_once_the_first_is_gone() {
-    let room = room();
-    let store = reopen(&room).await;
+    let folder = folder();
+    let store = reopen(&folder).await;
     let clone = store.clone();
     drop(store);
-    assert!(matches!(Store::open(&config(&room)).await, Err(StoreError::InUse(_))));
+    assert!(matches!(Store::open(&config(&folder)).await, Err(StoreError::InUse(_))));
     drop(clone);
-    reopen(&room).await;
+    reopen(&folder).await;
 }
 
 #[tokio::test]
 async fn a_newer_schema_is_refused_and_left_alone() {
-    let room = room();
-    drop(reopen(&room).await);
-    let database = config(&room).directory.join("palatine.db");
+    let folder = folder();
+    drop(reopen(&folder).await);
+    let database = config(&folder).directory.join("palatine.db");
     let conn = Connection::open(&database).unwrap();
     conn.pragma_update(None, "user_version", 9_999).unwrap();
     drop(conn);
-    let refused = Store::open(&config(&room)).await.unwrap_err();
+    let refused = Store::open(&config(&folder)).await.unwrap_err();
     assert!(matches!(refused, StoreError::Newer { found: 9_999, .. }), "{refused}");
     assert!(refused.to_string().contains("schema 9999"), "{refused}");
     let found: i64 =
@@ -60,36 +60,36 @@ async fn a_newer_schema_is_refused_and_left_alone() {
 
 #[tokio::test]
 async fn a_database_of_another_program_is_refused() {
-    let room = room();
-    let directory = config(&room).directory;
+    let folder = folder();
+    let directory = config(&folder).directory;
     std::fs::create_dir(&directory).unwrap();
     Connection::open(directory.join("palatine.db")).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
-    assert!(matches!(Store::open(&config(&room)).await, Err(StoreError::Foreign(_))));
+    assert!(matches!(Store::open(&config(&folder)).await, Err(StoreError::Foreign(_))));
 }
 
 #[tokio::test]
 async fn a_file_that_is_no_database_is_said_to_be_damaged() {
-    let room = room();
-    let directory = config(&room).directory;
+    let folder = folder();
+    let directory = config(&folder).directory;
     std::fs::create_dir(&directory).unwrap();
     std::fs::write(directory.join("palatine.db"), [0x5A; 8192]).unwrap();
-    let refused = Store::open(&config(&room)).await.unwrap_err();
+    let refused = Store::open(&config(&folder)).await.unwrap_err();
     assert!(matches!(refused, StoreError::Corrupt { .. }), "{refused:?}");
 }
 
 #[tokio::test]
 async fn fault_1_2_an_emptied_or_missing_database_is_not_taken_for_a_new_one() {
-    let room = room();
-    let directory = config(&room).directory;
+    let folder = folder();
+    let directory = config(&folder).directory;
     let (database, wal) = (directory.join("palatine.db"), directory.join("palatine.db-wal"));
     let refused = async || {
-        let refused = Store::open(&config(&room)).await.unwrap_err();
+        let refused = Store::open(&config(&folder)).await.unwrap_err();
         assert!(matches!(refused, StoreError::Lost { .. }), "{refused:?}");
         assert!(!refused.retryable());
         refused.to_string()
     };
-    let store = reopen(&room).await;
-    reserved(&store, wish(1, 1)).await;
+    let store = reopen(&folder).await;
+    reserved(&store, reservation(1, 1)).await;
     drop(store);
     let good = std::fs::read(&database).unwrap();
     std::fs::write(&database, "").unwrap();
@@ -110,31 +110,31 @@ async fn fault_1_2_an_emptied_or_missing_database_is_not_taken_for_a_new_one() {
     std::fs::remove_file(&wal).unwrap();
     // The repair that it names: the backup, alone.
     std::fs::write(&database, good).unwrap();
-    let store = reopen(&room).await;
+    let store = reopen(&folder).await;
     assert!(store.get(id(1)).await.unwrap().is_some());
     assert!(directory.join("made").exists());
 }
 
 #[tokio::test]
 async fn fault_1_2_a_start_that_was_killed_before_there_was_a_database_is_begun_again() {
-    let room = room();
-    let directory = config(&room).directory;
+    let folder = folder();
+    let directory = config(&folder).directory;
     std::fs::create_dir(&directory).unwrap();
     for name in ["lock", "palatine.db"] {
         std::fs::write(directory.join(name), "").unwrap();
     }
-    reserved(&reopen(&room).await, wish(1, 1)).await;
+    reserved(&reopen(&folder).await, reservation(1, 1)).await;
 }
 
 #[tokio::test]
 async fn a_page_that_rots_is_an_error_of_who_reads_it_and_not_a_wrong_answer() {
-    let room = room();
-    let store = reopen(&room).await;
+    let folder = folder();
+    let store = reopen(&folder).await;
     for n in 0..200 {
-        reserved(&store, wish(n, n)).await;
+        reserved(&store, reservation(n, n)).await;
     }
     drop(store);
-    let database = config(&room).directory.join("palatine.db");
+    let database = config(&folder).directory.join("palatine.db");
     let root: u32 = {
         let conn = Connection::open(&database).unwrap();
         conn.query_row("SELECT rootpage FROM sqlite_schema WHERE name = 'runs'", (), |row| row.get(0)).unwrap()
@@ -143,28 +143,28 @@ async fn a_page_that_rots_is_an_error_of_who_reads_it_and_not_a_wrong_answer() {
     let end = usize::try_from(root).unwrap() * 4096;
     pages[end - 4096..end].fill(0x5A);
     std::fs::write(&database, pages).unwrap();
-    let store = reopen(&room).await;
+    let store = reopen(&folder).await;
     assert!(matches!(store.get(id(1)).await, Err(StoreError::Corrupt { .. })));
-    assert!(matches!(store.reserve(wish(900, 900)).await, Err(StoreError::Corrupt { .. })));
+    assert!(matches!(store.reserve(reservation(900, 900)).await, Err(StoreError::Corrupt { .. })));
 }
 
 #[tokio::test]
 async fn another_programs_lock_is_said_to_be_one_and_is_outlived() {
-    let room = room();
-    let store = reopen(&room).await;
-    let other = Connection::open(config(&room).directory.join("palatine.db")).unwrap();
+    let folder = folder();
+    let store = reopen(&folder).await;
+    let other = Connection::open(config(&folder).directory.join("palatine.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let refused = store.reserve(wish(1, 1)).await.unwrap_err();
+    let refused = store.reserve(reservation(1, 1)).await.unwrap_err();
     assert!(matches!(refused, StoreError::Locked { .. }), "{refused:?}");
     assert!(refused.retryable());
     other.execute_batch("ROLLBACK").unwrap();
-    reserved(&store, wish(1, 1)).await;
+    reserved(&store, reservation(1, 1)).await;
 }
 
 #[tokio::test]
 async fn a_directory_that_cannot_be_made_is_named() {
-    let room = room();
-    let file = room.path().join("file");
+    let folder = folder();
+    let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
     let refused = Store::open(&Config { directory: file.join("store"), ..Config::default() }).await.unwrap_err();
     assert!(refused.to_string().contains("file/store"), "{refused}");
@@ -195,9 +195,9 @@ fn first_version(directory: &Path) {
 
 #[tokio::test]
 async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
-    let room = room();
-    first_version(&config(&room).directory);
-    let store = reopen(&room).await;
+    let folder = folder();
+    first_version(&config(&folder).directory);
+    let store = reopen(&folder).await;
     let all = store.of(wallet(1), 10).await.unwrap();
     assert_eq!(all.iter().map(|agent| agent.id).collect::<Vec<_>>(), [id(7), id(u64::MAX - 1)]);
     assert_eq!(all[0].state, State::Ready);
@@ -206,11 +206,11 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
     let changes = store.changes(pod(7), 0).await.unwrap();
     assert_eq!(changes.iter().map(|change| (change.seq, change.at)).collect::<Vec<_>>(), [(1, NOW), (2, NOW.plus(1))]);
     assert_eq!(store.usage(wallet(1), NOW.plus(500)).await.unwrap().0.uptime_ms, 8500);
-    assert_eq!(store.reserve(wish(2, 1)).await.unwrap(), Admission::Replayed);
+    assert_eq!(store.reserve(reservation(2, 1)).await.unwrap(), Admission::Replayed);
     assert!(
         matches!(store.reserve(keyed(1, 3, "k", 5)).await.unwrap(), Admission::Repeated(agent) if agent.id == id(7))
     );
-    assert_eq!(store.reserve(wish(1, 4)).await.unwrap(), Admission::Busy(pod(7)));
+    assert_eq!(store.reserve(reservation(1, 4)).await.unwrap(), Admission::Busy(pod(7)));
 }
 
 /// A database as version 3 left it: a payment for a request, and one of a fee.
@@ -237,10 +237,10 @@ fn third_version(directory: &Path) {
 
 #[tokio::test]
 async fn fault_2_9_what_an_older_database_knows_as_paid_stays_so() {
-    let room = room();
-    third_version(&config(&room).directory);
-    let store = reopen(&room).await;
-    assert_eq!(store.prune(NOW.plus(1 << 50)).await.unwrap(), Pruned::default());
+    let folder = folder();
+    third_version(&config(&folder).directory);
+    let store = reopen(&folder).await;
+    assert_eq!(store.prune(NOW.plus(1 << 50)).await.unwrap(), PruneReport::default());
     let journal = store.relay_journal(338);
     let fee = |nonce: u64, group: u64| {
         let mut payment = relay::conformance::fee_payment(1, 1);
@@ -297,9 +297,9 @@ fn fifth_version(directory: &Path) {
 
 #[tokio::test]
 async fn agents_of_the_fifth_version_become_pods_of_one_run_with_all_that_was_theirs() {
-    let room = room();
-    fifth_version(&config(&room).directory);
-    let store = reopen(&room).await;
+    let folder = folder();
+    fifth_version(&config(&folder).directory);
+    let store = reopen(&folder).await;
     let live = store.last_run(pod(7)).await.unwrap().unwrap();
     assert_eq!((live.id, live.pod, live.state, live.data), (id(7), pod(7), State::Ready, None));
     assert_eq!(live.tier_config.disk, domain::Tier::DEFAULT_DISK_MIB);
@@ -314,7 +314,7 @@ async fn agents_of_the_fifth_version_become_pods_of_one_run_with_all_that_was_th
     let order: Vec<_> = store.of(wallet(1), 10).await.unwrap().iter().map(|run| run.pod).collect();
     assert_eq!(order, [pod(7), pod(6), pod(5)]);
     // Who stopped an agent of that version was told that its data goes.
-    let removed = State::Stopping(domain::End::Stopped(StopReason::Removed));
+    let removed = State::Stopping(domain::EndReason::Stopped(StopReason::Removed));
     assert_eq!(store.last_run(pod(8)).await.unwrap().unwrap().state, removed);
     assert_eq!(store.usage(wallet(1), NOW).await.unwrap().1, 3);
 }

@@ -1,16 +1,16 @@
 //! Links, prices and vaults to be.
 
 use domain::{Address, B256, UnixMillis, Usdc};
-use palatine_store::{Consent, Deploy, DeployState, Link, Prices, StoreError};
+use palatine_store::{AccountLink, DeployState, Prices, StoreError, VaultConsent, VaultDeploy};
 
-use crate::help::{NOW, Place, bytes, open, pod, reserved, wallet, wish};
+use crate::help::{NOW, Place, bytes, open, pod, reservation, reserved, wallet};
 
 fn owner(n: u8) -> Address {
     Address::repeat_byte(n)
 }
 
-fn link(by: u8, signed_at: UnixMillis) -> Link {
-    Link {
+fn link(by: u8, signed_at: UnixMillis) -> AccountLink {
+    AccountLink {
         holder: wallet(1),
         owner: owner(by),
         text: "both".to_owned(),
@@ -36,7 +36,7 @@ pub(crate) async fn prices_are_set_whole(place: &Place) {
     let first = [("/v1".to_owned(), Usdc(10)), ("/v2".to_owned(), Usdc(20))].into();
     let second = [("/v1".to_owned(), Usdc(u64::from(u32::MAX)))].into();
     for n in [1, 2] {
-        reserved(&store, wish(n, n)).await;
+        reserved(&store, reservation(n, n)).await;
     }
     store.set_prices(pod(1), first).await.unwrap();
     store.set_prices(pod(2), [("/".to_owned(), Usdc(1))].into()).await.unwrap();
@@ -48,14 +48,14 @@ pub(crate) async fn prices_are_set_whole(place: &Place) {
     assert!(matches!(nobody, Err(StoreError::NoPod(id)) if id == pod(3)), "{nobody:?}");
 }
 
-fn deploy(state: DeployState) -> Deploy {
-    Deploy {
+fn deploy(state: DeployState) -> VaultDeploy {
+    VaultDeploy {
         pod: pod(1),
         owner: owner(1),
         agent_wallet: owner(2),
         address: owner(3),
         state,
-        consent: Some(Consent { deadline: 1_700_000_000, signature: vec![1; 65] }),
+        consent: Some(VaultConsent { deadline: 1_700_000_000, signature: vec![1; 65] }),
         tx: Some(B256::from(bytes(9))),
         reason: None,
     }
@@ -63,7 +63,7 @@ fn deploy(state: DeployState) -> Deploy {
 
 pub(crate) async fn a_vault_that_is_deployed_stays_so_whatever_a_slower_writer_believes(place: &Place) {
     let store = open(place).await;
-    reserved(&store, wish(1, 1)).await;
+    reserved(&store, reservation(1, 1)).await;
     store.put_deploy(deploy(DeployState::Deploying), NOW).await.unwrap();
     assert_eq!(store.deploying().await.unwrap(), [deploy(DeployState::Deploying)]);
     store.put_deploy(deploy(DeployState::Deployed), NOW).await.unwrap();

@@ -1,7 +1,7 @@
-//! The vaults' books: posted, taken back, and never half written.
+//! The vaults' ledger: posted, taken back, and never half written.
 
 use domain::evm::BlockRef;
-use domain::vault::{Books, Impossible, Logged, TaskId, Terms, VaultEvent};
+use domain::vault::{InvalidEvent, LoggedEvent, TaskId, TaskTerms, VaultEvent, VaultLedger};
 use domain::{Address, B256, Usdc};
 use palatine_store::{BatchRefusal, EventBatch, IndexId, Store};
 
@@ -23,8 +23,8 @@ fn fork(number: u64, branch: u8) -> BlockRef {
     BlockRef { number, hash, time: number * 5 }
 }
 
-fn terms(salt: u8) -> Terms {
-    Terms {
+fn terms(salt: u8) -> TaskTerms {
+    TaskTerms {
         creator: CREATOR,
         evaluator: Address::ZERO,
         arbiter: Address::ZERO,
@@ -64,8 +64,8 @@ fn life() -> Vec<Vec<VaultEvent>> {
     ]
 }
 
-fn logged(at: BlockRef, vault: Address, events: &[VaultEvent]) -> Vec<Logged> {
-    let log = |(index, event): (u64, &VaultEvent)| Logged {
+fn logged(at: BlockRef, vault: Address, events: &[VaultEvent]) -> Vec<LoggedEvent> {
+    let log = |(index, event): (u64, &VaultEvent)| LoggedEvent {
         block: at,
         log_index: index,
         transaction: B256::ZERO,
@@ -75,90 +75,92 @@ fn logged(at: BlockRef, vault: Address, events: &[VaultEvent]) -> Vec<Logged> {
     (0..).zip(events).map(log).collect()
 }
 
-/// Something in every table of the books.
+/// Something in every table of the ledger.
 pub(crate) async fn fill(store: &Store) {
-    let book = store.chain_index(338, FACTORY).await.unwrap();
+    let index = store.chain_index(338, FACTORY).await.unwrap();
     let mut after = None;
     for (number, events) in (1..).zip(life().into_iter().take(5)) {
         let batch = batch(after, block(number), logged(block(number), VAULT, &events));
-        store.post_batch(book, batch).await.unwrap().unwrap();
+        store.post_batch(index, batch).await.unwrap().unwrap();
         after = Some(block(number));
     }
 }
 
-fn batch(after: Option<BlockRef>, cursor: BlockRef, events: Vec<Logged>) -> EventBatch {
+fn batch(after: Option<BlockRef>, cursor: BlockRef, events: Vec<LoggedEvent>) -> EventBatch {
     EventBatch { after, cursor, blocks: vec![cursor], forget_below: 0, events }
 }
 
-async fn post(store: &Store, book: IndexId, after: Option<BlockRef>, at: BlockRef, events: &[VaultEvent]) {
-    store.post_batch(book, batch(after, at, logged(at, VAULT, events))).await.unwrap().unwrap();
+async fn post(store: &Store, index: IndexId, after: Option<BlockRef>, at: BlockRef, events: &[VaultEvent]) {
+    store.post_batch(index, batch(after, at, logged(at, VAULT, events))).await.unwrap().unwrap();
 }
 
-/// What the books say equals the fold over the first `blocks` of the life.
-async fn equal(store: &Store, book: IndexId, blocks: usize) {
+/// What the ledger says equals the fold over the first `blocks` of the life.
+async fn equal(store: &Store, index: IndexId, blocks: usize) {
     let all: Vec<VaultEvent> = life().into_iter().take(blocks).flatten().collect();
-    let books = Books::of(&all).unwrap();
-    let kept = store.vault(book, VAULT).await.unwrap();
-    assert_eq!(kept.as_ref().map(|kept| &kept.vault), books.vault());
-    let tasks: Vec<_> = store.tasks(book, VAULT).await.unwrap().into_iter().rev().collect();
-    let expected: Vec<_> = books.tasks().iter().map(|(id, task)| (*id, task.clone())).collect();
+    let ledger = VaultLedger::of(&all).unwrap();
+    let kept = store.vault(index, VAULT).await.unwrap();
+    assert_eq!(kept.as_ref().map(|kept| &kept.vault), ledger.vault());
+    let tasks: Vec<_> = store.tasks(index, VAULT).await.unwrap().into_iter().rev().collect();
+    let expected: Vec<_> = ledger.tasks().iter().map(|(id, task)| (*id, task.clone())).collect();
     assert_eq!(tasks, expected);
     let credits = kept.map(|kept| kept.credits).unwrap_or_default();
-    let owed = books.credits().iter().filter(|(_, amount)| **amount > Usdc::ZERO);
+    let owed = ledger.credits().iter().filter(|(_, amount)| **amount > Usdc::ZERO);
     assert_eq!(credits, owed.map(|(who, amount)| (*who, *amount)).collect());
-    let events = store.vault_events(book, VAULT, None).await.unwrap();
+    let events = store.vault_events(index, VAULT, None).await.unwrap();
     assert_eq!(events.into_iter().map(|logged| logged.event).collect::<Vec<_>>(), all);
 }
 
-pub(crate) async fn a_vaults_books_equal_the_fold_over_its_events_after_every_block_and_every_way_back(place: &Place) {
+pub(crate) async fn a_vaults_ledger_equals_the_fold_over_its_events_after_every_block_and_every_way_back(
+    place: &Place,
+) {
     let store = open(place).await;
-    let book = store.chain_index(338, FACTORY).await.unwrap();
+    let index = store.chain_index(338, FACTORY).await.unwrap();
     for back in (0..life().len()).rev() {
-        let mut cursor = store.index_cursor(book).await.unwrap();
+        let mut cursor = store.index_cursor(index).await.unwrap();
         let known = cursor.map_or(0, |cursor| usize::try_from(cursor.number).unwrap() + 1);
         for (number, events) in (0..).zip(life()).skip(known) {
-            post(&store, book, cursor, block(number), &events).await;
+            post(&store, index, cursor, block(number), &events).await;
             cursor = Some(block(number));
-            equal(&store, book, usize::try_from(number).unwrap() + 1).await;
+            equal(&store, index, usize::try_from(number).unwrap() + 1).await;
         }
         let to = u64::try_from(back).unwrap().checked_sub(1).map(block);
-        store.roll_back(book, to).await.unwrap().unwrap();
-        assert_eq!(store.index_cursor(book).await.unwrap(), to);
-        equal(&store, book, back).await;
+        store.roll_back(index, to).await.unwrap().unwrap();
+        assert_eq!(store.index_cursor(index).await.unwrap(), to);
+        equal(&store, index, back).await;
     }
 }
 
 pub(crate) async fn a_batch_that_cannot_be_changes_nothing(place: &Place) {
     let store = open(place).await;
-    let book = store.chain_index(338, FACTORY).await.unwrap();
-    post(&store, book, None, block(0), &life()[0]).await;
+    let index = store.chain_index(338, FACTORY).await.unwrap();
+    post(&store, index, None, block(0), &life()[0]).await;
     // The second event is of a task that was never created.
     let task = TaskId(B256::repeat_byte(9));
     let paused = VaultEvent::CreationPaused { paused: true };
     let made_up = VaultEvent::TaskCompleted { task, amount: Usdc(1) };
     let events = logged(block(1), VAULT, &[paused, made_up]);
-    let refusal = store.post_batch(book, batch(Some(block(0)), block(1), events)).await.unwrap().unwrap_err();
-    let why = Impossible::NoTask("TaskCompleted");
+    let refusal = store.post_batch(index, batch(Some(block(0)), block(1), events)).await.unwrap().unwrap_err();
+    let why = InvalidEvent::NoTask("TaskCompleted");
     assert_eq!(refusal, BatchRefusal::Impossible { block: 1, log_index: 1, vault: VAULT, why });
-    assert_eq!(store.index_cursor(book).await.unwrap(), Some(block(0)));
-    equal(&store, book, 1).await;
+    assert_eq!(store.index_cursor(index).await.unwrap(), Some(block(0)));
+    equal(&store, index, 1).await;
 }
 
 pub(crate) async fn a_batch_that_was_posted_before_or_follows_another_block_is_refused(place: &Place) {
     let store = open(place).await;
-    let book = store.chain_index(338, FACTORY).await.unwrap();
+    let index = store.chain_index(338, FACTORY).await.unwrap();
     let first = batch(None, block(0), logged(block(0), VAULT, &life()[0]));
-    store.post_batch(book, first.clone()).await.unwrap().unwrap();
-    assert_eq!(store.post_batch(book, first).await.unwrap(), Err(BatchRefusal::Moved));
+    store.post_batch(index, first.clone()).await.unwrap().unwrap();
+    assert_eq!(store.post_batch(index, first).await.unwrap(), Err(BatchRefusal::Moved));
     let second = batch(Some(fork(0, 7)), block(1), Vec::new());
-    assert_eq!(store.post_batch(book, second).await.unwrap(), Err(BatchRefusal::Moved));
-    assert_eq!(store.roll_back(book, Some(fork(0, 7))).await.unwrap(), Err(BatchRefusal::Moved));
+    assert_eq!(store.post_batch(index, second).await.unwrap(), Err(BatchRefusal::Moved));
+    assert_eq!(store.roll_back(index, Some(fork(0, 7))).await.unwrap(), Err(BatchRefusal::Moved));
 }
 
-pub(crate) async fn the_books_of_two_factories_and_two_chains_are_apart(place: &Place) {
+pub(crate) async fn the_ledgers_of_two_factories_and_two_chains_are_apart(place: &Place) {
     let store = open(place).await;
-    let book = store.chain_index(338, FACTORY).await.unwrap();
-    post(&store, book, None, block(0), &life()[0]).await;
+    let index = store.chain_index(338, FACTORY).await.unwrap();
+    post(&store, index, None, block(0), &life()[0]).await;
     for (chain, factory) in [(25, FACTORY), (338, OTHER)] {
         let other = store.chain_index(chain, factory).await.unwrap();
         assert_eq!(store.index_cursor(other).await.unwrap(), None);
@@ -167,6 +169,6 @@ pub(crate) async fn the_books_of_two_factories_and_two_chains_are_apart(place: &
     }
     drop(store);
     let store = open(place).await;
-    assert_eq!(store.chain_index(338, FACTORY).await.unwrap(), book);
-    assert_eq!(store.vaults(book).await.unwrap(), [VAULT]);
+    assert_eq!(store.chain_index(338, FACTORY).await.unwrap(), index);
+    assert_eq!(store.vaults(index).await.unwrap(), [VAULT]);
 }

@@ -1,22 +1,22 @@
-use domain::{Action, End, Event, FailReason, Generation, State, StopReason};
-use palatine_store::{Below, Change, Observation, StoreError};
+use domain::{EndReason, Event, FailReason, Generation, State, StepAction, StopReason};
+use palatine_store::{BelowTier, NodeObservation, RunChange, StoreError};
 
-use crate::help::{NOW, Place, id, open, pod, reserved, wallet, wish};
+use crate::help::{NOW, Place, id, open, pod, reservation, reserved, wallet};
 
-fn seen(restarts: u32) -> Observation {
-    Observation { runtime: "qemu-tcg".to_owned(), restarts }
+fn seen(restarts: u32) -> NodeObservation {
+    NodeObservation { runtime: "qemu-tcg".to_owned(), restarts }
 }
 
-fn change(seq: u64, after_ms: u64, state: State) -> Change {
-    Change { seq, at: NOW.plus(after_ms), state }
+fn change(seq: u64, after_ms: u64, state: State) -> RunChange {
+    RunChange { seq, at: NOW.plus(after_ms), state }
 }
 
 pub(crate) async fn a_life_is_kept_step_by_step_and_told_to_whoever_listens(place: &Place) {
     let store = open(place).await;
     let mut news = store.subscribe();
-    reserved(&store, wish(1, 1)).await;
+    reserved(&store, reservation(1, 1)).await;
     let placed = store.place(id(1), "one", NOW.plus(1)).await.unwrap();
-    assert_eq!((placed.record.node.as_deref(), placed.actions), (Some("one"), &[Action::Create][..]));
+    assert_eq!((placed.record.node.as_deref(), placed.actions), (Some("one"), &[StepAction::Create][..]));
     store.settle(id(1), Event::Booting, seen(0), NOW.plus(2)).await.unwrap();
     let ready = store.settle(id(1), Event::Ready, seen(0), NOW.plus(3)).await.unwrap().record;
     assert_eq!((ready.runtime.as_deref(), ready.was_ready), (Some("qemu-tcg"), true));
@@ -25,13 +25,13 @@ pub(crate) async fn a_life_is_kept_step_by_step_and_told_to_whoever_listens(plac
     let stopping = store.advance(id(1), Event::Stop(StopReason::Balance), NOW.plus(5)).await.unwrap().record;
     assert_eq!(stopping.generation, Generation::FIRST.next());
     let gone = store.advance(id(1), Event::Gone, NOW.plus(6)).await.unwrap();
-    assert_eq!((gone.record.ended_at, gone.actions), (Some(NOW.plus(6)), &[Action::FreeWallet][..]));
+    assert_eq!((gone.record.ended_at, gone.actions), (Some(NOW.plus(6)), &[StepAction::FreeWallet][..]));
     let story = vec![
         change(1, 0, State::Reserved),
         change(2, 1, State::Placed),
         change(3, 2, State::Booting),
         change(4, 3, State::Ready),
-        change(5, 5, State::Stopping(End::Stopped(StopReason::Balance))),
+        change(5, 5, State::Stopping(EndReason::Stopped(StopReason::Balance))),
         change(6, 6, State::Stopped(StopReason::Balance)),
     ];
     assert_eq!(store.changes(pod(1), 0).await.unwrap(), story);
@@ -48,14 +48,14 @@ pub(crate) async fn a_life_is_kept_step_by_step_and_told_to_whoever_listens(plac
 
 pub(crate) async fn a_wallet_is_busy_until_the_grave_and_free_from_then_on(place: &Place) {
     let store = open(place).await;
-    reserved(&store, wish(1, 1)).await;
+    reserved(&store, reservation(1, 1)).await;
     store.place(id(1), "one", NOW).await.unwrap();
     store.advance(id(1), Event::Fail(FailReason::BootTimeout), NOW).await.unwrap();
     assert!(store.live_of(wallet(1)).await.unwrap().is_some());
     let ended = store.advance(id(1), Event::Gone, NOW).await.unwrap().record;
     assert_eq!(ended.state, State::Failed(FailReason::BootTimeout));
     assert!(store.live_of(wallet(1)).await.unwrap().is_none());
-    reserved(&store, wish(1, 2)).await;
+    reserved(&store, reservation(1, 2)).await;
     let order: Vec<_> = store.of(wallet(1), 10).await.unwrap().iter().map(|record| record.id).collect();
     assert_eq!(order, [id(2), id(1)]);
     assert_eq!(store.of(wallet(1), 1).await.unwrap()[0].id, id(2));
@@ -63,7 +63,7 @@ pub(crate) async fn a_wallet_is_busy_until_the_grave_and_free_from_then_on(place
 
 pub(crate) async fn a_step_that_life_does_not_know_is_refused_and_changes_nothing(place: &Place) {
     let store = open(place).await;
-    let before = reserved(&store, wish(1, 1)).await;
+    let before = reserved(&store, reservation(1, 1)).await;
     assert!(matches!(store.advance(id(1), Event::Ready, NOW).await, Err(StoreError::Refused(_))));
     assert_eq!(store.get(id(1)).await.unwrap(), Some(before));
     assert!(matches!(store.advance(id(9), Event::Ready, NOW).await, Err(StoreError::Unknown(who)) if who == id(9)));
@@ -72,19 +72,19 @@ pub(crate) async fn a_step_that_life_does_not_know_is_refused_and_changes_nothin
 
 pub(crate) async fn a_stop_during_a_failure_does_not_rewrite_its_end_unless_the_data_is_to_go(place: &Place) {
     let store = open(place).await;
-    reserved(&store, wish(1, 1)).await;
+    reserved(&store, reservation(1, 1)).await;
     store.advance(id(1), Event::Fail(FailReason::Lost), NOW).await.unwrap();
     let stopped = store.advance(id(1), Event::Stop(StopReason::Operator), NOW).await.unwrap();
-    assert_eq!(stopped.record.state, State::Stopping(End::Failed(FailReason::Lost)));
+    assert_eq!(stopped.record.state, State::Stopping(EndReason::Failed(FailReason::Lost)));
     assert_eq!(stopped.change, None);
     let told = store.advance(id(1), Event::Stop(StopReason::Removed), NOW).await.unwrap();
-    assert_eq!(told.record.state, State::Stopping(End::Stopped(StopReason::Removed)));
+    assert_eq!(told.record.state, State::Stopping(EndReason::Stopped(StopReason::Removed)));
     assert_eq!((told.actions, told.record.generation), (&[][..], stopped.record.generation));
 }
 
 pub(crate) async fn a_flapping_agent_forgets_its_oldest_changes_and_no_more(place: &Place) {
     let store = open(place).await;
-    reserved(&store, wish(1, 1)).await;
+    reserved(&store, reservation(1, 1)).await;
     store.place(id(1), "one", NOW).await.unwrap();
     for turn in 0..600 {
         store.settle(id(1), Event::Booting, seen(turn), NOW).await.unwrap();
@@ -99,11 +99,11 @@ pub(crate) async fn a_flapping_agent_forgets_its_oldest_changes_and_no_more(plac
 
 pub(crate) async fn what_was_seen_and_how_the_balance_stands_are_kept(place: &Place) {
     let store = open(place).await;
-    reserved(&store, wish(1, 1)).await;
+    reserved(&store, reservation(1, 1)).await;
     store.observe(id(1), seen(2)).await.unwrap();
     // An older answer that comes late takes no restart back.
     assert_eq!(store.observe(id(1), seen(1)).await.unwrap().restarts, 2);
-    let below = Below { readings: 2, since: Some(NOW) };
+    let below = BelowTier { readings: 2, since: Some(NOW) };
     store.note_balance(id(1), below).await.unwrap();
     drop(store);
     let record = open(place).await.get(id(1)).await.unwrap().unwrap();

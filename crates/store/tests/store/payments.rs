@@ -11,7 +11,7 @@ use palatine_store::Store;
 use relay::conformance;
 use rusqlite::Connection;
 
-use crate::help::{NOW, Place, config, open, reopen, room};
+use crate::help::{NOW, Place, config, folder, open, reopen};
 
 const TX: B256 = B256::repeat_byte(7);
 const CHAIN_ID: u64 = 338;
@@ -97,9 +97,9 @@ pub(crate) async fn what_was_answered_is_so_after_a_restart(place: &Place) {
 
 #[tokio::test]
 async fn a_row_of_the_last_version_is_read() {
-    let room = room();
-    drop(reopen(&room).await);
-    let conn = Connection::open(config(&room).directory.join("palatine.db")).unwrap();
+    let folder = folder();
+    drop(reopen(&folder).await);
+    let conn = Connection::open(config(&folder).directory.join("palatine.db")).unwrap();
     let of = payment().signed.authorization;
     let sql = "INSERT INTO payments (chain_id, asset, payer, nonce, payee, value, valid_after, valid_before, \
                signature, request, resource, seen_at, looked_at, stage, tx, claim, claim_until) \
@@ -109,7 +109,7 @@ async fn a_row_of_the_last_version_is_read() {
     let rest = (payment().request.0.0, now, TX.0, now + 1000);
     conn.execute(sql, (row.0, row.1, row.2, row.3, row.4, rest.0, rest.1, rest.2, rest.3)).unwrap();
     drop(conn);
-    let payments = reopen(&room).await.payments();
+    let payments = reopen(&folder).await.payments();
     let known = with(|it| (it.value, it.valid_before) = (Usdc(u64::MAX), U256::from(u64::MAX)));
     let found = payments.find(&known.key()).await.unwrap();
     assert_eq!(found, Some((known.clone(), PaymentState::Settled { tx: TX })));

@@ -1,7 +1,7 @@
-use domain::{End, Event, Mark, MarkKind, PodId, RunId, State, StopReason, Tier, Usdc};
-use palatine_store::{Admission, KeptData, PodChoice, Record, Reservation, RunMark, Store, StoreError};
+use domain::{EndReason, Event, Mark, MarkKind, PodId, RunId, State, StopReason, Tier, Usdc};
+use palatine_store::{Admission, KeptData, PodChoice, Reservation, RunMark, RunRecord, Store, StoreError};
 
-use crate::help::{DAY_MS, NOW, Place, id, keyed, open, pod, reserved, wallet, wish};
+use crate::help::{DAY_MS, NOW, Place, id, keyed, open, pod, reservation, reserved, wallet};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -11,12 +11,12 @@ fn named(name: &str) -> PodId {
 
 /// Run `n` of a new POD of this name.
 fn called(holder: u64, n: u64, name: &str) -> Reservation {
-    Reservation { pod: PodChoice::New { name: Some(named(name)), ephemeral: false }, ..wish(holder, n) }
+    Reservation { pod: PodChoice::New { name: Some(named(name)), ephemeral: false }, ..reservation(holder, n) }
 }
 
 /// Run `n` of a POD that is there.
 fn again(holder: u64, n: u64, pod: PodId) -> Reservation {
-    Reservation { pod: PodChoice::Existing(pod), now: NOW.plus(n), ..wish(holder, n) }
+    Reservation { pod: PodChoice::Existing(pod), now: NOW.plus(n), ..reservation(holder, n) }
 }
 
 fn kept(mib: u64) -> Option<KeptData> {
@@ -24,7 +24,7 @@ fn kept(mib: u64) -> Option<KeptData> {
 }
 
 /// Runs it to its end, with this kept.
-async fn run_and_stop(store: &Store, run: RunId, data: Option<KeptData>) -> Record {
+async fn run_and_stop(store: &Store, run: RunId, data: Option<KeptData>) -> RunRecord {
     store.place(run, "one", NOW).await.unwrap();
     store.advance(run, Event::Ready, NOW).await.unwrap();
     store.advance(run, Event::Stop(StopReason::Requested), NOW).await.unwrap();
@@ -55,7 +55,7 @@ pub(crate) async fn a_pod_keeps_id_prices_and_history_from_run_to_run(place: &Pl
 
 pub(crate) async fn of_fifty_concurrent_starts_of_one_pod_one_is_granted(place: &Place) {
     let store = open(place).await;
-    let first = reserved(&store, wish(1, 1)).await;
+    let first = reserved(&store, reservation(1, 1)).await;
     run_and_stop(&store, id(1), None).await;
     let starts = (2..52).map(|n| {
         let store = store.clone();
@@ -91,7 +91,7 @@ pub(crate) async fn of_fifty_holders_who_choose_one_id_one_has_it_and_the_others
 
 pub(crate) async fn nobody_starts_or_learns_of_another_holders_pod(place: &Place) {
     let store = open(place).await;
-    let theirs = reserved(&store, wish(1, 1)).await.pod;
+    let theirs = reserved(&store, reservation(1, 1)).await.pod;
     run_and_stop(&store, id(1), None).await;
     for (n, unknown) in [(2, theirs), (3, pod(99)), (4, named("nobody"))] {
         assert_eq!(store.reserve(again(2, n, unknown)).await.unwrap(), Admission::NoPod(unknown));
@@ -121,7 +121,7 @@ pub(crate) async fn a_removed_pod_leaves_usage_and_its_id_which_its_holder_alone
     // Its key is forgotten with it: the same request is a new one.
     assert_eq!(store.reserve(called(2, 3, "mine")).await.unwrap(), Admission::IdTaken(pod));
     assert_eq!(store.reserve(again(1, 4, pod)).await.unwrap(), Admission::NoPod(pod));
-    let anew = reserved(&store, Reservation { id: id(5), stamp: crate::help::stamp(5), ..asked }).await;
+    let anew = reserved(&store, Reservation { id: id(5), replay_key: crate::help::replay_key(5), ..asked }).await;
     assert_eq!((anew.pod, anew.changes, anew.data), (pod, 1, None));
     assert_eq!(store.changes(pod, 0).await.unwrap().len(), 1);
     assert!(store.remove_pod(named("never-was"), NOW).await.unwrap());
@@ -129,11 +129,11 @@ pub(crate) async fn a_removed_pod_leaves_usage_and_its_id_which_its_holder_alone
 
 pub(crate) async fn a_removal_that_comes_while_data_is_set_aside_is_not_forgotten(place: &Place) {
     let store = open(place).await;
-    reserved(&store, wish(1, 1)).await;
+    reserved(&store, reservation(1, 1)).await;
     store.place(id(1), "one", NOW).await.unwrap();
     store.advance(id(1), Event::Stop(StopReason::Requested), NOW).await.unwrap();
     store.advance(id(1), Event::Stop(StopReason::Removed), NOW).await.unwrap();
-    let told = State::Stopping(End::Stopped(StopReason::Removed));
+    let told = State::Stopping(EndReason::Stopped(StopReason::Removed));
     assert_eq!(store.end(id(1), kept(1), NOW).await.unwrap().record.state, told);
     assert!(!store.end(id(1), None, NOW).await.unwrap().record.state.is_live());
     assert_eq!(store.last_run(pod(1)).await.unwrap(), None);
@@ -143,31 +143,33 @@ pub(crate) async fn a_full_quota_refuses_a_new_pod_names_what_could_go_and_start
     let store = open(place).await;
     let small = |asked: Reservation| Reservation { tier_config: Tier { disk: 10, ..asked.tier_config }, ..asked };
     for (n, mib) in [(1, 4), (2, 5)] {
-        reserved(&store, small(wish(1, n))).await;
+        reserved(&store, small(reservation(1, n))).await;
         run_and_stop(&store, id(n), kept(mib)).await;
     }
     // Nine of ten MiB.
-    reserved(&store, small(wish(1, 3))).await;
+    reserved(&store, small(reservation(1, 3))).await;
     run_and_stop(&store, id(3), kept(1)).await;
-    let Admission::QuotaFull(named) = store.reserve(small(wish(1, 4))).await.unwrap() else { panic!("it was let in") };
+    let Admission::QuotaFull(named) = store.reserve(small(reservation(1, 4))).await.unwrap() else {
+        panic!("it was let in")
+    };
     assert_eq!(named.iter().map(|kept| kept.pod).collect::<Vec<_>>(), [pod(2), pod(1), pod(3)]);
     assert_eq!(named[0].data, kept(5).unwrap());
     // Who leaves nothing, who is there already, and who has another quota, may.
     let fleeting = PodChoice::New { name: None, ephemeral: true };
-    reserved(&store, small(Reservation { pod: fleeting, ..wish(1, 5) })).await;
+    reserved(&store, small(Reservation { pod: fleeting, ..reservation(1, 5) })).await;
     store.advance(id(5), Event::Stop(StopReason::Removed), NOW).await.unwrap();
     store.end(id(5), None, NOW).await.unwrap();
     let started = reserved(&store, small(again(1, 6, pod(2)))).await;
     assert_eq!(started.pod, pod(2));
     run_and_stop(&store, id(6), kept(5)).await;
     // Data whose time is over counts no more.
-    let late = Reservation { now: NOW.plus(30 * DAY_MS), ..small(wish(1, 7)) };
+    let late = Reservation { now: NOW.plus(30 * DAY_MS), ..small(reservation(1, 7)) };
     reserved(&store, late).await;
 }
 
 pub(crate) async fn old_runs_are_forgotten_but_the_last_of_a_pod_is_not(place: &Place) {
     let store = open(place).await;
-    let first = reserved(&store, wish(1, 1)).await.pod;
+    let first = reserved(&store, reservation(1, 1)).await.pod;
     run_and_stop(&store, id(1), kept(1)).await;
     reserved(&store, again(1, 2, first)).await;
     let ended = run_and_stop(&store, id(2), kept(2)).await;

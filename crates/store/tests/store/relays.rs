@@ -5,7 +5,7 @@ use domain::{B256, U256, Usdc};
 use relay::conformance;
 use rusqlite::{Connection, params};
 
-use crate::help::{Place, config, open, reopen, room};
+use crate::help::{Place, config, folder, open, reopen};
 
 /// The chain of [`conformance::fee_payment`].
 const CHAIN_ID: u64 = 338;
@@ -19,14 +19,14 @@ const PAYING: &str = r#"{"id":"0x01010101010101010101010101010101010101010101010
 
 #[tokio::test]
 async fn an_entry_of_the_last_version_is_read_on_this_chain_and_carried_on() {
-    let room = room();
-    drop(reopen(&room).await);
-    let conn = Connection::open(config(&room).directory.join("palatine.db")).unwrap();
+    let folder = folder();
+    drop(reopen(&folder).await);
+    let conn = Connection::open(config(&folder).directory.join("palatine.db")).unwrap();
     let sql = "INSERT INTO relays (id, attempt, at, lane, holds, gives_way, progress, body) \
                VALUES (?1, 0, 1, NULL, 1, 0, 'open', ?2)";
     conn.execute(sql, params![[1_u8; 32], PAYING]).unwrap();
     drop(conn);
-    let journal = reopen(&room).await.relay_journal(CHAIN_ID);
+    let journal = reopen(&folder).await.relay_journal(CHAIN_ID);
     let left = journal.open(9).await.unwrap();
     let [entry] = left.as_slice() else { panic!("{left:?}") };
     let authorization = entry.payment.as_ref().unwrap().signed.authorization;

@@ -9,7 +9,9 @@ use palatine_store::{Admission, Config, Store, StoreError};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
 
-use crate::help::{NOW, Place, id, make_database, new_database, open, parse, pod, reserved, room, wallet, wish};
+use crate::help::{
+    NOW, Place, folder, id, make_database, new_database, open, parse, pod, reservation, reserved, wallet,
+};
 
 fn config(url: &str) -> Config {
     Config { url: Some(parse(url)), connections: 8, timeout_ms: 30_000, ..Config::default() }
@@ -24,7 +26,7 @@ async fn two_gateways_share_one_slot_per_wallet_and_hear_of_each_others_changes(
     let asked: Vec<_> = (0..50)
         .map(|n| {
             let store = if n % 2 == 0 { one.clone() } else { other.clone() };
-            tokio::spawn(async move { store.reserve(wish(1, n)).await.unwrap() })
+            tokio::spawn(async move { store.reserve(reservation(1, n)).await.unwrap() })
         })
         .collect();
     let mut granted = Vec::new();
@@ -48,7 +50,7 @@ async fn two_gateways_share_one_slot_per_wallet_and_hear_of_each_others_changes(
 async fn of_two_gateways_that_start_at_once_on_an_empty_database_both_come_up() {
     let place = Place::postgres().await;
     let stores = tokio::join!(open(&place), open(&place), open(&place));
-    reserved(&stores.0, wish(1, 1)).await;
+    reserved(&stores.0, reservation(1, 1)).await;
     assert!(stores.2.get(id(1)).await.unwrap().is_some());
 }
 
@@ -99,7 +101,7 @@ async fn every_acknowledged_reservation_survives_kill_9_of_the_server_and_none_i
     for run in store.live().await.unwrap() {
         let n = run.id.bits();
         assert_eq!(store.last_run(pod(n)).await.unwrap().map(|last| last.id), Some(run.id));
-        assert_eq!(store.reserve(wish(n, n)).await.unwrap(), Admission::Replayed);
+        assert_eq!(store.reserve(reservation(n, n)).await.unwrap(), Admission::Replayed);
     }
 }
 
@@ -111,7 +113,7 @@ async fn reserve_until(store: Store, from: u64, ends: Arc<AtomicBool>) -> (Vec<u
             break;
         }
         asked += 1;
-        match store.reserve(wish(n, n)).await {
+        match store.reserve(reservation(n, n)).await {
             Ok(Admission::Reserved(_)) => granted.push(n),
             Ok(other) => panic!("{other:?}"),
             Err(error) => {
@@ -128,34 +130,34 @@ const SIZE: &std::ffi::CStr = c"size=96m,mode=0711";
 
 #[test]
 fn a_full_disk_of_the_server_fails_everybody_cleanly_and_room_heals_it() {
-    let room = room();
+    let folder = folder();
     #[expect(unsafe_code, reason = "a namespace of this thread's own; no other thread of the test exists yet")]
     // SAFETY: only the mount table is unshared; no file descriptor is.
     let unshared = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) };
     unshared.expect("this test makes a mount of its own: run it as root");
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .expect("keep our mounts to ourselves");
-    mount("tmpfs", room.path(), "tmpfs", MountFlags::empty(), SIZE).expect("mount a tiny disk");
-    std::os::unix::fs::chown(room.path(), Some(65534), Some(65534)).unwrap();
-    let mut server = Postgres::start_in(room.path(), &["min_wal_size=32MB", "max_wal_size=32MB"]);
+    mount("tmpfs", folder.path(), "tmpfs", MountFlags::empty(), SIZE).expect("mount a tiny disk");
+    std::os::unix::fs::chown(folder.path(), Some(65534), Some(65534)).unwrap();
+    let mut server = Postgres::start_in(folder.path(), &["min_wal_size=32MB", "max_wal_size=32MB"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let url = make_database(&server, "tiny").await;
         let store = Store::open(&config(&url)).await.unwrap();
-        fill_and_heal(&mut server, &store, room.path()).await;
+        fill_and_heal(&mut server, &store, folder.path()).await;
     });
 }
 
-async fn fill_and_heal(server: &mut Postgres, store: &Store, room: &std::path::Path) {
-    reserved(store, wish(1, 1)).await;
-    let ballast = room.join("ballast");
+async fn fill_and_heal(server: &mut Postgres, store: &Store, folder: &std::path::Path) {
+    reserved(store, reservation(1, 1)).await;
+    let ballast = folder.join("ballast");
     let mut file = std::fs::File::create(&ballast).unwrap();
     while std::io::Write::write_all(&mut file, &[0_u8; 65_536]).is_ok() {}
     // As long as it is open, its room is not given back.
     drop(file);
     let (mut kept, mut failed) = (vec![1], Vec::new());
     for n in 100..200_000_u64 {
-        match store.reserve(wish(n, n)).await {
+        match store.reserve(reservation(n, n)).await {
             Ok(Admission::Reserved(_)) => kept.push(n),
             Ok(other) => panic!("{other:?}"),
             Err(error) => {
@@ -181,7 +183,7 @@ async fn fill_and_heal(server: &mut Postgres, store: &Store, room: &std::path::P
     for n in &failed {
         assert_eq!(store.live_of(wallet(*n)).await.unwrap(), None, "{n} failed and took its slot");
         // Neither was the message spent.
-        reserved(store, wish(*n, *n)).await;
+        reserved(store, reservation(*n, *n)).await;
     }
     for n in kept.iter().chain(&failed) {
         assert!(store.get(id(*n)).await.unwrap().is_some(), "{n}");

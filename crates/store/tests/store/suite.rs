@@ -25,10 +25,10 @@ macro_rules! cases {
 
 cases! {
     admission {
-        of_fifty_concurrent_wishes_of_one_wallet_one_is_granted,
+        of_fifty_concurrent_reservations_of_one_wallet_one_is_granted,
         a_reservation_is_read_as_it_was_written,
         a_message_works_once_also_across_a_restart_and_whatever_it_asked,
-        a_wish_that_is_refused_spends_its_message_too,
+        a_reservation_that_is_refused_spends_its_message_too,
         a_retry_with_its_key_gets_the_first_answer_as_it_is_now,
         a_key_stands_for_its_answer_for_a_day_and_no_longer,
         an_id_that_is_taken_is_said_so_and_takes_no_slot,
@@ -43,10 +43,10 @@ cases! {
         every_mark_counts_once_across_replays_overlaps_and_reopenings,
     }
     index {
-        a_vaults_books_equal_the_fold_over_its_events_after_every_block_and_every_way_back,
+        a_vaults_ledger_equals_the_fold_over_its_events_after_every_block_and_every_way_back,
         a_batch_that_cannot_be_changes_nothing,
         a_batch_that_was_posted_before_or_follows_another_block_is_refused,
-        the_books_of_two_factories_and_two_chains_are_apart,
+        the_ledgers_of_two_factories_and_two_chains_are_apart,
     }
     finance {
         the_newest_link_of_a_holder_counts_and_an_older_one_is_not_replayed,

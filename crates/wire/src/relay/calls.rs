@@ -131,7 +131,7 @@ impl Default for RawOptions {
 /// What became of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Status {
+pub enum CallStatus {
     /// It is on the chain, and did what was asked.
     Executed,
     /// It is on the chain, and the called contract refused. The nonce is spent.
@@ -153,7 +153,7 @@ pub struct RelayAnswer {
     /// that is known.
     pub success: bool,
     /// What became of it.
-    pub status: Status,
+    pub status: CallStatus,
     /// The transaction, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tx_hash: Option<String>,
@@ -209,7 +209,7 @@ pub struct BatchResult {
     /// Whether the call itself succeeded.
     pub success: bool,
     /// What became of it.
-    pub status: Status,
+    pub status: CallStatus,
     /// The transaction, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tx_hash: Option<String>,
@@ -234,9 +234,9 @@ pub struct NonceAnswer {
 #[serde(rename_all = "camelCase")]
 pub struct DomainAnswer {
     /// The EIP-712 domain.
-    pub domain: Domain,
+    pub domain: Eip712Domain,
     /// The EIP-712 types.
-    pub types: Types,
+    pub types: Eip712Types,
     /// The forwarder.
     pub forwarder_address: String,
 }
@@ -244,7 +244,7 @@ pub struct DomainAnswer {
 /// An EIP-712 domain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Domain {
+pub struct Eip712Domain {
     /// The forwarder's name.
     pub name: String,
     /// `1`.
@@ -257,15 +257,15 @@ pub struct Domain {
 
 /// The EIP-712 types of a forwarder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Types {
+pub struct Eip712Types {
     /// The fields, in order.
     #[serde(rename = "ForwardRequest")]
-    pub forward_request: Vec<Member>,
+    pub forward_request: Vec<Eip712Field>,
 }
 
 /// One field of an EIP-712 type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Member {
+pub struct Eip712Field {
     /// Its name.
     pub name: String,
     /// Its type, as Solidity writes it.

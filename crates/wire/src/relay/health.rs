@@ -6,23 +6,23 @@ use utoipa::ToSchema;
 /// The answer of `GET /health`: 200 when healthy, 503 otherwise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Health {
+pub struct RelayerHealth {
     /// `healthy`; `degraded`, short of CRO; `unhealthy`, without a chain.
     pub status: HealthStatus,
     /// Who sends.
     pub relayer_address: String,
     /// What it has, in whole units.
-    pub relayer_balance: Balance,
+    pub relayer_balance: RelayerBalance,
     /// What it did, since its journal began.
-    pub stats: Stats,
+    pub stats: RelayerStats,
     /// What it reckons with.
-    pub pricing: PricingFacts,
+    pub pricing: PricingInputs,
     /// What is wrong.
     pub warnings: Vec<String>,
     /// This relayer swaps nothing by itself.
     pub auto_rebalance: Rebalance,
     /// Its one sender.
-    pub relayer_pool: Pool,
+    pub relayer_pool: SenderPool,
 }
 
 /// How a relayer is.
@@ -37,7 +37,7 @@ pub enum HealthStatus {
 
 /// What the relayer has, in whole units.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Balance {
+pub struct RelayerBalance {
     /// For gas.
     #[serde(rename = "CRO")]
     pub cro: String,
@@ -49,7 +49,7 @@ pub struct Balance {
 /// What the relayer did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Stats {
+pub struct RelayerStats {
     /// Calls it took on.
     pub total_relayed: u64,
     /// Calls under way.
@@ -66,7 +66,7 @@ pub struct Stats {
 /// What the relayer reckons with.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct PricingFacts {
+pub struct PricingInputs {
     /// Dollars per CRO; for people.
     pub cro_usd_price: f64,
     /// Whole gwei per gas.
@@ -86,17 +86,17 @@ pub struct Rebalance {
 /// The relayer's senders.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Pool {
+pub struct SenderPool {
     /// How many.
     pub total_relayers: usize,
     /// Each of them.
-    pub relayers: Vec<Sender>,
+    pub relayers: Vec<SenderInfo>,
 }
 
 /// One sender.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Sender {
+pub struct SenderInfo {
     /// Its address.
     pub address: String,
     /// Its calls under way.

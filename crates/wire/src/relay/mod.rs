@@ -13,9 +13,9 @@
 //! | `GET /meta/nonce/{address}` | – | [`NonceAnswer`] |
 //! | `GET /meta/domain` | – | [`DomainAnswer`] |
 //! | `GET /estimate` | [`EstimateQuery`] | [`EstimateAnswer`] |
-//! | `GET /health` | – | [`Health`] |
+//! | `GET /health` | – | [`RelayerHealth`] |
 //!
-//! A 402 is a [`PaymentRequired`]; every other refusal is a [`Refusal`]. A call
+//! A 402 is a [`PaymentRequired`]; every other refusal is a [`RelayRefusal`]. A call
 //! that was relayed and failed on the chain is a 200 whose `success` is `false`,
 //! as CroGas has it; one whose fate is not known yet is a 202.
 
@@ -27,16 +27,19 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use calls::{
-    BatchAnswer, BatchRequest, BatchResult, CallRequest, Domain, DomainAnswer, ForwardRequest, Member, NonceAnswer,
-    Priority, RawOptions, RawRequest, RelayAnswer, RelayRequest, SignedRequest, Status, Types,
+    BatchAnswer, BatchRequest, BatchResult, CallRequest, CallStatus, DomainAnswer, Eip712Domain, Eip712Field,
+    Eip712Types, ForwardRequest, NonceAnswer, Priority, RawOptions, RawRequest, RelayAnswer, RelayRequest,
+    SignedRequest,
 };
-pub use health::{Balance, Health, HealthStatus, Pool, PricingFacts, Rebalance, Sender, Stats};
+pub use health::{
+    HealthStatus, PricingInputs, Rebalance, RelayerBalance, RelayerHealth, RelayerStats, SenderInfo, SenderPool,
+};
 pub use price::{
-    Authorization, EstimateAnswer, EstimateQuery, Offer, Payment, PaymentPayload, PaymentRequired, PriceAt, Pricing,
-    Quote, Terms, TokenDomain,
+    Authorization, EstimateAnswer, EstimateQuery, FeeOffer, FeePayment, FeeTerms, PaymentPayload, PaymentRequired,
+    PriceSource, PriorityPrice, PriorityPrices, TokenDomain,
 };
 
-/// The header that carries a payment: base64 of the JSON of a [`Payment`].
+/// The header that carries a payment: base64 of the JSON of a [`FeePayment`].
 pub const X_PAYMENT: &str = "x-payment";
 /// The version of x402 that CroGas speaks.
 pub const X402_VERSION: u64 = 1;
@@ -46,7 +49,7 @@ pub const MAX_BATCH: usize = 10;
 /// The body of every refusal that is not a 402 with terms.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Refusal {
+pub struct RelayRefusal {
     /// A stable code for programs.
     #[schema(example = "INVALID_SIGNATURE")]
     pub error: String,

@@ -8,30 +8,30 @@ use super::Priority;
 /// The body of a 402: what to pay, and where.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PaymentRequired {
-    /// `Payment Required`, or the code of what was wrong with the payment.
+    /// `FeePayment Required`, or the code of what was wrong with the payment.
     pub error: String,
     /// What was wrong with the payment, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// The terms.
-    pub x402: Offer,
+    pub x402: FeeOffer,
     /// Where the price comes from.
-    pub quote: Quote,
+    pub quote: PriceSource,
 }
 
 /// The terms of a 402.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Offer {
+pub struct FeeOffer {
     /// 1.
     pub version: u64,
     /// One entry.
-    pub accepts: Vec<Terms>,
+    pub accepts: Vec<FeeTerms>,
 }
 
 /// One way to pay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Terms {
+pub struct FeeTerms {
     /// `exact`.
     pub scheme: String,
     /// CAIP-2.
@@ -63,7 +63,7 @@ pub struct TokenDomain {
 /// Where a price comes from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Quote {
+pub struct PriceSource {
     /// Gas that is paid for; of a batch, `totalGas` says it too.
     pub gas_estimate: String,
     /// Gwei per gas.
@@ -97,7 +97,7 @@ pub struct Quote {
 
 /// What `X-Payment` holds, in base64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Payment {
+pub struct FeePayment {
     /// 1.
     pub version: u64,
     /// `exact`.
@@ -186,22 +186,22 @@ pub struct EstimateAnswer {
     pub recommended: Option<Priority>,
     /// Where no priority was named: all three.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pricing: Option<Pricing>,
+    pub pricing: Option<PriorityPrices>,
 }
 
 /// The price at each priority.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[expect(missing_docs, reason = "named as the priorities")]
-pub struct Pricing {
-    pub slow: PriceAt,
-    pub normal: PriceAt,
-    pub fast: PriceAt,
+pub struct PriorityPrices {
+    pub slow: PriorityPrice,
+    pub normal: PriorityPrice,
+    pub fast: PriorityPrice,
 }
 
 /// The price at one priority.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct PriceAt {
+pub struct PriorityPrice {
     /// CroGas's sign for it.
     pub emoji: String,
     /// Its name.

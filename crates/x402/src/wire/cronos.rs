@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::header::to_base64;
 use super::number::{address, amount, signature, word};
 use super::payload::{SCHEME, exact};
-use crate::unverified::{Accepted, Transfer};
-use crate::{Reason, SignedAuthorization, Token, Tokens};
+use crate::unverified::{AcceptedTerms, SignedTransfer};
+use crate::{InvalidReason, SignedAuthorization, Token, Tokens};
 use domain::{Address, B256};
 
 /// `payload`.
@@ -27,12 +27,12 @@ pub(super) struct CronosPayload {
 }
 
 impl CronosPayload {
-    pub(super) fn asset(&self) -> Result<Address, Reason> {
+    pub(super) fn asset(&self) -> Result<Address, InvalidReason> {
         address(&self.asset)
     }
 
-    pub(super) fn transfer(&self) -> Result<Transfer, Reason> {
-        Ok(Transfer {
+    pub(super) fn transfer(&self) -> Result<SignedTransfer, InvalidReason> {
+        Ok(SignedTransfer {
             from: address(&self.from)?,
             to: address(&self.to)?,
             value: amount(&self.value)?,
@@ -57,10 +57,10 @@ pub(super) struct CronosTerms {
 }
 
 impl CronosTerms {
-    pub(super) fn accepted(&self, tokens: &Tokens) -> Result<(u64, Accepted), Reason> {
+    pub(super) fn accepted(&self, tokens: &Tokens) -> Result<(u64, AcceptedTerms), InvalidReason> {
         exact(&self.scheme)?;
-        let chain_id = tokens.chain_of_name(&self.network).ok_or(Reason::Network)?;
-        let accepted = Accepted {
+        let chain_id = tokens.chain_of_name(&self.network).ok_or(InvalidReason::Network)?;
+        let accepted = AcceptedTerms {
             asset: address(&self.asset)?,
             pay_to: address(&self.pay_to)?,
             amount: amount(&self.max_amount_required)?,
@@ -147,7 +147,7 @@ impl CronosVerdict {
 /// are not told: nobody here knows them.
 pub(crate) fn settled_by_cronos(
     network: &str,
-    payment: Option<&Transfer>,
+    payment: Option<&SignedTransfer>,
     outcome: Result<B256, (&str, Option<B256>)>,
 ) -> serde_json::Map<String, Value> {
     let mut answer = serde_json::Map::new();

@@ -5,7 +5,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::{DecodePaddingMode, general_purpose};
 
-use crate::Reason;
+use crate::InvalidReason;
 
 /// Bytes of a header's value at most. A payment of version 2 repeats its terms
 /// and takes about 1,200.
@@ -18,11 +18,11 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The JSON in a header's value.
-pub(crate) fn from_base64(value: &[u8]) -> Result<Vec<u8>, Reason> {
+pub(crate) fn from_base64(value: &[u8]) -> Result<Vec<u8>, InvalidReason> {
     if value.len() > MAX_HEADER {
-        return Err(Reason::Payload);
+        return Err(InvalidReason::Payload);
     }
-    LENIENT.decode(value).map_err(|_| Reason::Payload)
+    LENIENT.decode(value).map_err(|_| InvalidReason::Payload)
 }
 
 /// A header's value with this JSON.

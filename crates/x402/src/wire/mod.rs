@@ -4,19 +4,21 @@
 mod cronos;
 mod facilitator;
 mod header;
+mod headers;
 mod number;
 mod payload;
 mod rca;
 mod settled;
+mod stated;
 mod terms;
 mod v1;
 mod v2;
 
 pub(crate) use cronos::{CronosRequest, CronosVerdict, settled_by_cronos};
-pub(crate) use facilitator::{Asked, parse_request};
-pub(crate) use header::{MAX_HEADER, to_base64, to_json};
-use rca::rca_terms;
+pub(crate) use facilitator::{FacilitatorRequest, parse_request};
+pub(crate) use header::{to_base64, to_json};
 pub(crate) use settled::{SettleAnswer, read_receipt};
-pub(crate) use terms::{OfferFormat, StatedOffer, read_terms};
-pub(crate) use v1::{v1_header, v1_payment, v1_required};
-pub(crate) use v2::{v2_extra, v2_header, v2_payment, v2_required};
+pub(crate) use stated::{OfferFormat, StatedOffer};
+pub(crate) use terms::read_terms;
+pub(crate) use v1::{v1_header, v1_required};
+pub(crate) use v2::{v2_extra, v2_header, v2_required};

@@ -6,8 +6,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::number::{address, amount, decimal, signature, word};
-use crate::unverified::Transfer;
-use crate::{Reason, SignedAuthorization};
+use crate::unverified::SignedTransfer;
+use crate::{InvalidReason, SignedAuthorization};
 
 /// The one scheme.
 pub(super) const SCHEME: &str = "exact";
@@ -32,9 +32,9 @@ struct ExactAuthorization {
 }
 
 impl ExactPayload {
-    pub(super) fn transfer(&self) -> Result<Transfer, Reason> {
+    pub(super) fn transfer(&self) -> Result<SignedTransfer, InvalidReason> {
         let signed: ExactAuthorization = parse(self.authorization.get().as_bytes())?;
-        Ok(Transfer {
+        Ok(SignedTransfer {
             from: address(&signed.from)?,
             to: address(&signed.to)?,
             value: amount(&signed.value)?,
@@ -62,26 +62,26 @@ pub(super) fn payload_of(payment: &SignedAuthorization) -> Value {
 }
 
 /// Whether the scheme is the one that is supported.
-pub(super) fn exact(scheme: &str) -> Result<(), Reason> {
-    if scheme == SCHEME { Ok(()) } else { Err(Reason::Scheme) }
+pub(super) fn exact(scheme: &str) -> Result<(), InvalidReason> {
+    if scheme == SCHEME { Ok(()) } else { Err(InvalidReason::Scheme) }
 }
 
 /// A JSON object into a type, its troubles being the message's. Only an object:
 /// serde would take an array for the fields in their order.
-pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Reason> {
+pub(super) fn parse<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, InvalidReason> {
     if json.trim_ascii_start().first() != Some(&b'{') {
-        return Err(Reason::Payload);
+        return Err(InvalidReason::Payload);
     }
-    serde_json::from_slice(json).map_err(|_| Reason::Payload)
+    serde_json::from_slice(json).map_err(|_| InvalidReason::Payload)
 }
 
 /// Says that the version is this one, before anything else is read.
-pub(super) fn version(json: &[u8], wanted: u8) -> Result<(), Reason> {
+pub(super) fn version(json: &[u8], wanted: u8) -> Result<(), InvalidReason> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Versioned {
         x402_version: u8,
     }
     let found: Versioned = parse(json)?;
-    if found.x402_version == wanted { Ok(()) } else { Err(Reason::Version) }
+    if found.x402_version == wanted { Ok(()) } else { Err(InvalidReason::Version) }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::number::address;
 use super::payload::{exact, parse};
-use super::terms::{OfferFormat, StatedOffer};
+use super::stated::{OfferFormat, StatedOffer};
 use crate::Tokens;
 
 /// Reads `{accepts: [{scheme, network, token, resource, maxAmountRequired,

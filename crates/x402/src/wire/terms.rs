@@ -1,59 +1,21 @@
 //! What a seller's 402 says, for a buyer.
 
-use domain::{Address, Usdc};
-use serde_json::Value;
 use serde_json::value::RawValue;
 use x402_types::proto::v1;
-use x402_types::proto::v2::{self, PaymentRequired, PaymentRequirements, ResourceInfo};
+use x402_types::proto::v2::{self, PaymentRequired, PaymentRequirements};
 
 use super::header::from_base64;
 use super::payload::{parse, version};
-use super::rca_terms;
+use super::rca::rca_terms;
+use super::stated::{OfferFormat, StatedOffer};
 use super::v1::v1_accepted;
 use super::v2::accepted;
 use crate::Tokens;
-use crate::unverified::Accepted;
 
 /// Offers that are looked at, of one 402.
 const MAX_ACCEPTS: usize = 32;
 /// Bytes of a 402's body that are read as terms.
 const MAX_BODY: usize = 64 * 1024;
-
-/// The header in which an offer is accepted.
-#[derive(Clone, Debug)]
-pub(crate) enum OfferFormat {
-    /// By `PAYMENT-SIGNATURE`, which repeats the terms.
-    V2 {
-        /// The terms, as they came.
-        terms: Value,
-        /// What is sold, as it came.
-        resource: Option<ResourceInfo>,
-    },
-    /// By `X-PAYMENT`.
-    V1 {
-        /// The network, as it came.
-        network: String,
-    },
-}
-
-/// An offer as a seller stated it, on a chain that is known.
-#[derive(Clone, Debug)]
-pub(crate) struct StatedOffer {
-    pub(crate) chain_id: u64,
-    pub(crate) asset: Address,
-    pub(crate) pay_to: Address,
-    pub(crate) amount: Usdc,
-    pub(crate) max_timeout_s: u64,
-    pub(crate) extra: Option<Value>,
-    pub(crate) format: OfferFormat,
-}
-
-impl StatedOffer {
-    fn new((chain_id, terms): (u64, Accepted), format: OfferFormat) -> Self {
-        let Accepted { asset, pay_to, amount, max_timeout_s, extra } = terms;
-        Self { chain_id, asset, pay_to, amount, max_timeout_s, extra, format }
-    }
-}
 
 /// Reads a 402's `PAYMENT-REQUIRED` header, or else its body; none if it states
 /// no terms in any dialect. Offers of another scheme, chain or shape are left

@@ -11,21 +11,21 @@ use super::header::{from_base64, to_base64};
 use super::number::{address, amount};
 use super::payload::{ExactPayload, SCHEME, exact, parse, payload_of, version};
 use super::v2::v2_extra;
-use crate::unverified::{Accepted, UnverifiedPayment};
-use crate::{Dialect, Offer, Quote, Reason, SignedAuthorization, Tokens};
+use crate::unverified::{AcceptedTerms, UnverifiedPayment};
+use crate::{Dialect, InvalidReason, Offer, Quote, SignedAuthorization, Tokens};
 
 /// Reads the value of `X-PAYMENT`: version 1's, or the Cronos facilitator's.
-pub(crate) fn v1_payment(value: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, Reason> {
+pub(crate) fn v1_payment(value: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, InvalidReason> {
     v1_payload(&from_base64(value)?, tokens)
 }
 
 /// Reads a payment that is not wrapped in base64. The two shapes share no field
 /// of `payload` but `signature`, and each refuses the other's fields.
-pub(super) fn v1_payload(json: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, Reason> {
+pub(super) fn v1_payload(json: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, InvalidReason> {
     version(json, X402Version1::VALUE)?;
     let outer: PaymentPayload = parse(json)?;
     exact(&outer.scheme)?;
-    let chain_id = tokens.chain_of_name(&outer.network).ok_or(Reason::Network)?;
+    let chain_id = tokens.chain_of_name(&outer.network).ok_or(InvalidReason::Network)?;
     let (dialect, asset, transfer) = if nested(&outer.payload)? {
         let payload: ExactPayload = parse(outer.payload.get().as_bytes())?;
         (Dialect::V1, None, payload.transfer()?)
@@ -36,7 +36,7 @@ pub(super) fn v1_payload(json: &[u8], tokens: &Tokens) -> Result<UnverifiedPayme
     Ok(UnverifiedPayment { dialect, chain_id, asset, transfer, accepted: None, url: None })
 }
 
-fn nested(payload: &RawValue) -> Result<bool, Reason> {
+fn nested(payload: &RawValue) -> Result<bool, InvalidReason> {
     #[derive(Deserialize)]
     struct Nested<'a> {
         #[serde(borrow)]
@@ -46,10 +46,10 @@ fn nested(payload: &RawValue) -> Result<bool, Reason> {
 }
 
 /// Reads terms.
-pub(super) fn v1_accepted(terms: &PaymentRequirements, tokens: &Tokens) -> Result<(u64, Accepted), Reason> {
+pub(super) fn v1_accepted(terms: &PaymentRequirements, tokens: &Tokens) -> Result<(u64, AcceptedTerms), InvalidReason> {
     exact(&terms.scheme)?;
-    let chain_id = tokens.chain_of_name(&terms.network).ok_or(Reason::Network)?;
-    let accepted = Accepted {
+    let chain_id = tokens.chain_of_name(&terms.network).ok_or(InvalidReason::Network)?;
+    let accepted = AcceptedTerms {
         asset: address(&terms.asset)?,
         pay_to: address(&terms.pay_to)?,
         amount: amount(&terms.max_amount_required)?,

@@ -9,19 +9,19 @@ use x402_types::proto::v2::{PaymentPayload, PaymentRequired, PaymentRequirements
 use super::header::{from_base64, to_base64};
 use super::number::{address, amount};
 use super::payload::{ExactPayload, SCHEME, exact, parse, payload_of, version};
-use crate::unverified::{Accepted, UnverifiedPayment};
-use crate::{Dialect, Offer, Quote, Reason, SignedAuthorization, Token, Tokens};
+use crate::unverified::{AcceptedTerms, UnverifiedPayment};
+use crate::{Dialect, InvalidReason, Offer, Quote, SignedAuthorization, Token, Tokens};
 
 /// Timing and payload are objects of their own, each read as strictly as this one.
 type Outer = PaymentPayload<Box<RawValue>, Box<RawValue>>;
 
 /// Reads the value of `PAYMENT-SIGNATURE`.
-pub(crate) fn v2_payment(value: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, Reason> {
+pub(crate) fn v2_payment(value: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, InvalidReason> {
     v2_payload(&from_base64(value)?, tokens)
 }
 
 /// Reads a payment that is not wrapped in base64, as facilitators are sent it.
-pub(super) fn v2_payload(json: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, Reason> {
+pub(super) fn v2_payload(json: &[u8], tokens: &Tokens) -> Result<UnverifiedPayment, InvalidReason> {
     version(json, X402Version2::VALUE)?;
     let outer: Outer = parse(json)?;
     let terms: PaymentRequirements = parse(outer.accepted.get().as_bytes())?;
@@ -38,10 +38,10 @@ pub(super) fn v2_payload(json: &[u8], tokens: &Tokens) -> Result<UnverifiedPayme
 }
 
 /// Reads terms.
-pub(super) fn accepted(terms: &PaymentRequirements, tokens: &Tokens) -> Result<(u64, Accepted), Reason> {
+pub(super) fn accepted(terms: &PaymentRequirements, tokens: &Tokens) -> Result<(u64, AcceptedTerms), InvalidReason> {
     exact(&terms.scheme)?;
-    let chain_id = tokens.chain_of_caip2(&terms.network.to_string()).ok_or(Reason::Network)?;
-    let accepted = Accepted {
+    let chain_id = tokens.chain_of_caip2(&terms.network.to_string()).ok_or(InvalidReason::Network)?;
+    let accepted = AcceptedTerms {
         asset: address(&terms.asset)?,
         pay_to: address(&terms.pay_to)?,
         amount: amount(&terms.amount)?,

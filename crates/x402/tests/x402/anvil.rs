@@ -3,23 +3,20 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use alloy_primitives::{Bytes, Log, hex, keccak256};
 use alloy_sol_types::{SolCall, SolValue, sol};
 use async_trait::async_trait;
 use domain::{Address, B256, U256, Usdc};
-use fixtures::{Anvil, CHAIN_ID};
+use fixtures::{Anvil, CHAIN_ID, PATIENCE};
 use palatine_x402::fake::FakePayments;
 use palatine_x402::*;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::common::{CLIENT, NAME, PAYEE, PRICE, limits};
-use crate::npm::{Front, buys, customer, express, pay_by_hand};
+use crate::npm::{SellerServer, buys, customer, express, pay_by_hand};
 
-/// How long the chain may take to answer.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Anvil's second account: it mints and settles.
 const WORKER: Address = alloy_primitives::address!("70997970C51812dc3A010C7d01b50e0d17dc79C8");
 
@@ -108,7 +105,7 @@ fn hash(value: &Value) -> B256 {
 
 #[async_trait]
 impl Transfers for Chain {
-    async fn transfer(&self, payment: &SignedAuthorization, _: Client) -> Result<B256, TransferError> {
+    async fn transfer(&self, payment: &SignedAuthorization, _: ClientAddr) -> Result<B256, TransferError> {
         let it = &payment.authorization;
         let call = transferWithAuthorizationCall {
             from: it.from,
@@ -128,8 +125,8 @@ impl Transfers for Chain {
         Ok(hash(&receipt["transactionHash"]))
     }
 
-    async fn submission(&self, _: &SignedAuthorization) -> Submission {
-        Submission::Unknown
+    async fn submission(&self, _: &SignedAuthorization) -> SubmissionState {
+        SubmissionState::Unknown
     }
 }
 
@@ -162,10 +159,10 @@ async fn server() -> (String, Arc<Chain>, Arc<Tokens>) {
     let chain = Arc::new(Chain::start().await);
     chain.mint(customer().address(), Usdc(1_000_000)).await;
     let tokens: Arc<Tokens> = Arc::new([chain.token()].into_iter().collect());
-    let limits = Limits { settle_timeout: PATIENCE, ..limits(8) };
+    let limits = SettlementLimits { settle_timeout: PATIENCE, ..limits(8) };
     let settlements = Arc::new(Settlements::new(Arc::<FakePayments>::default(), chain.clone(), chain.clone(), limits));
     let token = tokens.at(CHAIN_ID, chain.asset).unwrap();
-    (Front::new(&settlements, &tokens, token).open().await, chain, tokens)
+    (SellerServer::new(&settlements, &tokens, token).open().await, chain, tokens)
 }
 
 #[tokio::test]

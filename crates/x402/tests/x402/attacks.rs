@@ -64,10 +64,10 @@ async fn a_payment_that_bought_its_answer_buys_no_other() {
     let payer = funded_payer(&server);
     let headers = signs_for(&payer, &authorization(&payer));
     server.buy(&headers).await.unwrap();
-    refused_for(Reason::Used, server.buy(&headers).await);
+    refused_for(InvalidReason::Used, server.buy(&headers).await);
     // Nor when the record is asked after the payment has expired.
     let late = UnixMillis((NOW + 1000) * 1000);
-    refused_for(Reason::ValidBefore, answer(server.ask_for("hello", &headers, late).await).await);
+    refused_for(InvalidReason::ValidBefore, answer(server.ask_for("hello", &headers, late).await).await);
 }
 
 #[tokio::test]
@@ -76,10 +76,13 @@ async fn a_payment_is_bound_to_the_request_it_came_with() {
     let payer = funded_payer(&server);
     let headers = signs_for(&payer, &authorization(&payer));
     // Settled, and not yet answered.
-    let Ok(ticket) = server.ask_for("hello", &headers, now()).await else { panic!("paid") };
-    refused_for(Reason::Used, answer(server.ask_for("another question", &headers, now()).await).await);
-    refused_for(Reason::Used, answer(server.ask(&server.quote, "agent-2", "hello", &headers, now()).await).await);
-    ticket.answer().await.unwrap();
+    let Ok(permit) = server.ask_for("hello", &headers, now()).await else { panic!("paid") };
+    refused_for(InvalidReason::Used, answer(server.ask_for("another question", &headers, now()).await).await);
+    refused_for(
+        InvalidReason::Used,
+        answer(server.ask(&server.quote, "agent-2", "hello", &headers, now()).await).await,
+    );
+    permit.answer().await.unwrap();
 }
 
 #[tokio::test]
@@ -88,7 +91,10 @@ async fn a_payment_for_one_resource_does_not_pay_for_another() {
     let payer = funded_payer(&server);
     let elsewhere = quote_at("https://agent.example/v1/dearer");
     let headers = signs_for(&payer, &authorization(&payer));
-    refused_for(Reason::Requirements, answer(server.ask(&elsewhere, "agent-1", "", &headers, now()).await).await);
+    refused_for(
+        InvalidReason::Requirements,
+        answer(server.ask(&elsewhere, "agent-1", "", &headers, now()).await).await,
+    );
     assert_eq!(server.chain.settlements(), 0);
 }
 
@@ -119,7 +125,7 @@ async fn neither_more_nor_less_than_the_price_is_taken() {
     let payer = funded_payer(&server);
     for value in [Usdc(0), Usdc(PRICE.0 - 1), Usdc(PRICE.0 + 1), Usdc(u64::MAX)] {
         let signed = Authorization { value, ..authorization(&payer) };
-        refused_for(Reason::Value, server.buy(&signs_for(&payer, &signed)).await);
+        refused_for(InvalidReason::Value, server.buy(&signs_for(&payer, &signed)).await);
     }
 }
 
@@ -128,7 +134,7 @@ async fn a_payment_to_somebody_else_is_not_taken() {
     let server = ResourceServer::new();
     let payer = funded_payer(&server);
     let signed = Authorization { to: payer.address(), ..authorization(&payer) };
-    refused_for(Reason::Recipient, server.buy(&signs_for(&payer, &signed)).await);
+    refused_for(InvalidReason::Recipient, server.buy(&signs_for(&payer, &signed)).await);
 }
 
 #[tokio::test]
@@ -138,10 +144,10 @@ async fn a_forged_signature_is_not_taken() {
     let thief = unfunded_payer(0x66);
     let signed = authorization(&payer);
     let forged = header(&PAYMENT_SIGNATURE, &v2(&signed, &sign_here(&thief, &signed)));
-    refused_for(Reason::Signature, server.buy(&forged).await);
+    refused_for(InvalidReason::Signature, server.buy(&forged).await);
     for rs in [(U256::ZERO, U256::ZERO), (U256::MAX, U256::from(1)), (U256::from(1), U256::from(1))] {
         let invalid = alloy_primitives::Signature::new(rs.0, rs.1, false);
-        refused_for(Reason::Signature, server.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &invalid))).await);
+        refused_for(InvalidReason::Signature, server.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &invalid))).await);
     }
 }
 
@@ -154,7 +160,7 @@ async fn the_other_form_of_a_signature_is_no_second_payment() {
     server.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &signature))).await.unwrap();
     let order = U256::from_str_radix("fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141", 16).unwrap();
     let other = alloy_primitives::Signature::new(signature.r(), order - signature.s(), !signature.v());
-    refused_for(Reason::Signature, server.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &other))).await);
+    refused_for(InvalidReason::Signature, server.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &other))).await);
 }
 
 #[tokio::test]
@@ -166,12 +172,12 @@ async fn a_payment_is_valid_in_its_time_only() {
         Authorization { valid_after, valid_before, ..authorization(&payer) }
     };
     for (signed, reason) in [
-        (with(NOW, NOW + 300), Reason::ValidAfter),
-        (with(NOW + 10, NOW + 300), Reason::ValidAfter),
-        (with(0, NOW - 1), Reason::ValidBefore),
-        (with(0, NOW + 10), Reason::ValidBefore),
-        (with(0, NOW + 331), Reason::ValidBefore),
-        (with(0, u64::MAX), Reason::ValidBefore),
+        (with(NOW, NOW + 300), InvalidReason::ValidAfter),
+        (with(NOW + 10, NOW + 300), InvalidReason::ValidAfter),
+        (with(0, NOW - 1), InvalidReason::ValidBefore),
+        (with(0, NOW + 10), InvalidReason::ValidBefore),
+        (with(0, NOW + 331), InvalidReason::ValidBefore),
+        (with(0, u64::MAX), InvalidReason::ValidBefore),
     ] {
         refused_for(reason, server.buy(&signs_for(&payer, &signed)).await);
     }
@@ -185,10 +191,10 @@ async fn a_signature_for_another_chain_is_not_taken() {
     let signed = authorization(&payer);
     let mainnet = Token::new(25, "cronos-mainnet", ASSET, NAME, "1");
     let abroad = sign(&payer, &mainnet, &signed);
-    refused_for(Reason::Signature, server.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &abroad))).await);
+    refused_for(InvalidReason::Signature, server.buy(&header(&PAYMENT_SIGNATURE, &v2(&signed, &abroad))).await);
     let mut payment = v2(&signed, &abroad);
     payment["accepted"]["network"] = json!("eip155:25");
-    refused_for(Reason::Network, server.buy(&header(&PAYMENT_SIGNATURE, &payment)).await);
+    refused_for(InvalidReason::Network, server.buy(&header(&PAYMENT_SIGNATURE, &payment)).await);
     for network in ["eip155:0338", "eip155:1", "EIP155:338", "solana:338", "eip155:", ""] {
         payment["accepted"]["network"] = json!(network);
         let refusal = server.buy(&header(&PAYMENT_SIGNATURE, &payment)).await.unwrap_err();
@@ -204,9 +210,9 @@ async fn another_token_with_the_same_name_is_not_taken() {
     let twin = Token::new(338, "cronos-testnet", Address::repeat_byte(0xcc), NAME, "1");
     let signed = Authorization { asset: twin.address(), ..authorization(&payer) };
     let mut payment = v2(&signed, &sign(&payer, &twin, &signed));
-    refused_for(Reason::Signature, server.buy(&header(&PAYMENT_SIGNATURE, &payment)).await);
+    refused_for(InvalidReason::Signature, server.buy(&header(&PAYMENT_SIGNATURE, &payment)).await);
     payment["accepted"]["asset"] = json!(twin.address());
-    refused_for(Reason::Requirements, server.buy(&header(&PAYMENT_SIGNATURE, &payment)).await);
+    refused_for(InvalidReason::Requirements, server.buy(&header(&PAYMENT_SIGNATURE, &payment)).await);
 }
 
 #[tokio::test]
@@ -245,7 +251,7 @@ async fn money_for_one_answer_buys_one_of_ten() {
         let signed = Authorization { nonce: B256::repeat_byte(n), ..authorization(&payer) };
         match answer(server.ask_for(&n.to_string(), &signs_for(&payer, &signed), now()).await).await {
             Ok(_) => answers += 1,
-            outcome => refused_for(Reason::Funds, outcome),
+            outcome => refused_for(InvalidReason::Funds, outcome),
         }
     }
     assert_eq!((answers, server.chain.holds(ASSET, PAYEE)), (1, PRICE));
@@ -256,12 +262,12 @@ async fn a_payer_who_lacked_money_may_send_the_same_payment_again() {
     let server = ResourceServer::new();
     let payer = payer();
     let headers = signs_for(&payer, &authorization(&payer));
-    refused_for(Reason::Funds, server.buy(&headers).await);
+    refused_for(InvalidReason::Funds, server.buy(&headers).await);
     server.chain.give(ASSET, payer.address(), PRICE);
     // What the token said a moment ago is remembered for a moment.
     let deadline = Instant::now() + Duration::from_secs(10);
     while let Err(refusal) = server.buy(&headers).await {
-        refused_for(Reason::Funds, Err(refusal));
+        refused_for(InvalidReason::Funds, Err(refusal));
         assert!(Instant::now() < deadline, "his money is not seen");
         tokio::task::yield_now().await;
     }
@@ -273,11 +279,11 @@ async fn a_nonce_that_was_cancelled_or_spent_elsewhere_buys_nothing_and_leaves_n
     let payer = funded_payer(&server);
     let cancelled = Authorization { nonce: B256::repeat_byte(1), ..authorization(&payer) };
     server.chain.cancel(cancelled.key());
-    refused_for(Reason::Used, server.buy(&signs_for(&payer, &cancelled)).await);
+    refused_for(InvalidReason::Used, server.buy(&signs_for(&payer, &cancelled)).await);
     // Paid to this very payee, but for an answer of another gateway.
     let elsewhere = Authorization { nonce: B256::repeat_byte(2), ..authorization(&payer) };
     server.chain.execute(&elsewhere).unwrap();
-    refused_for(Reason::Used, server.buy(&signs_for(&payer, &elsewhere)).await);
+    refused_for(InvalidReason::Used, server.buy(&signs_for(&payer, &elsewhere)).await);
     assert_eq!((server.payments.len(), server.chain.settlements()), (0, 0));
 }
 
@@ -291,7 +297,7 @@ async fn a_nonce_spent_on_oneself_while_it_settles_buys_nothing() {
     assert_eq!(server.buy(&headers).await.unwrap_err().status(), StatusCode::SERVICE_UNAVAILABLE);
     server.chain.execute(&Authorization { to: payer.address(), ..signed }).unwrap();
     server.chain.set_behavior(TransferBehavior::Settles);
-    refused_for(Reason::Used, server.buy(&headers).await);
+    refused_for(InvalidReason::Used, server.buy(&headers).await);
     assert_eq!(server.chain.holds(ASSET, PAYEE), Usdc(0));
 }
 
@@ -327,14 +333,17 @@ async fn a_settlement_that_times_out_and_failed_serves_nobody_and_ends_as_failed
     let refusal = server.buy(&headers).await.unwrap_err();
     assert_eq!(refusal.status(), StatusCode::SERVICE_UNAVAILABLE);
     server.chain.set_time(NOW + 100);
-    assert_eq!(server.settlements.reconcile(now(), 10).await.unwrap(), Reconciled { open: 1, ..Reconciled::default() });
+    assert_eq!(
+        server.settlements.reconcile(now(), 10).await.unwrap(),
+        ReconcileReport { open: 1, ..ReconcileReport::default() }
+    );
     server.chain.set_time(NOW + 300);
     assert_eq!(
         server.settlements.reconcile(now(), 10).await.unwrap(),
-        Reconciled { failed: 1, ..Reconciled::default() }
+        ReconcileReport { failed: 1, ..ReconcileReport::default() }
     );
     server.chain.set_behavior(TransferBehavior::Settles);
-    refused_for(Reason::Used, server.buy(&headers).await);
+    refused_for(InvalidReason::Used, server.buy(&headers).await);
     assert_eq!((server.chain.settlements(), server.chain.holds(ASSET, PAYEE)), (1, Usdc(0)));
 }
 
@@ -353,11 +362,11 @@ async fn a_settlement_whose_end_nobody_saw_is_served_to_the_retry_even_after_it_
     server.chain.hide(false);
     assert_eq!(
         server.settlements.reconcile(now(), 10).await.unwrap(),
-        Reconciled { settled: 1, ..Reconciled::default() }
+        ReconcileReport { settled: 1, ..ReconcileReport::default() }
     );
     let late = UnixMillis((NOW + 5000) * 1000);
     answer(server.ask_for("hello", &headers, late).await).await.unwrap();
-    refused_for(Reason::ValidBefore, answer(server.ask_for("hello", &headers, late).await).await);
+    refused_for(InvalidReason::ValidBefore, answer(server.ask_for("hello", &headers, late).await).await);
     assert_eq!(server.chain.settlements(), 1);
 }
 
@@ -400,7 +409,7 @@ async fn a_crash_between_reserving_and_settling_serves_the_retry_once_and_charge
         let headers = signs_for(&payer, &signed);
         assert_eq!(server.buy(&headers).await.unwrap_err().status(), StatusCode::CONFLICT);
         answer(server.ask_for("hello", &headers, now().plus(500)).await).await.unwrap();
-        refused_for(Reason::Used, answer(server.ask_for("hello", &headers, now().plus(500)).await).await);
+        refused_for(InvalidReason::Used, answer(server.ask_for("hello", &headers, now().plus(500)).await).await);
         assert_eq!((chain.holds(ASSET, PAYEE), chain.settlements()), (PRICE, usize::from(!sent)));
     }
 }
@@ -422,10 +431,10 @@ async fn an_agent_that_failed_to_answer_owes_the_answer_still() {
     let server = ResourceServer::new();
     let payer = funded_payer(&server);
     let headers = signs_for(&payer, &authorization(&payer));
-    let Ok(ticket) = server.ask_for("hello", &headers, now()).await else { panic!("paid") };
-    ticket.give_back().await.unwrap();
+    let Ok(permit) = server.ask_for("hello", &headers, now()).await else { panic!("paid") };
+    permit.give_back().await.unwrap();
     server.buy(&headers).await.unwrap();
-    refused_for(Reason::Used, server.buy(&headers).await);
+    refused_for(InvalidReason::Used, server.buy(&headers).await);
     assert_eq!(server.chain.settlements(), 1);
 }
 
@@ -452,11 +461,11 @@ async fn fault_2_2_who_brings_no_payment_or_a_forged_one_is_turned_away_before_t
     let authorization = authorization(&payer);
     let other = Authorization { nonce: B256::repeat_byte(8), ..authorization };
     let forged = header(&PAYMENT_SIGNATURE, &v2(&authorization, &sign_here(&payer, &other)));
-    refused_for(Reason::Signature, refused(&forged).await.map_or(Ok(HeaderMap::new()), Err));
+    refused_for(InvalidReason::Signature, refused(&forged).await.map_or(Ok(HeaderMap::new()), Err));
     assert!(refused(&signs_for(&payer, &authorization)).await.is_none());
     let poor = unfunded_payer(1);
     let unfunded = refused(&signs_for(&poor, &self::authorization(&poor))).await;
-    refused_for(Reason::Funds, unfunded.map_or(Ok(HeaderMap::new()), Err));
+    refused_for(InvalidReason::Funds, unfunded.map_or(Ok(HeaderMap::new()), Err));
     assert!(server.payments.is_empty(), "nothing is taken yet");
 }
 
@@ -485,11 +494,11 @@ async fn fault_2_8_the_receipt_goes_with_whatever_a_payment_is_answered() {
     let said = base64_json(&told[PAYMENT_RESPONSE]);
     assert_eq!((&said["success"], &said["errorReason"]), (&json!(false), &json!("settlement_pending")));
     server.chain.set_behavior(TransferBehavior::Settles);
-    let ticket = server.ask_for("hello", &headers, now()).await.unwrap();
+    let permit = server.ask_for("hello", &headers, now()).await.unwrap();
     // Before it is booked, for an answer that is an error.
-    let unbooked = ticket.headers();
+    let unbooked = permit.headers();
     assert_eq!(base64_json(&unbooked[PAYMENT_RESPONSE])["success"], true);
-    assert_eq!(ticket.answer().await.unwrap(), unbooked);
+    assert_eq!(permit.answer().await.unwrap(), unbooked);
     let again = server.buy(&headers).await.unwrap_err();
     let known = base64_json(&again.headers()[PAYMENT_RESPONSE]);
     let paid = base64_json(&unbooked[PAYMENT_RESPONSE]);
@@ -522,7 +531,7 @@ async fn fault_2_6_a_payer_who_has_spent_his_money_meanwhile_is_not_settled_for_
     assert_eq!(server.payments.len(), 1, "it has its row");
     server.chain.give(ASSET, payer.address(), Usdc(0));
     server.chain.set_behavior(TransferBehavior::Settles);
-    let refused = async || refused_for(Reason::Funds, server.buy(&headers).await);
+    let refused = async || refused_for(InvalidReason::Funds, server.buy(&headers).await);
     let deadline = Instant::now() + Duration::from_secs(10);
     // What the token said a moment ago is remembered for a moment.
     loop {
@@ -556,7 +565,10 @@ async fn fault_2_6_nobody_pays_himself() {
     let mut payment = v2(&signed, &sign_here(&payer, &signed));
     payment["accepted"]["payTo"] = json!(payer.address());
     let headers = header(&PAYMENT_SIGNATURE, &payment);
-    refused_for(Reason::SelfPayment, answer(server.ask(&quote, "agent-1", "hello", &headers, now()).await).await);
+    refused_for(
+        InvalidReason::SelfPayment,
+        answer(server.ask(&quote, "agent-1", "hello", &headers, now()).await).await,
+    );
     assert_eq!((server.payments.len(), server.chain.settlements()), (0, 0));
 }
 
@@ -568,6 +580,6 @@ async fn fault_2_2_a_payment_that_ran_out_while_its_body_came_is_not_taken() {
     let order = PricedRequest { quote: &server.quote, resource: "agent-1", now: now(), client: CLIENT };
     let checked = server.seller.check(order, &headers).await.unwrap();
     let late = RequestBinding { now: now().plus(300_000), ..bound(b"hello") };
-    refused_for(Reason::ValidBefore, answer(server.seller.take(checked, late).await).await);
+    refused_for(InvalidReason::ValidBefore, answer(server.seller.take(checked, late).await).await);
     assert_eq!((server.payments.len(), server.chain.settlements()), (0, 0));
 }

@@ -16,7 +16,7 @@ fn buyer() -> Buyer<Payer> {
     Buyer::new(payer(), tokens(), 600)
 }
 
-fn pay(required: &Value, cap: Usdc) -> Result<Paying, BuyError> {
+fn pay(required: &Value, cap: Usdc) -> Result<SignedPayment, BuyError> {
     let mut headers = HeaderMap::new();
     headers.insert(PAYMENT_REQUIRED, HeaderValue::try_from(base64(required)).unwrap());
     buyer().pay(&headers, b"", cap, NOW, NONCE)

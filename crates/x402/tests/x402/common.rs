@@ -54,7 +54,7 @@ pub(crate) fn quote_at(url: &str) -> Quote {
     Quote { resource, offers: vec![offer_of(tokens.at(338, ASSET).unwrap())] }
 }
 
-pub(crate) const TERMS: Timing = Timing { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
+pub(crate) const TERMS: SellerTiming = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
 
 /// A server.
 pub(crate) struct ResourceServer {
@@ -134,7 +134,7 @@ impl ResourceServer {
 /// Lets the answer leave.
 pub(crate) async fn answer(sale: Result<AnswerPermit, PaymentRejection>) -> Result<HeaderMap, Response<Vec<u8>>> {
     match sale {
-        Ok(ticket) => Ok(ticket.answer().await.unwrap()),
+        Ok(permit) => Ok(permit.answer().await.unwrap()),
         Err(unsold) => Err(told(unsold)),
     }
 }
@@ -155,12 +155,17 @@ pub(crate) fn told(unsold: PaymentRejection) -> Response<Vec<u8>> {
 
 /// The limits of a server with so many places, which one client and one payer may have
 /// to himself.
-pub(crate) fn limits(places: usize) -> Limits {
-    Limits { settle_timeout: Duration::from_secs(5), max_settling: places, per_client: places, per_payer: places }
+pub(crate) fn limits(places: usize) -> SettlementLimits {
+    SettlementLimits {
+        settle_timeout: Duration::from_secs(5),
+        max_settling: places,
+        per_client: places,
+        per_payer: places,
+    }
 }
 
 /// Who asks.
-pub(crate) const CLIENT: Client = Client(1);
+pub(crate) const CLIENT: ClientAddr = ClientAddr(1);
 
 pub(crate) fn now() -> UnixMillis {
     UnixMillis(NOW * 1000)
@@ -269,7 +274,7 @@ pub(crate) fn error(refusal: &Response<Vec<u8>>) -> String {
 }
 
 /// Expects a 402 that states this.
-pub(crate) fn refused_for(reason: Reason, outcome: Result<HeaderMap, Response<Vec<u8>>>) {
+pub(crate) fn refused_for(reason: InvalidReason, outcome: Result<HeaderMap, Response<Vec<u8>>>) {
     let refusal = outcome.unwrap_err();
     assert_eq!((refusal.status(), error(&refusal).as_str()), (StatusCode::PAYMENT_REQUIRED, reason.code(Dialect::V2)));
     assert!(refusal.headers().contains_key(PAYMENT_REQUIRED), "a 402 states its terms");

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-fn facilitator(server: &ResourceServer, payees: Payees) -> Facilitator {
-    let policy = Policy { payees, least: Usdc(1000), most: Usdc(1_000_000), max_timeout_s: 300 };
+fn facilitator(server: &ResourceServer, payees: AllowedPayees) -> Facilitator {
+    let policy = FacilitatorPolicy { payees, least: Usdc(1000), most: Usdc(1_000_000), max_timeout_s: 300 };
     Facilitator::new(server.settlements.clone(), tokens(), TERMS, policy)
 }
 
@@ -40,7 +40,7 @@ fn shapes(payer: &Payer) -> [(Dialect, Value); 3] {
     [(Dialect::V2, of_v2), (Dialect::V1, of_v1), (Dialect::Cronos, of_cronos)]
 }
 
-fn read(answer: &Answer) -> Value {
+fn read(answer: &FacilitatorResponse) -> Value {
     serde_json::from_slice(&answer.body).unwrap()
 }
 
@@ -56,7 +56,7 @@ async fn verify(facilitator: &Facilitator, request: &Value) -> (u16, Value) {
 
 #[test]
 fn each_chain_is_supported_in_each_version() {
-    let said = read(&facilitator(&ResourceServer::new(), Payees::Anyone).supported());
+    let said = read(&facilitator(&ResourceServer::new(), AllowedPayees::Anyone).supported());
     let kinds: Vec<_> =
         said["kinds"].as_array().unwrap().iter().map(|kind| kind["network"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["eip155:338", "cronos-testnet", "eip155:25", "cronos-mainnet"]);
@@ -69,7 +69,7 @@ async fn every_shape_is_verified_and_settled_in_its_own_words() {
         let server = ResourceServer::new();
         let payer = funded_payer(&server);
         let (dialect, request) = shapes(&payer)[at].clone();
-        let facilitator = facilitator(&server, Payees::Only([PAYEE].into()));
+        let facilitator = facilitator(&server, AllowedPayees::Only([PAYEE].into()));
         let (status, said) = verify(&facilitator, &request).await;
         assert_eq!(
             (status, &said["isValid"], &said["payer"]),
@@ -91,7 +91,7 @@ async fn every_shape_is_verified_and_settled_in_its_own_words() {
 async fn a_copy_settles_nothing_and_is_no_second_success() {
     let server = ResourceServer::new();
     let payer = funded_payer(&server);
-    let facilitator = facilitator(&server, Payees::Anyone);
+    let facilitator = facilitator(&server, AllowedPayees::Anyone);
     let [(_, request), (_, in_v1), _] = shapes(&payer);
     let (_, first) = settle(&facilitator, &request).await;
     for copy in [&request, &in_v1] {
@@ -111,7 +111,7 @@ async fn a_copy_settles_nothing_and_is_no_second_success() {
 async fn a_hundred_concurrent_copies_get_one_success() {
     let server = Arc::new(ResourceServer::new());
     let request = shapes(&funded_payer(&server))[0].1.clone();
-    let facilitator = Arc::new(facilitator(&server, Payees::Anyone));
+    let facilitator = Arc::new(facilitator(&server, AllowedPayees::Anyone));
     let copies = (0..100).map(|_| {
         let (facilitator, request) = (facilitator.clone(), request.clone());
         tokio::spawn(async move { settle(&facilitator, &request).await.1 })
@@ -127,8 +127,8 @@ async fn a_hundred_concurrent_copies_get_one_success() {
 async fn a_payment_settled_for_another_seller_buys_nothing_here() {
     let server = ResourceServer::new();
     let payer = funded_payer(&server);
-    settle(&facilitator(&server, Payees::Anyone), &shapes(&payer)[0].1).await;
-    refused_for(Reason::Used, server.buy(&signs_for(&payer, &authorization(&payer))).await);
+    settle(&facilitator(&server, AllowedPayees::Anyone), &shapes(&payer)[0].1).await;
+    refused_for(InvalidReason::Used, server.buy(&signs_for(&payer, &authorization(&payer))).await);
 }
 
 #[tokio::test]
@@ -136,10 +136,15 @@ async fn strangers_and_amounts_out_of_bounds_are_not_settled_for() {
     let server = ResourceServer::new();
     let payer = funded_payer(&server);
     let request = shapes(&payer)[0].1.clone();
-    let only = facilitator(&server, Payees::Only([Address::repeat_byte(1)].into()));
+    let only = facilitator(&server, AllowedPayees::Only([Address::repeat_byte(1)].into()));
     let (status, said) = settle(&only, &request).await;
     assert_eq!((status, &said["errorReason"]), (200, &json!("invalid_payment_requirements")));
-    let policy = Policy { payees: Payees::Anyone, least: Usdc(10_001), most: Usdc(20_000), max_timeout_s: 300 };
+    let policy = FacilitatorPolicy {
+        payees: AllowedPayees::Anyone,
+        least: Usdc(10_001),
+        most: Usdc(20_000),
+        max_timeout_s: 300,
+    };
     let dear = Facilitator::new(server.settlements.clone(), tokens(), TERMS, policy);
     assert_eq!(settle(&dear, &request).await.1["success"], false);
     assert_eq!((server.chain.settlements(), server.payments.len()), (0, 0));
@@ -149,7 +154,7 @@ async fn strangers_and_amounts_out_of_bounds_are_not_settled_for() {
 async fn terms_other_than_the_accepted_ones_are_not_settled() {
     let server = ResourceServer::new();
     let payer = funded_payer(&server);
-    let facilitator = facilitator(&server, Payees::Anyone);
+    let facilitator = facilitator(&server, AllowedPayees::Anyone);
     for (field, value) in [
         ("amount", json!("9999")),
         ("payTo", json!(payer.address())),
@@ -171,7 +176,7 @@ async fn terms_other_than_the_accepted_ones_are_not_settled() {
 async fn a_payer_without_money_is_told_so() {
     let server = ResourceServer::new();
     let request = shapes(&payer())[0].1.clone();
-    let facilitator = facilitator(&server, Payees::Anyone);
+    let facilitator = facilitator(&server, AllowedPayees::Anyone);
     assert_eq!(verify(&facilitator, &request).await.1["invalidReason"], "insufficient_funds");
     assert_eq!(settle(&facilitator, &request).await.1["errorReason"], "insufficient_funds");
 }
@@ -180,7 +185,7 @@ async fn a_payer_without_money_is_told_so() {
 async fn what_cannot_be_decided_is_503_and_what_is_no_request_400() {
     let server = ResourceServer::new();
     let payer = funded_payer(&server);
-    let facilitator = facilitator(&server, Payees::Anyone);
+    let facilitator = facilitator(&server, AllowedPayees::Anyone);
     server.chain.set_behavior(TransferBehavior::Unavailable);
     let (status, said) = settle(&facilitator, &shapes(&payer)[0].1).await;
     assert_eq!((status, &said["success"], &said["transaction"]), (503, &json!(false), &json!("")));
@@ -207,9 +212,9 @@ async fn fault_2_8_where_nothing_can_be_decided_it_is_said_when_to_ask_again() {
     for (_, request) in shapes(&payer()) {
         let server = ResourceServer::new();
         let payer = funded_payer(&server);
-        let facilitator = facilitator(&server, Payees::Anyone);
+        let facilitator = facilitator(&server, AllowedPayees::Anyone);
         let (bytes, other) = (request.to_string().into_bytes(), claim());
-        let told = |answer: Answer| {
+        let told = |answer: FacilitatorResponse| {
             let said = read(&answer)["retry_after"].as_u64();
             assert_eq!(said, answer.retry_after_s, "{answer:?}");
             (answer.status, said)
@@ -241,7 +246,7 @@ async fn case_settle_pending_what_was_sent_and_is_not_mined_is_told_with_its_tra
     for (at, (dialect, request)) in shapes(&payer()).into_iter().enumerate() {
         let server = ResourceServer::new();
         let payer = funded_payer(&server);
-        let facilitator = facilitator(&server, Payees::Anyone);
+        let facilitator = facilitator(&server, AllowedPayees::Anyone);
         server.chain.set_behavior(TransferBehavior::StaysPending);
         let (status, said) = settle(&facilitator, &request).await;
         // Unmodified sellers read `settlement_pending` in a 200 alone, and ask once more.

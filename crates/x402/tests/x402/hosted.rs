@@ -67,7 +67,8 @@ async fn it_is_asked_in_its_own_shape() {
     assert_eq!(headers["x402-version"], "1");
     assert_eq!((&body["x402Version"], &body["paymentRequirements"]["network"]), (&json!(1), &json!("cronos-testnet")));
     // Our own facilitator reads it as it is.
-    let policy = Policy { payees: Payees::Anyone, least: Usdc(1), most: Usdc(1_000_000), max_timeout_s: 300 };
+    let policy =
+        FacilitatorPolicy { payees: AllowedPayees::Anyone, least: Usdc(1), most: Usdc(1_000_000), max_timeout_s: 300 };
     let server = ResourceServer::new();
     server.chain.give(ASSET, payment.authorization.from, Usdc(1_000_000));
     let ours = Facilitator::new(server.settlements.clone(), tokens(), TERMS, policy);

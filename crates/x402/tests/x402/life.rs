@@ -50,7 +50,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-struct World {
+struct Model {
     server: ResourceServer,
     payer: Payer,
     now: UnixMillis,
@@ -58,7 +58,7 @@ struct World {
     answers: usize,
 }
 
-impl World {
+impl Model {
     fn new() -> Self {
         let server = ResourceServer::new();
         let payer = funded_payer(&server);
@@ -71,19 +71,19 @@ impl World {
         match step {
             Step::Ask { body } => {
                 let headers = signs_for(&self.payer, &authorization);
-                if let Ok(ticket) = self.server.ask_for(body, &headers, self.now).await {
+                if let Ok(permit) = self.server.ask_for(body, &headers, self.now).await {
                     assert_eq!(self.server.chain.holds(ASSET, PAYEE), PRICE, "nothing is served unpaid");
-                    self.held.push(ticket);
+                    self.held.push(permit);
                 }
             }
             Step::Answer => {
-                if let Some(ticket) = self.held.pop() {
-                    self.answers += usize::from(ticket.answer().await.is_ok());
+                if let Some(permit) = self.held.pop() {
+                    self.answers += usize::from(permit.answer().await.is_ok());
                 }
             }
             Step::GiveBack => {
-                if let Some(ticket) = self.held.pop() {
-                    ticket.give_back().await.unwrap();
+                if let Some(permit) = self.held.pop() {
+                    permit.give_back().await.unwrap();
                 }
             }
             Step::Crash => {
@@ -107,24 +107,24 @@ impl World {
 
 /// After all of it, on a fair day: whoever has paid this gateway for this request
 /// and has not been answered is answered, once.
-async fn settle_up(world: &mut World) {
-    world.held.clear();
-    world.take(Step::Hide(false)).await;
-    world.take(Step::TransferBehavior(TransferBehavior::Settles)).await;
-    world.take(Step::Wait { seconds: 61 }).await;
-    world.take(Step::Reconcile).await;
-    let key = authorization(&world.payer).key();
-    let found = world.server.payments.find(&key).await.unwrap();
+async fn settle_up(model: &mut Model) {
+    model.held.clear();
+    model.take(Step::Hide(false)).await;
+    model.take(Step::TransferBehavior(TransferBehavior::Settles)).await;
+    model.take(Step::Wait { seconds: 61 }).await;
+    model.take(Step::Reconcile).await;
+    let key = authorization(&model.payer).key();
+    let found = model.server.payments.find(&key).await.unwrap();
     let request = RequestHash::of("POST", URL, b"hello");
     let owed = matches!(&found, Some((reserved, PaymentState::Settled { .. })) if reserved.request == request);
-    let before = world.answers;
-    world.take(Step::Ask { body: "hello" }).await;
-    world.take(Step::Answer).await;
+    let before = model.answers;
+    model.take(Step::Ask { body: "hello" }).await;
+    model.take(Step::Answer).await;
     if owed {
-        assert_eq!(world.answers, before + 1, "what is paid and owed is served");
+        assert_eq!(model.answers, before + 1, "what is paid and owed is served");
     }
-    world.take(Step::Ask { body: "hello" }).await;
-    world.take(Step::Answer).await;
+    model.take(Step::Ask { body: "hello" }).await;
+    model.take(Step::Answer).await;
 }
 
 proptest! {
@@ -133,17 +133,17 @@ proptest! {
     fn one_payment_buys_at_most_one_answer_whatever_happens(steps in prop::collection::vec(step(), 1..40)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let mut world = World::new();
+            let mut model = Model::new();
             for step in steps {
-                world.take(step).await;
-                assert!(world.server.chain.holds(ASSET, PAYEE) <= PRICE, "nobody pays twice");
+                model.take(step).await;
+                assert!(model.server.chain.holds(ASSET, PAYEE) <= PRICE, "nobody pays twice");
             }
-            settle_up(&mut world).await;
-            assert!(world.answers <= 1, "{} answers for one payment", world.answers);
-            if world.answers == 1 {
-                assert_eq!(world.server.chain.holds(ASSET, PAYEE), PRICE);
+            settle_up(&mut model).await;
+            assert!(model.answers <= 1, "{} answers for one payment", model.answers);
+            if model.answers == 1 {
+                assert_eq!(model.server.chain.holds(ASSET, PAYEE), PRICE);
             }
-            assert!(world.server.chain.holds(ASSET, PAYEE) <= Usdc(PRICE.0));
+            assert!(model.server.chain.holds(ASSET, PAYEE) <= Usdc(PRICE.0));
         });
     }
 }

@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -15,6 +14,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::{any, get, post};
 use domain::{Address, B256, UnixMillis, Usdc};
+use fixtures::{ACCOUNT_KEYS, PATIENCE, assets};
 use palatine_x402::*;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -24,13 +24,11 @@ use tokio::time::timeout;
 
 use crate::common::{CLIENT, NAME, PAYEE, PRICE, Payer, ResourceServer, TERMS, claim, tokens};
 
-/// How long a script may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Anvil's first account, known to everybody.
-pub(crate) const PAYER_KEY: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+/// The payer's key: that of anvil's first account.
+const PAYER_KEY: B256 = ACCOUNT_KEYS[0];
 
 /// A server behind HTTP, as a gateway has it.
-pub(crate) struct Front {
+pub(crate) struct SellerServer {
     pub(crate) seller: Seller,
     pub(crate) facilitator: Facilitator,
     pub(crate) offer: Offer,
@@ -41,9 +39,14 @@ pub(crate) fn clock() -> UnixMillis {
     UnixMillis::from_system(std::time::SystemTime::now()).unwrap()
 }
 
-impl Front {
+impl SellerServer {
     pub(crate) fn new(settlements: &Arc<Settlements>, tokens: &Arc<Tokens>, token: &Arc<Token>) -> Self {
-        let policy = Policy { payees: Payees::Anyone, least: Usdc(1), most: Usdc(1_000_000), max_timeout_s: 300 };
+        let policy = FacilitatorPolicy {
+            payees: AllowedPayees::Anyone,
+            least: Usdc(1),
+            most: Usdc(1_000_000),
+            max_timeout_s: 300,
+        };
         Self {
             seller: Seller::new(settlements.clone(), tokens.clone(), TERMS),
             facilitator: Facilitator::new(settlements.clone(), tokens.clone(), TERMS, policy),
@@ -66,37 +69,43 @@ impl Front {
     }
 }
 
-type Shared = State<(Arc<Front>, String)>;
+type Shared = State<(Arc<SellerServer>, String)>;
 
-async fn sell(State((front, base)): Shared, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+async fn sell(
+    State((seller_server, base)): Shared,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let url = format!("{base}{uri}");
     let resource = Resource { url: url.clone(), description: "an answer".into(), mime_type: "text/plain".into() };
-    let quote = Quote { resource, offers: vec![front.offer.clone()] };
+    let quote = Quote { resource, offers: vec![seller_server.offer.clone()] };
     let request = RequestHash::of(method.as_str(), &url, &body);
     let order = PricedRequest { quote: &quote, resource: "agent-1", now: clock(), client: CLIENT };
-    match front.seller.sell(order, RequestBinding { request, now: clock(), claim: claim() }, &headers).await {
+    match seller_server.seller.sell(order, RequestBinding { request, now: clock(), claim: claim() }, &headers).await {
         Err(unsold) => crate::common::told(unsold).map(Body::from),
-        Ok(ticket) => {
+        Ok(permit) => {
             let mut response = Response::new(Body::from("the answer"));
-            response.headers_mut().extend(ticket.answer().await.unwrap());
+            response.headers_mut().extend(permit.answer().await.unwrap());
             response
         }
     }
 }
 
-async fn supported(State((front, _)): Shared) -> Response {
-    told(front.facilitator.supported())
+async fn supported(State((seller_server, _)): Shared) -> Response {
+    told(seller_server.facilitator.supported())
 }
 
-async fn verify(State((front, _)): Shared, body: Bytes) -> Response {
-    told(front.facilitator.verify(&body, clock(), CLIENT).await)
+async fn verify(State((seller_server, _)): Shared, body: Bytes) -> Response {
+    told(seller_server.facilitator.verify(&body, clock(), CLIENT).await)
 }
 
-async fn settle(State((front, _)): Shared, body: Bytes) -> Response {
-    told(front.facilitator.settle(&body, clock(), claim(), CLIENT).await)
+async fn settle(State((seller_server, _)): Shared, body: Bytes) -> Response {
+    told(seller_server.facilitator.settle(&body, clock(), claim(), CLIENT).await)
 }
 
-fn told(answer: Answer) -> Response {
+fn told(answer: FacilitatorResponse) -> Response {
     let mut response = Response::new(Body::from(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap();
     response.headers_mut().insert("content-type", "application/json".parse().unwrap());
@@ -105,8 +114,7 @@ fn told(answer: Answer) -> Response {
 
 /// A script of ours among the packages, ended when dropped.
 pub(crate) fn node(script: &str, arguments: &[&str]) -> Command {
-    let assets = std::env::var("PALATINE_ASSETS").expect("PALATINE_ASSETS names the assets; ./dev test sets it");
-    let packages = PathBuf::from(assets).join("x402");
+    let packages = assets().join("x402");
     assert!(
         packages.join("node_modules/@x402/fetch").is_dir(),
         "the npm packages of crates/x402/tests/npm are not installed in {}: ./dev test installs them",
@@ -130,11 +138,11 @@ async fn run(script: &str, arguments: &[&str]) -> Value {
 
 /// What a client of ours finds out about its payment.
 pub(crate) async fn buys(script: &str, base: &str, asset: Address) -> Value {
-    run(script, &[&format!("{base}/paid?q=1"), PAYER_KEY, &asset.to_string()]).await
+    run(script, &[&format!("{base}/paid?q=1"), &PAYER_KEY.to_string(), &asset.to_string()]).await
 }
 
 pub(crate) fn customer() -> Payer {
-    Payer::of_secret(&PAYER_KEY.parse::<B256>().unwrap().0)
+    Payer::of_secret(&PAYER_KEY.0)
 }
 
 /// The token that version 1's packages know: their lists of chains are closed,
@@ -152,7 +160,7 @@ async fn sells_to(script: &str, token: Arc<Token>) {
     let server = ResourceServer::new();
     server.chain.give(token.address(), customer().address(), Usdc(1_000_000));
     let tokens = Arc::new([Token::clone(&token)].into_iter().collect());
-    let base = Front::new(&server.settlements, &tokens, &token).open().await;
+    let base = SellerServer::new(&server.settlements, &tokens, &token).open().await;
     let said = buys(script, &base, token.address()).await;
     assert_eq!((&said["status"], &said["body"]), (&200.into(), &"the answer".into()), "{said}");
     assert_eq!(said["receipt"]["success"], true, "{said}");
@@ -171,9 +179,10 @@ async fn refuses(allowed: &[&str]) -> String {
     let token = cronos();
     server.chain.give(token.address(), customer().address(), Usdc(1_000_000));
     let tokens = Arc::new([Token::clone(&token)].into_iter().collect());
-    let base = Front::new(&server.settlements, &tokens, &token).open().await;
+    let base = SellerServer::new(&server.settlements, &tokens, &token).open().await;
     let url = format!("{base}/paid");
-    let output = node("fetch-v2.mjs", &[&[url.as_str(), PAYER_KEY], allowed].concat()).output();
+    let key = PAYER_KEY.to_string();
+    let output = node("fetch-v2.mjs", &[&[url.as_str(), key.as_str()], allowed].concat()).output();
     let output = timeout(PATIENCE, output).await.expect("the script ends").unwrap();
     assert!(!output.status.success());
     assert_eq!((server.chain.settlements(), server.payments.len()), (0, 0));
@@ -243,7 +252,7 @@ async fn we_pay_an_unmodified_server_that_settles_by_our_facilitator_and_serves_
     let ours = ResourceServer::new();
     let token = cronos();
     ours.chain.give(token.address(), customer().address(), Usdc(1_000_000));
-    let base = Front::new(&ours.settlements, &tokens(), &token).open().await;
+    let base = SellerServer::new(&ours.settlements, &tokens(), &token).open().await;
     let server = express(&base, token.address()).await;
     let answers = pay_by_hand(&format!("{}/paid", server.base), tokens(), 3).await;
     assert_eq!((answers[0].0, answers[0].2.as_str()), (200, "their answer"), "{answers:?}");

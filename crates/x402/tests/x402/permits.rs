@@ -14,7 +14,7 @@ use crate::common::*;
 #[tokio::test(start_paused = true)]
 async fn more_payments_than_there_are_places_wait_and_are_refused_before_anything_is_reserved() {
     let (chain, payments) = (Arc::new(FakeChain::default()), Arc::<palatine_x402::fake::FakePayments>::default());
-    let limits = Limits { settle_timeout: Duration::from_secs(60), ..limits(1) };
+    let limits = SettlementLimits { settle_timeout: Duration::from_secs(60), ..limits(1) };
     let settlements = Arc::new(Settlements::new(payments.clone(), chain.clone(), chain.clone(), limits));
     let seller = Seller::new(settlements.clone(), tokens(), TERMS);
     let server = ResourceServer { chain, payments, settlements, seller, quote: quote_at(URL) };
@@ -43,7 +43,7 @@ async fn fault_2_3_payments_by_empty_wallets_reserve_nothing_and_keep_nobody_out
     let honest = server.buy(&signs_for(&payer, &authorization(&payer))).await;
     assert!(honest.is_ok(), "{honest:?}");
     for outcome in empty {
-        refused_for(Reason::Funds, outcome.await.unwrap());
+        refused_for(InvalidReason::Funds, outcome.await.unwrap());
     }
     assert_eq!((server.payments.len(), server.chain.settlements()), (1, 1), "the honest one's alone");
 }
@@ -58,7 +58,7 @@ async fn fault_2_3_a_token_is_asked_once_for_all_who_ask_at_once() {
         tokio::spawn(async move { server.buy(&headers).await })
     });
     for copy in copies.collect::<Vec<_>>() {
-        refused_for(Reason::Funds, copy.await.unwrap());
+        refused_for(InvalidReason::Funds, copy.await.unwrap());
     }
     assert_eq!(server.chain.readings(), 2, "the authorization's state and the balance, once each");
 }
@@ -122,12 +122,12 @@ struct Forgetful(Arc<FakeChain>);
 
 #[async_trait::async_trait]
 impl Transfers for Forgetful {
-    async fn transfer(&self, payment: &SignedAuthorization, client: Client) -> Result<B256, TransferError> {
+    async fn transfer(&self, payment: &SignedAuthorization, client: ClientAddr) -> Result<B256, TransferError> {
         self.0.transfer(payment, client).await
     }
 
-    async fn submission(&self, _: &SignedAuthorization) -> Submission {
-        Submission::Unknown
+    async fn submission(&self, _: &SignedAuthorization) -> SubmissionState {
+        SubmissionState::Unknown
     }
 }
 

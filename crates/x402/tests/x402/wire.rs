@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-const WINDOW: Window = Window { now: NOW, settle_margin_s: 10, clock_skew_s: 30 };
+const WINDOW: ValidityWindow = ValidityWindow { now: NOW, settle_margin_s: 10, clock_skew_s: 30 };
 
-fn verified(headers: &HeaderMap) -> Result<(Offer, SignedAuthorization), Reason> {
+fn verified(headers: &HeaderMap) -> Result<(Offer, SignedAuthorization), InvalidReason> {
     let presented = UnverifiedPayment::from_headers(headers, &tokens()).map_err(|(_, reason)| reason)?;
-    verify(&quote_at(URL), &presented.ok_or(Reason::Payload)?, &WINDOW)
+    verify(&quote_at(URL), &presented.ok_or(InvalidReason::Payload)?, &WINDOW)
 }
 
 fn every_dialect() -> [(http::HeaderName, Value); 3] {
@@ -38,12 +38,12 @@ fn one_payment_reads_the_same_in_every_dialect() {
 fn a_dialect_belongs_to_its_header_and_its_version() {
     for (name, payment) in every_dialect() {
         let other = if name == X_PAYMENT { PAYMENT_SIGNATURE } else { X_PAYMENT };
-        assert_eq!(verified(&header(&other, &payment)).unwrap_err(), Reason::Version);
+        assert_eq!(verified(&header(&other, &payment)).unwrap_err(), InvalidReason::Version);
         let mut strange = payment.clone();
         strange["x402Version"] = json!(3);
-        assert_eq!(verified(&header(&name, &strange)).unwrap_err(), Reason::Version);
+        assert_eq!(verified(&header(&name, &strange)).unwrap_err(), InvalidReason::Version);
         strange["x402Version"] = json!("2");
-        assert_eq!(verified(&header(&name, &strange)).unwrap_err(), Reason::Payload);
+        assert_eq!(verified(&header(&name, &strange)).unwrap_err(), InvalidReason::Payload);
     }
 }
 
@@ -54,11 +54,11 @@ fn the_shapes_of_version_1_are_never_mixed() {
     for (field, value) in flat["payload"].as_object().unwrap() {
         mixed["payload"][field] = value.clone();
     }
-    assert_eq!(verified(&header(&X_PAYMENT, &mixed)).unwrap_err(), Reason::Payload);
+    assert_eq!(verified(&header(&X_PAYMENT, &mixed)).unwrap_err(), InvalidReason::Payload);
     for field in ["from", "asset", "value"] {
         let mut less = flat.clone();
         less["payload"].as_object_mut().unwrap().remove(field);
-        assert_eq!(verified(&header(&X_PAYMENT, &less)).unwrap_err(), Reason::Payload, "{field}");
+        assert_eq!(verified(&header(&X_PAYMENT, &less)).unwrap_err(), InvalidReason::Payload, "{field}");
     }
 }
 
@@ -71,11 +71,11 @@ fn other_schemes_networks_and_tokens_are_named_as_what_is_wrong() {
         payment
     };
     let reason = |name: &http::HeaderName, payment: Value| verified(&header(name, &payment)).unwrap_err();
-    assert_eq!(reason(&PAYMENT_SIGNATURE, with(&v2, "/accepted/scheme", json!("upto"))), Reason::Scheme);
-    assert_eq!(reason(&X_PAYMENT, with(&v1, "/scheme", json!("upto"))), Reason::Scheme);
-    assert_eq!(reason(&X_PAYMENT, with(&v1, "/network", json!("cronos"))), Reason::Network);
-    assert_eq!(reason(&X_PAYMENT, with(&v1, "/network", json!("eip155:338"))), Reason::Network);
-    assert_eq!(reason(&X_PAYMENT, with(&cronos, "/payload/asset", json!(PAYEE))), Reason::Requirements);
+    assert_eq!(reason(&PAYMENT_SIGNATURE, with(&v2, "/accepted/scheme", json!("upto"))), InvalidReason::Scheme);
+    assert_eq!(reason(&X_PAYMENT, with(&v1, "/scheme", json!("upto"))), InvalidReason::Scheme);
+    assert_eq!(reason(&X_PAYMENT, with(&v1, "/network", json!("cronos"))), InvalidReason::Network);
+    assert_eq!(reason(&X_PAYMENT, with(&v1, "/network", json!("eip155:338"))), InvalidReason::Network);
+    assert_eq!(reason(&X_PAYMENT, with(&cronos, "/payload/asset", json!(PAYEE))), InvalidReason::Requirements);
 }
 
 #[test]
@@ -97,14 +97,14 @@ fn a_field_given_twice_is_refused() {
     let mut headers = HeaderMap::new();
     let value = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, text);
     headers.insert(X_PAYMENT, HeaderValue::try_from(value).unwrap());
-    assert_eq!(verified(&headers).unwrap_err(), Reason::Payload);
+    assert_eq!(verified(&headers).unwrap_err(), InvalidReason::Payload);
 }
 
 #[test]
 fn what_is_too_long_is_refused_before_it_is_read() {
     let [(name, mut payment), ..] = every_dialect();
     payment["resource"]["description"] = json!("x".repeat(UnverifiedPayment::MAX_HEADER));
-    assert_eq!(verified(&header(&name, &payment)).unwrap_err(), Reason::Payload);
+    assert_eq!(verified(&header(&name, &payment)).unwrap_err(), InvalidReason::Payload);
 }
 
 /// Every value of a payment that is signed, or that decides what is paid.

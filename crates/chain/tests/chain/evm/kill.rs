@@ -9,16 +9,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::Address;
 use domain::evm::BlockRef;
-use domain::vault::Logged;
+use domain::vault::LoggedEvent;
 use palatine_chain::Endpoint;
-use palatine_chain::evm::fake::Pages;
-use palatine_chain::evm::{Batch, Chain, Deployed, Indexer, Ledger, LedgerError};
+use palatine_chain::evm::fake::LedgerState;
+use palatine_chain::evm::{Chain, EventBatch, Indexer, Ledger, LedgerError, LocalContracts};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 
-use super::books::{Pod, equals_the_chain};
-use super::node::{PATIENCE, World, config};
+use super::ledger::{Pod, equals_the_chain};
+use super::node::{Fixture, PATIENCE, config};
 
 /// Names the child's chain and ledger.
 const ORDER: &str = "PALATINE_TEST_INDEX";
@@ -28,16 +28,16 @@ const KILLS: u64 = 20;
 struct FileLedger(PathBuf);
 
 impl FileLedger {
-    fn read(&self) -> Pages {
-        let Ok(text) = fs::read(&self.0) else { return Pages::default() };
-        let (blocks, events): (Vec<BlockRef>, Vec<Logged>) =
+    fn read(&self) -> LedgerState {
+        let Ok(text) = fs::read(&self.0) else { return LedgerState::default() };
+        let (blocks, events): (Vec<BlockRef>, Vec<LoggedEvent>) =
             serde_json::from_slice(&text).expect("whole or not at all");
-        Pages { blocks, events }
+        LedgerState { blocks, events }
     }
 
-    fn replace(&self, pages: &Pages) {
+    fn replace(&self, ledger_state: &LedgerState) {
         let next = self.0.with_extension("next");
-        fs::write(&next, serde_json::to_vec(&(&pages.blocks, &pages.events)).unwrap()).unwrap();
+        fs::write(&next, serde_json::to_vec(&(&ledger_state.blocks, &ledger_state.events)).unwrap()).unwrap();
         fs::rename(next, &self.0).unwrap();
     }
 }
@@ -53,10 +53,10 @@ impl Ledger for FileLedger {
     }
 
     async fn vaults(&self) -> Result<Vec<Address>, LedgerError> {
-        Ok(self.read().books()?.into_keys().collect())
+        Ok(self.read().vault_ledgers()?.into_keys().collect())
     }
 
-    async fn apply(&self, batch: &Batch) -> Result<(), LedgerError> {
+    async fn apply(&self, batch: &EventBatch) -> Result<(), LedgerError> {
         self.replace(&self.read().after(batch)?);
         Ok(())
     }
@@ -75,7 +75,7 @@ async fn the_process_that_indexes() {
     crate::endpoint::tls();
     let order: Value = serde_json::from_str(&order).unwrap();
     let address = |key: &str| serde_json::from_value::<Address>(order[key].clone()).unwrap();
-    let deployed = Deployed {
+    let deployed = LocalContracts {
         usdc: address("usdc"),
         forwarder: address("forwarder"),
         factory: address("factory"),
@@ -97,10 +97,10 @@ impl Drop for Process {
     }
 }
 
-fn start(world: &World, file: &Path) -> Process {
+fn start(fixture: &Fixture, file: &Path) -> Process {
     let order = json!({
-        "url": world.anvil.url, "file": file, "usdc": world.deployed.usdc, "forwarder": world.deployed.forwarder,
-        "factory": world.deployed.factory, "implementation": world.deployed.implementation,
+        "url": fixture.anvil.url, "file": file, "usdc": fixture.deployed.usdc, "forwarder": fixture.deployed.forwarder,
+        "factory": fixture.deployed.factory, "implementation": fixture.deployed.implementation,
     });
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--ignored", "evm::kill::the_process_that_indexes"])
@@ -112,25 +112,25 @@ fn start(world: &World, file: &Path) -> Process {
 
 #[tokio::test]
 async fn killed_at_20_random_instants_while_the_chain_goes_on_and_back_the_ledger_equals_it() {
-    let world = World::start().await;
-    let pod = Pod::new(&world, "pod").await;
+    let fixture = Fixture::start().await;
+    let pod = Pod::new(&fixture, "pod").await;
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ledger-{}.json", std::process::id()));
     let mut random = TestRunner::deterministic();
     for kill in 0..KILLS {
-        let child = start(&world, &file);
+        let child = start(&fixture, &file);
         let instant = (0_u64..250).new_tree(&mut random).unwrap().current();
         let work = async {
-            pod.works(&world, u8::try_from(kill).unwrap()).await;
+            pod.works(&fixture, u8::try_from(kill).unwrap()).await;
             if kill % 5 == 4 {
-                world.anvil.call("anvil_reorg", json!([3, []])).await;
+                fixture.anvil.call("anvil_reorg", json!([3, []])).await;
             }
         };
         tokio::join!(work, tokio::time::sleep(Duration::from_millis(instant)));
         drop(child);
     }
-    world.anvil.mine(1).await;
-    let child = start(&world, &file);
-    let head = world.anvil.height().await;
+    fixture.anvil.mine(1).await;
+    let child = start(&fixture, &file);
+    let head = fixture.anvil.height().await;
     let ledger = FileLedger(file.clone());
     let there = async {
         while ledger.read().cursor().is_none_or(|cursor| cursor.number < head) {
@@ -139,7 +139,7 @@ async fn killed_at_20_random_instants_while_the_chain_goes_on_and_back_the_ledge
     };
     tokio::time::timeout(PATIENCE, there).await.expect("the ledger arrives at the head");
     drop(child);
-    equals_the_chain(&world.chain, &ledger.read()).await;
+    equals_the_chain(&fixture.chain, &ledger.read()).await;
     assert!(!ledger.read().events.is_empty());
     fs::remove_file(file).unwrap();
 }

@@ -1,8 +1,8 @@
 //! The vaults' chain, real and lying.
 
-mod books;
 mod index;
 mod kill;
+mod ledger;
 mod lies;
 mod node;
 mod proxy;

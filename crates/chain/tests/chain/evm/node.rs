@@ -1,22 +1,21 @@
 //! A development chain of the test's own, our contracts on it, and people.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use alloy::primitives::keccak256;
 use alloy::signers::SignerSync;
 use alloy::signers::local::PrivateKeySigner;
-use domain::evm::{Call, Outcome};
-use domain::vault::Terms;
+use domain::evm::{Call, TransactionOutcome};
+use domain::vault::TaskTerms;
 use domain::{Address, B256, Bytes, Usdc};
 use palatine_chain::Endpoint;
 use palatine_chain::evm::fake::MemoryOutbox;
-use palatine_chain::evm::{Chain, Deployed, EvmConfig, Key, SendError, Sender, calls, deploy_local, typed};
+use palatine_chain::evm::{
+    Chain, EvmConfig, LocalContracts, SendError, Sender, SigningKey, calls, deploy_local, typed,
+};
 use tokio::time::timeout;
 
-pub(crate) use fixtures::{Anvil, CHAIN_ID, number};
-/// How long anything may take.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) use fixtures::{Anvil, CHAIN_ID, PATIENCE, number};
 /// What everybody has at first.
 pub(crate) const FUNDS: Usdc = Usdc(1_000_000_000);
 
@@ -35,8 +34,8 @@ impl Person {
         self.signer.address()
     }
 
-    pub(crate) fn key(&self) -> Key {
-        Key::new(self.signer.clone())
+    pub(crate) fn key(&self) -> SigningKey {
+        SigningKey::new(self.signer.clone())
     }
 
     pub(crate) fn sign(&self, hash: B256) -> Bytes {
@@ -45,14 +44,14 @@ impl Person {
 }
 
 /// A chain with our contracts, and a person who pays for gas.
-pub(crate) struct World {
+pub(crate) struct Fixture {
     pub(crate) anvil: Anvil,
-    pub(crate) deployed: Deployed,
+    pub(crate) deployed: LocalContracts,
     pub(crate) chain: Arc<Chain>,
     pub(crate) boss: Person,
 }
 
-impl World {
+impl Fixture {
     pub(crate) async fn start() -> Self {
         Self::start_with(|config| config).await
     }
@@ -87,11 +86,11 @@ impl World {
     /// Sends a call and waits for it; it must take effect.
     pub(crate) async fn does(&self, person: &Person, call: &Call) {
         let outcome = self.tries(person, call).await.unwrap();
-        assert!(matches!(outcome, Outcome::Mined(mined) if mined.success), "{outcome:?}");
+        assert!(matches!(outcome, TransactionOutcome::Mined(mined) if mined.success), "{outcome:?}");
     }
 
     /// Sends a call and waits for its end.
-    pub(crate) async fn tries(&self, person: &Person, call: &Call) -> Result<Outcome, SendError> {
+    pub(crate) async fn tries(&self, person: &Person, call: &Call) -> Result<TransactionOutcome, SendError> {
         let key = "once".parse().unwrap();
         let sender = self.sender(person).await;
         timeout(PATIENCE, sender.execute(&key, call)).await.expect("a transaction ends")
@@ -107,8 +106,8 @@ impl World {
     }
 
     /// Terms of a task that is worth a few USDC.
-    pub(crate) async fn terms(&self, creator: &Person, salt: u8) -> Terms {
-        Terms {
+    pub(crate) async fn terms(&self, creator: &Person, salt: u8) -> TaskTerms {
+        TaskTerms {
             creator: creator.address(),
             evaluator: Address::ZERO,
             arbiter: Address::ZERO,
@@ -126,8 +125,8 @@ impl World {
     }
 
     /// The call that creates a task by signature alone; anyone may send it.
-    pub(crate) async fn funded(&self, vault: Address, creator: &Person, terms: &Terms) -> Call {
-        let window = typed::Window { after: 0, before: self.anvil.now().await + 3600 };
+    pub(crate) async fn funded(&self, vault: Address, creator: &Person, terms: &TaskTerms) -> Call {
+        let window = typed::ValidityWindow { after: 0, before: self.anvil.now().await + 3600 };
         let payment = typed::task_payment(self.chain.evm.config(), vault, terms, window);
         let signature = creator.sign(typed::digest(&payment, &self.chain.usdc_domain));
         calls::create_task_with_authorization(vault, terms, METADATA, window, signature)
@@ -136,7 +135,13 @@ impl World {
 
 pub(crate) const METADATA: &str = "translate this";
 
-pub(crate) fn consent(chain: &Chain, pod_id: &str, owner: &Person, agent: &Person, deadline: u64) -> calls::Consent {
+pub(crate) fn consent(
+    chain: &Chain,
+    pod_id: &str,
+    owner: &Person,
+    agent: &Person,
+    deadline: u64,
+) -> calls::DeadlineSignature {
     let message = typed::CreateVault {
         podId: pod_id.to_owned(),
         owner: owner.address(),
@@ -144,15 +149,15 @@ pub(crate) fn consent(chain: &Chain, pod_id: &str, owner: &Person, agent: &Perso
         deadline: domain::U256::from(deadline),
     };
     let domain = typed::factory_domain(chain.evm.config());
-    calls::Consent { deadline, signature: owner.sign(typed::digest(&message, &domain)) }
+    calls::DeadlineSignature { deadline, signature: owner.sign(typed::digest(&message, &domain)) }
 }
 
-pub(crate) async fn deploy(anvil: &Anvil, boss: &Person, holder: Address) -> Deployed {
+pub(crate) async fn deploy(anvil: &Anvil, boss: &Person, holder: Address) -> LocalContracts {
     deploy_local(anvil.endpoint(), CHAIN_ID, &boss.key(), holder, FUNDS).await.unwrap()
 }
 
 /// Impatient settings over these endpoints.
-pub(crate) fn config(deployed: &Deployed, endpoints: Vec<Endpoint>) -> EvmConfig {
+pub(crate) fn config(deployed: &LocalContracts, endpoints: Vec<Endpoint>) -> EvmConfig {
     let first = endpoints[0].clone();
     EvmConfig {
         endpoints,

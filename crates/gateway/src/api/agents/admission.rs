@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain::{ImageDigest, PodId, RunId, Tier, TierName, Tiers};
 use http::header::HeaderMap;
-use store::{Idempotency, PodChoice, Reservation};
+use store::{IdempotencyKey, PodChoice, Reservation};
 use wire::Environment;
 use wire::fault::{Code, Fault};
 use wire::public::{IDEMPOTENCY_KEY, SpawnRequest};
@@ -18,7 +18,7 @@ use crate::state::Gateway;
 
 /// The longest `agent_type`.
 const MAX_TYPE: usize = 64;
-/// The longest `Idempotency-Key`.
+/// The longest `IdempotencyKey-Key`.
 const MAX_KEY: usize = 255;
 
 /// A spawn that was admitted, with the image and the tier that it gets.
@@ -31,7 +31,7 @@ pub(crate) struct AdmittedSpawn {
     image: ImageDigest,
     tier: TierName,
     tier_config: Tier,
-    idempotency: Option<Idempotency>,
+    idempotency: Option<IdempotencyKey>,
 }
 
 impl Gateway {
@@ -83,14 +83,14 @@ impl Gateway {
 
     /// The key that makes a retry return the first answer. The request is kept as a keyed
     /// digest: it may hold secrets.
-    fn idempotency(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>, Refusal> {
+    fn idempotency(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKey>, Refusal> {
         let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
         let key = value.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
         let Some(key) = key else {
             let said = format!("Idempotency-Key is not 1 to {MAX_KEY} printable characters");
             return Err(Fault::new(Code::InvalidRequest, said).field("Idempotency-Key").into());
         };
-        Ok(Some(Idempotency { key: key.to_owned(), request: self.parts.tokens.fingerprint(body) }))
+        Ok(Some(IdempotencyKey { key: key.to_owned(), request: self.parts.tokens.fingerprint(body) }))
     }
 
     async fn images(&self) -> Result<Arc<ImageTable>, Refusal> {
@@ -152,7 +152,7 @@ impl AdmittedSpawn {
     /// What is asked of the store, and what the store must not see.
     pub(crate) fn reservation(self, id: RunId, verified: &UnspentSignature) -> (Reservation, Environment) {
         let reservation = Reservation {
-            stamp: verified.stamp,
+            replay_key: verified.replay_key,
             id,
             pod: self.pod,
             brought: self.brought,

@@ -13,14 +13,14 @@ use domain::PodId;
 use futures_util::StreamExt;
 use futures_util::stream::{Stream, unfold};
 use http::header::HeaderMap;
-use store::{Change, Store, StoreError};
+use store::{RunChange, Store, StoreError};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use wire::fault::Fault;
 use wire::public::StateChange;
 
-use crate::api::extract::Id;
-use crate::auth::caller::Reader;
+use crate::api::extract::PodPath;
+use crate::auth::caller::ReadingHolder;
 use crate::edge::streams::StreamPermit;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -47,9 +47,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 )]
 pub(crate) async fn events(
     State(gateway): State<Arc<Gateway>>,
-    Id(id): Id,
+    PodPath(id): PodPath,
     headers: HeaderMap,
-    Reader(holder): Reader,
+    ReadingHolder(holder): ReadingHolder,
 ) -> Result<Response, Refusal> {
     let after = last_seen(&headers)?;
     gateway.owned(id, holder.wallet).await?;
@@ -72,10 +72,10 @@ fn last_seen(headers: &HeaderMap) -> Result<u64, Refusal> {
 /// One reader of one agent's changes.
 struct Feed {
     store: Store,
-    news: Receiver<(PodId, Change)>,
+    news: Receiver<(PodId, RunChange)>,
     id: PodId,
     after: u64,
-    pending: VecDeque<Change>,
+    pending: VecDeque<RunChange>,
     ended: bool,
     _permit: StreamPermit,
 }
@@ -95,7 +95,7 @@ impl Feed {
     }
 
     /// The next change; `None` after the last.
-    async fn next(&mut self) -> Result<Option<Change>, StoreError> {
+    async fn next(&mut self) -> Result<Option<RunChange>, StoreError> {
         loop {
             if let Some(change) = self.pending.pop_front() {
                 self.after = change.seq;
@@ -135,7 +135,7 @@ fn failed<T>(agent: PodId, error: &StoreError) -> Option<T> {
     None
 }
 
-fn event(change: &Change) -> Event {
+fn event(change: &RunChange) -> Event {
     let shown = StateChange::new(change.seq, change.at, change.state);
     let data = serde_json::to_string(&shown).unwrap_or_default();
     Event::default().event("state").id(change.seq.to_string()).data(data)

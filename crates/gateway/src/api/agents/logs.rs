@@ -10,8 +10,8 @@ use http::{Response, Uri};
 use serde::Deserialize;
 use wire::fault::Fault;
 
-use crate::api::extract::{Id, query};
-use crate::auth::caller::Reader;
+use crate::api::extract::{PodPath, query};
+use crate::auth::caller::ReadingHolder;
 use crate::edge::streams::until_drained;
 use crate::nodes::record::node_of;
 use crate::refusal::Refusal;
@@ -56,9 +56,9 @@ enum Source {
 )]
 pub(crate) async fn logs(
     State(gateway): State<Arc<Gateway>>,
-    Id(id): Id,
+    PodPath(id): PodPath,
     uri: Uri,
-    Reader(holder): Reader,
+    ReadingHolder(holder): ReadingHolder,
 ) -> Result<Response<Body>, Refusal> {
     let LogsQuery { follow, source } = query(&uri)?;
     let record = gateway.owned(id, holder.wallet).await?;

@@ -15,7 +15,7 @@ use domain::{PodId, State as Life};
 use http::header::HeaderMap;
 use http::{Response, StatusCode, Uri};
 use serde::Deserialize;
-use store::{Admission, KeptPod, MAX_STOPPED_PODS, Record, Reservation};
+use store::{Admission, KeptPod, MAX_STOPPED_PODS, Reservation, RunRecord};
 use tokio::task::{JoinError, JoinHandle};
 use tracing::Instrument;
 use wire::Environment;
@@ -76,7 +76,7 @@ pub(crate) async fn spawn(
     let (admitted, wait) = match admitted.await {
         Ok(admitted) => admitted,
         Err(refusal) => {
-            gateway.spend(verified.stamp).await?;
+            gateway.spend(verified.replay_key).await?;
             return Err(refusal);
         }
     };
@@ -98,11 +98,11 @@ pub(crate) async fn spawn(
 /// A spawn that goes on even if its caller hangs up.
 enum StartedSpawn {
     /// Waited for.
-    Waiting(JoinHandle<Result<Record, SpawnError>>),
+    Waiting(JoinHandle<Result<RunRecord, SpawnError>>),
     /// Not waited for.
-    Detached(Record),
+    Detached(RunRecord),
     /// Started before, by the same key.
-    Repeated(Record),
+    Repeated(RunRecord),
 }
 
 /// Takes the wallet's slot and starts the agent.
@@ -113,9 +113,9 @@ async fn start(
     traceparent: Option<String>,
     wait: bool,
 ) -> Result<StartedSpawn, Refusal> {
-    let stamp = reservation.stamp;
+    let replay_key = reservation.replay_key;
     let admission = gateway.parts.store.reserve(reservation).await?;
-    gateway.spent.insert(stamp.key);
+    gateway.spent.insert(replay_key.key);
     if let (Admission::Reserved(record), Some(treasury)) = (&admission, &gateway.parts.treasury) {
         treasury.prepare(record.pod, record.wallet);
     }
@@ -174,22 +174,22 @@ fn busy(id: PodId) -> Refusal {
 
 impl Gateway {
     /// The first answer again, as the agent is now.
-    async fn repeated(&self, record: Record, wait: bool) -> Result<Response<Body>, Refusal> {
+    async fn repeated(&self, record: RunRecord, wait: bool) -> Result<Response<Body>, Refusal> {
         let record = if wait { self.started(record).await? } else { record };
         match record.state {
             Life::Failed(reason) => Err(Refusal::Failed(reason)),
-            Life::Stopping(domain::End::Failed(reason)) => Err(Refusal::Failed(reason)),
+            Life::Stopping(domain::EndReason::Failed(reason)) => Err(Refusal::Failed(reason)),
             Life::Reserved | Life::Placed | Life::Booting | Life::Waiting(_) => {
                 self.spawned(StatusCode::ACCEPTED, &record)
             }
-            Life::Ready | Life::Stopping(domain::End::Stopped(_)) | Life::Stopped(_) => {
+            Life::Ready | Life::Stopping(domain::EndReason::Stopped(_)) | Life::Stopped(_) => {
                 self.spawned(StatusCode::OK, &record)
             }
         }
     }
 
     /// Waits until the agent no longer starts.
-    async fn started(&self, record: Record) -> Result<Record, Refusal> {
+    async fn started(&self, record: RunRecord) -> Result<RunRecord, Refusal> {
         let deadline = Duration::from_millis(self.limits.agent_answer_ms);
         let id = record.id;
         let mut news = self.parts.store.subscribe();
@@ -206,7 +206,7 @@ impl Gateway {
         tokio::time::timeout(deadline, waiting).await.unwrap_or_else(|_| Err(late()))
     }
 
-    fn spawned(&self, status: StatusCode, record: &Record) -> Result<Response<Body>, Refusal> {
+    fn spawned(&self, status: StatusCode, record: &RunRecord) -> Result<Response<Body>, Refusal> {
         let agent = self.view_with_token(record);
         json(status, &SpawnResponse { success: true, agent, tier_config: record.tier_config })
     }

@@ -9,8 +9,8 @@ use http::{Response, StatusCode};
 use wire::fault::Fault;
 use wire::public::{AgentsResponse, StatusResponse};
 
-use crate::api::extract::{Id, json};
-use crate::auth::caller::Reader;
+use crate::api::extract::{PodPath, json};
+use crate::auth::caller::ReadingHolder;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -32,8 +32,8 @@ const MAX_LISTED: u32 = 100;
 )]
 pub(crate) async fn status(
     State(gateway): State<Arc<Gateway>>,
-    Id(id): Id,
-    Reader(holder): Reader,
+    PodPath(id): PodPath,
+    ReadingHolder(holder): ReadingHolder,
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, holder.wallet).await?;
     let uptime_ms = record.meter.uptime_ms(holder.now);
@@ -58,7 +58,7 @@ pub(crate) async fn status(
 )]
 pub(crate) async fn list(
     State(gateway): State<Arc<Gateway>>,
-    Reader(holder): Reader,
+    ReadingHolder(holder): ReadingHolder,
 ) -> Result<Response<Body>, Refusal> {
     let records = gateway.parts.store.of(holder.wallet, MAX_LISTED).await?;
     json(StatusCode::OK, &AgentsResponse { agents: records.iter().map(|record| gateway.view(record)).collect() })

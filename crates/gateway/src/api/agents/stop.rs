@@ -7,12 +7,12 @@ use axum::body::Body;
 use axum::extract::State;
 use domain::{PodId, StopReason};
 use http::{Response, StatusCode};
-use store::Record;
+use store::RunRecord;
 use wire::fault::{Code, Fault};
 use wire::public::StopResponse;
 
-use crate::api::extract::{Id, json};
-use crate::auth::caller::Stopper;
+use crate::api::extract::{PodPath, json};
+use crate::auth::caller::StoppingHolder;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -36,8 +36,8 @@ use crate::state::Gateway;
 )]
 pub(crate) async fn stop(
     State(gateway): State<Arc<Gateway>>,
-    Id(id): Id,
-    Stopper(holder): Stopper,
+    PodPath(id): PodPath,
+    StoppingHolder(holder): StoppingHolder,
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, holder.wallet).await?;
     let record = match (record.ephemeral, record.state.is_live()) {
@@ -66,8 +66,8 @@ pub(crate) async fn stop(
 )]
 pub(crate) async fn remove(
     State(gateway): State<Arc<Gateway>>,
-    Id(id): Id,
-    Stopper(holder): Stopper,
+    PodPath(id): PodPath,
+    StoppingHolder(holder): StoppingHolder,
 ) -> Result<Response<Body>, Refusal> {
     if !holder.bound {
         return Err(Refusal::new(Code::UnboundSignature, "a removal needs a signature of this very request"));
@@ -80,7 +80,7 @@ pub(crate) async fn remove(
 }
 
 impl Gateway {
-    fn ended(&self, record: &Record) -> Result<Response<Body>, Refusal> {
+    fn ended(&self, record: &RunRecord) -> Result<Response<Body>, Refusal> {
         let agent = self.view(record);
         let status = if record.state.is_live() { StatusCode::ACCEPTED } else { StatusCode::OK };
         json(

@@ -9,8 +9,8 @@ use http::{Response, StatusCode};
 use wire::fault::Fault;
 use wire::public::{UsageResponse, UsageStats};
 
-use crate::api::extract::{WalletOf, json};
-use crate::auth::caller::{Reader, presented};
+use crate::api::extract::{WalletPath, json};
+use crate::auth::caller::{ReadingHolder, presented};
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -30,14 +30,14 @@ use crate::state::Gateway;
 )]
 pub(crate) async fn usage(
     State(gateway): State<Arc<Gateway>>,
-    WalletOf(wallet): WalletOf,
+    WalletPath(wallet): WalletPath,
     request: Request,
 ) -> Result<Response<Body>, Refusal> {
     let unsigned = presented(request.headers()).wallet.is_none();
     if unsigned && gateway.config.public_usage {
         return gateway.totals(wallet, gateway.now(), false).await;
     }
-    let Reader(holder) = Reader::from_request(request, &gateway).await?;
+    let ReadingHolder(holder) = ReadingHolder::from_request(request, &gateway).await?;
     if holder.wallet != wallet {
         return Err(Refusal::not_found());
     }

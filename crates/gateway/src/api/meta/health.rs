@@ -7,7 +7,7 @@ use axum::extract::State;
 use http::{Response, StatusCode};
 use serde::Serialize;
 use wire::public::{HealthResponse, ReadyResponse};
-use wire::relay::Health;
+use wire::relay::RelayerHealth;
 
 use crate::api::extract::json;
 use crate::refusal::Refusal;
@@ -28,14 +28,14 @@ pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> Result<Respon
     let Some(relayer) = relayer else { return state(StatusCode::OK, "ok") };
     // The chain is asked for it, and anybody may ask us: not more often than this.
     let relayer = gateway.relayer_health.get_with((), async { Arc::new(relayer.health().await.1) }).await;
-    json(StatusCode::OK, &RelayerHealth { relayer: &relayer, version: env!("CARGO_PKG_VERSION") })
+    json(StatusCode::OK, &HealthBody { relayer: &relayer, version: env!("CARGO_PKG_VERSION") })
 }
 
 /// CroGas's fields, and ours beside them.
 #[derive(Serialize)]
-struct RelayerHealth<'a> {
+struct HealthBody<'a> {
     #[serde(flatten)]
-    relayer: &'a Health,
+    relayer: &'a RelayerHealth,
     version: &'static str,
 }
 

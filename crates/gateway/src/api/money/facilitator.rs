@@ -8,7 +8,7 @@ use axum::extract::State;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
 use wire::fault::Fault;
-use x402::{Answer, Client};
+use x402::{ClientAddr, FacilitatorResponse};
 
 use crate::edge::body::read_at_most;
 use crate::edge::cors;
@@ -73,11 +73,11 @@ impl Gateway {
 }
 
 /// Whom places are counted by.
-fn client_of(source: &RequestSource) -> Client {
-    Client::of(source.address)
+fn client_of(source: &RequestSource) -> ClientAddr {
+    ClientAddr::of(source.address)
 }
 
-fn respond(answer: Answer) -> Result<Response<Body>, Refusal> {
+fn respond(answer: FacilitatorResponse) -> Result<Response<Body>, Refusal> {
     let mut response = Response::new(Body::from(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn fault_2_8_who_is_to_ask_a_facilitator_again_is_told_when_in_the_headers_too() {
         let answered = |status, retry_after_s| {
-            let answer = respond(Answer { status, retry_after_s, body: b"{}".to_vec() }).unwrap();
+            let answer = respond(FacilitatorResponse { status, retry_after_s, body: b"{}".to_vec() }).unwrap();
             (answer.status().as_u16(), answer.headers().get(RETRY_AFTER).cloned())
         };
         assert_eq!(answered(503, Some(5)), (503, Some(5.into())));

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use auth::{Asked, EvmSignature, HolderSignature, Link as Signed, LinkTerms};
+use auth::{EvmSignature, HolderSignature, Link as Signed, LinkRequirements, LinkTerms};
 use axum::body::Body;
 use axum::extract::State;
 use http::{Response, StatusCode};
-use store::{Link, Stamp};
+use store::{AccountLink, ReplayKey};
 use wire::fault::{Code, Fault};
 use wire::vault::{LinkRequest, LinkResponse};
 
@@ -30,11 +30,11 @@ pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, holder: Holder) ->
     let chain_id = gateway.treasury()?.chain_id();
     let request: LinkRequest = parse_json(&holder.body)?;
     let link = signed(&request)?;
-    let asked = Asked { gateways: &gateway.audiences, chain_id, holder: holder.wallet };
+    let asked = LinkRequirements { gateways: &gateway.audiences, chain_id, holder: holder.wallet };
     link.verify(&asked, holder.now).map_err(|error| refused(&error.to_string()))?;
     // Each text is good once, like every signed message.
-    gateway.spend(Stamp { key: link.terms.stamp_key(), expires_at: link.terms.expires_at }).await?;
-    let link = Link {
+    gateway.spend(ReplayKey { key: link.terms.replay_key(), expires_at: link.terms.expires_at }).await?;
+    let link = AccountLink {
         holder: holder.wallet,
         owner: link.terms.owner,
         text: request.text,
@@ -57,7 +57,7 @@ pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, holder: Holder) ->
     responses((status = 200, description = "The link, with both signatures", body = LinkResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
-pub(crate) async fn my_link(State(gateway): State<Arc<Gateway>>, holder: Holder) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn own_link(State(gateway): State<Arc<Gateway>>, holder: Holder) -> Result<Response<Body>, Refusal> {
     let link = gateway.parts.store.link_of(holder.wallet).await?;
     json(StatusCode::OK, &response_of(link.ok_or_else(Refusal::not_linked)?))
 }
@@ -78,7 +78,7 @@ fn refused(said: &str) -> Refusal {
     Refusal::new(Code::InvalidEvmSignature, said)
 }
 
-fn response_of(link: Link) -> LinkResponse {
+fn response_of(link: AccountLink) -> LinkResponse {
     LinkResponse {
         holder: link.holder,
         owner: link.owner,

@@ -13,8 +13,8 @@ use serde::{Deserialize, Deserializer};
 use wire::fault::{Code, Fault};
 use wire::vault::Prices;
 
-use crate::api::extract::{Id, json, parse_json, shortened};
-use crate::auth::caller::{Holder, Reader};
+use crate::api::extract::{PodPath, json, parse_json, shortened};
+use crate::auth::caller::{Holder, ReadingHolder};
 use crate::ingress::pricing::{MAX_PRICES, can_be_priced};
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -34,8 +34,8 @@ use crate::state::Gateway;
 )]
 pub(crate) async fn prices(
     State(gateway): State<Arc<Gateway>>,
-    Id(id): Id,
-    Reader(holder): Reader,
+    PodPath(id): PodPath,
+    ReadingHolder(holder): ReadingHolder,
 ) -> Result<Response<Body>, Refusal> {
     gateway.owned(id, holder.wallet).await?;
     json(StatusCode::OK, &Prices { prices: gateway.parts.store.prices_of(id).await? })
@@ -54,7 +54,7 @@ pub(crate) async fn prices(
 )]
 pub(crate) async fn set_prices(
     State(gateway): State<Arc<Gateway>>,
-    Id(id): Id,
+    PodPath(id): PodPath,
     holder: Holder,
 ) -> Result<Response<Body>, Refusal> {
     gateway.owned(id, holder.wallet).await?;

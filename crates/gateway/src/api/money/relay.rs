@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{Query, State};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, Response, StatusCode};
-use relay::{Answer, Error, Relayer};
+use relay::{RelayError, RelayResponse, Relayer};
 use serde::Serialize;
 use wire::EvmAddress;
 use wire::fault::Fault;
@@ -131,7 +131,7 @@ pub(crate) async fn nonce(
     Segments(address): Segments<String>,
 ) -> Result<Response<Body>, Refusal> {
     let answer = gateway.treasury()?.relayer()?.nonce(&address).await;
-    respond(answer.map(|body| Answer { status: 200, body }))
+    respond(answer.map(|body| RelayResponse { status: 200, body }))
 }
 
 /// The EIP-712 domain that requests are signed for.
@@ -167,7 +167,7 @@ pub(crate) async fn estimate(
     let Query(query) =
         query.map_err(|_| Refusal::invalid("the query string is not one of this path; see /openapi.json"))?;
     let answer = gateway.treasury()?.relayer()?.estimate(&query).await;
-    respond(answer.map(|body| Answer { status: 200, body }))
+    respond(answer.map(|body| RelayResponse { status: 200, body }))
 }
 
 impl Gateway {
@@ -188,7 +188,7 @@ fn payment(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     Ok(Some(text.to_owned()))
 }
 
-fn respond<T: Serialize>(answer: Result<Answer<T>, Error>) -> Result<Response<Body>, Refusal> {
+fn respond<T: Serialize>(answer: Result<RelayResponse<T>, RelayError>) -> Result<Response<Body>, Refusal> {
     match answer {
         Ok(answer) => json(status(answer.status), &answer.body),
         Err(error) => {

@@ -14,8 +14,8 @@ use wire::vault::{
 };
 use wire::{EvmAddress, EvmHash};
 
-use crate::api::extract::{Id, Segments, json, parse_json};
-use crate::auth::caller::{Holder, Reader};
+use crate::api::extract::{PodPath, Segments, json, parse_json};
+use crate::auth::caller::{Holder, ReadingHolder};
 use crate::edge::source::RequestSource;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -47,8 +47,8 @@ pub(crate) async fn chain(State(gateway): State<Arc<Gateway>>) -> Result<Respons
 )]
 pub(crate) async fn agent_vault(
     State(gateway): State<Arc<Gateway>>,
-    Id(id): Id,
-    Reader(holder): Reader,
+    PodPath(id): PodPath,
+    ReadingHolder(holder): ReadingHolder,
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, holder.wallet).await?;
     let treasury = gateway.treasury()?;
@@ -85,7 +85,7 @@ pub(crate) async fn agent_vault(
 )]
 pub(crate) async fn deploy(
     State(gateway): State<Arc<Gateway>>,
-    Id(id): Id,
+    PodPath(id): PodPath,
     Extension(source): Extension<RequestSource>,
     holder: Holder,
 ) -> Result<Response<Body>, Refusal> {
@@ -100,14 +100,14 @@ pub(crate) async fn deploy(
     json(status, &vault)
 }
 
-/// A vault's books, as far as the chain was read.
+/// A vault's ledger, as far as the chain was read.
 #[utoipa::path(
     get,
     operation_id = "vault",
     tag = "payments",
     path = "/vaults/{address}",
     params(("address" = EvmAddress, Path, description = "The vault")),
-    responses((status = 200, description = "Its books", body = VaultResponse), (status = "default", description = "What is wrong, by `code`", body = Fault))
+    responses((status = 200, description = "Its ledger", body = VaultResponse), (status = "default", description = "What is wrong, by `code`", body = Fault))
 )]
 pub(crate) async fn vault(
     State(gateway): State<Arc<Gateway>>,

@@ -8,11 +8,11 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::jail::Jail;
-use super::plan::{Plan, VmConfig, guest_dir};
-use super::probe::{self, Accelerator, AcceleratorChoice, NoAnswer, ProbeFailure, Verdict, VerdictCache};
-use super::{Settings, clock};
+use super::launcher::{VmConfig, VmmLauncher, guest_dir};
+use super::probe::{self, Accelerator, AcceleratorChoice, NoAnswer, ProbeCache, ProbeFailure, ProbeResult};
+use super::{QemuSettings, clock};
 use crate::cgroup::Cgroups;
-use crate::{Failure, files, process};
+use crate::{DriverFailure, files, process};
 
 /// VerdictCache of the probe guest.
 const PROBE_MEMORY_MIB: u64 = 128;
@@ -23,12 +23,12 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Chooses the accelerator, and the groups a VMM needs for it.
 pub(super) async fn choose(
-    settings: &Settings,
+    settings: &QemuSettings,
     program: &Path,
     cgroups: &Cgroups,
-) -> Result<(Verdict, Vec<u32>), Failure> {
+) -> Result<(ProbeResult, Vec<u32>), DriverFailure> {
     let groups = probe::kvm_groups();
-    let memory = VerdictCache::new(&settings.state, program, &settings.kernel, settings.accelerator)?;
+    let memory = ProbeCache::new(&settings.state, program, &settings.kernel, settings.accelerator)?;
     if let Some(verdict) = memory.recall() {
         let groups = groups_for(verdict.accelerator, groups);
         return Ok((verdict, groups));
@@ -39,8 +39,8 @@ pub(super) async fn choose(
         (AcceleratorChoice::Auto | AcceleratorChoice::Kvm, Err(why)) => Err(ProbeFailure::lasting(why.clone())),
         (AcceleratorChoice::Auto | AcceleratorChoice::Kvm, Ok(groups)) => {
             let jail = prepare_jail(settings, program, Accelerator::Kvm).await?;
-            let plan = Plan { settings, program, cgroups, jail: &jail };
-            try_kvm(&plan, groups).await?
+            let launcher = VmmLauncher { settings, program, cgroups, jail: &jail };
+            try_kvm(&launcher, groups).await?
         }
     };
     let tsc_khz = tsc.await.map_err(io::Error::other)?;
@@ -53,13 +53,13 @@ pub(super) async fn choose(
 fn decide(
     found: Result<Duration, ProbeFailure>,
     choice: AcceleratorChoice,
-    memory: &VerdictCache,
+    memory: &ProbeCache,
     tsc_khz: u64,
-) -> Result<Verdict, Failure> {
+) -> Result<ProbeResult, DriverFailure> {
     let (accelerator, reason, lasts) = match (found, choice) {
         (Ok(took), _) => (Accelerator::Kvm, format!("KVM: a probe guest answered after {} ms", took.as_millis()), true),
         (Err(failure), AcceleratorChoice::Kvm) => {
-            return Err(Failure::Missing(format!("node.accelerator asks for KVM, but {}", failure.why)));
+            return Err(DriverFailure::Missing(format!("node.accelerator asks for KVM, but {}", failure.why)));
         }
         (Err(ProbeFailure { why, lasts: true }), AcceleratorChoice::Auto | AcceleratorChoice::Tcg) => {
             (Accelerator::Tcg, format!("emulation: {why}"), true)
@@ -78,10 +78,10 @@ fn decide(
 
 /// What VMMs with this accelerator are shut into.
 pub(super) async fn prepare_jail(
-    settings: &Settings,
+    settings: &QemuSettings,
     program: &Path,
     accelerator: Accelerator,
-) -> Result<Jail, Failure> {
+) -> Result<Jail, DriverFailure> {
     let (kernel, program) = (settings.kernel.clone(), program.to_owned());
     let folder = settings.state.join("root");
     let made = spawn_blocking(move || Jail::prepare(&program, &kernel, accelerator, &folder));
@@ -97,9 +97,9 @@ fn groups_for(accelerator: Accelerator, groups: Result<Vec<u32>, String>) -> Vec
 }
 
 /// Boots a guest on KVM against the clock. The inner result is the verdict.
-async fn try_kvm(plan: &Plan<'_>, groups: &[u32]) -> Result<Result<Duration, ProbeFailure>, Failure> {
-    remove_probe(plan.settings, plan.cgroups)?;
-    let dir = guest_dir(&plan.settings.state, PROBE_NAME);
+async fn try_kvm(launcher: &VmmLauncher<'_>, groups: &[u32]) -> Result<Result<Duration, ProbeFailure>, DriverFailure> {
+    remove_probe(launcher.settings, launcher.cgroups)?;
+    let dir = guest_dir(&launcher.settings.state, PROBE_NAME);
     files::private_dir(&dir)?;
     let config = VmConfig {
         name: PROBE_NAME.to_owned(),
@@ -109,12 +109,12 @@ async fn try_kvm(plan: &Plan<'_>, groups: &[u32]) -> Result<Result<Duration, Pro
         disks: Vec::new(),
         tap: None,
         namespace: None,
-        uid: plan.settings.first_uid + u32::from(plan.settings.network.range.slots()),
+        uid: launcher.settings.first_uid + u32::from(launcher.settings.network.range.slots()),
     };
-    let started = plan.start(config, Accelerator::Kvm, 0, groups)?;
+    let started = launcher.start(config, Accelerator::Kvm, 0, groups)?;
     let pid = started.pid;
     let mut exit = started.watch()?;
-    let deadline = plan.settings.probe_deadline;
+    let deadline = launcher.settings.probe_deadline;
     let found = match probe::listen(&dir.join("console"), deadline).await {
         Ok(took) => Ok(took),
         Err(NoAnswer::Deadline) => {
@@ -123,13 +123,13 @@ async fn try_kvm(plan: &Plan<'_>, groups: &[u32]) -> Result<Result<Duration, Pro
         }
         Err(NoAnswer::End) => Err(ProbeFailure::of_end(&timeout(LAST_WORDS, exit.wait()).await.unwrap_or_default())),
     };
-    let (settings, cgroups) = (plan.settings.clone(), plan.cgroups.clone());
+    let (settings, cgroups) = (launcher.settings.clone(), launcher.cgroups.clone());
     spawn_blocking(move || remove_probe(&settings, &cgroups)).await.map_err(io::Error::other)??;
     Ok(found)
 }
 
 /// Removes what is left of a probe guest.
-pub(super) fn remove_probe(settings: &Settings, cgroups: &Cgroups) -> Result<(), Failure> {
+pub(super) fn remove_probe(settings: &QemuSettings, cgroups: &Cgroups) -> Result<(), DriverFailure> {
     cgroups.kill(PROBE_NAME)?;
     cgroups.remove(PROBE_NAME)?;
     Ok(files::remove_dir(&guest_dir(&settings.state, PROBE_NAME))?)
@@ -140,9 +140,9 @@ mod tests {
     use super::*;
     use crate::drivers::qemu::Kernel;
 
-    fn memory(dir: &Path) -> VerdictCache {
+    fn memory(dir: &Path) -> ProbeCache {
         let kernel = Kernel { vmlinux: "/v".into(), initramfs: "/i".into(), version: "1".into() };
-        VerdictCache::new(dir, Path::new("/bin/sh"), &kernel, AcceleratorChoice::Auto).unwrap()
+        ProbeCache::new(dir, Path::new("/bin/sh"), &kernel, AcceleratorChoice::Auto).unwrap()
     }
 
     #[test]

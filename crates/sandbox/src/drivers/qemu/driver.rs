@@ -14,19 +14,20 @@ use wire::node::{KeptDisk, Retention};
 
 use super::accelerator::{choose, prepare_jail};
 use super::facts::QemuFacts;
-use super::launch::Started;
+use super::launch::RunningVmm;
+use super::launcher::{guest_dir, overhead_mib};
 use super::ops::{Inner, QUIT_DEADLINE, note_leftovers, refused};
-use super::plan::{guest_dir, overhead_mib};
 use super::qmp::Qmp;
-use super::{Settings, startup};
+use super::{QemuSettings, startup};
 use crate::cgroup::Cgroups;
 use crate::error::{Step, step};
 use crate::facts::GuestFacts;
-use crate::network::{Claim, Dialer, Host};
+use crate::network::{Dialer, HostNetwork, NetworkLock};
 use crate::runtime::{
-    Condition, DiskRetention, DiskUsage, Guest, GuestStream, Presence, Runtime, RuntimeInfo, Slot, Spec, Stats,
+    DiskRetention, DiskUsage, Guest, GuestCondition, GuestSpec, GuestStats, GuestStream, ObservedRun, Runtime,
+    RuntimeInfo, Slot,
 };
-use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, files, process};
+use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, files, process};
 
 const PROGRAM: &str = "qemu-system-x86_64";
 /// The longest path of a Unix socket.
@@ -41,7 +42,7 @@ impl Qemu {
     ///
     /// # Errors
     /// Names what the machine lacks.
-    pub async fn start(settings: Settings) -> Result<Self, DriverError> {
+    pub async fn start(settings: QemuSettings) -> Result<Self, DriverError> {
         files::private_dir(&settings.state.join("guests")).step("make the driver's folder")?;
         check_socket_path(&settings.state).step("check the driver's folder")?;
         let program = find_program().step("find QEMU")?;
@@ -50,7 +51,7 @@ impl Qemu {
         let (verdict, groups) = choose(&settings, &program, &cgroups).await.step("choose the accelerator")?;
         let shut_in = prepare_jail(&settings, &program, verdict.accelerator).await;
         let jail = shut_in.step("prepare what VMMs are shut into")?;
-        let host = Host::new(settings.network.clone());
+        let host = HostNetwork::new(settings.network.clone());
         let dialer = Dialer::start().step("start the dialer")?;
         let inner = Inner { settings, program, verdict, groups, cgroups, claim, jail, host, dialer };
         let driver = Self(Arc::new(inner));
@@ -66,19 +67,21 @@ impl Qemu {
         }
     }
 
-    async fn control(&self, id: RunId, operation: Operation) -> Result<Qmp, RuntimeError> {
+    async fn control(&self, id: RunId, operation: RuntimeOperation) -> Result<Qmp, RuntimeError> {
         match Qmp::connect(&self.0.guest_dir(id).join("control")).await {
-            Err(Failure::Io(error)) if is_absent(&error) => Err(refused(operation, id, Refusal::NotRunning)),
+            Err(DriverFailure::Io(error)) if is_absent(&error) => {
+                Err(refused(operation, id, DriverRefusal::NotRunning))
+            }
             other => other.during(operation, id, step::REACH),
         }
     }
 
     /// Watches a VMM that was started until its guest has running.
-    async fn started(&self, id: RunId, started: Started) -> Result<Guest, RuntimeError> {
-        let process = process::facts(started.pid).during(Operation::Create, id, "look at the VMM's process")?;
-        let mut exit = started.watch().during(Operation::Create, id, "watch the VMM")?;
+    async fn started(&self, id: RunId, started: RunningVmm) -> Result<Guest, RuntimeError> {
+        let process = process::facts(started.pid).during(RuntimeOperation::Create, id, "look at the VMM's process")?;
+        let mut exit = started.watch().during(RuntimeOperation::Create, id, "watch the VMM")?;
         let running = startup::until_running(&self.0.guest_dir(id).join("control"), &mut exit).await;
-        running.during(Operation::Create, id, step::VMM)?;
+        running.during(RuntimeOperation::Create, id, step::VMM)?;
         Ok(Guest { facts: GuestFacts::Qemu(QemuFacts { process }), exit })
     }
 
@@ -92,7 +95,7 @@ impl Qemu {
 
 #[async_trait]
 impl Runtime for Qemu {
-    fn about(&self) -> RuntimeInfo {
+    fn info(&self) -> RuntimeInfo {
         let Inner { verdict, settings, .. } = &*self.0;
         RuntimeInfo {
             name: verdict.accelerator.runtime(),
@@ -102,8 +105,8 @@ impl Runtime for Qemu {
         }
     }
 
-    async fn present(&self) -> Result<BTreeMap<RunId, Presence>, DriverError> {
-        self.blocking(Inner::present).await
+    async fn observed_runs(&self) -> Result<BTreeMap<RunId, ObservedRun>, DriverError> {
+        self.blocking(Inner::observed_runs).await
     }
 
     async fn sweep(&self, known: &BTreeMap<RunId, Option<u16>>, retention: &Retention) -> Result<usize, DriverError> {
@@ -111,7 +114,7 @@ impl Runtime for Qemu {
         self.blocking(move |inner| inner.sweep(&known, &retention)).await
     }
 
-    async fn create(&self, spec: &Spec) -> Result<Guest, RuntimeError> {
+    async fn create(&self, spec: &GuestSpec) -> Result<Guest, RuntimeError> {
         let wanted = spec.clone();
         let started = self.blocking(move |inner| inner.create(&wanted)).await?;
         let guest = self.started(spec.slot.run, started).await;
@@ -121,29 +124,30 @@ impl Runtime for Qemu {
         guest
     }
 
-    async fn adopt(&self, spec: &Spec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
+    async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
         let id = spec.slot.run;
         let GuestFacts::Qemu(QemuFacts { process }) = facts;
-        let found = process::find(process).during(Operation::Adopt, id, "look for the VMM's process")?;
+        let found = process::find(process).during(RuntimeOperation::Adopt, id, "look for the VMM's process")?;
         let Some(handle) = found else { return Ok(None) };
-        let ours = self.0.cgroups.pids(&id.to_string()).during(Operation::Adopt, id, "read its cgroup")?;
+        let ours = self.0.cgroups.pids(&id.to_string()).during(RuntimeOperation::Adopt, id, "read its cgroup")?;
         if !ours.contains(&process.pid) {
-            if self.0.runs_another(process.pid).during(Operation::Adopt, id, "read the cgroups")? {
+            if self.0.runs_another(process.pid).during(RuntimeOperation::Adopt, id, "read the cgroups")? {
                 return Ok(None);
             }
             // It runs, and under another node's limits: a second VMM would write to its disks.
             let elsewhere =
                 "its VMM runs in a group that is not this node's: start the node under the name that it had";
-            return Err(Failure::Taken(elsewhere.to_owned())).during(Operation::Adopt, id, step::REACH);
+            return Err(DriverFailure::Taken(elsewhere.to_owned())).during(RuntimeOperation::Adopt, id, step::REACH);
         }
         // The socket's file can be entered by root alone: who answers there is the VMM
         // that was given the socket.
         let named = async { Qmp::connect(&self.0.guest_dir(id).join("control")).await?.name().await };
-        if named.await.during(Operation::Adopt, id, step::REACH)? != id.to_string() {
+        if named.await.during(RuntimeOperation::Adopt, id, step::REACH)? != id.to_string() {
             return Ok(None);
         }
-        let started = Started::adopted(process.pid, handle).during(Operation::Adopt, id, "read what the VMM said")?;
-        let exit = started.watch().during(Operation::Adopt, id, "watch the VMM")?;
+        let started =
+            RunningVmm::adopted(process.pid, handle).during(RuntimeOperation::Adopt, id, "read what the VMM said")?;
+        let exit = started.watch().during(RuntimeOperation::Adopt, id, "watch the VMM")?;
         Ok(Some(Guest { facts: facts.clone(), exit }))
     }
 
@@ -151,8 +155,8 @@ impl Runtime for Qemu {
         let socket = self.0.guest_dir(id).join("console");
         match UnixStream::connect(&socket).await {
             Ok(stream) => Ok(Box::new(stream)),
-            Err(error) if is_absent(&error) => Err(refused(Operation::Console, id, Refusal::NotRunning)),
-            Err(error) => Err(error).during(Operation::Console, id, "connect to its console"),
+            Err(error) if is_absent(&error) => Err(refused(RuntimeOperation::Console, id, DriverRefusal::NotRunning)),
+            Err(error) => Err(error).during(RuntimeOperation::Console, id, "connect to its console"),
         }
     }
 
@@ -161,31 +165,34 @@ impl Runtime for Qemu {
         match self.0.dialer.connect(path, port).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(refused(Operation::Connect, id, Refusal::NotRunning))
+                Err(refused(RuntimeOperation::Connect, id, DriverRefusal::NotRunning))
             }
-            Err(error) => Err(error).during(Operation::Connect, id, "connect to its port"),
+            Err(error) => Err(error).during(RuntimeOperation::Connect, id, "connect to its port"),
         }
     }
 
-    async fn stats(&self, id: RunId) -> Result<Stats, RuntimeError> {
+    async fn stats(&self, id: RunId) -> Result<GuestStats, RuntimeError> {
         let name = id.to_string();
-        let pids = self.0.cgroups.pids(&name).during(Operation::Stats, id, "read its cgroup")?;
-        let Some(pid) = pids.first() else { return Err(refused(Operation::Stats, id, Refusal::NotRunning)) };
-        let (cpu_us, memory_bytes) = self.0.cgroups.usage(&name).during(Operation::Stats, id, "read its cgroup")?;
-        let resident_bytes = process::resident_bytes(*pid).during(Operation::Stats, id, "read its memory")?;
+        let pids = self.0.cgroups.pids(&name).during(RuntimeOperation::Stats, id, "read its cgroup")?;
+        let Some(pid) = pids.first() else {
+            return Err(refused(RuntimeOperation::Stats, id, DriverRefusal::NotRunning));
+        };
+        let (cpu_us, memory_bytes) =
+            self.0.cgroups.usage(&name).during(RuntimeOperation::Stats, id, "read its cgroup")?;
+        let resident_bytes = process::resident_bytes(*pid).during(RuntimeOperation::Stats, id, "read its memory")?;
         let limited = self.blocking(move |inner| inner.namespace(id).limited()).await;
-        let limited = limited.during(Operation::Stats, id, "read what its network has dropped")?;
-        Ok(Stats { cpu_us, memory_bytes, resident_bytes, limited })
+        let limited = limited.during(RuntimeOperation::Stats, id, "read what its network has dropped")?;
+        Ok(GuestStats { cpu_us, memory_bytes, resident_bytes, limited })
     }
 
-    async fn condition(&self, id: RunId) -> Result<Condition, RuntimeError> {
-        let mut qmp = self.control(id, Operation::Condition).await?;
-        qmp.condition().await.during(Operation::Condition, id, "ask the VMM")
+    async fn condition(&self, id: RunId) -> Result<GuestCondition, RuntimeError> {
+        let mut qmp = self.control(id, RuntimeOperation::Condition).await?;
+        qmp.condition().await.during(RuntimeOperation::Condition, id, "ask the VMM")
     }
 
     async fn resume(&self, id: RunId) -> Result<(), RuntimeError> {
-        let mut qmp = self.control(id, Operation::Resume).await?;
-        qmp.resume().await.during(Operation::Resume, id, "ask the VMM")
+        let mut qmp = self.control(id, RuntimeOperation::Resume).await?;
+        qmp.resume().await.during(RuntimeOperation::Resume, id, "ask the VMM")
     }
 
     async fn disk_usage(&self) -> Result<DiskUsage, DriverError> {
@@ -206,7 +213,8 @@ impl Runtime for Qemu {
     }
 
     async fn stop(&self, slot: Slot, disks: DiskRetention) -> Result<(), RuntimeError> {
-        let runs = self.0.cgroups.pids(&slot.run.to_string()).during(Operation::Stop, slot.run, "read its cgroup")?;
+        let runs =
+            self.0.cgroups.pids(&slot.run.to_string()).during(RuntimeOperation::Stop, slot.run, "read its cgroup")?;
         if !runs.is_empty() {
             self.quit(slot).await;
         }
@@ -230,20 +238,20 @@ impl Runtime for Qemu {
     }
 }
 
-async fn claim(settings: &Settings, cgroups: &Cgroups) -> Result<Claim, Failure> {
+async fn claim(settings: &QemuSettings, cgroups: &Cgroups) -> Result<NetworkLock, DriverFailure> {
     let (settings, cgroups) = (settings.clone(), cgroups.clone());
     let taken = spawn_blocking(move || {
-        let Settings { network, state, first_uid, .. } = &settings;
-        Claim::take(network, state, *first_uid, |name| cgroups.running(name))
+        let QemuSettings { network, state, first_uid, .. } = &settings;
+        NetworkLock::take(network, state, *first_uid, |name| cgroups.running(name))
     });
     taken.await.map_err(io::Error::other)?
 }
 
-fn find_program() -> Result<PathBuf, Failure> {
+fn find_program() -> Result<PathBuf, DriverFailure> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|dir| dir.join(PROGRAM)).find(|file| file.is_file());
     let found = found.ok_or_else(|| {
-        Failure::Missing(format!(
+        DriverFailure::Missing(format!(
             "the program {PROGRAM} is not installed (Debian and Ubuntu: the package qemu-system-x86)"
         ))
     })?;
@@ -251,12 +259,12 @@ fn find_program() -> Result<PathBuf, Failure> {
     Ok(std::fs::canonicalize(found)?)
 }
 
-fn check_socket_path(state: &Path) -> Result<(), Failure> {
+fn check_socket_path(state: &Path) -> Result<(), DriverFailure> {
     let longest = guest_dir(state, &RunId::from_bits(0).to_string()).join("console");
     if longest.as_os_str().len() <= MAX_SOCKET_PATH {
         return Ok(());
     }
-    Err(Failure::Missing(format!("the path {} is too long for a socket", longest.display())))
+    Err(DriverFailure::Missing(format!("the path {} is too long for a socket", longest.display())))
 }
 
 fn is_absent(error: &io::Error) -> bool {

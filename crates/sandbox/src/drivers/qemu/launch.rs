@@ -14,8 +14,8 @@ use rustix::thread::{Gid, UnshareFlags, unshare_unsafe};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
-use super::jail::{Entry, Jail, JailHandles, before_exec};
-use crate::runtime::Exit;
+use super::jail::{Jail, JailEntry, JailHandles, before_exec};
+use crate::runtime::GuestExit;
 
 /// Bytes a VMM may say on its standard output and error: the place is full then.
 const WORDS_BYTES: u64 = 16 * 1024;
@@ -23,7 +23,7 @@ const WORDS_BYTES: u64 = 16 * 1024;
 const LAST_WORDS: usize = 400;
 
 /// A VMM that is about to be started.
-pub(super) struct Launch<'a> {
+pub(super) struct VmmLaunch<'a> {
     pub(super) program: &'a Path,
     pub(super) arguments: &'a [String],
     /// Its user, and its group of the same number.
@@ -41,22 +41,22 @@ pub(super) struct Launch<'a> {
 }
 
 /// A VMM that was started.
-pub(super) struct Started {
+pub(super) struct RunningVmm {
     pub(super) pid: u32,
     child: Option<Child>,
     handle: OwnedFd,
     words: File,
 }
 
-impl Launch<'_> {
+impl VmmLaunch<'_> {
     /// Starts it. The files that were handed over are closed here.
-    pub(super) fn start(self) -> io::Result<Started> {
+    pub(super) fn start(self) -> io::Result<RunningVmm> {
         let words = words()?;
         let mut command = Command::new(self.program);
         command.args(self.arguments).env_clear().current_dir("/").stdin(Stdio::null());
         command.stdout(words.try_clone()?).stderr(words.try_clone()?);
         let (cgroup, files) = (self.cgroup, self.files);
-        let entry = Entry {
+        let entry = JailEntry {
             cgroup: cgroup.iter().map(AsRawFd::as_raw_fd).collect(),
             files: files.iter().map(AsRawFd::as_raw_fd).collect(),
             network: self.namespace.map(File::open).transpose()?,
@@ -70,7 +70,7 @@ impl Launch<'_> {
         let child = spawn_as_first(&mut command).map_err(|error| explained(error, &words))?;
         drop(files);
         let handle = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
-        Ok(Started { pid: child.id(), child: Some(child), handle, words })
+        Ok(RunningVmm { pid: child.id(), child: Some(child), handle, words })
     }
 }
 
@@ -100,7 +100,7 @@ fn words() -> io::Result<File> {
     Ok(memory.into())
 }
 
-impl Started {
+impl RunningVmm {
     /// A VMM that another daemon started.
     pub(super) fn adopted(pid: u32, handle: OwnedFd) -> io::Result<Self> {
         let words = fs::File::open(format!("/proc/{pid}/fd/2"))?;
@@ -108,9 +108,9 @@ impl Started {
     }
 
     /// Watches for its end, and buries it if it is our child.
-    pub(super) fn watch(self) -> io::Result<Exit> {
+    pub(super) fn watch(self) -> io::Result<GuestExit> {
         let handle = register(self.handle)?;
-        let (announce, exit) = Exit::channel();
+        let (announce, exit) = GuestExit::channel();
         tokio::spawn(bury(handle, self.child, self.words, announce));
         Ok(exit)
     }

@@ -11,8 +11,8 @@ mod driver;
 pub(crate) mod facts;
 mod jail;
 mod launch;
+mod launcher;
 mod ops;
-mod plan;
 mod probe;
 mod qmp;
 mod startup;
@@ -42,7 +42,7 @@ pub struct Kernel {
 
 /// What the driver is told by its node.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct QemuSettings {
     /// Where disks, sockets and verdicts are kept.
     pub state: PathBuf,
     /// What guests boot.

@@ -12,19 +12,19 @@ use std::time::{Duration, Instant};
 use domain::{PodId, RunId};
 use wire::node::{DataDisk, KeptDisk, Retention};
 
-use super::Settings;
+use super::QemuSettings;
 use super::accelerator::{PROBE_NAME, remove_probe};
 use super::jail::Jail;
-use super::launch::Started;
-use super::plan::{Plan, VmConfig, guest_dir};
-use super::probe::Verdict;
+use super::launch::RunningVmm;
+use super::launcher::{VmConfig, VmmLauncher, guest_dir};
+use super::probe::ProbeResult;
 use crate::cgroup::Cgroups;
 use crate::disk::{DATA, LAYER};
 use crate::error::{Step, step};
 use crate::kept::{self, KeptDisks};
-use crate::network::{Claim, Dialer, Host, Namespace};
-use crate::runtime::{DiskRetention, DiskUsage, Presence, Slot, Spec};
-use crate::{DriverError, Failure, Operation, Refusal, RuntimeError, disk, files, owner, process};
+use crate::network::{Dialer, HostNetwork, Namespace, NetworkLock};
+use crate::runtime::{DiskRetention, DiskUsage, GuestSpec, ObservedRun, Slot};
+use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, disk, files, owner, process};
 
 /// How long a VMM may take to end by itself when it was told to.
 pub(super) const QUIT_DEADLINE: Duration = Duration::from_millis(500);
@@ -33,14 +33,14 @@ const QUIT_PAUSE: Duration = Duration::from_millis(2);
 
 /// All that the driver holds.
 pub(super) struct Inner {
-    pub(super) settings: Settings,
+    pub(super) settings: QemuSettings,
     pub(super) program: PathBuf,
-    pub(super) verdict: Verdict,
+    pub(super) verdict: ProbeResult,
     pub(super) groups: Vec<u32>,
     pub(super) cgroups: Cgroups,
-    pub(super) claim: Claim,
+    pub(super) claim: NetworkLock,
     pub(super) jail: Jail,
-    pub(super) host: Host,
+    pub(super) host: HostNetwork,
     pub(super) dialer: Dialer,
 }
 
@@ -58,7 +58,7 @@ impl Inner {
     }
 
     pub(super) fn prepare(&self) -> Result<(), DriverError> {
-        let Settings { layer_mib, data_mib, .. } = self.settings;
+        let QemuSettings { layer_mib, data_mib, .. } = self.settings;
         for mib in BTreeSet::from([layer_mib, data_mib]) {
             disk::template(&self.templates(), mib).step("make the empty disks")?;
         }
@@ -69,7 +69,7 @@ impl Inner {
     }
 
     /// The name was another node's, and nothing runs under it any more.
-    fn clear_inherited(&self) -> Result<(), Failure> {
+    fn clear_inherited(&self) -> Result<(), DriverFailure> {
         for id in self.host.namespaces()? {
             self.host.remove_namespace(&id)?;
         }
@@ -96,7 +96,7 @@ impl Inner {
         Ok(found.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    pub(super) fn present(&self) -> Result<BTreeMap<RunId, Presence>, DriverError> {
+    pub(super) fn observed_runs(&self) -> Result<BTreeMap<RunId, ObservedRun>, DriverError> {
         let one = |id: RunId| {
             let pids = self.cgroups.pids(&id.to_string()).step("read a guest's cgroup")?;
             let slot = pids.iter().find_map(|pid| self.slot_of(*pid));
@@ -104,7 +104,7 @@ impl Inner {
             if let Err(error) = &pod {
                 tracing::error!(%id, %error, "it cannot be read of which POD a run is");
             }
-            Ok((id, Presence { runs: !pids.is_empty(), slot, pod: pod.ok() }))
+            Ok((id, ObservedRun { runs: !pids.is_empty(), slot, pod: pod.ok() }))
         };
         self.found()?.into_iter().map(one).collect()
     }
@@ -188,50 +188,57 @@ impl Inner {
         self.kept().erase(name).step("erase disks that were kept")
     }
 
-    pub(super) fn create(&self, spec: &Spec) -> Result<Started, RuntimeError> {
+    pub(super) fn create(&self, spec: &GuestSpec) -> Result<RunningVmm, RuntimeError> {
         let id = spec.slot.run;
         self.refuse(spec)?;
         let started = self.try_create(spec);
         if started.is_err() {
             let removed = self.remove(id, Some(spec.slot.number), DiskRetention::Attached);
-            note_leftovers(removed.during(Operation::Stop, id, "clean up after a failure"));
+            note_leftovers(removed.during(RuntimeOperation::Stop, id, "clean up after a failure"));
         }
         started
     }
 
-    fn refuse(&self, spec: &Spec) -> Result<(), RuntimeError> {
+    fn refuse(&self, spec: &GuestSpec) -> Result<(), RuntimeError> {
         let id = spec.slot.run;
-        let no = |refusal| Err(refused(Operation::Create, id, refusal));
+        let no = |refusal| Err(refused(RuntimeOperation::Create, id, refusal));
         let slots = self.settings.network.range.slots();
         if spec.slot.number >= slots {
-            return no(Refusal::NoSlot { slot: spec.slot.number, slots });
+            return no(DriverRefusal::NoSlot { slot: spec.slot.number, slots });
         }
-        if !self.cgroups.pids(&id.to_string()).during(Operation::Create, id, "read its cgroup")?.is_empty() {
-            return no(Refusal::Runs);
+        if !self.cgroups.pids(&id.to_string()).during(RuntimeOperation::Create, id, "read its cgroup")?.is_empty() {
+            return no(DriverRefusal::Runs);
         }
         if !spec.base.is_file() {
-            return no(Refusal::NoBase(spec.base.clone()));
+            return no(DriverRefusal::NoBase(spec.base.clone()));
         }
-        let free_mib = disk::free_mib(&self.settings.state).during(Operation::Create, id, "look at the free space")?;
+        let free_mib =
+            disk::free_mib(&self.settings.state).during(RuntimeOperation::Create, id, "look at the free space")?;
         let least_mib = self.settings.least_free_mib;
         if free_mib < least_mib {
-            return no(Refusal::DiskFull { path: self.settings.state.clone(), free_mib, least_mib });
+            return no(DriverRefusal::DiskFull { path: self.settings.state.clone(), free_mib, least_mib });
         }
         Ok(())
     }
 
-    fn try_create(&self, spec: &Spec) -> Result<Started, RuntimeError> {
+    fn try_create(&self, spec: &GuestSpec) -> Result<RunningVmm, RuntimeError> {
         let id = spec.slot.run;
-        let during =
-            |step| move |error: Failure| RuntimeError::Failed { operation: Operation::Create, id, step, source: error };
+        let during = |step| {
+            move |error: DriverFailure| RuntimeError::Failed {
+                operation: RuntimeOperation::Create,
+                id,
+                step,
+                source: error,
+            }
+        };
         let namespace = self.namespace(id);
         let dir = self.guest_dir(id);
         let base = match File::open(&spec.base) {
             // It was there when we looked; now it is being removed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(refused(Operation::Create, id, Refusal::NoBase(spec.base.clone())));
+                return Err(refused(RuntimeOperation::Create, id, DriverRefusal::NoBase(spec.base.clone())));
             }
-            opened => opened.during(Operation::Create, id, step::IMAGE)?,
+            opened => opened.during(RuntimeOperation::Create, id, step::IMAGE)?,
         };
         files::private_dir(&dir).map_err(|error| during("make its folder")(error.into()))?;
         let (disks, tap) = std::thread::scope(|scope| {
@@ -240,7 +247,7 @@ impl Inner {
         });
         let disks = disks.map_err(during(step::DISKS))?;
         let tap = tap
-            .unwrap_or_else(|_| Err(Failure::Missing("the network's thread is gone".to_owned())))
+            .unwrap_or_else(|_| Err(DriverFailure::Missing("the network's thread is gone".to_owned())))
             .map_err(during(step::NETWORK))?;
         let config = VmConfig {
             name: id.to_string(),
@@ -253,8 +260,8 @@ impl Inner {
             uid: self.uid(spec.slot.number),
         };
         let Self { settings, program, cgroups, jail, .. } = self;
-        let plan = Plan { settings, program, cgroups, jail };
-        plan.start(config, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups).map_err(during(step::VMM))
+        let launcher = VmmLauncher { settings, program, cgroups, jail };
+        launcher.start(config, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups).map_err(during(step::VMM))
     }
 
     fn uid(&self, slot: u16) -> u32 {
@@ -263,7 +270,12 @@ impl Inner {
 
     /// Opens the disks of a run; what is not there yet is made, or taken back from what is
     /// kept of its POD.
-    fn disks(&self, dir: &Path, base: File, spec: &Spec) -> Result<Vec<(&'static str, bool, OwnedFd)>, Failure> {
+    fn disks(
+        &self,
+        dir: &Path,
+        base: File,
+        spec: &GuestSpec,
+    ) -> Result<Vec<(&'static str, bool, OwnedFd)>, DriverFailure> {
         owner::write(dir, spec.slot.run, spec.pod)?;
         let (layer, data) = (dir.join(LAYER), dir.join(DATA));
         if spec.ran {
@@ -281,13 +293,13 @@ impl Inner {
         Ok(disks)
     }
 
-    fn data_disk(&self, path: &Path, spec: &Spec) -> Result<(), Failure> {
+    fn data_disk(&self, path: &Path, spec: &GuestSpec) -> Result<(), DriverFailure> {
         if path.try_exists()? || self.kept().take_back(spec.pod, path)? {
             return Ok(());
         }
         match spec.data {
             DataDisk::KeptOrEmpty => Ok(disk::copy(&disk::template(&self.templates(), self.settings.data_mib)?, path)?),
-            DataDisk::Kept => Err(Failure::Missing(format!(
+            DataDisk::Kept => Err(DriverFailure::Missing(format!(
                 "nothing is kept of the POD {} on this node: put its data back from a backup, to {}, or end the run \
                  by a stop",
                 spec.pod,
@@ -299,7 +311,7 @@ impl Inner {
     pub(super) fn stop(&self, slot: Slot, disks: DiskRetention) -> Result<(), RuntimeError> {
         let gone = wait_empty(&self.cgroups, &slot.run.to_string());
         gone.and_then(|()| self.remove(slot.run, Some(slot.number), disks)).during(
-            Operation::Stop,
+            RuntimeOperation::Stop,
             slot.run,
             "remove it",
         )
@@ -307,7 +319,7 @@ impl Inner {
 
     /// Kills and removes whatever is there, in the order in which one thing needs the
     /// other: the VMM, its network, its limits, its files.
-    fn remove(&self, id: RunId, slot: Option<u16>, disks: DiskRetention) -> Result<(), Failure> {
+    fn remove(&self, id: RunId, slot: Option<u16>, disks: DiskRetention) -> Result<(), DriverFailure> {
         let name = id.to_string();
         self.cgroups.kill(&name)?;
         self.namespace(id).down(slot)?;
@@ -328,7 +340,7 @@ impl Inner {
     }
 
     /// Keeps what a run has written under its POD's name.
-    fn keep(&self, dir: &Path, id: RunId, retention: &Retention) -> Result<(), Failure> {
+    fn keep(&self, dir: &Path, id: RunId, retention: &Retention) -> Result<(), DriverFailure> {
         remove_sockets(dir)?;
         for name in disk::names(dir)? {
             let path = dir.join(name);
@@ -340,14 +352,14 @@ impl Inner {
     }
 }
 
-fn remove_sockets(dir: &Path) -> Result<(), Failure> {
+fn remove_sockets(dir: &Path) -> Result<(), DriverFailure> {
     files::remove(&dir.join("control"))?;
     Ok(files::remove(&dir.join("console"))?)
 }
 
 /// Whether what nobody knows is gone. What cannot be removed stays until the next
 /// start, and keeps no node from serving.
-fn swept(what: impl Display, removed: Result<(), Failure>) -> bool {
+fn swept(what: impl Display, removed: Result<(), DriverFailure>) -> bool {
     if let Err(error) = &removed {
         tracing::error!(
             %what, error = error as &dyn std::error::Error,
@@ -365,7 +377,7 @@ pub(super) fn note_leftovers(removed: Result<(), RuntimeError>) {
 }
 
 /// Gives a VMM that was told to quit the time to do so.
-fn wait_empty(cgroups: &Cgroups, name: &str) -> Result<(), Failure> {
+fn wait_empty(cgroups: &Cgroups, name: &str) -> Result<(), DriverFailure> {
     let until = Instant::now() + QUIT_DEADLINE;
     while Instant::now() < until && !cgroups.pids(name)?.is_empty() {
         thread::sleep(QUIT_PAUSE);
@@ -373,6 +385,6 @@ fn wait_empty(cgroups: &Cgroups, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn refused(operation: Operation, id: RunId, refusal: Refusal) -> RuntimeError {
+pub(super) fn refused(operation: RuntimeOperation, id: RunId, refusal: DriverRefusal) -> RuntimeError {
     RuntimeError::Refused { operation, id, refusal }
 }

@@ -19,7 +19,7 @@ use wire::node::RuntimeName;
 use wire::pod::PROBE_ANSWER;
 
 use super::Kernel;
-use crate::{Failure, process};
+use crate::{DriverFailure, process};
 
 pub(super) const KVM: &str = "/dev/kvm";
 /// What a VMM says, or how it ends, where the machine lacks something for a while: the
@@ -75,7 +75,7 @@ pub enum AcceleratorChoice {
 
 /// What was found out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Verdict {
+pub(super) struct ProbeResult {
     /// For which machine, kernel and VMM.
     key: String,
     pub(super) accelerator: Accelerator,
@@ -85,18 +85,18 @@ pub(super) struct Verdict {
 }
 
 /// Where a verdict is kept and what it depends on.
-pub(super) struct VerdictCache {
+pub(super) struct ProbeCache {
     path: PathBuf,
     key: String,
 }
 
-impl VerdictCache {
+impl ProbeCache {
     pub(super) fn new(
         state: &Path,
         program: &Path,
         kernel: &Kernel,
         choice: AcceleratorChoice,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, DriverFailure> {
         let qemu = fs::metadata(program)?;
         let (boot, version) = (process::boot_id()?, &kernel.version);
         let device = fs::metadata(KVM).map(|kvm| format!("{:o}:{}", kvm.mode(), kvm.gid())).unwrap_or_default();
@@ -104,17 +104,17 @@ impl VerdictCache {
         Ok(Self { path: state.join("accelerator.json"), key })
     }
 
-    pub(super) fn recall(&self) -> Option<Verdict> {
-        let verdict: Verdict = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
+    pub(super) fn recall(&self) -> Option<ProbeResult> {
+        let verdict: ProbeResult = serde_json::from_slice(&fs::read(&self.path).ok()?).ok()?;
         (verdict.key == self.key).then_some(verdict)
     }
 
-    pub(super) fn verdict(&self, accelerator: Accelerator, reason: String, tsc_khz: u64) -> Verdict {
-        Verdict { key: self.key.clone(), accelerator, reason, tsc_khz }
+    pub(super) fn verdict(&self, accelerator: Accelerator, reason: String, tsc_khz: u64) -> ProbeResult {
+        ProbeResult { key: self.key.clone(), accelerator, reason, tsc_khz }
     }
 
     /// One that cannot be kept is found out again at the next start.
-    pub(super) fn keep(&self, verdict: &Verdict) {
+    pub(super) fn keep(&self, verdict: &ProbeResult) {
         let text = serde_json::to_vec_pretty(verdict).map_err(std::io::Error::from);
         if let Err(error) = text.and_then(|text| durable::replace("accelerator", &self.path, &text)) {
             tracing::warn!(path = %self.path.display(), %error, "the choice of the accelerator cannot be kept");
@@ -254,7 +254,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kernel = |version: &str| Kernel { vmlinux: "/v".into(), initramfs: "/i".into(), version: version.into() };
         let memory = |version: &str| {
-            VerdictCache::new(dir.path(), Path::new("/bin/sh"), &kernel(version), AcceleratorChoice::Auto).unwrap()
+            ProbeCache::new(dir.path(), Path::new("/bin/sh"), &kernel(version), AcceleratorChoice::Auto).unwrap()
         };
         let first = memory("1");
         first.keep(&first.verdict(Accelerator::Tcg, "because".into(), 1));
@@ -267,7 +267,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         // Where it is written before it has its name.
         fs::create_dir(dir.path().join("accelerator.half")).unwrap();
-        let memory = VerdictCache { path: dir.path().join("accelerator.json"), key: "key".into() };
+        let memory = ProbeCache { path: dir.path().join("accelerator.json"), key: "key".into() };
         memory.keep(&memory.verdict(Accelerator::Tcg, "because".into(), 1));
         assert_eq!(memory.recall(), None);
     }

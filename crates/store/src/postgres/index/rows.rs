@@ -28,19 +28,19 @@ pub(super) fn address(row: &PgRow, column: usize) -> sqlx::Result<Address> {
     row.try_get::<[u8; 20], _>(column).map(Address::from)
 }
 
-pub(super) async fn cursor(conn: &mut PgConnection, book: IndexId) -> sqlx::Result<Option<BlockRef>> {
-    let found = query(CURSOR).bind(book.0).fetch_optional(conn).await?;
+pub(super) async fn cursor(conn: &mut PgConnection, index: IndexId) -> sqlx::Result<Option<BlockRef>> {
+    let found = query(CURSOR).bind(index.0).fetch_optional(conn).await?;
     found.map(|row| block(&row)).transpose()
 }
 
 /// Nobody else posts to this index, or takes back from it, until the transaction ends.
-pub(super) async fn lock(conn: &mut PgConnection, book: IndexId) -> sqlx::Result<()> {
-    query("SELECT 1 FROM books WHERE id = $1 FOR UPDATE").bind(book.0).execute(conn).await.map(drop)
+pub(super) async fn lock(conn: &mut PgConnection, index: IndexId) -> sqlx::Result<()> {
+    query("SELECT 1 FROM books WHERE id = $1 FOR UPDATE").bind(index.0).execute(conn).await.map(drop)
 }
 
-pub(super) async fn set_cursor(conn: &mut PgConnection, book: IndexId, to: Option<&BlockRef>) -> sqlx::Result<()> {
+pub(super) async fn set_cursor(conn: &mut PgConnection, index: IndexId, to: Option<&BlockRef>) -> sqlx::Result<()> {
     query("UPDATE books SET number = $2, hash = $3, time = $4 WHERE id = $1")
-        .bind(book.0)
+        .bind(index.0)
         .bind(to.map(|to| integer(to.number)))
         .bind(to.map(|to| to.hash.0))
         .bind(to.map(|to| integer(to.time)))
@@ -49,21 +49,21 @@ pub(super) async fn set_cursor(conn: &mut PgConnection, book: IndexId, to: Optio
         .map(drop)
 }
 
-pub(super) async fn remembers(conn: &mut PgConnection, book: IndexId, block: &BlockRef) -> sqlx::Result<bool> {
+pub(super) async fn remembers(conn: &mut PgConnection, index: IndexId, block: &BlockRef) -> sqlx::Result<bool> {
     let sql = "SELECT 1 FROM book_blocks WHERE book = $1 AND number = $2 AND hash = $3 AND time = $4";
-    let found = query(sql).bind(book.0).bind(integer(block.number)).bind(block.hash.0).bind(integer(block.time));
+    let found = query(sql).bind(index.0).bind(integer(block.number)).bind(block.hash.0).bind(integer(block.time));
     Ok(found.fetch_optional(conn).await?.is_some())
 }
 
-pub(super) async fn vault(conn: &mut PgConnection, book: IndexId, at: Address) -> sqlx::Result<Option<Vault>> {
+pub(super) async fn vault(conn: &mut PgConnection, index: IndexId, at: Address) -> sqlx::Result<Option<Vault>> {
     let sql = "SELECT body FROM vaults WHERE book = $1 AND address = $2";
-    let found = query(sql).bind(book.0).bind(at.0.0).fetch_optional(conn).await?;
+    let found = query(sql).bind(index.0).bind(at.0.0).fetch_optional(conn).await?;
     found.map(|row| parse_json(&row, 0)).transpose()
 }
 
 pub(super) async fn put_vault(
     conn: &mut PgConnection,
-    book: IndexId,
+    index: IndexId,
     at: Address,
     vault: Option<&Vault>,
 ) -> sqlx::Result<()> {
@@ -71,11 +71,11 @@ pub(super) async fn put_vault(
         Some(vault) => {
             let sql = "INSERT INTO vaults (book, address, body) VALUES ($1, $2, $3) \
                        ON CONFLICT (book, address) DO UPDATE SET body = $3";
-            query(sql).bind(book.0).bind(at.0.0).bind(to_json(vault)?).execute(conn).await
+            query(sql).bind(index.0).bind(at.0.0).bind(to_json(vault)?).execute(conn).await
         }
         None => {
             let sql = "DELETE FROM vaults WHERE book = $1 AND address = $2";
-            query(sql).bind(book.0).bind(at.0.0).execute(conn).await
+            query(sql).bind(index.0).bind(at.0.0).execute(conn).await
         }
     };
     done.map(drop)
@@ -83,37 +83,37 @@ pub(super) async fn put_vault(
 
 pub(super) async fn task(
     conn: &mut PgConnection,
-    book: IndexId,
+    index: IndexId,
     (vault, id): (Address, TaskId),
 ) -> sqlx::Result<Option<Task>> {
-    let found = query(TASK).bind(book.0).bind(vault.0.0).bind(id.0.0).fetch_optional(conn).await?;
+    let found = query(TASK).bind(index.0).bind(vault.0.0).bind(id.0.0).fetch_optional(conn).await?;
     found.map(|row| parse_json(&row, 0)).transpose()
 }
 
 pub(super) async fn insert_task(
     conn: &mut PgConnection,
-    book: IndexId,
+    index: IndexId,
     (vault, id): (Address, TaskId),
     order: u64,
 ) -> sqlx::Result<()> {
     let sql = "INSERT INTO tasks (book, vault, task, n, body) VALUES ($1, $2, $3, $4, '')";
-    query(sql).bind(book.0).bind(vault.0.0).bind(id.0.0).bind(integer(order)).execute(conn).await.map(drop)
+    query(sql).bind(index.0).bind(vault.0.0).bind(id.0.0).bind(integer(order)).execute(conn).await.map(drop)
 }
 
 pub(super) async fn put_task(
     conn: &mut PgConnection,
-    book: IndexId,
+    index: IndexId,
     (vault, id): (Address, TaskId),
     task: Option<&Task>,
 ) -> sqlx::Result<()> {
     let done = match task {
         Some(task) => {
             let sql = "UPDATE tasks SET body = $4 WHERE book = $1 AND vault = $2 AND task = $3";
-            query(sql).bind(book.0).bind(vault.0.0).bind(id.0.0).bind(to_json(task)?).execute(conn).await
+            query(sql).bind(index.0).bind(vault.0.0).bind(id.0.0).bind(to_json(task)?).execute(conn).await
         }
         None => {
             let sql = "DELETE FROM tasks WHERE book = $1 AND vault = $2 AND task = $3";
-            query(sql).bind(book.0).bind(vault.0.0).bind(id.0.0).execute(conn).await
+            query(sql).bind(index.0).bind(vault.0.0).bind(id.0.0).execute(conn).await
         }
     };
     done.map(drop)
@@ -121,37 +121,37 @@ pub(super) async fn put_task(
 
 pub(super) async fn credit(
     conn: &mut PgConnection,
-    book: IndexId,
+    index: IndexId,
     (vault, account): (Address, Address),
 ) -> sqlx::Result<Usdc> {
     let sql = "SELECT amount FROM credits WHERE book = $1 AND vault = $2 AND account = $3";
-    let found = query(sql).bind(book.0).bind(vault.0.0).bind(account.0.0).fetch_optional(conn).await?;
+    let found = query(sql).bind(index.0).bind(vault.0.0).bind(account.0.0).fetch_optional(conn).await?;
     found.map_or(Ok(Usdc::ZERO), |row| row.try_get(0).map(natural).map(Usdc))
 }
 
 pub(super) async fn credits(
     conn: &mut PgConnection,
-    book: IndexId,
+    index: IndexId,
     vault: Address,
 ) -> sqlx::Result<BTreeMap<Address, Usdc>> {
     let sql = "SELECT account, amount FROM credits WHERE book = $1 AND vault = $2";
-    let rows = query(sql).bind(book.0).bind(vault.0.0).fetch_all(conn).await?;
+    let rows = query(sql).bind(index.0).bind(vault.0.0).fetch_all(conn).await?;
     rows.iter().map(|row| Ok((address(row, 0)?, Usdc(natural(row.try_get(1)?))))).collect()
 }
 
 pub(super) async fn put_credit(
     conn: &mut PgConnection,
-    book: IndexId,
+    index: IndexId,
     (vault, account): (Address, Address),
     amount: Usdc,
 ) -> sqlx::Result<()> {
     let done = if amount == Usdc::ZERO {
         let sql = "DELETE FROM credits WHERE book = $1 AND vault = $2 AND account = $3";
-        query(sql).bind(book.0).bind(vault.0.0).bind(account.0.0).execute(conn).await
+        query(sql).bind(index.0).bind(vault.0.0).bind(account.0.0).execute(conn).await
     } else {
         let sql = "INSERT INTO credits (book, vault, account, amount) VALUES ($1, $2, $3, $4) \
                    ON CONFLICT (book, vault, account) DO UPDATE SET amount = $4";
-        query(sql).bind(book.0).bind(vault.0.0).bind(account.0.0).bind(integer(amount.0)).execute(conn).await
+        query(sql).bind(index.0).bind(vault.0.0).bind(account.0.0).bind(integer(amount.0)).execute(conn).await
     };
     done.map(drop)
 }

@@ -20,7 +20,7 @@ use super::Jail;
 const STDERR: RawFd = 2;
 
 /// The way in. Made before the startup: afterwards there is only time for system calls.
-pub(in crate::drivers::qemu) struct Entry {
+pub(in crate::drivers::qemu) struct JailEntry {
     pub(in crate::drivers::qemu) cgroup: Vec<RawFd>,
     pub(in crate::drivers::qemu) files: Vec<RawFd>,
     pub(in crate::drivers::qemu) network: Option<File>,
@@ -52,7 +52,7 @@ impl JailHandles {
     }
 }
 
-impl Entry {
+impl JailEntry {
     /// Only system calls: no allocation, no locks. Each step needs a right that one of
     /// the next ones gives up.
     fn enter(&self) -> io::Result<()> {
@@ -159,7 +159,7 @@ fn borrow(file: RawFd) -> BorrowedFd<'static> {
 
 /// Has a program begin with the way in.
 #[expect(unsafe_code, reason = "a child cannot be moved into namespaces, a session and a cgroup from outside")]
-pub(in crate::drivers::qemu) fn before_exec(command: &mut Command, entry: Entry) {
+pub(in crate::drivers::qemu) fn before_exec(command: &mut Command, entry: JailEntry) {
     // SAFETY: `enter` makes system calls only, on memory that was allocated before the fork.
     unsafe { command.pre_exec(move || entry.enter()) };
 }

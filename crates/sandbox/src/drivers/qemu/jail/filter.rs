@@ -8,7 +8,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-use crate::Failure;
+use crate::DriverFailure;
 use crate::drivers::qemu::probe::Accelerator;
 
 /// Files that are open or lie in its root; memory; threads; signals to itself; waiting.
@@ -142,9 +142,9 @@ const KVM_MASK: u64 = 0xff00;
 const KVM: u64 = 0xae00;
 
 /// The list, compiled.
-pub(super) fn program(accelerator: Accelerator) -> Result<BpfProgram, Failure> {
+pub(super) fn program(accelerator: Accelerator) -> Result<BpfProgram, DriverFailure> {
     compile(accelerator)
-        .map_err(|error| Failure::Missing(format!("the list of system calls cannot be compiled: {error}")))
+        .map_err(|error| DriverFailure::Missing(format!("the list of system calls cannot be compiled: {error}")))
 }
 
 fn compile(accelerator: Accelerator) -> Result<BpfProgram, seccompiler::BackendError> {

@@ -26,12 +26,12 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use seccompiler::BpfProgram;
 
-pub(super) use entry::{Entry, JailHandles, before_exec};
+pub(super) use entry::{JailEntry, JailHandles, before_exec};
 pub(super) use root::{INITRAMFS, VMLINUX};
 
 use super::Kernel;
 use super::probe::{Accelerator, KVM};
-use crate::Failure;
+use crate::DriverFailure;
 
 /// What all VMMs of a driver are shut into, made once.
 pub(super) struct Jail {
@@ -51,7 +51,7 @@ impl Jail {
         kernel: &Kernel,
         accelerator: Accelerator,
         folder: &Path,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, DriverFailure> {
         require_user_namespaces()?;
         let device = match accelerator {
             Accelerator::Kvm => Some(Path::new(KVM)),
@@ -64,12 +64,12 @@ impl Jail {
     }
 }
 
-fn require_user_namespaces() -> Result<(), Failure> {
+fn require_user_namespaces() -> Result<(), DriverFailure> {
     let most = std::fs::read_to_string("/proc/sys/user/max_user_namespaces").unwrap_or_default();
     if most.trim().parse::<u64>().is_ok_and(|most| most > 0) {
         return Ok(());
     }
-    Err(Failure::Missing(
+    Err(DriverFailure::Missing(
         "this machine has no user namespaces (user.max_user_namespaces); VMMs could not be shut in".to_owned(),
     ))
 }

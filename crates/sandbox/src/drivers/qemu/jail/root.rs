@@ -21,7 +21,7 @@ use rustix::process::{chdir, pivot_root, umask};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::super::Kernel;
-use crate::{Failure, command, files};
+use crate::{DriverFailure, command, files};
 
 /// The guests' kernel in the root.
 pub(in crate::drivers::qemu) const VMLINUX: &str = "/kernel/vmlinux";
@@ -52,7 +52,7 @@ pub(super) fn build(
     kernel: &Kernel,
     device: Option<&Path>,
     folder: &Path,
-) -> Result<(File, Option<OwnedFd>), Failure> {
+) -> Result<(File, Option<OwnedFd>), DriverFailure> {
     let (mut contents, loader) = parts(program)?;
     contents.insert(file(VMLINUX, &kernel.vmlinux));
     contents.insert(file(INITRAMFS, &kernel.initramfs));
@@ -61,19 +61,20 @@ pub(super) fn build(
     }
     files::private_dir(folder)?;
     let executable = [Some(program), loader.as_deref()];
-    let work = || -> Result<(File, Option<OwnedFd>), Failure> {
+    let work = || -> Result<(File, Option<OwnedFd>), DriverFailure> {
         let namespace = enter(folder, &contents)?;
         let allowed = allow(executable.into_iter().flatten(), device);
-        let landlock = allowed.map_err(|error| Failure::Missing(format!("Landlock refuses its rules: {error}")))?;
+        let landlock =
+            allowed.map_err(|error| DriverFailure::Missing(format!("Landlock refuses its rules: {error}")))?;
         Ok((namespace, landlock.into()))
     };
     thread::scope(|scope| scope.spawn(work).join())
-        .unwrap_or_else(|_| Err(Failure::Missing("the thread in the new root is gone".to_owned())))
+        .unwrap_or_else(|_| Err(DriverFailure::Missing("the thread in the new root is gone".to_owned())))
 }
 
 /// Leaves this thread in the new root. The host's mounts are not in it, and nothing of
 /// it is seen on the host.
-fn enter(folder: &Path, contents: &BTreeSet<Shared>) -> Result<File, Failure> {
+fn enter(folder: &Path, contents: &BTreeSet<Shared>) -> Result<File, DriverFailure> {
     own_mounts()?;
     // Of this thread alone, since its root is: whoever has no name here must get through.
     umask(Mode::from_raw_mode(0o022));
@@ -99,7 +100,7 @@ fn own_mounts() -> io::Result<()> {
 }
 
 impl Shared {
-    fn mount(&self, root: &Path) -> Result<(), Failure> {
+    fn mount(&self, root: &Path) -> Result<(), DriverFailure> {
         let at = root.join(self.at.strip_prefix("/").unwrap_or(&self.at));
         let folder = if self.from.is_dir() { Some(&*at) } else { at.parent() };
         if let Some(folder) = folder {
@@ -120,7 +121,7 @@ fn file(at: impl Into<PathBuf>, from: &Path) -> Shared {
 }
 
 /// The program, its libraries and its firmware; and the loader among them.
-fn parts(program: &Path) -> Result<(BTreeSet<Shared>, Option<PathBuf>), Failure> {
+fn parts(program: &Path) -> Result<(BTreeSet<Shared>, Option<PathBuf>), DriverFailure> {
     let mut paths = BTreeSet::from([program.to_owned()]);
     // A program without libraries says its version instead.
     let said = command::read(program, &["--version"], &[("LD_TRACE_LOADED_OBJECTS", "1")])?;

@@ -15,8 +15,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::Config;
 use super::peer::PeerNode;
-use super::shared::{self, Record, SharedHost};
-use crate::{Failure, files};
+use super::shared::{self, HostChanges, SharedHost};
+use crate::{DriverFailure, files};
 
 /// A daemon that was killed in the middle of starting a program leaves a copy of its
 /// locks in the half of the fork that has not yet become the program.
@@ -27,7 +27,7 @@ const MARK: &str = "node.mark";
 
 /// A name and a range that are held until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct NetworkLock {
     #[expect(dead_code, reason = "holding it open holds the lock")]
     lock: File,
     path: PathBuf,
@@ -36,7 +36,7 @@ pub(crate) struct Claim {
     pub(crate) inherited: bool,
 }
 
-impl Claim {
+impl NetworkLock {
     /// Claims what the section says, and the users from this one on, for the node with
     /// this state folder. `running` tells how many processes run under a name.
     pub(crate) fn take(
@@ -44,14 +44,14 @@ impl Claim {
         state: &Path,
         first_uid: u32,
         running: impl Fn(&str) -> io::Result<usize>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, DriverFailure> {
         let node = PeerNode { mark: mark(state)?, state: state.to_owned(), range: config.range, first_uid };
         let until = Instant::now() + PATIENCE;
         loop {
             match SharedHost::this().claim(config.name.as_str(), &node, &running)? {
                 Ok(claim) => return Ok(claim),
                 Err(_) if Instant::now() < until => thread::sleep(PAUSE),
-                Err(taken) => return Err(Failure::Taken(taken)),
+                Err(taken) => return Err(DriverFailure::Taken(taken)),
             }
         }
     }
@@ -74,7 +74,7 @@ impl SharedHost {
         name: &str,
         node: &PeerNode,
         running: &impl Fn(&str) -> io::Result<usize>,
-    ) -> Result<Result<Claim, String>, Failure> {
+    ) -> Result<Result<NetworkLock, String>, DriverFailure> {
         let mut file = self.lock()?;
         let mut record = shared::read(&mut file)?;
         if let Some(taken) = self.overlap(&record, name, node, running)? {
@@ -95,16 +95,16 @@ impl SharedHost {
         }
         record.nodes.insert(name.to_owned(), node.clone());
         self.write(&mut file, &record)?;
-        Ok(Ok(Claim { lock, path, mark: node.mark.clone(), inherited }))
+        Ok(Ok(NetworkLock { lock, path, mark: node.mark.clone(), inherited }))
     }
 
     fn overlap(
         &self,
-        record: &Record,
+        record: &HostChanges,
         name: &str,
         node: &PeerNode,
         running: &impl Fn(&str) -> io::Result<usize>,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<String>, DriverFailure> {
         for (other, their) in record.nodes.iter().filter(|(other, _)| *other != name) {
             let (addresses, users) = (their.range.overlaps(node.range), their.meets(node));
             if !(addresses || users) || !(self.is_held(other)? || running(other)? > 0) {
@@ -164,7 +164,7 @@ fn mark(state: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Range;
+    use super::super::AddressRange;
     use super::*;
 
     struct Place {
@@ -179,13 +179,13 @@ mod tests {
         fn node(&self, state: &str, range: &str) -> PeerNode {
             let state = self.dir.path().join(state);
             fs::create_dir_all(&state).unwrap();
-            let range: Range = range.parse().unwrap();
+            let range: AddressRange = range.parse().unwrap();
             // More users than any range has slots.
             let first_uid = 100_000 + u32::from(range.ends(0).0.octets()[1]) * 20_000;
             PeerNode { mark: mark(&state).unwrap(), state, range, first_uid }
         }
 
-        fn claim(&self, name: &str, node: &PeerNode, running: usize) -> Result<Claim, String> {
+        fn claim(&self, name: &str, node: &PeerNode, running: usize) -> Result<NetworkLock, String> {
             SharedHost::of_test(self.dir.path()).claim(name, node, &|_: &str| Ok(running)).unwrap()
         }
     }

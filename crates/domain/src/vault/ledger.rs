@@ -5,56 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use alloy_primitives::Address;
 use serde::{Deserialize, Serialize};
 
-use super::{Settings, Task, TaskId, TaskStateName, VaultEvent};
+use super::{InvalidEvent, Task, TaskId, VaultEvent, VaultSettings};
 use crate::Usdc;
-
-/// Why an event cannot follow the ones before it.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Impossible {
-    /// The vault's first event is its creation.
-    #[error("{0} of a vault that was never created")]
-    NoVault(&'static str),
-    /// A vault is created once.
-    #[error("a vault was created a second time")]
-    VaultTwice,
-    /// The first event of a task is its creation.
-    #[error("{0} of a task that was never created")]
-    NoTask(&'static str),
-    /// A task is created once.
-    #[error("a task was created a second time")]
-    TaskTwice,
-    /// The state allows no such step.
-    #[error("{event} of a task that is {state}")]
-    Step {
-        /// The event's name.
-        event: &'static str,
-        /// Where the task stands.
-        state: TaskStateName,
-    },
-    /// The terms are of another task.
-    #[error("the terms are not those of the task that was created")]
-    OtherTerms,
-    /// More than there is, or not all of it.
-    #[error("an event of {said} USDC where {is} USDC are")]
-    Amount {
-        /// What the event says.
-        said: Usdc,
-        /// What there is.
-        is: Usdc,
-    },
-    /// The event names somebody who has not that place.
-    #[error("{0} by somebody who has no such place")]
-    Somebody(&'static str),
-    /// A sum that no amount of USDC reaches.
-    #[error("a sum larger than any amount of USDC")]
-    TooLarge,
-    /// Events were missing at the end: something is neither locked nor anybody's.
-    #[error("what ended or began was not followed by what must follow it")]
-    Unfinished,
-    /// The parts and their sums differ.
-    #[error("the sums and their parts differ")]
-    Sums,
-}
 
 /// A vault without its tasks and accounts: who has which place, and the sums.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +22,7 @@ pub struct Vault {
     /// Who has been offered the agent's role.
     pub pending_agent_wallet: Option<Address>,
     /// For tasks to come.
-    pub settings: Settings,
+    pub settings: VaultSettings,
     /// Whether creation is stopped.
     pub paused: bool,
     /// What the owner may withdraw.
@@ -93,7 +45,7 @@ impl Vault {
             pending_owner: None,
             agent_wallet,
             pending_agent_wallet: None,
-            settings: Settings { arbiter: Address::ZERO, fee_recipient: Address::ZERO, fee_bps: 0 },
+            settings: VaultSettings { arbiter: Address::ZERO, fee_recipient: Address::ZERO, fee_bps: 0 },
             paused: false,
             available: Usdc::ZERO,
             total_earnings: Usdc::ZERO,
@@ -114,7 +66,7 @@ impl Vault {
 /// [`VaultEvent::task`], and the credit of [`VaultEvent::account`] (zero if there
 /// is none).
 #[derive(Clone, Copy, Debug)]
-pub struct Found<'a> {
+pub struct PostingInput<'a> {
     /// The vault, unless this is its creation.
     pub vault: Option<&'a Vault>,
     /// The event's task, if it was created before.
@@ -139,13 +91,13 @@ pub struct Posting {
 /// One event, posted.
 ///
 /// # Errors
-/// [`Impossible`] when the event cannot follow.
-pub fn post(found: Found<'_>, event: &VaultEvent) -> Result<Posting, Impossible> {
+/// [`InvalidEvent`] when the event cannot follow.
+pub fn post(found: PostingInput<'_>, event: &VaultEvent) -> Result<Posting, InvalidEvent> {
     if let VaultEvent::VaultCreated { owner, agent_wallet, pod_id } = event {
         let vault = Vault::created(pod_id.clone(), *owner, *agent_wallet);
-        return if found.vault.is_some() { Err(Impossible::VaultTwice) } else { Ok(only(vault)) };
+        return if found.vault.is_some() { Err(InvalidEvent::VaultTwice) } else { Ok(only(vault)) };
     }
-    let vault = found.vault.ok_or(Impossible::NoVault(event.name()))?.clone();
+    let vault = found.vault.ok_or(InvalidEvent::NoVault(event.name()))?.clone();
     match event.task() {
         Some(_) => post_task(vault, found, event),
         None => post_vault(vault, found.credit, event),
@@ -156,18 +108,18 @@ const fn only(vault: Vault) -> Posting {
     Posting { vault, task: None, credit: None, operator: None }
 }
 
-fn post_task(mut vault: Vault, found: Found<'_>, event: &VaultEvent) -> Result<Posting, Impossible> {
+fn post_task(mut vault: Vault, found: PostingInput<'_>, event: &VaultEvent) -> Result<Posting, InvalidEvent> {
     let before = found.task.map_or(Usdc::ZERO, Task::locked);
     let task = match (found.task, event) {
         (None, VaultEvent::TaskCreated { amount, creator, .. }) => Task::announced(*amount, *creator),
-        (Some(_), VaultEvent::TaskCreated { .. }) => return Err(Impossible::TaskTwice),
+        (Some(_), VaultEvent::TaskCreated { .. }) => return Err(InvalidEvent::TaskTwice),
         (Some(task), _) => task.step(event)?,
-        (None, _) => return Err(Impossible::NoTask(event.name())),
+        (None, _) => return Err(InvalidEvent::NoTask(event.name())),
     };
     vault.locked = add(take(vault.locked, before)?, task.locked())?;
     let credit = match event {
         VaultEvent::TaskCompleted { amount, .. } => {
-            vault.total_tasks = vault.total_tasks.checked_add(1).ok_or(Impossible::TooLarge)?;
+            vault.total_tasks = vault.total_tasks.checked_add(1).ok_or(InvalidEvent::TooLarge)?;
             earn(&mut vault, *amount)?
         }
         VaultEvent::TaskResolved { amount, .. } => earn(&mut vault, *amount)?,
@@ -180,13 +132,13 @@ fn post_task(mut vault: Vault, found: Found<'_>, event: &VaultEvent) -> Result<P
     Ok(Posting { vault, task: Some(task), credit, operator: None })
 }
 
-fn earn(vault: &mut Vault, amount: Usdc) -> Result<Option<Usdc>, Impossible> {
+fn earn(vault: &mut Vault, amount: Usdc) -> Result<Option<Usdc>, InvalidEvent> {
     vault.available = add(vault.available, amount)?;
     vault.total_earnings = add(vault.total_earnings, amount)?;
     Ok(None)
 }
 
-fn post_vault(mut vault: Vault, credit: Usdc, event: &VaultEvent) -> Result<Posting, Impossible> {
+fn post_vault(mut vault: Vault, credit: Usdc, event: &VaultEvent) -> Result<Posting, InvalidEvent> {
     match event {
         VaultEvent::CreditWithdrawn { amount, .. } => {
             vault.credited = take(vault.credited, *amount)?;
@@ -204,8 +156,8 @@ fn post_vault(mut vault: Vault, credit: Usdc, event: &VaultEvent) -> Result<Post
 }
 
 /// A place is offered by whoever has it, and taken by whom it was offered to.
-fn rotate(vault: &mut Vault, event: &VaultEvent) -> Result<(), Impossible> {
-    let holds = |is: bool| if is { Ok(()) } else { Err(Impossible::Somebody(event.name())) };
+fn rotate(vault: &mut Vault, event: &VaultEvent) -> Result<(), InvalidEvent> {
+    let holds = |is: bool| if is { Ok(()) } else { Err(InvalidEvent::Somebody(event.name())) };
     match event {
         VaultEvent::OwnershipTransferStarted { owner, pending_owner } => {
             holds(vault.owner == *owner)?;
@@ -224,7 +176,7 @@ fn rotate(vault: &mut Vault, event: &VaultEvent) -> Result<(), Impossible> {
             holds(is && vault.pending_agent_wallet == Some(*agent_wallet))?;
             (vault.agent_wallet, vault.pending_agent_wallet) = (*agent_wallet, None);
         }
-        _ => return Err(Impossible::NoTask(event.name())),
+        _ => return Err(InvalidEvent::NoTask(event.name())),
     }
     Ok(())
 }
@@ -233,44 +185,45 @@ fn offered(to: Address) -> Option<Address> {
     (to != Address::ZERO).then_some(to)
 }
 
-fn add(sum: Usdc, more: Usdc) -> Result<Usdc, Impossible> {
-    sum.checked_add(more).ok_or(Impossible::TooLarge)
+fn add(sum: Usdc, more: Usdc) -> Result<Usdc, InvalidEvent> {
+    sum.checked_add(more).ok_or(InvalidEvent::TooLarge)
 }
 
-fn take(sum: Usdc, part: Usdc) -> Result<Usdc, Impossible> {
-    sum.checked_sub(part).ok_or(Impossible::Amount { said: part, is: sum })
+fn take(sum: Usdc, part: Usdc) -> Result<Usdc, InvalidEvent> {
+    sum.checked_sub(part).ok_or(InvalidEvent::Amount { said: part, is: sum })
 }
 
-/// All books of one vault, in memory.
+/// The ledger of one vault, in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Books {
+pub struct VaultLedger {
     vault: Option<Vault>,
     tasks: BTreeMap<TaskId, Task>,
     credits: BTreeMap<Address, Usdc>,
     operators: BTreeSet<Address>,
 }
 
-impl Books {
-    /// The books after all these events, checked.
+impl VaultLedger {
+    /// The ledger after all these events, checked.
     ///
     /// # Errors
     /// The first event that cannot follow, or what is missing at the end.
-    pub fn of<'a>(events: impl IntoIterator<Item = &'a VaultEvent>) -> Result<Self, Impossible> {
-        let mut books = Self::default();
-        events.into_iter().try_for_each(|event| books.apply(event))?;
-        books.check()?;
-        Ok(books)
+    pub fn of<'a>(events: impl IntoIterator<Item = &'a VaultEvent>) -> Result<Self, InvalidEvent> {
+        let mut ledger = Self::default();
+        events.into_iter().try_for_each(|event| ledger.apply(event))?;
+        ledger.check()?;
+        Ok(ledger)
     }
 
     /// One more event. Nothing changes when it is refused.
     ///
     /// # Errors
-    /// [`Impossible`] when the event cannot follow.
-    pub fn apply(&mut self, event: &VaultEvent) -> Result<(), Impossible> {
+    /// [`InvalidEvent`] when the event cannot follow.
+    pub fn apply(&mut self, event: &VaultEvent) -> Result<(), InvalidEvent> {
         let task = event.task();
         let account = event.account();
         let credit = account.map_or(Usdc::ZERO, |account| self.credit(&account));
-        let found = Found { vault: self.vault.as_ref(), task: task.as_ref().and_then(|id| self.tasks.get(id)), credit };
+        let found =
+            PostingInput { vault: self.vault.as_ref(), task: task.as_ref().and_then(|id| self.tasks.get(id)), credit };
         let posting = post(found, event)?;
         self.vault = Some(posting.vault);
         self.tasks.extend(task.zip(posting.task));
@@ -287,15 +240,15 @@ impl Books {
     /// after the last event of every transaction.
     ///
     /// # Errors
-    /// [`Impossible::Unfinished`] or [`Impossible::Sums`].
-    pub fn check(&self) -> Result<(), Impossible> {
+    /// [`InvalidEvent::Unfinished`] or [`InvalidEvent::Sums`].
+    pub fn check(&self) -> Result<(), InvalidEvent> {
         if !self.tasks.values().all(Task::is_settled) {
-            return Err(Impossible::Unfinished);
+            return Err(InvalidEvent::Unfinished);
         }
         let locked = self.tasks.values().map(Task::locked).try_fold(Usdc::ZERO, Usdc::checked_add);
         let credited = self.credits.values().copied().try_fold(Usdc::ZERO, Usdc::checked_add);
         let sums = self.vault.as_ref().map_or((Usdc::ZERO, Usdc::ZERO), |vault| (vault.locked, vault.credited));
-        if (locked, credited) == (Some(sums.0), Some(sums.1)) { Ok(()) } else { Err(Impossible::Sums) }
+        if (locked, credited) == (Some(sums.0), Some(sums.1)) { Ok(()) } else { Err(InvalidEvent::Sums) }
     }
 
     /// The vault, once it was created.

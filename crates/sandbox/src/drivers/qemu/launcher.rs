@@ -5,13 +5,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use super::Settings;
+use super::QemuSettings;
 use super::arguments::{CommandLine, Disk};
 use super::jail::Jail;
-use super::launch::{Launch, Started};
+use super::launch::{RunningVmm, VmmLaunch};
 use super::probe::Accelerator;
-use crate::cgroup::{Cgroups, Device, DiskRate, Limits};
-use crate::{Failure, files};
+use crate::cgroup::{BlockDevice, CgroupLimits, Cgroups, DiskRate};
+use crate::{DriverFailure, files};
 
 /// What a guest's VMM takes beyond the guest's memory: QEMU itself, its threads, and
 /// under emulation its translations. Measured; the cgroup's limit is set with it.
@@ -33,21 +33,21 @@ pub(super) struct VmConfig {
 }
 
 /// How VMMs are started: the same way for a probe as for an agent.
-pub(super) struct Plan<'a> {
-    pub(super) settings: &'a Settings,
+pub(super) struct VmmLauncher<'a> {
+    pub(super) settings: &'a QemuSettings,
     pub(super) program: &'a Path,
     pub(super) cgroups: &'a Cgroups,
     pub(super) jail: &'a Jail,
 }
 
-impl Plan<'_> {
+impl VmmLauncher<'_> {
     pub(super) fn start(
         &self,
         config: VmConfig,
         accelerator: Accelerator,
         tsc_khz: u64,
         groups: &[u32],
-    ) -> Result<Started, Failure> {
+    ) -> Result<RunningVmm, DriverFailure> {
         let dir = guest_dir(&self.settings.state, &config.name);
         let (control, console) = (listener(&dir.join("control"))?, listener(&dir.join("console"))?);
         let disks: Vec<Disk> = config
@@ -67,12 +67,12 @@ impl Plan<'_> {
             control: control.as_raw_fd(),
             console: console.as_raw_fd(),
         };
-        let limits = Limits {
+        let limits = CgroupLimits {
             cores: config.cores,
             memory_mib: config.memory_mib + overhead_mib(accelerator),
             disk: self.disk_rate(config.cores)?,
         };
-        let launch = Launch {
+        let launch = VmmLaunch {
             program: self.program,
             arguments: &command_line.arguments(),
             uid: config.uid,
@@ -80,7 +80,7 @@ impl Plan<'_> {
             namespace: config.namespace.as_deref(),
             jail: self.jail,
             file_bytes: largest_disk(&config.disks)?.max(self.settings.layer_mib.max(self.settings.data_mib) * MIB),
-            cgroup: self.cgroups.create(&config.name, limits).map_err(Failure::Cgroup)?,
+            cgroup: self.cgroups.create(&config.name, limits).map_err(DriverFailure::Cgroup)?,
             files: config
                 .disks
                 .into_iter()
@@ -89,16 +89,16 @@ impl Plan<'_> {
                 .chain([control, console])
                 .collect(),
         };
-        launch.start().map_err(Failure::Process)
+        launch.start().map_err(DriverFailure::Process)
     }
 
-    fn disk_rate(&self, cores: u32) -> Result<Option<DiskRate>, Failure> {
-        let Settings { state, disk_mib_per_second, .. } = self.settings;
+    fn disk_rate(&self, cores: u32) -> Result<Option<DiskRate>, DriverFailure> {
+        let QemuSettings { state, disk_mib_per_second, .. } = self.settings;
         if *disk_mib_per_second == 0 {
             return Ok(None);
         }
         let bytes_per_second = disk_mib_per_second * MIB * u64::from(cores);
-        Ok(Some(DiskRate { device: Device::of(state)?, bytes_per_second }))
+        Ok(Some(DiskRate { device: BlockDevice::of(state)?, bytes_per_second }))
     }
 }
 

@@ -1,13 +1,13 @@
 //! Whether a receipt is true: what endpoints say of one transaction, compared.
 //! Pure.
 
-use domain::evm::Mined;
+use domain::evm::MinedTransaction;
 
 use super::answer::{Block, Receipt};
 
 /// What one endpoint says when it is asked for a transaction it may know.
 #[derive(Clone, Debug)]
-pub(super) struct Statement {
+pub(super) struct ReceiptReport {
     /// Its height.
     pub(super) height: u64,
     /// Its receipt.
@@ -16,35 +16,35 @@ pub(super) struct Statement {
     pub(super) block: Option<Block>,
 }
 
-/// What that is worth to a claimed receipt.
+/// What a report says about a claimed receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Testimony {
+pub(super) enum ReceiptCheck {
     /// It says the same, and the block is deep enough.
-    Deep,
+    Confirmed,
     /// It says the same, or nothing against it, but is not far enough.
-    Shallow,
+    Unconfirmed,
     /// It is past that block and says otherwise.
-    Contradicts,
+    Contradicted,
     /// Its own answers do not fit each other.
     Inconsistent(&'static str),
 }
 
-/// Weighs a statement against a claimed receipt, which must be `confirmations`
+/// Compares a report with a claimed receipt, which must be `confirmations`
 /// deep, its own block included.
-pub(super) fn testify(claim: &Receipt, confirmations: u64, said: &Statement) -> Testimony {
+pub(super) fn check_receipt(claim: &Receipt, confirmations: u64, said: &ReceiptReport) -> ReceiptCheck {
     let depth = (said.height + 1).saturating_sub(claim.block_number);
     let Some(receipt) = &said.receipt else {
-        return if depth < confirmations { Testimony::Shallow } else { Testimony::Contradicts };
+        return if depth < confirmations { ReceiptCheck::Unconfirmed } else { ReceiptCheck::Contradicted };
     };
     if !same(claim, receipt) {
-        return Testimony::Contradicts;
+        return ReceiptCheck::Contradicted;
     }
     match said.block.as_ref().map(|block| fits(receipt, block)) {
-        None if depth == 0 => Testimony::Shallow,
-        None => Testimony::Inconsistent("the block of a receipt does not exist"),
-        Some(Err(what)) => Testimony::Inconsistent(what),
-        Some(Ok(())) if depth < confirmations => Testimony::Shallow,
-        Some(Ok(())) => Testimony::Deep,
+        None if depth == 0 => ReceiptCheck::Unconfirmed,
+        None => ReceiptCheck::Inconsistent("the block of a receipt does not exist"),
+        Some(Err(what)) => ReceiptCheck::Inconsistent(what),
+        Some(Ok(())) if depth < confirmations => ReceiptCheck::Unconfirmed,
+        Some(Ok(())) => ReceiptCheck::Confirmed,
     }
 }
 
@@ -72,8 +72,8 @@ fn fits(receipt: &Receipt, block: &Block) -> Result<(), &'static str> {
 }
 
 /// A receipt that was believed, in a block that is its own.
-pub(super) fn mined(receipt: &Receipt, block: &Block) -> Mined {
-    Mined {
+pub(super) fn mined(receipt: &Receipt, block: &Block) -> MinedTransaction {
+    MinedTransaction {
         hash: receipt.transaction_hash,
         block: block.reference(),
         success: receipt.status == 1,
