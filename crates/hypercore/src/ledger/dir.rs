@@ -8,9 +8,10 @@ use domain::{Generation, RunId};
 
 use durable::DiskReserve;
 use sandbox::is_full;
+use seal::Sealer;
 
 use super::record::{DesiredState, SandboxRecord};
-use super::{Sealer, Secrets};
+use super::secrets::Secrets;
 use crate::error_chain::error_chain;
 use crate::reserve::make_room;
 
@@ -65,8 +66,9 @@ impl Ledger {
         if !key.exists() && has_secrets(&root).map_err(|source| failed("list", &root, source))? {
             return Err(failed("open the node's key", &key, io::Error::other(KEY_IS_GONE)));
         }
-        let sealer = Sealer::open(&key).map_err(|source| failed("open the node's key", &key, source))?;
-        Ok(Self { root, sealer, reserve })
+        let opened = seal::read_or_create("node.key", &key);
+        let opened = opened.map_err(|error| failed("open the node's key", &key, error.into()))?;
+        Ok(Self { root, sealer: Sealer::new(&opened), reserve })
     }
 
     /// Reads everything. What cannot be read is told apart, and never an error: it
@@ -111,7 +113,7 @@ impl SandboxDir {
     pub(crate) fn create(&self, record: &SandboxRecord, secrets: &Secrets) -> Result<(), LedgerError> {
         let path = self.secrets();
         durable::make_dir("sandbox", &self.dir).map_err(|source| failed("make", &self.dir, source))?;
-        let sealed = self.sealer.seal(record.id, record.desired.generation, secrets);
+        let sealed = secrets.seal(&self.sealer, record.id, record.desired.generation);
         sealed
             .and_then(|sealed| durable::replace("secrets", &path, &sealed))
             .map_err(|source| failed("write", &path, source))?;
@@ -135,7 +137,7 @@ impl SandboxDir {
         let path = self.secrets();
         let sealed = fs::read(&path);
         sealed
-            .and_then(|sealed| self.sealer.unseal(id, generation, &sealed))
+            .and_then(|sealed| Secrets::unseal(&self.sealer, id, generation, &sealed))
             .map_err(|source| failed("unseal", &path, source))
     }
 

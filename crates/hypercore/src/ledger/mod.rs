@@ -18,8 +18,8 @@
 
 mod dir;
 mod record;
-mod seal;
+mod secrets;
 
 pub(crate) use dir::{Ledger, LedgerError, SandboxDir};
 pub(crate) use record::{DesiredState, SandboxRecord};
-pub(crate) use seal::{Sealer, Secrets, random};
+pub(crate) use secrets::{Secrets, random};
