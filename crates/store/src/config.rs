@@ -17,6 +17,11 @@ pub struct Config {
     /// The directory of the SQLite database, made with mode 0700. Default
     /// `/var/lib/palatine/store`.
     pub directory: PathBuf,
+    /// The key that the keys in the database are sealed with; made (mode 0600) at the
+    /// first start. All gateways of one database are given the same file, and whoever
+    /// backs the database up keeps a copy of it apart: without it, none of those keys
+    /// can be had again. Default `/var/lib/palatine/gateway/sealing.key`.
+    pub sealing_key_file: PathBuf,
     /// Writes that may wait for SQLite's writer; one more waits with its caller.
     /// Default 8192.
     pub queue: usize,
@@ -37,6 +42,7 @@ impl Default for Config {
         Self {
             url: None,
             directory: PathBuf::from("/var/lib/palatine/store"),
+            sealing_key_file: PathBuf::from("/var/lib/palatine/gateway/sealing.key"),
             queue: 8192,
             readers: 2,
             connections: 16,
@@ -73,6 +79,11 @@ impl Config {
             None => Place::Sqlite(self.directory.clone()),
             Some(url) => url.place(),
         }
+    }
+
+    /// What it is called in errors, without a password.
+    pub(crate) fn name(&self) -> String {
+        self.url.as_ref().map_or_else(|| self.directory.display().to_string(), ToString::to_string)
     }
 
     pub(crate) const fn retention_ms(&self) -> u64 {

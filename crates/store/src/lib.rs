@@ -11,6 +11,7 @@
 //! | `port` | how a port is written |
 //! | `admission`, `life`, `pod`, `record` | reservations; runs, their steps and history; what lasts of a POD |
 //! | `billing` | marks, usage |
+//! | `keys`, `sealed` | the keys that gateways share, sealed; [`SealedKeys`]: in the clear for who has the sealing key |
 //! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
 //! | `payments`, `purposes`, `relays` | what was paid for requests, what each authorization pays for, what the relayer took on |
 //! | `index`, `outbox` | what was read of the chain, and what is sent to it |
@@ -28,6 +29,7 @@ mod copy;
 mod deploys;
 mod error;
 mod index;
+mod keys;
 mod life;
 mod links;
 mod outbox;
@@ -40,6 +42,7 @@ mod prune;
 mod purposes;
 mod record;
 mod relays;
+mod sealed;
 mod sqlite;
 mod store;
 mod table;
@@ -52,6 +55,7 @@ pub use copy::copy;
 pub use deploys::{DeployState, DeployStore, VaultConsent, VaultDeploy};
 pub use error::{Cause, StoreError};
 pub use index::{BatchRefusal, EventBatch, IndexId, IndexStore, IndexedVault};
+pub use keys::{KeyStore, SealedIdentity, SecretName};
 pub use life::{AgentStore, NodeObservation, StepOutcome};
 pub use links::{AccountLink, LinkStore};
 pub use outbox::{OutboxStore, OutboxWrite};
@@ -62,6 +66,7 @@ pub use prices::{PriceStore, Prices};
 pub use prune::{MaintenanceStore, PruneReport};
 pub use record::{BelowTier, Epoch, KeptData, PodKey, RunChange, RunRecord};
 pub use relays::{RelayStore, StoreJournal};
+pub use sealed::{SealedKeys, SealedKeysError};
 pub use sqlite::Sqlite;
 pub use store::Store;
 pub use table::{CopiedTable, CopyError};

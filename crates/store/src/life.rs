@@ -41,8 +41,8 @@ port! {
         /// POD's data. A run that ends with its data removed takes its POD with it.
         fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> StepOutcome;
 
-        /// Forgets all of a POD but what its wallet used and that its id was its
-        /// holder's; `false` while a run of it is live. One that is not there is removed
+        /// Forgets all of a POD, its key with it, but what its wallet used and that its
+        /// id was its holder's; `false` while a run of it is live. One that is not there is removed
         /// already.
         fn remove_pod(&self, pod: PodId, now: UnixMillis) -> bool;
 

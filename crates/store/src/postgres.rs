@@ -20,6 +20,7 @@ mod deploys;
 mod error;
 mod index;
 mod json;
+mod keys;
 mod lease;
 mod life;
 mod links;

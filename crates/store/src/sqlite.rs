@@ -29,6 +29,7 @@ mod handle;
 mod health;
 mod index;
 mod json;
+mod keys;
 mod life;
 mod links;
 mod outbox;

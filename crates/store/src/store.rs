@@ -42,6 +42,17 @@ impl Store {
         }
     }
 
+    /// Opens a database that a gateway has made; the schema is brought up too.
+    ///
+    /// # Errors
+    /// As of [`Store::open`], and where there is no database.
+    pub async fn open_existing(config: &Config) -> Result<Self, StoreError> {
+        if let Place::Sqlite(directory) = config.place() {
+            Sqlite::find(&directory)?;
+        }
+        Self::open(config).await
+    }
+
     /// This run of the gateway.
     #[must_use]
     pub fn epoch(&self) -> Epoch {

@@ -93,7 +93,7 @@ pub(crate) async fn rest(conn: &mut PgConnection, record: &RunRecord, at: UnixMi
 
 /// Forgets all of a POD but what its wallet used, and that its id was its holder's;
 /// `false` if a later run of it was begun meanwhile. Its row is locked first, as whoever
-/// sets its prices does.
+/// sets its prices does. Its key goes by a trigger: see `schema/2.sql`.
 pub(crate) async fn remove(conn: &mut PgConnection, record: &RunRecord, now: UnixMillis) -> sqlx::Result<bool> {
     let key = record.pod_key.0.cast_signed();
     let removed = query(

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, query, raw_sql};
 
 use crate::error::StoreError;
 
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
 /// "PLTN": names the lock.
 const LOCK: i64 = 0x504C_544E;
 

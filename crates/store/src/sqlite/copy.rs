@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row, ToSql, params_from_iter};
 
 use super::connection::connect;
 use super::files::{self, Files};
+use super::handle::Sqlite;
 use crate::error::StoreError;
 use crate::table::{CopyError, Table, Value};
 use crate::url::StoreUrl;
@@ -24,10 +25,7 @@ pub(crate) struct SqliteEnd {
 impl SqliteEnd {
     /// The one that is copied.
     pub(crate) fn source(directory: &Path) -> Result<Self, CopyError> {
-        if !files::has_database(directory) {
-            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(StoreError::file("find the database in", directory, missing).into());
-        }
+        Sqlite::find(directory)?;
         let files = files::take(directory)?;
         Ok(Self { conn: connect(&files)?, files, filled: None })
     }

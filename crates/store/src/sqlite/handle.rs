@@ -71,6 +71,13 @@ impl Sqlite {
         Self::open_in(config, &config.directory)
     }
 
+    /// Whether there is a database in this directory, as an error.
+    pub(crate) fn find(directory: &Path) -> Result<(), StoreError> {
+        let missing = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        let there = files::has_database(directory);
+        there.then_some(()).ok_or_else(|| StoreError::file("find the database in", directory, missing()))
+    }
+
     pub(crate) fn open_in(config: &Config, directory: &Path) -> Result<Self, StoreError> {
         let files = files::take(directory)?;
         let conn = connect(&files)?;

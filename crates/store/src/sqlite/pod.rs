@@ -122,7 +122,8 @@ pub(crate) fn rest(conn: &Connection, record: &RunRecord, at: UnixMillis) -> rus
     .map(drop)
 }
 
-/// Forgets all of a POD but what its wallet used, and that its id was its holder's.
+/// Forgets all of a POD, its key with it, but what its wallet used, and that its id was its
+/// holder's.
 pub(crate) fn remove(tx: &Tx<'_>, record: &RunRecord, now: UnixMillis) -> Result<(), StoreError> {
     const NAME: &str = "forget a POD";
     let sql = |error| StoreError::sql(NAME, error);
@@ -143,6 +144,7 @@ pub(crate) fn remove(tx: &Tx<'_>, record: &RunRecord, now: UnixMillis) -> Result
     ] {
         tx.conn.prepare_cached(delete).and_then(|mut delete| delete.execute((key,))).map_err(sql)?;
     }
+    erase_key(tx.conn, record.pod_key).map_err(sql)?;
     tx.conn
         .prepare_cached(
             "UPDATE pods SET removed_at = ?2, last_run = 0, stopped_at = NULL, data_node = NULL, data_until = NULL, \
@@ -151,6 +153,17 @@ pub(crate) fn remove(tx: &Tx<'_>, record: &RunRecord, now: UnixMillis) -> Result
         .and_then(|mut update| update.execute((key, integer(now.0))))
         .map(drop)
         .map_err(sql)
+}
+
+/// Forgets a POD's key, with its bytes in the database's file: a deleted row's would lie
+/// there until something else needs the room. What is not reached here is the log, whose
+/// pages are overwritten in turn, and every backup; there it is sealed. `secure_delete`
+/// would zero the rows of all tables, and `VACUUM` write the whole file anew.
+fn erase_key(conn: &Connection, pod: PodKey) -> rusqlite::Result<()> {
+    let key = (pod.0.cast_signed(),);
+    // A row of the same length is written over in its place.
+    conn.prepare_cached("UPDATE identities SET sealed = zeroblob(length(sealed)) WHERE pod = ?1")?.execute(key)?;
+    conn.prepare_cached("DELETE FROM identities WHERE pod = ?1")?.execute(key).map(drop)
 }
 
 /// Forgets a POD that does not run and of which no node keeps anything any more.

@@ -12,6 +12,8 @@
 //! | `idempotency` | wallet, key | which run a key stands for |
 //! | `cursors` | node, journal | the last mark that was counted |
 //! | `totals` | wallet | usage of runs that were forgotten |
+//! | `secrets` | name | keys of the gateways' own, sealed |
+//! | `identities` | pod | the PODs' keys, sealed |
 //! | `links` | holder | which owner a holder belongs to |
 //! | `prices` | pod, path | what requests cost |
 //! | `deploys` | pod | vaults that PODs are to have |
@@ -41,6 +43,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/4.sql"),
     include_str!("schema/5.sql"),
     include_str!("schema/6.sql"),
+    include_str!("schema/7.sql"),
 ];
 
 /// The newest schema known here.

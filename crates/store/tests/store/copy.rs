@@ -4,11 +4,11 @@ use domain::payment::{Payment, PaymentClaim, Payments, RequestHash};
 use domain::relay::{DailyQuota, Journal, RelayEntry, RelayState};
 use domain::{Address, B256, Event, Mark, MarkKind, StopReason, U256, Usdc};
 use palatine_store::{
-    AccountLink, CopiedTable, CopyError, DeployState, KeptData, RunMark, Store, StoreUrl, VaultDeploy, copy,
+    AccountLink, CopiedTable, CopyError, DeployState, KeptData, RunMark, SealedIdentity, SecretName, Store, StoreUrl, VaultDeploy, copy,
 };
 use relay::conformance;
 
-use crate::help::{DAY_MS, NOW, Place, folder, id, keyed, new_database, open, parse, reservation, reserved, wallet};
+use crate::help::{DAY_MS, NOW, Place, folder, id, keyed, new_database, open, parse, pod, reservation, reserved, wallet};
 use crate::{index, outbox};
 
 /// Something in every table there is.
@@ -17,9 +17,8 @@ async fn fill(store: &Store) {
     store.place(id(1), "one", NOW).await.unwrap();
     let mark = RunMark { run: id(1), mark: Mark { seq: 1, at: NOW, kind: MarkKind::Ready } };
     store.count_marks("one", "a", vec![mark], NOW).await.unwrap();
-    let pod = store.get(id(1)).await.unwrap().unwrap().pod;
-    store.set_prices(pod, [("/v1".to_owned(), Usdc(7))].into()).await.unwrap();
-    store.put_deploy(deploy(pod), NOW).await.unwrap();
+    store.set_prices(pod(1), [("/v1".to_owned(), Usdc(7))].into()).await.unwrap();
+    store.put_deploy(deploy(), NOW).await.unwrap();
     // One that is forgotten leaves its usage.
     reserved(store, reservation(2, 2)).await;
     store.advance(id(2), Event::Stop(StopReason::Removed), NOW).await.unwrap();
@@ -28,6 +27,8 @@ async fn fill(store: &Store) {
     store.advance(id(3), Event::Stop(StopReason::Balance), NOW).await.unwrap();
     store.end(id(3), Some(KeptData { until: Some(NOW.plus(DAY_MS)), bytes: 5 }), NOW).await.unwrap();
     store.keep_link(link()).await.unwrap();
+    store.keep_secret(SecretName::Check, vec![1; 72], NOW).await.unwrap();
+    store.keep_identity(pod(1), sealed(), NOW).await.unwrap();
     index::fill(store).await;
     store.outbox_write(outbox::entry("a", 0)).await.unwrap();
     pay(store).await;
@@ -46,10 +47,14 @@ fn link() -> AccountLink {
     }
 }
 
-fn deploy(pod: domain::PodId) -> VaultDeploy {
+fn sealed() -> SealedIdentity {
+    SealedIdentity { address: Address::repeat_byte(2), sealed: vec![2; 72] }
+}
+
+fn deploy() -> VaultDeploy {
     let (owner, agent_wallet, address) = (Address::repeat_byte(1), Address::repeat_byte(2), Address::repeat_byte(3));
     let (consent, tx, reason) = (None, Some(B256::repeat_byte(9)), None);
-    VaultDeploy { pod, owner, agent_wallet, address, state: DeployState::Deploying, consent, tx, reason }
+    VaultDeploy { pod: pod(1), owner, agent_wallet, address, state: DeployState::Deploying, consent, tx, reason }
 }
 
 async fn pay(store: &Store) {
@@ -97,6 +102,8 @@ async fn a_store_goes_to_postgres_and_back_and_is_what_it_was() {
     let returned = open(&Place::Url(back)).await;
     for store in [&moved, &returned] {
         assert!(store.live_of(wallet(1)).await.unwrap().is_some());
+        assert_eq!(store.secret(SecretName::Check).await.unwrap(), Some(vec![1; 72]));
+        assert_eq!(store.identity_of(pod(1)).await.unwrap(), Some(sealed()));
         // New rows have numbers of their own.
         assert_ne!(
             store.chain_index(338, Address::repeat_byte(77)).await.unwrap(),

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use domain::relay::{Journal, RelayAdmission, RelayEntry, RelayState};
 use domain::{Address, B256, State, StopReason};
-use palatine_store::{Admission, Config, PruneReport, Store, StoreError};
+use palatine_store::{Admission, Config, PruneReport, SealedIdentity, SecretName, Store, StoreError};
 use rusqlite::{Connection, params};
 
 use crate::help::{NOW, bytes, config, folder, id, keyed, pod, reopen, reservation, reserved, wallet};
@@ -293,6 +293,27 @@ fn fifth_version(directory: &Path) {
     let deploy = "INSERT INTO deploys (agent, owner, agent_wallet, address, state, changed_at) \
                   VALUES (7, ?1, ?1, ?1, 'deployed', ?2)";
     conn.execute(deploy, params![[1_u8; 20], now]).unwrap();
+}
+
+/// A database as version 6 left it: POD 7 runs, and its vault is known.
+fn sixth_version(directory: &Path) {
+    fifth_version(directory);
+    let conn = Connection::open(directory.join("palatine.db")).unwrap();
+    conn.execute_batch(include_str!("../../src/sqlite/schema/6.sql")).unwrap();
+    conn.pragma_update(None, "user_version", 6).unwrap();
+}
+
+#[tokio::test]
+async fn pods_of_the_sixth_version_are_what_they_were_and_may_have_keys_in_the_store() {
+    let folder = folder();
+    sixth_version(&config(&folder).directory);
+    let store = reopen(&folder).await;
+    assert_eq!(store.last_run(pod(7)).await.unwrap().unwrap().state, State::Ready);
+    assert_eq!(store.deploy_of(pod(7)).await.unwrap().map(|deploy| deploy.agent_wallet), Some(Address::repeat_byte(1)));
+    assert_eq!(store.identity_of(pod(7)).await.unwrap(), None);
+    assert_eq!(store.secret(SecretName::Check).await.unwrap(), None);
+    let identity = SealedIdentity { address: Address::repeat_byte(1), sealed: vec![1; 72] };
+    assert_eq!(store.keep_identity(pod(7), identity.clone(), NOW).await.unwrap(), identity);
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ mod files;
 mod finance;
 mod help;
 mod index;
+mod keys;
 mod life;
 mod outbox;
 mod payments;

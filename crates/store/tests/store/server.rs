@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use domain::{Event, State, StopReason};
+use domain::{Address, Event, PodId, State, StopReason};
 use fixtures::Postgres;
-use palatine_store::{Admission, Config, Store, StoreError};
+use palatine_store::{Admission, Config, SealedIdentity, Store, StoreError};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
 
@@ -64,6 +64,28 @@ async fn a_newer_schema_and_another_programs_database_are_refused_and_left_alone
     execute(&foreign, "CREATE TABLE t (x INT)").await;
     let refused = Store::open(&config(&foreign)).await.unwrap_err();
     assert!(matches!(refused, StoreError::Foreign(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
+    let url = new_database().await;
+    execute(&url, include_str!("../../src/postgres/schema/1.sql")).await;
+    execute(&url, "UPDATE palatine SET version = 1").await;
+    execute(
+        &url,
+        "INSERT INTO pods (key, name, wallet, last_run, brought, ephemeral, created_at, stopped_at) \
+         VALUES (7, 'mine', decode(repeat('01', 32), 'hex'), 7, FALSE, FALSE, 5, 6)",
+    )
+    .await;
+    let store = Store::open(&config(&url)).await.unwrap();
+    let named = PodId::chosen("mine").unwrap();
+    assert_eq!(store.identity_of(named).await.unwrap(), None);
+    let identity = SealedIdentity { address: Address::repeat_byte(1), sealed: vec![1; 72] };
+    assert_eq!(store.keep_identity(named, identity.clone(), NOW).await.unwrap(), identity);
+    // As a gateway of that version, which still runs, removes a POD and gives its id again.
+    execute(&url, "UPDATE pods SET removed_at = 9 WHERE key = 7").await;
+    execute(&url, "UPDATE pods SET removed_at = NULL WHERE key = 7").await;
+    assert_eq!(store.identity_of(named).await.unwrap(), None);
 }
 
 async fn execute(url: &str, sql: &str) {

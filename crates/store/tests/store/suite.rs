@@ -53,6 +53,15 @@ cases! {
         prices_are_set_whole,
         a_vault_that_is_deployed_stays_so_whatever_a_slower_writer_believes,
     }
+    keys {
+        of_fifty_who_keep_a_key_at_once_all_have_the_same,
+        a_key_that_is_kept_is_there_after_a_restart_and_never_replaced,
+        a_removed_pod_leaves_no_key_and_one_of_the_same_id_has_none,
+        fifty_keepers_and_a_removal_at_once_leave_no_key_behind,
+        fifty_gateways_that_begin_at_once_with_one_sealing_key_have_the_same_keys,
+        another_sealing_key_or_none_is_refused_by_name_and_nothing_is_made,
+        no_key_opens_in_another_ones_row,
+    }
     life {
         a_life_is_kept_step_by_step_and_told_to_whoever_listens,
         a_wallet_is_busy_until_the_grave_and_free_from_then_on,

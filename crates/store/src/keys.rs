@@ -1,0 +1,56 @@
+//! Keys that all gateways of a store share, sealed: no database ever holds one in the
+//! clear. What opens them is [`SealedKeys`](crate::SealedKeys).
+
+use domain::{Address, PodId, UnixMillis};
+
+use crate::port::port;
+
+/// A secret of the gateways' own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecretName {
+    /// A text that everybody knows: whatever does not open it is not the sealing key.
+    Check,
+    /// The key of the agents' tokens.
+    Tokens,
+}
+
+impl SecretName {
+    /// Its name in the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Tokens => "tokens",
+        }
+    }
+}
+
+/// A POD's key as it lies in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedIdentity {
+    /// The key's address.
+    pub address: Address,
+    /// The key.
+    pub sealed: Vec<u8>,
+}
+
+port! {
+    /// Sealed keys. One that is kept is never replaced.
+    KeyStore {
+        /// Keeps a secret, unless there is one of this name; the one that is kept.
+        fn keep_secret(&self, name: SecretName, sealed: Vec<u8>, now: UnixMillis) -> Vec<u8>;
+
+        /// A secret.
+        fn secret(&self, name: SecretName) -> Option<Vec<u8>>;
+
+        /// Keeps a POD's key, unless it has one; the one that is kept, until the POD is
+        /// removed. [`StoreError::NoPod`](crate::StoreError::NoPod).
+        fn keep_identity(&self, pod: PodId, identity: SealedIdentity, now: UnixMillis) -> SealedIdentity;
+
+        /// A POD's key; none of one that is not there.
+        fn identity_of(&self, pod: PodId) -> Option<SealedIdentity>;
+
+        /// Whether a POD of this id was removed, and nobody has it now.
+        fn was_removed(&self, pod: PodId) -> bool;
+    }
+}

@@ -1,0 +1,106 @@
+//! Sealed keys.
+
+use domain::{Address, PodId, UnixMillis};
+use sqlx::postgres::PgRow;
+use sqlx::{Row, query};
+
+use super::database::{Command, Postgres, Tx};
+use super::pod::{hold, names};
+use crate::codec::integer;
+use crate::error::StoreError;
+use crate::keys::{KeyStore, SealedIdentity, SecretName};
+
+impl KeyStore for Postgres {
+    async fn keep_secret(&self, name: SecretName, sealed: Vec<u8>, now: UnixMillis) -> Result<Vec<u8>, StoreError> {
+        self.write(KeepSecret { name, sealed, now }).await
+    }
+
+    async fn secret(&self, name: SecretName) -> Result<Option<Vec<u8>>, StoreError> {
+        let sql = "SELECT sealed FROM secrets WHERE name = $1";
+        self.one("read a secret", query(sql).bind(name.as_str()), |row| row.try_get(0)).await
+    }
+
+    async fn keep_identity(
+        &self,
+        pod: PodId,
+        identity: SealedIdentity,
+        now: UnixMillis,
+    ) -> Result<SealedIdentity, StoreError> {
+        self.write(KeepIdentity { pod, identity, now }).await
+    }
+
+    async fn identity_of(&self, pod: PodId) -> Result<Option<SealedIdentity>, StoreError> {
+        let sql = "SELECT address, sealed FROM identities JOIN pods ON pods.key = identities.pod \
+                   WHERE removed_at IS NULL AND (name = $2 OR key = $1 AND name IS NULL)";
+        let (key, name) = names(&pod);
+        self.one("read a POD's key", query(sql).bind(key).bind(name), decode).await
+    }
+
+    async fn was_removed(&self, pod: PodId) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM pods WHERE removed_at IS NOT NULL AND (name = $2 OR key = $1 AND name IS NULL)";
+        let (key, name) = names(&pod);
+        let found = self.one("look for a removed POD", query(sql).bind(key).bind(name), |_| Ok(())).await;
+        Ok(found?.is_some())
+    }
+}
+
+fn decode(row: &PgRow) -> sqlx::Result<SealedIdentity> {
+    Ok(SealedIdentity { address: Address::from(row.try_get::<[u8; 20], _>(0)?), sealed: row.try_get(1)? })
+}
+
+struct KeepSecret {
+    name: SecretName,
+    sealed: Vec<u8>,
+    now: UnixMillis,
+}
+
+impl Command for KeepSecret {
+    type Answer = Vec<u8>;
+    const NAME: &'static str = "keep a secret";
+
+    async fn apply(&self, tx: &mut Tx) -> Result<Vec<u8>, StoreError> {
+        self.write(tx).await.map_err(|error| StoreError::postgres(Self::NAME, error))
+    }
+}
+
+impl KeepSecret {
+    async fn write(&self, tx: &mut Tx) -> sqlx::Result<Vec<u8>> {
+        let insert = query("INSERT INTO secrets (name, sealed, made_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING");
+        let insert = insert.bind(self.name.as_str()).bind(&self.sealed).bind(integer(self.now.0));
+        insert.execute(tx.conn()).await?;
+        // Whoever was faster has committed: the insertion waited for that.
+        let kept = query("SELECT sealed FROM secrets WHERE name = $1").bind(self.name.as_str());
+        kept.fetch_one(tx.conn()).await?.try_get(0)
+    }
+}
+
+struct KeepIdentity {
+    pod: PodId,
+    identity: SealedIdentity,
+    now: UnixMillis,
+}
+
+impl Command for KeepIdentity {
+    type Answer = SealedIdentity;
+    const NAME: &'static str = "keep a POD's key";
+
+    async fn apply(&self, tx: &mut Tx) -> Result<SealedIdentity, StoreError> {
+        let kept = self.write(tx).await.map_err(|error| StoreError::postgres(Self::NAME, error))?;
+        kept.ok_or(StoreError::NoPod(self.pod))
+    }
+}
+
+impl KeepIdentity {
+    /// `None` if there is no such POD. It is not removed until the transaction ends.
+    async fn write(&self, tx: &mut Tx) -> sqlx::Result<Option<SealedIdentity>> {
+        let Some(key) = hold(tx.conn(), &self.pod).await? else { return Ok(None) };
+        let key = key.0.cast_signed();
+        let insert = query(
+            "INSERT INTO identities (pod, address, sealed, made_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+        );
+        let insert = insert.bind(key).bind(self.identity.address.0.0).bind(&self.identity.sealed);
+        insert.bind(integer(self.now.0)).execute(tx.conn()).await?;
+        let kept = query("SELECT address, sealed FROM identities WHERE pod = $1").bind(key);
+        decode(&kept.fetch_one(tx.conn()).await?).map(Some)
+    }
+}
