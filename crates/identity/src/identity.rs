@@ -9,7 +9,7 @@ use alloy::signers::local::PrivateKeySigner;
 use alloy::signers::{Result, Signer, SignerSync};
 use async_trait::async_trait;
 use domain::{Address, B256};
-use zeroize::Zeroizing;
+use secrecy::SecretBox;
 
 /// These 32 bytes are no secp256k1 key: zero, or not below the curve's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,9 +66,10 @@ impl Identity {
         if ours == agent_wallet { Ok(()) } else { Err(VaultMismatch { ours, vaults: agent_wallet }) }
     }
 
-    /// The key's bytes, for the keystore alone.
-    pub(crate) fn secret(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(self.0.to_bytes().0)
+    /// The key's bytes, for who seals them.
+    #[must_use]
+    pub fn secret(&self) -> SecretBox<[u8; 32]> {
+        SecretBox::new(Box::new(self.0.to_bytes().0))
     }
 }
 

@@ -15,7 +15,7 @@ use alloy_primitives::keccak256;
 use ctr::Ctr128BE;
 use ctr::cipher::{KeyIvInit, StreamCipher};
 use domain::Address;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::error::Category;
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
@@ -68,7 +68,7 @@ impl Keystore {
     ) -> Result<Self, KeystoreError> {
         let kdf = cost.salted(&randomness.salt);
         let derived = kdf.derive(password)?;
-        let mut ciphertext = *identity.secret();
+        let mut ciphertext = *identity.secret().expose_secret();
         apply_cipher(&derived, &randomness.iv, &mut ciphertext);
         Ok(Self {
             id: Some(Builder::from_random_bytes(randomness.id).into_uuid()),

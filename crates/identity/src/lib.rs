@@ -1,4 +1,4 @@
-//! A POD's key: the keystore it lies in, and what it signs.
+//! A POD's key: what it signs, and the keystore by which it comes and goes.
 //!
 //! | file | is |
 //! |---|---|

@@ -161,6 +161,7 @@ mod tests {
         assert!(!unit(GATEWAY_UNIT, "StateDirectory").contains(&"palatine"), "that is the node's as well");
         for path in [
             &config.store.directory,
+            &config.store.sealing_key_file,
             &config.gateway.token_key_file,
             &config.treasury.identities,
             &config.treasury.key_file,

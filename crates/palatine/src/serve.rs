@@ -12,13 +12,14 @@ use client::NodeClient;
 use control::Control;
 use gateway::{GatewayParts, Listeners, NodeGuests, NodeImages};
 use identity::Identity;
-use store::Store;
+use store::{SealedKeys, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use treasury::{Options, Treasury};
+use treasury::{Identities, Options, Treasury};
 
 use crate::config::Config;
+use crate::{commands, signer};
 
 /// The name of the one node.
 const NODE: &str = "local";
@@ -37,6 +38,9 @@ async fn run(config: &Config) -> Result<()> {
     // Listening first: a taken port is said before anything else is touched.
     let listeners = Listeners::bind(&config.gateway, &config.tls).await?;
     let store = Store::open(&config.store).await.context("open the database")?;
+    let now = commands::now()?;
+    let keys = SealedKeys::open_or_create(&store, &config.store, now).await.context("open the keys in the database")?;
+    let tokens = TokenIssuer::new(&gateway::token_key(&keys, &config.gateway.token_key_file, now).await?);
     // Nothing is asked of the chain yet: while no endpoint answers, stopping must work.
     let balances = Arc::new(SolanaBalances::new(&config.solana).context("[solana]")?);
     let node = NodeClient::new(&config.node.socket);
@@ -51,13 +55,14 @@ async fn run(config: &Config) -> Result<()> {
         tiers.clone(),
         control_ends.clone(),
     );
-    let treasury = treasury(config, &store, control_ends.clone()).await?;
+    let identities = Identities::new(store.clone(), keys, &config.treasury);
+    let treasury = treasury(config, &store, identities, control_ends.clone()).await?;
     let parts = GatewayParts {
         store,
         control: control.clone(),
         balances,
         tiers,
-        tokens: TokenIssuer::new(&gateway::token_key(&config.gateway.token_key_file)?),
+        tokens,
         guests: Arc::new(NodeGuests::new(HashMap::from([(NODE.to_owned(), node.clone())]))),
         images: Arc::new(NodeImages::new(vec![node])),
         treasury: treasury.clone(),
@@ -83,23 +88,26 @@ async fn run(config: &Config) -> Result<()> {
 }
 
 /// The financial layer, where a chain is configured. The chain need not answer yet.
-async fn treasury(config: &Config, store: &Store, ends: CancellationToken) -> Result<Option<Treasury>> {
+async fn treasury(
+    config: &Config,
+    store: &Store,
+    identities: Identities,
+    ends: CancellationToken,
+) -> Result<Option<Treasury>> {
     let Some(evm) = config.evm.clone() else {
         tracing::info!("no [evm]: there are no vaults and no payments");
         return Ok(None);
     };
     let relayer = if config.relayer.enabled { Some(relayer_key(&config.relayer).await?) } else { None };
-    let key = gateway::token_key(&config.treasury.key_file)?;
-    let options =
-        Options { treasury: config.treasury.clone(), relayer: config.relayer.clone(), x402: config.x402.clone() };
-    Ok(Some(Treasury::start(options, evm, store.clone(), &key, relayer, ends).await?))
+    let options = Options { relayer: config.relayer.clone(), x402: config.x402.clone() };
+    Ok(Some(Treasury::start(options, evm, store.clone(), identities, relayer, ends).await?))
 }
 
 /// The relayer's key. Opening it takes a core for a while.
 async fn relayer_key(config: &relay::Config) -> Result<Identity> {
     let (keystore, file) = (config.key.clone(), config.password_file.clone());
     let open = move || -> Result<Identity> {
-        let password = crate::signer::password(Some(&file), &keystore)?;
+        let password = signer::password(signer::PASSWORD, Some(&file), &keystore)?;
         Ok(Identity::load(&keystore, &password)?)
     };
     tokio::task::spawn_blocking(open).await?.context("[relayer] key")

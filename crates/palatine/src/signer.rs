@@ -12,8 +12,10 @@ use secrecy::SecretString;
 use crate::cli::Signer;
 use crate::up::{LocalStack, StateDir};
 
-/// The variable that may hold the password, for machines.
-const PASSWORD: &str = "PALATINE_PASSWORD";
+/// The variable that may hold the password of who signs, for machines.
+pub(crate) const PASSWORD: &str = "PALATINE_PASSWORD";
+/// The variable that may hold the password of a POD's key file.
+pub(crate) const POD_PASSWORD: &str = "POD_PASSWORD";
 /// The longest password file.
 const MAX_PASSWORD: u64 = 4096;
 
@@ -38,7 +40,7 @@ impl KeystoreLocation {
 
     /// The key.
     pub(crate) fn open(&self) -> Result<Identity> {
-        let password = password(self.password_file.as_deref(), &self.keystore)?;
+        let password = password(PASSWORD, self.password_file.as_deref(), &self.keystore)?;
         Identity::load(&self.keystore, &password).with_context(|| format!("open {}", self.keystore.display()))
     }
 }
@@ -49,25 +51,25 @@ pub(crate) fn open(signer: &Signer, state: &StateDir) -> Result<Identity> {
     location.context("no EVM key: pass --keystore FILE, or make one with: palatine wallet new FILE")?.open()
 }
 
-/// The password: from the file, the variable, or whoever sits there.
-pub(crate) fn password(file: Option<&Path>, keystore: &Path) -> Result<SecretString> {
+/// The password: from the file, this variable, or whoever sits there.
+pub(crate) fn password(variable: &str, file: Option<&Path>, keystore: &Path) -> Result<SecretString> {
     if let Some(file) = file {
         return from_file(file);
     }
-    if let Some(password) = std::env::var_os(PASSWORD) {
-        return Ok(SecretString::from(password.into_string().ok().with_context(|| format!("{PASSWORD} is no text"))?));
+    if let Some(password) = std::env::var_os(variable) {
+        return Ok(SecretString::from(password.into_string().ok().with_context(|| format!("{variable} is no text"))?));
     }
     if !std::io::stdin().is_terminal() {
-        bail!("the password of {} is needed: pass --password-file FILE, or set {PASSWORD}", keystore.display());
+        bail!("the password of {} is needed: pass --password-file FILE, or set {variable}", keystore.display());
     }
     let asked = rpassword::prompt_password(format!("Password of {}: ", keystore.display()));
     Ok(SecretString::from(asked.context("read the password")?))
 }
 
 /// A new password, asked for twice where somebody sits there.
-pub(crate) fn new_password(file: Option<&Path>, keystore: &Path) -> Result<SecretString> {
-    let first = password(file, keystore)?;
-    let asked = file.is_none() && std::env::var_os(PASSWORD).is_none();
+pub(crate) fn new_password(variable: &str, file: Option<&Path>, keystore: &Path) -> Result<SecretString> {
+    let first = password(variable, file, keystore)?;
+    let asked = file.is_none() && std::env::var_os(variable).is_none();
     if asked {
         let second = rpassword::prompt_password("The same again: ").context("read the password")?;
         if secrecy::ExposeSecret::expose_secret(&first) != second {

@@ -1,4 +1,4 @@
-//! `[treasury]`: where the agents' keys lie.
+//! `[treasury]`: where the agents' keys lay.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,11 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// The folder of the agents' key files, one each. Default
-    /// `/var/lib/palatine/gateway/identities`.
+    /// The folder in which earlier versions kept the agents' keys, a file each. They are
+    /// taken into the database, and not read again; a removed agent's is erased. Nothing is
+    /// written there. Default `/var/lib/palatine/gateway/identities`.
     pub identities: PathBuf,
-    /// The key that these files' password is; made (mode 0600) if absent. Default
+    /// The key that these files' password is. Default
     /// `/var/lib/palatine/gateway/identities.key`.
     pub key_file: PathBuf,
 }
@@ -25,11 +26,9 @@ impl Default for Config {
     }
 }
 
-/// The sections that the treasury is made from.
+/// The sections that the treasury is made from, beside `[treasury]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// `[treasury]`.
-    pub treasury: Config,
     /// `[relayer]`.
     pub relayer: relay::Config,
     /// `[x402]`.

@@ -51,7 +51,7 @@ impl Inner {
         // Until the owner has signed, the holder's newest link counts.
         let before = match known {
             Some(known) if known.owner == link.owner => known,
-            known => self.draft(agent, link.owner, known.is_some()).await?,
+            known => self.draft(agent, link.owner, known.is_some(), now).await?,
         };
         let deploy = found(&self.services()?.chain, before).await?;
         self.store.put_deploy(deploy.clone(), now).await?;
@@ -59,10 +59,16 @@ impl Inner {
     }
 
     /// Where an agent's vault will be. An agent that has a key gets no other one.
-    async fn draft(&self, agent: PodId, owner: Address, has_key: bool) -> Result<VaultDeploy, TreasuryError> {
+    async fn draft(
+        &self,
+        agent: PodId,
+        owner: Address,
+        has_key: bool,
+        now: UnixMillis,
+    ) -> Result<VaultDeploy, TreasuryError> {
         let if_missing = if has_key { IfMissing::Refuse } else { IfMissing::Create };
         let services = self.services()?;
-        let agent_wallet = self.identities.of(agent, if_missing).await?.address();
+        let agent_wallet = self.identities.of(agent, if_missing, now).await?.address();
         let address = services.chain.vault_of(agent.as_str(), owner).await.map_err(unanswered)?;
         let state = DeployState::Unsigned;
         Ok(VaultDeploy { pod: agent, owner, agent_wallet, address, state, consent: None, tx: None, reason: None })

@@ -1,7 +1,7 @@
 //! Why the treasury says no.
 
 use relay::RelayError;
-use store::StoreError;
+use store::{SealedKeysError, StoreError};
 
 use crate::identities::IdentityError;
 
@@ -56,10 +56,19 @@ pub enum TreasuryError {
     Config(String),
     /// The agent's key.
     #[error(transparent)]
-    Identity(#[from] IdentityError),
+    Identity(IdentityError),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<IdentityError> for TreasuryError {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::Store(error) | IdentityError::Keys(SealedKeysError::Store(error)) => Self::Store(error),
+            error => Self::Identity(error),
+        }
+    }
 }
 
 impl From<RelayError> for TreasuryError {

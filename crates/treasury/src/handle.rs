@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alloy_primitives::hex;
 use chain::EvmConfig;
 use chain::evm::Indexer;
 use domain::vault::TaskId;
@@ -12,7 +11,6 @@ use domain::{Address, B256, PodId, UnixMillis, Usdc, Wallet};
 use identity::Identity;
 use moka::future::Cache;
 use relay::{Clock, Relayer, SystemClock};
-use secrecy::{ExposeSecret, SecretBox, SecretString};
 use store::{IndexId, Store};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -34,6 +32,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 /// How often what was left open is looked at: relayed calls, payments.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(5);
+/// How often the key files of earlier versions are looked at, for those of removed agents.
+const WIPE_EVERY: Duration = Duration::from_secs(60);
 /// Agents that are told apart while they act.
 const MAX_ACTING: u64 = 10_000;
 /// Payments looked at in one go.
@@ -76,8 +76,7 @@ pub(crate) struct Inner {
 
 impl Treasury {
     /// Starts the loops. The chain may be silent: everything that needs it says so
-    /// until it answers. `key` is the password of the agents' keys, `relayer` our own
-    /// account's key.
+    /// until it answers. `relayer` is our own account's key.
     ///
     /// # Errors
     /// Faults of the store.
@@ -85,15 +84,16 @@ impl Treasury {
         options: Options,
         evm: EvmConfig,
         store: Store,
-        key: &SecretBox<[u8; 32]>,
+        identities: Identities,
         relayer: Option<Identity>,
         ends: CancellationToken,
     ) -> Result<Self, TreasuryError> {
         let index = store.chain_index(evm.chain_id, evm.factory).await?;
         store.release_payments().await?;
-        let password = SecretString::from(hex::encode(key.expose_secret()));
+        // Before anybody can take the id of a removed agent again.
+        identities.wipe_removed().await;
         let inner = Inner {
-            identities: Identities::new(&options.treasury.identities, password),
+            identities,
             options,
             evm,
             store,
@@ -109,6 +109,7 @@ impl Treasury {
         let treasury = Self(Arc::new(inner));
         treasury.run(|inner| async move { inner.connect_and_maintain().await });
         treasury.run(|inner| async move { inner.carry_deploys().await });
+        treasury.run(|inner| async move { inner.take_over_keystores().await });
         Ok(treasury)
     }
 
@@ -181,6 +182,12 @@ impl Treasury {
                 tracing::warn!(%agent, %error, "an agent's vault is not prepared; it is when somebody asks for it");
             }
         });
+    }
+
+    /// Erases what an earlier version left of the key of an agent that was removed. What the
+    /// store has of it went with the agent.
+    pub async fn removed(&self, agent: PodId) {
+        self.0.identities.wipe_if_removed(agent).await;
     }
 
     /// An agent's vault; `None` while its holder is linked to no owner.
@@ -360,6 +367,16 @@ impl Inner {
     async fn index(&self, services: &ChainServices) {
         let ledger = Arc::new(StoreLedger { store: self.store.clone(), index: self.index });
         Indexer::new(Arc::clone(&services.chain), ledger).run().await;
+    }
+
+    /// Takes the key files of an earlier version into the store, and then erases those of
+    /// removed agents, as long as there are any.
+    async fn take_over_keystores(&self) {
+        self.identities.import_old(self.clock.now()).await;
+        while self.identities.has_old() {
+            tokio::time::sleep(WIPE_EVERY).await;
+            self.identities.wipe_removed().await;
+        }
     }
 
     async fn maintain(&self, services: &ChainServices) {

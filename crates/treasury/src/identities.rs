@@ -1,27 +1,78 @@
-//! The agents' keys: one keystore each, in one folder of the gateway's.
+//! The PODs' keys: sealed in the store, one a POD, however many gateways and replicas.
 //!
-//! An agent has one identity, however many replicas: its key lies here and
-//! nowhere else, and signs here. No guest holds it.
+//! A key is made when its POD's vault is first asked for, or imported before, and goes
+//! when the POD is removed. It signs here; no guest holds it. What earlier versions kept
+//! in files is taken into the store when it is needed, or in the background after a start.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::io;
 
-use domain::PodId;
-use identity::{Identity, KdfCost, KeyFileError};
-use moka::future::Cache;
-use secrecy::SecretString;
+use domain::{Address, PodId, UnixMillis};
+use identity::{Identity, InvalidKey, KeyFileError};
+use seal::Key;
+use secrecy::ExposeSecret;
+use store::{SealedKeys, SealedKeysError, Store, StoreError};
 
-/// Opened keys that are held in memory.
-const HELD: u64 = 1024;
+use crate::config::Config;
+use crate::keystores::{Keystores, OldKeyError};
 
-/// Why an agent's key cannot be had.
+/// Why a POD's key cannot be had, or is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// Its file.
-    #[error("open the agent's key")]
-    File(#[source] Arc<KeyFileError>),
-    /// The task that opened it was cut off.
-    #[error("opening the agent's key was cut off")]
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// What is sealed in it.
+    #[error(transparent)]
+    Keys(#[from] SealedKeysError),
+    /// The file of an earlier version.
+    #[error("import the key of {pod}")]
+    Old {
+        /// Whose.
+        pod: PodId,
+        /// Why not.
+        source: OldKeyError,
+    },
+    /// The key's address is known, and the key is nowhere.
+    #[error(
+        "the key of {0} is neither in the store nor in a file of an earlier version here: where that file lies, start \
+         the gateway once, or import the key (palatine pod identity import)"
+    )]
+    Lost(PodId),
+    /// What is kept as its key is none.
+    #[error("the key of {pod} in the store is none")]
+    NoKey {
+        /// Whose.
+        pod: PodId,
+        /// Why.
+        source: InvalidKey,
+    },
+    /// A new one.
+    #[error("make a key")]
+    Make(#[source] KeyFileError),
+    /// It has another one, which is never replaced.
+    #[error("{pod} has the key of {has} already, and not that of {given}: a POD's key is never replaced")]
+    Taken {
+        /// The POD.
+        pod: PodId,
+        /// Its key's address.
+        has: Address,
+        /// The address of the key that was given.
+        given: Address,
+    },
+    /// Its vault would not know it.
+    #[error(
+        "the vault of {pod} has the agent wallet {wallet}, and the key is that of {given}: it could not act for it"
+    )]
+    OtherWallet {
+        /// The POD.
+        pod: PodId,
+        /// Its vault's agent wallet.
+        wallet: Address,
+        /// The address of the key that was given.
+        given: Address,
+    },
+    /// The task that opened a file was cut off.
+    #[error("opening the agent's key file was cut off")]
     CutOff,
 }
 
@@ -34,64 +85,333 @@ pub(crate) enum IfMissing {
     Refuse,
 }
 
-/// All agents' keys.
+/// All PODs' keys. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Identities {
-    folder: PathBuf,
-    password: SecretString,
-    held: Cache<PodId, Arc<Identity>>,
+pub struct Identities {
+    store: Store,
+    keys: SealedKeys,
+    old: Keystores,
 }
 
 impl Identities {
-    pub(crate) fn new(folder: &Path, password: SecretString) -> Self {
-        Self { folder: folder.to_owned(), password, held: Cache::new(HELD) }
+    /// Those of this store, and what is left of earlier versions' files.
+    #[must_use]
+    pub fn new(store: Store, keys: SealedKeys, config: &Config) -> Self {
+        Self { store, keys, old: Keystores::of(config) }
     }
 
-    /// An agent's key. Whoever asks at the same time waits for the same opening.
-    pub(crate) async fn of(&self, agent: PodId, if_missing: IfMissing) -> Result<Arc<Identity>, IdentityError> {
-        let path = self.folder.join(format!("{agent}.json"));
-        let password = self.password.clone();
-        let opening = async move {
-            let open = move || match if_missing {
-                IfMissing::Create => Identity::load_or_create(&path, &password, KdfCost::STANDARD),
-                IfMissing::Refuse => Identity::load(&path, &password),
-            };
-            // Derivation takes a core for most of a second.
-            let opened = tokio::task::spawn_blocking(open).await.map_err(|_| IdentityError::CutOff)?;
-            opened.map(Arc::new).map_err(|error| IdentityError::File(Arc::new(error)))
+    /// A POD's key, if it has one yet.
+    ///
+    /// # Errors
+    /// [`IdentityError`]; [`StoreError::NoPod`] if there is no such POD.
+    pub async fn find(&self, pod: PodId, now: UnixMillis) -> Result<Option<Identity>, IdentityError> {
+        if let Some(key) = self.keys.identity_of(pod).await? {
+            return identity_from(pod, &key).map(Some);
+        }
+        if self.store.last_run(pod).await?.is_none() {
+            return Err(StoreError::NoPod(pod).into());
+        }
+        match self.open_old(pod).await? {
+            None => Ok(None),
+            Some(old) => self.keep(pod, &old, now).await.map(Some),
+        }
+    }
+
+    /// A POD's key. Of however many that make it at once, all get the same.
+    pub(crate) async fn of(
+        &self,
+        pod: PodId,
+        if_missing: IfMissing,
+        now: UnixMillis,
+    ) -> Result<Identity, IdentityError> {
+        match (self.find(pod, now).await?, if_missing) {
+            (Some(identity), _) => Ok(identity),
+            (None, IfMissing::Refuse) => Err(IdentityError::Lost(pod)),
+            (None, IfMissing::Create) => {
+                let fresh = Identity::generate().map_err(IdentityError::Make)?;
+                self.keep(pod, &fresh, now).await
+            }
+        }
+    }
+
+    /// Takes a key for a POD that has none.
+    ///
+    /// # Errors
+    /// [`IdentityError::Taken`], [`IdentityError::OtherWallet`]: nothing is changed;
+    /// [`StoreError::NoPod`] if there is no such POD.
+    pub async fn import(&self, pod: PodId, identity: &Identity, now: UnixMillis) -> Result<(), IdentityError> {
+        let given = identity.address();
+        if let Some(has) = self.find(pod, now).await?.map(|has| has.address()).filter(|has| *has != given) {
+            return Err(IdentityError::Taken { pod, has, given });
+        }
+        let wallet = self.store.deploy_of(pod).await?.map(|deploy| deploy.agent_wallet);
+        if let Some(wallet) = wallet.filter(|wallet| *wallet != given) {
+            return Err(IdentityError::OtherWallet { pod, wallet, given });
+        }
+        let kept = self.keep(pod, identity, now).await?.address();
+        if kept == given { Ok(()) } else { Err(IdentityError::Taken { pod, has: kept, given }) }
+    }
+
+    /// The key that is kept: this one, or that of who was faster.
+    async fn keep(&self, pod: PodId, identity: &Identity, now: UnixMillis) -> Result<Identity, IdentityError> {
+        let kept = self.keys.keep_identity(pod, identity.address(), &identity.secret(), now).await?;
+        identity_from(pod, &kept)
+    }
+
+    async fn open_old(&self, pod: PodId) -> Result<Option<Identity>, IdentityError> {
+        if !self.old.has(pod) {
+            return Ok(None);
+        }
+        let old = self.old.clone();
+        let opened = tokio::task::spawn_blocking(move || old.open(pod)).await;
+        opened.map_err(|_| IdentityError::CutOff)?.map_err(|source| IdentityError::Old { pod, source })
+    }
+
+    /// Takes every key file of an earlier version into the store, one after the other. One
+    /// that cannot be taken is said, and tried again when its POD is used.
+    pub(crate) async fn import_old(&self, now: UnixMillis) {
+        let (mut taken, mut failed) = (0_usize, 0_usize);
+        for pod in self.old_pods() {
+            match self.find(pod, now).await {
+                Ok(_) => taken += 1,
+                Err(error) => {
+                    failed += 1;
+                    let error: &(dyn std::error::Error + 'static) = &error;
+                    tracing::warn!(%pod, error, "the key in an agent's file is not in the store");
+                }
+            }
+        }
+        let folder = self.old.folder();
+        match (taken, failed) {
+            (0, 0) => {}
+            (taken, 0) => tracing::info!(
+                taken,
+                folder,
+                "the agents' keys are in the store now; their files are not read again and may be removed"
+            ),
+            (taken, failed) => tracing::warn!(taken, failed, folder, "some agents' key files are still needed"),
+        }
+    }
+
+    /// Whether there are key files of an earlier version.
+    pub(crate) fn has_old(&self) -> bool {
+        !self.old_pods().is_empty()
+    }
+
+    /// Erases the key files of all PODs that were removed.
+    pub(crate) async fn wipe_removed(&self) {
+        for pod in self.old_pods() {
+            self.wipe_if_removed(pod).await;
+        }
+    }
+
+    /// Erases what an earlier version left of the key of a POD, if the POD was removed.
+    pub(crate) async fn wipe_if_removed(&self, pod: PodId) {
+        if !self.old.has(pod) {
+            return;
+        }
+        let wiped = match self.store.was_removed(pod).await {
+            Ok(false) => return,
+            Ok(true) => self.old.wipe(pod),
+            Err(error) => Err(io::Error::other(error)),
         };
-        self.held.try_get_with(agent, opening).await.map_err(|error| match &*error {
-            IdentityError::File(error) => IdentityError::File(Arc::clone(error)),
-            IdentityError::CutOff => IdentityError::CutOff,
+        if let Err(error) = wiped {
+            tracing::warn!(%pod, %error, "a removed agent's key file is not erased yet");
+        }
+    }
+
+    fn old_pods(&self) -> Vec<PodId> {
+        self.old.pods().unwrap_or_else(|error| {
+            tracing::warn!(folder = self.old.folder(), %error, "the agents' key files cannot be listed");
+            Vec::new()
         })
     }
 }
 
+fn identity_from(pod: PodId, key: &Key) -> Result<Identity, IdentityError> {
+    Identity::from_secret(key.expose_secret()).map_err(|source| IdentityError::NoKey { pod, source })
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::PathBuf;
+
+    use alloy_primitives::hex;
+    use domain::{Event, StopReason};
+    use fixtures::{NOW, replay_key, reservation, run, store_config};
+    use identity::KdfCost;
+    use secrecy::SecretString;
+    use store::{PodChoice, Reservation};
+    use tempfile::TempDir;
+
     use super::*;
 
-    fn identities(folder: &Path) -> Identities {
-        Identities::new(folder, "a password of its own".into())
+    fn pod(name: &str) -> PodId {
+        PodId::chosen(name).unwrap()
+    }
+
+    /// Run `n` of a new POD of this id.
+    fn called(n: u64, name: &str) -> Reservation {
+        let pod = PodChoice::New { name: Some(pod(name)), ephemeral: false };
+        Reservation { pod, ..reservation(n, n) }
+    }
+
+    /// A gateway's folder, and its store.
+    struct Home {
+        dir: TempDir,
+        store: Store,
+    }
+
+    impl Home {
+        async fn new(pods: &[&str]) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(&store_config(&dir)).await.unwrap();
+            for (n, name) in (1..).zip(pods) {
+                store.reserve(called(n, name)).await.unwrap();
+            }
+            Self { dir, store }
+        }
+
+        /// As after one more start of the gateway.
+        async fn identities(&self) -> Identities {
+            let keys = SealedKeys::open_or_create(&self.store, &store_config(&self.dir), NOW).await.unwrap();
+            let (identities, key_file) = (self.dir.path().join("identities"), self.dir.path().join("identities.key"));
+            Identities::new(self.store.clone(), keys, &Config { identities, key_file })
+        }
+
+        fn file(&self, name: &str) -> PathBuf {
+            self.dir.path().join(format!("identities/{name}.json"))
+        }
+
+        /// What the last version left of a POD's key: a keystore under the hex digits of
+        /// a key file's bytes.
+        fn old_key(&self, name: &str, secret: u8) -> Address {
+            let key_file = self.dir.path().join("identities.key");
+            fs::write(&key_file, [3; 32]).unwrap();
+            fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
+            let identity = Identity::from_secret(&[secret; 32]).unwrap();
+            let password = SecretString::from(hex::encode([3; 32]));
+            identity.save(&self.file(name), &password, KdfCost::LIGHT).unwrap();
+            identity.address()
+        }
+
+        /// Removes the POD of run `n`.
+        async fn remove(&self, n: u64) {
+            self.store.advance(run(n), Event::Stop(StopReason::Removed), NOW).await.unwrap();
+            self.store.end(run(n), None, NOW).await.unwrap();
+        }
     }
 
     #[tokio::test]
-    async fn two_replicas_that_start_at_once_have_one_key() {
-        let folder = tempfile::tempdir().unwrap();
-        let agent = PodId::minted(domain::RunId::from_bits(7));
-        let (one, two) = (identities(folder.path()), identities(folder.path()));
-        let (one, two) = tokio::join!(one.of(agent, IfMissing::Create), two.of(agent, IfMissing::Create));
-        assert_eq!(one.unwrap().address(), two.unwrap().address());
+    async fn of_fifty_that_make_one_key_at_once_all_have_the_same() {
+        let home = Home::new(&["one"]).await;
+        let identities = home.identities().await;
+        let makers = (0..50).map(|_| {
+            let identities = identities.clone();
+            tokio::spawn(async move { identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap().address() })
+        });
+        let mut made = std::collections::BTreeSet::new();
+        for maker in makers.collect::<Vec<_>>() {
+            made.insert(maker.await.unwrap());
+        }
+        assert_eq!(made.len(), 1);
+        let kept = home.identities().await.find(pod("one"), NOW).await.unwrap().unwrap();
+        assert_eq!(made.into_iter().collect::<Vec<_>>(), [kept.address()]);
     }
 
     #[tokio::test]
-    async fn a_key_whose_address_is_known_is_never_made_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let error = identities(folder.path())
-            .of(PodId::minted(domain::RunId::from_bits(7)), IfMissing::Refuse)
-            .await
-            .unwrap_err();
-        assert!(matches!(error, IdentityError::File(error) if error.is_absent()));
-        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+    async fn a_key_whose_address_is_known_is_never_made_anew_nor_one_of_nobody() {
+        let home = Home::new(&["one"]).await;
+        let identities = home.identities().await;
+        let lost = identities.of(pod("one"), IfMissing::Refuse, NOW).await.unwrap_err();
+        assert!(matches!(lost, IdentityError::Lost(of) if of == pod("one")), "{lost}");
+        assert!(identities.find(pod("one"), NOW).await.unwrap().is_none());
+        let nobody = identities.of(pod("nobody"), IfMissing::Create, NOW).await.unwrap_err();
+        assert!(matches!(nobody, IdentityError::Store(StoreError::NoPod(_))), "{nobody}");
+    }
+
+    #[tokio::test]
+    async fn the_last_versions_key_is_used_and_its_file_then_not_needed() {
+        let home = Home::new(&["one", "two"]).await;
+        let (one, two) = (home.old_key("one", 5), home.old_key("two", 6));
+        let identities = home.identities().await;
+        let found = identities.of(pod("one"), IfMissing::Refuse, NOW).await.unwrap();
+        assert_eq!(found.address(), one);
+        // Where no key is known yet, it is the old one too, and no new one.
+        assert_eq!(identities.of(pod("two"), IfMissing::Create, NOW).await.unwrap().address(), two);
+        assert!(home.file("one").exists(), "an import removes nothing");
+        fs::remove_dir_all(home.dir.path().join("identities")).unwrap();
+        fs::remove_file(home.dir.path().join("identities.key")).unwrap();
+        let again = home.identities().await;
+        assert_eq!(again.find(pod("one"), NOW).await.unwrap().unwrap().address(), one);
+    }
+
+    #[tokio::test]
+    async fn after_a_start_all_files_of_the_last_version_are_in_the_store() {
+        let home = Home::new(&["one", "two"]).await;
+        let before = [home.old_key("one", 5), home.old_key("two", 6)];
+        home.old_key("unknown", 7);
+        fs::write(home.dir.path().join("identities/notes.txt"), "the operator's").unwrap();
+        home.identities().await.import_old(NOW).await;
+        for (name, address) in ["one", "two"].into_iter().zip(before) {
+            assert_eq!(home.store.identity_of(pod(name)).await.unwrap().unwrap().address, address);
+        }
+        assert!(home.file("unknown").exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_does_not_open_is_an_error_and_no_other_key_is_made() {
+        let home = Home::new(&["one"]).await;
+        home.old_key("one", 5);
+        fs::remove_file(home.dir.path().join("identities.key")).unwrap();
+        let identities = home.identities().await;
+        let error = identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap_err();
+        assert!(matches!(error, IdentityError::Old { source: OldKeyError::Password(_), .. }), "{error}");
+        home.old_key("other", 6);
+        fs::rename(home.file("other"), home.file("one")).unwrap();
+        fs::write(home.dir.path().join("identities.key"), [4; 32]).unwrap();
+        let error = identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap_err();
+        assert!(matches!(error, IdentityError::Old { source: OldKeyError::Keystore(_), .. }), "{error}");
+        assert_eq!(home.store.identity_of(pod("one")).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_removed_pods_key_and_its_old_file_are_erased_and_the_same_id_gets_another() {
+        let home = Home::new(&["one", "two"]).await;
+        let before = home.old_key("one", 5);
+        home.old_key("two", 6);
+        home.old_key("unknown", 7);
+        let identities = home.identities().await;
+        assert_eq!(identities.find(pod("one"), NOW).await.unwrap().unwrap().address(), before);
+        identities.wipe_if_removed(pod("one")).await;
+        assert!(home.file("one").exists(), "it is not removed yet");
+        home.remove(1).await;
+        identities.wipe_if_removed(pod("one")).await;
+        assert!(!home.file("one").exists());
+        home.remove(2).await;
+        identities.wipe_removed().await;
+        assert!(!home.file("two").exists() && home.file("unknown").exists());
+        let taken_again = Reservation { id: run(9), replay_key: replay_key(9), ..called(1, "one") };
+        home.store.reserve(taken_again).await.unwrap();
+        let after = identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap();
+        assert_ne!(after.address(), before);
+    }
+
+    #[tokio::test]
+    async fn of_two_imports_at_once_one_is_taken_and_the_other_told() {
+        let home = Home::new(&["one"]).await;
+        let identities = home.identities().await;
+        let (a, b) = (Identity::from_secret(&[5; 32]).unwrap(), Identity::from_secret(&[6; 32]).unwrap());
+        let both = tokio::join!(identities.import(pod("one"), &a, NOW), identities.import(pod("one"), &b, NOW));
+        let kept = identities.find(pod("one"), NOW).await.unwrap().unwrap().address();
+        for (answer, given) in [(both.0, a.address()), (both.1, b.address())] {
+            match answer {
+                Ok(()) => assert_eq!(kept, given),
+                Err(IdentityError::Taken { has, given: told, .. }) => assert_eq!((has, told), (kept, given)),
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 }

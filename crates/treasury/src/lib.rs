@@ -7,7 +7,7 @@
 //! | `services` | everything that needs the chain, set up once it has answered |
 //! | `deploys` | the agents' vaults on their way onto the chain |
 //! | `tasks` | what an agent does with a task |
-//! | `identities` | the agents' keys |
+//! | `identities`, `keystores` | the PODs' keys; what is left of earlier versions' files of them |
 //! | `transfers` | payments onto the chain, and what became of them |
 //! | `sponsor` | for whom vaults are deployed |
 //! | `ledger`, `outbox` | the traits of `chain`, over the store |
@@ -20,6 +20,7 @@ mod deploys;
 mod error;
 mod handle;
 mod identities;
+mod keystores;
 mod ledger;
 mod outbox;
 mod services;
@@ -32,7 +33,8 @@ mod view;
 pub use config::{Config, Options};
 pub use error::TreasuryError;
 pub use handle::Treasury;
-pub use identities::IdentityError;
+pub use identities::{Identities, IdentityError};
+pub use keystores::OldKeyError;
 pub use ledger::ledger;
 pub use outbox::outbox;
 pub use unavailable::ChainUnavailable;

@@ -76,7 +76,7 @@ impl Inner {
     ) -> Result<TxResponse, TreasuryError> {
         let services = self.services()?;
         let sender = services.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
-        let identity = self.identities.of(agent, IfMissing::Refuse).await?;
+        let identity = self.identities.of(agent, IfMissing::Refuse, now).await?;
         identity.verify_ownership(vault.agent_wallet).map_err(|error| TreasuryError::Reverts(error.to_string()))?;
         // Two calls at once would take the same nonce of the forwarder.
         let turn = self.agent_locks.get_with(agent, async { Arc::default() }).await;

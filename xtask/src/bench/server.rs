@@ -52,7 +52,7 @@ async fn serve(dir: &Path, url: Option<StoreUrl>) -> Result<()> {
         control,
         balances,
         tiers: Tiers::romulus(),
-        tokens: TokenIssuer::new(&gateway::token_key(&dir.join("token.key"))?),
+        tokens: TokenIssuer::new(&seal::generate()?),
         guests: Arc::new(NodeGuests::new(std::collections::HashMap::new())),
         images: Arc::new(OneImage::default()),
         treasury: None,

@@ -1,103 +1,109 @@
-//! The key of the agents' tokens, on disk.
+//! The key of the agents' tokens: sealed in the store, one for all its gateways.
 
-use std::fs::File;
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
+use domain::UnixMillis;
+use seal::{Key, KeyError};
+use secrecy::ExposeSecret;
+use store::{SealedKeys, SealedKeysError, SecretName};
 
-/// Permission bits that others than the owner hold.
-const FOREIGN: u32 = 0o077;
-
-/// Why the key cannot be used.
+/// Why there is no key.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenKeyError {
-    /// It cannot be read or made.
-    #[error("{operation} {path}")]
-    File {
-        /// What was tried.
-        operation: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Others may read it.
-    #[error("{0} can be read by others: chmod 600 it, and change the key if they may have")]
-    Readable(PathBuf),
-    /// Not 32 bytes.
-    #[error("{0} does not hold exactly 32 bytes")]
-    Length(PathBuf),
+    /// The file of an earlier version.
+    #[error("import the key of the agents' tokens ([gateway] token_key_file)")]
+    File(#[from] KeyError),
+    /// The store.
+    #[error("the key of the agents' tokens")]
+    Keys(#[from] SealedKeysError),
+    /// A new one.
+    #[error("make the key of the agents' tokens")]
+    Random(#[source] std::io::Error),
 }
 
-/// Reads the key, or makes one (mode 0600) where there is none.
+/// The key that is in the store. The first time it is taken from the file in which
+/// earlier versions kept it, so that tokens go on being good; where there is none either,
+/// one is made. The file stays, and is not read again.
 ///
 /// # Errors
-/// [`TokenKeyError`] names the file.
-pub fn token_key(path: &Path) -> Result<SecretBox<[u8; 32]>, TokenKeyError> {
-    match read(path) {
-        Err(TokenKeyError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
-            make(path).or_else(|error| match error {
-                // Another process of ours was faster: its key is the key.
-                TokenKeyError::File { source, .. } if source.kind() == ErrorKind::AlreadyExists => read(path),
-                error => Err(error),
-            })
-        }
-        answer => answer,
+/// [`TokenKeyError`].
+pub async fn token_key(keys: &SealedKeys, file: &Path, now: UnixMillis) -> Result<Key, TokenKeyError> {
+    if let Some(key) = keys.secret(SecretName::Tokens).await? {
+        return Ok(key);
     }
-}
-
-fn read(path: &Path) -> Result<SecretBox<[u8; 32]>, TokenKeyError> {
-    let failed = |source| TokenKeyError::File { operation: "read the token key", path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    let held = file.metadata().map_err(failed)?;
-    if held.permissions().mode() & FOREIGN != 0 {
-        return Err(TokenKeyError::Readable(path.to_owned()));
+    let (key, imported) = match seal::read(file) {
+        Ok(key) => (key, true),
+        Err(error) if error.is_absent() => (seal::generate().map_err(TokenKeyError::Random)?, false),
+        Err(error) => return Err(error.into()),
+    };
+    let kept = keys.keep_secret(SecretName::Tokens, &key, now).await?;
+    if imported && kept.expose_secret() == key.expose_secret() {
+        let file = file.display();
+        tracing::info!(%file, "the key of the agents' tokens is in the store now; its file is not read again and may be removed");
     }
-    if held.len() != 32 {
-        return Err(TokenKeyError::Length(path.to_owned()));
-    }
-    let mut key = SecretBox::new(Box::new([0; 32]));
-    io::Read::read_exact(&mut &file, key.expose_secret_mut()).map_err(failed)?;
-    Ok(key)
-}
-
-fn make(path: &Path) -> Result<SecretBox<[u8; 32]>, TokenKeyError> {
-    let failed = |operation| move |source| TokenKeyError::File { operation, path: path.to_owned(), source };
-    let making = failed("make the token key");
-    let mut key = SecretBox::new(Box::new([0; 32]));
-    getrandom::fill(key.expose_secret_mut()).map_err(|error| making(io::Error::other(error)))?;
-    durable::make_dir("token.key folder", durable::parent(path)).map_err(&making)?;
-    durable::create("token.key", path, key.expose_secret()).map_err(&making)?;
-    Ok(key)
+    Ok(kept)
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use auth::TokenIssuer;
+    use domain::RunId;
+    use store::{Config, Store};
+    use tempfile::TempDir;
 
     use super::*;
 
-    #[test]
-    fn a_key_is_made_once_for_its_owner_alone_and_read_ever_after() {
-        let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("deep/token.key");
-        let first = token_key(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(first.expose_secret(), token_key(&path).unwrap().expose_secret());
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
+
+    async fn keys(home: &TempDir) -> SealedKeys {
+        let path = |name: &str| home.path().join(name);
+        let config = Config { directory: path("store"), sealing_key_file: path("sealing.key"), ..Config::default() };
+        let store = Store::open(&config).await.unwrap();
+        SealedKeys::open_or_create(&store, &config, NOW).await.unwrap()
     }
 
-    #[test]
-    fn a_key_that_others_may_read_or_that_is_cut_short_is_refused() {
-        let home = tempfile::tempdir().unwrap();
+    /// What the last version left: 32 bytes, mode 0600.
+    fn old_file(home: &TempDir, bytes: &[u8], mode: u32) -> std::path::PathBuf {
         let path = home.path().join("token.key");
-        fs::write(&path, [1; 32]).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(token_key(&path), Err(TokenKeyError::Readable(_))));
-        fs::write(&path, [1; 31]).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(token_key(&path), Err(TokenKeyError::Length(_))));
+        fs::write(&path, bytes).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn the_last_versions_tokens_stay_good_and_its_file_is_not_needed_again() {
+        let home = tempfile::tempdir().unwrap();
+        let file = old_file(&home, &[7; 32], 0o600);
+        let before = TokenIssuer::new(&Key::new(Box::new([7; 32]))).token(RunId::from_bits(3));
+        let key = token_key(&keys(&home).await, &file, NOW).await.unwrap();
+        assert_eq!(TokenIssuer::new(&key).token(RunId::from_bits(3)).expose_secret(), before.expose_secret());
+        assert!(file.exists(), "an import removes nothing");
+        fs::write(&file, [8; 32]).unwrap();
+        let again = token_key(&keys(&home).await, &file, NOW).await.unwrap();
+        assert_eq!(again.expose_secret(), &[7; 32], "the store wins");
+    }
+
+    #[tokio::test]
+    async fn without_a_file_a_key_is_made_once_and_none_is_written() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("token.key");
+        let first = token_key(&keys(&home).await, &file, NOW).await.unwrap();
+        let again = token_key(&keys(&home).await, &file, NOW).await.unwrap();
+        assert_eq!(first.expose_secret(), again.expose_secret());
+        assert!(!file.exists());
+    }
+
+    #[tokio::test]
+    async fn an_old_file_that_cannot_be_trusted_is_refused_and_no_other_key_is_made() {
+        let home = tempfile::tempdir().unwrap();
+        let keys = keys(&home).await;
+        for (bytes, mode) in [(&[1_u8; 32][..], 0o644), (&[1; 31], 0o600)] {
+            let file = old_file(&home, bytes, mode);
+            assert!(matches!(token_key(&keys, &file, NOW).await, Err(TokenKeyError::File(_))));
+        }
+        assert!(keys.secret(SecretName::Tokens).await.unwrap().is_none());
     }
 }

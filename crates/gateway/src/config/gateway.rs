@@ -59,7 +59,8 @@ pub struct Config {
     pub public_usage: bool,
     /// Tiers whose holders may name an image by digest. Default none.
     pub byo_image_tiers: BTreeSet<TierName>,
-    /// The key of the agents' tokens; made (mode 0600) if absent. Default
+    /// Where earlier versions kept the key of the agents' tokens. It is taken into the
+    /// database at the first start, and not read again; nothing is written there. Default
     /// `/var/lib/palatine/gateway/token.key`.
     pub token_key_file: PathBuf,
     /// How often nodes and chains are asked whether they do what they are for, in

@@ -13,13 +13,13 @@ use super::{gateway, now, signer as holder};
 use crate::answers::WalletInfo;
 use crate::cli::{Signer, Target, Wallet};
 use crate::output::{self, show};
-use crate::signer::{KeystoreLocation, new_password, open};
+use crate::signer::{KeystoreLocation, PASSWORD, new_password, open};
 use crate::up::StateDir;
 
 pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, command: Wallet) -> Result<ExitCode> {
     match command {
         Wallet::New { outfile } => {
-            let password = new_password(signer.password_file.as_deref(), &outfile)?;
+            let password = new_password(PASSWORD, signer.password_file.as_deref(), &outfile)?;
             let identity = Identity::generate()?;
             identity.save(&outfile, &password, KdfCost::STANDARD)?;
             let shown = WalletInfo { address: identity.address().to_string(), keystore: outfile };

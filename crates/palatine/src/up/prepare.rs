@@ -123,10 +123,11 @@ pub(super) fn write_config(
     let asset = |name: &str| Value::from(options.assets.join(name).to_string_lossy().into_owned());
     let relayer = evm.relayer();
     let text = |path: &Path| Value::from(path.to_string_lossy().into_owned());
-    let settings: [(&str, &str, Value); 32] = [
+    let settings: [(&str, &str, Value); 33] = [
         ("gateway", "listen", vec![options.listen.to_string()].into()),
         ("gateway", "token_key_file", path("gateway/token.key")),
         ("store", "directory", path("gateway/store")),
+        ("store", "sealing_key_file", path("gateway/sealing.key")),
         ("solana", "endpoints", vec![solana.rpc.clone()].into()),
         ("solana", "mint", solana.mint.clone().into()),
         // A chain that was started again counts its slots from the first.

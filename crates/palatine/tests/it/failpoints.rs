@@ -152,5 +152,5 @@ async fn fault_1_4_a_node_killed_while_disks_are_set_aside_or_erased_keeps_or_er
 
 #[tokio::test]
 async fn fault_1_4_a_gateway_killed_at_a_durable_write_comes_back_with_the_same_agent() {
-    each("palatine", &["token.key.written", "reserve an agent.committing"], Life::Stopped).await;
+    each("palatine", &["sealing.key.written", "reserve an agent.committing"], Life::Stopped).await;
 }

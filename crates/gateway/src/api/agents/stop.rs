@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
+use control::StopError;
 use domain::{PodId, StopReason};
 use http::{Response, StatusCode};
 use store::RunRecord;
@@ -41,16 +42,16 @@ pub(crate) async fn stop(
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, holder.wallet).await?;
     let record = match (record.ephemeral, record.state.is_live()) {
-        (true, _) => gateway.parts.control.remove(id).await?,
+        (true, _) => gateway.remove(id).await?,
         (false, true) => gateway.parts.control.stop(record.id, StopReason::Requested).await?,
         (false, false) => record,
     };
     gateway.ended(&record)
 }
 
-/// Removes an agent, whether it runs or not: its run ends, and its data, prices and
-/// history are erased. What it used, what is on the chain, its key at the gateway, and
-/// that the id was its holder's, stays.
+/// Removes an agent, whether it runs or not: its run ends, and its data, prices,
+/// history and key are erased. What it used, what is on the chain, and that the id was its
+/// holder's, stays.
 #[utoipa::path(
     delete,
     operation_id = "removeAgent",
@@ -73,13 +74,21 @@ pub(crate) async fn remove(
         return Err(Refusal::new(Code::UnboundSignature, "a removal needs a signature of this very request"));
     }
     gateway.owned(id, holder.wallet).await?;
-    let removed = gateway.parts.control.remove(id).await;
+    let removed = gateway.remove(id).await;
     // Also when it is not known whether it was: its holder may take the id again.
     gateway.price_table.changed(id);
     gateway.ended(&removed?)
 }
 
 impl Gateway {
+    async fn remove(&self, id: PodId) -> Result<RunRecord, StopError> {
+        let removed = self.parts.control.remove(id).await;
+        if let Some(treasury) = &self.parts.treasury {
+            treasury.removed(id).await;
+        }
+        removed
+    }
+
     fn ended(&self, record: &RunRecord) -> Result<Response<Body>, Refusal> {
         let agent = self.view(record);
         let status = if record.state.is_live() { StatusCode::ACCEPTED } else { StatusCode::OK };

@@ -1,0 +1,86 @@
+//! The key files of earlier versions: one Web3 keystore a POD, in one folder of one
+//! machine. They are read until their keys are in the store, and nothing is written.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use alloy_primitives::hex;
+use domain::PodId;
+use identity::{Identity, KeyFileError};
+use seal::KeyError;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::Config;
+
+const ENDING: &str = "json";
+
+/// Why a key file is not read.
+#[derive(Debug, thiserror::Error)]
+pub enum OldKeyError {
+    /// The file of its password.
+    #[error("the password of the agents' key files ([treasury] key_file)")]
+    Password(#[from] KeyError),
+    /// The keystore.
+    #[error("the agent's key file ([treasury] identities)")]
+    Keystore(#[from] KeyFileError),
+}
+
+/// The folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Keystores {
+    folder: Arc<PathBuf>,
+    password_file: Arc<PathBuf>,
+}
+
+impl Keystores {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self { folder: Arc::new(config.identities.clone()), password_file: Arc::new(config.key_file.clone()) }
+    }
+
+    fn path(&self, pod: PodId) -> PathBuf {
+        self.folder.join(format!("{pod}.{ENDING}"))
+    }
+
+    /// Whether there is one of this POD.
+    pub(crate) fn has(&self, pod: PodId) -> bool {
+        self.path(pod).symlink_metadata().is_ok()
+    }
+
+    /// The PODs of which there is one.
+    pub(crate) fn pods(&self) -> io::Result<Vec<PodId>> {
+        let entries = match self.folder.read_dir() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let paths = entries.map(|entry| entry.map(|entry| PathBuf::from(entry.file_name())));
+        let paths: Vec<PathBuf> = paths.collect::<io::Result<_>>()?;
+        let files = paths.iter().filter(|path| path.extension() == Some(OsStr::new(ENDING)));
+        Ok(files.filter_map(|path| path.file_stem()?.to_str()?.parse().ok()).collect())
+    }
+
+    /// Opens the one of this POD. Takes a core for most of a second.
+    pub(crate) fn open(&self, pod: PodId) -> Result<Option<Identity>, OldKeyError> {
+        if !self.has(pod) {
+            return Ok(None);
+        }
+        let key = seal::read(&self.password_file)?;
+        let password = SecretString::from(hex::encode(key.expose_secret()));
+        match Identity::load(&self.path(pod), &password) {
+            // Its POD was removed just now.
+            Err(error) if error.is_absent() => Ok(None),
+            opened => Ok(opened.map(Some)?),
+        }
+    }
+
+    /// Overwrites and removes the one of this POD.
+    pub(crate) fn wipe(&self, pod: PodId) -> io::Result<()> {
+        durable::wipe("identity", &self.path(pod))
+    }
+
+    /// What to name in a log.
+    pub(crate) fn folder(&self) -> String {
+        self.folder.display().to_string()
+    }
+}
