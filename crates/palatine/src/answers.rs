@@ -46,6 +46,17 @@ pub(crate) struct WalletInfo {
     pub(crate) keystore: PathBuf,
 }
 
+/// What `pod identity export` has written, or `import` taken.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct PodKeystore {
+    /// The POD.
+    pub(crate) pod: PodId,
+    /// Its key's address, with its checksum.
+    pub(crate) address: String,
+    /// The key file.
+    pub(crate) keystore: PathBuf,
+}
+
 /// What `rm` has done.
 #[derive(Debug, Serialize)]
 pub(crate) struct Removed {

@@ -1,6 +1,7 @@
 //! The words of the command line.
 
 mod money;
+mod pod;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use domain::{PodId, Usdc};
 
 pub(crate) use money::{CreateTask, Price, Signer, TaskName, Vault, VaultName, Wallet};
+pub(crate) use pod::{Pod, PodIdentity};
 
 /// The self-hosted cloud for sovereign AI agents.
 #[derive(Debug, Parser)]
@@ -104,6 +106,11 @@ pub(crate) enum Command {
         store: Store,
         #[command(subcommand)]
         command: Image,
+    },
+    /// Look after the gateway's PODs, as its operator
+    Pod {
+        #[command(subcommand)]
+        command: Pod,
     },
     /// The gateway's database
     Store {

@@ -2,6 +2,7 @@
 
 pub(crate) mod image;
 pub(crate) mod pay;
+pub(crate) mod pod;
 pub(crate) mod remote;
 pub(crate) mod sign;
 pub(crate) mod store;

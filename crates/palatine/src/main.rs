@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 
-use cli::{Cli, Command, ConfigCommand};
+use cli::{Cli, Command, ConfigCommand, Pod};
 use failure::Exit;
 
 /// Thousands of small pieces a second come and go with the requests.
@@ -58,6 +58,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "palatine", &mut std::io::stdout());
         }
         Command::Image { store, command } => commands::image::run(&state()?, &store, command, target.json)?,
+        Command::Pod { command: Pod::Identity { config, command } } => {
+            commands::pod::identity(config.config.as_deref(), command, target.json)?;
+        }
         Command::Store { command } => commands::store::run(&command, target.json)?,
         Command::Sign(request) => commands::sign::run(&target, &request)?,
         Command::Wallet { signer, command } => {

@@ -14,7 +14,7 @@ use wire::public::{
 
 use wire::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
 
-use crate::answers::{CallOutcome, ImageRow, Removed, RemovedAgent, WalletInfo};
+use crate::answers::{CallOutcome, ImageRow, PodKeystore, Removed, RemovedAgent, WalletInfo};
 
 /// Prints `value` as JSON on one line, or what `people` writes of it.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
@@ -136,6 +136,11 @@ fn key_values<const N: usize>(rows: [(&str, String); N]) -> String {
 
 pub(crate) fn wallet(shown: &WalletInfo) -> String {
     key_values([("address", shown.address.clone()), ("keystore", shown.keystore.display().to_string())])
+}
+
+pub(crate) fn pod_keystore(shown: &PodKeystore) -> String {
+    let PodKeystore { pod, address, keystore } = shown;
+    key_values([("agent", pod.to_string()), ("address", address.clone()), ("keystore", keystore.display().to_string())])
 }
 
 pub(crate) fn link(link: &LinkResponse) -> String {

@@ -51,16 +51,14 @@ mod tests {
 
     use auth::TokenIssuer;
     use domain::RunId;
-    use store::{Config, Store};
+    use fixtures::{NOW, store_config};
+    use store::Store;
     use tempfile::TempDir;
 
     use super::*;
 
-    const NOW: UnixMillis = UnixMillis(1_700_000_000_000);
-
     async fn keys(home: &TempDir) -> SealedKeys {
-        let path = |name: &str| home.path().join(name);
-        let config = Config { directory: path("store"), sealing_key_file: path("sealing.key"), ..Config::default() };
+        let config = store_config(home);
         let store = Store::open(&config).await.unwrap();
         SealedKeys::open_or_create(&store, &config, NOW).await.unwrap()
     }

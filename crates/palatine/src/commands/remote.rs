@@ -66,6 +66,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> 
         | Command::Keygen { .. }
         | Command::Sign(_)
         | Command::Config { .. }
+        | Command::Pod { .. }
         | Command::Store { .. }
         | Command::Completions { .. } => unreachable!("these commands need no gateway and are not passed here"),
     }
