@@ -170,8 +170,16 @@ mod tests {
         let wallet = Address::repeat_byte(9);
         let (owner, address, state) = (wallet, wallet, DeployState::Deployed);
         let pod_of = pod("vaulted");
-        let deploy =
-            VaultDeploy { pod: pod_of, owner, agent_wallet: wallet, address, state, consent: None, tx: None, reason: None };
+        let deploy = VaultDeploy {
+            pod: pod_of,
+            owner,
+            agent_wallet: wallet,
+            address,
+            state,
+            consent: None,
+            tx: None,
+            reason: None,
+        };
         store.put_deploy(deploy, NOW).await.unwrap();
         let refused = async |name: &str| {
             let refused = import(&identities, pod(name), &file, &ethers(), NOW).await.unwrap_err();

@@ -4,11 +4,14 @@ use domain::payment::{Payment, PaymentClaim, Payments, RequestHash};
 use domain::relay::{DailyQuota, Journal, RelayEntry, RelayState};
 use domain::{Address, B256, Event, Mark, MarkKind, StopReason, U256, Usdc};
 use palatine_store::{
-    AccountLink, CopiedTable, CopyError, DeployState, KeptData, RunMark, SealedIdentity, SecretName, Store, StoreUrl, VaultDeploy, copy,
+    AccountLink, CopiedTable, CopyError, DeployState, KeptData, RunMark, SealedIdentity, SecretName, Store, StoreUrl,
+    VaultDeploy, copy,
 };
 use relay::conformance;
 
-use crate::help::{DAY_MS, NOW, Place, folder, id, keyed, new_database, open, parse, pod, reservation, reserved, wallet};
+use crate::help::{
+    DAY_MS, NOW, Place, folder, id, keyed, new_database, open, parse, pod, reservation, reserved, wallet,
+};
 use crate::{index, outbox};
 
 /// Something in every table there is.
