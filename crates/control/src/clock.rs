@@ -1,14 +1,8 @@
-//! Where the time comes from.
+//! The machine's clock, for whoever starts a control plane.
 
 use std::time::SystemTime;
 
-use domain::UnixMillis;
-
-/// The one place that knows the time; everything below is told.
-pub trait Clock: Send + Sync {
-    /// Now.
-    fn now(&self) -> UnixMillis;
-}
+use domain::{Clock, UnixMillis};
 
 /// The machine's clock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,7 +10,7 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> UnixMillis {
-        // A clock before 1970 expires nothing.
+        // A clock before 1970 expires nothing, and makes every signature one of the future.
         UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use domain::{OutOfBounds, check_bounds};
 use serde::{Deserialize, Serialize};
 
 /// The longest wait for how a node is.
@@ -17,6 +18,9 @@ pub struct Config {
     pub stop_grace_ms: u64,
     /// Milliseconds in which a node must answer. Default 30000.
     pub node_timeout_ms: u64,
+    /// Milliseconds between two questions to a node how much room it has and which
+    /// images; an answer is relied on for twice as long. Default 2000.
+    pub inventory_ms: u64,
     /// Milliseconds between two looks at the nodes when nothing happens.
     /// Default 2000.
     pub reconcile_ms: u64,
@@ -44,6 +48,7 @@ impl Default for Config {
             spawn_timeout_ms: 60_000,
             stop_grace_ms: 10_000,
             node_timeout_ms: 30_000,
+            inventory_ms: 2_000,
             reconcile_ms: 2_000,
             lost_after_ms: 10_000,
             settle_ms: 2_000,
@@ -56,47 +61,32 @@ impl Default for Config {
     }
 }
 
-/// Why `[control]` is refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("[control] {key} must be from {least} to {most}, not {given}")]
-pub struct ConfigError {
-    /// The offending key.
-    pub key: &'static str,
-    /// What it was.
-    pub given: u64,
-    /// The least allowed.
-    pub least: u64,
-    /// The most allowed.
-    pub most: u64,
-}
-
 impl Config {
     /// Checks the bounds.
     ///
     /// # Errors
     /// Names the first key out of bounds.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    pub fn check(&self) -> Result<(), OutOfBounds> {
+        const MINUTE_MS: u64 = 60_000;
         const HOUR_MS: u64 = 3_600_000;
         const DAY_S: u64 = 86_400;
-        let bounds = [
-            ("spawn_timeout_ms", self.spawn_timeout_ms, 100, HOUR_MS),
-            ("stop_grace_ms", self.stop_grace_ms, 0, HOUR_MS),
-            ("node_timeout_ms", self.node_timeout_ms, 100, HOUR_MS),
-            ("reconcile_ms", self.reconcile_ms, 50, HOUR_MS),
-            ("lost_after_ms", self.lost_after_ms, 0, HOUR_MS),
-            ("settle_ms", self.settle_ms, 0, HOUR_MS),
-            ("marks_wait_ms", self.marks_wait_ms, 0, 25_000),
-            ("recheck_period_s", self.recheck_period_s, 1, DAY_S),
-            ("below_readings", u64::from(self.below_readings), 1, 1000),
-            ("below_grace_s", self.below_grace_s, 0, 30 * DAY_S),
-            ("prune_period_s", self.prune_period_s, 1, DAY_S),
-        ];
-        for (key, given, least, most) in bounds {
-            if !(least..=most).contains(&given) {
-                return Err(ConfigError { key, given, least, most });
-            }
-        }
-        Ok(())
+        check_bounds(
+            "control",
+            [
+                ("spawn_timeout_ms", self.spawn_timeout_ms, 100..=HOUR_MS),
+                ("stop_grace_ms", self.stop_grace_ms, 0..=HOUR_MS),
+                ("node_timeout_ms", self.node_timeout_ms, 100..=HOUR_MS),
+                ("inventory_ms", self.inventory_ms, 50..=MINUTE_MS),
+                ("reconcile_ms", self.reconcile_ms, 50..=HOUR_MS),
+                ("lost_after_ms", self.lost_after_ms, 0..=HOUR_MS),
+                ("settle_ms", self.settle_ms, 0..=HOUR_MS),
+                ("marks_wait_ms", self.marks_wait_ms, 0..=25_000),
+                ("recheck_period_s", self.recheck_period_s, 1..=DAY_S),
+                ("below_readings", u64::from(self.below_readings), 1..=1_000),
+                ("below_grace_s", self.below_grace_s, 0..=30 * DAY_S),
+                ("prune_period_s", self.prune_period_s, 1..=DAY_S),
+            ],
+        )
     }
 
     pub(crate) const fn spawn_timeout(&self) -> Duration {
@@ -109,6 +99,10 @@ impl Config {
 
     pub(crate) const fn node_timeout(&self) -> Duration {
         Duration::from_millis(self.node_timeout_ms)
+    }
+
+    pub(crate) const fn inventory(&self) -> Duration {
+        Duration::from_millis(self.inventory_ms)
     }
 
     /// For a question that a node answers out of its memory: one that hangs must

@@ -1,42 +1,38 @@
-//! Reconcilers: spawn, placement, orphans, balances, billing.
+//! The application layer: what a holder's request makes of store and nodes.
 //!
 //! Intent is in the store, truth is on the nodes; this brings the two together.
 //! Whatever is done here is written down before it is begun, may be begun again,
 //! and ends with the node's word: a wallet is free when its node has said that
 //! nothing of the agent runs any more, and never before.
 //!
-//! | file | does |
+//! | folder | does |
 //! |---|---|
 //! | `service` | [`Control`]: what the gateway calls; starts the loops |
-//! | `spawn` | place, create, wait until ready; undo what did not come to be |
-//! | `teardown` | take an agent down and end its record |
-//! | `plan` | pure: from what nodes and store say to the steps that are due |
-//! | `reconcile` | looks, plans, does it: on a timer and on a signal |
-//! | `marks` | carries the nodes' metering journals into the store |
-//! | `balance` | whether a holder still holds enough |
-//! | `prune` | has the store forget what is old |
-//! | `busy`, `locks`, `clock` | who works on which agent, one at a time, and when |
+//! | `pods` | admit, spawn, stop, status: what holders ask for, one task each |
+//! | `fleet` | [`Node`]: all that is asked of a node; what the nodes said of themselves lately |
+//! | `reconcile` | plan, round, teardown, marks, balances, pruning: the loops, and what they share with `pods` |
+//! | `context` | what the tasks share |
 
-mod balance;
-mod busy;
 mod clock;
 mod config;
-mod error;
+mod context;
 #[cfg(feature = "fake")]
 pub mod fake;
-mod locks;
-mod marks;
-mod node;
-mod plan;
-mod prune;
+mod fleet;
+mod pods;
 mod reconcile;
 mod service;
-mod spawn;
-mod teardown;
 
-pub use client::NodeError;
-pub use clock::{Clock, SystemClock};
-pub use config::{Config, ConfigError};
-pub use error::{SpawnError, StopError};
-pub use node::{Node, RemoteNode};
+pub use client::{LogSource, NodeError};
+pub use clock::SystemClock;
+pub use config::Config;
+pub use domain::Clock;
+pub use fleet::images::ImageTable;
+pub use fleet::inventory::Fleet;
+pub use fleet::node::{ByteStream, Node, NodeBody};
+pub use fleet::remote::RemoteNode;
+pub use pods::admit::{AdmitError, Grant, ImageAsk, SpawnAsk};
+pub use pods::error::{SpawnError, StopError};
+pub use pods::spawn::{SpawnOrder, Starting};
+pub use pods::status::NoNode;
 pub use service::Control;

@@ -1,72 +1,36 @@
 //! [`Control`]: what the gateway calls, and the loops behind it.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use chain::Balances;
-use domain::{PodId, RunId, StopReason, Tiers, UnixMillis};
-use store::{RunRecord, Store};
+use domain::{Clock, PodId, RunId, StopReason, Tiers, Wallet};
+use store::{Admission, RunRecord, Store, StoreError};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
-use wire::Environment;
 
-use crate::busy::{Busy, Turned};
-use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::error::{SpawnError, StopError};
-use crate::locks::{Locks, Unsettled};
-use crate::marks::Journal;
-use crate::node::Node;
-use crate::plan::{Missing, Waited};
-use crate::spawn::RunOrder;
-
-/// Agents being spawned at once at most.
-const MAX_SPAWNS: usize = 16_384;
-/// The first pause after a journal could not be read.
-const MARKS_PAUSE: Duration = Duration::from_millis(200);
-/// The longest pause after a journal could not be read, again and again.
-const MARKS_PAUSE_MAX: Duration = Duration::from_secs(5);
+use crate::context::Context;
+use crate::fleet::inventory::Fleet;
+use crate::fleet::node::Node;
+use crate::pods::admit::{AdmitError, Grant, SpawnAsk};
+use crate::pods::error::{SpawnError, StopError};
+use crate::pods::inflight::Inflight;
+use crate::pods::locks::{RunLocks, UnansweredCreations};
+use crate::pods::spawn::{SpawnOrder, Starting};
+use crate::pods::status::NoNode;
+use crate::reconcile::journal::Journal;
 
 /// The control plane: a handle that is cheap to clone.
 #[derive(Clone)]
 pub struct Control {
-    inner: Arc<Inner>,
+    context: Arc<Context>,
 }
 
 impl std::fmt::Debug for Control {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Control").finish_non_exhaustive()
-    }
-}
-
-pub(crate) struct Inner {
-    pub(crate) config: Config,
-    pub(crate) store: Store,
-    pub(crate) nodes: Vec<Arc<dyn Node>>,
-    pub(crate) journals: Vec<Journal>,
-    pub(crate) balances: Arc<dyn Balances>,
-    pub(crate) tiers: Tiers,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) started_at: UnixMillis,
-    /// Being spawned.
-    pub(crate) busy: Busy,
-    /// Being taken down on reconciliation's behalf.
-    pub(crate) leaving: Busy,
-    pub(crate) locks: Locks,
-    pub(crate) unsettled: Unsettled,
-    pub(crate) missing: Mutex<Missing>,
-    pub(crate) waited: Mutex<Waited>,
-    pub(crate) signal: Notify,
-    pub(crate) stopping: CancellationToken,
-    pub(crate) tasks: TaskTracker,
-}
-
-impl Inner {
-    /// The node of this name.
-    pub(crate) fn node(&self, name: &str) -> Option<&Arc<dyn Node>> {
-        self.nodes.iter().find(|node| node.name() == name)
     }
 }
 
@@ -80,105 +44,81 @@ impl Control {
         nodes: Vec<Arc<dyn Node>>,
         balances: Arc<dyn Balances>,
         tiers: Tiers,
-        stopping: CancellationToken,
-    ) -> Self {
-        Self::start_at(config, store, nodes, balances, tiers, stopping, Arc::new(SystemClock))
-    }
-
-    /// The same with another clock.
-    #[must_use]
-    pub fn start_at(
-        config: Config,
-        store: Store,
-        nodes: Vec<Arc<dyn Node>>,
-        balances: Arc<dyn Balances>,
-        tiers: Tiers,
-        stopping: CancellationToken,
         clock: Arc<dyn Clock>,
+        stopping: CancellationToken,
     ) -> Self {
         let journal = |node: &Arc<dyn Node>| {
             Journal::new(Arc::clone(node), store.clone(), Arc::clone(&clock), config.node_timeout())
         };
-        let inner = Arc::new(Inner {
+        let context = Arc::new(Context {
             journals: nodes.iter().map(journal).collect(),
             started_at: clock.now(),
+            fleet: Arc::new(Fleet::new(nodes, &config)),
             config,
             store,
-            nodes,
             balances,
             tiers,
             clock,
-            busy: Busy::default(),
-            leaving: Busy::default(),
-            locks: Locks::default(),
-            unsettled: Unsettled::default(),
+            spawning: Inflight::default(),
+            leaving: Inflight::default(),
+            locks: RunLocks::default(),
+            unanswered: UnansweredCreations::default(),
             missing: Mutex::default(),
-            waited: Mutex::default(),
+            waiting: Mutex::default(),
             signal: Notify::new(),
             stopping,
             tasks: TaskTracker::new(),
         });
-        let control = Self { inner };
+        let control = Self { context };
         control.start_loops();
         control
     }
 
     fn start_loops(&self) {
-        let inner = &self.inner;
-        self.run(inner.clone(), |inner| async move { inner.reconcile_for_ever().await });
-        for at in 0..inner.journals.len() {
-            self.run(inner.clone(), move |inner| async move { inner.carry_marks(at).await });
+        for at in 0..self.context.journals.len() {
+            self.run(move |context| async move { context.fleet.watch(at).await });
+            self.run(move |context| async move { context.carry_marks(at).await });
         }
-        self.run(inner.clone(), |inner| async move { inner.recheck_for_ever().await });
-        self.run(inner.clone(), |inner| async move { inner.prune_for_ever().await });
+        self.run(|context| async move { context.reconcile_for_ever().await });
+        self.run(|context| async move { context.recheck_for_ever().await });
+        self.run(|context| async move { context.prune_for_ever().await });
     }
 
     /// Runs a loop until the control plane goes down.
-    fn run<F: Future<Output = ()> + Send + 'static>(&self, inner: Arc<Inner>, work: impl FnOnce(Arc<Inner>) -> F) {
-        let stopping = inner.stopping.clone();
-        let work = work(inner);
-        self.inner.tasks.spawn(async move {
+    fn run<F: Future<Output = ()> + Send + 'static>(&self, work: impl FnOnce(Arc<Context>) -> F) {
+        let stopping = self.context.stopping.clone();
+        let work = work(Arc::clone(&self.context));
+        self.context.tasks.spawn(async move {
             stopping.run_until_cancelled(work).await;
         });
     }
 
-    /// Spawns a reserved agent: returns when it is ready, or when what was begun
-    /// is taken down. Runs to that end even if the caller goes away.
+    /// The nodes, and what they said of themselves lately.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.context.fleet
+    }
+
+    /// What a holder gets of what it asks for; nothing is written.
     ///
     /// # Errors
-    /// [`SpawnError`] says what the caller can be told.
+    /// [`AdmitError`] says why it gets nothing.
+    pub async fn admit(&self, ask: &SpawnAsk<'_>) -> Result<Grant, AdmitError> {
+        self.context.admit(ask).await
+    }
+
+    /// Reserves a run and brings it up, in one task that runs to its end even if the
+    /// caller goes away: to a ready agent, or until what was begun is taken down. Returns
+    /// when it is reserved, or is not; `on_reserved` is called in between.
+    ///
+    /// # Errors
+    /// [`SpawnError::TooMany`], and faults of the store: then nothing is reserved.
     pub async fn spawn(
         &self,
-        record: RunRecord,
-        env: Environment,
-        traceparent: Option<String>,
-    ) -> Result<RunRecord, SpawnError> {
-        self.begin(record, env, traceparent).await.unwrap_or(Err(SpawnError::CutOff))
-    }
-
-    /// Spawns a reserved agent for a caller that does not wait.
-    pub fn spawn_detached(&self, record: RunRecord, env: Environment, traceparent: Option<String>) {
-        drop(self.begin(record, env, traceparent));
-    }
-
-    fn begin(
-        &self,
-        record: RunRecord,
-        env: Environment,
-        traceparent: Option<String>,
-    ) -> tokio::task::JoinHandle<Result<RunRecord, SpawnError>> {
-        let inner = Arc::clone(&self.inner);
-        // Entered before the task runs: from here on no look takes it for lost.
-        let working = inner.busy.enter(record.id, MAX_SPAWNS);
-        let order = RunOrder { record, env, traceparent };
-        let work = async move {
-            match working {
-                Ok(working) => inner.run_spawn(working, order).await,
-                Err(Turned::TooMany) => inner.turn_away(order.record.id, MAX_SPAWNS).await,
-                Err(Turned::Already) => Err(SpawnError::CutOff),
-            }
-        };
-        self.inner.tasks.spawn(work.in_current_span())
+        order: SpawnOrder,
+        on_reserved: impl FnOnce(&RunRecord) + Send + 'static,
+    ) -> Result<(Admission, Starting), SpawnError> {
+        self.context.spawn(order, on_reserved).await
     }
 
     /// Stops a run: that it is to stop is durable first, then the node is told. The
@@ -189,9 +129,9 @@ impl Control {
     /// # Errors
     /// [`StopError::Store`] for an unknown run or a fault of the store.
     pub async fn stop(&self, id: RunId, reason: StopReason) -> Result<RunRecord, StopError> {
-        let inner = Arc::clone(&self.inner);
-        let work = async move { inner.stop(id, reason).await };
-        let done = self.inner.tasks.spawn(work.in_current_span()).await;
+        let context = Arc::clone(&self.context);
+        let work = async move { context.stop(id, reason).await };
+        let done = self.context.tasks.spawn(work.in_current_span()).await;
         done.map_err(|_| StopError::CutOff)?
     }
 
@@ -204,54 +144,37 @@ impl Control {
     /// [`StopError::Store`] for an unknown POD or a fault of the store;
     /// [`StopError::NodeUnavailable`] when data that is kept cannot be erased yet.
     pub async fn remove(&self, pod: PodId) -> Result<RunRecord, StopError> {
-        let inner = Arc::clone(&self.inner);
-        let work = async move { inner.remove(pod).await };
-        let done = self.inner.tasks.spawn(work.in_current_span()).await;
+        let context = Arc::clone(&self.context);
+        let work = async move { context.remove(pod).await };
+        let done = self.context.tasks.spawn(work.in_current_span()).await;
         done.map_err(|_| StopError::CutOff)?
     }
 
-    /// The node that runs an agent, if it was placed on one that is configured.
-    #[must_use]
-    pub fn node_of(&self, record: &RunRecord) -> Option<Arc<dyn Node>> {
-        self.inner.node(record.node.as_deref()?).cloned()
+    /// The last run of a POD, if it is this holder's.
+    ///
+    /// # Errors
+    /// A fault of the store.
+    pub async fn owned(&self, pod: PodId, holder: Wallet) -> Result<Option<RunRecord>, StoreError> {
+        self.context.owned(pod, holder).await
+    }
+
+    /// The node on which a run is reached.
+    ///
+    /// # Errors
+    /// [`NoNode`] says why on none.
+    pub fn node_of(&self, record: &RunRecord) -> Result<Arc<dyn Node>, NoNode> {
+        self.context.node_of(record)
     }
 
     /// Asks for a round of reconciliation now.
     pub fn look(&self) {
-        self.inner.signal.notify_one();
+        self.context.signal.notify_one();
     }
 
     /// After the token given to [`Control::start`] is cancelled: returns when
     /// the loops have ended, and every spawn and stop that was under way.
     pub async fn closed(&self) {
-        self.inner.tasks.close();
-        self.inner.tasks.wait().await;
-    }
-}
-
-impl Inner {
-    /// Carries one node's marks for ever; whatever they tell is worth a look.
-    async fn carry_marks(&self, at: usize) {
-        let Some(journal) = self.journals.get(at) else { return };
-        let wait = Duration::from_millis(self.config.marks_wait_ms);
-        let mut pause = MARKS_PAUSE;
-        loop {
-            match journal.pull(wait).await {
-                Ok(pulled) => {
-                    pause = MARKS_PAUSE;
-                    if pulled.counted.new > 0 {
-                        self.signal.notify_one();
-                    } else if pulled.new_numbers == 0 {
-                        // A node that answers at once must not be asked in a frenzy.
-                        tokio::time::sleep(MARKS_PAUSE).await;
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(node = journal.name(), %error, "marks are not counted for now");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(MARKS_PAUSE_MAX);
-                }
-            }
-        }
+        self.context.tasks.close();
+        self.context.tasks.wait().await;
     }
 }

@@ -30,6 +30,12 @@ impl UnixMillis {
     }
 }
 
+/// Where an edge takes the time from. What decides is told the time; it has no clock.
+pub trait Clock: Send + Sync {
+    /// Now.
+    fn now(&self) -> UnixMillis;
+}
+
 impl std::fmt::Display for UnixMillis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)

@@ -9,7 +9,7 @@
 //! | `auth` | whose signature it is, for which gateway, spent once; the agents' tokens |
 //! | `api` | the routes and their document, and one folder of handlers a surface: `agents`, `money`, `meta` |
 //! | `ingress` | the way to an agent and back, and what is paid on it |
-//! | `nodes`, `payments` | what is needed of the nodes and of the treasury, as narrow traits |
+//! | `payments` | what is needed of the treasury, as a narrow trait |
 //! | `state` | what all of them share; imports no handler |
 //! | `health` | whether what the gateway works with works: `/ready` |
 //! | `refusal` | every error's answer: the only place that knows both |
@@ -29,7 +29,6 @@ pub mod fuzz;
 mod health;
 mod ids;
 mod ingress;
-mod nodes;
 mod payments;
 mod refusal;
 mod serve;
@@ -41,8 +40,6 @@ pub use config::{Config, ConfigError, Limits, Tls};
 pub use edge::hosts::{Host, NameError, Origin};
 pub use edge::listen::{ListenError, Listeners};
 pub use edge::tls::TlsError;
-pub use nodes::guests::{ByteStream, GuestConnector, GuestError, NodeGuests};
-pub use nodes::images::{ImageCatalog, ImageTable, NodeImages};
 pub use payments::PaymentServices;
 pub use serve::{ServeError, serve};
 pub use state::GatewayParts;

@@ -5,7 +5,7 @@ use auth::AuthError;
 use axum::body::Body;
 use axum::response::IntoResponse;
 use chain::BalanceError;
-use control::{SpawnError, StopError};
+use control::{NoNode, NodeError, SpawnError, StopError};
 use domain::{FailReason, PlacementError};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
@@ -15,8 +15,6 @@ use wire::EnvironmentError;
 use wire::fault::{Code, Fault};
 
 use crate::edge::limits::RateExceeded;
-use crate::nodes::guests::GuestError;
-use crate::nodes::record::NoNode;
 
 /// Seconds after which a caller may try again what failed for want of something
 /// that comes back by itself.
@@ -36,7 +34,10 @@ pub(crate) enum Refusal {
     Balance(BalanceError),
     Spawn(SpawnError),
     Stop(StopError),
-    Guest(GuestError),
+    /// A node was asked on behalf of a guest.
+    Node(NodeError),
+    /// An agent does not answer.
+    Unreachable(Box<dyn std::error::Error + Send + Sync>),
     Treasury(TreasuryError),
     /// An agent that was asked for has failed meanwhile.
     Failed(FailReason),
@@ -60,7 +61,7 @@ refusals! {
     BalanceError => Balance;
     SpawnError => Spawn;
     StopError => Stop;
-    GuestError => Guest;
+    NodeError => Node;
     TreasuryError => Treasury;
 }
 
@@ -69,6 +70,10 @@ impl From<NoNode> for Refusal {
         match error {
             NoNode::Ended => Self::new(Code::WrongState, error.to_string()),
             NoNode::NotPlaced => Fault::new(Code::AgentNotReady, error.to_string()).retry_after(1).into(),
+            NoNode::Unknown(_) => {
+                tracing::warn!(%error, "an agent's node is not configured");
+                node_unavailable().into()
+            }
         }
     }
 }
@@ -120,7 +125,8 @@ impl From<Refusal> for Fault {
             Refusal::Balance(error) => balance_fault(&error),
             Refusal::Spawn(error) => spawn_fault(&error),
             Refusal::Stop(error) => stop_fault(&error),
-            Refusal::Guest(error) => guest_fault(&error),
+            Refusal::Node(error) => node_fault(&error),
+            Refusal::Unreachable(error) => unreachable_fault(&*error),
             Refusal::Treasury(error) => treasury_fault(&error),
             Refusal::Failed(reason) => failed_fault(reason),
         }
@@ -235,26 +241,24 @@ fn stop_fault(error: &StopError) -> Fault {
     }
 }
 
-fn guest_fault(error: &GuestError) -> Fault {
-    match error {
-        GuestError::Unreachable(source) => {
-            tracing::info!(error = %chain_of(&**source), "an agent does not answer");
-            Fault::new(Code::AgentUnreachable, "the agent does not answer")
-        }
-        GuestError::Refused(fault) if fault.code == Code::AgentNotReady => {
-            Fault::new(Code::AgentNotReady, "the agent is starting; try again").retry_after(1)
-        }
-        GuestError::Refused(fault) if fault.code == Code::RateLimited => {
+/// What a node says of a guest, in our words.
+fn node_fault(error: &NodeError) -> Fault {
+    match error.code() {
+        Some(Code::AgentUnreachable | Code::NotFound) => unreachable_fault(error),
+        Some(Code::AgentNotReady) => Fault::new(Code::AgentNotReady, "the agent is starting; try again").retry_after(1),
+        Some(Code::RateLimited) => {
             Fault::new(Code::RateLimited, "too many streams of this agent are open").retry_after(1)
         }
-        GuestError::Refused(fault) if fault.code == Code::NotFound => {
-            Fault::new(Code::AgentUnreachable, "the agent does not answer")
-        }
-        GuestError::Node(_) | GuestError::Refused(_) | GuestError::UnknownNode(_) => {
+        Some(_) | None => {
             tracing::warn!(error = %chain_of(error), "a node does not answer, or not as expected");
             node_unavailable()
         }
     }
+}
+
+fn unreachable_fault(error: &(dyn std::error::Error + 'static)) -> Fault {
+    tracing::info!(error = %chain_of(error), "an agent does not answer");
+    Fault::new(Code::AgentUnreachable, "the agent does not answer")
 }
 
 fn treasury_fault(error: &TreasuryError) -> Fault {

@@ -58,7 +58,7 @@ pub async fn serve(
     let drain = Duration::from_millis(config.drain_ms);
     let gateway = Arc::new(Gateway::new(config, limits, names, parts, openapi(), shutdown.clone()));
     let server = Server::new(Arc::clone(&gateway), router(Arc::clone(&gateway)));
-    gateway.parts.images.refresh().await;
+    gateway.parts.control.fleet().asked().await;
     Acceptor::new(server.clone(), acceptor).spawn(listeners);
     gateway.tasks.spawn(upkeep(Arc::clone(&gateway)));
     gateway.tasks.spawn(probe::watch(Arc::clone(&gateway)));
@@ -94,16 +94,13 @@ async fn drain_within(gateway: &Gateway, server: &Server, most: Duration) {
     }
 }
 
-/// What is done now and then: images are read, idle connections closed, idle keys
-/// forgotten.
+/// What is done now and then: idle connections are closed, idle keys forgotten.
 async fn upkeep(gateway: Arc<Gateway>) {
-    let mut images = tokio::time::interval(Duration::from_millis(gateway.config.images_refresh_ms.max(1)));
     let mut forget = tokio::time::interval(RateLimits::FORGET_EVERY);
     let mut recorder = tokio::time::interval(METRICS_UPKEEP);
     let mut pools = tokio::time::interval(Pools::SWEEP_EVERY);
     loop {
         tokio::select! {
-            _ = images.tick() => drop(gateway.parts.images.refresh().await),
             _ = pools.tick() => gateway.pools.sweep(),
             _ = forget.tick() => gateway.rates.forget(),
             _ = recorder.tick() => {

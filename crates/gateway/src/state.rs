@@ -1,12 +1,12 @@
 //! What all handlers share.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use auth::{GatewayName, TokenIssuer};
 use chain::Balances;
 use control::Control;
-use domain::{PodId, Tiers, UnixMillis, Wallet};
+use domain::{Clock, PodId, Tiers, UnixMillis, Wallet};
 use metrics_exporter_prometheus::PrometheusHandle;
 use moka::future::Cache;
 use store::{ReplayKey, RunRecord, Store};
@@ -27,8 +27,6 @@ use crate::ingress::bodies::BodyBudget;
 use crate::ingress::pool::Pools;
 use crate::ingress::price_table::PriceTable;
 use crate::ingress::urls::{AgentUrl, PathUrl};
-use crate::nodes::guests::GuestConnector;
-use crate::nodes::images::ImageCatalog;
 use crate::payments::PaymentServices;
 use crate::refusal::Refusal;
 use crate::{Config, Limits};
@@ -40,18 +38,16 @@ const HEALTH_LASTS: Duration = Duration::from_secs(2);
 pub struct GatewayParts {
     /// What must last.
     pub store: Store,
-    /// What places, starts and stops agents.
+    /// What places, starts and stops agents, and leads to them.
     pub control: Control,
+    /// The edge's clock.
+    pub clock: Arc<dyn Clock>,
     /// Who holds how much of the token.
     pub balances: Arc<dyn Balances>,
     /// What a balance buys.
     pub tiers: Tiers,
     /// The agents' bearer tokens.
     pub tokens: TokenIssuer,
-    /// The way to the guests.
-    pub guests: Arc<dyn GuestConnector>,
-    /// The images that can be named.
-    pub images: Arc<dyn ImageCatalog>,
     /// Vaults and payments; absent where no chain is configured.
     pub treasury: Option<Treasury>,
     /// Where requests to agents are paid; absent where none can be.
@@ -60,10 +56,6 @@ pub struct GatewayParts {
     pub metrics: Option<PrometheusHandle>,
     /// Joins a request's span to the trace its `traceparent` names.
     pub follow: Option<fn(&tracing::Span, &str)>,
-}
-
-fn now() -> UnixMillis {
-    UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
 }
 
 /// By which names clients know a gateway and its agents.
@@ -132,10 +124,10 @@ impl Gateway {
             price_table: PriceTable::new(),
             relayer_health: Cache::builder().max_capacity(1).time_to_live(HEALTH_LASTS).build(),
             audiences,
-            parts_health: PartsHealth::new(parts.treasury.is_some(), now()),
+            parts_health: PartsHealth::new(parts.treasury.is_some(), parts.clock.now()),
             bodies: BodyBudget::new(&limits),
             streams: StreamLimiter::new(&limits),
-            pools: Pools::new(Arc::clone(&parts.guests), &limits),
+            pools: Pools::new(parts.control.clone(), &limits),
             tasks: TaskTracker::new(),
             openapi,
             parts,
@@ -150,7 +142,7 @@ impl Gateway {
     /// The edge's clock. A clock before 1970 makes every signature one of the
     /// future, which is refused.
     pub(crate) fn now(&self) -> UnixMillis {
-        now()
+        self.parts.clock.now()
     }
 
     /// Spends a signature, durably.
@@ -181,8 +173,7 @@ impl Gateway {
 
     /// The last run of an agent, if it is this wallet's.
     pub(crate) async fn owned(&self, id: PodId, wallet: Wallet) -> Result<RunRecord, Refusal> {
-        let record = self.parts.store.last_run(id).await?;
-        record.filter(|record| record.wallet == wallet).ok_or_else(Refusal::not_found)
+        self.parts.control.owned(id, wallet).await?.ok_or_else(Refusal::not_found)
     }
 
     /// An agent as its holder sees it.

@@ -2,29 +2,15 @@
 
 use std::time::SystemTime;
 
-use domain::UnixMillis;
+use domain::{Clock, UnixMillis};
 
-/// Tells the time. Tests hand in their own.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(fn() -> UnixMillis);
+/// The machine's clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
 
-impl Clock {
-    /// The machine's clock.
-    #[must_use]
-    pub fn system() -> Self {
+impl Clock for SystemClock {
+    fn now(&self) -> UnixMillis {
         // Before 1970 there is no billing.
-        Self(|| UnixMillis::from_system(SystemTime::now()).unwrap_or_default())
-    }
-
-    /// A clock of one's own.
-    #[must_use]
-    pub const fn new(tell: fn() -> UnixMillis) -> Self {
-        Self(tell)
-    }
-
-    /// What it says.
-    #[must_use]
-    pub fn now(self) -> UnixMillis {
-        (self.0)()
+        UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use domain::Clock;
 use sandbox::{Runtime, RuntimeInfo};
 use tokio::sync::Mutex;
 
+use crate::Config;
 use crate::images::ImageCatalog;
 use crate::journal::Journal;
 use crate::registry::Registry;
-use crate::{Clock, Config};
 
 /// The node's parts, as its tasks use them.
 pub(crate) struct NodeContext {
@@ -17,7 +18,7 @@ pub(crate) struct NodeContext {
     pub(crate) runtime_info: RuntimeInfo,
     pub(crate) images: Arc<dyn ImageCatalog>,
     pub(crate) journal: Journal,
-    pub(crate) clock: Clock,
+    pub(crate) clock: Arc<dyn Clock>,
     /// Name servers of the guests.
     pub(crate) resolvers: Vec<String>,
     /// The sandboxes there are.

@@ -5,12 +5,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use domain::UnixMillis;
+use domain::{Clock, UnixMillis};
 use tokio::time::{MissedTickBehavior, interval};
-
-use crate::Clock;
 
 /// How often it is written. What a guest is billed after its last sign of life is
 /// less than this.
@@ -34,7 +33,7 @@ impl Heartbeat {
     }
 
     /// Beats for ever.
-    pub(crate) async fn run(self, clock: Clock) {
+    pub(crate) async fn run(self, clock: Arc<dyn Clock>) {
         let mut ticks = interval(PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

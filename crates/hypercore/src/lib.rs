@@ -57,7 +57,7 @@ mod tests;
 mod upkeep;
 
 pub use api::openapi;
-pub use clock::Clock;
+pub use clock::SystemClock;
 pub use config::{Config, ConfigError, ShutdownPolicy};
 pub use images::{BaseImage, ImageCatalog};
 pub use sandbox::network::Config as NetworkConfig;

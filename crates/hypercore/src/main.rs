@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use config::{Environment, File, FileFormat};
 use image::ImageStore;
-use palatine_hypercore::{Clock, Config, NetworkConfig, NodeParts, StateLock, bind, serve};
+use palatine_hypercore::{Config, NetworkConfig, NodeParts, StateLock, SystemClock, bind, serve};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sandbox::drivers::qemu::{Kernel, Qemu, QemuSettings};
 use sandbox::network::Egress;
@@ -116,7 +116,7 @@ async fn run(sections: Sections, metrics: metrics_exporter_prometheus::Prometheu
         lock,
         runtime: Arc::new(runtime),
         images: Arc::new(images),
-        clock: Clock::system(),
+        clock: Arc::new(SystemClock),
         resolvers,
         metrics,
     };

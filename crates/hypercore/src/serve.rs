@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use domain::Clock;
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -34,7 +35,7 @@ use crate::policy::Capacity;
 use crate::registry::Registry;
 use crate::streams::ConnectionPermit;
 use crate::upkeep;
-use crate::{Clock, Config, ImageCatalog, ShutdownPolicy};
+use crate::{Config, ImageCatalog, ShutdownPolicy};
 
 /// Connections at most that carry no stream of an agent; those count for the agent.
 const CONNECTIONS: usize = 4_096;
@@ -108,7 +109,7 @@ pub struct NodeParts {
     /// Where images are.
     pub images: Arc<dyn ImageCatalog>,
     /// What tells the time.
-    pub clock: Clock,
+    pub clock: Arc<dyn Clock>,
     /// Name servers of the guests.
     pub resolvers: Vec<Ipv4Addr>,
     /// What renders the metrics.
@@ -174,7 +175,7 @@ pub async fn serve(
         runtime_info,
         images: parts.images,
         journal,
-        clock: parts.clock,
+        clock: Arc::clone(&parts.clock),
         resolvers: parts.resolvers.iter().map(Ipv4Addr::to_string).collect(),
         registry: Registry::new(capacity),
         kept: tokio::sync::Mutex::new(()),

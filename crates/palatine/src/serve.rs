@@ -1,7 +1,6 @@
 //! `palatine serve`: the gateway and the control plane, wired from the
 //! configuration.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +8,8 @@ use anyhow::{Context, Result};
 use auth::TokenIssuer;
 use chain::SolanaBalances;
 use client::NodeClient;
-use control::Control;
-use gateway::{GatewayParts, Listeners, NodeGuests, NodeImages};
+use control::{Clock, Control, RemoteNode, SystemClock};
+use gateway::{GatewayParts, Listeners};
 use identity::Identity;
 use store::{SealedKeys, Store};
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,16 +42,18 @@ async fn run(config: &Config) -> Result<()> {
     let tokens = TokenIssuer::new(&gateway::token_key(&keys, &config.gateway.token_key_file, now).await?);
     // Nothing is asked of the chain yet: while no endpoint answers, stopping must work.
     let balances = Arc::new(SolanaBalances::new(&config.solana).context("[solana]")?);
-    let node = NodeClient::new(&config.node.socket);
+    let node = RemoteNode::new(NODE, NodeClient::new(&config.node.socket));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let tiers = config.tiers()?;
     // The control plane ends after the gateway: requests that drain still need it.
     let control_ends = CancellationToken::new();
     let control = Control::start(
         config.control.clone(),
         store.clone(),
-        vec![Arc::new(control::RemoteNode::new(NODE, node.clone()))],
+        vec![Arc::new(node)],
         balances.clone(),
         tiers.clone(),
+        Arc::clone(&clock),
         control_ends.clone(),
     );
     let identities = Identities::new(store.clone(), keys, &config.treasury);
@@ -60,11 +61,10 @@ async fn run(config: &Config) -> Result<()> {
     let parts = GatewayParts {
         store,
         control: control.clone(),
+        clock,
         balances,
         tiers,
         tokens,
-        guests: Arc::new(NodeGuests::new(HashMap::from([(NODE.to_owned(), node.clone())]))),
-        images: Arc::new(NodeImages::new(vec![node])),
         treasury: treasury.clone(),
         payments: treasury.clone().map(|treasury| Arc::new(treasury) as Arc<dyn gateway::PaymentServices>),
         metrics: Some(metrics),

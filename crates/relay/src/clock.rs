@@ -1,14 +1,8 @@
-//! Where the time comes from.
+//! The machine's clock, for whoever starts a relayer.
 
 use std::time::SystemTime;
 
-use domain::UnixMillis;
-
-/// The one place that knows the time.
-pub trait Clock: Send + Sync {
-    /// Now.
-    fn now(&self) -> UnixMillis;
-}
+use domain::{Clock, UnixMillis};
 
 /// The machine's clock.
 #[derive(Clone, Copy, Debug, Default)]

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alloy_primitives::U256;
-use domain::ClientAddr;
+use domain::{ClientAddr, Clock};
 use governor::RateLimiter;
 use governor::clock::{Clock as _, DefaultClock};
 use moka::future::Cache;
@@ -18,7 +18,6 @@ use wire::relay::{BatchAnswer, BatchRequest, CallRequest, MAX_BATCH, RawRequest,
 use crate::allow::AllowRules;
 use crate::answer;
 use crate::chain::Chain;
-use crate::clock::Clock;
 use crate::config::{Config, ConfigError};
 use crate::error::RelayError;
 use crate::prepare::PreparedCall;

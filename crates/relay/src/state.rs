@@ -6,14 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use alloy_primitives::B256;
 use domain::relay::{Journal, RelayEntry};
-use domain::{Address, UnixMillis, Usdc};
+use domain::{Address, Clock, UnixMillis, Usdc};
 use governor::DefaultKeyedRateLimiter;
 use moka::future::Cache;
 use tokio::sync::{Semaphore, watch};
 
 use crate::allow::AllowRules;
 use crate::chain::Chain;
-use crate::clock::Clock;
 use crate::config::Config;
 use crate::price::FeeRates;
 use crate::sponsor::SponsorPolicy;

@@ -10,9 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use auth::TokenIssuer;
 use chain::fake::FakeBalances;
-use control::{Control, Node, NodeError};
+use control::{ByteStream, Control, LogSource, Node, NodeBody, NodeError, SystemClock};
 use domain::{ImageDigest, PodId, RunId, Tiers, UnixMillis};
-use gateway::{GatewayParts, ImageCatalog, ImageTable, Limits, Listeners, NodeGuests, Tls};
+use gateway::{GatewayParts, Limits, Listeners, Tls};
+use http::{Request, Response};
 use store::{Store, StoreUrl};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +46,7 @@ async fn serve(dir: &Path, url: Option<StoreUrl>) -> Result<()> {
         vec![Arc::new(InstantNode)],
         balances.clone(),
         Tiers::romulus(),
+        Arc::new(SystemClock),
         shutdown.clone(),
     );
     let parts = GatewayParts {
@@ -53,8 +55,7 @@ async fn serve(dir: &Path, url: Option<StoreUrl>) -> Result<()> {
         balances,
         tiers: Tiers::romulus(),
         tokens: TokenIssuer::new(&seal::generate()?),
-        guests: Arc::new(NodeGuests::new(std::collections::HashMap::new())),
-        images: Arc::new(OneImage::default()),
+        clock: Arc::new(SystemClock),
         treasury: None,
         payments: None,
         metrics: None,
@@ -91,7 +92,7 @@ impl Node for InstantNode {
             most_memory_mib: None,
             disk: None,
             sandboxes: 0,
-            images: BTreeMap::new(),
+            images: BTreeMap::from([("echo".to_owned(), ImageDigest([0x11; 32]))]),
         })
     }
 
@@ -137,24 +138,16 @@ impl Node for InstantNode {
     async fn marks(&self, _: u64, _: Duration) -> Result<MarksPage, NodeError> {
         std::future::pending().await
     }
-}
 
-/// One image, always known.
-struct OneImage(Arc<ImageTable>);
-
-impl Default for OneImage {
-    fn default() -> Self {
-        Self(Arc::new(BTreeMap::from([("echo".to_owned(), ImageDigest([0x11; 32]))])))
-    }
-}
-
-#[async_trait::async_trait]
-impl ImageCatalog for OneImage {
-    fn table(&self) -> Option<Arc<ImageTable>> {
-        Some(self.0.clone())
+    async fn tunnel(&self, _: RunId) -> Result<Box<dyn ByteStream>, NodeError> {
+        std::future::pending().await
     }
 
-    async fn refresh(&self) -> bool {
-        true
+    async fn logs(&self, _: RunId, _: LogSource, _: bool) -> Result<NodeBody, NodeError> {
+        std::future::pending().await
+    }
+
+    async fn forward(&self, _: RunId, _: &str, _: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {
+        std::future::pending().await
     }
 }

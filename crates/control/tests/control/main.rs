@@ -5,9 +5,10 @@
 
 mod balance;
 mod chaos;
+mod cluster;
 mod crash;
 mod data;
 mod guests;
-mod house;
+mod inventory;
 mod spawn;
 mod stop;

@@ -66,8 +66,6 @@ pub struct Config {
     /// How often nodes and chains are asked whether they do what they are for, in
     /// milliseconds: `/ready` tells what was found. Default `10000`.
     pub probe_ms: u64,
-    /// How often the nodes' images are read. Default `5000`.
-    pub images_refresh_ms: u64,
     /// How long a shutdown waits for requests under way. Default `30000`.
     pub drain_ms: u64,
     /// Client addresses that may read `/metrics`; others get 404, and so does
@@ -97,7 +95,6 @@ impl Default for Config {
             byo_image_tiers: BTreeSet::new(),
             token_key_file: PathBuf::from("/var/lib/palatine/gateway/token.key"),
             probe_ms: 10_000,
-            images_refresh_ms: 5_000,
             drain_ms: 30_000,
             metrics_addresses: None,
             trusted_proxies: BTreeSet::new(),

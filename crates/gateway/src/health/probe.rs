@@ -29,9 +29,9 @@ impl Gateway {
     async fn probe(&self) {
         let record = |part, outcome| self.parts_health.record(part, outcome, self.now());
         let node = async {
-            let outcome = if !self.parts.images.refresh().await {
+            let outcome = if !self.parts.control.fleet().answers().await {
                 Err(Outage::new(NO_NODE, "no node answered"))
-            } else if !self.parts.images.has_disk() {
+            } else if !self.parts.control.fleet().has_disk() {
                 Err(Outage::new(NO_DISK, "on all of them the disk is full up to node.disk_free_mib"))
             } else {
                 Ok(())

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
+use control::{Control, Node, NodeError};
 use domain::{Generation, RunId};
 use http::header::CONTENT_LENGTH;
 use http::{Request, Response, StatusCode};
@@ -25,8 +26,6 @@ use crate::Limits;
 use crate::edge::idle::IdleTimer;
 use crate::edge::requester::Requester;
 use crate::ingress::queue::{Queue, QueuePermit, busy};
-use crate::nodes::guests::{GuestConnector, GuestError};
-use crate::nodes::record::node_of;
 use crate::refusal::Refusal;
 
 /// Connections to one agent that are being opened at the same time: many servers
@@ -37,7 +36,7 @@ const PORTS: u64 = 16_384;
 
 /// The pools of all agents that had requests lately.
 pub(crate) struct Pools {
-    guests: Arc<dyn GuestConnector>,
+    control: Control,
     limits: Limits,
     agents: Mutex<HashMap<(RunId, Generation), Arc<Pool>>>,
     /// The agents' ports, as far as requests have named one.
@@ -48,8 +47,8 @@ impl Pools {
     /// How often idle connections are looked for.
     pub(crate) const SWEEP_EVERY: Duration = Duration::from_millis(500);
 
-    pub(crate) fn new(guests: Arc<dyn GuestConnector>, limits: &Limits) -> Self {
-        Self { guests, limits: limits.clone(), agents: Mutex::default(), ports: Cache::new(PORTS) }
+    pub(crate) fn new(control: Control, limits: &Limits) -> Self {
+        Self { control, limits: limits.clone(), agents: Mutex::default(), ports: Cache::new(PORTS) }
     }
 
     /// Waits for a permit for one request to this agent.
@@ -67,14 +66,15 @@ impl Pools {
         if let Some(port) = self.ports.get(&key).await {
             return Ok(port);
         }
-        let port = self.guests.port(node_of(record)?, record.id).await?;
+        let sandbox = self.control.node_of(record)?.get(record.id).await?;
+        let port = sandbox.ok_or_else(|| unreachable("the node does not run it"))?.port;
         self.ports.insert(key, port).await;
         Ok(port)
     }
 
     fn pool(&self, record: &RunRecord) -> Result<Arc<Pool>, Refusal> {
-        let node = node_of(record)?;
-        let fresh = || Arc::new(Pool::new(Arc::clone(&self.guests), node, record.id, &self.limits));
+        let node = self.control.node_of(record)?;
+        let fresh = || Arc::new(Pool::new(node, record.id, &self.limits));
         Ok(Arc::clone(self.agents().entry((record.id, record.generation)).or_insert_with(fresh)))
     }
 
@@ -94,8 +94,7 @@ impl Pools {
 
 /// The connections to one agent.
 struct Pool {
-    guests: Arc<dyn GuestConnector>,
-    node: String,
+    node: Arc<dyn Node>,
     id: RunId,
     queue: Queue,
     opening: Semaphore,
@@ -157,10 +156,9 @@ impl BodyHistory {
 }
 
 impl Pool {
-    fn new(guests: Arc<dyn GuestConnector>, node: &str, id: RunId, limits: &Limits) -> Self {
+    fn new(node: Arc<dyn Node>, id: RunId, limits: &Limits) -> Self {
         Self {
-            guests,
-            node: node.to_owned(),
+            node,
             id,
             queue: Queue::new(limits),
             opening: Semaphore::new(OPENING),
@@ -220,11 +218,11 @@ impl Pool {
     async fn open(&self) -> Result<Connection, Refusal> {
         self.make_room();
         let opening = async {
-            let io = self.guests.tunnel(&self.node, self.id).await?;
-            http1::handshake(TokioIo::new(io)).await.map_err(|error| GuestError::Unreachable(error.into()))
+            let io = self.node.tunnel(self.id).await.map_err(not_opened)?;
+            http1::handshake(TokioIo::new(io)).await.map_err(unreachable)
         };
         let (sender, connection) = match timeout(self.connect, opening).await {
-            Ok(opened) => opened.map_err(not_opened)?,
+            Ok(opened) => opened?,
             // The agent takes connections, only not so many at once.
             Err(_) if Arc::strong_count(&self.live) > 1 => return Err(busy()),
             Err(late) => return Err(unreachable(late)),
@@ -241,16 +239,16 @@ impl Pool {
 }
 
 /// The agent was ready before: if its node says that it is not, its guest has died.
-fn not_opened(error: GuestError) -> Refusal {
+fn not_opened(error: NodeError) -> Refusal {
     match error {
-        GuestError::Refused(fault) if fault.code == Code::AgentNotReady => unreachable(fault),
+        NodeError::Refused(fault) if fault.code == Code::AgentNotReady => unreachable(fault),
         error => error.into(),
     }
 }
 
 /// The agent does not answer.
 pub(crate) fn unreachable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Refusal {
-    GuestError::Unreachable(error.into()).into()
+    Refusal::Unreachable(error.into())
 }
 
 /// A request broke off: its client sent no whole body, or the agent does not answer.

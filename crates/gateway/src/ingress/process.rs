@@ -10,6 +10,7 @@ use domain::PodId;
 use futures_util::StreamExt;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE};
 use http::{Method, Request, Response};
+use http_body_util::BodyExt;
 use serde::Deserialize;
 use wire::TRACEPARENT;
 use wire::fault::Fault;
@@ -20,7 +21,6 @@ use crate::auth::caller::{self, Holder};
 use crate::edge::idle::IdleTimer;
 use crate::edge::source::RequestSource;
 use crate::edge::streams::until_drained;
-use crate::nodes::record::node_of;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 use axum::Extension;
@@ -76,7 +76,7 @@ pub(crate) async fn forward(
         (holder.wallet, Body::from(holder.body))
     };
     let record = gateway.owned(id, wallet).await?;
-    let node = node_of(&record)?;
+    let node = gateway.parts.control.node_of(&record)?;
     let permit = gateway.streams.for_wallet(wallet)?;
     strip_hop_by_hop(&mut headers);
     let signature = [X_WALLET, X_SIGNATURE, X_TIMESTAMP, X_AUDIENCE];
@@ -87,13 +87,13 @@ pub(crate) async fn forward(
         headers.insert(TRACEPARENT, trace);
     }
     let timer = IdleTimer::new();
-    let mut request = Request::new(Body::new(timer.wrap(body)));
+    let mut request = Request::new(timer.wrap(body).map_err(Into::into).boxed_unsync());
     *request.method_mut() = Method::POST;
     *request.headers_mut() = headers;
-    let answer = gateway.parts.guests.forward(node, record.id, &format!("/process.Process/{method}"), request).await?;
+    let answer = node.forward(record.id, &format!("/process.Process/{method}"), request).await?;
     let (mut head, body) = answer.into_parts();
     strip_hop_by_hop(&mut head.headers);
-    let body = until_drained(body, permit, &gateway.draining);
+    let body = until_drained(Body::new(body), permit, &gateway.draining);
     if method != STREAM_INPUT {
         return Ok(Response::from_parts(head, body));
     }

@@ -85,7 +85,7 @@ async fn an_unknown_agent_type_is_answered_with_the_known_ones() {
 #[tokio::test]
 async fn images_that_no_node_has_told_yet_are_503() {
     let setup = Setup::default();
-    *setup.images.0.lock().unwrap() = None;
+    setup.node.set_down(true);
     let (edge, holder) = (setup.start().await, holder());
     let answer = edge.spawn(&holder).await;
     assert_eq!((answer.status, answer.code()), (503, "node_unavailable"));

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use auth::{Keypair, MessageEncoding, SignedHeaders, TokenIssuer};
 use chain::fake::FakeBalances;
-use control::fake::{Build, FakeNode};
+use control::fake::{FakeNode, NodeBuild};
 use control::{Control, Node, SystemClock};
 use domain::{RunId, Tiers, UnixMillis};
 use gateway::{Config, GatewayParts, Limits, Listeners, Tls, serve};
@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::guest::{FakeGuests, FakeImages};
+use crate::guest::{FakeGuests, NodeWithGuests, images};
 
 /// The longest any condition is waited for.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -35,7 +35,6 @@ pub(crate) struct Setup {
     /// Where the store lies; kept over restarts.
     pub(crate) home: Arc<TempDir>,
     pub(crate) guests: Arc<FakeGuests>,
-    pub(crate) images: Arc<FakeImages>,
     pub(crate) balances: Arc<FakeBalances>,
     pub(crate) control: control::Config,
     pub(crate) node: FakeNode,
@@ -46,6 +45,8 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
+        let node = FakeNode::new("one", Arc::new(SystemClock), NodeBuild::default(), 1);
+        node.set_images(images());
         let generous = Limits { address_per_second: 10_000, wallet_per_minute: 10_000, ..Limits::default() };
         Self {
             config: Config::default(),
@@ -53,10 +54,9 @@ impl Default for Setup {
             limits: generous,
             home: Arc::new(TempDir::new().unwrap()),
             guests: Arc::default(),
-            images: Arc::default(),
             balances: Arc::new(FakeBalances::with_default_balance(2_000_000)),
             control: control::Config::default(),
-            node: FakeNode::new("one", Arc::new(SystemClock), Build::default(), 1),
+            node,
             metrics: None,
             payments: None,
         }
@@ -82,8 +82,7 @@ impl Setup {
             balances: self.balances.clone(),
             tiers: Tiers::romulus(),
             tokens: tokens(),
-            guests: self.guests.clone(),
-            images: self.images.clone(),
+            clock: Arc::new(SystemClock),
             treasury: None,
             payments: self.payments.clone(),
             metrics: self.metrics.clone(),
@@ -119,9 +118,10 @@ async fn open(directory: PathBuf) -> Store {
 }
 
 fn control(store: &Store, setup: &Setup, stop: CancellationToken) -> Control {
-    let node: Arc<dyn Node> = Arc::new(setup.node.clone());
-    let nodes = vec![node];
-    Control::start(setup.control.clone(), store.clone(), nodes, setup.balances.clone(), Tiers::romulus(), stop)
+    let node = NodeWithGuests { node: setup.node.clone(), guests: setup.guests.clone() };
+    let (nodes, clock): (Vec<Arc<dyn Node>>, _) = (vec![Arc::new(node)], Arc::new(SystemClock));
+    let (config, balances) = (setup.control.clone(), setup.balances.clone());
+    Control::start(config, store.clone(), nodes, balances, Tiers::romulus(), clock, stop)
 }
 
 /// The agents' tokens of every gateway here.

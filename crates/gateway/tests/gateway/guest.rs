@@ -12,14 +12,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
-use domain::{ImageDigest, RunId};
-use gateway::{ByteStream, GuestConnector, GuestError, ImageCatalog, ImageTable};
+use control::fake::FakeNode;
+use control::{ByteStream, LogSource, Node, NodeBody, NodeError};
+use domain::{ImageDigest, PodId, RunId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use palatine_gateway as gateway;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use wire::fault::{Code, Fault};
+use wire::node::{DataPolicy, DeleteResponse, MarksPage, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
 
 /// One agent, at an address of the test's choice, that answers for every id.
 #[derive(Default)]
@@ -83,16 +84,16 @@ impl Tunnels {
     /// A node that is asked for more at the same time refuses.
     const QUEUE: usize = 64;
 
-    async fn open(self: Arc<Self>, id: RunId, address: SocketAddr) -> Result<Tunnel, GuestError> {
+    async fn open(self: Arc<Self>, id: RunId, address: SocketAddr) -> Result<Tunnel, NodeError> {
         let waiting = self.opening.fetch_add(1, Ordering::SeqCst);
         let slow = *self.slow.lock().unwrap();
         tokio::time::sleep(slow).await;
         let stream = TcpStream::connect(address).await;
         self.opening.fetch_sub(1, Ordering::SeqCst);
         if waiting >= Self::QUEUE {
-            return Err(GuestError::Unreachable("the node's queue is full".into()));
+            return Err(refused(Code::AgentUnreachable));
         }
-        let stream = stream.map_err(|error| GuestError::Unreachable(error.into()))?;
+        let stream = stream.map_err(|_| refused(Code::AgentUnreachable))?;
         self.opened.lock().unwrap().push(id);
         let now = {
             let mut open = self.open.lock().unwrap();
@@ -147,63 +148,97 @@ impl AsyncWrite for Tunnel {
     }
 }
 
-#[async_trait]
-impl GuestConnector for FakeGuests {
-    async fn port(&self, _: &str, _: RunId) -> Result<u16, GuestError> {
-        if self.ports.fetch_add(1, Ordering::SeqCst) == 0 && self.silent_at_first.load(Ordering::SeqCst) {
-            return Err(GuestError::Unreachable("the node has just started".into()));
-        }
-        Ok(8080)
-    }
-
-    async fn tunnel(&self, _: &str, id: RunId) -> Result<Box<dyn ByteStream>, GuestError> {
-        if let Some(code) = *self.refusal.lock().unwrap() {
-            return Err(GuestError::Refused(Box::new(Fault::new(code, "internal words of the node"))));
-        }
-        let dead = || GuestError::Unreachable("nobody is there".into());
-        let own = self.addresses.lock().unwrap().get(&id).copied();
-        let address = own.or(*self.address.lock().unwrap()).ok_or_else(dead)?;
-        Ok(Box::new(Arc::clone(&self.tunnels).open(id, address).await?))
-    }
-
-    async fn logs(&self, _: &str, _: RunId, _: bool, _: bool) -> Result<Body, GuestError> {
-        self.logs.lock().unwrap().pop_front().ok_or_else(|| GuestError::Node("no logs were set".into()))
-    }
-
-    async fn forward(
-        &self,
-        _: &str,
-        _: RunId,
-        path: &str,
-        request: Request<Body>,
-    ) -> Result<Response<Body>, GuestError> {
-        let (head, body) = request.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        self.passed.lock().unwrap().push((path.to_owned(), head.headers, body));
-        Ok(Response::builder().header("Content-Type", "application/connect+json").body(Body::from("frames")).unwrap())
-    }
+/// A node whose guests can be talked to.
+pub(crate) struct NodeWithGuests {
+    pub(crate) node: FakeNode,
+    pub(crate) guests: Arc<FakeGuests>,
 }
 
-/// The images of the nodes.
-pub(crate) struct FakeImages(pub(crate) Mutex<Option<Arc<ImageTable>>>);
+fn silent(operation: &'static str, why: &str) -> NodeError {
+    NodeError::Unavailable { operation, source: why.into() }
+}
+
+fn refused(code: Code) -> NodeError {
+    NodeError::Refused(Box::new(Fault::new(code, "internal words of the node")))
+}
+
+#[async_trait]
+impl Node for NodeWithGuests {
+    fn name(&self) -> &str {
+        self.node.name()
+    }
+
+    async fn info(&self) -> Result<NodeInfo, NodeError> {
+        self.node.info().await
+    }
+
+    async fn create(&self, id: RunId, spec: &SandboxSpec, trace: Option<&str>) -> Result<Sandbox, NodeError> {
+        self.node.create(id, spec, trace).await
+    }
+
+    async fn get(&self, id: RunId) -> Result<Option<Sandbox>, NodeError> {
+        let guests = &self.guests;
+        if guests.ports.fetch_add(1, Ordering::SeqCst) == 0 && guests.silent_at_first.load(Ordering::SeqCst) {
+            return Err(refused(Code::AgentUnreachable));
+        }
+        self.node.get(id).await
+    }
+
+    async fn wait_ready(&self, id: RunId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
+        self.node.wait_ready(id, timeout).await
+    }
+
+    async fn delete(
+        &self,
+        id: RunId,
+        pod: PodId,
+        grace: Duration,
+        data: DataPolicy,
+    ) -> Result<DeleteResponse, NodeError> {
+        self.node.delete(id, pod, grace, data).await
+    }
+
+    async fn erase(&self, pod: PodId) -> Result<(), NodeError> {
+        self.node.erase(pod).await
+    }
+
+    async fn list(&self) -> Result<Sandboxes, NodeError> {
+        self.node.list().await
+    }
+
+    async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError> {
+        self.node.marks(after, wait).await
+    }
+
+    async fn tunnel(&self, id: RunId) -> Result<Box<dyn ByteStream>, NodeError> {
+        let guests = &self.guests;
+        if let Some(code) = *guests.refusal.lock().unwrap() {
+            return Err(refused(code));
+        }
+        let own = guests.addresses.lock().unwrap().get(&id).copied();
+        let address = own.or(*guests.address.lock().unwrap()).ok_or_else(|| refused(Code::AgentUnreachable))?;
+        Ok(Box::new(Arc::clone(&guests.tunnels).open(id, address).await?))
+    }
+
+    async fn logs(&self, _: RunId, _: LogSource, _: bool) -> Result<NodeBody, NodeError> {
+        let lines = self.guests.logs.lock().unwrap().pop_front();
+        let lines = lines.ok_or_else(|| silent("read the logs", "no logs were set"))?;
+        Ok(lines.map_err(Into::into).boxed_unsync())
+    }
+
+    async fn forward(&self, _: RunId, path: &str, request: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        self.guests.passed.lock().unwrap().push((path.to_owned(), head.headers, body));
+        let frames = Body::from("frames").map_err(Into::into).boxed_unsync();
+        Ok(Response::builder().header("Content-Type", "application/connect+json").body(frames).unwrap())
+    }
+}
 
 /// The digest that `echo` names.
 pub(crate) const ECHO: ImageDigest = ImageDigest([0xec; 32]);
 
-impl Default for FakeImages {
-    fn default() -> Self {
-        let table = BTreeMap::from([("echo".to_owned(), ECHO), ("coding".to_owned(), ImageDigest([0xc0; 32]))]);
-        Self(Mutex::new(Some(Arc::new(table))))
-    }
-}
-
-#[async_trait]
-impl ImageCatalog for FakeImages {
-    fn table(&self) -> Option<Arc<ImageTable>> {
-        self.0.lock().unwrap().clone()
-    }
-
-    async fn refresh(&self) -> bool {
-        self.0.lock().unwrap().is_some()
-    }
+/// The images of the nodes.
+pub(crate) fn images() -> BTreeMap<String, ImageDigest> {
+    BTreeMap::from([("echo".to_owned(), ECHO), ("coding".to_owned(), ImageDigest([0xc0; 32]))])
 }

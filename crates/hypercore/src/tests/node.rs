@@ -25,7 +25,7 @@ use crate::node::{CreateError, CreateOutcome, Node};
 use crate::policy::Capacity;
 use crate::registry::Registry;
 use crate::reserve;
-use crate::{Clock, Config};
+use crate::{Config, SystemClock};
 
 /// The one image there is.
 pub(super) const IMAGE: ImageDigest = ImageDigest([7; 32]);
@@ -112,7 +112,7 @@ impl TestNode {
             runtime_info,
             images: Arc::new(OneImage),
             journal: Journal::open(&state.join("marks"), self.config.marks, reserve::of(state)).expect("a journal"),
-            clock: Clock::system(),
+            clock: Arc::new(SystemClock),
             resolvers: vec!["9.9.9.9".to_owned()],
             registry: Registry::new(capacity),
             kept: tokio::sync::Mutex::new(()),

@@ -14,13 +14,11 @@ mod wallet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use alloy_primitives::{Bytes, keccak256};
-use domain::UnixMillis;
+use domain::{Clock, UnixMillis};
 
 pub use chain::{ExecutedCall, FakeChain, TargetBehavior};
 pub use journal::{JournalState, MemoryJournal};
 pub use wallet::{TestRequest, TestWallet};
-
-use crate::clock::Clock;
 
 /// The selector of a signature.
 #[must_use]

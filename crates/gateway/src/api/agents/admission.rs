@@ -1,8 +1,8 @@
-//! Admission of a spawn: everything that can be refused before anything is written.
+//! What a request for a spawn asks for, read and admitted: everything that can be refused
+//! before anything is written.
 
-use std::sync::Arc;
-
-use domain::{ImageDigest, PodId, RunId, Tier, TierName, Tiers};
+use control::{AdmitError, Grant, ImageAsk, SpawnAsk};
+use domain::{PodId, RunId};
 use http::header::HeaderMap;
 use store::{IdempotencyKey, PodChoice, Reservation};
 use wire::Environment;
@@ -12,25 +12,22 @@ use wire::public::{IDEMPOTENCY_KEY, SpawnRequest};
 use crate::api::extract::{parse_json, shortened};
 use crate::auth::caller::UnspentSignature;
 use crate::ingress::urls::is_reserved;
-use crate::nodes::images::ImageTable;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
 /// The longest `agent_type`.
 const MAX_TYPE: usize = 64;
-/// The longest `IdempotencyKey-Key`.
+/// The longest `Idempotency-Key`.
 const MAX_KEY: usize = 255;
 
-/// A spawn that was admitted, with the image and the tier that it gets.
+/// A spawn that was admitted, and what it gets.
 pub(crate) struct AdmittedSpawn {
     pod: PodChoice,
     agent_type: String,
     brought: bool,
     env: Environment,
     public: bool,
-    image: ImageDigest,
-    tier: TierName,
-    tier_config: Tier,
+    grant: Grant,
     idempotency: Option<IdempotencyKey>,
 }
 
@@ -46,20 +43,21 @@ impl Gateway {
         let env = request.env.unwrap_or_default();
         env.check()?;
         let idempotency = self.idempotency(headers, &verified.body)?;
-        let table = self.images().await?;
-        let named = match &requested.image_ref {
-            None => Some(self.image_named(table.clone(), &requested.agent_type).await?),
-            Some(_) => None,
+        let image = match &requested.image_ref {
+            Some(reference) => ImageAsk::Brought(reference),
+            None => ImageAsk::Named(&requested.agent_type),
         };
-        let (tier, full) = self.tier(verified).await?;
-        let tier_config = share_of(full, request.cores, request.memory)?;
-        let image = match (named, &requested.image_ref) {
-            (Some(image), _) => image,
-            (None, reference) => self.own_image(&table, reference.as_deref().unwrap_or(""), &tier)?,
+        let ask = SpawnAsk {
+            holder: verified.wallet,
+            image,
+            cores: request.cores,
+            memory_mib: request.memory,
+            may_bring: &self.config.byo_image_tiers,
         };
+        let grant = self.parts.control.admit(&ask).await.map_err(refused)?;
         let (pod, agent_type, public) = (requested.pod, requested.agent_type, requested.public);
         let brought = requested.image_ref.is_some();
-        Ok(AdmittedSpawn { pod, agent_type, brought, env, public, image, tier, tier_config, idempotency })
+        Ok(AdmittedSpawn { pod, agent_type, brought, env, public, grant, idempotency })
     }
 
     /// Which agent is asked for, and what it boots: for one that is there, what it was
@@ -92,60 +90,6 @@ impl Gateway {
         };
         Ok(Some(IdempotencyKey { key: key.to_owned(), request: self.parts.tokens.fingerprint(body) }))
     }
-
-    async fn images(&self) -> Result<Arc<ImageTable>, Refusal> {
-        if let Some(table) = self.parts.images.table() {
-            return Ok(table);
-        }
-        self.parts.images.refresh().await;
-        self.parts.images.table().ok_or_else(|| {
-            Fault::new(Code::NodeUnavailable, "no node has said yet which images it holds").retry_after(1).into()
-        })
-    }
-
-    /// The image of this name. One that was imported a moment ago is looked for
-    /// again before it is unknown.
-    async fn image_named(&self, mut table: Arc<ImageTable>, name: &str) -> Result<ImageDigest, Refusal> {
-        if let Some(digest) = table.get(name) {
-            return Ok(*digest);
-        }
-        self.parts.images.refresh().await;
-        table = self.parts.images.table().unwrap_or(table);
-        table.get(name).copied().ok_or_else(|| {
-            let said = format!("agent_type {:?} names no image", shortened(name));
-            let mut fault = Fault::new(Code::UnknownAgentType, said).field("agent_type");
-            fault.known = Some(table.keys().cloned().collect());
-            fault.into()
-        })
-    }
-
-    /// The image that the caller names by its digest, if its tier may do that.
-    fn own_image(&self, table: &ImageTable, reference: &str, tier: &TierName) -> Result<ImageDigest, Refusal> {
-        let refused = |code, said: &str| Refusal::from(Fault::new(code, said).field("image_ref"));
-        if !self.config.byo_image_tiers.contains(tier) {
-            return Err(refused(Code::ImageRefused, "your tier may not bring its own image; name one by agent_type"));
-        }
-        let digest: ImageDigest =
-            reference.parse().map_err(|_| refused(Code::InvalidRequest, "image_ref is not sha256:<64 hex digits>"))?;
-        if table.values().any(|held| *held == digest) {
-            return Ok(digest);
-        }
-        Err(refused(Code::ImageRefused, "no node holds this image; ask the operator to pull it"))
-    }
-
-    /// The highest tier the wallet's balance reaches.
-    async fn tier(&self, verified: &UnspentSignature) -> Result<(TierName, Tier), Refusal> {
-        let balances = &self.parts.balances;
-        let balance = balances.balance(&verified.wallet).await?;
-        if let Some((name, tier)) = self.parts.tiers.reached_by(balance, balances.decimals()) {
-            return Ok((name.clone(), *tier));
-        }
-        let (_, lowest) = self.parts.tiers.lowest();
-        let mut fault = Fault::new(Code::InsufficientBalance, "the wallet holds too little of the token");
-        fault.balance = Some(balance.whole(balances.decimals()));
-        fault.required = Some(lowest.min);
-        Err(fault.into())
-    }
 }
 
 impl AdmittedSpawn {
@@ -158,31 +102,15 @@ impl AdmittedSpawn {
             brought: self.brought,
             wallet: verified.wallet,
             agent_type: self.agent_type,
-            image: self.image,
-            tier: self.tier,
-            tier_config: self.tier_config,
+            image: self.grant.image,
+            tier: self.grant.tier,
+            tier_config: self.grant.tier_config,
             public: self.public,
             idempotency: self.idempotency,
             now: verified.now,
         };
         (reservation, self.env)
     }
-}
-
-/// The part of a tier that was asked for.
-fn share_of(tier: Tier, cores: Option<u32>, memory: Option<u32>) -> Result<Tier, Refusal> {
-    let part = |field, requested: Option<u32>, least: u32, most: u32| match requested {
-        Some(requested) if !(least..=most).contains(&requested) => {
-            let said = format!("{field} must be from {least} to {most}, which your tier gives, not {requested}");
-            Err(Refusal::from(Fault::new(Code::InvalidRequest, said).field(field)))
-        }
-        requested => Ok(requested.unwrap_or(most)),
-    };
-    Ok(Tier {
-        cores: part("cores", cores, 1, tier.cores)?,
-        memory: part("memory", memory, Tiers::MIN_MEMORY_MIB, tier.memory)?,
-        ..tier
-    })
 }
 
 /// Which agent is asked for, and what it boots.
@@ -234,23 +162,31 @@ fn checked_type(agent_type: String) -> Result<String, Refusal> {
     Err(Fault::new(Code::InvalidRequest, said).field("agent_type").into())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn case_no_capacity_a_part_of_a_tier_may_be_asked_for_and_no_more_than_it() {
-        let tier = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024 };
-        assert_eq!(share_of(tier, None, None).unwrap(), tier);
-        assert_eq!(share_of(tier, Some(2), Some(1_024)).unwrap(), Tier { cores: 2, memory: 1_024, ..tier });
-        for (cores, memory, field) in [
-            (Some(5), None, "cores"),
-            (Some(0), None, "cores"),
-            (None, Some(4_097), "memory"),
-            (None, Some(1), "memory"),
-        ] {
-            let fault = Fault::from(share_of(tier, cores, memory).unwrap_err());
-            assert_eq!((fault.code, fault.field.as_deref()), (Code::InvalidRequest, Some(field)));
+/// Why a holder gets nothing, in the words of this API.
+fn refused(error: AdmitError) -> Refusal {
+    let fault = |code, field, said: &str| Refusal::from(Fault::new(code, said).field(field));
+    match error {
+        AdmitError::NoImagesYet => Fault::new(Code::NodeUnavailable, error.to_string()).retry_after(1).into(),
+        AdmitError::UnknownImage { name, known } => {
+            let said = format!("agent_type {:?} names no image", shortened(&name));
+            let mut fault = Fault::new(Code::UnknownAgentType, said).field("agent_type");
+            fault.known = Some(known.keys().cloned().collect());
+            fault.into()
         }
+        AdmitError::MayNotBring(_) => {
+            let said = "your tier may not bring its own image; name one by agent_type";
+            fault(Code::ImageRefused, "image_ref", said)
+        }
+        AdmitError::NotADigest => fault(Code::InvalidRequest, "image_ref", "image_ref is not sha256:<64 hex digits>"),
+        AdmitError::ImageNotHeld => {
+            fault(Code::ImageRefused, "image_ref", "no node holds this image; ask the operator to pull it")
+        }
+        AdmitError::Balance(error) => error.into(),
+        AdmitError::InsufficientBalance { balance, required } => {
+            let mut fault = Fault::new(Code::InsufficientBalance, error.to_string());
+            (fault.balance, fault.required) = (Some(balance), Some(required));
+            fault.into()
+        }
+        AdmitError::Share { field, .. } => fault(Code::InvalidRequest, field, &error.to_string()),
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
+use control::LogSource;
 use domain::PodId;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, Uri};
@@ -13,7 +14,6 @@ use wire::fault::Fault;
 use crate::api::extract::{PodPath, query};
 use crate::auth::caller::ReadingHolder;
 use crate::edge::streams::until_drained;
-use crate::nodes::record::node_of;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -27,7 +27,7 @@ struct LogsQuery {
     source: Source,
 }
 
-#[derive(Debug, Default, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Source {
     /// The agent's own output.
@@ -35,6 +35,15 @@ enum Source {
     Agent,
     /// The guest's console.
     Console,
+}
+
+impl From<Source> for LogSource {
+    fn from(source: Source) -> Self {
+        match source {
+            Source::Agent => Self::Agent,
+            Source::Console => Self::Console,
+        }
+    }
 }
 
 /// Streams an agent's lines to its holder.
@@ -62,10 +71,10 @@ pub(crate) async fn logs(
 ) -> Result<Response<Body>, Refusal> {
     let LogsQuery { follow, source } = query(&uri)?;
     let record = gateway.owned(id, holder.wallet).await?;
-    let node = node_of(&record)?;
+    let node = gateway.parts.control.node_of(&record)?;
     let permit = gateway.streams.for_wallet(holder.wallet)?;
-    let lines = gateway.parts.guests.logs(node, record.id, source == Source::Console, follow).await?;
-    let mut response = Response::new(until_drained(lines, permit, &gateway.draining));
+    let lines = node.logs(record.id, source.into(), follow).await?;
+    let mut response = Response::new(until_drained(Body::new(lines), permit, &gateway.draining));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
 }

@@ -10,15 +10,12 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use control::SpawnError;
+use control::{SpawnError, SpawnOrder, Starting};
 use domain::{PodId, State as Life};
 use http::header::HeaderMap;
 use http::{Response, StatusCode, Uri};
 use serde::Deserialize;
-use store::{Admission, KeptPod, MAX_STOPPED_PODS, Reservation, RunRecord};
-use tokio::task::{JoinError, JoinHandle};
-use tracing::Instrument;
-use wire::Environment;
+use store::{Admission, KeptPod, MAX_STOPPED_PODS, RunRecord, StoreError};
 use wire::fault::{Code, Fault, KeptAgent};
 use wire::public::{SpawnRequest, SpawnResponse};
 
@@ -82,70 +79,27 @@ pub(crate) async fn spawn(
     };
     let id = gateway.ids.next(verified.now, rand::random());
     let (reservation, env) = admitted.reservation(id, &verified);
-    let traceparent = Some(source.trace.traceparent());
-    // In a task of its own: a caller that hangs up must not leave a reservation that nobody completes.
-    let starting = start(Arc::clone(&gateway), reservation, env, traceparent, wait);
-    match gateway.tasks.spawn(starting.in_current_span()).await.map_err(cut_off)?? {
-        StartedSpawn::Waiting(spawning) => {
-            let record = spawning.await.map_err(cut_off)??;
+    let order = SpawnOrder { reservation, env, traceparent: Some(source.trace.traceparent()) };
+    match gateway.order(order).await? {
+        (Admission::Reserved(_), starting) if wait => {
+            let record = starting.ready().await?;
             gateway.spawned(StatusCode::OK, &record)
         }
-        StartedSpawn::Detached(record) => gateway.spawned(StatusCode::ACCEPTED, &record),
-        StartedSpawn::Repeated(record) => gateway.repeated(record, wait).await,
+        (Admission::Reserved(record), _) => gateway.spawned(StatusCode::ACCEPTED, &record),
+        (Admission::Repeated(record), _) => gateway.repeated(record, wait).await,
+        (Admission::Busy(id), _) => Err(busy(id)),
+        (Admission::IdTaken(id), _) => Err(id_taken(id)),
+        (Admission::NoPod(_) | Admission::RepeatedRemoved, _) => Err(Refusal::not_found()),
+        (Admission::QuotaFull(kept), _) => Err(quota_full(kept)),
+        (Admission::TooManyPods, _) => Err(too_many_pods()),
+        (Admission::Mismatch, _) => Err(mismatch()),
+        (Admission::Replayed, _) => Err(StoreError::Replayed.into()),
     }
 }
 
-/// A spawn that goes on even if its caller hangs up.
-enum StartedSpawn {
-    /// Waited for.
-    Waiting(JoinHandle<Result<RunRecord, SpawnError>>),
-    /// Not waited for.
-    Detached(RunRecord),
-    /// Started before, by the same key.
-    Repeated(RunRecord),
-}
-
-/// Takes the wallet's slot and starts the agent.
-async fn start(
-    gateway: Arc<Gateway>,
-    reservation: Reservation,
-    env: Environment,
-    traceparent: Option<String>,
-    wait: bool,
-) -> Result<StartedSpawn, Refusal> {
-    let replay_key = reservation.replay_key;
-    let admission = gateway.parts.store.reserve(reservation).await?;
-    gateway.spent.insert(replay_key.key);
-    if let (Admission::Reserved(record), Some(treasury)) = (&admission, &gateway.parts.treasury) {
-        treasury.prepare(record.pod, record.wallet);
-    }
-    match admission {
-        Admission::Reserved(record) if wait => {
-            let control = gateway.parts.control.clone();
-            let spawning = async move { control.spawn(record, env, traceparent).await };
-            Ok(StartedSpawn::Waiting(tokio::spawn(spawning.in_current_span())))
-        }
-        Admission::Reserved(record) => {
-            gateway.parts.control.spawn_detached(record.clone(), env, traceparent);
-            Ok(StartedSpawn::Detached(record))
-        }
-        Admission::Repeated(record) => Ok(StartedSpawn::Repeated(record)),
-        Admission::Busy(id) => Err(busy(id)),
-        Admission::IdTaken(id) => Err(id_taken(id)),
-        Admission::NoPod(_) | Admission::RepeatedRemoved => Err(Refusal::not_found()),
-        Admission::QuotaFull(kept) => Err(quota_full(kept)),
-        Admission::TooManyPods => Err(too_many_pods()),
-        Admission::Mismatch => {
-            Err(Fault::new(Code::IdempotencyMismatch, "this Idempotency-Key was used with another request")
-                .field("Idempotency-Key")
-                .into())
-        }
-        Admission::Replayed => Err(store::StoreError::Replayed.into()),
-    }
-}
-
-fn cut_off(_: JoinError) -> Refusal {
-    SpawnError::CutOff.into()
+fn mismatch() -> Refusal {
+    let fault = Fault::new(Code::IdempotencyMismatch, "this Idempotency-Key was used with another request");
+    fault.field("Idempotency-Key").into()
 }
 
 fn id_taken(id: PodId) -> Refusal {
@@ -173,6 +127,29 @@ fn busy(id: PodId) -> Refusal {
 }
 
 impl Gateway {
+    /// Has the run reserved and brought up, which goes on if the caller hangs up.
+    async fn order(&self, order: SpawnOrder) -> Result<(Admission, Starting), Refusal> {
+        let replay_key = order.reservation.replay_key;
+        let treasury = self.parts.treasury.clone();
+        let on_reserved = move |record: &RunRecord| {
+            if let Some(treasury) = treasury {
+                treasury.prepare(record.pod, record.wallet);
+            }
+        };
+        match self.parts.control.spawn(order, on_reserved).await {
+            Ok(ordered) => {
+                self.spent.insert(replay_key.key);
+                Ok(ordered)
+            }
+            // Nothing was reserved, and so the signature is not spent yet.
+            Err(error @ SpawnError::TooMany(_)) => {
+                self.spend(replay_key).await?;
+                Err(error.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The first answer again, as the agent is now.
     async fn repeated(&self, record: RunRecord, wait: bool) -> Result<Response<Body>, Refusal> {
         let record = if wait { self.started(record).await? } else { record };

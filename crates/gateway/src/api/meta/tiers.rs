@@ -21,6 +21,7 @@ use crate::state::Gateway;
 )]
 pub(crate) async fn tiers(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
     let tiers = gateway.parts.tiers.iter().map(|(name, tier)| (name.to_string(), *tier)).collect();
-    let agent_types = gateway.parts.images.table().map(|table| table.keys().cloned().collect()).unwrap_or_default();
+    let agent_types =
+        gateway.parts.control.fleet().images().map(|table| table.keys().cloned().collect()).unwrap_or_default();
     json(StatusCode::OK, &TiersResponse { tiers, mint: gateway.parts.balances.mint().to_owned(), agent_types })
 }

@@ -1,7 +1,7 @@
 //! A control plane on paused time.
 //!
 //! The store's threads know no paused time, so it is never left to run by
-//! itself: [`House::until`] moves it on by small steps, and lets everybody's
+//! itself: [`TestCluster::until`] moves it on by small steps, and lets everybody's
 //! reads and writes through between two of them.
 
 use std::sync::Arc;
@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use chain::fake::FakeBalances;
 use domain::{ImageDigest, PodId, RunId, State, Tier, TierName, Tiers, UnixMillis, Wallet};
-use palatine_control::fake::{Build, FakeNode, TokioClock};
-use palatine_control::{Clock, Config, Control, Node};
+use palatine_control::fake::{FakeNode, NodeBuild, TokioClock};
+use palatine_control::{Clock, Config, Control, Node, SpawnError, SpawnOrder, Starting};
 use store::{Admission, PodChoice, ReplayKey, Reservation, RunRecord, Sqlite, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use wire::Environment;
 
 /// How far time moves in one step.
 pub(crate) const STEP: Duration = Duration::from_millis(100);
@@ -21,7 +22,7 @@ pub(crate) const STEP: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A gateway's inside, its nodes and its chain.
-pub(crate) struct House {
+pub(crate) struct TestCluster {
     pub(crate) store: Store,
     pub(crate) control: Control,
     pub(crate) nodes: Vec<FakeNode>,
@@ -31,27 +32,27 @@ pub(crate) struct House {
     spinner: tokio::task::JoinHandle<()>,
 }
 
-/// What a house is built of; outlives it.
-pub(crate) struct Ground {
-    pub(crate) room: TempDir,
+/// What a cluster is built of; outlives it.
+pub(crate) struct ClusterSetup {
+    pub(crate) dir: TempDir,
     pub(crate) config: Config,
-    pub(crate) builds: Vec<Build>,
+    pub(crate) builds: Vec<NodeBuild>,
 }
 
-impl Default for Ground {
+impl Default for ClusterSetup {
     fn default() -> Self {
-        Self { room: tempfile::tempdir().unwrap(), config: Config::default(), builds: vec![Build::default()] }
+        Self { dir: tempfile::tempdir().unwrap(), config: Config::default(), builds: vec![NodeBuild::default()] }
     }
 }
 
-impl Ground {
+impl ClusterSetup {
     pub(crate) fn booting_for(boot: Option<Duration>) -> Self {
-        Self { builds: vec![Build { boot, ..Build::default() }], ..Self::default() }
+        Self { builds: vec![NodeBuild { boot, ..NodeBuild::default() }], ..Self::default() }
     }
 
     pub(crate) fn store(&self) -> Store {
         // Paused time jumps; the store's deadline is on it too.
-        let (directory, timeout_ms) = (self.room.path().join("store"), 3_600_000);
+        let (directory, timeout_ms) = (self.dir.path().join("store"), 3_600_000);
         Sqlite::open(&store::Config { directory, timeout_ms, ..store::Config::default() }).unwrap().into()
     }
 
@@ -60,16 +61,16 @@ impl Ground {
         builds.map(|(n, build)| FakeNode::new(&format!("node-{n}"), Arc::clone(clock), *build, n)).collect()
     }
 
-    /// Opens a house with nodes of its own. Time stands still from here on.
-    pub(crate) fn house(&self) -> House {
+    /// Opens a cluster with nodes of its own. Time stands still from here on.
+    pub(crate) fn start(&self) -> TestCluster {
         tokio::time::pause();
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
         let nodes = self.nodes(&clock);
-        self.house_over(nodes, clock)
+        self.start_over(nodes, clock)
     }
 
-    /// Opens a house over nodes that are there already.
-    pub(crate) fn house_over(&self, nodes: Vec<FakeNode>, clock: Arc<dyn Clock>) -> House {
+    /// Opens a cluster over nodes that are there already.
+    pub(crate) fn start_over(&self, nodes: Vec<FakeNode>, clock: Arc<dyn Clock>) -> TestCluster {
         // Time that nobody moves does not move: somebody is always awake.
         let spinner = tokio::spawn(async {
             loop {
@@ -79,20 +80,20 @@ impl Ground {
         let store = self.store();
         let balances = Arc::new(FakeBalances::with_default_balance(10_000_000));
         let stopping = CancellationToken::new();
-        let control = Control::start_at(
+        let control = Control::start(
             self.config.clone(),
             store.clone(),
             nodes.iter().cloned().map(|node| Arc::new(node) as Arc<dyn Node>).collect(),
             Arc::clone(&balances) as Arc<dyn chain::Balances>,
             Tiers::romulus(),
-            stopping.clone(),
             Arc::clone(&clock),
+            stopping.clone(),
         );
-        House { store, control, nodes, balances, clock, stopping, spinner }
+        TestCluster { store, control, nodes, balances, clock, stopping, spinner }
     }
 }
 
-impl Drop for House {
+impl Drop for TestCluster {
     fn drop(&mut self) {
         self.stopping.cancel();
         self.spinner.abort();
@@ -119,7 +120,7 @@ fn bytes(n: u64) -> [u8; 32] {
 }
 
 /// Agent `n` of wallet `holder`.
-pub(crate) fn wish(holder: u64, n: u64, now: UnixMillis) -> Reservation {
+pub(crate) fn reservation(holder: u64, n: u64, now: UnixMillis) -> Reservation {
     Reservation {
         replay_key: ReplayKey { key: bytes(n), expires_at: now.plus(330_000) },
         id: id(n),
@@ -136,7 +137,7 @@ pub(crate) fn wish(holder: u64, n: u64, now: UnixMillis) -> Reservation {
     }
 }
 
-impl House {
+impl TestCluster {
     pub(crate) fn node(&self) -> &FakeNode {
         &self.nodes[0]
     }
@@ -146,7 +147,7 @@ impl House {
     }
 
     pub(crate) async fn reserve(&self, n: u64) -> RunRecord {
-        match self.store.reserve(wish(n, n, self.now())).await.unwrap() {
+        match self.store.reserve(reservation(n, n, self.now())).await.unwrap() {
             Admission::Reserved(record) => record,
             other => panic!("not reserved: {other:?}"),
         }
@@ -212,9 +213,27 @@ impl House {
         }
     }
 
-    /// Reserves and spawns, and must get a ready agent.
+    /// Orders agent `n` of wallet `n`, which must be reserved. It is brought up whether
+    /// what this returns is kept or not.
+    pub(crate) async fn order(&self, n: u64) -> Starting {
+        self.order_run(reservation(n, n, self.now())).await.expect("it is reserved")
+    }
+
+    /// Orders a run. `None`: something stands in its way.
+    pub(crate) async fn order_run(&self, reservation: Reservation) -> Option<Starting> {
+        let order = SpawnOrder { reservation, env: Environment::default(), traceparent: None };
+        let (admission, starting) = self.control.spawn(order, |_| {}).await.unwrap();
+        matches!(admission, Admission::Reserved(_)).then_some(starting)
+    }
+
+    /// Spawns agent `n` of wallet `n`.
+    pub(crate) async fn spawn(&self, n: u64) -> Result<RunRecord, SpawnError> {
+        let starting = self.order(n).await;
+        self.finish(starting.ready()).await
+    }
+
+    /// Spawns, and must get a ready agent.
     pub(crate) async fn spawned(&self, n: u64) -> RunRecord {
-        let record = self.reserve(n).await;
-        self.finish(self.control.spawn(record, wire::Environment::default(), None)).await.unwrap()
+        self.spawn(n).await.unwrap()
     }
 }

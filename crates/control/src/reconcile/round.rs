@@ -1,4 +1,4 @@
-//! Looks at the nodes and the store, plans, and does what is due.
+//! A round: look at the nodes and the store, plan, and do what is due.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
@@ -11,9 +11,9 @@ use store::{Epoch, NodeObservation, RunRecord, StoreError};
 use tokio::time::Instant;
 use wire::node::DataPolicy;
 
-use crate::node::within;
-use crate::plan::{NodeSaid, Patience, Snapshot, Step, plan};
-use crate::service::Inner;
+use crate::context::Context;
+use crate::fleet::node::{Node, within};
+use crate::reconcile::plan::{GracePeriods, NodeReport, Snapshot, Step, plan};
 
 /// Steps taken at once.
 const AT_ONCE: usize = 32;
@@ -25,7 +25,7 @@ const LEAST_PAUSE: Duration = Duration::from_millis(100);
 /// many agents, reconciling takes a fifth of a core and no more.
 const REST: u32 = 4;
 
-impl Inner {
+impl Context {
     /// Rounds for ever: on a timer, and when somebody asks.
     pub(crate) async fn reconcile_for_ever(self: &Arc<Self>) {
         loop {
@@ -41,19 +41,8 @@ impl Inner {
     /// One round. Safe to repeat, and to cut off anywhere. Says how long it was at
     /// work itself, once the nodes had answered.
     async fn reconcile(self: &Arc<Self>) -> Duration {
-        self.busy.look();
-        let nodes = join_all(self.nodes.iter().map(|node| async move {
-            let list = within("list the sandboxes", self.config.look(), node.list()).await;
-            metrics::gauge!("palatine_node_up", "node" => node.name().to_owned())
-                .set(f64::from(u8::from(list.is_ok())));
-            if let Err(error) = &list {
-                tracing::warn!(node = node.name(), %error, "a node does not answer");
-            }
-            let said = list.ok();
-            let quarantined = said.iter().flat_map(|said| &said.quarantined).map(|held| held.id).collect();
-            NodeSaid { name: node.name().to_owned(), sandboxes: said.map(|said| said.sandboxes), quarantined }
-        }))
-        .await;
+        self.spawning.begin_round();
+        let nodes = join_all(self.fleet.nodes().map(|node| self.list(node.as_ref()))).await;
         let began = Instant::now();
         // Only now: see `plan`.
         let (live, others) = match self.wanted().await {
@@ -68,6 +57,18 @@ impl Inner {
         began.elapsed()
     }
 
+    async fn list(&self, node: &dyn Node) -> NodeReport {
+        let list = within("list the sandboxes", self.config.look(), node.list()).await;
+        metrics::gauge!("palatine_node_up", "node" => node.name().to_owned()).set(f64::from(u8::from(list.is_ok())));
+        if let Err(error) = &list {
+            tracing::warn!(node = node.name(), %error, "a node does not answer");
+            self.fleet.silent(node.name());
+        }
+        let listed = list.ok();
+        let quarantined = listed.iter().flat_map(|listed| &listed.quarantined).map(|held| held.id).collect();
+        NodeReport { name: node.name().to_owned(), sandboxes: listed.map(|listed| listed.sandboxes), quarantined }
+    }
+
     /// The live runs, and the other gateways that are there.
     async fn wanted(&self) -> Result<(Vec<RunRecord>, BTreeSet<Epoch>), StoreError> {
         let mut epochs = self.store.live_epochs().await?;
@@ -75,28 +76,28 @@ impl Inner {
         Ok((self.store.live().await?, epochs))
     }
 
-    fn plan(&self, nodes: &[NodeSaid], live: &[RunRecord], others: &BTreeSet<Epoch>) -> Vec<Step> {
-        let patience = Patience {
+    fn plan(&self, nodes: &[NodeReport], live: &[RunRecord], others: &BTreeSet<Epoch>) -> Vec<Step> {
+        let grace = GracePeriods {
             reserve_ms: RESERVE_MS,
             settle_ms: self.config.settle_ms,
             boot_ms: self.config.spawn_timeout_ms,
             lost_ms: self.config.lost_after_ms,
         };
         let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
-        let look = Snapshot {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = Snapshot {
             nodes,
             live,
-            busy: &self.busy.touched(),
+            inflight: &self.spawning.touched(),
             missing: &missing,
-            waited: &waited,
+            waiting: &waiting,
             epoch: self.store.epoch(),
             others,
             started_at: self.started_at,
             now: self.clock.now(),
         };
-        let plan = plan(&look, patience);
-        (*missing, *waited) = (plan.missing, plan.waited);
+        let plan = plan(&snapshot, grace);
+        (*missing, *waiting) = (plan.missing, plan.waiting);
         metrics::gauge!("palatine_live_agents").set(u32::try_from(live.len()).map_or(f64::INFINITY, f64::from));
         plan.steps
     }
@@ -108,7 +109,7 @@ impl Inner {
             Step::Remove { id, .. } => ("remove", *id),
             Step::TearDown { id } => ("tear_down", *id),
             Step::Fail { id, .. } => ("fail", *id),
-            Step::See { id, .. } => ("see", *id),
+            Step::Observe { id, .. } => ("see", *id),
         };
         metrics::counter!("palatine_reconcile_steps_total", "step" => name).increment(1);
         let done = match step {
@@ -121,10 +122,10 @@ impl Inner {
                 Ok(())
             }
             Step::Fail { id, reason } => self.fail(id, reason).await,
-            Step::See { id, event, seen } => self.note(id, event, seen).await,
+            Step::Observe { id, event, seen } => self.observed(id, event, seen).await,
         };
         match done {
-            // The agent went on meanwhile; the next look sees how it is then.
+            // The agent went on meanwhile; the next round sees how it is then.
             Ok(()) | Err(StoreError::Refused(_)) => {}
             Err(error) => tracing::error!(agent = %id, step = name, %error, "a step of reconciliation failed"),
         }
@@ -133,7 +134,7 @@ impl Inner {
     /// Removes a sandbox that has outlived its run. Nobody has said that its POD's data
     /// may go: it is set aside.
     async fn remove_orphan(&self, node: &str, id: RunId, pod: PodId) {
-        let _turn = self.locks.turn(id).await;
+        let _guard = self.locks.lock(id).await;
         let record = match self.store.get(id).await {
             Ok(record) => record,
             Err(error) => {
@@ -142,10 +143,10 @@ impl Inner {
             }
         };
         let owned = record.is_some_and(|record| record.state.is_live() && record.node.as_deref() == Some(node));
-        if owned || self.busy.has(id) {
+        if owned || self.spawning.has(id) {
             return;
         }
-        if let Some(node) = self.node(node)
+        if let Some(node) = self.fleet.node(node)
             && self.delete(node.as_ref(), id, pod, DataPolicy::Keep).await.is_some()
         {
             tracing::warn!(agent = %id, node = node.name(), "a sandbox that nobody owned was removed");
@@ -159,7 +160,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn note(&self, id: RunId, event: Option<Event>, seen: NodeObservation) -> Result<(), StoreError> {
+    async fn observed(&self, id: RunId, event: Option<Event>, seen: NodeObservation) -> Result<(), StoreError> {
         match event {
             Some(event) => self.store.settle(id, event, seen, self.clock.now()).await.map(drop),
             None => self.store.observe(id, seen).await.map(drop),

@@ -10,7 +10,7 @@ const EPOCH: Epoch = Epoch(7);
 /// Another gateway that is there.
 const OTHER: Epoch = Epoch(8);
 const START: UnixMillis = UnixMillis(1_000_000);
-const PATIENCE: Patience = Patience { reserve_ms: 5_000, settle_ms: 2_000, boot_ms: 60_000, lost_ms: 10_000 };
+const GRACE: GracePeriods = GracePeriods { reserve_ms: 5_000, settle_ms: 2_000, boot_ms: 60_000, lost_ms: 10_000 };
 
 fn id(n: u64) -> RunId {
     RunId::from_bits(n)
@@ -67,37 +67,44 @@ fn sandbox(n: u64, phase: Phase) -> Sandbox {
     }
 }
 
-fn said(sandboxes: Vec<Sandbox>) -> Vec<NodeSaid> {
-    vec![NodeSaid { name: NODE.to_owned(), sandboxes: Some(sandboxes), quarantined: HashSet::new() }]
+fn said(sandboxes: Vec<Sandbox>) -> Vec<NodeReport> {
+    vec![NodeReport { name: NODE.to_owned(), sandboxes: Some(sandboxes), quarantined: HashSet::new() }]
 }
 
-struct Look {
-    nodes: Vec<NodeSaid>,
+struct Round {
+    nodes: Vec<NodeReport>,
     live: Vec<RunRecord>,
-    busy: HashSet<RunId>,
-    missing: Missing,
-    waited: Waited,
+    inflight: HashSet<RunId>,
+    missing: MissingSince,
+    waiting: LastWaiting,
     after_ms: u64,
 }
 
-impl Look {
-    fn at(nodes: Vec<NodeSaid>, live: Vec<RunRecord>, after_ms: u64) -> Self {
-        Self { nodes, live, busy: HashSet::new(), missing: Missing::new(), waited: Waited::new(), after_ms }
+impl Round {
+    fn at(nodes: Vec<NodeReport>, live: Vec<RunRecord>, after_ms: u64) -> Self {
+        Self {
+            nodes,
+            live,
+            inflight: HashSet::new(),
+            missing: MissingSince::new(),
+            waiting: LastWaiting::new(),
+            after_ms,
+        }
     }
 
     fn plan(&self) -> Plan {
-        let look = Snapshot {
+        let snapshot = Snapshot {
             nodes: &self.nodes,
             live: &self.live,
-            busy: &self.busy,
+            inflight: &self.inflight,
             missing: &self.missing,
-            waited: &self.waited,
+            waiting: &self.waiting,
             epoch: EPOCH,
             others: &BTreeSet::from([OTHER]),
             started_at: START,
             now: START.plus(self.after_ms),
         };
-        plan(&look, PATIENCE)
+        plan(&snapshot, GRACE)
     }
 
     fn steps(&self) -> Vec<Step> {
@@ -110,52 +117,52 @@ fn fail(n: u64, reason: FailReason) -> Vec<Step> {
 }
 
 #[test]
-fn a_sandbox_without_a_live_agent_is_removed_even_while_its_id_is_busy() {
-    let mut look = Look::at(said(vec![sandbox(1, Phase::Ready)]), vec![], 0);
+fn a_sandbox_without_a_live_agent_is_removed_even_while_its_id_is_inflight() {
+    let mut round = Round::at(said(vec![sandbox(1, Phase::Ready)]), vec![], 0);
     let removed = vec![Step::Remove { node: NODE.to_owned(), id: id(1), pod: PodId::minted(id(1)) }];
-    assert_eq!(look.steps(), removed);
-    look.busy.insert(id(1));
-    assert_eq!(look.steps(), removed);
+    assert_eq!(round.steps(), removed);
+    round.inflight.insert(id(1));
+    assert_eq!(round.steps(), removed);
 }
 
 #[test]
 fn a_sandbox_on_another_node_than_its_agents_is_removed_there_alone() {
     let mut nodes = said(vec![sandbox(1, Phase::Ready)]);
-    nodes.push(NodeSaid { name: "two".to_owned(), ..said(vec![sandbox(1, Phase::Ready)]).remove(0) });
-    let look = Look::at(nodes, vec![record(1, State::Ready)], 0);
-    assert_eq!(look.steps(), vec![Step::Remove { node: "two".to_owned(), id: id(1), pod: PodId::minted(id(1)) }]);
+    nodes.push(NodeReport { name: "two".to_owned(), ..said(vec![sandbox(1, Phase::Ready)]).remove(0) });
+    let round = Round::at(nodes, vec![record(1, State::Ready)], 0);
+    assert_eq!(round.steps(), vec![Step::Remove { node: "two".to_owned(), id: id(1), pod: PodId::minted(id(1)) }]);
 }
 
 #[test]
 fn an_agent_that_is_as_written_down_needs_nothing() {
-    let look = Look::at(said(vec![sandbox(1, Phase::Ready)]), vec![record(1, State::Ready)], 0);
-    assert_eq!(look.steps(), vec![]);
+    let round = Round::at(said(vec![sandbox(1, Phase::Ready)]), vec![record(1, State::Ready)], 0);
+    assert_eq!(round.steps(), vec![]);
 }
 
 #[test]
 fn a_reservation_of_an_earlier_run_fails_at_once_and_one_of_this_run_after_its_grace() {
     let earlier = RunRecord { epoch: Epoch(6), ..record(1, State::Reserved) };
-    assert_eq!(Look::at(said(vec![]), vec![earlier], 0).steps(), fail(1, FailReason::Interrupted));
+    assert_eq!(Round::at(said(vec![]), vec![earlier], 0).steps(), fail(1, FailReason::Interrupted));
     let ours = record(1, State::Reserved);
-    assert_eq!(Look::at(said(vec![]), vec![ours.clone()], 4_999).steps(), vec![]);
-    assert_eq!(Look::at(said(vec![]), vec![ours.clone()], 5_000).steps(), fail(1, FailReason::Interrupted));
-    let mut busy = Look::at(said(vec![]), vec![ours], 5_000);
-    busy.busy.insert(id(1));
-    assert_eq!(busy.steps(), vec![]);
+    assert_eq!(Round::at(said(vec![]), vec![ours.clone()], 4_999).steps(), vec![]);
+    assert_eq!(Round::at(said(vec![]), vec![ours.clone()], 5_000).steps(), fail(1, FailReason::Interrupted));
+    let mut inflight = Round::at(said(vec![]), vec![ours], 5_000);
+    inflight.inflight.insert(id(1));
+    assert_eq!(inflight.steps(), vec![]);
 }
 
 #[test]
 fn a_placed_agent_of_an_earlier_run_fails_once_what_was_sent_has_settled() {
     let earlier = RunRecord { epoch: Epoch(6), ..record(1, State::Placed) };
-    assert_eq!(Look::at(said(vec![]), vec![earlier.clone()], 1_999).steps(), vec![]);
-    assert_eq!(Look::at(said(vec![]), vec![earlier], 2_000).steps(), fail(1, FailReason::Interrupted));
+    assert_eq!(Round::at(said(vec![]), vec![earlier.clone()], 1_999).steps(), vec![]);
+    assert_eq!(Round::at(said(vec![]), vec![earlier], 2_000).steps(), fail(1, FailReason::Interrupted));
 }
 
 #[test]
 fn what_another_gateway_reserves_or_places_is_left_to_it_while_it_is_there() {
     for state in [State::Reserved, State::Placed] {
         let theirs = RunRecord { epoch: OTHER, ..record(1, state) };
-        assert_eq!(Look::at(said(vec![]), vec![theirs], 100_000).steps(), vec![], "{state:?}");
+        assert_eq!(Round::at(said(vec![]), vec![theirs], 100_000).steps(), vec![], "{state:?}");
     }
 }
 
@@ -163,56 +170,56 @@ fn what_another_gateway_reserves_or_places_is_left_to_it_while_it_is_there() {
 fn a_placed_agent_that_its_node_runs_is_taken_over() {
     let earlier = RunRecord { epoch: Epoch(6), runtime: None, ..record(1, State::Placed) };
     let seen = NodeObservation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
-    let steps = Look::at(said(vec![sandbox(1, Phase::Ready)]), vec![earlier], 0).steps();
-    assert_eq!(steps, vec![Step::See { id: id(1), event: Some(Event::Ready), seen }]);
+    let steps = Round::at(said(vec![sandbox(1, Phase::Ready)]), vec![earlier], 0).steps();
+    assert_eq!(steps, vec![Step::Observe { id: id(1), event: Some(Event::Ready), seen }]);
 }
 
 #[test]
 fn an_agent_taken_over_that_never_gets_ready_is_overdue() {
     let booting = record(1, State::Booting);
-    assert_eq!(Look::at(said(vec![sandbox(1, Phase::Booting)]), vec![booting.clone()], 59_999).steps(), vec![]);
-    let late = Look::at(said(vec![sandbox(1, Phase::Booting)]), vec![booting], 60_000);
+    assert_eq!(Round::at(said(vec![sandbox(1, Phase::Booting)]), vec![booting.clone()], 59_999).steps(), vec![]);
+    let late = Round::at(said(vec![sandbox(1, Phase::Booting)]), vec![booting], 60_000);
     assert_eq!(late.steps(), fail(1, FailReason::BootTimeout));
     let again = RunRecord { was_ready: true, ..record(1, State::Booting) };
-    assert_eq!(Look::at(said(vec![sandbox(1, Phase::Booting)]), vec![again], 600_000).steps(), vec![]);
+    assert_eq!(Round::at(said(vec![sandbox(1, Phase::Booting)]), vec![again], 600_000).steps(), vec![]);
 }
 
 #[test]
 fn a_guest_that_died_is_seen_booting_with_its_restarts() {
     let down = Sandbox { restarts: 3, ..sandbox(1, Phase::Backoff { at: START }) };
     let seen = NodeObservation { runtime: "qemu-tcg".to_owned(), restarts: 3 };
-    let steps = Look::at(said(vec![down]), vec![record(1, State::Ready)], 0).steps();
-    assert_eq!(steps, vec![Step::See { id: id(1), event: Some(Event::Booting), seen }]);
+    let steps = Round::at(said(vec![down]), vec![record(1, State::Ready)], 0).steps();
+    assert_eq!(steps, vec![Step::Observe { id: id(1), event: Some(Event::Booting), seen }]);
 }
 
 #[test]
 fn a_sandbox_that_failed_fails_its_agent_with_the_nodes_reason() {
     let failed = sandbox(1, Phase::Failed { reason: FailReason::CrashLoop });
-    let look = Look::at(said(vec![failed]), vec![record(1, State::Ready)], 0);
-    assert_eq!(look.steps(), fail(1, FailReason::CrashLoop));
+    let round = Round::at(said(vec![failed]), vec![record(1, State::Ready)], 0);
+    assert_eq!(round.steps(), fail(1, FailReason::CrashLoop));
 }
 
 #[test]
 fn a_running_agent_is_lost_only_after_its_node_denied_it_long_enough() {
-    let mut look = Look::at(said(vec![]), vec![record(1, State::Ready)], 0);
-    look.missing = look.plan().missing;
-    assert_eq!(look.missing, Missing::from([(id(1), START)]));
-    look.after_ms = 9_999;
-    assert_eq!(look.steps(), vec![]);
-    look.after_ms = 10_000;
-    assert_eq!(look.steps(), fail(1, FailReason::Lost));
-    let back = Look { nodes: said(vec![sandbox(1, Phase::Ready)]), ..look };
+    let mut round = Round::at(said(vec![]), vec![record(1, State::Ready)], 0);
+    round.missing = round.plan().missing;
+    assert_eq!(round.missing, MissingSince::from([(id(1), START)]));
+    round.after_ms = 9_999;
+    assert_eq!(round.steps(), vec![]);
+    round.after_ms = 10_000;
+    assert_eq!(round.steps(), fail(1, FailReason::Lost));
+    let back = Round { nodes: said(vec![sandbox(1, Phase::Ready)]), ..round };
     assert!(back.plan().missing.is_empty());
 }
 
 #[test]
 fn a_node_that_does_not_answer_changes_nothing_but_what_is_to_end() {
-    let silent = vec![NodeSaid { sandboxes: None, ..said(vec![]).remove(0) }];
+    let silent = vec![NodeReport { sandboxes: None, ..said(vec![]).remove(0) }];
     let states = [State::Placed, State::Booting, State::Ready];
     let live: Vec<RunRecord> = (1..).zip(states).map(|(n, state)| record(n, state)).collect();
-    assert_eq!(Look::at(silent.clone(), live, 3_600_000).steps(), vec![]);
+    assert_eq!(Round::at(silent.clone(), live, 3_600_000).steps(), vec![]);
     let stopping = record(1, State::Stopping(EndReason::Stopped(StopReason::Requested)));
-    assert_eq!(Look::at(silent, vec![stopping], 0).steps(), vec![Step::TearDown { id: id(1) }]);
+    assert_eq!(Round::at(silent, vec![stopping], 0).steps(), vec![Step::TearDown { id: id(1) }]);
 }
 
 #[test]
@@ -220,20 +227,20 @@ fn fault_1_1_an_agent_whose_node_lacks_something_waits_for_as_long_as_that_takes
     let lacks = WaitReason::Disk;
     let waiting = || said(vec![sandbox(1, Phase::Waiting { lacks, since: START })]);
     let seen = NodeObservation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
-    let step = Step::See { id: id(1), event: Some(Event::Waiting(lacks)), seen };
+    let step = Step::Observe { id: id(1), event: Some(Event::Waiting(lacks)), seen };
     for state in [State::Placed, State::Booting, State::Ready] {
-        assert_eq!(Look::at(waiting(), vec![record(1, state)], 3_600_000).steps(), vec![step.clone()]);
+        assert_eq!(Round::at(waiting(), vec![record(1, state)], 3_600_000).steps(), vec![step.clone()]);
     }
-    let mut look = Look::at(waiting(), vec![record(1, State::Waiting(lacks))], 3_600_000);
-    let plan = look.plan();
+    let mut round = Round::at(waiting(), vec![record(1, State::Waiting(lacks))], 3_600_000);
+    let plan = round.plan();
     assert_eq!(plan.steps, vec![]);
     // Its first boot is counted from when it could begin.
-    look = Look { waited: plan.waited, nodes: said(vec![sandbox(1, Phase::Booting)]), ..look };
-    look.live = vec![record(1, State::Booting)];
-    look.after_ms += 59_999;
-    assert_eq!(look.steps(), vec![]);
-    look.after_ms += 1;
-    assert_eq!(look.steps(), fail(1, FailReason::BootTimeout));
+    round = Round { waiting: plan.waiting, nodes: said(vec![sandbox(1, Phase::Booting)]), ..round };
+    round.live = vec![record(1, State::Booting)];
+    round.after_ms += 59_999;
+    assert_eq!(round.steps(), vec![]);
+    round.after_ms += 1;
+    assert_eq!(round.steps(), fail(1, FailReason::BootTimeout));
 }
 
 #[test]
@@ -241,14 +248,14 @@ fn fault_1_2_an_agent_that_its_node_cannot_read_is_not_gone() {
     let mut nodes = said(vec![]);
     nodes[0].quarantined.insert(id(1));
     for state in [State::Placed, State::Booting, State::Waiting(WaitReason::Disk), State::Ready] {
-        let steps = Look::at(nodes.clone(), vec![record(1, state)], 3_600_000).steps();
+        let steps = Round::at(nodes.clone(), vec![record(1, state)], 3_600_000).steps();
         let event = Some(Event::Waiting(WaitReason::Ledger));
-        assert!(matches!(&steps[..], [Step::See { event: told, .. }] if *told == event), "{steps:?}");
+        assert!(matches!(&steps[..], [Step::Observe { event: told, .. }] if *told == event), "{steps:?}");
     }
     let waits = vec![record(1, State::Waiting(WaitReason::Ledger))];
-    assert_eq!(Look::at(nodes.clone(), waits, 3_600_000).steps(), vec![]);
+    assert_eq!(Round::at(nodes.clone(), waits, 3_600_000).steps(), vec![]);
     // Nor is it an orphan.
-    assert_eq!(Look::at(nodes, vec![], 3_600_000).steps(), vec![]);
+    assert_eq!(Round::at(nodes, vec![], 3_600_000).steps(), vec![]);
 }
 
 fn state() -> impl Strategy<Value = State> {
@@ -283,18 +290,18 @@ proptest! {
         let live: Vec<RunRecord> = agents.iter()
             .map(|(n, (state, epoch, _))| RunRecord { epoch: Epoch(*epoch), ..record(*n, *state) }).collect();
         let sandboxes: Vec<Sandbox> = held.iter().map(|(n, phase)| sandbox(*n, *phase)).collect();
-        let nodes = vec![NodeSaid { sandboxes: answers.then_some(sandboxes), ..said(vec![]).remove(0) }];
-        let mut look = Look::at(nodes, live, after_ms);
-        look.busy = agents.iter().filter(|(_, (_, _, busy))| *busy).map(|(n, _)| id(*n)).collect();
-        let steps = look.steps();
+        let nodes = vec![NodeReport { sandboxes: answers.then_some(sandboxes), ..said(vec![]).remove(0) }];
+        let mut round = Round::at(nodes, live, after_ms);
+        round.inflight = agents.iter().filter(|(_, (_, _, inflight))| *inflight).map(|(n, _)| id(*n)).collect();
+        let steps = round.steps();
         for (n, phase) in held.iter().filter(|_| answers) {
             let removed = steps.contains(&Step::Remove { node: NODE.to_owned(), id: id(*n), pod: PodId::minted(id(*n)) });
-            let placed = agents.get(n).map(|(state, _, busy)| *state != State::Reserved || *busy);
+            let placed = agents.get(n).map(|(state, _, inflight)| *state != State::Reserved || *inflight);
             prop_assert_eq!(removed, !placed.unwrap_or(false), "{} {:?}", n, phase);
         }
         for step in &steps {
             if let Step::Fail { id: failed, .. } = step {
-                prop_assert!(!look.busy.contains(failed));
+                prop_assert!(!round.inflight.contains(failed));
                 let n = failed.bits();
                 let healthy = answers && matches!(held.get(&n), Some(Phase::Ready))
                     && agents.get(&n).is_some_and(|(state, ..)| *state != State::Reserved);

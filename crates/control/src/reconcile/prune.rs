@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use crate::service::Inner;
+use crate::context::Context;
 
-/// Bites in one round at most; the next round goes on.
-const MAX_BITES: u32 = 1000;
+/// Batches in one round at most; the next round goes on.
+const MAX_BATCHES: u32 = 1000;
 
-impl Inner {
+impl Context {
     pub(crate) async fn prune_for_ever(&self) {
         loop {
             self.prune().await;
@@ -15,9 +15,9 @@ impl Inner {
         }
     }
 
-    /// Forgets until nothing old is left, in bites between which others write.
+    /// Forgets until nothing old is left, in batches between which others write.
     async fn prune(&self) {
-        for _ in 0..MAX_BITES {
+        for _ in 0..MAX_BATCHES {
             match self.store.prune(self.clock.now()).await {
                 Ok(pruned) => {
                     metrics::counter!("palatine_pruned_total", "what" => "stamps").increment(pruned.spent_signatures);

@@ -1,5 +1,7 @@
 //! Why an agent did not come to be, or could not be stopped.
 
+use std::sync::Arc;
+
 use client::NodeError;
 use domain::{FailReason, ImageDigest, PlacementError, StopReason, WaitReason};
 use store::StoreError;
@@ -14,13 +16,13 @@ pub enum SpawnError {
     /// No node that could hold it has its image.
     #[error("no node has the image {0}")]
     NoImage(ImageDigest),
-    /// Too many spawns at once.
+    /// Too many spawns at once; nothing was reserved.
     #[error("{0} agents are being spawned already")]
     TooMany(usize),
     /// The node does not answer. What it may have begun is taken down as soon
     /// as it answers again; the wallet is free then.
     #[error("the node does not answer")]
-    NodeUnavailable(#[source] Option<NodeError>),
+    NodeUnavailable(#[source] Option<Arc<NodeError>>),
     /// The node that keeps the POD's data does not answer, or is none of ours.
     #[error("the node {0:?}, which keeps the POD's data, does not answer")]
     DataAway(String),
@@ -49,8 +51,8 @@ pub enum SpawnError {
     /// The store failed. Reconciliation does the rest.
     #[error("the agent's record cannot be written")]
     Store(#[from] StoreError),
-    /// A bug: it is spawned twice, or the task that spawned it has panicked.
-    /// Reconciliation does the rest.
+    /// A bug: it is spawned twice, or was not reserved, or the task that spawned it has
+    /// panicked. Reconciliation does the rest.
     #[error("the spawn was cut off")]
     CutOff,
 }
@@ -72,4 +74,36 @@ pub enum StopError {
     /// A bug: the task that stopped it has panicked. Reconciliation does the rest.
     #[error("the stop was cut off")]
     CutOff,
+}
+
+/// Why a run did not come to be, for its record and for the caller.
+pub(crate) struct SpawnFailure {
+    pub(crate) reason: FailReason,
+    pub(crate) error: SpawnError,
+}
+
+impl SpawnFailure {
+    pub(crate) const fn new(reason: FailReason, error: SpawnError) -> Self {
+        Self { reason, error }
+    }
+
+    /// It failed for this reason, and that is all there is to say.
+    pub(crate) const fn of(reason: FailReason) -> Self {
+        Self { reason, error: SpawnError::Failed(reason) }
+    }
+
+    /// No node has room.
+    pub(crate) const fn no_room(why: PlacementError) -> Self {
+        let reason = match why {
+            PlacementError::TooLarge { .. } => FailReason::ExceedsCapacity,
+            PlacementError::NoNodes | PlacementError::Full => FailReason::NoCapacity,
+        };
+        Self { reason, error: SpawnError::NoCapacity(why) }
+    }
+}
+
+impl From<StoreError> for SpawnFailure {
+    fn from(error: StoreError) -> Self {
+        Self::new(FailReason::Interrupted, SpawnError::Store(error))
+    }
 }

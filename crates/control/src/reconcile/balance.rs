@@ -1,6 +1,6 @@
 //! Whether a running agent's holder still holds enough.
 //!
-//! A reading that fails is no reading. Below the tier for long enough, and seen
+//! A reading that fails is no reading. BelowTier the tier for long enough, and seen
 //! so often enough, the agent is stopped; one reading at or above forgives all.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use store::{BelowTier, RunRecord};
 
 use crate::config::Config;
-use crate::service::Inner;
+use crate::context::Context;
 
 /// Holders asked about at once.
 const AT_ONCE: usize = 8;
@@ -43,7 +43,7 @@ fn needed(record: &RunRecord, tiers: &Tiers) -> u64 {
     today.map_or(record.tier_config.min, |min| min.min(record.tier_config.min))
 }
 
-impl Inner {
+impl Context {
     pub(crate) async fn recheck_for_ever(self: &Arc<Self>) {
         loop {
             self.recheck().await;

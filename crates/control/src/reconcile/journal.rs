@@ -1,4 +1,4 @@
-//! Carries the nodes' metering journals into the store.
+//! A node's metering journal, on its way into the store.
 //!
 //! Asking a node for what comes after mark N tells it that 1 to N are kept, and
 //! it may forget them. So N is only ever a number that the store has made
@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use client::NodeError;
+use domain::Clock;
 use store::{MarkCount, MarkCursor, RunMark, Store, StoreError};
 
-use crate::clock::Clock;
-use crate::node::{Node, within};
+use crate::fleet::node::{Node, within};
 
 /// Questions asked in a row to catch up, at most.
 const MAX_PAGES: usize = 1000;

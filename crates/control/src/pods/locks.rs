@@ -1,45 +1,44 @@
-//! One at a time for each agent: what is sent to a node about it goes in order,
+//! One at a time for each run: what is sent to a node about it goes in order,
 //! and what was sent without an answer is remembered until it cannot arrive.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use std::time::Duration;
 
 use domain::RunId;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
-type Turnstile = Arc<tokio::sync::Mutex<()>>;
+type RunLock = Arc<tokio::sync::Mutex<()>>;
 
-/// A lock for each agent that somebody works on.
+/// A lock for each run that somebody works on.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Locks(Arc<Mutex<HashMap<RunId, Turnstile>>>);
+pub(crate) struct RunLocks(Arc<Mutex<HashMap<RunId, RunLock>>>);
 
-/// It is one's turn while this lives.
+/// Nobody else works on the run while this lives.
 #[derive(Debug)]
-pub(crate) struct Turn {
-    locks: Locks,
+pub(crate) struct RunGuard {
+    locks: RunLocks,
     id: RunId,
     held: Option<OwnedMutexGuard<()>>,
 }
 
-impl Locks {
-    fn table(&self) -> MutexGuard<'_, HashMap<RunId, Turnstile>> {
+impl RunLocks {
+    fn table(&self) -> MutexGuard<'_, HashMap<RunId, RunLock>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for one's turn.
-    pub(crate) async fn turn(&self, id: RunId) -> Turn {
+    /// Waits until nobody else works on the run.
+    pub(crate) async fn lock(&self, id: RunId) -> RunGuard {
         let lock = self.table().entry(id).or_default().clone();
         // Made before waiting: who gives up waiting tidies up too.
-        let mut turn = Turn { locks: self.clone(), id, held: None };
-        turn.held = Some(lock.lock_owned().await);
-        turn
+        let mut guard = RunGuard { locks: self.clone(), id, held: None };
+        guard.held = Some(lock.lock_owned().await);
+        guard
     }
 }
 
-impl Drop for Turn {
+impl Drop for RunGuard {
     fn drop(&mut self) {
         self.held = None;
         let mut table = self.locks.table();
@@ -50,11 +49,11 @@ impl Drop for Turn {
     }
 }
 
-/// Agents whose creation was sent and never answered, and when that was.
+/// Runs whose creation was sent and never answered, and when that was.
 #[derive(Debug, Default)]
-pub(crate) struct Unsettled(Mutex<HashMap<RunId, Instant>>);
+pub(crate) struct UnansweredCreations(Mutex<HashMap<RunId, Instant>>);
 
-impl Unsettled {
+impl UnansweredCreations {
     fn table(&self) -> MutexGuard<'_, HashMap<RunId, Instant>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -65,7 +64,7 @@ impl Unsettled {
     }
 
     /// How much longer its creation may be under way, if it still may.
-    pub(crate) fn rest(&self, id: RunId, settle: Duration) -> Option<Duration> {
+    pub(crate) fn remaining(&self, id: RunId, settle: Duration) -> Option<Duration> {
         let noted = *self.table().get(&id)?;
         settle.checked_sub(noted.elapsed()).filter(|rest| !rest.is_zero())
     }
@@ -81,15 +80,15 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn turns_are_taken_one_by_one_and_nothing_is_left_behind() {
-        let locks = Locks::default();
+    async fn a_run_is_worked_on_by_one_at_a_time_and_nothing_is_left_behind() {
+        let locks = RunLocks::default();
         let id = RunId::from_bits(1);
-        let first = locks.turn(id).await;
+        let first = locks.lock(id).await;
         let waiting = tokio::spawn({
             let locks = locks.clone();
-            async move { drop(locks.turn(id).await) }
+            async move { drop(locks.lock(id).await) }
         });
-        let given_up = tokio::time::timeout(Duration::from_millis(20), locks.turn(id)).await;
+        let given_up = tokio::time::timeout(Duration::from_millis(20), locks.lock(id)).await;
         assert!(given_up.is_err());
         assert!(!waiting.is_finished());
         drop(first);

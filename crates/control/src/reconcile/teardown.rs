@@ -1,4 +1,4 @@
-//! Taking a run down, and a POD away.
+//! Taking a run down, and ending its record.
 //!
 //! A POD's data is erased by its holder's word alone; at any other end of a run its node
 //! sets it aside. A run's record is ended by the node's word alone. What was sent to the
@@ -7,81 +7,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Event, PodId, RunId, State, StopReason};
+use domain::{PodId, RunId, State};
 use store::{KeptData, RunRecord, StoreError};
-use tracing::Instrument;
+use tokio::time::timeout;
 use wire::node::{DataPolicy, DeleteResponse};
 
-use crate::error::StopError;
-use crate::node::{Node, within};
-use crate::service::Inner;
+use crate::context::Context;
+use crate::fleet::node::{Node, within};
 
 /// How much longer than the grace of a stop its caller waits for the node.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Agents taken down on reconciliation's behalf at once.
 const LEAVING: usize = 64;
 
-impl Inner {
-    /// Writes down that the agent is to end, then takes it down. If its node
-    /// does not answer, the record stays `stopping`, and reconciliation goes on.
-    pub(crate) async fn stop(self: &Arc<Self>, id: RunId, reason: StopReason) -> Result<RunRecord, StopError> {
-        let record = self.store.advance(id, Event::Stop(reason), self.clock.now()).await?.record;
-        if !record.state.is_live() {
-            return Ok(record);
-        }
-        let ended = match self.tear_down_in_time(id).await {
-            // Whoever else took it down has removed its POD with it.
-            Err(StoreError::Unknown(_)) => {
-                RunRecord { state: State::Stopped(StopReason::Removed), data: None, ..record }
-            }
-            ended => ended?,
-        };
-        let outcome = if ended.state.is_live() { "delayed" } else { "done" };
-        metrics::counter!("palatine_stops_total", "outcome" => outcome).increment(1);
-        Ok(ended)
-    }
-
-    /// Removes a POD: its run is taken down, its data erased, and what the store knows of
-    /// it forgotten. If the node of a run does not answer, the record stays `stopping`,
-    /// and reconciliation goes on.
-    pub(crate) async fn remove(self: &Arc<Self>, pod: PodId) -> Result<RunRecord, StopError> {
-        let record = self.store.last_run(pod).await?.ok_or(StoreError::NoPod(pod))?;
-        if record.state.is_live() {
-            let ended = self.stop(record.id, StopReason::Removed).await?;
-            if ended.state.is_live() || matches!(ended.state, State::Stopped(StopReason::Removed)) {
-                return Ok(ended);
-            }
-        }
-        // It had ended already, or by another word, just before this one came.
-        let record = self.store.last_run(pod).await?.ok_or(StoreError::NoPod(pod))?;
-        if let (Some(_), Some(name)) = (record.data, &record.data_node) {
-            let node = self.node(name).ok_or(StopError::NodeUnavailable)?;
-            let erased = within("erase a POD's data", self.config.node_timeout(), node.erase(pod)).await;
-            erased.map_err(|error| {
-                tracing::warn!(%pod, node = name, %error, "a POD's data cannot be erased yet");
-                StopError::NodeUnavailable
-            })?;
-        }
-        match self.store.remove_pod(pod, self.clock.now()).await? {
-            true => Ok(RunRecord { data: None, data_node: None, ..record }),
-            false => Err(StopError::Running),
-        }
-    }
-
+impl Context {
     /// Takes an agent down, and says how it is after a time that a caller can
     /// wait. A node that takes longer is waited for by a task of its own.
     pub(crate) async fn tear_down_in_time(self: &Arc<Self>, id: RunId) -> Result<RunRecord, StoreError> {
-        let inner = Arc::clone(self);
-        let work = async move { inner.tear_down(id).await };
-        let work = self.tasks.spawn(work.in_current_span());
-        match tokio::time::timeout(self.config.stop_grace() + ANSWER, work).await {
-            Ok(Ok(done)) => done,
-            Ok(Err(_)) | Err(_) => self.store.get(id).await?.ok_or(StoreError::Unknown(id)),
+        if let Ok(done) = timeout(self.config.stop_grace() + ANSWER, self.tear_down(id)).await {
+            return done;
         }
+        self.tear_down_later(id);
+        self.store.get(id).await?.ok_or(StoreError::Unknown(id))
     }
 
     /// Has this done by a task of its own, unless one is at that agent already or
-    /// too many are at others: the next look asks again.
+    /// too many are at others: the next round asks again.
     pub(crate) fn later<F: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
         id: RunId,
@@ -108,7 +59,7 @@ impl Inner {
     /// Takes down an agent that is to end, and ends its record if its node says
     /// that nothing is left. Of any other agent, only says how it is.
     pub(crate) async fn tear_down(&self, id: RunId) -> Result<RunRecord, StoreError> {
-        let _turn = self.locks.turn(id).await;
+        let _guard = self.locks.lock(id).await;
         loop {
             let record = self.store.get(id).await?.ok_or(StoreError::Unknown(id))?;
             let State::Stopping(end) = record.state else { return Ok(record) };
@@ -119,7 +70,7 @@ impl Inner {
             if ended.record.state.is_live() {
                 continue;
             }
-            self.unsettled.forget(id);
+            self.unanswered.forget(id);
             return Ok(ended.record);
         }
     }
@@ -136,7 +87,7 @@ impl Inner {
                 None => return Some(None),
             },
         };
-        let Some(node) = self.node(name) else {
+        let Some(node) = self.fleet.node(name) else {
             tracing::warn!(agent = %record.id, node = name, "the agent's node is not configured: it cannot be taken down");
             return None;
         };
@@ -149,7 +100,7 @@ impl Inner {
     /// nothing can come any more.
     async fn clear(&self, node: &dyn Node, record: &RunRecord, data: DataPolicy) -> Option<DeleteResponse> {
         let gone = self.delete(node, record.id, record.pod, data).await?;
-        let Some(rest) = self.unsettled.rest(record.id, self.config.settle()) else { return Some(gone) };
+        let Some(rest) = self.unanswered.remaining(record.id, self.config.settle()) else { return Some(gone) };
         tokio::time::sleep(rest).await;
         self.delete(node, record.id, record.pod, data).await
     }
@@ -165,7 +116,10 @@ impl Inner {
         let grace = self.config.stop_grace();
         let deadline = grace + self.config.node_timeout();
         match within("delete the sandbox", deadline, node.delete(id, pod, grace, data)).await {
-            Ok(gone) => Some(gone),
+            Ok(gone) => {
+                self.fleet.changed(node.name());
+                Some(gone)
+            }
             Err(error) => {
                 tracing::warn!(agent = %id, node = node.name(), %error, "a sandbox cannot be taken down yet");
                 None

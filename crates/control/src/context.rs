@@ -1,0 +1,39 @@
+//! What the control plane's tasks share.
+
+use std::sync::{Arc, Mutex};
+
+use chain::Balances;
+use domain::{Clock, Tiers, UnixMillis};
+use store::Store;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::fleet::inventory::Fleet;
+use crate::pods::inflight::Inflight;
+use crate::pods::locks::{RunLocks, UnansweredCreations};
+use crate::reconcile::journal::Journal;
+use crate::reconcile::plan::{LastWaiting, MissingSince};
+
+pub(crate) struct Context {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) journals: Vec<Journal>,
+    pub(crate) balances: Arc<dyn Balances>,
+    pub(crate) tiers: Tiers,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) started_at: UnixMillis,
+    pub(crate) spawning: Inflight,
+    /// Being taken down on reconciliation's behalf.
+    pub(crate) leaving: Inflight,
+    pub(crate) locks: RunLocks,
+    pub(crate) unanswered: UnansweredCreations,
+    pub(crate) missing: Mutex<MissingSince>,
+    pub(crate) waiting: Mutex<LastWaiting>,
+    /// Something has happened that reconciliation should look at.
+    pub(crate) signal: Notify,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}

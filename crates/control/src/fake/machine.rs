@@ -1,0 +1,135 @@
+//! What a fake node holds.
+
+use std::collections::BTreeMap;
+
+use domain::{ImageDigest, Mark, MarkKind, PodId, RunId, UnixMillis};
+use wire::fault::Code;
+use wire::node::{AgentMark, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec};
+
+use crate::fake::behaviour::{CallOutcome, Chaos, NodeBuild};
+
+/// All that a fake node is and holds.
+#[derive(Debug)]
+pub(super) struct Machine {
+    pub(super) build: NodeBuild,
+    pub(super) chaos: Chaos,
+    pub(super) down: bool,
+    /// It does not say how it is, though it does all else.
+    pub(super) mute: bool,
+    pub(super) refuse: Option<Code>,
+    pub(super) next_creation: Option<CallOutcome>,
+    pub(super) images: BTreeMap<String, ImageDigest>,
+    pub(super) sandboxes: BTreeMap<RunId, Sandbox>,
+    /// Disks that were set aside, and those that are held by no sandbox at all.
+    pub(super) kept: BTreeMap<PodId, UnixMillis>,
+    pub(super) quarantined: BTreeMap<RunId, Sandbox>,
+    pub(super) journal: String,
+    /// What nobody has said to have kept.
+    pub(super) marks: Vec<AgentMark>,
+    /// Every mark ever made, for tests to compare a bill with.
+    pub(super) history: Vec<AgentMark>,
+    pub(super) last_seq: u64,
+    pub(super) created: u64,
+    pub(super) random: u64,
+}
+
+impl Machine {
+    pub(super) fn new(build: NodeBuild, seed: u64) -> Self {
+        Self {
+            build,
+            chaos: Chaos::default(),
+            down: false,
+            mute: false,
+            refuse: None,
+            next_creation: None,
+            images: BTreeMap::new(),
+            sandboxes: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            quarantined: BTreeMap::new(),
+            journal: "journal-1".to_owned(),
+            marks: Vec::new(),
+            history: Vec::new(),
+            last_seq: 0,
+            created: 0,
+            random: seed,
+        }
+    }
+
+    pub(super) fn info(&self, name: &str) -> NodeInfo {
+        let (free_cores, free_memory_mib) = self.free();
+        NodeInfo {
+            name: name.to_owned(),
+            version: "fake".to_owned(),
+            runtime: RuntimeName::QemuTcg,
+            runtime_reason: "it is a fake".to_owned(),
+            cores: self.build.cores,
+            free_cores,
+            memory_mib: self.build.memory_mib,
+            free_memory_mib,
+            most_memory_mib: None,
+            disk: None,
+            sandboxes: u32::try_from(self.sandboxes.len()).unwrap_or(u32::MAX),
+            images: self.images.clone(),
+        }
+    }
+
+    pub(super) fn draw(&mut self) -> CallOutcome {
+        let Chaos { lose_question, lose_answer, arrive_late, late, .. } = self.chaos;
+        if lose_question + lose_answer + arrive_late == 0 {
+            return CallOutcome::Good;
+        }
+        // SplitMix64.
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        match (z ^ (z >> 31)) % 1000 {
+            roll if roll < lose_question => CallOutcome::QuestionLost,
+            roll if roll < lose_question + lose_answer => CallOutcome::AnswerLost,
+            roll if roll < lose_question + lose_answer + arrive_late => CallOutcome::Late(late),
+            _ => CallOutcome::Good,
+        }
+    }
+
+    pub(super) fn free(&self) -> (u32, u64) {
+        let held = self.sandboxes.values();
+        held.fold((self.build.cores, self.build.memory_mib), |(cores, memory), one| {
+            (cores.saturating_sub(one.cores), memory.saturating_sub(one.memory_mib))
+        })
+    }
+
+    pub(super) fn mark(&mut self, agent: RunId, kind: MarkKind, at: UnixMillis) {
+        self.last_seq += 1;
+        let mark = AgentMark { agent, mark: Mark { seq: self.last_seq, at, kind } };
+        self.marks.push(mark);
+        self.history.push(mark);
+    }
+
+    pub(super) fn ready(&mut self, id: RunId, now: UnixMillis) {
+        let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
+        if matches!(sandbox.phase, Phase::Booting | Phase::Backoff { .. }) {
+            sandbox.phase = Phase::Ready;
+            sandbox.ready_after_ms.get_or_insert(now.since(sandbox.created_at));
+            self.mark(id, MarkKind::Ready, now);
+        }
+    }
+}
+
+/// A sandbox that was just made.
+pub(super) fn sandbox(id: RunId, spec: &SandboxSpec, now: UnixMillis) -> Sandbox {
+    Sandbox {
+        id,
+        pod: spec.pod,
+        generation: spec.generation,
+        image: spec.image,
+        cores: spec.cores,
+        memory_mib: spec.memory_mib,
+        port: 8080,
+        phase: Phase::Booting,
+        runtime: RuntimeName::QemuTcg,
+        restarts: 0,
+        created_at: now,
+        ready_after_ms: None,
+        pid: None,
+        cause: None,
+    }
+}

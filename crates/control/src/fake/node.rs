@@ -1,0 +1,423 @@
+//! A node in memory that keeps a real node's promises, and can be made to break
+//! whatever a real one may break: it loses questions and answers, does things
+//! late, is slow, goes away, loses its disk; its guests boot, die, fail. Nobody can talk to
+//! a guest: who needs that wraps it.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use client::{LogSource, NodeError};
+use domain::{Clock, FailReason, ImageDigest, MarkKind, PodId, RunId, WaitReason};
+use http::{Request, Response};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use wire::fault::{Code, Fault};
+use wire::node::{
+    AgentMark, DataDisk, DataPolicy, DeleteResponse, KeptData, MarksPage, NodeInfo, Phase, Quarantined, Sandbox,
+    SandboxSpec, Sandboxes,
+};
+
+use crate::fake::behaviour::{CallOutcome, Chaos, NodeBuild};
+use crate::fake::machine::{Machine, sandbox};
+use crate::fleet::node::{ByteStream, Node, NodeBody};
+
+const CREATE: &str = "create the sandbox";
+/// For how long disks are kept.
+const RETENTION_MS: u64 = 30 * 86_400_000;
+/// What each POD's data takes.
+const KEPT_BYTES: u64 = 1024 * 1024;
+
+/// The node: a handle that is cheap to clone.
+#[derive(Clone)]
+pub struct FakeNode {
+    name: Arc<str>,
+    clock: Arc<dyn Clock>,
+    machine: Arc<Mutex<Machine>>,
+    news: Arc<Notify>,
+    infos: Arc<AtomicU64>,
+}
+
+impl std::fmt::Debug for FakeNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FakeNode").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl FakeNode {
+    /// A node of this name; `seed` decides its chaos.
+    #[must_use]
+    pub fn new(name: &str, clock: Arc<dyn Clock>, build: NodeBuild, seed: u64) -> Self {
+        let machine = Arc::new(Mutex::new(Machine::new(build, seed)));
+        Self { name: name.into(), clock, machine, news: Arc::default(), infos: Arc::default() }
+    }
+
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes it misbehave from now on.
+    pub fn set_chaos(&self, chaos: Chaos) {
+        self.machine().chaos = chaos;
+    }
+
+    /// Makes guests boot like this from now on.
+    pub fn set_boot(&self, boot: Option<Duration>) {
+        self.machine().build.boot = boot;
+    }
+
+    /// Makes the daemon go away, or come back. Its guests live on.
+    pub fn set_down(&self, down: bool) {
+        self.machine().down = down;
+        self.news.notify_waiters();
+    }
+
+    /// Makes it leave the question how it is without an answer, or not any more. It does
+    /// all else that it is asked for.
+    pub fn set_mute(&self, mute: bool) {
+        self.machine().mute = mute;
+    }
+
+    /// Decides which images it holds.
+    pub fn set_images(&self, images: BTreeMap<String, ImageDigest>) {
+        self.machine().images = images;
+    }
+
+    /// Makes it refuse every creation with this code, or none.
+    pub fn set_refusal(&self, code: Option<Code>) {
+        self.machine().refuse = code;
+    }
+
+    /// Decides what becomes of the next creation.
+    pub fn set_next_creation(&self, outcome: CallOutcome) {
+        self.machine().next_creation = Some(outcome);
+    }
+
+    /// What really runs here.
+    #[must_use]
+    pub fn running(&self) -> Vec<RunId> {
+        self.machine().sandboxes.keys().copied().collect()
+    }
+
+    /// Whose disks it keeps.
+    #[must_use]
+    pub fn kept(&self) -> Vec<PodId> {
+        self.machine().kept.keys().copied().collect()
+    }
+
+    /// It lacks something that a guest needs; with `None`, what it lacked is there.
+    pub fn lack(&self, id: RunId, lacks: Option<WaitReason>) {
+        let mut machine = self.machine();
+        let since = self.clock.now();
+        if machine.sandboxes.get(&id).is_some_and(|sandbox| sandbox.phase == Phase::Ready) {
+            machine.mark(id, MarkKind::Unready, since);
+        }
+        if let Some(sandbox) = machine.sandboxes.get_mut(&id) {
+            sandbox.phase = lacks.map_or(Phase::Booting, |lacks| Phase::Waiting { lacks, since });
+        }
+        drop(machine);
+        self.news.notify_waiters();
+    }
+
+    /// It cannot read a sandbox's record, or can again.
+    pub fn quarantine(&self, id: RunId, held: bool) {
+        let mut held_by = self.machine();
+        let machine = &mut *held_by;
+        if held {
+            machine.quarantined.extend(machine.sandboxes.remove(&id).map(|sandbox| (id, sandbox)));
+        } else {
+            machine.sandboxes.extend(machine.quarantined.remove(&id).map(|sandbox| (id, sandbox)));
+        }
+    }
+
+    /// How many sandboxes it ever made.
+    #[must_use]
+    pub fn created(&self) -> u64 {
+        self.machine().created
+    }
+
+    /// Every mark it ever made, also of journals it has lost.
+    #[must_use]
+    pub fn history(&self) -> Vec<AgentMark> {
+        self.machine().history.clone()
+    }
+
+    /// How often it was asked how it is.
+    #[must_use]
+    pub fn infos(&self) -> u64 {
+        self.infos.load(Ordering::SeqCst)
+    }
+
+    /// A guest dies, and boots again.
+    pub fn crash(&self, id: RunId) {
+        let mut machine = self.machine();
+        let now = self.clock.now();
+        let Some(sandbox) = machine.sandboxes.get_mut(&id) else { return };
+        let was_ready = sandbox.phase == Phase::Ready;
+        sandbox.phase = Phase::Backoff { at: now };
+        sandbox.restarts += 1;
+        if was_ready {
+            machine.mark(id, MarkKind::Unready, now);
+        }
+        drop(machine);
+        self.boot(id);
+        self.news.notify_waiters();
+    }
+
+    /// A guest that boots is ready.
+    pub fn make_ready(&self, id: RunId) {
+        self.machine().ready(id, self.clock.now());
+        self.news.notify_waiters();
+    }
+
+    /// A guest fails for good.
+    pub fn fail(&self, id: RunId, reason: FailReason) {
+        let mut machine = self.machine();
+        let now = self.clock.now();
+        let Some(sandbox) = machine.sandboxes.get_mut(&id) else { return };
+        let was_ready = sandbox.phase == Phase::Ready;
+        sandbox.phase = Phase::Failed { reason };
+        if was_ready {
+            machine.mark(id, MarkKind::Unready, now);
+        }
+        drop(machine);
+        self.news.notify_waiters();
+    }
+
+    /// The machine is made anew: nothing runs, and its journal is another.
+    pub fn lose_disk(&self) {
+        let mut machine = self.machine();
+        machine.sandboxes.clear();
+        machine.marks.clear();
+        machine.last_seq = 0;
+        machine.journal.push_str("-again");
+        drop(machine);
+        self.news.notify_waiters();
+    }
+
+    /// Lets a guest boot: marks it, and makes it ready when its time has come.
+    fn boot(&self, id: RunId) {
+        let mut machine = self.machine();
+        let now = self.clock.now();
+        machine.mark(id, MarkKind::Booting, now);
+        match machine.build.boot {
+            None => {}
+            Some(Duration::ZERO) => machine.ready(id, now),
+            Some(boot) => {
+                let (machine, news, clock) =
+                    (Arc::clone(&self.machine), Arc::clone(&self.news), Arc::clone(&self.clock));
+                tokio::spawn(async move {
+                    tokio::time::sleep(boot).await;
+                    machine.lock().unwrap_or_else(PoisonError::into_inner).ready(id, clock.now());
+                    news.notify_waiters();
+                });
+            }
+        }
+    }
+
+    /// Asks: with the misbehaviour that is due. What is asked may be done and
+    /// its answer lost, be lost itself, or be done later than anybody waits.
+    async fn ask<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl Fn(&Self) -> T + Clone + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let slow = self.machine().chaos.slow;
+        if !slow.is_zero() {
+            tokio::time::sleep(slow).await;
+        }
+        let outcome = {
+            let mut machine = self.machine();
+            let decided = if operation == CREATE { machine.next_creation.take() } else { None };
+            if machine.down { CallOutcome::QuestionLost } else { decided.unwrap_or_else(|| machine.draw()) }
+        };
+        match outcome {
+            CallOutcome::Good => Ok(work(self)),
+            CallOutcome::Slow(time) => {
+                tokio::time::sleep(time).await;
+                Ok(work(self))
+            }
+            CallOutcome::QuestionLost => Err(unavailable(operation)),
+            CallOutcome::AnswerLost => {
+                work(self);
+                Err(unavailable(operation))
+            }
+            CallOutcome::Late(late) => {
+                let (node, work) = (self.clone(), work.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(late).await;
+                    work(&node);
+                });
+                Err(unavailable(operation))
+            }
+        }
+    }
+
+    fn create_now(&self, id: RunId, spec: &SandboxSpec) -> Result<Sandbox, NodeError> {
+        {
+            let mut machine = self.machine();
+            if let Some(code) = machine.refuse {
+                return Err(NodeError::Refused(Box::new(Fault::new(code, "the test said so"))));
+            }
+            if let Some(held) = machine.sandboxes.get(&id) {
+                return Ok(held.clone());
+            }
+            if spec.data == DataDisk::Kept && !machine.kept.contains_key(&spec.pod) {
+                return Err(NodeError::Refused(Box::new(Fault::new(Code::NoData, "nothing is kept of this POD"))));
+            }
+            let (cores, memory) = machine.free();
+            if spec.cores > cores || spec.memory_mib > memory {
+                return Err(NodeError::Refused(Box::new(Fault::new(Code::NoCapacity, "the node is full"))));
+            }
+            machine.created += 1;
+            machine.kept.remove(&spec.pod);
+            machine.sandboxes.insert(id, sandbox(id, spec, self.clock.now()));
+        }
+        self.boot(id);
+        self.news.notify_waiters();
+        self.machine().sandboxes.get(&id).cloned().ok_or_else(|| unavailable(CREATE))
+    }
+
+    fn delete_now(&self, id: RunId, pod: PodId, data: DataPolicy) -> DeleteResponse {
+        let mut machine = self.machine();
+        let held = machine.sandboxes.contains_key(&id);
+        match data {
+            DataPolicy::Keep if held => {
+                let until = self.clock.now().plus(RETENTION_MS);
+                machine.kept.insert(pod, until);
+            }
+            DataPolicy::Keep => {}
+            DataPolicy::Erase => {
+                machine.kept.remove(&pod);
+            }
+        }
+        let kept = machine.kept.get(&pod).map(|until| KeptData { until: Some(*until), bytes: KEPT_BYTES });
+        if let Some(sandbox) = machine.sandboxes.remove(&id) {
+            let now = self.clock.now();
+            if sandbox.phase == Phase::Ready {
+                machine.mark(id, MarkKind::Unready, now);
+            }
+            machine.mark(id, MarkKind::Gone, now);
+        }
+        drop(machine);
+        self.news.notify_waiters();
+        DeleteResponse { id, kept }
+    }
+
+    /// Waits until `done` finds something, or for `wait`, or for the node to go
+    /// away.
+    async fn until<T>(&self, wait: Duration, done: impl Fn(&Machine) -> Option<T>) -> Option<T> {
+        let end = Instant::now() + wait;
+        loop {
+            let heard = self.news.notified();
+            tokio::pin!(heard);
+            heard.as_mut().enable();
+            {
+                let machine = self.machine();
+                if machine.down {
+                    return None;
+                }
+                if let Some(found) = done(&machine) {
+                    return Some(found);
+                }
+            }
+            if tokio::time::timeout_at(end, heard).await.is_err() {
+                return None;
+            }
+        }
+    }
+}
+
+fn unavailable(operation: &'static str) -> NodeError {
+    NodeError::Unavailable { operation, source: "the test said so".into() }
+}
+
+#[async_trait]
+impl Node for FakeNode {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn info(&self) -> Result<NodeInfo, NodeError> {
+        self.infos.fetch_add(1, Ordering::SeqCst);
+        if self.machine().mute {
+            std::future::pending::<()>().await;
+        }
+        self.ask("describe the node", |node| node.machine().info(&node.name)).await
+    }
+
+    async fn create(&self, id: RunId, spec: &SandboxSpec, _traceparent: Option<&str>) -> Result<Sandbox, NodeError> {
+        let spec = spec.clone();
+        self.ask(CREATE, move |node| node.create_now(id, &spec)).await?
+    }
+
+    async fn get(&self, id: RunId) -> Result<Option<Sandbox>, NodeError> {
+        self.ask("read the sandbox", move |node| node.machine().sandboxes.get(&id).cloned()).await
+    }
+
+    async fn wait_ready(&self, id: RunId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
+        self.until(timeout, |machine| match machine.sandboxes.get(&id).map(|sandbox| sandbox.phase) {
+            Some(Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. }) => None,
+            Some(Phase::Ready | Phase::Failed { .. } | Phase::Stopping) | None => Some(()),
+        })
+        .await;
+        self.get(id).await
+    }
+
+    async fn delete(
+        &self,
+        id: RunId,
+        pod: PodId,
+        _grace: Duration,
+        data: DataPolicy,
+    ) -> Result<DeleteResponse, NodeError> {
+        self.ask("delete the sandbox", move |node| node.delete_now(id, pod, data)).await
+    }
+
+    async fn erase(&self, pod: PodId) -> Result<(), NodeError> {
+        self.ask("erase a POD's data", move |node| {
+            node.machine().kept.remove(&pod);
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Sandboxes, NodeError> {
+        self.ask("list the sandboxes", |node| {
+            let machine = node.machine();
+            let quarantined = machine.quarantined.keys();
+            let quarantined = quarantined.map(|id| Quarantined { id: *id, runs: true, cause: "the test".to_owned() });
+            Sandboxes { sandboxes: machine.sandboxes.values().cloned().collect(), quarantined: quarantined.collect() }
+        })
+        .await
+    }
+
+    async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError> {
+        let news = |machine: &Machine| machine.marks.last().is_some_and(|mark| mark.mark.seq > after).then_some(());
+        self.until(wait, news).await;
+        self.ask("read the metering marks", move |node| {
+            let mut machine = node.machine();
+            // What is kept elsewhere is forgotten here.
+            if after <= machine.last_seq {
+                machine.marks.retain(|mark| mark.mark.seq > after);
+            }
+            let page = machine.build.page;
+            let marks = machine.marks.iter().filter(|mark| mark.mark.seq > after).take(page).copied().collect();
+            MarksPage { journal: machine.journal.clone(), marks }
+        })
+        .await
+    }
+
+    async fn tunnel(&self, _id: RunId) -> Result<Box<dyn ByteStream>, NodeError> {
+        Err(unavailable("reach the agent's port"))
+    }
+
+    async fn logs(&self, _id: RunId, _source: LogSource, _follow: bool) -> Result<NodeBody, NodeError> {
+        Err(unavailable("read the logs"))
+    }
+
+    async fn forward(&self, _id: RunId, _path: &str, _: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {
+        Err(unavailable("pass the request to the guest"))
+    }
+}

@@ -1,0 +1,303 @@
+//! All nodes, and what each said of itself lately.
+//!
+//! A task per node asks it now and then, and soon after anything that changes what it
+//! holds, so that a spawn need not ask. What is known here may be old: the node's own
+//! admission decides, and a wrong guess costs one more try.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use client::NodeError;
+use domain::{NodeView, PlacementError, ResourceRequest, RetryPolicy, RunId, place};
+use futures_util::future::join_all;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::fleet::images::{ImageTable, has_disk, merged};
+use crate::fleet::node::{Node, within};
+use crate::fleet::report::Report;
+
+/// Questions to one node begin this far apart: what was asked for meanwhile is one.
+const AT_MOST_EVERY: Duration = Duration::from_millis(250);
+/// Periods of the inventory for which an answer is relied on: one that is late is not
+/// missed at once.
+const FRESH_FOR: u32 = 2;
+/// When a node that did not answer is asked again.
+const RETRY: RetryPolicy = RetryPolicy { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
+
+const DESCRIBE: &str = "describe the node";
+
+/// The nodes and their inventory.
+pub struct Fleet {
+    members: Vec<Member>,
+    reports: Mutex<HashMap<String, Report>>,
+    images: RwLock<Option<Arc<ImageTable>>>,
+    period: Duration,
+    deadline: Duration,
+}
+
+/// One node, and how it is asked.
+struct Member {
+    node: Arc<dyn Node>,
+    /// The last question that came to an end. Whoever asks holds it.
+    last: tokio::sync::Mutex<Option<Reading>>,
+    /// How many questions were begun.
+    begun: AtomicU64,
+    /// What it holds has changed.
+    changed: Notify,
+}
+
+#[derive(Clone)]
+struct Reading {
+    /// Questions are counted from 1.
+    number: u64,
+    began: Instant,
+    outcome: Result<(), Arc<NodeError>>,
+}
+
+/// The nodes that a placement may choose from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scope {
+    /// Only this one.
+    pub(crate) only: Option<String>,
+    /// None of these.
+    pub(crate) except: Vec<String>,
+}
+
+impl Scope {
+    fn holds(&self, node: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == node) && !self.except.iter().any(|one| one == node)
+    }
+}
+
+/// A node was chosen for a run. As long as this lives the node is about to be told of it;
+/// afterwards the node's own word counts.
+pub(crate) struct Claim {
+    fleet: Arc<Fleet>,
+    id: RunId,
+    pub(crate) node: Arc<dyn Node>,
+}
+
+impl Claim {
+    /// The node did not take the run: it holds other than was thought.
+    pub(crate) fn refused(self) {
+        self.fleet.report(self.node.name(), |report| {
+            report.withdraw(self.id);
+            report.doubt();
+        });
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.fleet.report(self.node.name(), |report| report.settle(self.id, Instant::now()));
+        self.fleet.changed(self.node.name());
+    }
+}
+
+impl Fleet {
+    pub(crate) fn new(nodes: Vec<Arc<dyn Node>>, config: &Config) -> Self {
+        let member = |node| Member {
+            node,
+            last: tokio::sync::Mutex::default(),
+            begun: AtomicU64::new(0),
+            changed: Notify::new(),
+        };
+        Self {
+            members: nodes.into_iter().map(member).collect(),
+            reports: Mutex::default(),
+            images: RwLock::default(),
+            period: config.inventory(),
+            deadline: config.look(),
+        }
+    }
+
+    /// The node of this name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Arc<dyn Node>> {
+        self.nodes().find(|node| node.name() == name)
+    }
+
+    /// The images that the nodes hold, by what each said last; `None` before any has
+    /// answered.
+    #[must_use]
+    pub fn images(&self) -> Option<Arc<ImageTable>> {
+        self.images.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether one of the nodes has disk for an agent, were it the only one there, by
+    /// what each said last.
+    #[must_use]
+    pub fn has_disk(&self) -> bool {
+        let reports = self.reports();
+        let mut said = reports.values().filter_map(Report::info).peekable();
+        said.peek().is_none() || said.any(has_disk)
+    }
+
+    /// Returns once every node was asked how it is, whether it answered or not.
+    pub async fn asked(&self) {
+        let asked = self.members.iter().map(|member| async move {
+            // Who asks holds this.
+            let was_asked = member.last.lock().await.is_some();
+            if !was_asked {
+                // What came of it is in the report.
+                let _ = self.read(member).await;
+            }
+        });
+        join_all(asked).await;
+    }
+
+    /// Whether any node answers: lately, or now that it is asked.
+    pub async fn answers(&self) -> bool {
+        let (now, fresh_for) = (Instant::now(), self.period * FRESH_FOR);
+        let is_fresh = self.reports().values().any(|report| report.is_fresh(now, fresh_for));
+        is_fresh || self.refresh().await
+    }
+
+    /// Asks every node how it is; whether any answered. Cheap to call often.
+    pub async fn refresh(&self) -> bool {
+        join_all(self.members.iter().map(|member| self.read(member))).await.iter().any(Result::is_ok)
+    }
+
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Arc<dyn Node>> {
+        self.members.iter().map(|member| &member.node)
+    }
+
+    /// A node's state is no longer what it said: it is asked soon.
+    pub(crate) fn changed(&self, node: &str) {
+        if let Some(member) = self.members.iter().find(|member| member.node.name() == node) {
+            member.changed.notify_one();
+        }
+    }
+
+    /// A node did not answer: until it does, nothing is placed on it unasked.
+    pub(crate) fn silent(&self, node: &str) {
+        self.report(node, Report::doubt);
+    }
+
+    /// Asks one node now and then, and when it has changed.
+    pub(crate) async fn watch(&self, at: usize) {
+        let Some(member) = self.members.get(at) else { return };
+        let mut pauses = RETRY.pauses();
+        loop {
+            let pause = match self.read(member).await {
+                Ok(()) => {
+                    pauses.succeeded();
+                    self.period
+                }
+                Err(error) => {
+                    tracing::debug!(node = member.node.name(), %error, "a node does not say how it is");
+                    pauses.failed()
+                }
+            };
+            // A pause that ends is as good a reason as a change.
+            let _ = tokio::time::timeout(pause, member.changed.notified()).await;
+        }
+    }
+
+    /// Chooses a node by what is known of those that are in scope: by what they said,
+    /// less what was placed on them since.
+    pub(crate) fn claim(
+        self: &Arc<Self>,
+        id: RunId,
+        ask: ResourceRequest,
+        scope: &Scope,
+    ) -> Result<Claim, PlacementError> {
+        self.claim_by(id, ask, scope, Report::remaining)
+    }
+
+    /// The same just after they were asked. Where what was placed since leaves no room, it
+    /// may be counted twice: then the nodes' own word is what counts.
+    pub(crate) fn claim_asked(
+        self: &Arc<Self>,
+        id: RunId,
+        ask: ResourceRequest,
+        scope: &Scope,
+    ) -> Result<Claim, PlacementError> {
+        self.claim(id, ask, scope).or_else(|_| self.claim_by(id, ask, scope, Report::view))
+    }
+
+    fn claim_by(
+        self: &Arc<Self>,
+        id: RunId,
+        ask: ResourceRequest,
+        scope: &Scope,
+        view: impl Fn(&Report, &str, Instant, Duration) -> Option<NodeView>,
+    ) -> Result<Claim, PlacementError> {
+        let mut reports = self.reports();
+        let (now, fresh_for) = (Instant::now(), self.period * FRESH_FOR);
+        let in_scope = reports.iter().filter(|(name, _)| scope.holds(name));
+        let views: Vec<_> = in_scope.filter_map(|(name, report)| view(report, name, now, fresh_for)).collect();
+        let chosen = place(&views, ask)?.name.clone();
+        let node = self.node(&chosen).cloned().ok_or(PlacementError::NoNodes)?;
+        reports.entry(chosen).or_default().place(id, ask);
+        Ok(Claim { fleet: Arc::clone(self), id, node })
+    }
+
+    /// Asks the nodes in scope how they are. An error if there are some, and none answers.
+    pub(crate) async fn ask(&self, scope: &Scope) -> Result<(), Arc<NodeError>> {
+        let in_scope = self.members.iter().filter(|member| scope.holds(member.node.name()));
+        let asked = join_all(in_scope.map(|member| async {
+            // Who was before us at a node that hangs does not hold us up twice.
+            let late = NodeError::TimedOut { operation: DESCRIBE, after: self.deadline };
+            tokio::time::timeout(self.deadline, self.read(member)).await.unwrap_or_else(|_| Err(Arc::new(late)))
+        }));
+        let asked = asked.await;
+        match asked.iter().any(Result::is_ok) {
+            true => Ok(()),
+            false => asked.into_iter().next().unwrap_or(Ok(())),
+        }
+    }
+
+    /// Asks a node how it is, unless somebody began to ask after this was called and asks
+    /// for us as well.
+    async fn read(&self, member: &Member) -> Result<(), Arc<NodeError>> {
+        let before = member.begun.load(Ordering::Relaxed);
+        let mut last = member.last.lock().await;
+        if let Some(reading) = &*last {
+            if reading.number > before {
+                return reading.outcome.clone();
+            }
+            tokio::time::sleep_until(reading.began + AT_MOST_EVERY).await;
+        }
+        let (number, began) = (member.begun.fetch_add(1, Ordering::Relaxed) + 1, Instant::now());
+        let outcome = match within(DESCRIBE, self.deadline, member.node.info()).await {
+            Ok(info) => {
+                self.report(member.node.name(), |report| report.answered(info, began));
+                self.publish_images();
+                Ok(())
+            }
+            Err(error) => {
+                self.silent(member.node.name());
+                Err(Arc::new(error))
+            }
+        };
+        *last = Some(Reading { number, began, outcome: outcome.clone() });
+        outcome
+    }
+
+    fn publish_images(&self) {
+        let reports = self.reports();
+        let said: Vec<_> = self.nodes().filter_map(|node| reports.get(node.name())).filter_map(Report::info).collect();
+        let table = merged(said.into_iter());
+        let mut images = self.images.write().unwrap_or_else(PoisonError::into_inner);
+        if images.as_deref() != Some(&table) {
+            *images = Some(Arc::new(table));
+        }
+    }
+
+    fn report(&self, node: &str, change: impl FnOnce(&mut Report)) {
+        let mut reports = self.reports();
+        match reports.get_mut(node) {
+            Some(report) => change(report),
+            None => change(reports.entry(node.to_owned()).or_default()),
+        }
+    }
+
+    fn reports(&self) -> MutexGuard<'_, HashMap<String, Report>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,84 @@
+//! All that the gateway and the control plane ask of a node.
+
+use std::error::Error;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use client::{LogSource, NodeError};
+use domain::{PodId, RunId};
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use tokio::io::{AsyncRead, AsyncWrite};
+use wire::node::{DataPolicy, DeleteResponse, MarksPage, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
+
+/// Bytes that flow to or from a guest.
+pub type NodeBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// A two-way stream of bytes.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// A machine that runs agents.
+///
+/// An error that [is ambiguous](NodeError::is_ambiguous) leaves open whether
+/// the node did what was asked; every call may therefore be repeated.
+#[async_trait]
+pub trait Node: Send + Sync {
+    /// Its name in the configuration.
+    fn name(&self) -> &str;
+
+    /// How it describes itself.
+    async fn info(&self) -> Result<NodeInfo, NodeError>;
+
+    /// Makes a sandbox run. The same spec again changes nothing.
+    async fn create(&self, id: RunId, spec: &SandboxSpec, traceparent: Option<&str>) -> Result<Sandbox, NodeError>;
+
+    /// One sandbox, if the node knows it.
+    async fn get(&self, id: RunId) -> Result<Option<Sandbox>, NodeError>;
+
+    /// One sandbox, once it is ready or has failed, or after `timeout`.
+    async fn wait_ready(&self, id: RunId, timeout: Duration) -> Result<Option<Sandbox>, NodeError>;
+
+    /// Takes a run of a POD down. When it returns, nothing of it runs, and the POD's data
+    /// is set aside or erased.
+    async fn delete(
+        &self,
+        id: RunId,
+        pod: PodId,
+        grace: Duration,
+        data: DataPolicy,
+    ) -> Result<DeleteResponse, NodeError>;
+
+    /// Erases what is kept of a POD that does not run.
+    async fn erase(&self, pod: PodId) -> Result<(), NodeError>;
+
+    /// All sandboxes, those the node cannot read apart from the others.
+    async fn list(&self) -> Result<Sandboxes, NodeError>;
+
+    /// MarksPage after this one, waiting for the first. Tells the node that those up
+    /// to `after` are kept.
+    async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError>;
+
+    /// Opens a connection to the port that the agent serves.
+    async fn tunnel(&self, id: RunId) -> Result<Box<dyn ByteStream>, NodeError>;
+
+    /// The lines that the agent, or its guest's console, wrote; with `follow`, those it
+    /// goes on to write.
+    async fn logs(&self, id: RunId, source: LogSource, follow: bool) -> Result<NodeBody, NodeError>;
+
+    /// Passes a request to the process routes of the guest.
+    async fn forward(&self, id: RunId, path: &str, request: Request<NodeBody>)
+    -> Result<Response<NodeBody>, NodeError>;
+}
+
+/// Bounds a call from outside too: a node that hangs is a node that does not
+/// answer.
+pub(crate) async fn within<T>(
+    operation: &'static str,
+    after: Duration,
+    call: impl Future<Output = Result<T, NodeError>>,
+) -> Result<T, NodeError> {
+    tokio::time::timeout(after, call).await.unwrap_or(Err(NodeError::TimedOut { operation, after }))
+}

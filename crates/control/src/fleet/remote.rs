@@ -1,0 +1,89 @@
+//! A node behind its daemon's socket.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use client::{LogSource, NodeClient, NodeError};
+use domain::{PodId, RunId};
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use wire::node::{DataPolicy, DeleteResponse, MarksPage, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
+
+use crate::fleet::node::{ByteStream, Node, NodeBody};
+
+/// A node behind its daemon's socket.
+#[derive(Clone, Debug)]
+pub struct RemoteNode {
+    name: String,
+    client: NodeClient,
+}
+
+impl RemoteNode {
+    /// The node of this name.
+    #[must_use]
+    pub fn new(name: impl Into<String>, client: NodeClient) -> Self {
+        Self { name: name.into(), client }
+    }
+}
+
+#[async_trait]
+impl Node for RemoteNode {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn info(&self) -> Result<NodeInfo, NodeError> {
+        self.client.info().await
+    }
+
+    async fn create(&self, id: RunId, spec: &SandboxSpec, traceparent: Option<&str>) -> Result<Sandbox, NodeError> {
+        self.client.create(id, spec, traceparent).await
+    }
+
+    async fn get(&self, id: RunId) -> Result<Option<Sandbox>, NodeError> {
+        self.client.get(id).await
+    }
+
+    async fn wait_ready(&self, id: RunId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
+        self.client.wait_ready(id, timeout).await
+    }
+
+    async fn delete(
+        &self,
+        id: RunId,
+        pod: PodId,
+        grace: Duration,
+        data: DataPolicy,
+    ) -> Result<DeleteResponse, NodeError> {
+        self.client.delete(id, pod, grace, data).await
+    }
+
+    async fn erase(&self, pod: PodId) -> Result<(), NodeError> {
+        self.client.erase(pod).await
+    }
+
+    async fn list(&self) -> Result<Sandboxes, NodeError> {
+        self.client.list().await
+    }
+
+    async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError> {
+        self.client.marks(after, wait).await
+    }
+
+    async fn tunnel(&self, id: RunId) -> Result<Box<dyn ByteStream>, NodeError> {
+        Ok(Box::new(self.client.tunnel(id).await?))
+    }
+
+    async fn logs(&self, id: RunId, source: LogSource, follow: bool) -> Result<NodeBody, NodeError> {
+        Ok(self.client.logs(id, source, follow).await?.map_err(Into::into).boxed_unsync())
+    }
+
+    async fn forward(
+        &self,
+        id: RunId,
+        path: &str,
+        request: Request<NodeBody>,
+    ) -> Result<Response<NodeBody>, NodeError> {
+        Ok(self.client.forward(id, path, request).await?.map(|body| body.map_err(Into::into).boxed_unsync()))
+    }
+}

@@ -1,0 +1,197 @@
+//! Admission: what a holder gets of what it asks for, before anything is written.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use chain::BalanceError;
+use domain::{ImageDigest, Tier, TierName, Tiers, Wallet};
+
+use crate::context::Context;
+use crate::fleet::images::ImageTable;
+
+/// What a holder asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct SpawnAsk<'a> {
+    /// Who asks.
+    pub holder: Wallet,
+    /// What is to boot.
+    pub image: ImageAsk<'a>,
+    /// A part of the tier's processors.
+    pub cores: Option<u32>,
+    /// A part of the tier's memory, in MiB.
+    pub memory_mib: Option<u32>,
+    /// The tiers that may bring their own image.
+    pub may_bring: &'a BTreeSet<TierName>,
+}
+
+/// Which image is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageAsk<'a> {
+    /// One of the operator's, by its name.
+    Named(&'a str),
+    /// One by its digest, if the tier may bring its own.
+    Brought(&'a str),
+}
+
+/// What a holder gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// What is booted.
+    pub image: ImageDigest,
+    /// The highest tier that the holder reaches.
+    pub tier: TierName,
+    /// The part of it that was asked for.
+    pub tier_config: Tier,
+}
+
+/// Why a holder gets nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum AdmitError {
+    /// No node has answered since the gateway has started.
+    #[error("no node has said yet which images it holds")]
+    NoImagesYet,
+    /// No node holds an image of this name.
+    #[error("{name:?} names no image")]
+    UnknownImage {
+        /// The name.
+        name: String,
+        /// The images that are there.
+        known: Arc<ImageTable>,
+    },
+    /// The tier may not bring its own image.
+    #[error("the tier {0} may not bring its own image")]
+    MayNotBring(TierName),
+    /// What should be a digest is none.
+    #[error("it is not sha256:<64 hex digits>")]
+    NotADigest,
+    /// No node holds the image that is brought.
+    #[error("no node holds this image")]
+    ImageNotHeld,
+    /// The balance cannot be read.
+    #[error("the holder's balance cannot be read")]
+    Balance(#[from] BalanceError),
+    /// The holder reaches no tier.
+    #[error("the wallet holds too little of the token")]
+    InsufficientBalance {
+        /// Whole tokens that it holds.
+        balance: u64,
+        /// What the lowest tier asks for.
+        required: u64,
+    },
+    /// More than the tier gives, or less than an agent needs.
+    #[error("{field} must be from {least} to {most}, which your tier gives, not {asked}")]
+    Share {
+        /// What of it.
+        field: &'static str,
+        /// The least.
+        least: u32,
+        /// What the tier gives.
+        most: u32,
+        /// What was asked for.
+        asked: u32,
+    },
+}
+
+impl Context {
+    /// What the holder gets. What can be refused without the chain is refused first.
+    pub(crate) async fn admit(&self, ask: &SpawnAsk<'_>) -> Result<Grant, AdmitError> {
+        let table = self.images().await?;
+        let (image, (tier, tier_config)) = match ask.image {
+            ImageAsk::Named(name) => (self.image_named(table, name).await?, self.share(ask).await?),
+            ImageAsk::Brought(digest) => {
+                let (tier, tier_config) = self.share(ask).await?;
+                (brought_image(&table, digest, &tier, ask.may_bring)?, (tier, tier_config))
+            }
+        };
+        Ok(Grant { image, tier, tier_config })
+    }
+
+    async fn share(&self, ask: &SpawnAsk<'_>) -> Result<(TierName, Tier), AdmitError> {
+        let (tier, full) = self.tier_of(&ask.holder).await?;
+        Ok((tier, share_of(full, ask.cores, ask.memory_mib)?))
+    }
+
+    async fn images(&self) -> Result<Arc<ImageTable>, AdmitError> {
+        if let Some(table) = self.fleet.images() {
+            return Ok(table);
+        }
+        self.fleet.refresh().await;
+        self.fleet.images().ok_or(AdmitError::NoImagesYet)
+    }
+
+    /// The image of this name. One that was imported a moment ago is looked for
+    /// again before it is unknown.
+    async fn image_named(&self, mut known: Arc<ImageTable>, name: &str) -> Result<ImageDigest, AdmitError> {
+        if let Some(digest) = known.get(name) {
+            return Ok(*digest);
+        }
+        self.fleet.refresh().await;
+        known = self.fleet.images().unwrap_or(known);
+        match known.get(name) {
+            Some(digest) => Ok(*digest),
+            None => Err(AdmitError::UnknownImage { name: name.to_owned(), known }),
+        }
+    }
+
+    /// The highest tier the holder's balance reaches.
+    async fn tier_of(&self, holder: &Wallet) -> Result<(TierName, Tier), AdmitError> {
+        let balance = self.balances.balance(holder).await?;
+        if let Some((name, tier)) = self.tiers.reached_by(balance, self.balances.decimals()) {
+            return Ok((name.clone(), *tier));
+        }
+        let (_, lowest) = self.tiers.lowest();
+        let balance = balance.whole(self.balances.decimals());
+        Err(AdmitError::InsufficientBalance { balance, required: lowest.min })
+    }
+}
+
+/// The image that the holder names by its digest, if its tier may do that.
+fn brought_image(
+    table: &ImageTable,
+    digest: &str,
+    tier: &TierName,
+    may_bring: &BTreeSet<TierName>,
+) -> Result<ImageDigest, AdmitError> {
+    if !may_bring.contains(tier) {
+        return Err(AdmitError::MayNotBring(tier.clone()));
+    }
+    let digest: ImageDigest = digest.parse().map_err(|_| AdmitError::NotADigest)?;
+    match table.values().any(|held| *held == digest) {
+        true => Ok(digest),
+        false => Err(AdmitError::ImageNotHeld),
+    }
+}
+
+/// The part of a tier that was asked for.
+fn share_of(tier: Tier, cores: Option<u32>, memory_mib: Option<u32>) -> Result<Tier, AdmitError> {
+    let part = |field, asked: Option<u32>, least: u32, most: u32| match asked {
+        Some(asked) if !(least..=most).contains(&asked) => Err(AdmitError::Share { field, least, most, asked }),
+        asked => Ok(asked.unwrap_or(most)),
+    };
+    Ok(Tier {
+        cores: part("cores", cores, 1, tier.cores)?,
+        memory: part("memory", memory_mib, Tiers::MIN_MEMORY_MIB, tier.memory)?,
+        ..tier
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_no_capacity_a_part_of_a_tier_may_be_asked_for_and_no_more_than_it() {
+        let tier = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024 };
+        assert_eq!(share_of(tier, None, None).unwrap(), tier);
+        assert_eq!(share_of(tier, Some(2), Some(1_024)).unwrap(), Tier { cores: 2, memory: 1_024, ..tier });
+        for (cores, memory, refused) in [
+            (Some(5), None, "cores"),
+            (Some(0), None, "cores"),
+            (None, Some(4_097), "memory"),
+            (None, Some(1), "memory"),
+        ] {
+            let error = share_of(tier, cores, memory).unwrap_err();
+            assert!(matches!(error, AdmitError::Share { field, .. } if field == refused), "{error}");
+        }
+    }
+}

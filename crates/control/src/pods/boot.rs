@@ -1,0 +1,93 @@
+//! Waiting until an agent is ready for the first time.
+
+use std::time::Duration;
+
+use domain::{Event, FailReason, RetryPolicy, RunId, WaitReason};
+use store::{NodeObservation, RunRecord};
+use tokio::time::Instant;
+use tokio::try_join;
+use wire::node::{Phase, Sandbox};
+
+use crate::context::Context;
+use crate::fleet::node::{Node, within};
+use crate::pods::error::{SpawnError, SpawnFailure};
+
+/// How long one question for readiness is held.
+const WAIT: Duration = Duration::from_secs(20);
+/// When a node that did not answer is asked again.
+const ASK_AGAIN: RetryPolicy = RetryPolicy { first: Duration::from_millis(200), longest: Duration::from_secs(1) };
+
+impl Context {
+    pub(super) async fn until_ready(
+        &self,
+        node: &dyn Node,
+        mut sandbox: Sandbox,
+        deadline: Instant,
+    ) -> Result<RunRecord, SpawnFailure> {
+        let id = sandbox.id;
+        let mut written = None;
+        loop {
+            let lacks = match sandbox.phase {
+                Phase::Ready => return self.observe(id, Event::Ready, &sandbox).await,
+                Phase::Failed { reason } => return Err(SpawnFailure::of(reason)),
+                Phase::Stopping => return Err(SpawnFailure::of(FailReason::Lost)),
+                Phase::Waiting { lacks, .. } => Some(lacks),
+                Phase::Booting | Phase::Backoff { .. } => None,
+            };
+            let event = lacks.map_or(Event::Booting, Event::Waiting);
+            let write = async {
+                if written != Some(lacks) {
+                    self.observe(id, event, &sandbox).await?;
+                }
+                Ok::<_, SpawnFailure>(())
+            };
+            // The guest boots meanwhile: its readiness does not wait for this write.
+            let ((), next) = try_join!(write, self.ask_until(node, id, lacks, deadline))?;
+            written = Some(lacks);
+            sandbox = next;
+        }
+    }
+
+    /// What the node says next; patient with one that does not answer, for its
+    /// guests outlive its daemon.
+    async fn ask_until(
+        &self,
+        node: &dyn Node,
+        id: RunId,
+        lacks: Option<WaitReason>,
+        deadline: Instant,
+    ) -> Result<Sandbox, SpawnFailure> {
+        let mut pauses = ASK_AGAIN.pauses();
+        loop {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return Err(self.overdue(lacks));
+            }
+            let wait = rest.min(WAIT);
+            let limit = wait + self.config.node_timeout();
+            match within("wait for the sandbox", limit, node.wait_ready(id, wait)).await {
+                Ok(Some(sandbox)) => return Ok(sandbox),
+                Ok(None) => return Err(SpawnFailure::of(FailReason::Lost)),
+                Err(error) => {
+                    tracing::debug!(agent = %id, node = node.name(), %error, "the node does not say how a sandbox is");
+                    tokio::time::sleep(pauses.failed().min(rest)).await;
+                }
+            }
+        }
+    }
+
+    fn overdue(&self, lacks: Option<WaitReason>) -> SpawnFailure {
+        let after_ms = self.config.spawn_timeout_ms;
+        match lacks {
+            // Whoever asked for it is not kept waiting for what may take days.
+            Some(lack) => SpawnFailure::new(FailReason::NodeRefused, SpawnError::NodeLacks(lack)),
+            None => SpawnFailure::new(FailReason::BootTimeout, SpawnError::Timeout { after_ms }),
+        }
+    }
+
+    /// Writes down what its node says of a run.
+    pub(super) async fn observe(&self, id: RunId, event: Event, sandbox: &Sandbox) -> Result<RunRecord, SpawnFailure> {
+        let seen = NodeObservation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
+        Ok(self.store.settle(id, event, seen, self.clock.now()).await?.record)
+    }
+}
