@@ -8,18 +8,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chain::fake::FakeBalances;
-use domain::{ImageDigest, PodId, RunId, State, Tier, TierName, Tiers, UnixMillis, Wallet};
+use domain::{State, Tiers, UnixMillis};
+use fixtures::PATIENCE;
+pub(crate) use fixtures::{pod, run as id, wallet};
 use palatine_control::fake::{FakeNode, NodeBuild, TokioClock};
 use palatine_control::{Clock, Config, Control, Node, SpawnError, SpawnOrder, Starting};
-use store::{Admission, PodChoice, ReplayKey, Reservation, RunRecord, Sqlite, Store};
+use store::{Admission, ReplayKey, Reservation, RunRecord, Sqlite, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use wire::Environment;
 
 /// How far time moves in one step.
 pub(crate) const STEP: Duration = Duration::from_millis(100);
-/// Real time after which a test has waited long enough.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// For how long a signed message is accepted.
+const ACCEPTED_MS: u64 = 330_000;
 
 /// A gateway's inside, its nodes and its chain.
 pub(crate) struct TestCluster {
@@ -52,8 +54,8 @@ impl ClusterSetup {
 
     pub(crate) fn store(&self) -> Store {
         // Paused time jumps; the store's deadline is on it too.
-        let (directory, timeout_ms) = (self.dir.path().join("store"), 3_600_000);
-        Sqlite::open(&store::Config { directory, timeout_ms, ..store::Config::default() }).unwrap().into()
+        let config = store::Config { timeout_ms: 3_600_000, ..fixtures::store_config(&self.dir) };
+        Sqlite::open(&config).unwrap().into()
     }
 
     pub(crate) fn nodes(&self, clock: &Arc<dyn Clock>) -> Vec<FakeNode> {
@@ -100,41 +102,10 @@ impl Drop for TestCluster {
     }
 }
 
-pub(crate) fn id(n: u64) -> RunId {
-    RunId::from_bits(n)
-}
-
-/// The POD whose first run is `n`.
-pub(crate) fn pod(n: u64) -> PodId {
-    PodId::minted(id(n))
-}
-
-pub(crate) fn wallet(n: u64) -> Wallet {
-    Wallet(bytes(n))
-}
-
-fn bytes(n: u64) -> [u8; 32] {
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&n.to_be_bytes());
-    bytes
-}
-
-/// Agent `n` of wallet `holder`.
+/// Run `n` of wallet `holder`, asked for now.
 pub(crate) fn reservation(holder: u64, n: u64, now: UnixMillis) -> Reservation {
-    Reservation {
-        replay_key: ReplayKey { key: bytes(n), expires_at: now.plus(330_000) },
-        id: id(n),
-        wallet: wallet(holder),
-        agent_type: "echo".to_owned(),
-        image: ImageDigest(bytes(77)),
-        tier: TierName::try_from("standard".to_owned()).unwrap(),
-        tier_config: Tier { min: 500_000, cores: 2, memory: 2048, disk: Tier::DEFAULT_DISK_MIB },
-        public: false,
-        pod: PodChoice::New { name: None, ephemeral: false },
-        brought: false,
-        idempotency: None,
-        now,
-    }
+    let replay_key = ReplayKey { expires_at: now.plus(ACCEPTED_MS), ..fixtures::replay_key(n) };
+    Reservation { replay_key, now, ..fixtures::reservation(holder, n) }
 }
 
 impl TestCluster {
@@ -179,7 +150,7 @@ impl TestCluster {
             tokio::task::yield_now().await;
         }
         // Answered behind whatever was asked before.
-        let nobody = RunId::from_bits(0);
+        let nobody = id(0);
         let _ = tokio::join!(self.store.note_balance(nobody, store::BelowTier::default()), self.store.get(nobody));
     }
 
