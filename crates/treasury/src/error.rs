@@ -56,7 +56,7 @@ pub enum TreasuryError {
     Config(String),
     /// The agent's key.
     #[error(transparent)]
-    Identity(IdentityError),
+    Identity(Box<IdentityError>),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -66,7 +66,7 @@ impl From<IdentityError> for TreasuryError {
     fn from(error: IdentityError) -> Self {
         match error {
             IdentityError::Store(error) | IdentityError::Keys(SealedKeysError::Store(error)) => Self::Store(error),
-            error => Self::Identity(error),
+            error => Self::Identity(Box::new(error)),
         }
     }
 }

@@ -30,7 +30,7 @@ pub enum IdentityError {
         /// Whose.
         pod: PodId,
         /// Why not.
-        source: OldKeyError,
+        source: Box<OldKeyError>,
     },
     /// The key's address is known, and the key is nowhere.
     #[error(
@@ -164,7 +164,7 @@ impl Identities {
         }
         let old = self.old.clone();
         let opened = tokio::task::spawn_blocking(move || old.open(pod)).await;
-        opened.map_err(|_| IdentityError::CutOff)?.map_err(|source| IdentityError::Old { pod, source })
+        opened.map_err(|_| IdentityError::CutOff)?.map_err(|error| IdentityError::Old { pod, source: Box::new(error) })
     }
 
     /// Takes every key file of an earlier version into the store, one after the other. One
@@ -361,6 +361,14 @@ mod tests {
         assert!(home.file("unknown").exists());
     }
 
+    /// What is wrong with the last version's file, if that is it.
+    fn old(error: &IdentityError) -> Option<&OldKeyError> {
+        match error {
+            IdentityError::Old { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+
     #[tokio::test]
     async fn a_file_that_does_not_open_is_an_error_and_no_other_key_is_made() {
         let home = Home::new(&["one"]).await;
@@ -368,12 +376,12 @@ mod tests {
         fs::remove_file(home.dir.path().join("identities.key")).unwrap();
         let identities = home.identities().await;
         let error = identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap_err();
-        assert!(matches!(error, IdentityError::Old { source: OldKeyError::Password(_), .. }), "{error}");
+        assert!(old(&error).is_some_and(|why| matches!(why, OldKeyError::Password(_))), "{error}");
         home.old_key("other", 6);
         fs::rename(home.file("other"), home.file("one")).unwrap();
         fs::write(home.dir.path().join("identities.key"), [4; 32]).unwrap();
         let error = identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap_err();
-        assert!(matches!(error, IdentityError::Old { source: OldKeyError::Keystore(_), .. }), "{error}");
+        assert!(old(&error).is_some_and(|why| matches!(why, OldKeyError::Keystore(_))), "{error}");
         assert_eq!(home.store.identity_of(pod("one")).await.unwrap(), None);
     }
 
