@@ -4,6 +4,7 @@
 //! network or a virtual machine; everything that acts is in the other crates.
 
 mod agent;
+mod backoff;
 mod bounds;
 mod client;
 pub mod evm;
@@ -14,7 +15,6 @@ pub mod payment;
 mod placement;
 mod pod;
 pub mod relay;
-mod retry;
 mod text;
 mod tier;
 mod time;
@@ -24,6 +24,7 @@ pub use agent::{
     EndReason, Event, FailReason, InvalidTransition, State, StateName, StepAction, StopReason, WaitReason, step,
 };
 pub use alloy_primitives::{Address, B256, Bytes, Signature, U256};
+pub use backoff::{Backoff, BackoffSeries};
 pub use bounds::{Bound, OutOfBounds, check_bounds};
 pub use client::ClientAddr;
 pub use id::{Generation, IdError, ImageDigest, RunId, Wallet};
@@ -31,6 +32,5 @@ pub use metering::{Mark, MarkKind, Meter, Usage};
 pub use money::{MoneyError, Usdc};
 pub use placement::{NodeView, PlacementError, ResourceRequest, place};
 pub use pod::{PodId, PodIdError};
-pub use retry::{RetryPauses, RetryPolicy};
 pub use tier::{Tier, TierError, TierName, Tiers, TokenAmount};
 pub use time::{Clock, UnixMillis};

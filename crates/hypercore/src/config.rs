@@ -1,13 +1,14 @@
 //! The `[node]` section.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use domain::{Bound, OutOfBounds, UnixMillis, check_bounds};
+use domain::{Backoff, Bound, OutOfBounds, UnixMillis, check_bounds};
 use sandbox::drivers::qemu::AcceleratorChoice;
 use serde::{Deserialize, Serialize};
 use wire::node::{KeptCause, Retention};
 
-use crate::policy::{Backoff, RestartPolicy};
+use crate::policy::RestartPolicy;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
@@ -239,7 +240,8 @@ impl Config {
     }
 
     pub(crate) const fn backoff(&self) -> Backoff {
-        Backoff { first_ms: self.backoff_first_ms, longest_ms: self.backoff_longest_ms }
+        let (first, longest) = (self.backoff_first_ms, self.backoff_longest_ms);
+        Backoff { first: Duration::from_millis(first), longest: Duration::from_millis(longest) }
     }
 
     pub(crate) const fn restart_policy(&self) -> RestartPolicy {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use alloy_primitives::B256;
 use chain::evm::calls;
+use domain::Backoff;
 use domain::payment::{Authorization, AuthorizationState};
 use domain::relay::{CollectedFee, JournalError, RelayEntry, RelayOutcome, RelayState, RelayStatus, RelayTransaction};
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -23,10 +24,8 @@ use crate::text::printable;
 
 /// How long the chain is asked to wait for a transaction at a time.
 const LOOK: Duration = Duration::from_secs(30);
-/// The first pause after a failed step; doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The pauses after failed steps.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(10) };
 /// Failures in a row after which a task gives up. Its entry stays open, and is
 /// taken up again by the next look or the same request.
 const MAX_FAILURES: u32 = 360;
@@ -109,8 +108,8 @@ impl Inner {
                 }
                 Err(error) => {
                     tracing::warn!(id = %entry.id, %error, "the next step of a relayed call failed; it is tried again");
-                    sleep(pause(failures)).await;
                     failures += 1;
+                    sleep(BACKOFF.after(failures)).await;
                 }
             }
         }
@@ -266,10 +265,6 @@ impl Inner {
         metrics::histogram!("palatine_relay_seconds").record(Duration::from_millis(millis).as_secs_f64());
         tracing::info!(id = %entry.id, outcome, millis, "a relayed call ended");
     }
-}
-
-fn pause(failures: u32) -> Duration {
-    FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE)
 }
 
 const fn paid(authorization: &Authorization, tx: B256) -> RelayState {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use chain::EvmConfig;
 use chain::evm::Indexer;
 use domain::vault::TaskId;
-use domain::{Address, B256, PodId, UnixMillis, Usdc, Wallet};
+use domain::{Address, B256, Backoff, PodId, UnixMillis, Usdc, Wallet};
 use identity::Identity;
 use moka::future::Cache;
 use relay::{Clock, Relayer, SystemClock};
@@ -26,10 +26,8 @@ use crate::services::{ChainServices, PaymentServices};
 use crate::unavailable::ChainUnavailable;
 use crate::view;
 
-/// The first pause after the chain did not answer at start; doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// The longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// The pauses after the chain did not answer at start.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(15) };
 /// How often what was left open is looked at: relayed calls, payments.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(5);
 /// How often the key files of earlier versions are looked at, for those of removed agents.
@@ -341,8 +339,9 @@ impl Inner {
     }
 
     async fn connect(&self) -> Arc<ChainServices> {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = BACKOFF.pauses();
         loop {
+            let pause = pauses.failed();
             match ChainServices::open(&self.options, &self.evm, &self.store, self.relayer.as_ref()).await {
                 Ok(services) => {
                     let services = Arc::new(services);
@@ -360,7 +359,6 @@ impl Inner {
                 }
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use alloy::primitives::{BloomInput, keccak256};
 use domain::evm::BlockRef;
 use domain::vault::{LoggedEvent, VaultEvent};
-use domain::{Address, B256};
+use domain::{Address, B256, Backoff};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::abi::PODVault::PODVaultEvents;
@@ -122,6 +122,7 @@ impl Indexer {
     /// instant.
     pub async fn run(mut self) {
         let poll = Duration::from_millis(self.chain.evm.config().poll_ms);
+        let backoff = Backoff { first: poll.saturating_mul(2), longest: LONGEST_PAUSE };
         let mut failures = 0_u32;
         loop {
             let pause = match self.index_range().await {
@@ -133,7 +134,7 @@ impl Indexer {
                 Err(error) => {
                     failures = failures.saturating_add(1);
                     tracing::warn!(%error, failures, "the vaults' events cannot be read; trying again");
-                    poll.saturating_mul(2_u32.saturating_pow(failures.min(16))).min(LONGEST_PAUSE)
+                    backoff.after(failures)
                 }
             };
             tokio::time::sleep(pause).await;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use client::NodeError;
-use domain::{NodeView, PlacementError, ResourceRequest, RetryPolicy, RunId, place};
+use domain::{Backoff, NodeView, PlacementError, ResourceRequest, RunId, place};
 use futures_util::future::join_all;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -26,7 +26,7 @@ const AT_MOST_EVERY: Duration = Duration::from_millis(250);
 /// missed at once.
 const FRESH_FOR: u32 = 2;
 /// When a node that did not answer is asked again.
-const RETRY: RetryPolicy = RetryPolicy { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
+const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
 
 const DESCRIBE: &str = "describe the node";
 

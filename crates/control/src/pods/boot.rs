@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{Event, FailReason, RetryPolicy, RunId, WaitReason};
+use domain::{Backoff, Event, FailReason, RunId, WaitReason};
 use store::{NodeObservation, RunRecord};
 use tokio::time::Instant;
 use tokio::try_join;
@@ -15,7 +15,7 @@ use crate::pods::error::{SpawnError, SpawnFailure};
 /// How long one question for readiness is held.
 const WAIT: Duration = Duration::from_secs(20);
 /// When a node that did not answer is asked again.
-const ASK_AGAIN: RetryPolicy = RetryPolicy { first: Duration::from_millis(200), longest: Duration::from_secs(1) };
+const ASK_AGAIN: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(1) };
 
 impl Context {
     pub(super) async fn until_ready(

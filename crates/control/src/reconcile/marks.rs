@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use domain::RetryPolicy;
+use domain::Backoff;
 
 use crate::context::Context;
 use crate::reconcile::journal::MarksError;
 
 /// When a journal that could not be read is asked for again.
-const RETRY: RetryPolicy = RetryPolicy { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
+const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
 /// The pause after an answer without news: a node that answers at once must not be asked
 /// in a frenzy.
 const IDLE_PAUSE: Duration = Duration::from_millis(200);

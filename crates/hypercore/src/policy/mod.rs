@@ -9,5 +9,5 @@ mod retention;
 pub(crate) use admit::{DesiredSpec, SpecMatch, offer};
 pub(crate) use capacity::{Allocated, Capacity, DiskSpace};
 pub(crate) use readiness::Readiness;
-pub(crate) use restart::{Backoff, RestartDecision, RestartPolicy};
+pub(crate) use restart::{RestartDecision, RestartPolicy};
 pub(crate) use retention::{KeptAges, kept_until};

@@ -1,6 +1,6 @@
 //! When a guest that died is started again.
 
-use domain::UnixMillis;
+use domain::{Backoff, UnixMillis};
 
 /// How often, and how soon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,23 +11,6 @@ pub(crate) struct RestartPolicy {
     pub(crate) window_ms: u64,
     /// The pauses between them.
     pub(crate) backoff: Backoff,
-}
-
-/// Pauses that grow, up to a longest one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Backoff {
-    /// The first pause; doubled with each further one.
-    pub(crate) first_ms: u64,
-    /// The longest pause.
-    pub(crate) longest_ms: u64,
-}
-
-impl Backoff {
-    /// The pause after so many failures, from 1.
-    pub(crate) fn pause_ms(&self, failures: u32) -> u64 {
-        let doubled = 1_u64.checked_shl(failures.saturating_sub(1)).unwrap_or(u64::MAX);
-        self.first_ms.saturating_mul(doubled).min(self.longest_ms)
-    }
 }
 
 /// What follows a death.
@@ -50,18 +33,23 @@ impl RestartPolicy {
         if count > self.most {
             return RestartDecision::GiveUp;
         }
-        RestartDecision::StartAt(now.plus(self.backoff.pause_ms(count)))
+        RestartDecision::StartAt(now.plus(self.backoff.after_ms(count)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    const POLICY: RestartPolicy =
-        RestartPolicy { most: 3, window_ms: 60_000, backoff: Backoff { first_ms: 500, longest_ms: 1_500 } };
+    const POLICY: RestartPolicy = RestartPolicy {
+        most: 3,
+        window_ms: 60_000,
+        backoff: Backoff { first: Duration::from_millis(500), longest: Duration::from_millis(1_500) },
+    };
 
     #[test]
     fn pauses_double_up_to_the_longest_and_then_it_is_given_up() {

@@ -197,7 +197,7 @@ impl Task {
         let phase = Phase::Waiting { lacks, since: waiting.since };
         let cause = Some(want.cause.chars().take(CAUSE).collect());
         self.view.send_replace(Sandbox { cause, ..Self::show(&self.shared, &self.record, phase) });
-        now.plus(self.shared.config.backoff().pause_ms(waiting.tries))
+        now.plus(self.shared.config.backoff().after_ms(waiting.tries))
     }
 
     /// Looks at what there is of the sandbox, as a new daemon would.

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result, anyhow};
+use domain::Backoff;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::health::{HealthRecorder, PartName, State};
@@ -18,10 +19,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a chain may give no answer before it is killed and started anew.
 const HUNG_AFTER: Duration = Duration::from_secs(12);
-/// The pause before the first start after a death; doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pauses before starts after a death.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 /// A part that ran for so long starts with the first pause again.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -77,17 +76,16 @@ impl<S: Service> Supervised<S> {
 
     /// Keeps it, until this is dropped.
     pub(super) async fn keep(&mut self, recorder: &HealthRecorder) -> Infallible {
-        let mut pause = FIRST_PAUSE;
+        let mut pauses = BACKOFF.pauses();
         loop {
             let began = Instant::now();
             let end = self.watch(recorder).await;
             if began.elapsed() >= STEADY {
-                pause = FIRST_PAUSE;
+                pauses.succeeded();
             }
             self.down(recorder, &end).await;
             loop {
-                sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                sleep(pauses.failed()).await;
                 match self.start(recorder).await {
                     Ok(()) => break,
                     Err(error) => self.down(recorder, &error).await,

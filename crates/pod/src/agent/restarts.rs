@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use domain::Backoff;
+
 /// How often and how fast.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RestartPolicy {
-    /// The pause after the first short run; doubles with each.
-    pub(crate) first_pause: Duration,
-    /// The longest pause.
-    pub(crate) max_pause: Duration,
+    /// The pauses after short runs in a row.
+    pub(crate) backoff: Backoff,
     /// A run shorter than this counts; a longer one sets the count back to 0.
     pub(crate) short_run: Duration,
     /// Short runs in a row after which no more is tried.
@@ -18,8 +18,7 @@ pub(crate) struct RestartPolicy {
 impl RestartPolicy {
     /// What every pod uses.
     pub(crate) const DEFAULT: Self = Self {
-        first_pause: Duration::from_millis(200),
-        max_pause: Duration::from_secs(10),
+        backoff: Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) },
         short_run: Duration::from_secs(10),
         max_short_runs: 6,
     };
@@ -53,9 +52,7 @@ impl RestartCounter {
         if self.short_runs >= self.policy.max_short_runs {
             return Decision::GiveUp;
         }
-        let doublings = self.short_runs.saturating_sub(1);
-        let pause = self.policy.first_pause.saturating_mul(2_u32.saturating_pow(doublings));
-        Decision::RestartAfter(pause.min(self.policy.max_pause))
+        Decision::RestartAfter(self.policy.backoff.after(self.short_runs))
     }
 }
 
@@ -93,7 +90,8 @@ mod tests {
                 in_a_row = if short { in_a_row + 1 } else { 0 };
                 match counter.record(if short { SHORT } else { LONG }) {
                     Decision::RestartAfter(pause) => {
-                        prop_assert!(pause >= RestartPolicy::DEFAULT.first_pause && pause <= RestartPolicy::DEFAULT.max_pause);
+                        let bounds = RestartPolicy::DEFAULT.backoff;
+                        prop_assert!(pause >= bounds.first && pause <= bounds.longest);
                         prop_assert!(in_a_row < RestartPolicy::DEFAULT.max_short_runs);
                     }
                     Decision::GiveUp => { prop_assert!(in_a_row >= RestartPolicy::DEFAULT.max_short_runs); break; }

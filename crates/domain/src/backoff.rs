@@ -8,18 +8,33 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 /// Twice as long after each failure, between two bounds. When to give up is said by
 /// whoever tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryPolicy {
+pub struct Backoff {
     /// The pause after the first failure.
     pub first: Duration,
     /// The longest pause.
     pub longest: Duration,
 }
 
-impl RetryPolicy {
+impl Backoff {
+    /// The pause after so many failures in a row, counted from 1.
+    #[must_use]
+    pub fn after(self, failures: u32) -> Duration {
+        // Twice as long so often is longer than any pause.
+        let before = failures.saturating_sub(1).min(u64::BITS);
+        let pause = self.schedule().nth(usize::try_from(before).unwrap_or(usize::MAX));
+        pause.unwrap_or(self.longest).min(self.longest)
+    }
+
+    /// The same in milliseconds.
+    #[must_use]
+    pub fn after_ms(self, failures: u32) -> u64 {
+        u64::try_from(self.after(failures).as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// The pauses of a series of attempts.
     #[must_use]
-    pub fn pauses(self) -> RetryPauses {
-        RetryPauses { policy: self, schedule: self.schedule() }
+    pub fn pauses(self) -> BackoffSeries {
+        BackoffSeries { policy: self, schedule: self.schedule() }
     }
 
     fn schedule(self) -> Schedule {
@@ -31,12 +46,12 @@ type Schedule = <ExponentialBuilder as BackoffBuilder>::Backoff;
 
 /// How long each failure of a series is waited out.
 #[derive(Debug)]
-pub struct RetryPauses {
-    policy: RetryPolicy,
+pub struct BackoffSeries {
+    policy: Backoff,
     schedule: Schedule,
 }
 
-impl RetryPauses {
+impl BackoffSeries {
     /// It failed: the pause before the next attempt.
     pub fn failed(&mut self) -> Duration {
         self.schedule.next().unwrap_or(self.policy.longest).min(self.policy.longest)
@@ -54,17 +69,18 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_longest_and_begin_again_after_a_success() {
-        let policy = RetryPolicy { first: Duration::from_millis(250), longest: Duration::from_millis(1_500) };
+        let policy = Backoff { first: Duration::from_millis(250), longest: Duration::from_millis(1_500) };
         let mut pauses = policy.pauses();
         let millis: Vec<_> = (0..5).map(|_| pauses.failed().as_millis()).collect();
         assert_eq!(millis, [250, 500, 1_000, 1_500, 1_500]);
         pauses.succeeded();
         assert_eq!(pauses.failed(), policy.first);
+        assert_eq!([0, 1, 2, 4, u32::MAX].map(|failures| policy.after_ms(failures)), [250, 250, 500, 1_500, 1_500]);
     }
 
     #[test]
     fn a_first_pause_over_the_longest_is_the_longest() {
-        let policy = RetryPolicy { first: Duration::from_secs(9), longest: Duration::from_secs(1) };
+        let policy = Backoff { first: Duration::from_secs(9), longest: Duration::from_secs(1) };
         assert_eq!(policy.pauses().failed(), policy.longest);
     }
 }
