@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use domain::{Bound, OutOfBounds, Wallet, check_bounds};
+use domain::{BoundedSetting, OutOfBounds, Wallet, check_bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::Endpoint;
@@ -164,7 +164,7 @@ impl Config {
         Ok(check_bounds("solana", self.bounds())?)
     }
 
-    fn bounds(&self) -> [Bound; 9] {
+    fn bounds(&self) -> [BoundedSetting; 9] {
         [
             ("timeout_ms", self.timeout_ms, 100..=60_000),
             ("deadline_ms", self.deadline_ms, self.timeout_ms..=300_000),

@@ -12,7 +12,7 @@ mod node;
 mod public;
 
 pub use hop::strip_hop_by_hop;
-pub use node::{Deadlines, LogSource, NodeBody, NodeClient, NodeError, Tunnel};
+pub use node::{CallDeadlines, LogSource, NodeBody, NodeClient, NodeError, Tunnel};
 pub use public::{
     AgentEndpoint, ApiError, ChatPrompt, ClientError, ExecCommand, ExitStatus, GatewayClient, Payer, Process,
     ProcessHandle, SpawnOptions, Timeouts, gateway_name,

@@ -60,7 +60,7 @@ pub enum FailReason {
 /// What a node lacks to run an agent. It is waited for: no agent fails of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum WaitReason {
+pub enum NodeShortage {
     /// Room on its disk, or a disk that works.
     Disk,
     /// The agent's image.
@@ -77,7 +77,7 @@ pub enum WaitReason {
     Host,
 }
 
-impl WaitReason {
+impl NodeShortage {
     /// All of them.
     pub const ALL: [Self; 7] =
         [Self::Disk, Self::Image, Self::Network, Self::Cgroup, Self::Vmm, Self::Ledger, Self::Host];
@@ -97,7 +97,7 @@ impl WaitReason {
     }
 }
 
-impl fmt::Display for WaitReason {
+impl fmt::Display for NodeShortage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -135,7 +135,7 @@ pub enum State {
     /// The node has started it, or starts it again.
     Booting,
     /// Its node lacks this, and starts it when it is there.
-    Waiting(WaitReason),
+    Waiting(NodeShortage),
     /// It answers.
     Ready,
     /// It is being taken down, to this end.
@@ -232,7 +232,7 @@ pub enum Event {
     /// The node starts it, for the first time or again.
     Booting,
     /// The node cannot start it, or go on with it, for want of this.
-    Waiting(WaitReason),
+    Waiting(NodeShortage),
     /// It answers.
     Ready,
     /// Somebody wants it gone, on purpose.
@@ -245,7 +245,7 @@ pub enum Event {
 
 /// What has to be done because of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum StepAction {
+pub enum StepEffect {
     /// Tell the node to run it.
     Create,
     /// Tell the node to take it down.
@@ -257,7 +257,7 @@ pub enum StepAction {
 /// A step that the life of an agent does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an agent that is {state} cannot take the step {event:?}", state = .state.name())]
-pub struct InvalidTransition {
+pub struct InvalidAgentTransition {
     /// The state it was in.
     pub state: State,
     /// What was refused.
@@ -270,24 +270,24 @@ pub struct InvalidTransition {
 /// with no action, so that every caller may repeat itself.
 ///
 /// # Errors
-/// A [`InvalidTransition`] for a step the diagram does not have.
-pub fn step(state: State, event: Event) -> Result<(State, &'static [StepAction]), InvalidTransition> {
+/// A [`InvalidAgentTransition`] for a step the diagram does not have.
+pub fn step(state: State, event: Event) -> Result<(State, &'static [StepEffect]), InvalidAgentTransition> {
     use State::{Booting, Failed, Placed, Ready, Reserved, Stopped, Stopping, Waiting};
-    let to = |next: State, actions: &'static [StepAction]| Ok((next, actions));
+    let to = |next: State, actions: &'static [StepEffect]| Ok((next, actions));
     match (state, event) {
-        (Reserved, Event::Placed) => to(Placed, &[StepAction::Create]),
+        (Reserved, Event::Placed) => to(Placed, &[StepEffect::Create]),
         (Placed, Event::Placed) => to(Placed, &[]),
         (Placed | Booting | Waiting(_) | Ready, Event::Booting) => to(Booting, &[]),
         (Placed | Booting | Waiting(_) | Ready, Event::Waiting(lack)) => to(Waiting(lack), &[]),
         (Placed | Booting | Waiting(_) | Ready, Event::Ready) => to(Ready, &[]),
         (Reserved | Placed | Booting | Waiting(_) | Ready, Event::Stop(reason)) => {
-            to(Stopping(EndReason::Stopped(reason)), &[StepAction::Destroy])
+            to(Stopping(EndReason::Stopped(reason)), &[StepEffect::Destroy])
         }
         (Reserved | Placed | Booting | Waiting(_) | Ready, Event::Fail(reason)) => {
-            to(Stopping(EndReason::Failed(reason)), &[StepAction::Destroy])
+            to(Stopping(EndReason::Failed(reason)), &[StepEffect::Destroy])
         }
         (Reserved | Placed | Booting | Waiting(_) | Ready, Event::Gone) => {
-            to(Failed(FailReason::Lost), &[StepAction::FreeWallet])
+            to(Failed(FailReason::Lost), &[StepEffect::FreeWallet])
         }
         // The first end stands, but for its holder's word that the data goes.
         (Stopping(_), Event::Stop(StopReason::Removed)) => to(Stopping(EndReason::Stopped(StopReason::Removed)), &[]),
@@ -295,13 +295,13 @@ pub fn step(state: State, event: Event) -> Result<(State, &'static [StepAction])
             Stopping(_),
             Event::Stop(StopReason::Requested | StopReason::Balance | StopReason::Operator) | Event::Fail(_),
         ) => to(state, &[]),
-        (Stopping(EndReason::Stopped(reason)), Event::Gone) => to(Stopped(reason), &[StepAction::FreeWallet]),
-        (Stopping(EndReason::Failed(reason)), Event::Gone) => to(Failed(reason), &[StepAction::FreeWallet]),
+        (Stopping(EndReason::Stopped(reason)), Event::Gone) => to(Stopped(reason), &[StepEffect::FreeWallet]),
+        (Stopping(EndReason::Failed(reason)), Event::Gone) => to(Failed(reason), &[StepEffect::FreeWallet]),
         (Stopped(_) | Failed(_), Event::Stop(_) | Event::Fail(_) | Event::Gone) => to(state, &[]),
         (Reserved, Event::Booting | Event::Waiting(_) | Event::Ready)
         | (Booting | Waiting(_) | Ready, Event::Placed)
         | (Stopping(_) | Stopped(_) | Failed(_), Event::Placed | Event::Booting | Event::Waiting(_) | Event::Ready) => {
-            Err(InvalidTransition { state, event })
+            Err(InvalidAgentTransition { state, event })
         }
     }
 }
@@ -315,7 +315,7 @@ mod tests {
         let one = prop_oneof![
             Just(Event::Placed),
             Just(Event::Booting),
-            Just(Event::Waiting(WaitReason::Disk)),
+            Just(Event::Waiting(NodeShortage::Disk)),
             Just(Event::Ready),
             Just(Event::Stop(StopReason::Requested)),
             Just(Event::Stop(StopReason::Removed)),
@@ -341,7 +341,7 @@ mod tests {
             let mut freed = 0;
             for event in story {
                 let Ok((next, actions)) = step(state, event) else { continue };
-                freed += actions.iter().filter(|a| **a == StepAction::FreeWallet).count();
+                freed += actions.iter().filter(|a| **a == StepEffect::FreeWallet).count();
                 prop_assert_eq!(freed == 1, !next.is_live());
                 prop_assert!(state.is_live() || state == next, "a grave was left: {:?} -> {:?}", state, next);
                 state = next;
@@ -380,7 +380,7 @@ mod tests {
         }
 
         #[test]
-        fn fault_1_1_what_a_node_lacks_ends_no_agent(story in events(), lack in proptest::sample::select(&WaitReason::ALL[..])) {
+        fn fault_1_1_what_a_node_lacks_ends_no_agent(story in events(), lack in proptest::sample::select(&NodeShortage::ALL[..])) {
             let mut state = State::Reserved;
             for event in story {
                 if let Ok((next, _)) = step(state, event) { state = next; }
@@ -397,7 +397,7 @@ mod tests {
             let mut created = 0;
             for event in story {
                 let Ok((next, actions)) = step(state, event) else { continue };
-                created += actions.iter().filter(|a| **a == StepAction::Create).count();
+                created += actions.iter().filter(|a| **a == StepEffect::Create).count();
                 state = next;
             }
             prop_assert!(created <= 1);

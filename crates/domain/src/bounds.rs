@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 /// A number of the configuration: its key, what is given, and what may be.
-pub type Bound = (&'static str, u64, RangeInclusive<u64>);
+pub type BoundedSetting = (&'static str, u64, RangeInclusive<u64>);
 
 /// A number of the configuration that may not be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,10 @@ impl fmt::Display for OutOfBounds {
 ///
 /// # Errors
 /// Names the first that is out of its bounds.
-pub fn check_bounds(section: &'static str, bounds: impl IntoIterator<Item = Bound>) -> Result<(), OutOfBounds> {
+pub fn check_bounds(
+    section: &'static str,
+    bounds: impl IntoIterator<Item = BoundedSetting>,
+) -> Result<(), OutOfBounds> {
     let mut bounds = bounds.into_iter();
     match bounds.find(|(_, given, allowed)| !allowed.contains(given)) {
         Some((key, given, allowed)) => Err(OutOfBounds { section, key, given, allowed }),

@@ -21,11 +21,11 @@ mod time;
 pub mod vault;
 
 pub use agent::{
-    EndReason, Event, FailReason, InvalidTransition, State, StateName, StepAction, StopReason, WaitReason, step,
+    EndReason, Event, FailReason, InvalidAgentTransition, NodeShortage, State, StateName, StepEffect, StopReason, step,
 };
 pub use alloy_primitives::{Address, B256, Bytes, Signature, U256};
 pub use backoff::{Backoff, BackoffSeries};
-pub use bounds::{Bound, OutOfBounds, check_bounds};
+pub use bounds::{BoundedSetting, OutOfBounds, check_bounds};
 pub use client::ClientAddr;
 pub use id::{Generation, IdError, ImageDigest, RunId, Wallet};
 pub use metering::{Mark, MarkKind, Meter, Usage};

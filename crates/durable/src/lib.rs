@@ -14,4 +14,4 @@ mod reserve;
 pub use failpoint::{AT, SEEN, failpoint};
 pub use file::{create, make_dir, move_to, name_aside, replace, set_aside, wipe};
 pub use folder::{parent, sync_parent};
-pub use reserve::DiskReserve;
+pub use reserve::BallastFile;

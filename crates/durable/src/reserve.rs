@@ -14,12 +14,12 @@ const ROOM: u64 = 4;
 /// A file that is given up when the disk is full, so that its room can be written to.
 /// Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct DiskReserve {
+pub struct BallastFile {
     path: Arc<Path>,
     bytes: usize,
 }
 
-impl DiskReserve {
+impl BallastFile {
     /// What the file is called.
     pub const NAME: &str = "reserve";
 
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn fault_1_6_the_reserve_is_given_up_once_and_made_again() {
         let dir = tempfile::tempdir().unwrap();
-        let reserve = DiskReserve::at(dir.path(), 100_000);
+        let reserve = BallastFile::at(dir.path(), 100_000);
         assert!(!reserve.release());
         reserve.refill().unwrap();
         assert_eq!(fs::metadata(dir.path().join("reserve")).unwrap().len(), 100_000);

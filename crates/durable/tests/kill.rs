@@ -36,7 +36,7 @@ fn operate(operation: &str, file: &Path) {
         },
         "replace" => durable::replace("thing", file, NEW).unwrap(),
         "wipe" => durable::wipe("thing", file).unwrap(),
-        "refill" => durable::DiskReserve::at(file, RESERVE).refill().unwrap(),
+        "refill" => durable::BallastFile::at(file, RESERVE).refill().unwrap(),
         "make_dir" => durable::make_dir("thing", file).unwrap(),
         other => panic!("no operation {other}"),
     }

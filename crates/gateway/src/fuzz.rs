@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use url::Url;
 
-use crate::edge::hosts::{Host, KnownHosts};
+use crate::edge::hosts::{ApiHosts, Host};
 use crate::ingress::pricing::{charge, is_plain};
-use crate::ingress::urls::AgentUrl;
+use crate::ingress::urls::AgentHostPattern;
 
 /// The domain of a gateway's agents, and the gateway's own name.
 const AGENTS: &str = "https://{id}.agents.example.com";
@@ -19,7 +19,7 @@ const OWN: &str = "api.example.com";
 /// When the bytes break that.
 pub fn host(bytes: &[u8]) {
     let Ok(host) = std::str::from_utf8(bytes) else { return };
-    let (Ok(url), Ok(own)) = (AgentUrl::parse(AGENTS), Host::try_from(OWN.to_owned())) else {
+    let (Ok(url), Ok(own)) = (AgentHostPattern::parse(AGENTS), Host::try_from(OWN.to_owned())) else {
         unreachable!("both are constant")
     };
     if let Some(id) = url.agent(host) {
@@ -27,7 +27,7 @@ pub fn host(bytes: &[u8]) {
         let rest = lower.strip_prefix(&format!("{id}.")).expect("an agent's host begins with its id");
         assert!(rest.starts_with("agents.example.com") || rest.starts_with("localhost"), "{rest}");
     }
-    let hosts = KnownHosts::new(&BTreeSet::from([own]), [url.domain()]);
+    let hosts = ApiHosts::new(&BTreeSet::from([own]), [url.domain()]);
     if !hosts.contains(host) {
         return;
     }

@@ -17,7 +17,7 @@
 //! # What a handler may rely on
 //! A handler that takes an [`crate::auth::caller::Holder`] runs only for a verified signature
 //! that binds the request and this gateway, and was spent durably before. One that
-//! takes a [`crate::auth::caller::ReadingHolder`], a [`crate::auth::caller::StoppingHolder`] or a [`crate::auth::caller::UnspentSignature`] may
+//! takes a [`crate::auth::caller::ReadOnlyHolder`], a [`crate::auth::caller::StoppingHolder`] or a [`crate::auth::caller::UnspentSignature`] may
 //! run for Romulus's own text; the last must spend it itself, and only `spawn` does.
 
 mod api;

@@ -14,7 +14,7 @@ use crate::edge::listen::{Acceptor, ListenError, Listeners};
 use crate::edge::tls::Certificates;
 use crate::health::probe;
 use crate::ingress::pool::Pools;
-use crate::ingress::urls::{AgentUrl, PathUrl};
+use crate::ingress::urls::{AgentHostPattern, AgentPathPattern};
 use crate::state::{Gateway, GatewayParts, PublicUrls};
 use crate::{Config, ConfigError, Limits, Tls, TlsError};
 
@@ -73,11 +73,11 @@ pub async fn serve(
 /// By which names clients know this gateway and its agents.
 fn names(config: &Config, listeners: &Listeners) -> Result<PublicUrls, ServeError> {
     let agent_url = match &config.agent_url {
-        Some(text) => AgentUrl::parse(text)?,
+        Some(text) => AgentHostPattern::parse(text)?,
         None => listeners.agent_url()?,
     };
     let path_url = match &config.path_url {
-        Some(text) => Some(PathUrl::parse(text)?),
+        Some(text) => Some(AgentPathPattern::parse(text)?),
         None => listeners.path_url()?,
     };
     let audiences = audience::audiences(config, &agent_url, &listeners.listening()?)?;

@@ -18,7 +18,7 @@ use wire::public::{Agent, Reason};
 use wire::relay::RelayerHealth;
 
 use crate::auth::spent::SpentSignatures;
-use crate::edge::hosts::KnownHosts;
+use crate::edge::hosts::ApiHosts;
 use crate::edge::limits::RateLimits;
 use crate::edge::streams::StreamLimiter;
 use crate::health::parts::PartsHealth;
@@ -26,7 +26,7 @@ use crate::ids::RunIds;
 use crate::ingress::bodies::BodyBudget;
 use crate::ingress::pool::Pools;
 use crate::ingress::price_table::PriceTable;
-use crate::ingress::urls::{AgentUrl, PathUrl};
+use crate::ingress::urls::{AgentHostPattern, AgentPathPattern};
 use crate::payments::PaymentServices;
 use crate::refusal::Refusal;
 use crate::{Config, Limits};
@@ -60,9 +60,9 @@ pub struct GatewayParts {
 
 /// By which names clients know a gateway and its agents.
 pub(crate) struct PublicUrls {
-    pub(crate) agent_url: AgentUrl,
+    pub(crate) agent_url: AgentHostPattern,
     /// Agents under paths, where there are such.
-    pub(crate) path_url: Option<PathUrl>,
+    pub(crate) path_url: Option<AgentPathPattern>,
     /// What signatures and links may name.
     pub(crate) audiences: Vec<GatewayName>,
 }
@@ -72,11 +72,11 @@ pub(crate) struct Gateway {
     pub(crate) parts: GatewayParts,
     pub(crate) config: Config,
     pub(crate) limits: Limits,
-    pub(crate) agent_url: AgentUrl,
+    pub(crate) agent_url: AgentHostPattern,
     /// Agents under paths, where there are such.
-    pub(crate) path_url: Option<PathUrl>,
+    pub(crate) path_url: Option<AgentPathPattern>,
     /// The hosts by which the API is asked.
-    pub(crate) hosts: KnownHosts,
+    pub(crate) hosts: ApiHosts,
     pub(crate) rates: RateLimits,
     pub(crate) spent: SpentSignatures,
     pub(crate) ids: RunIds,
@@ -112,12 +112,12 @@ impl Gateway {
     ) -> Self {
         let PublicUrls { agent_url, path_url, audiences } = names;
         let ours = audiences.iter().map(GatewayName::as_str).chain([agent_url.domain()]);
-        let ours = ours.chain(path_url.as_ref().map(PathUrl::authority));
+        let ours = ours.chain(path_url.as_ref().map(AgentPathPattern::authority));
         // Where nobody can pay, nothing is kept for payers.
         let payer_percent = if parts.payments.is_some() { limits.payer_percent } else { 0 };
         let limits = Limits { payer_percent, ..limits };
         Self {
-            hosts: KnownHosts::new(&config.hosts, ours),
+            hosts: ApiHosts::new(&config.hosts, ours),
             rates: RateLimits::new(&limits),
             spent: SpentSignatures::new(limits.tracked),
             ids: RunIds::default(),

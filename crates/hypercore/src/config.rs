@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::{Backoff, Bound, OutOfBounds, UnixMillis, check_bounds};
+use domain::{Backoff, BoundedSetting, OutOfBounds, UnixMillis, check_bounds};
 use sandbox::drivers::qemu::AcceleratorChoice;
 use serde::{Deserialize, Serialize};
 use wire::node::{KeptCause, Retention};
@@ -200,7 +200,7 @@ impl Config {
         if self.first_uid < Self::MIN_UID || !room { Err(ConfigError::Uid) } else { Ok(()) }
     }
 
-    fn bounds(&self) -> [Bound; 19] {
+    fn bounds(&self) -> [BoundedSetting; 19] {
         [
             // A disk on which a filesystem fits.
             ("layer_mib", self.layer_mib, Self::MIN_DISK_MIB..=Self::MAX_DISK_MIB),

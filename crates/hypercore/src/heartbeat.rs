@@ -18,9 +18,9 @@ pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 const WIDTH: usize = 20;
 
 /// The file.
-pub(crate) struct Heartbeat(File);
+pub(crate) struct HeartbeatFile(File);
 
-impl Heartbeat {
+impl HeartbeatFile {
     /// Opens it, and says when the daemon before last lived.
     pub(crate) fn open(path: &Path) -> io::Result<(Self, Option<UnixMillis>)> {
         let before = last_beat(path)?;
@@ -69,11 +69,11 @@ mod tests {
     fn the_next_daemon_reads_the_last_beat() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("heartbeat");
-        let (heart, before) = Heartbeat::open(&path).unwrap();
+        let (heart, before) = HeartbeatFile::open(&path).unwrap();
         assert_eq!(before, None);
         heart.beat(UnixMillis(1_700_000_000_123)).unwrap();
         heart.beat(UnixMillis(7)).unwrap();
-        assert_eq!(Heartbeat::open(&path).unwrap().1, Some(UnixMillis(7)));
+        assert_eq!(HeartbeatFile::open(&path).unwrap().1, Some(UnixMillis(7)));
     }
 
     #[test]
@@ -82,6 +82,6 @@ mod tests {
         let path = dir.path().join("heartbeat");
         fs::write(&path, [0xff; 21]).unwrap();
         let written = UnixMillis::from_system(fs::metadata(&path).unwrap().modified().unwrap());
-        assert_eq!(Heartbeat::open(&path).unwrap().1, written);
+        assert_eq!(HeartbeatFile::open(&path).unwrap().1, written);
     }
 }

@@ -27,7 +27,7 @@ use tower::ServiceExt;
 
 use crate::api::{Api, routes};
 use crate::context::NodeContext;
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::HeartbeatFile;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::node::Node;
@@ -160,7 +160,7 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let state = config.state.clone();
     let failed = |error: anyhow::Error| ServeError::Recover(error);
-    let (heartbeat, last_alive) = Heartbeat::open(&state.join("heartbeat"))
+    let (heartbeat, last_alive) = HeartbeatFile::open(&state.join("heartbeat"))
         .map_err(|error| ServeError::State(state.display().to_string(), error))?;
     let reserve = crate::reserve::of(&state);
     let journal = Journal::open(&state.join("marks"), config.marks, reserve.clone());

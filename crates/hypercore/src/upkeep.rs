@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use durable::DiskReserve;
+use durable::BallastFile;
 use sandbox::Runtime;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
@@ -18,7 +18,7 @@ const PERIOD: Duration = Duration::from_secs(60);
 const NETWORK_PERIOD: Duration = Duration::from_secs(2);
 
 /// Erases disks whose retention is over, and keeps room for the node's own records.
-pub(crate) async fn keep_disks(node: &NodeContext, reserve: DiskReserve) {
+pub(crate) async fn keep_disks(node: &NodeContext, reserve: BallastFile) {
     let path = node.config.state.join("kept.ages");
     let (mut ages, mut looked) = (read_ages(&path), Instant::now());
     loop {

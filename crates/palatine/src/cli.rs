@@ -9,7 +9,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use domain::{PodId, Usdc};
 
-pub(crate) use money::{CreateTask, Price, Signer, TaskName, Vault, VaultName, Wallet};
+pub(crate) use money::{CreateTask, Price, Signer, Vault, VaultName, VaultTaskArg, Wallet};
 pub(crate) use pod::{Pod, PodIdentity};
 
 /// The self-hosted cloud for sovereign AI agents.

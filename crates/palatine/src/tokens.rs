@@ -10,11 +10,11 @@ use wire::Secret;
 
 /// The folder of tokens.
 #[derive(Clone, Debug)]
-pub(crate) struct Keyring {
+pub(crate) struct TokenFolder {
     dir: PathBuf,
 }
 
-impl Keyring {
+impl TokenFolder {
     pub(crate) fn at(dir: PathBuf) -> Self {
         Self { dir }
     }
@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn a_kept_token_is_found_by_its_owner_alone_until_it_is_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let ring = Keyring::at(dir.path().join("tokens"));
+        let ring = TokenFolder::at(dir.path().join("tokens"));
         let id = "agent-123".parse().unwrap();
         ring.keep(id, &Secret::from("plt_x".to_owned())).unwrap();
         assert_eq!(ring.find(id).unwrap().expose(), "plt_x");

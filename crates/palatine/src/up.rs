@@ -49,7 +49,7 @@ use crate::cli;
 use crate::failure::Exit;
 use crate::output::show;
 use health::Health;
-use network::Allocation;
+use network::StackResources;
 use prepare::Prepared;
 
 /// How long a detached stack may take to look at the kernel and the image that were
@@ -97,7 +97,7 @@ pub(crate) fn up(state: &StateDir, options: &cli::Up, json: bool) -> Result<()> 
 }
 
 /// What this stack has of the machine for itself, as the operator wants it now.
-async fn allocate(state: &StateDir, options: &cli::Up) -> Result<Allocation> {
+async fn allocate(state: &StateDir, options: &cli::Up) -> Result<StackResources> {
     let wanted = prepare::overrides(options)?;
     if network::is_moved(state, &wanted)? {
         // Under its other name nothing would find it any more.
@@ -114,7 +114,7 @@ async fn foreground(
     options: &cli::Up,
     json: bool,
     prepared: &Prepared,
-    allocation: &Allocation,
+    allocation: &StackResources,
 ) -> Result<()> {
     let detached = std::env::var_os(DETACHED).is_some();
     let trying = Cell::new(None);

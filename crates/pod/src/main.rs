@@ -26,13 +26,13 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use zeroizing_alloc::ZeroAlloc;
 
 use crate::args::{Command, USAGE};
-use crate::timings::Timings;
+use crate::timings::BootStopwatch;
 
 #[global_allocator]
 static MEMORY: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
-    let timings = Timings::start();
+    let timings = BootStopwatch::start();
     match Command::parse(std::process::id(), std::env::args().skip(1)) {
         Ok(command) => run(command, timings),
         Err(error) => {
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, timings: Timings) -> ExitCode {
+fn run(command: Command, timings: BootStopwatch) -> ExitCode {
     let done = match command {
         Command::Version => writeln!(io::stdout(), "pod {}", env!("CARGO_PKG_VERSION")).map_err(Into::into),
         Command::Machine => hide_memory().and_then(|()| init::run(timings)),

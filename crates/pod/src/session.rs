@@ -15,7 +15,7 @@ use crate::agent::{self, Logs, Pod};
 use crate::api;
 use crate::identity::Platform;
 use crate::process::Reaper;
-use crate::timings::Timings;
+use crate::timings::BootStopwatch;
 
 /// How long killed processes may take to be reaped.
 const REAP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ impl Session {
         listener: TcpListener,
         node: IpAddr,
         platform: Arc<dyn Platform>,
-        timings: Timings,
+        timings: BootStopwatch,
     ) -> anyhow::Result<Self> {
         let logs = Logs::new();
         agent::log_events(logs.clone())?;

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 /// A stopwatch that starts with `main`.
 #[derive(Clone, Debug)]
-pub(crate) struct Timings {
+pub(crate) struct BootStopwatch {
     started: Instant,
     micros: BTreeMap<String, u64>,
 }
 
-impl Timings {
+impl BootStopwatch {
     /// Starts the watch.
     pub(crate) fn start() -> Self {
         Self { started: Instant::now(), micros: BTreeMap::new() }

@@ -7,12 +7,12 @@ use alloy_primitives::Address;
 use crate::abi::{PODVault, PODVaultFactory, TestUSDC};
 use crate::calls::{Selector, selector_of};
 use crate::chain::ChainParameters;
-use crate::class::CallClass;
+use crate::class::CallPurpose;
 use crate::config::Config;
 
 /// What the rules say of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AllowRule {
+pub(crate) enum AllowVerdict {
     /// Let through.
     Allowed,
     /// Let through if the target is a vault of our factory.
@@ -52,50 +52,50 @@ impl AllowRules {
     }
 
     /// For a call through the forwarder.
-    pub(crate) fn forwarded(&self, to: Address, selector: Option<Selector>) -> AllowRule {
-        let Some(selector) = selector else { return AllowRule::NoSuchCall };
+    pub(crate) fn forwarded(&self, to: Address, selector: Option<Selector>) -> AllowVerdict {
+        let Some(selector) = selector else { return AllowVerdict::NoSuchCall };
         match self.listed.get(&to) {
-            Some(calls) if calls.contains(&selector) => AllowRule::Allowed,
-            None if self.vault.contains(&selector) && to != self.factory && to != self.token => AllowRule::IfVault,
-            Some(_) | None => AllowRule::NoSuchCall,
+            Some(calls) if calls.contains(&selector) => AllowVerdict::Allowed,
+            None if self.vault.contains(&selector) && to != self.factory && to != self.token => AllowVerdict::IfVault,
+            Some(_) | None => AllowVerdict::NoSuchCall,
         }
     }
 
     /// For a call of the relayer's own.
-    pub(crate) fn sponsored(&self, to: Address, selector: Option<Selector>) -> AllowRule {
-        let Some(selector) = selector else { return AllowRule::NoSuchCall };
+    pub(crate) fn sponsored(&self, to: Address, selector: Option<Selector>) -> AllowVerdict {
+        let Some(selector) = selector else { return AllowVerdict::NoSuchCall };
         let of_ours = |calls: &HashSet<Selector>| {
-            if calls.contains(&selector) { AllowRule::Allowed } else { AllowRule::NoSuchCall }
+            if calls.contains(&selector) { AllowVerdict::Allowed } else { AllowVerdict::NoSuchCall }
         };
         if to == self.factory {
             of_ours(&self.sponsored_factory)
         } else if to == self.token {
             of_ours(&self.sponsored_token)
         } else if self.sponsored_vault.contains(&selector) {
-            AllowRule::IfVault
+            AllowVerdict::IfVault
         } else {
-            AllowRule::NoSuchCall
+            AllowVerdict::NoSuchCall
         }
     }
 
     /// What a call of this contract is for.
-    pub(crate) fn class(&self, to: Address, data: &[u8]) -> CallClass {
+    pub(crate) fn class(&self, to: Address, data: &[u8]) -> CallPurpose {
         if to == self.factory {
-            return CallClass::Deploy;
+            return CallPurpose::Deploy;
         }
         if to == self.token {
-            return CallClass::Settle;
+            return CallPurpose::Settle;
         }
-        let vault = CallClass::of_vault(data).filter(|_| !self.listed.contains_key(&to));
-        vault.unwrap_or(CallClass::Forward)
+        let vault = CallPurpose::of_vault(data).filter(|_| !self.listed.contains_key(&to));
+        vault.unwrap_or(CallPurpose::Forward)
     }
 
     /// For a transaction that its own signer pays: whatever is let through one way
     /// or the other.
-    pub(crate) fn broadcast(&self, to: Address, selector: Option<Selector>) -> AllowRule {
+    pub(crate) fn broadcast(&self, to: Address, selector: Option<Selector>) -> AllowVerdict {
         match self.forwarded(to, selector) {
-            AllowRule::NoSuchCall => self.sponsored(to, selector),
-            rule @ (AllowRule::Allowed | AllowRule::IfVault) => rule,
+            AllowVerdict::NoSuchCall => self.sponsored(to, selector),
+            rule @ (AllowVerdict::Allowed | AllowVerdict::IfVault) => rule,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::class::CallClass;
+use crate::class::CallPurpose;
 
 /// `[relayer.budgets]`. A class whose budget is used up waits for the next day (UTC);
 /// the others go on. SponsorNone uses a class up alone: whoever has had his share of it waits
@@ -66,19 +66,19 @@ impl Default for Budgets {
 impl Budgets {
     /// The budget of one class.
     #[must_use]
-    pub const fn of(&self, class: CallClass) -> u64 {
+    pub const fn of(&self, class: CallPurpose) -> u64 {
         match class {
-            CallClass::Deploy => self.deploy,
-            CallClass::Task => self.task,
-            CallClass::Withdraw => self.withdraw,
-            CallClass::Manage => self.manage,
-            CallClass::Forward => self.forward,
-            CallClass::Settle => self.settle,
+            CallPurpose::Deploy => self.deploy,
+            CallPurpose::Task => self.task,
+            CallPurpose::Withdraw => self.withdraw,
+            CallPurpose::Manage => self.manage,
+            CallPurpose::Forward => self.forward,
+            CallPurpose::Settle => self.settle,
         }
     }
 
     /// So many per cent of one class's budget.
-    pub(crate) fn share(&self, class: CallClass, percent: u64) -> u64 {
+    pub(crate) fn share(&self, class: CallPurpose, percent: u64) -> u64 {
         let share = u128::from(self.of(class)) * u128::from(percent) / 100;
         u64::try_from(share).unwrap_or(u64::MAX)
     }

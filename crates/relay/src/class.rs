@@ -10,7 +10,7 @@ use crate::abi::{PODVault, PODVaultFactory, TestUSDC};
 /// What a call is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum CallClass {
+pub enum CallPurpose {
     /// A vault is deployed.
     Deploy,
     /// A task is paid for, worked on, decided.
@@ -25,7 +25,7 @@ pub enum CallClass {
     Settle,
 }
 
-impl CallClass {
+impl CallPurpose {
     /// All of them.
     pub const ALL: [Self; 6] = [Self::Deploy, Self::Task, Self::Withdraw, Self::Manage, Self::Forward, Self::Settle];
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use domain::{Address, Bound, OutOfBounds, Usdc, check_bounds};
+use domain::{Address, BoundedSetting, OutOfBounds, Usdc, check_bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::budget::Budgets;
@@ -190,7 +190,7 @@ impl Config {
         }
     }
 
-    fn bounds(&self) -> [Bound; 19] {
+    fn bounds(&self) -> [BoundedSetting; 19] {
         [
             ("cro_usd_micros", self.cro_usd_micros, 1..=1_000_000_000),
             ("margin_bps", self.margin_bps, 0..=100_000),

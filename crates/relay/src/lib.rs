@@ -62,7 +62,7 @@ mod worker;
 
 pub use budget::{BudgetUnit, Budgets};
 pub use chain::{Chain, ChainError, ChainParameters};
-pub use class::{CallClass, VaultDeployment};
+pub use class::{CallPurpose, VaultDeployment};
 pub use clock::SystemClock;
 pub use config::{Config, ConfigError, FeePolicy, TargetContract};
 pub use domain::Clock;
@@ -72,5 +72,5 @@ pub use evm::{EvmChain, facts};
 pub use spend::{Beneficiary, GasSpend};
 pub use sponsor::SponsorPolicy;
 #[cfg(feature = "fake")]
-pub use sponsor::{SponsorAll, SponsorOneHolder};
+pub use sponsor::{SponsorAll, SponsorAllAsHolder};
 pub use state::{RelayResponse, Relayer};

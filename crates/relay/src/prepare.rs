@@ -6,12 +6,12 @@ use alloy_primitives::{Address, B256, U256, keccak256};
 use chain::evm::{Revert, calls};
 use domain::payment::SignedAuthorization;
 use domain::{ClientAddr, UnixMillis};
-use wire::relay::{CallRequest, MAX_BATCH, Priority, SignedRequest};
+use wire::relay::{MAX_BATCH, Priority, RelayCallRequest, SignedRequest};
 
-use crate::allow::AllowRule;
+use crate::allow::AllowVerdict;
 use crate::budget::BudgetUnit;
 use crate::chain::{EthCall, Simulation};
-use crate::class::{CallClass, VaultDeployment, caller, payee};
+use crate::class::{CallPurpose, VaultDeployment, caller, payee};
 use crate::config::FeePolicy;
 use crate::error::RelayError;
 use crate::payment::{self, PaymentError};
@@ -39,7 +39,7 @@ pub(crate) struct PreparedCall {
     pub(crate) id: B256,
     nonce: Option<ForwarderNonce>,
     /// What it is for.
-    class: CallClass,
+    class: CallPurpose,
     /// Who has it made.
     wallet: Address,
     /// For whom, beside him.
@@ -74,7 +74,8 @@ impl Inner {
         let class = self.rules.class(request.to, &request.data);
         let rule = self.rules.forwarded(request.to, request.selector());
         // A vault is asked for otherwise, by whoever may have one.
-        if class == CallClass::Deploy && self.rules.sponsored(request.to, request.selector()) == AllowRule::Allowed {
+        if class == CallPurpose::Deploy && self.rules.sponsored(request.to, request.selector()) == AllowVerdict::Allowed
+        {
             return Err(RelayError::NotSponsored);
         }
         self.allow(rule, request.to).await?;
@@ -132,16 +133,16 @@ impl Inner {
         EthCall { gas: Some(ceiling(request.gas, call.data.len())), ..call }
     }
 
-    async fn allow(&self, rule: AllowRule, to: Address) -> Result<(), RelayError> {
+    async fn allow(&self, rule: AllowVerdict, to: Address) -> Result<(), RelayError> {
         match rule {
-            AllowRule::Allowed => Ok(()),
-            AllowRule::NoSuchCall => Err(RelayError::Target(to)),
-            AllowRule::IfVault if self.vaults.contains_key(&to) => Ok(()),
-            AllowRule::IfVault if self.chain.is_vault(to).await? => {
+            AllowVerdict::Allowed => Ok(()),
+            AllowVerdict::NoSuchCall => Err(RelayError::Target(to)),
+            AllowVerdict::IfVault if self.vaults.contains_key(&to) => Ok(()),
+            AllowVerdict::IfVault if self.chain.is_vault(to).await? => {
                 self.vaults.insert(to, ()).await;
                 Ok(())
             }
-            AllowRule::IfVault => Err(RelayError::Target(to)),
+            AllowVerdict::IfVault => Err(RelayError::Target(to)),
         }
     }
 
@@ -150,7 +151,7 @@ impl Inner {
         self.allow(self.rules.broadcast(to, data.first_chunk().copied()), to).await
     }
 
-    pub(crate) fn read_call(&self, request: &CallRequest) -> Result<EthCall, RelayError> {
+    pub(crate) fn read_call(&self, request: &RelayCallRequest) -> Result<EthCall, RelayError> {
         let to = text::address(&request.to).map_err(|error| RelayError::Field { field: "to", error })?;
         let data = text::bytes(&request.data).map_err(|error| RelayError::Field { field: "data", error })?;
         let most = self.bounds().max_data;
@@ -190,16 +191,22 @@ impl Inner {
     }
 
     /// Who has a sponsored call made, if it is made for him, and for whom beside him.
-    async fn sponsored(&self, class: CallClass, call: &EthCall) -> Result<(Address, Option<Beneficiary>), RelayError> {
+    async fn sponsored(
+        &self,
+        class: CallPurpose,
+        call: &EthCall,
+    ) -> Result<(Address, Option<Beneficiary>), RelayError> {
         let wallet = caller(call.to, &call.data);
         match class {
-            CallClass::Deploy => self.deployed(&call.data).await,
-            CallClass::Settle => match payee(&call.data) {
+            CallPurpose::Deploy => self.deployed(&call.data).await,
+            CallPurpose::Settle => match payee(&call.data) {
                 // It would cost gas and move nothing.
                 Some(payee) if payee == wallet => Err(RelayError::SelfPayment),
                 payee => Ok((wallet, payee.map(Beneficiary::Payee))),
             },
-            CallClass::Task | CallClass::Withdraw | CallClass::Manage | CallClass::Forward => Ok((wallet, None)),
+            CallPurpose::Task | CallPurpose::Withdraw | CallPurpose::Manage | CallPurpose::Forward => {
+                Ok((wallet, None))
+            }
         }
     }
 

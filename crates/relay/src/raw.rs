@@ -6,7 +6,7 @@ use alloy::consensus::transaction::SignerRecoverable;
 use alloy::consensus::{Transaction, TxEnvelope};
 use alloy::eips::eip2718::Decodable2718;
 use alloy_primitives::{Address, Bytes, TxKind};
-use wire::relay::{CallStatus, RawOptions, RawRequest, RelayAnswer};
+use wire::relay::{CallStatus, RawTransactionRequest, RawWaitOptions, RelayAnswer};
 
 use crate::answer::empty;
 use crate::chain::{ChainError, EthCall, Simulation, TransactionReceipt};
@@ -22,7 +22,10 @@ const MAX_CONFIRMATIONS: u64 = 12;
 impl Inner {
     /// Passes a transaction on. The same one again is the same transaction again:
     /// its hash tells it.
-    pub(crate) async fn pass_on(&self, request: &RawRequest) -> Result<RelayResponse<RelayAnswer>, RelayError> {
+    pub(crate) async fn pass_on(
+        &self,
+        request: &RawTransactionRequest,
+    ) -> Result<RelayResponse<RelayAnswer>, RelayError> {
         let raw = text::bytes(&request.signed_tx).map_err(|error| RelayError::Field { field: "signedTx", error })?;
         let (tx, call) = decode(&raw, self.chain.facts().chain_id)?;
         self.allow_broadcast(call.to, &call.data).await?;
@@ -41,7 +44,11 @@ impl Inner {
         }
     }
 
-    async fn wait_raw(&self, tx: &TxEnvelope, options: RawOptions) -> Result<RelayResponse<RelayAnswer>, RelayError> {
+    async fn wait_raw(
+        &self,
+        tx: &TxEnvelope,
+        options: RawWaitOptions,
+    ) -> Result<RelayResponse<RelayAnswer>, RelayError> {
         let depth = options.confirmations.clamp(1, MAX_CONFIRMATIONS);
         let wait = if options.wait_for_confirmation { self.config.wait_ms } else { 0 };
         let mined = self.chain.mined(*tx.tx_hash(), depth, Duration::from_millis(wait)).await?;

@@ -13,7 +13,9 @@ use governor::clock::{Clock as _, DefaultClock};
 use moka::future::Cache;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use wire::relay::{BatchAnswer, BatchRequest, CallRequest, MAX_BATCH, RawRequest, RelayAnswer, RelayRequest};
+use wire::relay::{
+    BatchAnswer, BatchRequest, MAX_BATCH, RawTransactionRequest, RelayAnswer, RelayCallRequest, RelayRequest,
+};
 
 use crate::allow::AllowRules;
 use crate::answer;
@@ -192,7 +194,7 @@ impl Relayer {
     ) -> Result<RelayResponse<RelayAnswer>, RelayError> {
         let inner = &self.0;
         inner.admit_client(client)?;
-        let request: CallRequest = self.read(body)?;
+        let request: RelayCallRequest = self.read(body)?;
         let call = inner.read_call(&request)?;
         let found = inner.journal.find(inner.call_id(&call)).await?;
         let progress = if let Some(entry) = found.as_ref().filter(|entry| !entry.is_replaceable()) {
@@ -214,7 +216,7 @@ impl Relayer {
     /// Says why it was not passed on.
     pub async fn raw(&self, body: &[u8], client: IpAddr) -> Result<RelayResponse<RelayAnswer>, RelayError> {
         self.0.admit_client(client)?;
-        let request: RawRequest = self.read(body)?;
+        let request: RawTransactionRequest = self.read(body)?;
         self.0.pass_on(&request).await
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use domain::{Address, ClientAddr, Wallet};
 
-use crate::class::CallClass;
+use crate::class::CallPurpose;
 use crate::config::Config;
 use domain::relay::DailyQuota;
 
@@ -14,7 +14,7 @@ use domain::relay::DailyQuota;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GasSpend {
     /// What it is for.
-    pub class: CallClass,
+    pub class: CallPurpose,
     /// Who has it made: who signs it, or pays.
     pub wallet: Address,
     /// Who else is counted.
@@ -69,7 +69,7 @@ pub(crate) fn quotas(
     let quota = |subject, add, limit| DailyQuota { subject, day, add, limit };
     let mut quotas: Vec<DailyQuota> = Vec::new();
     // First what holds for all: whoever is refused for it is told so.
-    for class in CallClass::ALL {
+    for class in CallPurpose::ALL {
         let costs = spends.iter().filter(|spend| spend.class == class);
         let costs = costs.map(|spend| config.budgets.unit.cost(spend.gas, wei_per_gas));
         let cost = costs.reduce(u64::saturating_add);
@@ -109,11 +109,13 @@ fn subjects(config: &Config, spend: &GasSpend, client: Option<ClientAddr>) -> im
 
 /// Calls of one wallet a day. Payments are bounded by what they cost, and by what their
 /// payers hold.
-const fn per_wallet(config: &Config, class: CallClass) -> Option<u64> {
+const fn per_wallet(config: &Config, class: CallPurpose) -> Option<u64> {
     match class {
-        CallClass::Deploy => Some(config.deploys_per_owner_day),
-        CallClass::Task | CallClass::Withdraw | CallClass::Manage | CallClass::Forward => Some(config.per_sender_day),
-        CallClass::Settle => None,
+        CallPurpose::Deploy => Some(config.deploys_per_owner_day),
+        CallPurpose::Task | CallPurpose::Withdraw | CallPurpose::Manage | CallPurpose::Forward => {
+            Some(config.per_sender_day)
+        }
+        CallPurpose::Settle => None,
     }
 }
 
@@ -131,7 +133,7 @@ mod tests {
     fn fault_2_6_a_payment_counts_for_its_payer_its_payee_and_its_client_in_the_budgets_unit() {
         let (payer, payee) = (Address::repeat_byte(1), Address::repeat_byte(2));
         let beneficiary = Some(Beneficiary::Payee(payee));
-        let spend = GasSpend { class: CallClass::Settle, wallet: payer, beneficiary, gas: 90_000 };
+        let spend = GasSpend { class: CallPurpose::Settle, wallet: payer, beneficiary, gas: 90_000 };
         let expected = [
             ("settle:budget".to_owned(), 90_000, 1_000_000_000),
             ("settle:client:10.0.0.1".to_owned(), 1, 1000),
@@ -145,7 +147,7 @@ mod tests {
     #[test]
     fn calls_of_one_wallet_are_added_up_and_a_share_has_room_for_the_dearest() {
         let wallet = Address::repeat_byte(1);
-        let manage = |gas| GasSpend { class: CallClass::Manage, wallet, beneficiary: None, gas };
+        let manage = |gas| GasSpend { class: CallPurpose::Manage, wallet, beneficiary: None, gas };
         let share = (format!("manage:sender:{wallet}:share"), 4_000_000, 3_500_000);
         assert!(of(&[manage(3_500_000), manage(500_000)]).contains(&share));
         assert!(of(&[manage(3_500_000), manage(500_000)]).contains(&(format!("manage:sender:{wallet}"), 2, 200)));
@@ -154,8 +156,12 @@ mod tests {
     #[test]
     fn fault_2_6_a_vault_counts_for_its_owner_and_its_agents_holder() {
         let (wallet, holder) = (Address::repeat_byte(1), Wallet([3; 32]));
-        let spend =
-            GasSpend { class: CallClass::Deploy, wallet, beneficiary: Some(Beneficiary::Holder(holder)), gas: 135_000 };
+        let spend = GasSpend {
+            class: CallPurpose::Deploy,
+            wallet,
+            beneficiary: Some(Beneficiary::Holder(holder)),
+            gas: 135_000,
+        };
         let counted = of(&[spend]);
         assert!(counted.contains(&(format!("deploy:holder:{holder}"), 1, 8)), "{counted:?}");
         assert!(counted.contains(&(format!("deploy:sender:{wallet}"), 1, 8)), "{counted:?}");

@@ -34,11 +34,11 @@ pub struct SponsorAll;
 /// Pays for everybody's vault, all of them being this holder's: for tests.
 #[cfg(feature = "fake")]
 #[derive(Debug)]
-pub struct SponsorOneHolder(pub Wallet);
+pub struct SponsorAllAsHolder(pub Wallet);
 
 #[cfg(feature = "fake")]
 #[async_trait]
-impl SponsorPolicy for SponsorOneHolder {
+impl SponsorPolicy for SponsorAllAsHolder {
     async fn sponsors(&self, _: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
         Ok(Some(self.0))
     }

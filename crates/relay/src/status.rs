@@ -7,7 +7,7 @@ use time::format_description::well_known::Rfc3339;
 use wire::relay::{
     DomainAnswer, Eip712Domain, Eip712Field, Eip712Types, EstimateAnswer, EstimateQuery, FeeOffer, FeeTerms,
     HealthStatus, NonceAnswer, PaymentRequired, PriceSource, PricingInputs, Priority, PriorityPrice, PriorityPrices,
-    Rebalance, RelayerBalance, RelayerHealth, RelayerStats, SenderInfo, SenderPool, TokenDomain, X402_VERSION,
+    RebalanceStatus, RelayerBalance, RelayerHealth, RelayerStats, SenderInfo, SenderPool, TokenDomain, X402_VERSION,
 };
 
 use crate::chain::{AccountBalances, EthCall, Simulation};
@@ -226,7 +226,7 @@ impl Inner {
             stats: stats(&counts),
             pricing: PricingInputs { cro_usd_price: self.rates.dollars(), current_gas_price_gwei: gwei.to_string() },
             warnings,
-            auto_rebalance: Rebalance::default(),
+            auto_rebalance: RebalanceStatus::default(),
             relayer_pool: SenderPool { total_relayers: 1, relayers: vec![sender] },
         }
     }

@@ -45,18 +45,18 @@ pub(crate) struct CgroupLimits {
 /// How fast a sandbox may read, and write, a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DiskRate {
-    pub(crate) device: BlockDevice,
+    pub(crate) device: DeviceNumber,
     pub(crate) bytes_per_second: u64,
 }
 
 /// A disk, by its numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BlockDevice {
+pub(crate) struct DeviceNumber {
     major: u32,
     minor: u32,
 }
 
-impl BlockDevice {
+impl DeviceNumber {
     /// The disk on which this folder lies; of a part of one, the whole.
     pub(crate) fn of(folder: &Path) -> Result<Self, DriverFailure> {
         let number = fs::metadata(folder)?.dev();
@@ -170,7 +170,7 @@ impl Cgroups {
                 }
                 if let Some(blkio) = blkio {
                     settings.extend(existing(at(blkio, "blkio.bfq.weight"), weight));
-                    if let Some(DiskRate { device: BlockDevice { major, minor }, bytes_per_second }) = limits.disk {
+                    if let Some(DiskRate { device: DeviceNumber { major, minor }, bytes_per_second }) = limits.disk {
                         let rate = format!("{major}:{minor} {bytes_per_second}");
                         settings.push((at(blkio, "blkio.throttle.read_bps_device"), rate.clone()));
                         settings.push((at(blkio, "blkio.throttle.write_bps_device"), rate));
@@ -189,7 +189,7 @@ impl Cgroups {
                     settings.push((swap, "0".to_owned()));
                 }
                 settings.extend(existing(at(root, "io.weight"), weight));
-                if let Some(DiskRate { device: BlockDevice { major, minor }, bytes_per_second: rate }) = limits.disk {
+                if let Some(DiskRate { device: DeviceNumber { major, minor }, bytes_per_second: rate }) = limits.disk {
                     settings.push((at(root, "io.max"), format!("{major}:{minor} rbps={rate} wbps={rate}")));
                 }
                 settings
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn version_2_is_limited_with_its_own_names() {
         let groups = Cgroups { layout: Layout::V2("/c".into()), parent: "p".into() };
-        let disk = Some(DiskRate { device: BlockDevice { major: 8, minor: 16 }, bytes_per_second: 5 });
+        let disk = Some(DiskRate { device: DeviceNumber { major: 8, minor: 16 }, bytes_per_second: 5 });
         let settings = groups.settings("x", CgroupLimits { cores: 2, memory_mib: 1, disk });
         assert!(settings.contains(&("/c/p/x/memory.max".into(), "1048576".into())));
         assert!(settings.contains(&("/c/p/x/cpu.max".into(), "200000 100000".into())));

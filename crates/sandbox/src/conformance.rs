@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{PodId, RunId, UnixMillis, WaitReason};
+use domain::{NodeShortage, PodId, RunId, UnixMillis};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 use wire::node::{DataDisk, KeptCause, Retention};
 use wire::pod::PORT;
 
 use crate::{
-    DiskRetention, DriverRefusal, GuestCondition, GuestFacts, GuestSpec, ObservedRun, ProcessFacts, QemuFacts, Runtime,
-    RuntimeError, Slot,
+    DiskRetention, DriverRefusal, GuestFacts, GuestProgress, GuestSpec, ObservedRun, ProcessFacts, Runtime,
+    RuntimeError, Slot, VmmFacts,
 };
 
 /// For how long disks are kept in this suite.
@@ -154,12 +154,12 @@ async fn a_running_guest_can_be_measured(driver: &dyn Runtime, spec: &GuestSpec)
 /// Facts of this driver that are of no guest.
 fn lies(facts: &GuestFacts) -> Vec<GuestFacts> {
     match facts {
-        GuestFacts::Qemu(QemuFacts { process }) => [
+        GuestFacts::Qemu(VmmFacts { process }) => [
             ProcessFacts { started: process.started + 1, ..process.clone() },
             ProcessFacts { boot: "another boot".to_owned(), ..process.clone() },
             ProcessFacts { pid: std::process::id() + 1_000_000, ..process.clone() },
         ]
-        .map(|process| GuestFacts::Qemu(QemuFacts { process }))
+        .map(|process| GuestFacts::Qemu(VmmFacts { process }))
         .into(),
     }
 }
@@ -205,8 +205,8 @@ async fn what_is_there_is_seen(driver: &dyn Runtime, spec: &GuestSpec) -> RuleRe
 async fn a_running_guest_is_said_to_run(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
     done("resume of what runs", driver.resume(spec.slot.run).await)?;
     match done("condition", driver.condition(spec.slot.run).await)? {
-        GuestCondition::Running => Ok(()),
-        other @ GuestCondition::Paused(_) => Err(format!("condition: {other:?}")),
+        GuestProgress::Running => Ok(()),
+        other @ GuestProgress::Paused(_) => Err(format!("condition: {other:?}")),
     }
 }
 
@@ -269,7 +269,7 @@ async fn what_is_kept_can_be_erased(driver: &dyn Runtime) -> RuleResult {
 async fn no_empty_disk_takes_the_place_of_data_that_is_gone(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
     match driver.create(spec).await {
         Ok(_) => return Err("create: made on an empty disk, where there must be data".to_owned()),
-        Err(error) if error.wait_reason() == WaitReason::Disk => {}
+        Err(error) if error.wait_reason() == NodeShortage::Disk => {}
         Err(error) => return Err(format!("create: said {error}, where the data is gone")),
     }
     done("stop(KeepData)", driver.stop(spec.slot, DiskRetention::KeepData(RETENTION)).await)?;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::{RunId, WaitReason};
+use domain::{NodeShortage, RunId};
 
 /// What was asked of a runtime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,21 +175,21 @@ pub fn is_full(error: &io::Error) -> bool {
 impl RuntimeError {
     /// What the node lacks, where a sandbox could not be created.
     #[must_use]
-    pub fn wait_reason(&self) -> WaitReason {
+    pub fn wait_reason(&self) -> NodeShortage {
         match self {
             Self::Refused { refusal, .. } => match refusal {
-                DriverRefusal::DiskFull { .. } => WaitReason::Disk,
-                DriverRefusal::NoBase(_) => WaitReason::Image,
-                DriverRefusal::Runs | DriverRefusal::NotRunning | DriverRefusal::NoSlot { .. } => WaitReason::Host,
+                DriverRefusal::DiskFull { .. } => NodeShortage::Disk,
+                DriverRefusal::NoBase(_) => NodeShortage::Image,
+                DriverRefusal::Runs | DriverRefusal::NotRunning | DriverRefusal::NoSlot { .. } => NodeShortage::Host,
             },
-            Self::Failed { source: DriverFailure::Cgroup(_), .. } => WaitReason::Cgroup,
+            Self::Failed { source: DriverFailure::Cgroup(_), .. } => NodeShortage::Cgroup,
             Self::Failed { step, source, .. } => match *step {
-                step::IMAGE => WaitReason::Image,
-                step::DISKS => WaitReason::Disk,
-                step::NETWORK => WaitReason::Network,
-                _ if source.is_of_a_full_disk() => WaitReason::Disk,
-                step::VMM | step::REACH => WaitReason::Vmm,
-                _ => WaitReason::Host,
+                step::IMAGE => NodeShortage::Image,
+                step::DISKS => NodeShortage::Disk,
+                step::NETWORK => NodeShortage::Network,
+                _ if source.is_of_a_full_disk() => NodeShortage::Disk,
+                step::VMM | step::REACH => NodeShortage::Vmm,
+                _ => NodeShortage::Host,
             },
         }
     }
@@ -248,22 +248,22 @@ mod tests {
         let full = || DriverFailure::Io(io::ErrorKind::StorageFull.into());
         let nft = |said: &str| DriverFailure::Command { program: "nft", said: said.to_owned() };
         let cases = [
-            (failed(step::IMAGE, DriverFailure::Io(io::ErrorKind::PermissionDenied.into())), WaitReason::Image),
-            (failed(step::DISKS, missing()), WaitReason::Disk),
-            (failed(step::DISKS, full()), WaitReason::Disk),
-            (failed(step::NETWORK, nft("Operation not supported")), WaitReason::Network),
+            (failed(step::IMAGE, DriverFailure::Io(io::ErrorKind::PermissionDenied.into())), NodeShortage::Image),
+            (failed(step::DISKS, missing()), NodeShortage::Disk),
+            (failed(step::DISKS, full()), NodeShortage::Disk),
+            (failed(step::NETWORK, nft("Operation not supported")), NodeShortage::Network),
             // No more rules, namespaces, cgroups and processes: none of it is a disk.
-            (failed(step::NETWORK, nft("write: No space left on device")), WaitReason::Network),
-            (failed(step::NETWORK, full()), WaitReason::Network),
-            (failed(step::VMM, DriverFailure::Cgroup(io::ErrorKind::StorageFull.into())), WaitReason::Cgroup),
-            (failed(step::VMM, DriverFailure::Process(io::ErrorKind::StorageFull.into())), WaitReason::Vmm),
-            (failed(step::VMM, DriverFailure::Vmm("cannot allocate memory".to_owned())), WaitReason::Vmm),
-            (failed(step::VMM, DriverFailure::Io(io::ErrorKind::NotFound.into())), WaitReason::Vmm),
+            (failed(step::NETWORK, nft("write: No space left on device")), NodeShortage::Network),
+            (failed(step::NETWORK, full()), NodeShortage::Network),
+            (failed(step::VMM, DriverFailure::Cgroup(io::ErrorKind::StorageFull.into())), NodeShortage::Cgroup),
+            (failed(step::VMM, DriverFailure::Process(io::ErrorKind::StorageFull.into())), NodeShortage::Vmm),
+            (failed(step::VMM, DriverFailure::Vmm("cannot allocate memory".to_owned())), NodeShortage::Vmm),
+            (failed(step::VMM, DriverFailure::Io(io::ErrorKind::NotFound.into())), NodeShortage::Vmm),
             // Its sockets are files beside its disks.
-            (failed(step::VMM, full()), WaitReason::Disk),
-            (failed("make its folder", full()), WaitReason::Disk),
-            (failed(step::REACH, DriverFailure::Deadline(Duration::from_secs(5))), WaitReason::Vmm),
-            (failed("look at the VMM's process", missing()), WaitReason::Host),
+            (failed(step::VMM, full()), NodeShortage::Disk),
+            (failed("make its folder", full()), NodeShortage::Disk),
+            (failed(step::REACH, DriverFailure::Deadline(Duration::from_secs(5))), NodeShortage::Vmm),
+            (failed("look at the VMM's process", missing()), NodeShortage::Host),
         ];
         for (error, wait_reason) in cases {
             assert_eq!(error.wait_reason(), wait_reason, "{error}");

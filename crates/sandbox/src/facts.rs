@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::drivers::qemu::facts::QemuFacts;
+use crate::drivers::qemu::facts::VmmFacts;
 
 /// What a driver knows of a guest that it runs, each in a form of its own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "driver", rename_all = "snake_case")]
 pub enum GuestFacts {
     /// A VMM of the `qemu` driver.
-    Qemu(QemuFacts),
+    Qemu(VmmFacts),
 }
 
 impl GuestFacts {
@@ -30,7 +30,7 @@ mod tests {
     #[test]
     fn facts_name_their_driver_beside_what_it_knows() {
         let process = ProcessFacts { pid: 7, started: 8, boot: "b".to_owned() };
-        let facts = GuestFacts::Qemu(QemuFacts { process });
+        let facts = GuestFacts::Qemu(VmmFacts { process });
         let text = r#"{"driver":"qemu","pid":7,"started":8,"boot":"b"}"#;
         assert_eq!(serde_json::to_string(&facts).unwrap(), text);
         assert_eq!(serde_json::from_str::<GuestFacts>(text).unwrap(), facts);

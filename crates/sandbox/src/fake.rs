@@ -8,17 +8,17 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use domain::{PodId, RunId, WaitReason};
+use domain::{NodeShortage, PodId, RunId};
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
 use wire::node::{DataDisk, KeptDisk, Retention, RuntimeName};
 
-use crate::drivers::qemu::facts::QemuFacts;
+use crate::drivers::qemu::facts::VmmFacts;
 use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::process::ProcessFacts;
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestCondition, GuestExit, GuestSpec, GuestStats, GuestStream, ObservedRun,
+    DiskRetention, DiskUsage, Guest, GuestExit, GuestProgress, GuestSpec, GuestStats, GuestStream, ObservedRun,
     Runtime, RuntimeInfo, Slot,
 };
 use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation};
@@ -150,7 +150,7 @@ struct Running {
     slot: Slot,
     facts: GuestFacts,
     ended: watch::Sender<Option<String>>,
-    paused: Option<WaitReason>,
+    paused: Option<NodeShortage>,
 }
 
 impl FakeHost {
@@ -202,7 +202,7 @@ impl FakeHost {
 
     /// Stops a guest as a VMM does whose disk is full; `resume` has it go on once
     /// this was called with `None`.
-    pub fn pause(&self, id: RunId, wait_reason: Option<WaitReason>) {
+    pub fn pause(&self, id: RunId, wait_reason: Option<NodeShortage>) {
         if let Some(guest) = self.state().running.get_mut(&id) {
             guest.paused = wait_reason;
         }
@@ -329,7 +329,7 @@ impl Runtime for FakeRuntime {
             disks.boots += 1;
         }
         let process = ProcessFacts { pid: state.pids, started: 7, boot: "fake".to_owned() };
-        let facts = GuestFacts::Qemu(QemuFacts { process });
+        let facts = GuestFacts::Qemu(VmmFacts { process });
         let (ended, exit) = GuestExit::channel();
         state.running.insert(id, Running { slot: spec.slot, facts: facts.clone(), ended, paused: None });
         Ok(Guest { facts, exit })
@@ -403,10 +403,10 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn condition(&self, id: RunId) -> Result<GuestCondition, RuntimeError> {
+    async fn condition(&self, id: RunId) -> Result<GuestProgress, RuntimeError> {
         match self.0.state().running.get(&id) {
-            Some(Running { paused: Some(wait_reason), .. }) => Ok(GuestCondition::Paused(*wait_reason)),
-            Some(_) => Ok(GuestCondition::Running),
+            Some(Running { paused: Some(wait_reason), .. }) => Ok(GuestProgress::Paused(*wait_reason)),
+            Some(_) => Ok(GuestProgress::Running),
             None => Err(refused(RuntimeOperation::Condition, id, DriverRefusal::NotRunning)),
         }
     }

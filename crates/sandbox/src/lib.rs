@@ -36,11 +36,11 @@ pub mod network;
 pub mod process;
 pub mod runtime;
 
-pub use drivers::qemu::facts::QemuFacts;
+pub use drivers::qemu::facts::VmmFacts;
 pub use error::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, is_full};
 pub use facts::GuestFacts;
 pub use process::ProcessFacts;
 pub use runtime::{
-    DiskRetention, DiskUsage, Guest, GuestCondition, GuestExit, GuestSpec, GuestStats, GuestStream, ObservedRun,
+    DiskRetention, DiskUsage, Guest, GuestExit, GuestProgress, GuestSpec, GuestStats, GuestStream, ObservedRun,
     Runtime, RuntimeInfo, Slot,
 };

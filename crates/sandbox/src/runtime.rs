@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use domain::{PodId, RunId, WaitReason};
+use domain::{NodeShortage, PodId, RunId};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use wire::node::{DataDisk, KeptDisk, Retention, RuntimeName};
@@ -137,11 +137,11 @@ pub struct ObservedRun {
 
 /// Whether a guest that runs gets anywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GuestCondition {
+pub enum GuestProgress {
     /// It does, for all the VMM knows.
     Running,
     /// The VMM has stopped it, for want of this.
-    Paused(WaitReason),
+    Paused(NodeShortage),
 }
 
 /// The disk under the guests' disks, in bytes.
@@ -246,7 +246,7 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`DriverRefusal::NotRunning`](crate::DriverRefusal::NotRunning), or the VMM's socket.
-    async fn condition(&self, id: RunId) -> Result<GuestCondition, RuntimeError>;
+    async fn condition(&self, id: RunId) -> Result<GuestProgress, RuntimeError>;
 
     /// Has a guest go on that its VMM has stopped. What stopped it is tried again,
     /// and may stop it again at once.

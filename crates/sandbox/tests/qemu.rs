@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use domain::{PodId, RunId, UnixMillis, WaitReason};
+use domain::{NodeShortage, PodId, RunId, UnixMillis};
 use palatine_sandbox::drivers::qemu::{AcceleratorChoice, Kernel, Qemu, QemuSettings};
 use palatine_sandbox::network::{self, Egress};
 use palatine_sandbox::{
-    DiskRetention, DriverFailure, GuestFacts, GuestSpec, QemuFacts, Runtime, RuntimeError, Slot, process,
+    DiskRetention, DriverFailure, GuestFacts, GuestSpec, Runtime, RuntimeError, Slot, VmmFacts, process,
 };
 use wire::node::{DataDisk, KeptCause, Retention};
 
@@ -60,7 +60,7 @@ async fn fault_1_1_a_vmm_that_ends_at_once_is_the_nodes_trouble_and_leaves_nothi
     let (driver, spec) = (driver(state.path(), "plsa", 1).await, spec(state.path()));
     for _ in 0..2 {
         let error = driver.create(&spec).await.unwrap_err();
-        assert_eq!(error.wait_reason(), WaitReason::Vmm, "{error:?}");
+        assert_eq!(error.wait_reason(), NodeShortage::Vmm, "{error:?}");
         let RuntimeError::Failed { source: DriverFailure::Vmm(words), .. } = error else { panic!("{error:?}") };
         assert!(words.contains("and said: ") && words.contains("vmlinux"), "{words}");
         assert!(driver.observed_runs().await.unwrap().values().all(|remains| !remains.runs));
@@ -108,7 +108,7 @@ async fn data_that_cannot_be_had_is_waited_for() {
     fs::write(&kept, "").unwrap();
     for spec in [spec.clone(), GuestSpec { data: DataDisk::Kept, ..spec.clone() }] {
         let error = driver.create(&spec).await.unwrap_err();
-        assert_eq!(error.wait_reason(), WaitReason::Disk, "{error:?}");
+        assert_eq!(error.wait_reason(), NodeShortage::Disk, "{error:?}");
         let RuntimeError::Failed { source: DriverFailure::Missing(why), .. } = error else { panic!("{error:?}") };
         assert!(why.contains("backup"), "{why}");
         let _ = fs::remove_file(&kept);
@@ -148,9 +148,9 @@ async fn fault_1_3_a_vmm_that_runs_under_another_nodes_name_is_not_taken_for_gon
     let state = tempfile::tempdir().unwrap();
     let (driver, spec) = (driver(state.path(), "plse", 5).await, spec(state.path()));
     let mut vmm = stand_in("plt-another", spec.slot.run);
-    let facts = GuestFacts::Qemu(QemuFacts { process: process::facts(vmm.id()).unwrap() });
+    let facts = GuestFacts::Qemu(VmmFacts { process: process::facts(vmm.id()).unwrap() });
     let error = driver.adopt(&spec, &facts).await.unwrap_err();
-    assert_eq!(error.wait_reason(), WaitReason::Vmm, "{error:?}");
+    assert_eq!(error.wait_reason(), NodeShortage::Vmm, "{error:?}");
     assert!(vmm.try_wait().unwrap().is_none(), "it was ended");
     vmm.kill().unwrap();
     vmm.wait().unwrap();
@@ -171,7 +171,7 @@ async fn fault_1_1_a_disk_that_is_lost_is_missed_and_not_made_anew() {
     let disk = state.path().join("guests").join(spec.slot.run.to_string()).join("layer.ext4");
     for lost in ["gone", "empty"] {
         let error = driver.create(&spec).await.unwrap_err();
-        assert_eq!(error.wait_reason(), WaitReason::Disk, "{error:?}");
+        assert_eq!(error.wait_reason(), NodeShortage::Disk, "{error:?}");
         let RuntimeError::Failed { source: DriverFailure::Missing(why), .. } = error else { panic!("{error:?}") };
         assert!(why.contains(lost) && why.contains("layer.ext4") && why.contains("backup"), "{why}");
         fs::write(&disk, "").unwrap();
@@ -200,14 +200,14 @@ async fn fault_1_2_a_vmm_that_cannot_be_asked_is_not_taken_for_gone() {
     let state = tempfile::tempdir().unwrap();
     let (driver, spec) = (driver(state.path(), "plsb", 2).await, spec(state.path()));
     let mut vmm = stand_in("plsb", spec.slot.run);
-    let facts = GuestFacts::Qemu(QemuFacts { process: process::facts(vmm.id()).unwrap() });
+    let facts = GuestFacts::Qemu(VmmFacts { process: process::facts(vmm.id()).unwrap() });
     let dir = state.path().join("guests").join(spec.slot.run.to_string());
     fs::create_dir(&dir).unwrap();
     // Nobody listens, and then somebody who says nothing.
     for listener in [None, Some(())] {
         let _listener = listener.map(|()| UnixListener::bind(dir.join("control")).unwrap());
         let error = driver.adopt(&spec, &facts).await.unwrap_err();
-        assert_eq!(error.wait_reason(), WaitReason::Vmm, "{error:?}");
+        assert_eq!(error.wait_reason(), NodeShortage::Vmm, "{error:?}");
     }
     assert!(vmm.try_wait().unwrap().is_none(), "it was ended");
     vmm.kill().unwrap();

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use domain::{RunId, UnixMillis, Wallet};
-use palatine_store::{Admission, Config, ReplayKey, Reservation, Store};
+use palatine_store::{Admission, Config, ReplayKey, RunReservation, Store};
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -103,7 +103,7 @@ fn spread(caller: u64) -> f64 {
     f64::from(u32::try_from(mix(caller) >> 40).unwrap_or(0)) / f64::from(1_u32 << 24)
 }
 
-fn reservation(caller: u64, turn: u64) -> Result<Reservation, Fault> {
+fn reservation(caller: u64, turn: u64) -> Result<RunReservation, Fault> {
     let seed = mix(caller << 32 | turn);
     let mut wallet = [0; 32];
     for (at, chunk) in (0_u64..).zip(wallet.chunks_exact_mut(8)) {
@@ -112,7 +112,7 @@ fn reservation(caller: u64, turn: u64) -> Result<Reservation, Fault> {
     let mut key = wallet;
     key.reverse();
     let now = UnixMillis::from_system(std::time::SystemTime::now()).ok_or("the clock is before 1970")?;
-    Ok(Reservation {
+    Ok(RunReservation {
         replay_key: ReplayKey { key, expires_at: now.plus(330_000) },
         id: RunId::from_bits(seed),
         wallet: Wallet(wallet),

@@ -4,7 +4,7 @@ use domain::{Generation, ImageDigest, Meter, PodId, RunId, State, Tier, TierName
 
 use crate::pod::KeptPod;
 use crate::port::port;
-use crate::record::{BelowTier, Epoch, PodKey, RunChange, RunRecord};
+use crate::record::{BelowTier, GatewayEpoch, PodRowId, RunChange, RunRecord};
 
 /// How long an idempotency key stands for its first answer.
 pub(crate) const KEY_LIFE_MS: u64 = 24 * 60 * 60 * 1000;
@@ -29,7 +29,7 @@ pub struct IdempotencyKey {
 
 /// Which POD a run is to be of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PodChoice {
+pub enum RunPod {
     /// A new one.
     New {
         /// The id that its holder chose; else it is its first run's.
@@ -43,13 +43,13 @@ pub enum PodChoice {
 
 /// What a holder asks for: a run, of a new POD or of one it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reservation {
+pub struct RunReservation {
     /// The message that asks; spent whatever the answer is.
     pub replay_key: ReplayKey,
     /// The new run's id.
     pub id: RunId,
     /// The POD it is of.
-    pub pod: PodChoice,
+    pub pod: RunPod,
     /// Who asks.
     pub wallet: Wallet,
     /// The name it is spawned by.
@@ -70,7 +70,7 @@ pub struct Reservation {
     pub now: UnixMillis,
 }
 
-/// The answer to a [`Reservation`].
+/// The answer to a [`RunReservation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
     /// The wallet's slot is taken for this run.
@@ -108,23 +108,23 @@ port! {
 
         /// Spends a message and takes its wallet's slot, in one transaction. Whatever
         /// stands in the way, but for faults of the store, is an [`Admission`].
-        fn reserve(&self, reservation: Reservation) -> Admission;
+        fn reserve(&self, reservation: RunReservation) -> Admission;
     }
 }
 
 /// Where a run's POD is in the tables.
 pub(crate) enum Place {
     /// Nowhere yet.
-    New { id: PodId, key: PodKey },
+    New { id: PodId, key: PodRowId },
     /// Where it was before its holder removed it.
-    Again { id: PodId, key: PodKey },
+    Again { id: PodId, key: PodRowId },
     /// There, with its last run.
     There(Box<RunRecord>),
 }
 
-impl Reservation {
+impl RunReservation {
     /// The run, as it will be written.
-    pub(crate) fn record(&self, epoch: Epoch, place: &Place) -> RunRecord {
+    pub(crate) fn record(&self, epoch: GatewayEpoch, place: &Place) -> RunRecord {
         let (pod, pod_key, last) = match place {
             Place::New { id, key } | Place::Again { id, key } => (*id, *key, None),
             Place::There(last) => (last.pod, last.pod_key, Some(last)),
@@ -135,8 +135,8 @@ impl Reservation {
             pod_key,
             created_at: last.map_or(self.now, |last| last.created_at),
             ephemeral: match self.pod {
-                PodChoice::New { ephemeral, .. } => ephemeral,
-                PodChoice::Existing(_) => last.is_some_and(|last| last.ephemeral),
+                RunPod::New { ephemeral, .. } => ephemeral,
+                RunPod::Existing(_) => last.is_some_and(|last| last.ephemeral),
             },
             brought: self.brought,
             wallet: self.wallet,

@@ -31,7 +31,7 @@ pub struct MarkCursor {
 
 /// What came of a stretch of marks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MarkCount {
+pub struct MarksOutcome {
     /// The last mark counted, ever.
     pub seq: u64,
     /// Marks counted now.
@@ -49,7 +49,7 @@ port! {
     UsageStore {
         /// Counts marks of a node's journal, each exactly once, whatever is sent again.
         /// An empty stretch says that the journal was heard of.
-        fn count_marks(&self, node: &str, journal: &str, marks: Vec<RunMark>, now: UnixMillis) -> MarkCount;
+        fn count_marks(&self, node: &str, journal: &str, marks: Vec<RunMark>, now: UnixMillis) -> MarksOutcome;
 
         /// How far a node's journal is counted.
         fn mark_cursor(&self, node: &str) -> Option<MarkCursor>;
@@ -60,7 +60,7 @@ port! {
     }
 }
 
-impl MarkCount {
+impl MarksOutcome {
     /// Goes on to this mark; whether it is a new one.
     pub(crate) const fn is_next(&mut self, seq: u64) -> bool {
         if seq <= self.seq {

@@ -1,6 +1,6 @@
 //! How the domain's values lie in columns, in either database.
 
-use domain::{EndReason, FailReason, Meter, RunId, State, StopReason, UnixMillis, WaitReason};
+use domain::{EndReason, FailReason, Meter, NodeShortage, RunId, State, StopReason, UnixMillis};
 
 use crate::error::StoreError;
 
@@ -82,7 +82,7 @@ pub(crate) fn state_of(name: &str, reason: Option<&str>) -> Result<State, StoreE
         "placed" => Ok(State::Placed),
         "booting" => Ok(State::Booting),
         "waiting" => {
-            let lack = WaitReason::ALL.into_iter().find(|lack| Some(lack.as_str()) == reason);
+            let lack = NodeShortage::ALL.into_iter().find(|lack| Some(lack.as_str()) == reason);
             lack.map(State::Waiting).ok_or(StoreError::Value("what an agent waits for"))
         }
         "ready" => Ok(State::Ready),
@@ -128,7 +128,7 @@ mod tests {
         let plain = [State::Reserved, State::Placed, State::Booting, State::Ready];
         let stopped = stops.into_iter().flat_map(|r| [State::Stopped(r), State::Stopping(EndReason::Stopped(r))]);
         let failed = fails.into_iter().flat_map(|r| [State::Failed(r), State::Stopping(EndReason::Failed(r))]);
-        let waiting = WaitReason::ALL.into_iter().map(State::Waiting);
+        let waiting = NodeShortage::ALL.into_iter().map(State::Waiting);
         for state in plain.into_iter().chain(waiting).chain(stopped).chain(failed) {
             let (name, reason) = state_columns(state);
             assert_eq!(state_of(name, reason).unwrap(), state);

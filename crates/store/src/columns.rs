@@ -5,10 +5,10 @@ use domain::{Generation, ImageDigest, Tier, TierName, Wallet};
 use crate::codec::{ended, id_of, meter, millis, natural, state_of};
 use crate::error::StoreError;
 use crate::pod::id_from;
-use crate::record::{BelowTier, Epoch, KeptData, PodKey, RunRecord};
+use crate::record::{BelowTier, GatewayEpoch, KeptData, PodRowId, RunRecord};
 
 /// A row of `runs` with its POD's, as it lies in the columns.
-pub(crate) struct Columns {
+pub(crate) struct RunRow {
     pub(crate) id: i64,
     pub(crate) wallet: [u8; 32],
     pub(crate) generation: i64,
@@ -29,14 +29,14 @@ pub(crate) struct Columns {
     pub(crate) data: (Option<String>, Option<i64>, Option<i64>),
 }
 
-impl Columns {
+impl RunRow {
     pub(crate) fn record(self) -> Result<RunRecord, StoreError> {
         let (tier, min, cores, memory) = self.tier;
         let (node, runtime, restarts, was_ready) = self.placed;
         let ended_at = self.ended_at.map(millis);
         let (key, name, created_at, ephemeral, brought) = self.pod;
         let (data_node, until, bytes) = self.data;
-        let pod_key = PodKey(key.cast_unsigned());
+        let pod_key = PodRowId(key.cast_unsigned());
         let kept = KeptData { until: until.map(millis), bytes: natural(bytes.unwrap_or_default()) };
         Ok(RunRecord {
             id: id_of(self.id),
@@ -58,7 +58,7 @@ impl Columns {
             node,
             runtime,
             restarts,
-            epoch: Epoch(self.epoch.cast_unsigned()),
+            epoch: GatewayEpoch(self.epoch.cast_unsigned()),
             meter: ended(meter(self.meter), ended_at),
             was_ready,
             below: BelowTier { readings: self.below.0, since: self.below.1.map(millis) },

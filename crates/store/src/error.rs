@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use domain::{InvalidTransition, PodId, RunId};
+use domain::{InvalidAgentTransition, PodId, RunId};
 
 /// What the database said. Cheap to clone: one failed commit answers many.
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
@@ -22,7 +22,7 @@ pub enum StoreError {
     NoPod(PodId),
     /// The agent's life does not know this step.
     #[error(transparent)]
-    Refused(#[from] InvalidTransition),
+    Refused(#[from] InvalidAgentTransition),
     /// Another run has this id.
     #[error("the id {0} is taken")]
     IdTaken(RunId),

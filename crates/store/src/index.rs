@@ -14,7 +14,7 @@ use domain::{Address, Usdc};
 
 use crate::port::port;
 
-pub(crate) use draft::{Draft, Found, Needs, Undo};
+pub(crate) use draft::{BatchDraft, Found, Needs, Undo};
 
 /// Tasks in one list at most.
 pub(crate) const MAX_TASKS: u32 = 500;

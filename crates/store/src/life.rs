@@ -1,6 +1,6 @@
 //! Steps of a run's life, and their history.
 
-use domain::{Event, PodId, RunId, State, StepAction, UnixMillis, Wallet, step};
+use domain::{Event, PodId, RunId, State, StepEffect, UnixMillis, Wallet, step};
 
 use crate::codec::ended;
 use crate::error::StoreError;
@@ -12,7 +12,7 @@ pub(crate) const MAX_CHANGES: u64 = 1000;
 
 /// What a node said of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeObservation {
+pub struct AgentObservation {
     /// What isolates it.
     pub runtime: String,
     /// How often it was started again.
@@ -25,7 +25,7 @@ pub struct StepOutcome {
     /// The agent after it.
     pub record: RunRecord,
     /// What has to be done because of it.
-    pub actions: &'static [StepAction],
+    pub actions: &'static [StepEffect],
     /// The change it made, if it made one.
     pub change: Option<RunChange>,
 }
@@ -50,10 +50,10 @@ port! {
         fn place(&self, id: RunId, node: &str, now: UnixMillis) -> StepOutcome;
 
         /// Takes a step together with what the node said.
-        fn settle(&self, id: RunId, event: Event, seen: NodeObservation, now: UnixMillis) -> StepOutcome;
+        fn settle(&self, id: RunId, event: Event, seen: AgentObservation, now: UnixMillis) -> StepOutcome;
 
         /// Notes what the node said, with no step.
-        fn observe(&self, id: RunId, seen: NodeObservation) -> RunRecord;
+        fn observe(&self, id: RunId, seen: AgentObservation) -> RunRecord;
 
         /// Notes how long the holder's balance has been below the tier.
         fn note_balance(&self, id: RunId, below: BelowTier) -> ();
@@ -84,18 +84,18 @@ port! {
 pub(crate) const MAX_LISTED: u32 = 1000;
 
 /// One step, with what became known by it.
-pub(crate) struct Advance {
+pub(crate) struct RunStep {
     pub(crate) id: RunId,
     pub(crate) event: Event,
     pub(crate) node: Option<String>,
-    pub(crate) seen: Option<NodeObservation>,
+    pub(crate) seen: Option<AgentObservation>,
     /// What its node keeps of its POD's data, now that it has ended.
     pub(crate) kept: Option<KeptData>,
     pub(crate) now: UnixMillis,
 }
 
 /// What a step makes of a run.
-pub(crate) enum Stepped {
+pub(crate) enum RunAfterStep {
     /// Nothing.
     Same(StepOutcome),
     /// This.
@@ -103,7 +103,7 @@ pub(crate) enum Stepped {
         /// The run after it.
         record: RunRecord,
         /// What has to be done because of it.
-        actions: &'static [StepAction],
+        actions: &'static [StepEffect],
         /// The change of state, if it is one.
         change: Option<RunChange>,
         /// Whether the POD goes with it.
@@ -111,26 +111,26 @@ pub(crate) enum Stepped {
     },
 }
 
-impl Advance {
+impl RunStep {
     /// One step of a run's life.
     pub(crate) const fn step(id: RunId, event: Event, now: UnixMillis) -> Self {
         Self { id, event, node: None, seen: None, kept: None, now }
     }
 
     /// What the step makes of the run as it is.
-    pub(crate) fn take(&self, before: RunRecord) -> Result<Stepped, StoreError> {
+    pub(crate) fn take(&self, before: RunRecord) -> Result<RunAfterStep, StoreError> {
         if self.forgets_a_removal(before.state) {
-            return Ok(Stepped::Same(StepOutcome { record: before, actions: &[], change: None }));
+            return Ok(RunAfterStep::Same(StepOutcome { record: before, actions: &[], change: None }));
         }
         let (state, actions) = step(before.state, self.event)?;
         let record = self.after(&before, state);
         if record == before {
-            return Ok(Stepped::Same(StepOutcome { record, actions, change: None }));
+            return Ok(RunAfterStep::Same(StepOutcome { record, actions, change: None }));
         }
         let change = (state != before.state).then_some(RunChange { seq: record.changes, at: self.now, state });
         let ended = before.state.is_live() && !state.is_live();
         let removes = ended && state.end().is_some_and(domain::EndReason::erases_data);
-        Ok(Stepped::New { record, actions, change, removes })
+        Ok(RunAfterStep::New { record, actions, change, removes })
     }
 
     /// Whether a run would end with data kept, whose holder has said that it goes: that
@@ -167,7 +167,7 @@ impl Advance {
 }
 
 /// Adds what a node said.
-pub(crate) fn note(record: &mut RunRecord, seen: &NodeObservation) {
+pub(crate) fn note(record: &mut RunRecord, seen: &AgentObservation) {
     if record.runtime.as_deref() != Some(&seen.runtime) {
         record.runtime = Some(seen.runtime.clone());
     }

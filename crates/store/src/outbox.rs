@@ -6,7 +6,7 @@ use crate::port::port;
 
 /// What came of a change of the outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutboxWrite {
+pub enum OutboxOutcome {
     /// It is written.
     Done,
     /// The key or the nonce is taken, or no pending entry is there.
@@ -26,13 +26,13 @@ port! {
         fn outbox_highest(&self, account: SenderAccount) -> Option<u64>;
 
         /// Writes a new entry.
-        fn outbox_write(&self, entry: OutboxEntry) -> OutboxWrite;
+        fn outbox_write(&self, entry: OutboxEntry) -> OutboxOutcome;
 
         /// Adds an attempt to a pending entry.
-        fn outbox_add(&self, account: SenderAccount, nonce: u64, attempt: TransactionAttempt) -> OutboxWrite;
+        fn outbox_add(&self, account: SenderAccount, nonce: u64, attempt: TransactionAttempt) -> OutboxOutcome;
 
         /// Ends a pending entry.
-        fn outbox_settle(&self, account: SenderAccount, nonce: u64, outcome: TransactionOutcome) -> OutboxWrite;
+        fn outbox_settle(&self, account: SenderAccount, nonce: u64, outcome: TransactionOutcome) -> OutboxOutcome;
     }
 }
 

@@ -6,7 +6,7 @@
 //! for nothing else stands in `purposes`.
 
 use async_trait::async_trait;
-use domain::payment::{Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError, ReserveOutcome};
+use domain::payment::{Payment, PaymentClaim, PaymentKey, PaymentReservation, PaymentState, Payments, PaymentsError};
 use domain::{B256, U256, UnixMillis};
 
 use crate::error::StoreError;
@@ -15,7 +15,7 @@ use crate::store::Store;
 
 /// What a payment is to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PaymentStep {
+pub enum NextPaymentState {
     /// Paid by this transaction.
     Settle(B256),
     /// Never to be paid.
@@ -28,10 +28,10 @@ port! {
     /// Payments for requests, as [`Payments`] speaks of them.
     PaymentStore {
         /// Reserves a payment, or says what it met. An ended claim is nobody's.
-        fn reserve_payment(&self, payment: Payment, claim: PaymentClaim, now: UnixMillis) -> ReserveOutcome;
+        fn reserve_payment(&self, payment: Payment, claim: PaymentClaim, now: UnixMillis) -> PaymentReservation;
 
         /// Takes a payment to a state; `false` if it may not go there.
-        fn step_payment(&self, key: PaymentKey, step: PaymentStep) -> bool;
+        fn step_payment(&self, key: PaymentKey, step: NextPaymentState) -> bool;
 
         /// Takes a claim off, if it is still there.
         fn release_payment(&self, key: PaymentKey, claim: u64) -> ();
@@ -49,51 +49,51 @@ port! {
 }
 
 /// A payment as it is recorded.
-pub(crate) struct Recorded {
+pub(crate) struct RecordedPayment {
     pub(crate) payment: Payment,
     pub(crate) state: PaymentState,
     pub(crate) claim: Option<PaymentClaim>,
 }
 
-impl Recorded {
+impl RecordedPayment {
     /// What whoever comes with this payment meets, and whether the claim becomes theirs.
-    pub(crate) fn meet(self, payment: &Payment, now: UnixMillis) -> (ReserveOutcome, bool) {
+    pub(crate) fn meet(self, payment: &Payment, now: UnixMillis) -> (PaymentReservation, bool) {
         if !self.payment.is_same(payment) {
-            return (ReserveOutcome::Conflict, false);
+            return (PaymentReservation::Conflict, false);
         }
         let outcome = match self.state {
-            PaymentState::Answered { tx } => return (ReserveOutcome::Answered { tx }, false),
-            PaymentState::Failed { reason } => return (ReserveOutcome::Failed { reason }, false),
-            PaymentState::Reserved => ReserveOutcome::Resumed,
-            PaymentState::Settled { tx } => ReserveOutcome::Settled { tx },
+            PaymentState::Answered { tx } => return (PaymentReservation::Answered { tx }, false),
+            PaymentState::Failed { reason } => return (PaymentReservation::Failed { reason }, false),
+            PaymentState::Reserved => PaymentReservation::Resumed,
+            PaymentState::Settled { tx } => PaymentReservation::Settled { tx },
         };
         if self.claim.is_some_and(|claim| claim.until > now) {
-            return (ReserveOutcome::InFlight, false);
+            return (PaymentReservation::InFlight, false);
         }
         (outcome, true)
     }
 
     /// What the step makes of it.
-    pub(crate) fn take(&self, step: &PaymentStep) -> PaymentChange {
+    pub(crate) fn take(&self, step: &NextPaymentState) -> PaymentStepOutcome {
         use PaymentState::{Answered, Failed, Reserved, Settled};
-        let is = |done| if done { PaymentChange::Done } else { PaymentChange::Refused };
+        let is = |done| if done { PaymentStepOutcome::Done } else { PaymentStepOutcome::Refused };
         match (&self.state, step) {
-            (Reserved, PaymentStep::Settle(tx)) => PaymentChange::To(Settled { tx: *tx }),
-            (Reserved, PaymentStep::Fail(reason)) => PaymentChange::To(Failed { reason: reason.clone() }),
-            (Settled { tx }, PaymentStep::Answer(claim)) if self.claim.is_some_and(|held| held.id == *claim) => {
-                PaymentChange::To(Answered { tx: *tx })
+            (Reserved, NextPaymentState::Settle(tx)) => PaymentStepOutcome::To(Settled { tx: *tx }),
+            (Reserved, NextPaymentState::Fail(reason)) => PaymentStepOutcome::To(Failed { reason: reason.clone() }),
+            (Settled { tx }, NextPaymentState::Answer(claim)) if self.claim.is_some_and(|held| held.id == *claim) => {
+                PaymentStepOutcome::To(Answered { tx: *tx })
             }
-            (Settled { tx } | Answered { tx }, PaymentStep::Settle(again)) => is(tx == again),
-            (Failed { .. }, PaymentStep::Fail(_)) => is(true),
-            (Settled { .. } | Answered { .. }, PaymentStep::Fail(_) | PaymentStep::Answer(_))
-            | (Failed { .. }, PaymentStep::Settle(_) | PaymentStep::Answer(_))
-            | (Reserved, PaymentStep::Answer(_)) => is(false),
+            (Settled { tx } | Answered { tx }, NextPaymentState::Settle(again)) => is(tx == again),
+            (Failed { .. }, NextPaymentState::Fail(_)) => is(true),
+            (Settled { .. } | Answered { .. }, NextPaymentState::Fail(_) | NextPaymentState::Answer(_))
+            | (Failed { .. }, NextPaymentState::Settle(_) | NextPaymentState::Answer(_))
+            | (Reserved, NextPaymentState::Answer(_)) => is(false),
         }
     }
 }
 
 /// What comes of a step.
-pub(crate) enum PaymentChange {
+pub(crate) enum PaymentStepOutcome {
     /// It was there before.
     Done,
     /// This is to be written.
@@ -129,7 +129,7 @@ impl Store {
 }
 
 impl StorePayments {
-    async fn take(&self, key: &PaymentKey, step: PaymentStep) -> Result<bool, PaymentsError> {
+    async fn take(&self, key: &PaymentKey, step: NextPaymentState) -> Result<bool, PaymentsError> {
         self.0.step_payment(*key, step).await.map_err(unavailable)
     }
 }
@@ -141,22 +141,22 @@ impl Payments for StorePayments {
         payment: &Payment,
         claim: PaymentClaim,
         now: UnixMillis,
-    ) -> Result<ReserveOutcome, PaymentsError> {
+    ) -> Result<PaymentReservation, PaymentsError> {
         self.0.reserve_payment(payment.clone(), claim, now).await.map_err(unavailable)
     }
 
     async fn settled(&self, key: &PaymentKey, tx: B256) -> Result<(), PaymentsError> {
-        let taken = self.take(key, PaymentStep::Settle(tx)).await?;
+        let taken = self.take(key, NextPaymentState::Settle(tx)).await?;
         if taken { Ok(()) } else { Err(PaymentsError::Step { key: Box::new(*key), wanted: "settled" }) }
     }
 
     async fn failed(&self, key: &PaymentKey, reason: &str) -> Result<(), PaymentsError> {
-        let taken = self.take(key, PaymentStep::Fail(without_nul(reason))).await?;
+        let taken = self.take(key, NextPaymentState::Fail(without_nul(reason))).await?;
         if taken { Ok(()) } else { Err(PaymentsError::Step { key: Box::new(*key), wanted: "failed" }) }
     }
 
     async fn answered(&self, key: &PaymentKey, claim: u64) -> Result<bool, PaymentsError> {
-        self.take(key, PaymentStep::Answer(claim)).await
+        self.take(key, NextPaymentState::Answer(claim)).await
     }
 
     async fn release(&self, key: &PaymentKey, claim: u64) -> Result<(), PaymentsError> {

@@ -3,7 +3,7 @@
 use domain::{PodId, RunId, UnixMillis};
 
 use crate::error::StoreError;
-use crate::record::{KeptData, PodKey};
+use crate::record::{KeptData, PodRowId};
 
 /// PODs of one wallet that do not run, at most.
 pub const MAX_STOPPED_PODS: u32 = 1000;
@@ -21,7 +21,7 @@ pub struct KeptPod {
 }
 
 /// The id of this key and name.
-pub(crate) fn id_from(key: PodKey, name: Option<String>) -> Result<PodId, StoreError> {
+pub(crate) fn id_from(key: PodRowId, name: Option<String>) -> Result<PodId, StoreError> {
     match name {
         None => Ok(PodId::minted(RunId::from_bits(key.0))),
         Some(name) => name.parse().map_err(|_| StoreError::Value("the name of a POD")),
@@ -33,7 +33,7 @@ pub(crate) enum Found {
     /// Nobody has or had it.
     Free,
     /// The holder removed it, and may take it again.
-    Removed(PodKey),
+    Removed(PodRowId),
     /// It is there, or another holder's for ever.
     Taken,
 }

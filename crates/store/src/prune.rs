@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use domain::UnixMillis;
 
 use crate::port::port;
-use crate::record::Epoch;
+use crate::record::GatewayEpoch;
 
 /// Rows of each kind forgotten in one transaction.
 pub(crate) const DELETE_BATCH: u32 = 500;
@@ -43,6 +43,6 @@ port! {
 
         /// The runs of gateways that use this store now, this one included: what another
         /// one reserved has lost the process that would complete it.
-        fn live_epochs(&self) -> BTreeSet<Epoch>;
+        fn live_epochs(&self) -> BTreeSet<GatewayEpoch>;
     }
 }

@@ -5,14 +5,14 @@ use domain::B256;
 
 /// What an authorization pays for, for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum AuthorizationPurpose {
     /// A request; which one, the payment's own row says.
     Request,
     /// The fee for this group of calls.
     Fee(B256),
 }
 
-impl Purpose {
+impl AuthorizationPurpose {
     pub(crate) fn column(&self) -> &[u8] {
         match self {
             Self::Request => &[],

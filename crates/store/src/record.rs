@@ -15,21 +15,21 @@ pub(crate) const CHANGE_QUEUE: usize = 4096;
 /// One run of the gateway: a random number made when the store is opened. A
 /// reservation of an earlier epoch has lost the process that would complete it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Epoch(pub u64);
+pub struct GatewayEpoch(pub u64);
 
-impl Epoch {
+impl GatewayEpoch {
     pub(crate) fn random() -> Result<Self, StoreError> {
         getrandom::u64().map(Self).map_err(|_| StoreError::Value("no random numbers from the system"))
     }
 }
 
-impl fmt::Display for Epoch {
+impl fmt::Display for GatewayEpoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }
 }
 
-impl fmt::Debug for Epoch {
+impl fmt::Debug for GatewayEpoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Epoch({self})")
     }
@@ -46,7 +46,7 @@ pub struct BelowTier {
 
 /// What the rows of a POD are called by: the number of its first run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PodKey(pub u64);
+pub struct PodRowId(pub u64);
 
 /// What a node keeps of a POD that does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub struct RunRecord {
     /// The POD it is a run of.
     pub pod: PodId,
     /// The POD's rows.
-    pub pod_key: PodKey,
+    pub pod_key: PodRowId,
     /// When the POD was first asked for.
     pub created_at: UnixMillis,
     /// Whether the POD is to leave nothing behind when its holder stops it.
@@ -125,7 +125,7 @@ pub struct RunRecord {
     /// How often the node started it again.
     pub restarts: u32,
     /// The run of the gateway that reserved it.
-    pub epoch: Epoch,
+    pub epoch: GatewayEpoch,
     /// Its bill. Of an ended agent nothing runs any more.
     pub meter: Meter,
     /// Whether it was ever ready.

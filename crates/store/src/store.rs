@@ -6,7 +6,7 @@ use tokio::sync::broadcast;
 use crate::config::Config;
 use crate::error::StoreError;
 use crate::postgres::Postgres;
-use crate::record::{Epoch, RunChange};
+use crate::record::{GatewayEpoch, RunChange};
 use crate::sqlite::Sqlite;
 use crate::url::Place;
 
@@ -55,7 +55,7 @@ impl Store {
 
     /// This run of the gateway.
     #[must_use]
-    pub fn epoch(&self) -> Epoch {
+    pub fn epoch(&self) -> GatewayEpoch {
         match self {
             Self::Sqlite(store) => store.epoch(),
             Self::Postgres(store) => store.epoch(),

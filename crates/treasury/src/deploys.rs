@@ -9,7 +9,7 @@ use chain::evm::calls::{self, DeadlineSignature};
 use chain::evm::{BlockTag, Chain, EvmError, SendError, Sender};
 use domain::evm::{IntentKey, TransactionOutcome};
 use domain::{Address, Bytes, ClientAddr, PodId, UnixMillis, Wallet};
-use relay::{Beneficiary, CallClass, Clock, GasSpend};
+use relay::{Beneficiary, CallPurpose, Clock, GasSpend};
 use store::{DeployState, VaultConsent, VaultDeploy};
 use wire::vault::{AgentVault, DeployRequest};
 
@@ -101,7 +101,7 @@ impl Inner {
         let relayer = services.relayer.as_ref().ok_or(TreasuryError::NoRelayer)?;
         let key = key(&deploy).ok_or(TreasuryError::Signature)?;
         let beneficiary = Some(Beneficiary::Holder(holder));
-        let spend = GasSpend { class: CallClass::Deploy, wallet: deploy.owner, beneficiary, gas };
+        let spend = GasSpend { class: CallPurpose::Deploy, wallet: deploy.owner, beneficiary, gas };
         relayer.spend(key.as_str(), spend, Some(ClientAddr::of(client))).await?;
         self.store.put_deploy(deploy.clone(), now).await?;
         self.signal.notify_one();

@@ -243,7 +243,7 @@ mod tests {
     use fixtures::{NOW, replay_key, reservation, run, store_config};
     use identity::KdfCost;
     use secrecy::SecretString;
-    use store::{PodChoice, Reservation};
+    use store::{RunPod, RunReservation};
     use tempfile::TempDir;
 
     use super::*;
@@ -253,9 +253,9 @@ mod tests {
     }
 
     /// Run `n` of a new POD of this id.
-    fn called(n: u64, name: &str) -> Reservation {
-        let pod = PodChoice::New { name: Some(pod(name)), ephemeral: false };
-        Reservation { pod, ..reservation(n, n) }
+    fn called(n: u64, name: &str) -> RunReservation {
+        let pod = RunPod::New { name: Some(pod(name)), ephemeral: false };
+        RunReservation { pod, ..reservation(n, n) }
     }
 
     /// A gateway's folder, and its store.
@@ -401,7 +401,7 @@ mod tests {
         home.remove(2).await;
         identities.wipe_removed().await;
         assert!(!home.file("two").exists() && home.file("unknown").exists());
-        let taken_again = Reservation { id: run(9), replay_key: replay_key(9), ..called(1, "one") };
+        let taken_again = RunReservation { id: run(9), replay_key: replay_key(9), ..called(1, "one") };
         home.store.reserve(taken_again).await.unwrap();
         let after = identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap();
         assert_ne!(after.address(), before);

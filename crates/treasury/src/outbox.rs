@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use chain::evm::{Outbox, OutboxError};
 use domain::evm::{IntentKey, OutboxEntry, SenderAccount, TransactionAttempt, TransactionOutcome};
-use store::{OutboxWrite, Store, StoreError};
+use store::{OutboxOutcome, Store, StoreError};
 
 /// The senders' outbox.
 #[must_use]
@@ -53,10 +53,10 @@ fn unavailable(error: StoreError) -> OutboxError {
     OutboxError::Unavailable(error.to_string())
 }
 
-fn posted(answer: Result<OutboxWrite, StoreError>) -> Result<(), OutboxError> {
+fn posted(answer: Result<OutboxOutcome, StoreError>) -> Result<(), OutboxError> {
     match answer.map_err(unavailable)? {
-        OutboxWrite::Done => Ok(()),
-        OutboxWrite::Conflict => Err(OutboxError::Conflict),
+        OutboxOutcome::Done => Ok(()),
+        OutboxOutcome::Conflict => Err(OutboxError::Conflict),
     }
 }
 

@@ -43,7 +43,7 @@ fn is_due(deploy: &VaultDeploy, vault: &VaultDeployment) -> bool {
 mod tests {
     use domain::{Address, Event, RunId, StopReason, UnixMillis};
     use fixtures::{NOW, TempStore, reservation};
-    use store::{AccountLink, Reservation};
+    use store::{AccountLink, RunReservation};
 
     use super::*;
 
@@ -123,7 +123,7 @@ mod tests {
     }
 
     async fn reserve(store: &Store) {
-        let request = Reservation { id: RUN, wallet: HOLDER, ..reservation(1, 7) };
+        let request = RunReservation { id: RUN, wallet: HOLDER, ..reservation(1, 7) };
         assert!(matches!(store.reserve(request).await.unwrap(), store::Admission::Reserved(_)));
     }
 }

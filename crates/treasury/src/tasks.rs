@@ -13,7 +13,7 @@ use domain::evm::{Call, IntentKey, TransactionOutcome};
 use domain::vault::{TaskId, TaskTerms, Vault};
 use domain::{Address, B256, Bytes, PodId, UnixMillis};
 use identity::SignerSync;
-use relay::{CallClass, GasSpend};
+use relay::{CallPurpose, GasSpend};
 use store::DeployState;
 use wire::vault::TxResponse;
 
@@ -94,7 +94,7 @@ impl Inner {
         let estimate = sender.estimate(&key, &forwarded).await.map_err(unsent)?;
         if let Estimate::New(cost) = &estimate {
             let spend = GasSpend {
-                class: CallClass::Task,
+                class: CallPurpose::Task,
                 wallet: identity.address(),
                 beneficiary: None,
                 gas: cost.gas_limit(),

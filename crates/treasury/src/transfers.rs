@@ -8,7 +8,7 @@ use chain::evm::{BlockTag, Chain, Estimate, EvmError, SendError, Sender, Transac
 use domain::evm::{Call, IntentKey, TransactionOutcome};
 use domain::payment::{Authorization, AuthorizationState, SignedAuthorization};
 use domain::{Address, B256, ClientAddr, Usdc};
-use relay::{Beneficiary, CallClass, GasSpend, Relayer};
+use relay::{Beneficiary, CallPurpose, GasSpend, Relayer};
 use x402::{SubmissionState, TokenReadError, TokenReader, TransferError, Transfers};
 
 /// Our own account makes the transfers.
@@ -66,7 +66,7 @@ impl RelayerTransfers {
         if let Estimate::New(cost) = &estimate {
             let Authorization { from, to, .. } = *authorization;
             let beneficiary = Some(Beneficiary::Payee(to));
-            let spend = GasSpend { class: CallClass::Settle, wallet: from, beneficiary, gas: cost.gas_limit() };
+            let spend = GasSpend { class: CallPurpose::Settle, wallet: from, beneficiary, gas: cost.gas_limit() };
             self.relayer.spend(key.as_str(), spend, Some(client)).await.map_err(uncounted)?;
         }
         self.sender.send_estimated(key, call, estimate).await.map(drop).map_err(unsent)

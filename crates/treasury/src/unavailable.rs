@@ -1,6 +1,6 @@
 //! Why the chain is not used: for everybody, and for the log. Pure.
 
-use chain::evm::{EvmError, SendError, StartError};
+use chain::evm::{ChainStartError, EvmError, SendError};
 use store::StoreError;
 
 use crate::error::TreasuryError;
@@ -43,17 +43,17 @@ impl From<EvmError> for ChainUnavailable {
     }
 }
 
-impl From<StartError> for ChainUnavailable {
-    fn from(error: StartError) -> Self {
+impl From<ChainStartError> for ChainUnavailable {
+    fn from(error: ChainStartError) -> Self {
         let summary = match &error {
-            StartError::Config(_) | StartError::Client(_) => CONFIGURATION,
-            StartError::OtherChain { .. } => OTHER_CHAIN,
-            StartError::Evm(error) => of_chain(error),
-            StartError::NoCode { .. }
-            | StartError::Decimals(_)
-            | StartError::Separator { .. }
-            | StartError::Forwarder { .. }
-            | StartError::Factory { .. } => CONTRACTS,
+            ChainStartError::Config(_) | ChainStartError::Client(_) => CONFIGURATION,
+            ChainStartError::OtherChain { .. } => OTHER_CHAIN,
+            ChainStartError::Evm(error) => of_chain(error),
+            ChainStartError::NoCode { .. }
+            | ChainStartError::Decimals(_)
+            | ChainStartError::Separator { .. }
+            | ChainStartError::Forwarder { .. }
+            | ChainStartError::Factory { .. } => CONTRACTS,
         };
         Self { summary, detail: error.to_string() }
     }
@@ -123,15 +123,18 @@ mod tests {
         let silent = |method| EvmError::Unknown { method, why: "one.example: no connection".to_owned() };
         let told: [(ChainUnavailable, &str); 10] = [
             (silent("eth_getBlockByNumber").into(), "no EVM endpoint gives a block"),
-            (StartError::Evm(silent("eth_chainId")).into(), "too few EVM endpoints give an answer that can be used"),
-            (StartError::OtherChain { host: host.clone(), is: 1, wanted: 25 }.into(), OTHER_CHAIN),
+            (
+                ChainStartError::Evm(silent("eth_chainId")).into(),
+                "too few EVM endpoints give an answer that can be used",
+            ),
+            (ChainStartError::OtherChain { host: host.clone(), is: 1, wanted: 25 }.into(), OTHER_CHAIN),
             (EvmError::OtherChain { method: "eth_call", host: host.clone(), is: 1, wanted: 25 }.into(), OTHER_CHAIN),
             (
                 EvmError::Disagreement { method: "eth_call", one, other: host }.into(),
                 "the EVM endpoints contradict each other",
             ),
-            (StartError::NoCode { key: "usdc", address: Address::ZERO, chain_id: 25 }.into(), CONTRACTS),
-            (StartError::Decimals(18).into(), CONTRACTS),
+            (ChainStartError::NoCode { key: "usdc", address: Address::ZERO, chain_id: 25 }.into(), CONTRACTS),
+            (ChainStartError::Decimals(18).into(), CONTRACTS),
             (SendError::Evm(EvmError::Unfunded { account: Address::ZERO, has: 0, needs: 1 }).into(), FUNDS),
             (SendError::Forgotten { account: Address::ZERO, chain: 1, ours: 2 }.into(), FORGOTTEN),
             (unfit(&"[[x402.tokens]] lacks it"), CONFIGURATION),

@@ -15,7 +15,7 @@
 //! | `GET /v1/node` | [`NodeInfo`] |
 //! | `GET /health`, `/metrics`, `/openapi.json` | as everywhere |
 
-use domain::{FailReason, Generation, ImageDigest, Mark, PodId, RunId, UnixMillis, WaitReason};
+use domain::{FailReason, Generation, ImageDigest, Mark, NodeShortage, PodId, RunId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -110,7 +110,7 @@ pub enum Phase {
     /// failure of the agent, and not billed.
     Waiting {
         /// What it lacks.
-        lacks: WaitReason,
+        lacks: NodeShortage,
         /// Since when.
         since: UnixMillis,
     },

@@ -2,7 +2,7 @@
 //!
 //! | call | kind | request | answer |
 //! |---|---|---|---|
-//! | `Start` | stream | [`StartRequest`] | [`EventFrame`]s: `start`, `data`…, `end` |
+//! | `Start` | stream | [`StartRequest`] | [`ProcessEventFrame`]s: `start`, `data`…, `end` |
 //! | `Connect` | stream | [`SelectRequest`] | the same, from the backlog on |
 //! | `List` | unary | `{}` | [`ListResponse`] |
 //! | `SendInput` | unary | [`SendInputRequest`] | `{}` |
@@ -212,7 +212,7 @@ pub struct ListResponse {
 
 /// One message of `Start` and `Connect`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventFrame {
+pub struct ProcessEventFrame {
     /// What happened.
     pub event: ProcessEvent,
 }
@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn events_look_as_the_sdks_expect_them() {
-        let frame = |event| EventFrame { event };
+        let frame = |event| ProcessEventFrame { event };
         same(frame(ProcessEvent::Start(Started { pid: 7 })), r#"{"event":{"start":{"pid":7}}}"#);
         let hi = Output::Stdout(Base64(b"hi\n".to_vec()));
         same(frame(ProcessEvent::Data(hi)), r#"{"event":{"data":{"stdout":"aGkK"}}}"#);

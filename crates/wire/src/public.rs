@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use domain::{
-    EndReason, FailReason, ImageDigest, PodId, RunId, State, StateName, StopReason, Tier, TierName, UnixMillis, Usage,
-    WaitReason, Wallet,
+    EndReason, FailReason, ImageDigest, NodeShortage, PodId, RunId, State, StateName, StopReason, Tier, TierName,
+    UnixMillis, Usage, Wallet,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -145,7 +145,7 @@ pub enum Reason {
     /// Not on purpose.
     Failed(FailReason),
     /// Its node lacks this.
-    Waiting(WaitReason),
+    Waiting(NodeShortage),
 }
 
 impl Reason {
@@ -197,7 +197,7 @@ pub struct UsageResponse {
     /// Whose usage.
     pub wallet: Wallet,
     /// Totals over all starts of all agents the wallet ever had, the running one included.
-    pub stats: UsageStats,
+    pub stats: WalletUsage,
     /// The live agent; always `null` where totals are read without the wallet's
     /// own signature.
     pub active_agent: Option<Agent>,
@@ -205,7 +205,7 @@ pub struct UsageResponse {
 
 /// Totals of a wallet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct UsageStats {
+pub struct WalletUsage {
     /// Milliseconds ready.
     pub total_uptime_ms: u64,
     /// Starts of agents that were ready at least once.
@@ -216,7 +216,7 @@ pub struct UsageStats {
     pub gib_seconds: u64,
 }
 
-impl UsageStats {
+impl WalletUsage {
     /// The totals of this usage.
     #[must_use]
     pub const fn new(usage: &Usage, spawns: u64) -> Self {

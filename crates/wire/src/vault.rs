@@ -213,7 +213,7 @@ pub struct TasksResponse {
 /// `POST /agents/{id}/tasks/{task}/submit`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct SubmitRequest {
+pub struct SubmitTaskRequest {
     /// Hash of what is delivered.
     #[schema(value_type = crate::EvmHash)]
     pub result_hash: B256,

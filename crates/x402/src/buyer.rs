@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use crate::facilitator::domain_agrees;
 use crate::seller::{PAYMENT_REQUIRED, PAYMENT_RESPONSE, X_PAYMENT_RESPONSE};
 use crate::verify::digest;
-use crate::wire::{OfferFormat, StatedOffer, read_receipt, read_terms, v1_header, v2_header};
+use crate::wire::{PaymentHeader, StatedOffer, read_receipt, read_terms, v1_header, v2_header};
 use crate::{Authorization, PAYMENT_SIGNATURE, PaymentKey, SignedAuthorization, Token, Tokens, X_PAYMENT};
 
 /// Seconds by which the validity begins before now: the chain's clock may be
@@ -156,8 +156,8 @@ impl<S: SignHash> Buyer<S> {
         let signature = self.signer.sign(&digest(token, &authorization))?.normalized_s();
         let signed = SignedAuthorization { authorization, signature };
         let (name, value) = match &offer.format {
-            OfferFormat::V2 { terms, resource } => (PAYMENT_SIGNATURE, v2_header(terms, resource.as_ref(), &signed)),
-            OfferFormat::V1 { network } => (X_PAYMENT, v1_header(network, &signed)),
+            PaymentHeader::V2 { terms, resource } => (PAYMENT_SIGNATURE, v2_header(terms, resource.as_ref(), &signed)),
+            PaymentHeader::V1 { network } => (X_PAYMENT, v1_header(network, &signed)),
         };
         let value = HeaderValue::try_from(value).map_err(|_| BuyError::NoTerms)?;
         Ok(SignedPayment {

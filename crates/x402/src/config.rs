@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
-use domain::{Address, Bound, OutOfBounds, Usdc, check_bounds};
+use domain::{Address, BoundedSetting, OutOfBounds, Usdc, check_bounds};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -191,7 +191,7 @@ impl Config {
         Ok(())
     }
 
-    fn bounds(&self) -> [Bound; 8] {
+    fn bounds(&self) -> [BoundedSetting; 8] {
         [
             ("max_timeout_s", self.max_timeout_s, 30..=3600),
             ("settle_margin_s", self.settle_margin_s, 1..=self.max_timeout_s / 2),

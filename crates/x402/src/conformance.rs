@@ -8,8 +8,8 @@ use alloy_primitives::{Signature, U256};
 use domain::{Address, B256, UnixMillis, Usdc};
 
 use crate::{
-    Authorization, Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError, RequestHash,
-    ReserveOutcome, SignedAuthorization,
+    Authorization, PaidRequestHash, Payment, PaymentClaim, PaymentKey, PaymentReservation, PaymentState, Payments,
+    PaymentsError, SignedAuthorization,
 };
 
 const TX: B256 = B256::repeat_byte(0x77);
@@ -40,7 +40,7 @@ fn reservation(n: u8) -> Payment {
     };
     let signed =
         SignedAuthorization { authorization, signature: Signature::new(U256::MAX, U256::from(n), n.is_multiple_of(2)) };
-    Payment { signed, request: RequestHash(B256::repeat_byte(n)), resource: format!("agent-{n}"), seen_at: NOW }
+    Payment { signed, request: PaidRequestHash(B256::repeat_byte(n)), resource: format!("agent-{n}"), seen_at: NOW }
 }
 
 const fn claim(id: u64, until: UnixMillis) -> PaymentClaim {
@@ -52,7 +52,7 @@ const fn later() -> UnixMillis {
     NOW.plus(1000)
 }
 
-async fn reserve(record: &dyn Payments, reservation: &Payment, id: u64) -> ReserveOutcome {
+async fn reserve(record: &dyn Payments, reservation: &Payment, id: u64) -> PaymentReservation {
     record.reserve(reservation, claim(id, later()), NOW).await.unwrap()
 }
 
@@ -63,16 +63,16 @@ async fn state(record: &dyn Payments, key: &PaymentKey) -> PaymentState {
 async fn a_payment_is_reserved_once(record: &dyn Payments) {
     let it = reservation(1);
     assert_eq!(record.find(&it.key()).await.unwrap(), None);
-    assert_eq!(reserve(record, &it, 1).await, ReserveOutcome::New);
-    assert_eq!(reserve(record, &it, u64::MAX).await, ReserveOutcome::InFlight);
+    assert_eq!(reserve(record, &it, 1).await, PaymentReservation::New);
+    assert_eq!(reserve(record, &it, u64::MAX).await, PaymentReservation::InFlight);
     assert_eq!(record.find(&it.key()).await.unwrap(), Some((it.clone(), PaymentState::Reserved)));
     // When it came does not make it another.
-    assert_eq!(reserve(record, &Payment { seen_at: later(), ..it }, 2).await, ReserveOutcome::InFlight);
+    assert_eq!(reserve(record, &Payment { seen_at: later(), ..it }, 2).await, PaymentReservation::InFlight);
 }
 
 async fn another_request_resource_or_authorization_is_another(record: &dyn Payments) {
     let it = reservation(2);
-    assert_eq!(reserve(record, &it, 1).await, ReserveOutcome::New);
+    assert_eq!(reserve(record, &it, 1).await, PaymentReservation::New);
     record.settled(&it.key(), TX).await.unwrap();
     record.release(&it.key(), 1).await.unwrap();
     let mut dearer = it.clone();
@@ -80,32 +80,32 @@ async fn another_request_resource_or_authorization_is_another(record: &dyn Payme
     let mut elsewhere = it.clone();
     elsewhere.signed.authorization.to = Address::ZERO;
     for other in [
-        Payment { request: RequestHash(B256::ZERO), ..it.clone() },
+        Payment { request: PaidRequestHash(B256::ZERO), ..it.clone() },
         Payment { resource: "agent-0".into(), ..it.clone() },
         dearer,
         elsewhere,
     ] {
-        assert_eq!(reserve(record, &other, 2).await, ReserveOutcome::Conflict, "{other:?}");
+        assert_eq!(reserve(record, &other, 2).await, PaymentReservation::Conflict, "{other:?}");
     }
     let mut abroad = it.clone();
     abroad.signed.authorization.chain_id = 25;
-    assert_eq!(reserve(record, &abroad, 3).await, ReserveOutcome::New, "another chain has nonces of its own");
+    assert_eq!(reserve(record, &abroad, 3).await, PaymentReservation::New, "another chain has nonces of its own");
     record.failed(&abroad.key(), "over").await.unwrap();
-    assert_eq!(reserve(record, &it, 4).await, ReserveOutcome::Settled { tx: TX });
+    assert_eq!(reserve(record, &it, 4).await, PaymentReservation::Settled { tx: TX });
 }
 
 async fn a_claim_keeps_copies_out_until_it_ends(record: &dyn Payments) {
     let it = reservation(3);
-    assert_eq!(reserve(record, &it, 1).await, ReserveOutcome::New);
+    assert_eq!(reserve(record, &it, 1).await, PaymentReservation::New);
     record.release(&it.key(), 9).await.unwrap();
-    assert_eq!(reserve(record, &it, 2).await, ReserveOutcome::InFlight, "a stranger cannot take a claim off");
+    assert_eq!(reserve(record, &it, 2).await, PaymentReservation::InFlight, "a stranger cannot take a claim off");
     record.release(&it.key(), 1).await.unwrap();
-    assert_eq!(reserve(record, &it, 2).await, ReserveOutcome::Resumed);
+    assert_eq!(reserve(record, &it, 2).await, PaymentReservation::Resumed);
     let again = record.reserve(&it, claim(3, later().plus(9)), later()).await.unwrap();
-    assert_eq!(again, ReserveOutcome::Resumed, "a claim that has ended is nobody's");
+    assert_eq!(again, PaymentReservation::Resumed, "a claim that has ended is nobody's");
     record.settled(&it.key(), TX).await.unwrap();
     let meanwhile = record.reserve(&it, claim(4, later().plus(9)), later()).await.unwrap();
-    assert_eq!(meanwhile, ReserveOutcome::InFlight, "settling leaves the claim where it is");
+    assert_eq!(meanwhile, PaymentReservation::InFlight, "settling leaves the claim where it is");
 }
 
 async fn a_settled_payment_is_answered_once_by_who_has_the_claim(record: &dyn Payments) {
@@ -117,14 +117,14 @@ async fn a_settled_payment_is_answered_once_by_who_has_the_claim(record: &dyn Pa
     assert_eq!(state(record, &it.key()).await, PaymentState::Settled { tx: TX });
     assert!(!record.answered(&it.key(), 2).await.unwrap(), "another's claim");
     let taken = record.reserve(&it, claim(5, later().plus(9)), later()).await.unwrap();
-    assert_eq!(taken, ReserveOutcome::Settled { tx: TX });
+    assert_eq!(taken, PaymentReservation::Settled { tx: TX });
     assert!(!record.answered(&it.key(), 1).await.unwrap(), "a claim that was taken over");
     assert!(record.answered(&it.key(), 5).await.unwrap());
     assert!(!record.answered(&it.key(), 5).await.unwrap(), "one payment, one answer");
     assert_eq!(state(record, &it.key()).await, PaymentState::Answered { tx: TX });
     record.settled(&it.key(), TX).await.unwrap();
     record.release(&it.key(), 5).await.unwrap();
-    assert_eq!(reserve(record, &it, 6).await, ReserveOutcome::Answered { tx: TX });
+    assert_eq!(reserve(record, &it, 6).await, PaymentReservation::Answered { tx: TX });
 }
 
 async fn what_failed_stays_failed(record: &dyn Payments) {
@@ -132,7 +132,7 @@ async fn what_failed_stays_failed(record: &dyn Payments) {
     reserve(record, &it, 1).await;
     record.failed(&it.key(), "over").await.unwrap();
     record.failed(&it.key(), "over").await.unwrap();
-    assert_eq!(reserve(record, &it, 2).await, ReserveOutcome::Failed { reason: "over".into() });
+    assert_eq!(reserve(record, &it, 2).await, PaymentReservation::Failed { reason: "over".into() });
 }
 
 async fn no_other_step_exists(record: &dyn Payments) {
@@ -180,8 +180,8 @@ async fn of_a_hundred_at_once_one_is_new(record: Arc<dyn Payments>) {
     let mut new = 0;
     for task in tasks.collect::<Vec<_>>() {
         match task.await.unwrap() {
-            ReserveOutcome::New => new += 1,
-            met => assert_eq!(met, ReserveOutcome::InFlight),
+            PaymentReservation::New => new += 1,
+            met => assert_eq!(met, PaymentReservation::InFlight),
         }
     }
     assert_eq!(new, 1);

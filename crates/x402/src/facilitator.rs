@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 use x402_types::proto::{SupportedPaymentKind, v1::VerifyResponse};
 
 use crate::seller::SellerTiming;
-use crate::settlements::{SettleOutcome, SettlementError, Settlements};
+use crate::settlements::{SettleOutcome, SettlementUnknown, Settlements};
 use crate::verify::{check_validity, held_against};
 use crate::wire::to_json;
 use crate::wire::{FacilitatorRequest, SettleAnswer, parse_request, settled_by_cronos};
 use crate::{
-    ClientAddr, Dialect, InvalidReason, Offer, Payment, PaymentClaim, PaymentState, RequestHash, SignedAuthorization,
-    Tokens,
+    ClientAddr, Dialect, InvalidReason, Offer, PaidRequestHash, Payment, PaymentClaim, PaymentState,
+    SignedAuthorization, Tokens,
 };
 
 /// Seconds after which a copy of a payment that is at work may ask again.
@@ -98,8 +98,9 @@ enum AnswerKind {
 
 impl AnswerKind {
     /// Nothing can be decided, for as long as is known.
-    fn broken(error: &SettlementError) -> Self {
-        let known = if let SettlementError::Unavailable { retry_after_s, .. } = error { *retry_after_s } else { None };
+    fn broken(error: &SettlementUnknown) -> Self {
+        let known =
+            if let SettlementUnknown::Unavailable { retry_after_s, .. } = error { *retry_after_s } else { None };
         Self::Undecided(known.unwrap_or(LATER_S))
     }
 
@@ -248,7 +249,7 @@ impl Facilitator {
         &self,
         signed: &SignedAuthorization,
         client: ClientAddr,
-    ) -> Result<Result<(), InvalidReason>, SettlementError> {
+    ) -> Result<Result<(), InvalidReason>, SettlementUnknown> {
         let _permit = self.settlements.permit(client, signed).await?;
         let authorization = &signed.authorization;
         match self.settlements.payments().find(&authorization.key()).await? {
@@ -269,13 +270,13 @@ impl Facilitator {
         payment: SignedAuthorization,
         (now, claim): (UnixMillis, u64),
         client: ClientAddr,
-    ) -> Result<Outcome, SettlementError> {
+    ) -> Result<Outcome, SettlementUnknown> {
         let told = |told, tx, known| Outcome { told, tx, known };
         if let Err(reason) = self.settlements.precheck(client, &payment).await? {
             return Ok(told(AnswerKind::Decided, Err(reason), None));
         }
         let key = payment.authorization.key();
-        let request = RequestHash::of(Payment::FACILITATOR, &key.to_string(), offer.pay_to.as_slice());
+        let request = PaidRequestHash::of(Payment::FACILITATOR, &key.to_string(), offer.pay_to.as_slice());
         let resource = Payment::FACILITATOR.to_owned();
         let reservation = Payment { signed: payment, request, resource, seen_at: now };
         let claimed = PaymentClaim { id: claim, until: now.plus(self.timing.claim_ms) };

@@ -9,9 +9,9 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use k256::ecdsa::SigningKey;
 
 use crate::{
-    Authorization, AuthorizationState, ClientAddr, Payment, PaymentClaim, PaymentKey, PaymentState, Payments,
-    PaymentsError, ReserveOutcome, SignError, SignHash, SignedAuthorization, SubmissionState, TokenReadError,
-    TokenReader, TransferError, Transfers,
+    Authorization, AuthorizationState, ClientAddr, Payment, PaymentClaim, PaymentKey, PaymentReservation, PaymentState,
+    Payments, PaymentsError, SignError, SignHash, SignedAuthorization, SubmissionState, TokenReadError, TokenReader,
+    TransferError, Transfers,
 };
 
 /// Somebody who pays, with a key of his own.
@@ -71,22 +71,22 @@ struct Row {
 }
 
 impl Row {
-    fn reserve(&mut self, payment: &Payment, claim: PaymentClaim, now: UnixMillis) -> ReserveOutcome {
+    fn reserve(&mut self, payment: &Payment, claim: PaymentClaim, now: UnixMillis) -> PaymentReservation {
         if !self.payment.is_same(payment) {
-            return ReserveOutcome::Conflict;
+            return PaymentReservation::Conflict;
         }
         match &self.state {
-            PaymentState::Answered { tx } => return ReserveOutcome::Answered { tx: *tx },
-            PaymentState::Failed { reason } => return ReserveOutcome::Failed { reason: reason.clone() },
+            PaymentState::Answered { tx } => return PaymentReservation::Answered { tx: *tx },
+            PaymentState::Failed { reason } => return PaymentReservation::Failed { reason: reason.clone() },
             PaymentState::Reserved | PaymentState::Settled { .. } => {}
         }
         if self.claim.is_some_and(|held| held.until > now) {
-            return ReserveOutcome::InFlight;
+            return PaymentReservation::InFlight;
         }
         self.claim = Some(claim);
         match self.state {
-            PaymentState::Settled { tx } => ReserveOutcome::Settled { tx },
-            _ => ReserveOutcome::Resumed,
+            PaymentState::Settled { tx } => PaymentReservation::Settled { tx },
+            _ => PaymentReservation::Resumed,
         }
     }
 }
@@ -141,7 +141,7 @@ impl Payments for FakePayments {
         payment: &Payment,
         claim: PaymentClaim,
         now: UnixMillis,
-    ) -> Result<ReserveOutcome, PaymentsError> {
+    ) -> Result<PaymentReservation, PaymentsError> {
         self.working(|rows| {
             if let Some(row) = rows.get_mut(&payment.key()) {
                 return row.reserve(payment, claim, now);
@@ -153,7 +153,7 @@ impl Payments for FakePayments {
                 looked_at: payment.seen_at,
             };
             rows.insert(payment.key(), row);
-            ReserveOutcome::New
+            PaymentReservation::New
         })
     }
 

@@ -30,7 +30,7 @@ pub struct HostedFacilitator {
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
-pub enum HostedError {
+pub enum HostedClientError {
     /// Not an HTTP URL.
     #[error("the facilitator's address is not a URL like https://host/v2/x402")]
     Url,
@@ -51,17 +51,18 @@ impl HostedFacilitator {
         max_timeout_s: u64,
         tokens: Arc<Tokens>,
         chain: Arc<dyn TokenReader>,
-    ) -> Result<Self, HostedError> {
-        let settle = Url::parse(&format!("{}/settle", base.trim_end_matches('/'))).map_err(|_| HostedError::Url)?;
+    ) -> Result<Self, HostedClientError> {
+        let settle =
+            Url::parse(&format!("{}/settle", base.trim_end_matches('/'))).map_err(|_| HostedClientError::Url)?;
         if !matches!(settle.scheme(), "http" | "https") || !settle.has_host() {
-            return Err(HostedError::Url);
+            return Err(HostedClientError::Url);
         }
         let client = Client::builder()
             .timeout(timeout)
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .build()
-            .map_err(HostedError::Client)?;
+            .map_err(HostedClientError::Client)?;
         Ok(Self { client, settle, tokens, chain, max_timeout_s })
     }
 

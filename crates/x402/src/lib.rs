@@ -61,8 +61,8 @@ mod wire;
 
 pub use domain::ClientAddr;
 pub use domain::payment::{
-    Authorization, AuthorizationState, Payment, PaymentClaim, PaymentKey, PaymentState, Payments, PaymentsError,
-    RequestHash, ReserveOutcome, SignedAuthorization,
+    Authorization, AuthorizationState, PaidRequestHash, Payment, PaymentClaim, PaymentKey, PaymentReservation,
+    PaymentState, Payments, PaymentsError, SignedAuthorization,
 };
 
 pub use buyer::{BuyError, Buyer, SignError, SignHash, SignedPayment, receipt};
@@ -70,14 +70,14 @@ pub use chain::{SubmissionState, TokenReadError, TokenReader, TransferError, Tra
 pub use config::{Config, ConfigError, FacilitatorChoice, ServeConfig, TokenConfig};
 pub use dialect::Dialect;
 pub use facilitator::{AllowedPayees, Facilitator, FacilitatorPolicy, FacilitatorResponse};
-pub use hosted::{HostedError, HostedFacilitator};
+pub use hosted::{HostedClientError, HostedFacilitator};
 pub use offer::{Offer, Quote, Resource};
 pub use reason::InvalidReason;
 pub use seller::{
-    AnswerError, AnswerPermit, CheckedPayment, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRejection, PricedRequest,
-    Purchase, RequestBinding, Seller, SellerTiming, X_PAYMENT_RESPONSE, payment_required,
+    AnswerPermit, AnswerWithheld, CheckedPayment, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRejection, PricedRequest,
+    PurchaseRecord, RequestBinding, Seller, SellerTiming, X_PAYMENT_RESPONSE, payment_required,
 };
-pub use settlements::{ReconcileReport, SettlementError, SettlementLimits, Settlements};
+pub use settlements::{ReconcileReport, SettlementLimits, SettlementUnknown, Settlements};
 pub use token::{Token, Tokens};
 pub use unverified::{PAYMENT_SIGNATURE, UnverifiedPayment, X_PAYMENT};
 pub use verify::{ValidityWindow, check_authenticity, check_validity, digest, verify};

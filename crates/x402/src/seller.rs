@@ -6,7 +6,7 @@
 //! then serve.
 //! What a payer gets, whatever dies in between:
 //!
-//! - A payment is bound to the first request it comes with ([`RequestHash`]).
+//! - A payment is bound to the first request it comes with ([`PaidRequestHash`]).
 //! - A retry of that request with that payment takes up where it was left: it
 //!   waits for nothing that is settled, and settles nothing twice.
 //! - At most one answer leaves. [`AnswerPermit::answer`] is the point of no return: it
@@ -22,13 +22,13 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
-use crate::settlements::{SettleOutcome, SettlementError, Settlements};
+use crate::settlements::{SettleOutcome, SettlementUnknown, Settlements};
 use crate::unverified::{PAYMENT_SIGNATURE, UnverifiedPayment, X_PAYMENT};
 use crate::verify::{ValidityWindow, check_authenticity, check_validity};
 use crate::wire::{SettleAnswer, to_base64, to_json, v1_required, v2_required};
 use crate::{
-    ClientAddr, Dialect, InvalidReason, Offer, Payment, PaymentClaim, PaymentKey, PaymentState, Payments,
-    PaymentsError, Quote, RequestHash, SignedAuthorization, Tokens,
+    ClientAddr, Dialect, InvalidReason, Offer, PaidRequestHash, Payment, PaymentClaim, PaymentKey, PaymentState,
+    Payments, PaymentsError, Quote, SignedAuthorization, Tokens,
 };
 
 /// Version 2's header for terms.
@@ -78,7 +78,7 @@ pub struct PricedRequest<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct RequestBinding {
     /// The whole request's hash.
-    pub request: RequestHash,
+    pub request: PaidRequestHash,
     /// When it was whole.
     pub now: UnixMillis,
     /// A random number of this request alone.
@@ -101,7 +101,7 @@ pub enum PaymentRejection {
     /// is known.
     Unsettled,
     /// Nothing can be said of the payment just now, and nothing was charged.
-    Unavailable(SettlementError),
+    Unavailable(SettlementUnknown),
 }
 
 /// A payment that was found good. It holds no permit, and nothing was reserved yet.
@@ -207,7 +207,12 @@ impl Seller {
                 payments: Arc::clone(self.settlements.payments()),
                 claim,
                 receipt: Receipt::new(dialect, &offer, &payment, Ok(tx)),
-                purchase: Purchase { key: payment.authorization.key(), amount: offer.amount, payee: offer.pay_to, tx },
+                purchase: PurchaseRecord {
+                    key: payment.authorization.key(),
+                    amount: offer.amount,
+                    payee: offer.pay_to,
+                    tx,
+                },
             }),
             SettleOutcome::InFlight => Err(PaymentRejection::InFlight),
             SettleOutcome::Answered(tx) => declined(InvalidReason::Used, Some(tx)),
@@ -235,7 +240,7 @@ impl Seller {
     }
 
     /// Who has paid in time gets the answer when he comes back late.
-    async fn paid_already(&self, key: &PaymentKey) -> Result<bool, SettlementError> {
+    async fn paid_already(&self, key: &PaymentKey) -> Result<bool, SettlementUnknown> {
         let found = self.settlements.payments().find(key).await?;
         Ok(matches!(found, Some((_, PaymentState::Settled { .. }))))
     }
@@ -255,8 +260,8 @@ fn declined(
     PaymentRejection::PaymentRequired(Box::new(response))
 }
 
-impl From<SettlementError> for PaymentRejection {
-    fn from(error: SettlementError) -> Self {
+impl From<SettlementUnknown> for PaymentRejection {
+    fn from(error: SettlementUnknown) -> Self {
         Self::Unavailable(error)
     }
 }
@@ -269,7 +274,7 @@ impl From<PaymentsError> for PaymentRejection {
 
 /// What was bought, for records and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Purchase {
+pub struct PurchaseRecord {
     /// The payment.
     pub key: PaymentKey,
     /// How much.
@@ -286,7 +291,7 @@ pub struct AnswerPermit {
     payments: Arc<dyn Payments>,
     claim: u64,
     receipt: Receipt,
-    purchase: Purchase,
+    purchase: PurchaseRecord,
 }
 
 impl std::fmt::Debug for AnswerPermit {
@@ -297,7 +302,7 @@ impl std::fmt::Debug for AnswerPermit {
 
 /// Why an answer must not leave.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AnswerError {
+pub enum AnswerWithheld {
     /// Serving took longer than the claim held, and another request took over:
     /// the answer belongs to that one.
     #[error("another request has taken this payment over")]
@@ -310,7 +315,7 @@ pub enum AnswerError {
 impl AnswerPermit {
     /// What was bought.
     #[must_use]
-    pub const fn purchase(&self) -> &Purchase {
+    pub const fn purchase(&self) -> &PurchaseRecord {
         &self.purchase
     }
 
@@ -328,9 +333,9 @@ impl AnswerPermit {
     /// # Errors
     /// The answer must not leave: it is answered with 409 or 503, and the payer
     /// may send the same request again.
-    pub async fn answer(self) -> Result<HeaderMap, AnswerError> {
+    pub async fn answer(self) -> Result<HeaderMap, AnswerWithheld> {
         if !self.payments.answered(&self.purchase.key, self.claim).await? {
-            return Err(AnswerError::Lost);
+            return Err(AnswerWithheld::Lost);
         }
         Ok(self.headers())
     }

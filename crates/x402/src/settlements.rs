@@ -19,9 +19,9 @@ use tokio::time::timeout;
 use crate::funds::FundsCache;
 use crate::permits::{Permit, PermitLimits, Permits};
 use crate::{
-    Authorization, AuthorizationState, ClientAddr, InvalidReason, Payment, PaymentClaim, PaymentKey, PaymentState,
-    Payments, PaymentsError, ReserveOutcome, SignedAuthorization, SubmissionState, TokenReadError, TokenReader,
-    TransferError, Transfers,
+    Authorization, AuthorizationState, ClientAddr, InvalidReason, Payment, PaymentClaim, PaymentKey,
+    PaymentReservation, PaymentState, Payments, PaymentsError, SignedAuthorization, SubmissionState, TokenReadError,
+    TokenReader, TransferError, Transfers,
 };
 
 /// What bounds the taking of money.
@@ -67,7 +67,7 @@ pub(crate) enum SettleOutcome {
 
 /// Why nothing can be said of a payment.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SettlementError {
+pub enum SettlementUnknown {
     /// The record does not work.
     #[error(transparent)]
     Record(#[from] PaymentsError),
@@ -153,8 +153,8 @@ impl Settlements {
         &self,
         client: ClientAddr,
         payment: &SignedAuthorization,
-    ) -> Result<Permit, SettlementError> {
-        self.permits.acquire(client, payment.authorization.from).await.ok_or(SettlementError::Busy)
+    ) -> Result<Permit, SettlementUnknown> {
+        self.permits.acquire(client, payment.authorization.from).await.ok_or(SettlementUnknown::Busy)
     }
 
     /// Looks at a verified payment before it costs anything, at a place that is free
@@ -165,7 +165,7 @@ impl Settlements {
         &self,
         client: ClientAddr,
         payment: &SignedAuthorization,
-    ) -> Result<Precheck, SettlementError> {
+    ) -> Result<Precheck, SettlementUnknown> {
         let _permit = self.permit(client, payment).await?;
         let authorization = &payment.authorization;
         match self.payments.find(&authorization.key()).await? {
@@ -184,7 +184,7 @@ impl Settlements {
 
     /// Whether a payment that was reserved and left has its payer's money behind it, as
     /// one that is new must; what was made, or may be on its way, is another question.
-    async fn is_funded(&self, payment: &SignedAuthorization) -> Result<Result<(), InvalidReason>, SettlementError> {
+    async fn is_funded(&self, payment: &SignedAuthorization) -> Result<Result<(), InvalidReason>, SettlementUnknown> {
         let authorization = &payment.authorization;
         let backed = self.transfers.submission(payment).await != SubmissionState::None
             || self.funds.is_used(authorization).await?
@@ -196,7 +196,7 @@ impl Settlements {
     pub(crate) async fn check_token(
         &self,
         authorization: &Authorization,
-    ) -> Result<Result<(), InvalidReason>, SettlementError> {
+    ) -> Result<Result<(), InvalidReason>, SettlementUnknown> {
         Ok(if self.funds.is_used(authorization).await? {
             Err(InvalidReason::Used)
         } else if self.funds.covers(authorization).await? {
@@ -212,15 +212,15 @@ impl Settlements {
         payment: Payment,
         claim: PaymentClaim,
         client: ClientAddr,
-    ) -> Result<SettleOutcome, SettlementError> {
+    ) -> Result<SettleOutcome, SettlementUnknown> {
         let permit = self.permit(client, &payment.signed).await?;
         let resumed = match self.payments.reserve(&payment, claim, payment.seen_at).await? {
-            ReserveOutcome::New => false,
-            ReserveOutcome::Resumed => true,
-            ReserveOutcome::Settled { tx } => return Ok(SettleOutcome::Paid(tx)),
-            ReserveOutcome::InFlight => return Ok(SettleOutcome::InFlight),
-            ReserveOutcome::Answered { tx } => return Ok(SettleOutcome::Answered(tx)),
-            ReserveOutcome::Failed { .. } | ReserveOutcome::Conflict => {
+            PaymentReservation::New => false,
+            PaymentReservation::Resumed => true,
+            PaymentReservation::Settled { tx } => return Ok(SettleOutcome::Paid(tx)),
+            PaymentReservation::InFlight => return Ok(SettleOutcome::InFlight),
+            PaymentReservation::Answered { tx } => return Ok(SettleOutcome::Answered(tx)),
+            PaymentReservation::Failed { .. } | PaymentReservation::Conflict => {
                 return Ok(SettleOutcome::Refused(InvalidReason::Used));
             }
         };
@@ -230,7 +230,7 @@ impl Settlements {
 
     /// Settles what is reserved. In a task of its own: a payer who hangs up must
     /// not leave a transfer that nobody waits for.
-    async fn spawn(self: &Arc<Self>, job: SettleJob, permit: Permit) -> Result<SettleOutcome, SettlementError> {
+    async fn spawn(self: &Arc<Self>, job: SettleJob, permit: Permit) -> Result<SettleOutcome, SettlementUnknown> {
         let settlements = Arc::clone(self);
         let work = tokio::spawn(async move {
             let _permit = permit;
@@ -240,7 +240,7 @@ impl Settlements {
         work.await.unwrap_or(Ok(SettleOutcome::Open(InvalidReason::Unsettled)))
     }
 
-    async fn run(&self, job: &SettleJob) -> Result<SettleOutcome, SettlementError> {
+    async fn run(&self, job: &SettleJob) -> Result<SettleOutcome, SettlementUnknown> {
         let key = job.payment.authorization.key();
         match self.attempt(job).await {
             (Resolution::Undecided, failure) => {
@@ -277,7 +277,7 @@ impl Settlements {
     }
 
     /// What is said of a payment of which nothing is decided.
-    async fn left_open(&self, job: &SettleJob, failure: TransferFailure) -> Result<SettleOutcome, SettlementError> {
+    async fn left_open(&self, job: &SettleJob, failure: TransferFailure) -> Result<SettleOutcome, SettlementUnknown> {
         let sent = self.transfers.submission(&job.payment).await;
         match (failure, sent) {
             (TransferFailure::InsufficientFunds, _) => Ok(SettleOutcome::Open(InvalidReason::Funds)),
@@ -285,13 +285,13 @@ impl Settlements {
                 Ok(SettleOutcome::Open(self.refusal_reason(&job.payment.authorization).await))
             }
             (TransferFailure::Error(TransferError::Unavailable { why, retry_after_s }), SubmissionState::None) => {
-                Err(SettlementError::Unavailable { why, retry_after_s })
+                Err(SettlementUnknown::Unavailable { why, retry_after_s })
             }
             // Who cannot tell what was sent before knows of this one attempt.
             (TransferFailure::Error(TransferError::Unavailable { why, retry_after_s }), SubmissionState::Unknown)
                 if !job.resumed =>
             {
-                Err(SettlementError::Unavailable { why, retry_after_s })
+                Err(SettlementUnknown::Unavailable { why, retry_after_s })
             }
             (TransferFailure::NoAnswer | TransferFailure::Error(_), SubmissionState::Transaction(tx)) => {
                 Ok(SettleOutcome::Pending(tx))
@@ -314,7 +314,7 @@ impl Settlements {
         })
     }
 
-    async fn record(&self, key: &PaymentKey, resolution: &Resolution) -> Result<SettleOutcome, SettlementError> {
+    async fn record(&self, key: &PaymentKey, resolution: &Resolution) -> Result<SettleOutcome, SettlementUnknown> {
         match resolution {
             Resolution::Paid(tx) => {
                 self.payments.settled(key, *tx).await?;

@@ -1,6 +1,6 @@
 //! `[evm]`: the chain of the vaults, how it is read, and what may be paid for gas.
 
-use domain::{Address, Bound, OutOfBounds, check_bounds};
+use domain::{Address, BoundedSetting, OutOfBounds, check_bounds};
 use serde::{Deserialize, Serialize};
 
 use crate::Endpoint;
@@ -231,7 +231,7 @@ impl EvmConfig {
         if same { Err(EvmConfigError::Same) } else { Ok(()) }
     }
 
-    fn bounds(&self) -> [Bound; 17] {
+    fn bounds(&self) -> [BoundedSetting; 17] {
         let endpoints = u64::try_from(self.endpoints.len()).unwrap_or(u64::MAX);
         [
             ("chain_id", self.chain_id, 1..=u64::MAX / 2 - 36),

@@ -16,7 +16,7 @@ use super::abi::{ERC2771Forwarder as Forwarder, PODVaultFactory as Factory, Test
 use super::node::BlockTag;
 use super::sign::{TransactionFields, attempt};
 use super::start::check_chain_id;
-use super::{Broadcast, Evm, EvmConfig, EvmError, SignError, SigningKey, StartError, TransactionStatus};
+use super::{Broadcast, ChainStartError, Evm, EvmConfig, EvmError, SignError, SigningKey, TransactionStatus};
 use crate::Endpoint;
 
 /// The deterministic deployment proxy, at the same address on every chain that has
@@ -69,7 +69,7 @@ pub enum DeployError {
     NoProxy(u64),
     /// The endpoint is wrong.
     #[error(transparent)]
-    Start(#[from] StartError),
+    Start(#[from] ChainStartError),
     /// The chain refuses, or cannot be asked.
     #[error(transparent)]
     Evm(#[from] EvmError),
@@ -119,12 +119,12 @@ pub async fn deploy_local(
 }
 
 /// The contracts are not there yet: the addresses stand in for them.
-fn local_chain(endpoint: Endpoint, chain_id: u64) -> Result<Evm, StartError> {
+fn local_chain(endpoint: Endpoint, chain_id: u64) -> Result<Evm, ChainStartError> {
     let places = [1, 2, 3].map(Address::with_last_byte);
     let config = EvmConfig::new(vec![endpoint], chain_id, places[0], places[1], places[2]);
     let config = EvmConfig { confirmations: 1, max_gas: MAX_GAS, ..config };
     config.check()?;
-    Evm::unchecked(&config).map_err(StartError::Client)
+    Evm::unchecked(&config).map_err(ChainStartError::Client)
 }
 
 fn token_code(minter: Address) -> Vec<u8> {

@@ -59,10 +59,10 @@ pub use local::{DeployError, LocalContracts, deploy_local};
 pub use node::{BlockTag, Broadcast, ConfirmedTransaction, Evm, TransactionStatus};
 pub use outbox::{Outbox, OutboxError};
 pub use reconcile::{LedgerVault, MAX_CREDITS, Mismatch, MismatchKind, Reconciliation};
-pub use revert::{BoundedField, OnChainTaskState, Revert, VaultRole};
+pub use revert::{OnChainTaskState, Revert, VaultField, VaultRole};
 pub use sender::{Estimate, Sender, TransactionCost};
 pub use sign::{SignError, SigningKey};
-pub use start::{Chain, StartError};
+pub use start::{Chain, ChainStartError};
 pub use unsent::SendError;
 pub use views::{TaskView, VaultView};
 

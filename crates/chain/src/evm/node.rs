@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{Block, Log, Receipt};
 use super::endpoints::{AnswerOrRefusal, Endpoints, Quantity, RpcRequest, height};
 use super::fees::{self, FeeCaps, GWEI, GasPrice};
-use super::receipt::{self, ReceiptCheck, ReceiptReport};
+use super::receipt::{self, EndpointReceipt, ReceiptCheck};
 use super::{EvmConfig, EvmError, Revert};
 use crate::rpc::{PooledEndpoint, RpcError};
 
@@ -296,11 +296,11 @@ impl Evm {
         &self,
         endpoint: &PooledEndpoint,
         claim: &Receipt,
-    ) -> Result<ReceiptReport, super::endpoints::Fault> {
+    ) -> Result<EndpointReceipt, super::endpoints::Fault> {
         let height = height();
         let receipt = RpcRequest::new(RECEIPT, json!([claim.transaction_hash]));
         let block = RpcRequest::new("eth_getBlockByNumber", json!([format!("{:#x}", claim.block_number), false]));
-        Ok(ReceiptReport {
+        Ok(EndpointReceipt {
             height: self.endpoints.call::<Quantity>(endpoint, &height).await?.map_or(0, |height| height.0),
             receipt: self.endpoints.call::<Option<Receipt>>(endpoint, &receipt).await?.unwrap_or_default(),
             block: self.endpoints.call::<Option<Block>>(endpoint, &block).await?.unwrap_or_default(),

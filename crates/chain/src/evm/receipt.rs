@@ -7,7 +7,7 @@ use super::answer::{Block, Receipt};
 
 /// What one endpoint says when it is asked for a transaction it may know.
 #[derive(Clone, Debug)]
-pub(super) struct ReceiptReport {
+pub(super) struct EndpointReceipt {
     /// Its height.
     pub(super) height: u64,
     /// Its receipt.
@@ -31,7 +31,7 @@ pub(super) enum ReceiptCheck {
 
 /// Compares a report with a claimed receipt, which must be `confirmations`
 /// deep, its own block included.
-pub(super) fn check_receipt(claim: &Receipt, confirmations: u64, said: &ReceiptReport) -> ReceiptCheck {
+pub(super) fn check_receipt(claim: &Receipt, confirmations: u64, said: &EndpointReceipt) -> ReceiptCheck {
     let depth = (said.height + 1).saturating_sub(claim.block_number);
     let Some(receipt) = &said.receipt else {
         return if depth < confirmations { ReceiptCheck::Unconfirmed } else { ReceiptCheck::Contradicted };

@@ -111,7 +111,7 @@ impl std::fmt::Display for OnChainTaskState {
 /// Which quantity was out of bounds, as `IPODVault.Field` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as in contracts/src/interfaces/IPODVault.sol")]
-pub enum BoundedField {
+pub enum VaultField {
     Amount,
     MinPaid,
     SubmitBy,
@@ -126,25 +126,25 @@ pub enum BoundedField {
     Other(u8),
 }
 
-impl From<u8> for BoundedField {
+impl From<u8> for VaultField {
     fn from(field: u8) -> Self {
-        const FIELDS: [BoundedField; 10] = [
-            BoundedField::Amount,
-            BoundedField::MinPaid,
-            BoundedField::SubmitBy,
-            BoundedField::ReviewPeriod,
-            BoundedField::ArbiterPeriod,
-            BoundedField::DefaultAgentBps,
-            BoundedField::MetadataLength,
-            BoundedField::FeeBps,
-            BoundedField::Paid,
-            BoundedField::AgentAmount,
+        const FIELDS: [VaultField; 10] = [
+            VaultField::Amount,
+            VaultField::MinPaid,
+            VaultField::SubmitBy,
+            VaultField::ReviewPeriod,
+            VaultField::ArbiterPeriod,
+            VaultField::DefaultAgentBps,
+            VaultField::MetadataLength,
+            VaultField::FeeBps,
+            VaultField::Paid,
+            VaultField::AgentAmount,
         ];
         FIELDS.get(usize::from(field)).copied().unwrap_or(Self::Other(field))
     }
 }
 
-impl std::fmt::Display for BoundedField {
+impl std::fmt::Display for VaultField {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Amount => "the amount (micro-USDC)",
@@ -187,7 +187,7 @@ pub enum Revert {
     DeadlineNotReached { task: TaskId, deadline: u64, time: u64 },
     /// A quantity lies outside its bounds.
     #[error("{field} must be from {min} to {max}, not {value}")]
-    OutOfBounds { field: BoundedField, value: U256, min: U256, max: U256 },
+    OutOfBounds { field: VaultField, value: U256, min: U256, max: U256 },
     /// The terms do not state the vault's settings.
     #[error("the vault's settings are arbiter {arbiter}, fee {fee_bps} bps to {fee_recipient}: put them in the terms")]
     SettingsMismatch { arbiter: Address, fee_recipient: Address, fee_bps: u16 },

@@ -15,7 +15,7 @@ use domain::evm::{Call, IntentKey, OutboxEntry, SenderAccount, TransactionOutcom
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::unsent::SendError;
-use super::worker::{Worker, WorkerRequest, same_call};
+use super::worker::{SenderRequest, Worker, same_call};
 use super::{Chain, GasPrice, Outbox, SigningKey};
 
 /// Requests that wait for the account's task at once.
@@ -53,7 +53,7 @@ impl TransactionCost {
 pub struct Sender {
     chain: Arc<Chain>,
     account: SenderAccount,
-    requests: mpsc::Sender<WorkerRequest>,
+    requests: mpsc::Sender<SenderRequest>,
     last_error: watch::Receiver<Option<String>>,
 }
 
@@ -121,7 +121,7 @@ impl Sender {
             Estimate::New(cost) => cost,
         };
         let (key, call) = (key.clone(), call.clone());
-        self.ask(|answer| WorkerRequest::Send { key, call, gas_limit, price, balance_wei, answer }).await?
+        self.ask(|answer| SenderRequest::Send { key, call, gas_limit, price, balance_wei, answer }).await?
     }
 
     /// The entry of a key, if there is one.
@@ -130,7 +130,7 @@ impl Sender {
     /// [`SendError`].
     pub async fn find(&self, key: &IntentKey) -> Result<Option<OutboxEntry>, SendError> {
         let key = key.clone();
-        self.ask(|answer| WorkerRequest::Find { key, answer }).await?
+        self.ask(|answer| SenderRequest::Find { key, answer }).await?
     }
 
     /// Waits for the end of what was asked for under a key. Put a deadline on it: a
@@ -140,7 +140,7 @@ impl Sender {
     /// [`SendError::NoSuchKey`] when nothing was asked for.
     pub async fn settled(&self, key: &IntentKey) -> Result<TransactionOutcome, SendError> {
         let key = key.clone();
-        self.ask(|answer| WorkerRequest::Wait { key, answer }).await?
+        self.ask(|answer| SenderRequest::Wait { key, answer }).await?
     }
 
     /// Sends a call and waits for its end.
@@ -158,7 +158,7 @@ impl Sender {
         self.last_error.borrow().clone()
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> WorkerRequest) -> Result<T, SendError> {
+    async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> SenderRequest) -> Result<T, SendError> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(request(answer)).await.map_err(|_| SendError::Ended)?;
         answered.await.map_err(|_| SendError::Ended)

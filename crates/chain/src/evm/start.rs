@@ -15,7 +15,7 @@ const VERSIONS: [&str; 2] = ["2", "1"];
 
 /// Why a chain is not used.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum ChainStartError {
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] EvmConfigError),
@@ -100,10 +100,10 @@ impl Chain {
     /// installed.
     ///
     /// # Errors
-    /// [`StartError`] names the key to look at.
-    pub async fn connect(config: &EvmConfig) -> Result<Self, StartError> {
+    /// [`ChainStartError`] names the key to look at.
+    pub async fn connect(config: &EvmConfig) -> Result<Self, ChainStartError> {
         config.check()?;
-        let evm = Evm::unchecked(config).map_err(StartError::Client)?;
+        let evm = Evm::unchecked(config).map_err(ChainStartError::Client)?;
         check_chain_id(&evm).await?;
         check_code(&evm).await?;
         let usdc_domain = check_token(&evm).await?;
@@ -114,14 +114,16 @@ impl Chain {
     }
 }
 
-pub(super) async fn check_chain_id(evm: &Evm) -> Result<(), StartError> {
+pub(super) async fn check_chain_id(evm: &Evm) -> Result<(), ChainStartError> {
     let request = RpcRequest::new("eth_chainId", serde_json::json!([]));
     let mut answered = 0;
     let mut last = String::from("none");
     for (_, answer) in evm.endpoints.each::<Quantity>(&request).await {
         match answer {
             Ok(_) => answered += 1,
-            Err(Fault::OtherChain { host, is, wanted }) => return Err(StartError::OtherChain { host, is, wanted }),
+            Err(Fault::OtherChain { host, is, wanted }) => {
+                return Err(ChainStartError::OtherChain { host, is, wanted });
+            }
             Err(fault) => last = fault.to_string(),
         }
     }
@@ -131,21 +133,21 @@ pub(super) async fn check_chain_id(evm: &Evm) -> Result<(), StartError> {
     Err(EvmError::Unknown { method: "eth_chainId", why: last }.into())
 }
 
-async fn check_code(evm: &Evm) -> Result<(), StartError> {
+async fn check_code(evm: &Evm) -> Result<(), ChainStartError> {
     let config = evm.config();
     for (key, address) in [("usdc", config.usdc), ("factory", config.factory), ("forwarder", config.forwarder)] {
         if evm.code(address).await?.is_empty() {
-            return Err(StartError::NoCode { key, address, chain_id: config.chain_id });
+            return Err(ChainStartError::NoCode { key, address, chain_id: config.chain_id });
         }
     }
     Ok(())
 }
 
-async fn check_token(evm: &Evm) -> Result<Eip712Domain, StartError> {
+async fn check_token(evm: &Evm) -> Result<Eip712Domain, ChainStartError> {
     let config = evm.config();
     let decimals = evm.read_agreed(config.usdc, &Token::decimalsCall {}, BlockTag::Latest).await?;
     if decimals != DECIMALS {
-        return Err(StartError::Decimals(decimals));
+        return Err(ChainStartError::Decimals(decimals));
     }
     let tokens = evm.read_agreed(config.usdc, &Token::DOMAIN_SEPARATORCall {}, BlockTag::Latest).await?;
     let versions = config.usdc_version.as_deref().map_or_else(|| VERSIONS.to_vec(), |version| vec![version]);
@@ -153,13 +155,13 @@ async fn check_token(evm: &Evm) -> Result<Eip712Domain, StartError> {
     let domains: Vec<Eip712Domain> = versions.iter().map(domain).collect();
     let ours = domains.first().map_or(B256::ZERO, Eip712Domain::separator);
     let fitting = domains.into_iter().find(|domain| domain.separator() == tokens);
-    fitting.ok_or(StartError::Separator { ours, tokens })
+    fitting.ok_or(ChainStartError::Separator { ours, tokens })
 }
 
-async fn check_factory(evm: &Evm) -> Result<Address, StartError> {
+async fn check_factory(evm: &Evm) -> Result<Address, ChainStartError> {
     let config = evm.config();
     let same = |key, configured, is| {
-        if configured == is { Ok(()) } else { Err(StartError::Factory { key, configured, is }) }
+        if configured == is { Ok(()) } else { Err(ChainStartError::Factory { key, configured, is }) }
     };
     let factory = config.factory;
     same("usdc", config.usdc, evm.read_agreed(factory, &Factory::usdcCall {}, BlockTag::Latest).await?)?;
@@ -170,12 +172,12 @@ async fn check_factory(evm: &Evm) -> Result<Address, StartError> {
     Ok(implementation)
 }
 
-async fn check_forwarder(evm: &Evm) -> Result<Eip712Domain, StartError> {
+async fn check_forwarder(evm: &Evm) -> Result<Eip712Domain, ChainStartError> {
     let config = evm.config();
     let said = evm.read_agreed(config.forwarder, &Forwarder::eip712DomainCall {}, BlockTag::Latest).await?;
     let chain_id = said.chainId.saturating_to();
     if chain_id != config.chain_id || said.verifyingContract != config.forwarder {
-        return Err(StartError::Forwarder { chain_id, contract: said.verifyingContract });
+        return Err(ChainStartError::Forwarder { chain_id, contract: said.verifyingContract });
     }
     Ok(typed::forwarder_domain(config, &said.name, &said.version))
 }

@@ -29,7 +29,7 @@ type Answer<T> = oneshot::Sender<Result<T, SendError>>;
 
 /// What handles ask of the task.
 #[derive(Debug)]
-pub(super) enum WorkerRequest {
+pub(super) enum SenderRequest {
     Send { key: IntentKey, call: Call, gas_limit: u64, price: GasPrice, balance_wei: U256, answer: Answer<OutboxEntry> },
     Find { key: IntentKey, answer: Answer<Option<OutboxEntry>> },
     Wait { key: IntentKey, answer: Answer<TransactionOutcome> },
@@ -147,7 +147,7 @@ impl Worker {
     }
 
     /// Until the last handle is gone.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<WorkerRequest>) {
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<SenderRequest>) {
         let longest = Duration::from_millis(self.chain.evm.config().poll_ms);
         let mut pause = longest;
         let mut next_look = Instant::now();
@@ -156,7 +156,7 @@ impl Worker {
                 request = inbox.recv() => match request {
                     Some(request) => {
                         // What was just sent is looked for soon, then ever more rarely.
-                        if matches!(request, WorkerRequest::Send { .. }) {
+                        if matches!(request, SenderRequest::Send { .. }) {
                             pause = FIRST_POLL.min(longest);
                             next_look = next_look.min(Instant::now() + pause);
                         }
@@ -175,17 +175,17 @@ impl Worker {
     }
 
     /// A receiver that is gone needs no answer.
-    async fn serve(&mut self, request: WorkerRequest) {
+    async fn serve(&mut self, request: SenderRequest) {
         match request {
-            WorkerRequest::Send { key, call, gas_limit, price, balance_wei, answer } => {
+            SenderRequest::Send { key, call, gas_limit, price, balance_wei, answer } => {
                 let entry = self.send(key, call, gas_limit, price, balance_wei).await;
                 drop(answer.send(entry));
             }
-            WorkerRequest::Find { key, answer } => {
+            SenderRequest::Find { key, answer } => {
                 let found = self.outbox.find(&self.account, &key).await;
                 drop(answer.send(found.map_err(SendError::from)));
             }
-            WorkerRequest::Wait { key, answer } => self.wait(key, answer).await,
+            SenderRequest::Wait { key, answer } => self.wait(key, answer).await,
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) enum InvalidAnswer {
 
 /// An answer that says which slot it is of.
 #[derive(Debug, Deserialize)]
-pub(super) struct RpcResponse<T> {
+pub(super) struct AnswerAtSlot<T> {
     pub(super) context: ResponseContext,
     pub(super) value: T,
 }

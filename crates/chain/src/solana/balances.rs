@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
-use super::answer::{self, Mint, MintInfo, ParsedAccount, RpcResponse, TokenAccount};
+use super::answer::{self, AnswerAtSlot, Mint, MintInfo, ParsedAccount, TokenAccount};
 use super::endpoints::{Endpoints, Fault};
 use crate::lag::LagGuard;
 use crate::rpc;
@@ -116,7 +116,7 @@ impl SolanaBalances {
 
     async fn read_mint(&self) -> Result<Mint, Fault> {
         let params = json!([self.address, {"encoding": "jsonParsed", "commitment": self.commitment.as_str()}]);
-        let accept = |answer: RpcResponse<Option<ParsedAccount<MintInfo>>>| {
+        let accept = |answer: AnswerAtSlot<Option<ParsedAccount<MintInfo>>>| {
             Ok(answer::mint(&self.address, answer.value.as_ref())?)
         };
         let mint = self.endpoints.ask("getAccountInfo", &params, accept).await?;
@@ -147,7 +147,7 @@ impl SolanaBalances {
             {"mint": mint.address},
             {"encoding": "jsonParsed", "commitment": self.commitment.as_str()},
         ]);
-        let accept = |answer: RpcResponse<Vec<TokenAccount>>| {
+        let accept = |answer: AnswerAtSlot<Vec<TokenAccount>>| {
             let total = answer::sum(&answer.value, mint, wallet)?;
             self.newest.check(answer.context.slot, Instant::now()).map_err(Fault::Behind)?;
             Ok(total)

@@ -18,7 +18,7 @@ use wire::node::{DataPolicy, DeleteResponse, Disks, MarksPage, NodeInfo, Phase, 
 
 use super::call::Call;
 use super::exchange::{Answer, send};
-use super::{Deadlines, NodeError};
+use super::{CallDeadlines, NodeError};
 
 /// The longest wait asked of the node in one call; longer waits are several.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
@@ -29,19 +29,19 @@ const EARLY_ANSWER_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct NodeClient {
     pub(super) socket: Arc<Path>,
-    pub(super) deadlines: Deadlines,
+    pub(super) deadlines: CallDeadlines,
 }
 
 impl NodeClient {
     /// A client of the node behind this socket. Nothing is opened yet.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into().into(), deadlines: Deadlines::default() }
+        Self { socket: socket.into().into(), deadlines: CallDeadlines::default() }
     }
 
     /// The same client with other deadlines.
     #[must_use]
-    pub const fn with_deadlines(mut self, deadlines: Deadlines) -> Self {
+    pub const fn with_deadlines(mut self, deadlines: CallDeadlines) -> Self {
         self.deadlines = deadlines;
         self
     }

@@ -8,7 +8,7 @@ use super::NodeError;
 /// How long each kind of call may take until its answer is whole, or, where the
 /// answer is a stream, until it begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadlines {
+pub struct CallDeadlines {
     /// Reading: one sandbox, all of them, the node itself.
     pub read: Duration,
     /// Creating: the node makes disks and writes its ledger before it answers.
@@ -27,7 +27,7 @@ pub struct Deadlines {
     pub margin: Duration,
 }
 
-impl Default for Deadlines {
+impl Default for CallDeadlines {
     fn default() -> Self {
         Self {
             read: Duration::from_secs(5),

@@ -9,6 +9,6 @@ mod stream;
 
 pub use api::NodeClient;
 pub use body::NodeBody;
-pub use call::Deadlines;
+pub use call::CallDeadlines;
 pub use error::NodeError;
 pub use stream::{LogSource, Tunnel};

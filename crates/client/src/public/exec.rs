@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use wire::connect::{Envelope, EnvelopeError};
 use wire::process::{
-    Base64, EndOfStream, EventFrame, KEEPALIVE_HEADER, ProcessConfig, ProcessEvent, ProcessInput, STREAM_TYPE,
+    Base64, EndOfStream, KEEPALIVE_HEADER, ProcessConfig, ProcessEvent, ProcessEventFrame, ProcessInput, STREAM_TYPE,
     SelectRequest, Selector, SendInputRequest, SendSignalRequest, Signal, StartRequest, StreamInputRequest,
     TIMEOUT_HEADER, UNARY_TYPE,
 };
@@ -147,7 +147,7 @@ fn unreadable(error: EnvelopeError) -> ClientError {
 fn message(envelope: &Envelope) -> Result<ProcessEvent, ClientError> {
     let wrong = |error| ClientError::protocol(OPERATION, error);
     if !envelope.end {
-        return Ok(serde_json::from_slice::<EventFrame>(&envelope.message).map_err(wrong)?.event);
+        return Ok(serde_json::from_slice::<ProcessEventFrame>(&envelope.message).map_err(wrong)?.event);
     }
     let end: EndOfStream = serde_json::from_slice(&envelope.message).map_err(wrong)?;
     Err(end.error.map_or(ClientError::BrokenOff(OPERATION), ClientError::Rpc))

@@ -5,7 +5,7 @@ use domain::{Address, PodId};
 use reqwest::Method;
 use serde::Serialize;
 use wire::vault::{
-    AgentVault, ChainResponse, DeployRequest, LinkRequest, LinkResponse, Prices, SubmitRequest, TasksResponse,
+    AgentVault, ChainResponse, DeployRequest, LinkRequest, LinkResponse, Prices, SubmitTaskRequest, TasksResponse,
     TxResponse, VaultResponse,
 };
 
@@ -80,7 +80,12 @@ impl GatewayClient {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn submit(&self, agent: PodId, task: TaskId, work: &SubmitRequest) -> Result<TxResponse, ClientError> {
+    pub async fn submit(
+        &self,
+        agent: PodId,
+        task: TaskId,
+        work: &SubmitTaskRequest,
+    ) -> Result<TxResponse, ClientError> {
         let call = Call::post("hand the result in", format!("/agents/{agent}/tasks/{task}/submit"), self.limits.stop);
         self.signed(with_json(call, work)?).await
     }

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use domain::{FailReason, Generation, ImageDigest, Mark, MarkKind, RunId, UnixMillis};
 use futures_util::StreamExt;
 use http_body_util::{BodyExt, Full};
-use palatine_client::{Deadlines, LogSource, NodeClient, NodeError};
+use palatine_client::{CallDeadlines, LogSource, NodeClient, NodeError};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -83,9 +83,9 @@ fn bind() -> (TempDir, PathBuf, UnixListener) {
     (dir, socket, listener)
 }
 
-fn short() -> Deadlines {
+fn short() -> CallDeadlines {
     let soon = Duration::from_millis(400);
-    Deadlines { read: soon, create: soon, tunnel: soon, stream: soon, forward: soon, idle: soon, margin: soon }
+    CallDeadlines { read: soon, create: soon, tunnel: soon, stream: soon, forward: soon, idle: soon, margin: soon }
 }
 
 fn one(phase: Phase) -> Sandbox {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{LogSource, NodeError};
-use domain::{Clock, FailReason, ImageDigest, MarkKind, PodId, RunId, WaitReason};
+use domain::{Clock, FailReason, ImageDigest, MarkKind, NodeShortage, PodId, RunId};
 use http::{Request, Response};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -108,7 +108,7 @@ impl FakeNode {
     }
 
     /// It lacks something that a guest needs; with `None`, what it lacked is there.
-    pub fn lack(&self, id: RunId, lacks: Option<WaitReason>) {
+    pub fn lack(&self, id: RunId, lacks: Option<NodeShortage>) {
         let mut machine = self.machine();
         let since = self.clock.now();
         if machine.sandboxes.get(&id).is_some_and(|sandbox| sandbox.phase == Phase::Ready) {

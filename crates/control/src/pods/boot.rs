@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use domain::{Backoff, Event, FailReason, RunId, WaitReason};
-use store::{NodeObservation, RunRecord};
+use domain::{Backoff, Event, FailReason, NodeShortage, RunId};
+use store::{AgentObservation, RunRecord};
 use tokio::time::Instant;
 use tokio::try_join;
 use wire::node::{Phase, Sandbox};
@@ -54,7 +54,7 @@ impl Context {
         &self,
         node: &dyn Node,
         id: RunId,
-        lacks: Option<WaitReason>,
+        lacks: Option<NodeShortage>,
         deadline: Instant,
     ) -> Result<Sandbox, SpawnFailure> {
         let mut pauses = ASK_AGAIN.pauses();
@@ -76,7 +76,7 @@ impl Context {
         }
     }
 
-    fn overdue(&self, lacks: Option<WaitReason>) -> SpawnFailure {
+    fn overdue(&self, lacks: Option<NodeShortage>) -> SpawnFailure {
         let after_ms = self.config.spawn_timeout_ms;
         match lacks {
             // Whoever asked for it is not kept waiting for what may take days.
@@ -87,7 +87,7 @@ impl Context {
 
     /// Writes down what its node says of a run.
     pub(super) async fn observe(&self, id: RunId, event: Event, sandbox: &Sandbox) -> Result<RunRecord, SpawnFailure> {
-        let seen = NodeObservation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
+        let seen = AgentObservation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
         Ok(self.store.settle(id, event, seen, self.clock.now()).await?.record)
     }
 }

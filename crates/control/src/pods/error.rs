@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use client::NodeError;
-use domain::{FailReason, ImageDigest, PlacementError, StopReason, WaitReason};
+use domain::{FailReason, ImageDigest, NodeShortage, PlacementError, StopReason};
 use store::StoreError;
 
 /// Why a spawn gave no agent. Unless it is [`SpawnError::NodeUnavailable`] or
@@ -38,7 +38,7 @@ pub enum SpawnError {
     /// The node lacks what it needs to start an agent, and did for the whole of the
     /// deadline; taken down.
     #[error("the node lacks what it needs to start an agent: {0}")]
-    NodeLacks(WaitReason),
+    NodeLacks(NodeShortage),
     /// It failed while it was starting; taken down.
     #[error("the agent failed while it was starting: {0:?}")]
     Failed(FailReason),

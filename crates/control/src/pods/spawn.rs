@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use domain::{EndReason, Event, FailReason, RunId};
-use store::{Admission, Reservation, RunRecord, StoreError};
+use store::{Admission, RunRecord, RunReservation, StoreError};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -22,7 +22,7 @@ const MAX_SPAWNS: usize = 16_384;
 #[derive(Debug)]
 pub struct SpawnOrder {
     /// What the store is asked for.
-    pub reservation: Reservation,
+    pub reservation: RunReservation,
     /// What the store must not see: it goes to the node alone.
     pub env: Environment,
     /// The trace that the node goes on with.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use client::NodeError;
 use domain::Clock;
-use store::{MarkCount, MarkCursor, RunMark, Store, StoreError};
+use store::{MarkCursor, MarksOutcome, RunMark, Store, StoreError};
 
 use crate::fleet::node::{Node, within};
 
@@ -74,7 +74,7 @@ impl Journal {
         if before.as_ref().is_some_and(|cursor| cursor.journal != said.journal) {
             // Another journal: that answer began in its middle.
             self.keep(None);
-            return Ok(Pulled { new_numbers: 1, counted: MarkCount::default() });
+            return Ok(Pulled { new_numbers: 1, counted: MarksOutcome::default() });
         }
         let last = said.marks.last().map_or(after, |mark| mark.mark.seq);
         let marks = said.marks.iter().map(|said| RunMark { run: said.agent, mark: said.mark }).collect();
@@ -84,7 +84,7 @@ impl Journal {
         Ok(Pulled { new_numbers: last.saturating_sub(after), counted })
     }
 
-    fn tell(&self, counted: &MarkCount) {
+    fn tell(&self, counted: &MarksOutcome) {
         metrics::counter!("palatine_marks_counted_total").increment(counted.new);
         if counted.missing > 0 {
             metrics::counter!("palatine_marks_missing_total").increment(counted.missing);
@@ -109,5 +109,5 @@ impl Journal {
 pub(crate) struct Pulled {
     /// How far the answer led beyond the question: 0 once all is read.
     pub(crate) new_numbers: u64,
-    pub(crate) counted: MarkCount,
+    pub(crate) counted: MarksOutcome,
 }

@@ -6,8 +6,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use domain::{Event, FailReason, PodId, RunId, State, UnixMillis, WaitReason};
-use store::{Epoch, NodeObservation, RunRecord};
+use domain::{Event, FailReason, NodeShortage, PodId, RunId, State, UnixMillis};
+use store::{AgentObservation, GatewayEpoch, RunRecord};
 use wire::node::{Phase, Sandbox};
 
 /// What one node listed.
@@ -36,9 +36,9 @@ pub(crate) struct Snapshot<'a> {
     pub(crate) inflight: &'a HashSet<RunId>,
     pub(crate) missing: &'a MissingSince,
     pub(crate) waiting: &'a LastWaiting,
-    pub(crate) epoch: Epoch,
+    pub(crate) epoch: GatewayEpoch,
     /// Other runs of the gateway that are there: what they reserved they see to.
-    pub(crate) others: &'a BTreeSet<Epoch>,
+    pub(crate) others: &'a BTreeSet<GatewayEpoch>,
     pub(crate) started_at: UnixMillis,
     pub(crate) now: UnixMillis,
 }
@@ -66,7 +66,7 @@ pub(crate) enum Step {
     /// An agent that cannot go on.
     Fail { id: RunId, reason: FailReason },
     /// An agent that is not as it was written down.
-    Observe { id: RunId, event: Option<Event>, seen: NodeObservation },
+    Observe { id: RunId, event: Option<Event>, seen: AgentObservation },
 }
 
 /// What is due, and what to remember until the next snapshot.
@@ -189,10 +189,10 @@ fn placed_but_absent(snapshot: &Snapshot<'_>, grace: GracePeriods, record: &RunR
 
 /// It waits for the repair; what else is known of it stays.
 fn quarantined(record: &RunRecord) -> Option<Step> {
-    let (id, wanted) = (record.id, State::Waiting(WaitReason::Ledger));
+    let (id, wanted) = (record.id, State::Waiting(NodeShortage::Ledger));
     let runtime = record.runtime.clone().unwrap_or_default();
-    let seen = NodeObservation { runtime, restarts: record.restarts };
-    (record.state != wanted).then_some(Step::Observe { id, event: Some(Event::Waiting(WaitReason::Ledger)), seen })
+    let seen = AgentObservation { runtime, restarts: record.restarts };
+    (record.state != wanted).then_some(Step::Observe { id, event: Some(Event::Waiting(NodeShortage::Ledger)), seen })
 }
 
 fn here(snapshot: &Snapshot<'_>, grace: GracePeriods, record: &RunRecord, sandbox: &Sandbox) -> Option<Step> {
@@ -210,7 +210,7 @@ fn here(snapshot: &Snapshot<'_>, grace: GracePeriods, record: &RunRecord, sandbo
         Phase::Booting | Phase::Backoff { .. } => (State::Booting, Event::Booting),
     };
     let event = (record.state != wanted).then_some(event);
-    let seen = NodeObservation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
+    let seen = AgentObservation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };
     let known = record.runtime.as_deref() == Some(&seen.runtime) && record.restarts >= seen.restarts;
     (event.is_some() || !known).then_some(Step::Observe { id, event, seen })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use domain::{Event, FailReason, PodId, RunId};
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
-use store::{Epoch, NodeObservation, RunRecord, StoreError};
+use store::{AgentObservation, GatewayEpoch, RunRecord, StoreError};
 use tokio::time::Instant;
 use wire::node::DataPolicy;
 
@@ -70,13 +70,13 @@ impl Context {
     }
 
     /// The live runs, and the other gateways that are there.
-    async fn wanted(&self) -> Result<(Vec<RunRecord>, BTreeSet<Epoch>), StoreError> {
+    async fn wanted(&self) -> Result<(Vec<RunRecord>, BTreeSet<GatewayEpoch>), StoreError> {
         let mut epochs = self.store.live_epochs().await?;
         epochs.remove(&self.store.epoch());
         Ok((self.store.live().await?, epochs))
     }
 
-    fn plan(&self, nodes: &[NodeReport], live: &[RunRecord], others: &BTreeSet<Epoch>) -> Vec<Step> {
+    fn plan(&self, nodes: &[NodeReport], live: &[RunRecord], others: &BTreeSet<GatewayEpoch>) -> Vec<Step> {
         let grace = GracePeriods {
             reserve_ms: RESERVE_MS,
             settle_ms: self.config.settle_ms,
@@ -160,7 +160,7 @@ impl Context {
         Ok(())
     }
 
-    async fn observed(&self, id: RunId, event: Option<Event>, seen: NodeObservation) -> Result<(), StoreError> {
+    async fn observed(&self, id: RunId, event: Option<Event>, seen: AgentObservation) -> Result<(), StoreError> {
         match event {
             Some(event) => self.store.settle(id, event, seen, self.clock.now()).await.map(drop),
             None => self.store.observe(id, seen).await.map(drop),

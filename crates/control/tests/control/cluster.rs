@@ -13,7 +13,7 @@ use fixtures::PATIENCE;
 pub(crate) use fixtures::{pod, run as id, wallet};
 use palatine_control::fake::{FakeNode, NodeBuild, TokioClock};
 use palatine_control::{Clock, Config, Control, Node, SpawnError, SpawnOrder, Starting};
-use store::{Admission, ReplayKey, Reservation, RunRecord, Sqlite, Store};
+use store::{Admission, ReplayKey, RunRecord, RunReservation, Sqlite, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use wire::Environment;
@@ -103,9 +103,9 @@ impl Drop for TestCluster {
 }
 
 /// Run `n` of wallet `holder`, asked for now.
-pub(crate) fn reservation(holder: u64, n: u64, now: UnixMillis) -> Reservation {
+pub(crate) fn reservation(holder: u64, n: u64, now: UnixMillis) -> RunReservation {
     let replay_key = ReplayKey { expires_at: now.plus(ACCEPTED_MS), ..fixtures::replay_key(n) };
-    Reservation { replay_key, now, ..fixtures::reservation(holder, n) }
+    RunReservation { replay_key, now, ..fixtures::reservation(holder, n) }
 }
 
 impl TestCluster {
@@ -191,7 +191,7 @@ impl TestCluster {
     }
 
     /// Orders a run. `None`: something stands in its way.
-    pub(crate) async fn order_run(&self, reservation: Reservation) -> Option<Starting> {
+    pub(crate) async fn order_run(&self, reservation: RunReservation) -> Option<Starting> {
         let order = SpawnOrder { reservation, env: Environment::default(), traceparent: None };
         let (admission, starting) = self.control.spawn(order, |_| {}).await.unwrap();
         matches!(admission, Admission::Reserved(_)).then_some(starting)

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use domain::{EndReason, FailReason, State, StopReason, WaitReason};
+use domain::{EndReason, FailReason, NodeShortage, State, StopReason};
 use palatine_control::fake::{Chaos, NodeBuild};
 use palatine_control::{Node, SpawnError, StopError};
-use store::{PodChoice, Reservation, RunRecord};
+use store::{RunPod, RunRecord, RunReservation};
 
 use crate::cluster::{ClusterSetup, TestCluster, id, pod, reservation};
 
@@ -21,11 +21,11 @@ async fn fault_1_1_an_agent_whose_node_lacks_something_waits_for_days_unbilled_a
     let cluster = setup.start();
     cluster.spawned(1).await;
     cluster.pass(Duration::from_secs(5)).await;
-    cluster.node().lack(id(1), Some(WaitReason::Disk));
-    cluster.until("it waits", async |cluster| cluster.state(1).await == State::Waiting(WaitReason::Disk)).await;
+    cluster.node().lack(id(1), Some(NodeShortage::Disk));
+    cluster.until("it waits", async |cluster| cluster.state(1).await == State::Waiting(NodeShortage::Disk)).await;
     let paid = cluster.uptime(1).await;
     cluster.pass(Duration::from_secs(1_800)).await;
-    assert_eq!(cluster.state(1).await, State::Waiting(WaitReason::Disk));
+    assert_eq!(cluster.state(1).await, State::Waiting(NodeShortage::Disk));
     assert_eq!(cluster.uptime(1).await, paid);
     assert_eq!(cluster.node().running(), [id(1)]);
     cluster.node().lack(id(1), None);
@@ -98,7 +98,7 @@ async fn fault_1_2_an_agent_that_its_node_cannot_read_is_not_lost() {
     cluster.spawned(1).await;
     cluster.node().quarantine(id(1), true);
     cluster.pass(Duration::from_secs(600)).await;
-    assert_eq!(cluster.state(1).await, State::Waiting(WaitReason::Ledger), "and whoever asks is told so");
+    assert_eq!(cluster.state(1).await, State::Waiting(NodeShortage::Ledger), "and whoever asks is told so");
     assert!(cluster.node().kept().is_empty());
     cluster.node().quarantine(id(1), false);
     cluster.pass(Duration::from_secs(30)).await;
@@ -137,7 +137,7 @@ async fn fault_1_1_a_removal_erases_though_its_node_answers_nobody_in_time() {
 
 /// Starts a run of a POD that is there.
 async fn start(cluster: &TestCluster, n: u64, of: u64) -> Result<RunRecord, SpawnError> {
-    let asked = Reservation { pod: PodChoice::Existing(pod(of)), ..reservation(of, n, cluster.now()) };
+    let asked = RunReservation { pod: RunPod::Existing(pod(of)), ..reservation(of, n, cluster.now()) };
     let starting = cluster.order_run(asked).await.expect("it is reserved");
     cluster.finish(starting.ready()).await
 }

@@ -11,4 +11,4 @@ mod record;
 mod stored;
 
 pub use authorization::{Authorization, AuthorizationState, PaymentKey, SignedAuthorization};
-pub use record::{Payment, PaymentClaim, PaymentState, Payments, PaymentsError, RequestHash, ReserveOutcome};
+pub use record::{PaidRequestHash, Payment, PaymentClaim, PaymentReservation, PaymentState, Payments, PaymentsError};

@@ -8,9 +8,9 @@ use crate::{B256, UnixMillis};
 
 /// What a payment is bound to: the hash of the request it came with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RequestHash(pub B256);
+pub struct PaidRequestHash(pub B256);
 
-impl RequestHash {
+impl PaidRequestHash {
     /// Of a request's method, its URL (path and query included) and its whole
     /// body. Headers are not part of it: a retry may differ in them.
     #[must_use]
@@ -27,7 +27,7 @@ pub struct Payment {
     /// What its payer signed.
     pub signed: SignedAuthorization,
     /// The request that it came with.
-    pub request: RequestHash,
+    pub request: PaidRequestHash,
     /// What is bought: an agent's id, or [`Payment::FACILITATOR`]. At most
     /// [`Payment::MAX_RESOURCE`] bytes.
     pub resource: String,
@@ -104,7 +104,7 @@ impl PaymentState {
 
 /// What [`Payments::reserve`] met.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReserveOutcome {
+pub enum PaymentReservation {
     /// Never seen before. The row is there, with the claim.
     New,
     /// Seen with this same request, not settled, and nobody is at work on it
@@ -165,7 +165,7 @@ pub trait Payments: Send + Sync {
         payment: &Payment,
         claim: PaymentClaim,
         now: UnixMillis,
-    ) -> Result<ReserveOutcome, PaymentsError>;
+    ) -> Result<PaymentReservation, PaymentsError>;
 
     /// `Reserved → Settled`, the claim unchanged. Again with the same
     /// transaction changes nothing, also when it is `Answered` by now.

@@ -66,7 +66,7 @@ impl Vault {
 /// [`VaultEvent::task`], and the credit of [`VaultEvent::account`] (zero if there
 /// is none).
 #[derive(Clone, Copy, Debug)]
-pub struct PostingInput<'a> {
+pub struct LedgerInput<'a> {
     /// The vault, unless this is its creation.
     pub vault: Option<&'a Vault>,
     /// The event's task, if it was created before.
@@ -77,7 +77,7 @@ pub struct PostingInput<'a> {
 
 /// What a ledger writes back; what is `None` has not changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Posting {
+pub struct LedgerUpdate {
     /// The vault after the event.
     pub vault: Vault,
     /// The event's task after it.
@@ -92,7 +92,7 @@ pub struct Posting {
 ///
 /// # Errors
 /// [`InvalidEvent`] when the event cannot follow.
-pub fn post(found: PostingInput<'_>, event: &VaultEvent) -> Result<Posting, InvalidEvent> {
+pub fn post(found: LedgerInput<'_>, event: &VaultEvent) -> Result<LedgerUpdate, InvalidEvent> {
     if let VaultEvent::VaultCreated { owner, agent_wallet, pod_id } = event {
         let vault = Vault::created(pod_id.clone(), *owner, *agent_wallet);
         return if found.vault.is_some() { Err(InvalidEvent::VaultTwice) } else { Ok(only(vault)) };
@@ -104,11 +104,11 @@ pub fn post(found: PostingInput<'_>, event: &VaultEvent) -> Result<Posting, Inva
     }
 }
 
-const fn only(vault: Vault) -> Posting {
-    Posting { vault, task: None, credit: None, operator: None }
+const fn only(vault: Vault) -> LedgerUpdate {
+    LedgerUpdate { vault, task: None, credit: None, operator: None }
 }
 
-fn post_task(mut vault: Vault, found: PostingInput<'_>, event: &VaultEvent) -> Result<Posting, InvalidEvent> {
+fn post_task(mut vault: Vault, found: LedgerInput<'_>, event: &VaultEvent) -> Result<LedgerUpdate, InvalidEvent> {
     let before = found.task.map_or(Usdc::ZERO, Task::locked);
     let task = match (found.task, event) {
         (None, VaultEvent::TaskCreated { amount, creator, .. }) => Task::announced(*amount, *creator),
@@ -129,7 +129,7 @@ fn post_task(mut vault: Vault, found: PostingInput<'_>, event: &VaultEvent) -> R
         }
         _ => None,
     };
-    Ok(Posting { vault, task: Some(task), credit, operator: None })
+    Ok(LedgerUpdate { vault, task: Some(task), credit, operator: None })
 }
 
 fn earn(vault: &mut Vault, amount: Usdc) -> Result<Option<Usdc>, InvalidEvent> {
@@ -138,15 +138,15 @@ fn earn(vault: &mut Vault, amount: Usdc) -> Result<Option<Usdc>, InvalidEvent> {
     Ok(None)
 }
 
-fn post_vault(mut vault: Vault, credit: Usdc, event: &VaultEvent) -> Result<Posting, InvalidEvent> {
+fn post_vault(mut vault: Vault, credit: Usdc, event: &VaultEvent) -> Result<LedgerUpdate, InvalidEvent> {
     match event {
         VaultEvent::CreditWithdrawn { amount, .. } => {
             vault.credited = take(vault.credited, *amount)?;
-            return Ok(Posting { credit: Some(take(credit, *amount)?), ..only(vault) });
+            return Ok(LedgerUpdate { credit: Some(take(credit, *amount)?), ..only(vault) });
         }
         VaultEvent::EarningsWithdrawn { amount, .. } => vault.available = take(vault.available, *amount)?,
         VaultEvent::OperatorSet { operator, authorized } => {
-            return Ok(Posting { operator: Some((*operator, *authorized)), ..only(vault) });
+            return Ok(LedgerUpdate { operator: Some((*operator, *authorized)), ..only(vault) });
         }
         VaultEvent::SettingsChanged { settings } => vault.settings = *settings,
         VaultEvent::CreationPaused { paused } => vault.paused = *paused,
@@ -223,7 +223,7 @@ impl VaultLedger {
         let account = event.account();
         let credit = account.map_or(Usdc::ZERO, |account| self.credit(&account));
         let found =
-            PostingInput { vault: self.vault.as_ref(), task: task.as_ref().and_then(|id| self.tasks.get(id)), credit };
+            LedgerInput { vault: self.vault.as_ref(), task: task.as_ref().and_then(|id| self.tasks.get(id)), credit };
         let posting = post(found, event)?;
         self.vault = Some(posting.vault);
         self.tasks.extend(task.zip(posting.task));

@@ -23,6 +23,6 @@ mod tests;
 
 pub use event::{LoggedEvent, TaskId, TaskIdError, TaskTerms, VaultEvent, VaultSettings};
 pub use invalid::InvalidEvent;
-pub use ledger::{Posting, PostingInput, Vault, VaultLedger, post};
+pub use ledger::{LedgerInput, LedgerUpdate, Vault, VaultLedger, post};
 pub use state::TaskStateName;
 pub use task::{Task, TaskState};

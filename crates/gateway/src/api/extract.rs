@@ -60,9 +60,9 @@ impl<S: Send + Sync> FromRequestParts<S> for PodPath {
 }
 
 /// The variable parts of a path.
-pub(crate) struct Segments<T>(pub(crate) T);
+pub(crate) struct PathParams<T>(pub(crate) T);
 
-impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Segments<T> {
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParams<T> {
     type Rejection = Refusal;
 
     async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, Refusal> {

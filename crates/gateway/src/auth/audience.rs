@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use auth::GatewayName;
 
-use crate::ingress::urls::AgentUrl;
+use crate::ingress::urls::AgentHostPattern;
 use crate::{Config, ConfigError};
 
 /// An address that is listened on, and whether it speaks TLS.
@@ -15,7 +15,7 @@ pub(crate) type ListenAddress = (SocketAddr, bool);
 /// configuration. Never what a request says.
 pub(crate) fn audiences(
     config: &Config,
-    agent_url: &AgentUrl,
+    agent_url: &AgentHostPattern,
     listening: &[ListenAddress],
 ) -> Result<Vec<GatewayName>, ConfigError> {
     let mut names: BTreeSet<GatewayName> = config.name.iter().chain(&config.audiences).cloned().collect();
@@ -69,7 +69,8 @@ mod tests {
     use super::*;
 
     fn names(config: &Config, listening: &[(&str, bool)]) -> Vec<String> {
-        let agent_url = AgentUrl::parse(config.agent_url.as_deref().unwrap_or("http://{id}.localhost:8080")).unwrap();
+        let agent_url =
+            AgentHostPattern::parse(config.agent_url.as_deref().unwrap_or("http://{id}.localhost:8080")).unwrap();
         let listening: Vec<ListenAddress> =
             listening.iter().map(|(address, tls)| (address.parse().unwrap(), *tls)).collect();
         let names = audiences(config, &agent_url, &listening).unwrap();

@@ -35,7 +35,7 @@ pub(crate) struct UnspentSignature {
 /// A verified signature that binds the request and this gateway, spent durably.
 pub(crate) struct Holder {
     pub(crate) wallet: Wallet,
-    /// Whether it covers this request alone; otherwise it is a [`ReadingHolder`]'s or a
+    /// Whether it covers this request alone; otherwise it is a [`ReadOnlyHolder`]'s or a
     /// [`StoppingHolder`]'s, in Romulus's own text.
     pub(crate) bound: bool,
     pub(crate) body: Bytes,
@@ -44,7 +44,7 @@ pub(crate) struct Holder {
 
 /// A [`Holder`] who only reads what is its own, and may have signed Romulus's own
 /// text. That works on a full disk too.
-pub(crate) struct ReadingHolder(pub(crate) Holder);
+pub(crate) struct ReadOnlyHolder(pub(crate) Holder);
 
 /// A [`Holder`] who is let in however often the wallet has asked, and may have
 /// signed Romulus's own text: stopping always works.
@@ -83,7 +83,7 @@ impl FromRequest<Arc<Gateway>> for Holder {
     }
 }
 
-impl FromRequest<Arc<Gateway>> for ReadingHolder {
+impl FromRequest<Arc<Gateway>> for ReadOnlyHolder {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {

@@ -12,10 +12,10 @@ pub enum ConfigError {
     NoListener,
     /// Not a URL of an agent.
     #[error("gateway.agent_url: expected http://{{id}}.<domain>[:port] or https://, not {0:?}")]
-    AgentUrl(String),
+    AgentHostPattern(String),
     /// Not the URL of an agent's path.
     #[error("gateway.path_url: expected http://<host>[:port]/{{id}} or https://, not {0:?}")]
-    PathUrl(String),
+    AgentPathPattern(String),
     /// Agents under paths, where no client could be told.
     #[error("gateway.path_url: agents cannot be told to be at {0}; set it to http://<host>[:port]/{{id}}")]
     NoPathUrl(SocketAddr),

@@ -12,7 +12,7 @@ use crate::config::error::ConfigError;
 use crate::config::limits::Limits;
 use crate::config::tls::Tls;
 use crate::edge::hosts::{Host, Origin, is_loopback};
-use crate::ingress::urls::{AgentUrl, PathUrl};
+use crate::ingress::urls::{AgentHostPattern, AgentPathPattern};
 
 /// `[gateway]`: the public edge.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -74,7 +74,7 @@ pub struct Config {
     /// `hosts` names more than loopback, or there is a trusted proxy): then a proxy on
     /// this machine may be what asks, and the default is none.
     pub metrics_addresses: Option<BTreeSet<IpAddr>>,
-    /// Proxies in front of the gateway, whose last `X-Forwarded-For` entry is
+    /// Proxies in front of the gateway, whose last `X-ForwardedHeaders-For` entry is
     /// the client's address. Default none.
     pub trusted_proxies: BTreeSet<IpAddr>,
 }
@@ -112,10 +112,10 @@ impl Config {
             return Err(ConfigError::NoListener);
         }
         if let Some(text) = &self.agent_url {
-            AgentUrl::parse(text)?;
+            AgentHostPattern::parse(text)?;
         }
         if let Some(text) = &self.path_url {
-            PathUrl::parse(text)?;
+            AgentPathPattern::parse(text)?;
             if self.path_addresses(tls).is_empty() {
                 return Err(ConfigError::NoPathListener);
             }
@@ -126,8 +126,8 @@ impl Config {
 
     /// Whether anything says that the gateway is asked from elsewhere.
     fn is_public(&self) -> bool {
-        let agents = self.agent_url.as_deref().and_then(|text| AgentUrl::parse(text).ok());
-        let paths = self.path_url.as_deref().and_then(|text| PathUrl::parse(text).ok());
+        let agents = self.agent_url.as_deref().and_then(|text| AgentHostPattern::parse(text).ok());
+        let paths = self.path_url.as_deref().and_then(|text| AgentPathPattern::parse(text).ok());
         let mut names = self.name.iter().chain(&self.audiences).map(GatewayName::as_str);
         agents.is_some_and(|url| !is_loopback(url.domain()))
             || paths.is_some_and(|url| !is_loopback(url.authority()))

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use domain::{Bound, OutOfBounds, check_bounds};
+use domain::{BoundedSetting, OutOfBounds, check_bounds};
 use serde::Deserialize;
 
 /// `[limits]`: what one client may take.
@@ -145,7 +145,7 @@ impl Limits {
         check_bounds("limits", self.counts().into_iter().chain(self.bodies()).chain(self.times()))
     }
 
-    fn counts(&self) -> [Bound; 16] {
+    fn counts(&self) -> [BoundedSetting; 16] {
         [
             ("connections", self.connections.into(), AT_LEAST_ONE),
             ("connections_per_address", self.connections_per_address.into(), AT_LEAST_ONE),
@@ -166,7 +166,7 @@ impl Limits {
         ]
     }
 
-    fn bodies(&self) -> [Bound; 5] {
+    fn bodies(&self) -> [BoundedSetting; 5] {
         // The largest that may come must find room.
         let largest = self.paid_body_bytes.into();
         [
@@ -178,7 +178,7 @@ impl Limits {
         ]
     }
 
-    fn times(&self) -> [Bound; 8] {
+    fn times(&self) -> [BoundedSetting; 8] {
         [
             ("header_ms", self.header_ms, AT_LEAST_ONE),
             ("body_ms", self.body_ms, AT_LEAST_ONE),

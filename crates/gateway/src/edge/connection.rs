@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Limits;
 use crate::edge::dispatch::handle;
-use crate::edge::eviction::{ActiveRequest, ConnectionActivity, IdleConnections};
+use crate::edge::eviction::{ActiveRequest, ConnectionActivity, ConnectionsByIdleTime};
 use crate::edge::guarded::GuardedBody;
 use crate::edge::linger::{LingerFlag, LingeringStream};
 use crate::edge::source::Peer;
@@ -45,7 +45,7 @@ pub(crate) struct Server {
     pub(crate) router: Router,
     http: Builder<TokioExecutor>,
     /// All connections, of which idle ones can be evicted.
-    pub(crate) idle: IdleConnections,
+    pub(crate) idle: ConnectionsByIdleTime,
     /// Ends connections that did not drain in time.
     pub(crate) killed: CancellationToken,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn new(gateway: Arc<Gateway>, router: Router) -> Self {
         let http = builder(&gateway.limits);
-        Self { gateway, router, http, idle: IdleConnections::default(), killed: CancellationToken::new() }
+        Self { gateway, router, http, idle: ConnectionsByIdleTime::default(), killed: CancellationToken::new() }
     }
 
     /// Serves a connection to its end. One that does not send a whole request

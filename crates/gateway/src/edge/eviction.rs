@@ -16,7 +16,7 @@ const RECHECK_AFTER: Duration = Duration::from_secs(1);
 
 /// All connections, by the earliest instant since which each can have been idle.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct IdleConnections(Arc<Mutex<Rows>>);
+pub(crate) struct ConnectionsByIdleTime(Arc<Mutex<Rows>>);
 
 #[derive(Debug, Default)]
 struct Rows {
@@ -39,7 +39,7 @@ impl Rows {
     }
 }
 
-impl IdleConnections {
+impl ConnectionsByIdleTime {
     /// A connection that has just begun.
     pub(crate) fn register(&self) -> Arc<ConnectionActivity> {
         let since = Instant::now();
@@ -93,7 +93,7 @@ impl IdleConnections {
 /// What is under way on one connection.
 #[derive(Debug)]
 pub(crate) struct ConnectionActivity {
-    connections: IdleConnections,
+    connections: ConnectionsByIdleTime,
     row: u64,
     evicted: CancellationToken,
     state: Mutex<State>,
@@ -177,7 +177,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fault_2_4_a_connection_is_idle_from_the_end_of_its_last_request() {
-        let (began, activity) = (Instant::now(), IdleConnections::default().register());
+        let (began, activity) = (Instant::now(), ConnectionsByIdleTime::default().register());
         let (first, second) = (activity.start_request(), activity.start_request());
         let idle = activity.idle_for(IDLE);
         tokio::pin!(idle);
@@ -190,7 +190,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn fault_2_4_the_one_that_has_rested_longest_makes_room_and_none_that_works() {
-        let connections = IdleConnections::default();
+        let connections = ConnectionsByIdleTime::default();
         let all = [connections.register(), connections.register(), connections.register()];
         let is_evicted = || all.iter().map(|one| one.evicted.is_cancelled()).collect::<Vec<_>>();
         let works = all[1].start_request();

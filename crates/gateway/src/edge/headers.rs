@@ -66,9 +66,9 @@ const TOKEN: &[u8] = b"plt_";
 const CREDENTIALS: [&str; 6] =
     ["authorization", "proxy-authorization", "x-api-key", "api-key", "x-auth-token", "x-access-token"];
 
-/// The `X-Forwarded-*` headers for an agent. What the client itself sends of them is
+/// The `X-ForwardedHeaders-*` headers for an agent. What the client itself sends of them is
 /// believed only from a trusted proxy.
-pub(crate) struct Forwarded<'a> {
+pub(crate) struct ForwardedHeaders<'a> {
     pub(crate) client: IpAddr,
     pub(crate) host: &'a str,
     /// The prefix that was taken off the path.
@@ -77,7 +77,7 @@ pub(crate) struct Forwarded<'a> {
     pub(crate) trusted: bool,
 }
 
-impl Forwarded<'_> {
+impl ForwardedHeaders<'_> {
     /// Sets them in place of all that the request had of the kind.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
         let said = headers.remove(X_FORWARDED_PROTO).filter(|_| self.trusted);
@@ -203,7 +203,8 @@ mod tests {
         assert_eq!(client_address(peer, true, &headers(&[("x-forwarded-for", "me")])), peer);
         let mut map =
             headers(&[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-proto", "https"), ("forwarded", "for=1")]);
-        Forwarded { client: peer, host: "a.localhost", prefix: None, tls: false, trusted: false }.write(&mut map);
+        ForwardedHeaders { client: peer, host: "a.localhost", prefix: None, tls: false, trusted: false }
+            .write(&mut map);
         let told =
             [("x-forwarded-for", "10.0.0.1"), ("x-forwarded-proto", "http"), ("x-forwarded-host", "a.localhost")];
         assert_eq!(map, headers(&told));

@@ -76,13 +76,13 @@ impl fmt::Display for Origin {
 
 /// The hosts whose requests are for the API.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct KnownHosts {
+pub(crate) struct ApiHosts {
     names: BTreeSet<String>,
     /// Hosts as our own clients write them: nothing of theirs need be taken apart.
     written: BTreeSet<String>,
 }
 
-impl KnownHosts {
+impl ApiHosts {
     /// These, and the names of these authorities.
     pub(crate) fn new<'a>(hosts: &BTreeSet<Host>, authorities: impl IntoIterator<Item = &'a str>) -> Self {
         let written: BTreeSet<String> =
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn fault_2_7_a_host_that_is_not_ours_is_not_known_whatever_it_looks_like() {
-        let hosts = KnownHosts::new(
+        let hosts = ApiHosts::new(
             &BTreeSet::from([Host::try_from("API.example.com".to_owned()).unwrap()]),
             ["gate.example.com:8443", "agents.example.com"],
         );

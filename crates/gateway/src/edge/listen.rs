@@ -12,12 +12,12 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::auth::audience::ListenAddress;
 use crate::edge::connection::Server;
-use crate::edge::eviction::IdleConnections;
+use crate::edge::eviction::ConnectionsByIdleTime;
 use crate::edge::limits::{client_block, client_key};
 use crate::edge::semaphore::{KeyedPermit, KeyedSemaphore};
 use crate::edge::source::Peer;
 use crate::ingress::target::ListenerKind;
-use crate::ingress::urls::{AgentUrl, PathUrl};
+use crate::ingress::urls::{AgentHostPattern, AgentPathPattern};
 use crate::{Config, ConfigError, Limits, Tls};
 
 /// The pause after the system refuses to accept (out of descriptors, mostly).
@@ -75,14 +75,14 @@ impl Listeners {
     }
 
     /// Where agents answer unless the configuration says otherwise.
-    pub(crate) fn agent_url(&self) -> Result<AgentUrl, ListenError> {
-        Ok(AgentUrl::localhost(self.first()?.port(), self.plain.is_empty()))
+    pub(crate) fn agent_url(&self) -> Result<AgentHostPattern, ListenError> {
+        Ok(AgentHostPattern::localhost(self.first()?.port(), self.plain.is_empty()))
     }
 
     /// Where agents are paths unless the configuration says otherwise.
-    pub(crate) fn path_url(&self) -> Result<Option<PathUrl>, ListenError> {
+    pub(crate) fn path_url(&self) -> Result<Option<AgentPathPattern>, ListenError> {
         let Some(first) = self.paths.first() else { return Ok(None) };
-        Ok(Some(PathUrl::at(first.local_addr().map_err(ListenError::Address)?)?))
+        Ok(Some(AgentPathPattern::at(first.local_addr().map_err(ListenError::Address)?)?))
     }
 
     /// The addresses, and which speak TLS.
@@ -142,7 +142,7 @@ impl ConnectionLimiter {
 
     /// A permit for one more connection. Where there is none, idle ones are ended; while
     /// none is idle, the client waits.
-    async fn acquire(&self, idle: &IdleConnections) -> Option<OwnedSemaphorePermit> {
+    async fn acquire(&self, idle: &ConnectionsByIdleTime) -> Option<OwnedSemaphorePermit> {
         if let Ok(permit) = Arc::clone(&self.all).try_acquire_owned() {
             return Some(permit);
         }

@@ -16,8 +16,8 @@ use hyper::body::{Body as _, Incoming};
 use store::RunRecord;
 use wire::fault::{Code, Fault};
 use x402::{
-    AnswerError, AnswerPermit, CheckedPayment, ClientAddr, PaymentRejection, PricedRequest, Quote, RequestBinding,
-    RequestHash, Seller, SettlementError,
+    AnswerPermit, AnswerWithheld, CheckedPayment, ClientAddr, PaidRequestHash, PaymentRejection, PricedRequest, Quote,
+    RequestBinding, Seller, SettlementUnknown,
 };
 
 use crate::edge::body::read_at_most;
@@ -47,19 +47,19 @@ impl VerifiedPayment<'_> {
     }
 
     /// What the payment is bound to.
-    pub(crate) fn hash(&self, head: &Parts, body: &[u8]) -> RequestHash {
-        RequestHash::of(head.method.as_str(), &self.quote.resource.url, body)
+    pub(crate) fn hash(&self, head: &Parts, body: &[u8]) -> PaidRequestHash {
+        PaidRequestHash::of(head.method.as_str(), &self.quote.resource.url, body)
     }
 
     /// Takes the payment for this request.
-    pub(crate) async fn pay(self, request: RequestHash, now: UnixMillis) -> Result<AnswerPermit, Response<Body>> {
+    pub(crate) async fn pay(self, request: PaidRequestHash, now: UnixMillis) -> Result<AnswerPermit, Response<Body>> {
         let bound = RequestBinding { request, now, claim: rand::random() };
         self.seller.take(self.payment, bound).await.map_err(payment_refused)
     }
 }
 
 /// The terms on which one request is let through.
-pub(crate) struct Paywall {
+pub(crate) struct PaywallTerms {
     seller: Arc<Seller>,
     quote: Quote,
     resource: String,
@@ -86,11 +86,11 @@ impl Gateway {
         price: Usdc,
         head: &Parts,
         client: IpAddr,
-    ) -> Result<Paywall, Refusal> {
+    ) -> Result<PaywallTerms, Refusal> {
         let payments = self.parts.payments.as_ref().ok_or_else(Refusal::no_chain)?;
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let url = format!("{}{path}", self.agent_url.of(record.pod));
-        Ok(Paywall {
+        Ok(PaywallTerms {
             seller: payments.seller()?,
             quote: payments.quote(record.wallet, &url, price).await?,
             resource: record.pod.to_string(),
@@ -109,7 +109,7 @@ impl Gateway {
     }
 }
 
-impl Paywall {
+impl PaywallTerms {
     /// The address of the client.
     pub(crate) const fn client(&self) -> ClientAddr {
         self.client
@@ -144,9 +144,9 @@ fn payment_refused(unsold: PaymentRejection) -> Response<Body> {
         PaymentRejection::Unavailable(error) => {
             tracing::warn!(%error, "a payment cannot be taken; its payer is told to try again");
             let (code, after) = match error {
-                SettlementError::Token(_) => (Code::ChainUnavailable, LATER_S),
-                SettlementError::Record(_) | SettlementError::Busy => (Code::PaymentsUnavailable, LATER_S),
-                SettlementError::Unavailable { retry_after_s, .. } => {
+                SettlementUnknown::Token(_) => (Code::ChainUnavailable, LATER_S),
+                SettlementUnknown::Record(_) | SettlementUnknown::Busy => (Code::PaymentsUnavailable, LATER_S),
+                SettlementUnknown::Unavailable { retry_after_s, .. } => {
                     (Code::PaymentsUnavailable, retry_after_s.unwrap_or(LATER_S))
                 }
             };
@@ -184,10 +184,10 @@ async fn record_answer(permit: AnswerPermit) -> Result<(), Refusal> {
         tracing::warn!(%error, "the answer to a paid request cannot be recorded and is withheld");
         let said = "the payment cannot be recorded just now; send the same request again";
         match error {
-            AnswerError::Lost => {
+            AnswerWithheld::Lost => {
                 Fault::new(Code::PaymentInFlight, "another copy of this request answers it").retry_after(SOON_S).into()
             }
-            AnswerError::Record(_) => Fault::new(Code::PaymentsUnavailable, said).retry_after(SOON_S).into(),
+            AnswerWithheld::Record(_) => Fault::new(Code::PaymentsUnavailable, said).retry_after(SOON_S).into(),
         }
     })
 }
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn fault_2_3_where_nothing_was_sent_the_payer_is_told_so_and_when_to_come_again() {
         let told_of = |retry_after_s| {
-            let error = SettlementError::Unavailable { why: "no more is relayed today".to_owned(), retry_after_s };
+            let error = SettlementUnknown::Unavailable { why: "no more is relayed today".to_owned(), retry_after_s };
             let answer = payment_refused(PaymentRejection::Unavailable(error));
             (answer.status(), answer.headers()[RETRY_AFTER].clone())
         };

@@ -25,7 +25,7 @@ use wire::fault::Code;
 use crate::Limits;
 use crate::edge::idle::IdleTimer;
 use crate::edge::requester::Requester;
-use crate::ingress::queue::{Queue, QueuePermit, busy};
+use crate::ingress::queue::{AgentConnectionPermit, Queue, busy};
 use crate::refusal::Refusal;
 
 /// Connections to one agent that are being opened at the same time: many servers
@@ -52,11 +52,11 @@ impl Pools {
     }
 
     /// Waits for a permit for one request to this agent.
-    pub(crate) async fn lease(&self, record: &RunRecord, requester: Requester) -> Result<Lease, Refusal> {
+    pub(crate) async fn lease(&self, record: &RunRecord, requester: Requester) -> Result<AgentRequestPermit, Refusal> {
         let pool = self.pool(record)?;
         let until = Instant::now() + Duration::from_millis(self.limits.agent_wait_ms);
         let permit = pool.queue.acquire(requester, until).await?;
-        Ok(Lease { pool, until, requester, _permit: permit })
+        Ok(AgentRequestPermit { pool, until, requester, _permit: permit })
     }
 
     /// The port that the agent serves. Its node is asked once: the port is its image's,
@@ -259,12 +259,12 @@ impl From<hyper::Error> for Refusal {
 }
 
 /// The permit for one request to an agent.
-pub(crate) struct Lease {
+pub(crate) struct AgentRequestPermit {
     pool: Arc<Pool>,
     /// When waiting for a connection ends.
     until: Instant,
     requester: Requester,
-    _permit: QueuePermit,
+    _permit: AgentConnectionPermit,
 }
 
 /// Why a request got no answer over a connection.
@@ -274,7 +274,7 @@ struct SendError {
     unsent: Option<Request<Body>>,
 }
 
-impl Lease {
+impl AgentRequestPermit {
     /// The same, which waits for a connection until then.
     pub(crate) fn until(self, until: Instant) -> Self {
         Self { until, ..self }

@@ -24,14 +24,14 @@ use wire::fault::{Code, Fault};
 
 use crate::edge::eviction::ActiveRequest;
 use crate::edge::guarded::GuardedBody;
-use crate::edge::headers::{self, Forwarded};
+use crate::edge::headers::{self, ForwardedHeaders};
 use crate::edge::idle::IdleTimer;
 use crate::edge::limits::client_key;
 use crate::edge::requester::Requester;
 use crate::edge::source::RequestSource;
 use crate::edge::streams::StreamPermit;
-use crate::ingress::paywall::{Paywall, finish};
-use crate::ingress::pool::{Lease, unreachable};
+use crate::ingress::paywall::{PaywallTerms, finish};
+use crate::ingress::pool::{AgentRequestPermit, unreachable};
 use crate::ingress::pricing::{AgentPricing, Charge};
 use crate::ingress::request::{is_preflight, rewrite};
 use crate::ingress::response::confine;
@@ -66,7 +66,7 @@ pub(crate) async fn forward(
     let charge = pricing.charge.filter(|_| !is_preflight(&request));
     let (head, body) = request.into_parts();
     let prefix = if let AddressedBy::Path(prefix) = &named.addressed_by { Some(prefix.as_str()) } else { None };
-    let forwarded = Forwarded { client: source.address, host, prefix, tls: source.tls, trusted: source.trusted };
+    let forwarded = ForwardedHeaders { client: source.address, host, prefix, tls: source.tls, trusted: source.trusted };
     let mut outgoing = head.clone();
     let token = upgrade::take_token(&mut outgoing.headers);
     let context = ResponseContext {
@@ -87,7 +87,7 @@ pub(crate) async fn forward(
 
 /// The permits that a request needs to be passed on.
 struct AgentPermits {
-    lease: Lease,
+    lease: AgentRequestPermit,
     /// Where the connection may be upgraded.
     stream: Option<(UpgradeRequest, StreamPermit)>,
 }
@@ -118,7 +118,7 @@ struct ResponseContext {
 
 /// A request that has a price.
 struct PaidRequest {
-    paywall: Paywall,
+    paywall: PaywallTerms,
     record: RunRecord,
     client: Option<UpgradeRequest>,
     context: ResponseContext,

@@ -28,7 +28,7 @@ pub(crate) struct Queue {
 /// A permit for one connection; given back when dropped.
 #[derive(Debug)]
 #[expect(dead_code, reason = "holding it is what it is for")]
-pub(crate) struct QueuePermit(Vec<OwnedSemaphorePermit>, Vec<KeyedPermit<QuotaKey>>);
+pub(crate) struct AgentConnectionPermit(Vec<OwnedSemaphorePermit>, Vec<KeyedPermit<QuotaKey>>);
 
 impl Queue {
     pub(crate) fn new(limits: &Limits) -> Self {
@@ -48,7 +48,7 @@ impl Queue {
     }
 
     /// Waits for a permit until then.
-    pub(crate) async fn acquire(&self, requester: Requester, until: Instant) -> Result<QueuePermit, Refusal> {
+    pub(crate) async fn acquire(&self, requester: Requester, until: Instant) -> Result<AgentConnectionPermit, Refusal> {
         let waiting = match requester {
             Requester::Holder => &self.waiting_holders,
             Requester::Payer(..) => &self.waiting_payers,
@@ -61,7 +61,7 @@ impl Queue {
     }
 
     // The semaphores are never closed: `None` stands for what cannot be.
-    async fn connection(&self, requester: Requester) -> Option<QueuePermit> {
+    async fn connection(&self, requester: Requester) -> Option<AgentConnectionPermit> {
         // One's own quota first: who waits for that holds up nobody else.
         let mut quotas = Vec::new();
         for key in requester.quotas() {
@@ -76,7 +76,7 @@ impl Queue {
         for group in groups {
             permits.push(Arc::clone(group).acquire_owned().await.ok()?);
         }
-        Some(QueuePermit(permits, quotas))
+        Some(AgentConnectionPermit(permits, quotas))
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
         Queue::new(&limits)
     }
 
-    async fn permits_of(queue: &Queue, requester: Requester) -> Vec<QueuePermit> {
+    async fn permits_of(queue: &Queue, requester: Requester) -> Vec<AgentConnectionPermit> {
         let mut permits_of = Vec::new();
         while let Ok(acquire) = queue.acquire(requester, soon()).await {
             permits_of.push(acquire);

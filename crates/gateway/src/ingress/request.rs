@@ -6,7 +6,7 @@ use http::{Method, Request, Uri, Version};
 use wire::TRACEPARENT;
 use wire::fault::Code;
 
-use crate::edge::headers::{self, Forwarded};
+use crate::edge::headers::{self, ForwardedHeaders};
 use crate::edge::source::RequestSource;
 use crate::ingress::upgrade::Socket;
 use crate::refusal::Refusal;
@@ -15,7 +15,7 @@ use crate::refusal::Refusal;
 pub(crate) fn rewrite(
     mut head: Parts,
     source: &RequestSource,
-    forwarded: &Forwarded<'_>,
+    forwarded: &ForwardedHeaders<'_>,
     socket: Option<Socket>,
 ) -> Result<Request<()>, Refusal> {
     if head.method == Method::CONNECT {

@@ -41,7 +41,7 @@ pub(crate) fn is_reserved(label: &str) -> bool {
 
 /// An agent's own host, taken apart once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct AgentUrl {
+pub(crate) struct AgentHostPattern {
     /// `http://` or `https://`.
     scheme: String,
     /// `.domain[:port]`.
@@ -50,9 +50,9 @@ pub(crate) struct AgentUrl {
     suffix: String,
 }
 
-impl AgentUrl {
+impl AgentHostPattern {
     pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
-        let refused = || ConfigError::AgentUrl(text.to_owned());
+        let refused = || ConfigError::AgentHostPattern(text.to_owned());
         let (scheme, after_id) = text.split_once("{id}").ok_or_else(refused)?;
         let suffix = after_id.split_once(':').map_or(after_id, |(domain, _)| domain);
         let shaped = matches!(scheme, "http://" | "https://")
@@ -107,7 +107,7 @@ impl AgentUrl {
 
 /// Agents under paths: `<base>/{id}`, taken apart once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PathUrl {
+pub(crate) struct AgentPathPattern {
     /// `http://` or `https://`, and the host.
     origin: String,
     /// The host, with its port if it has one.
@@ -116,9 +116,9 @@ pub(crate) struct PathUrl {
     before_id: String,
 }
 
-impl PathUrl {
+impl AgentPathPattern {
     pub(crate) fn parse(text: &str) -> Result<Self, ConfigError> {
-        let refused = || ConfigError::PathUrl(text.to_owned());
+        let refused = || ConfigError::AgentPathPattern(text.to_owned());
         let base = text.strip_suffix("{id}").ok_or_else(refused)?;
         let (scheme, rest) = base.split_once("://").ok_or_else(refused)?;
         let (authority, path) = rest.split_at_checked(rest.find('/').ok_or_else(refused)?).ok_or_else(refused)?;
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn an_agents_host_is_its_id_under_our_domain_and_nothing_else() {
-        let url = AgentUrl::parse("https://{id}.agents.example.com").unwrap();
+        let url = AgentHostPattern::parse("https://{id}.agents.example.com").unwrap();
         assert_eq!(url.of(id()), "https://a1b2c3d4-e5f6-7890.agents.example.com");
         assert_eq!(url.host(id()), "a1b2c3d4-e5f6-7890.agents.example.com");
         assert_eq!(url.domain(), "agents.example.com");
@@ -186,22 +186,22 @@ mod tests {
         {
             assert_eq!(url.agent(host), None, "{host}");
         }
-        assert_eq!(AgentUrl::localhost(8080, false).of(id()), "http://a1b2c3d4-e5f6-7890.localhost:8080");
+        assert_eq!(AgentHostPattern::localhost(8080, false).of(id()), "http://a1b2c3d4-e5f6-7890.localhost:8080");
     }
 
     #[test]
     fn an_agents_path_begins_with_its_id_behind_whatever_a_proxy_takes_away() {
-        let here = PathUrl::at("127.0.0.1:8081".parse().unwrap()).unwrap();
+        let here = AgentPathPattern::at("127.0.0.1:8081".parse().unwrap()).unwrap();
         assert_eq!(here.of(id()), "http://127.0.0.1:8081/a1b2c3d4-e5f6-7890");
         assert_eq!((here.prefix(id()).as_str(), here.authority()), ("/a1b2c3d4-e5f6-7890", "127.0.0.1:8081"));
-        let behind = PathUrl::parse("https://example.com/agents/{id}").unwrap();
+        let behind = AgentPathPattern::parse("https://example.com/agents/{id}").unwrap();
         assert_eq!(behind.of(id()), "https://example.com/agents/a1b2c3d4-e5f6-7890");
         assert_eq!(behind.prefix(id()), "/agents/a1b2c3d4-e5f6-7890");
         for text in ["", "{id}", "http://a{id}", "http://a/{id}/", "ftp://a/{id}", "http://u@a/{id}", "http://a/?{id}"]
         {
-            assert_eq!(PathUrl::parse(text), Err(ConfigError::PathUrl(text.to_owned())), "{text}");
+            assert_eq!(AgentPathPattern::parse(text), Err(ConfigError::AgentPathPattern(text.to_owned())), "{text}");
         }
         let everywhere = "0.0.0.0:8081".parse().unwrap();
-        assert_eq!(PathUrl::at(everywhere), Err(ConfigError::NoPathUrl(everywhere)));
+        assert_eq!(AgentPathPattern::at(everywhere), Err(ConfigError::NoPathUrl(everywhere)));
     }
 }

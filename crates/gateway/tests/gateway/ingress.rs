@@ -139,10 +139,10 @@ async fn reserved(edge: &Edge) -> (domain::RunId, String) {
     let id = domain::RunId::from_bits(42);
     let tiers = domain::Tiers::romulus();
     let (tier, tier_config) = tiers.lowest();
-    let reservation = store::Reservation {
+    let reservation = store::RunReservation {
         replay_key: store::ReplayKey { key: [1; 32], expires_at: domain::UnixMillis(u64::from(u32::MAX) * 1000) },
         id,
-        pod: store::PodChoice::New { name: None, ephemeral: false },
+        pod: store::RunPod::New { name: None, ephemeral: false },
         brought: false,
         wallet: holder().wallet(),
         agent_type: "echo".to_owned(),

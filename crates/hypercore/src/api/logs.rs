@@ -16,7 +16,7 @@ use wire::fault::{Code, Fault};
 
 use super::fault::ApiError;
 use super::state::{Api, id, query};
-use crate::logs::{Form, read};
+use crate::logs::{LogFormat, read};
 use crate::streams::ConnectionPermit;
 
 /// Which log.
@@ -65,8 +65,8 @@ pub(crate) async fn logs(
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     let Some(logs) = handle.logs.get() else { return Ok(([(CONTENT_TYPE, kind)], "").into_response()) };
     let (files, form) = match which.source {
-        Source::Agent => (Arc::clone(&logs.agent), Form::Text),
-        Source::Console => (Arc::clone(&logs.console), Form::Raw),
+        Source::Agent => (Arc::clone(&logs.agent), LogFormat::Text),
+        Source::Console => (Arc::clone(&logs.console), LogFormat::Raw),
     };
     let lines =
         read(files, form, which.follow).map_err(|error| ApiError::internal(&error, "the log cannot be read"))?;

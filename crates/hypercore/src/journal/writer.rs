@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use domain::{MarkKind, RunId, UnixMillis};
-use durable::DiskReserve;
+use durable::BallastFile;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use wire::node::{AgentMark, MarksPage};
@@ -64,7 +64,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     /// Opens it. With `most` marks that nobody has fetched it is full.
-    pub(crate) fn open(path: &Path, most: usize, reserve: DiskReserve) -> Result<Self, JournalError> {
+    pub(crate) fn open(path: &Path, most: usize, reserve: BallastFile) -> Result<Self, JournalError> {
         let opened = match JournalFile::open(path) {
             Err(error) if make_room(&reserve, &error) => JournalFile::open(path),
             other => other,
@@ -136,7 +136,7 @@ struct Writer {
     last: watch::Sender<u64>,
     /// Marks in the file that were fetched.
     stale: u64,
-    reserve: DiskReserve,
+    reserve: BallastFile,
 }
 
 impl Writer {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use domain::{Generation, RunId};
 
-use durable::DiskReserve;
+use durable::BallastFile;
 use sandbox::is_full;
 use seal::Sealer;
 
@@ -43,7 +43,7 @@ impl LedgerError {
 pub(crate) struct Ledger {
     root: PathBuf,
     sealer: Sealer,
-    reserve: DiskReserve,
+    reserve: BallastFile,
 }
 
 /// What was found at the start.
@@ -59,7 +59,7 @@ pub(crate) struct LedgerScan {
 
 impl Ledger {
     /// Opens the ledger under the node's state folder.
-    pub(crate) fn open(state: &Path, reserve: DiskReserve) -> Result<Self, LedgerError> {
+    pub(crate) fn open(state: &Path, reserve: BallastFile) -> Result<Self, LedgerError> {
         let root = state.join("sandboxes");
         durable::make_dir("ledger", &root).map_err(|source| failed("make", &root, source))?;
         let key = state.join("node.key");
@@ -100,7 +100,7 @@ impl Ledger {
 pub(crate) struct SandboxDir {
     dir: PathBuf,
     sealer: Sealer,
-    reserve: DiskReserve,
+    reserve: BallastFile,
 }
 
 impl SandboxDir {
@@ -212,11 +212,11 @@ mod tests {
 
     use super::super::record::VERSION;
     use super::*;
-    use crate::policy::DesiredSpec;
+    use crate::policy::SpecWithoutEnv;
 
     fn record(bits: u64) -> SandboxRecord {
         let run = RunId::from_bits(bits);
-        let desired = DesiredSpec {
+        let desired = SpecWithoutEnv {
             pod: PodId::minted(run),
             data: DataDisk::KeptOrEmpty,
             generation: Generation(1),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use wire::node::{DataDisk, DataPolicy, Phase};
 use wire::pod::ImageRunConfig;
 
-use crate::policy::DesiredSpec;
+use crate::policy::SpecWithoutEnv;
 
 /// The form of a record that this program writes. It reads the earlier ones too; a
 /// record of a later program is left alone, and its sandbox with it.
@@ -46,7 +46,7 @@ pub(crate) struct SandboxRecord {
     pub(crate) version: u32,
     pub(crate) id: RunId,
     pub(crate) slot: u16,
-    pub(crate) desired: DesiredSpec,
+    pub(crate) desired: SpecWithoutEnv,
     /// What the image said when the sandbox was made.
     pub(crate) run: ImageRunConfig,
     pub(crate) wanted: DesiredState,
@@ -70,7 +70,7 @@ impl SandboxRecord {
     /// A sandbox that was just asked for.
     pub(crate) const fn new(
         slot: Slot,
-        desired: DesiredSpec,
+        desired: SpecWithoutEnv,
         run: ImageRunConfig,
         disk_mib: u64,
         now: UnixMillis,
@@ -160,7 +160,7 @@ fn migrate(fields: &mut Map<String, Value>, version: u64, id: RunId) {
 
 #[cfg(test)]
 mod tests {
-    use sandbox::{ProcessFacts, QemuFacts};
+    use sandbox::{ProcessFacts, VmmFacts};
 
     use super::*;
 
@@ -187,7 +187,7 @@ mod tests {
         for text in [RUNNING_1, RUNNING_2] {
             let process = ProcessFacts { pid: 1, started: 7, boot: "fake".to_owned() };
             let facts = SandboxRecord::parse(text, id()).unwrap().facts;
-            assert_eq!(facts, Some(GuestFacts::Qemu(QemuFacts { process })), "its guest is found by these");
+            assert_eq!(facts, Some(GuestFacts::Qemu(VmmFacts { process })), "its guest is found by these");
         }
         assert_eq!(SandboxRecord::parse(FAILED_2, id()).unwrap().failed, Some(FailReason::CrashLoop));
         assert_eq!(SandboxRecord::parse(ENDING_2, id()).unwrap().wanted, DesiredState::GoneKept);

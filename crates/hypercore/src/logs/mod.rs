@@ -6,5 +6,5 @@ mod reader;
 mod rotated;
 
 pub(crate) use lines::AgentLog;
-pub(crate) use reader::{Form, read};
+pub(crate) use reader::{LogFormat, read};
 pub(crate) use rotated::RotatedLog;

@@ -18,7 +18,7 @@ const PIECE: usize = 16 * 1024;
 
 /// How what is read is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum LogFormat {
     /// As it is.
     Raw,
     /// An agent's lines, without what only the node needs.
@@ -28,7 +28,7 @@ pub(crate) enum Form {
 struct Reader {
     log: Arc<RotatedLog>,
     end: watch::Receiver<End>,
-    form: Form,
+    form: LogFormat,
     follow: bool,
     /// Where in which file.
     number: u64,
@@ -41,7 +41,7 @@ struct Reader {
 /// All that the log still holds, and if `follow` all that comes, until it is closed.
 pub(crate) fn read(
     log: Arc<RotatedLog>,
-    form: Form,
+    form: LogFormat,
     follow: bool,
 ) -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send> {
     let end = log.watch();
@@ -99,8 +99,8 @@ impl Reader {
 
     fn show(&mut self, piece: &[u8]) -> Bytes {
         match self.form {
-            Form::Raw => Bytes::copy_from_slice(piece),
-            Form::Text => {
+            LogFormat::Raw => Bytes::copy_from_slice(piece),
+            LogFormat::Text => {
                 self.rest.extend_from_slice(piece);
                 let whole = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
                 let lines = self.rest.split_to(whole);
@@ -120,7 +120,7 @@ mod tests {
 
     use super::*;
 
-    async fn all(log: &Arc<RotatedLog>, form: Form) -> Vec<u8> {
+    async fn all(log: &Arc<RotatedLog>, form: LogFormat) -> Vec<u8> {
         let pieces: Vec<Bytes> = read(Arc::clone(log), form, false).unwrap().try_collect().await.unwrap();
         pieces.concat()
     }
@@ -129,7 +129,7 @@ mod tests {
     async fn a_follower_gets_every_byte_across_turns_and_ends_with_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let log = Arc::new(RotatedLog::open(dir.path(), "x", 4_000, false).unwrap());
-        let mut follower = Box::pin(read(Arc::clone(&log), Form::Raw, true).unwrap());
+        let mut follower = Box::pin(read(Arc::clone(&log), LogFormat::Raw, true).unwrap());
         let (mut written, mut got) = (Vec::new(), Vec::new());
         for turn in 0..100_u32 {
             let piece = format!("line {turn}, {}\n", "x".repeat(90));
@@ -149,7 +149,7 @@ mod tests {
         for _ in 0..10 {
             log.append(&[b'x'; 30]).unwrap();
         }
-        assert_eq!(all(&log, Form::Raw).await.len(), 60);
+        assert_eq!(all(&log, LogFormat::Raw).await.len(), 60);
     }
 
     #[tokio::test]
@@ -157,7 +157,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = Arc::new(RotatedLog::open(dir.path(), "x", 100, false).unwrap());
         log.append(b"first").unwrap();
-        let mut follower = Box::pin(read(Arc::clone(&log), Form::Raw, true).unwrap());
+        let mut follower = Box::pin(read(Arc::clone(&log), LogFormat::Raw, true).unwrap());
         assert_eq!(follower.next().await.unwrap().unwrap(), "first");
         for _ in 0..10 {
             log.append(&[b'x'; 40]).unwrap();
@@ -173,6 +173,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = Arc::new(RotatedLog::open(dir.path(), "x", 1_000, true).unwrap());
         log.append(b"1 1 hello world\n1 2 \n2 1 again\n").unwrap();
-        assert_eq!(all(&log, Form::Text).await, b"hello world\n\nagain\n");
+        assert_eq!(all(&log, LogFormat::Text).await, b"hello world\n\nagain\n");
     }
 }

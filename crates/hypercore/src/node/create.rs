@@ -14,7 +14,7 @@ use super::info::disk_room;
 use super::{CreateError, Node};
 use crate::error_chain::error_chain;
 use crate::ledger::{SandboxRecord, Secrets};
-use crate::policy::{DesiredSpec, DiskSpace, SpecMatch, offer};
+use crate::policy::{DiskSpace, SpecMatch, SpecWithoutEnv, offer};
 use crate::registry::Admission;
 use crate::task::{Handle, Origin, Task};
 
@@ -63,7 +63,7 @@ impl Node {
         self.refuse_second_run(id, spec.pod)?;
         let room = room.with_guests(self.data_to_take_back(spec).await? / MIB);
         let disk_mib = self.shared.config.agent_disk_mib();
-        let (desired, now) = (DesiredSpec::from(spec), self.shared.clock.now());
+        let (desired, now) = (SpecWithoutEnv::from(spec), self.shared.clock.now());
         let mut made = None;
         let ask = domain::ResourceRequest { cores: spec.cores, memory_mib: spec.memory_mib };
         let entry = self.shared.registry.enter(id, ask, room, |number| {

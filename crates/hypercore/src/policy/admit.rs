@@ -6,7 +6,7 @@ use wire::node::{DataDisk, SandboxSpec};
 
 /// A spec without its environment: what may be written down in the clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct DesiredSpec {
+pub(crate) struct SpecWithoutEnv {
     /// The POD that this is a run of.
     pub(crate) pod: PodId,
     /// Whether there must be data of that POD.
@@ -17,7 +17,7 @@ pub(crate) struct DesiredSpec {
     pub(crate) memory_mib: u64,
 }
 
-impl From<&SandboxSpec> for DesiredSpec {
+impl From<&SandboxSpec> for SpecWithoutEnv {
     fn from(spec: &SandboxSpec) -> Self {
         let &SandboxSpec { pod, data, generation, image, cores, memory_mib, env: _ } = spec;
         Self { pod, data, generation, image, cores, memory_mib }
@@ -36,7 +36,11 @@ pub(crate) enum SpecMatch {
 
 /// Compares. `same_environment` is only asked when all else is equal, since the
 /// held environment has to be unsealed for it.
-pub(crate) fn offer(held: DesiredSpec, offered: DesiredSpec, same_environment: impl FnOnce() -> bool) -> SpecMatch {
+pub(crate) fn offer(
+    held: SpecWithoutEnv,
+    offered: SpecWithoutEnv,
+    same_environment: impl FnOnce() -> bool,
+) -> SpecMatch {
     if held == offered && same_environment() { SpecMatch::Same } else { SpecMatch::Stale }
 }
 
@@ -44,10 +48,10 @@ pub(crate) fn offer(held: DesiredSpec, offered: DesiredSpec, same_environment: i
 mod tests {
     use super::*;
 
-    fn desired(generation: u64, cores: u32) -> DesiredSpec {
+    fn desired(generation: u64, cores: u32) -> SpecWithoutEnv {
         let pod = PodId::minted(domain::RunId::from_bits(1));
         let image = ImageDigest([7; 32]);
-        DesiredSpec {
+        SpecWithoutEnv {
             pod,
             data: DataDisk::KeptOrEmpty,
             generation: Generation(generation),
@@ -62,8 +66,8 @@ mod tests {
         let held = desired(2, 1);
         assert_eq!(offer(held, desired(2, 1), || true), SpecMatch::Same);
         assert_eq!(offer(held, desired(2, 1), || false), SpecMatch::Stale);
-        let must_be_there = DesiredSpec { data: DataDisk::Kept, ..held };
-        let of_another_pod = DesiredSpec { pod: PodId::minted(domain::RunId::from_bits(2)), ..held };
+        let must_be_there = SpecWithoutEnv { data: DataDisk::Kept, ..held };
+        let of_another_pod = SpecWithoutEnv { pod: PodId::minted(domain::RunId::from_bits(2)), ..held };
         for other in [desired(1, 1), desired(3, 1), desired(2, 2), must_be_there, of_another_pod] {
             assert_eq!(offer(held, other, || true), SpecMatch::Stale);
         }

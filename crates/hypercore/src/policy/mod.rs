@@ -6,8 +6,8 @@ mod readiness;
 mod restart;
 mod retention;
 
-pub(crate) use admit::{DesiredSpec, SpecMatch, offer};
+pub(crate) use admit::{SpecMatch, SpecWithoutEnv, offer};
 pub(crate) use capacity::{Allocated, Capacity, DiskSpace};
-pub(crate) use readiness::Readiness;
+pub(crate) use readiness::GuestReadiness;
 pub(crate) use restart::{RestartDecision, RestartPolicy};
-pub(crate) use retention::{KeptAges, kept_until};
+pub(crate) use retention::{KeptDurations, kept_until};

@@ -19,7 +19,7 @@ use super::order::{Ending, StageName};
 use crate::context::NodeContext;
 use crate::guest::{IdentityDelivery, PodClient, PodError};
 use crate::ledger::{SandboxRecord, Secrets, random};
-use crate::policy::Readiness;
+use crate::policy::GuestReadiness;
 
 /// Bytes for the guest kernel's generator.
 const ENTROPY_BYTES: usize = 64;
@@ -34,7 +34,7 @@ impl Task {
         self.open().await?;
         if !std::mem::take(&mut self.counted) {
             self.record.starts += 1;
-            self.readiness = Readiness::default();
+            self.readiness = GuestReadiness::default();
             self.record.facts = None;
             self.save().await?;
         }

@@ -3,17 +3,17 @@
 
 use std::time::Duration;
 
-use domain::{FailReason, WaitReason};
+use domain::{FailReason, NodeShortage};
 use sandbox::{RuntimeError, is_full};
 
 use crate::error_chain::error_chain;
 use crate::journal::JournalError;
 use crate::ledger::LedgerError;
-use crate::policy::Readiness;
+use crate::policy::GuestReadiness;
 
 /// What the node lacks, and how that was noticed.
 pub(super) struct Shortage {
-    pub(super) lacks: WaitReason,
+    pub(super) lacks: NodeShortage,
     pub(super) cause: String,
 }
 
@@ -36,7 +36,7 @@ pub(super) enum GuestFailure {
     #[error("{0}")]
     Pod(String),
     /// It was ready, and then not, too often.
-    #[error("it became ready and unready more than {most} times in a while", most = Readiness::MOST)]
+    #[error("it became ready and unready more than {most} times in a while", most = GuestReadiness::MOST)]
     Flaps,
 }
 
@@ -74,11 +74,13 @@ pub(super) enum BookkeepingError {
 }
 
 impl BookkeepingError {
-    pub(super) fn wait_reason(&self) -> WaitReason {
+    pub(super) fn wait_reason(&self) -> NodeShortage {
         match self {
-            Self::Ledger(error) if error.is_of_a_full_disk() => WaitReason::Disk,
-            Self::Log(error) if is_full(error) => WaitReason::Disk,
-            Self::Ledger(_) | Self::Journal(_) | Self::Log(_) | Self::Blocking(_) | Self::Closed => WaitReason::Ledger,
+            Self::Ledger(error) if error.is_of_a_full_disk() => NodeShortage::Disk,
+            Self::Log(error) if is_full(error) => NodeShortage::Disk,
+            Self::Ledger(_) | Self::Journal(_) | Self::Log(_) | Self::Blocking(_) | Self::Closed => {
+                NodeShortage::Ledger
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use super::order::Order;
 use crate::guest::PodClient;
 use crate::ledger::{LedgerError, SandboxDir};
 use crate::logs::RotatedLog;
-use crate::policy::DesiredSpec;
+use crate::policy::SpecWithoutEnv;
 use crate::streams::Streams;
 
 /// How a task begins.
@@ -28,7 +28,7 @@ pub(crate) enum Origin {
 /// A handle on a sandbox's task.
 pub(crate) struct Handle {
     pub(crate) slot: Slot,
-    pub(crate) desired: DesiredSpec,
+    pub(crate) desired: SpecWithoutEnv,
     /// What its disks are promised.
     pub(crate) disk_mib: u64,
     /// The port its agent serves.

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{FailReason, MarkKind, RunId, UnixMillis, WaitReason};
+use domain::{FailReason, MarkKind, NodeShortage, RunId, UnixMillis};
 use sandbox::{DiskRetention, Guest, GuestFacts, GuestSpec, RuntimeError};
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
@@ -22,7 +22,7 @@ use crate::guest::PodClient;
 use crate::journal::JournalError;
 use crate::ledger::{DesiredState, SandboxDir, SandboxRecord, Secrets};
 use crate::logs::{AgentLog, RotatedLog};
-use crate::policy::{DesiredSpec, Readiness, RestartDecision};
+use crate::policy::{GuestReadiness, RestartDecision, SpecWithoutEnv};
 
 /// Where a sandbox's task is.
 pub(super) enum Stage {
@@ -37,7 +37,7 @@ pub(super) enum Stage {
     /// The node lacks something: what there is is looked at again later.
     Wait(Shortage),
     /// It runs, and its VMM has stopped it for want of something.
-    Suspended(RunningGuest, WaitReason),
+    Suspended(RunningGuest, NodeShortage),
     /// It was given up.
     Failed(FailReason),
     /// It ends.
@@ -47,7 +47,7 @@ pub(super) enum Stage {
 /// A wait for what the node lacks.
 #[derive(Clone, Copy)]
 pub(super) struct Waiting {
-    lacks: WaitReason,
+    lacks: NodeShortage,
     since: UnixMillis,
     tries: u32,
 }
@@ -66,7 +66,7 @@ pub(crate) struct Task {
     /// The next start is in the record already.
     pub(super) counted: bool,
     /// When the guest became ready lately.
-    pub(super) readiness: Readiness,
+    pub(super) readiness: GuestReadiness,
     /// Nothing was ever made of it.
     pub(super) fresh: bool,
     pub(super) waiting: Option<Waiting>,
@@ -101,7 +101,7 @@ impl Task {
             trace: None,
             agent_log: None,
             counted: false,
-            readiness: Readiness::default(),
+            readiness: GuestReadiness::default(),
             fresh: false,
             waiting: None,
         }
@@ -303,7 +303,7 @@ impl Task {
             () = sleep(BOOKS_DEADLINE) => {}
         }
         let cause = "the node's metering journal is not written: its disk takes nothing".to_owned();
-        self.show_shortage(&Shortage { lacks: WaitReason::Ledger, cause });
+        self.show_shortage(&Shortage { lacks: NodeShortage::Ledger, cause });
         let heard = tokio::select! {
             biased;
             marked = &mut marked => marked.map(|()| None)?,
@@ -460,7 +460,7 @@ impl Task {
 
     pub(super) fn spec(&self, base: PathBuf) -> GuestSpec {
         let SandboxRecord { desired, ran, .. } = &self.record;
-        let DesiredSpec { pod, data, cores, memory_mib, generation: _, image: _ } = *desired;
+        let SpecWithoutEnv { pod, data, cores, memory_mib, generation: _, image: _ } = *desired;
         GuestSpec { slot: self.record.slot(), pod, data, cores, memory_mib, base, ran: *ran }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use domain::{RunId, UnixMillis, WaitReason};
-use sandbox::{GuestCondition, Runtime};
+use domain::{NodeShortage, RunId, UnixMillis};
+use sandbox::{GuestProgress, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use wire::node::Phase;
 use wire::pod::PodPhase;
@@ -29,7 +29,7 @@ enum NotReady {
     /// The guest must be started again, unless its VMM has only stopped it.
     Guest(GuestFailure),
     /// Its VMM has stopped it for want of something.
-    Suspended(WaitReason),
+    Suspended(NodeShortage),
 }
 
 impl Task {
@@ -73,7 +73,7 @@ impl Task {
     async fn stopped(
         &mut self,
         live: RunningGuest,
-        wait_reason: WaitReason,
+        wait_reason: NodeShortage,
         at: UnixMillis,
     ) -> Result<Stage, BookkeepingError> {
         Ok(match self.unready(at).await? {
@@ -87,7 +87,7 @@ impl Task {
     pub(super) async fn suspended(
         &mut self,
         mut live: RunningGuest,
-        lacks: WaitReason,
+        lacks: NodeShortage,
     ) -> Result<Stage, BookkeepingError> {
         let cause = "the VMM has stopped the guest: a disk of the host is full or does not work".to_owned();
         let want = Shortage { lacks, cause };
@@ -120,15 +120,15 @@ impl Task {
             return false;
         }
         sleep(SETTLE).await;
-        matches!(runtime.condition(id).await, Ok(GuestCondition::Running))
+        matches!(runtime.condition(id).await, Ok(GuestProgress::Running))
     }
 }
 
 /// What a guest that runs is stopped for want of, if it is.
-async fn condition(runtime: &dyn Runtime, id: RunId) -> Option<WaitReason> {
+async fn condition(runtime: &dyn Runtime, id: RunId) -> Option<NodeShortage> {
     match runtime.condition(id).await {
-        Ok(GuestCondition::Paused(wait_reason)) => Some(wait_reason),
-        Ok(GuestCondition::Running) | Err(_) => None,
+        Ok(GuestProgress::Paused(wait_reason)) => Some(wait_reason),
+        Ok(GuestProgress::Running) | Err(_) => None,
     }
 }
 

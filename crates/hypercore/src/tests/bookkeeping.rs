@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::{Clock, FailReason, MarkKind, WaitReason};
+use domain::{Clock, FailReason, MarkKind, NodeShortage};
 use fixtures::until_holds;
 use sandbox::RuntimeOperation;
 use tokio::time::timeout;
@@ -28,7 +28,7 @@ fn no_record(host: &TestNode) -> PathBuf {
 }
 
 fn waits_for_the_records(sandbox: &Sandbox) -> bool {
-    matches!(sandbox.phase, Phase::Waiting { lacks: WaitReason::Ledger, .. })
+    matches!(sandbox.phase, Phase::Waiting { lacks: NodeShortage::Ledger, .. })
 }
 
 async fn one_ready(host: &TestNode) -> Daemon {

@@ -17,7 +17,7 @@ use wire::{Environment, Secret};
 use super::pod::{Guests, PodBehavior, run};
 use crate::api::{Api, routes};
 use crate::context::NodeContext;
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::HeartbeatFile;
 use crate::images::{BaseImage, ImageCatalog};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
@@ -93,7 +93,7 @@ impl TestNode {
     /// A daemon to whose journal this is done before it takes anything up.
     pub(super) async fn daemon_with(&self, prepare: impl FnOnce(Journal)) -> Daemon {
         let state = self.state();
-        let (heartbeat, last_alive) = Heartbeat::open(&state.join("heartbeat")).expect("a heartbeat");
+        let (heartbeat, last_alive) = HeartbeatFile::open(&state.join("heartbeat")).expect("a heartbeat");
         let runtime: Arc<dyn sandbox::Runtime> = Arc::new(self.machine.driver());
         let runtime_info = runtime.info();
         let capacity = Capacity {

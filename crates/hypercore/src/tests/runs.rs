@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{Clock, Generation, PodId, RunId, WaitReason};
+use domain::{Clock, Generation, NodeShortage, PodId, RunId};
 use fixtures::until_holds;
 use sandbox::{DriverRefusal, RuntimeOperation};
 use wire::node::{DataDisk, DataPolicy, Phase, SandboxSpec};
@@ -10,7 +10,7 @@ use wire::node::{DataDisk, DataPolicy, Phase, SandboxSpec};
 use super::node::{Daemon, TestNode, id, spec_of};
 use super::pod::PodBehavior;
 use crate::node::{CreateError, CreateOutcome};
-use crate::policy::KeptAges;
+use crate::policy::KeptDurations;
 use crate::retention;
 use crate::task::DeleteError;
 
@@ -137,14 +137,14 @@ async fn what_is_kept_is_erased_by_its_owners_word_and_never_while_its_pod_runs(
     host.machine.fail(Some(DriverRefusal::DiskFull { path: "/".into(), free_mib: 1, least_mib: 2 }));
     daemon.offer_run(id(2), &must_have_data()).await.unwrap();
     // It has not taken its data back yet, and has the right to it.
-    daemon.until(id(2), |sandbox| matches!(sandbox.phase, Phase::Waiting { lacks: WaitReason::Disk, .. })).await;
+    daemon.until(id(2), |sandbox| matches!(sandbox.phase, Phase::Waiting { lacks: NodeShortage::Disk, .. })).await;
     for refused in [
         daemon.node.erase_data(pod()).await,
         daemon.node.delete(id(1), Some(pod()), Duration::ZERO, DataPolicy::Erase).await.map(drop),
     ] {
         assert!(matches!(refused, Err(DeleteError::PodRunning { run, .. }) if run == id(2)));
     }
-    let (mut ages, month) = (KeptAges::default(), Duration::from_millis(host.config.retention_ms()));
+    let (mut ages, month) = (KeptDurations::default(), Duration::from_millis(host.config.retention_ms()));
     for _ in 0..3 {
         retention::expire(&daemon.node.shared, &mut ages, month).await.unwrap();
     }

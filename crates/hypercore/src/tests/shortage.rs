@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{Clock, FailReason, Mark, MarkKind, UnixMillis, WaitReason};
+use domain::{Clock, FailReason, Mark, MarkKind, NodeShortage, UnixMillis};
 use fixtures::until_holds;
 use sandbox::{DiskRetention, DiskUsage, DriverRefusal, GuestSpec, Runtime, RuntimeOperation, Slot};
 use serde_json::Value;
@@ -10,7 +10,7 @@ use wire::node::{AgentMark, DataDisk, DataPolicy, KeptCause, Phase, Retention, S
 
 use super::node::{TestNode, id};
 use super::pod::PodBehavior;
-use crate::policy::KeptAges;
+use crate::policy::KeptDurations;
 use crate::{retention, upkeep};
 
 const GRACE: Duration = Duration::from_millis(500);
@@ -19,14 +19,14 @@ fn full() -> DriverRefusal {
     DriverRefusal::DiskFull { path: "/".into(), free_mib: 1, least_mib: 2 }
 }
 
-fn waits_for(wait_reason: WaitReason) -> impl Fn(&Sandbox) -> bool {
+fn waits_for(wait_reason: NodeShortage) -> impl Fn(&Sandbox) -> bool {
     move |sandbox| matches!(sandbox.phase, Phase::Waiting { lacks, .. } if lacks == wait_reason)
 }
 
 #[tokio::test]
 async fn fault_1_1_what_the_node_lacks_is_waited_for_and_is_no_death_of_the_agent() {
     for (trouble, wait_reason) in
-        [(full(), WaitReason::Disk), (DriverRefusal::NoBase("/gone".into()), WaitReason::Image)]
+        [(full(), NodeShortage::Disk), (DriverRefusal::NoBase("/gone".into()), NodeShortage::Image)]
     {
         let host = TestNode::new(PodBehavior::Good);
         let daemon = host.daemon().await;
@@ -61,9 +61,9 @@ async fn fault_1_1_a_daemon_that_comes_back_to_a_full_disk_waits_and_erases_noth
     host.machine.crash(id(1));
     for round in 1..=3 {
         let next = host.daemon().await;
-        next.until(id(1), waits_for(WaitReason::Disk)).await;
+        next.until(id(1), waits_for(NodeShortage::Disk)).await;
         until_holds("many tries", || host.machine.refused() > round * 8).await;
-        assert!(waits_for(WaitReason::Disk)(&next.sandbox(id(1)).unwrap()));
+        assert!(waits_for(NodeShortage::Disk)(&next.sandbox(id(1)).unwrap()));
         next.kill().await;
     }
     host.machine.fail(None);
@@ -77,7 +77,7 @@ async fn fault_1_1_an_agent_that_waits_can_be_stopped() {
     let daemon = host.daemon().await;
     host.machine.fail(Some(full()));
     daemon.create(id(1)).await;
-    daemon.until(id(1), waits_for(WaitReason::Disk)).await;
+    daemon.until(id(1), waits_for(NodeShortage::Disk)).await;
     daemon.node.delete(id(1), None, GRACE, DataPolicy::Keep).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());
     assert!(host.machine.kept().is_empty(), "a guest that never ran has left nothing");
@@ -148,7 +148,7 @@ async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_be
     }
     let shared = &daemon.node.shared;
     let left = || host.machine.kept().iter().map(|disk| disk.pod).collect::<Vec<_>>();
-    let (mut ages, month) = (KeptAges::default(), Duration::from_millis(host.config.retention_ms()));
+    let (mut ages, month) = (KeptDurations::default(), Duration::from_millis(host.config.retention_ms()));
     retention::expire(shared, &mut ages, month).await.unwrap();
     assert_eq!(left(), [id(1).into(), id(2).into()], "a clock that was set has not kept them");
     // The next daemon goes on from there.
@@ -169,7 +169,7 @@ async fn fault_1_1_a_vmm_that_ends_at_once_is_waited_for_and_costs_the_agent_not
         host.machine.fail_call(RuntimeOperation::Create);
     }
     daemon.create(id(1)).await;
-    daemon.until(id(1), waits_for(WaitReason::Vmm)).await;
+    daemon.until(id(1), waits_for(NodeShortage::Vmm)).await;
     let ready = daemon.ready(id(1)).await;
     assert_eq!((ready.restarts, host.machine.failing()), (0, 0));
     assert_eq!(daemon.kinds(id(1)).await, [MarkKind::Booting, MarkKind::Ready]);
@@ -186,7 +186,7 @@ async fn fault_1_1_a_vmm_that_cannot_be_reached_is_not_billed_and_is_adopted_whe
         host.machine.fail_call(RuntimeOperation::Adopt);
     }
     let next = host.daemon().await;
-    next.until(id(1), waits_for(WaitReason::Vmm)).await;
+    next.until(id(1), waits_for(NodeShortage::Vmm)).await;
     assert_eq!(next.kinds(id(1)).await.last(), Some(&MarkKind::Unready));
     let after = next.ready(id(1)).await;
     assert_eq!((after.pid, after.restarts, host.machine.failing()), (before.pid, 0, 0));
@@ -211,9 +211,9 @@ async fn fault_1_6_a_guest_that_its_vmm_stops_is_billed_until_it_was_last_seen_a
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
-    host.machine.pause(id(1), Some(WaitReason::Disk));
+    host.machine.pause(id(1), Some(NodeShortage::Disk));
     let paused = crate::SystemClock.now();
-    daemon.until(id(1), waits_for(WaitReason::Disk)).await;
+    daemon.until(id(1), waits_for(NodeShortage::Disk)).await;
     let marks = daemon.marks(id(1)).await;
     let Some(AgentMark { mark: Mark { kind: MarkKind::Unready, at, .. }, .. }) = marks.last() else {
         panic!("{marks:?}")
@@ -229,13 +229,13 @@ async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_waits_and_goes_on_where_
     daemon.create(id(1)).await;
     let before = daemon.ready(id(1)).await;
     host.machine.set_disk_usage(DiskUsage { size: 1 << 30, free: 0, guests: 0 });
-    host.machine.pause(id(1), Some(WaitReason::Disk));
-    daemon.until(id(1), waits_for(WaitReason::Disk)).await;
+    host.machine.pause(id(1), Some(NodeShortage::Disk));
+    daemon.until(id(1), waits_for(NodeShortage::Disk)).await;
     assert_eq!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Unready), "nobody pays for it");
     // The next daemon finds it so too.
     daemon.kill().await;
     let next = host.daemon().await;
-    next.until(id(1), waits_for(WaitReason::Disk)).await;
+    next.until(id(1), waits_for(NodeShortage::Disk)).await;
     host.machine.pause(id(1), None);
     host.machine.set_disk_usage(DiskUsage { size: 1 << 30, free: 1 << 30, guests: 0 });
     let after = next.ready(id(1)).await;
@@ -248,8 +248,8 @@ async fn fault_1_6_a_stopped_guest_can_be_deleted() {
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
-    host.machine.pause(id(1), Some(WaitReason::Disk));
-    daemon.until(id(1), waits_for(WaitReason::Disk)).await;
+    host.machine.pause(id(1), Some(NodeShortage::Disk));
+    daemon.until(id(1), waits_for(NodeShortage::Disk)).await;
     daemon.node.delete(id(1), None, GRACE, DataPolicy::Erase).await.unwrap();
     assert!(host.machine.running().is_empty() && host.machine.disks().is_empty());
 }

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use domain::RunId;
 use sandbox::conformance::{self, Harness};
 use sandbox::drivers::qemu::{AcceleratorChoice, Qemu, QemuSettings};
-use sandbox::{GuestFacts, QemuFacts, Runtime};
+use sandbox::{GuestFacts, Runtime, VmmFacts};
 
 use crate::machine;
 
@@ -53,7 +53,7 @@ impl Harness for OnQemu {
     }
 
     async fn crash(&self, _id: RunId, facts: &GuestFacts) {
-        let GuestFacts::Qemu(QemuFacts { process }) = facts;
+        let GuestFacts::Qemu(VmmFacts { process }) = facts;
         let pid = rustix::process::Pid::from_raw(i32::try_from(process.pid).expect("a pid")).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the VMM runs");
     }

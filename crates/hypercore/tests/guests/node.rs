@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use wire::connect::Envelope;
 use wire::node::{DataDisk, DataPolicy, Phase, Sandbox, SandboxSpec};
-use wire::process::{EventFrame, STREAM_TYPE};
+use wire::process::{ProcessEventFrame, STREAM_TYPE};
 use wire::{Environment, Secret};
 
 use crate::machine;
@@ -186,7 +186,7 @@ impl NodeProcess {
         let mut said = BytesMut::from(&answer.into_body().collect().await.expect("a stream").to_bytes()[..]);
         let mut printed = String::new();
         while let Ok(Some(envelope)) = Envelope::decode(&mut said) {
-            if let Ok(frame) = serde_json::from_slice::<EventFrame>(&envelope.message) {
+            if let Ok(frame) = serde_json::from_slice::<ProcessEventFrame>(&envelope.message) {
                 printed.push_str(&output(&frame));
             }
         }
@@ -215,7 +215,7 @@ impl Drop for NodeProcess {
 /// What must be nowhere.
 pub(crate) const CANARY: &str = "canary-4242-hush";
 
-fn output(frame: &EventFrame) -> String {
+fn output(frame: &ProcessEventFrame) -> String {
     use base64::Engine as _;
     let value = serde_json::to_value(frame).expect("JSON");
     let data = &value["event"]["data"];

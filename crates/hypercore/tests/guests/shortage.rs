@@ -6,7 +6,7 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::Duration;
 
-use domain::{PodId, RunId, WaitReason};
+use domain::{NodeShortage, PodId, RunId};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -64,7 +64,7 @@ fn kill(pid: Option<u32>) {
 }
 
 fn waits_for_disk(phase: Phase) -> bool {
-    matches!(phase, Phase::Waiting { lacks: WaitReason::Disk, .. })
+    matches!(phase, Phase::Waiting { lacks: NodeShortage::Disk, .. })
 }
 
 #[tokio::test]

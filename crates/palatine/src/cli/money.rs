@@ -57,7 +57,7 @@ pub(crate) enum Vault {
     /// Hand in a result, as your agent
     Submit {
         #[command(flatten)]
-        task: TaskName,
+        task: VaultTaskArg,
         /// The result: a file to hash [default: standard input]
         #[arg(long, value_hint = ValueHint::FilePath)]
         result: Option<PathBuf>,
@@ -65,12 +65,12 @@ pub(crate) enum Vault {
     /// Turn a task down, as your agent: its creator gets everything back
     Decline {
         #[command(flatten)]
-        task: TaskName,
+        task: VaultTaskArg,
     },
     /// Take a task's result, and pay for it
     Complete {
         #[command(flatten)]
-        task: TaskName,
+        task: VaultTaskArg,
         /// What to pay, in USDC [default: all of it]
         #[arg(long)]
         pay: Option<Usdc>,
@@ -78,12 +78,12 @@ pub(crate) enum Vault {
     /// Give a task back that nobody answered in time (anyone may)
     Refund {
         #[command(flatten)]
-        task: TaskName,
+        task: VaultTaskArg,
     },
     /// Say that a result is not what was agreed
     Dispute {
         #[command(flatten)]
-        task: TaskName,
+        task: VaultTaskArg,
         /// Why; its hash goes onto the chain
         #[arg(long, default_value = "")]
         reason: String,
@@ -91,12 +91,12 @@ pub(crate) enum Vault {
     /// Have a task paid whose creator kept silent (anyone may)
     Claim {
         #[command(flatten)]
-        task: TaskName,
+        task: VaultTaskArg,
     },
     /// Decide a dispute, as its arbiter
     Resolve {
         #[command(flatten)]
-        task: TaskName,
+        task: VaultTaskArg,
         /// What the agent gets, in USDC; the creator gets the rest
         #[arg(long)]
         agent: Usdc,
@@ -104,7 +104,7 @@ pub(crate) enum Vault {
     /// End a dispute whose arbiter kept silent, by the share agreed on (anyone may)
     DefaultResolve {
         #[command(flatten)]
-        task: TaskName,
+        task: VaultTaskArg,
     },
     /// Set who decides disputes of new tasks, what fee they pay, and whether there are any
     Set {
@@ -161,7 +161,7 @@ impl FromStr for VaultName {
 
 /// A task of a vault.
 #[derive(Debug, Args)]
-pub(crate) struct TaskName {
+pub(crate) struct VaultTaskArg {
     /// The vault's address, or its agent
     pub(crate) vault: VaultName,
     /// The task's id

@@ -80,7 +80,7 @@ mod tests {
     use domain::Address;
     use fixtures::{NOW, reservation, store_config};
     use identity::Keystore;
-    use store::{DeployState, PodChoice, Reservation, StoreError, VaultDeploy};
+    use store::{DeployState, RunPod, RunReservation, StoreError, VaultDeploy};
     use tempfile::TempDir;
 
     use super::*;
@@ -113,8 +113,8 @@ mod tests {
             let store = Store::open(&home.config().store).await.unwrap();
             SealedKeys::open_or_create(&store, &home.config().store, NOW).await.unwrap();
             for (n, pod) in (1..).zip(pods) {
-                let pod = PodChoice::New { name: Some(*pod), ephemeral: false };
-                store.reserve(Reservation { pod, ..reservation(n, n) }).await.unwrap();
+                let pod = RunPod::New { name: Some(*pod), ephemeral: false };
+                store.reserve(RunReservation { pod, ..reservation(n, n) }).await.unwrap();
             }
             home
         }

@@ -23,7 +23,7 @@ use crate::cli::{Ask, Command, EnvEntry, Exec, Logs, Price, Run, Signer, Spawn, 
 use crate::failure::Exit;
 use crate::output::{self, show};
 use crate::signer::KeystoreLocation;
-use crate::tokens::Keyring;
+use crate::tokens::TokenFolder;
 use crate::up::StateDir;
 
 /// One run of a command.
@@ -31,7 +31,7 @@ struct Session<'a> {
     target: &'a Target,
     state: &'a StateDir,
     client: GatewayClient,
-    tokens: Keyring,
+    tokens: TokenFolder,
     json: bool,
 }
 
@@ -39,7 +39,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> 
     let client = GatewayClient::new(&gateway(target, state)?)?;
     let unsigned = matches!(command, Command::Tiers);
     let client = if unsigned { client } else { client.signed_by(signer(target, state)?) };
-    let session = Session { target, state, client, tokens: Keyring::at(state.tokens()), json: target.json };
+    let session = Session { target, state, client, tokens: TokenFolder::at(state.tokens()), json: target.json };
     match command {
         Command::Tiers => show(session.json, &session.client.tiers().await?, output::tiers)?,
         Command::Spawn(options) => session.spawn(options).await?,

@@ -15,13 +15,13 @@ use domain::evm::Call;
 use domain::vault::{TaskId, TaskTerms, VaultSettings};
 use domain::{Address, B256, Bytes, PodId, U256, Usdc};
 use identity::{Identity, SignerSync};
-use relay::client::{CallSigner, FeeAllowance, ForwarderKind, RelayCall, RelayClient, RelayClientConfig, RelayResult};
+use relay::client::{ForwarderKind, MaxFee, RelayCall, RelayCallSigner, RelayClient, RelayClientConfig, RelayResult};
 use wire::fault::Code;
-use wire::vault::{ChainResponse, DeployRequest, SubmitRequest, Task, VaultResponse, VaultState};
+use wire::vault::{ChainResponse, DeployRequest, SubmitTaskRequest, Task, VaultResponse, VaultState};
 
 use super::{gateway, now, signer as holder};
 use crate::answers::CallOutcome;
-use crate::cli::{CreateTask, Signer, Target, TaskName, Vault, VaultName};
+use crate::cli::{CreateTask, Signer, Target, Vault, VaultName, VaultTaskArg};
 use crate::output::{self, show};
 use crate::signer::open;
 use crate::up::{LocalStack, StateDir};
@@ -138,7 +138,7 @@ impl VaultSession<'_> {
         Ok(self.client.vault(self.address(vault).await?).await?)
     }
 
-    async fn task(&self, name: &TaskName) -> Result<(Address, Task)> {
+    async fn task(&self, name: &VaultTaskArg) -> Result<(Address, Task)> {
         let vault = self.address(name.vault).await?;
         let find = async || -> Result<Option<Task>> {
             Ok(self.client.tasks(vault).await?.tasks.into_iter().find(|task| task.id == name.task.0))
@@ -241,7 +241,7 @@ impl VaultSession<'_> {
         let id = task_id(&evm, vault.address, &terms);
         let relayed = self.remote(&chain)?.call(party(&creator), &call, &self.fee()?).await?;
         if relayed.success
-            && let Err(error) = self.task(&TaskName { vault: task.vault, task: id }).await
+            && let Err(error) = self.task(&VaultTaskArg { vault: task.vault, task: id }).await
         {
             // Created it is; only the next command may not find it yet.
             eprintln!("The gateway has not read it from the chain yet: {error:#}");
@@ -249,19 +249,19 @@ impl VaultSession<'_> {
         self.show_relayed("created", Some(id), relayed)
     }
 
-    async fn submit(&self, name: &TaskName, result: Option<&Path>) -> Result<()> {
-        let work = SubmitRequest { result_hash: hash_of(result)? };
+    async fn submit(&self, name: &VaultTaskArg, result: Option<&Path>) -> Result<()> {
+        let work = SubmitTaskRequest { result_hash: hash_of(result)? };
         let done = self.holder()?.submit(self.agent_of(name).await?, name.task, &work).await?;
         self.show_transaction("submitted", name.task, &done)
     }
 
-    async fn decline(&self, name: &TaskName) -> Result<()> {
+    async fn decline(&self, name: &VaultTaskArg) -> Result<()> {
         let done = self.holder()?.decline(self.agent_of(name).await?, name.task).await?;
         self.show_transaction("declined", name.task, &done)
     }
 
     /// The agent whose vault is meant: its name is the vault's.
-    async fn agent_of(&self, name: &TaskName) -> Result<PodId> {
+    async fn agent_of(&self, name: &VaultTaskArg) -> Result<PodId> {
         match name.vault {
             VaultName::Agent(agent) => Ok(agent),
             VaultName::Address(address) => {
@@ -270,7 +270,7 @@ impl VaultSession<'_> {
         }
     }
 
-    async fn complete(&self, name: &TaskName, pay: Option<Usdc>) -> Result<()> {
+    async fn complete(&self, name: &VaultTaskArg, pay: Option<Usdc>) -> Result<()> {
         let (vault, task) = self.task(name).await?;
         let call = calls::complete(vault, &task.terms, pay.unwrap_or(task.amount));
         self.as_signer("completed", Some(name.task), &call).await
@@ -347,8 +347,8 @@ impl VaultSession<'_> {
     }
 
     /// Nothing is paid for relaying unless somebody says so.
-    fn fee(&self) -> Result<FeeAllowance> {
-        Ok(FeeAllowance { most: self.signer.fee_up_to.unwrap_or_default(), nonce: random()?, now_s: self.now_s()? })
+    fn fee(&self) -> Result<MaxFee> {
+        Ok(MaxFee { most: self.signer.fee_up_to.unwrap_or_default(), nonce: random()?, now_s: self.now_s()? })
     }
 
     fn now_s(&self) -> Result<u64> {
@@ -375,8 +375,8 @@ impl VaultSession<'_> {
     }
 }
 
-const fn party(identity: &Identity) -> CallSigner<'_> {
-    CallSigner { address: identity.address(), key: identity }
+const fn party(identity: &Identity) -> RelayCallSigner<'_> {
+    RelayCallSigner { address: identity.address(), key: identity }
 }
 
 /// The token must be one that we know by ourselves: what we sign moves it.

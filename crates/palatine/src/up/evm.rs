@@ -22,7 +22,7 @@ use toml::Table;
 use x402::TokenConfig;
 
 use super::health::{HealthRecorder, PartName};
-use super::keys::DevKey;
+use super::keys::DevKeyFile;
 use super::process::Part;
 use super::state::StateDir;
 use super::supervise::Service;
@@ -72,7 +72,7 @@ pub(super) struct Evm {
     listener: Option<TcpListener>,
     proxy: Option<AbortOnDropHandle<()>>,
     wal: Arc<Wal>,
-    pub(super) keys: EvmKeys,
+    pub(super) keys: LocalEvmFiles,
     contracts: Option<Contracts>,
     backed_up_at: Cell<Option<Instant>>,
 }
@@ -81,7 +81,7 @@ impl Evm {
     /// The chain of this stack, if there is one, else a new one.
     pub(super) fn new(assets: &Path, state: &StateDir) -> Result<Self> {
         let (program, logs) = (assets.join(ANVIL), state.logs());
-        let keys = EvmKeys::at(&state.evm())?;
+        let keys = LocalEvmFiles::at(&state.evm())?;
         let log = keys.log();
         if !keys.exist() {
             durable::wipe("wal", &log).with_context(|| format!("remove {}", log.display()))?;
@@ -184,20 +184,20 @@ impl Evm {
 
 /// The keys of the local chain, and the chain itself on disk.
 #[derive(Clone, Debug)]
-pub(crate) struct EvmKeys {
+pub(crate) struct LocalEvmFiles {
     pub(crate) chain: PathBuf,
     /// Deploys and mints.
-    deployer: DevKey,
-    relayer: DevKey,
-    pub(crate) owner: DevKey,
+    deployer: DevKeyFile,
+    relayer: DevKeyFile,
+    pub(crate) owner: DevKeyFile,
 }
 
-impl EvmKeys {
+impl LocalEvmFiles {
     /// The keys in this folder. A deployer whose chain is gone is forgotten: with
     /// another one, another factory stands, and no ledger of the old one is taken
     /// for its.
     pub(crate) fn at(dir: &Path) -> Result<Self> {
-        let key = |name| DevKey::at(dir, name);
+        let key = |name| DevKeyFile::at(dir, name);
         let keys = Self {
             chain: dir.join("chain.json"),
             deployer: key("deployer"),
@@ -274,14 +274,14 @@ pub(crate) struct Contracts {
     pub(crate) rpc: String,
     pub(crate) deployed: LocalContracts,
     pub(crate) owner: Address,
-    relayer: DevKey,
+    relayer: DevKeyFile,
 }
 
 impl Contracts {
     /// Puts our contracts onto the chain, as far as they are not there, gives the
     /// owner test USDC, and the relayer coins. The owner gets no coins: nothing of
     /// his needs any.
-    pub(crate) async fn deploy(rpc: &str, keys: &EvmKeys) -> Result<Self> {
+    pub(crate) async fn deploy(rpc: &str, keys: &LocalEvmFiles) -> Result<Self> {
         let (deployer, relayer, owner) = (keys.deployer.open()?, keys.relayer.open()?, keys.owner.open()?);
         for account in [deployer.address(), relayer.address()] {
             give_coins(rpc, account).await?;
@@ -294,7 +294,7 @@ impl Contracts {
     }
 
     /// Where the relayer's key lies.
-    pub(crate) const fn relayer(&self) -> &DevKey {
+    pub(crate) const fn relayer(&self) -> &DevKeyFile {
         &self.relayer
     }
 
@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn fault_1_0_a_chain_whose_file_was_cut_comes_back_from_the_last_whole_one() {
         let dir = tempfile::tempdir().unwrap();
-        let keys = EvmKeys::at(dir.path()).unwrap();
+        let keys = LocalEvmFiles::at(dir.path()).unwrap();
         keys.repair_chain().unwrap();
         assert!(!keys.chain.exists());
         fs::write(&keys.chain, r#"{"best_block_number": 7}"#).unwrap();
@@ -378,14 +378,14 @@ mod tests {
         assert_eq!(keys.repair_chain().unwrap(), Repair::Intact);
         assert_eq!(fs::read_to_string(&keys.chain).unwrap(), r#"{"best_block_number": 7}"#);
         fs::remove_file(&keys.chain).unwrap();
-        EvmKeys::at(dir.path()).unwrap().repair_chain().unwrap();
+        LocalEvmFiles::at(dir.path()).unwrap().repair_chain().unwrap();
         assert!(keys.chain.exists());
     }
 
     #[test]
     fn fault_1_0_a_chain_that_is_whole_nowhere_is_set_aside_and_another_deployer_begins_anew() {
         let dir = tempfile::tempdir().unwrap();
-        let keys = EvmKeys::at(dir.path()).unwrap();
+        let keys = LocalEvmFiles::at(dir.path()).unwrap();
         let first = keys.deployer.open().unwrap().address();
         let owner = keys.owner.open().unwrap().address();
         for file in [&keys.chain, &keys.backup()] {

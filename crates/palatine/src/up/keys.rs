@@ -13,12 +13,12 @@ const PASSWORD_BYTES: usize = 32;
 
 /// One key: where it lies.
 #[derive(Clone, Debug)]
-pub(crate) struct DevKey {
+pub(crate) struct DevKeyFile {
     pub(crate) keystore: PathBuf,
     pub(crate) password_file: PathBuf,
 }
 
-impl DevKey {
+impl DevKeyFile {
     pub(crate) fn at(dir: &Path, name: &str) -> Self {
         Self { keystore: dir.join(format!("{name}.json")), password_file: dir.join(format!("{name}.password")) }
     }

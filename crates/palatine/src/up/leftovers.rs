@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::health::{Health, HealthRecorder, PartName};
-use super::network::{self, Allocation};
+use super::network::{self, StackResources};
 use super::process::KILL_LIMIT;
 use super::programs::{NODE_LIMIT, Node};
 use super::progress::Step;
@@ -30,7 +30,7 @@ struct Residue(Vec<String>);
 
 impl Residue {
     /// Looks for what bears this name.
-    fn of(allocation: &Allocation) -> Self {
+    fn of(allocation: &StackResources) -> Self {
         let prefix = format!("{}-", allocation.name);
         let named = |kind: &str, dir: &str| -> Vec<String> {
             let ours = network::names(dir).into_iter().filter(|name| name.starts_with(&prefix));

@@ -30,7 +30,7 @@ const TRIES: u32 = 1000;
 
 /// What one stack has of the machine for itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Allocation {
+pub(super) struct StackResources {
     /// The state folder that it is of: a copy of the folder is another stack.
     state: PathBuf,
     /// `[network] name`.
@@ -43,25 +43,25 @@ pub(super) struct Allocation {
 
 /// What the operator's configuration says of a stack's own: it goes before any choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Overrides {
+pub(super) struct OperatorSettings {
     pub(super) name: Option<String>,
     pub(super) range: Option<String>,
     pub(super) first_uid: Option<u32>,
 }
 
-impl Overrides {
+impl OperatorSettings {
     /// Whether it is, in part, what another stack has.
-    fn conflicts_with(&self, other: &Allocation) -> bool {
+    fn conflicts_with(&self, other: &StackResources) -> bool {
         self.name.as_ref() == Some(&other.name)
             || self.range.as_ref() == Some(&other.range)
             || self.first_uid.is_some_and(|first| first.abs_diff(other.first_uid) < UIDS)
     }
 }
 
-impl Allocation {
+impl StackResources {
     /// The same, as far as the operator says nothing else.
-    fn with(self, wanted: &Overrides) -> Self {
-        let Overrides { name, range, first_uid } = wanted.clone();
+    fn with(self, wanted: &OperatorSettings) -> Self {
+        let OperatorSettings { name, range, first_uid } = wanted.clone();
         Self {
             state: self.state,
             name: name.unwrap_or(self.name),
@@ -112,11 +112,11 @@ impl Allocation {
 
 /// What is this stack's own: what the operator wants, else what was chosen before,
 /// else what is chosen now.
-pub(super) fn allocate(state: &StateDir, wanted: &Overrides) -> Result<Allocation> {
+pub(super) fn allocate(state: &StateDir, wanted: &OperatorSettings) -> Result<StackResources> {
     allocate_in(Path::new(CLAIMS), state, wanted)
 }
 
-fn allocate_in(dir: &Path, state: &StateDir, wanted: &Overrides) -> Result<Allocation> {
+fn allocate_in(dir: &Path, state: &StateDir, wanted: &OperatorSettings) -> Result<StackResources> {
     let root = canonical_root(state)?;
     let last = allocated(state)?;
     let _lock = lock(dir)?;
@@ -130,7 +130,7 @@ fn allocate_in(dir: &Path, state: &StateDir, wanted: &Overrides) -> Result<Alloc
             other.first_uid
         );
     }
-    let free = |allocation: &Allocation| !others.iter().any(|other| allocation.conflicts_with(other));
+    let free = |allocation: &StackResources| !others.iter().any(|other| allocation.conflicts_with(other));
     let allocation = match last.clone().map(|allocation| allocation.with(wanted)).filter(free) {
         Some(allocation) => allocation,
         None => choose(&root, free)?.with(wanted),
@@ -143,16 +143,16 @@ fn allocate_in(dir: &Path, state: &StateDir, wanted: &Overrides) -> Result<Alloc
 }
 
 /// The first choice that neither another stack nor the machine has.
-fn choose(state: &Path, free: impl Fn(&Allocation) -> bool) -> Result<Allocation> {
+fn choose(state: &Path, free: impl Fn(&StackResources) -> bool) -> Result<StackResources> {
     let links = names("/sys/class/net").into_iter().chain(names("/run/netns")).collect();
     let routes = fs::read_to_string("/proc/net/route").context("read the machine's routes")?;
-    let mut choices = (0..TRIES).map(|number| Allocation::choice(state, number));
+    let mut choices = (0..TRIES).map(|number| StackResources::choice(state, number));
     let found = choices.find(|allocation| free(allocation) && !allocation.is_taken(&links, &routes));
     found.context("no private range of 10.64.0.0/10 is free on this machine")
 }
 
 /// Whether the operator now wants something else than what this stack had last.
-pub(super) fn is_moved(state: &StateDir, wanted: &Overrides) -> Result<bool> {
+pub(super) fn is_moved(state: &StateDir, wanted: &OperatorSettings) -> Result<bool> {
     Ok(allocated(state)?.is_some_and(|allocation| allocation.clone().with(wanted) != allocation))
 }
 
@@ -168,14 +168,14 @@ pub(super) fn release(state: &StateDir) -> Result<()> {
 
 /// What this stack had last. A copy of another one's folder had nothing; one that
 /// cannot be read is no word that there is nothing.
-pub(super) fn allocated(state: &StateDir) -> Result<Option<Allocation>> {
+pub(super) fn allocated(state: &StateDir) -> Result<Option<StackResources>> {
     let path = state.network();
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     };
-    let allocation: Allocation = serde_json::from_slice(&text).with_context(|| {
+    let allocation: StackResources = serde_json::from_slice(&text).with_context(|| {
         let path = path.display();
         format!("read {path}, which names what this stack has on the machine; remove it when none of that is left")
     })?;
@@ -192,11 +192,11 @@ fn claim(dir: &Path, name: &str) -> PathBuf {
 
 /// What the other stacks of this machine call their own. A claim of a folder that is
 /// gone is dropped.
-fn claims(dir: &Path, own: &Path) -> Result<Vec<Allocation>> {
+fn claims(dir: &Path, own: &Path) -> Result<Vec<StackResources>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).with_context(|| format!("read {}", dir.display()))? {
         let path = entry?.path();
-        let claim = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Allocation>(&text).ok());
+        let claim = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<StackResources>(&text).ok());
         match claim {
             Some(allocation) if allocation.state == own => {}
             Some(allocation) if allocation.state.is_dir() => all.push(allocation),
@@ -216,7 +216,7 @@ fn lock(dir: &Path) -> Result<File> {
     Ok(file)
 }
 
-fn write(what: &str, path: &Path, allocation: &Allocation) -> Result<()> {
+fn write(what: &str, path: &Path, allocation: &StackResources) -> Result<()> {
     let text = serde_json::to_vec_pretty(allocation)?;
     durable::replace(what, path, &text).with_context(|| format!("write {}", path.display()))
 }
@@ -235,8 +235,8 @@ mod tests {
     fn fault_1_3_each_state_folder_has_a_name_a_range_and_users_that_a_node_takes() {
         let mut names = BTreeSet::new();
         for folder in 0..200 {
-            let allocation = Allocation::choice(Path::new(&format!("/home/{folder}")), 0);
-            assert_eq!(allocation, Allocation::choice(&allocation.state, 0), "it is the same each time");
+            let allocation = StackResources::choice(Path::new(&format!("/home/{folder}")), 0);
+            assert_eq!(allocation, StackResources::choice(&allocation.state, 0), "it is the same each time");
             let text = format!("name = '{}'\nrange = '{}'", allocation.name, allocation.range);
             toml::from_str::<hypercore::NetworkConfig>(&text).unwrap().check().unwrap();
             let node = hypercore::Config { first_uid: allocation.first_uid, ..hypercore::Config::default() };
@@ -250,18 +250,18 @@ mod tests {
 
     #[test]
     fn fault_1_3_what_another_stack_or_the_machine_has_is_not_taken() {
-        let (one, other) = (Allocation::choice(Path::new("/a"), 0), Allocation::choice(Path::new("/b"), 0));
+        let (one, other) = (StackResources::choice(Path::new("/a"), 0), StackResources::choice(Path::new("/b"), 0));
         assert!(!one.conflicts_with(&other) && !one.conflicts_with(&one));
         for met in [
-            Allocation { name: one.name.clone(), ..other.clone() },
-            Allocation { range: one.range.clone(), ..other.clone() },
-            Allocation { first_uid: one.first_uid + 1, ..other.clone() },
+            StackResources { name: one.name.clone(), ..other.clone() },
+            StackResources { range: one.range.clone(), ..other.clone() },
+            StackResources { first_uid: one.first_uid + 1, ..other.clone() },
         ] {
             assert!(one.conflicts_with(&met), "{met:?}");
         }
         let head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\n";
         let free = BTreeSet::new();
-        let allocation = Allocation { range: "10.130.16.0/20".to_owned(), ..one.clone() };
+        let allocation = StackResources { range: "10.130.16.0/20".to_owned(), ..one.clone() };
         assert!(!allocation.is_taken(&free, &format!("{head}eth0\t00000000\t010200C0\t3\t0\t0\t0\t00000000\n")));
         assert!(allocation.is_taken(&free, &format!("{head}wg0\t0010820A\t00000000\t1\t0\t0\t0\t00F0FFFF\n")));
         assert!(allocation.is_taken(&free, &format!("{head}vpn0\t0000000A\t00000000\t1\t0\t0\t0\t000000FF\n")));
@@ -279,7 +279,7 @@ mod tests {
         };
         let (one, other) = (stack("one"), stack("other"));
         let wanted =
-            Overrides { name: Some("mine".to_owned()), range: Some("10.9.0.0/16".to_owned()), first_uid: None };
+            OperatorSettings { name: Some("mine".to_owned()), range: Some("10.9.0.0/16".to_owned()), first_uid: None };
         let allocation = allocate_in(&claims_dir, &one, &wanted).unwrap();
         assert_eq!((allocation.name.as_str(), allocation.range.as_str()), ("mine", "10.9.0.0/16"));
         assert_eq!(allocated(&one).unwrap(), Some(allocation.clone()), "`down` looks for these");
@@ -287,9 +287,12 @@ mod tests {
         assert_eq!(allocate_in(&claims_dir, &one, &wanted).unwrap(), allocation, "it is its own");
         let error = allocate_in(&claims_dir, &other, &wanted).unwrap_err().to_string();
         assert!(error.contains(&one.root().display().to_string()), "{error}");
-        assert_ne!(allocate_in(&claims_dir, &other, &Overrides::default()).unwrap().name, "mine");
+        assert_ne!(allocate_in(&claims_dir, &other, &OperatorSettings::default()).unwrap().name, "mine");
         assert!(!is_moved(&one, &wanted).unwrap());
-        assert!(is_moved(&one, &Overrides { name: Some("yours".to_owned()), ..Overrides::default() }).unwrap());
+        assert!(
+            is_moved(&one, &OperatorSettings { name: Some("yours".to_owned()), ..OperatorSettings::default() })
+                .unwrap()
+        );
         // What cannot be read is not nothing, and a copy of a folder has nothing.
         fs::copy(one.network(), other.network()).unwrap();
         assert_eq!(allocated(&other).unwrap(), None);
@@ -304,7 +307,7 @@ mod tests {
         let (claims_dir, stack) = (dir.path().join("claims"), dir.path().join("stack"));
         fs::create_dir(&stack).unwrap();
         let _lock = lock(&claims_dir).unwrap();
-        let allocation = Allocation::choice(&stack, 0);
+        let allocation = StackResources::choice(&stack, 0);
         write("claim", &claim(&claims_dir, &allocation.name), &allocation).unwrap();
         assert_eq!(claims(&claims_dir, Path::new("/other")).unwrap(), std::slice::from_ref(&allocation));
         assert!(claims(&claims_dir, &stack).unwrap().is_empty(), "its own is no other's");

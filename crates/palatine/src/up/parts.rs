@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::evm::Evm;
 use super::health::{HealthRecorder, PartName};
-use super::network::{self, Allocation};
+use super::network::{self, StackResources};
 use super::prepare::{self, Prepared};
 use super::process::{self, KILL_LIMIT};
 use super::programs::{GATEWAY_LIMIT, Gateway, NODE_LIMIT, Node};
@@ -51,7 +51,7 @@ pub(super) async fn run(
     state: &StateDir,
     options: &cli::Up,
     prepared: &Prepared,
-    allocation: &Allocation,
+    allocation: &StackResources,
     first: impl AsyncFnOnce(&LocalStack) -> Result<()>,
     before_end: impl AsyncFnOnce() -> Result<()>,
 ) -> Result<()> {
@@ -120,7 +120,7 @@ impl Running {
         state: &StateDir,
         options: &cli::Up,
         prepared: &Prepared,
-        allocation: &Allocation,
+        allocation: &StackResources,
         recorder: &HealthRecorder,
     ) -> Result<LocalStack> {
         let step = Step::start("Starting the local Solana");

@@ -10,7 +10,7 @@ use domain::Wallet;
 use toml::{Table, Value};
 
 use super::evm::Contracts;
-use super::network::{Allocation, Overrides};
+use super::network::{OperatorSettings, StackResources};
 use super::progress::Step;
 use super::solana::SolanaInfo;
 use super::state::StateDir;
@@ -91,7 +91,7 @@ fn operator_config(options: &cli::Up) -> Result<Table> {
 
 /// What the operator says of the stack's own, in the file or in variables, which go
 /// before it.
-pub(super) fn overrides(options: &cli::Up) -> Result<Overrides> {
+pub(super) fn overrides(options: &cli::Up) -> Result<OperatorSettings> {
     let config = operator_config(options)?;
     let said = |section: &str, key: &str| {
         let variable = format!("PALATINE__{}__{}", section.to_uppercase(), key.to_uppercase());
@@ -102,7 +102,7 @@ pub(super) fn overrides(options: &cli::Up) -> Result<Overrides> {
         let number = value.as_integer().or_else(|| value.as_str()?.parse().ok());
         number.and_then(|number| u32::try_from(number).ok()).context("[node] first_uid: a user's number is wanted")
     };
-    Ok(Overrides {
+    Ok(OperatorSettings {
         name: said("network", "name").map(name).transpose()?,
         range: said("network", "range").map(name).transpose()?,
         first_uid: said("node", "first_uid").map(number).transpose()?,
@@ -116,7 +116,7 @@ pub(super) fn write_config(
     options: &cli::Up,
     solana: &SolanaInfo,
     evm: &Contracts,
-    allocation: &Allocation,
+    allocation: &StackResources,
 ) -> Result<()> {
     let mut config = operator_config(options)?;
     let path = |name: &str| Value::from(state.root().join(name).to_string_lossy().into_owned());

@@ -13,7 +13,7 @@ use super::logs::Logs;
 use super::plan::Plan;
 use crate::exec::ProcessTable;
 use crate::process::Reaper;
-use crate::timings::Timings;
+use crate::timings::BootStopwatch;
 
 /// Answers that may last, at the same time.
 const MAX_STREAMS: usize = 64;
@@ -27,7 +27,7 @@ struct Shared {
     logs: Logs,
     reaper: Reaper,
     processes: ProcessTable,
-    timings: Mutex<Timings>,
+    timings: Mutex<BootStopwatch>,
     set_up: watch::Sender<bool>,
     status: watch::Sender<PodStatus>,
     assignment: watch::Sender<Option<Assignment>>,
@@ -44,7 +44,7 @@ struct Assignment {
 
 impl Pod {
     /// A pod that listens, and is neither set up nor has an identity.
-    pub(crate) fn new(logs: Logs, reaper: Reaper, mut timings: Timings) -> Self {
+    pub(crate) fn new(logs: Logs, reaper: Reaper, mut timings: BootStopwatch) -> Self {
         let listening_after_us = timings.milestone("listening");
         let status = PodStatus {
             phase: PodPhase::Waiting,
@@ -93,12 +93,12 @@ impl Pod {
     }
 
     /// How long the steps took that are done.
-    pub(crate) fn timings(&self) -> Timings {
+    pub(crate) fn timings(&self) -> BootStopwatch {
         self.lock_timings().clone()
     }
 
     /// The agent's files are there, after these steps.
-    pub(crate) fn set_up(&self, timings: Timings) {
+    pub(crate) fn set_up(&self, timings: BootStopwatch) {
         self.0.status.send_modify(|status| status.timings_us = timings.micros());
         *self.lock_timings() = timings;
         self.0.set_up.send_replace(true);
@@ -203,7 +203,7 @@ impl Pod {
         self.enter(PodPhase::Starting);
     }
 
-    fn lock_timings(&self) -> MutexGuard<'_, Timings> {
+    fn lock_timings(&self) -> MutexGuard<'_, BootStopwatch> {
         self.0.timings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

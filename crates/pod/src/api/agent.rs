@@ -18,7 +18,7 @@ use wire::pod::{Identity, LogLine, PodPhase, PodStatus, StopRequest};
 
 use super::error::{ApiError, read};
 use crate::agent::Pod;
-use crate::identity::{AcceptError, IdentityError, Platform, accept};
+use crate::identity::{IdentityError, IdentityRefused, Platform, accept};
 
 /// The longest a call may wait for the agent.
 const MAX_WAIT: Duration = Duration::from_mins(1);
@@ -38,16 +38,16 @@ pub(super) async fn identity(pod: Pod, platform: Arc<dyn Platform>, body: Bytes)
     Ok(Json(pod.status()))
 }
 
-fn refusal(error: AcceptError) -> ApiError {
+fn refusal(error: IdentityRefused) -> ApiError {
     match error {
-        AcceptError::Invalid(error) => {
+        IdentityRefused::Invalid(error) => {
             let code = match error {
                 IdentityError::Environment(_) => Code::InvalidEnvironment,
                 IdentityError::Field { .. } | IdentityError::User(_) => Code::InvalidRequest,
             };
             Fault::new(code, error.to_string()).field(error.field()).into()
         }
-        AcceptError::Apply(error) => {
+        IdentityRefused::Apply(error) => {
             tracing::error!(
                 error = format!("{:#}", anyhow::Error::from(error)),
                 "the identity was not taken: a step was refused"

@@ -48,7 +48,7 @@ mod tests {
     use crate::identity::ValidIdentity;
     use crate::process::{Accounts, Reaper};
     use crate::step::StepError;
-    use crate::timings::Timings;
+    use crate::timings::BootStopwatch;
     use std::time::Duration;
 
     use axum::body::{Body, to_bytes};
@@ -71,7 +71,7 @@ mod tests {
     }
 
     fn booting() -> Pod {
-        Pod::new(Logs::new(), Reaper::default(), Timings::start())
+        Pod::new(Logs::new(), Reaper::default(), BootStopwatch::start())
     }
 
     fn pod() -> Pod {
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn the_steps_of_the_disks_are_told_beside_those_before_them() {
-        let mut timings = Timings::start();
+        let mut timings = BootStopwatch::start();
         timings.note("network", Duration::from_millis(1));
         let pod = Pod::new(Logs::new(), Reaper::default(), timings);
         let mut timings = pod.timings();

@@ -13,7 +13,7 @@ use super::platform::Container;
 use crate::agent::Pod;
 use crate::args::Options;
 use crate::session::Session;
-use crate::timings::Timings;
+use crate::timings::BootStopwatch;
 
 /// How long the agent may take to end after SIGTERM: what container runtimes
 /// allow by default is 10 s, after which they kill this program as well.
@@ -23,7 +23,7 @@ const TERM_GRACE: Duration = Duration::from_secs(8);
 ///
 /// # Errors
 /// It cannot listen, or the kernel refuses what it needs.
-pub(crate) fn run(options: &Options, timings: Timings) -> anyhow::Result<()> {
+pub(crate) fn run(options: &Options, timings: BootStopwatch) -> anyhow::Result<()> {
     // Orphans of the agent come to this process, as they would to PID 1, and are found at the end.
     set_child_subreaper(Some(getpid())).context("cannot inherit orphans")?;
     let listener = TcpListener::bind(options.listen).with_context(|| format!("cannot listen on {}", options.listen))?;
@@ -32,7 +32,7 @@ pub(crate) fn run(options: &Options, timings: Timings) -> anyhow::Result<()> {
     runtime.context("cannot start the runtime")?.block_on(serve(listener, options, timings))
 }
 
-async fn serve(listener: TcpListener, options: &Options, timings: Timings) -> anyhow::Result<()> {
+async fn serve(listener: TcpListener, options: &Options, timings: BootStopwatch) -> anyhow::Result<()> {
     let session = Session::start(listener, options.node, Arc::new(Container), timings.clone())?;
     tokio::spawn(stop_on_signal(session.pod().clone())?);
     session.pod().set_up(timings);

@@ -42,7 +42,7 @@ struct State {
 
 /// What a reader gets.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Received {
+pub(crate) enum OutputReceived {
     /// Output.
     Output(Arc<Output>),
     /// The end of the process.
@@ -117,14 +117,14 @@ impl State {
         self.readers.retain(|_, next| *next >= first);
     }
 
-    fn take(&mut self, reader: u64) -> Option<Received> {
-        let Some(next) = self.readers.get_mut(&reader) else { return Some(Received::Lagged) };
+    fn take(&mut self, reader: u64) -> Option<OutputReceived> {
+        let Some(next) = self.readers.get_mut(&reader) else { return Some(OutputReceived::Lagged) };
         match self.buffer.get(*next) {
             Some(piece) => {
                 *next += 1;
-                Some(Received::Output(piece))
+                Some(OutputReceived::Output(piece))
             }
-            None => self.ended.clone().map(Received::Exited),
+            None => self.ended.clone().map(OutputReceived::Exited),
         }
     }
 }
@@ -139,7 +139,7 @@ pub(crate) struct Subscriber {
 
 impl Subscriber {
     /// The next of it. Safe to cancel.
-    pub(crate) async fn next(&mut self) -> Received {
+    pub(crate) async fn next(&mut self) -> OutputReceived {
         loop {
             self.changes.mark_unchanged();
             let taken = self.broadcast.state().take(self.id);
@@ -186,9 +186,9 @@ mod tests {
         });
         for byte in 0..10 {
             tokio::time::sleep(Duration::from_secs(200)).await;
-            assert_eq!(reader.next().await, Received::Output(Arc::new(piece(byte))));
+            assert_eq!(reader.next().await, OutputReceived::Output(Arc::new(piece(byte))));
         }
-        assert_eq!(reader.next().await, Received::Exited(ended()));
+        assert_eq!(reader.next().await, OutputReceived::Exited(ended()));
         writing.await.unwrap();
     }
 
@@ -201,7 +201,7 @@ mod tests {
             broadcast.push(piece(byte)).await;
         }
         assert!(before.elapsed() >= SLOW_TIMEOUT && before.elapsed() < SLOW_TIMEOUT * 2);
-        assert_eq!(stuck.next().await, Received::Lagged);
+        assert_eq!(stuck.next().await, OutputReceived::Lagged);
     }
 
     #[tokio::test(start_paused = true)]
@@ -218,11 +218,11 @@ mod tests {
         });
         let before = Instant::now();
         for byte in 0..10 {
-            assert_eq!(again.next().await, Received::Output(Arc::new(piece(byte))));
+            assert_eq!(again.next().await, OutputReceived::Output(Arc::new(piece(byte))));
         }
-        assert_eq!(again.next().await, Received::Exited(ended()));
+        assert_eq!(again.next().await, OutputReceived::Exited(ended()));
         assert!(before.elapsed() < SLOW_TIMEOUT_AMONG_OTHERS * 2, "{:?}", before.elapsed());
-        assert_eq!(dead.next().await, Received::Lagged);
+        assert_eq!(dead.next().await, OutputReceived::Lagged);
     }
 
     #[tokio::test(start_paused = true)]
@@ -236,9 +236,9 @@ mod tests {
         broadcast.end(ended());
         assert_eq!(before.elapsed(), Duration::ZERO);
         let mut late = broadcast.subscribe();
-        assert_eq!(late.next().await, Received::Output(Arc::new(piece(3))));
-        assert_eq!(late.next().await, Received::Output(Arc::new(piece(4))));
-        assert_eq!(late.next().await, Received::Exited(ended()));
+        assert_eq!(late.next().await, OutputReceived::Output(Arc::new(piece(3))));
+        assert_eq!(late.next().await, OutputReceived::Output(Arc::new(piece(4))));
+        assert_eq!(late.next().await, OutputReceived::Exited(ended()));
     }
 
     #[tokio::test(start_paused = true)]

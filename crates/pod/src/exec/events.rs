@@ -7,9 +7,9 @@ use futures_util::stream::{Stream, unfold};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 use wire::connect::Envelope;
-use wire::process::{EndOfStream, EventFrame, Keepalive, ProcessEvent, RpcCode, RpcError, Started};
+use wire::process::{EndOfStream, Keepalive, ProcessEvent, ProcessEventFrame, RpcCode, RpcError, Started};
 
-use super::broadcast::{Received, Subscriber};
+use super::broadcast::{OutputReceived, Subscriber};
 
 /// What the client's headers ask for.
 #[derive(Clone, Copy, Debug)]
@@ -80,14 +80,16 @@ impl<K> EventStream<K> {
         }
     }
 
-    fn encode(&mut self, received: Received) -> Bytes {
+    fn encode(&mut self, received: OutputReceived) -> Bytes {
         match received {
-            Received::Output(output) => event(ProcessEvent::Data((*output).clone())),
-            Received::Exited(ended) => {
+            OutputReceived::Output(output) => event(ProcessEvent::Data((*output).clone())),
+            OutputReceived::Exited(ended) => {
                 self.state = StreamState::EndOfStream(None);
                 event(ProcessEvent::End(ended))
             }
-            Received::Lagged => self.fail(RpcCode::ResourceExhausted, "output was not read for too long; attach again"),
+            OutputReceived::Lagged => {
+                self.fail(RpcCode::ResourceExhausted, "output was not read for too long; attach again")
+            }
         }
     }
 
@@ -105,7 +107,7 @@ async fn until(deadline: Option<Instant>) {
 }
 
 fn event(event: ProcessEvent) -> Bytes {
-    envelope(false, &EventFrame { event })
+    envelope(false, &ProcessEventFrame { event })
 }
 
 /// An envelope around this message.

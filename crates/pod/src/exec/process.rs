@@ -23,7 +23,7 @@ pub(crate) struct Process {
     pub(super) config: ProcessConfig,
     pub(super) tag: Option<String>,
     pub(super) output: Arc<OutputBroadcast>,
-    pub(super) input: Mutex<Input>,
+    pub(super) input: Mutex<InputSink>,
     pub(super) terminal: Option<Arc<AsyncPipe>>,
     /// Becomes `true` when it is reaped.
     pub(super) gone: watch::Sender<bool>,
@@ -31,7 +31,7 @@ pub(crate) struct Process {
 
 /// Where its input goes.
 #[derive(Debug)]
-pub(super) enum Input {
+pub(super) enum InputSink {
     /// A pipe.
     Pipe(AsyncPipe),
     /// Nowhere: never wanted, or closed.
@@ -121,7 +121,7 @@ impl Process {
             return Err(fault(RpcCode::FailedPrecondition, message));
         }
         let stuck = |_| fault(RpcCode::DeadlineExceeded, "the process does not read what was sent before");
-        *timeout(patience, self.input.lock()).await.map_err(stuck)? = Input::Closed;
+        *timeout(patience, self.input.lock()).await.map_err(stuck)? = InputSink::Closed;
         Ok(())
     }
 
@@ -136,8 +136,8 @@ impl Process {
 
     async fn write_pipe(&self, bytes: &[u8]) -> Result<(), RpcError> {
         match &*self.input.lock().await {
-            Input::Pipe(pipe) => write_all(pipe, bytes).await,
-            Input::Closed => Err(fault(RpcCode::FailedPrecondition, "the process's input is closed")),
+            InputSink::Pipe(pipe) => write_all(pipe, bytes).await,
+            InputSink::Closed => Err(fault(RpcCode::FailedPrecondition, "the process's input is closed")),
         }
     }
 

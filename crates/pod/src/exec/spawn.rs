@@ -15,7 +15,7 @@ use wire::Secret;
 use wire::process::{Base64, Output, PtySize, RpcCode, RpcError, StartRequest};
 
 use super::broadcast::OutputBroadcast;
-use super::process::{Input, Process, fault, set_size};
+use super::process::{InputSink, Process, fault, set_size};
 use crate::process::{AsyncPipe, Exit, OomScore, ProcessSpec, Reaper, Streams, User};
 
 /// Bytes of output in one event.
@@ -46,7 +46,7 @@ type OutputSource = (Arc<AsyncPipe>, fn(Base64) -> Output);
 struct Started {
     pid: Pid,
     exit: oneshot::Receiver<Exit>,
-    input: Input,
+    input: InputSink,
     outputs: Vec<OutputSource>,
     terminal: Option<Arc<AsyncPipe>>,
 }
@@ -123,8 +123,8 @@ fn on_pipes(spec: &ProcessSpec<'_>, stdin: bool, reaper: &Reaper) -> std::io::Re
     }
 }
 
-fn pipes(child: &mut Child) -> std::io::Result<(Input, Vec<OutputSource>)> {
-    let input = child.stdin.take().map(AsyncPipe::new).transpose()?.map_or(Input::Closed, Input::Pipe);
+fn pipes(child: &mut Child) -> std::io::Result<(InputSink, Vec<OutputSource>)> {
+    let input = child.stdin.take().map(AsyncPipe::new).transpose()?.map_or(InputSink::Closed, InputSink::Pipe);
     let mut outputs: Vec<OutputSource> = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         outputs.push((Arc::new(AsyncPipe::new(stdout)?), Output::Stdout));
@@ -147,7 +147,7 @@ fn on_terminal(spec: &ProcessSpec<'_>, size: PtySize, reaper: &Reaper) -> std::i
     let pid = Pid::from_child(&child);
     let exit = reaper.subscribe(pid);
     let outputs: Vec<OutputSource> = vec![(Arc::clone(&terminal), Output::Pty)];
-    Ok(Started { pid, exit, input: Input::Closed, outputs, terminal: Some(terminal) })
+    Ok(Started { pid, exit, input: InputSink::Closed, outputs, terminal: Some(terminal) })
 }
 
 /// A terminal of this size: our end, and the one that the user owns.
@@ -182,7 +182,7 @@ async fn monitor<F: FnOnce(&Process)>(
     let _ = all_read.recv().await;
     process.output.end(exit.ended());
     (on_exit.report)(&process);
-    *process.input.lock().await = Input::Closed;
+    *process.input.lock().await = InputSink::Closed;
 }
 
 async fn kill_at(deadline: Instant, process: Arc<Process>) {

@@ -11,7 +11,7 @@ use crate::step::{StepError, make_dir};
 
 /// Why an identity was not taken.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum AcceptError {
+pub(crate) enum IdentityRefused {
     /// It is wrong.
     #[error(transparent)]
     Invalid(#[from] IdentityError),
@@ -25,7 +25,7 @@ pub(crate) enum AcceptError {
 ///
 /// # Errors
 /// It is wrong, or a step failed; the pod waits on then.
-pub(crate) fn accept(identity: Identity, platform: &dyn Platform) -> Result<(Secret, Plan), AcceptError> {
+pub(crate) fn accept(identity: Identity, platform: &dyn Platform) -> Result<(Secret, Plan), IdentityRefused> {
     let valid = validate(&identity, &Accounts::read())?;
     platform.apply(&identity, &valid)?;
     make_dir(&identity.run.cwd)?;

@@ -4,6 +4,6 @@ mod accept;
 mod platform;
 mod validate;
 
-pub(crate) use accept::{AcceptError, accept};
+pub(crate) use accept::{IdentityRefused, accept};
 pub(crate) use platform::Platform;
 pub(crate) use validate::{IdentityError, ValidIdentity};

@@ -16,7 +16,7 @@ use super::error::BootError;
 use super::modules::Modules;
 use super::{disks, mounts, network};
 use crate::step::Context as _;
-use crate::timings::Timings;
+use crate::timings::BootStopwatch;
 
 /// A machine that can be reached, and has no disks yet.
 #[derive(Debug)]
@@ -29,14 +29,14 @@ pub(super) struct Network {
 
 /// What the kernel's command line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BootMode {
+pub(super) enum KernelRequest {
     /// Be a guest.
     Guest,
     /// Say that this machine boots, and power off.
     Probe,
 }
 
-impl BootMode {
+impl KernelRequest {
     fn parse(command_line: &str) -> Self {
         if command_line.split_ascii_whitespace().any(|word| word == wire::pod::PROBE) {
             Self::Probe
@@ -50,17 +50,17 @@ impl BootMode {
 ///
 /// # Errors
 /// The step that failed.
-pub(super) fn mount_kernel_file_systems(timings: &mut Timings) -> Result<BootMode, BootError> {
+pub(super) fn mount_kernel_file_systems(timings: &mut BootStopwatch) -> Result<KernelRequest, BootError> {
     timings.time("mounts", mounts::kernel_file_systems)?;
     let command_line = std::fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")?;
-    Ok(BootMode::parse(&command_line))
+    Ok(KernelRequest::parse(&command_line))
 }
 
 /// Makes the machine reachable.
 ///
 /// # Errors
 /// The step that failed; the machine is of no use then.
-pub(super) fn bring_up_network(timings: &mut Timings) -> Result<Network, BootError> {
+pub(super) fn bring_up_network(timings: &mut BootStopwatch) -> Result<Network, BootError> {
     let mut modules = Modules::read()?;
     while !network::link_exists() && modules.load_next(timings)? {}
     let listener = timings.time("network", network::up)?;
@@ -72,7 +72,7 @@ pub(super) fn bring_up_network(timings: &mut Timings) -> Result<Network, BootErr
 ///
 /// # Errors
 /// The step that failed; the machine is of no use then.
-pub(super) async fn mount_disks(mut modules: Modules, timings: &mut Timings) -> Result<Disks, BootError> {
+pub(super) async fn mount_disks(mut modules: Modules, timings: &mut BootStopwatch) -> Result<Disks, BootError> {
     while modules.load_next_async(timings)? {
         yield_now().await;
     }
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn only_the_whole_word_makes_a_probe() {
-        assert_eq!(BootMode::parse("console=ttyS0 palatine.probe quiet\n"), BootMode::Probe);
-        assert_eq!(BootMode::parse("console=ttyS0 palatine.probed x=palatine.probe\n"), BootMode::Guest);
+        assert_eq!(KernelRequest::parse("console=ttyS0 palatine.probe quiet\n"), KernelRequest::Probe);
+        assert_eq!(KernelRequest::parse("console=ttyS0 palatine.probed x=palatine.probe\n"), KernelRequest::Guest);
     }
 }

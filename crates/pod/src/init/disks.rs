@@ -11,7 +11,7 @@ use tokio::task::yield_now;
 use super::error::BootError;
 use super::mounts::NEW_ROOT;
 use crate::step::{Context as _, StepError, make_dir};
-use crate::timings::Timings;
+use crate::timings::BootStopwatch;
 
 const BASE: &str = "/mnt/base";
 const LAYER: &str = "/mnt/layer";
@@ -49,7 +49,7 @@ impl Disks {
 }
 
 /// Mounts the three disks as one tree under [`NEW_ROOT`].
-pub(super) async fn assemble(timings: &mut Timings) -> Result<Disks, BootError> {
+pub(super) async fn assemble(timings: &mut BootStopwatch) -> Result<Disks, BootError> {
     for directory in [BASE, LAYER, NEW_ROOT] {
         make_dir(directory)?;
     }

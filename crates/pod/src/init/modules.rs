@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::system::finit_module;
 
 use crate::step::{Context as _, StepError};
-use crate::timings::Timings;
+use crate::timings::BootStopwatch;
 
 const DIRECTORY: &str = "/modules";
 
@@ -35,16 +35,16 @@ impl Modules {
     }
 
     /// Loads the next one, whose driver takes its devices; says whether there was one.
-    pub(super) fn load_next(&mut self, timings: &mut Timings) -> Result<bool, StepError> {
+    pub(super) fn load_next(&mut self, timings: &mut BootStopwatch) -> Result<bool, StepError> {
         self.load(c"", timings)
     }
 
     /// The same, but a driver takes its devices while further modules load.
-    pub(super) fn load_next_async(&mut self, timings: &mut Timings) -> Result<bool, StepError> {
+    pub(super) fn load_next_async(&mut self, timings: &mut BootStopwatch) -> Result<bool, StepError> {
         self.load(probe_parameter(self.files.len()), timings)
     }
 
-    fn load(&mut self, parameters: &CStr, timings: &mut Timings) -> Result<bool, StepError> {
+    fn load(&mut self, parameters: &CStr, timings: &mut BootStopwatch) -> Result<bool, StepError> {
         let Some(file) = self.files.pop_front() else { return Ok(false) };
         let before = Instant::now();
         load(&file, parameters)?;

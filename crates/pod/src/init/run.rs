@@ -9,26 +9,26 @@ use anyhow::Context as _;
 use rustix::time::{ClockId, clock_gettime};
 use wire::pod::GATEWAY_ADDRESS;
 
-use super::boot::{self, BootMode, Network};
+use super::boot::{self, KernelRequest, Network};
 use super::disks::Disks;
 use super::machine::Machine;
 use super::power;
 use crate::process::raise_open_files;
 use crate::session::Session;
-use crate::timings::Timings;
+use crate::timings::BootStopwatch;
 
 /// Boots, runs the agent, powers off. Comes back only with an error: the end of
 /// PID 1 makes the kernel panic, and a guest's kernel reboots at once.
 ///
 /// # Errors
 /// A step of the boot failed, or the kernel refuses to power off.
-pub(crate) fn run(mut timings: Timings) -> anyhow::Result<()> {
+pub(crate) fn run(mut timings: BootStopwatch) -> anyhow::Result<()> {
     if let Ok(since_power_on) = Duration::try_from(clock_gettime(ClockId::Boottime)) {
         timings.note("kernel", since_power_on);
     }
     match boot::mount_kernel_file_systems(&mut timings)? {
-        BootMode::Probe => answer_probe()?,
-        BootMode::Guest => {
+        KernelRequest::Probe => answer_probe()?,
+        KernelRequest::Guest => {
             raise_open_files().context("cannot raise the limit of open files")?;
             let network = boot::bring_up_network(&mut timings)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -46,7 +46,7 @@ fn answer_probe() -> anyhow::Result<()> {
     rustix::termios::tcdrain(&console).context("cannot drain the console")
 }
 
-async fn run_guest(network: Network, timings: Timings) -> anyhow::Result<()> {
+async fn run_guest(network: Network, timings: BootStopwatch) -> anyhow::Result<()> {
     let Network { listener, modules } = network;
     let session = Session::start(listener, IpAddr::V4(GATEWAY_ADDRESS), Arc::new(Machine), timings)?;
     let mut timings = session.pod().timings();

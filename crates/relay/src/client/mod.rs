@@ -24,14 +24,14 @@ pub use terms::ForwarderKind;
 
 /// Somebody who signs: for the call, and for its price.
 #[derive(Clone, Copy)]
-pub struct CallSigner<'a> {
+pub struct RelayCallSigner<'a> {
     /// The address of the key.
     pub address: Address,
     /// The key.
     pub key: &'a (dyn SignerSync + Send + Sync),
 }
 
-impl std::fmt::Debug for CallSigner<'_> {
+impl std::fmt::Debug for RelayCallSigner<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "CallSigner({})", self.address)
     }
@@ -54,7 +54,7 @@ pub struct RelayCall {
 
 /// What may be paid for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FeeAllowance {
+pub struct MaxFee {
     /// At most.
     pub most: Usdc,
     /// The nonce of the authorization: 32 random bytes, fresh each time.

@@ -10,13 +10,14 @@ use domain::evm::Call;
 use domain::payment::Authorization;
 use serde::{Deserialize, Serialize};
 use wire::relay::{
-    BatchRequest, CallRequest, CallStatus, DomainAnswer, EstimateAnswer, EstimateQuery, FeePayment, MAX_BATCH,
-    NonceAnswer, PaymentPayload, PaymentRequired, Priority, RelayRequest, RelayerHealth, SignedRequest, X402_VERSION,
+    BatchRequest, CallStatus, DomainAnswer, EstimateAnswer, EstimateQuery, FeePayment, MAX_BATCH, NonceAnswer,
+    PaymentPayload, PaymentRequired, Priority, RelayCallRequest, RelayRequest, RelayerHealth, SignedRequest,
+    X402_VERSION,
 };
 
 use super::http::{HttpResponse, Server};
 use super::terms::{ForwarderKind, check_domain, choose};
-use super::{CallSigner, ClientError, FeeAllowance, RelayCall, RelayResult};
+use super::{ClientError, MaxFee, RelayCall, RelayCallSigner, RelayResult};
 use crate::chain::{Chain, ChainParameters};
 use crate::payment::{SCHEME, network, to_wire};
 use crate::request::VerifiedRequest;
@@ -129,9 +130,9 @@ impl RelayClient {
     /// [`ClientError`] says what was signed or paid by then.
     pub async fn relay(
         &self,
-        signer: CallSigner<'_>,
+        signer: RelayCallSigner<'_>,
         call: &RelayCall,
-        allowance: &FeeAllowance,
+        allowance: &MaxFee,
         chain: Option<&dyn Chain>,
     ) -> Result<RelayResult, ClientError> {
         self.domain().await?;
@@ -151,12 +152,12 @@ impl RelayClient {
     /// As [`RelayClient::relay`].
     pub async fn call(
         &self,
-        signer: CallSigner<'_>,
+        signer: RelayCallSigner<'_>,
         call: &Call,
-        allowance: &FeeAllowance,
+        allowance: &MaxFee,
     ) -> Result<RelayResult, ClientError> {
         self.domain().await?;
-        let body = CallRequest { to: call.to.to_string(), data: call.data.to_string() };
+        let body = RelayCallRequest { to: call.to.to_string(), data: call.data.to_string() };
         let (heard, paid) = self.post(signer, "/meta/call", &body, allowance).await?;
         Ok(relayed(heard.success()?, paid))
     }
@@ -168,9 +169,9 @@ impl RelayClient {
     /// As [`RelayClient::relay`].
     pub async fn batch(
         &self,
-        signer: CallSigner<'_>,
+        signer: RelayCallSigner<'_>,
         calls: &[RelayCall],
-        allowance: &FeeAllowance,
+        allowance: &MaxFee,
         chain: Option<&dyn Chain>,
     ) -> Result<Vec<RelayResult>, ClientError> {
         let calls = &calls[..calls.len().min(MAX_BATCH)];
@@ -192,12 +193,12 @@ impl RelayClient {
         Ok(all)
     }
 
-    fn forwarder_nonce(&self, signer: CallSigner<'_>, nonce: U256) -> ForwarderNonce {
+    fn forwarder_nonce(&self, signer: RelayCallSigner<'_>, nonce: U256) -> ForwarderNonce {
         ForwarderNonce { forwarder: self.facts.forwarder, from: signer.address, nonce }
     }
 
     /// Signs for the expected domain: never for one that the relayer names.
-    fn sign(&self, signer: CallSigner<'_>, call: &RelayCall, nonce: U256) -> Result<SignedRequest, ClientError> {
+    fn sign(&self, signer: RelayCallSigner<'_>, call: &RelayCall, nonce: U256) -> Result<SignedRequest, ClientError> {
         let request = VerifiedRequest {
             from: signer.address,
             to: call.to,
@@ -217,10 +218,10 @@ impl RelayClient {
     /// Posts, and pays if that is asked for.
     async fn post(
         &self,
-        signer: CallSigner<'_>,
+        signer: RelayCallSigner<'_>,
         path: &str,
         body: &(impl Serialize + Sync),
-        allowance: &FeeAllowance,
+        allowance: &MaxFee,
     ) -> Result<(HttpResponse, Option<Usdc>), ClientError> {
         let heard = self.server.post(path, body, None).await?;
         if heard.status != 402 {
@@ -237,10 +238,10 @@ impl RelayClient {
 
     fn payment(
         &self,
-        signer: CallSigner<'_>,
+        signer: RelayCallSigner<'_>,
         payee: Address,
         price: Usdc,
-        allowance: &FeeAllowance,
+        allowance: &MaxFee,
     ) -> Result<String, ClientError> {
         let authorization = Authorization {
             chain_id: self.facts.chain_id,
@@ -296,7 +297,7 @@ fn relayed(said: Said, paid: Option<Usdc>) -> RelayResult {
     }
 }
 
-fn signature(signer: CallSigner<'_>, digest: B256) -> Result<String, ClientError> {
+fn signature(signer: RelayCallSigner<'_>, digest: B256) -> Result<String, ClientError> {
     let signature = signer.key.sign_hash_sync(&digest).map_err(|error| ClientError::Signing(error.to_string()))?;
     Ok(Bytes::from(signature.as_bytes().to_vec()).to_string())
 }

@@ -10,7 +10,7 @@ use palatine_relay::chain::{Chain, ChainParameters};
 use palatine_relay::fake::{EPOCH_S, ExecutedCall, MemoryJournal, TargetBehavior, TestRequest, TestWallet, selector};
 use palatine_relay::text::MAX_WORDS;
 use palatine_relay::{
-    Beneficiary, BudgetUnit, Budgets, CallClass, Config, GasSpend, RelayError, Relayer, SponsorOneHolder,
+    Beneficiary, BudgetUnit, Budgets, CallPurpose, Config, GasSpend, RelayError, Relayer, SponsorAllAsHolder,
 };
 use serde_json::json;
 use wire::relay::{CallStatus, SignedRequest};
@@ -432,7 +432,7 @@ async fn fault_2_6_a_holder_has_so_many_vaults_a_day_whoever_owns_them() {
     let fixture = Fixture::default();
     let parts: (Arc<dyn Chain>, Arc<dyn Journal>) = (fixture.chain.clone(), fixture.journal.clone());
     let config = Config { deploys_per_owner_day: 2, ..Config::default() };
-    let sponsor = Arc::new(SponsorOneHolder(domain::Wallet([3; 32])));
+    let sponsor = Arc::new(SponsorAllAsHolder(domain::Wallet([3; 32])));
     let relayer = Relayer::sponsoring(config, parts.0, parts.1, fixture.clock.clone(), sponsor).unwrap();
     let deploy = async |number: u64| {
         let asked = deployment(&fixture, TestWallet::new(number).address(), &format!("pod-{number}"));
@@ -449,7 +449,7 @@ async fn fault_2_6_settlements_have_shares_by_payer_payee_and_client_and_count_o
     let fixture = Fixture::new(Config { budgets, ..Config::default() });
     let pay = async |once: u8, from: u8, to: u8, client: u8| {
         let (wallet, beneficiary) = (Address::repeat_byte(from), Some(Beneficiary::Payee(Address::repeat_byte(to))));
-        let spend = GasSpend { class: CallClass::Settle, wallet, beneficiary, gas: 50_000 };
+        let spend = GasSpend { class: CallPurpose::Settle, wallet, beneficiary, gas: 50_000 };
         let client = domain::ClientAddr::of([10, 0, 0, client].into());
         fixture.relayer.spend(&format!("x402:{once}"), spend, Some(client)).await
     };

@@ -9,7 +9,7 @@ use domain::Usdc;
 use palatine_relay::Config;
 use palatine_relay::chain::{Chain, ChainParameters};
 use palatine_relay::client::{
-    CallSigner, ClientError, FeeAllowance, ForwarderKind, RelayCall, RelayClient, RelayClientConfig,
+    ClientError, ForwarderKind, MaxFee, RelayCall, RelayCallSigner, RelayClient, RelayClientConfig,
 };
 use palatine_relay::fake::{EPOCH_S, TargetBehavior, TestWallet};
 use serde_json::{Value, json};
@@ -35,12 +35,12 @@ fn call() -> RelayCall {
     RelayCall { to: VAULT, data: CALL.into(), value: U256::ZERO, gas: 200_000, deadline: EPOCH_S + 3600 }
 }
 
-fn allowance(most: u64) -> FeeAllowance {
-    FeeAllowance { most: Usdc(most), nonce: B256::repeat_byte(7), now_s: EPOCH_S }
+fn allowance(most: u64) -> MaxFee {
+    MaxFee { most: Usdc(most), nonce: B256::repeat_byte(7), now_s: EPOCH_S }
 }
 
-fn signer(wallet: &TestWallet) -> CallSigner<'_> {
-    CallSigner { address: wallet.address(), key: wallet.signer() }
+fn signer(wallet: &TestWallet) -> RelayCallSigner<'_> {
+    RelayCallSigner { address: wallet.address(), key: wallet.signer() }
 }
 
 #[tokio::test]

@@ -27,9 +27,9 @@ struct Request {
 /// which it was made, so one thread of our own steps in, makes it, and steps out;
 /// everything else about the socket is done by whoever asked.
 #[derive(Clone, Debug)]
-pub(crate) struct Dialer(mpsc::Sender<Request>);
+pub(crate) struct NamespaceSockets(mpsc::Sender<Request>);
 
-impl Dialer {
+impl NamespaceSockets {
     pub(crate) fn start() -> io::Result<Self> {
         let home = File::open("/proc/self/ns/net")?;
         Self::over(move |namespace| {
@@ -92,7 +92,7 @@ mod tests {
     #[tokio::test]
     async fn fault_2_12_hundreds_of_sockets_at_once_wait_for_their_turn() {
         let (shut, gate) = std::sync::mpsc::channel::<()>();
-        let dialer = Dialer::over(move |_| {
+        let dialer = NamespaceSockets::over(move |_| {
             // Opens when its other end is gone.
             let _ = gate.recv();
             Ok(File::open("/dev/null").map(OwnedFd::from))
@@ -110,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_dialer_whose_thread_is_gone_says_so() {
-        let dialer = Dialer::over(|_| Err(io::ErrorKind::PermissionDenied.into())).unwrap();
+        let dialer = NamespaceSockets::over(|_| Err(io::ErrorKind::PermissionDenied.into())).unwrap();
         for _ in 0..2 {
             assert_eq!(dialer.socket(PathBuf::new()).await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         }

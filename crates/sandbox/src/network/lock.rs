@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use super::Config;
-use super::peer::PeerNode;
+use super::peer::NodeResources;
 use super::shared::{self, HostChanges, SharedHost};
 use crate::{DriverFailure, files};
 
@@ -27,7 +27,7 @@ const MARK: &str = "node.mark";
 
 /// A name and a range that are held until this is dropped.
 #[derive(Debug)]
-pub(crate) struct NetworkLock {
+pub(crate) struct NetworkReservation {
     #[expect(dead_code, reason = "holding it open holds the lock")]
     lock: File,
     path: PathBuf,
@@ -36,7 +36,7 @@ pub(crate) struct NetworkLock {
     pub(crate) inherited: bool,
 }
 
-impl NetworkLock {
+impl NetworkReservation {
     /// Claims what the section says, and the users from this one on, for the node with
     /// this state folder. `running` tells how many processes run under a name.
     pub(crate) fn take(
@@ -45,7 +45,7 @@ impl NetworkLock {
         first_uid: u32,
         running: impl Fn(&str) -> io::Result<usize>,
     ) -> Result<Self, DriverFailure> {
-        let node = PeerNode { mark: mark(state)?, state: state.to_owned(), range: config.range, first_uid };
+        let node = NodeResources { mark: mark(state)?, state: state.to_owned(), range: config.range, first_uid };
         let until = Instant::now() + PATIENCE;
         loop {
             match SharedHost::this().claim(config.name.as_str(), &node, &running)? {
@@ -72,9 +72,9 @@ impl SharedHost {
     fn claim(
         &self,
         name: &str,
-        node: &PeerNode,
+        node: &NodeResources,
         running: &impl Fn(&str) -> io::Result<usize>,
-    ) -> Result<Result<NetworkLock, String>, DriverFailure> {
+    ) -> Result<Result<NetworkReservation, String>, DriverFailure> {
         let mut file = self.lock()?;
         let mut record = shared::read(&mut file)?;
         if let Some(taken) = self.overlap(&record, name, node, running)? {
@@ -95,14 +95,14 @@ impl SharedHost {
         }
         record.nodes.insert(name.to_owned(), node.clone());
         self.write(&mut file, &record)?;
-        Ok(Ok(NetworkLock { lock, path, mark: node.mark.clone(), inherited }))
+        Ok(Ok(NetworkReservation { lock, path, mark: node.mark.clone(), inherited }))
     }
 
     fn overlap(
         &self,
         record: &HostChanges,
         name: &str,
-        node: &PeerNode,
+        node: &NodeResources,
         running: &impl Fn(&str) -> io::Result<usize>,
     ) -> Result<Option<String>, DriverFailure> {
         for (other, their) in record.nodes.iter().filter(|(other, _)| *other != name) {
@@ -138,7 +138,7 @@ impl SharedHost {
     }
 }
 
-fn taken(name: &str, holder: Option<&PeerNode>) -> String {
+fn taken(name: &str, holder: Option<&NodeResources>) -> String {
     let whose = holder.map_or_else(
         || "another node".to_owned(),
         |node| format!("the node with its state in {}", node.state.display()),
@@ -176,16 +176,16 @@ mod tests {
             Self { dir: tempfile::tempdir().unwrap() }
         }
 
-        fn node(&self, state: &str, range: &str) -> PeerNode {
+        fn node(&self, state: &str, range: &str) -> NodeResources {
             let state = self.dir.path().join(state);
             fs::create_dir_all(&state).unwrap();
             let range: AddressRange = range.parse().unwrap();
             // More users than any range has slots.
             let first_uid = 100_000 + u32::from(range.ends(0).0.octets()[1]) * 20_000;
-            PeerNode { mark: mark(&state).unwrap(), state, range, first_uid }
+            NodeResources { mark: mark(&state).unwrap(), state, range, first_uid }
         }
 
-        fn claim(&self, name: &str, node: &PeerNode, running: usize) -> Result<NetworkLock, String> {
+        fn claim(&self, name: &str, node: &NodeResources, running: usize) -> Result<NetworkReservation, String> {
             SharedHost::of_test(self.dir.path()).claim(name, node, &|_: &str| Ok(running)).unwrap()
         }
     }
@@ -209,7 +209,7 @@ mod tests {
         drop(place.claim("a", &one, 1).unwrap());
         assert!(place.claim("a", &two, 1).unwrap_err().contains("left guests running"));
         // Its own daemon comes back, also with its folder under another path.
-        let moved = PeerNode { state: "/elsewhere".into(), ..one };
+        let moved = NodeResources { state: "/elsewhere".into(), ..one };
         assert!(!place.claim("a", &moved, 1).unwrap().inherited);
     }
 
@@ -229,11 +229,11 @@ mod tests {
     fn fault_1_3_no_user_runs_the_guests_of_two_nodes() {
         let place = Place::new();
         let one = place.node("one", "10.1.0.0/24");
-        let two = PeerNode { first_uid: one.first_uid + 64, ..place.node("two", "10.2.0.0/24") };
+        let two = NodeResources { first_uid: one.first_uid + 64, ..place.node("two", "10.2.0.0/24") };
         let _held = place.claim("a", &one, 0).unwrap();
         let refused = place.claim("b", &two, 0).unwrap_err();
         assert!(refused.starts_with("node.first_uid: the users from 120064 on meet those from 120000 on"), "{refused}");
-        place.claim("b", &PeerNode { first_uid: two.first_uid + 1, ..two }, 0).unwrap();
+        place.claim("b", &NodeResources { first_uid: two.first_uid + 1, ..two }, 0).unwrap();
     }
 
     #[test]

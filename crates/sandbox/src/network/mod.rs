@@ -29,8 +29,8 @@ mod ruleset;
 mod shared;
 
 pub use config::{AddressRange, Config, ConfigError, Egress, NetworkName};
-pub(crate) use dial::Dialer;
+pub(crate) use dial::NamespaceSockets;
 pub use guest::DroppedPackets;
 pub(crate) use guest::{Namespace, Tap};
 pub(crate) use host::HostNetwork;
-pub(crate) use lock::NetworkLock;
+pub(crate) use lock::NetworkReservation;

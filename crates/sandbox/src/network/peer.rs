@@ -8,7 +8,7 @@ use super::AddressRange;
 
 /// What it has on the machine that no other may have.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PeerNode {
+pub(super) struct NodeResources {
     pub(super) mark: String,
     pub(super) state: PathBuf,
     pub(super) range: AddressRange,
@@ -17,7 +17,7 @@ pub(super) struct PeerNode {
     pub(super) first_uid: u32,
 }
 
-impl PeerNode {
+impl NodeResources {
     /// A user for each slot, and one for the probe guest.
     pub(super) fn meets(&self, other: &Self) -> bool {
         let (one, two) = (self.first_uid, other.first_uid);

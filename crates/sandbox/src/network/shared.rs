@@ -17,7 +17,7 @@ use rustix::mount::{UnmountFlags, unmount};
 use serde::{Deserialize, Serialize};
 
 use super::guest::NAMESPACES;
-use super::peer::PeerNode;
+use super::peer::NodeResources;
 use super::rules::GuardedUplinks;
 use crate::{DriverFailure, files};
 
@@ -31,7 +31,7 @@ const TRIES: usize = 100;
 pub(super) struct HostChanges {
     /// The nodes, by name.
     #[serde(default)]
-    pub(super) nodes: BTreeMap<String, PeerNode>,
+    pub(super) nodes: BTreeMap<String, NodeResources>,
     /// By interface.
     uplinks: BTreeMap<String, Uplink>,
     /// The nodes for which `ip netns` has made its place; absent if it was there.

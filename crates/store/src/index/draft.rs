@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::vault::{InvalidEvent, LoggedEvent, PostingInput, Task, TaskId, Vault, post};
+use domain::vault::{InvalidEvent, LedgerInput, LoggedEvent, Task, TaskId, Vault, post};
 use domain::{Address, Usdc};
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +49,7 @@ pub(crate) struct Found {
 }
 
 /// A batch as it will be written.
-pub(crate) struct Draft<'a> {
+pub(crate) struct BatchDraft<'a> {
     /// The rows after it.
     pub(crate) rows: Found,
     /// Tasks that begin in it, each with its vault and its place in the order of
@@ -59,7 +59,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) events: Vec<(&'a LoggedEvent, Undo)>,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> BatchDraft<'a> {
     /// Posts all events of the batch, in their order, upon what was found.
     pub(crate) fn of(batch: &'a EventBatch, found: Found) -> Result<Self, BatchRefusal> {
         let mut draft = Self { rows: found, new_tasks: Vec::new(), events: Vec::new() };
@@ -79,7 +79,7 @@ impl<'a> Draft<'a> {
         let vault = self.rows.vaults.get(&logged.vault).cloned();
         let task = task_key.and_then(|key| self.rows.tasks.get(&key).cloned());
         let credit = credit_key.map(|key| self.rows.credits.get(&key).copied().unwrap_or_default());
-        let before = PostingInput { vault: vault.as_ref(), task: task.as_ref(), credit: credit.unwrap_or_default() };
+        let before = LedgerInput { vault: vault.as_ref(), task: task.as_ref(), credit: credit.unwrap_or_default() };
         let posting = post(before, event)?;
         if let (None, Some((_, id))) = (&task, task_key) {
             self.new_tasks.push((logged.vault, id, order(logged)));

@@ -7,11 +7,11 @@ use super::database::{Command, Postgres, Statement, Tx};
 use super::life::keep_change;
 use super::pod::{last_run, look_up, quota};
 use super::row::{find, find_live};
-use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, Place, PodChoice, ReplayKey, Reservation};
+use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, Place, ReplayKey, RunPod, RunReservation};
 use crate::codec::{id_column, id_of, integer};
 use crate::error::StoreError;
 use crate::pod::{Found, Quota};
-use crate::record::{PodKey, RunRecord};
+use crate::record::{PodRowId, RunRecord};
 
 const SPEND: &str = "spend a message";
 
@@ -26,7 +26,7 @@ impl AdmissionStore for Postgres {
         self.spend(replay_key).await
     }
 
-    async fn reserve(&self, reservation: Reservation) -> Result<Admission, StoreError> {
+    async fn reserve(&self, reservation: RunReservation) -> Result<Admission, StoreError> {
         self.write(Reserve(reservation)).await
     }
 }
@@ -37,7 +37,7 @@ fn insert_replay_key(replay_key: &ReplayKey) -> Statement<'_> {
         .bind(integer(replay_key.expires_at.0))
 }
 
-struct Reserve(Reservation);
+struct Reserve(RunReservation);
 
 impl Command for Reserve {
     type Answer = Admission;
@@ -100,10 +100,10 @@ impl Reserve {
 
     /// The POD, if the holder may have this run of it. Nothing is written yet.
     async fn place(&self, conn: &mut PgConnection) -> sqlx::Result<Result<Place, Admission>> {
-        let key = PodKey(self.0.id.bits());
+        let key = PodRowId(self.0.id.bits());
         let (name, ephemeral) = match self.0.pod {
-            PodChoice::New { name, ephemeral } => (name, ephemeral),
-            PodChoice::Existing(id) => {
+            RunPod::New { name, ephemeral } => (name, ephemeral),
+            RunPod::Existing(id) => {
                 let last = last_run(conn, &id).await?.filter(|last| last.wallet == self.0.wallet);
                 return Ok(match last {
                     None => Err(Admission::NoPod(id)),

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Row, query};
 
 use super::database::{Command, Postgres, Tx};
 use super::row::small;
-use crate::billing::{HEARD_EVERY_MS, MarkCount, MarkCursor, RunMark, UsageStore, clamped};
+use crate::billing::{HEARD_EVERY_MS, MarkCursor, MarksOutcome, RunMark, UsageStore, clamped};
 use crate::codec::{ended, id_column, integer, meter, millis, natural};
 use crate::error::StoreError;
 
@@ -18,7 +18,7 @@ impl UsageStore for Postgres {
         journal: &str,
         marks: Vec<RunMark>,
         now: UnixMillis,
-    ) -> Result<MarkCount, StoreError> {
+    ) -> Result<MarksOutcome, StoreError> {
         self.write(CountMarks { node: node.to_owned(), journal: journal.to_owned(), marks, now }).await
     }
 
@@ -41,10 +41,10 @@ struct CountMarks {
 }
 
 impl Command for CountMarks {
-    type Answer = MarkCount;
+    type Answer = MarksOutcome;
     const NAME: &'static str = "count marks";
 
-    async fn apply(&self, tx: &mut Tx) -> Result<MarkCount, StoreError> {
+    async fn apply(&self, tx: &mut Tx) -> Result<MarksOutcome, StoreError> {
         self.count(tx.conn()).await.map_err(|error| StoreError::postgres(Self::NAME, error))
     }
 }
@@ -56,12 +56,12 @@ struct Journal {
 }
 
 impl CountMarks {
-    async fn count(&self, conn: &mut PgConnection) -> sqlx::Result<MarkCount> {
+    async fn count(&self, conn: &mut PgConnection) -> sqlx::Result<MarksOutcome> {
         let journal = match self.begin_journal(conn).await? {
             Some(journal) => journal,
             None => self.journal(conn).await?,
         };
-        let mut counted = MarkCount { seq: journal.seq, ..MarkCount::default() };
+        let mut counted = MarksOutcome { seq: journal.seq, ..MarksOutcome::default() };
         for mark in &self.marks {
             self.count_one(conn, journal.n, mark, &mut counted).await?;
         }
@@ -102,7 +102,7 @@ impl CountMarks {
         conn: &mut PgConnection,
         cursor: i64,
         mark: &RunMark,
-        sum: &mut MarkCount,
+        sum: &mut MarksOutcome,
     ) -> sqlx::Result<()> {
         if !sum.is_next(mark.mark.seq) {
             return Ok(());

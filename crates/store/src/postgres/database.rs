@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{lease, news, schema};
 use crate::config::Config;
 use crate::error::StoreError;
-use crate::record::{Epoch, RunChange};
+use crate::record::{GatewayEpoch, RunChange};
 
 /// How often a command is tried that met a tie.
 const TRIES: usize = 5;
@@ -36,7 +36,7 @@ pub struct Postgres {
 #[derive(Debug)]
 struct Inner {
     pool: PgPool,
-    epoch: Epoch,
+    epoch: GatewayEpoch,
     timeout: Duration,
     retention_ms: u64,
     news: news::ChangeFeed,
@@ -60,7 +60,7 @@ pub(crate) trait Command: Send + Sync {
 /// A transaction, as commands see it.
 pub(crate) struct Tx {
     inner: Transaction<'static, sqlx::Postgres>,
-    pub(crate) epoch: Epoch,
+    pub(crate) epoch: GatewayEpoch,
     taken_back: bool,
     told: bool,
 }
@@ -105,7 +105,7 @@ impl Postgres {
         let mut conn = pool.acquire().await.map_err(|error| StoreError::postgres("connect to the database", error))?;
         schema::migrate(&mut conn, &place).await?;
         drop(conn);
-        let epoch = Epoch::random()?;
+        let epoch = GatewayEpoch::random()?;
         let lease = lease::keep(pool.clone(), epoch).await?;
         let (news, listener) = news::start(pool.clone()).await?;
         let inner = Inner {
@@ -119,7 +119,7 @@ impl Postgres {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    pub(crate) fn epoch(&self) -> Epoch {
+    pub(crate) fn epoch(&self) -> GatewayEpoch {
         self.inner.epoch
     }
 

@@ -10,7 +10,7 @@ use crate::codec::{integer, natural};
 use crate::deploys::{DeployState, DeployStore, MAX_LISTED, VaultConsent, VaultDeploy};
 use crate::error::StoreError;
 use crate::pod::id_from;
-use crate::record::PodKey;
+use crate::record::PodRowId;
 
 /// `SELECT` of whole deployments, with what follows the tables.
 macro_rules! select_deploys {
@@ -101,7 +101,7 @@ fn decode(row: &PgRow) -> sqlx::Result<VaultDeploy> {
 }
 
 fn pod(row: &PgRow) -> sqlx::Result<PodId> {
-    let key = PodKey(row.try_get::<i64, _>(0)?.cast_unsigned());
+    let key = PodRowId(row.try_get::<i64, _>(0)?.cast_unsigned());
     id_from(key, row.try_get(9)?).map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 

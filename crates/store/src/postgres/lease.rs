@@ -9,7 +9,7 @@ use sqlx::{PgPool, query};
 use tokio::task::JoinHandle;
 
 use crate::error::StoreError;
-use crate::record::Epoch;
+use crate::record::GatewayEpoch;
 
 /// Between two renewals.
 const RENEW: Duration = Duration::from_secs(3);
@@ -19,7 +19,7 @@ const HOLDS_S: f64 = 20.0;
 pub(crate) const WRITE: &str = "say that this gateway is there";
 
 /// Takes the lease, and keeps it until the task is ended.
-pub(crate) async fn keep(pool: PgPool, epoch: Epoch) -> Result<JoinHandle<()>, StoreError> {
+pub(crate) async fn keep(pool: PgPool, epoch: GatewayEpoch) -> Result<JoinHandle<()>, StoreError> {
     renew(&pool, epoch).await.map_err(|error| StoreError::postgres(WRITE, error))?;
     Ok(tokio::spawn(async move {
         loop {
@@ -31,12 +31,12 @@ pub(crate) async fn keep(pool: PgPool, epoch: Epoch) -> Result<JoinHandle<()>, S
     }))
 }
 
-async fn renew(pool: &PgPool, epoch: Epoch) -> sqlx::Result<()> {
+async fn renew(pool: &PgPool, epoch: GatewayEpoch) -> sqlx::Result<()> {
     statement(epoch).execute(pool).await.map(drop)
 }
 
 /// Takes the lease, or renews it.
-pub(crate) fn statement(epoch: Epoch) -> Query<'static, sqlx::Postgres, PgArguments> {
+pub(crate) fn statement(epoch: GatewayEpoch) -> Query<'static, sqlx::Postgres, PgArguments> {
     // Rows of those that are long gone go too.
     let sql = "WITH gone AS (DELETE FROM gateways WHERE holds_until < now() - interval '1 day' AND epoch <> $1) \
                INSERT INTO gateways (epoch, holds_until) VALUES ($1, now() + make_interval(secs => $2)) \

@@ -9,16 +9,16 @@ use super::pod::{self, RemovePod};
 use super::row::{LIVE_OF, OF_ID, decode, find_live, lock, select_runs};
 use crate::codec::{id_column, integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
-use crate::life::{Advance, AgentStore, MAX_CHANGES, MAX_LISTED, NodeObservation, StepOutcome, Stepped, note};
-use crate::record::{BelowTier, KeptData, PodKey, RunChange, RunRecord};
+use crate::life::{AgentObservation, AgentStore, MAX_CHANGES, MAX_LISTED, RunAfterStep, RunStep, StepOutcome, note};
+use crate::record::{BelowTier, KeptData, PodRowId, RunChange, RunRecord};
 
 impl AgentStore for Postgres {
     async fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> Result<StepOutcome, StoreError> {
-        self.write(Advance::step(id, event, now)).await
+        self.write(RunStep::step(id, event, now)).await
     }
 
     async fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> Result<StepOutcome, StoreError> {
-        self.write(Advance { kept, ..Advance::step(id, Event::Gone, now) }).await
+        self.write(RunStep { kept, ..RunStep::step(id, Event::Gone, now) }).await
     }
 
     async fn remove_pod(&self, pod: PodId, now: UnixMillis) -> Result<bool, StoreError> {
@@ -26,20 +26,20 @@ impl AgentStore for Postgres {
     }
 
     async fn place(&self, id: RunId, node: &str, now: UnixMillis) -> Result<StepOutcome, StoreError> {
-        self.write(Advance { node: Some(node.to_owned()), ..Advance::step(id, Event::Placed, now) }).await
+        self.write(RunStep { node: Some(node.to_owned()), ..RunStep::step(id, Event::Placed, now) }).await
     }
 
     async fn settle(
         &self,
         id: RunId,
         event: Event,
-        seen: NodeObservation,
+        seen: AgentObservation,
         now: UnixMillis,
     ) -> Result<StepOutcome, StoreError> {
-        self.write(Advance { seen: Some(seen), ..Advance::step(id, event, now) }).await
+        self.write(RunStep { seen: Some(seen), ..RunStep::step(id, event, now) }).await
     }
 
-    async fn observe(&self, id: RunId, seen: NodeObservation) -> Result<RunRecord, StoreError> {
+    async fn observe(&self, id: RunId, seen: AgentObservation) -> Result<RunRecord, StoreError> {
         self.write(Observe { id, seen }).await
     }
 
@@ -78,7 +78,7 @@ impl AgentStore for Postgres {
     }
 }
 
-impl Command for Advance {
+impl Command for RunStep {
     type Answer = StepOutcome;
     const NAME: &'static str = "take a step of an agent";
 
@@ -86,8 +86,8 @@ impl Command for Advance {
         let fail = |error| StoreError::postgres(Self::NAME, error);
         let before = lock(tx.conn(), self.id).await.map_err(fail)?.ok_or(StoreError::Unknown(self.id))?;
         let (record, actions, change, removes) = match self.take(before)? {
-            Stepped::Same(advanced) => return Ok(advanced),
-            Stepped::New { record, actions, change, removes } => (record, actions, change, removes),
+            RunAfterStep::Same(advanced) => return Ok(advanced),
+            RunAfterStep::New { record, actions, change, removes } => (record, actions, change, removes),
         };
         write(tx.conn(), &record).await.map_err(fail)?;
         if let Some(change) = &change {
@@ -127,7 +127,7 @@ async fn write(conn: &mut PgConnection, record: &RunRecord) -> sqlx::Result<()> 
 }
 
 /// Adds to a POD's history.
-pub(crate) async fn keep_change(conn: &mut PgConnection, pod: PodKey, change: &RunChange) -> sqlx::Result<()> {
+pub(crate) async fn keep_change(conn: &mut PgConnection, pod: PodRowId, change: &RunChange) -> sqlx::Result<()> {
     let key = pod.0.cast_signed();
     let (name, reason) = state_columns(change.state);
     query("INSERT INTO changes (pod, seq, at, state, reason) VALUES ($1, $2, $3, $4, $5)")
@@ -147,7 +147,7 @@ pub(crate) async fn keep_change(conn: &mut PgConnection, pod: PodKey, change: &R
 
 struct Observe {
     id: RunId,
-    seen: NodeObservation,
+    seen: AgentObservation,
 }
 
 impl Command for Observe {

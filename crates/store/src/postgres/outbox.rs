@@ -7,7 +7,7 @@ use super::database::{Command, Postgres, Tx};
 use super::json::{parse_json, to_json};
 use crate::codec::{integer, natural};
 use crate::error::StoreError;
-use crate::outbox::{Change, OutboxStore, OutboxWrite, is_pending};
+use crate::outbox::{Change, OutboxOutcome, OutboxStore, is_pending};
 
 const READ: &str = "read the outbox";
 const WRITE: &str = "write to the outbox";
@@ -34,7 +34,7 @@ impl OutboxStore for Postgres {
         Ok(highest.flatten().map(natural))
     }
 
-    async fn outbox_write(&self, entry: OutboxEntry) -> Result<OutboxWrite, StoreError> {
+    async fn outbox_write(&self, entry: OutboxEntry) -> Result<OutboxOutcome, StoreError> {
         let (chain, address) = columns(&entry.account);
         // Both the key and the nonce are unique.
         let insert = query(
@@ -47,7 +47,7 @@ impl OutboxStore for Postgres {
         .bind(entry.key.as_str().to_owned())
         .bind(is_pending(&entry))
         .bind(to_json(&entry).map_err(|error| StoreError::postgres(WRITE, error))?);
-        Ok(if self.execute(WRITE, insert).await? == 1 { OutboxWrite::Done } else { OutboxWrite::Conflict })
+        Ok(if self.execute(WRITE, insert).await? == 1 { OutboxOutcome::Done } else { OutboxOutcome::Conflict })
     }
 
     async fn outbox_add(
@@ -55,7 +55,7 @@ impl OutboxStore for Postgres {
         account: SenderAccount,
         nonce: u64,
         attempt: TransactionAttempt,
-    ) -> Result<OutboxWrite, StoreError> {
+    ) -> Result<OutboxOutcome, StoreError> {
         self.write(Update { account, nonce, change: Change::Add(attempt) }).await
     }
 
@@ -64,7 +64,7 @@ impl OutboxStore for Postgres {
         account: SenderAccount,
         nonce: u64,
         outcome: TransactionOutcome,
-    ) -> Result<OutboxWrite, StoreError> {
+    ) -> Result<OutboxOutcome, StoreError> {
         self.write(Update { account, nonce, change: Change::Settle(outcome) }).await
     }
 }
@@ -76,17 +76,17 @@ struct Update {
 }
 
 impl Command for Update {
-    type Answer = OutboxWrite;
+    type Answer = OutboxOutcome;
     const NAME: &'static str = WRITE;
 
-    async fn apply(&self, tx: &mut Tx) -> Result<OutboxWrite, StoreError> {
+    async fn apply(&self, tx: &mut Tx) -> Result<OutboxOutcome, StoreError> {
         let fail = |error| StoreError::postgres(WRITE, error);
         let Some(mut entry) = self.pending(tx.conn()).await.map_err(fail)? else {
-            return Ok(OutboxWrite::Conflict);
+            return Ok(OutboxOutcome::Conflict);
         };
         self.change.make(&mut entry);
         self.update(tx.conn(), &entry).await.map_err(fail)?;
-        Ok(OutboxWrite::Done)
+        Ok(OutboxOutcome::Done)
     }
 }
 

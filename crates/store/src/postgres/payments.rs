@@ -1,7 +1,8 @@
 //! Payments for requests.
 
 use domain::payment::{
-    Authorization, Payment, PaymentClaim, PaymentKey, PaymentState, RequestHash, ReserveOutcome, SignedAuthorization,
+    Authorization, PaidRequestHash, Payment, PaymentClaim, PaymentKey, PaymentReservation, PaymentState,
+    SignedAuthorization,
 };
 use domain::{Address, B256, Signature, U256, UnixMillis, Usdc};
 use sqlx::postgres::PgRow;
@@ -11,8 +12,8 @@ use super::database::{Command, Postgres, Statement, Tx};
 use super::purposes;
 use crate::codec::{integer, millis, natural};
 use crate::error::StoreError;
-use crate::payments::{PaymentChange, PaymentStep, PaymentStore, Recorded, seconds, state_columns};
-use crate::purposes::Purpose;
+use crate::payments::{NextPaymentState, PaymentStepOutcome, PaymentStore, RecordedPayment, seconds, state_columns};
+use crate::purposes::AuthorizationPurpose;
 
 macro_rules! select_payments {
     ($tail:literal) => {
@@ -33,11 +34,11 @@ impl PaymentStore for Postgres {
         payment: Payment,
         claim: PaymentClaim,
         now: UnixMillis,
-    ) -> Result<ReserveOutcome, StoreError> {
+    ) -> Result<PaymentReservation, StoreError> {
         self.write(Reserve { payment, claim, now }).await
     }
 
-    async fn step_payment(&self, key: PaymentKey, step: PaymentStep) -> Result<bool, StoreError> {
+    async fn step_payment(&self, key: PaymentKey, step: NextPaymentState) -> Result<bool, StoreError> {
         self.write(Move { key, step }).await
     }
 
@@ -81,10 +82,10 @@ struct Reserve {
 }
 
 impl Command for Reserve {
-    type Answer = ReserveOutcome;
+    type Answer = PaymentReservation;
     const NAME: &'static str = "reserve a payment";
 
-    async fn apply(&self, tx: &mut Tx) -> Result<ReserveOutcome, StoreError> {
+    async fn apply(&self, tx: &mut Tx) -> Result<PaymentReservation, StoreError> {
         let met = self.meet(tx).await.map_err(|error| StoreError::postgres(Self::NAME, error))?;
         // A copy was faster: it is met the next time.
         met.ok_or_else(|| StoreError::tie(Self::NAME))
@@ -92,7 +93,7 @@ impl Command for Reserve {
 }
 
 impl Reserve {
-    async fn meet(&self, tx: &mut Tx) -> sqlx::Result<Option<ReserveOutcome>> {
+    async fn meet(&self, tx: &mut Tx) -> sqlx::Result<Option<PaymentReservation>> {
         let key = self.payment.key();
         let known = of_key(LOCK, &key).fetch_optional(tx.conn()).await?;
         if let Some(known) = known {
@@ -103,11 +104,11 @@ impl Reserve {
             return Ok(Some(outcome));
         }
         let valid_before = self.payment.signed.authorization.valid_before;
-        if !purposes::note(tx.conn(), &key, Purpose::Request, valid_before).await? {
-            return Ok(Some(ReserveOutcome::Conflict));
+        if !purposes::note(tx.conn(), &key, AuthorizationPurpose::Request, valid_before).await? {
+            return Ok(Some(PaymentReservation::Conflict));
         }
         let new = self.insert(tx).await?;
-        Ok(new.then_some(ReserveOutcome::New))
+        Ok(new.then_some(PaymentReservation::New))
     }
 
     async fn insert(&self, tx: &mut Tx) -> sqlx::Result<bool> {
@@ -147,7 +148,7 @@ impl Reserve {
 
 struct Move {
     key: PaymentKey,
-    step: PaymentStep,
+    step: NextPaymentState,
 }
 
 impl Command for Move {
@@ -165,9 +166,9 @@ impl Move {
         let known = of_key(LOCK, &self.key).fetch_optional(&mut *conn).await?;
         let Some(known) = known.map(|row| decode(&row)).transpose()? else { return Ok(false) };
         match known.take(&self.step) {
-            PaymentChange::Done => Ok(true),
-            PaymentChange::Refused => Ok(false),
-            PaymentChange::To(state) => self.write(conn, &state).await,
+            PaymentStepOutcome::Done => Ok(true),
+            PaymentStepOutcome::Refused => Ok(false),
+            PaymentStepOutcome::To(state) => self.write(conn, &state).await,
         }
     }
 
@@ -218,7 +219,7 @@ impl Open {
     }
 }
 
-fn decode(row: &PgRow) -> sqlx::Result<Recorded> {
+fn decode(row: &PgRow) -> sqlx::Result<RecordedPayment> {
     let address = |column| row.try_get::<[u8; 20], usize>(column).map(Address::from);
     let hash = |column| row.try_get::<[u8; 32], usize>(column).map(B256::from);
     // All 64 bits of these are the payer's to choose.
@@ -237,13 +238,13 @@ fn decode(row: &PgRow) -> sqlx::Result<Recorded> {
         Signature::from_raw(row.try_get(8)?).map_err(|error| sqlx::Error::Decode(error.to_string().into()))?;
     let payment = Payment {
         signed: SignedAuthorization { authorization, signature },
-        request: RequestHash(hash(9)?),
+        request: PaidRequestHash(hash(9)?),
         resource: row.try_get(10)?,
         seen_at: millis(row.try_get(11)?),
     };
     let (claim, until): (Option<i64>, Option<i64>) = (row.try_get(15)?, row.try_get(16)?);
     let claim = claim.zip(until).map(|(id, until)| PaymentClaim { id: id.cast_unsigned(), until: millis(until) });
-    Ok(Recorded { payment, state: state(row)?, claim })
+    Ok(RecordedPayment { payment, state: state(row)?, claim })
 }
 
 fn bounded(time: U256) -> sqlx::Result<i64> {

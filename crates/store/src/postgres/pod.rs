@@ -10,7 +10,7 @@ use super::row::{decode, lock, select_runs};
 use crate::codec::{id_column, integer, millis, natural};
 use crate::error::StoreError;
 use crate::pod::{Found, MAX_STOPPED_PODS, Quota, id_from};
-use crate::record::{KeptData, PodKey, RunRecord};
+use crate::record::{KeptData, PodRowId, RunRecord};
 
 /// The last run of the POD of this number or name.
 const LAST_RUN: &str = select_runs!(
@@ -24,7 +24,7 @@ pub(crate) async fn look_up(conn: &mut PgConnection, name: &PodId, wallet: &Wall
     let Some(row) = query(sql).bind(name.as_str()).fetch_optional(conn).await? else { return Ok(Found::Free) };
     let (key, holder, removed): (i64, [u8; 32], bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let theirs = removed && holder == wallet.0;
-    Ok(if theirs { Found::Removed(PodKey(key.cast_unsigned())) } else { Found::Taken })
+    Ok(if theirs { Found::Removed(PodRowId(key.cast_unsigned())) } else { Found::Taken })
 }
 
 /// The two arguments that name a POD: the number of a minted id, or a chosen name.
@@ -36,11 +36,11 @@ pub(crate) fn names(id: &PodId) -> (Option<i64>, Option<String>) {
 }
 
 /// The key of a POD that was not removed, and is not until the transaction ends.
-pub(crate) async fn hold(conn: &mut PgConnection, id: &PodId) -> sqlx::Result<Option<PodKey>> {
+pub(crate) async fn hold(conn: &mut PgConnection, id: &PodId) -> sqlx::Result<Option<PodRowId>> {
     let sql = "SELECT key FROM pods WHERE removed_at IS NULL AND (name = $2 OR key = $1 AND name IS NULL) FOR SHARE";
     let (key, name) = names(id);
     let found = query(sql).bind(key).bind(name).fetch_optional(conn).await?;
-    found.map(|row| Ok(PodKey(row.try_get::<i64, _>(0)?.cast_unsigned()))).transpose()
+    found.map(|row| Ok(PodRowId(row.try_get::<i64, _>(0)?.cast_unsigned()))).transpose()
 }
 
 /// The last run of a POD.
@@ -71,7 +71,7 @@ pub(crate) async fn quota(
 
 /// A POD that does not run, and what is kept of it.
 fn stopped_row(row: &PgRow) -> sqlx::Result<(PodId, Option<KeptData>)> {
-    let key = PodKey(row.try_get::<i64, _>(0)?.cast_unsigned());
+    let key = PodRowId(row.try_get::<i64, _>(0)?.cast_unsigned());
     let pod = id_from(key, row.try_get(1)?).map_err(|error| sqlx::Error::Decode(Box::new(error)))?;
     let (has, until, bytes): (bool, Option<i64>, i64) = (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
     Ok((pod, has.then_some(KeptData { until: until.map(millis), bytes: natural(bytes) })))

@@ -13,7 +13,7 @@ use super::row::{decode, select_runs};
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;
 use crate::prune::{DELETE_BATCH, MaintenanceStore, PruneReport, SPENT_SLACK_MS};
-use crate::record::Epoch;
+use crate::record::GatewayEpoch;
 
 impl MaintenanceStore for Postgres {
     async fn check(&self) -> Result<(), StoreError> {
@@ -24,9 +24,9 @@ impl MaintenanceStore for Postgres {
         self.write(Prune { now, retention_ms: self.retention_ms() }).await
     }
 
-    async fn live_epochs(&self) -> Result<BTreeSet<Epoch>, StoreError> {
+    async fn live_epochs(&self) -> Result<BTreeSet<GatewayEpoch>, StoreError> {
         let there = query("SELECT epoch FROM gateways WHERE holds_until > now()");
-        let decode = |row: &PgRow| row.try_get(0).map(|epoch: i64| Epoch(epoch.cast_unsigned()));
+        let decode = |row: &PgRow| row.try_get(0).map(|epoch: i64| GatewayEpoch(epoch.cast_unsigned()));
         let there = self.many("ask which gateways are there", there, decode).await?;
         Ok(there.into_iter().chain([self.epoch()]).collect())
     }

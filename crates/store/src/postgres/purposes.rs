@@ -5,7 +5,7 @@ use domain::payment::PaymentKey;
 use sqlx::{PgConnection, Row, query};
 
 use crate::codec::integer;
-use crate::purposes::Purpose;
+use crate::purposes::AuthorizationPurpose;
 
 /// Notes what the authorization pays for; `false` if it pays for something else already.
 /// Of two that note at once, one waits for the other. No token takes it from the second
@@ -13,7 +13,7 @@ use crate::purposes::Purpose;
 pub(crate) async fn note(
     conn: &mut PgConnection,
     key: &PaymentKey,
-    purpose: Purpose,
+    purpose: AuthorizationPurpose,
     valid_before: U256,
 ) -> sqlx::Result<bool> {
     let insert = query(

@@ -10,7 +10,7 @@ use super::json::{parse_json, to_json};
 use super::purposes;
 use crate::codec::{integer, natural};
 use crate::error::StoreError;
-use crate::purposes::Purpose;
+use crate::purposes::AuthorizationPurpose;
 use crate::relays::{Progress, QUOTA_DAYS, RelayStore, added, nonces, once, payments};
 
 const READ: &str = "read what was taken on";
@@ -120,7 +120,7 @@ impl Admit {
         let Some(payments) = payments(&self.entries) else { return Ok(false) };
         for (key, payment) in payments {
             let valid_before = payment.signed.authorization.valid_before;
-            if !purposes::note(conn, &key, Purpose::Fee(payment.group), valid_before).await? {
+            if !purposes::note(conn, &key, AuthorizationPurpose::Fee(payment.group), valid_before).await? {
                 return Ok(false);
             }
         }

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
 use crate::codec::id_column;
-use crate::columns::Columns;
+use crate::columns::RunRow;
 use crate::record::RunRecord;
 
 /// `SELECT` of whole runs, with what follows the tables.
@@ -51,8 +51,8 @@ pub(crate) fn decode(row: &PgRow) -> sqlx::Result<RunRecord> {
     read(row)?.record().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
-fn read(row: &PgRow) -> sqlx::Result<Columns> {
-    Ok(Columns {
+fn read(row: &PgRow) -> sqlx::Result<RunRow> {
+    Ok(RunRow {
         id: row.try_get(0)?,
         wallet: row.try_get(1)?,
         generation: row.try_get(2)?,

@@ -8,11 +8,11 @@ use super::life::keep_change;
 use super::pod::{self, look_up, quota};
 use super::row::{find, find_live};
 use super::writer::{Command, Tx};
-use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, Place, PodChoice, ReplayKey, Reservation};
+use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, Place, ReplayKey, RunPod, RunReservation};
 use crate::codec::{id_column, id_of, integer};
 use crate::error::StoreError;
 use crate::pod::{Found, Quota};
-use crate::record::{PodKey, RunRecord};
+use crate::record::{PodRowId, RunRecord};
 
 impl AdmissionStore for Sqlite {
     async fn spend(&self, replay_key: ReplayKey) -> Result<(), StoreError> {
@@ -23,7 +23,7 @@ impl AdmissionStore for Sqlite {
         self.write(Spend { replay_key, essential: true }).await
     }
 
-    async fn reserve(&self, reservation: Reservation) -> Result<Admission, StoreError> {
+    async fn reserve(&self, reservation: RunReservation) -> Result<Admission, StoreError> {
         self.write(reservation).await
     }
 }
@@ -47,7 +47,7 @@ impl Command for Spend {
     }
 }
 
-impl Command for Reservation {
+impl Command for RunReservation {
     type Answer = Admission;
     const NAME: &'static str = "reserve an agent";
 
@@ -84,7 +84,7 @@ fn spend(conn: &Connection, replay_key: &ReplayKey) -> Result<bool, StoreError> 
     Ok(fresh == 1)
 }
 
-impl Reservation {
+impl RunReservation {
     /// The answer that the caller's key stands for, if any.
     fn repeated(&self, conn: &Connection) -> Result<Option<Admission>, StoreError> {
         let Some(idempotency) = &self.idempotency else { return Ok(None) };
@@ -106,10 +106,10 @@ impl Reservation {
     /// The POD, if the holder may have this run of it. Nothing is written yet.
     fn place(&self, conn: &Connection) -> Result<Result<Place, Admission>, StoreError> {
         let sql = |error| StoreError::sql(Self::NAME, error);
-        let key = PodKey(self.id.bits());
+        let key = PodRowId(self.id.bits());
         let (name, ephemeral) = match self.pod {
-            PodChoice::New { name, ephemeral } => (name, ephemeral),
-            PodChoice::Existing(id) => {
+            RunPod::New { name, ephemeral } => (name, ephemeral),
+            RunPod::Existing(id) => {
                 let last = pod::last_run(conn, Self::NAME, &id)?.filter(|last| last.wallet == self.wallet);
                 return Ok(match last {
                     None => Err(Admission::NoPod(id)),

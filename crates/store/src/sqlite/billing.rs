@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::handle::Sqlite;
 use super::writer::{Command, Tx};
-use crate::billing::{HEARD_EVERY_MS, MarkCount, MarkCursor, RunMark, UsageStore, clamped};
+use crate::billing::{HEARD_EVERY_MS, MarkCursor, MarksOutcome, RunMark, UsageStore, clamped};
 use crate::codec::{ended, id_column, integer, meter, millis, natural};
 use crate::error::StoreError;
 
@@ -16,7 +16,7 @@ impl UsageStore for Sqlite {
         journal: &str,
         marks: Vec<RunMark>,
         now: UnixMillis,
-    ) -> Result<MarkCount, StoreError> {
+    ) -> Result<MarksOutcome, StoreError> {
         self.write(CountMarks { node: node.to_owned(), journal: journal.to_owned(), marks, now }).await
     }
 
@@ -38,14 +38,14 @@ pub(crate) struct CountMarks {
 }
 
 impl Command for CountMarks {
-    type Answer = MarkCount;
+    type Answer = MarksOutcome;
     const NAME: &'static str = "count marks";
 
     fn is_essential(&self) -> bool {
         true
     }
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<MarkCount, StoreError> {
+    fn apply(&self, tx: &Tx<'_>) -> Result<MarksOutcome, StoreError> {
         self.count(tx).map_err(|error| StoreError::sql(Self::NAME, error))
     }
 }
@@ -57,13 +57,13 @@ struct Journal {
 }
 
 impl CountMarks {
-    fn count(&self, tx: &Tx<'_>) -> rusqlite::Result<MarkCount> {
+    fn count(&self, tx: &Tx<'_>) -> rusqlite::Result<MarksOutcome> {
         let conn = tx.conn;
         let journal = match self.journal(conn)? {
             Some(journal) => journal,
             None => self.begin_journal(tx)?,
         };
-        let mut counted = MarkCount { seq: journal.seq, ..MarkCount::default() };
+        let mut counted = MarksOutcome { seq: journal.seq, ..MarksOutcome::default() };
         for mark in &self.marks {
             self.count_one(tx, journal.n, mark, &mut counted)?;
         }
@@ -100,7 +100,7 @@ impl CountMarks {
         Ok(Journal { n: conn.last_insert_rowid(), seq: 0, heard_at: self.now })
     }
 
-    fn count_one(&self, tx: &Tx<'_>, cursor: i64, mark: &RunMark, sum: &mut MarkCount) -> rusqlite::Result<()> {
+    fn count_one(&self, tx: &Tx<'_>, cursor: i64, mark: &RunMark, sum: &mut MarksOutcome) -> rusqlite::Result<()> {
         if !sum.is_next(mark.mark.seq) {
             return Ok(());
         }

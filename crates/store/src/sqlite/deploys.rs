@@ -11,7 +11,7 @@ use crate::codec::{integer, natural};
 use crate::deploys::{DeployState, DeployStore, MAX_LISTED, VaultConsent, VaultDeploy};
 use crate::error::StoreError;
 use crate::pod::id_from;
-use crate::record::PodKey;
+use crate::record::PodRowId;
 
 struct Put {
     deploy: VaultDeploy,
@@ -101,7 +101,7 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<VaultDeploy> {
 }
 
 fn pod(row: &Row<'_>) -> rusqlite::Result<PodId> {
-    let key = PodKey(row.get::<_, i64>(0)?.cast_unsigned());
+    let key = PodRowId(row.get::<_, i64>(0)?.cast_unsigned());
     id_from(key, row.get(9)?).map_err(|error| rusqlite::Error::FromSqlConversionFailure(9, Type::Text, Box::new(error)))
 }
 

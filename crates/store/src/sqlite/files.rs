@@ -12,7 +12,7 @@ const LOCK: &str = "lock";
 /// Written once the database is on the disk: from then on there is one, or it is lost.
 const MADE: &str = "made";
 /// What lies beside a database only after it was made. An older version left no [`MADE`].
-const SIGNS: [&str; 3] = [MADE, "palatine.db-wal", durable::DiskReserve::NAME];
+const SIGNS: [&str; 3] = [MADE, "palatine.db-wal", durable::BallastFile::NAME];
 /// For whoever looks into [`MADE`].
 const MEANING: &str = "palatine.db was made here: where it is empty or missing, it is lost.\n";
 const DIRECTORY_MODE: u32 = 0o700;

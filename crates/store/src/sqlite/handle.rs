@@ -18,7 +18,7 @@ use super::rows::Rows;
 use super::writer::{Answers, ChangeFeed, Command, Queue, Request, Writer};
 use crate::config::Config;
 use crate::error::StoreError;
-use crate::record::{CHANGE_QUEUE, Epoch, RunChange};
+use crate::record::{CHANGE_QUEUE, GatewayEpoch, RunChange};
 
 /// A store in SQLite: a handle that is cheap to clone.
 ///
@@ -34,7 +34,7 @@ struct Inner {
     /// `None` only while this is dropped.
     channels: Option<Channels>,
     news: ChangeFeed,
-    epoch: Epoch,
+    epoch: GatewayEpoch,
     timeout: Duration,
     health: Arc<Health>,
     retention_ms: u64,
@@ -82,7 +82,7 @@ impl Sqlite {
         let files = files::take(directory)?;
         let conn = connect(&files)?;
         files.note_made();
-        let epoch = Epoch::random()?;
+        let epoch = GatewayEpoch::random()?;
         let (readers, mut threads) = Readers::start(config.readers, &files.database)?;
         let (news, _) = broadcast::channel(CHANGE_QUEUE);
         let (queue, commands) = mpsc::channel(config.queue);
@@ -114,7 +114,7 @@ impl Sqlite {
     }
 
     /// This run of the gateway.
-    pub(crate) fn epoch(&self) -> Epoch {
+    pub(crate) fn epoch(&self) -> GatewayEpoch {
         self.inner.epoch
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use durable::DiskReserve;
+use durable::BallastFile;
 
 use crate::error::StoreError;
 
@@ -17,7 +17,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How the disk is.
 #[derive(Debug)]
 pub(crate) struct Health {
-    reserve: DiskReserve,
+    reserve: BallastFile,
     /// The reserve is in use.
     starved: AtomicBool,
     last_error: Mutex<Option<StoreError>>,
@@ -27,7 +27,7 @@ pub(crate) struct Health {
 impl Health {
     pub(crate) fn of(directory: &Path) -> Self {
         Self {
-            reserve: DiskReserve::at(directory, BYTES),
+            reserve: BallastFile::at(directory, BYTES),
             starved: AtomicBool::new(false),
             last_error: Mutex::default(),
             looked: Mutex::default(),

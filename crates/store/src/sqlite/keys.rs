@@ -9,7 +9,7 @@ use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;
 use crate::keys::{KeyStore, SealedIdentity, SecretName};
-use crate::record::PodKey;
+use crate::record::PodRowId;
 
 impl KeyStore for Sqlite {
     async fn keep_secret(&self, name: SecretName, sealed: Vec<u8>, now: UnixMillis) -> Result<Vec<u8>, StoreError> {
@@ -102,7 +102,7 @@ fn secret(conn: &Connection, name: SecretName) -> rusqlite::Result<Option<Vec<u8
     conn.prepare_cached(sql)?.query_row((name.as_str(),), |row| row.get(0)).optional()
 }
 
-fn identity(conn: &Connection, pod: PodKey) -> rusqlite::Result<Option<SealedIdentity>> {
+fn identity(conn: &Connection, pod: PodRowId) -> rusqlite::Result<Option<SealedIdentity>> {
     let sql = "SELECT address, sealed FROM identities WHERE pod = ?1";
     let decode =
         |row: &Row<'_>| Ok(SealedIdentity { address: Address::from(row.get::<_, [u8; 20]>(0)?), sealed: row.get(1)? });

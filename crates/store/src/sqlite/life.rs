@@ -9,16 +9,16 @@ use super::row::{find, find_live, many, select_runs};
 use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
-use crate::life::{Advance, AgentStore, MAX_CHANGES, MAX_LISTED, NodeObservation, StepOutcome, Stepped, note};
-use crate::record::{BelowTier, KeptData, PodKey, RunChange, RunRecord};
+use crate::life::{AgentObservation, AgentStore, MAX_CHANGES, MAX_LISTED, RunAfterStep, RunStep, StepOutcome, note};
+use crate::record::{BelowTier, KeptData, PodRowId, RunChange, RunRecord};
 
 impl AgentStore for Sqlite {
     async fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> Result<StepOutcome, StoreError> {
-        self.write(Advance::step(id, event, now)).await
+        self.write(RunStep::step(id, event, now)).await
     }
 
     async fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> Result<StepOutcome, StoreError> {
-        self.write(Advance { kept, ..Advance::step(id, Event::Gone, now) }).await
+        self.write(RunStep { kept, ..RunStep::step(id, Event::Gone, now) }).await
     }
 
     async fn remove_pod(&self, pod: PodId, now: UnixMillis) -> Result<bool, StoreError> {
@@ -26,20 +26,20 @@ impl AgentStore for Sqlite {
     }
 
     async fn place(&self, id: RunId, node: &str, now: UnixMillis) -> Result<StepOutcome, StoreError> {
-        self.write(Advance { node: Some(node.to_owned()), ..Advance::step(id, Event::Placed, now) }).await
+        self.write(RunStep { node: Some(node.to_owned()), ..RunStep::step(id, Event::Placed, now) }).await
     }
 
     async fn settle(
         &self,
         id: RunId,
         event: Event,
-        seen: NodeObservation,
+        seen: AgentObservation,
         now: UnixMillis,
     ) -> Result<StepOutcome, StoreError> {
-        self.write(Advance { seen: Some(seen), ..Advance::step(id, event, now) }).await
+        self.write(RunStep { seen: Some(seen), ..RunStep::step(id, event, now) }).await
     }
 
-    async fn observe(&self, id: RunId, seen: NodeObservation) -> Result<RunRecord, StoreError> {
+    async fn observe(&self, id: RunId, seen: AgentObservation) -> Result<RunRecord, StoreError> {
         self.write(Observe { id, seen }).await
     }
 
@@ -76,7 +76,7 @@ impl AgentStore for Sqlite {
     }
 }
 
-impl Command for Advance {
+impl Command for RunStep {
     type Answer = StepOutcome;
     const NAME: &'static str = "take a step of an agent";
 
@@ -87,8 +87,8 @@ impl Command for Advance {
     fn apply(&self, tx: &Tx<'_>) -> Result<StepOutcome, StoreError> {
         let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
         let (record, actions, change, removes) = match self.take(before)? {
-            Stepped::Same(advanced) => return Ok(advanced),
-            Stepped::New { record, actions, change, removes } => (record, actions, change, removes),
+            RunAfterStep::Same(advanced) => return Ok(advanced),
+            RunAfterStep::New { record, actions, change, removes } => (record, actions, change, removes),
         };
         write(tx, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
         if let Some(change) = change {
@@ -137,7 +137,7 @@ fn end(conn: &Connection, record: &RunRecord, at: UnixMillis) -> rusqlite::Resul
 }
 
 /// Adds to a POD's history.
-pub(crate) fn keep_change(conn: &Connection, pod: PodKey, change: &RunChange) -> rusqlite::Result<()> {
+pub(crate) fn keep_change(conn: &Connection, pod: PodRowId, change: &RunChange) -> rusqlite::Result<()> {
     let key = pod.0.cast_signed();
     let (name, reason) = state_columns(change.state);
     conn.prepare_cached("INSERT INTO changes (pod, seq, at, state, reason) VALUES (?1, ?2, ?3, ?4, ?5)")?
@@ -150,7 +150,7 @@ pub(crate) fn keep_change(conn: &Connection, pod: PodKey, change: &RunChange) ->
 
 pub(crate) struct Observe {
     pub(crate) id: RunId,
-    pub(crate) seen: NodeObservation,
+    pub(crate) seen: AgentObservation,
 }
 
 impl Command for Observe {

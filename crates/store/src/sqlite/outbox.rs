@@ -8,24 +8,24 @@ use super::json::{parse_json, to_json};
 use super::writer::{Command, Tx};
 use crate::codec::{integer, natural};
 use crate::error::StoreError;
-use crate::outbox::{Change, OutboxStore, OutboxWrite, is_pending};
+use crate::outbox::{Change, OutboxOutcome, OutboxStore, is_pending};
 
 const NAME: &str = "write to the outbox";
 
 struct Insert(OutboxEntry);
 
 impl Command for Insert {
-    type Answer = OutboxWrite;
+    type Answer = OutboxOutcome;
     const NAME: &'static str = NAME;
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<OutboxWrite, StoreError> {
+    fn apply(&self, tx: &Tx<'_>) -> Result<OutboxOutcome, StoreError> {
         let Self(entry) = self;
         let write = || {
             let key = by_key(tx.conn, &entry.account, &entry.key)?;
             if key.is_some() || taken(tx.conn, &entry.account, entry.nonce)? {
-                return Ok(OutboxWrite::Conflict);
+                return Ok(OutboxOutcome::Conflict);
             }
-            insert(tx.conn, entry).map(|()| OutboxWrite::Done)
+            insert(tx.conn, entry).map(|()| OutboxOutcome::Done)
         };
         write().map_err(|error| StoreError::sql(NAME, error))
     }
@@ -38,16 +38,16 @@ struct Update {
 }
 
 impl Command for Update {
-    type Answer = OutboxWrite;
+    type Answer = OutboxOutcome;
     const NAME: &'static str = NAME;
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<OutboxWrite, StoreError> {
+    fn apply(&self, tx: &Tx<'_>) -> Result<OutboxOutcome, StoreError> {
         let write = || {
             let Some(mut entry) = pending_at(tx.conn, &self.account, self.nonce)? else {
-                return Ok(OutboxWrite::Conflict);
+                return Ok(OutboxOutcome::Conflict);
             };
             self.change.make(&mut entry);
-            update(tx.conn, &entry).map(|()| OutboxWrite::Done)
+            update(tx.conn, &entry).map(|()| OutboxOutcome::Done)
         };
         write().map_err(|error| StoreError::sql(NAME, error))
     }
@@ -66,7 +66,7 @@ impl OutboxStore for Sqlite {
         self.look(move |conn| highest(conn, &account)).await
     }
 
-    async fn outbox_write(&self, entry: OutboxEntry) -> Result<OutboxWrite, StoreError> {
+    async fn outbox_write(&self, entry: OutboxEntry) -> Result<OutboxOutcome, StoreError> {
         self.write(Insert(entry)).await
     }
 
@@ -75,7 +75,7 @@ impl OutboxStore for Sqlite {
         account: SenderAccount,
         nonce: u64,
         attempt: TransactionAttempt,
-    ) -> Result<OutboxWrite, StoreError> {
+    ) -> Result<OutboxOutcome, StoreError> {
         self.write(Update { account, nonce, change: Change::Add(attempt) }).await
     }
 
@@ -84,7 +84,7 @@ impl OutboxStore for Sqlite {
         account: SenderAccount,
         nonce: u64,
         outcome: TransactionOutcome,
-    ) -> Result<OutboxWrite, StoreError> {
+    ) -> Result<OutboxOutcome, StoreError> {
         self.write(Update { account, nonce, change: Change::Settle(outcome) }).await
     }
 }

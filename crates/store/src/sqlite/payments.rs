@@ -1,7 +1,8 @@
 //! Payments for requests.
 
 use domain::payment::{
-    Authorization, Payment, PaymentClaim, PaymentKey, PaymentState, RequestHash, ReserveOutcome, SignedAuthorization,
+    Authorization, PaidRequestHash, Payment, PaymentClaim, PaymentKey, PaymentReservation, PaymentState,
+    SignedAuthorization,
 };
 use domain::{Address, B256, Signature, U256, UnixMillis, Usdc};
 use rusqlite::types::Type;
@@ -12,8 +13,8 @@ use super::purposes;
 use super::writer::{Command, Tx};
 use crate::codec::{integer, millis, natural};
 use crate::error::StoreError;
-use crate::payments::{PaymentChange, PaymentStep, PaymentStore, Recorded, seconds, state_columns};
-use crate::purposes::Purpose;
+use crate::payments::{NextPaymentState, PaymentStepOutcome, PaymentStore, RecordedPayment, seconds, state_columns};
+use crate::purposes::AuthorizationPurpose;
 
 impl PaymentStore for Sqlite {
     async fn reserve_payment(
@@ -21,11 +22,11 @@ impl PaymentStore for Sqlite {
         payment: Payment,
         claim: PaymentClaim,
         now: UnixMillis,
-    ) -> Result<ReserveOutcome, StoreError> {
+    ) -> Result<PaymentReservation, StoreError> {
         self.write(Reserve { payment, claim, now }).await
     }
 
-    async fn step_payment(&self, key: PaymentKey, step: PaymentStep) -> Result<bool, StoreError> {
+    async fn step_payment(&self, key: PaymentKey, step: NextPaymentState) -> Result<bool, StoreError> {
         self.write(Move { key, step }).await
     }
 
@@ -62,24 +63,24 @@ struct Reserve {
 }
 
 impl Command for Reserve {
-    type Answer = ReserveOutcome;
+    type Answer = PaymentReservation;
     const NAME: &'static str = "reserve a payment";
 
-    fn apply(&self, tx: &Tx<'_>) -> Result<ReserveOutcome, StoreError> {
+    fn apply(&self, tx: &Tx<'_>) -> Result<PaymentReservation, StoreError> {
         self.meet(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))
     }
 }
 
 impl Reserve {
-    fn meet(&self, conn: &Connection) -> rusqlite::Result<ReserveOutcome> {
+    fn meet(&self, conn: &Connection) -> rusqlite::Result<PaymentReservation> {
         let key = self.payment.key();
         let Some(known) = find(conn, &key)? else {
-            if purposes::is_other(conn, &key, Purpose::Request)? {
-                return Ok(ReserveOutcome::Conflict);
+            if purposes::is_other(conn, &key, AuthorizationPurpose::Request)? {
+                return Ok(PaymentReservation::Conflict);
             }
-            purposes::note(conn, &key, Purpose::Request, self.payment.signed.authorization.valid_before)?;
+            purposes::note(conn, &key, AuthorizationPurpose::Request, self.payment.signed.authorization.valid_before)?;
             self.insert(conn)?;
-            return Ok(ReserveOutcome::New);
+            return Ok(PaymentReservation::New);
         };
         let (outcome, claims) = known.meet(&self.payment, self.now);
         if claims {
@@ -125,7 +126,7 @@ impl Reserve {
 
 struct Move {
     key: PaymentKey,
-    step: PaymentStep,
+    step: NextPaymentState,
 }
 
 impl Command for Move {
@@ -142,9 +143,9 @@ impl Move {
     fn take(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let Some(known) = find(conn, &self.key)? else { return Ok(false) };
         match known.take(&self.step) {
-            PaymentChange::Done => Ok(true),
-            PaymentChange::Refused => Ok(false),
-            PaymentChange::To(state) => self.write(conn, &state),
+            PaymentStepOutcome::Done => Ok(true),
+            PaymentStepOutcome::Refused => Ok(false),
+            PaymentStepOutcome::To(state) => self.write(conn, &state),
         }
     }
 
@@ -227,7 +228,7 @@ macro_rules! select_payments {
     };
 }
 
-fn find(conn: &Connection, key: &PaymentKey) -> rusqlite::Result<Option<Recorded>> {
+fn find(conn: &Connection, key: &PaymentKey) -> rusqlite::Result<Option<RecordedPayment>> {
     conn.prepare_cached(select_payments!("WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4"))?
         .query_row((integer(key.chain_id), key.asset.0.0, key.payer.0.0, key.nonce.0), decode)
         .optional()
@@ -240,7 +241,7 @@ fn pending(conn: &Connection, now: UnixMillis, limit: u32) -> rusqlite::Result<V
     rows.query_map((integer(now.0), limit), |row| Ok(decode(row)?.payment))?.collect()
 }
 
-fn decode(row: &Row<'_>) -> rusqlite::Result<Recorded> {
+fn decode(row: &Row<'_>) -> rusqlite::Result<RecordedPayment> {
     let address = |column| row.get::<_, [u8; 20]>(column).map(Address::from);
     let hash = |column| row.get::<_, [u8; 32]>(column).map(B256::from);
     // All 64 bits of these are the payer's to choose.
@@ -259,14 +260,14 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<Recorded> {
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(8, Type::Blob, Box::new(error)))?;
     let payment = Payment {
         signed: SignedAuthorization { authorization, signature },
-        request: RequestHash(hash(9)?),
+        request: PaidRequestHash(hash(9)?),
         resource: row.get(10)?,
         seen_at: millis(row.get(11)?),
     };
     let claim: Option<i64> = row.get(15)?;
     let until: Option<i64> = row.get(16)?;
     let claim = claim.zip(until).map(|(id, until)| PaymentClaim { id: id.cast_unsigned(), until: millis(until) });
-    Ok(Recorded { payment, state: state(row)?, claim })
+    Ok(RecordedPayment { payment, state: state(row)?, claim })
 }
 
 fn bounded(time: U256) -> rusqlite::Result<i64> {

@@ -9,7 +9,7 @@ use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer, millis, natural};
 use crate::error::StoreError;
 use crate::pod::{Found, MAX_STOPPED_PODS, Quota, id_from};
-use crate::record::{KeptData, PodKey, RunRecord};
+use crate::record::{KeptData, PodRowId, RunRecord};
 
 /// Whether a holder may have this chosen id.
 pub(crate) fn look_up(conn: &Connection, name: &PodId, wallet: &Wallet) -> rusqlite::Result<Found> {
@@ -19,14 +19,14 @@ pub(crate) fn look_up(conn: &Connection, name: &PodId, wallet: &Wallet) -> rusql
         .optional()?;
     Ok(match row {
         None => Found::Free,
-        Some((key, holder, true)) if holder == wallet.0 => Found::Removed(PodKey(key.cast_unsigned())),
+        Some((key, holder, true)) if holder == wallet.0 => Found::Removed(PodRowId(key.cast_unsigned())),
         Some(_) => Found::Taken,
     })
 }
 
 /// The key of a POD that was not removed.
-pub(crate) fn key_of(conn: &Connection, id: &PodId) -> rusqlite::Result<Option<PodKey>> {
-    let key = |row: &Row<'_>| Ok(PodKey(row.get::<_, i64>(0)?.cast_unsigned()));
+pub(crate) fn key_of(conn: &Connection, id: &PodId) -> rusqlite::Result<Option<PodRowId>> {
+    let key = |row: &Row<'_>| Ok(PodRowId(row.get::<_, i64>(0)?.cast_unsigned()));
     match id.first_run() {
         Some(run) => conn
             .prepare_cached("SELECT key FROM pods WHERE key = ?1 AND name IS NULL AND removed_at IS NULL")?
@@ -100,10 +100,10 @@ pub(crate) fn quota(conn: &Connection, wallet: &Wallet, disk_mib: u32, now: Unix
 }
 
 /// A POD that does not run, and what is kept of it.
-fn stopped_row(row: &Row<'_>) -> rusqlite::Result<(PodKey, Option<String>, Option<KeptData>)> {
+fn stopped_row(row: &Row<'_>) -> rusqlite::Result<(PodRowId, Option<String>, Option<KeptData>)> {
     let (has, until, bytes): (bool, Option<i64>, i64) = (row.get(2)?, row.get(3)?, row.get(4)?);
     let data = KeptData { until: until.map(millis), bytes: natural(bytes) };
-    Ok((PodKey(row.get::<_, i64>(0)?.cast_unsigned()), row.get(1)?, has.then_some(data)))
+    Ok((PodRowId(row.get::<_, i64>(0)?.cast_unsigned()), row.get(1)?, has.then_some(data)))
 }
 
 /// Writes that a POD's run has ended, and what its node keeps.
@@ -159,7 +159,7 @@ pub(crate) fn remove(tx: &Tx<'_>, record: &RunRecord, now: UnixMillis) -> Result
 /// there until something else needs the room. What is not reached here is the log, whose
 /// pages are overwritten in turn, and every backup; there it is sealed. `secure_delete`
 /// would zero the rows of all tables, and `VACUUM` write the whole file anew.
-fn erase_key(conn: &Connection, pod: PodKey) -> rusqlite::Result<()> {
+fn erase_key(conn: &Connection, pod: PodRowId) -> rusqlite::Result<()> {
     let key = (pod.0.cast_signed(),);
     // A row of the same length is written over in its place.
     conn.prepare_cached("UPDATE identities SET sealed = zeroblob(length(sealed)) WHERE pod = ?1")?.execute(key)?;

@@ -12,7 +12,7 @@ use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;
 use crate::prune::{DELETE_BATCH, MaintenanceStore, PruneReport, SPENT_SLACK_MS};
-use crate::record::Epoch;
+use crate::record::GatewayEpoch;
 
 impl MaintenanceStore for Sqlite {
     async fn check(&self) -> Result<(), StoreError> {
@@ -25,7 +25,7 @@ impl MaintenanceStore for Sqlite {
         self.write(Prune { now, retention_ms: self.retention_ms() }).await
     }
 
-    async fn live_epochs(&self) -> Result<BTreeSet<Epoch>, StoreError> {
+    async fn live_epochs(&self) -> Result<BTreeSet<GatewayEpoch>, StoreError> {
         // The lock on its files keeps every other one out.
         Ok(BTreeSet::from([self.epoch()]))
     }

@@ -10,7 +10,7 @@ use super::purposes;
 use super::writer::{Command, Tx};
 use crate::codec::{integer, natural};
 use crate::error::StoreError;
-use crate::purposes::Purpose;
+use crate::purposes::AuthorizationPurpose;
 use crate::relays::{Progress, QUOTA_DAYS, RelayStore, added, nonces, once, payments};
 
 impl RelayStore for Sqlite {
@@ -103,7 +103,7 @@ impl Admit {
     fn used(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let Some(payments) = payments(&self.entries) else { return Ok(true) };
         for (key, payment) in payments {
-            if purposes::is_other(conn, &key, Purpose::Fee(payment.group))? {
+            if purposes::is_other(conn, &key, AuthorizationPurpose::Fee(payment.group))? {
                 return Ok(true);
             }
         }
@@ -115,7 +115,12 @@ impl Admit {
             put(conn, entry)?;
         }
         for (key, payment) in payments(&self.entries).unwrap_or_default() {
-            purposes::note(conn, &key, Purpose::Fee(payment.group), payment.signed.authorization.valid_before)?;
+            purposes::note(
+                conn,
+                &key,
+                AuthorizationPurpose::Fee(payment.group),
+                payment.signed.authorization.valid_before,
+            )?;
         }
         add(conn, &self.quotas)
     }

@@ -4,7 +4,7 @@ use domain::{RunId, Wallet};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use crate::codec::id_column;
-use crate::columns::Columns;
+use crate::columns::RunRow;
 use crate::error::StoreError;
 use crate::record::RunRecord;
 
@@ -67,8 +67,8 @@ fn decode(row: &Row<'_>) -> Result<RunRecord, StoreError> {
     columns.record()
 }
 
-fn read(row: &Row<'_>) -> rusqlite::Result<Columns> {
-    Ok(Columns {
+fn read(row: &Row<'_>) -> rusqlite::Result<RunRow> {
+    Ok(RunRow {
         id: row.get(0)?,
         wallet: row.get(1)?,
         generation: row.get(2)?,

@@ -21,7 +21,7 @@ use super::files::Files;
 use super::health::Health;
 use super::rows::Rows;
 use crate::error::StoreError;
-use crate::record::{Epoch, RunChange};
+use crate::record::{GatewayEpoch, RunChange};
 
 /// Commands in one transaction at most: bounds how long the first one waits.
 const MAX_BATCH: usize = 1024;
@@ -47,7 +47,7 @@ pub(crate) trait Command: Send + 'static {
 /// A transaction, as commands see it.
 pub(crate) struct Tx<'a> {
     pub(crate) conn: &'a Connection,
-    pub(crate) epoch: Epoch,
+    pub(crate) epoch: GatewayEpoch,
     pub(crate) rows: &'a Rows,
     news: RefCell<Vec<(PodId, RunChange)>>,
 }
@@ -153,7 +153,7 @@ pub(crate) type ChangeFeed = broadcast::Sender<(PodId, RunChange)>;
 /// The writer's state.
 pub(crate) struct Writer {
     pub(crate) conn: Connection,
-    pub(crate) epoch: Epoch,
+    pub(crate) epoch: GatewayEpoch,
     pub(crate) rows: Rows,
     pub(crate) news: ChangeFeed,
     pub(crate) answers: Answers,

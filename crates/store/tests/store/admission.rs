@@ -1,5 +1,5 @@
 use domain::{Event, State, StopReason};
-use palatine_store::{Admission, Reservation, StoreError};
+use palatine_store::{Admission, RunReservation, StoreError};
 
 use crate::help::{DAY_MS, NOW, Place, id, keyed, open, pod, replay_key, reservation, reserved, wallet};
 
@@ -27,7 +27,7 @@ pub(crate) async fn of_fifty_concurrent_reservations_of_one_wallet_one_is_grante
 
 pub(crate) async fn a_reservation_is_read_as_it_was_written(place: &Place) {
     let store = open(place).await;
-    let record = reserved(&store, Reservation { public: true, ..reservation(1, 1) }).await;
+    let record = reserved(&store, RunReservation { public: true, ..reservation(1, 1) }).await;
     assert_eq!(record.state, State::Reserved);
     assert_eq!(record.epoch, store.epoch());
     assert_eq!(store.get(id(1)).await.unwrap(), Some(record.clone()));
@@ -45,7 +45,7 @@ pub(crate) async fn a_message_works_once_also_across_a_restart_and_whatever_it_a
     let store = open(place).await;
     assert!(matches!(store.spend(replay_key(1)).await, Err(StoreError::Replayed)));
     assert!(matches!(store.spend(replay_key(2)).await, Err(StoreError::Replayed)));
-    let again = Reservation { id: id(3), replay_key: replay_key(2), ..reservation(3, 3) };
+    let again = RunReservation { id: id(3), replay_key: replay_key(2), ..reservation(3, 3) };
     assert_eq!(store.reserve(again).await.unwrap(), Admission::Replayed);
     assert_eq!(store.get(id(3)).await.unwrap(), None);
 }
@@ -75,18 +75,18 @@ pub(crate) async fn a_key_stands_for_its_answer_for_a_day_and_no_longer(place: &
     reserved(&store, keyed(1, 1, "k", 9)).await;
     store.advance(id(1), Event::Stop(StopReason::Requested), NOW).await.unwrap();
     store.advance(id(1), Event::Gone, NOW).await.unwrap();
-    let just = Reservation { now: NOW.plus(DAY_MS - 1), ..keyed(1, 2, "k", 9) };
+    let just = RunReservation { now: NOW.plus(DAY_MS - 1), ..keyed(1, 2, "k", 9) };
     assert!(matches!(store.reserve(just).await.unwrap(), Admission::Repeated(record) if record.id == id(1)));
-    let after = Reservation { now: NOW.plus(DAY_MS), ..keyed(1, 3, "k", 9) };
+    let after = RunReservation { now: NOW.plus(DAY_MS), ..keyed(1, 3, "k", 9) };
     assert_eq!(reserved(&store, after).await.id, id(3));
-    let again = Reservation { now: NOW.plus(DAY_MS), ..keyed(1, 4, "k", 9) };
+    let again = RunReservation { now: NOW.plus(DAY_MS), ..keyed(1, 4, "k", 9) };
     assert!(matches!(store.reserve(again).await.unwrap(), Admission::Repeated(record) if record.id == id(3)));
 }
 
 pub(crate) async fn an_id_that_is_taken_is_said_so_and_takes_no_slot(place: &Place) {
     let store = open(place).await;
     reserved(&store, reservation(1, 1)).await;
-    let twin = Reservation { id: id(1), ..reservation(2, 2) };
+    let twin = RunReservation { id: id(1), ..reservation(2, 2) };
     assert!(matches!(store.reserve(twin).await, Err(StoreError::IdTaken(taken)) if taken == id(1)));
     assert_eq!(store.live_of(wallet(2)).await.unwrap(), None);
 }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use domain::{Event, Mark, MarkKind, Meter, StopReason, Tier, UnixMillis, Usage};
-use palatine_store::{MarkCount, MarkCursor, RunMark, Store};
+use palatine_store::{MarkCursor, MarksOutcome, RunMark, Store};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
@@ -42,12 +42,12 @@ pub(crate) async fn marks_sent_again_or_overlapping_count_once_and_gaps_are_told
     running(&store, 1).await;
     let first = vec![mark(1, 1, 0, MarkKind::Booting), mark(2, 1, 10, MarkKind::Ready)];
     let counted = store.count_marks("one", "a", first.clone(), NOW).await.unwrap();
-    assert_eq!(counted, MarkCount { seq: 2, new: 2, ..MarkCount::default() });
+    assert_eq!(counted, MarksOutcome { seq: 2, new: 2, ..MarksOutcome::default() });
     let again = store.count_marks("one", "a", first, NOW).await.unwrap();
-    assert_eq!(again, MarkCount { seq: 2, repeated: 2, ..MarkCount::default() });
+    assert_eq!(again, MarksOutcome { seq: 2, repeated: 2, ..MarksOutcome::default() });
     let later = vec![mark(2, 1, 10, MarkKind::Ready), mark(5, 1, 30, MarkKind::Gone), mark(6, 9, 40, MarkKind::Ready)];
     let counted = store.count_marks("one", "a", later, NOW).await.unwrap();
-    assert_eq!(counted, MarkCount { seq: 6, new: 1, repeated: 1, foreign: 1, missing: 2 });
+    assert_eq!(counted, MarksOutcome { seq: 6, new: 1, repeated: 1, foreign: 1, missing: 2 });
     assert_eq!(store.mark_cursor("one").await.unwrap(), Some(MarkCursor { journal: "a".to_owned(), seq: 6 }));
     assert_eq!(store.mark_cursor("two").await.unwrap(), None);
     assert_eq!(uptime(&store, 1, 99).await, (20, 1));

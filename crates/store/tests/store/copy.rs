@@ -1,6 +1,6 @@
 //! From one database to another and back, with something in every table.
 
-use domain::payment::{Payment, PaymentClaim, Payments, RequestHash};
+use domain::payment::{PaidRequestHash, Payment, PaymentClaim, Payments};
 use domain::relay::{DailyQuota, Journal, RelayEntry, RelayState};
 use domain::{Address, B256, Event, Mark, MarkKind, StopReason, U256, Usdc};
 use palatine_store::{
@@ -65,7 +65,7 @@ async fn pay(store: &Store) {
     fee.signed.authorization.valid_before = U256::from(u64::MAX);
     let mut payment = Payment {
         signed: conformance::fee_payment(2, 2).signed,
-        request: RequestHash(B256::repeat_byte(5)),
+        request: PaidRequestHash(B256::repeat_byte(5)),
         resource: "agent".to_owned(),
         seen_at: NOW,
     };

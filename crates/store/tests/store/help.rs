@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fixtures::Postgres;
 pub(crate) use fixtures::{NOW, bytes, pod, replay_key, reservation, run as id, store_config as config, wallet};
-use palatine_store::{Admission, Config, IdempotencyKey, Reservation, RunRecord, Store, StoreUrl};
+use palatine_store::{Admission, Config, IdempotencyKey, RunRecord, RunReservation, Store, StoreUrl};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
 use tempfile::TempDir;
 
@@ -76,13 +76,13 @@ pub(crate) fn folder() -> TempDir {
     tempfile::tempdir().expect("a directory of our own")
 }
 
-pub(crate) fn keyed(holder: u64, n: u64, key: &str, request: u64) -> Reservation {
+pub(crate) fn keyed(holder: u64, n: u64, key: &str, request: u64) -> RunReservation {
     let idempotency = Some(IdempotencyKey { key: key.to_owned(), request: bytes(request) });
-    Reservation { idempotency, ..reservation(holder, n) }
+    RunReservation { idempotency, ..reservation(holder, n) }
 }
 
 /// Reserves, and must get it.
-pub(crate) async fn reserved(store: &Store, reservation: Reservation) -> RunRecord {
+pub(crate) async fn reserved(store: &Store, reservation: RunReservation) -> RunRecord {
     match store.reserve(reservation).await.expect("the store works") {
         Admission::Reserved(record) => record,
         other => panic!("not reserved: {other:?}"),

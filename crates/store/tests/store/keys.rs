@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use domain::{Address, Event, PodId, StopReason};
 use palatine_store::{
-    Config, PodChoice, Reservation, SealedIdentity, SealedKeys, SealedKeysError, SecretName, Store, StoreError,
+    Config, RunPod, RunReservation, SealedIdentity, SealedKeys, SealedKeysError, SecretName, Store, StoreError,
 };
 use seal::Key;
 use secrecy::ExposeSecret;
@@ -67,7 +67,7 @@ pub(crate) async fn a_key_that_is_kept_is_there_after_a_restart_and_never_replac
 pub(crate) async fn a_removed_pod_leaves_no_key_and_one_of_the_same_id_has_none(place: &Place) {
     let store = open(place).await;
     let named = PodId::chosen("mine").unwrap();
-    let called = |n| Reservation { pod: PodChoice::New { name: Some(named), ephemeral: false }, ..reservation(1, n) };
+    let called = |n| RunReservation { pod: RunPod::New { name: Some(named), ephemeral: false }, ..reservation(1, n) };
     let nobody = store.keep_identity(named, sealed(1), NOW).await;
     assert!(matches!(nobody, Err(StoreError::NoPod(id)) if id == named), "{nobody:?}");
     reserved(&store, called(1)).await;

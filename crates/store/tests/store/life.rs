@@ -1,10 +1,10 @@
-use domain::{EndReason, Event, FailReason, Generation, State, StepAction, StopReason};
-use palatine_store::{BelowTier, NodeObservation, RunChange, StoreError};
+use domain::{EndReason, Event, FailReason, Generation, State, StepEffect, StopReason};
+use palatine_store::{AgentObservation, BelowTier, RunChange, StoreError};
 
 use crate::help::{NOW, Place, id, open, pod, reservation, reserved, wallet};
 
-fn seen(restarts: u32) -> NodeObservation {
-    NodeObservation { runtime: "qemu-tcg".to_owned(), restarts }
+fn seen(restarts: u32) -> AgentObservation {
+    AgentObservation { runtime: "qemu-tcg".to_owned(), restarts }
 }
 
 fn change(seq: u64, after_ms: u64, state: State) -> RunChange {
@@ -16,7 +16,7 @@ pub(crate) async fn a_life_is_kept_step_by_step_and_told_to_whoever_listens(plac
     let mut news = store.subscribe();
     reserved(&store, reservation(1, 1)).await;
     let placed = store.place(id(1), "one", NOW.plus(1)).await.unwrap();
-    assert_eq!((placed.record.node.as_deref(), placed.actions), (Some("one"), &[StepAction::Create][..]));
+    assert_eq!((placed.record.node.as_deref(), placed.actions), (Some("one"), &[StepEffect::Create][..]));
     store.settle(id(1), Event::Booting, seen(0), NOW.plus(2)).await.unwrap();
     let ready = store.settle(id(1), Event::Ready, seen(0), NOW.plus(3)).await.unwrap().record;
     assert_eq!((ready.runtime.as_deref(), ready.was_ready), (Some("qemu-tcg"), true));
@@ -25,7 +25,7 @@ pub(crate) async fn a_life_is_kept_step_by_step_and_told_to_whoever_listens(plac
     let stopping = store.advance(id(1), Event::Stop(StopReason::Balance), NOW.plus(5)).await.unwrap().record;
     assert_eq!(stopping.generation, Generation::FIRST.next());
     let gone = store.advance(id(1), Event::Gone, NOW.plus(6)).await.unwrap();
-    assert_eq!((gone.record.ended_at, gone.actions), (Some(NOW.plus(6)), &[StepAction::FreeWallet][..]));
+    assert_eq!((gone.record.ended_at, gone.actions), (Some(NOW.plus(6)), &[StepEffect::FreeWallet][..]));
     let story = vec![
         change(1, 0, State::Reserved),
         change(2, 1, State::Placed),

@@ -5,7 +5,7 @@ use domain::evm::{
     TransactionOutcome,
 };
 use domain::{Address, B256, U256};
-use palatine_store::OutboxWrite;
+use palatine_store::OutboxOutcome;
 
 use crate::help::{Place, open};
 
@@ -41,11 +41,11 @@ const MINED: TransactionOutcome = TransactionOutcome::Mined(MinedTransaction {
 
 pub(crate) async fn a_key_and_a_nonce_are_taken_once_by_each_account(place: &Place) {
     let store = open(place).await;
-    assert_eq!(store.outbox_write(entry("a", 0)).await.unwrap(), OutboxWrite::Done);
-    assert_eq!(store.outbox_write(entry("a", 1)).await.unwrap(), OutboxWrite::Conflict);
-    assert_eq!(store.outbox_write(entry("b", 0)).await.unwrap(), OutboxWrite::Conflict);
+    assert_eq!(store.outbox_write(entry("a", 0)).await.unwrap(), OutboxOutcome::Done);
+    assert_eq!(store.outbox_write(entry("a", 1)).await.unwrap(), OutboxOutcome::Conflict);
+    assert_eq!(store.outbox_write(entry("b", 0)).await.unwrap(), OutboxOutcome::Conflict);
     let elsewhere = OutboxEntry { account: account(2), ..entry("a", 0) };
-    assert_eq!(store.outbox_write(elsewhere).await.unwrap(), OutboxWrite::Done);
+    assert_eq!(store.outbox_write(elsewhere).await.unwrap(), OutboxOutcome::Done);
     assert_eq!(store.outbox_pending(account(1)).await.unwrap(), [entry("a", 0)]);
 }
 
@@ -54,12 +54,12 @@ pub(crate) async fn an_entry_takes_attempts_until_it_is_settled_and_is_found_aft
     store.outbox_write(entry("a", 7)).await.unwrap();
     store.outbox_write(entry("b", 3)).await.unwrap();
     store.outbox_write(entry("c", 4)).await.unwrap();
-    assert_eq!(store.outbox_settle(account(1), 4, MINED).await.unwrap(), OutboxWrite::Done);
-    assert_eq!(store.outbox_add(account(1), 7, attempt(2)).await.unwrap(), OutboxWrite::Done);
-    assert_eq!(store.outbox_add(account(1), 8, attempt(2)).await.unwrap(), OutboxWrite::Conflict);
-    assert_eq!(store.outbox_settle(account(1), 7, LOST).await.unwrap(), OutboxWrite::Done);
-    assert_eq!(store.outbox_settle(account(1), 7, LOST).await.unwrap(), OutboxWrite::Conflict);
-    assert_eq!(store.outbox_add(account(1), 7, attempt(3)).await.unwrap(), OutboxWrite::Conflict);
+    assert_eq!(store.outbox_settle(account(1), 4, MINED).await.unwrap(), OutboxOutcome::Done);
+    assert_eq!(store.outbox_add(account(1), 7, attempt(2)).await.unwrap(), OutboxOutcome::Done);
+    assert_eq!(store.outbox_add(account(1), 8, attempt(2)).await.unwrap(), OutboxOutcome::Conflict);
+    assert_eq!(store.outbox_settle(account(1), 7, LOST).await.unwrap(), OutboxOutcome::Done);
+    assert_eq!(store.outbox_settle(account(1), 7, LOST).await.unwrap(), OutboxOutcome::Conflict);
+    assert_eq!(store.outbox_add(account(1), 7, attempt(3)).await.unwrap(), OutboxOutcome::Conflict);
     drop(store);
     let store = open(place).await;
     let settled =

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use domain::payment::{
-    Authorization, Payment, PaymentClaim, PaymentState, Payments, PaymentsError, RequestHash, ReserveOutcome,
+    Authorization, PaidRequestHash, Payment, PaymentClaim, PaymentReservation, PaymentState, Payments, PaymentsError,
 };
 use domain::relay::{Journal, RelayAdmission, RelayEntry, RelayState};
 use domain::{Address, B256, U256, Usdc};
@@ -22,7 +22,7 @@ fn both(number: u8) -> (RelayEntry, Payment) {
     fee.signed.authorization.valid_before = U256::from(2);
     let request = Payment {
         signed: fee.signed,
-        request: RequestHash(B256::repeat_byte(5)),
+        request: PaidRequestHash(B256::repeat_byte(5)),
         resource: "agent".to_owned(),
         seen_at: NOW,
     };
@@ -43,7 +43,7 @@ fn claim(id: u64) -> PaymentClaim {
     PaymentClaim { id, until: NOW.plus(1000) }
 }
 
-async fn reserve(store: &Store, payment: &Payment, id: u64) -> ReserveOutcome {
+async fn reserve(store: &Store, payment: &Payment, id: u64) -> PaymentReservation {
     store.payments().reserve(payment, claim(id), NOW).await.unwrap()
 }
 
@@ -59,7 +59,7 @@ pub(crate) async fn a_payment_for_one_thing_buys_no_other(place: &Place) {
     let store = open(place).await;
     reserve(&store, &payment(), 1).await;
     let others = [
-        Payment { request: RequestHash(B256::ZERO), ..payment() },
+        Payment { request: PaidRequestHash(B256::ZERO), ..payment() },
         Payment { resource: "other".to_owned(), ..payment() },
         with(|it| it.to = Address::ZERO),
         with(|it| it.value = Usdc(11)),
@@ -67,11 +67,11 @@ pub(crate) async fn a_payment_for_one_thing_buys_no_other(place: &Place) {
         with(|it| it.valid_after = U256::from(1)),
     ];
     for other in others {
-        assert_eq!(reserve(&store, &other, 2).await, ReserveOutcome::Conflict);
+        assert_eq!(reserve(&store, &other, 2).await, PaymentReservation::Conflict);
     }
     let mut signed_again = payment();
     signed_again.signed.signature = conformance::fee_payment(2, 2).signed.signature;
-    assert_eq!(reserve(&store, &signed_again, 2).await, ReserveOutcome::InFlight);
+    assert_eq!(reserve(&store, &signed_again, 2).await, PaymentReservation::InFlight);
 }
 
 pub(crate) async fn a_validity_of_more_than_64_bits_is_refused_and_nothing_is_recorded(place: &Place) {
@@ -80,7 +80,7 @@ pub(crate) async fn a_validity_of_more_than_64_bits_is_refused_and_nothing_is_re
     let refused = store.payments().reserve(&endless, claim(1), NOW).await;
     assert!(matches!(refused, Err(PaymentsError::Unavailable(_))), "{refused:?}");
     assert_eq!(store.payments().find(&endless.key()).await.unwrap(), None);
-    assert_eq!(reserve(&store, &payment(), 1).await, ReserveOutcome::New, "its number is free");
+    assert_eq!(reserve(&store, &payment(), 1).await, PaymentReservation::New, "its number is free");
 }
 
 pub(crate) async fn what_was_answered_is_so_after_a_restart(place: &Place) {
@@ -90,7 +90,7 @@ pub(crate) async fn what_was_answered_is_so_after_a_restart(place: &Place) {
     assert!(store.payments().answered(&payment().key(), 1).await.unwrap());
     drop(store);
     let store = open(place).await;
-    assert_eq!(reserve(&store, &payment(), 9).await, ReserveOutcome::Answered { tx: TX });
+    assert_eq!(reserve(&store, &payment(), 9).await, PaymentReservation::Answered { tx: TX });
     let found = store.payments().find(&payment().key()).await.unwrap();
     assert_eq!(found, Some((payment(), PaymentState::Answered { tx: TX })));
 }
@@ -119,19 +119,19 @@ async fn a_row_of_the_last_version_is_read() {
 pub(crate) async fn fault_2_9_an_authorization_that_pays_a_fee_buys_no_request_and_the_other_way_round(place: &Place) {
     let store = open(place).await;
     let (call, request) = both(1);
-    assert_eq!(reserve(&store, &request, 1).await, ReserveOutcome::New);
+    assert_eq!(reserve(&store, &request, 1).await, PaymentReservation::New);
     assert_eq!(admit(&store, call.clone()).await, RelayAdmission::PaymentUsed);
     assert_eq!(store.relay_journal(CHAIN_ID).find(call.id).await.unwrap(), None, "nothing was taken on");
     let (call, request) = both(2);
     assert_eq!(admit(&store, call).await, RelayAdmission::New);
-    assert_eq!(reserve(&store, &request, 2).await, ReserveOutcome::Conflict);
+    assert_eq!(reserve(&store, &request, 2).await, PaymentReservation::Conflict);
     assert_eq!(store.payments().find(&request.key()).await.unwrap(), None, "no row was reserved");
     // Other chains and tokens have numbers of their own.
     let (mut abroad, mut elsewhere) = (both(1).0, both(2).1);
     abroad.payment.as_mut().unwrap().signed.authorization.chain_id = 25;
     assert_eq!(admit(&store, abroad).await, RelayAdmission::New);
     elsewhere.signed.authorization.asset = Address::repeat_byte(9);
-    assert_eq!(reserve(&store, &elsewhere, 3).await, ReserveOutcome::New);
+    assert_eq!(reserve(&store, &elsewhere, 3).await, PaymentReservation::New);
 }
 
 pub(crate) async fn fault_2_9_of_both_at_once_one_takes_the_authorization(place: &Place) {
@@ -139,7 +139,7 @@ pub(crate) async fn fault_2_9_of_both_at_once_one_takes_the_authorization(place:
     for number in 0..50 {
         let (call, request) = both(number);
         let (bought, paid) = tokio::join!(reserve(&store, &request, 1), admit(&store, call));
-        let taken = (bought == ReserveOutcome::New, paid == RelayAdmission::New);
+        let taken = (bought == PaymentReservation::New, paid == RelayAdmission::New);
         assert!(taken.0 != taken.1, "{taken:?}");
     }
 }
@@ -155,5 +155,5 @@ pub(crate) async fn fault_2_9_what_was_paid_is_known_after_a_restart_and_until_n
     let again = RelayEntry { id: B256::repeat_byte(9), nonce: None, ..both(1).0 };
     assert_eq!(admit(&store, again).await, RelayAdmission::PaymentUsed);
     assert_eq!(store.prune(NOW).await.unwrap().purposes, 2, "both ended at second 2");
-    assert_eq!(reserve(&store, &request, 2).await, ReserveOutcome::InFlight, "its own row says so all the same");
+    assert_eq!(reserve(&store, &request, 2).await, PaymentReservation::InFlight, "its own row says so all the same");
 }

@@ -1,5 +1,5 @@
 use domain::{EndReason, Event, Mark, MarkKind, PodId, RunId, State, StopReason, Tier, Usdc};
-use palatine_store::{Admission, KeptData, PodChoice, Reservation, RunMark, RunRecord, Store, StoreError};
+use palatine_store::{Admission, KeptData, RunMark, RunPod, RunRecord, RunReservation, Store, StoreError};
 
 use crate::help::{DAY_MS, NOW, Place, id, keyed, open, pod, reservation, reserved, wallet};
 
@@ -10,13 +10,13 @@ fn named(name: &str) -> PodId {
 }
 
 /// Run `n` of a new POD of this name.
-fn called(holder: u64, n: u64, name: &str) -> Reservation {
-    Reservation { pod: PodChoice::New { name: Some(named(name)), ephemeral: false }, ..reservation(holder, n) }
+fn called(holder: u64, n: u64, name: &str) -> RunReservation {
+    RunReservation { pod: RunPod::New { name: Some(named(name)), ephemeral: false }, ..reservation(holder, n) }
 }
 
 /// Run `n` of a POD that is there.
-fn again(holder: u64, n: u64, pod: PodId) -> Reservation {
-    Reservation { pod: PodChoice::Existing(pod), now: NOW.plus(n), ..reservation(holder, n) }
+fn again(holder: u64, n: u64, pod: PodId) -> RunReservation {
+    RunReservation { pod: RunPod::Existing(pod), now: NOW.plus(n), ..reservation(holder, n) }
 }
 
 fn kept(mib: u64) -> Option<KeptData> {
@@ -101,7 +101,7 @@ pub(crate) async fn nobody_starts_or_learns_of_another_holders_pod(place: &Place
 
 pub(crate) async fn a_removed_pod_leaves_usage_and_its_id_which_its_holder_alone_may_take_again(place: &Place) {
     let store = open(place).await;
-    let asked = Reservation { pod: called(1, 1, "mine").pod, ..keyed(1, 1, "k", 9) };
+    let asked = RunReservation { pod: called(1, 1, "mine").pod, ..keyed(1, 1, "k", 9) };
     let pod = reserved(&store, asked.clone()).await.pod;
     store.set_prices(pod, [("/".to_owned(), Usdc(7))].into()).await.unwrap();
     store.place(id(1), "one", NOW).await.unwrap();
@@ -121,7 +121,7 @@ pub(crate) async fn a_removed_pod_leaves_usage_and_its_id_which_its_holder_alone
     // Its key is forgotten with it: the same request is a new one.
     assert_eq!(store.reserve(called(2, 3, "mine")).await.unwrap(), Admission::IdTaken(pod));
     assert_eq!(store.reserve(again(1, 4, pod)).await.unwrap(), Admission::NoPod(pod));
-    let anew = reserved(&store, Reservation { id: id(5), replay_key: crate::help::replay_key(5), ..asked }).await;
+    let anew = reserved(&store, RunReservation { id: id(5), replay_key: crate::help::replay_key(5), ..asked }).await;
     assert_eq!((anew.pod, anew.changes, anew.data), (pod, 1, None));
     assert_eq!(store.changes(pod, 0).await.unwrap().len(), 1);
     assert!(store.remove_pod(named("never-was"), NOW).await.unwrap());
@@ -141,7 +141,7 @@ pub(crate) async fn a_removal_that_comes_while_data_is_set_aside_is_not_forgotte
 
 pub(crate) async fn a_full_quota_refuses_a_new_pod_names_what_could_go_and_starts_what_is_there(place: &Place) {
     let store = open(place).await;
-    let small = |asked: Reservation| Reservation { tier_config: Tier { disk: 10, ..asked.tier_config }, ..asked };
+    let small = |asked: RunReservation| RunReservation { tier_config: Tier { disk: 10, ..asked.tier_config }, ..asked };
     for (n, mib) in [(1, 4), (2, 5)] {
         reserved(&store, small(reservation(1, n))).await;
         run_and_stop(&store, id(n), kept(mib)).await;
@@ -155,15 +155,15 @@ pub(crate) async fn a_full_quota_refuses_a_new_pod_names_what_could_go_and_start
     assert_eq!(named.iter().map(|kept| kept.pod).collect::<Vec<_>>(), [pod(2), pod(1), pod(3)]);
     assert_eq!(named[0].data, kept(5).unwrap());
     // Who leaves nothing, who is there already, and who has another quota, may.
-    let fleeting = PodChoice::New { name: None, ephemeral: true };
-    reserved(&store, small(Reservation { pod: fleeting, ..reservation(1, 5) })).await;
+    let fleeting = RunPod::New { name: None, ephemeral: true };
+    reserved(&store, small(RunReservation { pod: fleeting, ..reservation(1, 5) })).await;
     store.advance(id(5), Event::Stop(StopReason::Removed), NOW).await.unwrap();
     store.end(id(5), None, NOW).await.unwrap();
     let started = reserved(&store, small(again(1, 6, pod(2)))).await;
     assert_eq!(started.pod, pod(2));
     run_and_stop(&store, id(6), kept(5)).await;
     // Data whose time is over counts no more.
-    let late = Reservation { now: NOW.plus(30 * DAY_MS), ..small(reservation(1, 7)) };
+    let late = RunReservation { now: NOW.plus(30 * DAY_MS), ..small(reservation(1, 7)) };
     reserved(&store, late).await;
 }
 

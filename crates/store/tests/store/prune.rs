@@ -1,5 +1,5 @@
 use domain::{Event, Mark, MarkKind, StopReason};
-use palatine_store::{Admission, PodChoice, PruneReport, ReplayKey, Reservation, RunMark, StoreError};
+use palatine_store::{Admission, PruneReport, ReplayKey, RunMark, RunPod, RunReservation, StoreError};
 
 use crate::help::{DAY_MS, NOW, Place, bytes, id, keyed, open, pod, replay_key, reservation, reserved, wallet};
 
@@ -32,8 +32,8 @@ pub(crate) async fn forgetting_takes_small_bites_and_says_when_there_is_more(pla
 pub(crate) async fn a_forgotten_run_leaves_its_usage_and_nothing_else(place: &Place) {
     let store = open(place).await;
     for (n, ready_ms) in [(1, 3_000), (2, 500)] {
-        let pod = if n == 1 { reservation(1, 1).pod } else { PodChoice::Existing(pod(1)) };
-        reserved(&store, Reservation { pod, ..keyed(1, n, &format!("k{n}"), 9) }).await;
+        let pod = if n == 1 { reservation(1, 1).pod } else { RunPod::Existing(pod(1)) };
+        reserved(&store, RunReservation { pod, ..keyed(1, n, &format!("k{n}"), 9) }).await;
         store.place(id(n), "one", NOW).await.unwrap();
         let mark = |seq, at, kind| RunMark { run: id(n), mark: Mark { seq, at, kind } };
         let marks = vec![mark(2 * n, NOW, MarkKind::Ready), mark(2 * n + 1, NOW.plus(ready_ms), MarkKind::Gone)];
@@ -41,7 +41,7 @@ pub(crate) async fn a_forgotten_run_leaves_its_usage_and_nothing_else(place: &Pl
         store.advance(id(n), Event::Stop(StopReason::Requested), NOW).await.unwrap();
         store.advance(id(n), Event::Gone, NOW).await.unwrap();
     }
-    let live = reserved(&store, Reservation { pod: PodChoice::Existing(pod(1)), ..reservation(1, 3) }).await;
+    let live = reserved(&store, RunReservation { pod: RunPod::Existing(pod(1)), ..reservation(1, 3) }).await;
     let before = store.usage(wallet(1), NOW).await.unwrap();
     assert_eq!((before.0.uptime_ms, before.1), (3_500, 2));
     assert_eq!(store.prune(NOW.plus(RETENTION_MS)).await.unwrap().runs, 0);
@@ -51,6 +51,6 @@ pub(crate) async fn a_forgotten_run_leaves_its_usage_and_nothing_else(place: &Pl
     assert_eq!(store.of(wallet(1), 10).await.unwrap(), vec![live]);
     assert_eq!(store.get(id(1)).await.unwrap(), None);
     // Its key is long gone too.
-    let late = Reservation { now: NOW.plus(RETENTION_MS), ..keyed(2, 9, "k1", 9) };
+    let late = RunReservation { now: NOW.plus(RETENTION_MS), ..keyed(2, 9, "k1", 9) };
     assert!(matches!(store.reserve(late).await.unwrap(), Admission::Reserved(_)));
 }

@@ -94,7 +94,7 @@ pub struct BatchRequest {
 
 /// `POST /meta/call`: a call that carries its own signature, or needs none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct CallRequest {
+pub struct RelayCallRequest {
     /// The contract that is called.
     pub to: String,
     /// The call, in hexadecimal.
@@ -104,25 +104,25 @@ pub struct CallRequest {
 /// `POST /relay`: a whole transaction, whose signer pays its gas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct RawRequest {
+pub struct RawTransactionRequest {
     /// The signed transaction (EIP-2718), in hexadecimal.
     pub signed_tx: String,
     /// How to wait.
     #[serde(default)]
-    pub options: RawOptions,
+    pub options: RawWaitOptions,
 }
 
 /// How long `POST /relay` waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub struct RawOptions {
+pub struct RawWaitOptions {
     /// Whether to wait for a block. Default true.
     pub wait_for_confirmation: bool,
     /// Blocks to wait for, from 1 to 12. Default 1.
     pub confirmations: u64,
 }
 
-impl Default for RawOptions {
+impl Default for RawWaitOptions {
     fn default() -> Self {
         Self { wait_for_confirmation: true, confirmations: 1 }
     }

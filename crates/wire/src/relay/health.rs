@@ -20,7 +20,7 @@ pub struct RelayerHealth {
     /// What is wrong.
     pub warnings: Vec<String>,
     /// This relayer swaps nothing by itself.
-    pub auto_rebalance: Rebalance,
+    pub auto_rebalance: RebalanceStatus,
     /// Its one sender.
     pub relayer_pool: SenderPool,
 }
@@ -76,7 +76,7 @@ pub struct PricingInputs {
 /// Whether the relayer swaps USDC for CRO by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Rebalance {
+pub struct RebalanceStatus {
     /// Whether it would.
     pub enabled: bool,
     /// Whether it does just now.

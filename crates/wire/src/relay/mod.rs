@@ -8,8 +8,8 @@
 //! |---|---|---|
 //! | `POST /meta/relay` | [`RelayRequest`] | [`RelayAnswer`] |
 //! | `POST /meta/batch` | [`BatchRequest`] | [`BatchAnswer`] |
-//! | `POST /meta/call` (ours) | [`CallRequest`] | [`RelayAnswer`] |
-//! | `POST /relay` | [`RawRequest`] | [`RelayAnswer`] |
+//! | `POST /meta/call` (ours) | [`RelayCallRequest`] | [`RelayAnswer`] |
+//! | `POST /relay` | [`RawTransactionRequest`] | [`RelayAnswer`] |
 //! | `GET /meta/nonce/{address}` | – | [`NonceAnswer`] |
 //! | `GET /meta/domain` | – | [`DomainAnswer`] |
 //! | `GET /estimate` | [`EstimateQuery`] | [`EstimateAnswer`] |
@@ -27,12 +27,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use calls::{
-    BatchAnswer, BatchRequest, BatchResult, CallRequest, CallStatus, DomainAnswer, Eip712Domain, Eip712Field,
-    Eip712Types, ForwardRequest, NonceAnswer, Priority, RawOptions, RawRequest, RelayAnswer, RelayRequest,
-    SignedRequest,
+    BatchAnswer, BatchRequest, BatchResult, CallStatus, DomainAnswer, Eip712Domain, Eip712Field, Eip712Types,
+    ForwardRequest, NonceAnswer, Priority, RawTransactionRequest, RawWaitOptions, RelayAnswer, RelayCallRequest,
+    RelayRequest, SignedRequest,
 };
 pub use health::{
-    HealthStatus, PricingInputs, Rebalance, RelayerBalance, RelayerHealth, RelayerStats, SenderInfo, SenderPool,
+    HealthStatus, PricingInputs, RebalanceStatus, RelayerBalance, RelayerHealth, RelayerStats, SenderInfo, SenderPool,
 };
 pub use price::{
     Authorization, EstimateAnswer, EstimateQuery, FeeOffer, FeePayment, FeeTerms, PaymentPayload, PaymentRequired,

@@ -18,7 +18,7 @@ pub(crate) use cronos::{CronosRequest, CronosVerdict, settled_by_cronos};
 pub(crate) use facilitator::{FacilitatorRequest, parse_request};
 pub(crate) use header::{to_base64, to_json};
 pub(crate) use settled::{SettleAnswer, read_receipt};
-pub(crate) use stated::{OfferFormat, StatedOffer};
+pub(crate) use stated::{PaymentHeader, StatedOffer};
 pub(crate) use terms::read_terms;
 pub(crate) use v1::{v1_header, v1_required};
 pub(crate) use v2::{v2_extra, v2_header, v2_required};

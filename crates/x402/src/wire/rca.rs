@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::number::address;
 use super::payload::{exact, parse};
-use super::stated::{OfferFormat, StatedOffer};
+use super::stated::{PaymentHeader, StatedOffer};
 use crate::Tokens;
 
 /// Reads `{accepts: [{scheme, network, token, resource, maxAmountRequired,
@@ -42,7 +42,7 @@ pub(crate) fn rca_terms(json: &[u8], tokens: &Tokens, max_timeout_s: u64) -> Opt
             // It states none: ours is the shortest that we give anybody.
             max_timeout_s,
             extra: None,
-            format: OfferFormat::V1 { network: terms.network.clone() },
+            format: PaymentHeader::V1 { network: terms.network.clone() },
         })
     };
     Some(challenge.accepts.iter().filter_map(read).collect())

@@ -8,7 +8,7 @@ use crate::unverified::AcceptedTerms;
 
 /// The header in which an offer is accepted.
 #[derive(Clone, Debug)]
-pub(crate) enum OfferFormat {
+pub(crate) enum PaymentHeader {
     /// By `PAYMENT-SIGNATURE`, which repeats the terms.
     V2 {
         /// The terms, as they came.
@@ -32,11 +32,11 @@ pub(crate) struct StatedOffer {
     pub(crate) amount: Usdc,
     pub(crate) max_timeout_s: u64,
     pub(crate) extra: Option<Value>,
-    pub(crate) format: OfferFormat,
+    pub(crate) format: PaymentHeader,
 }
 
 impl StatedOffer {
-    pub(super) fn new((chain_id, terms): (u64, AcceptedTerms), format: OfferFormat) -> Self {
+    pub(super) fn new((chain_id, terms): (u64, AcceptedTerms), format: PaymentHeader) -> Self {
         let AcceptedTerms { asset, pay_to, amount, max_timeout_s, extra } = terms;
         Self { chain_id, asset, pay_to, amount, max_timeout_s, extra, format }
     }

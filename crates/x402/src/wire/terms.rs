@@ -7,7 +7,7 @@ use x402_types::proto::v2::{self, PaymentRequired, PaymentRequirements};
 use super::header::from_base64;
 use super::payload::{parse, version};
 use super::rca::rca_terms;
-use super::stated::{OfferFormat, StatedOffer};
+use super::stated::{PaymentHeader, StatedOffer};
 use super::v1::v1_accepted;
 use super::v2::accepted;
 use crate::Tokens;
@@ -41,7 +41,8 @@ fn v2_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<StatedOffer>> {
     let required: PaymentRequired<Box<RawValue>> = parse(json).ok()?;
     let read = |raw: &RawValue| {
         let terms: PaymentRequirements = parse(raw.get().as_bytes()).ok()?;
-        let format = OfferFormat::V2 { terms: parse(raw.get().as_bytes()).ok()?, resource: required.resource.clone() };
+        let format =
+            PaymentHeader::V2 { terms: parse(raw.get().as_bytes()).ok()?, resource: required.resource.clone() };
         Some(StatedOffer::new(accepted(&terms, tokens).ok()?, format))
     };
     Some(required.accepts.iter().take(MAX_ACCEPTS).filter_map(|raw| read(raw)).collect())
@@ -52,7 +53,7 @@ fn v1_terms(json: &[u8], tokens: &Tokens) -> Option<Vec<StatedOffer>> {
     let required: v1::PaymentRequired<Box<RawValue>> = parse(json).ok()?;
     let read = |raw: &RawValue| {
         let terms: v1::PaymentRequirements = parse(raw.get().as_bytes()).ok()?;
-        let format = OfferFormat::V1 { network: terms.network.clone() };
+        let format = PaymentHeader::V1 { network: terms.network.clone() };
         Some(StatedOffer::new(v1_accepted(&terms, tokens).ok()?, format))
     };
     Some(required.accepts.iter().take(MAX_ACCEPTS).filter_map(|raw| read(raw)).collect())

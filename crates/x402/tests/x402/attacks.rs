@@ -399,7 +399,7 @@ async fn a_crash_between_reserving_and_settling_serves_the_retry_once_and_charge
         let (payments, chain) = (Arc::default(), Arc::new(FakeChain::default()));
         chain.give(ASSET, payer.address(), Usdc(1_000_000));
         let server = ResourceServer::over(chain.clone(), payments);
-        let request = RequestHash::of("POST", URL, b"hello");
+        let request = PaidRequestHash::of("POST", URL, b"hello");
         let reservation = Payment { signed: payment, request, resource: "agent-1".into(), seen_at: now() };
         // What the dead process has done: reserved, and perhaps sent.
         server.payments.reserve(&reservation, PaymentClaim { id: 1, until: now().plus(500) }, now()).await.unwrap();
@@ -421,7 +421,7 @@ async fn an_answer_whose_payment_was_taken_over_does_not_leave() {
     let headers = signs_for(&payer, &authorization(&payer));
     let Ok(slow) = server.ask_for("hello", &headers, now()).await else { panic!("paid") };
     let Ok(quick) = server.ask_for("hello", &headers, now().plus(TERMS.claim_ms)).await else { panic!("paid") };
-    assert_eq!(slow.answer().await.unwrap_err(), AnswerError::Lost);
+    assert_eq!(slow.answer().await.unwrap_err(), AnswerWithheld::Lost);
     quick.answer().await.unwrap();
     assert_eq!(server.chain.settlements(), 1);
 }

@@ -104,7 +104,7 @@ impl ResourceServer {
         headers: &HeaderMap,
         at: UnixMillis,
     ) -> Result<AnswerPermit, PaymentRejection> {
-        let request = RequestHash::of("POST", &quote.resource.url, body.as_bytes());
+        let request = PaidRequestHash::of("POST", &quote.resource.url, body.as_bytes());
         let order = PricedRequest { quote, resource, now: at, client: CLIENT };
         self.seller.sell(order, RequestBinding { request, now: at, claim: claim() }, headers).await
     }
@@ -282,7 +282,7 @@ pub(crate) fn refused_for(reason: InvalidReason, outcome: Result<HeaderMap, Resp
 
 /// The usual request, whole.
 pub(crate) fn bound(body: &[u8]) -> RequestBinding {
-    RequestBinding { request: RequestHash::of("POST", URL, body), now: now(), claim: claim() }
+    RequestBinding { request: PaidRequestHash::of("POST", URL, body), now: now(), claim: claim() }
 }
 
 /// Waits for a condition, for as long as tasks have something to do.

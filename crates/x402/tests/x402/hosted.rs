@@ -86,7 +86,7 @@ async fn a_facilitator_that_lies_about_success_sells_nothing() {
     let settlements = Arc::new(Settlements::new(Arc::<fake::FakePayments>::default(), lying, chain.clone(), limits(8)));
     let seller = Seller::new(settlements, tokens(), TERMS);
     let quote = quote_at(URL);
-    let request = RequestHash::of("GET", URL, b"");
+    let request = PaidRequestHash::of("GET", URL, b"");
     let order = PricedRequest { quote: &quote, resource: "a", now: now(), client: CLIENT };
     let bound = RequestBinding { request, now: now(), claim: 1 };
     let headers = signs_for(&payer(), &payment.authorization);

@@ -115,7 +115,7 @@ async fn settle_up(model: &mut Model) {
     model.take(Step::Reconcile).await;
     let key = authorization(&model.payer).key();
     let found = model.server.payments.find(&key).await.unwrap();
-    let request = RequestHash::of("POST", URL, b"hello");
+    let request = PaidRequestHash::of("POST", URL, b"hello");
     let owed = matches!(&found, Some((reserved, PaymentState::Settled { .. })) if reserved.request == request);
     let before = model.answers;
     model.take(Step::Ask { body: "hello" }).await;

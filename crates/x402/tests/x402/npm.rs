@@ -81,7 +81,7 @@ async fn sell(
     let url = format!("{base}{uri}");
     let resource = Resource { url: url.clone(), description: "an answer".into(), mime_type: "text/plain".into() };
     let quote = Quote { resource, offers: vec![seller_server.offer.clone()] };
-    let request = RequestHash::of(method.as_str(), &url, &body);
+    let request = PaidRequestHash::of(method.as_str(), &url, &body);
     let order = PricedRequest { quote: &quote, resource: "agent-1", now: clock(), client: CLIENT };
     match seller_server.seller.sell(order, RequestBinding { request, now: clock(), claim: claim() }, &headers).await {
         Err(unsold) => crate::common::told(unsold).map(Body::from),

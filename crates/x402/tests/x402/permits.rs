@@ -110,7 +110,7 @@ async fn fault_2_3_where_nothing_was_sent_nothing_is_on_its_way() {
     server.chain.set_behavior(TransferBehavior::Unavailable);
     for _ in 0..2 {
         let unsold = server.ask_for("hello", &headers, now()).await.unwrap_err();
-        let PaymentRejection::Unavailable(SettlementError::Unavailable { retry_after_s, .. }) = unsold else {
+        let PaymentRejection::Unavailable(SettlementUnknown::Unavailable { retry_after_s, .. }) = unsold else {
             panic!("{unsold:?}")
         };
         assert_eq!(retry_after_s, Some(FakeChain::UNAVAILABLE_S), "as long as its quota is used up");
@@ -141,7 +141,7 @@ async fn fault_2_3_what_may_have_been_sent_before_may_be_on_its_way() {
     let headers = signs_for(&payer, &authorization(&payer));
     server.chain.set_behavior(TransferBehavior::Unavailable);
     let first = server.ask_for("hello", &headers, now()).await.unwrap_err();
-    assert!(matches!(first, PaymentRejection::Unavailable(SettlementError::Unavailable { .. })), "{first:?}");
+    assert!(matches!(first, PaymentRejection::Unavailable(SettlementUnknown::Unavailable { .. })), "{first:?}");
     let second = server.ask_for("hello", &headers, now()).await.unwrap_err();
     assert!(matches!(second, PaymentRejection::Unsettled), "{second:?}");
 }

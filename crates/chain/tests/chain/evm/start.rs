@@ -2,12 +2,12 @@
 
 use domain::Address;
 use palatine_chain::Endpoint;
-use palatine_chain::evm::{Chain, DeployError, EvmConfig, EvmError, StartError, deploy_local};
+use palatine_chain::evm::{Chain, ChainStartError, DeployError, EvmConfig, EvmError, deploy_local};
 
 use super::node::{CHAIN_ID, FUNDS, Fixture, config, deploy};
 use super::proxy::Liar;
 
-async fn refused(config: EvmConfig) -> StartError {
+async fn refused(config: EvmConfig) -> ChainStartError {
     Chain::connect(&config).await.unwrap_err()
 }
 
@@ -29,7 +29,7 @@ async fn nothing_is_deployed_where_money_is_real() {
         assert!(matches!(refused, Err(DeployError::RealChain(is)) if is == chain_id));
     }
     let wrong = deploy_local(fixture.anvil.endpoint(), 31337, &fixture.boss.key(), fixture.boss.address(), FUNDS).await;
-    assert!(matches!(wrong, Err(DeployError::Start(StartError::OtherChain { is: CHAIN_ID, .. }))), "{wrong:?}");
+    assert!(matches!(wrong, Err(DeployError::Start(ChainStartError::OtherChain { is: CHAIN_ID, .. }))), "{wrong:?}");
 }
 
 #[tokio::test]
@@ -39,15 +39,15 @@ async fn what_does_not_fit_the_chain_is_refused_by_its_key() {
     let nobody = Address::repeat_byte(0x11);
 
     let error = refused(EvmConfig { chain_id: 25, ..good.clone() }).await;
-    assert!(matches!(error, StartError::OtherChain { is: CHAIN_ID, wanted: 25, .. }), "{error}");
+    assert!(matches!(error, ChainStartError::OtherChain { is: CHAIN_ID, wanted: 25, .. }), "{error}");
     let error = refused(EvmConfig { factory: nobody, ..good.clone() }).await;
-    assert!(matches!(error, StartError::NoCode { key: "factory", .. }), "{error}");
+    assert!(matches!(error, ChainStartError::NoCode { key: "factory", .. }), "{error}");
     let error = refused(EvmConfig { forwarder: fixture.deployed.implementation, ..good.clone() }).await;
-    assert!(matches!(error, StartError::Factory { key: "forwarder", .. }), "{error}");
+    assert!(matches!(error, ChainStartError::Factory { key: "forwarder", .. }), "{error}");
     let error = refused(EvmConfig { implementation: Some(nobody), ..good.clone() }).await;
-    assert!(matches!(error, StartError::Factory { key: "implementation", .. }), "{error}");
+    assert!(matches!(error, ChainStartError::Factory { key: "implementation", .. }), "{error}");
     let error = refused(EvmConfig { usdc: fixture.deployed.implementation, ..good.clone() }).await;
-    assert!(matches!(error, StartError::Evm(_)), "{error}");
+    assert!(matches!(error, ChainStartError::Evm(_)), "{error}");
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn a_token_of_another_domain_is_refused_since_nothing_signed_would_be_good
         EvmConfig { usdc_name: "USD Coin".into(), ..good.clone() },
     ] {
         let error = refused(other).await;
-        assert!(matches!(error, StartError::Separator { .. }), "{error}");
+        assert!(matches!(error, ChainStartError::Separator { .. }), "{error}");
     }
     Chain::connect(&EvmConfig { usdc_version: Some("2".into()), ..good }).await.unwrap();
 }
@@ -70,7 +70,10 @@ async fn an_endpoint_of_another_chain_among_good_ones_is_named() {
     let liar = Liar::before(&fixture.anvil.url, Liar::other_chain).await;
     let endpoints = vec![fixture.anvil.endpoint(), liar.endpoint(), fixture.anvil.endpoint()];
     let error = refused(config(&fixture.deployed, endpoints)).await;
-    assert!(matches!(&error, StartError::OtherChain { host, is: 1, .. } if *host == liar.endpoint().host()), "{error}");
+    assert!(
+        matches!(&error, ChainStartError::OtherChain { host, is: 1, .. } if *host == liar.endpoint().host()),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -78,6 +81,6 @@ async fn nobody_there_is_no_verdict_about_the_chain() {
     let fixture = Fixture::start().await;
     let nobody = Endpoint("http://127.0.0.1:1/secret-key".into());
     let error = refused(config(&fixture.deployed, vec![nobody])).await;
-    assert!(matches!(error, StartError::Evm(EvmError::Unknown { .. })), "{error}");
+    assert!(matches!(error, ChainStartError::Evm(EvmError::Unknown { .. })), "{error}");
     assert!(!error.to_string().contains("secret"), "{error}");
 }

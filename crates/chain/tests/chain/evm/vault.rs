@@ -3,7 +3,7 @@
 use domain::vault::{TaskId, TaskTerms};
 use domain::{Address, B256, U256, Usdc};
 use palatine_chain::evm::{
-    BlockTag, BoundedField, EvmError, OnChainTaskState, Revert, SendError, VaultRole, calls, typed,
+    BlockTag, EvmError, OnChainTaskState, Revert, SendError, VaultField, VaultRole, calls, typed,
 };
 use proptest::prelude::{ProptestConfig, any, proptest};
 
@@ -200,7 +200,7 @@ async fn a_refusal_says_who_may_when_and_how_much() {
     assert!(matches!(refund, Revert::DeadlineNotReached { deadline, .. } if deadline == terms.submit_by), "{refund}");
     fixture.does(&agent, &early).await;
     let little = refused(&fixture, &creator, &calls::complete(vault, &terms, Usdc(1))).await;
-    assert!(matches!(little, Revert::OutOfBounds { field: BoundedField::Paid, .. }), "{little}");
+    assert!(matches!(little, Revert::OutOfBounds { field: VaultField::Paid, .. }), "{little}");
     let much = refused(&fixture, &owner, &calls::withdraw(vault, owner.address(), Usdc(1))).await;
     assert_eq!(much, Revert::InsufficientBalance { available: U256::ZERO, requested: U256::from(1) });
 }

@@ -1,14 +1,14 @@
 use domain::{EndReason, Generation, ImageDigest, Meter, StopReason, Tier, TierName, Wallet};
 use proptest::prelude::*;
-use store::{BelowTier, PodKey};
+use store::{BelowTier, PodRowId};
 use wire::node::RuntimeName;
 
 use super::*;
 
 const NODE: &str = "one";
-const EPOCH: Epoch = Epoch(7);
+const EPOCH: GatewayEpoch = GatewayEpoch(7);
 /// Another gateway that is there.
-const OTHER: Epoch = Epoch(8);
+const OTHER: GatewayEpoch = GatewayEpoch(8);
 const START: UnixMillis = UnixMillis(1_000_000);
 const GRACE: GracePeriods = GracePeriods { reserve_ms: 5_000, settle_ms: 2_000, boot_ms: 60_000, lost_ms: 10_000 };
 
@@ -21,7 +21,7 @@ fn record(n: u64, state: State) -> RunRecord {
     RunRecord {
         id: id(n),
         pod: PodId::minted(id(n)),
-        pod_key: PodKey(n),
+        pod_key: PodRowId(n),
         created_at: START,
         ephemeral: false,
         brought: false,
@@ -141,7 +141,7 @@ fn an_agent_that_is_as_written_down_needs_nothing() {
 
 #[test]
 fn a_reservation_of_an_earlier_run_fails_at_once_and_one_of_this_run_after_its_grace() {
-    let earlier = RunRecord { epoch: Epoch(6), ..record(1, State::Reserved) };
+    let earlier = RunRecord { epoch: GatewayEpoch(6), ..record(1, State::Reserved) };
     assert_eq!(Round::at(said(vec![]), vec![earlier], 0).steps(), fail(1, FailReason::Interrupted));
     let ours = record(1, State::Reserved);
     assert_eq!(Round::at(said(vec![]), vec![ours.clone()], 4_999).steps(), vec![]);
@@ -153,7 +153,7 @@ fn a_reservation_of_an_earlier_run_fails_at_once_and_one_of_this_run_after_its_g
 
 #[test]
 fn a_placed_agent_of_an_earlier_run_fails_once_what_was_sent_has_settled() {
-    let earlier = RunRecord { epoch: Epoch(6), ..record(1, State::Placed) };
+    let earlier = RunRecord { epoch: GatewayEpoch(6), ..record(1, State::Placed) };
     assert_eq!(Round::at(said(vec![]), vec![earlier.clone()], 1_999).steps(), vec![]);
     assert_eq!(Round::at(said(vec![]), vec![earlier], 2_000).steps(), fail(1, FailReason::Interrupted));
 }
@@ -168,8 +168,8 @@ fn what_another_gateway_reserves_or_places_is_left_to_it_while_it_is_there() {
 
 #[test]
 fn a_placed_agent_that_its_node_runs_is_taken_over() {
-    let earlier = RunRecord { epoch: Epoch(6), runtime: None, ..record(1, State::Placed) };
-    let seen = NodeObservation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
+    let earlier = RunRecord { epoch: GatewayEpoch(6), runtime: None, ..record(1, State::Placed) };
+    let seen = AgentObservation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
     let steps = Round::at(said(vec![sandbox(1, Phase::Ready)]), vec![earlier], 0).steps();
     assert_eq!(steps, vec![Step::Observe { id: id(1), event: Some(Event::Ready), seen }]);
 }
@@ -187,7 +187,7 @@ fn an_agent_taken_over_that_never_gets_ready_is_overdue() {
 #[test]
 fn a_guest_that_died_is_seen_booting_with_its_restarts() {
     let down = Sandbox { restarts: 3, ..sandbox(1, Phase::Backoff { at: START }) };
-    let seen = NodeObservation { runtime: "qemu-tcg".to_owned(), restarts: 3 };
+    let seen = AgentObservation { runtime: "qemu-tcg".to_owned(), restarts: 3 };
     let steps = Round::at(said(vec![down]), vec![record(1, State::Ready)], 0).steps();
     assert_eq!(steps, vec![Step::Observe { id: id(1), event: Some(Event::Booting), seen }]);
 }
@@ -224,9 +224,9 @@ fn a_node_that_does_not_answer_changes_nothing_but_what_is_to_end() {
 
 #[test]
 fn fault_1_1_an_agent_whose_node_lacks_something_waits_for_as_long_as_that_takes() {
-    let lacks = WaitReason::Disk;
+    let lacks = NodeShortage::Disk;
     let waiting = || said(vec![sandbox(1, Phase::Waiting { lacks, since: START })]);
-    let seen = NodeObservation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
+    let seen = AgentObservation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
     let step = Step::Observe { id: id(1), event: Some(Event::Waiting(lacks)), seen };
     for state in [State::Placed, State::Booting, State::Ready] {
         assert_eq!(Round::at(waiting(), vec![record(1, state)], 3_600_000).steps(), vec![step.clone()]);
@@ -247,12 +247,12 @@ fn fault_1_1_an_agent_whose_node_lacks_something_waits_for_as_long_as_that_takes
 fn fault_1_2_an_agent_that_its_node_cannot_read_is_not_gone() {
     let mut nodes = said(vec![]);
     nodes[0].quarantined.insert(id(1));
-    for state in [State::Placed, State::Booting, State::Waiting(WaitReason::Disk), State::Ready] {
+    for state in [State::Placed, State::Booting, State::Waiting(NodeShortage::Disk), State::Ready] {
         let steps = Round::at(nodes.clone(), vec![record(1, state)], 3_600_000).steps();
-        let event = Some(Event::Waiting(WaitReason::Ledger));
+        let event = Some(Event::Waiting(NodeShortage::Ledger));
         assert!(matches!(&steps[..], [Step::Observe { event: told, .. }] if *told == event), "{steps:?}");
     }
-    let waits = vec![record(1, State::Waiting(WaitReason::Ledger))];
+    let waits = vec![record(1, State::Waiting(NodeShortage::Ledger))];
     assert_eq!(Round::at(nodes.clone(), waits, 3_600_000).steps(), vec![]);
     // Nor is it an orphan.
     assert_eq!(Round::at(nodes, vec![], 3_600_000).steps(), vec![]);
@@ -263,7 +263,7 @@ fn state() -> impl Strategy<Value = State> {
         Just(State::Reserved),
         Just(State::Placed),
         Just(State::Booting),
-        Just(State::Waiting(WaitReason::Disk)),
+        Just(State::Waiting(NodeShortage::Disk)),
         Just(State::Ready),
         Just(State::Stopping(EndReason::Stopped(StopReason::Requested))),
     ]
@@ -274,7 +274,7 @@ fn phase() -> impl Strategy<Value = Phase> {
         Just(Phase::Booting),
         Just(Phase::Ready),
         Just(Phase::Backoff { at: START }),
-        Just(Phase::Waiting { lacks: WaitReason::Network, since: START }),
+        Just(Phase::Waiting { lacks: NodeShortage::Network, since: START }),
         Just(Phase::Stopping),
         Just(Phase::Failed { reason: FailReason::CrashLoop }),
     ]
@@ -288,7 +288,7 @@ proptest! {
         answers: bool, after_ms in 0_u64..100_000,
     ) {
         let live: Vec<RunRecord> = agents.iter()
-            .map(|(n, (state, epoch, _))| RunRecord { epoch: Epoch(*epoch), ..record(*n, *state) }).collect();
+            .map(|(n, (state, epoch, _))| RunRecord { epoch: GatewayEpoch(*epoch), ..record(*n, *state) }).collect();
         let sandboxes: Vec<Sandbox> = held.iter().map(|(n, phase)| sandbox(*n, *phase)).collect();
         let nodes = vec![NodeReport { sandboxes: answers.then_some(sandboxes), ..said(vec![]).remove(0) }];
         let mut round = Round::at(nodes, live, after_ms);

@@ -4,7 +4,7 @@
 use control::{AdmitError, Grant, ImageAsk, SpawnAsk};
 use domain::{PodId, RunId};
 use http::header::HeaderMap;
-use store::{IdempotencyKey, PodChoice, Reservation};
+use store::{IdempotencyKey, RunPod, RunReservation};
 use wire::Environment;
 use wire::fault::{Code, Fault};
 use wire::public::{IDEMPOTENCY_KEY, SpawnRequest};
@@ -22,7 +22,7 @@ const MAX_KEY: usize = 255;
 
 /// A spawn that was admitted, and what it gets.
 pub(crate) struct AdmittedSpawn {
-    pod: PodChoice,
+    pod: RunPod,
     agent_type: String,
     brought: bool,
     env: Environment,
@@ -72,7 +72,7 @@ impl Gateway {
         let image_ref = request.image_ref.clone();
         let same = request.agent_type.is_none() && image_ref.is_none();
         Ok(RequestedPod {
-            pod: PodChoice::Existing(pod),
+            pod: RunPod::Existing(pod),
             image_ref: if same && last.brought { Some(last.image.to_string()) } else { image_ref },
             agent_type: checked_type(request.agent_type.clone().unwrap_or(last.agent_type))?,
             public: request.public.unwrap_or(last.public),
@@ -94,8 +94,8 @@ impl Gateway {
 
 impl AdmittedSpawn {
     /// What is asked of the store, and what the store must not see.
-    pub(crate) fn reservation(self, id: RunId, verified: &UnspentSignature) -> (Reservation, Environment) {
-        let reservation = Reservation {
+    pub(crate) fn reservation(self, id: RunId, verified: &UnspentSignature) -> (RunReservation, Environment) {
+        let reservation = RunReservation {
             replay_key: verified.replay_key,
             id,
             pod: self.pod,
@@ -115,7 +115,7 @@ impl AdmittedSpawn {
 
 /// Which agent is asked for, and what it boots.
 struct RequestedPod {
-    pod: PodChoice,
+    pod: RunPod,
     agent_type: String,
     image_ref: Option<String>,
     public: bool,
@@ -129,7 +129,7 @@ impl Gateway {
             return Err(Fault::new(Code::InvalidRequest, said).field("agent_type").into());
         };
         Ok(RequestedPod {
-            pod: PodChoice::New { name, ephemeral: request.ephemeral.unwrap_or(false) },
+            pod: RunPod::New { name, ephemeral: request.ephemeral.unwrap_or(false) },
             agent_type: checked_type(agent_type)?,
             image_ref: request.image_ref.clone(),
             public: request.public.unwrap_or(false),

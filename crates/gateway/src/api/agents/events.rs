@@ -20,7 +20,7 @@ use wire::fault::Fault;
 use wire::public::StateChange;
 
 use crate::api::extract::PodPath;
-use crate::auth::caller::ReadingHolder;
+use crate::auth::caller::ReadOnlyHolder;
 use crate::edge::streams::StreamPermit;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -49,7 +49,7 @@ pub(crate) async fn events(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
     headers: HeaderMap,
-    ReadingHolder(holder): ReadingHolder,
+    ReadOnlyHolder(holder): ReadOnlyHolder,
 ) -> Result<Response, Refusal> {
     let after = last_seen(&headers)?;
     gateway.owned(id, holder.wallet).await?;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use wire::fault::Fault;
 
 use crate::api::extract::{PodPath, query};
-use crate::auth::caller::ReadingHolder;
+use crate::auth::caller::ReadOnlyHolder;
 use crate::edge::streams::until_drained;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -67,7 +67,7 @@ pub(crate) async fn logs(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
     uri: Uri,
-    ReadingHolder(holder): ReadingHolder,
+    ReadOnlyHolder(holder): ReadOnlyHolder,
 ) -> Result<Response<Body>, Refusal> {
     let LogsQuery { follow, source } = query(&uri)?;
     let record = gateway.owned(id, holder.wallet).await?;

@@ -10,7 +10,7 @@ use wire::fault::Fault;
 use wire::public::{AgentsResponse, StatusResponse};
 
 use crate::api::extract::{PodPath, json};
-use crate::auth::caller::ReadingHolder;
+use crate::auth::caller::ReadOnlyHolder;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -33,7 +33,7 @@ const MAX_LISTED: u32 = 100;
 pub(crate) async fn status(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
-    ReadingHolder(holder): ReadingHolder,
+    ReadOnlyHolder(holder): ReadOnlyHolder,
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, holder.wallet).await?;
     let uptime_ms = record.meter.uptime_ms(holder.now);
@@ -58,7 +58,7 @@ pub(crate) async fn status(
 )]
 pub(crate) async fn list(
     State(gateway): State<Arc<Gateway>>,
-    ReadingHolder(holder): ReadingHolder,
+    ReadOnlyHolder(holder): ReadOnlyHolder,
 ) -> Result<Response<Body>, Refusal> {
     let records = gateway.parts.store.of(holder.wallet, MAX_LISTED).await?;
     json(StatusCode::OK, &AgentsResponse { agents: records.iter().map(|record| gateway.view(record)).collect() })

@@ -7,10 +7,10 @@ use axum::extract::{FromRequest, Request, State};
 use domain::{UnixMillis, Wallet};
 use http::{Response, StatusCode};
 use wire::fault::Fault;
-use wire::public::{UsageResponse, UsageStats};
+use wire::public::{UsageResponse, WalletUsage};
 
 use crate::api::extract::{WalletPath, json};
-use crate::auth::caller::{ReadingHolder, presented};
+use crate::auth::caller::{ReadOnlyHolder, presented};
 use crate::refusal::Refusal;
 use crate::state::Gateway;
 
@@ -37,7 +37,7 @@ pub(crate) async fn usage(
     if unsigned && gateway.config.public_usage {
         return gateway.totals(wallet, gateway.now(), false).await;
     }
-    let ReadingHolder(holder) = ReadingHolder::from_request(request, &gateway).await?;
+    let ReadOnlyHolder(holder) = ReadOnlyHolder::from_request(request, &gateway).await?;
     if holder.wallet != wallet {
         return Err(Refusal::not_found());
     }
@@ -49,6 +49,6 @@ impl Gateway {
         let (usage, spawns) = self.parts.store.usage(wallet, now).await?;
         let live = if own { self.parts.store.live_of(wallet).await? } else { None };
         let active_agent = live.map(|record| self.view(&record));
-        json(StatusCode::OK, &UsageResponse { wallet, stats: UsageStats::new(&usage, spawns), active_agent })
+        json(StatusCode::OK, &UsageResponse { wallet, stats: WalletUsage::new(&usage, spawns), active_agent })
     }
 }

@@ -14,7 +14,7 @@ use wire::fault::{Code, Fault};
 use wire::vault::Prices;
 
 use crate::api::extract::{PodPath, json, parse_json, shortened};
-use crate::auth::caller::{Holder, ReadingHolder};
+use crate::auth::caller::{Holder, ReadOnlyHolder};
 use crate::ingress::pricing::{MAX_PRICES, can_be_priced};
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -35,7 +35,7 @@ use crate::state::Gateway;
 pub(crate) async fn prices(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
-    ReadingHolder(holder): ReadingHolder,
+    ReadOnlyHolder(holder): ReadOnlyHolder,
 ) -> Result<Response<Body>, Refusal> {
     gateway.owned(id, holder.wallet).await?;
     json(StatusCode::OK, &Prices { prices: gateway.parts.store.prices_of(id).await? })

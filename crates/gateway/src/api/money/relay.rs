@@ -12,11 +12,11 @@ use serde::Serialize;
 use wire::EvmAddress;
 use wire::fault::Fault;
 use wire::relay::{
-    BatchAnswer, BatchRequest, CallRequest, DomainAnswer, EstimateAnswer, EstimateQuery, NonceAnswer, PaymentRequired,
-    RawRequest, RelayAnswer, RelayRequest,
+    BatchAnswer, BatchRequest, DomainAnswer, EstimateAnswer, EstimateQuery, NonceAnswer, PaymentRequired,
+    RawTransactionRequest, RelayAnswer, RelayCallRequest, RelayRequest,
 };
 
-use crate::api::extract::{Segments, json};
+use crate::api::extract::{PathParams, json};
 use crate::edge::body::read_at_most;
 use crate::edge::cors;
 use crate::edge::source::RequestSource;
@@ -79,7 +79,7 @@ pub(crate) async fn batch(
     operation_id = "relayCall",
     tag = "relayer",
     path = "/meta/call",
-    request_body = CallRequest,
+    request_body = RelayCallRequest,
     params(("X-Payment" = Option<String>, Header, description = "The fee's payment, where one is asked")),
     responses(
         (status = 200, description = "What became of it", body = RelayAnswer),
@@ -102,7 +102,7 @@ pub(crate) async fn call(
     operation_id = "relayRaw",
     tag = "relayer",
     path = "/relay",
-    request_body = RawRequest,
+    request_body = RawTransactionRequest,
     responses(
         (status = 200, description = "What became of it", body = RelayAnswer),
         (status = "default", description = "CroGas's refusal, or a fault of the gateway", body = Fault),
@@ -128,7 +128,7 @@ pub(crate) async fn raw(
 )]
 pub(crate) async fn nonce(
     State(gateway): State<Arc<Gateway>>,
-    Segments(address): Segments<String>,
+    PathParams(address): PathParams<String>,
 ) -> Result<Response<Body>, Refusal> {
     let answer = gateway.treasury()?.relayer()?.nonce(&address).await;
     respond(answer.map(|body| RelayResponse { status: 200, body }))

@@ -10,12 +10,12 @@ use domain::{Address, PodId};
 use http::{Response, StatusCode};
 use wire::fault::{Code, Fault};
 use wire::vault::{
-    AgentVault, ChainResponse, DeployRequest, SubmitRequest, TasksResponse, TxResponse, VaultResponse, VaultState,
+    AgentVault, ChainResponse, DeployRequest, SubmitTaskRequest, TasksResponse, TxResponse, VaultResponse, VaultState,
 };
 use wire::{EvmAddress, EvmHash};
 
-use crate::api::extract::{PodPath, Segments, json, parse_json};
-use crate::auth::caller::{Holder, ReadingHolder};
+use crate::api::extract::{PathParams, PodPath, json, parse_json};
+use crate::auth::caller::{Holder, ReadOnlyHolder};
 use crate::edge::source::RequestSource;
 use crate::refusal::Refusal;
 use crate::state::Gateway;
@@ -48,7 +48,7 @@ pub(crate) async fn chain(State(gateway): State<Arc<Gateway>>) -> Result<Respons
 pub(crate) async fn agent_vault(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
-    ReadingHolder(holder): ReadingHolder,
+    ReadOnlyHolder(holder): ReadOnlyHolder,
 ) -> Result<Response<Body>, Refusal> {
     let record = gateway.owned(id, holder.wallet).await?;
     let treasury = gateway.treasury()?;
@@ -111,7 +111,7 @@ pub(crate) async fn deploy(
 )]
 pub(crate) async fn vault(
     State(gateway): State<Arc<Gateway>>,
-    Segments(address): Segments<String>,
+    PathParams(address): PathParams<String>,
 ) -> Result<Response<Body>, Refusal> {
     json(StatusCode::OK, &gateway.treasury()?.vault(read_address(&address)?).await?)
 }
@@ -127,7 +127,7 @@ pub(crate) async fn vault(
 )]
 pub(crate) async fn tasks(
     State(gateway): State<Arc<Gateway>>,
-    Segments(address): Segments<String>,
+    PathParams(address): PathParams<String>,
 ) -> Result<Response<Body>, Refusal> {
     json(StatusCode::OK, &gateway.treasury()?.tasks(read_address(&address)?).await?)
 }
@@ -139,7 +139,7 @@ pub(crate) async fn tasks(
     tag = "payments",
     path = "/agents/{id}/tasks/{task}/submit",
     params(("id" = PodId, Path, description = "The agent"), ("task" = EvmHash, Path, description = "The task")),
-    request_body = SubmitRequest,
+    request_body = SubmitTaskRequest,
     responses(
         (status = 200, description = "The chain has it", body = TxResponse),
         (status = 202, description = "It is on its way", body = TxResponse),
@@ -149,12 +149,12 @@ pub(crate) async fn tasks(
 )]
 pub(crate) async fn submit(
     State(gateway): State<Arc<Gateway>>,
-    Segments((id, task)): Segments<(String, String)>,
+    PathParams((id, task)): PathParams<(String, String)>,
     holder: Holder,
 ) -> Result<Response<Body>, Refusal> {
     let (id, task) = read_task(&id, &task)?;
     gateway.owned(id, holder.wallet).await?;
-    let work: SubmitRequest = parse_json(&holder.body)?;
+    let work: SubmitTaskRequest = parse_json(&holder.body)?;
     respond(&gateway.treasury()?.submit(id, task, work.result_hash, holder.now).await?)
 }
 
@@ -175,7 +175,7 @@ pub(crate) async fn submit(
 )]
 pub(crate) async fn decline(
     State(gateway): State<Arc<Gateway>>,
-    Segments((id, task)): Segments<(String, String)>,
+    PathParams((id, task)): PathParams<(String, String)>,
     holder: Holder,
 ) -> Result<Response<Body>, Refusal> {
     let (id, task) = read_task(&id, &task)?;

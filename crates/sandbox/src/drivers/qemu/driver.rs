@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use wire::node::{KeptDisk, Retention};
 
 use super::accelerator::{choose, prepare_jail};
-use super::facts::QemuFacts;
+use super::facts::VmmFacts;
 use super::launch::RunningVmm;
 use super::launcher::{guest_dir, overhead_mib};
 use super::ops::{Inner, QUIT_DEADLINE, note_leftovers, refused};
@@ -22,9 +22,9 @@ use super::{QemuSettings, startup};
 use crate::cgroup::Cgroups;
 use crate::error::{Step, step};
 use crate::facts::GuestFacts;
-use crate::network::{Dialer, HostNetwork, NetworkLock};
+use crate::network::{HostNetwork, NamespaceSockets, NetworkReservation};
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestCondition, GuestSpec, GuestStats, GuestStream, ObservedRun, Runtime,
+    DiskRetention, DiskUsage, Guest, GuestProgress, GuestSpec, GuestStats, GuestStream, ObservedRun, Runtime,
     RuntimeInfo, Slot,
 };
 use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, files, process};
@@ -52,7 +52,7 @@ impl Qemu {
         let shut_in = prepare_jail(&settings, &program, verdict.accelerator).await;
         let jail = shut_in.step("prepare what VMMs are shut into")?;
         let host = HostNetwork::new(settings.network.clone());
-        let dialer = Dialer::start().step("start the dialer")?;
+        let dialer = NamespaceSockets::start().step("start the dialer")?;
         let inner = Inner { settings, program, verdict, groups, cgroups, claim, jail, host, dialer };
         let driver = Self(Arc::new(inner));
         driver.blocking(Inner::prepare).await?;
@@ -82,7 +82,7 @@ impl Qemu {
         let mut exit = started.watch().during(RuntimeOperation::Create, id, "watch the VMM")?;
         let running = startup::until_running(&self.0.guest_dir(id).join("control"), &mut exit).await;
         running.during(RuntimeOperation::Create, id, step::VMM)?;
-        Ok(Guest { facts: GuestFacts::Qemu(QemuFacts { process }), exit })
+        Ok(Guest { facts: GuestFacts::Qemu(VmmFacts { process }), exit })
     }
 
     async fn quit(&self, slot: Slot) {
@@ -126,7 +126,7 @@ impl Runtime for Qemu {
 
     async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
         let id = spec.slot.run;
-        let GuestFacts::Qemu(QemuFacts { process }) = facts;
+        let GuestFacts::Qemu(VmmFacts { process }) = facts;
         let found = process::find(process).during(RuntimeOperation::Adopt, id, "look for the VMM's process")?;
         let Some(handle) = found else { return Ok(None) };
         let ours = self.0.cgroups.pids(&id.to_string()).during(RuntimeOperation::Adopt, id, "read its cgroup")?;
@@ -185,7 +185,7 @@ impl Runtime for Qemu {
         Ok(GuestStats { cpu_us, memory_bytes, resident_bytes, limited })
     }
 
-    async fn condition(&self, id: RunId) -> Result<GuestCondition, RuntimeError> {
+    async fn condition(&self, id: RunId) -> Result<GuestProgress, RuntimeError> {
         let mut qmp = self.control(id, RuntimeOperation::Condition).await?;
         qmp.condition().await.during(RuntimeOperation::Condition, id, "ask the VMM")
     }
@@ -238,11 +238,11 @@ impl Runtime for Qemu {
     }
 }
 
-async fn claim(settings: &QemuSettings, cgroups: &Cgroups) -> Result<NetworkLock, DriverFailure> {
+async fn claim(settings: &QemuSettings, cgroups: &Cgroups) -> Result<NetworkReservation, DriverFailure> {
     let (settings, cgroups) = (settings.clone(), cgroups.clone());
     let taken = spawn_blocking(move || {
         let QemuSettings { network, state, first_uid, .. } = &settings;
-        NetworkLock::take(network, state, *first_uid, |name| cgroups.running(name))
+        NetworkReservation::take(network, state, *first_uid, |name| cgroups.running(name))
     });
     taken.await.map_err(io::Error::other)?
 }

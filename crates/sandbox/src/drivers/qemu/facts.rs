@@ -6,7 +6,7 @@ use crate::process::ProcessFacts;
 
 /// A VMM that was started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QemuFacts {
+pub struct VmmFacts {
     /// Its process.
     #[serde(flatten)]
     pub process: ProcessFacts,

@@ -10,7 +10,7 @@ use super::arguments::{CommandLine, Disk};
 use super::jail::Jail;
 use super::launch::{RunningVmm, VmmLaunch};
 use super::probe::Accelerator;
-use crate::cgroup::{BlockDevice, CgroupLimits, Cgroups, DiskRate};
+use crate::cgroup::{CgroupLimits, Cgroups, DeviceNumber, DiskRate};
 use crate::{DriverFailure, files};
 
 /// What a guest's VMM takes beyond the guest's memory: QEMU itself, its threads, and
@@ -98,7 +98,7 @@ impl VmmLauncher<'_> {
             return Ok(None);
         }
         let bytes_per_second = disk_mib_per_second * MIB * u64::from(cores);
-        Ok(Some(DiskRate { device: BlockDevice::of(state)?, bytes_per_second }))
+        Ok(Some(DiskRate { device: DeviceNumber::of(state)?, bytes_per_second }))
     }
 }
 

@@ -18,7 +18,7 @@ mod qmp;
 mod startup;
 
 pub use driver::Qemu;
-pub use facts::QemuFacts;
+pub use facts::VmmFacts;
 pub use probe::{Accelerator, AcceleratorChoice};
 #[cfg(feature = "fuzz")]
 pub(crate) use qmp::Qmp;

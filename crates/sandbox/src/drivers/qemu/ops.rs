@@ -22,7 +22,7 @@ use crate::cgroup::Cgroups;
 use crate::disk::{DATA, LAYER};
 use crate::error::{Step, step};
 use crate::kept::{self, KeptDisks};
-use crate::network::{Dialer, HostNetwork, Namespace, NetworkLock};
+use crate::network::{HostNetwork, Namespace, NamespaceSockets, NetworkReservation};
 use crate::runtime::{DiskRetention, DiskUsage, GuestSpec, ObservedRun, Slot};
 use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, disk, files, owner, process};
 
@@ -38,10 +38,10 @@ pub(super) struct Inner {
     pub(super) verdict: ProbeResult,
     pub(super) groups: Vec<u32>,
     pub(super) cgroups: Cgroups,
-    pub(super) claim: NetworkLock,
+    pub(super) claim: NetworkReservation,
     pub(super) jail: Jail,
     pub(super) host: HostNetwork,
-    pub(super) dialer: Dialer,
+    pub(super) dialer: NamespaceSockets,
 }
 
 impl Inner {

@@ -9,7 +9,7 @@ use super::rows::{
 };
 use crate::codec::integer;
 use crate::error::StoreError;
-use crate::index::{BatchRefusal, Draft, EventBatch, Found, IndexId, Needs, Undo};
+use crate::index::{BatchDraft, BatchRefusal, EventBatch, Found, IndexId, Needs, Undo};
 use crate::postgres::database::{Command, Tx};
 use crate::postgres::json::{parse_json, to_json};
 
@@ -34,7 +34,7 @@ impl Apply {
             return Ok(Err(BatchRefusal::Moved));
         }
         let found = self.find(conn, &Needs::of(&self.batch)).await?;
-        match Draft::of(&self.batch, found) {
+        match BatchDraft::of(&self.batch, found) {
             Err(refusal) => return Ok(Err(refusal)),
             Ok(draft) => self.write(conn, &draft).await?,
         }
@@ -55,7 +55,7 @@ impl Apply {
         Ok(found)
     }
 
-    async fn write(&self, conn: &mut PgConnection, draft: &Draft<'_>) -> sqlx::Result<()> {
+    async fn write(&self, conn: &mut PgConnection, draft: &BatchDraft<'_>) -> sqlx::Result<()> {
         let index = self.index;
         for (address, vault) in &draft.rows.vaults {
             put_vault(conn, index, *address, Some(vault)).await?;

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::rows::{credit, cursor, insert_task, put_credit, put_task, put_vault, remembered, set_cursor, task, vault};
 use crate::codec::integer;
 use crate::error::StoreError;
-use crate::index::{BatchRefusal, Draft, EventBatch, Found, IndexId, Needs, Undo};
+use crate::index::{BatchDraft, BatchRefusal, EventBatch, Found, IndexId, Needs, Undo};
 use crate::sqlite::json::{parse_json, to_json};
 use crate::sqlite::writer::{Command, Tx};
 
@@ -26,7 +26,7 @@ impl Command for Apply {
             return Ok(Err(BatchRefusal::Moved));
         }
         let found = self.find(tx.conn, &Needs::of(&self.batch)).map_err(sql)?;
-        match Draft::of(&self.batch, found) {
+        match BatchDraft::of(&self.batch, found) {
             Err(refusal) => Ok(Err(refusal)),
             Ok(draft) => self.write(tx.conn, &draft).and_then(|()| self.turn(tx.conn)).map(Ok).map_err(sql),
         }
@@ -48,7 +48,7 @@ impl Apply {
         Ok(found)
     }
 
-    fn write(&self, conn: &Connection, draft: &Draft<'_>) -> rusqlite::Result<()> {
+    fn write(&self, conn: &Connection, draft: &BatchDraft<'_>) -> rusqlite::Result<()> {
         let index = self.index;
         for (address, vault) in &draft.rows.vaults {
             put_vault(conn, index, *address, Some(vault))?;
