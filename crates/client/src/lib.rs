@@ -2,8 +2,8 @@
 //!
 //! | client | speaks | for |
 //! |---|---|---|
-//! | [`NodeClient`] | [`wire::node`], over a Unix socket | the control plane and the gateway |
-//! | [`GatewayClient`] | [`wire::public`], over HTTP; OpenAI's chat to an agent; E2B's process protocol into it | the CLI, and whoever writes programs against the gateway |
+//! | [`NodeClient`] | [`wire::v1::node`], over a Unix socket | the control plane and the gateway |
+//! | [`GatewayClient`] | [`wire::v1::public`], over HTTP; OpenAI's chat to an agent; E2B's process protocol into it | the CLI, and whoever writes programs against the gateway |
 //!
 //! Every call has a deadline and every answer a bound; both are named.
 

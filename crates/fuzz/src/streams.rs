@@ -4,9 +4,9 @@ use bytes::BytesMut;
 use serde_json::from_slice;
 use wire::connect::Envelope;
 use wire::fault::Fault;
-use wire::node::{MarksPage, Sandbox, SandboxSpec};
 use wire::process::{RpcError, StartRequest};
-use wire::public::SpawnRequest;
+use wire::v1::node::{MarksPage, Sandbox, SandboxSpec};
+use wire::v1::public::SpawnRequest;
 
 /// Connect's envelopes, as they arrive: whole, and byte by byte.
 pub(crate) fn envelopes(bytes: &[u8]) {

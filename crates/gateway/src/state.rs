@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use treasury::Treasury;
 use wire::Secret;
-use wire::public::{Agent, Reason};
-use wire::relay::RelayerHealth;
+use wire::v1::public::{Agent, Reason};
+use wire::v1::relay::RelayerHealth;
 
 use crate::auth::spent::SpentSignatures;
 use crate::edge::hosts::ApiHosts;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use domain::{Backoff, BoundedSetting, OutOfBounds, UnixMillis, check_bounds};
 use sandbox::drivers::qemu::AcceleratorChoice;
 use serde::{Deserialize, Serialize};
-use wire::node::{KeptCause, Retention};
+use wire::v1::node::{KeptCause, Retention};
 
 use crate::policy::RestartPolicy;
 

@@ -1,7 +1,7 @@
 //! What is fuzzed of this crate: what a guest prints, and what a crash leaves in our files.
 
 use domain::RunId;
-use wire::pod::LogLine;
+use wire::v1::pod::LogLine;
 
 use crate::guest::LineSplitter;
 use crate::ledger::SandboxRecord;

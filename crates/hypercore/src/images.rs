@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use domain::ImageDigest;
 use image::{ImageError, ImageStore};
-use wire::pod::ImageRunConfig;
+use wire::v1::pod::ImageRunConfig;
 
 /// An image, as far as a node needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `serve` | the parts put together; the socket; the way back down |
-//! | `api` | the HTTP API of [`wire::node`] |
+//! | `api` | the HTTP API of [`wire::v1::node`] |
 //! | `node`, `registry` | which runs there are, one of each POD, and whether another fits |
 //! | `task` | the one task that owns a sandbox, stage by stage |
 //! | `policy` | what is decided, pure: room, restarts, the same spec again |

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use domain::{PodId, RunId};
 use sandbox::ObservedRun;
-use wire::node::Quarantined;
+use wire::v1::node::Quarantined;
 
 /// One of them.
 #[derive(Clone, Debug)]

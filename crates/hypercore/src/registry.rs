@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use domain::{PlacementError, PodId, ResourceRequest, RunId};
 use tokio::sync::oneshot;
-use wire::node::DataPolicy;
+use wire::v1::node::DataPolicy;
 
 use crate::policy::{Allocated, Capacity, DiskSpace};
 use crate::quarantine::Quarantine;

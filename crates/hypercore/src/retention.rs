@@ -7,7 +7,7 @@ use std::time::Duration;
 use domain::PodId;
 use sandbox::DriverError;
 use tokio::task::spawn_blocking;
-use wire::node::{KeptData, KeptDisk};
+use wire::v1::node::{KeptData, KeptDisk};
 
 use crate::context::NodeContext;
 use crate::policy::{KeptDurations, kept_until};

@@ -90,7 +90,7 @@ impl Parts {
         Ok(())
     }
 
-    fn record(&self, run: wire::pod::ImageRunConfig) -> Result<ImageRecord, ImageError> {
+    fn record(&self, run: wire::v1::pod::ImageRunConfig) -> Result<ImageRecord, ImageError> {
         let layers = self.manifest.layers();
         let blobs =
             layers.iter().chain([self.manifest.config()]).map(|one| Ok(ImageDigest::from(BlobDigest::named(one)?)));

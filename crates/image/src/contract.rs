@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use oci_spec::image::Config as OciConfig;
-use wire::pod::ImageRunConfig;
+use wire::v1::pod::ImageRunConfig;
 
 use crate::layer::ImageRoot;
 
@@ -220,8 +220,8 @@ fn path(what: &'static str, value: String) -> Result<String, ContractError> {
 fn signal(text: &str) -> Result<String, ContractError> {
     let short = text.strip_prefix("SIG").unwrap_or(text);
     let number = text.parse::<u8>().ok().or_else(|| real_time(short));
-    if let Some(above) = number.and_then(|number| number.checked_sub(wire::pod::SIGRTMIN))
-        && above <= wire::pod::SIGRTMAX - wire::pod::SIGRTMIN
+    if let Some(above) = number.and_then(|number| number.checked_sub(wire::v1::pod::SIGRTMIN))
+        && above <= wire::v1::pod::SIGRTMAX - wire::v1::pod::SIGRTMIN
     {
         return Ok(format!("SIGRTMIN+{above}"));
     }
@@ -233,9 +233,9 @@ fn signal(text: &str) -> Result<String, ContractError> {
 fn real_time(short: &str) -> Option<u8> {
     let offset = |text: &str, sign| if text.is_empty() { Some(0) } else { text.strip_prefix(sign)?.parse::<u8>().ok() };
     if let Some(above) = short.strip_prefix("RTMIN") {
-        return wire::pod::SIGRTMIN.checked_add(offset(above, '+')?);
+        return wire::v1::pod::SIGRTMIN.checked_add(offset(above, '+')?);
     }
-    wire::pod::SIGRTMAX.checked_sub(offset(short.strip_prefix("RTMAX")?, '-')?)
+    wire::v1::pod::SIGRTMAX.checked_sub(offset(short.strip_prefix("RTMAX")?, '-')?)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use domain::ImageDigest;
 use serde::{Deserialize, Serialize};
-use wire::pod::ImageRunConfig;
+use wire::v1::pod::ImageRunConfig;
 
 /// An image that can be booted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use domain::vault::TaskId;
 use domain::{B256, ImageDigest, PodId};
 use image::ImageSummary;
 use serde::Serialize;
-use wire::public::StopResponse;
+use wire::v1::public::StopResponse;
 
 /// An image, as `--json` shows it.
 #[derive(Serialize)]

@@ -8,11 +8,11 @@ use comfy_table::{CellAlignment, Table};
 use domain::{PodId, UnixMillis};
 use serde::Serialize;
 use time::OffsetDateTime;
-use wire::public::{
+use wire::v1::public::{
     Agent, Reason, SpawnResponse, StateChange, StatusResponse, StopResponse, TiersResponse, UsageResponse,
 };
 
-use wire::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
+use wire::v1::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
 
 use crate::answers::{CallOutcome, ImageRow, PodKeystore, Removed, RemovedAgent, WalletInfo};
 

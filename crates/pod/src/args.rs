@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use wire::pod::PORT;
+use wire::v1::pod::PORT;
 
 /// Told with every error.
 pub(crate) const USAGE: &str = "usage: pod [run [--listen ADDRESS:PORT] [--node ADDRESS]] | --version";

@@ -1,6 +1,6 @@
 //! From entries to the wire. Pure.
 
-use wire::relay::{BatchAnswer, BatchResult, CallStatus, Priority, RelayAnswer};
+use wire::v1::relay::{BatchAnswer, BatchResult, CallStatus, Priority, RelayAnswer};
 
 use crate::error::RelayError;
 use crate::payment::PaymentError;

@@ -2,7 +2,7 @@
 
 use domain::Address;
 use serde::Serialize;
-use wire::relay::{MAX_BATCH, PaymentRequired, RelayRefusal};
+use wire::v1::relay::{MAX_BATCH, PaymentRequired, RelayRefusal};
 
 use crate::chain::ChainError;
 use crate::payment::PaymentError;

@@ -4,7 +4,7 @@
 //! forwarder) is signed by somebody without CRO and calls a contract in his name.
 //! A **sponsored call** carries its own signature, or needs none: the relayer only
 //! pays for it. Besides, it passes on whole transactions whose signer pays himself.
-//! Routes and JSON are CroGas's; see [`wire::relay`].
+//! Routes and JSON are CroGas's; see [`wire::v1::relay`].
 //!
 //! What holds: a request is tried before it is sent, and refused with the reason if
 //! it would fail; it is written down before it is sent, and has one effect and one

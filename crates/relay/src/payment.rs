@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use domain::Usdc;
 use domain::payment::{Authorization, SignedAuthorization};
-use wire::relay::{FeePayment, X402_VERSION};
+use wire::v1::relay::{FeePayment, X402_VERSION};
 
 use crate::chain::ChainParameters;
 use crate::text::{self, ParseError};
@@ -130,8 +130,8 @@ fn not_signed(facts: &ChainParameters) -> PaymentError {
 
 /// An authorization as JSON has it.
 #[must_use]
-pub fn to_wire(authorization: &Authorization) -> wire::relay::Authorization {
-    wire::relay::Authorization {
+pub fn to_wire(authorization: &Authorization) -> wire::v1::relay::Authorization {
+    wire::v1::relay::Authorization {
         from: authorization.from.to_string(),
         to: authorization.to.to_string(),
         value: authorization.value.0.to_string(),
@@ -172,7 +172,10 @@ fn decode(header: &str) -> Result<FeePayment, PaymentError> {
     serde_json::from_slice(&json.map_err(|_| PaymentError::Shape)?).map_err(|_| PaymentError::Shape)
 }
 
-fn authorization(wire: &wire::relay::Authorization, facts: &ChainParameters) -> Result<Authorization, PaymentError> {
+fn authorization(
+    wire: &wire::v1::relay::Authorization,
+    facts: &ChainParameters,
+) -> Result<Authorization, PaymentError> {
     Ok(Authorization {
         chain_id: facts.chain_id,
         asset: facts.token,

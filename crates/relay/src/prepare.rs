@@ -6,7 +6,7 @@ use alloy_primitives::{Address, B256, U256, keccak256};
 use chain::evm::{Revert, calls};
 use domain::payment::SignedAuthorization;
 use domain::{ClientAddr, UnixMillis};
-use wire::relay::{MAX_BATCH, Priority, RelayCallRequest, SignedRequest};
+use wire::v1::relay::{MAX_BATCH, Priority, RelayCallRequest, SignedRequest};
 
 use crate::allow::AllowVerdict;
 use crate::budget::BudgetUnit;

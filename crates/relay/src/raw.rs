@@ -6,7 +6,7 @@ use alloy::consensus::transaction::SignerRecoverable;
 use alloy::consensus::{Transaction, TxEnvelope};
 use alloy::eips::eip2718::Decodable2718;
 use alloy_primitives::{Address, Bytes, TxKind};
-use wire::relay::{CallStatus, RawTransactionRequest, RawWaitOptions, RelayAnswer};
+use wire::v1::relay::{CallStatus, RawTransactionRequest, RawWaitOptions, RelayAnswer};
 
 use crate::answer::empty;
 use crate::chain::{ChainError, EthCall, Simulation, TransactionReceipt};

@@ -13,7 +13,7 @@ use governor::clock::{Clock as _, DefaultClock};
 use moka::future::Cache;
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use wire::relay::{
+use wire::v1::relay::{
     BatchAnswer, BatchRequest, MAX_BATCH, RawTransactionRequest, RelayAnswer, RelayCallRequest, RelayRequest,
 };
 
@@ -202,7 +202,7 @@ impl Relayer {
         } else {
             let prepared = inner.prepare_call(&call, found.as_ref()).await?;
             let quotas = inner.quotas(client, &[&prepared]).await?;
-            let mut all = inner.take_on(vec![prepared], quotas, payment, wire::relay::Priority::Normal).await?;
+            let mut all = inner.take_on(vec![prepared], quotas, payment, wire::v1::relay::Priority::Normal).await?;
             all.pop().ok_or(RelayError::Busy)?
         };
         let progress = inner.wait(progress).await;
@@ -270,7 +270,7 @@ impl Inner {
         fresh: Vec<PreparedCall>,
         quotas: Vec<domain::relay::DailyQuota>,
         payment: Option<&str>,
-        priority: wire::relay::Priority,
+        priority: wire::v1::relay::Priority,
     ) -> Result<Vec<watch::Receiver<EntryProgress>>, RelayError> {
         if fresh.is_empty() {
             return Ok(Vec::new());

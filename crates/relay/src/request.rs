@@ -3,7 +3,7 @@
 use alloy_primitives::aliases::U48;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use alloy_sol_types::{Eip712Domain, SolCall, SolStruct};
-use wire::relay::{ForwardRequest as ForwardRequestText, SignedRequest};
+use wire::v1::relay::{ForwardRequest as ForwardRequestText, SignedRequest};
 
 use crate::abi::{ERC2771Forwarder, ForwardRequest};
 use crate::chain::{ChainParameters, EthCall};

@@ -4,7 +4,7 @@ use alloy_primitives::{B256, U256};
 use domain::{UnixMillis, Usdc};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use wire::relay::{
+use wire::v1::relay::{
     DomainAnswer, Eip712Domain, Eip712Field, Eip712Types, EstimateAnswer, EstimateQuery, FeeOffer, FeeTerms,
     HealthStatus, NonceAnswer, PaymentRequired, PriceSource, PricingInputs, Priority, PriorityPrice, PriorityPrices,
     RebalanceStatus, RelayerBalance, RelayerHealth, RelayerStats, SenderInfo, SenderPool, TokenDomain, X402_VERSION,

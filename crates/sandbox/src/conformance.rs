@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use domain::{NodeShortage, PodId, RunId, UnixMillis};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
-use wire::node::{DataDisk, KeptCause, Retention};
-use wire::pod::PORT;
+use wire::v1::node::{DataDisk, KeptCause, Retention};
+use wire::v1::pod::PORT;
 
 use crate::{
     DiskRetention, DriverRefusal, GuestFacts, GuestProgress, GuestSpec, ObservedRun, ProcessFacts, Runtime,

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use domain::{NodeShortage, PodId, RunId};
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
-use wire::node::{DataDisk, KeptDisk, Retention, RuntimeName};
+use wire::v1::node::{DataDisk, KeptDisk, Retention, RuntimeName};
 
 use crate::drivers::qemu::facts::VmmFacts;
 use crate::error::{Step, step};

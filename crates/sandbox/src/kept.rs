@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use domain::{PodId, UnixMillis};
 use serde::{Deserialize, Serialize};
-use wire::node::{KeptDisk, Retention};
+use wire::v1::node::{KeptDisk, Retention};
 
 use crate::disk::{self, DATA};
 use crate::{DriverFailure, files, owner};
@@ -257,7 +257,7 @@ fn read_note(dir: &Path) -> Option<Retention> {
 #[cfg(test)]
 mod tests {
     use domain::RunId;
-    use wire::node::KeptCause;
+    use wire::v1::node::KeptCause;
 
     use super::*;
 

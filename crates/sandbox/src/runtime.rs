@@ -32,7 +32,7 @@ use async_trait::async_trait;
 use domain::{NodeShortage, PodId, RunId};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use wire::node::{DataDisk, KeptDisk, Retention, RuntimeName};
+use wire::v1::node::{DataDisk, KeptDisk, Retention, RuntimeName};
 
 use crate::facts::GuestFacts;
 use crate::network::DroppedPackets;

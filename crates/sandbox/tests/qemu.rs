@@ -16,7 +16,7 @@ use palatine_sandbox::network::{self, Egress};
 use palatine_sandbox::{
     DiskRetention, DriverFailure, GuestFacts, GuestSpec, Runtime, RuntimeError, Slot, VmmFacts, process,
 };
-use wire::node::{DataDisk, KeptCause, Retention};
+use wire::v1::node::{DataDisk, KeptCause, Retention};
 
 const RETENTION: Retention = Retention { since: UnixMillis(1), until: UnixMillis(2), cause: KeptCause::Found };
 

@@ -11,7 +11,7 @@ use domain::evm::{IntentKey, TransactionOutcome};
 use domain::{Address, Bytes, ClientAddr, PodId, UnixMillis, Wallet};
 use relay::{Beneficiary, CallPurpose, Clock, GasSpend};
 use store::{DeployState, VaultConsent, VaultDeploy};
-use wire::vault::{AgentVault, DeployRequest};
+use wire::v1::vault::{AgentVault, DeployRequest};
 
 use crate::error::TreasuryError;
 use crate::handle::Inner;

@@ -15,7 +15,7 @@ use store::{IndexId, Store};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wire::vault::{AgentVault, ChainResponse, DeployRequest, TasksResponse, TxResponse, VaultResponse};
+use wire::v1::vault::{AgentVault, ChainResponse, DeployRequest, TasksResponse, TxResponse, VaultResponse};
 use x402::{Facilitator, Offer, Quote, Resource, Seller};
 
 use crate::config::Options;

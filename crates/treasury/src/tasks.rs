@@ -15,7 +15,7 @@ use domain::{Address, B256, Bytes, PodId, UnixMillis};
 use identity::SignerSync;
 use relay::{CallPurpose, GasSpend};
 use store::DeployState;
-use wire::vault::TxResponse;
+use wire::v1::vault::TxResponse;
 
 use crate::error::TreasuryError;
 use crate::handle::Inner;

@@ -3,7 +3,7 @@
 use domain::Address;
 use domain::vault::{Task, TaskId, TaskState};
 use store::{DeployState, IndexedVault, VaultDeploy};
-use wire::vault::{AgentVault, Task as Shown, VaultResponse, VaultState};
+use wire::v1::vault::{AgentVault, Task as Shown, VaultResponse, VaultState};
 
 /// A vault's ledger, as the wire has them.
 pub(crate) fn vault(address: Address, indexed: IndexedVault) -> VaultResponse {

@@ -1,23 +1,19 @@
-//! What crosses a wire: the APIs, one module each. Types only; no IO.
+//! What crosses a wire: the APIs, one module each, by version. Types only; no IO.
 //!
 //! | module | spoken between | over |
 //! |---|---|---|
-//! | [`public`] | anyone and the gateway | HTTP, TLS |
-//! | [`vault`] | the same: the financial layer | HTTP, TLS |
-//! | [`node`] | the gateway's control plane and `hypercore` | HTTP on a Unix socket |
-//! | [`pod`] | `hypercore` and `pod`, in the guest | HTTP on the guest's own link |
+//! | [`v1::public`] | anyone and the gateway | HTTP, TLS |
+//! | [`v1::vault`] | the same: the financial layer | HTTP, TLS |
+//! | [`v1::node`] | the gateway's control plane and `hypercore` | HTTP on a Unix socket |
+//! | [`v1::pod`] | `hypercore` and `pod`, in the guest | HTTP on the guest's own link |
 //! | [`process`] | whoever runs commands in a guest, and `pod` | Connect's JSON, in [`connect`] envelopes |
-//! | [`relay`] | anyone and the gasless relayer | HTTP, TLS |
+//! | [`v1::relay`] | anyone and the gasless relayer | HTTP, TLS |
 
 pub mod connect;
 pub mod fault;
 mod hex;
-pub mod node;
-pub mod pod;
 pub mod process;
-pub mod public;
-pub mod relay;
-pub mod vault;
+pub mod v1;
 
 mod secret;
 

@@ -55,7 +55,7 @@ pub(crate) fn run(bare: &Bare) -> Result<()> {
 }
 
 fn ready(web: &reqwest::blocking::Client, identity: &Value, child: &mut Child) -> Result<Value> {
-    let address = SocketAddr::from((wire::pod::GUEST_ADDRESS, wire::pod::PORT));
+    let address = SocketAddr::from((wire::v1::pod::GUEST_ADDRESS, wire::v1::pod::PORT));
     knock(address, child)?;
     let pod = format!("http://{address}");
     let answer = web.post(format!("{pod}/v1/identity")).json(identity).send().context("deliver the identity")?;

@@ -125,7 +125,7 @@ fn by_hand(stack: &ProductStack, like: &Path) -> Result<ByHand> {
 fn add_neighbour(like: &Path) -> Result<()> {
     let words = fs::read_to_string(like)?;
     let mac = words.split(['\n', ',']).find_map(|word| word.strip_prefix("mac=")).context("find the guest's MAC")?;
-    let guest = wire::pod::GUEST_ADDRESS;
+    let guest = wire::v1::pod::GUEST_ADDRESS;
     ip(&format!("-n {NAMESPACE} neigh replace {guest} lladdr {mac} dev tap0 nud permanent"))
 }
 
@@ -134,7 +134,7 @@ struct BareNetwork;
 
 impl BareNetwork {
     fn make() -> Result<Self> {
-        let gateway = wire::pod::GATEWAY_ADDRESS;
+        let gateway = wire::v1::pod::GATEWAY_ADDRESS;
         let inside = [
             "tuntap add tap0 mode tap".to_owned(),
             format!("addr add {gateway}/30 dev tap0"),

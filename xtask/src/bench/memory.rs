@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use client::NodeClient;
 use domain::{Generation, RunId};
 use tempfile::TempDir;
-use wire::node::{DataDisk, Phase, SandboxSpec};
+use wire::v1::node::{DataDisk, Phase, SandboxSpec};
 
 use super::figures::Figure;
 use super::{assets, programs, scratch};

@@ -17,7 +17,7 @@ use http::{Request, Response};
 use store::{Store, StoreUrl};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wire::node::{
+use wire::v1::node::{
     DataPolicy, DeleteResponse, MarksPage, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec, Sandboxes,
 };
 

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use wire::TRACEPARENT;
 use wire::fault::Code;
-use wire::node::{DataPolicy, DeleteResponse, Disks, MarksPage, NodeInfo, Phase, Sandbox, SandboxSpec, Sandboxes};
+use wire::v1::node::{DataPolicy, DeleteResponse, Disks, MarksPage, NodeInfo, Phase, Sandbox, SandboxSpec, Sandboxes};
 
 use super::call::Call;
 use super::exchange::{Answer, send};

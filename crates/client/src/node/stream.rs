@@ -9,8 +9,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Body;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use wire::node::TUNNEL;
 use wire::process::TIMEOUT_HEADER;
+use wire::v1::node::TUNNEL;
 
 use super::api::{empty, sandbox};
 use super::call::Call;

@@ -1,7 +1,7 @@
 //! Romulus's calls, and ours beside them, whose answers are read whole.
 
 use domain::PodId;
-use wire::public::{
+use wire::v1::public::{
     Agent, AgentsResponse, HealthResponse, IDEMPOTENCY_KEY, SpawnRequest, SpawnResponse, StatusResponse, StopResponse,
     TiersResponse, UsageResponse,
 };

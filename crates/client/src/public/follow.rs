@@ -5,7 +5,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 use domain::PodId;
 use futures_util::stream::{StreamExt, unfold};
-use wire::public::StateChange;
+use wire::v1::public::StateChange;
 
 use super::stream::EventStream;
 use super::{ClientError, GatewayClient};

@@ -9,7 +9,7 @@ use domain::PodId;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use reqwest::Response;
 use sse_stream::{Sse, SseByteStream};
-use wire::public::StateChange;
+use wire::v1::public::StateChange;
 
 use super::http::{Call, is_of};
 use super::{ClientError, GatewayClient};

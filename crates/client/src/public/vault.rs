@@ -4,7 +4,7 @@ use domain::vault::TaskId;
 use domain::{Address, PodId};
 use reqwest::Method;
 use serde::Serialize;
-use wire::vault::{
+use wire::v1::vault::{
     AgentVault, ChainResponse, DeployRequest, LinkRequest, LinkResponse, Prices, SubmitTaskRequest, TasksResponse,
     TxResponse, VaultResponse,
 };

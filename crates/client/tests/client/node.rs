@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use wire::fault::{Code, Fault};
-use wire::node::{
+use wire::v1::node::{
     AgentMark, DataDisk, DataPolicy, DeleteResponse, MarksPage, Phase, RuntimeName, Sandbox, SandboxSpec, TUNNEL,
 };
 use wire::{Environment, Secret};

@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use palatine_client::{ClientError, GatewayClient, LogSource, SpawnOptions};
 use serde_json::{Value, json};
 use wire::fault::{Code, Fault};
-use wire::public::SpawnRequest;
+use wire::v1::public::SpawnRequest;
 
 use crate::gateway::{ID, SOON, Then, body, client, fault, keypair, start};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use domain::{ImageDigest, Mark, MarkKind, PodId, RunId, UnixMillis};
 use wire::fault::Code;
-use wire::node::{AgentMark, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec};
+use wire::v1::node::{AgentMark, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec};
 
 use crate::fake::behaviour::{CallOutcome, Chaos, NodeBuild};
 

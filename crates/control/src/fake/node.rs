@@ -15,7 +15,7 @@ use http::{Request, Response};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::fault::{Code, Fault};
-use wire::node::{
+use wire::v1::node::{
     AgentMark, DataDisk, DataPolicy, DeleteResponse, KeptData, MarksPage, NodeInfo, Phase, Quarantined, Sandbox,
     SandboxSpec, Sandboxes,
 };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use domain::ImageDigest;
-use wire::node::{NodeDisk, NodeInfo};
+use wire::v1::node::{NodeDisk, NodeInfo};
 
 /// The images' names and digests.
 pub type ImageTable = BTreeMap<String, ImageDigest>;

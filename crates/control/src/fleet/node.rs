@@ -10,7 +10,7 @@ use domain::{PodId, RunId};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::io::{AsyncRead, AsyncWrite};
-use wire::node::{DataPolicy, DeleteResponse, MarksPage, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
+use wire::v1::node::{DataPolicy, DeleteResponse, MarksPage, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
 
 /// Bytes that flow to or from a guest.
 pub type NodeBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;

@@ -7,7 +7,7 @@ use client::{LogSource, NodeClient, NodeError};
 use domain::{PodId, RunId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use wire::node::{DataPolicy, DeleteResponse, MarksPage, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
+use wire::v1::node::{DataPolicy, DeleteResponse, MarksPage, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
 
 use crate::fleet::node::{ByteStream, Node, NodeBody};
 

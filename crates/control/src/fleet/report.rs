@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::{NodeView, ResourceRequest, RunId};
 use tokio::time::Instant;
-use wire::node::NodeInfo;
+use wire::v1::node::NodeInfo;
 
 /// What is known of one node.
 #[derive(Debug, Default)]
@@ -130,7 +130,7 @@ fn view(name: &str, info: &NodeInfo) -> NodeView {
 mod tests {
     use std::collections::BTreeMap;
 
-    use wire::node::RuntimeName;
+    use wire::v1::node::RuntimeName;
 
     use super::*;
 

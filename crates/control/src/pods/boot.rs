@@ -6,7 +6,7 @@ use domain::{Backoff, Event, FailReason, NodeShortage, RunId};
 use store::{AgentObservation, RunRecord};
 use tokio::time::Instant;
 use tokio::try_join;
-use wire::node::{Phase, Sandbox};
+use wire::v1::node::{Phase, Sandbox};
 
 use crate::context::Context;
 use crate::fleet::node::{Node, within};

@@ -6,7 +6,7 @@ use client::NodeError;
 use domain::{FailReason, ImageDigest, PlacementError, ResourceRequest, RunId};
 use store::RunRecord;
 use wire::fault::Code;
-use wire::node::{DataDisk, Sandbox, SandboxSpec};
+use wire::v1::node::{DataDisk, Sandbox, SandboxSpec};
 
 use crate::context::Context;
 use crate::fleet::inventory::{Claim, Scope};

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use domain::{Event, FailReason, NodeShortage, PodId, RunId, State, UnixMillis};
 use store::{AgentObservation, GatewayEpoch, RunRecord};
-use wire::node::{Phase, Sandbox};
+use wire::v1::node::{Phase, Sandbox};
 
 /// What one node listed.
 #[derive(Clone, Debug)]

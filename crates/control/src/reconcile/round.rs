@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use store::{AgentObservation, GatewayEpoch, RunRecord, StoreError};
 use tokio::time::Instant;
-use wire::node::DataPolicy;
+use wire::v1::node::DataPolicy;
 
 use crate::context::Context;
 use crate::fleet::node::{Node, within};

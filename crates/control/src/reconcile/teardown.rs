@@ -10,7 +10,7 @@ use std::time::Duration;
 use domain::{PodId, RunId, State};
 use store::{KeptData, RunRecord, StoreError};
 use tokio::time::timeout;
-use wire::node::{DataPolicy, DeleteResponse};
+use wire::v1::node::{DataPolicy, DeleteResponse};
 
 use crate::context::Context;
 use crate::fleet::node::{Node, within};

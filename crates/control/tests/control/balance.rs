@@ -23,7 +23,7 @@ async fn a_holder_who_stays_below_the_tier_is_stopped_with_that_reason_and_an_ev
     cluster.until("it is stopped", async |cluster| cluster.is_free(1).await).await;
     assert_eq!(cluster.state(1).await, State::Stopped(StopReason::Balance));
     let last = cluster.store.changes(pod(1), 0).await.unwrap().pop().unwrap();
-    assert_eq!(wire::public::Reason::of(last.state), Some(wire::public::Reason::Stopped(StopReason::Balance)));
+    assert_eq!(wire::v1::public::Reason::of(last.state), Some(wire::v1::public::Reason::Stopped(StopReason::Balance)));
     assert_eq!(cluster.state(2).await, State::Ready);
     assert_eq!(cluster.node().running(), [id(2)]);
 }

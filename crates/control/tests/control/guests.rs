@@ -3,7 +3,7 @@ use std::time::Duration;
 use domain::{FailReason, State};
 use palatine_control::Node;
 use wire::Environment;
-use wire::node::{DataDisk, SandboxSpec};
+use wire::v1::node::{DataDisk, SandboxSpec};
 
 use crate::cluster::{ClusterSetup, TestCluster, id, pod};
 

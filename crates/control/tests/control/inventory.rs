@@ -82,7 +82,7 @@ async fn a_refusal_for_want_of_room_moves_on_and_the_refusing_node_is_asked_agai
         })
         .await;
     // Somebody else has filled the node that would be chosen: the inventory is wrong.
-    let filled = wire::node::SandboxSpec { memory_mib: 2_999, ..crate::guests::spec() };
+    let filled = wire::v1::node::SandboxSpec { memory_mib: 2_999, ..crate::guests::spec() };
     cluster.finish(cluster.nodes[0].create(id(99), &filled, None)).await.unwrap();
     let asked = cluster.nodes[0].infos();
     let record = cluster.spawn(1).await.unwrap();

@@ -126,7 +126,7 @@ pub(crate) fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use wire::public::SpawnRequest;
+    use wire::v1::public::SpawnRequest;
 
     use super::*;
 
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_misread_body_names_the_field_and_never_a_value() {
-        let missing = serde_json::from_str::<wire::vault::Prices>("{}").unwrap_err();
+        let missing = serde_json::from_str::<wire::v1::vault::Prices>("{}").unwrap_err();
         assert_eq!(Fault::from(misread(&missing)).field.as_deref(), Some("prices"));
         assert_eq!(said(r#"{"agent_type": "a", "gpus": 8}"#).field.as_deref(), Some("gpus"));
         assert_eq!(said(r#"{"agent_type": "a", "agent_type": "a"}"#).field.as_deref(), Some("agent_type"));

@@ -4,7 +4,7 @@ use utoipa::openapi::schema::{Object, Type};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
-use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+use wire::v1::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::api::routes::{UNLIMITED, routes};
 
@@ -32,7 +32,7 @@ pub fn openapi() -> String {
         once, for five minutes.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    components(schemas(wire::fault::Fault, wire::public::StateChange))
+    components(schemas(wire::fault::Fault, wire::v1::public::StateChange))
 )]
 struct Document;
 

@@ -14,7 +14,7 @@ use http::header::HeaderMap;
 use http::request::Parts;
 use store::ReplayKey;
 use wire::connect::Envelope;
-use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+use wire::v1::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::edge::body::read_at_most;
 use crate::edge::cors;

@@ -13,7 +13,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVal
 use http::{Method, Request};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use wire::fault::Code;
-use wire::public::{IDEMPOTENCY_KEY, X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+use wire::v1::public::{IDEMPOTENCY_KEY, X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::edge::hosts::Origin;
 use crate::edge::trace::X_TRACE_ID;

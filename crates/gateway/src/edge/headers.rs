@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::Version;
 use http::header::{AUTHORIZATION, EXPECT, HeaderMap, HeaderName, HeaderValue};
 use wire::fault::{Code, Fault};
-use wire::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
+use wire::v1::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::refusal::Refusal;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use domain::UnixMillis;
-use wire::public::{Component, ComponentState, ComponentStatus};
+use wire::v1::public::{Component, ComponentState, ComponentStatus};
 
 /// What is said of a part before its first answer.
 const NOT_ASKED: &str = "it was not asked yet";

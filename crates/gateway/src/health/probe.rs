@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::time::MissedTickBehavior;
-use wire::public::{Component, ComponentState, ComponentStatus, ReadyResponse};
+use wire::v1::public::{Component, ComponentState, ComponentStatus, ReadyResponse};
 
 use crate::health::parts::{NO_BALANCE, NO_DISK, NO_NODE, NOT_WRITTEN, Outage, is_needed};
 use crate::state::Gateway;

@@ -6,7 +6,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use sandbox::network::DroppedPackets;
 use wire::fault::Fault;
-use wire::node::{Disks, NodeInfo, Phase};
+use wire::v1::node::{Disks, NodeInfo, Phase};
 
 use super::fault::{ApiError, json};
 use super::state::Api;

@@ -9,7 +9,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
 use wire::fault::Fault;
-use wire::node::MarksPage;
+use wire::v1::node::MarksPage;
 
 use super::fault::{ApiError, json};
 use super::state::{Api, query};

@@ -1,4 +1,4 @@
-//! The node's HTTP API: what [`wire::node`] says, on a Unix socket. Whoever may open
+//! The node's HTTP API: what [`wire::v1::node`] says, on a Unix socket. Whoever may open
 //! the socket may do everything.
 
 mod about;

@@ -13,7 +13,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue};
 use wire::fault::{Code, Fault};
-use wire::node::Phase;
+use wire::v1::node::Phase;
 
 use super::fault::ApiError;
 use super::state::{Api, id};

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use wire::TRACEPARENT;
 use wire::fault::{Code, Fault};
-use wire::node::{DataPolicy, DeleteResponse, Sandbox, SandboxSpec, Sandboxes};
+use wire::v1::node::{DataPolicy, DeleteResponse, Sandbox, SandboxSpec, Sandboxes};
 
 use super::fault::{ApiError, json};
 use super::state::{Api, id, query};

@@ -16,7 +16,7 @@ use tokio::io::copy_bidirectional_with_sizes;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::fault::{Code, Fault};
-use wire::node::{Phase, TUNNEL};
+use wire::v1::node::{Phase, TUNNEL};
 
 use super::fault::ApiError;
 use super::state::{Api, id};

@@ -8,7 +8,7 @@ use http::Method;
 use http_body_util::BodyExt;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
-use wire::pod::LogLine;
+use wire::v1::pod::LogLine;
 
 use super::connection::{PodError, request};
 use super::pod::PodClient;

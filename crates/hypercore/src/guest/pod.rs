@@ -12,7 +12,7 @@ use sandbox::Runtime;
 use serde::de::DeserializeOwned;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use wire::Secret;
-use wire::pod::{Identity, PORT, PodStatus, StopRequest};
+use wire::v1::pod::{Identity, PORT, PodStatus, StopRequest};
 
 use super::connection::{PodConnection, PodError, request};
 

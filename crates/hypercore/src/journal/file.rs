@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use wire::node::AgentMark;
+use wire::v1::node::AgentMark;
 
 use super::state::{JournalHeader, JournalState, VERSION};
 use crate::ledger::random;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use domain::{Mark, MarkKind, RunId, UnixMillis};
 use serde::{Deserialize, Serialize};
-use wire::node::AgentMark;
+use wire::v1::node::AgentMark;
 
 /// The form of the file. The first one did not say so.
 pub(super) const VERSION: u32 = 1;

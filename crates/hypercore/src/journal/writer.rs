@@ -9,7 +9,7 @@ use domain::{MarkKind, RunId, UnixMillis};
 use durable::BallastFile;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
-use wire::node::{AgentMark, MarksPage};
+use wire::v1::node::{AgentMark, MarksPage};
 
 use super::file::JournalFile;
 use super::state::JournalState;

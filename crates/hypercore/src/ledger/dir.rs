@@ -208,7 +208,7 @@ mod tests {
     use domain::{ImageDigest, PodId, UnixMillis};
     use sandbox::Slot;
     use wire::Environment;
-    use wire::node::DataDisk;
+    use wire::v1::node::DataDisk;
 
     use super::super::record::VERSION;
     use super::*;

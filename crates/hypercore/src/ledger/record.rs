@@ -4,8 +4,8 @@ use domain::{FailReason, PodId, RunId, UnixMillis};
 use sandbox::{GuestFacts, Slot};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use wire::node::{DataDisk, DataPolicy, Phase};
-use wire::pod::ImageRunConfig;
+use wire::v1::node::{DataDisk, DataPolicy, Phase};
+use wire::v1::pod::ImageRunConfig;
 
 use crate::policy::SpecWithoutEnv;
 

@@ -6,7 +6,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use wire::pod::LogLine;
+use wire::v1::pod::LogLine;
 
 use super::RotatedLog;
 

@@ -7,8 +7,8 @@ use sandbox::Slot;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use wire::Environment;
-use wire::node::{DataDisk, Phase, Sandbox, SandboxSpec};
-use wire::pod::ImageRunConfig;
+use wire::v1::node::{DataDisk, Phase, Sandbox, SandboxSpec};
+use wire::v1::pod::ImageRunConfig;
 
 use super::info::disk_room;
 use super::{CreateError, Node};

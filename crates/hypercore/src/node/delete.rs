@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::{MarkKind, PodId, RunId};
 use sandbox::{DiskRetention, Slot};
 use tokio::task::spawn_blocking;
-use wire::node::{DataPolicy, DeleteResponse, KeptCause};
+use wire::v1::node::{DataPolicy, DeleteResponse, KeptCause};
 
 use super::Node;
 use crate::error_chain::error_chain;

@@ -2,7 +2,7 @@
 
 use sandbox::{DiskUsage, DriverError};
 use tokio::task::spawn_blocking;
-use wire::node::{Disks, NodeDisk, NodeInfo};
+use wire::v1::node::{Disks, NodeDisk, NodeInfo};
 
 use super::{CreateError, Node};
 use crate::policy::{Allocated, DiskSpace};

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use domain::{MarkKind, RunId, UnixMillis};
 use sandbox::ObservedRun;
 use tokio::task::spawn_blocking;
-use wire::node::KeptCause;
+use wire::v1::node::KeptCause;
 
 use super::Node;
 use crate::quarantine::QuarantinedSandbox;

@@ -2,7 +2,7 @@
 
 use domain::{Generation, ImageDigest, PodId};
 use serde::{Deserialize, Serialize};
-use wire::node::{DataDisk, SandboxSpec};
+use wire::v1::node::{DataDisk, SandboxSpec};
 
 /// A spec without its environment: what may be written down in the clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use domain::UnixMillis;
 use serde::{Deserialize, Serialize};
-use wire::node::KeptDisk;
+use wire::v1::node::KeptDisk;
 
 /// Until when these disks are kept. What was announced when they were set aside is
 /// held; a retention that was made longer since holds too. `None`: what was announced
@@ -82,7 +82,7 @@ impl KeptDurations {
 mod tests {
     use domain::{PodId, RunId};
     use proptest::prelude::*;
-    use wire::node::{KeptCause, Retention};
+    use wire::v1::node::{KeptCause, Retention};
 
     use super::*;
 

@@ -9,8 +9,8 @@ use domain::MarkKind;
 use sandbox::{DiskRetention, DriverRefusal, RuntimeError, RuntimeOperation};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
-use wire::node::Phase;
-use wire::pod::{Identity, PodPhase};
+use wire::v1::node::Phase;
+use wire::v1::pod::{Identity, PodPhase};
 
 use super::failure::{BookkeepingError, GuestFailure};
 use super::live::RunningGuest;

@@ -6,7 +6,7 @@ use domain::MarkKind;
 use sandbox::{DiskRetention, RuntimeError};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-use wire::node::{DataPolicy, KeptCause, Phase};
+use wire::v1::node::{DataPolicy, KeptCause, Phase};
 
 use super::failure::BookkeepingError;
 use super::live::RunningGuest;

@@ -7,7 +7,7 @@ use domain::{ResourceRequest, RunId};
 use sandbox::Slot;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
-use wire::node::{Phase, Sandbox};
+use wire::v1::node::{Phase, Sandbox};
 
 use super::order::Order;
 

@@ -10,7 +10,7 @@ use sandbox::{DiskRetention, Guest, GuestFacts, GuestSpec, RuntimeError};
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-use wire::node::{DataPolicy, Phase, Sandbox};
+use wire::v1::node::{DataPolicy, Phase, Sandbox};
 
 use super::failure::{BookkeepingError, GuestFailure, Shortage};
 use super::handle::{Handle, Logs, Origin};

@@ -5,8 +5,8 @@ use std::time::Duration;
 use domain::{NodeShortage, RunId, UnixMillis};
 use sandbox::{GuestProgress, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use wire::node::Phase;
-use wire::pod::PodPhase;
+use wire::v1::node::Phase;
+use wire::v1::pod::PodPhase;
 
 use super::boot::gave_up;
 use super::failure::{BookkeepingError, GuestFailure, Shortage};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use domain::{PodId, RunId};
 use tokio::sync::{mpsc, oneshot};
-use wire::node::DataPolicy;
+use wire::v1::node::DataPolicy;
 
 /// What a task is told.
 #[derive(Debug)]

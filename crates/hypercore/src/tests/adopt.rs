@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::{MarkKind, PodId, UnixMillis};
 use fixtures::until_holds;
 use sandbox::{DiskRetention, Runtime, Slot};
-use wire::node::{DataDisk, Phase};
+use wire::v1::node::{DataDisk, Phase};
 
 use super::node::{TestNode, id};
 use super::pod::PodBehavior;
@@ -54,7 +54,7 @@ async fn a_guest_that_was_booting_goes_on_booting() {
     until_holds("an identity", || host.guests.with(id(1), |guest| !guest.identities.is_empty())).await;
     let pid = daemon.until(id(1), |sandbox| sandbox.pid.is_some()).await.pid;
     daemon.kill().await;
-    host.guests.with(id(1), |guest| guest.phase = Some(wire::pod::PodPhase::Ready));
+    host.guests.with(id(1), |guest| guest.phase = Some(wire::v1::pod::PodPhase::Ready));
     let next = host.daemon().await;
     let ready = next.ready(id(1)).await;
     assert_eq!((ready.pid, ready.restarts), (pid, 0));

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
-use wire::node::{AgentMark, MarksPage, SandboxSpec};
+use wire::v1::node::{AgentMark, MarksPage, SandboxSpec};
 
 use super::node::{Daemon, TestNode, id, spec};
 use super::pod::PodBehavior;
@@ -46,7 +46,7 @@ async fn a_pods_second_run_is_409_as_is_one_whose_data_is_not_there_and_what_is_
     const TWO: &str = "/v1/sandboxes/00000000-0000-0002";
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
-    let needs_data = put(&SandboxSpec { data: wire::node::DataDisk::Kept, ..spec() });
+    let needs_data = put(&SandboxSpec { data: wire::v1::node::DataDisk::Kept, ..spec() });
     let (status, fault) = json(call(&daemon, Method::PUT, ONE, needs_data.clone()).await).await;
     assert_eq!((status, fault["code"].as_str()), (StatusCode::CONFLICT, Some("no_data")));
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
@@ -194,7 +194,7 @@ async fn a_tunnel_to_an_agent_that_is_not_ready_or_not_there_is_refused_at_once(
     let daemon = host.daemon().await;
     call(&daemon, Method::PUT, ONE, put(&spec())).await;
     assert_eq!(tunnel(&daemon).await.status(), StatusCode::SERVICE_UNAVAILABLE);
-    host.guests.with(id(1), |guest| guest.phase = Some(wire::pod::PodPhase::Ready));
+    host.guests.with(id(1), |guest| guest.phase = Some(wire::v1::pod::PodPhase::Ready));
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
     call(&daemon, Method::PUT, ONE, put(&spec())).await;

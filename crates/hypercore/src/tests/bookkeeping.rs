@@ -8,8 +8,8 @@ use domain::{Clock, FailReason, MarkKind, NodeShortage};
 use fixtures::until_holds;
 use sandbox::RuntimeOperation;
 use tokio::time::timeout;
-use wire::node::{DataPolicy, Phase, Sandbox};
-use wire::pod::PodPhase;
+use wire::v1::node::{DataPolicy, Phase, Sandbox};
+use wire::v1::pod::PodPhase;
 
 use super::node::{Daemon, SOON, TestNode, id};
 use super::pod::PodBehavior;

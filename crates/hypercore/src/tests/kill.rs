@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use domain::MarkKind;
 use fixtures::until_holds;
-use wire::node::{AgentMark, DataPolicy};
+use wire::v1::node::{AgentMark, DataPolicy};
 
 use super::node::{TestNode, id};
 use super::pod::PodBehavior;

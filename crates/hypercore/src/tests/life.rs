@@ -6,8 +6,8 @@ use domain::{FailReason, Generation, MarkKind, PlacementError};
 use fixtures::until_holds;
 use sandbox::DriverRefusal;
 use tokio::time::timeout;
-use wire::node::{DataPolicy, Phase};
-use wire::pod::PodPhase;
+use wire::v1::node::{DataPolicy, Phase};
+use wire::v1::pod::PodPhase;
 
 use super::node::{SOON, TestNode, id, spec};
 use super::pod::PodBehavior;
@@ -67,7 +67,7 @@ async fn the_same_spec_again_changes_nothing_and_another_is_refused() {
     other.env.0.insert("API_KEY".to_owned(), "another".to_owned().into());
     assert!(matches!(daemon.offer(id(1), &other).await, Err(CreateError::Stale)));
     for generation in [0, 2] {
-        let other = wire::node::SandboxSpec { generation: Generation(generation), ..spec() };
+        let other = wire::v1::node::SandboxSpec { generation: Generation(generation), ..spec() };
         assert!(matches!(daemon.offer(id(1), &other).await, Err(CreateError::Stale)));
     }
     daemon.ready(id(1)).await;
@@ -249,16 +249,16 @@ async fn deletes_at_the_same_time_all_hear_of_the_end() {
 async fn what_the_machine_cannot_hold_is_refused_and_a_delete_makes_room() {
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
-    let large = wire::node::SandboxSpec { memory_mib: 2_000, ..spec() };
+    let large = wire::v1::node::SandboxSpec { memory_mib: 2_000, ..spec() };
     assert!(daemon.offer(id(1), &large).await.is_ok());
     assert!(daemon.offer(id(2), &large).await.is_ok());
     let refused = daemon.offer(id(3), &large).await;
     assert!(matches!(refused, Err(CreateError::NoRoom(PlacementError::Full))));
     daemon.node.delete(id(1), None, Duration::ZERO, DataPolicy::Erase).await.unwrap();
     assert!(daemon.offer(id(3), &large).await.is_ok());
-    let wide = wire::node::SandboxSpec { cores: 4, ..spec() };
+    let wide = wire::v1::node::SandboxSpec { cores: 4, ..spec() };
     assert!(matches!(daemon.offer(id(4), &wide).await, Err(CreateError::NoRoom(PlacementError::TooLarge { .. }))));
-    let unknown = wire::node::SandboxSpec { image: domain::ImageDigest([1; 32]), ..spec() };
+    let unknown = wire::v1::node::SandboxSpec { image: domain::ImageDigest([1; 32]), ..spec() };
     assert!(matches!(daemon.offer(id(5), &unknown).await, Err(CreateError::NoImage(_))));
 }
 

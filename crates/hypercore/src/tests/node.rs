@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbox::fake::FakeHost;
 use tempfile::TempDir;
 use tokio::time::timeout;
-use wire::node::{AgentMark, DataDisk, Phase, Sandbox, SandboxSpec};
+use wire::v1::node::{AgentMark, DataDisk, Phase, Sandbox, SandboxSpec};
 use wire::{Environment, Secret};
 
 use super::pod::{Guests, PodBehavior, run};

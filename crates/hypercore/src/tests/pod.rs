@@ -16,7 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use sandbox::fake::{FakeHost, GuestConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
-use wire::pod::{Identity, ImageRunConfig, LogLine, PORT, PodPhase, PodStatus};
+use wire::v1::pod::{Identity, ImageRunConfig, LogLine, PORT, PodPhase, PodStatus};
 
 /// How a guest behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

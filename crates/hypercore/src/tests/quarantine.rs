@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use domain::MarkKind;
-use wire::node::DataPolicy;
+use wire::v1::node::DataPolicy;
 
 use super::node::{Daemon, TestNode, id, spec};
 use super::pod::PodBehavior;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::{Clock, Generation, NodeShortage, PodId, RunId};
 use fixtures::until_holds;
 use sandbox::{DriverRefusal, RuntimeOperation};
-use wire::node::{DataDisk, DataPolicy, Phase, SandboxSpec};
+use wire::v1::node::{DataDisk, DataPolicy, Phase, SandboxSpec};
 
 use super::node::{Daemon, TestNode, id, spec_of};
 use super::pod::PodBehavior;
@@ -37,7 +37,7 @@ async fn start(daemon: &Daemon, id: RunId, spec: &SandboxSpec) {
     assert_eq!(daemon.ready(id).await.pod, spec.pod);
 }
 
-async fn end(daemon: &Daemon, id: RunId, data: DataPolicy) -> wire::node::DeleteResponse {
+async fn end(daemon: &Daemon, id: RunId, data: DataPolicy) -> wire::v1::node::DeleteResponse {
     daemon.node.delete(id, Some(pod()), Duration::ZERO, data).await.unwrap()
 }
 

@@ -6,7 +6,7 @@ use domain::{Clock, FailReason, Mark, MarkKind, NodeShortage, UnixMillis};
 use fixtures::until_holds;
 use sandbox::{DiskRetention, DiskUsage, DriverRefusal, GuestSpec, Runtime, RuntimeOperation, Slot};
 use serde_json::Value;
-use wire::node::{AgentMark, DataDisk, DataPolicy, KeptCause, Phase, Retention, Sandbox};
+use wire::v1::node::{AgentMark, DataDisk, DataPolicy, KeptCause, Phase, Retention, Sandbox};
 
 use super::node::{TestNode, id};
 use super::pod::PodBehavior;

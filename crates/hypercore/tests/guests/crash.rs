@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use client::LogSource;
 use domain::MarkKind;
-use wire::node::Phase;
+use wire::v1::node::Phase;
 
 use crate::machine::Residue;
 use crate::node::{NodeProcess, id};

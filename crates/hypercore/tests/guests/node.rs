@@ -11,8 +11,8 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use wire::connect::Envelope;
-use wire::node::{DataDisk, DataPolicy, Phase, Sandbox, SandboxSpec};
 use wire::process::{ProcessEventFrame, STREAM_TYPE};
+use wire::v1::node::{DataDisk, DataPolicy, Phase, Sandbox, SandboxSpec};
 use wire::{Environment, Secret};
 
 use crate::machine;

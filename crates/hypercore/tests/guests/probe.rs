@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use wire::node::RuntimeName;
+use wire::v1::node::RuntimeName;
 
 use crate::machine::Residue;
 use crate::node::{NodeProcess, id};

@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
-use wire::node::{DataDisk, DataPolicy, Phase};
+use wire::v1::node::{DataDisk, DataPolicy, Phase};
 
 use crate::machine::Residue;
 use crate::node::{NodeProcess, PATIENCE, id};

@@ -12,8 +12,8 @@ use domain::PodId;
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 use wire::fault::Code;
-use wire::public::{AgentsResponse, SpawnRequest};
-use wire::vault::Prices;
+use wire::v1::public::{AgentsResponse, SpawnRequest};
+use wire::v1::vault::Prices;
 use wire::{Environment, Secret};
 
 use super::pay::LimitedPayer;

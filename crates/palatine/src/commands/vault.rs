@@ -17,7 +17,7 @@ use domain::{Address, B256, Bytes, PodId, U256, Usdc};
 use identity::{Identity, SignerSync};
 use relay::client::{ForwarderKind, MaxFee, RelayCall, RelayCallSigner, RelayClient, RelayClientConfig, RelayResult};
 use wire::fault::Code;
-use wire::vault::{ChainResponse, DeployRequest, SubmitTaskRequest, Task, VaultResponse, VaultState};
+use wire::v1::vault::{ChainResponse, DeployRequest, SubmitTaskRequest, Task, VaultResponse, VaultState};
 
 use super::{gateway, now, signer as holder};
 use crate::answers::CallOutcome;
@@ -197,7 +197,7 @@ impl VaultSession<'_> {
     }
 
     /// Signs for an agent's vault as its owner, unless it is there or on its way.
-    async fn sign_for(&self, agent: PodId) -> Result<wire::vault::AgentVault> {
+    async fn sign_for(&self, agent: PodId) -> Result<wire::v1::vault::AgentVault> {
         let holder = self.holder()?;
         let vault = holder.agent_vault(agent).await?;
         if matches!(vault.state, VaultState::Deployed | VaultState::Deploying) {
@@ -355,7 +355,7 @@ impl VaultSession<'_> {
         Ok(now()?.0 / 1000)
     }
 
-    fn show_transaction(&self, what: &'static str, task: TaskId, done: &wire::vault::TxResponse) -> Result<()> {
+    fn show_transaction(&self, what: &'static str, task: TaskId, done: &wire::v1::vault::TxResponse) -> Result<()> {
         if !done.success {
             eprintln!("It is on its way, and not confirmed yet.");
         }
@@ -364,7 +364,7 @@ impl VaultSession<'_> {
 
     fn show_relayed(&self, what: &'static str, task: Option<TaskId>, relayed: RelayResult) -> Result<()> {
         match relayed.status {
-            Some(wire::relay::CallStatus::Pending) => eprintln!("It is on its way, and not confirmed yet."),
+            Some(wire::v1::relay::CallStatus::Pending) => eprintln!("It is on its way, and not confirmed yet."),
             _ if relayed.success => {}
             _ => bail!("the call did not succeed: {}", relayed.reason.unwrap_or_else(|| "no reason given".to_owned())),
         }

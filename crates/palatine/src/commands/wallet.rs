@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use auth::{EvmSignature, LinkTerms, MAX_LIFETIME_MS, MessageEncoding};
 use client::{GatewayClient, gateway_name};
 use identity::{Identity, KdfCost, Keystore, SignerSync};
-use wire::vault::LinkRequest;
+use wire::v1::vault::LinkRequest;
 
 use super::{gateway, now, signer as holder};
 use crate::answers::WalletInfo;

@@ -84,7 +84,7 @@ impl Service for Gateway {
     async fn probe(&self) -> Result<()> {
         let answer = self.get("/ready").await?;
         let status = answer.status();
-        let said: wire::public::ReadyResponse = answer.json().await.context("read the gateway's answer")?;
+        let said: wire::v1::public::ReadyResponse = answer.json().await.context("read the gateway's answer")?;
         if status.is_success() { Ok(()) } else { bail!("{}", said.status) }
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use client::{AgentEndpoint, ChatPrompt, GatewayClient, SpawnOptions};
 use futures_util::StreamExt;
 use tokio::time::timeout;
-use wire::public::SpawnRequest;
+use wire::v1::public::SpawnRequest;
 
 use super::progress::Step;
 use super::stack::LocalStack;

@@ -10,7 +10,7 @@ use fixtures::{Holder, SMALL, SpawnedAgent, Stack, until};
 use reqwest::{Method, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
-use wire::node::Sandbox;
+use wire::v1::node::Sandbox;
 
 /// Quick restarts and reconciling, so that a round takes seconds.
 pub(crate) const QUICK: &str =

@@ -9,7 +9,7 @@ use domain::RunId;
 use fixtures::{Failpoint, Holder, SMALL, Stack, until};
 use reqwest::Method;
 use serde_json::{Value, json};
-use wire::node::DataPolicy;
+use wire::v1::node::DataPolicy;
 
 use crate::crash::{QUICK, assert_same, rounds, settled};
 

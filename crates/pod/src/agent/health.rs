@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
-use wire::pod::ImageRunConfig;
+use wire::v1::pod::ImageRunConfig;
 
 use super::probe;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use domain::{PodId, RunId};
 use rustix::process::Signal;
-use wire::pod::ImageRunConfig;
+use wire::v1::pod::ImageRunConfig;
 use wire::{Environment, Secret};
 
 use crate::process::{OomScore, ProcessSpec, User};

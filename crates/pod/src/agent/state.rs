@@ -7,7 +7,7 @@ use secrecy::ExposeSecret as _;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use wire::Secret;
-use wire::pod::{PodPhase, PodStatus};
+use wire::v1::pod::{PodPhase, PodStatus};
 
 use super::logs::Logs;
 use super::plan::Plan;

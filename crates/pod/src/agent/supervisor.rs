@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::sleep;
-use wire::pod::PodPhase;
+use wire::v1::pod::PodPhase;
 
 use super::plan::Plan;
 use super::restarts::{Decision, RestartCounter, RestartPolicy};

@@ -14,7 +14,7 @@ use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use tokio::time::timeout;
 use wire::fault::{Code, Fault};
-use wire::pod::{Identity, LogLine, PodPhase, PodStatus, StopRequest};
+use wire::v1::pod::{Identity, LogLine, PodPhase, PodStatus, StopRequest};
 
 use super::error::{ApiError, read};
 use crate::agent::Pod;

@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use wire::fault::Code;
-use wire::pod::PodPhase;
+use wire::v1::pod::PodPhase;
 
 use super::error::ApiError;
 use crate::agent::Pod;

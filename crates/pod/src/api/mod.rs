@@ -1,4 +1,4 @@
-//! The pod API (`wire::pod`), over HTTP to the node.
+//! The pod API (`wire::v1::pod`), over HTTP to the node.
 
 mod agent;
 mod auth;

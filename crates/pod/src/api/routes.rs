@@ -56,7 +56,7 @@ mod tests {
     use serde_json::json;
     use tokio::time::timeout;
     use tower::ServiceExt as _;
-    use wire::pod::{Identity, PodPhase};
+    use wire::v1::pod::{Identity, PodPhase};
 
     const TOKEN: &str = "a-token-of-some-length";
 

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::chown;
 
-use wire::pod::Identity;
+use wire::v1::pod::Identity;
 
 use crate::identity::{Platform, ValidIdentity};
 use crate::process::am_root;

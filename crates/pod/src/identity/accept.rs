@@ -1,7 +1,7 @@
 //! Taking an identity: what is left of it is how the agent runs.
 
 use wire::Secret;
-use wire::pod::Identity;
+use wire::v1::pod::Identity;
 
 use super::platform::Platform;
 use super::validate::{IdentityError, ValidIdentity, validate};

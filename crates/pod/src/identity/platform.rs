@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use wire::pod::Identity;
+use wire::v1::pod::Identity;
 
 use super::validate::ValidIdentity;
 use crate::step::StepError;

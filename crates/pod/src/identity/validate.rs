@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 use wire::EnvironmentError;
-use wire::pod::{Identity, ImageRunConfig};
+use wire::v1::pod::{Identity, ImageRunConfig};
 use zeroize::Zeroizing;
 
 use crate::process::{Accounts, User, UserError};
@@ -141,7 +141,7 @@ fn signal(name: &str) -> Option<Signal> {
 /// The signal of real time that is so far above the lowest.
 #[expect(unsafe_code, reason = "rustix names no signal of real time")]
 fn real_time(above: u8) -> Option<Signal> {
-    let number = wire::pod::SIGRTMIN.checked_add(above).filter(|number| *number <= wire::pod::SIGRTMAX)?;
+    let number = wire::v1::pod::SIGRTMIN.checked_add(above).filter(|number| *number <= wire::v1::pod::SIGRTMAX)?;
     // SAFETY: it is one of the kernel's, and none of those that libc keeps to itself.
     Some(unsafe { Signal::from_raw_unchecked(number.into()) })
 }

@@ -38,7 +38,7 @@ pub(super) enum KernelRequest {
 
 impl KernelRequest {
     fn parse(command_line: &str) -> Self {
-        if command_line.split_ascii_whitespace().any(|word| word == wire::pod::PROBE) {
+        if command_line.split_ascii_whitespace().any(|word| word == wire::v1::pod::PROBE) {
             Self::Probe
         } else {
             Self::Guest

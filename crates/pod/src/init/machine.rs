@@ -9,7 +9,7 @@ use std::path::Path;
 use domain::PodId;
 use rustix::system::sethostname;
 use rustix::time::{ClockId, Timespec, clock_settime};
-use wire::pod::{GUEST_ADDRESS, Identity};
+use wire::v1::pod::{GUEST_ADDRESS, Identity};
 
 use super::disks::DATA;
 use super::entropy;

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::Access;
 use rustix::ioctl::{Opcode, Setter, ioctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-use wire::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS, PORT, PREFIX_LENGTH};
+use wire::v1::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS, PORT, PREFIX_LENGTH};
 
 use super::error::BootError;
 use crate::step::{Context as _, StepError};

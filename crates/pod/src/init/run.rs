@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::time::{ClockId, clock_gettime};
-use wire::pod::GATEWAY_ADDRESS;
+use wire::v1::pod::GATEWAY_ADDRESS;
 
 use super::boot::{self, KernelRequest, Network};
 use super::disks::Disks;
@@ -42,7 +42,7 @@ pub(crate) fn run(mut timings: BootStopwatch) -> anyhow::Result<()> {
 fn answer_probe() -> anyhow::Result<()> {
     let mut console =
         std::fs::OpenOptions::new().write(true).open("/dev/console").context("cannot open the console")?;
-    writeln!(console, "{}", wire::pod::PROBE_ANSWER).context("cannot write to the console")?;
+    writeln!(console, "{}", wire::v1::pod::PROBE_ANSWER).context("cannot write to the console")?;
     rustix::termios::tcdrain(&console).context("cannot drain the console")
 }
 

@@ -6,7 +6,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wire::relay::{RelayRefusal, X_PAYMENT};
+use wire::v1::relay::{RelayRefusal, X_PAYMENT};
 
 use super::ClientError;
 use crate::text::printable;

@@ -17,7 +17,7 @@ mod terms;
 use alloy::signers::SignerSync;
 use alloy_primitives::{Address, B256, Bytes, U256};
 use domain::Usdc;
-use wire::relay::CallStatus;
+use wire::v1::relay::CallStatus;
 
 pub use remote::{RelayClient, RelayClientConfig};
 pub use terms::ForwarderKind;

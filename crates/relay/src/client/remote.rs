@@ -9,7 +9,7 @@ use domain::Usdc;
 use domain::evm::Call;
 use domain::payment::Authorization;
 use serde::{Deserialize, Serialize};
-use wire::relay::{
+use wire::v1::relay::{
     BatchRequest, CallStatus, DomainAnswer, EstimateAnswer, EstimateQuery, FeePayment, MAX_BATCH, NonceAnswer,
     PaymentPayload, PaymentRequired, Priority, RelayCallRequest, RelayRequest, RelayerHealth, SignedRequest,
     X402_VERSION,

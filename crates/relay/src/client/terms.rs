@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, B256, Log, U256};
 use alloy_sol_types::{SolEvent, SolStruct, sol};
 use domain::Usdc;
-use wire::relay::{DomainAnswer, FeeTerms, PaymentRequired};
+use wire::v1::relay::{DomainAnswer, FeeTerms, PaymentRequired};
 
 use super::ClientError;
 use crate::chain::{ChainParameters, TransactionReceipt};

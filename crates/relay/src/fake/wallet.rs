@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::Usdc;
 use domain::payment::Authorization;
-use wire::relay::{FeePayment, FeeTerms, PaymentPayload, SignedRequest};
+use wire::v1::relay::{FeePayment, FeeTerms, PaymentPayload, SignedRequest};
 
 use super::EPOCH_S;
 use crate::chain::ChainParameters;
@@ -102,7 +102,7 @@ impl TestWallet {
     #[must_use]
     pub fn pay_by(&self, facts: &ChainParameters, network: &str, authorization: &Authorization) -> String {
         let payment = FeePayment {
-            version: wire::relay::X402_VERSION,
+            version: wire::v1::relay::X402_VERSION,
             scheme: "exact".to_owned(),
             network: network.to_owned(),
             payload: PaymentPayload {

@@ -12,7 +12,7 @@ use domain::relay::Journal;
 use palatine_relay::fake::{MemoryJournal, TestRequest, TestWallet};
 use palatine_relay::{Config, EvmChain, RelayError, RelayResponse, Relayer, SponsorAll, SystemClock};
 use serde_json::json;
-use wire::relay::RelayAnswer;
+use wire::v1::relay::RelayAnswer;
 
 use crate::fixture::{HERE, body};
 

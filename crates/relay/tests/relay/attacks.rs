@@ -13,7 +13,7 @@ use palatine_relay::{
     Beneficiary, BudgetUnit, Budgets, CallPurpose, Config, GasSpend, RelayError, Relayer, SponsorAllAsHolder,
 };
 use serde_json::json;
-use wire::relay::{CallStatus, SignedRequest};
+use wire::v1::relay::{CallStatus, SignedRequest};
 
 use crate::fixture::{CALL, Fixture, HERE, VAULT, ask, body, code, refusal};
 

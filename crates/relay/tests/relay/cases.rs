@@ -6,7 +6,7 @@ use chain::evm::{Revert, calls};
 use palatine_relay::Config;
 use palatine_relay::fake::{EPOCH_S, TargetBehavior, TestRequest, TestWallet};
 use serde_json::json;
-use wire::relay::{CallStatus, RelayAnswer, SignedRequest};
+use wire::v1::relay::{CallStatus, RelayAnswer, SignedRequest};
 
 use crate::fixture::{Fixture, HERE, VAULT, ask, code, refusal};
 

@@ -5,7 +5,7 @@ use domain::Usdc;
 use domain::payment::Authorization;
 use palatine_relay::fake::{EPOCH_S, TargetBehavior, TestWallet};
 use palatine_relay::{Config, FeePolicy};
-use wire::relay::{CallStatus, FeeTerms, SignedRequest};
+use wire::v1::relay::{CallStatus, FeeTerms, SignedRequest};
 
 use crate::fixture::{Fixture, VAULT, code, refusal};
 

@@ -9,7 +9,7 @@ use palatine_relay::chain::{Chain, ChainParameters};
 use palatine_relay::fake::{FakeChain, FakeClock, MemoryJournal, TestRequest, TestWallet};
 use palatine_relay::{Config, FeePolicy, RelayError, RelayResponse, Relayer, SponsorAll};
 use serde_json::{Value, json};
-use wire::relay::{BatchAnswer, PaymentRequired, RelayAnswer, SignedRequest};
+use wire::v1::relay::{BatchAnswer, PaymentRequired, RelayAnswer, SignedRequest};
 
 /// A vault of ours.
 pub(crate) const VAULT: Address = Address::repeat_byte(0x7a);

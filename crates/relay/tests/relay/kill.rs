@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
-use wire::relay::{BatchAnswer, CallStatus, SignedRequest};
+use wire::v1::relay::{BatchAnswer, CallStatus, SignedRequest};
 
 use crate::anvil::{Anvil, deploy, now_s, relayer, vault_call};
 use crate::files::{FileJournal, FileOutbox};

@@ -10,7 +10,7 @@ use domain::vault::TaskTerms;
 use palatine_relay::fake::{MemoryJournal, TestRequest, TestWallet};
 use palatine_relay::{Config, FeePolicy};
 use serde_json::json;
-use wire::relay::{CallStatus, RelayAnswer};
+use wire::v1::relay::{CallStatus, RelayAnswer};
 
 use crate::anvil::{RelayStack, now_s, word};
 use crate::fixture::{HERE, body, code, refusal};

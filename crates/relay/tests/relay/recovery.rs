@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use palatine_relay::fake::{MemoryJournal, TestWallet};
 use palatine_relay::{Config, FeePolicy};
-use wire::relay::CallStatus;
+use wire::v1::relay::CallStatus;
 
 use crate::cases::settled;
 use crate::fixture::{Fixture, ask};

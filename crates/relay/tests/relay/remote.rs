@@ -13,7 +13,7 @@ use palatine_relay::client::{
 };
 use palatine_relay::fake::{EPOCH_S, TargetBehavior, TestWallet};
 use serde_json::{Value, json};
-use wire::relay::{CallStatus, EstimateQuery};
+use wire::v1::relay::{CallStatus, EstimateQuery};
 
 use crate::fixture::{CALL, Fixture, VAULT};
 use crate::server::{serve, serve_routes};

@@ -4,7 +4,7 @@ use alloy_primitives::U256;
 use palatine_relay::Config;
 use palatine_relay::fake::TestWallet;
 use serde_json::{Value, json};
-use wire::relay::EstimateQuery;
+use wire::v1::relay::EstimateQuery;
 
 use crate::fixture::{Fixture, HERE, VAULT, refusal};
 

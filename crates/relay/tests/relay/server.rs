@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use palatine_relay::{RelayError, RelayResponse, Relayer};
 use serde::Serialize;
-use wire::relay::{EstimateQuery, X_PAYMENT};
+use wire::v1::relay::{EstimateQuery, X_PAYMENT};
 
 use crate::fixture::HERE;
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use domain::{OutOfBounds, check_bounds};
 use serde::{Deserialize, Serialize};
-use wire::pod::GATEWAY_ADDRESS;
+use wire::v1::pod::GATEWAY_ADDRESS;
 
 /// What guests may reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
-use wire::pod::GUEST_ADDRESS;
+use wire::v1::pod::GUEST_ADDRESS;
 
 /// Sockets that are asked for at the same time. Whoever comes later waits, and is
 /// served in the order of coming; how many may wait for one guest is bounded by who

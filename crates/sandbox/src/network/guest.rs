@@ -9,7 +9,7 @@ use std::thread;
 use domain::RunId;
 use rustix::ioctl::{Updater, ioctl};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use wire::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS, PREFIX_LENGTH};
+use wire::v1::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS, PREFIX_LENGTH};
 
 use super::netlink::{Netfilter, link_alias};
 use super::{Config, Egress, rules};

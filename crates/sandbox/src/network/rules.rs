@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use wire::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS};
+use wire::v1::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS};
 
 use super::Config;
 

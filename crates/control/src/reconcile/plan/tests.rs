@@ -1,7 +1,7 @@
 use domain::{EndReason, Generation, ImageDigest, Meter, StopReason, Tier, TierName, Wallet};
 use proptest::prelude::*;
 use store::{BelowTier, PodRowId};
-use wire::node::RuntimeName;
+use wire::v1::node::RuntimeName;
 
 use super::*;
 

@@ -7,7 +7,7 @@ use http::header::HeaderMap;
 use store::{IdempotencyKey, RunPod, RunReservation};
 use wire::Environment;
 use wire::fault::{Code, Fault};
-use wire::public::{IDEMPOTENCY_KEY, SpawnRequest};
+use wire::v1::public::{IDEMPOTENCY_KEY, SpawnRequest};
 
 use crate::api::extract::{parse_json, shortened};
 use crate::auth::caller::UnspentSignature;

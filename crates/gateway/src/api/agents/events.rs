@@ -17,7 +17,7 @@ use store::{RunChange, Store, StoreError};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use wire::fault::Fault;
-use wire::public::StateChange;
+use wire::v1::public::StateChange;
 
 use crate::api::extract::PodPath;
 use crate::auth::caller::ReadOnlyHolder;

@@ -17,7 +17,7 @@ use http::{Response, StatusCode, Uri};
 use serde::Deserialize;
 use store::{Admission, KeptPod, MAX_STOPPED_PODS, RunRecord, StoreError};
 use wire::fault::{Code, Fault, KeptAgent};
-use wire::public::{SpawnRequest, SpawnResponse};
+use wire::v1::public::{SpawnRequest, SpawnResponse};
 
 use crate::api::extract::{json, query};
 use crate::auth::caller::UnspentSignature;

@@ -7,7 +7,7 @@ use axum::extract::State;
 use domain::PodId;
 use http::{Response, StatusCode};
 use wire::fault::Fault;
-use wire::public::{AgentsResponse, StatusResponse};
+use wire::v1::public::{AgentsResponse, StatusResponse};
 
 use crate::api::extract::{PodPath, json};
 use crate::auth::caller::ReadOnlyHolder;

@@ -10,7 +10,7 @@ use domain::{PodId, StopReason};
 use http::{Response, StatusCode};
 use store::RunRecord;
 use wire::fault::{Code, Fault};
-use wire::public::StopResponse;
+use wire::v1::public::StopResponse;
 
 use crate::api::extract::{PodPath, json};
 use crate::auth::caller::StoppingHolder;

@@ -7,7 +7,7 @@ use axum::extract::{FromRequest, Request, State};
 use domain::{UnixMillis, Wallet};
 use http::{Response, StatusCode};
 use wire::fault::Fault;
-use wire::public::{UsageResponse, WalletUsage};
+use wire::v1::public::{UsageResponse, WalletUsage};
 
 use crate::api::extract::{WalletPath, json};
 use crate::auth::caller::{ReadOnlyHolder, presented};

@@ -6,8 +6,8 @@ use axum::body::Body;
 use axum::extract::State;
 use http::{Response, StatusCode};
 use serde::Serialize;
-use wire::public::{HealthResponse, ReadyResponse};
-use wire::relay::RelayerHealth;
+use wire::v1::public::{HealthResponse, ReadyResponse};
+use wire::v1::relay::RelayerHealth;
 
 use crate::api::extract::json;
 use crate::refusal::Refusal;

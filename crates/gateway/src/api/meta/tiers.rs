@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use http::{Response, StatusCode};
-use wire::public::TiersResponse;
+use wire::v1::public::TiersResponse;
 
 use crate::api::extract::json;
 use crate::refusal::Refusal;

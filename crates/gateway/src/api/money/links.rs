@@ -8,7 +8,7 @@ use axum::extract::State;
 use http::{Response, StatusCode};
 use store::{AccountLink, ReplayKey};
 use wire::fault::{Code, Fault};
-use wire::vault::{LinkRequest, LinkResponse};
+use wire::v1::vault::{LinkRequest, LinkResponse};
 
 use crate::api::extract::{json, parse_json};
 use crate::auth::caller::Holder;

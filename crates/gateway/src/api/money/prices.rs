@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use wire::fault::{Code, Fault};
-use wire::vault::Prices;
+use wire::v1::vault::Prices;
 
 use crate::api::extract::{PodPath, json, parse_json, shortened};
 use crate::auth::caller::{Holder, ReadOnlyHolder};

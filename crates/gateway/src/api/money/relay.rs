@@ -11,7 +11,7 @@ use relay::{RelayError, RelayResponse, Relayer};
 use serde::Serialize;
 use wire::EvmAddress;
 use wire::fault::Fault;
-use wire::relay::{
+use wire::v1::relay::{
     BatchAnswer, BatchRequest, DomainAnswer, EstimateAnswer, EstimateQuery, NonceAnswer, PaymentRequired,
     RawTransactionRequest, RelayAnswer, RelayCallRequest, RelayRequest,
 };

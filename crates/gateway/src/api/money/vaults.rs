@@ -9,7 +9,7 @@ use domain::vault::{TaskId, TaskIdError};
 use domain::{Address, PodId};
 use http::{Response, StatusCode};
 use wire::fault::{Code, Fault};
-use wire::vault::{
+use wire::v1::vault::{
     AgentVault, ChainResponse, DeployRequest, SubmitTaskRequest, TasksResponse, TxResponse, VaultResponse, VaultState,
 };
 use wire::{EvmAddress, EvmHash};

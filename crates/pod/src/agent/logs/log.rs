@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use domain::UnixMillis;
 use tokio::sync::watch;
-use wire::pod::LogLine;
+use wire::v1::pod::LogLine;
 
 use super::ring::RingBuffer;
 

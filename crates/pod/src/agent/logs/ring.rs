@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use domain::UnixMillis;
-use wire::pod::LogLine;
+use wire::v1::pod::LogLine;
 
 /// Bytes a line costs beyond its text.
 const LINE_OVERHEAD: usize = 64;

@@ -105,7 +105,7 @@ async fn try_kvm(launcher: &VmmLauncher<'_>, groups: &[u32]) -> Result<Result<Du
         name: PROBE_NAME.to_owned(),
         cores: 1,
         memory_mib: PROBE_MEMORY_MIB,
-        words: wire::pod::PROBE,
+        words: wire::v1::pod::PROBE,
         disks: Vec::new(),
         tap: None,
         namespace: None,

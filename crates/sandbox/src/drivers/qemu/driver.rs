@@ -10,7 +10,7 @@ use domain::{PodId, RunId};
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use wire::node::{KeptDisk, Retention};
+use wire::v1::node::{KeptDisk, Retention};
 
 use super::accelerator::{choose, prepare_jail};
 use super::facts::VmmFacts;

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use domain::{PodId, RunId};
-use wire::node::{DataDisk, KeptDisk, Retention};
+use wire::v1::node::{DataDisk, KeptDisk, Retention};
 
 use super::QemuSettings;
 use super::accelerator::{PROBE_NAME, remove_probe};

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use wire::node::RuntimeName;
-use wire::pod::PROBE_ANSWER;
+use wire::v1::node::RuntimeName;
+use wire::v1::pod::PROBE_ANSWER;
 
 use super::Kernel;
 use crate::{DriverFailure, process};

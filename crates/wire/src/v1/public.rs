@@ -11,7 +11,7 @@ use domain::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::vault::AgentVault;
+use crate::v1::vault::AgentVault;
 use crate::{Environment, Secret};
 
 /// Who signs: the wallet, in base58.

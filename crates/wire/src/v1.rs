@@ -1,0 +1,7 @@
+//! Version 1 of our own APIs: what paths that begin with `/v1`, and the public ones, speak.
+
+pub mod node;
+pub mod pod;
+pub mod public;
+pub mod relay;
+pub mod vault;
