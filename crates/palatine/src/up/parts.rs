@@ -31,11 +31,11 @@ const OWN_LOG_EVERY: Duration = Duration::from_secs(60);
 const END_GRACE: Duration = Duration::from_secs(30);
 /// How many parts there are.
 const PARTS: u32 = 4;
-/// How long all of them may take to start. The gateway answers first, and is then ready.
+/// How long all of them may take to start. The gateway answers first, is then ready, and has the chain in reach.
 pub(super) const START_LIMIT: Duration = solana::FIRST_START_LIMIT
     .saturating_add(evm::FIRST_START_LIMIT)
     .saturating_add(NODE_LIMIT)
-    .saturating_add(GATEWAY_LIMIT.saturating_mul(2));
+    .saturating_add(GATEWAY_LIMIT.saturating_mul(3));
 /// How long all of it may take to end: the trial's agent, the parts one by one, and
 /// what they have left.
 pub(super) const END_LIMIT: Duration = trial::CLEAR_LIMIT
@@ -149,6 +149,7 @@ impl Running {
         let gateway = self.gateway.insert(Supervised::new(gateway));
         gateway.start(recorder).await?;
         gateway.wait_healthy(GATEWAY_LIMIT).await.context("wait until agents can be spawned")?;
+        gateway.service().until_chain_answers(GATEWAY_LIMIT).await?;
         step.done();
 
         let process = sandbox::process::facts(std::process::id()).context("read when we were started")?;

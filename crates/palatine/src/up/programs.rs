@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use client::NodeClient;
 use tokio::process::Command;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::health::{HealthRecorder, PartName};
 use super::process::Part;
@@ -18,6 +18,9 @@ use super::supervise::{ASK_EVERY, Service};
 pub(super) const NODE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a gateway may take to answer.
 pub(super) const GATEWAY_LIMIT: Duration = Duration::from_secs(30);
+
+/// How often the gateway is asked whether it has the vaults' chain in reach.
+const ASK_CHAIN_EVERY: Duration = Duration::from_millis(100);
 
 /// The node. One that hangs is only told of: its guests go on, and it may come back.
 pub(super) struct Node {
@@ -90,6 +93,16 @@ impl Service for Gateway {
 }
 
 impl Gateway {
+    /// Waits until the vaults' chain is in the gateway's reach: what is typed first may need it.
+    pub(super) async fn until_chain_answers(&self, limit: Duration) -> Result<()> {
+        let answers = async {
+            while !self.get("/chain").await.is_ok_and(|answer| answer.status().is_success()) {
+                sleep(ASK_CHAIN_EVERY).await;
+            }
+        };
+        timeout(limit, answers).await.context("wait until the vaults' chain answers the gateway")
+    }
+
     async fn get(&self, path: &str) -> Result<reqwest::Response> {
         let client = reqwest::Client::builder().no_proxy().build()?;
         client.get(format!("{}{path}", self.url)).send().await.context("ask the gateway")
