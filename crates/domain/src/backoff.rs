@@ -21,8 +21,14 @@ impl Backoff {
     pub fn after(self, failures: u32) -> Duration {
         // Twice as long so often is longer than any pause.
         let before = failures.saturating_sub(1).min(u64::BITS);
-        let pause = self.schedule().nth(usize::try_from(before).unwrap_or(usize::MAX));
-        pause.unwrap_or(self.longest).min(self.longest)
+        self.bounded(self.schedule().nth(usize::try_from(before).unwrap_or(usize::MAX)))
+    }
+
+    /// The schedule doubles by a factor that is no whole number to it: its pauses are
+    /// rounded to milliseconds.
+    fn bounded(self, pause: Option<Duration>) -> Duration {
+        let pause = pause.unwrap_or(self.longest).saturating_add(Duration::from_micros(500));
+        Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)).min(self.longest)
     }
 
     /// The same in milliseconds.
@@ -54,7 +60,7 @@ pub struct BackoffSeries {
 impl BackoffSeries {
     /// It failed: the pause before the next attempt.
     pub fn failed(&mut self) -> Duration {
-        self.schedule.next().unwrap_or(self.policy.longest).min(self.policy.longest)
+        self.policy.bounded(self.schedule.next())
     }
 
     /// It succeeded: the next failure is the first of a new series.
@@ -71,8 +77,8 @@ mod tests {
     fn pauses_double_up_to_the_longest_and_begin_again_after_a_success() {
         let policy = Backoff { first: Duration::from_millis(250), longest: Duration::from_millis(1_500) };
         let mut pauses = policy.pauses();
-        let millis: Vec<_> = (0..5).map(|_| pauses.failed().as_millis()).collect();
-        assert_eq!(millis, [250, 500, 1_000, 1_500, 1_500]);
+        let paused: Vec<_> = (0..5).map(|_| pauses.failed()).collect();
+        assert_eq!(paused, [250, 500, 1_000, 1_500, 1_500].map(Duration::from_millis));
         pauses.succeeded();
         assert_eq!(pauses.failed(), policy.first);
         assert_eq!([0, 1, 2, 4, u32::MAX].map(|failures| policy.after_ms(failures)), [250, 250, 500, 1_500, 1_500]);
