@@ -24,8 +24,7 @@ impl Backoff {
         self.bounded(self.schedule().nth(usize::try_from(before).unwrap_or(usize::MAX)))
     }
 
-    /// The schedule doubles by a factor that is no whole number to it: its pauses are
-    /// rounded to milliseconds.
+    /// The schedule is computed in floating point: its pauses are rounded to milliseconds.
     fn bounded(self, pause: Option<Duration>) -> Duration {
         let pause = pause.unwrap_or(self.longest).saturating_add(Duration::from_micros(500));
         Duration::from_millis(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX)).min(self.longest)
