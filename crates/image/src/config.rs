@@ -74,11 +74,11 @@ impl Config {
         Ok(check_bounds(
             "images",
             [
-                ("max_image_mib", self.max_image_mib, 1..=16 << 20),
+                ("max_image_mib", self.max_image_mib, 1..=u64::MAX),
                 ("max_entries", self.max_entries, 1..=u64::MAX),
-                ("max_layers", count(self.max_layers), 1..=10_000),
-                ("registry_timeout_ms", self.registry_timeout_ms, 1..=86_400_000),
-                ("pull_timeout_s", self.pull_timeout_s, 1..=86_400),
+                ("max_layers", count(self.max_layers), 1..=u64::MAX),
+                ("registry_timeout_ms", self.registry_timeout_ms, 1..=u64::MAX),
+                ("pull_timeout_s", self.pull_timeout_s, 1..=u64::MAX),
             ],
         )?)
     }
@@ -101,6 +101,6 @@ mod tests {
         assert_eq!(relative.check(), Err(ConfigError::Relative("store")));
         let zero: Config = toml::from_str("max_layers = 0").unwrap();
         let said = zero.check().unwrap_err().to_string();
-        assert_eq!(said, "[images] max_layers must be from 1 to 10000, not 0");
+        assert_eq!(said, "[images] max_layers must be at least 1, not 0");
     }
 }

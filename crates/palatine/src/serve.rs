@@ -39,7 +39,8 @@ async fn run(config: &Config) -> Result<()> {
     let store = Store::open(&config.store).await.context("open the database")?;
     let now = commands::now()?;
     let keys = SealedKeys::open_or_create(&store, &config.store, now).await.context("open the keys in the database")?;
-    let tokens = TokenIssuer::new(&gateway::token_key(&keys, &config.gateway.token_key_file, now).await?);
+    let has_runs = !store.live().await.context("list the live runs")?.is_empty();
+    let tokens = TokenIssuer::new(&gateway::token_key(&keys, &config.gateway.token_key_file, has_runs, now).await?);
     // Nothing is asked of the chain yet: while no endpoint answers, stopping must work.
     let balances = Arc::new(SolanaBalances::new(&config.solana).context("[solana]")?);
     let node = RemoteNode::new(NODE, NodeClient::new(&config.node.socket));

@@ -28,7 +28,7 @@ pub enum KeyError {
         source: io::Error,
     },
     /// Others may read it.
-    #[error("{0} can be read by others: chmod 600 it, and change the key if they may have")]
+    #[error("{0} can be read by others: chmod 600 it")]
     Readable(PathBuf),
     /// Not 32 bytes.
     #[error("{0} does not hold exactly 32 bytes")]

@@ -82,12 +82,15 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// The node did not take the run: it holds other than was thought.
+    /// The node did not take the run.
+    pub(crate) fn withdraw(self) {
+        self.fleet.report(self.node.name(), |report| report.withdraw(self.id));
+    }
+
+    /// The node had no room for the run: it holds other than was thought.
     pub(crate) fn refused(self) {
-        self.fleet.report(self.node.name(), |report| {
-            report.withdraw(self.id);
-            report.doubt();
-        });
+        self.fleet.silent(self.node.name());
+        self.withdraw();
     }
 }
 
@@ -152,8 +155,8 @@ impl Fleet {
 
     /// Whether any node answers: lately, or now that it is asked.
     pub async fn answers(&self) -> bool {
-        let (now, fresh_for) = (Instant::now(), self.period * FRESH_FOR);
-        let is_fresh = self.reports().values().any(|report| report.is_fresh(now, fresh_for));
+        let now = Instant::now();
+        let is_fresh = self.reports().values().any(|report| report.is_fresh(now, self.fresh_for()));
         is_fresh || self.refresh().await
     }
 
@@ -206,7 +209,7 @@ impl Fleet {
         ask: ResourceRequest,
         scope: &Scope,
     ) -> Result<Claim, PlacementError> {
-        self.claim_by(id, ask, scope, Report::remaining)
+        self.claim_by(id, ask, scope, self.fresh_for(), Report::remaining)
     }
 
     /// The same just after they were asked. Where what was placed since leaves no room, it
@@ -217,7 +220,9 @@ impl Fleet {
         ask: ResourceRequest,
         scope: &Scope,
     ) -> Result<Claim, PlacementError> {
-        self.claim(id, ask, scope).or_else(|_| self.claim_by(id, ask, scope, Report::view))
+        // However long the answer took, it is the newest there is.
+        let fresh_for = self.fresh_for().max(self.ask_limit());
+        self.claim(id, ask, scope).or_else(|_| self.claim_by(id, ask, scope, fresh_for, Report::view))
     }
 
     fn claim_by(
@@ -225,10 +230,11 @@ impl Fleet {
         id: RunId,
         ask: ResourceRequest,
         scope: &Scope,
+        fresh_for: Duration,
         view: impl Fn(&Report, &str, Instant, Duration) -> Option<NodeView>,
     ) -> Result<Claim, PlacementError> {
         let mut reports = self.reports();
-        let (now, fresh_for) = (Instant::now(), self.period * FRESH_FOR);
+        let now = Instant::now();
         let in_scope = reports.iter().filter(|(name, _)| scope.holds(name));
         let views: Vec<_> = in_scope.filter_map(|(name, report)| view(report, name, now, fresh_for)).collect();
         let chosen = place(&views, ask)?.name.clone();
@@ -242,8 +248,8 @@ impl Fleet {
         let in_scope = self.members.iter().filter(|member| scope.holds(member.node.name()));
         let asked = join_all(in_scope.map(|member| async {
             // Who was before us at a node that hangs does not hold us up twice.
-            let late = NodeError::TimedOut { operation: DESCRIBE, after: self.deadline };
-            tokio::time::timeout(self.deadline, self.read(member)).await.unwrap_or_else(|_| Err(Arc::new(late)))
+            let late = NodeError::TimedOut { operation: DESCRIBE, after: self.ask_limit() };
+            tokio::time::timeout(self.ask_limit(), self.read(member)).await.unwrap_or_else(|_| Err(Arc::new(late)))
         }));
         let asked = asked.await;
         match asked.iter().any(Result::is_ok) {
@@ -277,6 +283,16 @@ impl Fleet {
         };
         *last = Some(Reading { number, began, outcome: outcome.clone() });
         outcome
+    }
+
+    /// How long an answer is relied on.
+    fn fresh_for(&self) -> Duration {
+        self.period * FRESH_FOR
+    }
+
+    /// How long a question may take with the one that was under way before it.
+    fn ask_limit(&self) -> Duration {
+        self.deadline * 2 + AT_MOST_EVERY
     }
 
     fn publish_images(&self) {

@@ -27,6 +27,8 @@ struct Search {
 impl Search {
     fn refused_by(&mut self, node: &str) {
         self.scope.except.push(node.to_owned());
+        // What the others said may be old by now, or be doubted for another's refusal.
+        self.asked = false;
     }
 
     fn failure(&self, why: PlacementError, image: ImageDigest) -> SpawnFailure {
@@ -72,7 +74,7 @@ impl Context {
                 }
                 // Another may have what this one lacks.
                 Err(error) if error.code() == Some(Code::NoImage) => {
-                    claim.refused();
+                    claim.withdraw();
                     tracing::warn!(agent = %record.id, node = node.name(), image = %record.image, "a node lacks an image");
                 }
                 Err(error) => return Err(self.not_created(record.id, node.name(), error)),

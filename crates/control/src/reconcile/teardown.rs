@@ -10,6 +10,7 @@ use std::time::Duration;
 use domain::{PodId, RunId, State};
 use store::{KeptData, RunRecord, StoreError};
 use tokio::time::timeout;
+use tracing::Instrument;
 use wire::v1::node::{DataPolicy, DeleteResponse};
 
 use crate::context::Context;
@@ -21,14 +22,16 @@ const ANSWER: Duration = Duration::from_secs(5);
 const LEAVING: usize = 64;
 
 impl Context {
-    /// Takes an agent down, and says how it is after a time that a caller can
-    /// wait. A node that takes longer is waited for by a task of its own.
+    /// Takes an agent down, by a task that runs to its end, and says how it is after a
+    /// time that a caller can wait.
     pub(crate) async fn tear_down_in_time(self: &Arc<Self>, id: RunId) -> Result<RunRecord, StoreError> {
-        if let Ok(done) = timeout(self.config.stop_grace() + ANSWER, self.tear_down(id)).await {
-            return done;
+        let context = Arc::clone(self);
+        let work = async move { context.tear_down(id).await };
+        match timeout(self.config.stop_grace() + ANSWER, self.tasks.spawn(work.in_current_span())).await {
+            Ok(Ok(done)) => done,
+            // It takes longer, or was cut off by a bug: then reconciliation goes on.
+            Ok(Err(_)) | Err(_) => self.store.get(id).await?.ok_or(StoreError::Unknown(id)),
         }
-        self.tear_down_later(id);
-        self.store.get(id).await?.ok_or(StoreError::Unknown(id))
     }
 
     /// Has this done by a task of its own, unless one is at that agent already or

@@ -66,6 +66,9 @@ pub struct Config {
     /// How often nodes and chains are asked whether they do what they are for, in
     /// milliseconds: `/ready` tells what was found. Default `10000`.
     pub probe_ms: u64,
+    /// How often earlier versions read the nodes' images. It is taken and not used:
+    /// `control.inventory_ms` says how often nodes are asked. Default none.
+    pub images_refresh_ms: Option<u64>,
     /// How long a shutdown waits for requests under way. Default `30000`.
     pub drain_ms: u64,
     /// Client addresses that may read `/metrics`; others get 404, and so does
@@ -74,7 +77,7 @@ pub struct Config {
     /// `hosts` names more than loopback, or there is a trusted proxy): then a proxy on
     /// this machine may be what asks, and the default is none.
     pub metrics_addresses: Option<BTreeSet<IpAddr>>,
-    /// Proxies in front of the gateway, whose last `X-ForwardedHeaders-For` entry is
+    /// Proxies in front of the gateway, whose last `X-Forwarded-For` entry is
     /// the client's address. Default none.
     pub trusted_proxies: BTreeSet<IpAddr>,
 }
@@ -95,6 +98,7 @@ impl Default for Config {
             byo_image_tiers: BTreeSet::new(),
             token_key_file: PathBuf::from("/var/lib/palatine/gateway/token.key"),
             probe_ms: 10_000,
+            images_refresh_ms: None,
             drain_ms: 30_000,
             metrics_addresses: None,
             trusted_proxies: BTreeSet::new(),

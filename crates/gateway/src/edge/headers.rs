@@ -66,7 +66,7 @@ const TOKEN: &[u8] = b"plt_";
 const CREDENTIALS: [&str; 6] =
     ["authorization", "proxy-authorization", "x-api-key", "api-key", "x-auth-token", "x-access-token"];
 
-/// The `X-ForwardedHeaders-*` headers for an agent. What the client itself sends of them is
+/// The `X-Forwarded-*` headers for an agent. What the client itself sends of them is
 /// believed only from a trusted proxy.
 pub(crate) struct ForwardedHeaders<'a> {
     pub(crate) client: IpAddr,

@@ -52,7 +52,7 @@ fn cookie(value: &HeaderValue, addressed_by: &AddressedBy) -> Option<HeaderValue
 }
 
 /// Where an agent under a path sends a client that it sends to its own root: a path,
-/// or a URL of the host it was asked by. An agent that knows `X-ForwardedHeaders-Prefix`
+/// or a URL of the host it was asked by. An agent that knows `X-Forwarded-Prefix`
 /// has said it already.
 fn under(prefix: &str, host: &str, there: &str) -> Option<String> {
     let origin_end = match there.split_once("://") {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use domain::{Generation, RunId};
@@ -66,6 +67,7 @@ impl Ledger {
         if !key.exists() && has_secrets(&root).map_err(|source| failed("list", &root, source))? {
             return Err(failed("open the node's key", &key, io::Error::other(KEY_IS_GONE)));
         }
+        close_to_others(&key).map_err(|source| failed("close the node's key to others", &key, source))?;
         let opened = seal::read_or_create("node.key", &key);
         let opened = opened.map_err(|error| failed("open the node's key", &key, error.into()))?;
         Ok(Self { root, sealer: Sealer::new(&opened), reserve })
@@ -189,6 +191,21 @@ const REPAIR: &str = "its guest and its disks are left as they are: put the file
 const KEY_IS_GONE: &str = "the key is gone and sandboxes are sealed with it: put it back from a backup, or move the \
                            folder sandboxes away to begin anew";
 
+/// The last version made the node's key for its owner alone and never looked again: one that
+/// was put back from a backup may be open. What runs is sealed with it, so it stays.
+fn close_to_others(key: &Path) -> io::Result<()> {
+    let mode = match fs::metadata(key) {
+        Ok(held) => held.permissions().mode(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    tracing::warn!(key = %key.display(), mode = format!("{:o}", mode & 0o777), "others could read the node's key; now they cannot");
+    fs::set_permissions(key, fs::Permissions::from_mode(0o600))
+}
+
 /// Whether anything is sealed with a key.
 fn has_secrets(root: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(root)? {
@@ -246,6 +263,17 @@ mod tests {
             next.dir_of(record(1).id).unseal(record(1).id, Generation(1)).unwrap().env.0["KEY"].expose(),
             "hush-hush"
         );
+    }
+
+    #[test]
+    fn a_nodes_key_that_was_open_to_others_is_closed_and_what_it_seals_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path()).dir_of(record(1).id).create(&record(1), &secrets()).unwrap();
+        let key = dir.path().join("node.key");
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+        let own = open(dir.path()).dir_of(record(1).id);
+        assert!(own.unseal(record(1).id, Generation(1)).is_ok());
+        assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

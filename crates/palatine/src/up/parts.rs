@@ -14,7 +14,7 @@ use super::health::{HealthRecorder, PartName};
 use super::network::{self, StackResources};
 use super::prepare::{self, Prepared};
 use super::process::{self, KILL_LIMIT};
-use super::programs::{GATEWAY_LIMIT, Gateway, NODE_LIMIT, Node};
+use super::programs::{CHAIN_LIMIT, GATEWAY_LIMIT, Gateway, NODE_LIMIT, Node};
 use super::progress::Step;
 use super::solana::Solana;
 use super::stack::LocalStack;
@@ -35,7 +35,8 @@ const PARTS: u32 = 4;
 pub(super) const START_LIMIT: Duration = solana::FIRST_START_LIMIT
     .saturating_add(evm::FIRST_START_LIMIT)
     .saturating_add(NODE_LIMIT)
-    .saturating_add(GATEWAY_LIMIT.saturating_mul(3));
+    .saturating_add(GATEWAY_LIMIT.saturating_mul(2))
+    .saturating_add(CHAIN_LIMIT);
 /// How long all of it may take to end: the trial's agent, the parts one by one, and
 /// what they have left.
 pub(super) const END_LIMIT: Duration = trial::CLEAR_LIMIT
@@ -149,7 +150,7 @@ impl Running {
         let gateway = self.gateway.insert(Supervised::new(gateway));
         gateway.start(recorder).await?;
         gateway.wait_healthy(GATEWAY_LIMIT).await.context("wait until agents can be spawned")?;
-        gateway.service().until_chain_answers(GATEWAY_LIMIT).await?;
+        gateway.service().until_chain_answers().await;
         step.done();
 
         let process = sandbox::process::facts(std::process::id()).context("read when we were started")?;
