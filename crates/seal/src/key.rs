@@ -91,8 +91,15 @@ pub fn read(path: &Path) -> Result<Key, KeyError> {
 pub fn read_or_create(what: &str, path: &Path) -> Result<Key, KeyError> {
     match read(path) {
         Err(error) if error.is_absent() => create(what, path),
-        answer => answer,
+        Ok(key) => settle(path).map(|()| key),
+        Err(error) => Err(error),
     }
+}
+
+/// Whoever made the file may have died before it was durable, or have only just copied it.
+fn settle(path: &Path) -> Result<(), KeyError> {
+    let synced = File::open(path).and_then(|file| file.sync_all()).and_then(|()| durable::sync_parent(path));
+    synced.map_err(|source| KeyError::File { operation: "make durable the key", path: path.to_owned(), source })
 }
 
 fn create(what: &str, path: &Path) -> Result<Key, KeyError> {
@@ -101,7 +108,10 @@ fn create(what: &str, path: &Path) -> Result<Key, KeyError> {
     durable::make_dir(&format!("{what} folder"), durable::parent(path)).map_err(making)?;
     match durable::create(what, path, key.expose_secret()) {
         // Another process of ours was faster: its key is the key.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let key = read(path)?;
+            settle(path).map(|()| key)
+        }
         created => created.map(|()| key).map_err(making),
     }
 }

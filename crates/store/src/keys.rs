@@ -50,7 +50,8 @@ port! {
         /// A POD's key; none of one that is not there.
         fn identity_of(&self, pod: PodId) -> Option<SealedIdentity>;
 
-        /// Whether a POD of this id was removed, and nobody has it now.
+        /// Whether a POD of this id was removed since keys are sealed here, and nobody has it
+        /// now. Before, a removal left the key.
         fn was_removed(&self, pod: PodId) -> bool;
     }
 }

@@ -215,8 +215,9 @@ impl Identities {
             Ok(true) => self.old.wipe(pod),
             Err(error) => Err(io::Error::other(error)),
         };
-        if let Err(error) = wiped {
-            tracing::warn!(%pod, %error, "a removed agent's key file is not erased yet");
+        match wiped {
+            Ok(()) => tracing::info!(%pod, "a removed agent's key file is erased"),
+            Err(error) => tracing::warn!(%pod, %error, "a removed agent's key file is not erased yet"),
         }
     }
 

@@ -37,7 +37,9 @@ impl KeyStore for Postgres {
     }
 
     async fn was_removed(&self, pod: PodId) -> Result<bool, StoreError> {
-        let sql = "SELECT 1 FROM pods WHERE removed_at IS NOT NULL AND (name = $2 OR key = $1 AND name IS NULL)";
+        let sql = "SELECT 1 FROM pods \
+                   WHERE removed_at >= coalesce((SELECT made_at FROM secrets WHERE name = 'check'), 0) \
+                   AND (name = $2 OR key = $1 AND name IS NULL)";
         let (key, name) = names(&pod);
         let found = self.one("look for a removed POD", query(sql).bind(key).bind(name), |_| Ok(())).await;
         Ok(found?.is_some())

@@ -110,7 +110,8 @@ fn identity(conn: &Connection, pod: PodRowId) -> rusqlite::Result<Option<SealedI
 }
 
 fn was_removed(conn: &Connection, pod: &PodId) -> rusqlite::Result<bool> {
-    let sql = "SELECT 1 FROM pods WHERE removed_at IS NOT NULL AND (name = ?2 OR key = ?1 AND name IS NULL)";
+    let sql = "SELECT 1 FROM pods WHERE removed_at >= coalesce((SELECT made_at FROM secrets WHERE name = 'check'), 0) \
+               AND (name = ?2 OR key = ?1 AND name IS NULL)";
     let name = pod.first_run().is_none().then(|| pod.as_str());
     let key = pod.first_run().map(id_column);
     conn.prepare_cached(sql)?.query_row((key, name), |_| Ok(())).optional().map(|found| found.is_some())

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use domain::{Address, Event, PodId, StopReason};
+use domain::{Address, Event, PodId, StopReason, UnixMillis};
 use palatine_store::{
     Config, RunPod, RunReservation, SealedIdentity, SealedKeys, SealedKeysError, SecretName, Store, StoreError,
 };
@@ -87,6 +87,9 @@ pub(crate) async fn a_removed_pod_leaves_no_key_and_one_of_the_same_id_has_none(
     assert_eq!(store.identity_of(pod(2)).await.unwrap(), Some(sealed(2)));
     remove(&store, 2).await;
     assert!(store.was_removed(pod(2)).await.unwrap() && !store.was_removed(pod(77)).await.unwrap());
+    // Keys are sealed here from a later instant on: the removals before it had left them.
+    store.keep_secret(SecretName::Check, vec![1; 72], UnixMillis(u64::MAX >> 1)).await.unwrap();
+    assert!(!store.was_removed(pod(2)).await.unwrap());
 }
 
 pub(crate) async fn fifty_keepers_and_a_removal_at_once_leave_no_key_behind(place: &Place) {
