@@ -16,6 +16,7 @@ use palatine_chain::evm::{Chain, EventBatch, Indexer, Ledger, LedgerError, Local
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::ledger::{Pod, equals_the_chain};
 use super::node::{Fixture, PATIENCE, config};
@@ -114,7 +115,8 @@ fn start(fixture: &Fixture, file: &Path) -> Process {
 async fn killed_at_20_random_instants_while_the_chain_goes_on_and_back_the_ledger_equals_it() {
     let fixture = Fixture::start().await;
     let pod = Pod::new(&fixture, "pod").await;
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("ledger-{}.json", std::process::id()));
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("ledger.json");
     let mut random = TestRunner::deterministic();
     for kill in 0..KILLS {
         let child = start(&fixture, &file);
@@ -141,5 +143,4 @@ async fn killed_at_20_random_instants_while_the_chain_goes_on_and_back_the_ledge
     drop(child);
     equals_the_chain(&fixture.chain, &ledger.read()).await;
     assert!(!ledger.read().events.is_empty());
-    fs::remove_file(file).unwrap();
 }
