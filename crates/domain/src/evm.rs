@@ -1,10 +1,14 @@
-//! What is written down about an EVM chain: its blocks, and what is sent to it.
+//! What is written down about an EVM chain: its blocks, what is sent to it, and who keeps that.
 
 use std::fmt;
 use std::str::FromStr;
 
 use alloy_primitives::{Address, B256, Bytes, U256};
+use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+
+/// Transactions of one account that may wait to be mined at once; nodes drop more.
+pub const MAX_PENDING: usize = 16;
 
 /// A block, told apart from every other one at its height.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -159,6 +163,58 @@ pub struct OutboxEntry {
     pub attempts: Vec<TransactionAttempt>,
     /// Where it stands.
     pub state: OutboxEntryState,
+}
+
+/// Why an outbox does not take what it is given.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OutboxError {
+    /// The key or the nonce is taken already, or the entry is not what it is taken
+    /// for: another process sends from the same account.
+    #[error("the outbox has another entry there: another process sends from this account")]
+    Conflict,
+    /// The storage failed. For the log, not for clients.
+    #[error("the outbox's storage failed: {0}")]
+    Unavailable(String),
+}
+
+/// The transactions of our own accounts. Every call is one transaction of the
+/// storage; what it has answered is durable. Unique: (account, key), (account,
+/// nonce).
+///
+/// Order of calls, for one entry: `write`, any number of `add`, `settle`. Nothing is broadcast that was not written first.
+#[async_trait]
+pub trait Outbox: Send + Sync {
+    /// The entry of a key, whatever its state.
+    async fn find(&self, account: &SenderAccount, key: &IntentKey) -> Result<Option<OutboxEntry>, OutboxError>;
+
+    /// All entries that are pending, by nonce. Bounded by [`MAX_PENDING`]: no more are ever written.
+    async fn pending(&self, account: &SenderAccount) -> Result<Vec<OutboxEntry>, OutboxError>;
+
+    /// The highest nonce of any entry, whatever its state.
+    async fn highest_nonce(&self, account: &SenderAccount) -> Result<Option<u64>, OutboxError>;
+
+    /// Writes a new entry, pending.
+    ///
+    /// # Errors
+    /// [`OutboxError::Conflict`] when its key or its nonce is taken.
+    async fn write(&self, entry: &OutboxEntry) -> Result<(), OutboxError>;
+
+    /// Adds an attempt to a pending entry.
+    ///
+    /// # Errors
+    /// [`OutboxError::Conflict`] when no pending entry has this nonce.
+    async fn add(&self, account: &SenderAccount, nonce: u64, attempt: &TransactionAttempt) -> Result<(), OutboxError>;
+
+    /// Ends a pending entry. Its attempts' raw bytes may be dropped.
+    ///
+    /// # Errors
+    /// [`OutboxError::Conflict`] when no pending entry has this nonce.
+    async fn settle(
+        &self,
+        account: &SenderAccount,
+        nonce: u64,
+        outcome: &TransactionOutcome,
+    ) -> Result<(), OutboxError>;
 }
 
 #[cfg(test)]

@@ -8,11 +8,14 @@ mod draft;
 
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use domain::evm::BlockRef;
-use domain::vault::{InvalidEvent, LoggedEvent, Task, TaskId, Vault};
+use domain::vault::{BatchRefusal, EventBatch, Ledger, LedgerError, LoggedEvent, Task, TaskId, Vault};
 use domain::{Address, Usdc};
 
+use crate::error::StoreError;
 use crate::port::port;
+use crate::store::Store;
 
 pub(crate) use draft::{BatchDraft, Found, Needs, Undo};
 
@@ -24,39 +27,6 @@ pub(crate) const MAX_EVENTS: u32 = 1000;
 /// The index of one factory's vaults on one chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct IndexId(pub(crate) i64);
-
-/// A range of blocks, and all events in it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventBatch {
-    /// The cursor before it.
-    pub after: Option<BlockRef>,
-    /// The cursor after it.
-    pub cursor: BlockRef,
-    /// Blocks to remember.
-    pub blocks: Vec<BlockRef>,
-    /// Remembered blocks below this number are forgotten.
-    pub forget_below: u64,
-    /// By block and log index.
-    pub events: Vec<LoggedEvent>,
-}
-
-/// Why a batch is refused. Nothing was changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BatchRefusal {
-    /// The cursor is elsewhere.
-    Moved,
-    /// An event cannot follow those before it.
-    Impossible {
-        /// The event's block.
-        block: u64,
-        /// The event's place in it.
-        log_index: u64,
-        /// The event's vault.
-        vault: Address,
-        /// What is wrong with it.
-        why: InvalidEvent,
-    },
-}
 
 /// One vault with what others may withdraw from it, as of a block.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,4 +75,46 @@ port! {
         /// log_index)`.
         fn vault_events(&self, index: IndexId, vault: Address, after: Option<(u64, u64)>) -> Vec<LoggedEvent>;
     }
+}
+
+/// The ledger of one factory's vaults on one chain in this store.
+#[derive(Clone, Debug)]
+pub struct StoreLedger {
+    store: Store,
+    index: IndexId,
+}
+
+impl Store {
+    /// The ledger that keeps this index.
+    #[must_use]
+    pub fn ledger(&self, index: IndexId) -> StoreLedger {
+        StoreLedger { store: self.clone(), index }
+    }
+}
+
+#[async_trait]
+impl Ledger for StoreLedger {
+    async fn cursor(&self) -> Result<Option<BlockRef>, LedgerError> {
+        self.store.index_cursor(self.index).await.map_err(unavailable)
+    }
+
+    async fn remembered(&self) -> Result<Vec<BlockRef>, LedgerError> {
+        self.store.index_blocks(self.index).await.map_err(unavailable)
+    }
+
+    async fn vaults(&self) -> Result<Vec<Address>, LedgerError> {
+        self.store.vaults(self.index).await.map_err(unavailable)
+    }
+
+    async fn apply(&self, batch: &EventBatch) -> Result<(), LedgerError> {
+        Ok(self.store.post_batch(self.index, batch.clone()).await.map_err(unavailable)??)
+    }
+
+    async fn roll_back(&self, to: Option<&BlockRef>) -> Result<(), LedgerError> {
+        Ok(self.store.roll_back(self.index, to.copied()).await.map_err(unavailable)??)
+    }
+}
+
+fn unavailable(error: StoreError) -> LedgerError {
+    LedgerError::Unavailable(error.to_string())
 }

@@ -21,7 +21,6 @@ use x402::{Facilitator, Offer, Quote, Resource, Seller};
 use crate::config::Options;
 use crate::error::TreasuryError;
 use crate::identities::Identities;
-use crate::ledger::StoreLedger;
 use crate::services::{ChainServices, PaymentServices};
 use crate::unavailable::ChainUnavailable;
 use crate::view;
@@ -363,7 +362,7 @@ impl Inner {
     }
 
     async fn index(&self, services: &ChainServices) {
-        let ledger = Arc::new(StoreLedger { store: self.store.clone(), index: self.index });
+        let ledger = Arc::new(self.store.ledger(self.index));
         Indexer::new(Arc::clone(&services.chain), ledger).run().await;
     }
 

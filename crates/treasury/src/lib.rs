@@ -10,7 +10,6 @@
 //! | `identities`, `keystores` | the PODs' keys; what is left of earlier versions' files of them |
 //! | `transfers` | payments onto the chain, and what became of them |
 //! | `sponsor` | for whom vaults are deployed |
-//! | `ledger`, `outbox` | the traits of `chain`, over the store |
 //! | `unavailable` | pure: why the chain is not used, for everybody |
 //! | `view` | pure: from the ledger to the wire |
 //! | `config`, `error` | `[treasury]`; why not |
@@ -21,8 +20,6 @@ mod error;
 mod handle;
 mod identities;
 mod keystores;
-mod ledger;
-mod outbox;
 mod services;
 mod sponsor;
 mod tasks;
@@ -35,6 +32,4 @@ pub use error::TreasuryError;
 pub use handle::Treasury;
 pub use identities::{Identities, IdentityError};
 pub use keystores::OldKeyError;
-pub use ledger::ledger;
-pub use outbox::outbox;
 pub use unavailable::ChainUnavailable;

@@ -12,7 +12,6 @@ use x402::{
 };
 
 use crate::config::Options;
-use crate::outbox::outbox;
 use crate::sponsor::StoreSponsor;
 use crate::transfers::{ChainTokenReader, RelayerTransfers};
 use crate::unavailable::{ChainUnavailable, unfit};
@@ -49,7 +48,7 @@ impl ChainServices {
             None => None,
             Some(identity) => {
                 let key = SigningKey::new(identity.clone());
-                Some(Sender::start(Arc::clone(&chain), outbox(store), key).await?)
+                Some(Sender::start(Arc::clone(&chain), Arc::new(store.outbox()), key).await?)
             }
         };
         let relayer = match &sender {

@@ -128,7 +128,7 @@ impl EventChain {
     async fn index(&self, dir: &Path) -> Result<Indexed> {
         let config = self.chain.evm.config();
         let store = Store::open(&store::Config { directory: dir.join("store"), ..store::Config::default() }).await?;
-        let ledger = treasury::ledger(&store, config.chain_id, config.factory).await?;
+        let ledger = Arc::new(store.ledger(store.chain_index(config.chain_id, config.factory).await?));
         let mut indexer = Indexer::new(Arc::clone(&self.chain), ledger);
         let (mut events, mut ranges, mut from) = (0, Vec::new(), config.start_block);
         let since = Instant::now();

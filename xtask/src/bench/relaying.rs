@@ -225,7 +225,7 @@ async fn relayer(evm: &EvmConfig, dir: &Path) -> Result<Relayer> {
     let store = Store::open(&store::Config { directory: dir.join("store"), ..store::Config::default() }).await?;
     let chain = Arc::new(Chain::connect(evm).await?);
     let key = SigningKey::new(TestWallet::new(RELAYER).signer().clone());
-    let sender = Sender::start(Arc::clone(&chain), treasury::outbox(&store), key).await?;
+    let sender = Sender::start(Arc::clone(&chain), Arc::new(store.outbox()), key).await?;
     let budgets = relay::Budgets { manage: MUCH_GAS, ..relay::Budgets::default() };
     let config = relay::Config { per_client_minute: MANY, budgets, ..relay::Config::default() };
     let chain = Arc::new(EvmChain::new(chain, sender));

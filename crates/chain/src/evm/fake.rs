@@ -6,11 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use domain::Address;
 use domain::evm::{
-    BlockRef, IntentKey, OutboxEntry, OutboxEntryState, SenderAccount, TransactionAttempt, TransactionOutcome,
+    BlockRef, IntentKey, Outbox, OutboxEntry, OutboxEntryState, OutboxError, SenderAccount, TransactionAttempt,
+    TransactionOutcome,
 };
-use domain::vault::{LoggedEvent, VaultLedger};
-
-use super::{EventBatch, Ledger, LedgerError, Outbox, OutboxError};
+use domain::vault::{BatchRefusal, EventBatch, Ledger, LedgerError, LoggedEvent, VaultLedger};
 
 /// A ledger that keeps events, and folds them when asked.
 #[derive(Debug, Default)]
@@ -40,7 +39,7 @@ impl LedgerState {
         let mut vault_ledgers: BTreeMap<Address, VaultLedger> = BTreeMap::new();
         for logged in &self.events {
             let applied = vault_ledgers.entry(logged.vault).or_default().apply(&logged.event);
-            applied.map_err(|why| LedgerError::Impossible {
+            applied.map_err(|why| BatchRefusal::Impossible {
                 block: logged.block.number,
                 log_index: logged.log_index,
                 vault: logged.vault,
@@ -56,7 +55,7 @@ impl LedgerState {
     /// As [`Ledger::apply`].
     pub fn after(&self, batch: &EventBatch) -> Result<Self, LedgerError> {
         if self.cursor() != batch.after {
-            return Err(LedgerError::Moved);
+            return Err(BatchRefusal::Moved.into());
         }
         let kept = self.blocks.iter().filter(|block| block.number >= batch.forget_below);
         let blocks = kept.chain(&batch.blocks).copied().collect();

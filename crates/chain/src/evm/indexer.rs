@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use alloy::primitives::{BloomInput, keccak256};
 use domain::evm::BlockRef;
-use domain::vault::{LoggedEvent, VaultEvent};
+use domain::vault::{EventBatch, Ledger, LedgerError, LoggedEvent, VaultEvent};
 use domain::{Address, B256, Backoff};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::abi::PODVault::PODVaultEvents;
 use super::answer::{Block, Log};
 use super::node::LogFilter;
-use super::{Chain, EventBatch, EvmError, Ledger, LedgerError, terms};
+use super::{Chain, EvmError, terms};
 
 /// Blocks that are asked for at once.
 const BLOCKS_AT_ONCE: usize = 8;

@@ -15,8 +15,8 @@
 //! | `answer`, `endpoints`, `node`, `views`, `uses` | asking: the RPC's JSON, endpoints that must agree, typed questions |
 //! | `receipt` | pure: what a receipt is worth |
 //! | `fees`, `sign` | pure: what is paid for gas; from a call to signed bytes |
-//! | `outbox`, `sender`, `worker` | transactions: written down, sent, replaced, believed |
-//! | `ledger`, `indexer`, `reconcile` | events: range by range into the ledger; the ledger against the chain |
+//! | `sender`, `worker` | transactions: written down, sent, replaced, believed |
+//! | `indexer`, `reconcile` | events: range by range into the ledger; the ledger against the chain |
 //! | `local` | our contracts on a development chain |
 //! | `fake`, `suite` | a ledger and an outbox in memory; what every one of them must do |
 
@@ -31,10 +31,8 @@ mod error;
 pub mod fake;
 mod fees;
 mod indexer;
-mod ledger;
 mod local;
 mod node;
-mod outbox;
 mod receipt;
 mod reconcile;
 mod revert;
@@ -54,10 +52,8 @@ pub use config::{EvmConfig, EvmConfigError};
 pub use error::EvmError;
 pub use fees::GasPrice;
 pub use indexer::{IndexError, IndexProgress, Indexer};
-pub use ledger::{EventBatch, Ledger, LedgerError};
 pub use local::{DeployError, LocalContracts, deploy_local};
 pub use node::{BlockTag, Broadcast, ConfirmedTransaction, Evm, TransactionStatus};
-pub use outbox::{Outbox, OutboxError};
 pub use reconcile::{LedgerVault, MAX_CREDITS, Mismatch, MismatchKind, Reconciliation};
 pub use revert::{OnChainTaskState, Revert, VaultField, VaultRole};
 pub use sender::{Estimate, Sender, TransactionCost};
@@ -65,6 +61,3 @@ pub use sign::{SignError, SigningKey};
 pub use start::{Chain, ChainStartError};
 pub use unsent::SendError;
 pub use views::{TaskView, VaultView};
-
-/// Transactions of one account that may wait to be mined at once; nodes drop more.
-pub const MAX_PENDING: usize = 16;

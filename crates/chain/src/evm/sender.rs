@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::unsent::SendError;
 use super::worker::{SenderRequest, Worker, same_call};
-use super::{Chain, GasPrice, Outbox, SigningKey};
+use super::{Chain, GasPrice, SigningKey};
 
 /// Requests that wait for the account's task at once.
 const MAX_REQUESTS: usize = 64;

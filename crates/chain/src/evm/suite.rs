@@ -2,12 +2,11 @@
 //! these with a fresh one; they panic where it does otherwise.
 
 use domain::evm::{
-    BlockRef, Call, IntentKey, OutboxEntry, OutboxEntryState, SenderAccount, TransactionAttempt, TransactionOutcome,
+    BlockRef, Call, IntentKey, Outbox, OutboxEntry, OutboxEntryState, OutboxError, SenderAccount, TransactionAttempt,
+    TransactionOutcome,
 };
-use domain::vault::{InvalidEvent, LoggedEvent, TaskId, VaultEvent};
+use domain::vault::{BatchRefusal, EventBatch, InvalidEvent, Ledger, LoggedEvent, TaskId, VaultEvent};
 use domain::{Address, B256, Bytes, U256, Usdc};
-
-use super::{EventBatch, Ledger, LedgerError, Outbox, OutboxError};
 
 const VAULT: Address = Address::with_last_byte(7);
 const OWNER: Address = Address::with_last_byte(1);
@@ -43,11 +42,15 @@ fn batch(after: Option<BlockRef>, blocks: &[BlockRef], forget_below: u64, events
 pub async fn ledger(ledger: &dyn Ledger) {
     let (one, two, three) = (block(10, 0), block(11, 0), block(12, 0));
     assert_eq!(ledger.cursor().await, Ok(None), "a fresh ledger has no cursor");
-    assert_eq!(ledger.apply(&batch(Some(one), &[two], 0, vec![])).await, Err(LedgerError::Moved));
+    assert_eq!(ledger.apply(&batch(Some(one), &[two], 0, vec![])).await, Err(BatchRefusal::Moved.into()));
 
     ledger.apply(&batch(None, &[one], 0, vec![created(one)])).await.expect("the first batch");
     ledger.apply(&batch(Some(one), &[two], 0, vec![paused(two, 3), paused(two, 4)])).await.expect("the second");
-    assert_eq!(ledger.apply(&batch(Some(one), &[two], 0, vec![])).await, Err(LedgerError::Moved), "a batch twice");
+    assert_eq!(
+        ledger.apply(&batch(Some(one), &[two], 0, vec![])).await,
+        Err(BatchRefusal::Moved.into()),
+        "a batch twice"
+    );
     assert_eq!(ledger.vaults().await, Ok(vec![VAULT]));
     refuses_the_impossible(ledger, two, three).await;
 
@@ -64,7 +67,8 @@ async fn refuses_the_impossible(ledger: &dyn Ledger, after: BlockRef, at: BlockR
     let event = VaultEvent::TaskCompleted { task: TaskId(B256::ZERO), amount: Usdc(1) };
     let why = InvalidEvent::NoTask(event.name());
     let refused = ledger.apply(&batch(Some(after), &[at], 0, vec![paused(at, 0), logged(at, 1, event)])).await;
-    assert_eq!(refused, Err(LedgerError::Impossible { block: at.number, log_index: 1, vault: VAULT, why }));
+    let impossible = BatchRefusal::Impossible { block: at.number, log_index: 1, vault: VAULT, why };
+    assert_eq!(refused, Err(impossible.into()));
 }
 
 async fn goes_back(ledger: &dyn Ledger, to: BlockRef, from: BlockRef) {

@@ -1,9 +1,8 @@
 //! Why a transaction is not sent, or its end not known.
 
-use domain::evm::IntentKey;
+use domain::evm::{IntentKey, MAX_PENDING, OutboxError};
 
 use super::error::EvmError;
-use super::outbox::OutboxError;
 use super::sign::SignError;
 
 /// Why a transaction is not sent, or its end not known.
@@ -25,7 +24,7 @@ pub enum SendError {
     #[error("{0} was never asked for")]
     NoSuchKey(IntentKey),
     /// Too many wait to be mined.
-    #[error("{most} transactions of this account wait already: try later", most = super::MAX_PENDING)]
+    #[error("{most} transactions of this account wait already: try later", most = MAX_PENDING)]
     Busy,
     /// The chain knows fewer transactions than were settled: it is another chain of
     /// the same id, or its endpoint lost its memory.

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::evm::{
-    Call, IntentKey, OutboxEntry, OutboxEntryState, SenderAccount, TransactionAttempt, TransactionOutcome,
+    Call, IntentKey, MAX_PENDING, Outbox, OutboxEntry, OutboxEntryState, OutboxError, SenderAccount,
+    TransactionAttempt, TransactionOutcome,
 };
 use domain::{B256, U256};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -13,9 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::sign::{TransactionFields, attempt};
 use super::unsent::SendError;
-use super::{
-    Broadcast, Chain, EvmError, GasPrice, MAX_PENDING, Outbox, OutboxError, SigningKey, TransactionStatus, fees,
-};
+use super::{Broadcast, Chain, EvmError, GasPrice, SigningKey, TransactionStatus, fees};
 
 /// Attempts of one entry at most: 1.125¹⁵ is a price six times the first.
 const MAX_ATTEMPTS: usize = 16;

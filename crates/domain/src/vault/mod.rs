@@ -6,6 +6,7 @@
 //! | `invalid` | [`InvalidEvent`]: why an event cannot follow those before it |
 //! | `state` | the names of a task's states |
 //! | `task` | one task: where it stands, and which steps it may take |
+//! | `index` | batches of events, and [`Ledger`], who keeps them |
 //! | `ledger` | [`post`], one event at a time; [`VaultLedger`], the fold over all of them |
 //!
 //! A balance changes by an event and by nothing else. An event that cannot follow
@@ -14,6 +15,7 @@
 //! left out or made up on the way here, and no figure may be shown from it.
 
 mod event;
+mod index;
 mod invalid;
 mod ledger;
 mod state;
@@ -22,6 +24,7 @@ mod task;
 mod tests;
 
 pub use event::{LoggedEvent, TaskId, TaskIdError, TaskTerms, VaultEvent, VaultSettings};
+pub use index::{BatchRefusal, EventBatch, Ledger, LedgerError};
 pub use invalid::InvalidEvent;
 pub use ledger::{LedgerInput, LedgerUpdate, Vault, VaultLedger, post};
 pub use state::TaskStateName;

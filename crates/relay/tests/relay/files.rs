@@ -8,10 +8,9 @@ use std::sync::Mutex;
 
 use alloy_primitives::B256;
 use async_trait::async_trait;
-use chain::evm::{Outbox, OutboxError};
 use domain::evm::{
-    BlockRef, IntentKey, MinedTransaction, OutboxEntry as Sent, OutboxEntryState, SenderAccount, TransactionAttempt,
-    TransactionOutcome,
+    BlockRef, IntentKey, MinedTransaction, Outbox, OutboxEntry as Sent, OutboxEntryState, OutboxError, SenderAccount,
+    TransactionAttempt, TransactionOutcome,
 };
 use domain::relay::{DailyQuota, Journal, JournalError, RelayAdmission, RelayCounts, RelayEntry, RelayState};
 use palatine_relay::fake::JournalState;

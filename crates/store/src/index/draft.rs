@@ -2,11 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::vault::{InvalidEvent, LedgerInput, LoggedEvent, Task, TaskId, Vault, post};
+use domain::vault::{BatchRefusal, EventBatch, InvalidEvent, LedgerInput, LoggedEvent, Task, TaskId, Vault, post};
 use domain::{Address, Usdc};
 use serde::{Deserialize, Serialize};
-
-use super::{BatchRefusal, EventBatch};
 
 /// Bits of a task's order that are its place in the block: more than a block has room
 /// for logs.

@@ -5,14 +5,14 @@ mod rows;
 
 use domain::Address;
 use domain::evm::BlockRef;
-use domain::vault::{LoggedEvent, Task, TaskId};
+use domain::vault::{BatchRefusal, EventBatch, LoggedEvent, Task, TaskId};
 use sqlx::{Row, query};
 
 use super::database::{Command, Postgres, Tx};
 use super::json::parse_json;
 use crate::codec::integer;
 use crate::error::StoreError;
-use crate::index::{BatchRefusal, EventBatch, IndexId, IndexStore, IndexedVault, MAX_EVENTS, MAX_TASKS};
+use crate::index::{IndexId, IndexStore, IndexedVault, MAX_EVENTS, MAX_TASKS};
 use batch::{Apply, RollBack};
 
 const READ: &str = "read the index";

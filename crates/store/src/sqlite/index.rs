@@ -5,14 +5,14 @@ mod rows;
 
 use domain::Address;
 use domain::evm::BlockRef;
-use domain::vault::{LoggedEvent, Task, TaskId};
+use domain::vault::{BatchRefusal, EventBatch, LoggedEvent, Task, TaskId};
 use rusqlite::Connection;
 
 use super::handle::Sqlite;
 use super::writer::{Command, Tx};
 use crate::codec::integer;
 use crate::error::StoreError;
-use crate::index::{BatchRefusal, EventBatch, IndexId, IndexStore, IndexedVault};
+use crate::index::{IndexId, IndexStore, IndexedVault};
 use batch::{Apply, RollBack};
 use rows::{credits, cursor, events, remembered, task, tasks, vault, vaults};
 

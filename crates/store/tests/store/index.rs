@@ -1,9 +1,9 @@
 //! The vaults' ledger: posted, taken back, and never half written.
 
 use domain::evm::BlockRef;
-use domain::vault::{InvalidEvent, LoggedEvent, TaskId, TaskTerms, VaultEvent, VaultLedger};
+use domain::vault::{BatchRefusal, EventBatch, InvalidEvent, LoggedEvent, TaskId, TaskTerms, VaultEvent, VaultLedger};
 use domain::{Address, B256, Usdc};
-use palatine_store::{BatchRefusal, EventBatch, IndexId, Store};
+use palatine_store::{IndexId, Store};
 
 use crate::help::{Place, open};
 
@@ -171,4 +171,10 @@ pub(crate) async fn the_ledgers_of_two_factories_and_two_chains_are_apart(place:
     let store = open(place).await;
     assert_eq!(store.chain_index(338, FACTORY).await.unwrap(), index);
     assert_eq!(store.vaults(index).await.unwrap(), [VAULT]);
+}
+
+pub(crate) async fn the_ledger_does_what_every_ledger_must(place: &Place) {
+    let store = open(place).await;
+    let index = store.chain_index(338, FACTORY).await.unwrap();
+    chain::evm::suite::ledger(&store.ledger(index)).await;
 }

@@ -71,3 +71,7 @@ pub(crate) async fn an_entry_takes_attempts_until_it_is_settled_and_is_found_aft
     assert_eq!(store.outbox_highest(account(1)).await.unwrap(), Some(7));
     assert_eq!(store.outbox_highest(account(2)).await.unwrap(), None);
 }
+
+pub(crate) async fn the_outbox_does_what_every_outbox_must(place: &Place) {
+    chain::evm::suite::outbox(&open(place).await.outbox()).await;
+}

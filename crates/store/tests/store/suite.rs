@@ -47,6 +47,7 @@ cases! {
         a_batch_that_cannot_be_changes_nothing,
         a_batch_that_was_posted_before_or_follows_another_block_is_refused,
         the_ledgers_of_two_factories_and_two_chains_are_apart,
+        the_ledger_does_what_every_ledger_must,
     }
     finance {
         the_newest_link_of_a_holder_counts_and_an_older_one_is_not_replayed,
@@ -73,6 +74,7 @@ cases! {
     outbox {
         a_key_and_a_nonce_are_taken_once_by_each_account,
         an_entry_takes_attempts_until_it_is_settled_and_is_found_after_a_restart,
+        the_outbox_does_what_every_outbox_must,
     }
     payments {
         the_record_does_what_every_record_must,

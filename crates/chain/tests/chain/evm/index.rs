@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use alloy::sol_types::SolCall;
-use domain::vault::VaultEvent;
+use domain::vault::{BatchRefusal, Ledger, LedgerError, VaultEvent};
 use domain::{Bytes, Usdc};
 use palatine_chain::evm::abi::{PODVaultFactory, TestUSDC};
 use palatine_chain::evm::fake::{MemoryLedger, MemoryOutbox};
-use palatine_chain::evm::{EvmConfig, EvmError, IndexError, IndexProgress, Indexer, Ledger, LedgerError, calls, suite};
+use palatine_chain::evm::{EvmConfig, EvmError, IndexError, IndexProgress, Indexer, calls, suite};
 use serde_json::json;
 
 use super::ledger::{Pod, afresh, catch_up, equals_the_chain, reconcile, vault_ledger};
@@ -184,7 +184,10 @@ async fn two_indexers_of_one_ledger_do_not_double_it() {
     pod.works(&fixture, 1).await;
     let (one, other) = tokio::join!(catch_up(&fixture.chain, &ledger), catch_up(&fixture.chain, &ledger));
     for done in [one, other] {
-        assert!(matches!(done, Ok(()) | Err(IndexError::Ledger(LedgerError::Moved))), "{done:?}");
+        assert!(
+            matches!(done, Ok(()) | Err(IndexError::Ledger(LedgerError::Refused(BatchRefusal::Moved)))),
+            "{done:?}"
+        );
     }
     catch_up(&fixture.chain, &ledger).await.unwrap();
     equals_the_chain(&fixture.chain, &ledger.ledger_state()).await;
@@ -263,7 +266,10 @@ async fn an_event_that_cannot_follow_stops_the_ledger_before_it_lies() {
     let ledger = Arc::new(MemoryLedger::default());
     let refused = catch_up(&chain, &ledger).await.unwrap_err();
     assert!(
-        matches!(refused, IndexError::Ledger(LedgerError::Impossible { vault, .. }) if vault == pod.vault),
+        matches!(
+            refused,
+            IndexError::Ledger(LedgerError::Refused(BatchRefusal::Impossible { vault, .. })) if vault == pod.vault
+        ),
         "{refused}"
     );
     assert_eq!(ledger.ledger_state().cursor(), None);

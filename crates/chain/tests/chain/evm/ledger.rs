@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use domain::evm::Call;
-use domain::vault::{LoggedEvent, VaultLedger};
+use domain::vault::{Ledger, LoggedEvent, VaultLedger};
 use domain::{Address, B256, Usdc};
 use palatine_chain::evm::fake::{LedgerState, MemoryLedger};
-use palatine_chain::evm::{Chain, IndexError, IndexProgress, Indexer, Ledger, LedgerVault, Reconciliation, calls};
+use palatine_chain::evm::{Chain, IndexError, IndexProgress, Indexer, LedgerVault, Reconciliation, calls};
 use tokio::time::timeout;
 
 use super::node::{Fixture, PATIENCE, Person};

@@ -1,7 +1,7 @@
 //! A batch that is posted, and what a re-organised chain takes back.
 
 use domain::evm::BlockRef;
-use domain::vault::LoggedEvent;
+use domain::vault::{BatchRefusal, EventBatch, LoggedEvent};
 use sqlx::{PgConnection, query};
 
 use super::rows::{
@@ -9,7 +9,7 @@ use super::rows::{
 };
 use crate::codec::integer;
 use crate::error::StoreError;
-use crate::index::{BatchDraft, BatchRefusal, EventBatch, Found, IndexId, Needs, Undo};
+use crate::index::{BatchDraft, Found, IndexId, Needs, Undo};
 use crate::postgres::database::{Command, Tx};
 use crate::postgres::json::{parse_json, to_json};
 

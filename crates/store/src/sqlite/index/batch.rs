@@ -1,13 +1,13 @@
 //! A batch that is posted, and what a re-organised chain takes back.
 
 use domain::evm::BlockRef;
-use domain::vault::LoggedEvent;
+use domain::vault::{BatchRefusal, EventBatch, LoggedEvent};
 use rusqlite::Connection;
 
 use super::rows::{credit, cursor, insert_task, put_credit, put_task, put_vault, remembered, set_cursor, task, vault};
 use crate::codec::integer;
 use crate::error::StoreError;
-use crate::index::{BatchDraft, BatchRefusal, EventBatch, Found, IndexId, Needs, Undo};
+use crate::index::{BatchDraft, Found, IndexId, Needs, Undo};
 use crate::sqlite::json::{parse_json, to_json};
 use crate::sqlite::writer::{Command, Tx};
 

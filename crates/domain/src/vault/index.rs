@@ -1,14 +1,15 @@
-//! Where the indexer writes what it has read.
+//! The index of vaults' events: what is read of a chain, batch by batch, and who keeps it.
 
 use async_trait::async_trait;
-use domain::Address;
-use domain::evm::BlockRef;
-use domain::vault::{InvalidEvent, LoggedEvent};
 
-/// Why a ledger does not take what it is given.
+use super::{InvalidEvent, LoggedEvent};
+use crate::Address;
+use crate::evm::BlockRef;
+
+/// Why a batch is not taken, or not taken back. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LedgerError {
-    /// Its cursor is elsewhere: somebody else has written to it.
+pub enum BatchRefusal {
+    /// The cursor is elsewhere: somebody else has written to the ledger.
     #[error("the ledger is at another block than this batch follows: another indexer writes to it")]
     Moved,
     /// An event cannot follow those before it: one was left out, or made up.
@@ -23,6 +24,14 @@ pub enum LedgerError {
         /// What is wrong with it.
         why: InvalidEvent,
     },
+}
+
+/// Why a ledger does not do what it is asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// The batch cannot be.
+    #[error(transparent)]
+    Refused(#[from] BatchRefusal),
     /// The storage failed. For the log, not for clients.
     #[error("the ledger's storage failed: {0}")]
     Unavailable(String),
@@ -58,11 +67,11 @@ pub trait Ledger: Send + Sync {
     /// All vaults created at or below the cursor.
     async fn vaults(&self) -> Result<Vec<Address>, LedgerError>;
 
-    /// Posts the events in their order by [`domain::vault::post`], remembers the
+    /// Posts the events in their order by [`post`](super::post), remembers the
     /// blocks, forgets old ones, and moves the cursor.
     ///
     /// # Errors
-    /// [`LedgerError::Moved`] when the cursor is not `batch.after`; then, as after
+    /// [`BatchRefusal::Moved`] when the cursor is not `batch.after`; then, as after
     /// every error, nothing has changed.
     async fn apply(&self, batch: &EventBatch) -> Result<(), LedgerError>;
 
