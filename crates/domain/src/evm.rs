@@ -217,6 +217,12 @@ pub trait Outbox: Send + Sync {
     ) -> Result<(), OutboxError>;
 }
 
+impl fmt::Debug for dyn Outbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outbox")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use domain::U256;
-use domain::evm::{Call, IntentKey, OutboxEntry, SenderAccount, TransactionOutcome};
+use domain::evm::{Call, IntentKey, Outbox, OutboxEntry, SenderAccount, TransactionOutcome};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::unsent::SendError;

@@ -76,12 +76,6 @@ pub(super) struct Worker {
     last_error: watch::Sender<Option<String>>,
 }
 
-impl std::fmt::Debug for dyn Outbox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Outbox")
-    }
-}
-
 impl Worker {
     /// Reads what is pending and offers it again.
     pub(super) async fn recover(

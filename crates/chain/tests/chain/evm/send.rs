@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::evm::{Call, IntentKey, OutboxEntryState, SenderAccount, TransactionOutcome};
+use domain::evm::{Call, IntentKey, MAX_PENDING, Outbox, OutboxEntryState, SenderAccount, TransactionOutcome};
 use domain::{Address, Usdc};
 use palatine_chain::evm::fake::MemoryOutbox;
-use palatine_chain::evm::{
-    BlockTag, Chain, Estimate, EvmConfig, EvmError, MAX_PENDING, Outbox, SendError, Sender, calls,
-};
+use palatine_chain::evm::{BlockTag, Chain, Estimate, EvmConfig, EvmError, SendError, Sender, calls};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::json;
