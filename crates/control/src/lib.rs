@@ -13,7 +13,6 @@
 //! | `reconcile` | plan, round, teardown, marks, balances, pruning: the loops, and what they share with `pods` |
 //! | `context` | what the tasks share |
 
-mod clock;
 mod config;
 mod context;
 #[cfg(feature = "fake")]
@@ -24,9 +23,7 @@ mod reconcile;
 mod service;
 
 pub use client::{LogSource, NodeError};
-pub use clock::SystemClock;
 pub use config::Config;
-pub use domain::Clock;
 pub use fleet::images::ImageTable;
 pub use fleet::inventory::Fleet;
 pub use fleet::node::{ByteStream, Node, NodeBody};

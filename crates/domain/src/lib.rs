@@ -1,4 +1,5 @@
 //! The rules of the product, pure: no IO, no clock, no randomness.
+//! [`SystemClock`] is here for the edges, beside its trait: no rule reads it.
 //!
 //! Everything that decides is here and can be tried without a database, a
 //! network or a virtual machine; everything that acts is in the other crates.
@@ -33,4 +34,4 @@ pub use money::{MoneyError, Usdc};
 pub use placement::{NodeView, PlacementError, ResourceRequest, place};
 pub use pod::{PodId, PodIdError};
 pub use tier::{Tier, TierError, TierName, Tiers, TokenAmount};
-pub use time::{Clock, UnixMillis};
+pub use time::{Clock, SystemClock, UnixMillis};

@@ -1,9 +1,11 @@
-//! Points in time, as the wire carries them.
+//! Points in time, as the wire carries them, and where an edge takes them from.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Milliseconds since the Unix epoch. The domain never reads a clock: every
+/// Milliseconds since the Unix epoch. What decides never reads a clock: every
 /// instant is handed in by the edge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(transparent)]
@@ -24,8 +26,8 @@ impl UnixMillis {
 
     /// Converts what a system clock says; `None` before 1970.
     #[must_use]
-    pub fn from_system(at: std::time::SystemTime) -> Option<Self> {
-        let elapsed = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    pub fn from_system(at: SystemTime) -> Option<Self> {
+        let elapsed = at.duration_since(UNIX_EPOCH).ok()?;
         u64::try_from(elapsed.as_millis()).ok().map(Self)
     }
 }
@@ -34,6 +36,19 @@ impl UnixMillis {
 pub trait Clock: Send + Sync {
     /// Now.
     fn now(&self) -> UnixMillis;
+}
+
+/// The machine's clock, which can be set: how long something takes is measured otherwise.
+/// All programs read this one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> UnixMillis {
+        // Before 1970 nothing expires, nothing is billed, and every signature and deadline
+        // is one of the future, which is refused.
+        UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
+    }
 }
 
 impl std::fmt::Display for UnixMillis {

@@ -31,7 +31,6 @@
 //!   heartbeat before: at most a second less than it lived, never more.
 
 mod api;
-mod clock;
 mod config;
 mod context;
 mod error_chain;
@@ -57,7 +56,6 @@ mod tests;
 mod upkeep;
 
 pub use api::openapi;
-pub use clock::SystemClock;
 pub use config::{Config, ConfigError, ShutdownPolicy};
 pub use images::{BaseImage, ImageCatalog};
 pub use sandbox::network::Config as NetworkConfig;

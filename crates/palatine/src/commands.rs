@@ -10,11 +10,9 @@ pub(crate) mod vault;
 pub(crate) mod wallet;
 
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use auth::Keypair;
-use domain::UnixMillis;
 
 use crate::cli::Target;
 use crate::keypair;
@@ -42,9 +40,4 @@ pub(crate) fn signer(target: &Target, state: &StateDir) -> Result<Keypair> {
     let path: Option<PathBuf> = here.or_else(|| solana().filter(|path| path.is_file()));
     let path = path.context("no keypair: pass --keypair FILE, or make one with: palatine keygen FILE")?;
     keypair::read(&path)
-}
-
-/// This machine's clock.
-pub(crate) fn now() -> Result<UnixMillis> {
-    UnixMillis::from_system(SystemTime::now()).context("read the clock: it says a time before 1970")
 }

@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use auth::TokenIssuer;
 use chain::SolanaBalances;
 use client::NodeClient;
-use control::{Clock, Control, RemoteNode, SystemClock};
+use control::{Control, RemoteNode};
+use domain::{Clock, SystemClock};
 use gateway::{GatewayParts, Listeners};
 use identity::Identity;
 use store::{SealedKeys, Store};
@@ -37,14 +38,14 @@ async fn run(config: &Config) -> Result<()> {
     // Listening first: a taken port is said before anything else is touched.
     let listeners = Listeners::bind(&config.gateway, &config.tls).await?;
     let store = Store::open(&config.store).await.context("open the database")?;
-    let now = commands::now()?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let now = clock.now();
     let keys = SealedKeys::open_or_create(&store, &config.store, now).await.context("open the keys in the database")?;
     let has_runs = !store.live().await.context("list the live runs")?.is_empty();
     let tokens = TokenIssuer::new(&gateway::token_key(&keys, &config.gateway.token_key_file, has_runs, now).await?);
     // Nothing is asked of the chain yet: while no endpoint answers, stopping must work.
     let balances = Arc::new(SolanaBalances::new(&config.solana).context("[solana]")?);
     let node = RemoteNode::new(NODE, NodeClient::new(&config.node.socket));
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let tiers = config.tiers()?;
     // The control plane ends after the gateway: requests that drain still need it.
     let control_ends = CancellationToken::new();

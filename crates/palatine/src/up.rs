@@ -37,6 +37,7 @@ use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, bail};
+use domain::{Clock, SystemClock};
 use rustix::process::Signal;
 use serde::Serialize;
 use tokio::runtime::Builder;
@@ -212,7 +213,7 @@ struct StackStatus {
 pub(crate) fn status(state: &StateDir, json: bool) -> Result<ExitCode> {
     let Some(stack) = state.running()? else { bail!("Nothing is running here. Start it: ./dev up") };
     let health = Health::read(&state.parts())?;
-    let age = Duration::from_millis(health::now().0.saturating_sub(health.looked_at.0));
+    let age = Duration::from_millis(SystemClock.now().since(health.looked_at));
     let ok = health.is_ok() && age < STALE_AFTER;
     let status = StackStatus { stack, ok, health };
     show(json, &status, |status| {

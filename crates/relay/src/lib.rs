@@ -22,7 +22,7 @@
 //! | `class`, `sponsor` | what a call is for; for whom vaults are deployed |
 //! | `spend`, `budget` | pure: what is counted of a call, and for whom; `[relayer.budgets]` |
 //! | `request`, `payment`, `allow`, `calls`, `price`, `outcome`, `text` | pure: checks and meanings |
-//! | `chain`, `clock` | the traits: what is needed from outside, besides [`Journal`] |
+//! | `chain` | the trait: what is needed from outside, besides [`Journal`] and [`domain::Clock`] |
 //! | `evm` | [`EvmChain`]: the chain, over `chain::evm` |
 //! | `config`, `error` | `[relayer]`; refusals |
 //! | `client` | a relayer elsewhere |
@@ -36,7 +36,6 @@ mod calls;
 pub mod chain;
 mod class;
 pub mod client;
-mod clock;
 mod config;
 #[cfg(feature = "fake")]
 pub mod conformance;
@@ -63,9 +62,7 @@ mod worker;
 pub use budget::{BudgetUnit, Budgets};
 pub use chain::{Chain, ChainError, ChainParameters};
 pub use class::{CallPurpose, VaultDeployment};
-pub use clock::SystemClock;
 pub use config::{Config, ConfigError, FeePolicy, TargetContract};
-pub use domain::Clock;
 pub use domain::relay::{Journal, JournalError};
 pub use error::{ErrorBody, RelayError};
 pub use evm::{EvmChain, facts};

@@ -9,7 +9,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use domain::{RunId, UnixMillis, Wallet};
+use domain::{Clock, RunId, SystemClock, Wallet};
 use palatine_store::{Admission, Config, ReplayKey, RunReservation, Store};
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -111,7 +111,7 @@ fn reservation(caller: u64, turn: u64) -> Result<RunReservation, Fault> {
     }
     let mut key = wallet;
     key.reverse();
-    let now = UnixMillis::from_system(std::time::SystemTime::now()).ok_or("the clock is before 1970")?;
+    let now = SystemClock.now();
     Ok(RunReservation {
         replay_key: ReplayKey { key, expires_at: now.plus(330_000) },
         id: RunId::from_bits(seed),

@@ -8,8 +8,8 @@ use alloy_primitives::Signature;
 use chain::evm::calls::{self, DeadlineSignature};
 use chain::evm::{BlockTag, Chain, EvmError, SendError, Sender};
 use domain::evm::{IntentKey, TransactionOutcome};
-use domain::{Address, Bytes, ClientAddr, PodId, UnixMillis, Wallet};
-use relay::{Beneficiary, CallPurpose, Clock, GasSpend};
+use domain::{Address, Bytes, ClientAddr, Clock, PodId, UnixMillis, Wallet};
+use relay::{Beneficiary, CallPurpose, GasSpend};
 use store::{DeployState, VaultConsent, VaultDeploy};
 use wire::v1::vault::{AgentVault, DeployRequest};
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chain::evm::{Chain, EvmConfig, Sender, SigningKey};
+use domain::SystemClock;
 use identity::Identity;
 use relay::Relayer;
 use store::Store;
@@ -70,7 +71,7 @@ async fn relayer(
     let chain = relay::EvmChain::new(Arc::clone(chain), sender.clone());
     let sponsor = Arc::new(StoreSponsor(store.clone()));
     let (chain, journal, clock) =
-        (Arc::new(chain), Arc::new(store.relay_journal(chain_id)), Arc::new(relay::SystemClock));
+        (Arc::new(chain), Arc::new(store.relay_journal(chain_id)), Arc::new(SystemClock));
     let relayer = Relayer::sponsoring(options.relayer.clone(), chain, journal, clock, sponsor);
     let relayer = relayer.map_err(|error| unfit(&error))?;
     relayer.resume().await?;

@@ -147,11 +147,11 @@ mod tests {
 
     use chain::evm::fake::MemoryOutbox;
     use chain::evm::{SigningKey, deploy_local};
-    use domain::U256;
+    use domain::{SystemClock, U256};
     use fixtures::{ACCOUNT_KEYS, Anvil, CHAIN_ID, PATIENCE};
     use identity::{Identity, SignerSync};
     use relay::fake::MemoryJournal;
-    use relay::{Config, EvmChain, SystemClock};
+    use relay::{Config, EvmChain};
     use tokio::time::timeout;
 
     use super::*;

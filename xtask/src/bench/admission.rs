@@ -9,12 +9,12 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use auth::{GatewayName, Keypair};
 use bytes::Bytes;
-use domain::UnixMillis;
+use domain::{Clock, SystemClock, UnixMillis};
 use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -200,7 +200,7 @@ async fn connect(port: u16) -> Result<Sender> {
 fn requests(port: u16, from: usize, count: usize) -> Result<Vec<Request<Full<Bytes>>>> {
     let gateway: GatewayName = format!("127.0.0.1:{port}").parse()?;
     // Clients sign when they send: their instants rise, five of them a millisecond.
-    let start = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
+    let start = SystemClock.now();
     let signed = (from..from + count).map(|wallet| {
         let now = UnixMillis(start.0 - SIGNED_BEFORE_MS + u64::try_from(wallet - from)? / 5);
         let mut seed = [0x5e; 32];
@@ -221,7 +221,7 @@ fn requests(port: u16, from: usize, count: usize) -> Result<Vec<Request<Full<Byt
 /// Microseconds of one verification with nothing around it: how quick the machine is
 /// at the moment.
 fn bare_verification() -> Result<f64> {
-    let now = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
+    let now = SystemClock.now();
     let gateway: GatewayName = "127.0.0.1:8080".parse()?;
     let headers = Keypair::generate(&[0x5e; 32]).sign_request(&gateway, &SPAWN, now);
     let presented = auth::SignatureHeaders {

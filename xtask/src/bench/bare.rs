@@ -8,10 +8,11 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use domain::{Clock, SystemClock};
 use serde_json::{Value, json};
 
 /// How long a start may take.
@@ -41,7 +42,7 @@ pub(crate) struct Bare {
 /// took and what `pod` measured of itself.
 pub(crate) fn run(bare: &Bare) -> Result<()> {
     let run: Value = serde_json::from_slice(&fs::read(&bare.run)?)?;
-    let identity = identity(run)?;
+    let identity = identity(run);
     let mut qemu = command(bare)?;
     let web = reqwest::blocking::Client::builder().no_proxy().timeout(LIMIT).build()?;
     let since = Instant::now();
@@ -85,18 +86,17 @@ fn knock(address: SocketAddr, child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-fn identity(run: Value) -> Result<Value> {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-    Ok(json!({
+fn identity(run: Value) -> Value {
+    json!({
         "agent_id": "00000000-0000-0001",
         "token": TOKEN,
-        "clock_unix_ns": u64::try_from(now.as_nanos())?,
+        "clock_unix_ns": SystemClock.now().0 * 1_000_000,
         // Base64 of 64 zero bytes.
         "entropy": format!("{}==", "A".repeat(86)),
         "resolvers": ["1.1.1.1"],
         "run": run,
         "env": {},
-    }))
+    })
 }
 
 /// The product's own command line, with files and a tap of ours in place of the

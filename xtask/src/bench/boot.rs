@@ -4,11 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use auth::Keypair;
-use domain::UnixMillis;
+use domain::{Clock, SystemClock};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -192,9 +192,8 @@ impl ProductStack {
     }
 
     fn ask(&self, method: &str, path: &str, body: &str) -> Result<Value> {
-        let now = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
         let signed = auth::BoundRequest { method, path, body: body.as_bytes() };
-        let headers = self.holder.sign_request(&LISTEN.parse()?, &signed, now);
+        let headers = self.holder.sign_request(&LISTEN.parse()?, &signed, SystemClock.now());
         let request = self.web.request(method.parse()?, format!("http://{LISTEN}{path}")).body(body.to_owned());
         let request = request.header("content-type", "application/json").header("x-wallet", headers.wallet);
         let request = request.header("x-signature", headers.signature).header("x-timestamp", headers.timestamp);

@@ -10,18 +10,18 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use alloy::consensus::{SignableTransaction, TxEip1559, TxEnvelope};
 use alloy::eips::eip2718::Encodable2718;
 use alloy::signers::SignerSync;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use chain::evm::{Chain, EvmConfig, Sender, SigningKey, calls};
 use domain::evm::Call;
-use domain::{Address, Bytes, U256, UnixMillis, Usdc};
+use domain::{Address, Bytes, Clock, SystemClock, U256, Usdc};
 use fixtures::CHAIN_ID;
 use relay::fake::{TestRequest, TestWallet};
-use relay::{ChainParameters, EvmChain, Relayer, SystemClock};
+use relay::{ChainParameters, EvmChain, Relayer};
 use serde_json::json;
 use store::Store;
 use tokio::time::sleep;
@@ -204,8 +204,7 @@ impl RelayBench {
 
     fn request(&mut self, round: u32) -> Result<Vec<u8>> {
         let call = self.call(2, round);
-        let now = UnixMillis::from_system(SystemTime::now()).context("read the clock")?;
-        let deadline = now.0 / 1000 + 3600;
+        let deadline = SystemClock.now().0 / 1000 + 3600;
         let ask =
             TestRequest { to: call.to, data: call.data, nonce: self.forwarded, gas: GAS, value: U256::ZERO, deadline };
         self.forwarded += 1;

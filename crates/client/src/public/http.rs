@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use auth::{GatewayName, Keypair};
 use bytes::Bytes;
-use domain::{UnixMillis, Wallet};
+use domain::{Clock, SystemClock, UnixMillis, Wallet};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Body, Client, Method, Response, StatusCode, Url};
@@ -91,7 +91,7 @@ impl Signer {
     /// Now; but never the same instant twice, since a gateway takes each signed
     /// text once.
     fn instant(&self) -> UnixMillis {
-        let now = UnixMillis::from_system(SystemTime::now()).unwrap_or_default().0;
+        let now = SystemClock.now().0;
         let next = |last: u64| now.max(last + 1);
         let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
         UnixMillis(next(last.unwrap_or_default()))

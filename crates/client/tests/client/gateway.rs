@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use auth::{Keypair, SignatureHeaders, VerifyPolicy};
 use axum::Router;
@@ -12,7 +12,7 @@ use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
-use domain::{RunId, UnixMillis};
+use domain::{Clock, RunId, SystemClock};
 use futures_util::stream::{self, Stream, StreamExt};
 use http::StatusCode;
 use http_body_util::BodyExt;
@@ -92,7 +92,7 @@ async fn guard(State(used): State<Used>, request: Request, next: Next) -> Respon
         audience: text("x-audience"),
     };
     let signed = auth::BoundRequest { method: head.method.as_str(), path: &path, body: &body };
-    let now = UnixMillis::from_system(SystemTime::now()).unwrap();
+    let now = SystemClock.now();
     // Whoever the client's URL names, is meant.
     let named = [text("host").unwrap().parse().unwrap()];
     let policy = VerifyPolicy { audiences: &named, require_bound: true };

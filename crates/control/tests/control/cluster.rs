@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chain::fake::FakeBalances;
-use domain::{State, Tiers, UnixMillis};
+use domain::{Clock, State, Tiers, UnixMillis};
 use fixtures::PATIENCE;
 pub(crate) use fixtures::{pod, run as id, wallet};
 use palatine_control::fake::{FakeNode, NodeBuild, TokioClock};
-use palatine_control::{Clock, Config, Control, Node, SpawnError, SpawnOrder, Starting};
+use palatine_control::{Config, Control, Node, SpawnError, SpawnOrder, Starting};
 use store::{Admission, ReplayKey, RunRecord, RunReservation, Sqlite, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;

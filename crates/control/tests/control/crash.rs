@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::{FailReason, State};
 use palatine_control::fake::{FakeNode, NodeBuild};
-use palatine_control::{Clock, Config};
+use palatine_control::Config;
 
 use crate::cluster::{ClusterSetup, TestCluster, id};
 

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use auth::{Keypair, MessageEncoding, SignedHeaders, TokenIssuer};
 use chain::fake::FakeBalances;
 use control::fake::{FakeNode, NodeBuild};
-use control::{Control, Node, SystemClock};
-use domain::{RunId, Tiers, UnixMillis};
+use control::{Control, Node};
+use domain::{Clock, RunId, SystemClock, Tiers, UnixMillis};
 use gateway::{Config, GatewayParts, Limits, Listeners, Tls, serve};
 use metrics_exporter_prometheus::PrometheusHandle;
 use palatine_gateway as gateway;
@@ -287,7 +287,7 @@ pub(crate) fn holder() -> Keypair {
 /// An instant that no other signature of this process carries.
 pub(crate) fn instant() -> UnixMillis {
     static LAST: AtomicU64 = AtomicU64::new(0);
-    let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let now = SystemClock.now().0;
     let before = LAST.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(now.max(last + 1))).unwrap();
     UnixMillis(now.max(before + 1))
 }

@@ -176,18 +176,13 @@ fn identity(
         pod_id: record.desired.pod,
         run_id: record.id,
         token: secrets.token.clone(),
-        clock_unix_ns: unix_ns(),
+        clock_unix_ns: shared.clock.now().0.saturating_mul(1_000_000),
         entropy: STANDARD.encode(entropy).into(),
         resolvers: shared.resolvers.clone(),
         run: record.run.clone(),
         env: secrets.env.clone(),
         traceparent: trace.clone(),
     })
-}
-
-fn unix_ns() -> u64 {
-    let elapsed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn outcome(

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::{Clock, FailReason, MarkKind, NodeShortage};
+use domain::{Clock, FailReason, MarkKind, NodeShortage, SystemClock};
 use fixtures::until_holds;
 use sandbox::RuntimeOperation;
 use tokio::time::timeout;
@@ -133,7 +133,7 @@ async fn fault_1_6_a_readiness_that_the_journal_does_not_take_is_neither_shown_n
     until_holds("an identity", || host.guests.with(id(1), |guest| !guest.identities.is_empty())).await;
     host.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
     daemon.until(id(1), waits_for_the_records).await;
-    let released = crate::SystemClock.now();
+    let released = SystemClock.now();
     drop(held);
     daemon.ready(id(1)).await;
     let marks = daemon.marks(id(1)).await;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Generation, ImageDigest, MarkKind, PodId, RunId, UnixMillis};
+use domain::{Generation, ImageDigest, MarkKind, PodId, RunId, SystemClock, UnixMillis};
 use image::ImageError;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbox::fake::FakeHost;
@@ -24,8 +24,7 @@ use crate::ledger::Ledger;
 use crate::node::{CreateError, CreateOutcome, Node};
 use crate::policy::Capacity;
 use crate::registry::Registry;
-use crate::reserve;
-use crate::{Config, SystemClock};
+use crate::{Config, reserve};
 
 /// The one image there is.
 pub(super) const IMAGE: ImageDigest = ImageDigest([7; 32]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{Clock, Generation, NodeShortage, PodId, RunId};
+use domain::{Clock, Generation, NodeShortage, PodId, RunId, SystemClock};
 use fixtures::until_holds;
 use sandbox::{DriverRefusal, RuntimeOperation};
 use wire::v1::node::{DataDisk, DataPolicy, Phase, SandboxSpec};
@@ -51,7 +51,7 @@ async fn what_a_run_wrote_is_there_in_the_next_run_of_its_pod_and_in_no_others()
     });
     host.machine.write_data(id(1), WRITTEN);
     let kept = end(&daemon, id(1), DataPolicy::Keep).await.kept.unwrap();
-    let now = crate::SystemClock.now();
+    let now = SystemClock.now();
     assert!(kept.until.is_some_and(|until| until > now) && kept.bytes > 0);
     start(&daemon, id(2), &spec_of(PodId::chosen("agent-124").unwrap())).await;
     assert_eq!(host.machine.data(id(2)).as_deref(), Some(""));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{Clock, FailReason, Mark, MarkKind, NodeShortage, UnixMillis};
+use domain::{Clock, FailReason, Mark, MarkKind, NodeShortage, SystemClock, UnixMillis};
 use fixtures::until_holds;
 use sandbox::{DiskRetention, DiskUsage, DriverRefusal, GuestSpec, Runtime, RuntimeOperation, Slot};
 use serde_json::Value;
@@ -136,7 +136,7 @@ async fn fault_1_1_a_deletion_without_the_owners_word_that_was_cut_off_keeps_the
 async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_before() {
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
-    let now = crate::SystemClock.now();
+    let now = SystemClock.now();
     let driver = host.machine.driver();
     for (bits, since) in [(1, UnixMillis(0)), (2, now)] {
         let slot = Slot { run: id(bits), number: 0 };
@@ -212,7 +212,7 @@ async fn fault_1_6_a_guest_that_its_vmm_stops_is_billed_until_it_was_last_seen_a
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
     host.machine.pause(id(1), Some(NodeShortage::Disk));
-    let paused = crate::SystemClock.now();
+    let paused = SystemClock.now();
     daemon.until(id(1), waits_for(NodeShortage::Disk)).await;
     let marks = daemon.marks(id(1)).await;
     let Some(AgentMark { mark: Mark { kind: MarkKind::Unready, at, .. }, .. }) = marks.last() else {

@@ -4,12 +4,11 @@ use std::error::Error;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use alloy_primitives::Signature;
-use domain::{Address, B256, Usdc};
+use domain::{Address, B256, Clock, SystemClock, Usdc};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use identity::{Identity, SignerSync};
 use x402::{BuyError, Buyer, SignError, SignHash, SignedPayment, Tokens};
 
-use super::now;
 use crate::cli::Signer;
 use crate::signer::open;
 use crate::up::StateDir;
@@ -65,7 +64,7 @@ impl<'a> LimitedPayer<'a> {
 
     fn sign(&self, headers: &HeaderMap, body: &[u8]) -> Result<SignedPayment, Box<dyn Error + Send + Sync>> {
         let most_s = x402::Config::default().max_timeout_s;
-        let now_s = now()?.0 / 1000;
+        let now_s = SystemClock.now().0 / 1000;
         let mut nonce = [0; 32];
         getrandom::fill(&mut nonce)?;
         let nonce = B256::from(nonce);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use domain::{PodId, UnixMillis};
+use domain::{Clock, PodId, SystemClock, UnixMillis};
 use identity::{Identity, KdfCost};
 use secrecy::SecretString;
 use store::{SealedKeys, Store};
@@ -20,7 +20,7 @@ pub(crate) fn identity(config: Option<&Path>, command: PodIdentity, json: bool) 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let done = runtime.block_on(async {
         let identities = open(&config).await?;
-        let now = super::now()?;
+        let now = SystemClock.now();
         match command {
             PodIdentity::Export { pod, out, password } => {
                 let keystore = out.unwrap_or_else(|| PathBuf::from(format!("{pod}.json")));

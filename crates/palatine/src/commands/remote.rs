@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use client::{AgentEndpoint, ChatPrompt, ClientError, GatewayClient, LogSource, SpawnOptions};
-use domain::PodId;
+use domain::{Clock, PodId, SystemClock};
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
 use wire::fault::Code;
@@ -17,7 +17,7 @@ use wire::v1::vault::Prices;
 use wire::{Environment, Secret};
 
 use super::pay::LimitedPayer;
-use super::{gateway, now, signer};
+use super::{gateway, signer};
 use crate::answers::{Removed, RemovedAgent};
 use crate::cli::{Ask, Command, EnvEntry, Exec, Logs, Price, Run, Signer, Spawn, Start, Target};
 use crate::failure::Exit;
@@ -139,8 +139,7 @@ impl Session<'_> {
 
     async fn list(&self) -> Result<()> {
         let answer = AgentsResponse { agents: self.client.agents().await? };
-        let now = now()?;
-        Ok(show(self.json, &answer, |answer| output::agents(&answer.agents, now))?)
+        Ok(show(self.json, &answer, |answer| output::agents(&answer.agents, SystemClock.now()))?)
     }
 
     async fn logs(&self, options: &Logs) -> Result<()> {

@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 use auth::BoundRequest;
+use domain::{Clock, SystemClock};
 
-use super::{gateway, now, signer};
+use super::{gateway, signer};
 use crate::cli::{Sign, Target};
 use crate::up::StateDir;
 
@@ -16,7 +17,7 @@ pub(crate) fn run(target: &Target, request: &Sign) -> Result<()> {
     };
     let name = client::gateway_name(&gateway)?;
     let signed = BoundRequest { method: &request.method, path, body: request.body.as_bytes() };
-    let headers = keypair.sign_request(&name, &signed, now()?);
+    let headers = keypair.sign_request(&name, &signed, SystemClock.now());
     println!("X-Wallet: {}\nX-Signature: {}", headers.wallet, headers.signature);
     println!("X-Timestamp: {}\nX-Audience: {name}", headers.timestamp);
     Ok(())

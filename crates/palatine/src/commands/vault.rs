@@ -13,13 +13,13 @@ use chain::evm::{EvmConfig, calls};
 use client::{ClientError, GatewayClient};
 use domain::evm::Call;
 use domain::vault::{TaskId, TaskTerms, VaultSettings};
-use domain::{Address, B256, Bytes, PodId, U256, Usdc};
+use domain::{Address, B256, Bytes, Clock, PodId, SystemClock, U256, Usdc};
 use identity::{Identity, SignerSync};
 use relay::client::{ForwarderKind, MaxFee, RelayCall, RelayCallSigner, RelayClient, RelayClientConfig, RelayResult};
 use wire::fault::Code;
 use wire::v1::vault::{ChainResponse, DeployRequest, SubmitTaskRequest, Task, VaultResponse, VaultState};
 
-use super::{gateway, now, signer as holder};
+use super::{gateway, signer as holder};
 use crate::answers::CallOutcome;
 use crate::cli::{CreateTask, Signer, Target, Vault, VaultName, VaultTaskArg};
 use crate::output::{self, show};
@@ -208,7 +208,7 @@ impl VaultSession<'_> {
             bail!("your wallet is linked to {}, and the key is {}'s: pass --keystore", vault.owner, owner.address());
         }
         let evm = config(&self.chain().await?);
-        let deadline = self.now_s()? + WINDOW_S;
+        let deadline = now_s() + WINDOW_S;
         let message = CreateVault {
             podId: agent.to_string(),
             owner: vault.owner,
@@ -225,7 +225,7 @@ impl VaultSession<'_> {
         let vault = self.vault(task.vault).await?;
         let creator = open(self.signer, self.state)?;
         let evm = config(&chain);
-        let now = self.now_s()?;
+        let now = now_s();
         let terms = terms(task, &vault, creator.address(), now, random()?);
         let window = ValidityWindow { after: now.saturating_sub(BACKDATED_S), before: now + WINDOW_S };
         let payment = task_payment(&evm, vault.address, &terms, window);
@@ -318,7 +318,7 @@ impl VaultSession<'_> {
             data: call.data.clone(),
             value: call.value,
             gas: GAS,
-            deadline: self.now_s()? + WINDOW_S,
+            deadline: now_s() + WINDOW_S,
         };
         Ok(self.remote(chain)?.relay(party(signer), &request, &self.fee()?, None).await?)
     }
@@ -348,11 +348,7 @@ impl VaultSession<'_> {
 
     /// Nothing is paid for relaying unless somebody says so.
     fn fee(&self) -> Result<MaxFee> {
-        Ok(MaxFee { most: self.signer.fee_up_to.unwrap_or_default(), nonce: random()?, now_s: self.now_s()? })
-    }
-
-    fn now_s(&self) -> Result<u64> {
-        Ok(now()?.0 / 1000)
+        Ok(MaxFee { most: self.signer.fee_up_to.unwrap_or_default(), nonce: random()?, now_s: now_s() })
     }
 
     fn show_transaction(&self, what: &'static str, task: TaskId, done: &wire::v1::vault::TxResponse) -> Result<()> {
@@ -428,6 +424,11 @@ fn hash_of(result: Option<&Path>) -> Result<B256> {
     read.context("read the result")?;
     anyhow::ensure!(bytes.len() as u64 <= MAX_RESULT, "the result is larger than {MAX_RESULT} bytes");
     Ok(keccak256(&bytes))
+}
+
+/// This machine's clock, in Unix seconds.
+fn now_s() -> u64 {
+    SystemClock.now().0 / 1000
 }
 
 fn random() -> Result<B256> {

@@ -6,10 +6,11 @@ use alloy_primitives::B128;
 use anyhow::{Context, Result};
 use auth::{EvmSignature, LinkTerms, MAX_LIFETIME_MS, MessageEncoding};
 use client::{GatewayClient, gateway_name};
+use domain::{Clock, SystemClock};
 use identity::{Identity, KdfCost, Keystore, SignerSync};
 use wire::v1::vault::LinkRequest;
 
-use super::{gateway, now, signer as holder};
+use super::{gateway, signer as holder};
 use crate::answers::WalletInfo;
 use crate::cli::{Signer, Target, Wallet};
 use crate::output::{self, show};
@@ -43,7 +44,7 @@ async fn link(target: &Target, state: &StateDir, signer: &Signer) -> Result<()> 
     let client = GatewayClient::new(&url)?.signed_by(holder.clone());
     let chain = client.chain().await?;
     let owner = open(signer, state)?;
-    let issued_at = now()?;
+    let issued_at = SystemClock.now();
     let terms = LinkTerms {
         gateway: gateway_name(&url)?,
         holder: holder.wallet(),

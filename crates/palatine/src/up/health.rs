@@ -5,10 +5,10 @@ use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use domain::UnixMillis;
+use domain::{Clock, SystemClock, UnixMillis};
 use sandbox::ProcessFacts;
 use serde::{Deserialize, Serialize};
 
@@ -134,7 +134,7 @@ impl HealthRecorder {
 
     /// Notes how a part is.
     pub(crate) fn note(&self, part: PartName, state: State, why: Option<String>) {
-        let now = now();
+        let now = SystemClock.now();
         let changed = self.change(part, |report| {
             if report.state != state {
                 report.since = now;
@@ -171,7 +171,7 @@ impl HealthRecorder {
     fn change<T>(&self, part: PartName, change: impl FnOnce(&mut PartHealth) -> T) -> T {
         let mut health = self.health.borrow_mut();
         let at = health.parts.iter().position(|report| report.part == part);
-        let (state, since) = (State::Starting, now());
+        let (state, since) = (State::Starting, SystemClock.now());
         let mut report = match at {
             Some(at) => health.parts.remove(at),
             None => PartHealth { part, state, since, why: None, restarts: 0, process: None },
@@ -230,10 +230,6 @@ fn sentence(report: &PartHealth) -> String {
 pub(crate) fn clock(at: UnixMillis) -> String {
     let seconds = at.0 / 1000 % 86_400;
     format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
-}
-
-pub(crate) fn now() -> UnixMillis {
-    UnixMillis::from_system(SystemTime::now()).unwrap_or_default()
 }
 
 #[cfg(test)]

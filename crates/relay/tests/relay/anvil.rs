@@ -7,11 +7,11 @@ use alloy::signers::local::PrivateKeySigner;
 use alloy_primitives::{Address, B256, U256};
 use chain::evm::fake::MemoryOutbox;
 use chain::evm::{BlockTag, EvmConfig, LocalContracts, Sender, SigningKey, calls, deploy_local, typed};
-use domain::Usdc;
 use domain::evm::Outbox;
 use domain::relay::Journal;
+use domain::{SystemClock, Usdc};
 use palatine_relay::fake::{MemoryJournal, TestRequest, TestWallet};
-use palatine_relay::{Config, EvmChain, RelayError, RelayResponse, Relayer, SponsorAll, SystemClock};
+use palatine_relay::{Config, EvmChain, RelayError, RelayResponse, Relayer, SponsorAll};
 use serde_json::json;
 use wire::v1::relay::RelayAnswer;
 

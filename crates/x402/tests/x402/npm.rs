@@ -13,7 +13,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::{any, get, post};
-use domain::{Address, B256, UnixMillis, Usdc};
+use domain::{Address, B256, Clock, SystemClock, UnixMillis, Usdc};
 use fixtures::{ACCOUNT_KEYS, PATIENCE, assets};
 use palatine_x402::*;
 use serde_json::Value;
@@ -36,7 +36,7 @@ pub(crate) struct SellerServer {
 
 /// The real clock: the clients have no other.
 pub(crate) fn clock() -> UnixMillis {
-    UnixMillis::from_system(std::time::SystemTime::now()).unwrap()
+    SystemClock.now()
 }
 
 impl SellerServer {

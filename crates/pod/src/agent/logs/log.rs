@@ -1,9 +1,8 @@
 //! The ring, shared: many write, many follow, nobody waits for a slow reader.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
 
-use domain::UnixMillis;
+use domain::{Clock, SystemClock};
 use tokio::sync::watch;
 use wire::v1::pod::LogLine;
 
@@ -33,8 +32,7 @@ impl Logs {
 
     /// Keeps a line of a stream.
     pub(crate) fn push(&self, stream: &str, line: String) {
-        let at = UnixMillis::from_system(SystemTime::now()).unwrap_or_default();
-        self.ring().push(at, stream, line);
+        self.ring().push(SystemClock.now(), stream, line);
         self.0.closed.send_modify(|_| ());
     }
 
