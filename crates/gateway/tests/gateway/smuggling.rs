@@ -1,10 +1,9 @@
 //! What would reach an agent, or a client, as something else than it was taken for.
 
-use std::process::Stdio;
-
 use axum::Router;
 use axum::routing::any;
 use bytes::Bytes;
+use fixtures::{ProcessGroup, until_holds};
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
@@ -72,19 +71,16 @@ async fn case_h2c_upgrade_real_hypercorn_is_reached_in_http_1_alone() {
     let (edge, holder) = (Edge::start().await, holder());
     let python = fixtures::assets().join("python");
     let port = fixtures::free_port();
-    let mut server = tokio::process::Command::new("python3")
-        .args(["-m", "hypercorn", "--bind", &format!("127.0.0.1:{port}"), "hello:app"])
-        .env("PYTHONPATH", &python)
-        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python"))
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
+    let mut server = ProcessGroup::start("python3", |command| {
+        command.args(["-m", "hypercorn", "--bind", &format!("127.0.0.1:{port}"), "hello:app"]);
+        command.env("PYTHONPATH", &python).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python"));
+    });
+    let group = server.id();
     let address = format!("127.0.0.1:{port}").parse().unwrap();
     edge.setup.guests.listens_at(address);
     let deadline = tokio::time::Instant::now() + crate::edge::PATIENCE * 6;
     while TcpStream::connect(address).await.is_err() {
-        assert!(server.try_wait().unwrap().is_none(), "hypercorn ended");
+        assert!(!server.has_ended(), "hypercorn ended");
         assert!(tokio::time::Instant::now() < deadline, "hypercorn does not listen");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
@@ -97,6 +93,9 @@ async fn case_h2c_upgrade_real_hypercorn_is_reached_in_http_1_alone() {
     let (id, _) = edge.agent(&holder, true).await;
     let answer = raw::exchange(&edge, &asks_for("h2c", &format!("{id}.localhost"))).await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("http 1.1"), "{answer}");
+    // It serves by processes that it starts itself.
+    drop(server);
+    until_holds("none of its processes is left", || ProcessGroup::members(group).is_empty()).await;
 }
 
 #[tokio::test]
