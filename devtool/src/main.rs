@@ -9,6 +9,8 @@ mod declared;
 mod facts;
 mod figures;
 mod fuzz;
+#[cfg(test)]
+mod fuzz_lock;
 mod pack;
 #[cfg(test)]
 mod package;
