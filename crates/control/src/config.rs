@@ -14,6 +14,8 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct Config {
     /// Milliseconds in which a new agent must be ready. Default 60000.
     pub spawn_timeout_ms: u64,
+    /// Holders for whom an agent is started at the same time, at most. Default 16384.
+    pub spawns_at_once: u32,
     /// Milliseconds between the stop signal and force. Default 10000.
     pub stop_grace_ms: u64,
     /// Milliseconds in which a node must answer. Default 30000.
@@ -46,6 +48,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             spawn_timeout_ms: 60_000,
+            spawns_at_once: 16_384,
             stop_grace_ms: 10_000,
             node_timeout_ms: 30_000,
             inventory_ms: 2_000,
@@ -74,6 +77,7 @@ impl Config {
             "control",
             [
                 ("spawn_timeout_ms", self.spawn_timeout_ms, 100..=HOUR_MS),
+                ("spawns_at_once", u64::from(self.spawns_at_once), 1..=1_000_000),
                 ("stop_grace_ms", self.stop_grace_ms, 0..=HOUR_MS),
                 ("node_timeout_ms", self.node_timeout_ms, 100..=HOUR_MS),
                 ("inventory_ms", self.inventory_ms, 50..=MINUTE_MS),

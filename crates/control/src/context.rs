@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use chain::Balances;
-use domain::{Clock, Tiers, UnixMillis};
+use domain::{Clock, RunId, Tiers, UnixMillis, Wallet};
 use store::Store;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -25,9 +25,10 @@ pub(crate) struct Context {
     pub(crate) tiers: Tiers,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) started_at: UnixMillis,
-    pub(crate) spawning: Inflight,
+    /// Each holder counts once, whatever it asks for: one of its runs at most comes to be.
+    pub(crate) spawning: Inflight<Wallet>,
     /// Being taken down on reconciliation's behalf.
-    pub(crate) leaving: Inflight,
+    pub(crate) leaving: Inflight<RunId>,
     pub(crate) locks: RunLocks,
     pub(crate) unanswered: UnansweredCreations,
     pub(crate) missing: Mutex<MissingSince>,

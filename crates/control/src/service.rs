@@ -112,7 +112,7 @@ impl Control {
     /// when it is reserved, or is not; `on_reserved` is called in between.
     ///
     /// # Errors
-    /// [`SpawnError::TooMany`], and faults of the store: then nothing is reserved.
+    /// Faults of the store: then nothing is reserved.
     pub async fn spawn(
         &self,
         order: SpawnOrder,

@@ -18,7 +18,7 @@ use crate::edge::limits::RateExceeded;
 
 /// Seconds after which a caller may try again what failed for want of something
 /// that comes back by itself.
-const SOON_S: u64 = 2;
+pub(crate) const SOON_S: u64 = 2;
 /// The same for what comes back when somebody has made room.
 const LATER_S: u64 = 30;
 
@@ -201,9 +201,6 @@ fn spawn_fault(error: &SpawnError) -> Fault {
             format!("the node lacks what it needs to start agents ({lack}); its operator has to mend that"),
         )
         .retry_after(LATER_S),
-        SpawnError::TooMany(_) => {
-            Fault::new(Code::NoCapacity, "too many agents are being started; try again").retry_after(SOON_S)
-        }
         SpawnError::NodeUnavailable(_) => {
             tracing::warn!(error = %chain_of(error), "a spawn found no node that answers");
             node_unavailable()

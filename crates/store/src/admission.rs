@@ -66,6 +66,9 @@ pub struct RunReservation {
     pub public: bool,
     /// The caller's key, if it sent one.
     pub idempotency: Option<IdempotencyKey>,
+    /// Whether a new run may be started now. If not, only what was asked for before is
+    /// answered.
+    pub may_start: bool,
     /// The time.
     pub now: UnixMillis,
 }
@@ -82,6 +85,8 @@ pub enum Admission {
     RepeatedRemoved,
     /// The wallet has a live run, of this POD.
     Busy(PodId),
+    /// No new run may be started now.
+    Overloaded,
     /// The chosen id is in use, or was another holder's.
     IdTaken(PodId),
     /// The holder has no such POD.

@@ -16,9 +16,6 @@ pub enum SpawnError {
     /// No node that could hold it has its image.
     #[error("no node has the image {0}")]
     NoImage(ImageDigest),
-    /// Too many spawns at once; nothing was reserved.
-    #[error("{0} agents are being spawned already")]
-    TooMany(usize),
     /// The node does not answer. What it may have begun is taken down as soon
     /// as it answers again; the wallet is free then.
     #[error("the node does not answer")]

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use domain::{EndReason, Event, FailReason, RunId};
+use domain::{EndReason, Event, FailReason, RunId, Wallet};
 use store::{Admission, RunRecord, RunReservation, StoreError};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -14,9 +14,6 @@ use wire::Environment;
 use crate::context::Context;
 use crate::pods::error::{SpawnError, SpawnFailure};
 use crate::pods::inflight::{NotPermitted, Permit};
-
-/// Agents being spawned at once at most.
-const MAX_SPAWNS: usize = 16_384;
 
 /// A run that is to be reserved and brought up.
 #[derive(Debug)]
@@ -54,11 +51,18 @@ impl Context {
     /// Reserves a run, and brings it up. Returns as soon as it is reserved, or is not.
     pub(crate) async fn spawn(
         self: &Arc<Self>,
-        order: SpawnOrder,
+        mut order: SpawnOrder,
         on_reserved: impl FnOnce(&RunRecord) + Send + 'static,
     ) -> Result<(Admission, Starting), SpawnError> {
+        let (id, holder) = (order.reservation.id, order.reservation.wallet);
         // Entered before it is reserved: no round of reconciliation takes it for lost.
-        let permit = self.spawning.enter(order.reservation.id, MAX_SPAWNS).map_err(not_permitted)?;
+        let permit = match self.spawning.enter(id, holder, self.config.spawns_at_once) {
+            Ok(permit) => Some(permit),
+            Err(NotPermitted::Inflight) => return Err(SpawnError::CutOff),
+            // A retry has its answer all the same.
+            Err(NotPermitted::TooMany) => None,
+        };
+        order.reservation.may_start &= permit.is_some();
         let (admitted, admission) = oneshot::channel();
         let work = Arc::clone(self).run_spawn(permit, order, admitted, on_reserved);
         let starting = Starting(self.tasks.spawn(work.in_current_span()));
@@ -69,7 +73,7 @@ impl Context {
     /// A spawn, from its reservation to a ready agent, or one that is taken down.
     async fn run_spawn(
         self: Arc<Self>,
-        _permit: Permit,
+        _permit: Option<Permit<Wallet>>,
         order: SpawnOrder,
         admitted: oneshot::Sender<Result<Admission, StoreError>>,
         on_reserved: impl FnOnce(&RunRecord) + Send + 'static,
@@ -129,13 +133,6 @@ impl Context {
     }
 }
 
-const fn not_permitted(why: NotPermitted) -> SpawnError {
-    match why {
-        NotPermitted::Inflight => SpawnError::CutOff,
-        NotPermitted::TooMany => SpawnError::TooMany(MAX_SPAWNS),
-    }
-}
-
 fn tell(id: RunId, began: Instant, outcome: &Result<RunRecord, SpawnError>) {
     let label = outcome.as_ref().map_or_else(label, |_| "ready");
     metrics::counter!("palatine_spawns_total", "outcome" => label).increment(1);
@@ -148,7 +145,7 @@ fn tell(id: RunId, began: Instant, outcome: &Result<RunRecord, SpawnError>) {
 
 const fn label(error: &SpawnError) -> &'static str {
     match error {
-        SpawnError::NoCapacity(_) | SpawnError::TooMany(_) => "no_capacity",
+        SpawnError::NoCapacity(_) => "no_capacity",
         SpawnError::NoImage(_) => "no_image",
         SpawnError::NodeUnavailable(_) | SpawnError::DataAway(_) => "node_unavailable",
         SpawnError::NoData(_) => "no_data",

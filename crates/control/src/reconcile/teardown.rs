@@ -19,7 +19,7 @@ use crate::fleet::node::{Node, within};
 /// How much longer than the grace of a stop its caller waits for the node.
 const ANSWER: Duration = Duration::from_secs(5);
 /// Agents taken down on reconciliation's behalf at once.
-const LEAVING: usize = 64;
+const LEAVING: u32 = 64;
 
 impl Context {
     /// Takes an agent down, by a task that runs to its end, and says how it is after a
@@ -41,7 +41,7 @@ impl Context {
         id: RunId,
         work: impl FnOnce(Arc<Self>) -> F,
     ) {
-        if let Ok(leaving) = self.leaving.enter(id, LEAVING) {
+        if let Ok(leaving) = self.leaving.enter(id, id, LEAVING) {
             let work = work(Arc::clone(self));
             self.tasks.spawn(async move {
                 work.await;

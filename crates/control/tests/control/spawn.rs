@@ -1,11 +1,14 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::{FailReason, PlacementError, State};
-use palatine_control::SpawnError;
 use palatine_control::fake::{CallOutcome, NodeBuild};
+use palatine_control::{Config, SpawnError, SpawnOrder};
+use store::{Admission, IdempotencyKey, RunReservation};
+use wire::Environment;
 use wire::fault::Code;
 
-use crate::cluster::{ClusterSetup, id, pod};
+use crate::cluster::{ClusterSetup, TestCluster, id, pod, reservation};
 
 #[tokio::test]
 async fn a_spawn_answers_when_the_agent_is_ready() {
@@ -192,4 +195,41 @@ async fn going_down_refuses_new_spawns_and_waits_for_those_under_way() {
     assert!(cluster.is_free(2).await);
     cluster.finish(cluster.control.closed()).await;
     assert_eq!(cluster.state(1).await, State::Ready);
+}
+
+/// Orders a run with an `Idempotency-Key`.
+async fn keyed(cluster: &TestCluster, holder: u64, n: u64, key: &str) -> Admission {
+    let idempotency = Some(IdempotencyKey { key: key.to_owned(), request: [7; 32] });
+    let reservation = RunReservation { idempotency, ..reservation(holder, n, cluster.now()) };
+    let order = SpawnOrder { reservation, env: Environment::default(), traceparent: None };
+    cluster.finish(cluster.control.spawn(order, |_| {})).await.unwrap().0
+}
+
+#[tokio::test]
+async fn however_many_start_a_retry_has_its_answer_and_only_what_is_new_is_refused() {
+    let config = Config { spawns_at_once: 2, ..Config::default() };
+    let setup = ClusterSetup { config, ..ClusterSetup::booting_for(None) };
+    let cluster = setup.start();
+    assert!(matches!(keyed(&cluster, 1, 1, "a").await, Admission::Reserved(_)));
+    // Whatever the first holder asks for more takes nobody's place.
+    for n in 2..=9 {
+        assert_eq!(keyed(&cluster, 1, n, "b").await, Admission::Busy(pod(1)));
+    }
+    assert!(matches!(keyed(&cluster, 2, 10, "a").await, Admission::Reserved(_)));
+    assert_eq!(keyed(&cluster, 3, 11, "a").await, Admission::Overloaded);
+    assert!(cluster.is_free(3).await);
+    for (holder, n, run) in [(1, 12, 1), (2, 13, 10)] {
+        let again = keyed(&cluster, holder, n, "a").await;
+        assert!(matches!(&again, Admission::Repeated(record) if record.id == id(run)), "{again:?}");
+    }
+    // What was refused stands for nothing: with its key it may be asked for anew.
+    cluster.node().make_ready(id(1));
+    cluster.until("one is ready", async |cluster| cluster.state(1).await == State::Ready).await;
+    cluster
+        .until("there is room again", async |cluster| {
+            static NEXT: AtomicU64 = AtomicU64::new(14);
+            let n = NEXT.fetch_add(1, Ordering::Relaxed);
+            matches!(keyed(cluster, 3, n, "a").await, Admission::Reserved(_))
+        })
+        .await;
 }

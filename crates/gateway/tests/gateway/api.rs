@@ -281,6 +281,29 @@ async fn a_stop_whose_node_is_away_is_202_and_still_happens() {
 }
 
 #[tokio::test]
+async fn where_too_many_agents_are_starting_a_retry_has_its_answer_and_a_new_spawn_is_503() {
+    let mut setup = Setup::default();
+    setup.control.spawns_at_once = 1;
+    setup.node.set_boot(None);
+    let (edge, first, second) = (setup.start().await, holder(), holder());
+    let body = br#"{"agent_type":"echo"}"#;
+    let send = |holder| {
+        let request = edge.signed(holder, Method::POST, "/spawn?wait=false", body);
+        Answer::of(request.header("Idempotency-Key", "one"))
+    };
+    let started = send(&first).await;
+    assert_eq!(started.status, 202, "{started:?}");
+    let again = send(&first).await;
+    assert_eq!((again.status, &again.body["agent"]["id"]), (202, &started.body["agent"]["id"]));
+    let headers = edge.sign(&second, "POST", "/spawn?wait=false", body);
+    let new = || edge.with(&headers, Method::POST, "/spawn?wait=false", body);
+    let refused = Answer::of(new()).await;
+    assert_eq!((refused.status, refused.code(), refused.header("retry-after")), (503, "no_capacity", "2"));
+    let spent = Answer::of(new()).await;
+    assert_eq!((spent.status, spent.code()), (401, "replayed_signature"), "its signature is spent");
+}
+
+#[tokio::test]
 async fn a_retry_of_a_spawn_that_failed_says_so_again() {
     let mut setup = Setup::default();
     setup.control.spawn_timeout_ms = 200;

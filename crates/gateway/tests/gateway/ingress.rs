@@ -151,6 +151,7 @@ async fn reserved(edge: &Edge) -> (domain::RunId, String) {
         tier_config: *tier_config,
         public: false,
         idempotency: None,
+        may_start: true,
         now: crate::edge::instant(),
     };
     edge.store.reserve(reservation).await.unwrap();

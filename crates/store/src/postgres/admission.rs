@@ -52,6 +52,9 @@ impl Command for Reserve {
         if let Some(answer) = self.repeated(tx.conn()).await.map_err(fail)? {
             return Ok(answer);
         }
+        if !self.0.may_start {
+            return Ok(Admission::Overloaded);
+        }
         let place = match self.place(tx.conn()).await.map_err(fail)? {
             Ok(place) => place,
             Err(refused) => return Ok(refused),

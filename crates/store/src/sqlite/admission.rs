@@ -58,6 +58,9 @@ impl Command for RunReservation {
         if let Some(answer) = self.repeated(tx.conn)? {
             return Ok(answer);
         }
+        if !self.may_start {
+            return Ok(Admission::Overloaded);
+        }
         let place = match self.place(tx.conn)? {
             Ok(place) => place,
             Err(refused) => return Ok(refused),

@@ -70,6 +70,18 @@ pub(crate) async fn a_retry_with_its_key_gets_the_first_answer_as_it_is_now(plac
     reserved(&store, keyed(2, 5, "k", 8)).await;
 }
 
+pub(crate) async fn where_no_new_run_may_start_a_retry_has_its_answer_all_the_same(place: &Place) {
+    let store = open(place).await;
+    let first = reserved(&store, keyed(1, 1, "k", 9)).await;
+    let overloaded = |asked| RunReservation { may_start: false, ..asked };
+    assert_eq!(store.reserve(overloaded(keyed(1, 2, "k", 9))).await.unwrap(), Admission::Repeated(first));
+    assert_eq!(store.reserve(overloaded(keyed(1, 3, "k", 8))).await.unwrap(), Admission::Mismatch);
+    assert_eq!(store.reserve(overloaded(keyed(2, 4, "k", 9))).await.unwrap(), Admission::Overloaded);
+    assert!(matches!(store.spend(replay_key(4)).await, Err(StoreError::Replayed)), "its message is spent");
+    // Its key stands for nothing yet.
+    reserved(&store, keyed(2, 5, "k", 8)).await;
+}
+
 pub(crate) async fn a_key_stands_for_its_answer_for_a_day_and_no_longer(place: &Place) {
     let store = open(place).await;
     reserved(&store, keyed(1, 1, "k", 9)).await;

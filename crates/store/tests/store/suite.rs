@@ -30,6 +30,7 @@ cases! {
         a_message_works_once_also_across_a_restart_and_whatever_it_asked,
         a_reservation_that_is_refused_spends_its_message_too,
         a_retry_with_its_key_gets_the_first_answer_as_it_is_now,
+        where_no_new_run_may_start_a_retry_has_its_answer_all_the_same,
         a_key_stands_for_its_answer_for_a_day_and_no_longer,
         an_id_that_is_taken_is_said_so_and_takes_no_slot,
     }

@@ -107,6 +107,7 @@ impl AdmittedSpawn {
             tier_config: self.grant.tier_config,
             public: self.public,
             idempotency: self.idempotency,
+            may_start: true,
             now: verified.now,
         };
         (reservation, self.env)

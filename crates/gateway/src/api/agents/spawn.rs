@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use control::{SpawnError, SpawnOrder, Starting};
+use control::{SpawnOrder, Starting};
 use domain::{PodId, State as Life};
 use http::header::HeaderMap;
 use http::{Response, StatusCode, Uri};
@@ -22,7 +22,7 @@ use wire::v1::public::{SpawnRequest, SpawnResponse};
 use crate::api::extract::{json, query};
 use crate::auth::caller::UnspentSignature;
 use crate::edge::source::RequestSource;
-use crate::refusal::Refusal;
+use crate::refusal::{Refusal, SOON_S};
 use crate::state::Gateway;
 
 /// `?wait=`.
@@ -88,6 +88,7 @@ pub(crate) async fn spawn(
         (Admission::Reserved(record), _) => gateway.spawned(StatusCode::ACCEPTED, &record),
         (Admission::Repeated(record), _) => gateway.repeated(record, wait).await,
         (Admission::Busy(id), _) => Err(busy(id)),
+        (Admission::Overloaded, _) => Err(overloaded()),
         (Admission::IdTaken(id), _) => Err(id_taken(id)),
         (Admission::NoPod(_) | Admission::RepeatedRemoved, _) => Err(Refusal::not_found()),
         (Admission::QuotaFull(kept), _) => Err(quota_full(kept)),
@@ -120,6 +121,10 @@ fn too_many_pods() -> Refusal {
     Fault::new(Code::DiskQuota, said).into()
 }
 
+fn overloaded() -> Refusal {
+    Fault::new(Code::NoCapacity, "too many agents are being started; try again").retry_after(SOON_S).into()
+}
+
 fn busy(id: PodId) -> Refusal {
     let mut fault = Fault::new(Code::AgentExists, "this wallet has a live agent; stop it first");
     fault.agent_id = Some(id);
@@ -136,18 +141,9 @@ impl Gateway {
                 treasury.prepare(record.pod, record.wallet);
             }
         };
-        match self.parts.control.spawn(order, on_reserved).await {
-            Ok(ordered) => {
-                self.spent.insert(replay_key.key);
-                Ok(ordered)
-            }
-            // Nothing was reserved, and so the signature is not spent yet.
-            Err(error @ SpawnError::TooMany(_)) => {
-                self.spend(replay_key).await?;
-                Err(error.into())
-            }
-            Err(error) => Err(error.into()),
-        }
+        let ordered = self.parts.control.spawn(order, on_reserved).await?;
+        self.spent.insert(replay_key.key);
+        Ok(ordered)
     }
 
     /// The first answer again, as the agent is now.
