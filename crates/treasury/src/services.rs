@@ -70,8 +70,7 @@ async fn relayer(
     let chain_id = chain.evm.config().chain_id;
     let chain = relay::EvmChain::new(Arc::clone(chain), sender.clone());
     let sponsor = Arc::new(StoreSponsor(store.clone()));
-    let (chain, journal, clock) =
-        (Arc::new(chain), Arc::new(store.relay_journal(chain_id)), Arc::new(SystemClock));
+    let (chain, journal, clock) = (Arc::new(chain), Arc::new(store.relay_journal(chain_id)), Arc::new(SystemClock));
     let relayer = Relayer::sponsoring(options.relayer.clone(), chain, journal, clock, sponsor);
     let relayer = relayer.map_err(|error| unfit(&error))?;
     relayer.resume().await?;

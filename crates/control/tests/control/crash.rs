@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{FailReason, State};
-use palatine_control::fake::{FakeNode, NodeBuild};
+use domain::{Clock, FailReason, State};
 use palatine_control::Config;
+use palatine_control::fake::{FakeNode, NodeBuild};
 
 use crate::cluster::{ClusterSetup, TestCluster, id};
 
