@@ -1,6 +1,6 @@
 //! Steps of a run's life, and their history.
 
-use domain::{Event, PodId, RunId, State, StepEffect, UnixMillis, Wallet, step};
+use domain::{Event, FailReason, PodId, RunId, State, StepEffect, UnixMillis, Wallet, step};
 
 use crate::codec::ended;
 use crate::error::StoreError;
@@ -49,6 +49,10 @@ port! {
         /// Writes down the node that is about to be told of a reserved run.
         fn place(&self, id: RunId, node: &str, now: UnixMillis) -> StepOutcome;
 
+        /// Fails a run that no node has: each that was told of it has refused it, and the
+        /// one that was written down last was not told.
+        fn abandon(&self, id: RunId, reason: FailReason, now: UnixMillis) -> StepOutcome;
+
         /// Takes a step together with what the node said.
         fn settle(&self, id: RunId, event: Event, seen: AgentObservation, now: UnixMillis) -> StepOutcome;
 
@@ -83,11 +87,22 @@ port! {
 /// PODs in one list at most.
 pub(crate) const MAX_LISTED: u32 = 1000;
 
+/// What a step does to the node that is written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NodeChange {
+    /// Nothing.
+    Keep,
+    /// This one is about to be told.
+    Set(String),
+    /// None has the run.
+    Clear,
+}
+
 /// One step, with what became known by it.
 pub(crate) struct RunStep {
     pub(crate) id: RunId,
     pub(crate) event: Event,
-    pub(crate) node: Option<String>,
+    pub(crate) node: NodeChange,
     pub(crate) seen: Option<AgentObservation>,
     /// What its node keeps of its POD's data, now that it has ended.
     pub(crate) kept: Option<KeptData>,
@@ -114,7 +129,7 @@ pub(crate) enum RunAfterStep {
 impl RunStep {
     /// One step of a run's life.
     pub(crate) const fn step(id: RunId, event: Event, now: UnixMillis) -> Self {
-        Self { id, event, node: None, seen: None, kept: None, now }
+        Self { id, event, node: NodeChange::Keep, seen: None, kept: None, now }
     }
 
     /// What the step makes of the run as it is.
@@ -156,8 +171,11 @@ impl RunStep {
             record.data = self.kept;
             record.data_node = self.kept.and(record.node.clone().or_else(|| before.data_node.clone()));
         }
-        if let Some(node) = &self.node {
-            record.node = Some(node.clone());
+        match &self.node {
+            NodeChange::Set(node) => record.node = Some(node.clone()),
+            NodeChange::Clear if state.is_live() => record.node = None,
+            // Of one that has ended it stays what happened.
+            NodeChange::Keep | NodeChange::Clear => {}
         }
         if let Some(seen) = &self.seen {
             note(&mut record, seen);

@@ -9,10 +9,18 @@ use wire::fault::{Code, Fault};
 /// Why a call to a node has no answer that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
-    /// The socket cannot be reached, or the connection ended before the answer
-    /// was whole. The node may or may not have done what was asked.
-    #[error("{operation}: the node does not answer")]
-    Unavailable {
+    /// The node's socket takes no connection, or is not there: nothing was asked.
+    #[error("{operation}: no connection to the node")]
+    NotConnected {
+        /// What was to be asked.
+        operation: &'static str,
+        /// Why there is none.
+        source: io::Error,
+    },
+    /// The connection ended before the answer was whole. The node may or may not
+    /// have done what was asked.
+    #[error("{operation}: the connection to the node was lost")]
+    ConnectionLost {
         /// What was asked.
         operation: &'static str,
         /// What broke.
@@ -46,7 +54,9 @@ impl NodeError {
     pub const fn code(&self) -> Option<Code> {
         match self {
             Self::Refused(fault) => Some(fault.code),
-            Self::Unavailable { .. } | Self::Protocol { .. } | Self::TimedOut { .. } => None,
+            Self::NotConnected { .. } | Self::ConnectionLost { .. } | Self::Protocol { .. } | Self::TimedOut { .. } => {
+                None
+            }
         }
     }
 
@@ -54,17 +64,13 @@ impl NodeError {
     #[must_use]
     pub const fn is_ambiguous(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::TimedOut { .. } | Self::Protocol { .. } => true,
-            Self::Refused(_) => false,
+            Self::ConnectionLost { .. } | Self::TimedOut { .. } | Self::Protocol { .. } => true,
+            Self::NotConnected { .. } | Self::Refused(_) => false,
         }
     }
 
     pub(super) fn protocol(operation: &'static str, why: impl Into<String>) -> Self {
         Self::Protocol { operation, why: why.into() }
-    }
-
-    pub(super) fn unreachable(operation: &'static str, source: io::Error) -> Self {
-        Self::Unavailable { operation, source: Box::new(source) }
     }
 
     /// A broken connection is the node's absence; bytes that are not HTTP are
@@ -73,6 +79,6 @@ impl NodeError {
         if error.is_parse() {
             return Self::protocol(operation, error.to_string());
         }
-        Self::Unavailable { operation, source: Box::new(error) }
+        Self::ConnectionLost { operation, source: Box::new(error) }
     }
 }

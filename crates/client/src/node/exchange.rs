@@ -37,7 +37,7 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let stream = connect(socket).await.map_err(|error| NodeError::unreachable(operation, error))?;
+    let stream = connect(socket).await.map_err(|source| NodeError::NotConnected { operation, source })?;
     let broken = |error| NodeError::transport(operation, error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let connection = AbortOnDropHandle::new(tokio::spawn(async move {
@@ -100,6 +100,6 @@ fn unread(operation: &'static str, error: Box<dyn std::error::Error + Send + Syn
     }
     match error.downcast::<hyper::Error>() {
         Ok(error) => NodeError::transport(operation, *error),
-        Err(source) => NodeError::Unavailable { operation, source },
+        Err(source) => NodeError::ConnectionLost { operation, source },
     }
 }

@@ -231,14 +231,15 @@ async fn waiting_ends_at_a_failure_and_at_its_own_deadline() {
 }
 
 #[tokio::test]
-async fn a_socket_nobody_listens_on_is_unavailable() {
+async fn nothing_was_asked_of_a_node_whose_socket_nobody_listens_on() {
     let dir = tempfile::tempdir().unwrap();
     let absent = dir.path().join("none.sock");
     let stale = dir.path().join("stale.sock");
     drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
     for socket in [absent, stale] {
-        let error = NodeClient::new(socket).list().await.unwrap_err();
-        assert!(matches!(error, NodeError::Unavailable { operation: "list the sandboxes", .. }), "{error:?}");
+        let error = NodeClient::new(socket).create(ID, &spec(), None).await.unwrap_err();
+        assert!(matches!(error, NodeError::NotConnected { operation: "create the sandbox", .. }), "{error:?}");
+        assert!(!error.is_ambiguous());
     }
 }
 
@@ -292,7 +293,7 @@ async fn a_call_that_timed_out_lets_go_of_its_connection() {
 }
 
 #[tokio::test]
-async fn a_server_that_dies_in_its_answer_is_unavailable() {
+async fn a_server_that_dies_in_its_answer_may_have_done_what_was_asked() {
     for dying in ["", "HTTP/1.1 200 OK\r\ncontent-le", "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"sandboxes\":["]
     {
         let server = Server::raw(move |mut stream| async move {
@@ -301,7 +302,7 @@ async fn a_server_that_dies_in_its_answer_is_unavailable() {
             let _ = stream.write_all(dying.as_bytes()).await;
         });
         let error = server.client().list().await.unwrap_err();
-        assert!(matches!(error, NodeError::Unavailable { .. }), "{dying:?}: {error:?}");
+        assert!(matches!(error, NodeError::ConnectionLost { .. }), "{dying:?}: {error:?}");
         assert!(error.is_ambiguous());
     }
 }

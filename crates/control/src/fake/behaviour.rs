@@ -22,7 +22,9 @@ pub struct Chaos {
 pub enum CallOutcome {
     /// It is done and answered.
     Good,
-    /// It never arrives.
+    /// There is no connection: its caller knows that it never arrives.
+    NotConnected,
+    /// It never arrives, and its caller cannot know that.
     QuestionLost,
     /// It is done, and its answer never arrives.
     AnswerLost,

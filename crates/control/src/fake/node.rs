@@ -4,6 +4,7 @@
 //! a guest: who needs that wraps it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -231,7 +232,7 @@ impl FakeNode {
         let outcome = {
             let mut machine = self.machine();
             let decided = if operation == CREATE { machine.next_creation.take() } else { None };
-            if machine.down { CallOutcome::QuestionLost } else { decided.unwrap_or_else(|| machine.draw()) }
+            if machine.down { CallOutcome::NotConnected } else { decided.unwrap_or_else(|| machine.draw()) }
         };
         match outcome {
             CallOutcome::Good => Ok(work(self)),
@@ -239,10 +240,11 @@ impl FakeNode {
                 tokio::time::sleep(time).await;
                 Ok(work(self))
             }
-            CallOutcome::QuestionLost => Err(unavailable(operation)),
+            CallOutcome::NotConnected => Err(not_connected(operation)),
+            CallOutcome::QuestionLost => Err(lost(operation)),
             CallOutcome::AnswerLost => {
                 work(self);
-                Err(unavailable(operation))
+                Err(lost(operation))
             }
             CallOutcome::Late(late) => {
                 let (node, work) = (self.clone(), work.clone());
@@ -250,7 +252,7 @@ impl FakeNode {
                     tokio::time::sleep(late).await;
                     work(&node);
                 });
-                Err(unavailable(operation))
+                Err(lost(operation))
             }
         }
     }
@@ -277,7 +279,7 @@ impl FakeNode {
         }
         self.boot(id);
         self.news.notify_waiters();
-        self.machine().sandboxes.get(&id).cloned().ok_or_else(|| unavailable(CREATE))
+        self.machine().sandboxes.get(&id).cloned().ok_or_else(|| lost(CREATE))
     }
 
     fn delete_now(&self, id: RunId, pod: PodId, data: DataPolicy) -> DeleteResponse {
@@ -330,8 +332,12 @@ impl FakeNode {
     }
 }
 
-fn unavailable(operation: &'static str) -> NodeError {
-    NodeError::Unavailable { operation, source: "the test said so".into() }
+fn not_connected(operation: &'static str) -> NodeError {
+    NodeError::NotConnected { operation, source: io::ErrorKind::ConnectionRefused.into() }
+}
+
+fn lost(operation: &'static str) -> NodeError {
+    NodeError::ConnectionLost { operation, source: "the test said so".into() }
 }
 
 #[async_trait]
@@ -410,14 +416,14 @@ impl Node for FakeNode {
     }
 
     async fn tunnel(&self, _id: RunId) -> Result<Box<dyn ByteStream>, NodeError> {
-        Err(unavailable("reach the agent's port"))
+        Err(lost("reach the agent's port"))
     }
 
     async fn logs(&self, _id: RunId, _source: LogSource, _follow: bool) -> Result<NodeBody, NodeError> {
-        Err(unavailable("read the logs"))
+        Err(lost("read the logs"))
     }
 
     async fn forward(&self, _id: RunId, _path: &str, _: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {
-        Err(unavailable("pass the request to the guest"))
+        Err(lost("pass the request to the guest"))
     }
 }

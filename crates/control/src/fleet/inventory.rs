@@ -5,6 +5,7 @@
 //! admission decides, and a wrong guess costs one more try.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
@@ -12,14 +13,19 @@ use std::time::Duration;
 use client::NodeError;
 use domain::{Backoff, NodeView, PlacementError, ResourceRequest, RunId, place};
 use futures_util::future::join_all;
+use futures_util::stream::{FuturesUnordered, Stream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use wire::v1::node::NodeInfo;
 
 use crate::config::Config;
 use crate::fleet::images::{ImageTable, has_disk, merged};
 use crate::fleet::node::{Node, within};
 use crate::fleet::report::Report;
 
+/// A node that takes longer to say how it is may hang: until it has answered, nothing is
+/// placed on it.
+pub(crate) const PROMPT: Duration = Duration::from_secs(1);
 /// Questions to one node begin this far apart: what was asked for meanwhile is one.
 const AT_MOST_EVERY: Duration = Duration::from_millis(250);
 /// Periods of the inventory for which an answer is relied on: one that is late is not
@@ -87,7 +93,7 @@ impl Claim {
         self.fleet.report(self.node.name(), |report| report.withdraw(self.id));
     }
 
-    /// The node had no room for the run: it holds other than was thought.
+    /// The node had no room for the run, or was not there: it is other than was thought.
     pub(crate) fn refused(self) {
         self.fleet.silent(self.node.name());
         self.withdraw();
@@ -176,7 +182,7 @@ impl Fleet {
         }
     }
 
-    /// A node did not answer: until it does, nothing is placed on it unasked.
+    /// A node did not answer: until it does, nothing is placed on it.
     pub(crate) fn silent(&self, node: &str) {
         self.report(node, Report::doubt);
     }
@@ -209,20 +215,22 @@ impl Fleet {
         ask: ResourceRequest,
         scope: &Scope,
     ) -> Result<Claim, PlacementError> {
-        self.claim_by(id, ask, scope, self.fresh_for(), Report::remaining)
+        let (now, fresh_for) = (Instant::now(), self.fresh_for());
+        self.claim_by(id, ask, scope, |report| report.is_fresh(now, fresh_for), Report::remaining)
     }
 
-    /// The same just after they were asked. Where what was placed since leaves no room, it
-    /// may be counted twice: then the nodes' own word is what counts.
+    /// The same of those that have answered since. Where what was placed on them leaves no
+    /// room, it may be counted twice: then the nodes' own word is what counts.
     pub(crate) fn claim_asked(
         self: &Arc<Self>,
         id: RunId,
         ask: ResourceRequest,
         scope: &Scope,
+        since: Instant,
     ) -> Result<Claim, PlacementError> {
-        // However long the answer took, it is the newest there is.
-        let fresh_for = self.fresh_for().max(self.ask_limit());
-        self.claim(id, ask, scope).or_else(|_| self.claim_by(id, ask, scope, fresh_for, Report::view))
+        let answered = |report: &Report| report.has_answered_since(since);
+        let claim = self.claim_by(id, ask, scope, answered, Report::remaining);
+        claim.or_else(|_| self.claim_by(id, ask, scope, answered, Report::view))
     }
 
     fn claim_by(
@@ -230,32 +238,28 @@ impl Fleet {
         id: RunId,
         ask: ResourceRequest,
         scope: &Scope,
-        fresh_for: Duration,
-        view: impl Fn(&Report, &str, Instant, Duration) -> Option<NodeView>,
+        is_relied_on: impl Fn(&Report) -> bool,
+        view: fn(&Report, &str) -> Option<NodeView>,
     ) -> Result<Claim, PlacementError> {
         let mut reports = self.reports();
-        let now = Instant::now();
-        let in_scope = reports.iter().filter(|(name, _)| scope.holds(name));
-        let views: Vec<_> = in_scope.filter_map(|(name, report)| view(report, name, now, fresh_for)).collect();
+        let candidates = reports.iter().filter(|(name, report)| scope.holds(name) && is_relied_on(report));
+        let views: Vec<_> = candidates.filter_map(|(name, report)| view(report, name)).collect();
         let chosen = place(&views, ask)?.name.clone();
         let node = self.node(&chosen).cloned().ok_or(PlacementError::NoNodes)?;
         reports.entry(chosen).or_default().place(id, ask);
         Ok(Claim { fleet: Arc::clone(self), id, node })
     }
 
-    /// Asks the nodes in scope how they are. An error if there are some, and none answers.
-    pub(crate) async fn ask(&self, scope: &Scope) -> Result<(), Arc<NodeError>> {
+    /// Asks the nodes in scope how they are; what comes of it, in the order in which it
+    /// comes.
+    pub(crate) fn ask<'a>(&'a self, scope: &Scope) -> impl Stream<Item = Result<(), Arc<NodeError>>> + Unpin + use<'a> {
         let in_scope = self.members.iter().filter(|member| scope.holds(member.node.name()));
-        let asked = join_all(in_scope.map(|member| async {
+        let asked = in_scope.map(move |member| async move {
             // Who was before us at a node that hangs does not hold us up twice.
             let late = NodeError::TimedOut { operation: DESCRIBE, after: self.ask_limit() };
             tokio::time::timeout(self.ask_limit(), self.read(member)).await.unwrap_or_else(|_| Err(Arc::new(late)))
-        }));
-        let asked = asked.await;
-        match asked.iter().any(Result::is_ok) {
-            true => Ok(()),
-            false => asked.into_iter().next().unwrap_or(Ok(())),
-        }
+        });
+        asked.collect::<FuturesUnordered<_>>()
     }
 
     /// Asks a node how it is, unless somebody began to ask after this was called and asks
@@ -270,9 +274,9 @@ impl Fleet {
             tokio::time::sleep_until(reading.began + AT_MOST_EVERY).await;
         }
         let (number, began) = (member.begun.fetch_add(1, Ordering::Relaxed) + 1, Instant::now());
-        let outcome = match within(DESCRIBE, self.deadline, member.node.info()).await {
+        let outcome = match self.describe(member).await {
             Ok(info) => {
-                self.report(member.node.name(), |report| report.answered(info, began));
+                self.report(member.node.name(), |report| report.answered(info, began, Instant::now()));
                 self.publish_images();
                 Ok(())
             }
@@ -283,6 +287,16 @@ impl Fleet {
         };
         *last = Some(Reading { number, began, outcome: outcome.clone() });
         outcome
+    }
+
+    /// What a node says of itself. One that takes long is not relied on meanwhile.
+    async fn describe(&self, member: &Member) -> Result<NodeInfo, NodeError> {
+        let mut said = pin!(within(DESCRIBE, self.deadline, member.node.info()));
+        if let Ok(said) = tokio::time::timeout(PROMPT, &mut said).await {
+            return said;
+        }
+        self.report(member.node.name(), Report::late);
+        said.await
     }
 
     /// How long an answer is relied on.

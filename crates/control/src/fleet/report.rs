@@ -14,6 +14,8 @@ pub(crate) struct Report {
     info: Option<NodeInfo>,
     /// When the question was asked that it answered so; `None` once it may be otherwise.
     asked_at: Option<Instant>,
+    /// When that answer came; `None` once it is known to be otherwise.
+    answered_at: Option<Instant>,
     placed: HashMap<RunId, Placed>,
     /// The sum of what those ask for: a burst of spawns places thousands.
     taken: Taken,
@@ -51,17 +53,25 @@ impl Report {
         self.info.as_ref()
     }
 
-    /// The node answered a question that was asked then.
-    pub(crate) fn answered(&mut self, info: NodeInfo, asked_at: Instant) {
+    /// The node answered now a question that was asked then.
+    pub(crate) fn answered(&mut self, info: NodeInfo, asked_at: Instant, now: Instant) {
         self.info = Some(info);
         self.asked_at = Some(asked_at);
+        self.answered_at = Some(now);
         // What was settled before the question is counted in the answer.
         self.placed.retain(|_, placed| placed.settled_at.is_none_or(|at| at >= asked_at));
         self.sum();
     }
 
-    /// It may be otherwise now: it has to be asked before it is relied on.
+    /// It is otherwise, or does not answer: it has to answer before it is relied on.
     pub(crate) const fn doubt(&mut self) {
+        self.late();
+        self.answered_at = None;
+    }
+
+    /// It takes long to answer: it is relied on by whoever has just had an answer, if that
+    /// comes, and by nobody else.
+    pub(crate) const fn late(&mut self) {
         self.asked_at = None;
     }
 
@@ -70,14 +80,19 @@ impl Report {
         self.asked_at.is_some_and(|asked_at| now.duration_since(asked_at) <= fresh_for)
     }
 
-    /// The node as it described itself, if that is fresh.
-    pub(crate) fn view(&self, name: &str, now: Instant, fresh_for: Duration) -> Option<NodeView> {
-        self.info.as_ref().filter(|_| self.is_fresh(now, fresh_for)).map(|info| view(name, info))
+    /// Whether it has answered since, however long the answer took.
+    pub(crate) fn has_answered_since(&self, since: Instant) -> bool {
+        self.answered_at.is_some_and(|at| at >= since)
+    }
+
+    /// The node as it described itself last.
+    pub(crate) fn view(&self, name: &str) -> Option<NodeView> {
+        self.info.as_ref().map(|info| view(name, info))
     }
 
     /// The same less what was placed on it since.
-    pub(crate) fn remaining(&self, name: &str, now: Instant, fresh_for: Duration) -> Option<NodeView> {
-        let view = self.view(name, now, fresh_for)?;
+    pub(crate) fn remaining(&self, name: &str) -> Option<NodeView> {
+        let view = self.view(name)?;
         let cores = u32::try_from(self.taken.cores).unwrap_or(u32::MAX);
         Some(NodeView {
             free_cores: view.free_cores.saturating_sub(cores),
@@ -154,20 +169,35 @@ mod tests {
         }
     }
 
-    fn free(report: &Report, now: Instant) -> Option<(u32, u64)> {
-        report.remaining("one", now, FRESH).map(|view| (view.free_cores, view.free_memory_mib))
+    fn free(report: &Report) -> (u32, u64) {
+        let view = report.remaining("one").unwrap();
+        (view.free_cores, view.free_memory_mib)
     }
 
     #[test]
     fn a_report_is_relied_on_while_it_is_fresh_and_nobody_doubts_it() {
         let (mut report, start) = (Report::default(), Instant::now());
-        assert_eq!(free(&report, start), None);
-        report.answered(info(), start);
-        assert_eq!(free(&report, start + FRESH), Some((8, 4_096)));
-        assert_eq!(free(&report, start + FRESH + Duration::from_millis(1)), None);
+        assert!(!report.is_fresh(start, FRESH));
+        report.answered(info(), start, start);
+        assert!(report.is_fresh(start + FRESH, FRESH));
+        assert!(!report.is_fresh(start + FRESH + Duration::from_millis(1), FRESH));
         report.doubt();
-        assert_eq!(free(&report, start), None);
+        assert!(!report.is_fresh(start, FRESH));
         assert!(report.info().is_some(), "its images are still those");
+    }
+
+    #[test]
+    fn a_late_node_is_relied_on_by_whoever_has_just_had_its_answer() {
+        let (mut report, start) = (Report::default(), Instant::now());
+        let second = |n| start + Duration::from_secs(n);
+        report.answered(info(), start, second(9));
+        // It is asked again, and takes long again.
+        report.late();
+        assert!(!report.is_fresh(second(9), FRESH));
+        assert!(report.has_answered_since(second(9)));
+        assert!(!report.has_answered_since(second(10)));
+        report.doubt();
+        assert!(!report.has_answered_since(second(9)));
     }
 
     #[test]
@@ -175,21 +205,21 @@ mod tests {
         let (mut report, start) = (Report::default(), Instant::now());
         let second = |n| start + Duration::from_secs(n);
         let [settled, under_way, refused] = [1, 2, 3].map(RunId::from_bits);
-        report.answered(info(), start);
+        report.answered(info(), start, start);
         for id in [settled, under_way, refused] {
             report.place(id, ASK);
         }
-        assert_eq!(free(&report, start), Some((2, 1_024)));
+        assert_eq!(free(&report), (2, 1_024));
         report.withdraw(refused);
         report.settle(settled, second(2));
         // Asked before it was settled: the answer may not count it yet.
-        report.answered(info(), second(1));
-        assert_eq!(free(&report, second(2)), Some((4, 2_048)));
-        report.answered(info(), second(3));
-        assert_eq!(free(&report, second(3)), Some((6, 3_072)));
-        assert_eq!(report.view("one", second(3), FRESH).unwrap().free_cores, 8, "what it said itself");
+        report.answered(info(), second(1), second(2));
+        assert_eq!(free(&report), (4, 2_048));
+        report.answered(info(), second(3), second(3));
+        assert_eq!(free(&report), (6, 3_072));
+        assert_eq!(report.view("one").unwrap().free_cores, 8, "what it said itself");
         report.settle(under_way, second(3));
-        report.answered(info(), second(4));
-        assert_eq!(free(&report, second(4)), Some((8, 4_096)));
+        report.answered(info(), second(4), second(4));
+        assert_eq!(free(&report), (8, 4_096));
     }
 }

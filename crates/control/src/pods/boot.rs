@@ -70,6 +70,7 @@ impl Context {
                 Ok(None) => return Err(SpawnFailure::of(FailReason::Lost)),
                 Err(error) => {
                     tracing::debug!(agent = %id, node = node.name(), %error, "the node does not say how a sandbox is");
+                    self.fleet.silent(node.name());
                     tokio::time::sleep(pauses.failed().min(rest)).await;
                 }
             }

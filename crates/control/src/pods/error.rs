@@ -77,16 +77,23 @@ pub enum StopError {
 pub(crate) struct SpawnFailure {
     pub(crate) reason: FailReason,
     pub(crate) error: SpawnError,
+    /// Nothing of the run is on any node, whichever was written down last.
+    pub(crate) on_no_node: bool,
 }
 
 impl SpawnFailure {
     pub(crate) const fn new(reason: FailReason, error: SpawnError) -> Self {
-        Self { reason, error }
+        Self { reason, error, on_no_node: false }
     }
 
     /// It failed for this reason, and that is all there is to say.
     pub(crate) const fn of(reason: FailReason) -> Self {
-        Self { reason, error: SpawnError::Failed(reason) }
+        Self::new(reason, SpawnError::Failed(reason))
+    }
+
+    /// The same, of a run that every node has refused that was told of it.
+    pub(crate) fn on_no_node(self) -> Self {
+        Self { on_no_node: true, ..self }
     }
 
     /// No node has room.
@@ -95,7 +102,7 @@ impl SpawnFailure {
             PlacementError::TooLarge { .. } => FailReason::ExceedsCapacity,
             PlacementError::NoNodes | PlacementError::Full => FailReason::NoCapacity,
         };
-        Self { reason, error: SpawnError::NoCapacity(why) }
+        Self::new(reason, SpawnError::NoCapacity(why))
     }
 }
 

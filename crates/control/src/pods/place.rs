@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use client::NodeError;
 use domain::{FailReason, ImageDigest, PlacementError, ResourceRequest, RunId};
+use futures_util::StreamExt;
 use store::RunRecord;
+use tokio::time::{Instant, timeout};
 use wire::fault::Code;
 use wire::v1::node::{DataDisk, Sandbox, SandboxSpec};
 
 use crate::context::Context;
-use crate::fleet::inventory::{Claim, Scope};
+use crate::fleet::inventory::{Claim, PROMPT, Scope};
 use crate::fleet::node::{Node, within};
 use crate::pods::error::{SpawnError, SpawnFailure};
 use crate::pods::spawn::ReservedRun;
@@ -18,22 +20,18 @@ use crate::pods::spawn::ReservedRun;
 #[derive(Default)]
 struct Search {
     scope: Scope,
-    /// The nodes in scope were asked how they are.
-    asked: bool,
     /// A node had no room after all.
     full: bool,
+    /// A node was not there after all.
+    away: Option<Arc<NodeError>>,
 }
 
 impl Search {
-    fn refused_by(&mut self, node: &str) {
-        self.scope.except.push(node.to_owned());
-        // What the others said may be old by now, or be doubted for another's refusal.
-        self.asked = false;
-    }
-
+    /// No node has the run: each that was told of it has said no.
     fn failure(&self, why: PlacementError, image: ImageDigest) -> SpawnFailure {
         match why {
             _ if self.full => SpawnFailure::no_room(PlacementError::Full),
+            _ if self.away.is_some() => self.unavailable(self.away.clone()),
             PlacementError::NoNodes if !self.scope.except.is_empty() => {
                 SpawnFailure::new(FailReason::NodeRefused, SpawnError::NoImage(image))
             }
@@ -41,6 +39,14 @@ impl Search {
                 SpawnFailure::no_room(why)
             }
         }
+        .on_no_node()
+    }
+
+    /// No node in scope answers.
+    fn unavailable(&self, error: Option<Arc<NodeError>>) -> SpawnFailure {
+        let keeper = self.scope.only.clone();
+        let error = keeper.map_or(SpawnError::NodeUnavailable(error), SpawnError::DataAway);
+        SpawnFailure::new(FailReason::Interrupted, error).on_no_node()
     }
 }
 
@@ -61,7 +67,7 @@ impl Context {
             env,
         };
         loop {
-            let claim = self.claim(record.id, record.ask(), record.image, &mut search).await?;
+            let claim = self.claim(record.id, record.ask(), record.image, &search).await?;
             let node = Arc::clone(&claim.node);
             self.store.place(record.id, node.name(), self.clock.now()).await?;
             let creation = node.create(record.id, &spec, traceparent.as_deref());
@@ -72,6 +78,12 @@ impl Context {
                     claim.refused();
                     search.full = true;
                 }
+                // Nothing was sent, and so nothing of the run can be there.
+                Err(error @ NodeError::NotConnected { .. }) => {
+                    claim.refused();
+                    tracing::warn!(agent = %record.id, node = node.name(), %error, "a node is not there");
+                    search.away = Some(Arc::new(error));
+                }
                 // Another may have what this one lacks.
                 Err(error) if error.code() == Some(Code::NoImage) => {
                     claim.withdraw();
@@ -79,7 +91,7 @@ impl Context {
                 }
                 Err(error) => return Err(self.not_created(record.id, node.name(), error)),
             }
-            search.refused_by(node.name());
+            search.scope.except.push(node.name().to_owned());
         }
     }
 
@@ -96,30 +108,58 @@ impl Context {
         id: RunId,
         ask: ResourceRequest,
         image: ImageDigest,
-        search: &mut Search,
+        search: &Search,
     ) -> Result<Claim, SpawnFailure> {
         if let Ok(claim) = self.fleet.claim(id, ask, &search.scope) {
             return Ok(claim);
         }
-        if !search.asked {
-            self.ask_nodes(&search.scope).await?;
-            search.asked = true;
+        let since = Instant::now();
+        match self.claim_answering(id, ask, search, since).await? {
+            Some(claim) => Ok(claim),
+            None => self.fleet.claim_asked(id, ask, &search.scope, since).map_err(|why| search.failure(why, image)),
         }
-        self.fleet.claim_asked(id, ask, &search.scope).map_err(|why| search.failure(why, image))
     }
 
-    async fn ask_nodes(&self, scope: &Scope) -> Result<(), SpawnFailure> {
-        let asked = self.fleet.ask(scope).await;
-        let silent = |error| SpawnFailure::new(FailReason::Interrupted, error);
-        match (asked, &scope.only) {
-            // Those that answered before have refused.
-            _ if !scope.except.is_empty() => Ok(()),
-            (Err(_), Some(keeper)) => Err(silent(SpawnError::DataAway(keeper.clone()))),
-            (Ok(()), Some(keeper)) if self.fleet.node(keeper).is_none() => {
-                Err(silent(SpawnError::DataAway(keeper.clone())))
+    /// Asks the nodes in scope. Those that answer promptly are compared with each other;
+    /// one that takes longer may hang, and is waited for only while none of those that
+    /// have answered has room. `None` once all have answered, or will not.
+    async fn claim_answering(
+        &self,
+        id: RunId,
+        ask: ResourceRequest,
+        search: &Search,
+        since: Instant,
+    ) -> Result<Option<Claim>, SpawnFailure> {
+        let (mut asked, mut answers) = (self.fleet.ask(&search.scope), Vec::new());
+        let prompt = timeout(PROMPT, async {
+            while let Some(answer) = asked.next().await {
+                answers.push(answer);
             }
-            (Err(error), None) => Err(silent(SpawnError::NodeUnavailable(Some(error)))),
-            (Ok(()), _) => Ok(()),
+        });
+        if prompt.await.is_err() {
+            loop {
+                if let Ok(claim) = self.fleet.claim_asked(id, ask, &search.scope, since) {
+                    return Ok(Some(claim));
+                }
+                let Some(answer) = asked.next().await else { break };
+                answers.push(answer);
+            }
+        }
+        self.heard(search, answers).map(|()| None)
+    }
+
+    /// Whether it is worth looking at what the nodes have answered.
+    fn heard(&self, search: &Search, answers: Vec<Result<(), Arc<NodeError>>>) -> Result<(), SpawnFailure> {
+        // Those that answered before have refused.
+        if !search.scope.except.is_empty() {
+            return Ok(());
+        }
+        let is_silent = !answers.iter().any(Result::is_ok);
+        let keeper_is_unknown = search.scope.only.as_ref().is_some_and(|keeper| self.fleet.node(keeper).is_none());
+        match answers.into_iter().find_map(Result::err) {
+            Some(error) if is_silent => Err(search.unavailable(Some(error))),
+            _ if keeper_is_unknown => Err(search.unavailable(None)),
+            _ => Ok(()),
         }
     }
 

@@ -116,7 +116,12 @@ impl Context {
     /// Ends what did not come to be. The first end stands: an agent that was
     /// stopped meanwhile was stopped, whatever failure that made here.
     async fn give_up(self: &Arc<Self>, id: RunId, failure: SpawnFailure) -> SpawnError {
-        let end = match self.store.advance(id, Event::Fail(failure.reason), self.clock.now()).await {
+        let now = self.clock.now();
+        let failed = match failure.on_no_node {
+            true => self.store.abandon(id, failure.reason, now).await,
+            false => self.store.advance(id, Event::Fail(failure.reason), now).await,
+        };
+        let end = match failed {
             Ok(advanced) => advanced.record.state.end(),
             Err(error) => return SpawnError::Store(error),
         };

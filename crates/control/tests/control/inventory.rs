@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::{FailReason, PlacementError, State, StopReason};
-use palatine_control::fake::{Chaos, NodeBuild};
+use palatine_control::fake::{CallOutcome, Chaos, FakeNode, NodeBuild};
 use palatine_control::{Config, Node, SpawnError};
 
 use crate::cluster::{ClusterSetup, TestCluster, id};
@@ -126,4 +126,105 @@ async fn where_the_inventory_knows_of_no_room_the_nodes_word_counts() {
     // Its room is free again, and the inventory may still say that it is not.
     cluster.finish(cluster.control.stop(id(1), StopReason::Requested)).await.unwrap();
     cluster.spawned(3).await;
+}
+
+/// Two nodes, of which placement prefers the first one; both have just said how they are.
+async fn two_nodes(cluster: &TestCluster) {
+    let asked: Vec<_> = cluster.nodes.iter().map(FakeNode::infos).collect();
+    cluster
+        .until("both nodes have just said how they are", async |cluster| {
+            cluster.nodes.iter().zip(&asked).all(|(node, asked)| node.infos() > *asked)
+        })
+        .await;
+}
+
+fn of_two_nodes() -> ClusterSetup {
+    let fuller = NodeBuild { memory_mib: 8_192, cores: 64, ..NodeBuild::default() };
+    ClusterSetup { builds: vec![fuller, NodeBuild::default()], ..ClusterSetup::default() }
+}
+
+/// Whatever is asked of the node from now on, it accepts and never answers.
+fn hang(node: &FakeNode) {
+    node.set_chaos(Chaos { slow: Duration::from_secs(3_000), ..Chaos::default() });
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_there_leaves_a_run_to_the_next_at_once_and_has_to_answer_before_it_is_placed_on() {
+    let setup = of_two_nodes();
+    let cluster = setup.start();
+    two_nodes(&cluster).await;
+    cluster.nodes[0].set_next_creation(CallOutcome::NotConnected);
+    cluster.nodes[0].set_mute(true);
+    for n in [1, 2] {
+        let (spawned, took) = timed(&cluster, n).await;
+        assert_eq!(spawned.unwrap().node.as_deref(), Some("node-2"));
+        assert!(took < 1_000, "it waited for {took} ms");
+    }
+    assert_eq!(cluster.nodes[0].created(), 0);
+}
+
+#[tokio::test]
+async fn a_run_that_no_node_could_be_told_of_leaves_its_wallet_free_though_none_answers() {
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
+    cluster.until("the node has said how it is", async |cluster| cluster.control.fleet().images().is_some()).await;
+    cluster.node().set_next_creation(CallOutcome::NotConnected);
+    cluster.node().set_chaos(Chaos { lose_question: 1_000, ..Chaos::default() });
+    let away = cluster.spawn(1).await.unwrap_err();
+    assert!(matches!(away, SpawnError::NodeUnavailable(Some(_))), "{away}");
+    assert_eq!(cluster.state(1).await, State::Failed(FailReason::Interrupted));
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_is_not_placed_on_once_it_is_late_to_say_how_it_is() {
+    let setup = of_two_nodes();
+    let cluster = setup.start();
+    two_nodes(&cluster).await;
+    hang(&cluster.nodes[0]);
+    // Until it is asked again, and a second.
+    cluster.pass(Duration::from_millis(3_200)).await;
+    let (spawned, took) = timed(&cluster, 1).await;
+    assert_eq!(spawned.unwrap().node.as_deref(), Some("node-2"));
+    assert!(took < 1_000, "it waited for {took} ms");
+}
+
+#[tokio::test]
+async fn a_slow_node_is_placed_on_all_the_same() {
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
+    cluster.node().set_chaos(Chaos { slow: Duration::from_secs(4), ..Chaos::default() });
+    // At whatever moment of its being asked.
+    for n in 1..=8 {
+        cluster.pass(Duration::from_millis(700)).await;
+        cluster.spawned(n).await;
+    }
+}
+
+#[tokio::test]
+async fn a_slow_node_is_placed_on_while_another_one_hangs() {
+    let setup = of_two_nodes();
+    let cluster = setup.start();
+    hang(&cluster.nodes[0]);
+    cluster.nodes[1].set_chaos(Chaos { slow: Duration::from_secs(3), ..Chaos::default() });
+    for n in 1..=4 {
+        let (spawned, took) = timed(&cluster, n).await;
+        assert_eq!(spawned.unwrap().node.as_deref(), Some("node-2"));
+        // Two answers to how it is at most, the creation and the look whether it is ready.
+        assert!(took < 14_000, "it waited for {took} ms");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_placed_on_a_node_that_hangs_because_no_other_has_room() {
+    let setup = ClusterSetup { builds: vec![NodeBuild::default(), small()], ..ClusterSetup::default() };
+    let cluster = setup.start();
+    cluster.spawned(1).await;
+    two_nodes(&cluster).await;
+    hang(&cluster.nodes[0]);
+    cluster.pass(Duration::from_millis(3_200)).await;
+    let (refused, took) = timed(&cluster, 2).await;
+    let refused = refused.unwrap_err();
+    assert!(matches!(refused, SpawnError::NoCapacity(PlacementError::Full)), "{refused}");
+    assert!(took < 12_000, "it waited for {took} ms");
+    assert!(cluster.is_free(2).await, "no node was told of it");
 }

@@ -155,7 +155,7 @@ pub(crate) struct NodeWithGuests {
 }
 
 fn silent(operation: &'static str, why: &str) -> NodeError {
-    NodeError::Unavailable { operation, source: why.into() }
+    NodeError::ConnectionLost { operation, source: why.into() }
 }
 
 fn refused(code: Code) -> NodeError {

@@ -1,6 +1,6 @@
 //! Steps of a run's life, taken in the transaction, and their history.
 
-use domain::{Event, PodId, RunId, UnixMillis, Wallet};
+use domain::{Event, FailReason, PodId, RunId, UnixMillis, Wallet};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
@@ -9,7 +9,9 @@ use super::pod::{self, RemovePod};
 use super::row::{LIVE_OF, OF_ID, decode, find_live, lock, select_runs};
 use crate::codec::{id_column, integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
-use crate::life::{AgentObservation, AgentStore, MAX_CHANGES, MAX_LISTED, RunAfterStep, RunStep, StepOutcome, note};
+use crate::life::{
+    AgentObservation, AgentStore, MAX_CHANGES, MAX_LISTED, NodeChange, RunAfterStep, RunStep, StepOutcome, note,
+};
 use crate::record::{BelowTier, KeptData, PodRowId, RunChange, RunRecord};
 
 impl AgentStore for Postgres {
@@ -26,7 +28,11 @@ impl AgentStore for Postgres {
     }
 
     async fn place(&self, id: RunId, node: &str, now: UnixMillis) -> Result<StepOutcome, StoreError> {
-        self.write(RunStep { node: Some(node.to_owned()), ..RunStep::step(id, Event::Placed, now) }).await
+        self.write(RunStep { node: NodeChange::Set(node.to_owned()), ..RunStep::step(id, Event::Placed, now) }).await
+    }
+
+    async fn abandon(&self, id: RunId, reason: FailReason, now: UnixMillis) -> Result<StepOutcome, StoreError> {
+        self.write(RunStep { node: NodeChange::Clear, ..RunStep::step(id, Event::Fail(reason), now) }).await
     }
 
     async fn settle(

@@ -61,6 +61,23 @@ pub(crate) async fn a_wallet_is_busy_until_the_grave_and_free_from_then_on(place
     assert_eq!(store.of(wallet(1), 1).await.unwrap()[0].id, id(2));
 }
 
+pub(crate) async fn a_run_that_is_abandoned_is_on_no_node(place: &Place) {
+    let store = open(place).await;
+    reserved(&store, reservation(1, 1)).await;
+    store.place(id(1), "one", NOW).await.unwrap();
+    let abandoned = store.abandon(id(1), FailReason::Interrupted, NOW).await.unwrap().record;
+    assert_eq!(abandoned.state, State::Stopping(EndReason::Failed(FailReason::Interrupted)));
+    assert_eq!(abandoned.node, None);
+    drop(store);
+    let store = open(place).await;
+    assert_eq!(store.get(id(1)).await.unwrap(), Some(abandoned));
+    // Of one that has ended it stays as it was.
+    reserved(&store, reservation(2, 2)).await;
+    store.place(id(2), "one", NOW).await.unwrap();
+    let ended = store.advance(id(2), Event::Gone, NOW).await.unwrap().record;
+    assert_eq!(store.abandon(id(2), FailReason::Interrupted, NOW).await.unwrap().record, ended);
+}
+
 pub(crate) async fn a_step_that_life_does_not_know_is_refused_and_changes_nothing(place: &Place) {
     let store = open(place).await;
     let before = reserved(&store, reservation(1, 1)).await;

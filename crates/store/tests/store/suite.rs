@@ -67,6 +67,7 @@ cases! {
     life {
         a_life_is_kept_step_by_step_and_told_to_whoever_listens,
         a_wallet_is_busy_until_the_grave_and_free_from_then_on,
+        a_run_that_is_abandoned_is_on_no_node,
         a_step_that_life_does_not_know_is_refused_and_changes_nothing,
         a_stop_during_a_failure_does_not_rewrite_its_end_unless_the_data_is_to_go,
         a_flapping_agent_forgets_its_oldest_changes_and_no_more,
