@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use treasury::{Identities, Options, Treasury};
 
 use crate::config::Config;
-use crate::{commands, signer};
+use crate::signer;
 
 /// The name of the one node.
 const NODE: &str = "local";
