@@ -104,6 +104,31 @@ prebuilt() {
     done
 }
 
+# The promise of a run of checks, made before anything can go wrong: its last line is a count, whatever ends it. From
+# its start on it is devtool's to keep.
+promise() {
+    trap 'uncounted $?' EXIT
+    trap 'exit 129' HUP
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+
+uncounted() { # exit status
+    trap - EXIT
+    trap '' HUP INT TERM
+    echo "0 passed, 1 failed, 0 skipped"
+    exit $(($1 == 0 ? 1 : $1))
+}
+
+# One run at a time: they share the run's folder, the cache and the machine. A run that is part of another has its lock.
+# Whoever would wait for what another run builds, or fetch the same tools, is told so before.
+alone() {
+    [ -z "${PALATINE_DEV_ALONE:-}" ] || return 0
+    mkdir -p "$CACHE"
+    exec 9>>"$CACHE/run.lock"
+    flock --nonblock 9 || fail "Another ./dev test, soak, lint or fuzz uses $CACHE: wait for its end, or set PALATINE_CACHE."
+}
+
 # Cargo takes what another checkout built for this one's, if only its sources are older: their times are all it looks
 # at. But a built test holds the path of its checkout. So a cache that was another's last sees sources that are new.
 own_cache() {

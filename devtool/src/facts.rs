@@ -24,7 +24,7 @@ pub(crate) fn probe(into: &Path) -> Result<()> {
             Err(error) => ("no", format!("{error:#}")),
         };
         let line = format!("{}\t{has}\t{}\n", need.name(), seen.replace(['\t', '\n'], " "));
-        print!("{line}");
+        eprint!("{line}");
         facts += &line;
     }
     fs::write(into, facts).with_context(|| format!("write {}", into.display()))

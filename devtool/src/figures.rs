@@ -4,7 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
-use clap::Args;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -27,12 +26,12 @@ const INK: RGBColor = RGBColor(60, 60, 60);
 const FAINT: RGBColor = RGBColor(205, 205, 205);
 
 /// From what, into what.
-#[derive(Debug, Args)]
+#[derive(Debug)]
 pub(crate) struct Figures {
     /// What the bench wrote
-    results: PathBuf,
+    pub(crate) results: PathBuf,
     /// The plot to write
-    plot: PathBuf,
+    pub(crate) plot: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]

@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+
+use crate::dev::{Dev, TRIPLE, say};
 
 /// Bytes of one input at most.
 const MAX_INPUT: u32 = 64 << 10;
@@ -27,16 +29,30 @@ pub(crate) struct Fuzz {
     /// Seconds for each
     #[arg(long, default_value_t = 90)]
     seconds: u32,
-    /// Where the programs were built
-    #[arg(long)]
-    programs: PathBuf,
-    /// Where what they find is kept
-    #[arg(long)]
+}
+
+/// Where what they find is kept, and they are built.
+struct Place {
     home: PathBuf,
+    programs: PathBuf,
 }
 
 impl Fuzz {
-    pub(crate) fn run(&self) -> Result<ExitCode> {
+    /// Builds the programs and runs them; whether all is good.
+    pub(crate) fn run(&self, dev: &mut Dev) -> Result<bool> {
+        dev.alone()?;
+        let home = dev.cache.join("fuzz");
+        let target = home.join("target");
+        say("Building the fuzzer's programs");
+        let mut cargo = dev.command("cargo");
+        // The dependencies as they are shipped: many are weaker when they are told that they are fuzzed.
+        cargo.args(["fuzz", "build", "-s", "none", "--no-cfg-fuzzing", "--target-dir"]).arg(&target);
+        cargo.current_dir(crate::root().join("fuzz"));
+        dev.succeed(&mut cargo, "The fuzzer's programs could not be built. Is there a network?")?;
+        self.all(&Place { home, programs: target.join(TRIPLE).join("release") })
+    }
+
+    fn all(&self, place: &Place) -> Result<bool> {
         let known = known(&crate::root().join("fuzz/fuzz_targets"))?;
         if let Some(other) = self.targets.iter().find(|target| !known.contains(*target)) {
             anyhow::bail!("there is no target {other:?}; there are {}", Vec::from_iter(known).join(", "));
@@ -53,7 +69,7 @@ impl Fuzz {
             for _ in 0..at_once {
                 scope.spawn(|| {
                     while let Some(target) = next() {
-                        match self.one(&target) {
+                        match self.one(&target, place) {
                             Ok(said) => eprintln!("{target}: {said}"),
                             Err(error) => {
                                 eprintln!("{target}: {error:#}");
@@ -64,21 +80,20 @@ impl Fuzz {
                 });
             }
         });
-        let broken = broken.into_inner().unwrap_or(1);
-        Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(broken.into_inner().is_ok_and(|broken| broken == 0))
     }
 
     /// Runs one target; what it did, in words.
-    fn one(&self, target: &str) -> Result<String> {
+    fn one(&self, target: &str, place: &Place) -> Result<String> {
         let folder = |name: &str| -> Result<PathBuf> {
-            let folder = self.home.join(name).join(target);
+            let folder = place.home.join(name).join(target);
             fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
             Ok(folder)
         };
         let (corpus, broken) = (folder("corpus")?, folder("broken")?);
-        let log = self.home.join(format!("{target}.log"));
+        let log = place.home.join(format!("{target}.log"));
         let file = File::create(&log).with_context(|| format!("write {}", log.display()))?;
-        let status = Command::new(self.programs.join(target))
+        let status = Command::new(place.programs.join(target))
             .args([&corpus, &crate::root().join("fuzz/seeds").join(target)])
             .arg(format!("-max_total_time={}", self.seconds))
             .arg(format!("-max_len={MAX_INPUT}"))
@@ -128,8 +143,8 @@ mod tests {
         let program = dir.path().join("qmp");
         fs::write(&program, format!("#!/usr/bin/env bash\n{script}\n"))?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
-        let (programs, home) = (dir.path().to_owned(), dir.path().join("home"));
-        Fuzz { targets: Vec::new(), seconds: 1, programs, home }.one("qmp")
+        let place = Place { programs: dir.path().to_owned(), home: dir.path().join("home") };
+        Fuzz { targets: Vec::new(), seconds: 1 }.one("qmp", &place)
     }
 
     #[test]
@@ -145,9 +160,9 @@ mod tests {
 
     #[test]
     fn a_target_that_there_is_not_is_named_with_those_that_there_are() {
-        let (programs, home) = (PathBuf::from("/nowhere"), PathBuf::from("/nowhere"));
-        let fuzz = Fuzz { targets: vec!["nonsense".to_owned()], seconds: 1, programs, home };
-        let error = fuzz.run().unwrap_err().to_string();
+        let place = Place { programs: PathBuf::from("/nowhere"), home: PathBuf::from("/nowhere") };
+        let fuzz = Fuzz { targets: vec!["nonsense".to_owned()], seconds: 1 };
+        let error = fuzz.all(&place).unwrap_err().to_string();
         assert!(error.contains("nonsense") && error.contains("qmp"), "{error}");
     }
 }

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use crate::declared;
@@ -30,23 +29,18 @@ const DESCRIPTION: &str = "a self-hosted cloud for AI agents in microVMs of thei
  network, metered, and gone without a trace when it is removed.";
 
 /// What is packed, and where to.
-#[derive(Debug, Args)]
+#[derive(Debug)]
 pub(crate) struct Pack {
     /// The folder of the static programs
-    #[arg(long)]
-    programs: PathBuf,
+    pub(crate) programs: PathBuf,
     /// The folder of what they find beside them
-    #[arg(long)]
-    assets: PathBuf,
+    pub(crate) assets: PathBuf,
     /// The folder for the packages; their bill of materials is there
-    #[arg(long)]
-    into: PathBuf,
+    pub(crate) into: PathBuf,
     /// The version
-    #[arg(long)]
-    version: String,
+    pub(crate) version: String,
     /// The commit's time, in Unix seconds
-    #[arg(long)]
-    epoch: i64,
+    pub(crate) epoch: i64,
 }
 
 impl Pack {

@@ -3,25 +3,21 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::Args;
 
 use crate::skips::Skips;
 use crate::tally::{self, Tally, TestList, TestRun};
 
 /// Where a run left what it did.
-#[derive(Debug, Args)]
+#[derive(Debug)]
 pub(crate) struct Report {
     /// The run's folder, with its steps, the list of tests, the skips and what the contracts' tests said
-    run: PathBuf,
+    pub(crate) run: PathBuf,
     /// Nextest's own report of what ran
-    #[arg(long)]
-    junit: PathBuf,
+    pub(crate) junit: PathBuf,
     /// All tests were asked for, not those of a filter
-    #[arg(long)]
-    whole: bool,
+    pub(crate) whole: bool,
 }
 
 /// One step of a run: its name, and whether it ended well.
@@ -33,11 +29,11 @@ struct Step {
 }
 
 impl Report {
-    /// The count is said whatever cannot be read: that is a fault of the run.
-    pub(crate) fn run(&self) -> ExitCode {
+    /// Whether all is good. The count is said whatever cannot be read: that is a fault of the run.
+    pub(crate) fn run(&self) -> bool {
         let (steps, tally) = self.count();
         say(&steps, &tally);
-        if tally.good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        tally.good()
     }
 
     fn count(&self) -> (Vec<Step>, Tally) {

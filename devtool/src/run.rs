@@ -1,82 +1,153 @@
-//! `dev.d/run.sh`: how a run of checks ends, however it is ended.
+//! A run of checks: its steps, one after the other, and a last line that counts what they did.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::Write;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use anyhow::{Context, Result};
 
-/// In the place of devtool: what it is handed is what the run wrote down.
-const REPORT: &str = r#"DEVTOOL=said; devtool() { :; }; said() { [ "$1" = probe ] || cat "$2/steps"; }"#;
-const UNCOUNTED: &str = "0 passed, 1 failed, 0 skipped\n";
+use crate::dev::{self, Dev, failed, say};
+use crate::facts;
+use crate::report::Report;
+use crate::signals::Ended;
 
-/// A run in a group of its own, with what it says.
-fn run(cache: &Path, script: &str) -> Child {
-    let sourced = format!(
-        "CACHE={}; TARGET=$CACHE/target; ASSETS=$CACHE/assets; . dev.d/setup.sh; . dev.d/run.sh; say() {{ :; }}; \
-         fail() {{ echo \"$*\" >&2; exit 1; }}; {REPORT}; {script}",
-        cache.display()
-    );
-    let mut command = Command::new("bash");
-    command.args(["-euo", "pipefail", "-c", &sourced]).current_dir(crate::root()).process_group(0);
-    command.env_remove("PALATINE_DEV_ALONE").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+/// The count of a run that did not come to its own.
+pub(crate) const UNCOUNTED: &str = "0 passed, 1 failed, 0 skipped";
+/// What fails outside of a step.
+const SETUP: &str = "setup";
+
+/// What is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// Nextest's profile
+    pub(crate) profile: &'static str,
+    /// All tests, not those of a filter
+    pub(crate) whole: bool,
 }
 
-/// How it ends, and what it said.
-fn ended(run: Child) -> (Option<i32>, String, String) {
-    let output = run.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+/// One that has begun.
+#[derive(Debug)]
+pub(crate) struct Run<'a> {
+    pub(crate) dev: &'a mut Dev,
+    plan: Plan,
+    /// The step under way
+    step: Option<(&'static str, Instant)>,
 }
 
-#[test]
-fn fault_3_3_a_step_that_a_signal_ended_has_failed_and_is_counted() {
-    for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)] {
-        let dir = tempfile::tempdir().unwrap();
-        let script = "promise; begin; step before true; step tests sh -c 'echo on; exec sleep 1000'; step after true";
-        let mut run = run(dir.path(), script);
-        let mut said = BufReader::new(run.stdout.take().unwrap());
-        let mut line = String::new();
-        said.read_line(&mut line).unwrap();
-        assert_eq!(line, "on\n");
-        kill_process_group(Pid::from_child(&run), signal).unwrap();
-        let (status, ..) = ended(run);
-        assert_eq!(status, Some(code));
-        let mut counted = String::new();
-        said.read_to_string(&mut counted).unwrap();
-        let steps: Vec<_> = counted.lines().map(|line| line.rsplit_once('\t').unwrap().0).collect();
-        assert_eq!(steps, ["before\t0", &format!("tests\t{code}")]);
+/// Runs this and counts what it did; the exit status. The last line is a count, whatever ends it.
+pub(crate) fn counted(dev: &mut Dev, plan: Plan, work: impl FnOnce(&mut Run<'_>) -> Result<()>) -> i32 {
+    let mut promise = Promise { kept: false };
+    match Run::begin(dev, plan) {
+        Ok(mut run) => {
+            let ended = run.equip().and_then(|()| work(&mut run));
+            let status = run.finish(ended);
+            promise.kept = true;
+            status
+        }
+        Err(error) => failed(&error),
     }
 }
 
-#[test]
-fn fault_3_3_a_run_that_never_began_and_one_whose_report_died_end_with_a_count() {
-    let dir = tempfile::tempdir().unwrap();
-    let (status, said, why) = ended(run(dir.path(), "promise; fail 'no room'; begin"));
-    assert_eq!((status, said.as_str(), why.as_str()), (Some(1), UNCOUNTED, "no room\n"));
-    let (status, said, _) = ended(run(dir.path(), "promise; begin; said() { return 101; }; step one true"));
-    assert_eq!((status, said.as_str()), (Some(101), UNCOUNTED));
-    let (status, said, _) = ended(run(dir.path(), "promise; begin; step one false; step two true"));
-    assert_eq!((status, said.lines().count()), (Some(0), 2), "what failed in a step is the report's to say");
+/// Counts a run that never began, or whose end was none.
+struct Promise {
+    kept: bool,
 }
 
-#[test]
-fn fault_3_2_a_second_run_with_one_cache_is_refused_and_leaves_the_firsts_folder_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut first = run(dir.path(), "promise; alone; begin; step one sh -c 'echo on; exec sleep 1000'");
-    let mut said = BufReader::new(first.stdout.take().unwrap());
-    said.read_line(&mut String::new()).unwrap();
-    let (status, count, why) = ended(run(dir.path(), "promise; alone; begin"));
-    assert_eq!((status, count.as_str()), (Some(1), UNCOUNTED));
-    assert!(why.contains("Another ./dev test") && why.contains("PALATINE_CACHE"), "{why}");
-    assert!(fs::exists(dir.path().join("run/steps")).unwrap());
-    // What a run starts is part of it.
-    let (status, ..) = ended(run(dir.path(), "export PALATINE_DEV_ALONE=yes; alone"));
-    assert_eq!(status, Some(0));
-    kill_process_group(Pid::from_child(&first), Signal::TERM).unwrap();
-    assert_eq!(ended(first).0, Some(143));
-    let (status, ..) = ended(run(dir.path(), "alone"));
-    assert_eq!(status, Some(0));
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if !self.kept {
+            println!("{UNCOUNTED}");
+        }
+    }
+}
+
+impl<'a> Run<'a> {
+    /// From here on the run's folder is this run's.
+    fn begin(dev: &'a mut Dev, plan: Plan) -> Result<Self> {
+        dev.watch()?;
+        dev.alone()?;
+        let folder = dev.run_folder();
+        dev::remove(&folder)?;
+        dev::make(&folder)?;
+        dev::write(&folder.join("steps"), "")?;
+        Ok(Self { dev, plan, step: None })
+    }
+
+    /// Finds out what this machine has, and tells it and the rest to all that is started.
+    fn equip(&mut self) -> Result<()> {
+        let folder = self.dev.run_folder();
+        let config = crate::root().join(".config/nextest.toml");
+        let config = fs::read_to_string(&config).with_context(|| format!("read {}", config.display()))?;
+        // What nextest writes down goes into the run's folder, not into the checkout.
+        let store = format!("[store]\ndir = \"{}\"\n\n", folder.join("nextest").display());
+        dev::write(&self.dev.nextest_config(), store + &config)?;
+        say("What this machine has of what tests need");
+        facts::probe(&folder.join("facts"))?;
+        let (assets, programs) = (self.dev.assets(), self.dev.target().join("debug"));
+        self.dev.tell("PALATINE_FACTS", folder.join("facts"));
+        self.dev.tell("PALATINE_SKIPS", folder.join("skips"));
+        self.dev.tell("PALATINE_ASSETS", assets);
+        self.dev.tell("PALATINE_BIN", programs);
+        Ok(())
+    }
+
+    /// One step, which gives an exit status; those after it run whether or not it ends well. A signal leaves it open.
+    pub(crate) fn step(&mut self, name: &'static str, work: impl FnOnce(&mut Dev) -> Result<i32>) -> Result<()> {
+        self.step = Some((name, Instant::now()));
+        say(&(name[..1].to_uppercase() + &name[1..]));
+        let status = match work(self.dev) {
+            Ok(status) => status,
+            Err(error) if error.is::<Ended>() => return Err(error),
+            Err(error) => failed(&error),
+        };
+        self.record(status)
+    }
+
+    /// Writes down how the step under way ended.
+    fn record(&mut self, status: i32) -> Result<()> {
+        let (name, took) =
+            self.step.take().map_or((SETUP, self.dev.elapsed()), |(name, since)| (name, since.elapsed()));
+        let steps = self.dev.run_folder().join("steps");
+        let written = File::options()
+            .append(true)
+            .open(&steps)
+            .and_then(|mut file| file.write_all(line(name, status, took).as_bytes()));
+        written.with_context(|| format!("write {}", steps.display()))
+    }
+
+    /// The end, however it came: the step that it ended in has failed, and what failed outside of one is a failure
+    /// more.
+    fn finish(&mut self, ended: Result<()>) -> i32 {
+        let status = ended.map_or_else(|error| failed(&error), |()| 0);
+        if status != 0
+            && let Err(error) = self.record(status)
+        {
+            failed(&error);
+        }
+        let folder = self.dev.run_folder();
+        let junit = folder.join("nextest").join(self.plan.profile).join("junit.xml");
+        let good = Report { run: folder, junit, whole: self.plan.whole }.run();
+        if status == 0 { i32::from(!good) } else { status }
+    }
+}
+
+/// A step's line of the run's own record.
+fn line(name: &str, status: i32, took: Duration) -> String {
+    format!("{name}\t{status}\t{}\n", took.as_secs())
+}
+
+/// Nextest over the workspace, as a run has it.
+pub(crate) fn nextest(dev: &Dev, verb: impl AsRef<OsStr>) -> Command {
+    let mut cargo = dev.command("cargo");
+    cargo.arg("nextest").arg(verb).arg("--config-file").arg(dev.nextest_config()).args(["--locked", "--workspace"]);
+    cargo
+}
+
+/// Builds the tests of these words, and writes down which there are.
+pub(crate) fn list(dev: &mut Dev, words: &[impl AsRef<OsStr>]) -> Result<i32> {
+    let list = dev.run_folder().join("tests.json");
+    let file = File::create(&list).with_context(|| format!("write {}", list.display()))?;
+    dev.code(nextest(dev, "list").args(["--message-format", "json"]).args(words).stdout(file))
 }

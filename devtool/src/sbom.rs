@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use clap::Args;
 use cyclonedx_bom::external_models::date_time::DateTime;
 use cyclonedx_bom::external_models::uri::Purl;
 use cyclonedx_bom::models::bom::{Bom, SpecVersion};
@@ -20,23 +20,22 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::dev;
+
 /// The packages of ours that are in a package.
 const PROGRAMS: [&str; 4] = ["palatine-palatine", "palatine-hypercore", "palatine-pod", "agent-echo"];
 /// The folders whose npm packages are in a package.
 const CHAINS: [&str; 2] = ["deploy/dev/solana", "deploy/dev/evm"];
 
 /// Of what, and when.
-#[derive(Debug, Args)]
+#[derive(Debug)]
 pub(crate) struct Sbom {
     /// The version of the package
-    #[arg(long)]
-    version: String,
+    pub(crate) version: String,
     /// The commit's time, in Unix seconds
-    #[arg(long)]
-    epoch: i64,
+    pub(crate) epoch: i64,
     /// The target that it is built for
-    #[arg(long)]
-    target: String,
+    pub(crate) target: String,
 }
 
 /// A component, and what it needs itself.
@@ -47,7 +46,8 @@ struct Graph {
 }
 
 impl Sbom {
-    pub(crate) fn run(&self) -> Result<()> {
+    /// Writes the bill.
+    pub(crate) fn run(&self, into: &Path) -> Result<()> {
         let sums = sums(&read("Cargo.lock")?)?;
         let mut graph = Graph::default();
         for program in PROGRAMS {
@@ -59,9 +59,10 @@ impl Sbom {
         let bom = self.bom(graph)?;
         let found = bom.validate_version(SpecVersion::V1_5);
         anyhow::ensure!(found.passed(), "the bill of materials is not valid: {found:?}");
-        bom.output_as_json_v1_5(&mut std::io::stdout()).context("write the bill of materials")?;
-        println!();
-        Ok(())
+        let mut json = Vec::new();
+        bom.output_as_json_v1_5(&mut json).context("write the bill of materials")?;
+        json.push(b'\n');
+        dev::write(into, json)
     }
 
     fn bom(&self, graph: Graph) -> Result<Bom> {

@@ -1,13 +1,13 @@
 //! Runs one shard of the soak within its bound.
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
+use crate::dev::Dev;
+use crate::run;
 use crate::shards::{self, Shard, Work};
 
 /// How long the tests of a stretched shard go on, in minutes.
@@ -21,46 +21,23 @@ const KILLED: i32 = 137;
 /// Which shard, and how.
 #[derive(Debug, Args)]
 pub(crate) struct Soak {
-    /// Its name in tests/shards.toml
-    shard: String,
+    /// Its name in tests/shards.toml; without one, they are listed
+    pub(crate) shard: Option<String>,
     /// Let a shard that can be stretched go on for this many minutes
     #[arg(long)]
     stretch: Option<u64>,
     /// End it after this many minutes even if it may take more
     #[arg(long)]
     within: Option<u64>,
-    /// Where its run is written down
-    #[arg(long)]
-    record: PathBuf,
-    /// Where the list of its tests goes
-    #[arg(long)]
-    list: PathBuf,
-    /// Nextest's configuration
-    #[arg(long)]
-    nextest: PathBuf,
 }
 
 impl Soak {
-    pub(crate) fn run(&self) -> Result<ExitCode> {
-        let shard = self.fitted(shards::named(&self.shard)?)?;
-        self.build(&shard)?;
-        eprintln!("shard {}: {}; {} minutes at most", shard.name, shard.covers, shard.minutes);
-        let since = Instant::now();
-        let status = self.command(&shard).status().context("run timeout")?;
-        let took = since.elapsed();
-        shards::remember(&self.record, &shard.name, status.success(), took)?;
-        if matches!(status.code(), Some(ENDED | KILLED)) {
-            eprintln!("shard {} was ended: its {} minutes were over", shard.name, shard.minutes);
-        }
-        eprintln!("shard {} took {:.1} minutes", shard.name, took.div_f64(60.0).as_secs_f64());
-        Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    }
-
-    /// The shard with the time that it has. One that goes on for as long as it is told goes on for less where there
-    /// is less, so that it comes to its end.
-    fn fitted(&self, mut shard: Shard) -> Result<Shard> {
+    /// The shard of this name with the time that it has. One that goes on for as long as it is told goes on for less
+    /// where there is less, so that it comes to its end.
+    pub(crate) fn fitted(&self, name: &str) -> Result<Shard> {
+        let mut shard = shards::named(name)?;
         if let Some(minutes) = self.stretch {
-            anyhow::ensure!(shard.env.contains_key(STRETCH), "shard {} cannot be stretched", shard.name);
+            ensure!(shard.env.contains_key(STRETCH), "shard {} cannot be stretched", shard.name);
             shard.env.insert(STRETCH.to_owned(), minutes.to_string());
             shard.minutes = minutes + ASIDE_MINUTES;
         }
@@ -71,43 +48,47 @@ impl Soak {
         }
         Ok(shard)
     }
-
-    /// Builds a shard's tests and lists them, outside of its bound.
-    fn build(&self, shard: &Shard) -> Result<()> {
-        let Work::Tests(filter) = &shard.work else { return Ok(()) };
-        let mut cargo = Command::new("cargo");
-        cargo
-            .args(nextest("list", filter))
-            .arg("--config-file")
-            .arg(&self.nextest)
-            .args(["--message-format", "json"])
-            .current_dir(crate::root());
-        cargo.stdout(File::create(&self.list).with_context(|| format!("write {}", self.list.display()))?);
-        let status = cargo.status().context("run cargo")?;
-        anyhow::ensure!(status.success(), "the tests of shard {} could not be built", shard.name);
-        Ok(())
-    }
-
-    /// `timeout` ends the whole group of processes, and kills what does not end.
-    fn command(&self, shard: &Shard) -> Command {
-        let bound = Duration::from_secs(60 * shard.minutes).as_secs().to_string();
-        let mut command = Command::new("timeout");
-        command.args(["--kill-after", "60", &bound]).current_dir(crate::root()).envs(&shard.env);
-        match &shard.work {
-            Work::Tests(filter) => {
-                command.arg("cargo").args(nextest("run", filter)).arg("--config-file").arg(&self.nextest);
-            }
-            Work::Command(words) => {
-                command.args(words);
-            }
-        }
-        command
-    }
 }
 
-/// The words of a nextest command over a shard's tests.
-fn nextest<'a>(verb: &'a str, filter: &'a str) -> [&'a str; 8] {
-    ["nextest", verb, "--locked", "--workspace", "--profile", "soak", "-E", filter]
+/// Runs a shard, and writes down how it went; the exit status.
+pub(crate) fn run(dev: &mut Dev, shard: &Shard) -> Result<i32> {
+    // Its tests are built outside of its bound.
+    if let Work::Tests(filter) = &shard.work {
+        let built = run::list(dev, &of_shard(filter))? == 0;
+        ensure!(built, "the tests of shard {} could not be built", shard.name);
+    }
+    eprintln!("shard {}: {}; {} minutes at most", shard.name, shard.covers, shard.minutes);
+    let since = Instant::now();
+    let status = dev.code(&mut bounded(dev, shard))?;
+    let took = since.elapsed();
+    shards::remember(&dev.cache.join("shards"), &shard.name, status == 0, took)?;
+    if matches!(status, ENDED | KILLED) {
+        eprintln!("shard {} was ended: its {} minutes were over", shard.name, shard.minutes);
+    }
+    eprintln!("shard {} took {:.1} minutes", shard.name, took.div_f64(60.0).as_secs_f64());
+    Ok(status)
+}
+
+/// `timeout` ends the whole group of processes, and kills what does not end.
+fn bounded(dev: &Dev, shard: &Shard) -> Command {
+    let bound = Duration::from_secs(60 * shard.minutes).as_secs().to_string();
+    let mut timeout = dev.command("timeout");
+    timeout.args(["--kill-after", "60", &bound]).envs(&shard.env);
+    match &shard.work {
+        Work::Tests(filter) => {
+            let nextest = run::nextest(dev, "run");
+            timeout.arg(nextest.get_program()).args(nextest.get_args()).args(of_shard(filter));
+        }
+        Work::Command(words) => {
+            timeout.args(words);
+        }
+    }
+    timeout
+}
+
+/// What names a shard's tests to nextest.
+fn of_shard(filter: &str) -> [&str; 4] {
+    ["--profile", "soak", "-E", filter]
 }
 
 #[cfg(test)]
@@ -116,10 +97,8 @@ mod tests {
 
     /// What becomes of a shard of the repository: its bound, and how long it goes on.
     fn fitted(shard: &str, stretch: Option<u64>, within: Option<u64>) -> (u64, Option<String>) {
-        let nowhere = PathBuf::new();
-        let (record, list, nextest) = (nowhere.clone(), nowhere.clone(), nowhere);
-        let soak = Soak { shard: shard.to_owned(), stretch, within, record, list, nextest };
-        let shard = soak.fitted(shards::named(shard).unwrap()).unwrap();
+        let soak = Soak { shard: None, stretch, within };
+        let shard = soak.fitted(shard).unwrap();
         (shard.minutes, shard.env.get(STRETCH).cloned())
     }
 

@@ -1,0 +1,82 @@
+//! The signals that end a command of `./dev` which has something to say or to put away before it goes.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::{fmt, fs};
+
+use anyhow::{Context, Result};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// What ends a command: a terminal that is gone, Ctrl-C, and whoever bounds its time.
+const ENDING: [SignalKind; 3] = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()];
+
+/// A command was ended by this signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended(pub(crate) i32);
+
+impl Ended {
+    /// The exit status that a shell gives to such an end.
+    pub(crate) fn status(self) -> i32 {
+        128 + self.0
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ended by signal {}", self.0)
+    }
+}
+
+impl std::error::Error for Ended {}
+
+/// Those signals, from now on written down instead of ending the process.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    runtime: Runtime,
+    heard: Vec<(Ended, Signal)>,
+    first: Option<Ended>,
+}
+
+impl Signals {
+    pub(crate) fn watch() -> Result<Self> {
+        let runtime = Builder::new_current_thread().enable_io().build().context("watch for signals")?;
+        let ignored = ignored()?;
+        let mut heard = Vec::new();
+        for kind in ENDING {
+            let number = kind.as_raw_value();
+            if ignored & (1 << (number - 1)) == 0 {
+                let _inside = runtime.enter();
+                heard.push((Ended(number), signal(kind).context("watch for signals")?));
+            }
+        }
+        Ok(Self { runtime, heard, first: None })
+    }
+
+    /// The first signal that came. The kernel hands a signal to the process before it lets it know that a child which
+    /// the same signal ended is gone.
+    pub(crate) fn caught(&mut self) -> Option<Ended> {
+        let heard = &mut self.heard;
+        let now = self.runtime.block_on(async {
+            // The runtime takes in what came between two polls.
+            tokio::task::yield_now().await;
+            poll_fn(|context| {
+                let came = |(ended, signal): &mut (Ended, Signal)| {
+                    matches!(signal.poll_recv(context), Poll::Ready(Some(()))).then_some(*ended)
+                };
+                Poll::Ready(heard.iter_mut().find_map(came))
+            })
+            .await
+        });
+        self.first = self.first.or(now);
+        self.first
+    }
+}
+
+/// The signals that whoever started us ignores, as `nohup` does, one bit each: they go on being ignored.
+fn ignored() -> Result<u64> {
+    let status = fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    u64::from_str_radix(mask.context("/proc/self/status says no ignored signals")?.trim(), 16)
+        .context("read the ignored signals")
+}
