@@ -57,7 +57,7 @@ fn fault_3_3_a_run_that_ends_before_there_is_a_devtool_ends_with_a_count() {
     let (status, said, why) = ended(start(dir.path(), dir.path(), "promise; fail 'no room'"));
     assert_eq!((status, said.as_str(), why.as_str()), (Some(1), uncounted.as_str(), "no room\n"));
     for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)] {
-        let mut bash = start(dir.path(), dir.path(), "promise; echo on; sleep 1000");
+        let mut bash = start(dir.path(), dir.path(), "promise; sh -c 'echo on; exec sleep 1000'");
         let mut said = BufReader::new(bash.stdout.take().unwrap());
         let mut text = String::new();
         said.read_line(&mut text).unwrap();
