@@ -134,7 +134,8 @@ mod tests {
         let words: Vec<_> = pairs.iter().map(|pair| format!("-ffile-prefix-map={pair}")).collect();
         let wanted = format!(
             "build --locked --profile dev --target {TRIPLE} --target-dir {} --config \
-             build.rustflags=[\"-C\", \"target-feature=+crt-static\"{}] -p palatine-palatine -p palatine-hypercore --bins  {}",
+             build.rustflags=[\"-C\", \"target-feature=+crt-static\"{}] \
+             -p palatine-palatine -p palatine-hypercore --bins  {}",
             dev.cache.join("static").display(),
             flags.concat(),
             words.join(" ")

@@ -15,6 +15,13 @@ const UNCOUNTED: &str = "0 passed, 1 failed, 0 skipped";
 /// What clippy does when a test ends the run in it.
 const WAITS: &str = "clippy) echo on; exec sleep 1000;;";
 
+/// What nextest lists, and reports, of one test.
+const LIST: &str = r#"{"rust-suites":{"a::it":{"kind":"test",
+    "testcases":{"starts":{"filter-match":{"status":"matches"}}}}}}"#;
+const JUNIT: &str = r#"<?xml version="1.0"?><testsuites name="r" tests="1" failures="0" errors="0">
+    <testsuite name="a::it" tests="1" disabled="0" errors="0" failures="0">
+    <testcase name="starts" classname="a::it"/></testsuite></testsuites>"#;
+
 /// A folder with a cache, and a cargo of these cases of its first word.
 fn folder(cases: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -165,14 +172,12 @@ fn fault_3_2_a_second_run_with_one_cache_is_refused_and_leaves_the_firsts_folder
 #[test]
 fn fault_3_3_the_tests_of_a_filter_are_listed_and_run_with_what_they_are_told() {
     let told = "$PALATINE_FACTS $PALATINE_SKIPS $PALATINE_ASSETS $PALATINE_BIN";
-    let list =
-        r#"{"rust-suites":{"a::it":{"kind":"test","testcases":{"starts":{"filter-match":{"status":"matches"}}}}}}"#;
-    let junit = r#"<?xml version="1.0"?><testsuites name="r" tests="1" failures="0" errors="0"><testsuite name="a::it" tests="1" disabled="0" errors="0" failures="0"><testcase name="starts" classname="a::it"/></testsuite></testsuites>"#;
     let dir = folder(&format!(
-        "build) mkdir -p \"$CARGO_TARGET_DIR/../guest/x86_64-unknown-linux-gnu/guest\"; cd \"$_\"; touch pod agent-echo;;
+        "build) mkdir -p \"$CARGO_TARGET_DIR/../guest/x86_64-unknown-linux-gnu/guest\"
+            cd \"$_\"; touch pod agent-echo;;
          nextest) echo \"$*\" {told} >> \"$CARGO_TARGET_DIR.said\"
-            [ \"$2\" = run ] || {{ echo '{list}'; exit; }}
-            mkdir -p \"$CARGO_TARGET_DIR/../run/nextest/default\"; echo '{junit}' > \"$_/junit.xml\";;"
+            [ \"$2\" = run ] || {{ echo '{LIST}'; exit; }}
+            mkdir -p \"$CARGO_TARGET_DIR/../run/nextest/default\"; echo '{JUNIT}' > \"$_/junit.xml\";;"
     ));
     for (name, does) in [("npm", "mkdir -p \"$3/node_modules\""), ("python3", "mkdir -p \"${9:-.}\"; echo 3")] {
         script(&dir.path().join("bin").join(name), does);
@@ -183,9 +188,8 @@ fn fault_3_3_the_tests_of_a_filter_are_listed_and_run_with_what_they_are_told() 
     let said = fs::read_to_string(format!("{cache}/target.said")).unwrap().replace(&cache, "CACHE");
     let told = "CACHE/run/facts CACHE/run/skips CACHE/assets CACHE/target/debug";
     let nextest = |verb: &str, words: &str| {
-        format!(
-            "nextest {verb} --config-file CACHE/run/nextest.toml --locked --workspace {words}starts --no-capture {told}\n"
-        )
+        let config = "--config-file CACHE/run/nextest.toml --locked --workspace";
+        format!("nextest {verb} {config} {words}starts --no-capture {told}\n")
     };
     assert_eq!(said, nextest("list", "--message-format json ") + &nextest("run", ""));
     let config = fs::read_to_string(format!("{cache}/run/nextest.toml")).unwrap();
