@@ -150,6 +150,25 @@ pub(crate) enum StoreCommand {
         #[arg(long, env = "PALATINE_COPY_TO", hide_env_values = true, value_name = "URL")]
         to: store::StoreUrl,
     },
+    /// Seal all keys in it with another sealing key; the gateways must be stopped
+    Reseal {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The other key's file; made where there is none
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        new_key: PathBuf,
+    },
+    /// Begin again without the keys in it that the sealing key does not open; the gateways must be stopped
+    ForgetLostKeys {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Where they are written, still sealed [default: lost-keys-<time>.json beside the sealing key]
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        aside: Option<PathBuf>,
+        /// Do it; else only those that are lost are listed
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Clone, Debug, Args)]

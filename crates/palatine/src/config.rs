@@ -10,6 +10,7 @@ use ::config::{Environment, File, FileFormat};
 use anyhow::{Context, Result, bail};
 use domain::{Tier, TierName, Tiers};
 use serde::Deserialize;
+use store::SealingKeyFile;
 
 /// Where a configuration is looked for, if none is named.
 const PLACES: [&str; 2] = ["palatine.toml", "/etc/palatine/palatine.toml"];
@@ -63,7 +64,8 @@ impl Config {
         }
         let variables = Environment::with_prefix(PREFIX).prefix_separator("__").separator("__").try_parsing(true);
         let read = || -> Result<Self> {
-            let config: Self = sources.add_source(variables).build()?.try_deserialize()?;
+            let mut config: Self = sources.add_source(variables).build()?.try_deserialize()?;
+            config.place_sealing_key();
             config.check()?;
             Ok(config)
         };
@@ -74,6 +76,13 @@ impl Config {
     /// The file that `load` reads, if there is one.
     pub(crate) fn find(named: Option<&Path>) -> Option<PathBuf> {
         named.map(PathBuf::from).or_else(|| PLACES.map(PathBuf::from).into_iter().find(|path| path.is_file()))
+    }
+
+    /// Where nothing is said of it, the sealing key lies beside the gateway's other key.
+    fn place_sealing_key(&mut self) {
+        if let SealingKeyFile::Default { .. } = self.store.sealing_key_file {
+            self.store.sealing_key_file = SealingKeyFile::beside(&self.gateway.token_key_file);
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -133,6 +142,14 @@ mod tests {
     }
 
     #[test]
+    fn the_sealing_key_lies_beside_the_token_key_unless_it_is_said_where() {
+        let place = |text: &str| load(text).unwrap().store.sealing_key_file.path().to_owned();
+        assert_eq!(place("[gateway]\ntoken_key_file = \"/srv/one/token.key\"\n"), Path::new("/srv/one/sealing.key"));
+        let said = "[gateway]\ntoken_key_file = \"/srv/one/token.key\"\n[store]\nsealing_key_file = \"/etc/seal\"\n";
+        assert_eq!(place(said), Path::new("/etc/seal"));
+    }
+
+    #[test]
     fn a_value_out_of_bounds_is_refused_by_its_key() {
         let said = format!("{:#}", load("[store]\nreaders = 0\n").unwrap_err());
         assert!(said.contains("[store] readers"), "{said}");
@@ -161,7 +178,7 @@ mod tests {
         assert!(!unit(GATEWAY_UNIT, "StateDirectory").contains(&"palatine"), "that is the node's as well");
         for path in [
             &config.store.directory,
-            &config.store.sealing_key_file,
+            config.store.sealing_key_file.path(),
             &config.gateway.token_key_file,
             &config.treasury.identities,
             &config.treasury.key_file,

@@ -61,7 +61,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Command::Pod { command: Pod::Identity { config, command } } => {
             commands::pod::identity(config.config.as_deref(), command, target.json)?;
         }
-        Command::Store { command } => commands::store::run(&command, target.json)?,
+        Command::Store { command } => commands::store::run(command, target.json)?,
         Command::Sign(request) => commands::sign::run(&target, &request)?,
         Command::Wallet { signer, command } => {
             return block_on(commands::wallet::run(&target, &state()?, &signer, command));

@@ -37,10 +37,10 @@ async fn run(config: &Config) -> Result<()> {
     let metrics = telemetry::prometheus()?;
     // Listening first: a taken port is said before anything else is touched.
     let listeners = Listeners::bind(&config.gateway, &config.tls).await?;
-    let store = Store::open(&config.store).await.context("open the database")?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let now = clock.now();
-    let keys = SealedKeys::open_or_create(&store, &config.store, now).await.context("open the keys in the database")?;
+    let opened = SealedKeys::open_store(&config.store, now).await;
+    let (store, keys) = opened.context("open the database and the keys in it")?;
     let has_runs = !store.live().await.context("list the live runs")?.is_empty();
     let tokens = TokenIssuer::new(&gateway::token_key(&keys, &config.gateway.token_key_file, has_runs, now).await?);
     // Nothing is asked of the chain yet: while no endpoint answers, stopping must work.
@@ -98,6 +98,8 @@ async fn treasury(
 ) -> Result<Option<Treasury>> {
     let Some(evm) = config.evm.clone() else {
         tracing::info!("no [evm]: there are no vaults and no payments");
+        // What removed agents left in files goes all the same.
+        tokio::spawn(async move { ends.run_until_cancelled(identities.erase_removed()).await });
         return Ok(None);
     };
     let relayer = if config.relayer.enabled { Some(relayer_key(&config.relayer).await?) } else { None };

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use domain::{OutOfBounds, check_bounds};
 use serde::Deserialize;
 
+use crate::sealing::SealingKeyFile;
 use crate::url::{Place, StoreUrl};
 
 /// `[store]`.
@@ -20,8 +21,10 @@ pub struct Config {
     /// The key that the keys in the database are sealed with; made (mode 0600) at the
     /// first start. All gateways of one database are given the same file, and whoever
     /// backs the database up keeps a copy of it apart: without it, none of those keys
-    /// can be had again. Default `/var/lib/palatine/gateway/sealing.key`.
-    pub sealing_key_file: PathBuf,
+    /// can be had again (`palatine store reseal`, `forget-lost-keys`). Default
+    /// `sealing.key` beside `[gateway] token_key_file`; where it is not there and the
+    /// database is sealed already, `/var/lib/palatine/gateway/sealing.key`.
+    pub sealing_key_file: SealingKeyFile,
     /// Writes that may wait for SQLite's writer; one more waits with its caller.
     /// Default 8192.
     pub queue: usize,
@@ -42,7 +45,7 @@ impl Default for Config {
         Self {
             url: None,
             directory: PathBuf::from("/var/lib/palatine/store"),
-            sealing_key_file: PathBuf::from("/var/lib/palatine/gateway/sealing.key"),
+            sealing_key_file: SealingKeyFile::default(),
             queue: 8192,
             readers: 2,
             connections: 16,

@@ -60,6 +60,15 @@ pub struct VaultDeploy {
     pub reason: Option<String>,
 }
 
+impl VaultDeploy {
+    /// Whether it was found on the chain for an agent wallet that is not the POD's key: nobody
+    /// has signed for it here.
+    #[must_use]
+    pub fn is_for_another_key(&self) -> bool {
+        self.state == DeployState::Failed && self.consent.is_none()
+    }
+}
+
 /// An owner's signature for a vault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VaultConsent {

@@ -52,6 +52,18 @@ pub enum StoreError {
         /// The newest known here.
         known: i64,
     },
+    /// Made by an older version, and not to be changed now.
+    #[error(
+        "{place} has schema {found}, and this version works with {known}: start its gateway once, which brings it up"
+    )]
+    Older {
+        /// The database.
+        place: String,
+        /// Its schema.
+        found: i64,
+        /// The one that is wanted.
+        known: i64,
+    },
     /// A database of some other program.
     #[error("{0} is a database, but not one of Palatine's")]
     Foreign(String),
@@ -156,6 +168,7 @@ impl StoreError {
             | Self::File { .. }
             | Self::InUse(_)
             | Self::Newer { .. }
+            | Self::Older { .. }
             | Self::Foreign(_)
             | Self::Lost { .. }
             | Self::Unreachable { .. }
@@ -185,6 +198,7 @@ impl StoreError {
             | Self::File { .. }
             | Self::InUse(_)
             | Self::Newer { .. }
+            | Self::Older { .. }
             | Self::Foreign(_)
             | Self::Lost { .. }
             | Self::Corrupt { .. }

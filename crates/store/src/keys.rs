@@ -4,6 +4,7 @@
 use domain::{Address, PodId, UnixMillis};
 
 use crate::port::port;
+use crate::record::PodRowId;
 
 /// A secret of the gateways' own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,15 @@ pub struct SealedIdentity {
     pub sealed: Vec<u8>,
 }
 
+/// Any sealed key, and where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SealedRow {
+    /// One of the gateways'.
+    Secret { name: String, sealed: Vec<u8> },
+    /// A POD's.
+    Identity { row: PodRowId, pod: PodId, identity: SealedIdentity },
+}
+
 port! {
     /// Sealed keys. One that is kept is never replaced.
     KeyStore {
@@ -50,8 +60,12 @@ port! {
         /// A POD's key; none of one that is not there.
         fn identity_of(&self, pod: PodId) -> Option<SealedIdentity>;
 
-        /// Whether a POD of this id was removed since keys are sealed here, and nobody has it
-        /// now. Before, a removal left the key.
-        fn was_removed(&self, pod: PodId) -> bool;
+        /// Whether a POD of this id was removed since keys are sealed here, its key with it,
+        /// whoever has the id now. Before, a removal left the key.
+        fn was_erased(&self, pod: PodId) -> bool;
+
+        /// Keeps a key that an earlier version left in a file, as if it were new; nothing where
+        /// one of that id was erased. [`StoreError::NoPod`](crate::StoreError::NoPod).
+        fn keep_old_identity(&self, pod: PodId, identity: SealedIdentity, now: UnixMillis) -> Option<SealedIdentity>;
     }
 }

@@ -12,11 +12,13 @@
 //! | `admission`, `life`, `pod`, `record` | reservations; runs, their steps and history; what lasts of a POD |
 //! | `billing` | marks, usage |
 //! | `keys`, `sealed` | the keys that gateways share, sealed; [`SealedKeys`]: in the clear for who has the sealing key |
+//! | `sealing`, `reseal` | where that key lies; all keys under another one, or without those that are lost |
 //! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
 //! | `payments`, `purposes`, `relays` | what was paid for requests, what each authorization pays for, what the relayer took on |
 //! | `index`, `outbox` | what was read of the chain, and what is sent to it |
 //! | `prune` | what is forgotten, and when |
 //! | `codec`, `columns`, `error` | values in columns; what can go wrong |
+//! | `found` | what a database is before its schema is brought up |
 //! | `copy`, `table` | from one database to another |
 //! | `sqlite`, `postgres` | the databases |
 
@@ -28,6 +30,7 @@ mod config;
 mod copy;
 mod deploys;
 mod error;
+mod found;
 mod index;
 mod keys;
 mod life;
@@ -42,7 +45,9 @@ mod prune;
 mod purposes;
 mod record;
 mod relays;
+mod reseal;
 mod sealed;
+mod sealing;
 mod sqlite;
 mod store;
 mod table;
@@ -66,7 +71,9 @@ pub use prices::{PriceStore, Prices};
 pub use prune::{MaintenanceStore, PruneReport};
 pub use record::{BelowTier, GatewayEpoch, KeptData, PodRowId, RunChange, RunRecord};
 pub use relays::{RelayStore, StoreJournal};
+pub use reseal::{LostKeys, ResealError, Resealed, find_lost_keys, forget_lost_keys, reseal};
 pub use sealed::{SealedKeys, SealedKeysError};
+pub use sealing::SealingKeyFile;
 pub use sqlite::Sqlite;
 pub use store::Store;
 pub use table::{CopiedTable, CopyError};

@@ -32,8 +32,10 @@ mod prices;
 mod prune;
 mod purposes;
 mod relays;
+mod reseal;
 mod row;
 mod schema;
 
 pub(crate) use copy::PostgresEnd;
 pub use database::Postgres;
+pub(crate) use reseal::PostgresKeys;

@@ -16,7 +16,7 @@ use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 
 use crate::config::Config;
 use crate::error::StoreError;
-use crate::keys::{SealedIdentity, SecretName};
+use crate::keys::{SealedIdentity, SealedRow, SecretName};
 use crate::store::Store;
 
 /// What is sealed as [`SecretName::Check`].
@@ -80,19 +80,33 @@ pub struct SealedKeys {
 }
 
 impl SealedKeys {
+    /// Opens a store with its keys; makes the sealing key where nothing was ever sealed. Where
+    /// that key is refused, nothing of the database is changed, its schema neither.
+    ///
+    /// # Errors
+    /// [`SealedKeysError`], those of [`Store::open`] among them.
+    pub async fn open_store(config: &Config, now: UnixMillis) -> Result<(Store, Self), SealedKeysError> {
+        let has_key = |check: Option<&[u8]>| match check {
+            Some(check) => key_of(config, check).map(drop),
+            None => make(config).map(drop),
+        };
+        let store = Store::open_unless(config, |found| has_key(found.check.as_deref())).await?;
+        let keys = Self::open_or_create(&store, config, now).await?;
+        Ok((store, keys))
+    }
+
     /// Opens the keys of a store; makes the sealing key where nothing was ever sealed.
     ///
     /// # Errors
     /// [`SealedKeysError`] names the file, and says what to do.
     pub async fn open_or_create(store: &Store, config: &Config, now: UnixMillis) -> Result<Self, SealedKeysError> {
         if let Some(check) = store.secret(SecretName::Check).await? {
-            return Self::checked(store, config, read(config)?, &check);
+            return Ok(Self::with(store, &key_of(config, &check)?));
         }
-        let key = seal::read_or_create("sealing.key", &config.sealing_key_file)?;
-        let sealed = Sealer::new(&key).seal(KNOWN, &place_of_secret(SecretName::Check));
+        let key = make(config)?;
         // Of two gateways with two keys that begin at once, one finds the other's here.
-        let check = store.keep_secret(SecretName::Check, sealed.map_err(SealedKeysError::Seal)?, now).await?;
-        Self::checked(store, config, key, &check)
+        let check = store.keep_secret(SecretName::Check, seal_check(&key)?, now).await?;
+        if opens(&key, &check) { Ok(Self::with(store, &key)) } else { Err(foreign(config)) }
     }
 
     /// Opens the keys of a store that a gateway has sealed.
@@ -102,15 +116,11 @@ impl SealedKeys {
     pub async fn open(store: &Store, config: &Config) -> Result<Self, SealedKeysError> {
         let check = store.secret(SecretName::Check).await?;
         let check = check.ok_or_else(|| SealedKeysError::Unsealed(config.name()))?;
-        Self::checked(store, config, read(config)?, &check)
+        Ok(Self::with(store, &key_of(config, &check)?))
     }
 
-    fn checked(store: &Store, config: &Config, key: Key, check: &[u8]) -> Result<Self, SealedKeysError> {
-        let sealer = Sealer::new(&key);
-        match sealer.open(check, &place_of_secret(SecretName::Check)) {
-            Ok(_) => Ok(Self { store: store.clone(), sealer }),
-            Err(_) => Err(SealedKeysError::Foreign { file: config.sealing_key_file.clone(), store: config.name() }),
-        }
+    fn with(store: &Store, key: &Key) -> Self {
+        Self { store: store.clone(), sealer: Sealer::new(key) }
     }
 
     /// A secret of the gateways'.
@@ -127,7 +137,7 @@ impl SealedKeys {
     /// # Errors
     /// [`SealedKeysError`].
     pub async fn keep_secret(&self, name: SecretName, key: &Key, now: UnixMillis) -> Result<Key, SealedKeysError> {
-        let sealed = self.seal(key, &place_of_secret(name))?;
+        let sealed = self.seal(key, &place_of_secret(name.as_str()))?;
         let kept = self.store.keep_secret(name, sealed, now).await?;
         self.unseal_secret(name, &kept)
     }
@@ -158,12 +168,29 @@ impl SealedKeys {
         self.unseal_identity(pod, &kept)
     }
 
+    /// Keeps a key that an earlier version left in a file, as [`Self::keep_identity`] does;
+    /// nothing where one of that id was erased.
+    ///
+    /// # Errors
+    /// [`SealedKeysError`]; [`StoreError::NoPod`] if there is no such POD.
+    pub async fn keep_old_identity(
+        &self,
+        pod: PodId,
+        address: Address,
+        key: &Key,
+        now: UnixMillis,
+    ) -> Result<Option<Key>, SealedKeysError> {
+        let sealed = self.seal(key, &place_of_identity(pod, address))?;
+        let kept = self.store.keep_old_identity(pod, SealedIdentity { address, sealed }, now).await?;
+        kept.map(|kept| self.unseal_identity(pod, &kept)).transpose()
+    }
+
     fn seal(&self, key: &Key, place: &[u8]) -> Result<Vec<u8>, SealedKeysError> {
         self.sealer.seal(key.expose_secret(), place).map_err(SealedKeysError::Seal)
     }
 
     fn unseal_secret(&self, name: SecretName, sealed: &[u8]) -> Result<Key, SealedKeysError> {
-        self.unseal(sealed, &place_of_secret(name), || name.as_str().to_owned())
+        self.unseal(sealed, &place_of_secret(name.as_str()), || name.as_str().to_owned())
     }
 
     fn unseal_identity(&self, pod: PodId, identity: &SealedIdentity) -> Result<Key, SealedKeysError> {
@@ -182,17 +209,89 @@ impl SealedKeys {
     }
 }
 
-fn read(config: &Config) -> Result<Key, SealedKeysError> {
-    let file = &config.sealing_key_file;
-    seal::read(file).map_err(|error| match error.is_absent() {
-        true => SealedKeysError::Missing { file: file.clone(), store: config.name() },
-        false => error.into(),
-    })
+/// The key that what is sealed opens with, by this sealed text.
+pub(crate) fn key_of(config: &Config, check: &[u8]) -> Result<Key, SealedKeysError> {
+    let file = config.sealing_key_file.path();
+    match seal::read(file) {
+        Ok(key) if opens(&key, check) => Ok(key),
+        Ok(_) => Err(foreign(config)),
+        Err(error) if error.is_absent() => former_key(config, check).ok_or_else(|| missing(config)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The one in the former default place, if it is the right one.
+fn former_key(config: &Config, check: &[u8]) -> Option<Key> {
+    let former = config.sealing_key_file.former()?;
+    let key = seal::read(former).ok().filter(|key| opens(key, check))?;
+    let (former, file) = (former.display(), config.sealing_key_file.path().display());
+    tracing::info!(%former, %file, "the sealing key is where it lay by default before; it may be moved to its place now");
+    Some(key)
+}
+
+/// The key for a database in which nothing is sealed.
+pub(crate) fn make(config: &Config) -> Result<Key, SealedKeysError> {
+    Ok(seal::read_or_create("sealing.key", config.sealing_key_file.path())?)
+}
+
+fn missing(config: &Config) -> SealedKeysError {
+    SealedKeysError::Missing { file: config.sealing_key_file.path().to_owned(), store: config.name() }
+}
+
+fn foreign(config: &Config) -> SealedKeysError {
+    SealedKeysError::Foreign { file: config.sealing_key_file.path().to_owned(), store: config.name() }
+}
+
+/// The text by which the key is known.
+pub(crate) fn seal_check(key: &Key) -> Result<Vec<u8>, SealedKeysError> {
+    let sealed = Sealer::new(key).seal(KNOWN, &place_of_secret(SecretName::Check.as_str()));
+    sealed.map_err(SealedKeysError::Seal)
+}
+
+/// Whether this is the key.
+pub(crate) fn opens(key: &Key, check: &[u8]) -> bool {
+    Sealer::new(key).open(check, &place_of_secret(SecretName::Check.as_str())).is_ok()
+}
+
+impl SealedRow {
+    /// The place that it is sealed for.
+    pub(crate) fn place(&self) -> Vec<u8> {
+        match self {
+            Self::Secret { name, .. } => place_of_secret(name),
+            Self::Identity { pod, identity, .. } => place_of_identity(*pod, identity.address),
+        }
+    }
+
+    /// What lies there.
+    pub(crate) fn sealed(&self) -> &[u8] {
+        match self {
+            Self::Secret { sealed, .. } => sealed,
+            Self::Identity { identity, .. } => &identity.sealed,
+        }
+    }
+
+    /// The same, sealed anew.
+    pub(crate) fn with_sealed(self, anew: Vec<u8>) -> Self {
+        match self {
+            Self::Secret { name, .. } => Self::Secret { name, sealed: anew },
+            Self::Identity { row, pod, identity } => {
+                Self::Identity { row, pod, identity: SealedIdentity { sealed: anew, ..identity } }
+            }
+        }
+    }
+
+    /// Whose it is.
+    pub(crate) fn of(&self) -> String {
+        match self {
+            Self::Secret { name, .. } => name.clone(),
+            Self::Identity { pod, .. } => pod.to_string(),
+        }
+    }
 }
 
 /// The parts end with a zero byte, which no name holds.
-fn place_of_secret(name: SecretName) -> Vec<u8> {
-    [b"secrets\0", name.as_str().as_bytes()].concat()
+fn place_of_secret(name: &str) -> Vec<u8> {
+    [b"secrets\0", name.as_bytes()].concat()
 }
 
 fn place_of_identity(pod: PodId, address: Address) -> Vec<u8> {

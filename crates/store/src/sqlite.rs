@@ -40,6 +40,7 @@ mod prune;
 mod purposes;
 mod reader;
 mod relays;
+mod reseal;
 mod row;
 mod rows;
 mod schema;
@@ -47,3 +48,4 @@ mod writer;
 
 pub(crate) use copy::SqliteEnd;
 pub use handle::Sqlite;
+pub(crate) use reseal::SqliteKeys;

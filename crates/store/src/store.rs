@@ -5,6 +5,7 @@ use tokio::sync::broadcast;
 
 use crate::config::Config;
 use crate::error::StoreError;
+use crate::found::FoundDatabase;
 use crate::postgres::Postgres;
 use crate::record::{GatewayEpoch, RunChange};
 use crate::sqlite::Sqlite;
@@ -35,22 +36,30 @@ impl Store {
     /// What stands in the way: another process, a newer schema, a damaged or foreign
     /// database, the disk, the server.
     pub async fn open(config: &Config) -> Result<Self, StoreError> {
-        config.check()?;
-        match config.place() {
-            Place::Sqlite(directory) => Sqlite::open_in(config, &directory).map(Self::Sqlite),
-            Place::Postgres(options) => Postgres::open(config, *options).await.map(Self::Postgres),
-        }
+        Self::open_unless(config, |_| Ok(())).await
     }
 
-    /// Opens a database that a gateway has made; the schema is brought up too.
+    /// Opens a database that a gateway of this version has made; its schema stays as it is.
     ///
     /// # Errors
-    /// As of [`Store::open`], and where there is no database.
+    /// As of [`Store::open`], where there is no database, and [`StoreError::Older`].
     pub async fn open_existing(config: &Config) -> Result<Self, StoreError> {
         if let Place::Sqlite(directory) = config.place() {
             Sqlite::find(&directory)?;
         }
-        Self::open(config).await
+        Self::open_unless(config, FoundDatabase::must_be_current).await
+    }
+
+    /// Opens the database, unless `refuse` says no to what it is before its schema is brought up.
+    pub(crate) async fn open_unless<E: From<StoreError>>(
+        config: &Config,
+        refuse: impl FnOnce(&FoundDatabase) -> Result<(), E> + Send,
+    ) -> Result<Self, E> {
+        config.check().map_err(StoreError::from)?;
+        match config.place() {
+            Place::Sqlite(directory) => Sqlite::open_in(config, &directory, refuse).map(Self::Sqlite),
+            Place::Postgres(options) => Postgres::open(config, *options, refuse).await.map(Self::Postgres),
+        }
     }
 
     /// This run of the gateway.

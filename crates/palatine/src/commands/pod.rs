@@ -206,6 +206,6 @@ mod tests {
         drop(Store::open(&home.config().store).await.unwrap());
         let said = format!("{:#}", open(&home.config()).await.unwrap_err());
         assert!(said.contains("start its gateway once"), "{said}");
-        assert!(!home.config().store.sealing_key_file.exists());
+        assert!(!home.config().store.sealing_key_file.path().exists());
     }
 }

@@ -1,10 +1,13 @@
 //! `palatine store`: the gateway's database.
 
-use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use store::CopiedTable;
+use store::{CopiedTable, LostKeys, Resealed, StoreUrl};
 
 use crate::cli::StoreCommand;
+use crate::config::Config;
 use crate::output::show;
 
 /// A table that was copied, as `--json` shows it.
@@ -15,13 +18,48 @@ struct Shown<'a> {
     digest: &'a str,
 }
 
-pub(crate) fn run(command: &StoreCommand, json: bool) -> Result<()> {
-    let StoreCommand::Copy { from, to } = command;
+/// What was sealed anew, as `--json` shows it.
+#[derive(Serialize)]
+struct ShownResealed<'a> {
+    keys: usize,
+    sealing_key_file: &'a Path,
+}
+
+/// What is lost, as `--json` shows it.
+#[derive(Serialize)]
+struct ShownLost<'a> {
+    tokens: bool,
+    pods: Vec<ShownPod>,
+    /// Where it was written, once it is forgotten.
+    set_aside: Option<&'a Path>,
+}
+
+/// A POD whose key is lost.
+#[derive(Serialize)]
+struct ShownPod {
+    pod: String,
+    address: String,
+}
+
+pub(crate) fn run(command: StoreCommand, json: bool) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    let copied = runtime.block_on(store::copy(from, to)).with_context(|| format!("copy {from} to {to}"))?;
+    runtime.block_on(async {
+        match command {
+            StoreCommand::Copy { from, to } => copy(&from, &to, json).await,
+            StoreCommand::Reseal { config, new_key } => {
+                reseal(&Config::load(config.config.as_deref())?.store, &new_key, json).await
+            }
+            StoreCommand::ForgetLostKeys { config, aside, yes } => {
+                forget(&Config::load(config.config.as_deref())?.store, aside, yes, json).await
+            }
+        }
+    })
+}
+
+async fn copy(from: &StoreUrl, to: &StoreUrl, json: bool) -> Result<()> {
+    let copied = store::copy(from, to).await.with_context(|| format!("copy {from} to {to}"))?;
     let shown: Vec<_> = copied.iter().map(of).collect();
-    show(json, &shown, |tables| tables.iter().map(line).collect::<Vec<_>>().join("\n"))?;
-    Ok(())
+    Ok(show(json, &shown, |tables| tables.iter().map(line).collect::<Vec<_>>().join("\n"))?)
 }
 
 fn of(copied: &CopiedTable) -> Shown<'_> {
@@ -31,4 +69,62 @@ fn of(copied: &CopiedTable) -> Shown<'_> {
 fn line(table: &Shown<'_>) -> String {
     let Shown { table, rows, digest } = table;
     format!("{table:<16} {rows:>10} rows  {}", &digest[..16])
+}
+
+async fn reseal(config: &store::Config, new_key: &Path, json: bool) -> Result<()> {
+    // As the gateway is to find it, wherever it runs.
+    let new_key = std::path::absolute(new_key).context("find the new sealing key")?;
+    let done = store::reseal(config, &new_key).await.context("seal the keys anew; they are as they were")?;
+    let shown = ShownResealed { keys: done.keys, sealing_key_file: &new_key };
+    Ok(show(json, &shown, |_| resealed(done, &new_key, config.sealing_key_file.path()))?)
+}
+
+fn resealed(done: Resealed, new_key: &Path, before: &Path) -> String {
+    let (new_key, before, keys) = (new_key.display(), before.display(), done.keys);
+    let already = if done.already { " already" } else { "" };
+    format!(
+        "{keys} keys are sealed with {new_key}{already}.\nBefore the gateways start: set sealing_key_file = \
+         \"{new_key}\" under [store] of each, or move it to {before}.\nKeep the key of before as long as backups of \
+         the database that need it."
+    )
+}
+
+async fn forget(config: &store::Config, aside: Option<PathBuf>, yes: bool, json: bool) -> Result<()> {
+    if !yes {
+        let lost = store::find_lost_keys(config).await.context("look for lost keys")?;
+        show(json, &shown_lost(&lost, None), people)?;
+        if lost.is_empty() {
+            return Ok(());
+        }
+        bail!("nothing was changed: with --yes these keys are set aside and forgotten");
+    }
+    let now = super::now()?;
+    let beside = || config.sealing_key_file.path().with_file_name(format!("lost-keys-{}.json", now.0));
+    let aside = aside.unwrap_or_else(beside);
+    let lost = store::forget_lost_keys(config, &aside, now).await.context("forget the lost keys")?;
+    let aside = (!lost.is_empty()).then_some(aside.as_path());
+    Ok(show(json, &shown_lost(&lost, aside), people)?)
+}
+
+fn shown_lost<'a>(lost: &LostKeys, set_aside: Option<&'a Path>) -> ShownLost<'a> {
+    let pods = lost.pods.iter().map(|(pod, address)| ShownPod { pod: pod.to_string(), address: address.to_string() });
+    ShownLost { tokens: lost.tokens, pods: pods.collect(), set_aside }
+}
+
+fn people(lost: &ShownLost<'_>) -> String {
+    if !lost.tokens && lost.pods.is_empty() {
+        return "The sealing key opens every key: none is lost.".to_owned();
+    }
+    let mut lines = Vec::new();
+    if lost.tokens {
+        lines.push(
+            "the key of the agents' tokens: those of agents that run are good no more, and a start gives another"
+                .to_owned(),
+        );
+    }
+    lines.extend(lost.pods.iter().map(|ShownPod { pod, address }| format!("the key of {pod}, {address}")));
+    if let Some(aside) = lost.set_aside {
+        lines.push(format!("They are forgotten. Sealed as they were, they are in {}: keep it.", aside.display()));
+    }
+    lines.join("\n")
 }

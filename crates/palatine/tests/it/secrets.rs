@@ -1,14 +1,21 @@
 //! A holder's secret is in its guest, and nowhere else; a POD's key is nowhere in the clear.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use fixtures::{LocalStack, SMALL, SpawnedAgent, Stack, stderr_of, stdout_of};
+use domain::Address;
+use fixtures::{
+    LocalStack, NOW, SMALL, SpawnedAgent, Stack, pod, program, reservation, stderr_of, stdout_of, store_config,
+};
 use identity::Identity;
 use reqwest::Method;
 use secrecy::{ExposeSecret, SecretBox};
 use serde_json::json;
+use store::{Config, SealedKeys, SecretName};
+use tempfile::TempDir;
+use treasury::Identities;
 
 const CANARY: &str = "canary-3f9c1b7e5d2a4860";
 
@@ -83,16 +90,17 @@ fn search_key(folder: &Path, secret: &SecretBox<[u8; 32]>) {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let digits = hex(secret.expose_secret());
     search(folder, &[&digits, &digits.to_uppercase()]);
-    // `grep` looks into lines: the longest part without a line's end stands for all.
-    let parts = secret.expose_secret().split(|byte| *byte == b'\n');
+    // What `grep` takes for a line is between two zeros: the longest part without one stands for all.
+    let parts = secret.expose_secret().split(|byte| *byte == 0);
     let part = parts.max_by_key(|part| part.len()).unwrap();
     let pattern: String = part.iter().map(|byte| format!("\\x{byte:02x}")).collect();
-    assert_eq!(files_with(folder, &["-rlaP", "--", &pattern]), "", "the key's bytes are in a file");
+    assert_eq!(files_with(folder, &["-P", "--", &pattern]), "", "the key's bytes are in a file");
 }
 
-/// The files of a folder of which `grep` says so.
+/// The files of a folder of which `grep` says so. Told that zeros end a line, it passes over the holes of guests' disks,
+/// which are most of them.
 fn files_with(folder: &Path, words: &[&str]) -> String {
-    let found = Command::new("grep").args(words).arg(folder).env("LC_ALL", "C").output().unwrap();
+    let found = Command::new("grep").arg("-rlaz").args(words).arg(folder).env("LC_ALL", "C").output().unwrap();
     // What runs may remove a file meanwhile; nothing else keeps it from looking.
     let told = stderr_of(&found);
     assert!(told.lines().all(|line| line.ends_with(": No such file or directory")), "{told}");
@@ -102,9 +110,10 @@ fn files_with(folder: &Path, words: &[&str]) -> String {
 /// Looks for the words in every file of a folder, guests' disks included, and in every
 /// command line of the machine.
 fn search(folder: &Path, words: &[&str]) {
+    let patterns: Vec<_> = words.iter().flat_map(|word| ["-e", word]).collect();
+    let files = files_with(folder, &[&["-F"], &patterns[..]].concat());
+    assert!(files.is_empty(), "one of {words:?} is in:\n{files}");
     for word in words {
-        let files = files_with(folder, &["-rlaF", "--", word]);
-        assert!(files.is_empty(), "{word} is in:\n{files}");
         // `grep` itself has ended; what runs now has no reason to name it.
         let lines =
             fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
@@ -112,4 +121,83 @@ fn search(folder: &Path, words: &[&str]) {
             assert!(!String::from_utf8_lossy(&line).contains(word), "{word} is on a command line");
         }
     }
+}
+
+/// A gateway's store with a key of tokens and one of a POD, and its configuration.
+struct SealedStore {
+    folder: TempDir,
+    config: Config,
+    address: Address,
+}
+
+impl SealedStore {
+    async fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let config = store_config(&folder);
+        let identity = Identity::generate().unwrap();
+        let sealed = Self { address: identity.address(), folder, config };
+        let (store, keys) = SealedKeys::open_store(&sealed.config, NOW).await.unwrap();
+        gateway::token_key(&keys, &sealed.path("token.key"), false, NOW).await.unwrap();
+        store.reserve(reservation(1, 1)).await.unwrap();
+        let identities = Identities::new(store, keys, &treasury::Config::default());
+        identities.import(pod(1), &identity, NOW).await.unwrap();
+        let (directory, key) = (sealed.config.directory.display(), sealed.config.sealing_key_file.path().display());
+        let text = format!("[store]\ndirectory = \"{directory}\"\nsealing_key_file = \"{key}\"\n");
+        fs::write(sealed.path("palatine.toml"), text).unwrap();
+        sealed
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(program("palatine"));
+        command.arg("store").args(words).arg("--config").arg(self.path("palatine.toml"));
+        command
+    }
+
+    /// Whether all its keys open with the key in this file.
+    async fn opens_with(&self, file: &Path) -> bool {
+        let config = Config { sealing_key_file: file.to_owned().into(), ..self.config.clone() };
+        let Ok((store, keys)) = SealedKeys::open_store(&config, NOW).await else { return false };
+        assert!(keys.secret(SecretName::Tokens).await.unwrap().is_some());
+        let identities = Identities::new(store, keys, &treasury::Config::default());
+        identities.find(pod(1), NOW).await.unwrap().is_some_and(|identity| identity.address() == self.address)
+    }
+}
+
+#[tokio::test]
+async fn a_reseal_that_is_killed_leaves_all_keys_under_the_old_sealing_key_or_all_under_the_new() {
+    for (point, done) in [("new-sealing.key.written", false), ("reseal.committing", false), ("reseal.committed", true)]
+    {
+        let sealed = SealedStore::new().await;
+        let (old, new) = (sealed.config.sealing_key_file.path().to_owned(), sealed.path("new.key"));
+        let words = ["reseal", "--new-key", new.to_str().unwrap()];
+        let killed = sealed.command(&words).env(durable::AT, point).output().unwrap();
+        assert_eq!(killed.status.signal(), Some(9), "{point}: {}", stderr_of(&killed));
+        assert!(sealed.opens_with(if done { &new } else { &old }).await, "{point}");
+        let again = sealed.command(&words).output().unwrap();
+        assert!(again.status.success() && stdout_of(&again).contains("sealing_key_file = "), "{again:?}");
+        assert!(sealed.opens_with(&new).await && !sealed.opens_with(&old).await, "{point}");
+    }
+}
+
+#[tokio::test]
+async fn lost_keys_are_forgotten_by_the_operators_yes_alone_and_lie_in_a_file_then() {
+    let sealed = SealedStore::new().await;
+    let key = sealed.config.sealing_key_file.path();
+    let (saved, aside) = (sealed.path("saved.key"), sealed.path("aside.json"));
+    fs::rename(key, &saved).unwrap();
+    let refused = sealed.command(&["forget-lost-keys"]).output().unwrap();
+    assert!(!refused.status.success() && stderr_of(&refused).contains("--yes"), "{refused:?}");
+    assert!(stdout_of(&refused).contains(&pod(1).to_string()), "{refused:?}");
+    assert!(sealed.opens_with(&saved).await);
+    let words = ["forget-lost-keys", "--yes", "--aside", aside.to_str().unwrap()];
+    let done = sealed.command(&words).output().unwrap();
+    assert!(done.status.success() && stdout_of(&done).contains("aside.json"), "{done:?}");
+    assert!(fs::read_to_string(&aside).unwrap().contains(&sealed.address.to_string().to_lowercase()));
+    let (store, keys) = SealedKeys::open_store(&sealed.config, NOW).await.unwrap();
+    let identities = Identities::new(store, keys, &treasury::Config::default());
+    assert!(identities.find(pod(1), NOW).await.unwrap().is_none());
 }

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, query};
 
-use super::schema;
+use super::{lease, schema};
 use crate::error::StoreError;
 use crate::table::{CopyError, Table, Value};
 use crate::url::StoreUrl;
@@ -38,11 +38,8 @@ impl PostgresEnd {
     /// Opens it, and keeps gateways out until this is dropped.
     pub(crate) async fn open(options: &PgConnectOptions, url: &StoreUrl) -> Result<Self, CopyError> {
         let mut conn = PgConnection::connect_with(options).await.map_err(sql)?;
-        schema::migrate(&mut conn, &url.to_string()).await?;
-        query("BEGIN ISOLATION LEVEL REPEATABLE READ").execute(&mut conn).await.map_err(sql)?;
-        query("LOCK TABLE gateways IN SHARE MODE").execute(&mut conn).await.map_err(sql)?;
-        let used = query("SELECT 1 FROM gateways WHERE holds_until > now()").fetch_optional(&mut conn).await;
-        if used.map_err(sql)?.is_some() {
+        schema::migrate(&mut conn, &url.to_string(), |_| Ok::<_, StoreError>(())).await?;
+        if !lease::begin_alone(&mut conn).await.map_err(sql)? {
             return Err(CopyError::InUse(url.to_string()));
         }
         let mut end = Self { conn, kinds: BTreeMap::new(), numbered: Vec::new() };

@@ -4,7 +4,7 @@ use domain::{Address, PodId, UnixMillis};
 use sqlx::postgres::PgRow;
 use sqlx::{Row, query};
 
-use super::database::{Command, Postgres, Tx};
+use super::database::{Command, Postgres, Statement, Tx};
 use super::pod::{hold, names};
 use crate::codec::integer;
 use crate::error::StoreError;
@@ -36,14 +36,27 @@ impl KeyStore for Postgres {
         self.one("read a POD's key", query(sql).bind(key).bind(name), decode).await
     }
 
-    async fn was_removed(&self, pod: PodId) -> Result<bool, StoreError> {
-        let sql = "SELECT 1 FROM pods \
-                   WHERE removed_at >= coalesce((SELECT made_at FROM secrets WHERE name = 'check'), 0) \
-                   AND (name = $2 OR key = $1 AND name IS NULL)";
-        let (key, name) = names(&pod);
-        let found = self.one("look for a removed POD", query(sql).bind(key).bind(name), |_| Ok(())).await;
-        Ok(found?.is_some())
+    async fn was_erased(&self, pod: PodId) -> Result<bool, StoreError> {
+        Ok(self.one("look for an erased key", erased(&pod), |_| Ok(())).await?.is_some())
     }
+
+    async fn keep_old_identity(
+        &self,
+        pod: PodId,
+        identity: SealedIdentity,
+        now: UnixMillis,
+    ) -> Result<Option<SealedIdentity>, StoreError> {
+        self.write(KeepOldIdentity(KeepIdentity { pod, identity, now })).await
+    }
+}
+
+/// What finds a POD of this id whose key was erased, whoever has the id now.
+fn erased(pod: &PodId) -> Statement<'static> {
+    let sql = "SELECT 1 FROM pods \
+               WHERE erased_at >= coalesce((SELECT made_at FROM secrets WHERE name = 'check'), 0) \
+               AND (name = $2 OR key = $1 AND name IS NULL)";
+    let (key, name) = names(pod);
+    query(sql).bind(key).bind(name)
 }
 
 fn decode(row: &PgRow) -> sqlx::Result<SealedIdentity> {
@@ -89,6 +102,31 @@ impl Command for KeepIdentity {
     async fn apply(&self, tx: &mut Tx) -> Result<SealedIdentity, StoreError> {
         let kept = self.write(tx).await.map_err(|error| StoreError::postgres(Self::NAME, error))?;
         kept.ok_or(StoreError::NoPod(self.pod))
+    }
+}
+
+struct KeepOldIdentity(KeepIdentity);
+
+impl Command for KeepOldIdentity {
+    type Answer = Option<SealedIdentity>;
+    const NAME: &'static str = "keep an old key of a POD";
+
+    async fn apply(&self, tx: &mut Tx) -> Result<Option<SealedIdentity>, StoreError> {
+        let kept = self.write(tx).await.map_err(|error| StoreError::postgres(Self::NAME, error))?;
+        kept.ok_or(StoreError::NoPod(self.0.pod))
+    }
+}
+
+impl KeepOldIdentity {
+    /// `None` if there is no such POD. Once it is held, none of that id is removed.
+    async fn write(&self, tx: &mut Tx) -> sqlx::Result<Option<Option<SealedIdentity>>> {
+        if hold(tx.conn(), &self.0.pod).await?.is_none() {
+            return Ok(None);
+        }
+        if erased(&self.0.pod).fetch_optional(tx.conn()).await?.is_some() {
+            return Ok(Some(None));
+        }
+        Ok(self.0.write(tx).await?.map(Some))
     }
 }
 

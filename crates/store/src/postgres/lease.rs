@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
-use sqlx::{PgPool, query};
+use sqlx::{PgConnection, PgPool, query};
 use tokio::task::JoinHandle;
 
 use crate::error::StoreError;
@@ -33,6 +33,14 @@ pub(crate) async fn keep(pool: PgPool, epoch: GatewayEpoch) -> Result<JoinHandle
 
 async fn renew(pool: &PgPool, epoch: GatewayEpoch) -> sqlx::Result<()> {
     statement(epoch).execute(pool).await.map(drop)
+}
+
+/// Begins a transaction during which no gateway uses the database; `false` if one does.
+pub(crate) async fn begin_alone(conn: &mut PgConnection) -> sqlx::Result<bool> {
+    query("BEGIN ISOLATION LEVEL REPEATABLE READ").execute(&mut *conn).await?;
+    query("LOCK TABLE gateways IN SHARE MODE").execute(&mut *conn).await?;
+    let used = query("SELECT 1 FROM gateways WHERE holds_until > now()").fetch_optional(conn).await?;
+    Ok(used.is_none())
 }
 
 /// Takes the lease, or renews it.

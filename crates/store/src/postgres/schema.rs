@@ -15,8 +15,12 @@
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, query, raw_sql};
 
 use crate::error::StoreError;
+use crate::found::FoundDatabase;
+use crate::keys::SecretName;
 
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
+/// The first one with sealed keys.
+const SEALS_KEYS: i64 = 2;
 /// "PLTN": names the lock.
 const LOCK: i64 = 0x504C_544E;
 
@@ -25,21 +29,40 @@ pub(crate) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// Brings the database to the newest schema.
-pub(crate) async fn migrate(conn: &mut PgConnection, place: &str) -> Result<(), StoreError> {
+/// Brings the database to the newest schema, unless `refuse` says no to what it is before.
+pub(crate) async fn migrate<E: From<StoreError>>(
+    conn: &mut PgConnection,
+    place: &str,
+    refuse: impl FnOnce(&FoundDatabase) -> Result<(), E> + Send,
+) -> Result<(), E> {
     let sql = |error| StoreError::postgres("migrate the schema", error);
     let mut tx = conn.begin().await.map_err(sql)?;
     query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await.map_err(sql)?;
-    let found = version(&mut tx, place).await?;
-    if !(0..=known()).contains(&found) {
-        return Err(StoreError::Newer { place: place.to_owned(), found, known: known() });
-    }
-    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+    let found = look(&mut tx, place).await?;
+    refuse(&found)?;
+    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found.schema) {
         raw_sql(AssertSqlSafe(*migration)).execute(&mut *tx).await.map_err(sql)?;
         query("UPDATE palatine SET version = $1").bind(version).execute(&mut *tx).await.map_err(sql)?;
         tracing::info!(version, "the store's schema was migrated");
     }
-    tx.commit().await.map_err(sql)
+    Ok(tx.commit().await.map_err(sql)?)
+}
+
+/// What the database is; nothing of it is changed.
+pub(crate) async fn look(conn: &mut PgConnection, place: &str) -> Result<FoundDatabase, StoreError> {
+    let found = version(conn, place).await?;
+    if !(0..=known()).contains(&found) {
+        return Err(StoreError::Newer { place: place.to_owned(), found, known: known() });
+    }
+    let check = if found < SEALS_KEYS { None } else { check(conn).await? };
+    Ok(FoundDatabase { place: place.to_owned(), schema: found, known: known(), check })
+}
+
+async fn check(conn: &mut PgConnection) -> Result<Option<Vec<u8>>, StoreError> {
+    let sql = |error| StoreError::postgres("read the schema", error);
+    let check = query("SELECT sealed FROM secrets WHERE name = $1").bind(SecretName::Check.as_str());
+    let found = check.fetch_optional(conn).await.map_err(sql)?;
+    found.map(|row| row.try_get(0).map_err(sql)).transpose()
 }
 
 /// How many migrations were run; 0 for an empty database.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::files;
-use super::schema;
 use crate::error::StoreError;
 
 /// How long SQLite waits for another program's lock.
@@ -14,19 +13,20 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Prepared statements kept by one connection.
 const STATEMENTS: usize = 64;
 
-/// The one that writes; brings the schema up.
+/// The one that writes. What is deleted is overwritten in the file, and so is what a page
+/// leaves behind that is split: no removed POD's key lies there until something else needs
+/// the room. Not reached are the log, whose pages are overwritten in turn, and every backup.
 pub(crate) fn connect(files: &files::Files) -> Result<Connection, StoreError> {
     let sql = |error| StoreError::sql("open the database", error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut conn = Connection::open_with_flags(&files.database, flags).map_err(sql)?;
+    let conn = Connection::open_with_flags(&files.database, flags).map_err(sql)?;
     conn.busy_timeout(BUSY).map_err(sql)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     conn.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -65536; PRAGMA temp_store = MEMORY; \
-         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864;",
+         PRAGMA wal_autocheckpoint = 0; PRAGMA journal_size_limit = 67108864; PRAGMA secure_delete = ON;",
     )
     .map_err(sql)?;
-    schema::migrate(&mut conn, &files.database)?;
     Ok(conn)
 }
 

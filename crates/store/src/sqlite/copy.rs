@@ -8,6 +8,7 @@ use rusqlite::{Connection, Row, ToSql, params_from_iter};
 use super::connection::connect;
 use super::files::{self, Files};
 use super::handle::Sqlite;
+use super::schema;
 use crate::error::StoreError;
 use crate::table::{CopyError, Table, Value};
 use crate::url::StoreUrl;
@@ -27,7 +28,7 @@ impl SqliteEnd {
     pub(crate) fn source(directory: &Path) -> Result<Self, CopyError> {
         Sqlite::find(directory)?;
         let files = files::take(directory)?;
-        Ok(Self { conn: connect(&files)?, files, filled: None })
+        Ok(Self { conn: newest(&files)?, files, filled: None })
     }
 
     /// The one that is filled, beside its place until it is whole.
@@ -46,7 +47,7 @@ impl SqliteEnd {
             Ok(()) | Err(_) => {}
         }
         let files = files::take(&filling)?;
-        let conn = connect(&files)?;
+        let conn = newest(&files)?;
         conn.execute_batch("BEGIN").map_err(sql)?;
         Ok(Self { conn, files, filled: Some((filling, directory.to_owned())) })
     }
@@ -96,6 +97,14 @@ impl SqliteEnd {
         durable::move_to("store.copied", &filling, &place)
             .map_err(|error| StoreError::file("put the copy in", &place, error))
     }
+}
+
+/// The database, with the newest schema.
+fn newest(files: &Files) -> Result<Connection, StoreError> {
+    let mut conn = connect(files)?;
+    let found = schema::look(&conn, &files.database)?;
+    schema::migrate(&mut conn, &found)?;
+    Ok(conn)
 }
 
 fn sql(error: rusqlite::Error) -> StoreError {

@@ -11,13 +11,15 @@ use tokio::sync::{broadcast, mpsc};
 
 use super::checkpoint::Checkpoints;
 use super::connection::connect;
-use super::files;
+use super::files::{self, Files};
 use super::health::Health;
 use super::reader::Readers;
 use super::rows::Rows;
+use super::schema;
 use super::writer::{Answers, ChangeFeed, Command, Queue, Request, Writer};
 use crate::config::Config;
 use crate::error::StoreError;
+use crate::found::FoundDatabase;
 use crate::record::{CHANGE_QUEUE, GatewayEpoch, RunChange};
 
 /// A store in SQLite: a handle that is cheap to clone.
@@ -68,7 +70,7 @@ impl Sqlite {
     /// foreign file, the disk.
     pub fn open(config: &Config) -> Result<Self, StoreError> {
         config.check()?;
-        Self::open_in(config, &config.directory)
+        Self::open_in(config, &config.directory, |_| Ok(()))
     }
 
     /// Whether there is a database in this directory, as an error.
@@ -78,9 +80,22 @@ impl Sqlite {
         there.then_some(()).ok_or_else(|| StoreError::file("find the database in", directory, missing()))
     }
 
-    pub(crate) fn open_in(config: &Config, directory: &Path) -> Result<Self, StoreError> {
+    /// The one in this directory, unless `refuse` says no to what it is before its schema is
+    /// brought up.
+    pub(crate) fn open_in<E: From<StoreError>>(
+        config: &Config,
+        directory: &Path,
+        refuse: impl FnOnce(&FoundDatabase) -> Result<(), E>,
+    ) -> Result<Self, E> {
         let files = files::take(directory)?;
-        let conn = connect(&files)?;
+        let mut conn = connect(&files)?;
+        let found = schema::look(&conn, &files.database)?;
+        refuse(&found)?;
+        schema::migrate(&mut conn, &found)?;
+        Ok(Self::start(config, directory, files, conn)?)
+    }
+
+    fn start(config: &Config, directory: &Path, files: Files, conn: Connection) -> Result<Self, StoreError> {
         files.note_made();
         let epoch = GatewayEpoch::random()?;
         let (readers, mut threads) = Readers::start(config.readers, &files.database)?;

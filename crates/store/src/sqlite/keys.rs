@@ -39,9 +39,18 @@ impl KeyStore for Sqlite {
         .await
     }
 
-    async fn was_removed(&self, pod: PodId) -> Result<bool, StoreError> {
-        const NAME: &str = "look for a removed POD";
-        self.read(NAME, move |conn| was_removed(conn, &pod).map_err(|error| StoreError::sql(NAME, error))).await
+    async fn was_erased(&self, pod: PodId) -> Result<bool, StoreError> {
+        const NAME: &str = "look for an erased key";
+        self.read(NAME, move |conn| was_erased(conn, &pod).map_err(|error| StoreError::sql(NAME, error))).await
+    }
+
+    async fn keep_old_identity(
+        &self,
+        pod: PodId,
+        identity: SealedIdentity,
+        now: UnixMillis,
+    ) -> Result<Option<SealedIdentity>, StoreError> {
+        self.write(KeepOldIdentity(KeepIdentity { pod, identity, now })).await
     }
 }
 
@@ -97,6 +106,22 @@ impl KeepIdentity {
     }
 }
 
+struct KeepOldIdentity(KeepIdentity);
+
+impl Command for KeepOldIdentity {
+    type Answer = Option<SealedIdentity>;
+    const NAME: &'static str = "keep an old key of a POD";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<Option<SealedIdentity>, StoreError> {
+        let sql = |error| StoreError::sql(Self::NAME, error);
+        let is_there = key_of(tx.conn, &self.0.pod).map_err(sql)?.is_some();
+        if is_there && was_erased(tx.conn, &self.0.pod).map_err(sql)? {
+            return Ok(None);
+        }
+        self.0.apply(tx).map(Some)
+    }
+}
+
 fn secret(conn: &Connection, name: SecretName) -> rusqlite::Result<Option<Vec<u8>>> {
     let sql = "SELECT sealed FROM secrets WHERE name = ?1";
     conn.prepare_cached(sql)?.query_row((name.as_str(),), |row| row.get(0)).optional()
@@ -109,8 +134,8 @@ fn identity(conn: &Connection, pod: PodRowId) -> rusqlite::Result<Option<SealedI
     conn.prepare_cached(sql)?.query_row((pod.0.cast_signed(),), decode).optional()
 }
 
-fn was_removed(conn: &Connection, pod: &PodId) -> rusqlite::Result<bool> {
-    let sql = "SELECT 1 FROM pods WHERE removed_at >= coalesce((SELECT made_at FROM secrets WHERE name = 'check'), 0) \
+fn was_erased(conn: &Connection, pod: &PodId) -> rusqlite::Result<bool> {
+    let sql = "SELECT 1 FROM pods WHERE erased_at >= coalesce((SELECT made_at FROM secrets WHERE name = 'check'), 0) \
                AND (name = ?2 OR key = ?1 AND name IS NULL)";
     let name = pod.first_run().is_none().then(|| pod.as_str());
     let key = pod.first_run().map(id_column);

@@ -141,29 +141,18 @@ pub(crate) fn remove(tx: &Tx<'_>, record: &RunRecord, now: UnixMillis) -> Result
         "DELETE FROM changes WHERE pod = ?1",
         "DELETE FROM prices WHERE pod = ?1",
         "DELETE FROM deploys WHERE pod = ?1",
+        "DELETE FROM identities WHERE pod = ?1",
     ] {
         tx.conn.prepare_cached(delete).and_then(|mut delete| delete.execute((key,))).map_err(sql)?;
     }
-    erase_key(tx.conn, record.pod_key).map_err(sql)?;
     tx.conn
         .prepare_cached(
-            "UPDATE pods SET removed_at = ?2, last_run = 0, stopped_at = NULL, data_node = NULL, data_until = NULL, \
+            "UPDATE pods SET removed_at = ?2, erased_at = ?2, last_run = 0, stopped_at = NULL, data_node = NULL, data_until = NULL, \
              data_bytes = NULL WHERE key = ?1",
         )
         .and_then(|mut update| update.execute((key, integer(now.0))))
         .map(drop)
         .map_err(sql)
-}
-
-/// Forgets a POD's key, with its bytes in the database's file: a deleted row's would lie
-/// there until something else needs the room. What is not reached here is the log, whose
-/// pages are overwritten in turn, and every backup; there it is sealed. `secure_delete`
-/// would zero the rows of all tables, and `VACUUM` write the whole file anew.
-fn erase_key(conn: &Connection, pod: PodRowId) -> rusqlite::Result<()> {
-    let key = (pod.0.cast_signed(),);
-    // A row of the same length is written over in its place.
-    conn.prepare_cached("UPDATE identities SET sealed = zeroblob(length(sealed)) WHERE pod = ?1")?.execute(key)?;
-    conn.prepare_cached("DELETE FROM identities WHERE pod = ?1")?.execute(key).map(drop)
 }
 
 /// Forgets a POD that does not run and of which no node keeps anything any more.

@@ -5,7 +5,7 @@
 //!
 //! | table | key | holds |
 //! |---|---|---|
-//! | `pods` | key | one row a POD, for ever: `removed_at` keeps its id from others |
+//! | `pods` | key | one row a POD, for ever: `removed_at` keeps its id from others, `erased_at` old files from it |
 //! | `runs` | id | one row a run; live while `ended_at` is null |
 //! | `changes` | pod, seq | its changes of state but the first, which is `created_at` |
 //! | `spent` | expiry, key | messages that were used, until nobody could accept them |
@@ -29,9 +29,11 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 use crate::error::StoreError;
+use crate::found::FoundDatabase;
+use crate::keys::SecretName;
 
 /// "PLTN": so that no other program's database is taken for ours.
 const APPLICATION: i64 = 0x504C_544E;
@@ -44,15 +46,19 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/5.sql"),
     include_str!("schema/6.sql"),
     include_str!("schema/7.sql"),
+    include_str!("schema/8.sql"),
 ];
+
+/// The first one with sealed keys.
+const SEALS_KEYS: i64 = 7;
 
 /// The newest schema known here.
 pub(crate) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// Brings the database to the newest schema.
-pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), StoreError> {
+/// What the database is; nothing of it is changed.
+pub(crate) fn look(conn: &Connection, path: &Path) -> Result<FoundDatabase, StoreError> {
     let sql = |error| StoreError::sql("read the schema", error);
     let found: i64 = conn.query_row("PRAGMA user_version", (), |row| row.get(0)).map_err(sql)?;
     let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0)).map_err(sql)?;
@@ -63,7 +69,18 @@ pub(crate) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), StoreErr
     if !(0..=known()).contains(&found) {
         return Err(StoreError::Newer { place: path.display().to_string(), found, known: known() });
     }
-    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found) {
+    let check = if found < SEALS_KEYS { None } else { check(conn).map_err(sql)? };
+    Ok(FoundDatabase { place: path.display().to_string(), schema: found, known: known(), check })
+}
+
+fn check(conn: &Connection) -> rusqlite::Result<Option<Vec<u8>>> {
+    let sql = "SELECT sealed FROM secrets WHERE name = ?1";
+    conn.query_row(sql, (SecretName::Check.as_str(),), |row| row.get(0)).optional()
+}
+
+/// Brings the database to the newest schema.
+pub(crate) fn migrate(conn: &mut Connection, found: &FoundDatabase) -> Result<(), StoreError> {
+    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found.schema) {
         run(conn, version, migration).map_err(|error| StoreError::sql("migrate the schema", error))?;
         tracing::info!(version, "the store's schema was migrated");
     }

@@ -67,6 +67,17 @@ pub(crate) async fn open(place: &Place) -> Store {
     Store::open(&place.config()).await.expect("the store opens")
 }
 
+/// Lets go of a store. In PostgreSQL, its gateway counts for gone at once.
+pub(crate) async fn leave(place: &Place, store: Store) {
+    drop(store);
+    let Place::Url(url) = place else { return };
+    let shown = url.to_string();
+    let name = shown.rsplit('/').next().expect("the database's name");
+    let mut conn = PgConnection::connect(&server().url(name)).await.expect("the server answers");
+    raw_sql("DELETE FROM gateways").execute(&mut conn).await.expect("the gateways are forgotten");
+    conn.close().await.expect("the connection closes");
+}
+
 /// The SQLite store in this directory.
 pub(crate) async fn reopen(directory: &TempDir) -> Store {
     Store::open(&config(directory)).await.expect("the store opens")

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use domain::{Address, Event, PodId, StopReason, UnixMillis};
 use palatine_store::{
-    Config, RunPod, RunReservation, SealedIdentity, SealedKeys, SealedKeysError, SecretName, Store, StoreError,
+    Config, LostKeys, ResealError, Resealed, RunPod, RunReservation, SealedIdentity, SealedKeys, SealedKeysError,
+    SealingKeyFile, SecretName, Store, StoreError, find_lost_keys, forget_lost_keys, reseal,
 };
+use rusqlite::Connection;
 use seal::Key;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
-use crate::help::{NOW, Place, config, folder, id, open, pod, reopen, reservation, reserved};
+use crate::help::{NOW, Place, config, folder, id, leave, open, pod, reopen, reservation, reserved};
 
 fn sealed(n: u8) -> SealedIdentity {
     SealedIdentity { address: Address::repeat_byte(n), sealed: vec![n; 72] }
@@ -75,21 +77,28 @@ pub(crate) async fn a_removed_pod_leaves_no_key_and_one_of_the_same_id_has_none(
     for (pod, n) in [(named, 1), (pod(2), 2)] {
         store.keep_identity(pod, sealed(n), NOW).await.unwrap();
     }
-    assert!(!store.was_removed(named).await.unwrap());
+    assert!(!store.was_erased(named).await.unwrap());
     remove(&store, 1).await;
-    assert!(store.was_removed(named).await.unwrap() && !store.was_removed(pod(2)).await.unwrap());
+    assert!(store.was_erased(named).await.unwrap() && !store.was_erased(pod(2)).await.unwrap());
     assert_eq!(store.identity_of(named).await.unwrap(), None);
     let late = store.keep_identity(named, sealed(1), NOW).await;
     assert!(matches!(late, Err(StoreError::NoPod(id)) if id == named), "{late:?}");
     reserved(&store, called(3)).await;
     assert_eq!(store.identity_of(named).await.unwrap(), None, "its key went with the other one");
-    assert!(!store.was_removed(named).await.unwrap());
+    // Whoever has the id now: what an earlier version left of the key is not this one's.
+    assert!(store.was_erased(named).await.unwrap());
+    assert_eq!(store.keep_old_identity(named, sealed(1), NOW).await.unwrap(), None);
+    assert_eq!(store.identity_of(named).await.unwrap(), None);
+    assert_eq!(store.keep_identity(named, sealed(5), NOW).await.unwrap(), sealed(5));
     assert_eq!(store.identity_of(pod(2)).await.unwrap(), Some(sealed(2)));
+    assert_eq!(store.keep_old_identity(pod(2), sealed(7), NOW).await.unwrap(), Some(sealed(2)));
     remove(&store, 2).await;
-    assert!(store.was_removed(pod(2)).await.unwrap() && !store.was_removed(pod(77)).await.unwrap());
+    let gone = store.keep_old_identity(pod(2), sealed(7), NOW).await;
+    assert!(matches!(gone, Err(StoreError::NoPod(_))), "{gone:?}");
+    assert!(store.was_erased(pod(2)).await.unwrap() && !store.was_erased(pod(77)).await.unwrap());
     // Keys are sealed here from a later instant on: the removals before it had left them.
     store.keep_secret(SecretName::Check, vec![1; 72], UnixMillis(u64::MAX >> 1)).await.unwrap();
-    assert!(!store.was_removed(pod(2)).await.unwrap());
+    assert!(!store.was_erased(pod(2)).await.unwrap());
 }
 
 pub(crate) async fn fifty_keepers_and_a_removal_at_once_leave_no_key_behind(place: &Place) {
@@ -113,7 +122,7 @@ pub(crate) async fn fifty_keepers_and_a_removal_at_once_leave_no_key_behind(plac
 
 /// The place's configuration with a sealing key in this folder.
 fn with_key(place: &Place, folder: &Path) -> Config {
-    Config { sealing_key_file: folder.join("deep/sealing.key"), ..place.config() }
+    Config { sealing_key_file: folder.join("deep/sealing.key").into(), ..place.config() }
 }
 
 async fn keys(store: &Store, config: &Config) -> SealedKeys {
@@ -156,13 +165,13 @@ pub(crate) async fn another_sealing_key_or_none_is_refused_by_name_and_nothing_i
     let lost = SealedKeys::open_or_create(&store, &foreign, NOW).await.unwrap_err();
     assert!(matches!(lost, SealedKeysError::Missing { .. }), "{lost}");
     assert_eq!(files(&others), 0, "no new key is made over sealed ones");
-    seal::read_or_create("sealing.key", &foreign.sealing_key_file).unwrap();
+    seal::read_or_create("sealing.key", foreign.sealing_key_file.path()).unwrap();
     let refused = SealedKeys::open_or_create(&store, &foreign, NOW).await.unwrap_err();
     assert!(matches!(refused, SealedKeysError::Foreign { .. }), "{refused}");
     for (said, word) in
         [(lost.to_string(), "put it back from its backup"), (refused.to_string(), "from another gateway")]
     {
-        let file = foreign.sealing_key_file.display().to_string();
+        let file = foreign.sealing_key_file.path().display().to_string();
         assert!(said.contains(&file) && said.contains(word) && said.contains("[store] sealing_key_file"), "{said}");
     }
     let again = keys(&store, &own).await.secret(SecretName::Tokens).await.unwrap().unwrap();
@@ -192,23 +201,188 @@ pub(crate) async fn no_key_opens_in_another_ones_row(place: &Place) {
     assert_eq!(*keys.identity_of(pod(1)).await.unwrap().unwrap().expose_secret(), [1; 32]);
 }
 
+pub(crate) async fn a_key_in_the_former_default_place_is_found_and_no_second_one_made(place: &Place) {
+    let (store, home, before) = (open(place).await, folder(), folder());
+    let former = with_key(place, before.path());
+    keys(&store, &former).await.keep_secret(SecretName::Tokens, &key(1), NOW).await.unwrap();
+    let (file, former) = (home.path().join("sealing.key"), former.sealing_key_file.path().to_owned());
+    let sealing_key_file = SealingKeyFile::Default { file: file.clone(), former: former.clone() };
+    let unset = Config { sealing_key_file, ..place.config() };
+    let found = keys(&store, &unset).await.secret(SecretName::Tokens).await.unwrap().unwrap();
+    assert_eq!((*found.expose_secret(), files(&home)), ([1; 32], 0));
+    // Another key there is none; what is configured is not looked for elsewhere.
+    std::fs::write(&former, [9; 32]).unwrap();
+    let refused = SealedKeys::open_or_create(&store, &unset, NOW).await.unwrap_err();
+    assert!(matches!(&refused, SealedKeysError::Missing { file: said, .. } if *said == file), "{refused}");
+    assert_eq!(files(&home), 0);
+}
+
+pub(crate) async fn a_default_key_is_made_in_its_own_place_where_nothing_is_sealed(place: &Place) {
+    let (store, home, others) = (open(place).await, folder(), folder());
+    let former = others.path().join("sealing.key");
+    seal::read_or_create("sealing.key", &former).unwrap();
+    let file = home.path().join("sealing.key");
+    let unset = Config { sealing_key_file: SealingKeyFile::Default { file: file.clone(), former }, ..place.config() };
+    keys(&store, &unset).await;
+    assert!(file.exists(), "another gateway's key is not taken");
+}
+
+/// A store with two keys of PODs and one of tokens, and nobody who uses it.
+async fn sealed_store(place: &Place, config: &Config) {
+    let store = open(place).await;
+    let keys = keys(&store, config).await;
+    for n in 1..=2_u8 {
+        reserved(&store, reservation(n.into(), n.into())).await;
+        keys.keep_identity(pod(n.into()), Address::repeat_byte(n), &key(n), NOW).await.unwrap();
+    }
+    keys.keep_secret(SecretName::Tokens, &key(9), NOW).await.unwrap();
+    drop(keys);
+    leave(place, store).await;
+}
+
+/// The keys of [`sealed_store`], as this configuration opens them.
+async fn opened(place: &Place, config: &Config) -> Result<Vec<[u8; 32]>, SealedKeysError> {
+    let (store, keys) = SealedKeys::open_store(config, NOW).await?;
+    let mut all = vec![*keys.secret(SecretName::Tokens).await?.unwrap().expose_secret()];
+    for n in 1..=2 {
+        all.extend(keys.identity_of(pod(n)).await?.map(|key| *key.expose_secret()));
+    }
+    drop(keys);
+    leave(place, store).await;
+    Ok(all)
+}
+
+pub(crate) async fn all_keys_are_sealed_anew_under_another_key_or_none(place: &Place) {
+    let (home, others) = (folder(), folder());
+    let (before, after) = (with_key(place, home.path()), with_key(place, others.path()));
+    let new = after.sealing_key_file.path();
+    sealed_store(place, &before).await;
+    let running = open(place).await;
+    reseal(&before, new).await.unwrap_err();
+    assert_eq!(files(&others), 0, "a gateway uses it");
+    leave(place, running).await;
+    assert_eq!(reseal(&before, new).await.unwrap(), Resealed { keys: 3, already: false });
+    assert_eq!(opened(place, &after).await.unwrap(), [[9; 32], [1; 32], [2; 32]]);
+    let refused = opened(place, &before).await.unwrap_err();
+    assert!(matches!(refused, SealedKeysError::Foreign { .. }), "{refused}");
+    // Who was killed before it was told asks again.
+    assert_eq!(reseal(&before, new).await.unwrap(), Resealed { keys: 3, already: true });
+    // One that does not open stays what it is, with all others.
+    let store = open(place).await;
+    reserved(&store, reservation(3, 3)).await;
+    store.keep_identity(pod(3), sealed(3), NOW).await.unwrap();
+    leave(place, store).await;
+    let damaged = reseal(&after, &others.path().join("third.key")).await.unwrap_err();
+    let named = |of: &str| of == pod(3).to_string();
+    assert!(matches!(&damaged, ResealError::Keys(SealedKeysError::Damaged { of, .. }) if named(of)), "{damaged}");
+    assert_eq!(opened(place, &after).await.unwrap().len(), 3);
+}
+
+pub(crate) async fn lost_keys_are_set_aside_and_forgotten_and_the_gateway_begins_again(place: &Place) {
+    let home = folder();
+    let config = with_key(place, home.path());
+    sealed_store(place, &config).await;
+    assert!(find_lost_keys(&config).await.unwrap().is_empty());
+    let aside = home.path().join("lost.json");
+    assert!(forget_lost_keys(&config, &aside, NOW).await.unwrap().is_empty() && !aside.exists());
+    std::fs::remove_file(config.sealing_key_file.path()).unwrap();
+    let refused = opened(place, &config).await.unwrap_err();
+    assert!(matches!(refused, SealedKeysError::Missing { .. }), "{refused}");
+    let all =
+        LostKeys { tokens: true, pods: vec![(pod(1), Address::repeat_byte(1)), (pod(2), Address::repeat_byte(2))] };
+    assert_eq!(find_lost_keys(&config).await.unwrap(), all);
+    assert!(!config.sealing_key_file.path().exists(), "looking makes nothing");
+    assert_eq!(forget_lost_keys(&config, &aside, NOW).await.unwrap(), all);
+    let kept = std::fs::read_to_string(&aside).unwrap();
+    assert!([pod(1).to_string(), pod(2).to_string(), "tokens".to_owned()].iter().all(|of| kept.contains(of)), "{kept}");
+    let fresh = opened(place, &config).await.unwrap();
+    assert!(fresh.len() == 1 && fresh[0] != [9; 32], "a new key of the tokens, and none of a POD");
+    assert!(find_lost_keys(&config).await.unwrap().is_empty());
+}
+
+/// A SQLite database of the sixth version, without keys.
+fn sixth_version(config: &Config) {
+    std::fs::create_dir(&config.directory).unwrap();
+    let conn = database(config);
+    for sql in [
+        include_str!("../../src/sqlite/schema/1.sql"),
+        include_str!("../../src/sqlite/schema/2.sql"),
+        include_str!("../../src/sqlite/schema/3.sql"),
+        include_str!("../../src/sqlite/schema/4.sql"),
+        include_str!("../../src/sqlite/schema/5.sql"),
+        include_str!("../../src/sqlite/schema/6.sql"),
+    ] {
+        conn.execute_batch(sql).unwrap();
+    }
+    conn.pragma_update(None, "application_id", 0x504C_544E).unwrap();
+    conn.pragma_update(None, "user_version", 6).unwrap();
+}
+
+fn database(config: &Config) -> Connection {
+    Connection::open(config.directory.join("palatine.db")).unwrap()
+}
+
+fn schema(config: &Config) -> i64 {
+    database(config).query_row("PRAGMA user_version", (), |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn a_refused_sealing_key_leaves_the_database_as_it_was_and_so_does_who_only_opens_it() {
+    let folder = folder();
+    let config = config(&folder);
+    sixth_version(&config);
+    std::fs::write(config.sealing_key_file.path(), "no key").unwrap();
+    let refused = SealedKeys::open_store(&config, NOW).await.unwrap_err();
+    assert!(matches!(refused, SealedKeysError::Key(_)), "{refused}");
+    assert_eq!(schema(&config), 6);
+    std::fs::remove_file(config.sealing_key_file.path()).unwrap();
+    let refused = Store::open_existing(&config).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Older { found: 6, .. }), "{refused}");
+    assert!(refused.to_string().contains("start its gateway once"), "{refused}");
+    assert_eq!(schema(&config), 6);
+    drop(SealedKeys::open_store(&config, NOW).await.unwrap());
+    assert!(schema(&config) > 6);
+    drop(Store::open_existing(&config).await.unwrap());
+    database(&config).pragma_update(None, "user_version", 9_999).unwrap();
+    let refused = Store::open_existing(&config).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Newer { .. }), "{refused}");
+}
+
 #[tokio::test]
 async fn a_removed_pods_sealed_key_is_in_no_file_of_a_closed_sqlite_store() {
+    const PODS: u64 = 400;
     let folder = folder();
     let store = reopen(&folder).await;
-    let mark = *b"the sealed key of a POD that is removed, in seventy-two bytes of its own";
-    for n in 1..=9 {
+    let mark = |n: u64| format!("the sealed key of POD {n:03}, in seventy-two bytes of its own {n:013}").into_bytes();
+    assert_eq!(mark(1).len(), 72);
+    // In no order: pages are split, and their rows move.
+    let order: Vec<u64> = (1..=PODS).map(|n| n * 163 % (PODS + 1)).collect();
+    for (at, n) in order.iter().copied().enumerate() {
         reserved(&store, reservation(n, n)).await;
-        let sealed = if n == 5 { mark.to_vec() } else { vec![7; 72] };
-        store.keep_identity(pod(n), SealedIdentity { address: Address::ZERO, sealed }, NOW).await.unwrap();
+        let identity = SealedIdentity { address: Address::ZERO, sealed: mark(n) };
+        store.keep_identity(pod(n), identity, NOW).await.unwrap();
+        if at >= 50 && order[at - 50].is_multiple_of(3) {
+            remove(&store, order[at - 50]).await;
+        }
     }
-    let holds_it = || {
+    let marks = || {
         let all = std::fs::read_dir(config(&folder).directory).unwrap();
         let found = all.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
-        found.into_iter().any(|bytes| bytes.windows(mark.len()).any(|bytes| *bytes == mark))
+        let marks = found.flat_map(|bytes| bytes.windows(25).filter_map(number).collect::<Vec<u64>>());
+        let mut marks: Vec<u64> = marks.collect();
+        marks.sort_unstable();
+        marks
     };
-    assert!(holds_it(), "or the rest of this test would prove nothing");
-    remove(&store, 5).await;
+    assert!(marks().iter().any(|n| n.is_multiple_of(3)), "or the rest of this test would prove nothing");
+    for n in order[order.len() - 50..].iter().filter(|n| n.is_multiple_of(3)) {
+        remove(&store, *n).await;
+    }
     drop(store);
-    assert!(!holds_it());
+    let kept: Vec<u64> = (1..=PODS).filter(|n| !n.is_multiple_of(3)).collect();
+    assert_eq!(marks(), kept, "one copy of each key that is there, and none of another");
+}
+
+/// The number in a mark of [`a_removed_pods_sealed_key_is_in_no_file_of_a_closed_sqlite_store`].
+fn number(bytes: &[u8]) -> Option<u64> {
+    std::str::from_utf8(bytes.strip_prefix(b"the sealed key of POD ")?).ok()?.parse().ok()
 }

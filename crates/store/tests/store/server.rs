@@ -86,6 +86,7 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
     execute(&url, "UPDATE pods SET removed_at = 9 WHERE key = 7").await;
     execute(&url, "UPDATE pods SET removed_at = NULL WHERE key = 7").await;
     assert_eq!(store.identity_of(named).await.unwrap(), None);
+    assert!(store.was_erased(named).await.unwrap(), "also where the other gateway knows nothing of that");
 }
 
 async fn execute(url: &str, sql: &str) {

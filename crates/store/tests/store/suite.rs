@@ -63,6 +63,10 @@ cases! {
         fifty_gateways_that_begin_at_once_with_one_sealing_key_have_the_same_keys,
         another_sealing_key_or_none_is_refused_by_name_and_nothing_is_made,
         no_key_opens_in_another_ones_row,
+        a_key_in_the_former_default_place_is_found_and_no_second_one_made,
+        a_default_key_is_made_in_its_own_place_where_nothing_is_sealed,
+        all_keys_are_sealed_anew_under_another_key_or_none,
+        lost_keys_are_set_aside_and_forgotten_and_the_gateway_begins_again,
     }
     life {
         a_life_is_kept_step_by_step_and_told_to_whoever_listens,

@@ -1,0 +1,25 @@
+//! What a database is before its schema is brought up: whoever opens it may refuse then, and
+//! nothing of it is changed.
+
+use crate::error::StoreError;
+
+/// A database of ours, or an empty one.
+pub(crate) struct FoundDatabase {
+    pub(crate) place: String,
+    /// Its schema; 0 of an empty one.
+    pub(crate) schema: i64,
+    /// The newest schema known here.
+    pub(crate) known: i64,
+    /// [`SecretName::Check`](crate::SecretName::Check), if keys were sealed in it.
+    pub(crate) check: Option<Vec<u8>>,
+}
+
+impl FoundDatabase {
+    /// For whoever brings no schema up.
+    pub(crate) fn must_be_current(&self) -> Result<(), StoreError> {
+        if self.schema == self.known {
+            return Ok(());
+        }
+        Err(StoreError::Older { place: self.place.clone(), found: self.schema, known: self.known })
+    }
+}

@@ -1,0 +1,60 @@
+//! [`SealingKeyFile`]: where the key lies that seals all others.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+const NAME: &str = "sealing.key";
+/// Where it lay by default, wherever the gateway's other keys were.
+const FORMER: &str = "/var/lib/palatine/gateway/sealing.key";
+
+/// Where the sealing key lies.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "PathBuf")]
+pub enum SealingKeyFile {
+    /// Where the configuration says, and nowhere else.
+    Configured(PathBuf),
+    /// The configuration says nothing of it.
+    Default {
+        /// Where it is made.
+        file: PathBuf,
+        /// Where it is looked for besides, if the database is sealed already.
+        former: PathBuf,
+    },
+}
+
+impl SealingKeyFile {
+    /// The default: beside the gateway's other key.
+    #[must_use]
+    pub fn beside(token_key_file: &Path) -> Self {
+        Self::Default { file: token_key_file.with_file_name(NAME), former: PathBuf::from(FORMER) }
+    }
+
+    /// Where it lies, or is made.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Configured(file) | Self::Default { file, .. } => file,
+        }
+    }
+
+    /// Where it may lie instead.
+    pub(crate) fn former(&self) -> Option<&Path> {
+        match self {
+            Self::Configured(_) => None,
+            Self::Default { former, .. } => Some(former),
+        }
+    }
+}
+
+impl From<PathBuf> for SealingKeyFile {
+    fn from(file: PathBuf) -> Self {
+        Self::Configured(file)
+    }
+}
+
+impl Default for SealingKeyFile {
+    fn default() -> Self {
+        Self::beside(Path::new(FORMER))
+    }
+}
