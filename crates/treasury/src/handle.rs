@@ -29,8 +29,6 @@ use crate::view;
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(15) };
 /// How often what was left open is looked at: relayed calls, payments.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(5);
-/// How often the key files of earlier versions are looked at, for those of removed agents.
-const WIPE_EVERY: Duration = Duration::from_secs(60);
 /// Agents that are told apart while they act.
 const MAX_ACTING: u64 = 10_000;
 /// Payments looked at in one go.
@@ -87,8 +85,6 @@ impl Treasury {
     ) -> Result<Self, TreasuryError> {
         let index = store.chain_index(evm.chain_id, evm.factory).await?;
         store.release_payments().await?;
-        // Before anybody can take the id of a removed agent again.
-        identities.wipe_removed().await;
         let inner = Inner {
             identities,
             options,
@@ -366,14 +362,10 @@ impl Inner {
         Indexer::new(Arc::clone(&services.chain), ledger).run().await;
     }
 
-    /// Takes the key files of an earlier version into the store, and then erases those of
-    /// removed agents, as long as there are any.
+    /// Takes the key files of an earlier version into the store, and erases those of removed
+    /// agents.
     async fn take_over_keystores(&self) {
-        self.identities.import_old(self.clock.now()).await;
-        while self.identities.has_old() {
-            tokio::time::sleep(WIPE_EVERY).await;
-            self.identities.wipe_removed().await;
-        }
+        tokio::join!(self.identities.import_old(self.clock.now()), self.identities.erase_removed());
     }
 
     async fn maintain(&self, services: &ChainServices) {

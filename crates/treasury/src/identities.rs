@@ -5,15 +5,19 @@
 //! in files is taken into the store when it is needed, or in the background after a start.
 
 use std::io;
+use std::time::Duration;
 
 use domain::{Address, PodId, UnixMillis};
 use identity::{Identity, InvalidKey, KeyFileError};
 use seal::Key;
 use secrecy::ExposeSecret;
-use store::{SealedKeys, SealedKeysError, Store, StoreError};
+use store::{DeployState, SealedKeys, SealedKeysError, Store, StoreError, VaultDeploy};
 
 use crate::config::Config;
 use crate::keystores::{Keystores, OldKeyError};
+
+/// How often the key files of earlier versions are looked at, for those of removed PODs.
+const ERASE_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a POD's key cannot be had, or is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +75,18 @@ pub enum IdentityError {
         /// The address of the key that was given.
         given: Address,
     },
-    /// The task that opened a file was cut off.
-    #[error("opening the agent's key file was cut off")]
+    /// The file of an earlier version holds another key than the one that is used.
+    #[error("{pod} has the key of {has}, and its key file says that it holds {}", address_text(.file.as_ref()))]
+    OtherFile {
+        /// The POD.
+        pod: PodId,
+        /// Its key's address.
+        has: Address,
+        /// The address in the file, if it says one.
+        file: Option<Address>,
+    },
+    /// The task that works on a file was cut off.
+    #[error("the work on the agent's key file was cut off")]
     CutOff,
 }
 
@@ -111,10 +125,9 @@ impl Identities {
         if self.store.last_run(pod).await?.is_none() {
             return Err(StoreError::NoPod(pod).into());
         }
-        match self.open_old(pod).await? {
-            None => Ok(None),
-            Some(old) => self.keep(pod, &old, now).await.map(Some),
-        }
+        let Some(old) = self.open_old(pod).await? else { return Ok(None) };
+        let kept = self.keys.keep_old_identity(pod, old.address(), &old.secret(), now).await?;
+        kept.map(|kept| identity_from(pod, &kept)).transpose()
     }
 
     /// A POD's key. Of however many that make it at once, all get the same.
@@ -144,12 +157,20 @@ impl Identities {
         if let Some(has) = self.find(pod, now).await?.map(|has| has.address()).filter(|has| *has != given) {
             return Err(IdentityError::Taken { pod, has, given });
         }
-        let wallet = self.store.deploy_of(pod).await?.map(|deploy| deploy.agent_wallet);
-        if let Some(wallet) = wallet.filter(|wallet| *wallet != given) {
+        let deploy = self.store.deploy_of(pod).await?;
+        if let Some(wallet) = deploy.as_ref().map(|deploy| deploy.agent_wallet).filter(|wallet| *wallet != given) {
             return Err(IdentityError::OtherWallet { pod, wallet, given });
         }
         let kept = self.keep(pod, identity, now).await?.address();
-        if kept == given { Ok(()) } else { Err(IdentityError::Taken { pod, has: kept, given }) }
+        if kept != given {
+            return Err(IdentityError::Taken { pod, has: kept, given });
+        }
+        // It stands, and waited for this key: whoever carries vaults looks at it again.
+        if let Some(deploy) = deploy.filter(VaultDeploy::is_for_another_key) {
+            let found = VaultDeploy { state: DeployState::Deploying, reason: None, ..deploy };
+            self.store.put_deploy(found, now).await?;
+        }
+        Ok(())
     }
 
     /// The key that is kept: this one, or that of who was faster.
@@ -159,12 +180,20 @@ impl Identities {
     }
 
     async fn open_old(&self, pod: PodId) -> Result<Option<Identity>, IdentityError> {
-        if !self.old.has(pod) {
+        if !self.old.has(pod) || self.store.was_erased(pod).await? {
             return Ok(None);
         }
+        let opened = self.on_files(move |old| old.open(pod)).await?;
+        opened.map_err(|error| IdentityError::Old { pod, source: Box::new(error) })
+    }
+
+    /// Works on the files where that keeps nobody else waiting.
+    async fn on_files<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Keystores) -> T + Send + 'static,
+    ) -> Result<T, IdentityError> {
         let old = self.old.clone();
-        let opened = tokio::task::spawn_blocking(move || old.open(pod)).await;
-        opened.map_err(|_| IdentityError::CutOff)?.map_err(|error| IdentityError::Old { pod, source: Box::new(error) })
+        tokio::task::spawn_blocking(move || work(&old)).await.map_err(|_| IdentityError::CutOff)
     }
 
     /// Takes every key file of an earlier version into the store, one after the other. One
@@ -172,12 +201,13 @@ impl Identities {
     pub(crate) async fn import_old(&self, now: UnixMillis) {
         let (mut taken, mut failed) = (0_usize, 0_usize);
         for pod in self.old_pods() {
-            match self.find(pod, now).await {
-                Ok(_) => taken += 1,
+            match self.take_old(pod, now).await {
+                Ok(true) => taken += 1,
+                Ok(false) => {}
                 Err(error) => {
                     failed += 1;
                     let error: &(dyn std::error::Error + 'static) = &error;
-                    tracing::warn!(%pod, error, "the key in an agent's file is not in the store");
+                    tracing::warn!(%pod, error, "an agent's key file holds a key that the store has not");
                 }
             }
         }
@@ -193,13 +223,32 @@ impl Identities {
         }
     }
 
-    /// Whether there are key files of an earlier version.
-    pub(crate) fn has_old(&self) -> bool {
-        !self.old_pods().is_empty()
+    /// Takes a POD's key file into the store: whether its key is there now. Nothing is taken
+    /// for who is no POD, or was removed.
+    async fn take_old(&self, pod: PodId, now: UnixMillis) -> Result<bool, IdentityError> {
+        let kept = match self.find(pod, now).await {
+            Err(IdentityError::Store(StoreError::NoPod(_))) => return Ok(false),
+            found => found?,
+        };
+        let Some(has) = kept.map(|kept| kept.address()).filter(|_| self.old.has(pod)) else { return Ok(false) };
+        if self.store.was_erased(pod).await? {
+            return Ok(false);
+        }
+        let file = self.on_files(move |old| old.address(pod)).await?;
+        let file = file.map_err(|error| IdentityError::Old { pod, source: Box::new(error.into()) })?;
+        if file == Some(has) { Ok(true) } else { Err(IdentityError::OtherFile { pod, has, file }) }
     }
 
-    /// Erases the key files of all PODs that were removed.
-    pub(crate) async fn wipe_removed(&self) {
+    /// Erases the key files of removed PODs, again and again as long as there are key files
+    /// of an earlier version.
+    pub async fn erase_removed(&self) {
+        while !self.old_pods().is_empty() {
+            self.wipe_removed().await;
+            tokio::time::sleep(ERASE_EVERY).await;
+        }
+    }
+
+    async fn wipe_removed(&self) {
         for pod in self.old_pods() {
             self.wipe_if_removed(pod).await;
         }
@@ -210,9 +259,9 @@ impl Identities {
         if !self.old.has(pod) {
             return;
         }
-        let wiped = match self.store.was_removed(pod).await {
+        let wiped = match self.store.was_erased(pod).await {
             Ok(false) => return,
-            Ok(true) => self.old.wipe(pod),
+            Ok(true) => self.on_files(move |old| old.wipe(pod)).await.unwrap_or_else(|cut| Err(io::Error::other(cut))),
             Err(error) => Err(io::Error::other(error)),
         };
         match wiped {
@@ -227,6 +276,10 @@ impl Identities {
             Vec::new()
         })
     }
+}
+
+fn address_text(address: Option<&Address>) -> String {
+    address.map_or_else(|| "none".to_owned(), |address| format!("that of {address}"))
 }
 
 fn identity_from(pod: PodId, key: &Key) -> Result<Identity, IdentityError> {
@@ -298,6 +351,12 @@ mod tests {
             identity.address()
         }
 
+        /// Run `n` of a POD of this id, by the holder who removed the one of run `before`.
+        async fn take_again(&self, n: u64, before: u64, name: &str) {
+            let again = RunReservation { id: run(n), replay_key: replay_key(n), ..called(before, name) };
+            self.store.reserve(again).await.unwrap();
+        }
+
         /// Removes the POD of run `n`.
         async fn remove(&self, n: u64) {
             self.store.advance(run(n), Event::Stop(StopReason::Removed), NOW).await.unwrap();
@@ -362,6 +421,51 @@ mod tests {
         assert!(home.file("unknown").exists());
     }
 
+    #[tokio::test]
+    async fn a_file_may_be_removed_when_the_store_has_the_very_key_that_it_holds() {
+        let home = Home::new(&["same", "other", "erased", "again"]).await;
+        let identities = home.identities().await;
+        let (imported, given) = (home.old_key("other", 6), Identity::from_secret(&[9; 32]).unwrap());
+        fs::rename(home.file("other"), home.file("aside")).unwrap();
+        identities.import(pod("other"), &given, NOW).await.unwrap();
+        fs::rename(home.file("aside"), home.file("other")).unwrap();
+        for name in ["same", "erased", "again"] {
+            home.old_key(name, 5);
+        }
+        home.old_key("unknown", 7);
+        assert!(identities.take_old(pod("same"), NOW).await.unwrap());
+        let differs = identities.take_old(pod("other"), NOW).await.unwrap_err();
+        let named = (given.address(), Some(imported));
+        assert!(
+            matches!(differs, IdentityError::OtherFile { has, file, .. } if (has, file) == named),
+            "{differs}: {named:?}"
+        );
+        home.remove(3).await;
+        home.remove(4).await;
+        home.take_again(9, 4, "again").await;
+        for name in ["unknown", "erased", "again"] {
+            assert!(!identities.take_old(pod(name), NOW).await.unwrap(), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_could_not_be_erased_with_its_pod_is_no_key_of_the_next_one_of_its_id() {
+        let home = Home::new(&["one"]).await;
+        let before = home.old_key("one", 5);
+        let identities = home.identities().await;
+        home.remove(1).await;
+        home.take_again(9, 1, "one").await;
+        assert!(home.file("one").exists(), "it was not erased in time");
+        assert!(identities.find(pod("one"), NOW).await.unwrap().is_none());
+        // Nor where it was opened before, and comes late.
+        let late = Identity::from_secret(&[5; 32]).unwrap();
+        let keys = SealedKeys::open(&home.store, &store_config(&home.dir)).await.unwrap();
+        assert!(keys.keep_old_identity(pod("one"), before, &late.secret(), NOW).await.unwrap().is_none());
+        assert_ne!(identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap().address(), before);
+        identities.wipe_if_removed(pod("one")).await;
+        assert!(!home.file("one").exists(), "it is the removed one's, whoever has the id now");
+    }
+
     /// What is wrong with the last version's file, if that is it.
     fn old(error: &IdentityError) -> Option<&OldKeyError> {
         match error {
@@ -402,8 +506,7 @@ mod tests {
         home.remove(2).await;
         identities.wipe_removed().await;
         assert!(!home.file("two").exists() && home.file("unknown").exists());
-        let taken_again = RunReservation { id: run(9), replay_key: replay_key(9), ..called(1, "one") };
-        home.store.reserve(taken_again).await.unwrap();
+        home.take_again(9, 1, "one").await;
         let after = identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap();
         assert_ne!(after.address(), before);
     }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use alloy_primitives::hex;
-use domain::PodId;
-use identity::{Identity, KeyFileError};
+use domain::{Address, PodId};
+use identity::{Identity, KeyFileError, Keystore};
 use seal::KeyError;
 use secrecy::{ExposeSecret, SecretString};
 
@@ -72,6 +72,11 @@ impl Keystores {
             Err(error) if error.is_absent() => Ok(None),
             opened => Ok(opened.map(Some)?),
         }
+    }
+
+    /// Whose key the one of this POD says it holds, without opening it.
+    pub(crate) fn address(&self, pod: PodId) -> Result<Option<Address>, KeyFileError> {
+        Keystore::read(&self.path(pod)).map(|keystore| keystore.address())
     }
 
     /// Overwrites and removes the one of this POD.
