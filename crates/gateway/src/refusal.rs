@@ -10,7 +10,7 @@ use domain::{FailReason, PlacementError};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 use store::StoreError;
-use treasury::TreasuryError;
+use treasury::{IdentityError, TreasuryError};
 use wire::EnvironmentError;
 use wire::fault::{Code, Fault};
 
@@ -270,12 +270,17 @@ fn treasury_fault(error: &TreasuryError) -> Fault {
         TreasuryError::Signature => Fault::new(Code::InvalidEvmSignature, error.to_string()).field("signature"),
         TreasuryError::Deadline { .. } => Fault::new(Code::InvalidRequest, error.to_string()).field("deadline"),
         TreasuryError::Malformed(_) => Fault::new(Code::InvalidRequest, error.to_string()).field("signature"),
+        TreasuryError::KeyMissing { .. } => Fault::new(Code::KeyMissing, error.to_string()),
         TreasuryError::Underway(_) => Fault::new(Code::WrongState, error.to_string()),
         TreasuryError::OverQuota { retry_after_s, .. } => {
             Fault::new(Code::RateLimited, error.to_string()).retry_after(*retry_after_s)
         }
         TreasuryError::Reverts(_) => Fault::new(Code::WouldRevert, error.to_string()),
         TreasuryError::Store(error) => store_fault(error),
+        TreasuryError::Identity(lost) if matches!(**lost, IdentityError::Lost(_)) => {
+            tracing::warn!(error = %chain_of(error), "an agent's key is not here");
+            Fault::new(Code::KeyMissing, "the agent's key is not here, and no other can act for its vault")
+        }
         TreasuryError::Identity(_) | TreasuryError::Config(_) => internal(error),
     }
 }

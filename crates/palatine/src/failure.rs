@@ -66,6 +66,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::StaleGeneration
         | Code::WrongState
         | Code::WouldRevert
+        | Code::KeyMissing
         | Code::IdempotencyMismatch => Exit::Conflict,
         Code::RateLimited
         | Code::AgentUnreachable
@@ -126,6 +127,9 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         Code::PaymentRequired => "say what you would pay at most: --pay-up-to 0.50".to_owned(),
         Code::NotLinked => "link it to an owner: palatine wallet link".to_owned(),
         Code::NoChain => "everything but vaults and payments works; the operator sets [evm] to have a chain".to_owned(),
+        Code::KeyMissing => {
+            "the gateway's operator imports its key file; who has none spawns under another --name".to_owned()
+        }
         Code::SpawnTimeout => "its slot is free again: try once more, or look at the node's log".to_owned(),
         Code::Internal => "the gateway's log says more".to_owned(),
         Code::UnknownHost => "ask it by its address, or by a name in its [gateway] hosts".to_owned(),

@@ -34,8 +34,9 @@ impl Inner {
     }
 
     /// An agent's vault; `None` while its holder is linked to no owner. The first
-    /// time, this makes the agent's key and asks the chain for the address. A vault
-    /// that somebody else has deployed is found.
+    /// time, this asks the chain for the address and makes the agent's key. A vault
+    /// that somebody else has deployed is found; where it stands for a key that is not
+    /// here, none is made, and [`TreasuryError::KeyMissing`] says so.
     pub(crate) async fn ensure(
         &self,
         agent: PodId,
@@ -48,30 +49,40 @@ impl Inner {
             return Ok(known);
         }
         let Some(link) = self.store.link_of(holder).await? else { return Ok(known) };
+        let services = self.services()?;
         // Until the owner has signed, the holder's newest link counts.
-        let before = match known {
-            Some(known) if known.owner == link.owner => known,
-            known => self.draft(agent, link.owner, known.is_some(), now).await?,
+        let here = known.as_ref().filter(|known| known.owner == link.owner);
+        let address = match here {
+            Some(here) => here.address,
+            None => services.chain.vault_of(agent.as_str(), link.owner).await.map_err(unanswered)?,
         };
-        let deploy = found(&self.services()?.chain, before).await?;
+        let standing = standing(&services.chain, address).await?;
+        let agent_wallet = match (self.identities.find(agent, now).await?, standing) {
+            (Some(key), _) => key.address(),
+            (None, None) => self.new_wallet(agent, known.as_ref(), now).await?,
+            (None, Some(wallet)) => {
+                let missing = TreasuryError::KeyMissing { pod: agent, vault: address, wallet };
+                let deploy = failed(drafted(agent, link.owner, wallet, address), missing.to_string());
+                self.store.put_deploy(deploy, now).await?;
+                return Err(missing);
+            }
+        };
+        let before = here.filter(|here| here.agent_wallet == agent_wallet).cloned();
+        let deploy = seen(before.unwrap_or_else(|| drafted(agent, link.owner, agent_wallet, address)), standing);
         self.store.put_deploy(deploy.clone(), now).await?;
         Ok(Some(deploy))
     }
 
-    /// Where an agent's vault will be. An agent that has a key gets no other one.
-    async fn draft(
+    /// The address of a new key, unless that of the agent's own was told already.
+    async fn new_wallet(
         &self,
         agent: PodId,
-        owner: Address,
-        has_key: bool,
+        known: Option<&VaultDeploy>,
         now: UnixMillis,
-    ) -> Result<VaultDeploy, TreasuryError> {
-        let if_missing = if has_key { IfMissing::Refuse } else { IfMissing::Create };
-        let services = self.services()?;
-        let agent_wallet = self.identities.of(agent, if_missing, now).await?.address();
-        let address = services.chain.vault_of(agent.as_str(), owner).await.map_err(unanswered)?;
-        let state = DeployState::Unsigned;
-        Ok(VaultDeploy { pod: agent, owner, agent_wallet, address, state, consent: None, tx: None, reason: None })
+    ) -> Result<Address, TreasuryError> {
+        let told = known.is_some_and(|known| !known.is_for_another_key());
+        let if_missing = if told { IfMissing::Refuse } else { IfMissing::Create };
+        Ok(self.identities.of(agent, if_missing, now).await?.address())
     }
 
     /// Takes an owner's consent, and has the vault deployed.
@@ -133,9 +144,10 @@ impl Inner {
     }
 
     async fn carry(&self, services: &ChainServices, deploy: VaultDeploy) -> Result<VaultDeploy, TreasuryError> {
-        let sender = services.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
-        let mut next = found(&services.chain, deploy).await?;
+        let standing = standing(&services.chain, deploy.address).await?;
+        let mut next = seen(deploy, standing);
         if next.state == DeployState::Deploying {
+            let sender = services.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
             next = deployed(self.evm.factory, sender, next).await?;
         }
         self.store.put_deploy(next.clone(), self.clock.now()).await?;
@@ -163,17 +175,30 @@ async fn deployed(factory: Address, sender: &Sender, deploy: VaultDeploy) -> Res
     }
 }
 
-/// What is on the chain already, whoever put it there.
-async fn found(chain: &Chain, deploy: VaultDeploy) -> Result<VaultDeploy, TreasuryError> {
-    if !chain.is_vault(deploy.address).await.map_err(unanswered)? {
-        return Ok(deploy);
+/// The agent wallet of a vault that is on the chain already, whoever put it there.
+async fn standing(chain: &Chain, vault: Address) -> Result<Option<Address>, TreasuryError> {
+    if !chain.is_vault(vault).await.map_err(unanswered)? {
+        return Ok(None);
     }
-    let vault = chain.vault(deploy.address, BlockTag::Latest).await.map_err(unanswered)?;
-    if vault.agent_wallet == deploy.agent_wallet {
-        return Ok(VaultDeploy { state: DeployState::Deployed, ..deploy });
+    let vault = chain.vault(vault, BlockTag::Latest).await.map_err(unanswered)?;
+    Ok(Some(vault.agent_wallet))
+}
+
+/// How far a vault is, given the agent wallet of the one that stands.
+fn seen(deploy: VaultDeploy, standing: Option<Address>) -> VaultDeploy {
+    match standing {
+        None => deploy,
+        Some(wallet) if wallet == deploy.agent_wallet => {
+            VaultDeploy { state: DeployState::Deployed, reason: None, ..deploy }
+        }
+        Some(wallet) => failed(deploy, format!("the vault has another agent wallet: {wallet}")),
     }
-    let said = format!("the vault has another agent wallet: {}", vault.agent_wallet);
-    Ok(failed(deploy, said))
+}
+
+/// Where an agent's vault will be.
+const fn drafted(pod: PodId, owner: Address, agent_wallet: Address, address: Address) -> VaultDeploy {
+    let state = DeployState::Unsigned;
+    VaultDeploy { pod, owner, agent_wallet, address, state, consent: None, tx: None, reason: None }
 }
 
 fn failed(deploy: VaultDeploy, reason: String) -> VaultDeploy {

@@ -1,5 +1,6 @@
 //! Why the treasury says no.
 
+use domain::{Address, PodId};
 use relay::RelayError;
 use store::{SealedKeysError, StoreError};
 
@@ -40,6 +41,19 @@ pub enum TreasuryError {
     /// The vault is there already, or on its way.
     #[error("the vault is {0} already")]
     Underway(&'static str),
+    /// The agent has no key, and its vault is on the chain for one.
+    #[error(
+        "the vault {vault} of {pod} is for the agent wallet {wallet}, whose key is not here: give it by palatine pod \
+         identity import {pod}"
+    )]
+    KeyMissing {
+        /// The agent.
+        pod: PodId,
+        /// Its vault.
+        vault: Address,
+        /// The vault's agent wallet.
+        wallet: Address,
+    },
     /// What the operator pays for today is used up.
     #[error("no more is paid for {subject} today")]
     OverQuota {

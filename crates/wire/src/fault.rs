@@ -194,6 +194,9 @@ codes! {
     PaymentInFlight = "payment_in_flight", 409;
     /// The desired state is older than, or differs from, the one held.
     StaleGeneration = "stale_generation", 409;
+    /// The agent's key is not here, and another would not be its vault's: the operator imports
+    /// it.
+    KeyMissing = "key_missing", 409;
     /// The agent is not in a state that allows this.
     WrongState = "wrong_state", 409;
     /// The body is larger than allowed.

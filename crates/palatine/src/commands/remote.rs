@@ -11,7 +11,7 @@ use client::{AgentEndpoint, ChatPrompt, ClientError, GatewayClient, LogSource, S
 use domain::{Clock, PodId, SystemClock};
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
-use wire::fault::Code;
+use wire::fault::{Code, Fault};
 use wire::v1::public::{AgentsResponse, SpawnRequest};
 use wire::v1::vault::Prices;
 use wire::{Environment, Secret};
@@ -123,9 +123,15 @@ impl Session<'_> {
             }
             Err(error) => return Err(error.into()),
         }
-        super::vault::deploy_after_spawn(self.target, self.state, signer, agent).await.with_context(|| {
-            format!("the agent runs, and its vault is not deployed; try again: palatine vault deploy {agent}")
-        })
+        match super::vault::deploy_after_spawn(self.target, self.state, signer, agent).await {
+            Err(error) if is_key_missing(&error) => {
+                eprintln!("the agent runs, and its vault waits: {error:#}");
+                Ok(())
+            }
+            deployed => deployed.with_context(|| {
+                format!("the agent runs, and its vault is not deployed; try again: palatine vault deploy {agent}")
+            }),
+        }
     }
 
     async fn price(&self, options: Price) -> Result<()> {
@@ -222,6 +228,12 @@ impl Session<'_> {
 }
 
 /// Comes when we are asked to end, by the keyboard, by a lost terminal or by name.
+/// Whether the gateway refused because the agent's key is not there.
+fn is_key_missing(error: &anyhow::Error) -> bool {
+    let fault = error.chain().find_map(|cause| cause.downcast_ref::<Fault>());
+    fault.is_some_and(|fault| fault.code == Code::KeyMissing)
+}
+
 fn interrupted() -> Result<impl Future<Output = ()>> {
     let kinds = [SignalKind::interrupt(), SignalKind::hangup(), SignalKind::terminate()];
     let heard = kinds.map(signal).into_iter().collect::<Result<Vec<_>, _>>().context("listen for signals")?;

@@ -1,17 +1,18 @@
 //! Signed calls and payments through the gateway, on a real chain.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chain::evm::calls::{self, DeadlineSignature};
-use chain::evm::typed::{CreateVault, ValidityWindow, digest, factory_domain, task_id, task_payment, token_domain};
+use chain::evm::typed::{ValidityWindow, digest, task_id, task_payment, token_domain};
 use chain::evm::{BlockTag, Chain};
 use domain::evm::Call;
 use domain::vault::TaskTerms;
 use domain::{Address, B256, U256, Usdc};
 use fixtures::{
     EvmChain, FUNDS, Holder, PAYEE, PLAIN, PaymentSigner, SMALL, SpawnedAgent, Stack, TOKEN_VERSION, assets, now_s,
-    sign, stdout_of, until,
+    program, sign, stderr_of, stdout_of, until,
 };
 use futures_util::future::join_all;
 use identity::Identity;
@@ -63,16 +64,9 @@ pub(crate) async fn carry(stack: &Stack, call: &Call) -> Option<Value> {
     answer.json().await.ok()
 }
 
-/// The consent of an owner to the vault of a POD, good for an hour, with this signature.
-fn vault_consent(evm: &EvmChain, pod: &str, owner: Address, agent: Address, signer: &Identity) -> DeadlineSignature {
-    let deadline = now_s() + 3600;
-    let message = CreateVault { podId: pod.to_owned(), owner, agentWallet: agent, deadline: U256::from(deadline) };
-    DeadlineSignature { deadline, signature: sign(signer, digest(&message, &factory_domain(&evm.config()))) }
-}
-
 async fn deployed_vault(evm: &EvmChain, stack: &Stack, chain: &Chain, owner: &Identity) -> Address {
     let (name, agent) = ("a-pod", Address::repeat_byte(0xa9));
-    let consent = vault_consent(evm, name, owner.address(), agent, owner);
+    let consent = evm.vault_consent(name, owner.address(), agent, owner);
     let call = calls::create_vault(evm.config().factory, name, owner.address(), agent, Some(&consent));
     // The operator pays for nobody's vault but those of agents here.
     let refused = stack.post("/meta/call", &json!({"to": call.to, "data": call.data})).await.unwrap();
@@ -287,7 +281,7 @@ async fn a_link_needs_both_and_a_vault_that_somebody_else_deployed_is_found() {
     let vault = stack.read(&holder, &path).await;
     assert_eq!((&vault["state"], &vault["owner"]), (&json!("unsigned"), &json!(owner.address())));
     let wallet = vault["agent_wallet"].as_str().unwrap().parse().unwrap();
-    let consent = |signer: &Identity| vault_consent(&evm, &agent, owner.address(), wallet, signer);
+    let consent = |signer: &Identity| evm.vault_consent(&agent, owner.address(), wallet, signer);
     // Only the owner's own signature deploys it.
     let DeadlineSignature { deadline, signature } = consent(&stranger);
     let request = json!({"deadline": deadline, "signature": signature});
@@ -341,6 +335,57 @@ async fn an_agent_that_is_stopped_and_started_has_its_vault_key_balance_and_pric
     // Who was asked for money before is asked for as much now.
     let asked = stack.chat(&second.without_token(), "for money").send().await.unwrap();
     assert_eq!(asked.status(), StatusCode::PAYMENT_REQUIRED);
+    stack.end();
+}
+
+/// What the operator does with an agent's key while the gateway does not run.
+fn pod_identity(stack: &Stack, words: &[&str]) {
+    let mut command = Command::new(program("palatine"));
+    command.args(["pod", "identity", "--config"]).arg(stack.path("palatine.toml")).args(words);
+    let output = command.env("POD_PASSWORD", "of a test").output().unwrap();
+    assert!(output.status.success(), "{}", stderr_of(&output));
+}
+
+#[tokio::test]
+async fn an_agent_that_is_removed_and_spawned_again_has_its_vault_once_its_exported_key_is_given() {
+    let evm = EvmChain::start().await;
+    let mut stack = Stack::start_on(&evm, PLAIN).await;
+    let holder = stack.holder(SMALL);
+    let body = json!({"agent_type": "echo", "name": "agent-again"});
+    let spawn = async |stack: &Stack| {
+        SpawnedAgent::of(&stack.ask(&holder, Method::POST, "/spawn", body.clone()).await.expect(200))
+    };
+    let first = spawn(&stack).await;
+    endow(&evm, &stack, &holder, &first, whole(3)).await;
+    let [vault, wallet, ..] = holdings(&stack, &holder, &first).await;
+    let (vault, wallet) = (vault.as_str().unwrap(), wallet.as_str().unwrap());
+    let keystore = stack.path("agent.json").display().to_string();
+    stack.kill_gateway();
+    pod_identity(&stack, &["export", &first.id, "--out", &keystore]);
+    stack.start_gateway().await;
+    stack.until_chain_answers().await;
+    stack.remove(&holder, &first.id).await.expect(200);
+
+    let again = spawn(&stack).await;
+    let refused =
+        stack.ask(&holder, Method::GET, &format!("/agents/{}/vault", again.id), Value::Null).await.expect(409);
+    let said = refused["error"].as_str().unwrap();
+    assert!(refused["code"] == "key_missing" && said.contains(vault) && said.contains(wallet), "{refused}");
+    let told = stack.status(&holder, &again.id).await.expect(200)["vault"].clone();
+    assert_eq!((&told["state"], &told["reason"]), (&json!("failed"), &refused["error"]));
+    stack.kill_gateway();
+    pod_identity(&stack, &["import", &again.id, &keystore]);
+    stack.start_gateway().await;
+    until("the vault is found", async || {
+        let status = stack.status(&holder, &again.id).await.expect(200);
+        (status["vault"]["state"] == "deployed").then_some(())
+    })
+    .await;
+    // It is that agent's as before: its key acts for it.
+    let tasks = stack.get(&format!("/vaults/{vault}/tasks")).await.expect(200);
+    let decline = format!("/agents/{}/tasks/{}/decline", again.id, tasks["tasks"][0]["id"].as_str().unwrap());
+    let declined = stack.ask(&holder, Method::POST, &decline, Value::Null).await;
+    assert!(declined.status.is_success(), "{declined:?}");
     stack.end();
 }
 

@@ -1,0 +1,85 @@
+//! The treasury on a real chain.
+
+use domain::{Address, UnixMillis};
+use fixtures::{EvmChain, NOW, TempStore, pod, reservation, store_config, until, wallet};
+use identity::Identity;
+use palatine_treasury::{Config, Identities, IdentityError, Options, Treasury, TreasuryError};
+use store::{AccountLink, DeployState, SealedKeys, Store, VaultDeploy};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+async fn link(store: &Store, owner: Address, signed_at: UnixMillis) {
+    let (text, holder_signature, owner_signature) = Default::default();
+    let link = AccountLink { holder: wallet(1), owner, text, holder_signature, owner_signature, signed_at };
+    assert!(store.keep_link(link).await.unwrap());
+}
+
+/// A treasury whose one agent's holder is linked, and the keys of its agents.
+struct Home {
+    treasury: Treasury,
+    identities: Identities,
+    store: TempStore,
+    _folder: TempDir,
+}
+
+impl Home {
+    async fn on(evm: &EvmChain, owner: &Identity) -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let (store, folder) = (TempStore::open().await, tempfile::tempdir().unwrap());
+        store.reserve(reservation(1, 1)).await.unwrap();
+        link(&store, owner.address(), NOW).await;
+        let keys = SealedKeys::open_or_create(&store, &store_config(&folder), NOW).await.unwrap();
+        let (identities, key_file) = (folder.path().join("identities"), folder.path().join("identities.key"));
+        let identities = Identities::new(store.clone(), keys, &Config { identities, key_file });
+        let (options, ends) = (Options::default(), CancellationToken::new());
+        let treasury = Treasury::start(options, evm.config(), store.clone(), identities.clone(), None, ends);
+        let treasury = treasury.await.unwrap();
+        until("the chain answers", async || treasury.probe().await.ok()).await;
+        Self { treasury, identities, store, _folder: folder }
+    }
+
+    async fn deploy(&self) -> VaultDeploy {
+        self.store.deploy_of(pod(1)).await.unwrap().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_vault_that_stands_for_a_key_that_is_gone_has_no_other_made_and_is_found_once_that_key_is_given() {
+    let evm = EvmChain::start().await;
+    let owner = Identity::generate().unwrap();
+    let (before, other) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    evm.create_vault(pod(1).as_str(), &owner, before.address()).await;
+    let home = Home::on(&evm, &owner).await;
+    let asked = async || home.treasury.agent_vault(pod(1), wallet(1)).await;
+    for _ in 0..2 {
+        let refused = asked().await.unwrap_err();
+        let TreasuryError::KeyMissing { pod: of, vault, wallet } = &refused else { panic!("{refused}") };
+        let deploy = home.deploy().await;
+        assert_eq!((*of, *vault, *wallet), (pod(1), deploy.address, before.address()));
+        assert_eq!((deploy.state, deploy.reason), (DeployState::Failed, Some(refused.to_string())));
+        assert!(refused.to_string().contains(&format!("palatine pod identity import {}", pod(1))), "{refused}");
+        assert_eq!(home.store.identity_of(pod(1)).await.unwrap(), None, "no key is made");
+    }
+    let refused = home.identities.import(pod(1), &other, NOW).await.unwrap_err();
+    let told = matches!(refused, IdentityError::OtherWallet { wallet, given, .. }
+        if (wallet, given) == (before.address(), other.address()));
+    assert!(told, "{refused}");
+    home.identities.import(pod(1), &before, NOW).await.unwrap();
+    // Without anybody's asking.
+    until("the vault is found", async || (home.deploy().await.state == DeployState::Deployed).then_some(())).await;
+    let found = asked().await.unwrap().unwrap();
+    assert_eq!((found.agent_wallet, found.reason), (before.address(), None));
+}
+
+#[tokio::test]
+async fn a_holder_whose_agents_key_is_gone_may_have_a_vault_of_another_owner() {
+    let evm = EvmChain::start().await;
+    let (owner, second) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    evm.create_vault(pod(1).as_str(), &owner, Address::repeat_byte(9)).await;
+    let home = Home::on(&evm, &owner).await;
+    home.treasury.agent_vault(pod(1), wallet(1)).await.unwrap_err();
+    link(&home.store, second.address(), NOW.plus(1)).await;
+    let vault = home.treasury.agent_vault(pod(1), wallet(1)).await.unwrap().unwrap();
+    let key = home.identities.find(pod(1), NOW).await.unwrap().unwrap();
+    assert_eq!((vault.owner, vault.agent_wallet), (second.address(), key.address()));
+}
