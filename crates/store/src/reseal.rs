@@ -173,7 +173,8 @@ pub async fn reseal(config: &Config, new: &Path) -> Result<Resealed, ResealError
 /// [`ResealError`].
 pub async fn find_lost_keys(config: &Config) -> Result<LostKeys, ResealError> {
     let rows = KeyTable::open(config).await?.rows().await?;
-    Ok(LostKeys::of(&lost_rows(config, rows)?))
+    let key = key_unless_lost(config, &rows)?;
+    Ok(LostKeys::of(&lost_rows(key.as_ref(), rows)))
 }
 
 /// Begins again without the keys that the sealing key does not open: they are written to the
@@ -184,7 +185,9 @@ pub async fn find_lost_keys(config: &Config) -> Result<LostKeys, ResealError> {
 /// [`ResealError`]; the database is as it was.
 pub async fn forget_lost_keys(config: &Config, aside: &Path, now: UnixMillis) -> Result<LostKeys, ResealError> {
     let mut table = KeyTable::open(config).await?;
-    let rows = lost_rows(config, table.rows().await?)?;
+    let rows = table.rows().await?;
+    let key = key_unless_lost(config, &rows)?;
+    let rows = lost_rows(key.as_ref(), rows);
     let lost = LostKeys::of(&rows);
     if rows.is_empty() {
         return Ok(lost);
@@ -193,7 +196,7 @@ pub async fn forget_lost_keys(config: &Config, aside: &Path, now: UnixMillis) ->
     for row in &rows {
         table.delete(row).await?;
     }
-    let key = make(config)?;
+    let key = key.map_or_else(|| make(config), Ok)?;
     if rows.iter().any(is_check) {
         table.insert_secret(SecretName::Check, &seal_check(&key)?, now).await?;
     }
@@ -210,15 +213,19 @@ fn seal_tokens(key: &Key, tokens: &Key) -> Result<Vec<u8>, SealedKeysError> {
     Sealer::new(key).seal(tokens.expose_secret(), &row.place()).map_err(SealedKeysError::Seal)
 }
 
+/// The sealing key; none where it is lost, or another one lies in its place.
+fn key_unless_lost(config: &Config, rows: &[SealedRow]) -> Result<Option<Key>, SealedKeysError> {
+    let check = check_in(rows).ok_or_else(|| SealedKeysError::Unsealed(config.name()))?;
+    match key_of(config, check) {
+        Err(SealedKeysError::Missing { .. } | SealedKeysError::Foreign { .. }) => Ok(None),
+        found => found.map(Some),
+    }
+}
+
 /// Those of the rows that do not open.
-fn lost_rows(config: &Config, rows: Vec<SealedRow>) -> Result<Vec<SealedRow>, SealedKeysError> {
-    let Some(check) = check_in(&rows) else { return Err(SealedKeysError::Unsealed(config.name())) };
-    let sealer = match key_of(config, check) {
-        Ok(key) => Sealer::new(&key),
-        Err(SealedKeysError::Missing { .. } | SealedKeysError::Foreign { .. }) => return Ok(rows),
-        Err(error) => return Err(error),
-    };
-    Ok(rows.into_iter().filter(|row| sealer.open(row.sealed(), &row.place()).is_err()).collect())
+fn lost_rows(key: Option<&Key>, rows: Vec<SealedRow>) -> Vec<SealedRow> {
+    let Some(sealer) = key.map(Sealer::new) else { return rows };
+    rows.into_iter().filter(|row| sealer.open(row.sealed(), &row.place()).is_err()).collect()
 }
 
 fn check_in(rows: &[SealedRow]) -> Option<&[u8]> {
