@@ -177,7 +177,7 @@ mod tests {
         let config = Config::default();
         assert!(!unit(GATEWAY_UNIT, "StateDirectory").contains(&"palatine"), "that is the node's as well");
         for path in [
-            &config.store.directory,
+            config.store.directory.as_path(),
             config.store.sealing_key_file.path(),
             &config.gateway.token_key_file,
             &config.treasury.identities,

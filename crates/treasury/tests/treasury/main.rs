@@ -1,4 +1,5 @@
 //! The treasury on a real chain.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use domain::{Address, UnixMillis};
 use fixtures::{EvmChain, NOW, TempStore, pod, reservation, store_config, until, wallet};
