@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use domain::{Clock, SystemClock};
 use serde::Serialize;
 use store::{CopiedTable, LostKeys, Resealed, StoreUrl};
 
@@ -98,7 +99,7 @@ async fn forget(config: &store::Config, aside: Option<PathBuf>, yes: bool, json:
         }
         bail!("nothing was changed: with --yes these keys are set aside and forgotten");
     }
-    let now = super::now()?;
+    let now = SystemClock.now();
     let beside = || config.sealing_key_file.path().with_file_name(format!("lost-keys-{}.json", now.0));
     let aside = aside.unwrap_or_else(beside);
     let lost = store::forget_lost_keys(config, &aside, now).await.context("forget the lost keys")?;
