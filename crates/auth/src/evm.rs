@@ -16,7 +16,7 @@ const TEXT: usize = 2 + 2 * 65;
 
 /// Why an EVM signature is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EvmError {
+pub enum EvmSignatureError {
     /// Not `0x` and 130 hex digits.
     #[error("an EVM signature is 0x and the 130 hex digits of r, s and v")]
     Shape,
@@ -39,17 +39,17 @@ impl EvmSignature {
     /// Reads `r ‖ s ‖ v`, where `v` is 27 or 28, or 0 or 1.
     ///
     /// # Errors
-    /// [`EvmError`] for whatever a second reading of the same signature would need.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, EvmError> {
-        let bytes: &[u8; 65] = bytes.try_into().map_err(|_| EvmError::Shape)?;
+    /// [`EvmSignatureError`] for whatever a second reading of the same signature would need.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, EvmSignatureError> {
+        let bytes: &[u8; 65] = bytes.try_into().map_err(|_| EvmSignatureError::Shape)?;
         let odd = match bytes[64] {
             0 | 27 => false,
             1 | 28 => true,
-            _ => return Err(EvmError::Parity),
+            _ => return Err(EvmSignatureError::Parity),
         };
         let signature = Signature::from_bytes_and_parity(&bytes[..64], odd);
-        signature.to_k256().map_err(|_| EvmError::Impossible)?;
-        if signature.normalize_s().is_some() { Err(EvmError::HighS) } else { Ok(Self(signature)) }
+        signature.to_k256().map_err(|_| EvmSignatureError::Impossible)?;
+        if signature.normalize_s().is_some() { Err(EvmSignatureError::HighS) } else { Ok(Self(signature)) }
     }
 
     /// `r ‖ s ‖ v` with `v` 27 or 28.
@@ -62,24 +62,24 @@ impl EvmSignature {
     /// compare.
     ///
     /// # Errors
-    /// [`EvmError::Impossible`].
-    pub fn signer_of_text(&self, text: &[u8]) -> Result<Address, EvmError> {
+    /// [`EvmSignatureError::Impossible`].
+    pub fn signer_of_text(&self, text: &[u8]) -> Result<Address, EvmSignatureError> {
         self.signer_of_digest(&eip191_hash_message(text))
     }
 
     /// Whose signature of this digest it is: EIP-712's, for example.
     ///
     /// # Errors
-    /// [`EvmError::Impossible`].
-    pub fn signer_of_digest(&self, digest: &B256) -> Result<Address, EvmError> {
-        self.0.recover_address_from_prehash(digest).map_err(|_| EvmError::Impossible)
+    /// [`EvmSignatureError::Impossible`].
+    pub fn signer_of_digest(&self, digest: &B256) -> Result<Address, EvmSignatureError> {
+        self.0.recover_address_from_prehash(digest).map_err(|_| EvmSignatureError::Impossible)
     }
 }
 
 impl TryFrom<Signature> for EvmSignature {
-    type Error = EvmError;
+    type Error = EvmSignatureError;
 
-    fn try_from(signature: Signature) -> Result<Self, EvmError> {
+    fn try_from(signature: Signature) -> Result<Self, EvmSignatureError> {
         Self::from_bytes(&signature.as_bytes())
     }
 }
@@ -91,12 +91,12 @@ impl fmt::Display for EvmSignature {
 }
 
 impl FromStr for EvmSignature {
-    type Err = EvmError;
+    type Err = EvmSignatureError;
 
-    fn from_str(text: &str) -> Result<Self, EvmError> {
-        let digits = text.strip_prefix("0x").filter(|_| text.len() == TEXT).ok_or(EvmError::Shape)?;
+    fn from_str(text: &str) -> Result<Self, EvmSignatureError> {
+        let digits = text.strip_prefix("0x").filter(|_| text.len() == TEXT).ok_or(EvmSignatureError::Shape)?;
         let mut bytes = [0; 65];
-        hex::decode_to_slice(digits, &mut bytes).map_err(|_| EvmError::Shape)?;
+        hex::decode_to_slice(digits, &mut bytes).map_err(|_| EvmSignatureError::Shape)?;
         Self::from_bytes(&bytes)
     }
 }

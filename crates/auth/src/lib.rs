@@ -37,7 +37,7 @@ mod name;
 mod token;
 mod verify;
 
-pub use evm::{EvmError, EvmSignature};
+pub use evm::{EvmSignature, EvmSignatureError};
 pub use keypair::{Keypair, KeypairError, SignedHeaders};
 pub use link::{
     HolderSignature, Link, LinkError, LinkField, LinkRequirements, LinkTerms, MAX_LIFETIME_MS, MAX_LINK_TEXT,

@@ -8,8 +8,8 @@ use alloy_primitives::{B128, Signature, U256, eip191_hash_message, uint};
 use domain::{Address, UnixMillis, Wallet};
 use k256::ecdsa::SigningKey;
 use palatine_auth::{
-    EvmError, EvmSignature, GatewayName, HolderSignature, Keypair, Link, LinkError, LinkField, LinkRequirements,
-    LinkTerms, MAX_LIFETIME_MS, MessageEncoding, OffchainFormat,
+    EvmSignature, EvmSignatureError, GatewayName, HolderSignature, Keypair, Link, LinkError, LinkField,
+    LinkRequirements, LinkTerms, MAX_LIFETIME_MS, MessageEncoding, OffchainFormat,
 };
 use proptest::prelude::*;
 
@@ -236,17 +236,17 @@ fn turned(signature: EvmSignature) -> [u8; 65] {
 fn an_owners_signature_has_one_reading() {
     let good = owner().sign("text");
     assert_eq!(good.signer_of_text(b"text"), Ok(owner().address()));
-    assert_eq!(EvmSignature::from_bytes(&turned(good)), Err(EvmError::HighS));
+    assert_eq!(EvmSignature::from_bytes(&turned(good)), Err(EvmSignatureError::HighS));
     let mut low = good.to_bytes();
     low[64] -= 27;
     assert_eq!(EvmSignature::from_bytes(&low), Ok(good));
     for v in [2, 26, 29, 35, 36, 255] {
         let mut other = good.to_bytes();
         other[64] = v;
-        assert_eq!(EvmSignature::from_bytes(&other), Err(EvmError::Parity), "{v}");
+        assert_eq!(EvmSignature::from_bytes(&other), Err(EvmSignatureError::Parity), "{v}");
     }
     for length in [0, 64, 66, 130] {
-        assert_eq!(EvmSignature::from_bytes(&vec![1; length]), Err(EvmError::Shape), "{length}");
+        assert_eq!(EvmSignature::from_bytes(&vec![1; length]), Err(EvmSignatureError::Shape), "{length}");
     }
 }
 
@@ -256,7 +256,7 @@ fn scalars_of_zero_or_beyond_the_order_sign_nothing() {
     for (range, bytes) in [(0..32, [0; 32]), (32..64, [0; 32]), (0..32, order), (32..64, order), (0..32, [255; 32])] {
         let mut signature = owner().sign("text").to_bytes();
         signature[range].copy_from_slice(&bytes);
-        assert_eq!(EvmSignature::from_bytes(&signature), Err(EvmError::Impossible));
+        assert_eq!(EvmSignature::from_bytes(&signature), Err(EvmSignatureError::Impossible));
     }
 }
 
@@ -267,9 +267,9 @@ fn a_signatures_text_is_0x_and_130_digits() {
     assert_eq!(text.parse(), Ok(good));
     let bare = text[2..].to_owned();
     for other in [bare.clone(), format!("{bare}00"), format!("0X{bare}"), format!("{text}0"), "0x".to_owned()] {
-        assert_eq!(EvmSignature::from_str(&other), Err(EvmError::Shape), "{other}");
+        assert_eq!(EvmSignature::from_str(&other), Err(EvmSignatureError::Shape), "{other}");
     }
-    assert_eq!(EvmSignature::from_str(&"0".repeat(1_000_000)), Err(EvmError::Shape));
+    assert_eq!(EvmSignature::from_str(&"0".repeat(1_000_000)), Err(EvmSignatureError::Shape));
 }
 
 /// Made by ethers 6 (`new Wallet("0x4646…46").signMessage("Palatine links")`).

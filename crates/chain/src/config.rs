@@ -10,7 +10,7 @@ use crate::Endpoint;
 /// `[solana]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Config {
+pub struct SolanaConfig {
     /// JSON-RPC endpoints, in the order they are tried; at most 8. They may hold
     /// keys: only their hosts are ever logged. Default
     /// `["https://api.mainnet-beta.solana.com"]`.
@@ -52,7 +52,7 @@ pub struct Config {
     pub max_lag_slots: u64,
 }
 
-impl Default for Config {
+impl Default for SolanaConfig {
     fn default() -> Self {
         Self {
             endpoints: vec![Endpoint("https://api.mainnet-beta.solana.com".to_owned())],
@@ -124,9 +124,9 @@ impl TokenProgram {
 
 /// Why `[solana]` is refused. Never shows an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
+pub enum SolanaConfigError {
     /// None, or too many.
-    #[error("[solana] endpoints: from 1 to {most} are needed, not {0}", most = Config::MAX_ENDPOINTS)]
+    #[error("[solana] endpoints: from 1 to {most} are needed, not {0}", most = SolanaConfig::MAX_ENDPOINTS)]
     Endpoints(usize),
     /// Not an HTTP URL.
     #[error("[solana] endpoints: one is not a URL like https://host")]
@@ -142,7 +142,7 @@ pub enum ConfigError {
     Bounds(#[from] OutOfBounds),
 }
 
-impl Config {
+impl SolanaConfig {
     /// Endpoints at most.
     pub const MAX_ENDPOINTS: usize = 8;
 
@@ -150,16 +150,16 @@ impl Config {
     ///
     /// # Errors
     /// Names the first key that is wrong.
-    pub fn check(&self) -> Result<(), ConfigError> {
+    pub fn check(&self) -> Result<(), SolanaConfigError> {
         if !(1..=Self::MAX_ENDPOINTS).contains(&self.endpoints.len()) {
-            return Err(ConfigError::Endpoints(self.endpoints.len()));
+            return Err(SolanaConfigError::Endpoints(self.endpoints.len()));
         }
         if !self.endpoints.iter().all(Endpoint::is_valid) {
-            return Err(ConfigError::Endpoint);
+            return Err(SolanaConfigError::Endpoint);
         }
-        Wallet::from_str(&self.mint).map_err(|_| ConfigError::Mint(self.mint.clone()))?;
+        Wallet::from_str(&self.mint).map_err(|_| SolanaConfigError::Mint(self.mint.clone()))?;
         if self.program.is_some() != self.decimals.is_some() {
-            return Err(ConfigError::Pair);
+            return Err(SolanaConfigError::Pair);
         }
         Ok(check_bounds("solana", self.bounds())?)
     }
@@ -184,14 +184,14 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> String {
-        toml::from_str::<Config>(text).unwrap().check().unwrap_err().to_string()
+        toml::from_str::<SolanaConfig>(text).unwrap().check().unwrap_err().to_string()
     }
 
     #[test]
     fn the_defaults_pass_their_own_check_and_survive_a_round_trip() {
-        let config = Config::default();
+        let config = SolanaConfig::default();
         config.check().unwrap();
-        assert_eq!(toml::from_str::<Config>(&toml::to_string(&config).unwrap()).unwrap(), config);
+        assert_eq!(toml::from_str::<SolanaConfig>(&toml::to_string(&config).unwrap()).unwrap(), config);
     }
 
     #[test]
@@ -206,13 +206,13 @@ mod tests {
 
     #[test]
     fn a_misspelt_key_and_an_unsafe_commitment_are_refused() {
-        assert!(toml::from_str::<Config>("endpoint = []").is_err());
-        assert!(toml::from_str::<Config>("commitment = 'processed'").is_err());
+        assert!(toml::from_str::<SolanaConfig>("endpoint = []").is_err());
+        assert!(toml::from_str::<SolanaConfig>("commitment = 'processed'").is_err());
     }
 
     #[test]
     fn an_endpoints_key_is_never_printed() {
-        let config: Config =
+        let config: SolanaConfig =
             toml::from_str("endpoints = ['https://user:hush@rpc.example/hush?api-key=hush', 'hush']").unwrap();
         let said = format!("{config:?} {}", config.check().unwrap_err());
         assert!(!said.contains("hush") && said.contains("rpc.example:443"), "{said}");

@@ -36,7 +36,7 @@ mod rpc;
 mod solana;
 
 pub use balances::{BalanceError, Balances};
-pub use config::{Commitment, Config, ConfigError, TokenProgram};
+pub use config::{Commitment, SolanaConfig, SolanaConfigError, TokenProgram};
 pub use endpoint::Endpoint;
 pub use evm::{EvmConfig, EvmConfigError};
-pub use solana::{ChainError, SolanaBalances};
+pub use solana::{SolanaBalances, SolanaStartError};

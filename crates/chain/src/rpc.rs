@@ -25,7 +25,7 @@ const MAX_WORDS: usize = 200;
 
 /// What an endpoint did wrong. Never holds its URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
+pub(crate) enum EndpointError {
     #[error("no connection: {0}")]
     Unreachable(String),
     #[error("no whole answer within {0} ms")]
@@ -40,7 +40,7 @@ pub(crate) enum Fault {
     Garbage(String),
 }
 
-impl Fault {
+impl EndpointError {
     /// A bounded name, for metrics.
     pub(crate) const fn name(&self) -> &'static str {
         match self {
@@ -55,7 +55,7 @@ impl Fault {
     }
 }
 
-impl From<reqwest::Error> for Fault {
+impl From<reqwest::Error> for EndpointError {
     fn from(error: reqwest::Error) -> Self {
         // The URL may hold a key.
         let error = error.without_url();
@@ -213,16 +213,16 @@ impl Pool {
         endpoint: &PooledEndpoint,
         method: &str,
         params: &Value,
-    ) -> Result<T, Fault> {
-        let late = Fault::TimedOut(self.policy.timeout.as_millis());
+    ) -> Result<T, EndpointError> {
+        let late = EndpointError::TimedOut(self.policy.timeout.as_millis());
         let exchange = exchange(&self.http, &endpoint.endpoint, self.policy.max_answer, method, params);
         let body = tokio::time::timeout(self.policy.timeout, exchange).await.unwrap_or(Err(late))?;
         let answer: Answer<T> =
-            serde_json::from_slice(&body).map_err(|error| Fault::Garbage(short(&error.to_string())))?;
+            serde_json::from_slice(&body).map_err(|error| EndpointError::Garbage(short(&error.to_string())))?;
         match (answer.result, answer.error) {
-            (_, Some(error)) => Err(Fault::Rpc(RpcError { message: short(&error.message), ..error })),
+            (_, Some(error)) => Err(EndpointError::Rpc(RpcError { message: short(&error.message), ..error })),
             (Some(result), None) => Ok(result),
-            (None, None) => Err(Fault::Garbage("neither a result nor an error".to_owned())),
+            (None, None) => Err(EndpointError::Garbage("neither a result nor an error".to_owned())),
         }
     }
 }
@@ -233,21 +233,21 @@ async fn exchange(
     most: usize,
     method: &str,
     params: &Value,
-) -> Result<Vec<u8>, Fault> {
+) -> Result<Vec<u8>, EndpointError> {
     let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
     let response = http.post(&endpoint.0).json(&request).send().await?;
     let status = response.status();
     if !status.is_success() {
-        return Err(Fault::Status { status: status.as_u16(), retry_after_s: retry_after(&response) });
+        return Err(EndpointError::Status { status: status.as_u16(), retry_after_s: retry_after(&response) });
     }
     bounded(response, most).await
 }
 
-async fn bounded(mut response: Response, most: usize) -> Result<Vec<u8>, Fault> {
+async fn bounded(mut response: Response, most: usize) -> Result<Vec<u8>, EndpointError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > most {
-            return Err(Fault::TooLarge(most));
+            return Err(EndpointError::TooLarge(most));
         }
         body.extend_from_slice(&chunk);
     }

@@ -13,14 +13,14 @@ use crate::config::Config;
 use crate::fleet::inventory::Fleet;
 use crate::pods::inflight::Inflight;
 use crate::pods::locks::{RunLocks, UnansweredCreations};
-use crate::reconcile::journal::Journal;
+use crate::reconcile::collector::MarkCollector;
 use crate::reconcile::plan::{LastWaiting, MissingSince};
 
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) fleet: Arc<Fleet>,
-    pub(crate) journals: Vec<Journal>,
+    pub(crate) collectors: Vec<MarkCollector>,
     pub(crate) balances: Arc<dyn Balances>,
     pub(crate) tiers: Tiers,
     pub(crate) clock: Arc<dyn Clock>,

@@ -20,7 +20,7 @@ use crate::pods::inflight::Inflight;
 use crate::pods::locks::{RunLocks, UnansweredCreations};
 use crate::pods::spawn::{SpawnOrder, Starting};
 use crate::pods::status::NoNode;
-use crate::reconcile::journal::Journal;
+use crate::reconcile::collector::MarkCollector;
 
 /// The control plane: a handle that is cheap to clone.
 #[derive(Clone)]
@@ -47,11 +47,11 @@ impl Control {
         clock: Arc<dyn Clock>,
         stopping: CancellationToken,
     ) -> Self {
-        let journal = |node: &Arc<dyn Node>| {
-            Journal::new(Arc::clone(node), store.clone(), Arc::clone(&clock), config.node_timeout())
+        let collector = |node: &Arc<dyn Node>| {
+            MarkCollector::new(Arc::clone(node), store.clone(), Arc::clone(&clock), config.node_timeout())
         };
         let context = Arc::new(Context {
-            journals: nodes.iter().map(journal).collect(),
+            collectors: nodes.iter().map(collector).collect(),
             started_at: clock.now(),
             fleet: Arc::new(Fleet::new(nodes, &config)),
             config,
@@ -75,7 +75,7 @@ impl Control {
     }
 
     fn start_loops(&self) {
-        for at in 0..self.context.journals.len() {
+        for at in 0..self.context.collectors.len() {
             self.run(move |context| async move { context.fleet.watch(at).await });
             self.run(move |context| async move { context.carry_marks(at).await });
         }

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use domain::{RunId, UnixMillis};
 
 #[derive(Default)]
-pub(crate) struct RunIds {
+pub(crate) struct RunIdGenerator {
     last: AtomicU64,
 }
 
-impl RunIds {
+impl RunIdGenerator {
     /// The id of an agent asked for at `now`. Should the clock stand still or go
     /// back, the ids count on.
     pub(crate) fn next(&self, now: UnixMillis, random: u64) -> RunId {
@@ -31,7 +31,7 @@ mod tests {
 
     #[test]
     fn ids_rise_even_when_the_clock_goes_back() {
-        let ids = RunIds::default();
+        let ids = RunIdGenerator::default();
         let now = UnixMillis(1_795_000_000_000);
         let first = ids.next(now, u64::MAX);
         let all = [first, ids.next(now, 0), ids.next(UnixMillis(0), 7), ids.next(now.plus(1), 0)];

@@ -12,7 +12,7 @@
 //! | `payments` | what is needed of the treasury, as a narrow trait |
 //! | `state` | what all of them share; imports no handler |
 //! | `health` | whether what the gateway works with works: `/ready` |
-//! | `refusal` | every error's answer: the only place that knows both |
+//! | `error` | every error's answer: the only place that knows both |
 //!
 //! # What a handler may rely on
 //! A handler that takes an [`crate::auth::caller::Holder`] runs only for a verified signature
@@ -24,22 +24,22 @@ mod api;
 mod auth;
 mod config;
 mod edge;
+mod error;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod health;
 mod ids;
 mod ingress;
 mod payments;
-mod refusal;
 mod serve;
 mod state;
 
 pub use api::openapi::openapi;
 pub use auth::tokens::{TokenKeyError, token_key};
-pub use config::{Config, ConfigError, Limits, Tls};
+pub use config::{Config, ConfigError, Limits, TlsConfig};
 pub use edge::hosts::{Host, NameError, Origin};
 pub use edge::listen::{ListenError, Listeners};
 pub use edge::tls::TlsError;
-pub use payments::PaymentServices;
+pub use payments::PaymentProvider;
 pub use serve::{ServeError, serve};
 pub use state::GatewayParts;

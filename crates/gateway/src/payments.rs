@@ -9,7 +9,7 @@ use x402::{Quote, Seller};
 
 /// Where requests to agents are paid.
 #[async_trait]
-pub trait PaymentServices: Send + Sync {
+pub trait PaymentProvider: Send + Sync {
     /// Who takes the payments.
     ///
     /// # Errors
@@ -24,7 +24,7 @@ pub trait PaymentServices: Send + Sync {
 }
 
 #[async_trait]
-impl PaymentServices for Treasury {
+impl PaymentProvider for Treasury {
     fn seller(&self) -> Result<Arc<Seller>, TreasuryError> {
         self.seller()
     }

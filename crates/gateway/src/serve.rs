@@ -16,7 +16,7 @@ use crate::health::probe;
 use crate::ingress::pool::Pools;
 use crate::ingress::urls::{AgentHostPattern, AgentPathPattern};
 use crate::state::{Gateway, GatewayParts, PublicUrls};
-use crate::{Config, ConfigError, Limits, Tls, TlsError};
+use crate::{Config, ConfigError, Limits, TlsConfig, TlsError};
 
 /// Between two rounds of a recorder's own upkeep.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ pub enum ServeError {
 /// Only before the first connection is taken.
 pub async fn serve(
     config: Config,
-    tls: Tls,
+    tls: TlsConfig,
     limits: Limits,
     listeners: Listeners,
     parts: GatewayParts,

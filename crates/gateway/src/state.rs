@@ -21,14 +21,14 @@ use crate::auth::spent::SpentSignatures;
 use crate::edge::hosts::ApiHosts;
 use crate::edge::limits::RateLimits;
 use crate::edge::streams::StreamLimiter;
-use crate::health::parts::PartsHealth;
-use crate::ids::RunIds;
+use crate::error::ApiError;
+use crate::health::components::ComponentsHealth;
+use crate::ids::RunIdGenerator;
 use crate::ingress::bodies::BodyBudget;
 use crate::ingress::pool::Pools;
-use crate::ingress::price_table::PriceTable;
+use crate::ingress::prices::PriceCache;
 use crate::ingress::urls::{AgentHostPattern, AgentPathPattern};
-use crate::payments::PaymentServices;
-use crate::refusal::Refusal;
+use crate::payments::PaymentProvider;
 use crate::{Config, Limits};
 
 /// How long the relayer's health is cached.
@@ -51,7 +51,7 @@ pub struct GatewayParts {
     /// Vaults and payments; absent where no chain is configured.
     pub treasury: Option<Treasury>,
     /// Where requests to agents are paid; absent where none can be.
-    pub payments: Option<Arc<dyn PaymentServices>>,
+    pub payments: Option<Arc<dyn PaymentProvider>>,
     /// Renders `/metrics`; without it there is no such route.
     pub metrics: Option<PrometheusHandle>,
     /// Joins a request's span to the trace its `traceparent` names.
@@ -79,14 +79,14 @@ pub(crate) struct Gateway {
     pub(crate) hosts: ApiHosts,
     pub(crate) rates: RateLimits,
     pub(crate) spent: SpentSignatures,
-    pub(crate) ids: RunIds,
-    pub(crate) price_table: PriceTable,
+    pub(crate) ids: RunIdGenerator,
+    pub(crate) price_cache: PriceCache,
     /// The relayer's health, cached.
     pub(crate) relayer_health: Cache<(), Arc<RelayerHealth>>,
     /// What signatures and links may name.
     pub(crate) audiences: Vec<GatewayName>,
     /// How the parts that it works with were when they were last asked.
-    pub(crate) parts_health: PartsHealth,
+    pub(crate) components_health: ComponentsHealth,
     /// Limits answers that do not end by themselves.
     pub(crate) streams: StreamLimiter,
     /// Limits the bodies of paid requests.
@@ -120,11 +120,11 @@ impl Gateway {
             hosts: ApiHosts::new(&config.hosts, ours),
             rates: RateLimits::new(&limits),
             spent: SpentSignatures::new(limits.tracked),
-            ids: RunIds::default(),
-            price_table: PriceTable::new(),
+            ids: RunIdGenerator::default(),
+            price_cache: PriceCache::new(),
             relayer_health: Cache::builder().max_capacity(1).time_to_live(HEALTH_LASTS).build(),
             audiences,
-            parts_health: PartsHealth::new(parts.treasury.is_some(), parts.clock.now()),
+            components_health: ComponentsHealth::new(parts.treasury.is_some(), parts.clock.now()),
             bodies: BodyBudget::new(&limits),
             streams: StreamLimiter::new(&limits),
             pools: Pools::new(parts.control.clone(), &limits),
@@ -146,7 +146,7 @@ impl Gateway {
     }
 
     /// Spends a signature, durably.
-    pub(crate) async fn spend(&self, replay_key: ReplayKey) -> Result<(), Refusal> {
+    pub(crate) async fn spend(&self, replay_key: ReplayKey) -> Result<(), ApiError> {
         self.parts.store.spend(replay_key).await?;
         self.spent.insert(replay_key.key);
         Ok(())
@@ -155,7 +155,7 @@ impl Gateway {
     /// Spends a signature for what must work on a full disk too. Where even that is not
     /// possible, one that is good for this request alone is remembered in memory: at the
     /// worst the same is asked twice.
-    pub(crate) async fn spend_essential(&self, replay_key: ReplayKey, bound: bool) -> Result<(), Refusal> {
+    pub(crate) async fn spend_essential(&self, replay_key: ReplayKey, bound: bool) -> Result<(), ApiError> {
         match self.parts.store.spend_essential(replay_key).await {
             Err(error) if bound && error.retryable() => {
                 tracing::warn!(%error, "the store cannot record a spent signature: it is remembered in memory alone, until a restart")
@@ -167,13 +167,13 @@ impl Gateway {
     }
 
     /// The financial layer, if there is one.
-    pub(crate) fn treasury(&self) -> Result<&Treasury, Refusal> {
-        self.parts.treasury.as_ref().ok_or_else(Refusal::no_chain)
+    pub(crate) fn treasury(&self) -> Result<&Treasury, ApiError> {
+        self.parts.treasury.as_ref().ok_or_else(ApiError::no_chain)
     }
 
     /// The last run of an agent, if it is this wallet's.
-    pub(crate) async fn owned(&self, id: PodId, wallet: Wallet) -> Result<RunRecord, Refusal> {
-        self.parts.control.owned(id, wallet).await?.ok_or_else(Refusal::not_found)
+    pub(crate) async fn owned(&self, id: PodId, wallet: Wallet) -> Result<RunRecord, ApiError> {
+        self.parts.control.owned(id, wallet).await?.ok_or_else(ApiError::not_found)
     }
 
     /// An agent as its holder sees it.

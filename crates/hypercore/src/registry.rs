@@ -10,22 +10,22 @@ use wire::v1::node::DataPolicy;
 
 use crate::policy::{Allocated, Capacity, DiskSpace};
 use crate::quarantine::Quarantine;
-use crate::task::{DeleteError, Deletion, Handle, Order};
+use crate::task::{DeleteError, Deletion, SandboxHandle, TaskCommand};
 
 /// All handles, and what they take of the machine.
 pub(crate) struct Registry {
     capacity: Capacity,
     /// Those that are neither known nor gone.
     pub(crate) quarantine: Quarantine,
-    handles: Mutex<BTreeMap<RunId, Arc<Handle>>>,
+    handles: Mutex<BTreeMap<RunId, Arc<SandboxHandle>>>,
 }
 
 /// What became of a request to enter.
 pub(crate) enum Admission {
     /// It is in, with this slot.
-    New(Arc<Handle>),
+    New(Arc<SandboxHandle>),
     /// It was in already.
-    Existing(Arc<Handle>),
+    Existing(Arc<SandboxHandle>),
 }
 
 impl Registry {
@@ -33,16 +33,16 @@ impl Registry {
         Self { capacity, quarantine: Quarantine::default(), handles: Mutex::new(BTreeMap::new()) }
     }
 
-    pub(crate) fn get(&self, id: RunId) -> Option<Arc<Handle>> {
+    pub(crate) fn get(&self, id: RunId) -> Option<Arc<SandboxHandle>> {
         self.handles().get(&id).cloned()
     }
 
-    pub(crate) fn all(&self) -> Vec<Arc<Handle>> {
+    pub(crate) fn all(&self) -> Vec<Arc<SandboxHandle>> {
         self.handles().values().cloned().collect()
     }
 
     /// The run of this POD that is here, if one is.
-    pub(crate) fn run_of(&self, pod: PodId) -> Option<Arc<Handle>> {
+    pub(crate) fn run_of(&self, pod: PodId) -> Option<Arc<SandboxHandle>> {
         self.handles().values().find(|handle| handle.desired.pod == pod).cloned()
     }
 
@@ -57,7 +57,7 @@ impl Registry {
         id: RunId,
         ask: ResourceRequest,
         room: DiskSpace,
-        make: impl FnOnce(u16) -> Arc<Handle>,
+        make: impl FnOnce(u16) -> Arc<SandboxHandle>,
     ) -> Result<Admission, PlacementError> {
         let mut handles = self.handles();
         if let Some(held) = handles.get(&id) {
@@ -73,14 +73,19 @@ impl Registry {
     }
 
     /// Takes in a sandbox that was there before the daemon: there was room for it.
-    pub(crate) fn admit(&self, handle: Arc<Handle>) {
+    pub(crate) fn admit(&self, handle: Arc<SandboxHandle>) {
         self.handles().insert(handle.id(), handle);
     }
 
     /// Takes a sandbox down and returns when nothing of it is left.
-    pub(crate) async fn delete(&self, handle: &Handle, grace: Duration, data: DataPolicy) -> Result<(), DeleteError> {
+    pub(crate) async fn delete(
+        &self,
+        handle: &SandboxHandle,
+        grace: Duration,
+        data: DataPolicy,
+    ) -> Result<(), DeleteError> {
         let (done, ended) = oneshot::channel();
-        if handle.orders.send(Order::Delete(Deletion { grace, data, done })).await.is_err() {
+        if handle.commands.send(TaskCommand::Delete(Deletion { grace, data, done })).await.is_err() {
             // A task ends after its sandbox, which is forgotten then, or with the daemon,
             // and then the guest may run on.
             return self.get(handle.id()).map_or(Ok(()), |_| Err(DeleteError::Closing));
@@ -102,7 +107,7 @@ impl Registry {
     }
 
     /// Guests that are quarantined and run take their share too.
-    fn load_with(&self, handles: &BTreeMap<RunId, Arc<Handle>>) -> Allocated {
+    fn load_with(&self, handles: &BTreeMap<RunId, Arc<SandboxHandle>>) -> Allocated {
         let known =
             handles.values().fold(Allocated::default(), |load, handle| load.plus(handle.ask(), handle.disk_mib));
         let disk_mib = self.capacity.agent_disk_mib;
@@ -114,7 +119,7 @@ impl Registry {
         })
     }
 
-    fn handles(&self) -> MutexGuard<'_, BTreeMap<RunId, Arc<Handle>>> {
+    fn handles(&self) -> MutexGuard<'_, BTreeMap<RunId, Arc<SandboxHandle>>> {
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use wire::v1::node::{KeptData, KeptDisk};
 
 use crate::context::NodeContext;
-use crate::policy::{KeptDurations, kept_until};
+use crate::policy::{KeptDiskAges, kept_until};
 
 /// What is kept of a POD, if anything is.
 pub(crate) async fn kept_data(node: &NodeContext, pod: PodId) -> Result<Option<KeptData>, DriverError> {
@@ -33,7 +33,7 @@ pub(crate) async fn erase(node: &NodeContext, pod: PodId) -> Result<(), DriverEr
 
 /// Erases what was kept for as long as was announced. So much time has gone by since
 /// this was called last.
-pub(crate) async fn expire(node: &NodeContext, ages: &mut KeptDurations, elapsed: Duration) -> Result<(), DriverError> {
+pub(crate) async fn expire(node: &NodeContext, ages: &mut KeptDiskAges, elapsed: Duration) -> Result<(), DriverError> {
     let _kept = node.kept.lock().await;
     let (now, retention_ms) = (node.clock.now(), node.config.retention_ms());
     let kept = node.runtime.kept(None).await?;
@@ -48,17 +48,17 @@ pub(crate) async fn expire(node: &NodeContext, ages: &mut KeptDurations, elapsed
 }
 
 /// What cannot be read begins anew: then disks are kept for longer.
-pub(crate) fn read_ages(path: &Path) -> KeptDurations {
-    let read = std::fs::read(path).and_then(|text| Ok(KeptDurations::parse(&text)?));
+pub(crate) fn read_ages(path: &Path) -> KeptDiskAges {
+    let read = std::fs::read(path).and_then(|text| Ok(KeptDiskAges::parse(&text)?));
     read.unwrap_or_else(|error| {
         if error.kind() != io::ErrorKind::NotFound {
             tracing::error!(%error, path = %path.display(), "for how long disks were kept cannot be read; it is counted from now on");
         }
-        KeptDurations::default()
+        KeptDiskAges::default()
     })
 }
 
-pub(crate) async fn write_ages(path: PathBuf, ages: KeptDurations) -> io::Result<()> {
+pub(crate) async fn write_ages(path: PathBuf, ages: KeptDiskAges) -> io::Result<()> {
     let write = move || {
         if ages.is_empty() && !path.exists() {
             return Ok(());

@@ -7,7 +7,7 @@ use std::path::Path;
 use domain::ImageDigest;
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 
-use crate::blobs::{Blobs, settle};
+use crate::blobs::{BlobStore, settle};
 use crate::contract::{self, Accounts};
 use crate::digest::{BlobDigest, HashingReader};
 use crate::document;
@@ -23,7 +23,7 @@ const OVERHEAD: u64 = 1 << 30;
 /// name. The record is returned, not written.
 pub(crate) fn assemble(
     manifest: BlobDigest,
-    blobs: &Blobs,
+    blobs: &BlobStore,
     scratch: &Path,
     disk: &Path,
     bounds: &Config,
@@ -59,7 +59,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn read(sum: BlobDigest, blobs: &Blobs, bounds: &Config) -> Result<Self, ImageError> {
+    fn read(sum: BlobDigest, blobs: &BlobStore, bounds: &Config) -> Result<Self, ImageError> {
         let manifest: ImageManifest = document::json("manifest", &blobs.document(sum)?)?;
         document::check_layers(&manifest, bounds.max_layers)?;
         let config = document::json("config", &blobs.document(BlobDigest::named(manifest.config())?)?)?;
@@ -67,7 +67,13 @@ impl Parts {
         Ok(Self { manifest, config })
     }
 
-    fn unpack(&self, root: &ImageRoot, blobs: &Blobs, bounds: &Config, to: &dyn Progress) -> Result<(), ImageError> {
+    fn unpack(
+        &self,
+        root: &ImageRoot,
+        blobs: &BlobStore,
+        bounds: &Config,
+        to: &dyn Progress,
+    ) -> Result<(), ImageError> {
         let mut budget = UnpackBudget {
             entries: bounds.max_entries,
             max_entries: bounds.max_entries,

@@ -17,12 +17,12 @@ const CHUNK: usize = 256 << 10;
 
 /// `<store>/blobs/sha256`, and where unfinished files lie.
 #[derive(Clone, Debug)]
-pub(crate) struct Blobs {
+pub(crate) struct BlobStore {
     dir: PathBuf,
     scratch: PathBuf,
 }
 
-impl Blobs {
+impl BlobStore {
     pub(crate) const fn new(dir: PathBuf, scratch: PathBuf) -> Self {
         Self { dir, scratch }
     }
@@ -153,12 +153,12 @@ mod tests {
     use super::*;
     use crate::NoProgress;
 
-    fn blobs() -> (tempfile::TempDir, Blobs) {
+    fn blobs() -> (tempfile::TempDir, BlobStore) {
         let dir = tempfile::tempdir().unwrap();
         let (kept, scratch) = (dir.path().join("kept"), dir.path().join("scratch"));
         fs::create_dir_all(&kept).unwrap();
         fs::create_dir_all(&scratch).unwrap();
-        (dir, Blobs::new(kept, scratch))
+        (dir, BlobStore::new(kept, scratch))
     }
 
     fn files(path: &Path) -> usize {

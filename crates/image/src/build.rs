@@ -11,11 +11,11 @@ use oci_spec::image::{
 use serde::Serialize;
 use tempfile::NamedTempFile;
 
-use crate::blobs::{Blobs, publish};
+use crate::blobs::{BlobStore, publish};
+use crate::contents::LayerContents;
 use crate::contract;
 use crate::digest::{BlobDigest, HashingReader};
 use crate::document::{self, descriptor};
-use crate::plan::LayerPlan;
 use crate::recipe::Recipe;
 use crate::{ImageError, Progress};
 
@@ -28,7 +28,7 @@ pub(crate) fn build(
     recipe: &Recipe,
     context: &Path,
     base: Option<BlobDigest>,
-    blobs: &Blobs,
+    blobs: &BlobStore,
     scratch: &Path,
     to: &dyn Progress,
 ) -> Result<BlobDigest, ImageError> {
@@ -36,9 +36,9 @@ pub(crate) fn build(
         None => (Vec::new(), None),
         Some(sum) => below(sum, blobs)?,
     };
-    let plan = LayerPlan::of(recipe, context)?;
-    to.step("write the layer", Some(plan.bytes()));
-    let (sum, size) = layer(&plan, blobs, scratch, to)?;
+    let contents = LayerContents::of(recipe, context)?;
+    to.step("write the layer", Some(contents.bytes()));
+    let (sum, size) = layer(&contents, blobs, scratch, to)?;
     layers.push(descriptor(MediaType::ImageLayer, sum, size));
     let config = bytes("config", &config(recipe, below, sum)?)?;
     let config = descriptor(MediaType::ImageConfig, blobs.keep(&config)?, config.len() as u64);
@@ -52,16 +52,21 @@ pub(crate) fn build(
     blobs.keep(&bytes("manifest", &manifest)?)
 }
 
-fn below(sum: BlobDigest, blobs: &Blobs) -> Result<(Vec<Descriptor>, Option<ImageConfiguration>), ImageError> {
+fn below(sum: BlobDigest, blobs: &BlobStore) -> Result<(Vec<Descriptor>, Option<ImageConfiguration>), ImageError> {
     let manifest: ImageManifest = document::json("manifest", &blobs.document(sum)?)?;
     let config = document::json("config", &blobs.document(BlobDigest::named(manifest.config())?)?)?;
     Ok((manifest.layers().clone(), Some(config)))
 }
 
-fn layer(plan: &LayerPlan, blobs: &Blobs, scratch: &Path, to: &dyn Progress) -> Result<(BlobDigest, u64), ImageError> {
+fn layer(
+    contents: &LayerContents,
+    blobs: &BlobStore,
+    scratch: &Path,
+    to: &dyn Progress,
+) -> Result<(BlobDigest, u64), ImageError> {
     let failed = |source| ImageError::file("write", scratch, source);
     let mut file = NamedTempFile::new_in(scratch).map_err(failed)?;
-    plan.write(file.as_file_mut(), to)?;
+    contents.write(file.as_file_mut(), to)?;
     file.rewind().map_err(failed)?;
     let (sum, size) = HashingReader::new(file.as_file(), u64::MAX).finish().map_err(failed)?;
     publish(file, &blobs.path(sum))?;

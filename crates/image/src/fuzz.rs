@@ -7,7 +7,7 @@ use oci_spec::image::ImageConfiguration;
 
 pub use crate::kernel::fuzz::kernel;
 
-use crate::blobs::Blobs;
+use crate::blobs::BlobStore;
 use crate::contract::{self, Accounts};
 use crate::digest::{BlobDigest, HashingReader};
 use crate::document::{self, ManifestDocument};
@@ -83,7 +83,7 @@ pub fn archive(bytes: &[u8]) {
     for name in ["blobs", "scratch", "unpacked"] {
         fs::create_dir(path(name)).expect("a folder can be made");
     }
-    let blobs = Blobs::new(path("blobs"), path("scratch"));
+    let blobs = BlobStore::new(path("blobs"), path("scratch"));
     let bounds = Config { max_image_mib: 1, max_layers: MAX_LAYERS, ..Config::default() };
     let imported = crate::source::import(&path("archive"), "fuzz", &blobs, &path("unpacked"), &bounds, &NoProgress);
     assert_eq!(names(dir.path()), ["archive", "blobs", "scratch", "unpacked"]);

@@ -24,7 +24,7 @@ use domain::ImageDigest;
 use tempfile::NamedTempFile;
 
 use crate::assemble::assemble;
-use crate::blobs::{Blobs, publish, settle};
+use crate::blobs::{BlobStore, publish, settle};
 use crate::digest::BlobDigest;
 use crate::image::{Image, ImageRecord, ImageSummary, Removal};
 use crate::lock::Lock;
@@ -332,8 +332,8 @@ impl ImageStore {
         Ok(Lock::exclusive(&self.lock_path())?)
     }
 
-    fn blobs(&self) -> Blobs {
-        Blobs::new(self.blobs_dir(), self.dir("tmp"))
+    fn blobs(&self) -> BlobStore {
+        BlobStore::new(self.blobs_dir(), self.dir("tmp"))
     }
 
     fn blobs_dir(&self) -> PathBuf {

@@ -9,8 +9,8 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use domain::{PodId, Usdc};
 
-pub(crate) use money::{CreateTask, Price, Signer, Vault, VaultName, VaultTaskArg, Wallet};
-pub(crate) use pod::{Pod, PodIdentity};
+pub(crate) use money::{CreateTask, Price, Signer, VaultCommand, VaultName, VaultTaskArg, WalletCommand};
+pub(crate) use pod::{PodCommand, PodIdentity};
 
 /// The self-hosted cloud for sovereign AI agents.
 #[derive(Debug, Parser)]
@@ -89,28 +89,28 @@ pub(crate) enum Command {
         #[command(flatten)]
         signer: Signer,
         #[command(subcommand)]
-        command: Vault,
+        command: VaultCommand,
     },
     /// EVM wallets: key files, and whose they are
     Wallet {
         #[command(flatten)]
         signer: Signer,
         #[command(subcommand)]
-        command: Wallet,
+        command: WalletCommand,
     },
     /// Show or set what requests to an agent cost
     Price(Price),
     /// Manage the images of this machine's node
     Image {
         #[command(flatten)]
-        store: Store,
+        store: ImageStoreArgs,
         #[command(subcommand)]
-        command: Image,
+        command: ImageCommand,
     },
     /// Look after the gateway's PODs, as its operator
     Pod {
         #[command(subcommand)]
-        command: Pod,
+        command: PodCommand,
     },
     /// The gateway's database
     Store {
@@ -180,7 +180,7 @@ pub(crate) struct ConfigFile {
 
 /// Which image store is meant.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Store {
+pub(crate) struct ImageStoreArgs {
     /// The store of the node with this configuration [default: of what `palatine up` runs here]
     #[arg(long, short, global = true, env = "PALATINE_CONFIG", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
@@ -370,7 +370,7 @@ pub(crate) struct Sign {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Image {
+pub(crate) enum ImageCommand {
     /// Take an image from an OCI layout or archive (docker save, podman, skopeo)
     Import {
         /// The layout's folder or the archive

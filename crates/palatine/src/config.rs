@@ -25,13 +25,13 @@ pub(crate) struct Config {
     /// The public edge.
     pub(crate) gateway: gateway::Config,
     /// Certificates.
-    pub(crate) tls: gateway::Tls,
+    pub(crate) tls: gateway::TlsConfig,
     /// What one client may take.
     pub(crate) limits: gateway::Limits,
     /// The tiers, by name. Default: Romulus's four.
     pub(crate) tiers: BTreeMap<TierName, Tier>,
     /// The token, and where balances are read.
-    pub(crate) solana: chain::Config,
+    pub(crate) solana: chain::SolanaConfig,
     /// The chain of the vaults; without it there are no vaults and no payments.
     pub(crate) evm: Option<chain::EvmConfig>,
     /// The agents' keys.

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser};
 
-use cli::{Cli, Command, ConfigCommand, Pod};
+use cli::{Cli, Command, ConfigCommand, PodCommand};
 use failure::Exit;
 
 /// Thousands of small pieces a second come and go with the requests.
@@ -58,7 +58,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "palatine", &mut std::io::stdout());
         }
         Command::Image { store, command } => commands::image::run(&state()?, &store, command, target.json)?,
-        Command::Pod { command: Pod::Identity { config, command } } => {
+        Command::Pod { command: PodCommand::Identity { config, command } } => {
             commands::pod::identity(config.config.as_deref(), command, target.json)?;
         }
         Command::Store { command } => commands::store::run(command, target.json)?,

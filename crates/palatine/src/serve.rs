@@ -16,7 +16,7 @@ use store::{SealedKeys, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use treasury::{Identities, Options, Treasury};
+use treasury::{Identities, ServicesConfig, Treasury};
 
 use crate::config::Config;
 use crate::signer;
@@ -68,7 +68,7 @@ async fn run(config: &Config) -> Result<()> {
         tiers,
         tokens,
         treasury: treasury.clone(),
-        payments: treasury.clone().map(|treasury| Arc::new(treasury) as Arc<dyn gateway::PaymentServices>),
+        payments: treasury.clone().map(|treasury| Arc::new(treasury) as Arc<dyn gateway::PaymentProvider>),
         metrics: Some(metrics),
         follow: Some(telemetry::set_parent),
     };
@@ -103,7 +103,7 @@ async fn treasury(
         return Ok(None);
     };
     let relayer = if config.relayer.enabled { Some(relayer_key(&config.relayer).await?) } else { None };
-    let options = Options { relayer: config.relayer.clone(), x402: config.x402.clone() };
+    let options = ServicesConfig { relayer: config.relayer.clone(), x402: config.x402.clone() };
     Ok(Some(Treasury::start(options, evm, store.clone(), identities, relayer, ends).await?))
 }
 

@@ -10,7 +10,7 @@ use identity::Identity;
 use secrecy::SecretString;
 
 use crate::cli::Signer;
-use crate::up::{LocalStack, StateDir};
+use crate::up::{LocalStackInfo, StateDir};
 
 /// The variable that may hold the password of who signs, for machines.
 pub(crate) const PASSWORD: &str = "PALATINE_PASSWORD";
@@ -33,8 +33,10 @@ impl KeystoreLocation {
         if let Some(keystore) = &signer.keystore {
             return Ok(Some(Self { keystore: keystore.clone(), password_file: signer.password_file.clone() }));
         }
-        let owner =
-            |stack: LocalStack| Self { keystore: stack.owner_keystore, password_file: Some(stack.owner_password_file) };
+        let owner = |stack: LocalStackInfo| Self {
+            keystore: stack.owner_keystore,
+            password_file: Some(stack.owner_password_file),
+        };
         Ok(state.running()?.map(owner))
     }
 

@@ -43,7 +43,7 @@ use serde::Serialize;
 use tokio::runtime::Builder;
 
 pub(crate) use progress::Step;
-pub(crate) use stack::LocalStack;
+pub(crate) use stack::LocalStackInfo;
 pub(crate) use state::StateDir;
 
 use crate::cli;
@@ -51,7 +51,7 @@ use crate::failure::Exit;
 use crate::output::show;
 use health::Health;
 use network::StackResources;
-use prepare::Prepared;
+use prepare::StackWallets;
 
 /// How long a detached stack may take to look at the kernel and the image that were
 /// made before it was started.
@@ -82,7 +82,8 @@ pub(crate) fn up(state: &StateDir, options: &cli::Up, json: bool) -> Result<()> 
     // A part that a killed stack has left may have the port. Guests are adopted.
     leftovers::end_parts(state)?;
     check_port(options)?;
-    let prepared = Prepared::make(state, options)?;
+    prepare::build_guest(state, options)?;
+    let wallets = StackWallets::make(state)?;
     let runtime = Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     if options.detach {
         drop(lock);
@@ -92,7 +93,7 @@ pub(crate) fn up(state: &StateDir, options: &cli::Up, json: bool) -> Result<()> 
     }
     let allocation = runtime.block_on(allocate(state, options))?;
     parts::empty_logs(state)?;
-    let outcome = runtime.block_on(foreground(state, options, json, &prepared, &allocation));
+    let outcome = runtime.block_on(foreground(state, options, json, &wallets, &allocation));
     drop(lock);
     outcome
 }
@@ -114,12 +115,12 @@ async fn foreground(
     state: &StateDir,
     options: &cli::Up,
     json: bool,
-    prepared: &Prepared,
+    wallets: &StackWallets,
     allocation: &StackResources,
 ) -> Result<()> {
     let detached = std::env::var_os(DETACHED).is_some();
     let trying = Cell::new(None);
-    let first = async |stack: &LocalStack| {
+    let first = async |stack: &LocalStackInfo| {
         if detached {
             return Ok(());
         }
@@ -144,11 +145,11 @@ async fn foreground(
         }
         Ok(())
     };
-    parts::run(state, options, prepared, allocation, first, before_end).await
+    parts::run(state, options, wallets, allocation, first, before_end).await
 }
 
 /// Does the main job from outside a detached stack. Ctrl-C ends the trial alone.
-async fn try_detached(stack: &LocalStack, options: &cli::Up) -> Result<()> {
+async fn try_detached(stack: &LocalStackInfo, options: &cli::Up) -> Result<()> {
     if options.no_agent {
         return Ok(());
     }
@@ -201,7 +202,7 @@ fn busy(state: &StateDir) -> Error {
 #[derive(Serialize)]
 struct StackStatus {
     #[serde(flatten)]
-    stack: LocalStack,
+    stack: LocalStackInfo,
     /// Whether all parts did what they are for.
     ok: bool,
     #[serde(flatten)]
@@ -239,7 +240,7 @@ fn check_port(options: &cli::Up) -> Result<()> {
 }
 
 /// Starts ourselves again, apart from this terminal, and waits until it is ready.
-fn detach(state: &StateDir) -> Result<LocalStack> {
+fn detach(state: &StateDir) -> Result<LocalStackInfo> {
     let log = state.logs().join("up.log");
     process::empty(&log)?;
     let output = std::fs::File::options().append(true).open(&log);
@@ -274,7 +275,7 @@ fn detach(state: &StateDir) -> Result<LocalStack> {
     }
 }
 
-fn welcome(stack: &LocalStack) -> String {
+fn welcome(stack: &LocalStackInfo) -> String {
     format!(
         "\nPalatine is ready at {}\nA funded holder: {} ({})\nAn owner with test USDC: {} ({})\nThe local chain: {} (id \
          338)\nLogs: {}\n\nTry:\n  palatine wallet link\n  palatine spawn --type echo\n  palatine ask <id> \"are you \

@@ -13,7 +13,7 @@ mod exec;
 mod identity;
 mod init;
 mod process;
-mod session;
+mod server;
 mod step;
 mod timings;
 

@@ -6,7 +6,7 @@ use crate::error::RelayError;
 use crate::payment::PaymentError;
 use crate::request::VerifiedRequest;
 use crate::state::{EntryProgress, RelayResponse};
-use domain::relay::{CollectedFee, RelayOutcome, RelayState, RelayStatus};
+use domain::relay::{CollectedFee, FinalStatus, RelayOutcome, RelayState};
 
 /// Everything is known.
 const OK: u16 = 200;
@@ -89,12 +89,12 @@ fn with_fee(fee: Option<CollectedFee>, answer: RelayAnswer) -> RelayAnswer {
     RelayAnswer { payment_tx_hash, fee_taken: fee.map(|fee| fee.amount.0.to_string()), ..answer }
 }
 
-const fn status_of(status: RelayStatus) -> CallStatus {
+const fn status_of(status: FinalStatus) -> CallStatus {
     match status {
-        RelayStatus::Executed => CallStatus::Executed,
-        RelayStatus::Reverted => CallStatus::Reverted,
-        RelayStatus::Failed => CallStatus::Failed,
-        RelayStatus::Superseded => CallStatus::Superseded,
+        FinalStatus::Executed => CallStatus::Executed,
+        FinalStatus::Reverted => CallStatus::Reverted,
+        FinalStatus::Failed => CallStatus::Failed,
+        FinalStatus::Superseded => CallStatus::Superseded,
     }
 }
 

@@ -3,8 +3,8 @@
 use alloy_primitives::{Address, B256, Bytes, Signature, U256};
 use domain::payment::{Authorization, SignedAuthorization};
 use domain::relay::{
-    CollectedFee, DailyQuota, FeePayment, ForwarderNonce, Journal, JournalError, RelayAdmission, RelayCounts,
-    RelayEntry, RelayOutcome, RelayState, RelayStatus, RelayTransaction,
+    CollectedFee, DailyQuota, FeePayment, FinalStatus, ForwarderNonce, RelayAdmission, RelayCounts, RelayEntry,
+    RelayJournal, RelayJournalError, RelayOutcome, RelayState, RelayTransaction,
 };
 use domain::{UnixMillis, Usdc};
 
@@ -15,7 +15,7 @@ pub type RuleResult = Result<(), String>;
 ///
 /// # Errors
 /// The first rule that the journal breaks.
-pub async fn run(journal: &dyn Journal) -> RuleResult {
+pub async fn run(journal: &dyn RelayJournal) -> RuleResult {
     an_entry_is_kept_as_it_was_given(journal).await?;
     an_id_stands_once(journal).await?;
     a_nonce_has_one_holder(journal).await?;
@@ -74,7 +74,7 @@ pub fn fee_payment(number: u8, group: u8) -> FeePayment {
     }
 }
 
-fn done(status: RelayStatus) -> RelayState {
+fn done(status: FinalStatus) -> RelayState {
     let outcome = RelayOutcome {
         status,
         tx: Some(B256::repeat_byte(9)),
@@ -94,19 +94,23 @@ fn ensure(rule: &str, holds: bool) -> RuleResult {
     if holds { Ok(()) } else { Err(rule.to_owned()) }
 }
 
-fn told<T>(rule: &str, answer: Result<T, JournalError>) -> Result<T, String> {
+fn told<T>(rule: &str, answer: Result<T, RelayJournalError>) -> Result<T, String> {
     answer.map_err(|error| format!("{rule}: {error}"))
 }
 
-async fn admit(journal: &dyn Journal, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, String> {
+async fn admit(
+    journal: &dyn RelayJournal,
+    entries: &[RelayEntry],
+    quotas: &[DailyQuota],
+) -> Result<RelayAdmission, String> {
     told("admit", journal.admit(entries, quotas).await)
 }
 
-async fn step(journal: &dyn Journal, id: B256, next: &RelayState) -> Result<RelayEntry, String> {
+async fn step(journal: &dyn RelayJournal, id: B256, next: &RelayState) -> Result<RelayEntry, String> {
     told("step", journal.step(id, next).await)
 }
 
-async fn an_entry_is_kept_as_it_was_given(journal: &dyn Journal) -> RuleResult {
+async fn an_entry_is_kept_as_it_was_given(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "an entry is kept as it was given";
     let entry = RelayEntry { payment: Some(fee_payment(1, 1)), state: RelayState::Paying, ..entry(1) };
     ensure(rule, admit(journal, std::slice::from_ref(&entry), &[]).await? == RelayAdmission::New)?;
@@ -114,7 +118,7 @@ async fn an_entry_is_kept_as_it_was_given(journal: &dyn Journal) -> RuleResult {
     ensure(rule, told(rule, journal.find(B256::repeat_byte(0xcc)).await)?.is_none())
 }
 
-async fn an_id_stands_once(journal: &dyn Journal) -> RuleResult {
+async fn an_id_stands_once(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "an id stands once";
     let first = told(rule, journal.find(B256::repeat_byte(1)).await)?.ok_or(rule)?;
     let again = RelayEntry { at: UnixMillis(99), ..entry(1) };
@@ -122,7 +126,7 @@ async fn an_id_stands_once(journal: &dyn Journal) -> RuleResult {
     ensure(rule, told(rule, journal.find(first.id).await)? == Some(first))
 }
 
-async fn a_nonce_has_one_holder(journal: &dyn Journal) -> RuleResult {
+async fn a_nonce_has_one_holder(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "a nonce has one holder";
     let other = RelayEntry { id: B256::repeat_byte(2), ..entry(1) };
     let nonce = other.nonce.ok_or(rule)?;
@@ -130,10 +134,10 @@ async fn a_nonce_has_one_holder(journal: &dyn Journal) -> RuleResult {
     ensure(rule, told(rule, journal.find(other.id).await)?.is_none())
 }
 
-async fn a_nonce_is_free_again_when_it_was_not_spent(journal: &dyn Journal) -> RuleResult {
+async fn a_nonce_is_free_again_when_it_was_not_spent(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "a nonce is free again when it was not spent";
     for (number, end, free) in
-        [(3, RelayStatus::Failed, true), (4, RelayStatus::Reverted, false), (5, RelayStatus::Superseded, false)]
+        [(3, FinalStatus::Failed, true), (4, FinalStatus::Reverted, false), (5, FinalStatus::Superseded, false)]
     {
         let first = entry(number);
         admit(journal, std::slice::from_ref(&first), &[]).await?;
@@ -142,13 +146,13 @@ async fn a_nonce_is_free_again_when_it_was_not_spent(journal: &dyn Journal) -> R
         let admitted = admit(journal, std::slice::from_ref(&other), &[]).await? == RelayAdmission::New;
         ensure(rule, admitted == free)?;
         if admitted {
-            step(journal, other.id, &done(RelayStatus::Executed)).await?;
+            step(journal, other.id, &done(FinalStatus::Executed)).await?;
         }
     }
     Ok(())
 }
 
-async fn a_payment_buys_one_group(journal: &dyn Journal) -> RuleResult {
+async fn a_payment_buys_one_group(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "a payment buys one group";
     let with = |number, payment| RelayEntry { payment: Some(payment), state: RelayState::Paying, ..entry(number) };
     ensure(rule, admit(journal, &[with(6, fee_payment(6, 6))], &[]).await? == RelayAdmission::New)?;
@@ -159,32 +163,32 @@ async fn a_payment_buys_one_group(journal: &dyn Journal) -> RuleResult {
     ensure(rule, admit(journal, &mates, &[]).await? == RelayAdmission::New)
 }
 
-async fn steps_go_one_way(journal: &dyn Journal) -> RuleResult {
+async fn steps_go_one_way(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "steps go one way";
     let id = B256::repeat_byte(8);
     let paid = RelayState::Sending { fee: Some(CollectedFee { amount: Usdc(5), tx: B256::repeat_byte(5) }) };
-    ensure(rule, step(journal, id, &done(RelayStatus::Executed)).await?.state == RelayState::Paying)?;
+    ensure(rule, step(journal, id, &done(FinalStatus::Executed)).await?.state == RelayState::Paying)?;
     ensure(rule, step(journal, id, &paid).await?.state == paid)?;
     ensure(rule, step(journal, id, &RelayState::Unpaid { why: "no".to_owned() }).await?.state == paid)?;
-    ensure(rule, step(journal, id, &done(RelayStatus::Executed)).await?.state == done(RelayStatus::Executed))?;
-    ensure(rule, step(journal, id, &done(RelayStatus::Failed)).await?.state == done(RelayStatus::Executed))?;
-    ensure(rule, told(rule, journal.find(id).await)?.is_some_and(|it| it.state == done(RelayStatus::Executed)))?;
+    ensure(rule, step(journal, id, &done(FinalStatus::Executed)).await?.state == done(FinalStatus::Executed))?;
+    ensure(rule, step(journal, id, &done(FinalStatus::Failed)).await?.state == done(FinalStatus::Executed))?;
+    ensure(rule, told(rule, journal.find(id).await)?.is_some_and(|it| it.state == done(FinalStatus::Executed)))?;
     ensure(rule, journal.step(B256::repeat_byte(0xcc), &paid).await.is_err())
 }
 
-async fn what_gives_way_is_replaced_by_the_next_attempt_only(journal: &dyn Journal) -> RuleResult {
+async fn what_gives_way_is_replaced_by_the_next_attempt_only(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "what gives way is replaced by the next attempt only";
     let call = RelayEntry { nonce: None, after: None, ..entry(10) };
     admit(journal, std::slice::from_ref(&call), &[]).await?;
     let next = RelayEntry { attempt: 1, ..call.clone() };
     ensure(rule, matches!(admit(journal, std::slice::from_ref(&next), &[]).await?, RelayAdmission::Known(_)))?;
-    step(journal, call.id, &done(RelayStatus::Failed)).await?;
+    step(journal, call.id, &done(FinalStatus::Failed)).await?;
     ensure(rule, matches!(admit(journal, std::slice::from_ref(&call), &[]).await?, RelayAdmission::Known(_)))?;
     ensure(rule, admit(journal, std::slice::from_ref(&next), &[]).await? == RelayAdmission::New)?;
     ensure(rule, told(rule, journal.find(call.id).await)? == Some(next))
 }
 
-async fn quotas_count_what_was_taken_on_and_nothing_else(journal: &dyn Journal) -> RuleResult {
+async fn quotas_count_what_was_taken_on_and_nothing_else(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "quotas count what was taken on and nothing else";
     let over = || RelayAdmission::OverQuota("b".to_owned());
     let quotas = |add| [quota("a", 1, add, 10), quota("b", 1, add, 5)];
@@ -201,7 +205,7 @@ async fn quotas_count_what_was_taken_on_and_nothing_else(journal: &dyn Journal) 
     ensure(rule, counted("y", &[quota("c", 1, 1, 10)]).await? == Some("c".to_owned()))
 }
 
-async fn what_is_asked_for_again_is_counted_once(journal: &dyn Journal) -> RuleResult {
+async fn what_is_asked_for_again_is_counted_once(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "what is asked for again is counted once";
     let counted = async |once: &str, day| told(rule, journal.count(once, &[quota("f", day, 1, 2)]).await);
     for _ in 0..3 {
@@ -213,7 +217,7 @@ async fn what_is_asked_for_again_is_counted_once(journal: &dyn Journal) -> RuleR
     ensure(rule, counted("three", 4).await?.is_none())
 }
 
-async fn a_batch_is_taken_on_whole_or_not_at_all(journal: &dyn Journal) -> RuleResult {
+async fn a_batch_is_taken_on_whole_or_not_at_all(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "a batch is taken on whole or not at all";
     let batch = [entry(14), entry(1)];
     ensure(rule, matches!(admit(journal, &batch, &[quota("d", 1, 1, 1)]).await?, RelayAdmission::Known(_)))?;
@@ -221,7 +225,7 @@ async fn a_batch_is_taken_on_whole_or_not_at_all(journal: &dyn Journal) -> RuleR
     ensure(rule, admit(journal, &[entry(14)], &[quota("d", 1, 1, 1)]).await? == RelayAdmission::New)
 }
 
-async fn open_entries_are_listed_oldest_first(journal: &dyn Journal) -> RuleResult {
+async fn open_entries_are_listed_oldest_first(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "open entries are listed oldest first";
     let open = told(rule, journal.open(usize::MAX).await)?;
     let ages: Vec<UnixMillis> = open.iter().map(|entry| entry.at).collect();
@@ -229,7 +233,7 @@ async fn open_entries_are_listed_oldest_first(journal: &dyn Journal) -> RuleResu
     ensure(rule, open.len() == 7 && told(rule, journal.open(1).await)? == open[..1])
 }
 
-async fn everything_is_counted(journal: &dyn Journal) -> RuleResult {
+async fn everything_is_counted(journal: &dyn RelayJournal) -> RuleResult {
     let rule = "everything is counted";
     let counts = told(rule, journal.counts().await)?;
     ensure(rule, counts == RelayCounts { pending: 7, executed: 2, failed: 3 })

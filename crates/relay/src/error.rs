@@ -8,7 +8,7 @@ use crate::chain::ChainError;
 use crate::payment::PaymentError;
 use crate::request::RequestError;
 use crate::text::ParseError;
-use domain::relay::JournalError;
+use domain::relay::RelayJournalError;
 
 /// Why nothing was relayed. Nothing was sent and nothing was taken, unless it says
 /// so.
@@ -109,7 +109,7 @@ pub enum RelayError {
     Chain(#[source] ChainError),
     /// Our fault.
     #[error("the relayer cannot keep its journal just now")]
-    Journal(#[from] JournalError),
+    Journal(#[from] RelayJournalError),
     /// One request of a batch.
     #[error("request {index}: {error}")]
     At {

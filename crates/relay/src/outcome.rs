@@ -5,7 +5,7 @@ use alloy_sol_types::SolEvent;
 
 use crate::abi::ERC2771Forwarder::ExecutedForwardRequest;
 use crate::chain::TransactionReceipt;
-use domain::relay::{ForwarderNonce, RelayOutcome, RelayStatus};
+use domain::relay::{FinalStatus, ForwarderNonce, RelayOutcome};
 
 /// What became of a forward request: a transaction that ran to its end says so
 /// itself, in the forwarder's event for this signer and nonce. `None` if the
@@ -13,11 +13,11 @@ use domain::relay::{ForwarderNonce, RelayOutcome, RelayStatus};
 pub(crate) fn of_request(mined: &TransactionReceipt, used: &ForwarderNonce) -> Option<RelayOutcome> {
     let undone = "the forwarder's transaction was undone; the nonce is not spent";
     if !mined.succeeded {
-        return Some(outcome(mined, RelayStatus::Failed, Some(undone)));
+        return Some(outcome(mined, FinalStatus::Failed, Some(undone)));
     }
     executed(&mined.logs, used).map(|success| match success {
-        true => outcome(mined, RelayStatus::Executed, None),
-        false => outcome(mined, RelayStatus::Reverted, Some("the called contract reverted; the nonce is spent")),
+        true => outcome(mined, FinalStatus::Executed, None),
+        false => outcome(mined, FinalStatus::Reverted, Some("the called contract reverted; the nonce is spent")),
     })
 }
 
@@ -26,11 +26,11 @@ pub(crate) fn of_request(mined: &TransactionReceipt, used: &ForwarderNonce) -> O
 pub(crate) fn skipped(mined: &TransactionReceipt, spent: bool) -> RelayOutcome {
     if spent {
         let why = "another transaction used this nonce first; this one had no effect";
-        return outcome(mined, RelayStatus::Superseded, Some(why));
+        return outcome(mined, FinalStatus::Superseded, Some(why));
     }
     outcome(
         mined,
-        RelayStatus::Failed,
+        FinalStatus::Failed,
         Some("the request was no longer valid when it was mined; the nonce is not spent"),
     )
 }
@@ -39,17 +39,17 @@ pub(crate) fn skipped(mined: &TransactionReceipt, spent: bool) -> RelayOutcome {
 pub(crate) fn of_call(mined: &TransactionReceipt) -> RelayOutcome {
     let undone = "the called contract reverted";
     let (status, reason) =
-        if mined.succeeded { (RelayStatus::Executed, None) } else { (RelayStatus::Failed, Some(undone)) };
+        if mined.succeeded { (FinalStatus::Executed, None) } else { (FinalStatus::Failed, Some(undone)) };
     outcome(mined, status, reason)
 }
 
 /// Nothing is on the chain, and nothing will be.
 pub(crate) fn never(why: &str) -> RelayOutcome {
     let reason = Some(why.to_owned());
-    RelayOutcome { status: RelayStatus::Failed, tx: None, block: None, gas_used: None, gas_price: None, reason }
+    RelayOutcome { status: FinalStatus::Failed, tx: None, block: None, gas_used: None, gas_price: None, reason }
 }
 
-fn outcome(mined: &TransactionReceipt, status: RelayStatus, reason: Option<&str>) -> RelayOutcome {
+fn outcome(mined: &TransactionReceipt, status: FinalStatus, reason: Option<&str>) -> RelayOutcome {
     RelayOutcome {
         status,
         tx: Some(mined.tx),
@@ -85,12 +85,12 @@ mod tests {
     #[test]
     fn only_the_forwarders_own_event_for_this_signer_and_nonce_counts() {
         let status = |mined: &TransactionReceipt| of_request(mined, &USED).map(|outcome| outcome.status);
-        assert_eq!(status(&mined(USED.forwarder, USED.from, 0, true)), Some(RelayStatus::Executed));
-        assert_eq!(status(&mined(USED.forwarder, USED.from, 0, false)), Some(RelayStatus::Reverted));
+        assert_eq!(status(&mined(USED.forwarder, USED.from, 0, true)), Some(FinalStatus::Executed));
+        assert_eq!(status(&mined(USED.forwarder, USED.from, 0, false)), Some(FinalStatus::Reverted));
         assert_eq!(status(&mined(Address::repeat_byte(9), USED.from, 0, true)), None);
         assert_eq!(status(&mined(USED.forwarder, Address::repeat_byte(9), 0, true)), None);
         assert_eq!(status(&mined(USED.forwarder, USED.from, 1, true)), None);
         let undone = TransactionReceipt { succeeded: false, ..mined(USED.forwarder, USED.from, 0, true) };
-        assert_eq!(status(&undone), Some(RelayStatus::Failed));
+        assert_eq!(status(&undone), Some(FinalStatus::Failed));
     }
 }

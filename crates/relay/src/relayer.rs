@@ -28,7 +28,7 @@ use crate::request::{RequestLimits, VerifiedRequest};
 use crate::spend::GasSpend;
 use crate::sponsor::{NoSponsor, SponsorPolicy};
 use crate::state::{EntryProgress, Inner, Latency, RelayResponse, Relayer};
-use domain::relay::{Journal, RelayAdmission, RelayEntry, RelayState};
+use domain::relay::{RelayAdmission, RelayEntry, RelayJournal, RelayState};
 
 /// Groups of client addresses that are counted per minute.
 const RATE_GROUPS: u64 = 16_384;
@@ -50,7 +50,7 @@ impl Relayer {
     pub fn new(
         config: Config,
         chain: Arc<dyn Chain>,
-        journal: Arc<dyn Journal>,
+        journal: Arc<dyn RelayJournal>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
         Self::sponsoring(config, chain, journal, clock, Arc::new(NoSponsor))
@@ -63,7 +63,7 @@ impl Relayer {
     pub fn sponsoring(
         config: Config,
         chain: Arc<dyn Chain>,
-        journal: Arc<dyn Journal>,
+        journal: Arc<dyn RelayJournal>,
         clock: Arc<dyn Clock>,
         sponsor: Arc<dyn SponsorPolicy>,
     ) -> Result<Self, ConfigError> {

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use domain::Wallet;
 
 use crate::class::VaultDeployment;
-use domain::relay::JournalError;
+use domain::relay::RelayJournalError;
 
 /// Who knows the agents and their owners.
 #[async_trait]
@@ -13,7 +13,7 @@ pub trait SponsorPolicy: Send + Sync {
     /// For whom the operator pays for this vault: it must be the one that an agent is
     /// to have, which is live or being created, and whose holder is linked to the
     /// vault's owner. That holder; `None` if the operator does not pay.
-    async fn sponsors(&self, vault: &VaultDeployment) -> Result<Option<Wallet>, JournalError>;
+    async fn sponsors(&self, vault: &VaultDeployment) -> Result<Option<Wallet>, RelayJournalError>;
 }
 
 /// Pays for nobody's vault.
@@ -21,7 +21,7 @@ pub(crate) struct NoSponsor;
 
 #[async_trait]
 impl SponsorPolicy for NoSponsor {
-    async fn sponsors(&self, _: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
+    async fn sponsors(&self, _: &VaultDeployment) -> Result<Option<Wallet>, RelayJournalError> {
         Ok(None)
     }
 }
@@ -39,7 +39,7 @@ pub struct SponsorAllAsHolder(pub Wallet);
 #[cfg(feature = "fake")]
 #[async_trait]
 impl SponsorPolicy for SponsorAllAsHolder {
-    async fn sponsors(&self, _: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
+    async fn sponsors(&self, _: &VaultDeployment) -> Result<Option<Wallet>, RelayJournalError> {
         Ok(Some(self.0))
     }
 }
@@ -47,7 +47,7 @@ impl SponsorPolicy for SponsorAllAsHolder {
 #[cfg(feature = "fake")]
 #[async_trait]
 impl SponsorPolicy for SponsorAll {
-    async fn sponsors(&self, vault: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
+    async fn sponsors(&self, vault: &VaultDeployment) -> Result<Option<Wallet>, RelayJournalError> {
         let mut holder = [0; 32];
         holder[..20].copy_from_slice(vault.owner.as_slice());
         Ok(Some(Wallet(holder)))

@@ -5,7 +5,7 @@ use std::hash::RandomState;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use alloy_primitives::B256;
-use domain::relay::{Journal, RelayEntry};
+use domain::relay::{RelayEntry, RelayJournal};
 use domain::{Address, Clock, UnixMillis, Usdc};
 use governor::DefaultKeyedRateLimiter;
 use moka::future::Cache;
@@ -40,7 +40,7 @@ pub(crate) struct Inner {
     pub(crate) rates: FeeRates,
     pub(crate) payee: Address,
     pub(crate) chain: Arc<dyn Chain>,
-    pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) journal: Arc<dyn RelayJournal>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) sponsor: Arc<dyn SponsorPolicy>,
     pub(crate) quotes: Cache<B256, CachedPrice>,

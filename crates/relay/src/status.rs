@@ -5,9 +5,10 @@ use domain::{UnixMillis, Usdc};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use wire::v1::relay::{
-    DomainAnswer, Eip712Domain, Eip712Field, Eip712Types, EstimateAnswer, EstimateQuery, FeeOffer, FeeTerms,
-    HealthStatus, NonceAnswer, PaymentRequired, PriceSource, PricingInputs, Priority, PriorityPrice, PriorityPrices,
-    RebalanceStatus, RelayerBalance, RelayerHealth, RelayerStats, SenderInfo, SenderPool, TokenDomain, X402_VERSION,
+    DomainAnswer, Eip712Domain, Eip712Field, Eip712Types, EstimateAnswer, EstimateQuery, FeeQuote, HealthStatus,
+    NonceAnswer, PaymentOptions, PaymentRequired, PaymentRequirements, PricingInputs, Priority, PriorityPrice,
+    PriorityPrices, RebalanceStatus, RelayerBalance, RelayerHealth, RelayerStats, SenderInfo, SenderPool, TokenDomain,
+    X402_VERSION,
 };
 
 use crate::chain::{AccountBalances, EthCall, Simulation};
@@ -127,7 +128,7 @@ impl Inner {
         let facts = self.chain.facts();
         let what =
             if gas.len() == 1 { "Meta-transaction relay".to_owned() } else { format!("Batch relay of {}", gas.len()) };
-        let terms = FeeTerms {
+        let terms = PaymentRequirements {
             scheme: SCHEME.to_owned(),
             network: network(facts.chain_id),
             asset: facts.token.to_string(),
@@ -139,17 +140,17 @@ impl Inner {
         PaymentRequired {
             error: "Payment Required".to_owned(),
             message: None,
-            x402: FeeOffer { version: X402_VERSION, accepts: vec![terms] },
+            x402: PaymentOptions { version: X402_VERSION, accepts: vec![terms] },
             quote: self.quote(price, gas, priority),
         }
     }
 
-    fn quote(&self, price: &CachedPrice, gas: &[u64], priority: Priority) -> PriceSource {
+    fn quote(&self, price: &CachedPrice, gas: &[u64], priority: Priority) -> FeeQuote {
         let one_by_one = |gas: &u64| self.rates.fee(gas.saturating_add(COLLECTING_GAS), price.gas_price);
         let original: Usdc = gas.iter().filter_map(one_by_one).sum();
         let saved = original.0.saturating_sub(price.fee.0).saturating_mul(100).checked_div(original.0);
         let batch = gas.len() > 1;
-        PriceSource {
+        FeeQuote {
             gas_estimate: sum(gas).to_string(),
             gas_price_gwei: gwei(price.gas_price),
             cro_price: self.rates.dollars(),

@@ -11,7 +11,9 @@ use alloy_primitives::B256;
 use chain::evm::calls;
 use domain::Backoff;
 use domain::payment::{Authorization, AuthorizationState};
-use domain::relay::{CollectedFee, JournalError, RelayEntry, RelayOutcome, RelayState, RelayStatus, RelayTransaction};
+use domain::relay::{
+    CollectedFee, FinalStatus, RelayEntry, RelayJournalError, RelayOutcome, RelayState, RelayTransaction,
+};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -36,7 +38,7 @@ enum StepError {
     #[error(transparent)]
     Chain(#[from] ChainError),
     #[error(transparent)]
-    Journal(#[from] JournalError),
+    Journal(#[from] RelayJournalError),
     #[error("the entry before it is not in the journal any more")]
     PredecessorGone,
     #[error("the sender has no record of a transaction that it took")]
@@ -223,7 +225,7 @@ impl Inner {
         let Some(mut outcome) = outcome::of_request(mined, used) else {
             return Ok(outcome::skipped(mined, self.chain.nonce(used.from).await? > used.nonce));
         };
-        if outcome.status == RelayStatus::Reverted {
+        if outcome.status == FinalStatus::Reverted {
             outcome.reason = self.why(entry).await.or(outcome.reason);
         }
         Ok(outcome)
@@ -253,10 +255,10 @@ impl Inner {
             RelayState::Paying | RelayState::Sending { .. } => "waits",
             RelayState::Unpaid { .. } => "unpaid",
             RelayState::Done { outcome, .. } => match outcome.status {
-                RelayStatus::Executed => "executed",
-                RelayStatus::Reverted => "reverted",
-                RelayStatus::Failed => "failed",
-                RelayStatus::Superseded => "superseded",
+                FinalStatus::Executed => "executed",
+                FinalStatus::Reverted => "reverted",
+                FinalStatus::Failed => "failed",
+                FinalStatus::Superseded => "superseded",
             },
         };
         let millis = self.clock.now().since(entry.at);

@@ -13,8 +13,8 @@ use wire::v1::node::{DataDisk, KeptCause, Retention};
 use wire::v1::pod::PORT;
 
 use crate::{
-    DiskRetention, DriverRefusal, GuestFacts, GuestProgress, GuestSpec, ObservedRun, ProcessFacts, Runtime,
-    RuntimeError, Slot, VmmFacts,
+    DiskRetention, DriverRefusal, GuestFacts, GuestSpec, GuestState, ObservedRun, ProcessFacts, Runtime, RuntimeError,
+    Slot, VmmFacts,
 };
 
 /// For how long disks are kept in this suite.
@@ -205,8 +205,8 @@ async fn what_is_there_is_seen(driver: &dyn Runtime, spec: &GuestSpec) -> RuleRe
 async fn a_running_guest_is_said_to_run(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
     done("resume of what runs", driver.resume(spec.slot.run).await)?;
     match done("condition", driver.condition(spec.slot.run).await)? {
-        GuestProgress::Running => Ok(()),
-        other @ GuestProgress::Paused(_) => Err(format!("condition: {other:?}")),
+        GuestState::Running => Ok(()),
+        other @ GuestState::Paused(_) => Err(format!("condition: {other:?}")),
     }
 }
 

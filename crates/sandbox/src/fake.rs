@@ -18,7 +18,7 @@ use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::process::ProcessFacts;
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestExit, GuestProgress, GuestSpec, GuestStats, GuestStream, ObservedRun,
+    DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, ObservedRun,
     Runtime, RuntimeInfo, Slot,
 };
 use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation};
@@ -330,7 +330,7 @@ impl Runtime for FakeRuntime {
         }
         let process = ProcessFacts { pid: state.pids, started: 7, boot: "fake".to_owned() };
         let facts = GuestFacts::Qemu(VmmFacts { process });
-        let (ended, exit) = GuestExit::channel();
+        let (ended, exit) = GuestExitWatch::channel();
         state.running.insert(id, Running { slot: spec.slot, facts: facts.clone(), ended, paused: None });
         Ok(Guest { facts, exit })
     }
@@ -342,7 +342,7 @@ impl Runtime for FakeRuntime {
             return Ok(None);
         };
         // The watcher of the daemon before is gone with it.
-        let (ended, exit) = GuestExit::channel();
+        let (ended, exit) = GuestExitWatch::channel();
         guest.ended = ended;
         Ok(Some(Guest { facts: facts.clone(), exit }))
     }
@@ -403,10 +403,10 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn condition(&self, id: RunId) -> Result<GuestProgress, RuntimeError> {
+    async fn condition(&self, id: RunId) -> Result<GuestState, RuntimeError> {
         match self.0.state().running.get(&id) {
-            Some(Running { paused: Some(wait_reason), .. }) => Ok(GuestProgress::Paused(*wait_reason)),
-            Some(_) => Ok(GuestProgress::Running),
+            Some(Running { paused: Some(wait_reason), .. }) => Ok(GuestState::Paused(*wait_reason)),
+            Some(_) => Ok(GuestState::Running),
             None => Err(refused(RuntimeOperation::Condition, id, DriverRefusal::NotRunning)),
         }
     }
@@ -454,8 +454,8 @@ impl FakeHost {
 
     /// Guests hang up when they end.
     #[must_use]
-    pub fn watch(&self, id: RunId) -> Option<GuestExit> {
-        self.state().running.get(&id).map(|guest| GuestExit::of(&guest.ended))
+    pub fn watch(&self, id: RunId) -> Option<GuestExitWatch> {
+        self.state().running.get(&id).map(|guest| GuestExitWatch::of(&guest.ended))
     }
 }
 

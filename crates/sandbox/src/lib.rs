@@ -41,6 +41,6 @@ pub use error::{DriverError, DriverFailure, DriverRefusal, RuntimeError, Runtime
 pub use facts::GuestFacts;
 pub use process::ProcessFacts;
 pub use runtime::{
-    DiskRetention, DiskUsage, Guest, GuestExit, GuestProgress, GuestSpec, GuestStats, GuestStream, ObservedRun,
+    DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, ObservedRun,
     Runtime, RuntimeInfo, Slot,
 };

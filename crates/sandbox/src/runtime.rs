@@ -73,14 +73,14 @@ pub struct Guest {
     /// To find it again.
     pub facts: GuestFacts,
     /// To hear of its death.
-    pub exit: GuestExit,
+    pub exit: GuestExitWatch,
 }
 
 /// Tells when a guest's VMM is gone, and in words how it ended.
 #[derive(Clone, Debug)]
-pub struct GuestExit(watch::Receiver<Option<String>>);
+pub struct GuestExitWatch(watch::Receiver<Option<String>>);
 
-impl GuestExit {
+impl GuestExitWatch {
     /// An exit, and the means to announce it.
     #[must_use]
     pub fn channel() -> (watch::Sender<Option<String>>, Self) {
@@ -137,7 +137,7 @@ pub struct ObservedRun {
 
 /// Whether a guest that runs gets anywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GuestProgress {
+pub enum GuestState {
     /// It does, for all the VMM knows.
     Running,
     /// The VMM has stopped it, for want of this.
@@ -246,7 +246,7 @@ pub trait Runtime: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`DriverRefusal::NotRunning`](crate::DriverRefusal::NotRunning), or the VMM's socket.
-    async fn condition(&self, id: RunId) -> Result<GuestProgress, RuntimeError>;
+    async fn condition(&self, id: RunId) -> Result<GuestState, RuntimeError>;
 
     /// Has a guest go on that its VMM has stopped. What stopped it is tried again,
     /// and may stop it again at once.

@@ -118,7 +118,7 @@ port! {
 }
 
 /// Where a run's POD is in the tables.
-pub(crate) enum Place {
+pub(crate) enum PodLookup {
     /// Nowhere yet.
     New { id: PodId, key: PodRowId },
     /// Where it was before its holder removed it.
@@ -129,10 +129,10 @@ pub(crate) enum Place {
 
 impl RunReservation {
     /// The run, as it will be written.
-    pub(crate) fn record(&self, epoch: GatewayEpoch, place: &Place) -> RunRecord {
+    pub(crate) fn record(&self, epoch: GatewayEpoch, place: &PodLookup) -> RunRecord {
         let (pod, pod_key, last) = match place {
-            Place::New { id, key } | Place::Again { id, key } => (*id, *key, None),
-            Place::There(last) => (last.pod, last.pod_key, Some(last)),
+            PodLookup::New { id, key } | PodLookup::Again { id, key } => (*id, *key, None),
+            PodLookup::There(last) => (last.pod, last.pod_key, Some(last)),
         };
         RunRecord {
             id: self.id,

@@ -29,7 +29,7 @@ pub(crate) fn id_from(key: PodRowId, name: Option<String>) -> Result<PodId, Stor
 }
 
 /// What stands between a holder and a POD of this id.
-pub(crate) enum Found {
+pub(crate) enum PodIdStatus {
     /// Nobody has or had it.
     Free,
     /// The holder removed it, and may take it again.
@@ -39,7 +39,7 @@ pub(crate) enum Found {
 }
 
 /// Why a wallet may have no further POD.
-pub(crate) enum Quota {
+pub(crate) enum QuotaCheck {
     /// It may.
     Free,
     /// What is kept of these fills its quota.
@@ -48,7 +48,7 @@ pub(crate) enum Quota {
     TooMany,
 }
 
-impl Quota {
+impl QuotaCheck {
     /// What a wallet with this disk quota may have, given all its PODs that do not run.
     pub(crate) fn of(stopped: Vec<(PodId, Option<KeptData>)>, disk_mib: u32, now: UnixMillis) -> Self {
         if stopped.len() >= usize::try_from(MAX_STOPPED_PODS).unwrap_or(usize::MAX) {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use domain::B256;
 use domain::payment::PaymentKey;
 use domain::relay::{
-    DailyQuota, FeePayment, ForwarderNonce, Journal, JournalError, RelayAdmission, RelayCounts, RelayEntry, RelayState,
-    RelayStatus,
+    DailyQuota, FeePayment, FinalStatus, ForwarderNonce, RelayAdmission, RelayCounts, RelayEntry, RelayJournal,
+    RelayJournalError, RelayState,
 };
 
 use crate::error::StoreError;
@@ -32,8 +32,8 @@ impl Progress {
             RelayState::Paying | RelayState::Sending { .. } => Self::Open,
             RelayState::Unpaid { .. } => Self::Unpaid,
             RelayState::Done { outcome, .. } => match outcome.status {
-                RelayStatus::Executed => Self::Executed,
-                RelayStatus::Reverted | RelayStatus::Failed | RelayStatus::Superseded => Self::Failed,
+                FinalStatus::Executed => Self::Executed,
+                FinalStatus::Reverted | FinalStatus::Failed | FinalStatus::Superseded => Self::Failed,
             },
         }
     }
@@ -49,7 +49,7 @@ impl Progress {
 }
 
 port! {
-    /// The relayer's journal, as [`Journal`] speaks of it.
+    /// The relayer's journal, as [`RelayJournal`] speaks of it.
     RelayStore {
         /// Takes entries on, all or none.
         fn relay_admit(&self, entries: Vec<RelayEntry>, quotas: Vec<DailyQuota>) -> RelayAdmission;
@@ -113,7 +113,7 @@ pub(crate) fn once(name: &str, quotas: &[DailyQuota]) -> DailyQuota {
 
 /// The journal of one chain's relayer in this store.
 #[derive(Clone, Debug)]
-pub struct StoreJournal {
+pub struct StoreRelayJournal {
     store: Store,
     chain_id: u64,
 }
@@ -121,12 +121,12 @@ pub struct StoreJournal {
 impl Store {
     /// The journal of the relayer on this chain.
     #[must_use]
-    pub fn relay_journal(&self, chain_id: u64) -> StoreJournal {
-        StoreJournal { store: self.clone(), chain_id }
+    pub fn relay_journal(&self, chain_id: u64) -> StoreRelayJournal {
+        StoreRelayJournal { store: self.clone(), chain_id }
     }
 }
 
-impl StoreJournal {
+impl StoreRelayJournal {
     /// The last version wrote fees down without their chain: it is this one.
     fn here(&self, mut entry: RelayEntry) -> RelayEntry {
         if let Some(payment) = &mut entry.payment {
@@ -137,8 +137,8 @@ impl StoreJournal {
 }
 
 #[async_trait]
-impl Journal for StoreJournal {
-    async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, JournalError> {
+impl RelayJournal for StoreRelayJournal {
+    async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, RelayJournalError> {
         let admitted = self.store.relay_admit(entries.to_vec(), quotas.to_vec()).await;
         Ok(match admitted.map_err(unavailable)? {
             RelayAdmission::Known(entry) => RelayAdmission::Known(Box::new(self.here(*entry))),
@@ -146,31 +146,31 @@ impl Journal for StoreJournal {
         })
     }
 
-    async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, JournalError> {
+    async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, RelayJournalError> {
         self.store.relay_count(once, quotas.to_vec()).await.map_err(unavailable)
     }
 
-    async fn find(&self, id: B256) -> Result<Option<RelayEntry>, JournalError> {
+    async fn find(&self, id: B256) -> Result<Option<RelayEntry>, RelayJournalError> {
         Ok(self.store.relay_find(id).await.map_err(unavailable)?.map(|entry| self.here(entry)))
     }
 
-    async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, JournalError> {
+    async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, RelayJournalError> {
         let stepped = self.store.relay_step(id, next.clone()).await.map_err(unavailable)?;
-        let missing = || JournalError(format!("nothing was taken on as {id}"));
+        let missing = || RelayJournalError(format!("nothing was taken on as {id}"));
         stepped.map(|entry| self.here(entry)).ok_or_else(missing)
     }
 
-    async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, JournalError> {
+    async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, RelayJournalError> {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         let open = self.store.relay_open(limit).await.map_err(unavailable)?;
         Ok(open.into_iter().map(|entry| self.here(entry)).collect())
     }
 
-    async fn counts(&self) -> Result<RelayCounts, JournalError> {
+    async fn counts(&self) -> Result<RelayCounts, RelayJournalError> {
         self.store.relay_counts().await.map_err(unavailable)
     }
 }
 
-fn unavailable(error: StoreError) -> JournalError {
-    JournalError(error.to_string())
+fn unavailable(error: StoreError) -> RelayJournalError {
+    RelayJournalError(error.to_string())
 }

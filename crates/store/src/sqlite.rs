@@ -14,11 +14,12 @@
 //! | `checkpoint` | the log's way into the database file |
 //! | `files`, `schema`, `row`, `json`, `error` | the stored form |
 //! | `health` | how the disk is, and room for when it is full |
-//! | `rows` | what the writer need not look up |
+//! | `cache` | what the writer need not look up |
 //! | the others | the ports of the same names |
 
 mod admission;
 mod billing;
+mod cache;
 mod checkpoint;
 mod connection;
 mod copy;
@@ -42,7 +43,6 @@ mod reader;
 mod relays;
 mod reseal;
 mod row;
-mod rows;
 mod schema;
 mod writer;
 

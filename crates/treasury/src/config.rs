@@ -28,7 +28,7 @@ impl Default for Config {
 
 /// The sections that the treasury is made from, beside `[treasury]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub struct ServicesConfig {
     /// `[relayer]`.
     pub relayer: relay::Config,
     /// `[x402]`.

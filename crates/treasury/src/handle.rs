@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use wire::v1::vault::{AgentVault, ChainResponse, DeployRequest, TasksResponse, TxResponse, VaultResponse};
 use x402::{Facilitator, Offer, Quote, Resource, Seller};
 
-use crate::config::Options;
+use crate::config::ServicesConfig;
 use crate::error::TreasuryError;
 use crate::identities::Identities;
 use crate::services::{ChainServices, PaymentServices};
@@ -53,7 +53,7 @@ enum Connection {
 }
 
 pub(crate) struct Inner {
-    pub(crate) options: Options,
+    pub(crate) options: ServicesConfig,
     pub(crate) evm: EvmConfig,
     pub(crate) store: Store,
     pub(crate) index: IndexId,
@@ -76,7 +76,7 @@ impl Treasury {
     /// # Errors
     /// Faults of the store.
     pub async fn start(
-        options: Options,
+        options: ServicesConfig,
         evm: EvmConfig,
         store: Store,
         identities: Identities,

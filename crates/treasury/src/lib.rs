@@ -27,7 +27,7 @@ mod transfers;
 mod unavailable;
 mod view;
 
-pub use config::{Config, Options};
+pub use config::{Config, ServicesConfig};
 pub use error::TreasuryError;
 pub use handle::Treasury;
 pub use identities::{Identities, IdentityError};

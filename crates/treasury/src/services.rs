@@ -12,7 +12,7 @@ use x402::{
     Facilitator, FacilitatorChoice, HostedFacilitator, Payments, Seller, SettlementLimits, Settlements, Token, Tokens,
 };
 
-use crate::config::Options;
+use crate::config::ServicesConfig;
 use crate::sponsor::StoreSponsor;
 use crate::transfers::{ChainTokenReader, RelayerTransfers};
 use crate::unavailable::{ChainUnavailable, unfit};
@@ -39,7 +39,7 @@ pub(crate) struct PaymentServices {
 impl ChainServices {
     /// Asks the chain, checks what is on it, and sets everything up.
     pub(crate) async fn open(
-        options: &Options,
+        options: &ServicesConfig,
         evm: &EvmConfig,
         store: &Store,
         key: Option<&Identity>,
@@ -62,7 +62,7 @@ impl ChainServices {
 }
 
 async fn relayer(
-    options: &Options,
+    options: &ServicesConfig,
     chain: &Arc<Chain>,
     sender: &Sender,
     store: &Store,
@@ -78,7 +78,7 @@ async fn relayer(
 }
 
 fn payments(
-    options: &Options,
+    options: &ServicesConfig,
     chain: &Arc<Chain>,
     own: Option<(&Sender, &Relayer)>,
     store: &Store,

@@ -1,7 +1,7 @@
 //! For whom the operator deploys vaults: the agents of linked holders.
 
 use async_trait::async_trait;
-use domain::relay::JournalError;
+use domain::relay::RelayJournalError;
 use domain::{PodId, Wallet};
 use relay::{SponsorPolicy, VaultDeployment};
 use store::{DeployState, Store, StoreError, VaultDeploy};
@@ -12,9 +12,9 @@ pub(crate) struct StoreSponsor(pub(crate) Store);
 
 #[async_trait]
 impl SponsorPolicy for StoreSponsor {
-    async fn sponsors(&self, vault: &VaultDeployment) -> Result<Option<Wallet>, JournalError> {
+    async fn sponsors(&self, vault: &VaultDeployment) -> Result<Option<Wallet>, RelayJournalError> {
         let Ok(agent) = vault.pod_id.parse::<PodId>() else { return Ok(None) };
-        self.holder(agent, vault).await.map_err(|error| JournalError(error.to_string()))
+        self.holder(agent, vault).await.map_err(|error| RelayJournalError(error.to_string()))
     }
 }
 

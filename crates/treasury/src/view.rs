@@ -26,7 +26,7 @@ pub(crate) fn vault(address: Address, indexed: IndexedVault) -> VaultResponse {
     }
 }
 
-/// A task, as the wire has it. `None` for one whose terms are not read yet.
+/// A task, as the wire has them. `None` for one whose terms are not read yet.
 pub(crate) fn task(id: TaskId, task: Task) -> Option<Shown> {
     let terms = task.terms?;
     let (result_hash, deadline) = match task.state {
@@ -54,7 +54,7 @@ const fn deploy_state(state: DeployState) -> VaultState {
     }
 }
 
-/// An agent's vault to be, as the wire has it.
+/// An agent's vault to be, as the wire has them.
 pub(crate) fn deploy(chain_id: u64, deploy: VaultDeploy) -> AgentVault {
     AgentVault {
         chain_id,

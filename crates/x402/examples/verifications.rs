@@ -53,10 +53,10 @@ fn main() {
 fn measure(tokens: &std::sync::Arc<Tokens>, quote: &Quote, drop: Option<&HeaderName>) -> (f64, f64) {
     let payments = payments(tokens, quote, drop);
     let terms = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
-    let window = terms.window(UnixMillis(NOW * 1000));
+    let tolerance = terms.tolerance(UnixMillis(NOW * 1000));
     let check = |headers: &HeaderMap| {
         let presented = UnverifiedPayment::from_headers(black_box(headers), tokens).unwrap().unwrap();
-        verify(quote, &presented, &window).unwrap()
+        verify(quote, &presented, &tolerance).unwrap()
     };
     let signed: Vec<_> = payments.iter().map(|headers| check(headers).1).collect();
     let token = &quote.offers[0].token;

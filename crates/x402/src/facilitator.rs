@@ -18,7 +18,7 @@ use crate::seller::SellerTiming;
 use crate::settlements::{SettleOutcome, SettlementUnknown, Settlements};
 use crate::verify::{check_validity, held_against};
 use crate::wire::to_json;
-use crate::wire::{FacilitatorRequest, SettleAnswer, parse_request, settled_by_cronos};
+use crate::wire::{FacilitatorRequest, SettleResponse, parse_request, settled_by_cronos};
 use crate::{
     ClientAddr, Dialect, InvalidReason, Offer, PaidRequestHash, Payment, PaymentClaim, PaymentState,
     SignedAuthorization, Tokens,
@@ -224,7 +224,7 @@ impl Facilitator {
         let mut presented = asked.presented.clone();
         presented.accepted = None;
         let signed = held_against(&offer, &presented)?;
-        check_validity(&signed.authorization, offer.max_timeout_s, &self.timing.window(now))?;
+        check_validity(&signed.authorization, offer.max_timeout_s, &self.timing.tolerance(now))?;
         Ok((offer, signed))
     }
 
@@ -339,9 +339,9 @@ fn settled(
         Dialect::V2 | Dialect::V1 => {
             let payer = transfer.map(|transfer| transfer.from);
             json!(match (code, payer) {
-                (Ok(tx), Some(payer)) => SettleAnswer::settled(tx, network.to_owned(), payer),
-                (Ok(tx), None) => SettleAnswer::failed("invalid_payload", Some(tx), network.to_owned(), None),
-                (Err(code), payer) => SettleAnswer::failed(code, outcome.known, network.to_owned(), payer),
+                (Ok(tx), Some(payer)) => SettleResponse::settled(tx, network.to_owned(), payer),
+                (Ok(tx), None) => SettleResponse::failed("invalid_payload", Some(tx), network.to_owned(), None),
+                (Err(code), payer) => SettleResponse::failed(code, outcome.known, network.to_owned(), payer),
             })
         }
     };

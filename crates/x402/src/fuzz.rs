@@ -1,6 +1,6 @@
 //! What is fuzzed of this crate: what other sellers, their facilitators and their buyers send.
 
-use crate::wire::{CronosVerdict, FacilitatorRequest, parse_request, read_receipt, read_terms};
+use crate::wire::{CronosSettleResult, FacilitatorRequest, parse_request, read_receipt, read_terms};
 use crate::{Dialect, Tokens};
 
 /// Seconds of a time-out that no terms state.
@@ -24,7 +24,7 @@ pub fn facilitator(bytes: &[u8], tokens: &Tokens) {
     for stated in [read_terms(None, bytes, tokens, TIMEOUT_S), read_terms(Some(bytes), b"", tokens, TIMEOUT_S)] {
         assert!(stated.into_iter().flatten().all(|terms| ours(terms.chain_id)));
     }
-    if let Some(CronosVerdict::Failed(words)) = CronosVerdict::parse(bytes) {
+    if let Some(CronosSettleResult::Failed(words)) = CronosSettleResult::parse(bytes) {
         assert!(words.chars().count() <= MAX_WORDS);
     }
     let _ = read_receipt(bytes);

@@ -11,7 +11,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 
 use domain::B256;
 
-use crate::wire::{CronosRequest, CronosVerdict, to_json};
+use crate::wire::{CronosRequest, CronosSettleResult, to_json};
 use crate::{AuthorizationState, SignedAuthorization, SubmissionState, TokenReader, Tokens, TransferError, Transfers};
 
 /// Bytes of an answer that are read.
@@ -66,7 +66,7 @@ impl HostedFacilitator {
         Ok(Self { client, settle, tokens, chain, max_timeout_s })
     }
 
-    async fn ask(&self, payment: &SignedAuthorization) -> Result<CronosVerdict, TransferError> {
+    async fn ask(&self, payment: &SignedAuthorization) -> Result<CronosSettleResult, TransferError> {
         let authorization = &payment.authorization;
         let token = self
             .tokens
@@ -95,7 +95,7 @@ fn sending(error: reqwest::Error) -> TransferError {
     }
 }
 
-async fn read(mut response: Response) -> Result<CronosVerdict, TransferError> {
+async fn read(mut response: Response) -> Result<CronosSettleResult, TransferError> {
     let status = response.status();
     if status == StatusCode::TOO_MANY_REQUESTS {
         return Err(TransferError::unavailable("the facilitator's quota is used up"));
@@ -107,7 +107,7 @@ async fn read(mut response: Response) -> Result<CronosVerdict, TransferError> {
         }
         body.extend_from_slice(&chunk);
     }
-    CronosVerdict::parse(&body)
+    CronosSettleResult::parse(&body)
         .ok_or_else(|| TransferError::Unknown(format!("the facilitator answered {status} in no known shape")))
 }
 
@@ -123,8 +123,10 @@ impl Transfers for HostedFacilitator {
         match (state, verdict) {
             (AuthorizationState::Paid { tx }, _) => Ok(tx),
             (AuthorizationState::Void, _) => Err(TransferError::Refused("the nonce is used up".into())),
-            (AuthorizationState::Unused { .. }, CronosVerdict::Failed(error)) => Err(TransferError::Refused(error)),
-            (AuthorizationState::Unused { .. }, CronosVerdict::Settled(tx)) => {
+            (AuthorizationState::Unused { .. }, CronosSettleResult::Failed(error)) => {
+                Err(TransferError::Refused(error))
+            }
+            (AuthorizationState::Unused { .. }, CronosSettleResult::Settled(tx)) => {
                 Err(TransferError::Unknown(format!("the facilitator says {tx} settled it; the token does not")))
             }
         }

@@ -80,4 +80,4 @@ pub use seller::{
 pub use settlements::{ReconcileReport, SettlementLimits, SettlementUnknown, Settlements};
 pub use token::{Token, Tokens};
 pub use unverified::{PAYMENT_SIGNATURE, UnverifiedPayment, X_PAYMENT};
-pub use verify::{ValidityWindow, check_authenticity, check_validity, digest, verify};
+pub use verify::{ClockTolerance, check_authenticity, check_validity, digest, verify};

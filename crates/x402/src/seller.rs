@@ -24,8 +24,8 @@ use http::{Response, StatusCode};
 
 use crate::settlements::{SettleOutcome, SettlementUnknown, Settlements};
 use crate::unverified::{PAYMENT_SIGNATURE, UnverifiedPayment, X_PAYMENT};
-use crate::verify::{ValidityWindow, check_authenticity, check_validity};
-use crate::wire::{SettleAnswer, to_base64, to_json, v1_required, v2_required};
+use crate::verify::{ClockTolerance, check_authenticity, check_validity};
+use crate::wire::{SettleResponse, to_base64, to_json, v1_required, v2_required};
 use crate::{
     ClientAddr, Dialect, InvalidReason, Offer, PaidRequestHash, Payment, PaymentClaim, PaymentKey, PaymentState,
     Payments, PaymentsError, Quote, SignedAuthorization, Tokens,
@@ -54,10 +54,10 @@ pub struct SellerTiming {
 }
 
 impl SellerTiming {
-    /// The window of validity at this moment.
+    /// What is told of the clocks at this moment.
     #[must_use]
-    pub const fn window(&self, now: UnixMillis) -> ValidityWindow {
-        ValidityWindow { now: now.0 / 1000, settle_margin_s: self.settle_margin_s, clock_skew_s: self.clock_skew_s }
+    pub const fn tolerance(&self, now: UnixMillis) -> ClockTolerance {
+        ClockTolerance { now: now.0 / 1000, settle_margin_s: self.settle_margin_s, clock_skew_s: self.clock_skew_s }
     }
 }
 
@@ -177,7 +177,7 @@ impl Seller {
     /// Whether a payment is valid at this moment, or was when it was made.
     async fn in_time(&self, checked: &CheckedPayment<'_>, now: UnixMillis) -> Result<(), PaymentRejection> {
         let CheckedPayment { order, dialect, offer, payment } = checked;
-        match check_validity(&payment.authorization, offer.max_timeout_s, &self.timing.window(now)) {
+        match check_validity(&payment.authorization, offer.max_timeout_s, &self.timing.tolerance(now)) {
             Err(reason) if !self.paid_already(&payment.authorization.key()).await? => {
                 Err(PaymentRejection::PaymentRequired(Box::new(payment_required(order.quote, reason.code(*dialect)))))
             }
@@ -353,7 +353,7 @@ impl AnswerPermit {
 /// The result of a settlement, as its payer reads it.
 struct Receipt {
     dialect: Dialect,
-    answer: SettleAnswer,
+    answer: SettleResponse,
 }
 
 impl Receipt {
@@ -369,8 +369,8 @@ impl Receipt {
             Dialect::V1 | Dialect::Cronos => offer.token.network().to_owned(),
         };
         let answer = match tx {
-            Ok(tx) => SettleAnswer::settled(tx, network, payer),
-            Err((reason, tx)) => SettleAnswer::failed(reason.code(dialect), tx, network, Some(payer)),
+            Ok(tx) => SettleResponse::settled(tx, network, payer),
+            Err((reason, tx)) => SettleResponse::failed(reason.code(dialect), tx, network, Some(payer)),
         };
         Self { dialect, answer }
     }

@@ -15,7 +15,7 @@ pub fn digest(token: &Token, authorization: &Authorization) -> B256 {
 
 /// The time, and how far clocks may be apart. Unix seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ValidityWindow {
+pub struct ClockTolerance {
     /// Our clock.
     pub now: u64,
     /// Seconds that must be left for the settlement.
@@ -105,9 +105,9 @@ fn signed_by(token: &Token, signed: &SignedAuthorization) -> Option<Address> {
 pub fn check_validity(
     authorization: &Authorization,
     max_timeout_s: u64,
-    window: &ValidityWindow,
+    tolerance: &ClockTolerance,
 ) -> Result<(), InvalidReason> {
-    let ValidityWindow { now, settle_margin_s, clock_skew_s } = *window;
+    let ClockTolerance { now, settle_margin_s, clock_skew_s } = *tolerance;
     if authorization.valid_after >= U256::from(now) {
         return Err(InvalidReason::ValidAfter);
     }
@@ -127,9 +127,9 @@ pub fn check_validity(
 pub fn verify(
     quote: &Quote,
     presented: &UnverifiedPayment,
-    window: &ValidityWindow,
+    tolerance: &ClockTolerance,
 ) -> Result<(Offer, SignedAuthorization), InvalidReason> {
     let (offer, signed) = check_authenticity(quote, presented)?;
-    check_validity(&signed.authorization, offer.max_timeout_s, window)?;
+    check_validity(&signed.authorization, offer.max_timeout_s, tolerance)?;
     Ok((offer, signed))
 }

@@ -19,7 +19,7 @@ use crate::chat::{self, MODEL};
 use crate::log;
 use crate::mirror;
 use crate::openai::{ChatRequest, Refusal};
-use crate::state::State;
+use crate::state::StateDir;
 use crate::upstream::{Upstream, models};
 
 /// Bytes of a body at most, where it is read as a whole.
@@ -30,7 +30,7 @@ const DEFAULT_STATE: &str = "/data";
 /// What the routes share.
 pub(crate) struct Agent {
     upstream: Option<Upstream>,
-    state: Mutex<State>,
+    state: Mutex<StateDir>,
 }
 
 /// Serves until it is asked to end.
@@ -52,7 +52,7 @@ async fn serve() -> Result<(), String> {
     };
     let dir = PathBuf::from(set("STATE_DIR").unwrap_or_else(|| DEFAULT_STATE.to_owned()));
     let shown = dir.display().to_string();
-    let state = State::open(dir).map_err(|error| format!("cannot keep state in {shown}: {error}"))?;
+    let state = StateDir::open(dir).map_err(|error| format!("cannot keep state in {shown}: {error}"))?;
     let upstream = Upstream::from_environment()?;
     let mode = if upstream.is_some() { "forwarding to a model" } else { "echoing" };
     let starts = state.counts().starts;

@@ -19,12 +19,12 @@ pub(crate) struct Counts {
 }
 
 /// The state directory.
-pub(crate) struct State {
+pub(crate) struct StateDir {
     dir: PathBuf,
     counts: Counts,
 }
 
-impl State {
+impl StateDir {
     /// Reads what earlier processes left, and counts this one.
     pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
         let counts = match fs::read(dir.join(FILE)) {
@@ -67,10 +67,10 @@ mod tests {
     #[test]
     fn counts_outlive_the_process() {
         let dir = tempfile::tempdir().unwrap();
-        let mut first = State::open(dir.path().to_owned()).unwrap();
+        let mut first = StateDir::open(dir.path().to_owned()).unwrap();
         first.count().unwrap();
         first.count().unwrap();
-        let second = State::open(dir.path().to_owned()).unwrap();
+        let second = StateDir::open(dir.path().to_owned()).unwrap();
         assert_eq!(second.counts(), Counts { starts: 2, count: 2 });
     }
 }

@@ -14,8 +14,8 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use http::{HeaderMap, HeaderName};
 use relay::fake::TestWallet;
 use x402::{
-    Buyer, Offer, PAYMENT_REQUIRED, Quote, Resource, SellerTiming, SignError, SignHash, SignedAuthorization, Token,
-    Tokens, UnverifiedPayment, ValidityWindow, digest, payment_required, verify,
+    Buyer, ClockTolerance, Offer, PAYMENT_REQUIRED, Quote, Resource, SellerTiming, SignError, SignHash,
+    SignedAuthorization, Token, Tokens, UnverifiedPayment, digest, payment_required, verify,
 };
 
 use super::figures::Figure;
@@ -59,7 +59,7 @@ impl SignHash for WalletSigner {
 struct VerifyBench {
     tokens: Arc<Tokens>,
     quote: Quote,
-    window: ValidityWindow,
+    tolerance: ClockTolerance,
     requests: Vec<HeaderMap>,
 }
 
@@ -77,7 +77,7 @@ impl VerifyBench {
         let quote = Quote { resource, offers: vec![offer] };
         let requests = paid(&tokens, &quote, without)?;
         let terms = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
-        Ok(Self { tokens, quote, window: terms.window(UnixMillis(NOW_S * 1000)), requests })
+        Ok(Self { tokens, quote, tolerance: terms.tolerance(UnixMillis(NOW_S * 1000)), requests })
     }
 
     fn measure(&self, version: &str) -> Result<[Figure; 3]> {
@@ -108,7 +108,7 @@ impl VerifyBench {
     fn check(&self, headers: &HeaderMap) -> Result<(Offer, SignedAuthorization)> {
         let presented = UnverifiedPayment::from_headers(headers, &self.tokens).map_err(|(_, reason)| reason)?;
         let presented = presented.context("find the payment")?;
-        Ok(verify(&self.quote, &presented, &self.window)?)
+        Ok(verify(&self.quote, &presented, &self.tolerance)?)
     }
 }
 

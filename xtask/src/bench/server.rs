@@ -65,7 +65,7 @@ async fn serve(dir: &Path, url: Option<StoreUrl>) -> Result<()> {
     println!("{}", listener.local_addr()?.port());
     let limits = Limits { address_per_second: 10_000_000, ..Limits::default() };
     let listeners = Listeners { plain: vec![listener], ..Listeners::default() };
-    gateway::serve(gateway::Config::default(), Tls::default(), limits, listeners, parts, shutdown).await?;
+    gateway::serve(gateway::Config::default(), TlsConfig::default(), limits, listeners, parts, shutdown).await?;
     Ok(())
 }
 

@@ -15,16 +15,16 @@ use tokio::time::Instant;
 use super::answer::Block;
 use super::{EvmConfig, EvmError};
 use crate::lag::LagGuard;
-use crate::rpc::{self, Pool, PooledEndpoint, RetryPolicy, RpcError};
+use crate::rpc::{EndpointError, Pool, PooledEndpoint, RetryPolicy, RpcError};
 
 /// Bytes of an answer at most: the logs of some 5,000 tasks.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
-/// What an endpoint did wrong. Never holds its URL.
+/// Why the endpoints gave no answer to rely on. Never holds their URLs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum EvmReadError {
     #[error("{host}: {fault}")]
-    Call { host: String, fault: rpc::Fault },
+    Call { host: String, fault: EndpointError },
     #[error("{host} serves chain {is}, not {wanted}")]
     OtherChain { host: String, is: u64, wanted: u64 },
     #[error("{host} is {blocks} blocks behind")]
@@ -39,7 +39,7 @@ pub(super) enum Fault {
     Late(u128),
 }
 
-impl Fault {
+impl EvmReadError {
     /// A bounded name, for metrics.
     const fn name(&self) -> &'static str {
         match self {
@@ -57,7 +57,7 @@ impl Fault {
         match self {
             Self::Disagreement { one, other } => EvmError::Disagreement { method, one, other },
             Self::OtherChain { host, is, wanted } => EvmError::OtherChain { method, host, is, wanted },
-            Self::Call { host, fault: fault @ rpc::Fault::Rpc(_) } if method == "eth_getLogs" => {
+            Self::Call { host, fault: fault @ EndpointError::Rpc(_) } if method == "eth_getLogs" => {
                 EvmError::TooMany { why: format!("{host}: {fault}") }
             }
             other => EvmError::Unknown { method, why: other.to_string() },
@@ -148,17 +148,17 @@ impl Endpoints {
         let rounds = || self.poll(request);
         let retried = rounds
             .retry(self.pool.policy().pauses())
-            .when(|fault| !matches!(fault, Fault::Disagreement { .. } | Fault::Call { .. }));
+            .when(|fault| !matches!(fault, EvmReadError::Disagreement { .. } | EvmReadError::Call { .. }));
         self.in_time(request.method, retried).await
     }
 
-    async fn poll<T: DeserializeOwned + PartialEq>(&self, request: &RpcRequest) -> Result<Option<T>, Fault> {
+    async fn poll<T: DeserializeOwned + PartialEq>(&self, request: &RpcRequest) -> Result<Option<T>, EvmReadError> {
         let mut poll = Poll::new(self.quorum);
         for endpoint in self.pool.in_order() {
             match self.call_if_synced::<T>(endpoint, request).await {
                 Ok(Ok(said)) => poll.count(endpoint.host(), said)?,
                 Ok(Err(refusal)) => {
-                    return Err(Fault::Call { host: endpoint.host(), fault: rpc::Fault::Rpc(refusal) });
+                    return Err(EvmReadError::Call { host: endpoint.host(), fault: EndpointError::Rpc(refusal) });
                 }
                 Err(fault) => poll.fail(&fault),
             }
@@ -185,14 +185,15 @@ impl Endpoints {
         self.in_time(request.method, rounds.retry(self.pool.policy().pauses())).await
     }
 
-    async fn head_of(&self, endpoint: &PooledEndpoint, request: &RpcRequest) -> Result<Block, Fault> {
+    async fn head_of(&self, endpoint: &PooledEndpoint, request: &RpcRequest) -> Result<Block, EvmReadError> {
         let host = || endpoint.host();
         let said = self.call::<Option<Block>>(endpoint, request).await?;
-        let block = said.ok().flatten().ok_or_else(|| Fault::Invalid { host: host(), what: "it has no blocks" })?;
+        let block =
+            said.ok().flatten().ok_or_else(|| EvmReadError::Invalid { host: host(), what: "it has no blocks" })?;
         let fresh = self.newest.check(block.number, Instant::now());
         if let Err(blocks) = fresh {
             self.pool.record_outcome(endpoint, true);
-            return Err(Fault::Behind { host: host(), blocks });
+            return Err(EvmReadError::Behind { host: host(), blocks });
         }
         Ok(block)
     }
@@ -214,9 +215,9 @@ impl Endpoints {
         self.in_time(request.method, rounds.retry(self.pool.policy().pauses())).await
     }
 
-    async fn height_of(&self, endpoint: &PooledEndpoint, request: &RpcRequest) -> Result<u64, Fault> {
+    async fn height_of(&self, endpoint: &PooledEndpoint, request: &RpcRequest) -> Result<u64, EvmReadError> {
         let said = self.call::<Quantity>(endpoint, request).await?;
-        let height = said.map_err(|_| Fault::Invalid { host: endpoint.host(), what: "no height" })?.0;
+        let height = said.map_err(|_| EvmReadError::Invalid { host: endpoint.host(), what: "no height" })?.0;
         endpoint.reached(height);
         Ok(height)
     }
@@ -226,7 +227,7 @@ impl Endpoints {
         &self,
         endpoint: &PooledEndpoint,
         request: &RpcRequest,
-    ) -> Result<AnswerOrRefusal<Option<T>>, Fault> {
+    ) -> Result<AnswerOrRefusal<Option<T>>, EvmReadError> {
         let is_low = endpoint.height() < request.needs;
         if is_low && self.height_of(endpoint, &height()).await? < request.needs {
             return Ok(Ok(None));
@@ -238,7 +239,7 @@ impl Endpoints {
     pub(super) async fn each<T: DeserializeOwned>(
         &self,
         request: &RpcRequest,
-    ) -> Vec<(String, Result<AnswerOrRefusal<T>, Fault>)> {
+    ) -> Vec<(String, Result<AnswerOrRefusal<T>, EvmReadError>)> {
         let asked = self
             .pool
             .in_order()
@@ -261,10 +262,10 @@ impl Endpoints {
         &self,
         endpoint: &PooledEndpoint,
         request: &RpcRequest,
-    ) -> Result<AnswerOrRefusal<T>, Fault> {
+    ) -> Result<AnswerOrRefusal<T>, EvmReadError> {
         let begun = Instant::now();
         let answer = self.call_unrecorded(endpoint, request).await;
-        let outcome = answer.as_ref().map_or_else(Fault::name, |_| "ok");
+        let outcome = answer.as_ref().map_or_else(EvmReadError::name, |_| "ok");
         metrics::counter!("palatine_evm_calls_total", "outcome" => outcome).increment(1);
         metrics::histogram!("palatine_evm_call_seconds").record(begun.elapsed().as_secs_f64());
         if let Err(fault) = &answer {
@@ -278,22 +279,22 @@ impl Endpoints {
         &self,
         endpoint: &PooledEndpoint,
         request: &RpcRequest,
-    ) -> Result<AnswerOrRefusal<T>, Fault> {
+    ) -> Result<AnswerOrRefusal<T>, EvmReadError> {
         if !endpoint.is_verified() {
             self.verify_chain_id(endpoint).await?;
         }
         match self.pool.call(endpoint, request.method, &request.params).await {
             Ok(answer) => Ok(Ok(answer)),
-            Err(rpc::Fault::Rpc(refusal)) if (request.is_answer)(&refusal) => Ok(Err(refusal)),
-            Err(fault) => Err(Fault::Call { host: endpoint.host(), fault }),
+            Err(EndpointError::Rpc(refusal)) if (request.is_answer)(&refusal) => Ok(Err(refusal)),
+            Err(fault) => Err(EvmReadError::Call { host: endpoint.host(), fault }),
         }
     }
 
-    async fn verify_chain_id(&self, endpoint: &PooledEndpoint) -> Result<(), Fault> {
+    async fn verify_chain_id(&self, endpoint: &PooledEndpoint) -> Result<(), EvmReadError> {
         let said = self.pool.call::<Quantity>(endpoint, "eth_chainId", &json!([])).await;
-        let is = said.map_err(|fault| Fault::Call { host: endpoint.host(), fault })?.0;
+        let is = said.map_err(|fault| EvmReadError::Call { host: endpoint.host(), fault })?.0;
         if is != self.chain_id {
-            return Err(Fault::OtherChain { host: endpoint.host(), is, wanted: self.chain_id });
+            return Err(EvmReadError::OtherChain { host: endpoint.host(), is, wanted: self.chain_id });
         }
         endpoint.mark_verified();
         Ok(())
@@ -302,12 +303,12 @@ impl Endpoints {
     async fn in_time<T>(
         &self,
         method: &'static str,
-        work: impl Future<Output = Result<T, Fault>>,
+        work: impl Future<Output = Result<T, EvmReadError>>,
     ) -> Result<T, EvmError> {
-        let late = || Err(Fault::Late(self.deadline.as_millis()));
+        let late = || Err(EvmReadError::Late(self.deadline.as_millis()));
         let done = tokio::time::timeout(self.deadline, work).await.unwrap_or_else(|_| late());
         done.map_err(|fault| {
-            if matches!(fault, Fault::Disagreement { .. }) {
+            if matches!(fault, EvmReadError::Disagreement { .. }) {
                 metrics::counter!("palatine_evm_disagreements_total").increment(1);
                 tracing::error!(method, %fault, "EVM endpoints contradict each other");
             }
@@ -326,12 +327,12 @@ pub(super) fn height() -> RpcRequest {
     RpcRequest::new("eth_blockNumber", json!([]))
 }
 
-fn none_left() -> Fault {
-    Fault::Invalid { host: "nobody".to_owned(), what: "there is no endpoint" }
+fn none_left() -> EvmReadError {
+    EvmReadError::Invalid { host: "nobody".to_owned(), what: "there is no endpoint" }
 }
 
-fn too_few(said: usize, wanted: usize, last: &Fault) -> Fault {
-    Fault::TooFew { said, wanted, last: last.to_string() }
+fn too_few(said: usize, wanted: usize, last: &EvmReadError) -> EvmReadError {
+    EvmReadError::TooFew { said, wanted, last: last.to_string() }
 }
 
 /// The height that `quorum` of them have; else how many there are.
@@ -354,17 +355,17 @@ impl<T: PartialEq> Poll<T> {
         Self { quorum, said: None, silent: 0, last: None }
     }
 
-    fn count(&mut self, host: String, answer: Option<T>) -> Result<(), Fault> {
+    fn count(&mut self, host: String, answer: Option<T>) -> Result<(), EvmReadError> {
         match (&mut self.said, answer) {
             (_, None) => self.silent += 1,
             (Some((_, first, votes)), Some(answer)) if *first == answer => *votes += 1,
-            (Some((one, ..)), Some(_)) => return Err(Fault::Disagreement { one: one.clone(), other: host }),
+            (Some((one, ..)), Some(_)) => return Err(EvmReadError::Disagreement { one: one.clone(), other: host }),
             (None, Some(answer)) => self.said = Some((host, answer, 1)),
         }
         Ok(())
     }
 
-    fn fail(&mut self, fault: &Fault) {
+    fn fail(&mut self, fault: &EvmReadError) {
         self.last = Some(fault.to_string());
     }
 
@@ -376,7 +377,7 @@ impl<T: PartialEq> Poll<T> {
         self.votes() >= self.quorum
     }
 
-    fn result(self) -> Result<Option<T>, Fault> {
+    fn result(self) -> Result<Option<T>, EvmReadError> {
         let (votes, quorum) = (self.votes(), self.quorum);
         if votes >= quorum {
             return Ok(self.said.map(|(_, answer, _)| answer));
@@ -385,7 +386,7 @@ impl<T: PartialEq> Poll<T> {
             return Ok(None);
         }
         let last = self.last.unwrap_or_else(|| "none".to_owned());
-        Err(Fault::TooFew { said: votes + self.silent, wanted: quorum, last })
+        Err(EvmReadError::TooFew { said: votes + self.silent, wanted: quorum, last })
     }
 }
 
@@ -393,7 +394,7 @@ impl<T: PartialEq> Poll<T> {
 mod tests {
     use super::*;
 
-    fn poll(quorum: usize, answers: &[Option<u8>]) -> Result<Option<u8>, Fault> {
+    fn poll(quorum: usize, answers: &[Option<u8>]) -> Result<Option<u8>, EvmReadError> {
         let mut poll = Poll::new(quorum);
         for (n, answer) in answers.iter().enumerate() {
             poll.count(n.to_string(), *answer)?;
@@ -408,13 +409,13 @@ mod tests {
         assert_eq!(poll(2, &[Some(7), None]), Ok(None));
         assert_eq!(poll(2, &[None, None]), Ok(None));
         assert_eq!(poll(2, &[Some(7), None, Some(7)]), Ok(Some(7)));
-        assert!(matches!(poll(2, &[Some(7)]), Err(Fault::TooFew { said: 1, wanted: 2, .. })));
+        assert!(matches!(poll(2, &[Some(7)]), Err(EvmReadError::TooFew { said: 1, wanted: 2, .. })));
     }
 
     #[test]
     fn one_contradiction_spoils_it_whoever_is_in_the_majority() {
         for answers in [[Some(7), Some(8), Some(7)], [Some(7), None, Some(8)]] {
-            assert!(matches!(poll(2, &answers), Err(Fault::Disagreement { .. })), "{answers:?}");
+            assert!(matches!(poll(2, &answers), Err(EvmReadError::Disagreement { .. })), "{answers:?}");
         }
     }
 

@@ -296,7 +296,7 @@ impl Evm {
         &self,
         endpoint: &PooledEndpoint,
         claim: &Receipt,
-    ) -> Result<EndpointReceipt, super::endpoints::Fault> {
+    ) -> Result<EndpointReceipt, super::endpoints::EvmReadError> {
         let height = height();
         let receipt = RpcRequest::new(RECEIPT, json!([claim.transaction_hash]));
         let block = RpcRequest::new("eth_getBlockByNumber", json!([format!("{:#x}", claim.block_number), false]));

@@ -4,7 +4,7 @@ use alloy::sol_types::Eip712Domain;
 use domain::{Address, B256};
 
 use super::abi::{ERC2771Forwarder as Forwarder, PODVaultFactory as Factory, TestUSDC as Token};
-use super::endpoints::{Fault, Quantity, RpcRequest};
+use super::endpoints::{EvmReadError, Quantity, RpcRequest};
 use super::node::BlockTag;
 use super::{Evm, EvmConfig, EvmConfigError, EvmError, typed};
 
@@ -121,7 +121,7 @@ pub(super) async fn check_chain_id(evm: &Evm) -> Result<(), ChainStartError> {
     for (_, answer) in evm.endpoints.each::<Quantity>(&request).await {
         match answer {
             Ok(_) => answered += 1,
-            Err(Fault::OtherChain { host, is, wanted }) => {
+            Err(EvmReadError::OtherChain { host, is, wanted }) => {
                 return Err(ChainStartError::OtherChain { host, is, wanted });
             }
             Err(fault) => last = fault.to_string(),

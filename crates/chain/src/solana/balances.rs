@@ -11,10 +11,10 @@ use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::Instant;
 
 use super::answer::{self, AnswerAtSlot, Mint, MintInfo, ParsedAccount, TokenAccount};
-use super::endpoints::{Endpoints, Fault};
+use super::endpoints::{Endpoints, SolanaReadError};
 use crate::lag::LagGuard;
-use crate::rpc;
-use crate::{BalanceError, Balances, Commitment, Config, ConfigError, TokenProgram};
+use crate::rpc::EndpointError;
+use crate::{BalanceError, Balances, Commitment, SolanaConfig, SolanaConfigError, TokenProgram};
 
 /// What callers are told to wait when no endpoint says better.
 const RETRY_AFTER_S: u64 = 5;
@@ -26,10 +26,10 @@ const MAX_RETRY_AFTER_S: u64 = 60;
 
 /// Why balances cannot be read at all.
 #[derive(Debug, thiserror::Error)]
-pub enum ChainError {
+pub enum SolanaStartError {
     /// The configuration is wrong.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] SolanaConfigError),
     /// No HTTP client could be made.
     #[error("make a client of the Solana endpoints")]
     Client(#[source] reqwest::Error),
@@ -64,15 +64,15 @@ impl SolanaBalances {
     /// balance, and kept to from then on. A TLS provider must be installed.
     ///
     /// # Errors
-    /// [`ChainError`], but never [`ChainError::Mint`].
-    pub fn new(config: &Config) -> Result<Self, ChainError> {
+    /// [`SolanaStartError`], but never [`SolanaStartError::Mint`].
+    pub fn new(config: &SolanaConfig) -> Result<Self, SolanaStartError> {
         config.check()?;
         let pinned = config.program.zip(config.decimals);
         let mint = pinned.map(|(program, decimals)| Mint { address: config.mint.clone(), program, decimals });
         Ok(Self {
-            endpoints: Endpoints::new(config).map_err(ChainError::Client)?,
+            endpoints: Endpoints::new(config).map_err(SolanaStartError::Client)?,
             address: config.mint.clone(),
-            probed: config.mint.parse().map_err(|_| ConfigError::Mint(config.mint.clone()))?,
+            probed: config.mint.parse().map_err(|_| SolanaConfigError::Mint(config.mint.clone()))?,
             mint: OnceCell::new_with(mint),
             commitment: config.commitment,
             deadline: Duration::from_millis(config.deadline_ms),
@@ -88,8 +88,8 @@ impl SolanaBalances {
     /// The same, with the mint read at once.
     ///
     /// # Errors
-    /// [`ChainError`]; [`ChainError::Mint`] when no endpoint knows the mint.
-    pub async fn connect(config: &Config) -> Result<Self, ChainError> {
+    /// [`SolanaStartError`]; [`SolanaStartError::Mint`] when no endpoint knows the mint.
+    pub async fn connect(config: &SolanaConfig) -> Result<Self, SolanaStartError> {
         let balances = Self::new(config)?;
         balances.pin().await?;
         Ok(balances)
@@ -98,10 +98,10 @@ impl SolanaBalances {
     /// Reads the mint's program and decimals, if that was not done before.
     ///
     /// # Errors
-    /// [`ChainError::Mint`], when no endpoint knows the mint.
-    pub async fn pin(&self) -> Result<(), ChainError> {
+    /// [`SolanaStartError::Mint`], when no endpoint knows the mint.
+    pub async fn pin(&self) -> Result<(), SolanaStartError> {
         let read = self.pinned().await;
-        read.map(drop).map_err(|fault| ChainError::Mint { mint: self.address.clone(), why: fault.to_string() })
+        read.map(drop).map_err(|fault| SolanaStartError::Mint { mint: self.address.clone(), why: fault.to_string() })
     }
 
     /// The token program that owns the mint, once it is known.
@@ -110,11 +110,11 @@ impl SolanaBalances {
         self.mint.get().map(|mint| mint.program)
     }
 
-    async fn pinned(&self) -> Result<&Mint, Fault> {
+    async fn pinned(&self) -> Result<&Mint, SolanaReadError> {
         self.mint.get_or_try_init(|| self.read_mint()).await
     }
 
-    async fn read_mint(&self) -> Result<Mint, Fault> {
+    async fn read_mint(&self) -> Result<Mint, SolanaReadError> {
         let params = json!([self.address, {"encoding": "jsonParsed", "commitment": self.commitment.as_str()}]);
         let accept = |answer: AnswerAtSlot<Option<ParsedAccount<MintInfo>>>| {
             Ok(answer::mint(&self.address, answer.value.as_ref())?)
@@ -129,18 +129,18 @@ impl SolanaBalances {
     }
 
     async fn in_time<T>(&self, work: impl Future<Output = Result<T, BalanceError>>) -> Result<T, BalanceError> {
-        let late = || unknown(&Fault::Call(rpc::Fault::TimedOut(self.deadline.as_millis())));
+        let late = || unknown(&SolanaReadError::Call(EndpointError::TimedOut(self.deadline.as_millis())));
         tokio::time::timeout(self.deadline, work).await.unwrap_or_else(|_| Err(late()))
     }
 
     async fn read_in_turn(&self, wallet: &Wallet) -> Result<TokenAmount, BalanceError> {
         let Ok(_place) = self.places.acquire().await else {
-            return Err(unknown(&Fault::Ending));
+            return Err(unknown(&SolanaReadError::Ending));
         };
         self.read_accounts(wallet).await.map_err(|fault| unknown(&fault))
     }
 
-    async fn read_accounts(&self, wallet: &Wallet) -> Result<TokenAmount, Fault> {
+    async fn read_accounts(&self, wallet: &Wallet) -> Result<TokenAmount, SolanaReadError> {
         let mint = self.pinned().await?;
         let params = json!([
             wallet.to_string(),
@@ -149,16 +149,16 @@ impl SolanaBalances {
         ]);
         let accept = |answer: AnswerAtSlot<Vec<TokenAccount>>| {
             let total = answer::sum(&answer.value, mint, wallet)?;
-            self.newest.check(answer.context.slot, Instant::now()).map_err(Fault::Behind)?;
+            self.newest.check(answer.context.slot, Instant::now()).map_err(SolanaReadError::Behind)?;
             Ok(total)
         };
         self.endpoints.ask("getTokenAccountsByOwner", &params, accept).await
     }
 }
 
-fn unknown(fault: &Fault) -> BalanceError {
+fn unknown(fault: &SolanaReadError) -> BalanceError {
     let asked = match fault {
-        Fault::Call(rpc::Fault::Status { retry_after_s, .. }) => *retry_after_s,
+        SolanaReadError::Call(EndpointError::Status { retry_after_s, .. }) => *retry_after_s,
         _ => None,
     };
     let retry_after_s = asked.unwrap_or(RETRY_AFTER_S).clamp(1, MAX_RETRY_AFTER_S);

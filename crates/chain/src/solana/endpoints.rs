@@ -8,17 +8,17 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::answer::InvalidAnswer;
-use crate::Config;
-use crate::rpc::{self, Pool, PooledEndpoint, RetryPolicy};
+use crate::SolanaConfig;
+use crate::rpc::{EndpointError, Pool, PooledEndpoint, RetryPolicy};
 
 /// Bytes of an answer at most: some 6,000 token accounts of one wallet.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
 
-/// What an endpoint did wrong. Never holds its URL.
+/// Why the endpoints gave no answer to rely on. Never holds their URLs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Fault {
+pub(super) enum SolanaReadError {
     #[error(transparent)]
-    Call(#[from] rpc::Fault),
+    Call(#[from] EndpointError),
     #[error("{0}")]
     Invalid(#[from] InvalidAnswer),
     #[error("{0} slots behind")]
@@ -27,7 +27,7 @@ pub(super) enum Fault {
     Ending,
 }
 
-impl Fault {
+impl SolanaReadError {
     /// A bounded name, for metrics.
     const fn name(&self) -> &'static str {
         match self {
@@ -46,7 +46,7 @@ pub(super) struct Endpoints(Pool);
 impl Endpoints {
     /// # Errors
     /// When the machine has no TLS roots, for instance.
-    pub(super) fn new(config: &Config) -> Result<Self, reqwest::Error> {
+    pub(super) fn new(config: &SolanaConfig) -> Result<Self, reqwest::Error> {
         let policy = RetryPolicy {
             timeout: Duration::from_millis(config.timeout_ms),
             cooldown: Duration::from_millis(config.bench_ms),
@@ -65,8 +65,8 @@ impl Endpoints {
         &self,
         method: &'static str,
         params: &Value,
-        accept: impl Fn(T) -> Result<U, Fault>,
-    ) -> Result<U, Fault> {
+        accept: impl Fn(T) -> Result<U, SolanaReadError>,
+    ) -> Result<U, SolanaReadError> {
         (|| self.round(method, params, &accept)).retry(self.0.policy().pauses()).await
     }
 
@@ -74,9 +74,9 @@ impl Endpoints {
         &self,
         method: &'static str,
         params: &Value,
-        accept: &impl Fn(T) -> Result<U, Fault>,
-    ) -> Result<U, Fault> {
-        let mut last = Fault::Call(rpc::Fault::Unreachable("no endpoint".to_owned()));
+        accept: &impl Fn(T) -> Result<U, SolanaReadError>,
+    ) -> Result<U, SolanaReadError> {
+        let mut last = SolanaReadError::Call(EndpointError::Unreachable("no endpoint".to_owned()));
         for endpoint in self.0.in_order() {
             match self.try_one(endpoint, method, params, accept).await {
                 Ok(answer) => return Ok(answer),
@@ -91,11 +91,11 @@ impl Endpoints {
         endpoint: &PooledEndpoint,
         method: &'static str,
         params: &Value,
-        accept: &impl Fn(T) -> Result<U, Fault>,
-    ) -> Result<U, Fault> {
+        accept: &impl Fn(T) -> Result<U, SolanaReadError>,
+    ) -> Result<U, SolanaReadError> {
         let begun = Instant::now();
-        let answer = self.0.call(endpoint, method, params).await.map_err(Fault::from).and_then(accept);
-        let outcome = answer.as_ref().map_or_else(Fault::name, |_| "ok");
+        let answer = self.0.call(endpoint, method, params).await.map_err(SolanaReadError::from).and_then(accept);
+        let outcome = answer.as_ref().map_or_else(SolanaReadError::name, |_| "ok");
         metrics::counter!("palatine_solana_calls_total", "outcome" => outcome).increment(1);
         metrics::histogram!("palatine_solana_call_seconds").record(begun.elapsed().as_secs_f64());
         if let Err(fault) = &answer {

@@ -10,4 +10,4 @@ mod answer;
 mod balances;
 mod endpoints;
 
-pub use balances::{ChainError, SolanaBalances};
+pub use balances::{SolanaBalances, SolanaStartError};

@@ -14,7 +14,7 @@ use axum::{Json, Router};
 use domain::Wallet;
 use futures_util::StreamExt;
 use futures_util::stream::{self, Stream};
-use palatine_chain::{Config, Endpoint, TokenProgram};
+use palatine_chain::{Endpoint, SolanaConfig, TokenProgram};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -168,14 +168,14 @@ fn mint_account(owner: &str, decimals: u8) -> Value {
 }
 
 /// Impatient settings over these endpoints.
-pub(crate) fn config(fakes: &[&Fake]) -> Config {
-    Config {
+pub(crate) fn config(fakes: &[&Fake]) -> SolanaConfig {
+    SolanaConfig {
         endpoints: fakes.iter().map(|fake| Endpoint(fake.url.clone())).collect(),
         mint: MINT.to_owned(),
         timeout_ms: 600,
         deadline_ms: 5000,
         backoff_ms: 10,
-        ..Config::default()
+        ..SolanaConfig::default()
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use domain::{TokenAmount, Wallet};
-use palatine_chain::{BalanceError, Balances, ChainError, Config, Endpoint, SolanaBalances, TokenProgram};
+use palatine_chain::{BalanceError, Balances, Endpoint, SolanaBalances, SolanaConfig, SolanaStartError, TokenProgram};
 use serde_json::{Value, json};
 
 use crate::endpoint::{Does, Fake, MINT, SLOT, account, at_slot, config, tls};
 
 const WALLET: Wallet = Wallet([9; 32]);
 
-async fn connect(config: &Config) -> SolanaBalances {
+async fn connect(config: &SolanaConfig) -> SolanaBalances {
     tls();
     SolanaBalances::connect(config).await.unwrap()
 }
@@ -80,7 +80,7 @@ async fn after_every_lie_the_next_endpoint_is_asked() {
 async fn a_lie_without_another_endpoint_is_unknown_and_never_zero() {
     for does in lies() {
         let liar = Fake::that(does.clone()).await;
-        let balances = connect(&Config { attempts: 1, ..config(&[&liar]) }).await;
+        let balances = connect(&SolanaConfig { attempts: 1, ..config(&[&liar]) }).await;
         let BalanceError::Unknown { why, retry_after_s } = balances.balance(&WALLET).await.unwrap_err();
         assert_eq!(retry_after_s, 5, "{does:?}");
         assert!(!why.contains("secret-key"), "{why}");
@@ -102,7 +102,7 @@ async fn nobody_listening_is_unknown_and_hides_the_endpoints_key() {
     let mut config = config(&[&fake]);
     config.endpoints = vec![Endpoint("http://127.0.0.1:1/secret-key".to_owned())];
     let error = SolanaBalances::connect(&config).await.unwrap_err();
-    assert!(matches!(&error, ChainError::Mint { .. }), "{error:?}");
+    assert!(matches!(&error, SolanaStartError::Mint { .. }), "{error:?}");
     assert!(!format!("{error:?} {error}").contains("secret-key"));
 }
 
@@ -126,7 +126,7 @@ async fn without_an_endpoint_at_start_nobody_reaches_a_tier_until_one_answers() 
 async fn a_pinned_mint_needs_no_endpoint_at_start() {
     tls();
     let fake = Fake::that(holding("1")).await;
-    let mut config = Config { program: Some(TokenProgram::SplToken), decimals: Some(6), ..config(&[&fake]) };
+    let mut config = SolanaConfig { program: Some(TokenProgram::SplToken), decimals: Some(6), ..config(&[&fake]) };
     config.endpoints = vec![Endpoint("http://127.0.0.1:1/".to_owned())];
     let balances = SolanaBalances::connect(&config).await.unwrap();
     assert_eq!((balances.decimals(), balances.mint()), (6, MINT));
@@ -136,7 +136,8 @@ async fn a_pinned_mint_needs_no_endpoint_at_start() {
 #[tokio::test]
 async fn a_wrongly_pinned_mint_makes_balances_unknown() {
     let fake = Fake::that(holding("5")).await;
-    let pinned = Config { program: Some(TokenProgram::SplToken), decimals: Some(9), attempts: 1, ..config(&[&fake]) };
+    let pinned =
+        SolanaConfig { program: Some(TokenProgram::SplToken), decimals: Some(9), attempts: 1, ..config(&[&fake]) };
     assert!(connect(&pinned).await.balance(&WALLET).await.is_err());
 }
 
@@ -144,7 +145,7 @@ async fn a_wrongly_pinned_mint_makes_balances_unknown() {
 async fn an_endpoint_says_how_long_to_wait_within_reason() {
     for (said, told) in [(17, 17), (86_400, 60), (0, 1)] {
         let busy = Fake::that(Does::Later(said)).await;
-        let balances = connect(&Config { attempts: 1, ..config(&[&busy]) }).await;
+        let balances = connect(&SolanaConfig { attempts: 1, ..config(&[&busy]) }).await;
         let BalanceError::Unknown { retry_after_s, .. } = balances.balance(&WALLET).await.unwrap_err();
         assert_eq!(retry_after_s, told);
     }
@@ -154,7 +155,7 @@ async fn an_endpoint_says_how_long_to_wait_within_reason() {
 async fn an_endpoint_that_failed_is_asked_last_for_a_while() {
     let hung = Fake::that(Does::Hangs).await;
     let honest = Fake::that(holding("5")).await;
-    let balances = connect(&Config { cache_ms: 0, ..config(&[&hung, &honest]) }).await;
+    let balances = connect(&SolanaConfig { cache_ms: 0, ..config(&[&hung, &honest]) }).await;
     for _ in 0..4 {
         assert_eq!(balances.balance(&WALLET).await, Ok(TokenAmount(5)));
     }
@@ -165,7 +166,7 @@ async fn an_endpoint_that_failed_is_asked_last_for_a_while() {
 async fn an_endpoint_that_fell_behind_is_not_believed() {
     let fresh = Fake::acting(|before| if before == 0 { holding("5") } else { Does::Status(500) }).await;
     let stale = Fake::that(Does::Says(at_slot(SLOT - 500, &[account(&WALLET, "9", "a")]))).await;
-    let balances = connect(&Config { cache_ms: 0, attempts: 1, ..config(&[&fresh, &stale]) }).await;
+    let balances = connect(&SolanaConfig { cache_ms: 0, attempts: 1, ..config(&[&fresh, &stale]) }).await;
     assert_eq!(balances.balance(&WALLET).await, Ok(TokenAmount(5)));
     let BalanceError::Unknown { why, .. } = balances.balance(&WALLET).await.unwrap_err();
     assert_eq!(why, "500 slots behind");
@@ -210,7 +211,7 @@ async fn an_asker_that_goes_away_takes_nobodys_answer_along() {
 #[tokio::test]
 async fn a_balance_is_remembered_and_trouble_is_not() {
     let shaky = Fake::acting(|before| if before == 0 { Does::Status(500) } else { holding("5") }).await;
-    let balances = connect(&Config { attempts: 1, ..config(&[&shaky]) }).await;
+    let balances = connect(&SolanaConfig { attempts: 1, ..config(&[&shaky]) }).await;
     assert!(balances.balance(&WALLET).await.is_err());
     for _ in 0..5 {
         assert_eq!(balances.balance(&WALLET).await, Ok(TokenAmount(5)));
@@ -221,7 +222,7 @@ async fn a_balance_is_remembered_and_trouble_is_not() {
 #[tokio::test]
 async fn a_remembered_balance_is_read_anew_when_its_time_is_over() {
     let growing = Fake::acting(|before| holding(&(before + 1).to_string())).await;
-    let balances = connect(&Config { cache_ms: 30, ..config(&[&growing]) }).await;
+    let balances = connect(&SolanaConfig { cache_ms: 30, ..config(&[&growing]) }).await;
     let end = Instant::now() + Duration::from_secs(5);
     while balances.balance(&WALLET).await != Ok(TokenAmount(2)) {
         assert!(Instant::now() < end, "the first balance was kept for ever");
@@ -232,7 +233,7 @@ async fn a_remembered_balance_is_read_anew_when_its_time_is_over() {
 #[tokio::test]
 async fn no_more_calls_are_under_way_than_there_are_places() {
     let slow = Fake::that(Does::Slow(Duration::from_millis(30), Vec::new())).await;
-    let balances = Arc::new(connect(&Config { concurrency: 3, ..config(&[&slow]) }).await);
+    let balances = Arc::new(connect(&SolanaConfig { concurrency: 3, ..config(&[&slow]) }).await);
     let asked: Vec<_> = (0..20_u8)
         .map(|at| {
             let balances = Arc::clone(&balances);
@@ -249,7 +250,7 @@ async fn no_more_calls_are_under_way_than_there_are_places() {
 async fn waiting_for_a_place_ends_at_the_deadline() {
     let hung = Fake::that(Does::Hangs).await;
     let balances =
-        Arc::new(connect(&Config { concurrency: 1, attempts: 10, deadline_ms: 700, ..config(&[&hung]) }).await);
+        Arc::new(connect(&SolanaConfig { concurrency: 1, attempts: 10, deadline_ms: 700, ..config(&[&hung]) }).await);
     let begun = Instant::now();
     let asked: Vec<_> = (0..5_u8)
         .map(|at| {
@@ -267,6 +268,6 @@ async fn waiting_for_a_place_ends_at_the_deadline() {
 async fn huge_holdings_are_summed_exactly() {
     let accounts = (0..1000).map(|at| account(&WALLET, &u64::MAX.to_string(), &at.to_string())).collect();
     let whale = Fake::that(Does::Holds(accounts)).await;
-    let balances = connect(&Config { timeout_ms: 3000, ..config(&[&whale]) }).await;
+    let balances = connect(&SolanaConfig { timeout_ms: 3000, ..config(&[&whale]) }).await;
     assert_eq!(balances.balance(&WALLET).await, Ok(TokenAmount(1000 * u128::from(u64::MAX))));
 }

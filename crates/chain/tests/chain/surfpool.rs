@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use domain::{TokenAmount, Wallet};
 use fixtures::SolanaChain;
-use palatine_chain::{Balances, ChainError, Config, SolanaBalances, TokenProgram};
+use palatine_chain::{Balances, SolanaBalances, SolanaConfig, SolanaStartError, TokenProgram};
 use serde_json::json;
 
 use crate::endpoint::tls;
@@ -14,7 +14,7 @@ const OTHER: Wallet = Wallet([4; 32]);
 const WALLET_SET: Wallet = Wallet([5; 32]);
 const UNIT: u128 = 1_000_000;
 
-async fn connect(config: &Config) -> SolanaBalances {
+async fn connect(config: &SolanaConfig) -> SolanaBalances {
     tls();
     SolanaBalances::connect(config).await.unwrap()
 }
@@ -46,7 +46,7 @@ async fn token_2022_is_read_the_same_way() {
     let mut chain = SolanaChain::start();
     let minted = chain.tell(&json!({"do": "mint", "program": "token-2022", "decimals": 9}));
     let mint = minted["mint"].as_str().unwrap().to_owned();
-    let balances = connect(&Config { mint: mint.clone(), ..chain.config() }).await;
+    let balances = connect(&SolanaConfig { mint: mint.clone(), ..chain.config() }).await;
     assert_eq!((balances.program(), balances.decimals()), (Some(TokenProgram::Token2022), 9));
     let holder = HOLDER.to_string();
     chain.tell(&json!({"do": "fund", "wallet": holder, "amount": 2, "mint": mint}));
@@ -91,8 +91,8 @@ async fn a_mint_that_is_none_is_refused_at_start() {
     let chain = SolanaChain::start();
     // No account at all, and an account of another program.
     for mint in [OTHER.to_string(), "11111111111111111111111111111111".to_owned()] {
-        let error = SolanaBalances::connect(&Config { mint, ..chain.config() }).await.unwrap_err();
-        assert!(matches!(error, ChainError::Mint { .. }), "{error:?}");
+        let error = SolanaBalances::connect(&SolanaConfig { mint, ..chain.config() }).await.unwrap_err();
+        assert!(matches!(error, SolanaStartError::Mint { .. }), "{error:?}");
     }
 }
 
@@ -106,7 +106,7 @@ async fn fault_1_0_the_local_chain_lives_past_its_channel_of_events_idle_and_bus
     let mut chain = SolanaChain::start_with(&["--slot-ms", FAST]);
     let holder = HOLDER.to_string();
     chain.tell(&json!({"do": "fund", "wallet": holder, "amount": 1}));
-    let balances = connect(&Config { timeout_ms: 2000, deadline_ms: 4000, attempts: 1, ..chain.config() }).await;
+    let balances = connect(&SolanaConfig { timeout_ms: 2000, deadline_ms: 4000, attempts: 1, ..chain.config() }).await;
     let limit = Instant::now() + Duration::from_secs(120);
     // Idle: nobody asks anything but which slot it is.
     while slot(&chain).await < EVENTS + 100 {
@@ -156,7 +156,7 @@ async fn fault_1_0_a_hung_chain_is_started_again_with_its_mints_accounts_and_bal
     assert_eq!(balances.balance(&HOLDER).await, Ok(TokenAmount(7_500_000)));
     assert_eq!(balances.balance(&OTHER).await, Ok(TokenAmount(0)), "it is still frozen");
     assert_eq!(balances.balance(&WALLET_SET).await, Ok(TokenAmount(10 * UNIT)));
-    let of_second = connect(&Config { mint: second, ..chain.config() }).await;
+    let of_second = connect(&SolanaConfig { mint: second, ..chain.config() }).await;
     assert_eq!(of_second.balance(&HOLDER).await, Ok(TokenAmount(3_000_000_000)));
     for account in accounts {
         let found = chain.call("getAccountInfo", json!([account["account"], {"encoding": "jsonParsed"}])).await;

@@ -14,7 +14,9 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use wire::TRACEPARENT;
 use wire::fault::Code;
-use wire::v1::node::{DataPolicy, DeleteResponse, Disks, MarksPage, NodeInfo, Phase, Sandbox, SandboxSpec, Sandboxes};
+use wire::v1::node::{
+    DataPolicy, DeleteResponse, KeptDisks, MarksPage, NodeInfo, Phase, Sandbox, SandboxSpec, Sandboxes,
+};
 
 use super::call::Call;
 use super::exchange::{Answer, send};
@@ -194,7 +196,7 @@ impl NodeClient {
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn disks(&self) -> Result<Disks, NodeError> {
+    pub async fn disks(&self) -> Result<KeptDisks, NodeError> {
         self.read("list the disks", "/v1/disks").await
     }
 

@@ -36,7 +36,7 @@ pub enum CallOutcome {
 
 /// What a fake node can hold and how its guests are.
 #[derive(Clone, Copy, Debug)]
-pub struct NodeBuild {
+pub struct FakeNodeSpec {
     /// Virtual processors.
     pub cores: u32,
     /// Memory, in MiB.
@@ -47,7 +47,7 @@ pub struct NodeBuild {
     pub page: usize,
 }
 
-impl Default for NodeBuild {
+impl Default for FakeNodeSpec {
     fn default() -> Self {
         Self { cores: u32::MAX, memory_mib: u64::MAX, boot: Some(Duration::ZERO), page: 1000 }
     }

@@ -2,9 +2,9 @@
 
 mod behaviour;
 mod clock;
-mod machine;
 mod node;
+mod state;
 
-pub use behaviour::{CallOutcome, Chaos, NodeBuild};
+pub use behaviour::{CallOutcome, Chaos, FakeNodeSpec};
 pub use clock::TokioClock;
 pub use node::FakeNode;

@@ -21,8 +21,8 @@ use wire::v1::node::{
     SandboxSpec, Sandboxes,
 };
 
-use crate::fake::behaviour::{CallOutcome, Chaos, NodeBuild};
-use crate::fake::machine::{Machine, sandbox};
+use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};
+use crate::fake::state::{FakeNodeState, sandbox};
 use crate::fleet::node::{ByteStream, Node, NodeBody};
 
 const CREATE: &str = "create the sandbox";
@@ -36,7 +36,7 @@ const KEPT_BYTES: u64 = 1024 * 1024;
 pub struct FakeNode {
     name: Arc<str>,
     clock: Arc<dyn Clock>,
-    machine: Arc<Mutex<Machine>>,
+    state: Arc<Mutex<FakeNodeState>>,
     news: Arc<Notify>,
     infos: Arc<AtomicU64>,
 }
@@ -50,99 +50,99 @@ impl std::fmt::Debug for FakeNode {
 impl FakeNode {
     /// A node of this name; `seed` decides its chaos.
     #[must_use]
-    pub fn new(name: &str, clock: Arc<dyn Clock>, build: NodeBuild, seed: u64) -> Self {
-        let machine = Arc::new(Mutex::new(Machine::new(build, seed)));
-        Self { name: name.into(), clock, machine, news: Arc::default(), infos: Arc::default() }
+    pub fn new(name: &str, clock: Arc<dyn Clock>, build: FakeNodeSpec, seed: u64) -> Self {
+        let state = Arc::new(Mutex::new(FakeNodeState::new(build, seed)));
+        Self { name: name.into(), clock, state, news: Arc::default(), infos: Arc::default() }
     }
 
-    fn machine(&self) -> MutexGuard<'_, Machine> {
-        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, FakeNodeState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes it misbehave from now on.
     pub fn set_chaos(&self, chaos: Chaos) {
-        self.machine().chaos = chaos;
+        self.state().chaos = chaos;
     }
 
     /// Makes guests boot like this from now on.
     pub fn set_boot(&self, boot: Option<Duration>) {
-        self.machine().build.boot = boot;
+        self.state().build.boot = boot;
     }
 
     /// Makes the daemon go away, or come back. Its guests live on.
     pub fn set_down(&self, down: bool) {
-        self.machine().down = down;
+        self.state().down = down;
         self.news.notify_waiters();
     }
 
     /// Makes it leave the question how it is without an answer, or not any more. It does
     /// all else that it is asked for.
     pub fn set_mute(&self, mute: bool) {
-        self.machine().mute = mute;
+        self.state().mute = mute;
     }
 
     /// Decides which images it holds.
     pub fn set_images(&self, images: BTreeMap<String, ImageDigest>) {
-        self.machine().images = images;
+        self.state().images = images;
     }
 
     /// Makes it refuse every creation with this code, or none.
     pub fn set_refusal(&self, code: Option<Code>) {
-        self.machine().refuse = code;
+        self.state().refuse = code;
     }
 
     /// Decides what becomes of the next creation.
     pub fn set_next_creation(&self, outcome: CallOutcome) {
-        self.machine().next_creation = Some(outcome);
+        self.state().next_creation = Some(outcome);
     }
 
     /// What really runs here.
     #[must_use]
     pub fn running(&self) -> Vec<RunId> {
-        self.machine().sandboxes.keys().copied().collect()
+        self.state().sandboxes.keys().copied().collect()
     }
 
     /// Whose disks it keeps.
     #[must_use]
     pub fn kept(&self) -> Vec<PodId> {
-        self.machine().kept.keys().copied().collect()
+        self.state().kept.keys().copied().collect()
     }
 
     /// It lacks something that a guest needs; with `None`, what it lacked is there.
     pub fn lack(&self, id: RunId, lacks: Option<NodeShortage>) {
-        let mut machine = self.machine();
+        let mut state = self.state();
         let since = self.clock.now();
-        if machine.sandboxes.get(&id).is_some_and(|sandbox| sandbox.phase == Phase::Ready) {
-            machine.mark(id, MarkKind::Unready, since);
+        if state.sandboxes.get(&id).is_some_and(|sandbox| sandbox.phase == Phase::Ready) {
+            state.mark(id, MarkKind::Unready, since);
         }
-        if let Some(sandbox) = machine.sandboxes.get_mut(&id) {
+        if let Some(sandbox) = state.sandboxes.get_mut(&id) {
             sandbox.phase = lacks.map_or(Phase::Booting, |lacks| Phase::Waiting { lacks, since });
         }
-        drop(machine);
+        drop(state);
         self.news.notify_waiters();
     }
 
     /// It cannot read a sandbox's record, or can again.
     pub fn quarantine(&self, id: RunId, held: bool) {
-        let mut held_by = self.machine();
-        let machine = &mut *held_by;
+        let mut held_by = self.state();
+        let state = &mut *held_by;
         if held {
-            machine.quarantined.extend(machine.sandboxes.remove(&id).map(|sandbox| (id, sandbox)));
+            state.quarantined.extend(state.sandboxes.remove(&id).map(|sandbox| (id, sandbox)));
         } else {
-            machine.sandboxes.extend(machine.quarantined.remove(&id).map(|sandbox| (id, sandbox)));
+            state.sandboxes.extend(state.quarantined.remove(&id).map(|sandbox| (id, sandbox)));
         }
     }
 
     /// How many sandboxes it ever made.
     #[must_use]
     pub fn created(&self) -> u64 {
-        self.machine().created
+        self.state().created
     }
 
     /// Every mark it ever made, also of journals it has lost.
     #[must_use]
     pub fn history(&self) -> Vec<AgentMark> {
-        self.machine().history.clone()
+        self.state().history.clone()
     }
 
     /// How often it was asked how it is.
@@ -153,65 +153,64 @@ impl FakeNode {
 
     /// A guest dies, and boots again.
     pub fn crash(&self, id: RunId) {
-        let mut machine = self.machine();
+        let mut state = self.state();
         let now = self.clock.now();
-        let Some(sandbox) = machine.sandboxes.get_mut(&id) else { return };
+        let Some(sandbox) = state.sandboxes.get_mut(&id) else { return };
         let was_ready = sandbox.phase == Phase::Ready;
         sandbox.phase = Phase::Backoff { at: now };
         sandbox.restarts += 1;
         if was_ready {
-            machine.mark(id, MarkKind::Unready, now);
+            state.mark(id, MarkKind::Unready, now);
         }
-        drop(machine);
+        drop(state);
         self.boot(id);
         self.news.notify_waiters();
     }
 
     /// A guest that boots is ready.
     pub fn make_ready(&self, id: RunId) {
-        self.machine().ready(id, self.clock.now());
+        self.state().ready(id, self.clock.now());
         self.news.notify_waiters();
     }
 
     /// A guest fails for good.
     pub fn fail(&self, id: RunId, reason: FailReason) {
-        let mut machine = self.machine();
+        let mut state = self.state();
         let now = self.clock.now();
-        let Some(sandbox) = machine.sandboxes.get_mut(&id) else { return };
+        let Some(sandbox) = state.sandboxes.get_mut(&id) else { return };
         let was_ready = sandbox.phase == Phase::Ready;
         sandbox.phase = Phase::Failed { reason };
         if was_ready {
-            machine.mark(id, MarkKind::Unready, now);
+            state.mark(id, MarkKind::Unready, now);
         }
-        drop(machine);
+        drop(state);
         self.news.notify_waiters();
     }
 
     /// The machine is made anew: nothing runs, and its journal is another.
     pub fn lose_disk(&self) {
-        let mut machine = self.machine();
-        machine.sandboxes.clear();
-        machine.marks.clear();
-        machine.last_seq = 0;
-        machine.journal.push_str("-again");
-        drop(machine);
+        let mut state = self.state();
+        state.sandboxes.clear();
+        state.marks.clear();
+        state.last_seq = 0;
+        state.journal.push_str("-again");
+        drop(state);
         self.news.notify_waiters();
     }
 
     /// Lets a guest boot: marks it, and makes it ready when its time has come.
     fn boot(&self, id: RunId) {
-        let mut machine = self.machine();
+        let mut state = self.state();
         let now = self.clock.now();
-        machine.mark(id, MarkKind::Booting, now);
-        match machine.build.boot {
+        state.mark(id, MarkKind::Booting, now);
+        match state.build.boot {
             None => {}
-            Some(Duration::ZERO) => machine.ready(id, now),
+            Some(Duration::ZERO) => state.ready(id, now),
             Some(boot) => {
-                let (machine, news, clock) =
-                    (Arc::clone(&self.machine), Arc::clone(&self.news), Arc::clone(&self.clock));
+                let (state, news, clock) = (Arc::clone(&self.state), Arc::clone(&self.news), Arc::clone(&self.clock));
                 tokio::spawn(async move {
                     tokio::time::sleep(boot).await;
-                    machine.lock().unwrap_or_else(PoisonError::into_inner).ready(id, clock.now());
+                    state.lock().unwrap_or_else(PoisonError::into_inner).ready(id, clock.now());
                     news.notify_waiters();
                 });
             }
@@ -225,7 +224,7 @@ impl FakeNode {
         operation: &'static str,
         work: impl Fn(&Self) -> T + Clone + Send + 'static,
     ) -> Result<T, NodeError> {
-        let slow = self.machine().chaos.slow;
+        let slow = self.state().chaos.slow;
         if !slow.is_zero() {
             tokio::time::sleep(slow).await;
         }
@@ -259,23 +258,23 @@ impl FakeNode {
 
     fn create_now(&self, id: RunId, spec: &SandboxSpec) -> Result<Sandbox, NodeError> {
         {
-            let mut machine = self.machine();
-            if let Some(code) = machine.refuse {
+            let mut state = self.state();
+            if let Some(code) = state.refuse {
                 return Err(NodeError::Refused(Box::new(Fault::new(code, "the test said so"))));
             }
-            if let Some(held) = machine.sandboxes.get(&id) {
+            if let Some(held) = state.sandboxes.get(&id) {
                 return Ok(held.clone());
             }
-            if spec.data == DataDisk::Kept && !machine.kept.contains_key(&spec.pod) {
+            if spec.data == DataDisk::Kept && !state.kept.contains_key(&spec.pod) {
                 return Err(NodeError::Refused(Box::new(Fault::new(Code::NoData, "nothing is kept of this POD"))));
             }
-            let (cores, memory) = machine.free();
+            let (cores, memory) = state.free();
             if spec.cores > cores || spec.memory_mib > memory {
                 return Err(NodeError::Refused(Box::new(Fault::new(Code::NoCapacity, "the node is full"))));
             }
-            machine.created += 1;
-            machine.kept.remove(&spec.pod);
-            machine.sandboxes.insert(id, sandbox(id, spec, self.clock.now()));
+            state.created += 1;
+            state.kept.remove(&spec.pod);
+            state.sandboxes.insert(id, sandbox(id, spec, self.clock.now()));
         }
         self.boot(id);
         self.news.notify_waiters();
@@ -283,45 +282,45 @@ impl FakeNode {
     }
 
     fn delete_now(&self, id: RunId, pod: PodId, data: DataPolicy) -> DeleteResponse {
-        let mut machine = self.machine();
-        let held = machine.sandboxes.contains_key(&id);
+        let mut state = self.state();
+        let held = state.sandboxes.contains_key(&id);
         match data {
             DataPolicy::Keep if held => {
                 let until = self.clock.now().plus(RETENTION_MS);
-                machine.kept.insert(pod, until);
+                state.kept.insert(pod, until);
             }
             DataPolicy::Keep => {}
             DataPolicy::Erase => {
-                machine.kept.remove(&pod);
+                state.kept.remove(&pod);
             }
         }
-        let kept = machine.kept.get(&pod).map(|until| KeptData { until: Some(*until), bytes: KEPT_BYTES });
-        if let Some(sandbox) = machine.sandboxes.remove(&id) {
+        let kept = state.kept.get(&pod).map(|until| KeptData { until: Some(*until), bytes: KEPT_BYTES });
+        if let Some(sandbox) = state.sandboxes.remove(&id) {
             let now = self.clock.now();
             if sandbox.phase == Phase::Ready {
-                machine.mark(id, MarkKind::Unready, now);
+                state.mark(id, MarkKind::Unready, now);
             }
-            machine.mark(id, MarkKind::Gone, now);
+            state.mark(id, MarkKind::Gone, now);
         }
-        drop(machine);
+        drop(state);
         self.news.notify_waiters();
         DeleteResponse { id, kept }
     }
 
     /// Waits until `done` finds something, or for `wait`, or for the node to go
     /// away.
-    async fn until<T>(&self, wait: Duration, done: impl Fn(&Machine) -> Option<T>) -> Option<T> {
+    async fn until<T>(&self, wait: Duration, done: impl Fn(&FakeNodeState) -> Option<T>) -> Option<T> {
         let end = Instant::now() + wait;
         loop {
             let heard = self.news.notified();
             tokio::pin!(heard);
             heard.as_mut().enable();
             {
-                let machine = self.machine();
-                if machine.down {
+                let state = self.state();
+                if state.down {
                     return None;
                 }
-                if let Some(found) = done(&machine) {
+                if let Some(found) = done(&state) {
                     return Some(found);
                 }
             }
@@ -348,10 +347,10 @@ impl Node for FakeNode {
 
     async fn info(&self) -> Result<NodeInfo, NodeError> {
         self.infos.fetch_add(1, Ordering::SeqCst);
-        if self.machine().mute {
+        if self.state().mute {
             std::future::pending::<()>().await;
         }
-        self.ask("describe the node", |node| node.machine().info(&node.name)).await
+        self.ask("describe the node", |node| node.state().info(&node.name)).await
     }
 
     async fn create(&self, id: RunId, spec: &SandboxSpec, _traceparent: Option<&str>) -> Result<Sandbox, NodeError> {
@@ -360,11 +359,11 @@ impl Node for FakeNode {
     }
 
     async fn get(&self, id: RunId) -> Result<Option<Sandbox>, NodeError> {
-        self.ask("read the sandbox", move |node| node.machine().sandboxes.get(&id).cloned()).await
+        self.ask("read the sandbox", move |node| node.state().sandboxes.get(&id).cloned()).await
     }
 
     async fn wait_ready(&self, id: RunId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
-        self.until(timeout, |machine| match machine.sandboxes.get(&id).map(|sandbox| sandbox.phase) {
+        self.until(timeout, |state| match state.sandboxes.get(&id).map(|sandbox| sandbox.phase) {
             Some(Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. }) => None,
             Some(Phase::Ready | Phase::Failed { .. } | Phase::Stopping) | None => Some(()),
         })
@@ -384,33 +383,33 @@ impl Node for FakeNode {
 
     async fn erase(&self, pod: PodId) -> Result<(), NodeError> {
         self.ask("erase a POD's data", move |node| {
-            node.machine().kept.remove(&pod);
+            node.state().kept.remove(&pod);
         })
         .await
     }
 
     async fn list(&self) -> Result<Sandboxes, NodeError> {
         self.ask("list the sandboxes", |node| {
-            let machine = node.machine();
-            let quarantined = machine.quarantined.keys();
+            let state = node.state();
+            let quarantined = state.quarantined.keys();
             let quarantined = quarantined.map(|id| Quarantined { id: *id, runs: true, cause: "the test".to_owned() });
-            Sandboxes { sandboxes: machine.sandboxes.values().cloned().collect(), quarantined: quarantined.collect() }
+            Sandboxes { sandboxes: state.sandboxes.values().cloned().collect(), quarantined: quarantined.collect() }
         })
         .await
     }
 
     async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError> {
-        let news = |machine: &Machine| machine.marks.last().is_some_and(|mark| mark.mark.seq > after).then_some(());
+        let news = |state: &FakeNodeState| state.marks.last().is_some_and(|mark| mark.mark.seq > after).then_some(());
         self.until(wait, news).await;
         self.ask("read the metering marks", move |node| {
-            let mut machine = node.machine();
+            let mut state = node.state();
             // What is kept elsewhere is forgotten here.
-            if after <= machine.last_seq {
-                machine.marks.retain(|mark| mark.mark.seq > after);
+            if after <= state.last_seq {
+                state.marks.retain(|mark| mark.mark.seq > after);
             }
-            let page = machine.build.page;
-            let marks = machine.marks.iter().filter(|mark| mark.mark.seq > after).take(page).copied().collect();
-            MarksPage { journal: machine.journal.clone(), marks }
+            let page = state.build.page;
+            let marks = state.marks.iter().filter(|mark| mark.mark.seq > after).take(page).copied().collect();
+            MarksPage { journal: state.journal.clone(), marks }
         })
         .await
     }

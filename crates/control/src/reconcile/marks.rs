@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::Backoff;
 
 use crate::context::Context;
-use crate::reconcile::journal::MarksError;
+use crate::reconcile::collector::MarksError;
 
 /// When a journal that could not be read is asked for again.
 const RETRY: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(5) };
@@ -16,11 +16,11 @@ const IDLE_PAUSE: Duration = Duration::from_millis(200);
 impl Context {
     /// Carries one node's marks for ever; whatever they tell is worth a look.
     pub(crate) async fn carry_marks(&self, at: usize) {
-        let Some(journal) = self.journals.get(at) else { return };
+        let Some(collector) = self.collectors.get(at) else { return };
         let wait = Duration::from_millis(self.config.marks_wait_ms);
         let mut pauses = RETRY.pauses();
         loop {
-            match journal.pull(wait).await {
+            match collector.pull(wait).await {
                 Ok(pulled) => {
                     pauses.succeeded();
                     if pulled.counted.new > 0 {
@@ -30,10 +30,10 @@ impl Context {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(node = journal.name(), %error, "marks are not counted for now");
+                    tracing::warn!(node = collector.name(), %error, "marks are not counted for now");
                     // This question is held for long: it ends as soon as the daemon does.
                     if matches!(error, MarksError::Node(_)) {
-                        self.fleet.silent(journal.name());
+                        self.fleet.silent(collector.name());
                     }
                     tokio::time::sleep(pauses.failed()).await;
                 }

@@ -1,7 +1,7 @@
 //! Bringing what runs, and what is written down, together: loops that take no input.
 
 mod balance;
-pub(crate) mod journal;
+pub(crate) mod collector;
 mod marks;
 pub(crate) mod plan;
 mod prune;

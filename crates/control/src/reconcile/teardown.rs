@@ -133,8 +133,8 @@ impl Context {
     /// Brings the marks of the agent's end, so that its bill is exact as soon as
     /// it has ended. Should they not come, they are counted when they do.
     async fn last_marks(&self, node: &str) {
-        let Some(journal) = self.journals.iter().find(|journal| journal.name() == node) else { return };
-        if let Err(error) = journal.drain().await {
+        let Some(collector) = self.collectors.iter().find(|collector| collector.name() == node) else { return };
+        if let Err(error) = collector.drain().await {
             tracing::warn!(node, %error, "the last marks of an agent are not counted yet");
         }
     }

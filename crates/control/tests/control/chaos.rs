@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use domain::{FailReason, Meter, State, StopReason};
-use palatine_control::fake::{Chaos, NodeBuild};
+use palatine_control::fake::{Chaos, FakeNodeSpec};
 use proptest::prelude::*;
 
 use crate::cluster::{ClusterSetup, TestCluster, id, reservation};
@@ -123,7 +123,7 @@ proptest! {
         boot_ms in 0_u64..2_000, slow_ms in 0_u64..100,
     ) {
         let boot = Some(Duration::from_millis(boot_ms));
-        let setup = ClusterSetup { builds: vec![NodeBuild { boot, page: 3, ..NodeBuild::default() }], ..ClusterSetup::default() };
+        let setup = ClusterSetup { builds: vec![FakeNodeSpec { boot, page: 3, ..FakeNodeSpec::default() }], ..ClusterSetup::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let cluster = setup.start();

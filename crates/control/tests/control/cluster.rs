@@ -38,18 +38,18 @@ pub(crate) struct TestCluster {
 pub(crate) struct ClusterSetup {
     pub(crate) dir: TempDir,
     pub(crate) config: Config,
-    pub(crate) builds: Vec<NodeBuild>,
+    pub(crate) builds: Vec<FakeNodeSpec>,
 }
 
 impl Default for ClusterSetup {
     fn default() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), config: Config::default(), builds: vec![NodeBuild::default()] }
+        Self { dir: tempfile::tempdir().unwrap(), config: Config::default(), builds: vec![FakeNodeSpec::default()] }
     }
 }
 
 impl ClusterSetup {
     pub(crate) fn booting_for(boot: Option<Duration>) -> Self {
-        Self { builds: vec![NodeBuild { boot, ..NodeBuild::default() }], ..Self::default() }
+        Self { builds: vec![FakeNodeSpec { boot, ..FakeNodeSpec::default() }], ..Self::default() }
     }
 
     pub(crate) fn store(&self) -> Store {

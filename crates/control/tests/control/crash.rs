@@ -26,7 +26,7 @@ struct RestartableGateway {
 }
 
 impl RestartableGateway {
-    fn new(build: NodeBuild) -> Self {
+    fn new(build: FakeNodeSpec) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(WallClock(std::time::Instant::now()));
         let node = FakeNode::new("node-1", Arc::clone(&clock), build, 1);
         // Its patience is on the wall clock here.
@@ -46,7 +46,7 @@ impl RestartableGateway {
 
 #[test]
 fn dying_between_reservation_and_creation_frees_the_wallet() {
-    let restartable = RestartableGateway::new(NodeBuild::default());
+    let restartable = RestartableGateway::new(FakeNodeSpec::default());
     restartable.gateway(async |cluster| cluster.reserve(1).await);
     restartable.gateway(async |cluster| {
         cluster.until("the wallet is free", async |cluster| cluster.is_free(1).await).await;
@@ -58,7 +58,7 @@ fn dying_between_reservation_and_creation_frees_the_wallet() {
 
 #[test]
 fn dying_after_placement_and_before_creation_frees_the_wallet() {
-    let restartable = RestartableGateway::new(NodeBuild::default());
+    let restartable = RestartableGateway::new(FakeNodeSpec::default());
     restartable.gateway(async |cluster| {
         cluster.reserve(1).await;
         cluster.store.place(id(1), "node-1", cluster.now()).await.unwrap();
@@ -71,7 +71,7 @@ fn dying_after_placement_and_before_creation_frees_the_wallet() {
 
 #[test]
 fn dying_between_creation_and_readiness_gives_a_ready_agent_under_its_id() {
-    let restartable = RestartableGateway::new(NodeBuild { boot: None, ..NodeBuild::default() });
+    let restartable = RestartableGateway::new(FakeNodeSpec { boot: None, ..FakeNodeSpec::default() });
     restartable.gateway(async |cluster| {
         cluster.order(1).await;
         cluster.until("it boots", async |cluster| cluster.state(1).await == State::Booting).await;
@@ -87,7 +87,8 @@ fn dying_between_creation_and_readiness_gives_a_ready_agent_under_its_id() {
 #[test]
 fn dying_at_any_step_of_a_spawn_leaves_a_ready_agent_or_a_free_wallet_and_no_orphan() {
     for steps in 0..20 {
-        let restartable = RestartableGateway::new(NodeBuild { boot: Some(Duration::ZERO), ..NodeBuild::default() });
+        let restartable =
+            RestartableGateway::new(FakeNodeSpec { boot: Some(Duration::ZERO), ..FakeNodeSpec::default() });
         restartable.gateway(async |cluster| {
             cluster.order(1).await;
             // The writer's thread is on real time: so is this death.
@@ -111,7 +112,7 @@ fn dying_at_any_step_of_a_spawn_leaves_a_ready_agent_or_a_free_wallet_and_no_orp
 
 #[test]
 fn dying_during_a_stop_finishes_it() {
-    let restartable = RestartableGateway::new(NodeBuild::default());
+    let restartable = RestartableGateway::new(FakeNodeSpec::default());
     restartable.gateway(async |cluster| {
         cluster.spawned(1).await;
         let stop = domain::Event::Stop(domain::StopReason::Requested);
@@ -125,7 +126,7 @@ fn dying_during_a_stop_finishes_it() {
 
 #[test]
 fn usage_is_exact_over_deaths() {
-    let restartable = RestartableGateway::new(NodeBuild { page: 2, ..NodeBuild::default() });
+    let restartable = RestartableGateway::new(FakeNodeSpec { page: 2, ..FakeNodeSpec::default() });
     for n in 1..=4 {
         restartable.gateway(async |cluster| {
             cluster.spawned(n).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::{EndReason, FailReason, NodeShortage, State, StopReason};
-use palatine_control::fake::{Chaos, NodeBuild};
+use palatine_control::fake::{Chaos, FakeNodeSpec};
 use palatine_control::{Node, SpawnError, StopError};
 use store::{RunPod, RunRecord, RunReservation};
 
@@ -144,7 +144,7 @@ async fn start(cluster: &TestCluster, n: u64, of: u64) -> Result<RunRecord, Spaw
 
 #[tokio::test]
 async fn a_pod_is_started_again_where_its_data_is_and_nowhere_else() {
-    let setup = ClusterSetup { builds: vec![NodeBuild::default(); 2], ..ClusterSetup::default() };
+    let setup = ClusterSetup { builds: vec![FakeNodeSpec::default(); 2], ..ClusterSetup::default() };
     let cluster = setup.start();
     let first = cluster.spawned(1).await;
     let home = first.node.clone().unwrap();

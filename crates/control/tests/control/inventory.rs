@@ -9,8 +9,8 @@ use palatine_control::{Config, Node, SpawnError};
 use crate::cluster::{ClusterSetup, TestCluster, id};
 
 /// Room for one agent.
-fn small() -> NodeBuild {
-    NodeBuild { memory_mib: 3_000, cores: 8, ..NodeBuild::default() }
+fn small() -> FakeNodeSpec {
+    FakeNodeSpec { memory_mib: 3_000, cores: 8, ..FakeNodeSpec::default() }
 }
 
 /// A node that is asked so seldom that only a spawn asks it in the time of a test.
@@ -74,7 +74,7 @@ async fn a_node_that_came_back_is_seen() {
 #[tokio::test]
 async fn a_refusal_for_want_of_room_moves_on_and_the_refusing_node_is_asked_again() {
     let setup =
-        ClusterSetup { config: seldom(), builds: vec![small(), NodeBuild::default()], ..ClusterSetup::default() };
+        ClusterSetup { config: seldom(), builds: vec![small(), FakeNodeSpec::default()], ..ClusterSetup::default() };
     let cluster = setup.start();
     cluster
         .until("the nodes have said how they are", async |cluster| {

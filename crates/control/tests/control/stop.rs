@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use domain::{EndReason, State, StopReason};
-use palatine_control::fake::{CallOutcome, Chaos, NodeBuild};
+use palatine_control::fake::{CallOutcome, Chaos, FakeNodeSpec};
 use palatine_control::{SpawnError, StopError};
 use store::StoreError;
 
@@ -102,7 +102,7 @@ async fn a_stop_that_overtakes_a_creation_waits_for_it() {
 #[tokio::test]
 async fn a_node_that_hangs_holds_up_neither_the_callers_nor_other_nodes() {
     let setup = ClusterSetup {
-        builds: vec![NodeBuild { cores: 2, ..NodeBuild::default() }, NodeBuild::default()],
+        builds: vec![FakeNodeSpec { cores: 2, ..FakeNodeSpec::default() }, FakeNodeSpec::default()],
         ..ClusterSetup::default()
     };
     let cluster = setup.start();

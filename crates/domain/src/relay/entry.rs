@@ -188,7 +188,7 @@ pub struct CollectedFee {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayOutcome {
     /// In a word.
-    pub status: RelayStatus,
+    pub status: FinalStatus,
     /// The transaction, if one was mined.
     pub tx: Option<B256>,
     /// Its block.
@@ -204,7 +204,7 @@ pub struct RelayOutcome {
 /// The ends that a call can come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum RelayStatus {
+pub enum FinalStatus {
     /// It did what was asked.
     Executed,
     /// The called contract refused; a forwarder's nonce is spent.
@@ -215,7 +215,7 @@ pub enum RelayStatus {
     Superseded,
 }
 
-impl RelayStatus {
+impl FinalStatus {
     /// Whether the request can have no effect any more, ever: its nonce is spent.
     #[must_use]
     pub const fn is_final(self) -> bool {
@@ -247,7 +247,7 @@ mod tests {
         let RelayState::Done { fee: Some(CollectedFee { amount: Usdc(1), .. }), outcome } = &done.state else {
             panic!("{done:?}")
         };
-        assert_eq!((outcome.status, outcome.gas_price), (RelayStatus::Superseded, Some(5_000_000_000_000)));
+        assert_eq!((outcome.status, outcome.gas_price), (FinalStatus::Superseded, Some(5_000_000_000_000)));
         assert!(done.after.is_some() && !done.is_replaceable() && done.key() != done.id);
     }
 

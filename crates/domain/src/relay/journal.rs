@@ -9,7 +9,7 @@ use crate::B256;
 /// Why the journal gave no answer. For the log, not for clients.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the relayer's journal: {0}")]
-pub struct JournalError(pub String);
+pub struct RelayJournalError(pub String);
 
 /// A daily count that must not be passed. Days are UTC's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct RelayCounts {
 /// The journal of one chain's relayer. Each method is one durable transaction: when it
 /// returns, a crash does not undo it.
 #[async_trait]
-pub trait Journal: Send + Sync {
+pub trait RelayJournal: Send + Sync {
     /// Takes new entries on, all or none, and counts them.
     ///
     /// Looks in this order, at each for all entries:
@@ -69,23 +69,23 @@ pub trait Journal: Send + Sync {
     ///
     /// Then the entries are written, in place of those that they replace, and the
     /// quotas counted.
-    async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, JournalError>;
+    async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, RelayJournalError>;
 
     /// Counts, all or none, what is done without an entry; answers whose quota would
     /// be passed, if one's would. What was counted under `once` on these days already
     /// is not counted again, whatever the quotas say.
-    async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, JournalError>;
+    async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, RelayJournalError>;
 
     /// The entry of this id.
-    async fn find(&self, id: B256) -> Result<Option<RelayEntry>, JournalError>;
+    async fn find(&self, id: B256) -> Result<Option<RelayEntry>, RelayJournalError>;
 
     /// Steps an entry on, if [`RelayState::may_become`] allows it; otherwise changes
     /// nothing. Answers with the entry as it stands then.
-    async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, JournalError>;
+    async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, RelayJournalError>;
 
     /// Open entries, oldest first, at most this many.
-    async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, JournalError>;
+    async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, RelayJournalError>;
 
     /// How many there are.
-    async fn counts(&self) -> Result<RelayCounts, JournalError>;
+    async fn counts(&self) -> Result<RelayCounts, RelayJournalError>;
 }

@@ -3,12 +3,12 @@
 //! | file | holds |
 //! |---|---|
 //! | `entry` | [`RelayEntry`]: one call, its fee, its state, its outcome |
-//! | `journal` | [`Journal`], who keeps entries; quotas |
+//! | `journal` | [`RelayJournal`], who keeps entries; quotas |
 
 mod entry;
 mod journal;
 
 pub use entry::{
-    CollectedFee, FeePayment, ForwarderNonce, RelayEntry, RelayOutcome, RelayState, RelayStatus, RelayTransaction,
+    CollectedFee, FeePayment, FinalStatus, ForwarderNonce, RelayEntry, RelayOutcome, RelayState, RelayTransaction,
 };
-pub use journal::{DailyQuota, Journal, JournalError, RelayAdmission, RelayCounts};
+pub use journal::{DailyQuota, RelayAdmission, RelayCounts, RelayJournal, RelayJournalError};

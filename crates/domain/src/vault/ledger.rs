@@ -66,7 +66,7 @@ impl Vault {
 /// [`VaultEvent::task`], and the credit of [`VaultEvent::account`] (zero if there
 /// is none).
 #[derive(Clone, Copy, Debug)]
-pub struct LedgerInput<'a> {
+pub struct LedgerRows<'a> {
     /// The vault, unless this is its creation.
     pub vault: Option<&'a Vault>,
     /// The event's task, if it was created before.
@@ -92,7 +92,7 @@ pub struct LedgerUpdate {
 ///
 /// # Errors
 /// [`InvalidEvent`] when the event cannot follow.
-pub fn post(found: LedgerInput<'_>, event: &VaultEvent) -> Result<LedgerUpdate, InvalidEvent> {
+pub fn post(found: LedgerRows<'_>, event: &VaultEvent) -> Result<LedgerUpdate, InvalidEvent> {
     if let VaultEvent::VaultCreated { owner, agent_wallet, pod_id } = event {
         let vault = Vault::created(pod_id.clone(), *owner, *agent_wallet);
         return if found.vault.is_some() { Err(InvalidEvent::VaultTwice) } else { Ok(only(vault)) };
@@ -108,7 +108,7 @@ const fn only(vault: Vault) -> LedgerUpdate {
     LedgerUpdate { vault, task: None, credit: None, operator: None }
 }
 
-fn post_task(mut vault: Vault, found: LedgerInput<'_>, event: &VaultEvent) -> Result<LedgerUpdate, InvalidEvent> {
+fn post_task(mut vault: Vault, found: LedgerRows<'_>, event: &VaultEvent) -> Result<LedgerUpdate, InvalidEvent> {
     let before = found.task.map_or(Usdc::ZERO, Task::locked);
     let task = match (found.task, event) {
         (None, VaultEvent::TaskCreated { amount, creator, .. }) => Task::announced(*amount, *creator),
@@ -223,7 +223,7 @@ impl VaultLedger {
         let account = event.account();
         let credit = account.map_or(Usdc::ZERO, |account| self.credit(&account));
         let found =
-            LedgerInput { vault: self.vault.as_ref(), task: task.as_ref().and_then(|id| self.tasks.get(id)), credit };
+            LedgerRows { vault: self.vault.as_ref(), task: task.as_ref().and_then(|id| self.tasks.get(id)), credit };
         let posting = post(found, event)?;
         self.vault = Some(posting.vault);
         self.tasks.extend(task.zip(posting.task));

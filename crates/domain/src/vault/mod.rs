@@ -26,6 +26,6 @@ mod tests;
 pub use event::{LoggedEvent, TaskId, TaskIdError, TaskTerms, VaultEvent, VaultSettings};
 pub use index::{BatchRefusal, EventBatch, Ledger, LedgerError};
 pub use invalid::InvalidEvent;
-pub use ledger::{LedgerInput, LedgerUpdate, Vault, VaultLedger, post};
+pub use ledger::{LedgerRows, LedgerUpdate, Vault, VaultLedger, post};
 pub use state::TaskStateName;
 pub use task::{Task, TaskState};

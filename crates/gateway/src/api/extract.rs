@@ -12,16 +12,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wire::fault::{Code, Fault};
 
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 
 /// The longest text of a caller's that is repeated to it.
 const MAX_QUOTED: usize = 128;
 
 /// A JSON answer.
-pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Result<Response<Body>, Refusal> {
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Result<Response<Body>, ApiError> {
     let body = serde_json::to_vec(body).map_err(|error| {
         tracing::error!(%error, "an answer cannot be written as JSON");
-        Refusal::new(Code::Internal, "something failed on our side; the operator's log says what")
+        ApiError::new(Code::Internal, "something failed on our side; the operator's log says what")
     })?;
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
@@ -37,9 +37,9 @@ pub(crate) fn text(kind: &'static str, text: String) -> Response<Body> {
 }
 
 /// A query string of this shape.
-pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
+pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
     let Query(query) = Query::try_from_uri(uri)
-        .map_err(|_| Refusal::invalid("the query string is not one of this path; see /openapi.json"))?;
+        .map_err(|_| ApiError::invalid("the query string is not one of this path; see /openapi.json"))?;
     Ok(query)
 }
 
@@ -47,15 +47,15 @@ pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refusal> {
 pub(crate) struct PodPath(pub(crate) PodId);
 
 impl<S: Send + Sync> FromRequestParts<S> for PodPath {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, ApiError> {
         #[derive(serde::Deserialize)]
         struct Segment {
             id: PodId,
         }
         let found: Result<Path<Segment>, PathRejection> = Path::from_request_parts(head, state).await;
-        found.map(|Path(Segment { id })| Self(id)).map_err(|_| Refusal::not_found())
+        found.map(|Path(Segment { id })| Self(id)).map_err(|_| ApiError::not_found())
     }
 }
 
@@ -63,16 +63,16 @@ impl<S: Send + Sync> FromRequestParts<S> for PodPath {
 pub(crate) struct PathParams<T>(pub(crate) T);
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathParams<T> {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let found: Result<Path<T>, PathRejection> = Path::from_request_parts(head, state).await;
         found.map(|Path(segments)| Self(segments)).map_err(|error| unread(&error))
     }
 }
 
 /// What is wrong with a path, and in which part where that is known.
-fn unread(error: &PathRejection) -> Refusal {
+fn unread(error: &PathRejection) -> ApiError {
     let fault = Fault::new(Code::InvalidRequest, "a part of the path is not text");
     match error {
         PathRejection::FailedToDeserializePathParams(error) => match error.kind() {
@@ -87,22 +87,22 @@ fn unread(error: &PathRejection) -> Refusal {
 pub(crate) struct WalletPath(pub(crate) Wallet);
 
 impl<S: Send + Sync> FromRequestParts<S> for WalletPath {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, Refusal> {
+    async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let found: Result<Path<Wallet>, PathRejection> = Path::from_request_parts(head, state).await;
-        found.map(|Path(wallet)| Self(wallet)).map_err(|_| Refusal::invalid("a wallet is the base58 of 32 bytes"))
+        found.map(|Path(wallet)| Self(wallet)).map_err(|_| ApiError::invalid("a wallet is the base58 of 32 bytes"))
     }
 }
 
 /// A body of this shape.
-pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+pub(crate) fn parse_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| misread(&error))
 }
 
 /// What is wrong with a body. serde's own words may quote a value, and a value
 /// may be a secret: only those that name a field are passed on.
-fn misread(error: &serde_json::Error) -> Refusal {
+fn misread(error: &serde_json::Error) -> ApiError {
     let said = error.to_string();
     let field = said.split('`').nth(1).map(shortened).unwrap_or_default();
     // What is expected there are names of ours.

@@ -17,8 +17,8 @@ use crate::api::money::{facilitator, links, prices, relay, vaults};
 use crate::edge::cors;
 use crate::edge::limits::client_key;
 use crate::edge::source::RequestSource;
+use crate::error::ApiError;
 use crate::ingress::process;
-use crate::refusal::Refusal;
 use crate::state::Gateway;
 
 /// Routes for machines that must always be answered: no limit counts them.
@@ -115,7 +115,7 @@ async fn admit(
     };
     let mut response = match limit.map_or(Ok(()), |limit| limit.check(client_key(source.address))) {
         Ok(()) => next.run(request).await,
-        Err(exceeded) => Refusal::from(exceeded).into_response(),
+        Err(exceeded) => ApiError::from(exceeded).into_response(),
     };
     if let Some(route) = route {
         response.extensions_mut().insert(route);
@@ -123,10 +123,10 @@ async fn admit(
     response
 }
 
-async fn unknown() -> Refusal {
-    Refusal::new(Code::NotFound, "there is nothing at this path; see /openapi.json")
+async fn unknown() -> ApiError {
+    ApiError::new(Code::NotFound, "there is nothing at this path; see /openapi.json")
 }
 
-async fn wrong_method() -> Refusal {
-    Refusal::new(Code::MethodNotAllowed, "this path does not take this method; see /openapi.json")
+async fn wrong_method() -> ApiError {
+    ApiError::new(Code::MethodNotAllowed, "this path does not take this method; see /openapi.json")
 }

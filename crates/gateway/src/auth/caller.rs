@@ -18,7 +18,7 @@ use wire::v1::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::edge::body::read_at_most;
 use crate::edge::cors;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// A verified signature that is **not spent yet**: a handler that takes this spends
@@ -68,44 +68,44 @@ impl AcceptedText {
 }
 
 impl FromRequest<Arc<Gateway>> for UnspentSignature {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         verify_counted(gateway, request, AcceptedText::EitherText).await
     }
 }
 
 impl FromRequest<Arc<Gateway>> for Holder {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         spend(gateway, verify_counted(gateway, request, AcceptedText::BoundText).await?).await
     }
 }
 
 impl FromRequest<Arc<Gateway>> for ReadOnlyHolder {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         spend_essential(gateway, verify_counted(gateway, request, AcceptedText::EitherText).await?).await.map(Self)
     }
 }
 
 impl FromRequest<Arc<Gateway>> for StoppingHolder {
-    type Rejection = Refusal;
+    type Rejection = ApiError;
 
-    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, Refusal> {
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
         spend_essential(gateway, verify(gateway, request, AcceptedText::EitherText).await?).await.map(Self)
     }
 }
 
-async fn spend(gateway: &Gateway, verified: UnspentSignature) -> Result<Holder, Refusal> {
+async fn spend(gateway: &Gateway, verified: UnspentSignature) -> Result<Holder, ApiError> {
     let UnspentSignature { wallet, replay_key, bound, body, now } = verified;
     gateway.spend(replay_key).await?;
     Ok(Holder { wallet, bound, body, now })
 }
 
-async fn spend_essential(gateway: &Gateway, verified: UnspentSignature) -> Result<Holder, Refusal> {
+async fn spend_essential(gateway: &Gateway, verified: UnspentSignature) -> Result<Holder, ApiError> {
     let UnspentSignature { wallet, replay_key, bound, body, now } = verified;
     gateway.spend_essential(replay_key, bound).await?;
     Ok(Holder { wallet, bound, body, now })
@@ -116,13 +116,13 @@ async fn verify_counted(
     gateway: &Gateway,
     request: Request<Body>,
     opens: AcceptedText,
-) -> Result<UnspentSignature, Refusal> {
+) -> Result<UnspentSignature, ApiError> {
     let verified = verify(gateway, request, opens).await?;
     gateway.rates.wallets.check(verified.wallet)?;
     Ok(verified)
 }
 
-async fn verify(gateway: &Gateway, request: Request<Body>, opens: AcceptedText) -> Result<UnspentSignature, Refusal> {
+async fn verify(gateway: &Gateway, request: Request<Body>, opens: AcceptedText) -> Result<UnspentSignature, ApiError> {
     cors::need_json(&request)?;
     let (head, body) = request.into_parts();
     // The headers first: a request that they refuse does not have its body read.
@@ -133,7 +133,7 @@ async fn verify(gateway: &Gateway, request: Request<Body>, opens: AcceptedText) 
 
 /// The signer of a request whose body goes on, in Connect's envelopes: what is signed
 /// of the body is its first envelope alone. The body comes back whole.
-pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Result<(Wallet, Body), Refusal> {
+pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Result<(Wallet, Body), ApiError> {
     cors::need_json(&request)?;
     let (head, body) = request.into_parts();
     let claim =
@@ -141,7 +141,7 @@ pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Resu
     let mut rest = body.into_data_stream();
     let within = Duration::from_millis(gateway.limits.body_ms);
     let begun = tokio::time::timeout(within, first_envelope(&mut rest)).await;
-    let (first, more) = begun.map_err(|_| Refusal::invalid("the body did not begin in time"))??;
+    let (first, more) = begun.map_err(|_| ApiError::invalid("the body did not begin in time"))??;
     let verified = verify_over(gateway, &claim, &head, first.clone())?;
     gateway.rates.wallets.check(verified.wallet)?;
     let holder = spend(gateway, verified).await?;
@@ -150,16 +150,16 @@ pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Resu
 }
 
 /// The bytes of a body's first envelope, and what came with them.
-async fn first_envelope(body: &mut BodyDataStream) -> Result<(Bytes, Bytes), Refusal> {
+async fn first_envelope(body: &mut BodyDataStream) -> Result<(Bytes, Bytes), ApiError> {
     let mut all = BytesMut::new();
     loop {
-        let length = Envelope::length(&all).map_err(|error| Refusal::invalid(error.to_string()))?;
+        let length = Envelope::length(&all).map_err(|error| ApiError::invalid(error.to_string()))?;
         if let Some(length) = length.filter(|length| all.len() >= *length) {
             let more = all.split_off(length);
             return Ok((all.freeze(), more.freeze()));
         }
         let bytes = body.next().await.transpose().ok().flatten();
-        all.extend_from_slice(&bytes.ok_or_else(|| Refusal::invalid("the body ended before its first message"))?);
+        all.extend_from_slice(&bytes.ok_or_else(|| ApiError::invalid("the body ended before its first message"))?);
     }
 }
 
@@ -168,7 +168,7 @@ fn verify_over(
     claim: &UnverifiedSignature<'_>,
     head: &Parts,
     body: Bytes,
-) -> Result<UnspentSignature, Refusal> {
+) -> Result<UnspentSignature, ApiError> {
     let now = gateway.now();
     let signed = claim.verify(&bound(head, &body), now)?;
     tracing::debug!(form = signed.form.as_str(), bound = signed.bound, "a signature was verified");
@@ -202,7 +202,7 @@ pub(crate) fn presented(headers: &HeaderMap) -> SignatureHeaders<'_> {
 }
 
 /// Reads a body, within the bounds of the API.
-async fn read(gateway: &Gateway, body: Body) -> Result<Bytes, Refusal> {
+async fn read(gateway: &Gateway, body: Body) -> Result<Bytes, ApiError> {
     let most = usize::try_from(gateway.limits.body_bytes).unwrap_or(usize::MAX);
     read_at_most(body, most, gateway.limits.body_ms).await
 }

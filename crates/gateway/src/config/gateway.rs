@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::config::error::ConfigError;
 use crate::config::limits::Limits;
-use crate::config::tls::Tls;
+use crate::config::tls::TlsConfig;
 use crate::edge::hosts::{Host, Origin, is_loopback};
 use crate::ingress::urls::{AgentHostPattern, AgentPathPattern};
 
@@ -111,7 +111,7 @@ impl Config {
     ///
     /// # Errors
     /// Names the first key that breaks a rule.
-    pub fn check(&self, tls: &Tls, limits: &Limits) -> Result<(), ConfigError> {
+    pub fn check(&self, tls: &TlsConfig, limits: &Limits) -> Result<(), ConfigError> {
         if self.listen.is_empty() && tls.listen.is_empty() {
             return Err(ConfigError::NoListener);
         }
@@ -150,7 +150,7 @@ impl Config {
     }
 
     /// Where agents are paths.
-    pub(crate) fn path_addresses(&self, tls: &Tls) -> Vec<SocketAddr> {
+    pub(crate) fn path_addresses(&self, tls: &TlsConfig) -> Vec<SocketAddr> {
         let loopback = self.listen.iter().all(|address| address.ip().is_loopback());
         let local = loopback && tls.listen.is_empty() && !self.is_public();
         let behind = |first: &SocketAddr| {
@@ -171,25 +171,29 @@ mod tests {
 
     #[test]
     fn the_defaults_pass_their_own_rules() {
-        assert_eq!(Config::default().check(&Tls::default(), &Limits::default()), Ok(()));
+        assert_eq!(Config::default().check(&TlsConfig::default(), &Limits::default()), Ok(()));
     }
 
     #[test]
     fn a_section_that_cannot_work_is_refused_by_its_key() {
-        let check = |config: Config, tls: Tls, limits: Limits| config.check(&tls, &limits).unwrap_err().to_string();
+        let check =
+            |config: Config, tls: TlsConfig, limits: Limits| config.check(&tls, &limits).unwrap_err().to_string();
         let silent = Config { listen: vec![], ..Config::default() };
-        assert!(check(silent, Tls::default(), Limits::default()).starts_with("gateway.listen"));
+        assert!(check(silent, TlsConfig::default(), Limits::default()).starts_with("gateway.listen"));
         for url in ["", "http://{id}", "ftp://{id}.a", "http://x{id}.a", "http://{id}.a/b", "http://{id}."] {
             let config = Config { agent_url: Some(url.to_owned()), ..Config::default() };
-            assert!(check(config, Tls::default(), Limits::default()).starts_with("gateway.agent_url"), "{url}");
+            assert!(check(config, TlsConfig::default(), Limits::default()).starts_with("gateway.agent_url"), "{url}");
         }
-        let half = Tls { cert_file: Some("a".into()), ..Tls::default() };
+        let half = TlsConfig { cert_file: Some("a".into()), ..TlsConfig::default() };
         assert!(check(Config::default(), half, Limits::default()).starts_with("tls:"));
         let shut = Limits { connections: 0, ..Limits::default() };
-        assert_eq!(check(Config::default(), Tls::default(), shut), "[limits] connections must be at least 1, not 0");
+        assert_eq!(
+            check(Config::default(), TlsConfig::default(), shut),
+            "[limits] connections must be at least 1, not 0"
+        );
         let full = Limits { payer_percent: 91, ..Limits::default() };
         assert_eq!(
-            check(Config::default(), Tls::default(), full),
+            check(Config::default(), TlsConfig::default(), full),
             "[limits] payer_percent must be from 0 to 90, not 91"
         );
         let both = Limits { owner_percent: 70, payer_percent: 40, ..Limits::default() };
@@ -208,7 +212,7 @@ mod tests {
         ];
         for config in local {
             assert!(
-                !config.metrics_readers().is_empty() && !config.path_addresses(&Tls::default()).is_empty(),
+                !config.metrics_readers().is_empty() && !config.path_addresses(&TlsConfig::default()).is_empty(),
                 "{config:?}"
             );
         }
@@ -221,7 +225,7 @@ mod tests {
         ];
         for config in public {
             assert!(
-                config.metrics_readers().is_empty() && config.path_addresses(&Tls::default()).is_empty(),
+                config.metrics_readers().is_empty() && config.path_addresses(&TlsConfig::default()).is_empty(),
                 "{config:?}"
             );
         }

@@ -8,4 +8,4 @@ pub(crate) mod tls;
 pub use error::ConfigError;
 pub use gateway::Config;
 pub use limits::Limits;
-pub use tls::Tls;
+pub use tls::TlsConfig;

@@ -10,7 +10,7 @@ use crate::config::error::ConfigError;
 /// `[tls]`: certificates of one's own.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Tls {
+pub struct TlsConfig {
     /// Addresses for HTTPS. Default none.
     pub listen: Vec<SocketAddr>,
     /// The certificate chain, PEM. Must cover the gateway's own name and
@@ -23,13 +23,13 @@ pub struct Tls {
     pub reload_ms: u64,
 }
 
-impl Default for Tls {
+impl Default for TlsConfig {
     fn default() -> Self {
         Self { listen: Vec::new(), cert_file: None, key_file: None, reload_ms: 60_000 }
     }
 }
 
-impl Tls {
+impl TlsConfig {
     /// The files, where TLS is configured.
     #[must_use]
     pub fn files(&self) -> Option<(&PathBuf, &PathBuf)> {

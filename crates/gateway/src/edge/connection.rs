@@ -22,7 +22,7 @@ use crate::edge::dispatch::handle;
 use crate::edge::eviction::{ActiveRequest, ConnectionActivity, ConnectionsByIdleTime};
 use crate::edge::guarded::GuardedBody;
 use crate::edge::linger::{LingerFlag, LingeringStream};
-use crate::edge::source::Peer;
+use crate::edge::source::ConnectionInfo;
 use crate::state::Gateway;
 
 /// How many times the headers' limit hyper reads before it answers by itself: so far,
@@ -59,14 +59,14 @@ impl Server {
     /// Serves a connection to its end. One that does not send a whole request
     /// in time is dropped, whatever protocol it pretends to begin; an idle one is shut
     /// down gracefully, and dropped if it does not end.
-    pub(crate) async fn run<I>(self, io: I, peer: Peer)
+    pub(crate) async fn run<I>(self, io: I, info: ConnectionInfo)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Self { gateway, router, http, idle, killed } = self;
         let (io, linger) = LingeringStream::new(io);
         let (activity, seen) = (idle.register(), AtomicBool::new(false));
-        let context = ConnectionContext { gateway, router, peer, activity, seen, linger, killed };
+        let context = ConnectionContext { gateway, router, info, activity, seen, linger, killed };
         let context = Arc::new(context);
         let shared = Arc::clone(&context);
         let service = service_fn(move |request| answer(Arc::clone(&shared), request));
@@ -106,7 +106,7 @@ enum Shutdown {
 struct ConnectionContext {
     gateway: Arc<Gateway>,
     router: Router,
-    peer: Peer,
+    info: ConnectionInfo,
     activity: Arc<ConnectionActivity>,
     /// Whether a whole request has come.
     seen: AtomicBool,
@@ -157,7 +157,7 @@ async fn answer(context: Arc<ConnectionContext>, mut request: Request<Incoming>)
     context.linger.set(!request.body().is_end_stream());
     let active = Arc::new(context.activity.start_request());
     request.extensions_mut().insert(Arc::clone(&active));
-    let answer = handle(Arc::clone(&context.gateway), context.router.clone(), context.peer, request).await;
+    let answer = handle(Arc::clone(&context.gateway), context.router.clone(), context.info, request).await;
     if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
         context.linger.set(false);
     }

@@ -17,18 +17,18 @@ use wire::v1::public::{IDEMPOTENCY_KEY, X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_
 
 use crate::edge::hosts::Origin;
 use crate::edge::trace::X_TRACE_ID;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 
 /// How long a browser may remember what it was granted.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// Refuses a body that does not say that it is JSON. Everything that reads a body of
 /// the API's asks this first.
-pub(crate) fn need_json(request: &Request<Body>) -> Result<(), Refusal> {
+pub(crate) fn need_json(request: &Request<Body>) -> Result<(), ApiError> {
     if request.body().is_end_stream() || is_json(request.headers()) {
         return Ok(());
     }
-    Err(Refusal::new(Code::UnsupportedMediaType, "send the body with Content-Type: application/json"))
+    Err(ApiError::new(Code::UnsupportedMediaType, "send the body with Content-Type: application/json"))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -18,28 +18,28 @@ use tracing::{Instrument, Span};
 use wire::fault::Code;
 
 use crate::edge::headers;
-use crate::edge::source::{Peer, RequestSource};
-use crate::edge::trace::{Trace, X_TRACE_ID};
+use crate::edge::source::{ConnectionInfo, RequestSource};
+use crate::edge::trace::{TraceContext, X_TRACE_ID};
+use crate::error::ApiError;
 use crate::ingress::proxy;
 use crate::ingress::target::{ListenerKind, Target};
-use crate::refusal::Refusal;
 use crate::state::Gateway;
 
 /// Answers one request.
 pub(crate) async fn handle(
     gateway: Arc<Gateway>,
     router: Router,
-    peer: Peer,
+    connection: ConnectionInfo,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let began = Instant::now();
-    let source = source_of(&gateway, peer, &request);
+    let source = source_of(&gateway, connection, &request);
     let trace_id = source.trace.id();
     let span = tracing::info_span!("request", %trace_id, method = %request.method(), agent = Empty);
     if let Some(follow) = gateway.parts.follow {
         follow(&span, &source.trace.traceparent());
     }
-    let answering = dispatch(gateway, router, source, peer.listener, request);
+    let answering = dispatch(gateway, router, source, connection.listener, request);
     let (label, mut response) = answering.instrument(span.clone()).await;
     if let Ok(value) = HeaderValue::from_str(&trace_id) {
         response.headers_mut().insert(X_TRACE_ID, value);
@@ -48,13 +48,13 @@ pub(crate) async fn handle(
     response
 }
 
-fn source_of(gateway: &Gateway, peer: Peer, request: &Request<Incoming>) -> RequestSource {
-    let trusted = gateway.config.trusted_proxies.contains(&peer.address.to_canonical());
+fn source_of(gateway: &Gateway, connection: ConnectionInfo, request: &Request<Incoming>) -> RequestSource {
+    let trusted = gateway.config.trusted_proxies.contains(&connection.address.to_canonical());
     RequestSource {
-        address: headers::client_address(peer.address, trusted, request.headers()),
+        address: headers::client_address(connection.address, trusted, request.headers()),
         trusted,
-        tls: peer.tls,
-        trace: Trace::of(request.headers(), rand::random()),
+        tls: connection.tls,
+        trace: TraceContext::of(request.headers(), rand::random()),
     }
 }
 
@@ -93,21 +93,21 @@ async fn dispatch(
 }
 
 /// Checks what holds for every request, and finds its host.
-fn check(gateway: &Gateway, request: &Request<Incoming>) -> Result<Option<String>, Refusal> {
+fn check(gateway: &Gateway, request: &Request<Incoming>) -> Result<Option<String>, ApiError> {
     let most = usize::try_from(gateway.limits.header_bytes).unwrap_or(usize::MAX);
     if headers::size(request.headers()) > most {
-        return Err(Refusal::new(Code::HeadersTooLarge, format!("the headers are larger than {most} bytes")));
+        return Err(ApiError::new(Code::HeadersTooLarge, format!("the headers are larger than {most} bytes")));
     }
     let mut hosts = request.headers().get_all(HOST).iter();
-    let host = hosts.next().map(|host| host.to_str().map_err(|_| Refusal::invalid("Host is not text"))).transpose()?;
+    let host = hosts.next().map(|host| host.to_str().map_err(|_| ApiError::invalid("Host is not text"))).transpose()?;
     if hosts.next().is_some() {
-        return Err(Refusal::invalid("there is more than one Host header"));
+        return Err(ApiError::invalid("there is more than one Host header"));
     }
     let authority = request.uri().authority().map(Authority::as_str);
     if let (Some(host), Some(authority)) = (host, authority)
         && !host.eq_ignore_ascii_case(authority)
     {
-        return Err(Refusal::invalid("the request's target and its Host header name two hosts"));
+        return Err(ApiError::invalid("the request's target and its Host header name two hosts"));
     }
     Ok(authority.or(host).map(str::to_owned))
 }

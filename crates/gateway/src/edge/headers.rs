@@ -7,7 +7,7 @@ use http::header::{AUTHORIZATION, EXPECT, HeaderMap, HeaderName, HeaderValue};
 use wire::fault::{Code, Fault};
 use wire::v1::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -145,7 +145,7 @@ pub(crate) fn client_address(peer: IpAddr, trusted: bool, headers: &HeaderMap) -
 
 /// Refuses a request with two credentials: the agent might read the one that the
 /// gateway did not.
-pub(crate) fn one_credential(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(crate) fn one_credential(headers: &HeaderMap) -> Result<(), ApiError> {
     if headers.get_all(AUTHORIZATION).iter().nth(1).is_none() {
         return Ok(());
     }

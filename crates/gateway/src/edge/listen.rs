@@ -15,10 +15,10 @@ use crate::edge::connection::Server;
 use crate::edge::eviction::ConnectionsByIdleTime;
 use crate::edge::limits::{client_block, client_key};
 use crate::edge::semaphore::{KeyedPermit, KeyedSemaphore};
-use crate::edge::source::Peer;
+use crate::edge::source::ConnectionInfo;
 use crate::ingress::target::ListenerKind;
 use crate::ingress::urls::{AgentHostPattern, AgentPathPattern};
-use crate::{Config, ConfigError, Limits, Tls};
+use crate::{Config, ConfigError, Limits, TlsConfig};
 
 /// The pause after the system refuses to accept (out of descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
@@ -66,7 +66,7 @@ impl Listeners {
     ///
     /// # Errors
     /// Names the first address that cannot be had.
-    pub async fn bind(config: &Config, tls: &Tls) -> Result<Self, ListenError> {
+    pub async fn bind(config: &Config, tls: &TlsConfig) -> Result<Self, ListenError> {
         Ok(Self {
             plain: bind_all(&config.listen).await?,
             tls: bind_all(&tls.listen).await?,
@@ -208,9 +208,9 @@ impl Acceptor {
         }
         // Beyond the bound, the next clients wait in the system's own queue.
         let permit = self.limiter.acquire(&self.server.idle).await?;
-        let peer = Peer { address: address.ip(), listener: kind, tls: self.tls.is_some() };
+        let info = ConnectionInfo { address: address.ip(), listener: kind, tls: self.tls.is_some() };
         let permits = (permit, own);
-        gateway.tasks.spawn(connect(self.server.clone(), stream, peer, self.tls.clone(), permits));
+        gateway.tasks.spawn(connect(self.server.clone(), stream, info, self.tls.clone(), permits));
         Some(())
     }
 }
@@ -218,7 +218,7 @@ impl Acceptor {
 async fn connect(
     server: Server,
     stream: TcpStream,
-    peer: Peer,
+    info: ConnectionInfo,
     acceptor: Option<TlsAcceptor>,
     permits: (OwnedSemaphorePermit, Option<AddressPermits>),
 ) {
@@ -226,13 +226,13 @@ async fn connect(
     let _ = stream.set_nodelay(true);
     let _ = keep_alive(&stream);
     match acceptor {
-        None => server.run(stream, peer).await,
+        None => server.run(stream, info).await,
         Some(acceptor) => {
             let within = Duration::from_millis(server.gateway.limits.header_ms);
             let handshake = tokio::time::timeout(within, acceptor.accept(stream));
             tokio::select! {
                 accepted = handshake => match accepted {
-                    Ok(Ok(stream)) => server.run(stream, peer).await,
+                    Ok(Ok(stream)) => server.run(stream, info).await,
                     Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                     Err(_) => {}
                 },

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::edge::trace::Trace;
+use crate::edge::trace::TraceContext;
 use crate::ingress::target::ListenerKind;
 
 /// Where a request comes from.
@@ -15,12 +15,12 @@ pub(crate) struct RequestSource {
     /// Whether it came over TLS.
     pub(crate) tls: bool,
     /// Its trace.
-    pub(crate) trace: Trace,
+    pub(crate) trace: TraceContext,
 }
 
 /// The connection a request came on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer {
+pub(crate) struct ConnectionInfo {
     pub(crate) address: IpAddr,
     pub(crate) listener: ListenerKind,
     pub(crate) tls: bool,

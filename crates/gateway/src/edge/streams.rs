@@ -14,7 +14,7 @@ use wire::fault::{Code, Fault};
 use crate::Limits;
 use crate::edge::requester::{QuotaKey, Requester};
 use crate::edge::semaphore::{KeyedPermit, KeyedSemaphore};
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 
 /// How many streams one gateway has open at once.
 pub(crate) struct StreamLimiter {
@@ -52,13 +52,13 @@ impl StreamLimiter {
     }
 
     /// A permit for a holder's own stream: logs, events, commands.
-    pub(crate) fn for_wallet(&self, wallet: Wallet) -> Result<StreamPermit, Refusal> {
+    pub(crate) fn for_wallet(&self, wallet: Wallet) -> Result<StreamPermit, ApiError> {
         let own = try_acquire(&self.wallets, wallet, "your wallet")?;
         Ok(StreamPermit::Wallet(try_acquire_one(&self.all)?, own))
     }
 
     /// A permit for an upgraded connection to an agent.
-    pub(crate) fn for_agent(&self, id: PodId, requester: Requester) -> Result<StreamPermit, Refusal> {
+    pub(crate) fn for_agent(&self, id: PodId, requester: Requester) -> Result<StreamPermit, ApiError> {
         let quotas = requester.quotas().map(|key| try_acquire(&self.quotas, key, key.name()));
         let quotas = quotas.collect::<Result<_, _>>()?;
         let (agents, all) = self.groups(requester);
@@ -100,15 +100,15 @@ fn try_acquire<K: Clone + Eq + Hash>(
     limiter: &KeyedSemaphore<K>,
     key: K,
     whose: &str,
-) -> Result<KeyedPermit<K>, Refusal> {
+) -> Result<KeyedPermit<K>, ApiError> {
     limiter.try_acquire(key).ok_or_else(|| too_many(&format!("too many streams of {whose} are open")))
 }
 
-fn try_acquire_one(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Refusal> {
+fn try_acquire_one(semaphore: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
     Arc::clone(semaphore).try_acquire_owned().map_err(|_| too_many("too many streams are open on this gateway"))
 }
 
-fn too_many(said: &str) -> Refusal {
+fn too_many(said: &str) -> ApiError {
     Fault::new(Code::RateLimited, said).retry_after(1).into()
 }
 
@@ -136,7 +136,7 @@ mod tests {
     }
 
     /// Takes until none is left; says how many there were.
-    fn drain(held: &mut Vec<StreamPermit>, take: impl Fn() -> Result<StreamPermit, Refusal>) -> usize {
+    fn drain(held: &mut Vec<StreamPermit>, take: impl Fn() -> Result<StreamPermit, ApiError>) -> usize {
         let before = held.len();
         held.extend(std::iter::from_fn(|| take().ok()));
         held.len() - before
@@ -201,7 +201,7 @@ mod tests {
         streams: &StreamLimiter,
         id: PodId,
         requester: Requester,
-    ) -> impl Fn() -> Result<StreamPermit, Refusal> + use<'_> {
+    ) -> impl Fn() -> Result<StreamPermit, ApiError> + use<'_> {
         move || streams.for_agent(id, requester)
     }
 }

@@ -11,13 +11,13 @@ pub(crate) const X_TRACE_ID: HeaderName = HeaderName::from_static("x-trace-id");
 
 /// Where a request stands in its trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Trace {
+pub(crate) struct TraceContext {
     id: [u8; 16],
     span: [u8; 8],
     flags: u8,
 }
 
-impl Trace {
+impl TraceContext {
     /// The caller's trace, or a new one; in either case with a span of our own,
     /// made of these random bytes.
     pub(crate) fn of(headers: &HeaderMap, random: [u8; 24]) -> Self {
@@ -69,10 +69,10 @@ mod tests {
 
     const GIVEN: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
 
-    fn of(text: &str) -> Trace {
+    fn of(text: &str) -> TraceContext {
         let mut headers = HeaderMap::new();
         headers.insert(TRACEPARENT, text.parse().unwrap());
-        Trace::of(&headers, [9; 24])
+        TraceContext::of(&headers, [9; 24])
     }
 
     #[test]
@@ -88,7 +88,7 @@ mod tests {
         for text in ["", "x", zero, &upper, &GIVEN[..54], "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"] {
             assert_eq!(of(text).id(), "09".repeat(16), "{text}");
         }
-        assert_ne!(Trace::of(&HeaderMap::new(), [0; 24]).id(), "0".repeat(32));
+        assert_ne!(TraceContext::of(&HeaderMap::new(), [0; 24]).id(), "0".repeat(32));
     }
 
     proptest! {
@@ -99,7 +99,7 @@ mod tests {
 
         #[test]
         fn what_we_pass_on_we_accept(random: [u8; 24]) {
-            let trace = Trace::of(&HeaderMap::new(), random);
+            let trace = TraceContext::of(&HeaderMap::new(), random);
             prop_assert_eq!(parse(trace.traceparent().as_bytes()), Some((trace.id, trace.flags)));
         }
     }

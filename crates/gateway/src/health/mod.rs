@@ -1,4 +1,4 @@
 //! Whether what the gateway works with works.
 
-pub(crate) mod parts;
+pub(crate) mod components;
 pub(crate) mod probe;

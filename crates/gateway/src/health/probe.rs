@@ -8,7 +8,7 @@ use http::StatusCode;
 use tokio::time::MissedTickBehavior;
 use wire::v1::public::{Component, ComponentState, ComponentStatus, ReadyResponse};
 
-use crate::health::parts::{NO_BALANCE, NO_DISK, NO_NODE, NOT_WRITTEN, Outage, is_needed};
+use crate::health::components::{NO_BALANCE, NO_DISK, NO_NODE, NOT_WRITTEN, ProbeFailure, is_needed};
 use crate::state::Gateway;
 
 /// Asks the parts until the gateway goes down.
@@ -27,12 +27,12 @@ pub(crate) async fn watch(gateway: Arc<Gateway>) {
 impl Gateway {
     /// Asks each part for what it is for, all at once.
     async fn probe(&self) {
-        let record = |part, outcome| self.parts_health.record(part, outcome, self.now());
+        let record = |part, outcome| self.components_health.record(part, outcome, self.now());
         let node = async {
             let outcome = if !self.parts.control.fleet().answers().await {
-                Err(Outage::new(NO_NODE, "no node answered"))
+                Err(ProbeFailure::new(NO_NODE, "no node answered"))
             } else if !self.parts.control.fleet().has_disk() {
-                Err(Outage::new(NO_DISK, "on all of them the disk is full up to node.disk_free_mib"))
+                Err(ProbeFailure::new(NO_DISK, "on all of them the disk is full up to node.disk_free_mib"))
             } else {
                 Ok(())
             };
@@ -40,13 +40,13 @@ impl Gateway {
         };
         let solana = async {
             let read = self.parts.balances.probe().await;
-            record(Component::Solana, read.map_err(|error| Outage::new(NO_BALANCE, error)));
+            record(Component::Solana, read.map_err(|error| ProbeFailure::new(NO_BALANCE, error)));
         };
         let evm = async {
             if let Some(treasury) = &self.parts.treasury {
                 record(
                     Component::Evm,
-                    treasury.probe().await.map_err(|found| Outage::new(found.summary, found.detail)),
+                    treasury.probe().await.map_err(|found| ProbeFailure::new(found.summary, found.detail)),
                 );
             }
         };
@@ -56,10 +56,14 @@ impl Gateway {
     /// What `/ready` says.
     pub(crate) async fn readiness(&self) -> (StatusCode, ReadyResponse) {
         let stored = self.parts.store.check().await;
-        self.parts_health.record(Component::Store, stored.map_err(|error| Outage::new(NOT_WRITTEN, error)), self.now());
-        let parts = self.parts_health.reports();
+        self.components_health.record(
+            Component::Store,
+            stored.map_err(|error| ProbeFailure::new(NOT_WRITTEN, error)),
+            self.now(),
+        );
+        let parts = self.components_health.reports();
         let failing = |report: &&ComponentStatus| report.state == ComponentState::Failing;
-        let ready = self.parts_health.are_ready() && !self.draining.is_cancelled();
+        let ready = self.components_health.are_ready() && !self.draining.is_cancelled();
         let status = if self.draining.is_cancelled() {
             "shutting down".to_owned()
         } else {

@@ -9,7 +9,7 @@ use wire::fault::{Code, Fault};
 use crate::Limits;
 use crate::edge::requester::{QuotaKey, Requester};
 use crate::edge::semaphore::{KeyedPermit, KeyedSemaphore};
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 
 /// Bytes are counted in units of so many.
 const UNIT: u64 = 1024;
@@ -37,7 +37,7 @@ impl BodyBudget {
     }
 
     /// Takes so many bytes for a body of this payer's.
-    pub(crate) fn try_acquire(&self, payer: Requester, bytes: u64) -> Result<BodyPermit, Refusal> {
+    pub(crate) fn try_acquire(&self, payer: Requester, bytes: u64) -> Result<BodyPermit, ApiError> {
         let units = units(bytes);
         let own = payer.quotas().map(|key| self.quotas.try_acquire_many(key, units).ok_or_else(full));
         let own = own.collect::<Result<_, _>>()?;
@@ -49,7 +49,7 @@ fn units(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
-fn full() -> Refusal {
+fn full() -> ApiError {
     metrics::counter!("palatine_gateway_paid_bodies_refused_total").increment(1);
     let said = "too many bodies of paid requests are under way; nothing was charged by this request";
     Fault::new(Code::PaymentsUnavailable, said).retry_after(SOON_S).into()

@@ -3,7 +3,7 @@
 pub(crate) mod bodies;
 pub(crate) mod paywall;
 pub(crate) mod pool;
-pub(crate) mod price_table;
+pub(crate) mod prices;
 pub(crate) mod pricing;
 pub(crate) mod process;
 pub(crate) mod proxy;

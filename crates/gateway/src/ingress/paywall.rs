@@ -22,9 +22,9 @@ use x402::{
 
 use crate::edge::body::read_at_most;
 use crate::edge::requester::Requester;
+use crate::error::{ApiError, answer};
 use crate::ingress::bodies::BodyPermit;
 use crate::ingress::pricing::{AgentPricing, charge, is_plain};
-use crate::refusal::{Refusal, answer};
 use crate::state::Gateway;
 
 /// Seconds after which a copy of a request that is being paid may ask again.
@@ -68,13 +68,13 @@ pub(crate) struct PaywallTerms {
 
 impl Gateway {
     /// What this request costs its sender.
-    pub(crate) async fn pricing_for(&self, agent: PodId, path: &str) -> Result<AgentPricing, Refusal> {
+    pub(crate) async fn pricing_for(&self, agent: PodId, path: &str) -> Result<AgentPricing, ApiError> {
         if self.parts.payments.is_none() {
             return Ok(AgentPricing::default());
         }
-        let prices = self.price_table.of(agent, self.parts.store.prices_of(agent)).await?;
+        let prices = self.price_cache.of(agent, self.parts.store.prices_of(agent)).await?;
         if !prices.is_empty() && !is_plain(path) {
-            return Err(Refusal::invalid("this agent takes plain paths alone: no empty, dotted or encoded segments"));
+            return Err(ApiError::invalid("this agent takes plain paths alone: no empty, dotted or encoded segments"));
         }
         Ok(AgentPricing { has_prices: prices.values().any(|price| *price > Usdc::ZERO), charge: charge(&prices, path) })
     }
@@ -86,8 +86,8 @@ impl Gateway {
         price: Usdc,
         head: &Parts,
         client: IpAddr,
-    ) -> Result<PaywallTerms, Refusal> {
-        let payments = self.parts.payments.as_ref().ok_or_else(Refusal::no_chain)?;
+    ) -> Result<PaywallTerms, ApiError> {
+        let payments = self.parts.payments.as_ref().ok_or_else(ApiError::no_chain)?;
         let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
         let url = format!("{}{path}", self.agent_url.of(record.pod));
         Ok(PaywallTerms {
@@ -99,7 +99,7 @@ impl Gateway {
     }
 
     /// The whole body of a paid request, with its permit: the payment is bound to it.
-    pub(crate) async fn paid_body(&self, body: Incoming, payer: Requester) -> Result<(Bytes, BodyPermit), Refusal> {
+    pub(crate) async fn paid_body(&self, body: Incoming, payer: Requester) -> Result<(Bytes, BodyPermit), ApiError> {
         let most = self.limits.paid_body_bytes;
         // One that does not say how long it is may be as long as it may be.
         let length = body.size_hint().exact().unwrap_or(u64::from(most)).min(u64::from(most));
@@ -164,7 +164,7 @@ fn with_headers(mut response: Response<Body>, headers: HeaderMap) -> Response<Bo
 /// Ends a paid request. An agent that did not answer, or failed, still owes the answer:
 /// the payment can be used again. Every other answer is the one that was bought. The
 /// receipt goes with all of them.
-pub(crate) async fn finish(permit: AnswerPermit, answered: Result<Response<Body>, Refusal>) -> Response<Body> {
+pub(crate) async fn finish(permit: AnswerPermit, answered: Result<Response<Body>, ApiError>) -> Response<Body> {
     let receipt = permit.headers();
     let is_answer = answered.as_ref().is_ok_and(|response| !response.status().is_server_error());
     let recorded = if is_answer {
@@ -179,7 +179,7 @@ pub(crate) async fn finish(permit: AnswerPermit, answered: Result<Response<Body>
     with_headers(response, receipt)
 }
 
-async fn record_answer(permit: AnswerPermit) -> Result<(), Refusal> {
+async fn record_answer(permit: AnswerPermit) -> Result<(), ApiError> {
     permit.answer().await.map(drop).map_err(|error| {
         tracing::warn!(%error, "the answer to a paid request cannot be recorded and is withheld");
         let said = "the payment cannot be recorded just now; send the same request again";

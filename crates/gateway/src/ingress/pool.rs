@@ -25,8 +25,8 @@ use wire::fault::Code;
 use crate::Limits;
 use crate::edge::idle::IdleTimer;
 use crate::edge::requester::Requester;
+use crate::error::ApiError;
 use crate::ingress::queue::{AgentConnectionPermit, Queue, busy};
-use crate::refusal::Refusal;
 
 /// Connections to one agent that are being opened at the same time: many servers
 /// let few wait to be accepted, and forget the rest.
@@ -52,7 +52,7 @@ impl Pools {
     }
 
     /// Waits for a permit for one request to this agent.
-    pub(crate) async fn lease(&self, record: &RunRecord, requester: Requester) -> Result<AgentRequestPermit, Refusal> {
+    pub(crate) async fn lease(&self, record: &RunRecord, requester: Requester) -> Result<AgentRequestPermit, ApiError> {
         let pool = self.pool(record)?;
         let until = Instant::now() + Duration::from_millis(self.limits.agent_wait_ms);
         let permit = pool.queue.acquire(requester, until).await?;
@@ -61,7 +61,7 @@ impl Pools {
 
     /// The port that the agent serves. Its node is asked once: the port is its image's,
     /// and however often the agent is started again, at one generation it has one image.
-    pub(crate) async fn port(&self, record: &RunRecord) -> Result<u16, Refusal> {
+    pub(crate) async fn port(&self, record: &RunRecord) -> Result<u16, ApiError> {
         let key = (record.id, record.generation);
         if let Some(port) = self.ports.get(&key).await {
             return Ok(port);
@@ -72,7 +72,7 @@ impl Pools {
         Ok(port)
     }
 
-    fn pool(&self, record: &RunRecord) -> Result<Arc<Pool>, Refusal> {
+    fn pool(&self, record: &RunRecord) -> Result<Arc<Pool>, ApiError> {
         let node = self.control.node_of(record)?;
         let fresh = || Arc::new(Pool::new(node, record.id, &self.limits));
         Ok(Arc::clone(self.agents().entry((record.id, record.generation)).or_insert_with(fresh)))
@@ -215,7 +215,7 @@ impl Pool {
     }
 
     /// Opens a connection.
-    async fn open(&self) -> Result<Connection, Refusal> {
+    async fn open(&self) -> Result<Connection, ApiError> {
         self.make_room();
         let opening = async {
             let io = self.node.tunnel(self.id).await.map_err(not_opened)?;
@@ -239,7 +239,7 @@ impl Pool {
 }
 
 /// The agent was ready before: if its node says that it is not, its guest has died.
-fn not_opened(error: NodeError) -> Refusal {
+fn not_opened(error: NodeError) -> ApiError {
     match error {
         NodeError::Refused(fault) if fault.code == Code::AgentNotReady => unreachable(fault),
         error => error.into(),
@@ -247,12 +247,12 @@ fn not_opened(error: NodeError) -> Refusal {
 }
 
 /// The agent does not answer.
-pub(crate) fn unreachable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Refusal {
-    Refusal::Unreachable(error.into())
+pub(crate) fn unreachable(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ApiError {
+    ApiError::Unreachable(error.into())
 }
 
 /// A request broke off: its client sent no whole body, or the agent does not answer.
-impl From<hyper::Error> for Refusal {
+impl From<hyper::Error> for ApiError {
     fn from(error: hyper::Error) -> Self {
         if error.is_user() { Self::invalid("the body ended before it was whole") } else { unreachable(error) }
     }
@@ -283,7 +283,7 @@ impl AgentRequestPermit {
     /// Sends the request, and waits for the head of the answer. Where the agent has closed
     /// an idle connection the request is sent once more over a new one, if the first
     /// attempt cannot have had an effect.
-    pub(crate) async fn send(self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+    pub(crate) async fn send(self, request: Request<Body>) -> Result<Response<Body>, ApiError> {
         let timer = IdleTimer::new();
         let again = repeatable(&request);
         let has_body = has_body(&request);
@@ -305,7 +305,7 @@ impl AgentRequestPermit {
     }
 
     /// A connection, and whether it was used before.
-    async fn connection(&self) -> Result<(Connection, bool), Refusal> {
+    async fn connection(&self) -> Result<(Connection, bool), ApiError> {
         loop {
             let returned = self.pool.returned.notified();
             if let Some(idle) = self.pool.take(self.requester) {
@@ -333,7 +333,7 @@ impl AgentRequestPermit {
     }
 
     /// One more connection, for a second try.
-    async fn another(&self) -> Result<Connection, Refusal> {
+    async fn another(&self) -> Result<Connection, ApiError> {
         let opening = timeout(self.pool.connect, self.pool.opening.acquire()).await;
         let _opening = opening.map_err(|_| busy())?;
         self.pool.open().await
@@ -343,7 +343,7 @@ impl AgentRequestPermit {
         &self,
         connection: &mut Connection,
         request: Request<Body>,
-    ) -> Result<Result<Response<Incoming>, SendError>, Refusal> {
+    ) -> Result<Result<Response<Incoming>, SendError>, ApiError> {
         let asked = timeout(self.pool.answer, connection.sender.try_send_request(request)).await;
         Ok(asked.map_err(unreachable)?.map_err(|mut error| {
             let unsent = error.take_message();

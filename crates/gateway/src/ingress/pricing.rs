@@ -6,7 +6,7 @@
 
 use domain::Usdc;
 
-use crate::ingress::price_table::Prices;
+use crate::ingress::prices::Prices;
 
 /// Prices of one agent at most.
 pub(crate) const MAX_PRICES: usize = 64;

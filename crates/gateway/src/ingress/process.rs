@@ -21,7 +21,7 @@ use crate::auth::caller::{self, Holder};
 use crate::edge::idle::IdleTimer;
 use crate::edge::source::RequestSource;
 use crate::edge::streams::until_drained;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 use axum::Extension;
 use client::strip_hop_by_hop;
@@ -32,7 +32,7 @@ const CALLS: [&str; 8] = ["Start", "Connect", "List", "SendInput", STREAM_INPUT,
 const STREAM_INPUT: &str = "StreamInput";
 
 #[derive(Deserialize)]
-pub(crate) struct Segment {
+pub(crate) struct MethodPath {
     method: String,
 }
 
@@ -62,11 +62,11 @@ pub(crate) async fn forward(
     State(gateway): State<Arc<Gateway>>,
     Extension(source): Extension<RequestSource>,
     PodPath(id): PodPath,
-    Path(Segment { method }): Path<Segment>,
+    Path(MethodPath { method }): Path<MethodPath>,
     request: Request<Body>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     if !CALLS.contains(&method.as_str()) {
-        return Err(Refusal::not_found());
+        return Err(ApiError::not_found());
     }
     let mut headers = request.headers().clone();
     let (wallet, body) = if method == STREAM_INPUT {

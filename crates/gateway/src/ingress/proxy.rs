@@ -30,14 +30,14 @@ use crate::edge::limits::client_key;
 use crate::edge::requester::Requester;
 use crate::edge::source::RequestSource;
 use crate::edge::streams::StreamPermit;
+use crate::error::ApiError;
 use crate::ingress::paywall::{PaywallTerms, finish};
 use crate::ingress::pool::{AgentRequestPermit, unreachable};
 use crate::ingress::pricing::{AgentPricing, Charge};
 use crate::ingress::request::{is_preflight, rewrite};
 use crate::ingress::response::confine;
 use crate::ingress::target::{AddressedBy, AgentTarget};
-use crate::ingress::upgrade::{self, Socket};
-use crate::refusal::Refusal;
+use crate::ingress::upgrade::{self, WebSocketHandshake};
 use crate::state::Gateway;
 
 /// Passes a request on to its agent, and the answer back.
@@ -47,20 +47,20 @@ pub(crate) async fn forward(
     named: &AgentTarget,
     host: &str,
     mut request: Request<Incoming>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     gateway.rates.ingress.check(client_key(source.address))?;
     headers::one_credential(request.headers())?;
     let id = named.id;
-    let socket = Socket::wanted(&mut request);
+    let handshake = WebSocketHandshake::wanted(&mut request);
     let last_run = gateway.parts.store.last_run(id).await?;
     let held = last_run.as_ref().is_some_and(|run| {
-        presented(request.headers(), socket).any(|token| gateway.parts.tokens.verify(run.id, token))
+        presented(request.headers(), handshake).any(|token| gateway.parts.tokens.verify(run.id, token))
     });
     let pricing = if held { AgentPricing::default() } else { gateway.pricing_for(id, request.uri().path()).await? };
     // A price opens what is private to whoever pays it.
     let record = reachable(last_run, held || pricing.charge.is_some_and(|charge| charge.opens))?;
     gateway.check_port(&record, named.port).await?;
-    let client = socket.map(|socket| UpgradeRequest::of(socket, &mut request));
+    let client = handshake.map(|handshake| UpgradeRequest::of(handshake, &mut request));
     let visitor = Requester::Visitor { address: client_key(source.address), beside_payers: pricing.has_prices };
     let requester = if held { Requester::Holder } else { visitor };
     let charge = pricing.charge.filter(|_| !is_preflight(&request));
@@ -72,16 +72,16 @@ pub(crate) async fn forward(
     let context = ResponseContext {
         addressed_by: named.addressed_by.clone(),
         host: host.to_owned(),
-        subprotocol: token.filter(|_| socket.is_some()),
+        subprotocol: token.filter(|_| handshake.is_some()),
     };
     let Some(Charge { price, .. }) = charge else {
-        let request = rewrite(outgoing, source, &forwarded, socket)?.map(|()| Body::new(body));
+        let request = rewrite(outgoing, source, &forwarded, handshake)?.map(|()| Body::new(body));
         let permits = gateway.permits(&record, requester, client).await?;
         return gateway.answered(permits, context, request).await;
     };
     let paywall = gateway.paywall(&record, price, &head, source.address).await?;
     headers::strip_payment(&mut outgoing.headers);
-    let request = rewrite(outgoing, source, &forwarded, socket)?;
+    let request = rewrite(outgoing, source, &forwarded, handshake)?;
     gateway.serve_paid(PaidRequest { paywall, record, client, context, head, body, request }).await
 }
 
@@ -95,16 +95,16 @@ struct AgentPermits {
 /// A client's request for a WebSocket.
 struct UpgradeRequest {
     /// How it is asked for.
-    socket: Socket,
+    handshake: WebSocketHandshake,
     upgrade: OnUpgrade,
     /// Its connection is not idle while the WebSocket is open.
     active: Option<Arc<ActiveRequest>>,
 }
 
 impl UpgradeRequest {
-    fn of(socket: Socket, request: &mut Request<Incoming>) -> Self {
+    fn of(handshake: WebSocketHandshake, request: &mut Request<Incoming>) -> Self {
         let active = request.extensions().get().cloned();
-        Self { socket, upgrade: hyper::upgrade::on(request), active }
+        Self { handshake, upgrade: hyper::upgrade::on(request), active }
     }
 }
 
@@ -129,21 +129,21 @@ struct PaidRequest {
     request: Request<()>,
 }
 
-type Answered = Result<Response<Body>, Refusal>;
+type Answered = Result<Response<Body>, ApiError>;
 
 /// Every text that may be the agent's token.
-fn presented(headers: &HeaderMap, socket: Option<Socket>) -> impl Iterator<Item = &str> {
-    let subprotocol = socket.and_then(|_| upgrade::token(headers));
+fn presented(headers: &HeaderMap, handshake: Option<WebSocketHandshake>) -> impl Iterator<Item = &str> {
+    let subprotocol = handshake.and_then(|_| upgrade::token(headers));
     headers::bearer(headers).into_iter().chain(subprotocol)
 }
 
 /// The agent, if the caller may talk to it and it can answer.
-fn reachable(last_run: Option<RunRecord>, open: bool) -> Result<RunRecord, Refusal> {
+fn reachable(last_run: Option<RunRecord>, open: bool) -> Result<RunRecord, ApiError> {
     let Some(record) = last_run.filter(|record| open || record.public) else {
         if open {
-            return Err(Refusal::not_found());
+            return Err(ApiError::not_found());
         }
-        return Err(Refusal::new(Code::InvalidToken, "send this agent's token as Authorization: Bearer"));
+        return Err(ApiError::new(Code::InvalidToken, "send this agent's token as Authorization: Bearer"));
     };
     match record.state {
         State::Ready => Ok(record),
@@ -153,14 +153,14 @@ fn reachable(last_run: Option<RunRecord>, open: bool) -> Result<RunRecord, Refus
             Err(Fault::new(Code::AgentNotReady, "the agent is starting; try again").retry_after(1).into())
         }
         State::Stopping(_) | State::Stopped(_) | State::Failed(_) => {
-            Err(Refusal::new(Code::NotFound, "the agent does not run; its holder can start it again"))
+            Err(ApiError::new(Code::NotFound, "the agent does not run; its holder can start it again"))
         }
     }
 }
 
 impl Gateway {
     /// Refuses a port other than the agent's: no other port of a guest can be reached.
-    async fn check_port(&self, record: &RunRecord, asked: Option<u16>) -> Result<(), Refusal> {
+    async fn check_port(&self, record: &RunRecord, asked: Option<u16>) -> Result<(), ApiError> {
         let Some(asked) = asked else { return Ok(()) };
         let port = self.pools.port(record).await?;
         if asked == port {
@@ -177,7 +177,7 @@ impl Gateway {
         record: &RunRecord,
         requester: Requester,
         client: Option<UpgradeRequest>,
-    ) -> Result<AgentPermits, Refusal> {
+    ) -> Result<AgentPermits, ApiError> {
         let stream = match client {
             Some(client) => Some((client, self.streams.for_agent(record.pod, requester)?)),
             None => None,
@@ -195,7 +195,7 @@ impl Gateway {
     /// Serves a paid request in a task of its own, which a client that hangs up does not
     /// end: once its payment is being taken it has bought this answer, and the agent is
     /// not asked again for it.
-    async fn serve_paid(self: &Arc<Self>, paid: PaidRequest) -> Result<Response<Body>, Refusal> {
+    async fn serve_paid(self: &Arc<Self>, paid: PaidRequest) -> Result<Response<Body>, ApiError> {
         let (mut client, answer) = oneshot::channel();
         let gateway = Arc::clone(self);
         let serving = async move {
@@ -204,7 +204,7 @@ impl Gateway {
             let _ = client.send(answered);
         };
         tokio::spawn(serving.in_current_span());
-        answer.await.unwrap_or_else(|_| Err(Refusal::new(Code::Internal, "the request broke off; send it again")))
+        answer.await.unwrap_or_else(|_| Err(ApiError::new(Code::Internal, "the request broke off; send it again")))
     }
 
     /// Whatever can refuse the request does so before the money is taken, and nothing is
@@ -223,9 +223,9 @@ impl Gateway {
             let hash = payment.hash(&head, &body);
             Ok(Ok((payment, hash, permits, GuardedBody::new(Full::new(body), permit))))
         };
-        let prepared: Result<_, Refusal> = tokio::select! {
+        let prepared: Result<_, ApiError> = tokio::select! {
             prepared = prepare => prepared,
-            () = client.closed() => Err(Refusal::invalid("the client hung up")),
+            () = client.closed() => Err(ApiError::invalid("the client hung up")),
         };
         let (payment, hash, permits, body) = match prepared? {
             Ok(prepared) => prepared,
@@ -247,9 +247,9 @@ impl Gateway {
         permits: AgentPermits,
         context: ResponseContext,
         request: Request<Body>,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response<Body>, ApiError> {
         let AgentPermits { lease, stream } = permits;
-        let accept = stream.as_ref().and_then(|(client, _)| client.socket.accept(request.headers()));
+        let accept = stream.as_ref().and_then(|(client, _)| client.handshake.accept(request.headers()));
         let mut answer = lease.send(request).await?;
         confine(answer.headers_mut(), &context.addressed_by, &context.host);
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -261,9 +261,9 @@ impl Gateway {
             return Ok(self.join(asked, answer));
         }
         // To an extended CONNECT, success is a WebSocket.
-        let is_connect = stream.is_some_and(|(client, _)| client.socket == Socket::Connect);
+        let is_connect = stream.is_some_and(|(client, _)| client.handshake == WebSocketHandshake::Connect);
         if is_connect && answer.status().is_success() {
-            return Err(Refusal::new(Code::NoWebSocket, "the agent has no WebSocket at this path"));
+            return Err(ApiError::new(Code::NoWebSocket, "the agent has no WebSocket at this path"));
         }
         let (mut head, body) = answer.into_parts();
         client::strip_hop_by_hop(&mut head.headers);
@@ -272,7 +272,7 @@ impl Gateway {
 
     /// Copies bytes between the client and the agent once both have been upgraded.
     fn join(&self, (client, permit): (UpgradeRequest, StreamPermit), mut answer: Response<Body>) -> Response<Body> {
-        let UpgradeRequest { socket, upgrade: client, active } = client;
+        let UpgradeRequest { handshake, upgrade: client, active } = client;
         let guest = hyper::upgrade::on(&mut answer);
         let draining = self.draining.clone();
         let silence = Duration::from_millis(self.limits.stream_idle_ms);
@@ -299,7 +299,7 @@ impl Gateway {
         let (mut head, _) = answer.into_parts();
         client::strip_hop_by_hop(&mut head.headers);
         let mut granted = Response::from_parts(head, Body::empty());
-        socket.grant(&mut granted);
+        handshake.grant(&mut granted);
         granted
     }
 }

@@ -11,7 +11,7 @@ use wire::fault::{Code, Fault};
 use crate::Limits;
 use crate::edge::requester::{QuotaKey, Requester};
 use crate::edge::semaphore::{KeyedPermit, KeyedSemaphore};
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 
 /// The permits for one agent's connections, and those to wait for one.
 pub(crate) struct Queue {
@@ -48,7 +48,11 @@ impl Queue {
     }
 
     /// Waits for a permit until then.
-    pub(crate) async fn acquire(&self, requester: Requester, until: Instant) -> Result<AgentConnectionPermit, Refusal> {
+    pub(crate) async fn acquire(
+        &self,
+        requester: Requester,
+        until: Instant,
+    ) -> Result<AgentConnectionPermit, ApiError> {
         let waiting = match requester {
             Requester::Holder => &self.waiting_holders,
             Requester::Payer(..) => &self.waiting_payers,
@@ -81,7 +85,7 @@ impl Queue {
 }
 
 /// Too many requests to the agent are under way.
-pub(crate) fn busy() -> Refusal {
+pub(crate) fn busy() -> ApiError {
     metrics::counter!("palatine_gateway_agent_busy_total").increment(1);
     Fault::new(Code::AgentBusy, "the agent has as many requests as it may; try again").retry_after(1).into()
 }

@@ -8,18 +8,18 @@ use wire::fault::Code;
 
 use crate::edge::headers::{self, ForwardedHeaders};
 use crate::edge::source::RequestSource;
-use crate::ingress::upgrade::Socket;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
+use crate::ingress::upgrade::WebSocketHandshake;
 
 /// The request as the agent sees it.
 pub(crate) fn rewrite(
     mut head: Parts,
     source: &RequestSource,
     forwarded: &ForwardedHeaders<'_>,
-    socket: Option<Socket>,
-) -> Result<Request<()>, Refusal> {
+    handshake: Option<WebSocketHandshake>,
+) -> Result<Request<()>, ApiError> {
     if head.method == Method::CONNECT {
-        return Err(Refusal::new(Code::MethodNotAllowed, "an agent is no proxy"));
+        return Err(ApiError::new(Code::MethodNotAllowed, "an agent is no proxy"));
     }
     head.uri = head.uri.path_and_query().cloned().map_or(Uri::from_static("/"), Uri::from);
     head.version = Version::HTTP_11;
@@ -27,13 +27,14 @@ pub(crate) fn rewrite(
     headers::strip_ours(&mut head.headers);
     join_cookies(&mut head.headers);
     forwarded.write(&mut head.headers);
-    let host = HeaderValue::from_str(forwarded.host).map_err(|_| Refusal::invalid("Host is not the name of a host"))?;
+    let host =
+        HeaderValue::from_str(forwarded.host).map_err(|_| ApiError::invalid("Host is not the name of a host"))?;
     head.headers.insert(HOST, host);
     if let Ok(trace) = source.trace.traceparent().parse() {
         head.headers.insert(TRACEPARENT, trace);
     }
-    if let Some(socket) = socket {
-        socket.ask(&mut head.headers, rand::random());
+    if let Some(handshake) = handshake {
+        handshake.ask(&mut head.headers, rand::random());
     }
     Ok(Request::from_parts(head, ()))
 }

@@ -14,8 +14,8 @@ use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri};
 use wire::fault::{Code, Fault};
 
+use crate::error::ApiError;
 use crate::ingress::urls::is_reserved;
-use crate::refusal::Refusal;
 use crate::state::Gateway;
 
 /// E2B's headers, which its SDKs send with every call into a sandbox.
@@ -67,7 +67,7 @@ impl Target {
         listener: ListenerKind,
         host: Option<&str>,
         request: &mut Request<B>,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, ApiError> {
         let agent = host.filter(|host| !gateway.hosts.is_named(host)).and_then(|host| gateway.agent_url.agent(host));
         let (asked, port) = (single(request.headers(), &SANDBOX_ID)?, port(request.headers())?);
         let asked = asked.map(|text| text.parse::<PodId>().map_err(|_| not_an_agent())).transpose()?;
@@ -89,7 +89,7 @@ impl Target {
             },
         };
         if asked.is_some_and(|asked| asked != id) {
-            return Err(Refusal::invalid("E2b-Sandbox-Id names another agent than the URL"));
+            return Err(ApiError::invalid("E2b-Sandbox-Id names another agent than the URL"));
         }
         Ok(Self::Agent(AgentTarget { id, addressed_by, port }))
     }
@@ -106,14 +106,14 @@ impl Gateway {
     }
 }
 
-fn unknown_host() -> Refusal {
+fn unknown_host() -> ApiError {
     Fault::new(Code::UnknownHost, "this gateway does not answer to that host; its operator lists those it does")
         .field("Host")
         .into()
 }
 
-fn not_an_agent() -> Refusal {
-    Refusal::new(Code::NotFound, "no agent is named: expected an id like agent-123 or a1b2c3d4-e5f6-7890")
+fn not_an_agent() -> ApiError {
+    ApiError::new(Code::NotFound, "no agent is named: expected an id like agent-123 or a1b2c3d4-e5f6-7890")
 }
 
 /// What a path says of an agent.
@@ -124,7 +124,7 @@ enum PathTarget {
     Bare(PodId),
 }
 
-fn parse_path(uri: &Uri) -> Result<PathTarget, Refusal> {
+fn parse_path(uri: &Uri) -> Result<PathTarget, ApiError> {
     let target = uri.path_and_query().map_or("/", PathAndQuery::as_str);
     let text = target.strip_prefix('/').ok_or_else(not_an_agent)?;
     let end = text.find(['/', '?']).unwrap_or(text.len());
@@ -134,35 +134,35 @@ fn parse_path(uri: &Uri) -> Result<PathTarget, Refusal> {
         return Ok(PathTarget::Bare(id));
     }
     // Without an authority, even `//x` is a path.
-    let rest: PathAndQuery = rest.parse().map_err(|_| Refusal::invalid("the path is not one"))?;
+    let rest: PathAndQuery = rest.parse().map_err(|_| ApiError::invalid("the path is not one"))?;
     Ok(PathTarget::Whole(id, Uri::from(rest)))
 }
 
 /// Links that an agent's page writes lead under its root only if the root ends with
 /// a slash. The redirect is relative: a proxy may have taken a prefix off the path.
-fn redirect_to_root(id: PodId, uri: &Uri) -> Result<Response<Body>, Refusal> {
+fn redirect_to_root(id: PodId, uri: &Uri) -> Result<Response<Body>, ApiError> {
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
-    let there = HeaderValue::try_from(format!("{id}/{query}")).map_err(|_| Refusal::invalid("the path is not one"))?;
+    let there = HeaderValue::try_from(format!("{id}/{query}")).map_err(|_| ApiError::invalid("the path is not one"))?;
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     response.headers_mut().insert(LOCATION, there);
     Ok(response)
 }
 
-fn port(headers: &HeaderMap) -> Result<Option<u16>, Refusal> {
+fn port(headers: &HeaderMap) -> Result<Option<u16>, ApiError> {
     let text = single(headers, &SANDBOX_PORT)?;
-    let port = text.map(|text| text.parse().map_err(|_| Refusal::invalid("E2b-Sandbox-Port is not a port")));
+    let port = text.map(|text| text.parse().map_err(|_| ApiError::invalid("E2b-Sandbox-Port is not a port")));
     port.transpose()
 }
 
 /// A header that must not be there twice: a proxy in between might use the other one.
-fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Refusal> {
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, ApiError> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
     if values.next().is_some() {
-        return Err(Refusal::invalid(format!("there is more than one {name}")));
+        return Err(ApiError::invalid(format!("there is more than one {name}")));
     }
-    first.map(|value| value.to_str().map_err(|_| Refusal::invalid(format!("{name} is not text")))).transpose()
+    first.map(|value| value.to_str().map_err(|_| ApiError::invalid(format!("{name} is not text")))).transpose()
 }
 
 #[cfg(test)]

@@ -21,14 +21,14 @@ const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
 /// How a WebSocket is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Socket {
+pub(crate) enum WebSocketHandshake {
     /// By an upgrade of HTTP/1.1.
     Upgrade,
     /// By an extended CONNECT of HTTP/2 (RFC 8441).
     Connect,
 }
 
-impl Socket {
+impl WebSocketHandshake {
     /// Whether the request asks for a WebSocket, in a way that can be granted. An
     /// extended CONNECT becomes the GET that it stands for.
     pub(crate) fn wanted<B>(request: &mut Request<B>) -> Option<Self> {
@@ -140,7 +140,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        Socket::wanted(&mut request.body(()).unwrap()) == Some(Socket::Upgrade)
+        WebSocketHandshake::wanted(&mut request.body(()).unwrap()) == Some(WebSocketHandshake::Upgrade)
     }
 
     #[test]
@@ -187,9 +187,9 @@ mod tests {
     fn fault_2_8_who_has_no_key_of_its_own_has_the_agents_acceptance_looked_at() {
         // RFC 6455's own example.
         let asked = HeaderMap::from_iter([(SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="))]);
-        let accept = Socket::Connect.accept(&asked).unwrap();
+        let accept = WebSocketHandshake::Connect.accept(&asked).unwrap();
         assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        assert_eq!(Socket::Upgrade.accept(&asked), None);
+        assert_eq!(WebSocketHandshake::Upgrade.accept(&asked), None);
         let mut answer = HeaderMap::from_iter([(UPGRADE, WEBSOCKET)]);
         assert!(is_granted(&answer, None) && !is_granted(&answer, Some(&accept)));
         answer.insert(SEC_WEBSOCKET_ACCEPT, accept.clone());

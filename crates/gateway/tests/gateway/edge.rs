@@ -30,7 +30,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// What a test wants otherwise than usual.
 pub(crate) struct Setup {
     pub(crate) config: Config,
-    pub(crate) tls: Tls,
+    pub(crate) tls: TlsConfig,
     pub(crate) limits: Limits,
     /// Where the store lies; kept over restarts.
     pub(crate) home: Arc<TempDir>,
@@ -40,17 +40,17 @@ pub(crate) struct Setup {
     pub(crate) node: FakeNode,
     pub(crate) metrics: Option<PrometheusHandle>,
     /// Where agents are paid.
-    pub(crate) payments: Option<Arc<dyn gateway::PaymentServices>>,
+    pub(crate) payments: Option<Arc<dyn gateway::PaymentProvider>>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        let node = FakeNode::new("one", Arc::new(SystemClock), NodeBuild::default(), 1);
+        let node = FakeNode::new("one", Arc::new(SystemClock), FakeNodeSpec::default(), 1);
         node.set_images(images());
         let generous = Limits { address_per_second: 10_000, wallet_per_minute: 10_000, ..Limits::default() };
         Self {
             config: Config::default(),
-            tls: Tls::default(),
+            tls: TlsConfig::default(),
             limits: generous,
             home: Arc::new(TempDir::new().unwrap()),
             guests: Arc::default(),

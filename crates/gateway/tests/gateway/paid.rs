@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Empty};
 use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use identity::Identity;
-use palatine_gateway::PaymentServices;
+use palatine_gateway::PaymentProvider;
 use reqwest::Method;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::{TcpListener, TcpStream};
@@ -55,7 +55,7 @@ impl FakeServices {
 }
 
 #[async_trait]
-impl PaymentServices for FakeServices {
+impl PaymentProvider for FakeServices {
     fn seller(&self) -> Result<Arc<Seller>, TreasuryError> {
         Ok(Arc::clone(&self.seller))
     }

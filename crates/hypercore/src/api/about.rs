@@ -6,7 +6,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use sandbox::network::DroppedPackets;
 use wire::fault::Fault;
-use wire::v1::node::{Disks, NodeInfo, Phase};
+use wire::v1::node::{KeptDisks, NodeInfo, Phase};
 
 use super::fault::{ApiError, json};
 use super::state::Api;
@@ -29,7 +29,7 @@ pub(crate) async fn node(State(api): State<Api>) -> Result<Response, ApiError> {
     get,
     path = "/v1/disks",
     responses(
-        (status = 200, description = "Whose they are and until when they are kept", body = Disks),
+        (status = 200, description = "Whose they are and until when they are kept", body = KeptDisks),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     )
 )]

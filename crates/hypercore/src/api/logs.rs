@@ -22,7 +22,7 @@ use crate::streams::ConnectionPermit;
 /// Which log.
 #[derive(Clone, Copy, Debug, Default, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Source {
+pub(crate) enum LogSource {
     /// What the agent printed.
     #[default]
     Agent,
@@ -33,20 +33,20 @@ pub(crate) enum Source {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct LogOptions {
+pub(crate) struct LogsQuery {
     /// Whether to stay for what comes.
     #[serde(default)]
     follow: bool,
     /// Which log.
     #[serde(default)]
-    source: Source,
+    source: LogSource,
 }
 
 /// Text lines: what is kept, and what comes.
 #[utoipa::path(
     get,
     path = "/v1/sandboxes/{id}/logs",
-    params(("id" = RunId, Path, description = "The agent"), LogOptions),
+    params(("id" = RunId, Path, description = "The agent"), LogsQuery),
     responses(
         (status = 200, description = "Lines", body = String, content_type = "text/plain"),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -55,7 +55,7 @@ pub(crate) struct LogOptions {
 pub(crate) async fn logs(
     State(api): State<Api>,
     path: Result<Path<RunId>, PathRejection>,
-    which: Result<Query<LogOptions>, QueryRejection>,
+    which: Result<Query<LogsQuery>, QueryRejection>,
     connection: Option<Extension<ConnectionPermit>>,
 ) -> Result<Response, ApiError> {
     let (id, which) = (id(path)?, query(which)?);
@@ -65,8 +65,8 @@ pub(crate) async fn logs(
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     let Some(logs) = handle.logs.get() else { return Ok(([(CONTENT_TYPE, kind)], "").into_response()) };
     let (files, form) = match which.source {
-        Source::Agent => (Arc::clone(&logs.agent), LogFormat::Text),
-        Source::Console => (Arc::clone(&logs.console), LogFormat::Raw),
+        LogSource::Agent => (Arc::clone(&logs.agent), LogFormat::Text),
+        LogSource::Console => (Arc::clone(&logs.console), LogFormat::Raw),
     };
     let lines =
         read(files, form, which.follow).map_err(|error| ApiError::internal(&error, "the log cannot be read"))?;

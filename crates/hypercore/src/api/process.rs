@@ -18,7 +18,7 @@ use wire::v1::node::Phase;
 use super::fault::ApiError;
 use super::state::{Api, id};
 use crate::guest::{PodClient, PodConnection, bearer};
-use crate::task::Handle;
+use crate::task::SandboxHandle;
 
 /// How long `pod` may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -75,7 +75,7 @@ pub(crate) async fn forward(
     Ok(Response::from_parts(head, Body::from_stream(pieces)))
 }
 
-async fn reach(handle: &Handle) -> Result<(PodConnection<Body>, PodClient), ApiError> {
+async fn reach(handle: &SandboxHandle) -> Result<(PodConnection<Body>, PodClient), ApiError> {
     let pod = handle.pod.get().cloned().ok_or_else(ApiError::not_ready)?;
     let ready = match handle.sandbox().phase {
         Phase::Ready => true,

@@ -31,7 +31,7 @@ pub(crate) enum Until {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct WaitOptions {
+pub(crate) struct WaitQuery {
     /// Milliseconds to wait at most; no more than 60000 are waited.
     #[serde(default)]
     wait_ms: u64,
@@ -42,7 +42,7 @@ pub(crate) struct WaitOptions {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct DeleteOptions {
+pub(crate) struct DeleteQuery {
     /// The POD that it is a run of: a node that does not know the run any more answers
     /// for what it keeps of that POD.
     pod: Option<PodId>,
@@ -102,7 +102,7 @@ pub(crate) async fn list(State(api): State<Api>) -> Response {
 #[utoipa::path(
     get,
     path = "/v1/sandboxes/{id}",
-    params(("id" = RunId, Path, description = "The run"), WaitOptions),
+    params(("id" = RunId, Path, description = "The run"), WaitQuery),
     responses(
         (status = 200, description = "How it is", body = Sandbox),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -111,7 +111,7 @@ pub(crate) async fn list(State(api): State<Api>) -> Response {
 pub(crate) async fn get(
     State(api): State<Api>,
     path: Result<Path<RunId>, PathRejection>,
-    wait: Result<Query<WaitOptions>, QueryRejection>,
+    wait: Result<Query<WaitQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let (id, wait) = (id(path)?, query(wait)?);
     let handle = api.sandbox(id)?;
@@ -132,7 +132,7 @@ pub(crate) async fn get(
 #[utoipa::path(
     delete,
     path = "/v1/sandboxes/{id}",
-    params(("id" = RunId, Path, description = "The run"), DeleteOptions),
+    params(("id" = RunId, Path, description = "The run"), DeleteQuery),
     responses(
         (status = 200, description = "Nothing of it runs; what is kept of its POD", body = DeleteResponse),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
@@ -141,7 +141,7 @@ pub(crate) async fn get(
 pub(crate) async fn delete(
     State(api): State<Api>,
     path: Result<Path<RunId>, PathRejection>,
-    ending: Result<Query<DeleteOptions>, QueryRejection>,
+    ending: Result<Query<DeleteQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let (id, ending) = (id(path)?, query(ending)?);
     let gone = api.node.delete(id, ending.pod, Duration::from_millis(ending.grace_ms), ending.data).await?;

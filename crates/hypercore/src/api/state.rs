@@ -11,7 +11,7 @@ use wire::fault::Code;
 
 use super::fault::ApiError;
 use crate::node::Node;
-use crate::task::Handle;
+use crate::task::SandboxHandle;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ impl Api {
     ///
     /// # Errors
     /// It is not there, or cannot be read.
-    pub(crate) fn sandbox(&self, id: RunId) -> Result<Arc<Handle>, ApiError> {
+    pub(crate) fn sandbox(&self, id: RunId) -> Result<Arc<SandboxHandle>, ApiError> {
         let registry = &self.node.shared.registry;
         registry.get(id).ok_or_else(|| match registry.quarantine.get(id) {
             Some(held) => ApiError::new(Code::WrongState, format!("the sandbox is quarantined: {}", held.cause)),

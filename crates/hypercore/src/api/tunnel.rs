@@ -21,7 +21,7 @@ use wire::v1::node::{Phase, TUNNEL};
 use super::fault::ApiError;
 use super::state::{Api, id};
 use crate::streams::StreamPermit;
-use crate::task::Handle;
+use crate::task::SandboxHandle;
 
 /// How long an agent may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -67,7 +67,7 @@ fn wants_tunnel(headers: &HeaderMap) -> bool {
     headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(TUNNEL.as_bytes()))
 }
 
-async fn reach(api: &Api, handle: &Handle) -> Result<Box<dyn GuestStream>, ApiError> {
+async fn reach(api: &Api, handle: &SandboxHandle) -> Result<Box<dyn GuestStream>, ApiError> {
     match handle.sandbox().phase {
         Phase::Ready => {}
         Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. } | Phase::Stopping | Phase::Failed { .. } => {

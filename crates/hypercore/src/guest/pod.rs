@@ -12,7 +12,7 @@ use sandbox::Runtime;
 use serde::de::DeserializeOwned;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use wire::Secret;
-use wire::v1::pod::{Identity, PORT, PodStatus, StopRequest};
+use wire::v1::pod::{GuestConfig, PORT, PodStatus, StopRequest};
 
 use super::connection::{PodConnection, PodError, request};
 
@@ -77,7 +77,7 @@ impl PodClient {
     /// the deadline.
     pub(crate) async fn deliver(
         &self,
-        identity: impl Fn() -> Result<Identity, std::io::Error>,
+        identity: impl Fn() -> Result<GuestConfig, std::io::Error>,
     ) -> Result<IdentityDelivery, PodError> {
         loop {
             let mut line = self.connect_when_up().await;

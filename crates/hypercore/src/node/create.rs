@@ -16,7 +16,7 @@ use crate::error_chain::error_chain;
 use crate::ledger::{SandboxRecord, Secrets};
 use crate::policy::{DiskSpace, SpecMatch, SpecWithoutEnv, offer};
 use crate::registry::Admission;
-use crate::task::{Handle, Origin, Task};
+use crate::task::{Origin, SandboxHandle, SandboxTask};
 
 const MIB: u64 = 1024 * 1024;
 
@@ -58,7 +58,7 @@ impl Node {
         spec: &SandboxSpec,
         run: ImageRunConfig,
         room: DiskSpace,
-    ) -> Result<(Arc<Handle>, Option<Task>), CreateError> {
+    ) -> Result<(Arc<SandboxHandle>, Option<SandboxTask>), CreateError> {
         let _kept = self.shared.kept.lock().await;
         self.refuse_second_run(id, spec.pod)?;
         let room = room.with_guests(self.data_to_take_back(spec).await? / MIB);
@@ -105,8 +105,8 @@ impl Node {
 
     async fn begin(
         &self,
-        handle: &Handle,
-        task: Task,
+        handle: &SandboxHandle,
+        task: SandboxTask,
         env: Environment,
         trace: Option<String>,
     ) -> Result<CreateOutcome, CreateError> {
@@ -123,7 +123,7 @@ impl Node {
         Ok(CreateOutcome::New(handle.sandbox()))
     }
 
-    async fn again(&self, held: &Arc<Handle>, spec: &SandboxSpec) -> Result<CreateOutcome, CreateError> {
+    async fn again(&self, held: &Arc<SandboxHandle>, spec: &SandboxSpec) -> Result<CreateOutcome, CreateError> {
         let sandbox = held.sandbox();
         if sandbox.phase == Phase::Stopping {
             return Err(CreateError::Stopping);

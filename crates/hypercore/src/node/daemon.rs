@@ -16,10 +16,10 @@ use crate::error_chain::error_chain;
 use crate::journal::JournalError;
 use crate::ledger::{Ledger, SandboxRecord};
 use crate::streams::Streams;
-use crate::task::{BOOKS_DEADLINE, Handle, Inbox, Order, Origin, Task};
+use crate::task::{BOOKS_DEADLINE, Inbox, Origin, SandboxHandle, SandboxTask, TaskCommand};
 
-/// Orders that may wait for a task.
-const ORDERS: usize = 16;
+/// Commands that may wait for a task.
+const COMMANDS: usize = 16;
 /// Pause before a task that does not end is asked again.
 const HALT_AGAIN: Duration = Duration::from_secs(1);
 
@@ -71,7 +71,7 @@ impl Node {
         loop {
             for handle in self.shared.registry.all() {
                 // A full queue is asked again; a task that has ended needs no asking.
-                let _ = handle.orders.try_send(Order::Halt);
+                let _ = handle.commands.try_send(TaskCommand::Halt);
             }
             if timeout(HALT_AGAIN, self.tasks.wait()).await.is_ok() {
                 return;
@@ -91,27 +91,28 @@ impl Node {
         self.tasks.close();
     }
 
-    pub(super) fn prepare(&self, record: SandboxRecord) -> (Arc<Handle>, Task) {
-        let (orders, inbox) = mpsc::channel(ORDERS);
-        let (view, shown) = watch::channel(Task::show(&self.shared, &record, record.phase()));
+    pub(super) fn prepare(&self, record: SandboxRecord) -> (Arc<SandboxHandle>, SandboxTask) {
+        let (commands, inbox) = mpsc::channel(COMMANDS);
+        let (view, shown) = watch::channel(SandboxTask::show(&self.shared, &record, record.phase()));
         let dir = self.ledger.dir_of(record.id);
-        let handle = Arc::new(Handle {
+        let handle = Arc::new(SandboxHandle {
             slot: record.slot(),
             desired: record.desired,
             disk_mib: record.disk_mib.unwrap_or_else(|| self.shared.config.agent_disk_mib()),
             port: record.run.port,
             dir: dir.clone(),
             view: shown,
-            orders,
+            commands,
             logs: std::sync::OnceLock::new(),
             pod: std::sync::OnceLock::new(),
             streams: Streams::new(&self.shared.config),
         });
-        let task = Task::new(Arc::clone(&self.shared), record, dir, Inbox::new(inbox), view, Arc::clone(&handle));
+        let task =
+            SandboxTask::new(Arc::clone(&self.shared), record, dir, Inbox::new(inbox), view, Arc::clone(&handle));
         (handle, task)
     }
 
-    pub(super) fn spawn(&self, task: Task, origin: Origin) {
+    pub(super) fn spawn(&self, task: SandboxTask, origin: Origin) {
         let span = tracing::info_span!("sandbox", id = %task.id());
         if let Origin::Asked { trace: Some(trace), .. } = &origin {
             telemetry::set_parent(&span, trace);

@@ -2,7 +2,7 @@
 
 use sandbox::{DiskUsage, DriverError};
 use tokio::task::spawn_blocking;
-use wire::v1::node::{Disks, NodeDisk, NodeInfo};
+use wire::v1::node::{KeptDisks, NodeDisk, NodeInfo};
 
 use super::{CreateError, Node};
 use crate::policy::{Allocated, DiskSpace};
@@ -11,9 +11,9 @@ const MIB: u64 = 1024 * 1024;
 
 impl Node {
     /// The disks that outlived their sandboxes.
-    pub(crate) async fn disks(&self) -> Result<Disks, DriverError> {
+    pub(crate) async fn disks(&self) -> Result<KeptDisks, DriverError> {
         let kept = self.shared.runtime.kept(None).await?;
-        Ok(Disks { retention_days: self.shared.config.retention_days, kept })
+        Ok(KeptDisks { retention_days: self.shared.config.retention_days, kept })
     }
 
     /// The node, as it describes itself.

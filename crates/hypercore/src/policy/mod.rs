@@ -8,6 +8,6 @@ mod retention;
 
 pub(crate) use admit::{SpecMatch, SpecWithoutEnv, offer};
 pub(crate) use capacity::{Allocated, Capacity, DiskSpace};
-pub(crate) use readiness::GuestReadiness;
+pub(crate) use readiness::ReadinessHistory;
 pub(crate) use restart::{RestartDecision, RestartPolicy};
-pub(crate) use retention::{KeptDurations, kept_until};
+pub(crate) use retention::{KeptDiskAges, kept_until};

@@ -10,9 +10,9 @@ use domain::UnixMillis;
 
 /// When a guest became ready, and for how long it was not, as far back as it counts.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct GuestReadiness(VecDeque<(UnixMillis, Duration)>);
+pub(crate) struct ReadinessHistory(VecDeque<(UnixMillis, Duration)>);
 
-impl GuestReadiness {
+impl ReadinessHistory {
     /// Times in one window, at most.
     pub(crate) const MOST: usize = 10;
     /// The window, in milliseconds.
@@ -55,7 +55,7 @@ mod tests {
         fn fault_1_9_no_window_of_a_boot_holds_more_readinesses_or_more_unpaid_time_than_its_share(
             turns in proptest::collection::vec((0_u64..200_000, 0_u64..70_000), 1..120),
         ) {
-            let (mut readiness, mut now, mut times) = (GuestReadiness::default(), UnixMillis(0), Vec::new());
+            let (mut readiness, mut now, mut times) = (ReadinessHistory::default(), UnixMillis(0), Vec::new());
             for (ready_ms, unready_ms) in turns {
                 let unready = Duration::from_millis(unready_ms);
                 if unready > readiness.left(now, DEADLINE) {
@@ -67,8 +67,8 @@ mod tests {
                 }
                 readiness.note(now, unready);
                 times.push((now, unready));
-                let recent = times.iter().filter(|(at, _)| now.since(*at) < GuestReadiness::WINDOW_MS);
-                prop_assert!(recent.clone().count() <= GuestReadiness::MOST);
+                let recent = times.iter().filter(|(at, _)| now.since(*at) < ReadinessHistory::WINDOW_MS);
+                prop_assert!(recent.clone().count() <= ReadinessHistory::MOST);
                 // The one that just ended began when older ones still counted.
                 let unpaid: Duration = recent.map(|(_, unready)| *unready).sum();
                 prop_assert!(unpaid <= DEADLINE, "{:?}", unpaid);

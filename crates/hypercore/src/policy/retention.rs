@@ -20,7 +20,7 @@ const VERSION: u32 = 2;
 
 /// For how long the node has kept disks while it ran, by a clock that nobody sets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct KeptDurations(BTreeMap<String, Age>);
+pub(crate) struct KeptDiskAges(BTreeMap<String, Age>);
 
 /// Their file.
 #[derive(Serialize, Deserialize)]
@@ -37,7 +37,7 @@ struct Age {
     kept_ms: u64,
 }
 
-impl KeptDurations {
+impl KeptDiskAges {
     /// Reads the file, of this form or the one before.
     pub(crate) fn parse(text: &[u8]) -> serde_json::Result<Self> {
         let ages = match serde_json::from_slice::<File>(text) {
@@ -98,8 +98,8 @@ mod tests {
     }
 
     /// A node that has kept them for so long.
-    fn aged(disk: &KeptDisk, kept_ms: u64) -> KeptDurations {
-        let mut ages = KeptDurations::default();
+    fn aged(disk: &KeptDisk, kept_ms: u64) -> KeptDiskAges {
+        let mut ages = KeptDiskAges::default();
         ages.look(std::slice::from_ref(disk), 5 * DAY);
         ages.look(std::slice::from_ref(disk), kept_ms);
         ages
@@ -119,14 +119,14 @@ mod tests {
     #[test]
     fn ages_of_the_last_version_are_read_and_those_of_a_later_one_refused() {
         let before = include_bytes!("../../tests/formats/ages-1.json");
-        let ages = KeptDurations::parse(before).unwrap();
+        let ages = KeptDiskAges::parse(before).unwrap();
         assert_eq!(ages.0.values().map(|age| age.kept_ms).collect::<Vec<_>>(), [90_000]);
         let written = ages.to_json().unwrap();
-        assert_eq!(KeptDurations::parse(&written).unwrap(), ages);
+        assert_eq!(KeptDiskAges::parse(&written).unwrap(), ages);
         // The last version takes nothing of this one for an age: it counts anew.
         assert!(serde_json::from_slice::<BTreeMap<String, Age>>(&written).is_err());
         let later = String::from_utf8(written).unwrap().replace("\"version\":2", "\"version\":3");
-        assert!(KeptDurations::parse(later.as_bytes()).is_err_and(|error| error.to_string().contains("later version")));
+        assert!(KeptDiskAges::parse(later.as_bytes()).is_err_and(|error| error.to_string().contains("later version")));
     }
 
     #[test]
@@ -148,11 +148,11 @@ mod tests {
         fn fault_1_1_no_steps_of_the_clock_erase_earlier_than_the_node_has_kept_them(
             since in 0..100 * DAY, steps in proptest::collection::vec((0..200 * DAY, 0..3 * DAY, any::<bool>()), 1..40),
         ) {
-            let (month, mut ages, mut kept_ms) = (disk(Some((since, since + 30 * DAY))), KeptDurations::default(), 0);
+            let (month, mut ages, mut kept_ms) = (disk(Some((since, since + 30 * DAY))), KeptDiskAges::default(), 0);
             let mut seen = false;
             for (clock, elapsed, restarted) in steps {
                 if restarted {
-                    ages = KeptDurations::parse(&ages.to_json().unwrap()).unwrap();
+                    ages = KeptDiskAges::parse(&ages.to_json().unwrap()).unwrap();
                 }
                 ages.look(std::slice::from_ref(&month), elapsed);
                 kept_ms += if std::mem::replace(&mut seen, true) { elapsed } else { 0 };

@@ -10,16 +10,16 @@ use sandbox::{DiskRetention, DriverRefusal, RuntimeError, RuntimeOperation};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use wire::v1::node::Phase;
-use wire::v1::pod::{Identity, PodPhase};
+use wire::v1::pod::{GuestConfig, PodPhase};
 
+use super::command::{Ending, StageName};
 use super::failure::{BookkeepingError, GuestFailure};
 use super::live::RunningGuest;
-use super::machine::{BOOKS_DEADLINE, Stage, Task};
-use super::order::{Ending, StageName};
+use super::machine::{BOOKS_DEADLINE, SandboxTask, Stage};
 use crate::context::NodeContext;
 use crate::guest::{IdentityDelivery, PodClient, PodError};
 use crate::ledger::{SandboxRecord, Secrets, random};
-use crate::policy::GuestReadiness;
+use crate::policy::ReadinessHistory;
 
 /// Bytes for the guest kernel's generator.
 const ENTROPY_BYTES: usize = 64;
@@ -28,13 +28,13 @@ const LAST_EXIT_CHARS: usize = 200;
 /// Pause after an answer that came before its time.
 const PAUSE: Duration = Duration::from_millis(100);
 
-impl Task {
+impl SandboxTask {
     /// Makes a guest. Runs to its end: a guest that is half made cannot be let go.
     pub(super) async fn start(&mut self) -> Result<Stage, BookkeepingError> {
         self.open().await?;
         if !std::mem::take(&mut self.counted) {
             self.record.starts += 1;
-            self.readiness = GuestReadiness::default();
+            self.readiness = ReadinessHistory::default();
             self.record.facts = None;
             self.save().await?;
         }
@@ -56,8 +56,8 @@ impl Task {
                     Ok(marked) => marked.map(|()| None)?,
                     Err(_) => self.mark(MarkKind::Booting, now).await?,
                 };
-                if let Some(order) = heard {
-                    return Ok(Stage::End(Some(live), order));
+                if let Some(command) = heard {
+                    return Ok(Stage::End(Some(live), command));
                 }
                 self.publish(Phase::Booting);
                 Ok(Stage::Boot(live))
@@ -99,10 +99,10 @@ impl Task {
         let most = Duration::from_millis(self.shared.config.boot_deadline_ms);
         let (deadline, since) = (self.readiness.left(self.shared.clock.now(), most), Instant::now());
         let told = {
-            let Self { shared, record, trace, orders, .. } = self;
+            let Self { shared, record, trace, commands, .. } = self;
             tokio::select! {
                 biased;
-                order = orders.ending(StageName::Booting) => return Ok(Stage::End(Some(live), order)),
+                command = commands.ending(StageName::Booting) => return Ok(Stage::End(Some(live), command)),
                 words = live.end() => Err(GuestFailure::Guest(words)),
                 told = timeout(deadline, pod.deliver(|| identity(shared, record, &secrets, trace))) => outcome(told, deadline),
             }
@@ -115,7 +115,7 @@ impl Task {
         let left = deadline.saturating_sub(since.elapsed());
         let ready = tokio::select! {
             biased;
-            order = self.orders.ending(StageName::Booting) => return Ok(Stage::End(Some(live), order)),
+            command = self.commands.ending(StageName::Booting) => return Ok(Stage::End(Some(live), command)),
             words = live.end() => Err(GuestFailure::Guest(words)),
             ready = timeout(left, until_ready(&pod)) => ready.unwrap_or(Err(GuestFailure::Boot(deadline))),
         };
@@ -130,8 +130,8 @@ impl Task {
     async fn ready(&mut self, live: RunningGuest, took: Duration) -> Result<Stage, BookkeepingError> {
         let now = self.shared.clock.now();
         self.readiness.note(now, took);
-        if let Some(order) = self.mark_ready().await? {
-            return Ok(Stage::End(Some(live), order));
+        if let Some(command) = self.mark_ready().await? {
+            return Ok(Stage::End(Some(live), command));
         }
         if self.record.ready_after_ms.is_none() {
             let took = now.since(self.record.created_at);
@@ -151,14 +151,14 @@ impl Task {
         loop {
             let at = self.shared.clock.now();
             let asked = Instant::now();
-            if let Some(order) = self.mark(MarkKind::Ready, at).await? {
-                return Ok(Some(order));
+            if let Some(command) = self.mark(MarkKind::Ready, at).await? {
+                return Ok(Some(command));
             }
             if asked.elapsed() <= BOOKS_DEADLINE {
                 return Ok(None);
             }
-            if let Some(order) = self.mark(MarkKind::Unready, at).await? {
-                return Ok(Some(order));
+            if let Some(command) = self.mark(MarkKind::Unready, at).await? {
+                return Ok(Some(command));
             }
         }
     }
@@ -169,10 +169,10 @@ fn identity(
     record: &SandboxRecord,
     secrets: &Secrets,
     trace: &Option<String>,
-) -> Result<Identity, std::io::Error> {
+) -> Result<GuestConfig, std::io::Error> {
     let mut entropy = [0; ENTROPY_BYTES];
     random(&mut entropy)?;
-    Ok(Identity {
+    Ok(GuestConfig {
         pod_id: record.desired.pod,
         run_id: record.id,
         token: secrets.token.clone(),

@@ -8,10 +8,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use wire::v1::node::{DataPolicy, KeptCause, Phase};
 
+use super::command::{DeleteError, Deletion, Ending};
 use super::failure::BookkeepingError;
 use super::live::RunningGuest;
-use super::machine::{BOOKS_DEADLINE, Task};
-use super::order::{DeleteError, Deletion, Ending};
+use super::machine::{BOOKS_DEADLINE, SandboxTask};
 use crate::ledger::DesiredState;
 
 /// Pause before what could not be removed is tried again.
@@ -30,7 +30,7 @@ enum NotGone {
     Late,
 }
 
-impl Task {
+impl SandboxTask {
     /// Ends the sandbox, or its guest alone; the task is over then.
     pub(super) async fn end(&mut self, live: Option<RunningGuest>, ending: Ending) {
         match ending {
@@ -55,7 +55,7 @@ impl Task {
                 let _ = done.send(Err(said.clone()));
             }
             tokio::select! {
-                joined = self.orders.joining() => match joined {
+                joined = self.commands.joining() => match joined {
                     Some(Deletion { data, done, .. }) => {
                         self.want_gone(data);
                         waiting.push(done);
@@ -68,7 +68,7 @@ impl Task {
             written = self.write_end().await;
         }
         self.shared.registry.forget(self.record.id);
-        waiting.extend(self.orders.close().into_iter().map(|late| late.done));
+        waiting.extend(self.commands.close().into_iter().map(|late| late.done));
         for done in waiting {
             // Whoever asked may have gone.
             let _ = done.send(Ok(()));

@@ -9,7 +9,7 @@ use sandbox::{RuntimeError, is_full};
 use crate::error_chain::error_chain;
 use crate::journal::JournalError;
 use crate::ledger::LedgerError;
-use crate::policy::GuestReadiness;
+use crate::policy::ReadinessHistory;
 
 /// What the node lacks, and how that was noticed.
 pub(super) struct Shortage {
@@ -36,7 +36,7 @@ pub(super) enum GuestFailure {
     #[error("{0}")]
     Pod(String),
     /// It was ready, and then not, too often.
-    #[error("it became ready and unready more than {most} times in a while", most = GuestReadiness::MOST)]
+    #[error("it became ready and unready more than {most} times in a while", most = ReadinessHistory::MOST)]
     Flaps,
 }
 

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use wire::v1::node::{Phase, Sandbox};
 
-use super::order::Order;
+use super::command::TaskCommand;
 
 use crate::guest::PodClient;
 use crate::ledger::{LedgerError, SandboxDir};
@@ -26,7 +26,7 @@ pub(crate) enum Origin {
 }
 
 /// A handle on a sandbox's task.
-pub(crate) struct Handle {
+pub(crate) struct SandboxHandle {
     pub(crate) slot: Slot,
     pub(crate) desired: SpecWithoutEnv,
     /// What its disks are promised.
@@ -35,7 +35,7 @@ pub(crate) struct Handle {
     pub(crate) port: u16,
     pub(crate) dir: SandboxDir,
     pub(crate) view: watch::Receiver<Sandbox>,
-    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) commands: mpsc::Sender<TaskCommand>,
     pub(crate) logs: OnceLock<Logs>,
     pub(crate) pod: OnceLock<PodClient>,
     /// Streams into the agent that may be open.
@@ -48,7 +48,7 @@ pub(crate) struct Logs {
     pub(crate) console: Arc<RotatedLog>,
 }
 
-impl Handle {
+impl SandboxHandle {
     pub(crate) fn id(&self) -> RunId {
         self.slot.run
     }

@@ -12,17 +12,17 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use wire::v1::node::{DataPolicy, Phase, Sandbox};
 
+use super::command::{Deletion, Ending, Inbox, StageName};
 use super::failure::{BookkeepingError, GuestFailure, Shortage};
-use super::handle::{Handle, Logs, Origin};
+use super::handle::{Logs, Origin, SandboxHandle};
 use super::live::RunningGuest;
-use super::order::{Deletion, Ending, Inbox, StageName};
 use crate::context::NodeContext;
 use crate::error_chain::error_chain;
 use crate::guest::PodClient;
 use crate::journal::JournalError;
 use crate::ledger::{DesiredState, SandboxDir, SandboxRecord, Secrets};
 use crate::logs::{AgentLog, RotatedLog};
-use crate::policy::{GuestReadiness, RestartDecision, SpecWithoutEnv};
+use crate::policy::{ReadinessHistory, RestartDecision, SpecWithoutEnv};
 
 /// Where a sandbox's task is.
 pub(super) enum Stage {
@@ -53,20 +53,20 @@ pub(super) struct Waiting {
 }
 
 /// The task that owns a sandbox.
-pub(crate) struct Task {
+pub(crate) struct SandboxTask {
     pub(super) shared: Arc<NodeContext>,
     pub(super) record: SandboxRecord,
     pub(super) dir: SandboxDir,
     pub(super) view: watch::Sender<Sandbox>,
-    pub(super) orders: Inbox,
-    pub(super) handle: Arc<Handle>,
+    pub(super) commands: Inbox,
+    pub(super) handle: Arc<SandboxHandle>,
     /// What the first boot is told to trace.
     pub(super) trace: Option<String>,
     pub(super) agent_log: Option<Arc<Mutex<AgentLog>>>,
     /// The next start is in the record already.
     pub(super) counted: bool,
     /// When the guest became ready lately.
-    pub(super) readiness: GuestReadiness,
+    pub(super) readiness: ReadinessHistory,
     /// Nothing was ever made of it.
     pub(super) fresh: bool,
     pub(super) waiting: Option<Waiting>,
@@ -81,27 +81,27 @@ const AGAIN: Duration = Duration::from_secs(3);
 /// Longest text of a cause that is shown.
 const CAUSE: usize = 400;
 
-impl Task {
+impl SandboxTask {
     /// A task for this record, shown before it begins.
     pub(crate) fn new(
         shared: Arc<NodeContext>,
         record: SandboxRecord,
         dir: SandboxDir,
-        orders: Inbox,
+        commands: Inbox,
         view: watch::Sender<Sandbox>,
-        handle: Arc<Handle>,
+        handle: Arc<SandboxHandle>,
     ) -> Self {
         Self {
             shared,
             record,
             dir,
             view,
-            orders,
+            commands,
             handle,
             trace: None,
             agent_log: None,
             counted: false,
-            readiness: GuestReadiness::default(),
+            readiness: ReadinessHistory::default(),
             fresh: false,
             waiting: None,
         }
@@ -158,7 +158,7 @@ impl Task {
             Stage::Wait(want) => self.wait(want).await,
             Stage::Suspended(live, wait_reason) => self.suspended(live, wait_reason).await,
             Stage::Failed(reason) => self.given_up(reason).await,
-            Stage::End(live, order) => Ok(Stage::End(live, order)),
+            Stage::End(live, command) => Ok(Stage::End(live, command)),
         }
     }
 
@@ -172,7 +172,7 @@ impl Task {
     }
 
     /// Shows what the node lacks, and looks again after a pause that grows. This ends
-    /// with what is lacked, or with an order, and never by itself.
+    /// with what is lacked, or with a command, and never by itself.
     async fn wait(&mut self, want: Shortage) -> Result<Stage, BookkeepingError> {
         let until = self.show_shortage(&want);
         match self.pause(until, Stage::Start).await {
@@ -217,7 +217,7 @@ impl Task {
         let wait = Duration::from_millis(until.since(self.shared.clock.now()));
         tokio::select! {
             biased;
-            order = self.orders.ending(StageName::NoGuest) => Stage::End(None, order),
+            command = self.commands.ending(StageName::NoGuest) => Stage::End(None, command),
             () = sleep(wait) => then,
         }
     }
@@ -233,8 +233,8 @@ impl Task {
             self.record.failed = Some(death.reason());
         }
         let stopped = self.stop_guest().await;
-        if let Some(order) = self.unready(at).await? {
-            return Ok(Stage::End(None, order));
+        if let Some(command) = self.unready(at).await? {
+            return Ok(Stage::End(None, command));
         }
         match (stopped, next) {
             (Ok(()), RestartDecision::StartAt(at)) => {
@@ -247,14 +247,14 @@ impl Task {
         }
     }
 
-    /// It was given up: nothing of it runs, and it waits for an order. That is shown
+    /// It was given up: nothing of it runs, and it waits for a command. That is shown
     /// even while the disk does not take it: what comes of it makes room.
     async fn given_up(&mut self, reason: FailReason) -> Result<Stage, BookkeepingError> {
         if let Err(error) = self.stop_guest().await {
             return Ok(Stage::Wait(error.into()));
         }
-        if let Some(order) = self.unready(self.shared.clock.now()).await? {
-            return Ok(Stage::End(None, order));
+        if let Some(command) = self.unready(self.shared.clock.now()).await? {
+            return Ok(Stage::End(None, command));
         }
         self.waiting = None;
         if let Err(broken) = self.open().await {
@@ -263,14 +263,14 @@ impl Task {
         loop {
             let saved = self.save().await;
             self.publish(Phase::Failed { reason });
-            let Err(broken) = saved else { return Ok(Stage::End(None, self.orders.ending(StageName::Failed).await)) };
+            let Err(broken) = saved else { return Ok(Stage::End(None, self.commands.ending(StageName::Failed).await)) };
             tracing::error!(
                 error = &broken as &dyn std::error::Error,
                 "the sandbox's failure cannot be recorded yet; trying again"
             );
             tokio::select! {
                 biased;
-                order = self.orders.ending(StageName::Failed) => return Ok(Stage::End(None, order)),
+                command = self.commands.ending(StageName::Failed) => return Ok(Stage::End(None, command)),
                 () = sleep(AGAIN) => {}
             }
         }
@@ -283,7 +283,7 @@ impl Task {
         Ok(())
     }
 
-    /// Ends the billing, if it is on. As [`Task::mark`].
+    /// Ends the billing, if it is on. As [`SandboxTask::mark`].
     pub(super) async fn unready(&mut self, at: UnixMillis) -> Result<Option<Ending>, BookkeepingError> {
         match self.shared.journal.standing(self.record.id) {
             Some(MarkKind::Ready) => self.mark(MarkKind::Unready, at).await,
@@ -292,14 +292,14 @@ impl Task {
     }
 
     /// Has a mark written and waits for it. A disk may take nothing for ever: that is
-    /// shown after a while, and an order is heard meanwhile, and handed back.
+    /// shown after a while, and a command is heard meanwhile, and handed back.
     pub(super) async fn mark(&mut self, kind: MarkKind, at: UnixMillis) -> Result<Option<Ending>, BookkeepingError> {
         let (journal, id) = (self.shared.journal.clone(), self.record.id);
         let mut marked = pin!(journal.mark(id, kind, at));
         tokio::select! {
             biased;
             marked = &mut marked => return Ok(marked.map(|()| None)?),
-            order = self.orders.ending(StageName::Bookkeeping) => return Ok(Some(order)),
+            command = self.commands.ending(StageName::Bookkeeping) => return Ok(Some(command)),
             () = sleep(BOOKS_DEADLINE) => {}
         }
         let cause = "the node's metering journal is not written: its disk takes nothing".to_owned();
@@ -307,13 +307,13 @@ impl Task {
         let heard = tokio::select! {
             biased;
             marked = &mut marked => marked.map(|()| None)?,
-            order = self.orders.ending(StageName::Bookkeeping) => Some(order),
+            command = self.commands.ending(StageName::Bookkeeping) => Some(command),
         };
         self.waiting = None;
         Ok(heard)
     }
 
-    /// Has a mark written and waits for it, however long: for where no order is heard,
+    /// Has a mark written and waits for it, however long: for where no command is heard,
     /// and the wait is bounded by the caller.
     pub(super) async fn journal(&self, kind: MarkKind, at: UnixMillis) -> Result<(), JournalError> {
         self.shared.journal.mark(self.record.id, kind, at).await
@@ -399,7 +399,7 @@ impl Task {
             // Cut off while it was made, or halted: what there is of it goes first. One
             // that never ran has its first start still before it.
             self.counted = !self.record.ran;
-            return Ok(self.unready(last_alive).await?.map_or(Stage::Start, |order| Stage::End(None, order)));
+            return Ok(self.unready(last_alive).await?.map_or(Stage::Start, |command| Stage::End(None, command)));
         };
         self.adopt(&facts, last_alive).await
     }
@@ -412,8 +412,8 @@ impl Task {
             Ok(None) => {
                 tracing::warn!("a guest was gone when the daemon came back; another is started");
                 metrics::counter!("hypercore_guest_deaths_total", "cause" => "unseen").increment(1);
-                if let Some(order) = self.unready(last_alive).await? {
-                    return Ok(Stage::End(None, order));
+                if let Some(command) = self.unready(last_alive).await? {
+                    return Ok(Stage::End(None, command));
                 }
                 self.record.facts = None;
                 self.save().await?;
@@ -422,7 +422,7 @@ impl Task {
             // Nobody is let in to it meanwhile, so nobody pays.
             Err(error) => match self.unready(last_alive).await? {
                 None => Ok(Stage::Wait(error.into())),
-                Some(order) => Ok(Stage::End(None, order)),
+                Some(command) => Ok(Stage::End(None, command)),
             },
         }
     }
@@ -441,7 +441,7 @@ impl Task {
             // A journal that was begun anew has not heard of it.
             None => match self.mark(MarkKind::Booting, self.shared.clock.now()).await? {
                 None => Ok(Stage::Boot(live)),
-                Some(order) => Ok(Stage::End(Some(live), order)),
+                Some(command) => Ok(Stage::End(Some(live), command)),
             },
         }
     }

@@ -12,22 +12,22 @@
 //! task was: it is never a failure of the guest. One that its VMM has stopped is `Suspended`
 //! meanwhile.
 //!
-//! Everybody else sends it orders and looks at what it shows; `order` alone knows which
-//! stage obeys which of them, and why others are refused. An order is heard in
+//! Everybody else sends it commands and looks at what it shows; `command` alone knows which
+//! stage obeys which of them, and why others are refused. A command is heard in
 //! every stage but `Start`, which runs to its end because a guest that is half made
 //! cannot be let go; a wait for a disk that takes nothing hears it too. Readiness is
 //! shown when it is in the journal, and nothing is shown of a sandbox that is not in
 //! the ledger; that it ends, or was given up, is shown before a full disk takes it.
 
 mod boot;
+mod command;
 mod end;
 mod failure;
 mod handle;
 mod live;
 mod machine;
 mod monitor;
-mod order;
 
-pub(crate) use handle::{Handle, Origin};
-pub(crate) use machine::{BOOKS_DEADLINE, Task};
-pub(crate) use order::{DeleteError, Deletion, Inbox, Order};
+pub(crate) use command::{DeleteError, Deletion, Inbox, TaskCommand};
+pub(crate) use handle::{Origin, SandboxHandle};
+pub(crate) use machine::{BOOKS_DEADLINE, SandboxTask};

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use domain::{NodeShortage, RunId, UnixMillis};
-use sandbox::{GuestProgress, Runtime};
+use sandbox::{GuestState, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use wire::v1::node::Phase;
 use wire::v1::pod::PodPhase;
 
 use super::boot::gave_up;
+use super::command::StageName;
 use super::failure::{BookkeepingError, GuestFailure, Shortage};
 use super::live::RunningGuest;
-use super::machine::{Stage, Task};
-use super::order::StageName;
+use super::machine::{SandboxTask, Stage};
 use crate::context::NodeContext;
 use crate::guest::{PodClient, PodConnection};
 
@@ -32,12 +32,12 @@ enum NotReady {
     Suspended(NodeShortage),
 }
 
-impl Task {
+impl SandboxTask {
     pub(super) async fn monitor(&mut self, mut live: RunningGuest) -> Result<Stage, BookkeepingError> {
         let pod = self.pod()?;
         let (lost, at) = tokio::select! {
             biased;
-            order = self.orders.ending(StageName::Ready) => return Ok(Stage::End(Some(live), order)),
+            command = self.commands.ending(StageName::Ready) => return Ok(Stage::End(Some(live), command)),
             words = live.end() => (NotReady::Guest(GuestFailure::Guest(words)), self.shared.clock.now()),
             lost = until_lost(&pod, &self.shared, self.record.id) => lost,
         };
@@ -45,7 +45,7 @@ impl Task {
             NotReady::Guest(death) => self.lost(live, death, at).await,
             NotReady::Suspended(wait_reason) => self.stopped(live, wait_reason, at).await,
             NotReady::Agent => match self.unready(at).await? {
-                Some(order) => Ok(Stage::End(Some(live), order)),
+                Some(command) => Ok(Stage::End(Some(live), command)),
                 None => {
                     self.publish(Phase::Booting);
                     Ok(Stage::Boot(live))
@@ -77,7 +77,7 @@ impl Task {
         at: UnixMillis,
     ) -> Result<Stage, BookkeepingError> {
         Ok(match self.unready(at).await? {
-            Some(order) => Stage::End(Some(live), order),
+            Some(command) => Stage::End(Some(live), command),
             None => Stage::Suspended(live, wait_reason),
         })
     }
@@ -96,7 +96,7 @@ impl Task {
             let wait = Duration::from_millis(until.since(self.shared.clock.now()));
             tokio::select! {
                 biased;
-                order = self.orders.ending(StageName::Suspended) => return Ok(Stage::End(Some(live), order)),
+                command = self.commands.ending(StageName::Suspended) => return Ok(Stage::End(Some(live), command)),
                 words = live.end() => return self.died(&GuestFailure::Guest(words), self.shared.clock.now()).await,
                 () = sleep(wait) => {}
             }
@@ -120,15 +120,15 @@ impl Task {
             return false;
         }
         sleep(SETTLE).await;
-        matches!(runtime.condition(id).await, Ok(GuestProgress::Running))
+        matches!(runtime.condition(id).await, Ok(GuestState::Running))
     }
 }
 
 /// What a guest that runs is stopped for want of, if it is.
 async fn condition(runtime: &dyn Runtime, id: RunId) -> Option<NodeShortage> {
     match runtime.condition(id).await {
-        Ok(GuestProgress::Paused(wait_reason)) => Some(wait_reason),
-        Ok(GuestProgress::Running) | Err(_) => None,
+        Ok(GuestState::Paused(wait_reason)) => Some(wait_reason),
+        Ok(GuestState::Running) | Err(_) => None,
     }
 }
 

@@ -12,7 +12,7 @@ use wire::v1::pod::PodPhase;
 use super::node::{SOON, TestNode, id, spec};
 use super::pod::PodBehavior;
 use crate::node::{CreateError, CreateOutcome};
-use crate::policy::GuestReadiness;
+use crate::policy::ReadinessHistory;
 
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -166,7 +166,7 @@ async fn fault_1_9_a_guest_that_flaps_has_failed_after_its_share_of_boots_and_ma
     assert_eq!(sandbox.restarts, host.config.restarts);
     assert!(host.machine.running().is_empty());
     let kinds = daemon.kinds(id(1)).await;
-    assert_eq!(kinds.len(), (1 + 2 * GuestReadiness::MOST) * (1 + host.config.restarts as usize));
+    assert_eq!(kinds.len(), (1 + 2 * ReadinessHistory::MOST) * (1 + host.config.restarts as usize));
     assert_eq!(kinds.last(), Some(&MarkKind::Unready));
 }
 
@@ -198,7 +198,7 @@ async fn fault_1_9_a_guest_that_is_started_again_is_believed_at_once_however_oft
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
     daemon.ready(id(1)).await;
-    for restarts in 1..=u32::try_from(GuestReadiness::MOST).unwrap() + 2 {
+    for restarts in 1..=u32::try_from(ReadinessHistory::MOST).unwrap() + 2 {
         host.machine.crash(id(1));
         daemon.until(id(1), |sandbox| sandbox.restarts == restarts && sandbox.phase == Phase::Ready).await;
     }

@@ -16,7 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use sandbox::fake::{FakeHost, GuestConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
-use wire::v1::pod::{Identity, ImageRunConfig, LogLine, PORT, PodPhase, PodStatus};
+use wire::v1::pod::{GuestConfig, ImageRunConfig, LogLine, PORT, PodPhase, PodStatus};
 
 /// How a guest behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(crate) fn run() -> ImageRunConfig {
 /// One guest's `pod`.
 #[derive(Default)]
 pub(crate) struct Guest {
-    pub(crate) identities: Vec<Identity>,
+    pub(crate) identities: Vec<GuestConfig>,
     pub(crate) phase: Option<PodPhase>,
     /// The boot it is in; another one forgets the identity.
     boot: u32,
@@ -155,7 +155,7 @@ impl Pod {
 }
 
 async fn identity(State(pod): State<Pod>, body: Bytes) -> StatusCode {
-    let identity: Identity = serde_json::from_slice(&body).expect("an identity");
+    let identity: GuestConfig = serde_json::from_slice(&body).expect("an identity");
     pod.guests.with(pod.id, |guest| {
         if guest.told {
             return StatusCode::CONFLICT;

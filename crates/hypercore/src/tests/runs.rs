@@ -10,7 +10,7 @@ use wire::v1::node::{DataDisk, DataPolicy, Phase, SandboxSpec};
 use super::node::{Daemon, TestNode, id, spec_of};
 use super::pod::PodBehavior;
 use crate::node::{CreateError, CreateOutcome};
-use crate::policy::KeptDurations;
+use crate::policy::KeptDiskAges;
 use crate::retention;
 use crate::task::DeleteError;
 
@@ -144,7 +144,7 @@ async fn what_is_kept_is_erased_by_its_owners_word_and_never_while_its_pod_runs(
     ] {
         assert!(matches!(refused, Err(DeleteError::PodRunning { run, .. }) if run == id(2)));
     }
-    let (mut ages, month) = (KeptDurations::default(), Duration::from_millis(host.config.retention_ms()));
+    let (mut ages, month) = (KeptDiskAges::default(), Duration::from_millis(host.config.retention_ms()));
     for _ in 0..3 {
         retention::expire(&daemon.node.shared, &mut ages, month).await.unwrap();
     }

@@ -10,7 +10,7 @@ use wire::v1::node::{AgentMark, DataDisk, DataPolicy, KeptCause, Phase, Retentio
 
 use super::node::{TestNode, id};
 use super::pod::PodBehavior;
-use crate::policy::KeptDurations;
+use crate::policy::KeptDiskAges;
 use crate::{retention, upkeep};
 
 const GRACE: Duration = Duration::from_millis(500);
@@ -148,7 +148,7 @@ async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_be
     }
     let shared = &daemon.node.shared;
     let left = || host.machine.kept().iter().map(|disk| disk.pod).collect::<Vec<_>>();
-    let (mut ages, month) = (KeptDurations::default(), Duration::from_millis(host.config.retention_ms()));
+    let (mut ages, month) = (KeptDiskAges::default(), Duration::from_millis(host.config.retention_ms()));
     retention::expire(shared, &mut ages, month).await.unwrap();
     assert_eq!(left(), [id(1).into(), id(2).into()], "a clock that was set has not kept them");
     // The next daemon goes on from there.

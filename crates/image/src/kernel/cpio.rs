@@ -20,13 +20,13 @@ pub(super) enum Entry<'a> {
 }
 
 /// Writes entries, then the trailer.
-pub(super) struct Archive<W> {
+pub(super) struct CpioWriter<W> {
     to: W,
     inode: u32,
     written: usize,
 }
 
-impl<W: Write> Archive<W> {
+impl<W: Write> CpioWriter<W> {
     pub(super) const fn new(to: W) -> Self {
         Self { to, inode: 1, written: 0 }
     }
@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     fn sample() -> Vec<u8> {
-        let mut archive = Archive::new(Vec::new());
+        let mut archive = CpioWriter::new(Vec::new());
         archive.add("dev", &Entry::Directory).unwrap();
         archive.add("dev/console", &Entry::Device { major: 5, minor: 1 }).unwrap();
         archive.add("init", &Entry::File { mode: 0o755, data: b"hello" }).unwrap();

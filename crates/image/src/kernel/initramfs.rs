@@ -1,7 +1,7 @@
 //! The first root: `pod` and the modules that bring up disks and network.
 
 use super::KernelError;
-use super::cpio::{Archive, Entry};
+use super::cpio::{CpioWriter, Entry};
 use super::modules::Module;
 use super::strip::strip;
 
@@ -15,7 +15,7 @@ pub(super) fn archive(pod: &[u8], modules: &[Module]) -> Result<Vec<u8>, KernelE
 }
 
 fn write(pod: &[u8], modules: &[Module]) -> std::io::Result<Vec<u8>> {
-    let mut archive = Archive::new(Vec::new());
+    let mut archive = CpioWriter::new(Vec::new());
     for name in DIRECTORIES {
         archive.add(name, &Entry::Directory)?;
     }

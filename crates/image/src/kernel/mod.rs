@@ -11,8 +11,8 @@ mod error;
 pub mod fuzz;
 mod initramfs;
 mod modules;
+mod package;
 mod prepare;
-mod source;
 mod strip;
 mod unpack;
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::KernelError;
 use super::modules::{WANTED, keep_only, load_order};
-use super::source::{self, KernelSource};
+use super::package::{self, KernelPackage};
 use super::{initramfs, unpack};
 use crate::blobs::settle;
 use crate::lock::Lock;
@@ -49,14 +49,14 @@ pub struct Kernel {
 /// Says what is missing and what to do about it.
 pub fn prepare(config: &Config, pod: &Path, progress: &dyn Progress) -> Result<Kernel, KernelError> {
     let place = Place::of(config)?;
-    let source = match &config.kernel {
+    let package = match &config.kernel {
         Some(path) => place.given(path, progress)?,
         None => match place.downloaded() {
-            Some(source) => source,
+            Some(package) => package,
             None => place.download(progress)?,
         },
     };
-    place.kernel(&source, pod, progress)
+    place.kernel(&package, pod, progress)
 }
 
 /// Downloads the distribution's newest kernel package. [`prepare`] uses it from
@@ -114,34 +114,34 @@ impl Place {
     }
 
     /// The newest of the kernels that were downloaded before.
-    fn downloaded(&self) -> Option<KernelSource> {
+    fn downloaded(&self) -> Option<KernelPackage> {
         let packages = fs::read_dir(self.packages()).ok()?;
         let version = packages.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         version
             .filter(|name| name.starts_with(&prefix(DISTRIBUTION)))
-            .filter_map(|name| source::find(&self.packages().join(name)).ok())
-            .max_by_key(|source| source::ordinal(&source.version))
+            .filter_map(|name| package::find(&self.packages().join(name)).ok())
+            .max_by_key(|package| package::ordinal(&package.version))
     }
 
-    fn download(&self, progress: &dyn Progress) -> Result<KernelSource, KernelError> {
+    fn download(&self, progress: &dyn Progress) -> Result<KernelPackage, KernelError> {
         let scratch = self.scratch()?;
-        source::download(scratch.path(), progress)?;
-        self.unpack(DISTRIBUTION, &source::packages_in(scratch.path())?, progress)
+        package::download(scratch.path(), progress)?;
+        self.unpack(DISTRIBUTION, &package::packages_in(scratch.path())?, progress)
     }
 
     /// A kernel's tree, or a directory of packages, or one package.
-    fn given(&self, path: &Path, progress: &dyn Progress) -> Result<KernelSource, KernelError> {
-        if let Ok(source) = source::find(path) {
-            return Ok(source);
+    fn given(&self, path: &Path, progress: &dyn Progress) -> Result<KernelPackage, KernelError> {
+        if let Ok(package) = package::find(path) {
+            return Ok(package);
         }
-        let debs = if path.is_dir() { source::packages_in(path)? } else { vec![path.to_owned()] };
+        let debs = if path.is_dir() { package::packages_in(path)? } else { vec![path.to_owned()] };
         if debs.is_empty() {
             return Err(KernelError::NoKernel(path.to_owned()));
         }
         self.unpack(GIVEN, &debs, progress)
     }
 
-    fn unpack(&self, origin: &str, debs: &[PathBuf], progress: &dyn Progress) -> Result<KernelSource, KernelError> {
+    fn unpack(&self, origin: &str, debs: &[PathBuf], progress: &dyn Progress) -> Result<KernelPackage, KernelError> {
         let mut hash = Sha256::new();
         for deb in debs {
             hash.update(read(deb)?);
@@ -150,20 +150,20 @@ impl Place {
         if !root.is_dir() {
             let scratch = self.scratch()?;
             let unpacked = scratch.path().join("root");
-            source::unpack(debs, &unpacked, progress)?;
-            let modules = source::find(&unpacked)?.modules;
+            package::unpack(debs, &unpacked, progress)?;
+            let modules = package::find(&unpacked)?.modules;
             // The rest of the package, which is most of it, is of no use here.
             keep_only(&modules, &load_order(&modules, &WANTED)?)?;
             publish(&unpacked, &root)?;
         }
-        source::find(&root)
+        package::find(&root)
     }
 
-    fn kernel(&self, source: &KernelSource, pod: &Path, progress: &dyn Progress) -> Result<Kernel, KernelError> {
+    fn kernel(&self, package: &KernelPackage, pod: &Path, progress: &dyn Progress) -> Result<Kernel, KernelError> {
         let kernel = Kernel {
-            vmlinux: self.vmlinux(source, progress)?,
-            initramfs: self.initramfs(source, pod, progress)?,
-            version: source.version.clone(),
+            vmlinux: self.vmlinux(package, progress)?,
+            initramfs: self.initramfs(package, pod, progress)?,
+            version: package.version.clone(),
         };
         for (kind, used) in [("vmlinux-", &kernel.vmlinux), ("initramfs-", &kernel.initramfs)] {
             self.retire(kind, used).map_err(|source| KernelError::file("clear", &self.dir, source))?;
@@ -171,8 +171,8 @@ impl Place {
         Ok(kernel)
     }
 
-    fn vmlinux(&self, source: &KernelSource, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
-        let packed = read(&source.vmlinuz)?;
+    fn vmlinux(&self, package: &KernelPackage, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
+        let packed = read(&package.vmlinuz)?;
         let path = self.dir.join(format!("vmlinux-{}", key(Sha256::new_with_prefix(&packed))));
         if !path.is_file() {
             progress.step("unpack the kernel", None);
@@ -181,9 +181,9 @@ impl Place {
         Ok(path)
     }
 
-    fn initramfs(&self, source: &KernelSource, pod: &Path, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
+    fn initramfs(&self, package: &KernelPackage, pod: &Path, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
         let pod = read(pod)?;
-        let modules = load_order(&source.modules, &WANTED)?;
+        let modules = load_order(&package.modules, &WANTED)?;
         progress.step("write the initramfs", None);
         let archive = initramfs::archive(&pod, &modules)?;
         let path = self.dir.join(format!("initramfs-{}", key(Sha256::new_with_prefix(&archive))));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use super::LayerError;
-use super::archive::Archive;
+use super::archive::TarReader;
 use super::entry::{EntryHeader, EntryKind, ExtendedHeaders};
 use super::error::shown;
 use super::path::RelativePath;
@@ -53,7 +53,7 @@ pub(crate) fn apply(
 ) -> Result<(), LayerError> {
     let mut layer = Layer { root, made: CreatedInodes::new(), left_out: HashSet::new(), to };
     let mut extended = ExtendedHeaders::default();
-    let mut archive = Archive::new(archive);
+    let mut archive = TarReader::new(archive);
     while let Some(header) = archive.next().map_err(|error| super::error::read(&error))? {
         budget.entry()?;
         if let Some(head) = extended.take(&header, &mut archive)? {

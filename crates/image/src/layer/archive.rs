@@ -13,7 +13,7 @@ use tar::Header;
 pub(super) const BLOCK: usize = 512;
 
 /// An archive that is read once from front to back.
-pub(super) struct Archive<R> {
+pub(super) struct TarReader<R> {
     from: R,
     /// Bytes of the entry that were not read yet.
     left: u64,
@@ -21,7 +21,7 @@ pub(super) struct Archive<R> {
     padding: u64,
 }
 
-impl<R: Read> Archive<R> {
+impl<R: Read> TarReader<R> {
     pub(super) const fn new(from: R) -> Self {
         Self { from, left: 0, padding: 0 }
     }
@@ -76,7 +76,7 @@ impl<R: Read> Archive<R> {
 }
 
 /// The bytes of the entry. One that ends too early is an error, never a short file.
-impl<R: Read> Read for Archive<R> {
+impl<R: Read> Read for TarReader<R> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let most = usize::try_from(self.left).map_or(into.len(), |left| left.min(into.len()));
         let read = self.from.read(&mut into[..most])?;

@@ -9,7 +9,7 @@ use std::io::Read;
 use tar::{EntryType, Header, PaxExtensions};
 
 use super::LayerError;
-use super::archive::Archive;
+use super::archive::TarReader;
 use super::error::shown;
 use super::root::Attributes;
 use super::sparse::{self, SparseMap};
@@ -59,7 +59,7 @@ impl ExtendedHeaders {
     pub(super) fn take<R: Read>(
         &mut self,
         header: &Header,
-        archive: &mut Archive<R>,
+        archive: &mut TarReader<R>,
     ) -> Result<Option<EntryHeader>, LayerError> {
         match header.entry_type() {
             EntryType::GNULongName => self.path = Some(long_name(header, archive)?),
@@ -93,7 +93,7 @@ impl ExtendedHeaders {
         Ok(())
     }
 
-    fn head<R: Read>(mut self, header: &Header, archive: &mut Archive<R>) -> Result<EntryHeader, LayerError> {
+    fn head<R: Read>(mut self, header: &Header, archive: &mut TarReader<R>) -> Result<EntryHeader, LayerError> {
         let old = header.as_old();
         let path = self.sparse.name.take().or(self.path.take());
         let path = path.unwrap_or_else(|| header.path_bytes().into_owned());
@@ -142,7 +142,7 @@ fn field<T: Default>(raw: &[u8], read: std::io::Result<T>) -> Result<T, LayerErr
     }
 }
 
-fn bytes<R: Read>(header: &Header, archive: &mut Archive<R>) -> Result<Vec<u8>, LayerError> {
+fn bytes<R: Read>(header: &Header, archive: &mut TarReader<R>) -> Result<Vec<u8>, LayerError> {
     let size = header.entry_size().map_err(read)?;
     if size > MAX_EXTENDED {
         return Err(LayerError::Malformed("an extended header of more than 1 MiB".into()));
@@ -153,7 +153,7 @@ fn bytes<R: Read>(header: &Header, archive: &mut Archive<R>) -> Result<Vec<u8>, 
     Ok(bytes)
 }
 
-fn long_name<R: Read>(header: &Header, archive: &mut Archive<R>) -> Result<Vec<u8>, LayerError> {
+fn long_name<R: Read>(header: &Header, archive: &mut TarReader<R>) -> Result<Vec<u8>, LayerError> {
     let mut name = bytes(header, archive)?;
     if name.last() == Some(&0) {
         name.pop();

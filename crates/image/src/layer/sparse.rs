@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use tar::{GnuSparseHeader, Header};
 
 use super::LayerError;
-use super::archive::{Archive, BLOCK};
+use super::archive::{BLOCK, TarReader};
 
 /// Pieces of one file at most.
 const MAX_PIECES: usize = 1 << 16;
@@ -85,7 +85,7 @@ impl SparseRecords {
     }
 
     /// The map, if there is one. Format 1.0 has it at the front of the entry's bytes.
-    pub(super) fn map<R: Read>(self, archive: &mut Archive<R>) -> Result<Option<SparseMap>, LayerError> {
+    pub(super) fn map<R: Read>(self, archive: &mut TarReader<R>) -> Result<Option<SparseMap>, LayerError> {
         if !self.said {
             return Ok(None);
         }
@@ -101,7 +101,7 @@ impl SparseRecords {
 
 /// The map of the type `S`: four pieces in the header, 21 in each block behind it.
 /// The entry is opened behind them.
-pub(super) fn map_of<R: Read>(header: &Header, size: u64, archive: &mut Archive<R>) -> Result<SparseMap, LayerError> {
+pub(super) fn map_of<R: Read>(header: &Header, size: u64, archive: &mut TarReader<R>) -> Result<SparseMap, LayerError> {
     let gnu = header.as_gnu().ok_or_else(wrong)?;
     let mut sparse = SparseMap { size: gnu.real_size().map_err(malformed)?, pieces: Vec::new() };
     gnu.sparse.iter().try_for_each(|piece| add(&mut sparse, piece))?;
@@ -125,7 +125,7 @@ fn add(sparse: &mut SparseMap, piece: &GnuSparseHeader) -> Result<(), LayerError
 
 /// Lines of digits, filled up to a whole block: how many pieces, then each one's
 /// offset and length.
-fn pieces_before<R: Read>(archive: &mut Archive<R>) -> Result<Vec<(u64, u64)>, LayerError> {
+fn pieces_before<R: Read>(archive: &mut TarReader<R>) -> Result<Vec<(u64, u64)>, LayerError> {
     let mut read = 0_usize;
     let mut line = || -> Result<u64, LayerError> {
         let mut digits = Vec::with_capacity(MAX_DIGITS);

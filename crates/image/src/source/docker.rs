@@ -9,7 +9,7 @@ use oci_spec::image::{Descriptor, ImageManifestBuilder, MediaType, SCHEMA_VERSIO
 use serde::Deserialize;
 
 use super::archive::Files;
-use crate::blobs::Blobs;
+use crate::blobs::BlobStore;
 use crate::digest::{BlobDigest, HashingReader};
 use crate::document::{self, descriptor};
 use crate::{ImageError, Progress};
@@ -29,7 +29,7 @@ struct Saved {
 pub(super) fn import(
     files: &Files,
     name: &str,
-    blobs: &Blobs,
+    blobs: &BlobStore,
     bounds: &crate::Config,
     to: &dyn Progress,
 ) -> Result<BlobDigest, ImageError> {
@@ -69,7 +69,7 @@ pub(super) fn is_named(full: &str, name: &str) -> bool {
     full == name || last == name || last.split(':').next() == Some(name)
 }
 
-fn copy(files: &Files, name: &str, blobs: &Blobs, to: &dyn Progress) -> Result<Descriptor, ImageError> {
+fn copy(files: &Files, name: &str, blobs: &BlobStore, to: &dyn Progress) -> Result<Descriptor, ImageError> {
     let path = files.path(name).ok_or_else(|| ImageError::Missing(name.to_owned()))?;
     let failed = |source| ImageError::file("read", path, source);
     let mut head = Vec::new();

@@ -7,7 +7,7 @@ use oci_spec::image::{Descriptor, ImageIndex};
 
 use super::archive::Files;
 use super::docker;
-use crate::blobs::{Blobs, MAX_DOCUMENT};
+use crate::blobs::{BlobStore, MAX_DOCUMENT};
 use crate::digest::BlobDigest;
 use crate::document::{self, ManifestDocument};
 use crate::{ImageError, Progress};
@@ -49,13 +49,17 @@ impl Layout {
     }
 
     /// Copies one blob, verified.
-    fn copy(&self, descriptor: &Descriptor, blobs: &Blobs, to: &dyn Progress) -> Result<BlobDigest, ImageError> {
+    fn copy(&self, descriptor: &Descriptor, blobs: &BlobStore, to: &dyn Progress) -> Result<BlobDigest, ImageError> {
         let sum = BlobDigest::named(descriptor)?;
         blobs.put(sum, descriptor.size(), self.blob(sum)?, to)?;
         Ok(sum)
     }
 
-    fn document(&self, descriptor: &Descriptor, blobs: &Blobs) -> Result<(BlobDigest, ManifestDocument), ImageError> {
+    fn document(
+        &self,
+        descriptor: &Descriptor,
+        blobs: &BlobStore,
+    ) -> Result<(BlobDigest, ManifestDocument), ImageError> {
         if descriptor.size() > MAX_DOCUMENT {
             return Err(ImageError::document("manifest", "it is larger than 4 MiB"));
         }
@@ -69,7 +73,7 @@ impl Layout {
 pub(crate) fn import(
     path: &Path,
     name: &str,
-    blobs: &Blobs,
+    blobs: &BlobStore,
     scratch: &Path,
     bounds: &crate::Config,
     to: &dyn Progress,
@@ -106,7 +110,7 @@ fn names_nothing(index: &[u8]) -> bool {
 fn copy_image(
     layout: &Layout,
     descriptor: &Descriptor,
-    blobs: &Blobs,
+    blobs: &BlobStore,
     bounds: &crate::Config,
     to: &dyn Progress,
 ) -> Result<BlobDigest, ImageError> {

@@ -13,7 +13,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use wire::Secret;
 
 use super::error::RegistryError;
-use crate::blobs::{Blobs, MAX_DOCUMENT};
+use crate::blobs::{BlobStore, MAX_DOCUMENT};
 use crate::digest::BlobDigest;
 use crate::document::{self, ACCEPTED, ManifestDocument};
 use crate::{ImageError, Progress};
@@ -46,7 +46,7 @@ pub(crate) struct RegistrySource {
 /// Copies the image into the blobs, and returns its manifest.
 pub(crate) async fn pull(
     source: &RegistrySource,
-    blobs: &Blobs,
+    blobs: &BlobStore,
     bounds: &crate::Config,
     to: &dyn Progress,
 ) -> Result<BlobDigest, ImageError> {
@@ -86,7 +86,7 @@ impl Session {
     async fn image(
         &self,
         sum: BlobDigest,
-        blobs: &Blobs,
+        blobs: &BlobStore,
         bounds: &crate::Config,
         to: &dyn Progress,
     ) -> Result<BlobDigest, ImageError> {
@@ -113,7 +113,7 @@ impl Session {
         Err(ImageError::document("index", "indexes are nested too deep"))
     }
 
-    async fn manifest(&self, sum: BlobDigest, blobs: &Blobs) -> Result<Vec<u8>, ImageError> {
+    async fn manifest(&self, sum: BlobDigest, blobs: &BlobStore) -> Result<Vec<u8>, ImageError> {
         if !blobs.has(sum) {
             let bytes = retried(|| async {
                 let request = self.client.get(self.url("manifests", sum)?).header(ACCEPT, ACCEPTED.join(", "));
@@ -128,7 +128,7 @@ impl Session {
         blobs.document(sum)
     }
 
-    async fn blob(&self, descriptor: &Descriptor, blobs: &Blobs, to: &dyn Progress) -> Result<(), ImageError> {
+    async fn blob(&self, descriptor: &Descriptor, blobs: &BlobStore, to: &dyn Progress) -> Result<(), ImageError> {
         let sum = BlobDigest::named(descriptor)?;
         if blobs.has(sum) {
             to.advance(descriptor.size());

@@ -22,7 +22,7 @@ pub(crate) struct Signer {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Wallet {
+pub(crate) enum WalletCommand {
     /// Make an EVM key file
     New {
         /// Where to write it (never over an existing file)
@@ -36,7 +36,7 @@ pub(crate) enum Wallet {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Vault {
+pub(crate) enum VaultCommand {
     /// Deploy your agent's vault; the gateway pays the gas
     Deploy {
         /// The agent

@@ -8,7 +8,7 @@ use domain::PodId;
 use super::ConfigFile;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Pod {
+pub(crate) enum PodCommand {
     /// A POD's key, in the gateway's database; of SQLite the gateway must be stopped
     Identity {
         #[command(flatten)]

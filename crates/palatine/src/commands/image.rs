@@ -10,12 +10,12 @@ use domain::ImageDigest;
 use image::{ImageStore, ImageSummary};
 
 use crate::answers::ImageRow;
-use crate::cli::{Image, Store};
+use crate::cli::{ImageCommand, ImageStoreArgs};
 use crate::config::Config;
 use crate::output::{self, show};
 use crate::up::{StateDir, Step};
 
-pub(crate) fn run(state: &StateDir, named: &Store, command: Image, json: bool) -> Result<()> {
+pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageCommand, json: bool) -> Result<()> {
     let location = StoreLocation::find(state, named)?;
     eprintln!("The image store: {}", location.images.store.display());
     let store = ImageStore::open(&location.images).context("open the image store (root keeps it)")?;
@@ -24,30 +24,30 @@ pub(crate) fn run(state: &StateDir, named: &Store, command: Image, json: bool) -
         show(json, &shown, |shown| format!("{} {}", shown.names.join(" "), shown.digest))
     };
     match command {
-        Image::Import { path, name } => {
+        ImageCommand::Import { path, name } => {
             let step = Step::start("Importing the image");
             let image = store.import(&path, &name, &step)?;
             step.done();
             imported(name, image)?;
         }
-        Image::Pull { reference, name } => {
+        ImageCommand::Pull { reference, name } => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let step = Arc::new(Step::start("Pulling the image"));
             let image = runtime.block_on(store.pull(&reference, Some(&name), None, step.clone()))?;
             step.finish();
             imported(name, image)?;
         }
-        Image::Build { dir, name } => {
+        ImageCommand::Build { dir, name } => {
             let step = Step::start("Building the image");
             let image = store.build(&dir, None, &name, &step)?;
             step.done();
             imported(name, image)?;
         }
-        Image::Ls => {
+        ImageCommand::Ls => {
             let shown: Vec<ImageRow> = store.list()?.iter().map(ImageRow::from).collect();
             show(json, &shown, |shown| output::images(shown))?;
         }
-        Image::Rm { name } => {
+        ImageCommand::Rm { name } => {
             let removed = store.remove(&name, &location.in_use()?)?;
             println!("{name} ({}): {} MiB freed", removed.digest, removed.freed_bytes / (1024 * 1024));
         }
@@ -66,7 +66,7 @@ impl StoreLocation {
     /// The store that was named; else that of the stack which runs here, to which
     /// `spawn` goes as well; else that of the machine's own configuration. There is no
     /// other: an image in a store that nobody serves cannot be spawned.
-    fn find(state: &StateDir, named: &Store) -> Result<Self> {
+    fn find(state: &StateDir, named: &ImageStoreArgs) -> Result<Self> {
         if let Some(dir) = &named.store {
             let store = std::path::absolute(dir).with_context(|| format!("find {}", dir.display()))?;
             return Ok(Self { images: image::Config { store, ..image::Config::default() }, node: None });
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
 
-    fn named(words: &[&str]) -> Store {
+    fn named(words: &[&str]) -> ImageStoreArgs {
         let words = ["palatine", "image"].iter().chain(words);
         let Command::Image { store, .. } = Cli::try_parse_from(words).unwrap().command else { unreachable!() };
         store

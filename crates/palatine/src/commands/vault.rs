@@ -21,10 +21,10 @@ use wire::v1::vault::{ChainResponse, DeployRequest, SubmitTaskRequest, Task, Vau
 
 use super::{gateway, signer as holder};
 use crate::answers::CallOutcome;
-use crate::cli::{CreateTask, Signer, Target, Vault, VaultName, VaultTaskArg};
+use crate::cli::{CreateTask, Signer, Target, VaultCommand, VaultName, VaultTaskArg};
 use crate::output::{self, show};
 use crate::signer::open;
-use crate::up::{LocalStack, StateDir};
+use crate::up::{LocalStackInfo, StateDir};
 
 /// Gas for a vault's own work in a relayed call.
 const GAS: u64 = 300_000;
@@ -52,7 +52,7 @@ struct VaultSession<'a> {
     client: GatewayClient,
 }
 
-pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, command: Vault) -> Result<ExitCode> {
+pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, command: VaultCommand) -> Result<ExitCode> {
     let url = gateway(target, state)?;
     let session = VaultSession { client: GatewayClient::new(&url)?, target, state, signer, url };
     session.run(command).await?;
@@ -69,41 +69,41 @@ pub(crate) async fn deploy_after_spawn(target: &Target, state: &StateDir, signer
 }
 
 impl VaultSession<'_> {
-    async fn run(&self, command: Vault) -> Result<()> {
+    async fn run(&self, command: VaultCommand) -> Result<()> {
         let json = self.target.json;
         match command {
-            Vault::Deploy { agent } => self.deploy(agent).await,
-            Vault::Show { vault } => Ok(show(json, &self.vault(vault).await?, output::vault)?),
-            Vault::Tasks { vault } => {
+            VaultCommand::Deploy { agent } => self.deploy(agent).await,
+            VaultCommand::Show { vault } => Ok(show(json, &self.vault(vault).await?, output::vault)?),
+            VaultCommand::Tasks { vault } => {
                 let tasks = self.client.tasks(self.address(vault).await?).await?;
                 Ok(show(json, &tasks, output::tasks)?)
             }
-            Vault::Create(task) => self.create(&task).await,
-            Vault::Submit { task, result } => self.submit(&task, result.as_deref()).await,
-            Vault::Decline { task } => self.decline(&task).await,
-            Vault::Complete { task, pay } => self.complete(&task, pay).await,
-            Vault::Dispute { task, reason } => {
+            VaultCommand::Create(task) => self.create(&task).await,
+            VaultCommand::Submit { task, result } => self.submit(&task, result.as_deref()).await,
+            VaultCommand::Decline { task } => self.decline(&task).await,
+            VaultCommand::Complete { task, pay } => self.complete(&task, pay).await,
+            VaultCommand::Dispute { task, reason } => {
                 let (vault, found) = self.task(&task).await?;
                 let call = calls::dispute(vault, &found.terms, keccak256(reason.as_bytes()));
                 self.as_signer("disputed", Some(task.task), &call).await
             }
-            Vault::Resolve { task, agent } => {
+            VaultCommand::Resolve { task, agent } => {
                 let (vault, found) = self.task(&task).await?;
                 self.as_signer("resolved", Some(task.task), &calls::resolve(vault, &found.terms, agent)).await
             }
-            Vault::Refund { task } => {
+            VaultCommand::Refund { task } => {
                 let (vault, found) = self.task(&task).await?;
                 self.as_anyone("refunded", task.task, &calls::refund(vault, &found.terms)).await
             }
-            Vault::Claim { task } => {
+            VaultCommand::Claim { task } => {
                 let (vault, found) = self.task(&task).await?;
                 self.as_anyone("claimed", task.task, &calls::claim(vault, &found.terms)).await
             }
-            Vault::DefaultResolve { task } => {
+            VaultCommand::DefaultResolve { task } => {
                 let (vault, found) = self.task(&task).await?;
                 self.as_anyone("resolved by default", task.task, &calls::default_resolve(vault, &found.terms)).await
             }
-            Vault::Set { vault, arbiter, fee_recipient, fee_bps, pause, resume } => {
+            VaultCommand::Set { vault, arbiter, fee_recipient, fee_bps, pause, resume } => {
                 let vault = self.vault(vault).await?;
                 if pause || resume {
                     self.as_signer("set", None, &calls::set_paused(vault.address, pause)).await?;
@@ -118,7 +118,7 @@ impl VaultSession<'_> {
                 };
                 self.as_signer("set", None, &calls::set_settings(vault.address, &settings)).await
             }
-            Vault::Withdraw { vault, amount, to, credit } => self.withdraw(vault, amount, to, credit).await,
+            VaultCommand::Withdraw { vault, amount, to, credit } => self.withdraw(vault, amount, to, credit).await,
         }
     }
 
@@ -376,7 +376,7 @@ const fn party(identity: &Identity) -> RelayCallSigner<'_> {
 }
 
 /// The token must be one that we know by ourselves: what we sign moves it.
-fn known_token(chain: &ChainResponse, stack: Option<&LocalStack>) -> Result<()> {
+fn known_token(chain: &ChainResponse, stack: Option<&LocalStackInfo>) -> Result<()> {
     let known = x402::Config::default().tokens();
     let real = known.at(chain.chain_id, chain.usdc).is_some();
     let local = stack.is_some_and(|stack| (stack.usdc, stack.factory) == (chain.usdc, chain.factory));

@@ -12,27 +12,32 @@ use wire::v1::vault::LinkRequest;
 
 use super::{gateway, signer as holder};
 use crate::answers::WalletInfo;
-use crate::cli::{Signer, Target, Wallet};
+use crate::cli::{Signer, Target, WalletCommand};
 use crate::output::{self, show};
 use crate::signer::{KeystoreLocation, PASSWORD, new_password, open};
 use crate::up::StateDir;
 
-pub(crate) async fn run(target: &Target, state: &StateDir, signer: &Signer, command: Wallet) -> Result<ExitCode> {
+pub(crate) async fn run(
+    target: &Target,
+    state: &StateDir,
+    signer: &Signer,
+    command: WalletCommand,
+) -> Result<ExitCode> {
     match command {
-        Wallet::New { outfile } => {
+        WalletCommand::New { outfile } => {
             let password = new_password(PASSWORD, signer.password_file.as_deref(), &outfile)?;
             let identity = Identity::generate()?;
             identity.save(&outfile, &password, KdfCost::STANDARD)?;
             let shown = WalletInfo { address: identity.address().to_string(), keystore: outfile };
             show(target.json, &shown, output::wallet)?;
         }
-        Wallet::Show => {
+        WalletCommand::Show => {
             let location = KeystoreLocation::find(signer, state)?.context("no EVM key: pass --keystore FILE")?;
             let address = Keystore::read(&location.keystore)?.address().context("the key file names no address")?;
             let shown = WalletInfo { address: address.to_string(), keystore: location.keystore };
             show(target.json, &shown, output::wallet)?;
         }
-        Wallet::Link => link(target, state, signer).await?,
+        WalletCommand::Link => link(target, state, signer).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

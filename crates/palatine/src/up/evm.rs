@@ -63,7 +63,7 @@ const LISTENING: &str = "Listening on ";
 
 /// The chain: what it is started with, each time.
 #[derive(Debug)]
-pub(super) struct Evm {
+pub(super) struct EvmService {
     program: PathBuf,
     logs: PathBuf,
     /// Where clients come in: the same at each start, so that what was told of it stays
@@ -77,7 +77,7 @@ pub(super) struct Evm {
     backed_up_at: Cell<Option<Instant>>,
 }
 
-impl Evm {
+impl EvmService {
     /// The chain of this stack, if there is one, else a new one.
     pub(super) fn new(assets: &Path, state: &StateDir) -> Result<Self> {
         let (program, logs) = (assets.join(ANVIL), state.logs());
@@ -107,7 +107,7 @@ impl Evm {
     }
 }
 
-impl Service for Evm {
+impl Service for EvmService {
     const NAME: PartName = PartName::Evm;
     const RESTARTS_WHEN_HUNG: bool = true;
 
@@ -160,7 +160,7 @@ impl Service for Evm {
     }
 }
 
-impl Evm {
+impl EvmService {
     /// Keeps a copy when it is time, and says of which block. One that fails makes no
     /// chain sick: the last one is still there.
     fn back_up(&self) -> Option<u64> {
@@ -404,7 +404,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::at(Some(dir.path())).unwrap();
         fs::create_dir(state.evm()).unwrap();
-        let evm = Evm::new(Path::new("/nowhere"), &state).unwrap();
+        let evm = EvmService::new(Path::new("/nowhere"), &state).unwrap();
         fs::write(&evm.keys.chain, "{}").unwrap();
         // A folder is in the way.
         fs::create_dir(evm.keys.backup()).unwrap();

@@ -46,7 +46,7 @@ impl PartName {
 /// How a part is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum State {
+pub(crate) enum PartState {
     /// It is being started.
     Starting,
     /// It does what it is for.
@@ -61,7 +61,7 @@ pub(crate) enum State {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PartHealth {
     pub(crate) part: PartName,
-    pub(crate) state: State,
+    pub(crate) state: PartState,
     /// Since when it is so.
     pub(crate) since: UnixMillis,
     /// What it does not do, or how it ended and what it said last.
@@ -108,12 +108,12 @@ impl Health {
 
     /// Whether all parts did what they are for.
     pub(crate) fn is_ok(&self) -> bool {
-        self.parts.iter().all(|report| report.state == State::Ok)
+        self.parts.iter().all(|report| report.state == PartState::Ok)
     }
 
     /// The parts that do not, a line each and what they said last below it.
     pub(crate) fn unhealthy(&self) -> impl Iterator<Item = String> {
-        self.parts.iter().filter(|report| report.state != State::Ok).map(sentence)
+        self.parts.iter().filter(|report| report.state != PartState::Ok).map(sentence)
     }
 }
 
@@ -204,23 +204,23 @@ impl HealthRecorder {
 }
 
 /// The start is said elsewhere: here is only what goes wrong later, and its end.
-fn say(report: &PartHealth, before: State, restarts: u32) {
+fn say(report: &PartHealth, before: PartState, restarts: u32) {
     match (before, report.state) {
-        (_, State::Sick | State::Down) => eprintln!("✗ {}", sentence(report)),
-        (State::Sick, State::Ok) => eprintln!("✓ {} does what it is for again", report.part.as_str()),
-        (State::Starting | State::Down, State::Ok) if restarts > 0 => {
+        (_, PartState::Sick | PartState::Down) => eprintln!("✗ {}", sentence(report)),
+        (PartState::Sick, PartState::Ok) => eprintln!("✓ {} does what it is for again", report.part.as_str()),
+        (PartState::Starting | PartState::Down, PartState::Ok) if restarts > 0 => {
             eprintln!("✓ {} runs again", report.part.as_str());
         }
-        (_, State::Ok | State::Starting) => {}
+        (_, PartState::Ok | PartState::Starting) => {}
     }
 }
 
 fn sentence(report: &PartHealth) -> String {
     let how = match report.state {
-        State::Starting => "is starting",
-        State::Ok => "is ok",
-        State::Sick => "is sick",
-        State::Down => "is down",
+        PartState::Starting => "is starting",
+        PartState::Ok => "is ok",
+        PartState::Sick => "is sick",
+        PartState::Down => "is down",
     };
     let why = report.why.as_ref().map(|why| format!(": {}", why.trim_end())).unwrap_or_default();
     format!("{} {how} since {}{why}", report.part.as_str(), clock(report.since))
@@ -244,14 +244,14 @@ mod tests {
         let seen = || Health::read(&path).unwrap();
         assert_eq!(seen(), Health::default());
         recorder.spawned(PartName::Solana, None);
-        recorder.note(PartName::Solana, State::Ok, None);
+        recorder.note(PartName::Solana, PartState::Ok, None);
         assert!(seen().is_ok());
-        recorder.note(PartName::Solana, State::Sick, Some("silence".to_owned()));
+        recorder.note(PartName::Solana, PartState::Sick, Some("silence".to_owned()));
         let since = seen().parts[0].since;
-        recorder.note(PartName::Solana, State::Sick, Some("still silence".to_owned()));
+        recorder.note(PartName::Solana, PartState::Sick, Some("still silence".to_owned()));
         assert_eq!((seen().parts[0].since, seen().parts[0].why.as_deref()), (since, Some("still silence")));
         assert!(seen().unhealthy().next().unwrap().starts_with("solana is sick since "));
-        recorder.note(PartName::Solana, State::Ok, None);
+        recorder.note(PartName::Solana, PartState::Ok, None);
         assert_eq!((seen().is_ok(), seen().parts[0].why.as_deref()), (true, None));
     }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::health::{Health, HealthRecorder, PartName};
 use super::network::{self, StackResources};
 use super::process::KILL_LIMIT;
-use super::programs::{NODE_LIMIT, Node};
+use super::programs::{NODE_LIMIT, NodeService};
 use super::progress::Step;
 use super::state::StateDir;
 use super::supervise::Supervised;
@@ -111,7 +111,7 @@ pub(super) async fn clear(state: &StateDir) -> Result<bool> {
 /// A node adopts the guests that are there; as it ends, it takes them and all of
 /// theirs down.
 async fn remove_guests(state: &StateDir) -> Result<()> {
-    let mut node = Supervised::new(Node::new(state));
+    let mut node = Supervised::new(NodeService::new(state));
     let started = node.start(&HealthRecorder::new(state.parts())).await;
     let ended = match node.into_part() {
         Some(part) => part.end(END_GRACE).await,
@@ -160,7 +160,7 @@ pub(super) fn ends_within(process: &OwnedFd, within: Duration) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::health::State;
+    use super::super::health::PartState;
     use super::*;
 
     fn sleeper() -> std::process::Child {
@@ -194,7 +194,7 @@ mod tests {
         send(&process, Signal::STOP).unwrap();
         let recorder = HealthRecorder::new(state.parts());
         recorder.spawned(PartName::Hypercore, sandbox::process::facts(left.id()).ok());
-        recorder.note(PartName::Hypercore, State::Ok, None);
+        recorder.note(PartName::Hypercore, PartState::Ok, None);
         let mut reused = sandbox::process::facts(stranger.id()).unwrap();
         reused.started += 1;
         recorder.spawned(PartName::Gateway, Some(reused));

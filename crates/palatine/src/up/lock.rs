@@ -112,7 +112,7 @@ mod tests {
 
     use domain::{Address, Wallet};
 
-    use super::super::stack::LocalStack;
+    use super::super::stack::LocalStackInfo;
     use super::*;
 
     #[test]
@@ -154,8 +154,8 @@ mod tests {
     }
 
     /// A note of a stack that this process keeps.
-    fn stack(state: &StateDir, process: ProcessFacts) -> LocalStack {
-        LocalStack {
+    fn stack(state: &StateDir, process: ProcessFacts) -> LocalStackInfo {
+        LocalStackInfo {
             gateway: "http://127.0.0.1:1".to_owned(),
             holder_keypair: state.holder(),
             holder: Wallet([1; 32]),

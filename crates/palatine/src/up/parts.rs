@@ -9,15 +9,15 @@ use client::NodeClient;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
-use super::evm::Evm;
+use super::evm::EvmService;
 use super::health::{HealthRecorder, PartName};
 use super::network::{self, StackResources};
-use super::prepare::{self, Prepared};
+use super::prepare::{self, StackWallets};
 use super::process::{self, KILL_LIMIT};
-use super::programs::{CHAIN_LIMIT, GATEWAY_LIMIT, Gateway, NODE_LIMIT, Node};
+use super::programs::{CHAIN_LIMIT, GATEWAY_LIMIT, GatewayService, NODE_LIMIT, NodeService};
 use super::progress::Step;
-use super::solana::Solana;
-use super::stack::LocalStack;
+use super::solana::SolanaService;
+use super::stack::LocalStackInfo;
 use super::state::StateDir;
 use super::supervise::Supervised;
 use super::{evm, leftovers, solana, trial};
@@ -51,9 +51,9 @@ pub(super) const END_LIMIT: Duration = trial::CLEAR_LIMIT
 pub(super) async fn run(
     state: &StateDir,
     options: &cli::Up,
-    prepared: &Prepared,
+    wallets: &StackWallets,
     allocation: &StackResources,
-    first: impl AsyncFnOnce(&LocalStack) -> Result<()>,
+    first: impl AsyncFnOnce(&LocalStackInfo) -> Result<()>,
     before_end: impl AsyncFnOnce() -> Result<()>,
 ) -> Result<()> {
     // Listened for before anything starts, so that Ctrl-C during the start ends it as well.
@@ -69,7 +69,7 @@ pub(super) async fn run(
         }
     };
     let life = async {
-        let stack = running.start(state, options, prepared, allocation, &recorder).await?;
+        let stack = running.start(state, options, wallets, allocation, &recorder).await?;
         state.publish(&stack)?;
         let ((), never, _) = tokio::try_join!(first(&stack), running.keep(&recorder), bound_own_log(state))?;
         match never {}
@@ -109,10 +109,10 @@ fn all(results: impl IntoIterator<Item = Result<()>>) -> Result<()> {
 /// What runs, in the order of its start.
 #[derive(Default)]
 struct Running {
-    solana: Option<Supervised<Solana>>,
-    evm: Option<Supervised<Evm>>,
-    node: Option<Supervised<Node>>,
-    gateway: Option<Supervised<Gateway>>,
+    solana: Option<Supervised<SolanaService>>,
+    evm: Option<Supervised<EvmService>>,
+    node: Option<Supervised<NodeService>>,
+    gateway: Option<Supervised<GatewayService>>,
 }
 
 impl Running {
@@ -120,33 +120,33 @@ impl Running {
         &mut self,
         state: &StateDir,
         options: &cli::Up,
-        prepared: &Prepared,
+        wallets: &StackWallets,
         allocation: &StackResources,
         recorder: &HealthRecorder,
-    ) -> Result<LocalStack> {
+    ) -> Result<LocalStackInfo> {
         let step = Step::start("Starting the local Solana");
-        let funded = [prepared.holder, prepared.visitor].map(|wallet| (wallet, HOLDER_TOKENS));
-        let solana = self.solana.insert(Supervised::new(Solana::new(&options.assets, state, funded)?));
+        let funded = [wallets.holder, wallets.visitor].map(|wallet| (wallet, HOLDER_TOKENS));
+        let solana = self.solana.insert(Supervised::new(SolanaService::new(&options.assets, state, funded)?));
         solana.start(recorder).await?;
         let solana_info = solana.service().info()?;
         step.done();
 
         let step = Step::start("Starting the local EVM chain");
-        let evm = self.evm.insert(Supervised::new(Evm::new(&options.assets, state)?));
+        let evm = self.evm.insert(Supervised::new(EvmService::new(&options.assets, state)?));
         evm.start(recorder).await?;
         let (keys, contracts) = (evm.service().keys.clone(), evm.service().contracts()?.clone());
         prepare::write_config(state, options, &solana_info, &contracts, allocation)?;
         step.done();
 
         let step = Step::start("Starting the node");
-        self.node.insert(Supervised::new(Node::new(state))).start(recorder).await?;
+        self.node.insert(Supervised::new(NodeService::new(state))).start(recorder).await?;
         step.done();
         let info = NodeClient::new(state.socket()).info().await.context("ask the node what it is")?;
         eprintln!("  agents run in {}: {}", info.runtime.as_str(), info.runtime_reason);
 
         let step = Step::start("Starting the gateway");
         let url = format!("http://{}", options.listen);
-        let gateway = Gateway::new(state, &url);
+        let gateway = GatewayService::new(state, &url);
         let gateway = self.gateway.insert(Supervised::new(gateway));
         gateway.start(recorder).await?;
         gateway.wait_healthy(GATEWAY_LIMIT).await.context("wait until agents can be spawned")?;
@@ -154,10 +154,10 @@ impl Running {
         step.done();
 
         let process = sandbox::process::facts(std::process::id()).context("read when we were started")?;
-        Ok(LocalStack {
+        Ok(LocalStackInfo {
             gateway: url,
             holder_keypair: state.holder(),
-            holder: prepared.holder,
+            holder: wallets.holder,
             solana_rpc: solana_info.rpc,
             mint: solana_info.mint,
             evm_rpc: contracts.rpc.clone(),

@@ -31,25 +31,30 @@ const RELAYED_PER_MINUTE: i64 = 600;
 /// Where the reference agent's recipe lies among the assets.
 const ECHO: &str = "images/agent-echo";
 
-/// What every start of the parts needs.
-pub(super) struct Prepared {
+/// The wallets of a stack: they hold its tokens from the start.
+pub(super) struct StackWallets {
     pub(super) holder: Wallet,
     pub(super) visitor: Wallet,
 }
 
-impl Prepared {
-    /// Makes what is missing.
-    pub(super) fn make(state: &StateDir, options: &cli::Up) -> Result<Self> {
-        let config = crate::config::Config::load(options.config.config.as_deref())?;
-        let images = image::Config { store: state.root().join("images"), ..config.images };
-        let step = Step::start("Preparing the guest kernel");
-        image::kernel::prepare(&images, &options.assets.join("pod"), &step).context("prepare the guest kernel")?;
-        step.done();
-        let step = Step::start("Building the image of agent-echo");
-        image::ImageStore::open(&images)?.build(&options.assets.join(ECHO), None, "echo", &step)?;
-        step.done();
+impl StackWallets {
+    /// Makes those that are missing.
+    pub(super) fn make(state: &StateDir) -> Result<Self> {
         Ok(Self { holder: wallet(&state.holder())?, visitor: wallet(&state.visitor())? })
     }
+}
+
+/// Makes what a guest boots of: the kernel, and the image of the reference agent.
+pub(super) fn build_guest(state: &StateDir, options: &cli::Up) -> Result<()> {
+    let config = crate::config::Config::load(options.config.config.as_deref())?;
+    let images = image::Config { store: state.root().join("images"), ..config.images };
+    let step = Step::start("Preparing the guest kernel");
+    image::kernel::prepare(&images, &options.assets.join("pod"), &step).context("prepare the guest kernel")?;
+    step.done();
+    let step = Step::start("Building the image of agent-echo");
+    image::ImageStore::open(&images)?.build(&options.assets.join(ECHO), None, "echo", &step)?;
+    step.done();
+    Ok(())
 }
 
 /// Refuses a disk without room, before anything is written.

@@ -26,17 +26,17 @@ const ASK_CHAIN_EVERY: Duration = Duration::from_millis(100);
 pub(super) const CHAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// The node. One that hangs is only told of: its guests go on, and it may come back.
-pub(super) struct Node {
+pub(super) struct NodeService {
     state: StateDir,
 }
 
-impl Node {
+impl NodeService {
     pub(super) fn new(state: &StateDir) -> Self {
         Self { state: state.clone() }
     }
 }
 
-impl Service for Node {
+impl Service for NodeService {
     const NAME: PartName = PartName::Hypercore;
     const RESTARTS_WHEN_HUNG: bool = false;
 
@@ -58,18 +58,18 @@ impl Service for Node {
 }
 
 /// The gateway.
-pub(super) struct Gateway {
+pub(super) struct GatewayService {
     state: StateDir,
     url: String,
 }
 
-impl Gateway {
+impl GatewayService {
     pub(super) fn new(state: &StateDir, url: &str) -> Self {
         Self { state: state.clone(), url: url.to_owned() }
     }
 }
 
-impl Service for Gateway {
+impl Service for GatewayService {
     const NAME: PartName = PartName::Gateway;
     const RESTARTS_WHEN_HUNG: bool = false;
 
@@ -95,7 +95,7 @@ impl Service for Gateway {
     }
 }
 
-impl Gateway {
+impl GatewayService {
     /// Waits until the vaults' chain is in the gateway's reach: what is typed first may need it.
     /// Without it agents live all the same, so that it is only told of, after a while.
     pub(super) async fn until_chain_answers(&self) {

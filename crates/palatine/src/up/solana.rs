@@ -41,7 +41,7 @@ pub(crate) struct SolanaInfo {
 
 /// The chain: what it is started with, each time.
 #[derive(Debug)]
-pub(super) struct Solana {
+pub(super) struct SolanaService {
     program: PathBuf,
     logs: PathBuf,
     journal: PathBuf,
@@ -54,7 +54,7 @@ pub(super) struct Solana {
     input: Option<ChildStdin>,
 }
 
-impl Solana {
+impl SolanaService {
     /// A new chain, on which these wallets have so many whole tokens; `assets/solana`
     /// holds its program.
     pub(super) fn new(assets: &std::path::Path, state: &StateDir, funded: [(Wallet, u64); 2]) -> Result<Self> {
@@ -127,7 +127,7 @@ fn lack(journal: &[u8], funded: &[(Wallet, u64)]) -> Option<String> {
     Some(format!("the tokens of {} are not in it", lost.0))
 }
 
-impl Service for Solana {
+impl Service for SolanaService {
     const NAME: PartName = PartName::Solana;
     const RESTARTS_WHEN_HUNG: bool = true;
 
@@ -162,14 +162,14 @@ impl Service for Solana {
     /// the proof, whatever it says: tokens are their holder's to move.
     async fn probe(&self) -> Result<()> {
         let info = self.info()?;
-        let config = chain::Config {
+        let config = chain::SolanaConfig {
             endpoints: vec![Endpoint(info.rpc)],
             mint: info.mint,
             timeout_ms: CALL_MS,
             deadline_ms: CALL_MS,
             attempts: 1,
             cache_ms: 0,
-            ..chain::Config::default()
+            ..chain::SolanaConfig::default()
         };
         let [(holder, _), ..] = &self.funded;
         SolanaBalances::new(&config)?.balance(holder).await?;
@@ -241,7 +241,7 @@ mod tests {
         let state = StateDir::at(Some(dir.path())).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let funded = [(Wallet([1; 32]), 1), (Wallet([2; 32]), 1)];
-        let mut solana = Solana::new(dir.path(), &state, funded).unwrap();
+        let mut solana = SolanaService::new(dir.path(), &state, funded).unwrap();
         let rpc = format!("http://{}", listener.local_addr().unwrap());
         solana.info = Some(SolanaInfo { rpc, mint: Wallet([3; 32]).to_string() });
         let chain = tokio::spawn(async move {

@@ -13,7 +13,7 @@ use super::state::{StateDir, read};
 
 /// What a running stack tells programs: the answer of `palatine status --json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct LocalStack {
+pub(crate) struct LocalStackInfo {
     /// The gateway's URL.
     pub(crate) gateway: String,
     /// A keypair file of a funded development holder.
@@ -52,7 +52,7 @@ pub(crate) struct LocalStack {
     pub(crate) process: ProcessFacts,
 }
 
-impl LocalStack {
+impl LocalStackInfo {
     /// The local chain's token, as payments know it.
     pub(crate) fn token(&self) -> x402::TokenConfig {
         super::evm::token(self.usdc)
@@ -61,9 +61,9 @@ impl LocalStack {
 
 impl StateDir {
     /// The running stack, if there is one.
-    pub(crate) fn running(&self) -> Result<Option<LocalStack>> {
+    pub(crate) fn running(&self) -> Result<Option<LocalStackInfo>> {
         let (note, supervisor) = (read(&self.published())?, self.recorded_supervisor()?);
-        let stack = note.and_then(|text| serde_json::from_slice::<LocalStack>(&text).ok());
+        let stack = note.and_then(|text| serde_json::from_slice::<LocalStackInfo>(&text).ok());
         let Some((stack, supervisor)) = stack.zip(supervisor) else { return Ok(None) };
         // A note of another supervisor is an old one, or came with a copy of the folder.
         if stack.process != supervisor.process {
@@ -73,7 +73,7 @@ impl StateDir {
     }
 
     /// Leaves a note of the running stack for the other commands.
-    pub(crate) fn publish(&self, stack: &LocalStack) -> Result<()> {
+    pub(crate) fn publish(&self, stack: &LocalStackInfo) -> Result<()> {
         let text = serde_json::to_vec_pretty(stack)?;
         let draft = self.root().join("up.json.new");
         fs::write(&draft, text).and_then(|()| fs::rename(&draft, self.published())).context("write up.json")

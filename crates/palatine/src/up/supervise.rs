@@ -8,7 +8,7 @@ use anyhow::{Error, Result, anyhow};
 use domain::Backoff;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::health::{HealthRecorder, PartName, State};
+use super::health::{HealthRecorder, PartName, PartState};
 use super::process::Part;
 
 /// How often a part that starts is asked whether it is ready.
@@ -58,7 +58,7 @@ impl<S: Service> Supervised<S> {
     /// Starts it, for the first time or again.
     pub(super) async fn start(&mut self, recorder: &HealthRecorder) -> Result<()> {
         self.service.start(&mut self.part, recorder).await?;
-        recorder.note(S::NAME, State::Ok, None);
+        recorder.note(S::NAME, PartState::Ok, None);
         Ok(())
     }
 
@@ -120,10 +120,10 @@ impl<S: Service> Supervised<S> {
             match answer {
                 Ok(()) => {
                     failing_since = None;
-                    recorder.note(S::NAME, State::Ok, None);
+                    recorder.note(S::NAME, PartState::Ok, None);
                 }
                 Err(error) => {
-                    recorder.note(S::NAME, State::Sick, Some(format!("{error:#}")));
+                    recorder.note(S::NAME, PartState::Sick, Some(format!("{error:#}")));
                     let since: Instant = *failing_since.get_or_insert_with(Instant::now);
                     if S::RESTARTS_WHEN_HUNG && since.elapsed() >= HUNG_AFTER {
                         return error
@@ -139,7 +139,7 @@ impl<S: Service> Supervised<S> {
         if let Some(part) = self.part.take() {
             part.kill().await;
         }
-        recorder.note(S::NAME, State::Down, Some(format!("{why:#}")));
+        recorder.note(S::NAME, PartState::Down, Some(format!("{why:#}")));
     }
 }
 
@@ -197,7 +197,8 @@ mod tests {
             kept.keep(&recorder).await
         };
         let look = async {
-            let down = until(&path, |health| health.parts.first().is_some_and(|part| part.state == State::Down)).await;
+            let down =
+                until(&path, |health| health.parts.first().is_some_and(|part| part.state == PartState::Down)).await;
             let why = down.parts[0].why.clone().unwrap();
             assert!(why.contains("exit status: 3") && why.contains("alas"), "{why}");
             for file in ["stay", "well"] {
@@ -223,7 +224,8 @@ mod tests {
             kept.keep(&recorder).await
         };
         let look = async {
-            let sick = until(&path, |health| health.parts.first().is_some_and(|part| part.state == State::Sick)).await;
+            let sick =
+                until(&path, |health| health.parts.first().is_some_and(|part| part.state == PartState::Sick)).await;
             until(&path, |health| health.parts[0].restarts > 0).await;
             let first = sick.parts[0].process.as_ref().unwrap();
             assert!(sandbox::process::find(first).unwrap().is_none(), "the one that hung is gone");

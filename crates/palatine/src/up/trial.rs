@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use wire::v1::public::SpawnRequest;
 
 use super::progress::Step;
-use super::stack::LocalStack;
+use super::stack::LocalStackInfo;
 use crate::keypair;
 
 /// What the agent is asked.
@@ -22,7 +22,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 pub(super) const CLEAR_LIMIT: Duration = Duration::from_secs(15);
 
 /// Does it. What it spawned is stopped, whatever else happens.
-pub(super) async fn run(stack: &LocalStack) -> Result<()> {
+pub(super) async fn run(stack: &LocalStackInfo) -> Result<()> {
     let client = client(stack)?;
     clear_all(&client).await.context("stop what an interrupted trial has left")?;
     let done = job(&client).await;
@@ -31,12 +31,12 @@ pub(super) async fn run(stack: &LocalStack) -> Result<()> {
 }
 
 /// Stops what an interrupted trial has left running.
-pub(super) async fn clear(stack: &LocalStack) -> Result<()> {
+pub(super) async fn clear(stack: &LocalStackInfo) -> Result<()> {
     let client = client(stack)?;
     timeout(CLEAR_LIMIT, clear_all(&client)).await.context("stop the agent of the trial")?
 }
 
-fn client(stack: &LocalStack) -> Result<GatewayClient> {
+fn client(stack: &LocalStackInfo) -> Result<GatewayClient> {
     Ok(GatewayClient::new(&stack.gateway)?.signed_by(keypair::read(&stack.visitor_keypair)?))
 }
 

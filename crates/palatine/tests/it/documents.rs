@@ -6,9 +6,9 @@ use std::path::Path;
 /// A section of `palatine.toml`, and the type that reads it.
 const SECTIONS: [(&str, &str, &str); 14] = [
     ("gateway", "gateway/src/config/gateway.rs", "Config"),
-    ("tls", "gateway/src/config/tls.rs", "Tls"),
+    ("tls", "gateway/src/config/tls.rs", "TlsConfig"),
     ("limits", "gateway/src/config/limits.rs", "Limits"),
-    ("solana", "chain/src/config.rs", "Config"),
+    ("solana", "chain/src/config.rs", "SolanaConfig"),
     ("evm", "chain/src/evm/config.rs", "EvmConfig"),
     ("treasury", "treasury/src/config.rs", "Config"),
     ("relayer", "relay/src/config.rs", "Config"),

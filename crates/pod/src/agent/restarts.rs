@@ -26,7 +26,7 @@ impl RestartPolicy {
 
 /// What to do after an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub(crate) enum RestartDecision {
     /// Start again after this pause.
     RestartAfter(Duration),
     /// Do not start again.
@@ -47,12 +47,12 @@ impl RestartCounter {
     }
 
     /// Counts an exit after a run of this length.
-    pub(crate) fn record(&mut self, ran_for: Duration) -> Decision {
+    pub(crate) fn record(&mut self, ran_for: Duration) -> RestartDecision {
         self.short_runs = if ran_for < self.policy.short_run { self.short_runs + 1 } else { 0 };
         if self.short_runs >= self.policy.max_short_runs {
-            return Decision::GiveUp;
+            return RestartDecision::GiveUp;
         }
-        Decision::RestartAfter(self.policy.backoff.after(self.short_runs))
+        RestartDecision::RestartAfter(self.policy.backoff.after(self.short_runs))
     }
 }
 
@@ -67,17 +67,17 @@ mod tests {
     #[test]
     fn pauses_double_and_then_it_is_given_up() {
         let mut counter = RestartCounter::new(RestartPolicy { max_short_runs: 5, ..RestartPolicy::DEFAULT });
-        let pauses: Vec<Decision> = (0..5).map(|_| counter.record(SHORT)).collect();
-        let restart = |millis| Decision::RestartAfter(Duration::from_millis(millis));
-        assert_eq!(pauses, [restart(200), restart(400), restart(800), restart(1600), Decision::GiveUp]);
+        let pauses: Vec<RestartDecision> = (0..5).map(|_| counter.record(SHORT)).collect();
+        let restart = |millis| RestartDecision::RestartAfter(Duration::from_millis(millis));
+        assert_eq!(pauses, [restart(200), restart(400), restart(800), restart(1600), RestartDecision::GiveUp]);
     }
 
     #[test]
     fn a_long_life_forgives_the_counter_before_it() {
         let mut counter = RestartCounter::new(RestartPolicy { max_short_runs: 2, ..RestartPolicy::DEFAULT });
         for _ in 0..10 {
-            assert_ne!(counter.record(SHORT), Decision::GiveUp);
-            assert_ne!(counter.record(LONG), Decision::GiveUp);
+            assert_ne!(counter.record(SHORT), RestartDecision::GiveUp);
+            assert_ne!(counter.record(LONG), RestartDecision::GiveUp);
         }
     }
 
@@ -89,12 +89,12 @@ mod tests {
             for short in runs {
                 in_a_row = if short { in_a_row + 1 } else { 0 };
                 match counter.record(if short { SHORT } else { LONG }) {
-                    Decision::RestartAfter(pause) => {
+                    RestartDecision::RestartAfter(pause) => {
                         let bounds = RestartPolicy::DEFAULT.backoff;
                         prop_assert!(pause >= bounds.first && pause <= bounds.longest);
                         prop_assert!(in_a_row < RestartPolicy::DEFAULT.max_short_runs);
                     }
-                    Decision::GiveUp => { prop_assert!(in_a_row >= RestartPolicy::DEFAULT.max_short_runs); break; }
+                    RestartDecision::GiveUp => { prop_assert!(in_a_row >= RestartPolicy::DEFAULT.max_short_runs); break; }
                 }
             }
         }

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 use wire::v1::pod::PodPhase;
 
 use super::plan::Plan;
-use super::restarts::{Decision, RestartCounter, RestartPolicy};
+use super::restarts::{RestartCounter, RestartDecision, RestartPolicy};
 use super::run::{RunOutcome, run_once};
 use super::state::Pod;
 
@@ -24,23 +24,23 @@ pub(crate) async fn supervise(pod: &Pod, plan: &Plan) {
     }
 }
 
-fn report(pod: &Pod, reason: &str, ran_for: Duration, decision: Decision) {
+fn report(pod: &Pod, reason: &str, ran_for: Duration, decision: RestartDecision) {
     let ran_ms = ran_for.as_millis();
     match decision {
-        Decision::RestartAfter(pause) => {
+        RestartDecision::RestartAfter(pause) => {
             tracing::info!(ran_ms, pause_ms = pause.as_millis(), "the agent ended ({reason}); it is started again");
             pod.agent_exited(PodPhase::Backoff, reason);
         }
-        Decision::GiveUp => {
+        RestartDecision::GiveUp => {
             tracing::warn!(ran_ms, "the agent ended too often ({reason}); it is not started again");
             pod.agent_exited(PodPhase::Failed, reason);
         }
     }
 }
 
-async fn pause(decision: Decision) {
+async fn pause(decision: RestartDecision) {
     match decision {
-        Decision::RestartAfter(pause) => sleep(pause).await,
-        Decision::GiveUp => std::future::pending().await,
+        RestartDecision::RestartAfter(pause) => sleep(pause).await,
+        RestartDecision::GiveUp => std::future::pending().await,
     }
 }

@@ -14,7 +14,7 @@ use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use tokio::time::timeout;
 use wire::fault::{Code, Fault};
-use wire::v1::pod::{Identity, LogLine, PodPhase, PodStatus, StopRequest};
+use wire::v1::pod::{GuestConfig, LogLine, PodPhase, PodStatus, StopRequest};
 
 use super::error::{ApiError, read};
 use crate::agent::Pod;
@@ -31,7 +31,7 @@ pub(super) async fn identity(pod: Pod, platform: Arc<dyn Platform>, body: Bytes)
     if pod.has_identity() {
         return Err(ApiError::new(Code::WrongState, "this pod has its identity"));
     }
-    let identity: Identity = read(&body)?;
+    let identity: GuestConfig = read(&body)?;
     // Since the look for an identity nothing else could run: no await between.
     let (token, plan) = accept(identity, &*platform).map_err(refusal)?;
     pod.assign(token, plan);
@@ -60,7 +60,7 @@ fn refusal(error: IdentityRefused) -> ApiError {
 /// `?wait_ms=&until=`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Wait {
+pub(super) struct WaitQuery {
     wait_ms: u64,
     until: Option<Until>,
 }
@@ -74,7 +74,7 @@ enum Until {
 /// `GET /v1/status`.
 pub(super) async fn status(
     State(pod): State<Pod>,
-    wait: Result<Query<Wait>, QueryRejection>,
+    wait: Result<Query<WaitQuery>, QueryRejection>,
 ) -> Result<Json<PodStatus>, ApiError> {
     let Query(wait) = wait.map_err(|error| ApiError::new(Code::InvalidRequest, error.body_text()))?;
     if let Some(Until::Ready) = wait.until {
@@ -97,7 +97,7 @@ const fn settled(phase: PodPhase) -> bool {
 /// `?after=&follow=`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Lines {
+pub(super) struct LogsQuery {
     after: u64,
     follow: bool,
 }
@@ -105,7 +105,7 @@ pub(super) struct Lines {
 /// `GET /v1/logs`: one JSON a line.
 pub(super) async fn logs(
     State(pod): State<Pod>,
-    lines: Result<Query<Lines>, QueryRejection>,
+    lines: Result<Query<LogsQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(lines) = lines.map_err(|error| ApiError::new(Code::InvalidRequest, error.body_text()))?;
     let permit = pod.stream_permit().ok_or_else(|| ApiError::new(Code::RateLimited, "too many streams are open"))?;

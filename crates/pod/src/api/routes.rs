@@ -45,7 +45,7 @@ pub(crate) fn routes(pod: Pod, platform: Arc<dyn Platform>) -> Router {
 mod tests {
     use super::*;
     use crate::agent::{Logs, Plan};
-    use crate::identity::ValidIdentity;
+    use crate::identity::ValidGuestConfig;
     use crate::process::{Accounts, Reaper};
     use crate::step::StepError;
     use crate::timings::BootStopwatch;
@@ -56,7 +56,7 @@ mod tests {
     use serde_json::json;
     use tokio::time::timeout;
     use tower::ServiceExt as _;
-    use wire::v1::pod::{Identity, PodPhase};
+    use wire::v1::pod::{GuestConfig, PodPhase};
 
     const TOKEN: &str = "a-token-of-some-length";
 
@@ -65,7 +65,7 @@ mod tests {
     struct Untouched;
 
     impl Platform for Untouched {
-        fn apply(&self, _: &Identity, _: &ValidIdentity) -> Result<(), StepError> {
+        fn apply(&self, _: &GuestConfig, _: &ValidGuestConfig) -> Result<(), StepError> {
             panic!("an identity that is refused is not made true")
         }
     }

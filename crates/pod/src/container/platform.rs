@@ -2,9 +2,9 @@
 
 use std::os::unix::fs::chown;
 
-use wire::v1::pod::Identity;
+use wire::v1::pod::GuestConfig;
 
-use crate::identity::{Platform, ValidIdentity};
+use crate::identity::{Platform, ValidGuestConfig};
 use crate::process::am_root;
 use crate::step::{Context as _, StepError, make_dir};
 
@@ -13,7 +13,7 @@ use crate::step::{Context as _, StepError, make_dir};
 pub(super) struct Container;
 
 impl Platform for Container {
-    fn apply(&self, identity: &Identity, valid: &ValidIdentity) -> Result<(), StepError> {
+    fn apply(&self, identity: &GuestConfig, valid: &ValidGuestConfig) -> Result<(), StepError> {
         let state = &identity.run.state_dir;
         make_dir(state)?;
         if am_root() {

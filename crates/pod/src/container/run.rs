@@ -12,7 +12,7 @@ use super::children::kill_children;
 use super::platform::Container;
 use crate::agent::Pod;
 use crate::args::Options;
-use crate::session::Session;
+use crate::server::PodServer;
 use crate::timings::BootStopwatch;
 
 /// How long the agent may take to end after SIGTERM: what container runtimes
@@ -33,11 +33,11 @@ pub(crate) fn run(options: &Options, timings: BootStopwatch) -> anyhow::Result<(
 }
 
 async fn serve(listener: TcpListener, options: &Options, timings: BootStopwatch) -> anyhow::Result<()> {
-    let session = Session::start(listener, options.node, Arc::new(Container), timings.clone())?;
-    tokio::spawn(stop_on_signal(session.pod().clone())?);
-    session.pod().set_up(timings);
-    session.run_agent().await;
-    session.close(kill_children).await;
+    let server = PodServer::start(listener, options.node, Arc::new(Container), timings.clone())?;
+    tokio::spawn(stop_on_signal(server.pod().clone())?);
+    server.pod().set_up(timings);
+    server.run_agent().await;
+    server.close(kill_children).await;
     Ok(())
 }
 

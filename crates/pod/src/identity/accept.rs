@@ -1,10 +1,10 @@
 //! Taking an identity: what is left of it is how the agent runs.
 
 use wire::Secret;
-use wire::v1::pod::Identity;
+use wire::v1::pod::GuestConfig;
 
 use super::platform::Platform;
-use super::validate::{IdentityError, ValidIdentity, validate};
+use super::validate::{IdentityError, ValidGuestConfig, validate};
 use crate::agent::{Plan, environment};
 use crate::process::Accounts;
 use crate::step::{StepError, make_dir};
@@ -25,12 +25,12 @@ pub(crate) enum IdentityRefused {
 ///
 /// # Errors
 /// It is wrong, or a step failed; the pod waits on then.
-pub(crate) fn accept(identity: Identity, platform: &dyn Platform) -> Result<(Secret, Plan), IdentityRefused> {
+pub(crate) fn accept(identity: GuestConfig, platform: &dyn Platform) -> Result<(Secret, Plan), IdentityRefused> {
     let valid = validate(&identity, &Accounts::read())?;
     platform.apply(&identity, &valid)?;
     make_dir(&identity.run.cwd)?;
-    let Identity { pod_id, run_id, token, run, env, traceparent, .. } = identity;
-    let ValidIdentity { user, stop_signal, .. } = valid;
+    let GuestConfig { pod_id, run_id, token, run, env, traceparent, .. } = identity;
+    let ValidGuestConfig { user, stop_signal, .. } = valid;
     let trace_id = trace_id(traceparent.as_deref()).to_owned();
     let env = environment(pod_id, run_id, &run, &user, env, traceparent);
     Ok((token, Plan { agent: pod_id, run, trace_id, stop_signal, user, env }))

@@ -6,4 +6,4 @@ mod validate;
 
 pub(crate) use accept::{IdentityRefused, accept};
 pub(crate) use platform::Platform;
-pub(crate) use validate::{IdentityError, ValidIdentity};
+pub(crate) use validate::{IdentityError, ValidGuestConfig};

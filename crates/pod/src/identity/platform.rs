@@ -2,9 +2,9 @@
 
 use std::fmt::Debug;
 
-use wire::v1::pod::Identity;
+use wire::v1::pod::GuestConfig;
 
-use super::validate::ValidIdentity;
+use super::validate::ValidGuestConfig;
 use crate::step::StepError;
 
 /// A machine of the pod's own, or a container that somebody else has set up.
@@ -14,5 +14,5 @@ pub(crate) trait Platform: Debug + Send + Sync {
     ///
     /// # Errors
     /// The step that the kernel refused; the pod waits on for an identity then.
-    fn apply(&self, identity: &Identity, valid: &ValidIdentity) -> Result<(), StepError>;
+    fn apply(&self, identity: &GuestConfig, valid: &ValidGuestConfig) -> Result<(), StepError>;
 }

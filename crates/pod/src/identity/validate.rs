@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
 use wire::EnvironmentError;
-use wire::v1::pod::{Identity, ImageRunConfig};
+use wire::v1::pod::{GuestConfig, ImageRunConfig};
 use zeroize::Zeroizing;
 
 use crate::process::{Accounts, User, UserError};
@@ -49,7 +49,7 @@ impl IdentityError {
 }
 
 /// An identity in the types it is used in.
-pub(crate) struct ValidIdentity {
+pub(crate) struct ValidGuestConfig {
     /// Name servers.
     pub(crate) resolvers: Vec<IpAddr>,
     /// Seed of a machine's random number generator.
@@ -64,13 +64,13 @@ pub(crate) struct ValidIdentity {
 ///
 /// # Errors
 /// Names the field; never shows a secret.
-pub(super) fn validate(identity: &Identity, accounts: &Accounts) -> Result<ValidIdentity, IdentityError> {
+pub(super) fn validate(identity: &GuestConfig, accounts: &Accounts) -> Result<ValidGuestConfig, IdentityError> {
     if identity.token.expose().len() < MIN_TOKEN {
         return Err(wrong("token", format!("is shorter than {MIN_TOKEN} bytes")));
     }
     identity.env.check()?;
     validate_run(&identity.run)?;
-    Ok(ValidIdentity {
+    Ok(ValidGuestConfig {
         resolvers: resolvers(&identity.resolvers)?,
         entropy: entropy(identity.entropy.expose())?,
         user: accounts.resolve(&identity.run.user)?,
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn identity(change: impl FnOnce(&mut Value)) -> Identity {
+    fn identity(change: impl FnOnce(&mut Value)) -> GuestConfig {
         let mut value = json!({
             "pod_id": "agent-123", "run_id": "a1b2c3d4-e5f6-7890", "token": "hush-hush-hush-hush", "clock_unix_ns": 1,
             "entropy": STANDARD.encode([7; 64]), "resolvers": ["10.200.0.1"], "env": {"KEY": "hush"},

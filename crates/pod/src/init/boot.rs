@@ -20,7 +20,7 @@ use crate::timings::BootStopwatch;
 
 /// A machine that can be reached, and has no disks yet.
 #[derive(Debug)]
-pub(super) struct Network {
+pub(super) struct NetworkedBoot {
     /// Listens on the guest's link, and there alone.
     pub(super) listener: TcpListener,
     /// What the disks need.
@@ -29,14 +29,14 @@ pub(super) struct Network {
 
 /// What the kernel's command line asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KernelRequest {
+pub(super) enum BootMode {
     /// Be a guest.
     Guest,
     /// Say that this machine boots, and power off.
     Probe,
 }
 
-impl KernelRequest {
+impl BootMode {
     fn parse(command_line: &str) -> Self {
         if command_line.split_ascii_whitespace().any(|word| word == wire::v1::pod::PROBE) {
             Self::Probe
@@ -50,21 +50,21 @@ impl KernelRequest {
 ///
 /// # Errors
 /// The step that failed.
-pub(super) fn mount_kernel_file_systems(timings: &mut BootStopwatch) -> Result<KernelRequest, BootError> {
+pub(super) fn mount_kernel_file_systems(timings: &mut BootStopwatch) -> Result<BootMode, BootError> {
     timings.time("mounts", mounts::kernel_file_systems)?;
     let command_line = std::fs::read_to_string("/proc/cmdline").context("read /proc/cmdline")?;
-    Ok(KernelRequest::parse(&command_line))
+    Ok(BootMode::parse(&command_line))
 }
 
 /// Makes the machine reachable.
 ///
 /// # Errors
 /// The step that failed; the machine is of no use then.
-pub(super) fn bring_up_network(timings: &mut BootStopwatch) -> Result<Network, BootError> {
+pub(super) fn bring_up_network(timings: &mut BootStopwatch) -> Result<NetworkedBoot, BootError> {
     let mut modules = Modules::read()?;
     while !network::link_exists() && modules.load_next(timings)? {}
     let listener = timings.time("network", network::up)?;
-    Ok(Network { listener, modules })
+    Ok(NetworkedBoot { listener, modules })
 }
 
 /// Mounts the disks as one tree and moves onto it. Lets others run between its
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn only_the_whole_word_makes_a_probe() {
-        assert_eq!(KernelRequest::parse("console=ttyS0 palatine.probe quiet\n"), KernelRequest::Probe);
-        assert_eq!(KernelRequest::parse("console=ttyS0 palatine.probed x=palatine.probe\n"), KernelRequest::Guest);
+        assert_eq!(BootMode::parse("console=ttyS0 palatine.probe quiet\n"), BootMode::Probe);
+        assert_eq!(BootMode::parse("console=ttyS0 palatine.probed x=palatine.probe\n"), BootMode::Guest);
     }
 }

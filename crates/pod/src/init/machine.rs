@@ -9,12 +9,12 @@ use std::path::Path;
 use domain::PodId;
 use rustix::system::sethostname;
 use rustix::time::{ClockId, Timespec, clock_settime};
-use wire::v1::pod::{GUEST_ADDRESS, Identity};
+use wire::v1::pod::{GUEST_ADDRESS, GuestConfig};
 
 use super::disks::DATA;
 use super::entropy;
 use super::mounts::bind;
-use crate::identity::{Platform, ValidIdentity};
+use crate::identity::{Platform, ValidGuestConfig};
 use crate::process::User;
 use crate::step::{Context as _, StepError, make_dir};
 
@@ -25,7 +25,7 @@ const NANOS: u64 = 1_000_000_000;
 pub(super) struct Machine;
 
 impl Platform for Machine {
-    fn apply(&self, identity: &Identity, valid: &ValidIdentity) -> Result<(), StepError> {
+    fn apply(&self, identity: &GuestConfig, valid: &ValidGuestConfig) -> Result<(), StepError> {
         set_clock(identity.clock_unix_ns).context("set the clock")?;
         entropy::add(&valid.entropy)?;
         set_names(identity.pod_id, &valid.resolvers)?;

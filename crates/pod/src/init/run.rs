@@ -9,12 +9,12 @@ use anyhow::Context as _;
 use rustix::time::{ClockId, clock_gettime};
 use wire::v1::pod::GATEWAY_ADDRESS;
 
-use super::boot::{self, KernelRequest, Network};
+use super::boot::{self, BootMode, NetworkedBoot};
 use super::disks::Disks;
 use super::machine::Machine;
 use super::power;
 use crate::process::raise_open_files;
-use crate::session::Session;
+use crate::server::PodServer;
 use crate::timings::BootStopwatch;
 
 /// Boots, runs the agent, powers off. Comes back only with an error: the end of
@@ -27,8 +27,8 @@ pub(crate) fn run(mut timings: BootStopwatch) -> anyhow::Result<()> {
         timings.note("kernel", since_power_on);
     }
     match boot::mount_kernel_file_systems(&mut timings)? {
-        KernelRequest::Probe => answer_probe()?,
-        KernelRequest::Guest => {
+        BootMode::Probe => answer_probe()?,
+        BootMode::Guest => {
             raise_open_files().context("cannot raise the limit of open files")?;
             let network = boot::bring_up_network(&mut timings)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -46,14 +46,14 @@ fn answer_probe() -> anyhow::Result<()> {
     rustix::termios::tcdrain(&console).context("cannot drain the console")
 }
 
-async fn run_guest(network: Network, timings: BootStopwatch) -> anyhow::Result<()> {
-    let Network { listener, modules } = network;
-    let session = Session::start(listener, IpAddr::V4(GATEWAY_ADDRESS), Arc::new(Machine), timings)?;
-    let mut timings = session.pod().timings();
+async fn run_guest(network: NetworkedBoot, timings: BootStopwatch) -> anyhow::Result<()> {
+    let NetworkedBoot { listener, modules } = network;
+    let server = PodServer::start(listener, IpAddr::V4(GATEWAY_ADDRESS), Arc::new(Machine), timings)?;
+    let mut timings = server.pod().timings();
     let disks = boot::mount_disks(modules, &mut timings).await?;
-    session.pod().set_up(timings);
-    session.run_agent().await;
-    session.close(power::kill_all).await;
+    server.pod().set_up(timings);
+    server.run_agent().await;
+    server.close(power::kill_all).await;
     flush(&disks);
     Ok(())
 }

@@ -14,9 +14,9 @@ use crate::text::printable;
 /// Bytes of an answer at most.
 const MAX_ANSWER: usize = 256 * 1024;
 
-/// A server, and how long it may take.
+/// Asks one server, which may take so long.
 #[derive(Clone, Debug)]
-pub(super) struct Server {
+pub(super) struct HttpClient {
     http: Client,
     base: Url,
 }
@@ -28,7 +28,7 @@ pub(super) struct HttpResponse {
     pub(super) body: Vec<u8>,
 }
 
-impl Server {
+impl HttpClient {
     pub(super) fn new(url: &str, timeout: Duration) -> Result<Self, ClientError> {
         let base = Url::parse(url).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
         let http = Client::builder()

@@ -10,12 +10,11 @@ use domain::evm::Call;
 use domain::payment::Authorization;
 use serde::{Deserialize, Serialize};
 use wire::v1::relay::{
-    BatchRequest, CallStatus, DomainAnswer, EstimateAnswer, EstimateQuery, FeePayment, MAX_BATCH, NonceAnswer,
-    PaymentPayload, PaymentRequired, Priority, RelayCallRequest, RelayRequest, RelayerHealth, SignedRequest,
-    X402_VERSION,
+    BatchRequest, CallStatus, DomainAnswer, EstimateAnswer, EstimateQuery, ExactPayload, FeePayment, MAX_BATCH,
+    NonceAnswer, PaymentRequired, Priority, RelayCallRequest, RelayRequest, RelayerHealth, SignedRequest, X402_VERSION,
 };
 
-use super::http::{HttpResponse, Server};
+use super::http::{HttpClient, HttpResponse};
 use super::terms::{ForwarderKind, check_domain, choose};
 use super::{ClientError, MaxFee, RelayCall, RelayCallSigner, RelayResult};
 use crate::chain::{Chain, ChainParameters};
@@ -49,7 +48,7 @@ pub struct RelayClientConfig {
 /// A relayer elsewhere.
 #[derive(Clone, Debug)]
 pub struct RelayClient {
-    server: Server,
+    http: HttpClient,
     forwarder_kind: ForwarderKind,
     facts: ChainParameters,
 }
@@ -80,7 +79,7 @@ impl RelayClient {
     /// When the address is no URL, or no HTTP client can be made.
     pub fn new(config: RelayClientConfig) -> Result<Self, ClientError> {
         let RelayClientConfig { url, timeout, forwarder_kind, facts } = config;
-        Ok(Self { server: Server::new(&url, timeout)?, forwarder_kind, facts })
+        Ok(Self { http: HttpClient::new(&url, timeout)?, forwarder_kind, facts })
     }
 
     /// `GET /meta/domain`, held against what is expected.
@@ -88,7 +87,7 @@ impl RelayClient {
     /// # Errors
     /// [`ClientError::OtherDomain`] when it is another one.
     pub async fn domain(&self) -> Result<DomainAnswer, ClientError> {
-        let said: DomainAnswer = self.server.get("/meta/domain", &[]).await?.success()?;
+        let said: DomainAnswer = self.http.get("/meta/domain", &[]).await?.success()?;
         check_domain(&said, &self.facts, self.forwarder_kind)?;
         Ok(said)
     }
@@ -98,7 +97,7 @@ impl RelayClient {
     /// # Errors
     /// When the relayer does not answer, or not with a number.
     pub async fn nonce(&self, of: Address) -> Result<U256, ClientError> {
-        let said: NonceAnswer = self.server.get(&format!("/meta/nonce/{of}"), &[]).await?.success()?;
+        let said: NonceAnswer = self.http.get(&format!("/meta/nonce/{of}"), &[]).await?.success()?;
         text::number(&said.nonce).map_err(|_| ClientError::Garbage("the nonce is no number".to_owned()))
     }
 
@@ -111,7 +110,7 @@ impl RelayClient {
         pairs.extend(query.data.clone().map(|data| ("data", data)));
         pairs.extend(query.value.clone().map(|value| ("value", value)));
         pairs.extend(query.priority.map(|priority| ("priority", priority.label().to_lowercase())));
-        self.server.get("/estimate", &pairs).await?.success()
+        self.http.get("/estimate", &pairs).await?.success()
     }
 
     /// `GET /health`, whether healthy or not.
@@ -119,7 +118,7 @@ impl RelayClient {
     /// # Errors
     /// When the relayer does not answer.
     pub async fn health(&self) -> Result<RelayerHealth, ClientError> {
-        self.server.get("/health", &[]).await?.read()
+        self.http.get("/health", &[]).await?.read()
     }
 
     /// Has a call relayed: `POST /meta/relay`, once more with a payment if it is
@@ -223,13 +222,13 @@ impl RelayClient {
         body: &(impl Serialize + Sync),
         allowance: &MaxFee,
     ) -> Result<(HttpResponse, Option<Usdc>), ClientError> {
-        let heard = self.server.post(path, body, None).await?;
+        let heard = self.http.post(path, body, None).await?;
         if heard.status != 402 {
             return Ok((heard, None));
         }
         let (payee, price) = choose(&heard.read::<PaymentRequired>()?, &self.facts, allowance.most)?;
         let payment = self.payment(signer, payee, price, allowance)?;
-        match self.server.post(path, body, Some(&payment)).await {
+        match self.http.post(path, body, Some(&payment)).await {
             Ok(heard) => Ok((heard, Some(price))),
             Err(ClientError::Unreachable { why, .. }) => Err(ClientError::Unreachable { why, paid: Some(price) }),
             Err(error) => Err(error),
@@ -258,7 +257,7 @@ impl RelayClient {
             version: X402_VERSION,
             scheme: SCHEME.to_owned(),
             network: network(self.facts.chain_id),
-            payload: PaymentPayload { signature, authorization: to_wire(&authorization) },
+            payload: ExactPayload { signature, authorization: to_wire(&authorization) },
         };
         let json = serde_json::to_vec(&payment).map_err(|error| ClientError::Signing(error.to_string()))?;
         Ok(STANDARD.encode(json))

@@ -3,7 +3,7 @@
 use alloy_primitives::{Address, B256, Log, U256};
 use alloy_sol_types::{SolEvent, SolStruct, sol};
 use domain::Usdc;
-use wire::v1::relay::{DomainAnswer, FeeTerms, PaymentRequired};
+use wire::v1::relay::{DomainAnswer, PaymentRequired, PaymentRequirements};
 
 use super::ClientError;
 use crate::chain::{ChainParameters, TransactionReceipt};
@@ -11,7 +11,7 @@ use crate::outcome;
 use crate::payment::{SCHEME, network};
 use crate::request::{DOMAIN_VERSION, VerifiedRequest, forwarder_domain};
 use crate::text;
-use domain::relay::{ForwarderNonce, RelayStatus};
+use domain::relay::{FinalStatus, ForwarderNonce};
 
 /// Which forwarder a relayer uses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -75,7 +75,7 @@ impl ForwarderKind {
     /// Whether the chain says that this request was executed and succeeded.
     pub(super) fn proves(self, mined: &TransactionReceipt, used: &ForwarderNonce, to: Address) -> bool {
         match self {
-            Self::Openzeppelin => outcome::of_request(mined, used).is_some_and(|it| it.status == RelayStatus::Executed),
+            Self::Openzeppelin => outcome::of_request(mined, used).is_some_and(|it| it.status == FinalStatus::Executed),
             Self::Minimal => mined.succeeded && mined.logs.iter().any(|log| executed(log, used, to)),
         }
     }
@@ -114,7 +114,7 @@ pub(super) fn choose(
     facts: &ChainParameters,
     most: Usdc,
 ) -> Result<(Address, Usdc), ClientError> {
-    let ours = |terms: &&FeeTerms| {
+    let ours = |terms: &&PaymentRequirements| {
         let asset = text::address(&terms.asset).is_ok_and(|asset| asset == facts.token);
         terms.scheme == SCHEME && terms.network == network(facts.chain_id) && asset
     };

@@ -6,7 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use alloy_primitives::B256;
 use async_trait::async_trait;
 use domain::relay::{
-    DailyQuota, ForwarderNonce, Journal, JournalError, RelayAdmission, RelayCounts, RelayEntry, RelayState, RelayStatus,
+    DailyQuota, FinalStatus, ForwarderNonce, RelayAdmission, RelayCounts, RelayEntry, RelayJournal, RelayJournalError,
+    RelayState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ pub struct JournalState {
 }
 
 impl JournalState {
-    /// See [`Journal::admit`].
+    /// See [`RelayJournal::admit`].
     pub fn admit(&mut self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> RelayAdmission {
         if let Some(known) = entries.iter().find_map(|entry| self.in_the_way(entry)) {
             return RelayAdmission::Known(Box::new(known.clone()));
@@ -40,7 +41,7 @@ impl JournalState {
         RelayAdmission::New
     }
 
-    /// See [`Journal::count`].
+    /// See [`RelayJournal::count`].
     pub fn count_once(&mut self, once: &str, quotas: &[DailyQuota]) -> Option<String> {
         let day = quotas.first().map_or(0, |quota| quota.day);
         let once = DailyQuota { subject: format!("once:{once}"), day, add: 1, limit: 1 };
@@ -76,7 +77,7 @@ impl JournalState {
         others.filter(|it| it.state.holds_nonce()).any(|it| it.nonce.as_ref() == Some(nonce))
     }
 
-    /// See [`Journal::step`].
+    /// See [`RelayJournal::step`].
     pub fn step(&mut self, id: B256, next: &RelayState) -> Option<RelayEntry> {
         let entry = self.entries.get_mut(&id)?;
         if entry.state.may_become(next) {
@@ -85,13 +86,13 @@ impl JournalState {
         Some(entry.clone())
     }
 
-    /// See [`Journal::find`].
+    /// See [`RelayJournal::find`].
     #[must_use]
     pub fn find(&self, id: B256) -> Option<RelayEntry> {
         self.entries.get(&id).cloned()
     }
 
-    /// See [`Journal::open`].
+    /// See [`RelayJournal::open`].
     #[must_use]
     pub fn open(&self, limit: usize) -> Vec<RelayEntry> {
         let mut open: Vec<RelayEntry> = self.entries.values().filter(|it| it.state.is_open()).cloned().collect();
@@ -100,14 +101,14 @@ impl JournalState {
         open
     }
 
-    /// See [`Journal::counts`].
+    /// See [`RelayJournal::counts`].
     #[must_use]
     pub fn counts(&self) -> RelayCounts {
         let count = |is: &dyn Fn(&RelayState) -> bool| {
             u64::try_from(self.entries.values().filter(|it| is(&it.state)).count()).unwrap_or(u64::MAX)
         };
         let executed =
-            |it: &RelayState| matches!(it, RelayState::Done { outcome, .. } if outcome.status == RelayStatus::Executed);
+            |it: &RelayState| matches!(it, RelayState::Done { outcome, .. } if outcome.status == FinalStatus::Executed);
         RelayCounts {
             pending: count(&RelayState::is_open),
             executed: count(&executed),
@@ -143,28 +144,28 @@ impl MemoryJournal {
 }
 
 #[async_trait]
-impl Journal for MemoryJournal {
-    async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, JournalError> {
+impl RelayJournal for MemoryJournal {
+    async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, RelayJournalError> {
         Ok(self.locked(|state| state.admit(entries, quotas)))
     }
 
-    async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, JournalError> {
+    async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, RelayJournalError> {
         Ok(self.locked(|state| state.count_once(once, quotas)))
     }
 
-    async fn find(&self, id: B256) -> Result<Option<RelayEntry>, JournalError> {
+    async fn find(&self, id: B256) -> Result<Option<RelayEntry>, RelayJournalError> {
         Ok(self.locked(|state| state.find(id)))
     }
 
-    async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, JournalError> {
-        self.locked(|state| state.step(id, next)).ok_or_else(|| JournalError("no such entry".to_owned()))
+    async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, RelayJournalError> {
+        self.locked(|state| state.step(id, next)).ok_or_else(|| RelayJournalError("no such entry".to_owned()))
     }
 
-    async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, JournalError> {
+    async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, RelayJournalError> {
         Ok(self.locked(|state| state.open(limit)))
     }
 
-    async fn counts(&self) -> Result<RelayCounts, JournalError> {
+    async fn counts(&self) -> Result<RelayCounts, RelayJournalError> {
         Ok(self.locked(|state| state.counts()))
     }
 }

@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::Usdc;
 use domain::payment::Authorization;
-use wire::v1::relay::{FeePayment, FeeTerms, PaymentPayload, SignedRequest};
+use wire::v1::relay::{ExactPayload, FeePayment, PaymentRequirements, SignedRequest};
 
 use super::EPOCH_S;
 use crate::chain::ChainParameters;
@@ -84,7 +84,7 @@ impl TestWallet {
 
     /// An `X-Payment` for these terms, by this nonce.
     #[must_use]
-    pub fn pay(&self, facts: &ChainParameters, terms: &FeeTerms, nonce: u64) -> String {
+    pub fn pay(&self, facts: &ChainParameters, terms: &PaymentRequirements, nonce: u64) -> String {
         let authorization = Authorization {
             chain_id: facts.chain_id,
             asset: facts.token,
@@ -105,7 +105,7 @@ impl TestWallet {
             version: wire::v1::relay::X402_VERSION,
             scheme: "exact".to_owned(),
             network: network.to_owned(),
-            payload: PaymentPayload {
+            payload: ExactPayload {
                 signature: self.sign(authorization.digest(facts.token_separator())),
                 authorization: to_wire(authorization),
             },

@@ -45,7 +45,7 @@ pub(crate) async fn relayer(
     evm: &EvmConfig,
     config: Config,
     outbox: Arc<dyn Outbox>,
-    journal: Arc<dyn Journal>,
+    journal: Arc<dyn RelayJournal>,
 ) -> (Relayer, Arc<EvmChain>) {
     let chain = Arc::new(chain::evm::Chain::connect(evm).await.unwrap());
     let sender = Sender::start(Arc::clone(&chain), outbox, SigningKey::new(relayer_key())).await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use alloy_primitives::{Address, B256, Bytes, Signature, U256};
 use chain::evm::{Revert, calls};
 use domain::payment::{Authorization, SignedAuthorization};
-use domain::relay::Journal;
+use domain::relay::RelayJournal;
 use palatine_relay::chain::{Chain, ChainParameters};
 use palatine_relay::fake::{EPOCH_S, ExecutedCall, MemoryJournal, TargetBehavior, TestRequest, TestWallet, selector};
 use palatine_relay::text::MAX_WORDS;
@@ -318,7 +318,7 @@ fn deployment(fixture: &Fixture, owner: Address, pod: &str) -> String {
 #[tokio::test]
 async fn fault_2_6_nobody_deploys_vaults_for_throwaway_keys_at_the_operators_cost() {
     let fixture = Fixture::default();
-    let parts: (Arc<dyn Chain>, Arc<dyn Journal>) = (fixture.chain.clone(), fixture.journal.clone());
+    let parts: (Arc<dyn Chain>, Arc<dyn RelayJournal>) = (fixture.chain.clone(), fixture.journal.clone());
     let strict = Relayer::new(Config::default(), parts.0, parts.1, fixture.clock.clone()).unwrap();
     for number in 1..=4 {
         let asked = deployment(&fixture, TestWallet::new(number).address(), &format!("pod-{number}"));
@@ -430,7 +430,7 @@ async fn fault_2_6_neither_a_wallet_nor_a_client_uses_a_class_up_for_the_others(
 #[tokio::test]
 async fn fault_2_6_a_holder_has_so_many_vaults_a_day_whoever_owns_them() {
     let fixture = Fixture::default();
-    let parts: (Arc<dyn Chain>, Arc<dyn Journal>) = (fixture.chain.clone(), fixture.journal.clone());
+    let parts: (Arc<dyn Chain>, Arc<dyn RelayJournal>) = (fixture.chain.clone(), fixture.journal.clone());
     let config = Config { deploys_per_owner_day: 2, ..Config::default() };
     let sponsor = Arc::new(SponsorAllAsHolder(domain::Wallet([3; 32])));
     let relayer = Relayer::sponsoring(config, parts.0, parts.1, fixture.clock.clone(), sponsor).unwrap();

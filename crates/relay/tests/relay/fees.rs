@@ -5,7 +5,7 @@ use domain::Usdc;
 use domain::payment::Authorization;
 use palatine_relay::fake::{EPOCH_S, TargetBehavior, TestWallet};
 use palatine_relay::{Config, FeePolicy};
-use wire::v1::relay::{CallStatus, FeeTerms, SignedRequest};
+use wire::v1::relay::{CallStatus, PaymentRequirements, SignedRequest};
 
 use crate::fixture::{Fixture, VAULT, code, refusal};
 
@@ -15,7 +15,7 @@ struct Sale {
     fixture: Fixture,
     payer: TestWallet,
     signed: SignedRequest,
-    terms: FeeTerms,
+    terms: PaymentRequirements,
 }
 
 async fn sale() -> Sale {
@@ -206,7 +206,7 @@ async fn a_batch_is_paid_once() {
     let (status, said) = refusal(fixture.batch(&requests).await);
     assert_eq!((status, said["quote"]["transactionCount"].as_u64()), (402, Some(3)));
     assert!(said["quote"]["discountPercent"].as_u64().unwrap() > 0);
-    let terms: FeeTerms = serde_json::from_value(said["x402"]["accepts"][0].clone()).unwrap();
+    let terms: PaymentRequirements = serde_json::from_value(said["x402"]["accepts"][0].clone()).unwrap();
     let header = payer.pay(fixture.facts(), &terms, 1);
     let answer = fixture.batch_paid(&requests, Some(&header)).await.unwrap().body;
     assert!(answer.success && answer.payment_tx_hash.is_some(), "{answer:?}");

@@ -12,7 +12,7 @@ use domain::evm::{
     BlockRef, IntentKey, MinedTransaction, Outbox, OutboxEntry as Sent, OutboxEntryState, OutboxError, SenderAccount,
     TransactionAttempt, TransactionOutcome,
 };
-use domain::relay::{DailyQuota, Journal, JournalError, RelayAdmission, RelayCounts, RelayEntry, RelayState};
+use domain::relay::{DailyQuota, RelayAdmission, RelayCounts, RelayEntry, RelayJournal, RelayJournalError, RelayState};
 use palatine_relay::fake::JournalState;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -54,28 +54,28 @@ impl FileJournal {
 }
 
 #[async_trait]
-impl Journal for FileJournal {
-    async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, JournalError> {
+impl RelayJournal for FileJournal {
+    async fn admit(&self, entries: &[RelayEntry], quotas: &[DailyQuota]) -> Result<RelayAdmission, RelayJournalError> {
         Ok(self.0.change(|state| state.admit(entries, quotas)))
     }
 
-    async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, JournalError> {
+    async fn count(&self, once: &str, quotas: &[DailyQuota]) -> Result<Option<String>, RelayJournalError> {
         Ok(self.0.change(|state| state.count_once(once, quotas)))
     }
 
-    async fn find(&self, id: B256) -> Result<Option<RelayEntry>, JournalError> {
+    async fn find(&self, id: B256) -> Result<Option<RelayEntry>, RelayJournalError> {
         Ok(self.0.read(|state| state.find(id)))
     }
 
-    async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, JournalError> {
-        self.0.change(|state| state.step(id, next)).ok_or_else(|| JournalError("no such entry".to_owned()))
+    async fn step(&self, id: B256, next: &RelayState) -> Result<RelayEntry, RelayJournalError> {
+        self.0.change(|state| state.step(id, next)).ok_or_else(|| RelayJournalError("no such entry".to_owned()))
     }
 
-    async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, JournalError> {
+    async fn open(&self, limit: usize) -> Result<Vec<RelayEntry>, RelayJournalError> {
         Ok(self.0.read(|state| state.open(limit)))
     }
 
-    async fn counts(&self) -> Result<RelayCounts, JournalError> {
+    async fn counts(&self) -> Result<RelayCounts, RelayJournalError> {
         Ok(self.0.read(JournalState::counts))
     }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use domain::Address;
-use domain::relay::Journal;
+use domain::relay::RelayJournal;
 use palatine_relay::chain::{Chain, ChainParameters};
 use palatine_relay::fake::{FakeChain, FakeClock, MemoryJournal, TestRequest, TestWallet};
 use palatine_relay::{Config, FeePolicy, RelayError, RelayResponse, Relayer, SponsorAll};
@@ -44,7 +44,7 @@ impl Fixture {
 
     pub(crate) fn over(config: Config, chain: Arc<FakeChain>, journal: Arc<MemoryJournal>) -> Self {
         let clock = Arc::new(FakeClock::default());
-        let parts: (Arc<dyn Chain>, Arc<dyn Journal>) = (chain.clone(), journal.clone());
+        let parts: (Arc<dyn Chain>, Arc<dyn RelayJournal>) = (chain.clone(), journal.clone());
         let relayer = Relayer::sponsoring(config, parts.0, parts.1, clock.clone(), Arc::new(SponsorAll)).unwrap();
         Self { chain, journal, clock, relayer }
     }

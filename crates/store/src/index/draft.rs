@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use domain::vault::{BatchRefusal, EventBatch, InvalidEvent, LedgerInput, LoggedEvent, Task, TaskId, Vault, post};
+use domain::vault::{BatchRefusal, EventBatch, InvalidEvent, LedgerRows, LoggedEvent, Task, TaskId, Vault, post};
 use domain::{Address, Usdc};
 use serde::{Deserialize, Serialize};
 
@@ -77,7 +77,7 @@ impl<'a> BatchDraft<'a> {
         let vault = self.rows.vaults.get(&logged.vault).cloned();
         let task = task_key.and_then(|key| self.rows.tasks.get(&key).cloned());
         let credit = credit_key.map(|key| self.rows.credits.get(&key).copied().unwrap_or_default());
-        let before = LedgerInput { vault: vault.as_ref(), task: task.as_ref(), credit: credit.unwrap_or_default() };
+        let before = LedgerRows { vault: vault.as_ref(), task: task.as_ref(), credit: credit.unwrap_or_default() };
         let posting = post(before, event)?;
         if let (None, Some((_, id))) = (&task, task_key) {
             self.new_tasks.push((logged.vault, id, order(logged)));

@@ -7,10 +7,10 @@ use super::database::{Command, Postgres, Statement, Tx};
 use super::life::keep_change;
 use super::pod::{last_run, look_up, quota};
 use super::row::{find, find_live};
-use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, Place, ReplayKey, RunPod, RunReservation};
+use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, PodLookup, ReplayKey, RunPod, RunReservation};
 use crate::codec::{id_column, id_of, integer};
 use crate::error::StoreError;
-use crate::pod::{Found, Quota};
+use crate::pod::{PodIdStatus, QuotaCheck};
 use crate::record::{PodRowId, RunRecord};
 
 const SPEND: &str = "spend a message";
@@ -66,10 +66,10 @@ impl Command for Reserve {
 
 impl Reserve {
     /// Takes slot and id, or says who has them; the message is spent in any case.
-    async fn take(&self, tx: &mut Tx, place: &Place, record: RunRecord) -> Result<Admission, StoreError> {
+    async fn take(&self, tx: &mut Tx, place: &PodLookup, record: RunRecord) -> Result<Admission, StoreError> {
         let fail = |error| StoreError::postgres(Self::NAME, error);
         // Of another holder's POD, or one that is removed meanwhile, it is known late.
-        let may_lose = !matches!(place, Place::New { id, .. } if id.first_run().is_some());
+        let may_lose = !matches!(place, PodLookup::New { id, .. } if id.first_run().is_some());
         if may_lose {
             query("SAVEPOINT place").execute(tx.conn()).await.map_err(fail)?;
         }
@@ -79,8 +79,8 @@ impl Reserve {
         if !self.write_pod(tx.conn(), place, &record).await.map_err(fail)? {
             query("ROLLBACK TO SAVEPOINT place").execute(tx.conn()).await.map_err(fail)?;
             return Ok(match place {
-                Place::New { id, .. } | Place::Again { id, .. } => Admission::IdTaken(*id),
-                Place::There(last) => Admission::NoPod(last.pod),
+                PodLookup::New { id, .. } | PodLookup::Again { id, .. } => Admission::IdTaken(*id),
+                PodLookup::There(last) => Admission::NoPod(last.pod),
             });
         }
         self.remember_key(tx.conn()).await.map_err(fail)?;
@@ -102,7 +102,7 @@ impl Reserve {
     }
 
     /// The POD, if the holder may have this run of it. Nothing is written yet.
-    async fn place(&self, conn: &mut PgConnection) -> sqlx::Result<Result<Place, Admission>> {
+    async fn place(&self, conn: &mut PgConnection) -> sqlx::Result<Result<PodLookup, Admission>> {
         let key = PodRowId(self.0.id.bits());
         let (name, ephemeral) = match self.0.pod {
             RunPod::New { name, ephemeral } => (name, ephemeral),
@@ -111,30 +111,30 @@ impl Reserve {
                 return Ok(match last {
                     None => Err(Admission::NoPod(id)),
                     Some(last) if last.state.is_live() => Err(Admission::Busy(id)),
-                    Some(last) => Ok(Place::There(Box::new(last))),
+                    Some(last) => Ok(PodLookup::There(Box::new(last))),
                 });
             }
         };
         if !ephemeral {
             match quota(conn, &self.0.wallet, self.0.tier_config.disk, self.0.now).await? {
-                Quota::Free => {}
-                Quota::Full(kept) => return Ok(Err(Admission::QuotaFull(kept))),
-                Quota::TooMany => return Ok(Err(Admission::TooManyPods)),
+                QuotaCheck::Free => {}
+                QuotaCheck::Full(kept) => return Ok(Err(Admission::QuotaFull(kept))),
+                QuotaCheck::TooMany => return Ok(Err(Admission::TooManyPods)),
             }
         }
-        let Some(name) = name else { return Ok(Ok(Place::New { id: PodId::minted(self.0.id), key })) };
+        let Some(name) = name else { return Ok(Ok(PodLookup::New { id: PodId::minted(self.0.id), key })) };
         Ok(match look_up(conn, &name, &self.0.wallet).await? {
-            Found::Free => Ok(Place::New { id: name, key }),
-            Found::Removed(key) => Ok(Place::Again { id: name, key }),
-            Found::Taken => Err(Admission::IdTaken(name)),
+            PodIdStatus::Free => Ok(PodLookup::New { id: name, key }),
+            PodIdStatus::Removed(key) => Ok(PodLookup::Again { id: name, key }),
+            PodIdStatus::Taken => Err(Admission::IdTaken(name)),
         })
     }
 
     /// Writes that the POD is there and runs; `false` if it is not this holder's any more.
-    async fn write_pod(&self, conn: &mut PgConnection, place: &Place, record: &RunRecord) -> sqlx::Result<bool> {
+    async fn write_pod(&self, conn: &mut PgConnection, place: &PodLookup, record: &RunRecord) -> sqlx::Result<bool> {
         let (key, run) = (record.pod_key.0.cast_signed(), id_column(self.0.id));
         let write = match place {
-            Place::New { id, .. } => query(
+            PodLookup::New { id, .. } => query(
                 "INSERT INTO pods (key, last_run, brought, name, wallet, ephemeral, created_at) \
                  VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
             )
@@ -145,7 +145,7 @@ impl Reserve {
             .bind(self.0.wallet.0)
             .bind(record.ephemeral)
             .bind(integer(self.0.now.0)),
-            Place::Again { .. } => query(
+            PodLookup::Again { .. } => query(
                 "UPDATE pods SET last_run = $2, brought = $3, ephemeral = $4, created_at = $5, removed_at = NULL \
                  WHERE key = $1 AND removed_at IS NOT NULL",
             )
@@ -154,7 +154,7 @@ impl Reserve {
             .bind(self.0.brought)
             .bind(record.ephemeral)
             .bind(integer(self.0.now.0)),
-            Place::There(last) => query(
+            PodLookup::There(last) => query(
                 "UPDATE pods SET last_run = $2, brought = $3, stopped_at = NULL \
                  WHERE key = $1 AND removed_at IS NULL AND last_run = $4",
             )
@@ -164,7 +164,7 @@ impl Reserve {
             .bind(id_column(last.id)),
         };
         let written = write.execute(&mut *conn).await?.rows_affected() == 1;
-        if written && matches!(place, Place::There(_)) {
+        if written && matches!(place, PodLookup::There(_)) {
             keep_change(conn, record.pod_key, &self.0.change(record)).await?;
         }
         Ok(written)

@@ -9,7 +9,7 @@ use super::database::{Command, Statement, Tx};
 use super::row::{decode, lock, select_runs};
 use crate::codec::{id_column, integer, millis, natural};
 use crate::error::StoreError;
-use crate::pod::{Found, MAX_STOPPED_PODS, Quota, id_from};
+use crate::pod::{MAX_STOPPED_PODS, PodIdStatus, QuotaCheck, id_from};
 use crate::record::{KeptData, PodRowId, RunRecord};
 
 /// The last run of the POD of this number or name.
@@ -19,12 +19,12 @@ const LAST_RUN: &str = select_runs!(
 );
 
 /// Whether a holder may have this chosen id.
-pub(crate) async fn look_up(conn: &mut PgConnection, name: &PodId, wallet: &Wallet) -> sqlx::Result<Found> {
+pub(crate) async fn look_up(conn: &mut PgConnection, name: &PodId, wallet: &Wallet) -> sqlx::Result<PodIdStatus> {
     let sql = "SELECT key, wallet, removed_at IS NOT NULL FROM pods WHERE name = $1";
-    let Some(row) = query(sql).bind(name.as_str()).fetch_optional(conn).await? else { return Ok(Found::Free) };
+    let Some(row) = query(sql).bind(name.as_str()).fetch_optional(conn).await? else { return Ok(PodIdStatus::Free) };
     let (key, holder, removed): (i64, [u8; 32], bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let theirs = removed && holder == wallet.0;
-    Ok(if theirs { Found::Removed(PodRowId(key.cast_unsigned())) } else { Found::Taken })
+    Ok(if theirs { PodIdStatus::Removed(PodRowId(key.cast_unsigned())) } else { PodIdStatus::Taken })
 }
 
 /// The two arguments that name a POD: the number of a minted id, or a chosen name.
@@ -61,12 +61,12 @@ pub(crate) async fn quota(
     wallet: &Wallet,
     disk_mib: u32,
     now: UnixMillis,
-) -> sqlx::Result<Quota> {
+) -> sqlx::Result<QuotaCheck> {
     let sql = "SELECT key, name, data_node IS NOT NULL, data_until, coalesce(data_bytes, 0) FROM pods \
                WHERE wallet = $1 AND stopped_at IS NOT NULL AND removed_at IS NULL LIMIT $2";
     let rows = query(sql).bind(wallet.0).bind(i64::from(MAX_STOPPED_PODS)).fetch_all(conn).await?;
     let all = rows.iter().map(stopped_row).collect::<sqlx::Result<_>>()?;
-    Ok(Quota::of(all, disk_mib, now))
+    Ok(QuotaCheck::of(all, disk_mib, now))
 }
 
 /// A POD that does not run, and what is kept of it.

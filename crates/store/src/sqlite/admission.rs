@@ -8,10 +8,10 @@ use super::life::keep_change;
 use super::pod::{self, look_up, quota};
 use super::row::{find, find_live};
 use super::writer::{Command, Tx};
-use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, Place, ReplayKey, RunPod, RunReservation};
+use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, PodLookup, ReplayKey, RunPod, RunReservation};
 use crate::codec::{id_column, id_of, integer};
 use crate::error::StoreError;
-use crate::pod::{Found, Quota};
+use crate::pod::{PodIdStatus, QuotaCheck};
 use crate::record::{PodRowId, RunRecord};
 
 impl AdmissionStore for Sqlite {
@@ -71,7 +71,7 @@ impl Command for RunReservation {
         }
         self.write_pod(tx.conn, &place, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
         self.remember_key(tx.conn)?;
-        tx.rows.keep(&record);
+        tx.cache.keep(&record);
         tx.announce(record.pod, self.change(&record));
         Ok(Admission::Reserved(record))
     }
@@ -107,7 +107,7 @@ impl RunReservation {
     }
 
     /// The POD, if the holder may have this run of it. Nothing is written yet.
-    fn place(&self, conn: &Connection) -> Result<Result<Place, Admission>, StoreError> {
+    fn place(&self, conn: &Connection) -> Result<Result<PodLookup, Admission>, StoreError> {
         let sql = |error| StoreError::sql(Self::NAME, error);
         let key = PodRowId(self.id.bits());
         let (name, ephemeral) = match self.pod {
@@ -117,30 +117,30 @@ impl RunReservation {
                 return Ok(match last {
                     None => Err(Admission::NoPod(id)),
                     Some(last) if last.state.is_live() => Err(Admission::Busy(id)),
-                    Some(last) => Ok(Place::There(Box::new(last))),
+                    Some(last) => Ok(PodLookup::There(Box::new(last))),
                 });
             }
         };
         if !ephemeral {
             match quota(conn, &self.wallet, self.tier_config.disk, self.now)? {
-                Quota::Free => {}
-                Quota::Full(kept) => return Ok(Err(Admission::QuotaFull(kept))),
-                Quota::TooMany => return Ok(Err(Admission::TooManyPods)),
+                QuotaCheck::Free => {}
+                QuotaCheck::Full(kept) => return Ok(Err(Admission::QuotaFull(kept))),
+                QuotaCheck::TooMany => return Ok(Err(Admission::TooManyPods)),
             }
         }
-        let Some(name) = name else { return Ok(Ok(Place::New { id: PodId::minted(self.id), key })) };
+        let Some(name) = name else { return Ok(Ok(PodLookup::New { id: PodId::minted(self.id), key })) };
         Ok(match look_up(conn, &name, &self.wallet).map_err(sql)? {
-            Found::Free => Ok(Place::New { id: name, key }),
-            Found::Removed(key) => Ok(Place::Again { id: name, key }),
-            Found::Taken => Err(Admission::IdTaken(name)),
+            PodIdStatus::Free => Ok(PodLookup::New { id: name, key }),
+            PodIdStatus::Removed(key) => Ok(PodLookup::Again { id: name, key }),
+            PodIdStatus::Taken => Err(Admission::IdTaken(name)),
         })
     }
 
     /// Writes that the POD is there and runs.
-    fn write_pod(&self, conn: &Connection, place: &Place, record: &RunRecord) -> rusqlite::Result<()> {
+    fn write_pod(&self, conn: &Connection, place: &PodLookup, record: &RunRecord) -> rusqlite::Result<()> {
         let (key, run, now) = (record.pod_key.0.cast_signed(), id_column(self.id), integer(self.now.0));
         match place {
-            Place::New { id, .. } => conn
+            PodLookup::New { id, .. } => conn
                 .prepare_cached(
                     "INSERT INTO pods (key, name, wallet, last_run, brought, ephemeral, created_at) \
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
@@ -154,13 +154,13 @@ impl RunReservation {
                     record.ephemeral,
                     now
                 ]),
-            Place::Again { .. } => conn
+            PodLookup::Again { .. } => conn
                 .prepare_cached(
                     "UPDATE pods SET last_run = ?2, brought = ?3, ephemeral = ?4, created_at = ?5, removed_at = NULL \
                      WHERE key = ?1",
                 )?
                 .execute((key, run, self.brought, record.ephemeral, now)),
-            Place::There(_) => {
+            PodLookup::There(_) => {
                 let started = conn
                     .prepare_cached("UPDATE pods SET last_run = ?2, brought = ?3, stopped_at = NULL WHERE key = ?1")?
                     .execute((key, run, self.brought))?;

@@ -86,7 +86,7 @@ impl CountMarks {
     /// when they were last heard of. Nobody can say more, and nobody pays for it.
     fn begin_journal(&self, tx: &Tx<'_>) -> rusqlite::Result<Journal> {
         let conn = tx.conn;
-        tx.rows.forget_all();
+        tx.cache.forget_all();
         conn.prepare_cached(
             "UPDATE runs SET closed_ms = closed_ms + max(0, c.heard_at - ready_since), ready_since = NULL \
              FROM cursors c WHERE runs.mark_cursor = c.n AND c.node = ?1 AND ready_since IS NOT NULL",
@@ -108,7 +108,7 @@ impl CountMarks {
             None => sum.foreign += 1,
             Some(meter) => {
                 sum.new += 1;
-                tx.rows.forget(mark.run);
+                tx.cache.forget(mark.run);
                 write(tx.conn, mark.run, cursor, meter.count(clamped(mark.mark)))?;
             }
         }

@@ -9,6 +9,7 @@ use domain::PodId;
 use rusqlite::Connection;
 use tokio::sync::{broadcast, mpsc};
 
+use super::cache::RunCache;
 use super::checkpoint::Checkpoints;
 use super::connection::connect;
 use super::files::{self, Files};
@@ -107,7 +108,7 @@ impl Sqlite {
         let writer = Writer {
             conn,
             epoch,
-            rows: Rows::default(),
+            cache: RunCache::default(),
             news: news.clone(),
             answers: Answers::start()?,
             checkpoints: Checkpoints::start(&files.database)?,

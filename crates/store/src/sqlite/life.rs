@@ -91,7 +91,7 @@ impl Command for RunStep {
     }
 
     fn apply(&self, tx: &Tx<'_>) -> Result<StepOutcome, StoreError> {
-        let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        let before = tx.cache.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
         let (record, actions, change, removes) = match self.take(before)? {
             RunAfterStep::Same(advanced) => return Ok(advanced),
             RunAfterStep::New { record, actions, change, removes } => (record, actions, change, removes),
@@ -112,7 +112,7 @@ impl Command for RunStep {
 fn write(tx: &Tx<'_>, record: &RunRecord) -> rusqlite::Result<()> {
     let (state, reason) = state_columns(record.state);
     // Should one of the two statements fail, what is remembered may be neither.
-    tx.rows.forget(record.id);
+    tx.cache.forget(record.id);
     tx.conn
         .prepare_cached(
             "UPDATE runs SET state = ?2, reason = ?3, generation = ?4, changes = ?5, node = ?6, runtime = ?7, \
@@ -130,7 +130,7 @@ fn write(tx: &Tx<'_>, record: &RunRecord) -> rusqlite::Result<()> {
             record.was_ready,
         ])?;
     record.ended_at.map_or(Ok(()), |at| end(tx.conn, record, at))?;
-    tx.rows.keep(record);
+    tx.cache.keep(record);
     Ok(())
 }
 
@@ -164,7 +164,7 @@ impl Command for Observe {
     const NAME: &'static str = "note what a node said";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<RunRecord, StoreError> {
-        let before = tx.rows.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        let before = tx.cache.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
         let mut record = before.clone();
         note(&mut record, &self.seen);
         if record != before {
@@ -185,7 +185,7 @@ impl Command for NoteBalance {
 
     fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
         let sql = |error| StoreError::sql(Self::NAME, error);
-        tx.rows.forget(self.id);
+        tx.cache.forget(self.id);
         let known = tx
             .conn
             .prepare_cached("UPDATE runs SET below_readings = ?2, below_since = ?3 WHERE id = ?1")

@@ -8,19 +8,19 @@ use super::row::{many, one, select_runs};
 use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer, millis, natural};
 use crate::error::StoreError;
-use crate::pod::{Found, MAX_STOPPED_PODS, Quota, id_from};
+use crate::pod::{MAX_STOPPED_PODS, PodIdStatus, QuotaCheck, id_from};
 use crate::record::{KeptData, PodRowId, RunRecord};
 
 /// Whether a holder may have this chosen id.
-pub(crate) fn look_up(conn: &Connection, name: &PodId, wallet: &Wallet) -> rusqlite::Result<Found> {
+pub(crate) fn look_up(conn: &Connection, name: &PodId, wallet: &Wallet) -> rusqlite::Result<PodIdStatus> {
     let row: Option<(i64, [u8; 32], bool)> = conn
         .prepare_cached("SELECT key, wallet, removed_at IS NOT NULL FROM pods WHERE name = ?1")?
         .query_row((name.as_str(),), |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
         .optional()?;
     Ok(match row {
-        None => Found::Free,
-        Some((key, holder, true)) if holder == wallet.0 => Found::Removed(PodRowId(key.cast_unsigned())),
-        Some(_) => Found::Taken,
+        None => PodIdStatus::Free,
+        Some((key, holder, true)) if holder == wallet.0 => PodIdStatus::Removed(PodRowId(key.cast_unsigned())),
+        Some(_) => PodIdStatus::Taken,
     })
 }
 
@@ -81,7 +81,12 @@ pub(crate) fn stopped(
 }
 
 /// Whether a wallet with this disk quota may have one more POD.
-pub(crate) fn quota(conn: &Connection, wallet: &Wallet, disk_mib: u32, now: UnixMillis) -> Result<Quota, StoreError> {
+pub(crate) fn quota(
+    conn: &Connection,
+    wallet: &Wallet,
+    disk_mib: u32,
+    now: UnixMillis,
+) -> Result<QuotaCheck, StoreError> {
     const NAME: &str = "read what is kept for a wallet";
     let sql = |error| StoreError::sql(NAME, error);
     let mut statement = conn
@@ -96,7 +101,7 @@ pub(crate) fn quota(conn: &Connection, wallet: &Wallet, disk_mib: u32, now: Unix
         let (key, name, data) = row.map_err(sql)?;
         all.push((id_from(key, name)?, data));
     }
-    Ok(Quota::of(all, disk_mib, now))
+    Ok(QuotaCheck::of(all, disk_mib, now))
 }
 
 /// A POD that does not run, and what is kept of it.
@@ -129,7 +134,7 @@ pub(crate) fn remove(tx: &Tx<'_>, record: &RunRecord, now: UnixMillis) -> Result
     let sql = |error| StoreError::sql(NAME, error);
     let key = record.pod_key.0.cast_signed();
     for run in many(tx.conn, NAME, select_runs!("WHERE runs.pod = ?1"), (key,))? {
-        tx.rows.forget(run.id);
+        tx.cache.forget(run.id);
         keep_total(tx.conn, &run.wallet, run.usage(now), run.was_ready).map_err(sql)?;
         tx.conn
             .prepare_cached("DELETE FROM idempotency WHERE wallet = ?1 AND run = ?2")

@@ -16,10 +16,10 @@ use rusqlite::Connection;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
+use super::cache::RunCache;
 use super::checkpoint::Checkpoints;
 use super::files::Files;
 use super::health::Health;
-use super::rows::Rows;
 use crate::error::StoreError;
 use crate::record::{GatewayEpoch, RunChange};
 
@@ -48,7 +48,7 @@ pub(crate) trait Command: Send + 'static {
 pub(crate) struct Tx<'a> {
     pub(crate) conn: &'a Connection,
     pub(crate) epoch: GatewayEpoch,
-    pub(crate) rows: &'a Rows,
+    pub(crate) cache: &'a RunCache,
     news: RefCell<Vec<(PodId, RunChange)>>,
 }
 
@@ -154,7 +154,7 @@ pub(crate) type ChangeFeed = broadcast::Sender<(PodId, RunChange)>;
 pub(crate) struct Writer {
     pub(crate) conn: Connection,
     pub(crate) epoch: GatewayEpoch,
-    pub(crate) rows: Rows,
+    pub(crate) cache: RunCache,
     pub(crate) news: ChangeFeed,
     pub(crate) answers: Answers,
     pub(crate) checkpoints: Checkpoints,
@@ -237,7 +237,7 @@ impl Writer {
         let began = Instant::now();
         let sql = |operation| move |error| StoreError::sql(operation, error);
         self.cached("BEGIN IMMEDIATE").map_err(sql("begin a transaction"))?;
-        let tx = Tx { conn: &self.conn, epoch: self.epoch, rows: &self.rows, news: RefCell::default() };
+        let tx = Tx { conn: &self.conn, epoch: self.epoch, cache: &self.cache, news: RefCell::default() };
         let done = jobs
             .iter_mut()
             .try_for_each(|job| job.run(&tx))
@@ -257,7 +257,7 @@ impl Writer {
     }
 
     fn roll_back(&self) {
-        self.rows.forget_all();
+        self.cache.forget_all();
         // SQLite rolls back by itself on some errors; a second time is one too many.
         if self.conn.is_autocommit() {
             return;

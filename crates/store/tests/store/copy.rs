@@ -1,7 +1,7 @@
 //! From one database to another and back, with something in every table.
 
 use domain::payment::{PaidRequestHash, Payment, PaymentClaim, Payments};
-use domain::relay::{DailyQuota, Journal, RelayEntry, RelayState};
+use domain::relay::{DailyQuota, RelayEntry, RelayJournal, RelayState};
 use domain::{Address, B256, Event, Mark, MarkKind, StopReason, U256, Usdc};
 use palatine_store::{
     AccountLink, CopiedTable, CopyError, DeployState, KeptData, RunMark, SealedIdentity, SecretName, Store, StoreUrl,

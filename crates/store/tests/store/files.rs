@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use domain::relay::{Journal, RelayAdmission, RelayEntry, RelayState};
+use domain::relay::{RelayAdmission, RelayEntry, RelayJournal, RelayState};
 use domain::{Address, B256, State, StopReason};
 use palatine_store::{Admission, Config, PruneReport, SealedIdentity, SecretName, Store, StoreError};
 use rusqlite::{Connection, params};

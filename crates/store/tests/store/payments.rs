@@ -5,7 +5,7 @@ use std::sync::Arc;
 use domain::payment::{
     Authorization, PaidRequestHash, Payment, PaymentClaim, PaymentReservation, PaymentState, Payments, PaymentsError,
 };
-use domain::relay::{Journal, RelayAdmission, RelayEntry, RelayState};
+use domain::relay::{RelayAdmission, RelayEntry, RelayJournal, RelayState};
 use domain::{Address, B256, U256, Usdc};
 use palatine_store::Store;
 use relay::conformance;

@@ -1,6 +1,6 @@
 //! What the relayer took on, in tables, and what the last version left in them.
 
-use domain::relay::{Journal, RelayState, RelayStatus};
+use domain::relay::{FinalStatus, RelayJournal, RelayState};
 use domain::{B256, U256, Usdc};
 use relay::conformance;
 use rusqlite::{Connection, params};
@@ -45,5 +45,5 @@ pub(crate) async fn a_step_that_is_not_allowed_changes_no_column(place: &Place) 
     assert_eq!(journal.step(entry.id, &unpaid).await.unwrap(), entry);
     assert_eq!(journal.find(entry.id).await.unwrap(), Some(entry));
     assert!(journal.find(B256::ZERO).await.unwrap().is_none());
-    assert!(RelayStatus::Superseded.is_final());
+    assert!(FinalStatus::Superseded.is_final());
 }

@@ -6,7 +6,7 @@
 //! | `GET /v1/sandboxes` | all, as [`Sandboxes`] |
 //! | `GET /v1/sandboxes/{id}` | one. `?wait_ms=` with `?until=ready` answers when it is ready or has failed |
 //! | `DELETE /v1/sandboxes/{id}?pod=&grace_ms=&data=` | gone when this answers 200 [`DeleteResponse`]; unknown ids are gone already, and answered for by what is kept of `pod`. `data` is `keep` (default: the POD's data is kept) or `erase` |
-//! | `GET /v1/disks` | disks that outlived their sandbox, as [`Disks`] |
+//! | `GET /v1/disks` | disks that outlived their sandbox, as [`KeptDisks`] |
 //! | `DELETE /v1/pods/{pod}/data` | erases what is kept of a POD: its owner's word; 204, also where nothing is kept |
 //! | `GET /v1/sandboxes/{id}/logs?follow=&source=` | text lines; `source` is `agent` (default) or `console` |
 //! | `GET /v1/sandboxes/{id}/tunnel` | `Upgrade: palatine-tunnel`: 101, then bytes to and from the agent's port |
@@ -211,7 +211,7 @@ pub struct KeptData {
 
 /// The disks that outlived their sandboxes on a node.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
-pub struct Disks {
+pub struct KeptDisks {
     /// For how many days disks are kept.
     pub retention_days: u64,
     /// In the order of their names.

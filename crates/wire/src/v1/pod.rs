@@ -7,7 +7,7 @@
 //!
 //! | call | does |
 //! |---|---|
-//! | `POST /v1/identity` [`Identity`] | once: 200 [`PodStatus`]; again: 409 `wrong_state` |
+//! | `POST /v1/identity` [`GuestConfig`] | once: 200 [`PodStatus`]; again: 409 `wrong_state` |
 //! | `GET /v1/status?wait_ms=&until=ready` | [`PodStatus`] |
 //! | `GET /v1/logs?after=&follow=` | [`LogLine`]s, one JSON a line |
 //! | `POST /v1/stop` [`StopRequest`] | stops the agent, syncs, powers off |
@@ -47,7 +47,7 @@ pub const PROBE_ANSWER: &str = "palatine-probe-ok";
 /// Who the guest is, delivered once per boot.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Identity {
+pub struct GuestConfig {
     /// The POD, as the agent itself calls it.
     pub pod_id: PodId,
     /// This start of it.

@@ -111,7 +111,7 @@ impl CronosRequest {
 
 /// What the hosted facilitator says of a settlement.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum CronosVerdict {
+pub(crate) enum CronosSettleResult {
     /// It says that it is settled.
     Settled(B256),
     /// It says no.
@@ -121,7 +121,7 @@ pub(crate) enum CronosVerdict {
 /// Characters of the facilitator's own words that are kept.
 const MAX_WORDS: usize = 200;
 
-impl CronosVerdict {
+impl CronosSettleResult {
     /// Reads an answer of `/settle`; none if it is of no known shape.
     pub(crate) fn parse(json: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]

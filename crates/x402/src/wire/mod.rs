@@ -14,10 +14,10 @@ mod terms;
 mod v1;
 mod v2;
 
-pub(crate) use cronos::{CronosRequest, CronosVerdict, settled_by_cronos};
+pub(crate) use cronos::{CronosRequest, CronosSettleResult, settled_by_cronos};
 pub(crate) use facilitator::{FacilitatorRequest, parse_request};
 pub(crate) use header::{to_base64, to_json};
-pub(crate) use settled::{SettleAnswer, read_receipt};
+pub(crate) use settled::{SettleResponse, read_receipt};
 pub(crate) use stated::{PaymentHeader, StatedOffer};
 pub(crate) use terms::read_terms;
 pub(crate) use v1::{v1_header, v1_required};

@@ -14,7 +14,7 @@ use super::number::word;
 /// The result of a settlement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct SettleAnswer {
+pub(crate) struct SettleResponse {
     pub(crate) success: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error_reason: Option<String>,
@@ -25,7 +25,7 @@ pub(crate) struct SettleAnswer {
     pub(crate) payer: Option<String>,
 }
 
-impl SettleAnswer {
+impl SettleResponse {
     pub(crate) fn settled(tx: B256, network: String, payer: Address) -> Self {
         let payer = Some(payer.to_string());
         Self { success: true, error_reason: None, transaction: tx.to_string(), network, payer }
@@ -45,7 +45,7 @@ impl SettleAnswer {
 /// Reads a receipt's header: the transaction that a seller says settled the
 /// payment; none if it says it failed, or nothing that can be read.
 pub(crate) fn read_receipt(value: &[u8]) -> Option<B256> {
-    let answer: SettleAnswer = serde_json::from_slice(&from_base64(value).ok()?).ok()?;
+    let answer: SettleResponse = serde_json::from_slice(&from_base64(value).ok()?).ok()?;
     if !answer.success {
         return None;
     }

@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use crate::common::*;
 
-const WINDOW: ValidityWindow = ValidityWindow { now: NOW, settle_margin_s: 10, clock_skew_s: 30 };
+const TOLERANCE: ClockTolerance = ClockTolerance { now: NOW, settle_margin_s: 10, clock_skew_s: 30 };
 
 fn verified(headers: &HeaderMap) -> Result<(Offer, SignedAuthorization), InvalidReason> {
     let presented = UnverifiedPayment::from_headers(headers, &tokens()).map_err(|(_, reason)| reason)?;
-    verify(&quote_at(URL), &presented.ok_or(InvalidReason::Payload)?, &WINDOW)
+    verify(&quote_at(URL), &presented.ok_or(InvalidReason::Payload)?, &TOLERANCE)
 }
 
 fn every_dialect() -> [(http::HeaderName, Value); 3] {

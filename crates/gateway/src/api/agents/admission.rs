@@ -11,8 +11,8 @@ use wire::v1::public::{IDEMPOTENCY_KEY, SpawnRequest};
 
 use crate::api::extract::{parse_json, shortened};
 use crate::auth::caller::UnspentSignature;
+use crate::error::ApiError;
 use crate::ingress::urls::is_reserved;
-use crate::refusal::Refusal;
 use crate::state::Gateway;
 
 /// The longest `agent_type`.
@@ -37,7 +37,7 @@ impl Gateway {
         &self,
         headers: &HeaderMap,
         verified: &UnspentSignature,
-    ) -> Result<AdmittedSpawn, Refusal> {
+    ) -> Result<AdmittedSpawn, ApiError> {
         let request: SpawnRequest = parse_json(&verified.body)?;
         let requested = self.resolve(&request, verified).await?;
         let env = request.env.unwrap_or_default();
@@ -62,7 +62,7 @@ impl Gateway {
 
     /// Which agent is asked for, and what it boots: for one that is there, what it was
     /// spawned with, unless the request says otherwise.
-    async fn resolve(&self, request: &SpawnRequest, verified: &UnspentSignature) -> Result<RequestedPod, Refusal> {
+    async fn resolve(&self, request: &SpawnRequest, verified: &UnspentSignature) -> Result<RequestedPod, ApiError> {
         let Some(pod) = request.pod else { return self.new_agent(request) };
         if let Some(field) = first_spawn_only(request) {
             let said = format!("{field} is settled when an agent is first spawned; leave it out to start one again");
@@ -81,7 +81,7 @@ impl Gateway {
 
     /// The key that makes a retry return the first answer. The request is kept as a keyed
     /// digest: it may hold secrets.
-    fn idempotency(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKey>, Refusal> {
+    fn idempotency(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKey>, ApiError> {
         let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
         let key = value.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
         let Some(key) = key else {
@@ -123,7 +123,7 @@ struct RequestedPod {
 }
 
 impl Gateway {
-    fn new_agent(&self, request: &SpawnRequest) -> Result<RequestedPod, Refusal> {
+    fn new_agent(&self, request: &SpawnRequest) -> Result<RequestedPod, ApiError> {
         let name = request.name.as_deref().map(|name| self.chosen(name)).transpose()?;
         let Some(agent_type) = request.agent_type.clone() else {
             let said = "agent_type is missing: name an image, or with `pod` one of your agents to start again";
@@ -138,8 +138,8 @@ impl Gateway {
     }
 
     /// An id that a holder may choose: none whose host is one of ours.
-    fn chosen(&self, name: &str) -> Result<PodId, Refusal> {
-        let refused = |said: String| Refusal::from(Fault::new(Code::InvalidRequest, said).field("name"));
+    fn chosen(&self, name: &str) -> Result<PodId, ApiError> {
+        let refused = |said: String| ApiError::from(Fault::new(Code::InvalidRequest, said).field("name"));
         let id = PodId::chosen(name).map_err(|error| refused(error.to_string()))?;
         if is_reserved(name) || self.hosts.is_named(&self.agent_url.host(id)) {
             return Err(refused(format!("the name {name} is the gateway's own; choose another one")));
@@ -155,7 +155,7 @@ fn first_spawn_only(request: &SpawnRequest) -> Option<&'static str> {
         .find_map(|(field, is_there)| is_there.then_some(field))
 }
 
-fn checked_type(agent_type: String) -> Result<String, Refusal> {
+fn checked_type(agent_type: String) -> Result<String, ApiError> {
     if (1..=MAX_TYPE).contains(&agent_type.len()) {
         return Ok(agent_type);
     }
@@ -164,8 +164,8 @@ fn checked_type(agent_type: String) -> Result<String, Refusal> {
 }
 
 /// Why a holder gets nothing, in the words of this API.
-fn refused(error: AdmitError) -> Refusal {
-    let fault = |code, field, said: &str| Refusal::from(Fault::new(code, said).field(field));
+fn refused(error: AdmitError) -> ApiError {
+    let fault = |code, field, said: &str| ApiError::from(Fault::new(code, said).field(field));
     match error {
         AdmitError::NoImagesYet => Fault::new(Code::NodeUnavailable, error.to_string()).retry_after(1).into(),
         AdmitError::UnknownImage { name, known } => {

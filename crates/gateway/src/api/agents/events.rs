@@ -22,7 +22,7 @@ use wire::v1::public::StateChange;
 use crate::api::extract::PodPath;
 use crate::auth::caller::ReadOnlyHolder;
 use crate::edge::streams::StreamPermit;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// Silence after which a comment is sent, so that proxies keep the connection.
@@ -50,7 +50,7 @@ pub(crate) async fn events(
     PodPath(id): PodPath,
     headers: HeaderMap,
     ReadOnlyHolder(holder): ReadOnlyHolder,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ApiError> {
     let after = last_seen(&headers)?;
     gateway.owned(id, holder.wallet).await?;
     let permit = gateway.streams.for_wallet(holder.wallet)?;
@@ -63,10 +63,10 @@ pub(crate) async fn events(
     Ok(Sse::new(events).keep_alive(keep_alive).into_response())
 }
 
-fn last_seen(headers: &HeaderMap) -> Result<u64, Refusal> {
+fn last_seen(headers: &HeaderMap) -> Result<u64, ApiError> {
     let Some(value) = headers.get("last-event-id") else { return Ok(0) };
     let seen = value.to_str().ok().and_then(|text| text.parse().ok());
-    seen.ok_or_else(|| Refusal::invalid("Last-Event-ID is not the id of an event of this stream"))
+    seen.ok_or_else(|| ApiError::invalid("Last-Event-ID is not the id of an event of this stream"))
 }
 
 /// One reader of one agent's changes.

@@ -14,7 +14,7 @@ use wire::fault::Fault;
 use crate::api::extract::{PodPath, query};
 use crate::auth::caller::ReadOnlyHolder;
 use crate::edge::streams::until_drained;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// `?follow=&source=`.
@@ -68,7 +68,7 @@ pub(crate) async fn logs(
     PodPath(id): PodPath,
     uri: Uri,
     ReadOnlyHolder(holder): ReadOnlyHolder,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let LogsQuery { follow, source } = query(&uri)?;
     let record = gateway.owned(id, holder.wallet).await?;
     let node = gateway.parts.control.node_of(&record)?;

@@ -65,7 +65,7 @@ pub(crate) async fn spawn(
     uri: Uri,
     headers: HeaderMap,
     verified: UnspentSignature,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let admitted = async {
         let SpawnQuery { wait } = query(&uri)?;
         Ok((gateway.admit(&headers, &verified).await?, wait))
@@ -90,7 +90,7 @@ pub(crate) async fn spawn(
         (Admission::Busy(id), _) => Err(busy(id)),
         (Admission::Overloaded, _) => Err(overloaded()),
         (Admission::IdTaken(id), _) => Err(id_taken(id)),
-        (Admission::NoPod(_) | Admission::RepeatedRemoved, _) => Err(Refusal::not_found()),
+        (Admission::NoPod(_) | Admission::RepeatedRemoved, _) => Err(ApiError::not_found()),
         (Admission::QuotaFull(kept), _) => Err(quota_full(kept)),
         (Admission::TooManyPods, _) => Err(too_many_pods()),
         (Admission::Mismatch, _) => Err(mismatch()),
@@ -98,17 +98,17 @@ pub(crate) async fn spawn(
     }
 }
 
-fn mismatch() -> Refusal {
+fn mismatch() -> ApiError {
     let fault = Fault::new(Code::IdempotencyMismatch, "this Idempotency-Key was used with another request");
     fault.field("Idempotency-Key").into()
 }
 
-fn id_taken(id: PodId) -> Refusal {
+fn id_taken(id: PodId) -> ApiError {
     let said = format!("the id {id} is in use, or was another holder's; choose another name");
     Fault::new(Code::IdTaken, said).field("name").into()
 }
 
-fn quota_full(kept: Vec<KeptPod>) -> Refusal {
+fn quota_full(kept: Vec<KeptPod>) -> ApiError {
     let said = "the data of your agents that do not run fills your tier's disk quota; remove one of those in `kept`";
     let mut fault = Fault::new(Code::DiskQuota, said);
     let kept = kept.into_iter().map(|kept| KeptAgent { id: kept.pod, bytes: kept.data.bytes, until: kept.data.until });
@@ -116,7 +116,7 @@ fn quota_full(kept: Vec<KeptPod>) -> Refusal {
     fault.into()
 }
 
-fn too_many_pods() -> Refusal {
+fn too_many_pods() -> ApiError {
     let said = format!("you have {MAX_STOPPED_PODS} agents that do not run; remove one of them");
     Fault::new(Code::DiskQuota, said).into()
 }
@@ -133,7 +133,7 @@ fn busy(id: PodId) -> Refusal {
 
 impl Gateway {
     /// Has the run reserved and brought up, which goes on if the caller hangs up.
-    async fn order(&self, order: SpawnOrder) -> Result<(Admission, Starting), Refusal> {
+    async fn order(&self, order: SpawnOrder) -> Result<(Admission, Starting), ApiError> {
         let replay_key = order.reservation.replay_key;
         let treasury = self.parts.treasury.clone();
         let on_reserved = move |record: &RunRecord| {
@@ -147,11 +147,11 @@ impl Gateway {
     }
 
     /// The first answer again, as the agent is now.
-    async fn repeated(&self, record: RunRecord, wait: bool) -> Result<Response<Body>, Refusal> {
+    async fn repeated(&self, record: RunRecord, wait: bool) -> Result<Response<Body>, ApiError> {
         let record = if wait { self.started(record).await? } else { record };
         match record.state {
-            Life::Failed(reason) => Err(Refusal::Failed(reason)),
-            Life::Stopping(domain::EndReason::Failed(reason)) => Err(Refusal::Failed(reason)),
+            Life::Failed(reason) => Err(ApiError::Failed(reason)),
+            Life::Stopping(domain::EndReason::Failed(reason)) => Err(ApiError::Failed(reason)),
             Life::Reserved | Life::Placed | Life::Booting | Life::Waiting(_) => {
                 self.spawned(StatusCode::ACCEPTED, &record)
             }
@@ -162,7 +162,7 @@ impl Gateway {
     }
 
     /// Waits until the agent no longer starts.
-    async fn started(&self, record: RunRecord) -> Result<RunRecord, Refusal> {
+    async fn started(&self, record: RunRecord) -> Result<RunRecord, ApiError> {
         let deadline = Duration::from_millis(self.limits.agent_answer_ms);
         let id = record.id;
         let mut news = self.parts.store.subscribe();
@@ -171,15 +171,15 @@ impl Gateway {
             while matches!(record.state, Life::Reserved | Life::Placed | Life::Booting | Life::Waiting(_)) {
                 // Where changes were missed, looking again is right too.
                 let _ = news.recv().await;
-                record = self.parts.store.get(id).await?.ok_or_else(Refusal::not_found)?;
+                record = self.parts.store.get(id).await?.ok_or_else(ApiError::not_found)?;
             }
             Ok(record)
         };
-        let late = || Refusal::Failed(domain::FailReason::BootTimeout);
+        let late = || ApiError::Failed(domain::FailReason::BootTimeout);
         tokio::time::timeout(deadline, waiting).await.unwrap_or_else(|_| Err(late()))
     }
 
-    fn spawned(&self, status: StatusCode, record: &RunRecord) -> Result<Response<Body>, Refusal> {
+    fn spawned(&self, status: StatusCode, record: &RunRecord) -> Result<Response<Body>, ApiError> {
         let agent = self.view_with_token(record);
         json(status, &SpawnResponse { success: true, agent, tier_config: record.tier_config })
     }

@@ -11,7 +11,7 @@ use wire::v1::public::{AgentsResponse, StatusResponse};
 
 use crate::api::extract::{PodPath, json};
 use crate::auth::caller::ReadOnlyHolder;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// Agents in one list at most.
@@ -34,7 +34,7 @@ pub(crate) async fn status(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
     ReadOnlyHolder(holder): ReadOnlyHolder,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let record = gateway.owned(id, holder.wallet).await?;
     let uptime_ms = record.meter.uptime_ms(holder.now);
     let vault = match &gateway.parts.treasury {
@@ -59,7 +59,7 @@ pub(crate) async fn status(
 pub(crate) async fn list(
     State(gateway): State<Arc<Gateway>>,
     ReadOnlyHolder(holder): ReadOnlyHolder,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let records = gateway.parts.store.of(holder.wallet, MAX_LISTED).await?;
     json(StatusCode::OK, &AgentsResponse { agents: records.iter().map(|record| gateway.view(record)).collect() })
 }

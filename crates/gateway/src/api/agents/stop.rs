@@ -14,7 +14,7 @@ use wire::v1::public::StopResponse;
 
 use crate::api::extract::{PodPath, json};
 use crate::auth::caller::StoppingHolder;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// Stops an agent. Its data is kept, and a start goes on with it; an ephemeral agent is
@@ -39,7 +39,7 @@ pub(crate) async fn stop(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
     StoppingHolder(holder): StoppingHolder,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let record = gateway.owned(id, holder.wallet).await?;
     let record = match (record.ephemeral, record.state.is_live()) {
         (true, _) => gateway.remove(id).await?,
@@ -69,14 +69,14 @@ pub(crate) async fn remove(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
     StoppingHolder(holder): StoppingHolder,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     if !holder.bound {
-        return Err(Refusal::new(Code::UnboundSignature, "a removal needs a signature of this very request"));
+        return Err(ApiError::new(Code::UnboundSignature, "a removal needs a signature of this very request"));
     }
     gateway.owned(id, holder.wallet).await?;
     let removed = gateway.remove(id).await;
     // Also when it is not known whether it was: its holder may take the id again.
-    gateway.price_table.changed(id);
+    gateway.price_cache.changed(id);
     gateway.ended(&removed?)
 }
 
@@ -89,7 +89,7 @@ impl Gateway {
         removed
     }
 
-    fn ended(&self, record: &RunRecord) -> Result<Response<Body>, Refusal> {
+    fn ended(&self, record: &RunRecord) -> Result<Response<Body>, ApiError> {
         let agent = self.view(record);
         let status = if record.state.is_live() { StatusCode::ACCEPTED } else { StatusCode::OK };
         json(

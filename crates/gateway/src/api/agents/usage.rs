@@ -11,7 +11,7 @@ use wire::v1::public::{UsageResponse, WalletUsage};
 
 use crate::api::extract::{WalletPath, json};
 use crate::auth::caller::{ReadOnlyHolder, presented};
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// What a wallet used: to itself, all; to others, the totals, where the operator
@@ -32,20 +32,20 @@ pub(crate) async fn usage(
     State(gateway): State<Arc<Gateway>>,
     WalletPath(wallet): WalletPath,
     request: Request,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let unsigned = presented(request.headers()).wallet.is_none();
     if unsigned && gateway.config.public_usage {
         return gateway.totals(wallet, gateway.now(), false).await;
     }
     let ReadOnlyHolder(holder) = ReadOnlyHolder::from_request(request, &gateway).await?;
     if holder.wallet != wallet {
-        return Err(Refusal::not_found());
+        return Err(ApiError::not_found());
     }
     gateway.totals(wallet, holder.now, true).await
 }
 
 impl Gateway {
-    async fn totals(&self, wallet: Wallet, now: UnixMillis, own: bool) -> Result<Response<Body>, Refusal> {
+    async fn totals(&self, wallet: Wallet, now: UnixMillis, own: bool) -> Result<Response<Body>, ApiError> {
         let (usage, spawns) = self.parts.store.usage(wallet, now).await?;
         let live = if own { self.parts.store.live_of(wallet).await? } else { None };
         let active_agent = live.map(|record| self.view(&record));

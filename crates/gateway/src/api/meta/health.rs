@@ -10,7 +10,7 @@ use wire::v1::public::{HealthResponse, ReadyResponse};
 use wire::v1::relay::RelayerHealth;
 
 use crate::api::extract::json;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// Whether the process lives. With a relayer, how that is, as CroGas tells it; a
@@ -23,7 +23,7 @@ use crate::state::Gateway;
     path = "/health",
     responses((status = 200, description = "It lives", body = HealthResponse))
 )]
-pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn health(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, ApiError> {
     let relayer = gateway.parts.treasury.as_ref().and_then(|treasury| treasury.relayer().ok());
     let Some(relayer) = relayer else { return state(StatusCode::OK, "ok") };
     // The chain is asked for it, and anybody may ask us: not more often than this.
@@ -50,11 +50,11 @@ struct HealthBody<'a> {
         (status = "default", description = "What is missing", body = ReadyResponse),
     )
 )]
-pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn ready(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, ApiError> {
     let (status, answer) = gateway.readiness().await;
     json(status, &answer)
 }
 
-fn state(status: StatusCode, text: &str) -> Result<Response<Body>, Refusal> {
+fn state(status: StatusCode, text: &str) -> Result<Response<Body>, ApiError> {
     json(status, &HealthResponse { status: text.to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() })
 }

@@ -12,7 +12,7 @@ use wire::fault::Code;
 use crate::api::extract::text;
 use crate::edge::headers;
 use crate::edge::source::RequestSource;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// Prometheus' text, for those the operator named.
@@ -28,10 +28,10 @@ pub(crate) async fn metrics(
     Extension(source): Extension<RequestSource>,
     version: Version,
     headers: HeaderMap,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let direct = source.trusted || !headers::passed_on(version, &headers);
     let allowed = direct && gateway.config.metrics_readers().contains(&source.address.to_canonical());
     let recorder = gateway.parts.metrics.as_ref().filter(|_| allowed);
-    let recorder = recorder.ok_or_else(|| Refusal::new(Code::NotFound, "there is nothing at this path for you"))?;
+    let recorder = recorder.ok_or_else(|| ApiError::new(Code::NotFound, "there is nothing at this path for you"))?;
     Ok(text("text/plain; version=0.0.4", recorder.render()))
 }

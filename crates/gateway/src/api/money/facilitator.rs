@@ -13,7 +13,7 @@ use x402::{ClientAddr, FacilitatorResponse};
 use crate::edge::body::read_at_most;
 use crate::edge::cors;
 use crate::edge::source::RequestSource;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// What is settled here: schemes, networks, versions.
@@ -24,7 +24,7 @@ use crate::state::Gateway;
     path = "/supported",
     responses((status = 200, description = "x402's list of kinds", body = Object), (status = "default", description = "What is wrong, by `code`", body = Fault))
 )]
-pub(crate) async fn supported(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn supported(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, ApiError> {
     respond(gateway.treasury()?.facilitator()?.supported())
 }
 
@@ -41,7 +41,7 @@ pub(crate) async fn verify(
     State(gateway): State<Arc<Gateway>>,
     Extension(source): Extension<RequestSource>,
     request: Request<Body>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let body = gateway.asked(request).await?;
     respond(gateway.treasury()?.facilitator()?.verify(&body, gateway.now(), client_of(&source)).await)
 }
@@ -59,13 +59,13 @@ pub(crate) async fn settle(
     State(gateway): State<Arc<Gateway>>,
     Extension(source): Extension<RequestSource>,
     request: Request<Body>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let body = gateway.asked(request).await?;
     respond(gateway.treasury()?.facilitator()?.settle(&body, gateway.now(), rand::random(), client_of(&source)).await)
 }
 
 impl Gateway {
-    async fn asked(&self, request: Request<Body>) -> Result<Vec<u8>, Refusal> {
+    async fn asked(&self, request: Request<Body>) -> Result<Vec<u8>, ApiError> {
         cors::need_json(&request)?;
         let most = usize::try_from(self.limits.body_bytes).unwrap_or(usize::MAX);
         Ok(read_at_most(request.into_body(), most, self.limits.body_ms).await?.to_vec())
@@ -77,7 +77,7 @@ fn client_of(source: &RequestSource) -> ClientAddr {
     ClientAddr::of(source.address)
 }
 
-fn respond(answer: FacilitatorResponse) -> Result<Response<Body>, Refusal> {
+fn respond(answer: FacilitatorResponse) -> Result<Response<Body>, ApiError> {
     let mut response = Response::new(Body::from(answer.body));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();

@@ -12,7 +12,7 @@ use wire::v1::vault::{LinkRequest, LinkResponse};
 
 use crate::api::extract::{json, parse_json};
 use crate::auth::caller::Holder;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// Links the caller's wallet to an owner: the EVM address that its agents' vaults
@@ -26,7 +26,7 @@ use crate::state::Gateway;
     responses((status = 200, description = "They are linked", body = LinkResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
-pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, holder: Holder) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, holder: Holder) -> Result<Response<Body>, ApiError> {
     let chain_id = gateway.treasury()?.chain_id();
     let request: LinkRequest = parse_json(&holder.body)?;
     let link = signed(&request)?;
@@ -57,25 +57,27 @@ pub(crate) async fn link(State(gateway): State<Arc<Gateway>>, holder: Holder) ->
     responses((status = 200, description = "The link, with both signatures", body = LinkResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
 )]
-pub(crate) async fn own_link(State(gateway): State<Arc<Gateway>>, holder: Holder) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn own_link(State(gateway): State<Arc<Gateway>>, holder: Holder) -> Result<Response<Body>, ApiError> {
     let link = gateway.parts.store.link_of(holder.wallet).await?;
-    json(StatusCode::OK, &response_of(link.ok_or_else(Refusal::not_linked)?))
+    json(StatusCode::OK, &response_of(link.ok_or_else(ApiError::not_linked)?))
 }
 
-fn signed(request: &LinkRequest) -> Result<Signed, Refusal> {
-    let field = |name: &'static str, said: String| Refusal::from(Fault::new(Code::InvalidRequest, said).field(name));
+fn signed(request: &LinkRequest) -> Result<Signed, ApiError> {
+    let field = |name: &'static str, said: String| ApiError::from(Fault::new(Code::InvalidRequest, said).field(name));
     let terms = LinkTerms::parse(&request.text).map_err(|error| field("text", error.to_string()))?;
     let holder_signature: HolderSignature = request
         .holder_signature
         .parse()
         .map_err(|error: auth::LinkError| field("holder_signature", error.to_string()))?;
-    let owner_signature: EvmSignature =
-        request.owner_signature.parse().map_err(|error: auth::EvmError| field("owner_signature", error.to_string()))?;
+    let owner_signature: EvmSignature = request
+        .owner_signature
+        .parse()
+        .map_err(|error: auth::EvmSignatureError| field("owner_signature", error.to_string()))?;
     Ok(Signed { terms, holder_signature, owner_signature })
 }
 
-fn refused(said: &str) -> Refusal {
-    Refusal::new(Code::InvalidEvmSignature, said)
+fn refused(said: &str) -> ApiError {
+    ApiError::new(Code::InvalidEvmSignature, said)
 }
 
 fn response_of(link: AccountLink) -> LinkResponse {

@@ -15,8 +15,8 @@ use wire::v1::vault::Prices;
 
 use crate::api::extract::{PodPath, json, parse_json, shortened};
 use crate::auth::caller::{Holder, ReadOnlyHolder};
+use crate::error::ApiError;
 use crate::ingress::pricing::{MAX_PRICES, can_be_priced};
-use crate::refusal::Refusal;
 use crate::state::Gateway;
 
 /// What requests to an agent cost.
@@ -36,7 +36,7 @@ pub(crate) async fn prices(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
     ReadOnlyHolder(holder): ReadOnlyHolder,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     gateway.owned(id, holder.wallet).await?;
     json(StatusCode::OK, &Prices { prices: gateway.parts.store.prices_of(id).await? })
 }
@@ -56,7 +56,7 @@ pub(crate) async fn set_prices(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
     holder: Holder,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     gateway.owned(id, holder.wallet).await?;
     let request = read(&holder.body)?;
     if !request.prices.is_empty() {
@@ -70,17 +70,17 @@ pub(crate) async fn set_prices(
 impl Gateway {
     /// Changes prices, in a task that a client who hangs up does not end: whoever asks
     /// after the change must not be told the old ones.
-    async fn change_prices(self: &Arc<Self>, id: PodId, prices: store::Prices) -> Result<(), Refusal> {
+    async fn change_prices(self: &Arc<Self>, id: PodId, prices: store::Prices) -> Result<(), ApiError> {
         let gateway = Arc::clone(self);
         let change = self.tasks.spawn(async move {
             let changed = gateway.parts.store.set_prices(id, prices).await;
             // Also where the outcome is not known.
-            gateway.price_table.changed(id);
+            gateway.price_cache.changed(id);
             changed
         });
         Ok(change
             .await
-            .map_err(|_| Refusal::new(Code::Internal, "the change of prices broke off; set them again"))??)
+            .map_err(|_| ApiError::new(Code::Internal, "the change of prices broke off; set them again"))??)
     }
 }
 
@@ -117,7 +117,7 @@ impl<'de> Deserialize<'de> for Entries {
 }
 
 /// Reads prices, each of which can hold.
-fn read(body: &[u8]) -> Result<Prices, Refusal> {
+fn read(body: &[u8]) -> Result<Prices, ApiError> {
     let SetPrices { prices: Entries(entries) } = parse_json(body)?;
     if entries.len() > MAX_PRICES {
         let said = format!("an agent has at most {MAX_PRICES} prices");

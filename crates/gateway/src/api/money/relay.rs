@@ -20,7 +20,7 @@ use crate::api::extract::{PathParams, json};
 use crate::edge::body::read_at_most;
 use crate::edge::cors;
 use crate::edge::source::RequestSource;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// CroGas's header of a payment.
@@ -45,7 +45,7 @@ pub(crate) async fn relay(
     State(gateway): State<Arc<Gateway>>,
     Extension(source): Extension<RequestSource>,
     request: Request<Body>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let (relayer, payment, body) = gateway.relayed(request).await?;
     respond(relayer.relay(&body, payment.as_deref(), source.address).await)
 }
@@ -68,7 +68,7 @@ pub(crate) async fn batch(
     State(gateway): State<Arc<Gateway>>,
     Extension(source): Extension<RequestSource>,
     request: Request<Body>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let (relayer, payment, body) = gateway.relayed(request).await?;
     respond(relayer.batch(&body, payment.as_deref(), source.address).await)
 }
@@ -91,7 +91,7 @@ pub(crate) async fn call(
     State(gateway): State<Arc<Gateway>>,
     Extension(source): Extension<RequestSource>,
     request: Request<Body>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let (relayer, payment, body) = gateway.relayed(request).await?;
     respond(relayer.call(&body, payment.as_deref(), source.address).await)
 }
@@ -112,7 +112,7 @@ pub(crate) async fn raw(
     State(gateway): State<Arc<Gateway>>,
     Extension(source): Extension<RequestSource>,
     request: Request<Body>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let (relayer, _, body) = gateway.relayed(request).await?;
     respond(relayer.raw(&body, source.address).await)
 }
@@ -129,7 +129,7 @@ pub(crate) async fn raw(
 pub(crate) async fn nonce(
     State(gateway): State<Arc<Gateway>>,
     PathParams(address): PathParams<String>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let answer = gateway.treasury()?.relayer()?.nonce(&address).await;
     respond(answer.map(|body| RelayResponse { status: 200, body }))
 }
@@ -142,7 +142,7 @@ pub(crate) async fn nonce(
     path = "/meta/domain",
     responses((status = 200, description = "Domain and types", body = DomainAnswer), (status = "default", description = "What is wrong, by `code`", body = Fault))
 )]
-pub(crate) async fn domain(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn domain(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, ApiError> {
     json(StatusCode::OK, &gateway.treasury()?.relayer()?.domain())
 }
 
@@ -163,16 +163,16 @@ pub(crate) async fn domain(State(gateway): State<Arc<Gateway>>) -> Result<Respon
 pub(crate) async fn estimate(
     State(gateway): State<Arc<Gateway>>,
     query: Result<Query<EstimateQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let Query(query) =
-        query.map_err(|_| Refusal::invalid("the query string is not one of this path; see /openapi.json"))?;
+        query.map_err(|_| ApiError::invalid("the query string is not one of this path; see /openapi.json"))?;
     let answer = gateway.treasury()?.relayer()?.estimate(&query).await;
     respond(answer.map(|body| RelayResponse { status: 200, body }))
 }
 
 impl Gateway {
     /// The relayer, and the payment and body of what it is asked.
-    async fn relayed(&self, request: Request<Body>) -> Result<(Relayer, Option<String>, Vec<u8>), Refusal> {
+    async fn relayed(&self, request: Request<Body>) -> Result<(Relayer, Option<String>, Vec<u8>), ApiError> {
         cors::need_json(&request)?;
         let relayer = self.treasury()?.relayer()?;
         let (head, body) = request.into_parts();
@@ -182,13 +182,13 @@ impl Gateway {
     }
 }
 
-fn payment(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+fn payment(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
     let Some(value) = headers.get(X_PAYMENT) else { return Ok(None) };
-    let text = value.to_str().map_err(|_| Refusal::invalid("X-Payment is not printable"))?;
+    let text = value.to_str().map_err(|_| ApiError::invalid("X-Payment is not printable"))?;
     Ok(Some(text.to_owned()))
 }
 
-fn respond<T: Serialize>(answer: Result<RelayResponse<T>, RelayError>) -> Result<Response<Body>, Refusal> {
+fn respond<T: Serialize>(answer: Result<RelayResponse<T>, RelayError>) -> Result<Response<Body>, ApiError> {
     match answer {
         Ok(answer) => json(status(answer.status), &answer.body),
         Err(error) => {

@@ -17,7 +17,7 @@ use wire::{EvmAddress, EvmHash};
 use crate::api::extract::{PathParams, PodPath, json, parse_json};
 use crate::auth::caller::{Holder, ReadOnlyHolder};
 use crate::edge::source::RequestSource;
-use crate::refusal::Refusal;
+use crate::error::ApiError;
 use crate::state::Gateway;
 
 /// The chain this gateway works on.
@@ -28,7 +28,7 @@ use crate::state::Gateway;
     path = "/chain",
     responses((status = 200, description = "What a signature must be made for", body = ChainResponse), (status = "default", description = "What is wrong, by `code`", body = Fault))
 )]
-pub(crate) async fn chain(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, Refusal> {
+pub(crate) async fn chain(State(gateway): State<Arc<Gateway>>) -> Result<Response<Body>, ApiError> {
     json(StatusCode::OK, &gateway.treasury()?.chain()?)
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn agent_vault(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
     ReadOnlyHolder(holder): ReadOnlyHolder,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let record = gateway.owned(id, holder.wallet).await?;
     let treasury = gateway.treasury()?;
     // Only who asked for this very vault has an agent's key made for it.
@@ -59,9 +59,9 @@ pub(crate) async fn agent_vault(
         treasury.known_vault(record.pod).await?
     };
     let none = || match holder.bound {
-        true => Refusal::not_linked(),
+        true => ApiError::not_linked(),
         false => {
-            Refusal::new(Code::UnboundSignature, "the agent has no vault yet; ask with a signature of this request")
+            ApiError::new(Code::UnboundSignature, "the agent has no vault yet; ask with a signature of this request")
         }
     };
     json(StatusCode::OK, &vault.ok_or_else(none)?)
@@ -88,11 +88,11 @@ pub(crate) async fn deploy(
     PodPath(id): PodPath,
     Extension(source): Extension<RequestSource>,
     holder: Holder,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let record = gateway.owned(id, holder.wallet).await?;
     let request: DeployRequest = parse_json(&holder.body)?;
     if !record.state.is_live() {
-        return Err(Refusal::new(Code::WrongState, "the agent has ended: vaults are deployed for those that live"));
+        return Err(ApiError::new(Code::WrongState, "the agent has ended: vaults are deployed for those that live"));
     }
     let treasury = gateway.treasury()?;
     let vault = treasury.deploy(record.pod, record.wallet, &request, source.address, holder.now).await?;
@@ -112,7 +112,7 @@ pub(crate) async fn deploy(
 pub(crate) async fn vault(
     State(gateway): State<Arc<Gateway>>,
     PathParams(address): PathParams<String>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     json(StatusCode::OK, &gateway.treasury()?.vault(read_address(&address)?).await?)
 }
 
@@ -128,7 +128,7 @@ pub(crate) async fn vault(
 pub(crate) async fn tasks(
     State(gateway): State<Arc<Gateway>>,
     PathParams(address): PathParams<String>,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     json(StatusCode::OK, &gateway.treasury()?.tasks(read_address(&address)?).await?)
 }
 
@@ -151,7 +151,7 @@ pub(crate) async fn submit(
     State(gateway): State<Arc<Gateway>>,
     PathParams((id, task)): PathParams<(String, String)>,
     holder: Holder,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let (id, task) = read_task(&id, &task)?;
     gateway.owned(id, holder.wallet).await?;
     let work: SubmitTaskRequest = parse_json(&holder.body)?;
@@ -177,24 +177,24 @@ pub(crate) async fn decline(
     State(gateway): State<Arc<Gateway>>,
     PathParams((id, task)): PathParams<(String, String)>,
     holder: Holder,
-) -> Result<Response<Body>, Refusal> {
+) -> Result<Response<Body>, ApiError> {
     let (id, task) = read_task(&id, &task)?;
     gateway.owned(id, holder.wallet).await?;
     respond(&gateway.treasury()?.decline(id, task, holder.now).await?)
 }
 
-fn respond(answer: &TxResponse) -> Result<Response<Body>, Refusal> {
+fn respond(answer: &TxResponse) -> Result<Response<Body>, ApiError> {
     json(if answer.success { StatusCode::OK } else { StatusCode::ACCEPTED }, answer)
 }
 
-fn read_address(text: &str) -> Result<Address, Refusal> {
+fn read_address(text: &str) -> Result<Address, ApiError> {
     let address = text.parse().ok().filter(|_| text.starts_with("0x"));
     let said = "a vault's address is 0x and 40 hexadecimal digits";
     address.ok_or_else(|| Fault::new(Code::InvalidRequest, said).field("address").into())
 }
 
-fn read_task(id: &str, task: &str) -> Result<(PodId, TaskId), Refusal> {
-    let id = id.parse().map_err(|_| Refusal::not_found())?;
+fn read_task(id: &str, task: &str) -> Result<(PodId, TaskId), ApiError> {
+    let id = id.parse().map_err(|_| ApiError::not_found())?;
     let unread = |error: TaskIdError| Fault::new(Code::InvalidRequest, error.to_string()).field("task");
     let task = task.parse().map_err(unread)?;
     Ok((id, task))

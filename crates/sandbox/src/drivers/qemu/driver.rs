@@ -24,8 +24,8 @@ use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::network::{HostNetwork, NamespaceSockets, NetworkReservation};
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestProgress, GuestSpec, GuestStats, GuestStream, ObservedRun, Runtime,
-    RuntimeInfo, Slot,
+    DiskRetention, DiskUsage, Guest, GuestSpec, GuestState, GuestStats, GuestStream, ObservedRun, Runtime, RuntimeInfo,
+    Slot,
 };
 use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, files, process};
 
@@ -185,7 +185,7 @@ impl Runtime for Qemu {
         Ok(GuestStats { cpu_us, memory_bytes, resident_bytes, limited })
     }
 
-    async fn condition(&self, id: RunId) -> Result<GuestProgress, RuntimeError> {
+    async fn condition(&self, id: RunId) -> Result<GuestState, RuntimeError> {
         let mut qmp = self.control(id, RuntimeOperation::Condition).await?;
         qmp.condition().await.during(RuntimeOperation::Condition, id, "ask the VMM")
     }

@@ -15,7 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::jail::{Jail, JailEntry, JailHandles, before_exec};
-use crate::runtime::GuestExit;
+use crate::runtime::GuestExitWatch;
 
 /// Bytes a VMM may say on its standard output and error: the place is full then.
 const WORDS_BYTES: u64 = 16 * 1024;
@@ -108,9 +108,9 @@ impl RunningVmm {
     }
 
     /// Watches for its end, and buries it if it is our child.
-    pub(super) fn watch(self) -> io::Result<GuestExit> {
+    pub(super) fn watch(self) -> io::Result<GuestExitWatch> {
         let handle = register(self.handle)?;
-        let (announce, exit) = GuestExit::channel();
+        let (announce, exit) = GuestExitWatch::channel();
         tokio::spawn(bury(handle, self.child, self.words, announce));
         Ok(exit)
     }

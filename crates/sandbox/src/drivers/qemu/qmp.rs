@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::{DriverFailure, GuestProgress};
+use crate::{DriverFailure, GuestState};
 
 /// How long any answer may take.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -51,12 +51,12 @@ impl Qmp {
 
     /// Whether the guest gets anywhere. A VMM stops it where a disk of the host
     /// fails, and waits to be told that it may go on.
-    pub(crate) async fn condition(&mut self) -> Result<GuestProgress, DriverFailure> {
+    pub(crate) async fn condition(&mut self) -> Result<GuestState, DriverFailure> {
         match self.status().await?.as_str() {
-            "running" => Ok(GuestProgress::Running),
-            "io-error" => Ok(GuestProgress::Paused(NodeShortage::Disk)),
+            "running" => Ok(GuestState::Running),
+            "io-error" => Ok(GuestState::Paused(NodeShortage::Disk)),
             // Nobody of us pauses it otherwise, but what is paused is not dead.
-            "paused" => Ok(GuestProgress::Paused(NodeShortage::Vmm)),
+            "paused" => Ok(GuestState::Paused(NodeShortage::Vmm)),
             // Among them `internal-error`, from which no VMM lets its guest go on: whoever
             // is told this has a guest that gets nowhere any more.
             other => Err(DriverFailure::Answer(format!("the status {other:?}"))),
@@ -144,9 +144,9 @@ mod tests {
     #[tokio::test]
     async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_is_told_from_one_that_runs_and_from_a_dead_one() {
         let cases = [
-            ("running", Some(GuestProgress::Running)),
-            ("io-error", Some(GuestProgress::Paused(NodeShortage::Disk))),
-            ("paused", Some(GuestProgress::Paused(NodeShortage::Vmm))),
+            ("running", Some(GuestState::Running)),
+            ("io-error", Some(GuestState::Paused(NodeShortage::Disk))),
+            ("paused", Some(GuestState::Paused(NodeShortage::Vmm))),
             ("internal-error", None),
             ("x", None),
         ];

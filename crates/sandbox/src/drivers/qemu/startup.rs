@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::qmp::Qmp;
-use crate::{DriverFailure, GuestExit};
+use crate::{DriverFailure, GuestExitWatch};
 
 /// How long a VMM may take until its guest runs: some milliseconds, or a while on a
 /// machine that starts many at once.
@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_millis(2);
 
 /// Waits until a VMM says that its guest has running. One that ends before could not be
 /// started by this node: its guest has not had a word in it.
-pub(super) async fn until_running(control: &Path, exit: &mut GuestExit) -> Result<(), DriverFailure> {
+pub(super) async fn until_running(control: &Path, exit: &mut GuestExitWatch) -> Result<(), DriverFailure> {
     tokio::select! {
         // What was said before the end counts.
         biased;
@@ -66,7 +66,7 @@ mod tests {
     async fn fault_1_1_a_guest_has_started_when_its_vmm_says_so_and_not_before() {
         let dir = tempfile::tempdir().unwrap();
         let control = vmm(dir.path(), &[PRELAUNCH, "{\"QMP\":{}", RUNNING]);
-        let (_announce, mut exit) = GuestExit::channel();
+        let (_announce, mut exit) = GuestExitWatch::channel();
         until_running(&control, &mut exit).await.unwrap();
     }
 
@@ -74,7 +74,7 @@ mod tests {
     async fn fault_1_1_a_vmm_that_ends_before_its_guest_ran_is_the_nodes_trouble_and_is_quoted() {
         let dir = tempfile::tempdir().unwrap();
         let control = vmm(dir.path(), &[PRELAUNCH]);
-        let (announce, mut exit) = GuestExit::channel();
+        let (announce, mut exit) = GuestExitWatch::channel();
         let guest = tokio::spawn(async move { until_running(&control, &mut exit).await });
         announce.send_replace(Some("the VMM ended and said: cannot allocate memory".to_owned()));
         let failure = guest.await.unwrap().unwrap_err();
@@ -87,7 +87,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn fault_1_1_a_vmm_that_never_says_a_word_is_not_waited_for_for_ever() {
         let dir = tempfile::tempdir().unwrap();
-        let (_announce, mut exit) = GuestExit::channel();
+        let (_announce, mut exit) = GuestExitWatch::channel();
         let failure = until_running(&dir.path().join("control"), &mut exit).await.unwrap_err();
         assert!(matches!(failure, DriverFailure::Deadline(DEADLINE)), "{failure}");
     }

@@ -35,8 +35,8 @@ pub use health::{
     HealthStatus, PricingInputs, RebalanceStatus, RelayerBalance, RelayerHealth, RelayerStats, SenderInfo, SenderPool,
 };
 pub use price::{
-    Authorization, EstimateAnswer, EstimateQuery, FeeOffer, FeePayment, FeeTerms, PaymentPayload, PaymentRequired,
-    PriceSource, PriorityPrice, PriorityPrices, TokenDomain,
+    Authorization, EstimateAnswer, EstimateQuery, ExactPayload, FeePayment, FeeQuote, PaymentOptions, PaymentRequired,
+    PaymentRequirements, PriorityPrice, PriorityPrices, TokenDomain,
 };
 
 /// The header that carries a payment: base64 of the JSON of a [`FeePayment`].

@@ -14,24 +14,24 @@ pub struct PaymentRequired {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// The terms.
-    pub x402: FeeOffer,
+    pub x402: PaymentOptions,
     /// Where the price comes from.
-    pub quote: PriceSource,
+    pub quote: FeeQuote,
 }
 
 /// The terms of a 402.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct FeeOffer {
+pub struct PaymentOptions {
     /// 1.
     pub version: u64,
     /// One entry.
-    pub accepts: Vec<FeeTerms>,
+    pub accepts: Vec<PaymentRequirements>,
 }
 
 /// One way to pay.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct FeeTerms {
+pub struct PaymentRequirements {
     /// `exact`.
     pub scheme: String,
     /// CAIP-2.
@@ -63,7 +63,7 @@ pub struct TokenDomain {
 /// Where a price comes from.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct PriceSource {
+pub struct FeeQuote {
     /// Gas that is paid for; of a batch, `totalGas` says it too.
     pub gas_estimate: String,
     /// Gwei per gas.
@@ -105,12 +105,12 @@ pub struct FeePayment {
     /// CAIP-2.
     pub network: String,
     /// The authorization, signed.
-    pub payload: PaymentPayload,
+    pub payload: ExactPayload,
 }
 
 /// An authorization with its signature.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct PaymentPayload {
+pub struct ExactPayload {
     /// 65 bytes, in hexadecimal: r, s, v.
     pub signature: String,
     /// EIP-3009's `TransferWithAuthorization`.

@@ -23,25 +23,25 @@ const DPKG_DEB: HostTool = HostTool { name: "dpkg-deb", package: "dpkg", deadlin
 
 /// One kernel, as its package lays it out.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct KernelSource {
+pub(super) struct KernelPackage {
     pub(super) version: String,
     pub(super) vmlinuz: PathBuf,
     pub(super) modules: PathBuf,
 }
 
 /// The newest kernel below `root` that has its modules.
-pub(super) fn find(root: &Path) -> Result<KernelSource, KernelError> {
+pub(super) fn find(root: &Path) -> Result<KernelPackage, KernelError> {
     let trees = root.join("lib/modules");
     let Ok(entries) = fs::read_dir(&trees) else { return Err(KernelError::NoKernel(root.to_owned())) };
     entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .map(|version| KernelSource {
+        .map(|version| KernelPackage {
             vmlinuz: root.join(format!("boot/vmlinuz-{version}")),
             modules: trees.join(&version),
             version,
         })
-        .filter(|source| source.vmlinuz.is_file() && source.modules.join("modules.builtin").is_file())
-        .max_by_key(|source| ordinal(&source.version))
+        .filter(|package| package.vmlinuz.is_file() && package.modules.join("modules.builtin").is_file())
+        .max_by_key(|package| ordinal(&package.version))
         .ok_or_else(|| KernelError::NoKernel(root.to_owned()))
 }
 

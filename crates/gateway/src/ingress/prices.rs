@@ -25,14 +25,14 @@ const COUNTS: u64 = 1024;
 pub(crate) type Prices = BTreeMap<String, Usdc>;
 
 /// All agents' prices, as far as they are cached.
-pub(crate) struct PriceTable {
+pub(crate) struct PriceCache {
     held: Cache<(PodId, u64), Arc<Prices>>,
     changes: Vec<AtomicU64>,
     /// Of a seed of its own: nobody chooses ids that fall on one count.
     hasher: RandomState,
 }
 
-impl PriceTable {
+impl PriceCache {
     pub(crate) fn new() -> Self {
         Self::holding(LASTS)
     }
@@ -100,19 +100,19 @@ mod tests {
             Ok([("/".to_owned(), Usdc(price))].into())
         }
 
-        fn set(&self, price: u64, table: &PriceTable) {
+        fn set(&self, price: u64, table: &PriceCache) {
             *self.price.lock().unwrap() = price;
             table.changed(agent());
         }
     }
 
-    async fn ask(table: &PriceTable, store: &SlowStore) -> Usdc {
+    async fn ask(table: &PriceCache, store: &SlowStore) -> Usdc {
         table.of(agent(), store.read()).await.unwrap()["/"]
     }
 
     #[tokio::test]
     async fn fault_2_10_a_reading_that_a_change_overtakes_is_not_held() {
-        let (table, store) = (PriceTable::new(), SlowStore::new());
+        let (table, store) = (PriceCache::new(), SlowStore::new());
         let change = async {
             while store.begun.load(Ordering::SeqCst) == 0 {
                 tokio::task::yield_now().await;
@@ -131,7 +131,7 @@ mod tests {
 
     #[tokio::test]
     async fn fault_2_10_prices_are_held_for_a_time_only() {
-        let (table, store) = (PriceTable::holding(Duration::from_millis(20)), SlowStore::new());
+        let (table, store) = (PriceCache::holding(Duration::from_millis(20)), SlowStore::new());
         store.ends.add_permits(Semaphore::MAX_PERMITS / 2);
         assert_eq!(ask(&table, &store).await, Usdc(1));
         // Another gateway on this store has changed them: nobody says so here.

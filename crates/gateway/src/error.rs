@@ -24,7 +24,7 @@ const LATER_S: u64 = 30;
 
 /// Why a request is not answered as it wished.
 #[derive(Debug)]
-pub(crate) enum Refusal {
+pub(crate) enum ApiError {
     /// A fault that is said already.
     Fault(Box<Fault>),
     Auth(AuthError),
@@ -43,9 +43,9 @@ pub(crate) enum Refusal {
     Failed(FailReason),
 }
 
-macro_rules! refusals {
+macro_rules! errors {
     ($($error:ty => $variant:ident;)*) => {
-        $(impl From<$error> for Refusal {
+        $(impl From<$error> for ApiError {
             fn from(error: $error) -> Self {
                 Self::$variant(error)
             }
@@ -53,7 +53,7 @@ macro_rules! refusals {
     };
 }
 
-refusals! {
+errors! {
     AuthError => Auth;
     RateExceeded => RateExceeded;
     EnvironmentError => Environment;
@@ -65,7 +65,7 @@ refusals! {
     TreasuryError => Treasury;
 }
 
-impl From<NoNode> for Refusal {
+impl From<NoNode> for ApiError {
     fn from(error: NoNode) -> Self {
         match error {
             NoNode::Ended => Self::new(Code::WrongState, error.to_string()),
@@ -78,13 +78,13 @@ impl From<NoNode> for Refusal {
     }
 }
 
-impl From<Fault> for Refusal {
+impl From<Fault> for ApiError {
     fn from(fault: Fault) -> Self {
         Self::Fault(Box::new(fault))
     }
 }
 
-impl Refusal {
+impl ApiError {
     /// A handler's own words.
     pub(crate) fn new(code: Code, error: impl Into<String>) -> Self {
         Fault::new(code, error).into()
@@ -112,23 +112,23 @@ impl Refusal {
     }
 }
 
-impl From<Refusal> for Fault {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::Fault(fault) => *fault,
-            Refusal::Auth(error) => Self::new(auth_code(&error), error.to_string()),
-            Refusal::RateExceeded(RateExceeded(seconds)) => {
+impl From<ApiError> for Fault {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Fault(fault) => *fault,
+            ApiError::Auth(error) => Self::new(auth_code(&error), error.to_string()),
+            ApiError::RateExceeded(RateExceeded(seconds)) => {
                 Self::new(Code::RateLimited, "too many requests; wait, then go on more slowly").retry_after(seconds)
             }
-            Refusal::Environment(error) => Self::new(Code::InvalidEnvironment, error.to_string()).field("env"),
-            Refusal::Store(error) => store_fault(&error),
-            Refusal::Balance(error) => balance_fault(&error),
-            Refusal::Spawn(error) => spawn_fault(&error),
-            Refusal::Stop(error) => stop_fault(&error),
-            Refusal::Node(error) => node_fault(&error),
-            Refusal::Unreachable(error) => unreachable_fault(&*error),
-            Refusal::Treasury(error) => treasury_fault(&error),
-            Refusal::Failed(reason) => failed_fault(reason),
+            ApiError::Environment(error) => Self::new(Code::InvalidEnvironment, error.to_string()).field("env"),
+            ApiError::Store(error) => store_fault(&error),
+            ApiError::Balance(error) => balance_fault(&error),
+            ApiError::Spawn(error) => spawn_fault(&error),
+            ApiError::Stop(error) => stop_fault(&error),
+            ApiError::Node(error) => node_fault(&error),
+            ApiError::Unreachable(error) => unreachable_fault(&*error),
+            ApiError::Treasury(error) => treasury_fault(&error),
+            ApiError::Failed(reason) => failed_fault(reason),
         }
     }
 }
@@ -309,7 +309,7 @@ fn too_large(why: &str) -> Fault {
     Fault::new(Code::ExceedsCapacity, format!("this host cannot hold it: {why}; ask for less with cores and memory"))
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ApiError {
     fn into_response(self) -> Response<Body> {
         answer(&Fault::from(self))
     }

@@ -8,7 +8,7 @@ use wire::v1::node::DataPolicy;
 
 /// What a task is told.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub(crate) enum TaskCommand {
     /// Take the sandbox down.
     Delete(Deletion),
     /// Stop the guest and keep the rest: the daemon ends.
@@ -45,7 +45,7 @@ pub(crate) enum DeleteError {
     },
 }
 
-/// Where a task is when it hears an order.
+/// Where a task is when it hears a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StageName {
     /// Its guest runs and is not ready.
@@ -62,7 +62,7 @@ pub(super) enum StageName {
     Bookkeeping,
 }
 
-/// An order that ends what a task does: at every moment but in its end itself.
+/// A command that ends what a task does: at every moment but in its end itself.
 #[derive(Debug)]
 pub(super) enum Ending {
     /// The sandbox ends.
@@ -71,45 +71,45 @@ pub(super) enum Ending {
     Halt,
 }
 
-/// The orders of one task, in the order in which they came.
+/// The commands of one task, in the order in which they came.
 #[derive(Debug)]
-pub(crate) struct Inbox(mpsc::Receiver<Order>);
+pub(crate) struct Inbox(mpsc::Receiver<TaskCommand>);
 
 impl Inbox {
-    pub(crate) const fn new(orders: mpsc::Receiver<Order>) -> Self {
-        Self(orders)
+    pub(crate) const fn new(commands: mpsc::Receiver<TaskCommand>) -> Self {
+        Self(commands)
     }
 
-    /// The next order that ends what the task does now. This is the one place that knows
-    /// which moment obeys which order: one that a moment does not obey is answered here,
+    /// The next command that ends what the task does now. This is the one place that knows
+    /// which moment obeys which command: one that a moment does not obey is answered here,
     /// by its typed refusal, and its waits hear nothing of it. Safe to drop and to call
     /// again.
     pub(super) async fn ending(&mut self, at: StageName) -> Ending {
         // Handles are dropped only with the daemon.
-        let order = self.0.recv().await.unwrap_or(Order::Halt);
-        tracing::debug!(?at, ?order, "an order is heard");
-        match order {
-            Order::Delete(deletion) => Ending::Delete(deletion),
-            Order::Halt => Ending::Halt,
+        let command = self.0.recv().await.unwrap_or(TaskCommand::Halt);
+        tracing::debug!(?at, ?command, "a command is heard");
+        match command {
+            TaskCommand::Delete(deletion) => Ending::Delete(deletion),
+            TaskCommand::Halt => Ending::Halt,
         }
     }
 
-    /// The next order of one that ends already: another deletion joins it. `None` where
+    /// The next command of one that ends already: another deletion joins it. `None` where
     /// the daemon ends first.
     pub(super) async fn joining(&mut self) -> Option<Deletion> {
         match self.0.recv().await {
-            Some(Order::Delete(deletion)) => Some(deletion),
-            Some(Order::Halt) | None => None,
+            Some(TaskCommand::Delete(deletion)) => Some(deletion),
+            Some(TaskCommand::Halt) | None => None,
         }
     }
 
-    /// Takes no more orders, and gives the deletions that came too late.
+    /// Takes no more commands, and gives the deletions that came too late.
     pub(super) fn close(&mut self) -> Vec<Deletion> {
         self.0.close();
         let left = std::iter::from_fn(|| self.0.try_recv().ok());
-        left.filter_map(|order| match order {
-            Order::Delete(deletion) => Some(deletion),
-            Order::Halt => None,
+        left.filter_map(|command| match command {
+            TaskCommand::Delete(deletion) => Some(deletion),
+            TaskCommand::Halt => None,
         })
         .collect()
     }

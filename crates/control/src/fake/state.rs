@@ -6,12 +6,12 @@ use domain::{ImageDigest, Mark, MarkKind, PodId, RunId, UnixMillis};
 use wire::fault::Code;
 use wire::v1::node::{AgentMark, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec};
 
-use crate::fake::behaviour::{CallOutcome, Chaos, NodeBuild};
+use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};
 
 /// All that a fake node is and holds.
 #[derive(Debug)]
-pub(super) struct Machine {
-    pub(super) build: NodeBuild,
+pub(super) struct FakeNodeState {
+    pub(super) build: FakeNodeSpec,
     pub(super) chaos: Chaos,
     pub(super) down: bool,
     /// It does not say how it is, though it does all else.
@@ -33,8 +33,8 @@ pub(super) struct Machine {
     pub(super) random: u64,
 }
 
-impl Machine {
-    pub(super) fn new(build: NodeBuild, seed: u64) -> Self {
+impl FakeNodeState {
+    pub(super) fn new(build: FakeNodeSpec, seed: u64) -> Self {
         Self {
             build,
             chaos: Chaos::default(),

@@ -32,24 +32,24 @@ struct PlannedFile {
 }
 
 /// A layer's content, by paths without a leading slash.
-pub(crate) struct LayerPlan(BTreeMap<PathBuf, PlannedFile>);
+pub(crate) struct LayerContents(BTreeMap<PathBuf, PlannedFile>);
 
-impl LayerPlan {
+impl LayerContents {
     /// What the recipe says, with files from `context`; later lines win.
     pub(crate) fn of(recipe: &Recipe, context: &Path) -> Result<Self, ImageError> {
-        let mut plan = Self(BTreeMap::new());
+        let mut contents = Self(BTreeMap::new());
         for one in &recipe.directory {
-            plan.put(&target(&one.path)?, Node::Directory, one.mode.map_or(DIRECTORY, |mode| mode.0), one.owner);
+            contents.put(&target(&one.path)?, Node::Directory, one.mode.map_or(DIRECTORY, |mode| mode.0), one.owner);
         }
         for one in &recipe.write {
             let mode = one.mode.map_or(FILE, |mode| mode.0);
-            plan.put(&target(&one.to)?, Node::Text(one.text.clone()), mode, one.owner);
+            contents.put(&target(&one.to)?, Node::Text(one.text.clone()), mode, one.owner);
         }
         for one in &recipe.copy {
             let from = inside(context, &one.from)?;
-            plan.copy(&from, &target(&one.to)?, one.mode.map(|mode| mode.0), one.owner, MAX_DEPTH)?;
+            contents.copy(&from, &target(&one.to)?, one.mode.map(|mode| mode.0), one.owner, MAX_DEPTH)?;
         }
-        Ok(plan)
+        Ok(contents)
     }
 
     /// The bytes of all files.

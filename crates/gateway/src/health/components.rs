@@ -16,7 +16,7 @@ pub(crate) const NO_BALANCE: &str = "no Solana endpoint gives a balance";
 
 /// How the parts were when they were last asked.
 #[derive(Debug)]
-pub(crate) struct PartsHealth(Mutex<BTreeMap<Component, Health>>);
+pub(crate) struct ComponentsHealth(Mutex<BTreeMap<Component, Health>>);
 
 /// How a part was, and since when it does what it is for, or does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,12 +26,12 @@ struct Health {
 }
 
 /// What a part does not do: as everybody may read it, and with all that is known.
-pub(crate) struct Outage {
+pub(crate) struct ProbeFailure {
     public: &'static str,
     detail: String,
 }
 
-impl Outage {
+impl ProbeFailure {
     pub(crate) fn new(public: &'static str, detail: impl ToString) -> Self {
         Self { public, detail: detail.to_string() }
     }
@@ -45,7 +45,7 @@ impl Health {
     }
 }
 
-impl PartsHealth {
+impl ComponentsHealth {
     /// Nothing was asked before `now`.
     pub(crate) fn new(with_evm: bool, now: UnixMillis) -> Self {
         let parts = [Component::Store, Component::Node, Component::Solana]
@@ -56,7 +56,7 @@ impl PartsHealth {
     }
 
     /// Records how a part is. A change is logged, with all that is known of it.
-    pub(crate) fn record(&self, part: Component, outcome: Result<(), Outage>, now: UnixMillis) {
+    pub(crate) fn record(&self, part: Component, outcome: Result<(), ProbeFailure>, now: UnixMillis) {
         let outage = outcome.as_ref().err().map(|outage| outage.public);
         metrics::gauge!("palatine_part_up", "part" => part.name()).set(if outcome.is_ok() { 1.0 } else { 0.0 });
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,7 +68,7 @@ impl PartsHealth {
         *health = Health { since, outage };
         match outcome {
             Ok(()) => tracing::info!(part = part.name(), "a part works"),
-            Err(Outage { public, detail }) => {
+            Err(ProbeFailure { public, detail }) => {
                 tracing::error!(
                     part = part.name(),
                     outage = public,
@@ -111,13 +111,13 @@ mod tests {
 
     #[test]
     fn an_outage_begins_when_it_is_first_seen_and_ends_with_the_first_answer() {
-        let parts = PartsHealth::new(false, UnixMillis(1));
+        let parts = ComponentsHealth::new(false, UnixMillis(1));
         let solana = || parts.reports().into_iter().find(|report| report.part == Component::Solana).unwrap();
         let solana_then = solana();
         assert_eq!((solana_then.state, solana_then.since), (ComponentState::Failing, UnixMillis(1)));
         assert_eq!(solana_then.why.as_deref(), Some(NOT_ASKED));
         parts.record(Component::Solana, Ok(()), UnixMillis(1));
-        let silence = |public, detail| Err(Outage::new(public, detail));
+        let silence = |public, detail| Err(ProbeFailure::new(public, detail));
         parts.record(Component::Solana, silence(NO_BALANCE, "silence"), UnixMillis(2));
         parts.record(Component::Solana, silence(NO_BALANCE, "another silence"), UnixMillis(3));
         assert_eq!((solana().state, solana().since), (ComponentState::Failing, UnixMillis(2)));
@@ -131,11 +131,11 @@ mod tests {
 
     #[test]
     fn fault_1_0_a_part_that_fails_otherwise_says_so_and_its_outage_began_before() {
-        let parts = PartsHealth::new(true, UnixMillis(1));
+        let parts = ComponentsHealth::new(true, UnixMillis(1));
         let evm = || parts.reports().into_iter().find(|report| report.part == Component::Evm).unwrap();
         parts.record(Component::Evm, Ok(()), UnixMillis(2));
         for (at, public) in [(3, "no EVM endpoint gives a block"), (4, "the EVM endpoints contradict each other")] {
-            parts.record(Component::Evm, Err(Outage::new(public, "one.example")), UnixMillis(at));
+            parts.record(Component::Evm, Err(ProbeFailure::new(public, "one.example")), UnixMillis(at));
             assert_eq!((evm().since, evm().why.as_deref()), (UnixMillis(3), Some(public)));
         }
     }

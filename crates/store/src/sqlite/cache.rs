@@ -2,7 +2,7 @@
 //! step of one that is being spawned need not look it up.
 //!
 //! Only the writer has them. Who writes to a run's row in another way than by
-//! [`Rows::keep`] calls [`Rows::forget`]; a transaction that fails forgets all.
+//! [`RunCache::keep`] calls [`RunCache::forget`]; a transaction that fails forgets all.
 //! Builds with debug assertions compare each row that is found with its database.
 
 use std::cell::RefCell;
@@ -18,15 +18,15 @@ use crate::record::RunRecord;
 /// Agents remembered: about 2 MiB.
 const MOST: usize = 4096;
 
-pub(crate) struct Rows(RefCell<LruCache<RunId, RunRecord>>);
+pub(crate) struct RunCache(RefCell<LruCache<RunId, RunRecord>>);
 
-impl Default for Rows {
+impl Default for RunCache {
     fn default() -> Self {
         Self(RefCell::new(LruCache::new(MOST)))
     }
 }
 
-impl Rows {
+impl RunCache {
     /// The agent, remembered or read.
     pub(crate) fn find(
         &self,

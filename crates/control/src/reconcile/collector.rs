@@ -27,8 +27,8 @@ pub(crate) enum MarksError {
     Store(#[from] StoreError),
 }
 
-/// One node's journal, on its way into the store.
-pub(crate) struct Journal {
+/// Brings one node's marks into the store.
+pub(crate) struct MarkCollector {
     node: Arc<dyn Node>,
     store: Store,
     clock: Arc<dyn Clock>,
@@ -37,7 +37,7 @@ pub(crate) struct Journal {
     kept: Mutex<Option<MarkCursor>>,
 }
 
-impl Journal {
+impl MarkCollector {
     pub(crate) fn new(node: Arc<dyn Node>, store: Store, clock: Arc<dyn Clock>, deadline: Duration) -> Self {
         Self { node, store, clock, deadline, kept: Mutex::default() }
     }

@@ -24,15 +24,15 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// The pause between two looks at who is left.
 const REAP_INTERVAL: Duration = Duration::from_millis(2);
 
-/// A pod that serves.
-pub(crate) struct Session {
+/// The program's running server.
+pub(crate) struct PodServer {
     pod: Pod,
     connections: TaskTracker,
     closing: CancellationToken,
 }
 
-impl Session {
-    /// Serves the API to this node. Until [`Session::pod`] is told that it is set
+impl PodServer {
+    /// Serves the API to this node. Until [`PodServer::pod`] is told that it is set
     /// up, an identity that comes waits.
     ///
     /// # Errors
