@@ -270,7 +270,7 @@ pub struct InvalidAgentTransition {
 /// with no action, so that every caller may repeat itself.
 ///
 /// # Errors
-/// A [`InvalidAgentTransition`] for a step the diagram does not have.
+/// An [`InvalidAgentTransition`] for a step the diagram does not have.
 pub fn step(state: State, event: Event) -> Result<(State, &'static [StepEffect]), InvalidAgentTransition> {
     use State::{Booting, Failed, Placed, Ready, Reserved, Stopped, Stopping, Waiting};
     let to = |next: State, actions: &'static [StepEffect]| Ok((next, actions));

@@ -72,7 +72,7 @@ pub enum ImageError {
     #[error("the image has nothing for linux/amd64; it has: {0}")]
     Platform(String),
     /// More than one image, and no name to choose by.
-    #[error("the archive holds several images ({0}): save one of them exclusive")]
+    #[error("the archive holds several images ({0}): save one of them alone")]
     Several(String),
     /// A layer of a kind that cannot be unpacked.
     #[error("layers of type {0:?} are not supported")]

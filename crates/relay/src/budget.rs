@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::class::CallPurpose;
 
 /// `[relayer.budgets]`. A class whose budget is used up waits for the next day (UTC);
-/// the others go on. SponsorNone uses a class up alone: whoever has had his share of it waits
+/// the others go on. Nobody uses a class up alone: whoever has had his share of it waits
 /// too. One call a day is never too large for a share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

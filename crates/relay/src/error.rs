@@ -40,7 +40,7 @@ pub enum RelayError {
     /// This relayer does not call that contract.
     #[error("this relayer makes no such call to {0}")]
     Target(Address),
-    /// SponsorNone pays for this vault: it is not that of a live agent whose holder is
+    /// Nobody pays for this vault: it is not that of a live agent whose holder is
     /// linked to its owner.
     #[error(
         "vaults are deployed for agents that are live or being created, whose holder is linked to the vault's owner; ask for it by POST /agents/{{id}}/vault"

@@ -33,7 +33,7 @@ const BATCH_GAS: u64 = 8_000;
 /// Seconds in a day.
 const DAY_S: u64 = 86_400;
 
-/// Transaction that may be taken on.
+/// A call that may be taken on.
 #[derive(Clone, Debug)]
 pub(crate) struct PreparedCall {
     pub(crate) id: B256,

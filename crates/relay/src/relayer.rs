@@ -220,7 +220,7 @@ impl Relayer {
         self.0.pass_on(&request).await
     }
 
-    /// RelayCounts a call that this operator makes for somebody elsewhere than here, before
+    /// Counts a call that this operator makes for somebody elsewhere than here, before
     /// it is sent: once under the name that it is sent under, however often it is tried.
     ///
     /// # Errors

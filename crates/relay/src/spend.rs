@@ -1,5 +1,5 @@
 //! What is counted of calls: how many, and what they cost, for each who has a hand in
-//! them. SponsorNone ends the day of a class for the others: calls are counted in numbers,
+//! them. Nobody ends the day of a class for the others: calls are counted in numbers,
 //! budgets in gas, so a share of the budget bounds what one can have of it. Pure.
 
 use std::collections::BTreeMap;

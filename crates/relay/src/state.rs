@@ -29,7 +29,7 @@ pub struct RelayResponse<T> {
     pub body: T,
 }
 
-/// The relayer. Cheap to clone; needs a tokio runtime. Transaction that was taken on goes
+/// The relayer. Cheap to clone; needs a tokio runtime. A call that was taken on goes
 /// on when its caller goes away.
 #[derive(Clone)]
 pub struct Relayer(pub(crate) Arc<Inner>);

@@ -5,7 +5,7 @@ use domain::vault::{Task, TaskId, TaskState};
 use store::{DeployState, IndexedVault, VaultDeploy};
 use wire::v1::vault::{AgentVault, Task as Shown, VaultResponse, VaultState};
 
-/// A vault's ledger, as the wire has them.
+/// A vault's ledger, as the wire has it.
 pub(crate) fn vault(address: Address, indexed: IndexedVault) -> VaultResponse {
     let IndexedVault { vault, credits, cursor } = indexed;
     VaultResponse {
@@ -26,7 +26,7 @@ pub(crate) fn vault(address: Address, indexed: IndexedVault) -> VaultResponse {
     }
 }
 
-/// A task, as the wire has them. `None` for one whose terms are not read yet.
+/// A task, as the wire has it. `None` for one whose terms are not read yet.
 pub(crate) fn task(id: TaskId, task: Task) -> Option<Shown> {
     let terms = task.terms?;
     let (result_hash, deadline) = match task.state {
@@ -54,7 +54,7 @@ const fn deploy_state(state: DeployState) -> VaultState {
     }
 }
 
-/// An agent's vault to be, as the wire has them.
+/// An agent's vault to be, as the wire has it.
 pub(crate) fn deploy(chain_id: u64, deploy: VaultDeploy) -> AgentVault {
     AgentVault {
         chain_id,

@@ -300,7 +300,7 @@ impl Facilitator {
     }
 }
 
-/// Timing may leave the token's domain out, but not state another one.
+/// Terms may leave the token's domain out, but not state another one.
 pub(crate) fn domain_agrees(extra: Option<&Value>, name: &str, version: &str) -> bool {
     let says = |key: &str, ours: &str| match extra.and_then(|extra| extra.get(key)) {
         None | Some(Value::Null) => true,

@@ -246,7 +246,7 @@ impl Seller {
     }
 }
 
-/// Timing, with what became of the payment that came.
+/// Terms, with what became of the payment that came.
 fn declined(
     order: PricedRequest<'_>,
     dialect: Dialect,

@@ -43,7 +43,7 @@ pub struct FakeNodeSpec {
     pub memory_mib: u64,
     /// How long a guest boots; zero is ready at once, `None` never.
     pub boot: Option<Duration>,
-    /// MarksPage in one answer at most.
+    /// Marks in one answer at most.
     pub page: usize,
 }
 

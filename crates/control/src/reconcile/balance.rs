@@ -1,6 +1,6 @@
 //! Whether a running agent's holder still holds enough.
 //!
-//! A reading that fails is no reading. BelowTier the tier for long enough, and seen
+//! A reading that fails is no reading. Below the tier for long enough, and seen
 //! so often enough, the agent is stopped; one reading at or above forgives all.
 
 use std::sync::Arc;

@@ -25,7 +25,7 @@ const CHUNK: usize = 16 * 1024;
 /// Chunks of one turn: other connections have theirs in between.
 const CHUNKS: usize = 16;
 
-/// Whether a connection linger when it is shut down.
+/// Whether a connection lingers when it is shut down.
 #[derive(Clone, Debug)]
 pub(crate) struct LingerFlag(Arc<AtomicBool>);
 

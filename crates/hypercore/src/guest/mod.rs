@@ -1,5 +1,5 @@
 //! Talking to `pod`. What comes from a guest is hostile: every answer is bounded
-//! and has a deadline, and what never ends is taken at the node's limiter.
+//! and has a deadline, and what never ends is taken at the node's pace.
 
 mod connection;
 mod follow;

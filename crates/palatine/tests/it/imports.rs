@@ -1,4 +1,4 @@
-//! The stack's seams: who may import whom. `docs/ARCHITECTURE.md` shows the same
+//! The workspace's seams: who may import whom. `docs/ARCHITECTURE.md` shows the same
 //! table to people.
 
 use std::collections::{BTreeMap, BTreeSet};

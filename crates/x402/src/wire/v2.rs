@@ -12,7 +12,7 @@ use super::payload::{ExactPayload, SCHEME, exact, parse, payload_of, version};
 use crate::unverified::{AcceptedTerms, UnverifiedPayment};
 use crate::{Dialect, InvalidReason, Offer, Quote, SignedAuthorization, Token, Tokens};
 
-/// Timing and payload are objects of their own, each read as strictly as this one.
+/// Terms and payload are objects of their own, each read as strictly as this one.
 type Outer = PaymentPayload<Box<RawValue>, Box<RawValue>>;
 
 /// Reads the value of `PAYMENT-SIGNATURE`.

@@ -14,7 +14,7 @@ use super::{QemuSettings, clock};
 use crate::cgroup::Cgroups;
 use crate::{DriverFailure, files, process};
 
-/// VerdictCache of the probe guest.
+/// Memory of the probe guest.
 const PROBE_MEMORY_MIB: u64 = 128;
 /// The probe guest's name where others have their agent's id.
 pub(super) const PROBE_NAME: &str = "probe";

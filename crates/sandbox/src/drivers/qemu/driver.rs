@@ -76,7 +76,7 @@ impl Qemu {
         }
     }
 
-    /// Watches a VMM that was started until its guest has running.
+    /// Watches a VMM that was started until its guest runs.
     async fn started(&self, id: RunId, started: RunningVmm) -> Result<Guest, RuntimeError> {
         let process = process::facts(started.pid).during(RuntimeOperation::Create, id, "look at the VMM's process")?;
         let mut exit = started.watch().during(RuntimeOperation::Create, id, "watch the VMM")?;

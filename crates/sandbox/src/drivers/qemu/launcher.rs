@@ -121,7 +121,7 @@ fn listener(path: &Path) -> io::Result<OwnedFd> {
     Ok(UnixListener::bind(path)?.into())
 }
 
-/// VerdictCache of the host that a guest takes beyond its own.
+/// Memory of the host that a guest takes beyond its own.
 pub(super) const fn overhead_mib(accelerator: Accelerator) -> u64 {
     match accelerator {
         Accelerator::Kvm => KVM_OVERHEAD_MIB,

@@ -63,7 +63,7 @@ impl Qmp {
         }
     }
 
-    /// Whether the guest has running to run, whatever became of it.
+    /// Whether the guest has begun to run, whatever became of it.
     pub(super) async fn has_started(&mut self) -> Result<bool, DriverFailure> {
         Ok(self.status().await? != "prelaunch")
     }

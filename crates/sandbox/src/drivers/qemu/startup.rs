@@ -14,7 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Pause between two questions to a VMM that is not so far.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Waits until a VMM says that its guest has running. One that ends before could not be
+/// Waits until a VMM says that its guest runs. One that ends before could not be
 /// started by this node: its guest has not had a word in it.
 pub(super) async fn until_running(control: &Path, exit: &mut GuestExitWatch) -> Result<(), DriverFailure> {
     tokio::select! {

@@ -8,7 +8,7 @@ use super::Priority;
 /// The body of a 402: what to pay, and where.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PaymentRequired {
-    /// `FeePayment Required`, or the code of what was wrong with the payment.
+    /// `Payment Required`, or the code of what was wrong with the payment.
     pub error: String,
     /// What was wrong with the payment, in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! What a new process does between its startup and the VMM.
+//! What a new process does between the fork and the VMM.
 
 use std::fs::File;
 use std::io;
@@ -19,7 +19,7 @@ use super::Jail;
 
 const STDERR: RawFd = 2;
 
-/// The way in. Made before the startup: afterwards there is only time for system calls.
+/// The way in. Made before the fork: afterwards there is only time for system calls.
 pub(in crate::drivers::qemu) struct JailEntry {
     pub(in crate::drivers::qemu) cgroup: Vec<RawFd>,
     pub(in crate::drivers::qemu) files: Vec<RawFd>,

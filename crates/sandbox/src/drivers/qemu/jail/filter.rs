@@ -91,7 +91,7 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_clock_getres,
     libc::SYS_gettimeofday,
     libc::SYS_restart_syscall,
-    // VerdictCache.
+    // Memory.
     libc::SYS_brk,
     libc::SYS_mmap,
     libc::SYS_mremap,
