@@ -1,12 +1,12 @@
 //! Payments for requests: each buys one answer, whatever races.
 //!
 //! A row is named by chain, token, payer and the payer's number, and goes
-//! `reserved → settled → answered`, or `reserved → failed`. A claim keeps copies
+//! `reserved → settled → answered`, or `reserved → failed`. A lease keeps copies
 //! of one payment apart while one of them is worked on. That its authorization pays
 //! for nothing else stands in `purposes`.
 
 use async_trait::async_trait;
-use domain::payment::{Payment, PaymentClaim, PaymentKey, PaymentReservation, PaymentState, Payments, PaymentsError};
+use domain::payment::{Payment, PaymentKey, PaymentLease, PaymentReservation, PaymentState, Payments, PaymentsError};
 use domain::{B256, U256, UnixMillis};
 
 use crate::error::StoreError;
@@ -20,23 +20,23 @@ pub enum NextPaymentState {
     Settle(B256),
     /// Never to be paid.
     Fail(String),
-    /// Answered, under this claim.
+    /// Answered, under this lease.
     Answer(u64),
 }
 
 port! {
     /// Payments for requests, as [`Payments`] speaks of them.
     PaymentStore {
-        /// Reserves a payment, or says what it met. An ended claim is nobody's.
-        fn reserve_payment(&self, payment: Payment, claim: PaymentClaim, now: UnixMillis) -> PaymentReservation;
+        /// Reserves a payment, or says what it met. An ended lease is nobody's.
+        fn reserve_payment(&self, payment: Payment, lease: PaymentLease, now: UnixMillis) -> PaymentReservation;
 
         /// Takes a payment to a state; `false` if it may not go there.
         fn step_payment(&self, key: PaymentKey, step: NextPaymentState) -> bool;
 
-        /// Takes a claim off, if it is still there.
-        fn release_payment(&self, key: PaymentKey, claim: u64) -> ();
+        /// Takes a lease off, if it is still there.
+        fn release_payment(&self, key: PaymentKey, lease: u64) -> ();
 
-        /// Takes the claims of gateways off that have ended.
+        /// Takes the leases of gateways off that have ended.
         fn release_payments(&self) -> ();
 
         /// A payment, and where it stands.
@@ -52,11 +52,11 @@ port! {
 pub(crate) struct RecordedPayment {
     pub(crate) payment: Payment,
     pub(crate) state: PaymentState,
-    pub(crate) claim: Option<PaymentClaim>,
+    pub(crate) lease: Option<PaymentLease>,
 }
 
 impl RecordedPayment {
-    /// What whoever comes with this payment meets, and whether the claim becomes theirs.
+    /// What whoever comes with this payment meets, and whether the lease becomes theirs.
     pub(crate) fn meet(self, payment: &Payment, now: UnixMillis) -> (PaymentReservation, bool) {
         if !self.payment.is_same(payment) {
             return (PaymentReservation::Conflict, false);
@@ -67,7 +67,7 @@ impl RecordedPayment {
             PaymentState::Reserved => PaymentReservation::Resumed,
             PaymentState::Settled { tx } => PaymentReservation::Settled { tx },
         };
-        if self.claim.is_some_and(|claim| claim.until > now) {
+        if self.lease.is_some_and(|lease| lease.until > now) {
             return (PaymentReservation::InFlight, false);
         }
         (outcome, true)
@@ -80,7 +80,7 @@ impl RecordedPayment {
         match (&self.state, step) {
             (Reserved, NextPaymentState::Settle(tx)) => PaymentStepOutcome::To(Settled { tx: *tx }),
             (Reserved, NextPaymentState::Fail(reason)) => PaymentStepOutcome::To(Failed { reason: reason.clone() }),
-            (Settled { tx }, NextPaymentState::Answer(claim)) if self.claim.is_some_and(|held| held.id == *claim) => {
+            (Settled { tx }, NextPaymentState::Answer(lease)) if self.lease.is_some_and(|held| held.id == *lease) => {
                 PaymentStepOutcome::To(Answered { tx: *tx })
             }
             (Settled { tx } | Answered { tx }, NextPaymentState::Settle(again)) => is(tx == again),
@@ -139,10 +139,10 @@ impl Payments for StorePayments {
     async fn reserve(
         &self,
         payment: &Payment,
-        claim: PaymentClaim,
+        lease: PaymentLease,
         now: UnixMillis,
     ) -> Result<PaymentReservation, PaymentsError> {
-        self.0.reserve_payment(payment.clone(), claim, now).await.map_err(unavailable)
+        self.0.reserve_payment(payment.clone(), lease, now).await.map_err(unavailable)
     }
 
     async fn settled(&self, key: &PaymentKey, tx: B256) -> Result<(), PaymentsError> {
@@ -155,12 +155,12 @@ impl Payments for StorePayments {
         if taken { Ok(()) } else { Err(PaymentsError::Step { key: Box::new(*key), wanted: "failed" }) }
     }
 
-    async fn answered(&self, key: &PaymentKey, claim: u64) -> Result<bool, PaymentsError> {
-        self.take(key, NextPaymentState::Answer(claim)).await
+    async fn answered(&self, key: &PaymentKey, lease: u64) -> Result<bool, PaymentsError> {
+        self.take(key, NextPaymentState::Answer(lease)).await
     }
 
-    async fn release(&self, key: &PaymentKey, claim: u64) -> Result<(), PaymentsError> {
-        self.0.release_payment(*key, claim).await.map_err(unavailable)
+    async fn release(&self, key: &PaymentKey, lease: u64) -> Result<(), PaymentsError> {
+        self.0.release_payment(*key, lease).await.map_err(unavailable)
     }
 
     async fn find(&self, key: &PaymentKey) -> Result<Option<(Payment, PaymentState)>, PaymentsError> {

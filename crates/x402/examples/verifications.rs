@@ -52,7 +52,7 @@ fn main() {
 /// Payments, and bare recoveries, per second.
 fn measure(tokens: &std::sync::Arc<Tokens>, quote: &Quote, drop: Option<&HeaderName>) -> (f64, f64) {
     let payments = payments(tokens, quote, drop);
-    let terms = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
+    let terms = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, lease_ms: 1 };
     let tolerance = terms.tolerance(UnixMillis(NOW * 1000));
     let check = |headers: &HeaderMap| {
         let presented = UnverifiedPayment::from_headers(black_box(headers), tokens).unwrap().unwrap();

@@ -245,7 +245,7 @@ impl Config {
         SellerTiming {
             settle_margin_s: self.settle_margin_s,
             clock_skew_s: self.clock_skew_s,
-            claim_ms: self.settle_timeout_ms.saturating_add(self.answer_timeout_ms),
+            lease_ms: self.settle_timeout_ms.saturating_add(self.answer_timeout_ms),
         }
     }
 

@@ -8,7 +8,7 @@ use alloy_primitives::{Signature, U256};
 use domain::{Address, B256, UnixMillis, Usdc};
 
 use crate::{
-    Authorization, PaidRequestHash, Payment, PaymentClaim, PaymentKey, PaymentReservation, PaymentState, Payments,
+    Authorization, PaidRequestHash, Payment, PaymentKey, PaymentLease, PaymentReservation, PaymentState, Payments,
     PaymentsError, SignedAuthorization,
 };
 
@@ -19,8 +19,8 @@ const NOW: UnixMillis = UnixMillis(1_000_000);
 pub async fn record(record: Arc<dyn Payments>) {
     a_payment_is_reserved_once(record.as_ref()).await;
     another_request_resource_or_authorization_is_another(record.as_ref()).await;
-    a_claim_keeps_copies_out_until_it_ends(record.as_ref()).await;
-    a_settled_payment_is_answered_once_by_who_has_the_claim(record.as_ref()).await;
+    a_lease_keeps_copies_out_until_it_ends(record.as_ref()).await;
+    a_settled_payment_is_answered_once_by_who_has_the_lease(record.as_ref()).await;
     what_failed_stays_failed(record.as_ref()).await;
     no_other_step_exists(record.as_ref()).await;
     what_is_left_open_is_found_oldest_first(record.as_ref()).await;
@@ -43,8 +43,8 @@ fn reservation(n: u8) -> Payment {
     Payment { signed, request: PaidRequestHash(B256::repeat_byte(n)), resource: format!("agent-{n}"), seen_at: NOW }
 }
 
-const fn claim(id: u64, until: UnixMillis) -> PaymentClaim {
-    PaymentClaim { id, until }
+const fn lease(id: u64, until: UnixMillis) -> PaymentLease {
+    PaymentLease { id, until }
 }
 
 /// Far away.
@@ -53,7 +53,7 @@ const fn later() -> UnixMillis {
 }
 
 async fn reserve(record: &dyn Payments, reservation: &Payment, id: u64) -> PaymentReservation {
-    record.reserve(reservation, claim(id, later()), NOW).await.unwrap()
+    record.reserve(reservation, lease(id, later()), NOW).await.unwrap()
 }
 
 async fn state(record: &dyn Payments, key: &PaymentKey) -> PaymentState {
@@ -94,31 +94,31 @@ async fn another_request_resource_or_authorization_is_another(record: &dyn Payme
     assert_eq!(reserve(record, &it, 4).await, PaymentReservation::Settled { tx: TX });
 }
 
-async fn a_claim_keeps_copies_out_until_it_ends(record: &dyn Payments) {
+async fn a_lease_keeps_copies_out_until_it_ends(record: &dyn Payments) {
     let it = reservation(3);
     assert_eq!(reserve(record, &it, 1).await, PaymentReservation::New);
     record.release(&it.key(), 9).await.unwrap();
-    assert_eq!(reserve(record, &it, 2).await, PaymentReservation::InFlight, "a stranger cannot take a claim off");
+    assert_eq!(reserve(record, &it, 2).await, PaymentReservation::InFlight, "a stranger cannot take a lease off");
     record.release(&it.key(), 1).await.unwrap();
     assert_eq!(reserve(record, &it, 2).await, PaymentReservation::Resumed);
-    let again = record.reserve(&it, claim(3, later().plus(9)), later()).await.unwrap();
-    assert_eq!(again, PaymentReservation::Resumed, "a claim that has ended is nobody's");
+    let again = record.reserve(&it, lease(3, later().plus(9)), later()).await.unwrap();
+    assert_eq!(again, PaymentReservation::Resumed, "a lease that has ended is nobody's");
     record.settled(&it.key(), TX).await.unwrap();
-    let meanwhile = record.reserve(&it, claim(4, later().plus(9)), later()).await.unwrap();
-    assert_eq!(meanwhile, PaymentReservation::InFlight, "settling leaves the claim where it is");
+    let meanwhile = record.reserve(&it, lease(4, later().plus(9)), later()).await.unwrap();
+    assert_eq!(meanwhile, PaymentReservation::InFlight, "settling leaves the lease where it is");
 }
 
-async fn a_settled_payment_is_answered_once_by_who_has_the_claim(record: &dyn Payments) {
+async fn a_settled_payment_is_answered_once_by_who_has_the_lease(record: &dyn Payments) {
     let it = reservation(4);
     assert!(!record.answered(&it.key(), 1).await.unwrap(), "a payment that was never seen");
     reserve(record, &it, 1).await;
     assert!(!record.answered(&it.key(), 1).await.unwrap(), "not settled");
     record.settled(&it.key(), TX).await.unwrap();
     assert_eq!(state(record, &it.key()).await, PaymentState::Settled { tx: TX });
-    assert!(!record.answered(&it.key(), 2).await.unwrap(), "another's claim");
-    let taken = record.reserve(&it, claim(5, later().plus(9)), later()).await.unwrap();
+    assert!(!record.answered(&it.key(), 2).await.unwrap(), "another's lease");
+    let taken = record.reserve(&it, lease(5, later().plus(9)), later()).await.unwrap();
     assert_eq!(taken, PaymentReservation::Settled { tx: TX });
-    assert!(!record.answered(&it.key(), 1).await.unwrap(), "a claim that was taken over");
+    assert!(!record.answered(&it.key(), 1).await.unwrap(), "a lease that was taken over");
     assert!(record.answered(&it.key(), 5).await.unwrap());
     assert!(!record.answered(&it.key(), 5).await.unwrap(), "one payment, one answer");
     assert_eq!(state(record, &it.key()).await, PaymentState::Answered { tx: TX });

@@ -20,7 +20,7 @@ use crate::verify::{check_validity, held_against};
 use crate::wire::to_json;
 use crate::wire::{FacilitatorRequest, SettleResponse, parse_request, settled_by_cronos};
 use crate::{
-    ClientAddr, Dialect, InvalidReason, Offer, PaidRequestHash, Payment, PaymentClaim, PaymentState,
+    ClientAddr, Dialect, InvalidReason, Offer, PaidRequestHash, Payment, PaymentLease, PaymentState,
     SignedAuthorization, Tokens,
 };
 
@@ -176,8 +176,8 @@ impl Facilitator {
         }
     }
 
-    /// `POST /settle`: settles it. `claim` is a random number of this call alone.
-    pub async fn settle(&self, body: &[u8], now: UnixMillis, claim: u64, client: ClientAddr) -> FacilitatorResponse {
+    /// `POST /settle`: settles it. `lease` is a random number of this call alone.
+    pub async fn settle(&self, body: &[u8], now: UnixMillis, lease: u64, client: ClientAddr) -> FacilitatorResponse {
         let asked = match parse_request(body, &self.tokens) {
             Ok(asked) => asked,
             Err((dialect, reason)) => {
@@ -191,7 +191,7 @@ impl Facilitator {
         };
         let network = self.network(&asked);
         let outcome = match self.check(&asked, now) {
-            Ok((offer, signed)) => self.take(&offer, signed, (now, claim), client).await,
+            Ok((offer, signed)) => self.take(&offer, signed, (now, lease), client).await,
             Err(reason) => Ok(Outcome { told: AnswerKind::Decided, tx: Err(reason), known: None }),
         };
         let outcome = outcome.unwrap_or_else(|error| {
@@ -268,7 +268,7 @@ impl Facilitator {
         &self,
         offer: &Offer,
         payment: SignedAuthorization,
-        (now, claim): (UnixMillis, u64),
+        (now, lease): (UnixMillis, u64),
         client: ClientAddr,
     ) -> Result<Outcome, SettlementUnknown> {
         let told = |told, tx, known| Outcome { told, tx, known };
@@ -279,9 +279,9 @@ impl Facilitator {
         let request = PaidRequestHash::of(Payment::FACILITATOR, &key.to_string(), offer.pay_to.as_slice());
         let resource = Payment::FACILITATOR.to_owned();
         let reservation = Payment { signed: payment, request, resource, seen_at: now };
-        let claimed = PaymentClaim { id: claim, until: now.plus(self.timing.claim_ms) };
-        Ok(match self.settlements.settle(reservation, claimed, client).await? {
-            SettleOutcome::Paid(tx) if self.settlements.payments().answered(&key, claim).await? => {
+        let held = PaymentLease { id: lease, until: now.plus(self.timing.lease_ms) };
+        Ok(match self.settlements.settle(reservation, held, client).await? {
+            SettleOutcome::Paid(tx) if self.settlements.payments().answered(&key, lease).await? => {
                 told(AnswerKind::Decided, Ok(tx), None)
             }
             SettleOutcome::Paid(tx) | SettleOutcome::Answered(tx) => {

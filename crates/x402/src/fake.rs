@@ -9,7 +9,7 @@ use domain::{Address, B256, UnixMillis, Usdc};
 use k256::ecdsa::SigningKey;
 
 use crate::{
-    Authorization, AuthorizationState, ClientAddr, Payment, PaymentClaim, PaymentKey, PaymentReservation, PaymentState,
+    Authorization, AuthorizationState, ClientAddr, Payment, PaymentKey, PaymentLease, PaymentReservation, PaymentState,
     Payments, PaymentsError, SignError, SignHash, SignedAuthorization, SubmissionState, TokenReadError, TokenReader,
     TransferError, Transfers,
 };
@@ -66,12 +66,12 @@ struct Rows {
 struct Row {
     payment: Payment,
     state: PaymentState,
-    claim: Option<PaymentClaim>,
+    lease: Option<PaymentLease>,
     looked_at: UnixMillis,
 }
 
 impl Row {
-    fn reserve(&mut self, payment: &Payment, claim: PaymentClaim, now: UnixMillis) -> PaymentReservation {
+    fn reserve(&mut self, payment: &Payment, lease: PaymentLease, now: UnixMillis) -> PaymentReservation {
         if !self.payment.is_same(payment) {
             return PaymentReservation::Conflict;
         }
@@ -80,10 +80,10 @@ impl Row {
             PaymentState::Failed { reason } => return PaymentReservation::Failed { reason: reason.clone() },
             PaymentState::Reserved | PaymentState::Settled { .. } => {}
         }
-        if self.claim.is_some_and(|held| held.until > now) {
+        if self.lease.is_some_and(|held| held.until > now) {
             return PaymentReservation::InFlight;
         }
-        self.claim = Some(claim);
+        self.lease = Some(lease);
         match self.state {
             PaymentState::Settled { tx } => PaymentReservation::Settled { tx },
             _ => PaymentReservation::Resumed,
@@ -139,17 +139,17 @@ impl Payments for FakePayments {
     async fn reserve(
         &self,
         payment: &Payment,
-        claim: PaymentClaim,
+        lease: PaymentLease,
         now: UnixMillis,
     ) -> Result<PaymentReservation, PaymentsError> {
         self.working(|rows| {
             if let Some(row) = rows.get_mut(&payment.key()) {
-                return row.reserve(payment, claim, now);
+                return row.reserve(payment, lease, now);
             }
             let row = Row {
                 payment: payment.clone(),
                 state: PaymentState::Reserved,
-                claim: Some(claim),
+                lease: Some(lease),
                 looked_at: payment.seen_at,
             };
             rows.insert(payment.key(), row);
@@ -179,11 +179,11 @@ impl Payments for FakePayments {
         })
     }
 
-    async fn answered(&self, key: &PaymentKey, claim: u64) -> Result<bool, PaymentsError> {
+    async fn answered(&self, key: &PaymentKey, lease: u64) -> Result<bool, PaymentsError> {
         self.working(|rows| {
             let Some(row) = rows.get_mut(key) else { return false };
-            match (&row.state, row.claim) {
-                (PaymentState::Settled { tx }, Some(held)) if held.id == claim => {
+            match (&row.state, row.lease) {
+                (PaymentState::Settled { tx }, Some(held)) if held.id == lease => {
                     row.state = PaymentState::Answered { tx: *tx };
                     true
                 }
@@ -192,12 +192,12 @@ impl Payments for FakePayments {
         })
     }
 
-    async fn release(&self, key: &PaymentKey, claim: u64) -> Result<(), PaymentsError> {
+    async fn release(&self, key: &PaymentKey, lease: u64) -> Result<(), PaymentsError> {
         self.working(|rows| {
             if let Some(row) = rows.get_mut(key)
-                && row.claim.is_some_and(|held| held.id == claim)
+                && row.lease.is_some_and(|held| held.id == lease)
             {
-                row.claim = None;
+                row.lease = None;
             }
         })
     }
@@ -209,7 +209,7 @@ impl Payments for FakePayments {
     async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Payment>, PaymentsError> {
         self.working(|rows| {
             let is_open =
-                |row: &&mut Row| row.state == PaymentState::Reserved && row.claim.is_none_or(|held| held.until <= now);
+                |row: &&mut Row| row.state == PaymentState::Reserved && row.lease.is_none_or(|held| held.until <= now);
             let mut open: Vec<_> = rows.values_mut().filter(is_open).collect();
             open.sort_by_key(|row| (row.looked_at, row.payment.seen_at));
             open.truncate(limit);

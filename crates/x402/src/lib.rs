@@ -61,7 +61,7 @@ mod wire;
 
 pub use domain::ClientAddr;
 pub use domain::payment::{
-    Authorization, AuthorizationState, PaidRequestHash, Payment, PaymentClaim, PaymentKey, PaymentReservation,
+    Authorization, AuthorizationState, PaidRequestHash, Payment, PaymentKey, PaymentLease, PaymentReservation,
     PaymentState, Payments, PaymentsError, SignedAuthorization,
 };
 

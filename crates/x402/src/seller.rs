@@ -27,7 +27,7 @@ use crate::unverified::{PAYMENT_SIGNATURE, UnverifiedPayment, X_PAYMENT};
 use crate::verify::{ClockTolerance, check_authenticity, check_validity};
 use crate::wire::{SettleResponse, to_base64, to_json, v1_required, v2_required};
 use crate::{
-    ClientAddr, Dialect, InvalidReason, Offer, PaidRequestHash, Payment, PaymentClaim, PaymentKey, PaymentState,
+    ClientAddr, Dialect, InvalidReason, Offer, PaidRequestHash, Payment, PaymentKey, PaymentLease, PaymentState,
     Payments, PaymentsError, Quote, SignedAuthorization, Tokens,
 };
 
@@ -50,7 +50,7 @@ pub struct SellerTiming {
     pub clock_skew_s: u64,
     /// Milliseconds for which one request may hold a payment: its settlement and
     /// the time to the answer's first byte together.
-    pub claim_ms: u64,
+    pub lease_ms: u64,
 }
 
 impl SellerTiming {
@@ -82,7 +82,7 @@ pub struct RequestBinding {
     /// When it was whole.
     pub now: UnixMillis,
     /// A random number of this request alone.
-    pub claim: u64,
+    pub lease: u64,
 }
 
 /// Why a request is not served.
@@ -197,15 +197,15 @@ impl Seller {
         // The body may have taken its time.
         self.in_time(&checked, bound.now).await?;
         let CheckedPayment { order, dialect, offer, payment } = checked;
-        let RequestBinding { request, now, claim } = bound;
+        let RequestBinding { request, now, lease } = bound;
         let resource = order.resource.to_owned();
         let reservation = Payment { signed: payment, request, resource, seen_at: now };
-        let held = PaymentClaim { id: claim, until: now.plus(self.timing.claim_ms) };
+        let held = PaymentLease { id: lease, until: now.plus(self.timing.lease_ms) };
         let declined = |reason, tx| Err(declined(order, dialect, &offer, &payment, reason, tx));
         match self.settlements.settle(reservation, held, order.client).await? {
             SettleOutcome::Paid(tx) => Ok(AnswerPermit {
                 payments: Arc::clone(self.settlements.payments()),
-                claim,
+                lease,
                 receipt: Receipt::new(dialect, &offer, &payment, Ok(tx)),
                 purchase: PurchaseRecord {
                     key: payment.authorization.key(),
@@ -285,11 +285,11 @@ pub struct PurchaseRecord {
     pub tx: B256,
 }
 
-/// The right to one answer. Dropped without a word it is lost until its claim
+/// The right to one answer. Dropped without a word it is lost until its lease
 /// runs out; then the payer's retry is served.
 pub struct AnswerPermit {
     payments: Arc<dyn Payments>,
-    claim: u64,
+    lease: u64,
     receipt: Receipt,
     purchase: PurchaseRecord,
 }
@@ -303,7 +303,7 @@ impl std::fmt::Debug for AnswerPermit {
 /// Why an answer must not leave.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerWithheld {
-    /// Serving took longer than the claim held, and another request took over:
+    /// Serving took longer than the lease held, and another request took over:
     /// the answer belongs to that one.
     #[error("another request has taken this payment over")]
     Lost,
@@ -334,7 +334,7 @@ impl AnswerPermit {
     /// The answer must not leave: it is answered with 409 or 503, and the payer
     /// may send the same request again.
     pub async fn answer(self) -> Result<HeaderMap, AnswerWithheld> {
-        if !self.payments.answered(&self.purchase.key, self.claim).await? {
+        if !self.payments.answered(&self.purchase.key, self.lease).await? {
             return Err(AnswerWithheld::Lost);
         }
         Ok(self.headers())
@@ -344,9 +344,9 @@ impl AnswerPermit {
     /// or failed before it said anything. The payer's retry is served.
     ///
     /// # Errors
-    /// When it could not be recorded; the claim then runs out by itself.
+    /// When it could not be recorded; the lease then runs out by itself.
     pub async fn give_back(self) -> Result<(), PaymentsError> {
-        self.payments.release(&self.purchase.key, self.claim).await
+        self.payments.release(&self.purchase.key, self.lease).await
     }
 }
 

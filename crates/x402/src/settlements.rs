@@ -5,7 +5,7 @@
 //! verified ──┤
 //!            └─▶ Reserved ──settle──▶ Settled ──first byte leaves──▶ Answered
 //!                  │  ▲                  ▲
-//!                  │  └─ not known: the claim is let go; whoever comes next
+//!                  │  └─ not known: the lease is let go; whoever comes next
 //!                  │     (the payer's retry, or `reconcile`) asks the token first
 //!                  └─ nonce spent elsewhere, or expired unused ─▶ Failed
 //! ```
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::funds::FundsCache;
 use crate::permits::{Permit, PermitLimits, Permits};
 use crate::{
-    Authorization, AuthorizationState, ClientAddr, InvalidReason, Payment, PaymentClaim, PaymentKey,
+    Authorization, AuthorizationState, ClientAddr, InvalidReason, Payment, PaymentKey, PaymentLease,
     PaymentReservation, PaymentState, Payments, PaymentsError, SignedAuthorization, SubmissionState, TokenReadError,
     TokenReader, TransferError, Transfers,
 };
@@ -51,7 +51,7 @@ pub struct Settlements {
 /// What became of a payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SettleOutcome {
-    /// It is paid, not answered, and the claim is the caller's.
+    /// It is paid, not answered, and the lease is the caller's.
     Paid(B256),
     /// It is paid and has bought its answer.
     Answered(B256),
@@ -108,7 +108,7 @@ enum Resolution {
 /// A reserved payment, to be settled in a task of its own.
 struct SettleJob {
     payment: SignedAuthorization,
-    claim: PaymentClaim,
+    lease: PaymentLease,
     /// Who brought it.
     client: ClientAddr,
     /// It was tried before.
@@ -210,11 +210,11 @@ impl Settlements {
     pub(crate) async fn settle(
         self: &Arc<Self>,
         payment: Payment,
-        claim: PaymentClaim,
+        lease: PaymentLease,
         client: ClientAddr,
     ) -> Result<SettleOutcome, SettlementUnknown> {
         let permit = self.permit(client, &payment.signed).await?;
-        let resumed = match self.payments.reserve(&payment, claim, payment.seen_at).await? {
+        let resumed = match self.payments.reserve(&payment, lease, payment.seen_at).await? {
             PaymentReservation::New => false,
             PaymentReservation::Resumed => true,
             PaymentReservation::Settled { tx } => return Ok(SettleOutcome::Paid(tx)),
@@ -224,7 +224,7 @@ impl Settlements {
                 return Ok(SettleOutcome::Refused(InvalidReason::Used));
             }
         };
-        let job = SettleJob { payment: payment.signed, claim, client, resumed };
+        let job = SettleJob { payment: payment.signed, lease, client, resumed };
         self.spawn(job, permit).await
     }
 
@@ -236,7 +236,7 @@ impl Settlements {
             let _permit = permit;
             settlements.run(&job).await
         });
-        // A task that died says nothing: the claim runs out by itself.
+        // A task that died says nothing: the lease runs out by itself.
         work.await.unwrap_or(Ok(SettleOutcome::Open(InvalidReason::Unsettled)))
     }
 
@@ -244,7 +244,7 @@ impl Settlements {
         let key = job.payment.authorization.key();
         match self.attempt(job).await {
             (Resolution::Undecided, failure) => {
-                self.payments.release(&key, job.claim.id).await?;
+                self.payments.release(&key, job.lease.id).await?;
                 self.left_open(job, failure).await
             }
             (decided, _) => self.record(&key, &decided).await,

@@ -76,7 +76,7 @@ impl VerifyBench {
         };
         let quote = Quote { resource, offers: vec![offer] };
         let requests = paid(&tokens, &quote, without)?;
-        let terms = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 1 };
+        let terms = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, lease_ms: 1 };
         Ok(Self { tokens, quote, tolerance: terms.tolerance(UnixMillis(NOW_S * 1000)), requests })
     }
 

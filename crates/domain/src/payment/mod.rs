@@ -11,4 +11,4 @@ mod record;
 mod stored;
 
 pub use authorization::{Authorization, AuthorizationState, PaymentKey, SignedAuthorization};
-pub use record::{PaidRequestHash, Payment, PaymentClaim, PaymentReservation, PaymentState, Payments, PaymentsError};
+pub use record::{PaidRequestHash, Payment, PaymentLease, PaymentReservation, PaymentState, Payments, PaymentsError};

@@ -59,7 +59,7 @@ impl Payment {
 /// The right to work on one payment, held by one request until it ends. It keeps
 /// copies of a payment apart, and falls back by itself when its holder dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PaymentClaim {
+pub struct PaymentLease {
     /// Random, of this holder alone.
     pub id: u64,
     /// Until when it holds.
@@ -105,13 +105,13 @@ impl PaymentState {
 /// What [`Payments::reserve`] met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PaymentReservation {
-    /// Never seen before. The row is there, with the claim.
+    /// Never seen before. The row is there, with the lease.
     New,
     /// Seen with this same request, not settled, and nobody is at work on it
-    /// (its holder died, or gave up): the claim is now the caller's.
+    /// (its holder died, or gave up): the lease is now the caller's.
     Resumed,
     /// Settled for this same request, not answered, and nobody is at work on it:
-    /// the claim is now the caller's.
+    /// the lease is now the caller's.
     Settled {
         /// The transaction.
         tx: B256,
@@ -158,33 +158,33 @@ pub enum PaymentsError {
 #[async_trait]
 pub trait Payments: Send + Sync {
     /// Reserves a payment for its request, or says what it met. Unique is
-    /// [`Payment::key`]; *same* is [`Payment::is_same`]. A claim whose `until` is not
-    /// after `now` is nobody's. `New`, `Resumed` and `Settled` leave `claim` in the row.
+    /// [`Payment::key`]; *same* is [`Payment::is_same`]. A lease whose `until` is not
+    /// after `now` is nobody's. `New`, `Resumed` and `Settled` leave `lease` in the row.
     async fn reserve(
         &self,
         payment: &Payment,
-        claim: PaymentClaim,
+        lease: PaymentLease,
         now: UnixMillis,
     ) -> Result<PaymentReservation, PaymentsError>;
 
-    /// `Reserved → Settled`, the claim unchanged. Again with the same
+    /// `Reserved → Settled`, the lease unchanged. Again with the same
     /// transaction changes nothing, also when it is `Answered` by now.
     async fn settled(&self, key: &PaymentKey, tx: B256) -> Result<(), PaymentsError>;
 
     /// `Reserved → Failed`. Again changes nothing.
     async fn failed(&self, key: &PaymentKey, reason: &str) -> Result<(), PaymentsError>;
 
-    /// `Settled → Answered` if the row still has the claim with this id; says
+    /// `Settled → Answered` if the row still has the lease with this id; says
     /// whether it did. Called right before an answer's first byte leaves.
-    async fn answered(&self, key: &PaymentKey, claim: u64) -> Result<bool, PaymentsError>;
+    async fn answered(&self, key: &PaymentKey, lease: u64) -> Result<bool, PaymentsError>;
 
-    /// Takes the claim with this id off the row, if it is still there.
-    async fn release(&self, key: &PaymentKey, claim: u64) -> Result<(), PaymentsError>;
+    /// Takes the lease with this id off the row, if it is still there.
+    async fn release(&self, key: &PaymentKey, lease: u64) -> Result<(), PaymentsError>;
 
     /// What is recorded of a payment.
     async fn find(&self, key: &PaymentKey) -> Result<Option<(Payment, PaymentState)>, PaymentsError>;
 
-    /// At most `limit` payments that are `Reserved` and that nobody has a claim
+    /// At most `limit` payments that are `Reserved` and that nobody has a lease
     /// on at `now`: those first that this has not given for longest, so that each
     /// has its turn however many stay open; of those never given, the oldest.
     async fn pending(&self, now: UnixMillis, limit: usize) -> Result<Vec<Payment>, PaymentsError>;

@@ -53,7 +53,7 @@ impl VerifiedPayment<'_> {
 
     /// Takes the payment for this request.
     pub(crate) async fn pay(self, request: PaidRequestHash, now: UnixMillis) -> Result<AnswerPermit, Response<Body>> {
-        let bound = RequestBinding { request, now, claim: rand::random() };
+        let bound = RequestBinding { request, now, lease: rand::random() };
         self.seller.take(self.payment, bound).await.map_err(payment_refused)
     }
 }

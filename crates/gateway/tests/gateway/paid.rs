@@ -48,7 +48,7 @@ impl FakeServices {
         let limits =
             x402::SettlementLimits { settle_timeout: PATIENCE, max_settling: 64, per_client: 64, per_payer: 64 };
         let settlements = Settlements::new(Arc::new(FakePayments::default()), chain.clone(), chain.clone(), limits);
-        let terms = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
+        let terms = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, lease_ms: 60_000 };
         let seller = Arc::new(Seller::new(Arc::new(settlements), tokens.clone(), terms));
         Arc::new(Self { chain, tokens, seller })
     }

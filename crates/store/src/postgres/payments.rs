@@ -1,7 +1,7 @@
 //! Payments for requests.
 
 use domain::payment::{
-    Authorization, PaidRequestHash, Payment, PaymentClaim, PaymentKey, PaymentReservation, PaymentState,
+    Authorization, PaidRequestHash, Payment, PaymentKey, PaymentLease, PaymentReservation, PaymentState,
     SignedAuthorization,
 };
 use domain::{Address, B256, Signature, U256, UnixMillis, Usdc};
@@ -32,23 +32,23 @@ impl PaymentStore for Postgres {
     async fn reserve_payment(
         &self,
         payment: Payment,
-        claim: PaymentClaim,
+        lease: PaymentLease,
         now: UnixMillis,
     ) -> Result<PaymentReservation, StoreError> {
-        self.write(Reserve { payment, claim, now }).await
+        self.write(Reserve { payment, lease, now }).await
     }
 
     async fn step_payment(&self, key: PaymentKey, step: NextPaymentState) -> Result<bool, StoreError> {
         self.write(Move { key, step }).await
     }
 
-    async fn release_payment(&self, key: PaymentKey, claim: u64) -> Result<(), StoreError> {
+    async fn release_payment(&self, key: PaymentKey, lease: u64) -> Result<(), StoreError> {
         let release = of_key(
             "UPDATE payments SET claim = NULL, claim_until = NULL, claim_epoch = NULL \
              WHERE chain_id = $1 AND asset = $2 AND payer = $3 AND nonce = $4 AND claim = $5",
             &key,
         );
-        self.execute("let go of a payment", release.bind(claim.cast_signed())).await.map(drop)
+        self.execute("let go of a payment", release.bind(lease.cast_signed())).await.map(drop)
     }
 
     async fn release_payments(&self) -> Result<(), StoreError> {
@@ -77,7 +77,7 @@ fn of_key(sql: &'static str, key: &PaymentKey) -> Statement<'static> {
 
 struct Reserve {
     payment: Payment,
-    claim: PaymentClaim,
+    lease: PaymentLease,
     now: UnixMillis,
 }
 
@@ -97,9 +97,9 @@ impl Reserve {
         let key = self.payment.key();
         let known = of_key(LOCK, &key).fetch_optional(tx.conn()).await?;
         if let Some(known) = known {
-            let (outcome, claims) = decode(&known)?.meet(&self.payment, self.now);
-            if claims {
-                self.claim(tx, &key).await?;
+            let (outcome, is_taken) = decode(&known)?.meet(&self.payment, self.now);
+            if is_taken {
+                self.take_lease(tx, &key).await?;
             }
             return Ok(Some(outcome));
         }
@@ -129,20 +129,20 @@ impl Reserve {
         .bind(request.0.0)
         .bind(resource)
         .bind(integer(seen_at.0))
-        .bind(self.claim.id.cast_signed())
-        .bind(integer(self.claim.until.0))
+        .bind(self.lease.id.cast_signed())
+        .bind(integer(self.lease.until.0))
         .bind(tx.epoch.0.cast_signed());
         Ok(insert.execute(tx.conn()).await?.rows_affected() == 1)
     }
 
-    async fn claim(&self, tx: &mut Tx, key: &PaymentKey) -> sqlx::Result<()> {
-        let claim = of_key(
+    async fn take_lease(&self, tx: &mut Tx, key: &PaymentKey) -> sqlx::Result<()> {
+        let lease = of_key(
             "UPDATE payments SET claim = $5, claim_until = $6, claim_epoch = $7 \
              WHERE chain_id = $1 AND asset = $2 AND payer = $3 AND nonce = $4",
             key,
         );
-        let claim = claim.bind(self.claim.id.cast_signed()).bind(integer(self.claim.until.0));
-        claim.bind(tx.epoch.0.cast_signed()).execute(tx.conn()).await.map(drop)
+        let lease = lease.bind(self.lease.id.cast_signed()).bind(integer(self.lease.until.0));
+        lease.bind(tx.epoch.0.cast_signed()).execute(tx.conn()).await.map(drop)
     }
 }
 
@@ -242,9 +242,9 @@ fn decode(row: &PgRow) -> sqlx::Result<RecordedPayment> {
         resource: row.try_get(10)?,
         seen_at: millis(row.try_get(11)?),
     };
-    let (claim, until): (Option<i64>, Option<i64>) = (row.try_get(15)?, row.try_get(16)?);
-    let claim = claim.zip(until).map(|(id, until)| PaymentClaim { id: id.cast_unsigned(), until: millis(until) });
-    Ok(RecordedPayment { payment, state: state(row)?, claim })
+    let (lease, until): (Option<i64>, Option<i64>) = (row.try_get(15)?, row.try_get(16)?);
+    let lease = lease.zip(until).map(|(id, until)| PaymentLease { id: id.cast_unsigned(), until: millis(until) });
+    Ok(RecordedPayment { payment, state: state(row)?, lease })
 }
 
 fn bounded(time: U256) -> sqlx::Result<i64> {

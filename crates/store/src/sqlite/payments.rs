@@ -1,7 +1,7 @@
 //! Payments for requests.
 
 use domain::payment::{
-    Authorization, PaidRequestHash, Payment, PaymentClaim, PaymentKey, PaymentReservation, PaymentState,
+    Authorization, PaidRequestHash, Payment, PaymentKey, PaymentLease, PaymentReservation, PaymentState,
     SignedAuthorization,
 };
 use domain::{Address, B256, Signature, U256, UnixMillis, Usdc};
@@ -20,18 +20,18 @@ impl PaymentStore for Sqlite {
     async fn reserve_payment(
         &self,
         payment: Payment,
-        claim: PaymentClaim,
+        lease: PaymentLease,
         now: UnixMillis,
     ) -> Result<PaymentReservation, StoreError> {
-        self.write(Reserve { payment, claim, now }).await
+        self.write(Reserve { payment, lease, now }).await
     }
 
     async fn step_payment(&self, key: PaymentKey, step: NextPaymentState) -> Result<bool, StoreError> {
         self.write(Move { key, step }).await
     }
 
-    async fn release_payment(&self, key: PaymentKey, claim: u64) -> Result<(), StoreError> {
-        self.write(Release { key, claim }).await
+    async fn release_payment(&self, key: PaymentKey, lease: u64) -> Result<(), StoreError> {
+        self.write(Release { key, lease }).await
     }
 
     async fn release_payments(&self) -> Result<(), StoreError> {
@@ -58,7 +58,7 @@ impl PaymentStore for Sqlite {
 
 struct Reserve {
     payment: Payment,
-    claim: PaymentClaim,
+    lease: PaymentLease,
     now: UnixMillis,
 }
 
@@ -82,9 +82,9 @@ impl Reserve {
             self.insert(conn)?;
             return Ok(PaymentReservation::New);
         };
-        let (outcome, claims) = known.meet(&self.payment, self.now);
-        if claims {
-            self.claim(conn, &key)?;
+        let (outcome, is_taken) = known.meet(&self.payment, self.now);
+        if is_taken {
+            self.take_lease(conn, &key)?;
         }
         Ok(outcome)
     }
@@ -108,18 +108,18 @@ impl Reserve {
             request.0.0,
             resource,
             integer(seen_at.0),
-            self.claim.id.cast_signed(),
-            integer(self.claim.until.0),
+            self.lease.id.cast_signed(),
+            integer(self.lease.until.0),
         ])?;
         Ok(())
     }
 
-    fn claim(&self, conn: &Connection, key: &PaymentKey) -> rusqlite::Result<()> {
+    fn take_lease(&self, conn: &Connection, key: &PaymentKey) -> rusqlite::Result<()> {
         let sql = "UPDATE payments SET claim = ?5, claim_until = ?6 \
                    WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4";
         let PaymentKey { chain_id, asset, payer, nonce } = key;
-        let claim = (self.claim.id.cast_signed(), integer(self.claim.until.0));
-        conn.prepare_cached(sql)?.execute((integer(*chain_id), asset.0.0, payer.0.0, nonce.0, claim.0, claim.1))?;
+        let lease = (self.lease.id.cast_signed(), integer(self.lease.until.0));
+        conn.prepare_cached(sql)?.execute((integer(*chain_id), asset.0.0, payer.0.0, nonce.0, lease.0, lease.1))?;
         Ok(())
     }
 }
@@ -201,7 +201,7 @@ impl Command for ReleaseAll {
 
 struct Release {
     key: PaymentKey,
-    claim: u64,
+    lease: u64,
 }
 
 impl Command for Release {
@@ -212,7 +212,7 @@ impl Command for Release {
         let PaymentKey { chain_id, asset, payer, nonce } = self.key;
         let sql = "UPDATE payments SET claim = NULL, claim_until = NULL \
                    WHERE chain_id = ?1 AND asset = ?2 AND payer = ?3 AND nonce = ?4 AND claim = ?5";
-        let row = (integer(chain_id), asset.0.0, payer.0.0, nonce.0, self.claim.cast_signed());
+        let row = (integer(chain_id), asset.0.0, payer.0.0, nonce.0, self.lease.cast_signed());
         let done = tx.conn.prepare_cached(sql).and_then(|mut update| update.execute(row));
         done.map(drop).map_err(|error| StoreError::sql(Self::NAME, error))
     }
@@ -264,10 +264,10 @@ fn decode(row: &Row<'_>) -> rusqlite::Result<RecordedPayment> {
         resource: row.get(10)?,
         seen_at: millis(row.get(11)?),
     };
-    let claim: Option<i64> = row.get(15)?;
+    let lease: Option<i64> = row.get(15)?;
     let until: Option<i64> = row.get(16)?;
-    let claim = claim.zip(until).map(|(id, until)| PaymentClaim { id: id.cast_unsigned(), until: millis(until) });
-    Ok(RecordedPayment { payment, state: state(row)?, claim })
+    let lease = lease.zip(until).map(|(id, until)| PaymentLease { id: id.cast_unsigned(), until: millis(until) });
+    Ok(RecordedPayment { payment, state: state(row)?, lease })
 }
 
 fn bounded(time: U256) -> rusqlite::Result<i64> {

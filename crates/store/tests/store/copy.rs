@@ -1,6 +1,6 @@
 //! From one database to another and back, with something in every table.
 
-use domain::payment::{PaidRequestHash, Payment, PaymentClaim, Payments};
+use domain::payment::{PaidRequestHash, Payment, PaymentLease, Payments};
 use domain::relay::{DailyQuota, RelayEntry, RelayJournal, RelayState};
 use domain::{Address, B256, Event, Mark, MarkKind, StopReason, U256, Usdc};
 use palatine_store::{
@@ -70,7 +70,7 @@ async fn pay(store: &Store) {
         seen_at: NOW,
     };
     payment.signed.authorization.valid_before = U256::from(u64::MAX);
-    store.payments().reserve(&payment, PaymentClaim { id: u64::MAX, until: NOW.plus(9) }, NOW).await.unwrap();
+    store.payments().reserve(&payment, PaymentLease { id: u64::MAX, until: NOW.plus(9) }, NOW).await.unwrap();
     let entry = RelayEntry { payment: Some(fee), state: RelayState::Paying, ..conformance::entry(1) };
     let quota = DailyQuota { subject: "who".to_owned(), day: 1, add: 2, limit: 3 };
     store.relay_journal(338).admit(&[entry], &[quota]).await.unwrap();

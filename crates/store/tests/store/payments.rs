@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use domain::payment::{
-    Authorization, PaidRequestHash, Payment, PaymentClaim, PaymentReservation, PaymentState, Payments, PaymentsError,
+    Authorization, PaidRequestHash, Payment, PaymentLease, PaymentReservation, PaymentState, Payments, PaymentsError,
 };
 use domain::relay::{RelayAdmission, RelayEntry, RelayJournal, RelayState};
 use domain::{Address, B256, U256, Usdc};
@@ -39,12 +39,12 @@ fn with(change: impl FnOnce(&mut Authorization)) -> Payment {
     payment
 }
 
-fn claim(id: u64) -> PaymentClaim {
-    PaymentClaim { id, until: NOW.plus(1000) }
+fn lease(id: u64) -> PaymentLease {
+    PaymentLease { id, until: NOW.plus(1000) }
 }
 
 async fn reserve(store: &Store, payment: &Payment, id: u64) -> PaymentReservation {
-    store.payments().reserve(payment, claim(id), NOW).await.unwrap()
+    store.payments().reserve(payment, lease(id), NOW).await.unwrap()
 }
 
 async fn admit(store: &Store, entry: RelayEntry) -> RelayAdmission {
@@ -77,7 +77,7 @@ pub(crate) async fn a_payment_for_one_thing_buys_no_other(place: &Place) {
 pub(crate) async fn a_validity_of_more_than_64_bits_is_refused_and_nothing_is_recorded(place: &Place) {
     let store = open(place).await;
     let endless = with(|it| it.valid_before = U256::MAX);
-    let refused = store.payments().reserve(&endless, claim(1), NOW).await;
+    let refused = store.payments().reserve(&endless, lease(1), NOW).await;
     assert!(matches!(refused, Err(PaymentsError::Unavailable(_))), "{refused:?}");
     assert_eq!(store.payments().find(&endless.key()).await.unwrap(), None);
     assert_eq!(reserve(&store, &payment(), 1).await, PaymentReservation::New, "its number is free");
@@ -113,7 +113,7 @@ async fn a_row_of_the_last_version_is_read() {
     let known = with(|it| (it.value, it.valid_before) = (Usdc(u64::MAX), U256::from(u64::MAX)));
     let found = payments.find(&known.key()).await.unwrap();
     assert_eq!(found, Some((known.clone(), PaymentState::Settled { tx: TX })));
-    assert!(payments.answered(&known.key(), u64::MAX).await.unwrap(), "its claim holds");
+    assert!(payments.answered(&known.key(), u64::MAX).await.unwrap(), "its lease holds");
 }
 
 pub(crate) async fn fault_2_9_an_authorization_that_pays_a_fee_buys_no_request_and_the_other_way_round(place: &Place) {

@@ -382,9 +382,9 @@ async fn a_payer_who_hangs_up_while_it_settles_is_served_when_he_comes_back() {
     tokio::time::advance(Duration::from_secs(5)).await;
     let key = authorization(&payer).key();
     until(async || matches!(server.payments.find(&key).await, Ok(Some((_, PaymentState::Settled { .. }))))).await;
-    // The dead request's claim still holds; then it does not.
+    // The dead request's lease still holds; then it does not.
     assert_eq!(server.buy(&headers).await.unwrap_err().status(), StatusCode::CONFLICT);
-    let later = now().plus(TERMS.claim_ms);
+    let later = now().plus(TERMS.lease_ms);
     answer(server.ask_for("hello", &headers, later).await).await.unwrap();
     assert_eq!(server.chain.settlements(), 1);
 }
@@ -402,7 +402,7 @@ async fn a_crash_between_reserving_and_settling_serves_the_retry_once_and_charge
         let request = PaidRequestHash::of("POST", URL, b"hello");
         let reservation = Payment { signed: payment, request, resource: "agent-1".into(), seen_at: now() };
         // What the dead process has done: reserved, and perhaps sent.
-        server.payments.reserve(&reservation, PaymentClaim { id: 1, until: now().plus(500) }, now()).await.unwrap();
+        server.payments.reserve(&reservation, PaymentLease { id: 1, until: now().plus(500) }, now()).await.unwrap();
         if sent {
             chain.execute(&signed).unwrap();
         }
@@ -420,7 +420,7 @@ async fn an_answer_whose_payment_was_taken_over_does_not_leave() {
     let payer = funded_payer(&server);
     let headers = signs_for(&payer, &authorization(&payer));
     let Ok(slow) = server.ask_for("hello", &headers, now()).await else { panic!("paid") };
-    let Ok(quick) = server.ask_for("hello", &headers, now().plus(TERMS.claim_ms)).await else { panic!("paid") };
+    let Ok(quick) = server.ask_for("hello", &headers, now().plus(TERMS.lease_ms)).await else { panic!("paid") };
     assert_eq!(slow.answer().await.unwrap_err(), AnswerWithheld::Lost);
     quick.answer().await.unwrap();
     assert_eq!(server.chain.settlements(), 1);

@@ -27,10 +27,10 @@ pub(crate) const URL: &str = "https://agent.example/v1/chat?x=1";
 /// The name in the token's domain.
 pub(crate) const NAME: &str = "Bridged USDC (Stargate)";
 
-static CLAIMS: AtomicU64 = AtomicU64::new(1);
+static LEASES: AtomicU64 = AtomicU64::new(1);
 
-pub(crate) fn claim() -> u64 {
-    CLAIMS.fetch_add(1, Ordering::SeqCst)
+pub(crate) fn lease() -> u64 {
+    LEASES.fetch_add(1, Ordering::SeqCst)
 }
 
 pub(crate) fn tokens() -> Arc<Tokens> {
@@ -54,7 +54,7 @@ pub(crate) fn quote_at(url: &str) -> Quote {
     Quote { resource, offers: vec![offer_of(tokens.at(338, ASSET).unwrap())] }
 }
 
-pub(crate) const TERMS: SellerTiming = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, claim_ms: 60_000 };
+pub(crate) const TERMS: SellerTiming = SellerTiming { settle_margin_s: 10, clock_skew_s: 30, lease_ms: 60_000 };
 
 /// A server.
 pub(crate) struct ResourceServer {
@@ -106,7 +106,7 @@ impl ResourceServer {
     ) -> Result<AnswerPermit, PaymentRejection> {
         let request = PaidRequestHash::of("POST", &quote.resource.url, body.as_bytes());
         let order = PricedRequest { quote, resource, now: at, client: CLIENT };
-        self.seller.sell(order, RequestBinding { request, now: at, claim: claim() }, headers).await
+        self.seller.sell(order, RequestBinding { request, now: at, lease: lease() }, headers).await
     }
 
     /// Asks once, now, for the usual thing, and has the answer leave.
@@ -282,7 +282,7 @@ pub(crate) fn refused_for(reason: InvalidReason, outcome: Result<HeaderMap, Resp
 
 /// The usual request, whole.
 pub(crate) fn bound(body: &[u8]) -> RequestBinding {
-    RequestBinding { request: PaidRequestHash::of("POST", URL, body), now: now(), claim: claim() }
+    RequestBinding { request: PaidRequestHash::of("POST", URL, body), now: now(), lease: lease() }
 }
 
 /// Waits for a condition, for as long as tasks have something to do.

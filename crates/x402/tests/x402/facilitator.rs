@@ -45,7 +45,7 @@ fn read(answer: &FacilitatorResponse) -> Value {
 }
 
 async fn settle(facilitator: &Facilitator, request: &Value) -> (u16, Value) {
-    let answer = facilitator.settle(request.to_string().as_bytes(), now(), claim(), CLIENT).await;
+    let answer = facilitator.settle(request.to_string().as_bytes(), now(), lease(), CLIENT).await;
     (answer.status, read(&answer))
 }
 
@@ -213,31 +213,31 @@ async fn fault_2_8_where_nothing_can_be_decided_it_is_said_when_to_ask_again() {
         let server = ResourceServer::new();
         let payer = funded_payer(&server);
         let facilitator = facilitator(&server, AllowedPayees::Anyone);
-        let (bytes, other) = (request.to_string().into_bytes(), claim());
+        let (bytes, other) = (request.to_string().into_bytes(), lease());
         let told = |answer: FacilitatorResponse| {
             let said = read(&answer)["retry_after"].as_u64();
             assert_eq!(said, answer.retry_after_s, "{answer:?}");
             (answer.status, said)
         };
         server.chain.hide(true);
-        assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (503, Some(5)));
+        assert_eq!(told(facilitator.settle(&bytes, now(), lease(), CLIENT).await), (503, Some(5)));
         assert_eq!(told(facilitator.verify(&bytes, now(), CLIENT).await), (503, Some(5)));
         server.chain.hide(false);
         // Who cannot send says for how long.
         server.chain.set_behavior(TransferBehavior::Unavailable);
         assert_eq!(
-            told(facilitator.settle(&bytes, now(), claim(), CLIENT).await),
+            told(facilitator.settle(&bytes, now(), lease(), CLIENT).await),
             (503, Some(FakeChain::UNAVAILABLE_S))
         );
         server.chain.set_behavior(TransferBehavior::Settles);
-        assert_eq!(told(facilitator.settle(b"{}", now(), claim(), CLIENT).await), (400, None));
+        assert_eq!(told(facilitator.settle(b"{}", now(), lease(), CLIENT).await), (400, None));
         // A copy is at work.
         let key = authorization(&payer).key();
         let (begun, _) = server.payments.find(&key).await.unwrap().unwrap();
-        server.payments.reserve(&begun, PaymentClaim { id: other, until: now().plus(60_000) }, now()).await.unwrap();
-        assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (409, Some(1)));
+        server.payments.reserve(&begun, PaymentLease { id: other, until: now().plus(60_000) }, now()).await.unwrap();
+        assert_eq!(told(facilitator.settle(&bytes, now(), lease(), CLIENT).await), (409, Some(1)));
         server.payments.release(&key, other).await.unwrap();
-        assert_eq!(told(facilitator.settle(&bytes, now(), claim(), CLIENT).await), (200, None));
+        assert_eq!(told(facilitator.settle(&bytes, now(), lease(), CLIENT).await), (200, None));
     }
 }
 

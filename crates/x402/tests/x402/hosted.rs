@@ -88,7 +88,7 @@ async fn a_facilitator_that_lies_about_success_sells_nothing() {
     let quote = quote_at(URL);
     let request = PaidRequestHash::of("GET", URL, b"");
     let order = PricedRequest { quote: &quote, resource: "a", now: now(), client: CLIENT };
-    let bound = RequestBinding { request, now: now(), claim: 1 };
+    let bound = RequestBinding { request, now: now(), lease: 1 };
     let headers = signs_for(&payer(), &payment.authorization);
     let refusal = answer(seller.sell(order, bound, &headers).await).await.unwrap_err();
     assert_eq!(refusal.status(), 503);

@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::common::{CLIENT, NAME, PAYEE, PRICE, Payer, ResourceServer, TERMS, claim, tokens};
+use crate::common::{CLIENT, NAME, PAYEE, PRICE, Payer, ResourceServer, TERMS, lease, tokens};
 
 /// The payer's key: that of anvil's first account.
 const PAYER_KEY: B256 = ACCOUNT_KEYS[0];
@@ -83,7 +83,7 @@ async fn sell(
     let quote = Quote { resource, offers: vec![seller_server.offer.clone()] };
     let request = PaidRequestHash::of(method.as_str(), &url, &body);
     let order = PricedRequest { quote: &quote, resource: "agent-1", now: clock(), client: CLIENT };
-    match seller_server.seller.sell(order, RequestBinding { request, now: clock(), claim: claim() }, &headers).await {
+    match seller_server.seller.sell(order, RequestBinding { request, now: clock(), lease: lease() }, &headers).await {
         Err(unsold) => crate::common::told(unsold).map(Body::from),
         Ok(permit) => {
             let mut response = Response::new(Body::from("the answer"));
@@ -102,7 +102,7 @@ async fn verify(State((seller_server, _)): Shared, body: Bytes) -> Response {
 }
 
 async fn settle(State((seller_server, _)): Shared, body: Bytes) -> Response {
-    told(seller_server.facilitator.settle(&body, clock(), claim(), CLIENT).await)
+    told(seller_server.facilitator.settle(&body, clock(), lease(), CLIENT).await)
 }
 
 fn told(answer: FacilitatorResponse) -> Response {

@@ -76,7 +76,7 @@ async fn fault_2_3_old_open_payments_do_not_starve_new_ones() {
     server.chain.execute(&authorization(&unfunded_payer(3))).unwrap();
     let mut settled = 0;
     for ms in 0..3 {
-        settled += server.settlements.reconcile(now().plus(TERMS.claim_ms + ms), 1).await.unwrap().settled;
+        settled += server.settlements.reconcile(now().plus(TERMS.lease_ms + ms), 1).await.unwrap().settled;
     }
     assert_eq!(settled, 1, "each has had its turn");
 }
