@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use client::NodeClient;
 use domain::{Generation, RunId};
 use tempfile::TempDir;
-use wire::v1::node::{DataDisk, Phase, SandboxSpec};
+use wire::v1::node::{DataDisk, SandboxPhase, SandboxSpec};
 
 use super::figures::Figure;
 use super::{assets, programs, scratch};
@@ -95,7 +95,7 @@ impl Node {
             };
             self.client.create(id, &spec, None).await?;
             let sandbox = self.client.wait_ready(id, LIMIT).await?.context("find the sandbox")?;
-            ensure!(sandbox.phase == Phase::Ready, "guest {guest} is {:?}", sandbox.phase);
+            ensure!(sandbox.phase == SandboxPhase::Ready, "guest {guest} is {:?}", sandbox.phase);
         }
         Ok((idle, self.resident()?))
     }

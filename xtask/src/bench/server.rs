@@ -18,7 +18,7 @@ use store::{Store, StoreUrl};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wire::v1::node::{
-    DataPolicy, DeleteResponse, MarksPage, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec, Sandboxes,
+    DataPolicy, DeleteResponse, MarksPage, NodeInfo, RuntimeName, Sandbox, SandboxPhase, SandboxSpec, Sandboxes,
 };
 
 use super::machine::pin;
@@ -105,7 +105,7 @@ impl Node for InstantNode {
             cores: spec.cores,
             memory_mib: spec.memory_mib,
             port: 8_080,
-            phase: Phase::Ready,
+            phase: SandboxPhase::Ready,
             runtime: RuntimeName::QemuTcg,
             restarts: 0,
             created_at: UnixMillis(0),

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use wire::TRACEPARENT;
 use wire::fault::Code;
 use wire::v1::node::{
-    DataPolicy, DeleteResponse, KeptDisks, MarksPage, NodeInfo, Phase, Sandbox, SandboxSpec, Sandboxes,
+    DataPolicy, DeleteResponse, KeptDisks, MarksPage, NodeInfo, Sandbox, SandboxPhase, SandboxSpec, Sandboxes,
 };
 
 use super::call::Call;
@@ -135,8 +135,8 @@ impl NodeClient {
             let wait = end.saturating_duration_since(asked).min(LONGEST_WAIT);
             let Some(sandbox) = self.wait_once(id, wait).await? else { return Ok(None) };
             let settled = match sandbox.phase {
-                Phase::Ready | Phase::Failed { .. } | Phase::Stopping => true,
-                Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. } => false,
+                SandboxPhase::Ready | SandboxPhase::Failed { .. } | SandboxPhase::Stopping => true,
+                SandboxPhase::Booting | SandboxPhase::Backoff { .. } | SandboxPhase::Waiting { .. } => false,
             };
             if settled || Instant::now() >= end {
                 return Ok(Some(sandbox));

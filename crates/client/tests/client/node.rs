@@ -24,7 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use wire::fault::{Code, Fault};
 use wire::v1::node::{
-    AgentMark, DataDisk, DataPolicy, DeleteResponse, MarksPage, Phase, RuntimeName, Sandbox, SandboxSpec, TUNNEL,
+    AgentMark, DataDisk, DataPolicy, DeleteResponse, MarksPage, RuntimeName, Sandbox, SandboxPhase, SandboxSpec, TUNNEL,
 };
 use wire::{Environment, Secret};
 
@@ -88,7 +88,7 @@ fn short() -> CallDeadlines {
     CallDeadlines { read: soon, create: soon, tunnel: soon, stream: soon, forward: soon, idle: soon, margin: soon }
 }
 
-fn one(phase: Phase) -> Sandbox {
+fn one(phase: SandboxPhase) -> Sandbox {
     Sandbox {
         id: ID,
         pod: ID.into(),
@@ -134,12 +134,12 @@ async fn a_spec_arrives_whole_with_its_secrets_and_its_trace() {
     ) -> Response {
         let trace = headers.get("traceparent").map(|value| value.to_str().unwrap().to_owned());
         *seen.lock().unwrap() = Some((id, trace, body));
-        (StatusCode::ACCEPTED, Json(one(Phase::Booting))).into_response()
+        (StatusCode::ACCEPTED, Json(one(SandboxPhase::Booting))).into_response()
     }
     let seen = Seen::default();
     let server = Server::http(Router::new().route("/v1/sandboxes/{id}", put(create)).with_state(Arc::clone(&seen)));
     let made = server.client().create(ID, &spec(), Some("00-aa-bb-01")).await.unwrap();
-    assert_eq!(made, one(Phase::Booting));
+    assert_eq!(made, one(SandboxPhase::Booting));
     let (id, trace, body) = seen.lock().unwrap().take().unwrap();
     assert_eq!((id.as_str(), trace.as_deref()), ("a1b2c3d4-e5f6-7890", Some("00-aa-bb-01")));
     assert_eq!(body["env"]["OPENAI_API_KEY"], "hush-hush");
@@ -184,7 +184,7 @@ async fn the_list_the_node_itself_and_its_marks_are_read() {
         "free_cores": 2, "memory_mib": 8192, "free_memory_mib": 8192, "sandboxes": 0, "images": {},
     });
     let app = Router::new()
-        .route("/v1/sandboxes", get(|| async { Json(json!({"sandboxes": [one(Phase::Ready)]})) }))
+        .route("/v1/sandboxes", get(|| async { Json(json!({"sandboxes": [one(SandboxPhase::Ready)]})) }))
         .route("/v1/node", get(|| async move { Json(node) }))
         .route("/v1/marks", get(marks))
         .route("/metrics", get(|| async { "guests 3\n" }))
@@ -194,7 +194,7 @@ async fn the_list_the_node_itself_and_its_marks_are_read() {
         .with_state(mark);
     let server = Server::http(app);
     let client = server.client();
-    assert_eq!(client.list().await.unwrap().sandboxes, [one(Phase::Ready)]);
+    assert_eq!(client.list().await.unwrap().sandboxes, [one(SandboxPhase::Ready)]);
     assert_eq!(client.info().await.unwrap().runtime, RuntimeName::QemuTcg);
     assert_eq!(client.marks(7, Duration::from_millis(20)).await.unwrap().marks, [mark]);
     assert_eq!(client.metrics().await.unwrap(), "guests 3\n");
@@ -207,20 +207,20 @@ async fn the_list_the_node_itself_and_its_marks_are_read() {
 async fn waiting_goes_on_over_early_answers_until_the_sandbox_is_ready() {
     async fn wait(State(asked): State<Arc<AtomicU32>>, Query(query): Query<BTreeMap<String, String>>) -> Json<Sandbox> {
         assert_eq!(query["until"], "ready");
-        let phase = if asked.fetch_add(1, Ordering::SeqCst) < 2 { Phase::Booting } else { Phase::Ready };
+        let phase = if asked.fetch_add(1, Ordering::SeqCst) < 2 { SandboxPhase::Booting } else { SandboxPhase::Ready };
         Json(one(phase))
     }
     let asked = Arc::new(AtomicU32::new(0));
     let server = Server::http(Router::new().route("/v1/sandboxes/{id}", get(wait)).with_state(Arc::clone(&asked)));
     let ready = server.client().wait_ready(ID, SOON).await.unwrap().unwrap();
-    assert_eq!(ready.phase, Phase::Ready);
+    assert_eq!(ready.phase, SandboxPhase::Ready);
     assert_eq!(asked.load(Ordering::SeqCst), 3);
 }
 
 #[tokio::test]
 async fn waiting_ends_at_a_failure_and_at_its_own_deadline() {
-    let failed = Phase::Failed { reason: FailReason::CrashLoop };
-    for (phase, timeout) in [(failed, SOON), (Phase::Booting, Duration::from_millis(120))] {
+    let failed = SandboxPhase::Failed { reason: FailReason::CrashLoop };
+    for (phase, timeout) in [(failed, SOON), (SandboxPhase::Booting, Duration::from_millis(120))] {
         let app = Router::new().route("/v1/sandboxes/{id}", get(move || async move { Json(one(phase)) }));
         let server = Server::http(app);
         let begun = Instant::now();

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::fault::{Code, Fault};
 use wire::v1::node::{
-    AgentMark, DataDisk, DataPolicy, DeleteResponse, KeptData, MarksPage, NodeInfo, Phase, Quarantined, Sandbox,
+    AgentMark, DataDisk, DataPolicy, DeleteResponse, KeptData, MarksPage, NodeInfo, Quarantined, Sandbox, SandboxPhase,
     SandboxSpec, Sandboxes,
 };
 
@@ -112,11 +112,11 @@ impl FakeNode {
     pub fn lack(&self, id: RunId, lacks: Option<NodeShortage>) {
         let mut state = self.state();
         let since = self.clock.now();
-        if state.sandboxes.get(&id).is_some_and(|sandbox| sandbox.phase == Phase::Ready) {
+        if state.sandboxes.get(&id).is_some_and(|sandbox| sandbox.phase == SandboxPhase::Ready) {
             state.mark(id, MarkKind::Unready, since);
         }
         if let Some(sandbox) = state.sandboxes.get_mut(&id) {
-            sandbox.phase = lacks.map_or(Phase::Booting, |lacks| Phase::Waiting { lacks, since });
+            sandbox.phase = lacks.map_or(SandboxPhase::Booting, |lacks| SandboxPhase::Waiting { lacks, since });
         }
         drop(state);
         self.news.notify_waiters();
@@ -156,8 +156,8 @@ impl FakeNode {
         let mut state = self.state();
         let now = self.clock.now();
         let Some(sandbox) = state.sandboxes.get_mut(&id) else { return };
-        let was_ready = sandbox.phase == Phase::Ready;
-        sandbox.phase = Phase::Backoff { at: now };
+        let was_ready = sandbox.phase == SandboxPhase::Ready;
+        sandbox.phase = SandboxPhase::Backoff { at: now };
         sandbox.restarts += 1;
         if was_ready {
             state.mark(id, MarkKind::Unready, now);
@@ -178,8 +178,8 @@ impl FakeNode {
         let mut state = self.state();
         let now = self.clock.now();
         let Some(sandbox) = state.sandboxes.get_mut(&id) else { return };
-        let was_ready = sandbox.phase == Phase::Ready;
-        sandbox.phase = Phase::Failed { reason };
+        let was_ready = sandbox.phase == SandboxPhase::Ready;
+        sandbox.phase = SandboxPhase::Failed { reason };
         if was_ready {
             state.mark(id, MarkKind::Unready, now);
         }
@@ -297,7 +297,7 @@ impl FakeNode {
         let kept = state.kept.get(&pod).map(|until| KeptData { until: Some(*until), bytes: KEPT_BYTES });
         if let Some(sandbox) = state.sandboxes.remove(&id) {
             let now = self.clock.now();
-            if sandbox.phase == Phase::Ready {
+            if sandbox.phase == SandboxPhase::Ready {
                 state.mark(id, MarkKind::Unready, now);
             }
             state.mark(id, MarkKind::Gone, now);
@@ -364,8 +364,8 @@ impl Node for FakeNode {
 
     async fn wait_ready(&self, id: RunId, timeout: Duration) -> Result<Option<Sandbox>, NodeError> {
         self.until(timeout, |state| match state.sandboxes.get(&id).map(|sandbox| sandbox.phase) {
-            Some(Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. }) => None,
-            Some(Phase::Ready | Phase::Failed { .. } | Phase::Stopping) | None => Some(()),
+            Some(SandboxPhase::Booting | SandboxPhase::Backoff { .. } | SandboxPhase::Waiting { .. }) => None,
+            Some(SandboxPhase::Ready | SandboxPhase::Failed { .. } | SandboxPhase::Stopping) | None => Some(()),
         })
         .await;
         self.get(id).await

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use domain::{ImageDigest, Mark, MarkKind, PodId, RunId, UnixMillis};
 use wire::fault::Code;
-use wire::v1::node::{AgentMark, NodeInfo, Phase, RuntimeName, Sandbox, SandboxSpec};
+use wire::v1::node::{AgentMark, NodeInfo, RuntimeName, Sandbox, SandboxPhase, SandboxSpec};
 
 use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};
 
@@ -106,8 +106,8 @@ impl FakeNodeState {
 
     pub(super) fn ready(&mut self, id: RunId, now: UnixMillis) {
         let Some(sandbox) = self.sandboxes.get_mut(&id) else { return };
-        if matches!(sandbox.phase, Phase::Booting | Phase::Backoff { .. }) {
-            sandbox.phase = Phase::Ready;
+        if matches!(sandbox.phase, SandboxPhase::Booting | SandboxPhase::Backoff { .. }) {
+            sandbox.phase = SandboxPhase::Ready;
             sandbox.ready_after_ms.get_or_insert(now.since(sandbox.created_at));
             self.mark(id, MarkKind::Ready, now);
         }
@@ -124,7 +124,7 @@ pub(super) fn sandbox(id: RunId, spec: &SandboxSpec, now: UnixMillis) -> Sandbox
         cores: spec.cores,
         memory_mib: spec.memory_mib,
         port: 8080,
-        phase: Phase::Booting,
+        phase: SandboxPhase::Booting,
         runtime: RuntimeName::QemuTcg,
         restarts: 0,
         created_at: now,

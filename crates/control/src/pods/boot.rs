@@ -6,7 +6,7 @@ use domain::{Backoff, Event, FailReason, NodeShortage, RunId};
 use store::{AgentObservation, RunRecord};
 use tokio::time::Instant;
 use tokio::try_join;
-use wire::v1::node::{Phase, Sandbox};
+use wire::v1::node::{Sandbox, SandboxPhase};
 
 use crate::context::Context;
 use crate::fleet::node::{Node, within};
@@ -28,11 +28,11 @@ impl Context {
         let mut written = None;
         loop {
             let lacks = match sandbox.phase {
-                Phase::Ready => return self.observe(id, Event::Ready, &sandbox).await,
-                Phase::Failed { reason } => return Err(SpawnFailure::of(reason)),
-                Phase::Stopping => return Err(SpawnFailure::of(FailReason::Lost)),
-                Phase::Waiting { lacks, .. } => Some(lacks),
-                Phase::Booting | Phase::Backoff { .. } => None,
+                SandboxPhase::Ready => return self.observe(id, Event::Ready, &sandbox).await,
+                SandboxPhase::Failed { reason } => return Err(SpawnFailure::of(reason)),
+                SandboxPhase::Stopping => return Err(SpawnFailure::of(FailReason::Lost)),
+                SandboxPhase::Waiting { lacks, .. } => Some(lacks),
+                SandboxPhase::Booting | SandboxPhase::Backoff { .. } => None,
             };
             let event = lacks.map_or(Event::Booting, Event::Waiting);
             let write = async {

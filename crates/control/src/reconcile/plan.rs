@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use domain::{Event, FailReason, NodeShortage, PodId, RunId, State, UnixMillis};
 use store::{AgentObservation, GatewayEpoch, RunRecord};
-use wire::v1::node::{Phase, Sandbox};
+use wire::v1::node::{Sandbox, SandboxPhase};
 
 /// What one node listed.
 #[derive(Clone, Debug)]
@@ -139,7 +139,7 @@ fn plan_one(snapshot: &Snapshot<'_>, grace: GracePeriods, record: &RunRecord, ob
         return;
     }
     let waits =
-        matches!(observed, Observed::Here(Sandbox { phase: Phase::Waiting { .. }, .. }) | Observed::Quarantined);
+        matches!(observed, Observed::Here(Sandbox { phase: SandboxPhase::Waiting { .. }, .. }) | Observed::Quarantined);
     let waited = if waits { Some(snapshot.now) } else { snapshot.waiting.get(&id).copied() };
     plan.waiting.extend(waited.map(|at| (id, at)));
     let step = match (record.state, observed) {
@@ -198,16 +198,16 @@ fn quarantined(record: &RunRecord) -> Option<Step> {
 fn here(snapshot: &Snapshot<'_>, grace: GracePeriods, record: &RunRecord, sandbox: &Sandbox) -> Option<Step> {
     let id = record.id;
     let (wanted, event) = match sandbox.phase {
-        Phase::Failed { reason } => return Some(Step::Fail { id, reason }),
+        SandboxPhase::Failed { reason } => return Some(Step::Fail { id, reason }),
         // Somebody else's doing; what comes of it is seen when it is gone.
-        Phase::Stopping => return None,
-        Phase::Ready => (State::Ready, Event::Ready),
+        SandboxPhase::Stopping => return None,
+        SandboxPhase::Ready => (State::Ready, Event::Ready),
         // However long it takes.
-        Phase::Waiting { lacks, .. } => (State::Waiting(lacks), Event::Waiting(lacks)),
-        Phase::Booting | Phase::Backoff { .. } if overdue(snapshot, grace, record) => {
+        SandboxPhase::Waiting { lacks, .. } => (State::Waiting(lacks), Event::Waiting(lacks)),
+        SandboxPhase::Booting | SandboxPhase::Backoff { .. } if overdue(snapshot, grace, record) => {
             return Some(Step::Fail { id, reason: FailReason::BootTimeout });
         }
-        Phase::Booting | Phase::Backoff { .. } => (State::Booting, Event::Booting),
+        SandboxPhase::Booting | SandboxPhase::Backoff { .. } => (State::Booting, Event::Booting),
     };
     let event = (record.state != wanted).then_some(event);
     let seen = AgentObservation { runtime: sandbox.runtime.as_str().to_owned(), restarts: sandbox.restarts };

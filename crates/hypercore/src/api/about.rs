@@ -6,7 +6,7 @@ use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use sandbox::network::DroppedPackets;
 use wire::fault::Fault;
-use wire::v1::node::{KeptDisks, NodeInfo, Phase};
+use wire::v1::node::{KeptDisks, NodeInfo, SandboxPhase};
 
 use super::fault::{ApiError, json};
 use super::state::Api;
@@ -91,14 +91,14 @@ async fn measure(api: &Api) {
     metrics::gauge!("hypercore_marks_waiting").set(gauge(shared.journal.waiting() as u64));
 }
 
-const fn named(phase: &Phase) -> &'static str {
+const fn named(phase: &SandboxPhase) -> &'static str {
     match phase {
-        Phase::Booting => "booting",
-        Phase::Ready => "ready",
-        Phase::Backoff { .. } => "backoff",
-        Phase::Waiting { .. } => "waiting",
-        Phase::Stopping => "stopping",
-        Phase::Failed { .. } => "failed",
+        SandboxPhase::Booting => "booting",
+        SandboxPhase::Ready => "ready",
+        SandboxPhase::Backoff { .. } => "backoff",
+        SandboxPhase::Waiting { .. } => "waiting",
+        SandboxPhase::Stopping => "stopping",
+        SandboxPhase::Failed { .. } => "failed",
     }
 }
 

@@ -13,7 +13,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue};
 use wire::fault::{Code, Fault};
-use wire::v1::node::Phase;
+use wire::v1::node::SandboxPhase;
 
 use super::fault::ApiError;
 use super::state::{Api, id};
@@ -78,10 +78,13 @@ pub(crate) async fn forward(
 async fn reach(handle: &SandboxHandle) -> Result<(PodConnection<Body>, PodClient), ApiError> {
     let pod = handle.pod.get().cloned().ok_or_else(ApiError::not_ready)?;
     let ready = match handle.sandbox().phase {
-        Phase::Ready => true,
+        SandboxPhase::Ready => true,
         // While `pod` starts its agent again, commands help to find out why.
-        Phase::Booting => false,
-        Phase::Backoff { .. } | Phase::Waiting { .. } | Phase::Stopping | Phase::Failed { .. } => {
+        SandboxPhase::Booting => false,
+        SandboxPhase::Backoff { .. }
+        | SandboxPhase::Waiting { .. }
+        | SandboxPhase::Stopping
+        | SandboxPhase::Failed { .. } => {
             return Err(ApiError::not_ready());
         }
     };

@@ -16,7 +16,7 @@ use tokio::io::copy_bidirectional_with_sizes;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::fault::{Code, Fault};
-use wire::v1::node::{Phase, TUNNEL};
+use wire::v1::node::{SandboxPhase, TUNNEL};
 
 use super::fault::ApiError;
 use super::state::{Api, id};
@@ -69,8 +69,12 @@ fn wants_tunnel(headers: &HeaderMap) -> bool {
 
 async fn reach(api: &Api, handle: &SandboxHandle) -> Result<Box<dyn GuestStream>, ApiError> {
     match handle.sandbox().phase {
-        Phase::Ready => {}
-        Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. } | Phase::Stopping | Phase::Failed { .. } => {
+        SandboxPhase::Ready => {}
+        SandboxPhase::Booting
+        | SandboxPhase::Backoff { .. }
+        | SandboxPhase::Waiting { .. }
+        | SandboxPhase::Stopping
+        | SandboxPhase::Failed { .. } => {
             return Err(ApiError::not_ready());
         }
     }

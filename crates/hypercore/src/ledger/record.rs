@@ -4,7 +4,7 @@ use domain::{FailReason, PodId, RunId, UnixMillis};
 use sandbox::{GuestFacts, Slot};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use wire::v1::node::{DataDisk, DataPolicy, Phase};
+use wire::v1::node::{DataDisk, DataPolicy, SandboxPhase};
 use wire::v1::pod::ImageRunConfig;
 
 use crate::policy::SpecWithoutEnv;
@@ -114,11 +114,11 @@ impl SandboxRecord {
     }
 
     /// What it is shown as before anybody has looked at its guest.
-    pub(crate) const fn phase(&self) -> Phase {
+    pub(crate) const fn phase(&self) -> SandboxPhase {
         match (self.wanted, self.failed) {
-            (DesiredState::Gone | DesiredState::GoneKept, _) => Phase::Stopping,
-            (DesiredState::Run, Some(reason)) => Phase::Failed { reason },
-            (DesiredState::Run, None) => Phase::Booting,
+            (DesiredState::Gone | DesiredState::GoneKept, _) => SandboxPhase::Stopping,
+            (DesiredState::Run, Some(reason)) => SandboxPhase::Failed { reason },
+            (DesiredState::Run, None) => SandboxPhase::Booting,
         }
     }
 

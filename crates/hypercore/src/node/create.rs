@@ -7,7 +7,7 @@ use sandbox::Slot;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use wire::Environment;
-use wire::v1::node::{DataDisk, Phase, Sandbox, SandboxSpec};
+use wire::v1::node::{DataDisk, Sandbox, SandboxPhase, SandboxSpec};
 use wire::v1::pod::ImageRunConfig;
 
 use super::info::disk_room;
@@ -125,7 +125,7 @@ impl Node {
 
     async fn again(&self, held: &Arc<SandboxHandle>, spec: &SandboxSpec) -> Result<CreateOutcome, CreateError> {
         let sandbox = held.sandbox();
-        if sandbox.phase == Phase::Stopping {
+        if sandbox.phase == SandboxPhase::Stopping {
             return Err(CreateError::Stopping);
         }
         let (dir, env) = (held.dir.clone(), spec.env.clone());

@@ -9,7 +9,7 @@ use domain::MarkKind;
 use sandbox::{DiskRetention, DriverRefusal, RuntimeError, RuntimeOperation};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
-use wire::v1::node::Phase;
+use wire::v1::node::SandboxPhase;
 use wire::v1::pod::{GuestConfig, PodPhase};
 
 use super::command::{Ending, StageName};
@@ -59,7 +59,7 @@ impl SandboxTask {
                 if let Some(command) = heard {
                     return Ok(Stage::End(Some(live), command));
                 }
-                self.publish(Phase::Booting);
+                self.publish(SandboxPhase::Booting);
                 Ok(Stage::Boot(live))
             }
             // The same start is tried again: the agent has not died of it.
@@ -141,7 +141,7 @@ impl SandboxTask {
         }
         self.waiting = None;
         tracing::info!(boot = self.record.starts, "the sandbox is ready");
-        self.publish(Phase::Ready);
+        self.publish(SandboxPhase::Ready);
         Ok(Stage::Monitor(live))
     }
 

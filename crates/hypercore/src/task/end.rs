@@ -6,7 +6,7 @@ use domain::MarkKind;
 use sandbox::{DiskRetention, RuntimeError};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-use wire::v1::node::{DataPolicy, KeptCause, Phase};
+use wire::v1::node::{DataPolicy, KeptCause, SandboxPhase};
 
 use super::command::{DeleteError, Deletion, Ending};
 use super::failure::BookkeepingError;
@@ -41,7 +41,7 @@ impl SandboxTask {
 
     async fn delete(&mut self, live: Option<RunningGuest>, deletion: Deletion) {
         let Deletion { grace, data, done } = deletion;
-        self.publish(Phase::Stopping);
+        self.publish(SandboxPhase::Stopping);
         let mut waiting = vec![done];
         self.want_gone(data);
         let mut written = self.write_end().await;

@@ -7,7 +7,7 @@ use domain::{ResourceRequest, RunId};
 use sandbox::Slot;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
-use wire::v1::node::{Phase, Sandbox};
+use wire::v1::node::{Sandbox, SandboxPhase};
 
 use super::command::TaskCommand;
 
@@ -65,8 +65,8 @@ impl SandboxHandle {
     pub(crate) async fn settled(&self, wait: Duration) -> Sandbox {
         let mut view = self.view.clone();
         let settled = |sandbox: &Sandbox| match sandbox.phase {
-            Phase::Ready | Phase::Stopping | Phase::Failed { .. } => true,
-            Phase::Booting | Phase::Backoff { .. } | Phase::Waiting { .. } => false,
+            SandboxPhase::Ready | SandboxPhase::Stopping | SandboxPhase::Failed { .. } => true,
+            SandboxPhase::Booting | SandboxPhase::Backoff { .. } | SandboxPhase::Waiting { .. } => false,
         };
         let _ = timeout(wait, view.wait_for(settled)).await;
         self.sandbox()

@@ -10,7 +10,7 @@ use sandbox::{DiskRetention, Guest, GuestFacts, GuestSpec, RuntimeError};
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-use wire::v1::node::{DataPolicy, Phase, Sandbox};
+use wire::v1::node::{DataPolicy, Sandbox, SandboxPhase};
 
 use super::command::{Deletion, Ending, Inbox, StageName};
 use super::failure::{BookkeepingError, GuestFailure, Shortage};
@@ -112,7 +112,7 @@ impl SandboxTask {
     }
 
     /// What is shown of a record.
-    pub(crate) fn show(shared: &NodeContext, record: &SandboxRecord, phase: Phase) -> Sandbox {
+    pub(crate) fn show(shared: &NodeContext, record: &SandboxRecord, phase: SandboxPhase) -> Sandbox {
         Sandbox {
             id: record.id,
             pod: record.desired.pod,
@@ -194,7 +194,7 @@ impl SandboxTask {
         if before.is_none() {
             tracing::error!(lacks = lacks.as_str(), cause = want.cause, "the node lacks what an agent needs; it waits");
         }
-        let phase = Phase::Waiting { lacks, since: waiting.since };
+        let phase = SandboxPhase::Waiting { lacks, since: waiting.since };
         let cause = Some(want.cause.chars().take(CAUSE).collect());
         self.view.send_replace(Sandbox { cause, ..Self::show(&self.shared, &self.record, phase) });
         now.plus(self.shared.config.backoff().after_ms(waiting.tries))
@@ -239,7 +239,7 @@ impl SandboxTask {
         match (stopped, next) {
             (Ok(()), RestartDecision::StartAt(at)) => {
                 self.save().await?;
-                self.publish(Phase::Backoff { at });
+                self.publish(SandboxPhase::Backoff { at });
                 Ok(Stage::Backoff(at))
             }
             (Ok(()), RestartDecision::GiveUp) => Ok(Stage::Failed(death.reason())),
@@ -262,7 +262,7 @@ impl SandboxTask {
         }
         loop {
             let saved = self.save().await;
-            self.publish(Phase::Failed { reason });
+            self.publish(SandboxPhase::Failed { reason });
             let Err(broken) = saved else { return Ok(Stage::End(None, self.commands.ending(StageName::Failed).await)) };
             tracing::error!(
                 error = &broken as &dyn std::error::Error,
@@ -325,7 +325,7 @@ impl SandboxTask {
         Ok(spawn_blocking(move || dir.write(&record)).await.map_err(BookkeepingError::Blocking)??)
     }
 
-    pub(super) fn publish(&self, phase: Phase) {
+    pub(super) fn publish(&self, phase: SandboxPhase) {
         self.view.send_replace(Self::show(&self.shared, &self.record, phase));
     }
 
@@ -434,7 +434,7 @@ impl SandboxTask {
         match self.shared.journal.standing(self.record.id) {
             Some(MarkKind::Ready) => {
                 self.attach(&mut live)?;
-                self.publish(Phase::Ready);
+                self.publish(SandboxPhase::Ready);
                 Ok(Stage::Monitor(live))
             }
             Some(MarkKind::Booting | MarkKind::Unready | MarkKind::Gone) => Ok(Stage::Boot(live)),

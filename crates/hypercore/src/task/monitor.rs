@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::{NodeShortage, RunId, UnixMillis};
 use sandbox::{GuestState, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use wire::v1::node::Phase;
+use wire::v1::node::SandboxPhase;
 use wire::v1::pod::PodPhase;
 
 use super::boot::gave_up;
@@ -47,7 +47,7 @@ impl SandboxTask {
             NotReady::Agent => match self.unready(at).await? {
                 Some(command) => Ok(Stage::End(Some(live), command)),
                 None => {
-                    self.publish(Phase::Booting);
+                    self.publish(SandboxPhase::Booting);
                     Ok(Stage::Boot(live))
                 }
             },

@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::{MarkKind, PodId, UnixMillis};
 use fixtures::until_holds;
 use sandbox::{DiskRetention, Runtime, Slot};
-use wire::v1::node::{DataDisk, Phase};
+use wire::v1::node::{DataDisk, SandboxPhase};
 
 use super::node::{TestNode, id};
 use super::pod::PodBehavior;
@@ -27,7 +27,10 @@ async fn three_guests_outlive_their_daemon_and_nothing_is_restarted() {
         host.guests.with(id(bits), |guest| assert_eq!(guest.identities.len(), 1));
     }
     host.machine.crash(id(2));
-    assert_eq!(next.until(id(2), |sandbox| sandbox.restarts == 1 && sandbox.phase == Phase::Ready).await.restarts, 1);
+    assert_eq!(
+        next.until(id(2), |sandbox| sandbox.restarts == 1 && sandbox.phase == SandboxPhase::Ready).await.restarts,
+        1
+    );
 }
 
 #[tokio::test]
@@ -40,7 +43,7 @@ async fn a_guest_that_died_unseen_is_billed_to_the_last_heartbeat_and_started_ag
     host.last_alive(UnixMillis(4_242_424_242_424));
     host.machine.crash(id(1));
     let next = host.daemon().await;
-    next.until(id(1), |sandbox| sandbox.restarts == 1 && sandbox.phase == Phase::Ready).await;
+    next.until(id(1), |sandbox| sandbox.restarts == 1 && sandbox.phase == SandboxPhase::Ready).await;
     let marks = next.marks(id(1)).await;
     assert_eq!(marks[2].mark.kind, MarkKind::Unready);
     assert_eq!(marks[2].mark.at, UnixMillis(4_242_424_242_424));
@@ -98,7 +101,7 @@ async fn a_start_that_was_cut_off_is_made_anew() {
     // The VMM ran, and the ledger had not heard of it.
     host.leaves(id(1), |record| record["facts"] = serde_json::Value::Null).await;
     let next = host.daemon().await;
-    next.until(id(1), |sandbox| sandbox.restarts == 1 && sandbox.phase == Phase::Ready).await;
+    next.until(id(1), |sandbox| sandbox.restarts == 1 && sandbox.phase == SandboxPhase::Ready).await;
     assert_eq!(host.machine.running().len(), 1);
 }
 

@@ -8,13 +8,13 @@ use domain::{Clock, FailReason, MarkKind, NodeShortage, SystemClock};
 use fixtures::until_holds;
 use sandbox::RuntimeOperation;
 use tokio::time::timeout;
-use wire::v1::node::{DataPolicy, Phase, Sandbox};
+use wire::v1::node::{DataPolicy, Sandbox, SandboxPhase};
 use wire::v1::pod::PodPhase;
 
 use super::node::{Daemon, SOON, TestNode, id};
 use super::pod::PodBehavior;
 
-const FAILED: Phase = Phase::Failed { reason: FailReason::CrashLoop };
+const FAILED: SandboxPhase = SandboxPhase::Failed { reason: FailReason::CrashLoop };
 
 fn file(host: &TestNode, name: &str) -> PathBuf {
     host.state().join("sandboxes").join(id(1).to_string()).join(name)
@@ -28,7 +28,7 @@ fn no_record(host: &TestNode) -> PathBuf {
 }
 
 fn waits_for_the_records(sandbox: &Sandbox) -> bool {
-    matches!(sandbox.phase, Phase::Waiting { lacks: NodeShortage::Ledger, .. })
+    matches!(sandbox.phase, SandboxPhase::Waiting { lacks: NodeShortage::Ledger, .. })
 }
 
 async fn one_ready(host: &TestNode) -> Daemon {
@@ -179,7 +179,8 @@ async fn fault_1_1_an_order_that_a_task_leaves_unanswered_is_no_success() {
     // It waits for its journal, and the daemon ends meanwhile.
     let held = daemon.node.shared.journal.hold();
     let (ended, ()) = tokio::join!(daemon.node.delete(id(1), None, Duration::ZERO, DataPolicy::Erase), async {
-        until_holds("it ends", || daemon.sandbox(id(1)).is_some_and(|sandbox| sandbox.phase == Phase::Stopping)).await;
+        until_holds("it ends", || daemon.sandbox(id(1)).is_some_and(|sandbox| sandbox.phase == SandboxPhase::Stopping))
+            .await;
         daemon.node.leave().await;
     });
     assert!(ended.is_err());

@@ -6,7 +6,7 @@ use domain::{FailReason, Generation, MarkKind, PlacementError};
 use fixtures::until_holds;
 use sandbox::DriverRefusal;
 use tokio::time::timeout;
-use wire::v1::node::{DataPolicy, Phase};
+use wire::v1::node::{DataPolicy, SandboxPhase};
 use wire::v1::pod::PodPhase;
 
 use super::node::{SOON, TestNode, id, spec};
@@ -20,7 +20,7 @@ const GRACE: Duration = Duration::from_secs(2);
 async fn a_spawn_becomes_ready_and_a_delete_leaves_nothing() {
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
-    assert_eq!(daemon.create(id(1)).await.phase, Phase::Booting);
+    assert_eq!(daemon.create(id(1)).await.phase, SandboxPhase::Booting);
     let ready = daemon.ready(id(1)).await;
     assert!(ready.ready_after_ms.is_some() && ready.pid.is_some());
     daemon.node.delete(id(1), None, GRACE, DataPolicy::Erase).await.unwrap();
@@ -94,7 +94,7 @@ async fn a_guest_that_dies_is_started_again_under_its_id_and_not_billed_between(
     daemon.create(id(1)).await;
     let first = daemon.ready(id(1)).await;
     host.machine.crash(id(1));
-    let again = daemon.until(id(1), |sandbox| sandbox.phase == Phase::Ready && sandbox.restarts == 1).await;
+    let again = daemon.until(id(1), |sandbox| sandbox.phase == SandboxPhase::Ready && sandbox.restarts == 1).await;
     assert_ne!(again.pid, first.pid);
     assert_eq!(again.ready_after_ms, first.ready_after_ms);
     let kinds = [MarkKind::Booting, MarkKind::Ready, MarkKind::Unready, MarkKind::Booting, MarkKind::Ready];
@@ -109,7 +109,7 @@ async fn a_guest_that_dies_too_often_has_failed_and_keeps_its_place_until_it_is_
     let host = TestNode::new(PodBehavior::Hopeless);
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
-    let failed = Phase::Failed { reason: FailReason::CrashLoop };
+    let failed = SandboxPhase::Failed { reason: FailReason::CrashLoop };
     let sandbox = daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
     assert_eq!(sandbox.restarts, host.config.restarts);
     assert!(host.machine.running().is_empty());
@@ -126,8 +126,8 @@ async fn a_guest_that_never_gets_ready_is_given_up_for_that_reason() {
         host.config.boot_deadline_ms = 200;
         let daemon = host.daemon().await;
         daemon.create(id(1)).await;
-        let settled = daemon.until(id(1), |sandbox| matches!(sandbox.phase, Phase::Failed { .. })).await;
-        let allowed = [FailReason::BootTimeout, FailReason::CrashLoop].map(|reason| Phase::Failed { reason });
+        let settled = daemon.until(id(1), |sandbox| matches!(sandbox.phase, SandboxPhase::Failed { .. })).await;
+        let allowed = [FailReason::BootTimeout, FailReason::CrashLoop].map(|reason| SandboxPhase::Failed { reason });
         assert!(allowed.contains(&settled.phase), "{behavior:?}: {:?}", settled.phase);
         assert!(!daemon.kinds(id(1)).await.contains(&MarkKind::Ready));
     }
@@ -149,7 +149,7 @@ async fn an_agent_that_dies_inside_its_guest_is_not_billed_until_pod_has_it_back
     daemon.create(id(1)).await;
     let first = daemon.ready(id(1)).await;
     host.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Backoff));
-    daemon.until(id(1), |sandbox| sandbox.phase == Phase::Booting).await;
+    daemon.until(id(1), |sandbox| sandbox.phase == SandboxPhase::Booting).await;
     host.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
     let again = daemon.ready(id(1)).await;
     assert_eq!((again.restarts, again.pid), (0, first.pid));
@@ -161,7 +161,7 @@ async fn fault_1_9_a_guest_that_flaps_has_failed_after_its_share_of_boots_and_ma
     let host = TestNode::new(PodBehavior::Flapping);
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
-    let failed = Phase::Failed { reason: FailReason::CrashLoop };
+    let failed = SandboxPhase::Failed { reason: FailReason::CrashLoop };
     let sandbox = daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
     assert_eq!(sandbox.restarts, host.config.restarts);
     assert!(host.machine.running().is_empty());
@@ -179,15 +179,15 @@ async fn fault_1_9_a_guest_may_be_unready_within_one_boot_for_no_longer_than_a_b
     daemon.ready(id(1)).await;
     for _ in 0..4 {
         host.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Backoff));
-        let down = daemon.until(id(1), |sandbox| sandbox.phase != Phase::Ready).await;
-        if matches!(down.phase, Phase::Failed { .. }) {
+        let down = daemon.until(id(1), |sandbox| sandbox.phase != SandboxPhase::Ready).await;
+        if matches!(down.phase, SandboxPhase::Failed { .. }) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
         host.guests.with(id(1), |guest| guest.phase = Some(PodPhase::Ready));
-        daemon.until(id(1), |sandbox| sandbox.phase != Phase::Booting).await;
+        daemon.until(id(1), |sandbox| sandbox.phase != SandboxPhase::Booting).await;
     }
-    let failed = Phase::Failed { reason: FailReason::BootTimeout };
+    let failed = SandboxPhase::Failed { reason: FailReason::BootTimeout };
     assert_eq!(daemon.sandbox(id(1)).unwrap().phase, failed, "three times 250 ms are more than 600 ms");
 }
 
@@ -200,7 +200,7 @@ async fn fault_1_9_a_guest_that_is_started_again_is_believed_at_once_however_oft
     daemon.ready(id(1)).await;
     for restarts in 1..=u32::try_from(ReadinessHistory::MOST).unwrap() + 2 {
         host.machine.crash(id(1));
-        daemon.until(id(1), |sandbox| sandbox.restarts == restarts && sandbox.phase == Phase::Ready).await;
+        daemon.until(id(1), |sandbox| sandbox.restarts == restarts && sandbox.phase == SandboxPhase::Ready).await;
     }
 }
 
@@ -213,7 +213,7 @@ async fn a_pod_that_falls_silent_costs_its_guest() {
     // Every connection from now on gets an endless answer.
     host.guests.behave(PodBehavior::Hostile);
     host.guests.with(id(1), |guest| guest.identities.clear());
-    daemon.until(id(1), |sandbox| matches!(sandbox.phase, Phase::Backoff { .. })).await;
+    daemon.until(id(1), |sandbox| matches!(sandbox.phase, SandboxPhase::Backoff { .. })).await;
     host.guests.behave(PodBehavior::Good);
     assert!(daemon.ready(id(1)).await.restarts > 0);
 }

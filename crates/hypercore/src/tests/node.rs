@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbox::fake::FakeHost;
 use tempfile::TempDir;
 use tokio::time::timeout;
-use wire::v1::node::{AgentMark, DataDisk, Phase, Sandbox, SandboxSpec};
+use wire::v1::node::{AgentMark, DataDisk, Sandbox, SandboxPhase, SandboxSpec};
 use wire::{Environment, Secret};
 
 use super::pod::{Guests, PodBehavior, run};
@@ -188,7 +188,7 @@ impl Daemon {
     }
 
     pub(super) async fn ready(&self, id: RunId) -> Sandbox {
-        self.until(id, |sandbox| sandbox.phase == Phase::Ready).await
+        self.until(id, |sandbox| sandbox.phase == SandboxPhase::Ready).await
     }
 
     /// What the journal says of one agent.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use domain::{Clock, Generation, NodeShortage, PodId, RunId, SystemClock};
 use fixtures::until_holds;
 use sandbox::{DriverRefusal, RuntimeOperation};
-use wire::v1::node::{DataDisk, DataPolicy, Phase, SandboxSpec};
+use wire::v1::node::{DataDisk, DataPolicy, SandboxPhase, SandboxSpec};
 
 use super::node::{Daemon, TestNode, id, spec_of};
 use super::pod::PodBehavior;
@@ -63,7 +63,7 @@ async fn what_a_run_wrote_is_there_in_the_next_run_of_its_pod_and_in_no_others()
     assert!(host.machine.kept().is_empty(), "it is in one place");
     // A guest that dies goes on with it.
     host.machine.crash(id(3));
-    daemon.until(id(3), |sandbox| sandbox.phase == Phase::Ready && sandbox.restarts == 1).await;
+    daemon.until(id(3), |sandbox| sandbox.phase == SandboxPhase::Ready && sandbox.restarts == 1).await;
     assert_eq!(host.machine.data(id(3)).as_deref(), Some(WRITTEN));
     assert_eq!(end(&daemon, id(3), DataPolicy::Keep).await.kept.map(|kept| kept.bytes), Some(1));
 }
@@ -137,7 +137,9 @@ async fn what_is_kept_is_erased_by_its_owners_word_and_never_while_its_pod_runs(
     host.machine.fail(Some(DriverRefusal::DiskFull { path: "/".into(), free_mib: 1, least_mib: 2 }));
     daemon.offer_run(id(2), &must_have_data()).await.unwrap();
     // It has not taken its data back yet, and has the right to it.
-    daemon.until(id(2), |sandbox| matches!(sandbox.phase, Phase::Waiting { lacks: NodeShortage::Disk, .. })).await;
+    daemon
+        .until(id(2), |sandbox| matches!(sandbox.phase, SandboxPhase::Waiting { lacks: NodeShortage::Disk, .. }))
+        .await;
     for refused in [
         daemon.node.erase_data(pod()).await,
         daemon.node.delete(id(1), Some(pod()), Duration::ZERO, DataPolicy::Erase).await.map(drop),

@@ -6,7 +6,7 @@ use domain::{Clock, FailReason, Mark, MarkKind, NodeShortage, SystemClock, UnixM
 use fixtures::until_holds;
 use sandbox::{DiskRetention, DiskUsage, DriverRefusal, GuestSpec, Runtime, RuntimeOperation, Slot};
 use serde_json::Value;
-use wire::v1::node::{AgentMark, DataDisk, DataPolicy, KeptCause, Phase, Retention, Sandbox};
+use wire::v1::node::{AgentMark, DataDisk, DataPolicy, KeptCause, Retention, Sandbox, SandboxPhase};
 
 use super::node::{TestNode, id};
 use super::pod::PodBehavior;
@@ -20,7 +20,7 @@ fn full() -> DriverRefusal {
 }
 
 fn waits_for(wait_reason: NodeShortage) -> impl Fn(&Sandbox) -> bool {
-    move |sandbox| matches!(sandbox.phase, Phase::Waiting { lacks, .. } if lacks == wait_reason)
+    move |sandbox| matches!(sandbox.phase, SandboxPhase::Waiting { lacks, .. } if lacks == wait_reason)
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn fault_1_1_an_agent_that_failed_keeps_its_disks_until_its_owner_has_them
     let host = TestNode::new(PodBehavior::Hopeless);
     let daemon = host.daemon().await;
     daemon.create(id(1)).await;
-    let failed = Phase::Failed { reason: FailReason::CrashLoop };
+    let failed = SandboxPhase::Failed { reason: FailReason::CrashLoop };
     daemon.until(id(1), |sandbox| sandbox.phase == failed).await;
     let gone = daemon.node.delete(id(1), None, GRACE, DataPolicy::Keep).await.unwrap();
     assert!(daemon.sandbox(id(1)).is_none());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use client::LogSource;
 use domain::MarkKind;
-use wire::v1::node::Phase;
+use wire::v1::node::SandboxPhase;
 
 use crate::machine::Residue;
 use crate::node::{NodeProcess, id};
@@ -36,7 +36,7 @@ async fn three_guests_outlive_the_daemon_and_a_dead_one_is_started_again() {
     node.start().await;
     end(guests[2].pid);
     for guest in &guests[1..] {
-        let again = node.until(guest.id, |sandbox| sandbox.restarts == 1 && sandbox.phase == Phase::Ready).await;
+        let again = node.until(guest.id, |sandbox| sandbox.restarts == 1 && sandbox.phase == SandboxPhase::Ready).await;
         assert_ne!(again.pid, guest.pid);
     }
     assert_eq!(node.ready(id(1)).await, guests[0]);

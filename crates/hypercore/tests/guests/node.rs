@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use wire::connect::Envelope;
 use wire::process::{ProcessEventFrame, STREAM_TYPE};
-use wire::v1::node::{DataDisk, DataPolicy, Phase, Sandbox, SandboxSpec};
+use wire::v1::node::{DataDisk, DataPolicy, Sandbox, SandboxPhase, SandboxSpec};
 use wire::{Environment, Secret};
 
 use crate::machine;
@@ -143,7 +143,7 @@ impl NodeProcess {
     }
 
     pub(crate) async fn ready(&self, id: RunId) -> Sandbox {
-        self.until(id, |sandbox| sandbox.phase == Phase::Ready).await
+        self.until(id, |sandbox| sandbox.phase == SandboxPhase::Ready).await
     }
 
     pub(crate) async fn until(&self, id: RunId, holds: impl Fn(&Sandbox) -> bool) -> Sandbox {

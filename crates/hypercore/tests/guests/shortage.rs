@@ -11,7 +11,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
-use wire::v1::node::{DataDisk, DataPolicy, Phase};
+use wire::v1::node::{DataDisk, DataPolicy, SandboxPhase};
 
 use crate::machine::Residue;
 use crate::node::{NodeProcess, PATIENCE, id};
@@ -63,8 +63,8 @@ fn kill(pid: Option<u32>) {
     rustix::process::kill_process(pid.expect("a pid"), rustix::process::Signal::KILL).expect("it lives");
 }
 
-fn waits_for_disk(phase: Phase) -> bool {
-    matches!(phase, Phase::Waiting { lacks: NodeShortage::Disk, .. })
+fn waits_for_disk(phase: SandboxPhase) -> bool {
+    matches!(phase, SandboxPhase::Waiting { lacks: NodeShortage::Disk, .. })
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ pub struct Sandbox {
     /// The TCP port that its agent serves.
     pub port: u16,
     /// Where it is.
-    pub phase: Phase,
+    pub phase: SandboxPhase,
     /// What isolates it, with its accelerator.
     pub runtime: RuntimeName,
     /// How often it has been started again since it was made.
@@ -96,7 +96,7 @@ pub struct Sandbox {
 /// Where a sandbox is, on its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "name")]
-pub enum Phase {
+pub enum SandboxPhase {
     /// The guest is starting.
     Booting,
     /// The agent answers.

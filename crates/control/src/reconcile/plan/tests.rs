@@ -48,7 +48,7 @@ fn record(n: u64, state: State) -> RunRecord {
     }
 }
 
-fn sandbox(n: u64, phase: Phase) -> Sandbox {
+fn sandbox(n: u64, phase: SandboxPhase) -> Sandbox {
     Sandbox {
         id: id(n),
         pod: PodId::minted(id(n)),
@@ -118,7 +118,7 @@ fn fail(n: u64, reason: FailReason) -> Vec<Step> {
 
 #[test]
 fn a_sandbox_without_a_live_agent_is_removed_even_while_its_id_is_inflight() {
-    let mut round = Round::at(said(vec![sandbox(1, Phase::Ready)]), vec![], 0);
+    let mut round = Round::at(said(vec![sandbox(1, SandboxPhase::Ready)]), vec![], 0);
     let removed = vec![Step::Remove { node: NODE.to_owned(), id: id(1), pod: PodId::minted(id(1)) }];
     assert_eq!(round.steps(), removed);
     round.inflight.insert(id(1));
@@ -127,15 +127,15 @@ fn a_sandbox_without_a_live_agent_is_removed_even_while_its_id_is_inflight() {
 
 #[test]
 fn a_sandbox_on_another_node_than_its_agents_is_removed_there_alone() {
-    let mut nodes = said(vec![sandbox(1, Phase::Ready)]);
-    nodes.push(NodeReport { name: "two".to_owned(), ..said(vec![sandbox(1, Phase::Ready)]).remove(0) });
+    let mut nodes = said(vec![sandbox(1, SandboxPhase::Ready)]);
+    nodes.push(NodeReport { name: "two".to_owned(), ..said(vec![sandbox(1, SandboxPhase::Ready)]).remove(0) });
     let round = Round::at(nodes, vec![record(1, State::Ready)], 0);
     assert_eq!(round.steps(), vec![Step::Remove { node: "two".to_owned(), id: id(1), pod: PodId::minted(id(1)) }]);
 }
 
 #[test]
 fn an_agent_that_is_as_written_down_needs_nothing() {
-    let round = Round::at(said(vec![sandbox(1, Phase::Ready)]), vec![record(1, State::Ready)], 0);
+    let round = Round::at(said(vec![sandbox(1, SandboxPhase::Ready)]), vec![record(1, State::Ready)], 0);
     assert_eq!(round.steps(), vec![]);
 }
 
@@ -170,23 +170,23 @@ fn what_another_gateway_reserves_or_places_is_left_to_it_while_it_is_there() {
 fn a_placed_agent_that_its_node_runs_is_taken_over() {
     let earlier = RunRecord { epoch: GatewayEpoch(6), runtime: None, ..record(1, State::Placed) };
     let seen = AgentObservation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
-    let steps = Round::at(said(vec![sandbox(1, Phase::Ready)]), vec![earlier], 0).steps();
+    let steps = Round::at(said(vec![sandbox(1, SandboxPhase::Ready)]), vec![earlier], 0).steps();
     assert_eq!(steps, vec![Step::Observe { id: id(1), event: Some(Event::Ready), seen }]);
 }
 
 #[test]
 fn an_agent_taken_over_that_never_gets_ready_is_overdue() {
     let booting = record(1, State::Booting);
-    assert_eq!(Round::at(said(vec![sandbox(1, Phase::Booting)]), vec![booting.clone()], 59_999).steps(), vec![]);
-    let late = Round::at(said(vec![sandbox(1, Phase::Booting)]), vec![booting], 60_000);
+    assert_eq!(Round::at(said(vec![sandbox(1, SandboxPhase::Booting)]), vec![booting.clone()], 59_999).steps(), vec![]);
+    let late = Round::at(said(vec![sandbox(1, SandboxPhase::Booting)]), vec![booting], 60_000);
     assert_eq!(late.steps(), fail(1, FailReason::BootTimeout));
     let again = RunRecord { was_ready: true, ..record(1, State::Booting) };
-    assert_eq!(Round::at(said(vec![sandbox(1, Phase::Booting)]), vec![again], 600_000).steps(), vec![]);
+    assert_eq!(Round::at(said(vec![sandbox(1, SandboxPhase::Booting)]), vec![again], 600_000).steps(), vec![]);
 }
 
 #[test]
 fn a_guest_that_died_is_seen_booting_with_its_restarts() {
-    let down = Sandbox { restarts: 3, ..sandbox(1, Phase::Backoff { at: START }) };
+    let down = Sandbox { restarts: 3, ..sandbox(1, SandboxPhase::Backoff { at: START }) };
     let seen = AgentObservation { runtime: "qemu-tcg".to_owned(), restarts: 3 };
     let steps = Round::at(said(vec![down]), vec![record(1, State::Ready)], 0).steps();
     assert_eq!(steps, vec![Step::Observe { id: id(1), event: Some(Event::Booting), seen }]);
@@ -194,7 +194,7 @@ fn a_guest_that_died_is_seen_booting_with_its_restarts() {
 
 #[test]
 fn a_sandbox_that_failed_fails_its_agent_with_the_nodes_reason() {
-    let failed = sandbox(1, Phase::Failed { reason: FailReason::CrashLoop });
+    let failed = sandbox(1, SandboxPhase::Failed { reason: FailReason::CrashLoop });
     let round = Round::at(said(vec![failed]), vec![record(1, State::Ready)], 0);
     assert_eq!(round.steps(), fail(1, FailReason::CrashLoop));
 }
@@ -208,7 +208,7 @@ fn a_running_agent_is_lost_only_after_its_node_denied_it_long_enough() {
     assert_eq!(round.steps(), vec![]);
     round.after_ms = 10_000;
     assert_eq!(round.steps(), fail(1, FailReason::Lost));
-    let back = Round { nodes: said(vec![sandbox(1, Phase::Ready)]), ..round };
+    let back = Round { nodes: said(vec![sandbox(1, SandboxPhase::Ready)]), ..round };
     assert!(back.plan().missing.is_empty());
 }
 
@@ -225,7 +225,7 @@ fn a_node_that_does_not_answer_changes_nothing_but_what_is_to_end() {
 #[test]
 fn fault_1_1_an_agent_whose_node_lacks_something_waits_for_as_long_as_that_takes() {
     let lacks = NodeShortage::Disk;
-    let waiting = || said(vec![sandbox(1, Phase::Waiting { lacks, since: START })]);
+    let waiting = || said(vec![sandbox(1, SandboxPhase::Waiting { lacks, since: START })]);
     let seen = AgentObservation { runtime: "qemu-tcg".to_owned(), restarts: 0 };
     let step = Step::Observe { id: id(1), event: Some(Event::Waiting(lacks)), seen };
     for state in [State::Placed, State::Booting, State::Ready] {
@@ -235,7 +235,7 @@ fn fault_1_1_an_agent_whose_node_lacks_something_waits_for_as_long_as_that_takes
     let plan = round.plan();
     assert_eq!(plan.steps, vec![]);
     // Its first boot is counted from when it could begin.
-    round = Round { waiting: plan.waiting, nodes: said(vec![sandbox(1, Phase::Booting)]), ..round };
+    round = Round { waiting: plan.waiting, nodes: said(vec![sandbox(1, SandboxPhase::Booting)]), ..round };
     round.live = vec![record(1, State::Booting)];
     round.after_ms += 59_999;
     assert_eq!(round.steps(), vec![]);
@@ -269,14 +269,14 @@ fn state() -> impl Strategy<Value = State> {
     ]
 }
 
-fn phase() -> impl Strategy<Value = Phase> {
+fn phase() -> impl Strategy<Value = SandboxPhase> {
     prop_oneof![
-        Just(Phase::Booting),
-        Just(Phase::Ready),
-        Just(Phase::Backoff { at: START }),
-        Just(Phase::Waiting { lacks: NodeShortage::Network, since: START }),
-        Just(Phase::Stopping),
-        Just(Phase::Failed { reason: FailReason::CrashLoop }),
+        Just(SandboxPhase::Booting),
+        Just(SandboxPhase::Ready),
+        Just(SandboxPhase::Backoff { at: START }),
+        Just(SandboxPhase::Waiting { lacks: NodeShortage::Network, since: START }),
+        Just(SandboxPhase::Stopping),
+        Just(SandboxPhase::Failed { reason: FailReason::CrashLoop }),
     ]
 }
 
@@ -303,7 +303,7 @@ proptest! {
             if let Step::Fail { id: failed, .. } = step {
                 prop_assert!(!round.inflight.contains(failed));
                 let n = failed.bits();
-                let healthy = answers && matches!(held.get(&n), Some(Phase::Ready))
+                let healthy = answers && matches!(held.get(&n), Some(SandboxPhase::Ready))
                     && agents.get(&n).is_some_and(|(state, ..)| *state != State::Reserved);
                 prop_assert!(!healthy, "{:?}", step);
             }
